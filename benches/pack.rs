@@ -4,7 +4,8 @@ use std::hint::black_box;
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use headwater::pack::{
-    BaseRange, EncodedBlock, Level, ObjectToPack, PackReader, PackWriter, Piece, encode_block, group,
+    BaseRange, EncodedBlock, Level, ObjectToPack, PackReader, PackWriter, Piece, encode_block,
+    group,
 };
 use headwater::tree_path::TreePath;
 
@@ -41,10 +42,17 @@ fn pages(bytes: usize, seed: u64) -> Vec<u8> {
     let mut html = String::with_capacity(bytes + 8192);
     let (mut state, mut page) = (1u64, 0);
     while html.len() < bytes {
-        html.push_str("<!DOCTYPE html><html lang=\"en\"><head><meta charset=\"utf-8\"><link rel=\"stylesheet\" ");
-        html.push_str(&format!("href=\"/app.3fa9c1.css\"></head><body><nav>Guide</nav><h1>Page {page}</h1>\n"));
+        html.push_str(
+            "<!DOCTYPE html><html lang=\"en\"><head><meta charset=\"utf-8\"><link \
+                       rel=\"stylesheet\" ",
+        );
+        html.push_str(&format!(
+            "href=\"/app.3fa9c1.css\"></head><body><nav>Guide</nav><h1>Page {page}</h1>\n"
+        ));
         for word in 0..600 {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
             let changed = if word % 100 == 7 { seed } else { 0 };
             let pick = (state >> 33).wrapping_add(changed) % WORDS.len() as u64;
             html.push_str(WORDS[usize::try_from(pick).unwrap_or(0)]);
@@ -76,7 +84,9 @@ fn blocks(criterion: &mut Criterion) {
     let mut encode = criterion.benchmark_group("encode and prove");
     for (name, content, prefix, level) in cases {
         encode.throughput(Throughput::Bytes(content.len() as u64));
-        encode.bench_function(name, |bencher| bencher.iter(|| block(black_box(content), prefix, level)));
+        encode.bench_function(name, |bencher| {
+            bencher.iter(|| block(black_box(content), prefix, level));
+        });
     }
     encode.finish();
     let mut decode = criterion.benchmark_group("open and decode");
@@ -103,7 +113,11 @@ fn grouping(criterion: &mut Criterion) {
         .map(|index| {
             let name = ["index.html", "app", "page", "image"][index as usize % 4];
             let text = match name {
-                "app" => format!("docs/v{}/assets/app.{:08x}.js", index % 97, index.wrapping_mul(2_654_435_761)),
+                "app" => format!(
+                    "docs/v{}/assets/app.{:08x}.js",
+                    index % 97,
+                    index.wrapping_mul(2_654_435_761)
+                ),
                 "page" => format!("docs/v{}/guide/page-{index}.html", index % 97),
                 "image" => format!("docs/v{}/img/figure{index}.png", index % 97),
                 index_html => format!("docs/v{}/section{index}/{index_html}", index % 97),
@@ -111,7 +125,12 @@ fn grouping(criterion: &mut Criterion) {
             TreePath::new(&text).expect("a valid path")
         })
         .collect();
-    let member = |(ordinal, path)| ObjectToPack { ordinal, size: u64::from(ordinal % 20_000), path, base_bytes: 0 };
+    let member = |(ordinal, path)| ObjectToPack {
+        ordinal,
+        size: u64::from(ordinal % 20_000),
+        path,
+        base_bytes: 0,
+    };
     let members: Vec<_> = (0..).zip(&paths).map(member).collect();
     let mut group_of = criterion.benchmark_group("group a million");
     group_of.sample_size(10);

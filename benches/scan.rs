@@ -16,7 +16,8 @@ fn fill(root: &Path) {
         std::fs::create_dir_all(&path).expect("a temporary directory takes directories");
         for file in 0..FILES_EACH {
             let text = format!("<p>{directory} {file}</p>\n").repeat(40);
-            std::fs::write(path.join(format!("page-{file:03}.html")), text).expect("it takes files");
+            std::fs::write(path.join(format!("page-{file:03}.html")), text)
+                .expect("it takes files");
         }
     }
 }
@@ -30,7 +31,8 @@ fn scan(criterion: &mut Criterion) {
     let roots = [Root { path: tree, at: None }];
     let cold = ScanOptions::default();
     let warm = ScanOptions { stat_cache: Some(dir.path().join("cache")), ..ScanOptions::default() };
-    let run = |options: &ScanOptions| Tree::scan(&roots, options, &Silent).expect("the tree is good");
+    let run =
+        |options: &ScanOptions| Tree::scan(&roots, options, &Silent).expect("the tree is good");
     run(&warm);
     let again = run(&warm);
 
@@ -38,7 +40,9 @@ fn scan(criterion: &mut Criterion) {
     group.sample_size(20);
     group.bench_function("cold", |bencher| bencher.iter(|| run(&cold)));
     group.bench_function("warm", |bencher| bencher.iter(|| run(&warm)));
-    group.bench_function("recheck", |bencher| bencher.iter(|| again.recheck(&Silent).expect("nothing changed")));
+    group.bench_function("recheck", |bencher| {
+        bencher.iter(|| again.recheck(&Silent).expect("nothing changed"));
+    });
     group.finish();
 }
 

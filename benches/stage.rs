@@ -11,7 +11,8 @@ use criterion::{Criterion, criterion_group, criterion_main};
 use headwater::hash::{BundleKey, HistoryId, ManifestId, ObjectId, PackId};
 use headwater::manifest::{Entry, EntryKind, FileEntry, ManifestError, ManifestWriter, delta};
 use headwater::mirror::{
-    DirectoryMirror, Mirror, ObjectSource, OutgoingPack, PackCursor, PackSource, SourceError, StageRequest,
+    DirectoryMirror, Mirror, ObjectSource, OutgoingPack, PackCursor, PackSource, SourceError,
+    StageRequest,
 };
 use headwater::monitor::Silent;
 use headwater::pack::{Level, PackWriter, Piece, encode_block};
@@ -43,18 +44,34 @@ impl Build {
         };
         let builds: Vec<u64> = (0..FILES).map(build).collect();
         let entry = |(index, build): (u32, &u64)| {
-            let path = format!("section-{:02}/part-{:03}/page-{:05}.html", index / 10_000, index / 100 % 100, index);
+            let path = format!(
+                "section-{:02}/part-{:03}/page-{:05}.html",
+                index / 10_000,
+                index / 100 % 100,
+                index
+            );
             let bytes = content(index, *build);
             let object = ObjectId::of(&bytes);
-            let file = FileEntry { object, size: bytes.len() as u64, mtime: CREATED + build, exec: false };
-            Entry { path: TreePath::new(&path).expect("a valid path"), kind: EntryKind::File(file), until: None }
+            let file =
+                FileEntry { object, size: bytes.len() as u64, mtime: CREATED + build, exec: false };
+            Entry {
+                path: TreePath::new(&path).expect("a valid path"),
+                kind: EntryKind::File(file),
+                until: None,
+            }
         };
         let entries: Vec<Entry> = (0..).zip(&builds).map(entry).collect();
         let mut writer = ManifestWriter::new(std::io::sink());
         entries.iter().for_each(|entry| writer.push(entry).expect("entries in order"));
         let totals = writer.finish().expect("a sink takes it").1;
         let site = Site::new("bench").expect("a valid site");
-        let mut release = Release::new(site, HistoryId::from_bytes([1; 16]), sequence, totals.manifest, totals.content);
+        let mut release = Release::new(
+            site,
+            HistoryId::from_bytes([1; 16]),
+            sequence,
+            totals.manifest,
+            totals.content,
+        );
         release.created = CREATED + sequence;
         release.entries = totals.entries;
         release.bytes = totals.bytes;
@@ -64,11 +81,17 @@ impl Build {
     fn onto(&self, base: Option<&Self>) -> Sealed {
         let old = base.map_or(&[][..], |base| &base.entries);
         let base = base.map(|base| base.release.manifest);
-        let change = delta::encode(|| Ok(stream(old)), || Ok(stream(&self.entries)), base, self.release.created);
+        let change = delta::encode(
+            || Ok(stream(old)),
+            || Ok(stream(&self.entries)),
+            base,
+            self.release.created,
+        );
         let change = change.expect("two sorted lists");
         let mut packs = Packs { writer: PackWriter::new(), sealed: Vec::new() };
         for (number, wanted) in (0u32..).step_by(1000).zip(change.wanted.chunks(1000)) {
-            let contents: Vec<Vec<u8>> = wanted.iter().map(|wanted| self.content(&wanted.path)).collect();
+            let contents: Vec<Vec<u8>> =
+                wanted.iter().map(|wanted| self.content(&wanted.path)).collect();
             let piece = |(ordinal, bytes): (u32, &Vec<u8>)| Piece {
                 ordinal,
                 offset: 0,
@@ -81,7 +104,10 @@ impl Build {
     }
 
     fn content(&self, path: &TreePath) -> Vec<u8> {
-        let index = self.entries.binary_search_by(|entry| entry.path.cmp(path)).expect("a path of this build");
+        let index = self
+            .entries
+            .binary_search_by(|entry| entry.path.cmp(path))
+            .expect("a path of this build");
         content(u32::try_from(index).expect("fewer than 2^32 files"), self.builds[index])
     }
 }
@@ -175,12 +201,20 @@ impl PackCursor for Walk<'_> {
 fn directory(path: &Path) -> DirectoryMirror {
     let jobs = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
     let wait = Duration::from_secs(10);
-    DirectoryMirror::new("bench".into(), path.display().to_string(), path.to_owned(), None, wait, jobs)
+    DirectoryMirror::new(
+        "bench".into(),
+        path.display().to_string(),
+        path.to_owned(),
+        None,
+        wait,
+        jobs,
+    )
 }
 
 fn stage_onto(mirror: &DirectoryMirror, build: &Build, sealed: &Sealed) {
     let key = BundleKey::of(build.release.content.as_bytes());
-    let request = StageRequest { release: &build.release, key, base: sealed.base, change: &sealed.change };
+    let request =
+        StageRequest { release: &build.release, key, base: sealed.base, change: &sealed.change };
     mirror.stage(&request, sealed, &Silent).expect("a sound bundle");
 }
 
@@ -193,7 +227,10 @@ fn stage(criterion: &mut Criterion) {
     mirror.clean_up(3).expect("current");
 
     let mut group = criterion.benchmark_group("1 % of 100,000 files");
-    group.sample_size(10).warm_up_time(Duration::from_millis(1)).measurement_time(Duration::from_secs(10));
+    group
+        .sample_size(10)
+        .warm_up_time(Duration::from_millis(1))
+        .measurement_time(Duration::from_secs(10));
     group.bench_function("stage", |bencher| {
         bencher.iter_custom(|rounds| {
             let mut spent = Duration::ZERO;

@@ -34,7 +34,9 @@ struct Shared {
 
 impl fmt::Debug for CancelToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("CancelToken").field("is_cancelled", &self.is_cancelled()).finish_non_exhaustive()
+        f.debug_struct("CancelToken")
+            .field("is_cancelled", &self.is_cancelled())
+            .finish_non_exhaustive()
     }
 }
 
@@ -55,7 +57,8 @@ impl CancelToken {
     /// Cancels the run and interrupts the registered operations.
     pub fn cancel(&self) {
         self.0.is_cancelled.store(true, Ordering::SeqCst);
-        let blocking = std::mem::take(&mut *self.0.blocking.lock().unwrap_or_else(PoisonError::into_inner));
+        let blocking =
+            std::mem::take(&mut *self.0.blocking.lock().unwrap_or_else(PoisonError::into_inner));
         blocking.iter().filter_map(Weak::upgrade).for_each(|one| one.interrupt());
     }
 

@@ -90,9 +90,14 @@ pub fn run(order: &CommandSpec<'_>) -> Result<String, CommandError> {
 ///
 /// # Errors
 /// As [`run`]; [`CommandError::Cancelled`].
-pub fn run_unless(order: &CommandSpec<'_>, is_cancelled: &dyn Fn() -> bool) -> Result<String, CommandError> {
-    let (program, arguments) =
-        order.command.split_first().ok_or_else(|| CommandError::Run(io::ErrorKind::InvalidInput.into()))?;
+pub fn run_unless(
+    order: &CommandSpec<'_>,
+    is_cancelled: &dyn Fn() -> bool,
+) -> Result<String, CommandError> {
+    let (program, arguments) = order
+        .command
+        .split_first()
+        .ok_or_else(|| CommandError::Run(io::ErrorKind::InvalidInput.into()))?;
     let mut command = Command::new(program);
     withhold_secrets(&mut command, order.secret_variables);
     let mut child = command
@@ -133,7 +138,11 @@ pub fn run_unless(order: &CommandSpec<'_>, is_cancelled: &dyn Fn() -> bool) -> R
     String::from_utf8(written).map_err(|_| CommandError::NotText)
 }
 
-fn wait_for<T>(ended: &mpsc::Receiver<T>, limit: Duration, is_cancelled: &dyn Fn() -> bool) -> Result<T, CommandError> {
+fn wait_for<T>(
+    ended: &mpsc::Receiver<T>,
+    limit: Duration,
+    is_cancelled: &dyn Fn() -> bool,
+) -> Result<T, CommandError> {
     let began = Instant::now();
     loop {
         let left = limit.saturating_sub(began.elapsed());
@@ -228,8 +237,14 @@ mod tests {
         assert!(matches!(sh("printf '\\377'", "", LONG), Err(CommandError::NotText)));
         let command = ["sh", "-c", "echo $WHAT; test $WHAT = docs"].map(str::to_owned);
         let variables = [("WHAT", "docs".to_owned())];
-        assert_eq!(run(&CommandSpec { variables: &variables, ..order(&command) }).unwrap(), "docs\n");
-        assert_eq!(run(&CommandSpec { variables: &variables, kept_bytes: 0, ..order(&command) }).unwrap(), "");
+        assert_eq!(
+            run(&CommandSpec { variables: &variables, ..order(&command) }).unwrap(),
+            "docs\n"
+        );
+        assert_eq!(
+            run(&CommandSpec { variables: &variables, kept_bytes: 0, ..order(&command) }).unwrap(),
+            ""
+        );
     }
 
     #[test]
@@ -238,7 +253,10 @@ mod tests {
         let command = ["sh", "-c", "echo ${CARGO_MANIFEST_DIR-none}"].map(str::to_owned);
         assert_ne!(run(&order(&command)).unwrap(), "none\n");
         let secret_variables = ["CARGO_MANIFEST_DIR".to_owned()];
-        assert_eq!(run(&CommandSpec { secret_variables: &secret_variables, ..order(&command) }).unwrap(), "none\n");
+        assert_eq!(
+            run(&CommandSpec { secret_variables: &secret_variables, ..order(&command) }).unwrap(),
+            "none\n"
+        );
     }
 
     #[test]
@@ -246,7 +264,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let fifo = dir.path().join("fifo");
         assert!(Command::new("mkfifo").arg(&fifo).status().unwrap().success());
-        let script = format!("sh -c 'exec 3>{0}; exec sleep 600' & exec 3>{0}; sleep 600", fifo.display());
+        let script =
+            format!("sh -c 'exec 3>{0}; exec sleep 600' & exec 3>{0}; sleep 600", fifo.display());
         let opened = std::thread::spawn({
             let fifo = fifo.clone();
             // Ends when no process has the pipe open for writing.

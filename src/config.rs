@@ -41,7 +41,9 @@ mod tests;
 
 pub use access::{MirrorAccess, TokenSource};
 pub use cache::CacheConfig;
-pub use fleet::{Frozen, Label, MirrorConfig, MirrorName, NameError, OnFailure, ParseRequireError, Require, Wave};
+pub use fleet::{
+    Frozen, Label, MirrorConfig, MirrorName, NameError, OnFailure, ParseRequireError, Require, Wave,
+};
 pub use notify::{HooksConfig, Notify, PurgeConfig};
 pub use rate::{ParseRateError, parse_rate};
 pub use run::RunDefaults;
@@ -193,7 +195,11 @@ impl Config {
         Self::parse_with(text, path, |_, _| Ok(String::new()))
     }
 
-    fn parse_with(text: &str, path: &Path, read_list: listed::ListReader) -> Result<Self, ConfigError> {
+    fn parse_with(
+        text: &str,
+        path: &Path,
+        read_list: listed::ListReader,
+    ) -> Result<Self, ConfigError> {
         let checker = Checker::new(text, path);
         let file: raw::RawFile = toml::from_str(text).map_err(|error| checker.syntax(&error))?;
         checker.check(file, read_list)
@@ -203,7 +209,9 @@ impl Config {
     #[must_use]
     pub fn secret_variables(&self) -> Vec<String> {
         let of_mirrors = self.all_mirrors().filter_map(MirrorConfig::token_variable);
-        let all = of_mirrors.chain(self.notify.secret_variables()).chain(self.token_envs.iter().map(String::as_str));
+        let all = of_mirrors
+            .chain(self.notify.secret_variables())
+            .chain(self.token_envs.iter().map(String::as_str));
         all.map(str::to_owned).collect()
     }
 
@@ -291,9 +299,12 @@ impl FromStr for MaxRemoved {
 
     fn from_str(text: &str) -> Result<Self, ParseMaxRemovedError> {
         match text.strip_suffix('%') {
-            Some(percent) => {
-                percent.parse().ok().filter(|percent| *percent <= 100).map(Self::Percent).ok_or(ParseMaxRemovedError)
-            }
+            Some(percent) => percent
+                .parse()
+                .ok()
+                .filter(|percent| *percent <= 100)
+                .map(Self::Percent)
+                .ok_or(ParseMaxRemovedError),
             None => text.parse().map(Self::Count).map_err(|_| ParseMaxRemovedError),
         }
     }
@@ -315,11 +326,15 @@ pub struct ParseDurationError {
 pub fn parse_duration(text: &str) -> Result<Duration, ParseDurationError> {
     let relative = jiff::SpanRelativeTo::days_are_24_hours();
     let duration = text.trim().parse::<jiff::Span>().and_then(|span| span.to_duration(relative));
-    duration.ok().and_then(|signed| Duration::try_from(signed).ok()).ok_or_else(|| wrong_duration(text))
+    duration
+        .ok()
+        .and_then(|signed| Duration::try_from(signed).ok())
+        .ok_or_else(|| wrong_duration(text))
 }
 
 fn wrong_duration(text: &str) -> ParseDurationError {
-    let is_number = !text.trim().is_empty() && text.trim().bytes().all(|byte| byte.is_ascii_digit());
+    let is_number =
+        !text.trim().is_empty() && text.trim().bytes().all(|byte| byte.is_ascii_digit());
     let what = if is_number { "a number without a unit" } else { "no duration" };
     ParseDurationError { text: text.to_owned(), what }
 }
@@ -344,21 +359,36 @@ struct Checker<'a> {
 impl<'a> Checker<'a> {
     /// Of the file at `path`.
     fn new(text: &'a str, path: &'a Path) -> Self {
-        let base = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let base =
+            path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
         Self { text, path, base }
     }
 }
 
 impl Checker<'_> {
-    fn check(&self, file: raw::RawFile, read_list: listed::ListReader) -> Result<Config, ConfigError> {
+    fn check(
+        &self,
+        file: raw::RawFile,
+        read_list: listed::ListReader,
+    ) -> Result<Config, ConfigError> {
         let defaults = Config::default();
         let run = self.run_defaults(&file)?;
         let rules = self.list_rules(&file)?;
-        let notify = notify::RawNotify { hooks: file.hooks, purge: file.purge, ping: file.ping, metrics: file.metrics };
+        let notify = notify::RawNotify {
+            hooks: file.hooks,
+            purge: file.purge,
+            ping: file.ping,
+            metrics: file.metrics,
+        };
         let notify = self.notify(notify)?;
         let secret_variables = notify.secret_variables().map(str::to_owned).collect();
         let token_envs = rules.token_envs().to_vec();
-        let list = fleet::List { from: file.mirrors_from.as_ref(), read: read_list, rules, secret_variables };
+        let list = fleet::List {
+            from: file.mirrors_from.as_ref(),
+            read: read_list,
+            rules,
+            secret_variables,
+        };
         let mirrors = self.mirrors(file.mirror, &file.mirror_defaults, &list)?;
         let site = file.site.map(|site| self.parsed(&site, Site::new)).transpose()?;
         let rule = |rule: raw::KeepRemoved| -> Result<KeepRemoved, ConfigError> {
@@ -368,14 +398,26 @@ impl Checker<'_> {
         Ok(Config {
             site,
             content: self.content(file.content)?,
-            exclude: file.exclude.into_iter().map(|line| self.pattern(line)).collect::<Result<_, _>>()?,
-            allow_secrets: file.allow_secrets.into_iter().map(|line| self.pattern(line)).collect::<Result<_, _>>()?,
+            exclude: file
+                .exclude
+                .into_iter()
+                .map(|line| self.pattern(line))
+                .collect::<Result<_, _>>()?,
+            allow_secrets: file
+                .allow_secrets
+                .into_iter()
+                .map(|line| self.pattern(line))
+                .collect::<Result<_, _>>()?,
             keep: file.keep.unwrap_or(defaults.keep),
             keep_removed: file.keep_removed.into_iter().map(rule).collect::<Result<_, _>>()?,
             mtime: file.mtime,
             symlinks: file.symlinks,
             names: file.names,
-            must_have: file.must_have.iter().map(|path| self.parsed(path, TreePath::new)).collect::<Result<_, _>>()?,
+            must_have: file
+                .must_have
+                .iter()
+                .map(|path| self.parsed(path, TreePath::new))
+                .collect::<Result<_, _>>()?,
             max_removed: file.max_removed,
             notify,
             token_envs,
@@ -395,7 +437,10 @@ impl Checker<'_> {
             let at = tree.at.as_ref().map(|at| self.parsed(at, TreePath::new)).transpose()?;
             let span = tree.at.map_or(tree.path.span(), |at| at.span());
             if content.iter().any(|earlier| earlier.at == at) {
-                return Err(self.error(span, "another content tree has the same place: give each its own `at`"));
+                return Err(self.error(
+                    span,
+                    "another content tree has the same place: give each its own `at`",
+                ));
             }
             if tree.path.as_ref().is_empty() {
                 return Err(self.error(tree.path.span(), "the path is empty"));
@@ -410,7 +455,8 @@ impl Checker<'_> {
         text: &Spanned<String>,
         parse: impl FnOnce(&str) -> Result<T, E>,
     ) -> Result<T, ConfigError> {
-        parse(text.as_ref()).map_err(|fault| self.error(text.span(), format!("{:?} {fault}", text.as_ref())))
+        parse(text.as_ref())
+            .map_err(|fault| self.error(text.span(), format!("{:?} {fault}", text.as_ref())))
     }
 
     fn duration(&self, text: &Spanned<String>) -> Result<Duration, ConfigError> {
@@ -431,7 +477,10 @@ impl Checker<'_> {
     fn syntax(&self, error: &toml::de::Error) -> ConfigError {
         // Some of toml's messages go over two lines.
         let message = error.message().lines().map(str::trim).collect::<Vec<_>>().join(", ");
-        self.error(error.span().unwrap_or(0..0), suggest::with_plain_types(suggest::with_suggestion(message)))
+        self.error(
+            error.span().unwrap_or(0..0),
+            suggest::with_plain_types(suggest::with_suggestion(message)),
+        )
     }
 
     fn error(&self, span: Range<usize>, message: impl Into<String>) -> ConfigError {
@@ -442,7 +491,10 @@ impl Checker<'_> {
         let line = if has_token(line) { "(withheld: it has a token)" } else { line };
         let number = before.matches('\n').count() + 1;
         let column = self.text[line_start..start].chars().count() + 1;
-        let marked = self.text[start..].get(..span.len()).and_then(|marked| marked.lines().next()).unwrap_or("");
+        let marked = self.text[start..]
+            .get(..span.len())
+            .and_then(|marked| marked.lines().next())
+            .unwrap_or("");
         let margin = number.to_string().len();
         let mark = "^".repeat(marked.chars().count().max(1));
         ConfigError::Invalid {
@@ -450,7 +502,10 @@ impl Checker<'_> {
             line: number,
             column,
             message: message.into(),
-            snippet: vec![format!("{number} | {line}"), format!("{:margin$} | {:2$}{mark}", "", "", column - 1)],
+            snippet: vec![
+                format!("{number} | {line}"),
+                format!("{:margin$} | {:2$}{mark}", "", "", column - 1),
+            ],
         }
     }
 }

@@ -250,7 +250,8 @@ mod tests {
         let text = id.to_string();
         assert_eq!(text, "af1349b9f5f9a1a6a0404dea36dcc9499bcb25c9adc112b7cc9a93cae41f3262");
         assert_eq!(text.parse::<ObjectId>(), Ok(id));
-        for wrong in ["", "af", &text.to_uppercase(), &format!("{text}0"), &text.replace('a', "g")] {
+        for wrong in ["", "af", &text.to_uppercase(), &format!("{text}0"), &text.replace('a', "g")]
+        {
             assert!(wrong.parse::<ObjectId>().is_err(), "{wrong}");
         }
     }

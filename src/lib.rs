@@ -15,7 +15,8 @@
 //! * [`store`]: keeps releases on the disk of a mirror and switches between them.
 //! * [`protocol`]: the messages between origin and receiver.
 //! * [`mirror`]: the operations on a mirror, local or remote.
-//! * [`origin`]: the files that the origin keeps between pushes. [`packing`]: builds the packs of a push.
+//! * [`origin`]: the files that the origin keeps between pushes. [`packing`]: builds the packs of a
+//!   push.
 //! * [`push`]: publishes a source to a fleet and reports the outcome for every mirror.
 //! * [`web`]: a small HTTP client for probes, CDN purges and health checks. [`notify`]: notifies a
 //!   CDN of changed paths. [`command`]: runs configured commands.

@@ -32,7 +32,9 @@ pub const MAX_REPLACED: usize = 16;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ReleaseError {
     /// The record was written by a newer headwater.
-    #[error("release format version {found} is newer than this headwater knows (1); upgrade headwater")]
+    #[error(
+        "release format version {found} is newer than this headwater knows (1); upgrade headwater"
+    )]
     Version {
         /// The version that the record declares.
         found: u64,
@@ -141,7 +143,11 @@ impl Partial {
 impl fmt::Display for Partial {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         const SHOWN: usize = 5;
-        write!(f, "made for {}", self.mirrors.iter().take(SHOWN).cloned().collect::<Vec<_>>().join(", "))?;
+        write!(
+            f,
+            "made for {}",
+            self.mirrors.iter().take(SHOWN).cloned().collect::<Vec<_>>().join(", ")
+        )?;
         match self.mirrors.len().saturating_sub(SHOWN) {
             0 => write!(f, " only: {}", self.why),
             more => write!(f, " and {more} more only: {}", self.why),
@@ -172,7 +178,11 @@ impl RejectedContent {
         if self.why.as_deref().is_some_and(|why| !is_note(why)) {
             return Err(ReleaseError::Note);
         }
-        if self.by.as_deref().is_some_and(|by| !is_name(by)) { Err(ReleaseError::Person) } else { Ok(()) }
+        if self.by.as_deref().is_some_and(|by| !is_name(by)) {
+            Err(ReleaseError::Person)
+        } else {
+            Ok(())
+        }
     }
 }
 
@@ -216,7 +226,13 @@ pub enum Succession {
 impl Release {
     /// A release with the given identity. All other fields are empty.
     #[must_use]
-    pub const fn new(site: Site, history: HistoryId, sequence: u64, manifest: ManifestId, content: ContentId) -> Self {
+    pub const fn new(
+        site: Site,
+        history: HistoryId,
+        sequence: u64,
+        manifest: ManifestId,
+        content: ContentId,
+    ) -> Self {
         Self {
             headwater: Tag::Release,
             version: 1,
@@ -268,7 +284,9 @@ impl Release {
             return Err(ReleaseError::Replaces);
         }
         release.rejected.iter().try_for_each(RejectedContent::check)?;
-        let texts = |partial: &Partial| is_note(&partial.why) && partial.mirrors.iter().all(|name| is_note(name));
+        let texts = |partial: &Partial| {
+            is_note(&partial.why) && partial.mirrors.iter().all(|name| is_note(name))
+        };
         if !release.partial.as_ref().is_none_or(texts) {
             return Err(ReleaseError::Note);
         }
@@ -297,7 +315,8 @@ impl Release {
         let Self { sequence, created, began, entries, retired, bytes, .. } = *self;
         let own = [sequence, created, began, entries, retired, bytes];
         let rejected = self.rejected.iter().flat_map(|rejected| [rejected.sequence, rejected.at]);
-        let others = self.until.into_iter().chain(self.rolled_back_to).chain(self.orders.values().copied());
+        let others =
+            self.until.into_iter().chain(self.rolled_back_to).chain(self.orders.values().copied());
         own.into_iter().chain(rejected).chain(others).all(|number| number <= MAX_NUMBER)
     }
 
@@ -391,7 +410,8 @@ impl FromStr for ReleaseName {
     fn from_str(text: &str) -> Result<Self, ReleaseError> {
         let parse = || {
             let (sequence, id16) = text.split_once('-')?;
-            let digits = id16.len() == 16 && id16.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+            let digits =
+                id16.len() == 16 && id16.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
             let id16 = u64::from_str_radix(id16, 16).ok().filter(|_| digits)?.to_be_bytes();
             let sequence = sequence.parse().ok().filter(|sequence| *sequence <= MAX_SEQUENCE)?;
             let name = Self { sequence, id16 };
@@ -422,7 +442,8 @@ mod tests {
     fn release() -> Release {
         let site = Site::new("docs").unwrap();
         let history = HistoryId::from_bytes([0xab; 16]);
-        let mut release = Release::new(site, history, 12, ManifestId::of(b"m"), ContentId::of(b"c"));
+        let mut release =
+            Release::new(site, history, 12, ManifestId::of(b"m"), ContentId::of(b"c"));
         release.created = 1_763_800_000;
         release.orders.insert("ci".into(), 7);
         release.note = Some("first \"one\"".into());
@@ -434,9 +455,15 @@ mod tests {
         let release = release();
         assert_eq!(Release::parse(&release.to_bytes()), Ok(release.clone()));
         let text = String::from_utf8(release.to_bytes()).unwrap();
-        assert!(text.starts_with(r#"{"headwater":"release","version":1,"site":"docs","history":""#), "{text}");
+        assert!(
+            text.starts_with(r#"{"headwater":"release","version":1,"site":"docs","history":""#),
+            "{text}"
+        );
         assert!(text.contains(r#"abab","sequence":12,"manifest":""#), "{text}");
-        assert!(text.ends_with(r#","orders":{"ci":7},"entries":0,"bytes":0,"note":"first \"one\""}"#), "{text}");
+        assert!(
+            text.ends_with(r#","orders":{"ci":7},"entries":0,"bytes":0,"note":"first \"one\""}"#),
+            "{text}"
+        );
     }
 
     #[test]
@@ -458,9 +485,18 @@ mod tests {
         let text = String::from_utf8(release().to_bytes()).unwrap();
         let parse = |from: &str, to: &str| Release::parse(text.replacen(from, to, 1).as_bytes());
         assert_eq!(parse("{", "{ "), Err(ReleaseError::NotCanonical));
-        assert_eq!(parse("\"bytes\":0", "\"bytes\":0,\"retired\":0"), Err(ReleaseError::NotCanonical));
-        assert_eq!(parse("\"version\":1", "\"version\":2,\"later\":true"), Err(ReleaseError::Version { found: 2 }));
-        assert!(matches!(parse("\"bytes\":0", "\"bytes\":0,\"later\":1"), Err(ReleaseError::Garbled { .. })));
+        assert_eq!(
+            parse("\"bytes\":0", "\"bytes\":0,\"retired\":0"),
+            Err(ReleaseError::NotCanonical)
+        );
+        assert_eq!(
+            parse("\"version\":1", "\"version\":2,\"later\":true"),
+            Err(ReleaseError::Version { found: 2 })
+        );
+        assert!(matches!(
+            parse("\"bytes\":0", "\"bytes\":0,\"later\":1"),
+            Err(ReleaseError::Garbled { .. })
+        ));
         assert_eq!(parse("first ", "first\\u001b"), Err(ReleaseError::Note));
         assert!(matches!(parse("docs", "../x"), Err(ReleaseError::Garbled { .. })));
     }
@@ -470,7 +506,9 @@ mod tests {
         let text = String::from_utf8(release().to_bytes()).unwrap();
         let parse = |field: &str, number: u64| {
             let old = text.split(field).nth(1).unwrap().split([',', '}']).next().unwrap();
-            Release::parse(text.replacen(&format!("{field}{old}"), &format!("{field}{number}"), 1).as_bytes())
+            Release::parse(
+                text.replacen(&format!("{field}{old}"), &format!("{field}{number}"), 1).as_bytes(),
+            )
         };
         for field in ["sequence\":", "ci\":", "entries\":", "bytes\":"] {
             assert!(parse(field, MAX_NUMBER).is_ok(), "{field}");
@@ -482,7 +520,9 @@ mod tests {
 
     #[test]
     fn times_that_no_file_can_have_are_refused() {
-        let parse = |created: u64, began: u64| Release::parse(&Release { created, began, ..release() }.to_bytes());
+        let parse = |created: u64, began: u64| {
+            Release::parse(&Release { created, began, ..release() }.to_bytes())
+        };
         assert!(parse(MAX_TIME, MAX_TIME * 1000 + 999).is_ok());
         assert_eq!(parse(MAX_TIME + 1, 0), Err(ReleaseError::Time));
         assert_eq!(parse(0, (MAX_TIME + 1) * 1000), Err(ReleaseError::Time));
@@ -491,7 +531,9 @@ mod tests {
     #[test]
     fn replaced_histories_are_few_distinct_and_others() {
         let id = |byte: u8| HistoryId::from_bytes([byte; 16]);
-        let parse = |replaces: Vec<HistoryId>| Release::parse(&Release { replaces, ..release() }.to_bytes());
+        let parse = |replaces: Vec<HistoryId>| {
+            Release::parse(&Release { replaces, ..release() }.to_bytes())
+        };
         assert_eq!(parse(vec![id(1), id(2)]).unwrap().replaces, [id(1), id(2)]);
         assert!(parse((0..16).map(id).collect()).is_ok());
         for wrong in [vec![id(1), id(1)], vec![id(0xab)], (0..17).map(id).collect()] {
@@ -511,17 +553,33 @@ mod tests {
         assert_eq!(with(11, u64::MAX).succession(&current), Succession::NotNewer);
         let foreign = |sequence: u64| Release { history: other, ..with(sequence, 0) };
         assert_eq!(foreign(99).succession(&current), Succession::OtherHistory);
-        let replacing = |sequence: u64| Release { replaces: vec![current.history], ..foreign(sequence) };
+        let replacing =
+            |sequence: u64| Release { replaces: vec![current.history], ..foreign(sequence) };
         assert_eq!(replacing(13).succession(&current), Succession::Follows);
-        assert_eq!(replacing(12).succession(&current), Succession::NotNewer, "names in a store rise");
-        assert_eq!(with(99, 0).succession(&replacing(13)), Succession::NotNewer, "what was replaced stays replaced");
+        assert_eq!(
+            replacing(12).succession(&current),
+            Succession::NotNewer,
+            "names in a store rise"
+        );
+        assert_eq!(
+            with(99, 0).succession(&replacing(13)),
+            Succession::NotNewer,
+            "what was replaced stays replaced"
+        );
     }
 
     #[test]
     fn a_rejection_says_who_when_and_why() {
         let (content, by) = (ContentId::of(b"bad"), Some("ann@desk".to_owned()));
-        let rejected = RejectedContent { content, sequence: 7, at: 1_763_800_000, by, why: Some("broken menu".into()) };
-        let told = "release 7 with this content was rolled back by ann@desk at 2025-11-22T08:26:40Z: broken menu";
+        let rejected = RejectedContent {
+            content,
+            sequence: 7,
+            at: 1_763_800_000,
+            by,
+            why: Some("broken menu".into()),
+        };
+        let told = "release 7 with this content was rolled back by ann@desk at \
+                    2025-11-22T08:26:40Z: broken menu";
         assert_eq!(rejected.to_string(), told);
         let with = |rejected: RejectedContent| Release { rejected: vec![rejected], ..release() };
         assert_eq!(Release::parse(&with(rejected.clone()).to_bytes()), Ok(with(rejected.clone())));
@@ -537,7 +595,10 @@ mod tests {
     fn a_partial_release_says_for_which_mirrors_and_why() {
         let mirrors: Vec<String> = (1..=7).map(|number| format!("m{number}")).collect();
         let partial = Partial { mirrors, why: "push by ann@desk".into() };
-        assert_eq!(partial.to_string(), "made for m1, m2, m3, m4, m5 and 2 more only: push by ann@desk");
+        assert_eq!(
+            partial.to_string(),
+            "made for m1, m2, m3, m4, m5 and 2 more only: push by ann@desk"
+        );
         assert!(partial.is_for("m7") && !partial.is_for("m"));
         let with = |partial: Partial| Release { partial: Some(partial), ..release() };
         assert_eq!(Release::parse(&with(partial.clone()).to_bytes()), Ok(with(partial.clone())));
@@ -550,9 +611,15 @@ mod tests {
         let name = release().name();
         assert_eq!(name.to_string().parse(), Ok(name));
         assert!(name.fits(&release().id()));
-        for wrong in
-            ["", "1", "01-0000000000000000", "1-000000000000000", "1-000000000000000G", "1-00000000000000000", "../x"]
-        {
+        for wrong in [
+            "",
+            "1",
+            "01-0000000000000000",
+            "1-000000000000000",
+            "1-000000000000000G",
+            "1-00000000000000000",
+            "../x",
+        ] {
             assert!(wrong.parse::<ReleaseName>().is_err(), "{wrong}");
         }
     }

@@ -7,8 +7,8 @@ pub use secrets::Secrets;
 
 use std::error::Error;
 
-/// Returns `error` and its causes on one line, joined by `: `. Leaves out a cause if the text before
-/// already ends with it, because some errors print their cause themselves.
+/// Returns `error` and its causes on one line, joined by `: `. Leaves out a cause if the text
+/// before already ends with it, because some errors print their cause themselves.
 #[must_use]
 pub fn error_chain(error: &dyn Error) -> String {
     let mut text = error.to_string();

@@ -52,7 +52,10 @@ fn join_by<A: Send, B>(
 
 /// Calls `work` with each of `items` on a thread of its own. Returns the results in the order of
 /// the items.
-pub fn each<I: Send, T: Send>(items: impl IntoIterator<Item = I>, work: impl Fn(I) -> T + Sync) -> Vec<T> {
+pub fn each<I: Send, T: Send>(
+    items: impl IntoIterator<Item = I>,
+    work: impl Fn(I) -> T + Sync,
+) -> Vec<T> {
     each_by(Builder::new, items, work)
 }
 
@@ -73,7 +76,8 @@ fn each_by<I: Send, T: Send>(
 /// many.
 pub fn workers<T: Send>(count: usize, work: impl Fn() -> T + Sync) -> Vec<T> {
     std::thread::scope(|scope| {
-        let helpers: Vec<_> = (1..count).map_while(|_| Builder::new().spawn_scoped(scope, &work).ok()).collect();
+        let helpers: Vec<_> =
+            (1..count).map_while(|_| Builder::new().spawn_scoped(scope, &work).ok()).collect();
         let own = work();
         std::iter::once(own).chain(helpers.into_iter().map(result)).collect()
     })
@@ -132,7 +136,10 @@ mod tests {
         assert!(spawned.is_err(), "the builder of this test hands out threads");
         for builder in [Builder::new, refused] {
             assert_eq!(join_by(builder, || 1, || 2), (1, 2));
-            assert_eq!(each_by(builder, 0..20, |item| item * 2), (0..20).map(|item| item * 2).collect::<Vec<_>>());
+            assert_eq!(
+                each_by(builder, 0..20, |item| item * 2),
+                (0..20).map(|item| item * 2).collect::<Vec<_>>()
+            );
         }
     }
 }

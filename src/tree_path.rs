@@ -293,7 +293,8 @@ impl Site {
     /// # Errors
     /// [`PathFault::Site`].
     pub fn new(text: &str) -> Result<Self, PathFault> {
-        let fits = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-_.".contains(&byte);
+        let fits =
+            |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-_.".contains(&byte);
         let starts_well = text.bytes().next().is_some_and(|first| first.is_ascii_alphanumeric());
         if !starts_well || text.len() > MAX_SITE_BYTES || !text.bytes().all(fits) {
             return Err(PathFault::Site);
@@ -349,8 +350,18 @@ mod tests {
 
     #[test]
     fn good_paths_pass_and_keep_their_text() {
-        for good in ["a", "a/b", "..a", "a..", "...", "é/ü.html", "a b", "a\"b", "x/.well-known/y", &"c".repeat(255)]
-        {
+        for good in [
+            "a",
+            "a/b",
+            "..a",
+            "a..",
+            "...",
+            "é/ü.html",
+            "a b",
+            "a\"b",
+            "x/.well-known/y",
+            &"c".repeat(255),
+        ] {
             assert_eq!(TreePath::new(good).map(String::from), Ok(good.to_owned()));
         }
     }
@@ -380,7 +391,9 @@ mod tests {
     #[test]
     fn link_targets_stay_inside_or_are_refused() {
         let link = TreePath::new("docs/latest").unwrap();
-        let at = |target: &str| LinkTarget::new(target).and_then(|target| target.check_at(&link).map(|()| target));
+        let at = |target: &str| {
+            LinkTarget::new(target).and_then(|target| target.check_at(&link).map(|()| target))
+        };
         for good in ["v1", "../docs/v1", "../x", "v1/sub", ".."] {
             assert!(at(good).is_ok(), "{good}");
         }

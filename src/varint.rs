@@ -70,7 +70,9 @@ pub fn read(reader: &mut impl Read) -> io::Result<u64> {
 /// As [`read`], and `InvalidData` for a number above [`MAX_NUMBER`].
 pub fn read_bounded(reader: &mut impl Read) -> io::Result<u64> {
     match read(reader)? {
-        value if value > MAX_NUMBER => Err(io::Error::new(io::ErrorKind::InvalidData, "number is not below 2^53")),
+        value if value > MAX_NUMBER => {
+            Err(io::Error::new(io::ErrorKind::InvalidData, "number is not below 2^53"))
+        }
         value => Ok(value),
     }
 }

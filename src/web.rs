@@ -133,19 +133,25 @@ impl Web {
     /// # Errors
     /// If the response is not complete or its status is not 200.
     pub fn fetch(&self, url: &str, max_bytes: u64) -> Result<FetchedPage, WebError> {
-        let mut answer = self.got(self.agent.get(url).header("accept-encoding", "identity").call())?;
+        let mut answer =
+            self.got(self.agent.get(url).header("accept-encoding", "identity").call())?;
         let status = answer.status().as_u16();
         if status != 200 {
             return Err(WebError::Status { status });
         }
         // One more byte shows whether the content is too large.
         let read = hash_reader(answer.body_mut().with_config().limit(max_bytes + 1).reader());
-        let (object, size) = read.map_err(|error| match error.get_ref().and_then(|inner| inner.downcast_ref()) {
-            Some(ureq::Error::BodyExceedsLimit(_)) => WebError::TooLarge { limit: max_bytes },
-            Some(ureq::Error::Timeout(_)) => WebError::Timeout { limit: self.limit },
-            _ => WebError::Unreachable { what: error.to_string() },
-        })?;
-        if size > max_bytes { Err(WebError::TooLarge { limit: max_bytes }) } else { Ok(FetchedPage { object, size }) }
+        let (object, size) =
+            read.map_err(|error| match error.get_ref().and_then(|inner| inner.downcast_ref()) {
+                Some(ureq::Error::BodyExceedsLimit(_)) => WebError::TooLarge { limit: max_bytes },
+                Some(ureq::Error::Timeout(_)) => WebError::Timeout { limit: self.limit },
+                _ => WebError::Unreachable { what: error.to_string() },
+            })?;
+        if size > max_bytes {
+            Err(WebError::TooLarge { limit: max_bytes })
+        } else {
+            Ok(FetchedPage { object, size })
+        }
     }
 
     /// Requests `url`, which is a secret, and discards the content.
@@ -166,7 +172,12 @@ impl Web {
     ///
     /// # Errors
     /// If there is no response. A response with any status is not an error.
-    pub fn post(&self, url: &str, headers: &[(&str, &str)], body: &[u8]) -> Result<Posted, WebError> {
+    pub fn post(
+        &self,
+        url: &str,
+        headers: &[(&str, &str)],
+        body: &[u8],
+    ) -> Result<Posted, WebError> {
         let mut request = self.agent.post(url);
         for (name, value) in headers {
             request = request.header(*name, *value);
@@ -179,9 +190,13 @@ impl Web {
         asked.map_err(|error| match error {
             ureq::Error::Timeout(_) => WebError::Timeout { limit: self.limit },
             ureq::Error::BadUri(_) | ureq::Error::Http(_) => WebError::BadUrl,
-            ureq::Error::HostNotFound => WebError::Unreachable { what: "its host has no address".to_owned() },
+            ureq::Error::HostNotFound => {
+                WebError::Unreachable { what: "its host has no address".to_owned() }
+            }
             ureq::Error::Io(error) => WebError::Unreachable { what: error.to_string() },
-            ureq::Error::ConnectionFailed => WebError::Unreachable { what: "no connection".to_owned() },
+            ureq::Error::ConnectionFailed => {
+                WebError::Unreachable { what: "no connection".to_owned() }
+            }
             ureq::Error::Tls(what) => WebError::Unreachable { what: what.to_owned() },
             // Some of the other errors contain the URL.
             _ => WebError::Unreachable { what: "the exchange broke off".to_owned() },
@@ -194,7 +209,8 @@ impl Web {
 pub fn is_private(url: &str) -> bool {
     let Ok(uri) = url.parse::<Uri>() else { return false };
     let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
-    let is_loopback = || host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
+    let is_loopback =
+        || host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
     match uri.scheme_str() {
         Some("https") => true,
         Some("http") => is_loopback(),
@@ -254,10 +270,19 @@ mod tests {
 
     #[test]
     fn a_secret_goes_over_tls_or_to_this_machine() {
-        for url in ["https://h/x?y", "http://127.0.0.1:80/x", "http://[::1]:9/", "http://localhost/"] {
+        for url in
+            ["https://h/x?y", "http://127.0.0.1:80/x", "http://[::1]:9/", "http://localhost/"]
+        {
             assert!(is_private(url), "{url}");
         }
-        let plain = ["http://h/x", "http://10.0.0.1/", "http://localhost.example/", "http://localhost@h/", "h/x", ""];
+        let plain = [
+            "http://h/x",
+            "http://10.0.0.1/",
+            "http://localhost.example/",
+            "http://localhost@h/",
+            "h/x",
+            "",
+        ];
         let web = Web::new(Duration::from_secs(5));
         for url in plain {
             assert!(!is_private(url), "{url}");
@@ -275,7 +300,9 @@ mod tests {
             "http://127.0.0.1:1/canary",
             "http://canary.invalid/canary",
         ] {
-            for error in [web.fetch(url, 9).unwrap_err(), web.post(url, &[("x", "y")], b"").unwrap_err()] {
+            for error in
+                [web.fetch(url, 9).unwrap_err(), web.post(url, &[("x", "y")], b"").unwrap_err()]
+            {
                 assert!(!format!("{error} {error:?}").contains("canary"), "{url}: {error:?}");
             }
         }

@@ -40,7 +40,8 @@ impl Decoded {
 
     fn slot(&self, key: BlockKey, bytes: usize) -> Slot {
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
-        let found = held.iter().rposition(|(other, ..)| *other == key).and_then(|at| held.remove(at));
+        let found =
+            held.iter().rposition(|(other, ..)| *other == key).and_then(|at| held.remove(at));
         let entry = found.unwrap_or_else(|| (key, bytes, Slot::default()));
         let slot = Arc::clone(&entry.2);
         held.push_back(entry);

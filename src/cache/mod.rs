@@ -76,7 +76,8 @@ impl CachedContent {
 
     /// Whether the object is in earlier blocks than the given one, so that it can be a base for it.
     fn is_before(&self, (segment, block): BlockKey) -> bool {
-        self.segment > segment || self.segment == segment && self.record.parts.iter().all(|part| part.block < block)
+        self.segment > segment
+            || self.segment == segment && self.record.parts.iter().all(|part| part.block < block)
     }
 }
 
@@ -98,7 +99,14 @@ impl ContentCache {
         }
         names.sort_unstable_by(|a, b| b.cmp(a));
         let (bases, distrusted) = (Mutex::default(), Mutex::default());
-        let mut cache = Self { dir, segments: Vec::new(), bases, decoded: Decoded::default(), distrusted, damaged: 0 };
+        let mut cache = Self {
+            dir,
+            segments: Vec::new(),
+            bases,
+            decoded: Decoded::default(),
+            distrusted,
+            damaged: 0,
+        };
         for (_, name) in names {
             // Another push may have removed the file meanwhile.
             let Some(file) = fsx::found(cache.dir.open_file(&name))? else { continue };
@@ -136,14 +144,21 @@ impl ContentCache {
     }
 
     /// The objects for which `is_wanted` returns `true`, from the newest segment to the oldest.
-    fn records(&self, is_wanted: impl Fn(&ObjectId) -> bool) -> impl Iterator<Item = CachedContent> {
+    fn records(
+        &self,
+        is_wanted: impl Fn(&ObjectId) -> bool,
+    ) -> impl Iterator<Item = CachedContent> {
         self.segments.iter().enumerate().flat_map(move |(index, segment)| {
             let records = segment.records(&is_wanted);
             if records.is_none() {
                 self.distrusted().insert(index);
             }
             records.unwrap_or_default().into_iter().map(move |record| {
-                let depths = record.parts.iter().filter_map(|part| segment.block(part.block)).map(|block| block.depth);
+                let depths = record
+                    .parts
+                    .iter()
+                    .filter_map(|part| segment.block(part.block))
+                    .map(|block| block.depth);
                 let depth = depths.max().unwrap_or(0);
                 CachedContent { segment: index, record: Arc::new(record), depth }
             })
@@ -165,7 +180,8 @@ impl ContentCache {
     fn learn_bases(&self, mut objects: Vec<CachedContent>) {
         let mut known = self.bases.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
-            let blocks = objects.iter().flat_map(CachedContent::blocks).filter_map(|key| self.block(key));
+            let blocks =
+                objects.iter().flat_map(CachedContent::blocks).filter_map(|key| self.block(key));
             let bases = blocks.flat_map(|block| block.bases.iter().map(|base| base.id));
             let missing: HashSet<ObjectId> = bases.filter(|id| !known.contains_key(id)).collect();
             if missing.is_empty() {
@@ -199,7 +215,9 @@ impl ContentCache {
             let part_end = at + u64::from(part.length);
             if part_end > offset && at < end {
                 let Some(content) = self.content((kept.segment, part.block)) else { break };
-                let within = |place: u64| part.start as usize + usize::try_from(place - at).unwrap_or(usize::MAX);
+                let within = |place: u64| {
+                    part.start as usize + usize::try_from(place - at).unwrap_or(usize::MAX)
+                };
                 out.extend_from_slice(&content[within(offset.max(at))..within(end.min(part_end))]);
             }
             at = part_end;
@@ -232,7 +250,9 @@ impl ContentCache {
                 *content = frame;
                 return content.len() == content_bytes;
             }
-            StoredFrame { bytes: &frame, is_packed, content_bytes }.decode_in(&prefix, content).is_ok()
+            StoredFrame { bytes: &frame, is_packed, content_bytes }
+                .decode_in(&prefix, content)
+                .is_ok()
         });
         if !is_decoded {
             self.distrusted().insert(key.0);
@@ -245,12 +265,14 @@ impl ContentCache {
     /// # Errors
     /// Fails if the segment cannot be created.
     pub fn begin(&self) -> Result<Draft, IoError> {
-        let newest = self.segments.first().and_then(|segment| segment_number(&segment.name)).unwrap_or(0);
+        let newest =
+            self.segments.first().and_then(|segment| segment_number(&segment.name)).unwrap_or(0);
         self.begin_numbered(newest + 1)
     }
 
     fn begin_numbered(&self, number: u64) -> Result<Draft, IoError> {
-        let unique = StoreId::random().map_err(|error| IoError::new("name a file in", self.dir.path(), error))?;
+        let unique = StoreId::random()
+            .map_err(|error| IoError::new("name a file in", self.dir.path(), error))?;
         let name = format!("{number:012}-{unique}{ENDING}");
         let draft = format!("{name}{DRAFT}");
         let file = self.dir.create_file(&draft)?;

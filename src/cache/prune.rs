@@ -39,12 +39,19 @@ impl ContentCache {
         let live = loop {
             let live = self.live(needed);
             match needed.split_last() {
-                Some((_, rest)) if self.bytes_of(&live) > most_bytes && !rest.is_empty() => needed = rest,
+                Some((_, rest)) if self.bytes_of(&live) > most_bytes && !rest.is_empty() => {
+                    needed = rest;
+                }
                 _ => break live,
             }
         };
-        let live = if self.bytes_of(&live) > most_bytes { self.newest_within(&live, most_bytes) } else { live };
-        let sizes: Vec<u64> = (0..self.segments.len()).map(|index| self.bytes_of(blocks_of(&live, index))).collect();
+        let live = if self.bytes_of(&live) > most_bytes {
+            self.newest_within(&live, most_bytes)
+        } else {
+            live
+        };
+        let sizes: Vec<u64> =
+            (0..self.segments.len()).map(|index| self.bytes_of(blocks_of(&live, index))).collect();
         let joined = joined(&sizes);
         if joined.len() > 1 {
             self.rewrite(joined.clone(), &live)?;
@@ -62,12 +69,16 @@ impl ContentCache {
     }
 
     fn bytes_of<'k>(&self, keys: impl IntoIterator<Item = &'k BlockKey>) -> u64 {
-        keys.into_iter().filter_map(|key| self.block(*key)).map(|block| block.frame_bytes as u64).sum()
+        keys.into_iter()
+            .filter_map(|key| self.block(*key))
+            .map(|block| block.frame_bytes as u64)
+            .sum()
     }
 
     /// The blocks that releases need, including their bases. Leaves out damaged segments.
     fn live(&self, releases: &[Vec<ObjectId>]) -> HashSet<BlockKey> {
-        let found = self.find(|id| releases.iter().any(|objects| objects.binary_search(id).is_ok()));
+        let found =
+            self.find(|id| releases.iter().any(|objects| objects.binary_search(id).is_ok()));
         let mut live = HashSet::new();
         for kept in found.values() {
             let mut path = HashSet::new();
@@ -80,17 +91,24 @@ impl ContentCache {
 
     /// Adds the blocks of an object and their bases to `path`, except those that are in `live`
     /// already. Returns whether all of them exist.
-    fn follow(&self, kept: &CachedContent, live: &HashSet<BlockKey>, path: &mut HashSet<BlockKey>) -> bool {
+    fn follow(
+        &self,
+        kept: &CachedContent,
+        live: &HashSet<BlockKey>,
+        path: &mut HashSet<BlockKey>,
+    ) -> bool {
         kept.blocks().all(|key| {
             if live.contains(&key) || path.contains(&key) {
                 return true;
             }
-            let Some(block) = self.block(key).filter(|_| !self.distrusted().contains(&key.0)) else { return false };
+            let Some(block) = self.block(key).filter(|_| !self.distrusted().contains(&key.0))
+            else {
+                return false;
+            };
             path.insert(key);
-            block
-                .bases
-                .iter()
-                .all(|base| self.base_of(&base.id, key).is_some_and(|kept| self.follow(&kept, live, path)))
+            block.bases.iter().all(|base| {
+                self.base_of(&base.id, key).is_some_and(|kept| self.follow(&kept, live, path))
+            })
         })
     }
 
@@ -119,7 +137,9 @@ impl ContentCache {
         for index in segments.rev() {
             let segment = &self.segments[index];
             let mut numbers = BTreeMap::new();
-            for (old, block) in (0u32..).zip(segment.blocks()).filter(|(old, _)| live.contains(&(index, *old))) {
+            for (old, block) in
+                (0u32..).zip(segment.blocks()).filter(|(old, _)| live.contains(&(index, *old)))
+            {
                 // A block that turns out to be damaged is left out; blocks that need it cannot be
                 // read then.
                 let Some(frame) = segment.frame(block) else { continue };
@@ -152,7 +172,11 @@ fn blocks_of(live: &HashSet<BlockKey>, index: usize) -> impl Iterator<Item = &Bl
 }
 
 fn renumbered(record: &ObjectRecord, numbers: &BTreeMap<u32, u32>) -> Option<Vec<Part>> {
-    record.parts.iter().map(|part| Some(Part { block: *numbers.get(&part.block)?, ..*part })).collect()
+    record
+        .parts
+        .iter()
+        .map(|part| Some(Part { block: *numbers.get(&part.block)?, ..*part }))
+        .collect()
 }
 
 /// Which of the newest segments to join, by their sizes: up to the first one that is larger than

@@ -165,15 +165,19 @@ impl Segment {
 
     /// Reads the table. Returns the objects for which `is_wanted` returns `true`, and remembers all
     /// blocks; `None` if the table is damaged.
-    pub(super) fn records(&self, is_wanted: impl Fn(&ObjectId) -> bool) -> Option<Vec<ObjectRecord>> {
+    pub(super) fn records(
+        &self,
+        is_wanted: impl Fn(&ObjectId) -> bool,
+    ) -> Option<Vec<ObjectRecord>> {
         let mut table = vec![0; self.table_bytes];
         self.file.read_exact_at(&mut table, self.frames_end).ok()?;
         if *blake3::hash(&table).as_bytes() != self.digest {
             return None;
         }
         let mut rest = &table[..];
-        let blocks = take_blocks(&mut rest)
-            .filter(|blocks| blocks.last().map_or(0, |block| block.at + block.frame_bytes as u64) <= self.frames_end)?;
+        let blocks = take_blocks(&mut rest).filter(|blocks| {
+            blocks.last().map_or(0, |block| block.at + block.frame_bytes as u64) <= self.frames_end
+        })?;
         let mut records = Vec::new();
         while !rest.is_empty() {
             let record = take_record(&mut rest).filter(|record| is_possible(record, &blocks))?;
@@ -226,9 +230,21 @@ fn take_blocks(rest: &mut &[u8]) -> Option<Vec<BlockRecord>> {
         let mut bases = Vec::new();
         for _ in 0..varint::take(rest).ok()? {
             let id = ObjectId::from_bytes(take_id(rest)?);
-            bases.push(KeptBase { id, offset: varint::take(rest).ok()?, length: take_small(rest)? });
+            bases.push(KeptBase {
+                id,
+                offset: varint::take(rest).ok()?,
+                length: take_small(rest)?,
+            });
         }
-        blocks.push(BlockRecord { at, frame_bytes, content_bytes, is_packed, depth, digest, bases });
+        blocks.push(BlockRecord {
+            at,
+            frame_bytes,
+            content_bytes,
+            is_packed,
+            depth,
+            digest,
+            bases,
+        });
         at += frame_bytes as u64;
     }
     Some(blocks)
@@ -238,7 +254,11 @@ fn take_record(rest: &mut &[u8]) -> Option<ObjectRecord> {
     let (id, size) = (ObjectId::from_bytes(take_id(rest)?), varint::take(rest).ok()?);
     let mut parts = Vec::new();
     for _ in 0..varint::take(rest).ok()? {
-        parts.push(Part { block: take_small(rest)?, start: take_small(rest)?, length: take_small(rest)? });
+        parts.push(Part {
+            block: take_small(rest)?,
+            start: take_small(rest)?,
+            length: take_small(rest)?,
+        });
     }
     let count = usize::try_from(varint::take(rest).ok()?).ok()?;
     let (hashes, tail) = rest.split_at_checked(count.checked_mul(4)?)?;

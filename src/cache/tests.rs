@@ -19,7 +19,8 @@ fn noise(seed: u32, count: usize) -> Vec<u8> {
 /// A block of these contents, with the base `old`.
 fn block_of(contents: &[&[u8]], old: &[u8]) -> EncodedBlock {
     let length = |bytes: &[u8]| u32::try_from(bytes.len()).unwrap();
-    let piece = |(ordinal, content): (u32, &&[u8])| Piece { ordinal, offset: 0, length: length(content) };
+    let piece =
+        |(ordinal, content): (u32, &&[u8])| Piece { ordinal, offset: 0, length: length(content) };
     let pieces: Vec<_> = (0..).zip(contents).map(piece).collect();
     let base = BaseRange { entry: 0, offset: 0, length: length(old) };
     let bases = if old.is_empty() { vec![] } else { vec![base] };
@@ -68,8 +69,11 @@ fn ids(contents: &[&[u8]]) -> Vec<ObjectId> {
 }
 
 fn files(path: &Path) -> Vec<String> {
-    let names = std::fs::read_dir(path).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
-    let mut names: Vec<_> = names.filter(|name| name.ends_with(ENDING) || name.ends_with(DRAFT)).collect();
+    let names = std::fs::read_dir(path)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let mut names: Vec<_> =
+        names.filter(|name| name.ends_with(ENDING) || name.ends_with(DRAFT)).collect();
     names.sort();
     names
 }
@@ -94,7 +98,14 @@ fn objects_share_blocks_and_span_them() {
     let mut draft = open(dir.path()).begin().unwrap();
     let (head, tail) = large.split_at(3000);
     let whole = part(&large);
-    draft.add(block_of(&[head], &[]).frame(), [NewPart { length: 3000, ..part(&large) }], Vec::new(), 0).unwrap();
+    draft
+        .add(
+            block_of(&[head], &[]).frame(),
+            [NewPart { length: 3000, ..part(&large) }],
+            Vec::new(),
+            0,
+        )
+        .unwrap();
     let rest = NewPart { offset: 3000, length: 2000, ..whole };
     draft.add(block_of(&[tail, small], &[]).frame(), [rest, part(small)], Vec::new(), 0).unwrap();
     draft.finish().unwrap();
@@ -153,7 +164,10 @@ fn only_the_damaged_file_goes_and_what_builds_on_it_is_lost() {
     };
     flip(&names[1]);
     let cache = open(dir.path());
-    assert_eq!([&first, &second, &third].map(|content| read(&cache, content).is_some()), [true, false, false]);
+    assert_eq!(
+        [&first, &second, &third].map(|content| read(&cache, content).is_some()),
+        [true, false, false]
+    );
     assert_eq!(cache.damaged(), 1);
     cache.prune(&all, 1 << 20).unwrap();
     assert_eq!(files(dir.path()), names[..1], "nothing can be read of the last any more");
@@ -178,8 +192,14 @@ fn many_files_become_few_and_all_stays_readable() {
             let newest: Vec<&[u8]> = contents.iter().rev().take(5).map(Vec::as_slice).collect();
             open(dir.path()).prune(&[ids(&newest)], u64::MAX).unwrap();
             let cache = open(dir.path());
-            assert!(cache.files() <= MAX_FILES && cache.is_well_filled(u64::MAX), "{} in round {round}", cache.files());
-            newest.iter().for_each(|content| assert_eq!(read(&cache, content).as_deref(), Some(*content)));
+            assert!(
+                cache.files() <= MAX_FILES && cache.is_well_filled(u64::MAX),
+                "{} in round {round}",
+                cache.files()
+            );
+            newest
+                .iter()
+                .for_each(|content| assert_eq!(read(&cache, content).as_deref(), Some(*content)));
             assert_eq!(read(&cache, &contents[0]), None, "nothing needs it");
         }
     }

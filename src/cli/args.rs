@@ -37,8 +37,11 @@ pub(crate) struct RunNumberArg {
 impl RunNumberArg {
     /// The run number `number` in `stream`, checked.
     pub(crate) fn new(stream: &str, number: u64) -> Result<Self, String> {
-        if stream.is_empty() || stream.len() > MAX_STREAM_BYTES || stream.contains(char::is_control) {
-            return Err(format!("the stream must have 1 to {MAX_STREAM_BYTES} bytes and no control characters"));
+        if stream.is_empty() || stream.len() > MAX_STREAM_BYTES || stream.contains(char::is_control)
+        {
+            return Err(format!(
+                "the stream must have 1 to {MAX_STREAM_BYTES} bytes and no control characters"
+            ));
         }
         if number > MAX_NUMBER {
             return Err("the number must be below 2^53".to_owned());
@@ -77,7 +80,8 @@ impl fmt::Display for RunNumberArg {
 /// Which configuration and which of its mirrors a command uses.
 #[derive(Debug, Clone, Default, Args)]
 pub(crate) struct ConfigArgs {
-    /// Read this configuration instead of headwater.toml in the current directory or the nearest one above it
+    /// Read this configuration instead of headwater.toml in the current directory or the nearest
+    /// one above it
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = RUN)]
     pub(crate) config: Option<PathBuf>,
     /// Use only these configured mirrors: names or groups, separated by commas
@@ -126,15 +130,17 @@ pub(crate) struct MirrorsArgs {
 pub(crate) struct SourceArgs {
     /// The content tree (a directory) and the mirrors (names from the configuration, or locations)
     ///
-    /// An argument with a `/` is a path or a location. A bare word is the name of a mirror or, as the first argument, a
-    /// directory. The default tree is the `content` of the configuration, and the default mirrors are all configured
-    /// ones. With --from every argument is a mirror.
+    /// An argument with a `/` is a path or a location. A bare word is the name of a mirror or, as
+    /// the first argument, a directory. The default tree is the `content` of the configuration, and
+    /// the default mirrors are all configured ones. With --from every argument is a mirror.
     #[arg(value_name = "TREE] [MIRROR", value_hint = ValueHint::AnyPath)]
     pub(crate) places: Vec<String>,
-    /// Copy the release that this mirror serves to other mirrors unchanged, instead of pushing a tree
+    /// Copy the release that this mirror serves to other mirrors unchanged, instead of pushing a
+    /// tree
     #[arg(long, value_name = "MIRROR", value_hint = ValueHint::AnyPath, help_heading = PUBLISH)]
     pub(crate) from: Option<String>,
-    /// Exclude paths that match this pattern in gitignore syntax, after the configured patterns; may be repeated
+    /// Exclude paths that match this pattern in gitignore syntax, after the configured patterns;
+    /// may be repeated
     #[arg(long, value_name = "PATTERN", allow_hyphen_values = true, help_heading = PUBLISH)]
     pub(crate) exclude: Vec<String>,
 }
@@ -142,13 +148,16 @@ pub(crate) struct SourceArgs {
 /// The contents of a new release.
 #[derive(Debug, Clone, Default, Args)]
 pub(crate) struct ReleaseArgs {
-    /// A note for people, which the release keeps [default in CI: commit, branch and URL of the run]
+    /// A note for people, which the release keeps [default in CI: commit, branch and URL of the
+    /// run]
     #[arg(long, value_name = "TEXT", help_heading = PUBLISH)]
     pub(crate) note: Option<String>,
-    /// Refuse to replace a release that a higher N in the same stream published [default in CI: the run number]
+    /// Refuse to replace a release that a higher N in the same stream published [default in CI: the
+    /// run number]
     #[arg(long, value_name = "STREAM:N", help_heading = PUBLISH)]
     pub(crate) order: Option<RunNumberArg>,
-    /// Serve removed files of every kind for this long, so that cached pages find them: 0s, 24h, 14d
+    /// Serve removed files of every kind for this long, so that cached pages find them: 0s, 24h,
+    /// 14d
     #[arg(long, value_name = "DURATION", value_parser = parse_duration, help_heading = PUBLISH)]
     pub(crate) keep_removed: Option<Duration>,
     /// Stop serving PATH and all paths below it at once if the tree lacks it; may be repeated
@@ -165,7 +174,8 @@ pub(crate) struct GuardArgs {
     /// Push content even if it was rolled back
     #[arg(long, help_heading = GUARDS)]
     pub(crate) again: bool,
-    /// Start a new history of the site on mirrors that have different histories; it replaces all of them
+    /// Start a new history of the site on mirrors that have different histories; it replaces all of
+    /// them
     #[arg(long, help_heading = GUARDS)]
     pub(crate) new_history: bool,
     /// Return 0 if a newer push has won
@@ -182,13 +192,15 @@ pub(crate) struct GuardArgs {
 /// How the work is done.
 #[derive(Debug, Clone, Default, Args)]
 pub(crate) struct WorkArgs {
-    /// Switch mirrors only when this many are ready: all, any, a number or a percentage [default: `require` of the configuration, or all]
+    /// Switch mirrors only when this many are ready: all, any, a number or a percentage [default:
+    /// `require` of the configuration, or all]
     #[arg(long, value_name = "all|N|N%|any", help_heading = RUN)]
     pub(crate) require: Option<Require>,
     /// Use this many threads [default: `jobs` of the configuration, or one for each core]
     #[arg(short, long, value_name = "N", value_parser = parse_count::<NonZeroUsize>, help_heading = RUN)]
     pub(crate) jobs: Option<NonZeroUsize>,
-    /// What to do with mirrors that switched when another mirror fails to switch: leave them, or revert them [default: `on_failure` of the configuration, or leave]
+    /// What to do with mirrors that switched when another mirror fails to switch: leave them, or
+    /// revert them [default: `on_failure` of the configuration, or leave]
     #[arg(long, value_name = "leave|revert", value_parser = parse_on_failure, help_heading = RUN)]
     pub(crate) on_failure: Option<OnFailure>,
     /// Fill mirrors that had a store before and are now empty or have another store
@@ -196,10 +208,13 @@ pub(crate) struct WorkArgs {
     pub(crate) init: bool,
     #[command(flatten)]
     pub(crate) wait: WaitArgs,
-    /// Keep hashes and old content in DIR between runs; DIR may be deleted at any time [default: `dir` of `[cache]` in the configuration, or headwater in the XDG cache]
+    /// Keep hashes and old content in DIR between runs; DIR may be deleted at any time [default:
+    /// `dir` of `[cache]` in the configuration, or headwater in the XDG cache]
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath, help_heading = RUN)]
     pub(crate) cache: Option<PathBuf>,
-    /// Compression of content that is sent: auto (none to directories on this machine, more to distant or slow mirrors), raw (none), or a zstd level from 1 to 19 [default: `level` of the configuration, or auto]
+    /// Compression of content that is sent: auto (none to directories on this machine, more to
+    /// distant or slow mirrors), raw (none), or a zstd level from 1 to 19 [default: `level` of the
+    /// configuration, or auto]
     #[arg(long, value_name = "auto|raw|1..19", help_heading = RUN)]
     pub(crate) level: Option<LevelChoice>,
     #[command(flatten)]
@@ -211,22 +226,27 @@ pub(crate) struct WorkArgs {
 /// The site that mirrors must have, and the connection to mirrors on other machines.
 #[derive(Debug, Clone, Default, Args)]
 pub(crate) struct RemoteArgs {
-    /// The site that the mirrors must have [default: `site` of the configuration for commands that publish, or the site of the mirrors]
+    /// The site that the mirrors must have [default: `site` of the configuration for commands that
+    /// publish, or the site of the mirrors]
     #[arg(long, value_name = "NAME", help_heading = RUN)]
     pub(crate) site: Option<Site>,
-    /// Stop after this long; mirrors that are not ready then stay on their release [default: `deadline` of the configuration, or none]
+    /// Stop after this long; mirrors that are not ready then stay on their release [default:
+    /// `deadline` of the configuration, or none]
     #[arg(long, value_name = "DURATION", value_parser = parse_duration, help_heading = REMOTE)]
     pub(crate) deadline: Option<Duration>,
     /// Trust only the CA certificates in FILE, for mirrors without their own `ca`
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = REMOTE)]
     pub(crate) ca: Option<PathBuf>,
-    /// Read the token from FILE, for mirrors without their own token [default: the variable HEADWATER_TOKEN]
+    /// Read the token from FILE, for mirrors without their own token [default: the variable
+    /// HEADWATER_TOKEN]
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = REMOTE)]
     pub(crate) token_file: Option<PathBuf>,
-    /// The ssh command, for example "ssh -i key"; headwater splits it into words as a shell does [default: `ssh_command` of the mirror or of the configuration, or ssh]
+    /// The ssh command, for example "ssh -i key"; headwater splits it into words as a shell does
+    /// [default: `ssh_command` of the mirror or of the configuration, or ssh]
     #[arg(long, value_name = "COMMAND", help_heading = REMOTE)]
     pub(crate) ssh_command: Option<SshCommand>,
-    /// The headwater command that ssh runs on the mirror, through its shell [default: `receive_command` of the mirror or of the configuration, or headwater]
+    /// The headwater command that ssh runs on the mirror, through its shell [default:
+    /// `receive_command` of the mirror or of the configuration, or headwater]
     #[arg(long, value_name = "COMMAND", help_heading = REMOTE)]
     pub(crate) receive_command: Option<ReceiveCommand>,
 }
@@ -247,10 +267,12 @@ fn parse_count<T: FromStr>(text: &str) -> Result<T, String> {
 /// Limits for transfers.
 #[derive(Debug, Clone, Default, Args)]
 pub(crate) struct TrafficArgs {
-    /// Send at most this many bytes per second to all mirrors on other machines together: 500kB, 2MB [default: `bwlimit` of the configuration, or no limit]
+    /// Send at most this many bytes per second to all mirrors on other machines together: 500kB,
+    /// 2MB [default: `bwlimit` of the configuration, or no limit]
     #[arg(long, value_name = "RATE", value_parser = parse_rate, help_heading = REMOTE)]
     pub(crate) bwlimit: Option<NonZeroU64>,
-    /// Send content to at most this many mirrors at once [default: `max_parallel` of the configuration, or 16]
+    /// Send content to at most this many mirrors at once [default: `max_parallel` of the
+    /// configuration, or 16]
     #[arg(long, value_name = "N", value_parser = parse_count::<NonZeroUsize>, help_heading = REMOTE)]
     pub(crate) max_parallel: Option<NonZeroUsize>,
 }
@@ -258,7 +280,8 @@ pub(crate) struct TrafficArgs {
 /// How long a command waits for a lock.
 #[derive(Debug, Clone, Default, Args)]
 pub(crate) struct WaitArgs {
-    /// Wait this long for a mirror that another run is changing [default: `wait` of the configuration, or 60s]
+    /// Wait this long for a mirror that another run is changing [default: `wait` of the
+    /// configuration, or 60s]
     #[arg(long, value_name = "DURATION", value_parser = parse_duration, help_heading = RUN)]
     pub(crate) wait: Option<Duration>,
 }
@@ -344,7 +367,8 @@ pub(crate) struct DiffArgs {
 pub(crate) struct ReleasesArgs {
     #[command(flatten)]
     pub(crate) mirrors: MirrorsArgs,
-    /// Show the disk space of mirrors on other machines too; reads the manifests of all kept releases from each mirror
+    /// Show the disk space of mirrors on other machines too; reads the manifests of all kept
+    /// releases from each mirror
     #[arg(long, help_heading = OUTPUT)]
     pub(crate) disk: bool,
     #[command(flatten)]
@@ -358,7 +382,8 @@ pub(crate) struct ReleasesArgs {
 /// The arguments of `rollback`.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct RollbackArgs {
-    /// Mirrors: names from the configuration, or locations; all go back to the same release [default: all configured ones, after confirmation]
+    /// Mirrors: names from the configuration, or locations; all go back to the same release
+    /// [default: all configured ones, after confirmation]
     #[arg(value_name = "MIRROR", value_hint = ValueHint::AnyPath)]
     pub(crate) mirrors: Vec<String>,
     /// Roll back all configured mirrors without confirmation
@@ -446,7 +471,16 @@ mod tests {
     fn orders_are_split_at_the_last_colon() {
         let order: RunNumberArg = "github:me/site/CI: all:17".parse().unwrap();
         assert_eq!((order.stream(), order.number()), ("github:me/site/CI: all", 17));
-        for bad in ["", "build", "build:", ":3", "build:-1", "build:x", "a\nb:3", &format!("{}:1", "s".repeat(201))] {
+        for bad in [
+            "",
+            "build",
+            "build:",
+            ":3",
+            "build:-1",
+            "build:x",
+            "a\nb:3",
+            &format!("{}:1", "s".repeat(201)),
+        ] {
             assert!(bad.parse::<RunNumberArg>().is_err(), "{bad}");
         }
     }

@@ -72,9 +72,16 @@ const KINDS: [CiSystem; 4] = [
 pub(crate) fn note(lookup: impl Fn(&str) -> Option<String>) -> Option<String> {
     let kind = kind(&lookup)?;
     let url = first(kind.url, &lookup).or_else(|| github_url(&lookup));
-    let parts: Vec<String> =
-        [first(kind.commit, &lookup), first(kind.branch, &lookup), url].into_iter().flatten().collect();
-    let note = parts.join(" ").chars().filter(|c| !c.is_control()).take(MAX_NOTE_CHARS).collect::<String>();
+    let parts: Vec<String> = [first(kind.commit, &lookup), first(kind.branch, &lookup), url]
+        .into_iter()
+        .flatten()
+        .collect();
+    let note = parts
+        .join(" ")
+        .chars()
+        .filter(|c| !c.is_control())
+        .take(MAX_NOTE_CHARS)
+        .collect::<String>();
     (!note.is_empty()).then_some(note)
 }
 
@@ -134,7 +141,10 @@ mod tests {
             ("GITHUB_RUN_ID", "99"),
             ("GITHUB_RUN_NUMBER", "17"),
         ]);
-        assert_eq!(note(&lookup).as_deref(), Some("abc123 main https://github.com/me/site/actions/runs/99"));
+        assert_eq!(
+            note(&lookup).as_deref(),
+            Some("abc123 main https://github.com/me/site/actions/runs/99")
+        );
         let order = order(&lookup).unwrap();
         assert_eq!((order.stream(), order.number()), ("github:me/site/Build: all", 17));
     }
@@ -156,7 +166,8 @@ mod tests {
 
     #[test]
     fn others_need_a_job_and_a_number() {
-        let jenkins = environment(&[("JENKINS_URL", "x"), ("JOB_NAME", "site/main"), ("BUILD_NUMBER", "8")]);
+        let jenkins =
+            environment(&[("JENKINS_URL", "x"), ("JOB_NAME", "site/main"), ("BUILD_NUMBER", "8")]);
         assert_eq!(order(&jenkins).unwrap().to_string(), "jenkins:site/main:8");
         assert_eq!(note(&jenkins), None);
         let generic = environment(&[("CI", "1"), ("BUILD_NUMBER", "8"), ("GIT_COMMIT", "c")]);
@@ -167,7 +178,12 @@ mod tests {
 
     #[test]
     fn outside_of_ci_there_is_nothing() {
-        for pairs in [&[][..], &[("CI", "")], &[("CI", "false")], &[("BUILD_NUMBER", "3"), ("JOB_NAME", "j")]] {
+        for pairs in [
+            &[][..],
+            &[("CI", "")],
+            &[("CI", "false")],
+            &[("BUILD_NUMBER", "3"), ("JOB_NAME", "j")],
+        ] {
             let lookup = environment(pairs);
             assert_eq!((note(&lookup), order(&lookup)), (None, None));
         }

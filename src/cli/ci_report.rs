@@ -35,9 +35,12 @@ pub(crate) fn write(
     dotenv: Option<&Path>,
     lookup: impl Fn(&str) -> Option<String>,
 ) -> Result<(), String> {
-    let told = |path: &Path, error: std::io::Error| format!("cannot write {}: {error}", path.display());
+    let told =
+        |path: &Path, error: std::io::Error| format!("cannot write {}: {error}", path.display());
     if let Some(path) = dotenv {
-        let written = fsx::replace_file(path, |out| out.write_all(variables(end, "HEADWATER_", true).as_bytes()));
+        let written = fsx::replace_file(path, |out| {
+            out.write_all(variables(end, "HEADWATER_", true).as_bytes())
+        });
         written.map_err(|error| told(path, error.source))?;
     }
     if lookup("GITHUB_ACTIONS").as_deref() != Some("true") {
@@ -45,12 +48,15 @@ pub(crate) fn write(
     }
     // GitHub reads annotations from both streams; stdout is for the result.
     eprint_raw(&marks(end)).ok();
-    for (variable, text) in [("GITHUB_STEP_SUMMARY", summary(end)), ("GITHUB_OUTPUT", variables(end, "", false))] {
+    for (variable, text) in
+        [("GITHUB_STEP_SUMMARY", summary(end)), ("GITHUB_OUTPUT", variables(end, "", false))]
+    {
         if let Some(path) = lookup(variable).filter(|path| !path.is_empty()) {
             let path = Path::new(&path);
             // Append, because other steps write to the file too.
             let file = OpenOptions::new().append(true).create(true).open(path);
-            file.and_then(|mut file| file.write_all(text.as_bytes())).map_err(|error| told(path, error))?;
+            file.and_then(|mut file| file.write_all(text.as_bytes()))
+                .map_err(|error| told(path, error))?;
         }
     }
     Ok(())
@@ -78,8 +84,17 @@ fn variables(end: &ReportedEnd<'_>, prefix: &str, is_upper: bool) -> String {
         ("site", end.site.to_owned()),
         ("outcome", outcome.to_owned()),
         ("exit_code", end.code.to_string()),
-        ("sequence", report.and_then(|report| report.sequence).map(|number| number.to_string()).unwrap_or_default()),
-        ("release", report.and_then(|report| report.release).map(|id| id.to_string()).unwrap_or_default()),
+        (
+            "sequence",
+            report
+                .and_then(|report| report.sequence)
+                .map(|number| number.to_string())
+                .unwrap_or_default(),
+        ),
+        (
+            "release",
+            report.and_then(|report| report.release).map(|id| id.to_string()).unwrap_or_default(),
+        ),
         ("mirrors", all.len().to_string()),
         ("mirrors_current", current.to_string()),
     ];
@@ -93,10 +108,13 @@ fn marks(end: &ReportedEnd<'_>) -> String {
         return String::new();
     }
     // https://docs.github.com/actions/reference/workflow-commands-for-github-actions
-    let data = |text: &str| escape(text).replace('%', "%25").replace('\r', "%0D").replace('\n', "%0A");
+    let data =
+        |text: &str| escape(text).replace('%', "%25").replace('\r', "%0D").replace('\n', "%0A");
     let property = |text: &str| data(text).replace(':', "%3A").replace(',', "%2C");
-    let mark = |title: &str, text: &str| format!("::error title={}::{}\n", property(title), data(text));
-    let all: Vec<(&str, &str)> = end.report.map(|report| failures(report).collect()).unwrap_or_default();
+    let mark =
+        |title: &str, text: &str| format!("::error title={}::{}\n", property(title), data(text));
+    let all: Vec<(&str, &str)> =
+        end.report.map(|report| failures(report).collect()).unwrap_or_default();
     if all.is_empty() {
         return mark("headwater", end.error);
     }
@@ -119,7 +137,12 @@ fn summary(end: &ReportedEnd<'_>) -> String {
     }
     if report.is_new {
         let parts = super::push::changes(&report.changes);
-        writeln!(text, "{}\n", if parts.is_empty() { "nothing changed".to_owned() } else { parts.join(", ") }).ok();
+        writeln!(
+            text,
+            "{}\n",
+            if parts.is_empty() { "nothing changed".to_owned() } else { parts.join(", ") }
+        )
+        .ok();
     }
     text.push_str("| mirror | release | sent | outcome |\n|---|---|---:|---|\n");
     let mut rows: Vec<_> = report.mirrors.iter().collect();
@@ -132,7 +155,13 @@ fn summary(end: &ReportedEnd<'_>) -> String {
             other => super::push::outcome_text(other),
         };
         let sent = bytes(mirror.traffic.sent_bytes);
-        writeln!(text, "| {} | {release} | {sent} | {} |", markdown(&mirror.mirror), markdown(&outcome)).ok();
+        writeln!(
+            text,
+            "| {} | {release} | {sent} | {} |",
+            markdown(&mirror.mirror),
+            markdown(&outcome)
+        )
+        .ok();
     }
     if rows.len() > MAX_ROWS {
         writeln!(text, "\nand {} more mirrors", rows.len() - MAX_ROWS).ok();
@@ -144,7 +173,11 @@ fn summary(end: &ReportedEnd<'_>) -> String {
 fn headline(end: &ReportedEnd<'_>) -> String {
     match (end.report, end.code) {
         (Some(report), 0) if report.is_new => {
-            format!("release {} of {} is on every mirror", report.sequence.unwrap_or_default(), end.site)
+            format!(
+                "release {} of {} is on every mirror",
+                report.sequence.unwrap_or_default(),
+                end.site
+            )
         }
         (Some(_), 0) => format!("nothing new for {}", end.site),
         (_, 3) => format!("{} is on some mirrors only", end.site),
@@ -156,7 +189,10 @@ fn headline(end: &ReportedEnd<'_>) -> String {
 fn markdown(text: &str) -> String {
     let mut safe = String::with_capacity(text.len() + 8);
     for c in escape(text).chars() {
-        if matches!(c, '\\' | '`' | '*' | '_' | '[' | ']' | '<' | '>' | '|' | '&' | '#' | '~' | '!' | '@') {
+        if matches!(
+            c,
+            '\\' | '`' | '*' | '_' | '[' | ']' | '<' | '>' | '|' | '&' | '#' | '~' | '!' | '@'
+        ) {
             safe.push('\\');
         }
         safe.push(c);
@@ -186,8 +222,9 @@ mod tests {
             needs_settling: false,
         };
         let error = "100% <b>|x:\n::set-output::".to_owned();
-        let failed =
-            (0..failed).map(|number| one(number, Outcome::Failed { failure: ErrorKind::Other, error: error.clone() }));
+        let failed = (0..failed).map(|number| {
+            one(number, Outcome::Failed { failure: ErrorKind::Other, error: error.clone() })
+        });
         Report {
             site: Site::new("docs").unwrap(),
             release: None,
@@ -212,17 +249,22 @@ mod tests {
             let text = marks(&end);
             assert_eq!(text.lines().count(), marked);
             assert!(text.lines().all(|line| line.starts_with("::error title=")), "{text}");
-            assert!(text.starts_with("::error title=m0::100%25 <b>|x:\\u{a}::set-output::"), "{text}");
+            assert!(
+                text.starts_with("::error title=m0::100%25 <b>|x:\\u{a}::set-output::"),
+                "{text}"
+            );
         }
         assert_eq!(marks(&ReportedEnd { site: "docs", report: None, code: 0, error: "" }), "");
-        let none = marks(&ReportedEnd { site: "docs", report: None, code: 5, error: "the tree is empty" });
+        let none =
+            marks(&ReportedEnd { site: "docs", report: None, code: 5, error: "the tree is empty" });
         assert_eq!(none, "::error title=headwater::the tree is empty\n");
     }
 
     #[test]
     fn a_summary_has_no_markup_of_others() {
         let report = report(1);
-        let text = summary(&ReportedEnd { site: "docs", report: Some(&report), code: 3, error: "x" });
+        let text =
+            summary(&ReportedEnd { site: "docs", report: Some(&report), code: 3, error: "x" });
         assert!(text.contains("1,234 added") && text.contains("| m99 | 2 |"), "{text}");
         assert!(text.contains("failed: 100% \\<b\\>\\|x:\\\\u{a}::set-output::"), "{text}");
     }
@@ -232,7 +274,11 @@ mod tests {
         let report = report(0);
         let end = ReportedEnd { site: "docs", report: Some(&report), code: 0, error: "" };
         let text = variables(&end, "HEADWATER_", true);
-        assert!(text.contains("HEADWATER_OUTCOME=published\n") && text.contains("HEADWATER_SEQUENCE=2\n"), "{text}");
+        assert!(
+            text.contains("HEADWATER_OUTCOME=published\n")
+                && text.contains("HEADWATER_SEQUENCE=2\n"),
+            "{text}"
+        );
         assert!(
             variables(&ReportedEnd { code: 4, report: None, ..end }, "", false)
                 .contains("outcome=failed\nexit_code=4\n")

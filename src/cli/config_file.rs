@@ -14,13 +14,18 @@ use super::failure::eprint_raw;
 use super::output::escape;
 use super::verbosity;
 
-/// Returns the file relative to the current directory, or `None` if there is none up to a directory with `.git` or the
-/// root. Prints the file on stderr if it is not in the current directory.
+/// Returns the file relative to the current directory, or `None` if there is none up to a directory
+/// with `.git` or the root. Prints the file on stderr if it is not in the current directory.
 pub(crate) fn find() -> Option<PathBuf> {
-    let depth = std::env::current_dir().map_or(0, |directory| directory.ancestors().count().saturating_sub(1));
-    let path = find_above(Path::new(""), depth, rustix::process::geteuid().as_raw(), &|path, owner| {
-        warn(&format!("warning: {} is ignored: it belongs to another user (uid {owner})", path.display()));
-    })?;
+    let depth = std::env::current_dir()
+        .map_or(0, |directory| directory.ancestors().count().saturating_sub(1));
+    let path =
+        find_above(Path::new(""), depth, rustix::process::geteuid().as_raw(), &|path, owner| {
+            warn(&format!(
+                "warning: {} is ignored: it belongs to another user (uid {owner})",
+                path.display()
+            ));
+        })?;
     if path != Path::new(FILE_NAME) && !verbosity::is_quiet() {
         static SAID: Once = Once::new();
         SAID.call_once(|| warn(&format!("using {}", path.display())));
@@ -29,7 +34,12 @@ pub(crate) fn find() -> Option<PathBuf> {
 }
 
 /// Finds the file in `start` or in one of the `depth` directories above it.
-fn find_above(start: &Path, depth: usize, user: u32, ignored: &dyn Fn(&Path, u32)) -> Option<PathBuf> {
+fn find_above(
+    start: &Path,
+    depth: usize,
+    user: u32,
+    ignored: &dyn Fn(&Path, u32),
+) -> Option<PathBuf> {
     let mut directory = start.to_owned();
     for level in 0..=depth {
         let path = directory.join(FILE_NAME);
@@ -46,8 +56,8 @@ fn find_above(start: &Path, depth: usize, user: u32, ignored: &dyn Fn(&Path, u32
     None
 }
 
-/// `None` if there is no such file. Otherwise the owner of the file or of the link to it, if the owner is neither `user`
-/// nor root.
+/// `None` if there is no such file. Otherwise the owner of the file or of the link to it, if the
+/// owner is neither `user` nor root.
 fn foreign_owner(path: &Path, user: u32) -> Option<Option<u32>> {
     let owners = [fs::symlink_metadata(path).ok()?.uid(), fs::metadata(path).ok()?.uid()];
     Some(owners.into_iter().find(|owner| *owner != user && *owner != 0))
@@ -91,7 +101,8 @@ mod tests {
         fs::write(&path, "").unwrap();
         let owner = fs::metadata(&path).unwrap().uid();
         let ignored = Cell::new(0);
-        let find = |start: &Path| find_above(start, 1, owner + 1, &|_, _| ignored.set(ignored.get() + 1));
+        let find =
+            |start: &Path| find_above(start, 1, owner + 1, &|_, _| ignored.set(ignored.get() + 1));
         let is_root = owner == 0;
         assert_eq!((find(&inner).is_some(), ignored.get()), (is_root, u32::from(!is_root)));
         assert_eq!(find(top.path()), Some(path));

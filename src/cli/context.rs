@@ -9,8 +9,8 @@ use headwater::config::{self, Config};
 use headwater::fsx;
 use headwater::mirror::Mirror;
 use headwater::push::{
-    AllowedSecrets, Goal, Guards, KeepContent, KnownStores, MaxRemoved, MtimeMode, Options, Require, Retention,
-    RetentionRule, RunNumber, ScratchLocation,
+    AllowedSecrets, Goal, Guards, KeepContent, KnownStores, MaxRemoved, MtimeMode, Options,
+    Require, Retention, RetentionRule, RunNumber, ScratchLocation,
 };
 use headwater::scan::{NameRule, Root, ScanOptions, SymlinkMode};
 use headwater::tree_path::Site;
@@ -24,22 +24,28 @@ use super::settings::{self, ReleaseSettings};
 
 /// How long a push waits for the remaining mirrors when enough mirrors are ready.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// How long a push waits for the remaining mirrors when enough mirrors have responded. A distant mirror, or one over
-/// SSH, responds within a second or two.
+/// How long a push waits for the remaining mirrors when enough mirrors have responded. A distant
+/// mirror, or one over SSH, responds within a second or two.
 const ANSWER_PATIENCE: Duration = Duration::from_secs(2);
 /// How long commands wait for a lock by default.
 pub(crate) const DEFAULT_WAIT: Duration = Duration::from_secs(60);
 
 /// The number of threads: the flag, the configuration, or the number of cores.
 pub(crate) fn jobs(flag: Option<NonZeroUsize>, config: &Config) -> NonZeroUsize {
-    flag.or(config.run.jobs).or_else(|| std::thread::available_parallelism().ok()).unwrap_or(NonZeroUsize::MIN)
+    flag.or(config.run.jobs)
+        .or_else(|| std::thread::available_parallelism().ok())
+        .unwrap_or(NonZeroUsize::MIN)
 }
 
 /// The roots of a push: the named tree, or the configured content.
 pub(crate) fn roots(tree: Option<&str>, config: &Config) -> Vec<Root> {
     match tree {
         Some(tree) => vec![Root { path: tree.into(), at: None }],
-        None => config.content.iter().map(|one| Root { path: one.path.clone(), at: one.at.clone() }).collect(),
+        None => config
+            .content
+            .iter()
+            .map(|one| Root { path: one.path.clone(), at: one.at.clone() })
+            .collect(),
     }
 }
 
@@ -66,8 +72,8 @@ pub(crate) fn scan_options(
     }
 }
 
-/// The directory in `cache` for this site and these roots. Without a site and without roots, the name of the directory
-/// depends on `mirrors`.
+/// The directory in `cache` for this site and these roots. Without a site and without roots, the
+/// name of the directory depends on `mirrors`.
 pub(crate) fn scratch(
     cache: Result<&Path, &Failure>,
     site: Option<&Site>,
@@ -101,7 +107,10 @@ pub(crate) fn scratch(
 pub(crate) fn known_stores(cache: Option<&Path>, config: &Config) -> KnownStores {
     let store = |mirror: &config::MirrorConfig| Some((mirror.name.to_string(), mirror.store?));
     let configured = config.all_mirrors().filter_map(store).collect();
-    KnownStores::new(settings::cache_dir(cache, config).ok().map(|dir| dir.join("stores")), configured)
+    KnownStores::new(
+        settings::cache_dir(cache, config).ok().map(|dir| dir.join("stores")),
+        configured,
+    )
 }
 
 /// All inputs of a push or a rollback.
@@ -115,7 +124,11 @@ pub(crate) struct PushInputs<'a> {
 
 impl PushInputs<'_> {
     /// The options of a push from `source`.
-    pub(crate) fn options(&self, settings: ReleaseSettings, scratch: ScratchLocation) -> Result<Options, Failure> {
+    pub(crate) fn options(
+        &self,
+        settings: ReleaseSettings,
+        scratch: ScratchLocation,
+    ) -> Result<Options, Failure> {
         let rules: Vec<RetentionRule> = settings
             .keep_removed
             .into_iter()
@@ -127,7 +140,10 @@ impl PushInputs<'_> {
         Ok(Options {
             site: settings.site,
             note: settings.note.map(|note| one_line(&note)),
-            order: settings.order.map(|order| RunNumber { stream: order.stream().to_owned(), number: order.number() }),
+            order: settings.order.map(|order| RunNumber {
+                stream: order.stream().to_owned(),
+                number: order.number(),
+            }),
             allow_older: self.guards.allow_older,
             again: self.guards.again,
             new_history: self.guards.new_history,
@@ -164,7 +180,9 @@ impl PushInputs<'_> {
             expunged: self.release.expunge.clone(),
             max_removed: match self.config.max_removed {
                 None => MaxRemoved::default(),
-                Some(config::MaxRemoved::Percent(percent)) => MaxRemoved::Part(f64::from(percent) / 100.0),
+                Some(config::MaxRemoved::Percent(percent)) => {
+                    MaxRemoved::Part(f64::from(percent) / 100.0)
+                }
                 Some(config::MaxRemoved::Count(count)) => MaxRemoved::Paths(count),
             },
             allow_shrink: self.guards.allow_shrink,
@@ -177,14 +195,16 @@ impl PushInputs<'_> {
 /// The cache settings of the configuration, with the defaults of a push.
 fn keep_content(cache: &config::CacheConfig) -> KeepContent {
     let defaults = KeepContent::default();
-    let releases = cache.releases.map(|releases| usize::try_from(releases.get()).unwrap_or(usize::MAX));
+    let releases =
+        cache.releases.map(|releases| usize::try_from(releases.get()).unwrap_or(usize::MAX));
     KeepContent {
         releases: releases.unwrap_or(defaults.releases),
         most_bytes: cache.content_bytes.unwrap_or(defaults.most_bytes),
     }
 }
 
-/// Makes one line of at most 1,024 bytes from a note. A longer commit message is cut instead of refused.
+/// Makes one line of at most 1,024 bytes from a note. A longer commit message is cut instead of
+/// refused.
 fn one_line(note: &str) -> String {
     let mut line: String = note.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
     while line.len() > headwater::release::MAX_NOTE_BYTES {
@@ -206,7 +226,9 @@ pub(crate) fn place(
     site: Option<&Site>,
 ) -> Result<Operand, Failure> {
     let location = &operand.place.location;
-    let is_store = Path::new(location.strip_prefix("file://").unwrap_or(location)).join(".headwater/format").exists();
+    let is_store = Path::new(location.strip_prefix("file://").unwrap_or(location))
+        .join(".headwater/format")
+        .exists();
     if operand.is_mirror || is_store {
         return Ok(Operand::Mirror(factory.mirror(&operand.place, site)?));
     }

@@ -22,7 +22,8 @@ use super::{context, expiry, hints, load_config, operands};
 const MAX_SKEW_SECONDS: u64 = 60;
 /// Less free space than this may be too little for a push, in bytes.
 const LOW_SPACE_BYTES: u64 = 100_000_000;
-/// Less free space than this has no room for the manifest and the directories of a release, in bytes.
+/// Less free space than this has no room for the manifest and the directories of a release, in
+/// bytes.
 const NO_SPACE_BYTES: u64 = 1_000_000;
 
 /// The arguments of `doctor`.
@@ -84,12 +85,15 @@ pub(crate) fn run(args: &DoctorArgs) -> Result<Exit, Failure> {
     let site = args.remote.site.as_ref().or(config.site.as_ref());
     let factory = MirrorFactory::new(&args.remote, None, &config);
     let stores = context::known_stores(None, &config);
-    let findings = threads::each(&choices, |choice| examine(choice, &stores, || factory.mirror(choice, site)));
+    let findings =
+        threads::each(&choices, |choice| examine(choice, &stores, || factory.mirror(choice, site)));
     let is_ok = findings.iter().all(|finding| finding.is_ok);
     if args.output.json {
         print_json(&DoctorOutput { headwater: "doctor", version: 1, mirrors: &findings })?;
     } else {
-        let is_shown = |finding: &&Finding| !(args.output.quiet && finding.is_ok && finding.warnings.is_empty());
+        let is_shown = |finding: &&Finding| {
+            !(args.output.quiet && finding.is_ok && finding.warnings.is_empty())
+        };
         let shown = findings.iter().filter(is_shown);
         print(&shown.map(Finding::describe).collect::<String>())?;
     }
@@ -106,7 +110,8 @@ fn examine(
     let mut warnings = Vec::new();
     match open() {
         Err(failure) => {
-            problems.push(Problem { what: failure.text(), hint: failure.hint().map(str::to_owned) });
+            problems
+                .push(Problem { what: failure.text(), hint: failure.hint().map(str::to_owned) });
         }
         Ok(mirror) => match mirror.state() {
             Err(error) => problems.push(Problem::of_mirror(&error)),
@@ -131,7 +136,9 @@ fn look(
     warnings: &mut Vec<Problem>,
 ) {
     facts.push(match (&state.site, state.current) {
-        (Some(site), Some(current)) => format!("serves release {} of site {site}", current.sequence()),
+        (Some(site), Some(current)) => {
+            format!("serves release {} of site {site}", current.sequence())
+        }
         (Some(site), None) => format!("belongs to site {site} and serves nothing yet"),
         (None, _) => "empty: the first push fills it".to_owned(),
     });
@@ -142,19 +149,24 @@ fn look(
     }
     if let Some(receiver) = &state.receiver {
         match receiver.may_push {
-            true if mirror.location().starts_with("ssh://") => facts.push("ssh lets this user push".to_owned()),
+            true if mirror.location().starts_with("ssh://") => {
+                facts.push("ssh lets this user push".to_owned());
+            }
             true => facts.push("the token may push".to_owned()),
             false => problems.push(Problem::new(
                 "the token may only read",
-                "create one with `headwater token new --site NAME --allow push`, and add its table to the serve.toml of \
-                 the receiver",
+                "create one with `headwater token new --site NAME --allow push`, and add its table \
+                 to the serve.toml of the receiver",
             )),
         }
         facts.push(format!("receiver runs headwater {}", receiver.version));
         let skew = receiver.time.map(|time| time.abs_diff(fsx::unix_seconds()));
         if let Some(skew) = skew.filter(|skew| *skew > MAX_SKEW_SECONDS) {
             let hint = "set both clocks by NTP: ages, expiry times and certificates depend on them";
-            warnings.push(Problem::new(format!("the clock of the mirror differs from this clock by {skew} s"), hint));
+            warnings.push(Problem::new(
+                format!("the clock of the mirror differs from this clock by {skew} s"),
+                hint,
+            ));
         }
     }
     let free = state.free_bytes.or_else(|| Store::free_bytes_at(&mirror.local_path()?).ok());
@@ -165,17 +177,26 @@ fn look(
 }
 
 /// Little space is a warning, since a small push fits; where no push fits it is a problem.
-fn look_at_space(free: u64, facts: &mut Vec<String>, problems: &mut Vec<Problem>, warnings: &mut Vec<Problem>) {
+fn look_at_space(
+    free: u64,
+    facts: &mut Vec<String>,
+    problems: &mut Vec<Problem>,
+    warnings: &mut Vec<Problem>,
+) {
     let list = match free {
         ..NO_SPACE_BYTES => problems,
         NO_SPACE_BYTES..LOW_SPACE_BYTES => warnings,
         _ => return facts.push(format!("{} free", bytes(free))),
     };
     let what = format!("only {} are free", bytes(free));
-    list.push(Problem::new(what, "free some space, or run `headwater prune` with a smaller --keep"));
+    list.push(Problem::new(
+        what,
+        "free some space, or run `headwater prune` with a smaller --keep",
+    ));
 }
 
-/// A token or certificate that expires soon is a warning, because a push still succeeds; a later expiry is a fact.
+/// A token or certificate that expires soon is a warning, because a push still succeeds; a later
+/// expiry is a fact.
 fn look_at_expiries(expiries: Expiries, facts: &mut Vec<String>, warnings: &mut Vec<Problem>) {
     let now = fsx::unix_seconds();
     let soon = expiries.soon(now);
@@ -189,9 +210,15 @@ fn look_at_expiries(expiries: Expiries, facts: &mut Vec<String>, warnings: &mut 
 }
 
 /// Checks whether this user may write to the directory.
-fn look_at_directory(path: &Path, state: &MirrorState, facts: &mut Vec<String>, problems: &mut Vec<Problem>) {
+fn look_at_directory(
+    path: &Path,
+    state: &MirrorState,
+    facts: &mut Vec<String>,
+    problems: &mut Vec<Problem>,
+) {
     let is_there = path.is_dir();
-    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let parent =
+        path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let written = if is_there { path } else { parent };
     if state.store.is_none() && !is_there {
         facts.push("the directory does not exist yet".to_owned());
@@ -210,10 +237,12 @@ impl Finding {
     fn describe(&self) -> String {
         let name = escape(&self.mirror);
         let line = |word: &str, problem: &Problem| {
-            let hint = problem.hint.as_ref().map(|hint| format!(" (hint: {hint})")).unwrap_or_default();
+            let hint =
+                problem.hint.as_ref().map(|hint| format!(" (hint: {hint})")).unwrap_or_default();
             format!("{name}: {word}: {}\n", escape(&format!("{}{hint}", problem.what)))
         };
-        let mut text: String = self.problems.iter().map(|problem| line("FAILED", problem)).collect();
+        let mut text: String =
+            self.problems.iter().map(|problem| line("FAILED", problem)).collect();
         if self.is_ok {
             text = format!("{name}: ok: {}\n", escape(&self.facts.join(", ")));
         }
@@ -228,11 +257,14 @@ mod tests {
 
     #[test]
     fn little_space_is_a_warning_and_none_a_problem() {
-        for (free, counts) in [(0, [0, 1, 0]), (999_999, [0, 1, 0]), (1_000_000, [0, 0, 1]), (100_000_000, [1, 0, 0])] {
+        for (free, counts) in
+            [(0, [0, 1, 0]), (999_999, [0, 1, 0]), (1_000_000, [0, 0, 1]), (100_000_000, [1, 0, 0])]
+        {
             let (mut facts, mut problems, mut warnings) = (Vec::new(), Vec::new(), Vec::new());
             look_at_space(free, &mut facts, &mut problems, &mut warnings);
             assert_eq!([facts.len(), problems.len(), warnings.len()], counts, "{free}");
-            let hints = problems.iter().chain(&warnings).map(|problem| problem.hint.as_deref().unwrap());
+            let hints =
+                problems.iter().chain(&warnings).map(|problem| problem.hint.as_deref().unwrap());
             assert!(hints.into_iter().all(|hint| hint.starts_with("free some space")));
         }
     }

@@ -78,21 +78,29 @@ impl EventLog {
     }
 }
 
-/// Opens the file or device at `path` and truncates it. Rejects a link, which could point to a file that the user did not
-/// name, and a FIFO, which would block the push until it has a reader.
+/// Opens the file or device at `path` and truncates it. Rejects a link, which could point to a file
+/// that the user did not name, and a FIFO, which would block the push until it has a reader.
 fn open(path: &Path) -> Result<File, IoError> {
     let context = |error: io::Error| IoError::new("create", path, error);
     // /dev/stderr and the pipes of a shell's >(…) are links to open descriptors of this process.
     let is_ours = is_descriptor(path);
     let follow = if is_ours { OFlags::empty() } else { OFlags::NOFOLLOW };
-    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC | follow;
+    let flags = OFlags::WRONLY
+        | OFlags::CREATE
+        | OFlags::NONBLOCK
+        | OFlags::NOCTTY
+        | OFlags::CLOEXEC
+        | follow;
     let opened = rustix::fs::open(path, flags, Mode::from_raw_mode(0o666));
     let file = File::from(opened.map_err(|error| context(error.into()))?);
     let kind = fsx::fstat(&file, path)?.file_type();
     if kind.is_file() {
         file.set_len(0).map_err(context)?;
     } else if !is_ours && !kind.is_char_device() {
-        return Err(context(io::Error::new(io::ErrorKind::InvalidInput, "this is neither a file nor a device")));
+        return Err(context(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "this is neither a file nor a device",
+        )));
     }
     // Writes to a full pipe block.
     rustix::fs::fcntl_setfl(&file, OFlags::empty()).map_err(|error| context(error.into()))?;
@@ -101,9 +109,12 @@ fn open(path: &Path) -> Result<File, IoError> {
 
 /// Returns whether the path is an open descriptor of this process.
 fn is_descriptor(path: &Path) -> bool {
-    let is_number = |name: &OsStr| name.to_str().is_some_and(|name| name.bytes().all(|byte| byte.is_ascii_digit()));
-    let is_listed = [Path::new("/dev/fd"), Path::new("/proc/self/fd")].map(Some).contains(&path.parent())
-        && path.file_name().is_some_and(is_number);
+    let is_number = |name: &OsStr| {
+        name.to_str().is_some_and(|name| name.bytes().all(|byte| byte.is_ascii_digit()))
+    };
+    let is_listed =
+        [Path::new("/dev/fd"), Path::new("/proc/self/fd")].map(Some).contains(&path.parent())
+            && path.file_name().is_some_and(is_number);
     is_listed || [Path::new("/dev/stdout"), Path::new("/dev/stderr")].contains(&path)
 }
 
@@ -137,8 +148,14 @@ mod tests {
         let path = |name: &str| dir.path().join(name);
         std::fs::write(path("other"), "other").unwrap();
         std::os::unix::fs::symlink(path("other"), path("link")).unwrap();
-        rustix::fs::mknodat(rustix::fs::CWD, path("fifo"), rustix::fs::FileType::Fifo, Mode::from_raw_mode(0o600), 0)
-            .unwrap();
+        rustix::fs::mknodat(
+            rustix::fs::CWD,
+            path("fifo"),
+            rustix::fs::FileType::Fifo,
+            Mode::from_raw_mode(0o600),
+            0,
+        )
+        .unwrap();
         for name in ["link", "fifo", "."] {
             assert!(EventLog::create(&path(name)).is_err(), "{name}");
         }
@@ -151,7 +168,9 @@ mod tests {
         let mut text = String::new();
         io::Read::read_to_string(&mut reader, &mut text).unwrap();
         assert!(text.contains("events"), "{text}");
-        assert!(is_descriptor(Path::new("/dev/stderr")) && !is_descriptor(Path::new("/dev/fd/../x")));
+        assert!(
+            is_descriptor(Path::new("/dev/stderr")) && !is_descriptor(Path::new("/dev/fd/../x"))
+        );
     }
 
     #[test]

@@ -39,14 +39,17 @@ pub(crate) fn when(expiry: Expiry, now: u64) -> String {
 pub(crate) const fn hint(what: Expiring) -> &'static str {
     match what {
         Expiring::Token => {
-            "create a new token with `headwater token new --site NAME --allow push`, and add its table to the serve.toml \
-             of the receiver"
+            "create a new token with `headwater token new --site NAME --allow push`, and add its \
+             table to the serve.toml of the receiver"
         }
-        Expiring::Certificate => "renew the certificate of the receiver, or of the proxy in front of it",
+        Expiring::Certificate => {
+            "renew the certificate of the receiver, or of the proxy in front of it"
+        }
     }
 }
 
-/// Warns of tokens and certificates that expire soon on the mirrors of a push, with one hint per kind.
+/// Warns of tokens and certificates that expire soon on the mirrors of a push, with one hint per
+/// kind.
 pub(crate) fn warn(report: &Report, progress: &Progress) {
     let now = fsx::unix_seconds();
     let mut hints: Vec<&str> = Vec::new();
@@ -72,7 +75,10 @@ mod tests {
         let words = |time, now| describe(Expiry { what: Expiring::Token, time }, now);
         assert_eq!(words(day(6) + 7, day(0)), "the token expires on 2026-12-11 (in 6 days)");
         assert_eq!(words(day(1), day(0)), "the token expires on 2026-12-06 (in 1 day)");
-        assert_eq!(words(day(1) - 1, day(0)), "the token expires on 2026-12-05 (in less than a day)");
+        assert_eq!(
+            words(day(1) - 1, day(0)),
+            "the token expires on 2026-12-05 (in less than a day)"
+        );
         assert_eq!(words(day(0), day(1)), "the token expired on 2026-12-05");
     }
 }

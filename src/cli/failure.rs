@@ -43,16 +43,36 @@ pub(crate) enum Exit {
 /// the program returns the earlier one.
 pub(crate) const TABLE: [(Exit, u8, &str); 11] = [
     (Exit::Usage, 2, "wrong arguments or configuration; nothing was done"),
-    (Exit::Interrupted, 130, "interrupted; every mirror is on a complete release, and the next push resumes"),
+    (
+        Exit::Interrupted,
+        130,
+        "interrupted; every mirror is on a complete release, and the next push resumes",
+    ),
     (Exit::Content, 8, "content is missing, unreadable, or changed while it was read"),
-    (Exit::Refused, 5, "a guard rail refused the push; nothing was changed, and the message names the flag"),
+    (
+        Exit::Refused,
+        5,
+        "a guard rail refused the push; nothing was changed, and the message names the flag",
+    ),
     (Exit::Superseded, 6, "a newer push has won; nothing was activated (0 with --superseded-ok)"),
     (Exit::Denied, 7, "nothing was activated; every mirror that failed denied access"),
-    (Exit::Locked, 9, "nothing was activated; every mirror that failed was locked for longer than --wait"),
-    (Exit::Nothing, 4, "no mirror has the release, for other reasons; mirrors that switched were reverted"),
+    (
+        Exit::Locked,
+        9,
+        "nothing was activated; every mirror that failed was locked for longer than --wait",
+    ),
+    (
+        Exit::Nothing,
+        4,
+        "no mirror has the release, for other reasons; mirrors that switched were reverted",
+    ),
     (Exit::Success, 0, "all mirrors have the release"),
     (Exit::Partial, 3, "some mirrors have the release, others do not"),
-    (Exit::Failed, 1, "any other failure; `verify` found faults, or `status` found a mirror that is not current"),
+    (
+        Exit::Failed,
+        1,
+        "any other failure; `verify` found faults, or `status` found a mirror that is not current",
+    ),
 ];
 
 /// The outcome of one mirror.
@@ -91,7 +111,8 @@ pub(crate) struct ExitInputs<'a> {
     pub(crate) is_refused: bool,
     /// `--superseded-ok` was given.
     pub(crate) is_superseded_ok: bool,
-    /// The outcome of each mirror. Empty if the run failed earlier for a reason that no other field has.
+    /// The outcome of each mirror. Empty if the run failed earlier for a reason that no other field
+    /// has.
     pub(crate) outcomes: &'a [MirrorOutcome],
 }
 
@@ -108,10 +129,12 @@ impl Exit {
             () if facts.is_content_bad => Self::Content,
             () if facts.is_refused => Self::Refused,
             () if outcomes.is_empty() => Self::Failed,
-            () if is_nothing_served && outcomes.contains(&MirrorOutcome::Superseded) => match facts.is_superseded_ok {
-                true => Self::Success,
-                false => Self::Superseded,
-            },
+            () if is_nothing_served && outcomes.contains(&MirrorOutcome::Superseded) => {
+                match facts.is_superseded_ok {
+                    true => Self::Success,
+                    false => Self::Superseded,
+                }
+            }
             () if is_nothing_served && all_failures(MirrorOutcome::Denied) => Self::Denied,
             () if is_nothing_served && all_failures(MirrorOutcome::Locked) => Self::Locked,
             () if is_nothing_served => Self::Nothing,
@@ -211,7 +234,8 @@ impl Failure {
         self
     }
 
-    /// Adds paths that have a line each: `words` takes the place of the error, which names them in one line.
+    /// Adds paths that have a line each: `words` takes the place of the error, which names them in
+    /// one line.
     #[must_use]
     pub(crate) fn with_paths(mut self, words: String, lines: Vec<String>) -> Self {
         self.paths = Some(PathLines { words, lines });
@@ -309,14 +333,17 @@ mod tests {
 
     #[test]
     fn superseded_is_success_with_superseded_ok() {
-        let exit = |outcomes| Exit::of(&ExitInputs { is_superseded_ok: true, outcomes, ..ExitInputs::default() });
+        let exit = |outcomes| {
+            Exit::of(&ExitInputs { is_superseded_ok: true, outcomes, ..ExitInputs::default() })
+        };
         assert_eq!(exit(&[Superseded, Superseded]), Exit::Success);
         assert_eq!(exit(&[Failed]), Exit::Nothing);
     }
 
     #[test]
     fn the_first_in_the_table_applies() {
-        let mut facts = ExitInputs { is_refused: true, outcomes: &[Activated], ..ExitInputs::default() };
+        let mut facts =
+            ExitInputs { is_refused: true, outcomes: &[Activated], ..ExitInputs::default() };
         assert_eq!(Exit::of(&facts), Exit::Refused);
         facts.is_content_bad = true;
         assert_eq!(Exit::of(&facts), Exit::Content);
@@ -343,7 +370,8 @@ mod tests {
     #[test]
     fn the_page_of_exit_codes_has_the_same_table() {
         let page = include_str!("../../docs/exit-codes.md");
-        let rows: String = TABLE.iter().map(|(_, code, meaning)| format!("| {code} | {meaning} |\n")).collect();
+        let rows: String =
+            TABLE.iter().map(|(_, code, meaning)| format!("| {code} | {meaning} |\n")).collect();
         assert!(page.contains(&rows), "docs/exit-codes.md should have\n{rows}");
     }
 

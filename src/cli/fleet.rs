@@ -19,7 +19,8 @@ use super::person;
 /// Removes the mirrors that `--only` and `--skip` exclude.
 pub(crate) fn narrow(config: &mut Config, args: &ConfigArgs) -> Result<(), Failure> {
     let is_named = |mirror: &MirrorConfig, word: &str| {
-        mirror.name.as_str() == word || mirror.group.as_ref().is_some_and(|group| group.as_str() == word)
+        mirror.name.as_str() == word
+            || mirror.group.as_ref().is_some_and(|group| group.as_str() == word)
     };
     for word in args.only.iter().chain(&args.skip) {
         if !config.mirrors.iter().any(|mirror| is_named(mirror, word)) {
@@ -27,20 +28,27 @@ pub(crate) fn narrow(config: &mut Config, args: &ConfigArgs) -> Result<(), Failu
             return Err(Failure::new(Exit::Usage, error).with_hint(known(config, word)));
         }
     }
-    let listed = |words: &[String], mirror: &MirrorConfig| words.iter().any(|word| is_named(mirror, word));
+    let listed =
+        |words: &[String], mirror: &MirrorConfig| words.iter().any(|word| is_named(mirror, word));
     let had_any = !config.mirrors.is_empty();
-    let is_let_through =
-        |mirror: &MirrorConfig| (args.only.is_empty() || listed(&args.only, mirror)) && !listed(&args.skip, mirror);
+    let is_let_through = |mirror: &MirrorConfig| {
+        (args.only.is_empty() || listed(&args.only, mirror)) && !listed(&args.skip, mirror)
+    };
     config.left_out = config.mirrors.extract_if(.., |mirror| !is_let_through(mirror)).collect();
     if had_any && config.mirrors.is_empty() {
-        return Err(Failure::new(Exit::Usage, "--only and --skip leave no mirror").with_hint("change --only or --skip"));
+        return Err(Failure::new(Exit::Usage, "--only and --skip leave no mirror")
+            .with_hint("change --only or --skip"));
     }
     Ok(())
 }
 
 fn known(config: &Config, word: &str) -> String {
-    let mut groups: Vec<&str> =
-        config.mirrors.iter().filter_map(|mirror| mirror.group.as_ref()).map(config::Label::as_str).collect();
+    let mut groups: Vec<&str> = config
+        .mirrors
+        .iter()
+        .filter_map(|mirror| mirror.group.as_ref())
+        .map(config::Label::as_str)
+        .collect();
     groups.sort_unstable();
     groups.dedup();
     let names: Vec<&str> = config.mirrors.iter().map(|mirror| mirror.name.as_str()).collect();
@@ -48,7 +56,11 @@ fn known(config: &Config, word: &str) -> String {
     let meant = meant.map(|meant| format!("did you mean `{meant}`? ")).unwrap_or_default();
     match groups.is_empty() {
         true => format!("{meant}name a configured mirror: {}", names.join(", ")),
-        false => format!("{meant}name a configured mirror: {}; or a group: {}", names.join(", "), groups.join(", ")),
+        false => format!(
+            "{meant}name a configured mirror: {}; or a group: {}",
+            names.join(", "),
+            groups.join(", ")
+        ),
     }
 }
 
@@ -56,29 +68,39 @@ fn known(config: &Config, word: &str) -> String {
 ///
 /// # Errors
 /// Returns an error if no mirror remains.
-pub(crate) fn set_frozen_apart(mirrors: &mut Vec<MirrorChoice>, config: &Config) -> Result<Vec<MirrorReport>, Failure> {
+pub(crate) fn set_frozen_apart(
+    mirrors: &mut Vec<MirrorChoice>,
+    config: &Config,
+) -> Result<Vec<MirrorReport>, Failure> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    let is_frozen = |choice: &mut MirrorChoice| config.mirror(&choice.name).is_some_and(|mirror| mirror.is_frozen(now));
+    let is_frozen = |choice: &mut MirrorChoice| {
+        config.mirror(&choice.name).is_some_and(|mirror| mirror.is_frozen(now))
+    };
     let frozen: Vec<MirrorReport> = mirrors.extract_if(.., is_frozen).map(report).collect();
     if mirrors.is_empty() {
         let error = "every mirror is frozen";
-        let hint =
-            "remove `frozen` of a [[mirror]] from the configuration, or change its `until`, to push to that mirror";
+        let hint = "remove `frozen` of a [[mirror]] from the configuration, or change its `until`, \
+                    to push to that mirror";
         return Err(Failure::new(Exit::Usage, error).with_hint(hint));
     }
     Ok(frozen)
 }
 
-/// The note that the release of `command` is only for a part of the configured fleet, if it is. Frozen mirrors do not
-/// count as missing, and locations that are not configured are a separate fleet.
+/// The note that the release of `command` is only for a part of the configured fleet, if it is.
+/// Frozen mirrors do not count as missing, and locations that are not configured are a separate
+/// fleet.
 pub(crate) fn partial(mirrors: &[MirrorChoice], config: &Config, command: &str) -> Option<Partial> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     let is_chosen = |mirror: &MirrorConfig| {
         let place = |url: &str| url.trim_end_matches('/').to_owned();
-        mirrors.iter().any(|one| one.name == mirror.name.as_str() || place(&one.location) == place(&mirror.url))
+        mirrors.iter().any(|one| {
+            one.name == mirror.name.as_str() || place(&one.location) == place(&mirror.url)
+        })
     };
-    let (chosen, others): (Vec<_>, Vec<_>) =
-        config.all_mirrors().filter(|mirror| !mirror.is_frozen(now)).partition(|mirror| is_chosen(mirror));
+    let (chosen, others): (Vec<_>, Vec<_>) = config
+        .all_mirrors()
+        .filter(|mirror| !mirror.is_frozen(now))
+        .partition(|mirror| is_chosen(mirror));
     if chosen.is_empty() || others.is_empty() {
         return None;
     }
@@ -107,7 +129,11 @@ fn report(choice: MirrorChoice) -> MirrorReport {
 ///
 /// # Errors
 /// Returns an error if a probe does not name a path of a tree.
-pub(crate) fn policy(config: &Config, inputs: Option<config::OnFailure>, goal: Goal) -> Result<Policy, Failure> {
+pub(crate) fn policy(
+    config: &Config,
+    inputs: Option<config::OnFailure>,
+    goal: Goal,
+) -> Result<Policy, Failure> {
     let on_failure = match inputs.unwrap_or(config.on_failure) {
         config::OnFailure::Leave => OnFailure::Leave,
         config::OnFailure::Revert => OnFailure::Revert,
@@ -117,7 +143,9 @@ pub(crate) fn policy(config: &Config, inputs: Option<config::OnFailure>, goal: G
 }
 
 fn wave(config: &Config, inputs: &config::Wave) -> Result<Wave, Failure> {
-    let is_in = |mirror: &&MirrorConfig| mirror.group.as_ref().is_some_and(|group| inputs.groups.contains(group));
+    let is_in = |mirror: &&MirrorConfig| {
+        mirror.group.as_ref().is_some_and(|group| inputs.groups.contains(group))
+    };
     let members: Vec<&MirrorConfig> = config.mirrors.iter().filter(is_in).collect();
     let mut probes = Vec::new();
     // Skip waves without a mirror of this command.
@@ -135,11 +163,18 @@ fn wave(config: &Config, inputs: &config::Wave) -> Result<Wave, Failure> {
     Ok(Wave { mirrors, soak: inputs.soak, probes })
 }
 
-/// The path in the tree for a URL: the part after the public URL that it starts with, or after its host.
+/// The path in the tree for a URL: the part after the public URL that it starts with, or after its
+/// host.
 fn below(url: &str, config: &Config) -> String {
     let publics = config.all_mirrors().filter_map(|mirror| mirror.public_url.as_ref());
-    let inside = publics.filter_map(|public| url.strip_prefix(public.as_str())).find(|rest| rest.starts_with('/'));
-    let host = || url.split_once("://").and_then(|(_, rest)| rest.split_once('/')).map_or("", |(_, path)| path);
+    let inside = publics
+        .filter_map(|public| url.strip_prefix(public.as_str()))
+        .find(|rest| rest.starts_with('/'));
+    let host = || {
+        url.split_once("://")
+            .and_then(|(_, rest)| rest.split_once('/'))
+            .map_or("", |(_, path)| path)
+    };
     decoded(inside.map_or_else(host, |rest| &rest[1..]))
 }
 
@@ -152,7 +187,8 @@ fn probe(url: String, mut path: String) -> Result<Probe, Failure> {
         Ok(path) => Ok(Probe { url, path }),
         Err(error) => {
             let hint = "write the URL of a file in the tree, or a path such as index.html";
-            Err(Failure::new(Exit::Usage, format!("probe {url:?}: {path:?} {error}")).with_hint(hint))
+            Err(Failure::new(Exit::Usage, format!("probe {url:?}: {path:?} {error}"))
+                .with_hint(hint))
         }
     }
 }
@@ -162,7 +198,8 @@ fn decoded(text: &str) -> String {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let Some((&first, more)) = rest.split_first() {
-        let byte = more.get(..2).filter(|_| first == b'%').and_then(|hex| std::str::from_utf8(hex).ok());
+        let byte =
+            more.get(..2).filter(|_| first == b'%').and_then(|hex| std::str::from_utf8(hex).ok());
         match byte.and_then(|hex| u8::from_str_radix(hex, 16).ok()) {
             Some(byte) => {
                 bytes.push(byte);
@@ -183,8 +220,9 @@ mod tests {
 
     use super::*;
 
-    const FLEET: &str = "[mirror_defaults]\npublic_url='https://{name}.example/docs'\nurl='/srv/{name}'\n\
-                         [[mirror]]\nname='a'\ngroup='canary'\n[[mirror]]\nname='b'\ngroup='eu'\n[[mirror]]\nname='c'\n";
+    const FLEET: &str = "[mirror_defaults]\npublic_url='https://{name}.example/docs'\n\
+                         url='/srv/{name}'\n[[mirror]]\nname='a'\ngroup='canary'\n[[mirror]]\n\
+                         name='b'\ngroup='eu'\n[[mirror]]\nname='c'\n";
 
     fn config(more: &str) -> Config {
         Config::parse(&format!("{FLEET}{more}"), Path::new("headwater.toml")).unwrap()
@@ -192,7 +230,8 @@ mod tests {
 
     fn narrowed(only: &[&str], skip: &[&str]) -> Result<Vec<String>, Failure> {
         let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect();
-        let (mut config, args) = (config(""), ConfigArgs { config: None, only: words(only), skip: words(skip) });
+        let (mut config, args) =
+            (config(""), ConfigArgs { config: None, only: words(only), skip: words(skip) });
         narrow(&mut config, &args)?;
         Ok(config.mirrors.iter().map(|mirror| mirror.name.to_string()).collect())
     }
@@ -204,19 +243,26 @@ mod tests {
         assert_eq!(narrowed(&[], &["eu"]).unwrap(), ["a", "c"]);
         assert_eq!(narrowed(&["canary", "eu"], &["a"]).unwrap(), ["b"]);
         let unknown = narrowed(&["us"], &[]).unwrap_err().render();
-        assert!(unknown.contains("\"us\"") && unknown.contains("or a group: canary, eu"), "{unknown}");
+        assert!(
+            unknown.contains("\"us\"") && unknown.contains("or a group: canary, eu"),
+            "{unknown}"
+        );
         assert!(narrowed(&["a"], &["canary"]).unwrap_err().render().contains("leave no mirror"));
     }
 
     #[test]
     fn probes_know_the_path_in_the_tree() {
         let config = config(
-            "[[wave]]\ngroups=['canary']\nprobe=['x y.html', 'https://a.example/docs/', 'https://cdn.example/a%20b.js']\n",
+            "[[wave]]\ngroups=['canary']\nprobe=['x y.html', 'https://a.example/docs/', \
+             'https://cdn.example/a%20b.js']\n",
         );
         let policy = policy(&config, None, Goal::Activate).unwrap();
         assert_eq!(policy.waves[0].mirrors, ["a"]);
-        let probes: Vec<_> =
-            policy.waves[0].probes.iter().map(|probe| (probe.url.as_str(), probe.path.as_str())).collect();
+        let probes: Vec<_> = policy.waves[0]
+            .probes
+            .iter()
+            .map(|probe| (probe.url.as_str(), probe.path.as_str()))
+            .collect();
         assert_eq!(
             probes,
             [
@@ -230,8 +276,12 @@ mod tests {
 
     #[test]
     fn frozen_mirrors_are_set_apart() {
-        let config = config("[[mirror]]\nname='d'\nfrozen=true\n[[mirror]]\nname='e'\nfrozen=true\nuntil=2001-01-01\n");
-        let mut mirrors: Vec<MirrorChoice> = config.mirrors.iter().map(MirrorChoice::from).collect();
+        let config = config(
+            "[[mirror]]\nname='d'\nfrozen=true\n[[mirror]]\nname='e'\nfrozen=true\n\
+             until=2001-01-01\n",
+        );
+        let mut mirrors: Vec<MirrorChoice> =
+            config.mirrors.iter().map(MirrorChoice::from).collect();
         let frozen = set_frozen_apart(&mut mirrors, &config).unwrap();
         assert_eq!((mirrors.len(), frozen.len(), frozen[0].mirror.as_str()), (4, 1, "d"));
         let mut only: Vec<MirrorChoice> = vec![MirrorChoice::from(config.mirror("d").unwrap())];

@@ -40,12 +40,21 @@ impl HabitArgs {
             (
                 self.delete,
                 "--delete",
-                "a push always removes files that are not in the tree, after the time of --keep-removed",
+                "a push always removes files that are not in the tree, after the time of \
+                 --keep-removed",
             ),
             (self.progress, "--progress", "a push shows progress unless --quiet is given"),
-            (self.archive, "--archive", "a push always distributes directories, links and the executable bit"),
+            (
+                self.archive,
+                "--archive",
+                "a push always distributes directories, links and the executable bit",
+            ),
             (self.recursive, "--recursive", "a push always includes all subdirectories"),
-            (self.compress, "--compress", "a push always compresses content for other machines, see --level"),
+            (
+                self.compress,
+                "--compress",
+                "a push always compresses content for other machines, see --level",
+            ),
             (self.checksum, "--checksum", "a push always compares content by hash"),
         ];
         let given = notes.iter().filter(|(is_given, ..)| *is_given);
@@ -67,10 +76,11 @@ impl DryRunArgs {
     /// Refuses the flag; `instead` begins with a command that shows what would be done.
     pub(crate) fn refuse(self, command: &str, instead: &str) -> Result<(), Failure> {
         match self.dry_run {
-            true => {
-                Err(Failure::new(Exit::Usage, format!("{command} has no --dry-run; nothing was done"))
-                    .with_hint(instead))
-            }
+            true => Err(Failure::new(
+                Exit::Usage,
+                format!("{command} has no --dry-run; nothing was done"),
+            )
+            .with_hint(instead)),
             false => Ok(()),
         }
     }

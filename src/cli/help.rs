@@ -132,7 +132,8 @@ Examples:
   headwater heal --quiet --alone                 from cron";
 
 /// The help of `--order` of `headwater rollback`, which takes no run number from CI.
-pub(super) const ROLLBACK_ORDER: &str = "Record this order in the release, so that pushes with a lower N are refused";
+pub(super) const ROLLBACK_ORDER: &str =
+    "Record this order in the release, so that pushes with a lower N are refused";
 
 /// Below `headwater verify --help`.
 pub(super) const VERIFY: &str = "\

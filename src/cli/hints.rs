@@ -18,8 +18,8 @@ pub(crate) fn of_push(error: PushError) -> Failure {
         PushError::Build(BuildError::Lost { .. }) => (
             Exit::Content,
             Some(
-                "bring back a mirror that has the content, or use --expunge PATH if the file is no longer in the tree; \
-                 nothing was activated"
+                "bring back a mirror that has the content, or use --expunge PATH if the file is no \
+                 longer in the tree; nothing was activated"
                     .into(),
             ),
         ),
@@ -31,9 +31,11 @@ pub(crate) fn of_push(error: PushError) -> Failure {
         PushError::Mirror { source, .. } => (mirror_exit(source.kind()), of_mirror(source.kind()).map(str::to_owned)),
         PushError::EmptySource { .. } => (Exit::Content, Some("push a tree to it first".into())),
         PushError::Nested { .. } => {
-            (Exit::Usage, Some("choose separate directories for the tree, the mirrors and the cache (--cache)".into()))
+            (Exit::Usage, Some("choose separate directories for the tree, the mirrors and the \
+                                cache (--cache)".into()))
         }
-        PushError::NestedMirrors { .. } => (Exit::Usage, Some("choose a location outside of the other mirrors".into())),
+        PushError::NestedMirrors { .. } => (Exit::Usage, Some("choose a location outside of the \
+                                                               other mirrors".into())),
         PushError::Rollback(_) | PushError::NoRelease(_) => {
             (Exit::Usage, Some("run `headwater releases MIRROR` to list the kept releases".into()))
         }
@@ -57,11 +59,13 @@ pub(crate) fn of_push(error: PushError) -> Failure {
         PushError::Build(BuildError::Cancelled) | PushError::Cancelled => (Exit::Interrupted, None),
         PushError::NewRelease(ReleaseError::Time) => (Exit::Failed, Some("correct the clock of this machine".into())),
         PushError::NewManifest(_) => {
-            (Exit::Failed, Some("free some space for the cache, or name another directory with --cache".into()))
+            (Exit::Failed, Some("free some space for the cache, or name another directory with \
+                                 --cache".into()))
         }
         PushError::Build(BuildError::Thread(_)) => (Exit::Failed, Some(MORE_THREADS.into())),
         PushError::Build(_) | PushError::NewRelease(_) => (Exit::Failed, None),
-        PushError::Io(_) => (Exit::Failed, Some("name another directory for the cache with --cache".into())),
+        PushError::Io(_) => (Exit::Failed, Some("name another directory for the cache with \
+                                                 --cache".into())),
     };
     let paths = match &error {
         PushError::Content(error) => error.path_lines(),
@@ -78,7 +82,8 @@ pub(crate) fn of_push(error: PushError) -> Failure {
 }
 
 /// The hint for a system that starts no more threads.
-const MORE_THREADS: &str = "raise the limit for processes and threads (`ulimit -u`, TasksMax= of a systemd unit)";
+const MORE_THREADS: &str =
+    "raise the limit for processes and threads (`ulimit -u`, TasksMax= of a systemd unit)";
 
 const fn content_exit(error: &ScanError) -> Exit {
     match error {
@@ -95,15 +100,20 @@ const fn content_exit(error: &ScanError) -> Exit {
 fn content_hint(error: &ScanError) -> Option<&'static str> {
     match error {
         ScanError::Root { .. } => Some("build it first, or name another directory"),
-        ScanError::RejectedPaths { list } if list.iter().any(|one| one.path == ".headwater") => Some(
-            "use `headwater promote` to publish the content of this mirror, or `headwater push --from` to copy its \
-             release; this tree is a mirror",
-        ),
-        ScanError::RejectedPaths { .. } => {
-            Some("remove or exclude them (--exclude, .headwaterignore); for links see `symlinks` in headwater.toml")
+        ScanError::RejectedPaths { list } if list.iter().any(|one| one.path == ".headwater") => {
+            Some(
+                "use `headwater promote` to publish the content of this mirror, or `headwater push \
+                 --from` to copy its release; this tree is a mirror",
+            )
         }
+        ScanError::RejectedPaths { .. } => Some(
+            "remove or exclude them (--exclude, .headwaterignore); for links see `symlinks` in \
+             headwater.toml",
+        ),
         ScanError::Unreadable { .. } => Some("make them readable for this user, or exclude them"),
-        ScanError::Changed { .. } => Some("finish the build before the push; nothing was activated"),
+        ScanError::Changed { .. } => {
+            Some("finish the build before the push; nothing was activated")
+        }
         ScanError::Exclude { .. } => Some("write the pattern in gitignore syntax"),
         ScanError::Thread(_) => Some(MORE_THREADS),
         ScanError::TooManyRoots | ScanError::Cancelled => None,
@@ -113,17 +123,23 @@ fn content_hint(error: &ScanError) -> Option<&'static str> {
 const fn guard_hint(fault: &GuardFault) -> &'static str {
     match fault {
         GuardFault::Histories { .. } => {
-            "name only mirrors with the same history, or push a tree with --new-history to replace all these histories"
+            "name only mirrors with the same history, or push a tree with --new-history to replace \
+             all these histories"
         }
         GuardFault::EmptyTree => "use --allow-shrink to push an empty tree",
-        GuardFault::Shrinks { .. } => "use --allow-shrink if the removals are intended; `max_removed` sets the limit",
-        GuardFault::Expunged { .. } => "remove the path from the tree, or exclude it with `exclude`, and push again",
+        GuardFault::Shrinks { .. } => {
+            "use --allow-shrink if the removals are intended; `max_removed` sets the limit"
+        }
+        GuardFault::Expunged { .. } => {
+            "remove the path from the tree, or exclude it with `exclude`, and push again"
+        }
         GuardFault::Lacks { .. } => {
             "check whether the build failed; `must_have` in headwater.toml lists the required paths"
         }
         GuardFault::Secrets { .. } => {
-            "exclude them (--exclude, .headwaterignore); to publish them, list them in `allow_secrets` of \
-             headwater.toml, or use --allow-secrets for one push; to push the release of a mirror, use --from"
+            "exclude them (--exclude, .headwaterignore); to publish them, list them in \
+             `allow_secrets` of headwater.toml, or use --allow-secrets for one push; to push the \
+             release of a mirror, use --from"
         }
         GuardFault::Rejected(_) => "change the content, or use --again to publish it",
     }
@@ -132,7 +148,8 @@ const fn guard_hint(fault: &GuardFault) -> &'static str {
 /// The hint for a release that is not staged; `staged` are the staged releases.
 fn of_staged(staged: &[ReleaseName]) -> String {
     if staged.is_empty() {
-        return "run `headwater push --stage-only` to stage a release; a later push replaces it".to_owned();
+        return "run `headwater push --stage-only` to stage a release; a later push replaces it"
+            .to_owned();
     }
     let names: Vec<String> = staged.iter().map(ReleaseName::to_string).collect();
     format!("name a staged release: {}", names.join(", "))
@@ -141,46 +158,56 @@ fn of_staged(staged: &[ReleaseName]) -> String {
 /// The hint for the failure of one mirror.
 pub(crate) const fn of_mirror(kind: Kind) -> Option<&'static str> {
     match kind {
-        Kind::Unreachable => Some("check that the receiver runs and that it is reachable from this machine"),
+        Kind::Unreachable => {
+            Some("check that the receiver runs and that it is reachable from this machine")
+        }
         Kind::Certificate => Some(
-            "set the trusted certificates with --ca FILE, or as `ca` of the [[mirror]]; the certificate of the mirror must \
-             be valid and have the host name of the URL; `client_cert` is the certificate of this machine",
+            "set the trusted certificates with --ca FILE, or as `ca` of the [[mirror]]; the \
+             certificate of the mirror must be valid and have the host name of the URL; \
+             `client_cert` is the certificate of this machine",
         ),
         Kind::BadGateway => Some(
-            "check that the receiver behind the proxy runs, and that the proxy forwards requests to it; the proxy \
-             responded, and the receiver did not",
+            "check that the receiver behind the proxy runs, and that the proxy forwards requests \
+             to it; the proxy responded, and the receiver did not",
         ),
         Kind::Unauthorized => Some(
-            "set the token in the variable HEADWATER_TOKEN, with --token-file, or as `token_env` or `token_file` of the \
-             [[mirror]]; the serve.toml of the receiver must have the table that `headwater token new` printed for it",
+            "set the token in the variable HEADWATER_TOKEN, with --token-file, or as `token_env` \
+             or `token_file` of the [[mirror]]; the serve.toml of the receiver must have the table \
+             that `headwater token new` printed for it",
         ),
         Kind::Forbidden => Some(
-            "create a token for this site with `headwater token new --site NAME --allow push`, and add its table to the \
-             serve.toml of the receiver",
+            "create a token for this site with `headwater token new --site NAME --allow push`, and \
+             add its table to the serve.toml of the receiver",
         ),
-        Kind::SshAuth => {
-            Some("use a key that the mirror accepts without a password, for example --ssh-command \"ssh -i KEY\"")
-        }
+        Kind::SshAuth => Some(
+            "use a key that the mirror accepts without a password, for example --ssh-command \"ssh \
+             -i KEY\"",
+        ),
         Kind::HostKey => Some(
-            "compare the host key with /etc/ssh/ssh_host_*.pub on the mirror; then add it to known_hosts (`ssh-keyscan`), \
-             or set it as `host_key` of the [[mirror]]",
+            "compare the host key with /etc/ssh/ssh_host_*.pub on the mirror; then add it to \
+             known_hosts (`ssh-keyscan`), or set it as `host_key` of the [[mirror]]",
         ),
         Kind::Timeout => Some("try again; a push resumes"),
         Kind::Protocol => Some(
-            "check that `headwater serve` runs at this location, for example https://host:7447/SITE, or `headwater receive`",
+            "check that `headwater serve` runs at this location, for example \
+             https://host:7447/SITE, or `headwater receive`",
         ),
-        Kind::BodyLimit => Some("set `client_max_body_size 1200m` in nginx, or raise the body limit of another proxy"),
+        Kind::BodyLimit => Some(
+            "set `client_max_body_size 1200m` in nginx, or raise the body limit of another proxy",
+        ),
         Kind::Version => Some("upgrade headwater on the older of the two machines"),
         Kind::Busy => Some("try again later; the receiver is overloaded"),
         Kind::FarBeyond => Some(BEGIN_ANEW),
-        Kind::OtherHistory => Some("publish its content with `headwater promote`, or push a tree with --new-history"),
+        Kind::OtherHistory => {
+            Some("publish its content with `headwater promote`, or push a tree with --new-history")
+        }
         _ => of_place(kind),
     }
 }
 
 /// The hint for a mirror whose sequences are at the limit or cannot be right.
-const BEGIN_ANEW: &str = "check what the mirror serves; if it is wrong, empty the directory of the mirror and push to it with \
-     --init, or leave the mirror out with --skip";
+const BEGIN_ANEW: &str = "check what the mirror serves; if it is wrong, empty the directory of the \
+                          mirror and push to it with --init, or leave the mirror out with --skip";
 
 /// The hint for the failure of one mirror because of its location or its disk.
 const fn of_place(kind: Kind) -> Option<&'static str> {
@@ -189,34 +216,48 @@ const fn of_place(kind: Kind) -> Option<&'static str> {
             "push to a new directory NEW, and set the root of the web server to NEW/current; \
              see \"Start from an existing web root\" in docs/tutorial.md",
         ),
-        Kind::OtherStore => {
-            Some("mount the volume of the mirror or restore its directory; to start a new store, use --init")
-        }
+        Kind::OtherStore => Some(
+            "mount the volume of the mirror or restore its directory; to start a new store, use \
+             --init",
+        ),
         Kind::OtherOwner => Some("run headwater as the user who owns the mirror"),
-        Kind::OtherSite => {
-            Some("pass the site of the mirror with --site, change `site` in headwater.toml, or name another mirror")
+        Kind::OtherSite => Some(
+            "pass the site of the mirror with --site, change `site` in headwater.toml, or name \
+             another mirror",
+        ),
+        Kind::Denied => Some(
+            "give this user write permission for a push, or read permission for `status` and \
+             `verify`",
+        ),
+        Kind::ReadOnly => {
+            Some("find out why the file system is read-only, mount it for writing, then push again")
         }
-        Kind::Denied => {
-            Some("give this user write permission for a push, or read permission for `status` and `verify`")
-        }
-        Kind::ReadOnly => Some("find out why the file system is read-only, mount it for writing, then push again"),
-        Kind::UnsuitableLocation => {
-            Some("name a directory on a local disk, and create its parent; the push creates the directory itself")
-        }
+        Kind::UnsuitableLocation => Some(
+            "name a directory on a local disk, and create its parent; the push creates the \
+             directory itself",
+        ),
         Kind::NewerFormat => Some("upgrade headwater on this machine"),
-        Kind::NoSpace => Some("free some space, or run `headwater prune` with a smaller --keep, then push again"),
-        Kind::FileTooLarge => {
-            Some("raise the limit for the size of files (`ulimit -f`, LimitFSIZE= of a systemd unit) on the mirror")
+        Kind::NoSpace => {
+            Some("free some space, or run `headwater prune` with a smaller --keep, then push again")
         }
-        Kind::Locked => Some("try again, or wait longer with --wait; another run is changing the mirror"),
-        Kind::DamagedBase => {
-            Some("run `headwater verify` to list the faults, and `headwater repair --from` to repair them")
+        Kind::FileTooLarge => Some(
+            "raise the limit for the size of files (`ulimit -f`, LimitFSIZE= of a systemd unit) on \
+             the mirror",
+        ),
+        Kind::Locked => {
+            Some("try again, or wait longer with --wait; another run is changing the mirror")
         }
+        Kind::DamagedBase => Some(
+            "run `headwater verify` to list the faults, and `headwater repair --from` to repair \
+             them",
+        ),
         Kind::DamagedStore => Some(
-            "run `headwater repair MIRROR --from TREE|MIRROR`: it creates what is missing, and fetches the objects again",
+            "run `headwater repair MIRROR --from TREE|MIRROR`: it creates what is missing, and \
+             fetches the objects again",
         ),
         Kind::OverQuota => Some(
-            "raise `quota` or `quota_entries` of the [[site]] in the serve.toml and restart the receiver, or publish less",
+            "raise `quota` or `quota_entries` of the [[site]] in the serve.toml and restart the \
+             receiver, or publish less",
         ),
         _ => None,
     }
@@ -267,11 +308,19 @@ mod tests {
             (refused(Kind::NoSpace, Some(Detail::Quota)), "no_space", "`quota`"),
             (refused(Kind::NoSpace, None), "no_space", "free some space"),
             (refused(Kind::Unauthorized, None), "unauthorized", "HEADWATER_TOKEN"),
-            (refused(Kind::Unauthorized, Some(Detail::Expired)), "unauthorized", "headwater token new --site"),
+            (
+                refused(Kind::Unauthorized, Some(Detail::Expired)),
+                "unauthorized",
+                "headwater token new --site",
+            ),
             (refused(Kind::Forbidden, None), "unauthorized", "headwater token new --site"),
             (TransportError::Tls { what: what() }.into(), "unreachable", "`ca`"),
             (TransportError::BodyTooLarge { bytes: 1 }.into(), "protocol", "client_max_body_size"),
-            (TransportError::Foreign { status: 502, what: what() }.into(), "unreachable", "behind the proxy"),
+            (
+                TransportError::Foreign { status: 502, what: what() }.into(),
+                "unreachable",
+                "behind the proxy",
+            ),
             (TransportError::Foreign { status: 400, what: what() }.into(), "protocol", "location"),
             (TransportError::SshDenied { what: what() }.into(), "unauthorized", "a key"),
             (TransportError::HostKey { what: what() }.into(), "unauthorized", "known_hosts"),

@@ -222,7 +222,9 @@ pub(crate) struct InitArgs {
 pub(crate) fn run(args: &InitArgs, is_quiet: bool) -> Result<Exit, Failure> {
     write(&args.file).map_err(|error| {
         let hint = match error.kind() {
-            io::ErrorKind::AlreadyExists => "name another file, or move this one away; nothing was changed",
+            io::ErrorKind::AlreadyExists => {
+                "name another file, or move this one away; nothing was changed"
+            }
             _ => "name a file in a directory in which this user may create files",
         };
         Failure::new(Exit::Usage, error).with_hint(hint)
@@ -231,9 +233,14 @@ pub(crate) fn run(args: &InitArgs, is_quiet: bool) -> Result<Exit, Failure> {
         return Ok(Exit::Success);
     }
     let file = args.file.to_string_lossy();
-    let next = if args.file == Path::new(FILE_NAME) { String::new() } else { format!(" --config {}", escape(&file)) };
+    let next = if args.file == Path::new(FILE_NAME) {
+        String::new()
+    } else {
+        format!(" --config {}", escape(&file))
+    };
     print(&format!(
-        "wrote {}: set `content` and the mirrors, then run `headwater plan{next}` and `headwater push{next}`\n",
+        "wrote {}: set `content` and the mirrors, then run `headwater plan{next}` and `headwater \
+         push{next}`\n",
         escape(&file)
     ))?;
     Ok(Exit::Success)
@@ -242,7 +249,8 @@ pub(crate) fn run(args: &InitArgs, is_quiet: bool) -> Result<Exit, Failure> {
 fn write(path: &Path) -> Result<(), IoError> {
     let invalid = || IoError::new("create", path, io::Error::from(io::ErrorKind::InvalidInput));
     let name = path.file_name().and_then(|name| name.to_str()).ok_or_else(invalid)?;
-    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let parent =
+        path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     Dir::open(parent)?.write_new(name, TEMPLATE.as_bytes(), FileMode::RECORD, None)
 }
 
@@ -273,7 +281,11 @@ mod tests {
         let config = parse(TEMPLATE);
         assert_eq!(config.content[0].path, Path::new("./public"));
         assert_eq!(config.mirrors.len(), 1);
-        let defaults = Config { content: config.content.clone(), mirrors: config.mirrors.clone(), ..Config::default() };
+        let defaults = Config {
+            content: config.content.clone(),
+            mirrors: config.mirrors.clone(),
+            ..Config::default()
+        };
         assert_eq!(config, defaults);
     }
 
@@ -281,7 +293,10 @@ mod tests {
     fn every_setting_in_it_is_valid_and_every_key_is_there() {
         let text = uncommented("content = \"public\"");
         let config = parse(&text);
-        assert_eq!((config.content.len(), config.mirrors.len(), config.keep_removed.len()), (2, 2, 2));
+        assert_eq!(
+            (config.content.len(), config.mirrors.len(), config.keep_removed.len()),
+            (2, 2, 2)
+        );
         assert_eq!(config.site, Some(headwater::tree_path::Site::default()));
         assert_eq!(config.keep, headwater::config::DEFAULT_KEEP);
         let kept = headwater::push::KeepContent::default();
@@ -291,7 +306,10 @@ mod tests {
         assert_eq!(config.run.ssh_command, Some(SshCommand::default()));
         assert_eq!(config.run.receive_command, Some(ReceiveCommand::default()));
         assert_eq!(config.cache.content_bytes, Some(kept.most_bytes));
-        assert_eq!(config.cache.releases.map(|releases| releases.get() as usize), Some(kept.releases));
+        assert_eq!(
+            config.cache.releases.map(|releases| releases.get() as usize),
+            Some(kept.releases)
+        );
         assert_eq!(
             (config.mtime, config.symlinks, config.names),
             (Default::default(), Default::default(), Default::default())
@@ -318,14 +336,17 @@ mod tests {
             "dir",
         ];
         for key in keys {
-            let has = |line: &str| line.starts_with(&format!("{key} = ")) || line == format!("[[{key}]]");
+            let has =
+                |line: &str| line.starts_with(&format!("{key} = ")) || line == format!("[[{key}]]");
             assert!(text.lines().any(has), "{key}");
         }
     }
 
     #[test]
     fn every_key_of_a_mirror_is_in_it() {
-        let unknown = Config::parse("[[mirror]]\nno_such_key = 1\n", Path::new(FILE_NAME)).unwrap_err().to_string();
+        let unknown = Config::parse("[[mirror]]\nno_such_key = 1\n", Path::new(FILE_NAME))
+            .unwrap_err()
+            .to_string();
         let keys: Vec<&str> = unknown.split('`').skip(3).step_by(2).collect();
         assert!(keys.len() > 15, "{unknown}");
         for key in keys {

@@ -1,6 +1,8 @@
-//! The text of the progress block on a terminal: scan, packs, a line for each mirror, and the wave that soaks.
+//! The text of the progress block on a terminal: scan, packs, a line for each mirror, and the wave
+//! that soaks.
 //!
-//! Pure: turns counts, time and width into lines. Leaves out words that do not fit, and never cuts a word.
+//! Pure: turns counts, time and width into lines. Leaves out words that do not fit, and never cuts
+//! a word.
 
 use std::time::Instant;
 
@@ -14,8 +16,13 @@ const MAX_MIRROR_LINES: usize = 16;
 /// Rows of the terminal that are not for lines of mirrors.
 const OTHER_ROWS: usize = 6;
 
-/// The lines of the block. Each line is shorter than `columns`, so that the terminal does not wrap it.
-pub(crate) fn lines(sums: &TransferCounts, now: Instant, (columns, rows): (usize, usize)) -> Vec<String> {
+/// The lines of the block. Each line is shorter than `columns`, so that the terminal does not wrap
+/// it.
+pub(crate) fn lines(
+    sums: &TransferCounts,
+    now: Instant,
+    (columns, rows): (usize, usize),
+) -> Vec<String> {
     let room = columns.saturating_sub(1);
     let mut lines = Vec::new();
     if sums.is_scanning || sums.scanned_entries > 0 {
@@ -24,10 +31,14 @@ pub(crate) fn lines(sums: &TransferCounts, now: Instant, (columns, rows): (usize
     if sums.has_bundles() {
         lines.push(fit(&sums.bundle_line(), room));
     }
-    let shown: Vec<&MirrorCounts> = sums.mirrors.iter().filter(|mirror| mirror.has_begun()).collect();
+    let shown: Vec<&MirrorCounts> =
+        sums.mirrors.iter().filter(|mirror| mirror.has_begun()).collect();
     let most = rows.saturating_sub(OTHER_ROWS).clamp(1, MAX_MIRROR_LINES);
-    let names: Vec<String> =
-        shown.iter().take(most).map(|mirror| shorten(&escape(&mirror.name), room * 2 / 5)).collect();
+    let names: Vec<String> = shown
+        .iter()
+        .take(most)
+        .map(|mirror| shorten(&escape(&mirror.name), room * 2 / 5))
+        .collect();
     let widest = names.iter().map(|name| name.width()).max().unwrap_or_default();
     for (mirror, name) in shown.iter().zip(&names) {
         let begin = format!("  {name}{}  ", " ".repeat(widest - name.width()));
@@ -35,7 +46,10 @@ pub(crate) fn lines(sums: &TransferCounts, now: Instant, (columns, rows): (usize
         lines.push(format!("{begin}{rest}").trim_end().to_owned());
     }
     if shown.len() > most {
-        lines.push(fit(&format!("  … and {} more mirrors", count((shown.len() - most) as u64)), room));
+        lines.push(fit(
+            &format!("  … and {} more mirrors", count((shown.len() - most) as u64)),
+            room,
+        ));
     }
     lines.extend(sums.soak.as_ref().map(|soak| soak_line(soak, now, room)));
     lines
@@ -67,7 +81,9 @@ impl MirrorCounts {
 /// The line of a mirror after its name: its last report, or the progress of the transfer.
 fn about(mirror: &MirrorCounts, sums: &TransferCounts, now: Instant, room: usize) -> String {
     let sending = sums.sending(mirror, now).filter(|_| mirror.state.is_none());
-    let Some(sending) = sending else { return fit(mirror.state.as_deref().unwrap_or_default(), room) };
+    let Some(sending) = sending else {
+        return fit(mirror.state.as_deref().unwrap_or_default(), room);
+    };
     let mut words = sending.mirror_text();
     let has_room = |words: &[String]| words.join("  ").width() <= room;
     // Leave out the total first, and then the rate.
@@ -126,9 +142,21 @@ mod tests {
         sums.expect(["frankfurt", long, "sydney"]);
         let mirrors = ["frankfurt", long, "sydney"].map(str::to_owned).to_vec();
         let (bundle, later) = (BundleKey::from_bytes([1; 32]), start + Duration::from_secs(1));
-        let sent = |mirror: &str, bytes| Event::PackSent { mirror: mirror.into(), pack: PackId::of(b""), bytes };
+        let sent = |mirror: &str, bytes| Event::PackSent {
+            mirror: mirror.into(),
+            pack: PackId::of(b""),
+            bytes,
+        };
         for (now, event) in [
-            (start, Event::ScanFinished { entries: 1_200, bytes: 9, hashed_files: 1, hashed_bytes: 40_000_000 }),
+            (
+                start,
+                Event::ScanFinished {
+                    entries: 1_200,
+                    bytes: 9,
+                    hashed_files: 1,
+                    hashed_bytes: 40_000_000,
+                },
+            ),
             (start, Event::BundleStarted { bundle, mirrors, objects: 1, bytes: 40_000_000 }),
             (later, Event::BundleAdvanced { bundle, bytes: 20_000_000, packed_bytes: 10_000_000 }),
             (later, sent(long, 5_000_000)),
@@ -149,8 +177,10 @@ mod tests {
             [
                 "scan: 1,200 entries, 40.0 MB read",
                 "pack: 50 % of 40.0 MB, compressed to 50 %",
-                "  frankfurt                                  50 %  10.0 MB of 20.0 MB  10.0 MB/s  1.0 s left",
-                "  https://mirror-eu-1.example.com:7447/docs  25 %  5.0 MB of 20.0 MB  5.0 MB/s  3.0 s left",
+                "  frankfurt                                  50 %  10.0 MB of 20.0 MB  10.0 MB/s  \
+                 1.0 s left",
+                "  https://mirror-eu-1.example.com:7447/docs  25 %  5.0 MB of 20.0 MB  5.0 MB/s  \
+                 3.0 s left",
                 "  sydney                                     release 7 was current already",
                 "wave 1: 5 min left until the others follow at 2026-12-24T18:00:00Z",
             ]
@@ -192,7 +222,10 @@ mod tests {
     fn a_large_fleet_leaves_room_on_the_terminal() {
         let mut sums = TransferCounts::default();
         for number in 0..100 {
-            sums.add(&Event::StateLearned { mirror: format!("m{number}"), sequence: None }, Instant::now());
+            sums.add(
+                &Event::StateLearned { mirror: format!("m{number}"), sequence: None },
+                Instant::now(),
+            );
         }
         let lines = lines(&sums, Instant::now(), (80, 12));
         assert_eq!((lines.len(), lines[6].as_str()), (7, "  … and 94 more mirrors"));

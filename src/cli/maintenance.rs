@@ -6,7 +6,9 @@ use headwater::mirror::{Depth, Fault, Mirror, MirrorError, Pruned, Repaired, Ver
 use headwater::push::{self, Source};
 use serde::Serialize;
 
-use super::args::{ConfigArgs, MirrorsArgs, OutputArgs, PruneArgs, RemoteArgs, RepairArgs, VerifyArgs};
+use super::args::{
+    ConfigArgs, MirrorsArgs, OutputArgs, PruneArgs, RemoteArgs, RepairArgs, VerifyArgs,
+};
 use super::context::{self, Operand};
 use super::failure::{Exit, Failure, eprint_raw};
 use super::output::{bytes, count, counted, escape, listed, print, print_json};
@@ -30,8 +32,8 @@ struct MirrorResult<T> {
     error: Option<String>,
 }
 
-/// Runs a function for each mirror, prints the results and returns the worst exit code. `advice` is the hint for
-/// faults on a mirror; a mirror that fails has its own hint.
+/// Runs a function for each mirror, prints the results and returns the worst exit code. `advice` is
+/// the hint for faults on a mirror; a mirror that fails has its own hint.
 fn each<T: Serialize>(
     name: &'static str,
     mirrors: &[Arc<dyn Mirror>],
@@ -63,14 +65,19 @@ fn each<T: Serialize>(
             Err(failure) => {
                 failure.print();
                 exit = if is_single { failure.exit() } else { Exit::Failed };
-                answer.mirrors.push(MirrorResult { mirror, result: None, error: Some(failure.text()) });
+                answer.mirrors.push(MirrorResult {
+                    mirror,
+                    result: None,
+                    error: Some(failure.text()),
+                });
             }
         }
     }
     if output.json {
         print_json(&answer)?;
     }
-    let is_advised = answer.mirrors.iter().filter_map(|one| one.result.as_ref()).any(|result| !is_well(result));
+    let is_advised =
+        answer.mirrors.iter().filter_map(|one| one.result.as_ref()).any(|result| !is_well(result));
     if let Some(advice) = advice.filter(|_| is_advised) {
         let written = eprint_raw(&format!("hint: {advice}\n"));
         written.map_err(|error| Failure::new(Exit::Failed, error))?;
@@ -96,7 +103,10 @@ fn in_mirror<T>(mirror: &Arc<dyn Mirror>, result: Result<T, MirrorError>) -> Res
 }
 
 fn faults(faults: &[Fault]) -> String {
-    listed("  ", faults.iter().map(ToString::to_string)).iter().map(|line| format!("{line}\n")).collect()
+    listed("  ", faults.iter().map(ToString::to_string))
+        .iter()
+        .map(|line| format!("{line}\n"))
+        .collect()
 }
 
 /// Runs `headwater verify`.
@@ -107,7 +117,11 @@ pub(crate) fn verify(args: &VerifyArgs) -> Result<Exit, Failure> {
         let looked = match depth {
             Depth::Quick => String::new(),
             Depth::Full => {
-                format!(" {}, {} read;", counted(verified.objects, "object", "objects"), bytes(verified.bytes))
+                format!(
+                    " {}, {} read;",
+                    counted(verified.objects, "object", "objects"),
+                    bytes(verified.bytes)
+                )
             }
         };
         let found = match verified.faults.len() as u64 {
@@ -115,11 +129,25 @@ pub(crate) fn verify(args: &VerifyArgs) -> Result<Exit, Failure> {
             number => counted(number, "fault", "faults"),
         };
         let entries = counted(verified.entries, "slot entry", "slot entries");
-        format!("{}:{looked} {entries} checked: {found}\n{}", escape(mirror), faults(&verified.faults))
+        format!(
+            "{}:{looked} {entries} checked: {found}\n{}",
+            escape(mirror),
+            faults(&verified.faults)
+        )
     };
-    let work = |mirror: &Arc<dyn Mirror>, progress: &Progress| in_mirror(mirror, mirror.verify(depth, progress));
+    let work = |mirror: &Arc<dyn Mirror>, progress: &Progress| {
+        in_mirror(mirror, mirror.verify(depth, progress))
+    };
     let advice = "run `headwater repair MIRROR --from TREE|MIRROR` to repair what the source has";
-    each("verify", &mirrors, &args.output, work, describe, |verified| verified.faults.is_empty(), Some(advice))
+    each(
+        "verify",
+        &mirrors,
+        &args.output,
+        work,
+        describe,
+        |verified| verified.faults.is_empty(),
+        Some(advice),
+    )
 }
 
 /// Runs `headwater repair`.
@@ -130,12 +158,14 @@ pub(crate) fn repair(args: &RepairArgs) -> Result<Exit, Failure> {
     check_there(&choices, &config)?;
     let factory = MirrorFactory::new(&args.remote, args.wait.wait, &config);
     let mirrors = factory.fleet(&choices, args.remote.site.as_ref())?.mirrors().to_vec();
-    let operand = operands::of_operand(&args.from, &config, |word| std::path::Path::new(word).is_dir())?;
+    let operand =
+        operands::of_operand(&args.from, &config, |word| std::path::Path::new(word).is_dir())?;
     let source = match context::place(&operand, &factory, None)? {
         Operand::Mirror(mirror) => Source::Store(mirror),
-        Operand::Tree(roots) => {
-            Source::Trees { roots, scan: context::scan_options(&[], &config, context::jobs(None, &config), None) }
-        }
+        Operand::Tree(roots) => Source::Trees {
+            roots,
+            scan: context::scan_options(&[], &config, context::jobs(None, &config), None),
+        },
     };
     let describe = |mirror: &str, repaired: &Repaired| {
         if repaired.found.is_empty() {
@@ -147,18 +177,34 @@ pub(crate) fn repair(args: &RepairArgs) -> Result<Exit, Failure> {
             number => format!("{} left", count(number)),
         };
         let objects = counted(repaired.objects, "object", "objects");
-        format!("{}: {found} found, {objects} fetched again, {left}\n{}", escape(mirror), faults(&repaired.left))
+        format!(
+            "{}: {found} found, {objects} fetched again, {left}\n{}",
+            escape(mirror),
+            faults(&repaired.left)
+        )
     };
-    let work =
-        |mirror: &Arc<dyn Mirror>, progress: &Progress| push::repair(&source, mirror, progress).map_err(hints::of_push);
-    let advice = "try another mirror as the source, or push the tree to make a new release; this source lacks the rest";
-    each("repair", &mirrors, &args.output, work, describe, |repaired| repaired.left.is_empty(), Some(advice))
+    let work = |mirror: &Arc<dyn Mirror>, progress: &Progress| {
+        push::repair(&source, mirror, progress).map_err(hints::of_push)
+    };
+    let advice = "try another mirror as the source, or push the tree to make a new release; this \
+                  source lacks the rest";
+    each(
+        "repair",
+        &mirrors,
+        &args.output,
+        work,
+        describe,
+        |repaired| repaired.left.is_empty(),
+        Some(advice),
+    )
 }
 
 /// Runs `headwater prune`.
 pub(crate) fn prune(args: &PruneArgs) -> Result<Exit, Failure> {
-    args.dry_run
-        .refuse("prune", "`headwater releases` shows how much space each number of kept releases would free")?;
+    args.dry_run.refuse(
+        "prune",
+        "`headwater releases` shows how much space each number of kept releases would free",
+    )?;
     let config = load_config(&args.config)?;
     let mirrors = mirrors(&args.mirrors, &args.config, &args.remote, args.wait.wait)?;
     let keep = usize::try_from(args.keep.unwrap_or(config.keep).get()).unwrap_or(usize::MAX);
@@ -174,10 +220,16 @@ pub(crate) fn prune(args: &PruneArgs) -> Result<Exit, Failure> {
         };
         let expired = match pruned.expired {
             0 => String::new(),
-            number => format!("; {} no longer served", counted(number, "retired file is", "retired files are")),
+            number => format!(
+                "; {} no longer served",
+                counted(number, "retired file is", "retired files are")
+            ),
         };
         let dropped = bytes(pruned.bytes);
-        format!("{}: {releases} and {objects} of {dropped} dropped{quarantines}{expired}\n", escape(mirror))
+        format!(
+            "{}: {releases} and {objects} of {dropped} dropped{quarantines}{expired}\n",
+            escape(mirror)
+        )
     };
     let work = |mirror: &Arc<dyn Mirror>, _: &Progress| in_mirror(mirror, mirror.prune(keep));
     each("prune", &mirrors, &args.output, work, describe, |_| true, None)

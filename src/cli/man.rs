@@ -12,7 +12,8 @@ use super::output;
 /// The arguments of `man`.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct ManArgs {
-    /// Write headwater.1 and a page for each subcommand to DIR, replacing old pages [default: print headwater.1]
+    /// Write headwater.1 and a page for each subcommand to DIR, replacing old pages [default: print
+    /// headwater.1]
     #[arg(value_name = "DIR", value_hint = ValueHint::DirPath)]
     dir: Option<PathBuf>,
 }
@@ -23,7 +24,8 @@ pub(crate) fn run(args: &ManArgs) -> Result<Exit, Failure> {
         None => pages.first().map_or(Ok(()), |(_, page)| output::print_raw(page))?,
         Some(dir) => {
             let failed = |error| {
-                Failure::new(Exit::Failed, error).with_hint("name a directory in which this user may create files")
+                Failure::new(Exit::Failed, error)
+                    .with_hint("name a directory in which this user may create files")
             };
             fsx::create_dir_all(dir).map_err(failed)?;
             for (name, page) in &pages {

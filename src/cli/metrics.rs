@@ -65,42 +65,81 @@ type Fact = (&'static str, &'static str, fn(&MirrorStatus) -> Option<u64>);
 
 /// The gauges that are numbers of one mirror.
 const FACTS: [Fact; 15] = [
-    ("headwater_mirror_release_sequence", "Sequence of the release that the mirror serves.", |s| s.sequence),
-    ("headwater_mirror_release_timestamp_seconds", "When the release that the mirror serves was published.", |s| {
-        s.created
+    ("headwater_mirror_release_sequence", "Sequence of the release that the mirror serves.", |s| {
+        s.sequence
     }),
-    ("headwater_mirror_behind_releases", "Releases that the mirror lacks.", |s| s.lag.map(|_| s.behind)),
-    ("headwater_mirror_lag_seconds", "Time since the oldest release that the mirror lacks was published.", |s| s.lag),
-    ("headwater_mirror_switch_timestamp_seconds", "When the mirror last switched, by its clock.", |s| s.switched),
-    ("headwater_mirror_verify_timestamp_seconds", "When the mirror was last verified, by its clock.", |s| {
-        s.verified.map(|verified| verified.time)
+    (
+        "headwater_mirror_release_timestamp_seconds",
+        "When the release that the mirror serves was published.",
+        |s| s.created,
+    ),
+    ("headwater_mirror_behind_releases", "Releases that the mirror lacks.", |s| {
+        s.lag.map(|_| s.behind)
     }),
+    (
+        "headwater_mirror_lag_seconds",
+        "Time since the oldest release that the mirror lacks was published.",
+        |s| s.lag,
+    ),
+    (
+        "headwater_mirror_switch_timestamp_seconds",
+        "When the mirror last switched, by its clock.",
+        |s| s.switched,
+    ),
+    (
+        "headwater_mirror_verify_timestamp_seconds",
+        "When the mirror was last verified, by its clock.",
+        |s| s.verified.map(|verified| verified.time),
+    ),
     ("headwater_mirror_verify_faults", "Faults that the last verification found.", |s| {
         s.verified.map(|verified| verified.faults)
     }),
-    ("headwater_mirror_hook_failed", "Whether post_activate failed after the last switch of the mirror.", |s| {
-        s.is_known().then(|| u64::from(s.hook_failure.is_some()))
+    (
+        "headwater_mirror_hook_failed",
+        "Whether post_activate failed after the last switch of the mirror.",
+        |s| s.is_known().then(|| u64::from(s.hook_failure.is_some())),
+    ),
+    (
+        "headwater_mirror_token_expiry_timestamp_seconds",
+        "When the token for the mirror expires.",
+        |s| s.expiries.token,
+    ),
+    (
+        "headwater_mirror_certificate_expiry_timestamp_seconds",
+        "When the certificate of the mirror expires.",
+        |s| s.expiries.certificate,
+    ),
+    ("headwater_mirror_free_bytes", "Free bytes on the file system of the mirror.", |s| {
+        s.free_bytes
     }),
-    ("headwater_mirror_token_expiry_timestamp_seconds", "When the token for the mirror expires.", |s| s.expiries.token),
-    ("headwater_mirror_certificate_expiry_timestamp_seconds", "When the certificate of the mirror expires.", |s| {
-        s.expiries.certificate
+    ("headwater_mirror_incoming_bytes", "Content of unfinished pushes, in bytes.", |s| {
+        s.incoming_bytes
     }),
-    ("headwater_mirror_free_bytes", "Free bytes on the file system of the mirror.", |s| s.free_bytes),
-    ("headwater_mirror_incoming_bytes", "Content of unfinished pushes, in bytes.", |s| s.incoming_bytes),
-    ("headwater_mirror_overdue_seconds", "Time for which a retired file was served too long.", |s| {
-        s.incoming_bytes.map(|_| s.overdue.unwrap_or(0))
-    }),
-    ("headwater_mirror_size_bytes", "Size of the files of the release that the mirror serves.", |s| s.bytes),
+    (
+        "headwater_mirror_overdue_seconds",
+        "Time for which a retired file was served too long.",
+        |s| s.incoming_bytes.map(|_| s.overdue.unwrap_or(0)),
+    ),
+    (
+        "headwater_mirror_size_bytes",
+        "Size of the files of the release that the mirror serves.",
+        |s| s.bytes,
+    ),
     ("headwater_mirror_entries", "Entries of the release that the mirror serves.", |s| s.entries),
 ];
 
 fn of_mirrors(page: &mut MetricsPage<'_>, inputs: &MetricsInputs<'_>, before: &str) {
     let one = |is: bool| Some(u64::from(is));
     let rows = inputs.mirror_statuses;
-    page.family("headwater_mirror_up", "Whether the mirror reported what it serves.", rows, |s| one(s.is_known()));
-    page.family("headwater_mirror_current", "Whether the mirror serves the newest release.", rows, |s| {
-        one(s.state == StatusKind::Current)
+    page.family("headwater_mirror_up", "Whether the mirror reported what it serves.", rows, |s| {
+        one(s.is_known())
     });
+    page.family(
+        "headwater_mirror_current",
+        "Whether the mirror serves the newest release.",
+        rows,
+        |s| one(s.state == StatusKind::Current),
+    );
     page.family("headwater_mirror_frozen", "Whether the mirror is frozen.", rows, |s| {
         one(s.state == StatusKind::Frozen)
     });
@@ -116,19 +155,36 @@ fn of_mirrors(page: &mut MetricsPage<'_>, inputs: &MetricsInputs<'_>, before: &s
     page.head("headwater_mirror_answer_seconds", "How long the mirror took to respond.");
     for row in rows {
         if let Some(ms) = row.round_trip_ms {
-            page.sample("headwater_mirror_answer_seconds", &[("mirror", &row.mirror)], &seconds(ms));
+            page.sample(
+                "headwater_mirror_answer_seconds",
+                &[("mirror", &row.mirror)],
+                &seconds(ms),
+            );
         }
     }
     let last = last_success(before);
-    page.family(LAST_SUCCESS, "When the mirror was last seen to serve the newest release.", rows, |s| {
-        if s.state == StatusKind::Current { Some(inputs.now) } else { last.get(&s.mirror).copied() }
-    });
+    page.family(
+        LAST_SUCCESS,
+        "When the mirror was last seen to serve the newest release.",
+        rows,
+        |s| {
+            if s.state == StatusKind::Current {
+                Some(inputs.now)
+            } else {
+                last.get(&s.mirror).copied()
+            }
+        },
+    );
 }
 
 fn of_fleet(page: &mut MetricsPage<'_>, inputs: &MetricsInputs<'_>) {
     page.head("headwater_mirrors", "Mirrors by state.");
     for state in StatusKind::ALL {
-        let number = inputs.mirror_statuses.iter().filter(|mirror_status| mirror_status.state == state).count();
+        let number = inputs
+            .mirror_statuses
+            .iter()
+            .filter(|mirror_status| mirror_status.state == state)
+            .count();
         page.sample("headwater_mirrors", &[("state", state.name())], &number.to_string());
     }
     page.head("headwater_status_timestamp_seconds", "When the mirrors were polled.");
@@ -140,14 +196,29 @@ fn of_push(page: &mut MetricsPage<'_>, ended: Ended, inputs: &MetricsInputs<'_>,
     let succeeded = match ended.code {
         0 => Some(now.clone()),
         _ => carried(before).iter().find_map(|line| {
-            line.strip_prefix("headwater_push_last_success_timestamp_seconds")?.rsplit(' ').next().map(str::to_owned)
+            line.strip_prefix("headwater_push_last_success_timestamp_seconds")?
+                .rsplit(' ')
+                .next()
+                .map(str::to_owned)
         }),
     };
     for (name, help, value) in [
         ("headwater_push_timestamp_seconds", "When the last push ended.", Some(now)),
-        ("headwater_push_exit_code", "Exit code of the last push: 0 is success.", Some(ended.code.to_string())),
-        ("headwater_push_duration_seconds", "Duration of the last push.", Some(seconds(ended.milliseconds))),
-        ("headwater_push_last_success_timestamp_seconds", "When a push last ended with 0.", succeeded),
+        (
+            "headwater_push_exit_code",
+            "Exit code of the last push: 0 is success.",
+            Some(ended.code.to_string()),
+        ),
+        (
+            "headwater_push_duration_seconds",
+            "Duration of the last push.",
+            Some(seconds(ended.milliseconds)),
+        ),
+        (
+            "headwater_push_last_success_timestamp_seconds",
+            "When a push last ended with 0.",
+            succeeded,
+        ),
     ] {
         if let Some(value) = value {
             page.head(name, help);
@@ -163,7 +234,8 @@ fn seconds(milliseconds: u64) -> String {
 /// The lines of an old file about its push.
 fn carried(before: &str) -> Vec<&str> {
     let tells = |line: &&str| {
-        let name = line.strip_prefix("# HELP ").or_else(|| line.strip_prefix("# TYPE ")).unwrap_or(line);
+        let name =
+            line.strip_prefix("# HELP ").or_else(|| line.strip_prefix("# TYPE ")).unwrap_or(line);
         name.starts_with(PUSH)
     };
     before.lines().filter(tells).collect()
@@ -187,7 +259,9 @@ fn unquoted(text: &str) -> String {
     let (mut plain, mut rest) = (String::with_capacity(text.len()), text.chars());
     while let Some(c) = rest.next() {
         match (c, c == '\\') {
-            (_, true) => plain.extend(rest.next().map(|next| if next == 'n' { '\n' } else { next })),
+            (_, true) => {
+                plain.extend(rest.next().map(|next| if next == 'n' { '\n' } else { next }));
+            }
             (c, false) => plain.push(c),
         }
     }
@@ -214,7 +288,13 @@ impl MetricsPage<'_> {
     }
 
     /// Writes one gauge for each mirror that has a value.
-    fn family(&mut self, name: &str, help: &str, rows: &[MirrorStatus], fact: impl Fn(&MirrorStatus) -> Option<u64>) {
+    fn family(
+        &mut self,
+        name: &str,
+        help: &str,
+        rows: &[MirrorStatus],
+        fact: impl Fn(&MirrorStatus) -> Option<u64>,
+    ) {
         self.head(name, help);
         for row in rows {
             if let Some(value) = fact(row) {

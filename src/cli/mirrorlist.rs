@@ -62,7 +62,8 @@ pub(crate) struct MirrorlistArgs {
 
 /// Runs `headwater mirrorlist`.
 pub(crate) fn run(args: &MirrorlistArgs, is_quiet: bool) -> Result<Exit, Failure> {
-    let watcher = Watcher::new(&args.mirrors.mirrors, &args.remote, &args.config, &OutputArgs::default())?;
+    let watcher =
+        Watcher::new(&args.mirrors.mirrors, &args.remote, &args.config, &OutputArgs::default())?;
     if !watcher.config.mirrors.iter().any(|mirror| mirror.public_url.is_some()) {
         let hint = "set `public_url` in each [[mirror]], or in [mirror_defaults] with {name}";
         return Err(Failure::new(Exit::Usage, "no mirror has a `public_url`").with_hint(hint));
@@ -91,8 +92,10 @@ fn none(args: &MirrorlistArgs, mirrors: u64) -> Failure {
         Some(path) if path.exists() => format!("; {} is unchanged", path.display()),
         _ => String::new(),
     };
-    let error = format!("none of {} is proven current{kept}", counted(mirrors, "mirror", "mirrors"));
-    Failure::new(Exit::Failed, error).with_hint("run `headwater status` to see the state of each mirror")
+    let error =
+        format!("none of {} is proven current{kept}", counted(mirrors, "mirror", "mirrors"));
+    Failure::new(Exit::Failed, error)
+        .with_hint("run `headwater status` to see the state of each mirror")
 }
 
 /// Writes the list if it differs from the file.
@@ -101,7 +104,8 @@ fn replace(path: &Path, text: &str, is_quiet: bool) -> Result<(), Failure> {
         return Ok(());
     }
     fsx::replace_file(path, |out| out.write_all(text.as_bytes())).map_err(|error| {
-        Failure::new(Exit::Failed, error).with_hint("name a file in a writable directory with --output")
+        Failure::new(Exit::Failed, error)
+            .with_hint("name a file in a writable directory with --output")
     })?;
     if is_quiet {
         return Ok(());
@@ -136,10 +140,13 @@ fn render(listed: &[ListedMirror<'_>], args: &MirrorlistArgs) -> String {
     match args.format {
         ListFormat::Txt => listed.iter().map(|one| format!("{}\n", one.url)).collect(),
         ListFormat::Json => json(listed),
-        ListFormat::Metalink => metalink(listed, args.path.as_ref().map_or("", |path| path.as_str())),
-        ListFormat::Nginx => {
-            listed.iter().map(|one| format!("server {} weight={};\n", one.url.authority(), one.mirror.weight)).collect()
+        ListFormat::Metalink => {
+            metalink(listed, args.path.as_ref().map_or("", |path| path.as_str()))
         }
+        ListFormat::Nginx => listed
+            .iter()
+            .map(|one| format!("server {} weight={};\n", one.url.authority(), one.mirror.weight))
+            .collect(),
         ListFormat::Haproxy => listed.iter().map(haproxy).collect(),
     }
 }
@@ -157,7 +164,8 @@ fn json(listed: &[ListedMirror<'_>]) -> String {
 
 fn haproxy(one: &ListedMirror<'_>) -> String {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-    let name: String = one.mirror.name.as_str().chars().map(|c| if is_plain(c) { c } else { '_' }).collect();
+    let name: String =
+        one.mirror.name.as_str().chars().map(|c| if is_plain(c) { c } else { '_' }).collect();
     let (authority, host) = (one.url.authority(), one.url.host());
     let weight = one.mirror.weight.get().min(MAX_HAPROXY_WEIGHT);
     let tls = match (one.url.is_tls(), one.url.address()) {
@@ -173,15 +181,19 @@ fn haproxy(one: &ListedMirror<'_>) -> String {
 fn metalink(listed: &[ListedMirror<'_>], path: &str) -> String {
     let name = xml(path.rsplit('/').next().unwrap_or(path));
     let mut text = format!(
-        "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<metalink xmlns=\"urn:ietf:params:xml:ns:metalink\">\n  <file name=\"{name}\">\n"
+        "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n\
+         <metalink xmlns=\"urn:ietf:params:xml:ns:metalink\">\n  <file name=\"{name}\">\n"
     );
     let mut order: Vec<&ListedMirror<'_>> = listed.iter().collect();
     order.sort_by_key(|one| std::cmp::Reverse(one.mirror.weight));
     for (place, one) in order.iter().enumerate() {
         // A location in metalink is a country.
-        let country =
-            one.region().filter(|region| region.len() == 2 && region.bytes().all(|b| b.is_ascii_alphabetic()));
-        let country = country.map(|country| format!(" location=\"{}\"", country.to_lowercase())).unwrap_or_default();
+        let country = one
+            .region()
+            .filter(|region| region.len() == 2 && region.bytes().all(|b| b.is_ascii_alphabetic()));
+        let country = country
+            .map(|country| format!(" location=\"{}\"", country.to_lowercase()))
+            .unwrap_or_default();
         let url = xml(&format!("{}/{}", one.url, encode_path(path)));
         text.push_str(&format!("    <url priority=\"{}\"{country}>{url}</url>\n", place + 1));
     }

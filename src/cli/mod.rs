@@ -83,14 +83,16 @@ struct Cli {
 enum Command {
     /// Publish a content tree on mirrors
     ///
-    /// A push first prepares all mirrors and then switches them together (see --require). It does not send content that
-    /// a mirror already has. An interrupted push leaves every mirror on a complete release, and the next push resumes it.
+    /// A push first prepares all mirrors and then switches them together (see --require). It does
+    /// not send content that a mirror already has. An interrupted push leaves every mirror on a
+    /// complete release, and the next push resumes it.
     #[command(after_help = help::PUSH, override_usage = help::PUSH_USAGE)]
     Push(Box<args::PushArgs>),
-    /// Publish what one mirror serves on mirrors with another history, for example from staging to production
+    /// Publish what one mirror serves on mirrors with another history, for example from staging to
+    /// production
     ///
-    /// Makes a new release on those mirrors, as a push of a tree does: with a note, guard rails and run numbers. To copy
-    /// the release unchanged, use `push --from`.
+    /// Makes a new release on those mirrors, as a push of a tree does: with a note, guard rails and
+    /// run numbers. To copy the release unchanged, use `push --from`.
     #[command(after_help = help::PROMOTE)]
     Promote(Box<args::PromoteArgs>),
     /// Show what a push would do, without changing anything
@@ -103,12 +105,14 @@ enum Command {
     Diff(args::DiffArgs),
     /// Show what each mirror serves and how far it lags, worst first
     ///
-    /// Returns 1 if a mirror is neither current nor frozen. With --check it returns the codes of monitoring plug-ins.
+    /// Returns 1 if a mirror is neither current nor frozen. With --check it returns the codes of
+    /// monitoring plug-ins.
     #[command(after_help = help::STATUS)]
     Status(Box<status::StatusArgs>),
     /// Show what each mirror serves at a path, since which release, and what visitors get there
     ///
-    /// Returns 1 if the mirrors differ, if a mirror lacks the path, or if the visitors of a mirror get something else.
+    /// Returns 1 if the mirrors differ, if a mirror lacks the path, or if the visitors of a mirror
+    /// get something else.
     #[command(after_help = help::WHICH)]
     Which(which::WhichArgs),
     /// Check the connection to each mirror before the first push, and show how to fix problems
@@ -126,14 +130,15 @@ enum Command {
     Releases(args::ReleasesArgs),
     /// Go back to the content of a kept release
     ///
-    /// Makes one new release with the old content for all mirrors, so that caches notice the change. Later pushes refuse
-    /// the content that was rolled back unless you pass --again. Guard rails and CI run numbers do not apply.
+    /// Makes one new release with the old content for all mirrors, so that caches notice the
+    /// change. Later pushes refuse the content that was rolled back unless you pass --again. Guard
+    /// rails and CI run numbers do not apply.
     #[command(after_help = help::ROLLBACK, mut_arg("order", |arg| arg.help(help::ROLLBACK_ORDER)))]
     Rollback(Box<args::RollbackArgs>),
     /// Switch all mirrors together to a release that `push --stage-only` prepared
     ///
-    /// Needs no tree. Mirrors that lack the release get it from mirrors that have it. --require and waves apply as in a
-    /// push.
+    /// Needs no tree. Mirrors that lack the release get it from mirrors that have it. --require and
+    /// waves apply as in a push.
     #[command(after_help = help::ACTIVATE)]
     Activate(Box<staged::ActivateArgs>),
     /// Drop a staged release
@@ -154,14 +159,15 @@ enum Command {
     Repair(args::RepairArgs),
     /// Drop old releases and the content that only they need
     ///
-    /// A push does this automatically. `prune` also drops what crashes and interrupted pushes left, so that those pushes
-    /// cannot resume, and it stops serving retired files whose time has passed. The release before the current one stays
-    /// while the idle slot has its tree.
+    /// A push does this automatically. `prune` also drops what crashes and interrupted pushes left,
+    /// so that those pushes cannot resume, and it stops serving retired files whose time has
+    /// passed. The release before the current one stays while the idle slot has its tree.
     #[command(after_help = help::PRUNE)]
     Prune(args::PruneArgs),
     /// Receive pushes from other machines over HTTP or HTTPS
     ///
-    /// Runs until SIGTERM. SIGHUP reloads the certificate and the tokens. Logs to stderr, one JSON object per line.
+    /// Runs until SIGTERM. SIGHUP reloads the certificate and the tokens. Logs to stderr, one JSON
+    /// object per line.
     #[command(after_help = help::SERVE, override_usage = help::SERVE_USAGE)]
     Serve(serve::ServeArgs),
     /// Receive a push on standard input and output; SSH runs this command
@@ -201,7 +207,8 @@ pub(crate) fn main() -> ExitCode {
             return failure.exit().into();
         }
     };
-    let code = match command().try_get_matches().and_then(|matches| Cli::from_arg_matches(&matches)) {
+    let code = match command().try_get_matches().and_then(|matches| Cli::from_arg_matches(&matches))
+    {
         Ok(cli) => {
             let json = json_of(&cli.command);
             verbosity::set(cli.verbose, cli.quiet);
@@ -210,7 +217,9 @@ pub(crate) fn main() -> ExitCode {
                 Err(failure) => {
                     failure.print();
                     // If stdout is closed too, only the exit code remains.
-                    json.and_then(|command| output::print_json(&failure.answer(command, failure.exit())).ok());
+                    json.and_then(|command| {
+                        output::print_json(&failure.answer(command, failure.exit())).ok()
+                    });
                     failure.exit().into()
                 }
             }
@@ -227,7 +236,8 @@ pub(crate) fn main() -> ExitCode {
     code
 }
 
-/// Prints an error in the arguments. Help and version are such errors too, on stdout and with code 0.
+/// Prints an error in the arguments. Help and version are such errors too, on stdout and with code
+/// 0.
 fn print_usage(error: &clap::Error) {
     let text = error.render().to_string();
     match output::without_tokens(&text) {
@@ -242,7 +252,9 @@ fn stopped(result: Result<Exit, Failure>) -> Result<Exit, Failure> {
     match result {
         Ok(Exit::Success) => result,
         Ok(_) if signals::token().is_cancelled() => Ok(Exit::Interrupted),
-        Err(failure) if signals::token().is_cancelled() => Err(failure.with_exit(Exit::Interrupted)),
+        Err(failure) if signals::token().is_cancelled() => {
+            Err(failure.with_exit(Exit::Interrupted))
+        }
         other => other,
     }
 }
@@ -306,9 +318,12 @@ fn json_of(command: &Command) -> Option<&'static str> {
 /// Loads the configuration: the named file, or the file of the current directory or
 /// of the nearest directory above it. Without a file it is [`Config::default`].
 pub(crate) fn load_config(args: &args::ConfigArgs) -> Result<Config, Failure> {
-    let path = args.config.clone().or_else(config_file::find).unwrap_or_else(|| PathBuf::from(FILE_NAME));
+    let path =
+        args.config.clone().or_else(config_file::find).unwrap_or_else(|| PathBuf::from(FILE_NAME));
     let loaded = match Config::load(&path) {
-        Err(ConfigError::Read(error)) if error.kind() == std::io::ErrorKind::NotFound && args.config.is_none() => {
+        Err(ConfigError::Read(error))
+            if error.kind() == std::io::ErrorKind::NotFound && args.config.is_none() =>
+        {
             verbosity::detail(|| format!("configuration: no {FILE_NAME} here or above"));
             Ok(Config::default())
         }
@@ -318,9 +333,8 @@ pub(crate) fn load_config(args: &args::ConfigArgs) -> Result<Config, Failure> {
         }),
     };
     let mut config = loaded.map_err(|error| match &error {
-        ConfigError::Invalid { .. } => {
-            config_failure(error).with_hint("run `headwater init FILE` to write a file that explains every key")
-        }
+        ConfigError::Invalid { .. } => config_failure(error)
+            .with_hint("run `headwater init FILE` to write a file that explains every key"),
         _ => config_failure(error),
     })?;
     fleet::narrow(&mut config, args)?;
@@ -335,12 +349,15 @@ fn config_failure(error: ConfigError) -> Failure {
             Failure::new(Exit::Usage, error).with_details(snippet)
         }
         ConfigError::Read(_) => Failure::new(Exit::Usage, error)
-            .with_hint("check that the file exists and is readable, or name another one with --config"),
+            .with_hint("check that the file exists and is readable, or name another one with \
+                        --config"),
         ConfigError::List(_) | ConfigError::Command { .. } => Failure::new(Exit::Usage, error).with_hint(
-            "set `mirrors_from` to a file, or to a command as a list of words; run the command to see its output",
+            "set `mirrors_from` to a file, or to a command as a list of words; run the command to \
+             see its output",
         ),
         ConfigError::TooLarge { .. } | ConfigError::ListTooLarge { .. } => {
-            Failure::new(Exit::Usage, error).with_hint("check that --config and `mirrors_from` name the right files")
+            Failure::new(Exit::Usage, error).with_hint("check that --config and `mirrors_from` \
+                                                        name the right files")
         }
     }
 }
@@ -350,7 +367,10 @@ fn token_file_failure(error: ConfigError) -> Failure {
     match error {
         ConfigError::Read(error) => Failure::new(
             Exit::Usage,
-            format!("cannot use the file of --token-file: {}", headwater::text::error_chain(&error)),
+            format!(
+                "cannot use the file of --token-file: {}",
+                headwater::text::error_chain(&error)
+            ),
         )
         .with_hint("it must exist and be readable; `headwater token new` prints what goes into it"),
         error => config_failure(error),
@@ -359,7 +379,9 @@ fn token_file_failure(error: ConfigError) -> Failure {
 
 /// Arms the fault that a test requested. Returns whether steps are counted.
 fn arm_fault() -> Result<bool, Failure> {
-    let Some(text) = std::env::var_os(FAULT_VARIABLE).filter(|text| !text.is_empty()) else { return Ok(false) };
+    let Some(text) = std::env::var_os(FAULT_VARIABLE).filter(|text| !text.is_empty()) else {
+        return Ok(false);
+    };
     let usage = |words: &str| {
         let hint = format!("{FAULT_VARIABLE} is for tests: unset it");
         Failure::new(Exit::Usage, format!("{FAULT_VARIABLE} {words}")).with_hint(hint)
@@ -397,7 +419,10 @@ mod tests {
             let examples = sub.get_after_help().map(ToString::to_string).unwrap_or_default();
             assert!(examples.contains(&format!("headwater {name}")), "{name} has no example");
             let long = examples.lines().find(|line| line.chars().count() > 80);
-            assert_eq!(long, None, "{name}: clap would break this line at a terminal of 80 columns");
+            assert_eq!(
+                long, None,
+                "{name}: clap would break this line at a terminal of 80 columns"
+            );
             for arg in sub.get_arguments() {
                 assert!(arg.get_help().is_some(), "{name} {}", arg.get_id());
             }
@@ -427,10 +452,11 @@ mod tests {
 
     #[test]
     fn push_takes_every_flag_of_the_manual() {
-        let line = "headwater push public /srv/a eu --site docs --note n --order build:7 --allow-older --again \
-                    --superseded-ok --allow-shrink --allow-secrets --keep-removed 14d --expunge a/b --expunge c \
-                    --require 2 --jobs 3 --wait 5m --cache /c --level raw --exclude *.map --json --quiet \
-                    --events e --config f --deadline 10m --ssh-command ssh --receive-command hw --bwlimit 2MB \
+        let line = "headwater push public /srv/a eu --site docs --note n --order build:7 \
+                    --allow-older --again --superseded-ok --allow-shrink --allow-secrets \
+                    --keep-removed 14d --expunge a/b --expunge c --require 2 --jobs 3 --wait 5m \
+                    --cache /c --level raw --exclude *.map --json --quiet --events e --config f \
+                    --deadline 10m --ssh-command ssh --receive-command hw --bwlimit 2MB \
                     --max-parallel 4";
         let line = line.split_whitespace().collect::<Vec<_>>().join(" ");
         let Command::Push(push) = parse(&line).unwrap() else { panic!("not push") };
@@ -451,7 +477,10 @@ mod tests {
         let Command::Push(push) = parse("headwater push").unwrap() else { panic!("not push") };
         let work = &push.work;
         assert_eq!((work.require, work.level, work.jobs, work.wait.wait), (None, None, None, None));
-        assert_eq!((work.traffic.bwlimit, work.traffic.max_parallel, work.remote.deadline), (None, None, None));
+        assert_eq!(
+            (work.traffic.bwlimit, work.traffic.max_parallel, work.remote.deadline),
+            (None, None, None)
+        );
     }
 
     #[test]
@@ -491,14 +520,17 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("hw.toml");
         std::fs::write(&path, "sitte = 'x'\n").unwrap();
-        let failure = load_config(&args::ConfigArgs { config: Some(path), ..Default::default() }).unwrap_err();
+        let failure = load_config(&args::ConfigArgs { config: Some(path), ..Default::default() })
+            .unwrap_err();
         assert_eq!(failure.exit(), Exit::Usage);
         let text = failure.render();
         assert!(
-            text.contains("hw.toml line 1, column 1: unknown field `sitte`") && text.contains("1 | sitte"),
+            text.contains("hw.toml line 1, column 1: unknown field `sitte`")
+                && text.contains("1 | sitte"),
             "{text}"
         );
-        let missing = args::ConfigArgs { config: Some(dir.path().join("none")), ..Default::default() };
+        let missing =
+            args::ConfigArgs { config: Some(dir.path().join("none")), ..Default::default() };
         assert_eq!(load_config(&missing).unwrap_err().exit(), Exit::Usage);
     }
 }

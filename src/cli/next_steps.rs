@@ -20,33 +20,47 @@ pub(crate) fn nothing_done(command: &str) -> &'static str {
 
 /// The instruction to repeat `command`.
 fn again(command: &str) -> String {
-    if command == "push" { "push again".to_owned() } else { format!("run `headwater {command}` again") }
+    if command == "push" {
+        "push again".to_owned()
+    } else {
+        format!("run `headwater {command}` again")
+    }
 }
 
-/// The hint that updates the failed mirrors when others have the release. A second rollback would go back one more
-/// release, and a release that is active is no longer staged, so `rollback` and `activate` are not repeated.
+/// The hint that updates the failed mirrors when others have the release. A second rollback would
+/// go back one more release, and a release that is active is no longer staged, so `rollback` and
+/// `activate` are not repeated.
 fn bring_up(report: &Report, command: &str) -> Option<String> {
     if !matches!(command, "rollback" | "activate") {
-        return Some(format!("{} to update the mirrors that failed; the others have the release", again(command)));
+        return Some(format!(
+            "{} to update the mirrors that failed; the others have the release",
+            again(command)
+        ));
     }
     let from = report.mirrors.iter().find(|mirror| mirror.outcome.is_current())?;
-    let failed = report.mirrors.iter().filter(|mirror| matches!(mirror.outcome, Outcome::Failed { .. }));
+    let failed =
+        report.mirrors.iter().filter(|mirror| matches!(mirror.outcome, Outcome::Failed { .. }));
     let failed: String = failed.map(|mirror| format!(" {}", escape(&mirror.mirror))).collect();
     Some(format!(
-        "run `headwater push --from {}{failed}` to update the mirrors that failed; the others have the release",
+        "run `headwater push --from {}{failed}` to update the mirrors that failed; the others have \
+         the release",
         escape(&from.mirror)
     ))
 }
 
 /// The hint that finishes a push with too few ready mirrors; the ready ones stay staged.
 fn next_step(report: &Report) -> Option<String> {
-    let ready = report.mirrors.iter().filter(|one| one.outcome == Outcome::Staged || one.outcome.is_current()).count();
+    let ready = report
+        .mirrors
+        .iter()
+        .filter(|one| one.outcome == Outcome::Staged || one.outcome.is_current())
+        .count();
     let staged = report.mirrors.iter().filter(|mirror| mirror.outcome == Outcome::Staged).count();
     let total = report.mirrors.iter().filter(|mirror| mirror.outcome != Outcome::Frozen).count();
     let name = name(report).filter(|_| staged > 0 && report.unmet.is_some())?;
     Some(format!(
-        "run `headwater activate {name} --require {ready}` to serve the release on the {ready} of {total} mirrors that \
-         are ready, or fix the failures and push again"
+        "run `headwater activate {name} --require {ready}` to serve the release on the {ready} of \
+         {total} mirrors that are ready, or fix the failures and push again"
     ))
 }
 
@@ -76,20 +90,21 @@ fn displaced(report: &Report) -> Option<String> {
         _ => None,
     })?;
     Some(format!(
-        "run `headwater activate {by}` to serve the release that another push staged in place of this one, or push \
-         again; the mirrors still serve the old release"
+        "run `headwater activate {by}` to serve the release that another push staged in place of \
+         this one, or push again; the mirrors still serve the old release"
     ))
 }
 
 /// The hint for mirrors that switched and were reverted.
 fn after_going_back(report: &Report) -> Option<String> {
     report.reverted.as_ref()?;
-    let went_back = report.mirrors.iter().filter(|mirror| mirror.outcome == Outcome::Reverted).count() as u64;
+    let went_back =
+        report.mirrors.iter().filter(|mirror| mirror.outcome == Outcome::Reverted).count() as u64;
     let sequence = report.sequence?;
     Some(match went_back {
         0 => format!(
-            "run `headwater status` to see which mirrors serve release {sequence}, and roll those back with \
-             `headwater rollback`"
+            "run `headwater status` to see which mirrors serve release {sequence}, and roll those \
+             back with `headwater rollback`"
         ),
         number => format!(
             "fix the failure and run the same push again; {} served release {sequence} for a while",
@@ -98,16 +113,21 @@ fn after_going_back(report: &Report) -> Option<String> {
     })
 }
 
-/// The hint when too few mirrors were ready and none is staged: the highest `--require` that would be met.
+/// The hint when too few mirrors were ready and none is staged: the highest `--require` that would
+/// be met.
 fn lower_require(report: &Report, command: &str) -> String {
     let is_filled = report.mirrors.iter().any(|mirror| mirror.before.is_some());
     // A joining mirror does not count towards `--require`.
-    let counts = |mirror: &&MirrorReport| mirror.outcome != Outcome::Frozen && !(is_filled && mirror.before.is_none());
+    let counts = |mirror: &&MirrorReport| {
+        mirror.outcome != Outcome::Frozen && !(is_filled && mirror.before.is_none())
+    };
     let is_usable = |mirror: &&MirrorReport| !matches!(mirror.outcome, Outcome::Failed { .. });
     let again = again(command);
     match report.mirrors.iter().filter(counts).filter(is_usable).count() {
         0 => format!("fix the failures and {again}; nothing was activated"),
-        usable => format!("fix the failures and {again}, or use `--require {usable}`; nothing was activated"),
+        usable => format!(
+            "fix the failures and {again}, or use `--require {usable}`; nothing was activated"
+        ),
     }
 }
 
@@ -132,7 +152,9 @@ pub(crate) fn explain(report: &Report, exit: Exit, command: &str) -> Result<(), 
     hints.extend(displaced.as_deref());
     match exit {
         _ if went_back.is_some() => hints.extend(went_back.as_deref()),
-        Exit::Partial if failures(report).next().is_none() && newer.is_some() => hints.extend(newer.as_deref()),
+        Exit::Partial if failures(report).next().is_none() && newer.is_some() => {
+            hints.extend(newer.as_deref());
+        }
         Exit::Partial => hints.extend(up.as_deref()),
         Exit::Nothing if next.is_some() => hints.extend(next.as_deref()),
         Exit::Nothing if report.unmet.is_some() => {

@@ -50,13 +50,15 @@ const MAX_PENDING_BYTES: u64 = 64 * 1024 * 1024;
 /// The start conditions and the result files of a push.
 #[derive(Debug, Clone, Default, Args)]
 pub(crate) struct ScheduleArgs {
-    /// Do nothing and return 0 while another push of the same content with --alone runs on this machine; suits cron
+    /// Do nothing and return 0 while another push of the same content with --alone runs on this
+    /// machine; suits cron
     #[arg(long, help_heading = RUN)]
     alone: bool,
     /// Start after a random delay of at most this, so that many origins do not start at once
     #[arg(long, value_name = "DURATION", value_parser = parse_duration, help_heading = RUN)]
     jitter: Option<Duration>,
-    /// Write the state of the mirrors after the run as gauges to FILE, for the textfile collector of Prometheus
+    /// Write the state of the mirrors after the run as gauges to FILE, for the textfile collector
+    /// of Prometheus
     #[arg(long, value_name = "FILE.prom", value_hint = ValueHint::FilePath, help_heading = OUTPUT)]
     metrics: Option<PathBuf>,
     /// Write the result as NAME=VALUE lines to FILE, for a dotenv report of GitLab
@@ -64,7 +66,8 @@ pub(crate) struct ScheduleArgs {
     dotenv: Option<PathBuf>,
 }
 
-/// The lock of the only push with `--alone`. It is released when it is dropped or when the process ends.
+/// The lock of the only push with `--alone`. It is released when it is dropped or when the process
+/// ends.
 #[derive(Debug)]
 pub(crate) struct AloneLock {
     _file: Option<File>,
@@ -79,8 +82,13 @@ impl ScheduleArgs {
     /// Waits for the start and takes the lock. `None` if there is nothing to do now.
     ///
     /// # Errors
-    /// Returns an error for `--alone` without a cache, because other pushes would not see a lock in another directory.
-    pub(crate) fn turn(&self, scratch: &ScratchLocation, progress: &Progress) -> Result<Option<AloneLock>, Failure> {
+    /// Returns an error for `--alone` without a cache, because other pushes would not see a lock in
+    /// another directory.
+    pub(crate) fn turn(
+        &self,
+        scratch: &ScratchLocation,
+        progress: &Progress,
+    ) -> Result<Option<AloneLock>, Failure> {
         const HINT: &str = "name a writable directory with --cache; --alone needs a cache";
         let failed = |error: IoError| Failure::new(Exit::Failed, error).with_hint(HINT);
         if let Some(most) = self.jitter
@@ -94,7 +102,8 @@ impl ScheduleArgs {
         let no_cache = |why: &String| Failure::new(Exit::Usage, why.as_str()).with_hint(HINT);
         let scratch = scratch.directory.as_ref().map_err(no_cache)?;
         fsx::create_dir_all(scratch).map_err(failed)?;
-        let file = Dir::open(scratch).and_then(|dir| dir.open_or_create_file(ALONE)).map_err(failed)?;
+        let file =
+            Dir::open(scratch).and_then(|dir| dir.open_or_create_file(ALONE)).map_err(failed)?;
         let is_free = fsx::lock(&file, Duration::ZERO, &scratch.join(ALONE)).map_err(failed)?;
         Ok(is_free.then_some(AloneLock { _file: Some(file) }))
     }
@@ -137,7 +146,8 @@ impl Monitor for GracePeriod<'_> {
     }
 
     fn is_cancelled(&self) -> bool {
-        self.progress.is_cancelled() && self.stopped_at.get_or_init(Instant::now).elapsed() >= TIME_TO_TELL
+        self.progress.is_cancelled()
+            && self.stopped_at.get_or_init(Instant::now).elapsed() >= TIME_TO_TELL
     }
 }
 
@@ -168,7 +178,8 @@ impl<'a> Notifications<'a> {
         let lingering = GracePeriod { progress, stopped_at: OnceLock::new() };
         let began = Instant::now();
         let told = Vec::new();
-        let mut after = Self { config, args, site, scratch, began, ping: None, told, seen: None, lingering };
+        let mut after =
+            Self { config, args, site, scratch, began, ping: None, told, seen: None, lingering };
         if let Some(source) = &config.notify.ping {
             match secret(source) {
                 Ok(url) => after.ping = Some(url),
@@ -179,7 +190,8 @@ impl<'a> Notifications<'a> {
         after
     }
 
-    /// Sends all notifications about the result of the push to `fleet`. The gauges also include `others`.
+    /// Sends all notifications about the result of the push to `fleet`. The gauges also include
+    /// `others`.
     pub(crate) fn tell(
         &mut self,
         report: Option<&Report>,
@@ -192,12 +204,19 @@ impl<'a> Notifications<'a> {
         // Mirrors outside of the push appear only in the gauges.
         let seen = self.needs_survey(report).then(|| fleet_status::poll(&all, &Silent));
         let paths = match (report, &seen) {
-            (Some(report), Some(seen)) => changed(report, fleet, &seen[..fleet.mirrors().len()], progress),
+            (Some(report), Some(seen)) => {
+                changed(report, fleet, &seen[..fleet.mirrors().len()], progress)
+            }
             _ => BTreeSet::new(),
         };
         let facts = PushFacts { site: self.site_of(report, seen.as_deref()), report, code, error };
         if !paths.is_empty() {
-            self.hook("on_activated", self.config.notify.hooks.on_activated.clone(), &paths, &facts);
+            self.hook(
+                "on_activated",
+                self.config.notify.hooks.on_activated.clone(),
+                &paths,
+                &facts,
+            );
         }
         self.purge(&paths, progress);
         if code != 0 {
@@ -214,9 +233,14 @@ impl<'a> Notifications<'a> {
         &self.told
     }
 
-    /// Writes the gauges and returns the results. This is the last step, so that the gauges include the results of
-    /// `post_activate` on the mirrors.
-    pub(crate) fn end(mut self, report: Option<&Report>, code: u8, progress: &Progress) -> Vec<NotificationResult> {
+    /// Writes the gauges and returns the results. This is the last step, so that the gauges include
+    /// the results of `post_activate` on the mirrors.
+    pub(crate) fn end(
+        mut self,
+        report: Option<&Report>,
+        code: u8,
+        progress: &Progress,
+    ) -> Vec<NotificationResult> {
         let told_before = self.told.len();
         if let Some(mut seen) = self.seen.take() {
             add_hook_failures(&mut seen, report);
@@ -229,16 +253,21 @@ impl<'a> Notifications<'a> {
     /// The site of the push, if known.
     fn site_of(&self, report: Option<&Report>, seen: Option<&[Poll]>) -> String {
         let of_mirrors = || seen?.iter().find_map(|one| one.state.as_ref().ok()?.site.clone());
-        let site = report.map(|report| report.site.clone()).or_else(|| self.site.clone()).or_else(of_mirrors);
+        let site = report
+            .map(|report| report.site.clone())
+            .or_else(|| self.site.clone())
+            .or_else(of_mirrors);
         site.unwrap_or_default().to_string()
     }
 
     /// Returns whether a notification needs a poll of the mirrors.
     fn needs_survey(&self, report: Option<&Report>) -> bool {
         let notify = &self.config.notify;
-        let is_told = notify.purge.is_some() || notify.hooks.on_activated.is_some() || notify.hooks.on_failed.is_some();
-        let may_have_switched =
-            report.is_some_and(|report| report.mirrors.iter().any(|one| one.outcome != Outcome::Current));
+        let is_told = notify.purge.is_some()
+            || notify.hooks.on_activated.is_some()
+            || notify.hooks.on_failed.is_some();
+        let may_have_switched = report
+            .is_some_and(|report| report.mirrors.iter().any(|one| one.outcome != Outcome::Current));
         self.args.metrics(self.config).is_some() || is_told && may_have_switched
     }
 
@@ -256,8 +285,10 @@ impl<'a> Notifications<'a> {
         facts: &PushFacts<'_>,
     ) {
         let Some(command) = command else { return };
-        let release = facts.report.and_then(|report| report.release).map(|release| release.to_string());
-        let sequence = facts.report.and_then(|report| report.sequence).map(|sequence| sequence.to_string());
+        let release =
+            facts.report.and_then(|report| report.release).map(|release| release.to_string());
+        let sequence =
+            facts.report.and_then(|report| report.sequence).map(|sequence| sequence.to_string());
         let variables = [
             ("HEADWATER_SITE", facts.site.clone()),
             ("HEADWATER_RELEASE", release.unwrap_or_default()),
@@ -270,10 +301,21 @@ impl<'a> Notifications<'a> {
         let (directory, kept_bytes) = (Path::new("."), 0);
         let secret_variables = &self.config.secret_variables();
         let (command, variables, input) = (&command, &variables, &input);
-        let order = CommandSpec { command, directory, variables, secret_variables, input, kept_bytes, limit };
+        let order = CommandSpec {
+            command,
+            directory,
+            variables,
+            secret_variables,
+            input,
+            kept_bytes,
+            limit,
+        };
         let ran = command::run_unless(&order, &|| self.lingering.is_cancelled());
         let given = counted(paths.len() as u64, "path", "paths");
-        self.note(who, ran.map(|_| format!("ran with {given}")).map_err(|error| error_chain(&error)));
+        self.note(
+            who,
+            ran.map(|_| format!("ran with {given}")).map_err(|error| error_chain(&error)),
+        );
     }
 
     fn ping(&mut self, what: &str) {
@@ -307,10 +349,15 @@ impl<'a> Notifications<'a> {
         };
         let urls: Vec<String> = urls.into_iter().collect();
         let sent = urls.clone();
-        let purged = until_cancelled(progress, move |monitor| purge.send(sent, &|time| pause(time, monitor)));
+        let purged = until_cancelled(progress, move |monitor| {
+            purge.send(sent, &|time| pause(time, monitor))
+        });
         // The acknowledged URLs are not known then, so all are sent again.
-        let purged =
-            purged.unwrap_or_else(|| Purged { left: urls, error: Some("stopped".to_owned()), ..Purged::default() });
+        let purged = purged.unwrap_or_else(|| Purged {
+            left: urls,
+            error: Some("stopped".to_owned()),
+            ..Purged::default()
+        });
         let kept = self.keep_pending(&purged.left);
         let requests = counted(purged.requests as u64, "request", "requests");
         let done = format!("{} in {requests}", counted(purged.urls as u64, "URL", "URLs"));
@@ -337,8 +384,9 @@ impl<'a> Notifications<'a> {
         }
         let scratch = self.scratch.ok_or("cannot store the remaining URLs: there is no cache")?;
         let path = scratch.join(PENDING);
-        let written = fsx::create_dir_all(scratch)
-            .and_then(|()| fsx::replace_file(&path, |out| urls.iter().try_for_each(|url| writeln!(out, "{url}"))));
+        let written = fsx::create_dir_all(scratch).and_then(|()| {
+            fsx::replace_file(&path, |out| urls.iter().try_for_each(|url| writeln!(out, "{url}")))
+        });
         written
             .map(|()| String::new())
             .map_err(|error| format!("cannot store the remaining URLs: {}", error_chain(&error)))
@@ -350,7 +398,12 @@ impl<'a> Notifications<'a> {
         let look = watcher::look(seen, self.config);
         let milliseconds = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
         let ended = Some(metrics::Ended { code, milliseconds });
-        let told = metrics::MetricsInputs { site: &site, mirror_statuses: &look.mirror_statuses, ended, now: look.now };
+        let told = metrics::MetricsInputs {
+            site: &site,
+            mirror_statuses: &look.mirror_statuses,
+            ended,
+            now: look.now,
+        };
         if let Err(error) = metrics::write(&path, &told) {
             self.note("metrics", Err(error_chain(&error)));
         }
@@ -358,8 +411,15 @@ impl<'a> Notifications<'a> {
 
     fn write_ci(&mut self, facts: &PushFacts<'_>) {
         let error = facts.error();
-        let end = ReportedEnd { site: &facts.site, report: facts.report, code: facts.code, error: &error };
-        if let Err(error) = ci_report::write(&end, self.args.dotenv.as_deref(), settings::environment) {
+        let end = ReportedEnd {
+            site: &facts.site,
+            report: facts.report,
+            code: facts.code,
+            error: &error,
+        };
+        if let Err(error) =
+            ci_report::write(&end, self.args.dotenv.as_deref(), settings::environment)
+        {
             self.note("report", Err(error));
         }
     }
@@ -375,7 +435,9 @@ fn warn(told: &[NotificationResult], progress: &Progress) {
 fn add_hook_failures(seen: &mut [Poll], report: Option<&Report>) {
     let mirrors = report.map(|report| report.mirrors.as_slice()).unwrap_or_default();
     for (one, mirror) in seen.iter_mut().zip(mirrors) {
-        let Some(HookRun { release, state: HookState::Failed { reason } }) = &mirror.hook else { continue };
+        let Some(HookRun { release, state: HookState::Failed { reason } }) = &mirror.hook else {
+            continue;
+        };
         let what = EventKind::HookFailed { release: *release, why: reason.clone() };
         one.history.push(HistoryEvent { time: fsx::unix_seconds(), what });
     }
@@ -406,8 +468,8 @@ impl PushFacts<'_> {
     }
 }
 
-/// The paths of URLs whose content changed for visitors of a mirror that switched, including a release that was served
-/// only for a while, because caches may have it.
+/// The paths of URLs whose content changed for visitors of a mirror that switched, including a
+/// release that was served only for a while, because caches may have it.
 fn changed(report: &Report, fleet: &Fleet, seen: &[Poll], progress: &Progress) -> BTreeSet<String> {
     // A mirror that served nothing had no visitors. If no mirror had visitors, every path is new.
     let is_first = report.mirrors.iter().all(|mirror| mirror.before.is_none());
@@ -415,14 +477,18 @@ fn changed(report: &Report, fleet: &Fleet, seen: &[Poll], progress: &Progress) -
     for (one, mirror) in seen.iter().zip(&report.mirrors) {
         let Ok(state) = &one.state else { continue };
         let (before, kept) = (mirror.before, &state.releases);
-        let mut old = before.and_then(|before| kept.iter().find(|release| release.sequence == before));
+        let mut old =
+            before.and_then(|before| kept.iter().find(|release| release.sequence == before));
         if before.is_none() && !is_first {
             continue;
         }
-        for new in kept.iter().filter(|release| before.is_none_or(|before| release.sequence > before)) {
+        for new in
+            kept.iter().filter(|release| before.is_none_or(|before| release.sequence > before))
+        {
             let is_quiet = old.is_some_and(|old| old.content == new.content);
-            let is_known =
-                steps.iter().any(|(from, to)| from.map(Release::id) == old.map(Release::id) && to.id() == new.id());
+            let is_known = steps.iter().any(|(from, to)| {
+                from.map(Release::id) == old.map(Release::id) && to.id() == new.id()
+            });
             if !is_quiet && !is_known {
                 steps.push((old, new));
             }
@@ -432,12 +498,13 @@ fn changed(report: &Report, fleet: &Fleet, seen: &[Poll], progress: &Progress) -
     let mut paths = BTreeSet::new();
     for (old, new) in steps {
         // It is safer to include too many paths.
-        let diff =
-            fleet_status::changes(fleet, seen, old, new).or_else(|| fleet_status::changes(fleet, seen, None, new));
+        let diff = fleet_status::changes(fleet, seen, old, new)
+            .or_else(|| fleet_status::changes(fleet, seen, None, new));
         match diff {
             Some(diff) => paths.extend(notify::paths(&diff)),
             None => {
-                let message = "cannot read the changes from any mirror: no notification was sent".to_owned();
+                let message =
+                    "cannot read the changes from any mirror: no notification was sent".to_owned();
                 progress.event(Event::Warned { message });
             }
         }
@@ -465,9 +532,10 @@ fn purge(told: &config::PurgeConfig) -> Result<Purge, String> {
 /// Reads a secret; no error contains it.
 fn secret(source: &TokenSource) -> Result<Secret, String> {
     let (text, what) = match source {
-        TokenSource::Variable(name) => {
-            (settings::environment(name).ok_or_else(|| format!("the variable {name} is not set"))?, name.clone())
-        }
+        TokenSource::Variable(name) => (
+            settings::environment(name).ok_or_else(|| format!("the variable {name} is not set"))?,
+            name.clone(),
+        ),
         TokenSource::File(path) => {
             let what = path.display().to_string();
             let text = fsx::read_text(path, MAX_SECRET_BYTES);

@@ -22,18 +22,27 @@ pub(crate) struct MirrorChoice {
 
 impl MirrorChoice {
     fn at(location: &str) -> Self {
-        Self { name: location.to_owned(), location: location.to_owned(), access: MirrorAccess::default() }
+        Self {
+            name: location.to_owned(),
+            location: location.to_owned(),
+            access: MirrorAccess::default(),
+        }
     }
 
     /// A text that is equal for two locations of the same mirror, as far as the text can show.
     pub(crate) fn canonical(&self) -> String {
-        Location::parse(&self.location).map_or_else(|_| self.location.clone(), |location| location.canonical())
+        Location::parse(&self.location)
+            .map_or_else(|_| self.location.clone(), |location| location.canonical())
     }
 }
 
 impl From<&MirrorConfig> for MirrorChoice {
     fn from(mirror: &MirrorConfig) -> Self {
-        Self { name: mirror.name.to_string(), location: mirror.url.clone(), access: mirror.access.clone() }
+        Self {
+            name: mirror.name.to_string(),
+            location: mirror.url.clone(),
+            access: mirror.access.clone(),
+        }
     }
 }
 
@@ -110,36 +119,54 @@ impl OperandError {
         match self {
             Self::Ambiguous { word } => {
                 format!(
-                    "write `./{word}` for the directory; for the mirror, write its location or name the tree before it"
+                    "write `./{word}` for the directory; for the mirror, write its location or \
+                     name the tree before it"
                 )
             }
             Self::UnknownMirror { word, .. } if word.contains(':') => {
-                "write a mirror on another machine as ssh://[user@]host/absolute/path or https://host/site".to_owned()
+                "write a mirror on another machine as ssh://[user@]host/absolute/path or \
+                 https://host/site"
+                    .to_owned()
             }
-            Self::NoSuchTree { word, known } | Self::UnknownMirror { word, known } if !known.is_empty() => {
+            Self::NoSuchTree { word, known } | Self::UnknownMirror { word, known }
+                if !known.is_empty() =>
+            {
                 let meant = closest(word, known.iter().map(String::as_str));
-                let meant = meant.map(|meant| format!("did you mean `{meant}`? ")).unwrap_or_default();
-                format!("{meant}name a configured mirror ({}), or write a directory as `./name`", known.join(", "))
+                let meant =
+                    meant.map(|meant| format!("did you mean `{meant}`? ")).unwrap_or_default();
+                format!(
+                    "{meant}name a configured mirror ({}), or write a directory as `./name`",
+                    known.join(", ")
+                )
             }
-            Self::NoSuchTree { word, .. } => format!("build the tree first, or write another directory as `./{word}`"),
+            Self::NoSuchTree { word, .. } => format!(
+                "build the tree first, or write another \
+                                                      directory as `./{word}`"
+            ),
             Self::UnknownMirror { word, .. } => {
-                format!("write `./{word}` for a directory, or add the name to {FILE_NAME} (see `headwater init`)")
+                format!(
+                    "write `./{word}` for a directory, or add the name to {FILE_NAME} (see \
+                         `headwater init`)"
+                )
             }
-            Self::MirrorAsTree { name: Some(name), .. } => format!("write the mirror's name instead: `{name}`"),
+            Self::MirrorAsTree { name: Some(name), .. } => format!(
+                "write the mirror's name \
+                                                                    instead: `{name}`"
+            ),
             Self::MirrorAsTree { name: None, location } => {
                 format!("name the tree first, as in `headwater push public {location}`")
             }
             Self::Twice { .. } => "name each mirror once".to_owned(),
             Self::NoTree => {
                 format!(
-                    "name the tree, as in `headwater push public /srv/www`, or set `content` in {FILE_NAME} (see \
-                     `headwater init`)"
+                    "name the tree, as in `headwater push public /srv/www`, or set `content` in \
+                     {FILE_NAME} (see `headwater init`)"
                 )
             }
             Self::NoMirrors => {
                 format!(
-                    "name a mirror by its location, such as /srv/www, or add a [[mirror]] to {FILE_NAME} (see \
-                     `headwater init`)"
+                    "name a mirror by its location, such as /srv/www, or add a [[mirror]] to \
+                     {FILE_NAME} (see `headwater init`)"
                 )
             }
         }
@@ -150,7 +177,11 @@ impl From<OperandError> for Failure {
     fn from(error: OperandError) -> Self {
         let hint = error.hint();
         // A tree that a failed build did not make is missing content, not a usage error.
-        let exit = if matches!(error, OperandError::NoSuchTree { .. }) { Exit::Content } else { Exit::Usage };
+        let exit = if matches!(error, OperandError::NoSuchTree { .. }) {
+            Exit::Content
+        } else {
+            Exit::Usage
+        };
         Self::new(exit, error).with_hint(hint)
     }
 }
@@ -175,7 +206,10 @@ pub(crate) fn of_push(
 }
 
 /// The mirrors of a command that has no other arguments; without arguments, all configured mirrors.
-pub(crate) fn of_mirrors(arguments: &[String], config: &Config) -> Result<Vec<MirrorChoice>, OperandError> {
+pub(crate) fn of_mirrors(
+    arguments: &[String],
+    config: &Config,
+) -> Result<Vec<MirrorChoice>, OperandError> {
     if arguments.is_empty() {
         let all: Vec<MirrorChoice> = config.mirrors.iter().map(MirrorChoice::from).collect();
         return if all.is_empty() { Err(OperandError::NoMirrors) } else { Ok(all) };
@@ -208,7 +242,9 @@ pub(crate) fn of_operand(
         (Some(mirror), false) => Ok(Operand { place: mirror.into(), is_mirror: true, sequence }),
         (None, true) => Ok(Operand { place: MirrorChoice::at(text), is_mirror: false, sequence }),
         (None, false) if sequence.is_some() => Err(unknown(text, config)),
-        (None, false) => Err(OperandError::NoSuchTree { word: text.to_owned(), known: known(config) }),
+        (None, false) => {
+            Err(OperandError::NoSuchTree { word: text.to_owned(), known: known(config) })
+        }
     }
 }
 
@@ -221,10 +257,16 @@ fn of_mirror(argument: &str, config: &Config) -> Result<MirrorChoice, OperandErr
 }
 
 /// Whether the first argument is the tree, and not a mirror.
-fn is_tree(first: &str, config: &Config, is_directory: impl Fn(&str) -> bool) -> Result<bool, OperandError> {
+fn is_tree(
+    first: &str,
+    config: &Config,
+    is_directory: impl Fn(&str) -> bool,
+) -> Result<bool, OperandError> {
     if is_location(first) {
         // Most likely the user forgot the tree; --from pushes a mirror.
-        let same = |mirror: &&MirrorConfig| mirror.url.trim_end_matches('/') == first.trim_end_matches('/');
+        let same = |mirror: &&MirrorConfig| {
+            mirror.url.trim_end_matches('/') == first.trim_end_matches('/')
+        };
         let configured = config.mirrors.iter().find(same).map(|mirror| mirror.name.to_string());
         return match configured {
             None if !is_url(first) => Ok(true),
@@ -238,7 +280,9 @@ fn is_tree(first: &str, config: &Config, is_directory: impl Fn(&str) -> bool) ->
         (Some(_), true) => Err(OperandError::Ambiguous { word: first.to_owned() }),
         (Some(_), false) => Ok(false),
         (None, true) => Ok(true),
-        (None, false) => Err(OperandError::NoSuchTree { word: first.to_owned(), known: known(config) }),
+        (None, false) => {
+            Err(OperandError::NoSuchTree { word: first.to_owned(), known: known(config) })
+        }
     }
 }
 
@@ -256,7 +300,9 @@ fn split_sequence(argument: &str) -> (&str, Option<u64>) {
     let Some((place, number)) = argument.rsplit_once(':') else { return (argument, None) };
     let is_port = place.split_once("://").is_some_and(|(_, rest)| !rest.contains('/'));
     match number.parse() {
-        Ok(sequence) if !is_port && !place.is_empty() && number.bytes().all(|b| b.is_ascii_digit()) => {
+        Ok(sequence)
+            if !is_port && !place.is_empty() && number.bytes().all(|b| b.is_ascii_digit()) =>
+        {
             (place, Some(sequence))
         }
         _ => (argument, None),
@@ -277,7 +323,8 @@ mod tests {
 
     use super::*;
 
-    const FLEET: &str = "[[mirror]]\nname='eu'\nurl='/srv/eu'\n[[mirror]]\nname='us'\nurl='ssh://us/srv'\n";
+    const FLEET: &str =
+        "[[mirror]]\nname='eu'\nurl='/srv/eu'\n[[mirror]]\nname='us'\nurl='ssh://us/srv'\n";
 
     fn config(text: &str) -> Config {
         Config::parse(text, Path::new(FILE_NAME)).unwrap()
@@ -293,20 +340,31 @@ mod tests {
         has_from: bool,
         config: &Config,
     ) -> Result<(Option<String>, Vec<String>), OperandError> {
-        let arguments: Vec<String> = arguments.iter().map(|argument| (*argument).to_owned()).collect();
-        let places = of_push(&arguments, has_from, config, |word| word == "public" || word == "eu")?;
+        let arguments: Vec<String> =
+            arguments.iter().map(|argument| (*argument).to_owned()).collect();
+        let places =
+            of_push(&arguments, has_from, config, |word| word == "public" || word == "eu")?;
         Ok((places.tree, places.mirrors.into_iter().map(|mirror| mirror.location).collect()))
     }
 
-    fn expected(tree: Option<&str>, mirrors: &[&str]) -> Result<(Option<String>, Vec<String>), OperandError> {
+    fn expected(
+        tree: Option<&str>,
+        mirrors: &[&str],
+    ) -> Result<(Option<String>, Vec<String>), OperandError> {
         Ok((tree.map(str::to_owned), mirrors.iter().map(|mirror| (*mirror).to_owned()).collect()))
     }
 
     #[test]
     fn without_a_file_the_first_is_the_tree() {
         let none = Config::default();
-        assert_eq!(push(&["public", "/a", "./b"], false, &none), expected(Some("public"), &["/a", "./b"]));
-        assert_eq!(push(&["/x", "https://h/d"], false, &none), expected(Some("/x"), &["https://h/d"]));
+        assert_eq!(
+            push(&["public", "/a", "./b"], false, &none),
+            expected(Some("public"), &["/a", "./b"])
+        );
+        assert_eq!(
+            push(&["/x", "https://h/d"], false, &none),
+            expected(Some("/x"), &["https://h/d"])
+        );
         assert_eq!(push(&[".", "/a"], false, &none), expected(Some("."), &["/a"]));
         assert_eq!(push(&[], false, &none), Err(OperandError::NoTree));
         assert_eq!(push(&["public"], false, &none), Err(OperandError::NoMirrors));
@@ -317,14 +375,23 @@ mod tests {
         assert_eq!(push(&[], false, &fleet()), expected(None, &["/srv/eu", "ssh://us/srv"]));
         assert_eq!(push(&["us"], false, &fleet()), expected(None, &["ssh://us/srv"]));
         assert_eq!(push(&["us", "/x"], false, &fleet()), expected(None, &["ssh://us/srv", "/x"]));
-        assert_eq!(push(&["./other"], false, &fleet()), expected(Some("./other"), &["/srv/eu", "ssh://us/srv"]));
-        assert_eq!(push(&["public", "eu"], false, &fleet()), expected(Some("public"), &["/srv/eu"]));
+        assert_eq!(
+            push(&["./other"], false, &fleet()),
+            expected(Some("./other"), &["/srv/eu", "ssh://us/srv"])
+        );
+        assert_eq!(
+            push(&["public", "eu"], false, &fleet()),
+            expected(Some("public"), &["/srv/eu"])
+        );
     }
 
     #[test]
     fn names_without_content_still_need_a_tree() {
         assert_eq!(push(&["us"], false, &config(FLEET)), Err(OperandError::NoTree));
-        assert_eq!(push(&["public", "us"], false, &config(FLEET)), expected(Some("public"), &["ssh://us/srv"]));
+        assert_eq!(
+            push(&["public", "us"], false, &config(FLEET)),
+            expected(Some("public"), &["ssh://us/srv"])
+        );
     }
 
     #[test]
@@ -332,7 +399,10 @@ mod tests {
         assert_eq!(push(&["eu", "/a"], true, &fleet()), expected(None, &["/srv/eu", "/a"]));
         assert_eq!(push(&["/a"], true, &Config::default()), expected(None, &["/a"]));
         assert_eq!(push(&[], true, &Config::default()), Err(OperandError::NoMirrors));
-        assert!(matches!(push(&["public"], true, &fleet()), Err(OperandError::UnknownMirror { .. })));
+        assert!(matches!(
+            push(&["public"], true, &fleet()),
+            Err(OperandError::UnknownMirror { .. })
+        ));
     }
 
     #[test]
@@ -350,7 +420,11 @@ mod tests {
         let error = push(&["public", "uss"], false, &fleet()).unwrap_err();
         assert_eq!(Failure::from(error).exit(), Exit::Usage);
         let error = push(&["public", "www"], false, &Config::default()).unwrap_err();
-        assert!(error.hint().contains("./www") && error.hint().contains("headwater init"), "{}", error.hint());
+        assert!(
+            error.hint().contains("./www") && error.hint().contains("headwater init"),
+            "{}",
+            error.hint()
+        );
     }
 
     #[test]
@@ -374,7 +448,10 @@ mod tests {
     #[test]
     fn mirrors_keep_their_names() {
         let mirrors = of_mirrors(&["us".to_owned(), "/a".to_owned()], &fleet()).unwrap();
-        assert_eq!(mirrors[0], MirrorChoice { name: "us".into(), ..MirrorChoice::at("ssh://us/srv") });
+        assert_eq!(
+            mirrors[0],
+            MirrorChoice { name: "us".into(), ..MirrorChoice::at("ssh://us/srv") }
+        );
         assert_eq!(mirrors[1], MirrorChoice::at("/a"));
         assert_eq!(of_mirrors(&[], &fleet()).unwrap().len(), 2);
     }

@@ -18,8 +18,8 @@ use super::terminal;
 /// Most paths that are listed; the rest is counted.
 pub(crate) const MAX_LISTED: usize = 50;
 
-/// Escapes control, reordering and invisible characters in `text` as `\u{..}`, and hides everything that looks like a
-/// token.
+/// Escapes control, reordering and invisible characters in `text` as `\u{..}`, and hides everything
+/// that looks like a token.
 pub(crate) fn escape(text: &str) -> Cow<'_, str> {
     let text = without_tokens(text);
     if !text.contains(is_invisible) {
@@ -32,7 +32,8 @@ pub(crate) fn escape(text: &str) -> Cow<'_, str> {
     Cow::Owned(escaped)
 }
 
-/// Hides everything in `text` that looks like a token: a user may have written one in the wrong place.
+/// Hides everything in `text` that looks like a token: a user may have written one in the wrong
+/// place.
 pub(crate) fn without_tokens(text: &str) -> Cow<'_, str> {
     Secrets::default().clean(text)
 }
@@ -97,16 +98,23 @@ pub(crate) fn age(then: u64, now: u64) -> String {
 
 /// A moment in seconds since 1970 as RFC 3339: `2026-11-22T12:55:00Z`.
 pub(crate) fn moment(seconds: u64) -> String {
-    let timestamp = i64::try_from(seconds).ok().and_then(|seconds| jiff::Timestamp::from_second(seconds).ok());
+    let timestamp =
+        i64::try_from(seconds).ok().and_then(|seconds| jiff::Timestamp::from_second(seconds).ok());
     timestamp.map_or_else(|| format!("{seconds} s after 1970"), |timestamp| timestamp.to_string())
 }
 
 /// The first [`MAX_LISTED`] of `items`, escaped, each after `prefix`, and a line
 /// with the number of the others.
-pub(crate) fn listed<S: AsRef<str>>(prefix: &str, items: impl IntoIterator<Item = S>) -> Vec<String> {
+pub(crate) fn listed<S: AsRef<str>>(
+    prefix: &str,
+    items: impl IntoIterator<Item = S>,
+) -> Vec<String> {
     let mut items = items.into_iter();
-    let mut lines: Vec<String> =
-        items.by_ref().take(MAX_LISTED).map(|item| format!("{prefix}{}", escape(item.as_ref()))).collect();
+    let mut lines: Vec<String> = items
+        .by_ref()
+        .take(MAX_LISTED)
+        .map(|item| format!("{prefix}{}", escape(item.as_ref())))
+        .collect();
     let rest = items.count();
     if rest > 0 {
         lines.push(format!("{prefix}… and {} more", count(rest as u64)));
@@ -134,12 +142,16 @@ impl Table {
     /// A table with these headings.
     pub(crate) fn new<const N: usize>(headings: [(&str, Align); N]) -> Self {
         let columns = headings.iter().map(|(_, align)| *align).collect();
-        Self { columns, rows: vec![headings.iter().map(|(heading, _)| (*heading).to_owned()).collect()] }
+        Self {
+            columns,
+            rows: vec![headings.iter().map(|(heading, _)| (*heading).to_owned()).collect()],
+        }
     }
 
     /// A table with these columns.
     pub(crate) fn of_columns<'h>(headings: impl IntoIterator<Item = (&'h str, Align)>) -> Self {
-        let (names, columns) = headings.into_iter().map(|(heading, align)| (heading.to_owned(), align)).unzip();
+        let (names, columns) =
+            headings.into_iter().map(|(heading, align)| (heading.to_owned(), align)).unzip();
         Self { columns, rows: vec![names] }
     }
 
@@ -154,8 +166,9 @@ impl Table {
         if self.rows.len() == 1 {
             return self;
         }
-        let is_used =
-            |column: usize| self.rows.iter().skip(1).any(|row| row.get(column).is_some_and(|c| !c.is_empty()));
+        let is_used = |column: usize| {
+            self.rows.iter().skip(1).any(|row| row.get(column).is_some_and(|c| !c.is_empty()))
+        };
         let used: Vec<bool> = (0..self.columns.len()).map(is_used).collect();
         let mut keep = used.iter().copied();
         self.columns.retain(|_| keep.next().unwrap_or(true));
@@ -169,7 +182,12 @@ impl Table {
     /// The table as text, one line per row, without trailing spaces.
     pub(crate) fn render(&self) -> String {
         let width = |column: usize| {
-            self.rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0)
+            self.rows
+                .iter()
+                .filter_map(|row| row.get(column))
+                .map(|cell| cell.chars().count())
+                .max()
+                .unwrap_or(0)
         };
         let widths: Vec<usize> = (0..self.columns.len()).map(width).collect();
         let mut text = String::new();
@@ -232,7 +250,8 @@ fn written(result: io::Result<()>) -> Result<(), Failure> {
     match result {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
             let hint = "free some space, or redirect the output; changes before this error remain";
-            Err(Failure::new(Exit::Failed, format!("cannot write to stdout: {error}")).with_hint(hint))
+            Err(Failure::new(Exit::Failed, format!("cannot write to stdout: {error}"))
+                .with_hint(hint))
         }
         _ => Ok(()),
     }
@@ -247,14 +266,20 @@ mod tests {
         assert_eq!(escape("plain é ü 漢"), "plain é ü 漢");
         assert_eq!(escape("a\u{1b}[2Jb\nc\r\t"), "a\\u{1b}[2Jb\\u{a}c\\u{d}\\u{9}");
         assert_eq!(escape("\u{9b}31m\u{7f}\u{202e}gpj"), "\\u{9b}31m\\u{7f}\\u{202e}gpj");
-        assert_eq!(escape("a\u{200b}b\u{feff}c\u{ad}d\u{2060}"), "a\\u{200b}b\\u{feff}c\\u{ad}d\\u{2060}");
+        assert_eq!(
+            escape("a\u{200b}b\u{feff}c\u{ad}d\u{2060}"),
+            "a\\u{200b}b\\u{feff}c\\u{ad}d\\u{2060}"
+        );
     }
 
     #[test]
     fn json_has_no_raw_control_characters() {
         let line = json_line(&["a\u{9b}\u{202e}\u{1b}\n", "é"]).unwrap();
         assert_eq!(line, "[\"a\\u009b\\u202e\\u001b\\n\",\"é\"]\n");
-        assert_eq!(serde_json::from_str::<Vec<String>>(&line).unwrap()[0], "a\u{9b}\u{202e}\u{1b}\n");
+        assert_eq!(
+            serde_json::from_str::<Vec<String>>(&line).unwrap()[0],
+            "a\u{9b}\u{202e}\u{1b}\n"
+        );
     }
 
     #[test]
@@ -268,7 +293,9 @@ mod tests {
 
     #[test]
     fn sizes_are_decimal() {
-        for (size, text) in [(0, "0 B"), (999, "999 B"), (1_234_567, "1.2 MB"), (5_000_000_000, "5.0 GB")] {
+        for (size, text) in
+            [(0, "0 B"), (999, "999 B"), (1_234_567, "1.2 MB"), (5_000_000_000, "5.0 GB")]
+        {
             assert_eq!(bytes(size), text);
         }
     }
@@ -320,7 +347,11 @@ mod tests {
 
     #[test]
     fn tables_line_up() {
-        let mut table = Table::new([("mirror", Align::Left), ("release", Align::Right), ("state", Align::Left)]);
+        let mut table = Table::new([
+            ("mirror", Align::Left),
+            ("release", Align::Right),
+            ("state", Align::Left),
+        ]);
         table.row(["eu", "12", "current"]);
         table.row(["/srv/é", "1,234", "2 behind\u{1b}"]);
         assert_eq!(

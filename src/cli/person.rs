@@ -22,9 +22,11 @@ fn of(lookup: impl Fn(&str) -> Option<String>, host: Option<&str>) -> Option<Str
     let set = |name: &&str| lookup(name).filter(|value| !value.trim().is_empty());
     // sudo sets USER to the user that it runs the command as.
     let user = || ["SUDO_USER", "USER", "LOGNAME"].iter().find_map(set);
-    let name = ci::job(&lookup).or_else(|| match (user(), host.map(str::trim).filter(|host| !host.is_empty())) {
-        (Some(user), Some(host)) => Some(format!("{user}@{host}")),
-        (user, _) => user,
+    let name = ci::job(&lookup).or_else(|| {
+        match (user(), host.map(str::trim).filter(|host| !host.is_empty())) {
+            (Some(user), Some(host)) => Some(format!("{user}@{host}")),
+            (user, _) => user,
+        }
     })?;
     let mut name: String = name.chars().filter(|c| !c.is_control()).collect();
     while name.len() > MAX_NAME_BYTES {
@@ -40,15 +42,21 @@ mod tests {
     #[test]
     fn a_job_counts_before_a_user() {
         let given = |pairs: &'static [(&str, &str)]| {
-            move |name: &str| pairs.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned())
+            move |name: &str| {
+                pairs.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned())
+            }
         };
         let ann = given(&[("USER", "root"), ("SUDO_USER", "ann")]);
         assert_eq!(of(ann, Some("desk\n")).as_deref(), Some("ann@desk"));
         assert_eq!(of(given(&[("LOGNAME", "ann\u{1b}")]), None).as_deref(), Some("ann"));
         assert_eq!(of(given(&[]), Some("desk")), None);
-        let job = given(&[("USER", "ci"), ("CI", "true"), ("JOB_NAME", "deploy"), ("BUILD_NUMBER", "8")]);
+        let job =
+            given(&[("USER", "ci"), ("CI", "true"), ("JOB_NAME", "deploy"), ("BUILD_NUMBER", "8")]);
         assert_eq!(of(job, Some("runner")).as_deref(), Some("ci:deploy run 8"));
-        assert_eq!(of(given(&[("CI", "true"), ("USER", "ci")]), Some("runner")).as_deref(), Some("ci@runner"));
+        assert_eq!(
+            of(given(&[("CI", "true"), ("USER", "ci")]), Some("runner")).as_deref(),
+            Some("ci@runner")
+        );
         let long = |name: &str| (name == "USER").then(|| "ü".repeat(300));
         assert_eq!(of(long, None).map(|name| name.len()), Some(MAX_NAME_BYTES));
     }

@@ -5,7 +5,8 @@ use std::time::Duration;
 use headwater::config::Label;
 use headwater::manifest::{Change, ChangeKind, Diff};
 use headwater::push::{
-    self, BaseCounts, ChangeCounts, Churn, DiffSide, Goal, MirrorPlan, OnFailure, PlanReport, Schedule, WavePlan,
+    self, BaseCounts, ChangeCounts, Churn, DiffSide, Goal, MirrorPlan, OnFailure, PlanReport,
+    Schedule, WavePlan,
 };
 use serde::Serialize;
 
@@ -14,7 +15,9 @@ use super::context::{self, Operand};
 use super::failure::{self, Exit, ExitInputs, Failure};
 use super::next_steps::{self, print_hints};
 use super::operands;
-use super::output::{Align, MAX_LISTED, Table, bytes, count, counted, duration, escape, listed, print, print_json};
+use super::output::{
+    Align, MAX_LISTED, Table, bytes, count, counted, duration, escape, listed, print, print_json,
+};
 use super::progress::Progress;
 use super::push::PreparedPush;
 use super::remote::{MirrorFactory, check_there};
@@ -69,10 +72,20 @@ fn refused(exit: Exit, unmet: &str) -> Failure {
 
 /// The exit code of a push that too few mirrors accept.
 fn exit_of(plan: &PlanReport) -> Exit {
-    let current =
-        plan.mirrors.iter().filter(|mirror| mirror.is_current).map(|_| failure::MirrorOutcome::AlreadyCurrent);
-    let failed = plan.mirrors.iter().filter_map(|mirror| mirror.failure).map(push_command::outcome_of_failure);
-    Exit::of(&ExitInputs { outcomes: &current.chain(failed).collect::<Vec<_>>(), ..ExitInputs::default() })
+    let current = plan
+        .mirrors
+        .iter()
+        .filter(|mirror| mirror.is_current)
+        .map(|_| failure::MirrorOutcome::AlreadyCurrent);
+    let failed = plan
+        .mirrors
+        .iter()
+        .filter_map(|mirror| mirror.failure)
+        .map(push_command::outcome_of_failure);
+    Exit::of(&ExitInputs {
+        outcomes: &current.chain(failed).collect::<Vec<_>>(),
+        ..ExitInputs::default()
+    })
 }
 
 #[derive(Serialize)]
@@ -117,8 +130,11 @@ fn group<'a>(job: &'a PreparedPush, mirror: &str) -> Option<&'a str> {
 }
 
 fn rows<'a>(plan: &'a PlanReport, job: &'a PreparedPush) -> Vec<PlanRow<'a>> {
-    let planned =
-        plan.mirrors.iter().map(|plan| PlanRow::Planned { plan, group: group(job, &plan.mirror), is_frozen: false });
+    let planned = plan.mirrors.iter().map(|plan| PlanRow::Planned {
+        plan,
+        group: group(job, &plan.mirror),
+        is_frozen: false,
+    });
     let frozen = job.frozen.iter().map(|one| PlanRow::Frozen {
         mirror: &one.mirror,
         location: &one.location,
@@ -157,7 +173,10 @@ fn describe(plan: &PlanReport, job: &PreparedPush, list: ListArgs) -> String {
         return format!("nothing to do: release {sequence} has this content everywhere\n");
     }
     if plan.is_new {
-        text.push_str(&format!("release {sequence} would be made: {}\n", push_command::summary(&plan.sums)));
+        text.push_str(&format!(
+            "release {sequence} would be made: {}\n",
+            push_command::summary(&plan.sums)
+        ));
     } else {
         let summary = push_command::summary(&ChangeCounts::from(&plan.diff));
         let made = "has this content and would be copied to the mirrors that lack it";
@@ -167,7 +186,10 @@ fn describe(plan: &PlanReport, job: &PreparedPush, list: ListArgs) -> String {
     let mut table = Table::new([
         ("mirror", Align::Left),
         // The column exists only if there are groups.
-        (if job.config.mirrors.iter().any(|one| one.group.is_some()) { "group" } else { "" }, Align::Left),
+        (
+            if job.config.mirrors.iter().any(|one| one.group.is_some()) { "group" } else { "" },
+            Align::Left,
+        ),
         ("serves", Align::Right),
         ("objects", Align::Right),
         ("content", Align::Right),
@@ -178,7 +200,9 @@ fn describe(plan: &PlanReport, job: &PreparedPush, list: ListArgs) -> String {
         let note = match (mirror.failure, mirror.serves) {
             (Some(failure), _) => push_command::failed(failure),
             (None, _) if mirror.is_current => "is current".to_owned(),
-            (None, _) if mirror.is_newer => "serves a newer release: would be left alone".to_owned(),
+            (None, _) if mirror.is_newer => {
+                "serves a newer release: would be left alone".to_owned()
+            }
             (None, _) if mirror.is_staged => "is already staged".to_owned(),
             (None, None) if mirror.is_joining => {
                 "joins: would be filled, and the push would not wait for it".to_owned()
@@ -213,7 +237,10 @@ fn describe(plan: &PlanReport, job: &PreparedPush, list: ListArgs) -> String {
 fn describe_schedule(schedule: &Schedule) -> String {
     let Schedule { required, counted, waves, .. } = schedule;
     let is_looked_at = waves.iter().any(|wave| !wave.probes.is_empty());
-    if waves.iter().map(|wave| wave.mirrors.len()).sum::<usize>() < 2 && !is_looked_at && schedule.goal != Goal::Stage {
+    if waves.iter().map(|wave| wave.mirrors.len()).sum::<usize>() < 2
+        && !is_looked_at
+        && schedule.goal != Goal::Stage
+    {
         return String::new();
     }
     let ready = match required == counted {
@@ -235,9 +262,13 @@ fn describe_schedule(schedule: &Schedule) -> String {
         ));
     }
     match (schedule.on_failure, is_looked_at) {
-        (OnFailure::Revert, true) => text.push_str("a failed probe or a failed switch would revert all mirrors\n"),
+        (OnFailure::Revert, true) => {
+            text.push_str("a failed probe or a failed switch would revert all mirrors\n");
+        }
         (OnFailure::Revert, false) => text.push_str("a failed switch would revert all mirrors\n"),
-        (OnFailure::Leave, true) => text.push_str("a failed probe would revert its wave and stop the push\n"),
+        (OnFailure::Leave, true) => {
+            text.push_str("a failed probe would revert its wave and stop the push\n");
+        }
         (OnFailure::Leave, false) => {}
     }
     text
@@ -249,7 +280,8 @@ fn counted_mirrors(number: usize) -> String {
 
 /// The mirrors of a wave, in the order in which they would switch.
 fn wave_members_text(wave: &WavePlan, lead: Option<&str>, is_first: bool) -> String {
-    let rest: Vec<&str> = wave.mirrors.iter().map(String::as_str).filter(|name| Some(*name) != lead).collect();
+    let rest: Vec<&str> =
+        wave.mirrors.iter().map(String::as_str).filter(|name| Some(*name) != lead).collect();
     let shown: Vec<_> = rest.iter().take(MAX_NAMED).map(|name| escape(name)).collect();
     let more = match rest.len() - shown.len() {
         0 => String::new(),
@@ -259,7 +291,9 @@ fn wave_members_text(wave: &WavePlan, lead: Option<&str>, is_first: bool) -> Str
     match lead.map(escape) {
         Some(lead) if rest.is_empty() => lead.into_owned(),
         Some(lead) => format!("{lead}, then {}{more}{together}", shown.join(", ")),
-        None if is_first && rest.len() > 1 => format!("one of {}{more}, then the others together", shown.join(", ")),
+        None if is_first && rest.len() > 1 => {
+            format!("one of {}{more}, then the others together", shown.join(", "))
+        }
         None => format!("{}{more}{together}", shown.join(", ")),
     }
 }
@@ -302,7 +336,8 @@ fn describe_bases(bases: &BaseCounts) -> String {
 
 fn describe_churn(churn: &Churn) -> String {
     format!(
-        "{} of {} changed .{} files differ only in one place (a build stamp?): in {}, {:?} became {:?}\n",
+        "{} of {} changed .{} files differ only in one place (a build stamp?): in {}, {:?} became \
+         {:?}\n",
         count(churn.near_one_spot),
         count(churn.changed),
         escape(&churn.extension),
@@ -320,7 +355,11 @@ fn describe_paths(diff: &Diff, list: ListArgs) -> String {
     };
     let mut text = String::new();
     let lines = diff.changes.iter().map(line);
-    let lines = if list.all { lines.map(|line| escape(&line).into_owned()).collect() } else { listed("", lines) };
+    let lines = if list.all {
+        lines.map(|line| escape(&line).into_owned()).collect()
+    } else {
+        listed("", lines)
+    };
     for line in lines {
         text.push_str(&line);
         text.push('\n');
@@ -373,7 +412,12 @@ pub(crate) fn diff(args: &DiffArgs) -> Result<Exit, Failure> {
     progress.finish();
     let diff = diff.map_err(hints::of_push)?;
     if args.output.json {
-        print_json(&DiffAnswer { headwater: "diff", version: 1, changes: &diff.changes, same: diff.same })?;
+        print_json(&DiffAnswer {
+            headwater: "diff",
+            version: 1,
+            changes: &diff.changes,
+            same: diff.same,
+        })?;
     } else {
         let summary = push_command::summary(&ChangeCounts::from(&diff));
         print(&format!("{}{summary}\n", describe_paths(&diff, args.list)))?;

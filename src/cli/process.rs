@@ -9,24 +9,25 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use signal_hook::consts::SIGXFSZ;
 use signal_hook::flag;
 
-/// Open files that a fleet of hundreds of mirrors needs. Child processes inherit the limit, and a much higher one would
-/// slow down programs that close every possible descriptor.
+/// Open files that a fleet of hundreds of mirrors needs. Child processes inherit the limit, and a
+/// much higher one would slow down programs that close every possible descriptor.
 const WANTED_FILES: u64 = 16 * 1024;
 /// Open files for everything except directory mirrors: standard streams, the tree, packs, sockets.
 const OTHER_FILES: u64 = 64;
 /// Open files for one directory mirror while it is filled.
 const FILES_OF_A_MIRROR: u64 = 32;
 
-/// Prepares the process: many open files, and an error instead of a signal for a file that is too large.
+/// Prepares the process: many open files, and an error instead of a signal for a file that is too
+/// large.
 pub(crate) fn prepare() {
     raise_file_limit();
-    // With a handler for SIGXFSZ the write fails with EFBIG; without one the signal ends the process. A handler is the
-    // only way in safe code. The flag is not read.
+    // With a handler for SIGXFSZ the write fails with EFBIG; without one the signal ends the
+    // process. A handler is the only way in safe code. The flag is not read.
     flag::register(SIGXFSZ, Arc::new(AtomicBool::new(false))).ok();
 }
 
-/// Raises the soft limit of open files up to the hard limit. The usual limit of 1,024 is for programs that use
-/// `select`.
+/// Raises the soft limit of open files up to the hard limit. The usual limit of 1,024 is for
+/// programs that use `select`.
 fn raise_file_limit() {
     let limit = getrlimit(Resource::Nofile);
     let wanted = limit.maximum.map_or(WANTED_FILES, |most| WANTED_FILES.min(most));
@@ -43,7 +44,9 @@ pub(crate) fn directories_at_once() -> usize {
 }
 
 fn directories_within(files: u64) -> usize {
-    usize::try_from(files.saturating_sub(OTHER_FILES) / FILES_OF_A_MIRROR).unwrap_or(usize::MAX).max(1)
+    usize::try_from(files.saturating_sub(OTHER_FILES) / FILES_OF_A_MIRROR)
+        .unwrap_or(usize::MAX)
+        .max(1)
 }
 
 #[cfg(test)]

@@ -31,7 +31,8 @@ const SOAK_PAUSE: Duration = Duration::from_secs(60);
 /// Time between two redraws of the block.
 const TICK: Duration = Duration::from_millis(100);
 /// The message after the first Ctrl-C.
-const STOPPING: &str = "stopping: every mirror stays on a complete release; press Ctrl-C again to end at once";
+const STOPPING: &str =
+    "stopping: every mirror stays on a complete release; press Ctrl-C again to end at once";
 
 /// How an event is shown.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,19 +54,26 @@ pub(crate) fn note(event: &Event) -> Notability {
         Event::MirrorFailed { mirror, error } => {
             Notability::Alarm(format!("error: {} failed: {}", escape(mirror), escape(error)))
         }
-        Event::HookFailed { mirror, sequence, reason } => Notability::Alarm(hook_failed(mirror, *sequence, reason)),
+        Event::HookFailed { mirror, sequence, reason } => {
+            Notability::Alarm(hook_failed(mirror, *sequence, reason))
+        }
         Event::HookRunning { mirror, sequence } => Notability::Fact(format!(
-            "{}: its post_activate command is still running after release {sequence}; `headwater status` shows if it fails",
+            "{}: its post_activate command is still running after release {sequence}; `headwater \
+             status` shows if it fails",
             escape(mirror)
         )),
-        Event::ScanFinished { entries, bytes: size, hashed_files, hashed_bytes } => Notability::Fact(format!(
-            "scan: {}, {}; {} of them new or touched, {} read",
-            counted(*entries, "entry", "entries"),
-            bytes(*size),
-            count(*hashed_files),
-            bytes(*hashed_bytes)
-        )),
-        Event::AnswerOverdue { mirror } => Notability::Fact(format!("waiting for {}", escape(mirror))),
+        Event::ScanFinished { entries, bytes: size, hashed_files, hashed_bytes } => {
+            Notability::Fact(format!(
+                "scan: {}, {}; {} of them new or touched, {} read",
+                counted(*entries, "entry", "entries"),
+                bytes(*size),
+                count(*hashed_files),
+                bytes(*hashed_bytes)
+            ))
+        }
+        Event::AnswerOverdue { mirror } => {
+            Notability::Fact(format!("waiting for {}", escape(mirror)))
+        }
         Event::BundleStarted { objects, bytes: size, .. } => Notability::Fact(format!(
             "pack: {}, {}",
             counted(*objects, "new file content", "new file contents"),
@@ -110,7 +118,9 @@ pub(crate) fn note(event: &Event) -> Notability {
 
 fn hook_failed(mirror: &str, sequence: u64, reason: &str) -> String {
     let (mirror, reason) = (escape(mirror), escape(reason));
-    format!("warning: {mirror}: its post_activate command failed after release {sequence}: {reason}")
+    format!(
+        "warning: {mirror}: its post_activate command failed after release {sequence}: {reason}"
+    )
 }
 
 /// The line of an event that only `--verbose` shows.
@@ -121,11 +131,15 @@ fn details(event: &Event) -> Option<String> {
             Some(sequence) => format!("{}: serves release {sequence}", escape(mirror)),
             None => format!("{}: serves nothing yet", escape(mirror)),
         }),
-        Event::PackSealed { pack, bytes: size } => Some(format!("pack {}: {}", short(pack), bytes(*size))),
+        Event::PackSealed { pack, bytes: size } => {
+            Some(format!("pack {}: {}", short(pack), bytes(*size)))
+        }
         Event::PackSent { mirror, pack, bytes: size } => {
             Some(format!("{}: pack {} sent, {}", escape(mirror), short(pack), bytes(*size)))
         }
-        Event::PackHeld { mirror, pack } => Some(format!("{}: has pack {} already", escape(mirror), short(pack))),
+        Event::PackHeld { mirror, pack } => {
+            Some(format!("{}: has pack {} already", escape(mirror), short(pack)))
+        }
         Event::Pruned { mirror, releases, objects, .. } => Some(format!(
             "{}: dropped {} and {}",
             escape(mirror),
@@ -192,7 +206,8 @@ impl Progress {
     /// Creates progress according to the flags, and starts to catch signals.
     pub(crate) fn start(args: &OutputArgs) -> Result<Self, Failure> {
         let log = args.events.as_deref().map(EventLog::create).transpose().map_err(|error| {
-            Failure::new(Exit::Usage, error).with_hint("name a file that you may write with --events")
+            Failure::new(Exit::Usage, error)
+                .with_hint("name a file that you may write with --events")
         })?;
         signals::catch().map_err(|error| Failure::new(Exit::Failed, error))?;
         let view = match (args.quiet, terminal::has_block()) {
@@ -206,7 +221,8 @@ impl Progress {
         Ok(progress)
     }
 
-    /// Creates progress for a command whose result lists the failures of mirrors, so that stderr does not repeat them.
+    /// Creates progress for a command whose result lists the failures of mirrors, so that stderr
+    /// does not repeat them.
     pub(crate) fn of_answer(args: &OutputArgs) -> Result<Self, Failure> {
         let progress = Self::start(args)?;
         lock(&progress.state).has_answer = true;
@@ -249,7 +265,10 @@ impl Progress {
         self.end_block();
         if let Some(error) = lock(&self.state).log.as_mut().and_then(EventLog::take_failure) {
             // If stderr is closed too, the warning is lost.
-            eprint_raw(&format!("warning: events are missing from the file of --events: {error}\n")).ok();
+            eprint_raw(&format!(
+                "warning: events are missing from the file of --events: {error}\n"
+            ))
+            .ok();
         }
     }
 }
@@ -307,7 +326,9 @@ impl ProgressState {
 
     /// Returns whether the event is a failure of a mirror that is not shown.
     fn hides_failure(&mut self, event: &Event, note: &Notability) -> bool {
-        let (Event::MirrorFailed { error, .. }, Notability::Alarm(line)) = (event, note) else { return false };
+        let (Event::MirrorFailed { error, .. }, Notability::Alarm(line)) = (event, note) else {
+            return false;
+        };
         // The last line reports the interruption once for all mirrors.
         let is_cancelled = *error == MirrorError::Cancelled.to_string();
         // A push that starts again requests the state of a mirror again and gets the same error.
@@ -318,7 +339,10 @@ impl ProgressState {
     fn show(&mut self, event: &Event, note: &Notability, now: Instant) {
         // A closed stderr does not stop a push.
         match (&mut self.view, note) {
-            (View::Quiet(out) | View::Lines { out, .. } | View::Details(out), Notability::Alarm(line))
+            (
+                View::Quiet(out) | View::Lines { out, .. } | View::Details(out),
+                Notability::Alarm(line),
+            )
             | (View::Details(out), Notability::Fact(line)) => line_to(out, line),
             (View::Details(out), _) => details(event).iter().for_each(|line| line_to(out, line)),
             (View::Block, Notability::Alarm(line)) => line_to(&mut Stderr, line),
@@ -420,9 +444,12 @@ mod tests {
     fn lines_pause_between_steps_but_not_between_facts() {
         let (screen, start) = (Screen::default(), Instant::now());
         let mut state = lines_to(&screen, start);
-        for (second, event) in
-            [(1, sent("eu", 1_000)), (4, sent("eu", 1_000)), (6, sent("eu", 1_000)), (7, sent("eu", 1_000))]
-        {
+        for (second, event) in [
+            (1, sent("eu", 1_000)),
+            (4, sent("eu", 1_000)),
+            (6, sent("eu", 1_000)),
+            (7, sent("eu", 1_000)),
+        ] {
             let now = start + Duration::from_secs(second);
             state.sums.add(&event, now);
             state.show(&event, &note(&event), now);
@@ -460,17 +487,23 @@ mod tests {
     #[test]
     fn quiet_lets_warnings_and_errors_through_escaped() {
         let screen = Screen::default();
-        let progress = Progress::with(View::Quiet(Box::new(screen.clone())), None, CancelToken::default());
+        let progress =
+            Progress::with(View::Quiet(Box::new(screen.clone())), None, CancelToken::default());
         progress.event(activated());
         progress.event(Event::Warned { message: "odd\u{1b}[2J".into() });
-        progress.event(Event::MirrorFailed { mirror: "us".into(), error: "refused\nhint: no".into() });
-        assert_eq!(screen.text(), "warning: odd\\u{1b}[2J\nerror: us failed: refused\\u{a}hint: no\n");
+        progress
+            .event(Event::MirrorFailed { mirror: "us".into(), error: "refused\nhint: no".into() });
+        assert_eq!(
+            screen.text(),
+            "warning: odd\\u{1b}[2J\nerror: us failed: refused\\u{a}hint: no\n"
+        );
     }
 
     #[test]
     fn a_failure_that_is_met_again_is_shown_once() {
         let screen = Screen::default();
-        let progress = Progress::with(View::Quiet(Box::new(screen.clone())), None, CancelToken::default());
+        let progress =
+            Progress::with(View::Quiet(Box::new(screen.clone())), None, CancelToken::default());
         for error in ["refused", "refused", "too late", "refused"] {
             progress.event(Event::MirrorFailed { mirror: "us".into(), error: error.into() });
         }
@@ -480,21 +513,27 @@ mod tests {
     #[test]
     fn mirrors_of_a_push_that_was_stopped_are_not_failures() {
         let screen = Screen::default();
-        let progress = Progress::with(View::Quiet(Box::new(screen.clone())), None, CancelToken::default());
-        progress.event(Event::MirrorFailed { mirror: "us".into(), error: MirrorError::Cancelled.to_string() });
+        let progress =
+            Progress::with(View::Quiet(Box::new(screen.clone())), None, CancelToken::default());
+        progress.event(Event::MirrorFailed {
+            mirror: "us".into(),
+            error: MirrorError::Cancelled.to_string(),
+        });
         assert_eq!(screen.text(), "");
     }
 
     #[test]
     fn details_have_a_line_for_what_is_not_shown_otherwise() {
         let screen = Screen::default();
-        let progress = Progress::with(View::Details(Box::new(screen.clone())), None, CancelToken::default());
+        let progress =
+            Progress::with(View::Details(Box::new(screen.clone())), None, CancelToken::default());
         progress.event(Event::StateLearned { mirror: "eu".into(), sequence: Some(2) });
         progress.event(Event::ScanAdvanced { entries: 1, hashed_bytes: 1 });
         progress.event(sent("eu", 5));
         progress.event(activated());
         let pack = short(&PackId::of(b""));
-        let lines = format!("eu: serves release 2\neu: pack {pack} sent, 5 B\neu: release 3 is current\n");
+        let lines =
+            format!("eu: serves release 2\neu: pack {pack} sent, 5 B\neu: release 3 is current\n");
         assert_eq!(screen.text(), lines);
     }
 
@@ -502,14 +541,18 @@ mod tests {
     fn the_log_has_every_event_also_with_quiet() {
         let file = Screen::default();
         let log = EventLog::new(file.clone());
-        let progress = Progress::with(View::Quiet(Box::new(io::sink())), Some(log), CancelToken::default());
+        let progress =
+            Progress::with(View::Quiet(Box::new(io::sink())), Some(log), CancelToken::default());
         progress.event(sent("eu", 5));
         progress.event(activated());
         let text = file.text();
-        let lines: Vec<serde_json::Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let lines: Vec<serde_json::Value> =
+            text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
         assert_eq!(lines.len(), 3);
         assert_eq!((&lines[1]["event"], &lines[1]["bytes"]), (&"pack_sent".into(), &5.into()));
-        assert!(lines[2]["time"].as_str().is_some_and(|time| time.len() == 24 && time.ends_with('Z')));
+        assert!(
+            lines[2]["time"].as_str().is_some_and(|time| time.len() == 24 && time.ends_with('Z'))
+        );
     }
 
     #[test]

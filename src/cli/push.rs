@@ -1,15 +1,20 @@
-//! `headwater push`, `headwater promote`, and the code that they share with commands without a tree.
+//! `headwater push`, `headwater promote`, and the code that they share with commands without a
+//! tree.
 
 use std::sync::Arc;
 
 use headwater::config::{Config, Require};
 use headwater::mirror::{ErrorKind, Mirror};
 use headwater::monitor::Monitor as _;
-use headwater::push::{self, ChangeCounts, Fleet, Goal, MirrorReport, Options, Outcome, Report, Source};
+use headwater::push::{
+    self, ChangeCounts, Fleet, Goal, MirrorReport, Options, Outcome, Report, Source,
+};
 use headwater::scan::Root;
 use serde::Serialize;
 
-use super::args::{GuardArgs, OutputArgs, PromoteArgs, PushArgs, ReleaseArgs, SourceArgs, WorkArgs};
+use super::args::{
+    GuardArgs, OutputArgs, PromoteArgs, PushArgs, ReleaseArgs, SourceArgs, WorkArgs,
+};
 use super::context::{self, PushInputs};
 use super::failure::{self, Exit, ExitInputs, Failure, eprint_raw};
 use super::habits::HabitArgs;
@@ -39,23 +44,29 @@ pub(crate) struct PreparedPush {
 pub(crate) fn job(args: &PushArgs) -> Result<PreparedPush, Failure> {
     if args.source.from.is_some() && args.release.note.is_some() {
         let error = "--note does not work with --from, which copies a release unchanged";
-        let hint = "use `headwater promote FROM TO --note TEXT` to publish the content as a new release";
+        let hint =
+            "use `headwater promote FROM TO --note TEXT` to publish the content as a new release";
         return Err(Failure::new(Exit::Usage, error).with_hint(hint));
     }
     job_from(args, Source::Store)
 }
 
 /// Makes a push. If the content comes from a mirror, `source` makes the source from it.
-fn job_from(args: &PushArgs, source_of: fn(Arc<dyn Mirror>) -> Source) -> Result<PreparedPush, Failure> {
+fn job_from(
+    args: &PushArgs,
+    source_of: fn(Arc<dyn Mirror>) -> Source,
+) -> Result<PreparedPush, Failure> {
     let config = load_config(&args.config)?;
     let is_directory = |word: &str| std::path::Path::new(word).is_dir();
-    let mut places = operands::of_push(&args.source.places, args.source.from.is_some(), &config, is_directory)?;
+    let mut places =
+        operands::of_push(&args.source.places, args.source.from.is_some(), &config, is_directory)?;
     let site = args.work.remote.site.as_ref();
     let settings = ReleaseSettings::merge(&args.release, site, &config, settings::environment);
     let factory = MirrorFactory::for_content(&args.work, &config);
     let from = match &args.source.from {
         Some(from) => {
-            let choice: Vec<MirrorChoice> = operands::of_mirrors(std::slice::from_ref(from), &config)?;
+            let choice: Vec<MirrorChoice> =
+                operands::of_mirrors(std::slice::from_ref(from), &config)?;
             Some(factory.mirror(&choice[0], None)?)
         }
         None => None,
@@ -64,19 +75,32 @@ fn job_from(args: &PushArgs, source_of: fn(Arc<dyn Mirror>) -> Source) -> Result
     check_require(args.work.require.unwrap_or(config.require), places.mirrors.len())?;
     let mirrors = factory.fleet(&places.mirrors, settings.site.as_ref())?;
     let cache = settings::cache_dir(args.work.cache.as_deref(), &config);
-    let scratch = |roots: &[Root]| context::scratch(cache.as_deref(), settings.site.as_ref(), roots, &places.mirrors);
+    let scratch = |roots: &[Root]| {
+        context::scratch(cache.as_deref(), settings.site.as_ref(), roots, &places.mirrors)
+    };
     let (source, scratch) = match from {
         Some(from) => (source_of(from), scratch(&[])),
         None => {
             let roots = context::roots(places.tree.as_deref(), &config);
             let scratch = scratch(&roots);
             let jobs = context::jobs(args.work.jobs, &config);
-            let scan = context::scan_options(&args.source.exclude, &config, jobs, scratch.directory.as_deref().ok());
+            let scan = context::scan_options(
+                &args.source.exclude,
+                &config,
+                jobs,
+                scratch.directory.as_deref().ok(),
+            );
             (Source::Trees { roots, scan }, scratch)
         }
     };
     let goal = if args.stage_only { Goal::Stage } else { Goal::Activate };
-    let inputs = PushInputs { config: &config, release: &args.release, guards: &args.guards, work: &args.work, goal };
+    let inputs = PushInputs {
+        config: &config,
+        release: &args.release,
+        guards: &args.guards,
+        work: &args.work,
+        goal,
+    };
     let mut options = inputs.options(settings, scratch)?;
     options.partial = fleet::partial(&places.mirrors, &config, "push");
     let (keep, around) = (keep(&config), args.around.clone());
@@ -84,14 +108,22 @@ fn job_from(args: &PushArgs, source_of: fn(Arc<dyn Mirror>) -> Source) -> Result
     Ok(PreparedPush { source, fleet: mirrors, options, keep, frozen, others, config, around })
 }
 
-/// The configured mirrors outside of `fleet`, for the metrics, which must keep their gauges. A mirror whose credentials
-/// are missing is left out, because this push does not need them.
+/// The configured mirrors outside of `fleet`, for the metrics, which must keep their gauges. A
+/// mirror whose credentials are missing is left out, because this push does not need them.
 fn others(factory: &MirrorFactory, fleet: &Fleet, config: &Config, around: &ScheduleArgs) -> Fleet {
     let is_in = |choice: &MirrorChoice| {
-        fleet.mirrors().iter().any(|one| one.name() == choice.name || one.location() == choice.location)
+        fleet
+            .mirrors()
+            .iter()
+            .any(|one| one.name() == choice.name || one.location() == choice.location)
     };
-    let all = config.all_mirrors().filter(|_| around.metrics(config).is_some()).map(MirrorChoice::from);
-    Fleet::new(all.filter(|choice| !is_in(choice)).filter_map(|choice| factory.mirror(&choice, None).ok()).collect())
+    let all =
+        config.all_mirrors().filter(|_| around.metrics(config).is_some()).map(MirrorChoice::from);
+    Fleet::new(
+        all.filter(|choice| !is_in(choice))
+            .filter_map(|choice| factory.mirror(&choice, None).ok())
+            .collect(),
+    )
 }
 
 /// Refuses a requirement that no outcome could meet.
@@ -101,8 +133,8 @@ fn check_require(require: Require, mirrors: usize) -> Result<(), Failure> {
             let required = counted(count.get() as u64, "mirror is", "mirrors are");
             let there = counted(mirrors as u64, "mirror", "mirrors");
             let error = format!("{required} required, but the push is to {there}");
-            let hint =
-                "name more mirrors, or lower --require or `require` in headwater.toml; 80% means a part of the mirrors";
+            let hint = "name more mirrors, or lower --require or `require` in headwater.toml; 80% \
+                        means a part of the mirrors";
             Err(Failure::new(Exit::Usage, error).with_hint(hint))
         }
         _ => Ok(()),
@@ -125,7 +157,11 @@ pub(crate) fn run(args: &PushArgs) -> Result<Exit, Failure> {
 /// Runs `headwater promote`.
 pub(crate) fn promote(args: &PromoteArgs) -> Result<Exit, Failure> {
     let push = PushArgs {
-        source: SourceArgs { places: args.mirrors.clone(), from: Some(args.from.clone()), exclude: Vec::new() },
+        source: SourceArgs {
+            places: args.mirrors.clone(),
+            from: Some(args.from.clone()),
+            exclude: Vec::new(),
+        },
         release: args.release.clone(),
         stage_only: args.stage_only,
         guards: args.guards.clone(),
@@ -152,23 +188,33 @@ pub(crate) struct TreelessInputs<'a> {
     pub(crate) config: Config,
 }
 
-/// A push of content that mirrors have. A person decided it, or it was pushed before, so guard rails and CI run numbers
-/// do not apply.
-pub(crate) fn without_tree(inputs: TreelessInputs<'_>, source: Source) -> Result<(PreparedPush, GuardArgs), Failure> {
+/// A push of content that mirrors have. A person decided it, or it was pushed before, so guard
+/// rails and CI run numbers do not apply.
+pub(crate) fn without_tree(
+    inputs: TreelessInputs<'_>,
+    source: Source,
+) -> Result<(PreparedPush, GuardArgs), Failure> {
     let TreelessInputs { release, work, config, .. } = inputs;
     let mut choices = operands::of_mirrors(inputs.mirrors, &config)?;
     let frozen = fleet::set_frozen_apart(&mut choices, &config)?;
-    let settings = ReleaseSettings::merge(release, work.remote.site.as_ref(), &config, settings::environment);
+    let settings =
+        ReleaseSettings::merge(release, work.remote.site.as_ref(), &config, settings::environment);
     let factory = MirrorFactory::for_content(work, &config);
     check_require(work.require.unwrap_or(config.require), choices.len())?;
     let mirrors = factory.fleet(&choices, settings.site.as_ref())?;
     let cache = settings::cache_dir(work.cache.as_deref(), &config);
     let scratch = context::scratch(cache.as_deref(), settings.site.as_ref(), &[], &choices);
-    let guards =
-        GuardArgs { allow_older: true, again: true, allow_shrink: true, allow_secrets: true, ..GuardArgs::default() };
+    let guards = GuardArgs {
+        allow_older: true,
+        again: true,
+        allow_shrink: true,
+        allow_secrets: true,
+        ..GuardArgs::default()
+    };
     let config = Config { must_have: Vec::new(), ..config };
-    let mut options = PushInputs { config: &config, release, guards: &guards, work, goal: Goal::Activate }
-        .options(settings, scratch)?;
+    let mut options =
+        PushInputs { config: &config, release, guards: &guards, work, goal: Goal::Activate }
+            .options(settings, scratch)?;
     if release.order.is_none() {
         options.order = None;
     }
@@ -177,7 +223,10 @@ pub(crate) fn without_tree(inputs: TreelessInputs<'_>, source: Source) -> Result
     }
     let (keep, around) = (keep(&config), inputs.around.clone());
     let others = others(&factory, &mirrors, &config, &around);
-    Ok((PreparedPush { source, fleet: mirrors, options, keep, frozen, others, config, around }, guards))
+    Ok((
+        PreparedPush { source, fleet: mirrors, options, keep, frozen, others, config, around },
+        guards,
+    ))
 }
 
 pub(crate) fn execute(
@@ -202,15 +251,23 @@ pub(crate) fn execute(
             report
         }
         Err(error) => {
-            let is_let_go = matches!(error, push::PushError::Superseded { .. }) && guards.superseded_ok;
+            let is_let_go =
+                matches!(error, push::PushError::Superseded { .. }) && guards.superseded_ok;
             let failure = hints::of_push(error);
             let exit = if is_let_go { Exit::Success } else { failure.exit() };
-            after.tell(None, exit.code(), Some(&failure.text()), [&job.fleet, &job.others], &progress);
+            after.tell(
+                None,
+                exit.code(),
+                Some(&failure.text()),
+                [&job.fleet, &job.others],
+                &progress,
+            );
             after.end(None, exit.code(), &progress);
             progress.finish();
             if is_let_go {
                 // If stderr is closed, the note is lost.
-                eprint_raw(&format!("note: {}: no action is needed\n", escape(&failure.text()))).ok();
+                eprint_raw(&format!("note: {}: no action is needed\n", escape(&failure.text())))
+                    .ok();
                 if output.json {
                     print_json(&failure.answer(command, Exit::Success))?;
                 }
@@ -224,7 +281,8 @@ pub(crate) fn execute(
     progress.end_block();
     if !output.json && !output.quiet {
         print(
-            &(describe(&report, command) + &after.results().iter().map(NotificationResult::line).collect::<String>()),
+            &(describe(&report, command)
+                + &after.results().iter().map(NotificationResult::line).collect::<String>()),
         )?;
     }
     // The result is printed before the clean-up, which also polls the results of `post_activate`.
@@ -247,11 +305,19 @@ pub(crate) fn execute(
     Ok(exit)
 }
 
-/// The result if another push with `--alone` is running, or if the user interrupted this push before its start.
-fn not_now(command: &'static str, progress: &Progress, output: &OutputArgs) -> Result<Exit, Failure> {
+/// The result if another push with `--alone` is running, or if the user interrupted this push
+/// before its start.
+fn not_now(
+    command: &'static str,
+    progress: &Progress,
+    output: &OutputArgs,
+) -> Result<Exit, Failure> {
     let (exit, words) = match progress.is_cancelled() {
         true => (Exit::Interrupted, "interrupted before the start"),
-        false => (Exit::Success, "nothing was done: another push of this content is running on this machine"),
+        false => (
+            Exit::Success,
+            "nothing was done: another push of this content is running on this machine",
+        ),
     };
     if output.json {
         print_json(&Failure::new(exit, words).answer(command, exit))?;
@@ -275,14 +341,21 @@ struct PushOutput<'a> {
 
 /// The exit code of a report.
 pub(crate) fn exit_of(report: &Report, is_interrupted: bool, is_superseded_ok: bool) -> Exit {
-    let tried = || report.mirrors.iter().map(|mirror| &mirror.outcome).filter(|outcome| **outcome != Outcome::Frozen);
+    let tried = || {
+        report
+            .mirrors
+            .iter()
+            .map(|mirror| &mirror.outcome)
+            .filter(|outcome| **outcome != Outcome::Frozen)
+    };
     let is_staged = report.goal == Goal::Stage && report.unmet.is_none();
     let known = |one: &Outcome| match one {
         Outcome::Staged if is_staged => Some(failure::MirrorOutcome::AlreadyCurrent),
         other => outcome(other),
     };
     let outcomes: Vec<failure::MirrorOutcome> = tried().filter_map(known).collect();
-    let is_done = tried().all(|outcome| outcome.is_current() || is_staged && *outcome == Outcome::Staged);
+    let is_done =
+        tried().all(|outcome| outcome.is_current() || is_staged && *outcome == Outcome::Staged);
     // A mirror that was not tried because others failed does not count.
     let outcomes = if report.unmet.is_some() && !outcomes.is_empty() {
         outcomes
@@ -322,15 +395,27 @@ fn describe(report: &Report, command: &str) -> String {
     let nothing = next_steps::nothing_done(command);
     let mut text = match (report.sequence, report.is_new) {
         (None, _) => {
-            format!("{nothing}: {}\n", report.unmet.as_deref().unwrap_or("no mirror serves a release for all mirrors"))
+            format!(
+                "{nothing}: {}\n",
+                report.unmet.as_deref().unwrap_or("no mirror serves a release for all mirrors")
+            )
         }
         (Some(sequence), false) if report.unmet.is_some() => {
-            format!("release {sequence} was not activated: {}\n", report.unmet.as_deref().unwrap_or_default())
+            format!(
+                "release {sequence} was not activated: {}\n",
+                report.unmet.as_deref().unwrap_or_default()
+            )
         }
         (Some(sequence), false) => {
-            let brought = report.mirrors.iter().filter(|mirror| mirror.outcome == Outcome::Activated).count() as u64;
+            let brought =
+                report.mirrors.iter().filter(|mirror| mirror.outcome == Outcome::Activated).count()
+                    as u64;
             match brought {
-                0 if report.mirrors.iter().any(|one| matches!(one.outcome, Outcome::Newer { .. })) => {
+                0 if report
+                    .mirrors
+                    .iter()
+                    .any(|one| matches!(one.outcome, Outcome::Newer { .. })) =>
+                {
                     format!("release {sequence} was copied to no mirror\n")
                 }
                 0 => format!("nothing new: release {sequence} has this content\n"),
@@ -341,8 +426,13 @@ fn describe(report: &Report, command: &str) -> String {
             }
         }
         (Some(sequence), true) => {
-            let unmet = report.unmet.as_deref().map(|unmet| format!("not activated: {unmet}\n")).unwrap_or_default();
-            format!("release {sequence}: {}\n{unmet}", summary(&report.changes)) + &retirement(&report.changes)
+            let unmet = report
+                .unmet
+                .as_deref()
+                .map(|unmet| format!("not activated: {unmet}\n"))
+                .unwrap_or_default();
+            format!("release {sequence}: {}\n{unmet}", summary(&report.changes))
+                + &retirement(&report.changes)
         }
     };
     let mut table = Table::new([
@@ -381,14 +471,27 @@ pub(crate) fn changes(sums: &ChangeCounts) -> Vec<String> {
         (sums.retired, "retired"),
         (sums.removed, "removed"),
     ];
-    parts.iter().filter(|(number, _)| *number > 0).map(|(number, word)| format!("{} {word}", count(*number))).collect()
+    parts
+        .iter()
+        .filter(|(number, _)| *number > 0)
+        .map(|(number, word)| format!("{} {word}", count(*number)))
+        .collect()
 }
 
 /// The line that says until when retired paths are served; empty if there are none.
 pub(crate) fn retirement(sums: &ChangeCounts) -> String {
-    let (Some(first), Some(last)) = (sums.first_until, sums.last_until) else { return String::new() };
-    let until = if first == last { moment(first) } else { format!("{} to {}", moment(first), moment(last)) };
-    format!("{} retired, served until {until} (--expunge PATH removes a path now)\n", count(sums.still_served))
+    let (Some(first), Some(last)) = (sums.first_until, sums.last_until) else {
+        return String::new();
+    };
+    let until = if first == last {
+        moment(first)
+    } else {
+        format!("{} to {}", moment(first), moment(last))
+    };
+    format!(
+        "{} retired, served until {until} (--expunge PATH removes a path now)\n",
+        count(sums.still_served)
+    )
 }
 
 /// The line that compares the bytes sent with the new content, if fewer bytes were sent.
@@ -416,7 +519,8 @@ fn ending(report: &Report) -> String {
         let named = report.mirrors.iter().filter(|mirror| mirror.mirror == mirror.location);
         let places: String = named.map(|mirror| format!(" {}", escape(&mirror.mirror))).collect();
         text.push_str(&format!(
-            "staged: `headwater activate {name}{places}` serves it, `headwater abandon {name}{places}` drops it\n"
+            "staged: `headwater activate {name}{places}` serves it, `headwater abandon \
+             {name}{places}` drops it\n"
         ));
     }
     if let Some(spread) = report.spread_ms.filter(|_| report.mirrors.len() > 1) {
@@ -437,8 +541,11 @@ fn ending(report: &Report) -> String {
 }
 
 fn releases(mirror: &MirrorReport) -> String {
-    let show = |sequence: Option<u64>| sequence.map_or_else(|| "none".to_owned(), |sequence| sequence.to_string());
-    let is_told = !matches!(mirror.outcome, Outcome::Failed { .. } | Outcome::Skipped | Outcome::Frozen);
+    let show = |sequence: Option<u64>| {
+        sequence.map_or_else(|| "none".to_owned(), |sequence| sequence.to_string())
+    };
+    let is_told =
+        !matches!(mirror.outcome, Outcome::Failed { .. } | Outcome::Skipped | Outcome::Frozen);
     if mirror.now.is_none() && !is_told {
         // The release that the mirror serves is not known.
         "-".to_owned()

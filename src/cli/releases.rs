@@ -64,7 +64,8 @@ pub(crate) fn run(args: &ReleasesArgs) -> Result<Exit, Failure> {
 fn kept(member: &PolledMirror, has_asked: bool) -> KeptRelease<'_> {
     let state = member.state();
     let is_measured = has_asked || member.mirror.link() == Link::Local;
-    let measured = state.filter(|_| is_measured).map(|state| fleet_status::usage(&*member.mirror, state));
+    let measured =
+        state.filter(|_| is_measured).map(|state| fleet_status::usage(&*member.mirror, state));
     // `verify` reports a manifest that cannot be read; without --disk no manifest is read.
     let (usage, fault) = match measured {
         Some(Err(error)) => (None, Some(error).filter(|_| has_asked)),
@@ -112,19 +113,37 @@ fn describe_kept(kept: &KeptRelease<'_>) -> String {
     rows.into_iter().rev().for_each(|row| table.row(row));
     let disk = kept.usage.as_ref().filter(|usage| usage.bytes > 0);
     let disk = disk.map(|usage| format!(": {} on disk", bytes(usage.bytes))).unwrap_or_default();
-    let prune = kept.usage.as_ref().and_then(|usage| usage.prune.iter().rev().find(|freed| freed.bytes > 0));
-    let prune =
-        prune.map(|freed| format!("; `headwater prune --keep {}` would free {}", freed.keep, bytes(freed.bytes)));
-    format!("{heading}{disk}{}\n{}", prune.unwrap_or_default(), table.without_empty_columns().render())
+    let prune = kept
+        .usage
+        .as_ref()
+        .and_then(|usage| usage.prune.iter().rev().find(|freed| freed.bytes > 0));
+    let prune = prune.map(|freed| {
+        format!("; `headwater prune --keep {}` would free {}", freed.keep, bytes(freed.bytes))
+    });
+    format!(
+        "{heading}{disk}{}\n{}",
+        prune.unwrap_or_default(),
+        table.without_empty_columns().render()
+    )
 }
 
-fn release_row(release: &Release, before: Option<&Release>, mark: &str, usage: Option<&Usage>) -> [String; 9] {
+fn release_row(
+    release: &Release,
+    before: Option<&Release>,
+    mark: &str,
+    usage: Option<&Usage>,
+) -> [String; 9] {
     let change = before.map_or_else(String::new, |before| {
         let live = |release: &Release| release.entries.saturating_sub(release.retired);
         let (now, then) = (live(release), live(before));
-        if now >= then { format!("+{}", count(now - then)) } else { format!("-{}", count(then - now)) }
+        if now >= then {
+            format!("+{}", count(now - then))
+        } else {
+            format!("-{}", count(then - now))
+        }
     });
-    let orders: Vec<String> = release.orders.iter().map(|(stream, number)| format!("{stream}:{number}")).collect();
+    let orders: Vec<String> =
+        release.orders.iter().map(|(stream, number)| format!("{stream}:{number}")).collect();
     let freed = usage.and_then(|usage| usage.freed_by(release.sequence));
     let note = match (release.rolled_back_to, &release.note) {
         (Some(to), Some(note)) => format!("back to {to}; {}", short_commits(note)),
@@ -147,7 +166,9 @@ fn release_row(release: &Release, before: Option<&Release>, mark: &str, usage: O
 /// Shortens full commit hashes in `note` to 12 digits, where a hash is a word or the end of a path.
 fn short_commits(note: &str) -> String {
     const DIGITS: usize = 12;
-    let is_hash = |word: &str| matches!(word.len(), 40 | 64) && word.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let is_hash = |word: &str| {
+        matches!(word.len(), 40 | 64) && word.bytes().all(|byte| byte.is_ascii_hexdigit())
+    };
     let mut text = String::with_capacity(note.len());
     for piece in note.split_inclusive([' ', '/', ',', ';', ':', '@', '(', ')']) {
         let word = piece.trim_end_matches([' ', '/', ',', ';', ':', '@', '(', ')']);

@@ -15,8 +15,9 @@ use headwater::command::TOKEN_VARIABLE;
 use headwater::config::{Config, MirrorAccess, RunDefaults, TokenSource};
 use headwater::fsx;
 use headwater::mirror::{
-    BearerToken, ClientIdentity, Credentials, CredentialsError, DirectoryMirror, Exchange, HttpMirror, Limiter,
-    Location, LocationError, Mirror, ProxyChoice, Semaphore, SshSettings, TransferLimits,
+    BearerToken, ClientIdentity, Credentials, CredentialsError, DirectoryMirror, Exchange,
+    HttpMirror, Limiter, Location, LocationError, Mirror, ProxyChoice, Semaphore, SshSettings,
+    TransferLimits,
 };
 use headwater::push::Fleet;
 use headwater::tree_path::Site;
@@ -56,7 +57,8 @@ pub(crate) struct MirrorFactory {
 }
 
 impl MirrorFactory {
-    /// Creates the factory for commands that send no content, or only repair content; `wait` is their flag, if any.
+    /// Creates the factory for commands that send no content, or only repair content; `wait` is
+    /// their flag, if any.
     pub(crate) fn new(remote: &RemoteArgs, wait: Option<Duration>, config: &Config) -> Self {
         let run = config.run.clone();
         let pace = TransferLimits {
@@ -85,7 +87,12 @@ impl MirrorFactory {
         if work.traffic.bwlimit.is_some() {
             factory.pace.limit = limiter(work.traffic.bwlimit);
         }
-        let at_once = work.traffic.max_parallel.or(config.run.max_parallel).unwrap_or(DEFAULT_MAX_PARALLEL).get();
+        let at_once = work
+            .traffic
+            .max_parallel
+            .or(config.run.max_parallel)
+            .unwrap_or(DEFAULT_MAX_PARALLEL)
+            .get();
         let semaphore = Arc::new(Semaphore::new(at_once));
         factory.directories = Some(directories(&semaphore, at_once));
         factory.pace.semaphore = Some(semaphore);
@@ -93,13 +100,22 @@ impl MirrorFactory {
     }
 
     /// Creates the mirrors of these choices, without a connection.
-    pub(crate) fn fleet(&self, choices: &[MirrorChoice], site: Option<&Site>) -> Result<Fleet, Failure> {
+    pub(crate) fn fleet(
+        &self,
+        choices: &[MirrorChoice],
+        site: Option<&Site>,
+    ) -> Result<Fleet, Failure> {
         let jobs = self.jobs_of_each(choices.len());
-        Ok(Fleet::new(choices.iter().map(|choice| self.with_jobs(choice, site, jobs)).collect::<Result<_, _>>()?))
+        Ok(Fleet::new(
+            choices
+                .iter()
+                .map(|choice| self.with_jobs(choice, site, jobs))
+                .collect::<Result<_, _>>()?,
+        ))
     }
 
-    /// The threads of one mirror. Each thread holds a pack, so memory grows with the threads of all mirrors together, and
-    /// a few threads per core are enough.
+    /// The threads of one mirror. Each thread holds a pack, so memory grows with the threads of all
+    /// mirrors together, and a few threads per core are enough.
     fn jobs_of_each(&self, mirrors: usize) -> NonZeroUsize {
         const FOR_EACH_CORE: usize = 4;
         let share = self.jobs.get() * FOR_EACH_CORE / mirrors.max(1);
@@ -107,7 +123,11 @@ impl MirrorFactory {
     }
 
     /// Creates the mirror of a choice.
-    pub(crate) fn mirror(&self, choice: &MirrorChoice, site: Option<&Site>) -> Result<Arc<dyn Mirror>, Failure> {
+    pub(crate) fn mirror(
+        &self,
+        choice: &MirrorChoice,
+        site: Option<&Site>,
+    ) -> Result<Arc<dyn Mirror>, Failure> {
         self.with_jobs(choice, site, self.jobs)
     }
 
@@ -126,20 +146,29 @@ impl MirrorFactory {
         Ok(match Location::parse(&choice.location).map_err(|error| wrong_location(&error))? {
             Location::Directory(path) => {
                 let mirror = DirectoryMirror::new(name, text, path, site, self.pace.wait, jobs);
-                Arc::new(mirror.with_turns(self.directories.clone()).cancelled_by(&self.pace.cancel))
+                Arc::new(
+                    mirror.with_turns(self.directories.clone()).cancelled_by(&self.pace.cancel),
+                )
             }
             Location::Http(place) => {
-                let access = self.access(&choice.access).map_err(|failure| failure.of(&choice.name))?;
+                let access =
+                    self.access(&choice.access).map_err(|failure| failure.of(&choice.name))?;
                 Arc::new(HttpMirror::new(name, text, &place, &access, site, pace))
             }
-            Location::Ssh(place) => {
-                Arc::new(HttpMirror::over_ssh(name, text, &place, &self.ssh(&choice.access), site, pace))
-            }
+            Location::Ssh(place) => Arc::new(HttpMirror::over_ssh(
+                name,
+                text,
+                &place,
+                &self.ssh(&choice.access),
+                site,
+                pace,
+            )),
         })
     }
 
-    /// The time after the start of the run at which a mirror is abandoned. The deadline of the mirror outranks the one of
-    /// the configuration, but it never exceeds the flag, which ends the run.
+    /// The time after the start of the run at which a mirror is abandoned. The deadline of the
+    /// mirror outranks the one of the configuration, but it never exceeds the flag, which ends the
+    /// run.
     fn deadline(&self, own: &MirrorAccess) -> Option<Duration> {
         match (self.flags.deadline, own.deadline) {
             (Some(run), Some(own)) => Some(run.min(own)),
@@ -149,7 +178,8 @@ impl MirrorFactory {
 
     fn ssh(&self, own: &MirrorAccess) -> SshSettings {
         let commands = [&self.flags.ssh_command, &own.ssh_command, &self.run.ssh_command];
-        let receivers = [&self.flags.receive_command, &own.receive_command, &self.run.receive_command];
+        let receivers =
+            [&self.flags.receive_command, &own.receive_command, &self.run.receive_command];
         SshSettings {
             command: commands.into_iter().flatten().next().cloned().unwrap_or_default(),
             receiver: receivers.into_iter().flatten().next().cloned().unwrap_or_default(),
@@ -163,11 +193,15 @@ impl MirrorFactory {
         let own = inputs.ca.as_ref().map(|ca| ("`ca`", ca));
         if let Some((key, ca)) = own.or_else(|| self.flags.ca.as_ref().map(|ca| ("--ca", ca))) {
             let what = || format!("{key} {}", ca.display());
-            access.trust_only(read(ca, what)?.as_bytes()).map_err(|error| Unusable::new(what(), &error))?;
+            access
+                .trust_only(read(ca, what)?.as_bytes())
+                .map_err(|error| Unusable::new(what(), &error))?;
         }
         if let Some((chain, key)) = &inputs.client {
-            let what = || format!("`client_cert` {} with `client_key` {}", chain.display(), key.display());
-            let identity = ClientIdentity::new(read(chain, what)?.as_bytes(), read(key, what)?.as_bytes());
+            let what =
+                || format!("`client_cert` {} with `client_key` {}", chain.display(), key.display());
+            let identity =
+                ClientIdentity::new(read(chain, what)?.as_bytes(), read(key, what)?.as_bytes());
             access.identity = Some(identity.map_err(|error| Unusable::new(what(), &error))?);
         }
         Ok(access)
@@ -182,10 +216,13 @@ impl MirrorFactory {
             },
             (Some(TokenSource::Variable(name)), _) => {
                 let what = format!("`token_env` {name}");
-                let unset = || Unusable { what: what.clone(), why: "this variable is not set".to_owned() };
+                let unset =
+                    || Unusable { what: what.clone(), why: "this variable is not set".to_owned() };
                 ((self.environment)(name).ok_or_else(unset)?, what)
             }
-            (Some(TokenSource::File(path)), _) => token_of_file(path, format!("`token_file` {}", path.display()))?,
+            (Some(TokenSource::File(path)), _) => {
+                token_of_file(path, format!("`token_file` {}", path.display()))?
+            }
         };
         verbosity::detail(|| format!("token: from {what}"));
         BearerToken::new(&text).map(Some).map_err(|error| Unusable::new(what, &error))
@@ -208,7 +245,8 @@ impl MirrorFactory {
 
     /// The first of these variables that is not empty.
     fn first(&self, names: &[&'static str]) -> Option<(&'static str, String)> {
-        let set = |name: &&'static str| (self.environment)(name).filter(|text| !text.trim().is_empty());
+        let set =
+            |name: &&'static str| (self.environment)(name).filter(|text| !text.trim().is_empty());
         names.iter().find_map(|name| Some((*name, set(name)?)))
     }
 }
@@ -229,7 +267,8 @@ pub(crate) fn check_there(choices: &[MirrorChoice], config: &Config) -> Result<(
         let Ok(Location::Directory(path)) = Location::parse(&choice.location) else { continue };
         if matches!(fsx::lstat(&path), Err(error) if error.kind() == std::io::ErrorKind::NotFound) {
             let error = format!("{} does not exist", choice.location);
-            return Err(Failure::new(Exit::Usage, error).with_hint("check the path; the first push creates a mirror"));
+            return Err(Failure::new(Exit::Usage, error)
+                .with_hint("check the path; the first push creates a mirror"));
         }
     }
     Ok(())
@@ -247,14 +286,16 @@ impl Unusable {
     }
 
     fn of(self, mirror: &str) -> Failure {
-        let hint =
-            "correct the flag, the variable, or the key of the [[mirror]]; see \"Mirrors\" in docs/configuration.md";
-        Failure::new(Exit::Usage, format!("mirror {mirror:?}: {}: {}", self.what, self.why)).with_hint(hint)
+        let hint = "correct the flag, the variable, or the key of the [[mirror]]; see \"Mirrors\" \
+                    in docs/configuration.md";
+        Failure::new(Exit::Usage, format!("mirror {mirror:?}: {}: {}", self.what, self.why))
+            .with_hint(hint)
     }
 }
 
 fn read(path: &Path, what: impl Fn() -> String) -> Result<String, Unusable> {
-    fsx::read_text(path, MAX_PEM_BYTES).map_err(|error| Unusable { what: what(), why: error.source.to_string() })
+    fsx::read_text(path, MAX_PEM_BYTES)
+        .map_err(|error| Unusable { what: what(), why: error.source.to_string() })
 }
 
 /// The content of a file with a token, and the name of its setting.
@@ -278,10 +319,13 @@ fn show_exchange(exchange: &Exchange<'_>) {
 fn wrong_location(error: &LocationError) -> Failure {
     let hint = match error {
         LocationError::Credentials { .. } => {
-            "set the token in the variable HEADWATER_TOKEN, with --token-file, or as `token_env` or `token_file` of the [[mirror]]"
+            "set the token in the variable HEADWATER_TOKEN, with --token-file, or as `token_env` \
+             or `token_file` of the [[mirror]]"
         }
         LocationError::Scheme { scheme, .. } => instead_of(scheme),
-        _ => "write a directory, https://host[:port]/path or ssh://[user@]host[:port]/absolute/path",
+        _ => {
+            "write a directory, https://host[:port]/path or ssh://[user@]host[:port]/absolute/path"
+        }
     };
     Failure::new(Exit::Usage, error.to_string()).with_hint(hint)
 }
@@ -290,28 +334,36 @@ fn wrong_location(error: &LocationError) -> Failure {
 fn instead_of(scheme: &str) -> &'static str {
     match scheme.to_ascii_lowercase().as_str() {
         "s3" | "s3a" | "gs" | "gcs" | "r2" | "b2" | "az" | "azure" | "abfs" | "swift" => {
-            "push to a directory and upload its `current` with rclone or the tool of the provider in `on_activated` of \
-             [hooks]; buckets cannot be mirrors yet, and such an upload is not atomic"
+            "push to a directory and upload its `current` with rclone or the tool of the provider \
+             in `on_activated` of [hooks]; buckets cannot be mirrors yet, and such an upload is \
+             not atomic"
         }
         "rsync" | "sftp" | "scp" | "ftp" | "ftps" | "fish" => {
-            "write ssh://[user@]host[:port]/absolute/path; it needs `headwater` on that host, and no daemon"
+            "write ssh://[user@]host[:port]/absolute/path; it needs `headwater` on that host, and \
+             no daemon"
         }
         "dav" | "davs" | "webdav" | "webdavs" | "smb" | "nfs" | "afp" => {
             "run `headwater serve` on the machine with the disk and push to its https: URL; \
              a mirror cannot be on a network file system"
         }
-        _ => "write a directory, https://host[:port]/path or ssh://[user@]host[:port]/absolute/path",
+        _ => {
+            "write a directory, https://host[:port]/path or ssh://[user@]host[:port]/absolute/path"
+        }
     }
 }
 
-/// Warns of a secret that every user of this machine can read. A failure to check is reported when the file is read.
+/// Warns of a secret that every user of this machine can read. A failure to check is reported when
+/// the file is read.
 fn warn_if_open(path: &Path, what: &str) {
     /// Files that already had a warning: several mirrors may have the same token.
     static WARNED: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
     let is_open = std::fs::metadata(path).is_ok_and(|meta| meta.permissions().mode() & 0o004 != 0);
     if is_open && WARNED.lock().unwrap_or_else(PoisonError::into_inner).insert(path.to_owned()) {
         // If stderr is closed, the warning is lost.
-        eprint_raw(&format!("warning: every user of this machine can read {what}: run chmod o-r\n")).ok();
+        eprint_raw(&format!(
+            "warning: every user of this machine can read {what}: run chmod o-r\n"
+        ))
+        .ok();
     }
 }
 
@@ -331,13 +383,18 @@ mod tests {
 
     #[test]
     fn a_token_comes_from_the_variable_that_is_named() {
-        let token = |inputs: &MirrorAccess, environment| factory(environment).token(inputs).map_err(|error| error.why);
+        let token = |inputs: &MirrorAccess, environment| {
+            factory(environment).token(inputs).map_err(|error| error.why)
+        };
         let named = |name: &str| MirrorAccess {
             token: Some(TokenSource::Variable(name.to_owned())),
             ..MirrorAccess::default()
         };
         assert_eq!(token(&MirrorAccess::default(), |_| None), Ok(None));
-        assert_eq!(token(&MirrorAccess::default(), canary), Ok(Some(BearerToken::new("hw_canary").unwrap())));
+        assert_eq!(
+            token(&MirrorAccess::default(), canary),
+            Ok(Some(BearerToken::new("hw_canary").unwrap()))
+        );
         assert_eq!(token(&named("MINE"), canary), Ok(Some(BearerToken::new("hw_canary").unwrap())));
         assert!(token(&named("OTHER"), canary).unwrap_err().contains("not set"));
     }
@@ -347,8 +404,15 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("token");
         std::fs::write(&path, "hw_flag\n").unwrap();
-        let remote = RemoteArgs { ca: Some("/no/flag.pem".into()), token_file: Some(path), ..RemoteArgs::default() };
-        let factory = MirrorFactory { environment: canary, ..MirrorFactory::new(&remote, None, &Config::default()) };
+        let remote = RemoteArgs {
+            ca: Some("/no/flag.pem".into()),
+            token_file: Some(path),
+            ..RemoteArgs::default()
+        };
+        let factory = MirrorFactory {
+            environment: canary,
+            ..MirrorFactory::new(&remote, None, &Config::default())
+        };
         let token = |inputs: &MirrorAccess| factory.token(inputs).map_err(|error| error.why);
         assert_eq!(token(&MirrorAccess::default()), Ok(Some(BearerToken::new("hw_flag").unwrap())));
         let own = MirrorAccess {
@@ -368,9 +432,9 @@ mod tests {
 
     #[test]
     fn flags_outrank_the_mirror_and_the_mirror_outranks_the_top_level() {
-        let text = "ssh_command = 'top'\nreceive_command = 'top'\ndeadline = '1m'\n[[mirror]]\nname = 'a'\nurl = 'ssh://a/x'\n\
-                    ssh_command = 'own'\nreceive_command = 'own'\ndeadline = '2m'\n\
-                    [[mirror]]\nname = 'b'\nurl = 'ssh://b/x'\n";
+        let text = "ssh_command = 'top'\nreceive_command = 'top'\ndeadline = '1m'\n[[mirror]]\n\
+                    name = 'a'\nurl = 'ssh://a/x'\nssh_command = 'own'\nreceive_command = 'own'\n\
+                    deadline = '2m'\n[[mirror]]\nname = 'b'\nurl = 'ssh://b/x'\n";
         let config = parse(text);
         let settings = |flags: &RemoteArgs, name: &str| {
             let factory = MirrorFactory::new(flags, None, &config);
@@ -392,7 +456,10 @@ mod tests {
         assert_eq!(settings(&flags(90), "b"), commands("flag", 90));
         assert_eq!(settings(&flags(180), "a"), commands("flag", 120), "its own limit still holds");
         let bare = MirrorFactory::new(&RemoteArgs::default(), None, &Config::default());
-        assert_eq!((bare.ssh(&MirrorAccess::default()), bare.deadline(&MirrorAccess::default())), Default::default());
+        assert_eq!(
+            (bare.ssh(&MirrorAccess::default()), bare.deadline(&MirrorAccess::default())),
+            Default::default()
+        );
     }
 
     #[test]
@@ -415,7 +482,10 @@ mod tests {
     #[test]
     fn many_mirrors_share_the_threads() {
         let factory = MirrorFactory { jobs: NonZeroUsize::new(2).unwrap(), ..factory(|_| None) };
-        assert_eq!([0, 1, 4, 5, 100].map(|mirrors| factory.jobs_of_each(mirrors).get()), [2, 2, 2, 1, 1]);
+        assert_eq!(
+            [0, 1, 4, 5, 100].map(|mirrors| factory.jobs_of_each(mirrors).get()),
+            [2, 2, 2, 1, 1]
+        );
     }
 
     #[test]
@@ -423,7 +493,10 @@ mod tests {
         let bad = |name: &str| (name == TOKEN_VARIABLE).then(|| "canary canary".to_owned());
         let failure = factory(bad).access(&MirrorAccess::default()).unwrap_err().of("eu");
         let text = failure.render();
-        assert!(text.contains(TOKEN_VARIABLE) && text.contains("eu") && !text.contains("canary"), "{text}");
+        assert!(
+            text.contains(TOKEN_VARIABLE) && text.contains("eu") && !text.contains("canary"),
+            "{text}"
+        );
         let proxy = |name: &str| (name == "ALL_PROXY").then(|| "socks5://u:canary@h:1".to_owned());
         let text = factory(proxy).access(&MirrorAccess::default()).unwrap_err().of("eu").render();
         assert!(text.contains("ALL_PROXY") && !text.contains("canary"), "{text}");

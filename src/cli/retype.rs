@@ -5,21 +5,25 @@
 use headwater::push::SiteOfMirror;
 use headwater::tree_path::Site;
 
-/// Limits the command `args`, which includes the program name, to the site that most of `mirrors` have; of equally
-/// frequent sites, to the first one. Removes mirrors of other sites, but keeps the source of `--from`.
+/// Limits the command `args`, which includes the program name, to the site that most of `mirrors`
+/// have; of equally frequent sites, to the first one. Removes mirrors of other sites, but keeps the
+/// source of `--from`.
 pub(crate) fn for_one_site(args: &[String], mirrors: &[SiteOfMirror]) -> String {
     let source = args.iter().enumerate().find_map(|(at, arg)| match arg.strip_prefix("--from") {
         Some("") => args.get(at + 1).map(String::as_str),
         Some(value) => value.strip_prefix('='),
         None => None,
     });
-    let mirrors: Vec<&SiteOfMirror> = mirrors.iter().filter(|one| Some(one.mirror.as_str()) != source).collect();
+    let mirrors: Vec<&SiteOfMirror> =
+        mirrors.iter().filter(|one| Some(one.mirror.as_str()) != source).collect();
     let votes = |site: &Site| mirrors.iter().filter(|one| one.site == *site).count();
     let Some(first) = mirrors.first() else { return line(args.iter().skip(1)) };
-    let site =
-        mirrors.iter().fold(&first.site, |best, one| if votes(&one.site) > votes(best) { &one.site } else { best });
+    let site = mirrors.iter().fold(&first.site, |best, one| {
+        if votes(&one.site) > votes(best) { &one.site } else { best }
+    });
     let is_other = |name: &str| mirrors.iter().any(|one| one.mirror == name && one.site != *site);
-    let mut words: Vec<String> = args.iter().skip(1).filter(|arg| !is_other(arg)).cloned().collect();
+    let mut words: Vec<String> =
+        args.iter().skip(1).filter(|arg| !is_other(arg)).cloned().collect();
     for one in mirrors.iter().filter(|one| one.site != *site && !args.contains(&one.mirror)) {
         words.extend(["--skip".to_owned(), one.mirror.clone()]);
     }
@@ -59,10 +63,19 @@ mod tests {
             for_one_site(&args, &of(pairs))
         };
         let pair = [("./a", "docs"), ("./b", "news")];
-        assert_eq!(retyped("/bin/hw|push|my tree|./a|./b", &pair), "headwater push 'my tree' ./a --site docs");
+        assert_eq!(
+            retyped("/bin/hw|push|my tree|./a|./b", &pair),
+            "headwater push 'my tree' ./a --site docs"
+        );
         let three = [("./a", "docs"), ("./b", "news"), ("./c", "news")];
-        assert_eq!(retyped("hw|push|t|./a|./b|./c|--json", &three), "headwater push t ./b ./c --json --site news");
-        assert_eq!(retyped("hw|heal", &[("eu", "docs"), ("us", "news")]), "headwater heal --skip us --site docs");
+        assert_eq!(
+            retyped("hw|push|t|./a|./b|./c|--json", &three),
+            "headwater push t ./b ./c --json --site news"
+        );
+        assert_eq!(
+            retyped("hw|heal", &[("eu", "docs"), ("us", "news")]),
+            "headwater heal --skip us --site docs"
+        );
         for from in ["--from|./a", "--from=./a"] {
             let words = format!("headwater push {} ./b --site news", from.replace('|', " "));
             assert_eq!(retyped(&format!("hw|push|{from}|./b"), &pair), words);

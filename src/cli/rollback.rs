@@ -15,11 +15,12 @@ use super::{hints, load_config, person, terminal};
 
 /// Runs `headwater rollback`.
 pub(crate) fn run(args: &RollbackArgs) -> Result<Exit, Failure> {
-    let instead =
-        "`headwater releases` lists what it can go back to, `headwater diff MIRROR MIRROR:SEQ` shows the paths";
+    let instead = "`headwater releases` lists what it can go back to, `headwater diff MIRROR \
+                   MIRROR:SEQ` shows the paths";
     args.dry_run.refuse("rollback", instead)?;
     // A rollback may be urgent, so an unreachable mirror must not delay the others.
-    let work = WorkArgs { require: Some(args.work.require.unwrap_or(Require::Any)), ..args.work.clone() };
+    let work =
+        WorkArgs { require: Some(args.work.require.unwrap_or(Require::Any)), ..args.work.clone() };
     let inputs = TreelessInputs {
         mirrors: &args.mirrors,
         release: &args.release,
@@ -36,11 +37,12 @@ pub(crate) fn run(args: &RollbackArgs) -> Result<Exit, Failure> {
     execute("rollback", &job, &args.output, &guards)
 }
 
-/// Shows the release for a rollback of all configured mirrors, and asks for confirmation on a terminal. Returns the
-/// sequence of the release, or `None` if no mirror is reachable, which the rollback itself reports. Does not retry
-/// unreachable mirrors.
+/// Shows the release for a rollback of all configured mirrors, and asks for confirmation on a
+/// terminal. Returns the sequence of the release, or `None` if no mirror is reachable, which the
+/// rollback itself reports. Does not retry unreachable mirrors.
 fn confirm(args: &RollbackArgs, job: &mut PreparedPush) -> Result<Option<u64>, Failure> {
-    let plan = push::plan_rollback(&job.fleet, args.to, &job.options, &Overdue).map_err(hints::of_push)?;
+    let plan =
+        push::plan_rollback(&job.fleet, args.to, &job.options, &Overdue).map_err(hints::of_push)?;
     job.fleet = plan.fleet.clone();
     let Some(to) = &plan.to else { return Ok(None) };
     let failed = |error: io::Error| Failure::new(Exit::Failed, error);
@@ -53,7 +55,8 @@ fn confirm(args: &RollbackArgs, job: &mut PreparedPush) -> Result<Option<u64>, F
         let error = format!("a rollback of all configured mirrors ({mirrors}) must be confirmed");
         return Err(Failure::new(Exit::Usage, error).with_hint("add --yes, or name the mirrors"));
     }
-    eprint_raw(&format!("Roll back {mirrors} to the content of release {}? [y/N] ", to.sequence)).map_err(failed)?;
+    eprint_raw(&format!("Roll back {mirrors} to the content of release {}? [y/N] ", to.sequence))
+        .map_err(failed)?;
     let mut answer = String::new();
     io::stdin().read_line(&mut answer).map_err(failed)?;
     match answer.trim().to_ascii_lowercase().as_str() {
@@ -79,7 +82,9 @@ fn describe(plan: &RollbackPlan, to: &Release) -> String {
     let mut text = format!("release {}, published {}{note}\n", to.sequence, moment(to.created));
     for (mirror, serves) in &plan.mirrors {
         let words = match serves {
-            Ok(Some(sequence)) => format!("release {sequence} -> content of release {}", to.sequence),
+            Ok(Some(sequence)) => {
+                format!("release {sequence} -> content of release {}", to.sequence)
+            }
             Ok(None) => format!("nothing -> content of release {}", to.sequence),
             Err(failure) => format!("not available ({})", kind(*failure)),
         };

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use clap::{Args, ValueHint};
 use headwater::config::{ConfigError, serve as config};
 use headwater::receiver::{
-    self, AuthPolicy, Exposure, GroupError, Handle, Log, LogRecord, ReceiverSettings, ServeError, Server, SiteSettings,
-    TokenRecord,
+    self, AuthPolicy, Exposure, GroupError, Handle, Log, LogRecord, ReceiverSettings, ServeError,
+    Server, SiteSettings, TokenRecord,
 };
 use headwater::text::error_chain;
 use headwater::tree_path::Site;
@@ -96,26 +96,43 @@ fn failure(error: ServeError) -> Failure {
     let (exit, hint) = match &error {
         ServeError::InTheClear { .. } => (
             Exit::Usage,
-            Some("set a certificate ([tls] in serve.toml), or put a proxy with TLS in front (--behind-proxy)"),
+            Some(
+                "set a certificate ([tls] in serve.toml), or put a proxy with TLS in front \
+                 (--behind-proxy)",
+            ),
         ),
-        ServeError::Open { .. } => {
-            (Exit::Usage, Some("run `headwater token new` to create a token; --no-auth works only on 127.0.0.1"))
+        ServeError::Open { .. } => (
+            Exit::Usage,
+            Some("run `headwater token new` to create a token; --no-auth works only on 127.0.0.1"),
+        ),
+        ServeError::NoSites => {
+            (Exit::Usage, Some("name a directory, or add a [[site]] to serve.toml"))
         }
-        ServeError::NoSites => (Exit::Usage, Some("name a directory, or add a [[site]] to serve.toml")),
-        ServeError::Certificate { .. } => {
-            (Exit::Usage, Some("set `cert` to a PEM chain, and `key` to the PEM key of its first certificate"))
-        }
-        ServeError::Listen { .. } => {
-            (Exit::Failed, Some("stop the program that listens on this address, or choose another one with --listen"))
-        }
+        ServeError::Certificate { .. } => (
+            Exit::Usage,
+            Some("set `cert` to a PEM chain, and `key` to the PEM key of its first certificate"),
+        ),
+        ServeError::Listen { .. } => (
+            Exit::Failed,
+            Some(
+                "stop the program that listens on this address, or choose another one with \
+                 --listen",
+            ),
+        ),
         ServeError::Group { source: GroupError::Unknown(_), .. } => (
             Exit::Usage,
-            Some("create the group, or name one that exists in /etc/group or in the directory service of this machine"),
+            Some(
+                "create the group, or name one that exists in /etc/group or in the directory \
+                 service of this machine",
+            ),
         ),
-        ServeError::Group { source: GroupError::NotMember { .. }, .. } => {
-            (Exit::Usage, Some("add the user of the receiver to the group, and restart the receiver"))
+        ServeError::Group { source: GroupError::NotMember { .. }, .. } => (
+            Exit::Usage,
+            Some("add the user of the receiver to the group, and restart the receiver"),
+        ),
+        ServeError::Site { .. } | ServeError::Io(_) | ServeError::Runtime(_) => {
+            (Exit::Failed, None)
         }
-        ServeError::Site { .. } | ServeError::Io(_) | ServeError::Runtime(_) => (Exit::Failed, None),
     };
     let failure = Failure::new(exit, error);
     match hint {
@@ -144,7 +161,8 @@ pub(crate) fn serve(args: &ServeArgs, is_quiet: bool) -> Result<Exit, Failure> {
     let server = Server::bind(&settings, stderr_log(is_quiet)).map_err(failure)?;
     if matches!(&settings.access, AuthPolicy::Tokens(tokens) if tokens.is_empty()) {
         return Err(no_token(
-            "run `headwater token new` and add the [[token]] table to serve.toml, or to the file of --token-file",
+            "run `headwater token new` and add the [[token]] table to serve.toml, or to the file \
+             of --token-file",
         ));
     }
     let handle = server.handle();
@@ -163,7 +181,8 @@ pub(crate) fn serve(args: &ServeArgs, is_quiet: bool) -> Result<Exit, Failure> {
 /// With `--verbose`, writes each site to stderr, one JSON object per line as in the log.
 fn show_sites(settings: &ReceiverSettings) {
     for site in settings.sites.iter().filter(|_| verbosity::is_verbose()) {
-        let (time, name) = (format!("{:.3}", Timestamp::now()), site.name.as_ref().map(Site::as_str));
+        let (time, name) =
+            (format!("{:.3}", Timestamp::now()), site.name.as_ref().map(Site::as_str));
         let line = serde_json::json!({
             "time": time, "event": "site", "site": name, "directory": site.directory, "base": site.base,
         });
@@ -178,20 +197,25 @@ fn no_token(hint: &str) -> Failure {
 
 fn one_site(args: &ServeArgs, dir: PathBuf) -> Result<ReceiverSettings, Failure> {
     let access = match &args.token_file {
-        Some(path) => AuthPolicy::Tokens(config::load_tokens(path).map_err(super::token_file_failure)?),
+        Some(path) => {
+            AuthPolicy::Tokens(config::load_tokens(path).map_err(super::token_file_failure)?)
+        }
         None if args.no_auth => AuthPolicy::Open,
         None => {
-            let hint =
-                "pass --token-file FILE with a table from `headwater token new`; --no-auth works only on 127.0.0.1";
+            let hint = "pass --token-file FILE with a table from `headwater token new`; --no-auth \
+                        works only on 127.0.0.1";
             return Err(no_token(hint));
         }
     };
-    let listen = config::DEFAULT_LISTEN.parse().map_err(|error| Failure::new(Exit::Failed, error))?;
+    let listen =
+        config::DEFAULT_LISTEN.parse().map_err(|error| Failure::new(Exit::Failed, error))?;
     Ok(ReceiverSettings::new(listen, vec![SiteSettings::new(dir, args.site.clone())], access))
 }
 
 /// Reads the tokens from their file again; `None` if neither file was given.
-fn read_tokens(files: &(Option<PathBuf>, Option<PathBuf>)) -> Option<Result<Vec<TokenRecord>, ConfigError>> {
+fn read_tokens(
+    files: &(Option<PathBuf>, Option<PathBuf>),
+) -> Option<Result<Vec<TokenRecord>, ConfigError>> {
     let of_access = |settings: ReceiverSettings| match settings.access {
         AuthPolicy::Tokens(tokens) => tokens,
         AuthPolicy::Open => Vec::new(),
@@ -203,8 +227,8 @@ fn read_tokens(files: &(Option<PathBuf>, Option<PathBuf>)) -> Option<Result<Vec<
     }
 }
 
-/// On SIGTERM and SIGINT the receiver ends when the requests in flight have ended. On SIGHUP it reloads its certificate
-/// and its tokens.
+/// On SIGTERM and SIGINT the receiver ends when the requests in flight have ended. On SIGHUP it
+/// reloads its certificate and its tokens.
 fn watch_signals(handle: Handle, reload: impl Fn() + Send + 'static) -> std::io::Result<()> {
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP])?;
     std::thread::Builder::new().name("signals".into()).spawn(move || {
@@ -215,13 +239,15 @@ fn watch_signals(handle: Handle, reload: impl Fn() + Send + 'static) -> std::io:
     Ok(())
 }
 
-/// Runs `headwater receive`. SSH has authenticated the client. The command that the client requested
-/// (`SSH_ORIGINAL_COMMAND`) has no effect.
+/// Runs `headwater receive`. SSH has authenticated the client. The command that the client
+/// requested (`SSH_ORIGINAL_COMMAND`) has no effect.
 pub(crate) fn receive(args: &ReceiveArgs) -> Result<Exit, Failure> {
     let mut settings = match (&args.config, &args.dir) {
         (Some(path), _) => load(path)?,
         (None, dir) => {
-            let listen = config::DEFAULT_LISTEN.parse().map_err(|error| Failure::new(Exit::Failed, error))?;
+            let listen = config::DEFAULT_LISTEN
+                .parse()
+                .map_err(|error| Failure::new(Exit::Failed, error))?;
             let site = SiteSettings::new(dir.clone().unwrap_or_default(), args.site.clone());
             ReceiverSettings::new(listen, vec![site], AuthPolicy::Open)
         }

@@ -23,13 +23,14 @@ pub(crate) struct ReleaseSettings {
     pub(crate) note: Option<String>,
     /// The order, if there is one.
     pub(crate) order: Option<RunNumberArg>,
-    /// Rules for how long removed paths are served; the first match applies, before the built-in rules.
+    /// Rules for how long removed paths are served; the first match applies, before the built-in
+    /// rules.
     pub(crate) keep_removed: Vec<KeepRemoved>,
 }
 
 impl ReleaseSettings {
-    /// Each setting comes from the first source that has it: flags, configuration, environment. An empty `--note` means
-    /// no note, also in CI.
+    /// Each setting comes from the first source that has it: flags, configuration, environment. An
+    /// empty `--note` means no note, also in CI.
     pub(crate) fn merge(
         args: &ReleaseArgs,
         site: Option<&Site>,
@@ -41,13 +42,15 @@ impl ReleaseSettings {
             Some(keep) => vec![KeepRemoved { pattern: "*".to_owned(), keep }],
             None => config.keep_removed.clone(),
         };
-        let note = args.note.clone().or_else(|| ci::note(&environment)).filter(|note| !note.is_empty());
+        let note =
+            args.note.clone().or_else(|| ci::note(&environment)).filter(|note| !note.is_empty());
         let order = args.order.clone().or_else(|| ci::order(&environment));
         Self { site, note, order, keep_removed }
     }
 }
 
-/// The exclude patterns: first those of the configuration, then those of the flags. A later pattern wins.
+/// The exclude patterns: first those of the configuration, then those of the flags. A later pattern
+/// wins.
 pub(crate) fn exclude(flags: &[String], config: &Config) -> Vec<String> {
     config.exclude.iter().chain(flags).cloned().collect()
 }
@@ -56,9 +59,12 @@ pub(crate) fn exclude(flags: &[String], config: &Config) -> Vec<String> {
 pub(crate) fn cache_dir(flag: Option<&Path>, config: &Config) -> Result<PathBuf, Failure> {
     match flag.or(config.cache.dir.as_deref()) {
         Some(dir) => Ok(dir.to_owned()),
-        None => etcetera::base_strategy::Xdg::new().map(|base| base.cache_dir().join("headwater")).map_err(|error| {
-            Failure::new(Exit::Usage, error).with_hint("name a directory with --cache or as `dir` of [cache]")
-        }),
+        None => etcetera::base_strategy::Xdg::new()
+            .map(|base| base.cache_dir().join("headwater"))
+            .map_err(|error| {
+                Failure::new(Exit::Usage, error)
+                    .with_hint("name a directory with --cache or as `dir` of [cache]")
+            }),
     }
 }
 
@@ -74,8 +80,12 @@ mod tests {
     use super::*;
 
     fn gitlab(name: &str) -> Option<String> {
-        let pairs =
-            [("GITLAB_CI", "1"), ("CI_COMMIT_SHA", "abc"), ("CI_PROJECT_PATH", "g/s"), ("CI_PIPELINE_IID", "5")];
+        let pairs = [
+            ("GITLAB_CI", "1"),
+            ("CI_COMMIT_SHA", "abc"),
+            ("CI_PROJECT_PATH", "g/s"),
+            ("CI_PIPELINE_IID", "5"),
+        ];
         pairs.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned())
     }
 
@@ -84,8 +94,9 @@ mod tests {
         let text = "site='file'\nexclude=['a']\n[[keep_removed]]\nmatch='*.js'\nfor='2w'";
         let config = Config::parse(text, Path::new("f")).unwrap();
         let site = |name: &str| Some(Site::new(name).unwrap());
-        let merge =
-            |args: &ReleaseArgs, site: Option<Site>| ReleaseSettings::merge(args, site.as_ref(), &config, gitlab);
+        let merge = |args: &ReleaseArgs, site: Option<Site>| {
+            ReleaseSettings::merge(args, site.as_ref(), &config, gitlab)
+        };
 
         let from_file = merge(&ReleaseArgs::default(), None);
         assert_eq!(from_file.site, site("file"));
@@ -103,13 +114,17 @@ mod tests {
         assert_eq!(from_flags.site, site("flag"));
         assert_eq!(from_flags.note, None);
         assert_eq!(from_flags.order.unwrap().to_string(), "s:9");
-        assert_eq!(from_flags.keep_removed, [KeepRemoved { pattern: "*".into(), keep: Duration::ZERO }]);
+        assert_eq!(
+            from_flags.keep_removed,
+            [KeepRemoved { pattern: "*".into(), keep: Duration::ZERO }]
+        );
         assert_eq!(exclude(&["!a/b".to_owned()], &config), ["a", "!a/b"]);
     }
 
     #[test]
     fn without_anything_there_are_defaults() {
-        let settings = ReleaseSettings::merge(&ReleaseArgs::default(), None, &Config::default(), |_| None);
+        let settings =
+            ReleaseSettings::merge(&ReleaseArgs::default(), None, &Config::default(), |_| None);
         assert_eq!((settings.site, settings.note, settings.order), (None, None, None));
     }
 

@@ -13,8 +13,8 @@ use signal_hook::{flag, low_level};
 
 use super::failure::Exit;
 
-/// How long a run may take to stop before the process exits, as after a second signal. A name lookup, a connection
-/// attempt or a hanging disk cannot be interrupted.
+/// How long a run may take to stop before the process exits, as after a second signal. A name
+/// lookup, a connection attempt or a hanging disk cannot be interrupted.
 const TIME_TO_STOP: Duration = Duration::from_millis(1500);
 
 static TOKEN: LazyLock<CancelToken> = LazyLock::new(CancelToken::default);
@@ -25,8 +25,9 @@ pub(crate) fn token() -> CancelToken {
     TOKEN.clone()
 }
 
-/// After this call the first signal cancels [`token`]. A second signal, or [`TIME_TO_STOP`] after the first, ends the
-/// process with 130; every mirror is then on a complete release, as after a crash.
+/// After this call the first signal cancels [`token`]. A second signal, or [`TIME_TO_STOP`] after
+/// the first, ends the process with 130; every mirror is then on a complete release, as after a
+/// crash.
 pub(crate) fn catch() -> io::Result<()> {
     let mut is_caught = IS_CAUGHT.lock().unwrap_or_else(PoisonError::into_inner);
     if *is_caught {
@@ -35,7 +36,11 @@ pub(crate) fn catch() -> io::Result<()> {
     let token = token();
     for signal in [SIGINT, SIGTERM] {
         // Actions run in the order of registration, so the first signal finds the flag unset.
-        flag::register_conditional_shutdown(signal, i32::from(Exit::Interrupted.code()), token.flag())?;
+        flag::register_conditional_shutdown(
+            signal,
+            i32::from(Exit::Interrupted.code()),
+            token.flag(),
+        )?;
         flag::register(signal, token.flag())?;
     }
     std::thread::Builder::new()

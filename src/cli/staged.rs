@@ -9,7 +9,9 @@ use headwater::push::{self, Abandoned, Source};
 use jiff::{Timestamp, tz::TimeZone};
 use serde::Serialize;
 
-use super::args::{ConfigArgs, MirrorsArgs, OutputArgs, ReleaseArgs, RemoteArgs, WaitArgs, WorkArgs};
+use super::args::{
+    ConfigArgs, MirrorsArgs, OutputArgs, ReleaseArgs, RemoteArgs, WaitArgs, WorkArgs,
+};
 use super::failure::{Exit, Failure};
 use super::habits::DryRunArgs;
 use super::notifications::ScheduleArgs;
@@ -71,7 +73,8 @@ pub(crate) struct HealArgs {
     /// Mirrors: names from the configuration, or locations [default: all configured ones]
     #[arg(value_name = "MIRROR", value_hint = ValueHint::AnyPath)]
     mirrors: Vec<String>,
-    /// Update the other mirrors to the release that this mirror serves [default: the newest release, unless only one mirror has it and this machine did not publish it]
+    /// Update the other mirrors to the release that this mirror serves [default: the newest
+    /// release, unless only one mirror has it and this machine did not publish it]
     #[arg(long, value_name = "MIRROR", value_hint = ValueHint::AnyPath)]
     from: Option<String>,
     #[command(flatten)]
@@ -87,7 +90,8 @@ pub(crate) struct HealArgs {
 }
 
 fn parse_time(text: &str) -> Result<Timestamp, String> {
-    let local = || text.parse::<jiff::civil::DateTime>().and_then(|time| time.to_zoned(TimeZone::system()));
+    let local =
+        || text.parse::<jiff::civil::DateTime>().and_then(|time| time.to_zoned(TimeZone::system()));
     let time = text.parse().or_else(|_| local().map(|time| time.timestamp()));
     time.map_err(|_: jiff::Error| {
         "write a time such as 2026-12-24T18:00:00Z, or 2026-12-24T18:00 for local time".to_owned()
@@ -112,7 +116,11 @@ pub(crate) fn activate(args: &ActivateArgs) -> Result<Exit, Failure> {
 }
 
 /// Checks that the release is staged, and waits until the time of `--at`.
-fn wait_until(at: Timestamp, args: &ActivateArgs, job: &super::push::PreparedPush) -> Result<(), Failure> {
+fn wait_until(
+    at: Timestamp,
+    args: &ActivateArgs,
+    job: &super::push::PreparedPush,
+) -> Result<(), Failure> {
     let progress = Progress::start(&args.output)?;
     push::check_staged(&args.release, &job.fleet, &progress).map_err(hints::of_push)?;
     while Timestamp::now() < at {
@@ -182,7 +190,8 @@ pub(crate) fn abandon(args: &AbandonArgs) -> Result<Exit, Failure> {
     let abandoned = push::abandon(&args.release, &fleet, &progress);
     progress.finish();
     let abandoned = abandoned.map_err(hints::of_push)?;
-    let rows: Vec<AbandonRow<'_>> = abandoned.iter().map(|(mirror, what)| row(mirror, what)).collect();
+    let rows: Vec<AbandonRow<'_>> =
+        abandoned.iter().map(|(mirror, what)| row(mirror, what)).collect();
     let failed = rows.iter().filter(|row| row.error.is_some()).count();
     let exit = match failed {
         0 => Exit::Success,

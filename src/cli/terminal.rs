@@ -1,8 +1,8 @@
 //! The only way to standard output and standard error.
 //!
-//! While a command runs, the last rows of a terminal may show a block that is redrawn. All output goes
-//! through this module, which removes the block first and redraws it below the new text. A test checks
-//! that no other code in `cli` opens the two streams.
+//! While a command runs, the last rows of a terminal may show a block that is redrawn. All output
+//! goes through this module, which removes the block first and redraws it below the new text. A
+//! test checks that no other code in `cli` opens the two streams.
 
 use std::io::{self, IsTerminal as _, Write as _};
 use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
@@ -12,8 +12,8 @@ use indicatif::{ProgressBar, ProgressStyle};
 /// Columns and rows of a terminal that does not report its size.
 const USUAL_SIZE: (usize, usize) = (80, 24);
 
-/// The block on the terminal, if there is one. `indicatif` draws it in one write, so that it does not flicker, and
-/// removes it before other text.
+/// The block on the terminal, if there is one. `indicatif` draws it in one write, so that it does
+/// not flicker, and removes it before other text.
 static BLOCK: Mutex<Option<ProgressBar>> = Mutex::new(None);
 
 /// Draws `lines` as the block. Each line must be shorter than the width of the terminal.
@@ -33,11 +33,13 @@ pub(crate) fn remove_block() {
 
 /// Creates a block that shows only the given text.
 fn new_block() -> ProgressBar {
-    let style = ProgressStyle::with_template("{msg}").expect("the template has one field that exists");
+    let style =
+        ProgressStyle::with_template("{msg}").expect("the template has one field that exists");
     ProgressBar::new_spinner().with_style(style)
 }
 
-/// Writes `text` to standard output; drops escape sequences if standard output does not support them.
+/// Writes `text` to standard output; drops escape sequences if standard output does not support
+/// them.
 pub(crate) fn write_stdout(text: &str) -> io::Result<()> {
     above_block(|| {
         let mut stdout = anstream::stdout().lock();
@@ -93,7 +95,8 @@ pub(crate) fn guard_panics() {
         let block = match BLOCK.try_lock() {
             Ok(mut block) => block.take(),
             Err(TryLockError::Poisoned(block)) => block.into_inner().take(),
-            // The panicking thread may hold the lock. A message inside the block is better than none.
+            // The panicking thread may hold the lock. A message inside the block is better than
+            // none.
             Err(TryLockError::WouldBlock) => None,
         };
         if let Some(block) = block {

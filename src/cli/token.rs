@@ -42,9 +42,11 @@ pub(crate) fn run(command: &TokenCommand) -> Result<Exit, Failure> {
     let mut place = "serve.toml".to_owned();
     if let Some(path) = &args.config {
         let settings = config::load(path).map_err(super::config_failure)?;
-        let known = |site: &Site| settings.sites.iter().any(|known| known.name.as_ref() == Some(site));
+        let known =
+            |site: &Site| settings.sites.iter().any(|known| known.name.as_ref() == Some(site));
         if let Some(site) = args.sites.iter().find(|site| !known(site)) {
-            let failure = Failure::new(Exit::Usage, format!("{} has no [[site]] {site}", path.display()));
+            let failure =
+                Failure::new(Exit::Usage, format!("{} has no [[site]] {site}", path.display()));
             return Err(failure.with_hint("add it first, or correct --site"));
         }
         place = path.display().to_string();
@@ -63,10 +65,12 @@ pub(crate) fn run(command: &TokenCommand) -> Result<Exit, Failure> {
     if let Some(expires) = expires {
         table.push_str(&format!("expires = \"{expires}\"\n"));
     }
-    // Only the secret goes to stdout, for a pipe into a secret store; it never goes to stderr, which may be logged.
+    // Only the secret goes to stdout, for a pipe into a secret store; it never goes to stderr,
+    // which may be logged.
     print(&format!("{}\n", token.reveal()))?;
     let text = format!(
-        "# add this table to {}, then reload the receiver (SIGHUP, `systemctl reload`); it does not contain the secret\n{table}",
+        "# add this table to {}, then reload the receiver (SIGHUP, `systemctl reload`); it does \
+         not contain the secret\n{table}",
         super::output::escape(&place)
     );
     eprint_raw(&text).map_err(|error| Failure::new(Exit::Failed, error))?;

@@ -141,7 +141,11 @@ impl TransferCounts {
     }
 
     fn mirror(&mut self, name: &str) -> &mut MirrorCounts {
-        let index = self.mirrors.iter().position(|mirror| mirror.name == name).unwrap_or(self.mirrors.len());
+        let index = self
+            .mirrors
+            .iter()
+            .position(|mirror| mirror.name == name)
+            .unwrap_or(self.mirrors.len());
         if index == self.mirrors.len() {
             self.mirrors.push(MirrorCounts { name: name.to_owned(), ..MirrorCounts::default() });
         }
@@ -169,7 +173,10 @@ impl TransferCounts {
                 self.is_scanning = false;
             }
             Event::BundleStarted { bundle, mirrors, bytes, .. } => {
-                self.bundles.insert(*bundle, BundleCounts { content_bytes: *bytes, ..BundleCounts::default() });
+                self.bundles.insert(
+                    *bundle,
+                    BundleCounts { content_bytes: *bytes, ..BundleCounts::default() },
+                );
                 for name in mirrors {
                     let mirror = self.mirror(name);
                     mirror.bundle = Some(*bundle);
@@ -205,12 +212,18 @@ impl TransferCounts {
                 held.held_bytes += bytes;
                 self.set_state(mirror, "resumes an interrupted push", false);
             }
-            Event::StateLearned { mirror, sequence: None } => self.set_state(mirror, "is empty", false),
+            Event::StateLearned { mirror, sequence: None } => {
+                self.set_state(mirror, "is empty", false);
+            }
             Event::StateLearned { mirror, sequence: Some(sequence) } => {
                 self.set_state(mirror, format!("has release {sequence}"), false);
             }
-            Event::AnswerOverdue { mirror } => self.set_state(mirror, "waiting for a response", false),
-            Event::ObjectsResent { mirror, .. } => self.set_state(mirror, "receives missing objects in full", false),
+            Event::AnswerOverdue { mirror } => {
+                self.set_state(mirror, "waiting for a response", false);
+            }
+            Event::ObjectsResent { mirror, .. } => {
+                self.set_state(mirror, "receives missing objects in full", false);
+            }
             Event::Staged { mirror, sequence } => {
                 self.set_state(mirror, format!("release {sequence} is ready"), false);
             }
@@ -222,7 +235,11 @@ impl TransferCounts {
             }
             Event::MirrorFailed { mirror, .. } => self.set_state(mirror, "failed", true),
             Event::SoakStarted { wave, seconds, until } => {
-                self.soak = Some(Soak { wave: *wave, end: now + Duration::from_secs(*seconds), until: *until });
+                self.soak = Some(Soak {
+                    wave: *wave,
+                    end: now + Duration::from_secs(*seconds),
+                    until: *until,
+                });
             }
             Event::SoakEnded { .. } => self.soak = None,
             _ => {}
@@ -234,7 +251,8 @@ impl TransferCounts {
         if self.is_scanning {
             return self.scan_line(now);
         }
-        let sending: Vec<&MirrorCounts> = self.mirrors.iter().filter(|mirror| mirror.is_sending()).collect();
+        let sending: Vec<&MirrorCounts> =
+            self.mirrors.iter().filter(|mirror| mirror.is_sending()).collect();
         let mut parts = Vec::new();
         if self.is_packing() || sending.is_empty() {
             parts.push(self.bundle_line());
@@ -266,8 +284,8 @@ impl TransferCounts {
         format!("scan: {entries}, {} read{rate}", bytes(self.hashed_bytes))
     }
 
-    /// The progress of the packs. The total is the size of the largest bundle, because several bundles may have the same
-    /// new content.
+    /// The progress of the packs. The total is the size of the largest bundle, because several
+    /// bundles may have the same new content.
     pub(crate) fn bundle_line(&self) -> String {
         let sum = |of: fn(&BundleCounts) -> u64| self.bundles.values().map(of).sum::<u64>();
         let (done, all) = (sum(|one| one.done_bytes), sum(|one| one.content_bytes));
@@ -285,7 +303,8 @@ impl TransferCounts {
         mirror.is_sending().then(|| self.sending_to(&[mirror], now))
     }
 
-    /// The progress of these mirrors. The total is what each mirror gets, not the sum of all mirrors.
+    /// The progress of these mirrors. The total is what each mirror gets, not the sum of all
+    /// mirrors.
     fn sending_to(&self, mirrors: &[&MirrorCounts], now: Instant) -> Sending {
         let done = |mirror: &MirrorCounts| mirror.left_bytes() + mirror.held_bytes;
         let total = |mirror: &MirrorCounts| {
@@ -342,7 +361,12 @@ mod tests {
 
     fn started(bundle: u8, mirrors: &[&str], bytes: u64) -> Event {
         let mirrors = mirrors.iter().map(|&name| name.to_owned()).collect();
-        Event::BundleStarted { bundle: BundleKey::from_bytes([bundle; 32]), mirrors, objects: 2, bytes }
+        Event::BundleStarted {
+            bundle: BundleKey::from_bytes([bundle; 32]),
+            mirrors,
+            objects: 2,
+            bytes,
+        }
     }
 
     fn advanced(bundle: u8, bytes: u64, packed_bytes: u64) -> Event {
@@ -356,7 +380,9 @@ mod tests {
     /// Sums of these events, each at its second; the time is that of the last one.
     fn sums(events: &[(u64, Event)]) -> (TransferCounts, Instant) {
         let (mut sums, start) = (TransferCounts::default(), Instant::now());
-        events.iter().for_each(|(second, event)| sums.add(event, start + Duration::from_secs(*second)));
+        events
+            .iter()
+            .for_each(|(second, event)| sums.add(event, start + Duration::from_secs(*second)));
         (sums, start + Duration::from_secs(events.last().map_or(0, |(second, _)| *second)))
     }
 
@@ -383,16 +409,26 @@ mod tests {
         sums.add(&sent("eu", 5_000_000), now);
         assert_eq!(sums.line(now), "eu: 25 %, 5.0 MB of 20.0 MB, 5.0 MB/s, 3.0 s left");
         sums.add(&sent("us", 15_000_000), now);
-        // Half of 20 MB, which each of them gets; both together have the rate, and the slower one decides.
+        // Half of 20 MB, which each of them gets; both together have the rate, and the slower one
+        // decides.
         assert_eq!(sums.line(now), "2 mirrors: 50 %, 10.0 MB of 20.0 MB, 20.0 MB/s, 3.0 s left");
     }
 
     #[test]
     fn a_pack_moves_while_it_is_sent_and_counts_once_if_it_is_sent_again() {
         let packs = [PackId::of(b"1"), PackId::of(b"2")];
-        let moved = |pack: usize, bytes| Event::PackAdvanced { mirror: "eu".into(), pack: packs[pack], bytes };
-        let done = |pack: usize| Event::PackSent { mirror: "eu".into(), pack: packs[pack], bytes: 10_000_000 };
-        let (mut sums, start) = sums(&[(0, started(1, &["eu"], 40_000_000)), (0, advanced(1, 40_000_000, 20_000_000))]);
+        let moved = |pack: usize, bytes| Event::PackAdvanced {
+            mirror: "eu".into(),
+            pack: packs[pack],
+            bytes,
+        };
+        let done = |pack: usize| Event::PackSent {
+            mirror: "eu".into(),
+            pack: packs[pack],
+            bytes: 10_000_000,
+        };
+        let (mut sums, start) =
+            sums(&[(0, started(1, &["eu"], 40_000_000)), (0, advanced(1, 40_000_000, 20_000_000))]);
         let steps = [
             (moved(0, 5_000_000), "25 %"),
             (moved(1, 9_000_000), "70 %"),
@@ -404,7 +440,11 @@ mod tests {
         ];
         for (event, percent) in steps {
             sums.add(&event, start);
-            assert!(sums.line(start).starts_with(&format!("eu: {percent}")), "{}", sums.line(start));
+            assert!(
+                sums.line(start).starts_with(&format!("eu: {percent}")),
+                "{}",
+                sums.line(start)
+            );
         }
         sums.add(&Event::PackHeld { mirror: "eu".into(), pack: packs[1] }, start);
         assert_eq!(sums.mirrors[0].left_bytes(), 20_000_000);
@@ -426,7 +466,10 @@ mod tests {
         let mut sums = TransferCounts::default();
         sums.expect(["c", "a", "b"]);
         for mirror in ["a", "b", "z", "c"] {
-            sums.add(&Event::StateLearned { mirror: mirror.into(), sequence: None }, Instant::now());
+            sums.add(
+                &Event::StateLearned { mirror: mirror.into(), sequence: None },
+                Instant::now(),
+            );
         }
         let names: Vec<&str> = sums.mirrors.iter().map(|mirror| mirror.name.as_str()).collect();
         assert_eq!(names, ["c", "a", "b", "z"]);

@@ -30,7 +30,11 @@ pub(crate) struct FleetLook {
     pub(crate) now: u64,
 }
 
-fn factory(remote: &RemoteArgs, choices: &[MirrorChoice], config: &Config) -> Result<Fleet, Failure> {
+fn factory(
+    remote: &RemoteArgs,
+    choices: &[MirrorChoice],
+    config: &Config,
+) -> Result<Fleet, Failure> {
     MirrorFactory::new(remote, None, config).fleet(choices, remote.site.as_ref())
 }
 
@@ -71,7 +75,9 @@ impl Watcher {
         let stores = context::known_stores(None, &self.config);
         for one in &mut seen {
             let found = one.state.as_ref().ok().map(|state| state.store);
-            if let Some(Err(error)) = found.map(|found| stores.check(&one.mirror, &one.location, found)) {
+            if let Some(Err(error)) =
+                found.map(|found| stores.check(&one.mirror, &one.location, found))
+            {
                 one.state = Err(error);
             }
         }
@@ -82,12 +88,16 @@ impl Watcher {
     pub(crate) fn look_at_disk(&self, look: &mut FleetLook) {
         let (mirrors, seen) = (self.fleet.mirrors(), &look.seen);
         let measure = |mirror_status: &mut MirrorStatus| {
-            let is_it = |one: &Poll| one.location == mirror_status.location && one.mirror == mirror_status.mirror;
+            let is_it = |one: &Poll| {
+                one.location == mirror_status.location && one.mirror == mirror_status.mirror
+            };
             let index = seen.iter().position(is_it)?;
             let state = seen[index].state.as_ref().ok()?;
             match fleet_status::usage(&*mirrors[index], state) {
                 Ok(usage) => mirror_status.usage = Some(usage),
-                Err(error) => mirror_status.error = Some(format!("its disk space is not known: {error}")),
+                Err(error) => {
+                    mirror_status.error = Some(format!("its disk space is not known: {error}"));
+                }
             }
             Some(())
         };
@@ -99,9 +109,9 @@ impl Watcher {
         let web = Web::new(PATIENCE);
         let (mirrors, seen) = (self.fleet.mirrors(), &look.seen);
         let visit = |mirror_status: &mut MirrorStatus| {
-            let index = seen
-                .iter()
-                .position(|one| one.location == mirror_status.location && one.mirror == mirror_status.mirror)?;
+            let index = seen.iter().position(|one| {
+                one.location == mirror_status.location && one.mirror == mirror_status.mirror
+            })?;
             let url = self.config.mirror(&mirror_status.mirror)?.public_url.as_ref()?.as_str();
             let release = seen[index].state.as_ref().ok()?.current_release()?;
             mirror_status.public = Some(fleet_status::look(&web, url, &*mirrors[index], release));
@@ -114,8 +124,9 @@ impl Watcher {
 /// Evaluates polls of the mirrors.
 pub(crate) fn look(seen: Vec<Poll>, config: &Config) -> FleetLook {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-    let is_frozen =
-        |name: &str| config.all_mirrors().any(|mirror| mirror.name.as_str() == name && mirror.is_frozen(now));
+    let is_frozen = |name: &str| {
+        config.all_mirrors().any(|mirror| mirror.name.as_str() == name && mirror.is_frozen(now))
+    };
     let mirror_statuses = fleet_status::evaluate(&seen, is_frozen, now);
     FleetLook { seen, mirror_statuses, now }
 }
@@ -123,7 +134,10 @@ pub(crate) fn look(seen: Vec<Poll>, config: &Config) -> FleetLook {
 impl FleetLook {
     /// The sites of the mirrors, each once.
     pub(crate) fn sites(&self) -> BTreeSet<&Site> {
-        self.mirror_statuses.iter().filter_map(|mirror_status| mirror_status.site.as_ref()).collect()
+        self.mirror_statuses
+            .iter()
+            .filter_map(|mirror_status| mirror_status.site.as_ref())
+            .collect()
     }
 
     /// The sites as text; the site of the configuration if no mirror has one.
@@ -135,11 +149,12 @@ impl FleetLook {
         sites.into_iter().map(Site::as_str).collect::<Vec<_>>().join(", ")
     }
 
-    /// The configured mirrors that serve the newest release. Leaves out mirrors with stale files for visitors, if that was
-    /// checked.
+    /// The configured mirrors that serve the newest release. Leaves out mirrors with stale files
+    /// for visitors, if that was checked.
     pub(crate) fn proven<'c>(&self, config: &'c Config) -> Vec<&'c MirrorConfig> {
-        let is_proven =
-            |mirror_status: &&MirrorStatus| mirror_status.state == StatusKind::Current && !mirror_status.is_stale();
+        let is_proven = |mirror_status: &&MirrorStatus| {
+            mirror_status.state == StatusKind::Current && !mirror_status.is_stale()
+        };
         self.mirror_statuses
             .iter()
             .filter(is_proven)

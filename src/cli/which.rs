@@ -1,4 +1,5 @@
-//! `headwater which`: what each mirror serves at a path, since which release, and what visitors get there.
+//! `headwater which`: what each mirror serves at a path, since which release, and what visitors get
+//! there.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -20,7 +21,8 @@ use super::watcher::Watcher;
 
 /// Longest time to fetch what visitors get.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// Minimum limit for a fetched file, in bytes: visitors may get a longer file than the expected one.
+/// Minimum limit for a fetched file, in bytes: visitors may get a longer file than the expected
+/// one.
 const MIN_LIMIT: u64 = 64 * 1024 * 1024;
 
 /// The arguments of `which`.
@@ -89,11 +91,18 @@ pub(crate) fn run(args: &WhichArgs) -> Result<Exit, Failure> {
     let look = watcher.look();
     let web = Web::new(PATIENCE);
     let found = watcher.fleet.ask(|mirror| {
-        let seen = look.seen.iter().find(|seen| seen.mirror == mirror.name() && seen.location == mirror.location());
+        let seen = look
+            .seen
+            .iter()
+            .find(|seen| seen.mirror == mirror.name() && seen.location == mirror.location());
         let mut found = find(&**mirror, seen?, &look.seen, &path);
-        let url =
-            watcher.config.mirror(mirror.name()).and_then(|mirror| mirror.public_url.as_ref()).map(PublicUrl::as_str);
-        found.public = url.filter(|_| found.error.is_none()).map(|url| visit(&web, url, &path, found.size));
+        let url = watcher
+            .config
+            .mirror(mirror.name())
+            .and_then(|mirror| mirror.public_url.as_ref())
+            .map(PublicUrl::as_str);
+        found.public =
+            url.filter(|_| found.error.is_none()).map(|url| visit(&web, url, &path, found.size));
         Some(found)
     });
     let found: Vec<Found> = found.into_iter().flatten().collect();
@@ -109,7 +118,11 @@ pub(crate) fn run(args: &WhichArgs) -> Result<Exit, Failure> {
 /// Parses a path that may start with `/`; a directory means its `index.html`.
 fn tree_path(text: &str) -> Result<TreePath, Failure> {
     let plain = text.trim_start_matches('/');
-    let path = if plain.is_empty() || plain.ends_with('/') { format!("{plain}index.html") } else { plain.to_owned() };
+    let path = if plain.is_empty() || plain.ends_with('/') {
+        format!("{plain}index.html")
+    } else {
+        plain.to_owned()
+    };
     TreePath::new(&path).map_err(|fault| {
         Failure::new(Exit::Usage, format!("{text:?} is not a path in a tree: it {fault}"))
             .with_hint("write a path such as assets/app.js, without a host and without %-escapes")
@@ -117,7 +130,8 @@ fn tree_path(text: &str) -> Result<TreePath, Failure> {
 }
 
 fn find(mirror: &dyn Mirror, seen: &Poll, all: &[Poll], path: &TreePath) -> Found {
-    let mut found = Found { mirror: seen.mirror.clone(), location: seen.location.clone(), ..Found::default() };
+    let mut found =
+        Found { mirror: seen.mirror.clone(), location: seen.location.clone(), ..Found::default() };
     let told = seen.state.as_ref().map_err(|error| headwater::text::error_chain(error));
     let told = told.and_then(|state| {
         found.sequence = state.current.map(|current| current.sequence());
@@ -129,17 +143,21 @@ fn find(mirror: &dyn Mirror, seen: &Poll, all: &[Poll], path: &TreePath) -> Foun
     match told.and_then(|release| at(mirror, release, path).map(|entry| (release, entry))) {
         Err(error) => found.error = Some(error),
         Ok((_, None)) => {}
-        Ok((_, Some(entry))) if entry.has_expired(seen.state.as_ref().map_or(0, |state| state.expired_through)) => {}
+        Ok((_, Some(entry)))
+            if entry.has_expired(seen.state.as_ref().map_or(0, |state| state.expired_through)) => {}
         Ok((release, Some(entry))) => {
             found.until = entry.until;
             match entry.kind {
                 EntryKind::Symlink(target) => found.target = Some(target.as_str().to_owned()),
                 EntryKind::File(file) => {
-                    (found.object, found.size, found.mtime) = (Some(file.object), Some(file.size), Some(file.mtime));
+                    (found.object, found.size, found.mtime) =
+                        (Some(file.object), Some(file.size), Some(file.mtime));
                     // The mtime of a file is the time of the release that last changed it.
                     let known = fleet_status::releases(all, &release.site);
-                    found.since =
-                        known.iter().find(|known| known.created == file.mtime).map(|release| release.sequence);
+                    found.since = known
+                        .iter()
+                        .find(|known| known.created == file.mtime)
+                        .map(|release| release.sequence);
                 }
             }
         }
@@ -147,9 +165,15 @@ fn find(mirror: &dyn Mirror, seen: &Poll, all: &[Poll], path: &TreePath) -> Foun
     found
 }
 
-fn at(mirror: &dyn Mirror, release: &Release, path: &TreePath) -> Result<Option<headwater::manifest::Entry>, String> {
-    let bytes = mirror.manifest(&release.manifest).map_err(|error| headwater::text::error_chain(&error))?;
-    let entries = ManifestReader::new(bytes, Some(release.manifest)).map_err(|error| error.to_string())?;
+fn at(
+    mirror: &dyn Mirror,
+    release: &Release,
+    path: &TreePath,
+) -> Result<Option<headwater::manifest::Entry>, String> {
+    let bytes =
+        mirror.manifest(&release.manifest).map_err(|error| headwater::text::error_chain(&error))?;
+    let entries =
+        ManifestReader::new(bytes, Some(release.manifest)).map_err(|error| error.to_string())?;
     for entry in entries {
         let entry = entry.map_err(|error| error.to_string())?;
         if entry.path >= *path {
@@ -168,10 +192,13 @@ fn visit(web: &Web, url: &str, path: &TreePath, size: Option<u64>) -> Visited {
 
 /// Returns whether all mirrors have the same content at the path, and their visitors get it.
 fn agree(found: &[Found]) -> bool {
-    let are_same = found.iter().map(|one| (one.object, &one.target)).collect::<BTreeSet<_>>().len() <= 1;
-    let is_there = |one: &Found| one.error.is_none() && (one.object.is_some() || one.target.is_some());
-    let is_served =
-        |one: &Found| one.public.as_ref().is_none_or(|public| one.target.is_some() || public.object == one.object);
+    let are_same =
+        found.iter().map(|one| (one.object, &one.target)).collect::<BTreeSet<_>>().len() <= 1;
+    let is_there =
+        |one: &Found| one.error.is_none() && (one.object.is_some() || one.target.is_some());
+    let is_served = |one: &Found| {
+        one.public.as_ref().is_none_or(|public| one.target.is_some() || public.object == one.object)
+    };
     are_same && found.iter().all(|one| is_there(one) && is_served(one))
 }
 
@@ -197,7 +224,9 @@ fn describe(found: &[Found], now: u64) -> String {
         let retired = one.until.map(|until| {
             format!(
                 "retired, expires {}",
-                age(until, now).replace("just now", "now").replace("ahead of this clock", "from now")
+                age(until, now)
+                    .replace("just now", "now")
+                    .replace("ahead of this clock", "from now")
             )
         });
         table.row([

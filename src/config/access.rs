@@ -35,7 +35,8 @@ impl TokenSource {
     }
 }
 
-/// How a mirror on another machine is reached. Files are relative to the directory of the configuration.
+/// How a mirror on another machine is reached. Files are relative to the directory of the
+/// configuration.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct MirrorAccess {
     /// The source of the token; `None` for the default of the command.
@@ -119,7 +120,11 @@ fn web_keys(mirror: &raw::RawMirror) -> [(&'static str, &Option<Spanned<String>>
 }
 
 fn ssh_keys(mirror: &raw::RawMirror) -> [(&'static str, &Option<Spanned<String>>); 3] {
-    [("host_key", &mirror.host_key), ("ssh_command", &mirror.ssh_command), ("receive_command", &mirror.receive_command)]
+    [
+        ("host_key", &mirror.host_key),
+        ("ssh_command", &mirror.ssh_command),
+        ("receive_command", &mirror.receive_command),
+    ]
 }
 
 impl Checker<'_> {
@@ -146,20 +151,31 @@ impl Checker<'_> {
 
     /// What a table says, wherever the mirror is.
     pub(super) fn access(&self, mirror: &raw::RawMirror) -> Result<MirrorAccess, ConfigError> {
-        for (key, text) in web_keys(mirror).iter().copied().chain([("host_key", &mirror.host_key)]) {
+        for (key, text) in web_keys(mirror).iter().copied().chain([("host_key", &mirror.host_key)])
+        {
             if let Some(text) = text.as_ref().filter(|text| text.as_ref().trim().is_empty()) {
                 return Err(self.error(text.span(), format!("`{key}` is empty")));
             }
         }
-        if let Some(text) =
-            [&mirror.token_env, &mirror.token_file].into_iter().flatten().find(|text| has_token(text.as_ref()))
+        if let Some(text) = [&mirror.token_env, &mirror.token_file]
+            .into_iter()
+            .flatten()
+            .find(|text| has_token(text.as_ref()))
         {
-            return Err(self.error(text.span(), "this is a token itself, and not where one is: make a new one"));
+            return Err(self.error(
+                text.span(),
+                "this is a token itself, and not where one is: make a new one",
+            ));
         }
-        let file = |text: &Option<Spanned<String>>| text.as_ref().map(|text| self.base.join(text.as_ref()));
+        let file = |text: &Option<Spanned<String>>| {
+            text.as_ref().map(|text| self.base.join(text.as_ref()))
+        };
         let token = match (&mirror.token_env, &mirror.token_file) {
             (Some(_), Some(second)) => {
-                return Err(self.error(second.span(), "a token comes from `token_env` or from `token_file`, not both"));
+                return Err(self.error(
+                    second.span(),
+                    "a token comes from `token_env` or from `token_file`, not both",
+                ));
             }
             (Some(name), None) => Some(TokenSource::Variable(name.as_ref().clone())),
             (None, path) => file(path).map(TokenSource::File),
@@ -197,7 +213,9 @@ impl Checker<'_> {
         text: Option<&Spanned<String>>,
     ) -> Result<Option<T>, ConfigError> {
         let parse = |text: &Spanned<String>| {
-            text.as_ref().parse().map_err(|error: T::Err| self.error(text.span(), error.to_string()))
+            text.as_ref()
+                .parse()
+                .map_err(|error: T::Err| self.error(text.span(), error.to_string()))
         };
         text.map(parse).transpose()
     }
@@ -206,22 +224,30 @@ impl Checker<'_> {
     /// the configuration may do that.
     pub(super) fn no_command_here(&self, listed: &raw::RawMirror) -> Result<(), ConfigError> {
         match &listed.ssh_command {
-            Some(command) => {
-                Err(self
-                    .error(command.span(), "`ssh_command` may stand in the configuration, not in a list of mirrors"))
-            }
+            Some(command) => Err(self.error(
+                command.span(),
+                "`ssh_command` may stand in the configuration, not in a list of mirrors",
+            )),
             None => Ok(()),
         }
     }
 
     /// Refuses a name that would be more than a part of a word in a command of `[mirror_defaults]`.
-    pub(super) fn name_in_commands(&self, common: &raw::RawMirror, name: &Spanned<String>) -> Result<(), ConfigError> {
+    pub(super) fn name_in_commands(
+        &self,
+        common: &raw::RawMirror,
+        name: &Spanned<String>,
+    ) -> Result<(), ConfigError> {
         let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
         if name.as_ref().chars().all(is_plain) {
             return Ok(());
         }
-        let commands = [("ssh_command", &common.ssh_command), ("receive_command", &common.receive_command)];
-        match commands.iter().find(|(_, text)| text.as_ref().is_some_and(|text| text.as_ref().contains(NAME_PLACE))) {
+        let commands =
+            [("ssh_command", &common.ssh_command), ("receive_command", &common.receive_command)];
+        match commands
+            .iter()
+            .find(|(_, text)| text.as_ref().is_some_and(|text| text.as_ref().contains(NAME_PLACE)))
+        {
             Some((key, _)) => {
                 let rule = "only ASCII letters, digits, '-', '_' and '.' may stand for {name} in";
                 Err(self.error(name.span(), format!("{rule} `{key}`")))
@@ -230,9 +256,15 @@ impl Checker<'_> {
         }
     }
 
-    fn none_of(&self, keys: &[(&str, &Option<Spanned<String>>)], of: &str) -> Result<(), ConfigError> {
+    fn none_of(
+        &self,
+        keys: &[(&str, &Option<Spanned<String>>)],
+        of: &str,
+    ) -> Result<(), ConfigError> {
         match keys.iter().find_map(|(key, text)| text.as_ref().map(|text| (key, text.span()))) {
-            Some((key, span)) => Err(self.error(span, format!("`{key}` is for a mirror with {of}"))),
+            Some((key, span)) => {
+                Err(self.error(span, format!("`{key}` is for a mirror with {of}")))
+            }
             None => Ok(()),
         }
     }
@@ -244,13 +276,22 @@ impl Checker<'_> {
     /// One public key: its kind and its base64, nothing that could be a second line or an option.
     fn host_key(&self, key: &Spanned<String>) -> Result<String, ConfigError> {
         let words: Vec<&str> = key.as_ref().split(' ').filter(|word| !word.is_empty()).collect();
-        let is_kind = |kind: &str| kind.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'@'));
-        let is_base64 = |text: &str| text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'/' | b'='));
+        let is_kind = |kind: &str| {
+            kind.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'@'))
+        };
+        let is_base64 = |text: &str| {
+            text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'/' | b'='))
+        };
         match words[..] {
-            [kind, text] | [kind, text, _] if is_kind(kind) && is_base64(text) && text.len() >= 32 => {
+            [kind, text] | [kind, text, _]
+                if is_kind(kind) && is_base64(text) && text.len() >= 32 =>
+            {
                 Ok(format!("{kind} {text}"))
             }
-            _ => Err(self.error(key.span(), "a host key is written as in \"ssh-ed25519 AAAAC3Nz…\", on one line")),
+            _ => Err(self.error(
+                key.span(),
+                "a host key is written as in \"ssh-ed25519 AAAAC3Nz…\", on one line",
+            )),
         }
     }
 }

@@ -33,14 +33,21 @@ impl Checker<'_> {
     pub(super) fn cache(&self, table: &RawCache) -> Result<CacheConfig, ConfigError> {
         let size = |text: &Spanned<String>| match text.as_ref().parse::<ByteSize>() {
             Ok(size) => Ok(size.as_u64()),
-            Err(_) => {
-                Err(self.error(text.span(), "a size is written as in \"8GiB\" or \"500MB\"; \"0\" keeps nothing"))
-            }
+            Err(_) => Err(self.error(
+                text.span(),
+                "a size is written as in \"8GiB\" or \"500MB\"; \"0\" keeps nothing",
+            )),
         };
         let dir = match &table.dir {
-            Some(dir) if dir.as_ref().trim().is_empty() => return Err(self.error(dir.span(), "the path is empty")),
+            Some(dir) if dir.as_ref().trim().is_empty() => {
+                return Err(self.error(dir.span(), "the path is empty"));
+            }
             dir => dir.as_ref().map(|dir| self.base.join(dir.as_ref())),
         };
-        Ok(CacheConfig { dir, content_bytes: table.content.as_ref().map(size).transpose()?, releases: table.releases })
+        Ok(CacheConfig {
+            dir,
+            content_bytes: table.content.as_ref().map(size).transpose()?,
+            releases: table.releases,
+        })
     }
 }

@@ -85,7 +85,10 @@ pub struct Label(Box<str>);
 
 /// A text that is no name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("a {what}'s name has 1 to 64 visible characters, no '/', ',' or space, and does not begin with '-' or '.'")]
+#[error(
+    "a {what}'s name has 1 to 64 visible characters, no '/', ',' or space, and does not begin with \
+     '-' or '.'"
+)]
 pub struct NameError {
     what: &'static str,
 }
@@ -93,7 +96,11 @@ pub struct NameError {
 /// Checks a name that stands in arguments, where `/` means a path and `,` parts two names.
 fn checked(text: &str, what: &'static str) -> Result<Box<str>, NameError> {
     let bad = |c: char| c == '/' || c == ',' || c.is_whitespace() || c.is_control();
-    if text.is_empty() || text.len() > MAX_NAME_BYTES || text.starts_with(['-', '.']) || text.contains(bad) {
+    if text.is_empty()
+        || text.len() > MAX_NAME_BYTES
+        || text.starts_with(['-', '.'])
+        || text.contains(bad)
+    {
         return Err(NameError { what });
     }
     Ok(text.into())
@@ -246,7 +253,8 @@ impl Checker<'_> {
         self.frozen(common)?;
         for table in tables {
             let span = table.span();
-            let missing = |key: &str| self.error(span.start..span.start, format!("missing field `{key}`"));
+            let missing =
+                |key: &str| self.error(span.start..span.start, format!("missing field `{key}`"));
             self.add(&mut roster, &table.into_inner(), missing)?;
         }
         self.add_listed(&mut roster, list)?;
@@ -256,7 +264,9 @@ impl Checker<'_> {
     fn add_listed(&self, roster: &mut Roster<'_>, list: &List<'_>) -> Result<(), ConfigError> {
         let Some(from) = list.from else { return Ok(()) };
         let mut secret_variables = list.secret_variables.clone();
-        secret_variables.extend(roster.mirrors.iter().filter_map(MirrorConfig::token_variable).map(str::to_owned));
+        secret_variables.extend(
+            roster.mirrors.iter().filter_map(MirrorConfig::token_variable).map(str::to_owned),
+        );
         secret_variables.extend(roster.common.token_env.as_ref().map(|name| name.as_ref().clone()));
         secret_variables.extend_from_slice(list.rules.token_envs());
         let source = self.list_source(from, secret_variables)?;
@@ -269,7 +279,9 @@ impl Checker<'_> {
                 let missing = |key: &str| checker.error(0..0, format!("missing field `{key}`"));
                 checker.add(roster, &table, missing)?;
                 match (roster.mirrors.last(), &table.name) {
-                    (Some(mirror), Some(name)) => checker.only_allowed_hosts(&mirror.url, name, &list.rules),
+                    (Some(mirror), Some(name)) => {
+                        checker.only_allowed_hosts(&mirror.url, name, &list.rules)
+                    }
                     _ => Ok(()),
                 }
             })?;
@@ -286,7 +298,8 @@ impl Checker<'_> {
         let name = table.name.as_ref().ok_or_else(|| missing("name"))?;
         self.name_in_commands(roster.common, name)?;
         let (text, name_span) = (name.as_ref(), name.span());
-        let name = MirrorName::new(text).map_err(|error| self.error(name.span(), error.to_string()))?;
+        let name =
+            MirrorName::new(text).map_err(|error| self.error(name.span(), error.to_string()))?;
         if roster.mirrors.iter().any(|earlier| earlier.name == name) {
             return Err(self.error(name_span, format!("there is already a mirror named {text:?}")));
         }
@@ -296,11 +309,16 @@ impl Checker<'_> {
         let span = table.url.as_ref().map_or(name_span, Spanned::span);
         let url = self.url(&Spanned::new(span.clone(), url.as_ref().replace(NAME_PLACE, text)))?;
         if let Some(other) = roster.names_by_place.insert(place(&url), name.clone()) {
-            return Err(self.error(span, format!("the mirror {:?} has the same url", other.as_str())));
+            return Err(
+                self.error(span, format!("the mirror {:?} has the same url", other.as_str()))
+            );
         }
         let label = |own: &Option<Spanned<String>>, common: &Option<Spanned<String>>| {
             let label = own.as_ref().or(common.as_ref());
-            label.map(|label| Label::new(label.as_ref()).map_err(|error| self.error(label.span(), error.to_string())))
+            label.map(|label| {
+                Label::new(label.as_ref())
+                    .map_err(|error| self.error(label.span(), error.to_string()))
+            })
         };
         let mirror = MirrorConfig {
             access: self.access_at(&url, table, &self.access(common)?)?,
@@ -309,7 +327,8 @@ impl Checker<'_> {
             region: label(&table.region, &common.region).transpose()?,
             store: table.store.as_ref().map(|id| self.store(id)).transpose()?,
             weight: table.weight.or(common.weight).unwrap_or(NonZeroU32::MIN),
-            public_url: self.public_url(table.public_url.as_ref().or(common.public_url.as_ref()), text)?,
+            public_url: self
+                .public_url(table.public_url.as_ref().or(common.public_url.as_ref()), text)?,
             frozen: if table.frozen.is_some() || table.until.is_some() {
                 self.frozen(table)?
             } else {
@@ -322,18 +341,23 @@ impl Checker<'_> {
     }
 
     fn store(&self, id: &Spanned<String>) -> Result<StoreId, ConfigError> {
-        let words = "the id of a store has 32 lower-case hexadecimal digits; it is in .headwater/format of the mirror";
+        let words = "the id of a store has 32 lower-case hexadecimal digits; it is in \
+                     .headwater/format of the mirror";
         id.as_ref().parse().map_err(|_| self.error(id.span(), words))
     }
 
     /// A name after --only is that of a mirror or of a group, never of both.
     fn check_groups(&self, mirrors: Vec<MirrorConfig>) -> Result<Vec<MirrorConfig>, ConfigError> {
-        let is_group =
-            |name: &str| mirrors.iter().any(|mirror| mirror.group.as_ref().is_some_and(|group| group.as_str() == name));
+        let is_group = |name: &str| {
+            mirrors
+                .iter()
+                .any(|mirror| mirror.group.as_ref().is_some_and(|group| group.as_str() == name))
+        };
         match mirrors.iter().find(|mirror| is_group(mirror.name.as_str())) {
-            Some(both) => {
-                Err(self.error(0..0, format!("{:?} is the name of a mirror and of a group", both.name.as_str())))
-            }
+            Some(both) => Err(self.error(
+                0..0,
+                format!("{:?} is the name of a mirror and of a group", both.name.as_str()),
+            )),
             None => Ok(mirrors),
         }
     }
@@ -348,11 +372,17 @@ impl Checker<'_> {
             return Ok(text.to_owned());
         }
         let path = self.base.join(text);
-        let path = path.to_str().ok_or_else(|| self.error(url.span(), "the path to this file is not UTF-8"))?;
+        let path = path
+            .to_str()
+            .ok_or_else(|| self.error(url.span(), "the path to this file is not UTF-8"))?;
         Ok(path.to_owned())
     }
 
-    fn public_url(&self, url: Option<&Spanned<String>>, name: &str) -> Result<Option<PublicUrl>, ConfigError> {
+    fn public_url(
+        &self,
+        url: Option<&Spanned<String>>,
+        name: &str,
+    ) -> Result<Option<PublicUrl>, ConfigError> {
         let Some(url) = url else { return Ok(None) };
         let parsed = PublicUrl::parse(&url.as_ref().replace(NAME_PLACE, name));
         let words = "a public url is https://host[:port][/path], without user, query or fragment";
@@ -362,7 +392,9 @@ impl Checker<'_> {
     fn frozen(&self, table: &raw::RawMirror) -> Result<Option<Frozen>, ConfigError> {
         let is_frozen = table.frozen.as_ref().is_some_and(|frozen| *frozen.as_ref());
         match &table.until {
-            Some(until) if !is_frozen => Err(self.error(until.span(), "`until` goes with `frozen = true`")),
+            Some(until) if !is_frozen => {
+                Err(self.error(until.span(), "`until` goes with `frozen = true`"))
+            }
             Some(until) => self.time(until).map(Frozen::Until).map(Some),
             None => Ok(is_frozen.then_some(Frozen::Always)),
         }
@@ -374,13 +406,21 @@ impl Checker<'_> {
             Value::String(text) => text.clone(),
             other => other.to_string(),
         };
-        let civil = || text.parse::<jiff::civil::DateTime>().and_then(|time| time.to_zoned(TimeZone::UTC));
-        let time = text.parse::<jiff::Timestamp>().or_else(|_| civil().map(|time| time.timestamp()));
+        let civil =
+            || text.parse::<jiff::civil::DateTime>().and_then(|time| time.to_zoned(TimeZone::UTC));
+        let time =
+            text.parse::<jiff::Timestamp>().or_else(|_| civil().map(|time| time.timestamp()));
         let seconds = time.ok().and_then(|time| u64::try_from(time.as_second()).ok());
-        seconds.ok_or_else(|| self.error(value.span(), "a time is written as in 2026-12-24 or 2026-12-24T18:00:00Z"))
+        seconds.ok_or_else(|| {
+            self.error(value.span(), "a time is written as in 2026-12-24 or 2026-12-24T18:00:00Z")
+        })
     }
 
-    pub(super) fn waves(&self, tables: Vec<raw::RawWave>, mirrors: &[MirrorConfig]) -> Result<Vec<Wave>, ConfigError> {
+    pub(super) fn waves(
+        &self,
+        tables: Vec<raw::RawWave>,
+        mirrors: &[MirrorConfig],
+    ) -> Result<Vec<Wave>, ConfigError> {
         let mut waves: Vec<Wave> = Vec::with_capacity(tables.len());
         for table in tables {
             let wave = self.wave(table, &waves, mirrors)?;
@@ -389,23 +429,36 @@ impl Checker<'_> {
         Ok(waves)
     }
 
-    fn wave(&self, table: raw::RawWave, earlier: &[Wave], mirrors: &[MirrorConfig]) -> Result<Wave, ConfigError> {
+    fn wave(
+        &self,
+        table: raw::RawWave,
+        earlier: &[Wave],
+        mirrors: &[MirrorConfig],
+    ) -> Result<Wave, ConfigError> {
         let span = table.groups.span();
         let mut groups = Vec::new();
         for group in table.groups.into_inner() {
-            let label = Label::new(group.as_ref()).map_err(|error| self.error(group.span(), error.to_string()))?;
+            let label = Label::new(group.as_ref())
+                .map_err(|error| self.error(group.span(), error.to_string()))?;
             if !mirrors.iter().any(|mirror| mirror.group.as_ref() == Some(&label)) {
-                return Err(self.error(group.span(), format!("no mirror is in the group {:?}", label.as_str())));
+                return Err(self.error(
+                    group.span(),
+                    format!("no mirror is in the group {:?}", label.as_str()),
+                ));
             }
             if groups.contains(&label) || earlier.iter().any(|wave| wave.groups.contains(&label)) {
-                return Err(self.error(group.span(), format!("the group {:?} is in a wave already", label.as_str())));
+                return Err(self.error(
+                    group.span(),
+                    format!("the group {:?} is in a wave already", label.as_str()),
+                ));
             }
             groups.push(label);
         }
         if groups.is_empty() {
             return Err(self.error(span, "a wave has at least one group"));
         }
-        let soak = table.soak.as_ref().map(|soak| self.duration(soak)).transpose()?.unwrap_or_default();
+        let soak =
+            table.soak.as_ref().map(|soak| self.duration(soak)).transpose()?.unwrap_or_default();
         let probes = match &table.probe {
             Some(probe) => self.probes(probe, &groups, mirrors)?,
             None => Vec::new(),
@@ -424,8 +477,12 @@ impl Checker<'_> {
             Value::Array(many) if !many.is_empty() => many.iter().map(Value::as_str).collect(),
             _ => None,
         };
-        let texts = texts.ok_or_else(|| self.error(probe.span(), "a probe is a url or a path, or a list of them"))?;
-        let in_wave = |mirror: &&MirrorConfig| mirror.group.as_ref().is_some_and(|group| groups.contains(group));
+        let texts = texts.ok_or_else(|| {
+            self.error(probe.span(), "a probe is a url or a path, or a list of them")
+        })?;
+        let in_wave = |mirror: &&MirrorConfig| {
+            mirror.group.as_ref().is_some_and(|group| groups.contains(group))
+        };
         for text in &texts {
             let is_url = text.contains("://");
             if text.is_empty() || is_url && PublicUrl::parse(text).is_none() {
@@ -434,11 +491,15 @@ impl Checker<'_> {
                     format!("{text:?}: a probe is https://host/path, or a path such as index.html"),
                 ));
             }
-            if let Some(mirror) = mirrors.iter().filter(in_wave).find(|mirror| !is_url && mirror.public_url.is_none()) {
+            if let Some(mirror) =
+                mirrors.iter().filter(in_wave).find(|mirror| !is_url && mirror.public_url.is_none())
+            {
                 let name = mirror.name.as_str();
                 return Err(self.error(
                     probe.span(),
-                    format!("{text:?} is fetched from every mirror, but {name:?} has no `public_url`"),
+                    format!(
+                        "{text:?} is fetched from every mirror, but {name:?} has no `public_url`"
+                    ),
                 ));
             }
         }

@@ -33,14 +33,18 @@ impl ListRules {
 impl Checker<'_> {
     /// What the file says of lists.
     pub(super) fn list_rules(&self, file: &raw::RawFile) -> Result<ListRules, ConfigError> {
-        let is_bad = |name: &&Spanned<String>| name.as_ref().trim().is_empty() || has_token(name.as_ref());
+        let is_bad =
+            |name: &&Spanned<String>| name.as_ref().trim().is_empty() || has_token(name.as_ref());
         if let Some(name) = file.token_envs.iter().find(is_bad) {
-            return Err(self.error(name.span(), "`token_envs` are names of variables that have a token"));
+            return Err(
+                self.error(name.span(), "`token_envs` are names of variables that have a token")
+            );
         }
         let token_envs = file.token_envs.iter().map(|name| name.as_ref().clone()).collect();
         let hosts = file.allowed_hosts.as_ref();
-        let allowed_hosts =
-            hosts.map(|hosts| hosts.iter().map(|host| self.host_pattern(host)).collect()).transpose()?;
+        let allowed_hosts = hosts
+            .map(|hosts| hosts.iter().map(|host| self.host_pattern(host)).collect())
+            .transpose()?;
         Ok(ListRules { token_envs, allowed_hosts })
     }
 
@@ -49,7 +53,8 @@ impl Checker<'_> {
         let name = text.strip_prefix("*.").unwrap_or(&text);
         let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | ':');
         if name.is_empty() || !name.chars().all(is_plain) {
-            return Err(self.error(host.span(), "a host is written as in \"edge1.example\" or \"*.example\""));
+            return Err(self
+                .error(host.span(), "a host is written as in \"edge1.example\" or \"*.example\""));
         }
         Ok(text)
     }
@@ -64,13 +69,17 @@ impl Checker<'_> {
     ) -> Result<(), ConfigError> {
         let differs = |own: &Option<Spanned<String>>, common: &Option<Spanned<String>>| {
             let common = common.as_ref().map(Spanned::as_ref);
-            own.as_ref().filter(|own| Some(own.as_ref()) != common).map(|own| (own.span(), own.as_ref().clone()))
+            own.as_ref()
+                .filter(|own| Some(own.as_ref()) != common)
+                .map(|own| (own.span(), own.as_ref().clone()))
         };
         let token_env = differs(&listed.token_env, &common.token_env);
         if let Some((span, name)) = token_env.filter(|(_, name)| !rules.token_envs.contains(name)) {
             // The text may itself be a secret.
             let name = if has_token(&name) { String::new() } else { format!(" {name:?}") };
-            let words = format!("a list may name only variables of `token_envs` or `[mirror_defaults]`, not{name}");
+            let words = format!(
+                "a list may name only variables of `token_envs` or `[mirror_defaults]`, not{name}"
+            );
             return Err(self.error(span, words.trim_end_matches(", not")));
         }
         let files = [
@@ -81,7 +90,10 @@ impl Checker<'_> {
         match files.into_iter().find_map(|(key, file)| Some((key, file?))) {
             Some((key, (span, _))) => Err(self.error(
                 span,
-                format!("`{key}` may stand in the configuration, as in `[mirror_defaults]`, not in a list of mirrors"),
+                format!(
+                    "`{key}` may stand in the configuration, as in `[mirror_defaults]`, not in \
+                         a list of mirrors"
+                ),
             )),
             None => Ok(()),
         }
@@ -97,7 +109,10 @@ impl Checker<'_> {
         // What is no location is refused when it is used.
         let Ok(location) = Location::parse(url) else { return Ok(()) };
         match location.host().filter(|host| !rules.has(host)) {
-            Some(host) => Err(self.error(name.span(), format!("the host {host:?} is not one of `allowed_hosts`"))),
+            Some(host) => {
+                Err(self
+                    .error(name.span(), format!("the host {host:?} is not one of `allowed_hosts`")))
+            }
             None => Ok(()),
         }
     }

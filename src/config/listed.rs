@@ -66,18 +66,24 @@ impl Checker<'_> {
         secret_variables: Vec<String>,
     ) -> Result<ListSource, ConfigError> {
         let words = |values: &[Value]| -> Option<Vec<String>> {
-            let words: Option<Vec<_>> = values.iter().map(|word| word.as_str().map(str::to_owned)).collect();
+            let words: Option<Vec<_>> =
+                values.iter().map(|word| word.as_str().map(str::to_owned)).collect();
             words.filter(|words| words.first().is_some_and(|program| !program.is_empty()))
         };
         match from.as_ref() {
             Value::String(file) if !file.is_empty() => Ok(ListSource::File(self.base.join(file))),
             Value::Array(values) => match words(values) {
                 Some(words) => Ok(ListSource::Command { words, secret_variables }),
-                None => Err(self.error(from.span(), "a command is a list of texts, first the program")),
+                None => Err(self.error(
+                    from.span(),
+                    "a command is a list of texts, first the \
+                                                     program",
+                )),
             },
             _ => Err(self.error(
                 from.span(),
-                "write a file, as in \"mirrors.jsonl\", or a command, as in [\"inventory\", \"--json\"]",
+                "write a file, as in \"mirrors.jsonl\", or a command, as in [\"inventory\", \
+                 \"--json\"]",
             )),
         }
     }
@@ -101,8 +107,8 @@ impl MirrorLine {
     fn new(number: usize, line: &str, list: &Path) -> Result<Self, ConfigError> {
         let padded = format!("{}{line}", "\n".repeat(number - 1));
         let error = |column: usize, message: String| {
-            let start =
-                padded.len() - line.len() + line.char_indices().nth(column.saturating_sub(1)).map_or(0, |(at, _)| at);
+            let start = padded.len() - line.len()
+                + line.char_indices().nth(column.saturating_sub(1)).map_or(0, |(at, _)| at);
             Checker::new(&padded, list).error(start..start + 1, message)
         };
         let table: toml::Table = serde_json::from_str(line).map_err(|fault| {
@@ -114,7 +120,8 @@ impl MirrorLine {
         Ok(Self { number, text, list: list.to_owned() })
     }
 
-    /// Does `check` with the table, in which paths are relative to `base`; a mistake in it is one of this line.
+    /// Does `check` with the table, in which paths are relative to `base`; a mistake in it is one
+    /// of this line.
     pub(super) fn check<T>(
         &self,
         base: &Path,

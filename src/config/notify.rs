@@ -145,8 +145,13 @@ impl Checker<'_> {
 
     fn hooks(&self, raw: RawHooks) -> Result<HooksConfig, ConfigError> {
         let command = |words: Option<Spanned<Vec<String>>>| match words {
-            Some(words) if words.as_ref().first().is_none_or(|program| program.trim().is_empty()) => {
-                Err(self.error(words.span(), "a command is written as in [\"./after.sh\", \"argument\"]"))
+            Some(words)
+                if words.as_ref().first().is_none_or(|program| program.trim().is_empty()) =>
+            {
+                Err(self.error(
+                    words.span(),
+                    "a command is written as in [\"./after.sh\", \"argument\"]",
+                ))
             }
             words => Ok(words.map(|words| {
                 let mut words = words.into_inner();
@@ -169,18 +174,20 @@ impl Checker<'_> {
         let token = self.secret(("token_env", &raw.token_env), ("token_file", &raw.token_file))?;
         // The query of a URL often contains a key.
         if (token.is_some() || url.contains('?')) && !is_private(&url) {
-            return Err(
-                self.error(raw.url.span(), "a token or a query is sent over https: only, except to this machine")
-            );
+            return Err(self.error(
+                raw.url.span(),
+                "a token or a query is sent over https: only, except to this machine",
+            ));
         }
         let bases: Vec<&String> = match raw.base.as_ref() {
             OneOrMany::One(one) => vec![one],
             OneOrMany::Many(many) => many.iter().collect(),
         };
         if bases.is_empty() {
-            return Err(
-                self.error(raw.base.span(), "`base` is the public url of the tree, as in https://www.example.org")
-            );
+            return Err(self.error(
+                raw.base.span(),
+                "`base` is the public url of the tree, as in https://www.example.org",
+            ));
         }
         let header = raw.header.as_ref().map_or("authorization", |header| header.as_ref().as_str());
         let is_name = |c: char| c.is_ascii_alphanumeric() || c == '-';
@@ -200,7 +207,10 @@ impl Checker<'_> {
         };
         Ok(PurgeConfig {
             url,
-            bases: bases.into_iter().map(|base| self.web_url(base, &raw.base)).collect::<Result<_, _>>()?,
+            bases: bases
+                .into_iter()
+                .map(|base| self.web_url(base, &raw.base))
+                .collect::<Result<_, _>>()?,
             token,
             header: header.to_owned(),
             key: raw.key.clone().unwrap_or_else(|| "files".to_owned()),
@@ -212,8 +222,12 @@ impl Checker<'_> {
 
     fn ping(&self, raw: &Spanned<RawPing>) -> Result<TokenSource, ConfigError> {
         let (env, file) = (&raw.as_ref().url_env, &raw.as_ref().url_file);
-        let missing =
-            || self.error(raw.span(), "the url of a health check is a secret: name it by `url_env` or `url_file`");
+        let missing = || {
+            self.error(
+                raw.span(),
+                "the url of a health check is a secret: name it by `url_env` or `url_file`",
+            )
+        };
         self.secret(("url_env", env), ("url_file", file))?.ok_or_else(missing)
     }
 
@@ -223,18 +237,21 @@ impl Checker<'_> {
         env: (&str, &Option<Spanned<String>>),
         file: (&str, &Option<Spanned<String>>),
     ) -> Result<Option<TokenSource>, ConfigError> {
-        let given = [env.1, file.1]
-            .into_iter()
-            .flatten()
-            .find(|text| text.as_ref().trim().is_empty() || text.as_ref().contains("://") || has_token(text.as_ref()));
+        let given = [env.1, file.1].into_iter().flatten().find(|text| {
+            text.as_ref().trim().is_empty()
+                || text.as_ref().contains("://")
+                || has_token(text.as_ref())
+        });
         if let Some(text) = given {
-            return Err(
-                self.error(text.span(), format!("`{}` and `{}` say where a secret is, not what it is", env.0, file.0))
-            );
+            return Err(self.error(
+                text.span(),
+                format!("`{}` and `{}` say where a secret is, not what it is", env.0, file.0),
+            ));
         }
         match (env.1, file.1) {
             (Some(_), Some(second)) => {
-                Err(self.error(second.span(), format!("write `{}` or `{}`, not both", env.0, file.0)))
+                Err(self
+                    .error(second.span(), format!("write `{}` or `{}`, not both", env.0, file.0)))
             }
             (Some(name), None) => Ok(Some(TokenSource::Variable(name.as_ref().clone()))),
             (None, Some(path)) => Ok(Some(TokenSource::File(self.base.join(path.as_ref())))),
@@ -246,13 +263,23 @@ impl Checker<'_> {
     fn web_url<T>(&self, url: &str, at: &Spanned<T>) -> Result<String, ConfigError> {
         // Some endpoints need a query.
         let (place, query) = url.split_once('?').unwrap_or((url, ""));
-        if PublicUrl::parse(place).is_some() && query.bytes().all(|byte| byte.is_ascii_graphic()) && !has_token(query) {
+        if PublicUrl::parse(place).is_some()
+            && query.bytes().all(|byte| byte.is_ascii_graphic())
+            && !has_token(query)
+        {
             return Ok(url.to_owned());
         }
-        Err(self.error(at.span(), "this is no url as in https://host/path, without a name or a secret in it"))
+        Err(self.error(
+            at.span(),
+            "this is no url as in https://host/path, without a name or a secret in it",
+        ))
     }
 
-    fn time_or(&self, text: Option<&Spanned<String>>, default: Duration) -> Result<Duration, ConfigError> {
+    fn time_or(
+        &self,
+        text: Option<&Spanned<String>>,
+        default: Duration,
+    ) -> Result<Duration, ConfigError> {
         text.map_or(Ok(default), |text| self.duration(text))
     }
 }

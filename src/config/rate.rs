@@ -8,7 +8,10 @@ use bytesize::ByteSize;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ParseRateError {
     /// A number alone, which other programs read in another unit.
-    #[error("{number} has no unit: write {number}KiB for what rsync takes it for, or {number}B for bytes a second")]
+    #[error(
+        "{number} has no unit: write {number}KiB for what rsync takes it for, or {number}B for \
+         bytes a second"
+    )]
     NoUnit {
         /// The number.
         number: String,
@@ -27,7 +30,10 @@ pub enum ParseRateError {
 /// When it has no unit, or is not a rate.
 pub fn parse_rate(text: &str) -> Result<NonZeroU64, ParseRateError> {
     let number = text.trim();
-    if !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.') && number != "0" {
+    if !number.is_empty()
+        && number.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.')
+        && number != "0"
+    {
         return Err(ParseRateError::NoUnit { number: number.to_owned() });
     }
     let rate = text.parse::<ByteSize>().ok().and_then(|size| NonZeroU64::new(size.as_u64()));
@@ -40,7 +46,9 @@ mod tests {
 
     #[test]
     fn rates_have_units() {
-        for (text, rate) in [("500B", 500), ("500kB", 500_000), ("2MB", 2_000_000), ("1 MiB", 1 << 20)] {
+        for (text, rate) in
+            [("500B", 500), ("500kB", 500_000), ("2MB", 2_000_000), ("1 MiB", 1 << 20)]
+        {
             assert_eq!(parse_rate(text).unwrap().get(), rate, "{text}");
         }
         for bad in ["", "0", "fast", "-1", "2MB/s", "0kB"] {
@@ -51,7 +59,10 @@ mod tests {
     #[test]
     fn a_number_alone_is_refused_with_both_readings() {
         let error = parse_rate("2000").unwrap_err().to_string();
-        assert!(error.contains("2000KiB") && error.contains("2000B") && error.contains("rsync"), "{error}");
+        assert!(
+            error.contains("2000KiB") && error.contains("2000B") && error.contains("rsync"),
+            "{error}"
+        );
         assert!(matches!(parse_rate("1.5"), Err(ParseRateError::NoUnit { .. })));
     }
 }

@@ -149,9 +149,15 @@ pub(super) struct RawWave {
 
 /// A list that has something in it: `mirror = []` says less than no key and
 /// is most likely a template gone wrong. (`exclude = []` says what it means.)
-fn some<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Vec<T>, D::Error> {
+fn some<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
+    deserializer: D,
+) -> Result<Vec<T>, D::Error> {
     let list = Vec::deserialize(deserializer)?;
-    if list.is_empty() { Err(D::Error::custom("the list is empty: leave the key out")) } else { Ok(list) }
+    if list.is_empty() {
+        Err(D::Error::custom("the list is empty: leave the key out"))
+    } else {
+        Ok(list)
+    }
 }
 
 /// One text, or tables. Not an untagged enum: that would drop the messages
@@ -186,7 +192,10 @@ fn max_removed<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<MaxR
 }
 
 fn require<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Require>, D::Error> {
-    text_or_count(deserializer, "\"all\", \"any\", a number of mirrors, or a percentage such as \"80%\"")
+    text_or_count(
+        deserializer,
+        "\"all\", \"any\", a number of mirrors, or a percentage such as \"80%\"",
+    )
 }
 
 fn level<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<LevelChoice>, D::Error> {
@@ -194,7 +203,10 @@ fn level<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<LevelChoic
 }
 
 /// What is written as a text, or, where that is a number, as the number itself.
-fn text_or_count<'de, D: Deserializer<'de>, T>(deserializer: D, expecting: &'static str) -> Result<Option<T>, D::Error>
+fn text_or_count<'de, D: Deserializer<'de>, T>(
+    deserializer: D,
+    expecting: &'static str,
+) -> Result<Option<T>, D::Error>
 where
     T: FromStr<Err: fmt::Display>,
 {

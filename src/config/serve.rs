@@ -11,8 +11,8 @@ use toml::Spanned;
 
 use super::{Checker, ConfigError, read};
 use crate::receiver::{
-    AuthPolicy, Exposure, Hook, Permission, ReceiverLimits, ReceiverSettings, ServedPermissions, SiteSettings,
-    TlsFiles, TokenId, TokenRecord,
+    AuthPolicy, Exposure, Hook, Permission, ReceiverLimits, ReceiverSettings, ServedPermissions,
+    SiteSettings, TlsFiles, TokenId, TokenRecord,
 };
 use crate::tree_path::Site;
 
@@ -76,7 +76,10 @@ struct SiteTable {
 }
 
 #[derive(Deserialize)]
-#[serde(untagged, expecting = "a command is a list of words, such as [\"systemctl\", \"reload\", \"nginx\"]")]
+#[serde(
+    untagged,
+    expecting = "a command is a list of words, such as [\"systemctl\", \"reload\", \"nginx\"]"
+)]
 enum RawCommand {
     Words(Vec<String>),
 }
@@ -125,13 +128,16 @@ pub fn parse(text: &str, path: &Path) -> Result<ReceiverSettings, ConfigError> {
     let checker = Checker::new(text, path);
     let file: RawServeFile = toml::from_str(text).map_err(|error| checker.syntax(&error))?;
     let listen = match &file.listen {
-        Some(listen) => checker.parsed(listen, |text| text.parse::<SocketAddr>().map_err(|_| "is no ADDRESS:PORT"))?,
+        Some(listen) => checker
+            .parsed(listen, |text| text.parse::<SocketAddr>().map_err(|_| "is no ADDRESS:PORT"))?,
         None => DEFAULT_LISTEN.parse().expect("the default is an address"),
     };
     let sites = checker.sites(file.site)?;
     let names: Vec<Site> = sites.iter().filter_map(|site| site.name.clone()).collect();
     let tokens = checker.tokens(file.token, Some(&names))?;
-    let tls = file.tls.map(|tls| TlsFiles { cert: checker.base.join(tls.cert), key: checker.base.join(tls.key) });
+    let tls = file
+        .tls
+        .map(|tls| TlsFiles { cert: checker.base.join(tls.cert), key: checker.base.join(tls.key) });
     let front = if file.behind_proxy { Exposure::Proxy } else { Exposure::None };
     let limits = checker.limits(&file.limits)?;
     Ok(ReceiverSettings { listen, tls, front, access: AuthPolicy::Tokens(tokens), sites, limits })
@@ -160,7 +166,8 @@ impl Checker<'_> {
             return Err(self.error(table.dir.span(), "the path is empty"));
         }
         let readers = self.readers(&table)?;
-        let timeout = table.post_activate_timeout.as_ref().map(|text| self.duration(text)).transpose()?;
+        let timeout =
+            table.post_activate_timeout.as_ref().map(|text| self.duration(text)).transpose()?;
         let timeout = timeout.unwrap_or(std::time::Duration::from_secs(HOOK_SECONDS));
         let command = table.post_activate.map_or_else(Vec::new, |RawCommand::Words(words)| words);
         Ok(SiteSettings {
@@ -178,7 +185,8 @@ impl Checker<'_> {
 
     fn size(&self, text: &Option<Spanned<String>>) -> Result<Option<u64>, ConfigError> {
         let wrong = "is no size: write it like \"10 GB\" or \"512 MiB\"";
-        let parse = |text: &str| text.parse::<ByteSize>().map(|size| size.as_u64()).map_err(|_| wrong);
+        let parse =
+            |text: &str| text.parse::<ByteSize>().map(|size| size.as_u64()).map_err(|_| wrong);
         text.as_ref().map(|text| self.parsed(text, parse)).transpose()
     }
 
@@ -186,8 +194,10 @@ impl Checker<'_> {
         if let Some(group) = table.group.as_ref().filter(|group| group.as_ref().trim().is_empty()) {
             return Err(self.error(group.span(), "the group is empty"));
         }
-        let file_mode = table.file_mode.as_ref().map(|text| self.parsed(text, str::parse)).transpose()?;
-        let dir_mode = table.dir_mode.as_ref().map(|text| self.parsed(text, str::parse)).transpose()?;
+        let file_mode =
+            table.file_mode.as_ref().map(|text| self.parsed(text, str::parse)).transpose()?;
+        let dir_mode =
+            table.dir_mode.as_ref().map(|text| self.parsed(text, str::parse)).transpose()?;
         Ok(ServedPermissions {
             group: table.group.as_ref().map(|group| group.as_ref().clone()),
             file_mode: file_mode.unwrap_or_default(),
@@ -197,14 +207,18 @@ impl Checker<'_> {
 
     fn limits(&self, table: &LimitsTable) -> Result<ReceiverLimits, ConfigError> {
         let defaults = ReceiverLimits::default();
-        let or =
-            |text: &Option<Spanned<String>>, default| text.as_ref().map_or(Ok(default), |text| self.duration(text));
+        let or = |text: &Option<Spanned<String>>, default| {
+            text.as_ref().map_or(Ok(default), |text| self.duration(text))
+        };
         let number = |number: Option<NonZeroU32>, default| {
             number.map_or(default, |number| usize::try_from(number.get()).unwrap_or(usize::MAX))
         };
         Ok(ReceiverLimits {
             connections: number(table.connections, defaults.connections),
-            connections_per_address: number(table.connections_per_address, defaults.connections_per_address),
+            connections_per_address: number(
+                table.connections_per_address,
+                defaults.connections_per_address,
+            ),
             first_byte: or(&table.first_byte, defaults.first_byte)?,
             head: or(&table.head, defaults.head)?,
             idle: or(&table.idle, defaults.idle)?,
@@ -218,11 +232,17 @@ impl Checker<'_> {
     }
 
     /// The tokens, which may name only these sites.
-    fn tokens(&self, tables: Vec<TokenTable>, known: Option<&[Site]>) -> Result<Vec<TokenRecord>, ConfigError> {
+    fn tokens(
+        &self,
+        tables: Vec<TokenTable>,
+        known: Option<&[Site]>,
+    ) -> Result<Vec<TokenRecord>, ConfigError> {
         let mut records: Vec<TokenRecord> = Vec::with_capacity(tables.len());
         for table in tables {
             let id = TokenId::new(table.id.as_ref());
-            let id = id.ok_or_else(|| self.error(table.id.span(), "an id has 8 lower-case hexadecimal digits"))?;
+            let id = id.ok_or_else(|| {
+                self.error(table.id.span(), "an id has 8 lower-case hexadecimal digits")
+            })?;
             if records.iter().any(|earlier| earlier.id == id) {
                 return Err(self.error(table.id.span(), "there is already a token of this id"));
             }
@@ -237,7 +257,8 @@ impl Checker<'_> {
                 sites.push(site);
             }
             let allow = self.parsed(&table.allow, str::parse::<Permission>)?;
-            let expires = table.expires.as_ref().map(|text| self.parsed(text, moment)).transpose()?;
+            let expires =
+                table.expires.as_ref().map(|text| self.parsed(text, moment)).transpose()?;
             records.push(TokenRecord { id, hash, sites, allow, expires });
         }
         Ok(records)
@@ -245,7 +266,9 @@ impl Checker<'_> {
 }
 
 fn moment(text: &str) -> Result<u64, &'static str> {
-    let moment = text.parse::<jiff::Timestamp>().map_err(|_| "is no time: write it like 2027-02-21T00:00:00Z")?;
+    let moment = text
+        .parse::<jiff::Timestamp>()
+        .map_err(|_| "is no time: write it like 2027-02-21T00:00:00Z")?;
     u64::try_from(moment.as_second()).map_err(|_| "is before 1970")
 }
 
@@ -287,11 +310,17 @@ mod tests {
         );
         let settings = parse(&text).unwrap();
         let site = &settings.sites[0];
-        assert_eq!((site.base.as_str(), site.keep, site.quota_bytes), ("/docs/", Some(5), Some(10_000_000_000)));
+        assert_eq!(
+            (site.base.as_str(), site.keep, site.quota_bytes),
+            ("/docs/", Some(5), Some(10_000_000_000))
+        );
         assert_eq!((site.quota_entries, site.min_free_bytes), (Some(1000), 1 << 30));
         let readers = site.readers.as_ref().unwrap();
         let modes = (readers.file_mode.to_string(), readers.dir_mode.to_string());
-        assert_eq!((readers.group.as_deref(), modes), (Some("www-data"), ("0440".into(), "0755".into())));
+        assert_eq!(
+            (readers.group.as_deref(), modes),
+            (Some("www-data"), ("0440".into(), "0755".into()))
+        );
         assert_eq!(site.directory, Path::new("/etc/headwater/../www"));
         assert_eq!(site.post_activate.as_ref().unwrap().timeout.as_secs(), 5);
         assert_eq!((settings.limits.connections, settings.limits.head.as_secs()), (2000, 5));
@@ -306,15 +335,24 @@ mod tests {
     #[test]
     fn the_file_in_the_page_of_receivers_is_read() {
         let page = include_str!("../../docs/receivers.md");
-        let (_, file) = page.split_once("```toml\n# /etc/headwater/serve.toml").expect("there is one");
+        let (_, file) =
+            page.split_once("```toml\n# /etc/headwater/serve.toml").expect("there is one");
         let settings = parse(&file[file.find('\n').unwrap()..file.find("```").unwrap()]).unwrap();
         let (site, limits) = (&settings.sites[0], ReceiverLimits::default());
         assert!(site.quota_bytes.is_some() && site.quota_entries.is_some() && site.keep.is_some());
         assert!(settings.tls.is_some() && site.post_activate.is_some() && site.min_free_bytes > 0);
         // What the text there says of deadlines is so.
-        let seconds = [limits.first_byte, limits.head, limits.idle, limits.body_idle, limits.body, limits.shutdown];
+        let seconds = [
+            limits.first_byte,
+            limits.head,
+            limits.idle,
+            limits.body_idle,
+            limits.body,
+            limits.shutdown,
+        ];
         assert_eq!(seconds.map(|limit| limit.as_secs()), [10, 10, 75, 30, 60, 30]);
-        let numbers = (limits.body_bytes_per_second, limits.connections, limits.connections_per_address);
+        let numbers =
+            (limits.body_bytes_per_second, limits.connections, limits.connections_per_address);
         assert_eq!(numbers, (16 * 1024, 2048, 64));
         let (_, table) = page.split_once("### Limits of the receiver").expect("it is there");
         for (key, value) in [
@@ -336,28 +374,54 @@ mod tests {
     #[test]
     fn mistakes_are_named_with_their_place() {
         let site = "[[site]]\nname = \"docs\"\ndir = \"www\"\n";
-        let token = format!("[[token]]\nid = \"0123abcd\"\nhash = \"{}\"\n", blake3::hash(b"").to_hex());
+        let token =
+            format!("[[token]]\nid = \"0123abcd\"\nhash = \"{}\"\n", blake3::hash(b"").to_hex());
         for (text, at, words) in [
             ("lisen = \"x\"\n".to_owned(), (1, 1), "unknown field `lisen`"),
             ("listen = \"7447\"\n".to_owned(), (1, 10), "ADDRESS:PORT"),
             (format!("{site}qouta = 1\n"), (4, 1), "unknown field `qouta`"),
-            (format!("{site}quota = \"much\"\n"), (4, 9), "\"much\" is no size: write it like \"10 GB\""),
+            (
+                format!("{site}quota = \"much\"\n"),
+                (4, 9),
+                "\"much\" is no size: write it like \"10 GB\"",
+            ),
             (format!("{site}min_free = \"\"\n"), (4, 12), "is no size"),
-            (format!("{site}post_activate = \"nginx -s reload\"\n"), (4, 17), "[\"systemctl\", \"reload\", \"nginx\"]"),
+            (
+                format!("{site}post_activate = \"nginx -s reload\"\n"),
+                (4, 17),
+                "[\"systemctl\", \"reload\", \"nginx\"]",
+            ),
             (format!("{site}file_mode = \"0640\"\n"), (4, 13), "\"0640\" is not a file mode here"),
             (format!("{site}dir_mode = \"rwx\"\n"), (4, 12), "octal digits"),
             (format!("{site}group = \"\"\n"), (4, 9), "the group is empty"),
             (format!("{site}{site}"), (5, 8), "already a site"),
             (format!("{site}[[site]]\nname = \"x\"\ndir = \"www\"\n"), (5, 8), "same directory"),
             ("[[site]]\nname = \"Docs\"\ndir = \"www\"\n".to_owned(), (2, 8), "Docs"),
-            (format!("{site}{token}sites = [\"dosc\"]\nallow = \"push\"\n"), (7, 10), "no [[site]] dosc"),
-            (format!("{site}{token}sites = [\"docs\"]\nallow = \"all\"\n"), (8, 9), "`push` or `read`"),
-            (format!("{site}{token}sites = []\nallow = \"push\"\nexpires = \"soon\"\n"), (9, 11), "is no time"),
+            (
+                format!("{site}{token}sites = [\"dosc\"]\nallow = \"push\"\n"),
+                (7, 10),
+                "no [[site]] dosc",
+            ),
+            (
+                format!("{site}{token}sites = [\"docs\"]\nallow = \"all\"\n"),
+                (8, 9),
+                "`push` or `read`",
+            ),
+            (
+                format!("{site}{token}sites = []\nallow = \"push\"\nexpires = \"soon\"\n"),
+                (9, 11),
+                "is no time",
+            ),
             (format!("{site}{}", token.replace("0123abcd", "x")), (4, 1), "missing field"),
             (format!("[limits]\nhead = \"x\"\n{site}"), (2, 8), "no duration"),
         ] {
-            let Err(ConfigError::Invalid { line, column, message, .. }) = parse(&text) else { panic!("{text}") };
-            assert!((line, column) == at && message.contains(words), "{text}{line}:{column} {message}");
+            let Err(ConfigError::Invalid { line, column, message, .. }) = parse(&text) else {
+                panic!("{text}")
+            };
+            assert!(
+                (line, column) == at && message.contains(words),
+                "{text}{line}:{column} {message}"
+            );
         }
     }
 }

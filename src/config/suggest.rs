@@ -10,9 +10,13 @@ const MAX_EDITS: usize = 3;
 pub fn closest<'c>(word: &str, candidates: impl IntoIterator<Item = &'c str>) -> Option<&'c str> {
     let allowed = word.chars().count().div_ceil(CHARACTERS_PER_EDIT).min(MAX_EDITS);
     let wanted = word.to_lowercase();
-    let distance = |candidate: &str| strsim::damerau_levenshtein(&wanted, &candidate.to_lowercase());
+    let distance =
+        |candidate: &str| strsim::damerau_levenshtein(&wanted, &candidate.to_lowercase());
     let ranked = candidates.into_iter().map(|candidate| (distance(candidate), candidate));
-    ranked.filter(|(edits, candidate)| *edits <= allowed && *edits < candidate.chars().count()).min().map(|best| best.1)
+    ranked
+        .filter(|(edits, candidate)| *edits <= allowed && *edits < candidate.chars().count())
+        .min()
+        .map(|best| best.1)
 }
 
 /// The types of serde and Rust, in the words of people who write a configuration.
@@ -31,16 +35,22 @@ const TYPE_WORDS: [(&str, &str); 12] = [
     ("a map", "a table"),
 ];
 
-/// A message of serde about a value of the wrong type, without the names of types of Rust. Any other is left alone.
+/// A message of serde about a value of the wrong type, without the names of types of Rust. Any
+/// other is left alone.
 pub(super) fn with_plain_types(message: String) -> String {
     let Some((found, expected)) = message.split_once(", expected ") else { return message };
-    let Some(found) = found.strip_prefix("invalid type: ").or_else(|| found.strip_prefix("invalid value: ")) else {
+    let Some(found) =
+        found.strip_prefix("invalid type: ").or_else(|| found.strip_prefix("invalid value: "))
+    else {
         return message;
     };
     if found == "map" && expected == "a sequence" {
-        return "this table may occur several times: write its name in double brackets, as in [[mirror]]".to_owned();
+        return "this table may occur several times: write its name in double brackets, as in \
+                [[mirror]]"
+            .to_owned();
     }
-    let words = TYPE_WORDS.iter().find(|(name, _)| *name == expected).map_or(expected, |(_, words)| words);
+    let words =
+        TYPE_WORDS.iter().find(|(name, _)| *name == expected).map_or(expected, |(_, words)| words);
     let words = if expected == "a sequence" { "a list in square brackets" } else { words };
     let found = found.replacen("string ", "", 1).replacen("integer ", "", 1).replace('`', "");
     format!("this is {found}, and must be {words}")
@@ -50,7 +60,9 @@ pub(super) fn with_plain_types(message: String) -> String {
 /// "unknown field `X`, expected one of `A`, `B`".
 pub(super) fn with_suggestion(message: String) -> String {
     let mut words = message.split('`').skip(1).step_by(2);
-    let Some(unknown) = words.next().filter(|_| message.starts_with("unknown field `")) else { return message };
+    let Some(unknown) = words.next().filter(|_| message.starts_with("unknown field `")) else {
+        return message;
+    };
     match closest(unknown, words) {
         Some(meant) => format!("unknown field `{unknown}`: did you mean `{meant}`?"),
         None => message,
@@ -81,10 +93,22 @@ mod tests {
     fn a_value_of_the_wrong_type_is_told_without_types_of_rust() {
         let message = |text: &str| with_plain_types(text.to_owned());
         for (of_serde, plain) in [
-            ("invalid type: string \"3\", expected a nonzero u32", "this is \"3\", and must be a whole number from 1"),
-            ("invalid value: integer `0`, expected a nonzero u32", "this is 0, and must be a whole number from 1"),
-            ("invalid type: integer `5`, expected a string", "this is 5, and must be a text in quotes"),
-            ("invalid type: string \"a\", expected a sequence", "this is \"a\", and must be a list in square brackets"),
+            (
+                "invalid type: string \"3\", expected a nonzero u32",
+                "this is \"3\", and must be a whole number from 1",
+            ),
+            (
+                "invalid value: integer `0`, expected a nonzero u32",
+                "this is 0, and must be a whole number from 1",
+            ),
+            (
+                "invalid type: integer `5`, expected a string",
+                "this is 5, and must be a text in quotes",
+            ),
+            (
+                "invalid type: string \"a\", expected a sequence",
+                "this is \"a\", and must be a list in square brackets",
+            ),
         ] {
             assert_eq!(message(of_serde), plain);
         }

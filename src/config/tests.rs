@@ -77,17 +77,22 @@ fn an_empty_file_is_the_default() {
 
 #[test]
 fn content_may_be_one_path_beside_the_file() {
-    let config =
-        Config::parse("content = 'public'\n[[mirror]]\nname = 'a'\nurl = 'www'", Path::new(FILE_NAME)).unwrap();
+    let config = Config::parse(
+        "content = 'public'\n[[mirror]]\nname = 'a'\nurl = 'www'",
+        Path::new(FILE_NAME),
+    )
+    .unwrap();
     assert_eq!(config.content, [Content { path: "./public".into(), at: None }]);
     assert_eq!(config.mirrors[0].url, "./www");
 }
 
 #[test]
 fn a_limit_is_a_percentage_or_a_count() {
-    for (text, limit) in
-        [("\"0%\"", MaxRemoved::Percent(0)), ("\"40\"", MaxRemoved::Count(40)), ("40", MaxRemoved::Count(40))]
-    {
+    for (text, limit) in [
+        ("\"0%\"", MaxRemoved::Percent(0)),
+        ("\"40\"", MaxRemoved::Count(40)),
+        ("40", MaxRemoved::Count(40)),
+    ] {
         assert_eq!(parse(&format!("max_removed = {text}")).unwrap().max_removed, Some(limit));
     }
     for bad in ["\"101%\"", "\"half\"", "\"-1%\"", "-1", "1.5", "true"] {
@@ -99,7 +104,10 @@ fn a_limit_is_a_percentage_or_a_count() {
 fn unknown_keys_are_named_with_line_and_column() {
     let (line, column, message) = mistake("site = 'a'\n  symlink = 'keep'\n");
     assert_eq!((line, column), (2, 3));
-    assert!(message.contains("unknown field `symlink`") && message.contains("`symlinks`"), "{message}");
+    assert!(
+        message.contains("unknown field `symlink`") && message.contains("`symlinks`"),
+        "{message}"
+    );
     let (line, _, message) = mistake("[[mirror]]\nname = 'a'\nurl = '/b'\nurll = 'c'\n");
     assert_eq!(line, 4);
     assert!(message.contains("urll"), "{message}");
@@ -130,7 +138,11 @@ fn each_rule_names_its_offender() {
         ("mirror = []", 1, "the list is empty"),
         ("[[mirror]]\nname = 'a/b'\nurl = '/x'", 2, "no '/'"),
         ("[[mirror]]\nname = 'a'\nurl = ''", 3, "the url is empty"),
-        ("[[mirror]]\nname = 'a'\nurl = '/x'\n[[mirror]]\nname = 'a'\nurl = '/y'", 5, "already a mirror"),
+        (
+            "[[mirror]]\nname = 'a'\nurl = '/x'\n[[mirror]]\nname = 'a'\nurl = '/y'",
+            5,
+            "already a mirror",
+        ),
         ("[[mirror]]\nname = 'a'\nurl = '/x'\n[[mirror]]\nname = 'b'\nurl = '/x/'", 6, "same url"),
         ("site = 'a\n", 1, ""),
         ("site = 'a'\nsite = 'b'\n", 2, "duplicate"),
@@ -144,7 +156,9 @@ fn each_rule_names_its_offender() {
 
 #[test]
 fn the_snippet_marks_the_offender() {
-    let Err(error @ ConfigError::Invalid { .. }) = parse("\n\nkeep = 3\nmust_have = [ \"é\", \"/x\" ]\n") else {
+    let Err(error @ ConfigError::Invalid { .. }) =
+        parse("\n\nkeep = 3\nmust_have = [ \"é\", \"/x\" ]\n")
+    else {
         panic!("passed")
     };
     assert_eq!(error.to_string(), "/etc/hw/headwater.toml line 4, column 20: \"/x\" is absolute");
@@ -186,9 +200,9 @@ fn a_missing_and_a_huge_file_are_errors() {
 #[test]
 fn remote_mirrors_have_their_own_keys() {
     let text = "[[mirror]]\nname='eu'\nurl='https://eu.example/docs'\ntoken_env='EU'\nca='ca.pem'\n\
-                client_cert='c.pem'\nclient_key='/k.pem'\nproxy='http://p:1'\nbwlimit='2MB'\ndeadline='5m'\n\
-                [[mirror]]\nname='us'\nurl='https://us.example/'\ntoken_file='us.token'\n\
-                [[mirror]]\nname='ssh'\nurl='ssh://h/srv'\n\
+                client_cert='c.pem'\nclient_key='/k.pem'\nproxy='http://p:1'\nbwlimit='2MB'\n\
+                deadline='5m'\n[[mirror]]\nname='us'\nurl='https://us.example/'\n\
+                token_file='us.token'\n[[mirror]]\nname='ssh'\nurl='ssh://h/srv'\n\
                 host_key='ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAAAAAAAAAAAAAAAAAAA comment'\n";
     let config = parse(text).unwrap();
     let access = |name: &str| config.mirror(name).unwrap().access.clone();
@@ -199,15 +213,24 @@ fn remote_mirrors_have_their_own_keys() {
     assert_eq!((eu.bwlimit.map(NonZeroU64::get), access("us").bwlimit), (Some(2_000_000), None));
     assert_eq!((eu.deadline, access("us").deadline), (Some(Duration::from_secs(300)), None));
     assert_eq!(access("us").token, Some(TokenSource::File("/etc/hw/us.token".into())));
-    assert_eq!(access("ssh").host_key.unwrap(), "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAAAAAAAAAAAAAAAAAAA");
+    assert_eq!(
+        access("ssh").host_key.unwrap(),
+        "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAAAAAAAAAAAAAAAAAAA"
+    );
 }
 
 #[test]
 fn keys_of_remote_mirrors_stand_where_they_mean_something() {
     let https = "[[mirror]]\nname='a'\nurl='https://h/x'\n";
     for (text, part) in [
-        ("[[mirror]]\nname='a'\nurl='/x'\ntoken_env='T'".to_owned(), "is for a mirror with an https: url"),
-        ("[[mirror]]\nname='a'\nurl='ssh://h/x'\nca='c'".to_owned(), "is for a mirror with an https: url"),
+        (
+            "[[mirror]]\nname='a'\nurl='/x'\ntoken_env='T'".to_owned(),
+            "is for a mirror with an https: url",
+        ),
+        (
+            "[[mirror]]\nname='a'\nurl='ssh://h/x'\nca='c'".to_owned(),
+            "is for a mirror with an https: url",
+        ),
         (format!("{https}host_key='ssh-ed25519 AAAA'"), "is for a mirror with an ssh: url"),
         (format!("{https}token_env='T'\ntoken_file='f'"), "not both"),
         (format!("{https}client_cert='c'"), "go together"),
@@ -215,9 +238,18 @@ fn keys_of_remote_mirrors_stand_where_they_mean_something() {
         (format!("{https}bwlimit='fast'"), "is not a rate"),
         (format!("{https}bwlimit='0'"), "is not a rate"),
         (format!("{https}deadline='soon'"), "no duration"),
-        ("[[mirror]]\nname='a'\nurl='/x'\ndeadline='5m'".to_owned(), "is for a mirror with an https: or ssh: url"),
-        ("[[mirror]]\nname='a'\nurl='/x'\nbwlimit='2MB'".to_owned(), "is for a mirror with an https: or ssh: url"),
-        ("[[mirror]]\nname='a'\nurl='ssh://h/x'\nhost_key='ssh-ed25519\\nAAAA'".to_owned(), "a host key is written"),
+        (
+            "[[mirror]]\nname='a'\nurl='/x'\ndeadline='5m'".to_owned(),
+            "is for a mirror with an https: or ssh: url",
+        ),
+        (
+            "[[mirror]]\nname='a'\nurl='/x'\nbwlimit='2MB'".to_owned(),
+            "is for a mirror with an https: or ssh: url",
+        ),
+        (
+            "[[mirror]]\nname='a'\nurl='ssh://h/x'\nhost_key='ssh-ed25519\\nAAAA'".to_owned(),
+            "a host key is written",
+        ),
         (format!("{https}token='secret'"), "unknown field `token`"),
     ] {
         let (_, _, message) = mistake(&text);

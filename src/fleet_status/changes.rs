@@ -12,11 +12,18 @@ use crate::release::Release;
 #[must_use]
 pub fn changes(fleet: &Fleet, seen: &[Poll], old: Option<&Release>, new: &Release) -> Option<Diff> {
     let keeps = |one: &Poll, release: &Release| {
-        one.state.as_ref().is_ok_and(|state| state.releases.iter().any(|kept| kept.manifest == release.manifest))
+        one.state
+            .as_ref()
+            .is_ok_and(|state| state.releases.iter().any(|kept| kept.manifest == release.manifest))
     };
     let has_both = |one: &Poll| keeps(one, new) && old.is_none_or(|old| keeps(one, old));
-    let mut holders: Vec<_> =
-        fleet.mirrors().iter().zip(seen).filter(|(_, one)| has_both(one)).map(|(mirror, _)| mirror).collect();
+    let mut holders: Vec<_> = fleet
+        .mirrors()
+        .iter()
+        .zip(seen)
+        .filter(|(_, one)| has_both(one))
+        .map(|(mirror, _)| mirror)
+        .collect();
     holders.sort_by_key(|mirror| mirror.link() == Link::Network);
     holders.into_iter().find_map(|mirror| compare(&**mirror, old, new))
 }

@@ -50,9 +50,12 @@ pub struct Published {
 /// When each release was first served on any mirror, as far as the histories go back, by sequence.
 #[must_use]
 pub fn published(seen: &[Poll]) -> BTreeMap<u64, Published> {
-    let kept = seen.iter().filter_map(|one| one.state.as_ref().ok()).flat_map(|state| &state.releases);
-    let told = |release: &Release| Published { time: release.created, content: Some(release.content) };
-    let mut first: BTreeMap<u64, Published> = kept.map(|release| (release.sequence, told(release))).collect();
+    let kept =
+        seen.iter().filter_map(|one| one.state.as_ref().ok()).flat_map(|state| &state.releases);
+    let told =
+        |release: &Release| Published { time: release.created, content: Some(release.content) };
+    let mut first: BTreeMap<u64, Published> =
+        kept.map(|release| (release.sequence, told(release))).collect();
     for (time, sequence) in seen.iter().flat_map(|one| switches(&one.history, u64::MAX)) {
         let known = first.entry(sequence).or_insert(Published { time, content: None });
         known.time = time.min(known.time);
@@ -79,13 +82,20 @@ pub fn days(
 
 /// The time spans in which the mirror lacked each release: until it switched to that release or a
 /// later one, or until another release with the content that it served was published.
-fn lacks(switches: &[(u64, u64)], published: &BTreeMap<u64, Published>, now: u64) -> Vec<(u64, u64)> {
+fn lacks(
+    switches: &[(u64, u64)],
+    published: &BTreeMap<u64, Published>,
+    now: u64,
+) -> Vec<(u64, u64)> {
     let content = |sequence: u64| published.get(&sequence).and_then(|known| known.content);
-    let served = |time: u64| switches[..switches.partition_point(|(at, _)| *at <= time)].last().map(|(_, one)| *one);
+    let served = |time: u64| {
+        switches[..switches.partition_point(|(at, _)| *at <= time)].last().map(|(_, one)| *one)
+    };
     let lack = |(sequence, known): (&u64, &Published)| {
         let switched = switches.get(switches.partition_point(|(_, served)| served < sequence));
         let went_back = published.range(sequence..).map(|(_, later)| later).find(|later| {
-            later.content.is_some() && served(later.time).is_some_and(|served| content(served) == later.content)
+            later.content.is_some()
+                && served(later.time).is_some_and(|served| content(served) == later.content)
         });
         let until = switched.map_or(now, |(time, _)| *time);
         (known.time, went_back.map_or(until, |later| until.min(later.time)))
@@ -124,7 +134,10 @@ fn day(
     let is_within = |time: u64| (start..end).contains(&time);
     let mut day = Day { start, kind: DayKind::Unknown, switches: 0, lag: 0 };
     // Before the first switch in the history it is unknown what the mirror served.
-    let Some(joined) = switches.first().map(|(time, _)| *time).filter(|joined| *joined < end) else { return day };
+    let Some(joined) = switches.first().map(|(time, _)| *time).filter(|joined| *joined < end)
+    else {
+        return day;
+    };
     day.switches = switches.iter().filter(|(time, _)| is_within(*time)).count() as u64;
     for (from, until) in lacks {
         let from = (*from).max(joined);
@@ -133,12 +146,15 @@ fn day(
             day.lag = day.lag.max((*until).min(end).saturating_sub(from));
         }
     }
-    let is_trouble = history.iter().filter(|happening| is_within(happening.time)).any(|happening| {
-        matches!(
-            happening.what,
-            EventKind::Failed { .. } | EventKind::Verified { faults: 1.., .. } | EventKind::Repaired { left: 1.., .. }
-        )
-    });
+    let is_trouble =
+        history.iter().filter(|happening| is_within(happening.time)).any(|happening| {
+            matches!(
+                happening.what,
+                EventKind::Failed { .. }
+                    | EventKind::Verified { faults: 1.., .. }
+                    | EventKind::Repaired { left: 1.., .. }
+            )
+        });
     day.kind = match day.lag {
         _ if is_trouble => DayKind::Trouble,
         lag if lag > tolerance => DayKind::Late,
@@ -163,7 +179,8 @@ mod tests {
     }
 
     fn kinds(history: &[HistoryEvent], published: &[(u64, u64)]) -> Vec<DayKind> {
-        let told = |(sequence, time): &(u64, u64)| (*sequence, Published { time: *time, content: None });
+        let told =
+            |(sequence, time): &(u64, u64)| (*sequence, Published { time: *time, content: None });
         let published = published.iter().map(told).collect();
         days(history, &published, TOLERANCE_SECONDS, NOW, 4).iter().map(|day| day.kind).collect()
     }
@@ -176,13 +193,23 @@ mod tests {
         let joined = switch(at(2, 100), 1);
         assert_eq!(kinds(from_ref(&joined), &[(1, at(3, 0))]), [Unknown, Fresh, Fresh, Fresh]);
         // A release that it still lacks makes each day late since.
-        assert_eq!(kinds(from_ref(&joined), &[(1, at(3, 0)), (2, at(1, 50))]), [Unknown, Fresh, Late, Late]);
+        assert_eq!(
+            kinds(from_ref(&joined), &[(1, at(3, 0)), (2, at(1, 50))]),
+            [Unknown, Fresh, Late, Late]
+        );
         let prompt = switch(at(1, 300), 2);
-        assert_eq!(kinds(&[joined.clone(), prompt], &[(1, at(3, 0)), (2, at(1, 50))]), [Unknown, Fresh, Fresh, Fresh]);
+        assert_eq!(
+            kinds(&[joined.clone(), prompt], &[(1, at(3, 0)), (2, at(1, 50))]),
+            [Unknown, Fresh, Fresh, Fresh]
+        );
         // One that it skipped counts as served with the next.
         let skipped = [(1, at(3, 0)), (2, at(2, 200)), (3, at(1, 0))];
-        assert_eq!(kinds(&[joined.clone(), switch(at(1, 20), 3)], &skipped), [Unknown, Late, Late, Fresh]);
-        let faults = HistoryEvent { time: at(0, 5), what: EventKind::Verified { quick: true, faults: 2 } };
+        assert_eq!(
+            kinds(&[joined.clone(), switch(at(1, 20), 3)], &skipped),
+            [Unknown, Late, Late, Fresh]
+        );
+        let faults =
+            HistoryEvent { time: at(0, 5), what: EventKind::Verified { quick: true, faults: 2 } };
         assert_eq!(kinds(&[joined, faults], &[(1, at(3, 0))]), [Unknown, Fresh, Fresh, Trouble]);
     }
 
@@ -190,19 +217,26 @@ mod tests {
     fn a_bad_release_that_was_taken_back_makes_nobody_late() {
         use DayKind::{Fresh, Late};
         let start = NOW - 3_600 - 3 * DAY_SECONDS;
-        let told = |time: u64, content: &[u8]| Published { time, content: Some(ContentId::of(content)) };
+        let told =
+            |time: u64, content: &[u8]| Published { time, content: Some(ContentId::of(content)) };
         let (good, bad) = (told(start, b"good"), told(start + DAY_SECONDS, b"bad"));
         let back = told(bad.time + 300, b"good");
         let kinds = |history: &[HistoryEvent], published: &[(u64, Published)], tolerance: u64| {
             let published = published.iter().copied().collect();
-            days(history, &published, tolerance, NOW, 4).iter().map(|day| day.kind).collect::<Vec<_>>()
+            days(history, &published, tolerance, NOW, 4)
+                .iter()
+                .map(|day| day.kind)
+                .collect::<Vec<_>>()
         };
         let spared = [switch(start, 1)];
         assert_eq!(kinds(&spared, &[(1, good), (2, bad), (3, back)], 600), [Fresh; 4]);
         assert_eq!(kinds(&spared, &[(1, good), (2, bad)], 600), [Fresh, Late, Late, Late]);
         // One that stays on the bad release is late from the time at which the others went back.
         let stuck = [switch(start, 1), switch(bad.time, 2)];
-        assert_eq!(kinds(&stuck, &[(1, good), (2, bad), (3, back)], 600), [Fresh, Late, Late, Late]);
+        assert_eq!(
+            kinds(&stuck, &[(1, good), (2, bad), (3, back)], 600),
+            [Fresh, Late, Late, Late]
+        );
         // A wave that is looked at for an hour is no delay where that was planned.
         let later = [switch(start, 1), switch(bad.time + 3_600, 2)];
         assert_eq!(kinds(&later, &[(1, good), (2, bad)], 600), [Fresh, Late, Fresh, Fresh]);
@@ -212,7 +246,8 @@ mod tests {
     #[test]
     fn a_clock_that_jumped_makes_no_nonsense() {
         use DayKind::Fresh;
-        let history = [switch(u64::MAX, 1), switch(NOW + 500_000, 2), switch(NOW - 3 * DAY_SECONDS, 3)];
+        let history =
+            [switch(u64::MAX, 1), switch(NOW + 500_000, 2), switch(NOW - 3 * DAY_SECONDS, 3)];
         let third = Published { time: NOW - 3 * DAY_SECONDS, content: None };
         let told = days(&history, &BTreeMap::from([(3, third)]), TOLERANCE_SECONDS, NOW, 4);
         assert_eq!(

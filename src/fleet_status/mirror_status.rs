@@ -231,7 +231,8 @@ impl Poll {
         let state = match &self.state {
             Ok(state) => state,
             Err(error) => {
-                mirror_status.state = if is_frozen { StatusKind::Frozen } else { state_of(error.kind()) };
+                mirror_status.state =
+                    if is_frozen { StatusKind::Frozen } else { state_of(error.kind()) };
                 mirror_status.error = Some(error_chain(error));
                 return mirror_status;
             }
@@ -262,8 +263,10 @@ impl Poll {
         // reverted to that content lacks nothing.
         let known = for_all(known, all, site);
         let same = known.iter().rposition(|release| release.content == current.content);
-        let since =
-            same.map_or_else(|| known.partition_point(|release| release.rank() <= current.rank()), |last| last + 1);
+        let since = same.map_or_else(
+            || known.partition_point(|release| release.rank() <= current.rank()),
+            |last| last + 1,
+        );
         let lacking = &known[since..];
         let is_other = same.is_none_or(|last| last + 1 < known.len());
         let is_newest = known.last().is_none_or(|newest| newest.rank() < current.rank());
@@ -271,13 +274,16 @@ impl Poll {
         let lacking = if apart.is_some() { &[] } else { lacking };
         mirror_status.apart = apart.map(ToString::to_string);
         mirror_status.behind = lacking.len() as u64;
-        mirror_status.lag = Some(lacking.first().map_or(0, |oldest| now.saturating_sub(oldest.created)));
+        mirror_status.lag =
+            Some(lacking.first().map_or(0, |oldest| now.saturating_sub(oldest.created)));
         mirror_status.state = match lacking.last() {
             _ if is_frozen => StatusKind::Frozen,
             _ if apart.is_some() => StatusKind::Apart,
             None => StatusKind::Current,
             Some(newest) if newest.sequence == current.sequence => StatusKind::Diverged,
-            Some(newest) if state.staged.as_ref().is_some_and(|staged| staged.id() == newest.id()) => {
+            Some(newest)
+                if state.staged.as_ref().is_some_and(|staged| staged.id() == newest.id()) =>
+            {
                 StatusKind::Staging
             }
             Some(_) => StatusKind::Behind,
@@ -323,9 +329,11 @@ fn hook_failure(history: &[HistoryEvent]) -> Option<HookFailure> {
     let (switch, later) = history[history.iter().rposition(is_switch)?..].split_first()?;
     let EventKind::Switched { release: current, .. } = switch.what else { return None };
     last(later, |happening| match &happening.what {
-        EventKind::HookFailed { release, why } if *release == current => {
-            Some(HookFailure { time: happening.time, sequence: release.sequence(), reason: why.clone() })
-        }
+        EventKind::HookFailed { release, why } if *release == current => Some(HookFailure {
+            time: happening.time,
+            sequence: release.sequence(),
+            reason: why.clone(),
+        }),
         _ => None,
     })
 }
@@ -356,11 +364,17 @@ pub enum Severity {
 /// it serves.
 #[must_use]
 pub fn severity(mirror_statuses: &[MirrorStatus], limits: StatusLimits) -> Severity {
-    let is_told = |mirror_status: &MirrorStatus| mirror_status.is_known() || mirror_status.state == StatusKind::Frozen;
+    let is_told = |mirror_status: &MirrorStatus| {
+        mirror_status.is_known() || mirror_status.state == StatusKind::Frozen
+    };
     if !mirror_statuses.iter().any(is_told) {
         return Severity::Unknown;
     }
-    mirror_statuses.iter().map(|mirror_status| mirror_status.severity(limits)).max().unwrap_or(Severity::Unknown)
+    mirror_statuses
+        .iter()
+        .map(|mirror_status| mirror_status.severity(limits))
+        .max()
+        .unwrap_or(Severity::Unknown)
 }
 
 impl MirrorStatus {
@@ -421,7 +435,10 @@ impl MirrorStatus {
     pub fn severity(&self, limits: StatusLimits) -> Severity {
         let lag = Duration::from_secs(self.lag.unwrap_or(0));
         let has_faults = self.verified.is_some_and(|verified| verified.faults > 0);
-        let is_impaired = has_faults || self.is_stale() || self.hook_failure.is_some() || !self.expiring.is_empty();
+        let is_impaired = has_faults
+            || self.is_stale()
+            || self.hook_failure.is_some()
+            || !self.expiring.is_empty();
         match self.state {
             StatusKind::Frozen => Severity::Ok,
             _ if lag > limits.crit => Severity::Critical,
@@ -461,7 +478,8 @@ mod tests {
     fn a_release_for_some_is_apart_until_one_for_all_replaces_it() {
         let (one, two, four) = (release(1, b"1"), for_some(release(2, b"2")), release(4, b"4"));
         let row = |all: &[Poll], mirror: &str| {
-            let row = evaluate(all, |_| false, NOW).into_iter().find(|row| row.mirror == mirror).unwrap();
+            let row =
+                evaluate(all, |_| false, NOW).into_iter().find(|row| row.mirror == mirror).unwrap();
             (row.state, row.behind, row.lag, row.apart)
         };
         let all = [serving("a", from_ref(&one)), serving("b", &[one.clone(), two.clone()])];
@@ -472,7 +490,8 @@ mod tests {
         let all = [serving("a", &[one.clone(), four]), serving("b", &[one.clone(), two.clone()])];
         assert_eq!(row(&all, "b"), (StatusKind::Behind, 1, Some(6_000), None));
         // What a mirror went back to is what the others never left.
-        let all = [serving("a", from_ref(&one)), serving("b", &[one, two, for_some(release(3, b"1"))])];
+        let all =
+            [serving("a", from_ref(&one)), serving("b", &[one, two, for_some(release(3, b"1"))])];
         assert_eq!(row(&all, "b"), (StatusKind::Current, 0, Some(0), None));
     }
 
@@ -496,7 +515,10 @@ mod tests {
     }
 
     fn states(seen: &[Poll]) -> Vec<(String, StatusKind)> {
-        evaluate(seen, |name| name.starts_with("cold"), NOW).into_iter().map(|row| (row.mirror, row.state)).collect()
+        evaluate(seen, |name| name.starts_with("cold"), NOW)
+            .into_iter()
+            .map(|row| (row.mirror, row.state))
+            .collect()
     }
 
     #[test]
@@ -527,9 +549,15 @@ mod tests {
 
     #[test]
     fn lag_counts_from_the_oldest_release_that_is_lacking() {
-        let all: Vec<Release> = (1..=4).map(|sequence| release(sequence, &sequence.to_le_bytes())).collect();
-        let rows = evaluate(&[serving("a", &all[..1]), serving("b", &all), serving("c", &all[1..3])], |_| false, NOW);
-        let told: Vec<_> = rows.iter().map(|row| (row.mirror.as_str(), row.behind, row.lag)).collect();
+        let all: Vec<Release> =
+            (1..=4).map(|sequence| release(sequence, &sequence.to_le_bytes())).collect();
+        let rows = evaluate(
+            &[serving("a", &all[..1]), serving("b", &all), serving("c", &all[1..3])],
+            |_| false,
+            NOW,
+        );
+        let told: Vec<_> =
+            rows.iter().map(|row| (row.mirror.as_str(), row.behind, row.lag)).collect();
         assert_eq!(told, [("a", 3, Some(8_000)), ("c", 1, Some(6_000)), ("b", 0, Some(0))]);
         // A clock that is behind the publication lags by nothing.
         let early = evaluate(&[serving("a", &all[..1]), serving("b", &all)], |_| false, 5);
@@ -540,23 +568,40 @@ mod tests {
     fn who_has_the_newest_content_lacks_nothing_whatever_its_release_is() {
         let all = [release(1, b"good"), release(2, b"bad"), release(3, b"good")];
         let rows = |all: &[Release]| {
-            let told = [serving("went-back", all), serving("was-spared", &all[..1]), serving("is-bad", &all[..2])];
+            let told = [
+                serving("went-back", all),
+                serving("was-spared", &all[..1]),
+                serving("is-bad", &all[..2]),
+            ];
             let rows = evaluate(&told, |_| false, NOW);
-            rows.into_iter().map(|row| (row.mirror, row.state, row.behind, row.lag)).collect::<Vec<_>>()
+            rows.into_iter()
+                .map(|row| (row.mirror, row.state, row.behind, row.lag))
+                .collect::<Vec<_>>()
         };
         let row = |mirror: &str, state, behind, lag| (mirror.to_owned(), state, behind, Some(lag));
         let (behind, current) = (StatusKind::Behind, StatusKind::Current);
         assert_eq!(
             rows(&all),
-            [row("is-bad", behind, 1, 7_000), row("went-back", current, 0, 0), row("was-spared", current, 0, 0)]
+            [
+                row("is-bad", behind, 1, 7_000),
+                row("went-back", current, 0, 0),
+                row("was-spared", current, 0, 0)
+            ]
         );
         // What is published after that is what both lack, and not the bad release before.
         let next = [&all[..], &[release(4, b"better")]].concat();
         assert_eq!(
             rows(&next),
-            [row("is-bad", behind, 2, 7_000), row("was-spared", behind, 1, 6_000), row("went-back", current, 0, 0)]
+            [
+                row("is-bad", behind, 2, 7_000),
+                row("was-spared", behind, 1, 6_000),
+                row("went-back", current, 0, 0)
+            ]
         );
-        let same = [serving("a", &[release(1, b"good"), release(2, b"same")]), serving("b", &[release(2, b"same")])];
+        let same = [
+            serving("a", &[release(1, b"good"), release(2, b"same")]),
+            serving("b", &[release(2, b"same")]),
+        ];
         assert!(evaluate(&same, |_| false, NOW).iter().all(|row| row.state == current));
     }
 
@@ -567,7 +612,10 @@ mod tests {
             |name| name == "cold",
             NOW,
         );
-        assert_eq!((rows[0].state, rows[0].is_known(), rows[0].is_well()), (StatusKind::Frozen, false, true));
+        assert_eq!(
+            (rows[0].state, rows[0].is_known(), rows[0].is_well()),
+            (StatusKind::Frozen, false, true)
+        );
         assert!(rows[0].error.is_some());
     }
 
@@ -595,9 +643,11 @@ mod tests {
         let failure = |release| EventKind::HookFailed { release, why: "exit status: 3".to_owned() };
         let failed = |notes: &[EventKind]| {
             let mut mirror = serving("a", &[release(2, b"2")]);
-            mirror.history = notes.iter().map(|what| HistoryEvent { time: 7, what: what.clone() }).collect();
+            mirror.history =
+                notes.iter().map(|what| HistoryEvent { time: 7, what: what.clone() }).collect();
             let row = evaluate(&[mirror], |_| false, NOW).remove(0);
-            let limits = StatusLimits { warn: Duration::from_secs(60), crit: Duration::from_secs(60) };
+            let limits =
+                StatusLimits { warn: Duration::from_secs(60), crit: Duration::from_secs(60) };
             let level = if row.hook_failure.is_some() { Severity::Warning } else { Severity::Ok };
             assert_eq!((row.severity(limits), row.is_well()), (level, true));
             row.hook_failure.map(|failure| (failure.time, failure.sequence))
@@ -606,7 +656,11 @@ mod tests {
         assert_eq!(failed(&[failure(two)]), None, "the switch was cut from the history");
         assert_eq!(failed(&[switch(one), failure(one)]), Some((7, 1)));
         assert_eq!(failed(&[switch(one), failure(one), switch(two)]), None, "a later success");
-        assert_eq!(failed(&[switch(one), switch(two), failure(one)]), None, "one that was overtaken");
+        assert_eq!(
+            failed(&[switch(one), switch(two), failure(one)]),
+            None,
+            "one that was overtaken"
+        );
         assert_eq!(failed(&[switch(one), failure(one), switch(two), failure(two)]), Some((7, 2)));
     }
 
@@ -638,16 +692,25 @@ mod tests {
 
     #[test]
     fn severity_is_the_worst_of_all() {
-        let limits = StatusLimits { warn: Duration::from_secs(6_500), crit: Duration::from_secs(7_500) };
-        let all: Vec<Release> = (1..=4).map(|sequence| release(sequence, &sequence.to_le_bytes())).collect();
+        let limits =
+            StatusLimits { warn: Duration::from_secs(6_500), crit: Duration::from_secs(7_500) };
+        let all: Vec<Release> =
+            (1..=4).map(|sequence| release(sequence, &sequence.to_le_bytes())).collect();
         let at = |seen: &[Poll]| severity(&evaluate(seen, |name| name == "cold", NOW), limits);
         assert_eq!(at(&[serving("b", &all)]), Severity::Ok);
-        assert_eq!(at(&[serving("b", &all), serving("c", &all[2..3])]), Severity::Ok, "lag below the limit");
+        assert_eq!(
+            at(&[serving("b", &all), serving("c", &all[2..3])]),
+            Severity::Ok,
+            "lag below the limit"
+        );
         assert_eq!(at(&[serving("b", &all), serving("c", &all[1..2])]), Severity::Warning);
         assert_eq!(at(&[serving("b", &all), serving("c", &all[..1])]), Severity::Critical);
         assert_eq!(at(&[serving("b", &all), serving("cold", &all[..1])]), Severity::Ok);
         assert_eq!(at(&[serving("b", &all), refusing("x", ErrorKind::Busy)]), Severity::Warning);
-        assert_eq!(at(&[refusing("x", ErrorKind::Busy), refusing("y", ErrorKind::Forbidden)]), Severity::Unknown);
+        assert_eq!(
+            at(&[refusing("x", ErrorKind::Busy), refusing("y", ErrorKind::Forbidden)]),
+            Severity::Unknown
+        );
         assert_eq!(at(&[]), Severity::Unknown);
     }
 }

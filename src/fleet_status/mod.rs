@@ -13,7 +13,8 @@ mod usage;
 pub use changes::changes;
 pub use days::{DAY_SECONDS, Day, DayKind, Published, TOLERANCE_SECONDS, days, published};
 pub use mirror_status::{
-    HookFailure, LastSeen, LastVerify, MirrorStatus, Severity, StatusKind, StatusLimits, evaluate, releases, severity,
+    HookFailure, LastSeen, LastVerify, MirrorStatus, Severity, StatusKind, StatusLimits, evaluate,
+    releases, severity,
 };
 pub use poll::{Poll, poll};
 pub use public::{Public, Stale, fetch, look};

@@ -75,7 +75,8 @@ pub fn fetch(web: &Web, url: &str, path: &str, max_bytes: u64) -> Result<Fetched
 }
 
 fn is_index(path: &str) -> bool {
-    path.strip_suffix(INDEX).is_some_and(|directory| directory.is_empty() || directory.ends_with('/'))
+    path.strip_suffix(INDEX)
+        .is_some_and(|directory| directory.is_empty() || directory.ends_with('/'))
 }
 
 fn check(web: &Web, url: &str, path: &str, file: &FileEntry) -> Result<(), String> {
@@ -96,7 +97,8 @@ fn short(object: &ObjectId) -> String {
 /// release is always the same.
 fn samples(mirror: &dyn Mirror, release: &Release) -> Result<Vec<(String, FileEntry)>, String> {
     let bytes = mirror.manifest(&release.manifest).map_err(|error| error.to_string())?;
-    let entries = ManifestReader::new(bytes, Some(release.manifest)).map_err(|error| error.to_string())?;
+    let entries =
+        ManifestReader::new(bytes, Some(release.manifest)).map_err(|error| error.to_string())?;
     newest(entries).map_err(|error| error.to_string())
 }
 
@@ -124,11 +126,22 @@ mod tests {
     #[test]
     fn the_files_that_changed_last_are_looked_at() {
         let entry = |number: u64| {
-            let (size, until) = (if number == 19 { MAX_BYTES + 1 } else { 1 }, (number == 18).then_some(9));
-            let file = FileEntry { object: ObjectId::of(&number.to_le_bytes()), size, mtime: number / 2, exec: false };
-            Ok(Entry { path: TreePath::new(&format!("f{number:02}")).unwrap(), kind: EntryKind::File(file), until })
+            let (size, until) =
+                (if number == 19 { MAX_BYTES + 1 } else { 1 }, (number == 18).then_some(9));
+            let file = FileEntry {
+                object: ObjectId::of(&number.to_le_bytes()),
+                size,
+                mtime: number / 2,
+                exec: false,
+            };
+            Ok(Entry {
+                path: TreePath::new(&format!("f{number:02}")).unwrap(),
+                kind: EntryKind::File(file),
+                until,
+            })
         };
-        let mut paths: Vec<String> = newest((0..20).map(entry)).unwrap().into_iter().map(|(path, _)| path).collect();
+        let mut paths: Vec<String> =
+            newest((0..20).map(entry)).unwrap().into_iter().map(|(path, _)| path).collect();
         paths.sort();
         // Of two files of one time there is room for one only.
         assert_eq!(paths[1..], ["f14", "f15", "f16", "f17"]);

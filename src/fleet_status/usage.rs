@@ -66,7 +66,9 @@ fn add(
 ) -> Result<(), String> {
     let of_mirror = |error: MirrorError| error_chain(&error);
     let bytes = mirror.manifest(&release.manifest).map_err(of_mirror)?;
-    for entry in ManifestReader::new(bytes, Some(release.manifest)).map_err(|error| error_chain(&error))? {
+    for entry in
+        ManifestReader::new(bytes, Some(release.manifest)).map_err(|error| error_chain(&error))?
+    {
         let entry = entry.map_err(|error| error_chain(&error))?;
         if let Some(file) = entry.file() {
             newest.insert(file.object, (file.size, place));
@@ -83,10 +85,11 @@ fn sum(newest: &HashMap<ObjectId, (u64, usize)>, releases: &[Release]) -> Usage 
     let mut freed = 0u64;
     // The current release stays, and so does the one before it, which is in the other slot.
     let droppable = releases.len().saturating_sub(2);
-    let prune = releases[..droppable].iter().zip(&last).enumerate().map(|(place, (release, bytes))| {
-        freed = freed.saturating_add(*bytes);
-        Freed { keep: releases.len() - place - 1, sequence: release.sequence, bytes: freed }
-    });
+    let prune =
+        releases[..droppable].iter().zip(&last).enumerate().map(|(place, (release, bytes))| {
+            freed = freed.saturating_add(*bytes);
+            Freed { keep: releases.len() - place - 1, sequence: release.sequence, bytes: freed }
+        });
     let prune = prune.collect();
     Usage { bytes: last.iter().fold(0, |sum, bytes| sum.saturating_add(*bytes)), prune }
 }
@@ -104,10 +107,16 @@ mod tests {
         let release = |sequence| Release::new(site.clone(), history, sequence, manifest, content);
         let releases: Vec<Release> = (1..=4).map(release).collect();
         let object = |number: u8| ObjectId::of(&[number]);
-        let newest = [(object(0), (10, 0)), (object(1), (1, 1)), (object(2), (100, 3)), (object(3), (1000, 4))];
+        let newest = [
+            (object(0), (10, 0)),
+            (object(1), (1, 1)),
+            (object(2), (100, 3)),
+            (object(3), (1000, 4)),
+        ];
         let usage = sum(&newest.into_iter().collect(), &releases);
         assert_eq!(usage.bytes, 1111);
-        let freed: Vec<_> = usage.prune.iter().map(|freed| (freed.keep, freed.sequence, freed.bytes)).collect();
+        let freed: Vec<_> =
+            usage.prune.iter().map(|freed| (freed.keep, freed.sequence, freed.bytes)).collect();
         assert_eq!(freed, [(3, 1, 10), (2, 2, 11)]);
         assert_eq!((usage.freed_by(2), usage.freed_by(3)), (Some(11), None));
         assert_eq!(sum(&HashMap::new(), &releases[..1]), Usage::default());

@@ -11,7 +11,10 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
 use super::fault::{self, FaultPoint, step};
-use super::{Context as _, FileKind, FileLook, FileMode, FileSystem, IoError, Meta, Result, found, seal, set_mode};
+use super::{
+    Context as _, FileKind, FileLook, FileMode, FileSystem, IoError, Meta, Result, found, seal,
+    set_mode,
+};
 
 /// An open directory. Names are relative to it, and links are not followed.
 #[derive(Debug)]
@@ -27,7 +30,8 @@ impl Dir {
     /// Fails if the directory does not exist or may not be read.
     pub fn open(path: &Path) -> Result<Self> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let fd = rustix::fs::open(path, flags, Mode::empty()).context("open directory", || path.to_owned())?;
+        let fd = rustix::fs::open(path, flags, Mode::empty())
+            .context("open directory", || path.to_owned())?;
         Ok(Self { fd, path: path.to_owned() })
     }
 
@@ -49,8 +53,8 @@ impl Dir {
     /// Fails if it does not exist, is not a directory, or may not be read.
     pub fn open_dir(&self, name: &str) -> Result<Self> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let fd =
-            rustix::fs::openat(&self.fd, name, flags, Mode::empty()).context("open directory", || self.join(name))?;
+        let fd = rustix::fs::openat(&self.fd, name, flags, Mode::empty())
+            .context("open directory", || self.join(name))?;
         Ok(Self { fd, path: self.join(name) })
     }
 
@@ -112,7 +116,8 @@ impl Dir {
     /// Fails if the name is taken or the file cannot be created.
     pub fn create_file(&self, name: &str) -> Result<File> {
         step("create", || self.join(name))?;
-        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let flags =
+            OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let fd = rustix::fs::openat(&self.fd, name, flags, Mode::from_raw_mode(0o600))
             .context("create", || self.join(name))?;
         Ok(File::from(fd))
@@ -131,7 +136,9 @@ impl Dir {
             // On a file system without `O_TMPFILE`, create a file and unlink it at once.
             Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::NOSYS) => {
                 let mut number = [0; 16];
-                getrandom::fill(&mut number).map_err(io::Error::other).context("create", || self.path.clone())?;
+                getrandom::fill(&mut number)
+                    .map_err(io::Error::other)
+                    .context("create", || self.path.clone())?;
                 let name = format!("unnamed-{:032x}", u128::from_ne_bytes(number));
                 let file = self.create_file(&name)?;
                 self.unlink(&name)?;
@@ -146,7 +153,13 @@ impl Dir {
     ///
     /// # Errors
     /// Fails if the name is taken or writing fails. A partial file may remain.
-    pub fn write_new(&self, name: &str, bytes: &[u8], mode: FileMode, mtime: Option<u64>) -> Result<()> {
+    pub fn write_new(
+        &self,
+        name: &str,
+        bytes: &[u8],
+        mode: FileMode,
+        mtime: Option<u64>,
+    ) -> Result<()> {
         let mut file = self.create_file(name)?;
         step("write", || self.join(name))?;
         file.write_all(bytes).context("write", || self.join(name))?;
@@ -160,7 +173,8 @@ impl Dir {
     pub fn open_file(&self, name: &str) -> Result<File> {
         fault::look("open", || self.join(name))?;
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let fd = rustix::fs::openat(&self.fd, name, flags, Mode::empty()).context("open", || self.join(name))?;
+        let fd = rustix::fs::openat(&self.fd, name, flags, Mode::empty())
+            .context("open", || self.join(name))?;
         Ok(File::from(fd))
     }
 
@@ -189,9 +203,11 @@ impl Dir {
     /// # Errors
     /// Fails if it is a link or may not be written.
     pub fn open_or_create_file(&self, name: &str) -> Result<File> {
-        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let flags =
+            OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let mode = Mode::from_raw_mode(FileMode::RECORD.bits);
-        let fd = rustix::fs::openat(&self.fd, name, flags, mode).context("open", || self.join(name))?;
+        let fd =
+            rustix::fs::openat(&self.fd, name, flags, mode).context("open", || self.join(name))?;
         Ok(File::from(fd))
     }
 
@@ -215,7 +231,8 @@ impl Dir {
     /// Fails if the file does not exist, is a link, or may not be written.
     pub fn open_file_for_write(&self, name: &str) -> Result<File> {
         let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let fd = rustix::fs::openat(&self.fd, name, flags, Mode::empty()).context("open", || self.join(name))?;
+        let fd = rustix::fs::openat(&self.fd, name, flags, Mode::empty())
+            .context("open", || self.join(name))?;
         Ok(File::from(fd))
     }
 
@@ -229,7 +246,8 @@ impl Dir {
         let mut bytes = Vec::new();
         file.take(limit + 1).read_to_end(&mut bytes).context("read", || self.join(name))?;
         if bytes.len() as u64 > limit {
-            let too_large = io::Error::new(io::ErrorKind::InvalidData, format!("larger than {limit} bytes"));
+            let too_large =
+                io::Error::new(io::ErrorKind::InvalidData, format!("larger than {limit} bytes"));
             return Err(IoError::new("read", self.join(name), too_large));
         }
         Ok(bytes)
@@ -271,7 +289,8 @@ impl Dir {
     /// Fails if the directory cannot be read.
     pub fn entries(&self) -> Result<Vec<(OsString, FileKind)>> {
         let mut names = Vec::new();
-        let dir = rustix::fs::Dir::read_from(&self.fd).context("read directory", || self.path.clone())?;
+        let dir =
+            rustix::fs::Dir::read_from(&self.fd).context("read directory", || self.path.clone())?;
         for entry in dir {
             let entry = entry.context("read directory", || self.path.clone())?;
             let name = entry.file_name().to_bytes();
@@ -279,8 +298,12 @@ impl Dir {
                 continue;
             }
             let kind = match entry.file_type() {
-                FileType::Unknown => rustix::fs::statat(&self.fd, entry.file_name(), AtFlags::SYMLINK_NOFOLLOW)
-                    .map_or(FileKind::Other, |stat| FileType::from_raw_mode(stat.st_mode).into()),
+                FileType::Unknown => {
+                    rustix::fs::statat(&self.fd, entry.file_name(), AtFlags::SYMLINK_NOFOLLOW)
+                        .map_or(FileKind::Other, |stat| {
+                            FileType::from_raw_mode(stat.st_mode).into()
+                        })
+                }
                 known => known.into(),
             };
             names.push((OsStr::from_bytes(name).to_owned(), kind));
@@ -295,7 +318,8 @@ impl Dir {
     /// permitted.
     pub fn link(&self, name: &str, to: &Self, to_name: &str) -> Result<()> {
         step("link", || to.join(to_name))?;
-        rustix::fs::linkat(&self.fd, name, &to.fd, to_name, AtFlags::empty()).context("link", || to.join(to_name))
+        rustix::fs::linkat(&self.fd, name, &to.fd, to_name, AtFlags::empty())
+            .context("link", || to.join(to_name))
     }
 
     /// Renames `name` to `to_name` in `to`, replacing a file of that name atomically. The rename is
@@ -308,7 +332,8 @@ impl Dir {
             to.unlink(to_name)?;
         }
         step("rename", || to.join(to_name))?;
-        rustix::fs::renameat(&self.fd, name, &to.fd, to_name).context("rename to", || to.join(to_name))
+        rustix::fs::renameat(&self.fd, name, &to.fd, to_name)
+            .context("rename to", || to.join(to_name))
     }
 
     /// Moves the directory `name` to `to_name` in `to`, which must be free or an empty directory.
@@ -340,7 +365,8 @@ impl Dir {
     /// # Errors
     /// Fails if it is not a link (`InvalidInput`) or cannot be read.
     pub fn read_link(&self, name: &str) -> Result<Option<OsString>> {
-        let target = rustix::fs::readlinkat(&self.fd, name, Vec::new()).context("read link", || self.join(name));
+        let target = rustix::fs::readlinkat(&self.fd, name, Vec::new())
+            .context("read link", || self.join(name));
         Ok(found(target)?.map(|target| OsStr::from_bytes(target.as_bytes()).to_owned()))
     }
 
@@ -392,7 +418,8 @@ impl Dir {
             match (kind, child.to_str()) {
                 (FileKind::Directory, Some(child)) => dir.remove_all(child)?,
                 (FileKind::Directory, None) => {
-                    fs::remove_dir_all(dir.join(&child)).context("remove directory", || dir.join(&child))?;
+                    fs::remove_dir_all(dir.join(&child))
+                        .context("remove directory", || dir.join(&child))?;
                 }
                 _ => dir.unlink(&child)?,
             }
@@ -431,8 +458,10 @@ impl Dir {
     /// # Errors
     /// Fails if the system does not report them.
     pub fn file_system(&self) -> Result<FileSystem> {
-        let stat = rustix::fs::fstatvfs(&self.fd).context("examine the file system of", || self.path.clone())?;
-        let kind = rustix::fs::fstatfs(&self.fd).context("examine the file system of", || self.path.clone())?;
+        let stat = rustix::fs::fstatvfs(&self.fd)
+            .context("examine the file system of", || self.path.clone())?;
+        let kind = rustix::fs::fstatfs(&self.fd)
+            .context("examine the file system of", || self.path.clone())?;
         Ok(FileSystem {
             free_bytes: stat.f_bavail.saturating_mul(stat.f_frsize),
             // Some file systems (btrfs) create inodes on demand and report a total of 0.
@@ -455,7 +484,8 @@ impl Dir {
     /// # Errors
     /// Fails if the process has no more descriptors.
     pub fn try_clone(&self) -> Result<Self> {
-        let fd = self.fd.as_fd().try_clone_to_owned().context("open directory", || self.path.clone())?;
+        let fd =
+            self.fd.as_fd().try_clone_to_owned().context("open directory", || self.path.clone())?;
         Ok(Self { fd, path: self.path.clone() })
     }
 }

@@ -67,7 +67,10 @@ pub fn parse(text: &str) -> Option<FaultPoint> {
 
 /// Arms `fault` for this process, in addition to those already armed. Returns whether this build
 /// supports faults.
-#[cfg_attr(not(debug_assertions), expect(clippy::needless_pass_by_value, reason = "one signature for both builds"))]
+#[cfg_attr(
+    not(debug_assertions),
+    expect(clippy::needless_pass_by_value, reason = "one signature for both builds")
+)]
 pub fn arm(fault: FaultPoint) -> bool {
     #[cfg(debug_assertions)]
     {
@@ -90,8 +93,8 @@ pub fn steps() -> u64 {
     0
 }
 
-/// Each change of the disk so far, in order, as `step N: OPERATION PATH`, if [`FaultPoint::Count`] is armed;
-/// empty in a release build.
+/// Each change of the disk so far, in order, as `step N: OPERATION PATH`, if [`FaultPoint::Count`]
+/// is armed; empty in a release build.
 #[must_use]
 pub fn counted() -> Vec<String> {
     #[cfg(debug_assertions)]
@@ -106,8 +109,9 @@ pub fn clock_ahead() -> u64 {
     #[cfg(debug_assertions)]
     {
         let faults = FAULTS.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let ahead =
-            |fault: &FaultPoint| if let FaultPoint::ClockAhead(seconds) = fault { Some(*seconds) } else { None };
+        let ahead = |fault: &FaultPoint| {
+            if let FaultPoint::ClockAhead(seconds) = fault { Some(*seconds) } else { None }
+        };
         faults.iter().find_map(ahead).unwrap_or(0)
     }
     #[cfg(not(debug_assertions))]
@@ -131,7 +135,10 @@ pub(super) fn step(op: &'static str, path: impl Fn() -> std::path::PathBuf) -> R
         let errno = match fault {
             FaultPoint::KillAt(at) if *at == step => {
                 // SIGKILL cannot be caught or delayed, as with `kill -9` or the OOM killer.
-                let killed = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
+                let killed = rustix::process::kill_process(
+                    rustix::process::getpid(),
+                    rustix::process::Signal::KILL,
+                );
                 unreachable!("survived SIGKILL: {killed:?}");
             }
             FaultPoint::Count => {

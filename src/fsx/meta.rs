@@ -151,7 +151,11 @@ impl From<&rustix::fs::Stat> for FileLook {
             inode: stat.st_ino,
             device: stat.st_dev,
         };
-        Self { kind: FileType::from_raw_mode(stat.st_mode).into(), mode: stat.st_mode & 0o7777, stamp }
+        Self {
+            kind: FileType::from_raw_mode(stat.st_mode).into(),
+            mode: stat.st_mode & 0o7777,
+            stamp,
+        }
     }
 }
 

@@ -98,7 +98,12 @@ pub fn found<T>(result: Result<T>) -> Result<Option<T>> {
 ///
 /// # Errors
 /// Fails if the system refuses one of them.
-pub fn seal(file: &File, mode: FileMode, mtime: Option<u64>, path: impl Fn() -> PathBuf) -> Result<()> {
+pub fn seal(
+    file: &File,
+    mode: FileMode,
+    mtime: Option<u64>,
+    path: impl Fn() -> PathBuf,
+) -> Result<()> {
     if let Some(seconds) = mtime {
         step("set time of", &path)?;
         set_time(file, seconds).context("set time of", &path)?;
@@ -111,11 +116,19 @@ pub fn seal(file: &File, mode: FileMode, mtime: Option<u64>, path: impl Fn() -> 
 fn set_time(file: &File, seconds: u64) -> io::Result<()> {
     /// Every file system can store times up to 2038; some silently truncate later ones.
     const SAFE_SECONDS: u64 = i32::MAX as u64;
-    let unfit =
-        || io::Error::new(io::ErrorKind::InvalidInput, format!("the file system cannot store {seconds} s after 1970"));
+    let unfit = || {
+        io::Error::new(
+            io::ErrorKind::InvalidInput,
+            format!("the file system cannot store {seconds} s after 1970"),
+        )
+    };
     let time = UNIX_EPOCH.checked_add(Duration::from_secs(seconds)).ok_or_else(unfit)?;
     file.set_times(fs::FileTimes::new().set_accessed(time).set_modified(time))?;
-    if seconds > SAFE_SECONDS && file.metadata()?.modified()? != time { Err(unfit()) } else { Ok(()) }
+    if seconds > SAFE_SECONDS && file.metadata()?.modified()? != time {
+        Err(unfit())
+    } else {
+        Ok(())
+    }
 }
 
 /// Sets group and mode of an open file, regardless of the umask at its creation.
@@ -143,7 +156,9 @@ pub fn write_at(file: &File, bytes: &[u8], offset: u64, path: impl Fn() -> PathB
 /// Fails if the file does not exist or may not be read.
 pub fn open_read(path: &Path) -> Result<File> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    Ok(File::from(rustix::fs::open(path, flags, Mode::empty()).context("open", || path.to_owned())?))
+    Ok(File::from(
+        rustix::fs::open(path, flags, Mode::empty()).context("open", || path.to_owned())?,
+    ))
 }
 
 /// The metadata of `path`, without following links.
@@ -181,13 +196,16 @@ pub fn read_text(path: &Path, limit: u64) -> Result<String> {
 pub fn resolve(path: &Path) -> Result<PathBuf> {
     match path.canonicalize() {
         Ok(resolved) => Ok(resolved),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => match (path.parent(), path.file_name()) {
-            (Some(parent), Some(name)) => {
-                let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
-                Ok(resolve(parent)?.join(name))
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            match (path.parent(), path.file_name()) {
+                (Some(parent), Some(name)) => {
+                    let parent =
+                        if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+                    Ok(resolve(parent)?.join(name))
+                }
+                _ => Err(IoError::new("find", path, error)),
             }
-            _ => Err(IoError::new("find", path, error)),
-        },
+        }
         Err(error) => Err(IoError::new("find", path, error)),
     }
 }
@@ -207,8 +225,12 @@ pub fn create_dir_all(path: &Path) -> Result<()> {
 /// # Errors
 /// Fails with the errors of `write`, or if the file cannot be created or renamed. The old file is
 /// then unchanged.
-pub fn replace_file(path: &Path, write: impl FnOnce(&mut io::BufWriter<&File>) -> io::Result<()>) -> Result<()> {
-    let (Some(parent), Some(name)) = (path.parent(), path.file_name().and_then(OsStr::to_str)) else {
+pub fn replace_file(
+    path: &Path,
+    write: impl FnOnce(&mut io::BufWriter<&File>) -> io::Result<()>,
+) -> Result<()> {
+    let (Some(parent), Some(name)) = (path.parent(), path.file_name().and_then(OsStr::to_str))
+    else {
         return Err(IoError::new("write", path, io::Error::from(io::ErrorKind::InvalidInput)));
     };
     let dir = Dir::open(if parent.as_os_str().is_empty() { Path::new(".") } else { parent })?;
@@ -241,7 +263,12 @@ pub fn lock(file: &File, wait: Duration, path: &Path) -> Result<bool> {
 ///
 /// # Errors
 /// Fails if the file system does not support locks.
-pub fn lock_unless(file: &File, wait: Duration, is_cancelled: &dyn Fn() -> bool, path: &Path) -> Result<bool> {
+pub fn lock_unless(
+    file: &File,
+    wait: Duration,
+    is_cancelled: &dyn Fn() -> bool,
+    path: &Path,
+) -> Result<bool> {
     lock_by(|| file.try_lock(), wait, is_cancelled, path)
 }
 
@@ -250,7 +277,12 @@ pub fn lock_unless(file: &File, wait: Duration, is_cancelled: &dyn Fn() -> bool,
 ///
 /// # Errors
 /// Fails if the file system does not support locks.
-pub fn lock_shared_unless(file: &File, wait: Duration, is_cancelled: &dyn Fn() -> bool, path: &Path) -> Result<bool> {
+pub fn lock_shared_unless(
+    file: &File,
+    wait: Duration,
+    is_cancelled: &dyn Fn() -> bool,
+    path: &Path,
+) -> Result<bool> {
     lock_by(|| file.try_lock_shared(), wait, is_cancelled, path)
 }
 
@@ -266,7 +298,9 @@ fn lock_by(
     loop {
         match try_lock() {
             Ok(()) => return Ok(true),
-            Err(fs::TryLockError::WouldBlock) if Instant::now() >= deadline || is_cancelled() => return Ok(false),
+            Err(fs::TryLockError::WouldBlock) if Instant::now() >= deadline || is_cancelled() => {
+                return Ok(false);
+            }
             Err(fs::TryLockError::WouldBlock) => std::thread::sleep(PAUSE),
             Err(fs::TryLockError::Error(error)) => return Err(IoError::new("lock", path, error)),
         }
@@ -281,13 +315,20 @@ mod tests {
     fn a_time_that_cannot_be_is_an_error_and_never_another_time() {
         let file = tempfile::tempfile().unwrap();
         let path = || PathBuf::from("content");
-        for seconds in [0, 1 << 31, 1 << 40, (1 << 53) - 1, 1 << 53, i64::MAX as u64, 1 << 63, u64::MAX] {
+        for seconds in
+            [0, 1 << 31, 1 << 40, (1 << 53) - 1, 1 << 53, i64::MAX as u64, 1 << 63, u64::MAX]
+        {
             match seal(&file, FileMode::RECORD, Some(seconds), path) {
                 Ok(()) => {
                     let kept = file.metadata().unwrap().modified().unwrap();
-                    assert_eq!(kept.duration_since(UNIX_EPOCH).unwrap(), Duration::from_secs(seconds));
+                    assert_eq!(
+                        kept.duration_since(UNIX_EPOCH).unwrap(),
+                        Duration::from_secs(seconds)
+                    );
                 }
-                Err(error) => assert!(seconds > 1 << 31 && error.op == "set time of", "{seconds}: {error}"),
+                Err(error) => {
+                    assert!(seconds > 1 << 31 && error.op == "set time of", "{seconds}: {error}");
+                }
             }
         }
     }

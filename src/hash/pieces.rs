@@ -4,7 +4,8 @@
 //! hashes of all pieces give the hash of the object (see `blake3::hazmat`).
 
 use blake3::hazmat::{
-    HasherExt as _, Mode, left_subtree_len, max_subtree_len, merge_subtrees_non_root, merge_subtrees_root,
+    HasherExt as _, Mode, left_subtree_len, max_subtree_len, merge_subtrees_non_root,
+    merge_subtrees_root,
 };
 
 use super::ObjectId;
@@ -54,7 +55,9 @@ impl PieceHash {
 }
 
 fn is_subtree(offset: u64, length: u64) -> bool {
-    length > 0 && offset.is_multiple_of(CHUNK_BYTES) && max_subtree_len(offset).is_none_or(|max| length <= max)
+    length > 0
+        && offset.is_multiple_of(CHUNK_BYTES)
+        && max_subtree_len(offset).is_none_or(|max| length <= max)
 }
 
 /// Collects the hashes of the pieces of an object.
@@ -131,7 +134,11 @@ mod tests {
             for size in [piece + 1, 2 * piece, 2 * piece + 1023, 3 * piece, 300_000] {
                 let Some(content) = content.get(..size) else { continue };
                 let cuts: Vec<usize> = (0..size).step_by(piece).collect();
-                assert_eq!(hashes(content, &cuts).finish(size as u64), Some(ObjectId::of(content)), "{piece} {size}");
+                assert_eq!(
+                    hashes(content, &cuts).finish(size as u64),
+                    Some(ObjectId::of(content)),
+                    "{piece} {size}"
+                );
             }
         }
     }

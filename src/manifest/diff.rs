@@ -39,7 +39,9 @@ impl<A: Iterator, B: Iterator> Pairs<A, B> {
     }
 }
 
-impl<E, A: Iterator<Item = Result<Entry, E>>, B: Iterator<Item = Result<Entry, E>>> Iterator for Pairs<A, B> {
+impl<E, A: Iterator<Item = Result<Entry, E>>, B: Iterator<Item = Result<Entry, E>>> Iterator
+    for Pairs<A, B>
+{
     type Item = Result<Pair, E>;
 
     fn next(&mut self) -> Option<Self::Item> {
@@ -174,7 +176,10 @@ pub fn diff<E>(
 /// Joins each added path with a removed path of the same object. If there are several, the first
 /// ones in path order are joined. Both lists must be in path order and without empty files. Returns
 /// the joined pairs.
-pub(crate) fn join_renames<A, G>(added: Vec<(ObjectId, A)>, gone: Vec<(ObjectId, G)>) -> Vec<(A, G)> {
+pub(crate) fn join_renames<A, G>(
+    added: Vec<(ObjectId, A)>,
+    gone: Vec<(ObjectId, G)>,
+) -> Vec<(A, G)> {
     let mut by_object: HashMap<ObjectId, Vec<G>> = HashMap::new();
     for (object, from) in gone.into_iter().rev() {
         by_object.entry(object).or_default().push(from);
@@ -186,7 +191,10 @@ pub(crate) fn join_renames<A, G>(added: Vec<(ObjectId, A)>, gone: Vec<(ObjectId,
 /// Merges an added path and a removed path with the same content into one rename.
 fn join_changes(changes: &mut Vec<Change>) {
     let of_kinds = |kinds: &[ChangeKind]| -> Vec<(ObjectId, usize)> {
-        let indexes = changes.iter().enumerate().filter(|(_, change)| kinds.contains(&change.kind) && change.size > 0);
+        let indexes = changes
+            .iter()
+            .enumerate()
+            .filter(|(_, change)| kinds.contains(&change.kind) && change.size > 0);
         indexes.filter_map(|(index, change)| Some((change.object?, index))).collect()
     };
     let added = of_kinds(&[ChangeKind::Added]);

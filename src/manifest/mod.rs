@@ -14,7 +14,9 @@ mod diff;
 mod entry;
 mod read_ahead;
 
-pub use codec::{MAX_ENTRIES, ManifestReader, ManifestWriter, Totals, parse_entry_line, push_entry_line};
+pub use codec::{
+    MAX_ENTRIES, ManifestReader, ManifestWriter, Totals, parse_entry_line, push_entry_line,
+};
 pub use content::ContentIdHasher;
 pub(crate) use diff::join_renames;
 pub use diff::{Change, ChangeKind, Diff, Pair, Pairs, diff};
@@ -34,7 +36,9 @@ pub const WINDOW_LOG_MAX: u32 = 23;
 #[derive(Debug, thiserror::Error)]
 pub enum ManifestError {
     /// The manifest was written by a newer headwater.
-    #[error("manifest format version {found} is newer than this headwater knows (1); upgrade headwater")]
+    #[error(
+        "manifest format version {found} is newer than this headwater knows (1); upgrade headwater"
+    )]
     Version {
         /// The version that the manifest declares.
         found: String,

@@ -47,7 +47,10 @@ pub enum MirrorError {
         history: HistoryId,
     },
     /// Its highest sequence is too far above those of its fleet to be genuine.
-    #[error("its highest release sequence {sequence} is not plausible: the highest of all other mirrors is {highest}")]
+    #[error(
+        "its highest release sequence {sequence} is not plausible: the highest of all other \
+         mirrors is {highest}"
+    )]
     FarBeyond {
         /// Its highest sequence.
         sequence: u64,

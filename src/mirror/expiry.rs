@@ -42,7 +42,8 @@ impl Expiries {
     #[must_use]
     pub fn all(&self) -> Vec<Expiry> {
         let expiry = |what, time: Option<u64>| time.map(|time| Expiry { what, time });
-        let all = [expiry(Expiring::Token, self.token), expiry(Expiring::Certificate, self.certificate)];
+        let all =
+            [expiry(Expiring::Token, self.token), expiry(Expiring::Certificate, self.certificate)];
         let mut all: Vec<Expiry> = all.into_iter().flatten().collect();
         all.sort_by_key(|expiry| expiry.time);
         all

@@ -11,15 +11,17 @@ use crate::cancel::CancelToken;
 use crate::fsx::Context as _;
 use crate::hash::{ManifestId, ObjectId, StoreId};
 use crate::mirror::{
-    Effort, Expiries, HistoryEvent, Link, Mirror, MirrorError, MirrorState, ObjectPart, ObjectSource, OutgoingPack,
-    PackCursor, PackSource, RepairSource, Semaphore, SourceError, StageRequest,
+    Effort, Expiries, HistoryEvent, Link, Mirror, MirrorError, MirrorState, ObjectPart,
+    ObjectSource, OutgoingPack, PackCursor, PackSource, RepairSource, Semaphore, SourceError,
+    StageRequest,
 };
 use crate::monitor::{Event, Monitor};
 use crate::pack::PackReader;
 use crate::protocol::Settled;
 use crate::release::ReleaseName;
 use crate::store::{
-    Depth, Fetch, Presence, Pruned, Repaired, StagingTransaction, Store, StoreError, StoredChange, Verified,
+    Depth, Fetch, Presence, Pruned, Repaired, StagingTransaction, Store, StoreError, StoredChange,
+    Verified,
 };
 use crate::threads;
 use crate::tree_path::Site;
@@ -51,7 +53,16 @@ impl DirectoryMirror {
         wait: Duration,
         jobs: NonZeroUsize,
     ) -> Self {
-        Self { name, location, path, site, wait, jobs, semaphore: None, cancel: CancelToken::default() }
+        Self {
+            name,
+            location,
+            path,
+            site,
+            wait,
+            jobs,
+            semaphore: None,
+            cancel: CancelToken::default(),
+        }
     }
 
     /// Staging holds a permit of `semaphore`: many stages at once would exceed the limit of open
@@ -118,7 +129,9 @@ fn next_pack(
         return Err(MirrorError::Cancelled);
     }
     let next = cursor.lock().unwrap_or_else(PoisonError::into_inner).next();
-    next.map_err(|error| if monitor.is_cancelled() { MirrorError::Cancelled } else { MirrorError::Source(error) })
+    next.map_err(|error| {
+        if monitor.is_cancelled() { MirrorError::Cancelled } else { MirrorError::Source(error) }
+    })
 }
 
 /// Makes an [`ObjectSource`] usable as a source of the objects that a store lacks.
@@ -260,8 +273,11 @@ impl Mirror for DirectoryMirror {
         let change = StoredChange::Memory(Arc::clone(request.change));
         let (release, base) = (request.release, request.base);
         // No memory limit: the push that runs in this process holds these entries as well.
-        let Some(needs) = store.read_change(release, base, &change, &|_| true, &stop)? else { return Ok(()) };
-        let mut transaction = store.start_staging(release, &request.key, &change, needs, self.wait)?;
+        let Some(needs) = store.read_change(release, base, &change, &|_| true, &stop)? else {
+            return Ok(());
+        };
+        let mut transaction =
+            store.start_staging(release, &request.key, &change, needs, self.wait)?;
         match self.receive(&transaction, bundle, monitor) {
             Ok(()) => {}
             Err(MirrorError::Store(error)) => return Err(transaction.fail(error).into()),
@@ -274,7 +290,11 @@ impl Mirror for DirectoryMirror {
         Ok(())
     }
 
-    fn activate(&self, release: ReleaseName, expected: Option<ReleaseName>) -> Result<(), MirrorError> {
+    fn activate(
+        &self,
+        release: ReleaseName,
+        expected: Option<ReleaseName>,
+    ) -> Result<(), MirrorError> {
         Ok(self.open()?.activate(release, expected, self.wait)?)
     }
 
@@ -298,7 +318,11 @@ impl Mirror for DirectoryMirror {
         Ok(self.open()?.verify(depth, self.wait, &|| monitor.is_cancelled())?)
     }
 
-    fn repair(&self, supply: &dyn RepairSource, monitor: &dyn Monitor) -> Result<Repaired, MirrorError> {
+    fn repair(
+        &self,
+        supply: &dyn RepairSource,
+        monitor: &dyn Monitor,
+    ) -> Result<Repaired, MirrorError> {
         Store::restore_directories(&self.path, self.wait, &self.cancel)?;
         Ok(self.open()?.repair(&Supplied(supply), supply, self.wait, &|| monitor.is_cancelled())?)
     }

@@ -160,7 +160,9 @@ impl Location {
             "file" => Err(LocationError::File { location: text.to_owned() }),
             "https" | "http" => http(text, scheme, rest).map(Self::Http),
             "ssh" => ssh(text, rest).map(Self::Ssh),
-            _ => Err(LocationError::Scheme { location: text.to_owned(), scheme: scheme.to_owned() }),
+            _ => {
+                Err(LocationError::Scheme { location: text.to_owned(), scheme: scheme.to_owned() })
+            }
         }
     }
 }
@@ -181,7 +183,9 @@ impl Location {
     #[must_use]
     pub fn canonical(&self) -> String {
         match self {
-            Self::Directory(path) => path.components().collect::<PathBuf>().to_string_lossy().into_owned(),
+            Self::Directory(path) => {
+                path.components().collect::<PathBuf>().to_string_lossy().into_owned()
+            }
             Self::Http(place) => {
                 let (scheme, rest) = place.base.split_once("://").unwrap_or_default();
                 let (host, path) = rest.split_once('/').unwrap_or((rest, ""));
@@ -217,7 +221,9 @@ fn malformed(location: &str, what: &'static str) -> LocationError {
 pub fn has_token(text: &str) -> bool {
     let is_token = |(at, _): (usize, &str)| {
         let id = text[at + 3..].split('_').next().unwrap_or_default();
-        id.len() == 8 && id.len() + 3 < text.len() - at && id.bytes().all(|byte| byte.is_ascii_hexdigit())
+        id.len() == 8
+            && id.len() + 3 < text.len() - at
+            && id.bytes().all(|byte| byte.is_ascii_hexdigit())
     };
     text.match_indices("hw_").any(is_token)
 }
@@ -255,16 +261,21 @@ fn http(location: &str, scheme: &str, rest: &str) -> Result<HttpUrl, LocationErr
         return Err(LocationError::Credentials { host: host.to_owned() });
     }
     let is_plain = |c: char| {
-        c.is_ascii_graphic() && !matches!(c, '?' | '#' | '"' | '<' | '>' | '\\' | '^' | '`' | '{' | '|' | '}')
+        c.is_ascii_graphic()
+            && !matches!(c, '?' | '#' | '"' | '<' | '>' | '\\' | '^' | '`' | '{' | '|' | '}')
     };
     if !path.chars().all(is_plain) {
-        return Err(malformed(location, "a mirror's URL must not have a query, and its path must be ASCII"));
+        return Err(malformed(
+            location,
+            "a mirror's URL must not have a query, and its path must be ASCII",
+        ));
     }
     if path.split('/').any(|part| part == "." || part == "..") {
         return Err(malformed(location, "a mirror's URL must not have '.' or '..' in its path"));
     }
     let Authority { host, .. } = authority(location, place)?;
-    let is_loopback = host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
+    let is_loopback =
+        host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
     if scheme == "http" && !is_loopback {
         return Err(LocationError::Plain { location: location.to_owned() });
     }
@@ -276,23 +287,35 @@ fn http(location: &str, scheme: &str, rest: &str) -> Result<HttpUrl, LocationErr
 
 fn ssh(location: &str, rest: &str) -> Result<SshUrl, LocationError> {
     let (place, directory) = rest.split_once('/').unwrap_or((rest, ""));
-    let (user, place) = place.rsplit_once('@').map_or((None, place), |(user, host)| (Some(user), host));
+    let (user, place) =
+        place.rsplit_once('@').map_or((None, place), |(user, host)| (Some(user), host));
     if user.is_some_and(|user| user.contains(':')) {
         return Err(LocationError::Credentials { host: place.to_owned() });
     }
     let is_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | '+');
-    if user.is_some_and(|user| user.is_empty() || user.starts_with('-') || !user.chars().all(is_name)) {
+    if user
+        .is_some_and(|user| user.is_empty() || user.starts_with('-') || !user.chars().all(is_name))
+    {
         return Err(malformed(
             location,
-            "a user consists of letters, digits, '.', '-', '_' and '+', and does not begin with '-'",
+            "a user consists of letters, digits, '.', '-', '_' and '+', and does not begin with \
+             '-'",
         ));
     }
     let Authority { host, port } = authority(location, place)?;
     let directory = directory.trim_end_matches('/');
     if directory.is_empty() || directory.contains(char::is_control) {
-        return Err(malformed(location, "write an ssh URL as ssh://[user@]host[:port]/absolute/path"));
+        return Err(malformed(
+            location,
+            "write an ssh URL as ssh://[user@]host[:port]/absolute/path",
+        ));
     }
-    Ok(SshUrl { user: user.map(str::to_owned), host: host.to_owned(), port, directory: format!("/{directory}") })
+    Ok(SshUrl {
+        user: user.map(str::to_owned),
+        host: host.to_owned(),
+        port,
+        directory: format!("/{directory}"),
+    })
 }
 
 #[cfg(test)]
@@ -308,7 +331,9 @@ mod tests {
 
     #[test]
     fn paths_and_file_urls_are_directories_and_the_rest_is_named() {
-        for (text, path) in [("/srv/www", "/srv/www"), ("./x", "./x"), ("file:///srv/www", "/srv/www")] {
+        for (text, path) in
+            [("/srv/www", "/srv/www"), ("./x", "./x"), ("file:///srv/www", "/srv/www")]
+        {
             assert_eq!(Location::parse(text), Ok(Location::Directory(path.into())));
         }
         assert_eq!(Location::parse(""), Err(LocationError::Empty));
@@ -326,7 +351,11 @@ mod tests {
         ] {
             let error = Location::parse(text).unwrap_err();
             assert!(matches!(error, LocationError::HostPath { .. }), "{error}");
-            assert!(error.to_string().contains(offered) && error.to_string().contains(&format!("./{text}")), "{error}");
+            assert!(
+                error.to_string().contains(offered)
+                    && error.to_string().contains(&format!("./{text}")),
+                "{error}"
+            );
         }
         for text in ["./edge2:/srv", "a/b:/c", "edge2:", "edge2:/", "a b:/c", ":/x", "edge2:www"] {
             assert_eq!(Location::parse(text), Ok(Location::Directory(text.into())));
@@ -340,7 +369,9 @@ mod tests {
         for text in ["https://edge1.example", "https://edge1.example/"] {
             assert_eq!(base(text), "https://edge1.example/");
         }
-        for text in ["http://127.0.0.1:80/x", "http://localhost/x", "http://[::1]:9/x", "http://127.9.9.9/"] {
+        for text in
+            ["http://127.0.0.1:80/x", "http://localhost/x", "http://[::1]:9/x", "http://127.9.9.9/"]
+        {
             assert!(base(text).starts_with("http://"));
         }
     }
@@ -368,16 +399,24 @@ mod tests {
 
     #[test]
     fn plain_http_leaves_this_machine_never() {
-        for text in
-            ["http://edge1.example/docs", "http://10.0.0.1/", "http://localhost.example/", "http://[2001:db8::1]/"]
-        {
+        for text in [
+            "http://edge1.example/docs",
+            "http://10.0.0.1/",
+            "http://localhost.example/",
+            "http://[2001:db8::1]/",
+        ] {
             assert!(matches!(Location::parse(text), Err(LocationError::Plain { .. })), "{text}");
         }
     }
 
     #[test]
     fn passwords_are_refused_and_not_repeated() {
-        for text in ["https://me:hush@h/x", "https://hush@h/x", "ssh://me:hush@h/srv", "http://a:hush@127.0.0.1/"] {
+        for text in [
+            "https://me:hush@h/x",
+            "https://hush@h/x",
+            "ssh://me:hush@h/srv",
+            "http://a:hush@127.0.0.1/",
+        ] {
             let error = Location::parse(text).unwrap_err();
             assert!(matches!(error, LocationError::Credentials { .. }), "{text}");
             assert!(!error.to_string().contains("hush"), "{error}");
@@ -405,10 +444,14 @@ mod tests {
 
     #[test]
     fn ssh_urls_have_a_host_and_an_absolute_path() {
-        let Ok(Location::Ssh(place)) = Location::parse("ssh://deploy@edge2:2222/srv/www/") else { panic!("not ssh") };
+        let Ok(Location::Ssh(place)) = Location::parse("ssh://deploy@edge2:2222/srv/www/") else {
+            panic!("not ssh")
+        };
         assert_eq!((place.destination().as_str(), place.port()), ("deploy@edge2", Some(2222)));
         assert_eq!((place.host(), place.directory()), ("edge2", "/srv/www"));
-        let Ok(Location::Ssh(place)) = Location::parse("ssh://[::1]/srv/with space") else { panic!("not ssh") };
+        let Ok(Location::Ssh(place)) = Location::parse("ssh://[::1]/srv/with space") else {
+            panic!("not ssh")
+        };
         assert_eq!((place.destination().as_str(), place.directory()), ("::1", "/srv/with space"));
     }
 

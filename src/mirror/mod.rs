@@ -20,8 +20,8 @@ mod transport_error;
 pub use error::MirrorError;
 pub use expiry::{EXPIRES_SOON, Expiries, Expiring, Expiry};
 pub use http::{
-    BearerToken, ClientIdentity, Credentials, CredentialsError, Exchange, HttpMirror, Limiter, ProxyChoice, Semaphore,
-    Trace, TransferLimits, read_state,
+    BearerToken, ClientIdentity, Credentials, CredentialsError, Exchange, HttpMirror, Limiter,
+    ProxyChoice, Semaphore, Trace, TransferLimits, read_state,
 };
 pub use local::DirectoryMirror;
 pub use location::{HttpUrl, Location, LocationError, SshUrl, has_token};
@@ -29,7 +29,9 @@ pub use object_source::{Effort, ObjectSource, RepairSource};
 pub use pack_source::{OutgoingPack, PackCursor, PackSource, StageRequest};
 pub use polled::PolledMirror;
 pub use public_url::PublicUrl;
-pub use ssh::{ParseReceiveCommandError, ParseSshCommandError, ReceiveCommand, SshCommand, SshSettings};
+pub use ssh::{
+    ParseReceiveCommandError, ParseSshCommandError, ReceiveCommand, SshCommand, SshSettings,
+};
 pub use state::{MirrorState, ReceiverInfo};
 pub use transport_error::TransportError;
 
@@ -42,7 +44,9 @@ pub use crate::error_kind::ErrorKind;
 use crate::hash::{ManifestId, ObjectId, StoreId};
 use crate::monitor::Monitor;
 use crate::release::ReleaseName;
-pub use crate::store::{Depth, EventKind, Fault, FetchRecords, HistoryEvent, Pruned, Repaired, Verified};
+pub use crate::store::{
+    Depth, EventKind, Fault, FetchRecords, HistoryEvent, Pruned, Repaired, Verified,
+};
 
 pub use crate::protocol::{HookRun, HookState, ObjectPart, Settled};
 use crate::tree_path::Site;
@@ -161,7 +165,11 @@ pub trait Mirror: Send + Sync + fmt::Debug {
     ///
     /// # Errors
     /// [`ErrorKind::Conflict`] if a release other than `expected` is current.
-    fn activate(&self, release: ReleaseName, expected: Option<ReleaseName>) -> Result<(), MirrorError>;
+    fn activate(
+        &self,
+        release: ReleaseName,
+        expected: Option<ReleaseName>,
+    ) -> Result<(), MirrorError>;
 
     /// Drops a staged release.
     ///
@@ -195,5 +203,9 @@ pub trait Mirror: Send + Sync + fmt::Debug {
     ///
     /// # Errors
     /// If the mirror cannot be written. A fault that remains is part of the result, not an error.
-    fn repair(&self, supply: &dyn RepairSource, monitor: &dyn Monitor) -> Result<Repaired, MirrorError>;
+    fn repair(
+        &self,
+        supply: &dyn RepairSource,
+        monitor: &dyn Monitor,
+    ) -> Result<Repaired, MirrorError>;
 }

@@ -28,14 +28,21 @@ impl PublicUrl {
             _ => return None,
         };
         let (place, path) = rest.split_once('/').unwrap_or((rest, ""));
-        let is_plain =
-            |c: char| c.is_ascii_graphic() && !matches!(c, '?' | '#' | '@' | '"' | '<' | '>' | '\\' | '{' | '}');
+        let is_plain = |c: char| {
+            c.is_ascii_graphic()
+                && !matches!(c, '?' | '#' | '@' | '"' | '<' | '>' | '\\' | '{' | '}')
+        };
         if !path.chars().all(is_plain) || has_token(text) {
             return None;
         }
         let authority = authority(text, place).ok()?;
         let port = authority.port.unwrap_or(if is_tls { 443 } else { 80 });
-        Some(Self { text: text.trim_end_matches('/').to_owned(), host: authority.host.to_owned(), port, is_tls })
+        Some(Self {
+            text: text.trim_end_matches('/').to_owned(),
+            host: authority.host.to_owned(),
+            port,
+            is_tls,
+        })
     }
 
     /// The URL, without a trailing `/`.
@@ -54,7 +61,11 @@ impl PublicUrl {
     #[must_use]
     pub fn authority(&self) -> String {
         let is_v6 = self.host.contains(':');
-        if is_v6 { format!("[{}]:{}", self.host, self.port) } else { format!("{}:{}", self.host, self.port) }
+        if is_v6 {
+            format!("[{}]:{}", self.host, self.port)
+        } else {
+            format!("{}:{}", self.host, self.port)
+        }
     }
 
     /// Its host as an IP address; `None` if the host is a name.
@@ -82,9 +93,16 @@ mod tests {
 
     #[test]
     fn its_host_and_port_are_nothing_else() {
-        let parts = |text: &str| PublicUrl::parse(text).map(|url| (url.authority(), url.host, url.is_tls));
-        assert_eq!(parts("https://a.example/docs/").unwrap(), ("a.example:443".into(), "a.example".into(), true));
-        assert_eq!(parts("http://a.example:8080").unwrap(), ("a.example:8080".into(), "a.example".into(), false));
+        let parts =
+            |text: &str| PublicUrl::parse(text).map(|url| (url.authority(), url.host, url.is_tls));
+        assert_eq!(
+            parts("https://a.example/docs/").unwrap(),
+            ("a.example:443".into(), "a.example".into(), true)
+        );
+        assert_eq!(
+            parts("http://a.example:8080").unwrap(),
+            ("a.example:8080".into(), "a.example".into(), false)
+        );
         assert_eq!(parts("https://[::1]:9/x").unwrap(), ("[::1]:9".into(), "::1".into(), true));
         for bad in [
             "https://127.0.0.1:1;hash",

@@ -69,7 +69,8 @@ impl TryFrom<protocol::State> for MirrorState {
     /// like a damaged record of a local store.
     fn try_from(state: protocol::State) -> Result<Self, TransportError> {
         let record = |text: &str| Release::parse(text.as_bytes()).ok();
-        let mut releases: Vec<Release> = state.releases.iter().filter_map(|text| record(text)).collect();
+        let mut releases: Vec<Release> =
+            state.releases.iter().filter_map(|text| record(text)).collect();
         // A peer may send them in any order and with duplicates.
         releases.sort_by_cached_key(Release::name);
         releases.dedup_by_key(|release| release.name());
@@ -81,7 +82,8 @@ impl TryFrom<protocol::State> for MirrorState {
             let what = format!("the highest sequence {highest_sequence} is not below 2^53");
             return Err(TransportError::Foreign { status: 200, what });
         }
-        let receiver = ReceiverInfo { version: state.headwater, may_push: state.may_push, time: state.time };
+        let receiver =
+            ReceiverInfo { version: state.headwater, may_push: state.may_push, time: state.time };
         Ok(Self {
             store: state.store,
             // A receiver may be bound to a site before it has a store; the mirror then has no site
@@ -108,8 +110,12 @@ mod tests {
 
     #[test]
     fn a_sequence_that_no_release_can_have_is_refused() {
-        let state = |highest_sequence| protocol::State { highest_sequence, ..protocol::State::default() };
-        assert_eq!(MirrorState::try_from(state(MAX_SEQUENCE)).unwrap().highest_sequence, MAX_SEQUENCE);
+        let state =
+            |highest_sequence| protocol::State { highest_sequence, ..protocol::State::default() };
+        assert_eq!(
+            MirrorState::try_from(state(MAX_SEQUENCE)).unwrap().highest_sequence,
+            MAX_SEQUENCE
+        );
         for sequence in [MAX_SEQUENCE + 1, u64::MAX] {
             assert!(MirrorState::try_from(state(sequence)).is_err());
         }

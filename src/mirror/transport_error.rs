@@ -37,8 +37,8 @@ pub enum TransportError {
     },
     /// The server sent unencrypted data where TLS was expected.
     #[error(
-        "the server does not use TLS: use http:// if the receiver is on this machine, else put a TLS proxy in front \
-         of it"
+        "the server does not use TLS: use http:// if the receiver is on this machine, else put a \
+         TLS proxy in front of it"
     )]
     NoTls,
     /// The TLS handshake failed for another reason.
@@ -54,7 +54,10 @@ pub enum TransportError {
         to: String,
     },
     /// A response with status 413 that is not from a receiver.
-    #[error("a proxy in front of it refuses a body of {bytes} bytes: raise its limit (client_max_body_size of nginx)")]
+    #[error(
+        "a proxy in front of it refuses a body of {bytes} bytes: raise its limit \
+         (client_max_body_size of nginx)"
+    )]
     BodyTooLarge {
         /// The length of the refused body.
         bytes: u64,
@@ -147,9 +150,11 @@ impl TransportError {
             | Self::ReceiverFailed { what } => [Some(what), None],
             Self::Version { needed, message } => [Some(needed), Some(message)],
             Self::OtherDirectory { serves, .. } => [Some(serves), None],
-            Self::Deadline | Self::NoTls | Self::BodyTooLarge { .. } | Self::OtherSite { .. } | Self::Forgotten => {
-                [None, None]
-            }
+            Self::Deadline
+            | Self::NoTls
+            | Self::BodyTooLarge { .. }
+            | Self::OtherSite { .. }
+            | Self::Forgotten => [None, None],
         };
         for text in texts.into_iter().flatten() {
             *text = secrets.clean(text).into_owned();
@@ -162,7 +167,9 @@ impl TransportError {
     #[must_use]
     pub(super) const fn kind(&self) -> ErrorKind {
         match self {
-            Self::Unreachable { .. } | Self::Lost { .. } | Self::Ssh { .. } => ErrorKind::Unreachable,
+            Self::Unreachable { .. } | Self::Lost { .. } | Self::Ssh { .. } => {
+                ErrorKind::Unreachable
+            }
             Self::Certificate { .. } | Self::Tls { .. } => ErrorKind::Certificate,
             Self::Foreign { status: 502..=504, .. } => ErrorKind::BadGateway,
             Self::Timeout { .. } | Self::Deadline => ErrorKind::Timeout,

@@ -58,7 +58,9 @@ pub fn paths(diff: &Diff) -> BTreeSet<String> {
     let mut paths = BTreeSet::new();
     let mut add = |path: &str| {
         let encoded = encode_path(path);
-        if let Some(directory) = encoded.strip_suffix(INDEX).filter(|rest| rest.is_empty() || rest.ends_with('/')) {
+        if let Some(directory) =
+            encoded.strip_suffix(INDEX).filter(|rest| rest.is_empty() || rest.ends_with('/'))
+        {
             paths.insert(directory.to_owned());
         }
         paths.insert(encoded);
@@ -187,8 +189,17 @@ mod tests {
 
     fn entries(files: &[(&str, &str, Option<u64>)]) -> Vec<Result<Entry, ManifestError>> {
         let entry = |(path, content, until): &(&str, &str, Option<u64>)| {
-            let file = FileEntry { object: ObjectId::of(content.as_bytes()), size: 1, mtime: 1, exec: false };
-            Ok(Entry { path: TreePath::new(path).unwrap(), kind: EntryKind::File(file), until: *until })
+            let file = FileEntry {
+                object: ObjectId::of(content.as_bytes()),
+                size: 1,
+                mtime: 1,
+                exec: false,
+            };
+            Ok(Entry {
+                path: TreePath::new(path).unwrap(),
+                kind: EntryKind::File(file),
+                until: *until,
+            })
         };
         files.iter().map(entry).collect()
     }
@@ -214,12 +225,29 @@ mod tests {
         new.sort_by(|a, b| a.as_ref().unwrap().path.cmp(&b.as_ref().unwrap().path));
         let diff = diff(old.into_iter(), new.into_iter()).unwrap();
         let told: Vec<String> = paths(&diff).into_iter().collect();
-        assert_eq!(told, ["", "b/", "b/index.html", "gone", "index.html", "moved", "myindex.html", "to%20%C3%A9"]);
+        assert_eq!(
+            told,
+            [
+                "",
+                "b/",
+                "b/index.html",
+                "gone",
+                "index.html",
+                "moved",
+                "myindex.html",
+                "to%20%C3%A9"
+            ]
+        );
         let bases = ["https://a.example".to_owned(), "https://b.example/x/".to_owned()];
         let told = urls(&bases, &told[..2].iter().cloned().collect());
         assert_eq!(
             told,
-            ["https://a.example/", "https://a.example/b/", "https://b.example/x/", "https://b.example/x/b/"]
+            [
+                "https://a.example/",
+                "https://a.example/b/",
+                "https://b.example/x/",
+                "https://b.example/x/b/"
+            ]
         );
     }
 
@@ -238,8 +266,10 @@ mod tests {
 
     #[test]
     fn batches_hold_what_the_limits_allow() {
-        let urls: Vec<String> = (0..10).map(|number| format!("https://a.example/{number}")).collect();
-        let sizes = |purge: Purge| purge.batches(urls.clone()).iter().map(Vec::len).collect::<Vec<_>>();
+        let urls: Vec<String> =
+            (0..10).map(|number| format!("https://a.example/{number}")).collect();
+        let sizes =
+            |purge: Purge| purge.batches(urls.clone()).iter().map(Vec::len).collect::<Vec<_>>();
         assert_eq!(sizes(purge(4, 100_000)), [4, 4, 2]);
         assert_eq!(sizes(purge(100, 80)), [3, 3, 3, 1]);
         assert_eq!(sizes(purge(100, 1)), [1; 10]);
@@ -247,7 +277,10 @@ mod tests {
             assert!(json!({ "files": batch }).to_string().len() <= 80);
         }
         let left = purge(4, 100_000).send(urls.clone(), &|_| true);
-        assert_eq!((left.urls, left.requests, left.left == urls, left.error.is_some()), (0, 1, true, true));
+        assert_eq!(
+            (left.urls, left.requests, left.left == urls, left.error.is_some()),
+            (0, 1, true, true)
+        );
     }
 
     #[test]
@@ -257,10 +290,17 @@ mod tests {
         assert_eq!(next(posted(413, None), 2), PurgeRetry::Halve);
         assert!(matches!(next(posted(413, None), 1), PurgeRetry::Never(_)));
         let seconds = Some(Duration::from_secs(9));
-        assert!(matches!(next(posted(429, seconds), 3), PurgeRetry::Again(asked, _) if asked == seconds));
+        assert!(
+            matches!(next(posted(429, seconds), 3), PurgeRetry::Again(asked, _) if asked == seconds)
+        );
         assert!(matches!(next(posted(503, None), 3), PurgeRetry::Again(None, _)));
         assert!(matches!(next(posted(403, None), 3), PurgeRetry::Never(_)));
-        assert!(matches!(next(posted(302, None), 3), PurgeRetry::Never(why) if why.contains("redirect")));
-        assert!(matches!(next(Err(WebError::Timeout { limit: Duration::ZERO }), 3), PurgeRetry::Again(None, _)));
+        assert!(
+            matches!(next(posted(302, None), 3), PurgeRetry::Never(why) if why.contains("redirect"))
+        );
+        assert!(matches!(
+            next(Err(WebError::Timeout { limit: Duration::ZERO }), 3),
+            PurgeRetry::Again(None, _)
+        ));
     }
 }

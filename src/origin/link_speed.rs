@@ -64,7 +64,8 @@ struct ActiveTransfers {
 impl ActiveTransfers {
     /// The total time that all transfers have spent until `now`.
     fn spend(&mut self, now: Instant) -> Duration {
-        let passed = self.since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
+        let passed =
+            self.since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
         self.spent += passed * self.present;
         self.since = Some(now);
         self.spent
@@ -152,14 +153,22 @@ impl SpeedTable {
         if bytes >= LEAST_BYTES {
             let millis = u64::try_from(passed.as_millis()).unwrap_or(u64::MAX).max(1);
             let rate = bytes.saturating_mul(1000) / millis;
-            self.measured.lock().unwrap_or_else(PoisonError::into_inner).insert(location.to_owned(), rate);
+            self.measured
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .insert(location.to_owned(), rate);
         }
     }
 
     /// The level for mirrors at these locations, which is that of the slowest one.
     pub(crate) fn level<'l>(&self, locations: impl Iterator<Item = &'l str>) -> Level {
         let way = |location| self.known.get(location).copied().unwrap_or_default();
-        Level::Zstd(locations.map(|location| way(location).level()).max().unwrap_or(LinkSpeed::default().level()))
+        Level::Zstd(
+            locations
+                .map(|location| way(location).level())
+                .max()
+                .unwrap_or(LinkSpeed::default().level()),
+        )
     }
 }
 

@@ -79,16 +79,22 @@ impl Scratch {
     ///
     /// # Errors
     /// If neither can be created.
-    pub(crate) fn create(location: &ScratchLocation, monitor: &dyn Monitor) -> Result<Self, IoError> {
+    pub(crate) fn create(
+        location: &ScratchLocation,
+        monitor: &dyn Monitor,
+    ) -> Result<Self, IoError> {
         let in_cache = location.directory.as_ref().map_err(Clone::clone);
-        let why = match in_cache.and_then(|path| Self::create_in(path).map_err(|error| error_chain(&error))) {
+        let why = match in_cache
+            .and_then(|path| Self::create_in(path).map_err(|error| error_chain(&error)))
+        {
             Ok(scratch) => return Ok(scratch),
             Err(why) => why,
         };
         let (temporary, dir) = Temporary::create(&location.temporary)?;
         let mut scratch = Self::create_in(dir.path())?;
         scratch.temporary = Some(temporary);
-        let message = format!("there is no cache: {why}; this push reads every file and may send more");
+        let message =
+            format!("there is no cache: {why}; this push reads every file and may send more");
         monitor.event(Event::Warned { message });
         Ok(scratch)
     }
@@ -127,12 +133,18 @@ impl Scratch {
 
     /// Stores the manifest of the release `sequence` for later pushes, and keeps the `keep` newest
     /// manifests.
-    pub(crate) fn keep_manifest(&self, manifest: &ManifestFile, sequence: u64, keep: usize) -> Result<(), IoError> {
+    pub(crate) fn keep_manifest(
+        &self,
+        manifest: &ManifestFile,
+        sequence: u64,
+        keep: usize,
+    ) -> Result<(), IoError> {
         let name = format!("{KNOWN}{sequence:020}-{}", manifest.id);
         if self.parent.stat(&name)?.is_none() {
             let mut copy = self.dir.create_file(&name)?;
             let path = || self.dir.join(&name);
-            let mut from = FileFromStart { file: manifest.file.try_clone().context("read", path)?, offset: 0 };
+            let mut from =
+                FileFromStart { file: manifest.file.try_clone().context("read", path)?, offset: 0 };
             std::io::copy(&mut from, &mut copy).context("write", path)?;
             self.dir.rename(&name, &self.parent, &name)?;
         }
@@ -157,8 +169,11 @@ impl Scratch {
 
     /// The names and ids of the stored manifests, newest first.
     fn kept(&self) -> Result<Vec<(String, ManifestId)>, IoError> {
-        let id = |name: &str| ManifestId::parse_hex(name.strip_prefix(KNOWN)?.split_once('-')?.1.as_bytes());
-        let names = self.parent.entries()?.into_iter().filter_map(|(name, _)| name.into_string().ok());
+        let id = |name: &str| {
+            ManifestId::parse_hex(name.strip_prefix(KNOWN)?.split_once('-')?.1.as_bytes())
+        };
+        let names =
+            self.parent.entries()?.into_iter().filter_map(|(name, _)| name.into_string().ok());
         let mut kept: Vec<_> = names.filter_map(|name| id(&name).map(|id| (name, id))).collect();
         kept.sort_unstable_by(|a, b| b.cmp(a));
         Ok(kept)
@@ -191,7 +206,10 @@ impl Scratch {
 
 /// Warns that new content is not kept.
 pub(crate) fn warn_not_kept(error: &IoError, monitor: &dyn Monitor) {
-    let message = format!("new content is not kept for the next push, which may send more: {}", error_chain(error));
+    let message = format!(
+        "new content is not kept for the next push, which may send more: {}",
+        error_chain(error)
+    );
     monitor.event(Event::Warned { message });
 }
 
@@ -323,10 +341,12 @@ mod tests {
         for sequence in [9, 10, 11] {
             let lines = format!("lines {sequence}");
             let id = ManifestId::of(lines.as_bytes());
-            let manifest = ManifestFile::copy(&scratch, "m", lines.as_bytes(), id).unwrap().unwrap();
+            let manifest =
+                ManifestFile::copy(&scratch, "m", lines.as_bytes(), id).unwrap().unwrap();
             scratch.keep_manifest(&manifest, sequence, 2).unwrap();
         }
-        let known: Vec<_> = scratch.known_manifests().unwrap().into_iter().map(|known| known.id).collect();
+        let known: Vec<_> =
+            scratch.known_manifests().unwrap().into_iter().map(|known| known.id).collect();
         assert_eq!(known, [ManifestId::of(b"lines 11"), ManifestId::of(b"lines 10")]);
     }
 
@@ -359,7 +379,9 @@ mod tests {
             assert_eq!(std::fs::metadata(&place).unwrap().permissions().mode() & 0o7777, 0o700);
             assert!(place.starts_with(other.path()) && scratch.dir().path().starts_with(&place));
             let warnings = warned.0.into_inner().unwrap();
-            let why = location.directory.map_or_else(|why| why, |path| format!("create directory {}", path.display()));
+            let why = location
+                .directory
+                .map_or_else(|why| why, |path| format!("create directory {}", path.display()));
             assert!(warnings.len() == 1 && warnings[0].contains(&why), "{warnings:?}");
             drop(scratch);
             assert_eq!(std::fs::read_dir(other.path()).unwrap().count(), 0);

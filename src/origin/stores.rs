@@ -61,9 +61,16 @@ impl KnownStores {
     ///
     /// # Errors
     /// [`MirrorError::OtherStore`].
-    pub fn check(&self, name: &str, location: &str, found: Option<StoreId>) -> Result<(), MirrorError> {
+    pub fn check(
+        &self,
+        name: &str,
+        location: &str,
+        found: Option<StoreId>,
+    ) -> Result<(), MirrorError> {
         match self.of(name, location) {
-            Some(expected) if found != Some(expected) && !self.init => Err(MirrorError::OtherStore { expected, found }),
+            Some(expected) if found != Some(expected) && !self.init => {
+                Err(MirrorError::OtherStore { expected, found })
+            }
             _ => Ok(()),
         }
     }
@@ -83,7 +90,9 @@ impl KnownStores {
         let note = StoreNote { location: key_of(location), store, release };
         let bytes = serde_json::to_vec(&note).expect("a note has plain values");
         let dir = path.parent().unwrap_or(Path::new("."));
-        fsx::create_dir_all(dir).and_then(|()| fsx::replace_file(&path, |out| out.write_all(&bytes))).ok();
+        fsx::create_dir_all(dir)
+            .and_then(|()| fsx::replace_file(&path, |out| out.write_all(&bytes)))
+            .ok();
     }
 
     fn path_of(&self, location: &str) -> Option<PathBuf> {
@@ -118,14 +127,24 @@ mod tests {
     fn another_store_than_the_one_that_was_noted_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         let [first, second] = [(); 2].map(|()| StoreId::random().unwrap());
-        let stores = KnownStores::new(Some(dir.path().join("stores")), [("eu".to_owned(), second)].into());
-        assert!(stores.check("a", "/srv/a", None).is_ok() && stores.check("a", "/srv/a", Some(first)).is_ok());
+        let stores =
+            KnownStores::new(Some(dir.path().join("stores")), [("eu".to_owned(), second)].into());
+        assert!(
+            stores.check("a", "/srv/a", None).is_ok()
+                && stores.check("a", "/srv/a", Some(first)).is_ok()
+        );
         let release: ReleaseName = "7-0123456789abcdef".parse().unwrap();
         stores.remember("/srv/./a/", first, Some(release));
         stores.remember("/srv/a", first, None);
         stores.remember("https://h:1/x/", second, None);
-        assert_eq!((stores.brought("/srv/a"), stores.brought("https://h:1/x")), (Some(release), None));
-        assert_eq!((stores.of("a", "/srv/a"), stores.of("b", "https://h:1/x")), (Some(first), Some(second)));
+        assert_eq!(
+            (stores.brought("/srv/a"), stores.brought("https://h:1/x")),
+            (Some(release), None)
+        );
+        assert_eq!(
+            (stores.of("a", "/srv/a"), stores.of("b", "https://h:1/x")),
+            (Some(first), Some(second))
+        );
         for found in [None, Some(second)] {
             let error = stores.check("a", "/srv/a", found).unwrap_err();
             assert!(error.to_string().contains(&first.to_string()), "{error}");

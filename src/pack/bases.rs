@@ -17,14 +17,18 @@ pub struct Base {
 /// the bases of a new object, the best first, and the size of the object. Each base is used once.
 /// If a base is larger than the remaining room, the range around the position of the piece is used.
 #[must_use]
-pub fn base_ranges<'b>(pieces: &[Piece], bases_of: impl Fn(u32) -> (&'b [Base], u64)) -> Vec<BaseRange> {
+pub fn base_ranges<'b>(
+    pieces: &[Piece],
+    bases_of: impl Fn(u32) -> (&'b [Base], u64),
+) -> Vec<BaseRange> {
     let mut ranges = Vec::new();
     let mut seen = HashSet::new();
     let mut room = MAX_PREFIX_BYTES as u64;
     for piece in pieces {
         let (bases, size) = bases_of(piece.ordinal);
         for base in bases {
-            if base.size == 0 || room == 0 || ranges.len() == MAX_RANGES || !seen.insert(base.entry) {
+            if base.size == 0 || room == 0 || ranges.len() == MAX_RANGES || !seen.insert(base.entry)
+            {
                 continue;
             }
             let length = base.size.min(room);
@@ -52,8 +56,10 @@ mod tests {
 
     #[test]
     fn small_bases_are_whole_and_each_is_taken_once() {
-        let table =
-            [vec![Base { entry: 5, size: 100 }], vec![Base { entry: 5, size: 100 }, Base { entry: 9, size: 7 }]];
+        let table = [
+            vec![Base { entry: 5, size: 100 }],
+            vec![Base { entry: 5, size: 100 }, Base { entry: 9, size: 7 }],
+        ];
         let pieces = [0, 1].map(|ordinal| Piece { ordinal, offset: 0, length: 50 });
         let ranges = base_ranges(&pieces, |ordinal| (&table[ordinal as usize], 50));
         let range = |entry, length| BaseRange { entry, offset: 0, length };
@@ -76,7 +82,10 @@ mod tests {
     fn the_limit_of_the_prefix_holds() {
         let bases: Vec<_> = (0..9).map(|entry| Base { entry, size: 3 << 20 }).collect();
         let ranges = base_ranges(&[Piece { ordinal: 0, offset: 0, length: 1 }], |_| (&bases, 1));
-        assert_eq!(ranges.iter().map(|range| range.length as usize).sum::<usize>(), MAX_PREFIX_BYTES);
+        assert_eq!(
+            ranges.iter().map(|range| range.length as usize).sum::<usize>(),
+            MAX_PREFIX_BYTES
+        );
         assert_eq!(ranges.len(), 6);
     }
 }

@@ -46,7 +46,11 @@ impl<'a> StoredFrame<'a> {
 
     /// The content of a raw block.
     fn plain(&self) -> Result<&'a [u8], PackError> {
-        if self.bytes.len() == self.content_bytes { Ok(self.bytes) } else { Err(PackError::frame("it is cut")) }
+        if self.bytes.len() == self.content_bytes {
+            Ok(self.bytes)
+        } else {
+            Err(PackError::frame("it is cut"))
+        }
     }
 
     /// As [`Self::decode`], but reuses a buffer. A raw block is returned without touching the
@@ -54,14 +58,19 @@ impl<'a> StoredFrame<'a> {
     ///
     /// # Errors
     /// As [`Self::decode`].
-    pub fn decode_in<'b>(&self, prefix: &[u8], buffer: &'b mut Vec<u8>) -> Result<&'b [u8], PackError>
+    pub fn decode_in<'b>(
+        &self,
+        prefix: &[u8],
+        buffer: &'b mut Vec<u8>,
+    ) -> Result<&'b [u8], PackError>
     where
         'a: 'b,
     {
         if !self.is_packed {
             return self.plain();
         }
-        let decode_into = if delta::is_delta(self.bytes) { delta::decode_into } else { frame::decode_into };
+        let decode_into =
+            if delta::is_delta(self.bytes) { delta::decode_into } else { frame::decode_into };
         decode_into(self.bytes, prefix, self.content_bytes, buffer)?;
         Ok(buffer)
     }
@@ -97,10 +106,13 @@ impl<'a> Block<'a> {
     pub(super) fn take(input: &mut PackCursor<'a>) -> Result<Self, PackError> {
         let kind = BlockKind::from_byte(input.byte("kind of a block")?)?;
         let (pieces, bases) = match kind {
-            BlockKind::Zstd | BlockKind::Raw => (layout::take_pieces(input)?.0, layout::take_bases(input)?.0),
+            BlockKind::Zstd | BlockKind::Raw => {
+                (layout::take_pieces(input)?.0, layout::take_bases(input)?.0)
+            }
             BlockKind::Dense => take_dense(input)?,
         };
-        let (content_bytes, prefix_bytes) = (layout::content_bytes(&pieces)?, layout::prefix_bytes(&bases)?);
+        let (content_bytes, prefix_bytes) =
+            (layout::content_bytes(&pieces)?, layout::prefix_bytes(&bases)?);
         let length = input.number("length of a frame")?;
         if kind == BlockKind::Raw {
             if !bases.is_empty() {
@@ -130,7 +142,11 @@ impl<'a> Block<'a> {
     ///
     /// # Errors
     /// As [`Self::decode`].
-    pub fn decode_in<'b>(&self, prefix: &[u8], buffer: &'b mut Vec<u8>) -> Result<&'b [u8], PackError>
+    pub fn decode_in<'b>(
+        &self,
+        prefix: &[u8],
+        buffer: &'b mut Vec<u8>,
+    ) -> Result<&'b [u8], PackError>
     where
         'a: 'b,
     {

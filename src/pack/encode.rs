@@ -104,10 +104,11 @@ impl BlockEncoder {
         level: Level,
     ) -> Result<EncodedBlock, PackError> {
         let mut delta = std::mem::take(&mut self.delta);
-        let encoder = |content: &[u8], prefix: &[u8], level| match delta.encode(content, prefix, level)? {
-            Some(delta) => Ok(delta),
-            None => frame::encode(content, prefix, level),
-        };
+        let encoder =
+            |content: &[u8], prefix: &[u8], level| match delta.encode(content, prefix, level)? {
+                Some(delta) => Ok(delta),
+                None => frame::encode(content, prefix, level),
+            };
         let block = self.encode_with(encoder, pieces, content, bases, prefix, level);
         self.delta = delta;
         block
@@ -142,7 +143,9 @@ fn make_block(
     let frame = match level {
         Level::Raw => None,
         Level::Zstd(_) if bases.is_empty() && frame::looks_compressed(content) => None,
-        Level::Zstd(level) => Some(encoder(content, prefix, level).map_err(|source| PackError::Encoder { source })?),
+        Level::Zstd(level) => {
+            Some(encoder(content, prefix, level).map_err(|source| PackError::Encoder { source })?)
+        }
     };
     let raw_head = plain_head(BlockKind::Raw, pieces, &[]);
     let zstd = match frame {
@@ -156,7 +159,8 @@ fn make_block(
             assemble(&head, made, pieces, bases)
         }
         _ => {
-            let raw = StoredFrame { bytes: content, is_packed: false, content_bytes: content.len() };
+            let raw =
+                StoredFrame { bytes: content, is_packed: false, content_bytes: content.len() };
             assemble(&raw_head, raw, pieces, &[])
         }
     })
@@ -173,7 +177,8 @@ fn plain_head(kind: BlockKind, pieces: &[Piece], bases: &[BaseRange]) -> Vec<u8>
 fn zstd_head(pieces: &[Piece], bases: &[BaseRange]) -> Result<Vec<u8>, PackError> {
     let plain = plain_head(BlockKind::Zstd, pieces, bases);
     let ranges = layout::dense(pieces, bases);
-    let packed = frame::encode(&ranges, &[], RANGES_LEVEL).map_err(|source| PackError::Encoder { source })?;
+    let packed = frame::encode(&ranges, &[], RANGES_LEVEL)
+        .map_err(|source| PackError::Encoder { source })?;
     let mut head = vec![BlockKind::Dense.byte()];
     varint::push(ranges.len() as u64, &mut head);
     varint::push(packed.len() as u64, &mut head);
@@ -181,7 +186,13 @@ fn zstd_head(pieces: &[Piece], bases: &[BaseRange]) -> Result<Vec<u8>, PackError
     Ok(if head.len() < plain.len() { head } else { plain })
 }
 
-fn check(pieces: &[Piece], content: &[u8], bases: &[BaseRange], prefix: &[u8], level: Level) -> Result<(), PackError> {
+fn check(
+    pieces: &[Piece],
+    content: &[u8],
+    bases: &[BaseRange],
+    prefix: &[u8],
+    level: Level,
+) -> Result<(), PackError> {
     if layout::content_bytes(pieces)? != content.len() {
         return Err(PackError::Layout { what: "the content is not as long as its pieces" });
     }
@@ -198,7 +209,12 @@ fn check(pieces: &[Piece], content: &[u8], bases: &[BaseRange], prefix: &[u8], l
     Ok(())
 }
 
-fn assemble(head: &[u8], frame: StoredFrame<'_>, pieces: &[Piece], bases: &[BaseRange]) -> EncodedBlock {
+fn assemble(
+    head: &[u8],
+    frame: StoredFrame<'_>,
+    pieces: &[Piece],
+    bases: &[BaseRange],
+) -> EncodedBlock {
     let StoredFrame { bytes: frame, is_packed, content_bytes } = frame;
     let mut bytes = Vec::with_capacity(head.len() + varint::MAX_BYTES + frame.len());
     bytes.extend_from_slice(head);
@@ -221,7 +237,9 @@ fn prove(
     let mut input = PackCursor { rest: &block.bytes };
     let prefix = if block.base_count == 0 { &[] } else { prefix };
     let read = Block::take(&mut input).and_then(|read| {
-        let same = input.rest.is_empty() && read.pieces() == pieces && *read.decode_in(prefix, buffer)? == *content;
+        let same = input.rest.is_empty()
+            && read.pieces() == pieces
+            && *read.decode_in(prefix, buffer)? == *content;
         Ok(same)
     });
     match read {
@@ -255,7 +273,14 @@ mod tests {
                 frame[bit / 8] ^= 1 << (bit % 8);
                 Ok(frame)
             };
-            let result = BlockEncoder::default().encode_with(faulty, &piece(TEXT), TEXT, &[], &[], Level::default());
+            let result = BlockEncoder::default().encode_with(
+                faulty,
+                &piece(TEXT),
+                TEXT,
+                &[],
+                &[],
+                Level::default(),
+            );
             assert!(matches!(result, Err(PackError::EncoderFault { .. })), "bit {bit}: {result:?}");
         }
     }
@@ -304,8 +329,14 @@ mod tests {
             frame::encode(&content, &prefix, level)
         };
         // The output is right, but the checksum of the frame is wrong.
-        let result =
-            BlockEncoder::default().encode_with(faulty, &piece(&old), &old, &base(&old), &old, Level::default());
+        let result = BlockEncoder::default().encode_with(
+            faulty,
+            &piece(&old),
+            &old,
+            &base(&old),
+            &old,
+            Level::default(),
+        );
         assert!(matches!(result, Err(PackError::EncoderFault { source: Some(_) })), "{result:?}");
     }
 
@@ -316,14 +347,28 @@ mod tests {
             content[7] ^= 1;
             frame::encode(&content, prefix, level)
         };
-        let result = BlockEncoder::default().encode_with(faulty, &piece(TEXT), TEXT, &[], &[], Level::default());
+        let result = BlockEncoder::default().encode_with(
+            faulty,
+            &piece(TEXT),
+            TEXT,
+            &[],
+            &[],
+            Level::default(),
+        );
         assert!(matches!(result, Err(PackError::EncoderFault { source: None })), "{result:?}");
     }
 
     #[test]
     fn encoder_that_gives_up_is_no_fault_of_the_frame() {
         let broken = |_: &[u8], _: &[u8], _| Err(io::Error::other("no memory"));
-        let result = BlockEncoder::default().encode_with(broken, &piece(TEXT), TEXT, &[], &[], Level::default());
+        let result = BlockEncoder::default().encode_with(
+            broken,
+            &piece(TEXT),
+            TEXT,
+            &[],
+            &[],
+            Level::default(),
+        );
         assert!(matches!(result, Err(PackError::Encoder { .. })), "{result:?}");
     }
 
@@ -332,7 +377,8 @@ mod tests {
         let content = noise(5000);
         let raw = encode_block(&piece(&content), &content, &[], &[], Level::Raw).unwrap();
         let packed = encode_block(&piece(&content), &content, &[], &[], Level::Zstd(19)).unwrap();
-        let against = encode_block(&piece(&content), &content, &base(TEXT), TEXT, Level::Zstd(3)).unwrap();
+        let against =
+            encode_block(&piece(&content), &content, &base(TEXT), TEXT, Level::Zstd(3)).unwrap();
         assert_eq!(raw.as_bytes()[0], BlockKind::Raw.byte());
         assert_eq!((&packed, &against), (&raw, &raw));
         assert_eq!(against.base_count(), 0);
@@ -342,34 +388,50 @@ mod tests {
     fn large_incompressible_content_never_meets_the_encoder() {
         let content = noise(1 << 20);
         let unused = |_: &[u8], _: &[u8], _| panic!("the encoder was asked");
-        let block =
-            BlockEncoder::default().encode_with(unused, &piece(&content), &content, &[], &[], Level::Zstd(19)).unwrap();
+        let block = BlockEncoder::default()
+            .encode_with(unused, &piece(&content), &content, &[], &[], Level::Zstd(19))
+            .unwrap();
         assert_eq!(block.content_bytes(), 1 << 20);
     }
 
     #[test]
     fn bases_make_incompressible_content_small() {
         let content = noise(300_000);
-        let block = encode_block(&piece(&content), &content, &base(&content), &content, Level::default()).unwrap();
+        let block =
+            encode_block(&piece(&content), &content, &base(&content), &content, Level::default())
+                .unwrap();
         assert_eq!((block.piece_count(), block.base_count()), (1, 1));
         assert!(block.encoded_bytes() < 300, "{}", block.encoded_bytes());
     }
 
     #[test]
     fn arguments_that_do_not_fit_are_refused() {
-        let encode = |pieces: &[Piece], content: &[u8], bases: &[BaseRange], prefix: &[u8], level| {
-            encode_block(pieces, content, bases, prefix, level).unwrap_err()
-        };
+        let encode =
+            |pieces: &[Piece], content: &[u8], bases: &[BaseRange], prefix: &[u8], level| {
+                encode_block(pieces, content, bases, prefix, level).unwrap_err()
+            };
         let level = Level::default();
         assert!(matches!(encode(&[], b"", &[], &[], level), PackError::Layout { .. }));
         assert!(matches!(encode(&piece(b""), b"", &[], &[], level), PackError::Layout { .. }));
         assert!(matches!(encode(&piece(b"a"), b"ab", &[], &[], level), PackError::Layout { .. }));
-        assert!(matches!(encode(&piece(b"a"), b"a", &base(b"x"), b"xy", level), PackError::Prefix { .. }));
-        assert!(matches!(encode(&piece(b"a"), b"a", &base(b"x"), b"x", Level::Raw), PackError::Layout { .. }));
-        assert!(matches!(encode(&piece(b"a"), b"a", &[], &[], Level::Zstd(0)), PackError::Layout { .. }));
+        assert!(matches!(
+            encode(&piece(b"a"), b"a", &base(b"x"), b"xy", level),
+            PackError::Prefix { .. }
+        ));
+        assert!(matches!(
+            encode(&piece(b"a"), b"a", &base(b"x"), b"x", Level::Raw),
+            PackError::Layout { .. }
+        ));
+        assert!(matches!(
+            encode(&piece(b"a"), b"a", &[], &[], Level::Zstd(0)),
+            PackError::Layout { .. }
+        ));
         let over = vec![0; crate::pack::MAX_CONTENT_BYTES + 1];
         assert!(matches!(encode(&piece(&over), &over, &[], &[], level), PackError::Limit { .. }));
         let over = vec![0; crate::pack::MAX_PREFIX_BYTES + 1];
-        assert!(matches!(encode(&piece(b"a"), b"a", &base(&over), &over, level), PackError::Limit { .. }));
+        assert!(matches!(
+            encode(&piece(b"a"), b"a", &base(&over), &over, level),
+            PackError::Limit { .. }
+        ));
     }
 }

@@ -41,7 +41,11 @@ const fn effort_against(level: i32) -> i32 {
 ///
 /// The bytes do not depend on earlier calls.
 pub(super) fn encode(content: &[u8], prefix: &[u8], level: i32) -> io::Result<Vec<u8>> {
-    if prefix.is_empty() { encode_plain(content, level) } else { encode_against(content, prefix, level) }
+    if prefix.is_empty() {
+        encode_plain(content, level)
+    } else {
+        encode_against(content, prefix, level)
+    }
 }
 
 /// Encodes a frame without a prefix with the one-shot functions of the library. The streaming ones
@@ -137,7 +141,11 @@ fn parse_header(frame: &[u8]) -> Result<FrameHeader, PackError> {
 /// # Errors
 /// Fails if the frame breaks a rule of the format or does not decode, or if the bases are not those
 /// of the encoder.
-pub(super) fn decode(frame: &[u8], prefix: &[u8], content_bytes: usize) -> Result<Vec<u8>, PackError> {
+pub(super) fn decode(
+    frame: &[u8],
+    prefix: &[u8],
+    content_bytes: usize,
+) -> Result<Vec<u8>, PackError> {
     let mut content = Vec::new();
     decode_into(frame, prefix, content_bytes, &mut content)?;
     Ok(content)
@@ -185,7 +193,10 @@ thread_local! {
 
 /// Calls `run` with a decoder that has no state of earlier frames. A decoder with a prefix is
 /// created for this call only.
-fn with_decoder<T>(prefix: &[u8], run: impl FnOnce(&mut raw::Decoder<'_>) -> io::Result<T>) -> io::Result<T> {
+fn with_decoder<T>(
+    prefix: &[u8],
+    run: impl FnOnce(&mut raw::Decoder<'_>) -> io::Result<T>,
+) -> io::Result<T> {
     if !prefix.is_empty() {
         return run(&mut raw::Decoder::with_ref_prefix(prefix)?);
     }
@@ -211,8 +222,11 @@ pub(super) fn looks_compressed(content: &[u8]) -> bool {
     if content.len() < 2 * SAMPLE_STRIDE {
         return false;
     }
-    let samples: Vec<u8> =
-        content.chunks_exact(SAMPLE_STRIDE).flat_map(|stride| &stride[..SAMPLE_BYTES]).copied().collect();
+    let samples: Vec<u8> = content
+        .chunks_exact(SAMPLE_STRIDE)
+        .flat_map(|stride| &stride[..SAMPLE_BYTES])
+        .copied()
+        .collect();
     // 3 % is about what Huffman coding saves in JPEG and WOFF2 files.
     zstd::bulk::compress(&samples, 1).is_ok_and(|packed| packed.len() > samples.len() / 100 * 97)
 }
@@ -248,7 +262,10 @@ mod tests {
         for prefix in [vec![], noise(600 << 10)] {
             let frame = encode(&content, &prefix, 3).unwrap();
             let bytes = content.len() as u64;
-            assert_eq!(parse_header(&frame).unwrap(), FrameHeader { content_bytes: bytes, window_bytes: bytes });
+            assert_eq!(
+                parse_header(&frame).unwrap(),
+                FrameHeader { content_bytes: bytes, window_bytes: bytes }
+            );
             assert_eq!(decode(&frame, &prefix, content.len()).unwrap(), content);
         }
     }
@@ -270,7 +287,10 @@ mod tests {
         let frame = encode(&prefix[100..9000], &prefix, 3).unwrap();
         let mut other = prefix;
         other[5000] ^= 1;
-        assert!(matches!(decode(&frame, &other, 8900), Err(PackError::Frame { source: Some(_), .. })));
+        assert!(matches!(
+            decode(&frame, &other, 8900),
+            Err(PackError::Frame { source: Some(_), .. })
+        ));
     }
 
     #[test]
@@ -325,7 +345,10 @@ mod tests {
     fn window_is_bounded_by_what_the_block_needs() {
         let window_of = |log: u8| (log - 10) << 3;
         assert_eq!(fault(&repeated(window_of(11), 1000, &[1000]), 1000), "its window is too large");
-        assert_eq!(fault(&repeated(window_of(10) + 1, 1000, &[1000]), 1000), "its window is too large");
+        assert_eq!(
+            fault(&repeated(window_of(10) + 1, 1000, &[1000]), 1000),
+            "its window is too large"
+        );
         assert_eq!(fault(&repeated(0xff, 1000, &[1000]), 1000), "its window is too large");
         // Within the limits, so that only the missing checksum is wrong.
         assert_eq!(fault(&repeated(window_of(10), 1000, &[1000]), 1000), "it does not decode");
@@ -340,7 +363,10 @@ mod tests {
         let blocks = vec![128 << 10; 1000];
         assert_eq!(fault(&repeated(0, 1000, &blocks), 1000), "it does not decode");
         assert_eq!(fault(&repeated(7 << 3, 128 << 10, &blocks), 128 << 10), "it does not decode");
-        assert_eq!(fault(&repeated(0, u32::MAX, &blocks), 1000), "its size is not that of the pieces");
+        assert_eq!(
+            fault(&repeated(0, u32::MAX, &blocks), 1000),
+            "its size is not that of the pieces"
+        );
     }
 
     #[test]

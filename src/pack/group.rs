@@ -59,7 +59,11 @@ pub fn group<'m>(members: &'m [ObjectToPack<'m>], level: Level) -> Groups<'m> {
 
 /// As [`group`], with at most `content_bytes` per block, clamped to 1..=[`MAX_CONTENT_BYTES`].
 #[must_use]
-pub fn group_within<'m>(members: &'m [ObjectToPack<'m>], level: Level, content_bytes: usize) -> Groups<'m> {
+pub fn group_within<'m>(
+    members: &'m [ObjectToPack<'m>],
+    level: Level,
+    content_bytes: usize,
+) -> Groups<'m> {
     let limit = content_bytes.clamp(1, MAX_CONTENT_BYTES);
     let mut order = match level {
         Level::Raw => path_order(members),
@@ -192,7 +196,8 @@ fn extension(path: &TreePath) -> &str {
 
 /// The rank of each extension in sorted order.
 fn extension_ranks<'m>(members: &'m [ObjectToPack<'m>]) -> HashMap<&'m str, u32> {
-    let mut ranks: HashMap<&str, u32> = members.iter().map(|member| (extension(member.path), 0)).collect();
+    let mut ranks: HashMap<&str, u32> =
+        members.iter().map(|member| (extension(member.path), 0)).collect();
     let mut extensions: Vec<&str> = ranks.keys().copied().collect();
     extensions.sort_unstable();
     ranks.extend((0u32..).zip(extensions).map(|(rank, extension)| (extension, rank)));
@@ -218,9 +223,15 @@ impl Key {
         let bound = |position: usize| u16::try_from(position).unwrap_or(u16::MAX);
         let whole = path.as_str();
         let name = whole.len() - path.name().len();
-        let token =
-            hash_token(path.name()).map_or((whole.len(), whole.len()), |(start, end)| (name + start, name + end));
-        let mut key = Self { extension, index, start: 0, name: bound(name), token: (bound(token.0), bound(token.1)) };
+        let token = hash_token(path.name())
+            .map_or((whole.len(), whole.len()), |(start, end)| (name + start, name + end));
+        let mut key = Self {
+            extension,
+            index,
+            start: 0,
+            name: bound(name),
+            token: (bound(token.0), bound(token.1)),
+        };
         let (head, tail) = key.parts(path);
         let mut start = [0; 8];
         start.iter_mut().zip(head.iter().chain(tail)).for_each(|(to, from)| *to = *from);
@@ -303,7 +314,10 @@ mod tests {
 
     #[test]
     fn raw_content_is_in_path_order() {
-        assert_eq!(order_of(&["b.js", "a/z.html", "a/b.js"], Level::Raw), ["a/b.js", "a/z.html", "b.js"]);
+        assert_eq!(
+            order_of(&["b.js", "a/z.html", "a/b.js"], Level::Raw),
+            ["a/b.js", "a/z.html", "b.js"]
+        );
     }
 
     #[test]
@@ -328,8 +342,9 @@ mod tests {
         assert_eq!(group(&whole, Level::Zstd(19)).count(), 2);
         assert_eq!(group(&whole, Level::Raw).count(), 5);
         assert_eq!(group_within(&whole[1..], Level::Raw, 0).count(), 1);
-        let tiny: Vec<_> =
-            (0..70_000).map(|ordinal| ObjectToPack { ordinal, size: 1, path: &paths[0], base_bytes: 0 }).collect();
+        let tiny: Vec<_> = (0..70_000)
+            .map(|ordinal| ObjectToPack { ordinal, size: 1, path: &paths[0], base_bytes: 0 })
+            .collect();
         let counts: Vec<_> = group(&tiny, Level::default()).map(|block| block.len()).collect();
         assert_eq!(counts, [MAX_RANGES, 70_000 - MAX_RANGES]);
         assert_eq!(group(&[], Level::default()).next(), None);

@@ -3,7 +3,9 @@
 //!
 //! Writes and reads both lists, and enforces their limits.
 
-use super::{KIND_DENSE, KIND_RAW, KIND_ZSTD, MAX_CONTENT_BYTES, MAX_PREFIX_BYTES, MAX_RANGES, PackError};
+use super::{
+    KIND_DENSE, KIND_RAW, KIND_ZSTD, MAX_CONTENT_BYTES, MAX_PREFIX_BYTES, MAX_RANGES, PackError,
+};
 use crate::varint;
 
 /// A range of a new object.
@@ -78,7 +80,8 @@ impl<'a> PackCursor<'a> {
 
     pub(super) fn take(&mut self, count: u64, what: &'static str) -> Result<&'a [u8], PackError> {
         let count = usize::try_from(count).map_err(|_| PackError::Truncated { what })?;
-        let (bytes, rest) = self.rest.split_at_checked(count).ok_or(PackError::Truncated { what })?;
+        let (bytes, rest) =
+            self.rest.split_at_checked(count).ok_or(PackError::Truncated { what })?;
         self.rest = rest;
         Ok(bytes)
     }
@@ -109,7 +112,13 @@ impl<'a> PackCursor<'a> {
 }
 
 /// Adds the length of a range to `total`, and checks both against their limits.
-fn add(total: usize, offset: u64, length: u32, what: &'static str, limit: usize) -> Result<usize, PackError> {
+fn add(
+    total: usize,
+    offset: u64,
+    length: u32,
+    what: &'static str,
+    limit: usize,
+) -> Result<usize, PackError> {
     if length == 0 {
         return Err(PackError::Layout { what: "a range without bytes" });
     }
@@ -189,7 +198,8 @@ pub(super) fn take_pieces(input: &mut PackCursor<'_>) -> Result<(Vec<Piece>, usi
     for _ in 0..count {
         let ordinal = input.number("ordinal of a piece")?;
         let piece = Piece {
-            ordinal: u32::try_from(ordinal).map_err(|_| PackError::Garbled { what: "ordinal of a piece" })?,
+            ordinal: u32::try_from(ordinal)
+                .map_err(|_| PackError::Garbled { what: "ordinal of a piece" })?,
             offset: input.number("offset of a piece")?,
             length: length(input, "content bytes of a block", MAX_CONTENT_BYTES)?,
         };
@@ -258,7 +268,8 @@ impl<'p> ExpectedBase<'p> {
     fn entry(&self) -> u64 {
         let ordinal = |index: usize| self.pieces.get(index).map(|piece| u64::from(piece.ordinal));
         let before = self.index.checked_sub(1).map_or(Some(0), ordinal);
-        let step = ordinal(self.index).zip(before).map_or(1, |(now, before)| now.wrapping_sub(before));
+        let step =
+            ordinal(self.index).zip(before).map_or(1, |(now, before)| now.wrapping_sub(before));
         self.last.wrapping_add(step)
     }
 
@@ -283,17 +294,28 @@ fn push_steps(values: impl Iterator<Item = u64>, out: &mut Vec<u8>) {
 }
 
 /// Reads a number that [`push_difference`] wrote.
-pub(super) fn take_difference(input: &mut PackCursor<'_>, expected: u64, what: &'static str) -> Result<u64, PackError> {
+pub(super) fn take_difference(
+    input: &mut PackCursor<'_>,
+    expected: u64,
+    what: &'static str,
+) -> Result<u64, PackError> {
     let zigzag = input.number(what)?;
     let difference = (zigzag >> 1).cast_signed() ^ -((zigzag & 1).cast_signed());
     Ok(expected.wrapping_add(difference.cast_unsigned()))
 }
 
-fn take_column<T>(count: usize, mut next: impl FnMut(usize) -> Result<T, PackError>) -> Result<Vec<T>, PackError> {
+fn take_column<T>(
+    count: usize,
+    mut next: impl FnMut(usize) -> Result<T, PackError>,
+) -> Result<Vec<T>, PackError> {
     (0..count).map(&mut next).collect()
 }
 
-fn take_steps(input: &mut PackCursor<'_>, count: usize, what: &'static str) -> Result<Vec<u64>, PackError> {
+fn take_steps(
+    input: &mut PackCursor<'_>,
+    count: usize,
+    what: &'static str,
+) -> Result<Vec<u64>, PackError> {
     let mut expected = 0;
     take_column(count, |_| {
         let value = take_difference(input, expected, what)?;
@@ -313,7 +335,8 @@ pub(super) fn take_dense(bytes: &[u8]) -> Result<(Vec<Piece>, Vec<BaseRange>), P
     let lengths = take_column(counts[0], |_| length(input, PIECE, MAX_CONTENT_BYTES))?;
     let mut pieces = Vec::with_capacity(counts[0]);
     for ((ordinal, offset), length) in ordinals.into_iter().zip(offsets).zip(lengths) {
-        let ordinal = u32::try_from(ordinal).map_err(|_| PackError::Garbled { what: "ordinal of a piece" })?;
+        let ordinal = u32::try_from(ordinal)
+            .map_err(|_| PackError::Garbled { what: "ordinal of a piece" })?;
         pieces.push(Piece { ordinal, offset, length });
     }
     let mut expected = ExpectedBase::new(&pieces);
@@ -331,7 +354,8 @@ pub(super) fn take_dense(bytes: &[u8]) -> Result<(Vec<Piece>, Vec<BaseRange>), P
         return Err(PackError::Garbled { what: "bytes behind the ranges of a block" });
     }
     let ranges = entries.into_iter().zip(offsets).zip(lengths);
-    let bases = ranges.map(|((entry, offset), length)| BaseRange { entry, offset, length }).collect();
+    let bases =
+        ranges.map(|((entry, offset), length)| BaseRange { entry, offset, length }).collect();
     Ok((pieces, bases))
 }
 
@@ -408,7 +432,10 @@ mod tests {
         assert!(matches!(prefix_bytes(&over), Err(PackError::Limit { .. })));
         let mut bytes = Vec::new();
         push_bases(&over, &mut bytes);
-        assert!(matches!(take_bases(&mut PackCursor { rest: &bytes }), Err(PackError::Limit { .. })));
+        assert!(matches!(
+            take_bases(&mut PackCursor { rest: &bytes }),
+            Err(PackError::Limit { .. })
+        ));
         let many = vec![BaseRange { entry: 0, offset: 0, length: 1 }; MAX_RANGES + 1];
         assert!(matches!(prefix_bytes(&many), Err(PackError::Limit { .. })));
     }

@@ -77,7 +77,9 @@ pub enum PackError {
     #[error("not a pack: the magic bytes are missing")]
     NotAPack,
     /// The pack was written by a newer headwater.
-    #[error("pack format version {found} is newer than this headwater knows (1); upgrade headwater")]
+    #[error(
+        "pack format version {found} is newer than this headwater knows (1); upgrade headwater"
+    )]
     Version {
         /// The version that the pack declares.
         found: u8,

@@ -54,8 +54,9 @@ impl<'a> PackReader<'a> {
             Some(&found) => return Err(PackError::Version { found }),
             None => return Err(PackError::Truncated { what: "version" }),
         }
-        let (body, digest) =
-            rest[1..].split_last_chunk::<DIGEST_BYTES>().ok_or(PackError::Truncated { what: "end record" })?;
+        let (body, digest) = rest[1..]
+            .split_last_chunk::<DIGEST_BYTES>()
+            .ok_or(PackError::Truncated { what: "end record" })?;
         let reader = Self { id: PackId::from_bytes(*digest), body };
         Ok((reader, &bytes[..bytes.len() - DIGEST_BYTES]))
     }
@@ -173,8 +174,14 @@ mod tests {
             ("frame over the end", body(KIND_RAW, &[1, 0, 0, 5, 0, 5], b"ab\0\x01")),
             ("empty frame", body(KIND_ZSTD, &[1, 0, 0, 2, 0, 0], b"\0\x01")),
             ("content over its limit", body(KIND_ZSTD, &[1, 0, 0, (4 << 20) + 1, 0, 0], b"\0\x01")),
-            ("prefix over its limit", body(KIND_ZSTD, &[1, 0, 0, 1, 1, 0, 0, (16 << 20) + 1, 0], b"\0\x01")),
-            ("base beyond 2^53", body(KIND_ZSTD, &[1, 0, 0, 1, 1, 0, varint::MAX_NUMBER, 1, 0], b"\0\x01")),
+            (
+                "prefix over its limit",
+                body(KIND_ZSTD, &[1, 0, 0, 1, 1, 0, 0, (16 << 20) + 1, 0], b"\0\x01"),
+            ),
+            (
+                "base beyond 2^53",
+                body(KIND_ZSTD, &[1, 0, 0, 1, 1, 0, varint::MAX_NUMBER, 1, 0], b"\0\x01"),
+            ),
         ] {
             assert!(read(&body).is_err(), "{what}");
         }
@@ -203,7 +210,10 @@ mod tests {
     fn known_packs_are_not_hashed_again_but_are_the_one_asked_for() {
         let mut bytes = sealed(&body(KIND_RAW, &[1, 0, 0, 2, 0, 2], b"ab\0\x01"));
         let id = PackReader::open(&bytes).unwrap().id();
-        assert!(matches!(PackReader::open_known(&bytes, PackId::of(b"")), Err(PackError::Digest { .. })));
+        assert!(matches!(
+            PackReader::open_known(&bytes, PackId::of(b"")),
+            Err(PackError::Digest { .. })
+        ));
         let content_end = bytes.len() - DIGEST_BYTES - 2;
         bytes[content_end - 1] ^= 1;
         assert!(matches!(PackReader::open(&bytes), Err(PackError::Digest { .. })));

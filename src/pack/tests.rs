@@ -42,7 +42,8 @@ fn input() -> impl Strategy<Value = Input> {
     let level = prop_oneof![Just(Level::Raw), (1i32..=19).prop_map(Level::Zstd)];
     (words, any::<prop::sample::Index>(), 1usize..500, 0..varint::MAX_NUMBER / 2, level).prop_map(
         |(words, begin, step, offset, level)| {
-            let content: Vec<u8> = words.iter().flat_map(|(word, times)| word.repeat(*times)).collect();
+            let content: Vec<u8> =
+                words.iter().flat_map(|(word, times)| word.repeat(*times)).collect();
             // A part of the content serves as the prefix, so that the prefix helps.
             let prefix = match level {
                 Level::Raw => vec![],
@@ -51,9 +52,15 @@ fn input() -> impl Strategy<Value = Input> {
             let pieces = cut(&content, step, offset);
             let bases = cut(&prefix, step * 2, offset);
             Input {
-                pieces: pieces.map(|(ordinal, offset, length)| Piece { ordinal, offset, length }).collect(),
+                pieces: pieces
+                    .map(|(ordinal, offset, length)| Piece { ordinal, offset, length })
+                    .collect(),
                 bases: bases
-                    .map(|(entry, offset, length)| BaseRange { entry: u64::from(entry), offset, length })
+                    .map(|(entry, offset, length)| BaseRange {
+                        entry: u64::from(entry),
+                        offset,
+                        length,
+                    })
                     .collect(),
                 content,
                 prefix,
@@ -100,8 +107,10 @@ proptest! {
     }
 }
 
-const OLD: &[u8] = b"<html><title>Releases</title><p>The newest release is 1.4.2, of 3 May.</p></html>\n";
-const NEW: &[u8] = b"<html><title>Releases</title><p>The newest release is 1.5.0, of 9 June.</p></html>\n";
+const OLD: &[u8] =
+    b"<html><title>Releases</title><p>The newest release is 1.4.2, of 3 May.</p></html>\n";
+const NEW: &[u8] =
+    b"<html><title>Releases</title><p>The newest release is 1.5.0, of 9 June.</p></html>\n";
 
 /// A block with a base, followed by one with two pieces.
 fn small() -> [Input; 2] {
@@ -113,7 +122,10 @@ fn small() -> [Input; 2] {
         level: Level::Zstd(3),
     };
     let plain = Input {
-        pieces: vec![Piece { ordinal: 8, offset: 0, length: 6 }, Piece { ordinal: 9, offset: 1 << 32, length: 6 }],
+        pieces: vec![
+            Piece { ordinal: 8, offset: 0, length: 6 },
+            Piece { ordinal: 9, offset: 1 << 32, length: 6 },
+        ],
         content: b"hello\nworld\n".to_vec(),
         bases: vec![],
         prefix: vec![],
@@ -127,7 +139,10 @@ fn read_small(reader: Result<PackReader<'_>, PackError>) -> Result<(), PackError
     let blocks: Vec<_> = reader?.blocks().collect::<Result<_, _>>()?;
     for (block, input) in blocks.iter().zip(small()) {
         let content = block.decode(&input.prefix)?;
-        if block.pieces() == input.pieces && block.bases() == input.bases && *content != *input.content {
+        if block.pieces() == input.pieces
+            && block.bases() == input.bases
+            && *content != *input.content
+        {
             panic!("other content without an error");
         }
     }
@@ -175,16 +190,24 @@ fn example_of_the_description_is_what_is_written() {
         .flat_map(|line| line.trim_start().split("  ").next().unwrap().split_whitespace())
         .map(|byte| u8::from_str_radix(byte, 16).unwrap())
         .collect();
-    let hex: Vec<String> = pack_of(&[plain]).bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    let hex: Vec<String> =
+        pack_of(&[plain]).bytes.iter().map(|byte| format!("{byte:02x}")).collect();
     assert_eq!(pack_of(&small()[1..]).bytes, bytes, "{}", hex.join(" "));
 }
 
 /// Enough similar ranges for the dense form to be smaller.
 fn dense() -> Input {
-    let content: Vec<u8> = (0u32..400).flat_map(|number| format!("page {number} of the book\n").into_bytes()).collect();
+    let content: Vec<u8> = (0u32..400)
+        .flat_map(|number| format!("page {number} of the book\n").into_bytes())
+        .collect();
     let prefix = content.to_ascii_uppercase();
-    let pieces = cut(&content, 24, 0).map(|(ordinal, _, length)| Piece { ordinal, offset: 0, length });
-    let bases = cut(&prefix, 24, 0).map(|(entry, _, length)| BaseRange { entry: u64::from(entry), offset: 0, length });
+    let pieces =
+        cut(&content, 24, 0).map(|(ordinal, _, length)| Piece { ordinal, offset: 0, length });
+    let bases = cut(&prefix, 24, 0).map(|(entry, _, length)| BaseRange {
+        entry: u64::from(entry),
+        offset: 0,
+        length,
+    });
     let (pieces, bases) = (pieces.collect(), bases.collect());
     Input { pieces, bases, content, prefix, level: Level::Zstd(3) }
 }
@@ -207,9 +230,14 @@ fn edited() -> Input {
     let prefix: Vec<u8> = (0..400).flat_map(page).collect();
     let first = [&prefix[..3_000], b"release 2.10", &prefix[3_000..9_000]].concat();
     let content = [&prefix[9_300..], b"moved to the front\n", &first].concat();
-    let pieces = cut(&content, 5_000, 0).map(|(ordinal, _, length)| Piece { ordinal, offset: 0, length }).collect();
-    let bases =
-        cut(&prefix, 7_000, 0).map(|(entry, _, length)| BaseRange { entry: u64::from(entry), offset: 0, length });
+    let pieces = cut(&content, 5_000, 0)
+        .map(|(ordinal, _, length)| Piece { ordinal, offset: 0, length })
+        .collect();
+    let bases = cut(&prefix, 7_000, 0).map(|(entry, _, length)| BaseRange {
+        entry: u64::from(entry),
+        offset: 0,
+        length,
+    });
     Input { pieces, bases: bases.collect(), content, prefix, level: Level::Zstd(3) }
 }
 

@@ -4,7 +4,8 @@
 
 use super::encode::EncodedBlock;
 use super::{
-    DIGEST_BYTES, KIND_END, MAGIC, MAX_PACK_BYTES, PackError, TARGET_PACK_BYTES, TARGET_PACK_CONTENT_BYTES, VERSION,
+    DIGEST_BYTES, KIND_END, MAGIC, MAX_PACK_BYTES, PackError, TARGET_PACK_BYTES,
+    TARGET_PACK_CONTENT_BYTES, VERSION,
 };
 use crate::hash::PackId;
 use crate::varint;
@@ -53,7 +54,8 @@ impl PackWriter {
     /// content, and should be sealed. Any block fits into a pack that is not full.
     #[must_use]
     pub fn is_full(&self) -> bool {
-        self.bytes.len() + MAX_END_BYTES >= TARGET_PACK_BYTES || self.content_bytes >= TARGET_PACK_CONTENT_BYTES
+        self.bytes.len() + MAX_END_BYTES >= TARGET_PACK_BYTES
+            || self.content_bytes >= TARGET_PACK_CONTENT_BYTES
     }
 
     /// Whether the pack stays within [`MAX_PACK_BYTES`] if `block` is added.
@@ -83,7 +85,12 @@ impl PackWriter {
         varint::push(self.block_count, &mut self.bytes);
         let id = PackId::of(&self.bytes);
         self.bytes.extend_from_slice(id.as_bytes());
-        Pack { id, bytes: self.bytes, block_count: self.block_count, content_bytes: self.content_bytes }
+        Pack {
+            id,
+            bytes: self.bytes,
+            block_count: self.block_count,
+            content_bytes: self.content_bytes,
+        }
     }
 }
 
@@ -119,7 +126,10 @@ mod tests {
         assert!(matches!(writer.push(&block), Err(PackError::Limit { .. })));
         let pack = writer.finish();
         assert!(pack.bytes.len() <= MAX_PACK_BYTES);
-        assert_eq!(PackReader::open(&pack.bytes).unwrap().blocks().filter(Result::is_ok).count(), 7);
+        assert_eq!(
+            PackReader::open(&pack.bytes).unwrap().blocks().filter(Result::is_ok).count(),
+            7
+        );
     }
 
     #[test]

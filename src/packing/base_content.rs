@@ -32,7 +32,9 @@ impl BaseObject {
     /// The sketch of the object, if one was made when it was new.
     pub(crate) fn sketch(&self) -> Option<&Sketch> {
         match &self.place {
-            BaseLocation::Cached(kept) => Some(&kept.record().sketch).filter(|sketch| !sketch.hashes().is_empty()),
+            BaseLocation::Cached(kept) => {
+                Some(&kept.record().sketch).filter(|sketch| !sketch.hashes().is_empty())
+            }
             BaseLocation::Near(_) => None,
         }
     }
@@ -66,7 +68,10 @@ pub(crate) struct BaseContent {
 
 impl BaseContent {
     /// The content of the local mirrors among `mirrors`, and of `cache`.
-    pub(crate) fn new<'m>(mirrors: impl Iterator<Item = &'m Arc<dyn Mirror>>, cache: Option<ContentCache>) -> Self {
+    pub(crate) fn new<'m>(
+        mirrors: impl Iterator<Item = &'m Arc<dyn Mirror>>,
+        cache: Option<ContentCache>,
+    ) -> Self {
         let near = mirrors.filter(|mirror| mirror.link() == Link::Local).map(Arc::clone).collect();
         Self { near, cache, checked: Mutex::default() }
     }
@@ -78,7 +83,8 @@ impl BaseContent {
     /// The objects of `wanted`, given with their sizes, that can be read.
     pub(crate) fn find(&self, wanted: &HashMap<ObjectId, u64>) -> HashMap<ObjectId, BaseObject> {
         let mut found = HashMap::with_capacity(wanted.len());
-        let mut add = |id: &ObjectId, size, place| found.insert(*id, BaseObject { id: *id, size, place });
+        let mut add =
+            |id: &ObjectId, size, place| found.insert(*id, BaseObject { id: *id, size, place });
         let mut left: HashSet<ObjectId> = HashSet::new();
         for (id, size) in wanted {
             match self.near.iter().find(|mirror| mirror.object(id, 0).is_ok()) {
@@ -97,7 +103,13 @@ impl BaseContent {
     }
 
     /// Appends `length` bytes of `object` from `offset` to `out`. Returns whether that succeeded.
-    pub(crate) fn read(&self, object: &BaseObject, offset: u64, length: u32, out: &mut Vec<u8>) -> bool {
+    pub(crate) fn read(
+        &self,
+        object: &BaseObject,
+        offset: u64,
+        length: u32,
+        out: &mut Vec<u8>,
+    ) -> bool {
         match (&object.place, &self.cache) {
             (BaseLocation::Cached(kept), Some(cache)) => cache.read(kept, offset, length, out),
             (BaseLocation::Cached(_), None) => false,
@@ -121,8 +133,8 @@ impl BaseContent {
         }
         let content = mirror.object(&object.id, offset);
         let count = content.ok().and_then(|content| content.take(length).read_to_end(out).ok());
-        let is_right =
-            count.is_some_and(|count| count as u64 == length) && (!is_all || ObjectId::of(&out[start..]) == object.id);
+        let is_right = count.is_some_and(|count| count as u64 == length)
+            && (!is_all || ObjectId::of(&out[start..]) == object.id);
         if !is_right {
             out.truncate(start);
         }

@@ -118,7 +118,11 @@ fn objects_with_hashed_names(wanted: &[NewObjectRef]) -> HashSet<u32> {
         let (hashed, all) = directories[&wanted.path.parent()];
         hashed * 2 >= all || hash_token(wanted.path.name()).is_some()
     };
-    (0u32..).zip(wanted).filter(|(_, wanted)| is_fleeting(wanted)).map(|(ordinal, _)| ordinal).collect()
+    (0u32..)
+        .zip(wanted)
+        .filter(|(_, wanted)| is_fleeting(wanted))
+        .map(|(ordinal, _)| ordinal)
+        .collect()
 }
 
 /// An entry of the base manifest.
@@ -166,7 +170,8 @@ impl BaseSelector<'_> {
         new: Entries,
     ) -> Result<BaseSelection, ManifestError> {
         let ManifestScan { same_path, mut candidates } = self.look(base()?, new)?;
-        let is_left = |ordinal: &usize| same_path[*ordinal].is_none() && self.wanted[*ordinal].size > 0;
+        let is_left =
+            |ordinal: &usize| same_path[*ordinal].is_none() && self.wanted[*ordinal].size > 0;
         let mut left: Vec<usize> = (0..self.wanted.len()).filter(is_left).collect();
         if left.is_empty() {
             candidates.clear();
@@ -197,12 +202,15 @@ impl BaseSelector<'_> {
 
     fn may_be_base(&self, new_bytes: u64, base: &Base, object: &ObjectId) -> bool {
         // Reading a large base for little new content costs more than it saves.
-        base.size > 0 && base.size <= new_bytes.saturating_mul(16) + (1 << 20) && !self.excluded_bases.contains(object)
+        base.size > 0
+            && base.size <= new_bytes.saturating_mul(16) + (1 << 20)
+            && !self.excluded_bases.contains(object)
     }
 
     /// Finds the old object at the path of each new one, and the old paths that no longer exist.
     fn look(&self, base: Entries, new: Entries) -> Result<ManifestScan, ManifestError> {
-        let mut looked = ManifestScan { same_path: vec![None; self.wanted.len()], candidates: Vec::new() };
+        let mut looked =
+            ManifestScan { same_path: vec![None; self.wanted.len()], candidates: Vec::new() };
         let mut next = 0;
         let mut position = 0;
         for pair in Pairs::new(base, new) {
@@ -215,12 +223,15 @@ impl BaseSelector<'_> {
                 && self.wanted.get(next).is_some_and(|wanted| wanted.path == new.path)
             {
                 let same = old.as_ref().and_then(Entry::file);
-                let same = same.map(|file| (Base { entry: position, size: file.size }, file.object));
+                let same =
+                    same.map(|file| (Base { entry: position, size: file.size }, file.object));
                 let size = self.wanted[next].size;
-                looked.same_path[next] = same.filter(|(base, object)| self.may_be_base(size, base, object));
+                looked.same_path[next] =
+                    same.filter(|(base, object)| self.may_be_base(size, base, object));
                 next += 1;
             }
-            let is_gone = |old: &Entry| old.is_live() && new.as_ref().is_none_or(|new| !new.is_live());
+            let is_gone =
+                |old: &Entry| old.is_live() && new.as_ref().is_none_or(|new| !new.is_live());
             if let Some(old) = old {
                 if is_gone(&old) && looked.candidates.len() < MAX_CANDIDATES {
                     looked.candidates.extend(Candidate::new(position, old, true));
@@ -238,7 +249,8 @@ impl BaseSelector<'_> {
         base: Entries,
         candidates: &mut Vec<Candidate>,
     ) -> Result<(), ManifestError> {
-        let keys: HashSet<u64> = left.iter().flat_map(|ordinal| keys_of(&self.wanted[*ordinal].path)).collect();
+        let keys: HashSet<u64> =
+            left.iter().flat_map(|ordinal| keys_of(&self.wanted[*ordinal].path)).collect();
         let known: HashSet<u64> = candidates.iter().map(|candidate| candidate.base.entry).collect();
         for (position, entry) in (0u64..).zip(base) {
             let entry = entry?;
@@ -279,8 +291,9 @@ impl BaseSelector<'_> {
                 chosen.push(at);
                 counts.like_name += 1;
             } else if wanted.size <= NEIGHBOUR_BYTES
-                && let Some(at) = names
-                    .best(kind, candidates, wanted, |at| may_be(&at) && candidates[at].base.size <= NEIGHBOUR_BYTES)
+                && let Some(at) = names.best(kind, candidates, wanted, |at| {
+                    may_be(&at) && candidates[at].base.size <= NEIGHBOUR_BYTES
+                })
             {
                 chosen.push(at);
                 counts.neighbour += 1;
@@ -291,14 +304,24 @@ impl BaseSelector<'_> {
                 bases.objects.insert(candidate.base.entry, found[&candidate.object].clone());
             }
         }
-        let ordinals = left.iter().map(|ordinal| u32::try_from(*ordinal).expect("ordinals have 32 bits"));
-        bases.sketches = ordinals.zip(sketches.new).filter(|(_, sketch)| !sketch.hashes().is_empty()).collect();
+        let ordinals =
+            left.iter().map(|ordinal| u32::try_from(*ordinal).expect("ordinals have 32 bits"));
+        bases.sketches =
+            ordinals.zip(sketches.new).filter(|(_, sketch)| !sketch.hashes().is_empty()).collect();
     }
 
     /// Sketches the new objects in `left` and the candidates, in parallel.
-    fn sketch(&self, left: &[usize], candidates: &[Candidate], found: &HashMap<ObjectId, BaseObject>) -> Sketches {
-        let new_bytes: u64 =
-            left.iter().map(|ordinal| self.wanted[*ordinal].size).filter(|size| is_sketched(*size)).sum();
+    fn sketch(
+        &self,
+        left: &[usize],
+        candidates: &[Candidate],
+        found: &HashMap<ObjectId, BaseObject>,
+    ) -> Sketches {
+        let new_bytes: u64 = left
+            .iter()
+            .map(|ordinal| self.wanted[*ordinal].size)
+            .filter(|size| is_sketched(*size))
+            .sum();
         let mut room = new_bytes.saturating_mul(SKETCH_FACTOR).max(SKETCH_LEAST_BYTES);
         // Sequential, so that the choice does not depend on the timing of threads.
         let fits: Vec<bool> = candidates
@@ -335,11 +358,16 @@ impl BaseSelector<'_> {
             offset: 0,
             length: u32::try_from(self.wanted[ordinal].size).expect("what is sketched is small"),
         };
-        let small: Vec<usize> = (0..left.len()).filter(|at| is_sketched(self.wanted[left[*at]].size)).collect();
+        let small: Vec<usize> =
+            (0..left.len()).filter(|at| is_sketched(self.wanted[left[*at]].size)).collect();
         let groups = in_groups(small.iter().map(|at| (*at, piece(left[*at]))));
-        let made = in_parallel(groups.len(), self.jobs, |index, buffer| self.sketch_group(&groups[index], buffer));
+        let made = in_parallel(groups.len(), self.jobs, |index, buffer| {
+            self.sketch_group(&groups[index], buffer)
+        });
         let mut sketches = vec![Sketch::default(); left.len()];
-        for (at, sketch) in groups.iter().flatten().map(|(at, _)| *at).zip(made.into_iter().flatten()) {
+        for (at, sketch) in
+            groups.iter().flatten().map(|(at, _)| *at).zip(made.into_iter().flatten())
+        {
             sketches[at] = sketch;
         }
         sketches
@@ -351,7 +379,13 @@ impl BaseSelector<'_> {
         let fetched = self.content_source.fetch(self.wanted, &pieces, self.monitor).ok();
         let sketch = |piece: &Piece| {
             content.clear();
-            let read = self.content_source.read(self.wanted, piece, fetched.as_ref()?, content, self.monitor);
+            let read = self.content_source.read(
+                self.wanted,
+                piece,
+                fetched.as_ref()?,
+                content,
+                self.monitor,
+            );
             read.ok().map(|()| Sketch::of(content))
         };
         pieces.iter().map(sketch).map(Option::unwrap_or_default).collect()
@@ -362,7 +396,11 @@ impl BaseSelector<'_> {
             return sketch.clone();
         }
         let length = u32::try_from(size).expect("what is sketched is small");
-        if self.old.read(object, 0, length, content) { Sketch::of(content) } else { Sketch::default() }
+        if self.old.read(object, 0, length, content) {
+            Sketch::of(content)
+        } else {
+            Sketch::default()
+        }
     }
 }
 
@@ -395,7 +433,9 @@ impl NameIndex {
     fn new(candidates: &[Candidate]) -> Self {
         let mut by_key: HashMap<u64, Vec<usize>> = HashMap::new();
         for (at, candidate) in candidates.iter().enumerate() {
-            keys_of(&candidate.path).into_iter().for_each(|key| by_key.entry(key).or_default().push(at));
+            keys_of(&candidate.path)
+                .into_iter()
+                .for_each(|key| by_key.entry(key).or_default().push(at));
         }
         by_key.values_mut().for_each(|places| places.truncate(1000));
         Self(by_key)
@@ -412,7 +452,13 @@ impl NameIndex {
         let near = |at: &usize| {
             let candidate = &candidates[*at];
             let alike = common_bytes(candidate.path.as_str(), wanted.path.as_str());
-            (alike, std::cmp::Reverse((candidate.base.size.abs_diff(wanted.size), candidate.base.entry)))
+            (
+                alike,
+                std::cmp::Reverse((
+                    candidate.base.size.abs_diff(wanted.size),
+                    candidate.base.entry,
+                )),
+            )
         };
         self.0.get(&key)?.iter().copied().filter(|at| may_be(*at)).max_by_key(near)
     }
@@ -444,7 +490,11 @@ impl SimilarityIndex {
     }
 
     /// The candidate that shares most of `sketch`, and a second one if it has much of the rest.
-    fn best<'c>(&self, sketch: &Sketch, of: impl Fn(usize) -> (&'c Candidate, &'c NewObjectRef)) -> Vec<usize> {
+    fn best<'c>(
+        &self,
+        sketch: &Sketch,
+        of: impl Fn(usize) -> (&'c Candidate, &'c NewObjectRef),
+    ) -> Vec<usize> {
         let mut chosen = Vec::new();
         let mut left: Vec<u32> = sketch.hashes().to_vec();
         for least in [sketch.hashes().len() / 16, sketch.hashes().len() / 8] {

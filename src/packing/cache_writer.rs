@@ -58,7 +58,9 @@ pub(crate) fn sketches(
         rest = behind;
         match bases.sketches.get(&piece.ordinal) {
             Some(sketch) => sketch.clone(),
-            None if is_sketched(wanted[piece.ordinal as usize].size) && bases.has_hashed_name(piece.ordinal) => {
+            None if is_sketched(wanted[piece.ordinal as usize].size)
+                && bases.has_hashed_name(piece.ordinal) =>
+            {
                 Sketch::of(bytes)
             }
             None => Sketch::default(),
@@ -91,7 +93,8 @@ impl CachedBlock {
         encoder: &mut BlockEncoder,
     ) -> Result<Self, PackError> {
         let bases = if block.base_count() == 0 { &[] } else { bases };
-        let depths: Option<Vec<u32>> = bases.iter().map(|(_, object)| Some(object.depth()? + 1)).collect();
+        let depths: Option<Vec<u32>> =
+            bases.iter().map(|(_, object)| Some(object.depth()? + 1)).collect();
         match depths.map(|depths| depths.into_iter().max().unwrap_or(0)) {
             Some(depth) if depth <= MAX_DEPTH => {
                 let base = |(range, object): &(BaseRange, &BaseObject)| KeptBase {
@@ -120,7 +123,11 @@ pub(crate) struct CacheWriter {
 impl CacheWriter {
     /// Starts to write `bytes` of new content to `cache`; `None` if that is too much for the disk.
     /// Content that turns out to take more than `most_bytes` is not cached.
-    pub(crate) fn begin(cache: &ContentCache, bytes: u64, most_bytes: u64) -> Result<Option<Self>, IoError> {
+    pub(crate) fn begin(
+        cache: &ContentCache,
+        bytes: u64,
+        most_bytes: u64,
+    ) -> Result<Option<Self>, IoError> {
         // Never use more than half of the free space: the cache must not fill the disk.
         if bytes == 0 || bytes > cache.free_bytes()? / 2 {
             return Ok(None);
@@ -129,7 +136,13 @@ impl CacheWriter {
     }
 
     /// Adds a block. Blocks must be added in the order of their pieces.
-    pub(crate) fn add(&self, block: &EncodedBlock, kept: CachedBlock, pieces: &[Piece], wanted: &[NewObjectRef]) {
+    pub(crate) fn add(
+        &self,
+        block: &EncodedBlock,
+        kept: CachedBlock,
+        pieces: &[Piece],
+        wanted: &[NewObjectRef],
+    ) {
         let mut state = self.draft.lock().unwrap_or_else(PoisonError::into_inner);
         let Ok(Some(draft)) = &mut *state else { return };
         let part = |(piece, sketch): (&Piece, Sketch)| {
@@ -175,7 +188,8 @@ mod tests {
             ("js/beside.js", length + 1),
         ];
         let wanted = sizes.map(|(path, size)| wanted(path, u64::from(size)));
-        let pieces: Vec<Piece> = (0..4).map(|ordinal| Piece { ordinal, offset: 0, length }).collect();
+        let pieces: Vec<Piece> =
+            (0..4).map(|ordinal| Piece { ordinal, offset: 0, length }).collect();
         let mut bases = BaseSelection::none(&wanted);
         let made_before = Sketch::of(b"made before");
         bases.sketches.insert(2, made_before.clone());

@@ -88,8 +88,10 @@ impl ContentSource {
         monitor: &dyn Monitor,
     ) -> Result<FetchedObjects, ReadError> {
         let of = |piece: &Piece| &wanted[piece.ordinal as usize];
-        let is_lacking = |piece: &&Piece| is_whole(piece, of(piece)) && self.place_of(of(piece)).is_none();
-        let lacking: Vec<u32> = pieces.iter().filter(is_lacking).map(|piece| piece.ordinal).collect();
+        let is_lacking =
+            |piece: &&Piece| is_whole(piece, of(piece)) && self.place_of(of(piece)).is_none();
+        let lacking: Vec<u32> =
+            pieces.iter().filter(is_lacking).map(|piece| piece.ordinal).collect();
         if lacking.is_empty() {
             return Ok(FetchedObjects::default());
         }
@@ -120,10 +122,15 @@ impl ContentSource {
         if let Some(file) = self.place_of(one).and_then(|index| self.open_at(index, &one.object)) {
             let start = out.len();
             out.resize(start + piece.length as usize, 0);
-            let read = file.and_then(|file| Ok(file.read_exact_at(&mut out[start..], piece.offset)?));
+            let read =
+                file.and_then(|file| Ok(file.read_exact_at(&mut out[start..], piece.offset)?));
             return read.map_err(PieceError::Tree);
         }
-        let part = ObjectPart { object: one.object, offset: piece.offset, length: u64::from(piece.length) };
+        let part = ObjectPart {
+            object: one.object,
+            offset: piece.offset,
+            length: u64::from(piece.length),
+        };
         let bytes = self.sources.read_part(part, &|| self.large(wanted), monitor)?;
         out.extend_from_slice(&bytes);
         Ok(())
@@ -132,7 +139,12 @@ impl ContentSource {
     /// The objects that have several pieces and are not in the tree.
     fn large(&self, wanted: &[NewObjectRef]) -> Vec<ObjectId> {
         let is_large = |wanted: &&NewObjectRef| wanted.size > MAX_CONTENT_BYTES as u64;
-        wanted.iter().filter(is_large).filter(|one| self.place_of(one).is_none()).map(|one| one.object).collect()
+        wanted
+            .iter()
+            .filter(is_large)
+            .filter(|one| self.place_of(one).is_none())
+            .map(|one| one.object)
+            .collect()
     }
 
     /// Which mirrors failed while content was read, and why.
@@ -173,20 +185,27 @@ pub(crate) struct StoppableSource<'s> {
 
 impl ObjectSource for StoppableSource<'_> {
     fn announce(&self, objects: &[ObjectId]) {
-        let lacking: Vec<ObjectId> =
-            objects.iter().copied().filter(|id| self.content_source.index_of(id).is_none()).collect();
+        let lacking: Vec<ObjectId> = objects
+            .iter()
+            .copied()
+            .filter(|id| self.content_source.index_of(id).is_none())
+            .collect();
         // Errors are reported when the objects are opened.
         self.content_source.sources.locate(&lacking, self.monitor).ok();
     }
 
     fn object(&self, id: &ObjectId) -> Result<Box<dyn Read + Send>, SourceError> {
         let content_source = self.content_source;
-        if let Some(opened) = content_source.index_of(id).and_then(|index| content_source.open_at(index, id)) {
+        if let Some(opened) =
+            content_source.index_of(id).and_then(|index| content_source.open_at(index, id))
+        {
             return Ok(Box::new(opened?));
         }
         content_source.sources.open(id, self.monitor).map_err(|error| match error {
             ReadError::Cancelled => "stopped".into(),
-            ReadError::Lost(_) => format!("object {id} is neither in the tree nor whole on any mirror").into(),
+            ReadError::Lost(_) => {
+                format!("object {id} is neither in the tree nor whole on any mirror").into()
+            }
         })
     }
 }

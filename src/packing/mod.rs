@@ -1,4 +1,5 @@
-//! Makes packs: chooses what each new object builds on, reads content, encodes blocks, and hands packs to mirrors.
+//! Makes packs: chooses what each new object builds on, reads content, encodes blocks, and hands
+//! packs to mirrors.
 //!
 //! Does not know which mirrors are pushed to, nor when they switch.
 

@@ -14,7 +14,8 @@ use crate::manifest::delta::NewObjectRef;
 use crate::mirror::SourceError;
 use crate::monitor::{Event, Monitor};
 use crate::pack::{
-    BaseRange, BlockEncoder, EncodedBlock, Level, ObjectToPack, PackError, PackWriter, Piece, base_ranges, group,
+    BaseRange, BlockEncoder, EncodedBlock, Level, ObjectToPack, PackError, PackWriter, Piece,
+    base_ranges, group,
 };
 use crate::packing::base_content::BaseObject;
 use crate::packing::base_selection::BaseSelection;
@@ -71,9 +72,11 @@ pub enum BuildError {
 /// The message for lost content.
 fn lost(paths: &[String], more: usize, failed: &[String]) -> String {
     let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-    let failed = if failed.is_empty() { String::new() } else { format!(" ({})", failed.join("; ")) };
+    let failed =
+        if failed.is_empty() { String::new() } else { format!(" ({})", failed.join("; ")) };
     format!(
-        "cannot get the content of {}{more}: the tree lacks it, and no mirror that answers has it whole{failed}",
+        "cannot get the content of {}{more}: the tree lacks it, and no mirror that answers has it \
+         whole{failed}",
         paths.join(", ")
     )
 }
@@ -249,8 +252,16 @@ impl BlockWorker {
         let block = self.encode(&pieces, &bases, job.level)?;
         let kept = match job.is_kept {
             true => {
-                let sketches = cache_writer::sketches(&pieces, &self.content, job.wanted, job.bases);
-                Some(CachedBlock::new(&block, &pieces, &self.content, &bases, sketches, &mut self.encoder)?)
+                let sketches =
+                    cache_writer::sketches(&pieces, &self.content, job.wanted, job.bases);
+                Some(CachedBlock::new(
+                    &block,
+                    &pieces,
+                    &self.content,
+                    &bases,
+                    sketches,
+                    &mut self.encoder,
+                )?)
             }
             false => None,
         };
@@ -266,13 +277,17 @@ impl BlockWorker {
         monitor: &dyn Monitor,
     ) -> Result<Vec<(Piece, PieceHash)>, BuildError> {
         self.content.clear();
-        let fetched = job.content_source.fetch(job.wanted, pieces, monitor).map_err(|error| job.not_read(error))?;
+        let fetched = job
+            .content_source
+            .fetch(job.wanted, pieces, monitor)
+            .map_err(|error| job.not_read(error))?;
         let mut parts = Vec::new();
         for piece in pieces {
             let wanted = &job.wanted[piece.ordinal as usize];
             let start = self.content.len();
             let path = || wanted.path.to_string();
-            let read = job.content_source.read(job.wanted, piece, &fetched, &mut self.content, monitor);
+            let read =
+                job.content_source.read(job.wanted, piece, &fetched, &mut self.content, monitor);
             read.map_err(|error| match error {
                 PieceError::Source(error) => job.not_read(error),
                 PieceError::Tree(source) => BuildError::Read { path: path(), source },
@@ -307,7 +322,9 @@ impl BlockWorker {
     fn read_bases(&mut self, job: &PackInput<'_>, bases: &[(BaseRange, &BaseObject)]) -> bool {
         self.prefix.clear();
         let old = &job.content_source.old;
-        bases.iter().all(|(range, object)| old.read(object, range.offset, range.length, &mut self.prefix))
+        bases
+            .iter()
+            .all(|(range, object)| old.read(object, range.offset, range.length, &mut self.prefix))
     }
 }
 
@@ -330,7 +347,16 @@ impl<'a, 'l> PackAssembler<'a, 'l> {
         queue: &'a PackQueue<'l>,
         monitor: &'a dyn Monitor,
     ) -> Self {
-        Self { job, cache_writer, queue, monitor, writer: PackWriter::new(), spanning: None, bytes: 0, packed_bytes: 0 }
+        Self {
+            job,
+            cache_writer,
+            queue,
+            monitor,
+            writer: PackWriter::new(),
+            spanning: None,
+            bytes: 0,
+            packed_bytes: 0,
+        }
     }
 
     fn take(&mut self, next: &BuiltBlockReceiver) -> Result<(), BuildError> {
@@ -369,7 +395,9 @@ impl<'a, 'l> PackAssembler<'a, 'l> {
         hashes.push(piece.offset, length, hash);
         *hashed += length;
         let is_whole = *hashed == wanted.size;
-        if *ordinal != piece.ordinal || is_whole && std::mem::take(hashes).finish(wanted.size) != Some(wanted.object) {
+        if *ordinal != piece.ordinal
+            || is_whole && std::mem::take(hashes).finish(wanted.size) != Some(wanted.object)
+        {
             return Err(changed());
         }
         Ok(())

@@ -80,7 +80,14 @@ impl<'a> PackQueue<'a> {
         let name = format!("packs-{number}");
         scratch.dir().unlink_if_any(&name)?;
         let spill = scratch.dir().create_file(&name)?;
-        Ok(Self { queue, filled: Condvar::new(), emptied: Condvar::new(), content_source, monitor, spill })
+        Ok(Self {
+            queue,
+            filled: Condvar::new(),
+            emptied: Condvar::new(),
+            content_source,
+            monitor,
+            spill,
+        })
     }
 
     fn state(&self) -> MutexGuard<'_, QueueState> {
@@ -116,7 +123,11 @@ impl<'a> PackQueue<'a> {
             queue = self.emptied.wait(queue).unwrap_or_else(PoisonError::into_inner);
         }
         let size = pack.bytes.len();
-        queue.packs.push(QueueEntry { id: pack.id, size, place: PackLocation::Memory(Arc::new(pack.bytes)) });
+        queue.packs.push(QueueEntry {
+            id: pack.id,
+            size,
+            place: PackLocation::Memory(Arc::new(pack.bytes)),
+        });
         self.filled.notify_all();
         true
     }
@@ -148,7 +159,8 @@ impl<'a> PackQueue<'a> {
 
     fn spill_oldest(&self, queue: &mut QueueState) -> Result<(), IoError> {
         let offset = queue.spilled_bytes;
-        let oldest = queue.packs.iter_mut().find(|pack| matches!(pack.place, PackLocation::Memory(_)));
+        let oldest =
+            queue.packs.iter_mut().find(|pack| matches!(pack.place, PackLocation::Memory(_)));
         if let Some(QueueEntry { place, size, .. }) = oldest
             && let PackLocation::Memory(bytes) = &*place
         {
@@ -178,7 +190,11 @@ impl QueueState {
     }
 
     fn bytes_in_memory(&self) -> usize {
-        self.packs.iter().filter(|pack| matches!(pack.place, PackLocation::Memory(_))).map(|pack| pack.size).sum()
+        self.packs
+            .iter()
+            .filter(|pack| matches!(pack.place, PackLocation::Memory(_)))
+            .map(|pack| pack.size)
+            .sum()
     }
 
     /// Drops the packs that every receiver has consumed.
@@ -237,8 +253,12 @@ impl PackCursor for QueueCursor<'_, '_> {
         };
         let bytes = match place {
             PackLocation::Memory(bytes) => PackBytes::Memory(Arc::clone(bytes)),
-            PackLocation::Scratch { offset } => PackBytes::Scratch(self.queue.spill.try_clone()?, *offset),
-            PackLocation::Gone => return Err("this bundle was taken by as many mirrors as it was made for".into()),
+            PackLocation::Scratch { offset } => {
+                PackBytes::Scratch(self.queue.spill.try_clone()?, *offset)
+            }
+            PackLocation::Gone => {
+                return Err("this bundle was taken by as many mirrors as it was made for".into());
+            }
         };
         let pack = QueuedPack { id: *id, size: *size, bytes };
         queue.receivers.insert(self.number, at + 1);

@@ -65,11 +65,16 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Sources {
     /// The mirrors among `members` that have a store. Those that keep one of the manifests `likely`
     /// come first.
-    pub(crate) fn new<'m>(members: impl Iterator<Item = &'m PolledMirror>, likely: &[ManifestId]) -> Self {
-        let has_store = |member: &&PolledMirror| member.state().is_some_and(|state| state.store.is_some());
+    pub(crate) fn new<'m>(
+        members: impl Iterator<Item = &'m PolledMirror>,
+        likely: &[ManifestId],
+    ) -> Self {
+        let has_store =
+            |member: &&PolledMirror| member.state().is_some_and(|state| state.store.is_some());
         let mut members: Vec<&PolledMirror> = members.filter(has_store).collect();
-        let is_likely =
-            |member: &PolledMirror| member.releases().iter().any(|release| likely.contains(&release.manifest));
+        let is_likely = |member: &PolledMirror| {
+            member.releases().iter().any(|release| likely.contains(&release.manifest))
+        };
         members.sort_by_key(|member| (member.mirror.link() == Link::Network, !is_likely(member)));
         Self::of(members.iter().map(|member| Arc::clone(&member.mirror)))
     }
@@ -87,23 +92,33 @@ impl Sources {
 
     /// The mirrors that have not failed.
     pub(crate) fn mirrors(&self) -> impl Iterator<Item = &Arc<dyn Mirror>> {
-        self.sources.iter().filter(|source| source.health() == Health::Good).map(|source| &source.mirror)
+        self.sources
+            .iter()
+            .filter(|source| source.health() == Health::Good)
+            .map(|source| &source.mirror)
     }
 
     /// Which mirrors failed, and why.
     pub(crate) fn failed(&self) -> Vec<String> {
-        let why = |source: &MirrorSource| Some(format!("{}: {}", source.mirror.name(), lock(&source.why).as_ref()?));
+        let why = |source: &MirrorSource| {
+            Some(format!("{}: {}", source.mirror.name(), lock(&source.why).as_ref()?))
+        };
         self.sources.iter().filter_map(why).collect()
     }
 
     /// The content of `objects`, given with their sizes, in the same order. Each is read whole and
     /// checked. A mirror gets one request for all objects that it may have.
-    pub(crate) fn fetch(&self, objects: &[(ObjectId, u64)], monitor: &dyn Monitor) -> Result<Vec<Vec<u8>>, ReadError> {
+    pub(crate) fn fetch(
+        &self,
+        objects: &[(ObjectId, u64)],
+        monitor: &dyn Monitor,
+    ) -> Result<Vec<Vec<u8>>, ReadError> {
         let mut found: Vec<Option<Vec<u8>>> = vec![None; objects.len()];
         let mut has_answered = vec![false; self.sources.len()];
         for effort in [Effort::Once, Effort::Patient] {
             for (source, has_answered) in self.sources.iter().zip(&mut has_answered) {
-                let left: Vec<usize> = (0..found.len()).filter(|index| found[*index].is_none()).collect();
+                let left: Vec<usize> =
+                    (0..found.len()).filter(|index| found[*index].is_none()).collect();
                 if left.is_empty() || *has_answered {
                     continue;
                 }
@@ -119,30 +134,47 @@ impl Sources {
                 }
             }
         }
-        let lost: Vec<ObjectId> =
-            objects.iter().zip(&found).filter(|(_, found)| found.is_none()).map(|((id, _), _)| *id).collect();
-        if lost.is_empty() { Ok(found.into_iter().flatten().collect()) } else { Err(ReadError::Lost(lost)) }
+        let lost: Vec<ObjectId> = objects
+            .iter()
+            .zip(&found)
+            .filter(|(_, found)| found.is_none())
+            .map(|((id, _), _)| *id)
+            .collect();
+        if lost.is_empty() {
+            Ok(found.into_iter().flatten().collect())
+        } else {
+            Err(ReadError::Lost(lost))
+        }
     }
 
     /// Determines which mirror has which of `objects` undamaged. Each mirror is queried once for
     /// all of them.
-    pub(crate) fn locate(&self, objects: &[ObjectId], monitor: &dyn Monitor) -> Result<(), ReadError> {
+    pub(crate) fn locate(
+        &self,
+        objects: &[ObjectId],
+        monitor: &dyn Monitor,
+    ) -> Result<(), ReadError> {
         let mut holders = lock(&self.holders);
-        let mut left: Vec<ObjectId> = objects.iter().copied().filter(|id| !holders.contains_key(id)).collect();
+        let mut left: Vec<ObjectId> =
+            objects.iter().copied().filter(|id| !holders.contains_key(id)).collect();
         left.sort_unstable();
         left.dedup();
         let mut unsure = None;
         for (index, source) in self.sources.iter().enumerate() {
             let wrong = lock(&self.wrong);
-            let asked: Vec<ObjectId> = left.iter().copied().filter(|id| !wrong.contains(&(*id, index))).collect();
+            let asked: Vec<ObjectId> =
+                left.iter().copied().filter(|id| !wrong.contains(&(*id, index))).collect();
             drop(wrong);
             if asked.is_empty() || source.health() == Health::Lost {
                 continue;
             }
             match source.holds(asked.clone(), monitor)? {
                 Some(held) => {
-                    let held: HashSet<ObjectId> =
-                        asked.into_iter().zip(held).filter_map(|(id, is_held)| is_held.then_some(id)).collect();
+                    let held: HashSet<ObjectId> = asked
+                        .into_iter()
+                        .zip(held)
+                        .filter_map(|(id, is_held)| is_held.then_some(id))
+                        .collect();
                     left.retain(|id| !held.contains(id));
                     holders.extend(held.into_iter().map(|id| (id, Some(index))));
                 }
@@ -206,7 +238,11 @@ impl Sources {
 
     /// Opens an object of any size. A small one is read and checked; for a large one, the report of
     /// a mirror that it is undamaged is trusted.
-    pub(crate) fn open(&self, id: &ObjectId, monitor: &dyn Monitor) -> Result<Box<dyn Read + Send>, ReadError> {
+    pub(crate) fn open(
+        &self,
+        id: &ObjectId,
+        monitor: &dyn Monitor,
+    ) -> Result<Box<dyn Read + Send>, ReadError> {
         loop {
             let index = self.holder(id, &Vec::new, monitor)?;
             if let Some(content) = self.sources[index].open(*id, monitor)? {
@@ -242,18 +278,28 @@ impl MirrorSource {
     }
 
     /// Queries which objects the mirror has; `None` if it does not report that.
-    fn holds(&self, objects: Vec<ObjectId>, monitor: &dyn Monitor) -> Result<Option<Vec<bool>>, ReadError> {
-        self.ask(Effort::Patient, monitor, move |mirror, monitor| match mirror.holds(&objects, monitor) {
-            // The mirror reads all the objects before it responds, so one that takes long is not
-            // treated as failed. Neither is one that refuses.
-            Err(error) if error.kind() == ErrorKind::Timeout => Ok(None),
-            Err(MirrorError::Remote { .. }) => Ok(None),
-            other => other.map(Some),
+    fn holds(
+        &self,
+        objects: Vec<ObjectId>,
+        monitor: &dyn Monitor,
+    ) -> Result<Option<Vec<bool>>, ReadError> {
+        self.ask(Effort::Patient, monitor, move |mirror, monitor| {
+            match mirror.holds(&objects, monitor) {
+                // The mirror reads all the objects before it responds, so one that takes long is
+                // not treated as failed. Neither is one that refuses.
+                Err(error) if error.kind() == ErrorKind::Timeout => Ok(None),
+                Err(MirrorError::Remote { .. }) => Ok(None),
+                other => other.map(Some),
+            }
         })
         .map(Option::flatten)
     }
 
-    fn open(&self, id: ObjectId, monitor: &dyn Monitor) -> Result<Option<Box<dyn Read + Send>>, ReadError> {
+    fn open(
+        &self,
+        id: ObjectId,
+        monitor: &dyn Monitor,
+    ) -> Result<Option<Box<dyn Read + Send>>, ReadError> {
         let opened = self.ask(Effort::Patient, monitor, move |mirror, _| {
             let (mut content, mut first) = (mirror.object(&id, 0)?, Vec::new());
             let read = (&mut content).take(HELD_BYTES + 1).read_to_end(&mut first);
@@ -276,7 +322,8 @@ impl MirrorSource {
         question: impl FnOnce(&Arc<dyn Mirror>, &dyn Monitor) -> Result<T, MirrorError> + Send + 'static,
     ) -> Result<Option<T>, ReadError> {
         let mirror = Arc::clone(&self.mirror);
-        let answer = until_cancelled(monitor, move |monitor| question(&mirror, monitor)).ok_or(ReadError::Cancelled)?;
+        let answer = until_cancelled(monitor, move |monitor| question(&mirror, monitor))
+            .ok_or(ReadError::Cancelled)?;
         match answer {
             Ok(answer) => {
                 let mut health = lock(&self.health);
@@ -306,7 +353,8 @@ impl MirrorSource {
         drop(health);
         let why = error_chain(error);
         if is_news {
-            let message = format!("{}: no content is read from it any more: {why}", self.mirror.name());
+            let message =
+                format!("{}: no content is read from it any more: {why}", self.mirror.name());
             monitor.event(Event::Warned { message });
         }
         *lock(&self.why) = Some(why);

@@ -44,16 +44,20 @@ impl ProtocolError {
         Self { kind, message: message.into(), objects: Vec::new(), detail: None }
     }
 
-    /// The kind for the client that got this answer. To a client, a request that the receiver did not understand is a
-    /// matter of the protocol.
+    /// The kind for the client that got this answer. To a client, a request that the receiver did
+    /// not understand is a matter of the protocol.
     #[must_use]
     pub const fn kind(&self) -> ErrorKind {
         match (self.kind, self.detail) {
             (ErrorKind::NoSpace, Some(Detail::Quota)) => ErrorKind::OverQuota,
             (ErrorKind::Unauthorized, Some(Detail::Expired)) => ErrorKind::Forbidden,
-            (ErrorKind::Malformed | ErrorKind::TooLarge | ErrorKind::NotAskedFor | ErrorKind::Unknown, _) => {
-                ErrorKind::Protocol
-            }
+            (
+                ErrorKind::Malformed
+                | ErrorKind::TooLarge
+                | ErrorKind::NotAskedFor
+                | ErrorKind::Unknown,
+                _,
+            ) => ErrorKind::Protocol,
             (kind, _) => kind,
         }
     }

@@ -161,10 +161,13 @@ impl Resource {
             ["objects", id] => Some(Self::Object(ObjectId::parse_hex(id.as_bytes())?)),
             ["releases", name] => Some(Self::Release(name.parse().ok()?)),
             ["packs", key] => Some(Self::Packs(BundleKey::parse_hex(key.as_bytes())?)),
-            ["packs", key, id] => {
-                Some(Self::Pack(BundleKey::parse_hex(key.as_bytes())?, PackId::parse_hex(id.as_bytes())?))
+            ["packs", key, id] => Some(Self::Pack(
+                BundleKey::parse_hex(key.as_bytes())?,
+                PackId::parse_hex(id.as_bytes())?,
+            )),
+            [name] => {
+                Action::ALL.into_iter().find(|action| action.name() == name).map(Self::Action)
             }
-            [name] => Action::ALL.into_iter().find(|action| action.name() == name).map(Self::Action),
             _ => None,
         }
     }
@@ -238,8 +241,8 @@ pub struct State {
     /// out.
     #[serde(default = "yes")]
     pub may_push: bool,
-    /// When the token of the client expires, in seconds since 1970. `None` if it does not expire, or
-    /// if no token is required.
+    /// When the token of the client expires, in seconds since 1970. `None` if it does not expire,
+    /// or if no token is required.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token_expires: Option<u64>,
 }
@@ -312,8 +315,8 @@ impl PackHead {
     /// Length of a header in bytes.
     pub const BYTES: usize = 32 + 4;
 
-    /// Encodes the id and the length, big endian. Length 0 is the end marker. Its id is 32 times the
-    /// byte 1 if all packs have been sent, and 32 times 0 if more follow in another request.
+    /// Encodes the id and the length, big endian. Length 0 is the end marker. Its id is 32 times
+    /// the byte 1 if all packs have been sent, and 32 times 0 if more follow in another request.
     #[must_use]
     pub fn to_bytes(self) -> [u8; Self::BYTES] {
         let (id, bytes) = match self {
@@ -475,8 +478,14 @@ mod tests {
     #[test]
     fn a_detail_that_nobody_knows_is_no_fault() {
         let read = |text: &str| serde_json::from_str::<ProtocolError>(text).unwrap().detail;
-        assert_eq!(read(r#"{"kind":"no_space","message":"x","detail":"quota"}"#), Some(Detail::Quota));
-        assert_eq!(read(r#"{"kind":"no_space","message":"x","detail":"of_tomorrow"}"#), Some(Detail::Other));
+        assert_eq!(
+            read(r#"{"kind":"no_space","message":"x","detail":"quota"}"#),
+            Some(Detail::Quota)
+        );
+        assert_eq!(
+            read(r#"{"kind":"no_space","message":"x","detail":"of_tomorrow"}"#),
+            Some(Detail::Other)
+        );
         assert_eq!(read(r#"{"kind":"no_space","message":"x"}"#), None);
     }
 }

@@ -32,7 +32,9 @@ impl ObjectPart {
     /// Decodes a part. Every sequence of 48 bytes is one.
     #[must_use]
     pub fn from_bytes(bytes: &[u8; Self::BYTES]) -> Self {
-        let number = |at: usize| bytes[at..at + 8].iter().fold(0, |number, byte| number << 8 | u64::from(*byte));
+        let number = |at: usize| {
+            bytes[at..at + 8].iter().fold(0, |number, byte| number << 8 | u64::from(*byte))
+        };
         let (id, _) = bytes.split_first_chunk::<32>().expect("it is longer");
         Self { object: ObjectId::from_bytes(*id), offset: number(32), length: number(40) }
     }
@@ -41,8 +43,8 @@ impl ObjectPart {
 /// Which of the requested objects a mirror has.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Holds {
-    /// One bit for each object, in the order of the request and with the lowest bit of a byte first,
-    /// as hexadecimal digits.
+    /// One bit for each object, in the order of the request and with the lowest bit of a byte
+    /// first, as hexadecimal digits.
     pub bits: String,
 }
 
@@ -50,7 +52,9 @@ impl Holds {
     /// Encodes one bit for each object.
     #[must_use]
     pub fn of(held: &[bool]) -> Self {
-        let byte = |eight: &[bool]| (0..).zip(eight).fold(0u8, |byte, (bit, held)| byte | u8::from(*held) << bit);
+        let byte = |eight: &[bool]| {
+            (0..).zip(eight).fold(0u8, |byte, (bit, held)| byte | u8::from(*held) << bit)
+        };
         Self { bits: held.chunks(8).map(|eight| format!("{:02x}", byte(eight))).collect() }
     }
 
@@ -95,7 +99,9 @@ mod tests {
     #[test]
     fn an_answer_of_another_length_or_spelling_is_none() {
         let read = |bits: &str, count| Holds { bits: bits.to_owned() }.read(count);
-        for (bits, count) in [("", 1), ("0", 1), ("0000", 8), ("00", 9), ("08", 3), ("0F", 8), ("+1", 8), ("é", 8)] {
+        for (bits, count) in
+            [("", 1), ("0", 1), ("0000", 8), ("00", 9), ("08", 3), ("0F", 8), ("+1", 8), ("é", 8)]
+        {
             assert_eq!(read(bits, count), None, "{bits} of {count}");
         }
         assert_eq!(read("07", 3), Some(vec![true; 3]));

@@ -62,8 +62,11 @@ mod tests {
     #[test]
     fn an_answer_reads_as_it_was_written_and_that_of_an_older_receiver_has_no_hook() {
         let release: ReleaseName = "7-00112233445566aa".parse().unwrap();
-        let states =
-            [HookState::Running, HookState::Succeeded, HookState::Failed { reason: "exit status: 3".to_owned() }];
+        let states = [
+            HookState::Running,
+            HookState::Succeeded,
+            HookState::Failed { reason: "exit status: 3".to_owned() },
+        ];
         for state in states {
             let hook = Some(HookRun { release, state });
             let settled = Settled { pruned: Pruned { releases: 2, ..Pruned::default() }, hook };

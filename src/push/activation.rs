@@ -56,25 +56,30 @@ pub(super) fn activate(
             return Err(PushError::Cancelled);
         }
         let lead = rest.remove(0);
-        let activated = match try_one(publication, lead, publication.members[lead].current(), options, monitor) {
-            Err(error) if is_lost(publication, error.kind()) => match ask_who_won(publication, lead, options) {
-                RaceWinner::Ours => Ok(()),
-                // Another push took the slot and gave it up; stage again.
-                RaceWinner::NoRelease
-                    if tries < MAX_TRIES && stage_alone(publication, lead, options, monitor).is_ok() =>
-                {
-                    tries += 1;
-                    rest.insert(0, lead);
-                    continue;
+        let activated =
+            match try_one(publication, lead, publication.members[lead].current(), options, monitor)
+            {
+                Err(error) if is_lost(publication, error.kind()) => {
+                    match ask_who_won(publication, lead, options) {
+                        RaceWinner::Ours => Ok(()),
+                        // Another push took the slot and gave it up; stage again.
+                        RaceWinner::NoRelease
+                            if tries < MAX_TRIES
+                                && stage_alone(publication, lead, options, monitor).is_ok() =>
+                        {
+                            tries += 1;
+                            rest.insert(0, lead);
+                            continue;
+                        }
+                        // The mirror contradicts itself. It fails alone; the others are published.
+                        RaceWinner::NoRelease => Err(error),
+                        race @ (RaceWinner::Older | RaceWinner::Newer | RaceWinner::Staged(_)) => {
+                            return Ok(on_lost_race(publication, lead, &race, outcomes, monitor));
+                        }
+                    }
                 }
-                // The mirror contradicts itself. It fails alone; the others are published.
-                RaceWinner::NoRelease => Err(error),
-                race @ (RaceWinner::Older | RaceWinner::Newer | RaceWinner::Staged(_)) => {
-                    return Ok(on_lost_race(publication, lead, &race, outcomes, monitor));
-                }
-            },
-            other => other,
-        };
+                other => other,
+            };
         match activated {
             Ok(()) => {
                 outcomes[lead] = Some(Outcome::Activated);
@@ -104,12 +109,16 @@ pub(super) fn activate_one(
             Err(error) if is_lost(publication, error.kind()) => error,
             Err(error) => return failed(publication, index, &error, monitor),
         };
-        let Ok(state) = mirror(publication, index).state() else { return failed(publication, index, &error, monitor) };
+        let Ok(state) = mirror(publication, index).state() else {
+            return failed(publication, index, &error, monitor);
+        };
         match race(publication, index, &state, options) {
             RaceWinner::Ours => return Outcome::Activated,
             // A release with a lower sequence is replaced, whenever its push began.
             RaceWinner::Newer
-                if state.current.is_some_and(|current| current.sequence() >= publication.release.sequence) =>
+                if state
+                    .current
+                    .is_some_and(|current| current.sequence() >= publication.release.sequence) =>
             {
                 return Outcome::Superseded;
             }
@@ -122,7 +131,10 @@ pub(super) fn activate_one(
             {
                 return Outcome::Superseded;
             }
-            RaceWinner::Older | RaceWinner::Newer | RaceWinner::Staged(_) | RaceWinner::NoRelease => {}
+            RaceWinner::Older
+            | RaceWinner::Newer
+            | RaceWinner::Staged(_)
+            | RaceWinner::NoRelease => {}
         }
         expected = state.current;
         if state.staged.is_none_or(|staged| staged.name() != publication.release.name())
@@ -152,9 +164,13 @@ pub(super) fn on_lost_race(
     let (outcome, is_ahead) = match *race {
         // A release may stay staged without ever being served. It is replaced, as by a push that
         // starts now.
-        RaceWinner::Staged(by) if !is_soon_served(publication, index, by, monitor) => (Outcome::Displaced { by }, true),
+        RaceWinner::Staged(by) if !is_soon_served(publication, index, by, monitor) => {
+            (Outcome::Displaced { by }, true)
+        }
         RaceWinner::Older | RaceWinner::NoRelease => (Outcome::Superseded, true),
-        RaceWinner::Ours | RaceWinner::Newer | RaceWinner::Staged(_) => (Outcome::Superseded, false),
+        RaceWinner::Ours | RaceWinner::Newer | RaceWinner::Staged(_) => {
+            (Outcome::Superseded, false)
+        }
     };
     give_up(publication, outcomes, &outcome);
     outcomes[index] = Some(outcome);
@@ -162,7 +178,12 @@ pub(super) fn on_lost_race(
 }
 
 /// Waits up to [`TIME_TO_SWITCH`] for the staged release `name` to become current on the mirror.
-fn is_soon_served(publication: &Publication, index: usize, name: ReleaseName, monitor: &PushMonitor<'_>) -> bool {
+fn is_soon_served(
+    publication: &Publication,
+    index: usize,
+    name: ReleaseName,
+    monitor: &PushMonitor<'_>,
+) -> bool {
     let deadline = Instant::now() + TIME_TO_SWITCH;
     loop {
         // Without knowing the winner nothing may be put on top of it.
@@ -191,7 +212,10 @@ fn try_one(
     if let Some(store) = mirror.store_id() {
         options.stores.remember(mirror.location(), store, Some(publication.release.name()));
     }
-    monitor.event(Event::Activated { mirror: mirror.name().to_owned(), sequence: publication.release.sequence });
+    monitor.event(Event::Activated {
+        mirror: mirror.name().to_owned(),
+        sequence: publication.release.sequence,
+    });
     Ok(())
 }
 
@@ -202,7 +226,8 @@ pub(super) fn activate_all(
     options: &Options,
     monitor: &PushMonitor<'_>,
 ) {
-    let activated = threads::each(rest, |index| (*index, activate_one(publication, *index, options, monitor)));
+    let activated =
+        threads::each(rest, |index| (*index, activate_one(publication, *index, options, monitor)));
     for (index, outcome) in activated {
         outcomes[index] = Some(outcome);
     }
@@ -212,7 +237,12 @@ pub(super) fn name(publication: &Publication, index: usize) -> &str {
     mirror(publication, index).name()
 }
 
-fn failed(publication: &Publication, index: usize, error: &MirrorError, monitor: &PushMonitor<'_>) -> Outcome {
+fn failed(
+    publication: &Publication,
+    index: usize,
+    error: &MirrorError,
+    monitor: &PushMonitor<'_>,
+) -> Outcome {
     let mirror = mirror(publication, index).name().to_owned();
     monitor.event(Event::MirrorFailed { mirror, error: error_chain(error) });
     Outcome::failed(error)
@@ -248,7 +278,11 @@ pub(super) fn in_order(
 }
 
 /// Queries a mirror that refused the publication, and returns who won there.
-pub(super) fn ask_who_won(publication: &Publication, index: usize, options: &Options) -> RaceWinner {
+pub(super) fn ask_who_won(
+    publication: &Publication,
+    index: usize,
+    options: &Options,
+) -> RaceWinner {
     match mirror(publication, index).state() {
         Ok(state) => race(publication, index, &state, options),
         // Without knowing the winner nothing may be put on top of it.
@@ -258,20 +292,32 @@ pub(super) fn ask_who_won(publication: &Publication, index: usize, options: &Opt
 
 /// Who won on a mirror that now has this `state`. Clocks are compared only between two competing
 /// pushes.
-fn race(publication: &Publication, index: usize, state: &MirrorState, options: &Options) -> RaceWinner {
+fn race(
+    publication: &Publication,
+    index: usize,
+    state: &MirrorState,
+    options: &Options,
+) -> RaceWinner {
     let is_switched = state.current != publication.members[index].current();
     let rival = match (is_switched, state.current_release()) {
         (true, None) if state.current.is_some() => return RaceWinner::Newer,
         (true, current) => current,
         // No switch happened: the other push took the slot that our release was staged in.
-        (false, _) => match state.staged.as_ref().filter(|staged| staged.name() != publication.release.name()) {
-            Some(staged) => Some(staged),
-            None => return RaceWinner::NoRelease,
-        },
+        (false, _) => {
+            match state.staged.as_ref().filter(|staged| staged.name() != publication.release.name())
+            {
+                Some(staged) => Some(staged),
+                None => return RaceWinner::NoRelease,
+            }
+        }
     };
-    let newer = |rival: &Release| if is_switched { RaceWinner::Newer } else { RaceWinner::Staged(rival.name()) };
+    let newer = |rival: &Release| {
+        if is_switched { RaceWinner::Newer } else { RaceWinner::Staged(rival.name()) }
+    };
     match rival {
-        Some(rival) if rival.name() == publication.release.name() && is_switched => RaceWinner::Ours,
+        Some(rival) if rival.name() == publication.release.name() && is_switched => {
+            RaceWinner::Ours
+        }
         // A release that was not created by this push already has its rank; only that counts.
         Some(rival) if !publication.is_new => match publication.release.succession(rival) {
             Succession::Follows => RaceWinner::Older,
@@ -287,7 +333,9 @@ fn race(publication: &Publication, index: usize, state: &MirrorState, options: &
 fn is_newer(rival: &Release, ours: &Release, options: &Options) -> bool {
     let began = |release: &Release| (release.began, release.id());
     let order = options.order.as_ref().filter(|_| !options.allow_older);
-    match order.and_then(|order| rival.orders.get(&order.stream).map(|seen| seen.cmp(&order.number))) {
+    match order
+        .and_then(|order| rival.orders.get(&order.stream).map(|seen| seen.cmp(&order.number)))
+    {
         Some(Ordering::Greater) => true,
         Some(Ordering::Less) => false,
         Some(Ordering::Equal) | None => began(rival) > began(ours),
@@ -296,7 +344,9 @@ fn is_newer(rival: &Release, ours: &Release, options: &Options) -> bool {
 
 /// Drops everything that was staged and not switched; `why` becomes the outcome of these mirrors.
 pub(super) fn give_up(publication: &Publication, outcomes: &mut [Option<Outcome>], why: &Outcome) {
-    for (index, outcome) in outcomes.iter_mut().enumerate().filter(|(_, outcome)| **outcome == Some(Outcome::Staged)) {
+    for (index, outcome) in
+        outcomes.iter_mut().enumerate().filter(|(_, outcome)| **outcome == Some(Outcome::Staged))
+    {
         // If this fails, the release stays staged, without being served, until the next push takes
         // the slot.
         mirror(publication, index).abandon(publication.release.name()).ok();

@@ -35,7 +35,9 @@ pub(super) struct Bundle {
 
 /// The manifest that the change for a mirror is based on.
 pub(super) fn base_of(publication: &Publication, member: &PolledMirror) -> Option<ManifestId> {
-    let likely = publication.likely_base.filter(|likely| member.releases().iter().any(|kept| kept.manifest == *likely));
+    let likely = publication
+        .likely_base
+        .filter(|likely| member.releases().iter().any(|kept| kept.manifest == *likely));
     likely.or_else(|| Some(member.current_release()?.manifest))
 }
 
@@ -47,9 +49,12 @@ pub(super) fn bundles(
     monitor: &dyn Monitor,
 ) -> Result<Vec<Bundle>, PushError> {
     // The base of a late mirror is not known yet.
-    let needs_batch = |index: usize| outcomes[index].is_none() && !publication.late.contains(&index);
+    let needs_batch =
+        |index: usize| outcomes[index].is_none() && !publication.late.contains(&index);
     let mut groups: BTreeMap<Option<ManifestId>, Vec<usize>> = BTreeMap::new();
-    for (index, member) in publication.members.iter().enumerate().filter(|(index, _)| needs_batch(*index)) {
+    for (index, member) in
+        publication.members.iter().enumerate().filter(|(index, _)| needs_batch(*index))
+    {
         groups.entry(base_of(publication, member)).or_default().push(index);
     }
     // A base manifest that is damaged on every mirror counts as no base.
@@ -57,7 +62,14 @@ pub(super) fn bundles(
     let mut made = Vec::new();
     for (base, members) in groups.into_iter().filter_map(|(base, members)| Some((base?, members))) {
         match find_base(publication, base)? {
-            Some(base) => made.extend(on_base(publication, Some(&base), &members, &HashSet::new(), options, monitor)?),
+            Some(base) => made.extend(on_base(
+                publication,
+                Some(&base),
+                &members,
+                &HashSet::new(),
+                options,
+                monitor,
+            )?),
             None => without.extend(members),
         }
     }
@@ -67,7 +79,10 @@ pub(super) fn bundles(
     Ok(made)
 }
 
-pub(super) fn find_base(publication: &Publication, base: ManifestId) -> Result<Option<Arc<ManifestFile>>, PushError> {
+pub(super) fn find_base(
+    publication: &Publication,
+    base: ManifestId,
+) -> Result<Option<Arc<ManifestFile>>, PushError> {
     match publication.previous.as_ref().filter(|previous| previous.id == base) {
         Some(previous) => Ok(Some(Arc::clone(previous))),
         None => Ok(fleet::copy_manifest(&publication.members, &base, &publication.scratch)?),
@@ -98,8 +113,13 @@ fn on_base(
 ) -> Result<Vec<Bundle>, PushError> {
     let (new, id) = (|| publication.new_entries(), base.map(|base| base.id));
     let encode = |held: &HashSet<ObjectId>| {
-        let change =
-            delta::encode_beside(|| entries(base.map(|base| &**base)), new, id, publication.release.created, held);
+        let change = delta::encode_beside(
+            || entries(base.map(|base| &**base)),
+            new,
+            id,
+            publication.release.created,
+            held,
+        );
         change.map_err(PushError::NewManifest)
     };
     let mut without = Some(encode(&HashSet::new())?);
@@ -120,7 +140,9 @@ pub(super) fn level_for<'m>(
 ) -> Level {
     match options.level {
         LevelChoice::Fixed(level) => level,
-        LevelChoice::Auto if mirrors.clone().all(|mirror| mirror.link() == Link::Local) => Level::Raw,
+        LevelChoice::Auto if mirrors.clone().all(|mirror| mirror.link() == Link::Local) => {
+            Level::Raw
+        }
         LevelChoice::Auto => speeds.level(mirrors.map(|mirror| mirror.location())),
     }
 }
@@ -135,14 +157,27 @@ fn bundle(
     monitor: &dyn Monitor,
 ) -> Result<Bundle, PushError> {
     let id = base.as_ref().map(|base| base.id);
-    let level =
-        level_for(members.iter().map(|index| &publication.members[*index].mirror), &publication.speeds, options);
+    let level = level_for(
+        members.iter().map(|index| &publication.members[*index].mirror),
+        &publication.speeds,
+        options,
+    );
     let bases = match &base {
         Some(base) if level != Level::Raw && !change.wanted.is_empty() => {
             let (old, content_source, jobs) =
                 (&publication.content_source.old, &publication.content_source, options.jobs.get());
-            let search = BaseSelector { wanted: &change.wanted, old, content_source, excluded_bases, jobs, monitor };
-            search.run(|| entries(Some(base)), publication.new_entries().map_err(PushError::NewManifest)?)
+            let search = BaseSelector {
+                wanted: &change.wanted,
+                old,
+                content_source,
+                excluded_bases,
+                jobs,
+                monitor,
+            };
+            search.run(
+                || entries(Some(base)),
+                publication.new_entries().map_err(PushError::NewManifest)?,
+            )
         }
         _ => Ok(BaseSelection::none(&change.wanted)),
     };
@@ -175,10 +210,20 @@ impl Bundle {
         entries(self.base.as_deref())
     }
 
-    pub(super) fn job<'a>(&'a self, publication: &'a Publication, is_kept: bool, options: &Options) -> PackInput<'a> {
-        let (wanted, content_source, bases) = (&self.change.wanted, &publication.content_source, &self.bases);
+    pub(super) fn job<'a>(
+        &'a self,
+        publication: &'a Publication,
+        is_kept: bool,
+        options: &Options,
+    ) -> PackInput<'a> {
+        let (wanted, content_source, bases) =
+            (&self.change.wanted, &publication.content_source, &self.bases);
         let (level, jobs) = (self.level, options.jobs.get());
-        let mirrors = self.members.iter().map(|index| publication.members[*index].mirror.name().to_owned()).collect();
+        let mirrors = self
+            .members
+            .iter()
+            .map(|index| publication.members[*index].mirror.name().to_owned())
+            .collect();
         PackInput { wanted, bundle: self.key, mirrors, content_source, bases, is_kept, level, jobs }
     }
 
@@ -204,7 +249,12 @@ impl Bundle {
     }
 
     pub(super) fn request<'a>(&'a self, publication: &'a Publication) -> StageRequest<'a> {
-        StageRequest { release: &publication.release, key: self.key, base: self.base_id(), change: &self.change.bytes }
+        StageRequest {
+            release: &publication.release,
+            key: self.key,
+            base: self.base_id(),
+            change: &self.change.bytes,
+        }
     }
 
     pub(super) fn new_bytes(&self) -> u64 {

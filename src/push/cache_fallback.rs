@@ -8,8 +8,8 @@ use crate::push::PushError;
 use crate::push::options::Options;
 use crate::text::error_chain;
 
-/// Runs `work`. If the disk of the cache is full, runs it again with a temporary directory in place of the cache: the
-/// cache only saves time, so a push must not fail because of it.
+/// Runs `work`. If the disk of the cache is full, runs it again with a temporary directory in place
+/// of the cache: the cache only saves time, so a push must not fail because of it.
 pub(super) fn with_cache_or_without<T>(
     options: &Options,
     work: impl Fn(&Options) -> Result<T, PushError>,
@@ -25,7 +25,8 @@ pub(super) fn with_cache_or_without<T>(
 /// Why the cache cannot hold the files of a push; `None` if `error` has another cause.
 fn lack_of_room(error: &PushError, location: &ScratchLocation) -> Option<String> {
     let directory = location.directory.as_ref().ok()?;
-    let is_lack = |kind| matches!(ErrorKind::of_io(kind), ErrorKind::NoSpace | ErrorKind::FileTooLarge);
+    let is_lack =
+        |kind| matches!(ErrorKind::of_io(kind), ErrorKind::NoSpace | ErrorKind::FileTooLarge);
     match error {
         PushError::Io(error) | PushError::Build(BuildError::Io(error)) => {
             (is_lack(error.kind()) && error.path.starts_with(directory)).then(|| error_chain(error))

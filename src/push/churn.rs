@@ -41,7 +41,11 @@ pub struct Churn {
 }
 
 /// Compares changed files and returns the kinds of which at least half differ near one spot only.
-pub(super) fn find_churn(diff: &Diff, content_source: &ContentSource, monitor: &dyn Monitor) -> Vec<Churn> {
+pub(super) fn find_churn(
+    diff: &Diff,
+    content_source: &ContentSource,
+    monitor: &dyn Monitor,
+) -> Vec<Churn> {
     let mut kinds: BTreeMap<&str, Vec<&Change>> = BTreeMap::new();
     for change in diff.changes.iter().filter(|change| change.kind == ChangeKind::Changed) {
         if let Some(extension) = change.path.extension() {
@@ -51,7 +55,9 @@ pub(super) fn find_churn(diff: &Diff, content_source: &ContentSource, monitor: &
     let mut budget = MAX_TOTAL_BYTES;
     let kinds = kinds.into_iter().filter(|(_, changes)| changes.len() >= MIN_FILES);
     kinds
-        .filter_map(|(extension, changes)| look_at(extension, &changes, content_source, &mut budget, monitor))
+        .filter_map(|(extension, changes)| {
+            look_at(extension, &changes, content_source, &mut budget, monitor)
+        })
         .collect()
 }
 
@@ -71,10 +77,18 @@ fn look_at(
         *budget -= change.size;
         let read = |id: Option<ObjectId>| {
             let mut bytes = Vec::new();
-            content_source.under(monitor).object(&id?).ok()?.take(MAX_FILE_BYTES).read_to_end(&mut bytes).ok()?;
+            content_source
+                .under(monitor)
+                .object(&id?)
+                .ok()?
+                .take(MAX_FILE_BYTES)
+                .read_to_end(&mut bytes)
+                .ok()?;
             Some(bytes)
         };
-        let (Some(before), Some(after)) = (read(change.old_object), read(change.object)) else { continue };
+        let (Some(before), Some(after)) = (read(change.old_object), read(change.object)) else {
+            continue;
+        };
         compared += 1;
         if let Some((before, after)) = one_spot(&before, &after) {
             near += 1;
@@ -88,7 +102,11 @@ fn look_at(
             });
         }
     }
-    churn.filter(|_| near * 2 > compared).map(|churn| Churn { changed: compared, near_one_spot: near, ..churn })
+    churn.filter(|_| near * 2 > compared).map(|churn| Churn {
+        changed: compared,
+        near_one_spot: near,
+        ..churn
+    })
 }
 
 /// The part in which two texts differ, if it is small.
@@ -110,8 +128,13 @@ mod tests {
 
     #[test]
     fn a_stamp_is_one_spot_and_an_edit_at_both_ends_is_not() {
-        let page = |stamp: &str| format!("{}built {stamp}{}", "a".repeat(500), "b".repeat(500)).into_bytes();
-        assert_eq!(one_spot(&page("2026-01-01"), &page("2026-02-03")), Some((&b"1-01"[..], &b"2-03"[..])));
+        let page = |stamp: &str| {
+            format!("{}built {stamp}{}", "a".repeat(500), "b".repeat(500)).into_bytes()
+        };
+        assert_eq!(
+            one_spot(&page("2026-01-01"), &page("2026-02-03")),
+            Some((&b"1-01"[..], &b"2-03"[..]))
+        );
         assert_eq!(one_spot(b"same", b"same"), Some((&b""[..], &b""[..])));
         let mut other = page("x");
         other[0] = b'z';

@@ -22,7 +22,11 @@ const MAX_AHEAD_SECONDS: u64 = 24 * 60 * 60;
 
 /// Marks the members as failed whose claims cannot belong to this fleet: sequences far above those
 /// of all others, or another history.
-pub(super) fn checked(members: Vec<PolledMirror>, options: &Options, monitor: &dyn Monitor) -> Vec<PolledMirror> {
+pub(super) fn checked(
+    members: Vec<PolledMirror>,
+    options: &Options,
+    monitor: &dyn Monitor,
+) -> Vec<PolledMirror> {
     let far: Vec<_> = (0..members.len()).map(|index| far_beyond(&members, index)).collect();
     let members = fail_where(members, far, monitor);
     if options.new_history {
@@ -57,7 +61,8 @@ fn far_beyond(members: &[PolledMirror], index: usize) -> Option<MirrorError> {
     let sequence = highest_sequence(&members[index])?;
     let others = members.iter().enumerate().filter(|(other, _)| *other != index);
     let highest = others.filter_map(|(_, member)| highest_sequence(member)).max()?;
-    (sequence > highest.saturating_add(MAX_LEAD)).then_some(MirrorError::FarBeyond { sequence, highest })
+    (sequence > highest.saturating_add(MAX_LEAD))
+        .then_some(MirrorError::FarBeyond { sequence, highest })
 }
 
 /// Whether `release` has the history of `newest`, or one that it took over.
@@ -70,12 +75,19 @@ fn is_of_history(release: &Release, newest: &Release) -> bool {
 /// from here, if the remaining mirrors are enough for the push.
 fn foreign_histories(members: &[PolledMirror], options: &Options) -> Vec<Option<MirrorError>> {
     let served: Vec<&Release> = members.iter().filter_map(PolledMirror::current_release).collect();
-    let followers = |newest: &Release| served.iter().filter(|release| is_of_history(release, newest)).count();
+    let followers =
+        |newest: &Release| served.iter().filter(|release| is_of_history(release, newest)).count();
     let newest_where = |is_meant: &dyn Fn(&Release) -> bool| {
-        served.iter().copied().filter(|release| is_meant(release)).max_by_key(|release| release.rank())
+        served
+            .iter()
+            .copied()
+            .filter(|release| is_meant(release))
+            .max_by_key(|release| release.rank())
     };
     let claims = Claims::new(members, options);
-    let of_most = newest_where(&|release| claims.is_confirmed(release) && 2 * followers(release) > served.len());
+    let of_most = newest_where(&|release| {
+        claims.is_confirmed(release) && 2 * followers(release) > served.len()
+    });
     if let Some(of_most) = of_most {
         return members.iter().map(|member| foreign_history(member, of_most)).collect();
     }
@@ -86,7 +98,8 @@ fn foreign_histories(members: &[PolledMirror], options: &Options) -> Vec<Option<
     let is_left = |index: &usize| members[*index].state().is_some() && foreign[*index].is_none();
     let left = fleet::counted(members).filter(is_left).count();
     let total = fleet::counted(members).count();
-    let are_both_ours = served.iter().any(|release| is_ours(release) && !is_of_history(release, ours));
+    let are_both_ours =
+        served.iter().any(|release| is_ours(release) && !is_of_history(release, ours));
     if are_both_ours || !options.require.is_met(left, total) { none() } else { foreign }
 }
 
@@ -94,14 +107,19 @@ fn foreign_histories(members: &[PolledMirror], options: &Options) -> Vec<Option<
 fn foreign_history(member: &PolledMirror, newest: &Release) -> Option<MirrorError> {
     let own = member.current_release()?;
     let is_foreign = newest.succession(own) == Succession::OtherHistory;
-    is_foreign.then(|| MirrorError::ForeignHistory { current: own.name(), found: own.history, history: newest.history })
+    is_foreign.then(|| MirrorError::ForeignHistory {
+        current: own.name(),
+        found: own.history,
+        history: newest.history,
+    })
 }
 
 /// The claims of the mirrors, and which of them count for the whole fleet.
 ///
-/// A release is confirmed if this origin brought it to a mirror, or if enough mirrors have it. The record and the
-/// manifest of another one may be made up by the owner of a mirror, and nothing of it is passed on. Of fewer than
-/// three mirrors none can outvote another one, so that all their releases are confirmed.
+/// A release is confirmed if this origin brought it to a mirror, or if enough mirrors have it. The
+/// record and the manifest of another one may be made up by the owner of a mirror, and nothing of
+/// it is passed on. Of fewer than three mirrors none can outvote another one, so that all their
+/// releases are confirmed.
 pub(super) struct Claims<'m> {
     members: &'m [PolledMirror],
     /// The releases that were last pushed to the mirrors from here.
@@ -155,17 +173,24 @@ impl<'m> Claims<'m> {
     /// mirror. If none is confirmed, no mirror is more credible than another, and it is the newest
     /// of all.
     pub(super) fn newest(&self) -> Option<&'m Release> {
-        fleet::newest_where(self.members, |release| self.is_confirmed(release)).or_else(|| fleet::newest(self.members))
+        fleet::newest_where(self.members, |release| self.is_confirmed(release))
+            .or_else(|| fleet::newest(self.members))
     }
 
-    /// Warns of the newest release of all if it is not the `base` of the next one, and so does not count.
+    /// Warns of the newest release of all if it is not the `base` of the next one, and so does not
+    /// count.
     pub(super) fn warn_of_unconfirmed(&self, base: Option<&Release>, monitor: &dyn Monitor) {
-        let Some(newest) = fleet::newest(self.members).filter(|newest| base != Some(*newest)) else { return };
+        let Some(newest) = fleet::newest(self.members).filter(|newest| base != Some(*newest))
+        else {
+            return;
+        };
         let serves = |member: &&PolledMirror| member.current_release() == Some(newest);
-        let mirrors: Vec<&str> = self.members.iter().filter(serves).map(|member| member.mirror.name()).collect();
+        let mirrors: Vec<&str> =
+            self.members.iter().filter(serves).map(|member| member.mirror.name()).collect();
         let message = format!(
-            "release {} is on {} only, and was not brought there from this machine: nothing of it is passed on to the \
-             other mirrors; `headwater heal --from` one of them brings it to all",
+            "release {} is on {} only, and was not brought there from this machine: nothing of it \
+             is passed on to the other mirrors; `headwater heal --from` one of them brings it to \
+             all",
             newest.name(),
             mirrors.join(", ")
         );
@@ -188,8 +213,11 @@ impl<'m> Claims<'m> {
         let published = |(stream, mut numbers): (&str, Vec<(u64, &str, bool)>)| {
             numbers.sort_unstable_by(|one, other| other.cmp(one));
             let ours = numbers.iter().find(|(.., is_ours)| *is_ours);
-            let believed = numbers.get(self.enough_for_runs - 1).max(ours).map(|(number, ..)| *number);
-            if let Some((highest, ..)) = numbers.first().filter(|(number, ..)| Some(*number) != believed) {
+            let believed =
+                numbers.get(self.enough_for_runs - 1).max(ours).map(|(number, ..)| *number);
+            if let Some((highest, ..)) =
+                numbers.first().filter(|(number, ..)| Some(*number) != believed)
+            {
                 let claim = numbers.iter().filter(|(number, ..)| number == highest);
                 let mirrors: Vec<&str> = claim.map(|(_, mirror, _)| *mirror).collect();
                 self.warn_of_run(&mirrors, stream, *highest, monitor);
@@ -202,7 +230,8 @@ impl<'m> Claims<'m> {
     fn warn_of_run(&self, mirrors: &[&str], stream: &str, number: u64, monitor: &dyn Monitor) {
         let enough = self.enough_for_runs;
         let message = format!(
-            "run {number} of {stream} is on {} only: it does not count until {enough} mirrors serve it",
+            "run {number} of {stream} is on {} only: it does not count until {enough} mirrors \
+             serve it",
             mirrors.join(", ")
         );
         monitor.event(Event::Warned { message });
@@ -212,8 +241,12 @@ impl<'m> Claims<'m> {
 /// The sequence of the next release: higher than any on the mirrors.
 pub(super) fn next_sequence(members: &[PolledMirror]) -> Result<u64, PushError> {
     let served = |member: &PolledMirror| member.current().map_or(0, |current| current.sequence());
-    let claims = members.iter().filter_map(|member| Some((highest_sequence(member)?.max(served(member)), member)));
-    let Some((highest, member)) = claims.max_by_key(|(sequence, _)| *sequence) else { return Ok(1) };
+    let claims = members
+        .iter()
+        .filter_map(|member| Some((highest_sequence(member)?.max(served(member)), member)));
+    let Some((highest, member)) = claims.max_by_key(|(sequence, _)| *sequence) else {
+        return Ok(1);
+    };
     if highest >= MAX_SEQUENCE {
         return Err(PushError::SequencesSpent { mirror: member.mirror.name().to_owned(), highest });
     }
@@ -231,7 +264,10 @@ pub(super) fn time_after<'r>(releases: impl Iterator<Item = &'r Release>, now: u
 }
 
 /// Returns an error if the run number is lower than the highest published one of its stream.
-pub(super) fn check_order(options: &Options, published: &BTreeMap<String, u64>) -> Result<(), PushError> {
+pub(super) fn check_order(
+    options: &Options,
+    published: &BTreeMap<String, u64>,
+) -> Result<(), PushError> {
     let Some(order) = &options.order else { return Ok(()) };
     match published.get(&order.stream) {
         Some(&seen) if order.number < seen && !options.allow_older => {
@@ -252,7 +288,8 @@ mod tests {
         let day = MAX_AHEAD_SECONDS;
         let release = |created: u64| {
             let (history, site) = (HistoryId::from_bytes([1; 16]), Site::new("docs").unwrap());
-            let mut release = Release::new(site, history, 1, ManifestId::of(b"m"), ContentId::of(b"c"));
+            let mut release =
+                Release::new(site, history, 1, ManifestId::of(b"m"), ContentId::of(b"c"));
             release.created = created;
             release
         };
@@ -263,7 +300,11 @@ mod tests {
         assert_eq!(next(&[]), 1000);
         assert_eq!(next(&[900, 1000]), 1001);
         assert_eq!(next(&[1000 + day]), 1001 + day);
-        assert_eq!(next(&[1000 + day, 1001 + day]), 1002 + day, "not that of a release that is not believed");
+        assert_eq!(
+            next(&[1000 + day, 1001 + day]),
+            1002 + day,
+            "not that of a release that is not believed"
+        );
         assert_eq!(next(&[1 << 50]), 1000);
     }
 }

@@ -35,7 +35,8 @@ impl Fleet {
     /// This fleet. A push does not poll those of `members` again that could not be polled.
     pub(super) fn with_answers(&self, members: &[PolledMirror]) -> Self {
         let failed = |member: &PolledMirror| member.shared_error();
-        let unreachable = members.iter().enumerate().filter_map(|(index, member)| Some((index, failed(member)?)));
+        let unreachable =
+            members.iter().enumerate().filter_map(|(index, member)| Some((index, failed(member)?)));
         Self { mirrors: self.mirrors.clone(), unreachable: unreachable.collect() }
     }
 
@@ -54,7 +55,10 @@ impl Fleet {
     ///
     /// # Errors
     /// Those of [`Mirror::state`].
-    pub fn state_of(mirror: &Arc<dyn Mirror>, monitor: &dyn Monitor) -> Result<MirrorState, MirrorError> {
+    pub fn state_of(
+        mirror: &Arc<dyn Mirror>,
+        monitor: &dyn Monitor,
+    ) -> Result<MirrorState, MirrorError> {
         let state = mirror.state();
         report_state(&**mirror, &state, monitor);
         state
@@ -63,8 +67,11 @@ impl Fleet {
     /// The mirrors before they have responded. Those that could not be polled a moment ago have
     /// failed.
     pub(super) fn members(&self, monitor: &dyn Monitor) -> Vec<PolledMirror> {
-        let members: Vec<PolledMirror> =
-            self.mirrors.iter().map(|mirror| PolledMirror::unanswered(Arc::clone(mirror))).collect();
+        let members: Vec<PolledMirror> = self
+            .mirrors
+            .iter()
+            .map(|mirror| PolledMirror::unanswered(Arc::clone(mirror)))
+            .collect();
         for (index, error) in &self.unreachable {
             let mirror = members[*index].mirror.name().to_owned();
             monitor.event(Event::MirrorFailed { mirror, error: error_chain(&**error) });
@@ -80,10 +87,17 @@ impl Fleet {
 }
 
 /// Reports the result of polling a mirror to `monitor`.
-pub(super) fn report_state(mirror: &dyn Mirror, state: &Result<MirrorState, MirrorError>, monitor: &dyn Monitor) {
+pub(super) fn report_state(
+    mirror: &dyn Mirror,
+    state: &Result<MirrorState, MirrorError>,
+    monitor: &dyn Monitor,
+) {
     let mirror = mirror.name().to_owned();
     monitor.event(match state {
-        Ok(state) => Event::StateLearned { mirror, sequence: state.current.map(|current| current.sequence()) },
+        Ok(state) => Event::StateLearned {
+            mirror,
+            sequence: state.current.map(|current| current.sequence()),
+        },
         Err(error) => Event::MirrorFailed { mirror, error: error_chain(error) },
     });
 }
@@ -91,7 +105,8 @@ pub(super) fn report_state(mirror: &dyn Mirror, state: &Result<MirrorState, Mirr
 /// Whether a mirror has no release yet while others have one. Such a mirror is filled, but does not
 /// count towards a requirement.
 pub(super) fn is_joining(members: &[PolledMirror], index: usize) -> bool {
-    let is_empty = |member: &PolledMirror| member.state().is_some_and(|state| state.current.is_none());
+    let is_empty =
+        |member: &PolledMirror| member.state().is_some_and(|state| state.current.is_none());
     is_empty(&members[index]) && members.iter().any(|member| member.current().is_some())
 }
 
@@ -120,9 +135,13 @@ pub(super) fn newest(members: &[PolledMirror]) -> Option<&Release> {
 
 /// Like [`newest`], but only among the releases for which `is_meant` returns true; no other release
 /// takes over their history.
-pub(super) fn newest_where(members: &[PolledMirror], is_meant: impl Fn(&Release) -> bool) -> Option<&Release> {
+pub(super) fn newest_where(
+    members: &[PolledMirror],
+    is_meant: impl Fn(&Release) -> bool,
+) -> Option<&Release> {
     let meant: Vec<&Release> = current(members).filter(|release| is_meant(release)).collect();
-    let is_replaced = |one: &Release| meant.iter().any(|other| other.replaces.contains(&one.history));
+    let is_replaced =
+        |one: &Release| meant.iter().any(|other| other.replaces.contains(&one.history));
     meant.iter().filter(|one| !is_replaced(one)).max_by_key(|release| release.rank()).copied()
 }
 
@@ -131,9 +150,12 @@ fn current(members: &[PolledMirror]) -> impl Iterator<Item = &Release> {
     members.iter().filter_map(PolledMirror::current_release)
 }
 
-/// Returns an error if a current release has another history than `newest`, and neither history took
-/// over the other.
-pub(super) fn check_one_history(members: &[PolledMirror], newest: Option<&Release>) -> Result<(), GuardFault> {
+/// Returns an error if a current release has another history than `newest`, and neither history
+/// took over the other.
+pub(super) fn check_one_history(
+    members: &[PolledMirror],
+    newest: Option<&Release>,
+) -> Result<(), GuardFault> {
     let Some(newest) = newest else { return Ok(()) };
     let is_foreign = |one: &Release| newest.succession(one) == Succession::OtherHistory;
     if !current(members).any(is_foreign) {
@@ -200,7 +222,10 @@ pub(super) fn copy_manifest<'m>(
 }
 
 /// All entries of a release that a mirror keeps.
-pub(super) fn release_entries(mirror: &Arc<dyn Mirror>, release: &Release) -> Result<Vec<Entry>, PushError> {
+pub(super) fn release_entries(
+    mirror: &Arc<dyn Mirror>,
+    release: &Release,
+) -> Result<Vec<Entry>, PushError> {
     let failed = |source| PushError::Manifest { release: release.name(), source };
     let bytes = mirror.manifest(&release.manifest).map_err(|source| in_source(mirror, source))?;
     let entries = ManifestReader::new(bytes, Some(release.manifest)).map_err(failed)?;
@@ -224,7 +249,9 @@ pub(super) fn check_distinct(members: &[PolledMirror]) -> Result<(), PushError> 
     for (index, member) in members.iter().enumerate() {
         let store = |member: &PolledMirror| member.state().and_then(|state| state.store);
         // Before the first push there is no store id, so paths are compared.
-        let place = |member: &PolledMirror| member.mirror.local_path().and_then(|path| fsx::resolve(&path).ok());
+        let place = |member: &PolledMirror| {
+            member.mirror.local_path().and_then(|path| fsx::resolve(&path).ok())
+        };
         let same = |other: &&PolledMirror| {
             other.mirror.location() == member.mirror.location()
                 || store(member).is_some() && store(other) == store(member)
@@ -241,7 +268,10 @@ pub(super) fn check_distinct(members: &[PolledMirror]) -> Result<(), PushError> 
             let name = |member: &PolledMirror| member.mirror.location().to_owned();
             for (outer, inner) in [(member, other), (other, member)] {
                 if is_around(outer, inner) {
-                    return Err(PushError::NestedMirrors { inner: name(inner), outer: name(outer) });
+                    return Err(PushError::NestedMirrors {
+                        inner: name(inner),
+                        outer: name(outer),
+                    });
                 }
             }
         }
@@ -250,7 +280,10 @@ pub(super) fn check_distinct(members: &[PolledMirror]) -> Result<(), PushError> 
 }
 
 /// Returns an error if a tree contains a mirror or files of the origin, or lies inside one.
-pub(super) fn check_nesting(roots: &[Root], others: impl IntoIterator<Item = PathBuf>) -> Result<(), PushError> {
+pub(super) fn check_nesting(
+    roots: &[Root],
+    others: impl IntoIterator<Item = PathBuf>,
+) -> Result<(), PushError> {
     let others: Vec<_> = others.into_iter().collect();
     for root in roots {
         let Ok(tree) = fsx::resolve(&root.path) else { continue };

@@ -13,8 +13,13 @@ use crate::release::Release;
 pub(super) const MIN_FLEET: usize = 3;
 
 /// The newest release that is current anywhere and for all mirrors.
-pub(super) fn newest_for_all<'m>(members: &'m [PolledMirror], waves: &[Wave]) -> Option<&'m Release> {
-    fleet::newest_where(members, |release| release.partial.is_none() && has_passed(release, members, waves))
+pub(super) fn newest_for_all<'m>(
+    members: &'m [PolledMirror],
+    waves: &[Wave],
+) -> Option<&'m Release> {
+    fleet::newest_where(members, |release| {
+        release.partial.is_none() && has_passed(release, members, waves)
+    })
 }
 
 /// Like [`newest_for_all`], but skips a release that only one of several mirrors has, while another
@@ -31,16 +36,19 @@ pub(super) fn newest_to_spread<'m>(
     let serving = members.iter().filter(|member| member.current_release().is_some()).count();
     let owner = only_owner(newest, members).filter(|_| waves.is_empty() && serving >= MIN_FLEET);
     let brought = |owner: &PolledMirror| options.stores.brought(owner.mirror.location());
-    let is_strange = |owner: &&PolledMirror| brought(owner).is_some_and(|brought| brought != newest.name());
+    let is_strange =
+        |owner: &&PolledMirror| brought(owner).is_some_and(|brought| brought != newest.name());
     let Some(owner) = owner.filter(is_strange) else { return Some(newest) };
     let (name, sequence) = (owner.mirror.name(), newest.sequence);
     let message = format!(
-        "release {sequence} is on {name} alone, and was not brought there from this machine: it is not spread; \
-         `headwater heal --from {name}` does that"
+        "release {sequence} is on {name} alone, and was not brought there from this machine: it is \
+         not spread; `headwater heal --from {name}` does that"
     );
     monitor.event(Event::Warned { message });
     fleet::newest_where(members, |release| {
-        release.partial.is_none() && only_owner(release, members).is_none() && has_passed(release, members, waves)
+        release.partial.is_none()
+            && only_owner(release, members).is_none()
+            && has_passed(release, members, waves)
     })
 }
 
@@ -56,7 +64,9 @@ pub(super) fn is_for_these(release: &Release, options: &Options) -> bool {
     match (&release.partial, &options.partial) {
         (None, _) => true,
         (Some(_), None) => false,
-        (Some(made_for), Some(wanted)) => wanted.mirrors.iter().all(|mirror| made_for.is_for(mirror)),
+        (Some(made_for), Some(wanted)) => {
+            wanted.mirrors.iter().all(|mirror| made_for.is_for(mirror))
+        }
     }
 }
 
@@ -67,6 +77,7 @@ fn has_passed(release: &Release, members: &[PolledMirror], waves: &[Wave]) -> bo
         waves.iter().position(is_in).unwrap_or(waves.len())
     };
     let last = members.iter().map(wave_of).max();
-    let served = |member: &PolledMirror| member.releases().iter().any(|kept| kept.name() == release.name());
+    let served =
+        |member: &PolledMirror| member.releases().iter().any(|kept| kept.name() == release.name());
     members.iter().any(|member| Some(wave_of(member)) == last && served(member))
 }

@@ -62,7 +62,8 @@ impl fmt::Display for HistoryOfMirror {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { mirror, history, sequence, since } = self;
         write!(f, "{mirror} serves release {sequence} of history {}", history.short())?;
-        match i64::try_from(*since).ok().and_then(|since| jiff::Timestamp::from_second(since).ok()) {
+        match i64::try_from(*since).ok().and_then(|since| jiff::Timestamp::from_second(since).ok())
+        {
             Some(since) => write!(f, " (there since {since})"),
             None => Ok(()),
         }
@@ -126,16 +127,21 @@ impl Guards {
     ///
     /// # Errors
     /// The first guard rail that refuses.
-    pub fn check_tree<'p>(&self, live: impl Iterator<Item = &'p TreePath> + Clone) -> Result<(), GuardFault> {
+    pub fn check_tree<'p>(
+        &self,
+        live: impl Iterator<Item = &'p TreePath> + Clone,
+    ) -> Result<(), GuardFault> {
         if live.clone().next().is_none() && !self.allow_shrink {
             return Err(GuardFault::EmptyTree);
         }
         let has = |path: &&TreePath| live.clone().any(|live| live.is_within(path.as_str()));
-        let paths: Vec<String> = self.must_have.iter().filter(|path| !has(path)).map(ToString::to_string).collect();
+        let paths: Vec<String> =
+            self.must_have.iter().filter(|path| !has(path)).map(ToString::to_string).collect();
         if !paths.is_empty() {
             return Err(GuardFault::Lacks { paths });
         }
-        let is_expunged = |path: &&TreePath| self.expunged.iter().any(|gone| path.is_within(gone.as_str()));
+        let is_expunged =
+            |path: &&TreePath| self.expunged.iter().any(|gone| path.is_within(gone.as_str()));
         let paths: Vec<String> = live.filter(is_expunged).map(ToString::to_string).collect();
         if !paths.is_empty() {
             return Err(GuardFault::Expunged { paths });
@@ -156,7 +162,8 @@ impl Guards {
         if self.allow_secrets {
             return Ok(());
         }
-        let secrets: BTreeSet<&TreePath> = live.filter(|path| is_secret(path)).chain(keys).collect();
+        let secrets: BTreeSet<&TreePath> =
+            live.filter(|path| is_secret(path)).chain(keys).collect();
         let refused = secrets.into_iter().filter(|path| !self.allowed_secrets.has(path));
         let paths: Vec<String> = refused.map(ToString::to_string).collect();
         if paths.is_empty() { Ok(()) } else { Err(GuardFault::Secrets { paths }) }
@@ -172,7 +179,11 @@ impl Guards {
             MaxRemoved::Paths(limit) => removed > limit,
             MaxRemoved::Part(part) => removed > SMALL && removed as f64 > total as f64 * part,
         };
-        if too_many && !self.allow_shrink { Err(GuardFault::Shrinks { removed, total }) } else { Ok(()) }
+        if too_many && !self.allow_shrink {
+            Err(GuardFault::Shrinks { removed, total })
+        } else {
+            Ok(())
+        }
     }
 }
 
@@ -192,7 +203,8 @@ mod tests {
 
     #[test]
     fn what_shall_be_served_no_more_is_not_in_the_tree() {
-        let guards = Guards { expunged: vec![TreePath::new("a/leak").unwrap()], ..Guards::default() };
+        let guards =
+            Guards { expunged: vec![TreePath::new("a/leak").unwrap()], ..Guards::default() };
         assert_eq!(check(&guards, &["a/leaks", "index.html"]), Ok(()));
         let found = check(&guards, &["a/leak/x.txt", "index.html"]);
         assert_eq!(found, Err(GuardFault::Expunged { paths: vec!["a/leak/x.txt".into()] }));
@@ -206,13 +218,18 @@ mod tests {
 
     #[test]
     fn secrets_are_refused_by_name_and_by_content_unless_allowed() {
-        let paths = [".git/config", "a/app.pem", "index.html"].map(|text| TreePath::new(text).unwrap());
+        let paths =
+            [".git/config", "a/app.pem", "index.html"].map(|text| TreePath::new(text).unwrap());
         let check = |guards: &Guards| guards.check_secrets(paths.iter(), paths[1..2].iter());
-        let fault =
-            |paths: &[&str]| Err(GuardFault::Secrets { paths: paths.iter().map(|path| (*path).to_owned()).collect() });
+        let fault = |paths: &[&str]| {
+            Err(GuardFault::Secrets {
+                paths: paths.iter().map(|path| (*path).to_owned()).collect(),
+            })
+        };
         assert_eq!(check(&Guards::default()), fault(&[".git/config", "a/app.pem"]));
         let allowed = |patterns: &[&str]| {
-            let patterns: Vec<String> = patterns.iter().map(|pattern| (*pattern).to_owned()).collect();
+            let patterns: Vec<String> =
+                patterns.iter().map(|pattern| (*pattern).to_owned()).collect();
             Guards { allowed_secrets: AllowedSecrets::new(&patterns).unwrap(), ..Guards::default() }
         };
         assert_eq!(check(&allowed(&["a/app.pem"])), fault(&[".git/config"]));
@@ -222,7 +239,8 @@ mod tests {
 
     #[test]
     fn a_must_may_be_a_file_or_a_directory() {
-        let guards = |path| Guards { must_have: vec![TreePath::new(path).unwrap()], ..Guards::default() };
+        let guards =
+            |path| Guards { must_have: vec![TreePath::new(path).unwrap()], ..Guards::default() };
         let tree = ["a", "d-x", "d/e", "index.html"];
         for there in ["a", "d", "d/e", "index.html"] {
             assert_eq!(check(&guards(there), &tree), Ok(()), "{there}");
@@ -236,6 +254,8 @@ mod tests {
         assert_eq!(guards.check_removed(100, 100), Ok(()));
         assert_eq!(guards.check_removed(101, 202), Ok(()));
         assert!(guards.check_removed(102, 203).is_err());
-        assert!(Guards { max_removed: MaxRemoved::Paths(3), ..guards }.check_removed(4, 1000).is_err());
+        assert!(
+            Guards { max_removed: MaxRemoved::Paths(3), ..guards }.check_removed(4, 1000).is_err()
+        );
     }
 }

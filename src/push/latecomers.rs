@@ -52,12 +52,17 @@ fn stage_as_they_answer<'s>(
 ) {
     let mut unanswered = publication.late.len();
     while unanswered > 0 && !monitor.is_cancelled() {
-        let answered =
-            publication.pending.take_next(&publication.members, CANCEL_POLL_INTERVAL, &options.stores, monitor);
+        let answered = publication.pending.take_next(
+            &publication.members,
+            CANCEL_POLL_INTERVAL,
+            &options.stores,
+            monitor,
+        );
         let Some(index) = answered else { continue };
         unanswered -= 1;
         let has_staged = staged.clone();
-        let stage = move || has_staged.send((index, stage(publication, index, options, monitor))).ok();
+        let stage =
+            move || has_staged.send((index, stage(publication, index, options, monitor))).ok();
         if let Err(error) = threads::start(scope, stage) {
             staged.send((index, Err(error.into()))).ok();
         }

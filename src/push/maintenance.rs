@@ -46,7 +46,9 @@ fn clean_up_one(mirror: &dyn Mirror, keep: usize, monitor: &dyn Monitor) -> Opti
             hook
         }
         Err(error) => {
-            monitor.event(Event::Warned { message: format!("{name}: cannot tidy up: {}", error_chain(&error)) });
+            monitor.event(Event::Warned {
+                message: format!("{name}: cannot tidy up: {}", error_chain(&error)),
+            });
             None
         }
     }
@@ -55,7 +57,9 @@ fn clean_up_one(mirror: &dyn Mirror, keep: usize, monitor: &dyn Monitor) -> Opti
 fn hook_event(mirror: &str, hook: &HookRun) -> Option<Event> {
     let (mirror, sequence) = (mirror.to_owned(), hook.release.sequence());
     match &hook.state {
-        HookState::Failed { reason } => Some(Event::HookFailed { mirror, sequence, reason: reason.clone() }),
+        HookState::Failed { reason } => {
+            Some(Event::HookFailed { mirror, sequence, reason: reason.clone() })
+        }
         HookState::Running => Some(Event::HookRunning { mirror, sequence }),
         HookState::Succeeded | HookState::Unknown => None,
     }
@@ -65,8 +69,13 @@ fn hook_event(mirror: &str, hook: &HookRun) -> Option<Event> {
 ///
 /// # Errors
 /// If the source cannot be read or the mirror cannot be written.
-pub fn repair(source: &Source, mirror: &Arc<dyn Mirror>, monitor: &dyn Monitor) -> Result<Repaired, PushError> {
-    let sources = |mirrors: &[&Arc<dyn Mirror>]| Sources::of(mirrors.iter().map(|mirror| Arc::clone(mirror)));
+pub fn repair(
+    source: &Source,
+    mirror: &Arc<dyn Mirror>,
+    monitor: &dyn Monitor,
+) -> Result<Repaired, PushError> {
+    let sources =
+        |mirrors: &[&Arc<dyn Mirror>]| Sources::of(mirrors.iter().map(|mirror| Arc::clone(mirror)));
     let content_source = match source {
         Source::Trees { roots, scan } => ContentSource::new(
             SourceEntries::Tree(Arc::new(Tree::scan(roots, scan, monitor)?)),
@@ -75,7 +84,11 @@ pub fn repair(source: &Source, mirror: &Arc<dyn Mirror>, monitor: &dyn Monitor) 
         ),
         Source::Store(from) | Source::Promote(from) => {
             let releases = from.state().map_err(|source| in_source(from, source))?.releases;
-            ContentSource::new(SourceEntries::Entries(Vec::new()), sources(&[from, mirror]), releases)
+            ContentSource::new(
+                SourceEntries::Entries(Vec::new()),
+                sources(&[from, mirror]),
+                releases,
+            )
         }
         Source::Rollback { .. } | Source::Staged(_) | Source::Newest => {
             ContentSource::new(SourceEntries::Entries(Vec::new()), sources(&[mirror]), Vec::new())
@@ -108,7 +121,9 @@ impl DiffSide {
     fn entries(&self, monitor: &dyn Monitor) -> Result<Vec<Entry>, PushError> {
         match self {
             Self::Trees { roots, scan } => {
-                Ok(SourceEntries::Tree(Arc::new(Tree::scan(roots, scan, monitor)?)).entries().collect())
+                Ok(SourceEntries::Tree(Arc::new(Tree::scan(roots, scan, monitor)?))
+                    .entries()
+                    .collect())
             }
             Self::Release { mirror, sequence } => {
                 let (release, expired_through) = find_release(mirror, *sequence)?;
@@ -121,7 +136,10 @@ impl DiffSide {
 }
 
 /// The record of a release, and the time up to which retired entries have expired on the mirror.
-fn find_release(mirror: &Arc<dyn Mirror>, sequence: Option<u64>) -> Result<(Release, u64), PushError> {
+fn find_release(
+    mirror: &Arc<dyn Mirror>,
+    sequence: Option<u64>,
+) -> Result<(Release, u64), PushError> {
     let state = mirror.state().map_err(|source| in_source(mirror, source))?;
     let release = match sequence {
         None => state
@@ -130,8 +148,15 @@ fn find_release(mirror: &Arc<dyn Mirror>, sequence: Option<u64>) -> Result<(Rele
             .ok_or_else(|| PushError::EmptySource { mirror: mirror.location().to_owned() }),
         Some(sequence) => {
             let found = state.releases.iter().find(|release| release.sequence == sequence).cloned();
-            let kept: Vec<String> = state.releases.iter().map(|release| release.sequence.to_string()).collect();
-            let text = || format!("{} keeps no release {sequence}; it keeps {}", mirror.location(), kept.join(", "));
+            let kept: Vec<String> =
+                state.releases.iter().map(|release| release.sequence.to_string()).collect();
+            let text = || {
+                format!(
+                    "{} keeps no release {sequence}; it keeps {}",
+                    mirror.location(),
+                    kept.join(", ")
+                )
+            };
             found.ok_or_else(|| PushError::NoRelease(text()))
         }
     };
@@ -142,7 +167,11 @@ fn find_release(mirror: &Arc<dyn Mirror>, sequence: Option<u64>) -> Result<(Rele
 ///
 /// # Errors
 /// If one of the sides cannot be read.
-pub fn diff_sides(old: &DiffSide, new: &DiffSide, monitor: &dyn Monitor) -> Result<Diff, PushError> {
+pub fn diff_sides(
+    old: &DiffSide,
+    new: &DiffSide,
+    monitor: &dyn Monitor,
+) -> Result<Diff, PushError> {
     // A tree has no retired entries, so they are not a difference if one side is a tree.
     let is_tree = |side: &DiffSide| matches!(side, DiffSide::Trees { .. });
     let is_live_only = is_tree(old) || is_tree(new);

@@ -49,8 +49,8 @@ pub use fleet::Fleet;
 pub use guards::{GuardFault, Guards, HistoryOfMirror, MaxRemoved};
 pub use maintenance::{DiffSide, clean_up, diff_sides, repair};
 pub use options::{
-    Goal, KeepContent, LevelChoice, MtimeMode, OnFailure, Options, ParseLevelChoiceError, Policy, Probe, Require,
-    RunNumber, Wave,
+    Goal, KeepContent, LevelChoice, MtimeMode, OnFailure, Options, ParseLevelChoiceError, Policy,
+    Probe, Require, RunNumber, Wave,
 };
 pub use outcome::{ChangeCounts, MirrorReport, Outcome, Report, Reverted};
 pub use plan::{MirrorPlan, PlanReport, plan};
@@ -206,7 +206,12 @@ const MAX_ROUNDS: u32 = 5;
 ///
 /// # Errors
 /// If the push fails as a whole. Nothing was activated then, except with [`PushError::Cancelled`].
-pub fn push(source: &Source, fleet: &Fleet, options: &Options, monitor: &dyn Monitor) -> Result<Report, PushError> {
+pub fn push(
+    source: &Source,
+    fleet: &Fleet,
+    options: &Options,
+    monitor: &dyn Monitor,
+) -> Result<Report, PushError> {
     // A failure after a request to stop is a consequence of that request.
     with_cache_or_without(options, |options| push_in_rounds(source, fleet, options, monitor))
         .map_err(|error| if monitor.is_cancelled() { PushError::Cancelled } else { error })
@@ -226,9 +231,12 @@ fn push_in_rounds(
             let mut recheck = Recheck::none();
             let on_new = |live: &SourceEntries| recheck = Recheck::start(scope, live, monitor);
             match prepare::prepare(&source, fleet, options, on_new, monitor)? {
-                Prepared::Refused(report) => Ok::<_, PushError>(rollout::RolloutEnd::Report(*report)),
+                Prepared::Refused(report) => {
+                    Ok::<_, PushError>(rollout::RolloutEnd::Report(*report))
+                }
                 Prepared::Publication(publication) => {
-                    let end = rollout::run(&publication, || recheck.finish(monitor), options, monitor)?;
+                    let end =
+                        rollout::run(&publication, || recheck.finish(monitor), options, monitor)?;
                     publication.remember(end.report(), options, monitor);
                     // On top of another push, "the previous release" would be the one that this
                     // rollback leaves, so the target is fixed now.
@@ -246,8 +254,9 @@ fn push_in_rounds(
             }
             rollout::RolloutEnd::Retry(report) if round == MAX_ROUNDS => return Ok(report),
             rollout::RolloutEnd::Retry(_) => {
-                monitor
-                    .event(Event::Warned { message: "another push was quicker: starting again on top of it".into() });
+                monitor.event(Event::Warned {
+                    message: "another push was quicker: starting again on top of it".into(),
+                });
             }
         }
     }

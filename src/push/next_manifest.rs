@@ -9,7 +9,9 @@ use std::collections::{HashMap, HashSet};
 use std::io::Write;
 
 use crate::hash::ObjectId;
-use crate::manifest::{Entry, EntryKind, ManifestError, ManifestWriter, Pair, Pairs, Totals, join_renames};
+use crate::manifest::{
+    Entry, EntryKind, ManifestError, ManifestWriter, Pair, Pairs, Totals, join_renames,
+};
 use crate::packing::source_entries::SourceEntries;
 use crate::push::options::MtimeMode;
 use crate::push::outcome::ChangeCounts;
@@ -59,13 +61,16 @@ struct Moves {
 
 impl Moves {
     fn note(&mut self, pair: &Pair) {
-        let object = |entry: &Entry| entry.file().filter(|file| file.size > 0).map(|file| file.object);
+        let object =
+            |entry: &Entry| entry.file().filter(|file| file.size > 0).map(|file| file.object);
         match pair {
             Pair::Old(old) if old.is_live() => {
                 self.gone.extend(object(old).map(|object| (object, old.path.clone())));
             }
             Pair::New(new) => self.added.extend(object(new).map(|object| (object, ()))),
-            Pair::Both(old, new) if !old.is_live() => self.added.extend(object(new).map(|object| (object, ()))),
+            Pair::Both(old, new) if !old.is_live() => {
+                self.added.extend(object(new).map(|object| (object, ())));
+            }
             Pair::Old(_) | Pair::Both(..) => {}
         }
     }
@@ -89,8 +94,9 @@ pub(super) fn build<W: Write>(
     let mut moves = Moves::default();
     // If a retired entry conflicts with a live one, the draft is discarded.
     let mut writer = Some(ManifestWriter::new(out));
-    let mut push =
-        |entry: &Entry| writer = writer.take().and_then(|mut writer| writer.push(entry).ok().map(|()| writer));
+    let mut push = |entry: &Entry| {
+        writer = writer.take().and_then(|mut writer| writer.push(entry).ok().map(|()| writer));
+    };
     for pair in Pairs::new(previous, live.entries().map(Ok)) {
         let pair = pair?;
         manifest_plan.count(&pair);
@@ -132,7 +138,9 @@ fn set_time(new: &mut Entry, old: Option<&Entry>, rules: &ManifestOptions<'_>, i
     match (rules.mtime, old) {
         (MtimeMode::Source, Some(old)) if old.object == file.object => file.mtime = old.mtime,
         (MtimeMode::Source, _) => {}
-        (MtimeMode::Release, Some(old)) if old.object == file.object && old.exec == file.exec && !is_touched => {
+        (MtimeMode::Release, Some(old))
+            if old.object == file.object && old.exec == file.exec && !is_touched =>
+        {
             file.mtime = old.mtime;
         }
         (MtimeMode::Release, _) => file.mtime = rules.created,
@@ -152,9 +160,12 @@ fn retire(old: Entry, rules: &ManifestOptions<'_>) -> Option<Retired> {
         return None;
     }
     // The end is fixed when the entry retires; later pushes do not extend it.
-    let until = old.until.unwrap_or_else(|| rules.created.saturating_add(rules.retention.keep(&old.path).as_secs()));
+    let until = old
+        .until
+        .unwrap_or_else(|| rules.created.saturating_add(rules.retention.keep(&old.path).as_secs()));
     let is_fresh = old.is_live();
-    (until > rules.created).then_some(Retired { entry: Entry { until: Some(until), ..old }, is_fresh })
+    (until > rules.created)
+        .then_some(Retired { entry: Entry { until: Some(until), ..old }, is_fresh })
 }
 
 /// Drops retired entries that conflict with a live one: a file where a directory is or the reverse,
@@ -178,7 +189,9 @@ fn drop_conflicts(retired: &mut Vec<Retired>, live: &SourceEntries) {
             *collides = true;
         }
     }
-    retired.retain(|retired| !folded.get(&retired.entry.path.folded()).is_some_and(|collides| *collides));
+    retired.retain(|retired| {
+        !folded.get(&retired.entry.path.folded()).is_some_and(|collides| *collides)
+    });
 }
 
 /// Follows the links of the tree from `destination` to the content.
@@ -196,7 +209,9 @@ fn resolve(destination: &str, live: &SourceEntries) -> Option<String> {
                     return None;
                 }
                 place.clear();
-                pending.extend(target.split('/').rev().filter(|part| !part.is_empty()).map(str::to_owned));
+                pending.extend(
+                    target.split('/').rev().filter(|part| !part.is_empty()).map(str::to_owned),
+                );
             }
             None => place = next,
         }
@@ -214,8 +229,8 @@ fn propagate_link_changes(moved: Vec<String>, live: &SourceEntries) -> HashSet<S
             continue;
         }
         let below = if place.is_empty() { String::new() } else { format!("{place}/") };
-        let inside =
-            (live.position(&below)..live.len()).take_while(|index| live.path(*index).as_str().starts_with(&below));
+        let inside = (live.position(&below)..live.len())
+            .take_while(|index| live.path(*index).as_str().starts_with(&below));
         pending.extend(inside.filter_map(|index| link_destination(&live.entry(index))));
         touched.insert(place);
     }
@@ -247,7 +262,8 @@ impl ManifestPlan {
     /// Turns pairs of added and removed paths into renames, for the paths in `renamed`, and
     /// separates retired paths from removed ones.
     fn join(&mut self, renamed: &HashSet<TreePath>) {
-        let fresh = || self.retired.iter().filter(|retired| retired.is_fresh).map(|retired| &retired.entry);
+        let fresh =
+            || self.retired.iter().filter(|retired| retired.is_fresh).map(|retired| &retired.entry);
         let until = || fresh().filter_map(|entry| entry.until);
         let retired = fresh().filter(|entry| !renamed.contains(&entry.path)).count() as u64;
         let still_served = fresh().count() as u64;
@@ -267,7 +283,8 @@ impl ManifestPlan {
     fn is_touched(&self, entry: &Entry) -> bool {
         let path = entry.path.as_str();
         let ancestors = path.match_indices('/').map(|(at, _)| &path[..at]);
-        !self.touched.is_empty() && ["", path].into_iter().chain(ancestors).any(|place| self.touched.contains(place))
+        !self.touched.is_empty()
+            && ["", path].into_iter().chain(ancestors).any(|place| self.touched.contains(place))
     }
 
     /// Writes the next manifest.
@@ -283,7 +300,8 @@ impl ManifestPlan {
         for pair in Pairs::new(previous, live.entries().map(Ok)) {
             let (old, mut new) = match pair? {
                 Pair::Old(old) => {
-                    if let Some(retired) = retired.next_if(|retired| retired.entry.path == old.path) {
+                    if let Some(retired) = retired.next_if(|retired| retired.entry.path == old.path)
+                    {
                         writer.push(&retired.entry)?;
                     }
                     continue;
@@ -315,14 +333,24 @@ mod tests {
             touched: places.iter().map(|place| (*place).to_owned()).collect(),
             ..ManifestPlan::default()
         };
-        let is_touched = |manifest_plan: &ManifestPlan, path: &str| manifest_plan.is_touched(&file(path, "x", 0, None));
+        let is_touched = |manifest_plan: &ManifestPlan, path: &str| {
+            manifest_plan.is_touched(&file(path, "x", 0, None))
+        };
         let some = manifest_plan(&["a", "b/c"]);
-        for (path, expected) in
-            [("a", true), ("a/x/y", true), ("b/c", true), ("b/c/d", true), ("ab", false), ("b/cd", false)]
-        {
+        for (path, expected) in [
+            ("a", true),
+            ("a/x/y", true),
+            ("b/c", true),
+            ("b/c/d", true),
+            ("ab", false),
+            ("b/cd", false),
+        ] {
             assert_eq!(is_touched(&some, path), expected, "{path}");
         }
-        assert!(is_touched(&manifest_plan(&[""]), "anything") && !is_touched(&manifest_plan(&[]), "anything"));
+        assert!(
+            is_touched(&manifest_plan(&[""]), "anything")
+                && !is_touched(&manifest_plan(&[]), "anything")
+        );
     }
 
     fn file(path: &str, content: &str, mtime: u64, until: Option<u64>) -> Entry {
@@ -347,7 +375,11 @@ mod tests {
         next_with_sums(previous, live, created).1
     }
 
-    fn next_with_sums(previous: &[Entry], live: Vec<Entry>, created: u64) -> (Vec<Entry>, ChangeCounts) {
+    fn next_with_sums(
+        previous: &[Entry],
+        live: Vec<Entry>,
+        created: u64,
+    ) -> (Vec<Entry>, ChangeCounts) {
         let rules = [RetentionRule { pattern: "*.js".into(), keep: Duration::from_secs(10) }];
         let retention = Retention::new(&rules, vec![TreePath::new("gone").unwrap()]).unwrap();
         let rules = ManifestOptions { created, mtime: MtimeMode::Release, retention: &retention };
@@ -358,12 +390,13 @@ mod tests {
         if let Some((draft, drafted)) = draft {
             assert_eq!((&draft, drafted), (&bytes, totals), "a draft that stands is the manifest");
         }
-        let entries: Vec<Entry> = ManifestReader::new(&bytes[..], None).unwrap().collect::<Result<_, _>>().unwrap();
+        let entries: Vec<Entry> =
+            ManifestReader::new(&bytes[..], None).unwrap().collect::<Result<_, _>>().unwrap();
         let paths = ChangeCounts::from(&diff(stream(), entries.iter().cloned().map(Ok)).unwrap());
         let ChangeCounts { still_served, first_until, last_until, .. } = manifest_plan.sums;
-        let fresh = entries
-            .iter()
-            .filter(|new| !new.is_live() && previous.iter().any(|old| old.is_live() && old.path == new.path));
+        let fresh = entries.iter().filter(|new| {
+            !new.is_live() && previous.iter().any(|old| old.is_live() && old.path == new.path)
+        });
         assert_eq!(still_served, fresh.count() as u64);
         assert_eq!(
             manifest_plan.sums,
@@ -375,16 +408,31 @@ mod tests {
 
     #[test]
     fn time_moves_with_content_and_only_then() {
-        let old = [file("a.js", "1", 5, None), file("b.js", "2", 5, None), file("c.js", "3", 5, Some(99))];
-        let new =
-            next(&old, vec![file("a.js", "1", 0, None), file("b.js", "x", 0, None), file("c.js", "3", 0, None)], 50);
+        let old = [
+            file("a.js", "1", 5, None),
+            file("b.js", "2", 5, None),
+            file("c.js", "3", 5, Some(99)),
+        ];
+        let new = next(
+            &old,
+            vec![
+                file("a.js", "1", 0, None),
+                file("b.js", "x", 0, None),
+                file("c.js", "3", 0, None),
+            ],
+            50,
+        );
         let times: Vec<_> = new.iter().map(|entry| entry.file().unwrap().mtime).collect();
         assert_eq!(times, [5, 50, 50]);
     }
 
     #[test]
     fn what_went_is_retired_once_and_then_goes() {
-        let old = [file("a.js", "1", 5, None), file("b.html", "2", 5, None), file("gone/c.js", "3", 5, None)];
+        let old = [
+            file("a.js", "1", 5, None),
+            file("b.html", "2", 5, None),
+            file("gone/c.js", "3", 5, None),
+        ];
         let second = next(&old, vec![file("z", "z", 0, None)], 50);
         assert_eq!(second[0], file("a.js", "1", 5, Some(60)));
         assert_eq!(second.len(), 2);
@@ -394,7 +442,12 @@ mod tests {
 
     #[test]
     fn a_retired_entry_never_stands_in_the_way_of_a_live_one() {
-        for (old, new) in [("a.js", "a.js/b"), ("a.js/b.js", "a.js"), ("A.js", "a.js"), ("\u{e9}.js", "e\u{301}.js")] {
+        for (old, new) in [
+            ("a.js", "a.js/b"),
+            ("a.js/b.js", "a.js"),
+            ("A.js", "a.js"),
+            ("\u{e9}.js", "e\u{301}.js"),
+        ] {
             let got = next(&[file(old, "1", 5, None)], vec![file(new, "2", 0, None)], 50);
             assert_eq!(got, [file(new, "2", 50, None)], "{old} -> {new}");
         }
@@ -412,18 +465,29 @@ mod tests {
             ]
         };
         let times = |entries: Vec<Entry>| {
-            entries.iter().filter_map(|e| Some((e.path.to_string(), e.file()?.mtime))).collect::<Vec<_>>()
+            entries
+                .iter()
+                .filter_map(|e| Some((e.path.to_string(), e.file()?.mtime)))
+                .collect::<Vec<_>>()
         };
         let got = times(next(&tree("v1"), tree("v2"), 50));
-        assert_eq!(got, [("other/f".to_owned(), 50), ("v1/f".to_owned(), 5), ("v2/f".to_owned(), 50)]);
+        assert_eq!(
+            got,
+            [("other/f".to_owned(), 50), ("v1/f".to_owned(), 5), ("v2/f".to_owned(), 50)]
+        );
         let unmoved = times(next(&tree("v1"), tree("v1"), 50));
         assert!(unmoved.iter().all(|(_, mtime)| *mtime == 5));
     }
 
     #[test]
     fn a_file_that_moved_is_renamed_and_its_old_path_is_still_served() {
-        let old = [file("a.js", "1", 5, None), file("b.html", "2", 5, None), file("e.js", "", 5, None)];
-        let live = vec![file("c.js", "1", 0, None), file("d.html", "2", 0, None), file("f.js", "", 0, None)];
+        let old =
+            [file("a.js", "1", 5, None), file("b.html", "2", 5, None), file("e.js", "", 5, None)];
+        let live = vec![
+            file("c.js", "1", 0, None),
+            file("d.html", "2", 0, None),
+            file("f.js", "", 0, None),
+        ];
         let sums = sums(&old, live, 50);
         assert_eq!(
             (sums.renamed, sums.added, sums.retired, sums.removed),

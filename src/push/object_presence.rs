@@ -37,19 +37,23 @@ pub(super) fn query(
     members: &[usize],
     monitor: &dyn Monitor,
 ) -> Result<Vec<MirrorsWithObjects>, PushError> {
-    let mut manifests = ObjectIndex { publication, wanted, ids: OnceCell::new(), found: HashMap::new() };
+    let mut manifests =
+        ObjectIndex { publication, wanted, ids: OnceCell::new(), found: HashMap::new() };
     let mut questions = Vec::with_capacity(members.len());
     for index in members {
         questions.push((*index, manifests.question(&publication.members[*index], base)?));
     }
     let mut groups: BTreeMap<Vec<ObjectId>, Vec<usize>> = BTreeMap::new();
-    let (asked, others): (Vec<_>, Vec<_>) = questions.into_iter().partition(|(_, question)| !question.is_empty());
+    let (asked, others): (Vec<_>, Vec<_>) =
+        questions.into_iter().partition(|(_, question)| !question.is_empty());
     let ask = |(index, question)| (index, held_of(&publication.members[index], question, monitor));
     for (index, held) in threads::each(asked, ask).into_iter().chain(others) {
         groups.entry(held).or_default().push(index);
     }
-    let holders =
-        |(held, members): (Vec<ObjectId>, _)| MirrorsWithObjects { held: held.into_iter().collect(), members };
+    let holders = |(held, members): (Vec<ObjectId>, _)| MirrorsWithObjects {
+        held: held.into_iter().collect(),
+        members,
+    };
     Ok(groups.into_iter().map(holders).collect())
 }
 
@@ -57,7 +61,11 @@ pub(super) fn query(
 fn held_of(member: &PolledMirror, question: Vec<ObjectId>, monitor: &dyn Monitor) -> Vec<ObjectId> {
     // An error is ignored here; it occurs again when the mirror is sent something.
     let held = member.mirror.holds(&question, monitor).unwrap_or_default();
-    question.into_iter().zip(held).filter_map(|(object, is_held)| is_held.then_some(object)).collect()
+    question
+        .into_iter()
+        .zip(held)
+        .filter_map(|(object, is_held)| is_held.then_some(object))
+        .collect()
 }
 
 /// The wanted objects that the manifests of other releases contain.
@@ -71,7 +79,11 @@ struct ObjectIndex<'a> {
 
 impl ObjectIndex<'_> {
     /// The objects to query a mirror for.
-    fn question(&mut self, member: &PolledMirror, base: Option<ManifestId>) -> Result<Vec<ObjectId>, PushError> {
+    fn question(
+        &mut self,
+        member: &PolledMirror,
+        base: Option<ManifestId>,
+    ) -> Result<Vec<ObjectId>, PushError> {
         let Some(state) = member.state().filter(|state| state.store.is_some()) else {
             return Ok(Vec::new());
         };
@@ -93,7 +105,12 @@ impl ObjectIndex<'_> {
         for release in state.releases.iter().filter(is_other) {
             shown.extend(self.shown_by(release.manifest)?);
         }
-        Ok(self.wanted.iter().map(|wanted| wanted.object).filter(|object| shown.contains(object)).collect())
+        Ok(self
+            .wanted
+            .iter()
+            .map(|wanted| wanted.object)
+            .filter(|object| shown.contains(object))
+            .collect())
     }
 
     /// The wanted objects in a manifest, if the manifest is available locally.
@@ -102,7 +119,9 @@ impl ObjectIndex<'_> {
             return Ok(found.clone());
         }
         let mut found = HashSet::new();
-        if let Some(previous) = self.publication.previous.as_deref().filter(|previous| previous.id == id) {
+        if let Some(previous) =
+            self.publication.previous.as_deref().filter(|previous| previous.id == id)
+        {
             self.find_in(previous, &mut found)?;
         } else if let Some(known) = self.publication.scratch.known_manifest(id)? {
             self.find_in(&known, &mut found)?;
@@ -110,11 +129,18 @@ impl ObjectIndex<'_> {
         Ok(self.found.entry(id).or_insert(found).clone())
     }
 
-    fn find_in(&self, manifest: &ManifestFile, found: &mut HashSet<ObjectId>) -> Result<(), PushError> {
-        let wanted = self.ids.get_or_init(|| self.wanted.iter().map(|wanted| wanted.object).collect());
+    fn find_in(
+        &self,
+        manifest: &ManifestFile,
+        found: &mut HashSet<ObjectId>,
+    ) -> Result<(), PushError> {
+        let wanted =
+            self.ids.get_or_init(|| self.wanted.iter().map(|wanted| wanted.object).collect());
         for entry in manifest.entries().map_err(PushError::NewManifest)? {
             let entry = entry.map_err(PushError::NewManifest)?;
-            found.extend(entry.file().map(|file| file.object).filter(|object| wanted.contains(object)));
+            found.extend(
+                entry.file().map(|file| file.object).filter(|object| wanted.contains(object)),
+            );
         }
         Ok(())
     }

@@ -53,7 +53,10 @@ pub enum Outcome {
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
-fn failure_name<S: serde::Serializer>(failure: &ErrorKind, serializer: S) -> Result<S::Ok, S::Error> {
+fn failure_name<S: serde::Serializer>(
+    failure: &ErrorKind,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(failure.report_name())
 }
 

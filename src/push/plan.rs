@@ -113,7 +113,10 @@ fn plan_once(
     report_failures(&publication, &outcomes, monitor);
     let mut sizes = Vec::with_capacity(bundles.len());
     for (number, bundle) in (0..).zip(&bundles) {
-        sizes.push(pack_bytes(&publication, bundle, number, options, monitor)? + bundle.change.bytes.len() as u64);
+        sizes.push(
+            pack_bytes(&publication, bundle, number, options, monitor)?
+                + bundle.change.bytes.len() as u64,
+        );
     }
     let diff = compare(&publication, &bundles)?;
     let schedule = Schedule::new(&publication, &outcomes, options);
@@ -137,7 +140,9 @@ fn plan_once(
 fn check_stages(publication: &Publication, bundles: &[Bundle], outcomes: &mut [Option<Outcome>]) {
     for bundle in bundles {
         for index in bundle.members() {
-            if let Err(error) = publication.members[*index].mirror.check_stage(&bundle.request(publication)) {
+            if let Err(error) =
+                publication.members[*index].mirror.check_stage(&bundle.request(publication))
+            {
                 outcomes[*index] = Some(Outcome::failed(&error));
             }
         }
@@ -145,7 +150,11 @@ fn check_stages(publication: &Publication, bundles: &[Bundle], outcomes: &mut [O
 }
 
 /// Why nothing would be activated, if too few mirrors would accept the release.
-fn unmet(publication: &Publication, outcomes: &[Option<Outcome>], options: &Options) -> Option<String> {
+fn unmet(
+    publication: &Publication,
+    outcomes: &[Option<Outcome>],
+    options: &Options,
+) -> Option<String> {
     let counted = || fleet::counted(&publication.members);
     let is_usable = |index: &usize| !matches!(outcomes[*index], Some(Outcome::Failed { .. }));
     let (usable, total) = (counted().filter(is_usable).count(), counted().count());
@@ -175,7 +184,8 @@ fn pack_bytes(
     let receiver = queue.subscribe();
     let monitor = PushMonitor::new(monitor);
     std::thread::scope(|scope| {
-        let build = || pack_builder::run(&bundle.job(publication, false, options), None, &queue, &monitor);
+        let build =
+            || pack_builder::run(&bundle.job(publication, false, options), None, &queue, &monitor);
         let line = threads::start(scope, build).map_err(BuildError::from)?;
         let mut cursor = receiver.packs();
         let mut bytes = 0;
@@ -195,28 +205,30 @@ fn mirrors(
     sizes: &[u64],
     schedule: &Schedule,
 ) -> Vec<MirrorPlan> {
-    let plan = |(index, (member, outcome)): (usize, (&crate::push::PolledMirror, &Option<Outcome>))| {
-        let bundle = bundles.iter().zip(sizes).find(|(bundle, _)| bundle.members().contains(&index));
-        let (failure, error) = match outcome {
-            Some(Outcome::Failed { failure, error }) => (Some(*failure), Some(error.clone())),
-            _ => (None, None),
+    let plan =
+        |(index, (member, outcome)): (usize, (&crate::push::PolledMirror, &Option<Outcome>))| {
+            let bundle =
+                bundles.iter().zip(sizes).find(|(bundle, _)| bundle.members().contains(&index));
+            let (failure, error) = match outcome {
+                Some(Outcome::Failed { failure, error }) => (Some(*failure), Some(error.clone())),
+                _ => (None, None),
+            };
+            MirrorPlan {
+                mirror: member.mirror.name().to_owned(),
+                location: member.mirror.location().to_owned(),
+                serves: member.current().map(|current| current.sequence()),
+                is_newer: matches!(outcome, Some(Outcome::Newer { .. })),
+                error,
+                failure,
+                is_current: *outcome == Some(Outcome::Current),
+                is_staged: *outcome == Some(Outcome::Staged),
+                is_joining: fleet::is_joining(&publication.members, index),
+                wave: schedule.wave_of(member.mirror.name()),
+                objects: bundle.map_or(0, |(bundle, _)| bundle.change.wanted.len() as u64),
+                content_bytes: bundle.map_or(0, |(bundle, _)| bundle.new_bytes()),
+                send_bytes: bundle.map_or(0, |(_, size)| *size),
+                bases: bundle.map_or_else(BaseCounts::default, |(bundle, _)| bundle.bases.counts),
+            }
         };
-        MirrorPlan {
-            mirror: member.mirror.name().to_owned(),
-            location: member.mirror.location().to_owned(),
-            serves: member.current().map(|current| current.sequence()),
-            is_newer: matches!(outcome, Some(Outcome::Newer { .. })),
-            error,
-            failure,
-            is_current: *outcome == Some(Outcome::Current),
-            is_staged: *outcome == Some(Outcome::Staged),
-            is_joining: fleet::is_joining(&publication.members, index),
-            wave: schedule.wave_of(member.mirror.name()),
-            objects: bundle.map_or(0, |(bundle, _)| bundle.change.wanted.len() as u64),
-            content_bytes: bundle.map_or(0, |(bundle, _)| bundle.new_bytes()),
-            send_bytes: bundle.map_or(0, |(_, size)| *size),
-            bases: bundle.map_or_else(BaseCounts::default, |(bundle, _)| bundle.bases.counts),
-        }
-    };
     publication.members.iter().zip(outcomes).enumerate().map(plan).collect()
 }

@@ -53,7 +53,8 @@ pub(super) fn prepare(
     monitor: &dyn Monitor,
 ) -> Result<Prepared, PushError> {
     let is_enough = |members: &[PolledMirror]| may_go_on(source, members, options);
-    Preparation::begin(source, fleet, options, is_enough, monitor)?.prepared(options, on_new, monitor)
+    Preparation::begin(source, fleet, options, is_enough, monitor)?
+        .prepared(options, on_new, monitor)
 }
 
 /// Like [`prepare`], but waits for the responses of all mirrors.
@@ -63,19 +64,29 @@ pub(super) fn prepare_plan(
     options: &Options,
     monitor: &dyn Monitor,
 ) -> Result<Prepared, PushError> {
-    Preparation::begin(source, fleet, options, |_| false, monitor)?.prepared(options, |_| {}, monitor)
+    Preparation::begin(source, fleet, options, |_| false, monitor)?.prepared(
+        options,
+        |_| {},
+        monitor,
+    )
 }
 
 /// Whether caching old content is useful: it is for distant mirrors, unless a local mirror keeps
 /// the content anyway.
 fn has_use_for_cache(members: &[PolledMirror]) -> bool {
-    let has = |link| members.iter().any(|member| member.mirror.link() == link && member.state().is_some());
+    let has = |link| {
+        members.iter().any(|member| member.mirror.link() == link && member.state().is_some())
+    };
     has(Link::Network) && !has(Link::Local)
 }
 
 /// The options for scanning the trees at `roots`. Without a cache that outlives the push, no stat
 /// cache is written.
-fn scan_options(roots: &[Root], scan: &ScanOptions, scratch: &Scratch) -> Result<ScanOptions, PushError> {
+fn scan_options(
+    roots: &[Root],
+    scan: &ScanOptions,
+    scratch: &Scratch,
+) -> Result<ScanOptions, PushError> {
     let mut scan = scan.clone();
     if let Some(temporary) = scratch.temporary() {
         fleet::check_nesting(roots, [temporary.to_owned()])?;
@@ -98,7 +109,9 @@ fn load(
         (Source::Promote(mirror), None) => resolve_source::load_promoted(mirror),
         // With too few mirrors the push ends before it searches them for anything.
         _ if !fleet::is_met(members, options.require) => Ok(ResolvedSource::nothing()),
-        (Source::Rollback { to, by }, None) => resolve_source::load_rollback(&Claims::new(members, options), *to, by),
+        (Source::Rollback { to, by }, None) => {
+            resolve_source::load_rollback(&Claims::new(members, options), *to, by)
+        }
         (Source::Staged(text), None) => resolve_source::load_staged(members, text),
         _ => resolve_source::load_newest(members, options, monitor),
     }
@@ -161,7 +174,11 @@ impl Preparation {
         let from = resolved.from.as_ref().filter(|_| !resolved.is_promoted);
         let site = site::resolve(options.site.as_ref(), &members, from)?;
         let keeps_content = options.keep_content.most_bytes > 0 && scratch.temporary().is_none();
-        let cache = if has_use_for_cache(&members) && keeps_content { scratch.open_content(monitor) } else { None };
+        let cache = if has_use_for_cache(&members) && keeps_content {
+            scratch.open_content(monitor)
+        } else {
+            None
+        };
         Ok(Self { site, members, pending, resolved, scratch, cache })
     }
 
@@ -175,15 +192,16 @@ impl Preparation {
         if let Some(report) = self.unreachable(options) {
             return Ok(Prepared::Refused(Box::new(report)));
         }
-        self.decide(options, on_new, monitor).map(|publication| Prepared::Publication(Box::new(publication)))
+        self.decide(options, on_new, monitor)
+            .map(|publication| Prepared::Publication(Box::new(publication)))
     }
 
     /// The report of a push that cannot meet its requirement, or that has no release for all
     /// mirrors. Nothing has been sent then.
     fn unreachable(&self, options: &Options) -> Option<Report> {
         let (reachable, total) = fleet::reachable(&self.members);
-        let unmet =
-            (!options.require.is_met(reachable, total)).then(|| rollout::unmet(options.require, reachable, total));
+        let unmet = (!options.require.is_met(reachable, total))
+            .then(|| rollout::unmet(options.require, reachable, total));
         let has_nothing = self.resolved.leaves_newer && self.resolved.as_it_is.is_none();
         if unmet.is_none() && !has_nothing {
             return None;
@@ -223,7 +241,10 @@ impl Preparation {
 
     /// All releases of the site that the mirrors keep.
     fn releases(&self) -> impl Iterator<Item = &Release> {
-        self.members.iter().flat_map(PolledMirror::releases).filter(|release| release.site == self.site)
+        self.members
+            .iter()
+            .flat_map(PolledMirror::releases)
+            .filter(|release| release.site == self.site)
     }
 
     fn decide(
@@ -233,12 +254,21 @@ impl Preparation {
         monitor: &dyn Monitor,
     ) -> Result<Publication, PushError> {
         if let Some(release) = self.resolved.as_it_is.clone() {
-            let damaged =
-                || PushError::NoRelease(format!("the manifest of release {} is damaged everywhere", release.name()));
+            let damaged = || {
+                PushError::NoRelease(format!(
+                    "the manifest of release {} is damaged everywhere",
+                    release.name()
+                ))
+            };
             let manifest = Some(self.copy_manifest(&release)?.ok_or_else(damaged)?);
             let (previous, sums) = (None, ChangeCounts::default());
             let newest = fleet::newest(&self.members).cloned();
-            return Ok(self.into_publication(NextRelease { release, manifest, previous, sums }, newest, false, None));
+            return Ok(self.into_publication(
+                NextRelease { release, manifest, previous, sums },
+                newest,
+                false,
+                None,
+            ));
         }
         let claims = Claims::new(&self.members, options);
         let newest = claims.newest().cloned();
@@ -257,7 +287,12 @@ impl Preparation {
             && !resolve_source::is_stuck(&self.members, newest)
             && let Some(manifest) = self.manifest_to_keep(newest, options)?
         {
-            let next = NextRelease { release: newest.clone(), manifest, previous: None, sums: ChangeCounts::default() };
+            let next = NextRelease {
+                release: newest.clone(),
+                manifest,
+                previous: None,
+                sums: ChangeCounts::default(),
+            };
             return Ok(self.into_publication(next, Some(newest.clone()), false, None));
         }
         if let Some(newest) = &newest
@@ -298,14 +333,23 @@ impl Preparation {
         let from = self.resolved.from.iter().chain(&self.members);
         let likely = likely_manifests(&next, likely_base);
         let sources = Sources::new(from, &likely);
-        let late = (0..self.members.len()).filter(|index| !self.members[*index].has_answered()).collect();
-        let releases =
-            self.members.iter().chain(&self.resolved.from).flat_map(PolledMirror::releases).cloned().collect();
+        let late =
+            (0..self.members.len()).filter(|index| !self.members[*index].has_answered()).collect();
+        let releases = self
+            .members
+            .iter()
+            .chain(&self.resolved.from)
+            .flat_map(PolledMirror::releases)
+            .cloned()
+            .collect();
         let leaves_newer = self.resolved.leaves_newer;
-        let content_source = ContentSource::new(self.resolved.live, sources, releases).with_base_content(self.cache);
+        let content_source =
+            ContentSource::new(self.resolved.live, sources, releases).with_base_content(self.cache);
         let mut speeds = self.scratch.known_links();
         let round_trip = |member: &PolledMirror| member.state()?.round_trip;
-        for (member, round_trip) in self.members.iter().filter_map(|member| Some((member, round_trip(member)?))) {
+        for (member, round_trip) in
+            self.members.iter().filter_map(|member| Some((member, round_trip(member)?)))
+        {
             speeds.record_rtt(member.mirror.location(), round_trip);
         }
         // Stored before any pack is made, so that the packs of an interrupted push are made again
@@ -349,7 +393,8 @@ impl Preparation {
             return Ok(Some(None));
         }
         let Some(manifest) = self.copy_manifest(newest)? else { return Ok(None) };
-        let is_shown = options.retention.has_expunged() && options.retention.is_expunged_in(&manifest)?;
+        let is_shown =
+            options.retention.has_expunged() && options.retention.is_expunged_in(&manifest)?;
         Ok(if is_shown { None } else { Some(Some(manifest)) })
     }
 
@@ -368,7 +413,8 @@ impl Preparation {
         monitor: &dyn Monitor,
     ) -> Result<NextRelease, PushError> {
         let created = claims::time_after(self.releases(), fsx::unix_seconds());
-        let rules = ManifestOptions { created, mtime: options.mtime, retention: &options.retention };
+        let rules =
+            ManifestOptions { created, mtime: options.mtime, retention: &options.retention };
         let previous = match newest {
             Some(newest) => self.copy_manifest(newest)?,
             None => None,
@@ -376,8 +422,10 @@ impl Preparation {
         if let Some(newest) = newest.filter(|_| previous.is_none()) {
             // Without the last manifest, all files get new times: visitors get nothing stale, but
             // must fetch everything again.
-            let message =
-                format!("the manifest of release {} is damaged everywhere: all files get new times", newest.sequence);
+            let message = format!(
+                "the manifest of release {} is damaged everywhere: all files get new times",
+                newest.sequence
+            );
             monitor.event(Event::Warned { message });
         }
         let stream = || entries(previous.as_deref());
@@ -388,7 +436,12 @@ impl Preparation {
         // Detects a clock that is wrong by centuries, before the mirrors get a record that they
         // cannot read.
         Release::parse(&release.to_bytes()).map_err(PushError::NewRelease)?;
-        Ok(NextRelease { release, manifest: Some(Arc::new(manifest)), previous, sums: manifest_plan.sums })
+        Ok(NextRelease {
+            release,
+            manifest: Some(Arc::new(manifest)),
+            previous,
+            sums: manifest_plan.sums,
+        })
     }
 
     fn write_manifest(
@@ -397,16 +450,20 @@ impl Preparation {
         rules: &ManifestOptions<'_>,
     ) -> Result<(ManifestPlan, Totals, ManifestFile), PushError> {
         let live = &self.resolved.live;
-        let create =
-            |name: &str| Ok::<_, PushError>(BufWriter::with_capacity(1 << 17, self.scratch.dir().create_file(name)?));
+        let create = |name: &str| {
+            Ok::<_, PushError>(BufWriter::with_capacity(
+                1 << 17,
+                self.scratch.dir().create_file(name)?,
+            ))
+        };
         let previous = || previous().map_err(PushError::NewManifest);
         let (manifest_plan, drafted) =
             build(previous()?, live, rules, create("draft")?).map_err(PushError::NewManifest)?;
         let written = match drafted {
             Some(written) => written,
-            None => {
-                manifest_plan.write(previous()?, live, rules, create("manifest")?).map_err(PushError::NewManifest)?
-            }
+            None => manifest_plan
+                .write(previous()?, live, rules, create("manifest")?)
+                .map_err(PushError::NewManifest)?,
         };
         let (out, totals) = written;
         let file = out.into_inner().map_err(std::io::IntoInnerError::into_error);
@@ -423,7 +480,8 @@ impl Preparation {
     ) -> Result<Release, PushError> {
         let sequence = claims::next_sequence(&self.members)?;
         let (history, replaces) = self.history(newest, options)?;
-        let mut release = Release::new(self.site.clone(), history, sequence, totals.manifest, totals.content);
+        let mut release =
+            Release::new(self.site.clone(), history, sequence, totals.manifest, totals.content);
         release.replaces = replaces;
         release.began = options.began;
         release.until = totals.until;
@@ -435,8 +493,12 @@ impl Preparation {
         release.orders = orders;
         if let Some(newest) = newest {
             let kept: Vec<_> = self.releases().map(|kept| kept.content).collect();
-            release.rejected =
-                newest.rejected.iter().filter(|rejected| kept.contains(&rejected.content)).cloned().collect();
+            release.rejected = newest
+                .rejected
+                .iter()
+                .filter(|rejected| kept.contains(&rejected.content))
+                .cloned()
+                .collect();
         }
         if let Some(order) = &options.order {
             // A push with `allow_older` sets the stream to its own number. This is how a wrong
@@ -464,7 +526,11 @@ impl Preparation {
 
     /// The history of the next release, and the histories that it took over: those of the release
     /// it is based on. If the record of that release is lost, another release of the site is used.
-    fn history(&self, newest: Option<&Release>, options: &Options) -> Result<(HistoryId, Vec<HistoryId>), PushError> {
+    fn history(
+        &self,
+        newest: Option<&Release>,
+        options: &Options,
+    ) -> Result<(HistoryId, Vec<HistoryId>), PushError> {
         let known = newest.or_else(|| self.releases().max_by_key(|release| release.rank()));
         if let Some(known) = known.filter(|_| !options.new_history) {
             return Ok((known.history, known.replaces.clone()));

@@ -57,11 +57,16 @@ impl Publication {
     /// old content that is no longer useful.
     pub(super) fn remember(&self, report: &Report, options: &Options, monitor: &dyn Monitor) {
         let is_far = self.members.iter().any(|member| member.mirror.link() == Link::Network);
-        if let Some(manifest) = self.manifest.as_ref().filter(|_| is_far && self.scratch.temporary().is_none()) {
+        if let Some(manifest) =
+            self.manifest.as_ref().filter(|_| is_far && self.scratch.temporary().is_none())
+        {
             // If this fails, the next push requests the manifest from a mirror.
-            self.scratch.keep_manifest(manifest, self.release.sequence, options.keep_content.releases).ok();
+            self.scratch
+                .keep_manifest(manifest, self.release.sequence, options.keep_content.releases)
+                .ok();
         }
-        for (member, report) in self.members.iter().zip(&report.mirrors).filter(|(member, _)| member.state().is_some())
+        for (member, report) in
+            self.members.iter().zip(&report.mirrors).filter(|(member, _)| member.state().is_some())
         {
             if let Some(store) = member.mirror.store_id() {
                 let brought = report.outcome.is_current().then(|| self.release.name());
@@ -73,17 +78,29 @@ impl Publication {
             self.scratch.keep_links(&speeds).ok();
         }
         if let Some(cache) = self.content_source.old.cache() {
-            let tidied =
-                cache_writer::prune_if_large(cache, &self.scratch, self.release.bytes, options.keep_content.most_bytes);
+            let tidied = cache_writer::prune_if_large(
+                cache,
+                &self.scratch,
+                self.release.bytes,
+                options.keep_content.most_bytes,
+            );
             warn_of_cache(tidied.err().map(|error| error.to_string()), cache, monitor);
         }
     }
 
     /// Starts to cache new content, if that is useful: once for a release, and only if no local
     /// mirror has the content.
-    pub(super) fn begin_caching(&self, bytes: u64, options: &Options, monitor: &dyn Monitor) -> Option<CacheWriter> {
-        let cache =
-            self.content_source.old.cache().filter(|_| self.is_new && !self.is_kept.swap(true, Ordering::Relaxed))?;
+    pub(super) fn begin_caching(
+        &self,
+        bytes: u64,
+        options: &Options,
+        monitor: &dyn Monitor,
+    ) -> Option<CacheWriter> {
+        let cache = self
+            .content_source
+            .old
+            .cache()
+            .filter(|_| self.is_new && !self.is_kept.swap(true, Ordering::Relaxed))?;
         let begun = CacheWriter::begin(cache, bytes, options.keep_content.most_bytes);
         begun.unwrap_or_else(|error| {
             warn_not_kept(&error, monitor);
@@ -99,7 +116,8 @@ impl Publication {
 }
 
 fn warn_of_cache(error: Option<String>, cache: &ContentCache, monitor: &dyn Monitor) {
-    let damaged = (cache.damaged() > 0).then(|| format!("{} of its files were damaged", cache.damaged()));
+    let damaged =
+        (cache.damaged() > 0).then(|| format!("{} of its files were damaged", cache.damaged()));
     if let Some(what) = damaged.or(error) {
         let message = format!("the cache of old content: {what}; what is lost of it is sent whole");
         monitor.event(Event::Warned { message });

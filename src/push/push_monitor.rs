@@ -63,7 +63,8 @@ impl<'m> PushMonitor<'m> {
     /// The time between the first and the last of these mirrors to switch, in milliseconds.
     pub(super) fn spread_ms<'n>(&self, mirrors: impl Iterator<Item = &'n str>) -> Option<u64> {
         let switched = self.switched.lock().unwrap_or_else(PoisonError::into_inner);
-        let times: Vec<Instant> = mirrors.filter_map(|mirror| switched.get(mirror).copied()).collect();
+        let times: Vec<Instant> =
+            mirrors.filter_map(|mirror| switched.get(mirror).copied()).collect();
         let spread = times.iter().max()?.duration_since(*times.iter().min()?);
         u64::try_from(spread.as_millis()).ok()
     }
@@ -82,7 +83,9 @@ impl Monitor for PushMonitor<'_> {
                 traffic.sent_packs += 1;
                 traffic.sent_bytes += bytes;
             }
-            Event::PackHeld { mirror, .. } => self.counts().entry(mirror.clone()).or_default().held_packs += 1,
+            Event::PackHeld { mirror, .. } => {
+                self.counts().entry(mirror.clone()).or_default().held_packs += 1;
+            }
             Event::BundleStarted { mirrors, bytes, .. } => {
                 let mut contents = self.new_contents();
                 for mirror in mirrors {
@@ -92,7 +95,10 @@ impl Monitor for PushMonitor<'_> {
                 }
             }
             Event::Activated { mirror, .. } => {
-                self.switched.lock().unwrap_or_else(PoisonError::into_inner).insert(mirror.clone(), Instant::now());
+                self.switched
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .insert(mirror.clone(), Instant::now());
             }
             _ => {}
         }

@@ -32,7 +32,11 @@ impl<'s> Recheck<'s> {
     }
 
     /// Starts the scan, if the source is a tree.
-    pub(super) fn start<'env>(scope: &'s Scope<'s, 'env>, live: &SourceEntries, monitor: &'env dyn Monitor) -> Self {
+    pub(super) fn start<'env>(
+        scope: &'s Scope<'s, 'env>,
+        live: &SourceEntries,
+        monitor: &'env dyn Monitor,
+    ) -> Self {
         let SourceEntries::Tree(tree) = live else { return Self::none() };
         let looked = Arc::clone(tree);
         let handle = threads::start(scope, move || (looked.recheck(monitor), Instant::now())).ok();

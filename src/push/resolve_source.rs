@@ -58,7 +58,10 @@ impl ResolvedSource {
 }
 
 /// Loads a staged release: only its name, because its content is on the mirrors where it is staged.
-pub(super) fn load_staged(members: &[PolledMirror], text: &str) -> Result<ResolvedSource, PushError> {
+pub(super) fn load_staged(
+    members: &[PolledMirror],
+    text: &str,
+) -> Result<ResolvedSource, PushError> {
     let release = staged::named(members, text)?.clone();
     Ok(ResolvedSource { as_it_is: Some(release), is_staged: true, ..ResolvedSource::nothing() })
 }
@@ -109,7 +112,9 @@ pub(super) fn load_newest(
 pub(super) fn is_stuck(members: &[PolledMirror], newest: &Release) -> bool {
     let is_stuck = |state: &MirrorState| match (state.current, state.current_release()) {
         (Some(current), None) => current != newest.name() && current.sequence() >= newest.sequence,
-        (_, Some(current)) => current.name() != newest.name() && newest.succession(current) == Succession::NotNewer,
+        (_, Some(current)) => {
+            current.name() != newest.name() && newest.succession(current) == Succession::NotNewer
+        }
         (None, None) => false,
     };
     members.iter().filter_map(|member| member.state()).any(is_stuck)
@@ -174,8 +179,8 @@ pub fn plan_rollback(
     monitor: &dyn Monitor,
 ) -> Result<RollbackPlan, PushError> {
     let stores = &options.stores;
-    let mut members =
-        StatePoll::begin(fleet.members(monitor), stores, monitor).wait_for_all(options.answer_patience)?;
+    let mut members = StatePoll::begin(fleet.members(monitor), stores, monitor)
+        .wait_for_all(options.answer_patience)?;
     if to.is_none() {
         members = look_again(members, stores, monitor)?;
     }
@@ -187,7 +192,8 @@ pub fn plan_rollback(
         Some(error) => Err(error.kind()),
         None => Ok(member.current().map(|current| current.sequence())),
     };
-    let mirrors = members.iter().map(|member| (member.mirror.name().to_owned(), serves(member))).collect();
+    let mirrors =
+        members.iter().map(|member| (member.mirror.name().to_owned(), serves(member))).collect();
     Ok(RollbackPlan { to, fleet: fleet.with_answers(&members), mirrors })
 }
 
@@ -199,28 +205,42 @@ fn rollback_release<'m>(claims: &Claims<'m>, to: Option<u64>) -> Result<&'m Rele
 }
 
 /// Loads the release to return to, which is the same for the whole fleet.
-pub(super) fn load_rollback(claims: &Claims<'_>, to: Option<u64>, by: &DecidedBy) -> Result<ResolvedSource, PushError> {
+pub(super) fn load_rollback(
+    claims: &Claims<'_>,
+    to: Option<u64>,
+    by: &DecidedBy,
+) -> Result<ResolvedSource, PushError> {
     let release = rollback_release(claims, to)?;
     // If the manifest of one mirror is damaged, another mirror may have it undamaged.
-    let mut resolved = fleet::holders(claims.members(), &release.manifest).map(|mirror| live_entries(mirror, release));
+    let mut resolved = fleet::holders(claims.members(), &release.manifest)
+        .map(|mirror| live_entries(mirror, release));
     let first = resolved.next().expect("the release was found on a mirror");
     let live = first.or_else(|error| resolved.find_map(Result::ok).ok_or(error))?;
     let (rolled_back_to, decided_by) = (Some(release.clone()), Some(by.clone()));
-    Ok(ResolvedSource { rolled_back_to, decided_by, ..ResolvedSource::of(SourceEntries::Entries(live)) })
+    Ok(ResolvedSource {
+        rolled_back_to,
+        decided_by,
+        ..ResolvedSource::of(SourceEntries::Entries(live))
+    })
 }
 
-/// The confirmed release of a sequence, if every mirror that keeps one of that sequence keeps this one. A mirror on which
-/// one of two with the same sequence took the place of the other keeps both: then the higher rank is meant.
+/// The confirmed release of a sequence, if every mirror that keeps one of that sequence keeps this
+/// one. A mirror on which one of two with the same sequence took the place of the other keeps both:
+/// then the higher rank is meant.
 fn kept_release<'m>(claims: &Claims<'m>, sequence: u64) -> Result<&'m Release, PushError> {
-    let of_sequence =
-        |member: &'m PolledMirror| member.releases().iter().filter(move |release| release.sequence == sequence);
+    let of_sequence = |member: &'m PolledMirror| {
+        member.releases().iter().filter(move |release| release.sequence == sequence)
+    };
     let confirmed = |member: &'m PolledMirror| {
-        of_sequence(member).filter(|release| claims.is_confirmed(release)).max_by_key(|release| release.rank())
+        of_sequence(member)
+            .filter(|release| claims.is_confirmed(release))
+            .max_by_key(|release| release.rank())
     };
     let mut found = claims.members().iter().filter_map(confirmed);
     let Some(first) = found.next() else {
         let keeps = |member: &&'m PolledMirror| of_sequence(member).next().is_some();
-        let keeping: Vec<&str> = claims.members().iter().filter(keeps).map(|member| member.mirror.name()).collect();
+        let keeping: Vec<&str> =
+            claims.members().iter().filter(keeps).map(|member| member.mirror.name()).collect();
         return Err(PushError::Rollback(match &keeping[..] {
             [] => format!("no mirror keeps a release {sequence}"),
             _ => format!(
@@ -239,10 +259,12 @@ fn kept_release<'m>(claims: &Claims<'m>, sequence: u64) -> Result<&'m Release, P
 /// The newest confirmed release before the current one, if all mirrors agree on that.
 fn rollback_target<'m>(claims: &Claims<'m>) -> Result<&'m Release, PushError> {
     if is_ambiguous(claims.members()) {
-        let text = "the mirrors are not on one release, so what to go back to is ambiguous: say --to SEQ";
+        let text =
+            "the mirrors are not on one release, so what to go back to is ambiguous: say --to SEQ";
         return Err(PushError::Rollback(text.into()));
     }
-    let newest = claims.newest().ok_or_else(|| PushError::Rollback("no mirror has a release yet".into()))?;
+    let newest =
+        claims.newest().ok_or_else(|| PushError::Rollback("no mirror has a release yet".into()))?;
     let releases = claims.members().iter().flat_map(PolledMirror::releases);
     let before = releases.filter(|release| {
         release.sequence < newest.sequence
@@ -250,7 +272,7 @@ fn rollback_target<'m>(claims: &Claims<'m>) -> Result<&'m Release, PushError> {
             && newest.rejection(release.content).is_none()
             && claims.is_confirmed(release)
     });
-    before
-        .max_by_key(|release| release.rank())
-        .ok_or_else(|| PushError::Rollback(format!("no kept release before {} differs from it", newest.sequence)))
+    before.max_by_key(|release| release.rank()).ok_or_else(|| {
+        PushError::Rollback(format!("no kept release before {} differs from it", newest.sequence))
+    })
 }

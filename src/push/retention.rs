@@ -40,8 +40,11 @@ impl Retention {
     pub fn new(rules: &[RetentionRule], expunged: Vec<TreePath>) -> Result<Self, String> {
         let compile = |rule: &RetentionRule| {
             let mut builder = GitignoreBuilder::new("");
-            builder.add_line(None, &rule.pattern).map_err(|error| format!("{:?}: {error}", rule.pattern))?;
-            let pattern = builder.build().map_err(|error| format!("{:?}: {error}", rule.pattern))?;
+            builder
+                .add_line(None, &rule.pattern)
+                .map_err(|error| format!("{:?}: {error}", rule.pattern))?;
+            let pattern =
+                builder.build().map_err(|error| format!("{:?}: {error}", rule.pattern))?;
             Ok((pattern, rule.keep))
         };
         Ok(Self { rules: rules.iter().map(compile).collect::<Result<_, String>>()?, expunged })
@@ -53,13 +56,16 @@ impl Retention {
         if self.is_expunged(path) {
             return Duration::ZERO;
         }
-        let matches =
-            |rule: &&(Gitignore, Duration)| rule.0.matched_path_or_any_parents(path.as_str(), false).is_ignore();
+        let matches = |rule: &&(Gitignore, Duration)| {
+            rule.0.matched_path_or_any_parents(path.as_str(), false).is_ignore()
+        };
         match self.rules.iter().find(matches) {
             Some((_, keep)) => *keep,
             None => match path.extension() {
                 None => Duration::ZERO,
-                Some(page) if PAGES.iter().any(|known| known.eq_ignore_ascii_case(page)) => Duration::ZERO,
+                Some(page) if PAGES.iter().any(|known| known.eq_ignore_ascii_case(page)) => {
+                    Duration::ZERO
+                }
                 Some(_) => DAY,
             },
         }
@@ -100,7 +106,15 @@ mod tests {
     #[test]
     fn pages_go_and_assets_stay_a_day() {
         let retention = Retention::default();
-        for gone in ["index.html", "a/B.HTM", "feed.xml", "x.json", "robots.txt", "LICENSE", "a/.well-known"] {
+        for gone in [
+            "index.html",
+            "a/B.HTM",
+            "feed.xml",
+            "x.json",
+            "robots.txt",
+            "LICENSE",
+            "a/.well-known",
+        ] {
             assert_eq!(retention.keep(&path(gone)), Duration::ZERO, "{gone}");
         }
         for kept in ["a/app.3fa9.js", "logo.svg", "font.woff2"] {
@@ -110,8 +124,10 @@ mod tests {
 
     #[test]
     fn the_first_rule_decides_and_expunged_paths_go_at_once() {
-        let rule =
-            |pattern: &str, seconds| RetentionRule { pattern: pattern.into(), keep: Duration::from_secs(seconds) };
+        let rule = |pattern: &str, seconds| RetentionRule {
+            pattern: pattern.into(),
+            keep: Duration::from_secs(seconds),
+        };
         let rules = [rule("/assets/old/", 5), rule("*.js", 9)];
         let retention = Retention::new(&rules, vec![path("assets/secret")]).unwrap();
         let seconds = |text| retention.keep(&path(text)).as_secs();

@@ -31,11 +31,13 @@ pub(super) fn revert(
     // it.
     let is_part = back.len() < fleet.mirrors().len();
     let names = || back.iter().map(|index| fleet.mirrors()[*index].name().to_owned()).collect();
-    let mut why = format!("a push went back from release {}: {reason}", report.sequence.unwrap_or_default());
+    let mut why =
+        format!("a push went back from release {}: {reason}", report.sequence.unwrap_or_default());
     while !is_note(&why) {
         why = why.chars().filter(|c| !c.is_control()).take(MAX_NOTE_BYTES / 4).collect();
     }
-    let partial = if is_part { Some(Partial { mirrors: names(), why }) } else { options.partial.clone() };
+    let partial =
+        if is_part { Some(Partial { mirrors: names(), why }) } else { options.partial.clone() };
     let options = Options {
         partial,
         note: report.sequence.map(|sequence| format!("back from release {sequence}")),

@@ -92,9 +92,12 @@ pub(super) fn run(
     }
     let bundles = bundles(publication, &outcomes, options, &monitor)?;
     let is_done =
-        outcomes.iter().flatten().filter(|outcome| !matches!(outcome, Outcome::Staged)).count() == outcomes.len();
-    let expected = if is_done { ExpectedProbes::new() } else { waves::expected(publication, options)? };
-    let (switched, unmet) = roll_out(publication, &bundles, &mut outcomes, &expected, unchanged, options, &monitor)?;
+        outcomes.iter().flatten().filter(|outcome| !matches!(outcome, Outcome::Staged)).count()
+            == outcomes.len();
+    let expected =
+        if is_done { ExpectedProbes::new() } else { waves::expected(publication, options)? };
+    let (switched, unmet) =
+        roll_out(publication, &bundles, &mut outcomes, &expected, unchanged, options, &monitor)?;
     let mut report = report(publication, outcomes, &monitor, unmet);
     report.goal = options.policy.goal;
     report.stopped = switched.stopped;
@@ -108,7 +111,11 @@ pub(super) fn run(
 }
 
 /// Reports the failures of mirrors that cannot be updated.
-pub(super) fn report_failures(publication: &Publication, outcomes: &[Option<Outcome>], monitor: &dyn Monitor) {
+pub(super) fn report_failures(
+    publication: &Publication,
+    outcomes: &[Option<Outcome>],
+    monitor: &dyn Monitor,
+) {
     for (member, outcome) in publication.members.iter().zip(outcomes) {
         if let Some(outcome @ Outcome::Failed { .. }) = outcome {
             report_outcome(publication, member, outcome, monitor);
@@ -117,10 +124,17 @@ pub(super) fn report_failures(publication: &Publication, outcomes: &[Option<Outc
 }
 
 /// Reports the outcome of a mirror to which nothing had to be sent.
-fn report_outcome(publication: &Publication, member: &PolledMirror, outcome: &Outcome, monitor: &dyn Monitor) {
+fn report_outcome(
+    publication: &Publication,
+    member: &PolledMirror,
+    outcome: &Outcome,
+    monitor: &dyn Monitor,
+) {
     let mirror = member.mirror.name().to_owned();
     match outcome {
-        Outcome::Current => monitor.event(Event::AlreadyCurrent { mirror, sequence: publication.release.sequence }),
+        Outcome::Current => {
+            monitor.event(Event::AlreadyCurrent { mirror, sequence: publication.release.sequence });
+        }
         // A mirror that could not be polled was reported already.
         Outcome::Failed { error, .. } if member.state().is_some() => {
             monitor.event(Event::MirrorFailed { mirror, error: error.clone() });
@@ -143,11 +157,14 @@ fn roll_out(
     let (line_sender, line_errors) = unbounded();
     let queues: Vec<PackQueue<'_>> = (0..)
         .zip(bundles)
-        .map(|(number, _)| PackQueue::new(number, &publication.content_source, &publication.scratch, monitor))
+        .map(|(number, _)| {
+            PackQueue::new(number, &publication.content_source, &publication.scratch, monitor)
+        })
         .collect::<Result<_, _>>()?;
     let result = std::thread::scope(|scope| {
         for (bundle, queue) in bundles.iter().zip(&queues) {
-            let receivers: Vec<_> = bundle.members().iter().map(|index| (*index, queue.subscribe())).collect();
+            let receivers: Vec<_> =
+                bundle.members().iter().map(|index| (*index, queue.subscribe())).collect();
             let line_ended = line_sender.clone();
             let make_packs = move || {
                 if let Err(error) = bundle.make_packs(publication, queue, options, monitor) {
@@ -171,7 +188,8 @@ fn roll_out(
         }
         latecomers::start(scope, publication, &sender, options, monitor);
         drop((sender, line_sender));
-        let mut conductor = Coordinator { publication, options, monitor, outcomes, expected, staged: &staged };
+        let mut conductor =
+            Coordinator { publication, options, monitor, outcomes, expected, staged: &staged };
         let result = conductor.run_all(unchanged);
         monitor.stop();
         result
@@ -223,7 +241,9 @@ fn unreplaceable(release: &Release, state: &MirrorState) -> Option<Outcome> {
 
 /// Whether a mirror serves a newer release of a history that `release` did not take over.
 fn is_newer(member: &PolledMirror, release: &Release) -> bool {
-    let is_above = |current: &Release| current.rank() > release.rank() && !release.replaces.contains(&current.history);
+    let is_above = |current: &Release| {
+        current.rank() > release.rank() && !release.replaces.contains(&current.history)
+    };
     member.current_release().is_some_and(is_above)
 }
 
@@ -260,7 +280,8 @@ pub(super) fn stage_alone(
         Some(base) => bundle::find_base(publication, base).map_err(supply)?,
         None => None,
     };
-    let staged = stage_on_base(publication, base.as_ref(), index, &HashSet::new(), options, monitor);
+    let staged =
+        stage_on_base(publication, base.as_ref(), index, &HashSet::new(), options, monitor);
     resend_damaged(publication, index, base, staged, options, monitor)
 }
 
@@ -284,10 +305,13 @@ fn resend_damaged(
         // If no new objects are named, or too many are, the base is useless.
         let is_named = excluded_bases.len() > known && excluded_bases.len() <= MAX_EXCLUDED_BASES;
         base = base.filter(|_| is_named);
-        let remedy = if is_named { "sending anew what builds on them" } else { "sending everything anew" };
-        let message = format!("{}: {}: {remedy}", mirror(publication, index).name(), error_chain(error));
+        let remedy =
+            if is_named { "sending anew what builds on them" } else { "sending everything anew" };
+        let message =
+            format!("{}: {}: {remedy}", mirror(publication, index).name(), error_chain(error));
         monitor.event(Event::Warned { message });
-        staged = stage_on_base(publication, base.as_ref(), index, &excluded_bases, options, monitor);
+        staged =
+            stage_on_base(publication, base.as_ref(), index, &excluded_bases, options, monitor);
     }
     staged
 }
@@ -301,9 +325,14 @@ fn stage_on_base(
     monitor: &PushMonitor<'_>,
 ) -> Result<(), MirrorError> {
     let supply = |error: PushError| MirrorError::Source(Box::new(error));
-    let bundle = bundle::of_one(publication, base, index, excluded_bases, options, monitor).map_err(supply)?;
-    let queue =
-        PackQueue::new(publication.members.len() + index, &publication.content_source, &publication.scratch, monitor)?;
+    let bundle = bundle::of_one(publication, base, index, excluded_bases, options, monitor)
+        .map_err(supply)?;
+    let queue = PackQueue::new(
+        publication.members.len() + index,
+        &publication.content_source,
+        &publication.scratch,
+        monitor,
+    )?;
     std::thread::scope(|scope| {
         let receiver = queue.subscribe();
         // Its error reaches the mirror through the queue.
@@ -338,7 +367,13 @@ impl Coordinator<'_> {
         }
         let lost = self.in_time().find_map(|index| Some((index, self.lost_race(index)?)));
         if let Some((index, race)) = lost {
-            let is_again = activation::on_lost_race(self.publication, index, &race, self.outcomes, self.monitor);
+            let is_again = activation::on_lost_race(
+                self.publication,
+                index,
+                &race,
+                self.outcomes,
+                self.monitor,
+            );
             return Ok((WavesResult { is_again, ..WavesResult::default() }, None));
         }
         if !self.options.require.is_met(ready, total) {
@@ -353,7 +388,13 @@ impl Coordinator<'_> {
             self.activate_latecomers();
             return Ok((WavesResult::default(), None));
         }
-        let switched = waves::switch(self.publication, self.expected, self.outcomes, self.options, self.monitor)?;
+        let switched = waves::switch(
+            self.publication,
+            self.expected,
+            self.outcomes,
+            self.options,
+            self.monitor,
+        )?;
         if !switched.back.is_empty() {
             activation::give_up(self.publication, self.outcomes, &Outcome::Skipped);
         } else if !switched.is_again && switched.stopped.is_none() {
@@ -367,16 +408,20 @@ impl Coordinator<'_> {
     fn lost_race(&self, index: usize) -> Option<RaceWinner> {
         let Some(Outcome::Failed { failure, .. }) = &self.outcomes[index] else { return None };
         // A mirror that failed before it was sent anything did not lose a race.
-        let is_lost =
-            self.publication.members[index].state().is_some() && activation::is_lost(self.publication, *failure);
-        let race = is_lost.then(|| activation::ask_who_won(self.publication, index, self.options))?;
+        let is_lost = self.publication.members[index].state().is_some()
+            && activation::is_lost(self.publication, *failure);
+        let race =
+            is_lost.then(|| activation::ask_who_won(self.publication, index, self.options))?;
         (!matches!(race, RaceWinner::NoRelease)).then_some(race)
     }
 
     /// The number of ready mirrors and the number of all mirrors, of those that count.
     fn ready(&self) -> (usize, usize) {
         let counted = || fleet::counted(&self.publication.members);
-        (counted().filter(|index| self.outcomes[*index].as_ref().is_some_and(is_ready)).count(), counted().count())
+        (
+            counted().filter(|index| self.outcomes[*index].as_ref().is_some_and(is_ready)).count(),
+            counted().count(),
+        )
     }
 
     /// The mirrors that had responded when the release was decided.
@@ -393,7 +438,8 @@ impl Coordinator<'_> {
     /// not met.
     fn is_waiting(&self) -> bool {
         let is_awaited = |index: &usize| !self.publication.late.contains(index) || !self.is_met();
-        fleet::counted(&self.publication.members).any(|index| self.outcomes[index].is_none() && is_awaited(&index))
+        fleet::counted(&self.publication.members)
+            .any(|index| self.outcomes[index].is_none() && is_awaited(&index))
     }
 
     /// Receives the results of staging until all mirrors are done, or until enough are and the
@@ -404,7 +450,8 @@ impl Coordinator<'_> {
             if met_at.is_none() && self.is_met() {
                 met_at = Some(Instant::now());
             }
-            let left = met_at.map_or(Duration::MAX, |met| self.options.patience.saturating_sub(met.elapsed()));
+            let left = met_at
+                .map_or(Duration::MAX, |met| self.options.patience.saturating_sub(met.elapsed()));
             match self.staged.recv_timeout(left.min(Duration::from_secs(3600))) {
                 Ok((index, result)) => self.take(index, result),
                 Err(RecvTimeoutError::Timeout) if met_at.is_none() => {}
@@ -437,9 +484,15 @@ impl Coordinator<'_> {
     fn activate_latecomers(&mut self) {
         while let Ok((index, result)) = self.staged.recv() {
             self.take(index, result);
-            if self.outcomes[index] == Some(Outcome::Staged) && self.options.policy.goal == Goal::Activate {
-                self.outcomes[index] =
-                    Some(activation::activate_one(self.publication, index, self.options, self.monitor));
+            if self.outcomes[index] == Some(Outcome::Staged)
+                && self.options.policy.goal == Goal::Activate
+            {
+                self.outcomes[index] = Some(activation::activate_one(
+                    self.publication,
+                    index,
+                    self.options,
+                    self.monitor,
+                ));
             }
         }
     }
@@ -447,7 +500,8 @@ impl Coordinator<'_> {
 
 /// Whether the mirror does not delay the switch of the others.
 const fn is_ready(outcome: &Outcome) -> bool {
-    outcome.is_current() || matches!(outcome, Outcome::Staged | Outcome::Newer { .. } | Outcome::Apart)
+    outcome.is_current()
+        || matches!(outcome, Outcome::Staged | Outcome::Newer { .. } | Outcome::Apart)
 }
 
 fn report(

@@ -39,7 +39,11 @@ pub struct Schedule {
 
 impl Schedule {
     /// The schedule of the mirrors of the publication that have no outcome yet, or are staged.
-    pub(super) fn new(publication: &Publication, outcomes: &[Option<Outcome>], options: &Options) -> Self {
+    pub(super) fn new(
+        publication: &Publication,
+        outcomes: &[Option<Outcome>],
+        options: &Options,
+    ) -> Self {
         let name = |index: usize| publication.members[index].mirror.name().to_owned();
         let mut lead = None;
         let mut plans = Vec::new();
@@ -55,7 +59,11 @@ impl Schedule {
                 number,
                 mirrors: members.into_iter().map(name).collect(),
                 soak_seconds: wave.map_or(0, |wave| wave.soak.as_secs()),
-                probes: wave.iter().flat_map(|wave| &wave.probes).map(|probe| probe.url.clone()).collect(),
+                probes: wave
+                    .iter()
+                    .flat_map(|wave| &wave.probes)
+                    .map(|probe| probe.url.clone())
+                    .collect(),
             });
         }
         let counted = fleet::counted(&publication.members).count();
@@ -71,7 +79,10 @@ impl Schedule {
 
     /// The number of the wave in which the mirror of this name would switch.
     pub(super) fn wave_of(&self, mirror: &str) -> Option<usize> {
-        self.waves.iter().find(|wave| wave.mirrors.iter().any(|name| name == mirror)).map(|wave| wave.number)
+        self.waves
+            .iter()
+            .find(|wave| wave.mirrors.iter().any(|name| name == mirror))
+            .map(|wave| wave.number)
     }
 }
 
@@ -82,6 +93,7 @@ fn leader(publication: &Publication, members: &[usize]) -> Option<usize> {
     let order = activation::in_order(publication, members, store);
     let first = *order.first()?;
     let is_joining = |index| fleet::is_joining(&publication.members, index);
-    let like: Vec<usize> = order.into_iter().filter(|index| is_joining(*index) == is_joining(first)).collect();
+    let like: Vec<usize> =
+        order.into_iter().filter(|index| is_joining(*index) == is_joining(first)).collect();
     (like.len() == 1 || like.into_iter().all(|index| store(index).is_some())).then_some(first)
 }

@@ -55,11 +55,15 @@ const ENV_EXAMPLES: [&str; 4] = ["example", "sample", "template", "dist"];
 pub(super) fn is_secret(path: &TreePath) -> bool {
     let path = path.as_str().to_ascii_lowercase();
     let has_name = |component: &str| {
-        NAMES.contains(&component) || component.strip_prefix(".env.").is_some_and(|rest| !ENV_EXAMPLES.contains(&rest))
+        NAMES.contains(&component)
+            || component.strip_prefix(".env.").is_some_and(|rest| !ENV_EXAMPLES.contains(&rest))
     };
-    let is_file =
-        |file: &&str| path.strip_suffix(*file).is_some_and(|before| before.is_empty() || before.ends_with('/'));
-    path.split('/').any(has_name) || ENDINGS.iter().any(|ending| path.ends_with(ending)) || FILES.iter().any(is_file)
+    let is_file = |file: &&str| {
+        path.strip_suffix(*file).is_some_and(|before| before.is_empty() || before.ends_with('/'))
+    };
+    path.split('/').any(has_name)
+        || ENDINGS.iter().any(|ending| path.ends_with(ending))
+        || FILES.iter().any(is_file)
 }
 
 /// The exclude pattern for a path that editors, operating systems or package managers leave behind;
@@ -92,7 +96,8 @@ pub(super) fn clutter_warning<'p>(live: impl Iterator<Item = &'p TreePath>) -> O
         _ => (&*format!("{files} files are"), " and others".to_owned()),
     };
     Some(format!(
-        "{are} most likely not meant for visitors ({first}{rest}): `exclude = [{}]` in headwater.toml leaves them out",
+        "{are} most likely not meant for visitors ({first}{rest}): `exclude = [{}]` in \
+         headwater.toml leaves them out",
         patterns.join(", ")
     ))
 }
@@ -118,7 +123,9 @@ impl AllowedSecrets {
     }
 
     pub(super) fn has(&self, path: &TreePath) -> bool {
-        self.0.as_ref().is_some_and(|patterns| patterns.matched_path_or_any_parents(path.as_str(), false).is_ignore())
+        self.0.as_ref().is_some_and(|patterns| {
+            patterns.matched_path_or_any_parents(path.as_str(), false).is_ignore()
+        })
     }
 }
 
@@ -167,20 +174,30 @@ mod tests {
 
     #[test]
     fn clutter_is_one_line_with_what_leaves_it_out() {
-        let paths = ["a/.DS_Store", "b/.DS_Store", "index.html", "index.html~", "node_modules/x/y.js", "~"].map(path);
+        let paths =
+            ["a/.DS_Store", "b/.DS_Store", "index.html", "index.html~", "node_modules/x/y.js", "~"]
+                .map(path);
         let warning = clutter_warning(paths.iter()).unwrap();
         assert!(warning.contains(r#"exclude = ["*~", ".DS_Store", "node_modules/"]"#), "{warning}");
-        assert!(warning.starts_with("4 files are") && warning.contains("a/.DS_Store and others"), "{warning}");
+        assert!(
+            warning.starts_with("4 files are") && warning.contains("a/.DS_Store and others"),
+            "{warning}"
+        );
         assert_eq!(clutter_warning([path("index.html"), path("Thumbs.txt")].iter()), None);
     }
 
     #[test]
     fn what_is_allowed_is_a_path_or_a_pattern() {
-        let allowed = AllowedSecrets::new(&["/demo/server.key".into(), "*.p12".into(), "fixtures/".into()]).unwrap();
+        let allowed =
+            AllowedSecrets::new(&["/demo/server.key".into(), "*.p12".into(), "fixtures/".into()])
+                .unwrap();
         for text in ["demo/server.key", "a/b.p12", "x/fixtures/id_rsa"] {
             assert!(allowed.has(&path(text)), "{text}");
         }
-        assert!(!allowed.has(&path("a/demo/server.key")) && !AllowedSecrets::default().has(&path("a.p12")));
+        assert!(
+            !allowed.has(&path("a/demo/server.key"))
+                && !AllowedSecrets::default().has(&path("a.p12"))
+        );
         assert!(AllowedSecrets::new(&["{".into()]).is_err());
     }
 }

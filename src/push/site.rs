@@ -48,11 +48,14 @@ fn agreed<'m>(
     members: impl Iterator<Item = &'m PolledMirror>,
     site_of: impl Fn(&PolledMirror) -> Option<Site>,
 ) -> Result<Option<Site>, PushError> {
-    let named =
-        |member: &PolledMirror| Some(SiteOfMirror { mirror: member.mirror.name().to_owned(), site: site_of(member)? });
+    let named = |member: &PolledMirror| {
+        Some(SiteOfMirror { mirror: member.mirror.name().to_owned(), site: site_of(member)? })
+    };
     let mirrors: Vec<SiteOfMirror> = members.filter_map(named).collect();
     match mirrors.first() {
-        Some(first) if mirrors.iter().any(|one| one.site != first.site) => Err(PushError::SitesDiffer { mirrors }),
+        Some(first) if mirrors.iter().any(|one| one.site != first.site) => {
+            Err(PushError::SitesDiffer { mirrors })
+        }
         first => Ok(first.map(|first| first.site.clone())),
     }
 }
@@ -66,8 +69,10 @@ pub(super) fn by_site(mirrors: &[SiteOfMirror]) -> String {
             None => sites.push((&one.site, vec![&one.mirror])),
         }
     }
-    let texts: Vec<String> =
-        sites.iter().map(|(site, names)| format!("{:?} on {}", site.as_str(), names.join(", "))).collect();
+    let texts: Vec<String> = sites
+        .iter()
+        .map(|(site, names)| format!("{:?} on {}", site.as_str(), names.join(", ")))
+        .collect();
     texts.join("; ")
 }
 
@@ -86,7 +91,10 @@ mod tests {
 
     /// A mirror whose store has the first site, or whose receiver accepts only the second; with an
     /// error, a mirror that cannot be reached.
-    fn member(name: &str, state: Result<(Option<&str>, Option<&str>), MirrorError>) -> PolledMirror {
+    fn member(
+        name: &str,
+        state: Result<(Option<&str>, Option<&str>), MirrorError>,
+    ) -> PolledMirror {
         let mirror = DirectoryMirror::new(
             name.to_owned(),
             name.to_owned(),
@@ -109,7 +117,9 @@ mod tests {
         let bound = || member("b", Ok((None, Some("docs"))));
         let empty = || member("c", Ok((None, None)));
         let dead = || member("d", Err(MirrorError::Cancelled));
-        let resolved = |named: Option<&str>, members: &[PolledMirror]| resolve(named.map(site).as_ref(), members, None);
+        let resolved = |named: Option<&str>, members: &[PolledMirror]| {
+            resolve(named.map(site).as_ref(), members, None)
+        };
         assert_eq!(resolved(Some("www"), &[docs()]).unwrap(), site("www"));
         assert_eq!(resolved(None, &[empty(), dead(), docs(), bound()]).unwrap(), site("docs"));
         assert_eq!(resolved(None, &[bound(), empty()]).unwrap(), site("docs"));
@@ -118,7 +128,8 @@ mod tests {
 
     #[test]
     fn mirrors_of_different_sites_are_named_with_them() {
-        let members = [member("a", Ok((Some("docs"), None))), member("b", Ok((None, Some("news"))))];
+        let members =
+            [member("a", Ok((Some("docs"), None))), member("b", Ok((None, Some("news"))))];
         let from = member("hub", Ok((Some("docs"), None)));
         let error = resolve(None, &members, Some(&from)).unwrap_err();
         assert!(error.to_string().contains(r#""docs" on hub, a; "news" on b"#), "{error}");

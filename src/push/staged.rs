@@ -14,7 +14,9 @@ use crate::text::error_chain;
 pub(super) fn named<'m>(members: &'m [PolledMirror], text: &str) -> Result<&'m Release, PushError> {
     let is_named = |release: &&Release| {
         let name = release.name();
-        text == name.to_string() || text == release.id().to_string() || text.parse() == Ok(name.sequence())
+        text == name.to_string()
+            || text == release.id().to_string()
+            || text.parse() == Ok(name.sequence())
     };
     let state = |member: &'m PolledMirror| member.state();
     let staged = || members.iter().filter_map(state).filter_map(|state| state.staged.as_ref());
@@ -24,10 +26,14 @@ pub(super) fn named<'m>(members: &'m [PolledMirror], text: &str) -> Result<&'m R
     };
     let current = members.iter().filter_map(PolledMirror::current_release);
     let mut found = staged().chain(current).filter(is_named);
-    let first = found.next().ok_or_else(|| not_staged(format!("no mirror has a release {text} staged")))?;
+    let first =
+        found.next().ok_or_else(|| not_staged(format!("no mirror has a release {text} staged")))?;
     match found.all(|other| other.id() == first.id()) {
         true => Ok(first),
-        false => Err(not_staged(format!("{text} is more than one release: say which, as in {}", first.name()))),
+        false => Err(not_staged(format!(
+            "{text} is more than one release: say which, as in {}",
+            first.name()
+        ))),
     }
 }
 
@@ -50,13 +56,23 @@ pub enum Abandoned {
 ///
 /// # Errors
 /// If no mirror has it.
-pub fn abandon(text: &str, fleet: &Fleet, monitor: &dyn Monitor) -> Result<Vec<(String, Abandoned)>, PushError> {
+pub fn abandon(
+    text: &str,
+    fleet: &Fleet,
+    monitor: &dyn Monitor,
+) -> Result<Vec<(String, Abandoned)>, PushError> {
     let members = fleet.states(monitor);
     let release = named(&members, text)?.name();
     let let_go = |member: &PolledMirror| match member.state() {
-        None => Abandoned::Failed { error: member.error().map(|error| error_chain(error)).unwrap_or_default() },
-        Some(state) if state.current == Some(release) => Abandoned::Failed { error: "it is served".to_owned() },
-        Some(state) if state.staged.as_ref().is_none_or(|staged| staged.name() != release) => Abandoned::NotThere,
+        None => Abandoned::Failed {
+            error: member.error().map(|error| error_chain(error)).unwrap_or_default(),
+        },
+        Some(state) if state.current == Some(release) => {
+            Abandoned::Failed { error: "it is served".to_owned() }
+        }
+        Some(state) if state.staged.as_ref().is_none_or(|staged| staged.name() != release) => {
+            Abandoned::NotThere
+        }
         Some(_) => match member.mirror.abandon(release) {
             Ok(()) => Abandoned::Gone,
             Err(error) => Abandoned::Failed { error: error_chain(&error) },

@@ -41,8 +41,10 @@ pub(super) struct StatePoll<'a> {
 /// all mirrors. It also cannot if mirrors depend on the outcomes of others: with waves, or if all
 /// revert when one fails.
 pub(super) fn may_go_on(source: &Source, members: &[PolledMirror], options: &Options) -> bool {
-    let has_own_content = matches!(source, Source::Trees { .. } | Source::Store(_) | Source::Promote(_));
-    let is_independent = options.policy.waves.is_empty() && options.policy.on_failure == OnFailure::Leave;
+    let has_own_content =
+        matches!(source, Source::Trees { .. } | Source::Store(_) | Source::Promote(_));
+    let is_independent =
+        options.policy.waves.is_empty() && options.policy.on_failure == OnFailure::Leave;
     has_own_content
         && is_independent
         && !options.new_history
@@ -54,14 +56,18 @@ impl PendingStates {
     /// Polls all `members` that have not responded.
     fn ask(members: &[PolledMirror]) -> Self {
         let (sender, answers) = unbounded();
-        for (index, member) in members.iter().enumerate().filter(|(_, member)| !member.has_answered()) {
+        for (index, member) in
+            members.iter().enumerate().filter(|(_, member)| !member.has_answered())
+        {
             let mirror = Arc::clone(&member.mirror);
             let answer = sender.clone();
             let name = mirror.name().to_owned();
             // A push that has ended does not receive the response.
             let asked = Builder::new().spawn(move || answer.send((index, mirror.state())).ok());
             if let Err(error) = asked {
-                sender.send((index, Err(IoError::new("start a thread for", name, error).into()))).ok();
+                sender
+                    .send((index, Err(IoError::new("start a thread for", name, error).into())))
+                    .ok();
             }
         }
         Self(answers)
@@ -82,11 +88,14 @@ impl PendingStates {
         let (index, state) = match self.0.recv_timeout(timeout) {
             Ok(answer) => answer,
             Err(RecvTimeoutError::Timeout) => return None,
-            Err(RecvTimeoutError::Disconnected) => unreachable!("asking a mirror for its state does not panic"),
+            Err(RecvTimeoutError::Disconnected) => {
+                unreachable!("asking a mirror for its state does not panic")
+            }
         };
         let member = &members[index];
         report_state(&*member.mirror, &state, monitor);
-        member.note_answer(state.and_then(|state| checked(&*member.mirror, state, stores, monitor)));
+        member
+            .note_answer(state.and_then(|state| checked(&*member.mirror, state, stores, monitor)));
         Some(index)
     }
 }
@@ -101,14 +110,21 @@ fn checked(
     let store = || stores.check(mirror.name(), mirror.location(), state.store);
     let checked = mirror.check_owner().and_then(|()| store());
     if let Err(error) = &checked {
-        monitor.event(Event::MirrorFailed { mirror: mirror.name().to_owned(), error: error_chain(error) });
+        monitor.event(Event::MirrorFailed {
+            mirror: mirror.name().to_owned(),
+            error: error_chain(error),
+        });
     }
     checked.map(|()| state)
 }
 
 impl<'a> StatePoll<'a> {
     /// Polls all `members` that have not responded.
-    pub(super) fn begin(members: Vec<PolledMirror>, stores: &'a KnownStores, monitor: &'a dyn Monitor) -> Self {
+    pub(super) fn begin(
+        members: Vec<PolledMirror>,
+        stores: &'a KnownStores,
+        monitor: &'a dyn Monitor,
+    ) -> Self {
         let pending = PendingStates::ask(&members);
         Self { members, pending, asked_at: Instant::now(), stores, monitor }
     }
@@ -136,7 +152,8 @@ impl<'a> StatePoll<'a> {
             if self.monitor.is_cancelled() {
                 return Err(PushError::Cancelled);
             }
-            let timeout = if left.is_zero() { CANCEL_POLL_INTERVAL } else { left.min(CANCEL_POLL_INTERVAL) };
+            let timeout =
+                if left.is_zero() { CANCEL_POLL_INTERVAL } else { left.min(CANCEL_POLL_INTERVAL) };
             self.take_next(timeout);
         }
         // Polls that were under way when the push was cancelled have failed because of that.

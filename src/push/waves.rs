@@ -40,16 +40,26 @@ pub(super) struct WavesResult {
 ///
 /// # Errors
 /// If a probe requests a path that is not a file of the release: it could never succeed.
-pub(super) fn expected(publication: &Publication, options: &Options) -> Result<ExpectedProbes, PushError> {
-    let mut wanted: Vec<&str> =
-        options.policy.waves.iter().flat_map(|wave| &wave.probes).map(|probe| probe.path.as_str()).collect();
+pub(super) fn expected(
+    publication: &Publication,
+    options: &Options,
+) -> Result<ExpectedProbes, PushError> {
+    let mut wanted: Vec<&str> = options
+        .policy
+        .waves
+        .iter()
+        .flat_map(|wave| &wave.probes)
+        .map(|probe| probe.path.as_str())
+        .collect();
     let mut expected = ExpectedProbes::new();
     if wanted.is_empty() {
         return Ok(expected);
     }
     for entry in publication.new_entries().map_err(PushError::NewManifest)? {
         let entry = entry.map_err(PushError::NewManifest)?;
-        if let Some(file) = entry.file().filter(|_| entry.is_live() && wanted.contains(&entry.path.as_str())) {
+        if let Some(file) =
+            entry.file().filter(|_| entry.is_live() && wanted.contains(&entry.path.as_str()))
+        {
             expected.insert(entry.path.to_string(), (file.object, file.size));
         }
     }
@@ -61,12 +71,16 @@ pub(super) fn expected(publication: &Publication, options: &Options) -> Result<E
 }
 
 /// The mirrors of each wave, by index: those of the policy, then all others.
-pub(super) fn members<'o>(publication: &Publication, options: &'o Options) -> Vec<(Vec<usize>, Option<&'o Wave>)> {
+pub(super) fn members<'o>(
+    publication: &Publication,
+    options: &'o Options,
+) -> Vec<(Vec<usize>, Option<&'o Wave>)> {
     let name = |index: usize| publication.members[index].mirror.name();
     let mut left: Vec<usize> = (0..publication.members.len()).collect();
     let mut waves = Vec::new();
     for wave in &options.policy.waves {
-        let (own, others) = left.into_iter().partition(|index| wave.mirrors.iter().any(|one| one == name(*index)));
+        let (own, others) =
+            left.into_iter().partition(|index| wave.mirrors.iter().any(|one| one == name(*index)));
         waves.push((own, Some(wave)));
         left = others;
     }
@@ -95,13 +109,20 @@ pub(super) fn switch(
         } else if activation::activate(publication, &staged, outcomes, options, monitor)? {
             return Ok(WavesResult { is_again: true, ..switched });
         }
-        let on = |outcome: &Outcome| staged.iter().filter(|index| outcomes[**index].as_ref() == Some(outcome)).count();
+        let on = |outcome: &Outcome| {
+            staged.iter().filter(|index| outcomes[**index].as_ref() == Some(outcome)).count()
+        };
         let activated = on(&Outcome::Activated);
         is_led |= activated > 0;
         let all = activated_of(outcomes, 0..outcomes.len());
-        switched.spread_ms = monitor.spread_ms(all.iter().map(|index| activation::name(publication, *index)));
+        switched.spread_ms =
+            monitor.spread_ms(all.iter().map(|index| activation::name(publication, *index)));
         if activated < staged.len() && options.policy.on_failure == OnFailure::Revert {
-            switched.stopped = Some(format!("{} of {} mirrors did not switch", staged.len() - activated, staged.len()));
+            switched.stopped = Some(format!(
+                "{} of {} mirrors did not switch",
+                staged.len() - activated,
+                staged.len()
+            ));
             switched.back = activated_of(outcomes, 0..outcomes.len());
         } else if activated == 0 && wave.is_some() {
             switched.stopped = Some(format!("no mirror of wave {number} switched"));
@@ -112,7 +133,9 @@ pub(super) fn switch(
                 switched.back = match (error, options.policy.on_failure) {
                     (BadProbe::Cancelled, _) => Vec::new(),
                     (BadProbe::Probe(_), OnFailure::Leave) => activated_of(outcomes, staged),
-                    (BadProbe::Probe(_), OnFailure::Revert) => activated_of(outcomes, 0..outcomes.len()),
+                    (BadProbe::Probe(_), OnFailure::Revert) => {
+                        activated_of(outcomes, 0..outcomes.len())
+                    }
                 };
             }
         }
@@ -166,7 +189,11 @@ fn watch(
 fn soak(wave: u64, time: Duration, monitor: &PushMonitor<'_>) -> Result<(), BadProbe> {
     if !time.is_zero() {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        monitor.event(Event::SoakStarted { wave, seconds: time.as_secs(), until: (now + time).as_secs() });
+        monitor.event(Event::SoakStarted {
+            wave,
+            seconds: time.as_secs(),
+            until: (now + time).as_secs(),
+        });
     }
     let has_soaked = pause(time, monitor);
     if !time.is_zero() {
@@ -176,13 +203,22 @@ fn soak(wave: u64, time: Duration, monitor: &PushMonitor<'_>) -> Result<(), BadP
 }
 
 /// Compares what a probe fetches with the release, unless the push is stopped meanwhile.
-fn look(web: &Web, probe: &Probe, expected: &ExpectedProbes, monitor: &PushMonitor<'_>) -> Result<(), String> {
+fn look(
+    web: &Web,
+    probe: &Probe,
+    expected: &ExpectedProbes,
+    monitor: &PushMonitor<'_>,
+) -> Result<(), String> {
     let Probe { url, path } = probe;
-    let (object, size) = expected.get(path.as_str()).ok_or_else(|| format!("probe {url}: nothing is known of it"))?;
+    let (object, size) = expected
+        .get(path.as_str())
+        .ok_or_else(|| format!("probe {url}: nothing is known of it"))?;
     let web = web.clone();
     let asked = url.clone();
     let size = *size;
-    let Some(fetched) = until_cancelled(monitor, move |_| web.fetch(&asked, size)) else { return Ok(()) };
+    let Some(fetched) = until_cancelled(monitor, move |_| web.fetch(&asked, size)) else {
+        return Ok(());
+    };
     match fetched {
         Ok(fetched) if fetched.object == *object => Ok(()),
         Ok(_) => Err(format!("probe {url}: visitors get something else than the release has")),

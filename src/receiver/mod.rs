@@ -30,7 +30,9 @@ use crate::store::StoreError;
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
     /// Tokens would travel in the clear.
-    #[error("{listen} can be reached from other machines, and there is neither TLS nor a proxy in front")]
+    #[error(
+        "{listen} can be reached from other machines, and there is neither TLS nor a proxy in front"
+    )]
     InTheClear {
         /// The address.
         listen: SocketAddr,

@@ -172,7 +172,14 @@ impl ReceiverSettings {
     /// Settings with default limits, without TLS and without a proxy in front.
     #[must_use]
     pub fn new(listen: SocketAddr, sites: Vec<SiteSettings>, access: AuthPolicy) -> Self {
-        Self { listen, tls: None, front: Exposure::None, access, sites, limits: ReceiverLimits::default() }
+        Self {
+            listen,
+            tls: None,
+            front: Exposure::None,
+            access,
+            sites,
+            limits: ReceiverLimits::default(),
+        }
     }
 
     /// Rejects settings that would send tokens over a network unencrypted, or let any client push.

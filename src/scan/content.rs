@@ -53,7 +53,9 @@ impl<'a> Opener<'a> {
 
     /// The open directory that contains the entry at `relative`, and the entry's name in it.
     fn locate<'p>(&mut self, relative: &'p str) -> fsx::Result<(&Dir, &'p str)> {
-        let Some((parent, name)) = relative.rsplit_once('/') else { return Ok((&self.root.dir, relative)) };
+        let Some((parent, name)) = relative.rsplit_once('/') else {
+            return Ok((&self.root.dir, relative));
+        };
         if self.last.as_ref().is_none_or(|(path, _)| path != parent) {
             self.last = None;
             let mut names = parent.split('/');
@@ -133,10 +135,12 @@ impl FileHasher {
         counters: &Counters,
     ) -> Result<(ObjectId, bool), ContentFault> {
         let file = opener.open(relative, stamp)?;
-        let id = self.hash_stable(&file, stamp, counters, || Ok(fsx::fstat(&file, Path::new(relative))?))?;
+        let id = self
+            .hash_stable(&file, stamp, counters, || Ok(fsx::fstat(&file, Path::new(relative))?))?;
         // A file of at most this size is still in the buffer as a whole.
         let size = usize::try_from(stamp.size).unwrap_or(usize::MAX);
-        let has_private_key = size <= MAX_KEY_BYTES && begins_with_private_key(&self.buffer[..size]);
+        let has_private_key =
+            size <= MAX_KEY_BYTES && begins_with_private_key(&self.buffer[..size]);
         Ok((id, has_private_key))
     }
 
@@ -166,7 +170,11 @@ impl FileHasher {
                 return Err(ContentFault::Stopped);
             }
             // A file that fits the buffer is collected in it, even by short reads.
-            let done = if size <= READ_BYTES as u64 { usize::try_from(size - left).unwrap_or(0) } else { 0 };
+            let done = if size <= READ_BYTES as u64 {
+                usize::try_from(size - left).unwrap_or(0)
+            } else {
+                0
+            };
             let wanted = usize::try_from(left).unwrap_or(READ_BYTES).min(READ_BYTES - done);
             match reader.read(&mut self.buffer[done..done + wanted]) {
                 Ok(0) => return Err(ContentFault::Changed),
@@ -188,10 +196,13 @@ impl FileHasher {
 /// PEM blocks, such as certificates, may precede the key.
 fn begins_with_private_key(content: &[u8]) -> bool {
     let text = content.strip_prefix(b"\xef\xbb\xbf").unwrap_or(content).trim_ascii_start();
-    let is_label = |line: &[u8]| line.ends_with(b"PRIVATE KEY-----") || line.ends_with(b"PRIVATE KEY BLOCK-----");
+    let is_label = |line: &[u8]| {
+        line.ends_with(b"PRIVATE KEY-----") || line.ends_with(b"PRIVATE KEY BLOCK-----")
+    };
     let mut lines = text.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii);
     text.starts_with(b"PuTTY-User-Key-File-")
-        || text.starts_with(b"-----BEGIN ") && lines.any(|line| line.starts_with(b"-----BEGIN ") && is_label(line))
+        || text.starts_with(b"-----BEGIN ")
+            && lines.any(|line| line.starts_with(b"-----BEGIN ") && is_label(line))
 }
 
 #[cfg(test)]
@@ -223,15 +234,18 @@ mod tests {
         let file = File::open(&path).unwrap();
         let stamp = FileStat::of(&file.metadata().unwrap());
         let reader = Disturbed(&file, || disturb(&path));
-        FileHasher::new()
-            .hash_stable(reader, &stamp, &Counters::default(), || file.metadata().map_err(ContentFault::Io))
+        FileHasher::new().hash_stable(reader, &stamp, &Counters::default(), || {
+            file.metadata().map_err(ContentFault::Io)
+        })
     }
 
     #[test]
     fn file_that_changes_while_read_is_found() {
         assert_eq!(hash_disturbed(|_| {}).unwrap(), ObjectId::of(b"12345678"));
-        let append = |path: &Path| File::options().append(true).open(path).unwrap().write_all(b"x").unwrap();
-        let truncate = |path: &Path| File::options().write(true).open(path).unwrap().set_len(4).unwrap();
+        let append =
+            |path: &Path| File::options().append(true).open(path).unwrap().write_all(b"x").unwrap();
+        let truncate =
+            |path: &Path| File::options().write(true).open(path).unwrap().set_len(4).unwrap();
         let rewrite = |path: &Path| std::fs::write(path, "87654321").unwrap();
         for disturb in [&append as &dyn Fn(&Path), &truncate, &rewrite] {
             assert!(matches!(hash_disturbed(disturb), Err(ContentFault::Changed)));
@@ -244,16 +258,21 @@ mod tests {
             "-----BEGIN PRIVATE KEY-----\nMIIE",
             "-----BEGIN RSA PRIVATE KEY-----",
             "\u{feff}\n-----BEGIN OPENSSH PRIVATE KEY-----\r\nb3Bl",
-            "-----BEGIN EC PARAMETERS-----\nBggq\n-----END EC PARAMETERS-----\n-----BEGIN EC PRIVATE KEY-----\n",
-            "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n-----BEGIN PRIVATE KEY-----\n",
+            "-----BEGIN EC PARAMETERS-----\nBggq\n-----END EC PARAMETERS-----\n\
+             -----BEGIN EC PRIVATE KEY-----\n",
+            "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n\
+             -----BEGIN PRIVATE KEY-----\n",
             "-----BEGIN PGP PRIVATE KEY BLOCK-----\n",
             "PuTTY-User-Key-File-3: ssh-ed25519\n",
         ] {
             assert!(begins_with_private_key(key.as_bytes()), "{key}");
         }
-        for public in
-            ["", "-----BEGIN CERTIFICATE-----\n", "<pre>-----BEGIN PRIVATE KEY-----", "-----BEGIN PUBLIC KEY-----"]
-        {
+        for public in [
+            "",
+            "-----BEGIN CERTIFICATE-----\n",
+            "<pre>-----BEGIN PRIVATE KEY-----",
+            "-----BEGIN PUBLIC KEY-----",
+        ] {
             assert!(!begins_with_private_key(public.as_bytes()), "{public}");
         }
     }

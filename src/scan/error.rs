@@ -99,19 +99,24 @@ pub enum ScanError {
 }
 
 impl ScanError {
-    /// The error in a few words, and a line for each of its paths: the first ones, and a line that counts the
-    /// others. `None` if the error is not about several paths.
+    /// The error in a few words, and a line for each of its paths: the first ones, and a line that
+    /// counts the others. `None` if the error is not about several paths.
     #[must_use]
     pub fn path_lines(&self) -> Option<(String, Vec<String>)> {
         let (words, lines, count) = match self {
-            Self::RejectedPaths { list } => ("cannot be distributed", first_lines(list), list.len()),
+            Self::RejectedPaths { list } => {
+                ("cannot be distributed", first_lines(list), list.len())
+            }
             Self::Unreadable { list } => ("cannot be read", first_lines(list), list.len()),
-            Self::Changed { list, count } => ("changed while the content was read", first_lines(list), *count),
+            Self::Changed { list, count } => {
+                ("changed while the content was read", first_lines(list), *count)
+            }
             _ => return None,
         };
         let more = count - lines.len();
         let rest = (more > 0).then(|| format!("and {more} more"));
-        (count > 1).then(|| (format!("{} {words}", paths(count)), lines.into_iter().chain(rest).collect()))
+        (count > 1)
+            .then(|| (format!("{} {words}", paths(count)), lines.into_iter().chain(rest).collect()))
     }
 }
 
@@ -146,7 +151,9 @@ impl ScanFault {
         match error.kind() {
             Kind::NotFound => Self::altered(path, TreeChangeKind::Removed),
             // A directory or file was replaced by a link, or a directory by a file.
-            Kind::NotADirectory | Kind::IsADirectory => Self::altered(path, TreeChangeKind::Changed),
+            Kind::NotADirectory | Kind::IsADirectory => {
+                Self::altered(path, TreeChangeKind::Changed)
+            }
             _ if is_link_error(error) => Self::altered(path, TreeChangeKind::Changed),
             _ => Self::Unreadable(RejectedPath { path, why: format!("cannot be read ({error})") }),
         }
@@ -273,16 +280,21 @@ mod tests {
 
     #[test]
     fn twenty_offenders_are_named_and_the_rest_counted() {
-        let all = (0..23).rev().map(|n| ScanFault::refused(format!("f{n:02}"), "is a fifo")).collect();
+        let all =
+            (0..23).rev().map(|n| ScanFault::refused(format!("f{n:02}"), "is a fifo")).collect();
         let text = settle(all).unwrap_err().to_string();
-        assert!(text.starts_with("23 paths cannot be distributed: f00 is a fifo; f01 is a fifo; "), "{text}");
+        assert!(
+            text.starts_with("23 paths cannot be distributed: f00 is a fifo; f01 is a fifo; "),
+            "{text}"
+        );
         assert!(text.ends_with("; f19 is a fifo; and 3 more"), "{text}");
     }
 
     #[test]
     fn ten_paths_have_a_line_each() {
         let refused = |count: usize| {
-            let all = (0..count).map(|n| ScanFault::refused(format!("f{n:02}"), "is a fifo")).collect();
+            let all =
+                (0..count).map(|n| ScanFault::refused(format!("f{n:02}"), "is a fifo")).collect();
             settle(all).unwrap_err().path_lines()
         };
         let (words, lines) = refused(23).unwrap();
@@ -290,7 +302,9 @@ mod tests {
         assert_eq!((&*lines[9], &*lines[10]), ("f09 is a fifo", "and 13 more"));
         assert_eq!(refused(2).unwrap().1, ["f00 is a fifo", "f01 is a fifo"]);
         assert_eq!(refused(1), None);
-        let gone = (0..30).map(|n| ScanFault::altered(format!("f{n:02}"), TreeChangeKind::Removed)).collect();
+        let gone = (0..30)
+            .map(|n| ScanFault::altered(format!("f{n:02}"), TreeChangeKind::Removed))
+            .collect();
         let (words, lines) = settle(gone).unwrap_err().path_lines().unwrap();
         assert_eq!(words, "30 paths changed while the content was read");
         assert_eq!((&*lines[0], &*lines[10]), ("f00 was removed", "and 20 more"));
@@ -304,7 +318,9 @@ mod tests {
         assert!(
             matches!(settle(vec![gone(), denied(), fifo()]), Err(ScanError::RejectedPaths { list }) if list.len() == 2)
         );
-        assert!(matches!(settle(vec![gone(), denied()]), Err(ScanError::Unreadable { list }) if list.len() == 1));
+        assert!(
+            matches!(settle(vec![gone(), denied()]), Err(ScanError::Unreadable { list }) if list.len() == 1)
+        );
         assert!(matches!(settle(vec![gone()]), Err(ScanError::Changed { count: 1, .. })));
         assert!(settle(Vec::new()).is_ok());
     }

@@ -37,14 +37,20 @@ pub(super) struct Examiner<'a> {
 }
 
 impl<'a> Examiner<'a> {
-    pub(super) fn new(root: &'a OpenRoot, number: u16, symlinks: SymlinkMode, counters: &'a Counters) -> Self {
+    pub(super) fn new(
+        root: &'a OpenRoot,
+        number: u16,
+        symlinks: SymlinkMode,
+        counters: &'a Counters,
+    ) -> Self {
         let opener = Opener::new(root, symlinks == SymlinkMode::Follow);
         Self { root, number, symlinks, counters, opener, hasher: FileHasher::new() }
     }
 
     /// Examines the entries of a batch.
     pub(super) fn examine(&mut self, batch: Vec<EntryToExamine<Option<KnownFile>>>) -> Examined {
-        let mut examined = Examined { entries: Vec::with_capacity(batch.len()), faults: Vec::new() };
+        let mut examined =
+            Examined { entries: Vec::with_capacity(batch.len()), faults: Vec::new() };
         for job in batch {
             match self.entry(&job) {
                 Ok(entry) => examined.entries.push(entry),
@@ -69,7 +75,11 @@ impl<'a> Examiner<'a> {
         Ok(TreeEntry { path, kind })
     }
 
-    fn file(&mut self, job: &EntryToExamine<Option<KnownFile>>, path: &TreePath) -> Result<TreeKind, ScanFault> {
+    fn file(
+        &mut self,
+        job: &EntryToExamine<Option<KnownFile>>,
+        path: &TreePath,
+    ) -> Result<TreeKind, ScanFault> {
         let FileLook { kind, mode, stamp } = self.look(&job.entry)?;
         if kind != FileKind::File {
             return Err(ScanFault::altered(shown(path), TreeChangeKind::Changed));
@@ -93,14 +103,18 @@ impl<'a> Examiner<'a> {
         if self.symlinks == SymlinkMode::Refuse {
             return Err(ScanFault::refused(shown(path), "is a symbolic link"));
         }
-        let target = self.opener.read_link(self.root.strip(path)).map_err(|fault| content_fault(path, &fault))?;
+        let target = self
+            .opener
+            .read_link(self.root.strip(path))
+            .map_err(|fault| content_fault(path, &fault))?;
         let refused = |why: String| ScanFault::refused(shown(path), why);
         let quoted = || escape(&target);
-        let text = std::str::from_utf8(&target)
-            .map_err(|_| refused(format!("is a symbolic link whose target {} is not UTF-8", quoted())))?;
-        LinkTarget::new(text)
-            .and_then(|target| target.check_at(path).map(|()| target))
-            .map_err(|fault| refused(format!("is a symbolic link whose target {} {fault}", quoted())))
+        let text = std::str::from_utf8(&target).map_err(|_| {
+            refused(format!("is a symbolic link whose target {} is not UTF-8", quoted()))
+        })?;
+        LinkTarget::new(text).and_then(|target| target.check_at(path).map(|()| target)).map_err(
+            |fault| refused(format!("is a symbolic link whose target {} {fault}", quoted())),
+        )
     }
 
     fn look(&self, entry: &DirEntry) -> Result<FileLook, ScanFault> {
@@ -128,15 +142,19 @@ impl<'a> Examiner<'a> {
         batch.into_iter().filter_map(|job| self.alteration(entries, &job)).collect()
     }
 
-    fn alteration(&mut self, entries: &[TreeEntry], job: &EntryToExamine<Option<usize>>) -> Option<TreeChange> {
+    fn alteration(
+        &mut self,
+        entries: &[TreeEntry],
+        job: &EntryToExamine<Option<usize>>,
+    ) -> Option<TreeChange> {
         let shown = || self.root.shown(self.root.relative(job.entry.path()));
         let Some(before) = job.known.and_then(|index| entries.get(index)) else {
             return Some(TreeChange { path: shown(), how: TreeChangeKind::Added });
         };
         let same = match &before.kind {
-            TreeKind::File { stamp, .. } => {
-                self.look(&job.entry).map(|seen| seen.kind == FileKind::File && seen.stamp == *stamp)
-            }
+            TreeKind::File { stamp, .. } => self
+                .look(&job.entry)
+                .map(|seen| seen.kind == FileKind::File && seen.stamp == *stamp),
             TreeKind::Symlink { target } => self.link(&before.path).map(|now| now == *target),
         };
         match same {
@@ -153,7 +171,9 @@ fn shown(path: &TreePath) -> String {
 
 fn content_fault(path: &TreePath, fault: &ContentFault) -> ScanFault {
     match fault {
-        ContentFault::Changed | ContentFault::Stopped => ScanFault::altered(shown(path), TreeChangeKind::Changed),
+        ContentFault::Changed | ContentFault::Stopped => {
+            ScanFault::altered(shown(path), TreeChangeKind::Changed)
+        }
         ContentFault::Io(error) => ScanFault::io(shown(path), error),
     }
 }

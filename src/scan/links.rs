@@ -29,7 +29,9 @@ pub(super) fn check(entries: &[TreeEntry]) -> (Vec<ScanFault>, Vec<String>) {
         match follow(entries, &entry.path, target) {
             LinkEnd::Found => {}
             LinkEnd::Nowhere => dangling.push(shown()),
-            LinkEnd::Loop => faults.push(ScanFault::refused(shown(), "is a symbolic link in a loop of links")),
+            LinkEnd::Loop => {
+                faults.push(ScanFault::refused(shown(), "is a symbolic link in a loop of links"));
+            }
         }
     }
     (faults, dangling)
@@ -43,7 +45,8 @@ fn find<'e>(entries: &'e [TreeEntry], path: &str) -> Option<&'e TreeEntry> {
 fn is_directory(entries: &[TreeEntry], path: &str) -> bool {
     let below = format!("{path}/");
     let index = entries.partition_point(|entry| entry.path.as_str() < below.as_str());
-    path.is_empty() || entries.get(index).is_some_and(|entry| entry.path.as_str().starts_with(&below))
+    path.is_empty()
+        || entries.get(index).is_some_and(|entry| entry.path.as_str().starts_with(&below))
 }
 
 fn follow(entries: &[TreeEntry], path: &TreePath, target: &LinkTarget) -> LinkEnd {
@@ -73,7 +76,9 @@ fn first_link<'e, 'g>(
     for end in ends {
         let (part, rest) = goal.split_at(end);
         match find(entries, part) {
-            Some(TreeEntry { path, kind: TreeKind::Symlink { target } }) => return Ok((path, target, rest)),
+            Some(TreeEntry { path, kind: TreeKind::Symlink { target } }) => {
+                return Ok((path, target, rest));
+            }
             Some(_) => return Err(if rest.is_empty() { LinkEnd::Found } else { LinkEnd::Nowhere }),
             None => {}
         }
@@ -89,9 +94,16 @@ mod tests {
 
     fn tree(files: &[&str], links: &[(&str, &str)]) -> Vec<TreeEntry> {
         let stamp = FileStat { size: 0, mtime_ns: 0, ctime_ns: 0, inode: 0, device: 0 };
-        let file = TreeKind::File { object: ObjectId::of(b""), stamp, exec: false, has_private_key: false, root: 0 };
+        let file = TreeKind::File {
+            object: ObjectId::of(b""),
+            stamp,
+            exec: false,
+            has_private_key: false,
+            root: 0,
+        };
         let path = |text: &str| TreePath::new(text).unwrap();
-        let mut entries: Vec<_> = files.iter().map(|text| TreeEntry { path: path(text), kind: file.clone() }).collect();
+        let mut entries: Vec<_> =
+            files.iter().map(|text| TreeEntry { path: path(text), kind: file.clone() }).collect();
         entries.extend(links.iter().map(|(text, target)| {
             let target = LinkTarget::new(target).unwrap();
             TreeEntry { path: path(text), kind: TreeKind::Symlink { target } }
@@ -118,16 +130,22 @@ mod tests {
 
     #[test]
     fn loops_are_refused_and_dangling_links_told() {
-        let bad = tree(&["f"], &[("a", "b"), ("b", "a"), ("self", "self/x"), ("n", "none"), ("m", "f/x"), ("d", "n")]);
+        let bad = tree(
+            &["f"],
+            &[("a", "b"), ("b", "a"), ("self", "self/x"), ("n", "none"), ("m", "f/x"), ("d", "n")],
+        );
         let (faults, dangling) = check(&bad);
-        let refused = |path: &str| ScanFault::refused(path.to_owned(), "is a symbolic link in a loop of links");
+        let refused = |path: &str| {
+            ScanFault::refused(path.to_owned(), "is a symbolic link in a loop of links")
+        };
         assert_eq!(faults, ["a", "b", "self"].map(refused));
         assert_eq!(dangling, ["d", "m", "n"]);
     }
 
     #[test]
     fn forty_links_pass_and_more_do_not() {
-        let names: Vec<_> = (0..50).map(|n| (format!("l{n:02}"), format!("l{:02}", n + 1))).collect();
+        let names: Vec<_> =
+            (0..50).map(|n| (format!("l{n:02}"), format!("l{:02}", n + 1))).collect();
         let links: Vec<_> = names.iter().map(|(a, b)| (a.as_str(), b.as_str())).collect();
         let (faults, dangling) = check(&tree(&["l50"], &links));
         assert_eq!((faults.len(), dangling.len()), (10, 0));

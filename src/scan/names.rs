@@ -92,13 +92,17 @@ fn fold(path: &str) -> String {
 
 fn push_collisions(entries: &[TreeEntry], mut folded: Vec<Folded>, odd: &mut Vec<RejectedPath>) {
     folded.sort_unstable();
-    let text = |item: &Folded| &entries[item.entry as usize].path.as_str()[..usize::from(item.bytes)];
+    let text =
+        |item: &Folded| &entries[item.entry as usize].path.as_str()[..usize::from(item.bytes)];
     for group in folded.chunk_by(|a, b| a.hash == b.hash).filter(|group| group.len() > 1) {
         let first = text(&group[0]);
         for other in group[1..].iter().map(text) {
             // Different names may have equal hashes.
             if other != first && fold(other) == fold(first) {
-                let why = format!("differs from {} in case or normal form only", escape(first.as_bytes()));
+                let why = format!(
+                    "differs from {} in case or normal form only",
+                    escape(first.as_bytes())
+                );
                 odd.push(RejectedPath { path: escape(other.as_bytes()), why });
             }
         }
@@ -133,7 +137,8 @@ mod tests {
 
     fn odd(paths: &[&str]) -> Vec<String> {
         let kind = TreeKind::Symlink { target: LinkTarget::new("x").unwrap() };
-        let entry = |path: &&str| TreeEntry { path: TreePath::new(path).unwrap(), kind: kind.clone() };
+        let entry =
+            |path: &&str| TreeEntry { path: TreePath::new(path).unwrap(), kind: kind.clone() };
         let mut entries: Vec<_> = paths.iter().map(entry).collect();
         entries.sort_unstable_by(|a, b| a.path.cmp(&b.path));
         find_odd(&entries).into_iter().map(|offender| offender.path).collect()
@@ -151,8 +156,20 @@ mod tests {
 
     #[test]
     fn names_that_windows_lacks_are_found_once() {
-        for bad in ["con", "Con.txt", "nul.tar.gz", "COM1", "lpt9.x", "a.", "a ", "a:b", "what?", "a*", "a|b", "\"q\""]
-        {
+        for bad in [
+            "con",
+            "Con.txt",
+            "nul.tar.gz",
+            "COM1",
+            "lpt9.x",
+            "a.",
+            "a ",
+            "a:b",
+            "what?",
+            "a*",
+            "a|b",
+            "\"q\"",
+        ] {
             assert_eq!(odd(&[&format!("{bad}/1"), &format!("{bad}/2")]).len(), 1, "{bad}");
         }
         for good in ["console", "com0", "com10", "lpt", "comé", "a.b", ".con", "nul_"] {

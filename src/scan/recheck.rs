@@ -40,7 +40,8 @@ impl DirStamp {
 
     /// Whether the stamp is unchanged and old enough to prove that nothing changed.
     fn holds(&self, root: &OpenRoot, started: i64) -> bool {
-        self.stamp.is_some_and(|stamp| !is_racy(&stamp, started)) && look(root, &self.path) == self.stamp
+        self.stamp.is_some_and(|stamp| !is_racy(&stamp, started))
+            && look(root, &self.path) == self.stamp
     }
 }
 
@@ -64,7 +65,8 @@ impl Tree {
         if self.follows() {
             return false;
         }
-        let mut marks = self.marks.iter().map(|(number, mark)| (&self.roots[usize::from(*number)], mark));
+        let mut marks =
+            self.marks.iter().map(|(number, mark)| (&self.roots[usize::from(*number)], mark));
         if !marks.all(|(root, mark)| mark.holds(root, self.started)) {
             return false;
         }
@@ -107,10 +109,16 @@ impl Tree {
         let mut altered = Vec::new();
         for (number, root) in (0..).zip(&self.roots) {
             let counters = Counters::default();
-            let config = WorkerConfig { jobs: jobs(&self.options), counters: &counters, monitor, is_told: false };
+            let config = WorkerConfig {
+                jobs: jobs(&self.options),
+                counters: &counters,
+                monitor,
+                is_told: false,
+            };
             let mut walk = Walk::new(root, &self.options)?;
-            let mut before =
-                (0..self.entries.len()).filter(|&index| self.root_of(&self.entries[index]) == number).peekable();
+            let mut before = (0..self.entries.len())
+                .filter(|&index| self.root_of(&self.entries[index]) == number)
+                .peekable();
             let mut removed = Vec::new();
             let known = |entry: &walkdir::DirEntry| {
                 let relative = root.relative(entry.path());
@@ -134,7 +142,10 @@ impl Tree {
             removed.extend(before);
             altered.extend(walk.finish().0.into_iter().map(ScanFault::into_tree_change));
             altered.extend(
-                removed.into_iter().map(|index| TreeChange { path: self.shown(index), how: TreeChangeKind::Removed }),
+                removed.into_iter().map(|index| TreeChange {
+                    path: self.shown(index),
+                    how: TreeChangeKind::Removed,
+                }),
             );
         }
         error::changed(altered)
@@ -159,7 +170,8 @@ mod tests {
             ("a file goes", |dir| fs::remove_file(dir.join("deep/down/a.txt")).unwrap()),
             ("content changes", |dir| put(dir, "deep/b.txt", "B")),
             ("a mode changes", |dir| {
-                fs::set_permissions(dir.join("deep/b.txt"), fs::Permissions::from_mode(0o700)).unwrap();
+                fs::set_permissions(dir.join("deep/b.txt"), fs::Permissions::from_mode(0o700))
+                    .unwrap();
             }),
             ("a link is moved", |dir| {
                 fs::remove_file(dir.join("link")).unwrap();
@@ -177,8 +189,13 @@ mod tests {
             let dir = tree(&["top.txt", "deep/b.txt", "deep/down/a.txt"]);
             put(dir.path(), "deep/.headwaterignore", "*.tmp\n");
             symlink("deep/b.txt", dir.path().join("link")).unwrap();
-            let tree =
-                Tree::scan_at(&[root(dir.path())], &ScanOptions::default(), now_ns() + LATER_NS, &Silent).unwrap();
+            let tree = Tree::scan_at(
+                &[root(dir.path())],
+                &ScanOptions::default(),
+                now_ns() + LATER_NS,
+                &Silent,
+            )
+            .unwrap();
             assert!(tree.is_untouched(&Silent), "{what}: certain before");
             tree.recheck(&Silent).unwrap();
             harm(dir.path());

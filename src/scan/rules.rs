@@ -54,20 +54,30 @@ impl ExcludeRules {
     ///
     /// # Errors
     /// Fails if the file cannot be read or its content is invalid.
-    pub(super) fn enter(&mut self, file: File, relative: &[u8], depth: usize) -> Result<(), RulesFault> {
+    pub(super) fn enter(
+        &mut self,
+        file: File,
+        relative: &[u8],
+        depth: usize,
+    ) -> Result<(), RulesFault> {
         let mut bytes = Vec::new();
         file.take(MAX_BYTES + 1).read_to_end(&mut bytes).map_err(RulesFault::Io)?;
         if bytes.len() as u64 > MAX_BYTES {
             return Err(RulesFault::Content("is larger than 1 MiB".to_owned()));
         }
-        let text = String::from_utf8(bytes).map_err(|_| RulesFault::Content("is not UTF-8".to_owned()))?;
+        let text =
+            String::from_utf8(bytes).map_err(|_| RulesFault::Content("is not UTF-8".to_owned()))?;
         let mut builder = GitignoreBuilder::new(".");
         for (index, line) in text.trim_start_matches('\u{feff}').lines().enumerate() {
             if builder.add_line(None, line).is_err() {
-                return Err(RulesFault::Content(format!("has an invalid pattern in line {}", index + 1)));
+                return Err(RulesFault::Content(format!(
+                    "has an invalid pattern in line {}",
+                    index + 1
+                )));
             }
         }
-        let too_much = |_| RulesFault::Content("has patterns that are too large together".to_owned());
+        let too_much =
+            |_| RulesFault::Content("has patterns that are too large together".to_owned());
         let matcher = builder.build().map_err(too_much)?;
         if !matcher.is_empty() {
             let prefix = if relative.is_empty() { 0 } else { relative.len() + 1 };
@@ -93,7 +103,9 @@ impl ExcludeRules {
             Match::Whitelist(_) => Some(false),
         };
         ask(&self.exclude, 0)
-            .or_else(|| self.levels.iter().rev().find_map(|level| ask(&level.matcher, level.prefix)))
+            .or_else(|| {
+                self.levels.iter().rev().find_map(|level| ask(&level.matcher, level.prefix))
+            })
             .unwrap_or(false)
     }
 }
@@ -122,7 +134,11 @@ mod tests {
     fn deepest_file_decides_and_the_configuration_over_it() {
         let mut rules = ExcludeRules::new(&["secret".to_owned(), "!build".to_owned()]).unwrap();
         rules.enter(file("*.log\n/top\nbuild/\n"), b"", 0).unwrap();
-        assert!(rules.exclude(b"a.log", false) && rules.exclude(b"top", false) && rules.exclude(b"d/secret", true));
+        assert!(
+            rules.exclude(b"a.log", false)
+                && rules.exclude(b"top", false)
+                && rules.exclude(b"d/secret", true)
+        );
         assert!(!rules.exclude(b"build", true), "the configuration brings it back");
         rules.enter(file("!keep.log\n"), b"d", 1).unwrap();
         assert!(!rules.exclude(b"d/keep.log", false) && !rules.exclude(b"d/top", false));

@@ -155,7 +155,10 @@ impl StatCache {
         let mut number = || varint::take(&mut rest);
         let (shared, length) = (number()?, number()?);
         let length = usize::try_from(length).map_err(|_| odd())?;
-        let shared = usize::try_from(shared).ok().filter(|&shared| shared <= self.path.len()).ok_or_else(odd)?;
+        let shared = usize::try_from(shared)
+            .ok()
+            .filter(|&shared| shared <= self.path.len())
+            .ok_or_else(odd)?;
         if length == 0 {
             let used = bytes.len() - rest.len();
             self.input.consume(used);
@@ -182,7 +185,9 @@ impl StatCache {
 
 /// The start of the digest, if it matches everything before it.
 fn verify(mut file: &File) -> io::Result<Option<u64>> {
-    let Some(end) = file.metadata()?.len().checked_sub(DIGEST_BYTES as u64) else { return Ok(None) };
+    let Some(end) = file.metadata()?.len().checked_sub(DIGEST_BYTES as u64) else {
+        return Ok(None);
+    };
     let mut hasher = blake3::Hasher::new();
     let mut buffer = vec![0; CHUNK_BYTES];
     let mut left = end;
@@ -313,7 +318,8 @@ mod tests {
     const STARTED: i64 = 1_800_000_000_123_456_789;
 
     fn known(n: u64, mtime_ns: i64) -> KnownFile {
-        let stamp = FileStat { size: n * 1000, mtime_ns, ctime_ns: mtime_ns - 5, inode: 77 + n, device: 9 };
+        let stamp =
+            FileStat { size: n * 1000, mtime_ns, ctime_ns: mtime_ns - 5, inode: 77 + n, device: 9 };
         KnownFile { stamp, object: ObjectId::of(&n.to_le_bytes()) }
     }
 

@@ -72,14 +72,18 @@ fn paths(tree: &Tree) -> Vec<&str> {
 
 fn offenders(result: Result<Tree, ScanError>) -> Vec<(String, String)> {
     match result {
-        Err(ScanError::RejectedPaths { list }) => list.into_iter().map(|found| (found.path, found.why)).collect(),
+        Err(ScanError::RejectedPaths { list }) => {
+            list.into_iter().map(|found| (found.path, found.why)).collect()
+        }
         other => panic!("no offenders: {other:?}"),
     }
 }
 
 pub(super) fn alterations(result: Result<(), ScanError>) -> Vec<(String, TreeChangeKind)> {
     match result {
-        Err(ScanError::Changed { list, .. }) => list.into_iter().map(|found| (found.path, found.how)).collect(),
+        Err(ScanError::Changed { list, .. }) => {
+            list.into_iter().map(|found| (found.path, found.how)).collect()
+        }
         other => panic!("nothing changed: {other:?}"),
     }
 }
@@ -145,7 +149,9 @@ fn same_size_edit_that_leaves_no_trace_is_found_while_racy() {
     assert_eq!(scan_ahead(dir.path(), &cache, LATER_NS).1, 0);
     fs::write(dir.path().join("f"), "g").unwrap();
     let (after, ..) = scan_ahead(dir.path(), &cache, LATER_NS);
-    assert!(matches!(after.entries()[0].kind, TreeKind::File { object, .. } if object == ObjectId::of(b"g")));
+    assert!(
+        matches!(after.entries()[0].kind, TreeKind::File { object, .. } if object == ObjectId::of(b"g"))
+    );
 }
 
 #[test]
@@ -205,7 +211,8 @@ fn all_offenders_are_told_together() {
         ("back\\\\slash", "has a backslash"),
         (
             "behind",
-            "is a symbolic link whose target a/../b has '..' after a name, which may lead out through another link",
+            "is a symbolic link whose target a/../b has '..' after a name, which may lead out \
+             through another link",
         ),
         ("con\\x0atrol", "has a control character"),
         ("ctl", "is a symbolic link whose target a\\x0ab has a control character"),
@@ -229,7 +236,10 @@ fn what_may_not_be_read_is_told() {
     fs::set_permissions(dir.path().join("closed"), fs::Permissions::from_mode(0o755)).unwrap();
     match result {
         Err(ScanError::Unreadable { list }) => {
-            assert_eq!(list.iter().map(|found| found.path.as_str()).collect::<Vec<_>>(), ["closed", "secret"]);
+            assert_eq!(
+                list.iter().map(|found| found.path.as_str()).collect::<Vec<_>>(),
+                ["closed", "secret"]
+            );
         }
         // The superuser may read everything.
         Ok(tree) => assert!(rustix::process::geteuid().is_root() && tree.entries().len() == 3),
@@ -239,7 +249,15 @@ fn what_may_not_be_read_is_told() {
 
 #[test]
 fn excluded_paths_are_not_looked_at() {
-    let dir = tree(&["a.log", "keep.log", "d/x.log", "d/keep.log", "build/out", "src/build", "e/.headwaterignore"]);
+    let dir = tree(&[
+        "a.log",
+        "keep.log",
+        "d/x.log",
+        "d/keep.log",
+        "build/out",
+        "src/build",
+        "e/.headwaterignore",
+    ]);
     put(dir.path(), ".headwaterignore", "# comment\n*.log\n!keep.log\n/build/\n");
     put(dir.path(), "d/.headwaterignore", "keep.log\n!x.log\n");
     fs::write(dir.path().join(std::ffi::OsStr::from_bytes(b"build/\xff")), "").unwrap();
@@ -251,11 +269,17 @@ fn excluded_paths_are_not_looked_at() {
     assert!(matches!(scan(dir.path(), &options), Err(ScanError::Exclude { .. })));
     put(dir.path(), "d/.headwaterignore", "[z-a]\n");
     let found = offenders(scan(dir.path(), &ScanOptions::default()));
-    assert_eq!(found, [("d/.headwaterignore".to_owned(), "has an invalid pattern in line 1".to_owned())]);
+    assert_eq!(
+        found,
+        [("d/.headwaterignore".to_owned(), "has an invalid pattern in line 1".to_owned())]
+    );
     fs::remove_file(dir.path().join("d/.headwaterignore")).unwrap();
     symlink("../.headwaterignore", dir.path().join("d/.headwaterignore")).unwrap();
     let found = offenders(scan(dir.path(), &ScanOptions::default()));
-    assert_eq!(found, [("d/.headwaterignore".to_owned(), "is not a file, as rules must be".to_owned())]);
+    assert_eq!(
+        found,
+        [("d/.headwaterignore".to_owned(), "is not a file, as rules must be".to_owned())]
+    );
 }
 
 #[test]
@@ -265,27 +289,34 @@ fn roots_are_merged_at_their_prefixes() {
     symlink("docs/sub", site.path().join("short")).unwrap();
     let roots = [root(site.path()), root_at(docs.path(), "docs")];
     let merged = Tree::scan(&roots, &ScanOptions::default(), &Silent).unwrap();
-    let expected = ["a", "docs-x", "docs.html", "docs/index.html", "docs/sub/f", "docs/sub/l", "short", "z"];
+    let expected =
+        ["a", "docs-x", "docs.html", "docs/index.html", "docs/sub/f", "docs/sub/l", "short", "z"];
     assert_eq!(paths(&merged), expected);
     let resolved = docs.path().canonicalize().unwrap();
     assert_eq!(merged.source_path(4), resolved.join("sub/f"));
     assert_eq!(merged.source_path(5), resolved.join("sub/l"));
     merged.recheck(&Silent).unwrap();
     fs::remove_file(docs.path().join("sub/l")).unwrap();
-    assert_eq!(alterations(merged.recheck(&Silent)), [("docs/sub/l".to_owned(), TreeChangeKind::Removed)]);
+    assert_eq!(
+        alterations(merged.recheck(&Silent)),
+        [("docs/sub/l".to_owned(), TreeChangeKind::Removed)]
+    );
 }
 
 #[test]
 fn cache_serves_several_roots() {
-    let (site, docs, cache) = (tree(&["a", "z/y"]), tree(&["a", "m"]), tempfile::tempdir().unwrap());
+    let (site, docs, cache) =
+        (tree(&["a", "z/y"]), tree(&["a", "m"]), tempfile::tempdir().unwrap());
     let roots = [root_at(site.path(), "z"), root(docs.path())];
-    let options = ScanOptions { stat_cache: Some(cache.path().join("c")), ..ScanOptions::default() };
+    let options =
+        ScanOptions { stat_cache: Some(cache.path().join("c")), ..ScanOptions::default() };
     let hashed = |ahead| {
         let recorder = Recorder::default();
         Tree::scan_at(&roots, &options, now_ns() + ahead, &recorder).unwrap();
         let events = recorder.0.lock().unwrap();
-        let count =
-            |event: &Event| if let Event::ScanFinished { hashed_files, .. } = event { *hashed_files } else { 0 };
+        let count = |event: &Event| {
+            if let Event::ScanFinished { hashed_files, .. } = event { *hashed_files } else { 0 }
+        };
         events.iter().map(count).sum::<u64>()
     };
     assert_eq!((hashed(LATER_NS), hashed(LATER_NS)), (4, 0));
@@ -294,7 +325,11 @@ fn cache_serves_several_roots() {
 #[test]
 fn overlapping_roots_are_refused() {
     let (one, two) = (tree(&["d", "d-x", "f", "g/h"]), tree(&["d/e", "d/k", "f", "i"]));
-    let found = offenders(Tree::scan(&[root(one.path()), root(two.path())], &ScanOptions::default(), &Silent));
+    let found = offenders(Tree::scan(
+        &[root(one.path()), root(two.path())],
+        &ScanOptions::default(),
+        &Silent,
+    ));
     let why = |path: &str, why: &str| (path.to_owned(), why.to_owned());
     let blocked = "is a directory in another content tree";
     assert_eq!(found, [why("d", blocked), why("f", "is in more than one content tree")]);
@@ -308,7 +343,9 @@ fn links_are_kept_followed_or_refused() {
     let with = |symlinks| ScanOptions { symlinks, ..ScanOptions::default() };
     let kept = scan(dir.path(), &with(SymlinkMode::Keep)).unwrap();
     assert_eq!(paths(&kept), ["l", "latest", "v1-x", "v1/f"]);
-    assert!(matches!(&kept.entries()[1].kind, TreeKind::Symlink { target } if target.as_str() == "v1"));
+    assert!(
+        matches!(&kept.entries()[1].kind, TreeKind::Symlink { target } if target.as_str() == "v1")
+    );
     assert!(matches!(kept.open(1), Err(ScanError::Changed { .. })));
     let refused = offenders(scan(dir.path(), &with(SymlinkMode::Refuse)));
     assert_eq!(refused.iter().map(|(path, _)| path.as_str()).collect::<Vec<_>>(), ["l", "latest"]);
@@ -330,7 +367,10 @@ fn links_are_kept_followed_or_refused() {
     let bad: Vec<_> = bad.iter().map(|(path, why)| format!("{path} {why}")).collect();
     assert!(bad.contains(&"dangling is a symbolic link that leads nowhere".to_owned()), "{bad:?}");
     assert!(bad.contains(&"self is a symbolic link in a loop of links".to_owned()), "{bad:?}");
-    assert!(bad.contains(&"v1/up is a symbolic link to a directory it is in".to_owned()), "{bad:?}");
+    assert!(
+        bad.contains(&"v1/up is a symbolic link to a directory it is in".to_owned()),
+        "{bad:?}"
+    );
 }
 
 #[test]
@@ -348,7 +388,10 @@ fn dangling_links_and_odd_names_are_warned_of_once() {
     assert!(warnings[1].ends_with("; and 1 more"), "{warnings:?}");
     let portable = ScanOptions { names: NameRule::Portable, ..ScanOptions::default() };
     let found = offenders(Tree::scan(&roots, &portable, &Silent));
-    assert_eq!(found.iter().map(|(path, _)| path.as_str()).collect::<Vec<_>>(), ["a", "b", "con", "x."]);
+    assert_eq!(
+        found.iter().map(|(path, _)| path.as_str()).collect::<Vec<_>>(),
+        ["a", "b", "con", "x."]
+    );
 }
 
 #[test]

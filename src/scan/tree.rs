@@ -44,7 +44,11 @@ impl Tree {
     /// Reports all faults of the tree together. Also fails if a root is missing, if the tree
     /// changes meanwhile, or if the scan is cancelled. A stat cache that is damaged or cannot be
     /// written only causes a warning.
-    pub fn scan(roots: &[Root], options: &ScanOptions, monitor: &dyn Monitor) -> Result<Self, ScanError> {
+    pub fn scan(
+        roots: &[Root],
+        options: &ScanOptions,
+        monitor: &dyn Monitor,
+    ) -> Result<Self, ScanError> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Self::scan_at(roots, options, i64::try_from(now.as_nanos()).unwrap_or(i64::MAX), monitor)
     }
@@ -58,8 +62,10 @@ impl Tree {
     ) -> Result<Self, ScanError> {
         u16::try_from(roots.len()).map_err(|_| ScanError::TooManyRoots)?;
         let open = roots.iter().map(OpenRoot::open).collect::<Result<Vec<_>, _>>()?;
-        let (options, entries, link_roots, marks) = (options.clone(), Vec::new(), Vec::new(), Vec::new());
-        let tree = Self { roots: open, options, entries, link_roots, marks, started, hashed_files: 0 };
+        let (options, entries, link_roots, marks) =
+            (options.clone(), Vec::new(), Vec::new(), Vec::new());
+        let tree =
+            Self { roots: open, options, entries, link_roots, marks, started, hashed_files: 0 };
         let mut scan = Scan { tree, faults: Vec::new() };
         let mut cache = scan.open_cache(monitor);
         let had_cache = cache.is_some();
@@ -92,8 +98,13 @@ impl Tree {
     /// [`ScanError::Changed`] if the file changed or the entry is not a file;
     /// [`ScanError::Unreadable`] if it can no longer be read.
     pub fn open(&self, index: usize) -> Result<File, ScanError> {
-        let Some(TreeEntry { path, kind: TreeKind::File { stamp, root, .. } }) = self.entries.get(index) else {
-            return Err(changed(TreeChange { path: self.shown(index), how: TreeChangeKind::Changed }));
+        let Some(TreeEntry { path, kind: TreeKind::File { stamp, root, .. } }) =
+            self.entries.get(index)
+        else {
+            return Err(changed(TreeChange {
+                path: self.shown(index),
+                how: TreeChangeKind::Changed,
+            }));
         };
         let root = &self.roots[usize::from(*root)];
         let opened = Opener::new(root, self.follows()).open_once(root.strip(path), stamp);
@@ -164,19 +175,28 @@ impl Scan {
         let path = self.tree.options.stat_cache.as_deref()?;
         let opened = StatCache::open(path, &self.tree.roots);
         if matches!(opened, Err(Absent::Damaged)) {
-            let message = format!("the stat cache {} is damaged; every file is read again", escape_path(path));
+            let message = format!(
+                "the stat cache {} is damaged; every file is read again",
+                escape_path(path)
+            );
             monitor.event(Event::Warned { message });
         }
         opened.ok()
     }
 
     /// Walks one root and appends its entries in order.
-    fn walk(&mut self, number: u16, cache: Option<&mut StatCache>, monitor: &dyn Monitor) -> Result<(), ScanError> {
+    fn walk(
+        &mut self,
+        number: u16,
+        cache: Option<&mut StatCache>,
+        monitor: &dyn Monitor,
+    ) -> Result<(), ScanError> {
         let Tree { roots, options, entries, link_roots, marks, .. } = &mut self.tree;
         let root = &roots[usize::from(number)];
         let is_merged = roots.len() > 1;
         let counters = Counters::default();
-        let config = WorkerConfig { jobs: jobs(options), counters: &counters, monitor, is_told: true };
+        let config =
+            WorkerConfig { jobs: jobs(options), counters: &counters, monitor, is_told: true };
         let mut walk = Walk::new(root, options)?;
         let (mut count, mut bytes) = (0, 0);
         let mut cache = cache;
@@ -193,7 +213,9 @@ impl Scan {
                 for entry in &examined.entries {
                     match &entry.kind {
                         TreeKind::File { stamp, .. } => bytes += stamp.size,
-                        TreeKind::Symlink { .. } if is_merged => link_roots.push((entry.path.clone(), number)),
+                        TreeKind::Symlink { .. } if is_merged => {
+                            link_roots.push((entry.path.clone(), number));
+                        }
                         TreeKind::Symlink { .. } => {}
                     }
                 }
@@ -247,7 +269,8 @@ impl Scan {
     fn write_cache(&self, started: i64, monitor: &dyn Monitor) {
         let Some(path) = self.tree.options.stat_cache.as_deref() else { return };
         if let Err(error) = write_cache(path, &self.tree, started) {
-            let message = format!("cannot write the stat cache {} ({})", escape_path(path), error.source);
+            let message =
+                format!("cannot write the stat cache {} ({})", escape_path(path), error.source);
             monitor.event(Event::Warned { message });
         }
     }
@@ -263,10 +286,12 @@ fn write_cache(path: &Path, tree: &Tree, started: i64) -> fsx::Result<()> {
             for entry in &tree.entries {
                 // Files with a private key are left out, so that every scan reads and reports them
                 // again.
-                if let TreeKind::File { object, stamp, root: from, has_private_key: false, .. } = entry.kind
+                if let TreeKind::File { object, stamp, root: from, has_private_key: false, .. } =
+                    entry.kind
                     && from == number
                 {
-                    writer.push(root.strip(&entry.path).as_bytes(), &KnownFile { stamp, object })?;
+                    writer
+                        .push(root.strip(&entry.path).as_bytes(), &KnownFile { stamp, object })?;
                 }
             }
             writer.end_section();

@@ -86,10 +86,13 @@ pub(super) struct Walk<'a> {
 impl<'a> Walk<'a> {
     pub(super) fn new(root: &'a OpenRoot, options: &ScanOptions) -> Result<Self, ScanError> {
         let follow = options.symlinks == SymlinkMode::Follow;
-        let inner =
-            WalkDir::new(&root.path).follow_links(follow).sort_by(move |a, b| by_tree_path(a, b, follow)).into_iter();
+        let inner = WalkDir::new(&root.path)
+            .follow_links(follow)
+            .sort_by(move |a, b| by_tree_path(a, b, follow))
+            .into_iter();
         let (opener, rules) = (Opener::new(root, follow), ExcludeRules::new(&options.exclude)?);
-        let mut walk = Self { root, inner, follow, opener, rules, faults: Vec::new(), marks: Vec::new() };
+        let mut walk =
+            Self { root, inner, follow, opener, rules, faults: Vec::new(), marks: Vec::new() };
         walk.enter(&root.path, b"", 0);
         Ok(walk)
     }
@@ -128,7 +131,9 @@ impl<'a> Walk<'a> {
         let is_link = || fsx::lstat(path).is_ok_and(|meta| meta.is_symlink());
         self.faults.push(match error.io_error() {
             None => ScanFault::refused(shown, "is a symbolic link to a directory it is in"),
-            Some(io) if error::is_link_error(io) => ScanFault::refused(shown, "is a symbolic link in a loop of links"),
+            Some(io) if error::is_link_error(io) => {
+                ScanFault::refused(shown, "is a symbolic link in a loop of links")
+            }
             Some(io) if io.kind() == std::io::ErrorKind::NotFound && is_link() => {
                 ScanFault::refused(shown, "is a symbolic link that leads nowhere")
             }
@@ -156,7 +161,10 @@ impl Iterator for Walk<'_> {
             let entry = match self.inner.next()? {
                 Ok(entry) if entry.depth() == 0 => {
                     if !entry.file_type().is_dir() {
-                        self.faults.push(ScanFault::altered(self.root.shown(b""), TreeChangeKind::Changed));
+                        self.faults.push(ScanFault::altered(
+                            self.root.shown(b""),
+                            TreeChangeKind::Changed,
+                        ));
                     }
                     continue;
                 }
@@ -172,7 +180,10 @@ impl Iterator for Walk<'_> {
             let is_excluded = self.rules.exclude(relative, is_directory);
             let is_own = relative == OWN_NAME;
             if is_own && !is_excluded {
-                self.faults.push(ScanFault::refused(self.root.shown(relative), "is headwater's own directory"));
+                self.faults.push(ScanFault::refused(
+                    self.root.shown(relative),
+                    "is headwater's own directory",
+                ));
             }
             if is_own || is_excluded {
                 if is_directory {
@@ -208,8 +219,11 @@ fn by_tree_path(a: &DirEntry, b: &DirEntry, follow: bool) -> Ordering {
 /// resolved here, as few names are prefixes of others.
 fn has_entries(entry: &DirEntry, follow: bool) -> bool {
     let kind = entry.file_type();
-    let leads_to_directory =
-        || fsx::resolve(entry.path()).and_then(|path| fsx::lstat(&path)).is_ok_and(|meta| meta.is_dir());
+    let leads_to_directory = || {
+        fsx::resolve(entry.path())
+            .and_then(|path| fsx::lstat(&path))
+            .is_ok_and(|meta| meta.is_dir())
+    };
     kind.is_dir() || (follow && kind.is_symlink() && leads_to_directory())
 }
 

@@ -100,12 +100,14 @@ pub(super) fn run<K: Send, W, R: Send>(
     work: impl Fn(&mut W, Vec<EntryToExamine<K>>) -> R + Sync,
     sink: impl FnMut(R),
 ) -> Result<(), ScanError> {
-    let (job_sender, job_receiver) = bounded::<(u64, Vec<EntryToExamine<K>>)>(WAITING * config.jobs);
+    let (job_sender, job_receiver) =
+        bounded::<(u64, Vec<EntryToExamine<K>>)>(WAITING * config.jobs);
     let (result_sender, result_receiver) = unbounded();
     let toil = |jobs: Receiver<(u64, Vec<EntryToExamine<K>>)>, results: Sender<(u64, R)>| {
         let mut state = worker();
         for (number, batch) in jobs {
-            if config.counters.stop.load(Ordering::Relaxed) || results.send((number, work(&mut state, batch))).is_err()
+            if config.counters.stop.load(Ordering::Relaxed)
+                || results.send((number, work(&mut state, batch))).is_err()
             {
                 return;
             }
@@ -114,7 +116,10 @@ pub(super) fn run<K: Send, W, R: Send>(
     thread::scope(|scope| {
         for index in 0..config.jobs {
             let (jobs, results) = (job_receiver.clone(), result_sender.clone());
-            match thread::Builder::new().name("scan".to_owned()).spawn_scoped(scope, || toil(jobs, results)) {
+            match thread::Builder::new()
+                .name("scan".to_owned())
+                .spawn_scoped(scope, || toil(jobs, results))
+            {
                 Err(error) if index == 0 => return Err(ScanError::Thread(error.into())),
                 // One worker is enough to do all the work.
                 Ok(_) | Err(_) => {}
@@ -141,7 +146,9 @@ fn feed<K, R, S: FnMut(R)>(
     let mut meter = ScanProgress { config, entries: 0, told: Instant::now() };
     for number in 0.. {
         let mut batch = Vec::with_capacity(BATCH);
-        batch.extend(walk.by_ref().take(BATCH).map(|entry| EntryToExamine { known: known(&entry), entry }));
+        batch.extend(
+            walk.by_ref().take(BATCH).map(|entry| EntryToExamine { known: known(&entry), entry }),
+        );
         if batch.is_empty() {
             break;
         }
@@ -185,10 +192,13 @@ mod tests {
         let root = OpenRoot::open(&Root { path: dir.path().to_owned(), at: None }).unwrap();
         let mut walk = Walk::new(&root, &ScanOptions::default()).unwrap();
         let counters = Counters::default();
-        let config = WorkerConfig { jobs: 4, counters: &counters, monitor: &Silent, is_told: false };
+        let config =
+            WorkerConfig { jobs: 4, counters: &counters, monitor: &Silent, is_told: false };
         let mut names = Vec::new();
         let name = |job: EntryToExamine<()>| job.entry.file_name().to_owned();
-        let work = |(): &mut (), batch: Vec<EntryToExamine<()>>| batch.into_iter().map(name).collect::<Vec<_>>();
+        let work = |(): &mut (), batch: Vec<EntryToExamine<()>>| {
+            batch.into_iter().map(name).collect::<Vec<_>>()
+        };
         run(&mut walk, &config, |_| (), || (), work, |result| names.extend(result)).unwrap();
         assert_eq!(names.len(), 2000);
         assert!(names.is_sorted());

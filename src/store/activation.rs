@@ -76,7 +76,9 @@ impl Store {
     pub fn noted_switch(&self) -> Result<Option<ReleaseName>, StoreError> {
         self.check_owner()?;
         const MAX_NAME_BYTES: u64 = 64;
-        let Some(note) = fsx::found(self.layout.headwater.read(SWITCHED, MAX_NAME_BYTES))? else { return Ok(None) };
+        let Some(note) = fsx::found(self.layout.headwater.read(SWITCHED, MAX_NAME_BYTES))? else {
+            return Ok(None);
+        };
         // Bytes read of the note; a release name is shorter.
         let noted = std::str::from_utf8(&note).ok().and_then(|name| name.parse().ok());
         Ok(self.current()?.filter(|current| noted == Some(*current)))
@@ -102,7 +104,12 @@ impl Store {
         if self.served_releases()?.contains(&release) {
             return Err(StoreError::Conflict { expected: None, found });
         }
-        if self.layout.slots.stat(&release.to_string())?.is_some_and(|meta| meta.kind == FileKind::Directory) {
+        if self
+            .layout
+            .slots
+            .stat(&release.to_string())?
+            .is_some_and(|meta| meta.kind == FileKind::Directory)
+        {
             self.layout.slots.remove_all(&release.to_string())?;
         }
         self.mark_deleted(release)?;
@@ -155,7 +162,10 @@ mod tests {
         let (_dir, store) = empty_store();
         let release: ReleaseName = "1-0000000000000000".parse().unwrap();
         let guard = store.lock(Duration::ZERO).unwrap();
-        assert!(matches!(store.note_switch(release, Duration::ZERO), Err(StoreError::Locked { .. })));
+        assert!(matches!(
+            store.note_switch(release, Duration::ZERO),
+            Err(StoreError::Locked { .. })
+        ));
         drop(guard);
         store.note_switch(release, Duration::ZERO).unwrap();
         assert!(store.path().join(".headwater").join(SWITCHED).exists());

@@ -64,7 +64,8 @@ pub enum StoreError {
         caller: u32,
     },
     /// The file system does not guarantee locks, atomic renames and durable syncs.
-    #[error("{} is on {kind}, which has neither atomic switches nor durable syncs; use a local disk", path.display())]
+    #[error("{} is on {kind}, which has neither atomic switches nor durable syncs; use a local \
+             disk", path.display())]
     FileSystem {
         /// The path of the mirror.
         path: PathBuf,
@@ -190,7 +191,8 @@ pub enum StoreError {
         current: ReleaseName,
     },
     /// The offered release belongs to another history than the current one.
-    #[error("release {offered} belongs to history {}, but the mirror serves release {current} of history {}", history.short(), found.short())]
+    #[error("release {offered} belongs to history {}, but the mirror serves release {current} of \
+             history {}", history.short(), found.short())]
     OtherHistory {
         /// The offered release.
         offered: ReleaseName,
@@ -272,7 +274,8 @@ pub(super) fn unless_damaged<T>(result: Result<T, StoreError>) -> Result<Option<
 /// Errors such as `EMFILE`, `EACCES` or `EIO` do not: the file behind them may be intact.
 pub(super) fn is_damage(error: &std::io::Error) -> bool {
     use rustix::io::Errno;
-    const MISSING_OR_OTHER_KIND: [Errno; 5] = [Errno::NOENT, Errno::NOTDIR, Errno::ISDIR, Errno::LOOP, Errno::NXIO];
+    const MISSING_OR_OTHER_KIND: [Errno; 5] =
+        [Errno::NOENT, Errno::NOTDIR, Errno::ISDIR, Errno::LOOP, Errno::NXIO];
     // An error without an errno comes from decoding, not from the system: the bytes are wrong.
     Errno::from_io_error(error).is_none_or(|errno| MISSING_OR_OTHER_KIND.contains(&errno))
 }
@@ -289,7 +292,10 @@ impl StoreError {
         match self {
             Self::Io(error) => is_damage(&error.source),
             Self::Manifest { source: ManifestError::Io(error), .. } => is_damage(error),
-            Self::Manifest { .. } | Self::Release { .. } | Self::DamagedObject { .. } | Self::Tampered { .. } => true,
+            Self::Manifest { .. }
+            | Self::Release { .. }
+            | Self::DamagedObject { .. }
+            | Self::Tampered { .. } => true,
             _ => false,
         }
     }
@@ -323,7 +329,9 @@ impl StoreError {
             Self::MissingDirectory { .. } => ErrorKind::DamagedStore,
             Self::NoSpace { .. } | Self::NoInodes { .. } => ErrorKind::NoSpace,
             Self::Io(error) => ErrorKind::of_io(error.kind()),
-            Self::Conflict { .. } | Self::NotNewer { .. } | Self::NotStaged { .. } => ErrorKind::Conflict,
+            Self::Conflict { .. } | Self::NotNewer { .. } | Self::NotStaged { .. } => {
+                ErrorKind::Conflict
+            }
             Self::OtherHistory { .. } => ErrorKind::OtherHistory,
             Self::Manifest { .. } if !self.is_damage() => ErrorKind::Other,
             Self::Manifest { .. } | Self::DamagedBases { .. } => ErrorKind::DamagedBase,

@@ -79,7 +79,11 @@ impl Store {
         Ok(self.expiry_mark()?.through)
     }
 
-    fn next_expiry_of(&self, current: ReleaseName, mark: ExpiryMark) -> Result<Option<u64>, StoreError> {
+    fn next_expiry_of(
+        &self,
+        current: ReleaseName,
+        mark: ExpiryMark,
+    ) -> Result<Option<u64>, StoreError> {
         if mark.release == Some(current) {
             return Ok(mark.next);
         }
@@ -123,7 +127,11 @@ impl Store {
 
     /// Raises the mark to the latest entry of `release` that is due at `now`. Called before a slot
     /// is filled without those entries; the caller has the lock.
-    pub(super) fn expire_before_filling(&self, release: &Release, now: u64) -> Result<(), StoreError> {
+    pub(super) fn expire_before_filling(
+        &self,
+        release: &Release,
+        now: u64,
+    ) -> Result<(), StoreError> {
         if release.until.is_none_or(|until| until > now) {
             return Ok(());
         }
@@ -137,7 +145,8 @@ impl Store {
     /// Removes entries from the served slot, and the directories that this leaves empty.
     fn remove_expired(&self, paths: &[TreePath]) -> Result<u64, StoreError> {
         let Some(slot) = self.live_slot()? else { return Ok(0) };
-        let permissions = self.permissions_of(self.current()?.map_or(0, |current| current.sequence()))?;
+        let permissions =
+            self.permissions_of(self.current()?.map_or(0, |current| current.sequence()))?;
         let mut writer = SlotWriter::fill(self, slot, permissions);
         let mut removed = 0;
         for path in paths {
@@ -175,7 +184,10 @@ impl Store {
 }
 
 impl DueEntries {
-    fn find(entries: impl Iterator<Item = Result<Entry, StoreError>>, time: u64) -> Result<Self, StoreError> {
+    fn find(
+        entries: impl Iterator<Item = Result<Entry, StoreError>>,
+        time: u64,
+    ) -> Result<Self, StoreError> {
         let mut found = Self::default();
         for entry in entries {
             let entry = entry?;
@@ -237,11 +249,21 @@ mod tests {
 
     impl World {
         fn new() -> Self {
-            // In memory if possible: durability is not tested here, and syncs dominate the run time.
+            // In memory if possible: durability is not tested here, and syncs dominate the run
+            // time.
             let memory = Path::new("/dev/shm");
-            let dir = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() }.unwrap();
-            let store = Store::open_or_create(&dir.path().join("www"), &Site::new("docs").unwrap()).unwrap();
-            Self { _dir: dir, store: Arc::new(store), base: None, sequence: 0, contents: HashMap::new() }
+            let dir =
+                if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() }
+                    .unwrap();
+            let store = Store::open_or_create(&dir.path().join("www"), &Site::new("docs").unwrap())
+                .unwrap();
+            Self {
+                _dir: dir,
+                store: Arc::new(store),
+                base: None,
+                sequence: 0,
+                contents: HashMap::new(),
+            }
         }
 
         /// Publishes a tree: a path that ends with `@` is a link, any other one a file.
@@ -254,7 +276,12 @@ mod tests {
                 } else {
                     let object = ObjectId::of(text.as_bytes());
                     self.contents.insert(object, (*text).to_owned());
-                    EntryKind::File(FileEntry { object, size: text.len() as u64, mtime: 7, exec: false })
+                    EntryKind::File(FileEntry {
+                        object,
+                        size: text.len() as u64,
+                        mtime: 7,
+                        exec: false,
+                    })
                 };
                 let path = TreePath::new(text.trim_end_matches('@')).unwrap();
                 entries.insert(path.as_str().to_owned(), Entry { path, kind, until: *until });
@@ -265,8 +292,10 @@ mod tests {
             let totals = writer.finish().unwrap().1;
             let site = Site::new("docs").unwrap();
             let history = HistoryId::from_bytes([1; 16]);
-            let mut release = Release::new(site, history, self.sequence, totals.manifest, totals.content);
-            (release.created, release.until, release.entries) = (self.sequence, totals.until, totals.entries);
+            let mut release =
+                Release::new(site, history, self.sequence, totals.manifest, totals.content);
+            (release.created, release.until, release.entries) =
+                (self.sequence, totals.until, totals.entries);
             (release.retired, release.bytes) = (totals.retired, totals.bytes);
             self.stage(&release, &entries);
             let name = release.name();
@@ -282,11 +311,18 @@ mod tests {
             let base = self.base.as_ref().map(|(manifest, _)| *manifest);
             let old = self.base.as_ref().map_or(&[][..], |(_, entries)| entries);
             let created = release.created;
-            let change = encode_beside(|| Ok(stream(old)), || Ok(stream(entries)), base, created, &held).unwrap();
+            let change =
+                encode_beside(|| Ok(stream(old)), || Ok(stream(entries)), base, created, &held)
+                    .unwrap();
             let key = BundleKey::of(&release.sequence.to_le_bytes());
             let change = StoredChange::Memory(change.bytes);
-            let needs = self.store.read_change(release, base, &change, &|_| true, &|| false).unwrap().unwrap();
-            let mut transaction = self.store.start_staging(release, &key, &change, needs, NO_WAIT).unwrap();
+            let needs = self
+                .store
+                .read_change(release, base, &change, &|_| true, &|| false)
+                .unwrap()
+                .unwrap();
+            let mut transaction =
+                self.store.start_staging(release, &key, &change, needs, NO_WAIT).unwrap();
             let open = |id: &ObjectId| -> Result<Box<dyn Read + Send>, FetchError> {
                 Ok(Box::new(Cursor::new(self.contents[id].clone().into_bytes())))
             };
@@ -309,14 +345,23 @@ mod tests {
         #[track_caller]
         fn is_sound(&self) {
             for depth in [Depth::Quick, Depth::Full] {
-                assert_eq!(self.store.verify(depth, NO_WAIT, &|| false).unwrap().faults, [], "{depth:?}");
+                assert_eq!(
+                    self.store.verify(depth, NO_WAIT, &|| false).unwrap().faults,
+                    [],
+                    "{depth:?}"
+                );
             }
         }
     }
 
     fn retired_tree() -> World {
         let mut world = World::new();
-        world.publish(&[("a/b/early", Some(EARLY)), ("a/late", Some(LATE)), ("index", None), ("link@", Some(EARLY))]);
+        world.publish(&[
+            ("a/b/early", Some(EARLY)),
+            ("a/late", Some(LATE)),
+            ("index", None),
+            ("link@", Some(EARLY)),
+        ]);
         world
     }
 
@@ -327,8 +372,13 @@ mod tests {
         assert_eq!(world.expire(EARLY - 1), 0);
         assert!(!world.mark().exists(), "a look at what is not due writes nothing");
         assert_eq!(world.expire(EARLY), 2);
-        assert!(!world.has("a/b") && !world.has("link") && world.has("a/late") && world.has("index"));
-        assert_eq!((world.store.expired_through().unwrap(), world.store.next_expiry().unwrap()), (EARLY, Some(LATE)));
+        assert!(
+            !world.has("a/b") && !world.has("link") && world.has("a/late") && world.has("index")
+        );
+        assert_eq!(
+            (world.store.expired_through().unwrap(), world.store.next_expiry().unwrap()),
+            (EARLY, Some(LATE))
+        );
         world.is_sound();
         assert_eq!(world.expire(EARLY), 0);
         assert_eq!(world.expire(LATE), 1);
@@ -338,8 +388,12 @@ mod tests {
         // The complete release can still be copied to other mirrors.
         let all: Vec<ObjectId> = world.contents.keys().copied().collect();
         assert_eq!(world.store.holds(&all, &|| false).unwrap(), vec![true; all.len()]);
-        let told: Vec<EventKind> = world.store.history().unwrap().into_iter().map(|happening| happening.what).collect();
-        assert!(told.contains(&EventKind::Expired { entries: 2 }) && told.contains(&EventKind::Expired { entries: 1 }));
+        let told: Vec<EventKind> =
+            world.store.history().unwrap().into_iter().map(|happening| happening.what).collect();
+        assert!(
+            told.contains(&EventKind::Expired { entries: 2 })
+                && told.contains(&EventKind::Expired { entries: 1 })
+        );
     }
 
     #[test]
@@ -359,7 +413,12 @@ mod tests {
         world.expire(EARLY);
         assert_eq!(world.expire(1), 0);
         // The clock is far behind the mark. Checks a changed slot and a newly filled one.
-        world.publish(&[("a/b/early", Some(EARLY)), ("a/late", Some(LATE)), ("index", None), ("new", None)]);
+        world.publish(&[
+            ("a/b/early", Some(EARLY)),
+            ("a/late", Some(LATE)),
+            ("index", None),
+            ("new", None),
+        ]);
         assert!(!world.has("a/b") && world.has("a/late") && world.has("new"));
         world.is_sound();
         fs::remove_dir_all(world.store.path().join(".headwater/slots").join(world.idle())).unwrap();
@@ -374,7 +433,11 @@ mod tests {
         fn idle(&self) -> String {
             let current = self.store.current().unwrap();
             let names = self.store.slot_names().unwrap();
-            names.into_iter().find(|slot| slot.is_spare || Some(slot.release) != current).unwrap().to_string()
+            names
+                .into_iter()
+                .find(|slot| slot.is_spare || Some(slot.release) != current)
+                .unwrap()
+                .to_string()
         }
     }
 
@@ -428,7 +491,9 @@ mod tests {
         const PATHS: [&str; 5] = ["a", "d/e/f", "d/g", "h@", "i/j@"];
         let mut random = 1u64;
         let mut next = |below: u64| {
-            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            random = random
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
             (random >> 33) % below
         };
         let mut world = World::new();
@@ -449,7 +514,11 @@ mod tests {
             world.is_sound();
             for (path, until) in tree {
                 let is_served = until.is_none_or(|until| until > through);
-                assert_eq!(world.has(path.trim_end_matches('@')), is_served, "{path} until {until:?} at {through}");
+                assert_eq!(
+                    world.has(path.trim_end_matches('@')),
+                    is_served,
+                    "{path} until {until:?} at {through}"
+                );
             }
         }
     }

@@ -94,7 +94,8 @@ impl Store {
     /// Fails if the log exists and cannot be read.
     pub fn history(&self) -> Result<Vec<HistoryEvent>, StoreError> {
         // The log is cut before the next append, so it may exceed the limit by one line.
-        let bytes = fsx::found(self.layout.headwater.read(HISTORY, 2 * MAX_BYTES))?.unwrap_or_default();
+        let bytes =
+            fsx::found(self.layout.headwater.read(HISTORY, 2 * MAX_BYTES))?.unwrap_or_default();
         Ok(parse(&bytes))
     }
 
@@ -102,7 +103,12 @@ impl Store {
     ///
     /// # Errors
     /// Fails if the lock is not free within `wait`.
-    pub fn note_hook_failed(&self, release: ReleaseName, why: &str, wait: Duration) -> Result<(), StoreError> {
+    pub fn note_hook_failed(
+        &self,
+        release: ReleaseName,
+        why: &str,
+        wait: Duration,
+    ) -> Result<(), StoreError> {
         let _guard = self.lock(wait)?;
         self.note(EventKind::HookFailed { release, why: shortened(why.to_owned()) });
         Ok(())
@@ -149,7 +155,9 @@ impl Store {
         // A log much larger than the limit was not written by headwater, so its content is dropped.
         let bytes = self.layout.headwater.read(HISTORY, 2 * MAX_BYTES).unwrap_or_default();
         let half = &bytes[bytes.len() / 2..];
-        self.replace(half.iter().position(|byte| *byte == b'\n').map_or(&[][..], |at| &half[at + 1..]))
+        self.replace(
+            half.iter().position(|byte| *byte == b'\n').map_or(&[][..], |at| &half[at + 1..]),
+        )
     }
 
     /// Replaces the log by a new file, as its inode has other names: these may belong to a backup,
@@ -158,7 +166,8 @@ impl Store {
     fn separate(&self) -> Result<u64, StoreError> {
         let bytes = self.layout.headwater.read(HISTORY, 2 * MAX_BYTES).unwrap_or_default();
         let is_event = |line: &&[u8]| serde_json::from_slice::<HistoryEvent>(line).is_ok();
-        let events: Vec<&[u8]> = bytes.split_inclusive(|byte| *byte == b'\n').filter(is_event).collect();
+        let events: Vec<&[u8]> =
+            bytes.split_inclusive(|byte| *byte == b'\n').filter(is_event).collect();
         self.replace(&events.concat())
     }
 
@@ -176,7 +185,8 @@ impl Store {
 impl EventKind {
     /// The event for a push of `release` that failed with `error`.
     pub(super) fn failed(release: ReleaseName, error: &StoreError) -> Self {
-        let why = error.source().map_or_else(|| error.to_string(), |cause| format!("{error}: {cause}"));
+        let why =
+            error.source().map_or_else(|| error.to_string(), |cause| format!("{error}: {cause}"));
         Self::Failed { release, why: shortened(why) }
     }
 }
@@ -189,7 +199,10 @@ fn shortened(mut why: String) -> String {
 }
 
 fn parse(bytes: &[u8]) -> Vec<HistoryEvent> {
-    bytes.split(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice(line).ok()).collect()
+    bytes
+        .split(|byte| *byte == b'\n')
+        .filter_map(|line| serde_json::from_slice(line).ok())
+        .collect()
 }
 
 #[cfg(test)]
@@ -277,8 +290,16 @@ mod tests {
         let lines = b"{\"time\":9,\"event\":\"pruned\",\"releases\":1,\"bytes\":2}\n\
             {\"time\":3,\"event\":\"levitated\",\"height\":7}\nrubbish\n\
             {\"time\":5,\"event\":\"verified\",\"quick\":false,\"faults\":0,\"later\":1}\n";
-        let told: Vec<_> = parse(lines).into_iter().map(|happening| (happening.time, happening.what)).collect();
+        let told: Vec<_> =
+            parse(lines).into_iter().map(|happening| (happening.time, happening.what)).collect();
         let verified = EventKind::Verified { quick: false, faults: 0 };
-        assert_eq!(told, [(9, EventKind::Pruned { releases: 1, bytes: 2 }), (3, EventKind::Unknown), (5, verified)]);
+        assert_eq!(
+            told,
+            [
+                (9, EventKind::Pruned { releases: 1, bytes: 2 }),
+                (3, EventKind::Unknown),
+                (5, verified)
+            ]
+        );
     }
 }

@@ -33,7 +33,8 @@ pub(super) struct Layout {
 impl Layout {
     /// Opens the directories below `root`, creating what is missing if `create`.
     pub(super) fn open(root: Dir, create: bool) -> Result<Self> {
-        let open = |dir: &Dir, name: &str| if create { dir.ensure_dir(name) } else { dir.open_dir(name) };
+        let open =
+            |dir: &Dir, name: &str| if create { dir.ensure_dir(name) } else { dir.open_dir(name) };
         let headwater = open(&root, HEADWATER)?;
         let objects = open(&headwater, "objects")?;
         if create {
@@ -63,7 +64,10 @@ impl Layout {
             match self.objects.stat(&name)?.map(|meta| meta.kind) {
                 Some(FileKind::Directory) => {}
                 Some(_) => {
-                    return Err(StoreError::Format { path: path(), what: "it is not a directory".to_owned() });
+                    return Err(StoreError::Format {
+                        path: path(),
+                        what: "it is not a directory".to_owned(),
+                    });
                 }
                 None => return Err(StoreError::MissingDirectory { path: path() }),
             }
@@ -115,7 +119,13 @@ pub(super) fn current_target(release: ReleaseName) -> String {
 
 /// The release that a target of `current` names.
 pub(super) fn parse_current_target(target: &str) -> Option<ReleaseName> {
-    target.strip_prefix(HEADWATER)?.strip_prefix('/')?.strip_prefix(SLOTS)?.strip_prefix('/')?.parse().ok()
+    target
+        .strip_prefix(HEADWATER)?
+        .strip_prefix('/')?
+        .strip_prefix(SLOTS)?
+        .strip_prefix('/')?
+        .parse()
+        .ok()
 }
 
 /// The name of a release's tree in `slots`.
@@ -127,7 +137,8 @@ pub(super) struct SlotName {
 
 impl SlotName {
     pub(super) fn parse(name: &str) -> Option<Self> {
-        let (release, is_spare) = name.strip_suffix(SPARE).map_or((name, false), |release| (release, true));
+        let (release, is_spare) =
+            name.strip_suffix(SPARE).map_or((name, false), |release| (release, true));
         Some(Self { release: release.parse().ok()?, is_spare })
     }
 }
@@ -146,9 +157,13 @@ mod tests {
     fn only_our_own_targets_name_a_release() {
         let name: ReleaseName = "12-9f3ac1d2e4b5a697".parse().unwrap();
         assert_eq!(parse_current_target(&current_target(name)), Some(name));
-        for wrong in
-            ["", "/etc", ".headwater/slots/", "./.headwater/slots/12-9f3ac1d2e4b5a697", ".headwater/slots/../x"]
-        {
+        for wrong in [
+            "",
+            "/etc",
+            ".headwater/slots/",
+            "./.headwater/slots/12-9f3ac1d2e4b5a697",
+            ".headwater/slots/../x",
+        ] {
             assert_eq!(parse_current_target(wrong), None, "{wrong}");
         }
         let spare = SlotName { release: name, is_spare: true };

@@ -12,7 +12,9 @@ use crate::fsx::{self, Dir, FileKind, FileMode, FileSystem};
 use crate::hash::StoreId;
 use crate::release::ReleaseName;
 use crate::store::StoreError;
-use crate::store::content::permissions::{PermissionEpoch, Permissions, epochs_with, permissions_at};
+use crate::store::content::permissions::{
+    PermissionEpoch, Permissions, epochs_with, permissions_at,
+};
 use crate::store::layout::{CURRENT, FORMAT, HEADWATER, LOCK, Layout, parse_current_target};
 use crate::tree_path::Site;
 
@@ -73,12 +75,21 @@ impl Store {
         // process, and may be completed.
         let absent = || {
             let only_ours = root.entries()?.iter().all(|(name, _)| name == OsStr::new(HEADWATER));
-            if only_ours { outside_of_mirrors(path).map(|()| Presence::Absent) } else { Err(not_empty(path)) }
+            if only_ours {
+                outside_of_mirrors(path).map(|()| Presence::Absent)
+            } else {
+                Err(not_empty(path))
+            }
         };
         let Some(headwater) = root.find_dir(HEADWATER)? else { return absent() };
         let Some(format) = read_format(&headwater)? else { return absent() };
         let layout = Layout::open(root, false).map_err(missing_directory)?;
-        Ok(Presence::Store(Box::new(Self { layout, format, path: path.to_owned(), cancel: CancelToken::default() })))
+        Ok(Presence::Store(Box::new(Self {
+            layout,
+            format,
+            path: path.to_owned(),
+            cancel: CancelToken::default(),
+        })))
     }
 
     /// Opens the store at `path`.
@@ -92,12 +103,17 @@ impl Store {
         }
     }
 
-    /// Creates the missing directories of the store at `path`. Does nothing if there is no store, or
-    /// if the store has all of them.
+    /// Creates the missing directories of the store at `path`. Does nothing if there is no store,
+    /// or if the store has all of them.
     ///
     /// # Errors
-    /// As [`Store::open`]; [`StoreError::OtherOwner`]; [`StoreError::Locked`] after `wait`; errors of the disk.
-    pub fn restore_directories(path: &Path, wait: Duration, cancel: &CancelToken) -> Result<(), StoreError> {
+    /// As [`Store::open`]; [`StoreError::OtherOwner`]; [`StoreError::Locked`] after `wait`; errors
+    /// of the disk.
+    pub fn restore_directories(
+        path: &Path,
+        wait: Duration,
+        cancel: &CancelToken,
+    ) -> Result<(), StoreError> {
         let missing = match Self::look(path) {
             Ok(Presence::Absent) => return Ok(()),
             Ok(Presence::Store(store)) => store.layout.check_objects(),
@@ -133,8 +149,12 @@ impl Store {
     fn create(path: &Path, site: &Site) -> Result<Self, StoreError> {
         // A symbolic link to a directory is accepted in place of the directory.
         let is_there = Dir::open(path).is_ok();
-        if !is_there && let (Some(parent), Some(name)) = (path.parent(), path.file_name().and_then(OsStr::to_str)) {
-            let parent = Dir::open(if parent.as_os_str().is_empty() { Path::new(".") } else { parent })?;
+        if !is_there
+            && let (Some(parent), Some(name)) =
+                (path.parent(), path.file_name().and_then(OsStr::to_str))
+        {
+            let parent =
+                Dir::open(if parent.as_os_str().is_empty() { Path::new(".") } else { parent })?;
             parent.ensure_dir(name)?;
             parent.sync()?;
         }
@@ -151,8 +171,15 @@ impl Store {
         if let Some(format) = read_format(&headwater)? {
             return Ok(Self { layout, format, path: path.to_owned(), cancel });
         }
-        let id = StoreId::random().map_err(|error| fsx::IoError::new("make an id for", path, error))?;
-        let format = StoreFormat { headwater: "store".into(), version: 1, id, site: site.clone(), eras: Vec::new() };
+        let id =
+            StoreId::random().map_err(|error| fsx::IoError::new("make an id for", path, error))?;
+        let format = StoreFormat {
+            headwater: "store".into(),
+            version: 1,
+            id,
+            site: site.clone(),
+            eras: Vec::new(),
+        };
         // The format file is written last and makes the directory a store.
         write_format(&layout, &format)?;
         layout.root.sync()?;
@@ -228,7 +255,11 @@ impl Store {
         if *self.site() == *wanted {
             return Ok(());
         }
-        Err(StoreError::OtherSite { path: self.path.clone(), found: self.site().clone(), wanted: wanted.clone() })
+        Err(StoreError::OtherSite {
+            path: self.path.clone(),
+            found: self.site().clone(),
+            wanted: wanted.clone(),
+        })
     }
 
     /// The permissions of the release with this sequence number. Reads the format file anew,
@@ -243,13 +274,18 @@ impl Store {
     ///
     /// # Errors
     /// Errors of the disk, and [`StoreError::Locked`].
-    pub fn use_permissions(&self, permissions: Permissions, wait: Duration) -> Result<(), StoreError> {
+    pub fn use_permissions(
+        &self,
+        permissions: Permissions,
+        wait: Duration,
+    ) -> Result<(), StoreError> {
         if self.permissions_of(u64::MAX)? == permissions {
             return Ok(());
         }
         let _guard = self.lock(wait)?;
         let lowest = self.slot_names()?.first().map_or(u64::MAX, |slot| slot.release.sequence());
-        let mut format = read_format(&self.layout.headwater)?.unwrap_or_else(|| self.format.clone());
+        let mut format =
+            read_format(&self.layout.headwater)?.unwrap_or_else(|| self.format.clone());
         format.eras = epochs_with(&format.eras, permissions, self.highest_sequence()?, lowest);
         write_format(&self.layout, &format)
     }
@@ -259,7 +295,8 @@ impl Store {
     /// # Errors
     /// [`StoreError::BadCurrent`] if `current` is not a link that headwater makes.
     pub fn current(&self) -> Result<Option<ReleaseName>, StoreError> {
-        let bad = |what: String| StoreError::BadCurrent { path: self.layout.root.join(CURRENT), what };
+        let bad =
+            |what: String| StoreError::BadCurrent { path: self.layout.root.join(CURRENT), what };
         match self.layout.root.stat(CURRENT)?.map(|meta| meta.kind) {
             None => return Ok(None),
             Some(FileKind::Symlink) => {}
@@ -339,7 +376,10 @@ fn absent(path: &Path, error: fsx::IoError) -> Result<Presence, StoreError> {
             if fsx::lstat(path).is_ok_and(|meta| !meta.is_dir()) {
                 return Err(StoreError::NotDirectory { path: path.to_owned() });
             }
-            let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+            let parent = path
+                .parent()
+                .filter(|parent| !parent.as_os_str().is_empty())
+                .unwrap_or(Path::new("."));
             let parent = match Dir::open(parent) {
                 Err(error) if error.kind() == NotFound => {
                     return Err(StoreError::NoParent { path: parent.to_owned() });
@@ -360,7 +400,9 @@ fn outside_of_mirrors(path: &Path) -> Result<(), StoreError> {
     let place = fsx::resolve(path)?;
     let is_mirror = |outer: &&Path| fsx::lstat(&outer.join(HEADWATER).join(FORMAT)).is_ok();
     match place.ancestors().skip(1).find(is_mirror) {
-        Some(outer) => Err(StoreError::InsideMirror { path: path.to_owned(), outer: outer.to_owned() }),
+        Some(outer) => {
+            Err(StoreError::InsideMirror { path: path.to_owned(), outer: outer.to_owned() })
+        }
         None => Ok(()),
     }
 }
@@ -410,7 +452,10 @@ fn check_links(dir: &Dir) -> Result<(), StoreError> {
 
 fn is_unsupported(errno: rustix::io::Errno) -> bool {
     use rustix::io::Errno;
-    errno == Errno::PERM || errno == Errno::NOSYS || errno == Errno::OPNOTSUPP || errno == Errno::NOTSUP
+    errno == Errno::PERM
+        || errno == Errno::NOSYS
+        || errno == Errno::OPNOTSUPP
+        || errno == Errno::NOTSUP
 }
 
 fn not_locked(path: PathBuf, cancel: &CancelToken) -> StoreError {
@@ -443,10 +488,13 @@ fn read_format(headwater: &Dir) -> Result<Option<StoreFormat>, StoreError> {
         headwater: String,
         version: u64,
     }
-    let Some(bytes) = fsx::found(headwater.read(FORMAT, MAX_FORMAT_BYTES))? else { return Ok(None) };
+    let Some(bytes) = fsx::found(headwater.read(FORMAT, MAX_FORMAT_BYTES))? else {
+        return Ok(None);
+    };
     let path = headwater.join(FORMAT);
     let damaged = |what: String| StoreError::Format { path: path.clone(), what };
-    let version: Version = serde_json::from_slice(&bytes).map_err(|error| damaged(error.to_string()))?;
+    let version: Version =
+        serde_json::from_slice(&bytes).map_err(|error| damaged(error.to_string()))?;
     if version.headwater != "store" {
         return Err(damaged("it does not say that this is a store".into()));
     }
@@ -468,7 +516,10 @@ mod tests {
         check_owner(&store.layout.root, own_id()).unwrap();
         let refused = check_owner(&store.layout.root, 3_999_999_999).unwrap_err().to_string();
         let owner = crate::users::describe_user(own_id());
-        assert!(refused.ends_with(&format!(" belongs to {owner}, and this runs as user id 3999999999")), "{refused}");
+        assert!(
+            refused.ends_with(&format!(" belongs to {owner}, and this runs as user id 3999999999")),
+            "{refused}"
+        );
     }
 
     #[test]

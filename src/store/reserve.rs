@@ -31,7 +31,9 @@ impl Store {
             return Ok(());
         }
         // A partial reserve is useless.
-        self.make_reserve().or_else(|error| headwater.remove_all(RESERVE).map_err(StoreError::from).and(Err(error)))
+        self.make_reserve().or_else(|error| {
+            headwater.remove_all(RESERVE).map_err(StoreError::from).and(Err(error))
+        })
     }
 
     fn make_reserve(&self) -> Result<(), StoreError> {

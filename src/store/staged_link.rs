@@ -12,7 +12,9 @@ impl Store {
     pub(super) fn show_staged(&self) {
         // The link is for people only; the next push tries again.
         self.staged_release()
-            .and_then(|staged| self.point_staged(staged.map(|staged| current_target(staged.name()))))
+            .and_then(|staged| {
+                self.point_staged(staged.map(|staged| current_target(staged.name())))
+            })
             .ok();
     }
 

@@ -62,16 +62,26 @@ impl Secrets {
     /// Replaces all secrets in the text.
     #[must_use]
     pub fn clean<'t>(&self, text: &'t str) -> Cow<'t, str> {
-        self.hide(text, |units| [self.own(units), tokens(units), bearers(units), passwords(units)].concat())
+        self.hide(text, |units| {
+            [self.own(units), tokens(units), bearers(units), passwords(units)].concat()
+        })
     }
 
     /// Replaces the known secrets only, not text that merely looks like a secret.
     #[must_use]
     pub fn clean_own<'t>(&self, text: &'t str) -> Cow<'t, str> {
-        if self.secrets.is_empty() { Cow::Borrowed(text) } else { self.hide(text, |units| self.own(units)) }
+        if self.secrets.is_empty() {
+            Cow::Borrowed(text)
+        } else {
+            self.hide(text, |units| self.own(units))
+        }
     }
 
-    fn hide<'t>(&self, text: &'t str, find: impl Fn(&[Unit]) -> Vec<(usize, usize)>) -> Cow<'t, str> {
+    fn hide<'t>(
+        &self,
+        text: &'t str,
+        find: impl Fn(&[Unit]) -> Vec<(usize, usize)>,
+    ) -> Cow<'t, str> {
         let mut units = units(text);
         let mut found = find(&units);
         for _ in 0..ROUNDS {
@@ -121,7 +131,8 @@ impl SecretParts {
         let kept = if is_token { &secret[name + 1..] } else { &secret[..] };
         let kept = if kept.len() < MIN_CHARS { &secret[..] } else { kept };
         let length = kept.len().min(PART_CHARS);
-        (length >= MIN_CHARS).then(|| Self { length, parts: kept.windows(length).map(Into::into).collect() })
+        (length >= MIN_CHARS)
+            .then(|| Self { length, parts: kept.windows(length).map(Into::into).collect() })
     }
 }
 
@@ -132,7 +143,8 @@ fn span(units: &[Unit]) -> Option<(usize, usize)> {
 /// The visible characters of a text, in lower case.
 fn units(text: &str) -> Vec<Unit> {
     let all = text.char_indices().filter(|(_, c)| !is_invisible(*c));
-    all.map(|(start, c)| Unit { char: c.to_ascii_lowercase(), start, end: start + c.len_utf8() }).collect()
+    all.map(|(start, c)| Unit { char: c.to_ascii_lowercase(), start, end: start + c.len_utf8() })
+        .collect()
 }
 
 /// Decodes the escapes `%41`, `\u0041`, `\u{41}`, `\x41`, `\/`, `&#65;`, `&#x41;`. `None` if there
@@ -143,7 +155,11 @@ fn decoded(units: &[Unit]) -> Option<Vec<Unit>> {
     while let Some(first) = rest.first() {
         match escaped(rest) {
             Some((char, length)) => {
-                let unit = Unit { char: char.to_ascii_lowercase(), start: first.start, end: rest[length - 1].end };
+                let unit = Unit {
+                    char: char.to_ascii_lowercase(),
+                    start: first.start,
+                    end: rest[length - 1].end,
+                };
                 all.extend(Some(unit).filter(|unit| !is_invisible(unit.char)));
                 rest = &rest[length..];
             }
@@ -163,7 +179,9 @@ fn escaped(units: &[Unit]) -> Option<(char, usize)> {
         let digits: String = units.get(from..to)?.iter().map(|unit| unit.char).collect();
         char::from_u32(u32::from_str_radix(&digits, radix).ok()?)
     };
-    let until = |from: usize, end: char| units.iter().take(from + 8).skip(from).position(|unit| unit.char == end);
+    let until = |from: usize, end: char| {
+        units.iter().take(from + 8).skip(from).position(|unit| unit.char == end)
+    };
     match (at(0)?, at(1)?) {
         ('%', _) => number(1, 3, 16).filter(char::is_ascii).map(|char| (char, 3)),
         ('\\', 'u') if at(2) == Some('{') => {
@@ -205,7 +223,9 @@ fn is_word(c: char) -> bool {
 fn tokens(units: &[Unit]) -> Vec<(usize, usize)> {
     let token = |at: usize| {
         let word = run(&units[at..], is_word);
-        let name = word.get(3..11).is_some_and(|name| name.iter().all(|unit| unit.char.is_ascii_hexdigit()));
+        let name = word
+            .get(3..11)
+            .is_some_and(|name| name.iter().all(|unit| unit.char.is_ascii_hexdigit()));
         let is_token = name && word.len() > 12 && word[11].char == '_' || word.len() > 24;
         span(word).filter(|_| is_token)
     };
@@ -269,7 +289,10 @@ mod tests {
         for spelling in spellings() {
             let text = format!("é before {spelling} after");
             for clean in [secrets.clean(&text), secrets.clean_own(&text)] {
-                assert!(clean.contains("é before ") && clean.contains(" after"), "{text} -> {clean}");
+                assert!(
+                    clean.contains("é before ") && clean.contains(" after"),
+                    "{text} -> {clean}"
+                );
                 assert!(clean.contains(HIDDEN), "{text} -> {clean}");
                 assert!(!clean.to_lowercase().contains("5ec2e7aa"), "{text} -> {clean}");
             }
@@ -284,7 +307,10 @@ mod tests {
             ("hw_0123ABCD_x", "***"),
             ("Authorization: Bearer abc.DEF-123==, x", "Authorization: Bearer ***, x"),
             ("bearer+abcdefg1", "bearer+***"),
-            ("at https://me:hush@h/x and ssh://me:a@b@h:22/", "at https://me:***@h/x and ssh://me:***@h:22/"),
+            (
+                "at https://me:hush@h/x and ssh://me:a@b@h:22/",
+                "at https://me:***@h/x and ssh://me:***@h:22/",
+            ),
             ("https://me%3Ahush%40h", "https://me%3A***%40h"),
         ] {
             assert_eq!(clean(text), cleaned);
@@ -296,7 +322,11 @@ mod tests {
             "https://h:8443/x@y and ssh://me@h/srv",
             "100% of 5\\6 &# é \u{200b}",
         ] {
-            assert!(matches!(Secrets::default().clean(text), Cow::Borrowed(same) if same == text), "{}", clean(text));
+            assert!(
+                matches!(Secrets::default().clean(text), Cow::Borrowed(same) if same == text),
+                "{}",
+                clean(text)
+            );
         }
         assert_eq!(Secrets::new(["x", ""]).clean("x is short"), "x is short");
         assert_eq!(format!("{:?}", Secrets::new([TOKEN])), "Secrets(…)");

@@ -17,14 +17,18 @@ fn world(more: &str) -> World {
 }
 
 fn hooked(script: &str, more: &str) -> World {
-    let world = world(&format!("[hooks]\non_activated = ['/bin/sh', '-c', '''{script}''']\n{more}"));
+    let world =
+        world(&format!("[hooks]\non_activated = ['/bin/sh', '-c', '''{script}''']\n{more}"));
     world.ok("push");
     world
 }
 
 #[test]
 fn a_hook_reads_the_changed_paths() {
-    let world = hooked("cat > seen; echo $HEADWATER_SITE $HEADWATER_SEQUENCE $HEADWATER_EXIT_CODE > how", "");
+    let world = hooked(
+        "cat > seen; echo $HEADWATER_SITE $HEADWATER_SEQUENCE $HEADWATER_EXIT_CODE > how",
+        "",
+    );
     assert!(
         world.read("seen").contains("/index.html\n") && world.read("seen").starts_with("/\n"),
         "{}",
@@ -64,7 +68,10 @@ fn a_laggard_that_heals_is_told_with_all_that_it_lacked() {
 fn a_hook_that_fails_or_never_ends_is_told_and_changes_no_exit_code() {
     let world = hooked("echo no luck >&2; exit 3", "");
     world.write("tree/x", "x");
-    world.ok("push").says("on_activated: exit status: 3: no luck").warns("on_activated: exit status: 3");
+    world
+        .ok("push")
+        .says("on_activated: exit status: 3: no luck")
+        .warns("on_activated: exit status: 3");
     let world = hooked("sleep 1000 & sleep 1000", "timeout = '200ms'");
     world.write("tree/x", "x");
     world.ok("push").warns("on_activated: it did not end within 0.2 s and was killed");
@@ -80,12 +87,19 @@ fn world_with_failure(program: &str) -> World {
 
 #[test]
 fn who_is_told_of_failures_learns_what_failed() {
-    let world = world("[hooks]\non_failed = ['/bin/sh', '-c', 'echo $HEADWATER_EXIT_CODE: $HEADWATER_ERROR > alarm']");
+    let world = world(
+        "[hooks]\non_failed = ['/bin/sh', '-c', 'echo $HEADWATER_EXIT_CODE: $HEADWATER_ERROR > \
+         alarm']",
+    );
     world.ok("push");
     assert!(!world.path("alarm").exists());
     world.remove("tree");
     world.run("push").code(8);
-    assert!(world.read("alarm").starts_with("8: ") && world.read("alarm").contains("tree"), "{}", world.read("alarm"));
+    assert!(
+        world.read("alarm").starts_with("8: ") && world.read("alarm").contains("tree"),
+        "{}",
+        world.read("alarm")
+    );
     world.write("tree/x", "x");
     world.write("busy/stranger", "not a mirror");
     world.run("push eu ./busy --require any").code(3);
@@ -94,7 +108,8 @@ fn who_is_told_of_failures_learns_what_failed() {
 
 fn cdn(web: &Web, more: &str) -> World {
     let world = world(&format!(
-        "[purge]\nurl='{}/purge'\nbase='https://www.example/docs'\ntoken_env='CDN'\nmax_urls=3\n{more}",
+        "[purge]\nurl='{}/purge'\nbase='https://www.example/docs'\ntoken_env='CDN'\nmax_urls=3\n\
+         {more}",
         web.url
     ));
     world.run_with(&[("CDN", "canary-token")], "push").code(0);
@@ -102,7 +117,9 @@ fn cdn(web: &Web, more: &str) -> World {
 }
 
 fn lists(web: &Web) -> Vec<usize> {
-    let files = |body: &str| serde_json::from_str::<Value>(body).unwrap()["files"].as_array().unwrap().len();
+    let files = |body: &str| {
+        serde_json::from_str::<Value>(body).unwrap()["files"].as_array().unwrap().len()
+    };
     web.asked().iter().map(|asked| files(&asked.body)).collect()
 }
 
@@ -125,11 +142,8 @@ fn a_cdn_forgets_what_changed() {
         asked[0].body,
         r#"{"files":["https://www.example/docs/a/","https://www.example/docs/a/index.html","https://www.example/docs/n0"]}"#
     );
-    assert!(
-        asked
-            .iter()
-            .all(|asked| asked.method == "POST" && asked.headers.contains("authorization: bearer canary-token"))
-    );
+    assert!(asked.iter().all(|asked| asked.method == "POST"
+        && asked.headers.contains("authorization: bearer canary-token")));
     world.run_with(TOKEN, "push").code(0);
     assert_eq!(web.asked().len(), before + 2, "nothing changed, nobody is told");
 }
@@ -149,10 +163,15 @@ fn a_cdn_that_is_busy_or_takes_less_is_asked_until_it_has_acknowledged() {
 
 #[test]
 fn what_a_cdn_did_not_acknowledge_is_told_with_the_next_push() {
-    let web = Web::start(|before, _| (if before == 0 { 403 } else { 200 }, String::new(), Vec::new()));
+    let web =
+        Web::start(|before, _| (if before == 0 { 403 } else { 200 }, String::new(), Vec::new()));
     let world = cdn(&web, "retry_for='0s'");
     let count = web.asked().len();
-    let run = world.run_with(TOKEN, "push").code(0).says("nothing new").says("purge: 3 URLs in 1 request");
+    let run = world
+        .run_with(TOKEN, "push")
+        .code(0)
+        .says("nothing new")
+        .says("purge: 3 URLs in 1 request");
     assert!(run.stderr.is_empty() || !run.stderr.contains("purge"), "{}", run.stderr);
     assert_eq!(web.asked()[0].body, web.asked()[count].body);
     world.run_with(TOKEN, "push").code(0);
@@ -172,12 +191,17 @@ fn a_health_check_is_told_and_its_url_is_not() {
     world.remove("tree");
     world.run_with(&[("PING", &url)], "push").code(8);
     let paths: Vec<String> = web.asked().into_iter().map(|asked| asked.path).collect();
-    assert_eq!(paths, ["/ping/canary/start", "/ping/canary", "/ping/canary/start", "/ping/canary/fail"]);
+    assert_eq!(
+        paths,
+        ["/ping/canary/start", "/ping/canary", "/ping/canary/start", "/ping/canary/fail"]
+    );
     assert!(!format!("{}{}", run.stdout, run.stderr).contains("ping"));
     world.write("tree/x", "x");
     for url in ["http://127.0.0.1:1/canary", "canary", "http://canary.invalid/"] {
-        let run =
-            world.run_with(&[("PING", url)], "push --allow-shrink").code(0).warns("ping: the health check failed");
+        let run = world
+            .run_with(&[("PING", url)], "push --allow-shrink")
+            .code(0)
+            .warns("ping: the health check failed");
         assert!(!format!("{}{}", run.stdout, run.stderr).contains("canary"), "{}", run.stderr);
     }
     world.ok("push").warns("ping: the variable PING is not set");
@@ -194,10 +218,15 @@ fn gauges_are_what_a_parser_of_prometheus_takes() {
     world.ok("push");
     let (text, families) = gauges();
     assert!(families >= 15, "{text}");
-    let says = |text: &str, line: &str| assert!(text.lines().any(|found| found == line), "{line}: {text}");
+    let says =
+        |text: &str, line: &str| assert!(text.lines().any(|found| found == line), "{line}: {text}");
     says(&text, "headwater_push_exit_code{site=\"docs\"} 0");
     says(&text, "headwater_mirror_current{site=\"docs\",mirror=\"eu\"} 1");
-    let success = text.lines().find(|line| line.starts_with("headwater_mirror_last_success")).unwrap().to_owned();
+    let success = text
+        .lines()
+        .find(|line| line.starts_with("headwater_mirror_last_success"))
+        .unwrap()
+        .to_owned();
     // The mirror goes, a push fails: what was last known of it stays.
     world.write("gone/keep", "");
     std::fs::rename(world.path("www"), world.path("elsewhere")).unwrap();
@@ -216,20 +245,29 @@ fn gauges_are_what_a_parser_of_prometheus_takes() {
 
 #[test]
 fn gauges_tell_of_mirrors_that_the_push_was_not_for() {
-    let world =
-        world("[metrics]\nfile='headwater.prom'\n[[mirror]]\nname='cold'\nurl='cold'\n[[mirror]]\nname='us'\nurl='us'");
+    let world = world(
+        "[metrics]\nfile='headwater.prom'\n[[mirror]]\nname='cold'\nurl='cold'\n[[mirror]]\n\
+         name='us'\nurl='us'",
+    );
     let says = |line: &str| {
         let text = world.read("headwater.prom");
         assert!(text.lines().any(|found| found == line), "{line}: {text}");
     };
     world.ok("push");
     let success = |mirror: &str| {
-        let start = format!("headwater_mirror_last_success_timestamp_seconds{{site=\"docs\",mirror=\"{mirror}\"}} ");
+        let start = format!(
+            "headwater_mirror_last_success_timestamp_seconds{{site=\"docs\",mirror=\"{mirror}\"}} "
+        );
         let text = world.read("headwater.prom");
-        text.lines().find_map(|line| line.strip_prefix(&start).map(str::to_owned)).unwrap_or_else(|| panic!("{text}"))
+        text.lines()
+            .find_map(|line| line.strip_prefix(&start).map(str::to_owned))
+            .unwrap_or_else(|| panic!("{text}"))
     };
     let before = success("cold");
-    world.write("headwater.toml", world.read("headwater.toml").replace("url='cold'", "url='cold'\nfrozen=true"));
+    world.write(
+        "headwater.toml",
+        world.read("headwater.toml").replace("url='cold'", "url='cold'\nfrozen=true"),
+    );
     world.write("tree/index.html", "2");
     world.ok("push --skip us");
     says("headwater_mirror_release_sequence{site=\"docs\",mirror=\"cold\"} 1");
@@ -257,7 +295,8 @@ fn ci_gets_a_summary_outputs_and_marks() {
         ("GITHUB_STEP_SUMMARY", world.path("summary").display().to_string()),
         ("GITHUB_OUTPUT", world.path("output").display().to_string()),
     ];
-    let variables: Vec<(&str, &str)> = variables.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    let variables: Vec<(&str, &str)> =
+        variables.iter().map(|(name, value)| (*name, value.as_str())).collect();
     let run = world.run_with(&variables, "push --dotenv end.env").code(0);
     assert!(!run.stderr.contains("::error"));
     assert!(
@@ -265,13 +304,19 @@ fn ci_gets_a_summary_outputs_and_marks() {
         "{}",
         world.read("summary")
     );
-    assert!(world.read("output").contains("outcome=published\n") && world.read("output").contains("sequence=1\n"));
+    assert!(
+        world.read("output").contains("outcome=published\n")
+            && world.read("output").contains("sequence=1\n")
+    );
     assert!(world.read("end.env").contains("HEADWATER_EXIT_CODE=0\n"));
     world.remove("tree");
     let run = world.run_with(&variables, "push --dotenv end.env").code(8);
     assert_eq!(run.stderr.matches("::error title=headwater::").count(), 1, "{}", run.stderr);
     // Steps add to these files, and the report is of one push.
-    assert!(world.read("summary").contains("release 1 of docs") && world.read("summary").contains("ended with 8"));
+    assert!(
+        world.read("summary").contains("release 1 of docs")
+            && world.read("summary").contains("ended with 8")
+    );
     assert!(world.read("end.env").contains("HEADWATER_OUTCOME=failed\n"));
     assert_eq!(world.read("end.env").matches("EXIT_CODE").count(), 1);
 }
@@ -292,7 +337,8 @@ fn runs_of_cron_do_not_pile_up() {
     std::fs::write(world.path("f"), "go on\n").unwrap();
     assert!(child.wait().unwrap().success());
     world.remove("f");
-    world.write("headwater.toml", "content='tree'\nsite='docs'\n[[mirror]]\nname='eu'\nurl='www'\n");
+    world
+        .write("headwater.toml", "content='tree'\nsite='docs'\n[[mirror]]\nname='eu'\nurl='www'\n");
     world.ok("push --alone");
     assert_eq!(world.current("www"), 2);
 }

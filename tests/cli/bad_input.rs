@@ -59,12 +59,23 @@ fn unreadable_files_and_directories_are_named_together() {
 #[test]
 fn names_that_cannot_travel_are_named_together() {
     let world = World::with_mirror();
-    let bad: [&[u8]; 5] = [b"caf\xe9.html", b"new\nline", b"back\\slash", b"esc\x1b[31mred", "c1\u{9b}31m".as_bytes()];
+    let bad: [&[u8]; 5] = [
+        b"caf\xe9.html",
+        b"new\nline",
+        b"back\\slash",
+        b"esc\x1b[31mred",
+        "c1\u{9b}31m".as_bytes(),
+    ];
     for name in bad {
         fs::write(world.path("tree").join(std::ffi::OsStr::from_bytes(name)), "x").unwrap();
     }
     let run = refused(&world, "push tree ./www", 8, "5 paths cannot be distributed");
-    for shown in ["caf\\xe9.html is not UTF-8", "new\\x0aline", "back\\\\slash has a backslash", "esc\\x1b[31mred"] {
+    for shown in [
+        "caf\\xe9.html is not UTF-8",
+        "new\\x0aline",
+        "back\\\\slash has a backslash",
+        "esc\\x1b[31mred",
+    ] {
         assert!(run.stderr.contains(shown), "{shown}: {}", run.stderr);
     }
     let lines: Vec<&str> = run.stderr.lines().filter(|line| line.starts_with("  ")).collect();
@@ -117,7 +128,10 @@ fn of_many_bad_paths_the_first_have_a_line_each() {
         world.write(&format!("tree/bad\u{1b}{number}"), "x");
     }
     for command in ["push tree ./www", "plan tree ./www"] {
-        let run = world.run(command).code(8).warns("error: 24 paths cannot be distributed:\n  bad\\x1b10 ");
+        let run = world
+            .run(command)
+            .code(8)
+            .warns("error: 24 paths cannot be distributed:\n  bad\\x1b10 ");
         let lines: Vec<&str> = run.stderr.lines().filter(|line| line.starts_with("  ")).collect();
         assert_eq!((lines.len(), lines[10]), (11, "  and 14 more"), "{}", run.stderr);
         let answer = world.json(command, 8);
@@ -167,7 +181,11 @@ fn a_file_in_the_mirrors_place_is_left_alone() {
 #[test]
 fn a_mirror_in_place_of_a_tree_names_the_commands_for_it() {
     let world = World::with_mirror();
-    world.run("push ./www ./data").code(8).warns("headwater's own directory").warns("`headwater promote`");
+    world
+        .run("push ./www ./data")
+        .code(8)
+        .warns("headwater's own directory")
+        .warns("`headwater promote`");
     assert!(!world.exists("data"));
 }
 
@@ -222,7 +240,11 @@ fn a_mirror_that_may_not_be_written_denies() {
     let served = world.served("www");
     world.write("tree/index.html", "2");
     world.chmod("www/.headwater/incoming", 0o555);
-    world.run_unprivileged("push tree ./www").code(7).warns("Permission denied").warns("write permission for a push");
+    world
+        .run_unprivileged("push tree ./www")
+        .code(7)
+        .warns("Permission denied")
+        .warns("write permission for a push");
     world.chmod("www/.headwater/incoming", 0o755);
     world.mkdir("closed");
     world.chmod("closed", 0o555);
@@ -244,7 +266,10 @@ fn a_full_or_read_only_disk_leaves_the_old_release() {
     for (errno, code, hint) in [(28, 4, "free some space"), (30, 4, "is read-only")] {
         for operation in ["create link", "rename", "sync file system"] {
             let fault = format!("errno={errno}@{operation}");
-            world.run_with(&[("HEADWATER_FAULT", &fault)], "push tree ./www").code(code).warns(hint);
+            world
+                .run_with(&[("HEADWATER_FAULT", &fault)], "push tree ./www")
+                .code(code)
+                .warns(hint);
             assert_eq!((world.served("www"), world.current("www")), (old.clone(), 1), "{fault}");
         }
     }
@@ -260,10 +285,19 @@ fn a_store_of_a_newer_format_is_not_touched() {
     world.tamper("www/.headwater/format", &format.replace("\"version\":1", "\"version\":2"));
     world.write("tree/index.html", "2");
     let before = world.snapshot("www");
-    world.run("push tree ./www").code(4).warns("format 2, newer than this headwater knows").warns("upgrade");
-    for line in
-        ["status ./www", "releases ./www", "verify ./www", "prune ./www", "rollback ./www", "repair ./www --from tree"]
-    {
+    world
+        .run("push tree ./www")
+        .code(4)
+        .warns("format 2, newer than this headwater knows")
+        .warns("upgrade");
+    for line in [
+        "status ./www",
+        "releases ./www",
+        "verify ./www",
+        "prune ./www",
+        "rollback ./www",
+        "repair ./www --from tree",
+    ] {
         let run = world.run(line);
         assert!((run.stdout.clone() + &run.stderr).contains("newer"), "{line}: {run:?}");
     }

@@ -178,7 +178,10 @@ fn one_mirror_under_two_names_is_refused_also_before_it_exists() {
         ["./www", "./tree/../www"],
         ["./www", &format!("file://{www}")],
     ] {
-        let run = world.args(&["push", "tree", pair[0], pair[1]]).code(2).warns("hint: name each mirror once");
+        let run = world
+            .args(&["push", "tree", pair[0], pair[1]])
+            .code(2)
+            .warns("hint: name each mirror once");
         assert_eq!(run.stdout, "");
         assert!(!world.exists("www"), "{pair:?}");
     }
@@ -216,9 +219,16 @@ fn a_locked_mirror_is_told_and_left() {
     lock.lock().unwrap();
     world.write("tree/index.html", "2");
     for line in ["push tree ./www", "prune ./www", "repair ./www --from tree"] {
-        world.run(&format!("{line} --wait 0s")).code(9).warns("locked by another headwater").warns("--wait");
+        world
+            .run(&format!("{line} --wait 0s"))
+            .code(9)
+            .warns("locked by another headwater")
+            .warns("--wait");
     }
-    assert_eq!(world.json("push tree ./www ./data --wait 0s --require 1", 3)["mirrors"][0]["failure"], "locked");
+    assert_eq!(
+        world.json("push tree ./www ./data --wait 0s --require 1", 3)["mirrors"][0]["failure"],
+        "locked"
+    );
     drop(lock);
     // Not held, a lock file is no obstacle, whoever left it.
     world.ok("push tree ./www --wait 0s");
@@ -238,7 +248,10 @@ fn an_interrupted_push_ends_with_130_and_on_a_whole_release() {
     assert!(Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
     // Caught signals are no longer pending once the handler ran.
     let pending = || fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    while pending().lines().any(|line| line.starts_with("ShdPnd") && !line.ends_with("0000000000000000")) {
+    while pending()
+        .lines()
+        .any(|line| line.starts_with("ShdPnd") && !line.ends_with("0000000000000000"))
+    {
         std::thread::yield_now();
     }
     drop(lock);
@@ -260,18 +273,26 @@ fn two_pushes_at_once_leave_whole_releases_and_the_next_push_brings_all_together
     for round in 0..4 {
         world.write("tree/round", format!("a{round}"));
         world.write("other/round", format!("b{round}"));
-        let push = |tree: &str| world.start(&format!("push {tree} ./a ./b ./c --allow-shrink --keep-removed 0s"));
+        let push = |tree: &str| {
+            world.start(&format!("push {tree} ./a ./b ./c --allow-shrink --keep-removed 0s"))
+        };
         let children = [push("tree"), push("other")];
-        let codes: Vec<i32> =
-            children.into_iter().map(|child| child.wait_with_output().unwrap().status.code().unwrap()).collect();
-        // What the loser is told, and that no mirror stays behind, is for tests/system: here it is only wholeness.
+        let codes: Vec<i32> = children
+            .into_iter()
+            .map(|child| child.wait_with_output().unwrap().status.code().unwrap())
+            .collect();
+        // What the loser is told, and that no mirror stays behind, is for tests/system: here it is
+        // only wholeness.
         assert!(codes.iter().all(|code| matches!(code, 0 | 3 | 4 | 6)), "{codes:?}");
         assert!(codes.iter().any(|code| matches!(code, 0 | 3)), "{codes:?}");
         for mirror in ["a", "b", "c"] {
             let served = world.served(mirror);
             let Some(page) = served.get("0.html") else { continue };
             let word = &page[..4];
-            assert!((0..60).all(|number| served[&format!("{number}.html")].starts_with(word)), "{mirror}: {served:?}");
+            assert!(
+                (0..60).all(|number| served[&format!("{number}.html")].starts_with(word)),
+                "{mirror}: {served:?}"
+            );
         }
     }
     world.ok("push tree ./a ./b ./c --allow-shrink --keep-removed 0s --again");
@@ -307,7 +328,8 @@ fn nothing_outside_of_the_mirror_is_written_through_planted_links() {
 /// Two mirrors that work and `c`, where none can be.
 fn with_a_broken_one() -> World {
     let world = World::with_tree();
-    let mirrors: String = ["a", "b", "c"].map(|name| format!("[[mirror]]\nname='{name}'\nurl='{name}'\n")).concat();
+    let mirrors: String =
+        ["a", "b", "c"].map(|name| format!("[[mirror]]\nname='{name}'\nurl='{name}'\n")).concat();
     world.write("headwater.toml", format!("content='tree'\n{mirrors}"));
     world.ok("push");
     world.write("tree/index.html", "two");
@@ -326,7 +348,9 @@ fn a_failure_is_one_line_on_stderr_and_its_kind_in_the_table() {
         assert!(!run.stdout.contains("is not a directory"), "{run:?}");
     };
     world.write("tree/index.html", "three");
-    for line in ["plan --require 2", "push --require 2", "push", "heal", "rollback --yes", "heal --quiet"] {
+    for line in
+        ["plan --require 2", "push --require 2", "push", "heal", "rollback --yes", "heal --quiet"]
+    {
         let run = world.run(line);
         check(&run);
         let row = run.stdout.lines().find(|line| line.starts_with("c "));
@@ -343,7 +367,13 @@ fn a_failure_is_one_line_on_stderr_and_its_kind_in_the_table() {
     check(&world.run("rollback a b c").code(2).warns("ambiguous"));
     // Programs get the sentence.
     let answer = world.json("plan --require 2", 3);
-    assert!(answer["mirrors"][2]["error"].as_str().unwrap().ends_with("is not a directory"), "{answer}");
+    assert!(
+        answer["mirrors"][2]["error"].as_str().unwrap().ends_with("is not a directory"),
+        "{answer}"
+    );
     let answer = world.json("heal", 3);
-    assert!(answer["mirrors"][2]["error"].as_str().unwrap().ends_with("is not a directory"), "{answer}");
+    assert!(
+        answer["mirrors"][2]["error"].as_str().unwrap().ends_with("is not a directory"),
+        "{answer}"
+    );
 }

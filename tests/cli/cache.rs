@@ -37,12 +37,17 @@ fn a_push_goes_on_without_a_cache_and_warns_once() {
         "push tree ./www ./hub --again --stage-only",
         "activate 5 ./www ./hub",
     ] {
-        let run = run(&world, line).code(0).warns("there is no cache: cannot create directory").warns("home/cache/");
+        let run = run(&world, line)
+            .code(0)
+            .warns("there is no cache: cannot create directory")
+            .warns("home/cache/");
         let warnings = run.stderr.lines().filter(|line| line.starts_with("warning: ")).count();
         assert_eq!(warnings, 1, "{line}: {}", run.stderr);
     }
     assert_eq!(world.served("www"), world.files("tree"));
-    for line in ["status ./www ./hub", "releases ./www", "diff ./tree ./www", "verify ./www", "prune ./www"] {
+    for line in
+        ["status ./www ./hub", "releases ./www", "diff ./tree ./www", "verify ./www", "prune ./www"]
+    {
         let run = run(&world, line).code(0);
         assert!(!run.stderr.contains("warning: "), "{line}: {}", run.stderr);
     }
@@ -63,7 +68,10 @@ fn what_others_have_to_see_needs_a_cache() {
     let world = without_cache();
     world.write("tree/index.html", "3");
     let before = world.snapshot("www");
-    run(&world, "push tree ./www --alone").code(1).warns("home/cache/").warns("--alone needs a cache");
+    run(&world, "push tree ./www --alone")
+        .code(1)
+        .warns("home/cache/")
+        .warns("--alone needs a cache");
     assert_eq!(world.snapshot("www"), before);
     run(&world, "push tree ./www --alone --cache other").code(0);
 }

@@ -41,7 +41,8 @@ fn paths_are_relative_to_the_file() {
 
 #[test]
 fn several_trees_make_one() {
-    let world = world("[[content]]\npath = 'tree'\n[[content]]\npath = 'api/html'\nat = 'docs/api'\n");
+    let world =
+        world("[[content]]\npath = 'tree'\n[[content]]\npath = 'api/html'\nat = 'docs/api'\n");
     world.write("api/html/x.html", "x");
     world.link("../a.html", "api/html/up.html");
     // A link may lead from one tree into the other; where it stands counts.
@@ -73,7 +74,9 @@ fn trees_that_overlap_are_refused() {
 #[test]
 fn exclude_and_ignore_files_and_flags_work_together() {
     let world = world("content = 'tree'\nexclude = ['*.map', '/drafts/']\n");
-    for path in ["a.map", "drafts/x", "docs/drafts/y", "docs/z.tmp", "docs/keep.tmp", "node_modules/m.js"] {
+    for path in
+        ["a.map", "drafts/x", "docs/drafts/y", "docs/z.tmp", "docs/keep.tmp", "node_modules/m.js"]
+    {
         world.write(&format!("tree/{path}"), "x");
     }
     world.write("tree/.headwaterignore", "node_modules/\n");
@@ -90,7 +93,8 @@ fn exclude_and_ignore_files_and_flags_work_together() {
 
 #[test]
 fn keep_removed_rules_come_first_to_last_before_the_default() {
-    let rules = "content = 'tree'\n[[keep_removed]]\nmatch = '/assets/deep/'\nfor = '0s'\n[[keep_removed]]\nmatch = '*.html'\nfor = '14d'\n";
+    let rules = "content = 'tree'\n[[keep_removed]]\nmatch = '/assets/deep/'\nfor = '0s'\n\
+                 [[keep_removed]]\nmatch = '*.html'\nfor = '14d'\n";
     let world = world(rules);
     world.ok("push");
     for path in ["assets", "docs", "app.js"] {
@@ -105,11 +109,17 @@ fn keep_removed_rules_come_first_to_last_before_the_default() {
 fn the_time_of_files_may_come_from_the_source() {
     let world = world("content = 'tree'\nmtime = 'source'\n");
     let file = fs::File::options().write(true).open(world.path("tree/app.js")).unwrap();
-    file.set_modified(std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1_234_567_890)).unwrap();
+    file.set_modified(
+        std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1_234_567_890),
+    )
+    .unwrap();
     world.ok("push");
     assert_eq!(world.meta("www/current/app.js").mtime(), 1_234_567_890);
     // A time alone is no change, and does not move with one elsewhere.
-    file.set_modified(std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1_300_000_000)).unwrap();
+    file.set_modified(
+        std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1_300_000_000),
+    )
+    .unwrap();
     world.ok("push").says("nothing new");
     world.write("tree/index.html", "2");
     world.ok("push");
@@ -127,10 +137,16 @@ fn links_are_kept_followed_or_refused() {
     world.write("headwater.toml", format!("content = 'tree'\nsymlinks = 'follow'\n{MIRROR}"));
     world.ok("push");
     let served = world.served("www");
-    assert_eq!((served["home.html"].as_str(), served["out/o.html"].as_str()), ("<h1>hello</h1>\n", "outside"));
+    assert_eq!(
+        (served["home.html"].as_str(), served["out/o.html"].as_str()),
+        ("<h1>hello</h1>\n", "outside")
+    );
     assert!(served.values().all(|content| !content.starts_with("->")));
     world.write("headwater.toml", format!("content = 'tree'\nsymlinks = 'keep'\n{MIRROR}"));
-    world.run("push").code(8).warns("out is a symbolic link whose target ../outside leads out of the tree");
+    world
+        .run("push")
+        .code(8)
+        .warns("out is a symbolic link whose target ../outside leads out of the tree");
 }
 
 #[test]
@@ -143,14 +159,17 @@ fn names_that_windows_lacks_are_warned_of_or_refused() {
     world.write("headwater.toml", format!("content = 'tree'\nnames = 'portable'\n{MIRROR}"));
     world.write("tree/new", "x");
     let run = world.run("push").code(8).warns("3 paths");
-    for words in ["aux.html is the name of a device", "a:b has one of", "index.html differs from INDEX.html"] {
+    for words in
+        ["aux.html is the name of a device", "a:b has one of", "index.html differs from INDEX.html"]
+    {
         assert!(run.stderr.contains(words), "{words}: {}", run.stderr);
     }
 }
 
 #[test]
 fn a_tree_without_what_it_must_have_is_refused() {
-    let world = world("content = 'tree'\nmust_have = ['index.html', 'docs', 'search/index.json']\n");
+    let world =
+        world("content = 'tree'\nmust_have = ['index.html', 'docs', 'search/index.json']\n");
     world.run("push").code(5).warns("lacks search/index.json").warns("must_have");
     assert!(!world.exists("www"));
     world.write("tree/search/index.json", "{}");
@@ -182,21 +201,31 @@ fn a_mistake_is_named_with_line_and_column_and_nothing_is_done() {
         ("content = 'tree'\nmax_removed = '200%'\n", "line 2, column 15", "100%"),
         ("content = 'tree'\nmust_have = ['../x']\n", "line 2, column 14", ".."),
         ("content = 'tree'\nexclude = ['[z-a]']\n", "line 2, column 12", ""),
-        ("content = 'tree'\n[[keep_removed]]\nmatch = '*.js'\nfor = 'soon'\n", "line 4, column 7", "soon"),
+        (
+            "content = 'tree'\n[[keep_removed]]\nmatch = '*.js'\nfor = 'soon'\n",
+            "line 4, column 7",
+            "soon",
+        ),
         ("content = 'tree'\n[[mirror]]\nname = 'eu'\n", "line 2", "url"),
         ("content = 'tree'\n[[mirror]]\nname = 'a b'\nurl = '/x'\n", "line 3, column 8", "name"),
         (
-            "content = 'tree'\n[[mirror]]\nname = 'a'\nurl = 'x'\n[[mirror]]\nname = 'b'\nurl = 'x/'\n",
+            "content = 'tree'\n[[mirror]]\nname = 'a'\nurl = 'x'\n[[mirror]]\nname = 'b'\n\
+             url = 'x/'\n",
             "line 7, column 7",
             "same url",
         ),
-        ("content = 'tree'\n[[mirror]]\nname = 'a'\nurl = 'x'\nurls = 'y'\n", "line 5, column 1", "urls"),
+        (
+            "content = 'tree'\n[[mirror]]\nname = 'a'\nurl = 'x'\nurls = 'y'\n",
+            "line 5, column 1",
+            "urls",
+        ),
         ("content = \n", "line 1", ""),
         ("site = 'UPPER'\n", "line 1, column 8", "a-z"),
     ] {
         let world = World::with_tree();
         world.write("headwater.toml", config);
-        let run = world.run("push tree ./www").code(2).warns(place).warns("headwater.toml").warns("hint");
+        let run =
+            world.run("push tree ./www").code(2).warns(place).warns("headwater.toml").warns("hint");
         assert!(run.stderr.contains(words), "{config}: {}", run.stderr);
         assert!(!world.exists("www"));
         for command in ["status", "verify", "plan tree ./www", "rollback ./www", "prune"] {
@@ -303,7 +332,11 @@ fn the_wait_for_a_lock_comes_from_the_file_and_flags_win() {
     for line in all {
         world.run(&format!("{line} --wait 0s")).code(9);
     }
-    assert!(began.elapsed() < std::time::Duration::from_secs(50), "the default is a minute: {:?}", began.elapsed());
+    assert!(
+        began.elapsed() < std::time::Duration::from_secs(50),
+        "the default is a minute: {:?}",
+        began.elapsed()
+    );
 }
 
 #[test]
@@ -321,7 +354,12 @@ fn a_mistake_in_how_commands_run_is_shown_with_its_line() {
         ("jbos = 2", "did you mean `jobs`?"),
     ] {
         world.write("headwater.toml", format!("content = 'tree'\n{line}\n{MIRROR}"));
-        world.run("push").code(2).warns("headwater.toml line 2").warns(&format!("2 | {line}")).warns(words);
+        world
+            .run("push")
+            .code(2)
+            .warns("headwater.toml line 2")
+            .warns(&format!("2 | {line}"))
+            .warns(words);
     }
     assert!(!world.exists("www"));
 }

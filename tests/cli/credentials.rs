@@ -17,7 +17,8 @@ fn pushed(world: &World, mirror: &str) -> String {
     world.ok("push").stderr
 }
 
-/// A receiver of a new token with these flags, over plain HTTP, and what the first push to it says on stderr.
+/// A receiver of a new token with these flags, over plain HTTP, and what the first push to it says
+/// on stderr.
 fn with_token(flags: &str) -> (World, Receiver, String) {
     let world = World::with_tree();
     let receiver = Receiver::with_token(&world, SITE, flags);
@@ -25,7 +26,8 @@ fn with_token(flags: &str) -> (World, Receiver, String) {
     (world, receiver, stderr)
 }
 
-/// A receiver with a certificate that ends after `left` from now, and what the first push to it says on stderr.
+/// A receiver with a certificate that ends after `left` from now, and what the first push to it
+/// says on stderr.
 fn with_certificate(left: Duration) -> (World, Receiver, u64, String) {
     let world = World::with_tree();
     let end = UNIX_EPOCH.elapsed().unwrap() + left;
@@ -34,27 +36,44 @@ fn with_certificate(left: Duration) -> (World, Receiver, u64, String) {
     params.not_after = rcgen::date_time_ymd(1970, 1, 1) + Duration::from_secs(end.as_secs());
     world.write("cert.pem", params.self_signed(&key).unwrap().pem());
     world.write("key.pem", key.serialize_pem());
-    let receiver = Receiver::start(&world, &format!("tls = {{ cert = 'cert.pem', key = 'key.pem' }}\n{SITE}"));
+    let receiver =
+        Receiver::start(&world, &format!("tls = {{ cert = 'cert.pem', key = 'key.pem' }}\n{SITE}"));
     let stderr = pushed(&world, &format!("{}ca = 'cert.pem'\n", receiver.mirror("https")));
     (world, receiver, end.as_secs(), stderr)
 }
 
-/// That every command names `what`, which ends in 6 days, and nothing else; answers when, as JSON and gauge say alike.
+/// That every command names `what`, which ends in 6 days, and nothing else; answers when, as JSON
+/// and gauge say alike.
 fn is_named(world: &World, push: &str, what: &str) -> u64 {
     let words = format!("the {what} expires on ");
-    let warning = push.lines().find(|line| line.starts_with("warning: ")).unwrap_or_else(|| panic!("{push}"));
-    assert!(warning.starts_with(&format!("warning: edge1: {words}")) && warning.ends_with(" (in 6 days)"), "{push}");
-    assert_eq!((push.matches("warning: ").count(), push.matches("hint: ").count()), (1, 1), "{push}");
+    let warning =
+        push.lines().find(|line| line.starts_with("warning: ")).unwrap_or_else(|| panic!("{push}"));
+    assert!(
+        warning.starts_with(&format!("warning: edge1: {words}"))
+            && warning.ends_with(" (in 6 days)"),
+        "{push}"
+    );
+    assert_eq!(
+        (push.matches("warning: ").count(), push.matches("hint: ").count()),
+        (1, 1),
+        "{push}"
+    );
     world.ok("status --metrics status.prom").says(&words);
     let check = world.run("status --check").code(1);
-    assert!(check.stdout.contains(&format!("current, edge1 has a {what} that expires on ")), "{}", check.stdout);
+    assert!(
+        check.stdout.contains(&format!("current, edge1 has a {what} that expires on ")),
+        "{}",
+        check.stdout
+    );
     world.ok("doctor").says("edge1: ok: ").says(&format!("edge1: warning: {words}")).says("hint: ");
     let row = world.json("status", 0)["mirrors"][0].clone();
     let end = row[format!("{what}_expires")].as_u64().unwrap();
     assert_eq!(world.json("push", 0)["mirrors"][0][format!("{what}_expires")], json!(end));
     let gauges = world.read("status.prom");
     check_gauges(&gauges).unwrap();
-    let gauge = format!("headwater_mirror_{what}_expiry_timestamp_seconds{{site=\"docs\",mirror=\"edge1\"}} {end}\n");
+    let gauge = format!(
+        "headwater_mirror_{what}_expiry_timestamp_seconds{{site=\"docs\",mirror=\"edge1\"}} {end}\n"
+    );
     assert!(gauges.contains(&gauge), "{gauges}");
     end
 }

@@ -22,8 +22,9 @@ fn read(page: &str) -> String {
 /// README.md and the pages in docs/, by their path.
 fn pages() -> Vec<String> {
     let docs = fs::read_dir(Path::new(ROOT).join("docs")).unwrap();
-    let mut pages: Vec<String> =
-        docs.map(|entry| format!("docs/{}", entry.unwrap().file_name().to_str().unwrap())).collect();
+    let mut pages: Vec<String> = docs
+        .map(|entry| format!("docs/{}", entry.unwrap().file_name().to_str().unwrap()))
+        .collect();
     pages.push("README.md".to_owned());
     pages.sort();
     pages
@@ -43,7 +44,11 @@ fn blocks(text: &str) -> Vec<Block> {
     while let Some(line) = lines.next() {
         if let Some(language) = line.strip_prefix("```") {
             let inside: Vec<&str> = lines.by_ref().take_while(|line| *line != "```").collect();
-            blocks.push(Block { language: language.to_owned(), text: inside.join("\n"), before: before.to_owned() });
+            blocks.push(Block {
+                language: language.to_owned(),
+                text: inside.join("\n"),
+                before: before.to_owned(),
+            });
         }
         before = line;
     }
@@ -60,7 +65,9 @@ fn steps(block: &str) -> Vec<Step> {
     let mut steps: Vec<Step> = Vec::new();
     for line in block.lines() {
         match (line.strip_prefix("$ "), steps.last_mut()) {
-            (Some(command), _) => steps.push(Step { command: command.to_owned(), expected: Vec::new() }),
+            (Some(command), _) => {
+                steps.push(Step { command: command.to_owned(), expected: Vec::new() });
+            }
             (None, Some(step)) if step.command.ends_with('\\') => {
                 step.command.pop();
                 step.command.push_str(line.trim_start());
@@ -77,7 +84,8 @@ fn masked(line: &str) -> String {
     let mut words: Vec<String> = Vec::new();
     for word in line.replace("just now", "0 s ago").split_whitespace() {
         let bare = word.trim_end_matches([',', ';', ':']);
-        let is_number = |text: &str| !text.is_empty() && text.chars().all(|c| c.is_ascii_digit() || c == '.');
+        let is_number =
+            |text: &str| !text.is_empty() && text.chars().all(|c| c.is_ascii_digit() || c == '.');
         let unit = match bare {
             "B" | "kB" | "MB" | "GB" | "TB" => Some("SIZE"),
             "ms" | "s" | "min" => Some("TIME"),
@@ -113,7 +121,8 @@ fn without_ids(word: &str) -> String {
 fn is_as_expected(expected: &[String], printed: &str) -> bool {
     let mut found: Vec<String> = printed.lines().map(masked).collect();
     let is_partial = expected.iter().any(|line| line == "…");
-    let mut wanted: Vec<String> = expected.iter().filter(|line| *line != "…").map(|line| masked(line)).collect();
+    let mut wanted: Vec<String> =
+        expected.iter().filter(|line| *line != "…").map(|line| masked(line)).collect();
     if is_partial {
         return wanted.iter().all(|line| found.contains(line));
     }
@@ -141,7 +150,9 @@ fn run_page(page: &str) -> (usize, Vec<String>) {
     ["srv", "data", "home"].iter().for_each(|directory| world.mkdir(directory));
     let root = world.path("").to_str().unwrap().trim_end_matches('/').to_owned();
     let all = blocks(&read(page));
-    let run = all.iter().filter(|block| block.language == "console" && !block.before.starts_with("<!-- not run: "));
+    let run = all
+        .iter()
+        .filter(|block| block.language == "console" && !block.before.starts_with("<!-- not run: "));
     let mut count = 0;
     let mut wrong = Vec::new();
     for step in run.flat_map(|block| steps(&block.text)) {
@@ -152,7 +163,10 @@ fn run_page(page: &str) -> (usize, Vec<String>) {
         }
         let output = world.shell(&line).output().unwrap();
         let printed = String::from_utf8(output.stdout).unwrap().replace(&root, "");
-        let may_fail = step.expected.iter().any(|line| line.starts_with("error: ") || line.starts_with("hint: "));
+        let may_fail = step
+            .expected
+            .iter()
+            .any(|line| line.starts_with("error: ") || line.starts_with("hint: "));
         if !is_as_expected(&step.expected, &printed) || output.status.success() == may_fail {
             wrong.push(format!("{page}: $ {}\n{printed}({})\n", step.command, output.status));
         }
@@ -196,8 +210,13 @@ fn assert_generated(page: &str, marker: &str, generated: &str) {
 fn subcommands(help: &str) -> Vec<String> {
     let (_, list) = help.split_once("\nCommands:\n").unwrap_or_default();
     let lines = list.lines().take_while(|line| !line.is_empty());
-    let names = lines.filter_map(|line| line.strip_prefix("  ")).filter(|line| !line.starts_with(' '));
-    names.filter_map(|line| line.split_whitespace().next()).filter(|name| *name != "help").map(str::to_owned).collect()
+    let names =
+        lines.filter_map(|line| line.strip_prefix("  ")).filter(|line| !line.starts_with(' '));
+    names
+        .filter_map(|line| line.split_whitespace().next())
+        .filter(|name| *name != "help")
+        .map(str::to_owned)
+        .collect()
 }
 
 /// Each command below `path` with its help text.
@@ -247,10 +266,16 @@ fn configurations_in_the_pages_have_only_known_keys() {
 
 /// Commands of console and shell blocks, each with the words after `headwater`.
 fn printed_commands(text: &str) -> Vec<String> {
-    let shell = blocks(text).into_iter().filter(|block| ["console", "sh"].contains(&block.language.as_str()));
-    let lines: Vec<String> =
-        shell.flat_map(|block| block.text.replace("\\\n", "").lines().map(str::to_owned).collect::<Vec<_>>()).collect();
-    let commands = lines.iter().filter_map(|line| line.trim_start_matches("$ ").strip_prefix("headwater "));
+    let shell = blocks(text)
+        .into_iter()
+        .filter(|block| ["console", "sh"].contains(&block.language.as_str()));
+    let lines: Vec<String> = shell
+        .flat_map(|block| {
+            block.text.replace("\\\n", "").lines().map(str::to_owned).collect::<Vec<_>>()
+        })
+        .collect();
+    let commands =
+        lines.iter().filter_map(|line| line.trim_start_matches("$ ").strip_prefix("headwater "));
     commands.map(|line| line.split(" #").next().unwrap_or_default().to_owned()).collect()
 }
 
@@ -259,14 +284,20 @@ fn commands_in_the_pages_use_flags_that_exist() {
     let help = help_texts(&World::new(), &[]);
     for page in pages() {
         for line in printed_commands(&read(&page)) {
-            let fits =
-                |(command, _): &&(String, String)| format!("headwater {line} ").starts_with(&format!("{command} "));
+            let fits = |(command, _): &&(String, String)| {
+                format!("headwater {line} ").starts_with(&format!("{command} "))
+            };
             let (command, text) = help.iter().rfind(fits).unwrap();
             let is_flag = |word: &&str| word.starts_with("--");
-            for flag in line.split_whitespace().filter(is_flag).map(|word| word.split('=').next().unwrap()) {
+            for flag in
+                line.split_whitespace().filter(is_flag).map(|word| word.split('=').next().unwrap())
+            {
                 assert!(text.contains(flag), "{page}: `{command}` has no {flag}: {line}");
             }
-            assert!(*command != "headwater" || line.starts_with('-'), "{page}: unknown command: {line}");
+            assert!(
+                *command != "headwater" || line.starts_with('-'),
+                "{page}: unknown command: {line}"
+            );
         }
     }
 }
@@ -280,7 +311,10 @@ fn hints_name_headings_that_exist() {
             count += 1;
             let heading = text[..at].rsplit("\\\"").next().unwrap();
             let page = text[at..].split("in ").nth(1).unwrap().split(".md").next().unwrap();
-            assert!(anchors(&read(&format!("{page}.md"))).contains(&anchor(heading)), "{file}: {heading} in {page}.md");
+            assert!(
+                anchors(&read(&format!("{page}.md"))).contains(&anchor(heading)),
+                "{file}: {heading} in {page}.md"
+            );
         }
     }
     assert_eq!(count, 2);
@@ -293,7 +327,10 @@ fn anchor(heading: &str) -> String {
 }
 
 fn anchors(text: &str) -> Vec<String> {
-    text.lines().filter(|line| line.starts_with('#')).map(|line| anchor(line.trim_start_matches('#'))).collect()
+    text.lines()
+        .filter(|line| line.starts_with('#'))
+        .map(|line| anchor(line.trim_start_matches('#')))
+        .collect()
 }
 
 #[test]
@@ -310,8 +347,8 @@ fn links_between_the_pages_lead_somewhere() {
             let directory = Path::new(&page).parent().unwrap();
             let target = if file.is_empty() { PathBuf::from(&page) } else { directory.join(file) };
             assert!(Path::new(ROOT).join(&target).exists(), "{page}: {link}");
-            let is_there =
-                wanted.is_empty() || anchors(&read(target.to_str().unwrap())).iter().any(|name| name == wanted);
+            let is_there = wanted.is_empty()
+                || anchors(&read(target.to_str().unwrap())).iter().any(|name| name == wanted);
             assert!(is_there, "{page}: no heading for {link}");
         }
     }

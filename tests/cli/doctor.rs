@@ -12,23 +12,34 @@ fn each_mirror_has_a_line_and_nothing_is_changed() {
     let world = World::with_mirror();
     world.mkdir("empty");
     let away = "[[mirror]]\nname='away'\nurl='http://127.0.0.1:1/docs'\n";
-    let unset = "[[mirror]]\nname='secret'\nurl='https://127.0.0.1:1/docs'\ntoken_env='NO_SUCH_TOKEN'\n";
+    let unset =
+        "[[mirror]]\nname='secret'\nurl='https://127.0.0.1:1/docs'\ntoken_env='NO_SUCH_TOKEN'\n";
     let mirror = |name: &str, url: &str| format!("[[mirror]]\nname='{name}'\nurl='{url}'\n");
-    let here = [mirror("www", "./www"), mirror("new", "./new"), mirror("lost", "./no/such/place")].concat();
+    let here = [mirror("www", "./www"), mirror("new", "./new"), mirror("lost", "./no/such/place")]
+        .concat();
     world.write("headwater.toml", format!("content='tree'\n{here}{away}{unset}"));
     let before = world.snapshot("www");
     let run = world.run("doctor").code(1);
     let line = |name: &str| {
         let prefix = format!("{name}: ");
-        let lines: Vec<&str> = run.stdout.lines().filter(|line| line.starts_with(&prefix)).collect();
+        let lines: Vec<&str> =
+            run.stdout.lines().filter(|line| line.starts_with(&prefix)).collect();
         assert_eq!(lines.len(), 1, "{name}: {}", run.stdout);
         lines[0].to_owned()
     };
     let www = line("www");
-    assert!(www.contains("ok: serves release 1 of site default") && www.contains("writable, "), "{www}");
-    assert!(line("new").contains("ok: empty: the first push fills it, the directory does not exist yet, writable, "));
+    assert!(
+        www.contains("ok: serves release 1 of site default") && www.contains("writable, "),
+        "{www}"
+    );
+    assert!(line("new").contains(
+        "ok: empty: the first push fills it, the directory does not exist yet, writable, "
+    ));
     assert!(line("lost").contains("FAILED") && line("lost").contains("hint: "));
-    assert!(line("away").contains("FAILED: it cannot be reached") && line("away").contains("receiver runs"));
+    assert!(
+        line("away").contains("FAILED: it cannot be reached")
+            && line("away").contains("receiver runs")
+    );
     assert!(line("secret").contains("NO_SUCH_TOKEN: this variable is not set"));
     assert_eq!(run.stderr, "");
     assert_eq!((world.snapshot("www"), world.exists("new")), (before, false));
@@ -43,7 +54,11 @@ fn each_mirror_has_a_line_and_nothing_is_changed() {
 fn a_mirror_that_lost_its_store_is_found_before_the_push_that_would_refuse_it() {
     let world = World::with_mirror();
     world.remove("www");
-    world.run("doctor ./www").code(1).says("./www: FAILED: it has no store; expected store").says("--init");
+    world
+        .run("doctor ./www")
+        .code(1)
+        .says("./www: FAILED: it has no store; expected store")
+        .says("--init");
     world.run("push tree ./www").code(4).warns("it has no store; expected store");
     world.ok("push tree ./www --init");
     world.ok("doctor ./www");
@@ -52,10 +67,17 @@ fn a_mirror_that_lost_its_store_is_found_before_the_push_that_would_refuse_it() 
 #[test]
 fn a_mirror_behind_ssh_has_no_token() {
     let world = World::with_mirror();
-    let receiver = format!("exec '{}' receive '{}'", env!("CARGO_BIN_EXE_headwater"), world.path("www").display());
+    let receiver = format!(
+        "exec '{}' receive '{}'",
+        env!("CARGO_BIN_EXE_headwater"),
+        world.path("www").display()
+    );
     world.write("ssh.sh", receiver);
     let url = format!("ssh://edge1{}", world.path("www").display());
-    let run = world.args(&["doctor", &url, "--ssh-command", "sh ssh.sh"]).code(0).says("ssh lets this user push");
+    let run = world
+        .args(&["doctor", &url, "--ssh-command", "sh ssh.sh"])
+        .code(0)
+        .says("ssh lets this user push");
     assert!(!run.stdout.contains("token"), "{}", run.stdout);
 }
 
@@ -63,16 +85,25 @@ fn a_mirror_behind_ssh_has_no_token() {
 #[test]
 fn a_clock_that_differs_is_a_warning_and_no_failure() {
     let world = World::with_mirror();
-    let receiver = format!("exec '{}' receive '{}'", env!("CARGO_BIN_EXE_headwater"), world.path("www").display());
+    let receiver = format!(
+        "exec '{}' receive '{}'",
+        env!("CARGO_BIN_EXE_headwater"),
+        world.path("www").display()
+    );
     world.write("ssh.sh", receiver);
-    let command = format!("doctor ssh://edge1{} --ssh-command ./ssh.sh", world.path("www").display());
+    let command =
+        format!("doctor ssh://edge1{} --ssh-command ./ssh.sh", world.path("www").display());
     world.chmod("ssh.sh", 0o755);
     world.write("ssh.sh", format!("#!/bin/sh\n{}", world.read("ssh.sh")));
     let run = world.run_with(&[("HEADWATER_FAULT", "clock+3600")], &command).code(0);
     let lines: Vec<&str> = run.stdout.lines().collect();
     assert_eq!(lines.len(), 2, "{}", run.stdout);
     assert!(lines[0].contains(": ok: serves release 1"), "{}", run.stdout);
-    assert!(lines[1].contains(": warning: the clock of the mirror differs from this clock by 3"), "{}", run.stdout);
+    assert!(
+        lines[1].contains(": warning: the clock of the mirror differs from this clock by 3"),
+        "{}",
+        run.stdout
+    );
     assert!(lines[1].contains("(hint: set both clocks by NTP"), "{}", run.stdout);
     world.ok(&command).says("ok: serves release 1");
 }
@@ -82,8 +113,14 @@ fn a_token_file_that_others_may_read_is_warned_of_once() {
     let world = World::new();
     world.write("token", "hw_canary");
     world.chmod("token", 0o644);
-    let run = world.run("doctor https://127.0.0.1:1/a https://127.0.0.1:1/b --token-file token").code(1);
-    assert_eq!(run.stderr.matches("every user of this machine can read").count(), 1, "{}", run.stderr);
+    let run =
+        world.run("doctor https://127.0.0.1:1/a https://127.0.0.1:1/b --token-file token").code(1);
+    assert_eq!(
+        run.stderr.matches("every user of this machine can read").count(),
+        1,
+        "{}",
+        run.stderr
+    );
 }
 
 #[test]
@@ -102,7 +139,8 @@ impl Drop for Receiver {
     }
 }
 
-/// Makes the files `push`, `read` and `stray` with a token each. Returns the flag of a receiver that knows the first two.
+/// Makes the files `push`, `read` and `stray` with a token each. Returns the flag of a receiver
+/// that knows the first two.
 fn make_tokens(world: &World) -> &'static str {
     let token = |name: &str, right: &str| {
         let made = world.ok(&format!("token new --site docs --allow {right}"));
@@ -118,7 +156,8 @@ fn make_tokens(world: &World) -> &'static str {
 
 /// A receiver of the site docs, with its URL.
 fn receiver(world: &World, directory: &str, flag: &str) -> (Receiver, String) {
-    let mut child = world.start(&format!("serve ./{directory} --site docs --listen 127.0.0.1:0 {flag}"));
+    let mut child =
+        world.start(&format!("serve ./{directory} --site docs --listen 127.0.0.1:0 {flag}"));
     let mut log = BufReader::new(child.stderr.take().unwrap()).lines();
     let first: Value = serde_json::from_str(&log.next().unwrap().unwrap()).unwrap();
     std::thread::spawn(move || log.map_while(Result::ok).for_each(drop));
@@ -142,15 +181,22 @@ fn a_token_that_may_only_read_or_is_unknown_and_a_wrong_site_are_found_at_a_live
         }
         let run = world.run("doctor").code(1);
         let line = |name: &str| {
-            let mut lines = run.stdout.lines().filter(|line| line.starts_with(&format!("{name}: ")));
+            let mut lines =
+                run.stdout.lines().filter(|line| line.starts_with(&format!("{name}: ")));
             let line = lines.next().unwrap_or_else(|| panic!("{name}: {}", run.stdout)).to_owned();
             assert_eq!(lines.next(), None, "{}", run.stdout);
             line
         };
         let serves = if is_published { "serves release 1 of site docs" } else { "empty: " };
-        assert!(line("push").contains(&format!("ok: {serves}")) && line("push").contains("the token may push"));
+        assert!(
+            line("push").contains(&format!("ok: {serves}"))
+                && line("push").contains("the token may push")
+        );
         let read = line("read");
-        assert!(read.contains("FAILED: the token may only read") && read.contains("--allow push"), "{read}");
+        assert!(
+            read.contains("FAILED: the token may only read") && read.contains("--allow push"),
+            "{read}"
+        );
         let stray = line("stray");
         assert!(stray.contains("FAILED") && stray.contains("HEADWATER_TOKEN"), "{stray}");
         let answer = world.json("doctor", 1);
@@ -160,11 +206,16 @@ fn a_token_that_may_only_read_or_is_unknown_and_a_wrong_site_are_found_at_a_live
         );
         world.ok("doctor push");
         // Its receiver is of the site docs.
-        let run = world.run("doctor push --site blog").code(1).says("push: FAILED: ").says("\"docs\"");
+        let run =
+            world.run("doctor push --site blog").code(1).says("push: FAILED: ").says("\"docs\"");
         assert!(run.stdout.contains("--site"), "{}", run.stdout);
     }
     // No token shows.
     let secrets = names.map(|name| world.read(name).trim().to_owned());
     let shown = world.run("doctor --verbose").code(1);
-    assert!(!secrets.iter().any(|secret| (shown.stdout.clone() + &shown.stderr).contains(secret.as_str())));
+    assert!(
+        !secrets
+            .iter()
+            .any(|secret| (shown.stdout.clone() + &shown.stderr).contains(secret.as_str()))
+    );
 }

@@ -3,8 +3,12 @@
 use crate::harness::World;
 use crate::receiver::Receiver;
 
-const VARIABLES: [(&str, &str); 4] =
-    [("HEADWATER_TOKEN", "canary"), ("EDGE_TOKEN", "canary"), ("CDN_TOKEN", "canary"), ("KEPT", "kept")];
+const VARIABLES: [(&str, &str); 4] = [
+    ("HEADWATER_TOKEN", "canary"),
+    ("EDGE_TOKEN", "canary"),
+    ("CDN_TOKEN", "canary"),
+    ("KEPT", "kept"),
+];
 
 fn assert_clean(world: &World, file: &str) {
     let text = world.read(file);
@@ -16,11 +20,12 @@ fn hooks_and_ssh_inherit_no_token() {
     let world = World::with_tree();
     world.write(
         "headwater.toml",
-        "content = 'tree'\n[hooks]\non_activated = ['sh', '-c', 'env > activated']\non_failed = ['sh', '-c', 'env > failed']\n\
-         [purge]\nurl = 'http://127.0.0.1:1/'\nbase = 'https://a.example'\ntoken_env = 'CDN_TOKEN'\nretry_for = '0s'\n\
-         [[mirror]]\nname = 'here'\nurl = 'www'\n\
-         [[mirror]]\nname = 'far'\nurl = 'ssh://far/srv'\nssh_command = 'sh ssh.sh'\n\
-         [[mirror]]\nname = 'edge'\nurl = 'http://127.0.0.1:1/'\ntoken_env = 'EDGE_TOKEN'\n",
+        "content = 'tree'\n[hooks]\non_activated = ['sh', '-c', 'env > activated']\n\
+         on_failed = ['sh', '-c', 'env > failed']\n[purge]\nurl = 'http://127.0.0.1:1/'\n\
+         base = 'https://a.example'\ntoken_env = 'CDN_TOKEN'\nretry_for = '0s'\n[[mirror]]\n\
+         name = 'here'\nurl = 'www'\n[[mirror]]\nname = 'far'\nurl = 'ssh://far/srv'\n\
+         ssh_command = 'sh ssh.sh'\n[[mirror]]\nname = 'edge'\nurl = 'http://127.0.0.1:1/'\n\
+         token_env = 'EDGE_TOKEN'\n",
     );
     world.write("ssh.sh", "env > ssh\nexit 255\n");
     world.run_with(&VARIABLES, "push --require any --deadline 5s");
@@ -35,9 +40,13 @@ fn post_activate_inherits_no_token() {
     let world = World::with_tree();
     let file = world.path("environment");
     let script = format!("env > {}", file.display());
-    let site = format!("[[site]]\nname = 'docs'\ndir = 'www'\npost_activate = ['sh', '-c', '{script}']\n");
+    let site =
+        format!("[[site]]\nname = 'docs'\ndir = 'www'\npost_activate = ['sh', '-c', '{script}']\n");
     let receiver = Receiver::start(&world, &site);
-    world.write("headwater.toml", format!("content = 'tree'\nsite = 'docs'\n{}", receiver.mirror("http")));
+    world.write(
+        "headwater.toml",
+        format!("content = 'tree'\nsite = 'docs'\n{}", receiver.mirror("http")),
+    );
     world.ok("push");
     assert_clean(&world, "environment");
 }

@@ -23,11 +23,16 @@ fn later(world: &World, line: &str) -> crate::harness::Run {
 fn the_report_says_until_when_what_is_retired_is_served() {
     let world = World::with_mirror();
     world.remove("tree/app.js");
-    let planned =
-        world.ok("plan tree ./www").says("1 retired, served until 2").says("(--expunge PATH removes a path now)");
+    let planned = world
+        .ok("plan tree ./www")
+        .says("1 retired, served until 2")
+        .says("(--expunge PATH removes a path now)");
     assert!(planned.stdout.contains("Z (--expunge"), "{}", planned.stdout);
     let plan = world.json("plan tree ./www", 0);
-    assert!(plan["first_until"].as_u64().is_some() && plan["first_until"] == plan["last_until"], "{plan}");
+    assert!(
+        plan["first_until"].as_u64().is_some() && plan["first_until"] == plan["last_until"],
+        "{plan}"
+    );
     world.remove("tree/assets/style.css");
     world.write("headwater.toml", "[[keep_removed]]\nmatch = '*.css'\nfor = '14d'\n");
     let report = world.json("push tree ./www", 0);
@@ -56,7 +61,11 @@ fn what_is_due_goes_from_every_mirror_and_no_release_is_made() {
         }
         if line.starts_with("push") {
             assert!(run.stdout.contains("nothing new: release 2"), "{}", run.stdout);
-            assert!(run.stderr.contains("./www: 1 retired file is no longer served"), "{}", run.stderr);
+            assert!(
+                run.stderr.contains("./www: 1 retired file is no longer served"),
+                "{}",
+                run.stderr
+            );
         }
         // By the clock of now it was too early; it does not come back for that.
         world.ok("verify ./www ./data");

@@ -22,7 +22,12 @@ fn wave(probe: &str) -> String {
 }
 
 fn outcomes(answer: &Value) -> Vec<&str> {
-    answer["mirrors"].as_array().unwrap().iter().map(|mirror| mirror["outcome"].as_str().unwrap()).collect()
+    answer["mirrors"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|mirror| mirror["outcome"].as_str().unwrap())
+        .collect()
 }
 
 fn on(world: &World) -> [u64; 3] {
@@ -59,8 +64,14 @@ fn a_bad_release_is_stopped_by_the_probe_and_reverted() {
     world.write("tree/index.html", "worse");
     let answer = world.json("push", 4);
     assert_eq!(outcomes(&answer), ["reverted", "skipped", "skipped"]);
-    assert!(answer["stopped"].as_str().unwrap().starts_with("wave 1: probe http://127.0.0.1:"), "{answer}");
-    assert_eq!((answer["sequence"].as_u64(), answer["reverted"]["sequence"].as_u64()), (Some(2), Some(3)));
+    assert!(
+        answer["stopped"].as_str().unwrap().starts_with("wave 1: probe http://127.0.0.1:"),
+        "{answer}"
+    );
+    assert_eq!(
+        (answer["sequence"].as_u64(), answer["reverted"]["sequence"].as_u64()),
+        (Some(2), Some(3))
+    );
     assert_eq!(on(&world), [3, 1, 1]);
     assert_eq!(world.served("a").values().collect::<Vec<_>>(), before.values().collect::<Vec<_>>());
     // Those that were spared serve what the canary went back to: nothing is wrong with them.
@@ -81,7 +92,11 @@ fn what_a_probe_took_back_may_be_pushed_again() {
     world.ok("push");
     fleet(&world, &web.url, &wave(&format!("{}/b/current/index.html", web.url)));
     world.write("tree/index.html", "two");
-    let run = world.run("push").code(4).says("reverted: release 3").warns("1 mirror served release 2 for a while");
+    let run = world
+        .run("push")
+        .code(4)
+        .says("reverted: release 3")
+        .warns("1 mirror served release 2 for a while");
     assert!(!format!("{}{}", run.stdout, run.stderr).contains("nothing was activated"), "{run:?}");
     assert!(world.releases("a").pop().unwrap()["rejected"].is_null());
     // The web server is what was wrong.
@@ -123,7 +138,11 @@ fn a_release_is_staged_now_and_served_later() {
     world.ok("status").says("2 is staged");
     world.ok("releases a").says("staged 2").says("* 1");
     assert_eq!(world.json("releases a", 0)["mirrors"][0]["staged"]["sequence"], 2);
-    world.run("activate 3").code(2).warns("no mirror has a release 3 staged").warns("name a staged release: 2-");
+    world
+        .run("activate 3")
+        .code(2)
+        .warns("no mirror has a release 3 staged")
+        .warns("name a staged release: 2-");
     world.ok("verify");
     world.ok("activate 2");
     assert_eq!(world.json("releases a", 0)["mirrors"][0].get("staged"), None);
@@ -178,20 +197,31 @@ fn frozen_mirrors_stay_and_joining_ones_are_filled() {
     // Three are required, and one of them only joins.
     world.ok("push --require 3");
     assert_eq!(on(&world), [2, 2, 2]);
-    world.write("headwater.toml", world.read("headwater.toml").replace("name='b'\n", "name='b'\nfrozen=true\n"));
+    world.write(
+        "headwater.toml",
+        world.read("headwater.toml").replace("name='b'\n", "name='b'\nfrozen=true\n"),
+    );
     world.write("tree/index.html", "three");
     let answer = world.json("push", 0);
     assert_eq!(outcomes(&answer), ["activated", "activated", "frozen"]);
     assert_eq!(on(&world), [3, 2, 3]);
     world.run("push --only b").code(2).warns("every mirror is frozen").warns("until");
-    world.write("headwater.toml", world.read("headwater.toml").replace("frozen=true", "frozen=true\nuntil=2001-01-01"));
+    world.write(
+        "headwater.toml",
+        world.read("headwater.toml").replace("frozen=true", "frozen=true\nuntil=2001-01-01"),
+    );
     world.ok("heal").says("release 3 was copied to 1 mirror");
     assert_eq!(on(&world), [3, 3, 3]);
     // One that is frozen because it is broken is no alarm.
     world.write("headwater.toml", world.read("headwater.toml").replace("until=2001-01-01", ""));
     world.remove("b");
     world.write("b", "a file");
-    let row = world.json("status", 0)["mirrors"].as_array().unwrap().iter().find(|row| row["mirror"] == "b").cloned();
+    let row = world.json("status", 0)["mirrors"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|row| row["mirror"] == "b")
+        .cloned();
     let row = row.unwrap();
     assert_eq!((row["state"].as_str(), row["error"].is_string()), (Some("frozen"), true), "{row}");
 }
@@ -204,7 +234,11 @@ fn a_requirement_that_is_not_met_says_what_finishes_it() {
     world.write("tree/index.html", "two");
     // It answers, and cannot be written.
     world.remove("c/.headwater/objects/00");
-    let run = world.run("push --wait 0s").code(4).warns("hint: run `headwater activate 2-").warns("the 2 of 3 mirrors");
+    let run = world
+        .run("push --wait 0s")
+        .code(4)
+        .warns("hint: run `headwater activate 2-")
+        .warns("the 2 of 3 mirrors");
     assert_eq!(on(&world), [1, 1, 1]);
     drop(run);
     world.run("activate 2 --require 2 --wait 0s").code(3);
@@ -212,7 +246,10 @@ fn a_requirement_that_is_not_met_says_what_finishes_it() {
     world.mkdir("c/.headwater/objects/00");
     world.ok("heal");
     assert_eq!(on(&world), [2, 2, 2]);
-    world.run("push --require 4").code(2).warns("4 mirrors are required, but the push is to 3 mirrors");
+    world
+        .run("push --require 4")
+        .code(2)
+        .warns("4 mirrors are required, but the push is to 3 mirrors");
     world.run("push --require 101%").code(2);
 }
 
@@ -225,10 +262,17 @@ fn a_dead_mirror_names_the_requirement_that_would_be_met() {
     world.write("c", "a file");
     world.write("tree/index.html", "two");
     let run = world.run("push").code(4).warns("or use `--require 2`");
-    assert!(run.stdout.contains("all 3 mirrors are required, but only 2 are available"), "{}", run.stdout);
+    assert!(
+        run.stdout.contains("all 3 mirrors are required, but only 2 are available"),
+        "{}",
+        run.stdout
+    );
     world.run("push --require 2").code(3);
     assert_eq!(["a", "b"].map(|mirror| world.current(mirror)), [2, 2]);
-    world.run("push --only c").code(4).warns("hint: fix the failures and push again; nothing was activated\n");
+    world
+        .run("push --only c")
+        .code(4)
+        .warns("hint: fix the failures and push again; nothing was activated\n");
     assert!(world.ok("init other.toml").stdout.contains("other.toml"));
     assert!(world.read("other.toml").contains("With five mirrors, 4\n# allows one to be down"));
 }
@@ -257,7 +301,8 @@ fn the_others_switch_before_a_silent_mirror_is_given_up() {
     assert!(events().contains(r#""event":"answer_overdue","mirror":"far""#), "{}", events());
     assert!(!events().contains("mirror_failed"), "{}", events());
     drop(silent);
-    let run = Run::new(&["push"], &push.wait_with_output().unwrap()).code(3).warns("waiting for far");
+    let run =
+        Run::new(&["push"], &push.wait_with_output().unwrap()).code(3).warns("waiting for far");
     assert_eq!(outcomes(&run.json()), ["activated", "activated", "failed"]);
 }
 
@@ -280,7 +325,11 @@ fn what_was_meant_for_some_is_not_spread_and_not_taken_away() {
         assert_eq!(on(&world), [3, 2, 2]);
         assert_eq!(world.read("a/current/index.html"), content);
         let row = world.json("status", 0)["mirrors"][0].clone();
-        assert_eq!((row["mirror"].as_str(), row["state"].as_str()), (Some("a"), Some("apart")), "{row}");
+        assert_eq!(
+            (row["mirror"].as_str(), row["state"].as_str()),
+            (Some("a"), Some("apart")),
+            "{row}"
+        );
         let verb = command.split(' ').next().unwrap();
         let why = row["apart"].as_str().unwrap();
         assert!(why.starts_with(&format!("made for a only: {verb} by ann@")), "{why}");
@@ -370,7 +419,10 @@ fn what_one_mirror_alone_published_is_not_spread_by_heal() {
     world.ok("push theirs ./a --cache elsewhere --config theirs.toml --allow-shrink");
     let run = world.run("heal");
     run.warns("`headwater heal --from a` does that");
-    assert_eq!((world.read("b/current/index.html"), on(&world)), (world.read("tree/index.html"), [2, 1, 1]));
+    assert_eq!(
+        (world.read("b/current/index.html"), on(&world)),
+        (world.read("tree/index.html"), [2, 1, 1])
+    );
     world.ok("heal --from a");
     assert_eq!((world.read("c/current/index.html"), on(&world)), ("theirs".to_owned(), [2, 2, 2]));
     // A machine that knows nothing of them heals as far as it sees.

@@ -6,7 +6,10 @@ use crate::harness::World;
 fn a_dry_run_of_push_is_a_plan() {
     let world = World::with_tree();
     for flag in ["--dry-run", "-n"] {
-        world.ok(&format!("push tree ./www {flag}")).says("5 added").says("release 1 would be made");
+        world
+            .ok(&format!("push tree ./www {flag}"))
+            .says("5 added")
+            .says("release 1 would be made");
         assert!(!world.exists("www"), "{flag}");
     }
     assert_eq!(world.json("push tree ./www -n", 0)["headwater"], "plan");
@@ -35,10 +38,18 @@ fn the_flags_of_rsync_are_answered_and_the_push_goes_on() {
     let world = World::with_tree();
     let run = world.ok("push -avz --delete --progress tree ./www");
     for flag in ["--archive", "--compress", "--delete", "--progress"] {
-        assert_eq!(run.stderr.matches(&format!("note: {flag} is not needed")).count(), 1, "{}", run.stderr);
+        assert_eq!(
+            run.stderr.matches(&format!("note: {flag} is not needed")).count(),
+            1,
+            "{}",
+            run.stderr
+        );
     }
     let help = world.ok("push --help").stdout;
-    assert!(!help.contains("--dry-run") && !help.contains("--delete") && help.contains("--verbose"), "{help}");
+    assert!(
+        !help.contains("--dry-run") && !help.contains("--delete") && help.contains("--verbose"),
+        "{help}"
+    );
 }
 
 #[test]
@@ -67,7 +78,9 @@ fn every_command_takes_quiet_and_verbose() {
         .skip(1)
         .take_while(|line| !line.is_empty())
         .filter_map(|line| {
-            line.split_whitespace().next().filter(|_| line.starts_with("  ") && !line.starts_with("   "))
+            line.split_whitespace()
+                .next()
+                .filter(|_| line.starts_with("  ") && !line.starts_with("   "))
         })
         .filter(|name| *name != "help")
         .collect();
@@ -116,8 +129,8 @@ fn a_number_without_a_unit_names_both_readings() {
 #[test]
 fn typing_errors_name_what_was_meant() {
     let world = World::with_tree();
-    let config =
-        "content='tree'\n[[mirror]]\nname='edge-fra'\nurl='./a'\ngroup='europe'\n[[mirror]]\nname='hub'\nurl='./b'\n";
+    let config = "content='tree'\n[[mirror]]\nname='edge-fra'\nurl='./a'\ngroup='europe'\n\
+                  [[mirror]]\nname='hub'\nurl='./b'\n";
     world.write("headwater.toml", config);
     world.run("push egde-fra").code(8).warns("did you mean `edge-fra`?");
     world.run("status hubb").code(2).warns("did you mean `hub`?");

@@ -38,7 +38,8 @@ pub(crate) struct World {
 impl World {
     /// An empty one.
     pub(crate) fn new() -> Self {
-        // In memory where that is possible: what is durable is not to be seen from outside, and syncs cost most.
+        // In memory where that is possible: what is durable is not to be seen from outside, and
+        // syncs cost most.
         let memory = Path::new("/dev/shm");
         let parent = if memory.is_dir() { memory.to_owned() } else { std::env::temp_dir() };
         let dir = TempDir::with_prefix_in("headwater-cli-", &parent);
@@ -139,13 +140,23 @@ impl World {
         command.current_dir(self.dir.path()).stdin(Stdio::null());
         for (name, _) in std::env::vars_os() {
             let name = name.to_string_lossy().into_owned();
-            let is_of_ci = ["CI", "GITHUB_", "GITLAB_", "BUILD_", "JENKINS", "JOB_", "GIT_", "BRANCH_", "COMMIT_"];
+            let is_of_ci = [
+                "CI", "GITHUB_", "GITLAB_", "BUILD_", "JENKINS", "JOB_", "GIT_", "BRANCH_",
+                "COMMIT_",
+            ];
             if is_of_ci.iter().any(|prefix| name.starts_with(prefix)) {
                 command.env_remove(name);
             }
         }
-        command.env_remove("HEADWATER_FAULT").env_remove("COLUMNS").env_remove("NO_COLOR").env_remove("CLICOLOR_FORCE");
-        command.env("HOME", self.path("home")).env("XDG_CACHE_HOME", self.path("home/cache")).env("LC_ALL", "C");
+        command
+            .env_remove("HEADWATER_FAULT")
+            .env_remove("COLUMNS")
+            .env_remove("NO_COLOR")
+            .env_remove("CLICOLOR_FORCE");
+        command
+            .env("HOME", self.path("home"))
+            .env("XDG_CACHE_HOME", self.path("home/cache"))
+            .env("LC_ALL", "C");
     }
 
     /// Runs a line, split at spaces.
@@ -177,7 +188,9 @@ impl World {
     /// Gives this world to the user `uid`, with the program. Only root can.
     pub(crate) fn give_to(&self, uid: u32) {
         self.copy_program();
-        walk(self.dir.path(), &mut |path, _| std::os::unix::fs::lchown(path, Some(uid), Some(uid)).unwrap());
+        walk(self.dir.path(), &mut |path, _| {
+            std::os::unix::fs::lchown(path, Some(uid), Some(uid)).unwrap();
+        });
     }
 
     /// Runs a line as the user nobody, who may read this world. Only root can.
@@ -185,14 +198,21 @@ impl World {
         self.run_as(NOBODY, &[], line)
     }
 
-    /// Runs a line as the user `uid`, by the program `runner` with its arguments if there is one. Only root can.
+    /// Runs a line as the user `uid`, by the program `runner` with its arguments if there is one.
+    /// Only root can.
     pub(crate) fn run_as(&self, uid: u32, runner: &[&str], line: &str) -> Run {
         self.copy_program();
         self.chmod("", 0o755);
         let args: Vec<&str> = line.split_whitespace().collect();
         let mut words = runner.iter().map(PathBuf::from).chain([self.path(PROGRAM_COPY)]);
         let mut command = Command::new(words.next().unwrap());
-        command.args(words).args(&args).current_dir(self.dir.path()).stdin(Stdio::null()).uid(uid).gid(uid);
+        command
+            .args(words)
+            .args(&args)
+            .current_dir(self.dir.path())
+            .stdin(Stdio::null())
+            .uid(uid)
+            .gid(uid);
         for (name, value) in self.command(&args).get_envs() {
             match value {
                 Some(value) => command.env(name, value),
@@ -206,8 +226,13 @@ impl World {
     fn copy_program(&self) {
         let copy = self.path(PROGRAM_COPY);
         if !copy.exists() {
-            // By cp: a file open for writing here would be inherited by what other tests start just then (ETXTBSY).
-            let copied = Command::new("cp").arg(env!("CARGO_BIN_EXE_headwater")).arg(&copy).status().unwrap();
+            // By cp: a file open for writing here would be inherited by what other tests start just
+            // then (ETXTBSY).
+            let copied = Command::new("cp")
+                .arg(env!("CARGO_BIN_EXE_headwater"))
+                .arg(&copy)
+                .status()
+                .unwrap();
             assert!(copied.success());
         }
     }
@@ -223,10 +248,14 @@ impl World {
         self.command(&args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
     }
 
-    /// Starts a push that writes its events to `events.jsonl`, and waits until it has staged a mirror.
+    /// Starts a push that writes its events to `events.jsonl`, and waits until it has staged a
+    /// mirror.
     pub(crate) fn start_until_staged(&self, line: &str) -> Child {
         let mut child = self.start(&format!("{line} --events events.jsonl"));
-        while !fs::read_to_string(self.path("events.jsonl")).unwrap_or_default().contains("\"staged\"") {
+        while !fs::read_to_string(self.path("events.jsonl"))
+            .unwrap_or_default()
+            .contains("\"staged\"")
+        {
             assert!(child.try_wait().unwrap().is_none(), "it ended before it staged anything");
             std::thread::yield_now();
         }
@@ -269,7 +298,9 @@ impl World {
         walk(&self.path(path).join(""), &mut |path, meta| {
             let content = match meta.is_symlink() {
                 true => format!("-> {}", fs::read_link(path).unwrap().display()),
-                false if meta.is_file() => String::from_utf8_lossy(&fs::read(path).unwrap()).into_owned(),
+                false if meta.is_file() => {
+                    String::from_utf8_lossy(&fs::read(path).unwrap()).into_owned()
+                }
                 false => return,
             };
             files.insert(path.to_string_lossy().into_owned(), content);
@@ -294,7 +325,11 @@ impl World {
             };
             let (path, mode, inode) = (path.display(), meta.mode(), meta.ino());
             let time = (meta.mtime(), meta.mtime_nsec(), meta.ctime(), meta.ctime_nsec());
-            lines.push(format!("{path} {mode:o} {inode} {} {} {time:?} {content}", meta.nlink(), meta.len()));
+            lines.push(format!(
+                "{path} {mode:o} {inode} {} {} {time:?} {content}",
+                meta.nlink(),
+                meta.len()
+            ));
         });
         lines
     }
@@ -303,7 +338,11 @@ impl World {
     pub(crate) fn inside(&self, mirror: &str, prefix: &str) -> Vec<String> {
         let store = format!("{mirror}/.headwater");
         let files = self.files(&store);
-        files.keys().filter(|path| path.starts_with(prefix)).map(|path| format!("{store}/{path}")).collect()
+        files
+            .keys()
+            .filter(|path| path.starts_with(prefix))
+            .map(|path| format!("{store}/{path}"))
+            .collect()
     }
 
     /// The object file with this content.
@@ -317,7 +356,8 @@ fn walk(path: &Path, visit: &mut dyn FnMut(&Path, &fs::Metadata)) {
     let Ok(meta) = path.symlink_metadata() else { return };
     visit(path, &meta);
     if meta.is_dir() {
-        let mut entries: Vec<_> = fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path()).collect();
+        let mut entries: Vec<_> =
+            fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path()).collect();
         entries.sort();
         entries.iter().for_each(|entry| walk(entry, visit));
     }
@@ -346,7 +386,11 @@ impl Run {
         let steers = |c: char| c.is_control() && c != '\n' || matches!(c, '\u{202a}'..='\u{202e}');
         // Completions and manual pages are programs for a shell and for man.
         if !matches!(args.first(), Some(&("completions" | "man"))) {
-            assert!(!run.stdout.contains(steers) && !run.stderr.contains(steers), "{}", run.shown());
+            assert!(
+                !run.stdout.contains(steers) && !run.stderr.contains(steers),
+                "{}",
+                run.shown()
+            );
         }
         assert!(!run.stderr.contains("panicked"), "{}", run.shown());
         if args.contains(&"--json") && run.code >= 0 && run.code != 2 {
@@ -372,8 +416,8 @@ impl Run {
     /// The one object on stdout.
     #[track_caller]
     pub(crate) fn json(&self) -> Value {
-        let value: Value =
-            serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("{error}: {}", self.shown()));
+        let value: Value = serde_json::from_str(&self.stdout)
+            .unwrap_or_else(|error| panic!("{error}: {}", self.shown()));
         assert!(value.is_object(), "{}", self.shown());
         value
     }
@@ -406,7 +450,9 @@ pub(crate) fn is_root() -> bool {
 /// A line of JSON as an array of texts: `names(&answer["changes"], "path")`.
 pub(crate) fn column(rows: &Value, key: &str) -> Vec<String> {
     let rows = rows.as_array().unwrap_or_else(|| panic!("no array: {rows}"));
-    rows.iter().map(|row| row[key].as_str().map_or_else(|| row[key].to_string(), str::to_owned)).collect()
+    rows.iter()
+        .map(|row| row[key].as_str().map_or_else(|| row[key].to_string(), str::to_owned))
+        .collect()
 }
 
 /// A push that must end with `code`, say `words` on stderr, and leave the mirror as it is.

@@ -25,12 +25,20 @@ fn a_stale_hub_leaves_a_newer_edge_alone() {
     world.ok("push --from ./hub ./edge").says("1 -> 2");
     let before = world.snapshot("edge");
     for _ in 0..2 {
-        let run = world.run("push --from ./stale ./edge").code(6).says("left alone: serves the newer release 2-");
-        run.warns("./edge serves release 2-").warns("newer than release 1").warns("headwater promote");
+        let run = world
+            .run("push --from ./stale ./edge")
+            .code(6)
+            .says("left alone: serves the newer release 2-");
+        run.warns("./edge serves release 2-")
+            .warns("newer than release 1")
+            .warns("headwater promote");
     }
     let answer = world.json("push --from ./stale ./edge", 6);
     let mirror = &answer["mirrors"][0];
-    assert_eq!((&mirror["outcome"], &mirror["now"], &answer["is_new"]), (&json!("newer"), &json!(2), &json!(false)));
+    assert_eq!(
+        (&mirror["outcome"], &mirror["now"], &answer["is_new"]),
+        (&json!("newer"), &json!(2), &json!(false))
+    );
     assert!(mirror["serves"].as_str().unwrap().starts_with("2-"));
     world.ok("push --from ./stale ./edge --superseded-ok");
     world.ok("plan --from ./stale ./edge").says("serves a newer release: would be left alone");
@@ -77,10 +85,17 @@ fn two_histories_are_named_and_replaced_only_when_told() {
     version(&world, 3);
     for line in ["push tree ./old ./other", "plan tree ./old ./other"] {
         let run = world.run(line).code(5).warns("different histories").warns("--new-history");
-        run.warns("./old serves release 1").warns("./other serves release 1").warns(&old[..12]).warns(&other[..12]);
+        run.warns("./old serves release 1")
+            .warns("./other serves release 1")
+            .warns(&old[..12])
+            .warns(&other[..12]);
     }
     // The mirror that was not pushed to from here fails alone where the other one is enough.
-    world.run("heal ./old ./other").code(3).warns("./other failed: it serves release 1").warns("--new-history");
+    world
+        .run("heal ./old ./other")
+        .code(3)
+        .warns("./other failed: it serves release 1")
+        .warns("--new-history");
     assert_eq!([world.snapshot("old"), world.snapshot("other")], before);
     let run = world.run("push --from ./old ./other").code(4).warns("history");
     run.warns("promote").warns("--new-history");
@@ -167,7 +182,10 @@ fn a_copy_that_races_a_push_never_makes_a_release() {
         assert!(codes[0] == 0 && matches!(codes[1], 0 | 6), "{outputs:#?}");
         for mirror in ["d", "h"] {
             assert_eq!(world.current(mirror), round, "{outputs:#?}");
-            assert_eq!(world.read(&format!("{mirror}/current/index.html")), format!("version {round}"));
+            assert_eq!(
+                world.read(&format!("{mirror}/current/index.html")),
+                format!("version {round}")
+            );
         }
     }
 }
@@ -204,6 +222,9 @@ fn a_rollback_of_three_mirrors_does_not_take_what_one_of_them_alone_keeps() {
     version(&world, 3);
     world.ok("push tree ./a ./b ./c --cache here");
     world.run("rollback ./a ./b ./c --yes --cache here").code(2).warns("no kept release before 3");
-    world.run("rollback ./a ./b ./c --to 2 --yes --cache here").code(2).warns("only ./a keeps a release 2");
+    world
+        .run("rollback ./a ./b ./c --to 2 --yes --cache here")
+        .code(2)
+        .warns("only ./a keeps a release 2");
     world.ok("rollback ./a --to 2 --yes --cache here");
 }

@@ -6,14 +6,19 @@ use crate::harness::{World, of_kind};
 use crate::prometheus::check_gauges;
 use crate::receiver::Receiver;
 
-/// A receiver whose command fails while there is a file `broken`, and a configuration with the mirror `edge1`.
+/// A receiver whose command fails while there is a file `broken`, and a configuration with the
+/// mirror `edge1`.
 fn world() -> (World, Receiver) {
     let world = World::with_tree();
     let broken = world.path("broken");
     let script = format!("if [ -e {0} ]; then cat {0} >&2; exit 3; fi", broken.display());
-    let site = format!("[[site]]\nname = 'docs'\ndir = 'www'\npost_activate = ['sh', '-c', '{script}']\n");
+    let site =
+        format!("[[site]]\nname = 'docs'\ndir = 'www'\npost_activate = ['sh', '-c', '{script}']\n");
     let receiver = Receiver::start(&world, &site);
-    world.write("headwater.toml", format!("content = 'tree'\nsite = 'docs'\n{}", receiver.mirror("http")));
+    world.write(
+        "headwater.toml",
+        format!("content = 'tree'\nsite = 'docs'\n{}", receiver.mirror("http")),
+    );
     (world, receiver)
 }
 
@@ -27,10 +32,15 @@ fn a_failed_command_is_a_warning_of_the_push_and_changes_no_exit_code() {
     assert_eq!(first["mirrors"][0]["hook"]["state"], "succeeded", "{first}");
     world.write("broken", "lost the cache\n");
     world.write("tree/index.html", "2");
-    let warning = format!("warning: edge1: its post_activate command failed after release 2: sh: {FAILURE}");
+    let warning =
+        format!("warning: edge1: its post_activate command failed after release 2: sh: {FAILURE}");
     world.ok("push --metrics push.prom").says("switched").warns(&warning);
     // The gauges of a push know of it, though the mirrors were asked before the command had ended.
-    assert!(world.read("push.prom").contains(&format!("{GAUGE} 1\n")), "{}", world.read("push.prom"));
+    assert!(
+        world.read("push.prom").contains(&format!("{GAUGE} 1\n")),
+        "{}",
+        world.read("push.prom")
+    );
     // A push that does not switch has nothing to say of it.
     let again = world.json("push", 0);
     assert_eq!(again["mirrors"][0].get("hook"), None, "{again}");
@@ -50,8 +60,15 @@ fn each_command_that_switches_warns_of_it() {
     let hook = |line: &str| world.json(line, 0)["mirrors"][0]["hook"].clone();
     for (line, sequence) in [("activate 2", 2), ("rollback edge1", 3)] {
         let hook = hook(line);
-        assert_eq!((&hook["state"], &hook["reason"]), (&json!("failed"), &json!(format!("sh: {FAILURE}"))), "{line}");
-        assert!(hook["release"].as_str().unwrap().starts_with(&format!("{sequence}-")), "{line}: {hook}");
+        assert_eq!(
+            (&hook["state"], &hook["reason"]),
+            (&json!("failed"), &json!(format!("sh: {FAILURE}"))),
+            "{line}"
+        );
+        assert!(
+            hook["release"].as_str().unwrap().starts_with(&format!("{sequence}-")),
+            "{line}: {hook}"
+        );
     }
     world.write("tree/index.html", "4");
     world.ok("push ./tree ./other --site docs");
@@ -64,16 +81,30 @@ fn the_status_tells_of_a_failed_command_until_one_succeeds() {
     world.write("broken", "lost the cache\n");
     world.ok("push").warns(FAILURE);
     let failure = world.json("status", 0)["mirrors"][0]["hook_failure"].clone();
-    assert_eq!((&failure["sequence"], &failure["reason"]), (&json!(1), &json!(format!("sh: {FAILURE}"))));
-    world.ok("status --metrics status.prom").says("post_activate failed after release 1: sh: exit status: 3");
+    assert_eq!(
+        (&failure["sequence"], &failure["reason"]),
+        (&json!(1), &json!(format!("sh: {FAILURE}")))
+    );
+    world
+        .ok("status --metrics status.prom")
+        .says("post_activate failed after release 1: sh: exit status: 3");
     check_gauges(&world.read("status.prom")).unwrap();
-    assert!(world.read("status.prom").contains(&format!("{GAUGE} 1\n")), "{}", world.read("status.prom"));
-    let line = "HEADWATER WARNING - 1 of 1 mirror current, edge1 has a failed post_activate command | ";
+    assert!(
+        world.read("status.prom").contains(&format!("{GAUGE} 1\n")),
+        "{}",
+        world.read("status.prom")
+    );
+    let line =
+        "HEADWATER WARNING - 1 of 1 mirror current, edge1 has a failed post_activate command | ";
     world.run("status --check").code(1).says(line);
     world.remove("broken");
     world.write("tree/index.html", "2");
     world.ok("push --metrics status.prom");
-    assert!(world.read("status.prom").contains(&format!("{GAUGE} 0\n")), "{}", world.read("status.prom"));
+    assert!(
+        world.read("status.prom").contains(&format!("{GAUGE} 0\n")),
+        "{}",
+        world.read("status.prom")
+    );
     assert_eq!(world.json("status", 0)["mirrors"][0].get("hook_failure"), None);
     world.run("status --check").code(0);
 }

@@ -25,12 +25,19 @@ const COMMANDS: [&str; 15] = [
 fn help_has_every_command_an_example_and_the_exit_codes() {
     let world = World::new();
     let run = world.ok("--help").says("Exit codes").says("130");
-    assert!(COMMANDS.iter().all(|command| run.stdout.contains(&format!("\n  {command} "))), "{}", run.stdout);
+    assert!(
+        COMMANDS.iter().all(|command| run.stdout.contains(&format!("\n  {command} "))),
+        "{}",
+        run.stdout
+    );
     for code in [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 130] {
         assert!(run.stdout.contains(&format!("\n  {code:>3}  ")), "{code}");
     }
     for command in COMMANDS {
-        world.ok(&format!("{command} --help")).says("Examples:").says(&format!("headwater {command}"));
+        world
+            .ok(&format!("{command} --help"))
+            .says("Examples:")
+            .says(&format!("headwater {command}"));
         world.ok(&format!("help {command}")).says("Examples:");
     }
     world.ok("--version").says("headwater 0.");
@@ -73,7 +80,10 @@ fn a_result_that_cannot_be_written_says_where_it_should_have_gone() {
     let output = world.command(&["status", "./www"]).stdout(full).output().unwrap();
     let stderr = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(1));
-    assert!(stderr.starts_with("error: cannot write to stdout: No space left on device"), "{stderr}");
+    assert!(
+        stderr.starts_with("error: cannot write to stdout: No space left on device"),
+        "{stderr}"
+    );
 }
 
 #[test]

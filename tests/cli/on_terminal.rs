@@ -16,8 +16,9 @@ fn assert_no_block(shown: &Shown) {
 /// A world with three configured mirrors, of which the first makes a wave with `wave` in its table.
 fn fleet(wave: &str) -> World {
     let world = World::with_tree();
-    let mirrors = "content='tree'\n[mirror_defaults]\nurl='m-{name}'\n[[mirror]]\nname='a'\ngroup='canary'\n\
-                   [[mirror]]\nname='b'\n[[mirror]]\nname='c'\n[[wave]]\ngroups=['canary']\n";
+    let mirrors = "content='tree'\n[mirror_defaults]\nurl='m-{name}'\n[[mirror]]\nname='a'\n\
+                   group='canary'\n[[mirror]]\nname='b'\n[[mirror]]\nname='c'\n[[wave]]\n\
+                   groups=['canary']\n";
     world.write("headwater.toml", format!("{mirrors}{wave}"));
     world
 }
@@ -47,7 +48,12 @@ fn the_result_of_every_command_is_all_that_stays() {
         see("push", &["release 1: 5 added", "first to last mirror:"]);
         world.write("tree/index.html", "two");
         let shown = see("push --stage-only", &["staged: `headwater activate 2-"]);
-        let name = shown.once("staged:").split(['`', ' ']).find(|word| word.starts_with("2-")).unwrap().to_owned();
+        let name = shown
+            .once("staged:")
+            .split(['`', ' '])
+            .find(|word| word.starts_with("2-"))
+            .unwrap()
+            .to_owned();
         see(&format!("activate {name}"), &["release 2"]);
         see("diff ./m-a:1 tree", &["index.html"]);
         see("rollback a b c --to 1", &["release 3"]);
@@ -117,6 +123,8 @@ fn a_wave_counts_down_and_an_interrupt_is_answered_once() {
 fn a_wave_is_a_line_where_there_is_no_terminal() {
     let world = fleet("soak='50ms'\n");
     let run = world.ok("push");
-    let until = |line: &&str| line.starts_with("wave 1: ") && line.contains(" before the others follow, until 20");
+    let until = |line: &&str| {
+        line.starts_with("wave 1: ") && line.contains(" before the others follow, until 20")
+    };
     assert_eq!(run.stderr.lines().filter(until).count(), 1, "{}", run.stderr);
 }

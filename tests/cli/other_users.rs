@@ -61,7 +61,10 @@ fn a_mirror_of_another_user_is_not_written() {
     for line in WRITING {
         let run = world.run(line);
         let told = run.stdout.clone() + &run.stderr;
-        assert!(told.contains("belongs to user id 12345, and this runs as user root"), "{line}: {told}");
+        assert!(
+            told.contains("belongs to user id 12345, and this runs as user root"),
+            "{line}: {told}"
+        );
         assert_eq!(world.snapshot("www"), before, "{line}");
     }
     world.run("push tree ./www").code(7).warns("as the user who owns");
@@ -81,7 +84,10 @@ fn a_push_learns_of_the_owner_before_anything_is_sent() {
     let events = world.events("push tree ./www ./hub", 7);
     let told = |kind: &str| events.iter().filter(|event| event["event"] == kind).count();
     assert_eq!((told("mirror_failed"), told("pack_sent")), (1, 0), "{events:?}");
-    assert_eq!(world.json("push tree ./www ./hub --require 1", 3)["mirrors"][0]["failure"], json!("other_owner"));
+    assert_eq!(
+        world.json("push tree ./www ./hub --require 1", 3)["mirrors"][0]["failure"],
+        json!("other_owner")
+    );
 }
 
 #[test]
@@ -91,8 +97,13 @@ fn a_user_who_may_read_a_mirror_reads_it() {
     let push = world.command(&["push", "tree", "./www"]);
     // Whatever the umask of the owner is, what others read can be read.
     let mut closed = Command::new("sh");
-    closed.args(["-c", "umask 077; exec \"$0\" \"$@\""]).arg(push.get_program()).args(push.get_args());
-    closed.current_dir(world.path("")).envs(push.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    closed
+        .args(["-c", "umask 077; exec \"$0\" \"$@\""])
+        .arg(push.get_program())
+        .args(push.get_args());
+    closed
+        .current_dir(world.path(""))
+        .envs(push.get_envs().filter_map(|(name, value)| Some((name, value?))));
     assert!(closed.output().unwrap().status.success());
     world.ok("verify ./www");
     let before = world.snapshot("www");
@@ -132,11 +143,21 @@ fn a_limit_of_threads_is_an_error_and_no_panic() {
         world.give_to(USER);
         let limit = format!("--nproc={limit}");
         let runner = ["prlimit", &limit];
-        for line in ["push tree ./www ./hub", "plan tree ./www", "doctor ./www ./hub", "status ./www", "verify ./www"] {
+        for line in [
+            "push tree ./www ./hub",
+            "plan tree ./www",
+            "doctor ./www ./hub",
+            "status ./www",
+            "verify ./www",
+        ] {
             let run = world.run_as(USER, &runner, line);
             let told = run.stdout.clone() + &run.stderr;
             assert!(!told.contains("panicked") && run.code != 101, "{limit} {line}: {told}");
-            assert!(run.code == 0 || told.contains("cannot start a thread"), "{limit} {line}: {} {told}", run.code);
+            assert!(
+                run.code == 0 || told.contains("cannot start a thread"),
+                "{limit} {line}: {} {told}",
+                run.code
+            );
             codes.entry(line).or_insert_with(BTreeSet::new).insert(run.code);
         }
         world.run_as(USER, &[], "push tree ./www ./hub").code(0);

@@ -9,22 +9,25 @@ use crate::harness::World;
 
 const DAY: u64 = 86_400;
 
-/// A fleet with something of everything: current, behind, faulty, unreachable, frozen; notes and paths that are markup.
+/// A fleet with something of everything: current, behind, faulty, unreachable, frozen; notes and
+/// paths that are markup.
 fn fleet() -> World {
     let world = World::with_tree();
-    let mirror = |name: &str, more: &str| format!("[[mirror]]\nname='{name}'\nurl='./{name}'\n{more}\n");
+    let mirror =
+        |name: &str, more: &str| format!("[[mirror]]\nname='{name}'\nurl='./{name}'\n{more}\n");
     let names = ["eu-1", "eu-2", "a-mirror-with-a-rather-long-name-in-the-far-south.example.org"];
     let mirrors: String = names.iter().map(|name| mirror(name, "")).collect();
     let away = "[[mirror]]\nname='away'\nurl='http://127.0.0.1:1/docs'\n";
-    let config = format!("content='tree'\nsite='docs'\n{mirrors}{}{away}", mirror("cold", "frozen=true"));
+    let config =
+        format!("content='tree'\nsite='docs'\n{mirrors}{}{away}", mirror("cold", "frozen=true"));
     world.write("headwater.toml", config);
     let first = ["push", "./tree", "./eu-1", "./eu-2", "./cold", &format!("./{}", names[2])];
     world.args(&first).code(0);
     world.write("tree/<script>alert(1)</script>.html", "x");
     world.write("tree/index.html", "2");
     // One was bad and is taken back; all others serve what it went back to.
-    let note =
-        "rewrite <b>the guide</b> https://git.example/docs/-/merge_requests/4711/diffs?commit_id=0123456789abcdef";
+    let note = "rewrite <b>the guide</b> \
+                https://git.example/docs/-/merge_requests/4711/diffs?commit_id=0123456789abcdef";
     world.args(&["push", "./tree", "./eu-1", &format!("./{}", names[2]), "--note", note]).code(0);
     world.write("tree/index.html", "bad");
     world.args(&["push", "./tree", "./eu-1", "--note", "a bad one"]).code(0);
@@ -54,7 +57,16 @@ fn the_page_is_one_file_that_needs_nothing_else() {
     world.run("status --html page.html --internal").code(1);
     let page = world.read("page.html");
     assert!(page.starts_with("<!doctype html>\n<html lang=\"en\">") && page.ends_with("</html>\n"));
-    for none in ["<script", "src=", "@import", "url(", "<link rel=\"stylesheet\"", "<b>the", "<i>disk", "\u{1b}"] {
+    for none in [
+        "<script",
+        "src=",
+        "@import",
+        "url(",
+        "<link rel=\"stylesheet\"",
+        "<b>the",
+        "<i>disk",
+        "\u{1b}",
+    ] {
         assert!(!page.contains(none), "{none}");
     }
     for told in [
@@ -77,19 +89,26 @@ fn the_page_is_one_file_that_needs_nothing_else() {
     assert_eq!(page.matches("class=\"strip\"").count(), 5);
     assert_eq!(page.matches("<span class=\"sr\">").count(), 5 * 14);
     // The page is replaced as a whole, and one that cannot be written is told.
-    let inode = || std::os::unix::fs::MetadataExt::ino(&std::fs::metadata(world.path("page.html")).unwrap());
+    let inode = || {
+        std::os::unix::fs::MetadataExt::ino(&std::fs::metadata(world.path("page.html")).unwrap())
+    };
     let before = inode();
     world.run("status --html page.html --quiet").code(1);
     assert_ne!(before, inode());
-    world.run("status --html no/such/page.html").code(1).warns("name a file in a writable directory with --html");
+    world
+        .run("status --html no/such/page.html")
+        .code(1)
+        .warns("name a file in a writable directory with --html");
 }
 
 #[test]
 fn the_page_shows_what_everybody_may_know() {
     let world = World::with_tree();
-    let mirror = "[[mirror]]\nname='edge'\nurl='./secret-place'\nregion='eu'\npublic_url='https://edge.example/docs'\n";
+    let mirror = "[[mirror]]\nname='edge'\nurl='./secret-place'\nregion='eu'\n\
+                  public_url='https://edge.example/docs'\n";
     let away = "[[mirror]]\nname='away'\nurl='http://127.0.0.1:1/burrow'\n";
-    world.write("headwater.toml", format!("content='tree'\nsite='docs'\nrequire=1\n{mirror}{away}"));
+    world
+        .write("headwater.toml", format!("content='tree'\nsite='docs'\nrequire=1\n{mirror}{away}"));
     world.run("push").code(3);
     world.run("status --html page.html").code(1);
     let page = world.read("page.html");
@@ -110,21 +129,30 @@ fn the_page_shows_what_everybody_may_know() {
     assert!(world.read("page.html").contains(">Mirror 1<"));
     world.run("status --html page.html --internal").code(1);
     let page = world.read("page.html");
-    assert!(page.contains("./secret-place") && page.contains("http://127.0.0.1:1/burrow"), "{page}");
+    assert!(
+        page.contains("./secret-place") && page.contains("http://127.0.0.1:1/burrow"),
+        "{page}"
+    );
     world.run("status --internal").code(2);
 }
 
 #[test]
 fn a_mirror_that_is_gone_shows_what_it_served_last() {
     let world = World::with_tree();
-    world.write("headwater.toml", "content='tree'\nsite='docs'\n[[mirror]]\nname='edge'\nurl='./www'\n");
+    world.write(
+        "headwater.toml",
+        "content='tree'\nsite='docs'\n[[mirror]]\nname='edge'\nurl='./www'\n",
+    );
     world.ok("push");
     world.ok("status --html page.html");
     world.rename("www", "moved");
     world.write("www", "no directory");
     world.run("status --html page.html").code(1).says("served release 1 at ");
     let page = world.read("page.html");
-    assert!(page.contains("the mirror served release 1, published on") && page.contains("no response"), "{page}");
+    assert!(
+        page.contains("the mirror served release 1, published on") && page.contains("no response"),
+        "{page}"
+    );
     assert_eq!(world.json("status", 1)["mirrors"][0]["last_seen"]["sequence"], 1);
 }
 
@@ -162,12 +190,19 @@ fn browser() -> PathBuf {
 fn measure(world: &World, html: &str, width: u32, scheme: u32) -> Value {
     let quoted = html.replace('&', "&amp;").replace('"', "&quot;");
     let frame = format!(
-        "<!doctype html><script>{MEASURE}</script><body><iframe style=\"border:0;width:{width}px;height:900px\" srcdoc=\"{quoted}\"></iframe>"
+        "<!doctype html><script>{MEASURE}</script><body><iframe \
+         style=\"border:0;width:{width}px;height:900px\" srcdoc=\"{quoted}\"></iframe>"
     );
     world.write("frame.html", frame);
     let profile = tempfile::TempDir::with_prefix("headwater-browser-").unwrap();
     let mut command = Command::new(browser());
-    command.args(["--headless=new", "--no-sandbox", "--disable-gpu", "--dump-dom", "--virtual-time-budget=2000"]);
+    command.args([
+        "--headless=new",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--dump-dom",
+        "--virtual-time-budget=2000",
+    ]);
     // Nothing but the page: no network, and no first steps.
     command.args(["--disable-quic", "--no-first-run", "--disable-background-networking"]);
     command.args(["--disable-component-update", "--disable-sync"]);
@@ -178,7 +213,8 @@ fn measure(world: &World, html: &str, width: u32, scheme: u32) -> Value {
     let output = command.output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let measured = text.split("MEASURED{").nth(1).and_then(|rest| rest.split("}END").next());
-    let measured = measured.unwrap_or_else(|| panic!("{}", String::from_utf8_lossy(&output.stderr)));
+    let measured =
+        measured.unwrap_or_else(|| panic!("{}", String::from_utf8_lossy(&output.stderr)));
     let plain = measured.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&");
     serde_json::from_str(&format!("{{{plain}}}")).unwrap()
 }
@@ -195,13 +231,20 @@ fn the_page_fits_a_phone_and_every_text_stands_out() {
             assert_eq!(found["wide"], serde_json::json!([]), "{width} px, scheme {scheme}");
             assert_eq!(found["faint"], serde_json::json!([]), "{width} px, scheme {scheme}");
             assert!(
-                found["texts"].as_u64().unwrap() > 60 && found["width"].as_u64().unwrap() <= width.into(),
+                found["texts"].as_u64().unwrap() > 60
+                    && found["width"].as_u64().unwrap() <= width.into(),
                 "{found}"
             );
         }
     }
     // What this sees: a line that does not break, and grey on grey.
-    let bad = page.replace("</style>", "h2 { white-space: nowrap; width: 500px; } .soft { color: #999; }</style>");
+    let bad = page.replace(
+        "</style>",
+        "h2 { white-space: nowrap; width: 500px; } .soft { color: #999; }</style>",
+    );
     let found = measure(&world, &bad, 360, 1);
-    assert!(!found["wide"].as_array().unwrap().is_empty() && !found["faint"].as_array().unwrap().is_empty());
+    assert!(
+        !found["wide"].as_array().unwrap().is_empty()
+            && !found["faint"].as_array().unwrap().is_empty()
+    );
 }

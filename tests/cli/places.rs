@@ -18,7 +18,10 @@ fn a_mirror_whose_volume_is_not_mounted_is_not_filled() {
     world.run("push tree ./volume ./www --require any").code(3);
     assert!(world.exists("www/current/new.html") && !world.exists("volume/.headwater"));
     world.run("plan tree ./volume ./www").code(4).warns("it has no store; expected store");
-    world.run("plan tree ./volume ./www --require any").code(3).warns("it has no store; expected store");
+    world
+        .run("plan tree ./volume ./www --require any")
+        .code(3)
+        .warns("it has no store; expected store");
     world.run("status ./volume").code(1).says("expected store");
     // Another store is no better.
     world.remove("volume");
@@ -61,7 +64,9 @@ fn a_store_that_is_written_down_is_the_only_one_that_is_pushed_to() {
     let world = World::with_mirror();
     let format = world.read("www/.headwater/format");
     let id = format.split("\"id\":\"").nth(1).unwrap().split('"').next().unwrap().to_owned();
-    let config = |id: &str| format!("content = 'tree'\n[[mirror]]\nname = 'eu'\nurl = './www'\nstore = '{id}'\n");
+    let config = |id: &str| {
+        format!("content = 'tree'\n[[mirror]]\nname = 'eu'\nurl = './www'\nstore = '{id}'\n")
+    };
     world.write("headwater.toml", config(&id));
     world.ok("push");
     world.write("headwater.toml", config(&"0".repeat(32)));
@@ -85,7 +90,15 @@ fn a_path_that_is_not_there_is_a_mistake() {
         "repair ./typo --from tree",
     ] {
         world.run(command).code(2).warns("./typo does not exist").warns("hint: check the path");
-        assert_eq!(world.run(&format!("{command} --json")).code(2).stdout.matches("\"exit_code\":2").count(), 1);
+        assert_eq!(
+            world
+                .run(&format!("{command} --json"))
+                .code(2)
+                .stdout
+                .matches("\"exit_code\":2")
+                .count(),
+            1
+        );
     }
     assert!(!world.exists("typo"));
     world.mkdir("empty");
@@ -113,7 +126,10 @@ fn a_mirror_inside_of_another_one_is_refused() {
         world.run(command).code(4).warns(words);
     }
     for command in ["push", "plan"] {
-        world.run(&format!("{command} tree ./a ./a/b")).code(2).warns("the mirror ./a/b is inside of the mirror ./a");
+        world
+            .run(&format!("{command} tree ./a ./a/b"))
+            .code(2)
+            .warns("the mirror ./a/b is inside of the mirror ./a");
     }
     assert!(!world.exists("a"));
 }

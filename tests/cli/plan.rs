@@ -28,20 +28,32 @@ fn a_plan_names_the_paths_and_what_becomes_of_them() {
     world.remove("tree/app.js");
     world.rename("tree/docs/a.html", "tree/docs/b.html");
     let run = world.ok("plan tree ./www").says("release 2 would be made");
-    for line in
-        ["changed  index.html", "added    new.html", "retired  app.js", "renamed  docs/b.html (from docs/a.html)"]
-    {
+    for line in [
+        "changed  index.html",
+        "added    new.html",
+        "retired  app.js",
+        "renamed  docs/b.html (from docs/a.html)",
+    ] {
         assert!(run.stdout.contains(line), "{line}: {}", run.stdout);
     }
     let plan = world.json("plan tree ./www", 0);
-    assert_eq!(column(&plan["changes"], "path"), ["app.js", "docs/b.html", "index.html", "new.html"]);
+    assert_eq!(
+        column(&plan["changes"], "path"),
+        ["app.js", "docs/b.html", "index.html", "new.html"]
+    );
     assert_eq!(column(&plan["changes"], "kind"), ["retired", "renamed", "changed", "added"]);
-    assert_eq!((&plan["same"], &plan["is_new"], &plan["sequence"]), (&json!(2), &json!(true), &json!(2)));
+    assert_eq!(
+        (&plan["same"], &plan["is_new"], &plan["sequence"]),
+        (&json!(2), &json!(true), &json!(2))
+    );
 }
 
 /// What stands after `words` on a line of stdout.
 fn after<'r>(stdout: &'r str, words: &str) -> &'r str {
-    stdout.lines().find_map(|line| line.strip_prefix(words)).unwrap_or_else(|| panic!("no {words:?} in {stdout}"))
+    stdout
+        .lines()
+        .find_map(|line| line.strip_prefix(words))
+        .unwrap_or_else(|| panic!("no {words:?} in {stdout}"))
 }
 
 #[test]
@@ -60,10 +72,16 @@ fn a_plan_and_its_push_count_alike() {
     let plan = world.json("plan tree ./www ./new", 0);
     assert_eq!(column(&plan["changes"], "kind"), ["renamed", "retired", "changed", "added"]);
     let pushed = world.ok("push tree ./www").says("2 retired, served until ");
-    assert_eq!(after(&pushed.stdout, "release 2: "), "1 added, 1 changed, 1 renamed, 1 retired, 2 same");
+    assert_eq!(
+        after(&pushed.stdout, "release 2: "),
+        "1 added, 1 changed, 1 renamed, 1 retired, 2 same"
+    );
     world.ok("diff ./www:1 ./www").says("\n1 added, 1 changed, 1 renamed, 1 retired, 2 same\n");
     let answer = world.json("rollback ./www", 0);
-    assert_eq!((&answer["changes"]["renamed"], &answer["changes"]["still_served"]), (&json!(1), &json!(1)));
+    assert_eq!(
+        (&answer["changes"]["renamed"], &answer["changes"]["still_served"]),
+        (&json!(1), &json!(1))
+    );
 }
 
 #[test]
@@ -74,8 +92,10 @@ fn a_plan_counts_the_bytes_that_the_push_then_sends() {
     for flags in ["--level raw", "--level 3", ""] {
         let planned = world.json(&format!("plan tree ./www {flags}"), 0)["mirrors"][0].clone();
         let pushed = world.json(&format!("push tree ./www {flags}"), 0)["mirrors"][0].clone();
-        let (planned, sent) = (planned["send_bytes"].as_u64().unwrap(), pushed["sent_bytes"].as_u64().unwrap());
-        // The plan counts the manifest change too, a few hundred bytes; packs are the same to the byte.
+        let (planned, sent) =
+            (planned["send_bytes"].as_u64().unwrap(), pushed["sent_bytes"].as_u64().unwrap());
+        // The plan counts the manifest change too, a few hundred bytes; packs are the same to the
+        // byte.
         assert!(sent <= planned && planned - sent < 1_000, "{flags}: {planned} {sent}");
         world.write("tree/large.txt", format!("other words {flags}\n").repeat(10_000));
     }
@@ -87,7 +107,10 @@ fn nothing_to_do_is_said() {
     world.ok("plan tree ./www").says("nothing to do: release 1");
     let plan = world.json("plan tree ./www", 0);
     assert_eq!((&plan["is_new"], &plan["changes"]), (&json!(false), &json!([])));
-    assert_eq!((&plan["mirrors"][0]["is_current"], &plan["mirrors"][0]["send_bytes"]), (&json!(true), &json!(0)));
+    assert_eq!(
+        (&plan["mirrors"][0]["is_current"], &plan["mirrors"][0]["send_bytes"]),
+        (&json!(true), &json!(0))
+    );
 }
 
 #[test]
@@ -105,7 +128,11 @@ fn a_broken_mirror_is_named_with_its_reason() {
     let world = World::with_mirror();
     world.write("file", "");
     world.write("tree/index.html", "2");
-    world.run("plan tree ./www ./file").code(4).warns("./file is not a directory").warns("--require");
+    world
+        .run("plan tree ./www ./file")
+        .code(4)
+        .warns("./file is not a directory")
+        .warns("--require");
     let plan = world.json("plan tree ./www ./file --require 1", 3);
     assert!(plan["mirrors"][1]["error"].as_str().unwrap().contains("not a directory"));
 }
@@ -113,8 +140,9 @@ fn a_broken_mirror_is_named_with_its_reason() {
 #[test]
 fn a_build_stamp_in_every_page_is_told() {
     let world = World::with_tree();
-    let page =
-        |number: usize, stamp: &str| format!("<html>{}<!-- built {stamp} --></html>", "text ".repeat(number + 9));
+    let page = |number: usize, stamp: &str| {
+        format!("<html>{}<!-- built {stamp} --></html>", "text ".repeat(number + 9))
+    };
     (0..20).for_each(|number| world.write(&format!("tree/p{number}.html"), page(number, "Monday")));
     world.ok("push tree ./www");
     (0..20).for_each(|number| world.write(&format!("tree/p{number}.html"), page(number, "Friday")));
@@ -134,17 +162,24 @@ fn fifty_paths_are_listed_and_the_rest_counted() {
     assert_eq!(world.json("plan tree ./www", 0)["changes"].as_array().unwrap().len(), 65);
 }
 
-/// Five mirrors: a canary with a wave of its own, two of a group, one that joins and one that is frozen.
+/// Five mirrors: a canary with a wave of its own, two of a group, one that joins and one that is
+/// frozen.
 fn fleet(more: &str) -> World {
     let world = World::with_tree();
     let mirror = |name: &str, more: &str| format!("[[mirror]]\nname='{name}'\n{more}\n");
-    let mirrors =
-        mirror("b", "group='eu'") + &mirror("c", "group='eu'") + &mirror("new", "") + &mirror("a", "group='canary'");
-    let common = "content='tree'\n[mirror_defaults]\nurl='{name}'\npublic_url='https://{name}.example/docs'\n";
+    let mirrors = mirror("b", "group='eu'")
+        + &mirror("c", "group='eu'")
+        + &mirror("new", "")
+        + &mirror("a", "group='canary'");
+    let common = "content='tree'\n[mirror_defaults]\nurl='{name}'\n\
+                  public_url='https://{name}.example/docs'\n";
     let wave = "[[wave]]\ngroups=['canary']\nsoak='10m'\nprobe='index.html'\n";
     world.ok("push tree ./a ./b ./c ./cold");
     world.write("tree/index.html", "2");
-    world.write("headwater.toml", format!("{more}{common}{mirrors}{}{wave}", mirror("cold", "frozen=true")));
+    world.write(
+        "headwater.toml",
+        format!("{more}{common}{mirrors}{}{wave}", mirror("cold", "frozen=true")),
+    );
     world
 }
 
@@ -169,7 +204,10 @@ fn a_plan_tells_who_would_switch_when() {
     assert_eq!(column(&plan["mirrors"], "is_frozen"), ["false", "false", "false", "false", "true"]);
     assert_eq!(column(&plan["mirrors"], "is_joining"), ["false", "false", "true", "false", "null"]);
     let schedule = &plan["schedule"];
-    assert_eq!((&schedule["required"], &schedule["counted"], &schedule["lead"]), (&json!(3), &json!(3), &json!("a")));
+    assert_eq!(
+        (&schedule["required"], &schedule["counted"], &schedule["lead"]),
+        (&json!(3), &json!(3), &json!("a"))
+    );
     assert_eq!((&schedule["goal"], &schedule["on_failure"]), (&json!("activate"), &json!("leave")));
     assert_eq!(
         schedule["waves"],
@@ -188,7 +226,9 @@ fn a_plan_follows_what_the_push_is_told() {
         .ok("plan")
         .says("once 2 of 3 mirrors are ready")
         .says("a failed probe or a failed switch would revert all mirrors");
-    let staged = world.ok("plan --stage-only --skip canary").says("would switch at `headwater activate`, once");
+    let staged = world
+        .ok("plan --stage-only --skip canary")
+        .says("would switch at `headwater activate`, once");
     assert!(!staged.stdout.contains("probe https"), "{}", staged.stdout);
     assert_eq!(world.json("plan --stage-only", 0)["schedule"]["goal"], "stage");
     // The one that leads the push is the one that the plan names.

@@ -83,7 +83,10 @@ fn series_of(line: &str, name: &str) -> Result<String, &'static str> {
 }
 
 /// Reads `name="value",...}` and returns what follows.
-fn labels_of<'a>(mut rest: &'a str, labels: &mut BTreeSet<(&'a str, &'a str)>) -> Result<&'a str, &'static str> {
+fn labels_of<'a>(
+    mut rest: &'a str,
+    labels: &mut BTreeSet<(&'a str, &'a str)>,
+) -> Result<&'a str, &'static str> {
     loop {
         let (name, quoted) = rest.split_once("=\"").ok_or("a label without a value")?;
         check_name(name, "")?;
@@ -114,7 +117,8 @@ fn closing_quote(text: &str) -> Option<usize> {
 fn unescaped(text: &str, escapes: &str) -> Result<(), &'static str> {
     let mut chars = text.chars();
     while let Some(char) = chars.next() {
-        if char == '\\' && !chars.next().is_some_and(|next| next == '\\' || escapes.contains(next)) {
+        if char == '\\' && !chars.next().is_some_and(|next| next == '\\' || escapes.contains(next))
+        {
             return Err("a backslash that escapes nothing");
         }
     }
@@ -130,15 +134,21 @@ fn check_name(name: &str, more: &str) -> Result<(), &'static str> {
 fn check_value(value: &str) -> Result<(), &'static str> {
     let is_number = value.bytes().all(|byte| byte.is_ascii_digit() || b"+-.eE".contains(&byte));
     let is_special = ["NaN", "+Inf", "-Inf"].contains(&value);
-    (is_special || (is_number && value.parse::<f64>().is_ok())).then_some(()).ok_or("not a valid value")
+    (is_special || (is_number && value.parse::<f64>().is_ok()))
+        .then_some(())
+        .ok_or("not a valid value")
 }
 
 #[test]
 fn what_prometheus_would_refuse_is_refused() {
     let head = "# HELP a_b What it is.\n# TYPE a_b gauge\n";
-    for good in
-        ["a_b 1", "a_b -1.5e3", "a_b NaN", "a_b{x=\"1\"} 2\na_b{x=\"2\"} 2", "a_b{x=\"}, \\\"\\n\\\\\",y_1=\"\"} 0"]
-    {
+    for good in [
+        "a_b 1",
+        "a_b -1.5e3",
+        "a_b NaN",
+        "a_b{x=\"1\"} 2\na_b{x=\"2\"} 2",
+        "a_b{x=\"}, \\\"\\n\\\\\",y_1=\"\"} 0",
+    ] {
         assert_eq!(check_gauges(&format!("{head}{good}\n")), Ok(1), "{good}");
     }
     assert_eq!((check_gauges(""), check_gauges(head)), (Ok(0), Ok(1)));

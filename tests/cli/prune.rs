@@ -109,17 +109,24 @@ fn what_a_push_has_staged_is_not_dropped_before_it_switches() {
 #[test]
 fn what_unfinished_pushes_left_is_told_and_dropped() {
     let world = World::with_mirror();
-    let leave = |key: &str| world.write(&format!("www/.headwater/incoming/{}/parts/0", key.repeat(64)), "12345");
+    let leave = |key: &str| {
+        world.write(&format!("www/.headwater/incoming/{}/parts/0", key.repeat(64)), "12345");
+    };
     leave("a");
     leave("b");
     world.ok("status ./www").says("10 B of unfinished pushes");
     assert_eq!(world.json("status ./www", 0)["mirrors"][0]["incoming_bytes"], 10);
     world.ok("status ./www --metrics ./gauges");
-    assert!(world.read("gauges").contains("headwater_mirror_incoming_bytes{"), "{}", world.read("gauges"));
+    assert!(
+        world.read("gauges").contains("headwater_mirror_incoming_bytes{"),
+        "{}",
+        world.read("gauges")
+    );
     world.ok("prune ./www").says(", 2 unfinished pushes of 10 B dropped");
     assert!(world.inside("www", "incoming/").is_empty());
     assert!(!world.ok("status ./www").stdout.contains("unfinished"));
-    // A push settles where something was left, also without anything new; the newest may still be resumed.
+    // A push settles where something was left, also without anything new; the newest may still be
+    // resumed.
     leave("a");
     leave("b");
     world.ok("push tree ./www").says("nothing new");

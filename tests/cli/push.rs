@@ -10,7 +10,11 @@ use crate::harness::{TREE, World, of_kind};
 #[test]
 fn first_push_creates_both_mirrors_and_serves_the_tree() {
     let world = World::with_tree();
-    let run = world.ok("push tree ./www ./data").says("release 1: 5 added").says("none -> 1").says("switched");
+    let run = world
+        .ok("push tree ./www ./data")
+        .says("release 1: 5 added")
+        .says("none -> 1")
+        .says("switched");
     assert!(run.stdout.contains("./www") && run.stdout.contains("./data"));
     for mirror in ["www", "data"] {
         assert_eq!(world.served(mirror), world.files("tree"));
@@ -31,7 +35,10 @@ fn second_push_sends_nothing_and_changes_nothing() {
     world.ok("push tree ./www").says("nothing new: release 1").says("was current");
     let answer = world.json("push tree ./www", 0);
     assert_eq!(answer["is_new"], false);
-    assert_eq!((&answer["mirrors"][0]["outcome"], &answer["mirrors"][0]["sent_packs"]), (&json!("current"), &json!(0)));
+    assert_eq!(
+        (&answer["mirrors"][0]["outcome"], &answer["mirrors"][0]["sent_packs"]),
+        (&json!("current"), &json!(0))
+    );
     assert_eq!(world.snapshot("www"), before);
 }
 
@@ -49,7 +56,8 @@ fn touching_every_file_sends_nothing() {
 fn only_changed_content_is_sent_and_only_its_time_moves() {
     let world = World::with_mirror();
     let time = |path: &str| world.meta(&format!("www/current/{path}")).mtime();
-    let (old_app, old_index, inode) = (time("app.js"), time("index.html"), world.meta("www/current/app.js").ino());
+    let (old_app, old_index, inode) =
+        (time("app.js"), time("index.html"), world.meta("www/current/app.js").ino());
     world.write("tree/index.html", "<h1>other</h1>\n");
     let events = world.events("push tree ./www", 0);
     assert_eq!(of_kind(&events, "bundle_started")[0]["objects"], 1);
@@ -108,18 +116,34 @@ fn the_executable_bit_is_kept_and_its_change_is_a_change() {
 fn odd_but_honest_names_and_sizes_arrive() {
     let world = World::with_tree();
     let deep = (0..60).map(|n| format!("d{n}")).collect::<Vec<_>>().join("/");
-    let names =
-        ["with space", "\"quoted'", "-rf", "ünïcødé 文件 🚰", "#", "*", "a:b", "~", "name.", &"x".repeat(255), &deep];
+    let names = [
+        "with space",
+        "\"quoted'",
+        "-rf",
+        "ünïcødé 文件 🚰",
+        "#",
+        "*",
+        "a:b",
+        "~",
+        "name.",
+        &"x".repeat(255),
+        &deep,
+    ];
     names.iter().for_each(|name| world.write(&format!("tree/odd/{name}"), name));
     world.write("tree/empty", "");
     world.write("tree/odd/empty too.txt", "");
     world.write(
         "tree/large.bin",
-        (0..5_000_000u32).map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes()[2]).collect::<Vec<_>>(),
+        (0..5_000_000u32)
+            .map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes()[2])
+            .collect::<Vec<_>>(),
     );
     world.ok("push tree ./www");
     assert_eq!(world.served("www"), world.files("tree"));
-    assert_eq!(fs::read(world.path("www/current/large.bin")).unwrap(), fs::read(world.path("tree/large.bin")).unwrap());
+    assert_eq!(
+        fs::read(world.path("www/current/large.bin")).unwrap(),
+        fs::read(world.path("tree/large.bin")).unwrap()
+    );
     world.ok("verify ./www");
 }
 
@@ -175,8 +199,11 @@ fn created_rises_strictly_over_quick_pushes() {
         world.ok("push tree ./www");
     }
     // Four, not three: what the idle slot shows is kept beside what `keep` says.
-    let created: Vec<u64> =
-        world.releases("./www").iter().map(|release| release["created"].as_u64().unwrap()).collect();
+    let created: Vec<u64> = world
+        .releases("./www")
+        .iter()
+        .map(|release| release["created"].as_u64().unwrap())
+        .collect();
     assert!(created.len() >= 3 && created.is_sorted_by(|a, b| a < b), "{created:?}");
     let served = world.meta("www/current/index.html").mtime();
     assert_eq!(u64::try_from(served).unwrap(), *created.last().unwrap());
@@ -202,7 +229,11 @@ fn a_site_is_fixed_by_the_first_push() {
     world.ok("push tree ./www --site docs");
     let before = world.snapshot("www");
     world.write("tree/index.html", "changed");
-    world.run("push tree ./www --site default").code(7).warns("holds site \"docs\", not \"default\"").warns("--site");
+    world
+        .run("push tree ./www --site default")
+        .code(7)
+        .warns("holds site \"docs\", not \"default\"")
+        .warns("--site");
     world.run("push tree ./www --site other").code(7);
     assert_eq!(world.snapshot("www"), before);
     world.ok("push tree ./www --site docs").says("release 2");
@@ -225,7 +256,11 @@ fn an_older_run_never_replaces_a_newer_one() {
     world.ok("push tree ./www --order build:7");
     let before = world.snapshot("www");
     world.write("tree/index.html", "older");
-    let run = world.run("push tree ./www --order build:6").code(6).warns("superseded").warns("--allow-older");
+    let run = world
+        .run("push tree ./www --order build:6")
+        .code(6)
+        .warns("superseded")
+        .warns("--allow-older");
     assert!(run.stderr.contains("6 of \"build\"") && run.stderr.contains('7'), "{}", run.stderr);
     assert_eq!(world.json("push tree ./www --order build:6", 6)["exit_code"], 6);
     let run = world.ok("push tree ./www --order build:6 --superseded-ok");
@@ -259,7 +294,10 @@ fn a_ci_run_gives_note_and_order() {
     };
     world.run_with(&run("12"), "push tree ./www").code(0);
     let release = world.releases("./www").pop().unwrap();
-    assert_eq!((&release["note"], &release["orders"]), (&json!("abc123 main"), &json!({"github:me/site/deploy": 12})));
+    assert_eq!(
+        (&release["note"], &release["orders"]),
+        (&json!("abc123 main"), &json!({"github:me/site/deploy": 12}))
+    );
     world.write("tree/index.html", "an old run that was slow");
     world.run_with(&run("11"), "push tree ./www").code(6);
     world.run_with(&run("11"), "push tree ./www --superseded-ok").code(0);
@@ -273,7 +311,8 @@ fn a_ci_run_gives_note_and_order() {
 #[test]
 fn most_of_a_large_tree_does_not_go_unasked() {
     let world = World::with_tree();
-    (0..210).for_each(|number| world.write(&format!("tree/many/{number}.html"), number.to_string()));
+    (0..210)
+        .for_each(|number| world.write(&format!("tree/many/{number}.html"), number.to_string()));
     world.ok("push tree ./www");
     let before = world.snapshot("www");
     world.remove("tree/many");
@@ -310,7 +349,10 @@ fn removed_assets_are_served_for_a_day_and_pages_go_at_once() {
     assert!(world.exists("www/current/app.js") && !world.exists("www/current/docs"));
     let release = world.releases("./www").pop().unwrap();
     assert_eq!(release["retired"], 1);
-    assert_eq!(release["until"].as_u64().unwrap(), release["created"].as_u64().unwrap() + 24 * 3600);
+    assert_eq!(
+        release["until"].as_u64().unwrap(),
+        release["created"].as_u64().unwrap() + 24 * 3600
+    );
     // It is no reason for a new release as long as its time lasts.
     world.ok("push tree ./www").says("nothing new");
 }

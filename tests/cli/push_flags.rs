@@ -17,7 +17,10 @@ fn keep_removed_is_for_every_kind() {
     world.remove("tree/app.js");
     world.ok("push tree ./www --keep-removed 0s").says("1 removed");
     assert!(!world.exists("www/current/app.js"));
-    assert!(world.exists("www/current/docs/a.html"), "a later push does not shorten what was promised");
+    assert!(
+        world.exists("www/current/docs/a.html"),
+        "a later push does not shorten what was promised"
+    );
     world.ok("verify ./www");
 }
 
@@ -29,7 +32,10 @@ fn a_retired_file_that_comes_back_is_live_with_a_later_time() {
     world.ok("push tree ./www");
     world.write("tree/app.js", TREE[0].1);
     let answer = world.json("push tree ./www", 0);
-    assert_eq!((&answer["changes"]["added"], &answer["mirrors"][0]["sent_packs"]), (&json!(1), &json!(0)));
+    assert_eq!(
+        (&answer["changes"]["added"], &answer["mirrors"][0]["sent_packs"]),
+        (&json!(1), &json!(0))
+    );
     assert!(world.meta("www/current/app.js").mtime() > before);
     assert!(world.releases("./www").pop().unwrap()["retired"].is_null());
 }
@@ -40,8 +46,8 @@ fn due_retired_entries_go_without_a_release() {
     world.remove("tree/app.js");
     world.ok("push tree ./www --keep-removed 1s").says("1 retired");
     assert!(world.exists("www/current/app.js"));
-    // No clock can be set from outside: the same push is tried until its time has come, which is two seconds off where
-    // releases of one second were numbered ahead.
+    // No clock can be set from outside: the same push is tried until its time has come, which is
+    // two seconds off where releases of one second were numbered ahead.
     let begun = Instant::now();
     while world.exists("www/current/app.js") {
         assert!(begun.elapsed() < Duration::from_secs(60), "it never goes");
@@ -59,7 +65,10 @@ fn expunged_paths_are_gone_at_once() {
     world.ok("push tree ./www").says("2 retired");
     world.ok("push tree ./www --expunge assets/deep --note takedown");
     let served = world.served("www");
-    assert!(!served.contains_key("assets/deep/er/logo.svg") && served.contains_key("assets/style.css"), "{served:?}");
+    assert!(
+        !served.contains_key("assets/deep/er/logo.svg") && served.contains_key("assets/style.css"),
+        "{served:?}"
+    );
     // What the tree has would still be served.
     world.write("tree/index.html", "2");
     world
@@ -76,7 +85,8 @@ fn a_broken_mirror_stops_all_unless_fewer_are_required() {
     let world = World::with_tree();
     world.write("file", "not a mirror");
     let refused = world.json("push tree ./www ./file ./data", 4);
-    let outcomes: Vec<_> = refused["mirrors"].as_array().unwrap().iter().map(|one| &one["outcome"]).collect();
+    let outcomes: Vec<_> =
+        refused["mirrors"].as_array().unwrap().iter().map(|one| &one["outcome"]).collect();
     assert_eq!(outcomes, ["skipped", "failed", "skipped"]);
     assert!(!world.exists("www") && !world.exists("data"), "nothing was sent");
     world.run("push tree ./www ./file ./data").code(4).warns("./file").warns("--require");
@@ -164,7 +174,9 @@ fn jobs_and_levels_change_nothing_that_is_served() {
     for bad in ["--level 20", "--level fast", "--jobs 0", "--jobs x"] {
         world.run(&format!("push tree ./www {bad}")).code(2);
     }
-    for line in ["push tree ./www --jobs 0", "push tree ./www --max-parallel 0", "prune ./www --keep 0"] {
+    for line in
+        ["push tree ./www --jobs 0", "push tree ./www --max-parallel 0", "prune ./www --keep 0"]
+    {
         world.run(line).code(2).warns("at least 1");
     }
 }
@@ -179,12 +191,21 @@ fn the_cache_saves_reading_and_may_be_lost() {
     assert_eq!(hashed("push tree ./www --cache ./cache"), 5);
     let caches = world.files("cache");
     let stat_cache = caches.keys().find(|path| path.ends_with("/stat-cache")).unwrap().clone();
-    let is_kept = |path: &str| path.ends_with("/stat-cache") || path.ends_with("/lock") || path.starts_with("stores/");
-    assert!(caches.keys().all(|path| is_kept(path)), "nothing of the push is left behind: {caches:?}");
+    let is_kept = |path: &str| {
+        path.ends_with("/stat-cache") || path.ends_with("/lock") || path.starts_with("stores/")
+    };
+    assert!(
+        caches.keys().all(|path| is_kept(path)),
+        "nothing of the push is left behind: {caches:?}"
+    );
     // Files written in the second of the scan are read once more; not so when they are older.
     for (path, _) in TREE {
-        let file = fs::File::options().write(true).open(world.path(&format!("tree/{path}"))).unwrap();
-        file.set_modified(std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1_000_000_000)).unwrap();
+        let file =
+            fs::File::options().write(true).open(world.path(&format!("tree/{path}"))).unwrap();
+        file.set_modified(
+            std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1_000_000_000),
+        )
+        .unwrap();
     }
     hashed("push tree ./www --cache ./cache");
     world.tamper(&format!("cache/{stat_cache}"), "damaged");
@@ -243,7 +264,10 @@ fn quiet_says_nothing_when_all_is_well() {
 fn events_tell_a_push_from_scan_to_switch() {
     let world = World::with_tree();
     let events = world.events("push tree ./www", 0);
-    assert_eq!(world.read("events.jsonl").lines().next(), Some(r#"{"headwater":"events","version":1}"#));
+    assert_eq!(
+        world.read("events.jsonl").lines().next(),
+        Some(r#"{"headwater":"events","version":1}"#)
+    );
     let kinds: Vec<&str> = events.iter().map(|event| event["event"].as_str().unwrap()).collect();
     let order = [
         "scan_started",
@@ -255,13 +279,20 @@ fn events_tell_a_push_from_scan_to_switch() {
         "activated",
         "pruned",
     ];
-    let places: Vec<_> = order.iter().map(|kind| kinds.iter().position(|one| one == kind).expect(kind)).collect();
+    let places: Vec<_> =
+        order.iter().map(|kind| kinds.iter().position(|one| one == kind).expect(kind)).collect();
     assert!(places.is_sorted(), "{kinds:?}");
     assert!(events.iter().all(|event| event["time"].as_str().unwrap().ends_with('Z')));
-    assert_eq!(of_kind(&events, "pack_sealed")[0]["pack"], of_kind(&events, "pack_sent")[0]["pack"]);
+    assert_eq!(
+        of_kind(&events, "pack_sealed")[0]["pack"],
+        of_kind(&events, "pack_sent")[0]["pack"]
+    );
     assert_eq!(of_kind(&events, "activated")[0]["sequence"], 1);
     let again = world.events("push tree ./www", 0);
-    assert_eq!((of_kind(&again, "pack_sent").len(), of_kind(&again, "already_current").len()), (0, 1));
+    assert_eq!(
+        (of_kind(&again, "pack_sent").len(), of_kind(&again, "already_current").len()),
+        (0, 1)
+    );
 }
 
 #[test]
@@ -269,7 +300,13 @@ fn an_interrupted_push_goes_on_where_it_was() {
     let world = World::with_tree();
     world.write("tree/large.txt", "content\n".repeat(20_000));
     let steps = world.run_with(&[("HEADWATER_FAULT", "count")], "push tree ./counted").code(0);
-    let steps: u64 = steps.stderr.lines().find_map(|line| line.strip_prefix("steps: ")).unwrap().parse().unwrap();
+    let steps: u64 = steps
+        .stderr
+        .lines()
+        .find_map(|line| line.strip_prefix("steps: "))
+        .unwrap()
+        .parse()
+        .unwrap();
     let mut held = 0;
     // The first steps only make the directories of the store.
     for step in (steps / 2..steps).step_by(5) {
@@ -277,7 +314,8 @@ fn an_interrupted_push_goes_on_where_it_was() {
         let kill = format!("kill@{step}");
         world.run_with(&[("HEADWATER_FAULT", &kill)], &format!("push tree ./{mirror}"));
         let events = world.events(&format!("push tree ./{mirror}"), 0);
-        let (sent, kept) = (of_kind(&events, "pack_sent").len(), of_kind(&events, "pack_held").len());
+        let (sent, kept) =
+            (of_kind(&events, "pack_sent").len(), of_kind(&events, "pack_held").len());
         assert!(sent + kept <= 1, "{events:?}");
         held += kept;
         assert_eq!(world.served(&mirror), world.files("tree"));
@@ -289,9 +327,17 @@ fn an_interrupted_push_goes_on_where_it_was() {
 #[test]
 fn an_empty_record_of_a_pack_is_void() {
     let world = World::with_tree();
-    let kill = |step: u64| world.run_with(&[("HEADWATER_FAULT", &format!("kill@{step}"))], "push tree ./www").code(-1);
+    let kill = |step: u64| {
+        world.run_with(&[("HEADWATER_FAULT", &format!("kill@{step}"))], "push tree ./www").code(-1)
+    };
     let steps = world.run_with(&[("HEADWATER_FAULT", "count")], "push tree ./counted").code(0);
-    let steps: u64 = steps.stderr.lines().find_map(|line| line.strip_prefix("steps: ")).unwrap().parse().unwrap();
+    let steps: u64 = steps
+        .stderr
+        .lines()
+        .find_map(|line| line.strip_prefix("steps: "))
+        .unwrap()
+        .parse()
+        .unwrap();
     let held = |step: &u64| {
         if world.exists("www") {
             world.remove("www");
@@ -314,9 +360,13 @@ fn three_releases_are_kept_and_their_objects_with_them() {
         world.write("tree/index.html", format!("version {number}"));
         world.ok("push tree ./www");
     }
-    let kept: Vec<u64> = world.releases("./www").iter().map(|one| one["sequence"].as_u64().unwrap()).collect();
+    let kept: Vec<u64> =
+        world.releases("./www").iter().map(|one| one["sequence"].as_u64().unwrap()).collect();
     assert_eq!(kept, [6, 7, 8]);
-    assert!(!world.exists(&world.object("www", "version 5")) && world.exists(&world.object("www", "version 6")));
+    assert!(
+        !world.exists(&world.object("www", "version 5"))
+            && world.exists(&world.object("www", "version 6"))
+    );
     assert_eq!(world.inside("www", "objects/").len(), 4 + 3);
     assert_eq!(world.inside("www", "manifests/").len(), 3);
     assert!(

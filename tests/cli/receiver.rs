@@ -26,7 +26,8 @@ impl Receiver {
         world.write("token", &token.stdout);
         world.chmod("token", 0o600);
         world.write("serve.toml", format!("{text}\n{}", token.stderr));
-        let mut command = world.command(&["serve", "--listen", "127.0.0.1:0", "--config", "serve.toml"]);
+        let mut command =
+            world.command(&["serve", "--listen", "127.0.0.1:0", "--config", "serve.toml"]);
         // Nothing that the receiver runs may inherit this.
         command.env("HEADWATER_TOKEN", "canary");
         let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
@@ -41,10 +42,14 @@ impl Receiver {
         Self { child, port }
     }
 
-    /// The lines of a configuration for the mirror `edge1`, which this is; `scheme` is that of its URL.
+    /// The lines of a configuration for the mirror `edge1`, which this is; `scheme` is that of its
+    /// URL.
     pub(crate) fn mirror(&self, scheme: &str) -> String {
         let port = &self.port;
-        format!("[[mirror]]\nname = 'edge1'\nurl = '{scheme}://localhost:{port}/docs'\ntoken_file = 'token'\n")
+        format!(
+            "[[mirror]]\nname = 'edge1'\nurl = '{scheme}://localhost:{port}/docs'\n\
+             token_file = 'token'\n"
+        )
     }
 }
 

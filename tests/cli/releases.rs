@@ -11,7 +11,8 @@ fn kept_releases_are_listed_newest_first_with_note_and_order() {
     world.write("tree/new.html", "1");
     world.ok("push tree ./www");
     world.ok("rollback ./www");
-    let run = world.ok("releases ./www").says("the first").says("build:7").says("back to 1").says("* 3");
+    let run =
+        world.ok("releases ./www").says("the first").says("build:7").says("back to 1").says("* 3");
     let first = run.stdout.find("the first").unwrap();
     assert!(run.stdout.find("back to 1").unwrap() < first);
     let row = |text: &str| run.stdout.lines().find(|line| line.contains(text)).unwrap().to_owned();
@@ -33,7 +34,8 @@ fn json_has_the_records_as_they_are_kept() {
     let world = World::with_mirror();
     let answer = world.json("releases ./www", 0)["mirrors"][0].clone();
     assert_eq!((&answer["mirror"], &answer["current"]), (&json!("./www"), &json!(1)));
-    let kept: serde_json::Value = serde_json::from_str(&world.read(&world.inside("www", "releases/")[0])).unwrap();
+    let kept: serde_json::Value =
+        serde_json::from_str(&world.read(&world.inside("www", "releases/")[0])).unwrap();
     assert_eq!(answer["releases"], json!([kept]));
     assert_eq!((&kept["site"], &kept["entries"]), (&json!("default"), &json!(5)));
     assert_eq!(kept["bytes"], world.files("tree").values().map(String::len).sum::<usize>());
@@ -47,7 +49,12 @@ fn a_mirror_without_releases_and_one_that_is_none() {
     world.run("releases ./nowhere").code(2).warns("./nowhere does not exist");
     world.write("file", "");
     world.run("releases ./file").code(1).says("not a directory");
-    assert!(world.json("releases ./file", 1)["mirrors"][0]["error"].as_str().unwrap().contains("not a directory"));
+    assert!(
+        world.json("releases ./file", 1)["mirrors"][0]["error"]
+            .as_str()
+            .unwrap()
+            .contains("not a directory")
+    );
 }
 
 #[test]
@@ -61,7 +68,10 @@ fn what_pruning_would_free_is_what_it_frees() {
     let usage = world.json("releases ./www", 0)["mirrors"][0]["usage"].clone();
     let freed = usage["prune"].as_array().unwrap().clone();
     assert_eq!((&freed[0]["keep"], &freed[0]["bytes"]), (&json!(2), &json!(2_000)), "{usage}");
-    world.ok("releases ./www").says("on disk; `headwater prune --keep 2` would free 2.0 kB").says("prune frees");
+    world
+        .ok("releases ./www")
+        .says("on disk; `headwater prune --keep 2` would free 2.0 kB")
+        .says("prune frees");
     let pruned = world.json("prune ./www --keep 2", 0)["mirrors"][0].clone();
     assert_eq!(pruned["bytes"], freed[0]["bytes"]);
     let after = world.json("releases ./www", 0)["mirrors"][0]["usage"].clone();

@@ -44,7 +44,11 @@ fn everything_is_mended_from_another_mirror() {
 #[test]
 fn a_directory_of_the_store_that_was_removed_is_created_and_filled_again() {
     let world = World::with_tree();
-    let receiver = format!("exec '{}' receive '{}'", env!("CARGO_BIN_EXE_headwater"), world.path("www").display());
+    let receiver = format!(
+        "exec '{}' receive '{}'",
+        env!("CARGO_BIN_EXE_headwater"),
+        world.path("www").display()
+    );
     world.write("ssh.sh", receiver);
     world.write("headwater.toml", "[[mirror]]\nname='near'\nurl='./www'\n");
     let far = format!("[[mirror]]\nname='far'\nurl='ssh://edge1{}'\n", world.path("www").display());
@@ -61,7 +65,11 @@ fn a_directory_of_the_store_that_was_removed_is_created_and_filled_again() {
                 world.run(&format!("status {flags}")).code(1).says(&words).warns(hint);
                 world.run(&format!("push tree {flags}")).code(4).warns(&words).warns(hint);
             }
-            world.ok(&format!("repair {flags} --from tree")).says(if name == "incoming" { "no fault" } else { "" });
+            world.ok(&format!("repair {flags} --from tree")).says(if name == "incoming" {
+                "no fault"
+            } else {
+                ""
+            });
             world.ok(&format!("verify {flags}"));
             world.ok(&format!("push tree {flags}"));
             assert_eq!(world.served("www"), world.files("tree"), "{name}");

@@ -25,9 +25,15 @@ fn a_rollback_is_a_new_release_with_the_content_before() {
         assert_eq!(world.read(&format!("{mirror}/current/index.html")), "version 2");
         assert!(!world.exists(&format!("{mirror}/current/only3.html")));
     }
-    assert!(world.meta("www/current/index.html").modified().unwrap() > before, "caches see a change");
+    assert!(
+        world.meta("www/current/index.html").modified().unwrap() > before,
+        "caches see a change"
+    );
     let release = world.releases("./www").pop().unwrap();
-    assert_eq!((&release["rolled_back_to"], release["rejected"].as_array().unwrap().len()), (&json!(2), 1));
+    assert_eq!(
+        (&release["rolled_back_to"], release["rejected"].as_array().unwrap().len()),
+        (&json!(2), 1)
+    );
     assert_eq!(release["rejected"][0]["sequence"], 3);
     world.ok("verify ./www ./data");
     world.ok("status ./www ./data");
@@ -59,8 +65,12 @@ fn content_that_a_person_rolled_back_is_refused_with_who_when_and_why() {
 fn fleet() -> World {
     let world = World::with_tree();
     let mirror = |name: &str, group: &str| format!("[[mirror]]\nname='{name}'\ngroup='{group}'\n");
-    let mirrors: String = [("a", "eu"), ("b", "eu"), ("c", "us"), ("d", "us")].map(|(n, g)| mirror(n, g)).concat();
-    world.write("headwater.toml", format!("content='tree'\n[mirror_defaults]\nurl='./{{name}}'\n{mirrors}"));
+    let mirrors: String =
+        [("a", "eu"), ("b", "eu"), ("c", "us"), ("d", "us")].map(|(n, g)| mirror(n, g)).concat();
+    world.write(
+        "headwater.toml",
+        format!("content='tree'\n[mirror_defaults]\nurl='./{{name}}'\n{mirrors}"),
+    );
     world.ok("push --note first");
     world.write("tree/index.html", "two");
     world.ok("push");
@@ -77,7 +87,10 @@ fn without_names_all_mirrors_go_back_and_a_dead_one_does_not_block_it() {
     let run = world.run("rollback --yes").code(3).warns("release 1, published ").warns(": first");
     assert!(run.stderr.contains("d: not available ("), "{}", run.stderr);
     for mirror in ["a", "b", "c"] {
-        assert_eq!((world.current(mirror), world.read(&format!("{mirror}/current/index.html")).len()), (3, 15));
+        assert_eq!(
+            (world.current(mirror), world.read(&format!("{mirror}/current/index.html")).len()),
+            (3, 15)
+        );
     }
     // The same rollback again would go back once more; what the hint names does not.
     let hint = "`headwater push --from a d`";
@@ -98,7 +111,11 @@ fn a_rollback_without_names_takes_only_and_skip() {
     world.ok("rollback --skip us,a --yes");
     assert_eq!(["a", "b", "c"].map(|mirror| world.current(mirror)), [2, 3, 2]);
     world.rename("b", "x");
-    world.run("rollback --only d").code(4).says("nothing was rolled back").warns("run `headwater rollback` again");
+    world
+        .run("rollback --only d")
+        .code(4)
+        .says("nothing was rolled back")
+        .warns("run `headwater rollback` again");
 }
 
 #[test]
@@ -117,7 +134,10 @@ fn a_rollback_without_names_asks_on_a_terminal() {
 fn a_rollback_sends_no_content() {
     let world = world();
     let answer = world.json("rollback ./www ./data --to 1", 0);
-    assert_eq!((&answer["mirrors"][0]["sent_packs"], &answer["mirrors"][1]["sent_packs"]), (&json!(0), &json!(0)));
+    assert_eq!(
+        (&answer["mirrors"][0]["sent_packs"], &answer["mirrors"][1]["sent_packs"]),
+        (&json!(0), &json!(0))
+    );
     assert_eq!(world.read("data/current/index.html"), "version 1");
 }
 
@@ -125,7 +145,11 @@ fn a_rollback_sends_no_content() {
 fn a_sequence_that_is_not_kept_is_a_usage_error() {
     let world = world();
     let before = world.snapshot("www");
-    world.run("rollback ./www --to 99").code(2).warns("no mirror keeps a release 99").warns("headwater releases");
+    world
+        .run("rollback ./www --to 99")
+        .code(2)
+        .warns("no mirror keeps a release 99")
+        .warns("headwater releases");
     world.run("rollback ./www --to x").code(2);
     assert_eq!(world.snapshot("www"), before);
 }

@@ -12,15 +12,18 @@ use crate::harness::{Run, World, column, refused};
 
 /// Three mirrors, the first of them a canary, with `more` in the configuration.
 fn fleet(world: &World, more: &str) {
-    let mirrors = "content='tree'\n[mirror_defaults]\nurl='{name}'\n[[mirror]]\nname='a'\ngroup='canary'\n\
-                   [[mirror]]\nname='b'\n[[mirror]]\nname='c'\n";
+    let mirrors = "content='tree'\n[mirror_defaults]\nurl='{name}'\n[[mirror]]\nname='a'\n\
+                   group='canary'\n[[mirror]]\nname='b'\n[[mirror]]\nname='c'\n";
     world.write("headwater.toml", format!("{more}\n{mirrors}"));
 }
 
 /// The same with a wave for the canary.
 fn fleet_with_wave(world: &World, wave: &str) {
     fleet(world, "");
-    world.write("headwater.toml", world.read("headwater.toml") + "[[wave]]\ngroups=['canary']\n" + wave);
+    world.write(
+        "headwater.toml",
+        world.read("headwater.toml") + "[[wave]]\ngroups=['canary']\n" + wave,
+    );
 }
 
 fn outcomes(answer: &Value) -> Vec<String> {
@@ -45,7 +48,10 @@ fn a_switch_that_fails_takes_the_others_back_where_that_is_wanted() {
     let answer = world.json("activate 2 --on-failure revert --wait 0s", 4);
     assert_eq!(outcomes(&answer), ["reverted", "reverted", "failed"], "{answer}");
     assert_eq!(answer["stopped"], "1 of 3 mirrors did not switch");
-    assert_eq!((answer["sequence"].as_u64(), answer["reverted"]["sequence"].as_u64()), (Some(2), Some(3)));
+    assert_eq!(
+        (answer["sequence"].as_u64(), answer["reverted"]["sequence"].as_u64()),
+        (Some(2), Some(3))
+    );
     assert_eq!(on(&world), [3, 3, 1]);
     for mirror in ["a", "b", "c"] {
         assert_eq!(world.served(mirror), before, "{mirror}");
@@ -71,14 +77,22 @@ fn a_soak_that_is_interrupted_leaves_the_wave_on_the_release_and_the_others_as_t
     fleet_with_wave(&world, "soak='1h'\n");
     world.write("tree/index.html", "two");
     let mut child = world.start("push --json --events events.jsonl");
-    while !fs::read_to_string(world.path("events.jsonl")).unwrap_or_default().contains("\"activated\"") {
+    while !fs::read_to_string(world.path("events.jsonl"))
+        .unwrap_or_default()
+        .contains("\"activated\"")
+    {
         assert!(child.try_wait().unwrap().is_none(), "it ended before it switched anything");
         std::thread::yield_now();
     }
-    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    assert!(
+        Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success()
+    );
     let answer = Run::new(&["push"], &child.wait_with_output().unwrap()).code(130).json();
     assert_eq!(outcomes(&answer)[0], "activated", "{answer}");
-    assert!(answer["stopped"].as_str().unwrap().contains("wave 1: stopped while it was looked at"), "{answer}");
+    assert!(
+        answer["stopped"].as_str().unwrap().contains("wave 1: stopped while it was looked at"),
+        "{answer}"
+    );
     assert!(answer["reverted"].is_null(), "{answer}");
     assert_eq!(on(&world), [2, 1, 1]);
     fleet(&world, "");
@@ -99,7 +113,10 @@ fn a_probe_that_hangs_costs_its_time_and_is_a_bad_one() {
     let answer = world.json("push", 4);
     assert!(began.elapsed() < Duration::from_secs(25), "{:?}", began.elapsed());
     assert_eq!(outcomes(&answer), ["reverted", "skipped", "skipped"], "{answer}");
-    assert!(answer["stopped"].as_str().unwrap().starts_with("wave 1: probe http://127.0.0.1:"), "{answer}");
+    assert!(
+        answer["stopped"].as_str().unwrap().starts_with("wave 1: probe http://127.0.0.1:"),
+        "{answer}"
+    );
     assert_eq!(on(&world), [3, 1, 1]);
 }
 
@@ -115,7 +132,10 @@ fn a_list_of_mirrors_that_is_none_stops_everything_and_says_why() {
     listed_by(&world, "echo '{\"name\":\"a\",\"url\":\"a\"}'");
     world.ok("push");
     for (script, words) in [
-        ("echo '{\"name\":\"a\",\"url\":\"a\"}'; echo 'no such fleet' >&2; exit 3", "no such fleet"),
+        (
+            "echo '{\"name\":\"a\",\"url\":\"a\"}'; echo 'no such fleet' >&2; exit 3",
+            "no such fleet",
+        ),
         ("echo '<html>login</html>'", "not a JSON object"),
         ("printf '\\377\\376'", "not UTF-8"),
         ("yes | head -c 2000000", "larger than 1 MiB"),
@@ -146,7 +166,11 @@ fn two_names_for_one_store_are_refused_before_anything_is_sent() {
     world.ok("push --only a,b");
     world.link("a", "c");
     world.write("tree/index.html", "two");
-    world.run("push").code(2).warns("./a and ./c are the same mirror").warns("name each mirror once");
+    world
+        .run("push")
+        .code(2)
+        .warns("./a and ./c are the same mirror")
+        .warns("name each mirror once");
     assert_eq!(["a", "b"].map(|mirror| world.current(mirror)), [1, 1]);
 }
 

@@ -20,7 +20,15 @@ fn a_private_key_is_found_by_its_content_also_when_nothing_is_read_again() {
 #[test]
 fn files_with_secrets_are_refused_by_name_and_examples_pass() {
     let world = World::with_mirror();
-    for name in [".git-credentials", ".npmrc", ".pypirc", "vault.kdbx", ".docker/config.json", "server.key", ".Env"] {
+    for name in [
+        ".git-credentials",
+        ".npmrc",
+        ".pypirc",
+        "vault.kdbx",
+        ".docker/config.json",
+        "server.key",
+        ".Env",
+    ] {
         world.write(&format!("tree/a/{name}"), "x");
         refused(&world, "push tree ./www", 5, &format!("a/{name}"));
         world.remove("tree/a");
@@ -49,17 +57,29 @@ fn the_file_lets_through_what_is_meant() {
 #[test]
 fn clutter_is_one_warning_with_what_to_write() {
     let world = World::with_tree();
-    for name in [".DS_Store", "docs/.DS_Store", "Thumbs.db", "index.html~", ".index.html.swp", "node_modules/a/b.js"] {
+    for name in [
+        ".DS_Store",
+        "docs/.DS_Store",
+        "Thumbs.db",
+        "index.html~",
+        ".index.html.swp",
+        "node_modules/a/b.js",
+    ] {
         world.write(&format!("tree/{name}"), "x");
     }
     let run = world.ok("push tree ./www");
-    let lines: Vec<&str> = run.stderr.lines().filter(|line| line.contains("not meant for visitors")).collect();
+    let lines: Vec<&str> =
+        run.stderr.lines().filter(|line| line.contains("not meant for visitors")).collect();
     let patterns = r#"exclude = ["*~", ".*.swp", ".DS_Store", "Thumbs.db", "node_modules/"]"#;
     assert!(lines.len() == 1 && lines[0].contains(patterns), "{}", run.stderr);
     let pattern = patterns.split_once(" = ").unwrap().1;
     world.write("headwater.toml", format!("content = 'tree'\nexclude = {pattern}\n"));
     let run = world.ok("push ./tree ./www");
-    assert!(!run.stderr.contains("not meant for visitors") && !world.exists("www/current/.DS_Store"), "{}", run.stderr);
+    assert!(
+        !run.stderr.contains("not meant for visitors") && !world.exists("www/current/.DS_Store"),
+        "{}",
+        run.stderr
+    );
 }
 
 #[test]
@@ -87,7 +107,12 @@ fn a_token_in_the_wrong_place_is_not_repeated() {
         "diff TOKEN ./www",
     ] {
         let run = world.run(&line.replace("TOKEN", token));
-        assert!(!format!("{}{}", run.stdout, run.stderr).contains("5ec2e7"), "{line}: {}{}", run.stdout, run.stderr);
+        assert!(
+            !format!("{}{}", run.stdout, run.stderr).contains("5ec2e7"),
+            "{line}: {}{}",
+            run.stdout,
+            run.stderr
+        );
     }
     for text in [
         "site = 'TOKEN '",

@@ -11,7 +11,11 @@ fn nobody_is_served_without_saying_who_may_push() {
     world.run("serve").code(2).warns("DIR");
     world.run("serve www --no-auth --token-file t.toml").code(2).warns("--token-file");
     world.run("serve www --token-file t.toml").code(2).warns("--site");
-    let missing = world.run("serve www --site docs --token-file t.toml").code(2).warns("--token-file").warns("t.toml");
+    let missing = world
+        .run("serve www --site docs --token-file t.toml")
+        .code(2)
+        .warns("--token-file")
+        .warns("t.toml");
     assert!(!missing.stderr.contains("--config"), "{}", missing.stderr);
     world.run("serve www --config serve.toml").code(2).warns("--config");
     assert!(!world.path("www").exists());
@@ -23,8 +27,14 @@ fn other_machines_are_not_served_in_the_clear_or_without_tokens() {
     world.write("tokens.toml", "");
     let tokens = "serve www --site docs --token-file tokens.toml --listen 0.0.0.0:0";
     world.run(tokens).code(2).warns("neither TLS nor a proxy").warns("--behind-proxy");
-    world.run("serve www --no-auth --listen 0.0.0.0:0").code(2).warns("no token would be asked for");
-    world.run("serve www --no-auth --behind-proxy --listen [::]:0").code(2).warns("no token would be asked for");
+    world
+        .run("serve www --no-auth --listen 0.0.0.0:0")
+        .code(2)
+        .warns("no token would be asked for");
+    world
+        .run("serve www --no-auth --behind-proxy --listen [::]:0")
+        .code(2)
+        .warns("no token would be asked for");
     world.run("serve www --no-auth --listen 7447").code(2).warns("--listen");
 }
 
@@ -53,13 +63,19 @@ fn a_token_is_printed_once_and_its_hash_goes_into_the_file() {
     world.write("serve.toml", SITE);
     let run = world.ok("token new --site docs --allow push --expires 90d --config serve.toml");
     let token = run.stdout.trim().to_owned();
-    let parsed = headwater::receiver::Token::parse(&token).expect("stdout is the token and nothing else");
-    assert!(run.stderr.contains(&parsed.hash().to_hex().to_string()) && !run.stderr.contains(&token[12..]));
+    let parsed =
+        headwater::receiver::Token::parse(&token).expect("stdout is the token and nothing else");
+    assert!(
+        run.stderr.contains(&parsed.hash().to_hex().to_string())
+            && !run.stderr.contains(&token[12..])
+    );
     assert!(run.stderr.contains("SIGHUP") && !run.stderr.contains("restart"), "{}", run.stderr);
     // The lines can be appended as they are.
     world.write("serve.toml", format!("{SITE}{}", run.stderr));
     let settings = headwater::config::serve::load(&world.path("serve.toml")).unwrap();
-    let headwater::receiver::AuthPolicy::Tokens(tokens) = settings.access else { panic!("no tokens") };
+    let headwater::receiver::AuthPolicy::Tokens(tokens) = settings.access else {
+        panic!("no tokens")
+    };
     assert_eq!(tokens.len(), 1);
     assert!(tokens[0].expires.is_some() && tokens[0].hash == parsed.hash());
     let another = world.ok("token new --site docs --allow read").stdout;
@@ -70,7 +86,10 @@ fn a_token_is_printed_once_and_its_hash_goes_into_the_file() {
 fn a_token_for_nothing_is_refused() {
     let world = World::new();
     world.write("serve.toml", SITE);
-    world.run("token new --site blog --allow push --config serve.toml").code(2).warns("no [[site]] blog");
+    world
+        .run("token new --site blog --allow push --config serve.toml")
+        .code(2)
+        .warns("no [[site]] blog");
     world.run("token new --site docs --allow all").code(2).warns("push");
     world.run("token new --site docs").code(2).warns("--allow");
     world.run("token new --allow push").code(2).warns("--site");
@@ -82,13 +101,25 @@ fn a_token_for_nothing_is_refused() {
 fn receive_ends_with_its_client_and_says_what_cannot_be_a_mirror() {
     let world = World::new();
     let run = world.ok("receive www --site docs");
-    assert!(run.stdout.starts_with("headwater receive 1 {") && run.stdout.ends_with("}\n"), "{}", run.stdout);
+    assert!(
+        run.stdout.starts_with("headwater receive 1 {") && run.stdout.ends_with("}\n"),
+        "{}",
+        run.stdout
+    );
     assert!(!world.path("www").exists(), "asking makes nothing");
     world.write("full/file", "not ours");
     world.run("receive full").code(1).warns("cannot serve full").warns("is not a mirror");
-    world.run("serve full --no-auth --listen 127.0.0.1:0").code(1).warns("cannot serve full").warns("is not a mirror");
+    world
+        .run("serve full --no-auth --listen 127.0.0.1:0")
+        .code(1)
+        .warns("cannot serve full")
+        .warns("is not a mirror");
     world.run("receive").code(2).warns("DIR");
     world.write("serve.toml", format!("{SITE}[[site]]\nname = \"blog\"\ndir = \"blog\"\n"));
     let run = world.ok("receive --config serve.toml");
-    assert!(run.stdout.contains("\"/docs/\"") && run.stdout.contains("\"/blog/\""), "{}", run.stdout);
+    assert!(
+        run.stdout.contains("\"/docs/\"") && run.stdout.contains("\"/blog/\""),
+        "{}",
+        run.stdout
+    );
 }

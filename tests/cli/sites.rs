@@ -5,7 +5,9 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
-use headwater::receiver::{AuthPolicy, Handle, Log, LogRecord, ReceiverSettings, Server, SiteSettings};
+use headwater::receiver::{
+    AuthPolicy, Handle, Log, LogRecord, ReceiverSettings, Server, SiteSettings,
+};
 use headwater::tree_path::Site;
 
 use crate::harness::World;
@@ -36,7 +38,8 @@ impl Receiver {
             ..SiteSettings::new((*directory).to_owned(), Some(Site::new(name).unwrap()))
         };
         let listen = SocketAddr::from(([127, 0, 0, 1], 0));
-        let settings = ReceiverSettings::new(listen, sites.iter().map(site).collect(), AuthPolicy::Open);
+        let settings =
+            ReceiverSettings::new(listen, sites.iter().map(site).collect(), AuthPolicy::Open);
         let requests = Arc::new(Requests::default());
         let server = Server::bind(&settings, Arc::<Requests>::clone(&requests)).unwrap();
         let (handle, address) = (server.handle(), server.address());
@@ -73,11 +76,18 @@ fn who_names_no_site_pushes_to_the_one_that_the_mirrors_have() {
     world.ok("push tree ./docs --site docs");
     world.write("tree/index.html", "2");
     world.ok("push tree ./docs ./new");
-    assert_eq!((site_of(&world, "./docs"), site_of(&world, "./new")), ("docs".into(), "docs".into()));
+    assert_eq!(
+        (site_of(&world, "./docs"), site_of(&world, "./new")),
+        ("docs".into(), "docs".into())
+    );
     world.ok("rollback ./docs ./new");
     world.ok("push --from ./docs ./third");
     assert_eq!(site_of(&world, "./third"), "docs");
-    world.run("push tree ./docs --site news").code(7).warns("holds site \"docs\", not \"news\"").warns("--site");
+    world
+        .run("push tree ./docs --site news")
+        .code(7)
+        .warns("holds site \"docs\", not \"news\"")
+        .warns("--site");
 }
 
 #[test]
@@ -87,15 +97,21 @@ fn mirrors_of_different_sites_are_refused_with_a_command_that_works() {
     world.ok("push tree ./news --site news");
     world.write("tree/index.html", "2");
     let before = (world.snapshot("docs"), world.snapshot("news"));
-    let run = world.run("push tree ./docs ./news").code(2).warns(r#""docs" on ./docs; "news" on ./news"#);
-    let command = run.stderr.lines().find_map(|line| line.split_once("hint: ")?.1.split_once(": headwater "));
+    let run =
+        world.run("push tree ./docs ./news").code(2).warns(r#""docs" on ./docs; "news" on ./news"#);
+    let command =
+        run.stderr.lines().find_map(|line| line.split_once("hint: ")?.1.split_once(": headwater "));
     assert_eq!(command.unwrap().1, "push tree ./docs --site docs");
     assert_eq!((world.snapshot("docs"), world.snapshot("news")), before);
     world.run("plan tree ./docs ./news").code(2).warns("headwater plan tree ./docs --site docs");
     world.ok(command.unwrap().1).says("release 2");
-    world.run("push --from ./docs ./news").code(2).warns("headwater push --from ./docs ./news --site news");
+    world
+        .run("push --from ./docs ./news")
+        .code(2)
+        .warns("headwater push --from ./docs ./news --site news");
 
-    let names = "content = 'tree'\n[[mirror]]\nname = 'a'\nurl = 'docs'\n[[mirror]]\nname = 'b'\nurl = 'news'\n";
+    let names = "content = 'tree'\n[[mirror]]\nname = 'a'\nurl = 'docs'\n[[mirror]]\nname = 'b'\n\
+                 url = 'news'\n";
     world.write("headwater.toml", names);
     world.run("push").code(2).warns("headwater push --skip b --site docs");
     world.ok("push --skip b --site docs");
@@ -104,14 +120,18 @@ fn mirrors_of_different_sites_are_refused_with_a_command_that_works() {
 #[test]
 fn a_receiver_says_its_site_before_anything_was_pushed() {
     let world = World::with_tree();
-    let receiver = Receiver::start(&[("docs", &world.path("remote")), ("blog", &world.path("blog"))]);
+    let receiver =
+        Receiver::start(&[("docs", &world.path("remote")), ("blog", &world.path("blog"))]);
     let url = receiver.url("docs");
     world.ok(&format!("push tree {url} ./www"));
     assert_eq!((site_of(&world, &url), site_of(&world, "./www")), ("docs".into(), "docs".into()));
 
     let wrong = format!("push tree {} --site docs", receiver.url("blog"));
     world.run(&wrong).code(7).warns("holds site \"blog\", not \"docs\"");
-    world.run(&format!("push tree http://{}", receiver.address)).code(4).warns("https://host:7447/SITE");
+    world
+        .run(&format!("push tree http://{}", receiver.address))
+        .code(4)
+        .warns("https://host:7447/SITE");
 }
 
 #[test]

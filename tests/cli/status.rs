@@ -9,7 +9,10 @@ fn a_mirror_that_is_current_is_well() {
     let world = World::with_mirror();
     world.ok("status ./www").says("1 of 1 mirror current").says("just now");
     let row = world.json("status ./www", 0)["mirrors"][0].clone();
-    assert_eq!((&row["state"], &row["sequence"], &row["entries"]), (&json!("current"), &json!(1), &json!(5)));
+    assert_eq!(
+        (&row["state"], &row["sequence"], &row["entries"]),
+        (&json!("current"), &json!(1), &json!(5))
+    );
     assert_eq!((&row["behind"], &row["lag"]), (&json!(0), &json!(0)));
     assert_eq!(row["release"].as_str().unwrap().len(), 64);
     assert!(row["free_bytes"].as_u64().is_some());
@@ -79,7 +82,10 @@ fn all_configured_mirrors_are_asked_by_default() {
 fn a_check_is_one_line_with_figures_and_the_code_of_a_plug_in() {
     let world = World::with_tree();
     world.ok("push tree ./www ./old");
-    world.run("status ./www ./old --check").code(0).says("HEADWATER OK - 2 of 2 mirrors current | lag=0s;3600;86400;0");
+    world
+        .run("status ./www ./old --check")
+        .code(0)
+        .says("HEADWATER OK - 2 of 2 mirrors current | lag=0s;3600;86400;0");
     world.write("tree/index.html", "2");
     world.ok("push tree ./www");
     let line = "status ./www ./old --check";
@@ -107,7 +113,10 @@ fn the_last_switch_and_the_last_verification_are_told() {
     assert!(row()["switched"].as_u64().unwrap().abs_diff(now) < 600);
     assert_eq!(row()["verified"], json!(null));
     world.ok("verify ./www --quick");
-    assert_eq!((&row()["verified"]["quick"], &row()["verified"]["faults"]), (&json!(true), &json!(0)));
+    assert_eq!(
+        (&row()["verified"]["quick"], &row()["verified"]["faults"]),
+        (&json!(true), &json!(0))
+    );
     world.tamper("www/current/index.html", "by hand");
     world.run("verify ./www").code(1);
     assert!(row()["verified"]["faults"].as_u64().unwrap() > 0);
@@ -142,7 +151,8 @@ fn a_watch_looks_again_until_it_is_told_to_stop() {
 
 /// A receiver of `names`, below the world; its URL, and what ends with it.
 fn receiver(world: &World, names: &[String], tokens: &str) -> (std::process::Child, String) {
-    let tables: String = names.iter().map(|name| format!("[[site]]\nname='{name}'\ndir='{name}'\n")).collect();
+    let tables: String =
+        names.iter().map(|name| format!("[[site]]\nname='{name}'\ndir='{name}'\n")).collect();
     let file = format!("{}.toml", names[0]);
     let of_these = tokens.lines().find(|line| line.starts_with("sites")).unwrap();
     let sites: Vec<String> = names.iter().map(|name| format!("\"{name}\"")).collect();
@@ -166,13 +176,22 @@ fn a_hundred_mirrors_answer_within_a_second() {
     // One takes 64 connections at once.
     for names in names.chunks(25) {
         let (child, url) = receiver(&world, names, &token.stderr);
-        config.extend(names.iter().map(|name| format!("[[mirror]]\nname='{name}-http'\nurl='{url}/{name}'\n")));
+        config.extend(
+            names
+                .iter()
+                .map(|name| format!("[[mirror]]\nname='{name}-http'\nurl='{url}/{name}'\n")),
+        );
         receivers.push(child);
     }
-    names.iter().for_each(|name| drop(world.ok(&format!("push tree ./{name} --site {name} --quiet"))));
+    names
+        .iter()
+        .for_each(|name| drop(world.ok(&format!("push tree ./{name} --site {name} --quiet"))));
     world.write("headwater.toml", config);
     let began = std::time::Instant::now();
-    world.run_with(&[("HEADWATER_TOKEN", token.stdout.trim())], "status").code(0).says("100 of 100 mirrors current");
+    world
+        .run_with(&[("HEADWATER_TOKEN", token.stdout.trim())], "status")
+        .code(0)
+        .says("100 of 100 mirrors current");
     let took = began.elapsed();
     for mut receiver in receivers {
         receiver.kill().unwrap();
@@ -192,7 +211,10 @@ fn on_a_terminal_of_80_columns_every_line_fits() {
     let shown = |columns, line: &str| world.on_terminal(columns, line).end().lines;
     let lines = shown(80, "status");
     assert!(lines.iter().all(|line| line.chars().count() <= 80), "{lines:?}");
-    assert!(lines.iter().any(|line| line.contains("published")) && !lines.concat().contains("response"), "{lines:?}");
+    assert!(
+        lines.iter().any(|line| line.contains("published")) && !lines.concat().contains("response"),
+        "{lines:?}"
+    );
     assert!(shown(80, "status --wide").concat().contains("response"));
     assert!(shown(200, "status").concat().contains("response"));
     // A pipe has no width.

@@ -27,7 +27,8 @@ impl Drop for Receiver {
 
 /// Starts a receiver of the directory `name`; with it its URL.
 fn receiver(world: &World, name: &str) -> (Receiver, String) {
-    let mut child = world.start(&format!("serve ./{name} --site docs --listen 127.0.0.1:0 --no-auth"));
+    let mut child =
+        world.start(&format!("serve ./{name} --site docs --listen 127.0.0.1:0 --no-auth"));
     let mut log = BufReader::new(child.stderr.take().unwrap()).lines();
     let first: Value = serde_json::from_str(&log.next().unwrap().unwrap()).unwrap();
     std::thread::spawn(move || log.map_while(Result::ok).for_each(drop));
@@ -55,8 +56,12 @@ fn front(world: &World) -> (Web, Kept) {
 }
 
 fn fleet(world: &World, web: &Web) -> Vec<Receiver> {
-    let (receivers, urls): (Vec<_>, Vec<_>) = RECEIVERS.iter().map(|name| receiver(world, name)).unzip();
-    let remote = RECEIVERS.iter().zip(urls).map(|(name, url)| format!("[[mirror]]\nname='{name}'\nurl='{url}'\n"));
+    let (receivers, urls): (Vec<_>, Vec<_>) =
+        RECEIVERS.iter().map(|name| receiver(world, name)).unzip();
+    let remote = RECEIVERS
+        .iter()
+        .zip(urls)
+        .map(|(name, url)| format!("[[mirror]]\nname='{name}'\nurl='{url}'\n"));
     let local = DIRECTORIES.iter().map(|name| {
         let group = if name.starts_with("canary") { "group='canary'\n" } else { "" };
         format!("[[mirror]]\nname='{name}'\nurl='./{name}'\n{group}")
@@ -96,7 +101,10 @@ fn a_bad_release_reaches_the_canary_and_nobody_else() {
     world.rename("broken/.headwater/objects/00", "away");
     world.write("tree/docs/a.html", "<h1>a, second edition</h1>\n");
     let answer = world.json("push --note second", 3);
-    assert_eq!((outcomes(&answer, "activated").len(), outcomes(&answer, "failed")), (9, vec!["broken".to_owned()]));
+    assert_eq!(
+        (outcomes(&answer, "activated").len(), outcomes(&answer, "failed")),
+        (9, vec!["broken".to_owned()])
+    );
     assert!(answer["spread_ms"].is_u64(), "{answer}");
     let good = world.served("hub");
 
@@ -110,7 +118,10 @@ fn a_bad_release_reaches_the_canary_and_nobody_else() {
     assert_eq!(outcomes(&answer, "skipped").len(), 7, "{answer}");
     let stopped = answer["stopped"].as_str().unwrap();
     assert!(stopped.contains("/canary-2/index.html: visitors get something else"), "{stopped}");
-    assert_eq!((answer["sequence"].as_u64(), answer["reverted"]["sequence"].as_u64()), (Some(3), Some(4)));
+    assert_eq!(
+        (answer["sequence"].as_u64(), answer["reverted"]["sequence"].as_u64()),
+        (Some(3), Some(4))
+    );
     for name in all() {
         let wanted = if name.starts_with("canary") { 4 } else { 2 - u64::from(name == "broken") };
         assert_eq!(world.current(name), wanted, "{name}");
@@ -122,7 +133,9 @@ fn a_bad_release_reaches_the_canary_and_nobody_else() {
     // What a probe took back is not refused: with a mended front and mirror all get it.
     world.rename("away", "broken/.headwater/objects/00");
     assert_eq!(outcomes(&world.json("push --note third", 0), "activated").len(), 10);
-    assert!(all().all(|name| world.current(name) == 5 && world.served(name) == world.files("tree")));
+    assert!(
+        all().all(|name| world.current(name) == 5 && world.served(name) == world.files("tree"))
+    );
     world.ok("status --public").says("10 of 10 mirrors current");
 }
 
@@ -130,7 +143,11 @@ fn a_bad_release_reaches_the_canary_and_nobody_else() {
 fn judge(world: &World, web: &Web) {
     let rows = world.json("status --public", 1)["mirrors"].clone();
     assert_eq!(column(&rows, "mirror")[0], "broken");
-    assert_eq!(column(&rows, "state").iter().filter(|state| *state == "current").count(), 9, "{rows}");
+    assert_eq!(
+        column(&rows, "state").iter().filter(|state| *state == "current").count(),
+        9,
+        "{rows}"
+    );
     // What the canaries took back, and what they went back to, was never for it.
     assert_eq!(rows[0]["behind"], 1);
     let list = world.ok("mirrorlist --public").stdout;

@@ -33,7 +33,8 @@ fn a_flipped_bit_is_found_wherever_it_is() {
             world.chmod(path, 0o444);
         }
         let name = path.strip_prefix("www/").unwrap();
-        let run = world.run("verify ./www").code(1).says("content differs").warns("headwater repair");
+        let run =
+            world.run("verify ./www").code(1).says("content differs").warns("headwater repair");
         assert!(prefix == "slots/" || run.stdout.contains(name), "{name}: {}", run.stdout);
         let faults = world.json("verify ./www", 1)["mirrors"][0]["faults"].clone();
         assert!(column(&faults, "kind").contains(&"content".to_owned()), "{faults}");
@@ -72,7 +73,10 @@ fn hand_edits_are_named_without_reading_a_byte() {
         assert!(run.stdout.contains(&format!("slots/{}", "1-")), "{}", run.stdout);
     }
     let answer = world.json("verify ./www --quick", 1);
-    assert_eq!((&answer["headwater"], &answer["mirrors"][0]["entries"]), (&json!("verify"), &json!(5)));
+    assert_eq!(
+        (&answer["headwater"], &answer["mirrors"][0]["entries"]),
+        (&json!("verify"), &json!(5))
+    );
 }
 
 #[test]
@@ -100,7 +104,13 @@ fn one_bad_mirror_does_not_hide_the_others() {
     world.ok("push tree ./www ./data");
     world.write("data/current/stranger", "x");
     world.write("file", "");
-    world.run("verify ./file ./www ./data").code(1).says("./www: ").says("no fault").says("stranger").warns("./file");
+    world
+        .run("verify ./file ./www ./data")
+        .code(1)
+        .says("./www: ")
+        .says("no fault")
+        .says("stranger")
+        .warns("./file");
     let rows = world.json("verify ./file ./www ./data", 1)["mirrors"].clone();
     assert!(rows[0]["error"].is_string() && rows[1]["faults"] == json!([]));
     assert_eq!(column(&rows[2]["faults"], "kind"), ["stranger"]);

@@ -52,14 +52,22 @@ impl Web {
 
 fn file(root: &Path, path: &str) -> Said {
     let path = path.trim_start_matches('/');
-    let path = if path.is_empty() || path.ends_with('/') { format!("{path}index.html") } else { path.to_owned() };
+    let path = if path.is_empty() || path.ends_with('/') {
+        format!("{path}index.html")
+    } else {
+        path.to_owned()
+    };
     match std::fs::read(root.join(path)) {
         Ok(content) => (200, String::new(), content),
         Err(_) => (404, String::new(), b"nothing here".to_vec()),
     }
 }
 
-fn serve(stream: TcpStream, log: &Mutex<Vec<Asked>>, answer: &dyn Fn(usize, &Asked) -> Said) -> Option<()> {
+fn serve(
+    stream: TcpStream,
+    log: &Mutex<Vec<Asked>>,
+    answer: &dyn Fn(usize, &Asked) -> Said,
+) -> Option<()> {
     let mut reader = BufReader::new(stream);
     let mut line = String::new();
     reader.read_line(&mut line).ok()?;
@@ -74,8 +82,10 @@ fn serve(stream: TcpStream, log: &Mutex<Vec<Asked>>, answer: &dyn Fn(usize, &Ask
         }
         headers.push_str(&line.to_lowercase());
     }
-    let length =
-        headers.lines().find_map(|line| line.strip_prefix("content-length: ")).map_or(0, |n| n.trim().parse().unwrap());
+    let length = headers
+        .lines()
+        .find_map(|line| line.strip_prefix("content-length: "))
+        .map_or(0, |n| n.trim().parse().unwrap());
     let mut body = vec![0; length];
     reader.read_exact(&mut body).ok()?;
     let asked = Asked { method, path, headers, body: String::from_utf8(body).unwrap() };
@@ -85,7 +95,10 @@ fn serve(stream: TcpStream, log: &Mutex<Vec<Asked>>, answer: &dyn Fn(usize, &Ask
         log.len() - 1
     };
     let (status, headers, body) = answer(before, &asked);
-    let head = format!("HTTP/1.1 {status} x\r\ncontent-length: {}\r\nconnection: close\r\n{headers}\r\n", body.len());
+    let head = format!(
+        "HTTP/1.1 {status} x\r\ncontent-length: {}\r\nconnection: close\r\n{headers}\r\n",
+        body.len()
+    );
     let stream = reader.get_mut();
     stream.write_all(head.as_bytes()).ok()?;
     stream.write_all(&body).ok()

@@ -12,7 +12,8 @@ fn fleet() -> (World, [Web; 2]) {
     let mirror = |name: &str, web: &Web, more: &str| {
         format!("[[mirror]]\nname='{name}'\nurl='{name}'\npublic_url='{}'\n{more}\n", web.url)
     };
-    let mirrors = mirror("eu", &webs[0], "region='de'\nweight=10") + &mirror("us", &webs[1], "region='us'\nweight=300");
+    let mirrors = mirror("eu", &webs[0], "region='de'\nweight=10")
+        + &mirror("us", &webs[1], "region='us'\nweight=300");
     world.write("headwater.toml", format!("content='tree'\nsite='docs'\n{mirrors}"));
     world.ok("push");
     (world, webs)
@@ -25,9 +26,15 @@ fn which_tells_object_release_and_what_visitors_get() {
     world.ok("push ./tree eu");
     let answer = world.json("which /index.html", 1);
     let rows = &answer["mirrors"];
-    assert_eq!((&answer["path"], column(rows, "since")), (&json!("index.html"), vec!["2".to_owned(), "1".to_owned()]));
+    assert_eq!(
+        (&answer["path"], column(rows, "since")),
+        (&json!("index.html"), vec!["2".to_owned(), "1".to_owned()])
+    );
     let object = blake3::hash(b"second").to_hex().to_string();
-    assert_eq!((&rows[0]["object"], &rows[0]["public"]["object"]), (&json!(object), &json!(object)));
+    assert_eq!(
+        (&rows[0]["object"], &rows[0]["public"]["object"]),
+        (&json!(object), &json!(object))
+    );
     assert_ne!(rows[1]["object"], rows[0]["object"]);
     world.ok("push");
     world.ok("which /").says("the same").says("just now");
@@ -45,7 +52,10 @@ fn a_status_looks_at_what_visitors_get() {
     world.ok("status --public").says("visitors get this release: 5 files fetched");
     world.tamper("us/current/index.html", "by hand");
     world.ok("status");
-    world.run("status --public").code(1).says("visitors get other content for 1 of 5 files: index.html: other content");
+    world
+        .run("status --public")
+        .code(1)
+        .says("visitors get other content for 1 of 5 files: index.html: other content");
     let row = world.json("status --public", 1)["mirrors"]
         .as_array()
         .unwrap()
@@ -66,13 +76,24 @@ fn only_mirrors_that_are_proven_current_are_listed() {
     let host = |url: &str| url.strip_prefix("http://").unwrap().to_owned();
     let nginx = format!("server {} weight=10;\nserver {} weight=300;\n", host(&eu), host(&us));
     assert_eq!(world.ok("mirrorlist --format nginx").stdout, nginx);
-    let haproxy = format!("server eu {} weight 10 check\nserver us {} weight 256 check\n", host(&eu), host(&us));
+    let haproxy = format!(
+        "server eu {} weight 10 check\nserver us {} weight 256 check\n",
+        host(&eu),
+        host(&us)
+    );
     assert_eq!(world.ok("mirrorlist --format haproxy").stdout, haproxy);
-    let listed: serde_json::Value = serde_json::from_str(&world.ok("mirrorlist --format json").stdout).unwrap();
-    assert_eq!(listed["mirrors"][0], json!({ "name": "eu", "url": eu, "region": "de", "weight": 10 }));
+    let listed: serde_json::Value =
+        serde_json::from_str(&world.ok("mirrorlist --format json").stdout).unwrap();
+    assert_eq!(
+        listed["mirrors"][0],
+        json!({ "name": "eu", "url": eu, "region": "de", "weight": 10 })
+    );
     let metalink = world.ok("mirrorlist --format metalink --path assets/app.js").stdout;
     assert!(metalink.contains("<file name=\"app.js\">"), "{metalink}");
-    assert!(metalink.contains(&format!("<url priority=\"1\" location=\"us\">{us}/assets/app.js</url>")), "{metalink}");
+    assert!(
+        metalink.contains(&format!("<url priority=\"1\" location=\"us\">{us}/assets/app.js</url>")),
+        "{metalink}"
+    );
     world.run("mirrorlist --format metalink").code(2).warns("--path");
     world.tamper("us/current/index.html", "by hand");
     assert_eq!(world.ok("mirrorlist --public").stdout, format!("{eu}\n"));
@@ -85,12 +106,19 @@ fn an_empty_list_replaces_no_good_one() {
     let good = world.read("list");
     assert!(good.contains(&webs[0].url));
     let quiet = world.ok("mirrorlist --output list");
-    assert_eq!((quiet.stdout.as_str(), quiet.stderr.as_str()), ("", ""), "nothing changed, nothing is written");
+    assert_eq!(
+        (quiet.stdout.as_str(), quiet.stderr.as_str()),
+        ("", ""),
+        "nothing changed, nothing is written"
+    );
     for mirror in ["eu", "us"] {
         std::fs::remove_dir_all(world.path(mirror)).unwrap();
         world.write(mirror, "a file");
     }
-    world.run("mirrorlist --output list").code(1).warns("none of 2 mirrors is proven current; list is unchanged");
+    world
+        .run("mirrorlist --output list")
+        .code(1)
+        .warns("none of 2 mirrors is proven current; list is unchanged");
     assert_eq!(world.read("list"), good);
     world.run("mirrorlist --output other").code(1);
     assert!(!world.path("other").exists());

@@ -12,7 +12,8 @@ use super::{BASES, read_manifest, stream};
 const DECODED: (u64, u64) = (1000, 1 << 20);
 /// Operations between two looks at whether the work is still wanted.
 const OPERATIONS: u64 = 4096;
-/// Memory for an object, an entry of the base and a position of it: at least what a receiver keeps of each.
+/// Memory for an object, an entry of the base and a position of it: at least what a receiver keeps
+/// of each.
 const LEAST: [u64; 3] = [144, 33, 64];
 /// The same, at most, and the positions that are granted at once.
 const MOST: [u64; 3] = [256, 64, 256];
@@ -20,8 +21,8 @@ const POSITIONS: u64 = 1024;
 /// A longer answer is not tried without an end: it takes a while until that is refused.
 const SHORT: usize = 4;
 
-/// A change to bases, under a quota: the first byte says how much memory there is, the second how many entries
-/// the release has. Counts work and memory instead of measuring them.
+/// A change to bases, under a quota: the first byte says how much memory there is, the second how
+/// many entries the release has. Counts work and memory instead of measuring them.
 pub(crate) fn quota(data: &[u8]) {
     let Some((&[memory, entries], change)) = data.split_first_chunk() else { return };
     let (memory, entries) = (64 << (memory % 24), u64::from(entries));
@@ -64,18 +65,30 @@ fn change_within(change: &[u8], base: &[Entry], memory: u64, entries: u64) {
     assert!(objects <= entries);
     let of_base = if objects > 0 { base_entries * LEAST[1] } else { 0 };
     let least = objects * LEAST[0] + of_base + positions * LEAST[2];
-    assert!(least <= granted.get(), "{least} bytes are needed at least, and {} were granted", granted.get());
+    assert!(
+        least <= granted.get(),
+        "{least} bytes are needed at least, and {} were granted",
+        granted.get()
+    );
     // A position may be named twice, but each time takes bytes of the change.
     let named = decoded_bytes.min(entries) + POSITIONS;
     let most = objects * MOST[0] + base_entries * MOST[1] + named * MOST[2];
-    assert!(positions <= named && granted.get() <= most, "{} bytes were asked for, at most {most}", granted.get());
+    assert!(
+        positions <= named && granted.get() <= most,
+        "{} bytes were asked for, at most {most}",
+        granted.get()
+    );
     apply_within(change, base, &needs, entries);
 }
 
 /// Applying reads the base once and makes no more than was announced.
 fn apply_within(change: &[u8], base: &[Entry], needs: &delta::DeltaSummary, entries: u64) {
     let Ok(copies) = delta::objects_at(&needs.base_entries, stream(base)) else { return };
-    let ids: Vec<_> = needs.objects.iter().map(|object| (headwater::hash::ObjectId::of(b""), object.size)).collect();
+    let ids: Vec<_> = needs
+        .objects
+        .iter()
+        .map(|object| (headwater::hash::ObjectId::of(b""), object.size))
+        .collect();
     let mut taken = 0;
     let counted = stream(base).inspect(|_| taken += 1);
     let applied = delta::apply(change, counted, &ids, &copies, std::io::sink());
@@ -83,11 +96,13 @@ fn apply_within(change: &[u8], base: &[Entry], needs: &delta::DeltaSummary, entr
     assert!(applied.is_err() || applied.is_ok_and(|(_, totals)| totals.entries <= entries));
 }
 
-/// Whatever a receiver says of its state: a state that is in order, or an error, also if it never ends.
+/// Whatever a receiver says of its state: a state that is in order, or an error, also if it never
+/// ends.
 pub(crate) fn state(data: &[u8]) {
     match read_state(data) {
         Ok(state) => {
-            let names: Vec<_> = state.releases.iter().map(headwater::release::Release::name).collect();
+            let names: Vec<_> =
+                state.releases.iter().map(headwater::release::Release::name).collect();
             assert!(names.windows(2).all(|pair| pair[0] < pair[1]), "{names:?}");
             assert!(names.iter().all(|name| name.sequence() <= state.highest_sequence));
             assert!(state.highest_sequence.checked_add(1).is_some());

@@ -42,7 +42,8 @@ impl Dice {
 pub(crate) fn seed() -> u64 {
     use std::hash::{BuildHasher as _, Hasher as _};
     let given = std::env::var("HEADWATER_SEED").ok().and_then(|seed| seed.parse().ok());
-    let seed = given.unwrap_or_else(|| std::collections::hash_map::RandomState::new().build_hasher().finish());
+    let seed = given
+        .unwrap_or_else(|| std::collections::hash_map::RandomState::new().build_hasher().finish());
     println!("HEADWATER_SEED={seed}");
     seed
 }
@@ -128,7 +129,10 @@ impl Chaos {
 
     /// One that harms nothing, and tells `watch` of every request.
     #[allow(dead_code, reason = "not every test binary watches")]
-    pub(crate) fn watched(target: SocketAddr, watch: impl Fn(&str) + Send + Sync + 'static) -> Self {
+    pub(crate) fn watched(
+        target: SocketAddr,
+        watch: impl Fn(&str) + Send + Sync + 'static,
+    ) -> Self {
         Self::new(target, 0, Dice::new(0), Harm::ALL.to_vec(), None, Box::new(watch))
     }
 
@@ -173,7 +177,8 @@ impl Chaos {
                 let shared = Arc::clone(&acceptor);
                 std::thread::spawn(move || {
                     let Ok(mut server) = shared.connect() else { return };
-                    // However it ends, both ends are closed then, for good: nobody waits for what is not read.
+                    // However it ends, both ends are closed then, for good: nobody waits for what
+                    // is not read.
                     shared.serve(&client, &mut server).ok();
                 });
             }
@@ -238,7 +243,8 @@ impl Message {
 
     fn field(&self, name: &str) -> Option<String> {
         let text = String::from_utf8_lossy(&self.head).to_ascii_lowercase();
-        text.lines().find_map(|line| Some(line.strip_prefix(name)?.strip_prefix(':')?.trim().to_owned()))
+        text.lines()
+            .find_map(|line| Some(line.strip_prefix(name)?.strip_prefix(':')?.trim().to_owned()))
     }
 
     fn read_body(&mut self, from: &mut BufReader<TcpStream>) -> io::Result<()> {
@@ -315,7 +321,9 @@ impl Shared {
                     reset(client)?;
                     0
                 }
-                Harm::CutAnswer => usize::try_from(self.dice.lock().unwrap().below(answer.len() as u64)).unwrap(),
+                Harm::CutAnswer => {
+                    usize::try_from(self.dice.lock().unwrap().below(answer.len() as u64)).unwrap()
+                }
                 _ => answer.len(),
             };
             write(&mut &*client, &answer[..sent], harm)?;
@@ -335,10 +343,13 @@ impl Shared {
     fn choose(&self, line: String) -> Harm {
         let mut dice = self.dice.lock().unwrap();
         let mut harmed = self.harmed.lock().unwrap();
-        // What these answer is what this very request did, so that a test could not tell a second one from a first.
-        let is_counting = ["/prune ", "/settle ", "/repair "].iter().any(|path| line.contains(path));
+        // What these answer is what this very request did, so that a test could not tell a second
+        // one from a first.
+        let is_counting =
+            ["/prune ", "/settle ", "/repair "].iter().any(|path| line.contains(path));
         let count = harmed.entry(line).or_default();
-        let kinds: Vec<Harm> = self.kinds.iter().copied().filter(|harm| !(is_counting && harm.hides_work())).collect();
+        let kinds: Vec<Harm> =
+            self.kinds.iter().copied().filter(|harm| !(is_counting && harm.hides_work())).collect();
         if dice.below(100) >= self.percent || *count >= MAX_HARM || kinds.is_empty() {
             *count = 0;
             return Harm::None;

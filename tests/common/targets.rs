@@ -12,8 +12,8 @@ use std::path::Path;
 use headwater::hash::{ManifestId, ObjectId};
 use headwater::manifest::{Entry, ManifestError, ManifestReader, ManifestWriter, Totals, delta};
 use headwater::pack::{
-    BaseRange, Block, Level, MAX_CONTENT_BYTES, MAX_PREFIX_BYTES, MAX_RANGES, PackReader, PackWriter, Piece,
-    encode_block,
+    BaseRange, Block, Level, MAX_CONTENT_BYTES, MAX_PREFIX_BYTES, MAX_RANGES, PackReader,
+    PackWriter, Piece, encode_block,
 };
 use headwater::protocol;
 use headwater::receiver::{Token, TokenId};
@@ -87,7 +87,9 @@ fn read_pack(data: &[u8]) {
 }
 
 fn check_ranges(block: &Block<'_>) {
-    let sum = |lengths: &mut dyn Iterator<Item = u32>| lengths.map(|length| length as usize).sum::<usize>();
+    let sum = |lengths: &mut dyn Iterator<Item = u32>| {
+        lengths.map(|length| length as usize).sum::<usize>()
+    };
     assert_eq!(sum(&mut block.pieces().iter().map(|piece| piece.length)), block.content_bytes());
     assert_eq!(sum(&mut block.bases().iter().map(|base| base.length)), block.prefix_bytes());
     assert!((1..=MAX_RANGES).contains(&block.pieces().len()) && block.bases().len() <= MAX_RANGES);
@@ -96,7 +98,10 @@ fn check_ranges(block: &Block<'_>) {
 
 fn check_decoding(block: &Block<'_>) {
     let prefix = vec![b'p'; block.prefix_bytes()];
-    assert!(block.decode(&[&prefix[..], b"p"].concat()).is_err(), "a prefix that is too long was taken");
+    assert!(
+        block.decode(&[&prefix[..], b"p"].concat()).is_err(),
+        "a prefix that is too long was taken"
+    );
     let Ok(content) = block.decode(&prefix) else { return };
     assert_eq!(content.len(), block.content_bytes());
     let again = repack(block.pieces(), &content, block.bases(), &prefix);
@@ -118,11 +123,15 @@ fn repack(pieces: &[Piece], content: &[u8], bases: &[BaseRange], prefix: &[u8]) 
 
 type Entries = Result<Vec<Entry>, ManifestError>;
 
-/// A manifest: what is read whole is written back as the same bytes, and reads alike however it is cut.
+/// A manifest: what is read whole is written back as the same bytes, and reads alike however it is
+/// cut.
 pub(crate) fn manifest(data: &[u8]) {
     let whole = read_manifest(data);
     let small = ManifestReader::new(Trickle(data), None).and_then(Iterator::collect::<Entries>);
-    assert_eq!(format!("{:?}", whole.as_ref().map(|(entries, _)| entries)), format!("{:?}", small.as_ref()));
+    assert_eq!(
+        format!("{:?}", whole.as_ref().map(|(entries, _)| entries)),
+        format!("{:?}", small.as_ref())
+    );
     let Ok((entries, totals)) = whole else { return };
     assert_eq!(totals.entries, entries.len() as u64);
     assert_eq!(totals.retired, entries.iter().filter(|entry| !entry.is_live()).count() as u64);
@@ -130,7 +139,10 @@ pub(crate) fn manifest(data: &[u8]) {
     assert!(entries.iter().all(|entry| entry.path.as_str().len() <= MAX_PATH_BYTES));
     let other = ManifestId::of(b"another");
     assert!(ManifestReader::new(data, Some(totals.manifest)).unwrap().all(|entry| entry.is_ok()));
-    assert!(ManifestReader::new(data, Some(other)).unwrap().any(|entry| entry.is_err()), "any id would do");
+    assert!(
+        ManifestReader::new(data, Some(other)).unwrap().any(|entry| entry.is_err()),
+        "any id would do"
+    );
 }
 
 /// Gives one byte at a time.
@@ -152,7 +164,11 @@ fn read_manifest(data: &[u8]) -> Result<(Vec<Entry>, Totals), ManifestError> {
         writer.push(entry).unwrap();
     }
     let (bytes, totals) = writer.finish().unwrap();
-    assert_eq!(String::from_utf8_lossy(&bytes), String::from_utf8_lossy(data), "two spellings of one manifest");
+    assert_eq!(
+        String::from_utf8_lossy(&bytes),
+        String::from_utf8_lossy(data),
+        "two spellings of one manifest"
+    );
     assert_eq!(totals.manifest, reader.id());
     Ok((entries, totals))
 }
@@ -164,7 +180,8 @@ const BASES: [&[u8]; 3] = [
     include_bytes!("../../fixtures/manifests/v1-names.jsonl"),
 ];
 
-/// A manifest change: whatever it makes of a base is a manifest, and the change to that makes the same.
+/// A manifest change: whatever it makes of a base is a manifest, and the change to that makes the
+/// same.
 pub(crate) fn transit(data: &[u8]) {
     apply_everywhere(data);
     // Nobody guesses a sound frame, so what is in one comes as it is, too.
@@ -193,16 +210,22 @@ fn apply_everywhere(change: &[u8]) {
 }
 
 /// Entries, as a reader would give them.
-pub(crate) fn stream(entries: &[Entry]) -> impl Iterator<Item = Result<Entry, ManifestError>> + use<'_> {
+pub(crate) fn stream(
+    entries: &[Entry],
+) -> impl Iterator<Item = Result<Entry, ManifestError>> + use<'_> {
     entries.iter().cloned().map(Ok)
 }
 
 fn apply_to(change: &[u8], needs: &delta::DeltaSummary, base: &[Entry]) {
     let Ok(copies) = delta::objects_at(&needs.base_entries, stream(base)) else { return };
     assert_eq!(copies.len(), needs.base_entries.len());
-    let id = |(index, object): (usize, &delta::NewObject)| (ObjectId::of(&index.to_le_bytes()), object.size);
+    let id = |(index, object): (usize, &delta::NewObject)| {
+        (ObjectId::of(&index.to_le_bytes()), object.size)
+    };
     let ids: Vec<(ObjectId, u64)> = needs.objects.iter().enumerate().map(id).collect();
-    let Ok((bytes, totals)) = delta::apply(change, stream(base), &ids, &copies, Vec::new()) else { return };
+    let Ok((bytes, totals)) = delta::apply(change, stream(base), &ids, &copies, Vec::new()) else {
+        return;
+    };
     let (new, read) = read_manifest(&bytes).expect("what a change makes is a manifest");
     assert_eq!(read, totals);
     check_change(base, &new, &bytes);
@@ -212,13 +235,15 @@ fn apply_to(change: &[u8], needs: &delta::DeltaSummary, base: &[Entry]) {
 fn check_change(base: &[Entry], new: &[Entry], bytes: &[u8]) {
     let change = delta::encode(|| Ok(stream(base)), || Ok(stream(new)), None, 7).unwrap();
     let needs = delta::summarize(&*change.bytes, &LIMITS).unwrap();
-    let ids: Vec<(ObjectId, u64)> = change.wanted.iter().map(|wanted| (wanted.object, wanted.size)).collect();
+    let ids: Vec<(ObjectId, u64)> =
+        change.wanted.iter().map(|wanted| (wanted.object, wanted.size)).collect();
     let copies: HashMap<_, _> = delta::objects_at(&needs.base_entries, stream(base)).unwrap();
     let (again, _) = delta::apply(&*change.bytes, stream(base), &ids, &copies, Vec::new()).unwrap();
     assert_eq!(String::from_utf8_lossy(&again), String::from_utf8_lossy(bytes));
     // With all that is new on the mirror already, nothing is.
     let held = change.wanted.iter().map(|wanted| wanted.object).collect();
-    let change = delta::encode_beside(|| Ok(stream(base)), || Ok(stream(new)), None, 7, &held).unwrap();
+    let change =
+        delta::encode_beside(|| Ok(stream(base)), || Ok(stream(new)), None, 7, &held).unwrap();
     assert_eq!(change.wanted, []);
     let (again, _) = delta::apply(&*change.bytes, stream(base), &[], &copies, Vec::new()).unwrap();
     assert_eq!(String::from_utf8_lossy(&again), String::from_utf8_lossy(bytes));
@@ -229,10 +254,15 @@ pub(crate) fn release(data: &[u8]) {
     if let Ok(release) = Release::parse(data) {
         assert_eq!(release.to_bytes(), data);
         assert!(release.name().fits(&release.id()));
-        assert_eq!((release.rank().0, release.name().sequence()), (release.sequence, release.sequence));
+        assert_eq!(
+            (release.rank().0, release.name().sequence()),
+            (release.sequence, release.sequence)
+        );
         assert_eq!(release.name().to_string().parse::<ReleaseName>().unwrap(), release.name());
     }
-    let name = std::str::from_utf8(data).ok().and_then(|text| Some((text, text.parse::<ReleaseName>().ok()?)));
+    let name = std::str::from_utf8(data)
+        .ok()
+        .and_then(|text| Some((text, text.parse::<ReleaseName>().ok()?)));
     if let Some((text, name)) = name {
         assert_eq!(name.to_string(), text);
     }
@@ -240,7 +270,9 @@ pub(crate) fn release(data: &[u8]) {
 
 /// A path of a request, and the bytes of a connection before hyper gets them.
 pub(crate) fn request(data: &[u8]) {
-    let parsed = std::str::from_utf8(data).ok().and_then(|text| Some((text, protocol::Resource::parse(text)?)));
+    let parsed = std::str::from_utf8(data)
+        .ok()
+        .and_then(|text| Some((text, protocol::Resource::parse(text)?)));
     if let Some((text, resource)) = parsed {
         assert_eq!(resource.to_string(), text, "two spellings of one path");
     }
@@ -254,7 +286,8 @@ pub(crate) fn request(data: &[u8]) {
     check_heads(&passed, spoiled.first().copied());
 }
 
-/// The bytes behind the framing, if they come in pieces of this size, and in how many of these a head began.
+/// The bytes behind the framing, if they come in pieces of this size, and in how many of these a
+/// head began.
 fn follow(data: &[u8], size: usize) -> (Vec<u8>, usize) {
     let mut framing = Framing::default();
     let mut bytes = data.to_vec();
@@ -272,20 +305,32 @@ fn check_heads(bytes: &[u8], spoiled: Option<usize>) {
             return;
         }
         let lines: Vec<&str> = head.split("\r\n").collect();
-        assert!(!head.replace("\r\n", "").contains(['\r', '\n']), "a lone line end passed: {head:?}");
-        assert!(lines.iter().all(|line| !line.is_empty() && !line.starts_with([' ', '\t'])), "{head:?}");
-        let values = |name: &str| lines[1..].iter().filter_map(|line| line.strip_prefix(name)).collect::<Vec<_>>();
+        assert!(
+            !head.replace("\r\n", "").contains(['\r', '\n']),
+            "a lone line end passed: {head:?}"
+        );
+        assert!(
+            lines.iter().all(|line| !line.is_empty() && !line.starts_with([' ', '\t'])),
+            "{head:?}"
+        );
+        let values = |name: &str| {
+            lines[1..].iter().filter_map(|line| line.strip_prefix(name)).collect::<Vec<_>>()
+        };
         let (lengths, codings) = (values("content-length:"), values("transfer-encoding:"));
         assert!(lengths.len() + codings.len() <= 1, "two ends: {head:?}");
         let body = match lengths[..] {
-            [length] => length.trim_matches([' ', '\t', '\u{c}']).parse::<u64>().expect("a plain number"),
+            [length] => {
+                length.trim_matches([' ', '\t', '\u{c}']).parse::<u64>().expect("a plain number")
+            }
             _ => 0,
         };
         let body = usize::try_from(body).unwrap_or(usize::MAX);
         let after = &rest[end + 4..];
         let behind = match codings[..] {
             [] => after.get(body..),
-            [coding] if coding.trim_matches([' ', '\t', '\u{c}']) == "chunked" => behind_chunks(after),
+            [coding] if coding.trim_matches([' ', '\t', '\u{c}']) == "chunked" => {
+                behind_chunks(after)
+            }
             _ => None,
         };
         let Some(behind) = behind else { return };
@@ -303,7 +348,11 @@ fn behind_chunks(mut rest: &[u8]) -> Option<&[u8]> {
             return None;
         }
         let digits = line.strip_suffix('\r').expect("a lone line feed passed");
-        assert!((1..=8).contains(&digits.len()) && digits.bytes().all(|digit| digit.is_ascii_hexdigit()), "{line:?}");
+        assert!(
+            (1..=8).contains(&digits.len())
+                && digits.bytes().all(|digit| digit.is_ascii_hexdigit()),
+            "{line:?}"
+        );
         let size = usize::from_str_radix(digits, 16).unwrap();
         let (chunk_end, after) = rest[end + 1..].split_at_checked(size)?.1.split_at_checked(2)?;
         if chunk_end.contains(&0) {
@@ -325,13 +374,19 @@ pub(crate) fn token(data: &[u8]) {
         let secret = text.rsplit('_').next().unwrap();
         assert!(!format!("{token:?}").contains(secret) && !token.id().to_string().contains(secret));
         assert_eq!(TokenId::new(&token.id().to_string()).as_ref(), Some(token.id()));
-        assert!(mirror::BearerToken::new(text).is_ok(), "an origin refuses what a receiver gave out");
+        assert!(
+            mirror::BearerToken::new(text).is_ok(),
+            "an origin refuses what a receiver gave out"
+        );
     }
     match mirror::BearerToken::new(text) {
         Ok(token) => {
             assert_eq!(format!("{token:?}"), "Token(…)");
             assert_eq!(mirror::BearerToken::new(&format!(" {text}\n")), Ok(token));
-            assert!(text.trim().bytes().all(|byte| byte.is_ascii_graphic()), "it would end a header");
+            assert!(
+                text.trim().bytes().all(|byte| byte.is_ascii_graphic()),
+                "it would end a header"
+            );
         }
         Err(error) => assert!(text.trim().is_empty() || !error.to_string().contains(text.trim())),
     }
@@ -351,7 +406,10 @@ pub(crate) fn config(data: &[u8]) {
 /// What origin and receiver say to each other: it reads as it is written.
 pub(crate) fn message(data: &[u8]) {
     let head = data.first_chunk().and_then(|head| Some((head, protocol::PackHead::parse(head)?)));
-    assert!(head.is_none_or(|(bytes, head)| head.to_bytes() == *bytes), "two spellings of one head");
+    assert!(
+        head.is_none_or(|(bytes, head)| head.to_bytes() == *bytes),
+        "two spellings of one head"
+    );
     reads_alike::<protocol::StageHead>(data);
     reads_alike::<protocol::Answer<protocol::Staging>>(data);
     reads_alike::<protocol::Answer<protocol::State>>(data);
@@ -359,9 +417,14 @@ pub(crate) fn message(data: &[u8]) {
     reads_alike::<protocol::Answer<protocol::Verified>>(data);
     reads_alike::<protocol::Answer<protocol::Holds>>(data);
     for count in [1, 8, 9] {
-        let held =
-            serde_json::from_slice::<protocol::Holds>(data).ok().and_then(|holds| Some((holds.read(count)?, holds)));
-        assert!(held.is_none_or(|(held, holds)| held.len() == count && protocol::Holds::of(&held) == holds));
+        let held = serde_json::from_slice::<protocol::Holds>(data)
+            .ok()
+            .and_then(|holds| Some((holds.read(count)?, holds)));
+        assert!(
+            held.is_none_or(
+                |(held, holds)| held.len() == count && protocol::Holds::of(&held) == holds
+            )
+        );
     }
     reads_alike::<protocol::Answer<protocol::Pruned>>(data);
     reads_alike::<protocol::Answer<protocol::Settled>>(data);
@@ -383,7 +446,10 @@ fn reads_alike<T: Serialize + DeserializeOwned + PartialEq + Debug>(data: &[u8])
 /// The banner among what a login shell says: found once it is whole, and not before.
 pub(crate) fn banner(data: &[u8]) {
     let heard = scan(data);
-    assert!(heard != BannerScan::More || data.len() <= MAX_NOISE_BYTES + (1 << 20) + 1, "it would read for ever");
+    assert!(
+        heard != BannerScan::More || data.len() <= MAX_NOISE_BYTES + (1 << 20) + 1,
+        "it would read for ever"
+    );
     if matches!(heard, BannerScan::Line(_)) {
         assert_eq!(scan(&data[..data.len() - 1]), BannerScan::More);
         assert_eq!(scan(&[data, b"x"].concat()), BannerScan::Nonsense, "something follows it");
@@ -414,7 +480,9 @@ pub(crate) fn format(data: &[u8]) {
         let Ok(found) = Store::look(dir.path()) else { return };
         let Presence::Store(store) = found else { panic!("a store is no place for another") };
         let (id, site) = (store.id(), store.site().clone());
-        let plain = format!("{{\"headwater\":\"store\",\"version\":1,\"id\":\"{id}\",\"site\":\"{site}\"}}\n");
+        let plain = format!(
+            "{{\"headwater\":\"store\",\"version\":1,\"id\":\"{id}\",\"site\":\"{site}\"}}\n"
+        );
         std::fs::write(&file, &plain).unwrap();
         let again = Store::open(dir.path()).unwrap();
         assert_eq!((again.id(), again.site()), (id, &site));

@@ -45,14 +45,16 @@ pub(crate) struct Terminal {
 pub(crate) struct Shown {
     /// The exit code; `None` if a signal ended the program.
     pub(crate) code: Option<i32>,
-    /// The lines from the first to the last that is not empty. A line that the terminal wrapped is one line.
+    /// The lines from the first to the last that is not empty. A line that the terminal wrapped is
+    /// one line.
     pub(crate) lines: Vec<String>,
 }
 
 impl Terminal {
     /// Starts `command` with a terminal of so many columns as its standard input, output and error.
     pub(crate) fn start(mut command: Command, columns: u16) -> Self {
-        let controller = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
+        let controller =
+            openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
         grantpt(&controller).unwrap();
         unlockpt(&controller).unwrap();
         let size = Winsize { ws_row: ROWS, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
@@ -60,8 +62,16 @@ impl Terminal {
         let name = ptsname(&controller, Vec::new()).unwrap();
         let flags = i32::try_from(OFlags::NOCTTY.bits()).unwrap();
         let mut open = OpenOptions::new();
-        let device = open.read(true).write(true).custom_flags(flags).open(OsStr::from_bytes(name.as_bytes())).unwrap();
-        command.stdin(device.try_clone().unwrap()).stdout(device.try_clone().unwrap()).stderr(device);
+        let device = open
+            .read(true)
+            .write(true)
+            .custom_flags(flags)
+            .open(OsStr::from_bytes(name.as_bytes()))
+            .unwrap();
+        command
+            .stdin(device.try_clone().unwrap())
+            .stdout(device.try_clone().unwrap())
+            .stderr(device);
         command.env("TERM", "xterm-256color");
         let child = command.spawn().unwrap();
         // Only the program has the device open now: reading ends when the program ends.
@@ -90,7 +100,9 @@ impl Terminal {
 
     /// Waits until `words` are on the terminal.
     pub(crate) fn wait_for(&mut self, words: &str) {
-        let wait = |screen: &mut Screen| screen.is_closed || lines(screen).iter().any(|line| line.contains(words));
+        let wait = |screen: &mut Screen| {
+            screen.is_closed || lines(screen).iter().any(|line| line.contains(words))
+        };
         let is_seen = self.wait_until(wait);
         let text = lines(&mut self.screen.0.lock().unwrap()).join("\n");
         assert!(is_seen && text.contains(words), "{words:?} was not shown, but this:\n{text}");

@@ -71,7 +71,12 @@ pub(crate) fn detach(path: &Path) {
 }
 
 fn replace(path: &Path, with: impl FnOnce(&Path)) {
-    if path.is_dir() && !path.is_symlink() { fs::remove_dir_all(path) } else { fs::remove_file(path) }.unwrap();
+    if path.is_dir() && !path.is_symlink() {
+        fs::remove_dir_all(path)
+    } else {
+        fs::remove_file(path)
+    }
+    .unwrap();
     with(path);
 }
 
@@ -116,7 +121,9 @@ pub(crate) const DAMAGES: [Damage; 29] = [
         })
     }),
     hidden("a missing object", FaultKind::Missing, |it| {
-        harmed(it.object(it.current.file("img/new.bin").object), |path| fs::remove_file(path).unwrap())
+        harmed(it.object(it.current.file("img/new.bin").object), |path| {
+            fs::remove_file(path).unwrap();
+        })
     }),
     hidden("a directory for an object", FaultKind::WrongKind, |it| {
         harmed(it.object(it.current.file("img/new.bin").object), |path| {
@@ -129,10 +136,14 @@ pub(crate) const DAMAGES: [Damage; 29] = [
         })
     }),
     hidden("a bit of the current manifest", FaultKind::Content, |it| {
-        harmed(it.manifest(it.current), |path| flip_byte(path, fs::metadata(path).unwrap().len() / 2))
+        harmed(it.manifest(it.current), |path| {
+            flip_byte(path, fs::metadata(path).unwrap().len() / 2);
+        })
     }),
     hidden("a bit of an old manifest", FaultKind::Content, |it| {
-        harmed(it.manifest(it.before), |path| flip_byte(path, fs::metadata(path).unwrap().len() / 2))
+        harmed(it.manifest(it.before), |path| {
+            flip_byte(path, fs::metadata(path).unwrap().len() / 2);
+        })
     }),
     plain("the current manifest missing", FaultKind::Missing, |it| {
         harmed(it.manifest(it.current), |path| fs::remove_file(path).unwrap())
@@ -146,7 +157,9 @@ pub(crate) const DAMAGES: [Damage; 29] = [
     plain("a bit of the current record", FaultKind::Content, |it| {
         harmed(it.record(it.current), |path| flip_byte(path, 60))
     }),
-    hidden("a bit of an old record", FaultKind::Content, |it| harmed(it.record(it.before), |path| flip_byte(path, 60))),
+    hidden("a bit of an old record", FaultKind::Content, |it| {
+        harmed(it.record(it.before), |path| flip_byte(path, 60))
+    }),
     plain("the current record missing", FaultKind::Missing, |it| {
         harmed(it.record(it.current), |path| fs::remove_file(path).unwrap())
     }),
@@ -188,7 +201,9 @@ pub(crate) const DAMAGES: [Damage; 29] = [
         it.slot(it.current, "bin/tool")
     }),
     plain("a served file that is a link", FaultKind::WrongKind, |it| {
-        harmed(it.slot(it.current, "app.js"), |path| replace(path, |path| symlink("index.html", path).unwrap()))
+        harmed(it.slot(it.current, "app.js"), |path| {
+            replace(path, |path| symlink("index.html", path).unwrap());
+        })
     }),
     plain("a served file that is a directory", FaultKind::WrongKind, |it| {
         harmed(it.slot(it.current, "app.js"), |path| {
@@ -200,10 +215,14 @@ pub(crate) const DAMAGES: [Damage; 29] = [
         it.slot(it.current, "bin/tool")
     }),
     plain("a served link that is a file", FaultKind::WrongKind, |it| {
-        harmed(it.slot(it.current, "latest"), |path| replace(path, |path| fs::write(path, "img").unwrap()))
+        harmed(it.slot(it.current, "latest"), |path| {
+            replace(path, |path| fs::write(path, "img").unwrap());
+        })
     }),
     plain("a served link that leads elsewhere", FaultKind::Target, |it| {
-        harmed(it.slot(it.current, "latest"), |path| replace(path, |path| symlink("/etc", path).unwrap()))
+        harmed(it.slot(it.current, "latest"), |path| {
+            replace(path, |path| symlink("/etc", path).unwrap());
+        })
     }),
     plain("a stranger among the served files", FaultKind::Unexpected, |it| {
         harmed(it.slot(it.current, "img/stranger.html"), |path| fs::write(path, "hello").unwrap())

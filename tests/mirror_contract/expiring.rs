@@ -29,7 +29,8 @@ fn due<F: Fixture>() -> (F, Version) {
     let fixture = F::with(&[&first]);
     assert_serves(&fixture, &first);
     assert_eq!(fixture.mirror().state().unwrap().next_expiry, Some(EARLY));
-    fs::write(fixture.store().join(".headwater/expired"), format!("{{\"through\":{EARLY}}}\n")).unwrap();
+    fs::write(fixture.store().join(".headwater/expired"), format!("{{\"through\":{EARLY}}}\n"))
+        .unwrap();
     (fixture, first)
 }
 
@@ -56,7 +57,10 @@ pub(crate) fn due_entries_go_with_settling_and_with_pruning<F: Fixture>() {
         let state = mirror.state().unwrap();
         assert_eq!((state.next_expiry, state.expired_through), (Some(LATE), EARLY));
         assert_eq!(state.current, Some(first.name()), "no release is made");
-        assert!(mirror.object(&first.file("old/deep/early.js").object, 0).is_ok(), "the release stays whole");
+        assert!(
+            mirror.object(&first.file("old/deep/early.js").object, 0).is_ok(),
+            "the release stays whole"
+        );
     }
 }
 
@@ -72,7 +76,11 @@ pub(crate) fn what_expired_is_not_brought_back<F: Fixture>() {
     // A release of an origin whose clock is behind names it once more.
     let second = tree().file("new.html", "new\n", 1_700_000_002).release(2);
     second.onto(Some(&first)).publish(&*mirror, Some(first.name()));
-    assert!(serves(&fixture, "new.html") && serves(&fixture, "old/late.js") && !serves(&fixture, "old/deep"));
+    assert!(
+        serves(&fixture, "new.html")
+            && serves(&fixture, "old/late.js")
+            && !serves(&fixture, "old/deep")
+    );
     is_sound(&*mirror);
     // In the tree again it is served again.
     let third = tree().file("old/deep/early.js", "early\n", 1_700_000_003).release(3);

@@ -67,7 +67,8 @@ pub(crate) trait Fixture: Sized + Sync {
     /// What is in a directory of the store, by name.
     fn names(&self, directory: &str) -> Vec<String> {
         let entries = fs::read_dir(self.store().join(directory)).unwrap();
-        let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        let mut names: Vec<_> =
+            entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
         names.sort();
         names
     }
@@ -108,7 +109,14 @@ impl Fixture for Directory {
     fn handle(&self, site: &Site, wait: Duration) -> Arc<dyn Mirror> {
         let location = self.store.display().to_string();
         let jobs = NonZeroUsize::new(2).unwrap();
-        Arc::new(DirectoryMirror::new("m".into(), location, self.store.clone(), Some(site.clone()), wait, jobs))
+        Arc::new(DirectoryMirror::new(
+            "m".into(),
+            location,
+            self.store.clone(),
+            Some(site.clone()),
+            wait,
+            jobs,
+        ))
     }
 
     fn store(&self) -> &Path {
@@ -142,7 +150,10 @@ pub(crate) fn tree_at(root: &Path) -> BTreeMap<String, Shown> {
                 found.insert(path, Shown::Link(target.into_os_string().into_string().unwrap()));
             } else {
                 let content = fs::read(entry.path()).unwrap();
-                found.insert(path, Shown::File { content, mtime: meta.mtime(), mode: meta.mode() & 0o7777 });
+                found.insert(
+                    path,
+                    Shown::File { content, mtime: meta.mtime(), mode: meta.mode() & 0o7777 },
+                );
             }
         }
     }
@@ -159,7 +170,11 @@ pub(crate) fn tree_of(version: &Version) -> BTreeMap<String, Shown> {
             mode: if file.exec { 0o555 } else { 0o444 },
         },
     };
-    version.entries.iter().map(|entry| (entry.path.as_str().to_owned(), show(&entry.kind))).collect()
+    version
+        .entries
+        .iter()
+        .map(|entry| (entry.path.as_str().to_owned(), show(&entry.kind)))
+        .collect()
 }
 
 /// The faults that a full look finds.

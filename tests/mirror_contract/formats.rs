@@ -16,8 +16,8 @@ use headwater::manifest::{Entry, ManifestError, ManifestReader, delta};
 use headwater::mirror::ErrorKind;
 use headwater::monitor::Silent;
 use headwater::push::{
-    DecidedBy, Fleet, Guards, LevelChoice, MtimeMode, Options, Policy, Require, Retention, ScratchLocation, Source,
-    push,
+    DecidedBy, Fleet, Guards, LevelChoice, MtimeMode, Options, Policy, Require, Retention,
+    ScratchLocation, Source, push,
 };
 use headwater::scan::{Root, ScanOptions};
 
@@ -77,7 +77,9 @@ fn todays_manifests_are_the_golden_ones() {
 #[test]
 fn golden_manifests_are_read() {
     for (name, version) in manifests() {
-        let reader = ManifestReader::new(File::open(golden(name)).unwrap(), Some(version.release.manifest)).unwrap();
+        let reader =
+            ManifestReader::new(File::open(golden(name)).unwrap(), Some(version.release.manifest))
+                .unwrap();
         assert_eq!(reader.collect::<Result<Vec<_>, _>>().unwrap(), version.entries, "{name}");
     }
 }
@@ -184,12 +186,19 @@ fn the_golden_store_is_pushed_to_and_rolled_back() {
     };
     let source = Source::Trees { roots, scan: ScanOptions::default() };
     assert_eq!(run(&source, &options), Some(3));
-    let served = |path: &str| fs::read_to_string(fixture.store().join("current").join(path)).unwrap();
+    let served =
+        |path: &str| fs::read_to_string(fixture.store().join("current").join(path)).unwrap();
     assert_eq!(served("index.html"), "<h1>three</h1>\n");
     options.began += 60_000;
-    assert_eq!(run(&Source::Rollback { to: Some(1), by: DecidedBy::Person(None) }, &options), Some(4));
+    assert_eq!(
+        run(&Source::Rollback { to: Some(1), by: DecidedBy::Person(None) }, &options),
+        Some(4)
+    );
     assert_eq!(served("deep/down/below.txt"), "below\n");
-    assert_eq!(served("app.js").as_bytes(), &**first.objects.get(&first.file("app.js").object).unwrap());
+    assert_eq!(
+        served("app.js").as_bytes(),
+        &**first.objects.get(&first.file("app.js").object).unwrap()
+    );
     assert_eq!(crate::fixture::faults(&*fixture.mirror()), []);
 }
 
@@ -209,7 +218,10 @@ fn options(scratch: &Path) -> Options {
         policy: Policy::default(),
         jobs: NonZeroUsize::new(2).unwrap(),
         level: LevelChoice::Auto,
-        scratch: ScratchLocation { directory: Ok(scratch.to_owned()), temporary: std::env::temp_dir() },
+        scratch: ScratchLocation {
+            directory: Ok(scratch.to_owned()),
+            temporary: std::env::temp_dir(),
+        },
         keep_content: headwater::push::KeepContent::default(),
         stores: headwater::push::KnownStores::default(),
         began: 1_800_000_000_000,
@@ -218,7 +230,8 @@ fn options(scratch: &Path) -> Options {
     }
 }
 
-/// Adds the golden files that are missing: `cargo test --test mirror_contract golden_files -- --ignored`.
+/// Adds the golden files that are missing: `cargo test --test mirror_contract golden_files --
+/// --ignored`.
 #[test]
 #[ignore = "writes fixtures; run once for each new format version"]
 fn make_golden_files() {
@@ -235,7 +248,14 @@ fn make_golden_files() {
     let fixture = Directory::with(&[&first, &second]);
     assert_serves(&fixture, &second);
     let mut tar = std::process::Command::new("tar");
-    tar.args(["--create", "--format=ustar", "--sort=name", "--owner=0", "--group=0", "--numeric-owner"]);
+    tar.args([
+        "--create",
+        "--format=ustar",
+        "--sort=name",
+        "--owner=0",
+        "--group=0",
+        "--numeric-owner",
+    ]);
     let packed = tar.arg("--directory").arg(fixture.store()).arg(".").output().unwrap();
     assert!(packed.status.success());
     add(STORE, &packed.stdout);
@@ -248,11 +268,15 @@ fn untar(mut archive: &[u8], to: &Path) {
     let mut modes = Vec::new();
     while let Some(header) = archive.get(..RECORD).filter(|header| header[0] != 0) {
         let number = |from: usize, to: usize| {
-            let digits: String =
-                header[from..to].iter().take_while(|b| b.is_ascii_digit()).map(|b| *b as char).collect();
+            let digits: String = header[from..to]
+                .iter()
+                .take_while(|b| b.is_ascii_digit())
+                .map(|b| *b as char)
+                .collect();
             u64::from_str_radix(&digits, 8).unwrap()
         };
-        let (prefix, name, link) = (text(&header[345..500]), text(&header[..100]), text(&header[157..257]));
+        let (prefix, name, link) =
+            (text(&header[345..500]), text(&header[..100]), text(&header[157..257]));
         // Without the `./` that every name begins with: there is no making `www/.`.
         let path: PathBuf = to.join(prefix).join(name).components().collect();
         let size = usize::try_from(number(124, 136)).unwrap();

@@ -35,12 +35,17 @@ pub(crate) fn damaged_objects_are_fetched_when_they_are_copied<F: Fixture>() {
     assert_eq!(delivery.packs.len(), 0, "the origin thinks that the mirror has it");
     let seen = delivery.publish(&*fixture.mirror(), Some(first.name()));
     assert_eq!(seen.resent, 1);
-    assert!(crate::fixture::tree_at(&fixture.store().join("current")) == crate::fixture::tree_of(&second));
+    assert!(
+        crate::fixture::tree_at(&fixture.store().join("current"))
+            == crate::fixture::tree_of(&second)
+    );
 }
 
 pub(crate) fn what_arrives_replaces_what_is_damaged<F: Fixture>() {
     // An object that only an old release has and no slot shows, so that its content is sent again.
-    let release = |path: &str, sequence| Tree::default().file(path, noise(900, sequence), 7).release(sequence);
+    let release = |path: &str, sequence| {
+        Tree::default().file(path, noise(900, sequence), 7).release(sequence)
+    };
     let (first, second, third) = (release("back.bin", 1), release("b", 2), release("c", 3));
     let fixture = F::with(&[&first, &second, &third]);
     flip_byte(&fixture.object_path(&first.file("back.bin").object), 100);
@@ -64,7 +69,10 @@ pub(crate) fn an_object_that_nobody_has_is_an_error<F: Fixture>() {
     delivery.objects.insert(object, noise(3500, 99).into());
     delivery.stage(&*fixture.mirror()).unwrap_err();
     assert_eq!(fixture.mirror().state().unwrap().current, Some(first.name()));
-    assert!(crate::fixture::tree_at(&fixture.store().join("current")) == crate::fixture::tree_of(&first));
+    assert!(
+        crate::fixture::tree_at(&fixture.store().join("current"))
+            == crate::fixture::tree_of(&first)
+    );
     assert!(*content == kept);
     delivery.objects.insert(object, content);
     delivery.publish(&*fixture.mirror(), Some(first.name()));
@@ -88,7 +96,10 @@ pub(crate) fn a_damaged_or_missing_base_is_named_as_such<F: Fixture>() {
         assert_eq!(fixture.mirror().state().unwrap().current, Some(first.name()));
         // The way out: everything anew.
         second.onto(None).publish(&*fixture.mirror(), Some(first.name()));
-        assert!(crate::fixture::tree_at(&fixture.store().join("current")) == crate::fixture::tree_of(&second));
+        assert!(
+            crate::fixture::tree_at(&fixture.store().join("current"))
+                == crate::fixture::tree_of(&second)
+        );
     }
 }
 
@@ -102,14 +113,21 @@ pub(crate) fn damaged_objects_that_blocks_build_on_are_named_and_forgotten<F: Fi
     new[2500] ^= 1;
     let others = [noise(40_000, 4), noise(40_000, 5)];
     let second = Tree::default().file("gone", new.clone(), 2).file("kept", kept.clone(), 1);
-    let second = second.file("other1", others[0].clone(), 2).file("other2", others[1].clone(), 2).release(2);
+    let second =
+        second.file("other1", others[0].clone(), 2).file("other2", others[1].clone(), 2).release(2);
     let range = |(entry, content): (u64, &Vec<u8>)| BaseRange {
         entry,
         offset: 0,
         length: u32::try_from(content.len()).unwrap(),
     };
     let bases: Vec<_> = (0..).zip(&contents).map(range).collect();
-    let block = encode_block(&[Piece { ordinal: 0, offset: 0, length: 6000 }], &new, &bases, &old, Level::Zstd(3));
+    let block = encode_block(
+        &[Piece { ordinal: 0, offset: 0, length: 6000 }],
+        &new,
+        &bases,
+        &old,
+        Level::Zstd(3),
+    );
     let block = block.unwrap();
     assert_eq!(block.base_count(), 3);
     let harms: [fn(&std::path::Path); 3] = [
@@ -131,8 +149,11 @@ pub(crate) fn damaged_objects_that_blocks_build_on_are_named_and_forgotten<F: Fi
         }
         let mut delivery = second.onto(Some(&first));
         // What comes behind it does not hide why it was not taken.
-        delivery.packs =
-            vec![SealedPack::of(&block), SealedPack::raw(1, 0, &others[0]), SealedPack::raw(2, 0, &others[1])];
+        delivery.packs = vec![
+            SealedPack::of(&block),
+            SealedPack::raw(1, 0, &others[0]),
+            SealedPack::raw(2, 0, &others[1]),
+        ];
         let mirror = fixture.mirror();
         mirror.state().unwrap();
         let error = delivery.stage(&*mirror).unwrap_err();
@@ -140,7 +161,10 @@ pub(crate) fn damaged_objects_that_blocks_build_on_are_named_and_forgotten<F: Fi
         let mut named = error.damaged_bases().to_vec();
         named.sort_unstable();
         assert_eq!(named, damaged, "harm {index}");
-        assert!(damaged.iter().all(|object| !fixture.object_path(object).exists()), "they count as present");
+        assert!(
+            damaged.iter().all(|object| !fixture.object_path(object).exists()),
+            "they count as present"
+        );
         assert!(fixture.object_path(&first.file("sound").object).exists());
         assert_eq!(fixture.mirror().state().unwrap().current, Some(first.name()));
         assert!(tree_at(&fixture.store().join("current/")) == tree_of(&first), "harm {index}");

@@ -26,11 +26,15 @@ pub(crate) fn a_mirror_tells_which_objects_it_holds<F: Fixture>() {
     let [damaged, gone] = ["img/logo.bin", "index.html"].map(|path| first.file(path).object);
     flip_byte(&fixture.object_path(&damaged), 9);
     fs::remove_file(fixture.object_path(&gone)).unwrap();
-    let mut asked: Vec<ObjectId> = (0..MANY).map(|number| ObjectId::of(&number.to_le_bytes())).collect();
+    let mut asked: Vec<ObjectId> =
+        (0..MANY).map(|number| ObjectId::of(&number.to_le_bytes())).collect();
     asked.extend(&objects);
-    let held: HashSet<usize> =
-        (0..).zip(mirror.holds(&asked, &Silent).unwrap()).filter_map(|(at, is_held)| is_held.then_some(at)).collect();
-    let whole = |at: &usize| objects.contains(&asked[*at]) && asked[*at] != damaged && asked[*at] != gone;
+    let held: HashSet<usize> = (0..)
+        .zip(mirror.holds(&asked, &Silent).unwrap())
+        .filter_map(|(at, is_held)| is_held.then_some(at))
+        .collect();
+    let whole =
+        |at: &usize| objects.contains(&asked[*at]) && asked[*at] != damaged && asked[*at] != gone;
     assert_eq!(held, (0..asked.len()).filter(whole).collect());
 }
 
@@ -40,7 +44,11 @@ fn releases() -> ([Version; 2], Version, HashSet<ObjectId>) {
     let second = Tree::default().file("c", noise(900, 3), 2).release(2);
     let held = first.named_objects().into_iter().collect();
     let third = Tree::default().file("a", noise(3500, 1), 3).file("a2", noise(3500, 1), 4);
-    let third = third.exec("b", noise(900, 2), 3).file("c", noise(900, 3), 2).file("d", noise(2500, 4), 3).release(3);
+    let third = third
+        .exec("b", noise(900, 2), 3)
+        .file("c", noise(900, 3), 2)
+        .file("d", noise(2500, 4), 3)
+        .release(3);
     ([first, second], third, held)
 }
 
@@ -49,8 +57,11 @@ pub(crate) fn what_is_held_is_named_and_not_sent<F: Fixture>() {
     // Against a base that shows none of it, and against none.
     for base in [Some(&second), None] {
         let fixture = F::with(&[&first, &second]);
-        let held =
-            if base.is_none() { held.iter().copied().chain(second.named_objects()).collect() } else { held.clone() };
+        let held = if base.is_none() {
+            held.iter().copied().chain(second.named_objects()).collect()
+        } else {
+            held.clone()
+        };
         let delivery = third.onto_beside(base, &held);
         assert_eq!(delivery.packs.len(), 1, "the one new file is sent");
         let seen = delivery.publish(&*fixture.mirror(), Some(second.name()));

@@ -12,7 +12,10 @@ use crate::origin::{Tree, Version, first_tree, second_tree};
 #[track_caller]
 fn assert_shows<F: Fixture>(fixture: &F, staged: &Version, served: &Version) {
     assert_eq!(fixture.mirror().state().unwrap().staged.as_ref(), Some(&staged.release));
-    assert!(tree_at(&fixture.store().join("staged/")) == tree_of(staged), "staged shows something else");
+    assert!(
+        tree_at(&fixture.store().join("staged/")) == tree_of(staged),
+        "staged shows something else"
+    );
     assert_serves(fixture, served);
 }
 
@@ -24,7 +27,11 @@ fn assert_shows_nothing<F: Fixture>(fixture: &F) {
     assert_eq!(faults(&*fixture.mirror()), []);
 }
 
-fn activate<F: Fixture>(fixture: &F, release: ReleaseName, expected: &Version) -> Option<ErrorKind> {
+fn activate<F: Fixture>(
+    fixture: &F,
+    release: ReleaseName,
+    expected: &Version,
+) -> Option<ErrorKind> {
     fixture.mirror().activate(release, Some(expected.name())).err().map(|error| error.kind())
 }
 

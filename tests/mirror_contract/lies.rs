@@ -23,7 +23,8 @@ fn edit_change(delivery: &mut Delivery, edit: impl FnOnce(&mut Vec<u8>)) {
     delivery.change = zstd::encode_all(&plain[..], 3).unwrap().into();
 }
 
-/// Where the number of new objects stands in a plain change; it is one byte here, as is no `created`.
+/// Where the number of new objects stands in a plain change; it is one byte here, as is no
+/// `created`.
 fn count_at(plain: &[u8]) -> usize {
     let mut rest = &plain[37..];
     varint::take(&mut rest).unwrap();
@@ -44,7 +45,9 @@ const CHANGE_LIES: [Lie; 11] = [
     ("base of the change", |it| edit_change(it, |plain| plain[7] ^= 1)),
     ("a base that is not here", |it| {
         it.base = Some(ManifestId::of(b"nowhere"));
-        edit_change(it, |plain| plain[5..37].copy_from_slice(ManifestId::of(b"nowhere").as_bytes()));
+        edit_change(it, |plain| {
+            plain[5..37].copy_from_slice(ManifestId::of(b"nowhere").as_bytes());
+        });
     }),
     ("fewer objects announced", |it| {
         edit_change(it, |plain| {
@@ -94,10 +97,14 @@ const PACK_LIES: [Lie; 18] = [
     ("no pack at all", |it| it.packs[0].bytes = b"HTTP/1.1 502 Bad Gateway".to_vec().into()),
     ("a missing pack", |it| drop(it.packs.pop())),
     ("no packs", |it| it.packs.clear()),
-    ("a piece twice", |it| it.packs.push(SealedPack::raw(0, 0, "let answer = 42;\n".repeat(20).as_bytes()))),
+    ("a piece twice", |it| {
+        it.packs.push(SealedPack::raw(0, 0, "let answer = 42;\n".repeat(20).as_bytes()));
+    }),
     ("a whole object twice", |it| it.packs.push(SealedPack::raw(1, 0, b"was a directory\n"))),
     ("a pack under another name", |it| it.packs[0].id = PackId::of(b"another")),
-    ("a piece behind the end of its object", |it| it.packs.push(SealedPack::raw(0, 1 << 40, b"behind"))),
+    ("a piece behind the end of its object", |it| {
+        it.packs.push(SealedPack::raw(0, 1 << 40, b"behind"));
+    }),
     ("a piece of no object", |it| it.packs.push(SealedPack::raw(1000, 0, b"nobody's"))),
     ("content of another object of the same size", |it| {
         it.packs.clear();
@@ -105,7 +112,9 @@ const PACK_LIES: [Lie; 18] = [
             it.packs.push(SealedPack::raw(ordinal, 0, &noise(size, 77)));
         }
     }),
-    ("a block on a base that is not there", |it| build_on(it, BaseRange { entry: 999, offset: 0, length: 4000 })),
+    ("a block on a base that is not there", |it| {
+        build_on(it, BaseRange { entry: 999, offset: 0, length: 4000 });
+    }),
     ("a block on a link", |it| build_on(it, BaseRange { entry: 6, offset: 0, length: 4000 })),
     ("a block on what is behind the end of a base", |it| {
         build_on(it, BaseRange { entry: 0, offset: 2000, length: 4000 });
@@ -118,7 +127,8 @@ const PACK_LIES: [Lie; 18] = [
     }),
 ];
 
-/// Whether the error says that the mirror failed: its disk, or the receiver with a status from 500 on.
+/// Whether the error says that the mirror failed: its disk, or the receiver with a status from 500
+/// on.
 fn is_fault_of_the_mirror(error: &MirrorError) -> bool {
     match error {
         MirrorError::Store(error) => error.is_disk_failure(),
@@ -138,15 +148,30 @@ pub(crate) fn a_lie_is_refused_and_leaves_nothing_behind<F: Fixture>() {
         let Err(error) = delivery.stage(&*mirror) else { panic!("{name}: was staged") };
         println!("{name}: {error}");
         // It is the fault of what was sent, not of the disk.
-        assert!(!["File exists", "AlreadyExists"].iter().any(|words| format!("{error:?}").contains(words)), "{name}");
+        assert!(
+            !["File exists", "AlreadyExists"]
+                .iter()
+                .any(|words| format!("{error:?}").contains(words)),
+            "{name}"
+        );
         assert_eq!(error.damaged_bases(), [], "{name}: blamed on what the mirror has");
-        assert!(!name.starts_with("a block on") || !is_fault_of_the_mirror(&error), "{name}: {error:?}");
+        assert!(
+            !name.starts_with("a block on") || !is_fault_of_the_mirror(&error),
+            "{name}: {error:?}"
+        );
         assert!(mirror.activate(delivery.release.name(), Some(first.name())).is_err(), "{name}");
         assert_serves(&fixture, &first);
         assert_eq!(mirror.state().unwrap().highest_sequence, 1, "{name}");
-        assert_eq!(fixture.object_count(), objects, "{name}: content of a refused bundle became an object");
+        assert_eq!(
+            fixture.object_count(),
+            objects,
+            "{name}: content of a refused bundle became an object"
+        );
         // The quarantine of the lie must not stand in the way of the truth, which has the same key.
-        second.onto(Some(&first)).stage(&*mirror).unwrap_or_else(|error| panic!("after {name}: {error}"));
+        second
+            .onto(Some(&first))
+            .stage(&*mirror)
+            .unwrap_or_else(|error| panic!("after {name}: {error}"));
         mirror.abandon(second.name()).unwrap();
         mirror.prune(3).unwrap();
     }

@@ -11,7 +11,8 @@ use headwater::hash::{BundleKey, HistoryId, ManifestId, ObjectId, PackId};
 use headwater::manifest::delta::{self, NewObjectRef};
 use headwater::manifest::{Entry, EntryKind, FileEntry, ManifestError, ManifestWriter};
 use headwater::mirror::{
-    FetchRecords, Mirror, MirrorError, ObjectSource, OutgoingPack, PackCursor, PackSource, SourceError, StageRequest,
+    FetchRecords, Mirror, MirrorError, ObjectSource, OutgoingPack, PackCursor, PackSource,
+    SourceError, StageRequest,
 };
 use headwater::monitor::{Event, Monitor};
 use headwater::pack::{EncodedBlock, Level, PackWriter, Piece, encode_block};
@@ -57,7 +58,13 @@ impl Tree {
         self.put(path, content.into(), mtime, true, None)
     }
 
-    pub(crate) fn retired(self, path: &str, content: impl Into<Vec<u8>>, mtime: u64, until: u64) -> Self {
+    pub(crate) fn retired(
+        self,
+        path: &str,
+        content: impl Into<Vec<u8>>,
+        mtime: u64,
+        until: u64,
+    ) -> Self {
         self.put(path, content.into(), mtime, false, Some(until))
     }
 
@@ -76,16 +83,27 @@ impl Tree {
     /// A file of which only the size is there: its content is for the test to send.
     #[allow(dead_code, reason = "one of the two programs that have this file needs it")]
     pub(crate) fn sized(mut self, path: &str, size: u64, seed: u32) -> Self {
-        let file = FileEntry { object: ObjectId::of(&seed.to_le_bytes()), size, mtime: 2, exec: false };
-        let entry = Entry { path: TreePath::new(path).unwrap(), kind: EntryKind::File(file), until: None };
+        let file =
+            FileEntry { object: ObjectId::of(&seed.to_le_bytes()), size, mtime: 2, exec: false };
+        let entry =
+            Entry { path: TreePath::new(path).unwrap(), kind: EntryKind::File(file), until: None };
         self.entries.insert(path.to_owned(), entry);
         self
     }
 
-    fn put(mut self, path: &str, content: Vec<u8>, mtime: u64, exec: bool, until: Option<u64>) -> Self {
-        let file = FileEntry { object: ObjectId::of(&content), size: content.len() as u64, mtime, exec };
+    fn put(
+        mut self,
+        path: &str,
+        content: Vec<u8>,
+        mtime: u64,
+        exec: bool,
+        until: Option<u64>,
+    ) -> Self {
+        let file =
+            FileEntry { object: ObjectId::of(&content), size: content.len() as u64, mtime, exec };
         self.objects.insert(file.object, Arc::new(content));
-        let entry = Entry { path: TreePath::new(path).unwrap(), kind: EntryKind::File(file), until };
+        let entry =
+            Entry { path: TreePath::new(path).unwrap(), kind: EntryKind::File(file), until };
         self.entries.insert(path.to_owned(), entry);
         self
     }
@@ -96,7 +114,8 @@ impl Tree {
         let mut writer = ManifestWriter::new(Vec::new());
         entries.iter().for_each(|entry| writer.push(entry).unwrap());
         let (manifest, totals) = writer.finish().unwrap();
-        let mut release = Release::new(site(), history(), sequence, totals.manifest, totals.content);
+        let mut release =
+            Release::new(site(), history(), sequence, totals.manifest, totals.content);
         release.created = 1_700_000_000 + sequence;
         release.began = release.created * 1000;
         release.until = totals.until;
@@ -149,13 +168,18 @@ impl Version {
 
     /// The file at `path`.
     pub(crate) fn file(&self, path: &str) -> FileEntry {
-        let entry = self.entries.iter().find(|entry| entry.path.as_str() == path).expect("the path is there");
+        let entry = self
+            .entries
+            .iter()
+            .find(|entry| entry.path.as_str() == path)
+            .expect("the path is there");
         *entry.file().expect("it is a file")
     }
 
     /// The objects that the manifest names.
     pub(crate) fn named_objects(&self) -> Vec<ObjectId> {
-        let mut objects: Vec<_> = self.entries.iter().filter_map(|entry| Some(entry.file()?.object)).collect();
+        let mut objects: Vec<_> =
+            self.entries.iter().filter_map(|entry| Some(entry.file()?.object)).collect();
         objects.sort_unstable();
         objects.dedup();
         objects
@@ -173,13 +197,16 @@ impl Version {
         let created = self.release.created;
         let (old, new) = (|| Ok(stream(base_entries)), || Ok(stream(&self.entries)));
         let change = delta::encode_beside(old, new, base_id, created, held).unwrap();
-        let packs = match change.wanted.iter().all(|wanted| self.objects.contains_key(&wanted.object)) {
-            true => packs(&change.wanted, &self.objects),
-            false => Vec::new(),
-        };
+        let packs =
+            match change.wanted.iter().all(|wanted| self.objects.contains_key(&wanted.object)) {
+                true => packs(&change.wanted, &self.objects),
+                false => Vec::new(),
+            };
         Delivery {
             release: self.release.clone(),
-            key: BundleKey::of(format!("{base_id:?} {} {}", self.release.content, held.len()).as_bytes()),
+            key: BundleKey::of(
+                format!("{base_id:?} {} {}", self.release.content, held.len()).as_bytes(),
+            ),
             base: base_id,
             change: change.bytes,
             packs,
@@ -275,7 +302,12 @@ pub(crate) struct Delivery {
 impl Delivery {
     pub(crate) fn stage(&self, mirror: &dyn Mirror) -> Result<Seen, MirrorError> {
         let seen = Recorder::default();
-        let request = StageRequest { release: &self.release, key: self.key, base: self.base, change: &self.change };
+        let request = StageRequest {
+            release: &self.release,
+            key: self.key,
+            base: self.base,
+            change: &self.change,
+        };
         mirror.stage(&request, self, &seen)?;
         Ok(seen.seen())
     }

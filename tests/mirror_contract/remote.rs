@@ -61,7 +61,12 @@ impl Drop for Receiver {
 }
 
 /// A mirror at a URL.
-pub(crate) fn mirror_at(url: &str, access: &Credentials, site: &Site, wait: Duration) -> Arc<dyn Mirror> {
+pub(crate) fn mirror_at(
+    url: &str,
+    access: &Credentials,
+    site: &Site,
+    wait: Duration,
+) -> Arc<dyn Mirror> {
     let Ok(Location::Http(place)) = Location::parse(url) else { panic!("{url}") };
     let pace = TransferLimits { wait, ..TransferLimits::default() };
     Arc::new(HttpMirror::new("m".into(), url.to_owned(), &place, access, Some(site.clone()), pace))
@@ -82,7 +87,12 @@ impl Fixture for Http {
     }
 
     fn handle(&self, site: &Site, wait: Duration) -> Arc<dyn Mirror> {
-        mirror_at(&format!("http://{}/", self.receiver.address()), &Credentials::default(), site, wait)
+        mirror_at(
+            &format!("http://{}/", self.receiver.address()),
+            &Credentials::default(),
+            site,
+            wait,
+        )
     }
 
     fn restart(&mut self) {
@@ -109,16 +119,28 @@ impl Fixture for Https {
         let store = dir.path().join("www");
         let made = rcgen::generate_simple_self_signed(vec![HOST.to_owned()]).unwrap();
         let keys = workplace();
-        let files = TlsFiles { cert: keys.path().join("cert.pem"), key: keys.path().join("key.pem") };
+        let files =
+            TlsFiles { cert: keys.path().join("cert.pem"), key: keys.path().join("key.pem") };
         fs::write(&files.cert, made.cert.pem()).unwrap();
         fs::write(&files.key, made.signing_key.serialize_pem()).unwrap();
         let mut access = Credentials::default();
         access.trust_only(made.cert.pem().as_bytes()).unwrap();
-        Self { receiver: Receiver::start(&store, Some(files.clone())), store, access, files, _dirs: [dir, keys] }
+        Self {
+            receiver: Receiver::start(&store, Some(files.clone())),
+            store,
+            access,
+            files,
+            _dirs: [dir, keys],
+        }
     }
 
     fn handle(&self, site: &Site, wait: Duration) -> Arc<dyn Mirror> {
-        mirror_at(&format!("https://{HOST}:{}/", self.receiver.address().port()), &self.access, site, wait)
+        mirror_at(
+            &format!("https://{HOST}:{}/", self.receiver.address().port()),
+            &self.access,
+            site,
+            wait,
+        )
     }
 
     fn restart(&mut self) {
@@ -137,7 +159,8 @@ pub(crate) struct Ssh {
     _dirs: [TempDir; 2],
 }
 
-/// Takes the options that the client gives, says what a login may say, and runs the command as a login shell does.
+/// Takes the options that the client gives, says what a login may say, and runs the command as a
+/// login shell does.
 const STAND_IN: &str = r#"#!/bin/sh
 while [ $# -gt 0 ]; do
     case "$1" in
@@ -166,7 +189,8 @@ impl Fixture for Ssh {
     fn handle(&self, site: &Site, wait: Duration) -> Arc<dyn Mirror> {
         let url = format!("ssh://edge2{}", self.store.display());
         let Ok(Location::Ssh(place)) = Location::parse(&url) else { panic!("{url}") };
-        // Through a shell: a script that was just written may still be open for writing in a child of another test.
+        // Through a shell: a script that was just written may still be open for writing in a child
+        // of another test.
         let settings = SshSettings {
             command: format!("/bin/sh '{}'", self.program.display()).parse().unwrap(),
             receiver: env!("CARGO_BIN_EXE_headwater").parse().unwrap(),

@@ -37,7 +37,11 @@ pub(crate) fn packs_that_arrived_are_not_asked_for_again<F: Fixture>() {
             assert_serves(&fixture, &first);
         }
         let seen = delivery.publish(&*fixture.mirror(), Some(first.name()));
-        assert_eq!(seen, Seen { sent: (count - cut) as u64, held: cut as u64, resent: 0 }, "cut after {cut}");
+        assert_eq!(
+            seen,
+            Seen { sent: (count - cut) as u64, held: cut as u64, resent: 0 },
+            "cut after {cut}"
+        );
         assert_serves(&fixture, &second);
         assert_eq!(fixture.names(".headwater/incoming"), ["tmp"], "the quarantine is gone");
     }
@@ -79,7 +83,8 @@ pub(crate) fn what_rotted_in_quarantine_is_asked_for_again<F: Fixture>() {
             let incoming = fixture.names(".headwater/incoming");
             let key = incoming.iter().find(|name| *name != "tmp").expect("there is a quarantine");
             let dir = fixture.store().join(format!(".headwater/incoming/{key}/{place}"));
-            let files = tree_at(&dir).into_keys().map(|name| dir.join(name)).filter(|file| file.is_file());
+            let files =
+                tree_at(&dir).into_keys().map(|name| dir.join(name)).filter(|file| file.is_file());
             for file in files {
                 crate::damage::make_writable(&file);
                 harm(&file);
@@ -101,7 +106,8 @@ pub(crate) fn a_later_release_of_the_same_content_resumes<F: Fixture>() {
     let packs = delivery.packs.len();
     interrupt(&fixture, &mut delivery, packs - 1);
     // Another process, later: other times, so another manifest and release.
-    let later = second_tree().file("app.js", "let answer = 42;\n".repeat(150), 1_700_009_999).release(7);
+    let later =
+        second_tree().file("app.js", "let answer = 42;\n".repeat(150), 1_700_009_999).release(7);
     let again = later.onto(Some(&first));
     assert_eq!(again.key, delivery.key);
     let seen = again.publish(&*fixture.mirror(), Some(first.name()));
@@ -115,7 +121,8 @@ pub(crate) fn another_bundle_of_the_same_key_costs_one_attempt_at_most<F: Fixtur
     let (_, mut delivery) = second_onto(&first);
     let packs = delivery.packs.len();
     interrupt(&fixture, &mut delivery, packs);
-    let other = second_tree().file("aaa.txt", "takes the first ordinal", 5).without("app.js").release(3);
+    let other =
+        second_tree().file("aaa.txt", "takes the first ordinal", 5).without("app.js").release(3);
     let mut onto = other.onto(Some(&first));
     onto.key = delivery.key;
     if onto.stage(&*fixture.mirror()).is_err() {

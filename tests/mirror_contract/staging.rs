@@ -29,7 +29,10 @@ pub(crate) fn a_staged_release_is_not_seen<F: Fixture>() {
     mirror.activate(first.name(), None).unwrap();
     second.onto(Some(&first)).stage(&*mirror).unwrap();
     let state = fixture.mirror().state().unwrap();
-    assert_eq!((state.current, state.releases.len(), state.highest_sequence), (Some(first.name()), 1, 2));
+    assert_eq!(
+        (state.current, state.releases.len(), state.highest_sequence),
+        (Some(first.name()), 1, 2)
+    );
     assert_serves(&fixture, &first);
 }
 
@@ -40,7 +43,11 @@ pub(crate) fn staging_again_takes_nothing<F: Fixture>() {
     delivery.stage(&*fixture.mirror()).unwrap();
     assert_eq!(delivery.stage(&*fixture.mirror()).unwrap(), Seen::default());
     fixture.mirror().activate(second.name(), Some(first.name())).unwrap();
-    assert_eq!(delivery.stage(&*fixture.mirror()).unwrap(), Seen::default(), "the current one is staged");
+    assert_eq!(
+        delivery.stage(&*fixture.mirror()).unwrap(),
+        Seen::default(),
+        "the current one is staged"
+    );
     assert_serves(&fixture, &second);
 }
 
@@ -62,7 +69,9 @@ pub(crate) fn every_kind_of_change_arrives<F: Fixture>() {
     let mut base = first.clone();
     // There and back again, so that both slots meet every change.
     for (index, change) in (0u64..).zip(moves) {
-        for (sequence, tree) in [(2 * index + 2, change(first_tree())), (2 * index + 3, first_tree())] {
+        for (sequence, tree) in
+            [(2 * index + 2, change(first_tree())), (2 * index + 3, first_tree())]
+        {
             let next = tree.release(sequence);
             next.onto(Some(&base)).publish(&*mirror, Some(base.name()));
             assert_serves(&fixture, &next);
@@ -88,7 +97,11 @@ pub(crate) fn packs_come_in_any_order<F: Fixture>() {
 }
 
 pub(crate) fn a_block_may_build_on_objects_of_the_base<F: Fixture>() {
-    let first = Tree::default().file("a", noise(9000, 1), 1).link("b", "a").file("c", noise(5000, 2), 1).release(1);
+    let first = Tree::default()
+        .file("a", noise(9000, 1), 1)
+        .link("b", "a")
+        .file("c", noise(5000, 2), 1)
+        .release(1);
     let old = [noise(9000, 1), noise(5000, 2)].concat();
     let mut new = old.clone();
     new[4321] ^= 1;
@@ -97,7 +110,10 @@ pub(crate) fn a_block_may_build_on_objects_of_the_base<F: Fixture>() {
     let mut delivery = second.onto(Some(&first));
     let piece = Piece { ordinal: 0, offset: 0, length: 14_000 };
     // Positions count every entry of the base, the link too.
-    let bases = [BaseRange { entry: 0, offset: 0, length: 9000 }, BaseRange { entry: 2, offset: 0, length: 5000 }];
+    let bases = [
+        BaseRange { entry: 0, offset: 0, length: 9000 },
+        BaseRange { entry: 2, offset: 0, length: 5000 },
+    ];
     let block = encode_block(&[piece], &new, &bases, &old, Level::Zstd(3)).unwrap();
     assert_eq!(block.base_count(), 2);
     delivery.packs = vec![SealedPack::of(&block)];
@@ -116,8 +132,7 @@ pub(crate) fn content_that_is_there_under_another_name_is_not_sent<F: Fixture>()
     delivery.publish(&*fixture.mirror(), Some(first.name()));
     assert_eq!(delivery.asked.lock().unwrap().len(), 0);
     assert_serves(&fixture, &second);
-    let mtimes =
-        |entry: &Entry| matches!(&entry.kind, EntryKind::File(file) if file.object == second.file("moved.bin").object);
+    let mtimes = |entry: &Entry| matches!(&entry.kind, EntryKind::File(file) if file.object == second.file("moved.bin").object);
     assert_eq!(second.entries.iter().filter(|entry| mtimes(entry)).count(), 2);
 }
 
@@ -132,8 +147,12 @@ pub(crate) fn a_cancelled_stage_changes_nothing<F: Fixture>() {
     let (first, second) = (first_tree().release(1), second_tree().release(2));
     let fixture = F::with(&[&first]);
     let delivery = second.onto(Some(&first));
-    let request =
-        StageRequest { release: &delivery.release, key: delivery.key, base: delivery.base, change: &delivery.change };
+    let request = StageRequest {
+        release: &delivery.release,
+        key: delivery.key,
+        base: delivery.base,
+        change: &delivery.change,
+    };
     let error = fixture.mirror().stage(&request, &delivery, &Stop).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Cancelled);
     assert_serves(&fixture, &first);

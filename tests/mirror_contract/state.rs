@@ -20,7 +20,10 @@ pub(crate) fn an_absent_mirror_is_empty_and_stays_absent<F: Fixture>() {
     let mirror = fixture.mirror();
     for _ in 0..2 {
         let state = mirror.state().unwrap();
-        assert_eq!((state.store, state.site, state.current, state.highest_sequence), (None, None, None, 0));
+        assert_eq!(
+            (state.store, state.site, state.current, state.highest_sequence),
+            (None, None, None, 0)
+        );
         assert!(state.releases.is_empty());
     }
     let release = first_tree().release(1);
@@ -55,11 +58,14 @@ pub(crate) fn two_who_create_it_at_once_make_one_mirror<F: Fixture>() {
                 let (mirror, start) = (fixture.mirror(), &start);
                 move || {
                     start.wait();
-                    crate::origin::Version::onto(version, None).stage(&*mirror).map(|_| mirror.state().unwrap().store)
+                    crate::origin::Version::onto(version, None)
+                        .stage(&*mirror)
+                        .map(|_| mirror.state().unwrap().store)
                 }
             };
             let threads = [scope.spawn(create(&one)), scope.spawn(create(&other))];
-            let [one, other] = threads.map(|thread| thread.join().unwrap().expect("both are staged"));
+            let [one, other] =
+                threads.map(|thread| thread.join().unwrap().expect("both are staged"));
             assert!(one.is_some());
             assert_eq!(one, other, "two mirrors were made at one place");
         });
@@ -91,7 +97,10 @@ pub(crate) fn manifests_and_objects_come_back_as_they_went<F: Fixture>() {
     let state = mirror.state().unwrap();
     assert_eq!(state.releases, [first.release, second.release]);
     assert_eq!((state.highest_sequence, state.site), (2, Some(crate::origin::site())));
-    assert!(fs::read_dir(fixture.store()).unwrap().count() == 2, "something lies beside .headwater and current");
+    assert!(
+        fs::read_dir(fixture.store()).unwrap().count() == 2,
+        "something lies beside .headwater and current"
+    );
 }
 
 pub(crate) fn parts_of_many_objects_come_in_the_order_asked_for<F: Fixture>() {
@@ -110,7 +119,8 @@ pub(crate) fn parts_of_many_objects_come_in_the_order_asked_for<F: Fixture>() {
         let content = &first.objects[&id];
         let size = content.len() as u64;
         for (offset, length) in [(0, size), (size / 2, size - size / 2), (size, 0), (0, 0)] {
-            let (start, count) = (usize::try_from(offset).unwrap(), usize::try_from(length).unwrap());
+            let (start, count) =
+                (usize::try_from(offset).unwrap(), usize::try_from(length).unwrap());
             parts.extend([part(id, offset, length), unknown]);
             wanted.extend([Some(content[start..start + count].to_vec()), None]);
         }

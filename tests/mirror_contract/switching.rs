@@ -45,7 +45,8 @@ pub(crate) fn a_lower_rank_is_refused<F: Fixture>() {
     }
     assert_serves(&fixture, &base);
     // One that was staged before a higher one became current.
-    let (seventh, eighth) = (second_tree().release(7), Tree::default().file("x", "8", 8).release(8));
+    let (seventh, eighth) =
+        (second_tree().release(7), Tree::default().file("x", "8", 8).release(8));
     seventh.onto(Some(&base)).stage(&*mirror).unwrap();
     eighth.onto(Some(&base)).publish(&*mirror, Some(base.name()));
     assert!(is_conflict(mirror.activate(seventh.name(), Some(eighth.name()))));
@@ -147,13 +148,18 @@ pub(crate) fn the_later_of_two_stages_takes_the_slot<F: Fixture>() {
         assert_serves(&fixture, &later);
         assert!(is_conflict(one.activate(earlier.name(), Some(first.name()))));
         let state = one.state().unwrap();
-        assert_eq!(state.releases, [first.release.clone(), later.release.clone()], "the loser was never served");
+        assert_eq!(
+            state.releases,
+            [first.release.clone(), later.release.clone()],
+            "the loser was never served"
+        );
     }
 }
 
 pub(crate) fn a_locked_mirror_says_so_and_still_answers<F: Fixture>() {
     const WAIT: Duration = Duration::from_millis(60);
-    let (first, second, third) = (first_tree().release(1), second_tree().release(2), first_tree().release(3));
+    let (first, second, third) =
+        (first_tree().release(1), second_tree().release(2), first_tree().release(3));
     let fixture = F::with(&[&first]);
     let delivery = second.onto(Some(&first));
     delivery.stage(&*fixture.mirror()).unwrap();

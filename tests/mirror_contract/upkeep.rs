@@ -15,7 +15,11 @@ fn numbered(sequence: u64) -> Version {
     Tree::default().file("own.txt", own, sequence).file("shared.txt", "shared", 1).release(sequence)
 }
 
-fn publish_numbered<F: Fixture>(fixture: &F, sequences: std::ops::RangeInclusive<u64>, keep: usize) -> Vec<Version> {
+fn publish_numbered<F: Fixture>(
+    fixture: &F,
+    sequences: std::ops::RangeInclusive<u64>,
+    keep: usize,
+) -> Vec<Version> {
     let versions: Vec<_> = sequences.map(numbered).collect();
     let mirror = fixture.mirror();
     let mut base: Option<&Version> = None;
@@ -32,7 +36,9 @@ fn kept<F: Fixture>(fixture: &F) -> Vec<u64> {
 }
 
 pub(crate) fn settling_keeps_the_newest_releases<F: Fixture>() {
-    for (keep, wanted) in [(0, vec![5, 6]), (1, vec![5, 6]), (3, vec![4, 5, 6]), (9, (1..=6).collect())] {
+    for (keep, wanted) in
+        [(0, vec![5, 6]), (1, vec![5, 6]), (3, vec![4, 5, 6]), (9, (1..=6).collect())]
+    {
         let fixture = F::new();
         let versions = publish_numbered(&fixture, 1..=6, keep);
         // The slot that is not served shows the release before: its record stays, whatever is kept.
@@ -45,7 +51,11 @@ pub(crate) fn settling_keeps_the_newest_releases<F: Fixture>() {
             assert_eq!(mirror.manifest(&version.release.manifest).is_ok(), is_kept);
         }
         assert_serves(&fixture, &versions[5]);
-        assert_eq!(mirror.clean_up(keep).unwrap().pruned.objects, 0, "settling again drops nothing");
+        assert_eq!(
+            mirror.clean_up(keep).unwrap().pruned.objects,
+            0,
+            "settling again drops nothing"
+        );
     }
 }
 
@@ -80,7 +90,8 @@ pub(crate) fn pruning_drops_what_nothing_needs<F: Fixture>() {
     assert_eq!(mirror.prune(2).unwrap(), Default::default(), "pruning again drops nothing");
     assert_serves(&fixture, &versions[4]);
     // What is kept can still be gone back to.
-    let back = Tree::default().file("own.txt", "only in 4", 7).file("shared.txt", "shared", 1).release(7);
+    let back =
+        Tree::default().file("own.txt", "only in 4", 7).file("shared.txt", "shared", 1).release(7);
     back.onto(Some(&versions[4])).publish(&*mirror, Some(versions[4].name()));
     assert_serves(&fixture, &back);
 }
@@ -129,7 +140,8 @@ pub(crate) fn a_stage_survives_pruning<F: Fixture>() {
         let mut delivery = third.onto(Some(&middle));
         let other = fixture.mirror();
         delivery.before_pack = Some(Box::new(move || {
-            let pruned = if is_full { other.prune(1).map(drop) } else { other.clean_up(1).map(drop) };
+            let pruned =
+                if is_full { other.prune(1).map(drop) } else { other.clean_up(1).map(drop) };
             pruned.expect("a stage does not lock out pruning while packs come");
         }));
         delivery.publish(&*fixture.mirror(), Some(middle.name()));

@@ -19,7 +19,8 @@ fn keep_reading(fixture: &impl Fixture, version: &Version, but: &str, stop: &Ato
         for entry in version.entries.iter().filter(|entry| !but.ends_with(entry.path.as_str())) {
             let Some(file) = entry.file() else { continue };
             let path = fixture.store().join("current").join(entry.path.as_str());
-            let content = fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+            let content =
+                fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
             let is_damaged = content != *version.objects[&file.object];
             assert!(!is_damaged, "{} was served damaged", entry.path);
         }
@@ -29,14 +30,22 @@ fn keep_reading(fixture: &impl Fixture, version: &Version, but: &str, stop: &Ato
 }
 
 /// Harms a store that has `before` and `current`, then has it mended while visitors read.
-pub(crate) fn assert_found_and_mended(fixture: &impl Fixture, before: &Version, current: &Version, damage: &Damage) {
+pub(crate) fn assert_found_and_mended(
+    fixture: &impl Fixture,
+    before: &Version,
+    current: &Version,
+    damage: &Damage,
+) {
     let name = damage.name;
     let mirror = fixture.mirror();
     assert_eq!(faults(&*mirror), []);
     let harmed = (damage.harm)(&Scene { store: fixture.store(), current, before });
     let wanted = harmed.strip_prefix(fixture.store()).unwrap().to_str().unwrap().to_owned();
     let found = faults(&*mirror);
-    assert!(found.iter().any(|fault| fault.path == wanted && fault.kind == damage.kind), "{name}: {found:?}");
+    assert!(
+        found.iter().any(|fault| fault.path == wanted && fault.kind == damage.kind),
+        "{name}: {found:?}"
+    );
     // An open file keeps its inode from being used again.
     let damaged = fs::symlink_metadata(&harmed)
         .ok()
@@ -60,11 +69,16 @@ pub(crate) fn assert_found_and_mended(fixture: &impl Fixture, before: &Version, 
         let mut now = Vec::new();
         file.read_to_end(&mut now).unwrap();
         assert!(now == bytes, "{name}: was mended in place");
-        let is_same = fs::metadata(&harmed).is_ok_and(|meta| meta.ino() == file.metadata().unwrap().ino());
+        let is_same =
+            fs::metadata(&harmed).is_ok_and(|meta| meta.ino() == file.metadata().unwrap().ino());
         assert!(!is_same, "{name}: still the same inode");
     }
     assert_serves(fixture, current);
-    assert!(tree_at(&fixture.store().join(format!(".headwater/slots/{}", before.name()))) == tree_of(before), "{name}");
+    assert!(
+        tree_at(&fixture.store().join(format!(".headwater/slots/{}", before.name())))
+            == tree_of(before),
+        "{name}"
+    );
     assert!(mirror.repair(&archive, &Silent).unwrap().found.is_empty(), "{name}");
 }
 
@@ -110,13 +124,15 @@ pub(crate) fn a_lost_slot_is_rebuilt<F: Fixture>() {
     let (first, second) = (first_tree().release(1), second_tree().release(2));
     for version in [&second, &first] {
         let fixture = F::with(&[&first, &second]);
-        fs::remove_dir_all(fixture.store().join(format!(".headwater/slots/{}", version.name()))).unwrap();
+        fs::remove_dir_all(fixture.store().join(format!(".headwater/slots/{}", version.name())))
+            .unwrap();
         let mirror = fixture.mirror();
         assert_eq!(mirror.state().unwrap().current, Some(second.name()));
         if version.name() == second.name() {
             assert!(!faults(&*mirror).is_empty());
         }
-        let repaired = mirror.repair(&Archive(vec![first.clone(), second.clone()]), &Silent).unwrap();
+        let repaired =
+            mirror.repair(&Archive(vec![first.clone(), second.clone()]), &Silent).unwrap();
         assert_eq!(repaired.left, []);
         assert_serves(&fixture, &second);
         // Whatever slot was lost, the next push finds its way.

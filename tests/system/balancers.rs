@@ -6,10 +6,11 @@ use std::process::Command;
 use crate::harness::World;
 use crate::trees::Tree;
 
-const FLEET: &str = "[[mirror]]\nname='plain'\nurl='plain'\npublic_url='http://127.0.0.1:8080/docs'\nweight=3\n\
-                     [[mirror]]\nname='named'\nurl='named'\npublic_url='https://localhost/docs/'\n\
-                     [[mirror]]\nname='v6;\"x'\nurl='v6'\npublic_url='https://[::1]:8443'\nweight=4000000000\n\
-                     [[mirror]]\nname='v4'\nurl='v4'\npublic_url='https://127.0.0.2/'\n";
+const FLEET: &str = "[[mirror]]\nname='plain'\nurl='plain'\n\
+                     public_url='http://127.0.0.1:8080/docs'\nweight=3\n[[mirror]]\nname='named'\n\
+                     url='named'\npublic_url='https://localhost/docs/'\n[[mirror]]\nname='v6;\"x'\n\
+                     url='v6'\npublic_url='https://[::1]:8443'\nweight=4000000000\n[[mirror]]\n\
+                     name='v4'\nurl='v4'\npublic_url='https://127.0.0.2/'\n";
 
 /// A world whose list in `format` has all of [`FLEET`], and that list.
 fn listed(format: &str) -> (World, String) {
@@ -35,12 +36,21 @@ fn nginx_takes_the_list() {
     let is_taken = |list: &str| {
         let directory = world.path("");
         let text = format!(
-            "pid {0}/pid; error_log stderr; events {{}}\nhttp {{ access_log off; client_body_temp_path {0}/body;\n\
-             upstream mirrors {{\n{list}}}\nserver {{ listen 127.0.0.1:1; location / {{ proxy_pass https://mirrors; }} }} }}\n",
+            "pid {0}/pid; error_log stderr; events {{}}\n\
+             http {{ access_log off; client_body_temp_path {0}/body;\nupstream mirrors {{\n\
+             {list}}}\nserver {{ listen 127.0.0.1:1; location / {{ proxy_pass https://mirrors; }} \
+             }} }}\n",
             directory.display(),
         );
         fs::write(world.path("nginx.conf"), text).unwrap();
-        is_taken(Command::new("nginx").arg("-t").arg("-p").arg(&directory).arg("-c").arg(world.path("nginx.conf")))
+        is_taken(
+            Command::new("nginx")
+                .arg("-t")
+                .arg("-p")
+                .arg(&directory)
+                .arg("-c")
+                .arg(world.path("nginx.conf")),
+        )
     };
     assert!(is_taken(&list), "{list}");
     assert!(!is_taken("server 127.0.0.1:1 nonsense;\n"));
@@ -52,9 +62,11 @@ fn haproxy_takes_the_list() {
     let (world, list) = listed("haproxy");
     let is_taken = |list: &str| {
         let text = format!(
-            "global\n  ca-base /etc/ssl/certs\ndefaults\n  mode http\n  timeout connect 1s\n  timeout client 1s\n  \
-             timeout server 1s\n  default-server ca-file ca-certificates.crt\n\
-             frontend front\n  bind 127.0.0.1:1\n  default_backend mirrors\nbackend mirrors\n{list}"
+            "global\n  ca-base /etc/ssl/certs\n\
+             defaults\n  mode http\n  timeout connect 1s\n  timeout client 1s\n  timeout server \
+             1s\n  default-server ca-file ca-certificates.crt\n\
+             frontend front\n  bind 127.0.0.1:1\n  default_backend mirrors\nbackend mirrors\n\
+             {list}"
         );
         fs::write(world.path("haproxy.conf"), text).unwrap();
         is_taken(Command::new("haproxy").arg("-c").arg("-f").arg(world.path("haproxy.conf")))

@@ -7,7 +7,8 @@ use crate::trees::{Rng, Tree};
 
 const MIRRORS: [&str; 2] = ["one", "two"];
 
-/// Paths that web pages may still ask for stay; the rest goes. Default rules: not for pages and data.
+/// Paths that web pages may still ask for stay; the rest goes. Default rules: not for pages and
+/// data.
 fn check_retired(before: &Served, after: &Served) {
     const GO_AT_ONCE: [&str; 5] = [".html", ".htm", ".xml", ".json", ".txt"];
     for path in before.items.keys() {
@@ -44,23 +45,35 @@ fn happen(world: &World, tree: &mut Tree, rng: &mut Rng) -> (String, Option<Outc
             }
             ("push to both".into(), Some(outcome))
         }
-        6 | 7 => (format!("push to {one}"), Some(world.push("tree", &[one], &["--again"]).expect(&[0]))),
+        6 | 7 => {
+            (format!("push to {one}"), Some(world.push("tree", &[one], &["--again"]).expect(&[0])))
+        }
         8 => {
-            // Above the current release lies only what a killed push staged: never live, nothing to go back to.
-            let Some(current) = checker::state(&world.path(one)).unwrap() else { return ("nothing".into(), None) };
-            let records = checker::records(&world.path(one)).into_values().map(|record| record.sequence);
-            let sequences: Vec<u64> = records.filter(|&sequence| sequence <= current.record.sequence).collect();
+            // Above the current release lies only what a killed push staged: never live, nothing to
+            // go back to.
+            let Some(current) = checker::state(&world.path(one)).unwrap() else {
+                return ("nothing".into(), None);
+            };
+            let records =
+                checker::records(&world.path(one)).into_values().map(|record| record.sequence);
+            let sequences: Vec<u64> =
+                records.filter(|&sequence| sequence <= current.record.sequence).collect();
             let to = rng.pick(&sequences).to_string();
-            (format!("rollback {one} to {to}"), Some(world.run(&["rollback", &place, "--to", &to]).expect(&[0])))
+            (
+                format!("rollback {one} to {to}"),
+                Some(world.run(&["rollback", &place, "--to", &to]).expect(&[0])),
+            )
         }
         9 => {
             let keep = (1 + rng.below(3)).to_string();
             let is_served = world.path(one).join("current").exists();
-            let outcome = is_served.then(|| world.run(&["prune", &place, "--keep", &keep]).expect(&[0]));
+            let outcome =
+                is_served.then(|| world.run(&["prune", &place, "--keep", &keep]).expect(&[0]));
             (format!("prune {one} to {keep}"), outcome)
         }
         10 => {
-            // The source may be older, or of another line: refusing is right then, and what is served stays whole.
+            // The source may be older, or of another line: refusing is right then, and what is
+            // served stays whole.
             let outcome = world.run(&["push", "--from", &source, &place, "--again"]);
             assert!(!matches!(outcome.code(), None | Some(101)), "{outcome}");
             (format!("push from {other} to {one}"), Some(outcome))
@@ -75,7 +88,8 @@ fn kill_or_forget(world: &World, rng: &mut Rng, mirror: &str) -> (String, Option
         return ("lose the cache".into(), None);
     }
     let fault = format!("kill@{}", 1 + rng.below(150));
-    let outcome = world.run_with_fault(&fault, &["push", &world.at("tree"), &world.at(mirror), "--again"]);
+    let outcome =
+        world.run_with_fault(&fault, &["push", &world.at("tree"), &world.at(mirror), "--again"]);
     assert!(outcome.was_killed() || outcome.code() == Some(0), "{outcome}");
     (format!("{fault} of a push to {mirror}"), Some(outcome))
 }
@@ -125,7 +139,11 @@ fn mirrors_that_went_apart_converge() {
     world.publish(&tree("1"), &MIRRORS, &[]);
     world.publish(&tree("one"), &["one"], &[]);
     let two = world.publish(&tree("two"), &["two"], &[]);
-    assert_eq!(world.served("one").record.sequence, two.record.sequence, "both are the second release");
+    assert_eq!(
+        world.served("one").record.sequence,
+        two.record.sequence,
+        "both are the second release"
+    );
     world.publish(&tree("two"), &MIRRORS, &[]);
     agree(&world);
 }

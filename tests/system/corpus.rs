@@ -58,13 +58,16 @@ fn fixture(name: &str) -> Vec<u8> {
 }
 
 fn manifests() -> Inputs {
-    let mut all: Inputs =
-        ["first", "second", "names"].map(|name| fixture(&format!("manifests/v1-{name}.jsonl"))).into();
+    let mut all: Inputs = ["first", "second", "names"]
+        .map(|name| fixture(&format!("manifests/v1-{name}.jsonl")))
+        .into();
     all.extend(texts(&[
         "{\"headwater\":\"manifest\",\"version\":1}\n",
         "{\"headwater\":\"manifest\",\"version\":2}\n",
-        "{\"headwater\":\"manifest\",\"version\":1}\n{\"path\":\"a\",\"symlink\":\"b\",\"until\":1700000000}\n",
-        "{\"headwater\":\"manifest\",\"version\":1}\n{\"path\":\"a/l\",\"symlink\":\"../../out\"}\n",
+        "{\"headwater\":\"manifest\",\"version\":1}\n\
+         {\"path\":\"a\",\"symlink\":\"b\",\"until\":1700000000}\n",
+        "{\"headwater\":\"manifest\",\"version\":1}\n\
+         {\"path\":\"a/l\",\"symlink\":\"../../out\"}\n",
     ]));
     all
 }
@@ -85,8 +88,12 @@ fn changes() -> Inputs {
         moved.push(Entry { path: format!("z{index}").parse().unwrap(), ..entry.clone() });
     }
     for (base, new) in [(&second, &first), (&first, &moved), (&moved, &first), (&first, &first)] {
-        let change =
-            delta::encode(|| Ok(stream(base)), || Ok(stream(new)), Some(ManifestId::of(b"base")), 1_700_000_000);
+        let change = delta::encode(
+            || Ok(stream(base)),
+            || Ok(stream(new)),
+            Some(ManifestId::of(b"base")),
+            1_700_000_000,
+        );
         all.push(change.unwrap().bytes.to_vec());
     }
     all.push(fixture("manifests/v1-first-to-second-held.change"));
@@ -97,19 +104,30 @@ fn changes() -> Inputs {
 
 /// Changes behind a quota: one that is enough, and one that is not.
 fn quotas() -> Inputs {
-    let with = |quota: [u8; 2]| changes().into_iter().map(move |change| [&quota[..], &change].concat());
+    let with =
+        |quota: [u8; 2]| changes().into_iter().map(move |change| [&quota[..], &change].concat());
     let mut all: Inputs = with([23, 255]).chain(with([3, 4])).collect();
     // Few bytes that ask for much: long runs, and many new objects.
     let plain = |more: &[u8]| [b"HWMC\x01".as_slice(), &[0; 32], &[5], more].concat();
-    let bombs = [&b"\xff\xff\xff\xff\x07\0"[..], b"\0\x01\xff\xff\xff\xff\x0f\0", b"\0\x02\xff\xff\xff\xff\x0f\0"];
-    all.extend(bombs.map(|bomb| [&[23, 255][..], &zstd::encode_all(&plain(bomb)[..], 3).unwrap()].concat()));
+    let bombs = [
+        &b"\xff\xff\xff\xff\x07\0"[..],
+        b"\0\x01\xff\xff\xff\xff\x0f\0",
+        b"\0\x02\xff\xff\xff\xff\x0f\0",
+    ];
+    all.extend(
+        bombs
+            .map(|bomb| [&[23, 255][..], &zstd::encode_all(&plain(bomb)[..], 3).unwrap()].concat()),
+    );
     all.push([&[23, 255][..], &zstd::encode_all(&vec![0; 1 << 20][..], 3).unwrap()].concat());
     all
 }
 
 /// Answers to the question for a state.
 fn states() -> Inputs {
-    let honest = messages().into_iter().filter(|message| message.starts_with(b"{\"ok\":{\"headwater\"")).collect();
+    let honest = messages()
+        .into_iter()
+        .filter(|message| message.starts_with(b"{\"ok\":{\"headwater\""))
+        .collect();
     let record = String::from_utf8(record().to_bytes()).unwrap();
     let of = |state: protocol::State| json(protocol::Answer::Ok(state));
     let made = vec![
@@ -136,10 +154,20 @@ fn states() -> Inputs {
 fn packs() -> Inputs {
     let words = b"the same words, the same words, the same words, the same words";
     let piece = |ordinal, offset, length| Piece { ordinal, offset, length };
-    let base = [BaseRange { entry: 3, offset: 5, length: 62 }, BaseRange { entry: 9, offset: 0, length: 62 }];
+    let base = [
+        BaseRange { entry: 3, offset: 5, length: 62 },
+        BaseRange { entry: 9, offset: 0, length: 62 },
+    ];
     let blocks = [
         encode_block(&[piece(0, 0, 62)], words, &[], &[], Level::default()).unwrap(),
-        encode_block(&[piece(1, 0, 60), piece(2, 7, 2)], words, &base, &words.repeat(2), Level::Zstd(19)).unwrap(),
+        encode_block(
+            &[piece(1, 0, 60), piece(2, 7, 2)],
+            words,
+            &base,
+            &words.repeat(2),
+            Level::Zstd(19),
+        )
+        .unwrap(),
         encode_block(&[piece(3, 1 << 40, 62)], words, &[], &[], Level::Raw).unwrap(),
     ];
     let pack = |count: usize| {
@@ -147,16 +175,25 @@ fn packs() -> Inputs {
         blocks[..count].iter().for_each(|block| writer.push(block).unwrap());
         writer.finish().bytes
     };
-    let large = encode_block(&[piece(0, 0, 1 << 20)], &vec![b'x'; 1 << 20], &[], &[], Level::default()).unwrap();
+    let large =
+        encode_block(&[piece(0, 0, 1 << 20)], &vec![b'x'; 1 << 20], &[], &[], Level::default())
+            .unwrap();
     let mut writer = PackWriter::new();
     writer.push(&large).unwrap();
-    let fixtures = ["packs/v1-raw.pack", "packs/v1-zstd-bases.pack", "packs/v1-dense-bases.pack"].map(fixture);
+    let fixtures =
+        ["packs/v1-raw.pack", "packs/v1-zstd-bases.pack", "packs/v1-dense-bases.pack"].map(fixture);
     [Vec::from(fixtures), vec![pack(0), pack(1), pack(2), pack(3), writer.finish().bytes]].concat()
 }
 
 fn record() -> Release {
     let (manifest, content) = (ManifestId::of(b"manifest"), ContentId::of(b"content"));
-    Release::new(Site::new("docs").unwrap(), HistoryId::from_bytes([0x17; 16]), 12, manifest, content)
+    Release::new(
+        Site::new("docs").unwrap(),
+        HistoryId::from_bytes([0x17; 16]),
+        12,
+        manifest,
+        content,
+    )
 }
 
 fn releases() -> Inputs {
@@ -173,7 +210,13 @@ fn releases() -> Inputs {
     full.note = Some("smörgås, \"quoted\"".to_owned());
     let name = plain.name().to_string();
     let spaced = String::from_utf8(plain.to_bytes()).unwrap().replace(':', ": ");
-    vec![plain.to_bytes(), full.to_bytes(), name.clone().into(), format!("0{name}").into(), spaced.into()]
+    vec![
+        plain.to_bytes(),
+        full.to_bytes(),
+        name.clone().into(),
+        format!("0{name}").into(),
+        spaced.into(),
+    ]
 }
 
 fn json(value: impl Serialize) -> Vec<u8> {
@@ -218,12 +261,21 @@ fn messages() -> Inputs {
         published: Some(1),
         activated: None,
     };
-    let wants =
-        protocol::Wants { objects: vec![object], manifests: vec![ManifestId::of(b"m")], releases: vec![release] };
-    let repairing = protocol::Repairing { objects: 1, mended: 2, wants, ..protocol::Repairing::default() };
+    let wants = protocol::Wants {
+        objects: vec![object],
+        manifests: vec![ManifestId::of(b"m")],
+        releases: vec![release],
+    };
+    let repairing =
+        protocol::Repairing { objects: 1, mended: 2, wants, ..protocol::Repairing::default() };
     vec![
         json(&head),
-        json(protocol::StageHead { base: Some(ManifestId::of(b"base")), has_packs: false, is_whole: true, ..head }),
+        json(protocol::StageHead {
+            base: Some(ManifestId::of(b"base")),
+            has_packs: false,
+            is_whole: true,
+            ..head
+        }),
         json(protocol::Answer::Ok(state)),
         json(protocol::Answer::Ok(protocol::Staging::Staged { resent: 3 })),
         json(protocol::Answer::Ok(protocol::Staging::Held(vec![pack]))),
@@ -256,13 +308,17 @@ const BANNERS: [&str; 6] = [
 
 const CONFIGS: [&str; 5] = [
     "listen = \"127.0.0.1:8080\"\n[[site]]\nname = \"docs\"\npath = \"/srv/www\"\n",
-    "behind_proxy = true\n[tls]\ncert = \"c.pem\"\nkey = \"k.pem\"\n[[site]]\nname = \"docs\"\npath = \"w\"\n\
-     [[token]]\nid = \"0a1b2c3d\"\nhash = \"af1349b9f5f9a1a6a0404dea36dcc9499bcb25c9adc112b7cc9a93cae41f3262\"\n\
+    "behind_proxy = true\n[tls]\ncert = \"c.pem\"\nkey = \"k.pem\"\n[[site]]\nname = \"docs\"\n\
+     path = \"w\"\n[[token]]\nid = \"0a1b2c3d\"\n\
+     hash = \"af1349b9f5f9a1a6a0404dea36dcc9499bcb25c9adc112b7cc9a93cae41f3262\"\n\
      sites = [\"docs\"]\nallow = \"push\"\n",
-    "site = \"docs\"\ncontent = \"public\"\n[[mirror]]\nname = \"eu\"\nurl = \"https://edge.example/docs\"\n\
-     token_env = \"EU\"\nproxy = \"http://proxy.example:3128\"\n[[mirror]]\nname = \"sh\"\n\
-     url = \"ssh://me@edge2:2222/srv/www\"\nhost_key = \"ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAAAAAAAAAAAAAAAAAAA\"\n",
-    "content = [\"a\", { path = \"b\", at = \"smörgås\" }]\nexclude = [\"*.map\"]\n[[mirror]]\nname = \"x\"\npath = \"/m\"\n",
+    "site = \"docs\"\ncontent = \"public\"\n[[mirror]]\nname = \"eu\"\n\
+     url = \"https://edge.example/docs\"\ntoken_env = \"EU\"\n\
+     proxy = \"http://proxy.example:3128\"\n[[mirror]]\nname = \"sh\"\n\
+     url = \"ssh://me@edge2:2222/srv/www\"\n\
+     host_key = \"ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAAAAAAAAAAAAAAAAAAA\"\n",
+    "content = [\"a\", { path = \"b\", at = \"smörgås\" }]\nexclude = [\"*.map\"]\n[[mirror]]\n\
+     name = \"x\"\npath = \"/m\"\n",
     "site = \"\u{1b}[2J\"\r\n[[mirror]\n",
 ];
 
@@ -298,7 +354,8 @@ const REQUESTS: [&str; 20] = [
     "PUT /x HTTP/1.1\r\nContent-Length: 3\r\n\r\n\n\n\nGET / HTTP/1.1\r\n\r\n",
     "PUT /x HTTP/1.1\r\ncontent-length:\t0 \r\n\r\nGET / HTTP/1.1\r\nHost: b\r\n\r\n",
     "POST /x HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n0\n\n",
-    "POST /x HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n0a\r\n0123456789\r\n0\r\n\r\nGET / HTTP/1.1\r\n\r\n",
+    "POST /x HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n0a\r\n0123456789\r\n0\r\n\
+     \r\nGET / HTTP/1.1\r\n\r\n",
     "POST /x HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n3;x=y\r\nabc\r\n0\r\na: b\r\n\r\n",
     "POST /x HTTP/1.1\r\ntransfer-encoding: other\r\n\r\n0\r\n\r\n",
     "GET / HTTP/1.1\nhost: a\r\n\r\n",

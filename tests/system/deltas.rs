@@ -19,7 +19,10 @@ pub(crate) fn pages(version: &str) -> Tree {
     (0..120).fold(Tree::default(), |tree, number| {
         let words: String = rng.bytes(1500).iter().map(|byte| format!("{byte:02x}")).collect();
         let (head, tail) = words.split_at(700);
-        tree.file(&format!("docs/{number}.html"), format!("<p>{head}\n<footer>{version}</footer>\n{tail}\n"))
+        tree.file(
+            &format!("docs/{number}.html"),
+            format!("<p>{head}\n<footer>{version}</footer>\n{tail}\n"),
+        )
     })
 }
 
@@ -65,9 +68,9 @@ impl Fleet {
     #[track_caller]
     fn push_with(&self, fault: &str, flags: &[&str]) -> Pushed {
         let pushed = self.push(fault, flags);
-        self.mirrors
-            .iter()
-            .for_each(|mirror| assert!(serves_tree(&self.world, mirror), "{mirror}: {}", pushed.outcome));
+        self.mirrors.iter().for_each(|mirror| {
+            assert!(serves_tree(&self.world, mirror), "{mirror}: {}", pushed.outcome);
+        });
         pushed
     }
 
@@ -83,8 +86,13 @@ impl Fleet {
         let list = |dir: PathBuf| fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
         let of_sites = list(self.world.path("cache/headwater")).map(|site| site.join("content"));
         let all: Vec<PathBuf> = of_sites.filter(|dir| dir.exists()).flat_map(list).collect();
-        assert!(all.iter().all(|path| !path.to_string_lossy().ends_with(".draft")), "left behind: {all:?}");
-        all.into_iter().filter(|path| path.extension().is_some_and(|end| end == "content")).collect()
+        assert!(
+            all.iter().all(|path| !path.to_string_lossy().ends_with(".draft")),
+            "left behind: {all:?}"
+        );
+        all.into_iter()
+            .filter(|path| path.extension().is_some_and(|end| end == "content"))
+            .collect()
     }
 }
 
@@ -103,7 +111,12 @@ impl Pushed {
     }
 
     fn sum(&self, key: &str) -> u64 {
-        self.report["mirrors"].as_array().unwrap().iter().map(|mirror| mirror[key].as_u64().unwrap()).sum()
+        self.report["mirrors"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|mirror| mirror[key].as_u64().unwrap())
+            .sum()
     }
 
     /// Whether it sent differences only.
@@ -126,7 +139,8 @@ impl Pushed {
 fn what_is_made_while_a_mirror_is_slow_to_answer_is_the_same() {
     let sent = |before: &str, name: &str| {
         let world = World::new();
-        let (ssh, program) = (format!("ssh://edge{}", world.at("far")), stand_in(&world, "ssh", before));
+        let (ssh, program) =
+            (format!("ssh://edge{}", world.at("far")), stand_in(&world, "ssh", before));
         for version in ["1", "2"] {
             world.write("tree", &pages(version));
             let flags = [&["--json", "--events", name][..], &over(&program)].concat();
@@ -157,8 +171,14 @@ fn only_what_changed_inside_of_files_is_sent() {
     let (tree, urls) = (fleet.world.at("tree"), fleet.urls());
     let planned = report(&fleet.world.run(&["plan", &tree, &urls[0], "--json"]).expect(&[0]));
     let plan = &planned["mirrors"][0];
-    assert_eq!((plan["bases"]["same_path"].as_u64(), plan["bases"]["none"].as_u64()), (Some(120), Some(0)));
-    assert!(plan["send_bytes"].as_u64().unwrap() * 20 < plan["content_bytes"].as_u64().unwrap(), "{plan}");
+    assert_eq!(
+        (plan["bases"]["same_path"].as_u64(), plan["bases"]["none"].as_u64()),
+        (Some(120), Some(0))
+    );
+    assert!(
+        plan["send_bytes"].as_u64().unwrap() * 20 < plan["content_bytes"].as_u64().unwrap(),
+        "{plan}"
+    );
     let shown = fleet.world.run(&["plan", &tree, &urls[0]]).expect(&[0]);
     assert!(shown.stdout.contains("deltas: 120 from the same path"), "{shown}");
     let told = push(&fleet.world, &[&urls[0], &urls[1]], &[]).expect(&[0]);
@@ -189,13 +209,24 @@ fn a_damaged_object_of_a_mirror_is_named_and_worked_around() {
     fs::write(&object, bytes).unwrap();
     fleet.world.write("tree", &pages("3"));
     let third = fleet.push("", &["--json"]);
-    assert!(third.outcome.stderr.contains(&format!("object {hex} is damaged or missing")), "{}", third.outcome);
+    assert!(
+        third.outcome.stderr.contains(&format!("object {hex} is damaged or missing")),
+        "{}",
+        third.outcome
+    );
     assert!(third.outcome.stderr.contains("sending anew what builds on them"), "{}", third.outcome);
     let sent = |index: usize| third.report["mirrors"][index]["sent_bytes"].as_u64().unwrap();
     assert!(sent(0) > sent(1), "what was damaged came whole: {}", third.outcome);
     third.check_small();
-    assert!(third.report["mirrors"].as_array().unwrap().iter().all(|mirror| mirror["outcome"] == "activated"));
-    // The release before lacks the object now, and says so, until it is brought from a mirror that has it.
+    assert!(
+        third.report["mirrors"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .all(|mirror| mirror["outcome"] == "activated")
+    );
+    // The release before lacks the object now, and says so, until it is brought from a mirror that
+    // has it.
     let (one, two) = (fleet.world.at("one"), fleet.world.at("two"));
     let verified = fleet.world.run(&["verify", &one]).expect(&[1]);
     assert!(verified.stdout.contains(&hex), "{verified}");
@@ -230,10 +261,19 @@ fn a_damaged_cache_is_told_of_and_costs_bytes_only() {
         kept.iter().for_each(|path| harm(path));
         let pushed = fleet.publish(&format!("after {name} {round}"));
         pushed.check_large();
-        assert_eq!(pushed.outcome.stderr.contains("the cache of old content"), *name != "gone", "{}", pushed.outcome);
+        assert_eq!(
+            pushed.outcome.stderr.contains("the cache of old content"),
+            *name != "gone",
+            "{}",
+            pushed.outcome
+        );
         let next = fleet.publish(&format!("next {round}"));
         next.check_small();
-        assert!(!next.outcome.stderr.contains("cache of old content"), "told twice: {}", next.outcome);
+        assert!(
+            !next.outcome.stderr.contains("cache of old content"),
+            "told twice: {}",
+            next.outcome
+        );
     }
 }
 
@@ -261,7 +301,8 @@ fn nothing_is_kept_where_that_is_switched_off() {
 /// Changes of the kinds that bases are for, and any other.
 fn change(tree: &mut Tree, rng: &mut Rng) {
     let page = |(path, node): (&String, &crate::trees::Node)| {
-        (path.starts_with("docs") && matches!(node, crate::trees::Node::File { .. })).then(|| path.clone())
+        (path.starts_with("docs") && matches!(node, crate::trees::Node::File { .. }))
+            .then(|| path.clone())
     };
     let paths: Vec<String> = tree.nodes.iter().filter_map(page).collect();
     if paths.is_empty() {
@@ -308,12 +349,14 @@ fn change(tree: &mut Tree, rng: &mut Rng) {
     }
 }
 
-/// A directory, one behind a receiver and one behind `ssh`, through a story of changes, now and then without the cache.
+/// A directory, one behind a receiver and one behind `ssh`, through a story of changes, now and
+/// then without the cache.
 fn stays_identical(seed: u64, steps: usize) {
     let mut rng = Rng::new(seed);
     let fleet = Fleet::new(&["one", "two"]);
     let (directory, url) = (fleet.world.at("www"), fleet.receivers[0].url());
-    let (ssh, program) = (format!("ssh://edge2{}", fleet.world.at("far")), stand_in(&fleet.world, "ssh", ""));
+    let (ssh, program) =
+        (format!("ssh://edge2{}", fleet.world.at("far")), stand_in(&fleet.world, "ssh", ""));
     let flags = [&LEVEL[..], &over(&program)].concat();
     let mut tree = pages("1");
     let random = Tree::random(&mut rng, 10);
@@ -332,7 +375,9 @@ fn stays_identical(seed: u64, steps: usize) {
         };
         let outcome = push(&fleet.world, &places, &flags);
         assert_eq!(outcome.code(), Some(0), "seed {seed}, step {step}: {outcome}");
-        mirrors.iter().for_each(|mirror| assert!(serves_tree(&fleet.world, mirror), "seed {seed}, step {step}"));
+        mirrors.iter().for_each(|mirror| {
+            assert!(serves_tree(&fleet.world, mirror), "seed {seed}, step {step}");
+        });
     }
     fleet.world.write("tree", &tree.file("end.html", "end"));
     push(&fleet.world, &[&directory, &url, &fleet.receivers[1].url(), &ssh], &flags).expect(&[0]);

@@ -1,4 +1,5 @@
-//! G4, G5: each change of the disk, or a sample of them, fails once, with a full disk and with a broken one.
+//! G4, G5: each change of the disk, or a sample of them, fails once, with a full disk and with a
+//! broken one.
 
 use crate::checker;
 use crate::deltas::pages;
@@ -14,12 +15,16 @@ const ENOSPC: i32 = 28;
 /// No success that is none, no panic, no signal.
 fn check(scenario: &Scenario, outcome: &Outcome, fault: &str) -> Side {
     let kind = scenario.kind;
-    let side =
-        scenario.judge_told(outcome).unwrap_or_else(|faults| panic!("{kind:?}, {fault}: {faults:#?}\n{outcome}"));
+    let side = scenario
+        .judge_told(outcome)
+        .unwrap_or_else(|faults| panic!("{kind:?}, {fault}: {faults:#?}\n{outcome}"));
     match outcome.code() {
         Some(0) => {}
         Some(101) | None => panic!("{kind:?}, {fault}: {outcome}"),
-        Some(_) => assert!(!outcome.stderr.is_empty(), "{kind:?}, {fault}: failed without a word\n{outcome}"),
+        Some(_) => assert!(
+            !outcome.stderr.is_empty(),
+            "{kind:?}, {fault}: failed without a word\n{outcome}"
+        ),
     }
     side
 }
@@ -33,9 +38,11 @@ fn fail_everywhere(kind: Kind, errnos: &[i32]) -> usize {
     let (steps, named) = scenario.steps_and_named();
     let mut late = 0;
     // Most of a first push makes the 256 directories of objects: one like the other.
-    let is_alike = |step: &u64| steps > 300 && *step > 40 && *step < steps - 140 && !step.is_multiple_of(16);
+    let is_alike =
+        |step: &u64| steps > 300 && *step > 40 && *step < steps - 140 && !step.is_multiple_of(16);
     let steps = (1..=steps).filter(|step| !is_alike(step));
-    let all: Vec<(u64, i32)> = steps.flat_map(|step| errnos.iter().map(move |errno| (step, *errno))).collect();
+    let all: Vec<(u64, i32)> =
+        steps.flat_map(|step| errnos.iter().map(move |errno| (step, *errno))).collect();
     for (step, errno) in sweep::points(&all, SAMPLES, |(step, _)| named.contains(&step)) {
         places.iter().for_each(|place| scenario.world.restore(place));
         let fault = format!("errno={errno}@{step}");
@@ -49,8 +56,8 @@ fn fail_everywhere(kind: Kind, errnos: &[i32]) -> usize {
 
 fn fails_cleanly(kind: Kind) {
     let late = fail_everywhere(kind, &[ENOSPC, EIO]);
-    // Between the switch and the answer there is the sync of the switch, and nothing else that may fail a push.
-    // What is pruned or expired stays so, whatever fails behind it.
+    // Between the switch and the answer there is the sync of the switch, and nothing else that may
+    // fail a push. What is pruned or expired stays so, whatever fails behind it.
     assert!(
         matches!(kind, Kind::Prune | Kind::Expire) || late <= 4,
         "{kind:?}: {late} failures told behind the switch"
@@ -89,10 +96,11 @@ fn a_cache_without_room_for_a_file_costs_a_warning_only() {
         let scenario = Scenario::new(kind);
         ["mirror", "cache"].iter().for_each(|place| scenario.world.save(place));
         let operations = scenario.run(Some("count")).expect(&[0]).operations();
-        let is_creation = |operation: &str| matches!(operation, "create" | "create directory" | "write");
-        let in_cache = operations
-            .iter()
-            .filter(|(_, (operation, path))| is_creation(operation) && path.starts_with(scenario.world.path("cache")));
+        let is_creation =
+            |operation: &str| matches!(operation, "create" | "create directory" | "write");
+        let in_cache = operations.iter().filter(|(_, (operation, path))| {
+            is_creation(operation) && path.starts_with(scenario.world.path("cache"))
+        });
         let mut tried = 0;
         for (step, (operation, path)) in in_cache {
             ["mirror", "cache"].iter().for_each(|place| scenario.world.restore(place));
@@ -102,7 +110,12 @@ fn a_cache_without_room_for_a_file_costs_a_warning_only() {
                 continue;
             }
             tried += 1;
-            assert_eq!(outcome.code(), Some(0), "{kind:?}, {operation} {}: {outcome}", path.display());
+            assert_eq!(
+                outcome.code(),
+                Some(0),
+                "{kind:?}, {operation} {}: {outcome}",
+                path.display()
+            );
             assert_eq!(scenario.judge_told(&outcome).unwrap(), Side::New, "{outcome}");
         }
         assert!(tried > 0, "{kind:?}");
@@ -118,7 +131,11 @@ fn a_failed_sync_is_final() {
             let outcome = scenario.run(Some(&fault));
             let side = check(&scenario, &outcome, &fault);
             assert_ne!(outcome.code(), Some(0), "{kind:?}, {op}: {outcome}");
-            assert_ne!(side, Side::New, "{kind:?}, {op}: switched to what is not durable\n{outcome}");
+            assert_ne!(
+                side,
+                Side::New,
+                "{kind:?}, {op}: switched to what is not durable\n{outcome}"
+            );
             scenario.finish().unwrap();
         }
     }
@@ -126,7 +143,16 @@ fn a_failed_sync_is_final() {
 
 #[test]
 fn a_disk_that_fails_every_operation_of_a_kind_serves_the_old_release() {
-    for op in ["create", "create directory", "write", "link", "rename", "create link", "set time of", "set mode of"] {
+    for op in [
+        "create",
+        "create directory",
+        "write",
+        "link",
+        "rename",
+        "create link",
+        "set time of",
+        "set mode of",
+    ] {
         for errno in [ENOSPC, EIO] {
             let scenario = Scenario::new(Kind::Update);
             let fault = format!("errno={errno}@{op}");
@@ -151,17 +177,26 @@ fn what_cannot_be_read_is_not_taken_for_damaged() {
         let entries = std::fs::read_dir(mirror.join(".headwater").join(of)).unwrap();
         entries.map(|entry| entry.unwrap().file_name()).collect::<std::collections::BTreeSet<_>>()
     };
-    let all = || (checker::object_names(&mirror), names("manifests"), names("releases"), names("slots"));
+    let all =
+        || (checker::object_names(&mirror), names("manifests"), names("releases"), names("slots"));
     let before = all();
     let place = world.at("mirror");
     for errno in [EIO, EACCES, EMFILE] {
         for part in ["open:/objects/", "read:/objects/", "open:/manifests/", "open:/releases/"] {
             let fault = format!("errno={errno}@{part}");
-            for command in [&["verify", &*place][..], &["repair", &place, "--from", &world.at("tree")]] {
+            for command in
+                [&["verify", &*place][..], &["repair", &place, "--from", &world.at("tree")]]
+            {
                 let outcome = world.run_with_fault(&fault, command);
                 let words = format!("{}{}", outcome.stdout, outcome.stderr);
-                assert!(![Some(0), Some(101), None].contains(&outcome.code()), "{fault}: {outcome}");
-                assert!(!words.contains("differs") && !words.contains("missing"), "{fault}: {outcome}");
+                assert!(
+                    ![Some(0), Some(101), None].contains(&outcome.code()),
+                    "{fault}: {outcome}"
+                );
+                assert!(
+                    !words.contains("differs") && !words.contains("missing"),
+                    "{fault}: {outcome}"
+                );
             }
             assert_eq!(all(), before, "{fault}");
         }

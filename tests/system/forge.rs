@@ -32,16 +32,18 @@ pub(crate) fn forge(mirror: &Path, edit: impl FnOnce(&mut Forgery)) {
     let Forgery { mut record, mut lines } = forgery;
 
     lines.sort_by(|a, b| a.path.cmp(&b.path));
-    let lines_text: String = lines.iter().map(|line| serde_json::to_string(line).unwrap() + "\n").collect();
+    let lines_text: String =
+        lines.iter().map(|line| serde_json::to_string(line).unwrap() + "\n").collect();
     let bytes = format!("{{\"headwater\":\"manifest\",\"version\":1}}\n{lines_text}").into_bytes();
     record.manifest = blake3::hash(&bytes).to_hex().to_string();
     record.content = checker::content_id(&lines);
     let count = |lines: usize| u64::try_from(lines).unwrap();
     record.entries = count(lines.len());
-    record.retired =
-        Some(count(lines.iter().filter(|line| line.until.is_some()).count())).filter(|&retired| retired > 0);
+    record.retired = Some(count(lines.iter().filter(|line| line.until.is_some()).count()))
+        .filter(|&retired| retired > 0);
     record.until = lines.iter().filter_map(|line| line.until).min();
-    record.bytes = lines.iter().filter(|line| line.until.is_none()).filter_map(|line| line.size).sum();
+    record.bytes =
+        lines.iter().filter(|line| line.until.is_none()).filter_map(|line| line.size).sum();
     let text = serde_json::to_string(&record).unwrap();
     let new = format!("{}-{}", record.sequence, &blake3::hash(text.as_bytes()).to_hex()[..16]);
 

@@ -20,7 +20,10 @@ fn push_limited(world: &World, limit: &str) -> Outcome {
 fn push_limited_to(world: &World, limit: &str, mirrors: &[&str]) -> Outcome {
     let mut command = Command::new("sh");
     world.isolate(&mut command);
-    command.arg("-c").arg(format!("{limit}; exec \"$0\" \"$@\"")).arg(env!("CARGO_BIN_EXE_headwater"));
+    command
+        .arg("-c")
+        .arg(format!("{limit}; exec \"$0\" \"$@\""))
+        .arg(env!("CARGO_BIN_EXE_headwater"));
     Outcome::of(command.args(["push", &world.at("tree")]).args(mirrors))
 }
 
@@ -29,13 +32,15 @@ fn prepare() -> (World, Served) {
     let world = World::new();
     let old = world.publish(&Tree::small(), &["mirror"], &[]);
     let mut rng = Rng::new(5);
-    let larger =
-        (0..40).fold(Tree::small(), |tree, number| tree.file(&format!("more/{number}.bin"), rng.bytes(40_000)));
+    let larger = (0..40).fold(Tree::small(), |tree, number| {
+        tree.file(&format!("more/{number}.bin"), rng.bytes(40_000))
+    });
     world.write("tree", &larger);
     (world, old)
 }
 
-/// Success is the truth; failure is told in words and left the old release. Answers whether it was success.
+/// Success is the truth; failure is told in words and left the old release. Answers whether it was
+/// success.
 fn judge(world: &World, old: &Served, outcome: &Outcome) -> bool {
     let served = world.served("mirror");
     let is_success = outcome.code() == Some(0);
@@ -66,7 +71,9 @@ fn too_few_descriptors_fail_in_words_or_suffice() {
 
 /// So many files that their objects are in nearly all of the 256 directories of a store.
 fn many_files(version: &str) -> Tree {
-    (0..600).fold(Tree::default(), |tree, page| tree.file(&format!("{page}.html"), format!("{version} {page}")))
+    (0..600).fold(Tree::default(), |tree, page| {
+        tree.file(&format!("{page}.html"), format!("{version} {page}"))
+    })
 }
 
 #[test]
@@ -80,7 +87,8 @@ fn twelve_directories_are_filled_with_few_descriptors() {
         world.write("tree", &many_files(version));
         push_limited_to(&world, limit, &places).expect(&[0]);
         for mirror in &mirrors {
-            let served = std::fs::read_to_string(world.path(format!("{mirror}/current/7.html"))).unwrap();
+            let served =
+                std::fs::read_to_string(world.path(format!("{mirror}/current/7.html"))).unwrap();
             assert_eq!(served, format!("{version} 7"), "{mirror}, {limit}");
         }
         checker::check_equals_tree(&world.served("mirror11"), &world.path("tree")).unwrap();
@@ -89,7 +97,8 @@ fn twelve_directories_are_filled_with_few_descriptors() {
 
 #[test]
 fn files_over_the_limit_fail_in_words() {
-    // In blocks of 512 bytes; with the signal ignored, as in some service managers, and as it comes.
+    // In blocks of 512 bytes; with the signal ignored, as in some service managers, and as it
+    // comes.
     for limit in ["trap '' XFSZ; ulimit -f 40", "ulimit -f 40"] {
         let (world, old) = prepare();
         let outcome = push_limited(&world, limit);
@@ -107,7 +116,10 @@ fn a_receiver_with_a_limit_for_files_answers_in_words() {
     let (tree, place) = (world.at("tree"), format!("ssh://edge{}", world.at("mirror")));
     let push = || world.run(&[&["push", &*tree, &place, "--jobs", "1"], &over(&ssh)[..]].concat());
     let outcome = push().expect(&[4]);
-    assert!(outcome.stderr.contains("too large") && outcome.stderr.contains("LimitFSIZE"), "{outcome}");
+    assert!(
+        outcome.stderr.contains("too large") && outcome.stderr.contains("LimitFSIZE"),
+        "{outcome}"
+    );
     assert_eq!(world.served("mirror"), old);
     stand_in(&world, "ssh", "");
     push().expect(&[0]);
@@ -156,16 +168,22 @@ fn overflows(options: &str, room: &str, words: &[&str]) {
     let old = world.publish(&Tree::small(), &["disk/mirror"], &[]);
     let before = small.used();
     let mut rng = Rng::new(5);
-    let larger = (0..900).fold(Tree::small(), |tree, number| tree.file(&format!("more/{number}.bin"), rng.bytes(4000)));
+    let larger = (0..900).fold(Tree::small(), |tree, number| {
+        tree.file(&format!("more/{number}.bin"), rng.bytes(4000))
+    });
     world.write("tree", &larger);
     for _ in 0..3 {
-        let planned = world.run(&["plan", &world.at("tree"), &world.at("disk/mirror")]).expect(&[4]);
+        let planned =
+            world.run(&["plan", &world.at("tree"), &world.at("disk/mirror")]).expect(&[4]);
         assert!(words.iter().all(|word| planned.stderr.contains(word)), "{words:?}: {planned}");
         let outcome = world.push("tree", &["disk/mirror"], &[]).expect(&[4]);
         assert!(words.iter().all(|word| outcome.stderr.contains(word)), "{words:?}: {outcome}");
         assert_eq!(world.served("disk/mirror"), old);
         let after = small.used();
-        assert!(after.0 <= before.0 + 64 * 1024 && after.1 <= before.1 + 8, "{before:?} became {after:?}");
+        assert!(
+            after.0 <= before.0 + 64 * 1024 && after.1 <= before.1 + 8,
+            "{before:?} became {after:?}"
+        );
     }
     small.remount(room);
     world.push("tree", &["disk/mirror"], &[]).expect(&[0]);
@@ -191,8 +209,9 @@ fn a_disk_that_fills_up_meanwhile_gives_its_space_back() {
     let small = Small::mount(&world.path("disk"), "size=40m");
     let old = world.publish(&Tree::small(), &["disk/mirror"], &[]);
     let mut rng = Rng::new(5);
-    let larger =
-        (0..8).fold(Tree::small(), |tree, number| tree.file(&format!("more/{number}.bin"), rng.bytes(1 << 20)));
+    let larger = (0..8).fold(Tree::small(), |tree, number| {
+        tree.file(&format!("more/{number}.bin"), rng.bytes(1 << 20))
+    });
     world.write("tree", &larger);
     let before = small.used();
     // Every write fails from here on, as if others had taken the last block since the check.
@@ -219,8 +238,9 @@ fn what_another_push_left_makes_room_for_this_one() {
         std::fs::create_dir_all(left.join("parts")).unwrap();
         std::fs::write(left.join("parts/0"), vec![1; 40 << 20]).unwrap();
         world.write("tree", &Tree::small().file("large", Rng::new(5).bytes(20 << 20)));
-        let receiver =
-            Receiver::with(&world.path("disk/mirror"), |settings| settings.sites[0].min_free_bytes = 1 << 20);
+        let receiver = Receiver::with(&world.path("disk/mirror"), |settings| {
+            settings.sites[0].min_free_bytes = 1 << 20;
+        });
         let place = if is_remote { receiver.url() } else { world.at("disk/mirror") };
         world.run(&["push", &world.at("tree"), &place, "--site", "docs"]).expect(&[0]);
         checker::check_equals_tree(&world.served("disk/mirror"), &world.path("tree")).unwrap();
@@ -243,7 +263,8 @@ fn a_file_can_be_removed_from_a_mirror_on_a_full_disk() {
     for is_remote in [false, true] {
         let world = World::new();
         let small = Small::mount(&world.path("disk"), "size=100m,nr_inodes=9000");
-        let leaked = |version: &str| Tree::small().file("leaked.txt", "a secret").file("page", version);
+        let leaked =
+            |version: &str| Tree::small().file("leaked.txt", "a secret").file("page", version);
         world.publish(&leaked("1"), &["disk/mirror"], &["--site", "docs"]);
         world.publish(&leaked("2"), &["disk/mirror"], &["--site", "docs"]);
         fill(&world.path("disk/other"));
@@ -271,7 +292,11 @@ fn a_full_disk_under_the_cache_is_a_warning_and_the_push_goes_on() {
     run(&["push", &tree, &mirror]).expect(&[0]);
     fill(&world.path("small/other"));
     world.write("tree", &Tree::small().file("page", "2"));
-    for arguments in [&["plan", &*tree, &mirror][..], &["push", &tree, &mirror], &["push", &tree, &world.at("new")]] {
+    for arguments in [
+        &["plan", &*tree, &mirror][..],
+        &["push", &tree, &mirror],
+        &["push", &tree, &world.at("new")],
+    ] {
         let outcome = run(arguments).expect(&[0]);
         assert!(outcome.stderr.contains("warning: there is no cache: cannot "), "{outcome}");
     }

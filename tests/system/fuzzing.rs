@@ -17,7 +17,8 @@ pub(crate) fn corpus(name: &str) -> PathBuf {
 
 /// The inputs of a target, in the order of their names.
 fn inputs(name: &str) -> Vec<Vec<u8>> {
-    let mut files: Vec<PathBuf> = fs::read_dir(corpus(name)).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let mut files: Vec<PathBuf> =
+        fs::read_dir(corpus(name)).unwrap().map(|entry| entry.unwrap().path()).collect();
     files.sort();
     files.iter().map(|file| fs::read(file).unwrap()).collect()
 }
@@ -38,8 +39,12 @@ fn every_target_has_a_corpus_and_a_program_and_holds_for_all_of_it() {
         let inputs = inputs(name);
         assert!(inputs.len() >= 4, "{name} has {} inputs", inputs.len());
         inputs.iter().for_each(|input| call(name, target, input));
-        let program = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("fuzz/fuzz_targets/{name}.rs"));
-        assert!(fs::read_to_string(program).unwrap().contains(&format!("targets::{name}(data)")), "{name}");
+        let program =
+            Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("fuzz/fuzz_targets/{name}.rs"));
+        assert!(
+            fs::read_to_string(program).unwrap().contains(&format!("targets::{name}(data)")),
+            "{name}"
+        );
     }
 }
 
@@ -76,7 +81,12 @@ pub(crate) fn mutant(inputs: &[Vec<u8>], rng: &mut Rng) -> Vec<u8> {
                 bytes.splice(at..at, other[from..end].iter().copied());
             }
             3 => {
-                let number = rng.pick(&[b"\0".as_slice(), b"\xff\xff\xff\xff\x0f", b"\x80\0", b"18446744073709551616"]);
+                let number = rng.pick(&[
+                    b"\0".as_slice(),
+                    b"\xff\xff\xff\xff\x0f",
+                    b"\x80\0",
+                    b"18446744073709551616",
+                ]);
                 bytes.splice(at..at, number.iter().copied());
             }
             _ => {

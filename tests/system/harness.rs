@@ -65,7 +65,10 @@ impl World {
     /// Gives a command this world's environment, and nothing else: no CI variables, no locale.
     pub(crate) fn isolate(&self, command: &mut Command) {
         command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
-        command.env("HOME", self.path("home")).env("XDG_CACHE_HOME", self.path("cache")).env("LC_ALL", "C");
+        command
+            .env("HOME", self.path("home"))
+            .env("XDG_CACHE_HOME", self.path("cache"))
+            .env("LC_ALL", "C");
         command.current_dir(self.dir.path()).stdin(Stdio::null());
     }
 
@@ -81,8 +84,10 @@ impl World {
 
     /// Pushes a tree to mirrors, all named relative to this world.
     pub(crate) fn push(&self, tree: &str, mirrors: &[&str], flags: &[&str]) -> Outcome {
-        let places: Vec<String> = std::iter::once(&tree).chain(mirrors).map(|name| self.at(name)).collect();
-        let arguments: Vec<&str> = std::iter::once("push").chain(places.iter().map(|place| &**place)).collect();
+        let places: Vec<String> =
+            std::iter::once(&tree).chain(mirrors).map(|name| self.at(name)).collect();
+        let arguments: Vec<&str> =
+            std::iter::once("push").chain(places.iter().map(|place| &**place)).collect();
         self.run(&[&arguments, flags].concat())
     }
 
@@ -99,7 +104,8 @@ impl World {
 
     /// What a mirror serves, all of it checked.
     pub(crate) fn served(&self, mirror: &str) -> Served {
-        checker::check_store(&self.path(mirror)).unwrap_or_else(|faults| panic!("{mirror}: {faults:#?}"))
+        checker::check_store(&self.path(mirror))
+            .unwrap_or_else(|faults| panic!("{mirror}: {faults:#?}"))
     }
 
     /// Keeps a copy of `name` (hard links, times and modes too) for [`World::restore`].
@@ -127,7 +133,12 @@ pub(crate) fn copy(from: &Path, to: &Path) {
 pub(crate) fn shell(program: &str, arguments: &[&OsStr]) -> String {
     let output = Command::new(program).args(arguments).output().unwrap();
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    assert!(output.status.success(), "{program} {arguments:?}: {}{}", text(&output.stdout), text(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{program} {arguments:?}: {}{}",
+        text(&output.stdout),
+        text(&output.stderr)
+    );
     text(&output.stdout)
 }
 
@@ -152,7 +163,12 @@ impl Outcome {
     /// The outcome of a process that was started elsewhere.
     pub(crate) fn from(what: String, output: Output) -> Self {
         let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("output is UTF-8");
-        Self { what, status: output.status, stdout: text(output.stdout), stderr: text(output.stderr) }
+        Self {
+            what,
+            status: output.status,
+            stdout: text(output.stdout),
+            stderr: text(output.stderr),
+        }
     }
 
     /// The exit code; nothing when a signal ended it.
@@ -168,7 +184,10 @@ impl Outcome {
     /// Stops the test unless the exit code is one of these.
     #[track_caller]
     pub(crate) fn expect(self, codes: &[i32]) -> Self {
-        assert!(self.code().is_some_and(|code| codes.contains(&code)), "expected exit code {codes:?}: {self}");
+        assert!(
+            self.code().is_some_and(|code| codes.contains(&code)),
+            "expected exit code {codes:?}: {self}"
+        );
         self
     }
 
@@ -204,15 +223,19 @@ pub(crate) fn events(path: &Path) -> Vec<serde_json::Value> {
     text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
 }
 
-/// What identifies a tree of files from outside of it: names, kinds, owners, times, number of links, bytes.
+/// What identifies a tree of files from outside of it: names, kinds, owners, times, number of
+/// links, bytes.
 pub(crate) fn fingerprint(root: &Path) -> Vec<String> {
     use std::os::unix::fs::MetadataExt as _;
     let meta = root.symlink_metadata().unwrap();
-    // ctime changes with every chmod, link, rename and write, also with those that restore the rest.
+    // ctime changes with every chmod, link, rename and write, also with those that restore the
+    // rest.
     let times = (meta.mtime(), meta.mtime_nsec(), meta.ctime(), meta.ctime_nsec());
-    let mut lines = vec![format!("{} {:o} {} {times:?}", root.display(), meta.mode(), meta.nlink())];
+    let mut lines =
+        vec![format!("{} {:o} {} {times:?}", root.display(), meta.mode(), meta.nlink())];
     if meta.is_dir() {
-        let mut names: Vec<PathBuf> = fs::read_dir(root).unwrap().map(|entry| entry.unwrap().path()).collect();
+        let mut names: Vec<PathBuf> =
+            fs::read_dir(root).unwrap().map(|entry| entry.unwrap().path()).collect();
         names.sort();
         lines.extend(names.iter().flat_map(|name| fingerprint(name)));
     } else if meta.is_file() {

@@ -20,10 +20,28 @@ fn prepare() -> World {
     world.publish(&Tree::small(), &["mirror"], &[]);
     world.publish(&Tree::small().file("js/app.js", "let release = 2;"), &["mirror"], &[]);
     let outside = world.path("outside");
-    for name in ["js", "docs", "objects/aa", "releases", "manifests", "slots", "incoming/tmp", "parts", "held"] {
+    for name in [
+        "js",
+        "docs",
+        "objects/aa",
+        "releases",
+        "manifests",
+        "slots",
+        "incoming/tmp",
+        "parts",
+        "held",
+    ] {
         fs::create_dir_all(outside.join(name)).unwrap();
     }
-    for name in ["secret", "js/app.js", "index.html", "lock", "format", "docs/old.html", "objects/aa/secret"] {
+    for name in [
+        "secret",
+        "js/app.js",
+        "index.html",
+        "lock",
+        "format",
+        "docs/old.html",
+        "objects/aa/secret",
+    ] {
         fs::write(outside.join(name), SECRET).unwrap();
     }
     world
@@ -33,7 +51,8 @@ fn prepare() -> World {
 /// what is outside, or panic, and a push that succeeds leaves a sound mirror.
 fn leaves_outside_alone(world: &World, what: &str) {
     // What lies in kept releases may stay as it is.
-    let known: BTreeSet<String> = checker::state(&world.path("mirror")).err().into_iter().flatten().collect();
+    let known: BTreeSet<String> =
+        checker::state(&world.path("mirror")).err().into_iter().flatten().collect();
     run_everything(world, what, &|outcome| {
         let faults = checker::state(&world.path("mirror")).err().unwrap_or_default();
         let new: Vec<_> = faults.into_iter().filter(|fault| !known.contains(fault)).collect();
@@ -59,7 +78,10 @@ fn run_everything(world: &World, what: &str, judge: &dyn Fn(&Outcome)) {
     run(&["plan", &tree, &mirror]);
     for round in 3..6 {
         let text = format!("let release = {round};");
-        world.write("tree", &Tree::small().without("docs/v1/a.html").file("js/app.js", text).file("x/y.css", "y"));
+        world.write(
+            "tree",
+            &Tree::small().without("docs/v1/a.html").file("js/app.js", text).file("x/y.css", "y"),
+        );
         let outcome = run(&["push", &tree, &mirror]);
         if outcome.code() == Some(0) {
             judge(&outcome);
@@ -76,7 +98,10 @@ fn run_everything(world: &World, what: &str, judge: &dyn Fn(&Outcome)) {
 
 fn assert_no_secret(world: &World, mirror: &str, what: &str) {
     let secret = blake3::hash(SECRET.as_bytes()).to_hex().to_string();
-    assert!(!checker::object_names(&world.path(mirror)).contains(&secret), "{what}: the secret was taken");
+    assert!(
+        !checker::object_names(&world.path(mirror)).contains(&secret),
+        "{what}: the secret was taken"
+    );
 }
 
 /// Replaces `place` by a link.
@@ -92,7 +117,8 @@ fn relink(place: &Path, target: &Path) {
 /// The slot that is served, and the other one.
 fn slots(world: &World) -> (PathBuf, PathBuf) {
     let live = world.path("mirror/current").canonicalize().unwrap();
-    let mut others = fs::read_dir(live.parent().unwrap()).unwrap().map(|entry| entry.unwrap().path());
+    let mut others =
+        fs::read_dir(live.parent().unwrap()).unwrap().map(|entry| entry.unwrap().path());
     let idle = others.find(|path| *path != live).expect("two slots");
     (live, idle)
 }
@@ -182,7 +208,13 @@ fn a_store_that_is_a_link_is_not_followed() {
 
 #[test]
 fn a_current_that_leads_elsewhere_is_not_followed() {
-    let targets = ["../outside", "/", ".headwater/slots/../../../outside", ".headwater/slots/dirty", "missing"];
+    let targets = [
+        "../outside",
+        "/",
+        ".headwater/slots/../../../outside",
+        ".headwater/slots/dirty",
+        "missing",
+    ];
     for target in targets {
         let world = prepare();
         relink(&world.path("mirror/current"), Path::new(target));
@@ -223,7 +255,11 @@ fn links_swapped_in_while_pushes_run_lead_nowhere() {
         });
         for round in 0..40 {
             let tree = Tree::small().file("js/app.js", format!("let release = {round};"));
-            let tree = if round % 2 == 0 { tree.without("docs/v1/a.html").without("docs/latest") } else { tree };
+            let tree = if round % 2 == 0 {
+                tree.without("docs/v1/a.html").without("docs/latest")
+            } else {
+                tree
+            };
             world.write("tree", &tree);
             let outcome = world.push("tree", &["mirror"], &[]);
             assert!(!matches!(outcome.code(), None | Some(101)), "{outcome}");
@@ -240,7 +276,9 @@ fn swap_links(world: &World) {
     for slot in slots.flatten() {
         for name in ["js", "docs"] {
             let (place, aside) = (slot.path().join(name), slot.path().join("aside"));
-            if place.symlink_metadata().is_ok_and(|meta| meta.is_dir()) && fs::rename(&place, &aside).is_ok() {
+            if place.symlink_metadata().is_ok_and(|meta| meta.is_dir())
+                && fs::rename(&place, &aside).is_ok()
+            {
                 symlink(world.path("outside").join(name), &place).ok();
                 std::thread::yield_now();
                 fs::remove_file(&place).ok();
@@ -275,7 +313,8 @@ fn manifests_that_name_places_outside_are_refused() {
 
 #[test]
 fn manifests_with_links_that_lead_outside_are_refused() {
-    for target in ["../../outside", "../../../outside/secret", "/etc/passwd", "v1/../../../outside"] {
+    for target in ["../../outside", "../../../outside/secret", "/etc/passwd", "v1/../../../outside"]
+    {
         let world = prepare();
         forge(&world.path("mirror"), |forgery| {
             let line = forgery.lines.iter_mut().find(|line| line.path == "docs/latest").unwrap();

@@ -33,7 +33,9 @@ fn sources() -> BTreeMap<String, String> {
 /// The lines that run in production, numbered: no comments, nothing from the test module on.
 fn production(text: &str) -> impl Iterator<Item = (usize, &str)> {
     let numbered = text.lines().enumerate().map(|(index, line)| (index + 1, line));
-    numbered.take_while(|(_, line)| *line != "#[cfg(test)]").filter(|(_, line)| !line.trim_start().starts_with("//"))
+    numbered
+        .take_while(|(_, line)| *line != "#[cfg(test)]")
+        .filter(|(_, line)| !line.trim_start().starts_with("//"))
 }
 
 fn is_test(file: &str) -> bool {
@@ -49,7 +51,11 @@ fn lines_with(of: impl Fn(&str) -> bool, words: &[&str]) -> Vec<String> {
     lines_of(&sources(), of, words)
 }
 
-fn lines_of(sources: &BTreeMap<String, String>, of: impl Fn(&str) -> bool, words: &[&str]) -> Vec<String> {
+fn lines_of(
+    sources: &BTreeMap<String, String>,
+    of: impl Fn(&str) -> bool,
+    words: &[&str],
+) -> Vec<String> {
     let mut found = Vec::new();
     for (file, text) in sources.iter().filter(|(file, _)| of(file) && !is_test(file)) {
         for (number, line) in production(text) {
@@ -65,7 +71,8 @@ fn lines_of(sources: &BTreeMap<String, String>, of: impl Fn(&str) -> bool, words
 fn says(line: &str, word: &str) -> bool {
     line.match_indices(word).any(|(at, _)| {
         let before = line[..at].chars().next_back();
-        !word.starts_with(char::is_alphabetic) || !before.is_some_and(|c| c.is_alphanumeric() || c == '_')
+        !word.starts_with(char::is_alphabetic)
+            || !before.is_some_and(|c| c.is_alphanumeric() || c == '_')
     })
 }
 
@@ -86,7 +93,8 @@ fn every_file_says_first_what_it_knows() {
 fn files_are_short() {
     let mut long = Vec::new();
     for (file, text) in sources().into_iter().chain(files("tests", ".rs")) {
-        let (all, own) = (text.lines().count(), text.lines().take_while(|line| *line != "#[cfg(test)]").count());
+        let (all, own) =
+            (text.lines().count(), text.lines().take_while(|line| *line != "#[cfg(test)]").count());
         if all > 900 || own > 600 {
             long.push(format!("{file}: {all} lines, {own} without its tests"));
         }
@@ -105,7 +113,8 @@ fn long_functions(sources: &BTreeMap<String, String>) -> Vec<String> {
         let mut open: Option<(usize, &str)> = None;
         for (number, line) in production(text) {
             let indent = &line[..line.len() - line.trim_start().len()];
-            let is_head = line.trim_start().trim_start_matches("pub").contains("fn ") && !line.ends_with(';');
+            let is_head =
+                line.trim_start().trim_start_matches("pub").contains("fn ") && !line.ends_with(';');
             match open {
                 None if is_head && !line.ends_with('}') => open = Some((number, indent)),
                 Some((from, of)) if line.strip_prefix(of) == Some("}") => {
@@ -122,12 +131,15 @@ fn long_functions(sources: &BTreeMap<String, String>) -> Vec<String> {
 }
 
 /// Words for which the glossary in `docs/architecture.md` has the term of the field.
-const BANNED: [&str; 11] =
-    ["desk", "crew", "seat", "passage", "trouble", "heard", "told", "stranger", "shunned", "takings", "snapshot"];
+const BANNED: [&str; 11] = [
+    "desk", "crew", "seat", "passage", "trouble", "heard", "told", "stranger", "shunned",
+    "takings", "snapshot",
+];
 
 /// The name that a line declares, in lower case: that of a function, a type or a module.
 fn declared(line: &str) -> Option<String> {
-    let mut words = line.split(|c: char| !c.is_alphanumeric() && c != '_').filter(|word| !word.is_empty());
+    let mut words =
+        line.split(|c: char| !c.is_alphanumeric() && c != '_').filter(|word| !word.is_empty());
     words.find(|word| ["fn", "struct", "enum", "trait", "type", "mod"].contains(word))?;
     words.next().map(str::to_lowercase)
 }
@@ -154,20 +166,36 @@ fn production_does_not_unwrap() {
 
 #[test]
 fn the_library_does_not_print_exit_or_read_the_environment() {
-    let words = ["println!", "eprintln!", "print!", "eprint!", "std::env", "env::var", "env::args", "process::exit"];
+    let words = [
+        "println!",
+        "eprintln!",
+        "print!",
+        "eprint!",
+        "std::env",
+        "env::var",
+        "env::args",
+        "process::exit",
+    ];
     assert_none(&lines_with(is_library, &words));
-    assert_none(&lines_with(is_library, &["clap", "indicatif", "anstream", "clap_complete", "clap_mangen"]));
+    assert_none(&lines_with(
+        is_library,
+        &["clap", "indicatif", "anstream", "clap_complete", "clap_mangen"],
+    ));
 }
 
 #[test]
 fn only_one_file_of_the_program_opens_the_standard_streams() {
     let is_other = |path: &str| path.starts_with("src/cli/") && path != "src/cli/terminal.rs";
-    assert_none(&lines_with(is_other, &["stdout()", "stderr()", "println!", "print!", "eprintln!", "eprint!", "dbg!"]));
+    assert_none(&lines_with(
+        is_other,
+        &["stdout()", "stderr()", "println!", "print!", "eprintln!", "eprint!", "dbg!"],
+    ));
 }
 
 #[test]
 fn pure_rooms_touch_no_file_socket_or_clock() {
-    let words = ["std::fs", "std::net", "std::time", "std::process", "SystemTime", "Instant", "File::"];
+    let words =
+        ["std::fs", "std::net", "std::time", "std::process", "SystemTime", "Instant", "File::"];
     let is_pure = |file: &str| {
         let rooms = ["src/manifest/", "src/pack/", "src/push/plan.rs", "src/protocol/"];
         rooms.iter().any(|room| file.starts_with(room))
@@ -224,7 +252,14 @@ fn wrong_imports(sources: &BTreeMap<String, String>) -> Vec<String> {
 
 #[test]
 fn push_and_serve_name_neither_each_other_nor_a_concrete_mirror() {
-    let concrete = ["mirror::local", "mirror::http", "mirror::ssh", "DirectoryMirror", "HttpMirror", "crate::store"];
+    let concrete = [
+        "mirror::local",
+        "mirror::http",
+        "mirror::ssh",
+        "DirectoryMirror",
+        "HttpMirror",
+        "crate::store",
+    ];
     let is_push = |file: &str| file.starts_with("src/push/");
     let is_receiver = |file: &str| file.starts_with("src/receiver/");
     assert_none(&lines_with(is_push, &concrete));
@@ -236,12 +271,19 @@ fn push_and_serve_name_neither_each_other_nor_a_concrete_mirror() {
 #[test]
 fn only_the_receiver_waits_for_many_at_once() {
     let is_elsewhere = |file: &str| !file.starts_with("src/receiver/");
-    assert_none(&lines_with(is_elsewhere, &["tokio::", "hyper::", "hyper_util::", "http_body_util::"]));
-    assert_none(&lines_with(|file| file.starts_with("src/receiver/"), &["ureq::", "crate::config"]));
+    assert_none(&lines_with(
+        is_elsewhere,
+        &["tokio::", "hyper::", "hyper_util::", "http_body_util::"],
+    ));
+    assert_none(&lines_with(
+        |file| file.starts_with("src/receiver/"),
+        &["ureq::", "crate::config"],
+    ));
 }
 
 #[test]
-fn the_sources_have_no_unsafe_code_and_no_sleep_but_for_locks_and_where_a_request_to_stop_ends_it() {
+fn the_sources_have_no_unsafe_code_and_no_sleep_but_for_locks_and_where_a_request_to_stop_ends_it()
+{
     assert_none(&lines_with(|_| true, &["unsafe {", "unsafe fn"]));
     let may_sleep = |file: &str| file.starts_with("src/fsx") || file == "src/cancel.rs";
     assert_none(&lines_with(
@@ -253,14 +295,19 @@ fn the_sources_have_no_unsafe_code_and_no_sleep_but_for_locks_and_where_a_reques
 #[test]
 fn who_speaks_http_and_who_starts_processes_is_known() {
     let is_remote = |file: &str| {
-        file.starts_with("src/mirror/http/") || file.starts_with("src/mirror/ssh/") || file == "src/web.rs"
+        file.starts_with("src/mirror/http/")
+            || file.starts_with("src/mirror/ssh/")
+            || file == "src/web.rs"
     };
     assert_none(&lines_with(|file| !is_remote(file), &["ureq"]));
     let may_start = |file: &str| {
         let of_others = ["src/receiver/sites/hook.rs", "src/command.rs"];
         file.starts_with("src/mirror/ssh/") || of_others.contains(&file)
     };
-    assert_none(&lines_with(|file| is_library(file) && !may_start(file), &["process::Command", "Command::new("]));
+    assert_none(&lines_with(
+        |file| is_library(file) && !may_start(file),
+        &["process::Command", "Command::new("],
+    ));
     assert_none(&lines_with(|file| file.starts_with("src/mirror/"), &["crate::receiver"]));
 }
 
@@ -297,20 +344,29 @@ fn the_readme_is_short() {
 #[test]
 fn the_commented_serve_toml_has_only_known_keys() {
     let text = fs::read_to_string(Path::new(ROOT).join(".ci/debian/serve.toml")).unwrap();
-    let is_setting =
-        |line: &&str| line.starts_with('[') || line.split_once(" = ").is_some_and(|(key, _)| !key.contains(' '));
-    let settings: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("# ")).filter(is_setting).collect();
+    let is_setting = |line: &&str| {
+        line.starts_with('[') || line.split_once(" = ").is_some_and(|(key, _)| !key.contains(' '))
+    };
+    let settings: Vec<&str> =
+        text.lines().filter_map(|line| line.strip_prefix("# ")).filter(is_setting).collect();
     assert!(settings.len() >= 14, "{settings:?}");
     let file = Path::new("/etc/headwater/serve.toml");
-    headwater::config::serve::parse(&settings.join("\n"), file).unwrap_or_else(|error| panic!("{error}"));
+    headwater::config::serve::parse(&settings.join("\n"), file)
+        .unwrap_or_else(|error| panic!("{error}"));
 }
 
 #[test]
 fn the_jobs_and_the_action_name_this_version() {
     let version = env!("CARGO_PKG_VERSION");
     for (file, words) in [
-        ("README.md", [format!("headwater_{version}_amd64.deb"), format!("OWNER/headwater@v{version}")]),
-        ("docs/ci.md", [format!("headwater_{version}_amd64.deb"), format!("OWNER/headwater@v{version}")]),
+        (
+            "README.md",
+            [format!("headwater_{version}_amd64.deb"), format!("OWNER/headwater@v{version}")],
+        ),
+        (
+            "docs/ci.md",
+            [format!("headwater_{version}_amd64.deb"), format!("OWNER/headwater@v{version}")],
+        ),
         ("action.yml", [format!("default: {version}\n"), "headwater push".to_owned()]),
     ] {
         let text = fs::read_to_string(Path::new(ROOT).join(file)).unwrap();
@@ -323,7 +379,8 @@ fn the_scan_sees_what_it_looks_for() {
     let body = "    step();\n".repeat(71);
     let text = format!(
         "//! A room.\nuse crate::push::Plan;\n// .unwrap()\nfn long() {{\n{body}}}\n\
-         fn short() {{\n    eprintln!(\"{{}}\", x.unwrap());\n}}\n#[cfg(test)]\nmod tests {{ y.unwrap() }}\n"
+         fn short() {{\n    eprintln!(\"{{}}\", x.unwrap());\n}}\n#[cfg(test)]\n\
+         mod tests {{ y.unwrap() }}\n"
     );
     let sources = BTreeMap::from([("src/store/mod.rs".to_owned(), text)]);
     assert_eq!(long_functions(&sources), ["src/store/mod.rs:4: 72 lines"]);

@@ -17,11 +17,13 @@ fn kill_everywhere(kind: Kind) -> Result<u64, String> {
     let mut sides = Vec::new();
     let all: Vec<u64> = (1..=steps).collect();
     let points = sweep::points(&all, SAMPLES, |step| named.contains(&step));
-    // Threads may need a step more or less from run to run; the loop ends where nothing is left to kill.
+    // Threads may need a step more or less from run to run; the loop ends where nothing is left to
+    // kill.
     for step in points.into_iter().chain(steps + 1..=steps + 50) {
         places.iter().for_each(|place| scenario.world.restore(place));
         let outcome = scenario.run(Some(&format!("kill@{step}")));
-        let fail = |what: String| format!("{kind:?}, kill at step {step} of {steps}: {what}\n{outcome}");
+        let fail =
+            |what: String| format!("{kind:?}, kill at step {step} of {steps}: {what}\n{outcome}");
         if !outcome.was_killed() {
             assert_eq!(outcome.code(), Some(0), "{outcome}");
             assert!(step + 4 >= steps, "step {step} of {steps} was not reached");
@@ -32,7 +34,10 @@ fn kill_everywhere(kind: Kind) -> Result<u64, String> {
         sides.push(side);
     }
     assert!(sides.contains(&Side::New), "{kind:?}: never killed behind the switch");
-    assert!(kind == Kind::Prune || sides[0] != Side::New, "{kind:?}: never killed before the switch");
+    assert!(
+        kind == Kind::Prune || sides[0] != Side::New,
+        "{kind:?}: never killed before the switch"
+    );
     Ok(steps)
 }
 
@@ -96,7 +101,9 @@ fn pruning_leaves_only_what_kept_releases_need() {
     let scenario = Scenario::new(Kind::Prune);
     scenario.run(None).expect(&[0]);
     let records = checker::records(&scenario.mirror);
-    let needed = records.values().flat_map(|record| checker::manifest(&scenario.mirror, &record.manifest).unwrap());
+    let needed = records
+        .values()
+        .flat_map(|record| checker::manifest(&scenario.mirror, &record.manifest).unwrap());
     let needed = needed.filter_map(|line| line.object).collect();
     assert_eq!(checker::object_names(&scenario.mirror), needed);
 }

@@ -18,8 +18,9 @@ use std::time::Duration;
 use headwater::mirror::{DirectoryMirror, Mirror};
 use headwater::monitor::{Event, Silent};
 use headwater::push::{
-    DecidedBy, Fleet, Goal, Guards, KeepContent, KnownStores, LevelChoice, MtimeMode, OnFailure, Options, Outcome,
-    Policy, Report, Require, Retention, RunNumber, ScratchLocation, Source, Wave, plan, plan_rollback, push,
+    DecidedBy, Fleet, Goal, Guards, KeepContent, KnownStores, LevelChoice, MtimeMode, OnFailure,
+    Options, Outcome, Policy, Report, Require, Retention, RunNumber, ScratchLocation, Source, Wave,
+    plan, plan_rollback, push,
 };
 use headwater::release::ReleaseName;
 use headwater::scan::{Root, ScanOptions};
@@ -71,7 +72,10 @@ impl Edges {
             partial: None,
             jobs: NonZeroUsize::MIN,
             level: LevelChoice::Auto,
-            scratch: ScratchLocation { directory: Ok(self.world.path("cache")), temporary: self.world.path("tmp") },
+            scratch: ScratchLocation {
+                directory: Ok(self.world.path("cache")),
+                temporary: self.world.path("tmp"),
+            },
             keep_content: KeepContent::default(),
             stores: KnownStores::new(Some(self.world.path("cache/stores")), BTreeMap::new()),
             began: self.trees * 1000,
@@ -82,7 +86,14 @@ impl Edges {
 
     fn edge(&self, name: &str) -> Edge {
         let path = self.world.path(name);
-        let inner = DirectoryMirror::new(name.to_owned(), self.world.at(name), path, None, MOST, NonZeroUsize::MIN);
+        let inner = DirectoryMirror::new(
+            name.to_owned(),
+            self.world.at(name),
+            path,
+            None,
+            MOST,
+            NonZeroUsize::MIN,
+        );
         Edge::new(inner)
     }
 
@@ -90,13 +101,19 @@ impl Edges {
         Fleet::new(names.iter().map(|name| Arc::new(self.edge(name)) as Arc<dyn Mirror>).collect())
     }
 
-    /// Five mirrors, the last of which answers when `is_time` holds for the events; `None`: once the push has waited.
-    fn late_fleet(&self, is_time: IsTime, change: impl FnOnce(&mut [Edge; 5])) -> (Fleet, Recorder) {
+    /// Five mirrors, the last of which answers when `is_time` holds for the events; `None`: once
+    /// the push has waited.
+    fn late_fleet(
+        &self,
+        is_time: IsTime,
+        change: impl FnOnce(&mut [Edge; 5]),
+    ) -> (Fleet, Recorder) {
         let mut edges = NAMES.map(|name| self.edge(name));
         let (sender, receiver) = channel();
         edges[4].held = Mutex::new(Some(receiver));
         change(&mut edges);
-        let fleet = Fleet::new(edges.into_iter().map(|edge| Arc::new(edge) as Arc<dyn Mirror>).collect());
+        let fleet =
+            Fleet::new(edges.into_iter().map(|edge| Arc::new(edge) as Arc<dyn Mirror>).collect());
         (fleet, Recorder::new(is_time, sender))
     }
 
@@ -121,7 +138,8 @@ impl Edges {
         push(&source, &self.fleet(names), &options, &Silent).unwrap();
     }
 
-    /// Raises what the first four must number their next release with, without a release that is newer there.
+    /// Raises what the first four must number their next release with, without a release that is
+    /// newer there.
     fn stage_on_four(&mut self, times: usize) {
         for _ in 0..times {
             self.publish(&NAMES[..4], |options| options.policy.goal = Goal::Stage);
@@ -133,8 +151,8 @@ impl Edges {
         (self.edge(name).inner.state().unwrap().current.unwrap(), content)
     }
 
-    /// Pushes the next tree to all, of which the last answers once the others have switched, and asserts that it is
-    /// left as it was.
+    /// Pushes the next tree to all, of which the last answers once the others have switched, and
+    /// asserts that it is left as it was.
     fn assert_left_alone(&mut self, change: impl FnOnce(&mut Options)) -> Outcome {
         let before = self.served("edge5");
         let source = self.tree();
@@ -167,13 +185,16 @@ fn outcomes(report: &Report) -> Vec<Outcome> {
 fn four_mirrors_switch_before_a_dead_one_fails() {
     let mut edges = Edges::new();
     let source = edges.tree();
-    let (fleet, recorder) = edges.late_fleet(Some(four_have_switched), |edges| edges[4].is_dead = true);
+    let (fleet, recorder) =
+        edges.late_fleet(Some(four_have_switched), |edges| edges[4].is_dead = true);
     let report = push(&source, &fleet, &edges.options(), &recorder).unwrap();
     let mut expected = vec![Outcome::Activated; 4];
     expected.push(Outcome::failed(&dead()));
     assert_eq!(outcomes(&report), expected);
-    let failed = recorder.first(|event| matches!(event, Event::MirrorFailed { mirror, .. } if mirror == "edge5"));
-    let overdue = recorder.first(|event| matches!(event, Event::AnswerOverdue { mirror } if mirror == "edge5"));
+    let failed = recorder
+        .first(|event| matches!(event, Event::MirrorFailed { mirror, .. } if mirror == "edge5"));
+    let overdue = recorder
+        .first(|event| matches!(event, Event::AnswerOverdue { mirror } if mirror == "edge5"));
     assert!(NAMES[..4].iter().all(|name| (overdue..failed).contains(&recorder.activated(name))));
     assert!(NAMES[..4].iter().all(|name| edges.served(name).1 == "version 2"));
     assert_eq!((report.mirrors[4].before, report.mirrors[4].now), (None, None));
@@ -198,8 +219,9 @@ fn a_mirror_that_answers_late_gets_the_release_after_the_others() {
 fn a_late_mirror_is_staged_where_the_others_are_only_staged() {
     let mut edges = Edges::new();
     let source = edges.tree();
-    let four_are_staged =
-        |events: &[Event]| events.iter().filter(|event| matches!(event, Event::Staged { .. })).count() == 4;
+    let four_are_staged = |events: &[Event]| {
+        events.iter().filter(|event| matches!(event, Event::Staged { .. })).count() == 4
+    };
     let (fleet, recorder) = edges.late_fleet(Some(four_are_staged), |_| {});
     let mut options = edges.options();
     options.policy.goal = Goal::Stage;
@@ -213,8 +235,9 @@ fn a_late_mirror_that_lags_gets_the_release_that_the_others_have() {
     let mut edges = Edges::new();
     edges.publish(&NAMES[..4], |_| {});
     let source = edges.tree_of(2);
-    let is_current =
-        |events: &[Event]| events.iter().filter(|event| matches!(event, Event::AlreadyCurrent { .. })).count() == 4;
+    let is_current = |events: &[Event]| {
+        events.iter().filter(|event| matches!(event, Event::AlreadyCurrent { .. })).count() == 4
+    };
     let (fleet, recorder) = edges.late_fleet(Some(is_current), |_| {});
     let report = push(&source, &fleet, &edges.options(), &recorder).unwrap();
     let mut expected = vec![Outcome::Current; 4];
@@ -238,7 +261,10 @@ fn a_late_mirror_of_another_history_is_left_alone() {
     edges.publish(&["edge5"], |_| {});
     edges.publish(&NAMES[..4], |_| {});
     let outcome = edges.assert_left_alone(|_| {});
-    assert!(matches!(&outcome, Outcome::Failed { error, .. } if error.contains("of history")), "{outcome:?}");
+    assert!(
+        matches!(&outcome, Outcome::Failed { error, .. } if error.contains("of history")),
+        "{outcome:?}"
+    );
 }
 
 #[test]
@@ -249,7 +275,10 @@ fn a_late_mirror_with_a_higher_order_is_left_alone() {
     // The new release will have a higher number than the one of edge5.
     edges.stage_on_four(2);
     let serves = edges.served("edge5").0;
-    assert_eq!(edges.assert_left_alone(|options| options.order = order(59)), Outcome::Newer { serves });
+    assert_eq!(
+        edges.assert_left_alone(|options| options.order = order(59)),
+        Outcome::Newer { serves }
+    );
 }
 
 #[test]
@@ -263,14 +292,18 @@ fn a_late_mirror_that_has_rejected_the_content_is_left_alone() {
     let before = edges.served("edge5");
     assert_eq!(before.1, "version 1");
     let outcome = edges.assert_left_with(&edges.tree_of(2), &before, |_| {});
-    assert!(matches!(&outcome, Outcome::Failed { error, .. } if error.contains("rolled back")), "{outcome:?}");
+    assert!(
+        matches!(&outcome, Outcome::Failed { error, .. } if error.contains("rolled back")),
+        "{outcome:?}"
+    );
 }
 
 #[test]
 fn a_late_mirror_counts_where_another_one_fails() {
     let mut edges = Edges::new();
     let source = edges.tree();
-    let (fleet, recorder) = edges.late_fleet(Some(one_has_failed), |edges| edges[0].fails_to_stage = true);
+    let (fleet, recorder) =
+        edges.late_fleet(Some(one_has_failed), |edges| edges[0].fails_to_stage = true);
     let report = push(&source, &fleet, &edges.options(), &recorder).unwrap();
     let mut expected = vec![Outcome::failed(&dead())];
     expected.extend(vec![Outcome::Activated; 4]);
@@ -283,11 +316,18 @@ fn a_late_mirror_of_another_history_ends_nothing_for_the_others() {
     edges.publish(&["edge5"], |_| {});
     edges.publish(&NAMES[..4], |_| {});
     let source = edges.tree();
-    let (fleet, recorder) = edges.late_fleet(Some(one_has_failed), |edges| edges[0].fails_to_stage = true);
+    let (fleet, recorder) =
+        edges.late_fleet(Some(one_has_failed), |edges| edges[0].fails_to_stage = true);
     let report = push(&source, &fleet, &edges.options(), &recorder).unwrap();
-    assert_eq!(outcomes(&report)[..4], [vec![Outcome::failed(&dead())], vec![Outcome::Staged; 3]].concat());
+    assert_eq!(
+        outcomes(&report)[..4],
+        [vec![Outcome::failed(&dead())], vec![Outcome::Staged; 3]].concat()
+    );
     let outcome = &report.mirrors[4].outcome;
-    assert!(matches!(outcome, Outcome::Failed { error, .. } if error.contains("of history")), "{outcome:?}");
+    assert!(
+        matches!(outcome, Outcome::Failed { error, .. } if error.contains("of history")),
+        "{outcome:?}"
+    );
     assert!(report.unmet.unwrap().contains("4 of 5"));
 }
 
@@ -297,15 +337,20 @@ fn a_second_name_of_a_mirror_is_refused_also_when_it_is_late() {
     let source = edges.tree();
     let path = edges.world.path("edge1");
     let (fleet, recorder) = edges.late_fleet(Some(four_have_switched), |late| {
-        late[4].inner = DirectoryMirror::new("edge5".into(), "far".into(), path, None, MOST, NonZeroUsize::MIN);
+        late[4].inner =
+            DirectoryMirror::new("edge5".into(), "far".into(), path, None, MOST, NonZeroUsize::MIN);
         late[4].hides_path = true;
     });
     let report = push(&source, &fleet, &edges.options(), &recorder).unwrap();
     let outcome = &report.mirrors[4].outcome;
-    assert!(matches!(outcome, Outcome::Failed { error, .. } if error.contains("are the same mirror")), "{outcome:?}");
+    assert!(
+        matches!(outcome, Outcome::Failed { error, .. } if error.contains("are the same mirror")),
+        "{outcome:?}"
+    );
 }
 
-/// Pushes to the fleet, of which the last mirror is overdue when it answers; asserts that the others waited.
+/// Pushes to the fleet, of which the last mirror is overdue when it answers; asserts that the
+/// others waited.
 fn assert_waits(edges: &Edges, source: &Source, options: &Options, expected: &[Outcome]) {
     let (fleet, recorder) = edges.late_fleet(None, |_| {});
     let report = push(source, &fleet, options, &recorder).unwrap();
@@ -326,9 +371,12 @@ fn the_first_release_waits_for_every_mirror() {
 
 #[test]
 fn waves_and_going_back_wait_for_every_mirror() {
-    for change in [(|policy: &mut Policy| policy.on_failure = OnFailure::Revert) as fn(&mut Policy), |policy| {
-        policy.waves = vec![Wave { mirrors: vec!["edge1".into()], ..Wave::default() }];
-    }] {
+    for change in [
+        (|policy: &mut Policy| policy.on_failure = OnFailure::Revert) as fn(&mut Policy),
+        |policy| {
+            policy.waves = vec![Wave { mirrors: vec!["edge1".into()], ..Wave::default() }];
+        },
+    ] {
         let mut edges = Edges::new();
         let source = edges.tree();
         let mut options = edges.options();
@@ -362,7 +410,8 @@ fn a_rollback_asks_a_dead_mirror_once() {
     let mut mirrors = NAMES.map(|name| edges.edge(name));
     mirrors[4].is_dead = true;
     let mirrors = mirrors.map(Arc::new);
-    let fleet = Fleet::new(mirrors.iter().map(|edge| Arc::clone(edge) as Arc<dyn Mirror>).collect());
+    let fleet =
+        Fleet::new(mirrors.iter().map(|edge| Arc::clone(edge) as Arc<dyn Mirror>).collect());
     let planned = plan_rollback(&fleet, None, &edges.options(), &Silent).unwrap();
     let to = planned.to.map(|release| release.sequence);
     assert_eq!(to, Some(1));
@@ -372,6 +421,7 @@ fn a_rollback_asks_a_dead_mirror_once() {
     let mut expected = vec![Outcome::Activated; 4];
     expected.push(Outcome::failed(&dead()));
     assert_eq!(outcomes(&report), expected);
-    recorder.first(|event| matches!(event, Event::MirrorFailed { mirror, .. } if mirror == "edge5"));
+    recorder
+        .first(|event| matches!(event, Event::MirrorFailed { mirror, .. } if mirror == "edge5"));
     assert_eq!(mirrors[4].asked.load(Ordering::SeqCst), 1);
 }

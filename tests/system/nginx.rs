@@ -25,7 +25,9 @@ impl Nginx {
     /// Serves `root` with a configuration of its own, from memory of no one else.
     fn start(world: &World, root: &Path) -> Self {
         let root = root.display().to_string();
-        Self::with_server(world, |port| format!("server {{ listen 127.0.0.1:{port}; root {root}; }}"))
+        Self::with_server(world, |port| {
+            format!("server {{ listen 127.0.0.1:{port}; root {root}; }}")
+        })
     }
 
     /// Serves with the `server` block that is made for a port.
@@ -37,8 +39,8 @@ impl Nginx {
             .map(|kind| format!("{kind}_temp_path {}/{kind};\n", directory.display()))
             .concat();
         let text = format!(
-            "daemon off; master_process off; pid {directory}/pid; error_log {directory}/error.log;\n\
-             events {{ worker_connections 64; }}\n\
+            "daemon off; master_process off; pid {directory}/pid; error_log \
+             {directory}/error.log;\nevents {{ worker_connections 64; }}\n\
              http {{ access_log off; {temporary} keepalive_requests 100000000;\n{server} }}\n",
             directory = directory.display(),
             server = server(port),
@@ -46,11 +48,16 @@ impl Nginx {
         fs::write(directory.join("conf"), text).unwrap();
         let mut command = Command::new("nginx");
         command.arg("-p").arg(&directory).arg("-c").arg(directory.join("conf"));
-        let process = command.stdin(Stdio::null()).stderr(Stdio::null()).spawn().expect("nginx is installed");
+        let process =
+            command.stdin(Stdio::null()).stderr(Stdio::null()).spawn().expect("nginx is installed");
         let mut nginx = Self { process, port };
         while TcpStream::connect(("127.0.0.1", port)).is_err() {
             let ended = nginx.process.try_wait().unwrap();
-            assert!(ended.is_none(), "nginx ended: {}", fs::read_to_string(directory.join("error.log")).unwrap());
+            assert!(
+                ended.is_none(),
+                "nginx ended: {}",
+                fs::read_to_string(directory.join("error.log")).unwrap()
+            );
             std::thread::yield_now();
         }
         nginx
@@ -104,13 +111,18 @@ impl Client {
 /// What `path` holds in a release: its own name and the number, again and
 /// again, so that a mixture of two releases shows.
 fn content(path: &str, release: u64) -> Vec<u8> {
-    let count = if path.starts_with("same") { 40 } else { usize::try_from(20 + release * 37 % 400).unwrap() };
+    let count = if path.starts_with("same") {
+        40
+    } else {
+        usize::try_from(20 + release * 37 % 400).unwrap()
+    };
     format!("{path} of release {release:06}\n").repeat(count).into_bytes()
 }
 
 fn tree(release: u64) -> Tree {
     let fixed = ["index.html", "same.js", "css/site.css", "a/b/c/deep.js"];
-    let tree = fixed.iter().fold(Tree::default(), |tree, path| tree.file(path, content(path, release)));
+    let tree =
+        fixed.iter().fold(Tree::default(), |tree, path| tree.file(path, content(path, release)));
     let own = format!("assets/only-{release}.js");
     let other = format!("v{}/page.html", release % 2);
     let tree = tree.file(&own, content(&own, release)).file(&other, content(&other, release));
@@ -118,14 +130,20 @@ fn tree(release: u64) -> Tree {
 }
 
 /// Reads one path and holds it against what some release had there.
-fn check(client: &mut Client, path: &str, tags: &Mutex<HashMap<String, Vec<u8>>>, newest: u64) -> Result<u64, String> {
+fn check(
+    client: &mut Client,
+    path: &str,
+    tags: &Mutex<HashMap<String, Vec<u8>>>,
+    newest: u64,
+) -> Result<u64, String> {
     let page = client.read(path).map_err(|error| format!("{path}: {error}"))?;
     let text = String::from_utf8_lossy(&page.body);
     let first = text.lines().next().unwrap_or_default();
     if page.status != 200 {
         return Err(format!("{path}: status {}", page.status));
     }
-    let (shown, number) = first.split_once(" of release ").ok_or_else(|| format!("{path}: {first:?}"))?;
+    let (shown, number) =
+        first.split_once(" of release ").ok_or_else(|| format!("{path}: {first:?}"))?;
     let release: u64 = number.parse().map_err(|_| format!("{path}: {first:?}"))?;
     if content(shown, release) != page.body {
         return Err(format!("{path}: a mixture of releases, {} bytes: {first}", page.body.len()));
@@ -135,7 +153,11 @@ fn check(client: &mut Client, path: &str, tags: &Mutex<HashMap<String, Vec<u8>>>
     }
     let mut tags = tags.lock().unwrap();
     let known = tags.entry(format!("{path} {}", page.etag)).or_insert_with(|| page.body.clone());
-    if *known == page.body { Ok(release) } else { Err(format!("{path}: {} stands for two contents", page.etag)) }
+    if *known == page.body {
+        Ok(release)
+    } else {
+        Err(format!("{path}: {} stands for two contents", page.etag))
+    }
 }
 
 #[test]
@@ -144,7 +166,8 @@ fn nginx_serves_every_switch_without_a_failed_or_mixed_read() {
     let world = World::new();
     world.publish(&tree(0), &["mirror"], &[]);
     let nginx = Nginx::start(&world, &world.path("mirror/current"));
-    let (newest, is_over, tags) = (AtomicU64::new(0), AtomicBool::new(false), Mutex::new(HashMap::new()));
+    let (newest, is_over, tags) =
+        (AtomicU64::new(0), AtomicBool::new(false), Mutex::new(HashMap::new()));
     let reads = AtomicU64::new(0);
     let visit = |index: usize| -> Result<(), String> {
         let mut client = Client::connect(nginx.port);
@@ -152,11 +175,20 @@ fn nginx_serves_every_switch_without_a_failed_or_mixed_read() {
         while !is_over.load(Ordering::Relaxed) {
             let known = newest.load(Ordering::SeqCst);
             let retired = format!("assets/only-{}.js", u64::try_from(turn).unwrap() % (known + 1));
-            let paths = ["index.html", "same.js", "css/site.css", "a/b/c/deep.js", "latest/page.html", &retired];
+            let paths = [
+                "index.html",
+                "same.js",
+                "css/site.css",
+                "a/b/c/deep.js",
+                "latest/page.html",
+                &retired,
+            ];
             let path = paths[turn % paths.len()];
             let release = check(&mut client, path, &tags, SWITCHES)?;
             if !path.starts_with("assets") && release < known {
-                return Err(format!("{path}: release {release} after {known} was told to be current"));
+                return Err(format!(
+                    "{path}: release {release} after {known} was told to be current"
+                ));
             }
             reads.fetch_add(1, Ordering::Relaxed);
             turn += 1;
@@ -193,7 +225,10 @@ fn nginx_serves_every_switch_without_a_failed_or_mixed_read() {
 #[ignore = "needs nginx"]
 fn the_server_of_the_docs_serves_a_mirror() {
     let world = World::new();
-    let site = tree(7).file("404.html", "not found").file("docs/index.html", "docs").file("empty/x.js", "x");
+    let site = tree(7)
+        .file("404.html", "not found")
+        .file("docs/index.html", "docs")
+        .file("empty/x.js", "x");
     world.publish(&site, &["mirror"], &[]);
     let page = include_str!("../../docs/web-servers.md");
     let (_, block) = page.split_once("```nginx\n").expect("it is there");
@@ -201,7 +236,9 @@ fn the_server_of_the_docs_serves_a_mirror() {
     assert!(block.contains("listen 80;") && block.contains("root /srv/www/current;"));
     let root = world.path("mirror/current").display().to_string();
     let nginx = Nginx::with_server(&world, |port| {
-        block.replace("listen 80;", &format!("listen 127.0.0.1:{port};")).replace("/srv/www/current", &root)
+        block
+            .replace("listen 80;", &format!("listen 127.0.0.1:{port};"))
+            .replace("/srv/www/current", &root)
     });
     let mut client = Client::connect(nginx.port);
     for (path, status, body) in [

@@ -22,7 +22,8 @@ use crate::scenario::{Kind, Scenario, Side};
 const SHUTDOWN: &str = "import fcntl, os, struct, sys
 fcntl.ioctl(os.open(sys.argv[1], os.O_RDONLY), 0x8004587d, struct.pack('I', 2))";
 
-const KINDS: [Kind; 6] = [Kind::FirstPush, Kind::Update, Kind::Deletion, Kind::Rollback, Kind::Prune, Kind::Expire];
+const KINDS: [Kind; 6] =
+    [Kind::FirstPush, Kind::Update, Kind::Deletion, Kind::Rollback, Kind::Prune, Kind::Expire];
 
 /// A kind of file system, and how it is made to show what was not synced.
 #[derive(Debug, Clone, Copy)]
@@ -34,8 +35,12 @@ struct Sort {
 }
 
 /// By default ext4 hides a missing sync before a rename.
-const EXT4: Sort =
-    Sort { mkfs: "mkfs.ext4", flags: &["-q", "-F"], megabytes: 32, options: "loop,noauto_da_alloc,commit=900" };
+const EXT4: Sort = Sort {
+    mkfs: "mkfs.ext4",
+    flags: &["-q", "-F"],
+    megabytes: 32,
+    options: "loop,noauto_da_alloc,commit=900",
+};
 const XFS: Sort = Sort { mkfs: "mkfs.xfs", flags: &["-q", "-f"], megabytes: 320, options: "loop" };
 
 fn sorts() -> Vec<Sort> {
@@ -46,7 +51,8 @@ fn sorts() -> Vec<Sort> {
 }
 
 fn cuts() -> u64 {
-    std::env::var("HEADWATER_POWER_CUTS").map_or(40, |text| text.parse().expect("HEADWATER_POWER_CUTS is a number"))
+    std::env::var("HEADWATER_POWER_CUTS")
+        .map_or(40, |text| text.parse().expect("HEADWATER_POWER_CUTS is a number"))
 }
 
 /// A disk that can lose power.
@@ -76,14 +82,17 @@ impl Disk {
 
     fn mount(&mut self) {
         let options = ["-o".as_ref(), OsStr::new(self.sort.options)];
-        shell("mount", &[&options[..], &[self.image().as_os_str(), self.mount_point().as_os_str()]].concat());
+        shell(
+            "mount",
+            &[&options[..], &[self.image().as_os_str(), self.mount_point().as_os_str()]].concat(),
+        );
         self.is_mounted = true;
     }
 
     fn unmount(&mut self) {
         // A program that another test starts holds our descriptors from its fork to its exec.
-        const PATIENT: &str =
-            "for try in $(seq 50); do umount \"$0\" 2>/dev/null && exit; sleep 0.1; done; umount \"$0\"";
+        const PATIENT: &str = "for try in $(seq 50); do umount \"$0\" 2>/dev/null && exit; sleep \
+                               0.1; done; umount \"$0\"";
         shell("sh", &["-c".as_ref(), PATIENT.as_ref(), self.mount_point().as_os_str()]);
         self.is_mounted = false;
     }
@@ -149,8 +158,11 @@ impl Cut {
         self.reset();
         let outcome = self.scenario.run(Some(&format!("{sabotage}kill@{step}")));
         self.disk.cut_power();
-        let fail = |what: String| format!("{:?}, power cut at step {step}: {what}\n{outcome}", self.scenario.kind);
-        let side = self.scenario.judge_told(&outcome).map_err(|faults| fail(format!("{faults:#?}")))?;
+        let fail = |what: String| {
+            format!("{:?}, power cut at step {step}: {what}\n{outcome}", self.scenario.kind)
+        };
+        let side =
+            self.scenario.judge_told(&outcome).map_err(|faults| fail(format!("{faults:#?}")))?;
         self.scenario.finish().map_err(fail)?;
         Ok(side)
     }
@@ -163,7 +175,10 @@ impl Cut {
         self.disk.cut_power();
         match self.scenario.judge() {
             Ok(Side::New) => Ok(()),
-            other => Err(format!("{:?}, power cut after success: {other:#?}\n{outcome}", self.scenario.kind)),
+            other => Err(format!(
+                "{:?}, power cut after success: {other:#?}\n{outcome}",
+                self.scenario.kind
+            )),
         }
     }
 
@@ -189,10 +204,14 @@ fn a_power_cut_at_any_step_leaves_a_whole_release() {
     for sort in sorts() {
         for kind in KINDS {
             let mut cut = Cut::new(kind, sort);
-            let sides: Vec<Side> = cut.points().map(|step| cut.at_step(step, "").unwrap()).collect();
+            let sides: Vec<Side> =
+                cut.points().map(|step| cut.at_step(step, "").unwrap()).collect();
             let count = |side: Side| sides.iter().filter(|&&found| found == side).count();
             let (nothing, old, new) = (count(Side::Nothing), count(Side::Old), count(Side::New));
-            println!("{} {kind:?}: {} steps, nothing {nothing}, old {old}, new {new}", sort.mkfs, cut.steps);
+            println!(
+                "{} {kind:?}: {} steps, nothing {nothing}, old {old}, new {new}",
+                sort.mkfs, cut.steps
+            );
         }
     }
 }
@@ -214,7 +233,11 @@ fn what_was_told_to_be_current_survives_a_power_cut() {
 fn a_skipped_directory_sync_is_noticed() {
     for sort in sorts() {
         for kind in [Kind::FirstPush, Kind::Update, Kind::Deletion, Kind::Rollback] {
-            println!("{} {kind:?}: {}", sort.mkfs, Cut::new(kind, sort).first_fault("skip-directory-sync"));
+            println!(
+                "{} {kind:?}: {}",
+                sort.mkfs,
+                Cut::new(kind, sort).first_fault("skip-directory-sync")
+            );
         }
     }
 }
@@ -224,7 +247,11 @@ fn a_skipped_directory_sync_is_noticed() {
 fn a_skipped_data_sync_is_noticed() {
     for sort in sorts() {
         for kind in [Kind::FirstPush, Kind::Update] {
-            println!("{} {kind:?}: {}", sort.mkfs, Cut::new(kind, sort).first_fault("skip-data-sync"));
+            println!(
+                "{} {kind:?}: {}",
+                sort.mkfs,
+                Cut::new(kind, sort).first_fault("skip-data-sync")
+            );
         }
     }
 }

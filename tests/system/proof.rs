@@ -37,8 +37,10 @@ fn slot(store: &Path) -> PathBuf {
 
 /// A file of a room that has one.
 fn any(store: &Path, room: &str) -> PathBuf {
-    let mut names: Vec<PathBuf> =
-        fs::read_dir(store.join(".headwater").join(room)).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let mut names: Vec<PathBuf> = fs::read_dir(store.join(".headwater").join(room))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect();
     names.sort();
     names.remove(0)
 }
@@ -58,9 +60,12 @@ const BREAKS: [Break; 27] = [
     ("object flipped", |store| flip(&object(store, b"<h1>about</h1>"))),
     ("object empty", |store| rewrite(&object(store, b"<h1>about</h1>"), Vec::clear)),
     ("object writable", |store| mode(&object(store, b"<h1>about</h1>"), 0o644)),
-    ("object of the old release gone", |store| fs::remove_file(object(store, b"let release = 1;")).unwrap()),
+    ("object of the old release gone", |store| {
+        fs::remove_file(object(store, b"let release = 1;")).unwrap();
+    }),
     ("object astray", |store| {
-        fs::rename(object(store, b"<h1>about</h1>"), store.join(".headwater/objects/astray")).unwrap();
+        fs::rename(object(store, b"<h1>about</h1>"), store.join(".headwater/objects/astray"))
+            .unwrap();
     }),
     ("slot file flipped", |store| flip(&slot(store).join("about.html"))),
     ("slot file cut", |store| rewrite(&slot(store).join("about.html"), |bytes| bytes.truncate(3))),

@@ -15,8 +15,12 @@ use crate::trees::Tree;
 /// A tree that tells whose it is.
 fn tree(racer: &str, round: usize) -> Tree {
     let text = format!("racer {racer}, round {round}");
-    let tree = Tree::default().file("index.html", &*text).file("js/app.js", &*text).file("same.css", "p { }");
-    tree.file(&format!("only-{racer}.html"), &*text).link("link", if racer == "a" { "js" } else { "same.css" })
+    let tree = Tree::default()
+        .file("index.html", &*text)
+        .file("js/app.js", &*text)
+        .file("same.css", "p { }");
+    tree.file(&format!("only-{racer}.html"), &*text)
+        .link("link", if racer == "a" { "js" } else { "same.css" })
 }
 
 /// What a push notes in its release.
@@ -36,7 +40,8 @@ fn race(world: &World, round: usize, mirrors: &[String], flags: [&[&str]; 2]) ->
         arguments.extend(flags[index]);
         let mirrors: Vec<&str> = mirrors.iter().map(|mirror| &**mirror).collect();
         // The other order of arguments: the lead mirror is chosen by store id, not by these.
-        let ordered: Vec<&str> = if index == 0 { mirrors } else { mirrors.into_iter().rev().collect() };
+        let ordered: Vec<&str> =
+            if index == 0 { mirrors } else { mirrors.into_iter().rev().collect() };
         let mut command = world.command(&[&arguments[..], &ordered].concat());
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         let child = command.spawn().unwrap();
@@ -75,10 +80,19 @@ impl Judge<'_> {
         let mut places = [0; 2];
         for mirror in self.mirrors {
             let kept = checker::records(mirror.as_ref());
-            let was_served = |name: &&String| kept[*name].sequence < current.sequence || **name == served[0].name;
-            let notes: BTreeSet<String> =
-                kept.keys().filter(was_served).map(|name| kept[name].note.clone().unwrap()).collect();
-            assert!(notes.is_subset(self.told), "{notes:?} were served, of {:?}: {text}", self.told);
+            let was_served = |name: &&String| {
+                kept[*name].sequence < current.sequence || **name == served[0].name
+            };
+            let notes: BTreeSet<String> = kept
+                .keys()
+                .filter(was_served)
+                .map(|name| kept[name].note.clone().unwrap())
+                .collect();
+            assert!(
+                notes.is_subset(self.told),
+                "{notes:?} were served, of {:?}: {text}",
+                self.told
+            );
             let is_there = |racer: &str| usize::from(notes.contains(&note(racer, round)));
             places = [places[0] + is_there("a"), places[1] + is_there("b")];
         }
@@ -92,7 +106,8 @@ impl Judge<'_> {
         }
         let winner = usize::from(current.note.as_deref() == Some(&note("b", round)));
         let tree = self.world.path(["a", "b"][winner]);
-        checker::check_equals_tree(&served[0], &tree).unwrap_or_else(|faults| panic!("{faults:#?}\n{text}"));
+        checker::check_equals_tree(&served[0], &tree)
+            .unwrap_or_else(|faults| panic!("{faults:#?}\n{text}"));
         assert_eq!(outcomes[winner].code(), Some(0), "the winner was not told: {text}");
         // A sequence that was staged and not activated is not given again, so there may be gaps.
         assert!(current.sequence > self.before, "{text}");
@@ -111,10 +126,12 @@ fn races(rounds: usize, mirrors: usize, ordered: bool) {
             before = 0;
             told.clear();
         }
-        let mirrors: Vec<String> = (0..mirrors).map(|index| world.at(&format!("m{}-{index}", round / 10))).collect();
+        let mirrors: Vec<String> =
+            (0..mirrors).map(|index| world.at(&format!("m{}-{index}", round / 10))).collect();
         let (older, newer) = (format!("ci:{}", 2 * round), format!("ci:{}", 2 * round + 1));
         let none: [&[&str]; 2] = [&[], &[]];
-        let flags: [&[&str]; 2] = if ordered { [&["--order", &older], &["--order", &newer]] } else { none };
+        let flags: [&[&str]; 2] =
+            if ordered { [&["--order", &older], &["--order", &newer]] } else { none };
         let outcomes = race(&world, round, &mirrors, flags);
         let mut judge = Judge { world: &world, mirrors: &mirrors, before, told: &mut told };
         let served = judge.judge(round, &outcomes);
@@ -128,7 +145,9 @@ fn races(rounds: usize, mirrors: usize, ordered: bool) {
             );
         }
         before = served.record.sequence;
-        outcomes.iter().for_each(|outcome| codes[usize::try_from(outcome.code().unwrap()).unwrap()] += 1);
+        outcomes
+            .iter()
+            .for_each(|outcome| codes[usize::try_from(outcome.code().unwrap()).unwrap()] += 1);
     }
     println!("exit codes 0 to 9: {codes:?}");
 }
@@ -169,9 +188,11 @@ fn of_two_racing_pushes_to_a_receiver_one_wins_each_sequence() {
     }
 }
 
-/// A link to a receiver whose store is `mirror`; before the first activation another push stages `rival` there.
+/// A link to a receiver whose store is `mirror`; before the first activation another push stages
+/// `rival` there.
 fn link_with_rival(world: &World, receiver: &Receiver, rival: &'static str) -> Chaos {
-    let stage = world.command(&["push", rival, "./mirror", "--stage-only", "--cache", "rival-cache"]);
+    let stage =
+        world.command(&["push", rival, "./mirror", "--stage-only", "--cache", "rival-cache"]);
     let stage = Mutex::new(Some(stage));
     Chaos::watched(receiver.address(), move |line| {
         if line.starts_with("POST /v1/activate ")
@@ -205,11 +226,20 @@ fn a_staged_release_does_not_keep_a_mirror_from_following_the_first() {
     let receivers = ["one", "two"].map(|mirror| Receiver::start(&world.path(mirror)));
     let links = [0, 1].map(|index: usize| {
         let mirror = ["./one", "./two"][index];
-        let stage = Mutex::new(world.command(&["push", "rival", mirror, "--stage-only", "--cache", "rival-cache"]));
+        let stage = Mutex::new(world.command(&[
+            "push",
+            "rival",
+            mirror,
+            "--stage-only",
+            "--cache",
+            "rival-cache",
+        ]));
         let activations = Arc::clone(&activations);
         Chaos::watched(receivers[index].address(), move |line| {
             // The first one leads.
-            if line.starts_with("POST /v1/activate ") && activations.fetch_add(1, Ordering::SeqCst) == 1 {
+            if line.starts_with("POST /v1/activate ")
+                && activations.fetch_add(1, Ordering::SeqCst) == 1
+            {
                 Outcome::of(&mut stage.lock().unwrap()).expect(&[0]);
             }
         })
@@ -261,8 +291,15 @@ fn an_older_run_after_a_newer_one_is_superseded() {
     assert_eq!(world.served("mirror"), newer);
     world.push("tree", &["mirror"], &["--order", "other:1"]).expect(&[0]);
     let served = world.served("mirror");
-    assert_eq!(served.record.orders.unwrap().into_iter().collect::<Vec<_>>(), [("ci".into(), 5), ("other".into(), 1)]);
+    assert_eq!(
+        served.record.orders.unwrap().into_iter().collect::<Vec<_>>(),
+        [("ci".into(), 5), ("other".into(), 1)]
+    );
     world.push("tree", &["mirror"], &["--order", "ci:4", "--superseded-ok"]).expect(&[0]);
     let served = world.publish(&tree("a", 3), &["mirror"], &["--order", "ci:4", "--allow-older"]);
-    assert_eq!(served.record.orders.unwrap()["ci"], 4, "the stream goes on from the number that was allowed");
+    assert_eq!(
+        served.record.orders.unwrap()["ci"],
+        4,
+        "the stream goes on from the number that was allowed"
+    );
 }

@@ -19,7 +19,11 @@ fn large(rng: &mut Rng) -> Tree {
 /// The pack ids in events of this kind.
 fn packs(path: &Path, kind: &str) -> BTreeSet<String> {
     let of_kind = |event: &serde_json::Value| event["event"] == kind;
-    events(path).iter().filter(|event| of_kind(event)).map(|event| event["pack"].as_str().unwrap().into()).collect()
+    events(path)
+        .iter()
+        .filter(|event| of_kind(event))
+        .map(|event| event["pack"].as_str().unwrap().into())
+        .collect()
 }
 
 /// The packs that a mirror's quarantine says it holds.

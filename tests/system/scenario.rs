@@ -59,8 +59,12 @@ pub(crate) struct Scenario {
 }
 
 fn updated() -> Tree {
-    let tree = Tree::small().file("js/app.js", "let release = 2;").file("index.html", "<h1>second</h1>");
-    let tree = tree.file("new/page.html", "<p>new</p>").file("new/deep/x.css", "p { }").link("docs/latest", "v2");
+    let tree =
+        Tree::small().file("js/app.js", "let release = 2;").file("index.html", "<h1>second</h1>");
+    let tree = tree
+        .file("new/page.html", "<p>new</p>")
+        .file("new/deep/x.css", "p { }")
+        .link("docs/latest", "v2");
     tree.without("js/vendor/lib.js").without("about.html")
 }
 
@@ -72,8 +76,13 @@ fn retiring() -> Tree {
 }
 
 fn reduced() -> Tree {
-    let tree = Tree::small().without("old/page.html").without("docs/v1/a.html").without("docs/v2/a.html");
-    let tree = tree.without("docs/latest").without("about.html").without("img/logo.bin").without("img/copy.bin");
+    let tree =
+        Tree::small().without("old/page.html").without("docs/v1/a.html").without("docs/v2/a.html");
+    let tree = tree
+        .without("docs/latest")
+        .without("about.html")
+        .without("img/logo.bin")
+        .without("img/copy.bin");
     tree.without("js/app.js").without("js/vendor/lib.js").file("js", "a file now")
 }
 
@@ -130,7 +139,9 @@ impl Scenario {
             Kind::FirstPush | Kind::Update | Kind::Deletion => {
                 &["push", &tree, &place, "--wait", "0s", "--events", &events]
             }
-            Kind::Rollback => &["rollback", &place, "--to", "1", "--wait", "0s", "--events", &events],
+            Kind::Rollback => {
+                &["rollback", &place, "--to", "1", "--wait", "0s", "--events", &events]
+            }
             Kind::Prune => &["prune", &place, "--keep", "1"],
             Kind::Expire => &["prune", &place],
             Kind::Repair => &["repair", &place, "--from", &tree],
@@ -149,7 +160,9 @@ impl Scenario {
     pub(crate) fn run(&self, fault: Option<&str>) -> Outcome {
         let arguments: Vec<&str> = self.command.iter().map(|word| &**word).collect();
         // What an earlier run left in the cache is swept up: that would move the steps.
-        for place in std::fs::read_dir(self.world.path("cache/headwater")).into_iter().flatten().flatten() {
+        for place in
+            std::fs::read_dir(self.world.path("cache/headwater")).into_iter().flatten().flatten()
+        {
             for left in std::fs::read_dir(place.path()).into_iter().flatten().flatten() {
                 if left.file_name().as_encoded_bytes().starts_with(b"push-") {
                     std::fs::remove_dir_all(left.path()).unwrap();
@@ -173,8 +186,8 @@ impl Scenario {
         self.run(Some("count")).expect(&[0]).steps()
     }
 
-    /// The same, and the steps that every sweep tries: the first and the last of each operation, and the switch
-    /// with the step behind it.
+    /// The same, and the steps that every sweep tries: the first and the last of each operation,
+    /// and the switch with the step behind it.
     pub(crate) fn steps_and_named(&self) -> (u64, BTreeSet<u64>) {
         let outcome = self.run(Some("count")).expect(&[0]);
         let operations = outcome.operations();
@@ -206,7 +219,11 @@ impl Scenario {
         }
         if self.kind == Kind::Prune {
             let is_old = self.old.as_ref() == Some(&served);
-            return if is_old { Ok(Side::New) } else { Err(vec![format!("serves {}", served.name)]) };
+            return if is_old {
+                Ok(Side::New)
+            } else {
+                Err(vec![format!("serves {}", served.name)])
+            };
         }
         if self.old.as_ref() == Some(&served) {
             return Ok(Side::Old);
@@ -222,7 +239,8 @@ impl Scenario {
     /// As [`Scenario::judge`], but what the last run told to be current must be served.
     pub(crate) fn judge_told(&self, outcome: &Outcome) -> Result<Side, Faults> {
         let side = self.judge()?;
-        let is_told = events(&self.world.path("events")).iter().any(|event| event["event"] == "activated");
+        let is_told =
+            events(&self.world.path("events")).iter().any(|event| event["event"] == "activated");
         if side != Side::New && (is_told || outcome.code() == Some(0)) {
             return Err(vec![format!("told to be current, and it is {side:?}")]);
         }
@@ -234,7 +252,8 @@ impl Scenario {
         if self.old.as_ref() != Some(served) {
             return Err(vec![format!("serves {}", served.name)]);
         }
-        let is_there = |path: &&str| self.mirror.join("current").join(path).symlink_metadata().is_ok();
+        let is_there =
+            |path: &&str| self.mirror.join("current").join(path).symlink_metadata().is_ok();
         let directories = ["css", "js/vendor", "js"];
         Ok(if RETIRED.iter().chain(&directories).any(is_there) { Side::Old } else { Side::New })
     }
@@ -245,11 +264,14 @@ impl Scenario {
             Ok(Some(_)) => Ok(Side::New),
             Ok(None) => Err(vec!["current: gone".into()]),
             Err(faults) if faults.iter().all(|fault| self.faults.contains(fault)) => Ok(Side::Old),
-            Err(faults) => Err(faults.into_iter().filter(|fault| !self.faults.contains(fault)).collect()),
+            Err(faults) => {
+                Err(faults.into_iter().filter(|fault| !self.faults.contains(fault)).collect())
+            }
         }
     }
 
-    /// Does again what was interrupted: it must succeed at once (no stale lock, no repair) and be complete.
+    /// Does again what was interrupted: it must succeed at once (no stale lock, no repair) and be
+    /// complete.
     pub(crate) fn finish(&self) -> Result<(), String> {
         let interrupted = checker::state(&self.mirror).ok().flatten().map(|served| served.name);
         let outcome = self.run(None);
@@ -261,7 +283,9 @@ impl Scenario {
             other => return Err(format!("after the next run: {other:#?}\n{outcome}")),
         }
         let served = checker::check_store(&self.mirror).expect("it was judged").name;
-        let known = |name: &String| *name == served || self.kept.contains(name) || Some(name) == interrupted.as_ref();
+        let known = |name: &String| {
+            *name == served || self.kept.contains(name) || Some(name) == interrupted.as_ref()
+        };
         match checker::records(&self.mirror).into_keys().find(|name| !known(name)) {
             None => Ok(()),
             Some(name) => Err(format!("{name} is kept and was never served\n{outcome}")),

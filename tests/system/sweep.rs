@@ -10,18 +10,24 @@ fn is_full() -> bool {
     std::env::var_os("HEADWATER_FULL_SWEEPS").is_some_and(|text| text == "1")
 }
 
-/// The points of `all` to try, in their order: the first, the last, those that `is_named`, and one from each of
-/// `samples` equal parts.
+/// The points of `all` to try, in their order: the first, the last, those that `is_named`, and one
+/// from each of `samples` equal parts.
 pub(crate) fn points<T: Copy>(all: &[T], samples: usize, is_named: impl Fn(T) -> bool) -> Vec<T> {
     if is_full() { all.to_vec() } else { sample(all, samples, is_named, &mut Rng::new(seed())) }
 }
 
-/// How often to try something random: the first number of times where sweeps try all, else the second.
+/// How often to try something random: the first number of times where sweeps try all, else the
+/// second.
 pub(crate) fn rounds([full, few]: [usize; 2]) -> usize {
     if is_full() { full } else { few }
 }
 
-fn sample<T: Copy>(all: &[T], samples: usize, is_named: impl Fn(T) -> bool, rng: &mut Rng) -> Vec<T> {
+fn sample<T: Copy>(
+    all: &[T],
+    samples: usize,
+    is_named: impl Fn(T) -> bool,
+    rng: &mut Rng,
+) -> Vec<T> {
     let mut is_chosen: Vec<bool> = all.iter().map(|point| is_named(*point)).collect();
     if let Some(last) = all.len().checked_sub(1) {
         is_chosen[0] = true;
@@ -43,7 +49,10 @@ fn a_sample_has_the_ends_the_named_points_and_one_of_each_part() {
     for seed in 0..50 {
         let chosen = sample(&all, 10, |point| point == 77, &mut Rng::new(seed));
         assert!([0, 77, 199].iter().all(|point| chosen.contains(point)), "{chosen:?}");
-        assert!(all.chunks(20).all(|part| part.iter().any(|point| chosen.contains(point))), "{chosen:?}");
+        assert!(
+            all.chunks(20).all(|part| part.iter().any(|point| chosen.contains(point))),
+            "{chosen:?}"
+        );
         assert!(chosen.len() <= 13 && chosen.is_sorted(), "{chosen:?}");
     }
     assert_eq!(sample(&[1, 2, 3], 10, |_| false, &mut Rng::new(1)), [1, 2, 3]);

@@ -51,7 +51,8 @@ impl Rng {
 
     /// Text that compresses.
     fn text(&mut self, words: usize) -> Vec<u8> {
-        const WORDS: [&str; 8] = ["water", "stone", "river", "<p>", "</p>", "function", "colour", "\n"];
+        const WORDS: [&str; 8] =
+            ["water", "stone", "river", "<p>", "</p>", "function", "colour", "\n"];
         (0..words).map(|_| self.pick(&WORDS)).collect::<Vec<_>>().join(" ").into_bytes()
     }
 }
@@ -130,13 +131,16 @@ impl Tree {
             .file("docs/v2/a.html", "<p>two</p>")
             .file("old/page.html", "<p>old</p>")
             .link("docs/latest", "v1");
-        tree.nodes.insert("bin/tool".into(), Node::File { bytes: b"#!/bin/sh\n".to_vec(), exec: true });
+        tree.nodes
+            .insert("bin/tool".into(), Node::File { bytes: b"#!/bin/sh\n".to_vec(), exec: true });
         tree
     }
 
     /// A tree of about `files` files at random, with the anchors.
     pub(crate) fn random(rng: &mut Rng, files: usize) -> Self {
-        let mut tree = ANCHORS.iter().fold(Self::default(), |tree, path| tree.file(path, format!("anchor {path}")));
+        let mut tree = ANCHORS
+            .iter()
+            .fold(Self::default(), |tree, path| tree.file(path, format!("anchor {path}")));
         tree = tree.link("latest", "v1").link("deep/er/app.js", "../../v1/app.js");
         for _ in 0..files {
             tree.add(rng);
@@ -159,19 +163,25 @@ impl Tree {
     }
 
     fn any_file(&self, rng: &mut Rng) -> String {
-        let is_file = |(path, node): (&String, &Node)| matches!(node, Node::File { .. }).then(|| path.clone());
+        let is_file = |(path, node): (&String, &Node)| {
+            matches!(node, Node::File { .. }).then(|| path.clone())
+        };
         rng.pick(&self.nodes.iter().filter_map(is_file).collect::<Vec<_>>())
     }
 
     fn any_removable(&self, rng: &mut Rng) -> Option<String> {
-        let kept = |path: &&String| !ANCHORS.contains(&&***path) && *path != "latest" && *path != "deep/er/app.js";
+        let kept = |path: &&String| {
+            !ANCHORS.contains(&&***path) && *path != "latest" && *path != "deep/er/app.js"
+        };
         let paths: Vec<String> = self.nodes.keys().filter(kept).cloned().collect();
         (!paths.is_empty()).then(|| rng.pick(&paths))
     }
 
     fn edit(&mut self, rng: &mut Rng) -> String {
         let path = self.any_file(rng);
-        let Some(Node::File { bytes, .. }) = self.nodes.get_mut(&path) else { unreachable!("a file") };
+        let Some(Node::File { bytes, .. }) = self.nodes.get_mut(&path) else {
+            unreachable!("a file")
+        };
         bytes.extend_from_slice(format!("edit {}\n", rng.next()).as_bytes());
         format!("edit {path}")
     }
@@ -179,7 +189,9 @@ impl Tree {
     /// Changes a file without changing its length: the edit that validators of web servers miss.
     pub(crate) fn edit_same_size(&mut self, rng: &mut Rng) -> String {
         let path = self.any_file(rng);
-        let Some(Node::File { bytes, .. }) = self.nodes.get_mut(&path) else { unreachable!("a file") };
+        let Some(Node::File { bytes, .. }) = self.nodes.get_mut(&path) else {
+            unreachable!("a file")
+        };
         if bytes.is_empty() {
             bytes.push(b'x');
         } else {
@@ -215,7 +227,9 @@ impl Tree {
             }
         };
         // A directory that a swap made a file may stand where this one needs a directory.
-        let is_blocked = |path: &str| path.match_indices('/').any(|(at, _)| self.nodes.contains_key(&path[..at]));
+        let is_blocked = |path: &str| {
+            path.match_indices('/').any(|(at, _)| self.nodes.contains_key(&path[..at]))
+        };
         let path = if is_blocked(&path) { path.replace('/', "-") } else { path };
         self.nodes.insert(path.clone(), Node::File { bytes, exec });
         format!("add {path}")
@@ -259,23 +273,30 @@ impl Tree {
     fn move_link(&mut self, rng: &mut Rng) -> String {
         let version = rng.pick(&["v1", "v2"]);
         let path = rng.pick(&["latest", "deep/er/app.js"]);
-        let target = if path == "latest" { version.to_owned() } else { format!("../../{version}/app.js") };
+        let target =
+            if path == "latest" { version.to_owned() } else { format!("../../{version}/app.js") };
         self.nodes.insert(path.to_owned(), Node::Link(target));
         format!("link {path} to {version}")
     }
 
     fn flip_exec(&mut self, rng: &mut Rng) -> String {
         let path = self.any_file(rng);
-        let Some(Node::File { exec, .. }) = self.nodes.get_mut(&path) else { unreachable!("a file") };
+        let Some(Node::File { exec, .. }) = self.nodes.get_mut(&path) else {
+            unreachable!("a file")
+        };
         *exec = !*exec;
         format!("flip exec of {path}")
     }
 
-    /// Makes the directory `root` this tree. Files that are right stay untouched, others are written in place.
+    /// Makes the directory `root` this tree. Files that are right stay untouched, others are
+    /// written in place.
     pub(crate) fn write_to(&self, root: &Path) {
         fs::create_dir_all(root).unwrap();
-        let directories: BTreeSet<&str> =
-            self.nodes.keys().flat_map(|path| path.match_indices('/').map(|(at, _)| &path[..at])).collect();
+        let directories: BTreeSet<&str> = self
+            .nodes
+            .keys()
+            .flat_map(|path| path.match_indices('/').map(|(at, _)| &path[..at]))
+            .collect();
         clear(root, "", &|path, is_directory| {
             if is_directory { directories.contains(path) } else { self.nodes.contains_key(path) }
         });
@@ -337,6 +358,10 @@ fn a_seed_gives_the_same_tree_and_disk_holds_it_after_any_mutations() {
         assert_eq!(tree, twin, "{what}");
         tree.write_to(dir.path());
         let found = crate::checker::read_tree(dir.path());
-        assert_eq!(found.keys().collect::<Vec<_>>(), tree.nodes.keys().collect::<Vec<_>>(), "{what}");
+        assert_eq!(
+            found.keys().collect::<Vec<_>>(),
+            tree.nodes.keys().collect::<Vec<_>>(),
+            "{what}"
+        );
     }
 }

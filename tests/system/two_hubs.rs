@@ -15,8 +15,8 @@ use std::time::Duration;
 use headwater::mirror::{DirectoryMirror, Mirror};
 use headwater::monitor::Silent;
 use headwater::push::{
-    Fleet, Guards, KeepContent, LevelChoice, MtimeMode, Options, Outcome, Policy, Report, Require, Retention,
-    ScratchLocation, Source, push,
+    Fleet, Guards, KeepContent, LevelChoice, MtimeMode, Options, Outcome, Policy, Report, Require,
+    Retention, ScratchLocation, Source, push,
 };
 use headwater::release::{Release, Succession};
 use headwater::scan::{Root, ScanOptions};
@@ -100,7 +100,8 @@ impl Fleets {
     fn push(&self, source: &Source, to: &[&str]) -> Report {
         let fleet = Fleet::new(to.iter().map(|name| mirror(&self.world.path(name))).collect());
         let options = options(self.world.path("cache"), self.next * 1000);
-        push(source, &fleet, &options, &Silent).unwrap_or_else(|error| panic!("{error}: {:?}", self.story))
+        push(source, &fleet, &options, &Silent)
+            .unwrap_or_else(|error| panic!("{error}: {:?}", self.story))
     }
 
     fn publish(&mut self, to: &[&str]) {
@@ -122,17 +123,27 @@ impl Fleets {
                 let from = mirror(&self.world.path(MIRRORS[hub]));
                 let source = from.state().unwrap().current_release().cloned().unwrap();
                 let report = self.push(&Source::Store(from), &["edge"]);
-                assert!(!report.is_new && report.release == Some(source.id()), "the very release: {report:?}");
+                assert!(
+                    !report.is_new && report.release == Some(source.id()),
+                    "the very release: {report:?}"
+                );
                 let outcome = &report.mirrors[0].outcome;
                 match source.succession(&self.served["edge"]) {
-                    Succession::Follows => assert_eq!(*outcome, Outcome::Activated, "{:?}", self.story),
+                    Succession::Follows => {
+                        assert_eq!(*outcome, Outcome::Activated, "{:?}", self.story);
+                    }
                     _ if source == self.served["edge"] => assert_eq!(*outcome, Outcome::Current),
-                    _ => assert_eq!(*outcome, Outcome::Newer { serves: self.served["edge"].name() }),
+                    _ => {
+                        assert_eq!(*outcome, Outcome::Newer { serves: self.served["edge"].name() });
+                    }
                 }
             }
             Heal => {
                 let report = self.push(&Source::Newest, &MIRRORS);
-                assert!(!report.is_new && report.mirrors.iter().all(|one| one.outcome.is_current()), "{report:?}");
+                assert!(
+                    !report.is_new && report.mirrors.iter().all(|one| one.outcome.is_current()),
+                    "{report:?}"
+                );
             }
         }
         self.check();
@@ -144,7 +155,8 @@ impl Fleets {
             let path = self.world.path(name);
             let release = mirror(&path).state().unwrap().current_release().cloned().unwrap();
             if let Some(before) = self.served.insert(name, release.clone()) {
-                let is_higher = release == before || release.succession(&before) == Succession::Follows;
+                let is_higher =
+                    release == before || release.succession(&before) == Succession::Follows;
                 assert!(is_higher, "{name} went from {before:?} to {release:?}: {:?}", self.story);
             }
         }
@@ -155,7 +167,8 @@ impl Fleets {
         let highest = self.served.values().max_by_key(|release| release.rank()).cloned().unwrap();
         self.happen(Heal);
         assert!(self.served.values().all(|release| *release == highest), "{:?}", self.story);
-        let texts = MIRRORS.map(|name| fs::read(self.world.path(name).join("current/index.html")).unwrap());
+        let texts =
+            MIRRORS.map(|name| fs::read(self.world.path(name).join("current/index.html")).unwrap());
         assert!(texts.iter().all(|text| *text == texts[0]));
     }
 }
@@ -199,7 +212,16 @@ fn no_random_story_takes_a_mirror_back() {
         let mut rng = Rng::new(seed.wrapping_add(round));
         let mut fleets = Fleets::new();
         for _ in 0..14 {
-            let what = rng.pick(&[Publish(0), Publish(1), PublishToBoth, Carry(0), Carry(1), Carry(0), Carry(1), Heal]);
+            let what = rng.pick(&[
+                Publish(0),
+                Publish(1),
+                PublishToBoth,
+                Carry(0),
+                Carry(1),
+                Carry(0),
+                Carry(1),
+                Heal,
+            ]);
             fleets.happen(what);
         }
         fleets.end();

@@ -43,7 +43,8 @@ impl Visitor {
             match fs::metadata(root.join(&path)) {
                 Ok(meta) if meta.is_dir() => self.visit_directory(root, &path, depth + 1, what),
                 Ok(meta) => {
-                    let bytes = blake3::hash(&fs::read(root.join(&path)).unwrap()).to_hex().to_string();
+                    let bytes =
+                        blake3::hash(&fs::read(root.join(&path)).unwrap()).to_hex().to_string();
                     self.see(&path, State { mtime: meta.mtime(), size: meta.size(), bytes }, what);
                 }
                 Err(_) => {}
@@ -57,7 +58,10 @@ impl Visitor {
             assert!(state.mtime > last.mtime, "{what}: {path} changed from {last:?} to {state:?}");
         }
         let twin = states.iter().find(|old| (old.mtime, old.size) == (state.mtime, state.size));
-        assert!(twin.is_none_or(|old| *old == state), "{what}: {path} is {state:?} and was {twin:?}");
+        assert!(
+            twin.is_none_or(|old| *old == state),
+            "{what}: {path} is {state:?} and was {twin:?}"
+        );
         if states.last() != Some(&state) {
             states.push(state);
         }
@@ -109,7 +113,8 @@ fn what_is_removed_and_added_back_is_seen() {
 
 #[test]
 fn moved_links_are_seen_through() {
-    let tree = Tree::small().file("docs/v1/deep/b.html", "1111").file("docs/v2/deep/b.html", "2222");
+    let tree =
+        Tree::small().file("docs/v1/deep/b.html", "1111").file("docs/v2/deep/b.html", "2222");
     let (first, second) = (tree.clone().link("docs/latest", "v1"), tree.link("docs/latest", "v2"));
     let visitor = visited(&[first.clone(), second.clone(), first, second]);
     assert_eq!(visitor.states("docs/latest/a.html"), 4);
@@ -131,7 +136,8 @@ fn links_that_become_files_and_directories_and_back_are_seen_through() {
     let directory = link.clone().without("docs/latest").file("docs/latest/a.html", "<p>own</p>");
     let file = link.clone().without("docs/latest").file("docs/latest", "a file");
     let other = link.clone().link("docs/latest", "v2");
-    let visitor = visited(&[link.clone(), directory.clone(), other, file, link.clone(), directory, link]);
+    let visitor =
+        visited(&[link.clone(), directory.clone(), other, file, link.clone(), directory, link]);
     assert!(visitor.states("docs/latest/a.html") >= 6);
 }
 
@@ -168,7 +174,10 @@ fn a_clock_that_was_a_day_ahead_and_is_set_back_is_outrun() {
         forgery.lines.iter_mut().find(|line| line.path == "x.css").unwrap().mtime = Some(ahead);
     });
     // The file as that release would have it.
-    let name = slot.strip_prefix(world.path("mirror/.headwater/slots").join(&served.name)).unwrap().to_owned();
+    let name = slot
+        .strip_prefix(world.path("mirror/.headwater/slots").join(&served.name))
+        .unwrap()
+        .to_owned();
     let file = world.path("mirror/current").join(name);
     fs::remove_file(&file).unwrap();
     Tree::default().file("x.css", "a").write_to(&world.path("twin"));
@@ -200,7 +209,9 @@ fn random_changes_are_seen() {
             trees.push(tree.clone());
         }
         trees.push(trees[3].clone());
-        assert!(trees.iter().all(|tree| tree.nodes.values().any(|node| matches!(node, Node::Link(_)))));
+        assert!(
+            trees.iter().all(|tree| tree.nodes.values().any(|node| matches!(node, Node::Link(_))))
+        );
         visited(&trees);
     }
 }

@@ -12,7 +12,9 @@ use crate::trees::{Rng, Tree};
 fn prepare() -> World {
     let world = World::new();
     for letter in ["a", "b", "c"] {
-        let tree = Tree::small().file("js/app.js", letter).file(&format!("{letter}.css"), letter.repeat(20));
+        let tree = Tree::small()
+            .file("js/app.js", letter)
+            .file(&format!("{letter}.css"), letter.repeat(20));
         world.publish(&tree, &["one", "two"], &[]);
     }
     world
@@ -25,7 +27,8 @@ fn files(directory: &Path, found: &mut Vec<PathBuf>) {
         let path = entry.unwrap().path();
         let meta = path.symlink_metadata().unwrap();
         // The bytes of the reserve mean nothing: they only take room until it is needed.
-        let others = ["incoming", "slots/dirty", "lock", "format", "events.jsonl", ".headwater/reserve"];
+        let others =
+            ["incoming", "slots/dirty", "lock", "format", "events.jsonl", ".headwater/reserve"];
         let is_other = others.iter().any(|name| path.ends_with(name));
         if meta.is_dir() && !is_other {
             files(&path, found);
@@ -54,7 +57,8 @@ fn is_found_and_mended(world: &World, victim: &Path, what: &str) {
     let mended = world.run(&["repair", &one, "--from", &world.at("two")]);
     assert_eq!(mended.code(), Some(0), "{what} in {name}: {mended}");
     let state = checker::check_store(&world.path("one"));
-    let served = state.unwrap_or_else(|faults| panic!("{what} in {name}: {faults:#?}\n{found}{mended}"));
+    let served =
+        state.unwrap_or_else(|faults| panic!("{what} in {name}: {faults:#?}\n{found}{mended}"));
     assert_eq!(served, world.served("two"), "{what} in {name}: {mended}");
     world.run(&["verify", &one]).expect(&[0]);
 }
@@ -93,7 +97,8 @@ fn a_file_cut_emptied_or_removed_anywhere_is_found_and_mended() {
         is_found_and_mended(&world, place, "nothing");
         // Nothing tells of a record that is gone, unless it is that of the current release.
         let current = fs::read_link(world.path("one/current")).unwrap();
-        let is_unknown = place.parent().unwrap().ends_with("releases") && place.file_stem() != current.file_name();
+        let is_unknown = place.parent().unwrap().ends_with("releases")
+            && place.file_stem() != current.file_name();
         if !is_unknown {
             world.restore("one");
             fs::remove_file(place).unwrap();

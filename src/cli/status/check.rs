@@ -14,10 +14,16 @@ use super::table::summary;
 /// Most mirrors that are named; the rest is counted, because the line goes into a text message.
 const MAX_NAMED: usize = 3;
 
-/// Polls the mirrors, prints the line and returns its code. A failure to poll is UNKNOWN, not CRITICAL.
-pub(super) fn run(limits: StatusLimits, look: impl FnOnce() -> Result<FleetLook, Failure>) -> Result<Exit, Failure> {
+/// Polls the mirrors, prints the line and returns its code. A failure to poll is UNKNOWN, not
+/// CRITICAL.
+pub(super) fn run(
+    limits: StatusLimits,
+    look: impl FnOnce() -> Result<FleetLook, Failure>,
+) -> Result<Exit, Failure> {
     let (level, text) = match look() {
-        Ok(look) => (severity(&look.mirror_statuses, limits), line(&look.mirror_statuses, limits, look.now)),
+        Ok(look) => {
+            (severity(&look.mirror_statuses, limits), line(&look.mirror_statuses, limits, look.now))
+        }
         Err(failure) => (Severity::Unknown, failure.text()),
     };
     // A line may have only one `|`, before the performance data.
@@ -46,8 +52,10 @@ const fn exit(level: Severity) -> Exit {
 
 fn line(mirror_statuses: &[MirrorStatus], limits: StatusLimits, now: u64) -> String {
     let mut text = summary(mirror_statuses);
-    let bad: Vec<&MirrorStatus> =
-        mirror_statuses.iter().filter(|mirror_status| mirror_status.severity(limits) > Severity::Ok).collect();
+    let bad: Vec<&MirrorStatus> = mirror_statuses
+        .iter()
+        .filter(|mirror_status| mirror_status.severity(limits) > Severity::Ok)
+        .collect();
     for mirror_status in bad.iter().take(MAX_NAMED) {
         text.push_str(&format!(", {} {}", mirror_status.mirror, why(mirror_status, now)));
     }
@@ -61,19 +69,27 @@ fn why(mirror_status: &MirrorStatus, now: u64) -> String {
     let defects = defects(mirror_status, now);
     match mirror_status.lag {
         Some(lag) if mirror_status.behind > 0 => {
-            format!("{} by {}", mirror_status.state.name(), duration(Duration::from_secs(lag.max(1))))
+            format!(
+                "{} by {}",
+                mirror_status.state.name(),
+                duration(Duration::from_secs(lag.max(1)))
+            )
         }
         _ if mirror_status.is_stale() => "is stale for visitors".to_owned(),
-        _ if mirror_status.state.is_well() && !defects.is_empty() => format!("has {}", defects.join(", ")),
+        _ if mirror_status.state.is_well() && !defects.is_empty() => {
+            format!("has {}", defects.join(", "))
+        }
         _ => mirror_status.state.name().to_owned(),
     }
 }
 
 /// The defects of a mirror that do not depend on its release.
 fn defects(mirror_status: &MirrorStatus, now: u64) -> Vec<String> {
-    let faults = mirror_status.verified.map(|verified| verified.faults).filter(|faults| *faults > 0);
+    let faults =
+        mirror_status.verified.map(|verified| verified.faults).filter(|faults| *faults > 0);
     let faults = faults.map(|faults| counted(faults, "fault", "faults"));
-    let hook = mirror_status.hook_failure.as_ref().map(|_| "a failed post_activate command".to_owned());
+    let hook =
+        mirror_status.hook_failure.as_ref().map(|_| "a failed post_activate command".to_owned());
     let expiring = mirror_status.expiring.iter().map(|expiry| {
         let (what, when) = (expiry::name(expiry.what), expiry::when(*expiry, now));
         format!("a {what} that {when}")
@@ -83,8 +99,9 @@ fn defects(mirror_status: &MirrorStatus, now: u64) -> Vec<String> {
 
 /// The performance data in the format of monitoring plug-ins.
 fn figures(mirror_statuses: &[MirrorStatus], limits: StatusLimits) -> String {
-    let counted =
-        |is: fn(&MirrorStatus) -> bool| mirror_statuses.iter().filter(|mirror_status| is(mirror_status)).count();
+    let counted = |is: fn(&MirrorStatus) -> bool| {
+        mirror_statuses.iter().filter(|mirror_status| is(mirror_status)).count()
+    };
     let lag = mirror_statuses
         .iter()
         .filter(|mirror_status| mirror_status.state != StatusKind::Frozen)
@@ -96,7 +113,9 @@ fn figures(mirror_statuses: &[MirrorStatus], limits: StatusLimits) -> String {
         limits.crit.as_secs(),
         mirror_statuses.len(),
         counted(|mirror_status| mirror_status.state == StatusKind::Current),
-        counted(|mirror_status| mirror_status.behind > 0 && mirror_status.state != StatusKind::Frozen),
+        counted(
+            |mirror_status| mirror_status.behind > 0 && mirror_status.state != StatusKind::Frozen
+        ),
         counted(|mirror_status| !mirror_status.is_known()),
     )
 }

@@ -22,8 +22,8 @@ const MAX_MIRRORS: usize = 5_000;
 /// By location.
 type LastSeenTable = BTreeMap<String, LastSeen>;
 
-/// Sets what mirrors that did not respond served last. Records at the time `noted` what the other mirrors serve; with
-/// `None` it does not change the file.
+/// Sets what mirrors that did not respond served last. Records at the time `noted` what the other
+/// mirrors serve; with `None` it does not change the file.
 pub(super) fn recall(mirror_statuses: &mut [MirrorStatus], config: &Config, noted: Option<u64>) {
     let Ok(path) = settings::cache_dir(None, config).map(|dir| dir.join(FILE_NAME)) else { return };
     let text = fsx::read_text(&path, MAX_BYTES).unwrap_or_default();
@@ -34,7 +34,9 @@ pub(super) fn recall(mirror_statuses: &mut [MirrorStatus], config: &Config, note
             (Some(time), Some(sequence), Some(created)) if mirror_status.is_known() => {
                 known.insert(mirror_status.location.clone(), LastSeen { time, sequence, created });
             }
-            _ if !mirror_status.is_known() => mirror_status.last_seen = known.get(&mirror_status.location).copied(),
+            _ if !mirror_status.is_known() => {
+                mirror_status.last_seen = known.get(&mirror_status.location).copied();
+            }
             _ => {}
         }
     }

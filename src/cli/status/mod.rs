@@ -37,11 +37,13 @@ pub(crate) struct StatusArgs {
     #[arg(long, value_name = "PAUSE", value_parser = parse_duration, num_args = 0..=1, require_equals = true,
         default_missing_value = PAUSE, conflicts_with = "check", help_heading = OUTPUT)]
     watch: Option<Duration>,
-    /// Print one line and return the code of a monitoring plug-in: 0 OK, 1 WARNING, 2 CRITICAL, 3 UNKNOWN
+    /// Print one line and return the code of a monitoring plug-in: 0 OK, 1 WARNING, 2 CRITICAL, 3
+    /// UNKNOWN
     ///
-    /// --warn and --crit limit the lag. A mirror that cannot be reached, has diverged, has faults or has a failed
-    /// post_activate command is a warning, and so is a token or certificate that expires within 14 days. If no mirror
-    /// can be reached, the result is UNKNOWN. Frozen mirrors do not count.
+    /// --warn and --crit limit the lag. A mirror that cannot be reached, has diverged, has faults
+    /// or has a failed post_activate command is a warning, and so is a token or certificate
+    /// that expires within 14 days. If no mirror can be reached, the result is UNKNOWN. Frozen
+    /// mirrors do not count.
     #[arg(long, conflicts_with = "json", help_heading = OUTPUT)]
     check: bool,
     /// With --check: return WARNING if a mirror lags by more than this
@@ -50,10 +52,12 @@ pub(crate) struct StatusArgs {
     /// With --check: return CRITICAL if a mirror lags by more than this
     #[arg(long, value_name = "DURATION", value_parser = parse_duration, default_value = "24h", help_heading = OUTPUT)]
     crit: Duration,
-    /// Also check what visitors get: fetch the files that changed last through the `public_url` of each mirror
+    /// Also check what visitors get: fetch the files that changed last through the `public_url` of
+    /// each mirror
     #[arg(long, help_heading = OUTPUT)]
     public: bool,
-    /// Show the disk space of each mirror; reads the manifests of all kept releases from each mirror
+    /// Show the disk space of each mirror; reads the manifests of all kept releases from each
+    /// mirror
     #[arg(long, help_heading = OUTPUT)]
     disk: bool,
     /// Show all columns, even if they do not fit the terminal
@@ -61,7 +65,8 @@ pub(crate) struct StatusArgs {
     wide: bool,
     /// Write the status, the last two weeks and the changes of each release as one web page to FILE
     ///
-    /// The cache of this user remembers what each mirror served, for mirrors that do not respond later.
+    /// The cache of this user remembers what each mirror served, for mirrors that do not respond
+    /// later.
     #[arg(long, value_name = "FILE.html", value_hint = ValueHint::FilePath, help_heading = OUTPUT)]
     html: Option<PathBuf>,
     /// Include push URLs and error texts in the page, for people who run the mirrors
@@ -88,13 +93,18 @@ struct StatusOutput<'a> {
 /// Runs `headwater status`.
 pub(crate) fn run(args: &StatusArgs) -> Result<Exit, Failure> {
     if args.check {
-        return check::run(StatusLimits { warn: args.warn, crit: args.crit }, || Ok(look(&open(args)?, args)));
+        return check::run(StatusLimits { warn: args.warn, crit: args.crit }, || {
+            Ok(look(&open(args)?, args))
+        });
     }
     let mut watcher = open(args)?;
     let exit = loop {
         let look = look(&watcher, args);
         if watcher.progress.is_cancelled() {
-            return Err(Failure::new(Exit::Interrupted, "interrupted before all mirrors responded"));
+            return Err(Failure::new(
+                Exit::Interrupted,
+                "interrupted before all mirrors responded",
+            ));
         }
         let exit = show(&look, args)?;
         if args.watch.is_none() {
@@ -133,7 +143,11 @@ fn look(watcher: &Watcher, args: &StatusArgs) -> FleetLook {
 fn show(look: &FleetLook, args: &StatusArgs) -> Result<Exit, Failure> {
     let is_well = look.mirror_statuses.iter().all(MirrorStatus::is_well);
     if args.output.json {
-        print_json(&StatusOutput { headwater: "status", version: 1, mirrors: &look.mirror_statuses })?;
+        print_json(&StatusOutput {
+            headwater: "status",
+            version: 1,
+            mirrors: &look.mirror_statuses,
+        })?;
     } else if !(args.output.quiet && is_well) {
         let text = table::describe(&look.mirror_statuses, look.now, table::room(args.wide));
         print(&if args.watch.is_some() { table::afresh(&text, look.now) } else { text })?;
@@ -145,8 +159,12 @@ fn show(look: &FleetLook, args: &StatusArgs) -> Result<Exit, Failure> {
 fn write(watcher: &Watcher, look: &FleetLook, args: &StatusArgs) -> Result<(), Failure> {
     if let Some(path) = &args.metrics {
         let site = look.title(&watcher.config);
-        let told =
-            metrics::MetricsInputs { site: &site, mirror_statuses: &look.mirror_statuses, ended: None, now: look.now };
+        let told = metrics::MetricsInputs {
+            site: &site,
+            mirror_statuses: &look.mirror_statuses,
+            ended: None,
+            now: look.now,
+        };
         metrics::write(path, &told).map_err(|error| not_written("--metrics", error))?;
     }
     if let Some(path) = &args.html {
@@ -162,9 +180,14 @@ fn page<'a>(watcher: &'a Watcher, look: &'a FleetLook, is_internal: bool) -> pag
     for site in look.sites() {
         let known = fleet_status::releases(&look.seen, site);
         let before = std::iter::once(None).chain(known.iter().map(|release| Some(*release)));
-        // The release before the oldest kept one is gone, so the changes of the oldest are not known.
-        let diff = |old: Option<&_>, new| fleet_status::changes(&watcher.fleet, &look.seen, Some(old?), new);
-        releases.extend(known.iter().zip(before).map(|(release, before)| (*release, diff(before, release))));
+        // The release before the oldest kept one is gone, so the changes of the oldest are not
+        // known.
+        let diff = |old: Option<&_>, new| {
+            fleet_status::changes(&watcher.fleet, &look.seen, Some(old?), new)
+        };
+        releases.extend(
+            known.iter().zip(before).map(|(release, before)| (*release, diff(before, release))),
+        );
     }
     releases.reverse();
     page::StatusPage {
@@ -182,5 +205,6 @@ fn page<'a>(watcher: &'a Watcher, look: &'a FleetLook, is_internal: bool) -> pag
 }
 
 fn not_written(flag: &str, error: fsx::IoError) -> Failure {
-    Failure::new(Exit::Failed, error).with_hint(format!("name a file in a writable directory with {flag}"))
+    Failure::new(Exit::Failed, error)
+        .with_hint(format!("name a file in a writable directory with {flag}"))
 }

@@ -15,17 +15,22 @@ pub(super) fn room(is_wide: bool) -> Option<usize> {
     terminal::stdout_columns().filter(|_| !is_wide)
 }
 
-/// The summary and the table, worst mirror first. If not all columns fit into `room`, the table has the most important
-/// columns, and the remarks on mirrors are below the table.
+/// The summary and the table, worst mirror first. If not all columns fit into `room`, the table has
+/// the most important columns, and the remarks on mirrors are below the table.
 pub(super) fn describe(mirror_statuses: &[MirrorStatus], now: u64, room: Option<usize>) -> String {
-    let rows: Vec<Vec<String>> = mirror_statuses.iter().map(|mirror_status| row(mirror_status, now)).collect();
+    let rows: Vec<Vec<String>> =
+        mirror_statuses.iter().map(|mirror_status| row(mirror_status, now)).collect();
     let all = table(&rows, |_| true).render();
-    let fits = |text: &str| room.is_none_or(|room| text.lines().all(|line| line.chars().count() <= room));
+    let fits =
+        |text: &str| room.is_none_or(|room| text.lines().all(|line| line.chars().count() <= room));
     if fits(&all) {
         return format!("{}\n{all}", summary(mirror_statuses));
     }
     let some = table(&rows, |heading| !heading.is_empty() && !LEFT_OUT.contains(&heading)).render();
-    let remarks: String = mirror_statuses.iter().filter_map(|mirror_status| remark_line(mirror_status, now)).collect();
+    let remarks: String = mirror_statuses
+        .iter()
+        .filter_map(|mirror_status| remark_line(mirror_status, now))
+        .collect();
     format!("{}\n{some}{remarks}", summary(mirror_statuses))
 }
 
@@ -45,11 +50,15 @@ const HEADINGS: [(&str, Align); 13] = [
     ("", Align::Left),
 ];
 
-/// The table with the columns whose headings are `shown`. The column of --disk is left out without --disk.
+/// The table with the columns whose headings are `shown`. The column of --disk is left out without
+/// --disk.
 fn table(rows: &[Vec<String>], shown: impl Fn(&str) -> bool) -> Table {
     let has_disk = rows.iter().any(|row| row[9] != "-");
-    let is_shown = |(column, (heading, _)): &(usize, &(&str, Align))| shown(heading) && (*column != 9 || has_disk);
-    let columns: Vec<usize> = HEADINGS.iter().enumerate().filter(is_shown).map(|(column, _)| column).collect();
+    let is_shown = |(column, (heading, _)): &(usize, &(&str, Align))| {
+        shown(heading) && (*column != 9 || has_disk)
+    };
+    let columns: Vec<usize> =
+        HEADINGS.iter().enumerate().filter(is_shown).map(|(column, _)| column).collect();
     let mut table = Table::of_columns(columns.iter().map(|column| HEADINGS[*column]));
     rows.iter().for_each(|row| table.row(columns.iter().map(|column| &row[*column])));
     table
@@ -64,7 +73,12 @@ fn row(mirror_status: &MirrorStatus, now: u64) -> Vec<String> {
         optional(mirror_status.sequence.map(|sequence| sequence.to_string())),
         optional(mirror_status.created.map(|created| age(created, now))),
         optional(is_behind.then(|| count(mirror_status.behind))),
-        optional(mirror_status.lag.filter(|_| is_behind).map(|lag| duration(Duration::from_secs(lag.max(1))))),
+        optional(
+            mirror_status
+                .lag
+                .filter(|_| is_behind)
+                .map(|lag| duration(Duration::from_secs(lag.max(1)))),
+        ),
         optional(mirror_status.switched.map(|switched| age(switched, now))),
         optional(mirror_status.verified.map(|verified| verification(verified, now))),
         optional(mirror_status.bytes.map(bytes)),
@@ -81,12 +95,15 @@ fn remark_line(mirror_status: &MirrorStatus, now: u64) -> Option<String> {
     let faults = faults.map(|verified| format!("verified {}", verification(verified, now)));
     let rest = Some(remark(mirror_status, now)).filter(|remark| !remark.is_empty());
     let parts: Vec<String> = faults.into_iter().chain(rest).collect();
-    (!parts.is_empty()).then(|| format!("{}: {}\n", escape(&mirror_status.mirror), escape(&parts.join("; "))))
+    (!parts.is_empty())
+        .then(|| format!("{}: {}\n", escape(&mirror_status.mirror), escape(&parts.join("; "))))
 }
 
 /// The numbers of mirrors that are current, apart and frozen.
 pub(super) fn summary(mirror_statuses: &[MirrorStatus]) -> String {
-    let of = |state| mirror_statuses.iter().filter(|mirror_status| mirror_status.state == state).count() as u64;
+    let of = |state| {
+        mirror_statuses.iter().filter(|mirror_status| mirror_status.state == state).count() as u64
+    };
     let beside = |state: StatusKind| match of(state) {
         0 => String::new(),
         number => format!(", {} {}", count(number), state.name()),
@@ -100,7 +117,9 @@ fn verification(verified: LastVerify, now: u64) -> String {
     let depth = if verified.quick { ", quick" } else { "" };
     match verified.faults {
         0 => format!("{}{depth}", age(verified.time, now)),
-        faults => format!("{}{depth}: {}", age(verified.time, now), counted(faults, "fault", "faults")),
+        faults => {
+            format!("{}{depth}: {}", age(verified.time, now), counted(faults, "fault", "faults"))
+        }
     }
 }
 
@@ -114,11 +133,14 @@ fn remark(mirror_status: &MirrorStatus, now: u64) -> String {
         format!("has served retired files for {time} too long: run `headwater prune`")
     });
     let hook = mirror_status.hook_failure.as_ref();
-    let hook =
-        hook.map(|failure| format!("post_activate failed after release {}: {}", failure.sequence, failure.reason));
+    let hook = hook.map(|failure| {
+        format!("post_activate failed after release {}: {}", failure.sequence, failure.reason)
+    });
     let expiring = mirror_status.expiring.iter().map(|expiry| expiry::describe(*expiry, now));
     let rest = mirror_status.error.clone().or_else(|| mirror_status.public.as_ref().map(visitors));
-    let last = mirror_status.last_seen.map(|last| format!("served release {} at {}", last.sequence, moment(last.time)));
+    let last = mirror_status
+        .last_seen
+        .map(|last| format!("served release {} at {}", last.sequence, moment(last.time)));
     let apart = mirror_status.apart.clone();
     let parts = staged
         .into_iter()
@@ -135,7 +157,10 @@ fn remark(mirror_status: &MirrorStatus, now: u64) -> String {
 /// A short text about what visitors get.
 fn visitors(public: &Public) -> String {
     match public.stale.first() {
-        None => format!("visitors get this release: {} fetched", counted(public.checked, "file", "files")),
+        None => format!(
+            "visitors get this release: {} fetched",
+            counted(public.checked, "file", "files")
+        ),
         Some(stale) => {
             let number = public.stale.len() as u64;
             format!(
@@ -149,7 +174,8 @@ fn visitors(public: &Public) -> String {
     }
 }
 
-/// The text that replaces the previous one: on a terminal from its top, otherwise below a line with the time.
+/// The text that replaces the previous one: on a terminal from its top, otherwise below a line with
+/// the time.
 pub(super) fn afresh(text: &str, now: u64) -> String {
     let begin = if terminal::is_stdout_terminal() { "\x1b[H\x1b[J" } else { "" };
     format!("{begin}{}\n{text}\n", moment(now))
@@ -183,7 +209,10 @@ mod tests {
         ];
         let text = describe(&all, NOW, Some(80));
         assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
-        assert!(text.contains("23 h 59 min") && text.contains("1284") && text.contains("25.3 GB"), "{text}");
+        assert!(
+            text.contains("23 h 59 min") && text.contains("1284") && text.contains("25.3 GB"),
+            "{text}"
+        );
         assert!(text.ends_with("edge-sin-002: verified 1 min ago, quick: 2 faults\n"), "{text}");
         assert!(!text.contains("response"), "{text}");
         for room in [None, Some(160)] {
@@ -194,7 +223,10 @@ mod tests {
     #[test]
     fn an_error_is_a_line_of_its_own_where_there_is_no_room() {
         let mut gone = MirrorStatus::silent("edge-fra-001", "https://h/d", StatusKind::Unreachable);
-        gone.error = Some("it cannot be reached: connection refused by the machine there, and more words".to_owned());
+        gone.error = Some(
+            "it cannot be reached: connection refused by the machine there, and more words"
+                .to_owned(),
+        );
         gone.last_seen = Some(LastSeen { time: NOW, sequence: 7, created: NOW });
         let text = describe(&[gone], NOW, Some(80));
         let line = text.lines().last().unwrap();

@@ -6,7 +6,8 @@ use super::*;
 use crate::mirror::PublicUrl;
 
 const COMMON: &str = "[mirror_defaults]\nurl = 'https://{name}.example:7447/docs'\n\
-                      public_url = 'https://{name}.example/docs/'\ntoken_env = 'T'\ngroup = 'all'\nbwlimit = '2MB'\n";
+                      public_url = 'https://{name}.example/docs/'\ntoken_env = 'T'\ngroup = 'all'\n\
+                      bwlimit = '2MB'\n";
 
 fn names(config: &Config) -> Vec<&str> {
     config.mirrors.iter().map(|mirror| mirror.name.as_str()).collect()
@@ -15,34 +16,50 @@ fn names(config: &Config) -> Vec<&str> {
 #[test]
 fn mirrors_say_only_what_is_their_own() {
     let text = format!(
-        "{COMMON}[[mirror]]\nname='e1'\nregion='eu'\nweight=3\n[[mirror]]\nname='e2'\ntoken_file='t'\ngroup='canary'\n\
-         [[mirror]]\nname='here'\nurl='www'\n[[mirror]]\nname='s'\nurl='ssh://h/srv/{{name}}'\n"
+        "{COMMON}[[mirror]]\nname='e1'\nregion='eu'\nweight=3\n[[mirror]]\nname='e2'\n\
+         token_file='t'\ngroup='canary'\n[[mirror]]\nname='here'\nurl='www'\n[[mirror]]\nname='s'\n\
+         url='ssh://h/srv/{{name}}'\n"
     );
     let config = parse(&text).unwrap();
     let of = |name: &str| config.mirror(name).unwrap();
     assert_eq!(of("e1").url, "https://e1.example:7447/docs");
-    assert_eq!(of("e1").public_url.as_ref().map(PublicUrl::as_str), Some("https://e1.example/docs"));
+    assert_eq!(
+        of("e1").public_url.as_ref().map(PublicUrl::as_str),
+        Some("https://e1.example/docs")
+    );
     assert_eq!((of("e1").weight.get(), of("e2").weight.get()), (3, 1));
-    assert_eq!((of("e1").region.as_ref().map(Label::as_str), &of("e2").region), (Some("eu"), &None));
+    assert_eq!(
+        (of("e1").region.as_ref().map(Label::as_str), &of("e2").region),
+        (Some("eu"), &None)
+    );
     assert_eq!(of("e1").access.token, Some(TokenSource::Variable("T".into())));
     assert_eq!(of("e2").access.token, Some(TokenSource::File("/etc/hw/t".into())));
     assert_eq!(
         (of("e1").group.as_ref().map(Label::as_str), of("e2").group.as_ref().map(Label::as_str)),
         (Some("all"), Some("canary"))
     );
-    assert_eq!((of("here").url.as_str(), &of("here").access), ("/etc/hw/www", &MirrorAccess::default()));
+    assert_eq!(
+        (of("here").url.as_str(), &of("here").access),
+        ("/etc/hw/www", &MirrorAccess::default())
+    );
     assert_eq!((of("s").url.as_str(), &of("s").access.token), ("ssh://h/srv/s", &None));
     assert_eq!(of("s").access.bwlimit.map(NonZeroU64::get), Some(2_000_000));
 }
 
 #[test]
 fn a_mirror_is_frozen_until_its_time() {
-    let frozen = |keys: &str| parse(&format!("[[mirror]]\nname='a'\nurl='/x'\n{keys}")).unwrap().mirrors.remove(0);
+    let frozen = |keys: &str| {
+        parse(&format!("[[mirror]]\nname='a'\nurl='/x'\n{keys}")).unwrap().mirrors.remove(0)
+    };
     assert!(!frozen("frozen=false").is_frozen(0) && !frozen("").is_frozen(0));
     assert!(frozen("frozen=true").is_frozen(u64::MAX));
-    for until in
-        ["'2026-12-24'", "2026-12-24", "'2026-12-24T00:00:00Z'", "2026-12-24T01:00:00+01:00", "2026-12-24T00:00:00"]
-    {
+    for until in [
+        "'2026-12-24'",
+        "2026-12-24",
+        "'2026-12-24T00:00:00Z'",
+        "2026-12-24T01:00:00+01:00",
+        "2026-12-24T00:00:00",
+    ] {
         let mirror = frozen(&format!("frozen=true\nuntil={until}"));
         assert_eq!(mirror.frozen, Some(Frozen::Until(1_798_070_400)), "{until}");
         assert!(mirror.is_frozen(1_798_070_399) && !mirror.is_frozen(1_798_070_400));
@@ -68,14 +85,18 @@ fn requirements_and_waves_are_understood() {
     let config = parse(&text).unwrap();
     assert_eq!(config.on_failure, OnFailure::Revert);
     assert_eq!(config.waves[0].groups, [Label::new("canary").unwrap()]);
-    assert_eq!((config.waves[0].soak, config.waves[1].soak), (Duration::from_secs(600), Duration::ZERO));
+    assert_eq!(
+        (config.waves[0].soak, config.waves[1].soak),
+        (Duration::from_secs(600), Duration::ZERO)
+    );
     assert_eq!(config.waves[0].probes, ["https://a.example/docs/index.html"]);
     assert_eq!(config.waves[1].probes, ["index.html", "a.js"]);
 }
 
 #[test]
 fn each_rule_of_a_fleet_names_its_offender() {
-    let two = "[[mirror]]\nname='a'\nurl='/x'\ngroup='g'\n[[mirror]]\nname='b'\nurl='/y'\ngroup='h'\n";
+    let two =
+        "[[mirror]]\nname='a'\nurl='/x'\ngroup='g'\n[[mirror]]\nname='b'\nurl='/y'\ngroup='h'\n";
     for (text, line, part) in [
         ("require='most'", 1, "write `all`, `any`"),
         ("require='0%'", 1, "from 1%"),
@@ -93,9 +114,21 @@ fn each_rule_of_a_fleet_names_its_offender() {
         ("[[mirror]]\nname='a'\nurl='/x'\nfrozen=true\nuntil='soon'", 5, "a time is written"),
         ("[[mirror]]\nname='a'\nurl='/x'\nuntil=2026-01-01", 4, "goes with `frozen = true`"),
         ("[[mirror]]\nname='a'\nurl='/x'\npublic_url='https://u@h/'", 4, "without user"),
-        ("[[mirror]]\nname='a'\nurl='/x'\npublic_url='https://127.0.0.1:1;hash'", 4, "without user"),
-        ("[mirror_defaults]\nurl='https://h/x'\n[[mirror]]\nname='a'\n[[mirror]]\nname='b'", 6, "same url"),
-        ("[[mirror]]\nname='a'\nurl='https://H:443/x/'\n[[mirror]]\nname='b'\nurl='https://h/x'", 6, "same url"),
+        (
+            "[[mirror]]\nname='a'\nurl='/x'\npublic_url='https://127.0.0.1:1;hash'",
+            4,
+            "without user",
+        ),
+        (
+            "[mirror_defaults]\nurl='https://h/x'\n[[mirror]]\nname='a'\n[[mirror]]\nname='b'",
+            6,
+            "same url",
+        ),
+        (
+            "[[mirror]]\nname='a'\nurl='https://H:443/x/'\n[[mirror]]\nname='b'\nurl='https://h/x'",
+            6,
+            "same url",
+        ),
         ("mirrors_from=3", 1, "write a file"),
         ("mirrors_from=[]", 1, "first the program"),
         ("mirrors_from=['a', 3]", 1, "first the program"),
@@ -126,10 +159,13 @@ fn each_rule_of_a_fleet_names_its_offender() {
 fn a_list_comes_from_a_file_or_a_command() {
     let dir = tempfile::tempdir().unwrap();
     let config = dir.path().join(FILE_NAME);
-    let list = "{\"name\":\"b\",\"group\":\"canary\"}\n\n{\"name\":\"c\",\"url\":\"www/c\",\"weight\":2}\n";
+    let list = "{\"name\":\"b\",\"group\":\"canary\"}\n\n\
+                {\"name\":\"c\",\"url\":\"www/c\",\"weight\":2}\n";
     std::fs::write(dir.path().join("list.jsonl"), list).unwrap();
     for from in ["'list.jsonl'", "['cat', 'list.jsonl']"] {
-        let text = format!("mirrors_from={from}\n{COMMON}[[mirror]]\nname='a'\n[[wave]]\ngroups=['canary']\n");
+        let text = format!(
+            "mirrors_from={from}\n{COMMON}[[mirror]]\nname='a'\n[[wave]]\ngroups=['canary']\n"
+        );
         std::fs::write(&config, text).unwrap();
         let loaded = Config::load(&config).unwrap();
         assert_eq!(names(&loaded), ["a", "b", "c"]);
@@ -150,14 +186,18 @@ fn a_line_that_is_wrong_is_named() {
         ("{\"name\":\"c\"}", "missing field `url`"),
         ("{\"name\":\"c\",\"url\":\"/c\",\"urll\":1}", "unknown field `urll`"),
         ("{\"name\":\"c d\",\"url\":\"/c\"}", "mirror's name"),
-        ("{\"name\":\"c\",\"url\":\"ssh://c/c\",\"ssh_command\":\"sh\"}", "not in a list of mirrors"),
+        (
+            "{\"name\":\"c\",\"url\":\"ssh://c/c\",\"ssh_command\":\"sh\"}",
+            "not in a list of mirrors",
+        ),
         ("{\"name\":\"b\",\"url\":\"/c\"}", "already a mirror named \"b\""),
         ("{\"name\":\"a\",\"url\":\"/c\"}", "already a mirror named \"a\""),
         ("{\"name\":\"c\",\"url\":\"/b/\"}", "the mirror \"b\" has the same url"),
     ] {
         std::fs::write(&config, "mirrors_from='l'\n[[mirror]]\nname='a'\nurl='/a'\n").unwrap();
         std::fs::write(dir.path().join("l"), format!("{good}\n{line}\n")).unwrap();
-        let Err(ConfigError::Invalid { path, line: at, message, .. }) = Config::load(&config) else {
+        let Err(ConfigError::Invalid { path, line: at, message, .. }) = Config::load(&config)
+        else {
             panic!("{line} passed")
         };
         assert_eq!((path, at), (dir.path().join("l"), 2), "{message}");
@@ -177,14 +217,26 @@ fn a_list_chooses_neither_secrets_nor_where_they_go() {
         Config::load(&config)
     };
     for (line, part) in [
-        ("{\"name\":\"a\",\"url\":\"https://a.example/\",\"token_env\":\"AWS_SECRET_ACCESS_KEY\"}", "`token_envs`"),
-        ("{\"name\":\"a\",\"url\":\"https://a.example/\",\"token_env\":\"hw_0123abcd_canary\"}", "`token_envs`"),
-        ("{\"name\":\"a\",\"url\":\"https://a.example/\",\"token_file\":\"/etc/key\"}", "`token_file` may stand"),
+        (
+            "{\"name\":\"a\",\"url\":\"https://a.example/\",\"token_env\":\"AWS_SECRET_ACCESS_KEY\"}",
+            "`token_envs`",
+        ),
+        (
+            "{\"name\":\"a\",\"url\":\"https://a.example/\",\"token_env\":\"hw_0123abcd_canary\"}",
+            "`token_envs`",
+        ),
+        (
+            "{\"name\":\"a\",\"url\":\"https://a.example/\",\"token_file\":\"/etc/key\"}",
+            "`token_file` may stand",
+        ),
         (
             "{\"name\":\"a\",\"url\":\"https://a.example/\",\"client_cert\":\"c\",\"client_key\":\"k\"}",
             "`client_cert` may stand",
         ),
-        ("{\"name\":\"a\",\"url\":\"https://evil.test/\"}", "\"evil.test\" is not one of `allowed_hosts`"),
+        (
+            "{\"name\":\"a\",\"url\":\"https://evil.test/\"}",
+            "\"evil.test\" is not one of `allowed_hosts`",
+        ),
         ("{\"name\":\"a\",\"url\":\"https://example/\"}", "`allowed_hosts`"),
         ("{\"name\":\"a\",\"url\":\"ssh://evil.test/srv\"}", "`allowed_hosts`"),
         ("{\"name\":\"a\",\"url\":\"http://127.0.0.1:1/\"}", "`allowed_hosts`"),
@@ -207,9 +259,10 @@ fn a_list_chooses_neither_secrets_nor_where_they_go() {
     let own = "allowed_hosts=[]\n[[mirror]]\nname='a'\nurl='https://x.test/'\ntoken_file='t'\n";
     std::fs::write(&config, own).unwrap();
     Config::load(&config).unwrap();
-    for (bad, part) in
-        [("token_envs=['hw_0123abcd_canary']", "names of variables"), ("allowed_hosts=['https://h']", "a host is")]
-    {
+    for (bad, part) in [
+        ("token_envs=['hw_0123abcd_canary']", "names of variables"),
+        ("allowed_hosts=['https://h']", "a host is"),
+    ] {
         std::fs::write(&config, bad).unwrap();
         let text = Config::load(&config).unwrap_err().to_string();
         assert!(text.contains(part) && !text.contains("canary"), "{text}");
@@ -221,7 +274,8 @@ fn a_command_that_lists_mirrors_inherits_no_secret() {
     let dir = tempfile::tempdir().unwrap();
     let config = dir.path().join(FILE_NAME);
     // Variables that every process of a test has stand for secrets.
-    let list = "mirrors_from=['sh', '-c', 'echo ${CARGO_MANIFEST_DIR-} ${CARGO_PKG_NAME-} ${CARGO_PKG_VERSION-} >&2; exit 1']\n";
+    let list = "mirrors_from=['sh', '-c', 'echo ${CARGO_MANIFEST_DIR-} ${CARGO_PKG_NAME-} \
+                ${CARGO_PKG_VERSION-} >&2; exit 1']\n";
     let text = format!(
         "{list}token_envs=['CARGO_MANIFEST_DIR']\n[mirror_defaults]\ntoken_env='CARGO_PKG_NAME'\n\
          [ping]\nurl_env='CARGO_PKG_VERSION'\n"
@@ -240,22 +294,29 @@ fn a_list_that_cannot_be_had_is_no_empty_list() {
         Config::load(&config)
     };
     assert!(matches!(load("'missing.jsonl'"), Err(ConfigError::List(_))));
-    let Err(error @ ConfigError::Command { .. }) = load("['sh', '-c', 'echo gone >&2; exit 7']") else {
+    let Err(error @ ConfigError::Command { .. }) = load("['sh', '-c', 'echo gone >&2; exit 7']")
+    else {
         panic!("passed")
     };
     assert!(error.to_string().contains("`mirrors_from`"));
     assert!(matches!(load("['/no/such/program']"), Err(ConfigError::Command { .. })));
     assert!(matches!(load("['yes', '{}']"), Err(ConfigError::ListTooLarge { .. })));
     let Err(error) = load("['echo', 'hello']") else { panic!("passed") };
-    assert!(error.to_string().starts_with("the output of `echo hello` line 1, column 1: not a JSON object"), "{error}");
+    assert!(
+        error
+            .to_string()
+            .starts_with("the output of `echo hello` line 1, column 1: not a JSON object"),
+        "{error}"
+    );
 }
 
 #[test]
 fn the_name_is_expanded_in_every_common_string() {
-    let text = "[mirror_defaults]\nurl='https://{name}.example/'\ngroup='g-{name}'\nregion='r-{name}'\n\
-                public_url='https://www.{name}.example'\ntoken_file='{name}.token'\nca='{name}/ca.pem'\n\
-                client_cert='{name}.pem'\nclient_key='{name}.key'\nproxy='http://{name}.proxy:1'\n\
-                [[mirror]]\nname='eu'\n[[mirror]]\nname='us'\nca='own.pem'\n";
+    let text = "[mirror_defaults]\nurl='https://{name}.example/'\ngroup='g-{name}'\n\
+                region='r-{name}'\npublic_url='https://www.{name}.example'\n\
+                token_file='{name}.token'\nca='{name}/ca.pem'\nclient_cert='{name}.pem'\n\
+                client_key='{name}.key'\nproxy='http://{name}.proxy:1'\n[[mirror]]\nname='eu'\n\
+                [[mirror]]\nname='us'\nca='own.pem'\n";
     let config = parse(text).unwrap();
     let eu = config.mirror("eu").unwrap();
     assert_eq!(
@@ -271,7 +332,8 @@ fn the_name_is_expanded_in_every_common_string() {
     let us = config.mirror("us").unwrap();
     assert_eq!(us.access.ca.as_deref(), Some(Path::new("/etc/hw/own.pem")));
     assert_eq!(us.access.token, Some(TokenSource::File("/etc/hw/us.token".into())));
-    let text = "[mirror_defaults]\ntoken_env='T_{name}'\n[[mirror]]\nname='a'\nurl='https://a.example/'\n";
+    let text =
+        "[mirror_defaults]\ntoken_env='T_{name}'\n[[mirror]]\nname='a'\nurl='https://a.example/'\n";
     let token = parse(text).unwrap().mirror("a").unwrap().access.token.clone();
     assert_eq!(token, Some(TokenSource::Variable("T_a".into())));
 }

@@ -5,29 +5,41 @@ use super::*;
 #[test]
 fn commands_a_cdn_a_health_check_and_gauges_are_understood() {
     let config = parse(
-        "[hooks]\non_activated=['./after.sh','x/y']\non_failed=['alarm']\ntimeout='5s'\n\
-         [purge]\nurl='https://api.example/purge?zone=1'\nbase=['https://a.example/','https://b.example/docs']\n\
-         token_file='t'\nheader='X-Key'\nkey='urls'\nmax_urls=500\nmax_bytes='1MB'\nretry_for='1m'\n\
-         [ping]\nurl_file='p'\n[metrics]\nfile='m.prom'\n",
+        "[hooks]\non_activated=['./after.sh','x/y']\non_failed=['alarm']\ntimeout='5s'\n[purge]\n\
+         url='https://api.example/purge?zone=1'\n\
+         base=['https://a.example/','https://b.example/docs']\ntoken_file='t'\nheader='X-Key'\n\
+         key='urls'\nmax_urls=500\nmax_bytes='1MB'\nretry_for='1m'\n[ping]\nurl_file='p'\n\
+         [metrics]\nfile='m.prom'\n",
     )
     .unwrap();
     let Notify { hooks, purge, ping, metrics } = config.notify;
     // A program with a `/` is beside the file; its arguments are its own.
     assert_eq!(hooks.on_activated.unwrap(), ["/etc/hw/./after.sh", "x/y"]);
-    assert_eq!((hooks.on_failed.unwrap(), hooks.limit), (vec!["alarm".to_owned()], Duration::from_secs(5)));
+    assert_eq!(
+        (hooks.on_failed.unwrap(), hooks.limit),
+        (vec!["alarm".to_owned()], Duration::from_secs(5))
+    );
     let purge = purge.unwrap();
-    assert_eq!((purge.header.as_str(), purge.key.as_str(), purge.max_urls.get()), ("X-Key", "urls", 500));
+    assert_eq!(
+        (purge.header.as_str(), purge.key.as_str(), purge.max_urls.get()),
+        ("X-Key", "urls", 500)
+    );
     assert_eq!((purge.bases.len(), purge.max_bytes, purge.retry_for.as_secs()), (2, 1_000_000, 60));
     assert_eq!(purge.token, Some(TokenSource::File("/etc/hw/t".into())));
-    assert_eq!((ping, metrics), (Some(TokenSource::File("/etc/hw/p".into())), Some("/etc/hw/m.prom".into())));
+    assert_eq!(
+        (ping, metrics),
+        (Some(TokenSource::File("/etc/hw/p".into())), Some("/etc/hw/m.prom".into()))
+    );
     assert_eq!(parse("").unwrap().notify, Notify::default());
 }
 
 #[test]
 fn a_cdn_without_a_secret_or_on_this_machine_may_be_told_in_the_clear() {
-    for url in
-        ["http://10.0.0.1:6081/purge'", "http://127.0.0.1:1/x?y'\ntoken_env='A'", "http://[::1]/'\ntoken_env='A'"]
-    {
+    for url in [
+        "http://10.0.0.1:6081/purge'",
+        "http://127.0.0.1:1/x?y'\ntoken_env='A'",
+        "http://[::1]/'\ntoken_env='A'",
+    ] {
         parse(&format!("[purge]\nbase='https://a.example'\nurl='{url}\n")).unwrap();
     }
 }
@@ -42,12 +54,31 @@ fn mistakes_are_named_and_secrets_are_not_repeated() {
         ("[purge]\nurl='https://a.example'", "missing field `base`"),
         ("[purge]\nurl='cdn'\nbase='https://a.example'", "no url as in https://"),
         ("[purge]\nurl='https://a.example'\nbase=[]", "`base` is the public url"),
-        ("[purge]\nurl='https://a.example'\nbase='https://u:canary@a.example'", "without a name or a secret"),
-        ("[purge]\nurl='https://a.example'\nbase='https://a.example'\nheader='a b'", "the name of a header"),
-        ("[purge]\nurl='https://a.example'\nbase='https://a.example'\nmax_urls=0", "a whole number from 1"),
-        ("[purge]\nurl='https://a.example'\nbase='https://a.example'\nmax_bytes='0'", "a size is written as"),
-        ("[purge]\nurl='https://a.example'\nbase='https://a.example'\ntoken_env='A'\ntoken_file='b'", "not both"),
-        ("[purge]\nurl='http://cdn.example/x'\nbase='https://a.example'\ntoken_env='A'", "over https: only"),
+        (
+            "[purge]\nurl='https://a.example'\nbase='https://u:canary@a.example'",
+            "without a name or a secret",
+        ),
+        (
+            "[purge]\nurl='https://a.example'\nbase='https://a.example'\nheader='a b'",
+            "the name of a header",
+        ),
+        (
+            "[purge]\nurl='https://a.example'\nbase='https://a.example'\nmax_urls=0",
+            "a whole number from 1",
+        ),
+        (
+            "[purge]\nurl='https://a.example'\nbase='https://a.example'\nmax_bytes='0'",
+            "a size is written as",
+        ),
+        (
+            "[purge]\nurl='https://a.example'\nbase='https://a.example'\ntoken_env='A'\n\
+             token_file='b'",
+            "not both",
+        ),
+        (
+            "[purge]\nurl='http://cdn.example/x'\nbase='https://a.example'\ntoken_env='A'",
+            "over https: only",
+        ),
         ("[purge]\nurl='http://10.0.0.1/x?key=1'\nbase='https://a.example'", "over https: only"),
         ("[ping]", "is a secret: name it by"),
         ("[ping]\nurl_env='https://hc.example/canary'", "say where a secret is"),

@@ -12,8 +12,10 @@ fn run(text: &str) -> RunDefaults {
 
 #[test]
 fn how_commands_run_is_understood() {
-    let said = run("level = 9\njobs = 3\nwait = '5m'\nmax_parallel = 4\nbwlimit = '2MB'\ndeadline = '1h'\n\
-                    ssh_command = 'ssh -i \"my key\"'\nreceive_command = 'sudo headwater'\n");
+    let said = run(
+        "level = 9\njobs = 3\nwait = '5m'\nmax_parallel = 4\nbwlimit = '2MB'\ndeadline = '1h'\n\
+                    ssh_command = 'ssh -i \"my key\"'\nreceive_command = 'sudo headwater'\n",
+    );
     let expected = RunDefaults {
         level: Some(LevelChoice::Fixed(pack::Level::Zstd(9))),
         jobs: NonZeroUsize::new(3),
@@ -62,23 +64,32 @@ fn mistakes_in_how_commands_run_are_named() {
         ("levell = 1", 1, "did you mean `level`?"),
     ] {
         let (line, at, message) = mistake(&format!("keep = 3\n{text}\n"));
-        assert!((line, at) == (2, column) && message.contains(words), "{text}: line {line}, column {at}: {message}");
+        assert!(
+            (line, at) == (2, column) && message.contains(words),
+            "{text}: line {line}, column {at}: {message}"
+        );
     }
 }
 
 #[test]
 fn a_mirror_over_ssh_has_the_commands_of_its_own_or_of_all() {
     let config = parse(
-        "[mirror_defaults]\nurl = 'ssh://{name}/srv'\nssh_command = 'ssh -i keys/{name}'\nreceive_command = 'r-{name}'\n\
-         [[mirror]]\nname = 'a'\n[[mirror]]\nname = 'b'\nssh_command = 'ssh -v'\n\
-         [[mirror]]\nname = 'c'\nreceive_command = 'sudo r'\n\
-         [[mirror]]\nname = 'web'\nurl = 'https://web/'\n[[mirror]]\nname = 'here'\nurl = '/srv'\n",
+        "[mirror_defaults]\nurl = 'ssh://{name}/srv'\nssh_command = 'ssh -i keys/{name}'\n\
+         receive_command = 'r-{name}'\n[[mirror]]\nname = 'a'\n[[mirror]]\nname = 'b'\n\
+         ssh_command = 'ssh -v'\n[[mirror]]\nname = 'c'\nreceive_command = 'sudo r'\n[[mirror]]\n\
+         name = 'web'\nurl = 'https://web/'\n[[mirror]]\nname = 'here'\nurl = '/srv'\n",
     )
     .unwrap();
     let of = |name: &str| {
         let access = &config.mirror(name).unwrap().access;
-        let ssh = access.ssh_command.as_ref().map(|ssh| [&[ssh.program().to_owned()], ssh.arguments()].concat());
-        (ssh.map(|words| words.join(" ")), access.receive_command.as_ref().map(|one| one.as_str().to_owned()))
+        let ssh = access
+            .ssh_command
+            .as_ref()
+            .map(|ssh| [&[ssh.program().to_owned()], ssh.arguments()].concat());
+        (
+            ssh.map(|words| words.join(" ")),
+            access.receive_command.as_ref().map(|one| one.as_str().to_owned()),
+        )
     };
     let said = |ssh: &str, receive: &str| (Some(ssh.to_owned()), Some(receive.to_owned()));
     assert_eq!(of("a"), said("ssh -i keys/a", "r-a"));
@@ -115,7 +126,10 @@ fn mistakes_in_the_commands_of_mirrors_are_named() {
 fn a_name_that_a_shell_would_read_is_not_put_into_a_command() {
     for key in ["ssh_command", "receive_command"] {
         let with = |name: &str, command: &str| {
-            format!("[mirror_defaults]\nurl = 'ssh://h/{{name}}'\n{key} = '{command}'\n[[mirror]]\nname = '{name}'\n")
+            format!(
+                "[mirror_defaults]\nurl = 'ssh://h/{{name}}'\n{key} = '{command}'\n[[mirror]]\n\
+                 name = '{name}'\n"
+            )
         };
         assert!(parse(&with("edge-1.eu_x", "run {name}")).is_ok(), "{key}");
         assert!(parse(&with("a;id", "run")).is_ok(), "{key}");

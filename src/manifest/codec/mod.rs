@@ -164,7 +164,8 @@ impl<'a> Cursor<'a> {
             if self.rest[at] == b'"' {
                 let raw = &self.rest[..at];
                 self.rest = &self.rest[at + 1..];
-                let not_utf8 = || ManifestError::Line { line: self.line, what: "a text is not UTF-8" };
+                let not_utf8 =
+                    || ManifestError::Line { line: self.line, what: "a text is not UTF-8" };
                 return match unescaped {
                     None => std::str::from_utf8(raw).map(Into::into).map_err(|_| not_utf8()),
                     Some(mut text) => {
@@ -198,7 +199,11 @@ impl<'a> Cursor<'a> {
     }
 
     fn object(&mut self) -> Result<ObjectId, ManifestError> {
-        let id = self.rest.get(..64).and_then(ObjectId::parse_hex).ok_or_else(|| self.fail("no object id"))?;
+        let id = self
+            .rest
+            .get(..64)
+            .and_then(ObjectId::parse_hex)
+            .ok_or_else(|| self.fail("no object id"))?;
         self.rest = &self.rest[64..];
         Ok(id)
     }
@@ -206,11 +211,15 @@ impl<'a> Cursor<'a> {
     fn entry(&mut self) -> Result<Entry, ManifestError> {
         self.expect(b"{\"path\":\"", "an entry begins with its path")?;
         let path = self.text()?;
-        let path = TreePath::new(&path).map_err(|fault| ManifestError::Path { line: self.line, fault })?;
+        let path =
+            TreePath::new(&path).map_err(|fault| ManifestError::Path { line: self.line, fault })?;
         let kind = if self.accept(b",\"symlink\":\"") {
             let target = self.text()?;
-            let target = LinkTarget::new(&target).and_then(|target| target.check_at(&path).map(|()| target));
-            EntryKind::Symlink(target.map_err(|fault| ManifestError::Path { line: self.line, fault })?)
+            let target =
+                LinkTarget::new(&target).and_then(|target| target.check_at(&path).map(|()| target));
+            EntryKind::Symlink(
+                target.map_err(|fault| ManifestError::Path { line: self.line, fault })?,
+            )
         } else {
             self.expect(b",\"size\":", "size follows path")?;
             let size = self.number()?;
@@ -223,7 +232,11 @@ impl<'a> Cursor<'a> {
         };
         let until = if self.accept(b",\"until\":") { Some(self.number()?) } else { None };
         self.expect(b"}", "the entry ends")?;
-        if self.rest.is_empty() { Ok(Entry { path, kind, until }) } else { Err(self.fail("the line ends")) }
+        if self.rest.is_empty() {
+            Ok(Entry { path, kind, until })
+        } else {
+            Err(self.fail("the line ends"))
+        }
     }
 }
 

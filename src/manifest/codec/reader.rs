@@ -46,9 +46,12 @@ impl<R: Read> ManifestReader<R> {
         if header == &HEADER[..HEADER.len() - 1] {
             return Ok(reader);
         }
-        let version = header.strip_prefix(b"{\"headwater\":\"manifest\",\"version\":").ok_or(ManifestError::Header)?;
+        let version = header
+            .strip_prefix(b"{\"headwater\":\"manifest\",\"version\":")
+            .ok_or(ManifestError::Header)?;
         let digits = version.iter().take_while(|byte| byte.is_ascii_digit()).take(9).count();
-        match std::str::from_utf8(&version[..digits]).ok().and_then(|text| text.parse::<u32>().ok()) {
+        match std::str::from_utf8(&version[..digits]).ok().and_then(|text| text.parse::<u32>().ok())
+        {
             Some(found) if found > 1 => Err(ManifestError::Version { found: found.to_string() }),
             // Version 1 reserves a header field for later writers, which this reader cannot obey.
             _ => Err(ManifestError::Header),
@@ -65,7 +68,8 @@ impl<R: Read> ManifestReader<R> {
                 return Ok(Some(line));
             }
             let pending = self.end - self.start;
-            let too_long = ManifestError::Line { line: self.order.count + 2, what: "the line ends" };
+            let too_long =
+                ManifestError::Line { line: self.order.count + 2, what: "the line ends" };
             if pending > MAX_LINE_BYTES {
                 return Err(too_long);
             }
@@ -94,7 +98,9 @@ impl<R: Read> ManifestReader<R> {
     fn entry(&mut self) -> Result<Option<Entry>, ManifestError> {
         let Some(line) = self.line()? else {
             return match self.expected {
-                Some(expected) if expected != self.id() => Err(ManifestError::WrongId { expected, found: self.id() }),
+                Some(expected) if expected != self.id() => {
+                    Err(ManifestError::WrongId { expected, found: self.id() })
+                }
                 _ => Ok(None),
             };
         };

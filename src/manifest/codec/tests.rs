@@ -4,7 +4,12 @@ use super::*;
 use proptest::prelude::*;
 
 fn file(path: &str) -> Entry {
-    let file = FileEntry { object: ObjectId::of(path.as_bytes()), size: path.len() as u64, mtime: 7, exec: false };
+    let file = FileEntry {
+        object: ObjectId::of(path.as_bytes()),
+        size: path.len() as u64,
+        mtime: 7,
+        exec: false,
+    };
     Entry { path: TreePath::new(path).unwrap(), kind: EntryKind::File(file), until: None }
 }
 
@@ -68,7 +73,9 @@ fn another_spelling_of_the_same_entry_is_refused() {
 
 #[test]
 fn a_newer_version_is_named() {
-    let error = ManifestReader::new(&b"{\"headwater\":\"manifest\",\"version\":12,\"new\":1}\n"[..], None).unwrap_err();
+    let error =
+        ManifestReader::new(&b"{\"headwater\":\"manifest\",\"version\":12,\"new\":1}\n"[..], None)
+            .unwrap_err();
     assert!(matches!(error, ManifestError::Version { found } if found == "12"));
 }
 
@@ -76,7 +83,9 @@ fn a_newer_version_is_named() {
 fn a_flipped_bit_or_a_cut_never_passes_for_the_asked_one() {
     let entries: Vec<_> = ["a", "b/c", "b/d"].iter().map(|path| file(path)).collect();
     let (bytes, totals) = write(&entries).unwrap();
-    let asked = |bytes: &[u8]| ManifestReader::new(bytes, Some(totals.manifest))?.collect::<Result<Vec<_>, _>>();
+    let asked = |bytes: &[u8]| {
+        ManifestReader::new(bytes, Some(totals.manifest))?.collect::<Result<Vec<_>, _>>()
+    };
     assert_eq!(asked(&bytes).unwrap(), entries);
     for at in 0..bytes.len() {
         assert!(asked(&bytes[..at]).is_err(), "cut at {at}");
@@ -108,7 +117,12 @@ fn entries() -> impl Strategy<Value = Vec<Entry>> {
                 let kind = if pick == 0 {
                     EntryKind::Symlink(LinkTarget::new(&target).ok()?)
                 } else {
-                    EntryKind::File(FileEntry { object: ObjectId::from_bytes(object), size, mtime, exec })
+                    EntryKind::File(FileEntry {
+                        object: ObjectId::from_bytes(object),
+                        size,
+                        mtime,
+                        exec,
+                    })
                 };
                 Some(Entry { path: TreePath::new(&path).ok()?, kind, until })
             })

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read as _, Take, Write};
 
 use super::{
-    CONTENT, CREATED, EARLIER_NEW, EXEC, FROM_BASE, HELD, MAGIC, NEXT_NEW, NewObject, OP_ADD, OP_CHANGE, OP_DROP,
-    OP_END, OP_KEEP, SAME, SYMLINK, UNTIL, VERSION,
+    CONTENT, CREATED, EARLIER_NEW, EXEC, FROM_BASE, HELD, MAGIC, NEXT_NEW, NewObject, OP_ADD,
+    OP_CHANGE, OP_DROP, OP_END, OP_KEEP, SAME, SYMLINK, UNTIL, VERSION,
 };
 use crate::hash::{ManifestId, ObjectId};
 use crate::manifest::codec::MAX_ENTRIES;
@@ -123,7 +123,10 @@ impl<R: BufRead> Decoder<R> {
 
     fn short(&mut self, limit: usize) -> Result<usize, ManifestError> {
         let length = varint::read(&mut self.input)?;
-        usize::try_from(length).ok().filter(|length| *length <= limit).ok_or_else(|| invalid("a text is too long"))
+        usize::try_from(length)
+            .ok()
+            .filter(|length| *length <= limit)
+            .ok_or_else(|| invalid("a text is too long"))
     }
 
     fn bytes(&mut self, length: usize) -> Result<Vec<u8>, ManifestError> {
@@ -141,7 +144,8 @@ impl<R: BufRead> Decoder<R> {
                 return Err(invalid("a link has fields of a file"));
             }
             let length = self.short(MAX_PATH_BYTES)?;
-            let target = String::from_utf8(self.bytes(length)?).map_err(|_| invalid("a target is not UTF-8"))?;
+            let target = String::from_utf8(self.bytes(length)?)
+                .map_err(|_| invalid("a target is not UTF-8"))?;
             let target = LinkTarget::new(&target).map_err(|_| invalid("a target breaks a rule"))?;
             return Ok(Fields::Symlink { target, until: self.until(flags)? });
         }
@@ -160,7 +164,11 @@ impl<R: BufRead> Decoder<R> {
         if flags & 0x80 != 0 {
             return Err(invalid("a flag is unknown"));
         }
-        let mtime = if flags & CREATED != 0 { self.head.created } else { varint::read_bounded(&mut self.input)? };
+        let mtime = if flags & CREATED != 0 {
+            self.head.created
+        } else {
+            varint::read_bounded(&mut self.input)?
+        };
         Ok(Fields::File { content, exec: flags & EXEC != 0, mtime, until: self.until(flags)? })
     }
 
@@ -189,7 +197,10 @@ pub struct ChangeLimits<'a> {
 impl std::fmt::Debug for ChangeLimits<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self { base_entries, entries, .. } = self;
-        f.debug_struct("ChangeLimits").field("base_entries", base_entries).field("entries", entries).finish()
+        f.debug_struct("ChangeLimits")
+            .field("base_entries", base_entries)
+            .field("entries", entries)
+            .finish()
     }
 }
 
@@ -198,7 +209,13 @@ impl ChangeLimits<'static> {
     /// itself.
     #[must_use]
     pub fn of_own(encoded_bytes: u64, entries: u64) -> Self {
-        Self { encoded_bytes, base_entries: None, entries, reserve: &|_| true, is_cancelled: &|| false }
+        Self {
+            encoded_bytes,
+            base_entries: None,
+            entries,
+            reserve: &|_| true,
+            is_cancelled: &|| false,
+        }
     }
 }
 
@@ -211,7 +228,11 @@ impl ChangeLimits<'_> {
 
     /// Reserves memory for `count` items of `bytes` bytes each.
     fn reserve(&self, count: u64, bytes: u64) -> Result<(), ManifestError> {
-        if count == 0 || (self.reserve)(count.saturating_mul(bytes)) { Ok(()) } else { Err(ManifestError::NoMemory) }
+        if count == 0 || (self.reserve)(count.saturating_mul(bytes)) {
+            Ok(())
+        } else {
+            Err(ManifestError::NoMemory)
+        }
     }
 }
 
@@ -286,7 +307,10 @@ impl DeltaSummary {
 /// # Errors
 /// Fails if the change is malformed, if it names more new objects than it announces, or if it
 /// exceeds `limits`; also with [`ManifestError::NoMemory`] and [`ManifestError::Cancelled`].
-pub fn summarize(change: impl BufRead, limits: &ChangeLimits<'_>) -> Result<DeltaSummary, ManifestError> {
+pub fn summarize(
+    change: impl BufRead,
+    limits: &ChangeLimits<'_>,
+) -> Result<DeltaSummary, ManifestError> {
     let mut decoder = Decoder::open(change, limits.decoded_bytes())?;
     let announced = decoder.head.objects;
     // Each new object appears in at least one entry.
@@ -350,7 +374,11 @@ pub fn objects_at(
             found.insert(index, (file.object, file.size));
         }
     }
-    if wanted.next().is_some() { Err(invalid("a position is behind the base's end")) } else { Ok(found) }
+    if wanted.next().is_some() {
+        Err(invalid("a position is behind the base's end"))
+    } else {
+        Ok(found)
+    }
 }
 
 struct Applier<'a, I, W> {
@@ -364,13 +392,18 @@ struct Applier<'a, I, W> {
 
 impl<I: Iterator<Item = Result<Entry, ManifestError>>, W: Write> Applier<'_, I, W> {
     fn next_base(&mut self) -> Result<Entry, ManifestError> {
-        let entry = self.base.next().ok_or_else(|| invalid("it goes on behind its base's end"))??;
+        let entry =
+            self.base.next().ok_or_else(|| invalid("it goes on behind its base's end"))??;
         self.last_path.clear();
         self.last_path.push_str(entry.path.as_str());
         Ok(entry)
     }
 
-    fn kind(&mut self, fields: Fields, old: Option<&FileEntry>) -> Result<(EntryKind, Option<u64>), ManifestError> {
+    fn kind(
+        &mut self,
+        fields: Fields,
+        old: Option<&FileEntry>,
+    ) -> Result<(EntryKind, Option<u64>), ManifestError> {
         let (content, exec, mtime, until) = match fields {
             Fields::Symlink { target, until } => return Ok((EntryKind::Symlink(target), until)),
             Fields::File { content, exec, mtime, until } => (content, exec, mtime, until),
@@ -408,8 +441,13 @@ impl<I: Iterator<Item = Result<Entry, ManifestError>>, W: Write> Applier<'_, I, 
                 }
             }
             Op::Add { shared, suffix, fields } => {
-                let start = self.last_path.as_bytes().get(..shared).ok_or_else(|| invalid("a path shares too much"))?;
-                let path = String::from_utf8([start, &suffix].concat()).map_err(|_| invalid("a path is not UTF-8"))?;
+                let start = self
+                    .last_path
+                    .as_bytes()
+                    .get(..shared)
+                    .ok_or_else(|| invalid("a path shares too much"))?;
+                let path = String::from_utf8([start, &suffix].concat())
+                    .map_err(|_| invalid("a path is not UTF-8"))?;
                 let path = TreePath::new(&path).map_err(|_| invalid("a path breaks a rule"))?;
                 let (kind, until) = self.kind(fields, None)?;
                 self.last_path.clear();
@@ -442,7 +480,8 @@ pub fn apply<W: Write>(
     // Unbounded here: the decoded length was checked when the summary was read.
     let mut decoder = Decoder::open(change, u64::MAX)?;
     let writer = ManifestWriter::new(out);
-    let mut applier = Applier { base, ids, copies, introduced: 0, last_path: String::new(), writer };
+    let mut applier =
+        Applier { base, ids, copies, introduced: 0, last_path: String::new(), writer };
     while let Some(op) = decoder.op()? {
         applier.op(op)?;
     }

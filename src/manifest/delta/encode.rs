@@ -4,8 +4,8 @@ use std::collections::{HashMap, HashSet};
 use std::io::{self, Write};
 
 use super::{
-    CREATED, Change, EARLIER_NEW, EXEC, FROM_BASE, HELD, LEVEL, MAGIC, NEXT_NEW, NewObjectRef, OP_ADD, OP_CHANGE,
-    OP_DROP, OP_END, OP_KEEP, SAME, SYMLINK, UNTIL, VERSION,
+    CREATED, Change, EARLIER_NEW, EXEC, FROM_BASE, HELD, LEVEL, MAGIC, NEXT_NEW, NewObjectRef,
+    OP_ADD, OP_CHANGE, OP_DROP, OP_END, OP_KEEP, SAME, SYMLINK, UNTIL, VERSION,
 };
 use crate::hash::{ManifestId, ObjectId};
 use crate::manifest::ManifestError;
@@ -53,7 +53,9 @@ fn run_of(pair: &Pair) -> Option<u8> {
 impl<E, I: Iterator<Item = Result<Pair, E>>> DeltaSteps<I> {
     fn run(&mut self, op: u8, first: TreePath) -> DeltaStep {
         let (mut count, mut last) = (1, first);
-        while let Some(Ok(pair)) = self.pairs.next_if(|pair| pair.as_ref().is_ok_and(|pair| run_of(pair) == Some(op))) {
+        while let Some(Ok(pair)) =
+            self.pairs.next_if(|pair| pair.as_ref().is_ok_and(|pair| run_of(pair) == Some(op)))
+        {
             count += 1;
             let (Pair::Old(entry) | Pair::New(entry) | Pair::Both(entry, _)) = pair;
             last = entry.path;
@@ -72,7 +74,9 @@ impl<E, I: Iterator<Item = Result<Pair, E>>> Iterator for DeltaSteps<I> {
         };
         let op = run_of(&pair);
         Some(Ok(match (op, pair) {
-            (Some(op), Pair::Old(entry) | Pair::New(entry) | Pair::Both(entry, _)) => self.run(op, entry.path),
+            (Some(op), Pair::Old(entry) | Pair::New(entry) | Pair::Both(entry, _)) => {
+                self.run(op, entry.path)
+            }
             (None, Pair::Old(new) | Pair::New(new)) => DeltaStep::Add(new),
             (None, Pair::Both(old, new)) => DeltaStep::Change { old: old.file().copied(), new },
         }))
@@ -80,13 +84,20 @@ impl<E, I: Iterator<Item = Result<Pair, E>>> Iterator for DeltaSteps<I> {
 }
 
 /// Records the object of a changed or added entry, if it is not recorded yet.
-fn find_content(step: &DeltaStep, wanted: &mut Vec<NewObjectRef>, places: &mut HashMap<ObjectId, EntryPosition>) {
+fn find_content(
+    step: &DeltaStep,
+    wanted: &mut Vec<NewObjectRef>,
+    places: &mut HashMap<ObjectId, EntryPosition>,
+) {
     let (old, new) = match step {
         DeltaStep::Run(..) => return,
         DeltaStep::Add(new) => (None, new),
         DeltaStep::Change { old, new } => (*old, new),
     };
-    let Some(file) = new.file().filter(|file| old.is_none_or(|old| old.object != file.object)) else { return };
+    let Some(file) = new.file().filter(|file| old.is_none_or(|old| old.object != file.object))
+    else {
+        return;
+    };
     let next = u32::try_from(wanted.len()).expect("a manifest has fewer than 2^32 entries");
     places.entry(file.object).or_insert_with(|| {
         wanted.push(NewObjectRef { object: file.object, size: file.size, path: new.path.clone() });
@@ -110,7 +121,9 @@ fn find_in_base<E>(
         return Ok(wanted);
     }
     for (index, entry) in (0u64..).zip(base) {
-        if let Some(place @ EntryPosition::New(_)) = entry?.file().and_then(|file| places.get_mut(&file.object)) {
+        if let Some(place @ EntryPosition::New(_)) =
+            entry?.file().and_then(|file| places.get_mut(&file.object))
+        {
             *place = EntryPosition::Base(index);
         }
     }
@@ -130,7 +143,10 @@ fn leave_out(
 }
 
 /// Keeps the objects that are still new and renumbers them.
-fn renumber(mut wanted: Vec<NewObjectRef>, places: &mut HashMap<ObjectId, EntryPosition>) -> Vec<NewObjectRef> {
+fn renumber(
+    mut wanted: Vec<NewObjectRef>,
+    places: &mut HashMap<ObjectId, EntryPosition>,
+) -> Vec<NewObjectRef> {
     let mut next = 0;
     wanted.retain(|one| match places.get_mut(&one.object) {
         Some(EntryPosition::New(ordinal)) => {
@@ -285,8 +301,9 @@ where
     let (mut wanted, mut places) = (Vec::new(), HashMap::new());
     let mut kept = Some(Vec::new());
     let mut shown = Vec::new();
-    let noted = base()?
-        .inspect(|entry| shown.extend(entry.as_ref().ok().and_then(Entry::file).map(|file| beginning(&file.object))));
+    let noted = base()?.inspect(|entry| {
+        shown.extend(entry.as_ref().ok().and_then(Entry::file).map(|file| beginning(&file.object)));
+    });
     for step in (DeltaSteps { pairs: Pairs::new(noted, new()?).peekable() }) {
         let step = step?;
         find_content(&step, &mut wanted, &mut places);
@@ -311,7 +328,14 @@ where
     head.extend_from_slice(base_id.map_or([0; 32], |id| *id.as_bytes()).as_slice());
     varint::push(created, &mut head);
     varint::push(wanted.len() as u64, &mut head);
-    let mut encoder = Encoder { out, buffer: head, created, places: &places, introduced: 0, last_path: String::new() };
+    let mut encoder = Encoder {
+        out,
+        buffer: head,
+        created,
+        places: &places,
+        introduced: 0,
+        last_path: String::new(),
+    };
     match kept {
         Some(kept) => kept.iter().try_for_each(|step| encoder.step(step))?,
         None => {

@@ -40,7 +40,11 @@ const WIDE: ChangeLimits<'static> = ChangeLimits {
     is_cancelled: &|| false,
 };
 
-fn decode(change: &[u8], ids: &[(ObjectId, u64)], base: &[Entry]) -> Result<ManifestId, ManifestError> {
+fn decode(
+    change: &[u8],
+    ids: &[(ObjectId, u64)],
+    base: &[Entry],
+) -> Result<ManifestId, ManifestError> {
     let needs = summarize(change, &WIDE)?;
     let copies = objects_at(&needs.base_entries, stream(base))?;
     Ok(apply(change, stream(base), ids, &copies, io::sink())?.1.manifest)
@@ -50,11 +54,20 @@ fn round_trip(base: &[Entry], new: &[Entry]) -> (Change, Vec<(ObjectId, u64)>) {
     round_trip_beside(base, new, &HashSet::new())
 }
 
-fn round_trip_beside(base: &[Entry], new: &[Entry], held: &HashSet<ObjectId>) -> (Change, Vec<(ObjectId, u64)>) {
-    let change = encode_beside(|| Ok(stream(base)), || Ok(stream(new)), Some(id_of(base)), 50, held).unwrap();
+fn round_trip_beside(
+    base: &[Entry],
+    new: &[Entry],
+    held: &HashSet<ObjectId>,
+) -> (Change, Vec<(ObjectId, u64)>) {
+    let change =
+        encode_beside(|| Ok(stream(base)), || Ok(stream(new)), Some(id_of(base)), 50, held)
+            .unwrap();
     let ids: Vec<_> = change.wanted.iter().map(|one| (one.object, one.size)).collect();
     let needs = summarize(&*change.bytes, &WIDE).unwrap();
-    assert_eq!(needs.head, Head { base: Some(id_of(base)), created: 50, objects: ids.len() as u64 });
+    assert_eq!(
+        needs.head,
+        Head { base: Some(id_of(base)), created: 50, objects: ids.len() as u64 }
+    );
     assert_eq!(needs.objects.len(), ids.len());
     assert_eq!(decode(&change.bytes, &ids, base).unwrap(), id_of(new));
     (change, ids)
@@ -86,20 +99,34 @@ fn sizes_and_times_of_two_to_the_53rd_and_more_are_refused() {
         numbers[at] = large;
         let change = change(numbers);
         assert!(summarize(&change[..], &WIDE).is_err(), "{numbers:?}");
-        assert!(apply(&change[..], stream(&[]), &[(ObjectId::of(b""), 0)], &Default::default(), io::sink()).is_err());
+        assert!(
+            apply(
+                &change[..],
+                stream(&[]),
+                &[(ObjectId::of(b""), 0)],
+                &Default::default(),
+                io::sink()
+            )
+            .is_err()
+        );
     }
 }
 
 #[test]
 fn what_is_held_beside_the_base_is_named_and_needs_no_content() {
     let base = [entry("a", 1, 2, 5, None)];
-    let new = [entry("a", 2, 2, 50, None), entry("b", 3, 2, 50, None), entry("c", 2, 1, 9, Some(7))];
+    let new =
+        [entry("a", 2, 2, 50, None), entry("b", 3, 2, 50, None), entry("c", 2, 1, 9, Some(7))];
     let held = [2, 1].map(|content| ObjectId::of(&[content])).into();
     let (change, ids) = round_trip_beside(&base, &new, &held);
     assert_eq!(ids, [(ObjectId::of(&[3]), 3)]);
     let plain = zstd::decode_all(&change.bytes[..]).unwrap();
     let id = ObjectId::of(&[2]);
-    assert_eq!(plain.windows(32).filter(|bytes| bytes == id.as_bytes()).count(), 2, "once an entry");
+    assert_eq!(
+        plain.windows(32).filter(|bytes| bytes == id.as_bytes()).count(),
+        2,
+        "once an entry"
+    );
     let at = plain.windows(32).position(|bytes| bytes == id.as_bytes()).unwrap();
     let cut = zstd::encode_all(&plain[..at + 31], 1).unwrap();
     assert!(summarize(&cut[..], &WIDE).is_err());
@@ -116,8 +143,10 @@ fn a_change_of_one_in_many_is_small() {
 
 #[test]
 fn damage_anywhere_is_an_error_or_another_manifest() {
-    let base = [entry("a", 1, 2, 5, None), entry("b", 2, 2, 5, None), entry("x/y", 3, 0, 5, Some(7))];
-    let new = [entry("a", 4, 2, 50, None), entry("b/c", 2, 1, 50, Some(9)), entry("x/y", 3, 0, 5, None)];
+    let base =
+        [entry("a", 1, 2, 5, None), entry("b", 2, 2, 5, None), entry("x/y", 3, 0, 5, Some(7))];
+    let new =
+        [entry("a", 4, 2, 50, None), entry("b/c", 2, 1, 50, Some(9)), entry("x/y", 3, 0, 5, None)];
     let (change, ids) = round_trip(&base, &new);
     let plain = zstd::decode_all(&change.bytes[..]).unwrap();
     for at in 0..plain.len() {
@@ -129,7 +158,8 @@ fn damage_anywhere_is_an_error_or_another_manifest() {
                 // The result lacks only the announced base, time and sizes; staging compares those.
                 assert!(
                     id != id_of(&new)
-                        || summarize(&packed[..], &WIDE).unwrap() != summarize(&*change.bytes, &WIDE).unwrap(),
+                        || summarize(&packed[..], &WIDE).unwrap()
+                            != summarize(&*change.bytes, &WIDE).unwrap(),
                     "byte {at}"
                 );
             }
@@ -163,7 +193,10 @@ fn a_change_that_counts_more_than_its_limits_is_refused_at_once() {
         (&[OP_DROP, 11][..], "behind its base's end"),
         (&[OP_KEEP, 3, OP_DROP, 8], "behind its base's end"),
         (&[OP_KEEP, 6], "more entries than the release has"),
-        (&[OP_KEEP, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1], "behind its base's end"),
+        (
+            &[OP_KEEP, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1],
+            "behind its base's end",
+        ),
     ] {
         let error = summarize(&change_of(operations)[..], &limits).unwrap_err();
         assert!(error.to_string().contains(words), "{operations:?}: {error}");
@@ -174,7 +207,9 @@ fn a_change_that_counts_more_than_its_limits_is_refused_at_once() {
 #[test]
 fn a_change_that_announces_more_objects_than_entries_is_refused_before_they_are_read() {
     let head: &[u8] = &[b"HWMC\x01".as_slice(), &[0; 32], &[50, 6]].concat();
-    let error = summarize(&zstd::encode_all(head, 1).unwrap()[..], &ChangeLimits { entries: 5, ..WIDE }).unwrap_err();
+    let error =
+        summarize(&zstd::encode_all(head, 1).unwrap()[..], &ChangeLimits { entries: 5, ..WIDE })
+            .unwrap_err();
     assert!(error.to_string().contains("more new objects than the release has entries"), "{error}");
 }
 
@@ -187,11 +222,18 @@ fn reading_a_change_ends_when_it_is_no_longer_wanted() {
 }
 
 fn entries() -> impl Strategy<Value = Vec<Entry>> {
-    let one =
-        ("[a-d]{1,2}(/[a-d]{1,2})?", 0u8..6, 0u8..4, prop_oneof![Just(5u64), Just(50)], proptest::option::of(1u64..9));
+    let one = (
+        "[a-d]{1,2}(/[a-d]{1,2})?",
+        0u8..6,
+        0u8..4,
+        prop_oneof![Just(5u64), Just(50)],
+        proptest::option::of(1u64..9),
+    );
     proptest::collection::btree_map("[a-d]{1,2}_[a-d]", one, 0..30).prop_map(|map| {
         map.into_iter()
-            .map(|(path, (_, content, kind, mtime, until))| entry(&path, content, kind, mtime, until))
+            .map(|(path, (_, content, kind, mtime, until))| {
+                entry(&path, content, kind, mtime, until)
+            })
             .collect()
     })
 }

@@ -83,7 +83,17 @@ impl<'s, R: Read> CleanJson<'s, R> {
     pub(super) fn new(reader: R, limit: AnswerLimit, secrets: &'s Secrets) -> Self {
         let (reader, out) = (BufReader::new(reader), Vec::new());
         let (read_bytes, at) = (0, 0);
-        Self { reader, secrets, left: limit, large: None, read_bytes, text: None, is_escaped: false, out, at }
+        Self {
+            reader,
+            secrets,
+            left: limit,
+            large: None,
+            read_bytes,
+            text: None,
+            is_escaped: false,
+            out,
+            at,
+        }
     }
 
     /// Reads the next chunk of the response and appends the cleaned bytes to `out`.
@@ -144,7 +154,11 @@ impl<'s, R: Read> CleanJson<'s, R> {
     /// parser to report.
     fn clean(&self, quoted: Vec<u8>) -> Vec<u8> {
         let Ok(text) = serde_json::from_slice::<String>(&quoted) else { return quoted };
-        let clean = if text.starts_with(RECORD) { self.secrets.clean_own(&text) } else { self.secrets.clean(&text) };
+        let clean = if text.starts_with(RECORD) {
+            self.secrets.clean_own(&text)
+        } else {
+            self.secrets.clean(&text)
+        };
         match clean {
             std::borrow::Cow::Borrowed(_) => quoted,
             std::borrow::Cow::Owned(clean) => serde_json::to_vec(&clean).unwrap_or_default(),
@@ -200,15 +214,25 @@ mod tests {
 
     #[test]
     fn texts_are_cleaned_and_all_else_stays() {
-        for same in
-            ["", "{}", "[1,\"a\\\"b\\\\\",null]", "{\"k\":\"é \\u00e9\"}", "<p a=\"", "\"\\", "{\"a\":\"\\ud800\"}"]
-        {
+        for same in [
+            "",
+            "{}",
+            "[1,\"a\\\"b\\\\\",null]",
+            "{\"k\":\"é \\u00e9\"}",
+            "<p a=\"",
+            "\"\\",
+            "{\"a\":\"\\ud800\"}",
+        ] {
             assert_eq!(read(same, LIMIT).unwrap(), same);
         }
         let escaped: String = TOKEN.chars().map(|c| format!("\\u{:04x}", u32::from(c))).collect();
-        assert_eq!(read(&format!("{{\"{TOKEN}\":\"a {escaped}\"}}"), LIMIT).unwrap(), "{\"***\":\"a ***\"}");
+        assert_eq!(
+            read(&format!("{{\"{TOKEN}\":\"a {escaped}\"}}"), LIMIT).unwrap(),
+            "{\"***\":\"a ***\"}"
+        );
         // A record keeps its bytes, but for secrets of ours.
-        let record = |note: &str| serde_json::to_string(&format!("{RECORD}\"note\":\"{note}\"}}")).unwrap();
+        let record =
+            |note: &str| serde_json::to_string(&format!("{RECORD}\"note\":\"{note}\"}}")).unwrap();
         let plain = record("Bearer abcdefgh1");
         assert_eq!(read(&plain, LIMIT).unwrap(), plain);
         assert!(!read(&record(TOKEN), LIMIT).unwrap().contains("5ec2e7"));
@@ -225,8 +249,10 @@ mod tests {
         assert!(is_too_large(read(&format!("[{}1]", "1,".repeat(10)), LIMIT)));
         assert!(is_too_large(read(&"[".repeat(11), LIMIT)));
         let many = AnswerLimit { bytes: u64::MAX, values: u64::MAX };
-        let (long, secrets) =
-            ("\"".to_owned() + &"a".repeat(usize::try_from(MAX_TEXT_BYTES).unwrap()), Secrets::default());
+        let (long, secrets) = (
+            "\"".to_owned() + &"a".repeat(usize::try_from(MAX_TEXT_BYTES).unwrap()),
+            Secrets::default(),
+        );
         let result = io::read_to_string(CleanJson::new(long.as_bytes(), many, &secrets));
         assert!(is_too_large(result));
     }

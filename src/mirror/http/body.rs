@@ -33,7 +33,11 @@ impl Body<'_> {
         }
     }
 
-    pub(super) fn open<'o>(&'o self, limit: Option<&'o Limiter>, stop: CancelCheck<'o>) -> io::Result<Outgoing<'o>> {
+    pub(super) fn open<'o>(
+        &'o self,
+        limit: Option<&'o Limiter>,
+        stop: CancelCheck<'o>,
+    ) -> io::Result<Outgoing<'o>> {
         let source: Box<dyn Read + 'o> = match self {
             Self::None => Box::new(io::empty()),
             Self::Parts(parts) => Box::new(BodyParts { parts, at: 0 }),
@@ -89,7 +93,10 @@ impl Read for Outgoing<'_> {
             return Err(io::Error::other("stopped"));
         }
         let most = self.limit.map_or(usize::MAX, Limiter::portion).min(out.len());
-        let most = self.left.and_then(|left| usize::try_from(left).ok()).map_or(most, |left| most.min(left));
+        let most = self
+            .left
+            .and_then(|left| usize::try_from(left).ok())
+            .map_or(most, |left| most.min(left));
         let count = self.source.read(&mut out[..most])?;
         // If a body is shorter than its announced length, ureq reads it again and again without
         // end.

@@ -15,7 +15,9 @@ use crate::mirror::MirrorError;
 use crate::mirror::http::answer::{AnswerLimit, CleanJson};
 use crate::mirror::http::body::Body;
 use crate::mirror::http::credentials::STALL;
-use crate::mirror::http::limits::{AttemptError, Exchange, Limiter, RetryAction, RetryState, Trace};
+use crate::mirror::http::limits::{
+    AttemptError, Exchange, Limiter, RetryAction, RetryState, Trace,
+};
 use crate::mirror::http::tls_errors;
 use crate::mirror::transport_error::TransportError;
 use crate::protocol::{Answer, ProtocolError, Resource, VERSION, VERSION_HEADER};
@@ -64,7 +66,12 @@ pub(super) struct Request<'r> {
 
 impl<'r> Request<'r> {
     /// A request without options.
-    pub(super) const fn new(verb: Verb, resource: Resource, body: Body<'r>, answer: AnswerLimit) -> Self {
+    pub(super) const fn new(
+        verb: Verb,
+        resource: Resource,
+        body: Body<'r>,
+        answer: AnswerLimit,
+    ) -> Self {
         Self { verb, resource, body, offset: 0, is_announced: false, limit: None, answer }
     }
 }
@@ -127,10 +134,12 @@ impl Client {
                 let status = response.status();
                 match status {
                     StatusCode::OK | StatusCode::PARTIAL_CONTENT => Ok(response),
-                    _ => match self.read_answer::<serde::de::IgnoredAny>(response, request.answer)? {
-                        Answer::Error(refusal) => Err(from_refusal(refusal, status, None)),
-                        Answer::Ok(_) => Err(unexpected_response(status, "it has no content")),
-                    },
+                    _ => {
+                        match self.read_answer::<serde::de::IgnoredAny>(response, request.answer)? {
+                            Answer::Error(refusal) => Err(from_refusal(refusal, status, None)),
+                            Answer::Ok(_) => Err(unexpected_response(status, "it has no content")),
+                        }
+                    }
                 }
             });
             match opened {
@@ -151,7 +160,8 @@ impl Client {
         let total = [left, request.limit].into_iter().flatten().min();
         let url = format!("{base}{}", request.resource);
         let body = request.body.open(self.limit.as_deref(), retry.stop());
-        let mut body = body.map_err(|error| AttemptError::final_(MirrorError::Source(error.into())))?;
+        let mut body =
+            body.map_err(|error| AttemptError::final_(MirrorError::Source(error.into())))?;
         let mut builder = ureq::http::Request::builder().uri(url).header(VERSION_HEADER, VERSION);
         if let Some(token) = &self.token {
             builder = builder.header("authorization", token.header());
@@ -174,7 +184,8 @@ impl Client {
                 self.run(builder, SendBody::from_reader(&mut body), total)
             }
         };
-        let attempt_error = |error| self.cleaned(map_error(error, retry, left.is_some() && left == total));
+        let attempt_error =
+            |error| self.cleaned(map_error(error, retry, left.is_some() && left == total));
         let response = sent.map_err(|error| self.name_proxy(base, attempt_error(error)));
         self.show(base, request, &response, began.elapsed());
         let response = response?;
@@ -194,7 +205,13 @@ impl Client {
             (Ok(response), _) => Ok(response.status().as_u16()),
             (Err(_), error) => Err(error.as_deref().unwrap_or_default()),
         };
-        trace(&Exchange { base, method: request.verb.name(), resource: &request.resource, outcome, elapsed });
+        trace(&Exchange {
+            base,
+            method: request.verb.name(),
+            resource: &request.resource,
+            outcome,
+            elapsed,
+        });
     }
 
     /// Adds the name of the proxy to a connection error.
@@ -215,7 +232,8 @@ impl Client {
         body: impl AsSendBody,
         total: Option<Duration>,
     ) -> Result<Response<ureq::Body>, UreqError> {
-        let request = self.agent.configure_request(builder.body(body)?).timeout_global(total).build();
+        let request =
+            self.agent.configure_request(builder.body(body)?).timeout_global(total).build();
         self.agent.run(request)
     }
 }
@@ -229,11 +247,19 @@ impl Client {
     ) -> Result<Response<ureq::Body>, AttemptError> {
         let status = response.status();
         if status.is_redirection() {
-            let to = response.headers().get("location").and_then(|to| to.to_str().ok()).unwrap_or("nowhere");
-            return Err(AttemptError::final_(TransportError::Redirect { to: self.summary_line(to.as_bytes()) }.into()));
+            let to = response
+                .headers()
+                .get("location")
+                .and_then(|to| to.to_str().ok())
+                .unwrap_or("nowhere");
+            return Err(AttemptError::final_(
+                TransportError::Redirect { to: self.summary_line(to.as_bytes()) }.into(),
+            ));
         }
-        let is_json =
-            response.headers().get("content-type").is_some_and(|kind| kind.as_bytes().starts_with(b"application/json"));
+        let is_json = response
+            .headers()
+            .get("content-type")
+            .is_some_and(|kind| kind.as_bytes().starts_with(b"application/json"));
         let asked = retry_after(&response);
         match status {
             StatusCode::UPGRADE_REQUIRED => Err(self.version(response)),
@@ -243,7 +269,9 @@ impl Client {
             StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
                 match self.read_answer(response, AnswerLimit::SMALL) {
                     Ok(Answer::Error(refusal)) => Err(from_refusal(refusal, status, asked)),
-                    Ok(Answer::<serde::de::IgnoredAny>::Ok(_)) => Err(unexpected_response(status, "no refusal")),
+                    Ok(Answer::<serde::de::IgnoredAny>::Ok(_)) => {
+                        Err(unexpected_response(status, "no refusal"))
+                    }
                     // The page of a proxy; its `Retry-After` header still applies.
                     Err(attempt_error) => Err(AttemptError {
                         retry: asked.map_or(attempt_error.retry, RetryAction::After),
@@ -257,8 +285,10 @@ impl Client {
 
     fn version(&self, response: Response<ureq::Body>) -> AttemptError {
         let needed = response.headers().get(VERSION_HEADER).and_then(|needed| needed.to_str().ok());
-        let needed = needed.map_or_else(|| "another".to_owned(), |needed| self.summary_line(needed.as_bytes()));
-        let message = match self.read_answer::<serde::de::IgnoredAny>(response, AnswerLimit::SMALL) {
+        let needed = needed
+            .map_or_else(|| "another".to_owned(), |needed| self.summary_line(needed.as_bytes()));
+        let message = match self.read_answer::<serde::de::IgnoredAny>(response, AnswerLimit::SMALL)
+        {
             Ok(Answer::Error(refusal)) => refusal.message,
             Ok(Answer::Ok(_)) | Err(_) => "no further message".to_owned(),
         };
@@ -272,9 +302,14 @@ impl Client {
         limit: AnswerLimit,
     ) -> Result<Answer<T>, AttemptError> {
         let status = response.status();
-        let reader = response.into_body().into_with_config().limit(limit.bytes.saturating_add(1)).reader();
+        let reader =
+            response.into_body().into_with_config().limit(limit.bytes.saturating_add(1)).reader();
         let mut prefix = ResponsePrefix { reader, first: Vec::new() };
-        let answer = serde_json::from_reader(BufReader::new(CleanJson::new(&mut prefix, limit, &self.secrets)));
+        let answer = serde_json::from_reader(BufReader::new(CleanJson::new(
+            &mut prefix,
+            limit,
+            &self.secrets,
+        )));
         answer.map_err(|error: serde_json::Error| {
             if error.is_io() || error.is_eof() && !prefix.first.is_empty() {
                 return map_read_error(io::Error::from(error));
@@ -295,7 +330,8 @@ impl Client {
     fn summary_line(&self, bytes: &[u8]) -> String {
         let text = String::from_utf8_lossy(bytes);
         let text = self.secrets.clean(&text);
-        let line = || text.lines().map(str::trim).find(|line| !line.is_empty()).unwrap_or("nothing");
+        let line =
+            || text.lines().map(str::trim).find(|line| !line.is_empty()).unwrap_or("nothing");
         let message = title(&text).unwrap_or_else(line);
         message[..message.floor_char_boundary(SHOWN_BYTES)].trim().to_owned()
     }
@@ -315,12 +351,21 @@ fn retry_after(response: &Response<ureq::Body>) -> Option<Duration> {
 }
 
 /// Decides whether a refusal is retried.
-fn from_refusal(refusal: ProtocolError, status: StatusCode, asked: Option<Duration>) -> AttemptError {
+fn from_refusal(
+    refusal: ProtocolError,
+    status: StatusCode,
+    asked: Option<Duration>,
+) -> AttemptError {
     let action = match (refusal.kind, asked) {
         (ErrorKind::Locked, _) => RetryAction::WhileLocked,
         (ErrorKind::Busy, Some(asked)) => RetryAction::After(asked),
         (ErrorKind::Busy, None) => RetryAction::Later,
-        (_, Some(asked)) if matches!(status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS) => {
+        (_, Some(asked))
+            if matches!(
+                status,
+                StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS
+            ) =>
+        {
             RetryAction::After(asked)
         }
         // The upload stalled and the receiver gave up: treated like a broken connection.
@@ -386,9 +431,10 @@ pub(super) fn map_read_error(error: io::Error) -> AttemptError {
             let what = "the response is too large".to_owned();
             AttemptError::final_(TransportError::Foreign { status: 200, what }.into())
         }
-        other => {
-            AttemptError { error: TransportError::Lost { what: other.to_string() }.into(), retry: RetryAction::Later }
-        }
+        other => AttemptError {
+            error: TransportError::Lost { what: other.to_string() }.into(),
+            retry: RetryAction::Later,
+        },
     }
 }
 
@@ -409,18 +455,24 @@ fn map_error(error: UreqError, retry: &RetryState<'_>, is_deadline: bool) -> Att
     }
     let unreachable = |what: String| TransportError::Unreachable { what };
     let (error, action) = match error {
-        UreqError::Timeout(ureq::Timeout::Global) if is_deadline => (TransportError::Deadline, RetryAction::Never),
+        UreqError::Timeout(ureq::Timeout::Global) if is_deadline => {
+            (TransportError::Deadline, RetryAction::Never)
+        }
         UreqError::Timeout(ureq::Timeout::Connect | ureq::Timeout::Resolve) => {
             (unreachable("the connection timed out".into()), RetryAction::Later)
         }
         UreqError::Timeout(timeout) => (describe_timeout(timeout), RetryAction::Later),
-        UreqError::HostNotFound => (unreachable("the host was not found".into()), RetryAction::Later),
+        UreqError::HostNotFound => {
+            (unreachable("the host was not found".into()), RetryAction::Later)
+        }
         UreqError::Rustls(error) => (tls_errors::describe_tls(&error), RetryAction::Never),
         UreqError::Tls(what) => (TransportError::Tls { what: what.to_owned() }, RetryAction::Never),
         UreqError::ConnectProxyFailed(what) => (unreachable(what), RetryAction::Never),
         UreqError::Io(error) => match map_io_error(&error) {
             // Most likely an idle pooled connection that the server closed: a new one is opened.
-            (error @ TransportError::Lost { .. }, _) if !retry.has_failed() => (error, RetryAction::AtOnce),
+            (error @ TransportError::Lost { .. }, _) if !retry.has_failed() => {
+                (error, RetryAction::AtOnce)
+            }
             other => other,
         },
         UreqError::Other(error) => match error.downcast::<AttemptError>() {
@@ -428,7 +480,10 @@ fn map_error(error: UreqError, retry: &RetryState<'_>, is_deadline: bool) -> Att
             Err(error) => (unreachable(error.to_string()), RetryAction::Never),
         },
         UreqError::Protocol(error) => {
-            let what = format!("the response is not HTTP ({error}); if the server uses TLS, write https:// in the URL");
+            let what = format!(
+                "the response is not HTTP ({error}); if the server uses TLS, write https:// in the \
+                 URL"
+            );
             (TransportError::Lost { what }, RetryAction::Later)
         }
         other => (TransportError::Lost { what: other.to_string() }, RetryAction::Later),
@@ -442,12 +497,10 @@ fn map_io_error(error: &io::Error) -> (TransportError, RetryAction) {
     match error.kind() {
         // rustls wraps certificate errors in an error of this kind.
         Kind::InvalidData => (tls_errors::describe_io(error), RetryAction::Never),
-        Kind::ConnectionRefused | Kind::HostUnreachable | Kind::NetworkUnreachable | Kind::NetworkDown => {
-            (TransportError::Unreachable { what }, RetryAction::Later)
-        }
-        Kind::BrokenPipe | Kind::ConnectionReset | Kind::ConnectionAborted | Kind::UnexpectedEof => {
-            (TransportError::Lost { what }, RetryAction::Later)
-        }
+        Kind::ConnectionRefused
+        | Kind::HostUnreachable
+        | Kind::NetworkUnreachable
+        | Kind::NetworkDown => (TransportError::Unreachable { what }, RetryAction::Later),
         Kind::TimedOut | Kind::WouldBlock => (TransportError::Timeout { what }, RetryAction::Later),
         _ => (TransportError::Lost { what }, RetryAction::Later),
     }
@@ -478,7 +531,8 @@ mod tests {
             assert!(!client.summary_line(page.as_bytes()).contains("5ec"), "{before}");
         }
         let what = "proxy said hw_0123abcd_5ec2e7aa00112233".to_owned();
-        let attempt_error = client.cleaned(AttemptError::final_(TransportError::Unreachable { what }.into()));
+        let attempt_error =
+            client.cleaned(AttemptError::final_(TransportError::Unreachable { what }.into()));
         assert!(!attempt_error.to_string().contains("5ec2e7"), "{attempt_error}");
     }
 

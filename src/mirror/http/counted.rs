@@ -19,8 +19,17 @@ pub(super) struct CountedPack<'f, 'u> {
 }
 
 impl<'f, 'u> CountedPack<'f, 'u> {
-    pub(super) fn open(upload: &'f Upload<'u>, pack: &dyn OutgoingPack) -> Result<Self, SourceError> {
-        Ok(Self { upload, pack: pack.id(), content: pack.open()?, read_bytes: 0, reported_bytes: 0 })
+    pub(super) fn open(
+        upload: &'f Upload<'u>,
+        pack: &dyn OutgoingPack,
+    ) -> Result<Self, SourceError> {
+        Ok(Self {
+            upload,
+            pack: pack.id(),
+            content: pack.open()?,
+            read_bytes: 0,
+            reported_bytes: 0,
+        })
     }
 }
 

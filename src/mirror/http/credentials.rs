@@ -44,7 +44,9 @@ pub enum CredentialsError {
         what: String,
     },
     /// The text is not the URL of an HTTP proxy.
-    #[error("write a proxy as http://[user:password@]host:port or https://[user:password@]host:port")]
+    #[error(
+        "write a proxy as http://[user:password@]host:port or https://[user:password@]host:port"
+    )]
     Proxy,
 }
 
@@ -59,7 +61,10 @@ impl BearerToken {
     /// If the text cannot be a token.
     pub fn new(text: &str) -> Result<Self, CredentialsError> {
         let text = text.trim();
-        if text.is_empty() || text.len() > MAX_TOKEN_BYTES || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
+        if text.is_empty()
+            || text.len() > MAX_TOKEN_BYTES
+            || !text.bytes().all(|byte| byte.is_ascii_graphic())
+        {
             return Err(CredentialsError::Token);
         }
         Ok(Self(text.to_owned()))
@@ -90,7 +95,9 @@ impl ClientIdentity {
         let chain = certificates(chain)?;
         let key = PrivateKeyDer::from_pem_slice(key).map_err(|_| CredentialsError::NoKey)?;
         let what = |error: TlsError| CredentialsError::KeyMismatch { what: error.to_string() };
-        Ok(Self(Arc::new(CertifiedKey::from_der(chain, key, &ring::default_provider()).map_err(what)?)))
+        Ok(Self(Arc::new(
+            CertifiedKey::from_der(chain, key, &ring::default_provider()).map_err(what)?,
+        )))
     }
 }
 
@@ -126,7 +133,9 @@ impl ProxyChoice {
         if let Some(password) = plain.password() {
             builder = builder.password(password);
         }
-        for host in except.unwrap_or_default().split(',').map(str::trim).filter(|host| !host.is_empty()) {
+        for host in
+            except.unwrap_or_default().split(',').map(str::trim).filter(|host| !host.is_empty())
+        {
             builder = builder.no_proxy(host);
         }
         builder.build().map(Self).map_err(|_| CredentialsError::Proxy)
@@ -195,8 +204,8 @@ impl Credentials {
     /// If the trust store of the system cannot be read.
     pub(super) fn tls_config(&self) -> Result<ClientConfig, TlsError> {
         let provider = Arc::new(ring::default_provider());
-        let builder =
-            ClientConfig::builder_with_provider(Arc::clone(&provider)).with_safe_default_protocol_versions()?;
+        let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
+            .with_safe_default_protocol_versions()?;
         let builder = match &self.roots {
             Some(roots) => {
                 let mut trusted = RootCertStore::empty();
@@ -210,9 +219,9 @@ impl Credentials {
             }
         };
         Ok(match &self.identity {
-            Some(identity) => {
-                builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(Arc::clone(&identity.0))))
-            }
+            Some(identity) => builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(
+                Arc::clone(&identity.0),
+            ))),
             None => builder.with_no_client_auth(),
         })
     }
@@ -248,13 +257,20 @@ mod tests {
 
     #[test]
     fn a_proxy_is_an_http_proxy_and_hides_its_password() {
-        let proxy = ProxyChoice::new("http://me:canary@proxy.example:3128", Some("a.example, .b.example")).unwrap();
+        let proxy =
+            ProxyChoice::new("http://me:canary@proxy.example:3128", Some("a.example, .b.example"))
+                .unwrap();
         assert_eq!(format!("{proxy:?}"), "ProxyChoice(proxy.example:3128)");
         assert_eq!(proxy.0.password(), Some("canary"));
         let uri = |text: &str| text.parse::<ureq::http::Uri>().unwrap();
-        assert!(proxy.0.is_no_proxy(&uri("https://a.example/")) && proxy.0.is_no_proxy(&uri("https://x.b.example/")));
+        assert!(
+            proxy.0.is_no_proxy(&uri("https://a.example/"))
+                && proxy.0.is_no_proxy(&uri("https://x.b.example/"))
+        );
         assert!(!proxy.0.is_no_proxy(&uri("https://c.example/")));
-        assert!(ProxyChoice::new("socks5://h:1", None).is_err() && ProxyChoice::new("", None).is_err());
+        assert!(
+            ProxyChoice::new("socks5://h:1", None).is_err() && ProxyChoice::new("", None).is_err()
+        );
     }
 
     #[test]
@@ -266,9 +282,18 @@ mod tests {
         let foreign = other.signing_key.serialize_pem();
         let error = ClientIdentity::new(chain.as_bytes(), foreign.as_bytes()).unwrap_err();
         assert!(matches!(error, CredentialsError::KeyMismatch { .. }), "{error}");
-        assert_eq!(ClientIdentity::new(b"", key.as_bytes()).unwrap_err(), CredentialsError::NoCertificate);
-        assert_eq!(ClientIdentity::new(chain.as_bytes(), b"x").unwrap_err(), CredentialsError::NoKey);
+        assert_eq!(
+            ClientIdentity::new(b"", key.as_bytes()).unwrap_err(),
+            CredentialsError::NoCertificate
+        );
+        assert_eq!(
+            ClientIdentity::new(chain.as_bytes(), b"x").unwrap_err(),
+            CredentialsError::NoKey
+        );
         assert!(Credentials::default().trust_only(chain.as_bytes()).is_ok());
-        assert_eq!(Credentials::default().trust_only(b"not PEM"), Err(CredentialsError::NoCertificate));
+        assert_eq!(
+            Credentials::default().trust_only(b"not PEM"),
+            Err(CredentialsError::NoCertificate)
+        );
     }
 }

@@ -29,7 +29,11 @@ pub(super) struct Download {
 
 impl Download {
     /// Starts to read `resource` at the offset `at`.
-    pub(super) fn open(session: Arc<Session>, resource: Resource, at: u64) -> Result<Self, MirrorError> {
+    pub(super) fn open(
+        session: Arc<Session>,
+        resource: Resource,
+        at: u64,
+    ) -> Result<Self, MirrorError> {
         let retry = session.retry_state(GO_ON);
         let mut download = Self { session, resource, at, reader: Box::new(io::empty()), retry };
         download.reopen()?;
@@ -52,7 +56,12 @@ impl Download {
             let skipped = io::copy(&mut (&mut reader).take(self.at), &mut io::sink());
             match skipped {
                 Ok(skipped) if skipped == self.at => {}
-                Ok(_) => return Err(TransportError::Lost { what: "the content is shorter than before".into() }.into()),
+                Ok(_) => {
+                    return Err(TransportError::Lost {
+                        what: "the content is shorter than before".into(),
+                    }
+                    .into());
+                }
                 Err(error) => return Err(map_read_error(error).error),
             }
         }
@@ -83,7 +92,8 @@ impl Read for Download {
 
 /// Decompresses a manifest, which is sent as one zstd frame.
 pub(super) fn decoded(download: Download) -> Result<Box<dyn Read + Send>, MirrorError> {
-    let garbled = |error: io::Error| TransportError::Foreign { status: 200, what: error.to_string() };
+    let garbled =
+        |error: io::Error| TransportError::Foreign { status: 200, what: error.to_string() };
     let mut decoder = zstd::Decoder::with_buffer(BufReader::new(download)).map_err(garbled)?;
     decoder.window_log_max(WINDOW_LOG_MAX).map_err(garbled)?;
     Ok(Box::new(decoder.take(MAX_MANIFEST_BYTES)))

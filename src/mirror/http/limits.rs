@@ -89,7 +89,11 @@ impl Semaphore {
             if stop() {
                 return None;
             }
-            free = self.changed.wait_timeout(free, CANCEL_POLL_INTERVAL).unwrap_or_else(PoisonError::into_inner).0;
+            free = self
+                .changed
+                .wait_timeout(free, CANCEL_POLL_INTERVAL)
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
         }
         *free -= 1;
         Some(Permit(self))
@@ -246,11 +250,15 @@ impl<'s> RetryState<'s> {
         self.has_failed = true;
         let pause = match attempt_error.retry {
             RetryAction::Never => return Err(attempt_error.error),
-            RetryAction::WhileLocked | RetryAction::Later | RetryAction::After(_) if self.is_once => {
+            RetryAction::WhileLocked | RetryAction::Later | RetryAction::After(_)
+                if self.is_once =>
+            {
                 return Err(attempt_error.error);
             }
             RetryAction::WhileLocked => {
-                let left = self.wait.saturating_sub(now - *self.locked_since.get_or_insert(self.asked.unwrap_or(now)));
+                let left = self.wait.saturating_sub(
+                    now - *self.locked_since.get_or_insert(self.asked.unwrap_or(now)),
+                );
                 if left.is_zero() {
                     return Err(attempt_error.error);
                 }
@@ -258,7 +266,8 @@ impl<'s> RetryState<'s> {
                 // failures.
                 (self.failures, self.since) = (0, None);
                 self.polls += 1;
-                return self.pause(backoff(self.polls).min(LOCK_PAUSE).min(left), attempt_error.error);
+                return self
+                    .pause(backoff(self.polls).min(LOCK_PAUSE).min(left), attempt_error.error);
             }
             RetryAction::AtOnce => Duration::ZERO,
             RetryAction::Later => backoff(self.failures),
@@ -278,7 +287,10 @@ impl<'s> RetryState<'s> {
         if is_late(Instant::now())
             && let MirrorError::Transport(TransportError::Timeout { what }) = error
         {
-            return Err(TransportError::Timeout { what: format!("the deadline has passed: {what}") }.into());
+            return Err(TransportError::Timeout {
+                what: format!("the deadline has passed: {what}"),
+            }
+            .into());
         }
         if is_late(end) {
             // The error of the attempt is more useful than one about the deadline.
@@ -326,7 +338,11 @@ impl Limiter {
     /// The largest portion to send at once: what the rate allows in a tenth of a second.
     pub(super) fn portion(&self) -> usize {
         // A cast from floating point saturates at `usize::MAX`.
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it is positive and saturates")]
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "it is positive and saturates"
+        )]
         let portion = (self.bytes_per_second / 10.0) as usize;
         let outer = self.outer.as_ref().map_or(usize::MAX, |outer| outer.portion());
         portion.clamp(1, outer)
@@ -334,7 +350,9 @@ impl Limiter {
 
     /// Waits until `bytes` may be sent; returns false if `stop` returns true first.
     pub(super) fn wait(&self, bytes: usize, stop: CancelCheck<'_>) -> bool {
-        let cost = Duration::from_secs_f64(f64::from(u32::try_from(bytes).unwrap_or(u32::MAX)) / self.bytes_per_second);
+        let cost = Duration::from_secs_f64(
+            f64::from(u32::try_from(bytes).unwrap_or(u32::MAX)) / self.bytes_per_second,
+        );
         let permit = {
             let mut due = self.due.lock().unwrap_or_else(PoisonError::into_inner);
             let now = Instant::now();
@@ -370,9 +388,12 @@ mod tests {
                 .next(AttemptError { error: lost(), retry: action })
         };
         assert!(next(RetryAction::AtOnce).is_ok());
-        for action in
-            [RetryAction::Later, RetryAction::WhileLocked, RetryAction::After(Duration::ZERO), RetryAction::Never]
-        {
+        for action in [
+            RetryAction::Later,
+            RetryAction::WhileLocked,
+            RetryAction::After(Duration::ZERO),
+            RetryAction::Never,
+        ] {
             assert!(next(action).is_err(), "{action:?}");
         }
     }
@@ -380,7 +401,9 @@ mod tests {
     #[test]
     fn tries_without_progress_are_counted() {
         let mut retry = RetryState::new(Duration::ZERO, None, GO);
-        let again = |retry: &mut RetryState<'_>| retry.next(AttemptError { error: lost(), retry: RetryAction::AtOnce });
+        let again = |retry: &mut RetryState<'_>| {
+            retry.next(AttemptError { error: lost(), retry: RetryAction::AtOnce })
+        };
         for _ in 0..3 {
             for _ in 1..MAX_TRIES {
                 again(&mut retry).unwrap();
@@ -404,7 +427,8 @@ mod tests {
 
     #[test]
     fn a_deadline_ends_it_before_a_pause_would() {
-        let mut retry = RetryState::new(Duration::ZERO, Some(Instant::now() + Duration::from_millis(10)), GO);
+        let mut retry =
+            RetryState::new(Duration::ZERO, Some(Instant::now() + Duration::from_millis(10)), GO);
         let asked = RetryAction::After(Duration::from_secs(20));
         let began = Instant::now();
         assert!(retry.next(AttemptError { error: lost(), retry: asked }).is_err());
@@ -413,8 +437,10 @@ mod tests {
 
     #[test]
     fn a_wait_that_the_deadline_ended_is_told_as_that() {
-        let slow =
-            || AttemptError { error: TransportError::Timeout { what: "x".into() }.into(), retry: RetryAction::Later };
+        let slow = || AttemptError {
+            error: TransportError::Timeout { what: "x".into() }.into(),
+            retry: RetryAction::Later,
+        };
         let next = |deadline, attempt_error| {
             RetryState::new(Duration::ZERO, Some(deadline), GO).next(attempt_error).unwrap_err()
         };
@@ -430,7 +456,10 @@ mod tests {
     #[test]
     fn a_request_to_stop_ends_the_pause() {
         let mut retry = RetryState::new(Duration::ZERO, None, &|| true);
-        let result = retry.next(AttemptError { error: lost(), retry: RetryAction::After(Duration::from_secs(20)) });
+        let result = retry.next(AttemptError {
+            error: lost(),
+            retry: RetryAction::After(Duration::from_secs(20)),
+        });
         assert!(matches!(result, Err(MirrorError::Cancelled)));
         assert!(matches!(retry.left(), Err(MirrorError::Cancelled)));
     }
@@ -468,7 +497,11 @@ mod tests {
             for _ in 0..3 {
                 assert!(limiter.wait(100_000, GO));
             }
-            assert!(began.elapsed() >= Duration::from_millis(199), "{inner} {outer}: {:?}", began.elapsed());
+            assert!(
+                began.elapsed() >= Duration::from_millis(199),
+                "{inner} {outer}: {:?}",
+                began.elapsed()
+            );
         }
     }
 }

@@ -40,7 +40,8 @@ use crate::mirror::location::{HttpUrl, SshUrl};
 use crate::mirror::ssh::{SshConnection, SshSettings};
 use crate::mirror::transport_error::TransportError;
 use crate::mirror::{
-    Effort, Expiries, Link, Mirror, MirrorError, MirrorState, ObjectPart, PackSource, RepairSource, StageRequest,
+    Effort, Expiries, Link, Mirror, MirrorError, MirrorState, ObjectPart, PackSource, RepairSource,
+    StageRequest,
 };
 use crate::monitor::Monitor;
 use crate::protocol::{self, Action, Resource, Settled};
@@ -128,10 +129,15 @@ impl Session {
     }
 
     fn retry_state<'s>(&self, stop: CancelCheck<'s>) -> RetryState<'s> {
-        RetryState::new(self.limits.wait, self.limits.deadline, stop).cancelled_by(&self.limits.cancel)
+        RetryState::new(self.limits.wait, self.limits.deadline, stop)
+            .cancelled_by(&self.limits.cancel)
     }
 
-    fn ask<T: DeserializeOwned>(&self, request: &Request<'_>, retry: &mut RetryState<'_>) -> Result<T, MirrorError> {
+    fn ask<T: DeserializeOwned>(
+        &self,
+        request: &Request<'_>,
+        retry: &mut RetryState<'_>,
+    ) -> Result<T, MirrorError> {
         let base = self.base(retry)?;
         self.client.ask(&base, request, retry)
     }
@@ -213,13 +219,24 @@ impl HttpMirror {
         let end = CertificateEnd::default();
         let agent = tls::agent(access, place, MAX_CONNECTIONS, end.clone());
         let (token, secrets) = (access.token.clone(), access.secrets());
-        let client = Client { agent, token, limit: limits.limit.clone(), trace: limits.trace, secrets };
+        let client =
+            Client { agent, token, limit: limits.limit.clone(), trace: limits.trace, secrets };
         let session = Session { client, endpoint: Endpoint::Http(place.base().to_owned()), limits };
         let site_in_url = place.site();
-        Self { site_in_url, certificate_end: end, ..Self::over(name, location, site, session, MAX_CONNECTIONS) }
+        Self {
+            site_in_url,
+            certificate_end: end,
+            ..Self::over(name, location, site, session, MAX_CONNECTIONS)
+        }
     }
 
-    fn over(name: String, location: String, site: Option<Site>, session: Session, connections: usize) -> Self {
+    fn over(
+        name: String,
+        location: String,
+        site: Option<Site>,
+        session: Session,
+        connections: usize,
+    ) -> Self {
         let session = Arc::new(session);
         let interrupt: Arc<dyn Interrupt> = Arc::clone(&session) as _;
         session.limits.cancel.interrupt_on_cancel(Arc::downgrade(&interrupt));
@@ -245,10 +262,17 @@ impl HttpMirror {
         site: Option<Site>,
         limits: TransferLimits,
     ) -> Self {
-        let link = Arc::new(SshConnection::new(place, settings, site.clone(), limits.cancel.clone()));
+        let link =
+            Arc::new(SshConnection::new(place, settings, site.clone(), limits.cancel.clone()));
         let agent = SshConnection::agent(&link, Credentials::config_over_ssh());
         let secrets = Secrets::default();
-        let client = Client { agent, token: None, limit: limits.limit.clone(), trace: limits.trace, secrets };
+        let client = Client {
+            agent,
+            token: None,
+            limit: limits.limit.clone(),
+            trace: limits.trace,
+            secrets,
+        };
         let session = Session { client, endpoint: Endpoint::Ssh(link), limits };
         Self::over(name, location, site, session, 1)
     }
@@ -271,7 +295,9 @@ impl HttpMirror {
             None => self.state()?.site,
         };
         match found {
-            Some(found) if found != *wanted => Err(TransportError::OtherSite { found, wanted: wanted.clone() }.into()),
+            Some(found) if found != *wanted => {
+                Err(TransportError::OtherSite { found, wanted: wanted.clone() }.into())
+            }
             _ => Ok(()),
         }
     }
@@ -293,7 +319,10 @@ impl HttpMirror {
         });
     }
 
-    fn ask_state_by(&self, deadline: Option<Instant>) -> Result<(protocol::State, Option<Duration>), MirrorError> {
+    fn ask_state_by(
+        &self,
+        deadline: Option<Instant>,
+    ) -> Result<(protocol::State, Option<Duration>), MirrorError> {
         // The whole fleet waits for this response: a mirror without one by then counts as
         // unreachable.
         let limit = if self.connections == 1 { SSH_ANSWER } else { CONNECT };
@@ -354,7 +383,8 @@ impl Mirror for HttpMirror {
             limit: Some(QUICK),
             ..Request::new(Verb::Get, Resource::History, Body::None, AnswerLimit::HISTORY)
         };
-        let history: protocol::History = self.session.ask(&request, &mut self.session.retry_state(GO_ON))?;
+        let history: protocol::History =
+            self.session.ask(&request, &mut self.session.retry_state(GO_ON))?;
         Ok(history.events)
     }
 
@@ -384,10 +414,16 @@ impl Mirror for HttpMirror {
         for some in objects.chunks(protocol::MAX_ASKED) {
             let ids: Vec<&[u8]> = some.iter().map(|id| id.as_bytes().as_slice()).collect();
             let (ids, resource) = (ids.concat(), Resource::Action(Action::Holds));
-            let request = Request::new(Verb::Post, resource, Body::Parts(vec![&ids]), AnswerLimit::SMALL);
-            let answer: protocol::Holds = self.session.ask(&Request { limit: Some(QUICK), ..request }, &mut retry)?;
+            let request =
+                Request::new(Verb::Post, resource, Body::Parts(vec![&ids]), AnswerLimit::SMALL);
+            let answer: protocol::Holds =
+                self.session.ask(&Request { limit: Some(QUICK), ..request }, &mut retry)?;
             let what = || "the response does not match the requested objects".to_owned();
-            held.extend(answer.read(some.len()).ok_or_else(|| TransportError::Foreign { status: 200, what: what() })?);
+            held.extend(
+                answer
+                    .read(some.len())
+                    .ok_or_else(|| TransportError::Foreign { status: 200, what: what() })?,
+            );
         }
         Ok(held)
     }
@@ -405,11 +441,16 @@ impl Mirror for HttpMirror {
         stage::run(self, request, bundle, monitor)
     }
 
-    fn activate(&self, release: ReleaseName, expected: Option<ReleaseName>) -> Result<(), MirrorError> {
+    fn activate(
+        &self,
+        release: ReleaseName,
+        expected: Option<ReleaseName>,
+    ) -> Result<(), MirrorError> {
         self.check_site()?;
         let message = protocol::Activate { release, expected };
         let mut retry = self.session.retry_state(GO_ON);
-        let asked: Result<protocol::Activated, _> = self.session.act_with(Action::Activate, &message, &mut retry);
+        let asked: Result<protocol::Activated, _> =
+            self.session.act_with(Action::Activate, &message, &mut retry);
         match asked {
             Ok(protocol::Activated { store }) => {
                 if let Some(known) = self.known().as_mut() {
@@ -420,7 +461,11 @@ impl Mirror for HttpMirror {
             // It is not known whether the activation took effect: a response was lost, either this
             // one or that of an earlier attempt. So ask for the state.
             Err(error) if matches!(error, MirrorError::Transport(_)) || retry.has_failed() => {
-                let deadline = self.session.limits.deadline.map(|deadline| deadline.max(Instant::now() + GRACE));
+                let deadline = self
+                    .session
+                    .limits
+                    .deadline
+                    .map(|deadline| deadline.max(Instant::now() + GRACE));
                 match self.ask_state_by(deadline) {
                     Ok((state, _)) if state.current == Some(release) => Ok(()),
                     _ => Err(error),
@@ -432,7 +477,9 @@ impl Mirror for HttpMirror {
 
     fn abandon(&self, release: ReleaseName) -> Result<(), MirrorError> {
         self.check_site()?;
-        self.session.act(Action::Abandon, &protocol::Abandon { release }, GO_ON).map(|protocol::Done {}| ())
+        self.session
+            .act(Action::Abandon, &protocol::Abandon { release }, GO_ON)
+            .map(|protocol::Done {}| ())
     }
 
     fn clean_up(&self, keep: usize) -> Result<Settled, MirrorError> {
@@ -451,7 +498,11 @@ impl Mirror for HttpMirror {
         self.session.act(Action::Verify, &message, &|| monitor.is_cancelled())
     }
 
-    fn repair(&self, supply: &dyn RepairSource, monitor: &dyn Monitor) -> Result<Repaired, MirrorError> {
+    fn repair(
+        &self,
+        supply: &dyn RepairSource,
+        monitor: &dyn Monitor,
+    ) -> Result<Repaired, MirrorError> {
         self.check_site()?;
         repair::run(&self.session, supply, monitor)
     }

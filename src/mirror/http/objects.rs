@@ -42,7 +42,8 @@ fn ask(
 ) -> Result<(), MirrorError> {
     let question: Vec<u8> = parts.iter().flat_map(|part| part.to_bytes()).collect();
     let body = Body::Parts(vec![&question]);
-    let request = Request::new(Verb::Post, Resource::Action(Action::Objects), body, AnswerLimit::SMALL);
+    let request =
+        Request::new(Verb::Post, Resource::Action(Action::Objects), body, AnswerLimit::SMALL);
     let base = session.base(retry)?;
     let mut reader = session.client.open(&base, &request, retry)?.into_body().into_reader();
     for part in parts {
@@ -53,7 +54,9 @@ fn ask(
             }
             Err(error) if error.kind() == io::ErrorKind::InvalidData => {
                 let what = "the response with object parts is malformed".to_owned();
-                return retry.next(AttemptError::final_(TransportError::Foreign { status: 200, what }.into()));
+                return retry.next(AttemptError::final_(
+                    TransportError::Foreign { status: 200, what }.into(),
+                ));
             }
             Err(error) => return retry.next(map_read_error(error)),
         }
@@ -72,7 +75,11 @@ fn next(reader: &mut impl Read, part: &ObjectPart) -> io::Result<Option<Vec<u8>>
         [1] => {
             let mut bytes = Vec::new();
             let count = reader.take(part.length).read_to_end(&mut bytes)?;
-            if count as u64 == part.length { Ok(Some(bytes)) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
+            if count as u64 == part.length {
+                Ok(Some(bytes))
+            } else {
+                Err(io::ErrorKind::UnexpectedEof.into())
+            }
         }
         _ => Err(io::ErrorKind::InvalidData.into()),
     }

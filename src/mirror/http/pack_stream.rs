@@ -35,7 +35,9 @@ impl<'p, R: Read, F: FnMut(&dyn OutgoingPack) -> Result<R, SourceError>> PackSeq
     }
 }
 
-impl<R: Read, F: FnMut(&dyn OutgoingPack) -> Result<R, SourceError>> Read for PackSequence<'_, R, F> {
+impl<R: Read, F: FnMut(&dyn OutgoingPack) -> Result<R, SourceError>> Read
+    for PackSequence<'_, R, F>
+{
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
         loop {
             if let Some(open) = &mut self.open {
@@ -92,7 +94,10 @@ impl<'f, 'u> PackStream<'f, 'u> {
     }
 
     /// Returns the next pack with its header, after the one before it was sent; `None` at the end.
-    fn next(&self, streamed: &mut StreamedPacks) -> Result<Option<FramedPack<CountedPack<'f, 'u>>>, MirrorError> {
+    fn next(
+        &self,
+        streamed: &mut StreamedPacks,
+    ) -> Result<Option<FramedPack<CountedPack<'f, 'u>>>, MirrorError> {
         if let Some(pack) = streamed.packs.last() {
             self.upload.report_sent(pack.id(), pack.size());
         }
@@ -107,7 +112,8 @@ impl<'f, 'u> PackStream<'f, 'u> {
             }
             NextPack::Later => return Ok(None),
         };
-        let opened = CountedPack::open(self.upload, &*pack).and_then(|content| with_head(&*pack, content));
+        let opened =
+            CountedPack::open(self.upload, &*pack).and_then(|content| with_head(&*pack, content));
         streamed.bytes += pack.size();
         streamed.packs.push(pack);
         opened.map(Some).map_err(MirrorError::Source)
@@ -173,7 +179,8 @@ mod tests {
 
     #[test]
     fn packs_in_a_row_stand_behind_their_heads() {
-        let packs: Vec<Box<dyn OutgoingPack>> = vec![Box::new(Bare(b"abc".to_vec())), Box::new(Bare(vec![7; 300]))];
+        let packs: Vec<Box<dyn OutgoingPack>> =
+            vec![Box::new(Bare(b"abc".to_vec())), Box::new(Bare(vec![7; 300]))];
         let mut row = Vec::new();
         PackSequence::new(&packs, |pack| pack.open()).read_to_end(&mut row).unwrap();
         let (first, second) = (PackId::of(b"abc"), PackId::of(&[7; 300]));

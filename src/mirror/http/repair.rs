@@ -37,7 +37,8 @@ pub(super) fn run(
     let mut repaired = Repaired::default();
     let mut is_last = false;
     for round in 0.. {
-        let answer: Repairing = session.act(Action::Repair, &protocol::Repair { is_last }, &stop)?;
+        let answer: Repairing =
+            session.act(Action::Repair, &protocol::Repair { is_last }, &stop)?;
         if round == 0 {
             repaired.found = answer.found;
         }

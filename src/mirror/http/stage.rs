@@ -95,7 +95,8 @@ impl Stage<'_> {
     /// The header of a stage request, which precedes the manifest change in its body.
     fn head(&self, change: &[u8], has_packs: bool, is_whole: bool) -> Vec<u8> {
         let request = self.request;
-        let release = String::from_utf8(request.release.to_bytes()).expect("a release record is JSON");
+        let release =
+            String::from_utf8(request.release.to_bytes()).expect("a release record is JSON");
         let (key, base, change_bytes) = (request.key, request.base, change.len() as u64);
         let head = to_json(&StageHead { release, key, base, change_bytes, has_packs, is_whole });
         let length = u32::try_from(head.len()).unwrap_or(u32::MAX).to_be_bytes();
@@ -103,9 +104,15 @@ impl Stage<'_> {
     }
 
     /// Sends a stage request without packs.
-    fn ask(&self, change: &[u8], is_whole: bool, retry: &mut RetryState<'_>) -> Result<Staging, MirrorError> {
+    fn ask(
+        &self,
+        change: &[u8],
+        is_whole: bool,
+        retry: &mut RetryState<'_>,
+    ) -> Result<Staging, MirrorError> {
         let head = self.head(change, false, is_whole);
-        let request = Request::new(Verb::Post, STAGE, Body::Parts(vec![&head, change]), AnswerLimit::STAGING);
+        let request =
+            Request::new(Verb::Post, STAGE, Body::Parts(vec![&head, change]), AnswerLimit::STAGING);
         self.mirror.session.ask(&request, retry)
     }
 
@@ -136,22 +143,31 @@ impl Stage<'_> {
             Ok(_) if let Some(error) = failed => Err(error),
             Ok(Staging::Lacking(objects)) if is_all => {
                 let step = self.send_objects(&objects)?;
-                let is_staged = matches!(step, StageStep::Staged) && matches!(self.complete()?, StageStep::Staged);
+                let is_staged = matches!(step, StageStep::Staged)
+                    && matches!(self.complete()?, StageStep::Staged);
                 Ok(if is_staged { FirstAttempt::Staged } else { FirstAttempt::Not })
             }
             Ok(Staging::Lacking(_)) => Err(unexpected(TOO_SOON)),
-            Ok(Staging::Held(_)) if is_all => Err(unexpected("it reports packs as missing that were sent")),
+            Ok(Staging::Held(_)) if is_all => {
+                Err(unexpected("it reports packs as missing that were sent"))
+            }
             Ok(Staging::Held(held)) => Ok(FirstAttempt::Held(held.into_iter().collect())),
             // Retry step by step, so that packs that arrived are not sent again.
             Err(AttemptError { retry: RetryAction::WhileLocked, .. }) => Ok(FirstAttempt::Not),
             // Another push took over the stage, or a proxy does not accept chunked bodies.
-            Err(AttemptError { error, .. }) if is_unknown(&error) || rejects_chunks(&error) => Ok(FirstAttempt::Not),
+            Err(AttemptError { error, .. }) if is_unknown(&error) || rejects_chunks(&error) => {
+                Ok(FirstAttempt::Not)
+            }
             Err(attempt_error) => retry.next(attempt_error).map(|()| FirstAttempt::Not),
         }
     }
 
     /// Sends the packs that are not in `held`. If `held` is `None`, asks the mirror which it holds.
-    fn step_by_step(&mut self, upload: &Upload<'_>, held: Option<HashSet<PackId>>) -> Result<(), MirrorError> {
+    fn step_by_step(
+        &mut self,
+        upload: &Upload<'_>,
+        held: Option<HashSet<PackId>>,
+    ) -> Result<(), MirrorError> {
         let mut known = held;
         for _ in 0..MAX_ROUNDS {
             let held = match known.take() {
@@ -188,7 +204,9 @@ impl Stage<'_> {
                 Err(error) if is_unknown(&error) => return Ok(StageStep::Forgotten),
                 // An earlier attempt may have staged it and lost the response; then another push
                 // took the slot.
-                Err(MirrorError::Remote { refusal }) if retry.has_failed() && refusal.kind == ErrorKind::Malformed => {
+                Err(MirrorError::Remote { refusal })
+                    if retry.has_failed() && refusal.kind == ErrorKind::Malformed =>
+                {
                     return Ok(StageStep::Forgotten);
                 }
                 Err(error) => return Err(error),
@@ -233,13 +251,18 @@ impl Stage<'_> {
 fn has_ample_room(free_bytes: u64, request: &StageRequest<'_>) -> bool {
     /// Bytes that a file takes in addition: up to one block, and its line in the manifest.
     const FILE_BYTES: u64 = 4096 + 256;
-    let with_files = |bytes: u64, files: u64| bytes.saturating_add(files.saturating_mul(FILE_BYTES)).saturating_mul(2);
+    let with_files = |bytes: u64, files: u64| {
+        bytes.saturating_add(files.saturating_mul(FILE_BYTES)).saturating_mul(2)
+    };
     // Usually even the whole release fits, and the change need not be read. The record does not
     // contain the size of retired entries.
-    if request.release.retired == 0 && with_files(request.release.bytes, request.release.entries) <= free_bytes {
+    if request.release.retired == 0
+        && with_files(request.release.bytes, request.release.entries) <= free_bytes
+    {
         return true;
     }
-    needs(request).is_ok_and(|needs| with_files(needs.new_bytes(), needs.objects.len() as u64) <= free_bytes)
+    needs(request)
+        .is_ok_and(|needs| with_files(needs.new_bytes(), needs.objects.len() as u64) <= free_bytes)
 }
 
 fn needs(request: &StageRequest<'_>) -> Result<DeltaSummary, ManifestError> {
@@ -250,9 +273,9 @@ fn needs(request: &StageRequest<'_>) -> Result<DeltaSummary, ManifestError> {
 /// Fails if the token may only read.
 fn check_token(mirror: &HttpMirror) -> Result<(), MirrorError> {
     match mirror.known().as_ref() {
-        Some(known) if !known.may_push => {
-            Err(MirrorError::Remote { refusal: ProtocolError::new(ErrorKind::Forbidden, protocol::READ_ONLY) })
-        }
+        Some(known) if !known.may_push => Err(MirrorError::Remote {
+            refusal: ProtocolError::new(ErrorKind::Forbidden, protocol::READ_ONLY),
+        }),
         _ => Ok(()),
     }
 }
@@ -273,10 +296,13 @@ pub(super) fn check(mirror: &HttpMirror, request: &StageRequest<'_>) -> Result<(
     }
     // With a base the receiver may change an existing slot; then only the new objects are certain
     // to be written.
-    let made = if request.base.is_some() { needs.objects.len() as u64 } else { request.release.entries };
+    let made =
+        if request.base.is_some() { needs.objects.len() as u64 } else { request.release.entries };
     let needed = needed_bytes(made, &needs, 1, known.incoming_bytes);
     match known.free_bytes {
-        Some(free) if needed > free => Err(no_space(format!("{free} bytes are free, and {needed} are needed"), None)),
+        Some(free) if needed > free => {
+            Err(no_space(format!("{free} bytes are free, and {needed} are needed"), None))
+        }
         _ => Ok(()),
     }
 }

@@ -20,8 +20,8 @@ use ureq::http::uri::Authority;
 use ureq::unversioned::resolver::DefaultResolver;
 use ureq::unversioned::transport::time::{Duration as Time, Instant as Moment};
 use ureq::unversioned::transport::{
-    Buffers, ConnectProxyConnector, ConnectionDetails, Connector, Either, LazyBuffers, NextTimeout, TcpConnector,
-    Transport, TransportAdapter,
+    Buffers, ConnectProxyConnector, ConnectionDetails, Connector, Either, LazyBuffers, NextTimeout,
+    TcpConnector, Transport, TransportAdapter,
 };
 use ureq::{Agent, Error};
 
@@ -55,19 +55,29 @@ fn end_of(certificate: &CertificateDer<'_>) -> Option<u64> {
     let parsed = ParsedCertificate::try_from(certificate).ok()?;
     let no_roots = RootCertStore::empty();
     match verify_server_cert_signed_by_trust_anchor(&parsed, &no_roots, &[], end_of_time, &[]) {
-        Err(TlsError::InvalidCertificate(CertificateError::ExpiredContext { not_after, .. })) => {
-            Some(not_after.as_secs())
-        }
+        Err(TlsError::InvalidCertificate(CertificateError::ExpiredContext {
+            not_after, ..
+        })) => Some(not_after.as_secs()),
         _ => None,
     }
 }
 
 /// Creates the agent for the mirror at `place`; it records in `end` when the certificate expires.
-pub(super) fn agent(access: &Credentials, place: &HttpUrl, connections: usize, end: CertificateEnd) -> Agent {
+pub(super) fn agent(
+    access: &Credentials,
+    place: &HttpUrl,
+    connections: usize,
+    end: CertificateEnd,
+) -> Agent {
     let mirror = place.base().parse::<Uri>().ok().and_then(|uri| uri.authority().cloned());
     let tls = TlsConnector { access: access.clone(), config: OnceLock::new(), mirror, end };
-    let connector = ().chain(ConnectProxyConnector::default()).chain(TcpConnector::default()).chain(tls);
-    Agent::with_parts(access.config(connections, place.is_loopback()), connector, DefaultResolver::default())
+    let connector =
+        ().chain(ConnectProxyConnector::default()).chain(TcpConnector::default()).chain(tls);
+    Agent::with_parts(
+        access.config(connections, place.is_loopback()),
+        connector,
+        DefaultResolver::default(),
+    )
 }
 
 /// Starts TLS on a connection.
@@ -95,14 +105,19 @@ impl TlsConnector {
 impl<In: Transport> Connector<In> for TlsConnector {
     type Out = Either<In, TlsTransport>;
 
-    fn connect(&self, details: &ConnectionDetails<'_>, below: Option<In>) -> Result<Option<Self::Out>, Error> {
+    fn connect(
+        &self,
+        details: &ConnectionDetails<'_>,
+        below: Option<In>,
+    ) -> Result<Option<Self::Out>, Error> {
         let Some(below) = below else { return Ok(None) };
         if !details.needs_tls() || below.is_tls() {
             return Ok(Some(Either::A(below)));
         }
         let host = details.uri.host().unwrap_or_default();
         let bare = host.trim_start_matches('[').trim_end_matches(']');
-        let name = ServerName::try_from(bare.to_owned()).map_err(|_| Error::Tls("the host is not a valid name"))?;
+        let name = ServerName::try_from(bare.to_owned())
+            .map_err(|_| Error::Tls("the host is not a valid name"))?;
         let mut connection = ClientConnection::new(self.config()?, name)?;
         let mut socket = TransportAdapter::new(below.boxed(), Arc::clone(&details.current_time));
         socket.set_timeout(time_left(details));
@@ -110,7 +125,8 @@ impl<In: Transport> Connector<In> for TlsConnector {
         if details.uri.authority() == self.mirror.as_ref() {
             self.end.note(connection.peer_certificates());
         }
-        let (input, output) = (details.config.input_buffer_size(), details.config.output_buffer_size());
+        let (input, output) =
+            (details.config.input_buffer_size(), details.config.output_buffer_size());
         let stream = StreamOwned { conn: connection, sock: socket };
         Ok(Some(Either::B(TlsTransport { buffers: LazyBuffers::new(input, output), stream })))
     }
@@ -135,7 +151,9 @@ struct TlsTransport {
 
 impl fmt::Debug for TlsTransport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("TlsTransport").field("below", &self.stream.sock.inner()).finish_non_exhaustive()
+        f.debug_struct("TlsTransport")
+            .field("below", &self.stream.sock.inner())
+            .finish_non_exhaustive()
     }
 }
 
@@ -173,8 +191,11 @@ mod tests {
     #[test]
     fn the_end_of_a_certificate_is_known_whatever_else_is_wrong_with_it() {
         let (key, far) = (rcgen::KeyPair::generate().unwrap(), 253_402_300_799);
-        for (end, is_ca) in [(1, false), (1_767_225_599, false), (4_102_444_800, true), (far, false)] {
-            let mut params = rcgen::CertificateParams::new(vec!["edge1.example".to_owned()]).unwrap();
+        for (end, is_ca) in
+            [(1, false), (1_767_225_599, false), (4_102_444_800, true), (far, false)]
+        {
+            let mut params =
+                rcgen::CertificateParams::new(vec!["edge1.example".to_owned()]).unwrap();
             params.not_before = rcgen::date_time_ymd(1970, 1, 1);
             params.not_after = rcgen::date_time_ymd(1970, 1, 1) + Duration::from_secs(end);
             if is_ca {

@@ -5,7 +5,9 @@
 
 use std::io;
 
-use tokio_rustls::rustls::{AlertDescription, CertificateError, Error as TlsError, InvalidMessage, OtherError};
+use tokio_rustls::rustls::{
+    AlertDescription, CertificateError, Error as TlsError, InvalidMessage, OtherError,
+};
 
 use crate::mirror::transport_error::TransportError;
 
@@ -17,7 +19,9 @@ const DAY_SECONDS: u64 = 24 * 60 * 60;
 pub(super) fn describe_tls(error: &TlsError) -> TransportError {
     match error {
         TlsError::InvalidMessage(InvalidMessage::InvalidContentType) => TransportError::NoTls,
-        TlsError::InvalidCertificate(error) => TransportError::Certificate { what: describe_certificate(error) },
+        TlsError::InvalidCertificate(error) => {
+            TransportError::Certificate { what: describe_certificate(error) }
+        }
         TlsError::AlertReceived(AlertDescription::CertificateRequired) => TransportError::Tls {
             what: "it requires a client certificate (`client_cert`), and none was sent".to_owned(),
         },
@@ -50,15 +54,21 @@ fn describe_certificate(error: &CertificateError) -> String {
         days => format!("{days} days"),
     };
     match error {
-        CertificateError::UnknownIssuer => "it is not signed by an authority that is trusted here".to_owned(),
+        CertificateError::UnknownIssuer => {
+            "it is not signed by an authority that is trusted here".to_owned()
+        }
         CertificateError::BadSignature => {
-            "its signature does not match the certificate of its issuer: one of the two was regenerated".to_owned()
+            "its signature does not match the certificate of its issuer: one of the two was \
+             regenerated"
+                .to_owned()
         }
         CertificateError::Expired => "it has expired".to_owned(),
         CertificateError::ExpiredContext { time, not_after } => {
             format!("it expired {} ago", days(not_after.as_secs(), time.as_secs()))
         }
-        CertificateError::NotValidYet => "it is not valid yet, if the clock here is right".to_owned(),
+        CertificateError::NotValidYet => {
+            "it is not valid yet, if the clock here is right".to_owned()
+        }
         CertificateError::NotValidYetContext { time, not_before } => {
             let ahead = days(time.as_secs(), not_before.as_secs());
             format!("it is not valid yet, for another {ahead}, if the clock here is right")
@@ -66,17 +76,26 @@ fn describe_certificate(error: &CertificateError) -> String {
         CertificateError::NotValidForName => "it is not for the host name in the URL".to_owned(),
         CertificateError::NotValidForNameContext { expected, presented } => {
             // rustls formats them as `DnsName("a.example")` or `IpAddress(127.0.0.1)`.
-            let bare = |name: &String| name.split_once('(').map_or(&**name, |(_, name)| name).replace(['"', ')'], "");
+            let bare = |name: &String| {
+                name.split_once('(').map_or(&**name, |(_, name)| name).replace(['"', ')'], "")
+            };
             let mut names: Vec<String> = presented.iter().take(SHOWN_NAMES).map(bare).collect();
             if presented.len() > SHOWN_NAMES {
                 names.push(format!("{} more", presented.len() - SHOWN_NAMES));
             }
-            let names = if names.is_empty() { "no name (subjectAltName)".to_owned() } else { names.join(", ") };
+            let names = if names.is_empty() {
+                "no name (subjectAltName)".to_owned()
+            } else {
+                names.join(", ")
+            };
             format!("it is for {names}, not for {}", expected.to_str())
         }
         // An error of the crate webpki; rustls does not export its type, so compare its text.
-        CertificateError::Other(OtherError(error)) if format!("{error:?}").contains("CaUsedAsEndEntity") => {
-            "it is a CA certificate: create a server certificate with basicConstraints=CA:FALSE".to_owned()
+        CertificateError::Other(OtherError(error))
+            if format!("{error:?}").contains("CaUsedAsEndEntity") =>
+        {
+            "it is a CA certificate: create a server certificate with basicConstraints=CA:FALSE"
+                .to_owned()
         }
         other => other.to_string(),
     }
@@ -88,13 +107,21 @@ mod tests {
 
     #[test]
     fn what_is_no_certificate_error_keeps_its_own_words() {
-        let words = |error: TlsError| describe_io(&io::Error::new(io::ErrorKind::InvalidData, error)).to_string();
+        let words = |error: TlsError| {
+            describe_io(&io::Error::new(io::ErrorKind::InvalidData, error)).to_string()
+        };
         let alert = |alert| words(TlsError::AlertReceived(alert));
         assert!(alert(AlertDescription::CertificateRequired).contains("`client_cert`"));
         assert!(alert(AlertDescription::UnknownCA).contains("`client_cert`"));
         assert!(alert(AlertDescription::ProtocolVersion).contains("ProtocolVersion"));
-        assert!(words(TlsError::InvalidMessage(InvalidMessage::InvalidContentType)).contains("not use TLS"));
-        assert!(words(TlsError::InvalidCertificate(CertificateError::Revoked)).contains("is not accepted"));
+        assert!(
+            words(TlsError::InvalidMessage(InvalidMessage::InvalidContentType))
+                .contains("not use TLS")
+        );
+        assert!(
+            words(TlsError::InvalidCertificate(CertificateError::Revoked))
+                .contains("is not accepted")
+        );
         let plain = describe_io(&io::Error::new(io::ErrorKind::InvalidData, "odd"));
         assert_eq!(plain, TransportError::Tls { what: "odd".to_owned() });
     }

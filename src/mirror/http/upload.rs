@@ -126,7 +126,15 @@ struct ConnectionScaler {
 impl ConnectionScaler {
     fn new(most: usize) -> Self {
         let allowed = FIRST_CONNECTIONS.min(most);
-        Self { workers: 0, allowed, most, best: 0.0, is_trying: false, bytes: 0, since: Instant::now() }
+        Self {
+            workers: 0,
+            allowed,
+            most,
+            best: 0.0,
+            is_trying: false,
+            bytes: 0,
+            since: Instant::now(),
+        }
     }
 
     /// Counts another worker if one is allowed. Returns whether it is.
@@ -212,7 +220,8 @@ impl<'u> Upload<'u> {
     /// Waits at most `most`, and not beyond the deadline, for the next pack.
     pub(super) fn next_within(&self, most: Duration) -> Result<NextPack, MirrorError> {
         let left = |deadline: Instant| deadline.saturating_duration_since(Instant::now());
-        let most = self.mirror.session.limits.deadline.map_or(most, |deadline| most.min(left(deadline)));
+        let most =
+            self.mirror.session.limits.deadline.map_or(most, |deadline| most.min(left(deadline)));
         let mut source = lock(&self.source);
         if !source.wait(most) {
             return Ok(NextPack::Later);
@@ -224,7 +233,11 @@ impl<'u> Upload<'u> {
     pub(super) fn report_sent(&self, id: PackId, bytes: u64) {
         let is_new = lock(&self.arrived).reported.insert(id);
         if is_new {
-            self.monitor.event(Event::PackSent { mirror: self.mirror.name.clone(), pack: id, bytes });
+            self.monitor.event(Event::PackSent {
+                mirror: self.mirror.name.clone(),
+                pack: id,
+                bytes,
+            });
         }
     }
 
@@ -234,7 +247,11 @@ impl<'u> Upload<'u> {
         let arrived = lock(&self.arrived);
         // The lock is held, so that no progress is reported after the pack was reported as sent.
         if !arrived.reported.contains(&id) {
-            self.monitor.event(Event::PackAdvanced { mirror: self.mirror.name.clone(), pack: id, bytes });
+            self.monitor.event(Event::PackAdvanced {
+                mirror: self.mirror.name.clone(),
+                pack: id,
+                bytes,
+            });
         }
     }
 
@@ -258,7 +275,8 @@ impl<'u> Upload<'u> {
     fn requeue_lost(&self, held: &HashSet<PackId>) -> Result<(), MirrorError> {
         let mut arrived = lock(&self.arrived);
         let kept = std::mem::take(&mut arrived.kept);
-        let (still, lost): (Vec<_>, Vec<_>) = kept.into_iter().partition(|pack| held.contains(&pack.id()));
+        let (still, lost): (Vec<_>, Vec<_>) =
+            kept.into_iter().partition(|pack| held.contains(&pack.id()));
         arrived.kept_bytes = still.iter().map(|pack| pack.size()).sum();
         arrived.kept = still;
         for pack in lost {
@@ -303,7 +321,8 @@ impl<'u> Upload<'u> {
                 Ok(packs) if packs.is_empty() => Ok(Uploaded::All),
                 Ok(packs) => {
                     if lock(&self.scaler).try_add_worker() {
-                        let spawned = Builder::new().spawn_scoped(scope, || self.work(scope, held, result));
+                        let spawned =
+                            Builder::new().spawn_scoped(scope, || self.work(scope, held, result));
                         if spawned.is_err() {
                             // Without another thread, continue with the present ones.
                             lock(&self.scaler).stay();
@@ -338,7 +357,10 @@ impl<'u> Upload<'u> {
 
     /// The next packs that the mirror does not hold: one, and all that are ready within a round
     /// trip. A later one is sent sooner in a request of its own.
-    fn next_batch(&self, held: &HashSet<PackId>) -> Result<Vec<Box<dyn OutgoingPack>>, MirrorError> {
+    fn next_batch(
+        &self,
+        held: &HashSet<PackId>,
+    ) -> Result<Vec<Box<dyn OutgoingPack>>, MirrorError> {
         let (began, round_trip) = (Instant::now(), self.mirror.round_trip().unwrap_or_default());
         let mut source = lock(&self.source);
         let mut packs = Vec::new();
@@ -366,7 +388,8 @@ impl<'u> Upload<'u> {
                 continue;
             }
             if lock(&self.arrived).note(pack.id()) {
-                self.monitor.event(Event::PackHeld { mirror: self.mirror.name.clone(), pack: pack.id() });
+                self.monitor
+                    .event(Event::PackHeld { mirror: self.mirror.name.clone(), pack: pack.id() });
             }
         }
     }
@@ -386,7 +409,10 @@ impl<'u> Upload<'u> {
                 let body = Body::Stream(pack.size(), &open);
                 let request = Request::new(Verb::Put, resource, body, AnswerLimit::SMALL);
                 let request = Request { is_announced, ..request };
-                self.mirror.session.ask(&request, &mut retry).map(|protocol::Done {}| SendResult::All)
+                self.mirror
+                    .session
+                    .ask(&request, &mut retry)
+                    .map(|protocol::Done {}| SendResult::All)
             }
             several => self.send_several(several, is_announced, &mut retry),
         };
@@ -412,10 +438,13 @@ impl<'u> Upload<'u> {
             Ok(Box::new(PackSequence::new(packs, |pack| CountedPack::open(self, pack))))
         };
         let resource = Resource::Packs(self.key);
-        let request = Request::new(Verb::Put, resource, Body::Stream(length, &open), AnswerLimit::SMALL);
+        let request =
+            Request::new(Verb::Put, resource, Body::Stream(length, &open), AnswerLimit::SMALL);
         match self.mirror.session.ask_once(&Request { is_announced, ..request }, retry) {
             Ok(protocol::Done {}) => Ok(SendResult::All),
-            Err(attempt_error) if attempt_error.retry == RetryAction::Never => Err(attempt_error.error),
+            Err(attempt_error) if attempt_error.retry == RetryAction::Never => {
+                Err(attempt_error.error)
+            }
             Err(_) => Ok(SendResult::Cut),
         }
     }
@@ -489,7 +518,11 @@ mod tests {
         assert_eq!(settle(|connections| 10 * u32::try_from(connections).unwrap()), 8);
         assert_eq!(settle(|_| 10), 1);
         assert_eq!(
-            settle(|connections| if connections < 5 { 10 * u32::try_from(connections).unwrap() } else { 40 }),
+            settle(|connections| if connections < 5 {
+                10 * u32::try_from(connections).unwrap()
+            } else {
+                40
+            }),
             4
         );
     }
@@ -515,7 +548,9 @@ mod tests {
         assert_eq!(examine(&small, &ObjectId::of(b"abc")).unwrap(), (Some(b"abc".to_vec()), 3));
         assert!(examine(&small, &ObjectId::of(b"abd")).is_err());
         let content = vec![7; usize::try_from(SMALL).unwrap() + 1];
-        let large = || -> Result<Box<dyn Read + Send>, SourceError> { Ok(Box::new(io::Cursor::new(content.clone()))) };
+        let large = || -> Result<Box<dyn Read + Send>, SourceError> {
+            Ok(Box::new(io::Cursor::new(content.clone())))
+        };
         assert_eq!(examine(&large, &ObjectId::of(&content)).unwrap(), (None, SMALL + 1));
     }
 }

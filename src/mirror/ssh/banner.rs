@@ -32,7 +32,11 @@ pub(super) enum BannerScan {
 /// Scans all output so far for the banner.
 pub(super) fn scan(output: &[u8]) -> BannerScan {
     let Some(at) = memchr::memmem::find(output, ANY_VERSION.as_bytes()) else {
-        return if output.len() > MAX_NOISE_BYTES { BannerScan::Nonsense } else { BannerScan::More };
+        return if output.len() > MAX_NOISE_BYTES {
+            BannerScan::Nonsense
+        } else {
+            BannerScan::More
+        };
     };
     let line = &output[at..];
     let Some(end) = memchr::memchr(b'\n', line) else {
@@ -49,7 +53,10 @@ pub(super) fn scan(output: &[u8]) -> BannerScan {
     let text = String::from_utf8_lossy(&line[..end]);
     let found = match text.strip_prefix(BANNER) {
         Some(json) => serde_json::from_str(json.trim_end()).ok().map(BannerLine::Banner),
-        None => text[ANY_VERSION.len()..].split(' ').next().map(|version| BannerLine::OtherVersion(version.to_owned())),
+        None => text[ANY_VERSION.len()..]
+            .split(' ')
+            .next()
+            .map(|version| BannerLine::OtherVersion(version.to_owned())),
     };
     found.map_or(BannerScan::Nonsense, BannerScan::Line)
 }
@@ -68,7 +75,11 @@ mod tests {
     fn noise_before_the_banner_is_skipped() {
         let line = format!("headwater receive 1 {JSON}\n");
         for noise in ["", "Welcome!\n", "no line end", "a\nb\r\n\n"] {
-            assert_eq!(scan(format!("{noise}{line}").as_bytes()), BannerScan::Line(banner()), "{noise:?}");
+            assert_eq!(
+                scan(format!("{noise}{line}").as_bytes()),
+                BannerScan::Line(banner()),
+                "{noise:?}"
+            );
         }
         for cut in 0..line.len() {
             assert_eq!(scan(&line.as_bytes()[..cut]), BannerScan::More, "{cut}");
@@ -80,7 +91,13 @@ mod tests {
         assert_eq!(scan(&vec![b'x'; MAX_NOISE_BYTES]), BannerScan::More);
         assert_eq!(scan(&vec![b'x'; MAX_NOISE_BYTES + 1]), BannerScan::Nonsense);
         assert_eq!(scan(b"headwater receive 1 nonsense\n"), BannerScan::Nonsense);
-        assert_eq!(scan(format!("headwater receive 1 {JSON}\nmore").as_bytes()), BannerScan::Nonsense);
-        assert_eq!(scan(b"headwater receive 2 {}\n"), BannerScan::Line(BannerLine::OtherVersion("2".into())));
+        assert_eq!(
+            scan(format!("headwater receive 1 {JSON}\nmore").as_bytes()),
+            BannerScan::Nonsense
+        );
+        assert_eq!(
+            scan(b"headwater receive 2 {}\n"),
+            BannerScan::Line(BannerLine::OtherVersion("2".into()))
+        );
     }
 }

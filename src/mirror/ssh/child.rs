@@ -51,7 +51,8 @@ fn quoted(word: &str) -> String {
 }
 
 fn arguments(place: &SshUrl, settings: &SshSettings, pinned: Option<&str>) -> Vec<String> {
-    let mut options = vec!["BatchMode=yes".to_owned(), format!("ConnectTimeout={}", CONNECT.as_secs())];
+    let mut options =
+        vec!["BatchMode=yes".to_owned(), format!("ConnectTimeout={}", CONNECT.as_secs())];
     // A dead connection is detected after 60 s; without this ssh would keep the pipe open.
     options.extend(["ServerAliveInterval=15".to_owned(), "ServerAliveCountMax=4".to_owned()]);
     if let Some(file) = pinned {
@@ -85,14 +86,22 @@ fn pin(key: &str) -> io::Result<(File, String)> {
 }
 
 impl Child {
-    pub(super) fn start(place: &SshUrl, settings: &SshSettings, cancel: CancelToken) -> Result<Self, AttemptError> {
+    pub(super) fn start(
+        place: &SshUrl,
+        settings: &SshSettings,
+        cancel: CancelToken,
+    ) -> Result<Self, AttemptError> {
         let failed = |what: &str, error: &io::Error| {
-            attempt_error(TransportError::Ssh { what: format!("{what}: {error}") }, RetryAction::Never)
+            attempt_error(
+                TransportError::Ssh { what: format!("{what}: {error}") },
+                RetryAction::Never,
+            )
         };
         let program = settings.command.program();
         let pinned = settings.host_key.as_deref().map(pin).transpose();
         let pinned = pinned.map_err(|error| failed("cannot hand over the host key", &error))?;
-        let (stream, other) = UnixStream::pair().map_err(|error| failed("cannot make a socket", &error))?;
+        let (stream, other) =
+            UnixStream::pair().map_err(|error| failed("cannot make a socket", &error))?;
         let other = OwnedFd::from(other);
         let second = other.try_clone().map_err(|error| failed("cannot make a socket", &error))?;
         let mut command = Command::new(program);
@@ -103,7 +112,8 @@ impl Child {
             .stdout(Stdio::from(second))
             .stderr(Stdio::piped())
             .spawn();
-        let mut process = spawned.map_err(|error| failed(&format!("cannot run {program}"), &error))?;
+        let mut process =
+            spawned.map_err(|error| failed(&format!("cannot run {program}"), &error))?;
         let stderr_tail = Arc::new(Mutex::new(Vec::new()));
         let stderr = process.stderr.take();
         let kept = Arc::clone(&stderr_tail);
@@ -119,11 +129,22 @@ impl Child {
                 return Err(failed("cannot start a thread", &error));
             }
         };
-        Ok(Self { process, stream, stderr_tail, listener, cancel, pinned: pinned.map(|(file, _)| file) })
+        Ok(Self {
+            process,
+            stream,
+            stderr_tail,
+            listener,
+            cancel,
+            pinned: pinned.map(|(file, _)| file),
+        })
     }
 
     /// Waits for the banner of the receiver.
-    pub(super) fn read_banner(&mut self, time: Duration, stop: &dyn Fn() -> bool) -> Result<BannerLine, AttemptError> {
+    pub(super) fn read_banner(
+        &mut self,
+        time: Duration,
+        stop: &dyn Fn() -> bool,
+    ) -> Result<BannerLine, AttemptError> {
         let end = Instant::now() + time;
         let mut output = Vec::new();
         loop {
@@ -144,12 +165,18 @@ impl Child {
                 return Err(attempt_error(TransportError::Timeout { what }, RetryAction::Later));
             }
             let mut some = [0; 4096];
-            let read =
-                self.stream.set_read_timeout(Some(left.min(POLL_INTERVAL))).and_then(|()| self.stream.read(&mut some));
+            let read = self
+                .stream
+                .set_read_timeout(Some(left.min(POLL_INTERVAL)))
+                .and_then(|()| self.stream.read(&mut some));
             match read {
                 Ok(0) => return Err(self.ended(&output)),
                 Ok(count) => output.extend_from_slice(&some[..count]),
-                Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {}
+                Err(error)
+                    if matches!(
+                        error.kind(),
+                        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut
+                    ) => {}
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(_) => return Err(self.ended(&output)),
             }
@@ -175,14 +202,18 @@ impl Child {
                 if quote.contains("Host key verification failed") {
                     let what = self.describe_host_key(quote.trim_start_matches(": "));
                     attempt_error(TransportError::HostKey { what }, RetryAction::Never)
-                } else if quote.contains("Permission denied") || quote.contains("Too many authentication") {
+                } else if quote.contains("Permission denied")
+                    || quote.contains("Too many authentication")
+                {
                     attempt_error(TransportError::SshDenied { what }, RetryAction::Never)
                 } else {
                     attempt_error(TransportError::Ssh { what }, RetryAction::Later)
                 }
             }
             Some(127) => {
-                let what = format!("install it, or name it with --receive-command or `receive_command`{quote}");
+                let what = format!(
+                    "install it, or name it with --receive-command or `receive_command`{quote}"
+                );
                 attempt_error(TransportError::NoReceiver { what }, RetryAction::Never)
             }
             Some(_) if quote.starts_with(RECEIVER_ERROR) => {
@@ -199,7 +230,8 @@ impl Child {
     fn describe_host_key(&self, quote: &str) -> String {
         let all = String::from_utf8_lossy(&lock(&self.stderr_tail)).into_owned();
         let print = all.split_whitespace().find(|word| word.starts_with("SHA256:"));
-        let found = print.map_or_else(String::new, |print| format!(": it has {}", print.trim_end_matches('.')));
+        let found = print
+            .map_or_else(String::new, |print| format!(": it has {}", print.trim_end_matches('.')));
         match (self.pinned.is_some(), all.contains("HAS CHANGED")) {
             (true, _) => format!("not the one that `host_key` pins{found}"),
             (false, true) => format!("not the one in known_hosts{found}"),
@@ -212,7 +244,8 @@ impl Child {
         let quote = lock(&self.stderr_tail).clone();
         let text = [String::from_utf8_lossy(&quote), String::from_utf8_lossy(output)].concat();
         let text = Secrets::default().clean(&text);
-        let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+        let lines: Vec<&str> =
+            text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
         let text = lines.join(" / ");
         match text.char_indices().rev().nth(SHOWN_CHARS) {
             _ if text.is_empty() => String::new(),
@@ -247,7 +280,9 @@ impl Child {
         }
         self.process.kill().ok();
         let status = self.process.wait();
-        if let Some(listener) = self.listener.take().filter(|listener| listener.is_finished() || status.is_ok()) {
+        if let Some(listener) =
+            self.listener.take().filter(|listener| listener.is_finished() || status.is_ok())
+        {
             // A helper of ssh (a shared connection) may keep stderr open: do not wait for its end
             // for long.
             let end = Instant::now() + POLL_INTERVAL;
@@ -281,21 +316,30 @@ mod tests {
 
     #[test]
     fn ssh_is_asked_for_one_command_and_never_for_a_password() {
-        let settings = SshSettings { command: "ssh -i key".parse().unwrap(), ..SshSettings::default() };
+        let settings =
+            SshSettings { command: "ssh -i key".parse().unwrap(), ..SshSettings::default() };
         let all = arguments(&place("ssh://me@edge2:2222/srv/it's"), &settings, None).join(" ");
         assert_eq!(
             all,
-            "-i key -T -o BatchMode=yes -o ConnectTimeout=10 -o ServerAliveInterval=15 -o ServerAliveCountMax=4 \
-             -p 2222 me@edge2 -- headwater receive '/srv/it'\\''s'"
+            "-i key -T -o BatchMode=yes -o ConnectTimeout=10 -o ServerAliveInterval=15 -o \
+             ServerAliveCountMax=4 -p 2222 me@edge2 -- headwater receive '/srv/it'\\''s'"
         );
-        let pinned = arguments(&place("ssh://edge2/srv"), &SshSettings::default(), Some("/x")).join(" ");
-        assert!(pinned.contains("UserKnownHostsFile=/x") && pinned.contains("StrictHostKeyChecking=yes"), "{pinned}");
+        let pinned =
+            arguments(&place("ssh://edge2/srv"), &SshSettings::default(), Some("/x")).join(" ");
+        assert!(
+            pinned.contains("UserKnownHostsFile=/x")
+                && pinned.contains("StrictHostKeyChecking=yes"),
+            "{pinned}"
+        );
     }
 
     #[test]
     fn what_cannot_be_run_is_said() {
-        let settings = SshSettings { command: "/no/such/ssh".parse().unwrap(), ..SshSettings::default() };
-        let error = Child::start(&place("ssh://h/srv"), &settings, CancelToken::default()).unwrap_err().error;
+        let settings =
+            SshSettings { command: "/no/such/ssh".parse().unwrap(), ..SshSettings::default() };
+        let error = Child::start(&place("ssh://h/srv"), &settings, CancelToken::default())
+            .unwrap_err()
+            .error;
         assert!(error.to_string().contains("/no/such/ssh"), "{error}");
     }
 
@@ -303,10 +347,18 @@ mod tests {
         greeting_of(script, None)
     }
 
-    fn greeting_of(script: &str, host_key: Option<&str>) -> (Result<BannerLine, AttemptError>, u32) {
+    fn greeting_of(
+        script: &str,
+        host_key: Option<&str>,
+    ) -> (Result<BannerLine, AttemptError>, u32) {
         let command = shell_words::join(["/bin/sh", "-c", script]).parse().unwrap();
-        let settings = SshSettings { command, host_key: host_key.map(str::to_owned), ..SshSettings::default() };
-        let mut child = Child::start(&place("ssh://h/srv"), &settings, CancelToken::default()).unwrap();
+        let settings = SshSettings {
+            command,
+            host_key: host_key.map(str::to_owned),
+            ..SshSettings::default()
+        };
+        let mut child =
+            Child::start(&place("ssh://h/srv"), &settings, CancelToken::default()).unwrap();
         let id = child.process.id();
         (child.read_banner(Duration::from_secs(20), &|| false), id)
     }
@@ -318,7 +370,10 @@ mod tests {
             other => panic!("{other}"),
         };
         let ssh = error("echo 'connect to host h port 22: Connection refused' >&2; exit 255");
-        assert!(matches!(&ssh, TransportError::Ssh { what } if what.contains("Connection refused")), "{ssh}");
+        assert!(
+            matches!(&ssh, TransportError::Ssh { what } if what.contains("Connection refused")),
+            "{ssh}"
+        );
         let denied = error("echo 'me@h: Permission denied (publickey).' >&2; exit 255");
         assert!(matches!(denied, TransportError::SshDenied { .. }));
         let none = error("echo motd; echo 'sh: headwater: command not found' >&2; exit 127");
@@ -330,21 +385,28 @@ mod tests {
         let noise = error("yes | head -c 100000");
         assert!(matches!(noise, TransportError::NoReceiver { .. }), "{noise}");
         let other = error("exit 3");
-        assert!(matches!(&other, TransportError::NoReceiver { what } if what.contains("exit code 3")), "{other}");
+        assert!(
+            matches!(&other, TransportError::NoReceiver { what } if what.contains("exit code 3")),
+            "{other}"
+        );
     }
 
     #[test]
     fn an_error_of_the_receiver_is_not_taken_for_a_missing_program() {
-        let failed = greeting("echo 'error: cannot serve /srv/www: it is full' >&2; exit 1").0.unwrap_err().error;
+        let failed = greeting("echo 'error: cannot serve /srv/www: it is full' >&2; exit 1")
+            .0
+            .unwrap_err()
+            .error;
         assert_eq!(failed.to_string(), "the receiver failed: cannot serve /srv/www: it is full");
     }
 
     #[test]
     fn another_host_key_is_told_without_the_warning_of_ssh() {
-        let warning = "@@@@@ / WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED! / sent by the remote host is";
+        let warning =
+            "@@@@@ / WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED! / sent by the remote host is";
         let changed = format!(
-            "echo '{warning}' >&2; echo 'SHA256:abc/+1.' >&2; echo 'Add correct host key in /proc/1/fd/8' >&2; \
-             echo 'Host key verification failed.' >&2; exit 255"
+            "echo '{warning}' >&2; echo 'SHA256:abc/+1.' >&2; echo 'Add correct host key in \
+             /proc/1/fd/8' >&2; echo 'Host key verification failed.' >&2; exit 255"
         );
         let unknown = "echo 'Host key verification failed.' >&2; exit 255";
         for (script, host_key, says) in [
@@ -372,7 +434,11 @@ mod tests {
     fn a_child_that_closes_its_end_and_goes_on_is_ended() {
         let began = Instant::now();
         let (found, id) = greeting("exec sleep 30 <&- >&-");
-        assert!(found.is_err() && began.elapsed() < Duration::from_secs(15), "{:?}", began.elapsed());
+        assert!(
+            found.is_err() && began.elapsed() < Duration::from_secs(15),
+            "{:?}",
+            began.elapsed()
+        );
         assert!(!std::path::Path::new(&format!("/proc/{id}")).exists());
     }
 

@@ -46,8 +46,12 @@ impl FromStr for SshCommand {
 
     /// Splits the text into words as a shell does. Variables and `~` are not expanded.
     fn from_str(text: &str) -> Result<Self, ParseSshCommandError> {
-        let mut words = shell_words::split(text).map_err(|_| ParseSshCommandError::OpenQuote)?.into_iter();
-        let program = words.next().filter(|program| !program.is_empty()).ok_or(ParseSshCommandError::NoProgram)?;
+        let mut words =
+            shell_words::split(text).map_err(|_| ParseSshCommandError::OpenQuote)?.into_iter();
+        let program = words
+            .next()
+            .filter(|program| !program.is_empty())
+            .ok_or(ParseSshCommandError::NoProgram)?;
         Ok(Self { program, arguments: words.collect() })
     }
 }
@@ -80,7 +84,9 @@ impl FromStr for ReceiveCommand {
 
     fn from_str(text: &str) -> Result<Self, ParseReceiveCommandError> {
         match text.trim() {
-            line if line.is_empty() || line.contains(char::is_control) => Err(ParseReceiveCommandError),
+            line if line.is_empty() || line.contains(char::is_control) => {
+                Err(ParseReceiveCommandError)
+            }
             line => Ok(Self(line.to_owned())),
         }
     }
@@ -107,7 +113,9 @@ mod tests {
 
     #[test]
     fn a_receive_command_is_one_line() {
-        assert!("a\nb".parse::<ReceiveCommand>().is_err() && " ".parse::<ReceiveCommand>().is_err());
+        assert!(
+            "a\nb".parse::<ReceiveCommand>().is_err() && " ".parse::<ReceiveCommand>().is_err()
+        );
         assert_eq!("sudo headwater ".parse::<ReceiveCommand>().unwrap().as_str(), "sudo headwater");
     }
 }

@@ -61,7 +61,10 @@ pub(super) struct SshConnection {
 
 impl fmt::Debug for SshConnection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SshConnection").field("place", &self.place).field("site", &self.site).finish_non_exhaustive()
+        f.debug_struct("SshConnection")
+            .field("place", &self.place)
+            .field("site", &self.site)
+            .finish_non_exhaustive()
     }
 }
 
@@ -70,7 +73,12 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl SshConnection {
-    pub(super) fn new(place: &SshUrl, settings: &SshSettings, site: Option<Site>, cancel: CancelToken) -> Self {
+    pub(super) fn new(
+        place: &SshUrl,
+        settings: &SshSettings,
+        site: Option<Site>,
+        cancel: CancelToken,
+    ) -> Self {
         let (place, settings) = (place.clone(), settings.clone());
         Self { place, settings, site, cancel, base: Mutex::default(), first_pipe: Mutex::default() }
     }
@@ -81,7 +89,11 @@ impl SshConnection {
     }
 
     /// The base URL; starts `ssh` if it is not known yet.
-    pub(super) fn base(&self, left: Option<Duration>, stop: &dyn Fn() -> bool) -> Result<String, AttemptError> {
+    pub(super) fn base(
+        &self,
+        left: Option<Duration>,
+        stop: &dyn Fn() -> bool,
+    ) -> Result<String, AttemptError> {
         if let Some(base) = &*lock(&self.base) {
             return Ok(base.clone());
         }
@@ -98,7 +110,11 @@ impl SshConnection {
         }
     }
 
-    fn connect(&self, left: Option<Duration>, stop: &dyn Fn() -> bool) -> Result<Pipe, AttemptError> {
+    fn connect(
+        &self,
+        left: Option<Duration>,
+        stop: &dyn Fn() -> bool,
+    ) -> Result<Pipe, AttemptError> {
         let time = left.map_or(BANNER_TIMEOUT, |left| left.min(BANNER_TIMEOUT));
         let mut child = Child::start(&self.place, &self.settings, self.cancel.clone())?;
         let line = child.read_banner(time, stop)?;
@@ -109,8 +125,9 @@ impl SshConnection {
             AttemptError::final_(error)
         })?;
         *lock(&self.base) = Some(format!("{AUTHORITY}{base}"));
-        Pipe::new(child)
-            .map_err(|error| attempt_error(TransportError::Ssh { what: error.to_string() }, RetryAction::Never))
+        Pipe::new(child).map_err(|error| {
+            attempt_error(TransportError::Ssh { what: error.to_string() }, RetryAction::Never)
+        })
     }
 
     /// Checks the banner and returns the base path of the site.
@@ -133,7 +150,8 @@ impl SshConnection {
         let site = self.find(banner)?;
         match (&self.site, &site.site) {
             (Some(wanted), Some(found)) if wanted != found => {
-                Err(TransportError::OtherSite { found: found.clone(), wanted: wanted.clone() }.into())
+                Err(TransportError::OtherSite { found: found.clone(), wanted: wanted.clone() }
+                    .into())
             }
             _ if site.base.starts_with('/')
                 && site.base.ends_with('/')
@@ -141,14 +159,18 @@ impl SshConnection {
             {
                 Ok(site.base.clone())
             }
-            _ => Err(TransportError::NoReceiver { what: "its banner has a malformed base path".into() }.into()),
+            _ => Err(TransportError::NoReceiver {
+                what: "its banner has a malformed base path".into(),
+            }
+            .into()),
         }
     }
 
     fn find<'b>(&self, banner: &'b Banner) -> Result<&'b BannerSite, MirrorError> {
         let wanted = std::path::Path::new(self.place.directory());
         banner.sites.iter().find(|site| site.directory == wanted).ok_or_else(|| {
-            let serves: Vec<String> = banner.sites.iter().map(|site| site.directory.display().to_string()).collect();
+            let serves: Vec<String> =
+                banner.sites.iter().map(|site| site.directory.display().to_string()).collect();
             let serves = if serves.is_empty() { "nothing".to_owned() } else { serves.join(", ") };
             TransportError::OtherDirectory { serves, wanted: wanted.display().to_string() }.into()
         })
@@ -165,7 +187,9 @@ mod tests {
     use crate::mirror::{ErrorKind, Location};
 
     fn link(site: Option<&str>) -> SshConnection {
-        let Ok(Location::Ssh(place)) = Location::parse("ssh://h/srv/www") else { panic!("not ssh") };
+        let Ok(Location::Ssh(place)) = Location::parse("ssh://h/srv/www") else {
+            panic!("not ssh")
+        };
         SshConnection::new(
             &place,
             &SshSettings::default(),
@@ -189,11 +213,24 @@ mod tests {
     #[test]
     fn a_banner_must_have_the_directory_and_the_site_that_are_meant() {
         assert_eq!(link(Some("docs")).check(&banner("/srv/www", None, "/")).unwrap(), "/");
-        assert_eq!(link(None).check(&banner("/srv/www/", Some("docs"), "/docs/")).unwrap(), "/docs/");
-        let failure = |link: SshConnection, line: banner::BannerLine| link.check(&line).unwrap_err().kind();
-        assert_eq!(failure(link(Some("docs")), banner("/srv/www", Some("news"), "/")), ErrorKind::OtherSite);
+        assert_eq!(
+            link(None).check(&banner("/srv/www/", Some("docs"), "/docs/")).unwrap(),
+            "/docs/"
+        );
+        let failure =
+            |link: SshConnection, line: banner::BannerLine| link.check(&line).unwrap_err().kind();
+        assert_eq!(
+            failure(link(Some("docs")), banner("/srv/www", Some("news"), "/")),
+            ErrorKind::OtherSite
+        );
         assert_eq!(failure(link(None), banner("/srv/other", None, "/")), ErrorKind::Protocol);
-        assert_eq!(failure(link(None), banner("/srv/www", None, "//evil.example")), ErrorKind::Protocol);
-        assert_eq!(failure(link(None), banner::BannerLine::OtherVersion("2".into())), ErrorKind::Version);
+        assert_eq!(
+            failure(link(None), banner("/srv/www", None, "//evil.example")),
+            ErrorKind::Protocol
+        );
+        assert_eq!(
+            failure(link(None), banner::BannerLine::OtherVersion("2".into())),
+            ErrorKind::Version
+        );
     }
 }

@@ -38,9 +38,14 @@ impl PipeConnector {
 impl Connector for PipeConnector {
     type Out = Pipe;
 
-    fn connect(&self, details: &ConnectionDetails<'_>, _: Option<()>) -> Result<Option<Pipe>, Error> {
+    fn connect(
+        &self,
+        details: &ConnectionDetails<'_>,
+        _: Option<()>,
+    ) -> Result<Option<Pipe>, Error> {
         let left = details.timeout.not_zero().map(|left| *left);
-        let pipe = self.0.take(left).map_err(|attempt_error| Error::Other(Box::new(attempt_error)))?;
+        let pipe =
+            self.0.take(left).map_err(|attempt_error| Error::Other(Box::new(attempt_error)))?;
         let socket: Arc<dyn ShutdownHandle> = Arc::clone(&pipe.socket) as _;
         (details.register_shutdown)(Arc::downgrade(&socket))?;
         Ok(Some(pipe))
@@ -95,7 +100,11 @@ fn time(timeout: NextTimeout) -> Option<Duration> {
 
 /// Writes all of `output` within the time `left`. The socket timeout applies to a single write, so
 /// a slow peer could otherwise extend it with each one.
-fn write_within(stream: &mut UnixStream, mut output: &[u8], left: Option<Duration>) -> io::Result<()> {
+fn write_within(
+    stream: &mut UnixStream,
+    mut output: &[u8],
+    left: Option<Duration>,
+) -> io::Result<()> {
     let deadline = left.map(|left| Instant::now() + left);
     while !output.is_empty() {
         let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
@@ -128,7 +137,8 @@ impl Transport for Pipe {
     fn transmit_output(&mut self, amount: usize, timeout: NextTimeout) -> Result<(), Error> {
         let timeout = timeout.for_write();
         let output = &self.buffers.output()[..amount];
-        write_within(&mut self.child.stream, output, time(timeout)).map_err(|error| map_timeout(error, timeout))
+        write_within(&mut self.child.stream, output, time(timeout))
+            .map_err(|error| map_timeout(error, timeout))
     }
 
     fn await_input(&mut self, timeout: NextTimeout) -> Result<bool, Error> {
@@ -171,8 +181,12 @@ mod tests {
             }
         });
         let began = Instant::now();
-        let error = write_within(&mut ours, &vec![0; 64 << 20], Some(Duration::from_millis(100))).unwrap_err();
-        assert!(matches!(error.kind(), io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock), "{error}");
+        let error = write_within(&mut ours, &vec![0; 64 << 20], Some(Duration::from_millis(100)))
+            .unwrap_err();
+        assert!(
+            matches!(error.kind(), io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock),
+            "{error}"
+        );
         assert!(began.elapsed() < Duration::from_secs(5));
         drop(ours);
         stop.send(()).ok();

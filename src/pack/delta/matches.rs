@@ -113,7 +113,10 @@ impl MatchTable {
     fn places(&self, window: &[u8]) -> impl Iterator<Item = usize> {
         let last = self.heads[self.slot(window)];
         let places = std::iter::successors(Some(last), |place| Some(self.chain[*place as usize]));
-        places.take_while(|place| *place != 0).take(MAX_PLACES).map(|place| (place as usize - 1) * STRIDE)
+        places
+            .take_while(|place| *place != 0)
+            .take(MAX_PLACES)
+            .map(|place| (place as usize - 1) * STRIDE)
     }
 }
 
@@ -166,21 +169,29 @@ pub(super) struct Matcher {
 impl Matcher {
     /// The matches of `content` in `prefix`, in the order of the content and without overlap.
     /// `None` if more than `most_literals` bytes of the content would be left without a match.
-    pub(super) fn find(&mut self, content: &[u8], prefix: &[u8], most_literals: usize) -> Option<Vec<Match>> {
+    pub(super) fn find(
+        &mut self,
+        content: &[u8],
+        prefix: &[u8],
+        most_literals: usize,
+    ) -> Option<Vec<Match>> {
         self.table.fill(prefix);
         self.near.forget();
         let mut matches: Vec<Match> = Vec::new();
         // The end of the last match, in the content and in the prefix.
         let (mut end, mut old_end) = (0, 0);
         let (mut at, mut literals) = (0, 0);
-        while at + 8 <= content.len() && literals + (at - end) <= most_literals.min((at + HEAD_START) / EARLY_PART) {
+        while at + 8 <= content.len()
+            && literals + (at - end) <= most_literals.min((at + HEAD_START) / EARLY_PART)
+        {
             let run = at - end;
             let Some(found) = self.look(content, prefix, at, old_end, run) else {
                 at += (1 + (run >> SKIP_SHIFT)).min(MAX_STEP);
                 continue;
             };
             let back = common_end(&content[end..found.at], &prefix[..found.from]);
-            let found = Match { at: found.at - back, from: found.from - back, length: found.length + back };
+            let found =
+                Match { at: found.at - back, from: found.from - back, length: found.length + back };
             literals += found.at - end;
             (end, old_end) = found.ends();
             at = end;
@@ -193,10 +204,21 @@ impl Matcher {
 
     /// Finds a match that begins at `at` or shortly after it. The last match ended at `old_end` in
     /// the prefix and `run` bytes before `at`.
-    fn look(&mut self, content: &[u8], prefix: &[u8], at: usize, old_end: usize, run: usize) -> Option<Match> {
+    fn look(
+        &mut self,
+        content: &[u8],
+        prefix: &[u8],
+        at: usize,
+        old_end: usize,
+        run: usize,
+    ) -> Option<Match> {
         let rest = &content[at..];
         let same = old_end + run;
-        let found = |at: usize, from: usize| Match { at, from, length: common(&content[at..], &prefix[from..]) };
+        let found = |at: usize, from: usize| Match {
+            at,
+            from,
+            length: common(&content[at..], &prefix[from..]),
+        };
         if run.is_multiple_of(SAME_AHEAD)
             && let Some(old) = prefix.get(same..)
             && let Some(ahead) = like_ahead(rest, old)
@@ -211,16 +233,21 @@ impl Matcher {
         }
         let window = rest.get(..WINDOW)?;
         let enough = &rest[..rest.len().min(ENOUGH)];
-        let measured = self.table.places(window).map(|from| (common(enough, &prefix[from..]), from));
+        let measured =
+            self.table.places(window).map(|from| (common(enough, &prefix[from..]), from));
         let long = measured.filter(|(length, _)| *length >= WINDOW);
-        let (_, from) = long.max_by_key(|(length, from)| (*length, Reverse(from.abs_diff(same))))?;
+        let (_, from) =
+            long.max_by_key(|(length, from)| (*length, Reverse(from.abs_diff(same))))?;
         Some(found(at, from))
     }
 }
 
 /// The first offset, below [`SAME_AHEAD`], at which the same eight bytes occur in both.
 fn like_ahead(new: &[u8], old: &[u8]) -> Option<usize> {
-    new.windows(8).zip(old.windows(8)).take(SAME_AHEAD).position(|(new, old)| word(new, 0) == word(old, 0))
+    new.windows(8)
+        .zip(old.windows(8))
+        .take(SAME_AHEAD)
+        .position(|(new, old)| word(new, 0) == word(old, 0))
 }
 
 #[cfg(test)]
@@ -249,7 +276,9 @@ mod tests {
     fn small_changes_leave_two_matches_that_meet_them() {
         let old = noise(10_000);
         let (before, behind) = old.split_at(5_003);
-        for (new, removed) in [(&b"x"[..], 1), (b"", 7), (b"of another length", 16), (b"", 150), (&[7; 150], 0)] {
+        for (new, removed) in
+            [(&b"x"[..], 1), (b"", 7), (b"of another length", 16), (b"", 150), (&[7; 150], 0)]
+        {
             let content = [before, new, &behind[removed..]].concat();
             let behind_at = 5_003 + new.len();
             let expected = [(0, 0, 5_003), (behind_at, 5_003 + removed, content.len() - behind_at)];
@@ -282,7 +311,9 @@ mod tests {
 
     #[test]
     fn nothing_and_very_little_are_no_trouble() {
-        for (content, prefix) in [(&b""[..], &b""[..]), (b"a", b"a"), (b"", b"old"), (b"12345678", b"1234567")] {
+        for (content, prefix) in
+            [(&b""[..], &b""[..]), (b"a", b"a"), (b"", b"old"), (b"12345678", b"1234567")]
+        {
             assert_eq!(find(content, prefix), []);
         }
         assert_eq!(find(b"12345678", b"12345678"), [(0, 0, 8)]);

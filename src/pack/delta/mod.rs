@@ -36,11 +36,18 @@ pub(super) struct DeltaEncoder {
 
 impl DeltaEncoder {
     /// Encodes `content` against `prefix`. Returns `None` if too little of it is in the prefix.
-    pub(super) fn encode(&mut self, content: &[u8], prefix: &[u8], level: i32) -> io::Result<Option<Vec<u8>>> {
+    pub(super) fn encode(
+        &mut self,
+        content: &[u8],
+        prefix: &[u8],
+        level: i32,
+    ) -> io::Result<Option<Vec<u8>>> {
         if prefix.is_empty() {
             return Ok(None);
         }
-        let Some(matches) = self.matcher.find(content, prefix, content.len() / LITERAL_PART) else { return Ok(None) };
+        let Some(matches) = self.matcher.find(content, prefix, content.len() / LITERAL_PART) else {
+            return Ok(None);
+        };
         let body = body(content, &matches);
         if body.len() > content.len() {
             return Ok(None);
@@ -105,7 +112,12 @@ pub(super) fn decode_into(
 }
 
 /// Reassembles the content from `body`.
-fn apply(body: &[u8], prefix: &[u8], content_bytes: usize, content: &mut Vec<u8>) -> Result<(), PackError> {
+fn apply(
+    body: &[u8],
+    prefix: &[u8],
+    content_bytes: usize,
+    content: &mut Vec<u8>,
+) -> Result<(), PackError> {
     const WHAT: &str = "copies of a delta";
     const TOO_LONG: PackError = PackError::frame("the delta makes more than its content");
     let mut input = PackCursor { rest: body };
@@ -126,11 +138,13 @@ fn apply(body: &[u8], prefix: &[u8], content_bytes: usize, content: &mut Vec<u8>
             return Err(TOO_LONG);
         }
         let from = layout::take_difference(&mut places, old_end + run, WHAT)?;
-        old_end = from.checked_add(length).ok_or(PackError::frame("a copy from outside of the bases"))?;
+        old_end =
+            from.checked_add(length).ok_or(PackError::frame("a copy from outside of the bases"))?;
         content.extend_from_slice(input.take(run, "literals of a delta")?);
         let range = usize::try_from(from).ok().zip(usize::try_from(old_end).ok());
         let copied = range.and_then(|(from, end)| prefix.get(from..end));
-        content.extend_from_slice(copied.ok_or(PackError::frame("a copy from outside of the bases"))?);
+        content
+            .extend_from_slice(copied.ok_or(PackError::frame("a copy from outside of the bases"))?);
     }
     if content.len() + input.rest.len() != content_bytes {
         return Err(PackError::frame("the delta does not make its content"));

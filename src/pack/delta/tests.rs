@@ -31,17 +31,20 @@ fn numbers(numbers: &[u64]) -> Vec<u8> {
 /// A text and an edited version of it.
 fn edited() -> impl Strategy<Value = (Vec<u8>, Vec<u8>)> {
     let word = prop::collection::vec(any::<u8>(), 1..30);
-    let edit = (any::<prop::sample::Index>(), 0usize..300, prop::collection::vec(any::<u8>(), 0..40));
-    (prop::collection::vec(word, 100..400), prop::collection::vec(edit, 0..12)).prop_map(|(words, edits)| {
-        let old = words.concat();
-        let mut new = old.clone();
-        for (at, removed, added) in edits {
-            let at = at.index(new.len());
-            let end = new.len().min(at + removed);
-            new.splice(at..end, added);
-        }
-        (old, new)
-    })
+    let edit =
+        (any::<prop::sample::Index>(), 0usize..300, prop::collection::vec(any::<u8>(), 0..40));
+    (prop::collection::vec(word, 100..400), prop::collection::vec(edit, 0..12)).prop_map(
+        |(words, edits)| {
+            let old = words.concat();
+            let mut new = old.clone();
+            for (at, removed, added) in edits {
+                let at = at.index(new.len());
+                let end = new.len().min(at + removed);
+                new.splice(at..end, added);
+            }
+            (old, new)
+        },
+    )
 }
 
 proptest! {
@@ -75,7 +78,10 @@ fn every_changed_byte_of_delta_and_bases_is_noticed() {
         let mut changed = delta.clone();
         changed[bit / 8] ^= 1 << (bit % 8);
         // Two encodings may be equivalent.
-        assert!(decode(&changed, &old, new.len()).map_or(true, |content| content == new), "bit {bit}");
+        assert!(
+            decode(&changed, &old, new.len()).map_or(true, |content| content == new),
+            "bit {bit}"
+        );
     }
     for end in 0..delta.len() {
         assert!(decode(&delta[..end], &old, new.len()).is_err(), "cut to {end}");
@@ -84,7 +90,10 @@ fn every_changed_byte_of_delta_and_bases_is_noticed() {
     for at in [0, 1999, 2500, 5999] {
         let mut other = old.clone();
         other[at] ^= 1;
-        assert!(matches!(decode(&delta, &other, new.len()), Err(PackError::Frame { .. })), "byte {at}");
+        assert!(
+            matches!(decode(&delta, &other, new.len()), Err(PackError::Frame { .. })),
+            "byte {at}"
+        );
     }
     assert!(decode(&delta, &old[..5000], new.len()).is_err());
     assert!(decode(&delta, &old, new.len() - 1).is_err());
@@ -103,17 +112,30 @@ fn content_that_has_little_of_the_prefix_is_none() {
 #[test]
 fn bodies_that_break_a_rule_are_refused() {
     let prefix: Vec<u8> = (0..100).collect();
-    let decode_body = |body: &[u8], content: &[u8]| decode(&delta_of(body, content), &prefix, content.len());
+    let decode_body =
+        |body: &[u8], content: &[u8]| decode(&delta_of(body, content), &prefix, content.len());
     // Literals "ab", the bytes 2..22, the bytes 25..45, and "cd" at the end.
     let good = [&numbers(&[2, 2, 0, 20, 20, 0, 6])[..], b"abcd"].concat();
     let content = [b"ab", &prefix[2..22], &prefix[25..45], b"cd"].concat();
     assert_eq!(decode_body(&good, &content).unwrap(), content);
     for (what, body) in [
-        ("a copy that ends beyond the bases", [&numbers(&[1, 0, 20, 162])[..], &[b'x'; 20]].concat()),
-        ("a copy that begins beyond the bases", [&numbers(&[1, 0, 20, 202])[..], &[b'x'; 20]].concat()),
+        (
+            "a copy that ends beyond the bases",
+            [&numbers(&[1, 0, 20, 162])[..], &[b'x'; 20]].concat(),
+        ),
+        (
+            "a copy that begins beyond the bases",
+            [&numbers(&[1, 0, 20, 202])[..], &[b'x'; 20]].concat(),
+        ),
         ("a copy from before the bases", [&numbers(&[1, 0, 20, 1])[..], &[b'x'; 20]].concat()),
-        ("a copy that is longer than the content", [&numbers(&[1, 0, 41, 0])[..], &[b'x'; 20]].concat()),
-        ("a copy of so many bytes as there are numbers", [&numbers(&[1, 1, u64::MAX, 0])[..], &[b'x'; 20]].concat()),
+        (
+            "a copy that is longer than the content",
+            [&numbers(&[1, 0, 41, 0])[..], &[b'x'; 20]].concat(),
+        ),
+        (
+            "a copy of so many bytes as there are numbers",
+            [&numbers(&[1, 1, u64::MAX, 0])[..], &[b'x'; 20]].concat(),
+        ),
         ("more literals than there are", [&numbers(&[1, 30, 1, 0])[..], &[b'x'; 20]].concat()),
         ("more copies than there are", numbers(&[9, 0, 20, 0])),
         ("copies without end", numbers(&[u64::MAX, 0, 20, 0])),

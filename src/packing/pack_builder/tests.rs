@@ -67,9 +67,13 @@ impl Space {
 
     /// The packs of a job.
     fn packs(&self, job: &PackInput<'_>, cache_writer: Option<&CacheWriter>) -> Vec<Arc<Vec<u8>>> {
-        let queue =
-            PackQueue::new(self.queues.replace(self.queues.get() + 1), job.content_source, &self.scratch, &Silent)
-                .unwrap();
+        let queue = PackQueue::new(
+            self.queues.replace(self.queues.get() + 1),
+            job.content_source,
+            &self.scratch,
+            &Silent,
+        )
+        .unwrap();
         let receiver = queue.subscribe();
         run(job, cache_writer, &queue, &Silent).unwrap();
         let mut packs = receiver.packs();
@@ -78,7 +82,12 @@ impl Space {
 }
 
 /// Contents that packs decode to, by ordinal. Every byte of each comes once.
-fn decode(packs: &[Arc<Vec<u8>>], wanted: &[NewObjectRef], base: &[Entry], old: &Files) -> Vec<Vec<u8>> {
+fn decode(
+    packs: &[Arc<Vec<u8>>],
+    wanted: &[NewObjectRef],
+    base: &[Entry],
+    old: &Files,
+) -> Vec<Vec<u8>> {
     let sizes = wanted.iter().map(|wanted| usize::try_from(wanted.size).unwrap());
     let mut contents: Vec<Vec<Option<u8>>> = sizes.map(|size| vec![None; size]).collect();
     for pack in packs {
@@ -87,12 +96,15 @@ fn decode(packs: &[Arc<Vec<u8>>], wanted: &[NewObjectRef], base: &[Entry], old: 
             let mut prefix = Vec::new();
             for BaseRange { entry, offset, length } in block.bases() {
                 let content = &old[base[usize::try_from(*entry).unwrap()].path.as_str()];
-                prefix.extend_from_slice(&content[usize::try_from(*offset).unwrap()..][..*length as usize]);
+                prefix.extend_from_slice(
+                    &content[usize::try_from(*offset).unwrap()..][..*length as usize],
+                );
             }
             let decoded = block.decode(&prefix).unwrap();
             let mut bytes = decoded.iter();
             for Piece { ordinal, offset, length } in block.pieces() {
-                let place = &mut contents[*ordinal as usize][usize::try_from(*offset).unwrap()..][..*length as usize];
+                let place = &mut contents[*ordinal as usize][usize::try_from(*offset).unwrap()..]
+                    [..*length as usize];
                 for (to, byte) in place.iter_mut().zip(bytes.by_ref()) {
                     assert_eq!(to.replace(*byte), None, "a byte comes twice");
                 }
@@ -154,7 +166,9 @@ fn pair() -> impl Strategy<Value = (Files, Files)> {
                     (path.clone(), [&content[..at], &bytes, &content[at..]].concat())
                 }
                 Fate::Moved(to) => (format!("moved/{to}.js"), content.clone()),
-                Fate::Hashed(hash, bytes) => (format!("d0/f{number}.1{hash:07x}.js"), [&bytes[..], &content].concat()),
+                Fate::Hashed(hash, bytes) => {
+                    (format!("d0/f{number}.1{hash:07x}.js"), [&bytes[..], &content].concat())
+                }
                 Fate::Doubled => (path.clone(), content.repeat(2)),
                 Fate::Replaced(bytes) => (path.clone(), bytes),
             };

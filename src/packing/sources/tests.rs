@@ -3,8 +3,8 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::mirror::{
-    Depth, HistoryEvent, MirrorState, PackSource, Pruned, RepairSource, Repaired, Settled, StageRequest,
-    TransportError, Verified,
+    Depth, HistoryEvent, MirrorState, PackSource, Pruned, RepairSource, Repaired, Settled,
+    StageRequest, TransportError, Verified,
 };
 use crate::monitor::Silent;
 use crate::packing::sources::*;
@@ -37,7 +37,11 @@ impl Stub {
                 std::thread::park();
             }
         }
-        if self.is_dead { Err(TransportError::Lost { what: "it died".into() }.into()) } else { Ok(()) }
+        if self.is_dead {
+            Err(TransportError::Lost { what: "it died".into() }.into())
+        } else {
+            Ok(())
+        }
     }
 }
 
@@ -87,7 +91,8 @@ impl Mirror for Stub {
     ) -> Result<Vec<Option<Vec<u8>>>, MirrorError> {
         self.answer()?;
         let read = |part: &ObjectPart| {
-            let (start, length) = (usize::try_from(part.offset).unwrap(), usize::try_from(part.length).unwrap());
+            let (start, length) =
+                (usize::try_from(part.offset).unwrap(), usize::try_from(part.length).unwrap());
             Some(self.objects.get(&part.object)?.get(start..start + length)?.to_vec())
         };
         Ok(parts.iter().map(read).collect())
@@ -95,7 +100,9 @@ impl Mirror for Stub {
 
     fn holds(&self, objects: &[ObjectId], _: &dyn Monitor) -> Result<Vec<bool>, MirrorError> {
         self.answer()?;
-        let is_whole = |id: &ObjectId| self.objects.get(id).is_some_and(|content| ObjectId::of(content) == *id);
+        let is_whole = |id: &ObjectId| {
+            self.objects.get(id).is_some_and(|content| ObjectId::of(content) == *id)
+        };
         Ok(objects.iter().map(is_whole).collect())
     }
 
@@ -103,7 +110,12 @@ impl Mirror for Stub {
         unimplemented!()
     }
 
-    fn stage(&self, _: &StageRequest<'_>, _: &dyn PackSource, _: &dyn Monitor) -> Result<(), MirrorError> {
+    fn stage(
+        &self,
+        _: &StageRequest<'_>,
+        _: &dyn PackSource,
+        _: &dyn Monitor,
+    ) -> Result<(), MirrorError> {
         unimplemented!()
     }
 
@@ -153,7 +165,8 @@ fn objects(contents: &[&[u8]]) -> Vec<(ObjectId, u64)> {
 
 #[test]
 fn many_objects_are_one_request_and_what_is_lacking_another() {
-    let (first, second) = (Arc::new(Stub::with(&[b"a", b"bb"])), Arc::new(Stub::with(&[b"bb", b"ccc", b"dddd"])));
+    let (first, second) =
+        (Arc::new(Stub::with(&[b"a", b"bb"])), Arc::new(Stub::with(&[b"bb", b"ccc", b"dddd"])));
     let sources = sources(&[&first, &second]);
     let found = sources.fetch(&objects(&[b"a", b"ccc", b"bb", b"dddd"]), &Silent).unwrap();
     assert_eq!(found, [&b"a"[..], b"ccc", b"bb", b"dddd"]);
@@ -201,9 +214,11 @@ fn a_damaged_copy_is_not_taken() {
 
 #[test]
 fn large_objects_are_looked_for_all_at_once() {
-    let (first, second) = (Arc::new(Stub::with(&[b"first"])), Arc::new(Stub::with(&[b"second", b"third"])));
+    let (first, second) =
+        (Arc::new(Stub::with(&[b"first"])), Arc::new(Stub::with(&[b"second", b"third"])));
     let sources = sources(&[&first, &second]);
-    let group: Vec<ObjectId> = objects(&[b"first", b"second", b"third"]).iter().map(|(id, _)| *id).collect();
+    let group: Vec<ObjectId> =
+        objects(&[b"first", b"second", b"third"]).iter().map(|(id, _)| *id).collect();
     for (id, wanted) in group.iter().zip([b"ir", b"ec", b"hi"]) {
         let part = ObjectPart { object: *id, offset: 1, length: 2 };
         assert_eq!(sources.read_part(part, &|| group.clone(), &Silent).unwrap(), wanted);
@@ -212,7 +227,10 @@ fn large_objects_are_looked_for_all_at_once() {
     assert_eq!((first.asked(), second.asked()), (2, 3));
     let lost = ObjectPart { object: ObjectId::of(b"lost"), offset: 0, length: 1 };
     for _ in 0..3 {
-        assert_eq!(sources.read_part(lost, &Vec::new, &Silent), Err(ReadError::Lost(vec![lost.object])));
+        assert_eq!(
+            sources.read_part(lost, &Vec::new, &Silent),
+            Err(ReadError::Lost(vec![lost.object]))
+        );
     }
     assert_eq!((first.asked(), second.asked()), (3, 4));
 }
@@ -224,5 +242,8 @@ fn a_mirror_that_never_answers_does_not_keep_a_push_from_stopping() {
     let stub = silent();
     assert_eq!(sources(&[&stub]).fetch(&wanted, &StopWhenAsked(stub)), Err(ReadError::Cancelled));
     let stub = silent();
-    assert_eq!(sources(&[&stub]).open(&wanted[0].0, &StopWhenAsked(stub)).err(), Some(ReadError::Cancelled));
+    assert_eq!(
+        sources(&[&stub]).open(&wanted[0].0, &StopWhenAsked(stub)).err(),
+        Some(ReadError::Cancelled)
+    );
 }

@@ -44,7 +44,10 @@ impl FromStr for Permission {
     type Err = ParsePermissionError;
 
     fn from_str(text: &str) -> Result<Self, ParsePermissionError> {
-        [Self::Read, Self::Push].into_iter().find(|right| right.name() == text).ok_or(ParsePermissionError)
+        [Self::Read, Self::Push]
+            .into_iter()
+            .find(|right| right.name() == text)
+            .ok_or(ParsePermissionError)
     }
 }
 
@@ -168,21 +171,31 @@ impl AuthPolicy {
             Self::Open => return Ok(Grant { right: Permission::Push, expires: None }),
             Self::Tokens(records) => records,
         };
-        let unauthorized = |why: &str| HttpError::new(StatusCode::UNAUTHORIZED, ErrorKind::Unauthorized, why);
-        let header = authorization.ok_or_else(|| unauthorized("a token is needed, and none came"))?;
+        let unauthorized =
+            |why: &str| HttpError::new(StatusCode::UNAUTHORIZED, ErrorKind::Unauthorized, why);
+        let header =
+            authorization.ok_or_else(|| unauthorized("a token is needed, and none came"))?;
         let token = std::str::from_utf8(header).ok().and_then(bearer).and_then(Token::parse);
-        let token = token.ok_or_else(|| unauthorized("what came is no token as `headwater token new` prints one"))?;
+        let token = token.ok_or_else(|| {
+            unauthorized("what came is no token as `headwater token new` prints one")
+        })?;
         let record = records.iter().find(|record| record.id == *token.id());
         // An unknown id and a wrong secret take the same work and give the same message, so that a
         // client cannot find out which ids exist. Hashes compare in constant time.
         let hash = record.map_or_else(|| blake3::hash(b""), |record| record.hash);
-        let record = record.filter(|_| hash == token.hash()).ok_or_else(|| unauthorized("this token is not known"))?;
+        let record = record
+            .filter(|_| hash == token.hash())
+            .ok_or_else(|| unauthorized("this token is not known"))?;
         *known = Some(record.id.to_string());
         if record.expires.is_some_and(|end| end <= now()) {
             return Err(unauthorized("this token has expired").with_detail(Detail::Expired));
         }
         if site.is_none_or(|site| !record.sites.contains(site)) {
-            return Err(HttpError::new(StatusCode::FORBIDDEN, ErrorKind::Forbidden, "this token is for another site"));
+            return Err(HttpError::new(
+                StatusCode::FORBIDDEN,
+                ErrorKind::Forbidden,
+                "this token is for another site",
+            ));
         }
         Ok(Grant { right: record.allow, expires: record.expires })
     }
@@ -217,7 +230,13 @@ mod tests {
     }
 
     fn record(token: &Token, allow: Permission, expires: Option<u64>) -> TokenRecord {
-        TokenRecord { id: token.id().clone(), hash: token.hash(), sites: vec![site("docs")], allow, expires }
+        TokenRecord {
+            id: token.id().clone(),
+            hash: token.hash(),
+            sites: vec![site("docs")],
+            allow,
+            expires,
+        }
     }
 
     fn ask(access: &AuthPolicy, token: &str, name: &str) -> Result<Grant, (u16, String)> {
@@ -232,7 +251,14 @@ mod tests {
         let text = token.reveal();
         assert_eq!(Token::parse(&text).unwrap().hash(), token.hash());
         assert!(!format!("{token:?}").contains(&text[12..]));
-        let wrong = [&text[1..], &text[..75], &text.to_uppercase(), &format!("{text}0"), &text.replace('_', "-"), ""];
+        let wrong = [
+            &text[1..],
+            &text[..75],
+            &text.to_uppercase(),
+            &format!("{text}0"),
+            &text.replace('_', "-"),
+            "",
+        ];
         for wrong in wrong {
             assert!(Token::parse(wrong).is_none(), "{wrong}");
         }
@@ -240,7 +266,8 @@ mod tests {
 
     #[test]
     fn a_token_holds_for_its_site_its_right_and_its_time() {
-        let (push, read, old) = (Token::random().unwrap(), Token::random().unwrap(), Token::random().unwrap());
+        let (push, read, old) =
+            (Token::random().unwrap(), Token::random().unwrap(), Token::random().unwrap());
         let records = vec![
             record(&push, Permission::Push, Some(now() + 60)),
             record(&read, Permission::Read, None),
@@ -280,8 +307,10 @@ mod tests {
     #[test]
     fn a_token_that_is_refused_is_known_by_its_id() {
         let (here, old) = (Token::random().unwrap(), Token::random().unwrap());
-        let access =
-            AuthPolicy::Tokens(vec![record(&here, Permission::Push, None), record(&old, Permission::Push, Some(1))]);
+        let access = AuthPolicy::Tokens(vec![
+            record(&here, Permission::Push, None),
+            record(&old, Permission::Push, Some(1)),
+        ]);
         for (token, name) in [(&here, "other"), (&old, "docs")] {
             let (header, mut known) = (format!("Bearer {}", token.reveal()), None);
             access.grant(Some(header.as_bytes()), Some(&site(name)), &mut known).unwrap_err();

@@ -24,7 +24,12 @@ pub(crate) struct HttpError {
 
 impl HttpError {
     pub(crate) fn new(status: StatusCode, kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self { status, refusal: ProtocolError::new(kind, message), retry_after: None, ends_connection: false }
+        Self {
+            status,
+            refusal: ProtocolError::new(kind, message),
+            retry_after: None,
+            ends_connection: false,
+        }
     }
 
     pub(crate) fn malformed(message: impl Into<String>) -> Self {
@@ -71,7 +76,10 @@ impl HttpError {
 
     /// The body arrived too slowly or was cut off.
     pub(crate) fn cut(message: impl Into<String>) -> Self {
-        Self { ends_connection: true, ..Self::new(StatusCode::REQUEST_TIMEOUT, ErrorKind::Malformed, message) }
+        Self {
+            ends_connection: true,
+            ..Self::new(StatusCode::REQUEST_TIMEOUT, ErrorKind::Malformed, message)
+        }
     }
 
     /// A worker ended without a result, which is a bug. Its panic message goes only to the log.
@@ -94,10 +102,14 @@ impl From<StoreError> for HttpError {
         }
         let kind = error.kind();
         let status = match kind {
-            ErrorKind::Denied | ErrorKind::OtherOwner | ErrorKind::OtherSite => StatusCode::FORBIDDEN,
+            ErrorKind::Denied | ErrorKind::OtherOwner | ErrorKind::OtherSite => {
+                StatusCode::FORBIDDEN
+            }
             ErrorKind::NoSpace => StatusCode::INSUFFICIENT_STORAGE,
             ErrorKind::Locked => StatusCode::LOCKED,
-            ErrorKind::Conflict | ErrorKind::OtherHistory | ErrorKind::NotEmpty => StatusCode::CONFLICT,
+            ErrorKind::Conflict | ErrorKind::OtherHistory | ErrorKind::NotEmpty => {
+                StatusCode::CONFLICT
+            }
             _ => StatusCode::INTERNAL_SERVER_ERROR,
         };
         let retry_after = (kind == ErrorKind::Locked).then_some(Duration::from_secs(1));
@@ -119,7 +131,9 @@ impl From<IoError> for HttpError {
 /// Converts a store error; something that does not exist becomes [`UNKNOWN`] with status 404.
 pub(crate) fn or_unknown(error: StoreError) -> HttpError {
     match &error {
-        StoreError::Io(io) if io.kind() == std::io::ErrorKind::NotFound => HttpError::unknown(error_chain(&error)),
+        StoreError::Io(io) if io.kind() == std::io::ErrorKind::NotFound => {
+            HttpError::unknown(error_chain(&error))
+        }
         StoreError::NotAStore { .. } => HttpError::unknown(error_chain(&error)),
         _ => error.into(),
     }

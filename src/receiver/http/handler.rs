@@ -14,7 +14,9 @@ use tokio::sync::mpsc;
 
 use crate::error_kind::ErrorKind;
 use crate::hash::{ManifestId, ObjectId};
-use crate::protocol::{Action, Answer, Done, MAX_CHANGE_BYTES, ProtocolError, Resource, VERSION, VERSION_HEADER};
+use crate::protocol::{
+    Action, Answer, Done, MAX_CHANGE_BYTES, ProtocolError, Resource, VERSION, VERSION_HEADER,
+};
 use crate::receiver::http::auth::Grant;
 use crate::receiver::http::error::{HttpError, or_unknown};
 use crate::receiver::http::handler_result::HandlerResult;
@@ -30,7 +32,8 @@ use crate::receiver::sites::share::Pools;
 use crate::receiver::sites::site::SiteState;
 use crate::receiver::sites::stage;
 use crate::receiver::{
-    AuthPolicy, Log, LogRecord, Permission, ReceiverLimits, ReceiverSettings, ServeError, TokenRecord,
+    AuthPolicy, Log, LogRecord, Permission, ReceiverLimits, ReceiverSettings, ServeError,
+    TokenRecord,
 };
 
 /// When a receiver ends.
@@ -55,12 +58,17 @@ pub(crate) struct Handler {
 }
 
 impl Handler {
-    pub(crate) fn new(settings: &ReceiverSettings, stay: Lifetime, log: Arc<dyn Log>) -> Result<Self, ServeError> {
+    pub(crate) fn new(
+        settings: &ReceiverSettings,
+        stay: Lifetime,
+        log: Arc<dyn Log>,
+    ) -> Result<Self, ServeError> {
         let limits = settings.limits.clone();
         let pools = Pools::new(&limits).map_err(ServeError::Runtime)?;
         let count = settings.sites.len();
         let sites = settings.sites.iter();
-        let sites = sites.map(|site| Ok(Arc::new(SiteState::new(site, limits.lock, pools.share(count))?)));
+        let sites =
+            sites.map(|site| Ok(Arc::new(SiteState::new(site, limits.lock, pools.share(count))?)));
         Ok(Self {
             stay,
             sites: sites.collect::<Result<_, ServeError>>()?,
@@ -96,7 +104,11 @@ impl Handler {
     /// Logs a connection that ended before a valid request.
     pub(crate) fn rejected(&self, peer: &str, message: &str) {
         if let Some(suppressed) = self.limiter.admit(peer) {
-            self.log.record(&LogRecord::TurnedAway { peer: peer.to_owned(), message: text(message), suppressed });
+            self.log.record(&LogRecord::TurnedAway {
+                peer: peer.to_owned(),
+                message: text(message),
+                suppressed,
+            });
         }
     }
 
@@ -187,7 +199,10 @@ impl Handler {
         tokio::spawn(async move {
             let last = loop {
                 if sender.send(Ok(Bytes::from_static(b"\n"))).await.is_err() {
-                    entry.end(499, Some(&ProtocolError::new(ErrorKind::Cancelled, "the peer went away")));
+                    entry.end(
+                        499,
+                        Some(&ProtocolError::new(ErrorKind::Cancelled, "the peer went away")),
+                    );
                     return;
                 }
                 if let Ok(result) = tokio::time::timeout(heartbeat, &mut work).await {
@@ -218,7 +233,9 @@ impl Handler {
     ) -> Result<HandlerResult, HttpError> {
         let path = parts.uri.path();
         match path {
-            "/healthz" => return require_get_or_head(&parts.method).map(|()| HandlerResult::done(Done {})),
+            "/healthz" => {
+                return require_get_or_head(&parts.method).map(|()| HandlerResult::done(Done {}));
+            }
             "/ready" => return self.ready(&parts.method).await,
             _ => {}
         }
@@ -229,8 +246,10 @@ impl Handler {
             return Ok(HandlerResult::Ready(response::plain(StatusCode::OK, &status)));
         }
         check_version(parts)?;
-        let authorization = parts.headers.get(AUTHORIZATION).map(hyper::header::HeaderValue::as_bytes);
-        let grant = self.access().grant(authorization, site.settings.name.as_ref(), &mut entry.token)?;
+        let authorization =
+            parts.headers.get(AUTHORIZATION).map(hyper::header::HeaderValue::as_bytes);
+        let grant =
+            self.access().grant(authorization, site.settings.name.as_ref(), &mut entry.token)?;
         let resource = resource.ok_or_else(|| nothing_below(&site.settings.base))?;
         grant.check(right_for(&parts.method, resource))?;
         entry.is_authorized = true;
@@ -246,18 +265,26 @@ impl Handler {
 
     /// The site that serves `path`, and the resource that the rest of the path names.
     fn find(&self, path: &str) -> Result<(&Arc<SiteState>, Option<Resource>), HttpError> {
-        let below = self.sites.iter().find_map(|site| Some((site, path.strip_prefix(&*site.settings.base)?)));
-        let (site, rest) = below.ok_or_else(|| HttpError::unknown("no site is served at this path"))?;
+        let below = self
+            .sites
+            .iter()
+            .find_map(|site| Some((site, path.strip_prefix(&*site.settings.base)?)));
+        let (site, rest) =
+            below.ok_or_else(|| HttpError::unknown("no site is served at this path"))?;
         Ok((site, Resource::parse(rest)))
     }
 
     async fn ready(self: &Arc<Self>, method: &Method) -> Result<HandlerResult, HttpError> {
         require_get_or_head(method)?;
         let this = Arc::clone(self);
-        let are_ready = self.pools.blocking(move || Ok(this.sites.iter().all(|site| site.is_ready()))).await?;
+        let are_ready =
+            self.pools.blocking(move || Ok(this.sites.iter().all(|site| site.is_ready()))).await?;
         match are_ready {
             true => Ok(HandlerResult::done(Done {})),
-            false => Err(HttpError { retry_after: None, ..HttpError::busy("a site serves no release yet") }),
+            false => Err(HttpError {
+                retry_after: None,
+                ..HttpError::busy("a site serves no release yet")
+            }),
         }
     }
 
@@ -269,23 +296,38 @@ impl Handler {
         grant: Grant,
     ) -> Result<HandlerResult, HttpError> {
         let (file, is_object) = match resource {
-            Resource::State => return Ok(HandlerResult::done(site.blocking(move |site| site.state(grant)).await?)),
-            Resource::History => return Ok(HandlerResult::done(site.blocking(|site| site.history()).await?)),
-            Resource::Manifest(id) => {
-                (site.blocking(move |site| site.store()?.manifest_file(&id).map_err(or_unknown)).await?, false)
+            Resource::State => {
+                return Ok(HandlerResult::done(
+                    site.blocking(move |site| site.state(grant)).await?,
+                ));
             }
-            Resource::Object(id) => {
-                (site.blocking(move |site| site.store()?.open_object(&id).map_err(or_unknown)).await?, true)
+            Resource::History => {
+                return Ok(HandlerResult::done(site.blocking(|site| site.history()).await?));
             }
+            Resource::Manifest(id) => (
+                site.blocking(move |site| site.store()?.manifest_file(&id).map_err(or_unknown))
+                    .await?,
+                false,
+            ),
+            Resource::Object(id) => (
+                site.blocking(move |site| site.store()?.open_object(&id).map_err(or_unknown))
+                    .await?,
+                true,
+            ),
             _ => return Err(method_not_allowed()),
         };
         let length = file.metadata().map_err(|error| HttpError::broken(&error))?.len();
         let range = parts.headers.get(RANGE).filter(|_| is_object);
         let Some(range) = range else {
-            return Ok(HandlerResult::Ready(response::content(StatusCode::OK, Reply::file(file, 0, length))));
+            return Ok(HandlerResult::Ready(response::content(
+                StatusCode::OK,
+                Reply::file(file, 0, length),
+            )));
         };
-        let offset =
-            range.to_str().ok().and_then(|range| range.strip_prefix("bytes=")?.strip_suffix('-')?.parse().ok());
+        let offset = range
+            .to_str()
+            .ok()
+            .and_then(|range| range.strip_prefix("bytes=")?.strip_suffix('-')?.parse().ok());
         let offset: u64 = offset.filter(|offset| *offset <= length).ok_or_else(|| {
             HttpError::new(
                 StatusCode::RANGE_NOT_SATISFIABLE,
@@ -293,15 +335,24 @@ impl Handler {
                 "a range is bytes=N- within the object",
             )
         })?;
-        Ok(HandlerResult::Ready(response::part(Reply::file(file, offset, length - offset), offset, length)))
+        Ok(HandlerResult::Ready(response::part(
+            Reply::file(file, offset, length - offset),
+            offset,
+            length,
+        )))
     }
 
     /// Handles a request for parts of objects.
-    async fn objects(&self, site: &Arc<SiteState>, body: &mut RequestBody) -> Result<HandlerResult, HttpError> {
+    async fn objects(
+        &self,
+        site: &Arc<SiteState>,
+        body: &mut RequestBody,
+    ) -> Result<HandlerResult, HttpError> {
         let length = body.check(Action::Objects.most_bytes())?;
         let _memory = site.share.reserve_body(length)?;
         let question = body.read(length).await?;
-        let (parts, length) = site.blocking(move |site| ObjectParts::new(site.store()?, &question)).await?;
+        let (parts, length) =
+            site.blocking(move |site| ObjectParts::new(site.store()?, &question)).await?;
         Ok(HandlerResult::Ready(response::content(StatusCode::OK, Reply::parts(parts, length))))
     }
 
@@ -322,7 +373,12 @@ impl Handler {
         Ok(HandlerResult::done(done))
     }
 
-    async fn put_object(&self, site: &Arc<SiteState>, id: ObjectId, body: &mut RequestBody) -> Result<Done, HttpError> {
+    async fn put_object(
+        &self,
+        site: &Arc<SiteState>,
+        id: ObjectId,
+        body: &mut RequestBody,
+    ) -> Result<Done, HttpError> {
         let length = body.check(u64::MAX)?;
         if site.uploads.has_object(&id, length)? {
             body.skip(length).await?;
@@ -381,11 +437,17 @@ fn right_for(method: &Method, resource: Resource) -> Permission {
 }
 
 fn nothing_below(base: &str) -> HttpError {
-    HttpError::unknown(format!("there is nothing at this path: the site that is meant answers at {base}"))
+    HttpError::unknown(format!(
+        "there is nothing at this path: the site that is meant answers at {base}"
+    ))
 }
 
 pub(crate) fn method_not_allowed() -> HttpError {
-    HttpError::new(StatusCode::METHOD_NOT_ALLOWED, ErrorKind::Unknown, "this cannot be done to this path")
+    HttpError::new(
+        StatusCode::METHOD_NOT_ALLOWED,
+        ErrorKind::Unknown,
+        "this cannot be done to this path",
+    )
 }
 
 /// Public pages accept HEAD as well, which monitors use.
@@ -398,6 +460,9 @@ fn check_version(parts: &Parts) -> Result<(), HttpError> {
     if version == Some(VERSION.to_string().as_bytes()) {
         return Ok(());
     }
-    let words = format!("this receiver is headwater {} and speaks protocol {VERSION} only", env!("CARGO_PKG_VERSION"));
+    let words = format!(
+        "this receiver is headwater {} and speaks protocol {VERSION} only",
+        env!("CARGO_PKG_VERSION")
+    );
     Err(HttpError::new(StatusCode::UPGRADE_REQUIRED, ErrorKind::Version, words))
 }

@@ -26,7 +26,9 @@ impl HandlerResult {
     }
 
     /// A request whose work may take long.
-    pub(crate) fn later<T: Serialize>(work: impl Future<Output = Result<T, HttpError>> + Send + 'static) -> Self {
+    pub(crate) fn later<T: Serialize>(
+        work: impl Future<Output = Result<T, HttpError>> + Send + 'static,
+    ) -> Self {
         Self::Pending(Box::pin(async move { Ok(response::json_bytes(&Answer::Ok(work.await?))) }))
     }
 }

@@ -86,7 +86,9 @@ impl LogLimiter {
     fn take_suppressed_at(&self, now: Instant) -> Vec<(IpAddr, u64)> {
         let mut table = self.table();
         let mut taken = Vec::new();
-        for (address, allowance) in table.iter_mut().filter(|(_, allowance)| allowance.suppressed > 0) {
+        for (address, allowance) in
+            table.iter_mut().filter(|(_, allowance)| allowance.suppressed > 0)
+        {
             taken.extend(allowance.admit(now).map(|suppressed| (*address, suppressed)));
         }
         forget_quiet(&mut table, now);
@@ -140,7 +142,9 @@ mod tests {
     #[test]
     fn memory_and_records_are_bounded_for_any_number_of_addresses() {
         let (limiter, start) = (LogLimiter::default(), Instant::now());
-        let passed = (0..100_000).filter(|number| limiter.admit_at(address(*number), start).is_some()).count();
+        let passed = (0..100_000)
+            .filter(|number| limiter.admit_at(address(*number), start).is_some())
+            .count();
         assert!(limiter.table().len() <= MAX_ADDRESSES + 1);
         assert_eq!(passed, MAX_ADDRESSES + BURST as usize);
     }

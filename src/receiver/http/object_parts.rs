@@ -35,7 +35,9 @@ impl ObjectParts {
             return Err(HttpError::malformed("these are no parts of 48 bytes each"));
         };
         if asked.len() > MAX_PARTS {
-            return Err(HttpError::too_large(format!("at most {MAX_PARTS} parts can be asked for at once")));
+            return Err(HttpError::too_large(format!(
+                "at most {MAX_PARTS} parts can be asked for at once"
+            )));
         }
         let mut parts = Vec::with_capacity(asked.len());
         let mut bytes: u64 = 0;

@@ -92,7 +92,9 @@ impl RequestBody {
             return Err(HttpError { ends_connection: true, ..refused });
         };
         if length > limit {
-            return Err(HttpError::too_large(format!("{length} bytes, and at most {limit} are taken here")));
+            return Err(HttpError::too_large(format!(
+                "{length} bytes, and at most {limit} are taken here"
+            )));
         }
         Ok(length)
     }
@@ -123,7 +125,9 @@ impl RequestBody {
                 }
                 Ok(Some(data))
             }
-            Some(Err(_)) => Err(HttpError::cut("the body ended before its announced length, or its last chunk")),
+            Some(Err(_)) => {
+                Err(HttpError::cut("the body ended before its announced length, or its last chunk"))
+            }
             None => Ok(None),
         }
     }
@@ -136,15 +140,20 @@ impl RequestBody {
                 None => return Ok(()),
             }
         }
-        Err(HttpError { ends_connection: true, ..HttpError::malformed("the body is longer than its parts") })
+        Err(HttpError {
+            ends_connection: true,
+            ..HttpError::malformed("the body is longer than its parts")
+        })
     }
 
     /// The next bytes, at most `limit` and at least one.
     async fn chunk(&mut self, limit: u64) -> Result<Bytes, HttpError> {
         self.waits = false;
         while self.rest.is_empty() {
-            self.rest =
-                self.frame().await?.ok_or_else(|| HttpError::malformed("the body is shorter than its parts"))?;
+            self.rest = self
+                .frame()
+                .await?
+                .ok_or_else(|| HttpError::malformed("the body is shorter than its parts"))?;
         }
         if let Some(listener) = &self.listener {
             listener();
@@ -156,7 +165,8 @@ impl RequestBody {
     /// The next `length` bytes in memory, which is used as they arrive.
     pub(crate) async fn read(&mut self, length: u64) -> Result<Vec<u8>, HttpError> {
         // Pages that are never written take no memory. Beyond this capacity the vector grows.
-        let mut bytes = Vec::with_capacity(usize::try_from(length).unwrap_or(usize::MAX).min(MAX_PACK_BYTES));
+        let mut bytes =
+            Vec::with_capacity(usize::try_from(length).unwrap_or(usize::MAX).min(MAX_PACK_BYTES));
         while (bytes.len() as u64) < length {
             let chunk = self.chunk(length - bytes.len() as u64).await?;
             bytes.extend_from_slice(&chunk);
@@ -175,7 +185,12 @@ impl RequestBody {
 
     /// Writes the next `length` bytes to `file` at `offset` and returns their BLAKE3 hash. If this
     /// future is dropped, a write under way keeps its own handle of the file until it ends.
-    pub(crate) async fn spool<F>(&mut self, length: u64, file: &F, offset: u64) -> Result<blake3::Hash, HttpError>
+    pub(crate) async fn spool<F>(
+        &mut self,
+        length: u64,
+        file: &F,
+        offset: u64,
+    ) -> Result<blake3::Hash, HttpError>
     where
         F: AsRef<File> + Clone + Send + 'static,
     {
@@ -186,7 +201,9 @@ impl RequestBody {
             let (at, count, file) = (offset + done, bytes.len() as u64, file.clone());
             let written = tokio::task::spawn_blocking(move || {
                 hasher.update(&bytes);
-                file.as_ref().write_all_at(&bytes, at).context("write", || PathBuf::from("a spool file"))?;
+                file.as_ref()
+                    .write_all_at(&bytes, at)
+                    .context("write", || PathBuf::from("a spool file"))?;
                 Ok::<_, crate::fsx::IoError>(hasher)
             });
             hasher = written.await.map_err(|_| HttpError::no_result())??;

@@ -8,7 +8,9 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use hyper::body::{Body, Bytes, Frame, SizeHint};
-use hyper::header::{CONNECTION, CONTENT_RANGE, CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
+use hyper::header::{
+    CONNECTION, CONTENT_RANGE, CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE,
+};
 use hyper::{Response, StatusCode};
 use serde::Serialize;
 use tokio::sync::mpsc;
@@ -36,11 +38,17 @@ pub(crate) struct Reply {
 impl Reply {
     pub(crate) fn whole(bytes: impl Into<Bytes>) -> Self {
         let bytes = bytes.into();
-        Self { content: ReplyContent::Whole(Some(bytes).filter(|bytes| !bytes.is_empty())), phases: None }
+        Self {
+            content: ReplyContent::Whole(Some(bytes).filter(|bytes| !bytes.is_empty())),
+            phases: None,
+        }
     }
 
     /// The chunks received from `from`, `length` bytes in all if that is known.
-    pub(crate) const fn stream(from: mpsc::Receiver<io::Result<Bytes>>, length: Option<u64>) -> Self {
+    pub(crate) const fn stream(
+        from: mpsc::Receiver<io::Result<Bytes>>,
+        length: Option<u64>,
+    ) -> Self {
         Self { content: ReplyContent::Stream { from, left: length }, phases: None }
     }
 
@@ -51,7 +59,8 @@ impl Reply {
             let file = Arc::new(file);
             let mut done = 0;
             while done < length {
-                let (count, at, file) = ((length - done).min(CHUNK_BYTES), offset + done, Arc::clone(&file));
+                let (count, at, file) =
+                    ((length - done).min(CHUNK_BYTES), offset + done, Arc::clone(&file));
                 let chunk = tokio::task::spawn_blocking(move || {
                     let mut bytes = vec![0; usize::try_from(count).unwrap_or(0)];
                     file.read_exact_at(&mut bytes, at).map(|()| Bytes::from(bytes))
@@ -114,7 +123,9 @@ impl Body for Reply {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
         match &mut self.content {
-            ReplyContent::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            ReplyContent::Whole(bytes) => {
+                Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes))))
+            }
             ReplyContent::Stream { from, left } => from.poll_recv(context).map(|chunk| {
                 let chunk = chunk?;
                 if let (Ok(bytes), Some(left)) = (&chunk, left) {
@@ -134,7 +145,9 @@ impl Body for Reply {
 
     fn size_hint(&self) -> SizeHint {
         match &self.content {
-            ReplyContent::Whole(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
+            ReplyContent::Whole(bytes) => {
+                SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64))
+            }
             ReplyContent::Stream { left: Some(left), .. } => SizeHint::with_exact(*left),
             ReplyContent::Stream { left: None, .. } => SizeHint::default(),
         }
@@ -189,7 +202,9 @@ pub(crate) fn later(from: mpsc::Receiver<io::Result<Bytes>>) -> Response<Reply> 
 pub(crate) fn content(status: StatusCode, reply: Reply) -> Response<Reply> {
     let mut response = Response::new(reply);
     *response.status_mut() = status;
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
+    response
+        .headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
     response
 }
 

@@ -21,7 +21,9 @@ use crate::receiver::http::handler::{Handler, Lifetime};
 use crate::receiver::listener::timeout_stream::{ConnectionPhase, TimeoutStream};
 use crate::receiver::listener::tls::Tls;
 use crate::receiver::sites::site;
-use crate::receiver::{Exposure, Log, LogRecord, ReceiverLimits, ReceiverSettings, ServeError, TokenRecord};
+use crate::receiver::{
+    Exposure, Log, LogRecord, ReceiverLimits, ReceiverSettings, ServeError, TokenRecord,
+};
 
 /// Largest head of a request, in bytes.
 const MAX_HEAD_BYTES: usize = 16 * 1024;
@@ -134,7 +136,11 @@ impl Server {
     /// A handle that other threads can use to control the server.
     #[must_use]
     pub fn handle(&self) -> Handle {
-        Handle { stop: self.stop.clone(), tls: self.tls.clone(), handler: Arc::clone(&self.handler) }
+        Handle {
+            stop: self.stop.clone(),
+            tls: self.tls.clone(),
+            handler: Arc::clone(&self.handler),
+        }
     }
 
     /// Serves requests until [`Handle::stop`] is called. Blocks.
@@ -150,7 +156,8 @@ impl Server {
     }
 
     async fn serve(self) -> Result<(), ServeError> {
-        let listener = tokio::net::TcpListener::from_std(self.listener).map_err(ServeError::Runtime)?;
+        let listener =
+            tokio::net::TcpListener::from_std(self.listener).map_err(ServeError::Runtime)?;
         let handler = self.handler;
         let (address, sites) = (self.address.to_string(), handler.sites.len());
         handler.log.record(&LogRecord::Listening { address, sites, tokens: handler.tokens() });
@@ -204,7 +211,8 @@ pub(crate) fn runtime() -> Result<Runtime, ServeError> {
 
 /// Periodically closes abandoned stages.
 pub(crate) async fn sweep(handler: Arc<Handler>) {
-    let period = (handler.limits.stage / 4).clamp(Duration::from_millis(20), Duration::from_secs(15));
+    let period =
+        (handler.limits.stage / 4).clamp(Duration::from_millis(20), Duration::from_secs(15));
     loop {
         tokio::time::sleep(period).await;
         handler.sweep();
@@ -223,7 +231,10 @@ async fn accept(listener: tokio::net::TcpListener, acceptor: Arc<Acceptor>) {
         let (stream, peer) = match listener.accept().await {
             Ok(accepted) => accepted,
             Err(error) => {
-                acceptor.handler.log.record(&LogRecord::AcceptFailed { message: error.to_string() });
+                acceptor
+                    .handler
+                    .log
+                    .record(&LogRecord::AcceptFailed { message: error.to_string() });
                 tokio::time::sleep(ACCEPT_PAUSE).await;
                 continue;
             }
@@ -245,7 +256,12 @@ async fn accept(listener: tokio::net::TcpListener, acceptor: Arc<Acceptor>) {
 }
 
 impl Acceptor {
-    async fn serve_connection(&self, stream: TcpStream, peer: SocketAddr, stop: watch::Receiver<bool>) {
+    async fn serve_connection(
+        &self,
+        stream: TcpStream,
+        peer: SocketAddr,
+        stop: watch::Receiver<bool>,
+    ) {
         // Responses are written whole, so waiting to fill a packet would only add latency.
         stream.set_nodelay(true).ok();
         let phases = ConnectionPhase::new(&self.handler.limits);

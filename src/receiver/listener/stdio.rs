@@ -33,18 +33,28 @@ pub fn receive(settings: &ReceiverSettings, log: Arc<dyn Log>) -> Result<(), Ser
     let handler = Arc::new(Handler::new(&settings, Lifetime::OnePeer, log)?);
     let (headwater, sites) = (env!("CARGO_PKG_VERSION").to_owned(), site::banners(&handler.sites)?);
     let banner = Banner { headwater, protocols: vec![VERSION], sites };
-    let banner = serde_json::to_string(&banner).map_err(|error| ServeError::Runtime(error.into()))?;
+    let banner =
+        serde_json::to_string(&banner).map_err(|error| ServeError::Runtime(error.into()))?;
     let runtime = runtime()?;
     let result = runtime.block_on(async {
         let mut out = tokio::io::stdout();
-        out.write_all(format!("{BANNER}{banner}\n").as_bytes()).await.map_err(ServeError::Runtime)?;
+        out.write_all(format!("{BANNER}{banner}\n").as_bytes())
+            .await
+            .map_err(ServeError::Runtime)?;
         out.flush().await.map_err(ServeError::Runtime)?;
         handler.run_missed_hooks();
         let sweeping = tokio::spawn(sweep(Arc::clone(&handler)));
         let stream = tokio::io::join(tokio::io::stdin(), out);
         // Never signalled: the connection ends with its peer.
         let stop = watch::Sender::new(false);
-        serve(&handler, stream, "ssh".into(), ConnectionPhase::new(&handler.limits), stop.subscribe()).await;
+        serve(
+            &handler,
+            stream,
+            "ssh".into(),
+            ConnectionPhase::new(&handler.limits),
+            stop.subscribe(),
+        )
+        .await;
         sweeping.abort();
         handler.finish(Instant::now() + LAST_WORK).await;
         Ok(())

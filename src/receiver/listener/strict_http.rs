@@ -70,7 +70,8 @@ impl Framing {
                 }
                 ParsePosition::Between => {
                     has_begun = true;
-                    *self = Self { place: ParsePosition::Head, is_first_line: true, ..Self::default() };
+                    *self =
+                        Self { place: ParsePosition::Head, is_first_line: true, ..Self::default() };
                 }
                 ParsePosition::Head | ParsePosition::ChunkSize | ParsePosition::ChunkEnd { .. } => {
                     let taken = match self.place {
@@ -119,7 +120,9 @@ impl Framing {
                 self.ends_in_return = true;
                 return Ok(());
             }
-            (digit, ParsePosition::ChunkSize) if !self.ends_in_return && digit.is_ascii_hexdigit() => {
+            (digit, ParsePosition::ChunkSize)
+                if !self.ends_in_return && digit.is_ascii_hexdigit() =>
+            {
                 self.line.push(digit);
                 return if self.line.len() > MAX_SIZE_DIGITS { Err(FramingError) } else { Ok(()) };
             }
@@ -130,7 +133,9 @@ impl Framing {
             ParsePosition::ChunkEnd { is_last: true } => ParsePosition::Between,
             ParsePosition::ChunkEnd { is_last: false } => ParsePosition::ChunkSize,
             _ => {
-                let size = std::str::from_utf8(&self.line).ok().and_then(|size| u64::from_str_radix(size, 16).ok());
+                let size = std::str::from_utf8(&self.line)
+                    .ok()
+                    .and_then(|size| u64::from_str_radix(size, 16).ok());
                 self.line.clear();
                 match size.ok_or(FramingError)? {
                     0 => ParsePosition::ChunkEnd { is_last: true },
@@ -177,11 +182,17 @@ impl Framing {
         let value = value[1..].trim_ascii();
         if is_encoding {
             // With several codings, hyper uses the last one and other servers the first.
-            self.is_chunked = value.eq_ignore_ascii_case(b"chunked") && self.line_bytes < MAX_KEPT_BYTES;
+            self.is_chunked =
+                value.eq_ignore_ascii_case(b"chunked") && self.line_bytes < MAX_KEPT_BYTES;
             return if self.is_chunked { Ok(()) } else { Err(FramingError) };
         }
-        let is_plain = !value.is_empty() && value.iter().all(u8::is_ascii_digit) && self.line_bytes < MAX_KEPT_BYTES;
-        let length = std::str::from_utf8(value).ok().filter(|_| is_plain).and_then(|value| value.parse().ok());
+        let is_plain = !value.is_empty()
+            && value.iter().all(u8::is_ascii_digit)
+            && self.line_bytes < MAX_KEPT_BYTES;
+        let length = std::str::from_utf8(value)
+            .ok()
+            .filter(|_| is_plain)
+            .and_then(|value| value.parse().ok());
         self.length = Some(length.ok_or(FramingError)?);
         Ok(())
     }
@@ -214,7 +225,8 @@ mod tests {
             "PUT /x HTTP/1.1\r\nContent-Length: 3\r\n\r\n\n\n\nGET / HTTP/1.1\r\n\r\n",
             "PUT /x HTTP/1.1\r\nContent-Length:0\r\n\r\nGET / HTTP/1.1\r\n\r\n",
             "POST /x HTTP/1.1\r\nTransfer-Encoding: Chunked\r\n\r\n0\r\n\r\nGET / HTTP/1.1\r\n\r\n",
-            "POST /x HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n3\r\n\n\r\0\r\n0A\r\n0123456789\r\n000\r\n\r\nGET / HTTP/1.1\r\n\r\n",
+            "POST /x HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n3\r\n\n\r\0\r\n0A\r\n\
+             0123456789\r\n000\r\n\r\nGET / HTTP/1.1\r\n\r\n",
         ] {
             assert!(passes(text.as_bytes()), "{text:?}");
         }
@@ -240,7 +252,8 @@ mod tests {
             "PUT / HTTP/1.1\r\ntransfer-encoding: other\r\n\r\n0\r\n\r\n",
             "PUT / HTTP/1.1\r\ntransfer-encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
             "PUT / HTTP/1.1\r\ntransfer-encoding: chunked, chunked\r\n\r\n0\r\n\r\n",
-            "PUT / HTTP/1.1\r\ntransfer-encoding:                                               chunked\r\n\r\n0\r\n\r\n",
+            "PUT / HTTP/1.1\r\ntransfer-encoding:                                               \
+             chunked\r\n\r\n0\r\n\r\n",
             "PUT / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n0\n\n",
             "PUT / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n3\nabc\r\n0\r\n\r\n",
             "PUT / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabcd\r\n0\r\n\r\n",
@@ -251,7 +264,8 @@ mod tests {
             "PUT / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n\r\nabc\r\n0\r\n\r\n",
             "PUT / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n000000003\r\nabc\r\n0\r\n\r\n",
             "PUT / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n0\r\na: b\r\n\r\n",
-            "PUT / HTTP/1.1\r\ntransfer-encoding: chunked\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
+            "PUT / HTTP/1.1\r\ntransfer-encoding: chunked\r\ntransfer-encoding: chunked\r\n\r\n\
+             0\r\n\r\n",
         ] {
             assert!(!passes(text.as_bytes()), "{text:?}");
         }
@@ -265,7 +279,8 @@ mod tests {
         assert!(!framing.check(&mut request[5..]));
         assert!(framing.check(&mut b"GET".to_owned()));
         let mut framing = Framing::default();
-        let mut request = *b"PUT / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n1\r\na\r\n0\r\n\r\nG";
+        let mut request =
+            *b"PUT / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n1\r\na\r\n0\r\n\r\nG";
         let last = request.len() - 1;
         assert!(framing.check(&mut request[..9]) && !framing.check(&mut request[9..last]));
         assert!(framing.check(&mut request[last..]));

@@ -85,7 +85,11 @@ impl<S> TimeoutStream<S> {
         Self { inner, phases, framing, read_timer, write_timer, write, write_deadline: None }
     }
 
-    fn written<T>(&mut self, poll: Poll<io::Result<T>>, context: &mut Context<'_>) -> Poll<io::Result<T>> {
+    fn written<T>(
+        &mut self,
+        poll: Poll<io::Result<T>>,
+        context: &mut Context<'_>,
+    ) -> Poll<io::Result<T>> {
         if poll.is_ready() {
             self.write_deadline = None;
             return poll;
@@ -100,7 +104,11 @@ impl<S> TimeoutStream<S> {
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for TimeoutStream<S> {
-    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        into: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         let before = into.filled().len();
         let poll = Pin::new(&mut self.inner).poll_read(context, into);
         if let Poll::Ready(Ok(())) = &poll
@@ -110,7 +118,9 @@ impl<S: AsyncRead + Unpin> AsyncRead for TimeoutStream<S> {
             self.phases.set(Some(Instant::now() + self.phases.head));
         }
         match self.phases.deadline() {
-            Some(deadline) if Instant::now() >= deadline => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
+            Some(deadline) if Instant::now() >= deadline => {
+                Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+            }
             Some(deadline) if poll.is_pending() && self.read_timer.is_over(deadline, context) => {
                 Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
             }
@@ -120,7 +130,11 @@ impl<S: AsyncRead + Unpin> AsyncRead for TimeoutStream<S> {
 }
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for TimeoutStream<S> {
-    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
         let poll = Pin::new(&mut self.inner).poll_write(context, bytes);
         self.written(poll, context)
     }

@@ -37,7 +37,9 @@ impl Tls {
 }
 
 fn config(files: &TlsFiles) -> Result<ServerConfig, ServeError> {
-    fn words<E: std::error::Error + Send + Sync + 'static>(path: &Path) -> impl Fn(E) -> ServeError {
+    fn words<E: std::error::Error + Send + Sync + 'static>(
+        path: &Path,
+    ) -> impl Fn(E) -> ServeError {
         move |source| ServeError::Certificate { path: path.to_owned(), source: Box::new(source) }
     }
     let chain = CertificateDer::pem_file_iter(&files.cert).map_err(words(&files.cert))?;

@@ -48,9 +48,9 @@ impl Handler {
             }
             Action::Abandon => {
                 let Abandon { release } = parse(&body)?;
-                HandlerResult::later(
-                    async move { site.blocking(move |site| site.abandon(release).map(|()| Done {})).await },
-                )
+                HandlerResult::later(async move {
+                    site.blocking(move |site| site.abandon(release).map(|()| Done {})).await
+                })
             }
             Action::Settle => {
                 let Keep { keep } = parse(&body)?;
@@ -58,7 +58,9 @@ impl Handler {
             }
             Action::Prune => {
                 let Keep { keep } = parse(&body)?;
-                HandlerResult::later(async move { site.blocking(move |site| site.prune(keep)).await })
+                HandlerResult::later(
+                    async move { site.blocking(move |site| site.prune(keep)).await },
+                )
             }
             Action::Verify => {
                 let Verify { quick } = parse(&body)?;
@@ -85,7 +87,11 @@ impl Handler {
     /// Cleans up after a switch, waits a limited time for its hook, and prepares the spare slot for
     /// the next push. The response waits for the spare slot only if the receiver ends with its
     /// peer.
-    async fn clean_up(self: Arc<Self>, site: Arc<SiteState>, keep: usize) -> Result<Settled, HttpError> {
+    async fn clean_up(
+        self: Arc<Self>,
+        site: Arc<SiteState>,
+        keep: usize,
+    ) -> Result<Settled, HttpError> {
         let pruned = site.blocking(move |site| site.clean_up(keep)).await?;
         // A separate task, so that it continues if the peer disconnects.
         let preparing = tokio::spawn(Arc::clone(&self).prepare(Arc::clone(&site)));
@@ -112,7 +118,11 @@ impl Handler {
         }
     }
 
-    async fn activate(self: Arc<Self>, site: Arc<SiteState>, request: Activate) -> Result<Activated, HttpError> {
+    async fn activate(
+        self: Arc<Self>,
+        site: Arc<SiteState>,
+        request: Activate,
+    ) -> Result<Activated, HttpError> {
         let switch = move |site: &Arc<SiteState>| {
             // The switch and the start of the hook are one unit of work, because the peer may
             // disconnect at any moment: a repeated request finds the release current.
@@ -150,12 +160,19 @@ impl Handler {
         match done {
             Ok(Pruned { expired: 0, quarantines: 0, .. }) => {}
             Ok(Pruned { expired, quarantines, incoming_bytes, .. }) => {
-                self.log.record(&LogRecord::Upkeep { directory, expired, quarantines, incoming_bytes });
+                self.log.record(&LogRecord::Upkeep {
+                    directory,
+                    expired,
+                    quarantines,
+                    incoming_bytes,
+                });
             }
             // If another process is working on the site, the next round does it.
-            Err(refused) if matches!(refused.refusal.kind, ErrorKind::Locked | ErrorKind::Busy) => {}
+            Err(refused) if matches!(refused.refusal.kind, ErrorKind::Locked | ErrorKind::Busy) => {
+            }
             Err(refused) => {
-                let message = format!("what is due there was not done: {}", refused.refusal.message);
+                let message =
+                    format!("what is due there was not done: {}", refused.refusal.message);
                 self.log.record(&LogRecord::SiteFailed { directory, message: text(&message) });
             }
         }

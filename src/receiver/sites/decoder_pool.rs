@@ -78,7 +78,8 @@ mod tests {
     fn a_job_that_panics_is_refused_and_the_next_one_is_done() {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         let decoders = DecoderPool::new(1).unwrap();
-        let broken = runtime.block_on(decoders.run(|| -> Result<(), HttpError> { panic!("as told") }));
+        let broken =
+            runtime.block_on(decoders.run(|| -> Result<(), HttpError> { panic!("as told") }));
         assert_eq!(broken.unwrap_err().status, hyper::StatusCode::INTERNAL_SERVER_ERROR);
         assert_eq!(runtime.block_on(decoders.run(|| Ok(7))), Ok(7));
     }

@@ -56,7 +56,12 @@ impl HookRunner {
     }
 }
 
-async fn run(hook: &Hook, site: &Site, release: ReleaseName, began: impl FnOnce()) -> Result<(), String> {
+async fn run(
+    hook: &Hook,
+    site: &Site,
+    release: ReleaseName,
+    began: impl FnOnce(),
+) -> Result<(), String> {
     let Some((program, arguments)) = hook.command.split_first() else { return Ok(()) };
     let mut command = Command::new(program);
     withhold_secrets(&mut command, &[]);
@@ -87,7 +92,10 @@ async fn run(hook: &Hook, site: &Site, release: ReleaseName, began: impl FnOnce(
             Ok(None) => {
                 end(&mut child);
                 let seconds = hook.timeout.as_secs_f32();
-                return Err(format!("{program} did not end within {seconds} s{}", said.last_line()));
+                return Err(format!(
+                    "{program} did not end within {seconds} s{}",
+                    said.last_line()
+                ));
             }
             Err(error) => return Err(format!("cannot wait for {program}: {error}")),
         }
@@ -136,6 +144,8 @@ mod tests {
         let last_line = |said: &str| StderrTail(Arc::new(Mutex::new(said.into()))).last_line();
         assert_eq!(last_line("starting\nno such unit\n\n"), ": no such unit");
         assert_eq!(last_line(""), "");
-        assert!(!last_line("curl -H 'Authorization: Bearer hw_0123abcd_canary'").contains("canary"));
+        assert!(
+            !last_line("curl -H 'Authorization: Bearer hw_0123abcd_canary'").contains("canary")
+        );
     }
 }

@@ -1,4 +1,5 @@
-//! The sites of a receiver: open stages, activation, uploads for repairs, commands, and the share of each site.
+//! The sites of a receiver: open stages, activation, uploads for repairs, commands, and the share
+//! of each site.
 
 pub(super) mod actions;
 pub(super) mod decoder_pool;

@@ -45,8 +45,18 @@ impl OpenStage {
         memory: Permit,
     ) -> Self {
         let packs = transaction.held().map(|pack| (pack, Arc::new(Mutex::new(true)))).collect();
-        let (release, transaction, packs) = (release.name(), RwLock::new(transaction), Mutex::new(packs));
-        Self { key, store, release, change, transaction, packs, used: Mutex::new(Instant::now()), _memory: memory }
+        let (release, transaction, packs) =
+            (release.name(), RwLock::new(transaction), Mutex::new(packs));
+        Self {
+            key,
+            store,
+            release,
+            change,
+            transaction,
+            packs,
+            used: Mutex::new(Instant::now()),
+            _memory: memory,
+        }
     }
 
     /// Whether the stage is for this release.
@@ -96,7 +106,9 @@ impl OpenStage {
             TakeError::Pack(refused)
         })?;
         let transaction = self.transaction.read().unwrap_or_else(PoisonError::into_inner);
-        transaction.take(id, &reader).map_err(|error| TakeError::Stage(transaction.fail(error).into()))?;
+        transaction
+            .take(id, &reader)
+            .map_err(|error| TakeError::Stage(transaction.fail(error).into()))?;
         *is_taken = true;
         drop(is_taken);
         self.touch();
@@ -157,8 +169,10 @@ impl OpenStages {
         if open_stages.len() < MAX_OPEN {
             return true;
         }
-        let unused = open_stages.iter().filter(|(_, open_stage)| Arc::strong_count(open_stage) == 1);
-        let oldest = unused.min_by_key(|(_, open_stage)| *lock(&open_stage.used)).map(|(key, _)| *key);
+        let unused =
+            open_stages.iter().filter(|(_, open_stage)| Arc::strong_count(open_stage) == 1);
+        let oldest =
+            unused.min_by_key(|(_, open_stage)| *lock(&open_stage.used)).map(|(key, _)| *key);
         oldest.and_then(|key| open_stages.remove(&key)).is_some()
     }
 
@@ -183,6 +197,7 @@ impl OpenStages {
 
     /// Closes the stages that no request uses and that were idle for `idle`.
     pub(crate) fn sweep(&self, idle: Duration) {
-        lock(&self.0).retain(|_, open_stage| Arc::strong_count(open_stage) > 1 || !open_stage.is_idle(idle));
+        lock(&self.0)
+            .retain(|_, open_stage| Arc::strong_count(open_stage) > 1 || !open_stage.is_idle(idle));
     }
 }

@@ -39,7 +39,8 @@ impl Drop for RangeLease {
         let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
         // If the file system cannot punch holes, the space is freed with the file, and it counts as
         // taken until then.
-        if self.bytes == 0 || rustix::fs::fallocate(&self.file, flags, self.at, self.bytes).is_ok() {
+        if self.bytes == 0 || rustix::fs::fallocate(&self.file, flags, self.at, self.bytes).is_ok()
+        {
             self.taken.fetch_sub(self.bytes, Ordering::Relaxed);
         }
     }
@@ -89,7 +90,10 @@ impl<K: Eq + Hash, A, V> Default for RequestedUploads<K, A, V> {
 
 impl<K: Eq + Hash, A: Copy, V> RequestedUploads<K, A, V> {
     fn check(&self, id: &K) -> Result<A, HttpError> {
-        self.asked.get(id).copied().ok_or_else(|| HttpError::not_asked_for("this was not asked for"))
+        self.asked
+            .get(id)
+            .copied()
+            .ok_or_else(|| HttpError::not_asked_for("this was not asked for"))
     }
 }
 
@@ -146,7 +150,9 @@ impl RepairUploads {
         let inner = self.inner();
         let bytes = inner.objects.check(id)?;
         if length != bytes {
-            return Err(HttpError::malformed(format!("the object has {bytes} bytes, and {length} are announced")));
+            return Err(HttpError::malformed(format!(
+                "the object has {bytes} bytes, and {length} are announced"
+            )));
         }
         Ok(inner.objects.came.contains_key(id))
     }
@@ -160,11 +166,17 @@ impl RepairUploads {
     }
 
     /// Reserves a range of `bytes` bytes, if all ranges together stay within `quota`.
-    pub(crate) fn reserve(&self, store: &Store, bytes: u64, quota: Option<u64>) -> Result<FileRange, HttpError> {
+    pub(crate) fn reserve(
+        &self,
+        store: &Store,
+        bytes: u64,
+        quota: Option<u64>,
+    ) -> Result<FileRange, HttpError> {
         let mut inner = self.inner();
         let taken = inner.taken.load(Ordering::Relaxed).saturating_add(bytes);
         if let Some(quota) = quota.filter(|quota| taken > *quota) {
-            let words = format!("{taken} bytes would wait here for a repair, and the quota is {quota}");
+            let words =
+                format!("{taken} bytes would wait here for a repair, and the quota is {quota}");
             return Err(HttpError::over_quota(words));
         }
         let file = match &inner.file {
@@ -190,11 +202,15 @@ impl RepairUploads {
     }
 
     /// Receives the record of a release that was requested.
-    pub(crate) async fn take_release(&self, name: ReleaseName, body: &mut RequestBody) -> Result<Done, HttpError> {
+    pub(crate) async fn take_release(
+        &self,
+        name: ReleaseName,
+        body: &mut RequestBody,
+    ) -> Result<Done, HttpError> {
         let length = body.check(MAX_RECORD_BYTES)?;
         self.check_release(&name)?;
-        let release =
-            Release::parse(&body.read(length).await?).map_err(|error| HttpError::malformed(error.to_string()))?;
+        let release = Release::parse(&body.read(length).await?)
+            .map_err(|error| HttpError::malformed(error.to_string()))?;
         if release.name() != name {
             return Err(HttpError::malformed("these bytes are not this release"));
         }
@@ -305,7 +321,8 @@ impl FetchRecords for UploadedSource<'_> {
             self.lacking().manifests.insert(*id);
             return None;
         };
-        let mut decoder = zstd::Decoder::new(FileRangeReader { section, done: 0 }).ok()?.single_frame();
+        let mut decoder =
+            zstd::Decoder::new(FileRangeReader { section, done: 0 }).ok()?.single_frame();
         decoder.window_log_max(WINDOW_LOG_MAX).ok()?;
         Some(Box::new(decoder))
     }
@@ -328,7 +345,11 @@ mod tests {
         assert_eq!(reserve(u64::MAX).unwrap_err().refusal.kind, ErrorKind::NoSpace);
         let again = first.clone();
         drop(first);
-        assert_eq!(reserve(600_000).unwrap_err().refusal.kind, ErrorKind::NoSpace, "a write may still be under way");
+        assert_eq!(
+            reserve(600_000).unwrap_err().refusal.kind,
+            ErrorKind::NoSpace,
+            "a write may still be under way"
+        );
         drop(again);
         let second = reserve(1_000_000).unwrap();
         assert!(second.offset() >= 600_000, "what was given up may still be written to");

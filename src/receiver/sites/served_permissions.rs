@@ -46,7 +46,8 @@ fn usable_group(name: &str) -> Result<u32, GroupError> {
     let number = name.parse().ok().or_else(|| users::group_id(name));
     let group = number.ok_or_else(|| GroupError::Unknown(name.to_owned()))?;
     let user = geteuid();
-    let is_member = || getgroups().is_ok_and(|groups| groups.iter().any(|member| member.as_raw() == group));
+    let is_member =
+        || getgroups().is_ok_and(|groups| groups.iter().any(|member| member.as_raw() == group));
     if user.is_root() || getegid().as_raw() == group || is_member() {
         return Ok(group);
     }
@@ -60,7 +61,8 @@ mod tests {
     #[test]
     fn a_group_is_one_that_files_can_be_given_to() {
         let of = |group: &str| {
-            ServedPermissions { group: Some(group.to_owned()), ..ServedPermissions::default() }.permissions()
+            ServedPermissions { group: Some(group.to_owned()), ..ServedPermissions::default() }
+                .permissions()
         };
         let own = rustix::process::getegid().as_raw();
         assert_eq!(of(&own.to_string()).unwrap().group, Some(own));
@@ -70,6 +72,9 @@ mod tests {
             assert!(matches!(of("4000000000"), Err(GroupError::NotMember { .. })));
         }
         let refused = GroupError::NotMember { user: 0, group: "www".to_owned() }.to_string();
-        assert_eq!(refused, "user root is not a member of group \"www\" and cannot give files to it");
+        assert_eq!(
+            refused,
+            "user root is not a member of group \"www\" and cannot give files to it"
+        );
     }
 }

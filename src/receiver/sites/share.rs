@@ -41,7 +41,11 @@ impl Pool {
     /// The share for one of `sites` sites.
     fn share(&self, sites: usize) -> PoolShare {
         let permits = if sites > 1 { self.permits.div_ceil(2) } else { self.permits };
-        PoolShare { own: Arc::new(Semaphore::new(permits as usize)), permits, all: Arc::clone(&self.all) }
+        PoolShare {
+            own: Arc::new(Semaphore::new(permits as usize)),
+            permits,
+            all: Arc::clone(&self.all),
+        }
     }
 }
 
@@ -128,7 +132,8 @@ impl Pools {
         &self,
         work: impl FnOnce() -> Result<T, HttpError> + Send + 'static,
     ) -> Result<T, HttpError> {
-        let permit = tokio::time::timeout(self.lock, Arc::clone(&self.workers.all).acquire_owned()).await;
+        let permit =
+            tokio::time::timeout(self.lock, Arc::clone(&self.workers.all).acquire_owned()).await;
         let Ok(Ok(permit)) = permit else { return Err(no_worker()) };
         run(permit, work).await
     }
@@ -172,7 +177,8 @@ impl Share {
         &self,
         work: impl FnOnce() -> Result<T, HttpError> + Send + 'static,
     ) -> Result<T, HttpError> {
-        let permit = Arc::clone(&self.decoding).acquire_owned().await.map_err(|_| HttpError::no_result())?;
+        let permit =
+            Arc::clone(&self.decoding).acquire_owned().await.map_err(|_| HttpError::no_result())?;
         self.decoders.run(holding(permit, work)).await
     }
 
@@ -186,8 +192,10 @@ impl Share {
     pub(crate) fn no_memory(&self, bytes: u64) -> HttpError {
         let most = u64::from(self.memory.permits) * UNIT_BYTES;
         if bytes > most {
-            let words =
-                format!("this push needs {bytes} bytes of memory or more, and {most} are allowed for this site");
+            let words = format!(
+                "this push needs {bytes} bytes of memory or more, and {most} are allowed for this \
+                 site"
+            );
             return HttpError::too_large(words);
         }
         HttpError::busy("other pushes have the memory of this receiver")
@@ -240,8 +248,11 @@ mod tests {
     use crate::error_kind::ErrorKind;
 
     fn shares() -> (Share, Share) {
-        let limits =
-            ReceiverLimits { memory_bytes: 8 << 20, lock: Duration::from_millis(50), ..ReceiverLimits::default() };
+        let limits = ReceiverLimits {
+            memory_bytes: 8 << 20,
+            lock: Duration::from_millis(50),
+            ..ReceiverLimits::default()
+        };
         let pools = Pools::new(&limits).unwrap();
         (pools.share(2), pools.share(2))
     }
@@ -258,7 +269,9 @@ mod tests {
         let waits = Arc::new(std::sync::Mutex::new(waits));
         for _ in 0..WORKERS {
             let (bad, waits) = (Arc::clone(&bad), Arc::clone(&waits));
-            let asked = tokio::spawn(async move { bad.blocking(move || Ok(waits.lock().unwrap().recv().ok())).await });
+            let asked = tokio::spawn(async move {
+                bad.blocking(move || Ok(waits.lock().unwrap().recv().ok())).await
+            });
             tokio::task::yield_now().await;
             // The peer leaves; its work goes on.
             asked.abort();
@@ -285,7 +298,9 @@ mod tests {
 
     #[test]
     fn the_only_site_takes_everything() {
-        let pools = Pools::new(&ReceiverLimits { memory_bytes: 8 << 20, ..ReceiverLimits::default() }).unwrap();
+        let pools =
+            Pools::new(&ReceiverLimits { memory_bytes: 8 << 20, ..ReceiverLimits::default() })
+                .unwrap();
         drop(pools.share(1).reserve(8 << 20).unwrap());
     }
 }

@@ -14,7 +14,8 @@ use crate::hash::{BundleKey, ObjectId};
 use crate::manifest::WINDOW_LOG_MAX;
 use crate::manifest::delta::DeltaSummary;
 use crate::protocol::{
-    Activate, BannerSite, History, Holds, HookRun, HookState, Repair, Repairing, Staging, State, Status,
+    Activate, BannerSite, History, Holds, HookRun, HookState, Repair, Repairing, Staging, State,
+    Status,
 };
 use crate::receiver::http::auth::Grant;
 use crate::receiver::http::error::{HttpError, or_unknown};
@@ -24,7 +25,8 @@ use crate::receiver::sites::share::{Permit, Share};
 use crate::receiver::{Log, LogRecord, Permission, ServeError, ServedPermissions, SiteSettings};
 use crate::release::{Release, ReleaseName};
 use crate::store::{
-    Depth, Permissions, Presence, Pruned, Quota, Store, StoreError, StoredChange, Verified, needed_bytes,
+    Depth, Permissions, Presence, Pruned, Quota, Store, StoreError, StoredChange, Verified,
+    needed_bytes,
 };
 use crate::tree_path::Site;
 
@@ -52,10 +54,15 @@ pub(crate) struct SiteState {
 }
 
 impl SiteState {
-    pub(crate) fn new(settings: &SiteSettings, lock: Duration, share: Share) -> Result<Self, ServeError> {
+    pub(crate) fn new(
+        settings: &SiteSettings,
+        lock: Duration,
+        share: Share,
+    ) -> Result<Self, ServeError> {
         let permissions = settings.readers.as_ref().map(ServedPermissions::permissions).transpose();
         let path = || settings.directory.clone();
-        let permissions = permissions.map_err(|source| ServeError::Group { path: path(), source })?;
+        let permissions =
+            permissions.map_err(|source| ServeError::Group { path: path(), source })?;
         Ok(Self {
             settings: settings.clone(),
             open_stages: OpenStages::default(),
@@ -79,7 +86,9 @@ impl SiteState {
     }
 
     fn look(&self) -> Result<Option<Store>, StoreError> {
-        let Presence::Store(store) = Store::look(&self.settings.directory)? else { return Ok(None) };
+        let Presence::Store(store) = Store::look(&self.settings.directory)? else {
+            return Ok(None);
+        };
         if let Some(site) = &self.settings.name {
             store.check_site(site)?;
         }
@@ -118,7 +127,10 @@ impl SiteState {
             site: Some(store.site().clone()),
             current: store.current()?,
             // A damaged record is left out: `verify` reports it, and the rest still works.
-            releases: served.into_iter().filter_map(|name| Some(text(&store.release(name).ok()?))).collect(),
+            releases: served
+                .into_iter()
+                .filter_map(|name| Some(text(&store.release(name).ok()?)))
+                .collect(),
             staged: store.staged_release()?.as_ref().map(text),
             highest_sequence: store.highest_sequence()?,
             free_bytes: self.free(store.free_bytes()),
@@ -148,7 +160,13 @@ impl SiteState {
         let unknown = || HttpError::unknown("there is no site here yet");
         let Some(store) = self.look()? else {
             let site = self.settings.name.clone().ok_or_else(unknown)?;
-            return Ok(Status { site, sequence: None, release: None, published: None, activated: None });
+            return Ok(Status {
+                site,
+                sequence: None,
+                release: None,
+                published: None,
+                activated: None,
+            });
         };
         let release = store.current()?;
         let switched = || {
@@ -165,12 +183,18 @@ impl SiteState {
     }
 
     /// Which of the objects in `question`, a sequence of ids, the store has undamaged.
-    pub(crate) fn holds(&self, question: &[u8], cancelled: &dyn Fn() -> bool) -> Result<Holds, HttpError> {
+    pub(crate) fn holds(
+        &self,
+        question: &[u8],
+        cancelled: &dyn Fn() -> bool,
+    ) -> Result<Holds, HttpError> {
         let (ids, []) = question.as_chunks() else {
             return Err(HttpError::malformed("these are no object ids of 32 bytes each"));
         };
         let objects: Vec<ObjectId> = ids.iter().map(|id| ObjectId::from_bytes(*id)).collect();
-        let held = self.look()?.map_or_else(|| Ok(vec![false; ids.len()]), |store| store.holds(&objects, cancelled));
+        let held = self
+            .look()?
+            .map_or_else(|| Ok(vec![false; ids.len()]), |store| store.holds(&objects, cancelled));
         Ok(Holds::of(&held?))
     }
 
@@ -179,7 +203,8 @@ impl SiteState {
         let current = || self.look().ok()??.current().ok()?;
         // `current` is only created after its release is complete.
         current().is_some()
-            && std::fs::metadata(self.settings.directory.join("current")).is_ok_and(|meta| meta.is_dir())
+            && std::fs::metadata(self.settings.directory.join("current"))
+                .is_ok_and(|meta| meta.is_dir())
     }
 
     pub(crate) fn banner(&self) -> Result<BannerSite, StoreError> {
@@ -195,7 +220,11 @@ impl SiteState {
     }
 
     /// Returns an error if this site does not accept the release. No content is read for this.
-    pub(crate) fn check_release(&self, release: &Release, change_bytes: u64) -> Result<(), HttpError> {
+    pub(crate) fn check_release(
+        &self,
+        release: &Release,
+        change_bytes: u64,
+    ) -> Result<(), HttpError> {
         /// Maximum bytes of one entry in a change: a path and a link target of 1,024 bytes each,
         /// and numbers.
         const ENTRY_BYTES: u64 = 2_400;
@@ -208,7 +237,10 @@ impl SiteState {
         }
         // A change also contains removed entries of the base. The base is within the quota as well,
         // hence the factor 2.
-        let most = self.settings.quota_entries.map(|entries| entries.saturating_add(1).saturating_mul(2 * ENTRY_BYTES));
+        let most = self
+            .settings
+            .quota_entries
+            .map(|entries| entries.saturating_add(1).saturating_mul(2 * ENTRY_BYTES));
         match most.filter(|most| change_bytes > *most) {
             Some(most) => Err(HttpError::over_quota(format!(
                 "the manifest change has {change_bytes} bytes, and the quota allows {most}"
@@ -225,7 +257,9 @@ impl SiteState {
         is_gone: &dyn Fn() -> bool,
     ) -> Result<Option<OpenStage>, HttpError> {
         let store = Arc::new(Store::open_or_create(&self.settings.directory, &order.release.site)?);
-        let Some((needs, memory)) = self.read_change(&store, &order, is_gone)? else { return Ok(None) };
+        let Some((needs, memory)) = self.read_change(&store, &order, is_gone)? else {
+            return Ok(None);
+        };
         let StageRequestHead { release, key, change, digest, .. } = order;
         self.check_new_bytes(&store, &key, &release, &needs)?;
         if let Some(permissions) = self.permissions {
@@ -251,16 +285,22 @@ impl SiteState {
             wanted.set(wanted.get().saturating_add(bytes));
             self.share.reserve(bytes).map(|more| memory.borrow_mut().merge(more)).is_ok()
         };
-        let needs = match store.read_change(&order.release, order.base, &order.change, &reserve, is_gone) {
-            Err(StoreError::NoMemory) => return Err(self.share.no_memory(wanted.get())),
-            other => other?,
-        };
+        let needs =
+            match store.read_change(&order.release, order.base, &order.change, &reserve, is_gone) {
+                Err(StoreError::NoMemory) => return Err(self.share.no_memory(wanted.get())),
+                other => other?,
+            };
         Ok(needs.map(|needs| (needs, memory.into_inner())))
     }
 
     /// A spool file for a manifest change that is being received, on the file system of the store.
     /// Creates the store if it does not exist.
-    pub(crate) fn spool(&self, name: &Site, key: &BundleKey, length: u64) -> Result<std::fs::File, HttpError> {
+    pub(crate) fn spool(
+        &self,
+        name: &Site,
+        key: &BundleKey,
+        length: u64,
+    ) -> Result<std::fs::File, HttpError> {
         let store = Store::open_or_create(&self.settings.directory, name)?;
         self.make_room(&store, key, length)?;
         Ok(store.spool()?)
@@ -301,7 +341,9 @@ impl SiteState {
     pub(crate) fn check_free(&self, store: &Store, new_bytes: u64) -> Result<(), HttpError> {
         let (free, keep) = (store.free_bytes()?, self.settings.min_free_bytes);
         if new_bytes.saturating_add(keep) > free {
-            let words = format!("{free} bytes are free, {new_bytes} would come, and {keep} have to stay free");
+            let words = format!(
+                "{free} bytes are free, {new_bytes} would come, and {keep} have to stay free"
+            );
             return Err(HttpError::no_space(words));
         }
         Ok(())
@@ -369,9 +411,13 @@ impl SiteState {
         if let Err(why) = &result {
             // The push may still be cleaning up and hold the lock. If the note cannot be written in
             // time, it is dropped: it is only information, and the log has the failure too.
-            self.look().ok().flatten().map(|store| store.note_hook_failed(release, why, NOTE_WAIT).ok());
+            self.look()
+                .ok()
+                .flatten()
+                .map(|store| store.note_hook_failed(release, why, NOTE_WAIT).ok());
         }
-        let state = result.map_or_else(|reason| HookState::Failed { reason }, |()| HookState::Succeeded);
+        let state =
+            result.map_or_else(|reason| HookState::Failed { reason }, |()| HookState::Succeeded);
         self.hook.send_if_modified(|run| {
             // The hook of a newer release may be running already.
             let own = run.as_mut().filter(|run| run.release == release);
@@ -383,7 +429,8 @@ impl SiteState {
     /// there was no hook since this receiver started.
     pub(crate) async fn hook_run(&self, limit: Duration) -> Option<HookRun> {
         let mut runs = self.hook.subscribe();
-        let has_ended = |run: &Option<HookRun>| run.as_ref().is_none_or(|run| run.state != HookState::Running);
+        let has_ended =
+            |run: &Option<HookRun>| run.as_ref().is_none_or(|run| run.state != HookState::Running);
         tokio::time::timeout(limit, runs.wait_for(has_ended)).await.ok();
         self.hook.borrow().clone()
     }
@@ -411,7 +458,11 @@ impl SiteState {
         Ok(self.store()?.prune(self.settings.keep.unwrap_or(keep), self.lock)?)
     }
 
-    pub(crate) fn verify(&self, depth: Depth, cancelled: &(dyn Fn() -> bool + Sync)) -> Result<Verified, HttpError> {
+    pub(crate) fn verify(
+        &self,
+        depth: Depth,
+        cancelled: &(dyn Fn() -> bool + Sync),
+    ) -> Result<Verified, HttpError> {
         Ok(self.store()?.verify(depth, self.lock, cancelled)?)
     }
 
@@ -426,7 +477,8 @@ impl SiteState {
         let repaired = self.store()?.repair(&asker, &asker, self.lock, cancelled)?;
         self.uploads.forget_used();
         let wants = asker.ask();
-        let (found, objects, mended, left) = (repaired.found, repaired.objects, repaired.mended, repaired.left);
+        let (found, objects, mended, left) =
+            (repaired.found, repaired.objects, repaired.mended, repaired.left);
         Ok(Repairing { found, objects, mended, left, wants })
     }
 }
@@ -464,7 +516,9 @@ pub(crate) fn check(sites: &[Arc<SiteState>], log: &dyn Log) -> Result<(), Serve
         match site.banner().and_then(|_| Store::check_owner_at(&path)) {
             Ok(()) => {}
             Err(
-                source @ (StoreError::NotDirectory { .. } | StoreError::NotEmpty { .. } | StoreError::OtherSite { .. }),
+                source @ (StoreError::NotDirectory { .. }
+                | StoreError::NotEmpty { .. }
+                | StoreError::OtherSite { .. }),
             ) => {
                 return Err(ServeError::Site { path, source });
             }
@@ -477,15 +531,16 @@ pub(crate) fn check(sites: &[Arc<SiteState>], log: &dyn Log) -> Result<(), Serve
     Ok(())
 }
 
-/// The description of each site for the banner. A store that lacks a directory can be repaired, so it is no error
-/// here: its answers name the directory.
+/// The description of each site for the banner. A store that lacks a directory can be repaired, so
+/// it is no error here: its answers name the directory.
 ///
 /// # Errors
 /// Returns the first site whose directory cannot be a mirror, or belongs to another site.
 pub(crate) fn banners(sites: &[Arc<SiteState>]) -> Result<Vec<BannerSite>, ServeError> {
     let banner = |site: &Arc<SiteState>| match site.banner() {
         Err(StoreError::MissingDirectory { .. }) => Ok(site.banner_of(None)),
-        other => other.map_err(|source| ServeError::Site { path: site.settings.directory.clone(), source }),
+        other => other
+            .map_err(|source| ServeError::Site { path: site.settings.directory.clone(), source }),
     };
     sites.iter().map(banner).collect()
 }

@@ -13,7 +13,9 @@ use crate::error_kind::ErrorKind;
 use crate::fsx::{Context as _, IoError};
 use crate::hash::{BundleKey, PackId};
 use crate::pack::MAX_PACK_BYTES;
-use crate::protocol::{Done, MAX_CHANGE_BYTES, MAX_HEAD_BYTES, MAX_PACKS_BYTES, PackHead, StageHead, Staging};
+use crate::protocol::{
+    Done, MAX_CHANGE_BYTES, MAX_HEAD_BYTES, MAX_PACKS_BYTES, PackHead, StageHead, Staging,
+};
 use crate::receiver::http::error::HttpError;
 use crate::receiver::http::handler_result::{HandlerResult, disconnect_flag};
 use crate::receiver::http::request_body::RequestBody;
@@ -38,7 +40,8 @@ async fn read_head(site: &SiteState, body: &mut RequestBody) -> Result<StageHead
     let limit = LENGTH_BYTES + u64::from(MAX_HEAD_BYTES) + MAX_CHANGE_BYTES + MAX_PACKS_BYTES;
     let length = body.check_open(limit)?;
     let short = || HttpError::malformed("the body of a stage is shorter than its parts");
-    let rest = length.map(|length| length.checked_sub(LENGTH_BYTES).ok_or_else(short)).transpose()?;
+    let rest =
+        length.map(|length| length.checked_sub(LENGTH_BYTES).ok_or_else(short)).transpose()?;
     let head_bytes = body.read(LENGTH_BYTES).await?;
     let head_bytes = u32::from_be_bytes(head_bytes.try_into().map_err(|_| short())?);
     if head_bytes > MAX_HEAD_BYTES {
@@ -46,15 +49,17 @@ async fn read_head(site: &SiteState, body: &mut RequestBody) -> Result<StageHead
             "the head has {head_bytes} bytes, at most {MAX_HEAD_BYTES} are taken"
         )));
     }
-    let rest = rest.map(|rest| rest.checked_sub(u64::from(head_bytes)).ok_or_else(short)).transpose()?;
+    let rest =
+        rest.map(|rest| rest.checked_sub(u64::from(head_bytes)).ok_or_else(short)).transpose()?;
     let _memory = site.share.reserve_body(u64::from(head_bytes))?;
     let head = body.read(u64::from(head_bytes)).await?;
-    let head: StageHead =
-        serde_json::from_slice(&head).map_err(|error| HttpError::malformed(format!("the head of a stage: {error}")))?;
+    let head: StageHead = serde_json::from_slice(&head)
+        .map_err(|error| HttpError::malformed(format!("the head of a stage: {error}")))?;
     if head.change_bytes > MAX_CHANGE_BYTES {
         return Err(HttpError::too_large("the manifest change is too large"));
     }
-    let fits = |rest| if head.has_packs { head.change_bytes < rest } else { head.change_bytes == rest };
+    let fits =
+        |rest| if head.has_packs { head.change_bytes < rest } else { head.change_bytes == rest };
     if !rest.is_none_or(fits) {
         return Err(HttpError::malformed("the parts of the stage do not make its body"));
     }
@@ -88,19 +93,28 @@ fn read_spool(file: &File, length: usize) -> Result<Vec<u8>, IoError> {
 }
 
 /// Handles `POST v1/stage`.
-pub(crate) async fn stage(site: &Arc<SiteState>, body: &mut RequestBody) -> Result<HandlerResult, HttpError> {
+pub(crate) async fn stage(
+    site: &Arc<SiteState>,
+    body: &mut RequestBody,
+) -> Result<HandlerResult, HttpError> {
     let head = read_head(site, body).await?;
-    let release = Release::parse(head.release.as_bytes()).map_err(|error| HttpError::malformed(error.to_string()))?;
+    let release = Release::parse(head.release.as_bytes())
+        .map_err(|error| HttpError::malformed(error.to_string()))?;
     site.check_release(&release, head.change_bytes)?;
     if head.change_bytes == 0 {
-        let open_stage = site.open_stages.find(&head.key).filter(|open_stage| open_stage.is_of_release(release.name()));
+        let open_stage = site
+            .open_stages
+            .find(&head.key)
+            .filter(|open_stage| open_stage.is_of_release(release.name()));
         let open_stage = open_stage.ok_or_else(closed)?;
         let site = Arc::clone(site);
         if head.has_packs {
             return Err(HttpError::malformed("a stage with packs has a manifest change"));
         }
         body.end().await?;
-        return Ok(HandlerResult::later(async move { finish_stage(&site, open_stage, head.is_whole).await }));
+        return Ok(HandlerResult::later(async move {
+            finish_stage(&site, open_stage, head.is_whole).await
+        }));
     }
     let (change, digest) = read_change(site, &release, &head, body).await?;
     let (key, name) = (head.key, release.name());
@@ -126,14 +140,20 @@ pub(crate) async fn stage(site: &Arc<SiteState>, body: &mut RequestBody) -> Resu
     let is_whole = take_packs(&site, key, None, body).await?;
     body.end().await?;
     // After a pause in the body, another push of the same content may have replaced the stage.
-    let open_stage =
-        site.open_stages.find(&key).filter(|open_stage| open_stage.is_of_release(name)).ok_or_else(closed)?;
+    let open_stage = site
+        .open_stages
+        .find(&key)
+        .filter(|open_stage| open_stage.is_of_release(name))
+        .ok_or_else(closed)?;
     Ok(HandlerResult::later(async move { finish_stage(&site, open_stage, is_whole).await }))
 }
 
 /// Returns the stage for this request: the open one, or a new one that replaces an idle stage of
 /// the same key. `None` if the release is staged already.
-async fn open(site: &Arc<SiteState>, order: StageRequestHead) -> Result<Option<Arc<OpenStage>>, HttpError> {
+async fn open(
+    site: &Arc<SiteState>,
+    order: StageRequestHead,
+) -> Result<Option<Arc<OpenStage>>, HttpError> {
     let _turn = site.opening.lock().await;
     let key = order.key;
     if let Some(open_stage) = site.open_stages.peek(&key) {
@@ -162,7 +182,11 @@ async fn open(site: &Arc<SiteState>, order: StageRequestHead) -> Result<Option<A
 }
 
 /// Completes the release if all packs were sent; otherwise returns the packs that are held.
-async fn finish_stage(site: &Arc<SiteState>, open_stage: Arc<OpenStage>, is_whole: bool) -> Result<Staging, HttpError> {
+async fn finish_stage(
+    site: &Arc<SiteState>,
+    open_stage: Arc<OpenStage>,
+    is_whole: bool,
+) -> Result<Staging, HttpError> {
     if !is_whole {
         return Ok(Staging::Held(open_stage.held()));
     }
@@ -189,7 +213,9 @@ impl PackContent {
             return Ok(Self::Memory(body.read(length).await?, permit));
         }
         let store = Arc::clone(store);
-        let file = tokio::task::spawn_blocking(move || store.spool()).await.map_err(|_| HttpError::no_result())?;
+        let file = tokio::task::spawn_blocking(move || store.spool())
+            .await
+            .map_err(|_| HttpError::no_result())?;
         let file = Arc::new(file?);
         body.spool(length, &file, 0).await?;
         Ok(Self::Spool { file, length: size })
@@ -332,11 +358,12 @@ async fn take_packs(
             let wrong = || HttpError::malformed("the packs do not make their body");
             left = left.checked_sub(PackHead::BYTES as u64).ok_or_else(wrong)?;
             let head = body.read(PackHead::BYTES as u64).await?;
-            let (id, bytes) = match PackHead::parse(head.as_slice().try_into().map_err(|_| wrong())?) {
-                Some(PackHead::Pack { id, bytes }) => (id, u64::from(bytes)),
-                Some(PackHead::End { is_whole }) if length.is_none() => return Ok(is_whole),
-                _ => return Err(wrong()),
-            };
+            let (id, bytes) =
+                match PackHead::parse(head.as_slice().try_into().map_err(|_| wrong())?) {
+                    Some(PackHead::Pack { id, bytes }) => (id, u64::from(bytes)),
+                    Some(PackHead::End { is_whole }) if length.is_none() => return Ok(is_whole),
+                    _ => return Err(wrong()),
+                };
             left = left.checked_sub(bytes).ok_or_else(wrong)?;
             // The stage is looked up for each pack, so that a slow body does not keep an abandoned
             // stage open.

@@ -31,11 +31,17 @@ impl Store {
     ///
     /// # Errors
     /// Fails if the manifest is missing.
-    pub fn manifest_bytes(&self, id: &ManifestId) -> Result<zstd::Decoder<'static, BufReader<File>>, StoreError> {
+    pub fn manifest_bytes(
+        &self,
+        id: &ManifestId,
+    ) -> Result<zstd::Decoder<'static, BufReader<File>>, StoreError> {
         let name = manifest_name(id);
         let file = self.layout.manifests.open_file(&name)?;
-        let mut decoder = zstd::Decoder::new(file).context("read", || self.layout.manifests.join(&name))?;
-        decoder.window_log_max(WINDOW_LOG_MAX).context("read", || self.layout.manifests.join(&name))?;
+        let mut decoder =
+            zstd::Decoder::new(file).context("read", || self.layout.manifests.join(&name))?;
+        decoder
+            .window_log_max(WINDOW_LOG_MAX)
+            .context("read", || self.layout.manifests.join(&name))?;
         Ok(decoder)
     }
 
@@ -48,7 +54,10 @@ impl Store {
     }
 
     /// Maps an error of a manifest's stream to one that names the file.
-    pub(in crate::store) fn in_manifest(&self, id: &ManifestId) -> impl Fn(ManifestError) -> StoreError + use<> {
+    pub(in crate::store) fn in_manifest(
+        &self,
+        id: &ManifestId,
+    ) -> impl Fn(ManifestError) -> StoreError + use<> {
         let path = self.layout.manifests.join(manifest_name(id));
         move |source| StoreError::Manifest { path: path.clone(), source }
     }
@@ -106,7 +115,8 @@ impl Store {
         let mut out = std::io::BufWriter::with_capacity(64 * 1024, encoder);
         let totals = write(&mut out)?;
         out.flush().context("write", path)?;
-        let encoder = out.into_inner().map_err(std::io::IntoInnerError::into_error).context("write", path)?;
+        let encoder =
+            out.into_inner().map_err(std::io::IntoInnerError::into_error).context("write", path)?;
         encoder.finish().context("write", path)?;
         fsx::seal(&file, FileMode::RECORD, None, path)?;
         Ok(totals)
@@ -114,7 +124,11 @@ impl Store {
 
     /// Renames the temporary manifest `name`, which must be durable, to its id. The rename is not
     /// synced.
-    pub(in crate::store) fn adopt_manifest(&self, name: &str, id: &ManifestId) -> Result<(), StoreError> {
+    pub(in crate::store) fn adopt_manifest(
+        &self,
+        name: &str,
+        id: &ManifestId,
+    ) -> Result<(), StoreError> {
         Ok(self.layout.tmp.rename(name, &self.layout.manifests, &manifest_name(id))?)
     }
 }

@@ -10,7 +10,10 @@ use crate::store::{Store, StoreError, mismatch, unless_damaged};
 
 impl Store {
     /// The metadata of an object's file, if it exists.
-    pub(in crate::store) fn object_meta(&self, object: &ObjectId) -> Result<Option<Meta>, StoreError> {
+    pub(in crate::store) fn object_meta(
+        &self,
+        object: &ObjectId,
+    ) -> Result<Option<Meta>, StoreError> {
         Ok(self.layout.objects.stat(&object_name(object))?)
     }
 
@@ -39,7 +42,9 @@ impl Store {
             let dir = self.layout.objects.open_dir(&fan_out_name(byte))?;
             let named = dir.entries()?;
             let start = objects.len();
-            objects.extend(named.iter().filter_map(|(name, _)| ObjectId::parse_hex(name.as_encoded_bytes())));
+            objects.extend(
+                named.iter().filter_map(|(name, _)| ObjectId::parse_hex(name.as_encoded_bytes())),
+            );
             objects[start..].sort_unstable();
         }
         Ok(objects)
@@ -66,7 +71,10 @@ impl Store {
     }
 
     /// The id and size of the bytes in an object's file.
-    pub(in crate::store) fn hash_object(&self, object: &ObjectId) -> Result<(ObjectId, u64), StoreError> {
+    pub(in crate::store) fn hash_object(
+        &self,
+        object: &ObjectId,
+    ) -> Result<(ObjectId, u64), StoreError> {
         let path = || self.layout.objects.join(object_name(object));
         let content = self.open_object(object)?;
         fsx::fault::look("read", path)?;
@@ -85,8 +93,13 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError::Cancelled`], or an error of reading the disk.
-    pub fn holds(&self, objects: &[ObjectId], cancelled: &dyn Fn() -> bool) -> Result<Vec<bool>, StoreError> {
-        let held = |object| if cancelled() { Err(StoreError::Cancelled) } else { self.is_whole(object) };
+    pub fn holds(
+        &self,
+        objects: &[ObjectId],
+        cancelled: &dyn Fn() -> bool,
+    ) -> Result<Vec<bool>, StoreError> {
+        let held =
+            |object| if cancelled() { Err(StoreError::Cancelled) } else { self.is_whole(object) };
         objects.iter().map(held).collect()
     }
 
@@ -98,7 +111,12 @@ impl Store {
 
     /// Renames `dir`/`name`, which must be durable, to the name of its object. The rename is not
     /// synced.
-    pub(in crate::store) fn adopt(&self, object: &ObjectId, dir: &fsx::Dir, name: &str) -> Result<(), StoreError> {
+    pub(in crate::store) fn adopt(
+        &self,
+        object: &ObjectId,
+        dir: &fsx::Dir,
+        name: &str,
+    ) -> Result<(), StoreError> {
         Ok(dir.rename(name, &self.layout.objects, &object_name(object))?)
     }
 }

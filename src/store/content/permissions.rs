@@ -56,10 +56,15 @@ pub enum ModeError {
     #[error("is not a mode: write it in octal digits, for example \"0440\"")]
     Syntax,
     /// Not allowed for a file.
-    #[error("is not a file mode here: use \"0400\" plus any of 0044; files are read-only, and the tree marks programs")]
+    #[error(
+        "is not a file mode here: use \"0400\" plus any of 0044; files are read-only, and the tree \
+         marks programs"
+    )]
     File,
     /// Not allowed for a directory.
-    #[error("is not a directory mode here: use \"0700\" plus any of 0055; only the owner writes to it")]
+    #[error(
+        "is not a directory mode here: use \"0700\" plus any of 0055; only the owner writes to it"
+    )]
     Directory,
 }
 
@@ -151,7 +156,11 @@ pub(in crate::store) struct PermissionEpoch {
 
 /// The permissions of the release `sequence`: those of the last epoch that includes it.
 pub(in crate::store) fn permissions_at(eras: &[PermissionEpoch], sequence: u64) -> Permissions {
-    eras.iter().rev().find(|era| era.after < sequence).map(|era| era.permissions).unwrap_or_default()
+    eras.iter()
+        .rev()
+        .find(|era| era.after < sequence)
+        .map(|era| era.permissions)
+        .unwrap_or_default()
 }
 
 /// Adds an epoch that begins after `highest`, and drops the epochs that no release from `lowest` on
@@ -162,7 +171,8 @@ pub(in crate::store) fn epochs_with(
     highest: u64,
     lowest: u64,
 ) -> Vec<PermissionEpoch> {
-    let mut all: Vec<PermissionEpoch> = eras.iter().copied().filter(|era| era.after < highest).collect();
+    let mut all: Vec<PermissionEpoch> =
+        eras.iter().copied().filter(|era| era.after < highest).collect();
     all.push(PermissionEpoch { after: highest, permissions });
     let first = all.iter().rposition(|era| era.after < lowest).unwrap_or(0);
     all.split_off(first)
@@ -180,11 +190,16 @@ mod tests {
     fn each_release_has_the_permissions_of_its_era() {
         let eras = epochs_with(&[], with(1), 0, u64::MAX);
         let eras = epochs_with(&eras, with(2), 7, 6);
-        let groups = |eras: &[PermissionEpoch]| [1, 6, 7, 8, 99].map(|sequence| permissions_at(eras, sequence).group);
+        let groups = |eras: &[PermissionEpoch]| {
+            [1, 6, 7, 8, 99].map(|sequence| permissions_at(eras, sequence).group)
+        };
         assert_eq!(groups(&eras), [Some(1), Some(1), Some(1), Some(2), Some(2)]);
         // Changed again before any release used it.
         let again = epochs_with(&eras, with(3), 7, 6);
-        assert_eq!((again.len(), groups(&again)), (2, [Some(1), Some(1), Some(1), Some(3), Some(3)]));
+        assert_eq!(
+            (again.len(), groups(&again)),
+            (2, [Some(1), Some(1), Some(1), Some(3), Some(3)])
+        );
         // Once all slots belong to the second epoch, the first is dropped.
         let later = epochs_with(&again, with(4), 9, 8);
         assert_eq!(
@@ -197,7 +212,8 @@ mod tests {
     #[test]
     fn only_modes_that_nobody_writes_through_are_taken() {
         for (text, exec) in [("0444", 0o555), ("440", 0o550), ("00400", 0o500), ("0404", 0o505)] {
-            let permissions = Permissions { file_mode: text.parse().unwrap(), ..Permissions::default() };
+            let permissions =
+                Permissions { file_mode: text.parse().unwrap(), ..Permissions::default() };
             assert_eq!(permissions.file(true).bits, exec, "{text}");
         }
         for text in ["0640", "0040", "0555", "4444", "7", "0"] {
@@ -206,9 +222,14 @@ mod tests {
         for text in ["", "rw", "0x1", "+400", "-400", "0448", "000000444"] {
             assert_eq!(text.parse::<ContentMode>().map(|mode| mode.0).unwrap_or(0), 0, "{text}");
         }
-        for (text, is_taken) in
-            [("0755", true), ("0750", true), ("700", true), ("0775", false), ("2750", false), ("0555", false)]
-        {
+        for (text, is_taken) in [
+            ("0755", true),
+            ("0750", true),
+            ("700", true),
+            ("0775", false),
+            ("2750", false),
+            ("0555", false),
+        ] {
             assert_eq!(text.parse::<DirectoryMode>().is_ok(), is_taken, "{text}");
         }
     }

@@ -23,12 +23,15 @@ impl Store {
 
     fn read_record(&self, file: &str, name: ReleaseName) -> Result<Release, StoreError> {
         let bytes = self.layout.releases.read(file, MAX_RECORD_BYTES)?;
-        let damaged = |source| StoreError::Release { path: self.layout.releases.join(file), source };
+        let damaged =
+            |source| StoreError::Release { path: self.layout.releases.join(file), source };
         let release = Release::parse(&bytes).map_err(damaged)?;
         if release.name() == name {
             return Ok(release);
         }
-        Err(damaged(ReleaseError::Garbled { what: "its bytes are not those of the release it is named by".into() }))
+        Err(damaged(ReleaseError::Garbled {
+            what: "its bytes are not those of the release it is named by".into(),
+        }))
     }
 
     /// The names of all records, ascending, including staged releases.
@@ -50,13 +53,17 @@ impl Store {
     fn names_ending_in(&self, suffix: &str) -> Result<Vec<ReleaseName>, StoreError> {
         let entries = self.layout.releases.entries()?;
         let name = |name: &std::ffi::OsString| name.to_str()?.strip_suffix(suffix)?.parse().ok();
-        let mut names: Vec<ReleaseName> = entries.iter().filter_map(|(file, _)| name(file)).collect();
+        let mut names: Vec<ReleaseName> =
+            entries.iter().filter_map(|(file, _)| name(file)).collect();
         names.sort_unstable();
         Ok(names)
     }
 
     /// Marks all staged releases as deleted, except `except`.
-    pub(in crate::store) fn drop_staged(&self, except: Option<ReleaseName>) -> Result<(), StoreError> {
+    pub(in crate::store) fn drop_staged(
+        &self,
+        except: Option<ReleaseName>,
+    ) -> Result<(), StoreError> {
         let current = self.current()?;
         for name in self.release_names()? {
             if Some(name) != except && self.is_after(name, current)? {
@@ -69,7 +76,11 @@ impl Store {
     /// Whether a release ranks above the current one, that is, was never served. Equal sequence
     /// numbers are decided by the records; if one of them cannot be read, the release counts as
     /// never served.
-    fn is_after(&self, name: ReleaseName, current: Option<ReleaseName>) -> Result<bool, StoreError> {
+    fn is_after(
+        &self,
+        name: ReleaseName,
+        current: Option<ReleaseName>,
+    ) -> Result<bool, StoreError> {
         let Some(current) = current else { return Ok(true) };
         if name.sequence() != current.sequence() || name == current {
             return Ok(name.sequence() > current.sequence());

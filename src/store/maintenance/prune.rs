@@ -76,7 +76,8 @@ impl Store {
     /// Drops old releases and what only they needed. The cost grows with what is dropped.
     pub(in crate::store) fn drop_old_releases(&self, keep: usize) -> Result<Pruned, StoreError> {
         let mut pruned = Pruned::default();
-        let shown: HashSet<ReleaseName> = self.slot_names()?.iter().map(|slot| slot.release).collect();
+        let shown: HashSet<ReleaseName> =
+            self.slot_names()?.iter().map(|slot| slot.release).collect();
         let served = self.served_releases()?;
         let old = served.len().saturating_sub(keep.max(1));
         for name in served[..old].iter().filter(|name| !shown.contains(name)) {
@@ -89,15 +90,20 @@ impl Store {
 
     /// Drops what only deleted releases needed, then their records. If this is interrupted, the
     /// next call completes it.
-    pub(in crate::store) fn drop_gone_releases(&self, pruned: &mut Pruned) -> Result<(), StoreError> {
+    pub(in crate::store) fn drop_gone_releases(
+        &self,
+        pruned: &mut Pruned,
+    ) -> Result<(), StoreError> {
         let gone = self.gone_names()?;
         if gone.is_empty() {
             return Ok(());
         }
         // A damaged record hides what its release needs, so drop nothing until it is repaired.
         let names = self.known_releases()?;
-        let Ok(kept) =
-            names.iter().map(|name| Ok(self.release(*name)?.manifest)).collect::<Result<HashSet<_>, StoreError>>()
+        let Ok(kept) = names
+            .iter()
+            .map(|name| Ok(self.release(*name)?.manifest))
+            .collect::<Result<HashSet<_>, StoreError>>()
         else {
             return Ok(());
         };
@@ -127,7 +133,11 @@ impl Store {
     }
 
     /// Adds the objects of a manifest, as far as it can be read.
-    fn collect_objects(&self, manifest: &ManifestId, objects: &mut HashSet<ObjectId>) -> Result<(), StoreError> {
+    fn collect_objects(
+        &self,
+        manifest: &ManifestId,
+        objects: &mut HashSet<ObjectId>,
+    ) -> Result<(), StoreError> {
         if !self.has_manifest(manifest)? {
             return Ok(());
         }
@@ -141,7 +151,11 @@ impl Store {
     }
 
     /// Removes the objects of the kept manifests from `candidates`.
-    fn keep_needed(&self, kept: &HashSet<ManifestId>, candidates: &mut HashSet<ObjectId>) -> Result<(), StoreError> {
+    fn keep_needed(
+        &self,
+        kept: &HashSet<ManifestId>,
+        candidates: &mut HashSet<ObjectId>,
+    ) -> Result<(), StoreError> {
         for manifest in kept {
             if candidates.is_empty() {
                 break;

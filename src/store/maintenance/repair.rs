@@ -61,7 +61,10 @@ impl Store {
     ) -> Result<Repaired, StoreError> {
         // Check the owner first: the search reads the whole store, and other users may run it too.
         self.check_owner()?;
-        let mut repaired = Repaired { found: self.verify(Depth::Full, wait, cancelled)?.faults, ..Repaired::default() };
+        let mut repaired = Repaired {
+            found: self.verify(Depth::Full, wait, cancelled)?.faults,
+            ..Repaired::default()
+        };
         if repaired.found.is_empty() {
             return Ok(repaired);
         }
@@ -71,14 +74,18 @@ impl Store {
             repaired.objects += self.repair_objects(fetch)?;
             let current = self.current()?.map(|release| SlotName { release, is_spare: false });
             for slot in self.slot_names()?.into_iter().chain(current).collect::<BTreeSet<_>>() {
-                repaired.mended += self.repair_slot(slot, Some(slot) == current || records.is_awaited())?;
+                repaired.mended +=
+                    self.repair_slot(slot, Some(slot) == current || records.is_awaited())?;
             }
             // Makes the renames of repaired entries durable before the result is reported.
             self.layout.root.sync_file_system()?;
         }
         let _guard = self.lock(wait)?;
         repaired.left = self.look_for_faults(Depth::Full, cancelled)?.faults;
-        self.note(EventKind::Repaired { found: repaired.found.len() as u64, left: repaired.left.len() as u64 });
+        self.note(EventKind::Repaired {
+            found: repaired.found.len() as u64,
+            left: repaired.left.len() as u64,
+        });
         Ok(repaired)
     }
 
@@ -86,7 +93,8 @@ impl Store {
         let mut mended = 0;
         for name in self.known_releases()? {
             if unless_damaged(self.release(name))?.is_none()
-                && let Some(release) = records.release(name).filter(|release| release.name() == name)
+                && let Some(release) =
+                    records.release(name).filter(|release| release.name() == name)
             {
                 self.write_release(&release)?;
                 // Data before name, as in staging.
@@ -105,7 +113,11 @@ impl Store {
     }
 
     /// Writes a fetched manifest if it has the right id. Returns whether it does.
-    fn repair_manifest(&self, id: &ManifestId, bytes: Box<dyn Read + Send>) -> Result<bool, StoreError> {
+    fn repair_manifest(
+        &self,
+        id: &ManifestId,
+        bytes: Box<dyn Read + Send>,
+    ) -> Result<bool, StoreError> {
         const NAME: &str = "mend.zst";
         let written = self.write_manifest(NAME, |out| {
             let mut writer = ManifestWriter::new(out);
@@ -136,7 +148,9 @@ impl Store {
         }
         for manifest in &manifests {
             if self.is_manifest_whole(manifest)? {
-                damaged.extend(self.damaged_objects(manifest)?.into_iter().map(|file| (file.object, file)));
+                damaged.extend(
+                    self.damaged_objects(manifest)?.into_iter().map(|file| (file.object, file)),
+                );
             }
         }
         let mut mended = 0;
@@ -192,8 +206,14 @@ impl Store {
         Ok(mended)
     }
 
-    fn repair_entry(&self, stack: &mut DirStack, entry: &Entry, permissions: Permissions) -> Result<bool, StoreError> {
-        let faults = super::verify::check_entry(stack, entry, permissions, &HashMap::new(), Depth::Full)?;
+    fn repair_entry(
+        &self,
+        stack: &mut DirStack,
+        entry: &Entry,
+        permissions: Permissions,
+    ) -> Result<bool, StoreError> {
+        let faults =
+            super::verify::check_entry(stack, entry, permissions, &HashMap::new(), Depth::Full)?;
         if faults.is_empty() {
             return Ok(false);
         }
@@ -203,8 +223,9 @@ impl Store {
         match &entry.kind {
             EntryKind::Symlink(target) => tmp.symlink(target.as_str(), NAME)?,
             EntryKind::File(file) => {
-                let shared =
-                    self.object_meta(&file.object)?.is_some_and(|meta| has_metadata_of(&meta, file, permissions));
+                let shared = self
+                    .object_meta(&file.object)?
+                    .is_some_and(|meta| has_metadata_of(&meta, file, permissions));
                 // The object itself may be the damaged inode, if it could not be fetched.
                 if shared && self.check_object(file)?.is_ok() {
                     self.layout.objects.link(&object_name(&file.object), tmp, NAME)?;

@@ -117,7 +117,10 @@ impl Store {
         }
         let _guard = self.lock(wait)?;
         let found = self.look_for_faults(depth, cancelled)?;
-        self.note(EventKind::Verified { quick: depth == Depth::Quick, faults: found.faults.len() as u64 });
+        self.note(EventKind::Verified {
+            quick: depth == Depth::Quick,
+            faults: found.faults.len() as u64,
+        });
         Ok(found)
     }
 
@@ -159,12 +162,17 @@ impl Store {
         Ok(found)
     }
 
-    fn verify_all(&self, found: &mut Verified, cancelled: &(dyn Fn() -> bool + Sync)) -> Result<(), StoreError> {
+    fn verify_all(
+        &self,
+        found: &mut Verified,
+        cancelled: &(dyn Fn() -> bool + Sync),
+    ) -> Result<(), StoreError> {
         let mut releases = HashMap::new();
         for name in self.known_releases()? {
             releases.extend(self.verify_release(name, found)?.map(|release| (name, release)));
         }
-        let manifests: HashSet<ManifestId> = releases.values().map(|release| release.manifest).collect();
+        let manifests: HashSet<ManifestId> =
+            releases.values().map(|release| release.manifest).collect();
         let mut needed: HashMap<ObjectId, FileEntry> = HashMap::new();
         for manifest in &manifests {
             self.verify_manifest(manifest, &mut needed, found)?;
@@ -177,15 +185,24 @@ impl Store {
             }
         }
         for (name, _) in self.layout.slots.entries()? {
-            let known = name.to_str().is_some_and(|name| name == DIRTY || SlotName::parse(name).is_some());
+            let known =
+                name.to_str().is_some_and(|name| name == DIRTY || SlotName::parse(name).is_some());
             if !known {
-                found.fault(FaultKind::Unexpected, format!(".headwater/slots/{}", name.display()), None);
+                found.fault(
+                    FaultKind::Unexpected,
+                    format!(".headwater/slots/{}", name.display()),
+                    None,
+                );
             }
         }
         Ok(())
     }
 
-    fn verify_release(&self, name: ReleaseName, found: &mut Verified) -> Result<Option<Release>, StoreError> {
+    fn verify_release(
+        &self,
+        name: ReleaseName,
+        found: &mut Verified,
+    ) -> Result<Option<Release>, StoreError> {
         match self.release(name) {
             Ok(release) => Ok(Some(release)),
             Err(error) if !error.is_damage() => Err(error),
@@ -253,9 +270,14 @@ impl Store {
     }
 
     /// Re-hashes objects, one half of them on a second thread.
-    fn check_objects<'f>(&self, files: &[&'f FileEntry]) -> Result<Vec<(&'f FileEntry, CheckedObject)>, StoreError> {
+    fn check_objects<'f>(
+        &self,
+        files: &[&'f FileEntry],
+    ) -> Result<Vec<(&'f FileEntry, CheckedObject)>, StoreError> {
         let check_one = |file: &&'f FileEntry| Ok((*file, self.check_object(file)?));
-        let check = |files: &[&'f FileEntry]| files.iter().map(check_one).collect::<Result<Vec<_>, StoreError>>();
+        let check = |files: &[&'f FileEntry]| {
+            files.iter().map(check_one).collect::<Result<Vec<_>, StoreError>>()
+        };
         let (left, right) = files.split_at(files.len() / 2);
         let (left, right) = threads::join(|| check(left), || check(right));
         let mut all = left?;
@@ -267,17 +289,26 @@ impl Store {
     ///
     /// # Errors
     /// Fails if the object cannot be read; that does not prove damage.
-    pub(in crate::store) fn check_object(&self, file: &FileEntry) -> Result<CheckedObject, StoreError> {
-        let Some(meta) = self.object_meta(&file.object)? else { return Ok(Err(FaultKind::Missing)) };
+    pub(in crate::store) fn check_object(
+        &self,
+        file: &FileEntry,
+    ) -> Result<CheckedObject, StoreError> {
+        let Some(meta) = self.object_meta(&file.object)? else {
+            return Ok(Err(FaultKind::Missing));
+        };
         if meta.kind != FileKind::File {
             return Ok(Err(FaultKind::WrongKind));
         }
-        let is_whole = unless_damaged(self.hash_object(&file.object))? == Some((file.object, file.size));
+        let is_whole =
+            unless_damaged(self.hash_object(&file.object))? == Some((file.object, file.size));
         Ok(if is_whole { Ok(meta.inode) } else { Err(FaultKind::Content) })
     }
 
     /// The missing or damaged objects of a manifest, each once.
-    pub(in crate::store) fn damaged_objects(&self, manifest: &ManifestId) -> Result<Vec<FileEntry>, StoreError> {
+    pub(in crate::store) fn damaged_objects(
+        &self,
+        manifest: &ManifestId,
+    ) -> Result<Vec<FileEntry>, StoreError> {
         let mut damaged = HashMap::new();
         for entry in self.entries(manifest)? {
             if let Some(file) = entry?.file()
@@ -325,7 +356,9 @@ impl Store {
                 found.fault(kind, format!("{at}/{}", entry.path), object);
             }
         }
-        find_unexpected(&root, "", &seen, &mut |path| found.fault(FaultKind::Unexpected, format!("{at}/{path}"), None))
+        find_unexpected(&root, "", &seen, &mut |path| {
+            found.fault(FaultKind::Unexpected, format!("{at}/{path}"), None);
+        })
     }
 }
 
@@ -337,14 +370,17 @@ pub(in crate::store) fn check_entry(
     depth: Depth,
 ) -> Result<Vec<FaultKind>, StoreError> {
     let name = entry.path.name();
-    let Some(dir) = stack.find(entry.path.parent().unwrap_or(""))? else { return Ok(vec![FaultKind::Missing]) };
+    let Some(dir) = stack.find(entry.path.parent().unwrap_or(""))? else {
+        return Ok(vec![FaultKind::Missing]);
+    };
     let Some(meta) = dir.stat(name)? else { return Ok(vec![FaultKind::Missing]) };
     match &entry.kind {
         EntryKind::Symlink(target) => {
             if meta.kind != FileKind::Symlink {
                 return Ok(vec![FaultKind::WrongKind]);
             }
-            let same = dir.read_link(name)?.is_some_and(|found| found.to_str() == Some(target.as_str()));
+            let same =
+                dir.read_link(name)?.is_some_and(|found| found.to_str() == Some(target.as_str()));
             Ok(if same { vec![] } else { vec![FaultKind::Target] })
         }
         EntryKind::File(_) if meta.kind != FileKind::File => Ok(vec![FaultKind::WrongKind]),
@@ -360,7 +396,11 @@ pub(in crate::store) fn check_entry(
                 });
             }
             let is_known = inodes.get(&file.object) == Some(&meta.inode);
-            if depth == Depth::Full && !is_known && meta.size == file.size && !has_content(dir, name, file)? {
+            if depth == Depth::Full
+                && !is_known
+                && meta.size == file.size
+                && !has_content(dir, name, file)?
+            {
                 kinds.push(FaultKind::Content);
             }
             Ok(kinds)

@@ -25,7 +25,8 @@ impl Store {
         name: &str,
     ) -> Result<(), StoreError> {
         let damaged = StoreError::DamagedObject { object: entry.object };
-        let Some(from) = fsx::found(self.layout.objects.open_file(&object_name(&entry.object)))? else {
+        let Some(from) = fsx::found(self.layout.objects.open_file(&object_name(&entry.object)))?
+        else {
             return Err(damaged);
         };
         if write_object(entry, mode, from, dir, name)? { Ok(()) } else { Err(damaged) }

@@ -25,10 +25,16 @@ impl Quota {
     pub fn refusal(&self, release: &Release, new_bytes: u64) -> Option<String> {
         let over = |size: u64, quota: Option<u64>| quota.filter(|quota| size > *quota);
         if let Some(quota) = over(release.entries, self.entries) {
-            return Some(format!("the release has {} entries, and the quota is {quota}", release.entries));
+            return Some(format!(
+                "the release has {} entries, and the quota is {quota}",
+                release.entries
+            ));
         }
         if let Some(quota) = over(release.bytes, self.bytes) {
-            return Some(format!("the release has {} bytes, and the quota is {quota}", release.bytes));
+            return Some(format!(
+                "the release has {} bytes, and the quota is {quota}",
+                release.bytes
+            ));
         }
         // The record may declare fewer bytes than the change announces, so check both.
         let quota = over(new_bytes, self.bytes)?;
@@ -44,7 +50,8 @@ impl Store {
     /// Fails if the store cannot be read.
     pub fn made_entries(&self, release: &Release, needs: &DeltaSummary) -> Result<u64, StoreError> {
         let has_idle_slot = self.current()?.is_some() && self.missing_slot()?.is_none();
-        let known = needs.head.base.filter(|_| has_idle_slot).and_then(|base| self.manifest_entries(&base));
+        let known =
+            needs.head.base.filter(|_| has_idle_slot).and_then(|base| self.manifest_entries(&base));
         let Some(known) = known else { return Ok(release.entries) };
         // An entry with new content may replace one of the base, so the difference in entries alone
         // is too low.
@@ -60,7 +67,8 @@ pub fn needed_bytes(made: u64, needs: &DeltaSummary, block_bytes: u64, held_byte
     // `objects`.
     const ENTRY_BYTES: u64 = 256;
     let rounded = |size: u64| size.div_ceil(block_bytes).saturating_mul(block_bytes);
-    let content = needs.objects.iter().fold(0u64, |sum, object| sum.saturating_add(rounded(object.size)));
+    let content =
+        needs.objects.iter().fold(0u64, |sum, object| sum.saturating_add(rounded(object.size)));
     content.saturating_sub(held_bytes).saturating_add(made.saturating_mul(ENTRY_BYTES))
 }
 

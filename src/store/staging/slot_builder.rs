@@ -67,9 +67,11 @@ impl Store {
         here: &[ObjectId],
     ) -> Result<SlotChanges, StoreError> {
         let old = self.entries(&self.release(from.release)?.manifest)?;
-        let mut changes = SlotChanges { expired_through: self.expired_through()?, ..SlotChanges::default() };
+        let mut changes =
+            SlotChanges { expired_through: self.expired_through()?, ..SlotChanges::default() };
         read_ahead(old, |old| {
-            Pairs::new(old, self.entries(&to.manifest)?).try_for_each(|pair| changes.take(pair?, writer, here))
+            Pairs::new(old, self.entries(&to.manifest)?)
+                .try_for_each(|pair| changes.take(pair?, writer, here))
         })?;
         // Remove before placing: a file may replace a directory.
         for directory in changes.emptied.iter().rev() {
@@ -80,7 +82,11 @@ impl Store {
         Ok(changes)
     }
 
-    fn place_changes(&self, writer: &mut SlotWriter<'_>, places: &[Entry]) -> Result<(), StoreError> {
+    fn place_changes(
+        &self,
+        writer: &mut SlotWriter<'_>,
+        places: &[Entry],
+    ) -> Result<(), StoreError> {
         let left = place_by_two(places, &mut writer.try_clone()?, writer)?;
         self.place_left(writer, &left)
     }
@@ -107,8 +113,9 @@ impl Store {
             if batch.is_empty() {
                 break;
             }
-            for file in
-                batch.extract_if(.., |entry| entry.has_expired(through)).filter_map(|entry| entry.file().copied())
+            for file in batch
+                .extract_if(.., |entry| entry.has_expired(through))
+                .filter_map(|entry| entry.file().copied())
             {
                 if !self.has_object(&file)? {
                     missing.push(file);
@@ -134,7 +141,9 @@ impl Store {
         }
         let mut live = self.live_slot()?.map(|slot| DirStack::new(slot, FileMode::DIRECTORY));
         let mut same = self.live_entries();
-        left.iter().try_for_each(|entry| writer.place_by_copy(entry, live.as_mut().filter(|_| same.has(entry))))
+        left.iter().try_for_each(|entry| {
+            writer.place_by_copy(entry, live.as_mut().filter(|_| same.has(entry)))
+        })
     }
 
     fn live_entries(&self) -> LiveEntries {
@@ -156,7 +165,8 @@ impl Store {
     /// The name of the spare slot, if the current slot is the only one.
     pub(in crate::store) fn missing_slot(&self) -> Result<Option<SlotName>, StoreError> {
         let Some(release) = self.current()? else { return Ok(None) };
-        let has_another = self.slot_names()?.iter().any(|slot| slot.is_spare || slot.release != release);
+        let has_another =
+            self.slot_names()?.iter().any(|slot| slot.is_spare || slot.release != release);
         Ok((!has_another).then_some(SlotName { release, is_spare: true }))
     }
 
@@ -208,7 +218,12 @@ struct SlotChanges {
 impl SlotChanges {
     /// Removes the old entry if it goes or changes, and records the new one to be placed. For an
     /// entry that is not placed, records its object if it is not `here`.
-    fn take(&mut self, pair: Pair, writer: &mut SlotWriter<'_>, here: &[ObjectId]) -> Result<(), StoreError> {
+    fn take(
+        &mut self,
+        pair: Pair,
+        writer: &mut SlotWriter<'_>,
+        here: &[ObjectId],
+    ) -> Result<(), StoreError> {
         let through = self.expired_through;
         match pair {
             Pair::Old(old) => {
@@ -255,7 +270,9 @@ impl SlotChanges {
     /// Records the directory of an entry that was removed without a replacement.
     fn note_emptied(&mut self, old: &Entry) {
         match old.path.parent() {
-            Some(parent) if self.emptied.last().is_none_or(|last| last != parent) => self.emptied.push(parent.into()),
+            Some(parent) if self.emptied.last().is_none_or(|last| last != parent) => {
+                self.emptied.push(parent.into());
+            }
             _ => {}
         }
     }

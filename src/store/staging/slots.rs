@@ -50,7 +50,8 @@ impl DirStack {
     /// Closes the directories that are not on the way to `parent`. Returns the names still to open.
     fn descend<'p>(&mut self, parent: &'p str) -> impl Iterator<Item = &'p str> + use<'p> {
         let names = || parent.split('/').filter(|name| !name.is_empty());
-        let common = self.open.iter().zip(names()).take_while(|((open, _), name)| open == name).count();
+        let common =
+            self.open.iter().zip(names()).take_while(|((open, _), name)| open == name).count();
         self.open.truncate(common);
         names().skip(common)
     }
@@ -104,7 +105,9 @@ impl DirStack {
 fn is_no_directory(error: &crate::fsx::IoError) -> bool {
     use rustix::io::Errno;
     // Opening a link without following it fails with ELOOP, or with ENOTDIR if O_DIRECTORY is set.
-    error.errno().is_some_and(|errno| errno == Errno::NOENT || errno == Errno::NOTDIR || errno == Errno::LOOP)
+    error.errno().is_some_and(|errno| {
+        errno == Errno::NOENT || errno == Errno::NOTDIR || errno == Errno::LOOP
+    })
 }
 
 fn split(path: &TreePath) -> (&str, &str) {
@@ -112,7 +115,11 @@ fn split(path: &TreePath) -> (&str, &str) {
 }
 
 /// Whether the file has the size, time and permissions of the entry. Its bytes are not compared.
-pub(in crate::store) fn has_metadata_of(meta: &Meta, file: &FileEntry, permissions: Permissions) -> bool {
+pub(in crate::store) fn has_metadata_of(
+    meta: &Meta,
+    file: &FileEntry,
+    permissions: Permissions,
+) -> bool {
     meta.kind == FileKind::File
         && meta.size == file.size
         && u64::try_from(meta.mtime) == Ok(file.mtime)
@@ -163,7 +170,10 @@ impl<'s> SlotWriter<'s> {
             return Err(StoreError::Tampered { path: self.slot.root.join(parent) });
         };
         match dir.unlink(name) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound || error.kind() == io::ErrorKind::IsADirectory => {
+            Err(error)
+                if error.kind() == io::ErrorKind::NotFound
+                    || error.kind() == io::ErrorKind::IsADirectory =>
+            {
                 Err(StoreError::Tampered { path: dir.join(name) })
             }
             other => Ok(other?),
@@ -188,7 +198,10 @@ impl<'s> SlotWriter<'s> {
     }
 
     /// Places entries as links to their objects. Returns, in order, those that need a copy.
-    pub(in crate::store) fn place_each(&mut self, entries: &[Entry]) -> Result<Vec<Entry>, StoreError> {
+    pub(in crate::store) fn place_each(
+        &mut self,
+        entries: &[Entry],
+    ) -> Result<Vec<Entry>, StoreError> {
         let mut left = Vec::new();
         for entry in entries {
             if !self.place(entry)? {
@@ -203,7 +216,9 @@ impl<'s> SlotWriter<'s> {
     fn place(&mut self, entry: &Entry) -> Result<bool, StoreError> {
         let (parent, name) = split(&entry.path);
         match &entry.kind {
-            EntryKind::Symlink(target) => self.put(parent, name, |dir| Ok(dir.symlink(target.as_str(), name)?))?,
+            EntryKind::Symlink(target) => {
+                self.put(parent, name, |dir| Ok(dir.symlink(target.as_str(), name)?))?;
+            }
             EntryKind::File(file) => {
                 let object = object_name(&file.object);
                 let objects = &self.store.layout.objects;
@@ -241,7 +256,9 @@ impl<'s> SlotWriter<'s> {
             let (copy_parent, copy_name) = split(&copy);
             let from = self.slot.find(copy_parent)?.map(Dir::try_clone).transpose()?;
             if let Some(from) = from
-                && from.stat(copy_name)?.is_some_and(|meta| is_linkable(&meta, file, self.permissions))
+                && from
+                    .stat(copy_name)?
+                    .is_some_and(|meta| is_linkable(&meta, file, self.permissions))
             {
                 return self.put(parent, name, |dir| Ok(from.link(copy_name, dir, name)?));
             }
@@ -294,7 +311,8 @@ impl Store {
     /// The slots of releases, ascending. Leaves out `dirty` and unknown names.
     pub(in crate::store) fn slot_names(&self) -> Result<Vec<SlotName>, StoreError> {
         let entries = self.layout.slots.entries()?;
-        let mut names: Vec<_> = entries.iter().filter_map(|(name, _)| SlotName::parse(name.to_str()?)).collect();
+        let mut names: Vec<_> =
+            entries.iter().filter_map(|(name, _)| SlotName::parse(name.to_str()?)).collect();
         names.sort_unstable();
         Ok(names)
     }
@@ -310,7 +328,10 @@ impl Store {
     /// Takes the idle slot and renames it to `dirty`. Returns the open directory and the release
     /// whose tree it has. Returns `None` if no idle slot has the permissions `wanted`. Removes all
     /// others.
-    pub(in crate::store) fn take_idle_slot(&self, wanted: Permissions) -> Result<Option<(Dir, SlotName)>, StoreError> {
+    pub(in crate::store) fn take_idle_slot(
+        &self,
+        wanted: Permissions,
+    ) -> Result<Option<(Dir, SlotName)>, StoreError> {
         let slots = &self.layout.slots;
         slots.remove_all(DIRTY)?;
         let current = self.current()?;

@@ -37,9 +37,10 @@ impl StoredChange {
     pub fn reader(&self) -> Box<dyn BufRead + Send + '_> {
         match self {
             Self::Memory(bytes) => Box::new(&**bytes),
-            Self::File { file, bytes } => {
-                Box::new(BufReader::with_capacity(BUFFER_BYTES, FileReader { file, at: 0, end: *bytes }))
-            }
+            Self::File { file, bytes } => Box::new(BufReader::with_capacity(
+                BUFFER_BYTES,
+                FileReader { file, at: 0, end: *bytes },
+            )),
         }
     }
 }

@@ -21,7 +21,9 @@ use crate::store::staging::room;
 use crate::store::staging::slot_builder::ClearedSlot;
 use crate::store::staging::slots::SlotWriter;
 use crate::store::staging::write_back::WriteBack;
-use crate::store::{EventKind, Pruned, Store, StoreError, StoredChange, is_damage, mismatch, unless_damaged};
+use crate::store::{
+    EventKind, Pruned, Store, StoreError, StoredChange, is_damage, mismatch, unless_damaged,
+};
 use crate::threads;
 
 /// Opens the content of objects that the store lacks.
@@ -87,13 +89,27 @@ impl Store {
         match self.made_entries(release, &needs)? {
             // The release only removes entries, so it must fit on a full disk: use the reserve.
             0 => self.use_reserve()?,
-            made => self.with_room(key, || room::check(self.path(), &system()?, made, &needs, held_bytes))?,
+            made => self.with_room(key, || {
+                room::check(self.path(), &system()?, made, &needs, held_bytes)
+            })?,
         }
         let permissions = self.permissions_of(offered.sequence())?;
-        let quarantine = Quarantine::open(self, key, std::mem::take(&mut needs.objects), permissions, wait)?;
+        let quarantine =
+            Quarantine::open(self, key, std::mem::take(&mut needs.objects), permissions, wait)?;
         let (store, release, change) = (Arc::clone(self), release.clone(), change.clone());
         let (promoted, bases, write_back) = (None, OnceLock::new(), WriteBack::default());
-        Ok(StagingTransaction { write_back, store, release, base, change, needs, quarantine, promoted, bases, wait })
+        Ok(StagingTransaction {
+            write_back,
+            store,
+            release,
+            base,
+            change,
+            needs,
+            quarantine,
+            promoted,
+            bases,
+            wait,
+        })
     }
 
     /// Returns the error of [`Store::start_staging`] for too little room. Changes nothing.
@@ -106,12 +122,16 @@ impl Store {
         base: Option<ManifestId>,
         change: &StoredChange,
     ) -> Result<(), StoreError> {
-        let Some(needs) = self.read_change(release, base, change, &|_| true, &|| false)? else { return Ok(()) };
+        let Some(needs) = self.read_change(release, base, change, &|_| true, &|| false)? else {
+            return Ok(());
+        };
         // Staging can drop the quarantines of others for room and resumes its own: count them all.
         let held_bytes = self.incoming_bytes()?;
         match self.made_entries(release, &needs)? {
             0 => Ok(()),
-            made => room::check(self.path(), &self.layout.root.file_system()?, made, &needs, held_bytes),
+            made => {
+                room::check(self.path(), &self.layout.root.file_system()?, made, &needs, held_bytes)
+            }
         }
     }
 
@@ -119,9 +139,14 @@ impl Store {
     ///
     /// # Errors
     /// As [`Store::check_room`].
-    pub fn check_room_at(path: &Path, release: &Release, change: &StoredChange) -> Result<(), StoreError> {
+    pub fn check_room_at(
+        path: &Path,
+        release: &Release,
+        change: &StoredChange,
+    ) -> Result<(), StoreError> {
         let limits = ChangeLimits::of_own(change.bytes(), release.entries);
-        let needs = delta::summarize(change.reader(), &limits).map_err(|error| mismatch(error.to_string()))?;
+        let needs = delta::summarize(change.reader(), &limits)
+            .map_err(|error| mismatch(error.to_string()))?;
         room::check(path, &Self::file_system_at(path)?, release.entries, &needs, 0)
     }
 
@@ -181,7 +206,9 @@ impl Store {
     /// cannot be read, only the sequence numbers are compared.
     pub(in crate::store) fn check_succession(&self, release: &Release) -> Result<(), StoreError> {
         let offered = release.name();
-        let Some(current) = self.current()?.filter(|current| *current != offered) else { return Ok(()) };
+        let Some(current) = self.current()?.filter(|current| *current != offered) else {
+            return Ok(());
+        };
         let Some(served) = unless_damaged(self.release(current))? else {
             let is_newer = offered.sequence() > current.sequence();
             return if is_newer { Ok(()) } else { Err(StoreError::NotNewer { offered, current }) };
@@ -198,13 +225,20 @@ impl Store {
 
     /// Whether the release is complete here, served or not.
     pub(in crate::store) fn is_staged(&self, name: ReleaseName) -> Result<bool, StoreError> {
-        Ok(self.layout.slots.stat(&name.to_string())?.is_some() && unless_damaged(self.release(name))?.is_some())
+        Ok(self.layout.slots.stat(&name.to_string())?.is_some()
+            && unless_damaged(self.release(name))?.is_some())
     }
 
     /// Runs `check`. With too little room, drops other quarantines and runs it again.
-    fn with_room(&self, key: &BundleKey, check: impl Fn() -> Result<(), StoreError>) -> Result<(), StoreError> {
+    fn with_room(
+        &self,
+        key: &BundleKey,
+        check: impl Fn() -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
         match check() {
-            Err(StoreError::NoSpace { .. } | StoreError::NoInodes { .. }) if self.drop_other_quarantines(key)? => {
+            Err(StoreError::NoSpace { .. } | StoreError::NoInodes { .. })
+                if self.drop_other_quarantines(key)? =>
+            {
                 check()
             }
             other => other,
@@ -310,12 +344,15 @@ impl StagingTransaction {
             Some(bases) => bases,
             None => {
                 let entries = self.store.base_stream(self.base)?;
-                let object =
-                    |entry: Result<Entry, ManifestError>| entry.map(|entry| entry.file().map(|file| file.object));
+                let object = |entry: Result<Entry, ManifestError>| {
+                    entry.map(|entry| entry.file().map(|file| file.object))
+                };
                 let objects: Result<Vec<_>, _> = entries.map(object).collect();
                 let objects = objects.map_err(|error| match error {
                     // A failed read does not mean that the manifest is damaged.
-                    ManifestError::Io(source) if !is_damage(&source) => self.disk_error("read a manifest in", source),
+                    ManifestError::Io(source) if !is_damage(&source) => {
+                        self.disk_error("read a manifest in", source)
+                    }
                     other => mismatch(other.to_string()),
                 })?;
                 self.bases.get_or_init(|| objects)
@@ -323,15 +360,24 @@ impl StagingTransaction {
         };
         let object = |range: &BaseRange| {
             let entry = usize::try_from(range.entry).ok().and_then(|entry| *bases.get(entry)?);
-            entry.ok_or_else(|| mismatch("a block has a base that is not a file of the base manifest"))
+            entry.ok_or_else(|| {
+                mismatch("a block has a base that is not a file of the base manifest")
+            })
         };
         ranges.iter().map(object).collect()
     }
 
     /// Reads the base ranges of a block into `prefix`, replacing its content.
-    fn read_bases(&self, ranges: &[BaseRange], objects: &[ObjectId], prefix: &mut Vec<u8>) -> Result<(), StoreError> {
+    fn read_bases(
+        &self,
+        ranges: &[BaseRange],
+        objects: &[ObjectId],
+        prefix: &mut Vec<u8>,
+    ) -> Result<(), StoreError> {
         prefix.clear();
-        let read = |(range, object): (&BaseRange, _)| self.store.read_range(object, range.offset, range.length, prefix);
+        let read = |(range, object): (&BaseRange, _)| {
+            self.store.read_range(object, range.offset, range.length, prefix)
+        };
         ranges.iter().zip(objects).try_for_each(read)
     }
 
@@ -353,10 +399,9 @@ impl StagingTransaction {
         if objects.is_empty() {
             return error;
         }
-        let forgotten = self
-            .store
-            .lock(self.wait)
-            .and_then(|_guard| objects.iter().try_for_each(|object| self.store.forget_object(object)));
+        let forgotten = self.store.lock(self.wait).and_then(|_guard| {
+            objects.iter().try_for_each(|object| self.store.forget_object(object))
+        });
         forgotten.err().unwrap_or(StoreError::DamagedBases { objects })
     }
 
@@ -386,8 +431,10 @@ impl StagingTransaction {
         {
             self.store.note(EventKind::failed(self.release.name(), &error));
         }
-        let is_void =
-            matches!(error, StoreError::Mismatch { .. } | StoreError::Pack(_) | StoreError::DamagedBases { .. });
+        let is_void = matches!(
+            error,
+            StoreError::Mismatch { .. } | StoreError::Pack(_) | StoreError::DamagedBases { .. }
+        );
         if (error.is_disk_failure() || is_void)
             && let Err(second) = self.quarantine.discard(&self.store.layout)
         {
@@ -400,7 +447,8 @@ impl StagingTransaction {
     /// Returns the damage of the base manifest, if that may have caused `error`. The origin can
     /// react to that error by sending everything without a base.
     fn damaged_base(&self, error: &StoreError) -> Option<StoreError> {
-        let is_suspect = matches!(error, StoreError::Io(_) | StoreError::Mismatch { .. } | StoreError::Pack(_));
+        let is_suspect =
+            matches!(error, StoreError::Io(_) | StoreError::Mismatch { .. } | StoreError::Pack(_));
         let base = self.base.filter(|_| is_suspect)?;
         // If the base cannot be checked, report the first error.
         self.store.check_manifest(&base).err().filter(StoreError::is_damage)
@@ -423,7 +471,8 @@ impl StagingTransaction {
             return Ok(0);
         }
         // Step 2. Listing all objects takes about as long as writing the manifest, so do both.
-        let (here, written) = threads::join(|| store.list_objects(), || self.rebuild_manifest(&objects, &temporary));
+        let (here, written) =
+            threads::join(|| store.list_objects(), || self.rebuild_manifest(&objects, &temporary));
         written?;
         let mut here = here?;
         self.write_back.finish()?;
@@ -438,8 +487,10 @@ impl StagingTransaction {
         self.store.expire_before_filling(&self.release, fsx::unix_seconds())?;
         self.store.hide_staged();
         // Clearing the idle slot does not depend on the new content, so it runs at the same time.
-        let promote = || if is_promoted { Ok(()) } else { self.quarantine.promote(&objects, &self.store) };
-        let (cleared, adopted) = threads::join(|| self.store.clear_slot(&self.release, &here), promote);
+        let promote =
+            || if is_promoted { Ok(()) } else { self.quarantine.promote(&objects, &self.store) };
+        let (cleared, adopted) =
+            threads::join(|| self.store.clear_slot(&self.release, &here), promote);
         adopted?;
         self.promoted = Some(objects);
         // Step 3: fills `dirty`, then makes its tree durable, and with it the renames of step 2.
@@ -479,26 +530,52 @@ impl StagingTransaction {
         Ok((writer, fetched + missing.len() as u64))
     }
 
-    fn rebuild_manifest(&self, objects: &[(ObjectId, u64)], temporary: &str) -> Result<(), StoreError> {
+    fn rebuild_manifest(
+        &self,
+        objects: &[(ObjectId, u64)],
+        temporary: &str,
+    ) -> Result<(), StoreError> {
         let words = |error: ManifestError| match error {
-            ManifestError::Io(source) => StoreError::Io(crate::fsx::IoError::new("write", temporary, source)),
+            ManifestError::Io(source) => {
+                StoreError::Io(crate::fsx::IoError::new("write", temporary, source))
+            }
             other => mismatch(other.to_string()),
         };
-        let copies = delta::objects_at(&self.needs.base_entries, self.store.base_stream(self.base)?).map_err(words)?;
+        let copies =
+            delta::objects_at(&self.needs.base_entries, self.store.base_stream(self.base)?)
+                .map_err(words)?;
         let base = self.store.base_stream(self.base)?;
         let totals = self.store.write_manifest(temporary, |out| {
-            let applied = read_ahead(base, |base| delta::apply(self.change.reader(), base, objects, &copies, out));
+            let applied = read_ahead(base, |base| {
+                delta::apply(self.change.reader(), base, objects, &copies, out)
+            });
             Ok(applied.map_err(words)?.1)
         })?;
         let release = &self.release;
-        let announced =
-            (release.manifest, release.content, release.entries, release.retired, release.bytes, release.until);
-        let found = (totals.manifest, totals.content, totals.entries, totals.retired, totals.bytes, totals.until);
+        let announced = (
+            release.manifest,
+            release.content,
+            release.entries,
+            release.retired,
+            release.bytes,
+            release.until,
+        );
+        let found = (
+            totals.manifest,
+            totals.content,
+            totals.entries,
+            totals.retired,
+            totals.bytes,
+            totals.until,
+        );
         if announced == found {
             return Ok(());
         }
         self.store.layout.tmp.unlink_if_any(temporary)?;
-        Err(mismatch(format!("the change produces manifest {} with {} entries", totals.manifest, totals.entries)))
+        Err(mismatch(format!(
+            "the change produces manifest {} with {} entries",
+            totals.manifest, totals.entries
+        )))
     }
 }
 
@@ -513,8 +590,12 @@ mod tests {
     #[test]
     fn what_other_pushes_left_makes_room_before_a_push_is_refused() {
         let (_dir, store) = empty_store();
-        let place =
-            |name: &str| store.path().join(".headwater/incoming").join(BundleKey::of(name.as_bytes()).to_string());
+        let place = |name: &str| {
+            store
+                .path()
+                .join(".headwater/incoming")
+                .join(BundleKey::of(name.as_bytes()).to_string())
+        };
         let full = || StoreError::NoSpace { path: store.path().to_owned(), needed: 100, free: 60 };
         // There is room once the quarantine of the other push is gone.
         let looks = Cell::new(0);
@@ -526,7 +607,10 @@ mod tests {
             fs::create_dir_all(place(name).join("parts")).unwrap();
         }
         store.with_room(&BundleKey::of(b"mine"), check).unwrap();
-        assert_eq!((looks.get(), place("mine").exists(), place("other").exists()), (2, true, false));
+        assert_eq!(
+            (looks.get(), place("mine").exists(), place("other").exists()),
+            (2, true, false)
+        );
         // With nothing to drop, the check does not run again.
         let looks = Cell::new(0);
         let refused = store.with_room(&BundleKey::of(b"mine"), || {

@@ -25,7 +25,10 @@ impl WriteBack {
 
     /// Counts content that is about to be written, and starts a sync if enough has accumulated.
     pub(in crate::store) fn before(&self, pieces: &[Piece], root: &Dir) {
-        let bytes = pieces.iter().map(|piece| u64::from(piece.length).next_multiple_of(Self::FILE_BYTES)).sum::<u64>();
+        let bytes = pieces
+            .iter()
+            .map(|piece| u64::from(piece.length).next_multiple_of(Self::FILE_BYTES))
+            .sum::<u64>();
         if self.waiting.fetch_add(bytes, Ordering::Relaxed) + bytes < Self::BYTES {
             return;
         }
@@ -36,7 +39,10 @@ impl WriteBack {
         self.join(under_way.take());
         self.waiting.store(0, Ordering::Relaxed);
         // If no thread can be started, the final sync does the work.
-        let begun = root.try_clone().ok().and_then(|root| Builder::new().spawn(move || root.sync_file_system()).ok());
+        let begun = root
+            .try_clone()
+            .ok()
+            .and_then(|root| Builder::new().spawn(move || root.sync_file_system()).ok());
         *under_way = begun;
     }
 

@@ -79,9 +79,14 @@ pub(crate) fn check_store(dir: &Path) -> Result<Served, Faults> {
 pub(crate) fn state(dir: &Path) -> Result<Option<Served>, Faults> {
     if dir.join(".headwater").symlink_metadata().is_err() {
         let names = names(dir);
-        return if names.is_empty() { Ok(None) } else { Err(vec![format!("no store, but {names:?}")]) };
+        return if names.is_empty() {
+            Ok(None)
+        } else {
+            Err(vec![format!("no store, but {names:?}")])
+        };
     }
-    let mut check = Check { dir, faults: Vec::new(), objects: BTreeSet::new(), records: BTreeMap::new() };
+    let mut check =
+        Check { dir, faults: Vec::new(), objects: BTreeSet::new(), records: BTreeMap::new() };
     check.top();
     check.objects();
     check.manifests();
@@ -97,7 +102,8 @@ pub(crate) fn state(dir: &Path) -> Result<Option<Served>, Faults> {
 /// Whether the live entries of `served` are the files and links of the content tree at `tree`.
 pub(crate) fn check_equals_tree(served: &Served, tree: &Path) -> Result<(), Faults> {
     let found = read_tree(tree);
-    let live: BTreeMap<&String, &Item> = served.items.iter().filter(|(_, item)| item.is_live()).collect();
+    let live: BTreeMap<&String, &Item> =
+        served.items.iter().filter(|(_, item)| item.is_live()).collect();
     let mut faults = Vec::new();
     for path in found.keys().chain(live.keys().copied()).collect::<BTreeSet<_>>() {
         match (found.get(path), live.get(path).map(|item| &item.what)) {
@@ -115,9 +121,10 @@ pub(crate) fn check_equals_tree(served: &Served, tree: &Path) -> Result<(), Faul
 /// Equal but for the time.
 pub(crate) fn is_same(a: &What, b: &What) -> bool {
     match (a, b) {
-        (What::File { object, size, exec, .. }, What::File { object: object_b, size: size_b, exec: exec_b, .. }) => {
-            (object, size, exec) == (object_b, size_b, exec_b)
-        }
+        (
+            What::File { object, size, exec, .. },
+            What::File { object: object_b, size: size_b, exec: exec_b, .. },
+        ) => (object, size, exec) == (object_b, size_b, exec_b),
         _ => a == b,
     }
 }
@@ -157,8 +164,9 @@ pub(crate) fn object_names(dir: &Path) -> BTreeSet<String> {
 /// The names in a directory, sorted; none if it is missing.
 fn names(dir: &Path) -> Vec<String> {
     let Ok(entries) = fs::read_dir(dir) else { return Vec::new() };
-    let mut names: Vec<String> =
-        entries.map(|entry| entry.unwrap().file_name().into_string().expect("our names are UTF-8")).collect();
+    let mut names: Vec<String> = entries
+        .map(|entry| entry.unwrap().file_name().into_string().expect("our names are UTF-8"))
+        .collect();
     names.sort();
     names
 }
@@ -189,11 +197,14 @@ impl Check<'_> {
             }
         }
         const FILES: [&str; 4] = ["format", "lock", "expired", "events.jsonl"];
-        const DIRECTORIES: [&str; 6] = ["objects", "manifests", "releases", "slots", "incoming", "reserve"];
+        const DIRECTORIES: [&str; 6] =
+            ["objects", "manifests", "releases", "slots", "incoming", "reserve"];
         for name in names(&self.inner("")) {
             let meta = self.inner(&name).symlink_metadata().unwrap();
-            let is_ours = FILES.contains(&&*name) && meta.is_file() || DIRECTORIES.contains(&&*name) && meta.is_dir();
-            // Before `format` is written, all of it is the creation of a store that was interrupted.
+            let is_ours = FILES.contains(&&*name) && meta.is_file()
+                || DIRECTORIES.contains(&&*name) && meta.is_dir();
+            // Before `format` is written, all of it is the creation of a store that was
+            // interrupted.
             let is_store = self.inner("format").symlink_metadata().is_ok();
             if is_store && !is_ours {
                 self.fault(format!(".headwater/{name}: a stranger"));
@@ -206,7 +217,8 @@ impl Check<'_> {
 
     fn objects(&mut self) {
         for prefix in names(&self.inner("objects")) {
-            let is_directory = self.inner("objects").join(&prefix).symlink_metadata().unwrap().is_dir();
+            let is_directory =
+                self.inner("objects").join(&prefix).symlink_metadata().unwrap().is_dir();
             if !record::is_hex(&prefix, 2) || !is_directory {
                 self.fault(format!("objects/{prefix}: a stranger"));
             }
@@ -276,7 +288,8 @@ impl Check<'_> {
                 self.fault(format!("releases/{file}: a stranger"));
                 continue;
             };
-            match record::parse_record(name, &fs::read(self.inner("releases").join(&file)).unwrap()) {
+            match record::parse_record(name, &fs::read(self.inner("releases").join(&file)).unwrap())
+            {
                 Err(fault) => self.fault(fault),
                 Ok(record) => {
                     if site.as_ref().is_some_and(|site| *site != record.site) {
@@ -287,7 +300,9 @@ impl Check<'_> {
             }
         }
         for (name, record) in self.records.clone() {
-            let was_served = current.and_then(record::sequence_of).is_some_and(|served| record.sequence < served);
+            let was_served = current
+                .and_then(record::sequence_of)
+                .is_some_and(|served| record.sequence < served);
             if was_served || Some(&*name) == current {
                 self.complete(&name, &record);
             }
@@ -343,18 +358,32 @@ impl Check<'_> {
             };
             match self.records.get(&name).cloned() {
                 // Staged by a push that ended before it could activate.
-                None if served.is_none_or(|served| sequence >= served) && Some(&*name) != current => {}
+                None if served.is_none_or(|served| sequence >= served)
+                    && Some(&*name) != current => {}
                 None => self.fault(format!("slot {slot}: there is no such release")),
                 Some(record) => match manifest(self.dir, &record.manifest) {
                     Ok(lines) => {
                         let root = self.inner("slots").join(&slot);
                         // The mark names the release whose slot is clean of what expired.
-                        let is_clean = mark.release.as_ref() == Some(&slot) && Some(&*slot) == current;
-                        self.faults.extend(slot::check(&slot, &root, &lines, mark.through, is_clean));
-                        let next =
-                            lines.iter().filter_map(|line| line.until).filter(|until| *until > mark.through).min();
+                        let is_clean =
+                            mark.release.as_ref() == Some(&slot) && Some(&*slot) == current;
+                        self.faults.extend(slot::check(
+                            &slot,
+                            &root,
+                            &lines,
+                            mark.through,
+                            is_clean,
+                        ));
+                        let next = lines
+                            .iter()
+                            .filter_map(|line| line.until)
+                            .filter(|until| *until > mark.through)
+                            .min();
                         if is_clean && next != mark.next {
-                            self.fault(format!("expired: next is {:?} instead of {next:?}", mark.next));
+                            self.fault(format!(
+                                "expired: next is {:?} instead of {next:?}",
+                                mark.next
+                            ));
                         }
                     }
                     Err(fault) => self.fault(format!("slot {slot}: {fault}")),
@@ -362,7 +391,8 @@ impl Check<'_> {
             }
         }
         if let Some(name) = current {
-            let is_directory = self.inner("slots").join(name).symlink_metadata().is_ok_and(|meta| meta.is_dir());
+            let is_directory =
+                self.inner("slots").join(name).symlink_metadata().is_ok_and(|meta| meta.is_dir());
             if !is_directory {
                 self.fault(format!("slot {name}: current leads to it, and it is not there"));
             }
@@ -372,7 +402,9 @@ impl Check<'_> {
     fn served(&self, name: String) -> Option<Served> {
         let record = self.records.get(&name)?.clone();
         let lines = manifest(self.dir, &record.manifest).ok()?;
-        let items = lines.into_iter().map(|line| (line.path.clone(), Item { until: line.until, what: what(line) }));
+        let items = lines
+            .into_iter()
+            .map(|line| (line.path.clone(), Item { until: line.until, what: what(line) }));
         Some(Served { items: items.collect(), name, record })
     }
 }

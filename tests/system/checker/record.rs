@@ -87,10 +87,15 @@ pub(crate) fn parse_format(bytes: &[u8]) -> Result<String, String> {
         id: String,
         site: String,
     }
-    let format: Format = serde_json::from_slice(bytes).map_err(|error| format!("format: {error}"))?;
+    let format: Format =
+        serde_json::from_slice(bytes).map_err(|error| format!("format: {error}"))?;
     let spelled = serde_json::to_string(&format).unwrap() + "\n";
     let sound = format.headwater == "store" && format.version == 1 && is_hex(&format.id, 32);
-    if sound && spelled.as_bytes() == bytes { Ok(format.site) } else { Err("format: not as described".into()) }
+    if sound && spelled.as_bytes() == bytes {
+        Ok(format.site)
+    } else {
+        Err("format: not as described".into())
+    }
 }
 
 /// The file `expired`.
@@ -114,7 +119,8 @@ pub(super) fn parse_mark(bytes: &[u8]) -> Result<Mark, String> {
 /// A release record, which must be the one that `name` names.
 pub(crate) fn parse_record(name: &str, bytes: &[u8]) -> Result<Record, String> {
     let fault = |what: &str| format!("release {name}: {what}");
-    let record: Record = serde_json::from_slice(bytes).map_err(|error| fault(&error.to_string()))?;
+    let record: Record =
+        serde_json::from_slice(bytes).map_err(|error| fault(&error.to_string()))?;
     let spelled = serde_json::to_vec(&record).unwrap();
     if record.headwater != "release" || record.version != 1 {
         return Err(fault("not a release of version 1"));
@@ -130,9 +136,13 @@ pub(crate) fn parse_record(name: &str, bytes: &[u8]) -> Result<Record, String> {
     if *name != format!("{}-{}", record.sequence, &id[..16]) {
         return Err(fault("its name is not its sequence and id"));
     }
-    let histories: BTreeSet<&String> = record.replaces.iter().flatten().chain([&record.history]).collect();
+    let histories: BTreeSet<&String> =
+        record.replaces.iter().flatten().chain([&record.history]).collect();
     let replaced = record.replaces.as_ref().map_or(0, Vec::len);
-    if histories.len() != replaced + 1 || replaced > 16 || !histories.iter().all(|id| is_hex(id, 32)) {
+    if histories.len() != replaced + 1
+        || replaced > 16
+        || !histories.iter().all(|id| is_hex(id, 32))
+    {
         return Err(fault("its histories are not as described"));
     }
     if !is_hex(&record.manifest, 64) || !is_hex(&record.content, 64) {
@@ -148,14 +158,16 @@ pub(crate) fn parse_manifest(id: &str, bytes: &[u8]) -> Result<Vec<Line>, String
         return Err(fault("other bytes than its name says"));
     }
     let text = std::str::from_utf8(bytes).map_err(|_| fault("not UTF-8"))?;
-    let text =
-        text.strip_prefix("{\"headwater\":\"manifest\",\"version\":1}\n").ok_or_else(|| fault("another header"))?;
+    let text = text
+        .strip_prefix("{\"headwater\":\"manifest\",\"version\":1}\n")
+        .ok_or_else(|| fault("another header"))?;
     if !text.is_empty() && !text.ends_with('\n') {
         return Err(fault("no line feed at its end"));
     }
     let mut lines: Vec<Line> = Vec::new();
     for (text, number) in text.lines().zip(2..) {
-        let line: Line = serde_json::from_str(text).map_err(|error| fault(&format!("line {number}: {error}")))?;
+        let line: Line = serde_json::from_str(text)
+            .map_err(|error| fault(&format!("line {number}: {error}")))?;
         if serde_json::to_string(&line).unwrap() != text {
             return Err(fault(&format!("line {number} is not canonical")));
         }
@@ -205,7 +217,10 @@ pub(crate) fn content_id(lines: &[Line]) -> String {
 }
 
 fn check_line(line: &Line) -> Result<(), String> {
-    let is_file = line.size.is_some() && line.object.is_some() && line.mtime.is_some() && line.symlink.is_none();
+    let is_file = line.size.is_some()
+        && line.object.is_some()
+        && line.mtime.is_some()
+        && line.symlink.is_none();
     let is_link = line.symlink.is_some()
         && line.size.is_none()
         && line.object.is_none()
@@ -220,8 +235,10 @@ fn check_line(line: &Line) -> Result<(), String> {
     if line.object.as_ref().is_some_and(|object| !is_hex(object, 64)) {
         return Err("no object id".into());
     }
-    let sound = |text: &str| !text.chars().any(|c| c.is_control() || c == '\\') && text.len() <= 1024;
-    let component = |part: &str| !part.is_empty() && part.len() <= 255 && part != "." && part != "..";
+    let sound =
+        |text: &str| !text.chars().any(|c| c.is_control() || c == '\\') && text.len() <= 1024;
+    let component =
+        |part: &str| !part.is_empty() && part.len() <= 255 && part != "." && part != "..";
     if !sound(&line.path) || !line.path.split('/').all(component) {
         return Err(format!("bad path {:?}", line.path));
     }

@@ -8,9 +8,16 @@ use std::path::Path;
 use super::record::{Line, ancestors};
 use super::{Faults, What};
 
-/// Compares the slot `name` at `root` with the lines of its manifest. Retired ones whose time was over
-/// at `through` may be absent, and with them directories that only they need; if it `is_clean`, they are.
-pub(super) fn check(name: &str, root: &Path, lines: &[Line], through: u64, is_clean: bool) -> Faults {
+/// Compares the slot `name` at `root` with the lines of its manifest. Retired ones whose time was
+/// over at `through` may be absent, and with them directories that only they need; if it
+/// `is_clean`, they are.
+pub(super) fn check(
+    name: &str,
+    root: &Path,
+    lines: &[Line],
+    through: u64,
+    is_clean: bool,
+) -> Faults {
     if !root.symlink_metadata().is_ok_and(|meta| meta.is_dir()) {
         return vec![format!("slot {name}: not a directory")];
     }
@@ -39,7 +46,9 @@ pub(super) fn check(name: &str, root: &Path, lines: &[Line], through: u64, is_cl
             fault(path, what);
         }
     });
-    for (path, _) in wanted.iter().filter(|(path, line)| !seen.contains(**path) && !has_expired(line)) {
+    for (path, _) in
+        wanted.iter().filter(|(path, line)| !seen.contains(**path) && !has_expired(line))
+    {
         fault(path, "missing".into());
     }
     faults
@@ -48,7 +57,11 @@ pub(super) fn check(name: &str, root: &Path, lines: &[Line], through: u64, is_cl
 fn check_file(path: &Path, meta: &fs::Metadata, line: &Line) -> Result<(), String> {
     if let Some(target) = &line.symlink {
         let found = fs::read_link(path).map_err(|_| "not a link".to_owned())?;
-        return if found.as_os_str() == &**target { Ok(()) } else { Err(format!("leads to {}", found.display())) };
+        return if found.as_os_str() == &**target {
+            Ok(())
+        } else {
+            Err(format!("leads to {}", found.display()))
+        };
     }
     if !meta.is_file() {
         return Err("not a regular file".into());
@@ -61,10 +74,19 @@ fn check_file(path: &Path, meta: &fs::Metadata, line: &Line) -> Result<(), Strin
         return Err(format!("{} bytes instead of {:?}", meta.len(), line.size));
     }
     if u64::try_from(meta.mtime()).ok() != line.mtime || meta.mtime_nsec() != 0 {
-        return Err(format!("modified at {}.{:09} instead of {:?}", meta.mtime(), meta.mtime_nsec(), line.mtime));
+        return Err(format!(
+            "modified at {}.{:09} instead of {:?}",
+            meta.mtime(),
+            meta.mtime_nsec(),
+            line.mtime
+        ));
     }
     let found = blake3::hash(&fs::read(path).unwrap()).to_hex();
-    if line.object.as_deref() == Some(found.as_str()) { Ok(()) } else { Err(format!("has the bytes of {found}")) }
+    if line.object.as_deref() == Some(found.as_str()) {
+        Ok(())
+    } else {
+        Err(format!("has the bytes of {found}"))
+    }
 }
 
 /// Calls `visit` with the root (as the empty path) and everything in it, links not followed.

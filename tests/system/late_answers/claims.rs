@@ -48,10 +48,16 @@ const CLAIMS: &[(&str, Claim)] = &[
     ("a far release", |state, _| alter(state, |release| release.sequence = MAX_SEQUENCE)),
     ("a release that is a little ahead", |state, _| alter(state, |release| release.sequence += 5)),
     ("the end of time", |state, _| alter(state, |release| release.created = MAX_SEQUENCE)),
-    ("a newer release of the end of time", |state, _| invent(state, |release| release.created = MAX_SEQUENCE)),
-    ("a far run", |state, _| alter(state, |release| release.orders = [("ci".into(), MAX_SEQUENCE)].into())),
+    ("a newer release of the end of time", |state, _| {
+        invent(state, |release| release.created = MAX_SEQUENCE);
+    }),
+    ("a far run", |state, _| {
+        alter(state, |release| release.orders = [("ci".into(), MAX_SEQUENCE)].into());
+    }),
     ("a far run of a newer release", |state, _| {
-        invent(state, |release| release.orders = [("ci".into(), MAX_SEQUENCE), ("x".into(), 1)].into());
+        invent(state, |release| {
+            release.orders = [("ci".into(), MAX_SEQUENCE), ("x".into(), 1)].into();
+        });
     }),
     ("a history of its own", |state, _| {
         invent(state, |release| release.history = HistoryId::from_bytes([7; 16]));
@@ -72,7 +78,9 @@ const CLAIMS: &[(&str, Claim)] = &[
         invent(state, |release| release.replaces = histories(10..26).collect());
     }),
     ("a release for itself", |state, _| {
-        invent(state, |release| release.partial = Some(Partial { mirrors: vec!["edge5".into()], why: "push".into() }));
+        invent(state, |release| {
+            release.partial = Some(Partial { mirrors: vec!["edge5".into()], why: "push".into() });
+        });
     }),
     ("rejected content", |state, next| {
         invent(state, |release| {
@@ -106,7 +114,9 @@ const CLAIMS: &[(&str, Claim)] = &[
             invent(state, |release| release.created += 1);
         }
     }),
-    ("nothing at all", |state, _| *state = MirrorState { store: state.store, ..MirrorState::default() }),
+    ("nothing at all", |state, _| {
+        *state = MirrorState { store: state.store, ..MirrorState::default() }
+    }),
 ];
 
 /// Options of a push that waits for the answers of all mirrors.
@@ -158,7 +168,8 @@ fn lagging_fleet() -> (Edges, ContentId) {
     (edges, next)
 }
 
-/// Does it while edge5 makes the claim, and asserts that the others are served as they would be without it.
+/// Does it while edge5 makes the claim, and asserts that the others are served as they would be
+/// without it.
 fn assert_served_as_without(claim: &str, alters: Claim, action: Action, has_cache: bool) {
     let (edges, next) = lagging_fleet();
     let what = format!("{claim}, {action:?}, with a cache: {has_cache}");
@@ -177,17 +188,27 @@ fn assert_served_as_without(claim: &str, alters: Claim, action: Action, has_cach
         Action::Heal => options.require = Require::AtLeast(1),
         Action::RollBack => {}
     }
-    let report =
-        push(&action.source(&edges), &fleet, &options, &Silent).unwrap_or_else(|error| panic!("{what}: {error}"));
+    let report = push(&action.source(&edges), &fleet, &options, &Silent)
+        .unwrap_or_else(|error| panic!("{what}: {error}"));
     assert!(report.unmet.is_none(), "{what}: {report:?}");
     for name in &NAMES[..4] {
         let release = edges.edge(name).inner.state().unwrap().current_release().unwrap().clone();
-        assert_eq!(edges.served(name).1, format!("version {}", action.version()), "{what}: {report:?}");
+        assert_eq!(
+            edges.served(name).1,
+            format!("version {}", action.version()),
+            "{what}: {report:?}"
+        );
         let is_far = release.sequence > 3_000 || release.created > before.created + 1_000_000;
-        assert!(!is_far && release.history == before.history && release.replaces.is_empty(), "{what}: {release:?}");
+        assert!(
+            !is_far && release.history == before.history && release.replaces.is_empty(),
+            "{what}: {release:?}"
+        );
         let is_own = |rejected: &RejectedContent| rejected.content == before.content;
         assert!(release.rejected.iter().all(is_own) && release.retired == 0, "{what}: {release:?}");
-        assert!(release.orders.keys().eq(["ci"]) && release.orders["ci"] <= 9, "{what}: {release:?}");
+        assert!(
+            release.orders.keys().eq(["ci"]) && release.orders["ci"] <= 9,
+            "{what}: {release:?}"
+        );
     }
 }
 
@@ -207,7 +228,8 @@ fn whatever_one_mirror_says_the_others_are_served_as_without_it() {
 
 #[test]
 fn whatever_one_mirror_says_to_an_origin_without_a_cache_the_others_are_served_as_without_it() {
-    // Without a cache `heal` takes the newest release: it may be run where nothing was published from.
+    // Without a cache `heal` takes the newest release: it may be run where nothing was published
+    // from.
     every_claim(&[Action::PushNew, Action::PushSame, Action::RollBack], false);
 }
 
@@ -215,7 +237,8 @@ fn whatever_one_mirror_says_to_an_origin_without_a_cache_the_others_are_served_a
 fn publish_elsewhere(edges: &mut Edges, names: &[&str]) {
     let source = edges.tree();
     fs::write(edges.world.path("tree/extra.js"), "extra").unwrap();
-    let mut options = Options { require: Require::All, stores: KnownStores::default(), ..edges.options() };
+    let mut options =
+        Options { require: Require::All, stores: KnownStores::default(), ..edges.options() };
     run(900)(&mut options);
     push(&source, &edges.fleet(names), &options, &Silent).unwrap();
     fs::remove_file(edges.world.path("tree/extra.js")).unwrap();
@@ -299,7 +322,10 @@ fn a_mirror_of_another_history_fails_alone_where_most_have_theirs_in_common() {
     let source = edges.tree();
     let options = Options { stores: KnownStores::default(), ..waiting(&edges) };
     let report = push(&source, &edges.fleet(&NAMES), &options, &Silent).unwrap();
-    assert!(report.mirrors[..4].iter().all(|mirror| mirror.outcome == Outcome::Activated), "{report:?}");
+    assert!(
+        report.mirrors[..4].iter().all(|mirror| mirror.outcome == Outcome::Activated),
+        "{report:?}"
+    );
     let fifth = &report.mirrors[4].outcome;
     assert!(matches!(fifth, Outcome::Failed { failure: ErrorKind::OtherHistory, .. }), "{fifth:?}");
     assert_eq!(edges.served("edge5").1, "version 2");
@@ -319,7 +345,10 @@ fn of_two_mirrors_the_one_that_was_not_pushed_to_from_here_fails_alone() {
     let report = push(&source, &fleet(), &one, &Silent).unwrap();
     assert_eq!(report.mirrors[0].outcome, Outcome::Activated, "{report:?}");
     let second = &report.mirrors[1].outcome;
-    assert!(matches!(second, Outcome::Failed { failure: ErrorKind::OtherHistory, .. }), "{second:?}");
+    assert!(
+        matches!(second, Outcome::Failed { failure: ErrorKind::OtherHistory, .. }),
+        "{second:?}"
+    );
 }
 
 #[test]
@@ -359,7 +388,11 @@ fn in_waves_a_run_number_counts_that_the_first_wave_has_and_not_that_of_another_
         run(8)(&mut options);
         options.policy.waves = vec![Wave { mirrors: vec!["edge1".into()], ..Wave::default() }];
         let pushed = push(&source, &edges.fleet(&NAMES), &options, &Silent);
-        assert_eq!(matches!(pushed, Err(PushError::Superseded { seen: 900, .. })), is_refused, "{ahead}: {pushed:?}");
+        assert_eq!(
+            matches!(pushed, Err(PushError::Superseded { seen: 900, .. })),
+            is_refused,
+            "{ahead}: {pushed:?}"
+        );
         assert_eq!(pushed.is_ok(), !is_refused, "{ahead}: {pushed:?}");
     }
 }

@@ -10,13 +10,15 @@ use std::time::Duration;
 
 use headwater::hash::{ManifestId, ObjectId, StoreId};
 use headwater::mirror::{
-    Depth, DirectoryMirror, Effort, HistoryEvent, Link, Mirror, MirrorError, MirrorState, ObjectPart, PackSource,
-    Pruned, RepairSource, Repaired, Settled, StageRequest, TransportError, Verified,
+    Depth, DirectoryMirror, Effort, HistoryEvent, Link, Mirror, MirrorError, MirrorState,
+    ObjectPart, PackSource, Pruned, RepairSource, Repaired, Settled, StageRequest, TransportError,
+    Verified,
 };
 use headwater::monitor::{Event, Monitor};
 use headwater::release::ReleaseName;
 
-/// Longer than any push here takes: a push that waits for its late mirror fails the test, and does not hang.
+/// Longer than any push here takes: a push that waits for its late mirror fails the test, and does
+/// not hang.
 pub(super) const MOST: Duration = Duration::from_secs(60);
 
 /// What a mirror changes in its state before it answers.
@@ -83,7 +85,11 @@ impl Mirror for Edge {
         let held = self.held.lock().unwrap().take();
         if let Some(held) = held {
             let waited = held.recv_timeout(MOST);
-            assert_eq!(waited, Err(RecvTimeoutError::Disconnected), "the push waits for this mirror");
+            assert_eq!(
+                waited,
+                Err(RecvTimeoutError::Disconnected),
+                "the push waits for this mirror"
+            );
         }
         if self.is_dead {
             return Err(dead());
@@ -137,7 +143,11 @@ impl Mirror for Edge {
         if self.fails_to_stage { Err(dead()) } else { self.inner.stage(request, bundle, monitor) }
     }
 
-    fn activate(&self, release: ReleaseName, expected: Option<ReleaseName>) -> Result<(), MirrorError> {
+    fn activate(
+        &self,
+        release: ReleaseName,
+        expected: Option<ReleaseName>,
+    ) -> Result<(), MirrorError> {
         self.inner.activate(release, expected)
     }
 
@@ -157,13 +167,17 @@ impl Mirror for Edge {
         self.inner.verify(depth, monitor)
     }
 
-    fn repair(&self, supply: &dyn RepairSource, monitor: &dyn Monitor) -> Result<Repaired, MirrorError> {
+    fn repair(
+        &self,
+        supply: &dyn RepairSource,
+        monitor: &dyn Monitor,
+    ) -> Result<Repaired, MirrorError> {
         self.inner.repair(supply, monitor)
     }
 }
 
-/// So often a push looks whether to stop, once a mirror is overdue, before that mirror answers: a push that does not
-/// wait has decided by then.
+/// So often a push looks whether to stop, once a mirror is overdue, before that mirror answers: a
+/// push that does not wait has decided by then.
 const LOOKS: usize = 20;
 
 /// Records events, and lets the late mirror answer once they are as the test wants them.
@@ -199,7 +213,12 @@ pub(super) type IsTime = Option<fn(&[Event]) -> bool>;
 
 impl Recorder {
     pub(super) fn new(is_time: IsTime, held: Sender<()>) -> Self {
-        Self { events: Mutex::default(), is_time, looks: AtomicUsize::new(0), held: Mutex::new(Some(held)) }
+        Self {
+            events: Mutex::default(),
+            is_time,
+            looks: AtomicUsize::new(0),
+            held: Mutex::new(Some(held)),
+        }
     }
 
     /// Where the first event is for which `is_it` holds.

@@ -54,7 +54,9 @@ fn a_plan_of_remote_mirrors_is_what_the_push_then_does() {
     assert_eq!(look(), before, "a plan changes nothing");
     assert_eq!((&plan["sequence"], &plan["changes"][0]["path"]), (&json!(2), &json!("index.html")));
     let pushed = report(&push(&pair, &["--json"]).expect(&[0]));
-    for (planned, sent) in of_each(&plan, "send_bytes").into_iter().zip(of_each(&pushed, "sent_bytes")) {
+    for (planned, sent) in
+        of_each(&plan, "send_bytes").into_iter().zip(of_each(&pushed, "sent_bytes"))
+    {
         let (planned, sent) = (planned.as_u64().unwrap(), sent.as_u64().unwrap());
         // The plan counts the manifest change too.
         assert!(0 < sent && sent <= planned && planned - sent < 1_000, "{planned} {sent}");
@@ -81,7 +83,14 @@ fn what_is_staged_on_remote_mirrors_is_abandoned() {
     push(&pair, &["--stage-only"]).expect(&[0]);
     let abandoned = report(&pair.ask(&["abandon", "2"], &["--json"]).expect(&[0]));
     assert_eq!(of_each(&abandoned, "outcome"), ["abandoned"; 2]);
-    assert!(MIRRORS.iter().all(|mirror| pair.world.path(mirror).join("staged").symlink_metadata().is_err()));
+    assert!(
+        MIRRORS.iter().all(|mirror| pair
+            .world
+            .path(mirror)
+            .join("staged")
+            .symlink_metadata()
+            .is_err())
+    );
     pair.ask(&["activate", "2"], &[]).expect(&[2]);
     check(&pair, false, 1);
     push(&pair, &[]).expect(&[0]);

@@ -32,16 +32,32 @@ fn spelling(random: &mut Rng, is_json: bool) -> String {
         8 => each(&|c| format!("{c}\\u0000\\u202e")),
         _ => each(&|c| format!("{c}\\n")),
     };
-    format!("{}{text}{}", one(random, &["", "x", "it was ", "?token="]), one(random, &["", "y", " again", "/"]))
+    format!(
+        "{}{text}{}",
+        one(random, &["", "x", "it was ", "?token="]),
+        one(random, &["", "y", " again", "/"])
+    )
 }
 
 /// Answers a request with the token somewhere, or as an honest mirror would.
 fn lie(random: &mut Rng, stream: &mut TcpStream, head: &str) {
     let echo = spelling(random, true);
     let plain = spelling(random, false).replace(['\n', '\r'], "");
-    let kinds = ["denied", "unauthorized", "forbidden", "locked", "no_space", "conflict", "busy", "version", &*echo];
-    let refusal =
-        format!("{{\"error\":{{\"kind\":\"{}\",\"message\":\"{echo}\",\"objects\":[]}}}}", one(random, &kinds));
+    let kinds = [
+        "denied",
+        "unauthorized",
+        "forbidden",
+        "locked",
+        "no_space",
+        "conflict",
+        "busy",
+        "version",
+        &*echo,
+    ];
+    let refusal = format!(
+        "{{\"error\":{{\"kind\":\"{}\",\"message\":\"{echo}\",\"objects\":[]}}}}",
+        one(random, &kinds)
+    );
     let release = "7-00112233445566aa";
     let record = echo.replace('\\', "\\\\");
     match random.below(14) {
@@ -52,10 +68,17 @@ fn lie(random: &mut Rng, stream: &mut TcpStream, head: &str) {
             JSON,
             &refusal,
         ),
-        5 => answer(stream, "302 Found", &format!("location: https://evil.example/{plain}\r\n"), ""),
+        5 => {
+            answer(stream, "302 Found", &format!("location: https://evil.example/{plain}\r\n"), "");
+        }
         6 => answer(stream, "404 Not Found", "", &format!("<html><title>\n{plain}\n</title>")),
         7 => answer(stream, "502 Bad Gateway", "", &format!("\n\n{plain}\n")),
-        8 => answer(stream, "426 Upgrade", &format!("{JSON}headwater-protocol: {plain}\r\n"), &refusal),
+        8 => answer(
+            stream,
+            "426 Upgrade",
+            &format!("{JSON}headwater-protocol: {plain}\r\n"),
+            &refusal,
+        ),
         9 => answer(stream, &format!("400 {plain}"), &format!("retry-after: {plain}\r\n"), &plain),
         10 => drop(stream.write_all(format!("{plain}\r\nx: {plain}\r\n\r\n").as_bytes())),
         11 => {
@@ -85,13 +108,16 @@ fn lie(random: &mut Rng, stream: &mut TcpStream, head: &str) {
 /// The text as its reader could spell it: without escapes and what does not show, in lower case.
 fn read_back(text: &str) -> String {
     let mut text = text.to_lowercase();
-    for (open, close, digits) in [("\\u{", "}", None), ("\\u", "", Some(4)), ("%", "", Some(2)), ("&#", ";", None)] {
+    for (open, close, digits) in
+        [("\\u{", "}", None), ("\\u", "", Some(4)), ("%", "", Some(2)), ("&#", ";", None)]
+    {
         let mut parts = text.split(open);
         let mut plain = parts.next().unwrap_or_default().to_owned();
         for part in parts {
             let end = digits.or_else(|| part.find(close)).filter(|end| part.is_char_boundary(*end));
             let radix = if open == "&#" { 10 } else { 16 };
-            let code = end.and_then(|end| Some((u32::from_str_radix(part.get(..end)?, radix).ok()?, end)));
+            let code =
+                end.and_then(|end| Some((u32::from_str_radix(part.get(..end)?, radix).ok()?, end)));
             match code.and_then(|(code, end)| Some((char::from_u32(code)?, end))) {
                 Some((char, end)) => {
                     plain.push(char);
@@ -150,7 +176,9 @@ fn no_output_repeats_a_token_that_a_receiver_sends_back() {
         let arguments: Vec<&str> = command.split(' ').chain(["--deadline", "1s"]).collect();
         let mut process = world.command(&arguments);
         process.env("HEADWATER_TOKEN", TOKEN).env("GITHUB_ACTIONS", "true").env("CI", "true");
-        process.env("GITHUB_STEP_SUMMARY", world.path("summary")).env("GITHUB_OUTPUT", world.path("output"));
+        process
+            .env("GITHUB_STEP_SUMMARY", world.path("summary"))
+            .env("GITHUB_OUTPUT", world.path("output"));
         let outcome = Outcome::of(&mut process);
         assert!(!matches!(outcome.code(), None | Some(101)), "{command}: {outcome}");
         assert_silent(command, &outcome.stdout);
@@ -163,5 +191,8 @@ fn no_output_repeats_a_token_that_a_receiver_sends_back() {
     for file in ["events", "dotenv", "metrics", "summary", "output", "page"] {
         assert!(world.path(file).exists(), "{file} was never written");
     }
-    assert!(liar.heads.lock().unwrap().iter().any(|head| head.contains(TOKEN)), "the token was never sent");
+    assert!(
+        liar.heads.lock().unwrap().iter().any(|head| head.contains(TOKEN)),
+        "the token was never sent"
+    );
 }

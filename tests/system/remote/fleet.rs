@@ -59,7 +59,9 @@ fn a_receiver_that_is_killed_half_way_is_named_and_healed_by_the_next_push() {
     let outcome = push(&world, &places, &flags).expect(&[3]);
     let report = report(&outcome);
     assert_eq!(report["mirrors"][1]["outcome"], "failed", "{report}");
-    assert!(serves_tree(&world, "web") && serves_tree(&world, "here") && !serves_tree(&world, "shell"));
+    assert!(
+        serves_tree(&world, "web") && serves_tree(&world, "here") && !serves_tree(&world, "shell")
+    );
     push(&world, &places, &over(&ssh)).expect(&[0]);
     for mirror in ["web", "shell", "here"] {
         assert!(serves_tree(&world, mirror), "{mirror}");
@@ -71,7 +73,9 @@ fn large_content_goes_in_packs_of_its_own_and_is_not_sent_twice() {
     let world = World::new();
     let receiver = Receiver::start(&world.path("web"));
     let mut rng = Rng::new(seed());
-    let tree = (0..3).fold(Tree::small(), |tree, index| tree.file(&format!("large{index}"), rng.bytes(24 << 20)));
+    let tree = (0..3).fold(Tree::small(), |tree, index| {
+        tree.file(&format!("large{index}"), rng.bytes(24 << 20))
+    });
     world.write("tree", &tree);
     // Every request of the link is harmed now and then; each pack counts once all the same.
     let link = Chaos::start(receiver.address(), 20, rng.next());

@@ -16,8 +16,11 @@ fn large(seed: u64) -> Vec<u8> {
 
 /// A site of which `version` is in the name and the content of a large file.
 fn tree(version: u64) -> Tree {
-    let tree = (0..40).fold(Tree::default(), |tree, page| tree.file(&format!("{page}.html"), format!("page {page}")));
-    tree.file("index.html", format!("version {version}")).file(&format!("app.{version}.js"), large(version))
+    let tree = (0..40).fold(Tree::default(), |tree, page| {
+        tree.file(&format!("{page}.html"), format!("page {page}"))
+    });
+    tree.file("index.html", format!("version {version}"))
+        .file(&format!("app.{version}.js"), large(version))
 }
 
 /// A mirror behind a receiver, and one behind `ssh`.
@@ -46,13 +49,21 @@ impl Pair {
     fn run(&self, command: &[&str], flags: &[&str]) -> Vec<u64> {
         fs::remove_dir_all(self.world.path("cache")).unwrap();
         let report = report(&self.ask(command, &[&["--json"], flags].concat()).expect(&[0]));
-        report["mirrors"].as_array().unwrap().iter().map(|mirror| mirror["sent_bytes"].as_u64().unwrap()).collect()
+        report["mirrors"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|mirror| mirror["sent_bytes"].as_u64().unwrap())
+            .collect()
     }
 
     #[track_caller]
     fn publish(&self, tree: &Tree, flags: &[&str]) -> Vec<u64> {
         self.world.write("tree", tree);
-        self.run(&["push", &self.world.at("tree")], &[flags, &["--again", "--allow-shrink"]].concat())
+        self.run(
+            &["push", &self.world.at("tree")],
+            &[flags, &["--again", "--allow-shrink"]].concat(),
+        )
     }
 
     #[track_caller]
@@ -92,7 +103,9 @@ fn content_of_older_releases_is_not_sent_again() {
     // And back, by what the mirrors keep.
     check_little(&pair.run(&["rollback", "--to", "2"], &[]));
     for mirror in ["one", "two"] {
-        assert!(fs::read(pair.world.path(format!("{mirror}/current/app.2.js"))).unwrap() == large(2));
+        assert!(
+            fs::read(pair.world.path(format!("{mirror}/current/app.2.js"))).unwrap() == large(2)
+        );
         pair.world.run(&["verify", &pair.world.at(mirror)]).expect(&[0]);
     }
 }
@@ -103,18 +116,23 @@ fn a_mirror_without_a_base_is_sent_what_it_lacks() {
     pair.publish(&tree(1), &[]);
     // No manifest can be read anywhere, and one mirror has lost content, too.
     for mirror in ["one", "two"] {
-        let manifests = fs::read_dir(pair.world.path(format!("{mirror}/.headwater/manifests"))).unwrap();
+        let manifests =
+            fs::read_dir(pair.world.path(format!("{mirror}/.headwater/manifests"))).unwrap();
         manifests.for_each(|manifest| fs::write(manifest.unwrap().path(), "damaged").unwrap());
     }
     let hex = blake3::hash(&large(1)).to_hex();
-    fs::remove_file(pair.world.path(format!("two/.headwater/objects/{}/{hex}", &hex[..2]))).unwrap();
+    fs::remove_file(pair.world.path(format!("two/.headwater/objects/{}/{hex}", &hex[..2])))
+        .unwrap();
     let sent = pair.publish(&tree(1).file("more.html", "more"), &[]);
     assert!(sent[0] < 20_000 && sent[1] > LARGE as u64, "{sent:?}");
     // What is damaged of the release before is for `repair`.
     for mirror in ["one", "two"] {
         for path in ["0.html", "index.html", "app.1.js", "more.html"] {
             let read = |at: String| fs::read(pair.world.path(at)).unwrap();
-            assert!(read(format!("{mirror}/current/{path}")) == read(format!("tree/{path}")), "{mirror}: {path}");
+            assert!(
+                read(format!("{mirror}/current/{path}")) == read(format!("tree/{path}")),
+                "{mirror}: {path}"
+            );
         }
     }
 }

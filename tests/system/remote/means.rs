@@ -69,7 +69,8 @@ fn lead(mut client: TcpStream, target: Result<SocketAddr, &str>, heads: &Mutex<V
     let target = match target {
         Ok(target) => target,
         Err(status) => {
-            let answer = format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+            let answer =
+                format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
             client.write_all(answer.as_bytes()).ok();
             return;
         }
@@ -111,7 +112,10 @@ pub(super) fn says(outcome: &Outcome, words: &[&str]) {
 /// Writes a certificate for `name` and its key, as `<file>.pem` and `<file>.key`.
 pub(super) fn certify(world: &World, name: &str, file: &str) -> TlsFiles {
     let made = rcgen::generate_simple_self_signed(vec![name.to_owned()]).unwrap();
-    let files = TlsFiles { cert: world.path(format!("{file}.pem")), key: world.path(format!("{file}.key")) };
+    let files = TlsFiles {
+        cert: world.path(format!("{file}.pem")),
+        key: world.path(format!("{file}.key")),
+    };
     std::fs::write(&files.cert, made.cert.pem()).unwrap();
     std::fs::write(&files.key, made.signing_key.serialize_pem()).unwrap();
     files
@@ -129,8 +133,14 @@ fn a_push_goes_through_the_proxy_that_is_configured_to_the_mirror_itself() {
     says(&outcome, &["release 1 is current"]);
     assert!(serves_tree(&world, "web"));
     let heads = proxy.heads();
-    assert!(!heads.is_empty() && heads.iter().all(|head| head.starts_with("CONNECT edge.example:443 ")), "{heads:?}");
-    assert!(heads.iter().all(|head| head.to_lowercase().contains("proxy-authorization: basic ")), "{heads:?}");
+    assert!(
+        !heads.is_empty() && heads.iter().all(|head| head.starts_with("CONNECT edge.example:443 ")),
+        "{heads:?}"
+    );
+    assert!(
+        heads.iter().all(|head| head.to_lowercase().contains("proxy-authorization: basic ")),
+        "{heads:?}"
+    );
 }
 
 #[test]
@@ -147,12 +157,14 @@ fn a_proxy_that_is_down_or_refuses_is_named() {
     let world = world();
     // Bound and let go again: nobody listens there.
     let dead = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let outcome = push_with(&world, "https://edge.example/", &format!("proxy = 'http://me:canary@{dead}'"));
+    let outcome =
+        push_with(&world, "https://edge.example/", &format!("proxy = 'http://me:canary@{dead}'"));
     says(&outcome, &["by the proxy", &dead.to_string(), "refused"]);
     assert_eq!(outcome.code(), Some(4), "{outcome}");
     for status in ["403 Forbidden", "407 Proxy Authentication Required"] {
         let proxy = Proxy::start(Err(status));
-        let outcome = push_with(&world, "https://edge.example/", &format!("proxy = '{}'", proxy.url()));
+        let outcome =
+            push_with(&world, "https://edge.example/", &format!("proxy = '{}'", proxy.url()));
         says(&outcome, &["by the proxy", &proxy.address.to_string(), &status[..3]]);
         assert_eq!(outcome.code(), Some(4), "{outcome}");
         assert!(!proxy.heads().is_empty());
@@ -187,7 +199,9 @@ fn a_token_comes_from_its_file() {
     says(&push().expect(&[2]), &["token_file", "secret"]);
     std::fs::remove_dir(world.path("secret")).unwrap();
     write("hw_canary\n");
-    let mode = |bits| std::fs::set_permissions(world.path("secret"), PermissionsExt::from_mode(bits)).unwrap();
+    let mode = |bits| {
+        std::fs::set_permissions(world.path("secret"), PermissionsExt::from_mode(bits)).unwrap();
+    };
     mode(0o644);
     says(&push().expect(&[7]), &["no token", "every user of this machine can read", "chmod o-r"]);
     mode(0o640);
@@ -212,7 +226,11 @@ fn a_certificate_of_ours_that_cannot_be_used_is_named_before_anything_is_sent() 
     let receiver = Receiver::with(&world.path("web"), |settings| settings.tls = Some(files));
     let url = format!("https://localhost:{}/", receiver.address().port());
     let push = |cert: &str, key: &str| {
-        push_with(&world, &url, &format!("ca = 'edge.pem'\nclient_cert = '{cert}'\nclient_key = '{key}'"))
+        push_with(
+            &world,
+            &url,
+            &format!("ca = 'edge.pem'\nclient_cert = '{cert}'\nclient_key = '{key}'"),
+        )
     };
     for (cert, key, words) in [
         ("me.pem", "other.key", "cannot be used together"),

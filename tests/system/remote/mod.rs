@@ -50,7 +50,8 @@ impl Receiver {
     /// One with settings of the test's own.
     pub(super) fn with(directory: &Path, change: impl FnOnce(&mut ReceiverSettings)) -> Self {
         let sites = vec![SiteSettings::new(directory.to_owned(), None)];
-        let mut settings = ReceiverSettings::new(SocketAddr::from(([127, 0, 0, 1], 0)), sites, AuthPolicy::Open);
+        let mut settings =
+            ReceiverSettings::new(SocketAddr::from(([127, 0, 0, 1], 0)), sites, AuthPolicy::Open);
         change(&mut settings);
         let server = Server::bind(&settings, Arc::new(NoLog)).unwrap();
         let (handle, address) = (server.handle(), server.address());
@@ -78,8 +79,8 @@ impl Drop for Receiver {
 /// shell of this machine, with `before` in front of it.
 pub(super) fn stand_in(world: &World, name: &str, before: &str) -> String {
     let script = format!(
-        "while [ $# -gt 0 ]; do case \"$1\" in -o|-p) shift 2 ;; -T) shift ;; *) break ;; esac; done\n\
-         shift; [ \"$1\" = -- ] && shift\n{before}\nexec /bin/sh -c \"$*\"\n"
+        "while [ $# -gt 0 ]; do case \"$1\" in -o|-p) shift 2 ;; -T) shift ;; *) break ;; esac; \
+         done\nshift; [ \"$1\" = -- ] && shift\n{before}\nexec /bin/sh -c \"$*\"\n"
     );
     let path = world.path(name);
     std::fs::write(&path, script).unwrap();
@@ -105,7 +106,9 @@ pub(super) fn report(outcome: &Outcome) -> Value {
 
 /// Whether a mirror serves exactly the tree, by a look that shares nothing with the library.
 pub(super) fn serves_tree(world: &World, mirror: &str) -> bool {
-    match checker::state(&world.path(mirror)).unwrap_or_else(|faults| panic!("{mirror}: {faults:#?}")) {
+    match checker::state(&world.path(mirror))
+        .unwrap_or_else(|faults| panic!("{mirror}: {faults:#?}"))
+    {
         Some(served) => checker::check_equals_tree(&served, &world.path("tree")).is_ok(),
         None => false,
     }

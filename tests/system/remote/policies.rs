@@ -61,33 +61,52 @@ impl Round {
         let on_failure = rng.pick(&["leave", "revert"]);
         let has_waves = rng.chance(50);
         let frozen = rng.chance(20).then(|| rng.below(MIRRORS));
-        // Whoever is down or killed is asked again for some seconds: these are few, and the rest is quick.
+        // Whoever is down or killed is asked again for some seconds: these are few, and the rest is
+        // quick.
         let is_down = std::array::from_fn(|_| rng.chance(2));
         let is_broken = std::array::from_fn(|_| rng.chance(20));
         let kill = match cfg!(debug_assertions) && rng.chance(8) {
             true => format!("export HEADWATER_FAULT=kill@{}", 1 + rng.below(60)),
             false => String::new(),
         };
-        Self { is_all: require == "\"all\"", require, on_failure, has_waves, frozen, is_down, kill, is_broken }
+        Self {
+            is_all: require == "\"all\"",
+            require,
+            on_failure,
+            has_waves,
+            frozen,
+            is_down,
+            kill,
+            is_broken,
+        }
     }
 
     fn config(&self, world: &World, links: &[Chaos]) -> String {
-        let mut text =
-            format!("content='tree'\nsite='docs'\nrequire={}\non_failure='{}'\n", self.require, self.on_failure);
+        let mut text = format!(
+            "content='tree'\nsite='docs'\nrequire={}\non_failure='{}'\n",
+            self.require, self.on_failure
+        );
         if self.has_waves {
-            text.push_str("[[wave]]\ngroups=['canary']\nsoak='1ms'\n[[wave]]\ngroups=['shell']\nsoak='1ms'\n");
+            text.push_str(
+                "[[wave]]\ngroups=['canary']\nsoak='1ms'\n[[wave]]\ngroups=['shell']\nsoak='1ms'\n",
+            );
         }
         for index in 0..MIRRORS {
             let url = match links.get(index) {
                 // Two mirrors at one place would be one: each that is down has a path of its own.
                 Some(_) if self.is_down[index] => format!("http://127.0.0.1:1/m{index}"),
                 Some(link) => format!("http://{}/", link.address()),
-                None if index < WEBS + SHELLS => format!("ssh://edge{index}{}", world.at(&format!("m{index}"))),
+                None if index < WEBS + SHELLS => {
+                    format!("ssh://edge{index}{}", world.at(&format!("m{index}")))
+                }
                 None => format!("m{index}"),
             };
-            let group = ["canary", "web", "web", "web", "web", "shell", "shell", "canary", "disk", "disk"][index];
+            let group =
+                ["canary", "web", "web", "web", "web", "shell", "shell", "canary", "disk", "disk"]
+                    [index];
             let frozen = if self.frozen == Some(index) { "frozen=true\n" } else { "" };
-            write!(text, "[[mirror]]\nname='m{index}'\nurl='{url}'\ngroup='{group}'\n{frozen}").unwrap();
+            write!(text, "[[mirror]]\nname='m{index}'\nurl='{url}'\ngroup='{group}'\n{frozen}")
+                .unwrap();
         }
         text
     }
@@ -96,7 +115,10 @@ impl Round {
 impl Round {
     /// Breaks the directory mirrors; answers what was moved where.
     fn take_away(&self, world: &World) -> Vec<(PathBuf, PathBuf)> {
-        let broken = BROKEN.into_iter().zip(self.is_broken).filter(|(path, is)| *is && world.path(path).exists());
+        let broken = BROKEN
+            .into_iter()
+            .zip(self.is_broken)
+            .filter(|(path, is)| *is && world.path(path).exists());
         let moves = broken.map(|(path, _)| (world.path(path), world.path("away").join(&path[..2])));
         moves.inspect(|(from, to)| fs::rename(from, to).unwrap()).collect()
     }
@@ -105,8 +127,10 @@ impl Round {
 fn rounds(count: usize) {
     let mut rng = Rng::new(seed());
     let world = World::new();
-    let receivers: Vec<Receiver> = (0..WEBS).map(|index| Receiver::start(&world.path(format!("m{index}")))).collect();
-    let links: Vec<Chaos> = receivers.iter().map(|one| Chaos::start(one.address(), 20, rng.next())).collect();
+    let receivers: Vec<Receiver> =
+        (0..WEBS).map(|index| Receiver::start(&world.path(format!("m{index}")))).collect();
+    let links: Vec<Chaos> =
+        receivers.iter().map(|one| Chaos::start(one.address(), 20, rng.next())).collect();
     let mut tree = Tree::random(&mut rng, 30);
     fs::create_dir(world.path("away")).unwrap();
     for number in 0..count {
@@ -131,20 +155,28 @@ fn rounds(count: usize) {
 
 /// The sequence that a mirror serves; 0 where it serves nothing.
 fn sequence(world: &World, index: usize) -> u64 {
-    let served = checker::state(&world.path(format!("m{index}"))).unwrap_or_else(|faults| panic!("{faults:#?}"));
+    let served = checker::state(&world.path(format!("m{index}")))
+        .unwrap_or_else(|faults| panic!("{faults:#?}"));
     served.map_or(0, |served| served.record.sequence)
 }
 
 /// Compares what was told with an independent look at each mirror.
 fn check(world: &World, round: &Round, before: &[u64], report: &Value, code: i32) {
     // The frozen ones come last in the report.
-    let told: BTreeMap<&str, &Value> =
-        report["mirrors"].as_array().unwrap().iter().map(|told| (told["mirror"].as_str().unwrap(), told)).collect();
+    let told: BTreeMap<&str, &Value> = report["mirrors"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|told| (told["mirror"].as_str().unwrap(), told))
+        .collect();
     assert_eq!(told.len(), MIRRORS);
     let metrics = fs::read_to_string(world.path("fleet.prom")).unwrap();
     let gauge = |name: &str, labels: &str| {
         let start = format!("headwater_{name}{{site=\"docs\"{labels}}} ");
-        metrics.lines().find_map(|line| line.strip_prefix(&start)).map(|value| value.parse::<u64>().unwrap())
+        metrics
+            .lines()
+            .find_map(|line| line.strip_prefix(&start))
+            .map(|value| value.parse::<u64>().unwrap())
     };
     let (mut serving, mut tried, mut switched) = (0, 0, 0);
     for (index, &before) in before.iter().enumerate() {
@@ -155,7 +187,9 @@ fn check(world: &World, round: &Round, before: &[u64], report: &Value, code: i32
         assert_eq!(matches!(outcome, "activated" | "current"), is_true, "{mirror}");
         assert_eq!(outcome == "frozen", round.frozen == Some(index), "{mirror}");
         match outcome {
-            "activated" | "current" => assert_eq!(report["sequence"].as_u64(), Some(now), "{mirror}"),
+            "activated" | "current" => {
+                assert_eq!(report["sequence"].as_u64(), Some(now), "{mirror}");
+            }
             "reverted" => assert_eq!(mirror["now"].as_u64(), Some(now), "{mirror}"),
             "frozen" | "skipped" | "staged" | "failed" => assert_eq!(before, now, "{mirror}"),
             other => panic!("nobody else pushes, and yet {other}: {mirror}"),

@@ -40,7 +40,8 @@ impl Sshd {
         }
         let program = env!("CARGO_BIN_EXE_headwater");
         let public = fs::read_to_string(world.path("user.pub")).unwrap();
-        let entry = format!("command=\"{program} receive {}\",restrict {public}", world.at("shell"));
+        let entry =
+            format!("command=\"{program} receive {}\",restrict {public}", world.at("shell"));
         fs::write(world.path("authorized"), entry).unwrap();
         let port = free_port();
         let options = [
@@ -53,11 +54,15 @@ impl Sshd {
         ];
         fs::create_dir_all("/run/sshd").unwrap();
         let mut sshd = Command::new("/usr/sbin/sshd");
-        sshd.args(["-D", "-e", "-f", "/dev/null"]).args(options.iter().flat_map(|option| ["-o", option]));
+        sshd.args(["-D", "-e", "-f", "/dev/null"])
+            .args(options.iter().flat_map(|option| ["-o", option]));
         let running = Running(sshd.stdin(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
         wait_until("sshd listens", || std::net::TcpStream::connect(("127.0.0.1", port)).is_ok());
         let user = shell("id", &["-un".as_ref()]);
-        Self { _running: running, url: format!("ssh://{}@127.0.0.1:{port}{}", user.trim(), world.at("shell")) }
+        Self {
+            _running: running,
+            url: format!("ssh://{}@127.0.0.1:{port}{}", user.trim(), world.at("shell")),
+        }
     }
 }
 
@@ -136,7 +141,9 @@ impl Receiver {
 /// Whether packs have begun to arrive at a mirror.
 fn has_packs(mirror: &Path) -> bool {
     let Ok(incoming) = fs::read_dir(mirror.join(".headwater/incoming")) else { return false };
-    let holds = |entry: fs::DirEntry| fs::read_dir(entry.path().join("held")).is_ok_and(|held| held.count() > 0);
+    let holds = |entry: fs::DirEntry| {
+        fs::read_dir(entry.path().join("held")).is_ok_and(|held| held.count() > 0)
+    };
     incoming.flatten().any(holds)
 }
 
@@ -146,10 +153,9 @@ fn a_real_tree_reaches_every_kind_of_mirror_and_a_killed_one_is_healed() {
     let world = World::new();
     let (tree, sshd, receiver) = (real_tree(), Sshd::start(&world), Receiver::prepare(&world));
     let config = format!(
-        "site = 'docs'\ncontent = '{}'\n\
-         [[mirror]]\nname = 'web'\nurl = 'https://localhost:{}/docs'\nca = 'cert.pem'\ntoken_file = 'token'\n\
-         [[mirror]]\nname = 'shell'\nurl = '{}'\nhost_key = '{}'\n\
-         [[mirror]]\nname = 'here'\nurl = '{}'\n",
+        "site = 'docs'\ncontent = '{}'\n[[mirror]]\nname = 'web'\n\
+         url = 'https://localhost:{}/docs'\nca = 'cert.pem'\ntoken_file = 'token'\n[[mirror]]\n\
+         name = 'shell'\nurl = '{}'\nhost_key = '{}'\n[[mirror]]\nname = 'here'\nurl = '{}'\n",
         tree.display(),
         receiver.port,
         sshd.url,
@@ -161,10 +167,12 @@ fn a_real_tree_reaches_every_kind_of_mirror_and_a_killed_one_is_healed() {
     let push = ["push", "--ssh-command", &ssh, "--require", "2", "--json", "--allow-secrets"];
 
     let mut dying = Receiver::start(&world);
-    let pushing = world.command(&push).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let pushing =
+        world.command(&push).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     wait_until("packs arrive", || has_packs(&world.path("web")));
     dying.0.kill().unwrap();
-    let outcome = Outcome::from("push".to_owned(), pushing.wait_with_output().unwrap()).expect(&[3]);
+    let outcome =
+        Outcome::from("push".to_owned(), pushing.wait_with_output().unwrap()).expect(&[3]);
     let mirrors = &report(&outcome)["mirrors"];
     let outcomes = [0, 1, 2].map(|index| mirrors[index]["outcome"].as_str().unwrap().to_owned());
     assert!(outcomes[0] == "failed" && mirrors[0]["mirror"] == "web", "{outcome}");
@@ -175,7 +183,11 @@ fn a_real_tree_reaches_every_kind_of_mirror_and_a_killed_one_is_healed() {
     let healed = world.run(&push).expect(&[0]);
     let healed = &report(&healed)["mirrors"];
     assert!(healed[0]["sent_bytes"].as_u64().unwrap() > 0, "{healed}");
-    assert_eq!((&healed[1]["sent_bytes"], &healed[2]["sent_bytes"]), (&0.into(), &0.into()), "{healed}");
+    assert_eq!(
+        (&healed[1]["sent_bytes"], &healed[2]["sent_bytes"]),
+        (&0.into(), &0.into()),
+        "{healed}"
+    );
     let mut releases = Vec::new();
     for mirror in ["web", "shell", "here"] {
         let current = world.path(mirror).join("current");

@@ -3,16 +3,24 @@
 
 use std::fs;
 
-use headwater::receiver::{AuthPolicy, Permission, ReceiverSettings, SiteSettings, Token, TokenRecord};
+use headwater::receiver::{
+    AuthPolicy, Permission, ReceiverSettings, SiteSettings, Token, TokenRecord,
+};
 use headwater::tree_path::Site;
 
 use super::{Receiver, push, report, serves_tree};
 use crate::harness::{Outcome, World, fingerprint};
 use crate::trees::{Rng, Tree, seed};
 
-/// Plans and pushes one tree to a receiver with these settings: both must end alike, and the plan changes nothing.
+/// Plans and pushes one tree to a receiver with these settings: both must end alike, and the plan
+/// changes nothing.
 #[track_caller]
-fn refused_alike(change: impl Fn(&mut ReceiverSettings), token: Option<&str>, code: i32, words: &str) {
+fn refused_alike(
+    change: impl Fn(&mut ReceiverSettings),
+    token: Option<&str>,
+    code: i32,
+    words: &str,
+) {
     for is_published in [false, true] {
         let world = World::new();
         if is_published {
@@ -25,12 +33,16 @@ fn refused_alike(change: impl Fn(&mut ReceiverSettings), token: Option<&str>, co
         let before = look();
         let run = |command: &str, flags: &[&str]| {
             let (tree, url) = (world.at("tree"), receiver.url());
-            let mut program = world.command(&[&[command, &tree, &url, "--site", "docs"], flags].concat());
+            let mut program =
+                world.command(&[&[command, &tree, &url, "--site", "docs"], flags].concat());
             program.envs(token.map(|token| ("HEADWATER_TOKEN", token)));
             Outcome::of(&mut program)
         };
         let planned = run("plan", &[]).expect(&[code]);
-        assert!(planned.stderr.contains(words) && planned.stderr.contains("would be refused"), "{planned}");
+        assert!(
+            planned.stderr.contains(words) && planned.stderr.contains("would be refused"),
+            "{planned}"
+        );
         assert_eq!(look(), before, "{planned}");
         let plan = report(&run("plan", &["--json"]).expect(&[code]));
         assert!(plan["mirrors"][0]["error"].is_string() && plan["unmet"].is_string(), "{plan}");
@@ -58,7 +70,8 @@ fn a_plan_is_refused_where_the_token_may_only_read() {
         let (id, hash) = (token.id().clone(), token.hash());
         let docs = Site::new("docs").unwrap();
         settings.sites[0].name = Some(docs.clone());
-        let record = TokenRecord { id, hash, sites: vec![docs], allow: Permission::Read, expires: None };
+        let record =
+            TokenRecord { id, hash, sites: vec![docs], allow: Permission::Read, expires: None };
         settings.access = AuthPolicy::Tokens(vec![record]);
     };
     refused_alike(access, Some(&text), 7, "may read");
@@ -71,9 +84,14 @@ fn with_fewer_mirrors_required_a_plan_says_which_one_would_fail() {
     world.write("tree", &Tree::small());
     let tree = world.at("tree");
     let places = [receiver.url(), world.at("here")];
-    let arguments = [&["plan", &*tree, &places[0], &places[1], "--site", "docs", "--require", "1"][..]].concat();
+    let arguments =
+        [&["plan", &*tree, &places[0], &places[1], "--site", "docs", "--require", "1"][..]]
+            .concat();
     let planned = world.run(&arguments).expect(&[3]);
-    assert!(planned.stdout.contains("failed (no space)") && planned.stdout.contains("would be filled"), "{planned}");
+    assert!(
+        planned.stdout.contains("failed (no space)") && planned.stdout.contains("would be filled"),
+        "{planned}"
+    );
     let pushed = world.run(&[&["push"], &arguments[1..]].concat()).expect(&[3]);
     assert!(pushed.stdout.contains("failed (no space)") && serves_tree(&world, "here"), "{pushed}");
 }
@@ -102,7 +120,10 @@ fn a_receiver_whose_volume_is_not_mounted_is_not_filled() {
     }
     for arguments in [&["heal"][..], &["promote", &here]] {
         let outcome = world.run(&[arguments, &[&url]].concat());
-        assert!(outcome.code() != Some(0) && outcome.stderr.contains("it has no store; expected store"), "{outcome}");
+        assert!(
+            outcome.code() != Some(0) && outcome.stderr.contains("it has no store; expected store"),
+            "{outcome}"
+        );
         assert!(is_untouched(), "{outcome}");
     }
     // Another store is no better.
@@ -111,7 +132,10 @@ fn a_receiver_whose_volume_is_not_mounted_is_not_filled() {
     fs::rename(world.path("other"), world.path("web")).unwrap();
     let before = fingerprint(&world.path("web"));
     let outcome = push(&world, &places, &[]).expect(&[4]);
-    assert!(outcome.stderr.contains("it has store") && outcome.stderr.contains("--init"), "{outcome}");
+    assert!(
+        outcome.stderr.contains("it has store") && outcome.stderr.contains("--init"),
+        "{outcome}"
+    );
     assert_eq!(fingerprint(&world.path("web")), before);
     // Mounted again it is brought up to date.
     fs::remove_dir_all(world.path("web")).unwrap();

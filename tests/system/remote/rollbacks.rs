@@ -44,7 +44,11 @@ fn rollback(
 /// Starts a push to `url`, with a cache of its own.
 fn start_push(world: &World, url: &str) -> std::process::Child {
     let mut command = world.command(&["push", &world.at("tree"), url, "--cache", "push-cache"]);
-    command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped()).spawn().unwrap()
+    command
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap()
 }
 
 fn end(child: std::process::Child) -> Outcome {
@@ -134,5 +138,9 @@ fn a_rollback_that_is_overtaken_by_an_older_push_ends_on_the_content_that_was_me
     });
     let outcome = outcome.expect(&[0]);
     assert!(outcome.stderr.contains("starting again on top of it"), "{outcome}");
-    assert_eq!((&*served(&world, "web"), world.served("web").record.sequence), ("version 1", 4), "{outcome}");
+    assert_eq!(
+        (&*served(&world, "web"), world.served("web").record.sequence),
+        ("version 1", 4),
+        "{outcome}"
+    );
 }

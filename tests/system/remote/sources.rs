@@ -25,7 +25,8 @@ impl Hub {
         let world = World::new();
         let receiver = Receiver::start(&world.path("hub"));
         let address = receiver.address();
-        let (receiver, lines) = (Arc::new(Mutex::new(Some(receiver))), Arc::<Mutex<Vec<String>>>::default());
+        let (receiver, lines) =
+            (Arc::new(Mutex::new(Some(receiver))), Arc::<Mutex<Vec<String>>>::default());
         let (kept, victim) = (Arc::clone(&lines), Arc::clone(&receiver));
         let link = Chaos::watched(address, move |line| {
             kept.lock().unwrap().push(line.to_owned());
@@ -34,7 +35,8 @@ impl Hub {
             }
         });
         let hub = Self { world, receiver, lines, link };
-        let assets = (0..ASSETS).fold(Tree::small(), |tree, n| tree.file(&format!("a{n}.js"), format!("asset {n}")));
+        let assets = (0..ASSETS)
+            .fold(Tree::small(), |tree, n| tree.file(&format!("a{n}.js"), format!("asset {n}")));
         hub.world.write("tree", &assets);
         let shrinks = ["--allow-shrink"];
         push(&hub.world, &[&hub.url(), &hub.world.at("keeper")], &[]).expect(&[0]);
@@ -51,14 +53,18 @@ impl Hub {
     /// The requests for content since the last look.
     fn requests(&self) -> Vec<String> {
         let lines = std::mem::take(&mut *self.lines.lock().unwrap());
-        lines.into_iter().filter(|line| line.contains("/v1/objects") || line.contains("/v1/holds")).collect()
+        lines
+            .into_iter()
+            .filter(|line| line.contains("/v1/objects") || line.contains("/v1/holds"))
+            .collect()
     }
 
     /// Pushes the tree to the hub and to these, which have nothing yet.
     fn push(&self, others: &[&str]) -> Outcome {
         let others: Vec<String> = others.iter().map(|other| self.world.at(other)).collect();
         let url = self.url();
-        let places: Vec<&str> = std::iter::once(&*url).chain(others.iter().map(String::as_str)).collect();
+        let places: Vec<&str> =
+            std::iter::once(&*url).chain(others.iter().map(String::as_str)).collect();
         push(&self.world, &places, &["--require", "any"])
     }
 }
@@ -69,7 +75,8 @@ fn content_that_the_tree_lacks_is_read_with_one_request() {
     hub.push(&["new"]).expect(&[0]);
     assert_eq!(hub.requests(), ["POST /v1/objects HTTP/1.1"]);
     assert!(serves_tree(&hub.world, "new"));
-    let asset = std::fs::read_to_string(hub.world.path(format!("new/current/a{}.js", ASSETS - 1))).unwrap();
+    let asset =
+        std::fs::read_to_string(hub.world.path(format!("new/current/a{}.js", ASSETS - 1))).unwrap();
     assert_eq!(asset, format!("asset {}", ASSETS - 1));
 }
 
@@ -79,7 +86,10 @@ fn a_mirror_that_dies_while_it_is_read_is_not_asked_again_and_again() {
     let outcome = hub.push(&["new", "newer"]);
     assert!(hub.receiver.lock().unwrap().is_none(), "{outcome}");
     assert!(outcome.stderr.contains("cannot get the content of a0.js"), "{outcome}");
-    assert!(outcome.stderr.contains("and 295 more") && outcome.stderr.contains("127.0.0.1"), "{outcome}");
+    assert!(
+        outcome.stderr.contains("and 295 more") && outcome.stderr.contains("127.0.0.1"),
+        "{outcome}"
+    );
     // One that may meet an idle connection, and as many as a mirror gets before it is not there.
     let requests = hub.requests();
     assert!((1..=8).contains(&requests.len()), "{requests:?}");

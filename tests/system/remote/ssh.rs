@@ -13,7 +13,8 @@ fn fails(before: &str, code: i32, words: &[&str]) {
     let world = World::new();
     world.write("tree", &Tree::small());
     let ssh = stand_in(&world, "ssh", before);
-    let outcome = push(&world, &[&format!("ssh://edge2{}", world.at("shell"))], &over(&ssh)).expect(&[code]);
+    let outcome =
+        push(&world, &[&format!("ssh://edge2{}", world.at("shell"))], &over(&ssh)).expect(&[code]);
     for word in words {
         assert!(outcome.stderr.contains(word), "no {word:?} in {outcome}");
     }
@@ -22,13 +23,21 @@ fn fails(before: &str, code: i32, words: &[&str]) {
 #[test]
 fn failures_of_ssh_are_told_apart() {
     fails("echo 'Host key verification failed.' >&2; exit 255", 7, &["host key", "known_hosts"]);
-    fails("echo 'me@edge2: Permission denied (publickey).' >&2; exit 255", 7, &["Permission denied"]);
+    fails(
+        "echo 'me@edge2: Permission denied (publickey).' >&2; exit 255",
+        7,
+        &["Permission denied"],
+    );
     fails(
         "echo 'sh: headwater: not found' >&2; exit 127",
         4,
         &["no headwater receiver was found", "--receive-command"],
     );
-    fails("echo 'only sftp here'; exit 1", 4, &["no headwater receiver was found", "only sftp here"]);
+    fails(
+        "echo 'only sftp here'; exit 1",
+        4,
+        &["no headwater receiver was found", "only sftp here"],
+    );
     fails("echo 'headwater receive 2 {}'; exit 0", 4, &["requires protocol version 2"]);
 }
 
@@ -58,7 +67,8 @@ fn an_escape_in_what_a_host_says_is_shown_and_not_obeyed() {
     let world = World::new();
     world.write("tree", &Tree::small());
     let ssh = stand_in(&world, "ssh", "printf '\\033[2Jowned\\n'; exit 1");
-    let outcome = push(&world, &[&format!("ssh://edge2{}", world.at("shell"))], &over(&ssh)).expect(&[4]);
+    let outcome =
+        push(&world, &[&format!("ssh://edge2{}", world.at("shell"))], &over(&ssh)).expect(&[4]);
     assert!(outcome.stderr.contains("owned") && !outcome.stderr.contains('\u{1b}'), "{outcome}");
 }
 
@@ -77,7 +87,10 @@ fn a_receiver_for_another_directory_or_site_is_refused() {
         let ssh = stand_in(&world, "ssh", &before);
         let flags = [&over(&ssh)[..], &["--site", "default"]].concat();
         let outcome = push(&world, &[&format!("ssh://edge2{}", world.at("shell"))], &flags);
-        assert!(matches!(outcome.code(), Some(4 | 7)) && outcome.stderr.contains(words), "{outcome}");
+        assert!(
+            matches!(outcome.code(), Some(4 | 7)) && outcome.stderr.contains(words),
+            "{outcome}"
+        );
         assert!(!world.path("shell").exists() && !world.path("other").exists());
     }
 }
@@ -94,15 +107,18 @@ fn a_silent_ssh_ends_with_the_deadline_of_its_mirror_and_no_other() {
         world.write("tree", &Tree::small());
         let ssh = stand_in(&world, "ssh", "exec sleep 100");
         let config = format!(
-            "content = 'tree'\nrequire = 1\n{of_all}\n[[mirror]]\nname = 'edge2'\nurl = 'ssh://edge2{}'\n{of_mirror}\n\
-             [[mirror]]\nname = 'here'\nurl = '{}'\n",
+            "content = 'tree'\nrequire = 1\n{of_all}\n[[mirror]]\nname = 'edge2'\n\
+             url = 'ssh://edge2{}'\n{of_mirror}\n[[mirror]]\nname = 'here'\nurl = '{}'\n",
             world.at("shell"),
             world.at("here")
         );
         std::fs::write(world.path("headwater.toml"), config).unwrap();
         let began = std::time::Instant::now();
         let outcome = world.run(&[&["push"], flags, &over(&ssh)[..]].concat()).expect(&[3]);
-        assert!(outcome.stderr.contains("edge2") && outcome.stderr.contains("deadline"), "{outcome}");
+        assert!(
+            outcome.stderr.contains("edge2") && outcome.stderr.contains("deadline"),
+            "{outcome}"
+        );
         assert!(began.elapsed() < std::time::Duration::from_secs(50), "{outcome}");
         assert!(serves_tree(&world, "here"));
     }
@@ -114,17 +130,27 @@ fn the_commands_of_each_mirror_reach_the_right_process() {
     world.write("tree", &Tree::small());
     let note = |name: &str| format!("echo \"$*\" > '{}'", world.at(&format!("{name}.log")));
     let ssh = ["top", "own", "flag"].map(|name| stand_in(&world, name, &note(name)));
-    let receive = ["top", "own", "flag"].map(|name| format!("env RECEIVER={name} {}", env!("CARGO_BIN_EXE_headwater")));
-    let mirror = |name: &str| format!("[[mirror]]\nname = '{name}'\nurl = 'ssh://{name}{}'\n", world.at(name));
-    let keys = |index: usize| format!("ssh_command = \"{}\"\nreceive_command = '{}'\n", ssh[index], receive[index]);
-    let config = [&keys(0), "content = 'tree'\n", &mirror("edge1"), &mirror("edge2"), &keys(1)].concat();
+    let receive = ["top", "own", "flag"]
+        .map(|name| format!("env RECEIVER={name} {}", env!("CARGO_BIN_EXE_headwater")));
+    let mirror = |name: &str| {
+        format!("[[mirror]]\nname = '{name}'\nurl = 'ssh://{name}{}'\n", world.at(name))
+    };
+    let keys = |index: usize| {
+        format!("ssh_command = \"{}\"\nreceive_command = '{}'\n", ssh[index], receive[index])
+    };
+    let config =
+        [&keys(0), "content = 'tree'\n", &mirror("edge1"), &mirror("edge2"), &keys(1)].concat();
     std::fs::write(world.path("headwater.toml"), config).unwrap();
-    let log = |name: &str| std::fs::read_to_string(world.path(format!("{name}.log"))).unwrap_or_default();
+    let log =
+        |name: &str| std::fs::read_to_string(world.path(format!("{name}.log"))).unwrap_or_default();
 
     world.run(&["push"]).expect(&[0]);
     for (name, directory) in [("top", "edge1"), ("own", "edge2")] {
-        let expected =
-            format!("env RECEIVER={name} {} receive '{}'\n", env!("CARGO_BIN_EXE_headwater"), world.at(directory));
+        let expected = format!(
+            "env RECEIVER={name} {} receive '{}'\n",
+            env!("CARGO_BIN_EXE_headwater"),
+            world.at(directory)
+        );
         assert_eq!(log(name), expected);
         assert!(serves_tree(&world, directory), "{directory}");
         std::fs::remove_file(world.path(format!("{name}.log"))).unwrap();
@@ -143,8 +169,9 @@ fn mirrors_have_a_command_in_common_with_the_name_of_each() {
     let world = World::new();
     world.write("tree", &Tree::small());
     let config = format!(
-        "content = 'tree'\n[mirror_defaults]\nurl = 'ssh://{{name}}{}'\nssh_command = '/bin/sh {}'\n\
-         receive_command = '{}'\n[[mirror]]\nname = 'edge1'\n[[mirror]]\nname = 'edge2'\n",
+        "content = 'tree'\n[mirror_defaults]\nurl = 'ssh://{{name}}{}'\n\
+         ssh_command = '/bin/sh {}'\nreceive_command = '{}'\n[[mirror]]\nname = 'edge1'\n\
+         [[mirror]]\nname = 'edge2'\n",
         world.at("{name}"),
         world.at("ssh-{name}"),
         env!("CARGO_BIN_EXE_headwater")
@@ -152,7 +179,11 @@ fn mirrors_have_a_command_in_common_with_the_name_of_each() {
     std::fs::write(world.path("headwater.toml"), config).unwrap();
     let names = ["edge1", "edge2"];
     for name in names {
-        stand_in(&world, &format!("ssh-{name}"), &format!("echo login >> '{}'", world.at(&format!("{name}.log"))));
+        stand_in(
+            &world,
+            &format!("ssh-{name}"),
+            &format!("echo login >> '{}'", world.at(&format!("{name}.log"))),
+        );
     }
     world.run(&["push"]).expect(&[0]);
     for name in names {
@@ -165,7 +196,8 @@ fn a_receiver_may_be_given_a_directory_that_is_not_absolute() {
     let world = World::new();
     world.write("tree", &Tree::small());
     let program = env!("CARGO_BIN_EXE_headwater");
-    let ssh = stand_in(&world, "ssh", &format!("cd '{}' && exec {program} receive shell", world.at("")));
+    let ssh =
+        stand_in(&world, "ssh", &format!("cd '{}' && exec {program} receive shell", world.at("")));
     push(&world, &[&format!("ssh://edge2{}", world.at("shell"))], &over(&ssh)).expect(&[0]);
     assert!(serves_tree(&world, "shell"));
 }
@@ -190,27 +222,41 @@ fn what_fails_after_a_switch_is_noted_where_nobody_logs() {
     let world = World::new();
     world.write("tree", &Tree::small());
     let config = format!(
-        "[[site]]\nname = 'default'\ndir = '{}'\npost_activate = ['sh', '-c', 'echo lost the cache >&2; exit 3']\n",
+        "[[site]]\nname = 'default'\ndir = '{}'\n\
+         post_activate = ['sh', '-c', 'echo lost the cache >&2; exit 3']\n",
         world.at("shell")
     );
     std::fs::write(world.path("serve.toml"), config).unwrap();
     let program = env!("CARGO_BIN_EXE_headwater");
     let receive = format!("exec {program} receive --config '{}'", world.at("serve.toml"));
     let ssh = stand_in(&world, "ssh", &receive);
-    let outcome = push(&world, &[&format!("ssh://edge2{}", world.at("shell"))], &over(&ssh)).expect(&[0]);
-    assert!(outcome.stderr.contains("failed after release 1: sh: exit status: 3: lost the cache"), "{outcome}");
+    let outcome =
+        push(&world, &[&format!("ssh://edge2{}", world.at("shell"))], &over(&ssh)).expect(&[0]);
+    assert!(
+        outcome.stderr.contains("failed after release 1: sh: exit status: 3: lost the cache"),
+        "{outcome}"
+    );
     let history = std::fs::read_to_string(world.path("shell/.headwater/events.jsonl")).unwrap();
-    assert!(history.contains("hook_failed") && history.contains("exit status: 3: lost the cache"), "{history}");
+    assert!(
+        history.contains("hook_failed") && history.contains("exit status: 3: lost the cache"),
+        "{history}"
+    );
 }
 
 #[test]
 fn one_login_takes_the_pushes_of_several_sites() {
     let world = World::new();
     let sites = ["docs", "blog"];
-    let config = sites.map(|site| format!("[[site]]\nname = '{site}'\ndir = '{}'\n", world.at(site))).concat();
+    let config = sites
+        .map(|site| format!("[[site]]\nname = '{site}'\ndir = '{}'\n", world.at(site)))
+        .concat();
     std::fs::write(world.path("serve.toml"), config).unwrap();
     let program = env!("CARGO_BIN_EXE_headwater");
-    let ssh = stand_in(&world, "ssh", &format!("exec {program} receive --config {}", world.at("serve.toml")));
+    let ssh = stand_in(
+        &world,
+        "ssh",
+        &format!("exec {program} receive --config {}", world.at("serve.toml")),
+    );
     let push = |mirror: &str, site: &str| {
         let flags = [&over(&ssh)[..], &["--site", site]].concat();
         push(&world, &[&format!("ssh://edge2{}", world.at(mirror))], &flags)
@@ -241,7 +287,11 @@ fn a_real_sshd_carries_it() {
     let sshd = Sshd::start(&world);
     new_key(&world, "wrong");
     let wrong = push_with_key(&world, &sshd.url, "wrong");
-    assert!(wrong.stderr.contains("`host_key` pins: it has SHA256:") && !wrong.stderr.contains("/proc/"), "{wrong}");
+    assert!(
+        wrong.stderr.contains("`host_key` pins: it has SHA256:")
+            && !wrong.stderr.contains("/proc/"),
+        "{wrong}"
+    );
     wrong.expect(&[7]);
     for _ in 0..2 {
         push_with_key(&world, &sshd.url, "host").expect(&[0]);
@@ -252,7 +302,8 @@ fn a_real_sshd_carries_it() {
 
 fn push_with_key(world: &World, url: &str, host: &str) -> crate::harness::Outcome {
     let key = public_key(world, host);
-    let config = format!("content = 'tree'\n[[mirror]]\nname = 'edge'\nurl = '{url}'\nhost_key = '{key}'\n");
+    let config =
+        format!("content = 'tree'\n[[mirror]]\nname = 'edge'\nurl = '{url}'\nhost_key = '{key}'\n");
     std::fs::write(world.path("headwater.toml"), config).unwrap();
     world.run(&["push", "--ssh-command", &ssh_command(world)])
 }

@@ -18,21 +18,33 @@ const LARGE: usize = 3_000_000;
 fn begin(world: &World, place: &str, flags: &[&str]) {
     world.write("tree", &Tree::small());
     push(world, &[place], flags).expect(&[0]);
-    world.write("tree", &Tree::small().file("index.html", "second").file("large", Rng::new(5).bytes(LARGE)));
+    world.write(
+        "tree",
+        &Tree::small().file("index.html", "second").file("large", Rng::new(5).bytes(LARGE)),
+    );
 }
 
-/// Pushes to `place`, slowly, and presses ctrl-C once it is sending; `mirror`, which is there, stays as it is.
+/// Pushes to `place`, slowly, and presses ctrl-C once it is sending; `mirror`, which is there,
+/// stays as it is.
 #[track_caller]
-fn is_stopped(world: &World, place: &str, mirror: &str, flags: &[&str], sending: impl FnOnce(&mut Child)) {
+fn is_stopped(
+    world: &World,
+    place: &str,
+    mirror: &str,
+    flags: &[&str],
+    sending: impl FnOnce(&mut Child),
+) {
     let before = world.served(mirror);
     let tree = world.at("tree");
     let slowly = ["push", &tree, place, "--bwlimit", "20kB", "--events", "events.jsonl"];
     let mut command = world.command(&[&slowly, flags].concat());
     // What a terminal does to all that runs in it is done to this and its children alone.
-    let mut child = command.process_group(0).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut child =
+        command.process_group(0).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     sending(&mut child);
     kill_process_group(Pid::from_child(&child), Signal::INT).unwrap();
-    let outcome = Outcome::from("push".to_owned(), child.wait_with_output().unwrap()).expect(&[130]);
+    let outcome =
+        Outcome::from("push".to_owned(), child.wait_with_output().unwrap()).expect(&[130]);
     assert_eq!(world.served(mirror), before, "{outcome}");
 }
 
@@ -55,7 +67,9 @@ fn ctrl_c_while_a_receiver_is_sent_to_leaves_it_on_its_release() {
             sender.send(()).ok();
         }
     });
-    is_stopped(&world, &format!("http://{}/", link.address()), "web", &[], |_| uploads.recv().unwrap());
+    is_stopped(&world, &format!("http://{}/", link.address()), "web", &[], |_| {
+        uploads.recv().unwrap();
+    });
     assert!(link.bytes() < LARGE as u64 / 2, "it went on sending");
     goes_on(&world, &receiver.url(), "web", &[]);
 }
@@ -68,7 +82,10 @@ fn ctrl_c_while_a_host_is_sent_to_leaves_it_on_its_release() {
     begin(&world, &place, &over(&ssh));
     is_stopped(&world, &place, "shell", &over(&ssh), |child| {
         // There is something to send, and it has minutes to go.
-        while !events(&world.path("events.jsonl")).iter().any(|event| event["event"] == "pack_sealed") {
+        while !events(&world.path("events.jsonl"))
+            .iter()
+            .any(|event| event["event"] == "pack_sealed")
+        {
             assert!(child.try_wait().unwrap().is_none(), "it ended by itself");
             std::thread::yield_now();
         }

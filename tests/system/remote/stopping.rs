@@ -93,21 +93,27 @@ fn stop(mut child: Child) -> Outcome {
     while child.try_wait().unwrap().is_none() {
         if began.elapsed() > MOST {
             child.kill().unwrap();
-            panic!("it did not end: {}", Outcome::from("killed".to_owned(), child.wait_with_output().unwrap()));
+            panic!(
+                "it did not end: {}",
+                Outcome::from("killed".to_owned(), child.wait_with_output().unwrap())
+            );
         }
         std::thread::yield_now();
     }
     let took = began.elapsed();
-    let outcome = Outcome::from("stopped".to_owned(), child.wait_with_output().unwrap()).expect(&[130]);
+    let outcome =
+        Outcome::from("stopped".to_owned(), child.wait_with_output().unwrap()).expect(&[130]);
     assert!(took < ORDERLY, "it was ended by force after {took:?}: {outcome}");
     outcome
 }
 
-/// Runs the program until it asks for what the link holds back, and stops it; URL stands for the link.
+/// Runs the program until it asks for what the link holds back, and stops it; URL stands for the
+/// link.
 #[track_caller]
 fn stops(world: &World, silent: &Silent, arguments: &[&str]) -> Outcome {
     let url = silent.url();
-    let arguments: Vec<&str> = arguments.iter().map(|word| if *word == "URL" { &*url } else { word }).collect();
+    let arguments: Vec<&str> =
+        arguments.iter().map(|word| if *word == "URL" { &*url } else { word }).collect();
     let mut child = start(&mut world.command(&arguments));
     wait_for(&silent.hits, &mut child);
     stop(child)
@@ -119,7 +125,10 @@ fn world() -> (World, Receiver) {
     let receiver = Receiver::start(&world.path("web"));
     world.write("tree", &Tree::small());
     push(&world, &[&receiver.url()], &[]).expect(&[0]);
-    world.write("tree", &Tree::small().file("index.html", "second").file("large", Rng::new(5).bytes(9_000_000)));
+    world.write(
+        "tree",
+        &Tree::small().file("index.html", "second").file("large", Rng::new(5).bytes(9_000_000)),
+    );
     (world, receiver)
 }
 
@@ -169,11 +178,15 @@ fn a_push_stops_while_it_reads_from_a_mirror_that_trickles() {
             }
         });
         let url = format!("http://{}/", link.address());
-        let arguments: Vec<&str> = command.iter().map(|word| if *word == "URL" { &*url } else { word }).collect();
+        let arguments: Vec<&str> =
+            command.iter().map(|word| if *word == "URL" { &*url } else { word }).collect();
         let mut child = start(&mut world.command(&arguments));
         wait_for(&hits, &mut child);
         let outcome = stop(child);
-        assert!(outcome.stderr.contains("stopped; every mirror is on a whole release"), "{part}: {outcome}");
+        assert!(
+            outcome.stderr.contains("stopped; every mirror is on a whole release"),
+            "{part}: {outcome}"
+        );
     }
 }
 
@@ -182,10 +195,14 @@ fn a_push_stops_while_ssh_is_silent() {
     let world = World::new();
     world.write("tree", &Tree::small().file("large", Rng::new(5).bytes(20_000)));
     let place = format!("ssh://edge2{}", world.at("shell"));
-    // No banner; then nothing of what comes behind the first question and the head of the second request is taken.
+    // No banner; then nothing of what comes behind the first question and the head of the second
+    // request is taken.
     for (before, event) in [
         ("touch ran; exec sleep 60", "scan_finished"),
-        ("touch ran; { dd bs=1 count=600 2>/dev/null; sleep 60; } | /bin/sh -c \"$*\"; exit", "pack_sent"),
+        (
+            "touch ran; { dd bs=1 count=600 2>/dev/null; sleep 60; } | /bin/sh -c \"$*\"; exit",
+            "pack_sent",
+        ),
     ] {
         let ssh = stand_in(&world, "ssh", before);
         let push = ["push", "tree", &place, "--events", "events.jsonl"];
@@ -217,7 +234,14 @@ fn a_push_stops_while_a_mirror_is_locked() {
     world.write("tree", &Tree::small().file("index.html", "second"));
     let lock = std::fs::File::open(world.path("mirror/.headwater/lock")).unwrap();
     lock.lock().unwrap();
-    let mut child = start(&mut world.command(&["push", "tree", "./mirror", "./other", "--events", "events.jsonl"]));
+    let mut child = start(&mut world.command(&[
+        "push",
+        "tree",
+        "./mirror",
+        "./other",
+        "--events",
+        "events.jsonl",
+    ]));
     wait_for_events(&world, &mut child, "staged");
     stop(child);
 }
@@ -252,7 +276,9 @@ fn a_push_stops_while_others_are_told_or_probed() {
         world.write("tree", &Tree::small().file("index.html", "second"));
         std::fs::write(world.path("url"), &url).unwrap();
         std::fs::set_permissions(world.path("url"), Permissions::from_mode(0o600)).unwrap();
-        let mirror = "content='tree'\n[[mirror]]\nname='m'\nurl='./mirror'\ngroup='g'\npublic_url='URL'\n".to_owned();
+        let mirror =
+            "content='tree'\n[[mirror]]\nname='m'\nurl='./mirror'\ngroup='g'\npublic_url='URL'\n"
+                .to_owned();
         std::fs::write(world.path("headwater.toml"), (mirror + keys).replace("URL", &url)).unwrap();
         let mut child = start(&mut world.command(&["push", "--json"]));
         wait_for(&hits, &mut child);
@@ -266,7 +292,8 @@ fn a_hook_has_a_moment_after_the_request_to_stop_and_is_killed_then() {
     let world = World::new();
     world.publish(&Tree::small(), &["mirror"], &[]);
     world.write("tree", &Tree::small().file("index.html", "second"));
-    let hook = "[hooks]\non_activated=['sh','-c','touch ran; sleep 60']\non_failed=['touch','failed']\n";
+    let hook =
+        "[hooks]\non_activated=['sh','-c','touch ran; sleep 60']\non_failed=['touch','failed']\n";
     let mirror = "content='tree'\n[[mirror]]\nname='m'\nurl='./mirror'\n";
     std::fs::write(world.path("headwater.toml"), mirror.to_owned() + hook).unwrap();
     let mut child = start(&mut world.command(&["push", "--json"]));

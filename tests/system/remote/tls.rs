@@ -7,7 +7,12 @@ use crate::harness::World;
 use crate::trees::Tree;
 
 /// Pushes to a receiver whose certificate `change` has made, and that `ca` vouches for.
-fn push_to(change: impl FnOnce(&mut rcgen::CertificateParams), is_trusted: bool, codes: &[i32], words: &str) {
+fn push_to(
+    change: impl FnOnce(&mut rcgen::CertificateParams),
+    is_trusted: bool,
+    codes: &[i32],
+    words: &str,
+) {
     let world = World::new();
     world.write("tree", &Tree::small());
     let key = rcgen::KeyPair::generate().unwrap();
@@ -32,12 +37,16 @@ fn only_the_right_certificate_is_accepted() {
     push_to(|_| {}, true, &[0], "release 1 is current");
     push_to(|_| {}, false, &[4], "not signed by an authority that is trusted here");
     let other = |params: &mut rcgen::CertificateParams| {
-        params.subject_alt_names = vec![rcgen::SanType::DnsName("other.example".try_into().unwrap())];
+        params.subject_alt_names =
+            vec![rcgen::SanType::DnsName("other.example".try_into().unwrap())];
     };
     push_to(other, true, &[4], "it is for other.example, not for localhost");
-    let expired = |params: &mut rcgen::CertificateParams| params.not_after = rcgen::date_time_ymd(2020, 1, 1);
+    let expired =
+        |params: &mut rcgen::CertificateParams| params.not_after = rcgen::date_time_ymd(2020, 1, 1);
     push_to(expired, true, &[4], "it expired ");
-    let early = |params: &mut rcgen::CertificateParams| params.not_before = rcgen::date_time_ymd(3000, 1, 1);
+    let early = |params: &mut rcgen::CertificateParams| {
+        params.not_before = rcgen::date_time_ymd(3000, 1, 1);
+    };
     push_to(early, true, &[4], "it is not valid yet, for another ");
     let of_authority = |params: &mut rcgen::CertificateParams| {
         params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
@@ -49,18 +58,21 @@ fn only_the_right_certificate_is_accepted() {
 fn a_certificate_that_was_made_anew_is_told_from_the_one_that_is_trusted() {
     let world = World::new();
     world.write("tree", &Tree::small());
-    let [old, new] = [(); 2].map(|()| rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap());
+    let [old, new] =
+        [(); 2].map(|()| rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap());
     let files = TlsFiles { cert: world.path("cert.pem"), key: world.path("key.pem") };
     std::fs::write(&files.cert, new.cert.pem()).unwrap();
     std::fs::write(&files.key, new.signing_key.serialize_pem()).unwrap();
     std::fs::write(world.path("ca.pem"), old.cert.pem()).unwrap();
     let receiver = Receiver::with(&world.path("web"), |settings| settings.tls = Some(files));
     let url = format!("https://localhost:{}/", receiver.address().port());
-    let config = format!("content = 'tree'\n[[mirror]]\nname = 'web'\nurl = '{url}'\nca = 'ca.pem'\n");
+    let config =
+        format!("content = 'tree'\n[[mirror]]\nname = 'web'\nurl = '{url}'\nca = 'ca.pem'\n");
     std::fs::write(world.path("headwater.toml"), config).unwrap();
     let outcome = world.run(&["push"]).expect(&[4]);
     assert!(
-        outcome.stderr.contains("was regenerated") && outcome.stderr.contains("`ca` of the [[mirror]]"),
+        outcome.stderr.contains("was regenerated")
+            && outcome.stderr.contains("`ca` of the [[mirror]]"),
         "{outcome}"
     );
 }
@@ -70,12 +82,17 @@ fn a_certificate_that_was_made_anew_is_told_from_the_one_that_is_trusted() {
 fn the_certificate_of_the_docs_is_accepted_and_that_of_an_authority_is_not() {
     let page = include_str!("../../../docs/receivers.md");
     let (_, command) = page.split_once("$ openssl req").expect("it is there");
-    let command = format!("openssl req{}", command.split("```").next().unwrap()).replace("edge1.example", "localhost");
+    let command = format!("openssl req{}", command.split("```").next().unwrap())
+        .replace("edge1.example", "localhost");
     let constraint = "-addext basicConstraints=critical,CA:FALSE";
     assert!(command.contains(constraint));
     for (command, code, words) in [
         (command.clone(), 0, "release 1 is current"),
-        (command.replace(constraint, ""), 4, "create a server certificate with basicConstraints=CA:FALSE"),
+        (
+            command.replace(constraint, ""),
+            4,
+            "create a server certificate with basicConstraints=CA:FALSE",
+        ),
     ] {
         let world = World::new();
         world.write("tree", &Tree::small());
@@ -85,7 +102,9 @@ fn the_certificate_of_the_docs_is_accepted_and_that_of_an_authority_is_not() {
         let files = TlsFiles { cert: world.path("fullchain.pem"), key: world.path("privkey.pem") };
         let receiver = Receiver::with(&world.path("web"), |settings| settings.tls = Some(files));
         let url = format!("https://localhost:{}/", receiver.address().port());
-        let config = format!("content = 'tree'\n[[mirror]]\nname = 'web'\nurl = '{url}'\nca = 'fullchain.pem'\n");
+        let config = format!(
+            "content = 'tree'\n[[mirror]]\nname = 'web'\nurl = '{url}'\nca = 'fullchain.pem'\n"
+        );
         std::fs::write(world.path("headwater.toml"), config).unwrap();
         let outcome = world.run(&["push"]).expect(&[code]);
         assert!(outcome.stderr.contains(words), "{outcome}");
@@ -99,7 +118,11 @@ fn whoever_writes_https_where_there_is_no_tls_is_told() {
     let receiver = Receiver::start(&world.path("web"));
     let url = receiver.url().replace("http:", "https:");
     let outcome = push(&world, &[&url], &[]).expect(&[4]);
-    assert!(outcome.stderr.contains("the server does not use TLS") && outcome.stderr.contains("http://"), "{outcome}");
+    assert!(
+        outcome.stderr.contains("the server does not use TLS")
+            && outcome.stderr.contains("http://"),
+        "{outcome}"
+    );
 }
 
 #[test]
@@ -115,5 +138,8 @@ fn whoever_forgets_the_s_of_https_is_told() {
     assert!(outcome.stderr.contains("https://"), "{outcome}");
     // Nothing was found there, so there is nothing to repair.
     let outcome = world.run(&["verify", "http://127.0.0.1:1/"]).expect(&[1]);
-    assert!(outcome.stderr.contains("receiver") && !outcome.stderr.contains("headwater repair"), "{outcome}");
+    assert!(
+        outcome.stderr.contains("receiver") && !outcome.stderr.contains("headwater repair"),
+        "{outcome}"
+    );
 }

@@ -17,7 +17,8 @@ use crate::trees::{Rng, Tree, seed};
 fn counted(receiver: &Receiver) -> (Chaos, Arc<Mutex<Vec<String>>>) {
     let lines = Arc::<Mutex<Vec<String>>>::default();
     let kept = Arc::clone(&lines);
-    let link = Chaos::watched(receiver.address(), move |line| kept.lock().unwrap().push(line.to_owned()));
+    let link =
+        Chaos::watched(receiver.address(), move |line| kept.lock().unwrap().push(line.to_owned()));
     (link, lines)
 }
 
@@ -28,7 +29,8 @@ fn a_push_makes_no_more_requests_than_it_needs() {
     let (link, lines) = counted(&receiver);
     let url = format!("http://{}/", link.address());
     let tree = Tree::random(&mut Rng::new(1), 50);
-    let update = ["GET /v1/state HTTP/1.1", "POST /v1/stage HTTP/1.1", "POST /v1/activate HTTP/1.1"];
+    let update =
+        ["GET /v1/state HTTP/1.1", "POST /v1/stage HTTP/1.1", "POST /v1/activate HTTP/1.1"];
     let settled = [&update[..], &["POST /v1/settle HTTP/1.1"]].concat();
     // The third has several packs: they go with the stage, whatever they are.
     for (round, size, wanted) in [
@@ -38,7 +40,10 @@ fn a_push_makes_no_more_requests_than_it_needs() {
         (3, 20 << 20, &settled),
         (3, 20 << 20, &update[..1]),
     ] {
-        let tree = tree.clone().file("index.html", format!("round {round}")).file("large", Rng::new(round).bytes(size));
+        let tree = tree
+            .clone()
+            .file("index.html", format!("round {round}"))
+            .file("large", Rng::new(round).bytes(size));
         world.write("tree", &tree);
         let outcome = push(&world, &[&url], &["--json"]).expect(&[0]);
         assert_eq!(*std::mem::take(&mut *lines.lock().unwrap()), *wanted, "round {round}");
@@ -58,7 +63,11 @@ fn content_for_more_than_one_request_goes_in_as_few_as_it_fits_in() {
     push(&world, &[&url], &[]).expect(&[0]);
     let lines = lines.lock().unwrap();
     let count = |start: &str| lines.iter().filter(|line| line.starts_with(start)).count();
-    assert_eq!(count("POST /v1/stage "), 2, "with the first packs, and for the word that these were all: {lines:?}");
+    assert_eq!(
+        count("POST /v1/stage "),
+        2,
+        "with the first packs, and for the word that these were all: {lines:?}"
+    );
     assert!((1..=3).contains(&count("PUT /v1/packs/")), "{lines:?}");
     assert!(serves_tree(&world, "web"));
 }
@@ -84,7 +93,8 @@ fn no_more_is_sent_a_second_than_allowed() {
         let began = Instant::now();
         let outcome = world.run(&[&["push", "--json"], flags].concat()).expect(&[0]);
         let took = began.elapsed();
-        let sent = u32::try_from(report(&outcome)["mirrors"][0]["sent_bytes"].as_u64().unwrap()).unwrap();
+        let sent =
+            u32::try_from(report(&outcome)["mirrors"][0]["sent_bytes"].as_u64().unwrap()).unwrap();
         assert!(sent > 600_000, "{outcome}");
         // A tenth of a second is sent at once.
         let least = Duration::from_secs(1) * (sent - RATE / 10) / RATE;
@@ -118,7 +128,8 @@ impl Meeting {
         here.0 += 1;
         here.1 |= here.0 > 1;
         self.changed.notify_all();
-        here = self.changed.wait_timeout_while(here, patience, |(_, have_met)| !*have_met).unwrap().0;
+        here =
+            self.changed.wait_timeout_while(here, patience, |(_, have_met)| !*have_met).unwrap().0;
         here.0 -= 1;
     }
 }
@@ -175,7 +186,12 @@ fn of_two_pushes_of_the_same_tree_at_once_one_wins_and_the_other_is_at_most_supe
     std::thread::scope(|scope| {
         let pushes = ["one", "two"].map(|cache| scope.spawn(move || begin(cache)));
         let outcomes = pushes.map(|pushed| pushed.join().unwrap().expect(&[0, 6]));
-        assert!(outcomes.iter().any(|outcome| outcome.code() == Some(0)), "{} {}", outcomes[0], outcomes[1]);
+        assert!(
+            outcomes.iter().any(|outcome| outcome.code() == Some(0)),
+            "{} {}",
+            outcomes[0],
+            outcomes[1]
+        );
     });
     assert!(serves_tree(&world, "web"));
 }
@@ -185,7 +201,9 @@ fn where_there_is_no_room_no_content_is_sent() {
     const QUOTA: u64 = 10 << 20;
     let limits: [fn(&mut SiteSettings); 2] =
         [|site| site.min_free_bytes = u64::MAX / 2, |site| site.quota_bytes = Some(QUOTA)];
-    for (limit, is_published) in [(limits[0], false), (limits[0], true), (limits[1], false), (limits[1], true)] {
+    for (limit, is_published) in
+        [(limits[0], false), (limits[0], true), (limits[1], false), (limits[1], true)]
+    {
         let world = World::new();
         if is_published {
             world.publish(&Tree::small(), &["web"], &["--site", "docs"]);
@@ -196,13 +214,22 @@ fn where_there_is_no_room_no_content_is_sent() {
         let url = format!("http://{}/", link.address());
         let outcome = push(&world, &[&url], &["--json", "--site", "docs"]).expect(&[4]);
         let mirror = &report(&outcome)["mirrors"][0];
-        assert_eq!((&mirror["failure"], &mirror["sent_packs"]), (&"no_space".into(), &0.into()), "{outcome}");
-        assert!(link.bytes() < 100_000, "{} bytes went to a receiver that has no room", link.bytes());
+        assert_eq!(
+            (&mirror["failure"], &mirror["sent_packs"]),
+            (&"no_space".into(), &0.into()),
+            "{outcome}"
+        );
+        assert!(
+            link.bytes() < 100_000,
+            "{} bytes went to a receiver that has no room",
+            link.bytes()
+        );
         assert_eq!(lines.lock().unwrap().last().unwrap(), "POST /v1/stage HTTP/1.1");
     }
 }
 
-/// What the events of a push say of the packs on their way to a mirror: how often a pack moved, checked at each event.
+/// What the events of a push say of the packs on their way to a mirror: how often a pack moved,
+/// checked at each event.
 fn moves(events: &[Value], mirror: &str) -> usize {
     let of = |event: &Value, key: &str| event[key].as_str().unwrap_or_default().to_owned();
     let sealed = events.iter().filter(|event| event["event"] == "pack_sealed");
@@ -219,13 +246,21 @@ fn moves(events: &[Value], mirror: &str) -> usize {
                 moving.insert(pack, bytes);
                 moves += 1;
             }
-            "pack_sent" => assert!(sent.insert(pack.clone()) && moving.remove(&pack) <= Some(size[&pack]), "{event}"),
+            "pack_sent" => assert!(
+                sent.insert(pack.clone()) && moving.remove(&pack) <= Some(size[&pack]),
+                "{event}"
+            ),
             _ => {}
         }
         let done = moving.values().sum::<u64>() + sent.iter().map(|pack| size[pack]).sum::<u64>();
         assert!(done <= total, "{done} of {total} bytes: {event}");
     }
-    assert!(moving.is_empty() && sent.len() == size.len(), "{mirror}: {} of {} packs", sent.len(), size.len());
+    assert!(
+        moving.is_empty() && sent.len() == size.len(),
+        "{mirror}: {} of {} packs",
+        sent.len(),
+        size.len()
+    );
     moves
 }
 
@@ -233,12 +268,20 @@ fn moves(events: &[Value], mirror: &str) -> usize {
 fn sending_is_reported_while_a_pack_is_on_its_way() {
     let world = World::new();
     let mut rng = Rng::new(seed());
-    world.write("tree", &Tree::small().file("large", rng.bytes(30 << 20)).file("larger", rng.bytes(40 << 20)));
+    world.write(
+        "tree",
+        &Tree::small().file("large", rng.bytes(30 << 20)).file("larger", rng.bytes(40 << 20)),
+    );
     let ssh = stand_in(&world, "ssh", "");
-    let (calm, harmed) = (Receiver::start(&world.path("calm")), Receiver::start(&world.path("harmed")));
+    let (calm, harmed) =
+        (Receiver::start(&world.path("calm")), Receiver::start(&world.path("harmed")));
     // Every request breaks off before it comes through: packs are sent again.
     let link = Chaos::always(harmed.address(), Harm::CutRequest);
-    let places = [calm.url(), format!("http://{}/", link.address()), format!("ssh://edge2{}", world.at("shell"))];
+    let places = [
+        calm.url(),
+        format!("http://{}/", link.address()),
+        format!("ssh://edge2{}", world.at("shell")),
+    ];
     let places: Vec<&str> = places.iter().map(String::as_str).collect();
     push(&world, &places, &[&over(&ssh)[..], &["--events", "events.jsonl"]].concat()).expect(&[0]);
     let events = events(&world.path("events.jsonl"));

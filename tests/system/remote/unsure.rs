@@ -34,13 +34,16 @@ fn swallow(listener: &TcpListener, to: SocketAddr, end: End) {
             let activations = &activations;
             scope.spawn(move || {
                 let mut reader = BufReader::new(stream.try_clone().unwrap());
-                while let Some(request) = Message::whole(&mut reader).map(|request| request.bytes()) {
+                while let Some(request) = Message::whole(&mut reader).map(|request| request.bytes())
+                {
                     let is_activation = request.starts_with(b"POST /v1/activate ");
-                    let before = if is_activation { activations.fetch_add(1, Ordering::SeqCst) } else { 0 };
+                    let before =
+                        if is_activation { activations.fetch_add(1, Ordering::SeqCst) } else { 0 };
                     let answer = match before {
                         0 => forward(&request, to),
                         _ => format!(
-                            "HTTP/1.1 423 Locked\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{LOCKED}",
+                            "HTTP/1.1 423 Locked\r\ncontent-type: application/json\r\n\
+                             content-length: {}\r\n\r\n{LOCKED}",
                             LOCKED.len()
                         )
                         .into_bytes(),

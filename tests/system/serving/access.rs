@@ -3,8 +3,8 @@
 use std::net::SocketAddr;
 
 use headwater::receiver::{
-    AuthPolicy, Exposure, NoLog, Permission, ReceiverLimits, ReceiverSettings, ServeError, Server, SiteSettings, Token,
-    TokenRecord,
+    AuthPolicy, Exposure, NoLog, Permission, ReceiverLimits, ReceiverSettings, ServeError, Server,
+    SiteSettings, Token, TokenRecord,
 };
 use headwater::tree_path::Site;
 
@@ -31,7 +31,8 @@ fn only_those_with_a_token_of_this_site_and_right_get_in() {
     let body = stage_body(&delivery, &delivery.packs, Whole::Yes);
     let ask = |method: &str, path: &str, token: Option<&str>, body: &[u8]| -> Answer {
         let bearer = token.map(|token| format!("Bearer {token}"));
-        let fields: Vec<(&str, &str)> = bearer.iter().map(|bearer| ("authorization", &**bearer)).collect();
+        let fields: Vec<(&str, &str)> =
+            bearer.iter().map(|bearer| ("authorization", &**bearer)).collect();
         receiver.connect().ask(method, path, &fields, body)
     };
     let mut wrong = push.reveal();
@@ -56,14 +57,19 @@ fn only_those_with_a_token_of_this_site_and_right_get_in() {
         ] {
             let refused = ask(method, path, token.as_deref(), body);
             // Reading is what this token is for: questions in a body change nothing.
-            if ["/v1/holds", "/v1/objects", "/v1/verify"].contains(&path) && word == "read, and not push" {
+            if ["/v1/holds", "/v1/objects", "/v1/verify"].contains(&path)
+                && word == "read, and not push"
+            {
                 assert!([200, 404].contains(&refused.status), "{path}");
                 continue;
             }
             let message = refused.json()["error"]["message"].as_str().unwrap().to_owned();
             // What is not there is not there for those who may read, either.
             let is_absent = refused.status == 404 && path.ends_with("/x") && status == 403;
-            assert!(is_absent || refused.status == status && message.contains(word), "{path}: {message}");
+            assert!(
+                is_absent || refused.status == status && message.contains(word),
+                "{path}: {message}"
+            );
         }
     }
     assert!(!receiver.mirror().exists(), "nobody changed anything");
@@ -89,9 +95,15 @@ fn only_those_with_a_token_of_this_site_and_right_get_in() {
     }
     assert!(!logged.contains(&wrong[12..]), "what was nearly a token is in the log");
     for token in [&push, &read, &other, &old] {
-        assert!(logged.contains(&format!(r#""token":"{}""#, token.id())), "who asked is not in the log");
+        assert!(
+            logged.contains(&format!(r#""token":"{}""#, token.id())),
+            "who asked is not in the log"
+        );
     }
-    assert!(!logged.contains(&format!(r#""token":"{}""#, stranger.id())) && logged.contains("what came is no token"));
+    assert!(
+        !logged.contains(&format!(r#""token":"{}""#, stranger.id()))
+            && logged.contains("what came is no token")
+    );
 }
 
 #[test]
@@ -143,7 +155,11 @@ fn paths_have_one_spelling_and_methods_one_meaning() {
         ("DELETE", "/v1/state"),
         ("POST", "/healthz"),
     ] {
-        assert_eq!(receiver.ask(method, path, b"").refusal(), (405, "unknown".to_owned()), "{method} {path}");
+        assert_eq!(
+            receiver.ask(method, path, b"").refusal(),
+            (405, "unknown".to_owned()),
+            "{method} {path}"
+        );
     }
 }
 
@@ -167,18 +183,27 @@ fn nothing_listens_for_everybody_without_tls_or_tokens() {
         ..inside
     };
     assert!(mapped.check().is_ok());
-    assert!(matches!(bind(&ReceiverSettings { sites: Vec::new(), ..mapped }), Err(ServeError::NoSites)));
+    assert!(matches!(
+        bind(&ReceiverSettings { sites: Vec::new(), ..mapped }),
+        Err(ServeError::NoSites)
+    ));
 }
 
 #[test]
 fn sites_lie_apart() {
     let [docs, blog] = [(); 2].map(|()| Token::random().unwrap());
-    let records = vec![record(&docs, "docs", Permission::Push, None), record(&blog, "blog", Permission::Push, None)];
+    let records = vec![
+        record(&docs, "docs", Permission::Push, None),
+        record(&blog, "blog", Permission::Push, None),
+    ];
     let receiver = Receiver::new(|settings| {
         settings.access = AuthPolicy::Tokens(records);
         let docs = &mut settings.sites[0];
         docs.base = "/docs/".to_owned();
-        let mut blog = SiteSettings::new(docs.directory.with_file_name("blog"), Some(Site::new("blog").unwrap()));
+        let mut blog = SiteSettings::new(
+            docs.directory.with_file_name("blog"),
+            Some(Site::new("blog").unwrap()),
+        );
         blog.base = "/blog/".to_owned();
         settings.sites.push(blog);
     });
@@ -192,7 +217,10 @@ fn sites_lie_apart() {
     assert_eq!(ask("GET", "/v1/state", &docs, b"").status, 404);
     let delivery = first_tree().release(1).onto(None);
     let body = stage_body(&delivery, &delivery.packs, Whole::Yes);
-    assert_eq!(ask("POST", "/blog/v1/stage", &blog, &body).refusal(), (403, "other_site".to_owned()));
+    assert_eq!(
+        ask("POST", "/blog/v1/stage", &blog, &body).refusal(),
+        (403, "other_site".to_owned())
+    );
     ask("POST", "/docs/v1/stage", &docs, &body).ok();
     let ready = || ask("GET", "/ready", &docs, b"").status;
     assert_eq!(ready(), 503);

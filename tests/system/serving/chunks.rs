@@ -5,7 +5,10 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use super::{Connection, PATIENCE, Receiver, Whole, activation, assert_serves, headed, stage_body, wait_until};
+use super::{
+    Connection, PATIENCE, Receiver, Whole, activation, assert_serves, headed, stage_body,
+    wait_until,
+};
 use crate::origin::{Delivery, first_tree, noise};
 
 const HEAD: &str = "POST /v1/stage HTTP/1.1\r\nhost: mirror\r\nheadwater-protocol: 1\r\n";
@@ -25,7 +28,8 @@ fn send(connection: &mut Connection, body: &[u8], size: usize) {
 }
 
 fn delivery() -> Delivery {
-    let delivery = first_tree().file("big.bin", noise(60_000, 3), 1_700_000_001).release(1).onto(None);
+    let delivery =
+        first_tree().file("big.bin", noise(60_000, 3), 1_700_000_001).release(1).onto(None);
     assert!(delivery.packs.len() > 1);
     delivery
 }
@@ -49,7 +53,11 @@ fn a_stage_in_chunks_is_taken_however_it_is_cut_and_the_connection_goes_on() {
         connection.ask("POST", "/v1/activate", &[], &activation(&delivery, None)).ok();
         assert_serves(&receiver.mirror(), 1);
         let bytes = stage_body(&delivery, &delivery.packs, Whole::Yes).len();
-        assert!(receiver.logged().contains(&format!(r#""body_bytes":{bytes}"#)), "{}", receiver.logged());
+        assert!(
+            receiver.logged().contains(&format!(r#""body_bytes":{bytes}"#)),
+            "{}",
+            receiver.logged()
+        );
     }
 }
 
@@ -60,7 +68,10 @@ fn packs_that_are_not_all_are_held_and_the_rest_follows() {
     let mut connection = receiver.connect();
     send(&mut connection, &stage_body(&delivery, &delivery.packs[..1], Whole::No), 500);
     connection.send(LAST);
-    assert_eq!(connection.answer().unwrap().ok(), json!({"held": [delivery.packs[0].id.to_string()]}));
+    assert_eq!(
+        connection.answer().unwrap().ok(),
+        json!({"held": [delivery.packs[0].id.to_string()]})
+    );
     // What is held may come again.
     send(&mut connection, &stage_body(&delivery, &delivery.packs, Whole::Yes), 500);
     connection.send(LAST);
@@ -82,7 +93,10 @@ fn a_stage_that_breaks_off_keeps_the_packs_that_came_and_is_never_whole() {
             assert_eq!(answer.refusal().1, "malformed");
         }
         let held = receiver.ask("POST", "/v1/stage", &stage_body(&delivery, &[], Whole::No)).ok();
-        assert!(held["held"].as_array().unwrap().contains(&json!(delivery.packs[0].id.to_string())), "{held}");
+        assert!(
+            held["held"].as_array().unwrap().contains(&json!(delivery.packs[0].id.to_string())),
+            "{held}"
+        );
         assert_eq!(receiver.ask("GET", "/v1/state", b"").ok()["staged"], json!(null));
     }
 }
@@ -134,13 +148,15 @@ fn more_packs_than_one_request_may_have_are_refused_before_they_are_read() {
 #[test]
 fn a_refused_stage_earns_no_time_with_what_still_comes() {
     let receiver = Receiver::limited(|limits| limits.drain = Duration::from_millis(300));
-    let delivery = Delivery { base: Some(headwater::hash::ManifestId::of(b"unknown")), ..delivery() };
+    let delivery =
+        Delivery { base: Some(headwater::hash::ManifestId::of(b"unknown")), ..delivery() };
     let mut connection = receiver.connect();
     send(&mut connection, &stage_body(&delivery, &delivery.packs[..1], Whole::No), 4096);
     let began = Instant::now();
     // A hundred times as much as would have to come to be waited for.
     while began.elapsed() < PATIENCE
-        && std::io::Write::write_all(connection.stream.get_mut(), &chunks(&[7; 16 << 10], 16 << 10)).is_ok()
+        && std::io::Write::write_all(connection.stream.get_mut(), &chunks(&[7; 16 << 10], 16 << 10))
+            .is_ok()
     {
         std::thread::park_timeout(Duration::from_millis(10));
     }

@@ -4,19 +4,24 @@ use std::fs;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Command, Stdio};
 
-use super::{Connection, Receiver, Whole, activation, assert_serves, pack_path, stage_body, wait_until};
+use super::{
+    Connection, Receiver, Whole, activation, assert_serves, pack_path, stage_body, wait_until,
+};
 use crate::harness::scratch;
 use crate::origin::{SealedPack, Tree, noise};
 
-/// The `server` block of docs/receivers.md, listening in the clear on `port`, before the receiver at `to`.
+/// The `server` block of docs/receivers.md, listening in the clear on `port`, before the receiver
+/// at `to`.
 fn snippet(port: u16, to: SocketAddr) -> String {
     let page = include_str!("../../../docs/receivers.md");
-    let block = page.split("```nginx\n").find(|block| block.contains("proxy_pass")).expect("it is there");
+    let block =
+        page.split("```nginx\n").find(|block| block.contains("proxy_pass")).expect("it is there");
     let block = block.split("```").next().unwrap();
     let lines = block.lines().filter(|line| !line.contains("ssl_certificate"));
     let text: String = lines.map(|line| format!("{line}\n")).collect();
     assert!(text.contains("listen 443 ssl;") && text.contains("http://127.0.0.1:7447;"));
-    text.replace("listen 443 ssl;", &format!("listen 127.0.0.1:{port};")).replace("127.0.0.1:7447", &to.to_string())
+    text.replace("listen 443 ssl;", &format!("listen 127.0.0.1:{port};"))
+        .replace("127.0.0.1:7447", &to.to_string())
 }
 
 #[test]
@@ -43,7 +48,9 @@ fn the_proxy_of_the_docs_lets_large_packs_through() {
     let release = Tree::default().file("a", &content[..], 1_700_000_001).release(1);
     let mut delivery = release.onto(None);
     let chunks = content.chunks(4 << 20).enumerate();
-    delivery.packs = chunks.map(|(index, bytes)| SealedPack::raw(0, (index * (4 << 20)) as u64, bytes)).collect();
+    delivery.packs = chunks
+        .map(|(index, bytes)| SealedPack::raw(0, (index * (4 << 20)) as u64, bytes))
+        .collect();
     let mut connection = Connection::to(SocketAddr::from(([127, 0, 0, 1], port)));
     connection.ask("POST", "/v1/stage", &[], &stage_body(&delivery, &[], Whole::No)).ok();
     let pack = &delivery.packs[0];

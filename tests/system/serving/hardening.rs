@@ -25,7 +25,9 @@ fn a_change_that_trickles_in_takes_no_memory_from_others() {
     assert_eq!(slow.answer().unwrap().status, 100);
     slow.send(&body[..1 << 20]);
     // The file that it waits in is made in the store.
-    wait_until("the change begins to arrive", || receiver.mirror().join(".headwater/format").exists());
+    wait_until("the change begins to arrive", || {
+        receiver.mirror().join(".headwater/format").exists()
+    });
     publish(&mut receiver.connect(), &second_tree().release(2).onto(None), None);
     assert_serves(&receiver.mirror(), 2);
 }
@@ -37,7 +39,11 @@ fn a_large_change_is_taken_from_the_disk() {
     for number in 0..2_000u32 {
         // Names that do not compress.
         let name = blake3::hash(&number.to_le_bytes()).to_hex();
-        tree = tree.file(&format!("{name}{}", name.chars().rev().collect::<String>()), &b"x"[..], 1_700_000_001);
+        tree = tree.file(
+            &format!("{name}{}", name.chars().rev().collect::<String>()),
+            &b"x"[..],
+            1_700_000_001,
+        );
     }
     let delivery = tree.release(1).onto(None);
     assert!(delivery.change.len() > 64 * 1024, "{}", delivery.change.len());
@@ -49,7 +55,8 @@ fn a_large_change_is_taken_from_the_disk() {
 fn pushes_that_were_killed_do_not_keep_the_next_one_out() {
     let receiver = Receiver::open();
     for number in 0..20u8 {
-        let delivery = Tree::default().file("a", &[number; 10][..], 1_700_000_001).release(1).onto(None);
+        let delivery =
+            Tree::default().file("a", &[number; 10][..], 1_700_000_001).release(1).onto(None);
         let opened = receiver.ask("POST", "/v1/stage", &stage_body(&delivery, &[], Whole::No)).ok();
         assert_eq!(opened, json!({"held": []}));
     }
@@ -60,12 +67,17 @@ fn pushes_that_were_killed_do_not_keep_the_next_one_out() {
 #[test]
 fn a_monitor_may_ask_without_a_body() {
     let receiver = Receiver::open();
-    for (path, status) in [("/healthz", "200"), ("/ready", "503"), ("/status.json", "200"), ("/v1/state", "405")] {
+    for (path, status) in
+        [("/healthz", "200"), ("/ready", "503"), ("/status.json", "200"), ("/v1/state", "405")]
+    {
         let mut connection = receiver.connect();
         connection.send(&head("HEAD", path, &[("connection", "close")], 0));
         let mut answer = String::new();
         std::io::Read::read_to_string(&mut connection.stream, &mut answer).unwrap();
-        assert!(answer.starts_with(&format!("HTTP/1.1 {status}")) && answer.ends_with("\r\n\r\n"), "{path}: {answer}");
+        assert!(
+            answer.starts_with(&format!("HTTP/1.1 {status}")) && answer.ends_with("\r\n\r\n"),
+            "{path}: {answer}"
+        );
     }
 }
 
@@ -111,10 +123,13 @@ fn tokens_are_read_again_on_sighup() {
     assert!(Token::parse(&first).is_some() && Token::parse(&second).is_some());
     let file = world.path("tokens.toml");
     fs::write(&file, &first_table).unwrap();
-    let program = Program::start(&world, &["--site", "docs", "--token-file", &world.at("tokens.toml")], "");
+    let program =
+        Program::start(&world, &["--site", "docs", "--token-file", &world.at("tokens.toml")], "");
     let status = |token: &str| {
         let bearer = format!("Bearer {token}");
-        Connection::to(program.address).ask("GET", "/v1/state", &[("authorization", &bearer)], b"").status
+        Connection::to(program.address)
+            .ask("GET", "/v1/state", &[("authorization", &bearer)], b"")
+            .status
     };
     assert_eq!((status(&first), status(&second)), (200, 401));
     fs::write(&file, &second_table).unwrap();
@@ -152,7 +167,9 @@ fn a_command_that_a_kill_came_before_runs_at_the_next_start() {
     publish(&mut start(false).connect(), &release.onto(None), None);
     let store = Store::open(&mirror).unwrap();
     // A note of what is not current is of a switch that never was.
-    for (noted, lines) in [("9-0000000000000000".parse().unwrap(), 0), (release.name(), 1), (release.name(), 2)] {
+    for (noted, lines) in
+        [("9-0000000000000000".parse().unwrap(), 0), (release.name(), 1), (release.name(), 2)]
+    {
         store.note_switch(noted, Duration::ZERO).unwrap();
         let receiver = start(true);
         receiver.ask("GET", "/healthz", b"").ok();
@@ -160,7 +177,10 @@ fn a_command_that_a_kill_came_before_runs_at_the_next_start() {
         wait_until("the command has run", || found() == lines);
         wait_until("the note is gone", || store.noted_switch().unwrap().is_none());
     }
-    assert_eq!(fs::read_to_string(&told).unwrap().lines().next().unwrap(), release.name().to_string());
+    assert_eq!(
+        fs::read_to_string(&told).unwrap().lines().next().unwrap(),
+        release.name().to_string()
+    );
     // And one that nothing came before runs once, at once.
     let second = second_tree().release(2);
     let receiver = start(true);

@@ -15,7 +15,8 @@ fn settle(receiver: &Receiver) -> Value {
     receiver.ask("POST", "/v1/settle", br#"{"keep":3}"#).ok()
 }
 
-/// A receiver that runs `script` after a switch, and waits for `limit` until it answers that it still runs.
+/// A receiver that runs `script` after a switch, and waits for `limit` until it answers that it
+/// still runs.
 fn hooked(script: &str, limit: Duration) -> Receiver {
     Receiver::new(|settings| {
         let command = ["sh", "-c", script].map(str::to_owned).to_vec();
@@ -50,12 +51,17 @@ fn a_settling_answers_how_the_command_ended() {
 fn a_command_that_runs_is_waited_for_a_limited_time_and_outside_the_lock() {
     let directory = crate::harness::scratch();
     let pipe = directory.path().join("pipe");
-    rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR).unwrap();
-    let receiver = hooked(&format!("read line < {}; exit 7", pipe.display()), Duration::from_millis(50));
+    rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR)
+        .unwrap();
+    let receiver =
+        hooked(&format!("read line < {}; exit 7", pipe.display()), Duration::from_millis(50));
     let (first, second) = (first_tree().release(1), second_tree().release(2));
     let mut connection = receiver.connect();
     publish(&mut connection, &first.onto(None), None);
-    assert_eq!(settle(&receiver)["hook"], json!({"release": first.name().to_string(), "state": "running"}));
+    assert_eq!(
+        settle(&receiver)["hook"],
+        json!({"release": first.name().to_string(), "state": "running"})
+    );
     // The lock is free: the next push stages and switches while the command runs.
     publish(&mut connection, &second.onto(Some(&first)), Some(&first));
     // Open for both, it waits for no reader.

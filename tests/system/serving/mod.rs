@@ -26,7 +26,9 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use headwater::receiver::{AuthPolicy, Handle, Log, LogRecord, ReceiverLimits, ReceiverSettings, Server, SiteSettings};
+use headwater::receiver::{
+    AuthPolicy, Handle, Log, LogRecord, ReceiverLimits, ReceiverSettings, Server, SiteSettings,
+};
 use headwater::tree_path::Site;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -163,7 +165,13 @@ impl Connection {
     }
 
     /// Sends a request and reads its answer.
-    pub(super) fn ask(&mut self, method: &str, path: &str, fields: &[(&str, &str)], body: &[u8]) -> Answer {
+    pub(super) fn ask(
+        &mut self,
+        method: &str,
+        path: &str,
+        fields: &[(&str, &str)],
+        body: &[u8],
+    ) -> Answer {
         self.send(&head(method, path, fields, body.len()));
         // A refusal may come before all is sent; it is read all the same.
         self.stream.get_mut().write_all(body).ok();
@@ -268,7 +276,9 @@ pub(super) fn headed(pack: &SealedPack, bytes: &[u8]) -> Vec<u8> {
 
 /// The body of an activation.
 pub(super) fn activation(delivery: &Delivery, expected: Option<&str>) -> Vec<u8> {
-    json!({"release": delivery.release.name().to_string(), "expected": expected}).to_string().into_bytes()
+    json!({"release": delivery.release.name().to_string(), "expected": expected})
+        .to_string()
+        .into_bytes()
 }
 
 /// The path of a pack.

@@ -111,14 +111,19 @@ fn a_change_that_needs_more_memory_than_there_is_is_refused_before_it_is_read() 
     let receiver = two_sites(200 << 20);
     let bomb = bomb();
     assert!(bomb.len() < 8 << 10, "{} bytes", bomb.len());
-    let refused = receiver.ask("POST", "/other/v1/stage", &stage_of(&release_of(15_000_000, 1), "bomb", &bomb));
+    let refused = receiver.ask(
+        "POST",
+        "/other/v1/stage",
+        &stage_of(&release_of(15_000_000, 1), "bomb", &bomb),
+    );
     assert_eq!(refused.refusal(), (413, "too_large".to_owned()));
     let words = refused.json()["error"]["message"].to_string();
     assert!(words.contains("bytes of memory"), "{words}");
     // One that needs little memory may still not decode to a hundred megabytes.
     let file = [&[ADD, 0, 0xe8, 7][..], &[b'a'; 1000], &[SAME_NEW_FILE, 0]].concat();
     let long = change_of(1, &[&[ADD, 0, 1, b'a', NEW_FILE, 1], &file.repeat(100_000)[..]].concat());
-    let refused = receiver.ask("POST", "/other/v1/stage", &stage_of(&release_of(100_001, 1), "long", &long));
+    let refused =
+        receiver.ask("POST", "/other/v1/stage", &stage_of(&release_of(100_001, 1), "long", &long));
     assert_eq!(refused.refusal(), (400, "malformed".to_owned()));
 }
 
@@ -156,7 +161,13 @@ impl Client {
         Connection::to(self.address)
     }
 
-    fn ask(&self, connection: &mut Connection, method: &str, path: &str, body: &[u8]) -> Option<Answer> {
+    fn ask(
+        &self,
+        connection: &mut Connection,
+        method: &str,
+        path: &str,
+        body: &[u8],
+    ) -> Option<Answer> {
         let path = format!("{}{path}", self.base);
         let head = head(method, &path, &[("authorization", &self.token)], body.len());
         connection.stream.get_mut().write_all(&head).ok()?;
@@ -164,7 +175,8 @@ impl Client {
         connection.answer()
     }
 
-    /// Publishes the releases of these sequences, each with one file changed. Returns how long each took.
+    /// Publishes the releases of these sequences, each with one file changed. Returns how long each
+    /// took.
     fn publish(&self, sequences: Range<u64>) -> Vec<Duration> {
         let mut connection = self.connect();
         let mut last = (sequences.start > 1).then(|| page_tree(sequences.start - 1));
@@ -179,7 +191,12 @@ impl Client {
         sequences.map(&mut one).collect()
     }
 
-    fn publish_one(&self, connection: &mut Connection, delivery: &Delivery, last: Option<&Version>) {
+    fn publish_one(
+        &self,
+        connection: &mut Connection,
+        delivery: &Delivery,
+        last: Option<&Version>,
+    ) {
         let expected = last.map(|last| last.name().to_string());
         let mut ask = |path: &str, body: &[u8]| {
             self.ask(connection, "POST", path, body).expect("an answer").ok();
@@ -193,7 +210,11 @@ impl Client {
 /// Fifty pages, one of which changes with the sequence.
 fn page_tree(sequence: u64) -> Version {
     let tree = (0..50).fold(Tree::default(), |tree, page| {
-        let text = if page == sequence % 50 { format!("page {page} of {sequence}") } else { format!("page {page}") };
+        let text = if page == sequence % 50 {
+            format!("page {page} of {sequence}")
+        } else {
+            format!("page {page}")
+        };
         tree.file(&format!("page{page:02}.html"), text.repeat(100), 1)
     });
     tree.release(sequence)
@@ -230,11 +251,20 @@ impl Attack {
     fn send(&self, kind: usize, number: u64) {
         let client = &self.client;
         let mut connection = client.connect();
-        let mut ask = |method, path: &str, body: &[u8]| drop(client.ask(&mut connection, method, path, body));
+        let mut ask =
+            |method, path: &str, body: &[u8]| drop(client.ask(&mut connection, method, path, body));
         let key = BundleKey::of(b"none");
         match kind {
-            0 => ask("POST", "v1/stage", &stage_of(&release_of(15_000_000, number), "runs", &self.many_runs)),
-            1 => ask("POST", "v1/stage", &stage_of(&release_of(15_000_000, number), "bomb", &self.bomb)),
+            0 => ask(
+                "POST",
+                "v1/stage",
+                &stage_of(&release_of(15_000_000, number), "runs", &self.many_runs),
+            ),
+            1 => ask(
+                "POST",
+                "v1/stage",
+                &stage_of(&release_of(15_000_000, number), "bomb", &self.bomb),
+            ),
             2 => {
                 let key = format!("large {}", number % 40);
                 ask("POST", "v1/stage", &stage_of(&release_of(50_000, 1), &key, &self.large));
@@ -255,20 +285,24 @@ impl Attack {
         self.requests.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Sends requests of all kinds until `work` ends. What the attack itself computes is not what is
-    /// measured, so its threads get out of the way.
+    /// Sends requests of all kinds until `work` ends. What the attack itself computes is not what
+    /// is measured, so its threads get out of the way.
     fn during<T>(&self, work: impl FnOnce() -> T) -> T {
         let ends = AtomicBool::new(false);
         let in_loop = |kind| {
             setpriority_process(Some(gettid()), 19).unwrap();
-            (1..).take_while(|_| !ends.load(Ordering::Relaxed)).for_each(|number| self.send(kind, number));
+            (1..)
+                .take_while(|_| !ends.load(Ordering::Relaxed))
+                .for_each(|number| self.send(kind, number));
         };
         std::thread::scope(|scope| {
             for kind in (0..Self::KINDS).chain([Self::SLOW_HEAD; 7]) {
                 scope.spawn(move || in_loop(kind));
             }
             let before = self.requests.load(Ordering::Relaxed);
-            super::wait_until("the attack has begun", || self.requests.load(Ordering::Relaxed) > before + 50);
+            super::wait_until("the attack has begun", || {
+                self.requests.load(Ordering::Relaxed) > before + 50
+            });
             let result = work();
             ends.store(true, Ordering::Relaxed);
             result
@@ -278,7 +312,8 @@ impl Attack {
 
 /// Operations that add files with these numbers, each with a new object of one byte.
 fn names(from: u32, to: u32) -> Vec<u8> {
-    let one = |file: u32| [&[ADD, 0, 8][..], format!("{file:08}").as_bytes(), &[NEW_FILE, 1]].concat();
+    let one =
+        |file: u32| [&[ADD, 0, 8][..], format!("{file:08}").as_bytes(), &[NEW_FILE, 1]].concat();
     (from..to).flat_map(one).collect()
 }
 
@@ -292,7 +327,11 @@ fn a_bad_neighbour_neither_fails_nor_slows_the_pushes_of_another_site() {
     let sites = "[[site]]\nname = 'docs'\ndir = 'docs'\n[[site]]\nname = 'other'\ndir = 'other'\n";
     fs::write(world.path("serve.toml"), format!("{sites}{}{}", good.1, bad.1)).unwrap();
     let server = Program::launch(&world, &["--config", &world.at("serve.toml")], "");
-    let client = |base: &str, token: String| Client { address: server.address, base: base.to_owned(), token };
+    let client = |base: &str, token: String| Client {
+        address: server.address,
+        base: base.to_owned(),
+        token,
+    };
     let (good, attack) = (client("/docs/", good.0), Attack::new(client("/other/", bad.0)));
     let (mut alone, mut beside) = (Vec::new(), Vec::new());
     // By turns, so that whatever else the machine does is in both.
@@ -307,7 +346,8 @@ fn a_bad_neighbour_neither_fails_nor_slows_the_pushes_of_another_site() {
     beside.sort_unstable();
     let at = |times: &[Duration], percent: usize| times[times.len() * percent / 100];
     println!(
-        "{} releases alone: median {:?}, p95 {:?}; as many beside {} hostile requests: median {:?}, p95 {:?}; peak {peak} KiB",
+        "{} releases alone: median {:?}, p95 {:?}; as many beside {} hostile requests: median \
+         {:?}, p95 {:?}; peak {peak} KiB",
         alone.len(),
         at(&alone, 50),
         at(&alone, 95),

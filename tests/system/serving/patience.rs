@@ -67,7 +67,8 @@ fn the_second_slot_is_filled_after_a_settling_and_what_is_in_the_way_is_told() {
     publish(&mut other.connect(), &first_tree().release(1).onto(None), None);
     let current = fs::canonicalize(other.mirror().join("current")).unwrap();
     let record = format!("releases/{}.json", current.file_name().unwrap().to_str().unwrap());
-    let (record, aside) = (other.mirror().join(".headwater").join(record), other.mirror().with_extension("aside"));
+    let (record, aside) =
+        (other.mirror().join(".headwater").join(record), other.mirror().with_extension("aside"));
     fs::rename(&record, &aside).unwrap();
     other.ask("POST", "/v1/settle", br#"{"keep":1}"#).ok();
     wait_until("it is logged", || other.logged().contains("its second slot is not filled"));

@@ -11,7 +11,9 @@ use headwater::receiver::{TlsFiles, Token};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
-use super::{Connection, Receiver, Whole, activation, assert_serves, head, pack_path, stage_body, wait_until};
+use super::{
+    Connection, Receiver, Whole, activation, assert_serves, head, pack_path, stage_body, wait_until,
+};
 use crate::checker;
 use crate::deltas::pages;
 use crate::harness::World;
@@ -33,8 +35,10 @@ impl Program {
 
     /// Serves what these arguments say.
     pub(super) fn launch(world: &World, arguments: &[&str], fault: &str) -> Self {
-        let mut command = world.command(&[&["serve", "--listen", "127.0.0.1:0"], arguments].concat());
-        let mut child = command.env("HEADWATER_FAULT", fault).stderr(Stdio::piped()).spawn().unwrap();
+        let mut command =
+            world.command(&[&["serve", "--listen", "127.0.0.1:0"], arguments].concat());
+        let mut child =
+            command.env("HEADWATER_FAULT", fault).stderr(Stdio::piped()).spawn().unwrap();
         let mut stderr = BufReader::new(child.stderr.take().unwrap());
         let mut first = String::new();
         stderr.read_line(&mut first).unwrap();
@@ -155,8 +159,18 @@ fn a_token_is_in_no_output() {
     fs::write(world.path("tokens.toml"), &table).unwrap();
     let file = world.at("tokens.toml");
     let mut program = Program::start(&world, &["--site", "docs", "--token-file", &file], "");
-    for bearer in [format!("Bearer {secret}"), format!("bearer {secret}x"), format!("Basic {secret}"), secret.clone()] {
-        let state = Connection::to(program.address).ask("GET", "/v1/state", &[("authorization", &bearer)], b"");
+    for bearer in [
+        format!("Bearer {secret}"),
+        format!("bearer {secret}x"),
+        format!("Basic {secret}"),
+        secret.clone(),
+    ] {
+        let state = Connection::to(program.address).ask(
+            "GET",
+            "/v1/state",
+            &[("authorization", &bearer)],
+            b"",
+        );
         assert_eq!(state.status == 200, bearer == format!("Bearer {secret}"), "{bearer}");
         assert!(!String::from_utf8_lossy(&state.body).contains(&secret[12..]));
     }
@@ -189,12 +203,18 @@ fn receive_says_who_it_is_and_answers_on_pipes() {
     let world = World::new();
     let mirror = world.at("mirror");
     let mut command = world.command(&["receive", &mirror, "--site", "docs"]);
-    command.env("SSH_ORIGINAL_COMMAND", "rm -rf /").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+        .env("SSH_ORIGINAL_COMMAND", "rm -rf /")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
     let mut child = command.spawn().unwrap();
-    let (mut input, mut output) = (child.stdin.take().unwrap(), BufReader::new(child.stdout.take().unwrap()));
+    let (mut input, mut output) =
+        (child.stdin.take().unwrap(), BufReader::new(child.stdout.take().unwrap()));
     let mut banner = String::new();
     output.read_line(&mut banner).unwrap();
-    let banner: Value = serde_json::from_str(banner.strip_prefix("headwater receive 1 ").unwrap()).unwrap();
+    let banner: Value =
+        serde_json::from_str(banner.strip_prefix("headwater receive 1 ").unwrap()).unwrap();
     assert_eq!(banner["protocols"], json!([1]));
     assert_eq!(banner["sites"], json!([{"directory": mirror, "site": "docs", "base": "/"}]));
     let delivery = first_tree().release(1).onto(None);
@@ -207,7 +227,9 @@ fn receive_says_who_it_is_and_answers_on_pipes() {
         while line != "\r\n" {
             line.clear();
             output.read_line(&mut line).unwrap();
-            length = line.strip_prefix("content-length: ").map_or(length, |text| text.trim().parse().unwrap());
+            length = line
+                .strip_prefix("content-length: ")
+                .map_or(length, |text| text.trim().parse().unwrap());
         }
         let mut answer = vec![0; length];
         output.read_exact(&mut answer).unwrap();
@@ -231,7 +253,9 @@ fn certificate(files: &TlsFiles) -> ureq::tls::Certificate<'static> {
 fn is_trusted(address: SocketAddr, root: &ureq::tls::Certificate<'static>) -> bool {
     let roots = ureq::tls::RootCerts::Specific(Arc::new(vec![root.clone()]));
     let tls = ureq::tls::TlsConfig::builder().root_certs(roots).build();
-    let agent = ureq::Agent::new_with_config(ureq::Agent::config_builder().tls_config(tls).proxy(None).build());
+    let agent = ureq::Agent::new_with_config(
+        ureq::Agent::config_builder().tls_config(tls).proxy(None).build(),
+    );
     agent.get(format!("https://localhost:{}/healthz", address.port())).call().is_ok()
 }
 
@@ -250,7 +274,10 @@ fn a_certificate_is_read_again_and_a_bad_one_changes_nothing() {
     receiver.handle().reload();
     assert!(is_trusted(receiver.address, &new));
     let logged = receiver.logged();
-    assert!(logged.contains(r#"{"event":"certificate_read"}"#) && logged.contains("key.pem"), "{logged}");
+    assert!(
+        logged.contains(r#"{"event":"certificate_read"}"#) && logged.contains("key.pem"),
+        "{logged}"
+    );
     // Whoever speaks no TLS learns nothing and harms nobody.
     let mut plain = receiver.connect();
     plain.send(b"GET /healthz HTTP/1.1\r\n\r\n");
@@ -264,8 +291,10 @@ fn a_certificate_is_read_again_on_sighup() {
     let world = World::new();
     let files = TlsFiles { cert: world.path("cert.pem"), key: world.path("key.pem") };
     let old = certificate(&files);
-    let config = "tls = { cert = 'cert.pem', key = 'key.pem' }\n[[site]]\nname = 'docs'\ndir = 'mirror'\n";
-    let token = world.run(&["token", "new", "--site", "docs", "--allow", "push"]).expect(&[0]).stderr;
+    let config =
+        "tls = { cert = 'cert.pem', key = 'key.pem' }\n[[site]]\nname = 'docs'\ndir = 'mirror'\n";
+    let token =
+        world.run(&["token", "new", "--site", "docs", "--allow", "push"]).expect(&[0]).stderr;
     fs::write(world.path("serve.toml"), format!("{config}{token}")).unwrap();
     let mut program = Program::launch(&world, &["--config", &world.at("serve.toml")], "");
     assert!(is_trusted(program.address, &old));
@@ -284,14 +313,16 @@ fn a_certificate_is_read_again_on_sighup() {
 fn a_receiver_that_is_killed_anywhere_serves_a_whole_release_and_goes_on() {
     let world = World::new();
     let (first, second) = (first_tree().release(1), second_tree().release(2));
-    let publish = |address: SocketAddr, delivery: &crate::origin::Delivery, expected: Option<String>| {
-        let body = stage_body(delivery, &delivery.packs, Whole::Yes);
-        // What it holds of an earlier attempt is not taken twice.
-        let staged = try_ask(address, "/v1/stage", &body)?;
-        let activated = try_ask(address, "/v1/activate", &activation(delivery, expected.as_deref()))?;
-        let settled = try_ask(address, "/v1/settle", br#"{"keep":3}"#)?;
-        [staged, activated, settled].iter().all(|answer| answer.status == 200).then_some(())
-    };
+    let publish =
+        |address: SocketAddr, delivery: &crate::origin::Delivery, expected: Option<String>| {
+            let body = stage_body(delivery, &delivery.packs, Whole::Yes);
+            // What it holds of an earlier attempt is not taken twice.
+            let staged = try_ask(address, "/v1/stage", &body)?;
+            let activated =
+                try_ask(address, "/v1/activate", &activation(delivery, expected.as_deref()))?;
+            let settled = try_ask(address, "/v1/settle", br#"{"keep":3}"#)?;
+            [staged, activated, settled].iter().all(|answer| answer.status == 200).then_some(())
+        };
     {
         let program = Program::start(&world, &["--no-auth"], "");
         publish(program.address, &first.onto(None), None).unwrap();
@@ -311,11 +342,15 @@ fn a_receiver_that_is_killed_anywhere_serves_a_whole_release_and_goes_on() {
         let served = world.served("mirror");
         sequences.push(served.record.sequence);
         let again = Program::start(&world, &["--no-auth"], "");
-        publish(again.address, &delivery, expected.clone()).unwrap_or_else(|| panic!("killed at step {step}"));
+        publish(again.address, &delivery, expected.clone())
+            .unwrap_or_else(|| panic!("killed at step {step}"));
         assert_serves(&world.path("mirror"), 2);
         step += 1;
     }
-    assert!(sequences.contains(&1) && sequences.contains(&2) && sequences.is_sorted(), "{sequences:?}");
+    assert!(
+        sequences.contains(&1) && sequences.contains(&2) && sequences.is_sorted(),
+        "{sequences:?}"
+    );
     assert!(checker::check_store(&world.path("mirror")).is_ok());
 }
 
@@ -357,6 +392,7 @@ fn a_receiver_that_starts_anew_goes_on_with_what_came_before() {
     let mut connection = Connection::to(program.address);
     let state = connection.ask("GET", "/v1/state", &[], b"").ok();
     assert_eq!(state["unfinished"], json!([delivery.key.to_string()]));
-    let held = connection.ask("POST", "/v1/stage", &[], &stage_body(&delivery, &[], Whole::No)).ok();
+    let held =
+        connection.ask("POST", "/v1/stage", &[], &stage_body(&delivery, &[], Whole::No)).ok();
     assert_eq!(held, json!({"held": [pack.id.to_string()]}));
 }

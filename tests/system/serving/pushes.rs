@@ -7,12 +7,17 @@ use headwater::pack::{Level, Piece, encode_block};
 use serde_json::{Value, json};
 
 use super::{
-    Connection, PATIENCE, Receiver, Whole, activation, assert_serves, head, headed, pack_path, stage_body, wait_until,
+    Connection, PATIENCE, Receiver, Whole, activation, assert_serves, head, headed, pack_path,
+    stage_body, wait_until,
 };
 use crate::origin::{Delivery, SealedPack, Tree, Version, first_tree, noise, second_tree};
 
 /// Stages with all packs in the request, and activates.
-pub(super) fn publish(connection: &mut Connection, delivery: &Delivery, expected: Option<&Version>) {
+pub(super) fn publish(
+    connection: &mut Connection,
+    delivery: &Delivery,
+    expected: Option<&Version>,
+) {
     let body = stage_body(delivery, &delivery.packs, Whole::Yes);
     let staged = connection.ask("POST", "/v1/stage", &[], &body).ok();
     assert_eq!(staged, json!({"staged": {"resent": 0}}));
@@ -72,7 +77,8 @@ fn every_request_may_come_twice() {
 #[test]
 fn packs_come_on_several_connections_at_once_and_doubled() {
     let receiver = Receiver::open();
-    let delivery = first_tree().file("big.bin", noise(60_000, 3), 1_700_000_001).release(1).onto(None);
+    let delivery =
+        first_tree().file("big.bin", noise(60_000, 3), 1_700_000_001).release(1).onto(None);
     receiver.ask("POST", "/v1/stage", &stage_body(&delivery, &[], Whole::No)).ok();
     std::thread::scope(|scope| {
         for start in 0..4 {
@@ -129,26 +135,34 @@ fn a_damaged_pack_is_refused_and_the_stage_goes_on() {
 #[test]
 fn several_packs_in_one_body_count_each_by_itself() {
     let receiver = Receiver::open();
-    let delivery = first_tree().file("big.bin", noise(60_000, 3), 1_700_000_001).release(1).onto(None);
+    let delivery =
+        first_tree().file("big.bin", noise(60_000, 3), 1_700_000_001).release(1).onto(None);
     let path = format!("/v1/packs/{}", delivery.key);
     let row: Vec<Vec<u8>> = delivery.packs.iter().map(|pack| headed(pack, &pack.bytes)).collect();
     let mut connection = receiver.connect();
-    assert_eq!(connection.ask("PUT", &path, &[], &row.concat()).refusal(), (404, "unknown".to_owned()));
+    assert_eq!(
+        connection.ask("PUT", &path, &[], &row.concat()).refusal(),
+        (404, "unknown".to_owned())
+    );
     connection.ask("POST", "/v1/stage", &[], &stage_body(&delivery, &[], Whole::No)).ok();
     // What stands before the fault is there.
     let mut flipped = delivery.packs[1].bytes.to_vec();
     flipped[20] ^= 4;
     let long = [&delivery.packs[1].id.as_bytes()[..], &u32::MAX.to_be_bytes(), b"pack"].concat();
-    for wrong in [headed(&delivery.packs[1], &flipped), long, row[1][..35].to_vec(), row[1][..60].to_vec()] {
+    for wrong in
+        [headed(&delivery.packs[1], &flipped), long, row[1][..35].to_vec(), row[1][..60].to_vec()]
+    {
         let refused = connection.ask("PUT", &path, &[], &[row[0].clone(), wrong].concat());
         assert_eq!(refused.refusal().1, "malformed");
     }
-    let held = connection.ask("POST", "/v1/stage", &[], &stage_body(&delivery, &[], Whole::No)).ok();
+    let held =
+        connection.ask("POST", "/v1/stage", &[], &stage_body(&delivery, &[], Whole::No)).ok();
     assert_eq!(held, json!({"held": [delivery.packs[0].id.to_string()]}));
     for _ in 0..2 {
         connection.ask("PUT", &path, &[], &row.concat()).ok();
     }
-    let staged = connection.ask("POST", "/v1/stage", &[], &stage_body(&delivery, &[], Whole::Yes)).ok();
+    let staged =
+        connection.ask("POST", "/v1/stage", &[], &stage_body(&delivery, &[], Whole::Yes)).ok();
     assert_eq!(staged, json!({"staged": {"resent": 0}}));
 }
 
@@ -160,10 +174,14 @@ fn bombs_and_lies_end_the_stage_and_leave_nothing() {
     let bomb = {
         // 4 MiB of zeros in a few bytes, for an object of another size.
         let piece = Piece { ordinal: 0, offset: 0, length: 4 << 20 };
-        SealedPack::of(&encode_block(&[piece], &vec![0; 4 << 20], &[], &[], Level::Zstd(3)).unwrap())
+        SealedPack::of(
+            &encode_block(&[piece], &vec![0; 4 << 20], &[], &[], Level::Zstd(3)).unwrap(),
+        )
     };
     assert!(bomb.bytes.len() < 1000);
-    for wrong in [bomb, SealedPack::raw(1000, 0, b"nobody's"), SealedPack::raw(0, 1 << 40, b"behind")] {
+    for wrong in
+        [bomb, SealedPack::raw(1000, 0, b"nobody's"), SealedPack::raw(0, 1 << 40, b"behind")]
+    {
         connection.ask("POST", "/v1/stage", &[], &stage_body(&delivery, &[], Whole::No)).ok();
         let refused = connection.ask("PUT", &pack_path(&delivery, &wrong), &[], &wrong.bytes);
         assert_eq!(refused.refusal(), (400, "malformed".to_owned()));
@@ -188,7 +206,8 @@ fn a_manifest_that_is_not_what_was_announced_is_refused() {
     ] {
         let mut delivery = release.onto(None);
         spoil(&mut delivery);
-        let refused = receiver.ask("POST", "/v1/stage", &stage_body(&delivery, &delivery.packs, Whole::Yes));
+        let refused =
+            receiver.ask("POST", "/v1/stage", &stage_body(&delivery, &delivery.packs, Whole::Yes));
         assert_eq!(refused.refusal(), (400, "malformed".to_owned()));
     }
     let sound = stage_body(&release.onto(None), &[], Whole::No);
@@ -226,7 +245,9 @@ fn a_release_over_the_quota_is_refused_before_its_content_comes() {
     let full = first_tree().release(1);
     assert!(full.release.bytes > 5_000 && full.release.entries > 7);
     let mut delivery = full.onto(None);
-    let ask = |delivery: &Delivery| receiver.ask("POST", "/v1/stage", &stage_body(delivery, &[], Whole::No));
+    let ask = |delivery: &Delivery| {
+        receiver.ask("POST", "/v1/stage", &stage_body(delivery, &[], Whole::No))
+    };
     let refused = ask(&delivery);
     assert_eq!(refused.refusal(), (507, "no_space".to_owned()));
     assert_eq!(refused.json()["error"]["detail"], "quota");
@@ -277,7 +298,8 @@ fn only_what_was_asked_for_is_taken() {
     }
     // Now it is missed, and so asked for.
     let hex = object.to_string();
-    fs::remove_file(receiver.mirror().join(".headwater/objects").join(&hex[..2]).join(&hex)).unwrap();
+    fs::remove_file(receiver.mirror().join(".headwater/objects").join(&hex[..2]).join(&hex))
+        .unwrap();
     let delivery = second.onto(Some(&first));
     let body = stage_body(&delivery, &delivery.packs, Whole::Yes);
     let lacking = connection.ask("POST", "/v1/stage", &[], &body).ok();
@@ -291,9 +313,12 @@ fn only_what_was_asked_for_is_taken() {
     assert_eq!(refused.refusal(), (400, "malformed".to_owned()), "{refused:?}");
     let mut connection = receiver.connect();
     connection.ask("PUT", &path, &[], &first.objects[&object]).ok();
-    let staged = connection.ask("POST", "/v1/stage", &[], &stage_body(&delivery, &[], Whole::Yes)).ok();
+    let staged =
+        connection.ask("POST", "/v1/stage", &[], &stage_body(&delivery, &[], Whole::Yes)).ok();
     assert_eq!(staged, json!({"staged": {"resent": 1}}));
-    connection.ask("POST", "/v1/activate", &[], &activation(&delivery, Some(&first.name().to_string()))).ok();
+    connection
+        .ask("POST", "/v1/activate", &[], &activation(&delivery, Some(&first.name().to_string())))
+        .ok();
     assert_serves(&receiver.mirror(), 2);
 }
 
@@ -303,7 +328,8 @@ fn manifests_and_objects_are_read_from_any_offset() {
     let first = first_tree().release(1);
     let mut connection = receiver.connect();
     publish(&mut connection, &first.onto(None), None);
-    let manifest = connection.ask("GET", &format!("/v1/manifests/{}", first.release.manifest), &[], b"");
+    let manifest =
+        connection.ask("GET", &format!("/v1/manifests/{}", first.release.manifest), &[], b"");
     assert_eq!(zstd::decode_all(&manifest.body[..]).unwrap(), first.manifest);
     let object = first.file("img/logo.bin").object;
     let (path, content) = (format!("/v1/objects/{object}"), &first.objects[&object]);
@@ -325,7 +351,9 @@ fn a_sender_that_vanishes_in_a_pack_goes_on_where_it_was() {
     let delivery = first_tree().release(1).onto(None);
     let mut connection = receiver.connect();
     connection.ask("POST", "/v1/stage", &[], &stage_body(&delivery, &[], Whole::No)).ok();
-    connection.ask("PUT", &pack_path(&delivery, &delivery.packs[0]), &[], &delivery.packs[0].bytes).ok();
+    connection
+        .ask("PUT", &pack_path(&delivery, &delivery.packs[0]), &[], &delivery.packs[0].bytes)
+        .ok();
     let pack = &delivery.packs[1];
     connection.send(&head("PUT", &pack_path(&delivery, pack), &[], pack.bytes.len()));
     connection.send(&pack.bytes[..pack.bytes.len() / 2]);
@@ -352,7 +380,8 @@ fn a_stage_that_nobody_comes_back_to_is_closed_and_kept_on_the_disk() {
     let delivery = first_tree().release(1).onto(None);
     receiver.ask("POST", "/v1/stage", &stage_body(&delivery, &delivery.packs[..1], Whole::No)).ok();
     let pack = &delivery.packs[1];
-    // A damaged pack is told apart from one that no stage is open for, and does not keep it open for long.
+    // A damaged pack is told apart from one that no stage is open for, and does not keep it open
+    // for long.
     let is_closed = || {
         super::pass(Duration::from_millis(300));
         receiver.ask("PUT", &pack_path(&delivery, pack), b"x").status == 404
@@ -382,18 +411,24 @@ fn of_two_senders_one_wins_and_the_other_is_told() {
     let receiver = Receiver::open();
     let base = first_tree().release(1);
     publish(&mut receiver.connect(), &base.onto(None), None);
-    let versions = [second_tree().release(2), first_tree().file("new", "x", 1_700_000_003).release(2)];
+    let versions =
+        [second_tree().release(2), first_tree().file("new", "x", 1_700_000_003).release(2)];
     let outcomes: Vec<u16> = std::thread::scope(|scope| {
         let send = |version: &Version| {
             let delivery = version.onto(Some(&base));
-            let staged = receiver.ask("POST", "/v1/stage", &stage_body(&delivery, &delivery.packs, Whole::Yes));
+            let staged = receiver.ask(
+                "POST",
+                "/v1/stage",
+                &stage_body(&delivery, &delivery.packs, Whole::Yes),
+            );
             if staged.status != 200 {
                 return staged.status;
             }
             let expected = base.name().to_string();
             receiver.ask("POST", "/v1/activate", &activation(&delivery, Some(&expected))).status
         };
-        let senders: Vec<_> = versions.iter().map(|version| scope.spawn(move || send(version))).collect();
+        let senders: Vec<_> =
+            versions.iter().map(|version| scope.spawn(move || send(version))).collect();
         senders.into_iter().map(|sender| sender.join().unwrap()).collect()
     });
     let won = outcomes.iter().filter(|status| **status == 200).count();
@@ -415,7 +450,8 @@ fn a_locked_mirror_says_so_and_the_answer_begins_before_that() {
     let late = receiver.ask("POST", "/v1/prune", br#"{"keep":1}"#);
     assert_eq!((late.status, late.kind().as_str()), (200, "locked"));
     assert!(late.body.starts_with(b"\n\n"), "{late:?}");
-    let logged = || receiver.logged().contains(r#""path":"/v1/prune","status":423,"kind":"locked""#);
+    let logged =
+        || receiver.logged().contains(r#""path":"/v1/prune","status":423,"kind":"locked""#);
     wait_until("its true end is logged", logged);
     drop(lock);
     receiver.ask("POST", "/v1/prune", br#"{"keep":1}"#).ok();
@@ -426,7 +462,10 @@ fn the_mirror_decides_how_many_releases_it_keeps_and_what_runs_after() {
     let receiver = Receiver::new(|settings| {
         let site = &mut settings.sites[0];
         site.keep = Some(1);
-        let script = format!("echo $HEADWATER_SITE $HEADWATER_RELEASE > {}.ran; exit 3", site.directory.display());
+        let script = format!(
+            "echo $HEADWATER_SITE $HEADWATER_RELEASE > {}.ran; exit 3",
+            site.directory.display()
+        );
         let command = ["sh", "-c", &script].map(str::to_owned).to_vec();
         site.post_activate = Some(headwater::receiver::Hook { command, timeout: PATIENCE });
     });

@@ -13,7 +13,8 @@ const MOST: usize = 32 * 1024;
 fn a_question_is_answered_with_a_bit_for_each_object() {
     let receiver = Receiver::open();
     let release = first_tree().release(1);
-    let held: Vec<u8> = release.named_objects().iter().flat_map(|object| *object.as_bytes()).collect();
+    let held: Vec<u8> =
+        release.named_objects().iter().flat_map(|object| *object.as_bytes()).collect();
     assert_eq!(held.len(), 7 * 32);
     // Before there is a store nothing is held, and asking makes none.
     assert_eq!(receiver.ask("POST", "/v1/holds", &held).ok(), json!({"bits": "00"}));

@@ -21,7 +21,11 @@ fn some_group() -> u32 {
 
 fn readers(file_mode: &str, dir_mode: &str, group: Option<u32>) -> ServedPermissions {
     let group = group.map(|group| group.to_string());
-    ServedPermissions { group, file_mode: file_mode.parse().unwrap(), dir_mode: dir_mode.parse().unwrap() }
+    ServedPermissions {
+        group,
+        file_mode: file_mode.parse().unwrap(),
+        dir_mode: dir_mode.parse().unwrap(),
+    }
 }
 
 /// Publishes through a receiver with these readers, and ends it.
@@ -40,7 +44,8 @@ type Kind = (u32, u32);
 
 /// Modes and groups of the files and of the directories below `at`, each once.
 fn kinds(at: &Path) -> (Vec<Kind>, Vec<Kind>) {
-    let (mut files, mut directories, mut left) = (Vec::new(), Vec::new(), vec![at.canonicalize().unwrap()]);
+    let (mut files, mut directories, mut left) =
+        (Vec::new(), Vec::new(), vec![at.canonicalize().unwrap()]);
     while let Some(path) = left.pop() {
         let meta = fs::symlink_metadata(&path).unwrap();
         let kind = (meta.mode() & 0o7777, meta.gid());
@@ -68,7 +73,8 @@ fn group_and_modes_hold_from_the_next_release_on() {
     let dir = scratch();
     let mirror = dir.path().join("www");
     let (own, group) = (rustix::process::getegid().as_raw(), some_group());
-    let (first, second, third) = (first_tree().release(1), second_tree().release(2), first_tree().release(3));
+    let (first, second, third) =
+        (first_tree().release(1), second_tree().release(2), first_tree().release(3));
     push(&mirror, &ServedPermissions::default(), &first, None);
     assert_serves(&mirror, 1);
     let plain = fs::read(mirror.join(".headwater/format")).unwrap();
@@ -83,11 +89,16 @@ fn group_and_modes_hold_from_the_next_release_on() {
     let left = mirror.join(".headwater/slots").join(first.name().to_string());
     assert_eq!(kinds(&left), (vec![(0o444, own), (0o555, own)], vec![(0o755, own)]));
     assert_eq!(faults(&mirror), []);
-    let format: Value = serde_json::from_slice(&fs::read(mirror.join(".headwater/format")).unwrap()).unwrap();
+    let format: Value =
+        serde_json::from_slice(&fs::read(mirror.join(".headwater/format")).unwrap()).unwrap();
     assert_eq!(format["eras"][0]["after"], 1);
 
     push(&mirror, &closed, &third, Some(&second));
-    assert_eq!(kinds(&mirror.join("current")).1, [(0o750, group)], "also where the slot of the first one was");
+    assert_eq!(
+        kinds(&mirror.join("current")).1,
+        [(0o750, group)],
+        "also where the slot of the first one was"
+    );
     assert_eq!(faults(&mirror), []);
 }
 
@@ -101,19 +112,33 @@ fn a_mode_that_was_changed_by_hand_is_found_and_mended() {
     let served = mirror.join("current/index.html");
     fs::set_permissions(&served, Permissions::from_mode(0o444)).unwrap();
     let found = faults(&mirror);
-    assert!(!found.is_empty() && found.iter().all(|fault| fault.kind == FaultKind::Mode), "{found:?}");
+    assert!(
+        !found.is_empty() && found.iter().all(|fault| fault.kind == FaultKind::Mode),
+        "{found:?}"
+    );
     struct Nothing;
     impl headwater::store::FetchRecords for Nothing {
-        fn release(&self, _: headwater::release::ReleaseName) -> Option<headwater::release::Release> {
+        fn release(
+            &self,
+            _: headwater::release::ReleaseName,
+        ) -> Option<headwater::release::Release> {
             None
         }
-        fn manifest(&self, _: &headwater::hash::ManifestId) -> Option<Box<dyn std::io::Read + Send>> {
+        fn manifest(
+            &self,
+            _: &headwater::hash::ManifestId,
+        ) -> Option<Box<dyn std::io::Read + Send>> {
             None
         }
     }
     let store = Store::open(&mirror).unwrap();
     let repaired = store
-        .repair(&|_: &headwater::hash::ObjectId| Err("no".into()), &Nothing, Duration::from_secs(5), &|| false)
+        .repair(
+            &|_: &headwater::hash::ObjectId| Err("no".into()),
+            &Nothing,
+            Duration::from_secs(5),
+            &|| false,
+        )
         .unwrap();
     assert_eq!(repaired.left, []);
     assert_eq!(fs::metadata(&served).unwrap().mode() & 0o7777, 0o440);
@@ -123,9 +148,13 @@ fn a_mode_that_was_changed_by_hand_is_found_and_mended() {
 fn a_group_that_files_cannot_be_given_to_is_told_at_the_start() {
     let dir = scratch();
     let mut site = SiteSettings::new(dir.path().join("www"), None);
-    site.readers = Some(ServedPermissions { group: Some("no such group".to_owned()), ..ServedPermissions::default() });
+    site.readers = Some(ServedPermissions {
+        group: Some("no such group".to_owned()),
+        ..ServedPermissions::default()
+    });
     let listen = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
     let settings = ReceiverSettings::new(listen, vec![site], headwater::receiver::AuthPolicy::Open);
-    let refused = Server::bind(&settings, std::sync::Arc::new(headwater::receiver::NoLog)).unwrap_err();
+    let refused =
+        Server::bind(&settings, std::sync::Arc::new(headwater::receiver::NoLog)).unwrap_err();
     assert!(matches!(refused, ServeError::Group { .. }), "{refused}");
 }

@@ -31,7 +31,9 @@ fn repair_asks_for_what_it_needs_and_mends() {
         }
         for id in wants["manifests"].as_array().unwrap() {
             let bytes = zstd::encode_all(&first.manifest[..], 3).unwrap();
-            connection.ask("PUT", &format!("/v1/manifests/{}", id.as_str().unwrap()), &[], &bytes).ok();
+            connection
+                .ask("PUT", &format!("/v1/manifests/{}", id.as_str().unwrap()), &[], &bytes)
+                .ok();
         }
         for name in wants["releases"].as_array().unwrap() {
             let path = format!("/v1/releases/{}", name.as_str().unwrap());
@@ -71,7 +73,8 @@ fn uploads_for_a_repair_stay_within_the_quota_and_failed_ones_leave_nothing() {
     }
     let repairing = connection.ask("POST", "/v1/repair", &[], b"{}").ok();
     assert_eq!(repairing["wants"]["objects"].as_array().unwrap().len(), 3);
-    // As often as somebody likes: what is refused takes no space afterwards, on the disk or of the quota.
+    // As often as somebody likes: what is refused takes no space afterwards, on the disk or of the
+    // quota.
     for round in 0..12 {
         let path = format!("/v1/objects/{}", objects[round % 3]);
         let refused = connection.ask("PUT", &path, &[], &vec![1; SIZE]);

@@ -25,7 +25,9 @@ enum Victim {
 /// Pushes the tree, while `victim` is killed before one of its disk steps.
 fn push(world: &World, victim: Victim, fault: &str) -> Outcome {
     let fault_of = |one: Victim| if victim == one { fault } else { "" };
-    let serve = |mirror: &str, one| Program::launch(world, &[&world.at(mirror), "--no-auth"], fault_of(one));
+    let serve = |mirror: &str, one| {
+        Program::launch(world, &[&world.at(mirror), "--no-auth"], fault_of(one))
+    };
     let (three, four) = (serve("three", Victim::Three), serve("four", Victim::Four));
     let ssh = stand_in(world, "ssh", &format!("export HEADWATER_FAULT={}", fault_of(Victim::Five)));
     let places = [
@@ -56,7 +58,8 @@ fn survives(rounds: u64) {
         let killed = push(&world, victim, &fault);
         assert!(victim == Victim::Push || killed.code().is_some(), "{told}: {killed}");
         for mirror in MIRRORS {
-            checker::state(&world.path(mirror)).unwrap_or_else(|faults| panic!("{told}: {mirror}: {faults:#?}"));
+            checker::state(&world.path(mirror))
+                .unwrap_or_else(|faults| panic!("{told}: {mirror}: {faults:#?}"));
         }
         // Its deadline is what must not be met.
         let next = push(&world, Victim::Nobody, "");

@@ -11,8 +11,12 @@ use crate::origin::Tree;
 fn what_is_due_goes_without_anybody_asking() {
     let receiver = Receiver::limited(|limits| limits.upkeep = Duration::from_millis(20));
     const UNTIL: u64 = 4_000_000_000;
-    let tree =
-        Tree::default().file("index.html", "1", 1_700_000_001).retired("old/gone.js", "gone", 1_700_000_001, UNTIL);
+    let tree = Tree::default().file("index.html", "1", 1_700_000_001).retired(
+        "old/gone.js",
+        "gone",
+        1_700_000_001,
+        UNTIL,
+    );
     publish(&mut receiver.connect(), &tree.release(1).onto(None), None);
     let gone = receiver.mirror().join("current/old/gone.js");
     assert!(gone.exists());
@@ -22,15 +26,22 @@ fn what_is_due_goes_without_anybody_asking() {
         fs::create_dir(place).unwrap();
         // The lock is a new name in it, and so a new time: it is there before.
         File::create(place.join("lock")).unwrap();
-        File::open(place).unwrap().set_modified(SystemTime::now() - Duration::from_secs(days * 86_400)).unwrap();
+        File::open(place)
+            .unwrap()
+            .set_modified(SystemTime::now() - Duration::from_secs(days * 86_400))
+            .unwrap();
     }
     // What a crash leaves when the time was over and nothing was removed yet.
-    fs::write(receiver.mirror().join(".headwater/expired"), format!("{{\"through\":{UNTIL}}}\n")).unwrap();
+    fs::write(receiver.mirror().join(".headwater/expired"), format!("{{\"through\":{UNTIL}}}\n"))
+        .unwrap();
     wait_until("the retired file goes", || !gone.exists());
     wait_until("what was left a week ago goes", || !week.exists());
     assert!(day.exists(), "a push of yesterday may still be resumed");
     wait_until("it is logged", || receiver.logged().contains(r#""event":"upkeep""#));
     assert_serves(&receiver.mirror(), 1);
     let state = receiver.ask("GET", "/v1/state", b"").ok();
-    assert_eq!((&state["next_expiry"], &state["expired_through"]), (&serde_json::Value::Null, &UNTIL.into()));
+    assert_eq!(
+        (&state["next_expiry"], &state["expired_through"]),
+        (&serde_json::Value::Null, &UNTIL.into())
+    );
 }

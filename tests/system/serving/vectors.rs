@@ -78,16 +78,23 @@ fn a_stage_whose_packs_are_of_another_length_than_announced_is_refused() {
     let body = stage_body(&delivery, &delivery.packs, Whole::Yes);
     let longer = [&body[..], b"x"].concat();
     for wrong in [&longer[..], &body[..body.len() - 1], &body[..3]] {
-        assert_eq!(receiver.ask("POST", "/v1/stage", wrong).refusal(), (400, "malformed".to_owned()));
+        assert_eq!(
+            receiver.ask("POST", "/v1/stage", wrong).refusal(),
+            (400, "malformed".to_owned())
+        );
     }
     // In a row of packs, one that goes on behind the end of the body.
     receiver.ask("POST", "/v1/stage", &stage_body(&delivery, &[], Whole::No)).ok();
     let pack = &delivery.packs[0];
     let longer = [&pack.bytes[..], b"x"].concat();
     let row = headed(pack, &longer);
-    let refused = receiver.ask("PUT", &format!("/v1/packs/{}", delivery.key), &row[..row.len() - 1]);
+    let refused =
+        receiver.ask("PUT", &format!("/v1/packs/{}", delivery.key), &row[..row.len() - 1]);
     assert_eq!(refused.refusal(), (400, "malformed".to_owned()));
-    assert_eq!(receiver.ask("POST", "/v1/stage", &body).ok(), serde_json::json!({"staged": {"resent": 0}}));
+    assert_eq!(
+        receiver.ask("POST", "/v1/stage", &body).ok(),
+        serde_json::json!({"staged": {"resent": 0}})
+    );
 }
 
 #[test]
@@ -124,7 +131,8 @@ fn a_body_that_stops_or_trickles_is_cut() {
         let mut connection = receiver.connect();
         connection.send(&head("POST", "/v1/prune", &[], 5_000));
         connection.send(b"{");
-        let took = if is_trickle { trickle(&mut connection, b' ') } else { connection.time_to_end() };
+        let took =
+            if is_trickle { trickle(&mut connection, b' ') } else { connection.time_to_end() };
         assert!(took < SOON);
     }
     let delivery = first_tree().release(1).onto(None);
@@ -151,7 +159,9 @@ fn whoever_does_not_read_its_answer_is_cut() {
         .map(|(index, bytes)| crate::origin::SealedPack::raw(0, (index * (2 << 20)) as u64, bytes))
         .collect();
     let mut connection = receiver.connect();
-    connection.ask("POST", "/v1/stage", &[], &stage_body(&delivery, &delivery.packs, Whole::Yes)).ok();
+    connection
+        .ask("POST", "/v1/stage", &[], &stage_body(&delivery, &delivery.packs, Whole::Yes))
+        .ok();
     connection.ask("POST", "/v1/activate", &[], &super::activation(&delivery, None)).ok();
     let object = headwater::hash::ObjectId::of(&content);
     let mut lazy = receiver.connect();
@@ -171,18 +181,31 @@ fn heads_that_can_be_read_in_two_ways_are_refused() {
         format!("GET /v1/state HTTP/1.1\r\nhost: a\r\n folded\r\n{version}\r\n"),
         format!("GET /v1/state HTTP/1.1\r\nhost : a\r\n{version}\r\n"),
         format!("GET /v1/state HTTP/1.1\r\nhost: a\rb: c\r\n{version}\r\n"),
-        format!("POST /v1/prune HTTP/1.1\r\n{version}content-length: 10\r\ncontent-length: 10\r\n\r\n{{\"keep\":1}}"),
-        format!("POST /v1/prune HTTP/1.1\r\n{version}content-length: 10\r\ncontent-length: 11\r\n\r\n{{\"keep\":1}}"),
+        format!(
+            "POST /v1/prune HTTP/1.1\r\n{version}content-length: 10\r\ncontent-length: 10\r\n\r\n\
+             {{\"keep\":1}}"
+        ),
+        format!(
+            "POST /v1/prune HTTP/1.1\r\n{version}content-length: 10\r\ncontent-length: 11\r\n\r\n\
+             {{\"keep\":1}}"
+        ),
         format!("POST /v1/prune HTTP/1.1\r\n{version}content-length: +10\r\n\r\n{{\"keep\":1}}"),
         format!(
-            "POST /v1/prune HTTP/1.1\r\n{version}content-length: 10\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n"
+            "POST /v1/prune HTTP/1.1\r\n{version}content-length: 10\r\n\
+             transfer-encoding: chunked\r\n\r\n0\r\n\r\n"
         ),
         format!(
-            "POST /v1/prune HTTP/1.1\r\n{version}transfer-encoding: chunked\r\ncontent-length: 10\r\n\r\n0\r\n\r\n"
+            "POST /v1/prune HTTP/1.1\r\n{version}transfer-encoding: chunked\r\n\
+             content-length: 10\r\n\r\n0\r\n\r\n"
         ),
         format!("POST /v1/prune HTTP/1.1\r\n{version}transfer-encoding: xchunked\r\n\r\n0\r\n\r\n"),
-        format!("POST /v1/stage HTTP/1.1\r\n{version}transfer-encoding: gzip, chunked\r\n\r\n0\r\n\r\n"),
-        format!("POST /v1/stage HTTP/1.1\r\n{version}transfer-encoding:{}chunked\r\n\r\n", " ".repeat(50)),
+        format!(
+            "POST /v1/stage HTTP/1.1\r\n{version}transfer-encoding: gzip, chunked\r\n\r\n0\r\n\r\n"
+        ),
+        format!(
+            "POST /v1/stage HTTP/1.1\r\n{version}transfer-encoding:{}chunked\r\n\r\n",
+            " ".repeat(50)
+        ),
         format!("GET  /v1/state HTTP/1.1\r\n{version}\r\n"),
         format!("GET /v1/\0state HTTP/1.1\r\n{version}\r\n"),
         format!("GET /v1/state HTTP/3.1\r\n{version}\r\n"),
@@ -194,7 +217,10 @@ fn heads_that_can_be_read_in_two_ways_are_refused() {
         connection.send(text.as_bytes());
         let answer = connection.answer();
         let status = answer.map(|answer| answer.status);
-        assert!(matches!(status, None | Some(400 | 413 | 414 | 431 | 505)), "{status:?} to {text:.120}");
+        assert!(
+            matches!(status, None | Some(400 | 413 | 414 | 431 | 505)),
+            "{status:?} to {text:.120}"
+        );
         assert!(connection.time_to_end() < SOON, "the connection goes on after {text:.120}");
     }
     assert_eq!(receiver.ask("GET", "/healthz", b"").status, 200);
@@ -209,7 +235,8 @@ fn sound_requests() -> Vec<Vec<u8>> {
         head("GET", "/v1/state", &[], 0),
         [head("POST", "/v1/prune", &[], 10), b"{\"keep\":1}".to_vec()].concat(),
         [head("POST", "/v1/stage", &[], stage.len()), stage].concat(),
-        [head("PUT", &pack_path(&delivery, pack), &[], pack.bytes.len()), pack.bytes.to_vec()].concat(),
+        [head("PUT", &pack_path(&delivery, pack), &[], pack.bytes.len()), pack.bytes.to_vec()]
+            .concat(),
     ]
 }
 
@@ -218,7 +245,11 @@ fn whatever_arrives_the_receiver_lives_and_serves() {
     use proptest::prelude::{Strategy as _, any};
     let receiver = hasty();
     let requests = sound_requests();
-    let spoil = (0..requests.len(), proptest::collection::vec((any::<usize>(), any::<u8>()), 1..6), any::<bool>());
+    let spoil = (
+        0..requests.len(),
+        proptest::collection::vec((any::<usize>(), any::<u8>()), 1..6),
+        any::<bool>(),
+    );
     let spoiled = spoil.prop_map(|(which, edits, cuts)| {
         let mut request = requests[which].clone();
         for (at, byte) in edits {
@@ -227,7 +258,11 @@ fn whatever_arrives_the_receiver_lives_and_serves() {
         }
         request
     });
-    let config = proptest::test_runner::Config { cases: 100, failure_persistence: None, ..Default::default() };
+    let config = proptest::test_runner::Config {
+        cases: 100,
+        failure_persistence: None,
+        ..Default::default()
+    };
     let mut runner = proptest::test_runner::TestRunner::new(config);
     runner
         .run(&spoiled, |request| {
@@ -248,15 +283,20 @@ fn whatever_arrives_the_receiver_lives_and_serves() {
 fn a_body_needs_a_length() {
     let receiver = Receiver::open();
     let mut connection = receiver.connect();
-    connection.send(b"POST /v1/prune HTTP/1.1\r\nheadwater-protocol: 1\r\ntransfer-encoding: chunked\r\n\r\n");
+    connection.send(
+        b"POST /v1/prune HTTP/1.1\r\nheadwater-protocol: 1\r\ntransfer-encoding: chunked\r\n\r\n",
+    );
     connection.send(b"a\r\n{\"keep\":1}\r\n0\r\n\r\n");
     assert_eq!(connection.answer().unwrap().status, 411);
     assert!(connection.time_to_end() < SOON);
-    for (path, length) in
-        [("/v1/prune", 70_000), ("/v1/stage", 4 << 30), (&*format!("/v1/packs/{0}/{0}", "a".repeat(64)), 33 << 20)]
-    {
+    for (path, length) in [
+        ("/v1/prune", 70_000),
+        ("/v1/stage", 4 << 30),
+        (&*format!("/v1/packs/{0}/{0}", "a".repeat(64)), 33 << 20),
+    ] {
         let mut connection = receiver.connect();
-        connection.send(&head("POST", path, &[("expect", "100-continue")], length).replace_method(path));
+        connection
+            .send(&head("POST", path, &[("expect", "100-continue")], length).replace_method(path));
         assert_eq!(connection.answer().unwrap().refusal(), (413, "too_large".to_owned()), "{path}");
     }
 }

@@ -66,7 +66,11 @@ fn heavy_pack(sender: u32, base: &[u8]) -> SealedPack {
         let ordinal = sender * u32::try_from(BLOCKS).unwrap() + block;
         let piece = Piece { ordinal, offset: 0, length: u32::try_from(CONTENT).unwrap() };
         let range = BaseRange { entry: 0, offset: 0, length: u32::try_from(PREFIX).unwrap() };
-        writer.push(&encode_block(&[piece], &content(ordinal), &[range], base, Level::Zstd(1)).unwrap()).unwrap();
+        writer
+            .push(
+                &encode_block(&[piece], &content(ordinal), &[range], base, Level::Zstd(1)).unwrap(),
+            )
+            .unwrap();
     }
     let pack = writer.finish();
     SealedPack { id: pack.id, bytes: pack.bytes.into() }
@@ -76,7 +80,8 @@ fn content(ordinal: u32) -> Vec<u8> {
     noise(CONTENT, u64::from(ordinal) + 7)
 }
 
-/// A release of a file of `PREFIX` bytes, and one of very large new files against it, its content left out.
+/// A release of a file of `PREFIX` bytes, and one of very large new files against it, its content
+/// left out.
 fn releases(base: &[u8]) -> (Delivery, Delivery) {
     let first = Tree::default().file("0", base, 1).release(1);
     let second = (0..u32::try_from(SENDERS * BLOCKS).unwrap())
@@ -92,7 +97,10 @@ fn releases(base: &[u8]) -> (Delivery, Delivery) {
         reserve: &|_| true,
         is_cancelled: &|| false,
     };
-    assert_eq!(delta::summarize(&*delivery.change, &limits).unwrap().objects.len(), SENDERS * BLOCKS);
+    assert_eq!(
+        delta::summarize(&*delivery.change, &limits).unwrap().objects.len(),
+        SENDERS * BLOCKS
+    );
     (first.onto(None), delivery)
 }
 
@@ -104,13 +112,17 @@ fn many_senders_of_the_largest_packs_fit_into_the_memory_of_a_receiver() {
     let (first, second) = releases(&base);
     let server = Program::start(&world, &["--no-auth"], "");
     publish(&mut Connection::to(server.address), &first, None);
-    Connection::to(server.address).ask("POST", "/v1/stage", &[], &stage_body(&second, &[], Whole::No)).ok();
+    Connection::to(server.address)
+        .ask("POST", "/v1/stage", &[], &stage_body(&second, &[], Whole::No))
+        .ok();
     let packs = Mutex::new(Vec::new());
     let next = AtomicUsize::new(0);
     std::thread::scope(|scope| {
         for _ in 0..4 {
             scope.spawn(|| {
-                while let Some(sender) = Some(next.fetch_add(1, Ordering::SeqCst)).filter(|sender| *sender < SENDERS) {
+                while let Some(sender) =
+                    Some(next.fetch_add(1, Ordering::SeqCst)).filter(|sender| *sender < SENDERS)
+                {
                     let pack = heavy_pack(u32::try_from(sender).unwrap(), &base);
                     packs.lock().unwrap().push(pack);
                 }
@@ -120,7 +132,10 @@ fn many_senders_of_the_largest_packs_fit_into_the_memory_of_a_receiver() {
     let packs = packs.into_inner().unwrap();
     assert!(packs.iter().all(|pack| pack.bytes.len() > 27 << 20));
     let before = peak_kib(server.id());
-    let connections = connect_from((0..SENDERS).map(|sender| if sender < SENDERS / 2 { 2 } else { 3 }), server.address);
+    let connections = connect_from(
+        (0..SENDERS).map(|sender| if sender < SENDERS / 2 { 2 } else { 3 }),
+        server.address,
+    );
     let taken = AtomicUsize::new(0);
     std::thread::scope(|scope| {
         for (mut connection, pack) in connections.into_iter().zip(&packs) {
@@ -132,7 +147,10 @@ fn many_senders_of_the_largest_packs_fit_into_the_memory_of_a_receiver() {
         }
     });
     let peak = peak_kib(server.id());
-    println!("{} of {SENDERS} packs taken; {before} KiB before, {peak} KiB at most", taken.load(Ordering::SeqCst));
+    println!(
+        "{} of {SENDERS} packs taken; {before} KiB before, {peak} KiB at most",
+        taken.load(Ordering::SeqCst)
+    );
     assert_eq!(taken.load(Ordering::SeqCst), SENDERS);
     assert!(peak < MOST_KIB, "{peak} KiB");
 }
@@ -143,7 +161,12 @@ fn dawdle(index: usize, connection: &mut Connection) {
         0 => {}
         1 => connection.send(b"GET /v1/state HTTP/1.1\r\nx: "),
         _ => {
-            connection.send(&head("PUT", &format!("/v1/objects/{}", "0".repeat(64)), &[], 30 << 20));
+            connection.send(&head(
+                "PUT",
+                &format!("/v1/objects/{}", "0".repeat(64)),
+                &[],
+                30 << 20,
+            ));
             connection.send(&[0; 1000]);
         }
     }
@@ -155,8 +178,15 @@ fn requests_are_answered_at_once_beside_a_thousand_slow_connections() {
     open_many();
     let world = World::new();
     let server = Program::start(&world, &["--no-auth"], "");
-    publish(&mut Connection::to(server.address), &Tree::default().file("a", "b", 1).release(1).onto(None), None);
-    let mut slow = connect_from((0..1000u32).map(|index| u8::try_from(2 + index / 60).unwrap()), server.address);
+    publish(
+        &mut Connection::to(server.address),
+        &Tree::default().file("a", "b", 1).release(1).onto(None),
+        None,
+    );
+    let mut slow = connect_from(
+        (0..1000u32).map(|index| u8::try_from(2 + index / 60).unwrap()),
+        server.address,
+    );
     slow.iter_mut().enumerate().for_each(|(index, connection)| dawdle(index, connection));
     let mut times: Vec<Duration> = (0..500)
         .map(|_| {
@@ -166,7 +196,12 @@ fn requests_are_answered_at_once_beside_a_thousand_slow_connections() {
         })
         .collect();
     times.sort_unstable();
-    println!("median {:?}, 99th percentile {:?}, {} KiB at most", times[250], times[494], peak_kib(server.id()));
+    println!(
+        "median {:?}, 99th percentile {:?}, {} KiB at most",
+        times[250],
+        times[494],
+        peak_kib(server.id())
+    );
     assert!(times[494] < Duration::from_millis(250), "{:?}", times[494]);
     drop(slow);
 }

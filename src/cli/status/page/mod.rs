@@ -63,7 +63,8 @@ fn fact(term: &str, description: &str) -> String {
 /// A time in UTC, as text and as attribute. It is absolute because the page is read later.
 fn time(seconds: u64) -> String {
     let exact = moment(seconds);
-    let shown = exact.get(..16).filter(|_| exact.ends_with('Z')).map(|minute| minute.replace('T', " "));
+    let shown =
+        exact.get(..16).filter(|_| exact.ends_with('Z')).map(|minute| minute.replace('T', " "));
     format!("<time datetime=\"{exact}\">{}</time>", shown.as_deref().unwrap_or(&exact))
 }
 
@@ -72,7 +73,10 @@ const fn class(state: StatusKind) -> &'static str {
         StatusKind::Current => "good",
         StatusKind::Apart | StatusKind::Frozen | StatusKind::Joining => "calm",
         StatusKind::Behind | StatusKind::Staging => "late",
-        StatusKind::Unknown | StatusKind::Denied | StatusKind::Unreachable | StatusKind::Diverged => "bad",
+        StatusKind::Unknown
+        | StatusKind::Denied
+        | StatusKind::Unreachable
+        | StatusKind::Diverged => "bad",
     }
 }
 
@@ -86,11 +90,12 @@ impl StatusPage<'_> {
             page,
             "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
              <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
-             <meta http-equiv=\"content-security-policy\" content=\"default-src 'none'; style-src 'unsafe-inline'; img-src data:\">\n\
-             <meta name=\"robots\" content=\"noindex\">\n<link rel=\"icon\" href=\"data:,\">\n\
-             <title>{title}: {verdict}</title>\n<style>\n{STYLE}</style>\n</head>\n<body>\n\
-             <header>\n<h1>{title}</h1>\n<p class=\"verdict {mood}\">{verdict}</p>\n\
-             <p class=\"soft\">As of {} UTC</p>\n{}</header>\n<main>\n",
+             <meta http-equiv=\"content-security-policy\" content=\"default-src 'none'; style-src \
+             'unsafe-inline'; img-src data:\">\n<meta name=\"robots\" content=\"noindex\">\n\
+             <link rel=\"icon\" href=\"data:,\">\n<title>{title}: {verdict}</title>\n<style>\n\
+             {STYLE}</style>\n</head>\n<body>\n<header>\n<h1>{title}</h1>\n\
+             <p class=\"verdict {mood}\">{verdict}</p>\n<p class=\"soft\">As of {} UTC</p>\n\
+             {}</header>\n<main>\n",
             time(self.now),
             self.subtitle()
         )
@@ -100,7 +105,8 @@ impl StatusPage<'_> {
         page.push_str(&releases::section(self));
         write!(
             page,
-            "</main>\n<footer>\n<p>Made by headwater {}. All times are in UTC.</p>\n</footer>\n</body>\n</html>\n",
+            "</main>\n<footer>\n<p>Made by headwater {}. All times are in UTC.</p>\n</footer>\n\
+             </body>\n</html>\n",
             env!("CARGO_PKG_VERSION"),
         )
         .ok();
@@ -112,7 +118,8 @@ impl StatusPage<'_> {
     }
 
     fn verdict(&self) -> String {
-        let (current, all) = (self.of(|state| state == StatusKind::Current), self.mirror_statuses.len() as u64);
+        let (current, all) =
+            (self.of(|state| state == StatusKind::Current), self.mirror_statuses.len() as u64);
         let set_apart = self.of(|state| matches!(state, StatusKind::Apart | StatusKind::Frozen));
         match (current, all - set_apart) {
             (_, 0) if self.of(|state| state == StatusKind::Apart) > 0 => {
@@ -120,7 +127,9 @@ impl StatusPage<'_> {
             }
             (_, 0) => "Every mirror is frozen".to_owned(),
             (1, 1) => "The mirror is current".to_owned(),
-            (current, counted) if current == counted => format!("All {} mirrors are current", count(current)),
+            (current, counted) if current == counted => {
+                format!("All {} mirrors are current", count(current))
+            }
             (current, counted) => {
                 let are = if current == 1 { "is" } else { "are" };
                 format!("{} of {} mirrors {are} current", count(current), count(counted))
@@ -129,12 +138,14 @@ impl StatusPage<'_> {
     }
 
     fn mood(&self) -> &'static str {
-        let has = |wanted| self.mirror_statuses.iter().any(|mirror_status| class(mirror_status.state) == wanted);
+        let has = |wanted| {
+            self.mirror_statuses.iter().any(|mirror_status| class(mirror_status.state) == wanted)
+        };
         ["bad", "late"].into_iter().find(|wanted| has(*wanted)).unwrap_or("good")
     }
 
-    /// The name of the mirror on the page. A mirror without a name has its location as its name, which only an internal
-    /// page shows.
+    /// The name of the mirror on the page. A mirror without a name has its location as its name,
+    /// which only an internal page shows.
     fn name(&self, mirror_status: &MirrorStatus) -> String {
         let place = self.seen.iter().position(|one| one.mirror == mirror_status.mirror);
         match place {
@@ -145,28 +156,37 @@ impl StatusPage<'_> {
         }
     }
 
-    /// The newest release of the site, if it is another release with the same content as the release of the mirror.
+    /// The newest release of the site, if it is another release with the same content as the
+    /// release of the mirror.
     fn same_as(&self, mirror_status: &MirrorStatus) -> Option<u64> {
         let of_site = |release: &&Release| mirror_status.site.as_ref() == Some(&release.site);
         let newest = self.releases.iter().map(|(release, _)| *release).find(of_site)?.sequence;
-        Some(newest)
-            .filter(|newest| mirror_status.state == StatusKind::Current && mirror_status.sequence != Some(*newest))
+        Some(newest).filter(|newest| {
+            mirror_status.state == StatusKind::Current && mirror_status.sequence != Some(*newest)
+        })
     }
 
     fn subtitle(&self) -> String {
         let Some((newest, _)) = self.releases.first() else {
             return "<p class=\"soft\">No release is known yet.</p>\n".to_owned();
         };
-        let note = newest.note.as_deref().map(|note| format!("<br>{}", text(note))).unwrap_or_default();
+        let note =
+            newest.note.as_deref().map(|note| format!("<br>{}", text(note))).unwrap_or_default();
         let published = time(newest.created);
-        format!("<p class=\"soft\">Release {} was published on {published}.{note}</p>\n", newest.sequence)
+        format!(
+            "<p class=\"soft\">Release {} was published on {published}.{note}</p>\n",
+            newest.sequence
+        )
     }
 
     fn sums(&self) -> String {
         let counted_of = |is: fn(&MirrorStatus) -> bool| {
             self.mirror_statuses.iter().filter(|mirror_status| is(mirror_status)).count() as u64
         };
-        let lags = self.mirror_statuses.iter().filter(|mirror_status| mirror_status.state != StatusKind::Frozen);
+        let lags = self
+            .mirror_statuses
+            .iter()
+            .filter(|mirror_status| mirror_status.state != StatusKind::Frozen);
         let lags = lags.filter_map(|one| Some((one.behind > 0, one.lag?)));
         let lag = match lags.max() {
             None => "unknown".to_owned(),
@@ -175,11 +195,19 @@ impl StatusPage<'_> {
         };
         let mirrors = match self.of(|state| state == StatusKind::Frozen) {
             0 => count(self.mirror_statuses.len() as u64),
-            frozen => format!("{}, {} frozen", count(self.mirror_statuses.len() as u64), count(frozen)),
+            frozen => {
+                format!("{}, {} frozen", count(self.mirror_statuses.len() as u64), count(frozen))
+            }
         };
-        let faults: u64 =
-            self.mirror_statuses.iter().filter_map(|one| one.verified).map(|verified| verified.faults).sum();
-        let never = counted_of(|mirror_status| mirror_status.is_known() && mirror_status.verified.is_none());
+        let faults: u64 = self
+            .mirror_statuses
+            .iter()
+            .filter_map(|one| one.verified)
+            .map(|verified| verified.faults)
+            .sum();
+        let never = counted_of(|mirror_status| {
+            mirror_status.is_known() && mirror_status.verified.is_none()
+        });
         let verified = match (faults, never) {
             (0, 0) => "no faults".to_owned(),
             (0, never) => format!("{} not yet verified", count(never)),
@@ -206,8 +234,10 @@ mod tests {
             "&lt;a href=&#39;x&#39; id=&quot;y&quot;&gt;&amp;amp;\\u{202e}\\u{1b}"
         );
         let evil = "</style><script>alert(1)</script>\u{1b}[2J";
-        let mirror_status =
-            MirrorStatus { error: Some(evil.into()), ..MirrorStatus::silent(evil, evil, StatusKind::Unknown) };
+        let mirror_status = MirrorStatus {
+            error: Some(evil.into()),
+            ..MirrorStatus::silent(evil, evil, StatusKind::Unknown)
+        };
         let mirror_statuses = &[mirror_status];
         let (config, releases) = (&Config::default(), Vec::new());
         let is_internal = true;
@@ -229,11 +259,21 @@ mod tests {
     #[test]
     fn the_verdict_counts_those_that_are_not_frozen() {
         let of = |states: &[StatusKind]| {
-            let mirror_statuses: Vec<_> = states.iter().map(|state| MirrorStatus::silent("m", "/m", *state)).collect();
-            let (title, mirror_statuses, releases) = (String::new(), &mirror_statuses[..], Vec::new());
+            let mirror_statuses: Vec<_> =
+                states.iter().map(|state| MirrorStatus::silent("m", "/m", *state)).collect();
+            let (title, mirror_statuses, releases) =
+                (String::new(), &mirror_statuses[..], Vec::new());
             let (config, is_internal) = (&Config::default(), false);
-            let page =
-                StatusPage { title, config, is_internal, mirror_statuses, seen: &[], releases, tolerance: 0, now: 0 };
+            let page = StatusPage {
+                title,
+                config,
+                is_internal,
+                mirror_statuses,
+                seen: &[],
+                releases,
+                tolerance: 0,
+                now: 0,
+            };
             (page.verdict(), page.mood())
         };
         let words = |verdict: &str, mood| (verdict.to_owned(), mood);
@@ -242,8 +282,14 @@ mod tests {
             of(&[StatusKind::Current, StatusKind::Current, StatusKind::Frozen]),
             words("All 2 mirrors are current", "good")
         );
-        assert_eq!(of(&[StatusKind::Behind, StatusKind::Current]), words("1 of 2 mirrors is current", "late"));
-        assert_eq!(of(&[StatusKind::Unreachable, StatusKind::Behind]), words("0 of 2 mirrors are current", "bad"));
+        assert_eq!(
+            of(&[StatusKind::Behind, StatusKind::Current]),
+            words("1 of 2 mirrors is current", "late")
+        );
+        assert_eq!(
+            of(&[StatusKind::Unreachable, StatusKind::Behind]),
+            words("0 of 2 mirrors are current", "bad")
+        );
         assert_eq!(of(&[StatusKind::Frozen]), words("Every mirror is frozen", "good"));
     }
 }

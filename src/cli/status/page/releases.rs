@@ -24,22 +24,30 @@ pub(super) fn section(page: &StatusPage<'_>) -> String {
     if page.releases.is_empty() {
         return String::new();
     }
-    let cards: String = page.releases.iter().map(|(release, diff)| card(page, release, diff.as_ref())).collect();
+    let cards: String =
+        page.releases.iter().map(|(release, diff)| card(page, release, diff.as_ref())).collect();
     format!("<h2>Releases</h2>\n<ul>\n{cards}</ul>\n")
 }
 
 fn card(page: &StatusPage<'_>, release: &Release, diff: Option<&Diff>) -> String {
     let id = release.id().to_string();
-    let served =
-        page.mirror_statuses.iter().filter(|mirror_status| mirror_status.release.as_deref() == Some(&id)).count()
-            as u64;
+    let served = page
+        .mirror_statuses
+        .iter()
+        .filter(|mirror_status| mirror_status.release.as_deref() == Some(&id))
+        .count() as u64;
     let state = match served {
-        0 if is_taken_back(page, release) => "<span class=\"state late\">rolled back</span>".to_owned(),
+        0 if is_taken_back(page, release) => {
+            "<span class=\"state late\">rolled back</span>".to_owned()
+        }
         0 => String::new(),
-        served => format!("<span class=\"state good\">on {}</span>", counted(served, "mirror", "mirrors")),
+        served => {
+            format!("<span class=\"state good\">on {}</span>", counted(served, "mirror", "mirrors"))
+        }
     };
     let mut html = format!(
-        "<li class=\"release\">\n<div class=\"top\"><h3 class=\"name\">{}</h3><span class=\"place\">{}</span>{state}</div>\n",
+        "<li class=\"release\">\n<div class=\"top\"><h3 class=\"name\">{}</h3><span \
+         class=\"place\">{}</span>{state}</div>\n",
         release.sequence,
         time(release.created),
     );
@@ -61,14 +69,19 @@ fn card(page: &StatusPage<'_>, release: &Release, diff: Option<&Diff>) -> String
 fn is_taken_back(page: &StatusPage<'_>, release: &Release) -> bool {
     let later = page.releases.iter().map(|(later, _)| *later);
     let is_next = |later: &Release| later.sequence == release.sequence + 1;
-    later
-        .take_while(|later| later.id() != release.id())
-        .any(|later| later.rejection(release.content).is_some() || is_next(later) && later.rolled_back_to.is_some())
+    later.take_while(|later| later.id() != release.id()).any(|later| {
+        later.rejection(release.content).is_some()
+            || is_next(later) && later.rolled_back_to.is_some()
+    })
 }
 
 fn sums(diff: &Diff) -> String {
     let words = super::super::super::push::changes(&ChangeCounts::from(diff));
-    if words.is_empty() { "; the same content as before".to_owned() } else { format!("; {}", words.join(", ")) }
+    if words.is_empty() {
+        "; the same content as before".to_owned()
+    } else {
+        format!("; {}", words.join(", "))
+    }
 }
 
 fn paths(diff: &Diff) -> String {

@@ -35,14 +35,22 @@ impl Store {
 
     /// Drops all unlocked quarantines except the newest, and that one too if it is older than a
     /// week.
-    pub(in crate::store) fn drop_old_quarantines(&self, now: u64, pruned: &mut Pruned) -> Result<(), StoreError> {
+    pub(in crate::store) fn drop_old_quarantines(
+        &self,
+        now: u64,
+        pruned: &mut Pruned,
+    ) -> Result<(), StoreError> {
         let mut left = self.left_behind()?;
         left.pop_if(|newest| !newest.is_stale(now));
         self.drop_some(left, pruned)
     }
 
     /// Drops the unlocked quarantines that are older than a week.
-    pub(in crate::store) fn drop_stale_quarantines(&self, now: u64, pruned: &mut Pruned) -> Result<(), StoreError> {
+    pub(in crate::store) fn drop_stale_quarantines(
+        &self,
+        now: u64,
+        pruned: &mut Pruned,
+    ) -> Result<(), StoreError> {
         let mut left = self.left_behind()?;
         left.retain(|one| one.is_stale(now));
         self.drop_some(left, pruned)
@@ -78,7 +86,8 @@ impl Store {
             // `held`.
             let mut touched = 0;
             for inner in [".", super::HELD, super::PARTS, super::OBJECTS] {
-                touched = touched.max(dir.stat(inner)?.map_or(0, |meta| u64::try_from(meta.mtime).unwrap_or(0)));
+                touched = touched
+                    .max(dir.stat(inner)?.map_or(0, |meta| u64::try_from(meta.mtime).unwrap_or(0)));
             }
             left.push(LeftQuarantine { name, key, touched });
         }
@@ -178,7 +187,10 @@ mod tests {
         let mut pruned = Pruned::default();
         store.drop_stale_quarantines(now(), &mut pruned).unwrap();
         store.drop_quarantines(&mut pruned).unwrap();
-        assert_eq!((left(&store, &["a", "b", "c"]), pruned.quarantines), (vec![false, true, false], 2));
+        assert_eq!(
+            (left(&store, &["a", "b", "c"]), pruned.quarantines),
+            (vec![false, true, false], 2)
+        );
         drop(lock);
         assert_eq!(store.prune(3, Duration::ZERO).unwrap().quarantines, 1);
         assert_eq!((left(&store, &["b"]), store.incoming_bytes().unwrap()), (vec![false], 0));

@@ -47,14 +47,20 @@ impl Store {
     /// Fails if the disk cannot be read.
     pub fn unfinished(&self) -> Result<Vec<BundleKey>, StoreError> {
         let entries = self.layout.incoming.entries()?;
-        Ok(entries.iter().filter_map(|(name, _)| BundleKey::parse_hex(name.as_encoded_bytes())).collect())
+        Ok(entries
+            .iter()
+            .filter_map(|(name, _)| BundleKey::parse_hex(name.as_encoded_bytes()))
+            .collect())
     }
 
     /// Bytes of content in the quarantine `key`; 0 if there is none.
     pub(in crate::store) fn quarantined_bytes(&self, key: &BundleKey) -> Result<u64, StoreError> {
         let Some(dir) = self.layout.incoming.find_dir(&quarantine_name(key))? else { return Ok(0) };
         let size_in = |dir: &Dir| -> Result<u64, StoreError> {
-            let sizes = dir.entries()?.into_iter().filter_map(|(name, _)| Some(dir.stat(name.to_str()?).ok()??.size));
+            let sizes = dir
+                .entries()?
+                .into_iter()
+                .filter_map(|(name, _)| Some(dir.stat(name.to_str()?).ok()??.size));
             Ok(sizes.sum())
         };
         let mut sum = dir.find_dir(PARTS)?.map_or(Ok(0), |parts| size_in(&parts))?;
@@ -223,14 +229,17 @@ impl Quarantine {
         let is_partial = |ordinal: &&u32| self.progress()[**ordinal as usize].id.is_none();
         for ordinal in parts.iter().filter(is_partial) {
             let name = ordinal_name(*ordinal);
-            fsx::seal(&self.parts.open_file(&name)?, FileMode::RECORD, None, || self.parts.join(&name))?;
+            fsx::seal(&self.parts.open_file(&name)?, FileMode::RECORD, None, || {
+                self.parts.join(&name)
+            })?;
         }
         Ok(())
     }
 
     /// Gives the complete content of an earlier push the times and permissions of this one.
     fn seal_again(&self, parts: &HashSet<u32>) -> Result<(), StoreError> {
-        let ids: Vec<Option<ObjectId>> = self.progress().iter().map(|progress| progress.id).collect();
+        let ids: Vec<Option<ObjectId>> =
+            self.progress().iter().map(|progress| progress.id).collect();
         for ((ordinal, object), id) in (0u32..).zip(&self.objects).zip(ids) {
             let Some(id) = id else { continue };
             let (file, path) = if parts.contains(&ordinal) {
@@ -239,7 +248,9 @@ impl Quarantine {
             } else {
                 (self.whole.open_file(&id)?, self.whole.path(&id))
             };
-            fsx::seal(&file, self.permissions.file(object.exec), Some(object.mtime), || path.clone())?;
+            fsx::seal(&file, self.permissions.file(object.exec), Some(object.mtime), || {
+                path.clone()
+            })?;
         }
         Ok(())
     }
@@ -268,7 +279,8 @@ impl Quarantine {
                 false => self.parts.open_file(&ordinal_name(piece.ordinal))?,
             };
             let mut bytes = vec![0; piece.length as usize];
-            file.read_exact_at(&mut bytes, piece.offset).context("read", || self.parts.path().to_owned())?;
+            file.read_exact_at(&mut bytes, piece.offset)
+                .context("read", || self.parts.path().to_owned())?;
             Ok(bytes)
         };
         Ok(unless_damaged(read())?.is_some_and(|bytes| self.hash(piece, &bytes) == held.hash))
@@ -304,15 +316,24 @@ impl Quarantine {
     }
 
     fn hash(&self, piece: &Piece, bytes: &[u8]) -> PieceHash {
-        if self.is_whole(piece) { PieceHash::of_object(bytes) } else { PieceHash::of(bytes, piece.offset) }
+        if self.is_whole(piece) {
+            PieceHash::of_object(bytes)
+        } else {
+            PieceHash::of(bytes, piece.offset)
+        }
     }
 
     fn write(&self, piece: &Piece, bytes: &[u8], hash: PieceHash) -> Result<(), StoreError> {
-        let object =
-            self.objects.get(piece.ordinal as usize).ok_or_else(|| mismatch("a piece belongs to no new object"))?;
+        let object = self
+            .objects
+            .get(piece.ordinal as usize)
+            .ok_or_else(|| mismatch("a piece belongs to no new object"))?;
         let end = piece.offset.checked_add(u64::from(piece.length));
         if end.is_none_or(|end| end > object.size) {
-            return Err(mismatch(format!("a piece lies beyond the end of new object {}", piece.ordinal)));
+            return Err(mismatch(format!(
+                "a piece lies beyond the end of new object {}",
+                piece.ordinal
+            )));
         }
         if u64::from(piece.length) == object.size {
             let (id, mode) = (hash.of_whole(), self.permissions.file(object.exec));
@@ -341,7 +362,10 @@ impl Quarantine {
             let progress = &mut progress[piece.ordinal as usize];
             progress.received += length;
             if progress.received > object.size {
-                return Err(mismatch(format!("content of new object {} was sent twice", piece.ordinal)));
+                return Err(mismatch(format!(
+                    "content of new object {} was sent twice",
+                    piece.ordinal
+                )));
             }
             progress.received == object.size
         };
@@ -376,7 +400,8 @@ impl Quarantine {
     pub(in crate::store) fn objects(&self) -> Result<Vec<(ObjectId, u64)>, StoreError> {
         let progress = self.progress();
         let mut ids = Vec::with_capacity(self.objects.len());
-        for (ordinal, (object, progress)) in (0u32..).zip(self.objects.iter().zip(progress.iter())) {
+        for (ordinal, (object, progress)) in (0u32..).zip(self.objects.iter().zip(progress.iter()))
+        {
             let id = match progress.id {
                 Some(id) => id,
                 None if object.size == 0 => {
@@ -394,9 +419,17 @@ impl Quarantine {
 
     /// Moves all content to `objects` under its ids (step 2). It replaces existing objects, which
     /// may be damaged; this content was just hashed.
-    pub(in crate::store) fn promote(&self, objects: &[(ObjectId, u64)], store: &Store) -> Result<(), StoreError> {
-        let parts: HashSet<u32> =
-            self.parts.entries()?.iter().filter_map(|(name, _)| name.to_str()?.parse().ok()).collect();
+    pub(in crate::store) fn promote(
+        &self,
+        objects: &[(ObjectId, u64)],
+        store: &Store,
+    ) -> Result<(), StoreError> {
+        let parts: HashSet<u32> = self
+            .parts
+            .entries()?
+            .iter()
+            .filter_map(|(name, _)| name.to_str()?.parse().ok())
+            .collect();
         let moved = self.whole.move_directories(&store.layout.objects)?;
         for (ordinal, (id, _)) in (0u32..).zip(objects) {
             if parts.contains(&ordinal) {

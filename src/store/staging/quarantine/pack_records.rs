@@ -40,7 +40,10 @@ pub(super) fn parse(record: &[u8]) -> Option<Vec<PieceRecord>> {
         let length = u32::try_from(varint::take(&mut record).ok()?).ok()?;
         let (hash, rest) = record.split_first_chunk::<32>()?;
         record = rest;
-        pieces.push(PieceRecord { piece: Piece { ordinal, offset, length }, hash: PieceHash::from_bytes(*hash) });
+        pieces.push(PieceRecord {
+            piece: Piece { ordinal, offset, length },
+            hash: PieceHash::from_bytes(*hash),
+        });
     }
     Some(pieces)
 }

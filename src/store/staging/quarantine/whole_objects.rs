@@ -80,9 +80,14 @@ impl WholeObjects {
     /// Removes every file that is not in `kept`.
     pub(super) fn keep_only(&self, kept: &HashSet<ObjectId>) -> Result<(), StoreError> {
         for (shelf, _) in self.dir.entries()? {
-            let Some(shelf) = shelf.to_str().map(|name| self.dir.open_dir(name)).transpose()? else { continue };
+            let Some(shelf) = shelf.to_str().map(|name| self.dir.open_dir(name)).transpose()?
+            else {
+                continue;
+            };
             for (name, _) in shelf.entries()? {
-                if ObjectId::parse_hex(name.as_encoded_bytes()).is_none_or(|object| !kept.contains(&object)) {
+                if ObjectId::parse_hex(name.as_encoded_bytes())
+                    .is_none_or(|object| !kept.contains(&object))
+                {
                     shelf.unlink(&name)?;
                 }
             }
