@@ -41,7 +41,10 @@ pub enum WebError {
         limit: Duration,
     },
     /// The server responded with another status than success.
-    #[error("it answered {status}{}", if matches!(status, 300..400) { ", a redirect, which is not followed" } else { "" })]
+    #[error(
+        "it answered {status}{}",
+        if matches!(status, 300..400) { ", a redirect, which is not followed" } else { "" }
+    )]
     Status {
         /// The status.
         status: u16,

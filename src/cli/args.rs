@@ -120,7 +120,8 @@ pub(crate) struct ListArgs {
 /// The mirrors of commands without a tree.
 #[derive(Debug, Clone, Default, Args)]
 pub(crate) struct MirrorsArgs {
-    /// Mirrors: names from the configuration, or locations such as /srv/www or https://host/site [default: all configured ones]
+    /// Mirrors: names from the configuration, or locations such as /srv/www or https://host/site
+    /// [default: all configured ones]
     #[arg(value_name = "MIRROR", value_hint = ValueHint::AnyPath)]
     pub(crate) mirrors: Vec<String>,
 }
@@ -197,7 +198,13 @@ pub(crate) struct WorkArgs {
     #[arg(long, value_name = "all|N|N%|any", help_heading = RUN)]
     pub(crate) require: Option<Require>,
     /// Use this many threads [default: `jobs` of the configuration, or one for each core]
-    #[arg(short, long, value_name = "N", value_parser = parse_count::<NonZeroUsize>, help_heading = RUN)]
+    #[arg(
+        short,
+        long,
+        value_name = "N",
+        value_parser = parse_count::<NonZeroUsize>,
+        help_heading = RUN
+    )]
     pub(crate) jobs: Option<NonZeroUsize>,
     /// What to do with mirrors that switched when another mirror fails to switch: leave them, or
     /// revert them [default: `on_failure` of the configuration, or leave]
@@ -273,7 +280,12 @@ pub(crate) struct TrafficArgs {
     pub(crate) bwlimit: Option<NonZeroU64>,
     /// Send content to at most this many mirrors at once [default: `max_parallel` of the
     /// configuration, or 16]
-    #[arg(long, value_name = "N", value_parser = parse_count::<NonZeroUsize>, help_heading = REMOTE)]
+    #[arg(
+        long,
+        value_name = "N",
+        value_parser = parse_count::<NonZeroUsize>,
+        help_heading = REMOTE
+    )]
     pub(crate) max_parallel: Option<NonZeroUsize>,
 }
 

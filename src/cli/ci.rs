@@ -47,7 +47,8 @@ const KINDS: [CiSystem; 4] = [
         branch: &["CI_COMMIT_REF_NAME"],
         url: &["CI_PIPELINE_URL", "CI_JOB_URL"],
     },
-    // https://www.jenkins.io/doc/book/pipeline/jenkinsfile/#using-environment-variables; it does not set CI.
+    // Jenkins does not set CI. Source:
+    // https://www.jenkins.io/doc/book/pipeline/jenkinsfile/#using-environment-variables
     CiSystem {
         marker: "JENKINS_URL",
         stream: "jenkins",

@@ -138,7 +138,8 @@ mod tests {
         assert_eq!(
             std::fs::read_to_string(&path).unwrap(),
             "{\"headwater\":\"events\",\"version\":1}\n\
-             {\"time\":\"2026-11-22T12:00:00.500Z\",\"event\":\"staged\",\"mirror\":\"eu\\n\",\"sequence\":7}\n"
+             {\"time\":\"2026-11-22T12:00:00.500Z\",\"event\":\"staged\",\
+             \"mirror\":\"eu\\n\",\"sequence\":7}\n"
         );
     }
 

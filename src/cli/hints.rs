@@ -10,63 +10,7 @@ use super::failure::{Exit, Failure};
 
 /// The failure of a push, with its code and hint.
 pub(crate) fn of_push(error: PushError) -> Failure {
-    let (exit, hint) = match &error {
-        PushError::Content(error) => (content_exit(error), content_hint(error).map(str::to_owned)),
-        PushError::Build(BuildError::Changed { .. } | BuildError::Read { .. }) => {
-            (Exit::Content, Some("finish the build before the push; nothing was activated".into()))
-        }
-        PushError::Build(BuildError::Lost { .. }) => (
-            Exit::Content,
-            Some(
-                "bring back a mirror that has the content, or use --expunge PATH if the file is no \
-                 longer in the tree; nothing was activated"
-                    .into(),
-            ),
-        ),
-        PushError::Guard(fault) => (Exit::Refused, Some(guard_hint(fault).to_owned())),
-        PushError::Superseded { .. } => {
-            (Exit::Superseded, Some("use --allow-older to publish the older content".into()))
-        }
-        PushError::Source { source, .. } => (Exit::Content, of_mirror(source.kind()).map(str::to_owned)),
-        PushError::Mirror { source, .. } => (mirror_exit(source.kind()), of_mirror(source.kind()).map(str::to_owned)),
-        PushError::EmptySource { .. } => (Exit::Content, Some("push a tree to it first".into())),
-        PushError::Nested { .. } => {
-            (Exit::Usage, Some("choose separate directories for the tree, the mirrors and the \
-                                cache (--cache)".into()))
-        }
-        PushError::NestedMirrors { .. } => (Exit::Usage, Some("choose a location outside of the \
-                                                               other mirrors".into())),
-        PushError::Rollback(_) | PushError::NoRelease(_) => {
-            (Exit::Usage, Some("run `headwater releases MIRROR` to list the kept releases".into()))
-        }
-        PushError::SequencesSpent { .. } => (Exit::Refused, Some(BEGIN_ANEW.to_owned())),
-        PushError::NotStaged { staged, .. } => (Exit::Usage, Some(of_staged(staged))),
-        PushError::NoProbe { .. } => (
-            Exit::Refused,
-            Some("add the file to the tree, or correct `probe` of that [[wave]]; nothing was sent".into()),
-        ),
-        PushError::SitesDiffer { mirrors } => {
-            let args: Vec<String> = std::env::args_os().map(|arg| arg.to_string_lossy().into_owned()).collect();
-            (
-                Exit::Usage,
-                Some(format!("push to the mirrors of one site: {}", super::retype::for_one_site(&args, mirrors))),
-            )
-        }
-        PushError::SameMirror { .. } => (Exit::Usage, Some("name each mirror once".into())),
-        PushError::Manifest { .. } => {
-            (Exit::Failed, Some("run `headwater repair MIRROR --from ANOTHER` to fetch it again".into()))
-        }
-        PushError::Build(BuildError::Cancelled) | PushError::Cancelled => (Exit::Interrupted, None),
-        PushError::NewRelease(ReleaseError::Time) => (Exit::Failed, Some("correct the clock of this machine".into())),
-        PushError::NewManifest(_) => {
-            (Exit::Failed, Some("free some space for the cache, or name another directory with \
-                                 --cache".into()))
-        }
-        PushError::Build(BuildError::Thread(_)) => (Exit::Failed, Some(MORE_THREADS.into())),
-        PushError::Build(_) | PushError::NewRelease(_) => (Exit::Failed, None),
-        PushError::Io(_) => (Exit::Failed, Some("name another directory for the cache with \
-                                                 --cache".into())),
-    };
+    let (exit, hint) = exit_and_hint(&error);
     let paths = match &error {
         PushError::Content(error) => error.path_lines(),
         _ => None,
@@ -78,6 +22,70 @@ pub(crate) fn of_push(error: PushError) -> Failure {
     match hint {
         Some(hint) => failure.with_hint(hint),
         None => failure,
+    }
+}
+
+/// The exit code of a failed push and the hint for it, `None` if there is nothing to do or to say.
+fn exit_and_hint(error: &PushError) -> (Exit, Option<String>) {
+    let hinted = |exit, hint: &str| (exit, Some(hint.to_owned()));
+    match error {
+        PushError::Content(error) => (content_exit(error), content_hint(error).map(str::to_owned)),
+        PushError::Build(BuildError::Changed { .. } | BuildError::Read { .. }) => {
+            hinted(Exit::Content, "finish the build before the push; nothing was activated")
+        }
+        PushError::Build(BuildError::Lost { .. }) => hinted(
+            Exit::Content,
+            "bring back a mirror that has the content, or use --expunge PATH if the file is no \
+             longer in the tree; nothing was activated",
+        ),
+        PushError::Guard(fault) => (Exit::Refused, Some(guard_hint(fault).to_owned())),
+        PushError::Superseded { .. } => {
+            hinted(Exit::Superseded, "use --allow-older to publish the older content")
+        }
+        PushError::Source { source, .. } => {
+            (Exit::Content, of_mirror(source.kind()).map(str::to_owned))
+        }
+        PushError::Mirror { source, .. } => {
+            (mirror_exit(source.kind()), of_mirror(source.kind()).map(str::to_owned))
+        }
+        PushError::EmptySource { .. } => hinted(Exit::Content, "push a tree to it first"),
+        PushError::Nested { .. } => {
+            hinted(Exit::Usage, "choose separate directories for tree, mirrors and cache (--cache)")
+        }
+        PushError::NestedMirrors { .. } => {
+            hinted(Exit::Usage, "choose a location outside of the other mirrors")
+        }
+        PushError::Rollback(_) | PushError::NoRelease(_) => {
+            hinted(Exit::Usage, "run `headwater releases MIRROR` to list the kept releases")
+        }
+        PushError::SequencesSpent { .. } => (Exit::Refused, Some(BEGIN_ANEW.to_owned())),
+        PushError::NotStaged { staged, .. } => (Exit::Usage, Some(of_staged(staged))),
+        PushError::NoProbe { .. } => hinted(
+            Exit::Refused,
+            "add the file to the tree, or correct `probe` of that [[wave]]; nothing was sent",
+        ),
+        PushError::SitesDiffer { mirrors } => {
+            let args: Vec<String> =
+                std::env::args_os().map(|arg| arg.to_string_lossy().into_owned()).collect();
+            let command = super::retype::for_one_site(&args, mirrors);
+            (Exit::Usage, Some(format!("push to the mirrors of one site: {command}")))
+        }
+        PushError::SameMirror { .. } => hinted(Exit::Usage, "name each mirror once"),
+        PushError::Manifest { .. } => {
+            hinted(Exit::Failed, "run `headwater repair MIRROR --from ANOTHER` to fetch it again")
+        }
+        PushError::Build(BuildError::Cancelled) | PushError::Cancelled => (Exit::Interrupted, None),
+        PushError::NewRelease(ReleaseError::Time) => {
+            hinted(Exit::Failed, "correct the clock of this machine")
+        }
+        PushError::NewManifest(_) => {
+            hinted(Exit::Failed, "free some space for the cache, or name another one with --cache")
+        }
+        PushError::Build(BuildError::Thread(_)) => (Exit::Failed, Some(MORE_THREADS.into())),
+        PushError::Build(_) | PushError::NewRelease(_) => (Exit::Failed, None),
+        PushError::Io(_) => {
+            hinted(Exit::Failed, "name another directory for the cache with --cache")
+        }
     }
 }
 

@@ -151,7 +151,8 @@ url = "/srv/www"
 #weight = 1
 #frozen = true                             # pushes leave this mirror unchanged
 #until = 2026-12-24                        # the end of `frozen`
-#store = "0123456789abcdef0123456789abcdef" # the id in .headwater/format there; another store is refused
+#store = "0123456789abcdef0123456789abcdef" # the id in .headwater/format;
+#                                           another store is refused
 
 # Keys for all mirrors. {name} in a string is the name of each mirror. The keys of
 # ssh apply only to ssh: urls, and are also allowed in [[mirror]], as is `host_key`,

@@ -49,7 +49,13 @@ pub(crate) struct MirrorlistArgs {
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = OUTPUT)]
     output: Option<PathBuf>,
     /// With --format metalink: the path of the file in the tree
-    #[arg(long, value_name = "PATH", value_parser = TreePath::new, required_if_eq("format", "metalink"), help_heading = OUTPUT)]
+    #[arg(
+        long,
+        value_name = "PATH",
+        value_parser = TreePath::new,
+        required_if_eq("format", "metalink"),
+        help_heading = OUTPUT
+    )]
     path: Option<TreePath>,
     /// List only mirrors whose visitors get the release: fetch some files through each `public_url`
     #[arg(long, help_heading = OUTPUT)]
@@ -155,8 +161,12 @@ fn json(listed: &[ListedMirror<'_>]) -> String {
     let mirrors: Vec<_> = listed
         .iter()
         .map(|one| {
-            let (name, region) = (one.mirror.name.as_str(), one.region());
-            json!({ "name": name, "url": one.url.as_str(), "region": region, "weight": one.mirror.weight })
+            json!({
+                "name": one.mirror.name.as_str(),
+                "url": one.url.as_str(),
+                "region": one.region(),
+                "weight": one.mirror.weight,
+            })
         })
         .collect();
     format!("{}\n", json!({ "headwater": "mirrorlist", "version": 1, "mirrors": mirrors }))

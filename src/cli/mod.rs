@@ -351,7 +351,8 @@ fn config_failure(error: ConfigError) -> Failure {
         ConfigError::Read(_) => Failure::new(Exit::Usage, error)
             .with_hint("check that the file exists and is readable, or name another one with \
                         --config"),
-        ConfigError::List(_) | ConfigError::Command { .. } => Failure::new(Exit::Usage, error).with_hint(
+        ConfigError::List(_) | ConfigError::Command { .. } => Failure::new(Exit::Usage, error)
+            .with_hint(
             "set `mirrors_from` to a file, or to a command as a list of words; run the command to \
              see its output",
         ),

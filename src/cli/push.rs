@@ -251,29 +251,19 @@ pub(crate) fn execute(
             report
         }
         Err(error) => {
-            let is_let_go =
-                matches!(error, push::PushError::Superseded { .. }) && guards.superseded_ok;
+            let is_accepted =
+                guards.superseded_ok && matches!(error, push::PushError::Superseded { .. });
             let failure = hints::of_push(error);
-            let exit = if is_let_go { Exit::Success } else { failure.exit() };
-            after.tell(
-                None,
-                exit.code(),
-                Some(&failure.text()),
-                [&job.fleet, &job.others],
-                &progress,
-            );
+            let exit = if is_accepted { Exit::Success } else { failure.exit() };
+            let fleets = [&job.fleet, &job.others];
+            after.tell(None, exit.code(), Some(&failure.text()), fleets, &progress);
             after.end(None, exit.code(), &progress);
             progress.finish();
-            if is_let_go {
-                // If stderr is closed, the note is lost.
-                eprint_raw(&format!("note: {}: no action is needed\n", escape(&failure.text())))
-                    .ok();
-                if output.json {
-                    print_json(&failure.answer(command, Exit::Success))?;
-                }
-                return Ok(Exit::Success);
-            }
-            return Err(failure);
+            return if is_accepted {
+                accept_superseded(command, &failure, output)
+            } else {
+                Err(failure)
+            };
         }
     };
     let exit = exit_of(&report, progress.is_cancelled(), guards.superseded_ok);
@@ -303,6 +293,20 @@ pub(crate) fn execute(
     progress.finish();
     next_steps::explain(&report, exit, command)?;
     Ok(exit)
+}
+
+/// The result of a push that a newer one has replaced, with `--superseded-ok`.
+fn accept_superseded(
+    command: &'static str,
+    failure: &Failure,
+    output: &OutputArgs,
+) -> Result<Exit, Failure> {
+    // If stderr is closed, the note is lost.
+    eprint_raw(&format!("note: {}: no action is needed\n", escape(&failure.text()))).ok();
+    if output.json {
+        print_json(&failure.answer(command, Exit::Success))?;
+    }
+    Ok(Exit::Success)
 }
 
 /// The result if another push with `--alone` is running, or if the user interrupted this push

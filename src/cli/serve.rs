@@ -28,7 +28,12 @@ pub(crate) struct ServeArgs {
     #[arg(value_name = "DIR", value_hint = ValueHint::DirPath, required_unless_present = "config")]
     dir: Option<PathBuf>,
     /// Serve the sites of FILE, a serve.toml
-    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, conflicts_with_all = ["dir", "site", "no_auth", "token_file"])]
+    #[arg(
+        long,
+        value_name = "FILE",
+        value_hint = ValueHint::FilePath,
+        conflicts_with_all = ["dir", "site", "no_auth", "token_file"]
+    )]
     config: Option<PathBuf>,
     /// Listen on this address [default: 127.0.0.1:7447]
     #[arg(long, value_name = "ADDRESS:PORT")]
@@ -54,7 +59,12 @@ pub(crate) struct ReceiveArgs {
     #[arg(value_name = "DIR", value_hint = ValueHint::DirPath, required_unless_present = "config")]
     dir: Option<PathBuf>,
     /// Serve the sites of FILE, a serve.toml; its tokens and its address have no effect
-    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, conflicts_with_all = ["dir", "site"])]
+    #[arg(
+        long,
+        value_name = "FILE",
+        value_hint = ValueHint::FilePath,
+        conflicts_with_all = ["dir", "site"]
+    )]
     config: Option<PathBuf>,
     /// Accept only this site [default: the site of the mirror, or of the first push]
     #[arg(long, value_name = "NAME")]
@@ -181,10 +191,12 @@ pub(crate) fn serve(args: &ServeArgs, is_quiet: bool) -> Result<Exit, Failure> {
 /// With `--verbose`, writes each site to stderr, one JSON object per line as in the log.
 fn show_sites(settings: &ReceiverSettings) {
     for site in settings.sites.iter().filter(|_| verbosity::is_verbose()) {
-        let (time, name) =
-            (format!("{:.3}", Timestamp::now()), site.name.as_ref().map(Site::as_str));
         let line = serde_json::json!({
-            "time": time, "event": "site", "site": name, "directory": site.directory, "base": site.base,
+            "time": format!("{:.3}", Timestamp::now()),
+            "event": "site",
+            "site": site.name.as_ref().map(Site::as_str),
+            "directory": site.directory,
+            "base": site.base,
         });
         // If stderr is closed, the line is lost.
         json_line(&line).ok().and_then(|line| eprint_raw(&line).ok());

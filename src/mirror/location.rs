@@ -338,9 +338,10 @@ mod tests {
         }
         assert_eq!(Location::parse(""), Err(LocationError::Empty));
         assert!(matches!(Location::parse("file://host/x"), Err(LocationError::File { .. })));
-        assert!(
-            matches!(Location::parse("gopher://h/x"), Err(LocationError::Scheme { scheme, .. }) if scheme == "gopher")
-        );
+        assert!(matches!(
+            Location::parse("gopher://h/x"),
+            Err(LocationError::Scheme { scheme, .. }) if scheme == "gopher"
+        ));
     }
 
     #[test]

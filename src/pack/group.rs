@@ -398,7 +398,8 @@ mod tests {
             let blocks: Vec<_> = group_within(&members, level, limit).collect();
             let mut done = vec![0; sizes.len()];
             for block in &blocks {
-                prop_assert!(block.iter().map(|piece| piece.length as usize).sum::<usize>() <= limit);
+                let length: usize = block.iter().map(|piece| piece.length as usize).sum();
+                prop_assert!(length <= limit);
                 for piece in block {
                     prop_assert!(piece.length > 0);
                     prop_assert_eq!(piece.offset, done[piece.ordinal as usize]);

@@ -368,20 +368,29 @@ mod tests {
     proptest! {
         #[test]
         fn ranges_round_trip(
-            raw in prop::collection::vec((any::<u32>(), 0..varint::MAX_NUMBER / 2, 1u32..1000), 1..50)
+            raw in prop::collection::vec(
+                (any::<u32>(), 0..varint::MAX_NUMBER / 2, 1u32..1000),
+                1..50,
+            )
         ) {
             let pieces: Vec<_> =
-                raw.iter().map(|&(ordinal, offset, length)| Piece { ordinal, offset, length }).collect();
+                raw.iter()
+                    .map(|&(ordinal, offset, length)| Piece { ordinal, offset, length })
+                    .collect();
             let bases: Vec<_> = raw
                 .iter()
-                .map(|&(entry, offset, length)| BaseRange { entry: u64::from(entry) << 20, offset, length })
+                .map(|&(entry, offset, length)| {
+                    BaseRange { entry: u64::from(entry) << 20, offset, length }
+                })
                 .collect();
             let mut bytes = Vec::new();
             push_pieces(&pieces, &mut bytes);
             push_bases(&bases, &mut bytes);
             let mut input = PackCursor { rest: &bytes };
-            prop_assert_eq!(take_pieces(&mut input).unwrap(), (pieces.clone(), content_bytes(&pieces).unwrap()));
-            prop_assert_eq!(take_bases(&mut input).unwrap(), (bases.clone(), prefix_bytes(&bases).unwrap()));
+            let length = content_bytes(&pieces).unwrap();
+            prop_assert_eq!(take_pieces(&mut input).unwrap(), (pieces.clone(), length));
+            let length = prefix_bytes(&bases).unwrap();
+            prop_assert_eq!(take_bases(&mut input).unwrap(), (bases.clone(), length));
             prop_assert!(input.rest.is_empty());
             let packed = dense(&pieces, &bases);
             prop_assert_eq!(take_dense(&packed).unwrap(), (pieces, bases));

@@ -315,12 +315,16 @@ impl MirrorSource {
     }
 
     /// Sends a request to the mirror and updates its health; `None` if it failed.
-    fn ask<T: Send + 'static>(
+    fn ask<T, Q>(
         &self,
         effort: Effort,
         monitor: &dyn Monitor,
-        question: impl FnOnce(&Arc<dyn Mirror>, &dyn Monitor) -> Result<T, MirrorError> + Send + 'static,
-    ) -> Result<Option<T>, ReadError> {
+        question: Q,
+    ) -> Result<Option<T>, ReadError>
+    where
+        T: Send + 'static,
+        Q: FnOnce(&Arc<dyn Mirror>, &dyn Monitor) -> Result<T, MirrorError> + Send + 'static,
+    {
         let mirror = Arc::clone(&self.mirror);
         let answer = until_cancelled(monitor, move |monitor| question(&mirror, monitor))
             .ok_or(ReadError::Cancelled)?;

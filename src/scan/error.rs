@@ -315,12 +315,14 @@ mod tests {
         let denied = || ScanFault::io("d".to_owned(), &io::ErrorKind::PermissionDenied.into());
         let gone = || ScanFault::io("g".to_owned(), &io::ErrorKind::NotFound.into());
         let fifo = || ScanFault::refused("f".to_owned(), "is a fifo");
-        assert!(
-            matches!(settle(vec![gone(), denied(), fifo()]), Err(ScanError::RejectedPaths { list }) if list.len() == 2)
-        );
-        assert!(
-            matches!(settle(vec![gone(), denied()]), Err(ScanError::Unreadable { list }) if list.len() == 1)
-        );
+        assert!(matches!(
+            settle(vec![gone(), denied(), fifo()]),
+            Err(ScanError::RejectedPaths { list }) if list.len() == 2
+        ));
+        assert!(matches!(
+            settle(vec![gone(), denied()]),
+            Err(ScanError::Unreadable { list }) if list.len() == 1
+        ));
         assert!(matches!(settle(vec![gone()]), Err(ScanError::Changed { count: 1, .. })));
         assert!(settle(Vec::new()).is_ok());
     }

@@ -8,9 +8,10 @@
 //! in [`SymlinkMode::Follow`]).
 //!
 //! ```text
-//! walk (one thread, in path order) ─ batches, with what the stat cache knows ─> workers
-//!   ^                                                                             │ lstat; open, fstat, read, fstat
-//!   └ rules: what is left out         tree <─ merge, links, names <─ in order ────┘
+//! walk (one thread, path order) ─ batches, with entries of the stat cache ─> workers
+//!   ^                                                               lstat, open, │
+//!   │                                                         fstat, read, fstat │
+//!   └ rules: what is excluded    tree <─ merge, links, names <─ in order ────────┘
 //! ```
 //!
 //! This room does not know manifests, releases and mirrors.

@@ -149,9 +149,10 @@ fn same_size_edit_that_leaves_no_trace_is_found_while_racy() {
     assert_eq!(scan_ahead(dir.path(), &cache, LATER_NS).1, 0);
     fs::write(dir.path().join("f"), "g").unwrap();
     let (after, ..) = scan_ahead(dir.path(), &cache, LATER_NS);
-    assert!(
-        matches!(after.entries()[0].kind, TreeKind::File { object, .. } if object == ObjectId::of(b"g"))
-    );
+    assert!(matches!(
+        after.entries()[0].kind,
+        TreeKind::File { object, .. } if object == ObjectId::of(b"g")
+    ));
 }
 
 #[test]
@@ -474,11 +475,18 @@ fn list(dir: &Path, prefix: &str, found: &mut BTreeMap<String, ObjectId>) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig {
+        cases: 48,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
 
     #[test]
     fn scan_equals_a_naive_listing(
-        files in prop::collection::vec(("[ab.!-]{0,2}[ab0é]", "([ab.-]{0,1}[ab]/){0,3}", "[xy]{0,3}"), 0..40),
+        files in prop::collection::vec(
+            ("[ab.!-]{0,2}[ab0é]", "([ab.-]{0,1}[ab]/){0,3}", "[xy]{0,3}"),
+            0..40,
+        ),
         jobs in 1usize..4,
     ) {
         let (dir, cache) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
@@ -491,9 +499,11 @@ proptest! {
         }
         let mut expected = BTreeMap::new();
         list(dir.path(), "", &mut expected);
-        let options = ScanOptions { jobs, stat_cache: Some(cache.path().join("c")), ..ScanOptions::default() };
+        let stat_cache = Some(cache.path().join("c"));
+        let options = ScanOptions { jobs, stat_cache, ..ScanOptions::default() };
         for _ in 0..2 {
-            let tree = Tree::scan_at(&[root(dir.path())], &options, now_ns() + LATER_NS, &Silent).unwrap();
+            let later = now_ns() + LATER_NS;
+            let tree = Tree::scan_at(&[root(dir.path())], &options, later, &Silent).unwrap();
             let found: Vec<_> = tree.entries().iter().map(|entry| match entry.kind {
                 TreeKind::File { object, .. } => (entry.path.as_str().to_owned(), object),
                 TreeKind::Symlink { .. } => panic!("{entry:?}"),

@@ -105,7 +105,10 @@ pub enum StoreError {
         what: String,
     },
     /// The store holds another site.
-    #[error("{} holds site {found:?}, not {wanted:?}", path.display(), found = found.as_str(), wanted = wanted.as_str())]
+    #[error(
+        "{} holds site {found:?}, not {wanted:?}",
+        path.display(), found = found.as_str(), wanted = wanted.as_str()
+    )]
     OtherSite {
         /// The path of the mirror.
         path: PathBuf,
@@ -175,7 +178,9 @@ pub enum StoreError {
         source: ReleaseError,
     },
     /// Another release became current after the caller read which one was.
-    #[error("the mirror's current release is {}, not the expected {}", name(*found), name(*expected))]
+    #[error(
+        "the mirror's current release is {}, not the expected {}", name(*found), name(*expected)
+    )]
     Conflict {
         /// The release that the caller expected to be current.
         expected: Option<ReleaseName>,

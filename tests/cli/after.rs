@@ -140,7 +140,10 @@ fn a_cdn_forgets_what_changed() {
     let asked = web.asked()[before..].to_vec();
     assert_eq!(
         asked[0].body,
-        r#"{"files":["https://www.example/docs/a/","https://www.example/docs/a/index.html","https://www.example/docs/n0"]}"#
+        concat!(
+            r#"{"files":["https://www.example/docs/a/","https://www.example/docs/a/index.html","#,
+            r#""https://www.example/docs/n0"]}"#
+        )
     );
     assert!(asked.iter().all(|asked| asked.method == "POST"
         && asked.headers.contains("authorization: bearer canary-token")));

@@ -302,11 +302,18 @@ fn commands_in_the_pages_use_flags_that_exist() {
     }
 }
 
+/// A source text with the string literals that continue on the next line joined.
+fn without_line_breaks(source: &str) -> String {
+    let mut parts = source.split("\\\n");
+    let first = parts.next().unwrap_or_default().to_owned();
+    parts.fold(first, |joined, part| joined + part.trim_start())
+}
+
 #[test]
 fn hints_name_headings_that_exist() {
     let mut count = 0;
     for file in ["src/cli/hints.rs", "src/cli/remote.rs"] {
-        let text = read(file);
+        let text = without_line_breaks(&read(file));
         for (at, _) in text.match_indices("\\\" in docs/") {
             count += 1;
             let heading = text[..at].rsplit("\\\"").next().unwrap();

@@ -39,7 +39,8 @@ fn fleet() -> World {
         .map(|ago| {
             let (time, late) = (now - ago * DAY, if ago == 5 { 40_000 } else { 5 });
             format!(
-                "{{\"time\":{},\"event\":\"failed\",\"release\":\"1-{:016x}\",\"why\":\"<i>disk\"}}\n",
+                "{{\"time\":{},\"event\":\"failed\",\"release\":\"1-{:016x}\",\
+                 \"why\":\"<i>disk\"}}\n",
                 time + late,
                 ago
             )
@@ -159,24 +160,42 @@ fn a_mirror_that_is_gone_shows_what_it_served_last() {
 /// Reports what of a frame is too wide, and how each text stands out from what is behind it.
 const MEASURE: &str = r##"
 addEventListener("load", () => {
-  const frame = document.querySelector("iframe"), inner = frame.contentDocument, view = frame.contentWindow;
-  const parse = (c) => { const n = c.match(/[\d.]+/g).map(Number); return n.length < 4 ? [...n, 1] : n; };
-  const light = (c) => { const [r, g, b] = c.map((v) => { v /= 255; return v <= .03928 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4; });
-    return .2126 * r + .7152 * g + .0722 * b; };
-  const ground = (e) => { for (; e; e = e.parentElement) { const c = parse(view.getComputedStyle(e).backgroundColor);
-    if (c[3] === 1) return c.slice(0, 3); } return [255, 255, 255]; };
+  const frame = document.querySelector("iframe");
+  const inner = frame.contentDocument, view = frame.contentWindow;
+  const parse = (c) => {
+    const n = c.match(/[\d.]+/g).map(Number);
+    return n.length < 4 ? [...n, 1] : n;
+  };
+  // The relative luminance of WCAG 2.1.
+  const light = (c) => {
+    const linear = (v) => v <= .03928 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4;
+    const [r, g, b] = c.map((v) => linear(v / 255));
+    return .2126 * r + .7152 * g + .0722 * b;
+  };
+  const ground = (e) => {
+    for (; e; e = e.parentElement) {
+      const c = parse(view.getComputedStyle(e).backgroundColor);
+      if (c[3] === 1) return c.slice(0, 3);
+    }
+    return [255, 255, 255];
+  };
+  const name = (e) => e.className || e.tagName;
   const found = { wide: [], faint: [], texts: 0, width: inner.documentElement.scrollWidth };
   for (const e of inner.body.querySelectorAll("*")) {
     const box = e.getBoundingClientRect();
-    if (box.right > frame.clientWidth + .5 && !e.closest(".sr")) found.wide.push(e.className || e.tagName);
+    const isWide = box.right > frame.clientWidth + .5;
+    if (isWide && !e.closest(".sr")) found.wide.push(name(e));
     const own = [...e.childNodes].some((n) => n.nodeType === 3 && n.data.trim());
     if (!own || e.closest(".sr")) continue;
     found.texts++;
-    const a = light(parse(view.getComputedStyle(e).color).slice(0, 3)), b = light(ground(e));
+    const a = light(parse(view.getComputedStyle(e).color).slice(0, 3));
+    const b = light(ground(e));
     const ratio = (Math.max(a, b) + .05) / (Math.min(a, b) + .05);
-    if (ratio < 4.5) found.faint.push([ratio.toFixed(2), e.className || e.tagName, e.textContent.slice(0, 40)]);
+    if (ratio < 4.5) found.faint.push([ratio.toFixed(2), name(e), e.textContent.slice(0, 40)]);
   }
-  const out = document.createElement("pre"); out.textContent = "MEASURED" + JSON.stringify(found) + "END"; document.body.append(out);
+  const out = document.createElement("pre");
+  out.textContent = "MEASURED" + JSON.stringify(found) + "END";
+  document.body.append(out);
 });
 "##;
 

@@ -212,7 +212,12 @@ fn a_plan_tells_who_would_switch_when() {
     assert_eq!(
         schedule["waves"],
         json!([
-            { "number": 1, "mirrors": ["a"], "soak_seconds": 600, "probes": ["https://a.example/docs/index.html"] },
+            {
+                "number": 1,
+                "mirrors": ["a"],
+                "soak_seconds": 600,
+                "probes": ["https://a.example/docs/index.html"]
+            },
             { "number": 2, "mirrors": ["b", "c", "new"], "soak_seconds": 0, "probes": [] },
         ])
     );

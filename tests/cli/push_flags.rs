@@ -240,7 +240,10 @@ fn json_is_one_object_with_an_outcome_a_mirror() {
     assert_eq!((&answer["site"], &answer["sequence"]), (&json!("default"), &json!(1)));
     assert_eq!(
         answer["changes"],
-        json!({"added": 5, "changed": 0, "renamed": 0, "retired": 0, "still_served": 0, "removed": 0, "same": 0})
+        json!({
+            "added": 5, "changed": 0, "renamed": 0,
+            "retired": 0, "still_served": 0, "removed": 0, "same": 0
+        })
     );
     for (index, mirror) in ["./www", "./data"].iter().enumerate() {
         let row = &answer["mirrors"][index];

@@ -132,7 +132,9 @@ pub(crate) fn content_that_is_there_under_another_name_is_not_sent<F: Fixture>()
     delivery.publish(&*fixture.mirror(), Some(first.name()));
     assert_eq!(delivery.asked.lock().unwrap().len(), 0);
     assert_serves(&fixture, &second);
-    let mtimes = |entry: &Entry| matches!(&entry.kind, EntryKind::File(file) if file.object == second.file("moved.bin").object);
+    let moved = second.file("moved.bin").object;
+    let mtimes =
+        |entry: &Entry| matches!(&entry.kind, EntryKind::File(file) if file.object == moved);
     assert_eq!(second.entries.iter().filter(|entry| mtimes(entry)).count(), 2);
 }
 

@@ -141,7 +141,8 @@ fn states() -> Inputs {
     ];
     let hostile = [
         "{\"ok\":{}}",
-        "{\"ok\":{\"releases\":[\"\",\"{}\",\"hw_0123abcd_5ec2e7\"],\"headwater\":\"Bearer hw_0123abcd_5ec2e7\"}}",
+        "{\"ok\":{\"releases\":[\"\",\"{}\",\"hw_0123abcd_5ec2e7\"],\
+         \"headwater\":\"Bearer hw_0123abcd_5ec2e7\"}}",
         "{\"error\":{\"kind\":\"busy\",\"message\":\"\\u0068w_0123abcd_5ec2e7\"}}",
         "\"without an end ",
         "\"\\",
@@ -323,9 +324,11 @@ const CONFIGS: [&str; 5] = [
 ];
 
 const FORMATS: [&str; 5] = [
-    "{\"headwater\":\"store\",\"version\":1,\"id\":\"0123456789abcdef0123456789abcdef\",\"site\":\"default\"}\n",
-    "{\"site\":\"docs\",\"id\":\"00000000000000000000000000000000\",\"version\":1,\"headwater\":\"store\"}",
-    "{\"headwater\":\"store\",\"version\":2,\"id\":\"0123456789abcdef0123456789abcdef\",\"site\":\"default\"}\n",
+    "{\"headwater\":\"store\",\"version\":1,\"id\":\"0123456789abcdef0123456789abcdef\",\
+     \"site\":\"default\"}\n",
+    r#"{"site":"docs","id":"00000000000000000000000000000000","version":1,"headwater":"store"}"#,
+    "{\"headwater\":\"store\",\"version\":2,\"id\":\"0123456789abcdef0123456789abcdef\",\
+     \"site\":\"default\"}\n",
     "{\"headwater\":\"manifest\",\"version\":1}\n",
     "",
 ];
@@ -344,7 +347,8 @@ const REQUESTS: [&str; 20] = [
     "v1/manifests/af1349b9f5f9a1a6a0404dea36dcc9499bcb25c9adc112b7cc9a93cae41f3262",
     "v1/objects/af1349b9f5f9a1a6a0404dea36dcc9499bcb25c9adc112b7cc9a93cae41f3262",
     "v1/releases/12-9f3ac1d2e4b5a697",
-    "v1/packs/0123456789abcdef0123456789abcdef/af1349b9f5f9a1a6a0404dea36dcc9499bcb25c9adc112b7cc9a93cae41f3262",
+    "v1/packs/0123456789abcdef0123456789abcdef/\
+     af1349b9f5f9a1a6a0404dea36dcc9499bcb25c9adc112b7cc9a93cae41f3262",
     "v1/packs/af1349b9f5f9a1a6a0404dea36dcc9499bcb25c9adc112b7cc9a93cae41f3262/\
      af1349b9f5f9a1a6a0404dea36dcc9499bcb25c9adc112b7cc9a93cae41f3262",
     "v1/activate",

@@ -103,6 +103,18 @@ fn files_are_short() {
 }
 
 #[test]
+fn lines_have_at_most_100_columns() {
+    let mut found = Vec::new();
+    for directory in ["src", "tests", "benches", "fuzz/fuzz_targets"] {
+        for (file, text) in files(directory, ".rs") {
+            let long = text.lines().enumerate().filter(|(_, line)| line.chars().count() > 100);
+            found.extend(long.map(|(index, line)| format!("{file}:{}: {line}", index + 1)));
+        }
+    }
+    assert_none(&found);
+}
+
+#[test]
 fn functions_are_short() {
     assert_none(&long_functions(&sources()));
 }

@@ -358,7 +358,10 @@ fn assert_waits(edges: &Edges, source: &Source, options: &Options, expected: &[O
     // What is sent is made once for all that need it.
     let needing = expected.iter().filter(|outcome| **outcome == Outcome::Activated).count();
     let is_first = |event: &Event| matches!(event, Event::BundleStarted { .. });
-    let is_whole = |event: &Event| matches!(event, Event::BundleStarted { mirrors, .. } if mirrors.len() == needing);
+    let is_whole = |event: &Event| match event {
+        Event::BundleStarted { mirrors, .. } => mirrors.len() == needing,
+        _ => false,
+    };
     assert_eq!(recorder.first(is_first), recorder.first(is_whole));
 }
 

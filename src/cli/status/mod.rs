@@ -34,8 +34,16 @@ pub(crate) struct StatusArgs {
     #[command(flatten)]
     mirrors: MirrorsArgs,
     /// Repeat until Ctrl-C, with PAUSE between two polls
-    #[arg(long, value_name = "PAUSE", value_parser = parse_duration, num_args = 0..=1, require_equals = true,
-        default_missing_value = PAUSE, conflicts_with = "check", help_heading = OUTPUT)]
+    #[arg(
+        long,
+        value_name = "PAUSE",
+        value_parser = parse_duration,
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = PAUSE,
+        conflicts_with = "check",
+        help_heading = OUTPUT
+    )]
     watch: Option<Duration>,
     /// Print one line and return the code of a monitoring plug-in: 0 OK, 1 WARNING, 2 CRITICAL, 3
     /// UNKNOWN
@@ -47,10 +55,22 @@ pub(crate) struct StatusArgs {
     #[arg(long, conflicts_with = "json", help_heading = OUTPUT)]
     check: bool,
     /// With --check: return WARNING if a mirror lags by more than this
-    #[arg(long, value_name = "DURATION", value_parser = parse_duration, default_value = "1h", help_heading = OUTPUT)]
+    #[arg(
+        long,
+        value_name = "DURATION",
+        value_parser = parse_duration,
+        default_value = "1h",
+        help_heading = OUTPUT
+    )]
     warn: Duration,
     /// With --check: return CRITICAL if a mirror lags by more than this
-    #[arg(long, value_name = "DURATION", value_parser = parse_duration, default_value = "24h", help_heading = OUTPUT)]
+    #[arg(
+        long,
+        value_name = "DURATION",
+        value_parser = parse_duration,
+        default_value = "24h",
+        help_heading = OUTPUT
+    )]
     crit: Duration,
     /// Also check what visitors get: fetch the files that changed last through the `public_url` of
     /// each mirror

@@ -218,7 +218,7 @@ fn a_list_chooses_neither_secrets_nor_where_they_go() {
     };
     for (line, part) in [
         (
-            "{\"name\":\"a\",\"url\":\"https://a.example/\",\"token_env\":\"AWS_SECRET_ACCESS_KEY\"}",
+            r#"{"name":"a","url":"https://a.example/","token_env":"AWS_SECRET_ACCESS_KEY"}"#,
             "`token_envs`",
         ),
         (
@@ -230,7 +230,7 @@ fn a_list_chooses_neither_secrets_nor_where_they_go() {
             "`token_file` may stand",
         ),
         (
-            "{\"name\":\"a\",\"url\":\"https://a.example/\",\"client_cert\":\"c\",\"client_key\":\"k\"}",
+            r#"{"name":"a","url":"https://a.example/","client_cert":"c","client_key":"k"}"#,
             "`client_cert` may stand",
         ),
         (

@@ -145,7 +145,8 @@ proptest! {
     #[test]
     fn whatever_is_written_reads_back_and_is_what_serde_json_would_write(entries in entries()) {
         let (bytes, totals) = write(&entries).unwrap();
-        let back: Vec<_> = ManifestReader::new(&bytes[..], Some(totals.manifest)).unwrap().collect::<Result<_, _>>().unwrap();
+        let reader = ManifestReader::new(&bytes[..], Some(totals.manifest)).unwrap();
+        let back: Vec<_> = reader.collect::<Result<_, _>>().unwrap();
         prop_assert_eq!(&back, &entries);
         for line in std::str::from_utf8(&bytes).unwrap().lines() {
             #[derive(serde::Deserialize, serde::Serialize)]
@@ -167,7 +168,10 @@ proptest! {
     }
 
     #[test]
-    fn whatever_is_accepted_is_canonical(line in "\\{\"path\":\"[ab/.\"\\\\]{0,4}\",\"symlink\":\"[ab/.\"]{0,4}\"(,\"until\":[0-9]{1,3})?\\}") {
+    fn whatever_is_accepted_is_canonical(
+        line in "\\{\"path\":\"[ab/.\"\\\\]{0,4}\",\"symlink\":\"[ab/.\"]{0,4}\"\
+                 (,\"until\":[0-9]{1,3})?\\}"
+    ) {
         if let Ok(entry) = parse_entry_line(line.as_bytes(), 1) {
             let mut again = Vec::new();
             push_entry_line(&entry, &mut again);

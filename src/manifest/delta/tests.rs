@@ -240,7 +240,11 @@ fn entries() -> impl Strategy<Value = Vec<Entry>> {
 
 proptest! {
     #[test]
-    fn what_is_held_is_never_new(base in entries(), new in entries(), held in proptest::collection::hash_set(0u8..6, 0..6)) {
+    fn what_is_held_is_never_new(
+        base in entries(),
+        new in entries(),
+        held in proptest::collection::hash_set(0u8..6, 0..6),
+    ) {
         let held: HashSet<_> = held.into_iter().map(|content| ObjectId::of(&[content])).collect();
         let (change, _) = round_trip_beside(&base, &new, &held);
         prop_assert!(change.wanted.iter().all(|one| !held.contains(&one.object)));
@@ -249,7 +253,8 @@ proptest! {
     #[test]
     fn any_manifest_is_rebuilt_from_any_base(base in entries(), new in entries()) {
         let (change, _) = round_trip(&base, &new);
-        let held: HashSet<_> = base.iter().filter_map(|entry| entry.file().map(|f| f.object)).collect();
+        let held: HashSet<_> =
+            base.iter().filter_map(|entry| entry.file().map(|file| file.object)).collect();
         prop_assert!(change.wanted.iter().all(|one| !held.contains(&one.object)));
     }
 }

@@ -379,7 +379,10 @@ mod tests {
         let none = error("echo motd; echo 'sh: headwater: command not found' >&2; exit 127");
         let words = ["--receive-command", "command not found", "motd"];
         assert!(
-            matches!(&none, TransportError::NoReceiver { what } if words.iter().all(|word| what.contains(word))),
+            matches!(
+                &none,
+                TransportError::NoReceiver { what } if words.iter().all(|word| what.contains(word))
+            ),
             "{none}"
         );
         let noise = error("yes | head -c 100000");

@@ -158,7 +158,7 @@ impl Transport for Pipe {
     fn is_open(&mut self) -> bool {
         let stream = &mut self.child.stream;
         let is_quiet = stream.set_nonblocking(true).is_ok()
-            && matches!(stream.read(&mut [0]), Err(error) if error.kind() == io::ErrorKind::WouldBlock);
+            && stream.read(&mut [0]).is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock);
         is_quiet && stream.set_nonblocking(false).is_ok()
     }
 }

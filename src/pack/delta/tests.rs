@@ -59,7 +59,10 @@ proptest! {
     }
 
     #[test]
-    fn arbitrary_bodies_never_panic(body in prop::collection::vec(any::<u8>(), 0..60), count in 0u64..6) {
+    fn arbitrary_bodies_never_panic(
+        body in prop::collection::vec(any::<u8>(), 0..60),
+        count in 0u64..6,
+    ) {
         let body = [&numbers(&[count])[..], &body].concat();
         let mut content = Vec::new();
         if apply(&body, &[7; 100], 200, &mut content).is_ok() {

@@ -180,17 +180,36 @@ fn pair() -> impl Strategy<Value = (Files, Files)> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig {
+        cases: 48,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
 
     #[test]
-    fn a_bundle_decodes_to_exactly_the_new_objects((old, new) in pair(), has_cache in any::<bool>(), level in 1i32..=9) {
+    fn a_bundle_decodes_to_exactly_the_new_objects(
+        (old, new) in pair(),
+        has_cache in any::<bool>(),
+        level in 1i32..=9,
+    ) {
         let space = Space::new();
-        let (first, mut second) = (scan(&space.path("first"), &old), scan(&space.path("second"), &new));
-        let [base, next] = [&first, &second].map(|content_source| content_source.live.entries().collect::<Vec<Entry>>());
+        let first = scan(&space.path("first"), &old);
+        let mut second = scan(&space.path("second"), &new);
+        let [base, next] = [&first, &second]
+            .map(|content_source| content_source.live.entries().collect::<Vec<Entry>>());
         let everything = wanted(&[], &base);
         let bases = BaseSelection::none(&everything);
         let level = Level::Zstd(level);
-        let job = PackInput { wanted: &everything, bundle: BundleKey::from_bytes([0; 32]), mirrors: Vec::new(), content_source: &first, bases: &bases, is_kept: true, level, jobs: 2 };
+        let job = PackInput {
+            wanted: &everything,
+            bundle: BundleKey::from_bytes([0; 32]),
+            mirrors: Vec::new(),
+            content_source: &first,
+            bases: &bases,
+            is_kept: true,
+            level,
+            jobs: 2,
+        };
         let cache = space.cache();
         let cache_writer = CacheWriter::begin(&cache, 1, u64::MAX).unwrap().unwrap();
         let packs = space.packs(&job, Some(&cache_writer));
@@ -205,9 +224,25 @@ proptest! {
         }
         let wanted = wanted(&base, &next);
         let excluded_bases = std::collections::HashSet::new();
-        let search = BaseSelector { wanted: &wanted, old: &second.old, content_source: &second, excluded_bases: &excluded_bases, jobs: 2, monitor: &Silent };
+        let search = BaseSelector {
+            wanted: &wanted,
+            old: &second.old,
+            content_source: &second,
+            excluded_bases: &excluded_bases,
+            jobs: 2,
+            monitor: &Silent,
+        };
         let bases = search.run(|| Ok(stream(&base)), stream(&next)).unwrap();
-        let job = PackInput { wanted: &wanted, bundle: BundleKey::from_bytes([0; 32]), mirrors: Vec::new(), content_source: &second, bases: &bases, is_kept: false, level, jobs: 2 };
+        let job = PackInput {
+            wanted: &wanted,
+            bundle: BundleKey::from_bytes([0; 32]),
+            mirrors: Vec::new(),
+            content_source: &second,
+            bases: &bases,
+            is_kept: false,
+            level,
+            jobs: 2,
+        };
         let decoded = decode(&space.packs(&job, None), &wanted, &base, &old);
         for (wanted, content) in wanted.iter().zip(&decoded) {
             prop_assert_eq!(ObjectId::of(content), wanted.object);
@@ -215,7 +250,8 @@ proptest! {
         }
         // Nothing that is new is left out, and nothing is sent that was there.
         let kept: std::collections::HashSet<&Vec<u8>> = old.values().collect();
-        let lacking: std::collections::HashSet<&Vec<u8>> = new.values().filter(|content| !kept.contains(content)).collect();
+        let lacking: std::collections::HashSet<&Vec<u8>> =
+            new.values().filter(|content| !kept.contains(content)).collect();
         prop_assert_eq!(decoded.iter().collect::<std::collections::HashSet<_>>(), lacking);
     }
 }

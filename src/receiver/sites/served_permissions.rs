@@ -21,7 +21,10 @@ pub enum GroupError {
     #[error("there is no group {0:?} on this machine")]
     Unknown(String),
     /// The receiver's user is not a member of the group, so the system would refuse the change.
-    #[error("{} is not a member of group {group:?} and cannot give files to it", users::describe_user(*user))]
+    #[error(
+        "{} is not a member of group {group:?} and cannot give files to it",
+        users::describe_user(*user)
+    )]
     NotMember {
         /// The id of the receiver's user.
         user: u32,

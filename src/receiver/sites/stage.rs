@@ -1,4 +1,5 @@
-//! `POST v1/stage` and `PUT v1/packs/…`: reads packs from a connection into a staging transaction.
+//! `POST v1/stage` and `PUT v1/packs/…`: reads packs from a connection into a staging
+//! transaction.
 
 use std::collections::VecDeque;
 use std::fs::File;

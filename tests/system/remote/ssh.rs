@@ -47,7 +47,10 @@ fn a_host_that_says_nothing_costs_the_deadline_and_harms_no_other() {
     world.write("tree", &Tree::small());
     // One that is silent from the start, and one that is once it was asked something.
     let banner = format!(
-        r#"printf 'headwater receive 1 {{"headwater":"0.1.0","protocols":[1],"sites":[{{"directory":"{}","base":"/"}}]}}\n'"#,
+        concat!(
+            r#"printf 'headwater receive 1 {{"headwater":"0.1.0","protocols":[1],"#,
+            r#""sites":[{{"directory":"{}","base":"/"}}]}}\n'"#
+        ),
         world.at("shell")
     );
     for before in ["exec cat > /dev/null".to_owned(), format!("{banner}; exec cat > /dev/null")] {

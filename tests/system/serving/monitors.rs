@@ -25,7 +25,9 @@ fn status_of(receiver: &Receiver, version: &Version) -> Value {
 fn a_site_is_ready_once_it_serves_a_release_and_says_which() {
     let receiver = Receiver::open();
     let ask = |path: &str| receiver.ask("GET", path, b"");
-    let nothing = json!({"site": "docs", "sequence": null, "release": null, "published": null, "activated": null});
+    let nothing = json!({
+        "site": "docs", "sequence": null, "release": null, "published": null, "activated": null
+    });
     let is_not_ready = || {
         assert_eq!(ask("/ready").refusal(), (503, "busy".to_owned()));
         assert_eq!(ask("/status.json").json(), nothing);
