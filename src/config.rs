@@ -14,15 +14,15 @@ use std::fmt;
 use std::num::NonZeroU32;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 use std::time::Duration;
 
-use serde::Deserialize;
 use toml::Spanned;
 
 use crate::command::CommandError;
 use crate::fsx::{self, IoError};
 use crate::mirror::has_token;
+use crate::push::{MaxRemoved, MtimeSource, OnFailure, Require, RetentionRule};
+use crate::scan::{NameRule, Root, SymlinkMode};
 use crate::tree_path::{Site, TreePath};
 
 mod access;
@@ -41,9 +41,7 @@ mod tests;
 
 pub use access::{MirrorAccess, TokenSource};
 pub use cache::CacheConfig;
-pub use fleet::{
-    Frozen, Label, MirrorConfig, MirrorName, NameError, OnFailure, ParseRequireError, Require, Wave,
-};
+pub use fleet::{Frozen, Label, MirrorConfig, MirrorName, NameError, WaveConfig};
 pub use notify::{HooksConfig, Notify, PurgeConfig};
 pub use rate::{ParseRateError, parse_rate};
 pub use run::RunDefaults;
@@ -109,24 +107,24 @@ pub struct Config {
     /// The site, if the file names one.
     pub site: Option<Site>,
     /// The content trees, merged into one; if empty, the command line must name one.
-    pub content: Vec<Content>,
+    pub content: Vec<Root>,
     /// Paths that are not pushed: lines in gitignore syntax.
     pub exclude: Vec<String>,
     /// Releases kept on each mirror.
     pub keep: NonZeroU32,
     /// How long removed paths are served, first match first; what matches
     /// none follows the built-in rules.
-    pub keep_removed: Vec<KeepRemoved>,
+    pub keep_removed: Vec<RetentionRule>,
     /// The source of the modification times of changed files.
     pub mtime: MtimeSource,
     /// How symbolic links are handled.
     pub symlinks: SymlinkMode,
     /// How names are handled that not every system supports.
-    pub names: NamePolicy,
+    pub names: NameRule,
     /// Paths without which a tree is refused.
     pub must_have: Vec<TreePath>,
-    /// How many paths one push may remove; `None` for the built-in limit.
-    pub max_removed: Option<MaxRemoved>,
+    /// How many paths one push may remove.
+    pub max_removed: MaxRemoved,
     /// Paths that are published although they look like secrets: lines in gitignore syntax.
     pub allow_secrets: Vec<String>,
     /// The mirrors in the order of the file, then of the list; names and places differ.
@@ -138,7 +136,7 @@ pub struct Config {
     /// Notifications about changes.
     pub notify: Notify,
     /// Which mirrors switch first, in order; no group is in two of them.
-    pub waves: Vec<Wave>,
+    pub waves: Vec<WaveConfig>,
     /// The location of the origin's cache, and how much of old releases is kept there.
     pub cache: CacheConfig,
     /// How commands run.
@@ -159,9 +157,9 @@ impl Default for Config {
             keep_removed: Vec::new(),
             mtime: MtimeSource::default(),
             symlinks: SymlinkMode::default(),
-            names: NamePolicy::default(),
+            names: NameRule::default(),
             must_have: Vec::new(),
-            max_removed: None,
+            max_removed: MaxRemoved::default(),
             allow_secrets: Vec::new(),
             mirrors: Vec::new(),
             token_envs: Vec::new(),
@@ -224,89 +222,6 @@ impl Config {
     #[must_use]
     pub fn mirror(&self, name: &str) -> Option<&MirrorConfig> {
         self.mirrors.iter().find(|mirror| mirror.name.as_str() == name)
-    }
-}
-
-/// A directory whose files are pushed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Content {
-    /// The directory, relative to the file's own.
-    pub path: PathBuf,
-    /// The directory in the tree that the files are published in; `None` for the root.
-    pub at: Option<TreePath>,
-}
-
-/// How long matching paths are still served after they are removed from the tree.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct KeepRemoved {
-    /// A pattern in gitignore syntax.
-    pub pattern: String,
-    /// How long; zero removes at once.
-    pub keep: Duration,
-}
-
-/// The source of the modification times of changed files.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum MtimeSource {
-    /// The time of the push, so that caches always notice a change.
-    #[default]
-    Push,
-    /// The file's own time, as package mirrors want it.
-    Source,
-}
-
-/// How symbolic links are handled.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum SymlinkMode {
-    /// They are distributed as links.
-    #[default]
-    Keep,
-    /// What they point to is distributed in their place.
-    Follow,
-    /// A tree with one is refused.
-    Refuse,
-}
-
-/// How names are handled that not every system supports.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum NamePolicy {
-    /// They are warned of.
-    #[default]
-    Warn,
-    /// A tree with one is refused.
-    Portable,
-}
-
-/// How many paths one push may remove.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum MaxRemoved {
-    /// This part of the paths, in percent, 0 to 100.
-    Percent(u8),
-    /// This many paths.
-    Count(u64),
-}
-
-/// A text that is neither a percentage nor a number.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("must be a percentage from \"0%\" to \"100%\", or a number of paths")]
-pub struct ParseMaxRemovedError;
-
-impl FromStr for MaxRemoved {
-    type Err = ParseMaxRemovedError;
-
-    fn from_str(text: &str) -> Result<Self, ParseMaxRemovedError> {
-        match text.strip_suffix('%') {
-            Some(percent) => percent
-                .parse()
-                .ok()
-                .filter(|percent| *percent <= 100)
-                .map(Self::Percent)
-                .ok_or(ParseMaxRemovedError),
-            None => text.parse().map(Self::Count).map_err(|_| ParseMaxRemovedError),
-        }
     }
 }
 
@@ -391,9 +306,9 @@ impl Checker<'_> {
         };
         let mirrors = self.mirrors(file.mirror, &file.mirror_defaults, &list)?;
         let site = file.site.map(|site| self.parsed(&site, Site::new)).transpose()?;
-        let rule = |rule: raw::KeepRemoved| -> Result<KeepRemoved, ConfigError> {
+        let rule = |rule: raw::RawKeepRemoved| -> Result<RetentionRule, ConfigError> {
             let keep = self.duration(&rule.keep)?;
-            Ok(KeepRemoved { pattern: self.pattern(rule.pattern)?, keep })
+            Ok(RetentionRule { pattern: self.pattern(rule.pattern)?, keep })
         };
         Ok(Config {
             site,
@@ -418,7 +333,7 @@ impl Checker<'_> {
                 .iter()
                 .map(|path| self.parsed(path, TreePath::new))
                 .collect::<Result<_, _>>()?,
-            max_removed: file.max_removed,
+            max_removed: file.max_removed.unwrap_or_default(),
             notify,
             token_envs,
             cache: self.cache(&file.cache)?,
@@ -431,8 +346,8 @@ impl Checker<'_> {
         })
     }
 
-    fn content(&self, trees: Vec<raw::RawContent>) -> Result<Vec<Content>, ConfigError> {
-        let mut content: Vec<Content> = Vec::with_capacity(trees.len());
+    fn content(&self, trees: Vec<raw::RawContent>) -> Result<Vec<Root>, ConfigError> {
+        let mut content: Vec<Root> = Vec::with_capacity(trees.len());
         for tree in trees {
             let at = tree.at.as_ref().map(|at| self.parsed(at, TreePath::new)).transpose()?;
             let span = tree.at.map_or(tree.path.span(), |at| at.span());
@@ -445,7 +360,7 @@ impl Checker<'_> {
             if tree.path.as_ref().is_empty() {
                 return Err(self.error(tree.path.span(), "the path is empty"));
             }
-            content.push(Content { path: self.base.join(tree.path.into_inner()), at });
+            content.push(Root { path: self.base.join(tree.path.into_inner()), at });
         }
         Ok(content)
     }

@@ -1,18 +1,16 @@
 //! The arguments that several subcommands share, as groups, and the types of
 //! their values. The doc comments here are the help texts.
 
-use std::fmt;
 use std::num::{NonZeroU32, NonZeroU64, NonZeroUsize};
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
 use clap::{Args, ValueHint};
-use headwater::config::{OnFailure, Require, parse_duration, parse_rate};
+use headwater::config::{parse_duration, parse_rate};
 use headwater::mirror::{ReceiveCommand, SshCommand};
-use headwater::push::LevelChoice;
+use headwater::push::{LevelChoice, OnFailure, Require, RunNumber};
 use headwater::tree_path::{Site, TreePath};
-use headwater::varint::MAX_NUMBER;
 
 use super::habits::{DryRunArgs, HabitArgs};
 use super::notifications::ScheduleArgs;
@@ -23,59 +21,6 @@ const GUARDS: &str = "Guard rails";
 pub(crate) const RUN: &str = "How it runs";
 const REMOTE: &str = "Mirrors on other machines";
 pub(crate) const OUTPUT: &str = "Output";
-
-/// Longest name of an order stream, in bytes: releases copy it forward.
-const MAX_STREAM_BYTES: usize = 200;
-
-/// A run number in an order stream, written `STREAM:N`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct RunNumberArg {
-    stream: String,
-    number: u64,
-}
-
-impl RunNumberArg {
-    /// The run number `number` in `stream`, checked.
-    pub(crate) fn new(stream: &str, number: u64) -> Result<Self, String> {
-        if stream.is_empty() || stream.len() > MAX_STREAM_BYTES || stream.contains(char::is_control)
-        {
-            return Err(format!(
-                "the stream must have 1 to {MAX_STREAM_BYTES} bytes and no control characters"
-            ));
-        }
-        if number > MAX_NUMBER {
-            return Err("the number must be below 2^53".to_owned());
-        }
-        Ok(Self { stream: stream.to_owned(), number })
-    }
-
-    /// The stream.
-    pub(crate) fn stream(&self) -> &str {
-        &self.stream
-    }
-
-    /// The number in the stream.
-    pub(crate) const fn number(&self) -> u64 {
-        self.number
-    }
-}
-
-impl FromStr for RunNumberArg {
-    type Err = String;
-
-    /// The number follows the last colon: streams may contain colons.
-    fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || "write it as STREAM:N, for example `build:1234`".to_owned();
-        let (stream, number) = text.rsplit_once(':').ok_or_else(wrong)?;
-        Self::new(stream, number.parse().map_err(|_| wrong())?)
-    }
-}
-
-impl fmt::Display for RunNumberArg {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}", self.stream, self.number)
-    }
-}
 
 /// Which configuration and which of its mirrors a command uses.
 #[derive(Debug, Clone, Default, Args)]
@@ -156,7 +101,7 @@ pub(crate) struct ReleaseArgs {
     /// Refuse to replace a release that a higher N in the same stream published [default in CI: the
     /// run number]
     #[arg(long, value_name = "STREAM:N", help_heading = PUBLISH)]
-    pub(crate) order: Option<RunNumberArg>,
+    pub(crate) order: Option<RunNumber>,
     /// Serve removed files of every kind for this long, so that cached pages find them: 0s, 24h,
     /// 14d
     #[arg(long, value_name = "DURATION", value_parser = parse_duration, help_heading = PUBLISH)]
@@ -481,7 +426,7 @@ mod tests {
 
     #[test]
     fn orders_are_split_at_the_last_colon() {
-        let order: RunNumberArg = "github:me/site/CI: all:17".parse().unwrap();
+        let order: RunNumber = "github:me/site/CI: all:17".parse().unwrap();
         assert_eq!((order.stream(), order.number()), ("github:me/site/CI: all", 17));
         for bad in [
             "",
@@ -493,7 +438,7 @@ mod tests {
             "a\nb:3",
             &format!("{}:1", "s".repeat(201)),
         ] {
-            assert!(bad.parse::<RunNumberArg>().is_err(), "{bad}");
+            assert!(bad.parse::<RunNumber>().is_err(), "{bad}");
         }
     }
 }

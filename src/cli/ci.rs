@@ -4,7 +4,7 @@
 //! the CI increases with every run, in a stream with the name of the job: if two
 //! jobs shared a stream, one of them would supersede the other.
 
-use super::args::RunNumberArg;
+use headwater::push::RunNumber;
 
 /// Longest note, in characters; the name of a branch may be long.
 const MAX_NOTE_CHARS: usize = 500;
@@ -88,11 +88,11 @@ pub(crate) fn note(lookup: impl Fn(&str) -> Option<String>) -> Option<String> {
 
 /// The run number of a push from CI, if job and number are known. A repeated old
 /// run keeps its number, so it stays older.
-pub(crate) fn order(lookup: impl Fn(&str) -> Option<String>) -> Option<RunNumberArg> {
+pub(crate) fn order(lookup: impl Fn(&str) -> Option<String>) -> Option<RunNumber> {
     let kind = kind(&lookup)?;
     let job: Option<Vec<String>> = kind.job.iter().map(|name| set(name, &lookup)).collect();
     let number = first(kind.number, &lookup)?.parse().ok()?;
-    RunNumberArg::new(&format!("{}:{}", kind.stream, job?.join("/")), number).ok()
+    RunNumber::new(&format!("{}:{}", kind.stream, job?.join("/")), number).ok()
 }
 
 /// The job and the number of this run, if the CI sets both.

@@ -9,10 +9,9 @@ use headwater::config::{self, Config};
 use headwater::fsx;
 use headwater::mirror::Mirror;
 use headwater::push::{
-    AllowedSecrets, Goal, Guards, KeepContent, KnownStores, MaxRemoved, MtimeMode, Options,
-    Require, Retention, RetentionRule, RunNumber, ScratchLocation,
+    AllowedSecrets, Goal, Guards, KnownStores, Options, Retention, ScratchLocation,
 };
-use headwater::scan::{NameRule, Root, ScanOptions, SymlinkMode};
+use headwater::scan::{Root, ScanOptions};
 use headwater::tree_path::Site;
 
 use super::args::{GuardArgs, ReleaseArgs, WorkArgs};
@@ -41,11 +40,7 @@ pub(crate) fn jobs(flag: Option<NonZeroUsize>, config: &Config) -> NonZeroUsize 
 pub(crate) fn roots(tree: Option<&str>, config: &Config) -> Vec<Root> {
     match tree {
         Some(tree) => vec![Root { path: tree.into(), at: None }],
-        None => config
-            .content
-            .iter()
-            .map(|one| Root { path: one.path.clone(), at: one.at.clone() })
-            .collect(),
+        None => config.content.clone(),
     }
 }
 
@@ -58,15 +53,8 @@ pub(crate) fn scan_options(
 ) -> ScanOptions {
     ScanOptions {
         exclude: settings::exclude(exclude, config),
-        symlinks: match config.symlinks {
-            config::SymlinkMode::Keep => SymlinkMode::Keep,
-            config::SymlinkMode::Follow => SymlinkMode::Follow,
-            config::SymlinkMode::Refuse => SymlinkMode::Refuse,
-        },
-        names: match config.names {
-            config::NamePolicy::Warn => NameRule::Warn,
-            config::NamePolicy::Portable => NameRule::Portable,
-        },
+        symlinks: config.symlinks,
+        names: config.names,
         jobs: jobs.get(),
         stat_cache: cache.map(|cache| cache.join("stat-cache")),
     }
@@ -129,43 +117,27 @@ impl PushInputs<'_> {
         settings: ReleaseSettings,
         scratch: ScratchLocation,
     ) -> Result<Options, Failure> {
-        let rules: Vec<RetentionRule> = settings
-            .keep_removed
-            .into_iter()
-            .map(|rule| RetentionRule { pattern: rule.pattern, keep: rule.keep })
-            .collect();
-        let retention = Retention::new(&rules, self.release.expunge.clone())
+        let retention = Retention::new(&settings.keep_removed, self.release.expunge.clone())
             .map_err(|error| Failure::new(Exit::Usage, format!("keep_removed: {error}")))?;
         let began = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
         Ok(Options {
             site: settings.site,
             note: settings.note.map(|note| one_line(&note)),
-            order: settings.order.map(|order| RunNumber {
-                stream: order.stream().to_owned(),
-                number: order.number(),
-            }),
+            order: settings.order,
             allow_older: self.guards.allow_older,
             again: self.guards.again,
             new_history: self.guards.new_history,
             guards: self.guard_rails()?,
             retention,
-            mtime: match self.config.mtime {
-                config::MtimeSource::Push => MtimeMode::Release,
-                config::MtimeSource::Source => MtimeMode::Source,
-            },
-            require: match self.work.require.unwrap_or(self.config.require) {
-                config::Require::All => Require::All,
-                config::Require::Any => Require::AtLeast(1),
-                config::Require::Count(count) => Require::AtLeast(count.get()),
-                config::Require::Percent(percent) => Require::Percent(percent),
-            },
+            mtime: self.config.mtime,
+            require: self.work.require.unwrap_or(self.config.require),
             policy: fleet::policy(self.config, self.work.on_failure, self.goal)?,
             partial: None,
             jobs: jobs(self.work.jobs, self.config),
             level: self.work.level.or(self.config.run.level).unwrap_or_default(),
             scratch,
             stores: known_stores(self.work.cache.as_deref(), self.config).with_init(self.work.init),
-            keep_content: keep_content(&self.config.cache),
+            keep_content: self.config.cache.keep,
             began: u64::try_from(began).unwrap_or(u64::MAX),
             patience: PATIENCE,
             answer_patience: ANSWER_PATIENCE,
@@ -178,28 +150,11 @@ impl PushInputs<'_> {
         Ok(Guards {
             must_have: self.config.must_have.clone(),
             expunged: self.release.expunge.clone(),
-            max_removed: match self.config.max_removed {
-                None => MaxRemoved::default(),
-                Some(config::MaxRemoved::Percent(percent)) => {
-                    MaxRemoved::Part(f64::from(percent) / 100.0)
-                }
-                Some(config::MaxRemoved::Count(count)) => MaxRemoved::Paths(count),
-            },
+            max_removed: self.config.max_removed,
             allow_shrink: self.guards.allow_shrink,
             allow_secrets: self.guards.allow_secrets,
             allowed_secrets,
         })
-    }
-}
-
-/// The cache settings of the configuration, with the defaults of a push.
-fn keep_content(cache: &config::CacheConfig) -> KeepContent {
-    let defaults = KeepContent::default();
-    let releases =
-        cache.releases.map(|releases| usize::try_from(releases.get()).unwrap_or(usize::MAX));
-    KeepContent {
-        releases: releases.unwrap_or(defaults.releases),
-        most_bytes: cache.content_bytes.unwrap_or(defaults.most_bytes),
     }
 }
 
@@ -214,7 +169,7 @@ fn one_line(note: &str) -> String {
 }
 
 /// A tree or a mirror, for `--from` of repair and for the sides of diff.
-pub(crate) enum Operand {
+pub(crate) enum TreeOrMirror {
     Tree(Vec<Root>),
     Mirror(Arc<dyn Mirror>),
 }
@@ -224,13 +179,13 @@ pub(crate) fn place(
     operand: &super::operands::Operand,
     factory: &MirrorFactory,
     site: Option<&Site>,
-) -> Result<Operand, Failure> {
+) -> Result<TreeOrMirror, Failure> {
     let location = &operand.place.location;
     let is_store = Path::new(location.strip_prefix("file://").unwrap_or(location))
         .join(".headwater/format")
         .exists();
     if operand.is_mirror || is_store {
-        return Ok(Operand::Mirror(factory.mirror(&operand.place, site)?));
+        return Ok(TreeOrMirror::Mirror(factory.mirror(&operand.place, site)?));
     }
-    Ok(Operand::Tree(vec![Root { path: location.into(), at: None }]))
+    Ok(TreeOrMirror::Tree(vec![Root { path: location.into(), at: None }]))
 }

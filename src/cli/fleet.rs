@@ -131,18 +131,15 @@ fn report(choice: MirrorChoice) -> MirrorReport {
 /// Returns an error if a probe does not name a path of a tree.
 pub(crate) fn policy(
     config: &Config,
-    inputs: Option<config::OnFailure>,
+    on_failure: Option<OnFailure>,
     goal: Goal,
 ) -> Result<Policy, Failure> {
-    let on_failure = match inputs.unwrap_or(config.on_failure) {
-        config::OnFailure::Leave => OnFailure::Leave,
-        config::OnFailure::Revert => OnFailure::Revert,
-    };
+    let on_failure = on_failure.unwrap_or(config.on_failure);
     let waves: Result<_, _> = config.waves.iter().map(|inputs| wave(config, inputs)).collect();
     Ok(Policy { goal, on_failure, waves: waves? })
 }
 
-fn wave(config: &Config, inputs: &config::Wave) -> Result<Wave, Failure> {
+fn wave(config: &Config, inputs: &config::WaveConfig) -> Result<Wave, Failure> {
     let is_in = |mirror: &&MirrorConfig| {
         mirror.group.as_ref().is_some_and(|group| inputs.groups.contains(group))
     };

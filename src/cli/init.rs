@@ -300,17 +300,12 @@ mod tests {
         );
         assert_eq!(config.site, Some(headwater::tree_path::Site::default()));
         assert_eq!(config.keep, headwater::config::DEFAULT_KEEP);
-        let kept = headwater::push::KeepContent::default();
         assert_eq!(config.run.level, Some(LevelChoice::default()));
         assert_eq!(config.run.wait, Some(context::DEFAULT_WAIT));
         assert_eq!(config.run.max_parallel, Some(remote::DEFAULT_MAX_PARALLEL));
         assert_eq!(config.run.ssh_command, Some(SshCommand::default()));
         assert_eq!(config.run.receive_command, Some(ReceiveCommand::default()));
-        assert_eq!(config.cache.content_bytes, Some(kept.most_bytes));
-        assert_eq!(
-            config.cache.releases.map(|releases| releases.get() as usize),
-            Some(kept.releases)
-        );
+        assert_eq!(config.cache.keep, headwater::push::KeepContent::default());
         assert_eq!(
             (config.mtime, config.symlinks, config.names),
             (Default::default(), Default::default(), Default::default())

@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::args::{
     ConfigArgs, MirrorsArgs, OutputArgs, PruneArgs, RemoteArgs, RepairArgs, VerifyArgs,
 };
-use super::context::{self, Operand};
+use super::context::{self, TreeOrMirror};
 use super::failure::{Exit, Failure, eprint_raw};
 use super::output::{bytes, count, counted, escape, listed, print, print_json};
 use super::progress::Progress;
@@ -161,8 +161,8 @@ pub(crate) fn repair(args: &RepairArgs) -> Result<Exit, Failure> {
     let operand =
         operands::of_operand(&args.from, &config, |word| std::path::Path::new(word).is_dir())?;
     let source = match context::place(&operand, &factory, None)? {
-        Operand::Mirror(mirror) => Source::Store(mirror),
-        Operand::Tree(roots) => Source::Trees {
+        TreeOrMirror::Mirror(mirror) => Source::Store(mirror),
+        TreeOrMirror::Tree(roots) => Source::Trees {
             roots,
             scan: context::scan_options(&[], &config, context::jobs(None, &config), None),
         },

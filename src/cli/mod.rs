@@ -462,7 +462,7 @@ mod tests {
         let line = line.split_whitespace().collect::<Vec<_>>().join(" ");
         let Command::Push(push) = parse(&line).unwrap() else { panic!("not push") };
         assert_eq!(push.source.places, ["public", "/srv/a", "eu"]);
-        assert_eq!(push.release.order.as_ref().map(args::RunNumberArg::number), Some(7));
+        assert_eq!(push.release.order.as_ref().map(headwater::push::RunNumber::number), Some(7));
         assert_eq!(push.release.keep_removed.map(|keep| keep.as_secs()), Some(14 * 86_400));
         assert_eq!(push.release.expunge.len(), 2);
         assert_eq!(push.work.level, Some(LevelChoice::Fixed(Level::Raw)));

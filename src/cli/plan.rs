@@ -11,7 +11,7 @@ use headwater::push::{
 use serde::Serialize;
 
 use super::args::{DiffArgs, ListArgs, PushArgs};
-use super::context::{self, Operand};
+use super::context::{self, TreeOrMirror};
 use super::failure::{self, Exit, ExitInputs, Failure};
 use super::next_steps::{self, print_hints};
 use super::operands;
@@ -399,8 +399,10 @@ pub(crate) fn diff(args: &DiffArgs) -> Result<Exit, Failure> {
             check_there(std::slice::from_ref(&operand.place), &config)?;
         }
         Ok(match context::place(&operand, &factory, args.remote.site.as_ref())? {
-            Operand::Mirror(mirror) => DiffSide::Release { mirror, sequence: operand.sequence },
-            Operand::Tree(roots) => {
+            TreeOrMirror::Mirror(mirror) => {
+                DiffSide::Release { mirror, sequence: operand.sequence }
+            }
+            TreeOrMirror::Tree(roots) => {
                 let jobs = context::jobs(None, &config);
                 DiffSide::Trees { roots, scan: context::scan_options(&[], &config, jobs, None) }
             }

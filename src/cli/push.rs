@@ -3,11 +3,11 @@
 
 use std::sync::Arc;
 
-use headwater::config::{Config, Require};
+use headwater::config::Config;
 use headwater::mirror::{ErrorKind, Mirror};
 use headwater::monitor::Monitor as _;
 use headwater::push::{
-    self, ChangeCounts, Fleet, Goal, MirrorReport, Options, Outcome, Report, Source,
+    self, ChangeCounts, Fleet, Goal, MirrorReport, Options, Outcome, Report, Require, Source,
 };
 use headwater::scan::Root;
 use serde::Serialize;
@@ -129,8 +129,8 @@ fn others(factory: &MirrorFactory, fleet: &Fleet, config: &Config, around: &Sche
 /// Refuses a requirement that no outcome could meet.
 fn check_require(require: Require, mirrors: usize) -> Result<(), Failure> {
     match require {
-        Require::Count(count) if count.get() > mirrors => {
-            let required = counted(count.get() as u64, "mirror is", "mirrors are");
+        Require::AtLeast(count) if count > mirrors => {
+            let required = counted(count as u64, "mirror is", "mirrors are");
             let there = counted(mirrors as u64, "mirror", "mirrors");
             let error = format!("{required} required, but the push is to {there}");
             let hint = "name more mirrors, or lower --require or `require` in headwater.toml; 80% \

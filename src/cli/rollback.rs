@@ -2,8 +2,8 @@
 
 use std::io::{self, IsTerminal as _};
 
-use headwater::config::Require;
 use headwater::monitor::{Event, Monitor};
+use headwater::push::Require;
 use headwater::push::{self, DecidedBy, RollbackPlan, Source};
 use headwater::release::Release;
 
@@ -20,7 +20,7 @@ pub(crate) fn run(args: &RollbackArgs) -> Result<Exit, Failure> {
     args.dry_run.refuse("rollback", instead)?;
     // A rollback may be urgent, so an unreachable mirror must not delay the others.
     let work =
-        WorkArgs { require: Some(args.work.require.unwrap_or(Require::Any)), ..args.work.clone() };
+        WorkArgs { require: Some(args.work.require.unwrap_or(Require::ANY)), ..args.work.clone() };
     let inputs = TreelessInputs {
         mirrors: &args.mirrors,
         release: &args.release,

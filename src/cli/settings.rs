@@ -7,10 +7,11 @@
 use std::path::{Path, PathBuf};
 
 use etcetera::BaseStrategy as _;
-use headwater::config::{Config, KeepRemoved};
+use headwater::config::Config;
+use headwater::push::{RetentionRule, RunNumber};
 use headwater::tree_path::Site;
 
-use super::args::{ReleaseArgs, RunNumberArg};
+use super::args::ReleaseArgs;
 use super::ci;
 use super::failure::{Exit, Failure};
 
@@ -22,10 +23,10 @@ pub(crate) struct ReleaseSettings {
     /// The note, if there is one.
     pub(crate) note: Option<String>,
     /// The order, if there is one.
-    pub(crate) order: Option<RunNumberArg>,
+    pub(crate) order: Option<RunNumber>,
     /// Rules for how long removed paths are served; the first match applies, before the built-in
     /// rules.
-    pub(crate) keep_removed: Vec<KeepRemoved>,
+    pub(crate) keep_removed: Vec<RetentionRule>,
 }
 
 impl ReleaseSettings {
@@ -39,7 +40,7 @@ impl ReleaseSettings {
     ) -> Self {
         let site = site.or(config.site.as_ref()).cloned();
         let keep_removed = match args.keep_removed {
-            Some(keep) => vec![KeepRemoved { pattern: "*".to_owned(), keep }],
+            Some(keep) => vec![RetentionRule { pattern: "*".to_owned(), keep }],
             None => config.keep_removed.clone(),
         };
         let note =
@@ -106,7 +107,7 @@ mod tests {
 
         let flags = ReleaseArgs {
             note: Some(String::new()),
-            order: Some(RunNumberArg::new("s", 9).unwrap()),
+            order: Some(RunNumber::new("s", 9).unwrap()),
             keep_removed: Some(Duration::ZERO),
             expunge: Vec::new(),
         };
@@ -116,7 +117,7 @@ mod tests {
         assert_eq!(from_flags.order.unwrap().to_string(), "s:9");
         assert_eq!(
             from_flags.keep_removed,
-            [KeepRemoved { pattern: "*".into(), keep: Duration::ZERO }]
+            [RetentionRule { pattern: "*".into(), keep: Duration::ZERO }]
         );
         assert_eq!(exclude(&["!a/b".to_owned()], &config), ["a", "!a/b"]);
     }

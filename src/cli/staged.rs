@@ -3,9 +3,8 @@
 use std::time::Duration;
 
 use clap::{Args, ValueHint};
-use headwater::config;
 use headwater::monitor::Monitor as _;
-use headwater::push::{self, Abandoned, Source};
+use headwater::push::{self, Abandoned, Require, Source};
 use jiff::{Timestamp, tz::TimeZone};
 use serde::Serialize;
 
@@ -141,7 +140,7 @@ fn wait_until(
 pub(crate) fn heal(args: &HealArgs) -> Result<Exit, Failure> {
     args.dry_run.refuse("heal", "`headwater status` shows which mirrors are behind")?;
     // This run updates the mirrors that it can reach; a later run updates the others.
-    let require = Some(args.work.require.unwrap_or(config::Require::Any));
+    let require = Some(args.work.require.unwrap_or(Require::ANY));
     let work = WorkArgs { require, ..args.work.clone() };
     let config = load_config(&args.config)?;
     let source = match &args.from {

@@ -1,6 +1,6 @@
 //! What the file says of the cache of the origin: `[cache]`.
 
-use std::num::NonZeroU32;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use bytesize::ByteSize;
@@ -8,17 +8,15 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use super::{Checker, ConfigError};
+use crate::push::KeepContent;
 
-/// The location of the origin's cache and how much content of old releases it keeps; `None` leaves
-/// the choice to the command.
+/// The location of the origin's cache and how much content of old releases it keeps.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct CacheConfig {
-    /// The directory.
+    /// The directory; `None` leaves the choice to the command.
     pub dir: Option<PathBuf>,
-    /// Maximum bytes of content; 0 keeps none.
-    pub content_bytes: Option<u64>,
-    /// The number of releases whose content is kept.
-    pub releases: Option<NonZeroU32>,
+    /// How much is kept.
+    pub keep: KeepContent,
 }
 
 #[derive(Default, Deserialize)]
@@ -26,7 +24,7 @@ pub struct CacheConfig {
 pub(super) struct RawCache {
     dir: Option<Spanned<String>>,
     content: Option<Spanned<String>>,
-    releases: Option<NonZeroU32>,
+    releases: Option<NonZeroUsize>,
 }
 
 impl Checker<'_> {
@@ -44,10 +42,13 @@ impl Checker<'_> {
             }
             dir => dir.as_ref().map(|dir| self.base.join(dir.as_ref())),
         };
-        Ok(CacheConfig {
-            dir,
-            content_bytes: table.content.as_ref().map(size).transpose()?,
-            releases: table.releases,
-        })
+        let mut keep = KeepContent::default();
+        if let Some(releases) = table.releases {
+            keep.releases = releases.get();
+        }
+        if let Some(content) = &table.content {
+            keep.most_bytes = size(content)?;
+        }
+        Ok(CacheConfig { dir, keep })
     }
 }

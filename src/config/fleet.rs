@@ -5,12 +5,10 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::num::{NonZeroU32, NonZeroUsize};
-use std::str::FromStr;
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use jiff::tz::TimeZone;
-use serde::Deserialize;
 use toml::{Spanned, Value};
 
 use super::list_rules::ListRules;
@@ -152,7 +150,7 @@ impl fmt::Display for Label {
 
 /// Mirrors that switch together, after the earlier waves.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Wave {
+pub struct WaveConfig {
     /// The groups of these mirrors.
     pub groups: Vec<Label>,
     /// How long these mirrors serve the release before the probes and the next wave.
@@ -160,61 +158,6 @@ pub struct Wave {
     /// Probes that must succeed after that: public URLs, or paths below the public URL of each
     /// mirror.
     pub probes: Vec<String>,
-}
-
-/// How many mirrors must be ready before any switches.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Require {
-    /// Every one.
-    #[default]
-    All,
-    /// One.
-    Any,
-    /// At least this many.
-    Count(NonZeroUsize),
-    /// At least this part of them, in percent, 1 to 100.
-    Percent(u8),
-}
-
-/// A text that is no requirement.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("write `all`, `any`, a number from 1, or a percentage from 1% to 100%")]
-pub struct ParseRequireError;
-
-impl FromStr for Require {
-    type Err = ParseRequireError;
-
-    fn from_str(text: &str) -> Result<Self, ParseRequireError> {
-        match (text, text.strip_suffix('%').map(str::parse)) {
-            ("all", _) => Ok(Self::All),
-            ("any", _) => Ok(Self::Any),
-            (_, Some(Ok(percent @ 1..=100))) => Ok(Self::Percent(percent)),
-            (number, None) => number.parse().map(Self::Count).map_err(|_| ParseRequireError),
-            _ => Err(ParseRequireError),
-        }
-    }
-}
-
-impl fmt::Display for Require {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::All => f.write_str("all"),
-            Self::Any => f.write_str("any"),
-            Self::Count(count) => write!(f, "{count}"),
-            Self::Percent(percent) => write!(f, "{percent}%"),
-        }
-    }
-}
-
-/// What becomes of mirrors that switched when another one then fails to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum OnFailure {
-    /// They keep the release; the other one gets it from the next push.
-    #[default]
-    Leave,
-    /// The mirrors revert to their previous content.
-    Revert,
 }
 
 /// The list of mirrors beside the file.
@@ -420,8 +363,8 @@ impl Checker<'_> {
         &self,
         tables: Vec<raw::RawWave>,
         mirrors: &[MirrorConfig],
-    ) -> Result<Vec<Wave>, ConfigError> {
-        let mut waves: Vec<Wave> = Vec::with_capacity(tables.len());
+    ) -> Result<Vec<WaveConfig>, ConfigError> {
+        let mut waves: Vec<WaveConfig> = Vec::with_capacity(tables.len());
         for table in tables {
             let wave = self.wave(table, &waves, mirrors)?;
             waves.push(wave);
@@ -432,9 +375,9 @@ impl Checker<'_> {
     fn wave(
         &self,
         table: raw::RawWave,
-        earlier: &[Wave],
+        earlier: &[WaveConfig],
         mirrors: &[MirrorConfig],
-    ) -> Result<Wave, ConfigError> {
+    ) -> Result<WaveConfig, ConfigError> {
         let span = table.groups.span();
         let mut groups = Vec::new();
         for group in table.groups.into_inner() {
@@ -463,7 +406,7 @@ impl Checker<'_> {
             Some(probe) => self.probes(probe, &groups, mirrors)?,
             None => Vec::new(),
         };
-        Ok(Wave { groups, soak, probes })
+        Ok(WaveConfig { groups, soak, probes })
     }
 
     fn probes(

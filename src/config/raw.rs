@@ -12,8 +12,8 @@ use toml::{Spanned, Value};
 
 use super::cache::RawCache;
 use super::notify::{RawHooks, RawMetrics, RawPing, RawPurge};
-use super::{MaxRemoved, MtimeSource, NamePolicy, OnFailure, Require, SymlinkMode};
-use crate::push::LevelChoice;
+use crate::push::{LevelChoice, MaxRemoved, MtimeSource, OnFailure, Require};
+use crate::scan::{NameRule, SymlinkMode};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -25,13 +25,13 @@ pub(super) struct RawFile {
     pub(super) exclude: Vec<Spanned<String>>,
     pub(super) keep: Option<NonZeroU32>,
     #[serde(default, deserialize_with = "some")]
-    pub(super) keep_removed: Vec<KeepRemoved>,
+    pub(super) keep_removed: Vec<RawKeepRemoved>,
     #[serde(default)]
     pub(super) mtime: MtimeSource,
     #[serde(default)]
     pub(super) symlinks: SymlinkMode,
     #[serde(default)]
-    pub(super) names: NamePolicy,
+    pub(super) names: NameRule,
     #[serde(default)]
     pub(super) must_have: Vec<Spanned<String>>,
     #[serde(default)]
@@ -78,7 +78,7 @@ pub(super) struct RawContent {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, expecting = "a table with `match` and `for`")]
-pub(super) struct KeepRemoved {
+pub(super) struct RawKeepRemoved {
     #[serde(rename = "match")]
     pub(super) pattern: Spanned<String>,
     #[serde(rename = "for")]

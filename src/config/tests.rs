@@ -51,18 +51,18 @@ url = "www"
     )
     .unwrap();
     assert_eq!(config.site, Some(Site::new("docs").unwrap()));
-    assert_eq!(config.content[0], Content { path: "/etc/hw/public".into(), at: None });
+    assert_eq!(config.content[0], Root { path: "/etc/hw/public".into(), at: None });
     assert_eq!(config.content[1].path, Path::new("/srv/api"));
     assert_eq!(config.content[1].at.as_ref().map(TreePath::as_str), Some("api/v1"));
     assert_eq!((config.keep.get(), config.exclude.len(), config.must_have.len()), (5, 3, 2));
     assert_eq!(
         (config.mtime, config.symlinks, config.names),
-        (MtimeSource::Source, SymlinkMode::Follow, NamePolicy::Portable)
+        (MtimeSource::Source, SymlinkMode::Follow, NameRule::Portable)
     );
-    assert_eq!(config.max_removed, Some(MaxRemoved::Percent(25)));
+    assert_eq!(config.max_removed, MaxRemoved::Percent(25));
     assert_eq!(
         config.keep_removed,
-        [KeepRemoved { pattern: "*.js".into(), keep: Duration::from_secs(14 * 24 * 3600) }]
+        [RetentionRule { pattern: "*.js".into(), keep: Duration::from_secs(14 * 24 * 3600) }]
     );
     assert_eq!(config.mirror("eu").unwrap().url, "ssh://www@eu.example/srv/www");
     assert_eq!(config.mirror("here").unwrap().url, "/etc/hw/www");
@@ -82,7 +82,7 @@ fn content_may_be_one_path_beside_the_file() {
         Path::new(FILE_NAME),
     )
     .unwrap();
-    assert_eq!(config.content, [Content { path: "./public".into(), at: None }]);
+    assert_eq!(config.content, [Root { path: "./public".into(), at: None }]);
     assert_eq!(config.mirrors[0].url, "./www");
 }
 
@@ -93,7 +93,7 @@ fn a_limit_is_a_percentage_or_a_count() {
         ("\"40\"", MaxRemoved::Count(40)),
         ("40", MaxRemoved::Count(40)),
     ] {
-        assert_eq!(parse(&format!("max_removed = {text}")).unwrap().max_removed, Some(limit));
+        assert_eq!(parse(&format!("max_removed = {text}")).unwrap().max_removed, limit);
     }
     for bad in ["\"101%\"", "\"half\"", "\"-1%\"", "-1", "1.5", "true"] {
         assert_eq!(mistake(&format!("max_removed = {bad}")).0, 1, "{bad}");

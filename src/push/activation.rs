@@ -334,7 +334,7 @@ fn is_newer(rival: &Release, ours: &Release, options: &Options) -> bool {
     let began = |release: &Release| (release.began, release.id());
     let order = options.order.as_ref().filter(|_| !options.allow_older);
     match order
-        .and_then(|order| rival.orders.get(&order.stream).map(|seen| seen.cmp(&order.number)))
+        .and_then(|order| rival.orders.get(order.stream()).map(|seen| seen.cmp(&order.number())))
     {
         Some(Ordering::Greater) => true,
         Some(Ordering::Less) => false,

@@ -269,9 +269,13 @@ pub(super) fn check_order(
     published: &BTreeMap<String, u64>,
 ) -> Result<(), PushError> {
     let Some(order) = &options.order else { return Ok(()) };
-    match published.get(&order.stream) {
-        Some(&seen) if order.number < seen && !options.allow_older => {
-            Err(PushError::Superseded { stream: order.stream.clone(), number: order.number, seen })
+    match published.get(order.stream()) {
+        Some(&seen) if order.number() < seen && !options.allow_older => {
+            Err(PushError::Superseded {
+                stream: order.stream().to_owned(),
+                number: order.number(),
+                seen,
+            })
         }
         _ => Ok(()),
     }

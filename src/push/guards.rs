@@ -2,29 +2,48 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::str::FromStr;
 
 use crate::hash::HistoryId;
 use crate::push::secrets::{AllowedSecrets, is_secret};
 use crate::release::RejectedContent;
 use crate::tree_path::TreePath;
 
-/// Maximum number of paths that one release may remove.
-#[derive(Debug, Clone, Copy, PartialEq)]
+/// Maximum number of paths that one release may remove. Written as a number or as a percentage.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MaxRemoved {
-    /// The number of paths.
-    Paths(u64),
-    /// This fraction of all paths, between 0 and 1. Removing fewer than 100 paths is always
-    /// allowed.
-    Part(f64),
+    /// This many paths.
+    Count(u64),
+    /// This part of all paths, in percent, 0 to 100. Removing at most 100 paths is always allowed.
+    Percent(u8),
 }
 
 impl Default for MaxRemoved {
     fn default() -> Self {
-        Self::Part(0.5)
+        Self::Percent(50)
     }
 }
 
-/// Fewer removed paths than this are always allowed if the limit is a fraction.
+/// A text that is neither a percentage nor a number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("must be a percentage from \"0%\" to \"100%\", or a number of paths")]
+pub struct ParseMaxRemovedError;
+
+impl FromStr for MaxRemoved {
+    type Err = ParseMaxRemovedError;
+
+    fn from_str(text: &str) -> Result<Self, ParseMaxRemovedError> {
+        match text.strip_suffix('%') {
+            Some(percent) => match percent.parse() {
+                Ok(percent @ 0..=100) => Ok(Self::Percent(percent)),
+                _ => Err(ParseMaxRemovedError),
+            },
+            None => text.parse().map(Self::Count).map_err(|_| ParseMaxRemovedError),
+        }
+    }
+}
+
+/// This many removed paths are always allowed if the limit is a percentage.
 const SMALL: u64 = 100;
 
 /// The settings of the guard rails.
@@ -174,10 +193,11 @@ impl Guards {
     /// # Errors
     /// [`GuardFault::Shrinks`].
     pub fn check_removed(&self, removed: u64, total: u64) -> Result<(), GuardFault> {
-        #[expect(clippy::cast_precision_loss, reason = "a share, and far fewer than 2^52 paths")]
         let too_many = match self.max_removed {
-            MaxRemoved::Paths(limit) => removed > limit,
-            MaxRemoved::Part(part) => removed > SMALL && removed as f64 > total as f64 * part,
+            MaxRemoved::Count(limit) => removed > limit,
+            MaxRemoved::Percent(percent) => {
+                removed > SMALL && removed * 100 > total * u64::from(percent)
+            }
         };
         if too_many && !self.allow_shrink {
             Err(GuardFault::Shrinks { removed, total })
@@ -255,7 +275,7 @@ mod tests {
         assert_eq!(guards.check_removed(101, 202), Ok(()));
         assert!(guards.check_removed(102, 203).is_err());
         assert!(
-            Guards { max_removed: MaxRemoved::Paths(3), ..guards }.check_removed(4, 1000).is_err()
+            Guards { max_removed: MaxRemoved::Count(3), ..guards }.check_removed(4, 1000).is_err()
         );
     }
 }

@@ -46,11 +46,11 @@ pub use crate::packing::BuildError;
 pub use crate::packing::base_selection::BaseCounts;
 pub use churn::Churn;
 pub use fleet::Fleet;
-pub use guards::{GuardFault, Guards, HistoryOfMirror, MaxRemoved};
+pub use guards::{GuardFault, Guards, HistoryOfMirror, MaxRemoved, ParseMaxRemovedError};
 pub use maintenance::{DiffSide, clean_up, diff_sides, repair};
 pub use options::{
-    Goal, KeepContent, LevelChoice, MtimeMode, OnFailure, Options, ParseLevelChoiceError, Policy,
-    Probe, Require, RunNumber, Wave,
+    Goal, KeepContent, LevelChoice, MtimeSource, OnFailure, Options, ParseLevelChoiceError,
+    ParseRequireError, Policy, Probe, Require, RunNumber, RunNumberError, Wave,
 };
 pub use outcome::{ChangeCounts, MirrorReport, Outcome, Report, Reverted};
 pub use plan::{MirrorPlan, PlanReport, plan};

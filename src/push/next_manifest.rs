@@ -13,7 +13,7 @@ use crate::manifest::{
     Entry, EntryKind, ManifestError, ManifestWriter, Pair, Pairs, Totals, join_renames,
 };
 use crate::packing::source_entries::SourceEntries;
-use crate::push::options::MtimeMode;
+use crate::push::options::MtimeSource;
 use crate::push::outcome::ChangeCounts;
 use crate::push::retention::Retention;
 use crate::tree_path::TreePath;
@@ -26,7 +26,7 @@ const MAX_LINKS: usize = 40;
 pub(super) struct ManifestOptions<'a> {
     /// `created` of the next release, seconds since 1970.
     pub(super) created: u64,
-    pub(super) mtime: MtimeMode,
+    pub(super) mtime: MtimeSource,
     pub(super) retention: &'a Retention,
 }
 
@@ -136,14 +136,14 @@ fn set_time(new: &mut Entry, old: Option<&Entry>, rules: &ManifestOptions<'_>, i
     let EntryKind::File(file) = &mut new.kind else { return };
     let old = old.filter(|old| old.is_live()).and_then(Entry::file);
     match (rules.mtime, old) {
-        (MtimeMode::Source, Some(old)) if old.object == file.object => file.mtime = old.mtime,
-        (MtimeMode::Source, _) => {}
-        (MtimeMode::Release, Some(old))
+        (MtimeSource::Source, Some(old)) if old.object == file.object => file.mtime = old.mtime,
+        (MtimeSource::Source, _) => {}
+        (MtimeSource::Push, Some(old))
             if old.object == file.object && old.exec == file.exec && !is_touched =>
         {
             file.mtime = old.mtime;
         }
-        (MtimeMode::Release, _) => file.mtime = rules.created,
+        (MtimeSource::Push, _) => file.mtime = rules.created,
     }
 }
 
@@ -382,7 +382,7 @@ mod tests {
     ) -> (Vec<Entry>, ChangeCounts) {
         let rules = [RetentionRule { pattern: "*.js".into(), keep: Duration::from_secs(10) }];
         let retention = Retention::new(&rules, vec![TreePath::new("gone").unwrap()]).unwrap();
-        let rules = ManifestOptions { created, mtime: MtimeMode::Release, retention: &retention };
+        let rules = ManifestOptions { created, mtime: MtimeSource::Push, retention: &retention };
         let live = SourceEntries::Entries(live);
         let stream = || previous.iter().cloned().map(Ok);
         let (manifest_plan, draft) = build(stream(), &live, &rules, Vec::new()).unwrap();

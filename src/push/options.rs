@@ -1,10 +1,11 @@
 //! The options of a push.
 
+use std::fmt;
 use std::num::NonZeroUsize;
 use std::str::FromStr;
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::origin::scratch::ScratchLocation;
 use crate::origin::stores::KnownStores;
@@ -13,28 +14,92 @@ use crate::push::guards::Guards;
 use crate::push::retention::Retention;
 use crate::release::Partial;
 use crate::tree_path::{Site, TreePath};
+use crate::varint::MAX_NUMBER;
 
-/// A number that increases with every run of a stream, for example a CI run number.
+/// Longest name of a stream, in bytes: releases copy it forward.
+const MAX_STREAM_BYTES: usize = 200;
+
+/// A number that increases with every run of a stream, for example a CI run number. Written as
+/// `STREAM:N`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RunNumber {
-    /// The name of the stream. Numbers of different streams are not compared.
-    pub stream: String,
+    stream: String,
+    number: u64,
+}
+
+/// Why a text or a number is not a [`RunNumber`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum RunNumberError {
+    /// The text is not of this form.
+    #[error("write it as STREAM:N, for example `build:1234`")]
+    Form,
+    /// The name of the stream.
+    #[error("the stream must have 1 to {MAX_STREAM_BYTES} bytes and no control characters")]
+    Stream,
     /// The number.
-    pub number: u64,
+    #[error("the number must be below 2^53")]
+    Number,
+}
+
+impl RunNumber {
+    /// The run number `number` in `stream`.
+    ///
+    /// # Errors
+    /// If the stream or the number is outside of its limits.
+    pub fn new(stream: &str, number: u64) -> Result<Self, RunNumberError> {
+        if stream.is_empty() || stream.len() > MAX_STREAM_BYTES || stream.contains(char::is_control)
+        {
+            return Err(RunNumberError::Stream);
+        }
+        if number > MAX_NUMBER {
+            return Err(RunNumberError::Number);
+        }
+        Ok(Self { stream: stream.to_owned(), number })
+    }
+
+    /// The name of the stream. Numbers of different streams are not compared.
+    #[must_use]
+    pub fn stream(&self) -> &str {
+        &self.stream
+    }
+
+    /// The number in the stream.
+    #[must_use]
+    pub const fn number(&self) -> u64 {
+        self.number
+    }
+}
+
+impl FromStr for RunNumber {
+    type Err = RunNumberError;
+
+    /// The number follows the last colon: streams may contain colons.
+    fn from_str(text: &str) -> Result<Self, RunNumberError> {
+        let (stream, number) = text.rsplit_once(':').ok_or(RunNumberError::Form)?;
+        Self::new(stream, number.parse().map_err(|_| RunNumberError::Form)?)
+    }
+}
+
+impl fmt::Display for RunNumber {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.stream, self.number)
+    }
 }
 
 /// The source of modification times on mirrors.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum MtimeMode {
-    /// The time of the release in which a path last changed, so that validators always change with
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MtimeSource {
+    /// The time of the push in which a path last changed, so that validators always change with
     /// the content.
     #[default]
-    Release,
+    Push,
     /// The modification time of the file when its content changes. For package mirrors.
     Source,
 }
 
-/// How many mirrors must have a release staged before any switches.
+/// How many mirrors must have a release staged before any switches. Written as `all`, `any`, a
+/// number from 1, or a percentage such as `80%`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Require {
     /// All of them.
@@ -47,6 +112,9 @@ pub enum Require {
 }
 
 impl Require {
+    /// One mirror is enough.
+    pub const ANY: Self = Self::AtLeast(1);
+
     /// The number of mirrors, out of `total`, that are enough.
     #[must_use]
     pub fn of(self, total: usize) -> usize {
@@ -65,6 +133,30 @@ impl Require {
     }
 }
 
+/// A text that is not a [`Require`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("write `all`, `any`, a number from 1, or a percentage from 1% to 100%")]
+pub struct ParseRequireError;
+
+impl FromStr for Require {
+    type Err = ParseRequireError;
+
+    fn from_str(text: &str) -> Result<Self, ParseRequireError> {
+        match (text, text.strip_suffix('%')) {
+            ("all", _) => Ok(Self::All),
+            ("any", _) => Ok(Self::ANY),
+            (_, Some(percent)) => match percent.parse() {
+                Ok(percent @ 1..=100) => Ok(Self::Percent(percent)),
+                _ => Err(ParseRequireError),
+            },
+            (number, None) => match number.parse() {
+                Ok(count @ 1..) => Ok(Self::AtLeast(count)),
+                _ => Err(ParseRequireError),
+            },
+        }
+    }
+}
+
 /// How far a push goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -77,7 +169,7 @@ pub enum Goal {
 }
 
 /// What happens to mirrors that switched if another one then fails to switch.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum OnFailure {
     /// The mirrors keep the release.
@@ -181,7 +273,7 @@ pub struct Options {
     /// How long removed paths are still served.
     pub retention: Retention,
     /// The source of modification times.
-    pub mtime: MtimeMode,
+    pub mtime: MtimeSource,
     /// How many mirrors must have the release staged before any switches.
     pub require: Require,
     /// How the mirrors switch.

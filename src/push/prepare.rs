@@ -503,7 +503,7 @@ impl Preparation {
         if let Some(order) = &options.order {
             // A push with `allow_older` sets the stream to its own number. This is how a wrong
             // number is removed.
-            release.orders.insert(order.stream.clone(), order.number);
+            release.orders.insert(order.stream().to_owned(), order.number());
         }
         if let (Some(to), Some(newest)) = (&self.resolved.rolled_back_to, newest) {
             release.rolled_back_to = Some(to.sequence);

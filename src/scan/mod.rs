@@ -32,6 +32,8 @@ mod workers;
 
 use std::path::PathBuf;
 
+use serde::Deserialize;
+
 pub use error::{RejectedPath, ScanError, TreeChange, TreeChangeKind};
 pub use tree::Tree;
 
@@ -49,7 +51,8 @@ pub struct Root {
 }
 
 /// How symbolic links are handled.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum SymlinkMode {
     /// Links are distributed as links. They must be relative and stay inside the tree.
     #[default]
@@ -61,7 +64,8 @@ pub enum SymlinkMode {
 }
 
 /// How names are handled that other systems cannot hold or distinguish.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum NameRule {
     /// They cause a warning.
     #[default]

@@ -16,7 +16,7 @@ use headwater::manifest::{Entry, ManifestError, ManifestReader, delta};
 use headwater::mirror::ErrorKind;
 use headwater::monitor::Silent;
 use headwater::push::{
-    DecidedBy, Fleet, Guards, LevelChoice, MtimeMode, Options, Policy, Require, Retention,
+    DecidedBy, Fleet, Guards, LevelChoice, MtimeSource, Options, Policy, Require, Retention,
     ScratchLocation, Source, push,
 };
 use headwater::scan::{Root, ScanOptions};
@@ -212,7 +212,7 @@ fn options(scratch: &Path) -> Options {
         again: false,
         guards: Guards { allow_shrink: true, ..Guards::default() },
         retention: Retention::default(),
-        mtime: MtimeMode::Release,
+        mtime: MtimeSource::Push,
         require: Require::All,
         partial: None,
         policy: Policy::default(),

@@ -18,7 +18,7 @@ use std::time::Duration;
 use headwater::mirror::{DirectoryMirror, Mirror};
 use headwater::monitor::{Event, Silent};
 use headwater::push::{
-    DecidedBy, Fleet, Goal, Guards, KeepContent, KnownStores, LevelChoice, MtimeMode, OnFailure,
+    DecidedBy, Fleet, Goal, Guards, KeepContent, KnownStores, LevelChoice, MtimeSource, OnFailure,
     Options, Outcome, Policy, Report, Require, Retention, RunNumber, ScratchLocation, Source, Wave,
     plan, plan_rollback, push,
 };
@@ -66,7 +66,7 @@ impl Edges {
             new_history: false,
             guards: Guards::default(),
             retention: Retention::default(),
-            mtime: MtimeMode::Release,
+            mtime: MtimeSource::Push,
             require: Require::AtLeast(4),
             policy: Policy::default(),
             partial: None,
@@ -269,7 +269,7 @@ fn a_late_mirror_of_another_history_is_left_alone() {
 
 #[test]
 fn a_late_mirror_with_a_higher_order_is_left_alone() {
-    let order = |number| Some(RunNumber { stream: "ci".into(), number });
+    let order = |number| Some(RunNumber::new("ci", number).unwrap());
     let mut edges = Edges::new();
     edges.publish(&["edge5"], |options| options.order = order(60));
     // The new release will have a higher number than the one of edge5.

@@ -15,8 +15,8 @@ use std::time::Duration;
 use headwater::mirror::{DirectoryMirror, Mirror};
 use headwater::monitor::Silent;
 use headwater::push::{
-    Fleet, Guards, KeepContent, LevelChoice, MtimeMode, Options, Outcome, Policy, Report, Require,
-    Retention, ScratchLocation, Source, push,
+    Fleet, Guards, KeepContent, LevelChoice, MtimeSource, Options, Outcome, Policy, Report,
+    Require, Retention, ScratchLocation, Source, push,
 };
 use headwater::release::{Release, Succession};
 use headwater::scan::{Root, ScanOptions};
@@ -60,7 +60,7 @@ fn options(scratch: PathBuf, began: u64) -> Options {
         new_history: false,
         guards: Guards::default(),
         retention: Retention::default(),
-        mtime: MtimeMode::Release,
+        mtime: MtimeSource::Push,
         require: Require::AtLeast(1),
         policy: Policy::default(),
         partial: None,

@@ -6,11 +6,14 @@ use super::*;
 fn size_and_releases_are_understood() {
     let cache = |text: &str| parse(text).unwrap().cache;
     let said = cache("[cache]\ncontent = '500MB'\nreleases = 5");
-    assert_eq!((said.content_bytes, said.releases), (Some(500_000_000), NonZeroU32::new(5)));
-    assert_eq!(cache("[cache]\ncontent = '2GiB'").content_bytes, Some(2 << 30));
+    assert_eq!((said.keep.most_bytes, said.keep.releases), (500_000_000, 5));
+    assert_eq!(cache("[cache]\ncontent = '2GiB'").keep.most_bytes, 2 << 30);
     assert_eq!(
         cache("[cache]\ncontent = '0'"),
-        CacheConfig { content_bytes: Some(0), ..CacheConfig::default() }
+        CacheConfig {
+            keep: crate::push::KeepContent { most_bytes: 0, ..crate::push::KeepContent::default() },
+            ..CacheConfig::default()
+        }
     );
     assert_eq!((cache("[cache]"), cache("")), (CacheConfig::default(), CacheConfig::default()));
 }

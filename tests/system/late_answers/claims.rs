@@ -125,7 +125,7 @@ fn waiting(edges: &Edges) -> Options {
 }
 
 fn run(number: u64) -> impl Fn(&mut Options) {
-    move |options| options.order = Some(RunNumber { stream: "ci".into(), number })
+    move |options| options.order = Some(RunNumber::new("ci", number).unwrap())
 }
 
 /// What is done while a mirror says something of itself.
