@@ -5,11 +5,12 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::thread::Builder;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{RecvTimeoutError, bounded};
+use parking_lot::Mutex;
 
 use crate::monitor::{Event, Monitor};
 
@@ -57,14 +58,13 @@ impl CancelToken {
     /// Cancels the run and interrupts the registered operations.
     pub fn cancel(&self) {
         self.0.is_cancelled.store(true, Ordering::SeqCst);
-        let blocking =
-            std::mem::take(&mut *self.0.blocking.lock().unwrap_or_else(PoisonError::into_inner));
+        let blocking = std::mem::take(&mut *self.0.blocking.lock());
         blocking.iter().filter_map(Weak::upgrade).for_each(|one| one.interrupt());
     }
 
     /// Interrupts `blocking` when the run is cancelled, or at once if it already is.
     pub fn interrupt_on_cancel(&self, blocking: Weak<dyn Interrupt>) {
-        let mut all = self.0.blocking.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = self.0.blocking.lock();
         all.retain(|one| one.strong_count() > 0);
         all.push(blocking);
         drop(all);
@@ -119,12 +119,12 @@ pub fn until_cancelled<T: Send + 'static>(
     let told = Arc::clone(&stop);
     let taken = Arc::clone(&work);
     let spawned = Builder::new().spawn(move || {
-        let work = taken.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let work = taken.lock().take();
         sender.send(work.map(|work| work(&*told))).ok()
     });
     let Ok(thread) = spawned else {
         // No thread could be started: run the work here, where it checks for cancellation itself.
-        let work = work.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let work = work.lock().take();
         return work.map(|work| work(monitor));
     };
     loop {
@@ -151,7 +151,7 @@ mod tests {
 
     impl Interrupt for Count {
         fn interrupt(&self) {
-            *self.0.lock().unwrap() += 1;
+            *self.0.lock() += 1;
         }
     }
 
@@ -161,12 +161,12 @@ mod tests {
         let blocking: Arc<dyn Interrupt> = Arc::clone(&count) as _;
         let token = CancelToken::default();
         token.interrupt_on_cancel(Arc::downgrade(&blocking));
-        assert_eq!(*count.0.lock().unwrap(), 0);
+        assert_eq!(*count.0.lock(), 0);
         token.clone().cancel();
         token.cancel();
-        assert!(token.is_cancelled() && *count.0.lock().unwrap() == 1);
+        assert!(token.is_cancelled() && *count.0.lock() == 1);
         token.interrupt_on_cancel(Arc::downgrade(&blocking));
-        assert_eq!(*count.0.lock().unwrap(), 2);
+        assert_eq!(*count.0.lock(), 2);
     }
 
     #[test]

@@ -7,10 +7,11 @@ use std::io::{self, Read, Write as _};
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{Mutex, PoisonError, mpsc};
+use std::sync::mpsc;
 use std::thread::Builder;
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use rustix::process::{Pid, Signal, kill_process_group};
 
 use crate::cancel::CANCEL_POLL_INTERVAL;
@@ -179,7 +180,7 @@ pub(crate) fn last_line(said: &[u8]) -> String {
 pub(crate) fn read_tail(mut from: impl Read, most: usize, kept: &Mutex<Vec<u8>>) {
     let mut some = [0; 1024];
     while let Ok(count @ 1..) = from.read(&mut some) {
-        let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kept = kept.lock();
         kept.extend_from_slice(&some[..count]);
         let surplus = kept.len().saturating_sub(most);
         kept.drain(..surplus);

@@ -7,8 +7,10 @@
 
 use std::io;
 use std::panic::resume_unwind;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::thread::{Builder, Scope, ScopedJoinHandle};
+
+use parking_lot::Mutex;
 
 /// The system cannot start a thread.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -97,7 +99,7 @@ impl<T: Send, F: FnOnce() -> T + Send> Task<F> {
     }
 
     fn take(&self) -> Option<F> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+        self.0.lock().take()
     }
 
     /// Starts a thread for the task; `None` if no thread can be started.

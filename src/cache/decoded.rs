@@ -1,7 +1,9 @@
 //! A cache of recently decoded blocks, because neighbouring objects are usually read next.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
+
+use parking_lot::{Mutex, MutexGuard};
 
 /// Maximum size of the cached content in bytes: the blocks that two large prefixes reach into.
 const MOST_BYTES: usize = 32 << 20;
@@ -39,7 +41,7 @@ impl Decoded {
     }
 
     fn slot(&self, key: BlockKey, bytes: usize) -> Slot {
-        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut held = self.held.lock();
         let found =
             held.iter().rposition(|(other, ..)| *other == key).and_then(|at| held.remove(at));
         let entry = found.unwrap_or_else(|| (key, bytes, Slot::default()));
@@ -57,6 +59,6 @@ impl Decoded {
     }
 
     fn spare(&self) -> MutexGuard<'_, Vec<Vec<u8>>> {
-        self.spare.lock().unwrap_or_else(PoisonError::into_inner)
+        self.spare.lock()
     }
 }

@@ -12,8 +12,10 @@ mod prune;
 mod segment;
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
+
+use parking_lot::{Mutex, MutexGuard};
 
 use crate::fsx::{self, Dir, IoError};
 use crate::hash::{ObjectId, StoreId};
@@ -128,7 +130,7 @@ impl ContentCache {
     }
 
     fn distrusted(&self) -> MutexGuard<'_, HashSet<usize>> {
-        self.distrusted.lock().unwrap_or_else(PoisonError::into_inner)
+        self.distrusted.lock()
     }
 
     /// The number of files.
@@ -178,7 +180,7 @@ impl ContentCache {
 
     /// Finds all bases of the given objects, and their bases.
     fn learn_bases(&self, mut objects: Vec<CachedContent>) {
-        let mut known = self.bases.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.bases.lock();
         loop {
             let blocks =
                 objects.iter().flat_map(CachedContent::blocks).filter_map(|key| self.block(key));
@@ -201,7 +203,7 @@ impl ContentCache {
 
     /// The copy of a base object that a block may use.
     fn base_of(&self, id: &ObjectId, block: BlockKey) -> Option<CachedContent> {
-        let known = self.bases.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = self.bases.lock();
         known.get(id)?.iter().find(|kept| kept.is_before(block)).cloned()
     }
 

@@ -6,7 +6,7 @@
 
 use std::collections::HashSet;
 use std::io::{self, Write};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -16,6 +16,7 @@ use headwater::hash::PackId;
 use headwater::mirror::MirrorError;
 use headwater::monitor::{Event, Monitor};
 use jiff::Timestamp;
+use parking_lot::Mutex;
 
 use super::args::OutputArgs;
 use super::event_log::EventLog;
@@ -225,7 +226,7 @@ impl Progress {
     /// does not repeat them.
     pub(crate) fn of_answer(args: &OutputArgs) -> Result<Self, Failure> {
         let progress = Self::start(args)?;
-        lock(&progress.state).has_answer = true;
+        progress.state.lock().has_answer = true;
         Ok(progress)
     }
 
@@ -239,7 +240,7 @@ impl Progress {
         let (state, cancelled) = (Arc::clone(&self.state), self.cancelled.clone());
         let tick = move || {
             while ended.recv_timeout(TICK) == Err(RecvTimeoutError::Timeout) {
-                lock(&state).tick(cancelled.is_cancelled(), Instant::now());
+                state.lock().tick(cancelled.is_cancelled(), Instant::now());
             }
         };
         let thread = std::thread::Builder::new().name("progress".to_owned()).spawn(tick).ok()?;
@@ -248,12 +249,12 @@ impl Progress {
 
     /// Sets the order of the mirrors in the block.
     pub(crate) fn expect_mirrors<'n>(&self, names: impl IntoIterator<Item = &'n str>) {
-        lock(&self.state).sums.expect(names);
+        self.state.lock().sums.expect(names);
     }
 
     /// Removes the block, so that the result can be printed. Later events are shown as lines.
     pub(crate) fn end_block(&self) {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         if matches!(state.view, View::Block) {
             state.view = View::Lines { out: Box::new(Stderr), last: Instant::now() };
             terminal::remove_block();
@@ -263,7 +264,7 @@ impl Progress {
     /// Removes the block and prints a warning if events could not be written.
     pub(crate) fn finish(self) {
         self.end_block();
-        if let Some(error) = lock(&self.state).log.as_mut().and_then(EventLog::take_failure) {
+        if let Some(error) = self.state.lock().log.as_mut().and_then(EventLog::take_failure) {
             // If stderr is closed too, the warning is lost.
             eprint_raw(&format!(
                 "warning: events are missing from the file of --events: {error}\n"
@@ -271,11 +272,6 @@ impl Progress {
             .ok();
         }
     }
-}
-
-fn lock(state: &Mutex<ProgressState>) -> MutexGuard<'_, ProgressState> {
-    // The state that a panicking thread left is good enough to draw.
-    state.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Drop for Progress {
@@ -292,7 +288,7 @@ impl Drop for Progress {
 impl Monitor for Progress {
     fn event(&self, event: Event) {
         let now = Instant::now();
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         state.sums.add(&event, now);
         if let Some(log) = &mut state.log {
             log.event(&event, Timestamp::now());
@@ -305,7 +301,7 @@ impl Monitor for Progress {
     fn is_cancelled(&self) -> bool {
         let is_cancelled = self.cancelled.is_cancelled();
         if is_cancelled {
-            lock(&self.state).answer_interrupt();
+            self.state.lock().answer_interrupt();
         }
         is_cancelled
     }
@@ -411,13 +407,13 @@ mod tests {
 
     impl Screen {
         fn text(&self) -> String {
-            String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+            String::from_utf8(self.0.lock().clone()).unwrap()
         }
     }
 
     impl Write for Screen {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0.lock().unwrap().extend_from_slice(bytes);
+            self.0.lock().extend_from_slice(bytes);
             Ok(bytes.len())
         }
 

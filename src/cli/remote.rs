@@ -8,8 +8,10 @@ use std::collections::BTreeSet;
 use std::num::{NonZeroU64, NonZeroUsize};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
 
 use headwater::command::TOKEN_VARIABLE;
 use headwater::config::{Config, MirrorAccess, RunDefaults, TokenSource};
@@ -358,7 +360,7 @@ fn warn_if_open(path: &Path, what: &str) {
     /// Files that already had a warning: several mirrors may have the same token.
     static WARNED: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
     let is_open = std::fs::metadata(path).is_ok_and(|meta| meta.permissions().mode() & 0o004 != 0);
-    if is_open && WARNED.lock().unwrap_or_else(PoisonError::into_inner).insert(path.to_owned()) {
+    if is_open && WARNED.lock().insert(path.to_owned()) {
         // If stderr is closed, the warning is lost.
         eprint_raw(&format!(
             "warning: every user of this machine can read {what}: run chmod o-r\n"

@@ -3,8 +3,10 @@
 //! Uses the crate `signal-hook`.
 
 use std::io;
-use std::sync::{LazyLock, Mutex, PoisonError};
+use std::sync::LazyLock;
 use std::time::Duration;
+
+use parking_lot::Mutex;
 
 use headwater::cancel::{CANCEL_POLL_INTERVAL, CancelToken};
 use headwater::threads::ThreadError;
@@ -29,7 +31,7 @@ pub(crate) fn token() -> CancelToken {
 /// the first, ends the process with 130; every mirror is then on a complete release, as after a
 /// crash.
 pub(crate) fn catch() -> io::Result<()> {
-    let mut is_caught = IS_CAUGHT.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut is_caught = IS_CAUGHT.lock();
     if *is_caught {
         return Ok(());
     }

@@ -5,9 +5,9 @@
 //! test checks that no other code in `cli` opens the two streams.
 
 use std::io::{self, IsTerminal as _, Write as _};
-use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 
 use indicatif::{ProgressBar, ProgressStyle};
+use parking_lot::Mutex;
 
 /// Columns and rows of a terminal that does not report its size.
 const USUAL_SIZE: (usize, usize) = (80, 24);
@@ -21,12 +21,12 @@ pub(crate) fn draw_block(lines: &[String]) {
     if lines.is_empty() {
         return remove_block();
     }
-    lock().get_or_insert_with(new_block).set_message(lines.join("\n"));
+    BLOCK.lock().get_or_insert_with(new_block).set_message(lines.join("\n"));
 }
 
 /// Removes the block from the terminal, if there is one.
 pub(crate) fn remove_block() {
-    if let Some(block) = lock().take() {
+    if let Some(block) = BLOCK.lock().take() {
         block.finish_and_clear();
     }
 }
@@ -92,14 +92,8 @@ pub(crate) fn size() -> (usize, usize) {
 pub(crate) fn guard_panics() {
     let print = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
-        let block = match BLOCK.try_lock() {
-            Ok(mut block) => block.take(),
-            Err(TryLockError::Poisoned(block)) => block.into_inner().take(),
-            // The panicking thread may hold the lock. A message inside the block is better than
-            // none.
-            Err(TryLockError::WouldBlock) => None,
-        };
-        if let Some(block) = block {
+        // The panicking thread may hold the lock. A message inside the block is better than none.
+        if let Some(block) = BLOCK.try_lock().and_then(|mut block| block.take()) {
             block.finish_and_clear();
         }
         print(panic);
@@ -107,12 +101,8 @@ pub(crate) fn guard_panics() {
 }
 
 fn above_block<T>(write: impl FnOnce() -> T) -> T {
-    match &*lock() {
+    match &*BLOCK.lock() {
         Some(block) => block.suspend(write),
         None => write(),
     }
-}
-
-fn lock() -> MutexGuard<'static, Option<ProgressBar>> {
-    BLOCK.lock().unwrap_or_else(PoisonError::into_inner)
 }

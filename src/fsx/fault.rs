@@ -1,7 +1,7 @@
 //! Faults that tests inject into debug builds. Release builds contain none of them.
 
 #[cfg(debug_assertions)]
-use std::sync::Mutex;
+use parking_lot::Mutex;
 #[cfg(debug_assertions)]
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -74,7 +74,7 @@ pub fn parse(text: &str) -> Option<FaultPoint> {
 pub fn arm(fault: FaultPoint) -> bool {
     #[cfg(debug_assertions)]
     {
-        FAULTS.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(fault);
+        FAULTS.lock().push(fault);
         true
     }
     #[cfg(not(debug_assertions))]
@@ -98,7 +98,7 @@ pub fn steps() -> u64 {
 #[must_use]
 pub fn counted() -> Vec<String> {
     #[cfg(debug_assertions)]
-    return COUNTED.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
+    return COUNTED.lock().clone();
     #[cfg(not(debug_assertions))]
     Vec::new()
 }
@@ -108,7 +108,7 @@ pub fn counted() -> Vec<String> {
 pub fn clock_ahead() -> u64 {
     #[cfg(debug_assertions)]
     {
-        let faults = FAULTS.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let faults = FAULTS.lock();
         let ahead = |fault: &FaultPoint| {
             if let FaultPoint::ClockAhead(seconds) = fault { Some(*seconds) } else { None }
         };
@@ -120,7 +120,7 @@ pub fn clock_ahead() -> u64 {
 
 #[cfg(debug_assertions)]
 pub(super) fn is_armed(wanted: &FaultPoint) -> bool {
-    FAULTS.lock().unwrap_or_else(std::sync::PoisonError::into_inner).contains(wanted)
+    FAULTS.lock().contains(wanted)
 }
 
 #[cfg(not(debug_assertions))]
@@ -131,7 +131,7 @@ pub(super) const fn is_armed(_: &FaultPoint) -> bool {
 #[cfg(debug_assertions)]
 pub(super) fn step(op: &'static str, path: impl Fn() -> std::path::PathBuf) -> Result<()> {
     let step = STEPS.fetch_add(1, Ordering::SeqCst) + 1;
-    for fault in &*FAULTS.lock().unwrap_or_else(std::sync::PoisonError::into_inner) {
+    for fault in &*FAULTS.lock() {
         let errno = match fault {
             FaultPoint::KillAt(at) if *at == step => {
                 // SIGKILL cannot be caught or delayed, as with `kill -9` or the OOM killer.
@@ -142,7 +142,7 @@ pub(super) fn step(op: &'static str, path: impl Fn() -> std::path::PathBuf) -> R
                 unreachable!("survived SIGKILL: {killed:?}");
             }
             FaultPoint::Count => {
-                let mut counted = COUNTED.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                let mut counted = COUNTED.lock();
                 counted.push(format!("step {step}: {op} {}", path().display()));
                 continue;
             }
@@ -176,7 +176,7 @@ pub(super) fn step(_: &'static str, _: impl Fn() -> std::path::PathBuf) -> Resul
 /// The injected error.
 #[cfg(debug_assertions)]
 pub fn look(op: &'static str, path: impl Fn() -> std::path::PathBuf) -> Result<()> {
-    for fault in &*FAULTS.lock().unwrap_or_else(std::sync::PoisonError::into_inner) {
+    for fault in &*FAULTS.lock() {
         if let FaultPoint::ErrnoOn(name, errno) = fault
             && is_meant(name, op, &path)
         {

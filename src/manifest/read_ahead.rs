@@ -1,9 +1,9 @@
 //! Decodes a manifest on another thread. Decoding is half of the work of reading one.
 
-use std::sync::{Mutex, PoisonError};
 use std::thread::Builder;
 
 use crossbeam_channel::bounded;
+use parking_lot::Mutex;
 
 /// Items per batch; enough that the cost of the channel is negligible.
 const BATCH: usize = 512;
@@ -18,7 +18,7 @@ pub fn read_ahead<T: Send, R>(
 ) -> R {
     let (sender, batches) = bounded::<Vec<T>>(WAITING);
     let items = Mutex::new(Some(items));
-    let take = &|| items.lock().unwrap_or_else(PoisonError::into_inner).take();
+    let take = &|| items.lock().take();
     std::thread::scope(|scope| {
         let read = move || {
             let Some(mut items) = take() else { return };

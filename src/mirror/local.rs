@@ -3,9 +3,11 @@
 use std::io::{Read, Seek as _, SeekFrom};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+
+use parking_lot::Mutex;
 
 use crate::cancel::CancelToken;
 use crate::fsx::Context as _;
@@ -128,7 +130,7 @@ fn next_pack(
     if monitor.is_cancelled() {
         return Err(MirrorError::Cancelled);
     }
-    let next = cursor.lock().unwrap_or_else(PoisonError::into_inner).next();
+    let next = cursor.lock().next();
     next.map_err(|error| {
         if monitor.is_cancelled() { MirrorError::Cancelled } else { MirrorError::Source(error) }
     })

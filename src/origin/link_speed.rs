@@ -5,9 +5,9 @@
 //! response is known: distant mirrors are rarely fast.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use parking_lot::{Mutex, MutexGuard};
 use serde::{Deserialize, Serialize};
 
 use crate::pack::Level;
@@ -111,7 +111,7 @@ impl SpeedTable {
 
     /// The measurements as bytes; `None` if this push measured nothing new.
     pub(crate) fn to_bytes(&self) -> Option<Vec<u8>> {
-        let measured = self.measured.lock().unwrap_or_else(PoisonError::into_inner);
+        let measured = self.measured.lock();
         if measured.is_empty() && !self.has_news {
             return None;
         }
@@ -133,7 +133,7 @@ impl SpeedTable {
     }
 
     fn active(&self) -> MutexGuard<'_, ActiveTransfers> {
-        self.crowd.lock().unwrap_or_else(PoisonError::into_inner)
+        self.crowd.lock()
     }
 
     /// Starts to measure a transfer to a mirror.
@@ -153,10 +153,7 @@ impl SpeedTable {
         if bytes >= LEAST_BYTES {
             let millis = u64::try_from(passed.as_millis()).unwrap_or(u64::MAX).max(1);
             let rate = bytes.saturating_mul(1000) / millis;
-            self.measured
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .insert(location.to_owned(), rate);
+            self.measured.lock().insert(location.to_owned(), rate);
         }
     }
 

@@ -301,7 +301,7 @@ impl Read for FileFromStart {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Mutex;
+    use parking_lot::Mutex;
 
     use super::*;
     use crate::monitor::Silent;
@@ -311,7 +311,7 @@ mod tests {
     impl Monitor for Warned {
         fn event(&self, event: Event) {
             if let Event::Warned { message } = event {
-                self.0.lock().unwrap().push(message);
+                self.0.lock().push(message);
             }
         }
     }
@@ -378,7 +378,7 @@ mod tests {
             let place = scratch.temporary().unwrap().to_owned();
             assert_eq!(std::fs::metadata(&place).unwrap().permissions().mode() & 0o7777, 0o700);
             assert!(place.starts_with(other.path()) && scratch.dir().path().starts_with(&place));
-            let warnings = warned.0.into_inner().unwrap();
+            let warnings = warned.0.into_inner();
             let why = location
                 .directory
                 .map_or_else(|why| why, |path| format!("create directory {}", path.display()));

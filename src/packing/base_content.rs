@@ -5,7 +5,9 @@
 
 use std::collections::{HashMap, HashSet};
 use std::io::Read;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
 
 use crate::cache::{CachedContent, ContentCache};
 use crate::hash::{ObjectId, hash_reader};
@@ -143,7 +145,7 @@ impl BaseContent {
 
     /// Whether an object of a mirror is intact. Reads the whole object once, for all its parts.
     fn is_intact(&self, mirror: &Arc<dyn Mirror>, object: &BaseObject) -> bool {
-        let mut checked = self.checked.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut checked = self.checked.lock();
         *checked.entry(object.id).or_insert_with(|| {
             let content = mirror.object(&object.id, 0).ok();
             let found = content.and_then(|content| hash_reader(content.take(object.size + 1)).ok());

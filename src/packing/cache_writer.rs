@@ -1,6 +1,6 @@
 //! Writes new content into the cache for later pushes, while it is encoded into packs.
 
-use std::sync::{Mutex, PoisonError};
+use parking_lot::Mutex;
 
 use crate::cache::{ContentCache, Draft, KeptBase, NewPart};
 use crate::fsx::IoError;
@@ -143,7 +143,7 @@ impl CacheWriter {
         pieces: &[Piece],
         wanted: &[NewObjectRef],
     ) {
-        let mut state = self.draft.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.draft.lock();
         let Ok(Some(draft)) = &mut *state else { return };
         let part = |(piece, sketch): (&Piece, Sketch)| {
             let NewObjectRef { object, size, .. } = wanted[piece.ordinal as usize];
@@ -162,7 +162,7 @@ impl CacheWriter {
     /// # Errors
     /// If the content could not be written; none of it is cached then.
     pub(crate) fn finish(self) -> Result<(), IoError> {
-        let draft = self.draft.into_inner().unwrap_or_else(PoisonError::into_inner)?;
+        let draft = self.draft.into_inner()?;
         draft.map_or(Ok(()), Draft::finish)
     }
 }

@@ -9,8 +9,10 @@
 use std::collections::HashMap;
 use std::io::{self, BufReader, Read};
 use std::os::unix::fs::FileExt as _;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use crate::cancel::CANCEL_POLL_INTERVAL;
 use crate::fsx::{Context as _, IoError};
@@ -91,7 +93,7 @@ impl<'a> PackQueue<'a> {
     }
 
     fn state(&self) -> MutexGuard<'_, QueueState> {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+        self.queue.lock()
     }
 
     /// A receiver for one mirror. Create all of them before the first pack is pushed.
@@ -120,7 +122,7 @@ impl<'a> PackQueue<'a> {
                 queue.is_scratch_full = self.spill_oldest(&mut queue).is_err();
                 continue;
             }
-            queue = self.emptied.wait(queue).unwrap_or_else(PoisonError::into_inner);
+            self.emptied.wait(&mut queue);
         }
         let size = pack.bytes.len();
         queue.packs.push(QueueEntry {
@@ -147,11 +149,7 @@ impl<'a> PackQueue<'a> {
             if left.is_zero() {
                 break;
             }
-            queue = self
-                .filled
-                .wait_timeout(queue, left.min(CANCEL_POLL_INTERVAL))
-                .unwrap_or_else(PoisonError::into_inner)
-                .0;
+            self.filled.wait_for(&mut queue, left.min(CANCEL_POLL_INTERVAL));
         }
         queue.idle -= 1;
         queue

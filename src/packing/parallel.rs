@@ -1,7 +1,8 @@
 //! Processes many pieces of content in groups and on several threads.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
+
+use parking_lot::Mutex;
 
 use crate::pack::Piece;
 use crate::threads;
@@ -41,8 +42,8 @@ pub(crate) fn in_parallel<T: Clone + Default + Send>(
             }
             buffer.clear();
             let result = make(index, &mut buffer);
-            made.lock().unwrap_or_else(PoisonError::into_inner)[index] = result;
+            made.lock()[index] = result;
         }
     });
-    made.into_inner().unwrap_or_else(PoisonError::into_inner)
+    made.into_inner()
 }

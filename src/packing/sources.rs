@@ -6,7 +6,9 @@
 
 use std::collections::{HashMap, HashSet};
 use std::io::{Cursor, Read};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
 
 use crate::cancel::until_cancelled;
 use crate::hash::{ManifestId, ObjectId};
@@ -58,10 +60,6 @@ pub(crate) struct Sources {
     wrong: Mutex<HashSet<(ObjectId, usize)>>,
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 impl Sources {
     /// The mirrors among `members` that have a store. Those that keep one of the manifests `likely`
     /// come first.
@@ -101,7 +99,7 @@ impl Sources {
     /// Which mirrors failed, and why.
     pub(crate) fn failed(&self) -> Vec<String> {
         let why = |source: &MirrorSource| {
-            Some(format!("{}: {}", source.mirror.name(), lock(&source.why).as_ref()?))
+            Some(format!("{}: {}", source.mirror.name(), source.why.lock().as_ref()?))
         };
         self.sources.iter().filter_map(why).collect()
     }
@@ -154,14 +152,14 @@ impl Sources {
         objects: &[ObjectId],
         monitor: &dyn Monitor,
     ) -> Result<(), ReadError> {
-        let mut holders = lock(&self.holders);
+        let mut holders = self.holders.lock();
         let mut left: Vec<ObjectId> =
             objects.iter().copied().filter(|id| !holders.contains_key(id)).collect();
         left.sort_unstable();
         left.dedup();
         let mut unsure = None;
         for (index, source) in self.sources.iter().enumerate() {
-            let wrong = lock(&self.wrong);
+            let wrong = self.wrong.lock();
             let asked: Vec<ObjectId> =
                 left.iter().copied().filter(|id| !wrong.contains(&(*id, index))).collect();
             drop(wrong);
@@ -190,8 +188,8 @@ impl Sources {
     /// Records that a mirror does not have an object undamaged; the next attempt uses another
     /// mirror.
     fn is_not_whole(&self, id: &ObjectId, index: usize) {
-        lock(&self.wrong).insert((*id, index));
-        let mut holders = lock(&self.holders);
+        self.wrong.lock().insert((*id, index));
+        let mut holders = self.holders.lock();
         holders.remove(id);
         if self.sources[index].health() == Health::Lost {
             // The other objects that it should have provided are located again, all together.
@@ -205,13 +203,13 @@ impl Sources {
         group: &dyn Fn() -> Vec<ObjectId>,
         monitor: &dyn Monitor,
     ) -> Result<usize, ReadError> {
-        let known = lock(&self.holders).get(id).copied();
+        let known = self.holders.lock().get(id).copied();
         if let Some(known) = known {
             return known.ok_or_else(|| ReadError::Lost(vec![*id]));
         }
         self.locate(&group(), monitor)?;
         self.locate(std::slice::from_ref(id), monitor)?;
-        lock(&self.holders).get(id).copied().flatten().ok_or_else(|| ReadError::Lost(vec![*id]))
+        self.holders.lock().get(id).copied().flatten().ok_or_else(|| ReadError::Lost(vec![*id]))
     }
 
     /// Reads a part of an object that is too large for memory. All objects of `group`, which it
@@ -255,7 +253,7 @@ impl Sources {
 
 impl MirrorSource {
     fn health(&self) -> Health {
-        *lock(&self.health)
+        *self.health.lock()
     }
 
     /// Requests parts of objects; `None` if the mirror fails or has failed before.
@@ -267,7 +265,7 @@ impl MirrorSource {
     ) -> Result<Option<Vec<Option<Vec<u8>>>>, ReadError> {
         let _again = match (effort, self.health()) {
             (_, Health::Lost) | (Effort::Once, Health::Failed) => return Ok(None),
-            (Effort::Patient, Health::Failed) => Some(lock(&self.again)),
+            (Effort::Patient, Health::Failed) => Some(self.again.lock()),
             (_, Health::Good) => None,
         };
         // Another thread may have found out meanwhile.
@@ -330,10 +328,10 @@ impl MirrorSource {
             .ok_or(ReadError::Cancelled)?;
         match answer {
             Ok(answer) => {
-                let mut health = lock(&self.health);
+                let mut health = self.health.lock();
                 if effort == Effort::Patient && *health == Health::Failed {
                     *health = Health::Good;
-                    *lock(&self.why) = None;
+                    *self.why.lock() = None;
                 }
                 Ok(Some(answer))
             }
@@ -351,7 +349,7 @@ impl MirrorSource {
     fn note_failure(&self, effort: Effort, error: &MirrorError, monitor: &dyn Monitor) {
         // A timeout already took as long as a push may wait.
         let is_final = effort == Effort::Patient || error.kind() == ErrorKind::Timeout;
-        let mut health = lock(&self.health);
+        let mut health = self.health.lock();
         let is_news = is_final && *health != Health::Lost;
         *health = if is_final { Health::Lost } else { Health::Failed.max_of(*health) };
         drop(health);
@@ -361,7 +359,7 @@ impl MirrorSource {
                 format!("{}: no content is read from it any more: {why}", self.mirror.name());
             monitor.event(Event::Warned { message });
         }
-        *lock(&self.why) = Some(why);
+        *self.why.lock() = Some(why);
     }
 }
 

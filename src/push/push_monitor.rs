@@ -3,9 +3,9 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
+use parking_lot::{Mutex, MutexGuard};
 use serde::Serialize;
 
 use crate::monitor::{Event, Monitor};
@@ -53,16 +53,16 @@ impl<'m> PushMonitor<'m> {
     }
 
     fn new_contents(&self) -> MutexGuard<'_, HashMap<String, u64>> {
-        self.new_bytes.lock().unwrap_or_else(PoisonError::into_inner)
+        self.new_bytes.lock()
     }
 
     fn counts(&self) -> MutexGuard<'_, HashMap<String, Traffic>> {
-        self.traffic.lock().unwrap_or_else(PoisonError::into_inner)
+        self.traffic.lock()
     }
 
     /// The time between the first and the last of these mirrors to switch, in milliseconds.
     pub(super) fn spread_ms<'n>(&self, mirrors: impl Iterator<Item = &'n str>) -> Option<u64> {
-        let switched = self.switched.lock().unwrap_or_else(PoisonError::into_inner);
+        let switched = self.switched.lock();
         let times: Vec<Instant> =
             mirrors.filter_map(|mirror| switched.get(mirror).copied()).collect();
         let spread = times.iter().max()?.duration_since(*times.iter().min()?);
@@ -95,10 +95,7 @@ impl Monitor for PushMonitor<'_> {
                 }
             }
             Event::Activated { mirror, .. } => {
-                self.switched
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .insert(mirror.clone(), Instant::now());
+                self.switched.lock().insert(mirror.clone(), Instant::now());
             }
             _ => {}
         }

@@ -6,8 +6,8 @@ use std::io::Read as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::Path;
-use std::sync::Mutex;
 
+use parking_lot::Mutex;
 use proptest::prelude::*;
 use tempfile::TempDir;
 
@@ -22,13 +22,13 @@ struct Recorder(Mutex<Vec<Event>>);
 
 impl Monitor for Recorder {
     fn event(&self, event: Event) {
-        self.0.lock().unwrap().push(event);
+        self.0.lock().push(event);
     }
 }
 
 impl Recorder {
     fn warnings(&self) -> Vec<String> {
-        let events = self.0.lock().unwrap();
+        let events = self.0.lock();
         let message = |event: &Event| match event {
             Event::Warned { message } => Some(message.clone()),
             _ => None,
@@ -93,7 +93,7 @@ fn scan_ahead(dir: &Path, cache: &Path, ahead: i64) -> (Tree, u64, Recorder) {
     let options = ScanOptions { stat_cache: Some(cache.to_owned()), ..ScanOptions::default() };
     let recorder = Recorder::default();
     let tree = Tree::scan_at(&[root(dir)], &options, now_ns() + ahead, &recorder).unwrap();
-    let hashed = recorder.0.lock().unwrap().iter().find_map(|event| match event {
+    let hashed = recorder.0.lock().iter().find_map(|event| match event {
         Event::ScanFinished { hashed_files, .. } => Some(*hashed_files),
         _ => None,
     });
@@ -314,7 +314,7 @@ fn cache_serves_several_roots() {
     let hashed = |ahead| {
         let recorder = Recorder::default();
         Tree::scan_at(&roots, &options, now_ns() + ahead, &recorder).unwrap();
-        let events = recorder.0.lock().unwrap();
+        let events = recorder.0.lock();
         let count = |event: &Event| {
             if let Event::ScanFinished { hashed_files, .. } = event { *hashed_files } else { 0 }
         };

@@ -5,8 +5,9 @@
 //! sent or that looks like one.
 
 use std::io::{self, BufRead as _, BufReader, Read};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+
+use parking_lot::{Mutex, MutexGuard};
 
 use crate::mirror::transport_error::TransportError;
 use crate::mirror::{MirrorError, MirrorState};
@@ -132,7 +133,7 @@ impl<'s, R: Read> CleanJson<'s, R> {
             return Err(too_large());
         }
         if self.read_bytes > LARGE_BYTES && self.large.is_none() {
-            let guard = LARGE.lock().unwrap_or_else(PoisonError::into_inner);
+            let guard = LARGE.lock();
             self.large = Some((guard, Instant::now() + LARGE_TIME));
         }
         match &self.large {
@@ -276,7 +277,7 @@ mod tests {
                 sender.send(io::read_to_string(second).unwrap().len()).unwrap();
             });
             assert_eq!(is_read.recv().unwrap(), 1000);
-            assert!(LARGE.try_lock().is_err());
+            assert!(LARGE.try_lock().is_none());
             drop(first);
             assert_eq!(is_read.recv().unwrap(), large.len());
         });

@@ -1,7 +1,9 @@
 //! Deadlines, retries with backoff, concurrency limits and rate limits.
 
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
 
 use crate::cancel::{CANCEL_POLL_INTERVAL, CancelToken, wait_until};
 use crate::mirror::MirrorError;
@@ -84,16 +86,12 @@ impl Semaphore {
 
     /// Waits for a permit; returns `None` if `stop` returns true first.
     fn take(&self, stop: CancelCheck<'_>) -> Option<Permit<'_>> {
-        let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut free = self.free.lock();
         while *free == 0 {
             if stop() {
                 return None;
             }
-            free = self
-                .changed
-                .wait_timeout(free, CANCEL_POLL_INTERVAL)
-                .unwrap_or_else(PoisonError::into_inner)
-                .0;
+            self.changed.wait_for(&mut free, CANCEL_POLL_INTERVAL);
         }
         *free -= 1;
         Some(Permit(self))
@@ -106,7 +104,7 @@ pub(in crate::mirror) struct Permit<'t>(&'t Semaphore);
 
 impl Drop for Permit<'_> {
     fn drop(&mut self) {
-        *self.0.free.lock().unwrap_or_else(PoisonError::into_inner) += 1;
+        *self.0.free.lock() += 1;
         self.0.changed.notify_one();
     }
 }
@@ -354,7 +352,7 @@ impl Limiter {
             f64::from(u32::try_from(bytes).unwrap_or(u32::MAX)) / self.bytes_per_second,
         );
         let permit = {
-            let mut due = self.due.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut due = self.due.lock();
             let now = Instant::now();
             let permit = due.map_or(now, |due| due.max(now));
             *due = Some(permit + cost);

@@ -28,9 +28,10 @@ pub(super) use limits::{AttemptError, RetryAction};
 
 use std::io::Read;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use parking_lot::{Mutex, MutexGuard};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -278,7 +279,7 @@ impl HttpMirror {
     }
 
     fn known(&self) -> MutexGuard<'_, Option<KnownMirror>> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+        self.known.lock()
     }
 
     /// The approximate round-trip time, if known.

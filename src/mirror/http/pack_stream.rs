@@ -2,8 +2,9 @@
 //! body is sent.
 
 use std::io::{self, Read};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+
+use parking_lot::{Mutex, MutexGuard};
 
 use crate::mirror::http::counted::CountedPack;
 use crate::mirror::http::upload::{BATCH_BYTES, NextPack, Upload};
@@ -86,11 +87,11 @@ impl<'f, 'u> PackStream<'f, 'u> {
 
     /// Returns what was sent.
     pub(super) fn end(self) -> StreamedPacks {
-        self.streamed.into_inner().unwrap_or_else(PoisonError::into_inner)
+        self.streamed.into_inner()
     }
 
     fn lock(&self) -> MutexGuard<'_, StreamedPacks> {
-        self.streamed.lock().unwrap_or_else(PoisonError::into_inner)
+        self.streamed.lock()
     }
 
     /// Returns the next pack with its header, after the one before it was sent; `None` at the end.

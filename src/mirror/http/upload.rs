@@ -7,10 +7,11 @@
 use std::collections::{HashSet, VecDeque};
 use std::io::{self, Read};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread::Builder;
 use std::thread::Scope;
 use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
 
 use crate::hash::{BundleKey, ObjectId, PackId, hash_reader};
 use crate::mirror::http::answer::AnswerLimit;
@@ -193,10 +194,6 @@ impl ConnectionScaler {
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 impl<'u> Upload<'u> {
     pub(super) fn new(
         mirror: &'u HttpMirror,
@@ -222,7 +219,7 @@ impl<'u> Upload<'u> {
         let left = |deadline: Instant| deadline.saturating_duration_since(Instant::now());
         let most =
             self.mirror.session.limits.deadline.map_or(most, |deadline| most.min(left(deadline)));
-        let mut source = lock(&self.source);
+        let mut source = self.source.lock();
         if !source.wait(most) {
             return Ok(NextPack::Later);
         }
@@ -231,7 +228,7 @@ impl<'u> Upload<'u> {
 
     /// Reports to the monitor that a pack was sent, unless it was reported before.
     pub(super) fn report_sent(&self, id: PackId, bytes: u64) {
-        let is_new = lock(&self.arrived).reported.insert(id);
+        let is_new = self.arrived.lock().reported.insert(id);
         if is_new {
             self.monitor.event(Event::PackSent {
                 mirror: self.mirror.name.clone(),
@@ -244,7 +241,7 @@ impl<'u> Upload<'u> {
     /// Reports to the monitor how many bytes of a pack were sent, unless the pack was reported as
     /// sent.
     pub(super) fn advance(&self, id: PackId, bytes: u64) {
-        let arrived = lock(&self.arrived);
+        let arrived = self.arrived.lock();
         // The lock is held, so that no progress is reported after the pack was reported as sent.
         if !arrived.reported.contains(&id) {
             self.monitor.event(Event::PackAdvanced {
@@ -258,7 +255,7 @@ impl<'u> Upload<'u> {
     /// Records that a pack was acknowledged.
     pub(super) fn acknowledge(&self, pack: Box<dyn OutgoingPack>) {
         let (id, bytes) = (pack.id(), pack.size());
-        let mut arrived = lock(&self.arrived);
+        let mut arrived = self.arrived.lock();
         arrived.packs.insert(id);
         if arrived.kept_bytes + bytes <= KEPT_BYTES {
             arrived.kept_bytes += bytes;
@@ -273,7 +270,7 @@ impl<'u> Upload<'u> {
     /// # Errors
     /// [`TransportError::Forgotten`] if one of them is no longer kept.
     fn requeue_lost(&self, held: &HashSet<PackId>) -> Result<(), MirrorError> {
-        let mut arrived = lock(&self.arrived);
+        let mut arrived = self.arrived.lock();
         let kept = std::mem::take(&mut arrived.kept);
         let (still, lost): (Vec<_>, Vec<_>) =
             kept.into_iter().partition(|pack| held.contains(&pack.id()));
@@ -288,7 +285,7 @@ impl<'u> Upload<'u> {
 
     /// Queues a pack to be sent again.
     pub(super) fn requeue(&self, pack: Box<dyn OutgoingPack>) {
-        lock(&self.source).waiting.push_back(pack);
+        self.source.lock().waiting.push_back(pack);
     }
 
     /// Sends every pack that is not `held`.
@@ -297,12 +294,12 @@ impl<'u> Upload<'u> {
         self.is_over.store(false, Ordering::Relaxed);
         let result = Mutex::new(Ok(Uploaded::All));
         {
-            let mut scaler = lock(&self.scaler);
+            let mut scaler = self.scaler.lock();
             scaler.workers = 1;
             scaler.restart(Instant::now());
         }
         std::thread::scope(|scope| self.work(scope, held, &result));
-        result.into_inner().unwrap_or_else(PoisonError::into_inner)
+        result.into_inner()
     }
 
     /// Sends packs until there are none left or a worker has failed. Requests of other workers are
@@ -314,18 +311,18 @@ impl<'u> Upload<'u> {
         result: &'s Mutex<Result<Uploaded, MirrorError>>,
     ) {
         while !self.is_over.load(Ordering::Relaxed) {
-            if lock(&self.scaler).should_retire() {
+            if self.scaler.lock().should_retire() {
                 return;
             }
             let end = match self.next_batch(held) {
                 Ok(packs) if packs.is_empty() => Ok(Uploaded::All),
                 Ok(packs) => {
-                    if lock(&self.scaler).try_add_worker() {
+                    if self.scaler.lock().try_add_worker() {
                         let spawned =
                             Builder::new().spawn_scoped(scope, || self.work(scope, held, result));
                         if spawned.is_err() {
                             // Without another thread, continue with the present ones.
-                            lock(&self.scaler).stay();
+                            self.scaler.lock().stay();
                         }
                     }
                     match self.send(&packs) {
@@ -348,7 +345,7 @@ impl<'u> Upload<'u> {
                 Err(error) => Err(error),
             };
             self.is_over.store(true, Ordering::Relaxed);
-            let mut result = lock(result);
+            let mut result = result.lock();
             if !matches!(end, Ok(Uploaded::All)) && result.is_ok() {
                 *result = end;
             }
@@ -362,7 +359,7 @@ impl<'u> Upload<'u> {
         held: &HashSet<PackId>,
     ) -> Result<Vec<Box<dyn OutgoingPack>>, MirrorError> {
         let (began, round_trip) = (Instant::now(), self.mirror.round_trip().unwrap_or_default());
-        let mut source = lock(&self.source);
+        let mut source = self.source.lock();
         let mut packs = Vec::new();
         let mut bytes = 0;
         loop {
@@ -387,7 +384,7 @@ impl<'u> Upload<'u> {
                 packs.push(pack);
                 continue;
             }
-            if lock(&self.arrived).note(pack.id()) {
+            if self.arrived.lock().note(pack.id()) {
                 self.monitor
                     .event(Event::PackHeld { mirror: self.mirror.name.clone(), pack: pack.id() });
             }
@@ -416,7 +413,7 @@ impl<'u> Upload<'u> {
             }
             several => self.send_several(several, is_announced, &mut retry),
         };
-        let mut scaler = lock(&self.scaler);
+        let mut scaler = self.scaler.lock();
         match retry.has_failed() || matches!(sent, Ok(SendResult::Cut)) {
             true => scaler.note_failure(Instant::now()),
             false => scaler.sent(packs.iter().map(|pack| pack.size()).sum(), Instant::now()),

@@ -6,9 +6,11 @@ use std::net::Shutdown;
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::process::{Command, ExitStatus, Stdio};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
 
 use crate::cancel::CancelToken;
 use crate::command::{read_tail, withhold_secrets};
@@ -16,7 +18,7 @@ use crate::mirror::MirrorError;
 use crate::mirror::http::{AttemptError, CONNECT, RetryAction};
 use crate::mirror::location::SshUrl;
 use crate::mirror::ssh::banner::{self, BannerLine, BannerScan};
-use crate::mirror::ssh::{SshSettings, attempt_error, lock};
+use crate::mirror::ssh::{SshSettings, attempt_error};
 use crate::mirror::transport_error::TransportError;
 use crate::text::Secrets;
 
@@ -228,7 +230,7 @@ impl Child {
     /// Describes why the host key was rejected. The warning of ssh is not quoted: it names the
     /// known_hosts file of the pinned key, which no longer exists when the user reads the message.
     fn describe_host_key(&self, quote: &str) -> String {
-        let all = String::from_utf8_lossy(&lock(&self.stderr_tail)).into_owned();
+        let all = String::from_utf8_lossy(&self.stderr_tail.lock()).into_owned();
         let print = all.split_whitespace().find(|word| word.starts_with("SHA256:"));
         let found = print
             .map_or_else(String::new, |print| format!(": it has {}", print.trim_end_matches('.')));
@@ -241,7 +243,7 @@ impl Child {
 
     /// Quotes its stderr, and then `output`, for an error message.
     fn quote(&self, output: &[u8]) -> String {
-        let quote = lock(&self.stderr_tail).clone();
+        let quote = self.stderr_tail.lock().clone();
         let text = [String::from_utf8_lossy(&quote), String::from_utf8_lossy(output)].concat();
         let text = Secrets::default().clean(&text);
         let lines: Vec<&str> =

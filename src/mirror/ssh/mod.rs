@@ -9,9 +9,10 @@ mod command;
 mod transport;
 
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use ureq::Agent;
 use ureq::config::Config;
 
@@ -68,10 +69,6 @@ impl fmt::Debug for SshConnection {
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 impl SshConnection {
     pub(super) fn new(
         place: &SshUrl,
@@ -94,17 +91,17 @@ impl SshConnection {
         left: Option<Duration>,
         stop: &dyn Fn() -> bool,
     ) -> Result<String, AttemptError> {
-        if let Some(base) = &*lock(&self.base) {
+        if let Some(base) = &*self.base.lock() {
             return Ok(base.clone());
         }
         let pipe = self.connect(left, stop)?;
-        *lock(&self.first_pipe) = Some(pipe);
-        Ok(lock(&self.base).clone().unwrap_or_else(|| format!("{AUTHORITY}/")))
+        *self.first_pipe.lock() = Some(pipe);
+        Ok(self.base.lock().clone().unwrap_or_else(|| format!("{AUTHORITY}/")))
     }
 
     /// Returns the connection that [`Self::base`] opened, or a new one.
     fn take(&self, left: Option<Duration>) -> Result<Pipe, AttemptError> {
-        match lock(&self.first_pipe).take() {
+        match self.first_pipe.lock().take() {
             Some(pipe) => Ok(pipe),
             None => self.connect(left, &|| self.cancel.is_cancelled()),
         }
@@ -124,7 +121,7 @@ impl SshConnection {
             }
             AttemptError::final_(error)
         })?;
-        *lock(&self.base) = Some(format!("{AUTHORITY}{base}"));
+        *self.base.lock() = Some(format!("{AUTHORITY}{base}"));
         Pipe::new(child).map_err(|error| {
             attempt_error(TransportError::Ssh { what: error.to_string() }, RetryAction::Never)
         })

@@ -3,13 +3,14 @@
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::Arc;
 use std::time::Instant;
 
 use hyper::body::{Bytes, Incoming};
 use hyper::header::{AUTHORIZATION, RANGE};
 use hyper::http::request::Parts;
 use hyper::{Method, Request, Response, StatusCode};
+use parking_lot::{RwLock, RwLockReadGuard};
 use tokio::sync::mpsc;
 
 use crate::error_kind::ErrorKind;
@@ -82,7 +83,7 @@ impl Handler {
     }
 
     fn access(&self) -> RwLockReadGuard<'_, AuthPolicy> {
-        self.access.read().unwrap_or_else(PoisonError::into_inner)
+        self.access.read()
     }
 
     /// The number of tokens; `None` if no token is required.
@@ -95,7 +96,7 @@ impl Handler {
 
     /// Replaces the tokens, if tokens are required at all.
     pub(crate) fn use_tokens(&self, tokens: Vec<TokenRecord>) {
-        let mut access = self.access.write().unwrap_or_else(PoisonError::into_inner);
+        let mut access = self.access.write();
         if let AuthPolicy::Tokens(known) = &mut *access {
             *known = tokens;
         }

@@ -5,8 +5,9 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+
+use parking_lot::{Mutex, MutexGuard};
 
 use crate::receiver::listener::server::network;
 
@@ -58,7 +59,7 @@ pub(crate) struct LogLimiter(Mutex<HashMap<IpAddr, Allowance>>);
 
 impl LogLimiter {
     fn table(&self) -> MutexGuard<'_, HashMap<IpAddr, Allowance>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 
     /// Returns the number of records about `peer` suppressed since the last one; `None` if this one

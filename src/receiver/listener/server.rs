@@ -5,12 +5,13 @@ use std::convert::Infallible;
 use std::future::{Future as _, poll_fn};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener};
 use std::pin::pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
+use parking_lot::Mutex;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
@@ -345,7 +346,7 @@ impl ConnectionLimiter {
 
     fn admit(self: &Arc<Self>, address: IpAddr) -> Option<ConnectionPermit> {
         let address = network(address);
-        let mut seats = self.seats.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut seats = self.seats.lock();
         let here = seats.by_address.get(&address).copied().unwrap_or(0);
         if seats.taken >= self.most || here >= self.most_per_address {
             return None;
@@ -358,7 +359,7 @@ impl ConnectionLimiter {
 
 impl Drop for ConnectionPermit {
     fn drop(&mut self) {
-        let mut seats = self.limiter.seats.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut seats = self.limiter.seats.lock();
         seats.taken -= 1;
         if let Some(here) = seats.by_address.get_mut(&self.address) {
             *here -= 1;

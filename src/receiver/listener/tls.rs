@@ -1,8 +1,9 @@
 //! The TLS certificate: read at the start and on reload.
 
 use std::path::Path;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 
+use parking_lot::RwLock;
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::TlsAcceptor;
@@ -27,12 +28,12 @@ impl Tls {
     /// Reads the files again, for new connections. On an error the old certificate stays.
     pub(crate) fn reload(&self) -> Result<(), ServeError> {
         let new = Arc::new(config(&self.files)?);
-        *self.config.write().unwrap_or_else(PoisonError::into_inner) = new;
+        *self.config.write() = new;
         Ok(())
     }
 
     pub(crate) fn acceptor(&self) -> TlsAcceptor {
-        TlsAcceptor::from(Arc::clone(&self.config.read().unwrap_or_else(PoisonError::into_inner)))
+        TlsAcceptor::from(Arc::clone(&self.config.read()))
     }
 }
 

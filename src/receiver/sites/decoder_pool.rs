@@ -5,8 +5,9 @@
 //! them by the number of its threads.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::sync::{Arc, mpsc};
 
+use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use crate::receiver::http::error::HttpError;
@@ -63,7 +64,7 @@ impl DecoderPool {
 
 fn work(queue: &Mutex<mpsc::Receiver<DecodeJob>>) {
     loop {
-        let job = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
+        let job = queue.lock().recv();
         let Ok(job) = job else { return };
         // The caller gets an error because the sender is dropped; the thread goes on.
         catch_unwind(AssertUnwindSafe(job)).ok();

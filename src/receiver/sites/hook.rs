@@ -2,9 +2,10 @@
 
 use std::os::unix::process::CommandExt as _;
 use std::process::{Child, ChildStderr, Command, Stdio};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -37,7 +38,7 @@ impl HookRunner {
         ended: impl FnOnce(Result<(), String>) + Send + 'static,
     ) {
         let (hook, log) = (hook.clone(), Arc::clone(log));
-        let mut hooks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut hooks = self.0.lock();
         while hooks.try_join_next().is_some() {}
         hooks.spawn(async move {
             let result = run(&hook, &site, release, began).await;
@@ -51,7 +52,7 @@ impl HookRunner {
 
     /// Waits for the running hooks; each has its own time limit.
     pub(crate) async fn finish(&self) {
-        let mut hooks = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
+        let mut hooks = std::mem::take(&mut *self.0.lock());
         while hooks.join_next().await.is_some() {}
     }
 }
@@ -120,7 +121,7 @@ impl StderrTail {
 
     /// The last line that is not empty, with a colon before it, to append to an error message.
     fn last_line(&self) -> String {
-        let said = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let said = self.0.lock();
         let line = last_line(&said);
         // The programs that the hook runs may print secrets.
         if line.is_empty() { line } else { format!(": {}", log::text(&line)) }

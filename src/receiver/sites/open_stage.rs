@@ -1,8 +1,10 @@
 //! Open stages: the state of a push between its first request and its last.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+use parking_lot::{Mutex, RwLock};
 
 use crate::hash::{BundleKey, PackId};
 use crate::pack::PackReader;
@@ -29,10 +31,6 @@ pub(crate) struct OpenStage {
     used: Mutex<Instant>,
     /// Memory reserved for the transaction.
     _memory: Permit,
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl OpenStage {
@@ -70,24 +68,24 @@ impl OpenStage {
     }
 
     pub(crate) fn touch(&self) {
-        *lock(&self.used) = Instant::now();
+        *self.used.lock() = Instant::now();
     }
 
     /// Whether no request has used the stage for `limit`.
     pub(crate) fn is_idle(&self, limit: Duration) -> bool {
-        lock(&self.used).elapsed() >= limit
+        self.used.lock().elapsed() >= limit
     }
 
     /// Whether a pack need not be sent.
     pub(crate) fn holds(&self, id: &PackId) -> bool {
-        let pack = lock(&self.packs).get(id).cloned();
+        let pack = self.packs.lock().get(id).cloned();
         // A pack that is being stored may still fail, so it does not count.
-        pack.is_some_and(|pack| pack.try_lock().is_ok_and(|is_taken| *is_taken))
+        pack.is_some_and(|pack| pack.try_lock().is_some_and(|is_taken| *is_taken))
     }
 
     /// The packs that need not be sent, in order.
     pub(crate) fn held(&self) -> Vec<PackId> {
-        let ids: Vec<PackId> = lock(&self.packs).keys().copied().collect();
+        let ids: Vec<PackId> = self.packs.lock().keys().copied().collect();
         let mut held: Vec<PackId> = ids.into_iter().filter(|id| self.holds(id)).collect();
         held.sort_unstable();
         held
@@ -95,17 +93,17 @@ impl OpenStage {
 
     /// Stores a pack. Blocks. Does nothing if the stage already has the pack.
     pub(crate) fn take(&self, id: &PackId, bytes: &[u8]) -> Result<(), TakeError> {
-        let pack = Arc::clone(lock(&self.packs).entry(*id).or_default());
-        let mut is_taken = lock(&pack);
+        let pack = Arc::clone(self.packs.lock().entry(*id).or_default());
+        let mut is_taken = pack.lock();
         if *is_taken {
             return Ok(());
         }
         let reader = open_pack(id, bytes).map_err(|refused| {
             // The bytes are not this pack, so its entry must not stay.
-            lock(&self.packs).remove(id);
+            self.packs.lock().remove(id);
             TakeError::Pack(refused)
         })?;
-        let transaction = self.transaction.read().unwrap_or_else(PoisonError::into_inner);
+        let transaction = self.transaction.read();
         transaction
             .take(id, &reader)
             .map_err(|error| TakeError::Stage(transaction.fail(error).into()))?;
@@ -117,7 +115,7 @@ impl OpenStage {
 
     /// Makes the release complete; see [`StagingTransaction::finish`]. Blocks.
     pub(crate) fn finish(&self, fetch: &crate::store::FetchObject<'_>) -> Result<u64, StoreError> {
-        self.transaction.write().unwrap_or_else(PoisonError::into_inner).finish(fetch)
+        self.transaction.write().finish(fetch)
     }
 }
 
@@ -152,12 +150,12 @@ impl OpenStages {
 
     /// The open stage of this key. Does not count as a use.
     pub(crate) fn peek(&self, key: &BundleKey) -> Option<Arc<OpenStage>> {
-        lock(&self.0).get(key).cloned()
+        self.0.lock().get(key).cloned()
     }
 
     /// Resets the idle time of the stage of this key, if one is open.
     pub(crate) fn touch(&self, key: &BundleKey) {
-        if let Some(open_stage) = lock(&self.0).get(key) {
+        if let Some(open_stage) = self.0.lock().get(key) {
             open_stage.touch();
         }
     }
@@ -165,31 +163,31 @@ impl OpenStages {
     /// Whether one more stage may be opened. If the maximum is reached, closes the stage that was
     /// idle longest; its content stays on the disk and is found again when the push resumes.
     pub(crate) fn make_room(&self) -> bool {
-        let mut open_stages = lock(&self.0);
+        let mut open_stages = self.0.lock();
         if open_stages.len() < MAX_OPEN {
             return true;
         }
         let unused =
             open_stages.iter().filter(|(_, open_stage)| Arc::strong_count(open_stage) == 1);
         let oldest =
-            unused.min_by_key(|(_, open_stage)| *lock(&open_stage.used)).map(|(key, _)| *key);
+            unused.min_by_key(|(_, open_stage)| *open_stage.used.lock()).map(|(key, _)| *key);
         oldest.and_then(|key| open_stages.remove(&key)).is_some()
     }
 
     pub(crate) fn insert(&self, open_stage: &Arc<OpenStage>) {
-        let old = lock(&self.0).insert(open_stage.key, Arc::clone(open_stage));
+        let old = self.0.lock().insert(open_stage.key, Arc::clone(open_stage));
         drop(old);
     }
 
     /// Closes the stage of this key, if one is open.
     pub(crate) fn close(&self, key: &BundleKey) {
-        let old = lock(&self.0).remove(key);
+        let old = self.0.lock().remove(key);
         drop(old);
     }
 
     /// Closes this stage, but not a newer one with the same key.
     pub(crate) fn end(&self, open_stage: &Arc<OpenStage>) {
-        let mut open_stages = lock(&self.0);
+        let mut open_stages = self.0.lock();
         if open_stages.get(&open_stage.key).is_some_and(|open| Arc::ptr_eq(open, open_stage)) {
             open_stages.remove(&open_stage.key);
         }
@@ -197,7 +195,8 @@ impl OpenStages {
 
     /// Closes the stages that no request uses and that were idle for `idle`.
     pub(crate) fn sweep(&self, idle: Duration) {
-        lock(&self.0)
+        self.0
+            .lock()
             .retain(|_, open_stage| Arc::strong_count(open_stage) > 1 || !open_stage.is_idle(idle));
     }
 }

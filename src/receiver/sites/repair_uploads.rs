@@ -7,10 +7,11 @@ use std::fs::File;
 use std::hash::Hash;
 use std::io::{self, Read};
 use std::os::unix::fs::FileExt as _;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use parking_lot::{Mutex, MutexGuard};
 use rustix::fs::FallocateFlags;
 
 use crate::hash::{ManifestId, ObjectId};
@@ -120,7 +121,7 @@ pub(crate) struct RepairUploads(Mutex<UploadsState>);
 
 impl RepairUploads {
     fn inner(&self) -> MutexGuard<'_, UploadsState> {
-        let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut inner = self.0.lock();
         inner.used = Some(Instant::now());
         inner
     }
@@ -238,7 +239,7 @@ impl RepairUploads {
 
     /// Drops everything if there is no lease and nothing happened for `idle`.
     pub(crate) fn sweep(&self, idle: Duration) {
-        let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut inner = self.0.lock();
         if inner.holders == 0 && inner.used.is_some_and(|used| used.elapsed() >= idle) {
             *inner = UploadsState::default();
         }
@@ -276,13 +277,13 @@ impl<'a> UploadedSource<'a> {
     }
 
     fn lacking(&self) -> MutexGuard<'_, MissingUploads> {
-        self.lacking.lock().unwrap_or_else(PoisonError::into_inner)
+        self.lacking.lock()
     }
 
     /// Requests what is missing, accepts its upload from now on, and returns it sorted and without
     /// duplicates.
     pub(crate) fn ask(self) -> Wants {
-        let lacking = self.lacking.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let lacking = self.lacking.into_inner();
         self.uploads.ask(&lacking);
         let MissingUploads { objects, manifests, releases } = lacking;
         Wants {

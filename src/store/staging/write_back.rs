@@ -1,8 +1,9 @@
 //! Starts writing content to the disk while more of it arrives.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
 use std::thread::{Builder, JoinHandle};
+
+use parking_lot::Mutex;
 
 use crate::fsx::{self, Dir, IoError};
 use crate::pack::Piece;
@@ -32,7 +33,7 @@ impl WriteBack {
         if self.waiting.fetch_add(bytes, Ordering::Relaxed) + bytes < Self::BYTES {
             return;
         }
-        let mut under_way = self.under_way.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut under_way = self.under_way.lock();
         if under_way.as_ref().is_some_and(|thread| !thread.is_finished()) {
             return;
         }
@@ -49,14 +50,14 @@ impl WriteBack {
     fn join(&self, thread: Option<JoinHandle<fsx::Result<()>>>) {
         let ended = thread.map(|thread| thread.join().expect("a sync does not panic"));
         if let Some(Err(error)) = ended {
-            self.failed.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+            self.failed.lock().get_or_insert(error);
         }
     }
 
     /// Waits for the running sync. The kernel reports a write error only once, so an error of an
     /// earlier sync is returned here; the final sync would no longer see it.
     pub(in crate::store) fn finish(&self) -> fsx::Result<()> {
-        self.join(self.under_way.lock().unwrap_or_else(PoisonError::into_inner).take());
-        self.failed.lock().unwrap_or_else(PoisonError::into_inner).take().map_or(Ok(()), Err)
+        self.join(self.under_way.lock().take());
+        self.failed.lock().take().map_or(Ok(()), Err)
     }
 }

@@ -13,8 +13,9 @@ use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+
+use parking_lot::{Mutex, MutexGuard};
 
 use crate::fsx::{self, Context as _, Dir, FileMode};
 use crate::hash::{BundleKey, ObjectId, PackId, PieceHash, PieceHashes, hash_reader};
@@ -174,7 +175,7 @@ impl Quarantine {
     }
 
     fn progress(&self) -> MutexGuard<'_, Vec<QuarantineProgress>> {
-        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
+        self.progress.lock()
     }
 
     /// Whether the piece is all of its object.
@@ -184,7 +185,7 @@ impl Quarantine {
     }
 
     fn hashes(&self) -> MutexGuard<'_, HashMap<u32, PieceHashes>> {
-        self.hashes.lock().unwrap_or_else(PoisonError::into_inner)
+        self.hashes.lock()
     }
 
     fn resume(&mut self) -> Result<(), StoreError> {
@@ -342,7 +343,7 @@ impl Quarantine {
             let name = ordinal_name(piece.ordinal);
             // Serialized: several threads writing to one file would spin on its inode lock and
             // waste a core.
-            let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+            let _turn = self.turn.lock();
             let file = self.parts.open_or_create_file(&name)?;
             fsx::write_at(&file, bytes, piece.offset, || self.parts.join(&name))?;
         }
