@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::fsx::{self, FileKind, FileMode};
 use crate::release::ReleaseName;
 use crate::store::layout::{CURRENT, Layout, SWITCHED, current_target};
+use crate::store::open::LockedStore;
 use crate::store::{EventKind, Pruned, Store, StoreError};
 
 impl Store {
@@ -21,37 +22,24 @@ impl Store {
         expected: Option<ReleaseName>,
         wait: Duration,
     ) -> Result<(), StoreError> {
-        let _guard = self.lock(wait)?;
-        let found = self.current()?;
+        let store = self.lock(wait)?;
+        let found = store.current()?;
         if found == Some(release) {
             return Ok(());
         }
         if found != expected {
             return Err(StoreError::Conflict { expected, found });
         }
-        if !self.is_staged(release)? {
+        if !store.is_staged(release)? {
             return Err(StoreError::NotStaged { release });
         }
-        self.check_succession(&self.release(release)?)?;
+        store.check_succession(&store.release(release)?)?;
         // Other staged releases lost the race. They were never served, so they must not be listed.
-        self.drop_staged(Some(release))?;
-        self.point_current_at(release)?;
-        self.show_staged();
-        self.note(EventKind::Switched { release, from: found });
+        store.drop_staged(Some(release))?;
+        store.point_current_at(release)?;
+        store.show_staged();
+        store.note(EventKind::Switched { release, from: found });
         Ok(())
-    }
-
-    /// Replaces `current` atomically and makes that durable (step 5).
-    pub(super) fn point_current_at(&self, release: ReleaseName) -> Result<(), StoreError> {
-        const NEW: &str = "current.new";
-        let layout = &self.layout;
-        layout.tmp.unlink_if_any(NEW)?;
-        // A rename over the old link is atomic; unlinking first would leave moments without
-        // `current`.
-        layout.tmp.symlink(&current_target(release), NEW)?;
-        layout.tmp.rename(NEW, &layout.root, CURRENT)?;
-        // Reference before acknowledgement: the caller reports success only after this sync.
-        Ok(layout.root.sync()?)
     }
 
     /// Records that work is to follow the switch to `release`, so that it is not lost if the
@@ -61,8 +49,8 @@ impl Store {
     /// [`StoreError::OtherOwner`]; [`StoreError::Locked`]; errors of the disk.
     pub fn note_switch(&self, release: ReleaseName, wait: Duration) -> Result<(), StoreError> {
         // Without the lock another process might remove the temporary file, or write the same one.
-        let _guard = self.lock(wait)?;
-        let Layout { tmp, headwater, .. } = &self.layout;
+        let store = self.lock(wait)?;
+        let Layout { tmp, headwater, .. } = &store.layout;
         tmp.unlink_if_any(SWITCHED)?;
         tmp.write_new(SWITCHED, release.to_string().as_bytes(), FileMode::RECORD, None)?;
         Ok(tmp.rename(SWITCHED, headwater, SWITCHED)?)
@@ -99,23 +87,23 @@ impl Store {
     /// # Errors
     /// [`StoreError::Conflict`] for the current release; errors of the disk.
     pub fn abandon(&self, release: ReleaseName, wait: Duration) -> Result<(), StoreError> {
-        let _guard = self.lock(wait)?;
-        let found = self.current()?;
-        if self.served_releases()?.contains(&release) {
+        let store = self.lock(wait)?;
+        let found = store.current()?;
+        if store.served_releases()?.contains(&release) {
             return Err(StoreError::Conflict { expected: None, found });
         }
-        if self
+        if store
             .layout
             .slots
             .stat(&release.to_string())?
             .is_some_and(|meta| meta.kind == FileKind::Directory)
         {
-            self.layout.slots.remove_all(&release.to_string())?;
+            store.layout.slots.remove_all(&release.to_string())?;
         }
-        self.mark_deleted(release)?;
-        self.show_staged();
+        store.mark_deleted(release)?;
+        store.show_staged();
         // Only cleans up; if it fails, the next push tries again.
-        self.drop_gone_releases(&mut Pruned::default()).ok();
+        store.drop_gone_releases(&mut Pruned::default()).ok();
         Ok(())
     }
 
@@ -125,13 +113,13 @@ impl Store {
     /// # Errors
     /// Errors of the disk. Nothing that is needed is removed.
     pub fn clean_up(&self, keep: usize, wait: Duration) -> Result<Pruned, StoreError> {
-        let _guard = self.lock(wait)?;
-        let expired = self.expire_due(fsx::unix_seconds());
-        let mut pruned = self.drop_old_releases(keep)?;
-        self.drop_old_quarantines(fsx::unix_seconds(), &mut pruned)?;
-        self.note_pruned(&pruned);
+        let store = self.lock(wait)?;
+        let expired = store.expire_due(fsx::unix_seconds());
+        let mut pruned = store.drop_old_releases(keep)?;
+        store.drop_old_quarantines(fsx::unix_seconds(), &mut pruned)?;
+        store.note_pruned(&pruned);
         // The reserve is only needed on a full disk, so an error is ignored until the next time.
-        self.keep_reserve().ok();
+        store.keep_reserve().ok();
         pruned.expired = expired?;
         Ok(pruned)
     }
@@ -147,8 +135,23 @@ impl Store {
         if self.missing_slot()?.is_none() {
             return Ok(());
         }
-        let _guard = self.lock(wait)?;
-        self.fill_spare_slot()
+        let store = self.lock(wait)?;
+        store.fill_spare_slot()
+    }
+}
+
+impl LockedStore<'_> {
+    /// Replaces `current` atomically and makes that durable (step 5).
+    pub(super) fn point_current_at(&self, release: ReleaseName) -> Result<(), StoreError> {
+        const NEW: &str = "current.new";
+        let layout = &self.layout;
+        layout.tmp.unlink_if_any(NEW)?;
+        // A rename over the old link is atomic; unlinking first would leave moments without
+        // `current`.
+        layout.tmp.symlink(&current_target(release), NEW)?;
+        layout.tmp.rename(NEW, &layout.root, CURRENT)?;
+        // Reference before acknowledgement: the caller reports success only after this sync.
+        Ok(layout.root.sync()?)
     }
 }
 

@@ -13,6 +13,7 @@ use crate::fsx::{self, FileMode};
 use crate::manifest::Entry;
 use crate::release::{Release, ReleaseName};
 use crate::store::layout::EXPIRED;
+use crate::store::open::LockedStore;
 use crate::store::staging::slots::SlotWriter;
 use crate::store::{EventKind, Store, StoreError};
 use crate::tree_path::TreePath;
@@ -54,8 +55,8 @@ impl Store {
         if !self.is_due(current, self.expiry_mark()?, fsx::unix_seconds())? {
             return Ok(0);
         }
-        let _guard = self.lock(wait)?;
-        self.expire_due(fsx::unix_seconds())
+        let store = self.lock(wait)?;
+        store.expire_due(fsx::unix_seconds())
     }
 
     /// When the next retired entry of the current release is due; `None` if there is none. A time
@@ -104,7 +105,19 @@ impl Store {
         Ok(self.next_expiry_of(current, mark)?.is_some_and(|next| next <= now.max(mark.through)))
     }
 
-    /// As [`Store::expire`], at the time `now`. The caller has the lock.
+    fn expiry_mark(&self) -> Result<ExpiryMark, StoreError> {
+        let Some(bytes) = fsx::found(self.layout.headwater.read(EXPIRED, MAX_MARK_BYTES))? else {
+            return Ok(ExpiryMark::default());
+        };
+        // The mark never exceeds the time at which it was written, so with a damaged mark
+        // everything due by now counts as expired. No entry comes back.
+        let unknown = || ExpiryMark { through: fsx::unix_seconds(), ..ExpiryMark::default() };
+        Ok(serde_json::from_slice(&bytes).unwrap_or_else(|_| unknown()))
+    }
+}
+
+impl LockedStore<'_> {
+    /// As [`Store::expire`], at the time `now`.
     pub(super) fn expire_due(&self, now: u64) -> Result<u64, StoreError> {
         let Some(current) = self.current()? else { return Ok(0) };
         let mark = self.expiry_mark()?;
@@ -126,7 +139,7 @@ impl Store {
     }
 
     /// Raises the mark to the latest entry of `release` that is due at `now`. Called before a slot
-    /// is filled without those entries; the caller has the lock.
+    /// is filled without those entries.
     pub(super) fn expire_before_filling(
         &self,
         release: &Release,
@@ -158,16 +171,6 @@ impl Store {
             writer.remove_empty(parent)?;
         }
         Ok(removed)
-    }
-
-    fn expiry_mark(&self) -> Result<ExpiryMark, StoreError> {
-        let Some(bytes) = fsx::found(self.layout.headwater.read(EXPIRED, MAX_MARK_BYTES))? else {
-            return Ok(ExpiryMark::default());
-        };
-        // The mark never exceeds the time at which it was written, so with a damaged mark
-        // everything due by now counts as expired. No entry comes back.
-        let unknown = || ExpiryMark { through: fsx::unix_seconds(), ..ExpiryMark::default() };
-        Ok(serde_json::from_slice(&bytes).unwrap_or_else(|_| unknown()))
     }
 
     /// Syncs everything written or removed so far, then replaces the mark and syncs its directory.
@@ -330,8 +333,7 @@ mod tests {
         }
 
         fn expire(&self, now: u64) -> u64 {
-            let _guard = self.store.lock(NO_WAIT).unwrap();
-            self.store.expire_due(now).unwrap()
+            self.store.lock(NO_WAIT).unwrap().expire_due(now).unwrap()
         }
 
         fn has(&self, path: &str) -> bool {

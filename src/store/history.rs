@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::fsx::{self, Context as _, FileKind, FileMode};
 use crate::release::ReleaseName;
 use crate::store::layout::HISTORY;
+use crate::store::open::LockedStore;
 use crate::store::{Store, StoreError};
 
 /// Maximum size of the log in bytes; a longer log is cut to its newer half. Enough for some months
@@ -109,12 +110,14 @@ impl Store {
         why: &str,
         wait: Duration,
     ) -> Result<(), StoreError> {
-        let _guard = self.lock(wait)?;
-        self.note(EventKind::HookFailed { release, why: shortened(why.to_owned()) });
+        let store = self.lock(wait)?;
+        store.note(EventKind::HookFailed { release, why: shortened(why.to_owned()) });
         Ok(())
     }
+}
 
-    /// Records an event with the current time. The caller has the lock.
+impl LockedStore<'_> {
+    /// Records an event with the current time.
     pub(super) fn note(&self, what: EventKind) {
         let time = fsx::unix_seconds();
         let mut line = serde_json::to_vec(&HistoryEvent { time, what }).expect("plain values");
@@ -227,7 +230,7 @@ mod tests {
         let (_dir, store) = empty_store();
         assert_eq!(store.history().unwrap(), []);
         for number in 1..=3 {
-            store.note(pruned(number));
+            store.lock(Duration::ZERO).unwrap().note(pruned(number));
         }
         assert_eq!(releases(&store), [1, 2, 3]);
     }
@@ -236,11 +239,11 @@ mod tests {
     fn a_torn_line_takes_no_other_with_it() {
         let (_dir, store) = empty_store();
         let path = store.path().join(".headwater").join(HISTORY);
-        store.note(pruned(1));
+        store.lock(Duration::ZERO).unwrap().note(pruned(1));
         let whole = std::fs::read(&path).unwrap();
         for cut in 0..=whole.len() {
             std::fs::write(&path, [&whole[..], &whole[..cut]].concat()).unwrap();
-            store.note(pruned(2));
+            store.lock(Duration::ZERO).unwrap().note(pruned(2));
             let told = releases(&store);
             // A line that lacks only its line feed is complete.
             let wanted = if cut + 1 >= whole.len() { vec![1, 1, 2] } else { vec![1, 2] };
@@ -253,7 +256,7 @@ mod tests {
         let (_dir, store) = empty_store();
         let path = store.path().join(".headwater").join(HISTORY);
         for number in 0..4_000 {
-            store.note(pruned(number));
+            store.lock(Duration::ZERO).unwrap().note(pruned(number));
         }
         assert!(std::fs::metadata(&path).unwrap().len() <= MAX_BYTES + 100);
         let told = releases(&store);
@@ -261,11 +264,11 @@ mod tests {
         assert!(told.windows(2).all(|pair| pair[0] + 1 == pair[1]));
         // A file that is not our log is replaced or left alone, and causes no error.
         std::fs::write(&path, vec![b'x'; 3 * 128 * 1024]).unwrap();
-        store.note(pruned(1));
+        store.lock(Duration::ZERO).unwrap().note(pruned(1));
         assert_eq!(releases(&store), [1]);
         std::fs::remove_file(&path).unwrap();
         std::os::unix::fs::symlink("/dev/null", &path).unwrap();
-        store.note(pruned(2));
+        store.lock(Duration::ZERO).unwrap().note(pruned(2));
         assert!(store.history().is_err());
     }
 
@@ -273,13 +276,13 @@ mod tests {
     fn a_log_with_another_name_is_left_as_it_is_and_replaced() {
         let (dir, store) = empty_store();
         let path = store.path().join(".headwater").join(HISTORY);
-        store.note(pruned(1));
+        store.lock(Duration::ZERO).unwrap().note(pruned(1));
         let other = dir.path().join("other");
         let content = [&std::fs::read(&path).unwrap()[..], b"a secret\n"].concat();
         std::fs::write(&other, &content).unwrap();
         std::fs::remove_file(&path).unwrap();
         std::fs::hard_link(&other, &path).unwrap();
-        store.note(pruned(2));
+        store.lock(Duration::ZERO).unwrap().note(pruned(2));
         assert_eq!(std::fs::read(&other).unwrap(), content);
         assert_eq!(releases(&store), [1, 2]);
         assert!(!std::fs::read_to_string(&path).unwrap().contains("secret"));

@@ -51,11 +51,27 @@ pub struct Store {
     cancel: CancelToken,
 }
 
-/// A lock on the store: exclusive to change it, or shared to read it while nothing changes.
-/// Dropping it or ending the process releases it.
+/// A store with its exclusive lock, which every change of the store needs. Dropping it or ending
+/// the process releases the lock.
 #[derive(Debug)]
-pub(super) struct Guard {
-    _file: File,
+pub(super) struct LockedStore<'s> {
+    store: &'s Store,
+    _lock: File,
+}
+
+impl std::ops::Deref for LockedStore<'_> {
+    type Target = Store;
+
+    fn deref(&self) -> &Store {
+        self.store
+    }
+}
+
+/// The shared lock of a store: nothing changes while it is held. Dropping it or ending the process
+/// releases it.
+#[derive(Debug)]
+pub(super) struct ReadLock {
+    _lock: File,
 }
 
 impl Store {
@@ -327,22 +343,22 @@ impl Store {
     }
 
     /// Takes the exclusive lock, waiting at most `wait`.
-    pub(super) fn lock(&self, wait: Duration) -> Result<Guard, StoreError> {
+    pub(super) fn lock(&self, wait: Duration) -> Result<LockedStore<'_>, StoreError> {
         self.check_owner()?;
-        let guard = lock(&self.layout.headwater, wait, &self.cancel)?;
+        let file = lock(&self.layout.headwater, wait, &self.cancel)?;
         self.layout.check_objects()?;
-        Ok(guard)
+        Ok(LockedStore { store: self, _lock: file })
     }
 
     /// Takes the shared lock, waiting at most `wait`. This does not need write permission.
-    pub(super) fn lock_to_read(&self, wait: Duration) -> Result<Guard, StoreError> {
+    pub(super) fn lock_to_read(&self, wait: Duration) -> Result<ReadLock, StoreError> {
         let path = self.layout.headwater.join(LOCK);
         let file = self.layout.headwater.open_file(LOCK)?;
         if !fsx::lock_shared_unless(&file, wait, &|| self.cancel.is_cancelled(), &path)? {
             return Err(self.not_locked(path));
         }
         self.layout.check_objects()?;
-        Ok(Guard { _file: file })
+        Ok(ReadLock { _lock: file })
     }
 
     /// The error to report when a lock was not taken.
@@ -462,11 +478,12 @@ fn not_locked(path: PathBuf, cancel: &CancelToken) -> StoreError {
     if cancel.is_cancelled() { StoreError::Cancelled } else { StoreError::Locked { path } }
 }
 
-fn lock(headwater: &Dir, wait: Duration, cancel: &CancelToken) -> Result<Guard, StoreError> {
+/// Takes the exclusive lock in this directory. Dropping the file releases it.
+fn lock(headwater: &Dir, wait: Duration, cancel: &CancelToken) -> Result<File, StoreError> {
     let path = headwater.join(LOCK);
     let file = headwater.open_or_create_record(LOCK)?;
     match fsx::lock_unless(&file, wait, &|| cancel.is_cancelled(), &path)? {
-        true => Ok(Guard { _file: file }),
+        true => Ok(file),
         false => Err(not_locked(path, cancel)),
     }
 }

@@ -5,6 +5,7 @@
 
 use crate::fsx::FileMode;
 use crate::store::layout::RESERVE;
+use crate::store::open::LockedStore;
 use crate::store::{Store, StoreError};
 
 /// Size of the reserve in bytes: enough for the manifest of thousands of files.
@@ -19,7 +20,20 @@ const TIGHT_BYTES: u64 = 4 << 20;
 const TIGHT_INODES: u64 = 256;
 
 impl Store {
-    /// Creates the reserve if it is missing and there is plenty of room. The caller has the lock.
+    /// Frees the reserve if little else is free.
+    pub(super) fn use_reserve(&self) -> Result<(), StoreError> {
+        let headwater = &self.layout.headwater;
+        let system = headwater.file_system()?;
+        let has_inodes = system.free_inodes.is_none_or(|free| free >= TIGHT_INODES);
+        if system.free_bytes < TIGHT_BYTES || !has_inodes {
+            headwater.remove_all(RESERVE)?;
+        }
+        Ok(())
+    }
+}
+
+impl LockedStore<'_> {
+    /// Creates the reserve if it is missing and there is plenty of room.
     pub(super) fn keep_reserve(&self) -> Result<(), StoreError> {
         let headwater = &self.layout.headwater;
         if headwater.stat(RESERVE)?.is_some() {
@@ -41,17 +55,6 @@ impl Store {
         for file in 0..FILES {
             let bytes = vec![0; if file == 0 { BYTES } else { 0 }];
             reserve.write_new(&file.to_string(), &bytes, FileMode::RECORD, None)?;
-        }
-        Ok(())
-    }
-
-    /// Frees the reserve if little else is free.
-    pub(super) fn use_reserve(&self) -> Result<(), StoreError> {
-        let headwater = &self.layout.headwater;
-        let system = headwater.file_system()?;
-        let has_inodes = system.free_inodes.is_none_or(|free| free >= TIGHT_INODES);
-        if system.free_bytes < TIGHT_BYTES || !has_inodes {
-            headwater.remove_all(RESERVE)?;
         }
         Ok(())
     }

@@ -4,10 +4,11 @@
 //! is left alone.
 
 use crate::fsx::FileKind;
+use crate::store::StoreError;
 use crate::store::layout::{STAGED, current_target, parse_current_target};
-use crate::store::{Store, StoreError};
+use crate::store::open::LockedStore;
 
-impl Store {
+impl LockedStore<'_> {
     /// Points `staged` to the staged release, or removes the link if no release is staged.
     pub(super) fn show_staged(&self) {
         // The link is for people only; the next push tries again.

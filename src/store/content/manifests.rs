@@ -7,6 +7,7 @@ use crate::fsx::{self, Context as _, FileMode};
 use crate::hash::ManifestId;
 use crate::manifest::{Entry, ManifestError, ManifestReader, Totals, WINDOW_LOG_MAX};
 use crate::store::layout::manifest_name;
+use crate::store::open::LockedStore;
 use crate::store::{Store, StoreError, is_damage, unless_damaged};
 
 /// zstd level. Object ids are incompressible and paths compress well at any level, so a higher
@@ -97,7 +98,9 @@ impl Store {
     pub(in crate::store) fn has_manifest(&self, id: &ManifestId) -> Result<bool, StoreError> {
         Ok(self.layout.manifests.stat(&manifest_name(id))?.is_some())
     }
+}
 
+impl LockedStore<'_> {
     /// Writes a manifest to the temporary file `name`, without syncing it. `write` writes the
     /// uncompressed bytes.
     pub(in crate::store) fn write_manifest(

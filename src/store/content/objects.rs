@@ -6,6 +6,7 @@ use std::os::unix::fs::FileExt as _;
 use crate::fsx::{self, Context as _, Meta};
 use crate::hash::{ObjectId, hash_reader};
 use crate::store::layout::{fan_out_name, object_name};
+use crate::store::open::LockedStore;
 use crate::store::{Store, StoreError, mismatch, unless_damaged};
 
 impl Store {
@@ -102,7 +103,9 @@ impl Store {
             |object| if cancelled() { Err(StoreError::Cancelled) } else { self.is_whole(object) };
         objects.iter().map(held).collect()
     }
+}
 
+impl LockedStore<'_> {
     /// Removes an object. It no longer counts as present.
     pub(in crate::store) fn forget_object(&self, object: &ObjectId) -> Result<(), StoreError> {
         self.layout.objects.unlink_if_any(&object_name(object))?;

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use crate::fsx::{self, FileMode};
 use crate::release::{MAX_RECORD_BYTES, Release, ReleaseError, ReleaseName};
 use crate::store::layout::{GONE, RECORD, gone_file, release_file};
+use crate::store::open::LockedStore;
 use crate::store::{Store, StoreError, unless_damaged};
 
 impl Store {
@@ -59,20 +60,6 @@ impl Store {
         Ok(names)
     }
 
-    /// Marks all staged releases as deleted, except `except`.
-    pub(in crate::store) fn drop_staged(
-        &self,
-        except: Option<ReleaseName>,
-    ) -> Result<(), StoreError> {
-        let current = self.current()?;
-        for name in self.release_names()? {
-            if Some(name) != except && self.is_after(name, current)? {
-                self.mark_deleted(name)?;
-            }
-        }
-        Ok(())
-    }
-
     /// Whether a release ranks above the current one, that is, was never served. Equal sequence
     /// numbers are decided by the records; if one of them cannot be read, the release counts as
     /// never served.
@@ -89,13 +76,6 @@ impl Store {
             (Some(release), Some(current)) => Ok(release.rank() > current.rank()),
             _ => Ok(true),
         }
-    }
-
-    /// Marks a release as deleted. What only it needed is dropped later.
-    pub(in crate::store) fn mark_deleted(&self, name: ReleaseName) -> Result<(), StoreError> {
-        let releases = &self.layout.releases;
-        fsx::found(releases.rename(&release_file(name), releases, &gone_file(name)))?;
-        Ok(())
     }
 
     /// The names of the releases that are or were served, ascending, with the current one last.
@@ -136,6 +116,29 @@ impl Store {
     pub fn highest_sequence(&self) -> Result<u64, StoreError> {
         let current = self.current()?.map_or(0, |current| current.sequence());
         Ok(self.release_names()?.last().map_or(0, ReleaseName::sequence).max(current))
+    }
+}
+
+impl LockedStore<'_> {
+    /// Marks all staged releases as deleted, except `except`.
+    pub(in crate::store) fn drop_staged(
+        &self,
+        except: Option<ReleaseName>,
+    ) -> Result<(), StoreError> {
+        let current = self.current()?;
+        for name in self.release_names()? {
+            if Some(name) != except && self.is_after(name, current)? {
+                self.mark_deleted(name)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Marks a release as deleted. What only it needed is dropped later.
+    pub(in crate::store) fn mark_deleted(&self, name: ReleaseName) -> Result<(), StoreError> {
+        let releases = &self.layout.releases;
+        fsx::found(releases.rename(&release_file(name), releases, &gone_file(name)))?;
+        Ok(())
     }
 
     /// Writes a record under a temporary name, without syncing it.

@@ -13,6 +13,7 @@ use crate::fsx::{self, FileKind};
 use crate::hash::{ManifestId, ObjectId};
 use crate::release::ReleaseName;
 use crate::store::layout::{DIRTY, SlotName, manifest_name, object_name};
+use crate::store::open::LockedStore;
 use crate::store::{EventKind, Store, StoreError, unless_damaged};
 
 /// What was dropped.
@@ -42,13 +43,13 @@ impl Store {
     /// Fails if the store is locked, if a kept manifest cannot be read (then nothing is dropped),
     /// or if the disk fails.
     pub fn prune(&self, keep: usize, wait: Duration) -> Result<Pruned, StoreError> {
-        let _guard = self.lock(wait)?;
+        let store = self.lock(wait)?;
         // Expire first: entries that are due must go even if pruning fails.
-        let expired = self.expire_due(fsx::unix_seconds());
-        let mut pruned = self.drop_old_releases(keep)?;
-        self.drop_quarantines(&mut pruned)?;
-        self.sweep(&mut pruned)?;
-        self.note_pruned(&pruned);
+        let expired = store.expire_due(fsx::unix_seconds());
+        let mut pruned = store.drop_old_releases(keep)?;
+        store.drop_quarantines(&mut pruned)?;
+        store.sweep(&mut pruned)?;
+        store.note_pruned(&pruned);
         pruned.expired = expired?;
         Ok(pruned)
     }
@@ -66,7 +67,9 @@ impl Store {
         pruned.expired = expired?;
         Ok(pruned)
     }
+}
 
+impl LockedStore<'_> {
     pub(in crate::store) fn note_pruned(&self, pruned: &Pruned) {
         if pruned.releases > 0 {
             self.note(EventKind::Pruned { releases: pruned.releases, bytes: pruned.bytes });

@@ -15,6 +15,7 @@ use crate::release::{Release, ReleaseName};
 use crate::store::content::permissions::Permissions;
 use crate::store::layout::{SlotName, object_name};
 use crate::store::maintenance::verify::{Depth, Fault, FaultKind, SlotPaths};
+use crate::store::open::LockedStore;
 use crate::store::staging::slots::{DirStack, has_metadata_of};
 use crate::store::staging::transaction::FetchObject;
 use crate::store::{EventKind, Store, StoreError, unless_damaged};
@@ -69,26 +70,28 @@ impl Store {
             return Ok(repaired);
         }
         {
-            let _guard = self.lock(wait)?;
-            repaired.mended += self.repair_records(records)?;
-            repaired.objects += self.repair_objects(fetch)?;
-            let current = self.current()?.map(|release| SlotName { release, is_spare: false });
-            for slot in self.slot_names()?.into_iter().chain(current).collect::<BTreeSet<_>>() {
+            let store = self.lock(wait)?;
+            repaired.mended += store.repair_records(records)?;
+            repaired.objects += store.repair_objects(fetch)?;
+            let current = store.current()?.map(|release| SlotName { release, is_spare: false });
+            for slot in store.slot_names()?.into_iter().chain(current).collect::<BTreeSet<_>>() {
                 repaired.mended +=
-                    self.repair_slot(slot, Some(slot) == current || records.is_awaited())?;
+                    store.repair_slot(slot, Some(slot) == current || records.is_awaited())?;
             }
             // Makes the renames of repaired entries durable before the result is reported.
-            self.layout.root.sync_file_system()?;
+            store.layout.root.sync_file_system()?;
         }
-        let _guard = self.lock(wait)?;
-        repaired.left = self.look_for_faults(Depth::Full, cancelled)?.faults;
-        self.note(EventKind::Repaired {
+        let store = self.lock(wait)?;
+        repaired.left = store.look_for_faults(Depth::Full, cancelled)?.faults;
+        store.note(EventKind::Repaired {
             found: repaired.found.len() as u64,
             left: repaired.left.len() as u64,
         });
         Ok(repaired)
     }
+}
 
+impl LockedStore<'_> {
     fn repair_records(&self, records: &dyn FetchRecords) -> Result<u64, StoreError> {
         let mut mended = 0;
         for name in self.known_releases()? {

@@ -115,9 +115,9 @@ impl Store {
         if self.check_owner().is_err() {
             return self.verify_as_reader(depth, wait, cancelled);
         }
-        let _guard = self.lock(wait)?;
-        let found = self.look_for_faults(depth, cancelled)?;
-        self.note(EventKind::Verified {
+        let store = self.lock(wait)?;
+        let found = store.look_for_faults(depth, cancelled)?;
+        store.note(EventKind::Verified {
             quick: depth == Depth::Quick,
             faults: found.faults.len() as u64,
         });

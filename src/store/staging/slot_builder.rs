@@ -12,11 +12,58 @@ use crate::release::{Release, ReleaseName};
 use crate::store::content::manifests::ManifestStream;
 use crate::store::content::permissions::Permissions;
 use crate::store::layout::{DIRTY, SlotName};
+use crate::store::open::LockedStore;
 use crate::store::staging::slots::{DirStack, SlotWriter};
 use crate::store::{Store, StoreError};
 use crate::threads;
 
 impl Store {
+    /// Finds the changes between the slot's release and another one, and removes the entries that
+    /// go.
+    fn find_changes(
+        &self,
+        writer: &mut SlotWriter<'_>,
+        from: SlotName,
+        to: &Release,
+        here: &[ObjectId],
+    ) -> Result<SlotChanges, StoreError> {
+        let old = self.entries(&self.release(from.release)?.manifest)?;
+        let mut changes =
+            SlotChanges { expired_through: self.expired_through()?, ..SlotChanges::default() };
+        read_ahead(old, |old| {
+            Pairs::new(old, self.entries(&to.manifest)?)
+                .try_for_each(|pair| changes.take(pair?, writer, here))
+        })?;
+        // Remove before placing: a file may replace a directory.
+        for directory in changes.emptied.iter().rev() {
+            writer.remove_empty(directory)?;
+        }
+        changes.missing.sort_unstable_by_key(|file| file.object);
+        changes.missing.dedup_by_key(|file| file.object);
+        Ok(changes)
+    }
+
+    /// Whether the store has an object with the right size.
+    fn has_object(&self, file: &FileEntry) -> Result<bool, StoreError> {
+        let meta = self.object_meta(&file.object)?;
+        Ok(meta.is_some_and(|meta| meta.kind == FileKind::File && meta.size == file.size))
+    }
+
+    fn live_entries(&self) -> LiveEntries {
+        let stream = || self.manifest(&self.release(self.current().ok()??).ok()?.manifest).ok();
+        LiveEntries { stream: stream().map(Iterator::peekable) }
+    }
+
+    /// The name of the spare slot, if the current slot is the only one.
+    pub(in crate::store) fn missing_slot(&self) -> Result<Option<SlotName>, StoreError> {
+        let Some(release) = self.current()? else { return Ok(None) };
+        let has_another =
+            self.slot_names()?.iter().any(|slot| slot.is_spare || slot.release != release);
+        Ok((!has_another).then_some(SlotName { release, is_spare: true }))
+    }
+}
+
+impl LockedStore<'_> {
     /// Renames the idle slot to `dirty` and removes the entries that `release` does not have or
     /// that change. `here` lists all objects that the store will have, even if they are still being
     /// moved. Returns `None` if there is no idle slot to start from.
@@ -55,31 +102,6 @@ impl Store {
         let permissions = self.permissions_of(release.sequence)?;
         let slot = self.layout.slots.create_dir_as(DIRTY, permissions.directory())?;
         self.fill_new_slot(slot, release, permissions)
-    }
-
-    /// Finds the changes between the slot's release and another one, and removes the entries that
-    /// go.
-    fn find_changes(
-        &self,
-        writer: &mut SlotWriter<'_>,
-        from: SlotName,
-        to: &Release,
-        here: &[ObjectId],
-    ) -> Result<SlotChanges, StoreError> {
-        let old = self.entries(&self.release(from.release)?.manifest)?;
-        let mut changes =
-            SlotChanges { expired_through: self.expired_through()?, ..SlotChanges::default() };
-        read_ahead(old, |old| {
-            Pairs::new(old, self.entries(&to.manifest)?)
-                .try_for_each(|pair| changes.take(pair?, writer, here))
-        })?;
-        // Remove before placing: a file may replace a directory.
-        for directory in changes.emptied.iter().rev() {
-            writer.remove_empty(directory)?;
-        }
-        changes.missing.sort_unstable_by_key(|file| file.object);
-        changes.missing.dedup_by_key(|file| file.object);
-        Ok(changes)
     }
 
     fn place_changes(
@@ -127,12 +149,6 @@ impl Store {
         Ok((writer, missing))
     }
 
-    /// Whether the store has an object with the right size.
-    fn has_object(&self, file: &FileEntry) -> Result<bool, StoreError> {
-        let meta = self.object_meta(&file.object)?;
-        Ok(meta.is_some_and(|meta| meta.kind == FileKind::File && meta.size == file.size))
-    }
-
     /// Places the entries that need a copy, in order. An entry that the live slot has unchanged
     /// becomes a link to the live file.
     fn place_left(&self, writer: &mut SlotWriter<'_>, left: &[Entry]) -> Result<(), StoreError> {
@@ -146,11 +162,6 @@ impl Store {
         })
     }
 
-    fn live_entries(&self) -> LiveEntries {
-        let stream = || self.manifest(&self.release(self.current().ok()??).ok()?.manifest).ok();
-        LiveEntries { stream: stream().map(Iterator::peekable) }
-    }
-
     /// Completes a staged slot (step 4): renames the record and `dirty`, both durable by now, to
     /// their names.
     pub(in crate::store) fn commit_slot(&self, name: ReleaseName) -> Result<(), StoreError> {
@@ -160,14 +171,6 @@ impl Store {
         // Step 4: sync both directories, so that the release stays staged after a power cut.
         self.layout.releases.sync()?;
         Ok(slots.sync()?)
-    }
-
-    /// The name of the spare slot, if the current slot is the only one.
-    pub(in crate::store) fn missing_slot(&self) -> Result<Option<SlotName>, StoreError> {
-        let Some(release) = self.current()? else { return Ok(None) };
-        let has_another =
-            self.slot_names()?.iter().any(|slot| slot.is_spare || slot.release != release);
-        Ok((!has_another).then_some(SlotName { release, is_spare: true }))
     }
 
     /// Fills the second slot, after the first push was acknowledged. From then on the cost of a

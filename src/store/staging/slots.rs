@@ -12,6 +12,7 @@ use crate::hash::ObjectId;
 use crate::manifest::{Entry, EntryKind, FileEntry};
 use crate::store::content::permissions::Permissions;
 use crate::store::layout::{DIRTY, SlotName, object_name};
+use crate::store::open::LockedStore;
 use crate::store::{Store, StoreError, unless_damaged};
 use crate::tree_path::TreePath;
 
@@ -134,7 +135,7 @@ fn is_linkable(meta: &Meta, file: &FileEntry, permissions: Permissions) -> bool 
 /// Changes one slot into the tree of a release.
 #[derive(Debug)]
 pub(in crate::store) struct SlotWriter<'s> {
-    store: &'s Store,
+    store: &'s LockedStore<'s>,
     slot: DirStack,
     permissions: Permissions,
     /// Objects that had to be copied, each with the path of its last copy.
@@ -143,14 +144,22 @@ pub(in crate::store) struct SlotWriter<'s> {
 
 impl<'s> SlotWriter<'s> {
     /// A writer for `slot`, which is empty.
-    pub(in crate::store) fn fill(store: &'s Store, slot: Dir, permissions: Permissions) -> Self {
+    pub(in crate::store) fn fill(
+        store: &'s LockedStore<'s>,
+        slot: Dir,
+        permissions: Permissions,
+    ) -> Self {
         let slot = DirStack::new(slot, permissions.directory());
         Self { store, slot, permissions, copies: HashMap::new() }
     }
 
     /// A writer for `slot`, which has the tree of a release. A tree that differs from its manifest
     /// fails with [`StoreError::Tampered`].
-    pub(in crate::store) fn change(store: &'s Store, slot: Dir, permissions: Permissions) -> Self {
+    pub(in crate::store) fn change(
+        store: &'s LockedStore<'s>,
+        slot: Dir,
+        permissions: Permissions,
+    ) -> Self {
         let mut writer = Self::fill(store, slot, permissions);
         writer.slot.strangers = OnUnexpected::Fail;
         writer
@@ -324,7 +333,9 @@ impl Store {
             None => Ok(None),
         }
     }
+}
 
+impl LockedStore<'_> {
     /// Takes the idle slot and renames it to `dirty`. Returns the open directory and the release
     /// whose tree it has. Returns `None` if no idle slot has the permissions `wanted`. Removes all
     /// others.

@@ -15,6 +15,7 @@ use crate::manifest::delta::{self, ChangeLimits, DeltaSummary};
 use crate::manifest::{Entry, FileEntry, ManifestError, read_ahead};
 use crate::pack::{BaseRange, Block, PackReader};
 use crate::release::{Release, ReleaseName, Succession};
+use crate::store::open::LockedStore;
 use crate::store::staging::copy::write_object;
 use crate::store::staging::quarantine::Quarantine;
 use crate::store::staging::room;
@@ -254,7 +255,9 @@ impl Store {
             None => Ok(Box::new(std::iter::empty())),
         }
     }
+}
 
+impl LockedStore<'_> {
     /// Fetches objects into the store. Each is synced before it gets its name.
     ///
     /// # Errors
@@ -399,9 +402,10 @@ impl StagingTransaction {
         if objects.is_empty() {
             return error;
         }
-        let forgotten = self.store.lock(self.wait).and_then(|_guard| {
-            objects.iter().try_for_each(|object| self.store.forget_object(object))
-        });
+        let forgotten = self
+            .store
+            .lock(self.wait)
+            .and_then(|store| objects.iter().try_for_each(|object| store.forget_object(object)));
         forgotten.err().unwrap_or(StoreError::DamagedBases { objects })
     }
 
@@ -427,9 +431,9 @@ impl StagingTransaction {
     pub fn fail(&self, error: StoreError) -> StoreError {
         let blamed = self.damaged_base(&error);
         if error.is_disk_failure()
-            && let Ok(_guard) = self.store.lock(Duration::ZERO)
+            && let Ok(store) = self.store.lock(Duration::ZERO)
         {
-            self.store.note(EventKind::failed(self.release.name(), &error));
+            store.note(EventKind::failed(self.release.name(), &error));
         }
         let is_void = matches!(
             error,
@@ -463,75 +467,78 @@ impl StagingTransaction {
         };
         let temporary = format!("{}.zst", self.release.manifest);
         // Lock before the first temporary file: a process with the lock may remove all of them.
-        let store = Arc::clone(&self.store);
-        let _guard = store.lock(self.wait)?;
+        let unlocked = Arc::clone(&self.store);
+        let store = unlocked.lock(self.wait)?;
         // Another push may have become current since this one began.
-        self.store.check_succession(&self.release)?;
-        if self.store.is_staged(self.release.name())? {
+        store.check_succession(&self.release)?;
+        if store.is_staged(self.release.name())? {
             return Ok(0);
         }
         // Step 2. Listing all objects takes about as long as writing the manifest, so do both.
-        let (here, written) =
-            threads::join(|| store.list_objects(), || self.rebuild_manifest(&objects, &temporary));
+        let (here, written) = threads::join(
+            || store.list_objects(),
+            || self.rebuild_manifest(&store, &objects, &temporary),
+        );
         written?;
         let mut here = here?;
         self.write_back.finish()?;
-        self.store.write_release(&self.release)?;
+        store.write_release(&self.release)?;
         // Step 2, data before name: content, manifest and record become durable. A failed sync is
         // final, because the kernel reports a write error only once.
-        self.store.layout.root.sync_file_system()?;
+        store.layout.root.sync_file_system()?;
         here.extend(objects.iter().map(|(id, _)| *id));
         here.sort_unstable();
         // Step 2, names: these renames become durable with the sync of step 3.
-        self.store.adopt_manifest(&temporary, &self.release.manifest)?;
-        self.store.expire_before_filling(&self.release, fsx::unix_seconds())?;
-        self.store.hide_staged();
+        store.adopt_manifest(&temporary, &self.release.manifest)?;
+        store.expire_before_filling(&self.release, fsx::unix_seconds())?;
+        store.hide_staged();
         // Clearing the idle slot does not depend on the new content, so it runs at the same time.
         let promote =
-            || if is_promoted { Ok(()) } else { self.quarantine.promote(&objects, &self.store) };
-        let (cleared, adopted) =
-            threads::join(|| self.store.clear_slot(&self.release, &here), promote);
+            || if is_promoted { Ok(()) } else { self.quarantine.promote(&objects, &store) };
+        let (cleared, adopted) = threads::join(|| store.clear_slot(&self.release, &here), promote);
         adopted?;
         self.promoted = Some(objects);
         // Step 3: fills `dirty`, then makes its tree durable, and with it the renames of step 2.
-        let (mut writer, fetched) = self.fill_slot(cleared?, &here, fetch)?;
-        self.store.layout.root.sync_file_system()?;
+        let (mut writer, fetched) = self.fill_slot(&store, cleared?, &here, fetch)?;
+        store.layout.root.sync_file_system()?;
         writer.share_copies()?;
         drop(writer);
         // Step 4: the references, made durable before this returns. Step 5 is `Store::activate`.
-        self.store.commit_slot(self.release.name())?;
+        store.commit_slot(self.release.name())?;
         // A release that was staged before has lost its slot to this one.
-        self.store.drop_staged(Some(self.release.name()))?;
-        self.store.show_staged();
+        store.drop_staged(Some(self.release.name()))?;
+        store.show_staged();
         // Only cleans up; if it fails, the next push tries again.
-        self.store.drop_gone_releases(&mut Pruned::default()).ok();
+        store.drop_gone_releases(&mut Pruned::default()).ok();
         Ok(fetched)
     }
 
     /// Fills the slot, fetches missing and damaged objects, and returns how many.
     fn fill_slot<'s>(
-        &'s self,
+        &self,
+        store: &'s LockedStore<'s>,
         cleared: Option<ClearedSlot<'s>>,
         here: &[ObjectId],
         fetch: &FetchObject<'_>,
     ) -> Result<(SlotWriter<'s>, u64), StoreError> {
         let mut fetched = 0;
-        let (writer, missing) = match self.store.fill_slot(&self.release, cleared) {
+        let (writer, missing) = match store.fill_slot(&self.release, cleared) {
             Err(StoreError::DamagedObject { .. }) => {
-                let damaged = self.store.damaged_objects(&self.release.manifest)?;
-                self.store.fetch_objects(&damaged, fetch)?;
+                let damaged = store.damaged_objects(&self.release.manifest)?;
+                store.fetch_objects(&damaged, fetch)?;
                 fetched += damaged.len() as u64;
-                let cleared = self.store.clear_slot(&self.release, here)?;
-                self.store.fill_slot(&self.release, cleared)?
+                let cleared = store.clear_slot(&self.release, here)?;
+                store.fill_slot(&self.release, cleared)?
             }
             other => other?,
         };
-        self.store.fetch_objects(&missing, fetch)?;
+        store.fetch_objects(&missing, fetch)?;
         Ok((writer, fetched + missing.len() as u64))
     }
 
     fn rebuild_manifest(
         &self,
+        store: &LockedStore<'_>,
         objects: &[(ObjectId, u64)],
         temporary: &str,
     ) -> Result<(), StoreError> {
@@ -541,11 +548,10 @@ impl StagingTransaction {
             }
             other => mismatch(other.to_string()),
         };
-        let copies =
-            delta::objects_at(&self.needs.base_entries, self.store.base_stream(self.base)?)
-                .map_err(words)?;
-        let base = self.store.base_stream(self.base)?;
-        let totals = self.store.write_manifest(temporary, |out| {
+        let copies = delta::objects_at(&self.needs.base_entries, store.base_stream(self.base)?)
+            .map_err(words)?;
+        let base = store.base_stream(self.base)?;
+        let totals = store.write_manifest(temporary, |out| {
             let applied = read_ahead(base, |base| {
                 delta::apply(self.change.reader(), base, objects, &copies, out)
             });

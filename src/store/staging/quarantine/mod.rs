@@ -23,6 +23,7 @@ use crate::manifest::delta::NewObject;
 use crate::pack::{Block, PackReader, Piece};
 use crate::store::content::permissions::Permissions;
 use crate::store::layout::{LOCK, Layout, quarantine_name};
+use crate::store::open::LockedStore;
 use crate::store::{Store, StoreError, mismatch, unless_damaged};
 
 use pack_records::PieceRecord;
@@ -423,7 +424,7 @@ impl Quarantine {
     pub(in crate::store) fn promote(
         &self,
         objects: &[(ObjectId, u64)],
-        store: &Store,
+        store: &LockedStore<'_>,
     ) -> Result<(), StoreError> {
         let parts: HashSet<u32> = self
             .parts

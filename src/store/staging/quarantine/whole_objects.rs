@@ -8,7 +8,8 @@ use std::sync::OnceLock;
 use crate::fsx::{Dir, FileMode};
 use crate::hash::ObjectId;
 use crate::store::layout::{fan_out_name, object_name};
-use crate::store::{Store, StoreError, mismatch};
+use crate::store::open::LockedStore;
+use crate::store::{StoreError, mismatch};
 
 /// Content that arrived in one piece, in the same 256 directories as the store's objects. A whole
 /// directory is moved if that of the store is missing or empty.
@@ -73,7 +74,11 @@ impl WholeObjects {
     }
 
     /// Moves an object to `store`.
-    pub(super) fn move_to(&self, store: &Store, object: &ObjectId) -> Result<(), StoreError> {
+    pub(super) fn move_to(
+        &self,
+        store: &LockedStore<'_>,
+        object: &ObjectId,
+    ) -> Result<(), StoreError> {
         store.adopt(object, &self.dir, &self.name(object)?)
     }
 
