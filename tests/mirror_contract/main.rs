@@ -7,24 +7,24 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on stops")]
 
-#[path = "../common/chaos.rs"]
-mod chaos;
+mod activation;
+mod corrupt_bundles;
 mod damage;
 mod expiring;
+mod extra_objects;
 mod fixture;
+#[path = "../common/flaky_proxy.rs"]
+mod flaky_proxy;
 mod formats;
 mod healing;
 mod history;
-mod holding;
-mod later;
-mod lies;
+mod maintenance;
 mod origin;
 mod remote;
 mod resuming;
+mod staged_releases;
 mod staging;
 mod state;
-mod switching;
-mod upkeep;
 mod verifying;
 
 macro_rules! facts {
@@ -57,7 +57,7 @@ macro_rules! contract {
                     a_block_may_build_on_objects_of_the_base
                     content_that_is_there_under_another_name_is_not_sent
                     a_cancelled_stage_changes_nothing;
-                later:
+                staged_releases:
                     a_staged_release_survives_a_restart_and_is_activated_by_its_name
                     a_staged_release_is_abandoned_after_a_restart
                     a_later_stage_supersedes_a_staged_release;
@@ -67,7 +67,7 @@ macro_rules! contract {
                     what_rotted_in_quarantine_is_asked_for_again
                     a_later_release_of_the_same_content_resumes
                     another_bundle_of_the_same_key_costs_one_attempt_at_most;
-                switching:
+                activation:
                     activation_is_compare_and_set
                     a_lower_rank_is_refused
                     of_equal_sequences_the_higher_rank_follows
@@ -77,7 +77,7 @@ macro_rules! contract {
                     an_abandoned_release_is_forgotten
                     the_later_of_two_stages_takes_the_slot
                     a_locked_mirror_says_so_and_still_answers;
-                lies:
+                corrupt_bundles:
                     a_lie_is_refused_and_leaves_nothing_behind
                     no_path_leads_out_of_the_slot;
                 healing:
@@ -87,7 +87,7 @@ macro_rules! contract {
                     an_object_that_nobody_has_is_an_error
                     a_damaged_or_missing_base_is_named_as_such
                     damaged_objects_that_blocks_build_on_are_named_and_forgotten;
-                holding:
+                extra_objects:
                     a_mirror_tells_which_objects_it_holds
                     what_is_held_is_named_and_not_sent
                     what_was_held_and_is_gone_is_fetched
@@ -95,7 +95,7 @@ macro_rules! contract {
                 history:
                     what_happened_is_told_in_its_order
                     a_torn_history_harms_nothing;
-                upkeep:
+                maintenance:
                     settling_keeps_the_newest_releases
                     settling_keeps_what_a_staged_release_needs
                     pruning_drops_what_nothing_needs

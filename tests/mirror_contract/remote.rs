@@ -15,8 +15,8 @@ use headwater::receiver::{
 use headwater::tree_path::Site;
 use tempfile::TempDir;
 
-use crate::chaos::{self, Chaos};
 use crate::fixture::{Fixture, workplace};
+use crate::flaky_proxy::{self, FlakyProxy};
 
 /// The name that certificates are made for.
 const HOST: &str = "localhost";
@@ -208,24 +208,24 @@ impl Fixture for Ssh {
 
 /// A mirror over HTTP and a link that harms every seventh request.
 pub(crate) struct Flaky {
-    chaos: Chaos,
+    proxy: FlakyProxy,
     inner: Http,
 }
 
 impl Fixture for Flaky {
     fn new() -> Self {
         let inner = Http::new();
-        let chaos = Chaos::start(inner.receiver.address(), 15, chaos::seed());
-        Self { chaos, inner }
+        let proxy = FlakyProxy::start(inner.receiver.address(), 15, flaky_proxy::seed());
+        Self { proxy, inner }
     }
 
     fn handle(&self, site: &Site, wait: Duration) -> Arc<dyn Mirror> {
-        mirror_at(&format!("http://{}/", self.chaos.address()), &Credentials::default(), site, wait)
+        mirror_at(&format!("http://{}/", self.proxy.address()), &Credentials::default(), site, wait)
     }
 
     fn restart(&mut self) {
         self.inner.restart();
-        self.chaos = Chaos::start(self.inner.receiver.address(), 15, chaos::seed());
+        self.proxy = FlakyProxy::start(self.inner.receiver.address(), 15, flaky_proxy::seed());
     }
 
     fn store(&self) -> &Path {

@@ -14,31 +14,31 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on stops")]
 
 mod balancers;
-#[allow(dead_code, reason = "the contract suite uses the rest")]
-#[path = "../common/chaos.rs"]
-mod chaos;
 mod checker;
+mod checker_selftest;
 mod convergence;
 mod corpus;
+mod corrupt_store;
 mod deltas;
 #[cfg(debug_assertions)]
-mod errno;
-mod forge;
+mod disk_errors;
+#[allow(dead_code, reason = "the contract suite uses the rest")]
+#[path = "../common/flaky_proxy.rs"]
+mod flaky_proxy;
 mod full_disk;
 mod fuzzing;
 mod harness;
-mod hostile;
 mod house;
 #[cfg(debug_assertions)]
-mod kill;
+mod kills;
 mod late_answers;
 mod nginx;
 #[allow(dead_code, reason = "the contract suite uses the rest")]
 #[path = "../mirror_contract/origin.rs"]
 mod origin;
+mod path_escapes;
 #[cfg(debug_assertions)]
 mod powercut;
-mod proof;
 mod races;
 mod remote;
 #[cfg(debug_assertions)]

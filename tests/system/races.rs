@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use crate::chaos::Chaos;
 use crate::checker::{self, Served};
+use crate::flaky_proxy::FlakyProxy;
 use crate::harness::{Outcome, World};
 use crate::remote::{Meeting, Receiver};
 use crate::trees::Tree;
@@ -176,7 +176,7 @@ fn of_two_racing_pushes_to_a_receiver_one_wins_each_sequence() {
     for round in 0..8 {
         // Neither stages before the other one has learnt what is current, too.
         let meeting = Meeting::default();
-        let link = Chaos::watched(receiver.address(), move |line| {
+        let link = FlakyProxy::watched(receiver.address(), move |line| {
             if line.starts_with("POST /v1/stage ") {
                 meeting.hold(Duration::from_secs(10));
             }
@@ -190,11 +190,11 @@ fn of_two_racing_pushes_to_a_receiver_one_wins_each_sequence() {
 
 /// A link to a receiver whose store is `mirror`; before the first activation another push stages
 /// `rival` there.
-fn link_with_rival(world: &World, receiver: &Receiver, rival: &'static str) -> Chaos {
+fn link_with_rival(world: &World, receiver: &Receiver, rival: &'static str) -> FlakyProxy {
     let stage =
         world.command(&["push", rival, "./mirror", "--stage-only", "--cache", "rival-cache"]);
     let stage = Mutex::new(Some(stage));
-    Chaos::watched(receiver.address(), move |line| {
+    FlakyProxy::watched(receiver.address(), move |line| {
         if line.starts_with("POST /v1/activate ")
             && let Some(mut stage) = stage.lock().unwrap().take()
         {
@@ -235,7 +235,7 @@ fn a_staged_release_does_not_keep_a_mirror_from_following_the_first() {
             "rival-cache",
         ]));
         let activations = Arc::clone(&activations);
-        Chaos::watched(receivers[index].address(), move |line| {
+        FlakyProxy::watched(receivers[index].address(), move |line| {
             // The first one leads.
             if line.starts_with("POST /v1/activate ")
                 && activations.fetch_add(1, Ordering::SeqCst) == 1

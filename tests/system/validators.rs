@@ -9,7 +9,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
-use crate::forge::forge;
+use crate::corrupt_store::forge;
 use crate::harness::World;
 use crate::trees::{Node, Rng, Tree};
 

@@ -5,7 +5,7 @@ use std::fs;
 
 use serde_json::{Value, json};
 
-use super::holding::Pair;
+use super::extra_objects::Pair;
 use super::{report, serves_tree};
 use crate::harness::{Outcome, fingerprint};
 use crate::trees::Tree;

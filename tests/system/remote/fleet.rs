@@ -3,7 +3,7 @@
 use std::fs;
 
 use super::{Receiver, over, push, report, serves_tree, stand_in};
-use crate::chaos::Chaos;
+use crate::flaky_proxy::FlakyProxy;
 use crate::harness::World;
 use crate::trees::{Rng, Tree, seed};
 
@@ -78,7 +78,7 @@ fn large_content_goes_in_packs_of_its_own_and_is_not_sent_twice() {
     });
     world.write("tree", &tree);
     // Every request of the link is harmed now and then; each pack counts once all the same.
-    let link = Chaos::start(receiver.address(), 20, rng.next());
+    let link = FlakyProxy::start(receiver.address(), 20, rng.next());
     let outcome = push(&world, &[&format!("http://{}/", link.address())], &["--json"]).expect(&[0]);
     let report = report(&outcome);
     let sent = report["mirrors"][0]["sent_bytes"].as_u64().unwrap();
@@ -91,7 +91,7 @@ fn large_content_goes_in_packs_of_its_own_and_is_not_sent_twice() {
 fn nothing_new_costs_a_mirror_less_than_4_kb() {
     let world = World::new();
     let receiver = Receiver::start(&world.path("web"));
-    let link = Chaos::start(receiver.address(), 0, 0);
+    let link = FlakyProxy::start(receiver.address(), 0, 0);
     let url = format!("http://{}/", link.address());
     world.write("tree", &Tree::random(&mut Rng::new(seed()), 300));
     push(&world, &[&url], &[]).expect(&[0]);

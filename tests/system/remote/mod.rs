@@ -1,24 +1,24 @@
 //! Pushes to mirrors on other machines: several kinds at once, false responses, broken links, wrong
 //! certificates, and secrets that must not appear in output.
 
+mod client_certificates;
 mod commands;
-mod echoes;
+mod connection_settings;
+mod early_refusals;
+mod echoed_tokens;
+mod extra_objects;
 mod fleet;
-mod holding;
-mod identity;
-mod liars;
-mod means;
+mod hostile_receivers;
+mod interrupted_upload;
+mod lost_responses;
 mod policies;
-mod real;
-mod refused;
+mod real_tree;
 mod rollbacks;
 mod sources;
 mod ssh;
-mod stopped;
-mod stopping;
+mod termination;
 mod tls;
 mod traffic;
-mod unsure;
 
 pub(super) use traffic::Meeting;
 

@@ -9,8 +9,8 @@ use std::path::PathBuf;
 use serde_json::Value;
 
 use super::{Receiver, over, report, serves_tree, stand_in};
-use crate::chaos::Chaos;
 use crate::checker;
+use crate::flaky_proxy::FlakyProxy;
 use crate::harness::World;
 use crate::sweep;
 use crate::trees::{Rng, Tree, seed};
@@ -81,7 +81,7 @@ impl Round {
         }
     }
 
-    fn config(&self, world: &World, links: &[Chaos]) -> String {
+    fn config(&self, world: &World, links: &[FlakyProxy]) -> String {
         let mut text = format!(
             "content='tree'\nsite='docs'\nrequire={}\non_failure='{}'\n",
             self.require, self.on_failure
@@ -129,8 +129,8 @@ fn rounds(count: usize) {
     let world = World::new();
     let receivers: Vec<Receiver> =
         (0..WEBS).map(|index| Receiver::start(&world.path(format!("m{index}")))).collect();
-    let links: Vec<Chaos> =
-        receivers.iter().map(|one| Chaos::start(one.address(), 20, rng.next())).collect();
+    let links: Vec<FlakyProxy> =
+        receivers.iter().map(|one| FlakyProxy::start(one.address(), 20, rng.next())).collect();
     let mut tree = Tree::random(&mut rng, 30);
     fs::create_dir(world.path("away")).unwrap();
     for number in 0..count {

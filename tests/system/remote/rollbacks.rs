@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::channel;
 
 use super::{Receiver, push};
-use crate::chaos::Chaos;
+use crate::flaky_proxy::FlakyProxy;
 use crate::harness::{Outcome, World};
 use crate::trees::Tree;
 
@@ -36,7 +36,7 @@ fn rollback(
     others: &[&str],
     before: impl Fn(&str) + Send + Sync + 'static,
 ) -> Outcome {
-    let link = Chaos::watched(receiver.address(), before);
+    let link = FlakyProxy::watched(receiver.address(), before);
     let url = format!("http://{}/", link.address());
     world.run(&[&["rollback", &url][..], others, &["--cache", "rollback-cache"]].concat())
 }
@@ -117,7 +117,7 @@ fn a_rollback_that_is_overtaken_by_an_older_push_ends_on_the_content_that_was_me
     let (arrive, arrived) = channel::<()>();
     let gone = Mutex::new(Some(gone));
     // The push begins first and stops before it stages.
-    let link = Chaos::watched(receiver.address(), move |line| {
+    let link = FlakyProxy::watched(receiver.address(), move |line| {
         if line.starts_with("POST /v1/stage")
             && let Some(gone) = gone.lock().unwrap().take()
         {

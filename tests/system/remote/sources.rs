@@ -4,7 +4,7 @@
 use std::sync::{Arc, Mutex};
 
 use super::{Receiver, push, serves_tree};
-use crate::chaos::Chaos;
+use crate::flaky_proxy::FlakyProxy;
 use crate::harness::{Outcome, World};
 use crate::trees::Tree;
 
@@ -16,7 +16,7 @@ struct Hub {
     world: World,
     receiver: Arc<Mutex<Option<Receiver>>>,
     lines: Arc<Mutex<Vec<String>>>,
-    link: Chaos,
+    link: FlakyProxy,
 }
 
 impl Hub {
@@ -28,7 +28,7 @@ impl Hub {
         let (receiver, lines) =
             (Arc::new(Mutex::new(Some(receiver))), Arc::<Mutex<Vec<String>>>::default());
         let (kept, victim) = (Arc::clone(&lines), Arc::clone(&receiver));
-        let link = Chaos::watched(address, move |line| {
+        let link = FlakyProxy::watched(address, move |line| {
             kept.lock().unwrap().push(line.to_owned());
             if dies && line.contains("/v1/objects") {
                 drop(victim.lock().unwrap().take());

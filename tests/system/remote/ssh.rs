@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::real::{Sshd, new_key, public_key, ssh_command};
+use super::real_tree::{Sshd, new_key, public_key, ssh_command};
 use super::{over, push, serves_tree, stand_in};
 use crate::harness::World;
 use crate::trees::Tree;

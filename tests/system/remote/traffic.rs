@@ -9,16 +9,17 @@ use headwater::receiver::SiteSettings;
 use serde_json::Value;
 
 use super::{Receiver, over, push, report, serves_tree, stand_in};
-use crate::chaos::{Chaos, Harm};
+use crate::flaky_proxy::{FlakyProxy, Harm};
 use crate::harness::{World, events};
 use crate::trees::{Rng, Tree, seed};
 
 /// A link to `receiver`, and the requests that went over it.
-fn counted(receiver: &Receiver) -> (Chaos, Arc<Mutex<Vec<String>>>) {
+fn counted(receiver: &Receiver) -> (FlakyProxy, Arc<Mutex<Vec<String>>>) {
     let lines = Arc::<Mutex<Vec<String>>>::default();
     let kept = Arc::clone(&lines);
-    let link =
-        Chaos::watched(receiver.address(), move |line| kept.lock().unwrap().push(line.to_owned()));
+    let link = FlakyProxy::watched(receiver.address(), move |line| {
+        kept.lock().unwrap().push(line.to_owned());
+    });
     (link, lines)
 }
 
@@ -151,7 +152,7 @@ fn content_goes_to_as_many_mirrors_at_once_as_allowed() {
         let meeting = Arc::new(Meeting::default());
         let links = receivers.each_ref().map(|receiver| {
             let meeting = Arc::clone(&meeting);
-            Chaos::watched(receiver.address(), move |line| {
+            FlakyProxy::watched(receiver.address(), move |line| {
                 if line.contains("/stage ") || line.contains("/packs") {
                     meeting.hold(patience);
                 }
@@ -170,7 +171,7 @@ fn resets_and_delays_cost_no_push_its_release() {
         let world = World::new();
         world.write("tree", &Tree::small());
         let receiver = Receiver::start(&world.path("web"));
-        let link = Chaos::always(receiver.address(), harm);
+        let link = FlakyProxy::always(receiver.address(), harm);
         push(&world, &[&format!("http://{}/", link.address())], &[]).expect(&[0]);
         assert!(serves_tree(&world, "web"), "{harm:?}");
     }
@@ -276,7 +277,7 @@ fn sending_is_reported_while_a_pack_is_on_its_way() {
     let (calm, harmed) =
         (Receiver::start(&world.path("calm")), Receiver::start(&world.path("harmed")));
     // Every request breaks off before it comes through: packs are sent again.
-    let link = Chaos::always(harmed.address(), Harm::CutRequest);
+    let link = FlakyProxy::always(harmed.address(), Harm::CutRequest);
     let places = [
         calm.url(),
         format!("http://{}/", link.address()),

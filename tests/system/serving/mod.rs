@@ -2,23 +2,23 @@
 //! shares no code with the origin.
 
 mod access;
+mod behind_nginx;
 mod chunks;
-mod front;
 mod hardening;
+mod health_endpoint;
+mod holds_requests;
 mod hooks;
-mod monitors;
-mod neighbour;
-mod patience;
+#[cfg(debug_assertions)]
+mod killed_processes;
+mod long_operations;
+mod malformed_requests;
 mod program;
 mod pushes;
-mod questions;
-mod readers;
 mod repairs;
-#[cfg(debug_assertions)]
-mod survivors;
-mod upkeep;
-mod vectors;
-mod weight;
+mod resource_use;
+mod scheduled_work;
+mod served_permissions;
+mod site_isolation;
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};

@@ -96,7 +96,7 @@ impl Harm {
 type Watch = dyn Fn(&str) + Send + Sync;
 
 /// A proxy, which ends with this value.
-pub(crate) struct Chaos {
+pub(crate) struct FlakyProxy {
     address: SocketAddr,
     shared: Arc<Shared>,
 }
@@ -115,7 +115,7 @@ struct Shared {
     is_over: AtomicBool,
 }
 
-impl Chaos {
+impl FlakyProxy {
     /// A proxy to `target` that harms `percent` of a hundred requests.
     pub(crate) fn start(target: SocketAddr, percent: u64, seed: u64) -> Self {
         Self::new(target, percent, Dice::new(seed), Harm::ALL.to_vec(), None, Box::new(|_| {}))
@@ -198,7 +198,7 @@ impl Chaos {
     }
 }
 
-impl Drop for Chaos {
+impl Drop for FlakyProxy {
     fn drop(&mut self) {
         self.shared.is_over.store(true, Ordering::SeqCst);
         // Wakes whoever waits for the next connection.

@@ -14,7 +14,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use super::{Receiver, over, push, report, stand_in};
-use crate::chaos::Chaos;
+use crate::flaky_proxy::FlakyProxy;
 use crate::harness::{Outcome, World, events};
 use crate::trees::{Rng, Tree};
 
@@ -41,7 +41,7 @@ impl Barrier {
 
 /// A mirror behind a link that neither reads nor answers requests whose first line has a part.
 struct Silent {
-    link: Chaos,
+    link: FlakyProxy,
     hits: Hits<()>,
     barrier: Arc<Barrier>,
 }
@@ -51,7 +51,7 @@ impl Silent {
         let (sender, hits) = channel();
         let barrier = Arc::new(Barrier::default());
         let holding = Arc::clone(&barrier);
-        let link = Chaos::watched(receiver.address(), move |line| {
+        let link = FlakyProxy::watched(receiver.address(), move |line| {
             if line.contains(part) {
                 sender.send(()).ok();
                 holding.hold();
@@ -172,7 +172,7 @@ fn a_push_stops_while_it_reads_from_a_mirror_that_trickles() {
         ("/v1/objects ", &["push", "--from", "URL", "./other"]),
     ] {
         let (sender, hits) = channel();
-        let link = Chaos::dripping(receiver.address(), part, move |line| {
+        let link = FlakyProxy::dripping(receiver.address(), part, move |line| {
             if line.contains(part) {
                 sender.send(()).ok();
             }

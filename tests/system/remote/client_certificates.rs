@@ -14,7 +14,7 @@ use tokio_rustls::rustls::crypto::ring::default_provider;
 use tokio_rustls::rustls::server::WebPkiClientVerifier;
 use tokio_rustls::rustls::{RootCertStore, ServerConfig};
 
-use super::means::{certify, push_with, says, world};
+use super::connection_settings::{certify, push_with, says, world};
 use super::{Receiver, serves_tree};
 
 /// Speaks TLS before a receiver that does not. Ends with this value.

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::checker;
-use crate::forge::{forge, retired};
+use crate::corrupt_store::{forge, retired};
 use crate::harness::{Outcome, World, fingerprint};
 use crate::trees::Tree;
 

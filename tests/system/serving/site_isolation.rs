@@ -16,7 +16,7 @@ use rustix::thread::gettid;
 use serde_json::{Value, json};
 
 use super::program::Program;
-use super::weight::peak_kib;
+use super::resource_use::peak_kib;
 use super::{Answer, Connection, Receiver, Whole, activation, head, stage_body};
 use crate::harness::World;
 use crate::origin::{Delivery, Tree, Version, noise};

@@ -5,7 +5,7 @@ use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 
 use crate::checker;
-use crate::forge::forge;
+use crate::corrupt_store::forge;
 use crate::harness::World;
 use crate::trees::Tree;
 

@@ -4,8 +4,8 @@ use std::io::Write as _;
 use std::net::TcpStream;
 use std::sync::Mutex;
 
-use super::liars::{JSON, Liar, acknowledge, answer};
-use crate::chaos;
+use super::hostile_receivers::{HostileReceiver, JSON, acknowledge, answer};
+use crate::flaky_proxy;
 use crate::harness::{Outcome, World};
 use crate::trees::{Rng, Tree};
 
@@ -155,11 +155,11 @@ fn the_check_itself_finds_every_spelling() {
 
 #[test]
 fn no_output_repeats_a_token_that_a_receiver_sends_back() {
-    let seed = chaos::seed();
+    let seed = flaky_proxy::seed();
     let world = World::new();
     world.write("tree", &Tree::small());
     let random = Mutex::new(Rng::new(seed));
-    let liar = Liar::start(move |stream, head| {
+    let liar = HostileReceiver::start(move |stream, head| {
         let mut random = random.lock().unwrap();
         lie(&mut random, stream, head);
     });

@@ -7,7 +7,7 @@ use std::sync::mpsc::channel;
 use rustix::process::{Pid, Signal, kill_process_group};
 
 use super::{Receiver, over, push, serves_tree, stand_in};
-use crate::chaos::Chaos;
+use crate::flaky_proxy::FlakyProxy;
 use crate::harness::{Outcome, World, events};
 use crate::trees::{Rng, Tree};
 
@@ -61,7 +61,7 @@ fn ctrl_c_while_a_receiver_is_sent_to_leaves_it_on_its_release() {
     let receiver = Receiver::start(&world.path("web"));
     begin(&world, &receiver.url(), &[]);
     let (sender, uploads) = channel();
-    let link = Chaos::watched(receiver.address(), move |line| {
+    let link = FlakyProxy::watched(receiver.address(), move |line| {
         if line.starts_with("POST /v1/stage ") {
             // Whoever listened has heard enough.
             sender.send(()).ok();
