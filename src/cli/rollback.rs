@@ -41,8 +41,8 @@ pub(crate) fn run(args: &RollbackArgs) -> Result<Exit, Failure> {
 /// terminal. Returns the sequence of the release, or `None` if no mirror is reachable, which the
 /// rollback itself reports. Does not retry unreachable mirrors.
 fn confirm(args: &RollbackArgs, job: &mut PreparedPush) -> Result<Option<u64>, Failure> {
-    let plan =
-        push::plan_rollback(&job.fleet, args.to, &job.options, &Overdue).map_err(hints::of_push)?;
+    let plan = push::plan_rollback(&job.fleet, args.to, &job.options, &PlanNotes)
+        .map_err(hints::of_push)?;
     job.fleet = plan.fleet.clone();
     let Some(to) = &plan.to else { return Ok(None) };
     let failed = |error: io::Error| Failure::new(Exit::Failed, error);
@@ -65,15 +65,18 @@ fn confirm(args: &RollbackArgs, job: &mut PreparedPush) -> Result<Option<u64>, F
     }
 }
 
-/// Prints the mirrors for which the command waits; the plan shows failures.
-struct Overdue;
+/// Prints the mirrors for which the command waits, and warnings; the plan shows failures.
+struct PlanNotes;
 
-impl Monitor for Overdue {
+impl Monitor for PlanNotes {
     fn event(&self, event: Event) {
-        if let Event::AnswerOverdue { mirror } = event {
-            // If stderr is closed, the line is lost.
-            eprint_raw(&format!("waiting for {}\n", escape(&mirror))).ok();
-        }
+        let line = match event {
+            Event::AnswerOverdue { mirror } => format!("waiting for {}\n", escape(&mirror)),
+            Event::Warned { message } => format!("warning: {}\n", escape(&message)),
+            _ => return,
+        };
+        // If stderr is closed, the line is lost.
+        eprint_raw(&line).ok();
     }
 }
 

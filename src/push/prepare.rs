@@ -110,7 +110,8 @@ fn load(
         // With too few mirrors the push ends before it searches them for anything.
         _ if !fleet::is_met(members, options.require) => Ok(ResolvedSource::nothing()),
         (Source::Rollback { to, by }, None) => {
-            resolve_source::load_rollback(&Claims::new(members, options), *to, by)
+            let claims = Claims::new(members, options);
+            resolve_source::load_rollback(&claims, *to, by, options, monitor)
         }
         (Source::Staged(text), None) => resolve_source::load_staged(members, text),
         _ => resolve_source::load_newest(members, options, monitor),

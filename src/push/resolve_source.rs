@@ -2,15 +2,15 @@
 //! staged.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::cancel::pause;
 use crate::manifest::Entry;
 use crate::mirror::{ErrorKind, Mirror, MirrorState, PolledMirror};
-use crate::monitor::Monitor;
+use crate::monitor::{Event, Monitor};
 use crate::origin::stores::KnownStores;
 use crate::packing::source_entries::SourceEntries;
-use crate::push::claims::Claims;
+use crate::push::claims::{self, Claims};
 use crate::push::fleet::{self, Fleet};
 use crate::push::options::Options;
 use crate::push::source::DecidedBy;
@@ -120,13 +120,13 @@ pub(super) fn is_stuck(members: &[PolledMirror], newest: &Release) -> bool {
     members.iter().filter_map(|member| member.state()).any(is_stuck)
 }
 
-/// Maximum number of polls of a rollback without a sequence, while the mirrors serve different
-/// releases.
-const MAX_LOOKS: u32 = 8;
-/// Pause between these polls: another push switches all mirrors within a moment.
+/// How long a rollback without a sequence polls mirrors again that serve different releases.
+/// Another push switches all mirrors within a moment.
+const TIME_TO_AGREE: Duration = Duration::from_secs(1);
+/// Pause between these polls.
 const LOOK_AGAIN: Duration = Duration::from_millis(150);
 
-/// Polls the reachable mirrors again, a few times, while they serve different releases, as happens
+/// Polls the reachable mirrors again, for a moment, while they serve different releases, as happens
 /// during a push. A mirror that could not be polled is not polled again.
 ///
 /// # Errors
@@ -140,20 +140,26 @@ pub(super) fn look_again(
         Some(_) => PolledMirror::unanswered(member.mirror),
         None => member,
     };
-    for _ in 1..MAX_LOOKS {
-        if !is_ambiguous(&members) || !pause(LOOK_AGAIN, monitor) {
-            break;
-        }
+    // A time and not a number of polls: a mirror that always differs may also be slow.
+    let deadline = Instant::now() + TIME_TO_AGREE;
+    while serve_different_releases(&members)
+        && Instant::now() < deadline
+        && pause(LOOK_AGAIN, monitor)
+    {
         let asked = members.into_iter().map(anew).collect();
         members = StatePoll::begin(asked, stores, monitor).wait_for_all(Duration::MAX)?;
     }
     Ok(members)
 }
 
+/// The mirrors that could be polled.
+fn reachable(members: &[PolledMirror]) -> impl Iterator<Item = &PolledMirror> {
+    members.iter().filter(|member| member.state().is_some())
+}
+
 /// Whether the reachable mirrors serve different releases.
-fn is_ambiguous(members: &[PolledMirror]) -> bool {
-    let reachable = members.iter().filter(|member| member.state().is_some());
-    let current: Vec<Option<ReleaseName>> = reachable.map(PolledMirror::current).collect();
+fn serve_different_releases(members: &[PolledMirror]) -> bool {
+    let current: Vec<Option<ReleaseName>> = reachable(members).map(PolledMirror::current).collect();
     current.windows(2).any(|pair| pair[0] != pair[1])
 }
 
@@ -184,9 +190,14 @@ pub fn plan_rollback(
     if to.is_none() {
         members = look_again(members, stores, monitor)?;
     }
-    let to = match members.iter().all(|member| member.state().is_none()) {
-        true => None,
-        false => Some(rollback_release(&Claims::new(&members, options), to)?.clone()),
+    // As in the push, so that both choose the same release.
+    let members = claims::checked(members, options, monitor);
+    let to = match reachable(&members).next() {
+        None => None,
+        Some(_) => {
+            let claims = Claims::new(&members, options);
+            Some(rollback_release(&claims, to, options, monitor)?.clone())
+        }
     };
     let serves = |member: &PolledMirror| match member.error() {
         Some(error) => Err(error.kind()),
@@ -197,10 +208,15 @@ pub fn plan_rollback(
     Ok(RollbackPlan { to, fleet: fleet.with_answers(&members), mirrors })
 }
 
-fn rollback_release<'m>(claims: &Claims<'m>, to: Option<u64>) -> Result<&'m Release, PushError> {
+fn rollback_release<'m>(
+    claims: &Claims<'m>,
+    to: Option<u64>,
+    options: &Options,
+    monitor: &dyn Monitor,
+) -> Result<&'m Release, PushError> {
     match to {
         Some(sequence) => kept_release(claims, sequence),
-        None => rollback_target(claims),
+        None => rollback_target(claims, options, monitor),
     }
 }
 
@@ -209,8 +225,10 @@ pub(super) fn load_rollback(
     claims: &Claims<'_>,
     to: Option<u64>,
     by: &DecidedBy,
+    options: &Options,
+    monitor: &dyn Monitor,
 ) -> Result<ResolvedSource, PushError> {
-    let release = rollback_release(claims, to)?;
+    let release = rollback_release(claims, to, options, monitor)?;
     // If the manifest of one mirror is damaged, another mirror may have it undamaged.
     let mut resolved = fleet::holders(claims.members(), &release.manifest)
         .map(|mirror| live_entries(mirror, release));
@@ -256,20 +274,83 @@ fn kept_release<'m>(claims: &Claims<'m>, sequence: u64) -> Result<&'m Release, P
     Ok(first)
 }
 
-/// The newest confirmed release before the current one, if all mirrors agree on that.
-fn rollback_target<'m>(claims: &Claims<'m>) -> Result<&'m Release, PushError> {
-    if is_ambiguous(claims.members()) {
+/// The release that a rollback without a sequence leaves: the newest one that counts. Warns about
+/// mirrors that serve another release.
+///
+/// One mirror alone must not block the rollback of all others, whatever it claims to serve: an
+/// older release because it was left behind or refuses newer ones, or a newer one that was not
+/// brought there from here. A release that counts and that only a minority serves is ambiguous,
+/// because it may be a canary, or its waves may have stopped: the user may mean that release or the
+/// one of the majority.
+fn release_to_leave<'m>(
+    claims: &Claims<'m>,
+    monitor: &dyn Monitor,
+) -> Result<&'m Release, PushError> {
+    let members = claims.members();
+    let newest = claims.newest();
+    let decides = |newest: &Release| {
+        let count = |name| members.iter().filter(|member| member.current() == Some(name)).count();
+        let serving = members.iter().filter(|member| member.current().is_some()).count();
+        let is_made_for = |member: &PolledMirror| {
+            let made_for = newest.partial.as_ref();
+            made_for.is_none_or(|made_for| made_for.is_for(member.mirror.name()))
+        };
+        let is_of_several = |other: ReleaseName| {
+            other.sequence() > newest.sequence && other != newest.name() && count(other) > 1
+        };
+        let following = count(newest.name());
+        // Half, and not more than half: of four mirrors, one may be left behind and one hostile.
+        following > 1
+            && 2 * following >= serving
+            && others_than(newest, members).all(is_made_for)
+            && !members.iter().filter_map(PolledMirror::current).any(is_of_several)
+    };
+    if serve_different_releases(members)
+        && !(reachable(members).count() >= for_all::MIN_FLEET && newest.is_some_and(decides))
+    {
         let text =
             "the mirrors are not on one release, so what to go back to is ambiguous: say --to SEQ";
         return Err(PushError::Rollback(text.into()));
     }
-    let newest =
-        claims.newest().ok_or_else(|| PushError::Rollback("no mirror has a release yet".into()))?;
+    let newest = newest.ok_or_else(|| PushError::Rollback("no mirror has a release yet".into()))?;
+    let serves = |member: &PolledMirror| {
+        Some(format!("{} (on release {})", member.mirror.name(), member.current()?))
+    };
+    let others: Vec<String> = others_than(newest, members).filter_map(serves).collect();
+    if !others.is_empty() {
+        let message = format!(
+            "{} did not decide what to go back to: the other mirrors serve release {}",
+            others.join(", "),
+            newest.name()
+        );
+        monitor.event(Event::Warned { message });
+    }
+    Ok(newest)
+}
+
+/// The mirrors that serve another release. Those without a release have nothing to go back from.
+fn others_than<'m>(
+    release: &Release,
+    members: &'m [PolledMirror],
+) -> impl Iterator<Item = &'m PolledMirror> {
+    let name = release.name();
+    members.iter().filter(move |member| member.current().is_some_and(|current| current != name))
+}
+
+/// The newest confirmed release before the one that the fleet leaves. A release that was made for
+/// some of the mirrors only, such as a canary, is skipped.
+fn rollback_target<'m>(
+    claims: &Claims<'m>,
+    options: &Options,
+    monitor: &dyn Monitor,
+) -> Result<&'m Release, PushError> {
+    let newest = release_to_leave(claims, monitor)?;
     let releases = claims.members().iter().flat_map(PolledMirror::releases);
     let before = releases.filter(|release| {
         release.sequence < newest.sequence
             && release.content != newest.content
             && newest.rejection(release.content).is_none()
+            && for_all::is_for_these(release, options)
             && claims.is_confirmed(release)
     });
     before.max_by_key(|release| release.rank()).ok_or_else(|| {

@@ -102,6 +102,22 @@ fn without_names_all_mirrors_go_back_and_a_dead_one_does_not_block_it() {
 }
 
 #[test]
+fn a_mirror_that_was_left_behind_goes_back_with_the_others_and_a_warning_names_it() {
+    let world = fleet();
+    world.write("tree/index.html", "three");
+    world.run("push --require 3").code(3);
+    world.remove("d");
+    world.rename("moved", "d");
+    assert_eq!((world.current("a"), world.current("d")), (3, 2));
+    let run = world.ok("rollback --yes").warns("warning: d (on release 2-");
+    assert_eq!(run.stderr.matches("did not decide").count(), 1, "{}", run.stderr);
+    for mirror in ["a", "b", "c", "d"] {
+        assert_eq!(world.current(mirror), 4);
+        assert_eq!(world.read(&format!("{mirror}/current/index.html")), "two");
+    }
+}
+
+#[test]
 fn a_rollback_without_names_takes_only_and_skip() {
     let world = fleet();
     world.ok("rollback --only eu");
