@@ -17,6 +17,9 @@ use crate::text::error_chain;
 /// Maximum distance of a mirror's sequence above those of all others. A mirror that was left out
 /// for long is behind by the number of releases since then, which no fleet makes a million of.
 const MAX_LEAD: u64 = 1 << 20;
+/// Maximum sequence of a mirror that can be compared with no other one. It is higher than that of
+/// any fleet: a release each second for 136 years. It leaves enough numbers for all later releases.
+const MAX_UNCOMPARED: u64 = 1 << 32;
 /// Maximum time of a release ahead of this clock, in seconds: one day, because clocks differ.
 const MAX_AHEAD_SECONDS: u64 = 24 * 60 * 60;
 
@@ -56,13 +59,19 @@ fn highest_sequence(member: &PolledMirror) -> Option<u64> {
     member.state().map(|state| state.highest_sequence).filter(|sequence| *sequence > 0)
 }
 
-/// The error if the sequence of the mirror `index` is far above those of all others.
+/// The error if the sequence of the mirror `index` is far above those of all others, or if all
+/// others are joining and it is above any that a fleet reaches. The first release of the others
+/// would be above it and make them as implausible. A mirror without others harms only itself.
 fn far_beyond(members: &[PolledMirror], index: usize) -> Option<MirrorError> {
     let sequence = highest_sequence(&members[index])?;
-    let others = members.iter().enumerate().filter(|(other, _)| *other != index);
-    let highest = others.filter_map(|(_, member)| highest_sequence(member)).max()?;
-    (sequence > highest.saturating_add(MAX_LEAD))
-        .then_some(MirrorError::FarBeyond { sequence, highest })
+    let is_other =
+        |(other, member): &(usize, &PolledMirror)| *other != index && member.state().is_some();
+    let others = || members.iter().enumerate().filter(is_other).map(|(_, member)| member);
+    others().next()?;
+    let highest = others().filter_map(highest_sequence).max();
+    let limit = highest.map_or(MAX_UNCOMPARED, |highest| highest.saturating_add(MAX_LEAD));
+    (sequence > limit)
+        .then_some(MirrorError::FarBeyond { sequence, highest: highest.unwrap_or_default() })
 }
 
 /// Whether `release` has the history of `newest`, or one that it took over.
@@ -112,6 +121,16 @@ fn foreign_history(member: &PolledMirror, newest: &Release) -> Option<MirrorErro
         found: own.history,
         history: newest.history,
     })
+}
+
+/// Whether a mirror serves a release that `base` cannot replace.
+fn is_irreplaceable(member: &PolledMirror, base: &Release) -> bool {
+    let is_other = |current: &ReleaseName| *current != base.name();
+    let Some(current) = member.current().filter(is_other) else { return false };
+    member.current_release().map_or_else(
+        || current.sequence() >= base.sequence,
+        |release| base.succession(release) == Succession::NotNewer,
+    )
 }
 
 /// The claims of the mirrors, and which of them count for the whole fleet.
@@ -177,24 +196,58 @@ impl<'m> Claims<'m> {
             .or_else(|| fleet::newest(self.members))
     }
 
-    /// Warns of the newest release of all if it is not the `base` of the next one, and so does not
-    /// count.
+    /// Whether what the mirror serves is confirmed. If its record is lost, only mirrors that serve
+    /// the same confirm it.
+    fn is_current_confirmed(&self, member: &PolledMirror, current: ReleaseName) -> bool {
+        let serves = |member: &&PolledMirror| member.current() == Some(current);
+        member.current_release().map_or_else(
+            || {
+                self.brought.contains(&current)
+                    || self.members.iter().filter(serves).count() >= self.enough
+            },
+            |release| self.is_confirmed(release),
+        )
+    }
+
+    /// The releases that mirrors serve and that `base` cannot replace, with whether they count.
+    fn irreplaceable<'c>(
+        &'c self,
+        base: &'c Release,
+    ) -> impl Iterator<Item = (ReleaseName, bool)> + 'c {
+        self.members.iter().filter_map(|member| {
+            let current = member.current().filter(|_| is_irreplaceable(member, base))?;
+            Some((current, self.is_current_confirmed(member, current)))
+        })
+    }
+
+    /// Whether a mirror serves a release that counts and that `newest` cannot replace, because its
+    /// record is lost or its history was taken over at a lower sequence. A new release above both
+    /// is needed then. A release that does not count needs none: otherwise a mirror that always
+    /// claims to be one release ahead would cause a new release with every push.
+    pub(super) fn is_stuck(&self, newest: &Release) -> bool {
+        self.irreplaceable(newest).any(|(_, is_confirmed)| is_confirmed)
+    }
+
+    /// Warns of each release that does not count although the `base` of the next one cannot replace
+    /// it.
     pub(super) fn warn_of_unconfirmed(&self, base: Option<&Release>, monitor: &dyn Monitor) {
-        let Some(newest) = fleet::newest(self.members).filter(|newest| base != Some(*newest))
-        else {
-            return;
-        };
-        let serves = |member: &&PolledMirror| member.current_release() == Some(newest);
-        let mirrors: Vec<&str> =
-            self.members.iter().filter(serves).map(|member| member.mirror.name()).collect();
-        let message = format!(
-            "release {} is on {} only, and was not brought there from this machine: nothing of it \
-             is passed on to the other mirrors; `headwater heal --from` one of them brings it to \
-             all",
-            newest.name(),
-            mirrors.join(", ")
-        );
-        monitor.event(Event::Warned { message });
+        let newest = fleet::newest(self.members).filter(|newest| base != Some(*newest));
+        let irreplaceable = base.into_iter().flat_map(|base| self.irreplaceable(base));
+        let unconfirmed = irreplaceable.filter(|(_, is_confirmed)| !is_confirmed);
+        let names: BTreeSet<ReleaseName> =
+            unconfirmed.map(|(name, _)| name).chain(newest.map(Release::name)).collect();
+        for name in names {
+            let serves = |member: &&PolledMirror| member.current() == Some(name);
+            let mirrors: Vec<&str> =
+                self.members.iter().filter(serves).map(|member| member.mirror.name()).collect();
+            let message = format!(
+                "release {name} is on {} only, and was not brought there from this machine: \
+                 nothing of it is passed on to the other mirrors; `headwater heal --from` one of \
+                 them brings it to all, and the next new release replaces it",
+                mirrors.join(", ")
+            );
+            monitor.event(Event::Warned { message });
+        }
     }
 
     /// The highest published run number of each stream, as far as enough mirrors confirm it: as

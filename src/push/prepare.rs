@@ -285,7 +285,7 @@ impl Preparation {
             && for_all::is_for_these(newest, options)
             && self.resolved.rolled_back_to.is_none()
             && !options.new_history
-            && !resolve_source::is_stuck(&self.members, newest)
+            && !claims.is_stuck(newest)
             && let Some(manifest) = self.manifest_to_keep(newest, options)?
         {
             let next = NextRelease {

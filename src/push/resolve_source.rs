@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::cancel::pause;
 use crate::manifest::Entry;
-use crate::mirror::{ErrorKind, Mirror, MirrorState, PolledMirror};
+use crate::mirror::{ErrorKind, Mirror, PolledMirror};
 use crate::monitor::{Event, Monitor};
 use crate::origin::stores::KnownStores;
 use crate::packing::source_entries::SourceEntries;
@@ -16,7 +16,7 @@ use crate::push::options::Options;
 use crate::push::source::DecidedBy;
 use crate::push::states::StatePoll;
 use crate::push::{PushError, for_all, staged};
-use crate::release::{Release, ReleaseName, Succession};
+use crate::release::{Release, ReleaseName};
 
 /// A resolved source.
 pub(super) struct ResolvedSource {
@@ -105,19 +105,6 @@ pub(super) fn load_newest(
     }
     let as_it_is = for_all::newest_to_spread(members, options, monitor).cloned();
     Ok(ResolvedSource { as_it_is, leaves_newer: true, ..ResolvedSource::nothing() })
-}
-
-/// Whether a mirror serves a release that the newest one cannot replace, because its record is lost
-/// or its history was taken over at a lower sequence. A new release above both is needed then.
-pub(super) fn is_stuck(members: &[PolledMirror], newest: &Release) -> bool {
-    let is_stuck = |state: &MirrorState| match (state.current, state.current_release()) {
-        (Some(current), None) => current != newest.name() && current.sequence() >= newest.sequence,
-        (_, Some(current)) => {
-            current.name() != newest.name() && newest.succession(current) == Succession::NotNewer
-        }
-        (None, None) => false,
-    };
-    members.iter().filter_map(|member| member.state()).any(is_stuck)
 }
 
 /// How long a rollback without a sequence polls mirrors again that serve different releases.

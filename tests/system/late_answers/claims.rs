@@ -207,6 +207,8 @@ fn assert_served_as_without(claim: &str, alters: Claim, action: Action, has_cach
             format!("version {}", action.version()),
             "{what}: {report:?}"
         );
+        let is_new = !matches!(action, Action::PushSame | Action::Heal);
+        assert_eq!(release != before, is_new, "{what}: {release:?}");
         let is_far = release.sequence > 3_000 || release.created > before.created + 1_000_000;
         assert!(
             !is_far && release.history == before.history && release.replaces.is_empty(),
@@ -379,10 +381,7 @@ fn a_mirror_that_was_left_behind_joins_whatever_another_one_says_of_histories() 
         edges.publish(&NAMES, |_| {});
         edges.publish(&["edge1", "edge2", "edge3", "edge5"], |options| options.new_history = true);
         let source = edges.tree();
-        let mut fifth = edges.edge("edge5");
-        fifth.alters = altering(move |state| claim(state, ContentId::of(b"none")));
-        let others = NAMES[..4].iter().map(|name| Arc::new(edges.edge(name)) as Arc<dyn Mirror>);
-        let fleet = Fleet::new(others.chain([Arc::new(fifth) as Arc<dyn Mirror>]).collect());
+        let fleet = with_claim(&edges, &NAMES, claim);
         let report = push(&source, &fleet, &waiting(&edges), &Silent).unwrap();
         assert_eq!(outcomes(&report)[..4], vec![Outcome::Activated; 4], "{report:?}");
     }
@@ -559,6 +558,79 @@ fn the_plan_of_a_rollback_leaves_out_a_mirror_of_another_history() {
     let planned = plan_rollback(&edges.fleet(&NAMES), None, &options, &Silent).unwrap();
     assert_eq!(planned.to.map(|release| release.sequence), Some(1));
     assert_eq!(planned.mirrors[4], ("edge5".into(), Err(ErrorKind::OtherHistory)));
+}
+
+/// Claims to serve one release more than it does, with a record of it or without.
+const CLAIMS_OF_ONE_MORE: [Claim; 2] = [
+    |state, _| invent(state, |_| {}),
+    |state, _| {
+        invent(state, |_| {});
+        state.releases.pop();
+    },
+];
+
+/// These mirrors, of which the last one makes the claim.
+fn with_claim(edges: &Edges, names: &[&str], claim: Claim) -> Fleet {
+    let (last, others) = names.split_last().unwrap();
+    let mut liar = edges.edge(last);
+    liar.alters = altering(move |state| claim(state, ContentId::of(b"none")));
+    let others = others.iter().map(|name| Arc::new(edges.edge(name)) as Arc<dyn Mirror>);
+    Fleet::new(others.chain([Arc::new(liar) as Arc<dyn Mirror>]).collect())
+}
+
+#[test]
+fn a_mirror_that_always_claims_one_release_more_causes_one_warning_and_no_release() {
+    for claim in CLAIMS_OF_ONE_MORE {
+        let edges = Edges::new();
+        let served = edges.served("edge1").0;
+        for _ in 0..3 {
+            let recorder = Recorder::new(None, channel().0);
+            let fleet = with_claim(&edges, &NAMES, claim);
+            let report = push(&edges.tree_of(1), &fleet, &waiting(&edges), &recorder).unwrap();
+            assert!(!report.is_new, "{report:?}");
+            assert_eq!(outcomes(&report)[..4], vec![Outcome::Current; 4], "{report:?}");
+            assert!(NAMES[..4].iter().all(|name| edges.served(name).0 == served), "{report:?}");
+            let events = recorder.events.lock().unwrap();
+            let is_warning = |event: &&Event| matches!(event, Event::Warned { .. });
+            let warnings: Vec<&Event> = events.iter().filter(is_warning).collect();
+            let text = format!("{warnings:?}");
+            assert!(warnings.len() == 1 && text.contains("release 2-"), "{text}");
+            assert!(text.contains("on edge5 only"), "{text}");
+        }
+    }
+}
+
+#[test]
+fn a_release_of_this_origin_whose_record_is_lost_is_replaced_by_a_new_one() {
+    let mut edges = Edges::new();
+    edges.publish(&["edge5"], |_| {});
+    let fleet = with_claim(&edges, &NAMES, |state, _| {
+        state.releases.pop();
+    });
+    let report = push(&edges.tree_of(1), &fleet, &waiting(&edges), &Silent).unwrap();
+    assert!(report.is_new, "{report:?}");
+    assert_eq!(outcomes(&report), vec![Outcome::Activated; 5], "{report:?}");
+}
+
+#[test]
+fn of_joining_mirrors_none_follows_a_sequence_that_no_fleet_reaches() {
+    const JUMPS: Claim = |state, _| state.highest_sequence = MAX_SEQUENCE - 7;
+    const IS_OLD: Claim = |state, _| state.highest_sequence = 1 << 31;
+    for (claim, is_believed) in [(JUMPS, false), (IS_OLD, true)] {
+        let mut edges = Edges::absent();
+        edges.publish(&["edge3"], |_| {});
+        let source = edges.tree();
+        let fleet = with_claim(&edges, &NAMES[..3], claim);
+        let options = Options { require: Require::AtLeast(1), ..waiting(&edges) };
+        let report = push(&source, &fleet, &options, &Silent).unwrap();
+        let sequence = if is_believed { (1 << 31) + 1 } else { 1 };
+        for name in ["edge1", "edge2"] {
+            assert_eq!(edges.served(name).0.sequence(), sequence, "{report:?}");
+        }
+        let third = &report.mirrors[2].outcome;
+        let is_far = matches!(third, Outcome::Failed { failure: ErrorKind::FarBeyond, .. });
+        assert_eq!(is_far, !is_believed, "{third:?}");
+    }
 }
 
 #[test]
