@@ -4,6 +4,7 @@ use std::sync::{Arc, OnceLock};
 
 use crate::mirror::{Expiries, Mirror, MirrorError, MirrorState};
 use crate::release::{Release, ReleaseName};
+use crate::tree_path::Site;
 
 /// A mirror and the state that it reported.
 #[derive(Debug)]
@@ -58,6 +59,12 @@ impl PolledMirror {
     /// Stores the result of the poll. Only the first result counts.
     pub(crate) fn note_answer(&self, answer: Result<MirrorState, MirrorError>) {
         self.answer.set(answer.map_err(Arc::new)).ok();
+    }
+
+    /// The site of its store; without a store, the site that its receiver is configured for.
+    pub(crate) fn site(&self) -> Option<&Site> {
+        let state = self.state()?;
+        state.site.as_ref().or(state.only_site.as_ref())
     }
 
     pub(crate) fn releases(&self) -> &[Release] {

@@ -7,12 +7,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use crate::mirror::{MirrorError, PolledMirror};
+use crate::mirror::{MirrorError, PolledMirror, TransportError};
 use crate::monitor::{Event, Monitor};
 use crate::push::options::Options;
 use crate::push::{PushError, fleet, for_all};
 use crate::release::{MAX_SEQUENCE, Release, ReleaseName, Succession};
 use crate::text::error_chain;
+use crate::tree_path::Site;
 
 /// Maximum distance of a mirror's sequence above those of all others. A mirror that was left out
 /// for long is behind by the number of releases since then, which no fleet makes a million of.
@@ -24,7 +25,7 @@ const MAX_UNCOMPARED: u64 = 1 << 32;
 const MAX_AHEAD_SECONDS: u64 = 24 * 60 * 60;
 
 /// Marks the members as failed whose claims cannot belong to this fleet: sequences far above those
-/// of all others, or another history.
+/// of all others, another site, or another history.
 pub(super) fn checked(
     members: Vec<PolledMirror>,
     options: &Options,
@@ -32,6 +33,8 @@ pub(super) fn checked(
 ) -> Vec<PolledMirror> {
     let far: Vec<_> = (0..members.len()).map(|index| far_beyond(&members, index)).collect();
     let members = fail_where(members, far, monitor);
+    let of_other_sites = other_sites(&members, options);
+    let members = fail_where(members, of_other_sites, monitor);
     if options.new_history {
         return members;
     }
@@ -74,6 +77,40 @@ fn far_beyond(members: &[PolledMirror], index: usize) -> Option<MirrorError> {
         .then_some(MirrorError::FarBeyond { sequence, highest: highest.unwrap_or_default() })
 }
 
+/// The errors of mirrors that report another site than more than half of at least three mirrors, if
+/// no site was named and the remaining mirrors are enough for the push. Otherwise it is not known
+/// which site is meant, and the push is refused.
+fn other_sites(members: &[PolledMirror], options: &Options) -> Vec<Option<MirrorError>> {
+    let sites: Vec<Option<&Site>> = members.iter().map(PolledMirror::site).collect();
+    let named = || sites.iter().copied().flatten();
+    let is_of_most =
+        |site: &&Site| 2 * named().filter(|other| other == site).count() > named().count();
+    let wanted = named()
+        .find(is_of_most)
+        .filter(|_| options.site.is_none() && named().count() >= for_all::MIN_FLEET);
+    let error = |found: &Site| {
+        let wanted = wanted.filter(|wanted| *wanted != found)?.clone();
+        Some(TransportError::OtherSite { found: found.clone(), wanted }.into())
+    };
+    let errors: Vec<_> = sites.iter().map(|site| site.and_then(error)).collect();
+    enough_without(members, errors, options)
+}
+
+/// These errors, or none if the mirrors without an error are not enough for the push.
+fn enough_without(
+    members: &[PolledMirror],
+    errors: Vec<Option<MirrorError>>,
+    options: &Options,
+) -> Vec<Option<MirrorError>> {
+    let is_left = |index: &usize| members[*index].state().is_some() && errors[*index].is_none();
+    let left = fleet::counted(members).filter(is_left).count();
+    let total = fleet::counted(members).count();
+    match options.require.is_met(left, total) {
+        true => errors,
+        false => members.iter().map(|_| None).collect(),
+    }
+}
+
 /// Whether `release` has the history of `newest`, or one that it took over.
 fn is_of_history(release: &Release, newest: &Release) -> bool {
     release.history == newest.history || newest.replaces.contains(&release.history)
@@ -104,12 +141,9 @@ fn foreign_histories(members: &[PolledMirror], options: &Options) -> Vec<Option<
     let none = || members.iter().map(|_| None).collect();
     let Some(ours) = newest_where(&is_ours) else { return none() };
     let foreign: Vec<_> = members.iter().map(|member| foreign_history(member, ours)).collect();
-    let is_left = |index: &usize| members[*index].state().is_some() && foreign[*index].is_none();
-    let left = fleet::counted(members).filter(is_left).count();
-    let total = fleet::counted(members).count();
     let are_both_ours =
         served.iter().any(|release| is_ours(release) && !is_of_history(release, ours));
-    if are_both_ours || !options.require.is_met(left, total) { none() } else { foreign }
+    if are_both_ours { none() } else { enough_without(members, foreign, options) }
 }
 
 /// The error if a mirror does not belong to the fleet whose newest release is `newest`.
@@ -338,7 +372,6 @@ pub(super) fn check_order(
 mod tests {
     use super::*;
     use crate::hash::{ContentId, HistoryId, ManifestId};
-    use crate::tree_path::Site;
 
     #[test]
     fn the_next_time_is_after_all_that_are_believed_and_is_new() {

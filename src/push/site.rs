@@ -32,11 +32,7 @@ pub(super) fn resolve(
         return Ok(site.clone());
     }
     let all = || from.into_iter().chain(members);
-    let said = |member: &PolledMirror| {
-        let state = member.state()?;
-        state.site.clone().or_else(|| state.only_site.clone())
-    };
-    match agreed(all(), said)? {
+    match agreed(all(), |member| member.site().cloned())? {
         Some(site) => Ok(site),
         None => Ok(agreed(all(), |member| member.mirror.site_in_location())?.unwrap_or_default()),
     }

@@ -4,6 +4,7 @@ use headwater::hash::{ContentId, HistoryId, ManifestId};
 use headwater::mirror::{ErrorKind, MirrorState};
 use headwater::push::PushError;
 use headwater::release::{MAX_SEQUENCE, MAX_TIME, Partial, RejectedContent, Release};
+use headwater::tree_path::Site;
 
 use super::edge::Alteration;
 use super::*;
@@ -117,6 +118,29 @@ const CLAIMS: &[(&str, Claim)] = &[
     ("nothing at all", |state, _| {
         *state = MirrorState { store: state.store, ..MirrorState::default() }
     }),
+    ("another site", |state, _| state.site = Some(Site::new("news").unwrap())),
+    ("a receiver of another site", |state, _| {
+        *state = MirrorState {
+            only_site: Some(Site::new("news").unwrap()),
+            store: state.store,
+            ..MirrorState::default()
+        };
+    }),
+    ("releases of another site", |state, _| {
+        for release in &mut state.releases {
+            release.site = Site::new("news").unwrap();
+        }
+        state.current = state.releases.last().map(Release::name);
+    }),
+    ("no store", |state, _| state.store = None),
+    ("the largest numbers", |state, _| {
+        state.free_bytes = Some(u64::MAX);
+        state.incoming_bytes = u64::MAX;
+        state.next_expiry = Some(u64::MAX);
+        state.expired_through = u64::MAX;
+        state.round_trip = Some(Duration::MAX);
+    }),
+    ("no room", |state, _| state.free_bytes = Some(0)),
 ];
 
 /// Options of a push that waits for the answers of all mirrors.
@@ -344,6 +368,24 @@ fn a_mirror_of_another_history_fails_alone_where_most_have_theirs_in_common() {
     let fifth = &report.mirrors[4].outcome;
     assert!(matches!(fifth, Outcome::Failed { failure: ErrorKind::OtherHistory, .. }), "{fifth:?}");
     assert_eq!(edges.served("edge5").1, "version 2");
+}
+
+#[test]
+fn a_mirror_of_another_site_fails_alone_unless_it_is_required() {
+    const IS_OF_NEWS: Claim = |state, _| state.site = Some(Site::new("news").unwrap());
+    let mut edges = Edges::new();
+    let source = edges.tree();
+    let options = |require: Require| Options { require, ..waiting(&edges) };
+    for (require, names) in [(Require::All, &NAMES[..]), (Require::AtLeast(1), &NAMES[..2])] {
+        let fleet = with_claim(&edges, names, IS_OF_NEWS);
+        let refused = push(&source, &fleet, &options(require), &Silent).unwrap_err();
+        assert!(matches!(refused, PushError::SitesDiffer { .. }), "{refused}");
+    }
+    let fleet = with_claim(&edges, &NAMES, IS_OF_NEWS);
+    let report = push(&source, &fleet, &options(Require::AtLeast(4)), &Silent).unwrap();
+    assert_eq!(outcomes(&report)[..4], vec![Outcome::Activated; 4], "{report:?}");
+    let fifth = &report.mirrors[4].outcome;
+    assert!(matches!(fifth, Outcome::Failed { failure: ErrorKind::OtherSite, .. }), "{fifth:?}");
 }
 
 #[test]
