@@ -10,7 +10,7 @@ use crate::release::{Release, ReleaseName};
 use crate::text::error_chain;
 
 /// Finds the release that `text` names, staged or current on a mirror: by its name, its sequence or
-/// its id.
+/// its id. Of several releases with the sequence, the one that most of their mirrors have is meant.
 pub(super) fn named<'m>(members: &'m [PolledMirror], text: &str) -> Result<&'m Release, PushError> {
     let is_named = |release: &&Release| {
         let name = release.name();
@@ -25,12 +25,17 @@ pub(super) fn named<'m>(members: &'m [PolledMirror], text: &str) -> Result<&'m R
         PushError::NotStaged { what, staged: names.into_iter().collect() }
     };
     let current = members.iter().filter_map(PolledMirror::current_release);
-    let mut found = staged().chain(current).filter(is_named);
-    let first =
-        found.next().ok_or_else(|| not_staged(format!("no mirror has a release {text} staged")))?;
-    match found.all(|other| other.id() == first.id()) {
-        true => Ok(first),
-        false => Err(not_staged(format!(
+    let found: Vec<&Release> = staged().chain(current).filter(is_named).collect();
+    let first = found
+        .first()
+        .ok_or_else(|| not_staged(format!("no mirror has a release {text} staged")))?;
+    // One mirror alone must not make the number ambiguous for the others.
+    let count = |release: &Release| found.iter().filter(|other| **other == release).count();
+    let is_of_most = |release: &&&Release| count(release) > 1 && 2 * count(release) > found.len();
+    match found.iter().find(is_of_most) {
+        Some(of_most) => Ok(of_most),
+        None if found.iter().all(|other| other == first) => Ok(first),
+        None => Err(not_staged(format!(
             "{text} is more than one release: say which, as in {}",
             first.name()
         ))),

@@ -676,6 +676,33 @@ fn of_joining_mirrors_none_follows_a_sequence_that_no_fleet_reaches() {
 }
 
 #[test]
+fn a_staged_release_is_activated_by_its_sequence_whatever_one_mirror_has_staged() {
+    const STAGED: Claim = |state, next| state.staged.as_mut().unwrap().content = next;
+    const SERVES: Claim = |state, _| {
+        let mut staged = state.staged.take().unwrap();
+        staged.note = Some("mine".into());
+        state.current = Some(staged.name());
+        state.releases.push(staged);
+    };
+    for claim in [STAGED, SERVES] {
+        let mut edges = Edges::new();
+        edges.publish(&NAMES, |options| options.policy.goal = Goal::Stage);
+        let source = Source::Staged("2".into());
+        let fleet = with_claim(&edges, &NAMES, claim);
+        let report = push(&source, &fleet, &waiting(&edges), &Silent).unwrap();
+        assert_eq!(outcomes(&report)[..4], vec![Outcome::Activated; 4], "{report:?}");
+        assert!(NAMES[..4].iter().all(|name| edges.served(name).1 == "version 2"), "{report:?}");
+        // Of two mirrors, none is more credible.
+        let mut edges = Edges::new();
+        edges.publish(&NAMES[..2], |options| options.policy.goal = Goal::Stage);
+        let fleet = with_claim(&edges, &NAMES[..2], claim);
+        let options = Options { require: Require::AtLeast(1), ..waiting(&edges) };
+        let refused = push(&source, &fleet, &options, &Silent).unwrap_err();
+        assert!(matches!(refused, PushError::NotStaged { .. }), "{refused}");
+    }
+}
+
+#[test]
 fn a_clock_that_was_years_ahead_is_outrun() {
     let mut edges = Edges::new();
     let source = edges.tree();
