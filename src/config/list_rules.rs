@@ -1,5 +1,5 @@
 //! Rules for a list of mirrors from another source: its author must not choose which secrets leave
-//! this machine, or where they are sent.
+//! this machine, where they are sent, or what runs on a mirror with the rights of this user.
 
 use toml::Spanned;
 
@@ -59,7 +59,8 @@ impl Checker<'_> {
         Ok(text)
     }
 
-    /// Returns an error if a line names secrets that the configuration does not. `common` is
+    /// Returns an error if a line names secrets, an authority or a command that the configuration
+    /// does not. `common` is
     /// `[mirror_defaults]` for this mirror.
     pub(super) fn only_allowed_secrets(
         &self,
@@ -82,12 +83,15 @@ impl Checker<'_> {
             );
             return Err(self.error(span, words.trim_end_matches(", not")));
         }
-        let files = [
+        let others = [
             ("token_file", differs(&listed.token_file, &common.token_file)),
+            // The authority decides who gets the token.
+            ("ca", differs(&listed.ca, &common.ca)),
             ("client_cert", differs(&listed.client_cert, &common.client_cert)),
             ("client_key", differs(&listed.client_key, &common.client_key)),
+            ("receive_command", differs(&listed.receive_command, &common.receive_command)),
         ];
-        match files.into_iter().find_map(|(key, file)| Some((key, file?))) {
+        match others.into_iter().find_map(|(key, file)| Some((key, file?))) {
             Some((key, (span, _))) => Err(self.error(
                 span,
                 format!(

@@ -230,6 +230,11 @@ fn a_list_chooses_neither_secrets_nor_where_they_go() {
             r#"{"name":"a","url":"https://a.example/","client_cert":"c","client_key":"k"}"#,
             "`client_cert` may stand",
         ),
+        ("{\"name\":\"a\",\"url\":\"https://a.example/\",\"ca\":\"/tmp/ca\"}", "`ca` may stand"),
+        (
+            "{\"name\":\"a\",\"url\":\"ssh://a.example/srv\",\"receive_command\":\"rm -rf ~;\"}",
+            "`receive_command` may stand",
+        ),
         (
             "{\"name\":\"a\",\"url\":\"https://evil.test/\"}",
             "\"evil.test\" is not one of `allowed_hosts`",
