@@ -201,6 +201,17 @@ fn what_cannot_be_read_is_not_taken_for_damaged() {
             assert_eq!(all(), before, "{fault}");
         }
     }
+    // A push of content that the mirror keeps, but does not serve, looks for its objects.
+    for errno in [EIO, EACCES, EMFILE] {
+        for (part, content) in [("open:/objects/", "1"), ("read:/objects/", "2")] {
+            world.write("tree", &pages(content));
+            let fault = format!("errno={errno}@{part}");
+            let outcome = world.run_with_fault(&fault, &["push", &world.at("tree"), &place]);
+            assert!(![Some(101), None].contains(&outcome.code()), "{fault}: {outcome}");
+            let has = checker::object_names(&mirror);
+            assert!(before.0.iter().all(|name| has.contains(name)), "{fault}: {outcome}");
+        }
+    }
     world.run(&["verify", &place]).expect(&[0]);
     world.write("tree", &pages("3"));
     world.push("tree", &["mirror"], &[]).expect(&[0]);
