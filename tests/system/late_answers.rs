@@ -6,6 +6,7 @@
 
 mod claims;
 mod edge;
+mod rollbacks;
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -1,0 +1,159 @@
+//! What a rollback without a sequence goes back to where the mirrors serve different releases.
+
+use headwater::hash::{ContentId, ManifestId};
+use headwater::mirror::ErrorKind;
+use headwater::release::Partial;
+
+use super::claims::{altering, back, publish_elsewhere, waiting};
+use super::*;
+
+#[test]
+fn a_rollback_goes_to_what_most_mirrors_keep() {
+    let mut edges = Edges::new();
+    edges.publish(&NAMES, |_| {});
+    let mut fifth = edges.edge("edge5");
+    fifth.alters = altering(|state| {
+        let mut between = state.releases[0].clone();
+        between.created += 1;
+        between.manifest = ManifestId::of(b"nothing");
+        between.content = ContentId::of(b"nothing");
+        state.releases.insert(1, between);
+    });
+    let others = NAMES[..4].iter().map(|name| Arc::new(edges.edge(name)) as Arc<dyn Mirror>);
+    let fleet = Fleet::new(others.chain([Arc::new(fifth) as Arc<dyn Mirror>]).collect());
+    let report = push(&back(), &fleet, &waiting(&edges), &Silent).unwrap();
+    assert!(report.unmet.is_none(), "{report:?}");
+    assert!(NAMES[..4].iter().all(|name| edges.served(name).1 == "version 1"), "{report:?}");
+}
+
+/// The options of a rollback of this many mirrors.
+fn for_rollback(edges: &Edges) -> Options {
+    Options { require: Require::AtLeast(1), ..waiting(edges) }
+}
+
+fn assert_is_ambiguous(edges: &Edges, names: &[&str], options: &Options) {
+    let planned = plan_rollback(&edges.fleet(names), None, options, &Silent).map(|plan| plan.to);
+    let pushed = push(&back(), &edges.fleet(names), options, &Silent);
+    for refused in [planned.unwrap_err(), pushed.unwrap_err()] {
+        assert!(refused.to_string().contains("ambiguous"), "{refused}");
+    }
+}
+
+/// Asserts that a rollback of these mirrors goes to release 1, brings all of them there, and warns
+/// of these that they did not decide.
+fn assert_goes_back(edges: &Edges, names: &[&str], options: &Options, not_followed: &[&str]) {
+    let recorder = Recorder::new(None, channel().0);
+    let planned = plan_rollback(&edges.fleet(names), None, options, &recorder).unwrap();
+    assert_eq!(planned.to.map(|release| release.sequence), Some(1));
+    let is_warning = |event: &Event| match event {
+        Event::Warned { message } => message.contains("did not decide"),
+        _ => false,
+    };
+    let warning = recorder.first(is_warning);
+    let warned = format!("{:?}", recorder.events.lock().unwrap()[warning]);
+    for name in names {
+        assert_eq!(warned.contains(&format!("{name} (")), not_followed.contains(name), "{warned}");
+    }
+    let report = push(&back(), &edges.fleet(names), options, &Silent).unwrap();
+    assert_eq!(outcomes(&report), vec![Outcome::Activated; names.len()], "{report:?}");
+    assert!(names.iter().all(|name| edges.served(name).1 == "version 1"), "{report:?}");
+}
+
+#[test]
+fn a_mirror_that_was_left_behind_does_not_block_a_rollback() {
+    let mut edges = Edges::new();
+    edges.publish(&["edge1", "edge2"], |_| {});
+    let options = for_rollback(&edges);
+    assert_goes_back(&edges, &NAMES[..3], &options, &["edge3"]);
+}
+
+#[test]
+fn a_rollback_of_four_tolerates_one_that_was_left_behind_and_one_that_lies() {
+    let mut edges = Edges::new();
+    edges.publish(&["edge1", "edge2"], |_| {});
+    publish_elsewhere(&mut edges, &["edge4"]);
+    let options = for_rollback(&edges);
+    assert_goes_back(&edges, &NAMES[..4], &options, &["edge3", "edge4"]);
+}
+
+#[test]
+fn a_rollback_is_ambiguous_where_this_origin_brought_another_release_to_one_mirror() {
+    for is_partial in [true, false] {
+        let mut edges = Edges::new();
+        edges.publish(&NAMES, |_| {});
+        edges.publish(&["edge1"], |options| {
+            options.partial =
+                is_partial.then(|| Partial { mirrors: vec!["edge1".into()], why: "push".into() });
+        });
+        assert_is_ambiguous(&edges, &NAMES, &for_rollback(&edges));
+        assert_eq!(edges.served("edge2").1, "version 2");
+    }
+}
+
+#[test]
+fn a_rollback_is_ambiguous_where_the_first_wave_is_ahead_whoever_published_there() {
+    let mut edges = Edges::new();
+    edges.publish(&NAMES, |_| {});
+    edges.publish(&["edge1"], |options| options.stores = KnownStores::default());
+    let mut options = for_rollback(&edges);
+    options.policy.waves = vec![Wave { mirrors: vec!["edge1".into()], ..Wave::default() }];
+    assert_is_ambiguous(&edges, &NAMES, &options);
+}
+
+#[test]
+fn a_rollback_is_ambiguous_where_several_mirrors_have_a_release_that_was_not_made_for_the_others() {
+    let mut edges = Edges::new();
+    edges.publish(&NAMES, |_| {});
+    let canaries = &NAMES[..3];
+    edges.publish(canaries, |options| {
+        let mirrors = canaries.iter().map(|name| (*name).to_owned()).collect();
+        options.partial = Some(Partial { mirrors, why: "push".into() });
+    });
+    assert_is_ambiguous(&edges, &NAMES, &for_rollback(&edges));
+}
+
+#[test]
+fn a_rollback_is_ambiguous_where_two_mirrors_have_a_newer_release_that_is_not_confirmed() {
+    let mut edges = Edges::new();
+    edges.publish(&NAMES, |_| {});
+    publish_elsewhere(&mut edges, &["edge4", "edge5"]);
+    // Three must have a release so that it is confirmed.
+    assert_is_ambiguous(&edges, &NAMES, &Options { require: Require::All, ..waiting(&edges) });
+}
+
+#[test]
+fn a_rollback_of_two_mirrors_on_different_releases_is_ambiguous() {
+    let mut edges = Edges::new();
+    edges.publish(&["edge1"], |_| {});
+    assert_is_ambiguous(&edges, &NAMES[..2], &for_rollback(&edges));
+}
+
+#[test]
+fn a_rollback_of_all_skips_the_release_of_a_canary() {
+    let mut edges = Edges::new();
+    edges.publish(&["edge1"], |options| {
+        options.partial = Some(Partial { mirrors: vec!["edge1".into()], why: "push".into() });
+    });
+    // The canary misses the next release, so that its own is the last one brought there.
+    let source = edges.tree();
+    let mut mirrors = ["edge1", "edge2", "edge3", "edge4"].map(|name| edges.edge(name));
+    mirrors[0].fails_to_stage = true;
+    let fleet =
+        Fleet::new(mirrors.into_iter().map(|edge| Arc::new(edge) as Arc<dyn Mirror>).collect());
+    let report = push(&source, &fleet, &for_rollback(&edges), &Silent).unwrap();
+    assert_eq!(outcomes(&report)[1..], vec![Outcome::Activated; 3], "{report:?}");
+    let options = for_rollback(&edges);
+    assert_goes_back(&edges, &NAMES[..4], &options, &["edge1"]);
+}
+
+#[test]
+fn the_plan_of_a_rollback_leaves_out_a_mirror_of_another_history() {
+    let mut edges = Edges::new();
+    edges.publish(&NAMES, |_| {});
+    fs::remove_dir_all(edges.world.path("edge5")).unwrap();
+    edges.publish(&["edge5"], |options| options.stores = KnownStores::default());
+    let options = Options { stores: KnownStores::default(), ..for_rollback(&edges) };
+    let planned = plan_rollback(&edges.fleet(&NAMES), None, &options, &Silent).unwrap();
+    assert_eq!(planned.to.map(|release| release.sequence), Some(1));
+    assert_eq!(planned.mirrors[4], ("edge5".into(), Err(ErrorKind::OtherHistory)));
+}
