@@ -51,6 +51,7 @@ pub fn parse(text: &str) -> Option<FaultPoint> {
         Some((errno, at)) => {
             let errno = errno.strip_prefix("errno=")?.parse().ok()?;
             Some(match at.parse() {
+                // No operation has a number as its name, so a number is always a step.
                 Ok(step) => FaultPoint::ErrnoAt(step, errno),
                 Err(_) => FaultPoint::ErrnoOn(at.to_owned(), errno),
             })

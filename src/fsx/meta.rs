@@ -160,6 +160,8 @@ impl From<&rustix::fs::Stat> for FileLook {
 }
 
 const fn nanoseconds(seconds: i64, rest: i64) -> i64 {
+    // 64 bits of nanoseconds reach to the year 2262. Later times saturate: their stamps are equal
+    // then, and their sizes and inodes still differ.
     seconds.saturating_mul(1_000_000_000).saturating_add(rest)
 }
 

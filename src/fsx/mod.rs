@@ -29,6 +29,7 @@ use fault::step;
 /// The current time of this machine in seconds since 1970.
 #[must_use]
 pub fn unix_seconds() -> u64 {
+    // A clock before 1970 counts as 1970, because times in the formats have no sign.
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     now.saturating_add(fault::clock_ahead())
 }
@@ -124,6 +125,8 @@ fn set_time(file: &File, seconds: u64) -> io::Result<()> {
     };
     let time = UNIX_EPOCH.checked_add(Duration::from_secs(seconds)).ok_or_else(unfit)?;
     file.set_times(fs::FileTimes::new().set_accessed(time).set_modified(time))?;
+    // ext4 cuts later times short without an error. `verify` would then report a fault that no
+    // repair can mend, so the time is read back.
     if seconds > SAFE_SECONDS && file.metadata()?.modified()? != time {
         Err(unfit())
     } else {
@@ -133,6 +136,8 @@ fn set_time(file: &File, seconds: u64) -> io::Result<()> {
 
 /// Sets group and mode of an open file, regardless of the umask at its creation.
 fn set_mode(file: impl AsFd, mode: FileMode, path: impl Fn() -> PathBuf) -> Result<()> {
+    // The group comes first: if the mode came first, it would let the group of this process read
+    // the file for a moment.
     if let Some(group) = mode.group {
         let group = rustix::fs::Gid::from_raw(group);
         rustix::fs::fchown(&file, None, Some(group)).context("set group of", &path)?;
@@ -146,6 +151,8 @@ fn set_mode(file: impl AsFd, mode: FileMode, path: impl Fn() -> PathBuf) -> Resu
 /// Fails if not all bytes could be written.
 pub fn write_at(file: &File, bytes: &[u8], offset: u64, path: impl Fn() -> PathBuf) -> Result<()> {
     step("write", &path)?;
+    // Positional, because several threads write to parts of one file, and a file position would be
+    // shared.
     std::os::unix::fs::FileExt::write_all_at(file, bytes, offset).context("write", &path)
 }
 
@@ -184,6 +191,8 @@ pub fn fstat(file: &File, path: &Path) -> Result<fs::Metadata> {
 pub fn read_text(path: &Path, limit: u64) -> Result<String> {
     use io::Read as _;
     let mut text = String::new();
+    // Links are followed, unlike in `open_read`: the path comes from the user or from the cache,
+    // never from a peer.
     let file = File::open(path).context("open", || path.to_owned())?;
     file.take(limit).read_to_string(&mut text).context("read", || path.to_owned())?;
     Ok(text)
@@ -234,6 +243,8 @@ pub fn replace_file(
         return Err(IoError::new("write", path, io::Error::from(io::ErrorKind::InvalidInput)));
     };
     let dir = Dir::open(if parent.as_os_str().is_empty() { Path::new(".") } else { parent })?;
+    // The id of the process keeps two processes from writing to one temporary file. A killed
+    // process may have left a file with this id, so that one is removed first.
     let temporary = format!(".{name}.{}.tmp", std::process::id());
     dir.unlink_if_any(&temporary)?;
     let file = dir.create_file(&temporary)?;
@@ -298,6 +309,7 @@ fn lock_by(
     loop {
         match try_lock() {
             Ok(()) => return Ok(true),
+            // The lock is tried before the time is checked, so a wait of zero is one attempt.
             Err(fs::TryLockError::WouldBlock) if Instant::now() >= deadline || is_cancelled() => {
                 return Ok(false);
             }
