@@ -15,6 +15,8 @@ use parking_lot::Mutex;
 use crate::monitor::{Event, Monitor};
 
 /// How often waits check for cancellation.
+// A run promises to end within two seconds of the request, and several waits may follow one
+// another, so each of them may only take a small part of that.
 pub const CANCEL_POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 /// A blocking operation that another thread can end.
@@ -57,17 +59,22 @@ impl CancelToken {
 
     /// Cancels the run and interrupts the registered operations.
     pub fn cancel(&self) {
+        // The flag comes before the list: an operation that registers meanwhile either is in the
+        // list or sees the flag in `interrupt_on_cancel`.
         self.0.is_cancelled.store(true, Ordering::SeqCst);
         let blocking = std::mem::take(&mut *self.0.blocking.lock());
+        // The lock is free here: an interrupted operation may take it.
         blocking.iter().filter_map(Weak::upgrade).for_each(|one| one.interrupt());
     }
 
     /// Interrupts `blocking` when the run is cancelled, or at once if it already is.
     pub fn interrupt_on_cancel(&self, blocking: Weak<dyn Interrupt>) {
         let mut all = self.0.blocking.lock();
+        // Connections of attempts that have ended would pile up in a long run.
         all.retain(|one| one.strong_count() > 0);
         all.push(blocking);
         drop(all);
+        // A second `cancel` is harmless: the first one has emptied the list.
         if self.is_cancelled() {
             self.cancel();
         }
@@ -115,6 +122,8 @@ pub fn until_cancelled<T: Send + 'static>(
 ) -> Option<T> {
     let stop = Arc::new(Stop(AtomicBool::new(false)));
     let (sender, done) = bounded(1);
+    // `spawn` consumes its closure also when it fails. The work stays in a place that both threads
+    // reach, so that it is not lost with the closure.
     let work = Arc::new(Mutex::new(Some(work)));
     let told = Arc::clone(&stop);
     let taken = Arc::clone(&work);
@@ -131,6 +140,7 @@ pub fn until_cancelled<T: Send + 'static>(
         match done.recv_timeout(CANCEL_POLL_INTERVAL) {
             Ok(result) => return result,
             Err(RecvTimeoutError::Disconnected) => {
+                // The sender is dropped without a result only by a panic, which `join` returns.
                 thread.join().expect("work for a push does not panic");
                 return None;
             }
