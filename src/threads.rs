@@ -31,6 +31,8 @@ pub fn start<'s, T: Send + 's>(
     scope: &'s Scope<'s, '_>,
     work: impl FnOnce() -> T + Send + 's,
 ) -> Result<ScopedJoinHandle<'s, T>, ThreadError> {
+    // `Scope::spawn` panics if the system cannot start a thread, for example at the limit of
+    // `ulimit -u`; `Builder` returns the error.
     Builder::new().spawn_scoped(scope, work).map_err(ThreadError::from)
 }
 
@@ -69,6 +71,7 @@ fn each_by<I: Send, T: Send>(
     let work = &work;
     let pieces: Vec<_> = items.into_iter().map(|item| Task::new(move || work(item))).collect();
     std::thread::scope(|scope| {
+        // Collected, so that every thread has started before the first one is waited for.
         let threads: Vec<_> = pieces.iter().map(|piece| piece.start(&builder, scope)).collect();
         pieces.iter().zip(threads).map(|(piece, thread)| piece.finish(thread)).collect()
     })
@@ -79,6 +82,7 @@ fn each_by<I: Send, T: Send>(
 pub fn workers<T: Send>(count: usize, work: impl Fn() -> T + Sync) -> Vec<T> {
     std::thread::scope(|scope| {
         let helpers: Vec<_> =
+            // Stops at the first failure: at a limit of processes the next attempt would fail too.
             (1..count).map_while(|_| Builder::new().spawn_scoped(scope, &work).ok()).collect();
         let own = work();
         std::iter::once(own).chain(helpers.into_iter().map(result)).collect()
@@ -87,10 +91,14 @@ pub fn workers<T: Send>(count: usize, work: impl Fn() -> T + Sync) -> Vec<T> {
 
 /// The result of `thread`. Propagates its panic.
 fn result<T>(thread: ScopedJoinHandle<'_, T>) -> T {
+    // The panic goes on with its own message. An `expect` here would replace it by one about the
+    // join.
     thread.join().unwrap_or_else(|panic| resume_unwind(panic))
 }
 
 /// A task that another thread runs, or else the calling thread.
+// The lock keeps the work when `spawn_scoped` fails, which drops the closure that it was given: the
+// closure only borrows the task.
 struct Task<F>(Mutex<Option<F>>);
 
 impl<T: Send, F: FnOnce() -> T + Send> Task<F> {
