@@ -17,6 +17,7 @@ use rustix::process::{Pid, Signal, kill_process_group};
 use crate::cancel::CANCEL_POLL_INTERVAL;
 
 /// Bytes kept of the standard error.
+// Only one line of it is shown, and a command that writes without end must not fill the memory.
 const MAX_SAID_BYTES: u64 = 16 * 1024;
 
 /// The environment variable with the token for mirrors that do not have a token of their own.
@@ -105,10 +106,13 @@ pub fn run_unless(
         .args(arguments)
         .current_dir(order.directory)
         .envs(order.variables.iter().map(|(name, value)| (name, value)))
+        // A pipe even for an empty input: with the terminal as its input, a command could wait for
+        // an answer.
         .stdin(Stdio::piped())
         // The standard output of this process is reserved for the report.
         .stdout(if order.kept_bytes == 0 { Stdio::null() } else { Stdio::piped() })
         .stderr(Stdio::piped())
+        // A group of its own, so that the time limit also kills what the command started.
         .process_group(0)
         .spawn()
         .map_err(CommandError::Run)?;
@@ -160,9 +164,11 @@ fn wait_for<T>(
 /// line of its standard error.
 fn wait(mut child: Child, kept_bytes: u64) -> io::Result<(ExitStatus, Vec<u8>, String)> {
     let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+    // Both pipes are read at once: a command that fills the one that is not read would never end.
     let listener = Builder::new().spawn(move || stderr.map(read_stderr).transpose())?;
     let mut written = Vec::new();
     if let Some(stdout) = stdout {
+        // The pipe is closed after that, so a command that goes on writing gets SIGPIPE and ends.
         stdout.take(kept_bytes).read_to_end(&mut written)?;
     }
     let said = listener.join().map_err(|_| io::ErrorKind::Other)??.unwrap_or_default();
