@@ -26,6 +26,7 @@ pub const MAX_NAME_BYTES: usize = 200;
 pub const MAX_RECORD_BYTES: u64 = 1024 * 1024;
 
 /// Maximum number of histories that a release can replace.
+// Oldest ones are dropped beyond it, so that the record does not grow with every new history.
 pub const MAX_REPLACED: usize = 16;
 
 /// Why a release record is not valid.
@@ -142,6 +143,7 @@ impl Partial {
 
 impl fmt::Display for Partial {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The text is part of one line, and a fleet may have a hundred mirrors.
         const SHOWN: usize = 5;
         write!(
             f,
@@ -266,11 +268,15 @@ impl Release {
             version: u64,
         }
         let garbled = |error: serde_json::Error| ReleaseError::Garbled { what: error.to_string() };
+        // The version is read alone first: a newer record may have keys that the strict parser
+        // refuses, and the user must read that headwater is too old, not that a key is unknown.
         let Version { version: found } = serde_json::from_slice(bytes).map_err(garbled)?;
         if found != 1 {
             return Err(ReleaseError::Version { found });
         }
         let release: Self = serde_json::from_slice(bytes).map_err(garbled)?;
+        // A peer sends records. Without the limits, a sequence of 2^64 - 1 would leave no number
+        // for the next release, and a late time would make every file differ from its manifest.
         if !release.has_valid_numbers() {
             return Err(ReleaseError::Number);
         }
@@ -290,6 +296,8 @@ impl Release {
         if !release.partial.as_ref().is_none_or(texts) {
             return Err(ReleaseError::Note);
         }
+        // The id is the hash of the bytes. A second spelling of one record would be a second
+        // release with the same content.
         if release.to_bytes() == bytes { Ok(release) } else { Err(ReleaseError::NotCanonical) }
     }
 
@@ -335,7 +343,10 @@ impl Release {
         if self.history == current.history {
             follows(self.rank() > current.rank())
         } else if self.replaces.contains(&current.history) {
+            // Only the sequence, not the rank: with equal sequences, time and id of two histories
+            // do not say which one is newer.
             follows(self.sequence > current.sequence)
+        // A push that still works on the replaced history must not undo its replacement.
         } else if current.replaces.contains(&self.history) {
             Succession::NotNewer
         } else {
@@ -352,6 +363,8 @@ impl Release {
     /// The rank, which decides which of two releases of one history is newer, on every mirror.
     #[must_use]
     pub fn rank(&self) -> (u64, u64, ReleaseId) {
+        // The id decides only between releases that two pushes made with one sequence in one
+        // second, so that every mirror prefers the same one.
         (self.sequence, self.created, self.id())
     }
 }
@@ -415,8 +428,11 @@ impl FromStr for ReleaseName {
             let id16 = u64::from_str_radix(id16, 16).ok().filter(|_| digits)?.to_be_bytes();
             let sequence = sequence.parse().ok().filter(|sequence| *sequence <= MAX_SEQUENCE)?;
             let name = Self { sequence, id16 };
+            // One spelling for each name: `parse` of a number also accepts a plus sign and leading
+            // zeros.
             (name.to_string() == text).then_some(name)
         };
+        // Cut short, because the text may come from a peer.
         parse().ok_or_else(|| ReleaseError::Name { text: text.chars().take(80).collect() })
     }
 }
