@@ -13,9 +13,12 @@ use crate::receiver::http::error::HttpError;
 use crate::tree_path::Site;
 
 const ID_DIGITS: usize = 8;
+// 32 random bytes cannot be guessed, unlike a password. So one fast hash without a salt is enough
+// to store them.
 const SECRET_DIGITS: usize = 64;
 
 /// What a token permits.
+// Ordered: `Grant::check` compares, and `Push` includes `Read`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Permission {
     /// Read state, releases, manifests and objects, and verify them.
@@ -186,10 +189,13 @@ impl AuthPolicy {
         let record = record
             .filter(|_| hash == token.hash())
             .ok_or_else(|| unauthorized("this token is not known"))?;
+        // Only from here on: requests of a client without the secret must not be logged under the
+        // name of the token.
         *known = Some(record.id.to_string());
         if record.expires.is_some_and(|end| end <= now()) {
             return Err(unauthorized("this token has expired").with_detail(Detail::Expired));
         }
+        // A token names its sites, so none is valid for a site that has no name yet.
         if site.is_none_or(|site| !record.sites.contains(site)) {
             return Err(HttpError::new(
                 StatusCode::FORBIDDEN,
@@ -217,6 +223,8 @@ fn bearer(header: &str) -> Option<&str> {
 }
 
 fn now() -> u64 {
+    // A clock before 1970 is wrong. Every token that expires counts as expired then, because the
+    // other mistake would let an expired token in.
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(u64::MAX, |passed| passed.as_secs())
 }
 

@@ -97,6 +97,8 @@ impl HttpError {
 impl From<StoreError> for HttpError {
     fn from(error: StoreError) -> Self {
         let message = error_chain(&error);
+        // The peer sent this. With status 500 the origin would take it for a failure of the disk
+        // here.
         if matches!(error, StoreError::Mismatch { .. } | StoreError::Pack(_)) {
             return Self::malformed(message);
         }
@@ -128,7 +130,8 @@ impl From<IoError> for HttpError {
     }
 }
 
-/// Converts a store error; something that does not exist becomes [`UNKNOWN`] with status 404.
+/// Converts a store error; something that does not exist becomes [`ErrorKind::Unknown`] with status
+/// 404.
 pub(crate) fn or_unknown(error: StoreError) -> HttpError {
     match &error {
         StoreError::Io(io) if io.kind() == std::io::ErrorKind::NotFound => {

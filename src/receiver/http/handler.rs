@@ -97,6 +97,7 @@ impl Handler {
     /// Replaces the tokens, if tokens are required at all.
     pub(crate) fn use_tokens(&self, tokens: Vec<TokenRecord>) {
         let mut access = self.access.write();
+        // A receiver that was started without tokens stays open: its operator chose that.
         if let AuthPolicy::Tokens(known) = &mut *access {
             *known = tokens;
         }
@@ -123,6 +124,7 @@ impl Handler {
     /// Waits for background work to finish, at most until `deadline`, and then for the hooks that
     /// it started.
     pub(crate) async fn finish(&self, deadline: tokio::time::Instant) {
+        // The work comes first: a switch that is under way starts a hook when it ends.
         tokio::time::timeout_at(deadline, self.pools.finished()).await.ok();
         self.hooks.finish().await;
     }
@@ -195,10 +197,15 @@ impl Handler {
                 }
             };
         }
+        // A proxy closes a connection that is silent for long, nginx after 60 seconds. The status
+        // has to be sent before the first newline, so it cannot be that of the result.
         let (sender, from) = mpsc::channel::<io::Result<Bytes>>(2);
         let heartbeat = self.limits.heartbeat;
         tokio::spawn(async move {
             let last = loop {
+                // hyper has dropped the body, so the peer is gone. The future of the work is
+                // dropped with this task, and with it the disconnect flag, which stops work that
+                // only answers a question.
                 if sender.send(Ok(Bytes::from_static(b"\n"))).await.is_err() {
                     entry.end(
                         499,
@@ -234,6 +241,7 @@ impl Handler {
     ) -> Result<HandlerResult, HttpError> {
         let path = parts.uri.path();
         match path {
+            // Before anything that can fail: this says only that the process runs and answers.
             "/healthz" => {
                 return require_get_or_head(&parts.method).map(|()| HandlerResult::done(Done {}));
             }
@@ -246,13 +254,17 @@ impl Handler {
             let status = site.blocking(|site| site.status()).await?;
             return Ok(HandlerResult::Ready(response::plain(StatusCode::OK, &status)));
         }
+        // Before the token: an origin with another version must learn that, whatever its token is.
         check_version(parts)?;
         let authorization =
             parts.headers.get(AUTHORIZATION).map(hyper::header::HeaderValue::as_bytes);
         let grant =
             self.access().grant(authorization, site.settings.name.as_ref(), &mut entry.token)?;
+        // After the token, so that a client without one does not find out which paths exist.
         let resource = resource.ok_or_else(|| nothing_below(&site.settings.base))?;
         grant.check(right_for(&parts.method, resource))?;
+        // No body was read so far. hyper sends `100 Continue` with the first read, so a client that
+        // waits for it sends nothing that is refused here.
         entry.is_authorized = true;
         match (&parts.method, resource) {
             (&Method::GET, _) => self.read(site, resource, parts, grant).await,
@@ -269,6 +281,7 @@ impl Handler {
         let below = self
             .sites
             .iter()
+            // A base ends with a slash, so the site `docs` is not found at `/docs2/`.
             .find_map(|site| Some((site, path.strip_prefix(&*site.settings.base)?)));
         let (site, rest) =
             below.ok_or_else(|| HttpError::unknown("no site is served at this path"))?;
@@ -318,6 +331,7 @@ impl Handler {
             _ => return Err(method_not_allowed()),
         };
         let length = file.metadata().map_err(|error| HttpError::broken(&error))?.len();
+        // The protocol has ranges for objects only; a manifest is sent from its beginning.
         let range = parts.headers.get(RANGE).filter(|_| is_object);
         let Some(range) = range else {
             return Ok(HandlerResult::Ready(response::content(
@@ -350,6 +364,7 @@ impl Handler {
         body: &mut RequestBody,
     ) -> Result<HandlerResult, HttpError> {
         let length = body.check(Action::Objects.most_bytes())?;
+        // The number of parts is bounded, but many connections at once could fill the memory.
         let _memory = site.share.reserve_body(length)?;
         let question = body.read(length).await?;
         let (parts, length) =
@@ -380,6 +395,7 @@ impl Handler {
         id: ObjectId,
         body: &mut RequestBody,
     ) -> Result<Done, HttpError> {
+        // The bound is the size of the requested object, which `has_object` compares.
         let length = body.check(u64::MAX)?;
         if site.uploads.has_object(&id, length)? {
             body.skip(length).await?;
@@ -387,6 +403,8 @@ impl Handler {
         }
         let section = self.section(site, length, body).await?;
         let hash = body.spool(length, &section, section.offset()).await?;
+        // The range is dropped with this error, which frees its space: refused uploads must not
+        // pile up.
         if hash.as_bytes() != id.as_bytes() {
             return Err(HttpError::malformed("these bytes are not this object"));
         }

@@ -194,6 +194,7 @@ impl AccessEntry {
         if !self.is_authorized && status < 400 {
             return;
         }
+        // The holder of a good token is known, and may cause any number of records.
         let suppressed = if self.is_authorized { Some(0) } else { self.limiter.admit(&self.peer) };
         let Some(suppressed) = suppressed else { return };
         self.log.record(&LogRecord::Answered {
@@ -213,6 +214,7 @@ impl AccessEntry {
 
 /// A text from a peer, shortened for a record, and withheld if it may contain a token.
 pub(crate) fn text(text: &str) -> String {
+    // Looked for in the whole text: after the cut, only the beginning of a token could be left.
     if text.contains("hw_") {
         return "(withheld: it may have a token)".to_owned();
     }

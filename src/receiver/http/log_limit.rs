@@ -11,6 +11,8 @@ use parking_lot::{Mutex, MutexGuard};
 
 use crate::receiver::listener::server::network;
 
+// Without a limit, one connection that asked for `/healthz` again and again wrote 6.4 MB of log a
+// second (measured when even those requests were logged).
 /// Records that an address may cause at once after a quiet time.
 const BURST: u32 = 40;
 /// After a burst, one more record is allowed in each such period.
@@ -65,6 +67,7 @@ impl LogLimiter {
     /// Returns the number of records about `peer` suppressed since the last one; `None` if this one
     /// must be suppressed too.
     pub(crate) fn admit(&self, peer: &str) -> Option<u64> {
+        // A peer without an address, as over SSH, shares the allowance of the others.
         let address = peer.parse::<SocketAddr>().map_or(OTHERS, |peer| network(peer.ip()));
         self.admit_at(address, Instant::now())
     }

@@ -21,7 +21,6 @@ pub(crate) struct ObjectParts {
     open: Option<PartRemainder>,
 }
 
-/// The rest of a part.
 struct PartRemainder {
     file: File,
     at: u64,
@@ -41,8 +40,11 @@ impl ObjectParts {
         }
         let mut parts = Vec::with_capacity(asked.len());
         let mut bytes: u64 = 0;
+        // Only the sizes are looked up here. The files are opened one after another while they are
+        // sent: up to 8,192 open files would exceed the limit of the process.
         for part in asked.iter().map(ObjectPart::from_bytes) {
             let size = store.object_bytes(&part.object)?;
+            // The peer chooses both numbers, so their sum may overflow.
             let end = part.offset.checked_add(part.length);
             let is_here = size.zip(end).is_some_and(|(size, end)| end <= size);
             bytes = bytes.saturating_add(1 + if is_here { part.length } else { 0 });

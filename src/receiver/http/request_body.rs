@@ -56,6 +56,8 @@ impl RequestBody {
         let waits = headers.contains_key(EXPECT);
         let bytes_per_second = limits.body_bytes_per_second.max(1);
         let by_size = Duration::from_secs(length.unwrap_or(0) / bytes_per_second);
+        // The peer announces the length. Without the limit of a week, the sum could overflow, which
+        // panics.
         let deadline = Instant::now() + limits.body + by_size.min(Duration::from_secs(7 * 86_400));
         let (idle, drain) = (limits.body_idle, limits.drain);
         let rest = Bytes::new();
@@ -109,17 +111,19 @@ impl RequestBody {
         self.check(limit).map(Some)
     }
 
-    /// The next frame of data.
     async fn frame(&mut self) -> Result<Option<Bytes>, HttpError> {
         let deadline = self.deadline.min(Instant::now() + self.idle);
         let frame = tokio::time::timeout_at(deadline, self.body.frame()).await;
         match frame.map_err(|_| HttpError::cut("the body came too slowly"))? {
             Some(Ok(frame)) => {
+                // The frame is not trailers: `Framing` refuses them.
                 let data = frame.into_data().unwrap_or_default();
                 self.came += data.len() as u64;
                 if self.is_open {
                     // A known size extends the deadline at the start; a chunked body extends it as
                     // the bytes arrive.
+                    // Cannot overflow: a frame is at most the read buffer of the connection, 128
+                    // KiB.
                     let nanos = data.len() as u64 * NANOS / self.bytes_per_second;
                     self.deadline += Duration::from_nanos(nanos);
                 }
@@ -148,6 +152,7 @@ impl RequestBody {
 
     /// The next bytes, at most `limit` and at least one.
     async fn chunk(&mut self, limit: u64) -> Result<Bytes, HttpError> {
+        // hyper sends `100 Continue` when the body is polled for the first time.
         self.waits = false;
         while self.rest.is_empty() {
             self.rest = self
@@ -174,7 +179,6 @@ impl RequestBody {
         Ok(bytes)
     }
 
-    /// Discards the next `length` bytes.
     pub(crate) async fn skip(&mut self, length: u64) -> Result<(), HttpError> {
         let mut left = length;
         while left > 0 {
@@ -199,6 +203,8 @@ impl RequestBody {
         while done < length {
             let bytes = self.read((length - done).min(CHUNK_BYTES as u64)).await?;
             let (at, count, file) = (offset + done, bytes.len() as u64, file.clone());
+            // The hash is computed on the same thread as the write: the threads of tokio serve all
+            // connections, and none of them may be kept busy.
             let written = tokio::task::spawn_blocking(move || {
                 hasher.update(&bytes);
                 file.as_ref()
@@ -215,6 +221,8 @@ impl RequestBody {
     /// Reads and discards the rest of a refused body, within limits. Otherwise a client that sends
     /// its whole body before it reads would never see the error.
     pub(crate) async fn drain(&mut self) {
+        // To poll the body would send `100 Continue`, and so request the body that was just
+        // refused. A chunked body that its caller does not allow has no end that can be waited for.
         if self.waits || self.length.is_none() && !self.is_open {
             return;
         }

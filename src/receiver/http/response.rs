@@ -66,6 +66,8 @@ impl Reply {
                     file.read_exact_at(&mut bytes, at).map(|()| Bytes::from(bytes))
                 });
                 let chunk = chunk.await.unwrap_or_else(|error| Err(io::Error::other(error)));
+                // The error is passed on: hyper then breaks the connection off, and the peer sees
+                // that the announced length was not reached.
                 let is_last = chunk.is_err();
                 if sender.send(chunk).await.is_err() || is_last {
                     return;
@@ -156,7 +158,6 @@ impl Body for Reply {
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
-/// `answer` as JSON.
 pub(crate) fn json_bytes<T: Serialize>(answer: &T) -> Bytes {
     serde_json::to_vec(answer).expect("messages have text keys and plain values").into()
 }
@@ -218,9 +219,11 @@ pub(crate) fn refused(refused: &HttpError) -> Response<Reply> {
     if refused.ends_connection {
         headers.insert(CONNECTION, HeaderValue::from_static("close"));
     }
+    // HTTP requires this header with status 401.
     if refused.status == StatusCode::UNAUTHORIZED {
         headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
     }
+    // The origin shows this version beside its own, so that the user knows which end to upgrade.
     if refused.status == StatusCode::UPGRADE_REQUIRED {
         headers.insert(VERSION_HEADER, VERSION.into());
     }

@@ -32,6 +32,8 @@ const MAX_HEAD_BYTES: usize = 16 * 1024;
 const MAX_FIELDS: usize = 64;
 /// Largest read buffer of a connection, in bytes.
 const MAX_BUFFER_BYTES: usize = 128 * 1024;
+// Twice the number of workers: reading and writing files for connections needs no worker, and must
+// find a thread while all workers wait for locks.
 /// Maximum number of threads that may block on a disk or a lock.
 const BLOCKING_THREADS: usize = 64;
 /// Pause after a failed accept. The cause, such as too many open files, lasts for a while, and
@@ -119,6 +121,7 @@ impl Server {
         listener.set_nonblocking(true).map_err(words)?;
         let address = listener.local_addr().map_err(words)?;
         let limits = &settings.limits;
+        // All connections through a proxy have the address of the proxy.
         let per_address = match settings.front {
             Exposure::None => limits.connections_per_address,
             Exposure::Proxy => limits.connections,
@@ -152,6 +155,7 @@ impl Server {
         make_room_for_files(self.handler.limits.connections);
         let runtime = runtime()?;
         let result = runtime.block_on(self.serve());
+        // A thread that waits for a disk cannot be interrupted; the process ends without it.
         runtime.shutdown_timeout(Duration::from_secs(1));
         result
     }
@@ -240,8 +244,11 @@ async fn accept(listener: tokio::net::TcpListener, acceptor: Arc<Acceptor>) {
                 continue;
             }
         };
+        // Before the handshake of TLS, which costs more than all that an attacker has done until
+        // here.
         let Some(seat) = acceptor.limiter.admit(peer.ip()) else {
             acceptor.handler.full(&peer.to_string());
+            // A client that expects a handshake cannot read plain text.
             if acceptor.tls.is_none() {
                 // A client that cannot take this sees only the end of the connection.
                 stream.try_write(FULL).ok();
@@ -270,6 +277,8 @@ impl Acceptor {
         let Some(tls) = &self.tls else {
             return serve(&self.handler, stream, peer, phases, stop).await;
         };
+        // The acceptor is made for each connection, so that new connections use a certificate that
+        // was read again.
         let handshake = tls.acceptor().accept(stream);
         let stream = match tokio::time::timeout(self.handler.limits.first_byte, handshake).await {
             Ok(Ok(stream)) => stream,
@@ -305,6 +314,7 @@ pub(crate) async fn serve<S>(
     let mut connection = pin!(connection);
     let mut stopped = pin!(stop.wait_for(|stop| *stop));
     let mut is_stopping = false;
+    // The connection is polled on after the stop: it ends when the response under way is written.
     let end = poll_fn(|context| {
         if !is_stopping && stopped.as_mut().poll(context).is_ready() {
             is_stopping = true;
@@ -363,6 +373,7 @@ impl Drop for ConnectionPermit {
         seats.taken -= 1;
         if let Some(here) = seats.by_address.get_mut(&self.address) {
             *here -= 1;
+            // Otherwise every address that ever connected would keep an entry.
             if *here == 0 {
                 seats.by_address.remove(&self.address);
             }
@@ -373,6 +384,8 @@ impl Drop for ConnectionPermit {
 /// The address that limits count by. An IPv6 address is reduced to its /64 network, because one
 /// client usually controls a whole /64.
 pub(crate) fn network(address: IpAddr) -> IpAddr {
+    // A socket for both protocols shows IPv4 clients as `::ffff:a.b.c.d`. All of them are in one
+    // /64, so without this they would share one limit.
     match address.to_canonical() {
         IpAddr::V6(address) => {
             let high = u128::from(address) >> 64 << 64;

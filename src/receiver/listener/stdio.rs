@@ -41,6 +41,7 @@ pub fn receive(settings: &ReceiverSettings, log: Arc<dyn Log>) -> Result<(), Ser
         out.write_all(format!("{BANNER}{banner}\n").as_bytes())
             .await
             .map_err(ServeError::Runtime)?;
+        // The client waits for the banner before it sends its first request.
         out.flush().await.map_err(ServeError::Runtime)?;
         handler.run_missed_hooks();
         let sweeping = tokio::spawn(sweep(Arc::clone(&handler)));

@@ -46,7 +46,6 @@ pub(super) struct Framing {
     is_chunked: bool,
 }
 
-/// The bytes break a rule.
 struct FramingError;
 
 impl Framing {
@@ -79,6 +78,8 @@ impl Framing {
                         _ => self.take_of_chunk(bytes[at]),
                     };
                     if taken.is_err() {
+                        // The bytes after this one are passed on unchecked. They are never used:
+                        // the connection ends with the response to this request.
                         bytes[at] = 0;
                         self.place = ParsePosition::Blind;
                     }
@@ -92,12 +93,15 @@ impl Framing {
     fn take(&mut self, byte: u8) -> Result<(), FramingError> {
         match byte {
             b'\n' if self.ends_in_return => return self.end_line(),
+            // A lone line feed. hyper takes it for the end of a line.
             b'\n' => return Err(FramingError),
+            // A lone carriage return.
             _ if self.ends_in_return => return Err(FramingError),
             b'\r' => {
                 self.ends_in_return = true;
                 return Ok(());
             }
+            // A folded line: some parsers join it to the field before, others take it for a field.
             b' ' | b'\t' if self.line_bytes == 0 => return Err(FramingError),
             _ => {}
         }
@@ -148,6 +152,7 @@ impl Framing {
 
     fn end_line(&mut self) -> Result<(), FramingError> {
         if self.line_bytes == 0 {
+            // An empty line before a request: some parsers skip it.
             if self.is_first_line {
                 return Err(FramingError);
             }
@@ -176,6 +181,7 @@ impl Framing {
         if !is_length && !is_encoding {
             return Ok(());
         }
+        // A second one, even an equal one: hyper ignores it, and drops a length beside a coding.
         if self.length.is_some() || self.is_chunked {
             return Err(FramingError);
         }
@@ -183,9 +189,11 @@ impl Framing {
         if is_encoding {
             // With several codings, hyper uses the last one and other servers the first.
             self.is_chunked =
+                // A longer line was not kept as a whole, so its value is not known.
                 value.eq_ignore_ascii_case(b"chunked") && self.line_bytes < MAX_KEPT_BYTES;
             return if self.is_chunked { Ok(()) } else { Err(FramingError) };
         }
+        // `parse` alone would accept a plus sign.
         let is_plain = !value.is_empty()
             && value.iter().all(u8::is_ascii_digit)
             && self.line_bytes < MAX_KEPT_BYTES;

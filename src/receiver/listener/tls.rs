@@ -46,9 +46,11 @@ fn config(files: &TlsFiles) -> Result<ServerConfig, ServeError> {
     let chain = CertificateDer::pem_file_iter(&files.cert).map_err(words(&files.cert))?;
     let chain: Vec<_> = chain.collect::<Result<_, _>>().map_err(words(&files.cert))?;
     let key = PrivateKeyDer::from_pem_file(&files.key).map_err(words(&files.key))?;
+    // The provider is named, because nothing installs a default one for the process.
     let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()
         .map_err(words(&files.cert))?
+        // Tokens tell who the client is.
         .with_no_client_auth()
         .with_single_cert(chain, key)
         .map_err(words(&files.cert))?;

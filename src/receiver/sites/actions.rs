@@ -24,6 +24,8 @@ impl Handler {
         action: Action,
         body: &mut RequestBody,
     ) -> Result<HandlerResult, HttpError> {
+        // The body is read here and not in the future of the work, because errors of the body still
+        // have a status of their own.
         let length = body.check(action.most_bytes())?;
         let memory = site.share.reserve_body(length)?;
         let body = body.read(length).await?;
@@ -32,6 +34,8 @@ impl Handler {
         Ok(match action {
             Action::Stage | Action::Objects => return Err(method_not_allowed()),
             Action::Holds => HandlerResult::later(async move {
+                // The flag is part of the future: if the peer disconnects, hyper drops the future,
+                // and the work on its thread sees that its result is not wanted any more.
                 let (asker, is_gone) = disconnect_flag();
                 let look = move |site: &Arc<SiteState>| {
                     let held = site.holds(&body, &is_gone);
@@ -43,6 +47,7 @@ impl Handler {
                 held
             }),
             Action::Activate => {
+                // No flag: a switch that has begun is completed, whether its peer waits or not.
                 let request: Activate = parse(&body)?;
                 HandlerResult::later(async move { this.activate(site, request).await })
             }
@@ -96,6 +101,7 @@ impl Handler {
         // A separate task, so that it continues if the peer disconnects.
         let preparing = tokio::spawn(Arc::clone(&self).prepare(Arc::clone(&site)));
         let hook = site.hook_run(self.limits.hook).await;
+        // The process ends with its peer, and the slot would never be filled.
         if self.stay == Lifetime::OnePeer {
             preparing.await.map_err(|_| HttpError::no_result())?;
         }
@@ -139,6 +145,8 @@ impl Handler {
         let Some(hook) = &site.settings.post_activate else { return };
         let (state, same) = (Arc::clone(site), Arc::clone(site));
         let release = switched.1;
+        // Before the command starts: a clean-up that follows at once must see a hook that runs, not
+        // the result of the one before.
         site.hook_started(release);
         let ended = move |result| same.hook_ended(release, result);
         self.hooks.start(hook, switched, &self.log, move || state.clear_switch(), ended);

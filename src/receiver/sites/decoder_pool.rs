@@ -35,6 +35,8 @@ impl DecoderPool {
     fn new(count: usize) -> std::io::Result<Self> {
         let (jobs, queue) = mpsc::channel::<DecodeJob>();
         let queue = Arc::new(Mutex::new(queue));
+        // If a later thread cannot start, `jobs` is dropped with the error, and the threads before
+        // it end.
         for _ in 0..count {
             let queue = Arc::clone(&queue);
             std::thread::Builder::new().name("decoder".into()).spawn(move || work(&queue))?;
@@ -64,6 +66,8 @@ impl DecoderPool {
 
 fn work(queue: &Mutex<mpsc::Receiver<DecodeJob>>) {
     loop {
+        // One thread waits in `recv` with the lock, the others for the lock: each job wakes one of
+        // them.
         let job = queue.lock().recv();
         let Ok(job) = job else { return };
         // The caller gets an error because the sender is dropped; the thread goes on.

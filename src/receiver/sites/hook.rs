@@ -39,6 +39,7 @@ impl HookRunner {
     ) {
         let (hook, log) = (hook.clone(), Arc::clone(log));
         let mut hooks = self.0.lock();
+        // Results of hooks that have ended would pile up until the receiver stops.
         while hooks.try_join_next().is_some() {}
         hooks.spawn(async move {
             let result = run(&hook, &site, release, began).await;
@@ -52,6 +53,7 @@ impl HookRunner {
 
     /// Waits for the running hooks; each has its own time limit.
     pub(crate) async fn finish(&self) {
+        // Taken out, because the lock must not be held while this waits.
         let mut hooks = std::mem::take(&mut *self.0.lock());
         while hooks.join_next().await.is_some() {}
     }
@@ -75,12 +77,16 @@ async fn run(
         // With SSH, the standard output of this process is the connection to the origin.
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
+        // A group of its own, so that the time limit also ends what the command started.
         .process_group(0)
         .spawn();
+    // Also if the command could not start. Otherwise every start of the receiver would try it
+    // again.
     began();
     let mut child = child.map_err(|error| format!("cannot run {program}: {error}"))?;
     let said = StderrTail::listen(child.stderr.take());
     let deadline = Instant::now() + hook.timeout;
+    // The process is polled: the feature `process` of tokio is not compiled in.
     loop {
         match child.try_wait() {
             Ok(Some(status)) if status.success() => return Ok(()),

@@ -27,6 +27,8 @@ pub(crate) struct OpenStage {
     transaction: RwLock<StagingTransaction>,
     /// The packs that were stored (`true`) or are being stored. Each has a lock, so that a second
     /// request with the same pack waits for the first.
+    // The lock of a pack is taken first and that of the map second, or the map's alone, so the two
+    // cannot wait for each other.
     packs: Mutex<HashMap<PackId, Arc<Mutex<bool>>>>,
     used: Mutex<Instant>,
     /// Memory reserved for the transaction.
@@ -103,6 +105,7 @@ impl OpenStage {
             self.packs.lock().remove(id);
             TakeError::Pack(refused)
         })?;
+        // Shared: the packs of a stage are decoded side by side. `finish` is exclusive.
         let transaction = self.transaction.read();
         transaction
             .take(id, &reader)
@@ -136,7 +139,6 @@ pub(crate) enum TakeError {
     Stage(HttpError),
 }
 
-/// The open stages of a site.
 #[derive(Debug, Default)]
 pub(crate) struct OpenStages(Mutex<HashMap<BundleKey, Arc<OpenStage>>>);
 
@@ -167,6 +169,8 @@ impl OpenStages {
         if open_stages.len() < MAX_OPEN {
             return true;
         }
+        // A request clones the stage under this lock, so a count of one means that no request uses
+        // it.
         let unused =
             open_stages.iter().filter(|(_, open_stage)| Arc::strong_count(open_stage) == 1);
         let oldest =
@@ -175,6 +179,8 @@ impl OpenStages {
     }
 
     pub(crate) fn insert(&self, open_stage: &Arc<OpenStage>) {
+        // The old stage is dropped after the lock is released: that closes files and gives back the
+        // lock of the quarantine.
         let old = self.0.lock().insert(open_stage.key, Arc::clone(open_stage));
         drop(old);
     }

@@ -60,7 +60,6 @@ impl FileRange {
     }
 }
 
-/// Reads a [`FileRange`].
 struct FileRangeReader {
     section: FileRange,
     done: u64,
@@ -150,6 +149,8 @@ impl RepairUploads {
     pub(crate) fn has_object(&self, id: &ObjectId, length: u64) -> Result<bool, HttpError> {
         let inner = self.inner();
         let bytes = inner.objects.check(id)?;
+        // The length is checked before space is reserved. Otherwise uploads that cannot be the
+        // object would fill the disk.
         if length != bytes {
             return Err(HttpError::malformed(format!(
                 "the object has {bytes} bytes, and {length} are announced"
@@ -173,6 +174,8 @@ impl RepairUploads {
         bytes: u64,
         quota: Option<u64>,
     ) -> Result<FileRange, HttpError> {
+        // Checked and counted under one lock, so that two uploads do not take the same rest of the
+        // quota.
         let mut inner = self.inner();
         let taken = inner.taken.load(Ordering::Relaxed).saturating_add(bytes);
         if let Some(quota) = quota.filter(|quota| taken > *quota) {
@@ -231,6 +234,7 @@ impl RepairUploads {
     /// has a lease.
     pub(crate) fn forget_used(&self) {
         let mut inner = self.inner();
+        // The caller has a lease itself.
         if inner.holders <= 1 {
             inner.objects.came.clear();
             inner.manifests.came.clear();
@@ -239,6 +243,7 @@ impl RepairUploads {
 
     /// Drops everything if there is no lease and nothing happened for `idle`.
     pub(crate) fn sweep(&self, idle: Duration) {
+        // Not `inner()`, which would count as a use.
         let mut inner = self.0.lock();
         if inner.holders == 0 && inner.used.is_some_and(|used| used.elapsed() >= idle) {
             *inner = UploadsState::default();
@@ -323,6 +328,8 @@ impl FetchRecords for UploadedSource<'_> {
             return None;
         };
         let mut decoder =
+            // Only the first frame is decoded, and a window that is larger than that of a manifest
+            // is refused: the bytes come from a peer and could demand that much memory.
             zstd::Decoder::new(FileRangeReader { section, done: 0 }).ok()?.single_frame();
         decoder.window_log_max(WINDOW_LOG_MAX).ok()?;
         Some(Box::new(decoder))

@@ -40,6 +40,7 @@ impl Pool {
 
     /// The share for one of `sites` sites.
     fn share(&self, sites: usize) -> PoolShare {
+        // Rounded up, so that a share has at least one permit.
         let permits = if sites > 1 { self.permits.div_ceil(2) } else { self.permits };
         PoolShare {
             own: Arc::new(Semaphore::new(permits as usize)),
@@ -61,6 +62,8 @@ impl PoolShare {
     /// Waits for one permit.
     async fn acquire(&self) -> Permit {
         const OPEN: &str = "the semaphores of a receiver are never closed";
+        // The own share comes first: a site that waits for it holds nothing that other sites could
+        // use.
         let own = Arc::clone(&self.own).acquire_owned().await.expect(OPEN);
         let all = Arc::clone(&self.all).acquire_owned().await.expect(OPEN);
         Permit { own, all }
@@ -140,6 +143,8 @@ impl Pools {
 
     /// Waits until no work is under way.
     pub(crate) async fn finished(&self) {
+        // Each operation has a permit until it ends, so all permits are free only when nothing
+        // runs.
         self.workers.all.acquire_many(WORKERS).await.ok();
     }
 }
@@ -163,6 +168,8 @@ impl Share {
         &self,
         work: impl FnOnce() -> Result<T, HttpError> + Send + 'static,
     ) -> Result<T, HttpError> {
+        // A request does not wait longer for a worker than for the lock of a store: the origin
+        // tries again.
         let permit = tokio::time::timeout(self.lock, self.workers.acquire()).await;
         run(permit.map_err(|_| no_worker())?, work).await
     }

@@ -44,6 +44,7 @@ pub(crate) struct SiteState {
     pub(crate) open_stages: OpenStages,
     pub(crate) uploads: RepairUploads,
     /// Held while a stage is opened, so that two requests with one key do not open it twice.
+    // A lock of tokio, because it is held while the work on a blocking thread is awaited.
     pub(crate) opening: tokio::sync::Mutex<()>,
     /// The resources of the receiver that this site may use.
     pub(crate) share: Share,
@@ -116,6 +117,7 @@ impl SiteState {
             return Ok(State {
                 site: self.settings.name.clone(),
                 free_bytes: self.free(Store::free_bytes_at(&self.settings.directory)),
+                // Empty, not `None`: `None` would mean that the receiver does not know.
                 unfinished: Some(Vec::new()),
                 ..about
             });
@@ -261,6 +263,7 @@ impl SiteState {
             return Ok(None);
         };
         let StageRequestHead { release, key, change, digest, .. } = order;
+        // Before the transaction writes anything, and before the origin sends a pack.
         self.check_new_bytes(&store, &key, &release, &needs)?;
         if let Some(permissions) = self.permissions {
             store.use_permissions(permissions, self.lock)?;
@@ -280,6 +283,7 @@ impl SiteState {
         // The window of the zstd decoder, reserved while the change is read.
         let _decoder = self.share.reserve(1 << WINDOW_LOG_MAX)?;
         let memory = RefCell::new(self.share.reserve(SESSION_BYTES)?);
+        // Cells, because the store calls `reserve` by a shared reference while it reads the change.
         let wanted = Cell::new(SESSION_BYTES);
         let reserve = |bytes: u64| {
             wanted.set(wanted.get().saturating_add(bytes));
@@ -324,6 +328,8 @@ impl SiteState {
         match store.made_entries(release, needs)? {
             // A change that only removes entries needs no space.
             0 => Ok(()),
+            // Blocks of one byte: `min_free` is a bound in bytes, and the store counts whole blocks
+            // itself.
             made => self.make_room(store, key, needed_bytes(made, needs, 1, 0)),
         }
     }
@@ -332,6 +338,8 @@ impl SiteState {
     /// other unfinished pushes and checks again.
     fn make_room(&self, store: &Store, key: &BundleKey, new_bytes: u64) -> Result<(), HttpError> {
         match self.check_free(store, new_bytes) {
+            // Only if something was dropped, so a disk that is full for other reasons is not asked
+            // again.
             Err(_) if store.drop_other_quarantines(key)? => self.check_free(store, new_bytes),
             other => other,
         }
@@ -351,6 +359,7 @@ impl SiteState {
 
     /// Finishes a stage, or returns the objects that are missing.
     pub(crate) fn finish(&self, open_stage: &Arc<OpenStage>) -> Result<Staging, HttpError> {
+        // The sweep must not drop the uploads while they are read.
         let _hold = self.uploads.lease();
         let asker = UploadedSource::new(&self.uploads, false);
         let result = open_stage.finish(&asker);
@@ -371,6 +380,8 @@ impl SiteState {
             // Nothing is missing, so an upload could not be read back: drop the uploads.
             self.uploads.forget_used();
         }
+        // Another process has the lock for a while. The stage stays open, so that the origin can
+        // repeat the request without sending packs again.
         if !matches!(error, StoreError::Locked { .. }) {
             self.open_stages.end(open_stage);
         }
@@ -382,6 +393,9 @@ impl SiteState {
         let store = self.store()?;
         let was_current = store.current()? == Some(request.release);
         if self.settings.post_activate.is_some() && !was_current {
+            // The note comes before the switch: if the receiver is killed between the switch and
+            // the hook, the next start finds it. A note whose release did not become current is
+            // ignored.
             store.note_switch(request.release, self.lock)?;
         }
         store.activate(request.release, request.expected, self.lock)?;
@@ -431,6 +445,7 @@ impl SiteState {
         let mut runs = self.hook.subscribe();
         let has_ended =
             |run: &Option<HookRun>| run.as_ref().is_none_or(|run| run.state != HookState::Running);
+        // If the time is over, the state below is `Running`.
         tokio::time::timeout(limit, runs.wait_for(has_ended)).await.ok();
         self.hook.borrow().clone()
     }
@@ -473,6 +488,7 @@ impl SiteState {
     ) -> Result<Repairing, HttpError> {
         let _hold = self.uploads.lease();
         let asker = UploadedSource::new(&self.uploads, request.is_last);
+        // Before the store is opened, which fails if one of its directories is missing.
         Store::restore_directories(&self.settings.directory, self.lock, &CancelToken::default())?;
         let repaired = self.store()?.repair(&asker, &asker, self.lock, cancelled)?;
         self.uploads.forget_used();

@@ -30,6 +30,7 @@ use crate::store::{Store, StoredChange};
 /// if enough memory is left; otherwise they wait on the disk.
 const SMALL_BYTES: u64 = 256 * 1024;
 /// Manifest changes up to this size, in bytes, are read into memory; larger ones into a file.
+// A stage keeps its change while it is open, and `SESSION_BYTES` in `site.rs` counts this much.
 const SMALL_CHANGE_BYTES: u64 = 64 * 1024;
 /// Another push of the same content may replace a stage that received nothing for this long.
 const BUSY: Duration = Duration::from_secs(2);
@@ -40,6 +41,7 @@ const LENGTH_BYTES: u64 = 4;
 async fn read_head(site: &SiteState, body: &mut RequestBody) -> Result<StageHead, HttpError> {
     let limit = LENGTH_BYTES + u64::from(MAX_HEAD_BYTES) + MAX_CHANGE_BYTES + MAX_PACKS_BYTES;
     let length = body.check_open(limit)?;
+    // All sizes come from the peer, so each is subtracted with a check.
     let short = || HttpError::malformed("the body of a stage is shorter than its parts");
     let rest =
         length.map(|length| length.checked_sub(LENGTH_BYTES).ok_or_else(short)).transpose()?;
@@ -60,6 +62,7 @@ async fn read_head(site: &SiteState, body: &mut RequestBody) -> Result<StageHead
         return Err(HttpError::too_large("the manifest change is too large"));
     }
     let fits =
+        // Packs need at least the end marker, so the change is shorter than the rest.
         |rest| if head.has_packs { head.change_bytes < rest } else { head.change_bytes == rest };
     if !rest.is_none_or(fits) {
         return Err(HttpError::malformed("the parts of the stage do not make its body"));
@@ -86,7 +89,6 @@ async fn read_change(
     Ok((StoredChange::File { file, bytes }, digest))
 }
 
-/// Reads a spool file into memory.
 fn read_spool(file: &File, length: usize) -> Result<Vec<u8>, IoError> {
     let mut bytes = vec![0; length];
     file.read_exact_at(&mut bytes, 0).context("read", || PathBuf::from("a spool file"))?;
@@ -101,6 +103,7 @@ pub(crate) async fn stage(
     let head = read_head(site, body).await?;
     let release = Release::parse(head.release.as_bytes())
         .map_err(|error| HttpError::malformed(error.to_string()))?;
+    // By the head alone, before a byte of the change or a pack is read.
     site.check_release(&release, head.change_bytes)?;
     if head.change_bytes == 0 {
         let open_stage = site
@@ -155,6 +158,8 @@ async fn open(
     site: &Arc<SiteState>,
     order: StageRequestHead,
 ) -> Result<Option<Arc<OpenStage>>, HttpError> {
+    // Held until the new stage is in the table, because a second request with this key would open
+    // it again.
     let _turn = site.opening.lock().await;
     let key = order.key;
     if let Some(open_stage) = site.open_stages.peek(&key) {
@@ -209,6 +214,7 @@ impl PackContent {
     ) -> Result<Self, HttpError> {
         let size = usize::try_from(length).ok().filter(|size| *size <= MAX_PACK_BYTES);
         let size = size.ok_or_else(|| HttpError::too_large("a pack has at most 32 MiB"))?;
+        // Small packs need no permit: connections and decoders bound their number.
         let permit = (length > SMALL_BYTES).then(|| site.share.reserve_pack(length)).flatten();
         if length <= SMALL_BYTES || permit.is_some() {
             return Ok(Self::Memory(body.read(length).await?, permit));
@@ -272,6 +278,8 @@ impl DecodeQueue {
         id: PackId,
         content: PackContent,
     ) -> Result<(), HttpError> {
+        // Without this bound a fast connection would fill the memory or the disk with packs that
+        // wait.
         if self.0.len() >= site.share.decoders() {
             self.wait_for_one().await?;
         }
@@ -354,6 +362,7 @@ async fn take_packs(
     keep_open(site, key, body);
     let mut decodes = DecodeQueue::default();
     let read = async {
+        // Also the body of unknown length is bounded: its packs are at most 64 MiB together.
         let mut left = length.unwrap_or(MAX_PACKS_BYTES);
         while left > 0 || length.is_none() {
             let wrong = || HttpError::malformed("the packs do not make their body");
@@ -383,6 +392,7 @@ async fn take_packs(
         Ok(false)
     };
     let read = read.await;
+    // Also after an error: a pack that arrived whole is stored, and is not sent again.
     let taken = decodes.finish().await;
     match read {
         // A failed pack closes the stage. Its error explains more than "no stage is open".
