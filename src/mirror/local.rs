@@ -282,6 +282,8 @@ impl Mirror for DirectoryMirror {
             store.start_staging(release, &request.key, &change, needs, self.wait)?;
         match self.receive(&transaction, bundle, monitor) {
             Ok(()) => {}
+            // The store failed: if that was a sync, what was written is not trusted, and the
+            // transaction drops it. An error of the source leaves the content for the next push.
             Err(MirrorError::Store(error)) => return Err(transaction.fail(error).into()),
             Err(error) => return Err(error),
         }

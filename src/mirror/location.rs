@@ -151,6 +151,7 @@ impl Location {
         let Some((scheme, rest)) = text.split_once("://") else {
             return host_path(text).map_or_else(|| Ok(Self::Directory(text.into())), Err);
         };
+        // Before anything else, because the other errors repeat the text.
         if scheme != "file" && has_token(rest) {
             let place = rest.split(['/', '?', '#']).next().filter(|place| !has_token(place));
             return Err(LocationError::Credentials { host: place.unwrap_or("…").to_owned() });
@@ -190,6 +191,7 @@ impl Location {
                 let (scheme, rest) = place.base.split_once("://").unwrap_or_default();
                 let (host, path) = rest.split_once('/').unwrap_or((rest, ""));
                 let usual = if scheme == "https" { ":443" } else { ":80" };
+                // Host names are the same in upper and lower case; paths are not.
                 let host = host.to_ascii_lowercase();
                 format!("{scheme}://{}/{path}", host.strip_suffix(usual).unwrap_or(&host))
             }
@@ -228,7 +230,6 @@ pub fn has_token(text: &str) -> bool {
     text.match_indices("hw_").any(is_token)
 }
 
-/// A host with its port.
 pub(super) struct Authority<'t> {
     pub(super) host: &'t str,
     pub(super) port: Option<u16>,
@@ -244,6 +245,7 @@ pub(super) fn authority<'t>(location: &str, text: &'t str) -> Result<Authority<'
     if host.is_empty() || !host.chars().all(is_name) {
         return Err(malformed(location, "a host consists of letters, digits, '.', '-' and '_'"));
     }
+    // `ssh` would take such a host for an option, and options can name commands.
     if host.starts_with('-') {
         return Err(malformed(location, "a host does not begin with '-'"));
     }
@@ -257,6 +259,7 @@ pub(super) fn authority<'t>(location: &str, text: &'t str) -> Result<Authority<'
 
 fn http(location: &str, scheme: &str, rest: &str) -> Result<HttpUrl, LocationError> {
     let (place, path) = rest.split_once('/').unwrap_or((rest, ""));
+    // The last `@`: everything before it is user and password, and must not be shown.
     if let Some((_, host)) = place.rsplit_once('@') {
         return Err(LocationError::Credentials { host: host.to_owned() });
     }
@@ -270,6 +273,8 @@ fn http(location: &str, scheme: &str, rest: &str) -> Result<HttpUrl, LocationErr
             "a mirror's URL must not have a query, and its path must be ASCII",
         ));
     }
+    // A server or a proxy may resolve them, and the request then goes to another site than the URL
+    // seems to name.
     if path.split('/').any(|part| part == "." || part == "..") {
         return Err(malformed(location, "a mirror's URL must not have '.' or '..' in its path"));
     }
@@ -292,6 +297,7 @@ fn ssh(location: &str, rest: &str) -> Result<SshUrl, LocationError> {
     if user.is_some_and(|user| user.contains(':')) {
         return Err(LocationError::Credentials { host: place.to_owned() });
     }
+    // No character that a shell or `ssh` interprets.
     let is_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | '+');
     if user
         .is_some_and(|user| user.is_empty() || user.starts_with('-') || !user.chars().all(is_name))

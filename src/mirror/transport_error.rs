@@ -135,6 +135,8 @@ pub enum TransportError {
 impl TransportError {
     /// Removes secrets from the texts of the peer and of proxies in between.
     pub(super) fn clean(&mut self, secrets: &Secrets) {
+        // Without a wildcard, so that each new variant has to state whether its text comes from a
+        // peer.
         let texts: [Option<&mut String>; 2] = match self {
             Self::Unreachable { what }
             | Self::Lost { what }

@@ -15,6 +15,7 @@ use crate::protocol::{self, Answer};
 use crate::release::MAX_RECORD_BYTES;
 use crate::text::Secrets;
 
+// Without this, and without limits, an endless response took 0.5 to 0.9 GB for each mirror.
 /// From this size on, in bytes, a response is read while no other large one is.
 const LARGE_BYTES: u64 = 1024 * 1024;
 /// The time limit for a large response: all other large ones wait for it.
@@ -132,6 +133,7 @@ impl<'s, R: Read> CleanJson<'s, R> {
         if self.read_bytes > self.left.bytes {
             return Err(too_large());
         }
+        // Only now, so that the many small responses of a fleet do not wait for one another.
         if self.read_bytes > LARGE_BYTES && self.large.is_none() {
             let guard = LARGE.lock();
             self.large = Some((guard, Instant::now() + LARGE_TIME));
@@ -154,6 +156,8 @@ impl<'s, R: Read> CleanJson<'s, R> {
     /// Removes secrets from a quoted string. Returns a malformed string unchanged, for the JSON
     /// parser to report.
     fn clean(&self, quoted: Vec<u8>) -> Vec<u8> {
+        // Decoded first: JSON can spell a letter of a token as `\u0068`, and a log of CI that hides
+        // the token would not recognise it.
         let Ok(text) = serde_json::from_slice::<String>(&quoted) else { return quoted };
         let clean = if text.starts_with(RECORD) {
             self.secrets.clean_own(&text)
@@ -168,6 +172,7 @@ impl<'s, R: Read> CleanJson<'s, R> {
 }
 
 fn too_large() -> io::Error {
+    // The error of the limit of ureq, so that `map_read_error` has one case for both.
     io::Error::other(ureq::Error::BodyExceedsLimit(0))
 }
 

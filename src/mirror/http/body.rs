@@ -4,6 +4,7 @@ use std::io::{self, Read};
 
 use crate::mirror::http::limits::{CancelCheck, Limiter};
 
+// In bytes. A retry of a larger one opens its source again.
 /// Objects up to this size are sent from memory.
 pub(super) const SMALL: u64 = 1024 * 1024;
 
@@ -89,9 +90,11 @@ impl Outgoing<'_> {
 
 impl Read for Outgoing<'_> {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        // No timeout of ureq interrupts this reader, so it checks for itself.
         if (self.stop)() {
             return Err(io::Error::other("stopped"));
         }
+        // Never more than announced: ureq refuses such a body in the middle of the request.
         let most = self.limit.map_or(usize::MAX, Limiter::portion).min(out.len());
         let most = self
             .left

@@ -30,6 +30,8 @@ const PREFIX_BYTES: usize = 4096;
 const SHOWN_BYTES: usize = 200;
 /// From this size on, in bytes, a body is sent with `Expect: 100-continue` if the request asks for
 /// it.
+// Waiting for `100 Continue` costs a round trip. Below this size it is not worth that: what is sent
+// in vain is small.
 const LARGE: u64 = 1024 * 1024;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -106,7 +108,6 @@ impl Client {
         }
     }
 
-    /// Makes a request once.
     pub(super) fn ask_once<T: DeserializeOwned>(
         &self,
         base: &str,
@@ -164,6 +165,7 @@ impl Client {
             body.map_err(|error| AttemptError::final_(MirrorError::Source(error.into())))?;
         let mut builder = ureq::http::Request::builder().uri(url).header(VERSION_HEADER, VERSION);
         if let Some(token) = &self.token {
+            // In this header only: ureq would keep any other one across a redirect.
             builder = builder.header("authorization", token.header());
         }
         if request.offset > 0 {
@@ -177,6 +179,8 @@ impl Client {
             Verb::Get => self.run(builder.method(request.verb.name()), (), total),
             Verb::Put | Verb::Post => {
                 let builder = builder.method(request.verb.name());
+                // With a length, ureq passes the body on without a copy: 2.7 GB/s over loopback
+                // against 0.8 GB/s in chunks.
                 let builder = match length {
                     Some(length) => builder.header("content-length", length),
                     None => builder,
@@ -184,6 +188,7 @@ impl Client {
                 self.run(builder, SendBody::from_reader(&mut body), total)
             }
         };
+        // A timeout counts as the deadline only if it was the deadline that limited this request.
         let attempt_error =
             |error| self.cleaned(map_error(error, retry, left.is_some() && left == total));
         let response = sent.map_err(|error| self.name_proxy(base, attempt_error(error)));
@@ -246,6 +251,7 @@ impl Client {
         sent_bytes: u64,
     ) -> Result<Response<ureq::Body>, AttemptError> {
         let status = response.status();
+        // A redirect could lead to another host, and the token with it.
         if status.is_redirection() {
             let to = response
                 .headers()
@@ -263,6 +269,8 @@ impl Client {
         let asked = retry_after(&response);
         match status {
             StatusCode::UPGRADE_REQUIRED => Err(self.version(response)),
+            // A receiver answers in JSON. This is a proxy, nginx with its limit of 1 MB for
+            // example.
             StatusCode::PAYLOAD_TOO_LARGE if !is_json => {
                 Err(AttemptError::final_(TransportError::BodyTooLarge { bytes: sent_bytes }.into()))
             }
@@ -303,6 +311,7 @@ impl Client {
     ) -> Result<Answer<T>, AttemptError> {
         let status = response.status();
         let reader =
+            // One byte more than the limit of `CleanJson`, which therefore reports the excess.
             response.into_body().into_with_config().limit(limit.bytes.saturating_add(1)).reader();
         let mut prefix = ResponsePrefix { reader, first: Vec::new() };
         let answer = serde_json::from_reader(BufReader::new(CleanJson::new(
@@ -311,6 +320,8 @@ impl Client {
             &self.secrets,
         )));
         answer.map_err(|error: serde_json::Error| {
+            // The response was cut off in the middle, so the connection is lost and the request is
+            // repeated.
             if error.is_io() || error.is_eof() && !prefix.first.is_empty() {
                 return map_read_error(io::Error::from(error));
             }
@@ -347,6 +358,7 @@ impl Client {
 
 fn retry_after(response: &Response<ureq::Body>) -> Option<Duration> {
     let value = response.headers().get("retry-after")?.to_str().ok()?;
+    // A date, the other form of this header, is ignored: the usual pause follows then.
     value.trim().parse().ok().map(Duration::from_secs)
 }
 
@@ -357,6 +369,7 @@ fn from_refusal(
     asked: Option<Duration>,
 ) -> AttemptError {
     let action = match (refusal.kind, asked) {
+        // Whatever `Retry-After` says: how long to wait for a lock is up to the user.
         (ErrorKind::Locked, _) => RetryAction::WhileLocked,
         (ErrorKind::Busy, Some(asked)) => RetryAction::After(asked),
         (ErrorKind::Busy, None) => RetryAction::Later,
@@ -401,6 +414,7 @@ impl<R: Read> Read for ResponsePrefix<R> {
         let count = self.reader.read(out)?;
         let room = PREFIX_BYTES.saturating_sub(self.first.trim_ascii_start().len());
         self.first.extend_from_slice(&out[..count.min(room)]);
+        // Line feeds that kept the connection alive must not fill the prefix.
         if self.first.trim_ascii().is_empty() {
             self.first.clear();
         }
@@ -450,6 +464,7 @@ fn describe_timeout(timeout: ureq::Timeout) -> TransportError {
 
 /// Classifies the error of a request without a response.
 fn map_error(error: UreqError, retry: &RetryState<'_>, is_deadline: bool) -> AttemptError {
+    // The error is that of a connection that the request to stop has shut down.
     if retry.is_stopped() {
         return AttemptError::final_(MirrorError::Cancelled);
     }
@@ -465,6 +480,7 @@ fn map_error(error: UreqError, retry: &RetryState<'_>, is_deadline: bool) -> Att
         UreqError::HostNotFound => {
             (unreachable("the host was not found".into()), RetryAction::Later)
         }
+        // A certificate does not become valid by trying again.
         UreqError::Rustls(error) => (tls_errors::describe_tls(&error), RetryAction::Never),
         UreqError::Tls(what) => (TransportError::Tls { what: what.to_owned() }, RetryAction::Never),
         UreqError::ConnectProxyFailed(what) => (unreachable(what), RetryAction::Never),

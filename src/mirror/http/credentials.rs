@@ -126,6 +126,7 @@ impl ProxyChoice {
         if !matches!(plain.protocol(), ProxyProtocol::Http | ProxyProtocol::Https) {
             return Err(CredentialsError::Proxy);
         }
+        // Rebuilt part by part: a proxy that is parsed from a URL takes no exceptions.
         let mut builder = Proxy::builder(plain.protocol()).host(plain.host()).port(plain.port());
         if let Some(name) = plain.username() {
             builder = builder.username(name);
@@ -189,12 +190,16 @@ impl Credentials {
         // A new ssh process costs more than a socket, so an idle one is kept for a day; and it may
         // take longer to start than a connection, so there is no connect timeout here.
         let day = Duration::from_secs(24 * 60 * 60);
+        // `None` for the proxy, as ureq would otherwise take one from the environment. Only one
+        // connection, because each one is a login.
         common(1).max_idle_age(day).proxy(None).timeout_connect(None).build()
     }
 
     /// The settings of an agent for one mirror. A loopback address never goes through a proxy.
     pub(super) fn config(&self, connections: usize, is_loopback: bool) -> Config {
         let proxy = self.proxy.as_ref().filter(|_| !is_loopback).map(|proxy| proxy.0.clone());
+        // Idle connections are closed here after 60 seconds, before a receiver closes them after
+        // 75.
         common(connections).max_idle_age(STALL).proxy(proxy).timeout_connect(Some(CONNECT)).build()
     }
 
@@ -215,6 +220,8 @@ impl Credentials {
             }
             None => {
                 let verifier = rustls_platform_verifier::Verifier::new(provider)?;
+                // rustls calls each verifier of a caller dangerous. This one checks as the system
+                // does.
                 builder.dangerous().with_custom_certificate_verifier(Arc::new(verifier))
             }
         };
@@ -229,13 +236,18 @@ impl Credentials {
 
 fn common(connections: usize) -> ConfigBuilder<AgentScope> {
     Agent::config_builder()
+        // As an error, a status would come without its body, which has the reason.
         .http_status_as_error(false)
+        // The token is for the configured host only. The response is returned and not made an
+        // error, so that the message can name where it leads.
         .max_redirects(0)
         .max_redirects_will_error(false)
         .user_agent(concat!("headwater/", env!("CARGO_PKG_VERSION")))
         .accept("")
+        // ureq keeps three by default, and the other workers would connect again for each request.
         .max_idle_connections_per_host(connections)
         .max_idle_connections(connections)
+        // Per operation, not for a whole transfer, which may take hours and still make progress.
         .timeout_per_read(Some(STALL))
         .timeout_per_write(Some(STALL))
 }

@@ -17,7 +17,6 @@ use crate::protocol::Resource;
 /// frame could expand until the disk is full.
 const MAX_MANIFEST_BYTES: u64 = 8 * 1024 * 1024 * 1024;
 
-/// A download in progress.
 pub(super) struct Download {
     session: Arc<Session>,
     resource: Resource,
@@ -77,6 +76,8 @@ impl Read for Download {
                 Ok(count) => {
                     self.at += count as u64;
                     if count > 0 {
+                        // The attempts are counted from the last byte on, so a long download over a
+                        // bad link goes on as long as something arrives.
                         self.retry.progress();
                     }
                     return Ok(count);
@@ -95,6 +96,9 @@ pub(super) fn decoded(download: Download) -> Result<Box<dyn Read + Send>, Mirror
     let garbled =
         |error: io::Error| TransportError::Foreign { status: 200, what: error.to_string() };
     let mut decoder = zstd::Decoder::with_buffer(BufReader::new(download)).map_err(garbled)?;
+    // zstd itself would accept a window of 128 MiB.
     decoder.window_log_max(WINDOW_LOG_MAX).map_err(garbled)?;
+    // A manifest that is cut off here is refused by its reader: its last line is incomplete, or its
+    // digest differs.
     Ok(Box::new(decoder.take(MAX_MANIFEST_BYTES)))
 }

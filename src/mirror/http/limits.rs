@@ -12,8 +12,11 @@ use crate::protocol::Resource;
 
 /// Attempts without progress, including the first: with the pauses between them, enough time for a
 /// receiver to restart.
+// The six pauses are 0.1 to 3.2 seconds long before the random part is taken off: about five
+// seconds in all.
 const MAX_TRIES: u32 = 7;
 /// Attempts of the first request to a mirror: the whole fleet waits for its response.
+// Four pauses, about one second in all.
 const FIRST_TRIES: u32 = 5;
 /// No further attempt after this time without progress.
 const MAX_IDLE: Duration = Duration::from_secs(60);
@@ -91,6 +94,7 @@ impl Semaphore {
             if stop() {
                 return None;
             }
+            // With a time limit, because a request to stop does not notify this condition.
             self.changed.wait_for(&mut free, CANCEL_POLL_INTERVAL);
         }
         *free -= 1;
@@ -220,6 +224,7 @@ impl<'s> RetryState<'s> {
 
     /// Returns the time left for a request; `None` if there is no deadline.
     pub(super) fn left(&mut self) -> Result<Option<Duration>, MirrorError> {
+        // The wait for a lock counts from here: the receiver itself waits before it answers.
         self.asked = Some(Instant::now());
         if self.is_stopped() {
             return Err(MirrorError::Cancelled);
@@ -245,6 +250,7 @@ impl<'s> RetryState<'s> {
             return Err(MirrorError::Cancelled);
         }
         let now = Instant::now();
+        // From now on a response may have been lost, so what was requested may have happened.
         self.has_failed = true;
         let pause = match attempt_error.retry {
             RetryAction::Never => return Err(attempt_error.error),
@@ -304,6 +310,8 @@ impl<'s> RetryState<'s> {
 /// The pause after `tries` failures. Half of it is random, so that clients that failed together do
 /// not retry together.
 fn backoff(tries: u32) -> Duration {
+    // The shift is limited, as it would overflow after 31 failures. `MAX_PAUSE` is reached after
+    // six.
     let full = FIRST_PAUSE.saturating_mul(1 << tries.min(8)).min(MAX_PAUSE);
     full / 2 + full.mul_f64(chance() / 2.0)
 }
@@ -329,6 +337,7 @@ impl Limiter {
     /// Limits to `bytes_per_second`, at least 1, and to the rate of `outer`.
     #[must_use]
     pub fn new(bytes_per_second: u64, outer: Option<Arc<Self>>) -> Self {
+        // 32 bits convert to a float without loss. A limit above 4 GiB/s is none.
         let rate = u32::try_from(bytes_per_second.max(1)).unwrap_or(u32::MAX);
         Self { bytes_per_second: f64::from(rate), outer, due: Mutex::default() }
     }
@@ -351,6 +360,8 @@ impl Limiter {
         let cost = Duration::from_secs_f64(
             f64::from(u32::try_from(bytes).unwrap_or(u32::MAX)) / self.bytes_per_second,
         );
+        // The lock is free while this waits. Each connection takes the next free moment, so
+        // together they keep to the rate.
         let permit = {
             let mut due = self.due.lock();
             let now = Instant::now();

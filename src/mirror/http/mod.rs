@@ -182,6 +182,9 @@ impl Session {
 
 impl Interrupt for Session {
     fn interrupt(&self) {
+        // Shuts the sockets down, so that a blocked read or write ends at once. Polling with short
+        // timeouts is not an alternative: ureq loses count of what was written when a write times
+        // out.
         self.client.agent.clone().shutdown();
     }
 }
@@ -200,7 +203,6 @@ pub struct HttpMirror {
     session: Arc<Session>,
     connections: usize,
     known: Mutex<Option<KnownMirror>>,
-    /// The site that the URL names.
     site_in_url: Option<Site>,
     certificate_end: CertificateEnd,
 }
@@ -240,6 +242,7 @@ impl HttpMirror {
     ) -> Self {
         let session = Arc::new(session);
         let interrupt: Arc<dyn Interrupt> = Arc::clone(&session) as _;
+        // A weak reference: the token of the run must not keep the mirror alive.
         session.limits.cancel.interrupt_on_cancel(Arc::downgrade(&interrupt));
         Self {
             name,
@@ -326,6 +329,7 @@ impl HttpMirror {
     ) -> Result<(protocol::State, Option<Duration>), MirrorError> {
         // The whole fleet waits for this response: a mirror without one by then counts as
         // unreachable.
+        // Only a mirror over SSH has a single connection.
         let limit = if self.connections == 1 { SSH_ANSWER } else { CONNECT };
         let request = Request::new(Verb::Get, Resource::State, Body::None, AnswerLimit::STATE);
         let retry = RetryState::new(self.session.limits.wait, deadline, GO_ON).with_budget(limit);
@@ -412,6 +416,7 @@ impl Mirror for HttpMirror {
         let stop = || monitor.is_cancelled();
         let mut retry = self.session.retry_state(&stop).with_budget(QUICK);
         let mut held = Vec::with_capacity(objects.len());
+        // The size of a question is limited, because the receiver reads it into memory.
         for some in objects.chunks(protocol::MAX_ASKED) {
             let ids: Vec<&[u8]> = some.iter().map(|id| id.as_bytes().as_slice()).collect();
             let (ids, resource) = (ids.concat(), Resource::Action(Action::Holds));
@@ -466,6 +471,8 @@ impl Mirror for HttpMirror {
                     .session
                     .limits
                     .deadline
+                    // The question must be possible also if the deadline is what ended the request:
+                    // whether visitors see the release has to be known.
                     .map(|deadline| deadline.max(Instant::now() + GRACE));
                 match self.ask_state_by(deadline) {
                     Ok((state, _)) if state.current == Some(release) => Ok(()),

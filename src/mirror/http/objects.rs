@@ -73,6 +73,7 @@ fn next(reader: &mut impl Read, part: &ObjectPart) -> io::Result<Option<Vec<u8>>
     match is_here {
         [0] => Ok(None),
         [1] => {
+            // Not allocated in advance: memory grows with what arrives.
             let mut bytes = Vec::new();
             let count = reader.take(part.length).read_to_end(&mut bytes)?;
             if count as u64 == part.length {

@@ -12,6 +12,7 @@ use crate::mirror::{MirrorError, OutgoingPack, SourceError};
 use crate::protocol::PackHead;
 
 /// The longest wait for the next pack within a request: shorter than the timeout of a receiver.
+// A receiver gives up on a body after 30 seconds without a byte.
 const NEXT_PACK: Duration = Duration::from_secs(5);
 
 /// A pack with its header before it.
@@ -99,9 +100,12 @@ impl<'f, 'u> PackStream<'f, 'u> {
         &self,
         streamed: &mut StreamedPacks,
     ) -> Result<Option<FramedPack<CountedPack<'f, 'u>>>, MirrorError> {
+        // The next pack is only read when the one before it has left.
         if let Some(pack) = streamed.packs.last() {
             self.upload.report_sent(pack.id(), pack.size());
         }
+        // The body stays within the 64 MiB that a receiver takes: 24 MiB, and one more pack of at
+        // most 32 MiB.
         if streamed.bytes > BATCH_BYTES {
             return Ok(None);
         }

@@ -53,6 +53,8 @@ pub(super) fn run(
         if is_last || wants.releases.is_empty() && wants.manifests.is_empty() {
             break;
         }
+        // So far the receiver has given nothing up for lack of a record that could still come. The
+        // last request says that none will.
         is_last = true;
     }
     Ok(repaired)

@@ -29,7 +29,6 @@ const TOO_SOON: &str = "it reports missing objects before all packs were sent";
 /// How often staging is restarted if the receiver has lost the stage.
 const MAX_ROUNDS: u32 = 5;
 
-/// Stages `request` on `mirror`.
 pub(super) fn run(
     mirror: &HttpMirror,
     request: &StageRequest<'_>,
@@ -53,6 +52,8 @@ pub(super) fn run(
     let mut stage = Stage { mirror, request, bundle, stop: &stop, resent: 0 };
     let upload = Upload::new(mirror, request.key, bundle, monitor);
     if let Some(unfinished) = mirror.known().as_mut().and_then(|known| known.unfinished.as_mut()) {
+        // From here on the receiver may hold packs of this key. A second stage of this run asks
+        // which ones.
         unfinished.push(request.key);
     }
     match if has_none { stage.begin(&upload)? } else { FirstAttempt::Not } {
@@ -84,7 +85,6 @@ enum FirstAttempt {
     Not,
 }
 
-/// The result of a step.
 enum StageStep {
     Staged,
     /// The receiver has lost the stage.
@@ -132,9 +132,11 @@ impl Stage<'_> {
         let asked = self.mirror.session.ask_once(&request, &mut retry);
         let StreamedPacks { packs, is_all, failed, .. } = stream.end();
         for pack in packs {
+            // With any result, also that packs are missing, these packs need not be sent again.
             if asked.is_ok() {
                 upload.acknowledge(pack);
             } else {
+                // Some may have arrived. The receiver says which ones in the next step.
                 upload.requeue(pack);
             }
         }
@@ -222,7 +224,6 @@ impl Stage<'_> {
         }
     }
 
-    /// Sends whole objects.
     fn send_objects(&mut self, objects: &[ObjectId]) -> Result<StageStep, MirrorError> {
         self.bundle.announce(objects);
         let mut missing = Vec::new();

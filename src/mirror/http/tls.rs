@@ -80,7 +80,6 @@ pub(super) fn agent(
     )
 }
 
-/// Starts TLS on a connection.
 #[derive(Debug)]
 struct TlsConnector {
     access: Credentials,
@@ -97,6 +96,7 @@ impl TlsConnector {
         if let Some(config) = self.config.get() {
             return Ok(Arc::clone(config));
         }
+        // Two threads may both get here. The first result stays, and the other is the same.
         let config = Arc::new(self.access.tls_config()?);
         Ok(Arc::clone(self.config.get_or_init(|| config)))
     }
@@ -115,12 +115,15 @@ impl<In: Transport> Connector<In> for TlsConnector {
             return Ok(Some(Either::A(below)));
         }
         let host = details.uri.host().unwrap_or_default();
+        // An IPv6 address has brackets in a URL and none in a certificate.
         let bare = host.trim_start_matches('[').trim_end_matches(']');
         let name = ServerName::try_from(bare.to_owned())
             .map_err(|_| Error::Tls("the host is not a valid name"))?;
         let mut connection = ClientConnection::new(self.config()?, name)?;
         let mut socket = TransportAdapter::new(below.boxed(), Arc::clone(&details.current_time));
         socket.set_timeout(time_left(details));
+        // The handshake is completed here, within the timeout for connecting, and not with the
+        // first write.
         connection.complete_io(&mut socket)?;
         if details.uri.authority() == self.mirror.as_ref() {
             self.end.note(connection.peer_certificates());
@@ -143,7 +146,6 @@ fn time_left(details: &ConnectionDetails<'_>) -> NextTimeout {
     timeout
 }
 
-/// A TLS connection.
 struct TlsTransport {
     buffers: LazyBuffers,
     stream: StreamOwned<ClientConnection, TransportAdapter>,

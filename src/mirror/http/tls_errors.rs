@@ -15,7 +15,6 @@ use crate::mirror::transport_error::TransportError;
 const SHOWN_NAMES: usize = 3;
 const DAY_SECONDS: u64 = 24 * 60 * 60;
 
-/// Describes an error of rustls.
 pub(super) fn describe_tls(error: &TlsError) -> TransportError {
     match error {
         TlsError::InvalidMessage(InvalidMessage::InvalidContentType) => TransportError::NoTls,

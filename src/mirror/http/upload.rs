@@ -35,8 +35,10 @@ const MIN_SPEEDUP: f64 = 1.1;
 /// How long a rate is measured before the number of connections changes.
 const MEASURE_WINDOW: Duration = Duration::from_secs(3);
 /// Another pack is added to a request while its packs have at most this many bytes.
+// With one more pack of up to 32 MiB, a body stays below the 64 MiB that a receiver takes.
 pub(super) const BATCH_BYTES: u64 = 24 * 1024 * 1024;
 /// How many bytes of acknowledged packs are kept in case the receiver loses them.
+// Small pushes are kept as a whole. Of larger ones, a lost pack that is not kept fails the upload.
 const KEPT_BYTES: u64 = 4 * 1024 * 1024;
 
 /// How an upload ended.
@@ -62,7 +64,6 @@ pub(super) struct Upload<'u> {
     is_one_by_one: AtomicBool,
 }
 
-/// The acknowledged packs.
 #[derive(Default)]
 struct Acknowledged {
     packs: HashSet<PackId>,
@@ -176,6 +177,7 @@ impl ConnectionScaler {
             self.best = rate;
             self.is_trying = self.allowed < self.most;
             self.allowed = (self.allowed + 1).min(self.most);
+        // The last connection did not help. The rate of the smaller number remains the one to beat.
         } else if self.is_trying {
             self.is_trying = false;
             self.allowed -= 1;
@@ -184,6 +186,7 @@ impl ConnectionScaler {
     }
 
     fn note_failure(&mut self, now: Instant) {
+        // The rates that were measured so far are those of more connections.
         self.allowed = (self.allowed / 2).max(1);
         (self.best, self.is_trying) = (0.0, false);
         self.restart(now);
@@ -276,6 +279,8 @@ impl<'u> Upload<'u> {
             kept.into_iter().partition(|pack| held.contains(&pack.id()));
         arrived.kept_bytes = still.iter().map(|pack| pack.size()).sum();
         arrived.kept = still;
+        // Here `arrived` is locked before `source`, and in `next_batch` after it. The two cannot
+        // meet: no worker runs yet.
         for pack in lost {
             arrived.packs.remove(&pack.id());
             self.requeue(pack);
@@ -359,6 +364,8 @@ impl<'u> Upload<'u> {
         held: &HashSet<PackId>,
     ) -> Result<Vec<Box<dyn OutgoingPack>>, MirrorError> {
         let (began, round_trip) = (Instant::now(), self.mirror.round_trip().unwrap_or_default());
+        // Held while this waits: the next pack goes to this worker, and the others have nothing
+        // else to do.
         let mut source = self.source.lock();
         let mut packs = Vec::new();
         let mut bytes = 0;
@@ -464,6 +471,7 @@ pub(super) fn put_object(
     id: &ObjectId,
     stop: CancelCheck<'_>,
 ) -> Result<Result<(), SourceError>, MirrorError> {
+    // The receiver would refuse other content only after all of it was sent.
     let (small, size) = match examine(open, id) {
         Ok(examined) => examined,
         Err(error) => return Ok(Err(error)),

@@ -9,7 +9,6 @@ const MAX_BANNER_BYTES: usize = 1024 * 1024;
 /// The beginning of a banner of any protocol version.
 const ANY_VERSION: &str = "headwater receive ";
 
-/// A banner line.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum BannerLine {
     /// A banner of a known protocol version.
@@ -31,6 +30,7 @@ pub(super) enum BannerScan {
 
 /// Scans all output so far for the banner.
 pub(super) fn scan(output: &[u8]) -> BannerScan {
+    // Any version, so that another one is reported as such and not as missing.
     let Some(at) = memchr::memmem::find(output, ANY_VERSION.as_bytes()) else {
         return if output.len() > MAX_NOISE_BYTES {
             BannerScan::Nonsense

@@ -54,14 +54,17 @@ fn quoted(word: &str) -> String {
 
 fn arguments(place: &SshUrl, settings: &SshSettings, pinned: Option<&str>) -> Vec<String> {
     let mut options =
+        // A prompt for a password would wait until the time limit: no user sees it.
         vec!["BatchMode=yes".to_owned(), format!("ConnectTimeout={}", CONNECT.as_secs())];
     // A dead connection is detected after 60 s; without this ssh would keep the pipe open.
     options.extend(["ServerAliveInterval=15".to_owned(), "ServerAliveCountMax=4".to_owned()]);
     if let Some(file) = pinned {
         options.extend([
             format!("UserKnownHostsFile={file}"),
+            // Only the pinned key counts, whatever other files say.
             "GlobalKnownHostsFile=/dev/null".to_owned(),
             "StrictHostKeyChecking=yes".to_owned(),
+            // Otherwise ssh would try to add further keys to the pinned one.
             "UpdateHostKeys=no".to_owned(),
             format!("HostKeyAlias={PINNED}"),
         ]);
@@ -80,6 +83,7 @@ fn arguments(place: &SshUrl, settings: &SshSettings, pinned: Option<&str>) -> Ve
 /// Writes the pinned key to an anonymous file. Returns it and the path under which a child reads
 /// it.
 fn pin(key: &str) -> io::Result<(File, String)> {
+    // In memory: a killed run leaves no file behind.
     let memory = rustix::fs::memfd_create("known_hosts", rustix::fs::MemfdFlags::CLOEXEC)?;
     let mut file = File::from(memory);
     writeln!(file, "{PINNED} {key}")?;
@@ -103,6 +107,8 @@ impl Child {
         let pinned = settings.host_key.as_deref().map(pin).transpose();
         let pinned = pinned.map_err(|error| failed("cannot hand over the host key", &error))?;
         let (stream, other) =
+            // A socket, not two pipes: only a socket has timeouts for reads and writes, and can be
+            // shut down by another thread.
             UnixStream::pair().map_err(|error| failed("cannot make a socket", &error))?;
         let other = OwnedFd::from(other);
         let second = other.try_clone().map_err(|error| failed("cannot make a socket", &error))?;
@@ -199,6 +205,7 @@ impl Child {
         let status = self.finish();
         let quote = self.quote(output);
         match status.as_ref().ok().and_then(ExitStatus::code) {
+            // `ssh` itself failed: 255 is its own code, every other one is that of the command.
             Some(255) => {
                 let what = format!("exit code 255{quote}");
                 if quote.contains("Host key verification failed") {
@@ -212,6 +219,7 @@ impl Child {
                     attempt_error(TransportError::Ssh { what }, RetryAction::Later)
                 }
             }
+            // The code of a shell for a command that was not found.
             Some(127) => {
                 let what = format!(
                     "install it, or name it with --receive-command or `receive_command`{quote}"
@@ -258,6 +266,7 @@ impl Child {
 
     /// Closes its input, waits up to [`EXIT_TIMEOUT`] for it to exit, then kills it.
     fn finish(&mut self) -> io::Result<ExitStatus> {
+        // The receiver sees the end of its input, completes what it does and exits.
         self.stream.shutdown(Shutdown::Write).ok();
         let time = if self.cancel.is_cancelled() { Duration::ZERO } else { EXIT_TIMEOUT };
         let end = Instant::now() + time;

@@ -115,6 +115,7 @@ impl SshConnection {
         let time = left.map_or(BANNER_TIMEOUT, |left| left.min(BANNER_TIMEOUT));
         let mut child = Child::start(&self.place, &self.settings, self.cancel.clone())?;
         let line = child.read_banner(time, stop)?;
+        // Texts of the banner are those of a peer.
         let base = self.check(&line).map_err(|mut error| {
             if let MirrorError::Transport(error) = &mut error {
                 error.clean(&Secrets::default());
@@ -150,6 +151,7 @@ impl SshConnection {
                 Err(TransportError::OtherSite { found: found.clone(), wanted: wanted.clone() }
                     .into())
             }
+            // The base becomes part of each request line.
             _ if site.base.starts_with('/')
                 && site.base.ends_with('/')
                 && site.base.bytes().all(|b| b.is_ascii_graphic()) =>

@@ -47,6 +47,7 @@ impl Connector for PipeConnector {
         let pipe =
             self.0.take(left).map_err(|attempt_error| Error::Other(Box::new(attempt_error)))?;
         let socket: Arc<dyn ShutdownHandle> = Arc::clone(&pipe.socket) as _;
+        // With this, `Agent::shutdown` ends a read or write that blocks.
         (details.register_shutdown)(Arc::downgrade(&socket))?;
         Ok(Some(pipe))
     }
@@ -157,6 +158,8 @@ impl Transport for Pipe {
 
     fn is_open(&mut self) -> bool {
         let stream = &mut self.child.stream;
+        // An open connection without a request has nothing to read. Bytes or an end mean that it
+        // cannot be used again.
         let is_quiet = stream.set_nonblocking(true).is_ok()
             && stream.read(&mut [0]).is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock);
         is_quiet && stream.set_nonblocking(false).is_ok()
