@@ -14,6 +14,8 @@ use super::workers::Counters;
 use crate::fsx::{self, Dir, FileStat, IoError};
 use crate::hash::ObjectId;
 
+// Files are read, not mapped: mapping is no faster here (a GB in 0.3 s either way), and a file that
+// is truncated meanwhile would end the process with SIGBUS.
 /// Bytes per read: large enough that the cost of system calls is negligible, small enough for the
 /// cache of a core.
 const READ_BYTES: usize = 256 * 1024;
@@ -57,6 +59,8 @@ impl<'a> Opener<'a> {
             return Ok((&self.root.dir, relative));
         };
         if self.last.as_ref().is_none_or(|(path, _)| path != parent) {
+            // Closed before the next directory is opened, so that an opener needs two descriptors
+            // at most.
             self.last = None;
             let mut names = parent.split('/');
             let mut dir = self.root.dir.open_dir(names.next().unwrap_or_default())?;
@@ -71,6 +75,8 @@ impl<'a> Opener<'a> {
     /// Opens the file at `relative` without checking its stamp.
     pub(super) fn open_any(&mut self, relative: &str) -> fsx::Result<File> {
         if self.follow {
+            // The operator asked to follow links, so they are resolved first. A link that appears
+            // after that is refused.
             return fsx::open_read(&fsx::resolve(&self.root.path.join(relative))?);
         }
         let (dir, name) = self.locate(relative)?;
@@ -97,6 +103,7 @@ impl<'a> Opener<'a> {
         match dir.read_link(name) {
             Ok(Some(target)) => Ok(target.into_encoded_bytes()),
             Ok(None) => Err(ContentFault::Io(io::ErrorKind::NotFound.into())),
+            // It is not a link any more.
             Err(error) if error.kind() == io::ErrorKind::InvalidInput => Err(ContentFault::Changed),
             Err(error) => Err(error.into()),
         }
@@ -111,6 +118,8 @@ fn check(file: File, relative: &str, stamp: &FileStat) -> Result<File, ContentFa
 }
 
 fn is_still(meta: &Metadata, stamp: &FileStat) -> bool {
+    // All of size, both times, inode and device. `ctime` cannot be set by a program, so a file
+    // whose `mtime` was set back still differs.
     meta.is_file() && FileStat::of(meta) == *stamp
 }
 
@@ -151,6 +160,8 @@ impl FileHasher {
         counters: &Counters,
         now: impl FnOnce() -> Result<Metadata, ContentFault>,
     ) -> Result<ObjectId, ContentFault> {
+        // The stamp is that of the open file before and after the read, so it belongs to the bytes
+        // that were read, whatever happened to the path.
         let id = self.hash_exactly(reader, stamp.size, counters)?;
         if is_still(&now()?, stamp) { Ok(id) } else { Err(ContentFault::Changed) }
     }
@@ -177,6 +188,7 @@ impl FileHasher {
             };
             let wanted = usize::try_from(left).unwrap_or(READ_BYTES).min(READ_BYTES - done);
             match reader.read(&mut self.buffer[done..done + wanted]) {
+                // The file became shorter.
                 Ok(0) => return Err(ContentFault::Changed),
                 Ok(count) => {
                     hasher.update(&self.buffer[done..done + count]);
@@ -195,6 +207,7 @@ impl FileHasher {
 /// Whether `content` begins with a private key in PEM, in PGP armour or in PuTTY's format. Other
 /// PEM blocks, such as certificates, may precede the key.
 fn begins_with_private_key(content: &[u8]) -> bool {
+    // Some editors put a byte order mark before the text.
     let text = content.strip_prefix(b"\xef\xbb\xbf").unwrap_or(content).trim_ascii_start();
     let is_label = |line: &[u8]| {
         line.ends_with(b"PRIVATE KEY-----") || line.ends_with(b"PRIVATE KEY BLOCK-----")

@@ -113,6 +113,7 @@ impl ScanError {
             }
             _ => return None,
         };
+        // Cannot underflow: the lines are a part of the list, and `count` is at least its length.
         let more = count - lines.len();
         let rest = (more > 0).then(|| format!("and {more} more"));
         (count > 1)
@@ -149,6 +150,7 @@ impl ScanFault {
     pub(super) fn io(path: String, error: &io::Error) -> Self {
         use io::ErrorKind as Kind;
         match error.kind() {
+            // The walk has just seen it.
             Kind::NotFound => Self::altered(path, TreeChangeKind::Removed),
             // A directory or file was replaced by a link, or a directory by a file.
             Kind::NotADirectory | Kind::IsADirectory => {

@@ -47,7 +47,6 @@ impl<'a> Examiner<'a> {
         Self { root, number, symlinks, counters, opener, hasher: FileHasher::new() }
     }
 
-    /// Examines the entries of a batch.
     pub(super) fn examine(&mut self, batch: Vec<EntryToExamine<Option<KnownFile>>>) -> Examined {
         let mut examined =
             Examined { entries: Vec::with_capacity(batch.len()), faults: Vec::new() };
@@ -62,6 +61,7 @@ impl<'a> Examiner<'a> {
 
     fn entry(&mut self, job: &EntryToExamine<Option<KnownFile>>) -> Result<TreeEntry, ScanFault> {
         let relative = self.root.relative(job.entry.path());
+        // The name is checked first: a path that cannot be distributed is not opened.
         let named = |fault| ScanFault::name(self.root.shown(relative), fault);
         let path = self.root.tree_path(relative).map_err(named)?;
         let kind = job.entry.file_type();
@@ -81,12 +81,14 @@ impl<'a> Examiner<'a> {
         path: &TreePath,
     ) -> Result<TreeKind, ScanFault> {
         let FileLook { kind, mode, stamp } = self.look(&job.entry)?;
+        // The directory listing said that it is a file.
         if kind != FileKind::File {
             return Err(ScanFault::altered(shown(path), TreeChangeKind::Changed));
         }
         let exec = mode & 0o111 != 0;
         let (object, has_private_key) = match job.known {
             // Files with a private key are not in the stat cache.
+            // `StatCache::find` has left out records whose stamp proves nothing.
             Some(known) if known.stamp == stamp => (known.object, false),
             _ => {
                 let relative = self.root.strip(path);
@@ -151,6 +153,8 @@ impl<'a> Examiner<'a> {
         let Some(before) = job.known.and_then(|index| entries.get(index)) else {
             return Some(TreeChange { path: shown(), how: TreeChangeKind::Added });
         };
+        // The execute bit needs no comparison of its own: changing it changes `ctime`, a part of
+        // the stamp.
         let same = match &before.kind {
             TreeKind::File { stamp, .. } => self
                 .look(&job.entry)

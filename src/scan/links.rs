@@ -43,6 +43,8 @@ fn find<'e>(entries: &'e [TreeEntry], path: &str) -> Option<&'e TreeEntry> {
 }
 
 fn is_directory(entries: &[TreeEntry], path: &str) -> bool {
+    // Directories are not entries. One exists if an entry lies below it, and such entries follow
+    // one another in the order of paths.
     let below = format!("{path}/");
     let index = entries.partition_point(|entry| entry.path.as_str() < below.as_str());
     path.is_empty()

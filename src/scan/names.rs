@@ -67,6 +67,8 @@ fn new_parts<'p>(last: &str, path: &'p str) -> impl Iterator<Item = usize> + use
 
 /// The hash of the folded form of `path`, and whether folding changes it.
 fn fold_hash(path: &str) -> (u64, bool) {
+    // Hashes instead of folded names, which would take the memory of all paths a second time. Equal
+    // hashes are compared in full below.
     let mut hasher = DefaultHasher::new();
     let mut buffer = [0; MAX_PATH_BYTES];
     let is_changed = match (buffer.get_mut(..path.len()), path.is_ascii()) {

@@ -65,6 +65,7 @@ impl Tree {
         if self.follows() {
             return false;
         }
+        // The directories come first: they are few, and one that differs settles the question.
         let mut marks =
             self.marks.iter().map(|(number, mark)| (&self.roots[usize::from(*number)], mark));
         if !marks.all(|(root, mark)| mark.holds(root, self.started)) {
@@ -79,6 +80,7 @@ impl Tree {
                     || monitor.is_cancelled()
                     || !batch.iter().all(|one| self.is_same(one))
                 {
+                    // Also if cancelled: the walk that follows then ends at its first check.
                     differs.store(true, Ordering::Relaxed);
                     return;
                 }
@@ -120,6 +122,7 @@ impl Tree {
                 .filter(|&index| self.root_of(&self.entries[index]) == number)
                 .peekable();
             let mut removed = Vec::new();
+            // Both are in the order of paths, so one pass over the old entries is enough.
             let known = |entry: &walkdir::DirEntry| {
                 let relative = root.relative(entry.path());
                 while let Some(&index) = before.peek() {

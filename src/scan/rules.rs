@@ -3,7 +3,6 @@
 //!
 //! As in git, the deepest file with a matching pattern decides. The configuration takes precedence
 //! over all files. An entry below an excluded directory cannot be included again.
-//! left out cannot be brought back.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -21,7 +20,6 @@ pub(super) const FILE_NAME: &str = ".headwaterignore";
 /// Maximum size of a rules file in bytes, far larger than files in practice.
 const MAX_BYTES: u64 = 1024 * 1024;
 
-/// The rules of one directory.
 #[derive(Debug)]
 struct DirectoryRules {
     depth: usize,
@@ -61,6 +59,7 @@ impl ExcludeRules {
         depth: usize,
     ) -> Result<(), RulesFault> {
         let mut bytes = Vec::new();
+        // Read up to the limit and not by the size in the metadata: the file may grow.
         file.take(MAX_BYTES + 1).read_to_end(&mut bytes).map_err(RulesFault::Io)?;
         if bytes.len() as u64 > MAX_BYTES {
             return Err(RulesFault::Content("is larger than 1 MiB".to_owned()));
@@ -68,6 +67,7 @@ impl ExcludeRules {
         let text =
             String::from_utf8(bytes).map_err(|_| RulesFault::Content("is not UTF-8".to_owned()))?;
         let mut builder = GitignoreBuilder::new(".");
+        // A byte order mark would otherwise be a part of the first pattern.
         for (index, line) in text.trim_start_matches('\u{feff}').lines().enumerate() {
             if builder.add_line(None, line).is_err() {
                 return Err(RulesFault::Content(format!(
@@ -104,6 +104,7 @@ impl ExcludeRules {
         };
         ask(&self.exclude, 0)
             .or_else(|| {
+                // The deepest directory comes last in the list and decides first.
                 self.levels.iter().rev().find_map(|level| ask(&level.matcher, level.prefix))
             })
             .unwrap_or(false)

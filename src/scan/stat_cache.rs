@@ -3,7 +3,6 @@
 //! Losing it costs time but never correctness: the whole file is verified before any of it is used,
 //! and a damaged cache counts as missing. It is read as a stream along with the walk, which has the
 //! same order, and is not kept in memory.
-//! it is kept in memory.
 //!
 //! # Format
 //!
@@ -70,7 +69,10 @@ pub(super) struct KnownFile {
 /// Whether a file with this stamp may have changed without a trace after a scan that began at
 /// `started`.
 pub(super) const fn is_racy(stamp: &FileStat, started: i64) -> bool {
+    // No system call returns the resolution of a file system. A time without a fraction suggests a
+    // coarse one.
     let margin = if stamp.mtime_ns % 1_000_000_000 == 0 { COARSE_TICK_NS } else { TICK_NS };
+    // The later one: a program can set `mtime` to any value, but not `ctime`.
     let last = if stamp.mtime_ns > stamp.ctime_ns { stamp.mtime_ns } else { stamp.ctime_ns };
     last >= started.saturating_sub(margin)
 }
@@ -104,12 +106,15 @@ impl StatCache {
             Ok(None) => return Err(Absent::Missing),
             Err(_) => return Err(Absent::Damaged),
         };
+        // The whole file is read twice. A record that a crash has torn could otherwise give a wrong
+        // content id to an unchanged file.
         let end = verify(&file).map_err(damaged)?.ok_or(Absent::Damaged)?;
         (&file).rewind().map_err(damaged)?;
         let mut input = Window::new(file, end);
         let bytes = input.fill().map_err(damaged)?;
         let body = bytes.strip_prefix(MAGIC).ok_or(Absent::Damaged)?;
         let (version, body) = body.split_first().ok_or(Absent::Damaged)?;
+        // Not damage, so there is no warning: another version of headwater has written it.
         if *version != VERSION {
             return Err(Absent::Missing);
         }
@@ -157,6 +162,7 @@ impl StatCache {
         let length = usize::try_from(length).map_err(|_| odd())?;
         let shared = usize::try_from(shared)
             .ok()
+            // Only a file that changed after the check can break this. It must not panic.
             .filter(|&shared| shared <= self.path.len())
             .ok_or_else(odd)?;
         if length == 0 {
@@ -249,6 +255,7 @@ pub(super) struct StatCacheWriter<W> {
 impl<W: Write> StatCacheWriter<W> {
     /// Starts a cache for these roots and a scan that began at `started`, in its first section.
     pub(super) fn new(out: W, roots: &[OpenRoot], started: i64) -> Self {
+        // The buffer may exceed the chunk by one record before it is flushed.
         let mut buffer = Vec::with_capacity(CHUNK_BYTES + MAX_RECORD_BYTES);
         buffer.extend_from_slice(MAGIC);
         buffer.push(VERSION);
@@ -278,7 +285,6 @@ impl<W: Write> StatCacheWriter<W> {
         self.last.clear();
     }
 
-    /// Completes the cache.
     pub(super) fn finish(mut self) -> io::Result<()> {
         self.flush()?;
         self.out.write_all(self.hasher.finalize().as_bytes())

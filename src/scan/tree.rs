@@ -49,6 +49,7 @@ impl Tree {
         options: &ScanOptions,
         monitor: &dyn Monitor,
     ) -> Result<Self, ScanError> {
+        // Before the first look at the disk: what is modified from here on is racy.
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Self::scan_at(roots, options, i64::try_from(now.as_nanos()).unwrap_or(i64::MAX), monitor)
     }
@@ -131,7 +132,6 @@ impl Tree {
         root.path.join(root.strip(&self.entries[index].path))
     }
 
-    /// The number of an entry's root.
     pub(super) fn root_of(&self, entry: &TreeEntry) -> u16 {
         match &entry.kind {
             TreeKind::File { root, .. } => *root,
@@ -214,6 +214,8 @@ impl Scan {
                     match &entry.kind {
                         TreeKind::File { stamp, .. } => bytes += stamp.size,
                         TreeKind::Symlink { .. } if is_merged => {
+                            // A file knows its root from its entry; a link does not, because most
+                            // trees have one root.
                             link_roots.push((entry.path.clone(), number));
                         }
                         TreeKind::Symlink { .. } => {}

@@ -3,7 +3,6 @@
 //! walkdir sorts each directory separately. If a directory is compared as its name followed by a
 //! `/`, the whole walk is in byte order of paths (`a-x`, `a.b`, `a/b`). So nothing has to be sorted
 //! or looked up afterwards: the stat cache and a recheck are merged with the walk.
-//! afterwards: the stat cache and the second walk are merged alongside.
 
 use std::cmp::Ordering;
 use std::os::unix::ffi::OsStrExt as _;
@@ -104,11 +103,15 @@ impl<'a> Walk<'a> {
 
     /// Records the stamp of a directory and reads its rules.
     fn enter(&mut self, path: &Path, relative: &[u8], depth: usize) {
+        // walkdir sorts, so it has read the names in the directory already. A name that is added
+        // between that and this look is younger than the scan, and `DirStamp::holds` trusts no
+        // stamp that is so young.
         self.marks.push(DirStamp::of(self.root, relative));
         let path = path.join(rules::FILE_NAME);
         // An `lstat` by path is cheaper than opening each directory; only the few directories with
         // rules need that.
         let Ok(meta) = fsx::lstat(&path) else { return };
+        // An edit of the rules does not change the stamp of the directory.
         self.marks.push(DirStamp::of(self.root, self.root.relative(&path)));
         let name = String::from_utf8_lossy(self.root.relative(&path));
         let shown = self.root.shown(name.as_bytes());
@@ -178,6 +181,8 @@ impl Iterator for Walk<'_> {
             let is_directory = entry.file_type().is_dir();
             self.rules.leave(entry.depth());
             let is_excluded = self.rules.exclude(relative, is_directory);
+            // Checked after the exclusion, so that a tree which is a mirror at the same time can
+            // exclude it.
             let is_own = relative == OWN_NAME;
             if is_own && !is_excluded {
                 self.faults.push(ScanFault::refused(

@@ -102,6 +102,8 @@ pub(super) fn run<K: Send, W, R: Send>(
 ) -> Result<(), ScanError> {
     let (job_sender, job_receiver) =
         bounded::<(u64, Vec<EntryToExamine<K>>)>(WAITING * config.jobs);
+    // Without a bound: the thread that collects the results also sends the batches, and would wait
+    // for itself if both channels were full.
     let (result_sender, result_receiver) = unbounded();
     let toil = |jobs: Receiver<(u64, Vec<EntryToExamine<K>>)>, results: Sender<(u64, R)>| {
         let mut state = worker();
