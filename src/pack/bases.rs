@@ -27,6 +27,8 @@ pub fn base_ranges<'b>(
     for piece in pieces {
         let (bases, size) = bases_of(piece.ordinal);
         for base in bases {
+            // An empty range is not allowed by the format. A base that is in the prefix already
+            // helps all pieces of the block.
             if base.size == 0 || room == 0 || ranges.len() == MAX_RANGES || !seen.insert(base.entry)
             {
                 continue;
@@ -44,6 +46,7 @@ pub fn base_ranges<'b>(
 /// The start of a range of `length` bytes in an old object of `old` bytes. Its middle corresponds
 /// to the middle of `piece` in the new object of `new` bytes.
 fn start_of(piece: &Piece, new: u64, old: u64, length: u64) -> u64 {
+    // 128 bits: the product of two sizes below 2^53 does not fit 64.
     let middle = u128::from(piece.offset) + u128::from(piece.length) / 2;
     let place = middle * u128::from(old) / u128::from(new.max(1));
     let place = u64::try_from(place).unwrap_or(u64::MAX);

@@ -69,6 +69,8 @@ impl<'a> StoredFrame<'a> {
         if !self.is_packed {
             return self.plain();
         }
+        // The first byte decides and not the kind of the block: a delta has the same bases and
+        // ranges as a frame.
         let decode_into =
             if delta::is_delta(self.bytes) { delta::decode_into } else { frame::decode_into };
         decode_into(self.bytes, prefix, self.content_bytes, buffer)?;
@@ -167,6 +169,7 @@ impl<'a> Block<'a> {
 fn take_dense(input: &mut PackCursor<'_>) -> Result<(Vec<Piece>, Vec<BaseRange>), PackError> {
     const WHAT: &str = "ranges of a block";
     let bytes = input.number(WHAT)?;
+    // Compared before the frame is decoded, because a small frame can announce any size.
     let bytes = usize::try_from(bytes).ok().filter(|bytes| *bytes <= MAX_DENSE_BYTES);
     let bytes = bytes.ok_or(PackError::Limit { what: WHAT, limit: MAX_DENSE_BYTES })?;
     let length = input.number(WHAT)?;

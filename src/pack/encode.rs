@@ -103,6 +103,7 @@ impl BlockEncoder {
         prefix: &[u8],
         level: Level,
     ) -> Result<EncodedBlock, PackError> {
+        // Taken out, because the closure needs it while `self` is borrowed for the proof.
         let mut delta = std::mem::take(&mut self.delta);
         let encoder =
             |content: &[u8], prefix: &[u8], level| match delta.encode(content, prefix, level)? {
@@ -142,6 +143,7 @@ fn make_block(
     check(pieces, content, bases, prefix, level)?;
     let frame = match level {
         Level::Raw => None,
+        // With bases even compressed content may mostly repeat old content.
         Level::Zstd(_) if bases.is_empty() && frame::looks_compressed(content) => None,
         Level::Zstd(level) => {
             Some(encoder(content, prefix, level).map_err(|source| PackError::Encoder { source })?)
@@ -176,6 +178,7 @@ fn plain_head(kind: BlockKind, pieces: &[Piece], bases: &[BaseRange]) -> Vec<u8>
 /// The header with plain or compressed ranges, whichever is shorter.
 fn zstd_head(pieces: &[Piece], bases: &[BaseRange]) -> Result<Vec<u8>, PackError> {
     let plain = plain_head(BlockKind::Zstd, pieces, bases);
+    // Both forms are made, because only their lengths tell which one is shorter.
     let ranges = layout::dense(pieces, bases);
     let packed = frame::encode(&ranges, &[], RANGES_LEVEL)
         .map_err(|source| PackError::Encoder { source })?;
@@ -235,6 +238,7 @@ fn prove(
 ) -> Result<(), PackError> {
     debug_assert!(block.bytes.len() < MAX_PACK_BYTES / 2, "header and frame have their own limits");
     let mut input = PackCursor { rest: &block.bytes };
+    // The bases are left out if the block became a raw one.
     let prefix = if block.base_count == 0 { &[] } else { prefix };
     let read = Block::take(&mut input).and_then(|read| {
         let same = input.rest.is_empty()

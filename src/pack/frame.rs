@@ -21,6 +21,7 @@ const MIN_WINDOW_LOG: u32 = 10;
 
 /// The window, as a power of two, in which every byte of a block reaches every base.
 fn window_log(content_bytes: usize, prefix_bytes: usize) -> u32 {
+    // The prefix lies before the content in the window, so its sizes add up.
     (content_bytes + prefix_bytes).next_power_of_two().ilog2().max(MIN_WINDOW_LOG)
 }
 
@@ -56,6 +57,8 @@ fn encode_plain(content: &[u8], level: i32) -> io::Result<Vec<u8>> {
             Some(compressor) => compressor,
             None => plain.insert(Compressor::new(level)?),
         };
+        // Every parameter is set again: the compressor is kept, and the one before may have had
+        // another level or size.
         compressor.set_compression_level(level)?;
         compressor.set_parameter(CParameter::WindowLog(window_log(content.len(), 0)))?;
         compressor.include_checksum(true)?;
@@ -80,15 +83,16 @@ fn encode_against(content: &[u8], prefix: &[u8], level: i32) -> io::Result<Vec<u
         encoder.set_parameter(CParameter::LdmHashRateLog(6))?;
         encoder.set_parameter(CParameter::LdmMinMatch(32))?;
     }
+    // Without the checksum a wrong base decodes to wrong bytes and no error.
     encoder.include_checksum(true)?;
     encoder.include_contentsize(true)?;
     encoder.include_dictid(false)?;
+    // A stream has no size in its header unless it is pledged.
     encoder.set_pledged_src_size(Some(content.len() as u64))?;
     encoder.write_all(content)?;
     encoder.finish()
 }
 
-/// The fields of a frame header.
 #[derive(Debug, PartialEq, Eq)]
 struct FrameHeader {
     content_bytes: u64,
@@ -121,6 +125,7 @@ fn parse_header(frame: &[u8]) -> Result<FrameHeader, PackError> {
     let content_bytes = match (descriptor >> 6, single_segment) {
         (0, false) => return Err(PackError::frame("no content size")),
         (0, true) => little_endian(frame, size_at, 1),
+        // RFC 8878: two bytes store the size minus 256.
         (1, _) => little_endian(frame, size_at, 2).map(|size| size + 256),
         (2, _) => little_endian(frame, size_at, 4),
         _ => little_endian(frame, size_at, 8),
@@ -130,6 +135,7 @@ fn parse_header(frame: &[u8]) -> Result<FrameHeader, PackError> {
         content_bytes
     } else {
         let &window = frame.get(5).ok_or(CUT)?;
+        // The exponent is at most 10 + 31, so neither the shift nor the sum overflows.
         let base = 1u64 << (10 + (window >> 3));
         base + base / 8 * u64::from(window & 7)
     };
@@ -162,10 +168,13 @@ pub(super) fn decode_into(
     if header.content_bytes != content_bytes as u64 {
         return Err(PackError::frame("its size is not that of the pieces"));
     }
+    // Computed from the declared sizes, so that a small block cannot demand the memory of a large
+    // window.
     let window_log = window_log(content_bytes, prefix.len());
     if header.window_bytes > 1 << window_log {
         return Err(PackError::frame("its window is too large"));
     }
+    // Bounded: the caller has compared the size with the limit of a block.
     content.resize(content_bytes, 0);
     let status = with_decoder(prefix, |decoder| {
         decoder.set_parameter(DParameter::WindowLogMax(window_log))?;
@@ -198,10 +207,12 @@ fn with_decoder<T>(
     run: impl FnOnce(&mut raw::Decoder<'_>) -> io::Result<T>,
 ) -> io::Result<T> {
     if !prefix.is_empty() {
+        // A context is bound to its prefix, so this one cannot be kept.
         return run(&mut raw::Decoder::with_ref_prefix(prefix)?);
     }
     PLAIN_DECODER.with_borrow_mut(|plain| match plain {
         Some(decoder) => {
+            // The last frame may have ended with an error, in the middle.
             decoder.reinit()?;
             run(decoder)
         }
@@ -222,6 +233,7 @@ pub(super) fn looks_compressed(content: &[u8]) -> bool {
     if content.len() < 2 * SAMPLE_STRIDE {
         return false;
     }
+    // From all of the content: its beginning may be of another kind than the rest.
     let samples: Vec<u8> = content
         .chunks_exact(SAMPLE_STRIDE)
         .flat_map(|stride| &stride[..SAMPLE_BYTES])

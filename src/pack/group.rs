@@ -69,6 +69,7 @@ pub fn group_within<'m>(
         Level::Raw => path_order(members),
         Level::Zstd(_) => like_order(members),
     };
+    // Stable, so that the order by similarity remains within both halves.
     order.sort_by_key(|index| members[*index as usize].base_bytes > 0);
     Groups { members, order, next: 0, offset: 0, limit: u32::try_from(limit).unwrap_or(u32::MAX) }
 }
@@ -114,6 +115,7 @@ impl<'m> Groups<'m> {
                 break;
             }
             let piece = self.take_part(member, self.limit);
+            // The first member may be larger than the room.
             room = room.saturating_sub(piece.length);
             pieces.push(piece);
         }
@@ -183,6 +185,7 @@ fn like_order(members: &[ObjectToPack<'_>]) -> Vec<u32> {
         })
         .collect();
     drop(ranks);
+    // Unstable sorting needs no memory. The order is total, so it is deterministic.
     keys.sort_unstable_by(|a, b| {
         let (left, right) = (&members[a.index as usize], &members[b.index as usize]);
         a.compare_names(left.path, b, right.path).then_with(|| by_path(left, right))
@@ -232,6 +235,7 @@ impl Key {
             name: bound(name),
             token: (bound(token.0), bound(token.1)),
         };
+        // Big endian below, so that comparing two numbers is comparing eight bytes.
         let (head, tail) = key.parts(path);
         let mut start = [0; 8];
         start.iter_mut().zip(head.iter().chain(tail)).for_each(|(to, from)| *to = *from);

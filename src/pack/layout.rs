@@ -30,7 +30,6 @@ pub struct BaseRange {
     pub length: u32,
 }
 
-/// The kinds of blocks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum BlockKind {
     Zstd,
@@ -104,6 +103,8 @@ impl<'a> PackCursor<'a> {
         let count = self.number(what)?;
         let count = usize::try_from(count).ok().filter(|&count| count <= MAX_RANGES);
         let count = count.ok_or(PackError::Limit { what, limit: MAX_RANGES })?;
+        // The caller allocates for this count. Without the check a few bytes could claim 65,536
+        // ranges.
         if count * LEAST_BYTES > self.rest.len() {
             return Err(PackError::Truncated { what });
         }
@@ -268,6 +269,8 @@ impl<'p> ExpectedBase<'p> {
     fn entry(&self) -> u64 {
         let ordinal = |index: usize| self.pieces.get(index).map(|piece| u64::from(piece.ordinal));
         let before = self.index.checked_sub(1).map_or(Some(0), ordinal);
+        // Wrapping, here and in the differences below: the numbers come from a peer, and any of
+        // them must give a value and not a panic. The ranges are checked afterwards.
         let step =
             ordinal(self.index).zip(before).map_or(1, |(now, before)| now.wrapping_sub(before));
         self.last.wrapping_add(step)
@@ -337,6 +340,7 @@ pub(super) fn take_dense(bytes: &[u8]) -> Result<(Vec<Piece>, Vec<BaseRange>), P
     for ((ordinal, offset), length) in ordinals.into_iter().zip(offsets).zip(lengths) {
         let ordinal = u32::try_from(ordinal)
             .map_err(|_| PackError::Garbled { what: "ordinal of a piece" })?;
+        // Neither sum nor end is checked here: `Block::take` does that for both forms.
         pieces.push(Piece { ordinal, offset, length });
     }
     let mut expected = ExpectedBase::new(&pieces);

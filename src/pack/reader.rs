@@ -23,6 +23,8 @@ impl<'a> PackReader<'a> {
     /// Fails if the bytes are not a pack, if it has a newer version or exceeds [`MAX_PACK_BYTES`],
     /// or if the digest does not match because the pack was truncated, extended or changed.
     pub fn open(bytes: &'a [u8]) -> Result<Self, PackError> {
+        // The digest is checked before any block is read, so that damage on the way is not taken
+        // for a mistake of the sender.
         let (reader, hashed) = Self::split(bytes)?;
         let found = PackId::of(hashed);
         if found != reader.id {
@@ -51,6 +53,7 @@ impl<'a> PackReader<'a> {
         let rest = bytes.strip_prefix(MAGIC).ok_or(PackError::NotAPack)?;
         match rest.first() {
             Some(&VERSION) => {}
+            // Before the digest, so that a newer format is reported as such.
             Some(&found) => return Err(PackError::Version { found }),
             None => return Err(PackError::Truncated { what: "version" }),
         }

@@ -8,6 +8,8 @@
 use fastcdc::v2020::FastCDC;
 
 /// Minimum, average and maximum length of a chunk, in bytes.
+// Powers of two: fastcdc needs even sizes, which it checks in debug builds only, and has changed
+// its cuts for other averages between versions.
 const CHUNK_BYTES: (usize, usize, usize) = (256, 1024, 4096);
 /// Maximum number of hashes in a sketch.
 const MOST: usize = 48;
@@ -41,6 +43,7 @@ impl Sketch {
     }
 
     fn insert(&mut self, hash: u32) {
+        // Most hashes of a large content end here.
         if self.0.len() == MOST && self.0.last().is_some_and(|largest| hash >= *largest) {
             return;
         }

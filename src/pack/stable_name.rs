@@ -37,6 +37,7 @@ fn is_hash(part: &str) -> bool {
         && all(u8::is_ascii_alphanumeric)
         && has(u8::is_ascii_lowercase)
         && has(u8::is_ascii_uppercase);
+    // Words such as `facade` are hexadecimal, too; a hash almost always has a digit.
     (hexadecimal || mixed) && has(u8::is_ascii_digit)
 }
 

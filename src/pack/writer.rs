@@ -38,6 +38,7 @@ impl PackWriter {
     /// Creates a pack without blocks.
     #[must_use]
     pub fn new() -> Self {
+        // With room for a last block of 1 MiB beyond the target, so that the buffer seldom grows.
         let mut bytes = Vec::with_capacity(TARGET_PACK_BYTES + TARGET_PACK_BYTES / 8);
         bytes.extend_from_slice(MAGIC);
         bytes.push(VERSION);
@@ -54,6 +55,7 @@ impl PackWriter {
     /// content, and should be sealed. Any block fits into a pack that is not full.
     #[must_use]
     pub fn is_full(&self) -> bool {
+        // A block has less than 16 MiB, so it fits beside 8 MiB.
         self.bytes.len() + MAX_END_BYTES >= TARGET_PACK_BYTES
             || self.content_bytes >= TARGET_PACK_CONTENT_BYTES
     }

@@ -49,6 +49,8 @@ impl Match {
 }
 
 fn word(bytes: &[u8], at: usize) -> u64 {
+    // Little endian, so that the first byte is the lowest and `trailing_zeros` finds the first
+    // difference.
     u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"))
 }
 
@@ -94,6 +96,7 @@ struct MatchTable {
 impl MatchTable {
     fn fill(&mut self, prefix: &[u8]) {
         let places = prefix.len() / STRIDE + 1;
+        // At most half of the slots are used, which keeps the chains short.
         self.bits = (2 * places).next_power_of_two().ilog2();
         self.heads.clear();
         self.heads.resize(1 << self.bits, 0);
@@ -101,11 +104,14 @@ impl MatchTable {
         self.chain.push(0);
         for (place, window) in (1u32..).zip(prefix.windows(WINDOW).step_by(STRIDE)) {
             let slot = self.slot(window);
+            // The last position becomes the head of its chain.
             self.chain.push(std::mem::replace(&mut self.heads[slot], place));
         }
     }
 
     fn slot(&self, window: &[u8]) -> usize {
+        // The first and the last eight bytes of the window. Those between them are not hashed:
+        // every candidate is compared.
         hash(word(window, 0).rotate_left(29) ^ word(window, WINDOW - 8), self.bits)
     }
 
@@ -181,6 +187,8 @@ impl Matcher {
         // The end of the last match, in the content and in the prefix.
         let (mut end, mut old_end) = (0, 0);
         let (mut at, mut literals) = (0, 0);
+        // The bytes since the last match count as literals as well, so a long run without a match
+        // ends the search early.
         while at + 8 <= content.len()
             && literals + (at - end) <= most_literals.min((at + HEAD_START) / EARLY_PART)
         {
@@ -189,6 +197,8 @@ impl Matcher {
                 at += (1 + (run >> SKIP_SHIFT)).min(MAX_STEP);
                 continue;
             };
+            // A match is found at a multiple of the stride or of the step. Its true start may be
+            // before that.
             let back = common_end(&content[end..found.at], &prefix[..found.from]);
             let found =
                 Match { at: found.at - back, from: found.from - back, length: found.length + back };
@@ -219,6 +229,7 @@ impl Matcher {
             from,
             length: common(&content[at..], &prefix[from..]),
         };
+        // `like_ahead` looks that far ahead, so each offset is tested once.
         if run.is_multiple_of(SAME_AHEAD)
             && let Some(old) = prefix.get(same..)
             && let Some(ahead) = like_ahead(rest, old)
@@ -232,6 +243,7 @@ impl Matcher {
             }
         }
         let window = rest.get(..WINDOW)?;
+        // Candidates are compared up to this length only. The chosen one is then measured in full.
         let enough = &rest[..rest.len().min(ENOUGH)];
         let measured =
             self.table.places(window).map(|from| (common(enough, &prefix[from..]), from));

@@ -45,17 +45,22 @@ impl DeltaEncoder {
         if prefix.is_empty() {
             return Ok(None);
         }
+        // The search itself gives up when there are more literals than this.
         let Some(matches) = self.matcher.find(content, prefix, content.len() / LITERAL_PART) else {
             return Ok(None);
         };
         let body = body(content, &matches);
+        // The format forbids a larger body, so that a reader can bound it by the content.
         if body.len() > content.len() {
             return Ok(None);
         }
+        // Without the prefix: what the content has in common with it is in the copies.
         let packed = frame::encode(&body, &[], level)?;
         let mut bytes = vec![MARK];
         varint::push(body.len() as u64, &mut bytes);
         bytes.extend_from_slice(&packed);
+        // The checksum of the frame covers the body only. This one also notices other bases than
+        // those of the encoder.
         bytes.extend_from_slice(&checksum(content));
         Ok(Some(bytes))
     }
@@ -124,6 +129,7 @@ fn apply(
     let count = input.number(WHAT)?;
     let mut columns = [PackCursor { rest: &[] }; 3];
     for column in &mut columns {
+        // A count that exceeds the bytes that are present fails here, before anything is allocated.
         *column = input.numbers(count, WHAT)?;
     }
     let [mut runs, mut lengths, mut places] = columns;
@@ -137,10 +143,14 @@ fn apply(
         if made.is_none_or(|made| made > content_bytes as u64) {
             return Err(TOO_LONG);
         }
+        // The sum cannot overflow: the last copy lies within the prefix, and the run within the
+        // content.
         let from = layout::take_difference(&mut places, old_end + run, WHAT)?;
         old_end =
             from.checked_add(length).ok_or(PackError::frame("a copy from outside of the bases"))?;
         content.extend_from_slice(input.take(run, "literals of a delta")?);
+        // The difference wraps around, so a hostile one gives any position; `get` refuses those
+        // outside of the prefix.
         let range = usize::try_from(from).ok().zip(usize::try_from(old_end).ok());
         let copied = range.and_then(|(from, end)| prefix.get(from..end));
         content
