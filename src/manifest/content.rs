@@ -49,6 +49,8 @@ impl ContentIdHasher {
     }
 
     fn push_text(&mut self, text: &str) {
+        // The length comes first. Without it, a path and a target could be shifted against each
+        // other and give the same bytes.
         varint::push(text.len() as u64, &mut self.batch);
         self.batch.extend_from_slice(text.as_bytes());
     }

@@ -49,6 +49,8 @@ impl<E, A: Iterator<Item = Result<Entry, E>>, B: Iterator<Item = Result<Entry, E
         let order = match (self.old.peek(), self.new.peek()) {
             (None, None) => return None,
             (Some(Ok(old)), Some(Ok(new))) => old.path.cmp(&new.path),
+            // An error is taken out at once, from its own stream, so that the other stream does not
+            // wait for a partner.
             (Some(_), None) | (Some(Err(_)), _) => Less,
             (None, Some(_)) | (_, Some(Err(_))) => Greater,
         };
@@ -140,6 +142,7 @@ fn classify(pair: &Pair) -> Option<Change> {
             (true, false) => Some(change(ChangeKind::Retired, new)),
             (false, true) => Some(change(ChangeKind::Added, new)),
             (false, false) => None,
+            // Times are not compared: a path whose time alone differs is the same to a visitor.
             (true, true) if old.has_content_of(new) => None,
             (true, true) => Some(Change {
                 old_object: match &old.kind {
@@ -181,6 +184,7 @@ pub(crate) fn join_renames<A, G>(
     gone: Vec<(ObjectId, G)>,
 ) -> Vec<(A, G)> {
     let mut by_object: HashMap<ObjectId, Vec<G>> = HashMap::new();
+    // Reversed, so that `pop` returns the first path.
     for (object, from) in gone.into_iter().rev() {
         by_object.entry(object).or_default().push(from);
     }
@@ -194,6 +198,7 @@ fn join_changes(changes: &mut Vec<Change>) {
         let indexes = changes
             .iter()
             .enumerate()
+            // All empty files are one object, and none of them is the new name of another.
             .filter(|(_, change)| kinds.contains(&change.kind) && change.size > 0);
         indexes.filter_map(|(index, change)| Some((change.object?, index))).collect()
     };

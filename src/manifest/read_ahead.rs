@@ -17,6 +17,8 @@ pub fn read_ahead<T: Send, R>(
     consume: impl FnOnce(&mut dyn Iterator<Item = T>) -> R,
 ) -> R {
     let (sender, batches) = bounded::<Vec<T>>(WAITING);
+    // A closure that cannot be spawned is dropped. The items stay here, so that they are not lost
+    // with it.
     let items = Mutex::new(Some(items));
     let take = &|| items.lock().take();
     std::thread::scope(|scope| {

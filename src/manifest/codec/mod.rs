@@ -23,6 +23,8 @@ const HEADER: &[u8] = b"{\"headwater\":\"manifest\",\"version\":1}\n";
 pub const MAX_ENTRIES: u64 = 16_000_000;
 /// Maximum length of a line in bytes: two texts of 1,024 bytes, all of them escaped, and the other
 /// fields.
+// A longer line is refused before it is complete, so a peer that sends no line feed cannot fill the
+// memory.
 const MAX_LINE_BYTES: usize = 8 * 1024;
 /// Bytes that are read, hashed and written at once.
 const CHUNK_BYTES: usize = 128 * 1024;
@@ -61,6 +63,8 @@ impl OrderGuard {
         if self.count > 0 && *text <= *self.last {
             return Err(ManifestError::Order { path: text.to_owned() });
         }
+        // Only prefixes of the last path matter: paths ascend, so nothing below an earlier one can
+        // follow.
         let common = self.last.bytes().zip(text.bytes()).take_while(|(a, b)| a == b).count();
         self.prefixes.retain(|&length| length <= common);
         if self.count > 0 && self.last.len() == common {
@@ -78,6 +82,7 @@ impl OrderGuard {
 
 fn push_number(key: &str, value: u64, out: &mut Vec<u8>) {
     out.extend_from_slice(key.as_bytes());
+    // Without `format!`, which allocates: a manifest of a million entries has two million numbers.
     let mut digits = [0u8; 20];
     let mut at = digits.len();
     let mut rest = value;
@@ -166,6 +171,7 @@ impl<'a> Cursor<'a> {
                 self.rest = &self.rest[at + 1..];
                 let not_utf8 =
                     || ManifestError::Line { line: self.line, what: "a text is not UTF-8" };
+                // A text without an escape, which is nearly every one, is borrowed.
                 return match unescaped {
                     None => std::str::from_utf8(raw).map(Into::into).map_err(|_| not_utf8()),
                     Some(mut text) => {
@@ -174,6 +180,8 @@ impl<'a> Cursor<'a> {
                     }
                 };
             }
+            // The writer escapes nothing else, so any other escape is another spelling of the same
+            // text.
             if self.rest.get(at + 1) != Some(&b'"') {
                 return Err(self.fail("only the quote is escaped"));
             }
@@ -202,6 +210,7 @@ impl<'a> Cursor<'a> {
         let id = self
             .rest
             .get(..64)
+            // Lower case only: upper case would be a second spelling.
             .and_then(ObjectId::parse_hex)
             .ok_or_else(|| self.fail("no object id"))?;
         self.rest = &self.rest[64..];
@@ -213,6 +222,7 @@ impl<'a> Cursor<'a> {
         let path = self.text()?;
         let path =
             TreePath::new(&path).map_err(|fault| ManifestError::Path { line: self.line, fault })?;
+        // The order of the keys is fixed, so the next key tells the kind of the entry.
         let kind = if self.accept(b",\"symlink\":\"") {
             let target = self.text()?;
             let target =
@@ -232,6 +242,7 @@ impl<'a> Cursor<'a> {
         };
         let until = if self.accept(b",\"until\":") { Some(self.number()?) } else { None };
         self.expect(b"}", "the entry ends")?;
+        // What follows the closing brace, a space for example, would be a second spelling.
         if self.rest.is_empty() {
             Ok(Entry { path, kind, until })
         } else {

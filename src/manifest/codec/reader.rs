@@ -49,6 +49,7 @@ impl<R: Read> ManifestReader<R> {
         let version = header
             .strip_prefix(b"{\"headwater\":\"manifest\",\"version\":")
             .ok_or(ManifestError::Header)?;
+        // Nine digits fit into 32 bits. A longer number is not a version but damage.
         let digits = version.iter().take_while(|byte| byte.is_ascii_digit()).take(9).count();
         match std::str::from_utf8(&version[..digits]).ok().and_then(|text| text.parse::<u32>().ok())
         {
@@ -69,6 +70,7 @@ impl<R: Read> ManifestReader<R> {
             }
             let pending = self.end - self.start;
             let too_long =
+                // The header is line 1, and `count` lines of entries are complete.
                 ManifestError::Line { line: self.order.count + 2, what: "the line ends" };
             if pending > MAX_LINE_BYTES {
                 return Err(too_long);
@@ -76,6 +78,7 @@ impl<R: Read> ManifestReader<R> {
             self.make_room(pending);
             let count = read_some(&mut self.input, &mut self.buffer[pending..])?;
             self.end = pending + count;
+            // Hashed in large parts as they arrive: BLAKE3 is slow on single lines.
             self.hasher.update(&self.buffer[pending..self.end]);
             searched = pending;
             if count == 0 {
@@ -133,6 +136,7 @@ impl<R: Read> Iterator for ManifestReader<R> {
             return None;
         }
         let item = self.entry().transpose();
+        // After an error the position in the input is not known, so nothing more is read.
         self.is_done = !matches!(item, Some(Ok(_)));
         item
     }

@@ -59,6 +59,8 @@ struct Decoder<R> {
 impl<'a, R: BufRead> Decoder<BufReader<Take<zstd::Decoder<'a, R>>>> {
     /// Opens a change that decodes to at most `most_bytes` bytes.
     fn open(change: R, most_bytes: u64) -> Result<Self, ManifestError> {
+        // Only the first frame is decoded, and its window is bounded: a peer could demand memory
+        // with a larger one.
         let mut input = zstd::Decoder::with_buffer(change)?.single_frame();
         input.window_log_max(WINDOW_LOG_MAX)?;
         let mut input = BufReader::with_capacity(64 * 1024, input.take(most_bytes));
@@ -75,6 +77,7 @@ impl<'a, R: BufRead> Decoder<BufReader<Take<zstd::Decoder<'a, R>>>> {
         let base = (base != [0; 32]).then(|| ManifestId::from_bytes(base));
         let created = varint::read_bounded(&mut input)?;
         let objects = varint::read(&mut input)?;
+        // Before anything is allocated for them.
         if objects > MAX_ENTRIES {
             return Err(ManifestError::TooMany);
         }
@@ -130,6 +133,7 @@ impl<R: BufRead> Decoder<R> {
     }
 
     fn bytes(&mut self, length: usize) -> Result<Vec<u8>, ManifestError> {
+        // At most 1,024 bytes: `short` has checked the length.
         let mut bytes = vec![0; length];
         self.input.read_exact(&mut bytes)?;
         Ok(bytes)
@@ -259,7 +263,6 @@ struct Count {
 }
 
 impl Count {
-    /// Counts one operation.
     fn add(&mut self, op: &Op, limits: &ChangeLimits<'_>) -> Result<(), ManifestError> {
         let (base, made) = match op {
             Op::Keep(count) => (*count, *count),
@@ -268,8 +271,11 @@ impl Count {
             Op::Change(_) => (1, 1),
         };
         self.operations += 1;
+        // Saturating, because a peer chooses the length of a run.
         self.base = self.base.saturating_add(base);
         self.made = self.made.saturating_add(made);
+        // Counted before the run is carried out. A change of 256 kB once made four billion
+        // operations: a minute of CPU time.
         if self.base > limits.base_entries.unwrap_or(MAX_ENTRIES) {
             return Err(invalid("it goes on behind its base's end"));
         }
@@ -318,6 +324,7 @@ pub fn summarize(
         return Err(invalid("it announces more new objects than the release has entries"));
     }
     limits.reserve(announced, OBJECT_BYTES)?;
+    // Without new objects there are no blocks, and so no bases to look up.
     if announced > 0 {
         limits.reserve(limits.base_entries.unwrap_or(0), BASE_ENTRY_BYTES)?;
     }
@@ -338,6 +345,7 @@ pub fn summarize(
             }
             EntryContent::Same | EntryContent::EarlierNew(_) | EntryContent::Held(..) => {}
             EntryContent::FromBase(entry) => {
+                // Reserved step by step, as their number is not announced.
                 if (base_entries.len() as u64).is_multiple_of(COPIES_AT_ONCE) {
                     limits.reserve(COPIES_AT_ONCE, COPY_BYTES)?;
                 }
@@ -348,6 +356,7 @@ pub fn summarize(
     if objects.len() as u64 != decoder.head.objects {
         return Err(invalid("there are fewer new objects than announced"));
     }
+    // Several entries may name one position, and `objects_at` reads the base once.
     base_entries.sort_unstable();
     base_entries.dedup();
     Ok(DeltaSummary { head: decoder.head, objects, base_entries })
@@ -363,6 +372,7 @@ pub fn objects_at(
     positions: &[u64],
     base: impl Iterator<Item = Result<Entry, ManifestError>>,
 ) -> Result<HashMap<u64, (ObjectId, u64)>, ManifestError> {
+    // The table grows with what is found. The positions come from a peer and may not exist.
     let mut found = HashMap::with_capacity(positions.len().min(1 << 16));
     let mut wanted = positions.iter().peekable();
     for (index, entry) in (0u64..).zip(base) {
@@ -408,6 +418,8 @@ impl<I: Iterator<Item = Result<Entry, ManifestError>>, W: Write> Applier<'_, I, 
             Fields::Symlink { target, until } => return Ok((EntryKind::Symlink(target), until)),
             Fields::File { content, exec, mtime, until } => (content, exec, mtime, until),
         };
+        // The base, the ids and the change come from three places, so any of them may not fit the
+        // others.
         let unknown = || invalid("content is named that is not there");
         let (object, size) = match content {
             EntryContent::Same => old.map(|old| (old.object, old.size)).ok_or_else(unknown)?,
@@ -485,6 +497,7 @@ pub fn apply<W: Write>(
     while let Some(op) = decoder.op()? {
         applier.op(op)?;
     }
+    // A change names every entry of its base: a run of drops at the end is not implied.
     if applier.base.next().is_some() {
         return Err(invalid("it ends before its base"));
     }

@@ -99,6 +99,8 @@ fn find_content(
         return;
     };
     let next = u32::try_from(wanted.len()).expect("a manifest has fewer than 2^32 entries");
+    // The first entry that shows an object introduces it. The mirror takes time and mode of the
+    // object from that entry.
     places.entry(file.object).or_insert_with(|| {
         wanted.push(NewObjectRef { object: file.object, size: file.size, path: new.path.clone() });
         EntryPosition::New(next)
@@ -121,6 +123,7 @@ fn find_in_base<E>(
         return Ok(wanted);
     }
     for (index, entry) in (0u64..).zip(base) {
+        // Only the first entry of the base with this content: later ones find `Base` here.
         if let Some(place @ EntryPosition::New(_)) =
             entry?.file().and_then(|file| places.get_mut(&file.object))
         {
@@ -210,6 +213,7 @@ impl<W: Write> Encoder<'_, W> {
     fn fields(&mut self, new: &Entry, old: Option<&FileEntry>) {
         let at = self.buffer.len();
         let mut flags = if new.until.is_some() { UNTIL } else { 0 };
+        // A place for the flags, which are known only after the fields.
         self.buffer.push(0);
         match &new.kind {
             EntryKind::Symlink(target) => {
@@ -240,6 +244,8 @@ impl<W: Write> Encoder<'_, W> {
             return SAME;
         }
         match self.places.get(&file.object) {
+            // Objects are numbered in the order in which they are introduced, so the next one needs
+            // no number.
             Some(EntryPosition::New(ordinal)) if *ordinal == self.introduced => {
                 self.introduced += 1;
                 varint::push(file.size, &mut self.buffer);
@@ -300,16 +306,20 @@ where
 {
     let (mut wanted, mut places) = (Vec::new(), HashMap::new());
     let mut kept = Some(Vec::new());
+    // Eight bytes of each id of the base, so that the base need not be decoded a second time in the
+    // usual case.
     let mut shown = Vec::new();
     let noted = base()?.inspect(|entry| {
         shown.extend(entry.as_ref().ok().and_then(Entry::file).map(|file| beginning(&file.object)));
     });
+    // The header has the number of new objects, which is known only after all steps.
     for step in (DeltaSteps { pairs: Pairs::new(noted, new()?).peekable() }) {
         let step = step?;
         find_content(&step, &mut wanted, &mut places);
         if let Some(steps) = kept.as_mut() {
             steps.push(step);
         }
+        // Dropped as a whole: half of the steps would not save the second pass.
         kept = kept.filter(|steps| steps.len() <= MAX_STEPS);
     }
     let beginnings: HashSet<u64> = places.keys().map(beginning).collect();
