@@ -33,6 +33,8 @@ impl Decoded {
         decode: impl FnOnce(&mut Vec<u8>) -> bool,
     ) -> Option<Arc<Vec<u8>>> {
         let slot = self.slot(key, bytes);
+        // The list is not locked while a block is decoded, so other blocks are decoded at the same
+        // time.
         let content = slot.get_or_init(|| {
             let mut content = self.spare().pop().unwrap_or_default();
             decode(&mut content).then(|| Arc::new(content))
@@ -48,6 +50,7 @@ impl Decoded {
         let slot = Arc::clone(&entry.2);
         held.push_back(entry);
         let mut sum: usize = held.iter().map(|(_, bytes, _)| bytes).sum();
+        // The last entry stays, however large: it is the one that is asked for.
         while sum > MOST_BYTES && held.len() > 1 {
             let Some((_, bytes, slot)) = held.pop_front() else { break };
             sum -= bytes;

@@ -74,6 +74,8 @@ impl Draft {
         for part in parts {
             let here = Part { block: number, start, length: part.length };
             start += part.length;
+            // A part that does not begin its object continues the last one, because blocks come in
+            // the order of their parts.
             match self.records.last_mut().filter(|_| part.offset > 0) {
                 Some(record) => {
                     record.parts.push(here);
@@ -106,6 +108,8 @@ impl Draft {
     /// # Errors
     /// Fails if the segment cannot be written. Nothing remains of it then.
     pub fn finish(mut self) -> Result<(), IoError> {
+        // The table is last, because its size and the frames before it are known only now. A file
+        // that was cut short has no valid trailer, which is why no sync is needed.
         let table = table_of(&self.blocks, &self.records);
         fsx::write_at(&self.file, &table, self.end, || self.dir.join(&self.draft))?;
         self.dir.rename(&self.draft, &self.dir, &self.name)?;

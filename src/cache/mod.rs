@@ -115,6 +115,7 @@ impl ContentCache {
             match Segment::open(name.clone(), file) {
                 Some(segment) => cache.segments.push(segment),
                 None => {
+                    // Damage in a cache is not worth a repair: the content is sent whole once more.
                     cache.dir.unlink_if_any(&name)?;
                     cache.damaged += 1;
                 }
@@ -189,6 +190,8 @@ impl ContentCache {
             if missing.is_empty() {
                 return;
             }
+            // Noted before they are looked for, so that a base that is in no segment is not looked
+            // for again, and the loop ends.
             known.extend(missing.iter().map(|id| (*id, Vec::new())));
             objects = self.records(|id| missing.contains(id)).collect();
             for kept in &objects {
@@ -226,12 +229,12 @@ impl ContentCache {
         }
         let is_read = out.len() - before == length as usize;
         if !is_read {
+            // The caller goes on without this base, and the buffer has those before it.
             out.truncate(before);
         }
         is_read
     }
 
-    /// The content of a block.
     fn content(&self, key: BlockKey) -> Option<Arc<Vec<u8>>> {
         let block = self.block(key)?;
         // The bases of a block are in earlier blocks, so no block waits for itself.
@@ -249,6 +252,7 @@ impl ContentCache {
         let is_decoded = self.segments[key.0].frame(block).is_some_and(|frame| {
             let (is_packed, content_bytes) = (block.is_packed, block.content_bytes);
             if !is_packed {
+                // The frame has passed its digest and is the content itself.
                 *content = frame;
                 return content.len() == content_bytes;
             }
@@ -256,6 +260,7 @@ impl ContentCache {
                 .decode_in(&prefix, content)
                 .is_ok()
         });
+        // Whether the frame is damaged or does not decode, its segment is not trusted any more.
         if !is_decoded {
             self.distrusted().insert(key.0);
         }
@@ -273,12 +278,15 @@ impl ContentCache {
     }
 
     fn begin_numbered(&self, number: u64) -> Result<Draft, IoError> {
+        // Two pushes may begin a segment with the same number.
         let unique = StoreId::random()
             .map_err(|error| IoError::new("name a file in", self.dir.path(), error))?;
         let name = format!("{number:012}-{unique}{ENDING}");
         let draft = format!("{name}{DRAFT}");
         let file = self.dir.create_file(&draft)?;
         // Locked while it is written, so that pruning does not sweep it.
+        // The result is not checked: if another push sweeps the file before this line, the rename
+        // in `Draft::finish` fails, and the content is not cached.
         fsx::lock(&file, Duration::ZERO, &self.dir.join(&draft))?;
         Ok(Draft::new(self.dir.try_clone()?, name, draft, file))
     }

@@ -31,10 +31,12 @@ impl ContentCache {
     /// Fails if the disk fails. The remaining files are intact.
     pub fn prune(&self, releases: &[Vec<ObjectId>], most_bytes: u64) -> Result<(), IoError> {
         let lock = self.dir.open_or_create_file(LOCK)?;
+        // Another push prunes already. Waiting would delay this push for nothing.
         if !fsx::lock(&lock, Duration::ZERO, &self.dir.join(LOCK))? {
             return Ok(());
         }
         self.sweep_drafts()?;
+        // The oldest release is given up first: a mirror that is still on it gets whole content.
         let mut needed = releases;
         let live = loop {
             let live = self.live(needed);
@@ -53,16 +55,20 @@ impl ContentCache {
         let sizes: Vec<u64> =
             (0..self.segments.len()).map(|index| self.bytes_of(blocks_of(&live, index))).collect();
         let joined = joined(&sizes);
+        // The new segment is complete before the old ones are removed. After a crash in between
+        // both exist, which costs space only.
         if joined.len() > 1 {
             self.rewrite(joined.clone(), &live)?;
         }
         for (index, segment) in self.segments.iter().enumerate() {
             if !joined.contains(&index) && sizes[index] > 0 {
+                // Writing a segment again is worth it only if that frees more than half of it.
                 if sizes[index] >= segment.frame_bytes() / 2 {
                     continue;
                 }
                 self.rewrite(index..index + 1, &live)?;
             }
+            // Another push that has the file open can still read it.
             self.dir.unlink_if_any(&segment.name)?;
         }
         Ok(())
@@ -98,6 +104,8 @@ impl ContentCache {
         path: &mut HashSet<BlockKey>,
     ) -> bool {
         kept.blocks().all(|key| {
+            // Bases are shared by many objects. Without this the search would follow each chain
+            // again for every one of them.
             if live.contains(&key) || path.contains(&key) {
                 return true;
             }
@@ -159,6 +167,8 @@ impl ContentCache {
         for (name, _) in self.dir.entries()? {
             let Some(name) = name.to_str().filter(|name| name.ends_with(DRAFT)) else { continue };
             let Some(file) = fsx::found(self.dir.open_file(name))? else { continue };
+            // A push that writes a draft has its lock. The kernel gave back the lock of one that
+            // was killed.
             if fsx::lock(&file, Duration::ZERO, &self.dir.join(name))? {
                 self.dir.unlink_if_any(name)?;
             }

@@ -53,7 +53,6 @@ pub struct KeptBase {
     pub length: u32,
 }
 
-/// A stored block.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct BlockRecord {
     /// Where its frame begins in the file.
@@ -142,6 +141,8 @@ impl Segment {
         let (digest, magic) = rest.split_first_chunk::<DIGEST_BYTES>()?;
         let length = u64::from_le_bytes(*length);
         let frames_end = end.checked_sub(length)?;
+        // The length is bounded before a table of this size is read. The table itself is checked
+        // when it is read.
         let is_one = magic == MAGIC && length <= MAX_TABLE_BYTES;
         let table_bytes = usize::try_from(length).ok()?;
         let blocks = OnceLock::new();
@@ -169,6 +170,8 @@ impl Segment {
         &self,
         is_wanted: impl Fn(&ObjectId) -> bool,
     ) -> Option<Vec<ObjectRecord>> {
+        // Read again for each question, and not kept: the records of a million objects would take
+        // hundreds of megabytes.
         let mut table = vec![0; self.table_bytes];
         self.file.read_exact_at(&mut table, self.frames_end).ok()?;
         if *blake3::hash(&table).as_bytes() != self.digest {
@@ -180,6 +183,8 @@ impl Segment {
         })?;
         let mut records = Vec::new();
         while !rest.is_empty() {
+            // The digest shows that the table is as it was written, not that it was written right.
+            // `read` slices by these ranges, which panics if they do not fit.
             let record = take_record(&mut rest).filter(|record| is_possible(record, &blocks))?;
             if is_wanted(&record.id) {
                 records.push(record);
@@ -223,6 +228,7 @@ fn take_blocks(rest: &mut &[u8]) -> Option<Vec<BlockRecord>> {
         let frame_bytes = take_small(rest)? as usize;
         let content = take_small(rest)?;
         let (content_bytes, is_packed) = ((content >> 1) as usize, content & 1 == 1);
+        // `frame` and the decoder allocate for these numbers.
         if frame_bytes > MAX_PACK_BYTES || content_bytes > MAX_CONTENT_BYTES {
             return None;
         }
