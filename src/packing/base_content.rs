@@ -89,6 +89,8 @@ impl BaseContent {
             |id: &ObjectId, size, place| found.insert(*id, BaseObject { id: *id, size, place });
         let mut left: HashSet<ObjectId> = HashSet::new();
         for (id, size) in wanted {
+            // A mirror on this machine comes first: its objects are plain files, and those of the
+            // cache have to be decoded.
             match self.near.iter().find(|mirror| mirror.object(id, 0).is_ok()) {
                 Some(mirror) => drop(add(id, *size, BaseLocation::Near(Arc::clone(mirror)))),
                 None => drop(left.insert(*id)),
@@ -96,6 +98,8 @@ impl BaseContent {
         }
         if let Some(cache) = self.cache.as_ref().filter(|_| !left.is_empty()) {
             for (id, kept) in cache.find(|id| left.contains(id)) {
+                // The size in a manifest of a mirror may be a lie. Ranges of the base are computed
+                // from it.
                 if kept.record().size == wanted[&id] {
                     add(&id, kept.record().size, BaseLocation::Cached(kept));
                 }
@@ -129,6 +133,8 @@ impl BaseContent {
         out: &mut Vec<u8>,
     ) -> bool {
         let (start, length) = (out.len(), u64::from(length));
+        // The hash of a whole object can be checked on what was read. For a part the whole object
+        // has to be read once.
         let is_all = offset == 0 && length == object.size;
         if !is_all && !self.is_intact(mirror, object) {
             return false;
@@ -138,6 +144,7 @@ impl BaseContent {
         let is_right = count.is_some_and(|count| count as u64 == length)
             && (!is_all || ObjectId::of(&out[start..]) == object.id);
         if !is_right {
+            // The caller goes on without the base.
             out.truncate(start);
         }
         is_right
@@ -145,9 +152,12 @@ impl BaseContent {
 
     /// Whether an object of a mirror is intact. Reads the whole object once, for all its parts.
     fn is_intact(&self, mirror: &Arc<dyn Mirror>, object: &BaseObject) -> bool {
+        // Held while the object is read, so that threads which need parts of it do not all read it.
         let mut checked = self.checked.lock();
         *checked.entry(object.id).or_insert_with(|| {
             let content = mirror.object(&object.id, 0).ok();
+            // One byte more than the size, so that a longer file is found out, and no more than
+            // that is read.
             let found = content.and_then(|content| hash_reader(content.take(object.size + 1)).ok());
             found.is_some_and(|(id, _)| id == object.id)
         })

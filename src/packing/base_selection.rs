@@ -24,6 +24,7 @@ use crate::tree_path::TreePath;
 /// Maximum number of old entries that are compared for similarity; this bounds the memory.
 const MAX_CANDIDATES: usize = 200_000;
 /// Smaller objects have too few chunks for a sketch.
+// Chunks have 1 KiB on average.
 const MIN_SKETCHED_BYTES: u64 = 2 << 10;
 /// Larger objects are not read for a sketch.
 const MAX_SKETCHED_BYTES: u64 = 64 << 20;
@@ -68,7 +69,6 @@ pub(crate) struct BaseSelection {
 }
 
 impl BaseSelection {
-    /// A selection without bases.
     pub(crate) fn none(wanted: &[NewObjectRef]) -> Self {
         let counts = BaseCounts { none: wanted.len() as u64, ..BaseCounts::default() };
         Self {
@@ -173,6 +173,7 @@ impl BaseSelector<'_> {
         let is_left =
             |ordinal: &usize| same_path[*ordinal].is_none() && self.wanted[*ordinal].size > 0;
         let mut left: Vec<usize> = (0..self.wanted.len()).filter(is_left).collect();
+        // Every new object has an old one at its path, so the base need not be read a second time.
         if left.is_empty() {
             candidates.clear();
         } else {
@@ -190,10 +191,12 @@ impl BaseSelector<'_> {
                     bases.objects.insert(base.entry, object.clone());
                     bases.counts.same_path += 1;
                 }
+                // The origin cannot read that object, so another base is looked for.
                 None => left.push(ordinal),
             }
         }
         candidates.retain(|candidate| found.contains_key(&candidate.object));
+        // The order decides which candidates are sketched, and must not depend on a hash table.
         left.sort_unstable();
         self.choose_alike(&left, &candidates, &found, &mut bases);
         bases.counts.none = bases.of.iter().filter(|bases| bases.is_empty()).count() as u64;
@@ -202,6 +205,7 @@ impl BaseSelector<'_> {
 
     fn may_be_base(&self, new_bytes: u64, base: &Base, object: &ObjectId) -> bool {
         // Reading a large base for little new content costs more than it saves.
+        // The sum cannot overflow: sizes are below 2^53.
         base.size > 0
             && base.size <= new_bytes.saturating_mul(16) + (1 << 20)
             && !self.excluded_bases.contains(object)
@@ -220,6 +224,7 @@ impl BaseSelector<'_> {
                 Pair::Both(old, new) => (Some(old), Some(new)),
             };
             if let Some(new) = &new
+                // `wanted` is in the order of the new manifest, so one pass finds every object.
                 && self.wanted.get(next).is_some_and(|wanted| wanted.path == new.path)
             {
                 let same = old.as_ref().and_then(Entry::file);
@@ -233,6 +238,7 @@ impl BaseSelector<'_> {
             let is_gone =
                 |old: &Entry| old.is_live() && new.as_ref().is_none_or(|new| !new.is_live());
             if let Some(old) = old {
+                // Paths that are gone are most likely to have a new name.
                 if is_gone(&old) && looked.candidates.len() < MAX_CANDIDATES {
                     looked.candidates.extend(Candidate::new(position, old, true));
                 }
@@ -249,6 +255,8 @@ impl BaseSelector<'_> {
         base: Entries,
         candidates: &mut Vec<Candidate>,
     ) -> Result<(), ManifestError> {
+        // Hashes of the names, as the base may have millions of entries. A collision only adds a
+        // candidate.
         let keys: HashSet<u64> =
             left.iter().flat_map(|ordinal| keys_of(&self.wanted[*ordinal].path)).collect();
         let known: HashSet<u64> = candidates.iter().map(|candidate| candidate.base.entry).collect();
@@ -392,6 +400,7 @@ impl BaseSelector<'_> {
     }
 
     fn sketch_old(&self, object: &BaseObject, size: u64, content: &mut Vec<u8>) -> Sketch {
+        // Made when the object was new, so its content need not be decoded now.
         if let Some(sketch) = object.sketch() {
             return sketch.clone();
         }
@@ -437,6 +446,8 @@ impl NameIndex {
                 .into_iter()
                 .for_each(|key| by_key.entry(key).or_default().push(at));
         }
+        // Each new object of this kind is compared with all of them. In a directory with many
+        // thousand files that would take quadratic time.
         by_key.values_mut().for_each(|places| places.truncate(1000));
         Self(by_key)
     }
@@ -515,6 +526,7 @@ impl SimilarityIndex {
                 break;
             }
             chosen.push(at as usize);
+            // The second base is chosen for what the first one does not cover.
             left.retain(|hash| !self.0.get(hash).is_some_and(|places| places.contains(&at)));
         }
         chosen

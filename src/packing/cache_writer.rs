@@ -92,8 +92,11 @@ impl CachedBlock {
         sketches: Vec<Sketch>,
         encoder: &mut BlockEncoder,
     ) -> Result<Self, PackError> {
+        // The encoder may have left them out.
         let bases = if block.base_count() == 0 { &[] } else { bases };
         let depths: Option<Vec<u32>> =
+            // `None` as soon as one base is on a mirror only: the cache must not depend on a
+            // mirror.
             bases.iter().map(|(_, object)| Some(object.depth()? + 1)).collect();
         match depths.map(|depths| depths.into_iter().max().unwrap_or(0)) {
             Some(depth) if depth <= MAX_DEPTH => {
@@ -151,6 +154,8 @@ impl CacheWriter {
         };
         let frame = kept.other.as_ref().unwrap_or(block).frame();
         match draft.add(frame, pieces.iter().zip(kept.sketches).map(part), kept.bases, kept.depth) {
+            // The draft is dropped, which removes its file. A part of the content would only push
+            // out what is cached already.
             Ok(()) if draft.frame_bytes() > self.most_bytes => *state = Ok(None),
             Ok(()) => {}
             Err(error) => *state = Err(error),

@@ -63,6 +63,7 @@ impl ContentSource {
     /// Opens the file of the tree at `index`, if it has this content.
     fn open_at(&self, index: usize, id: &ObjectId) -> Option<Result<File, SourceError>> {
         let SourceEntries::Tree(tree) = &self.live else { return None };
+        // `Tree::open` refuses a file that is not the one that was scanned.
         self.has_at(index, id).then(|| tree.open(index).map_err(SourceError::from))
     }
 
@@ -75,6 +76,7 @@ impl ContentSource {
 
     /// The index of an entry of the tree with the wanted content: at its own path, or at another.
     fn place_of(&self, wanted: &NewObjectRef) -> Option<usize> {
+        // Its own path first: the table of all objects is built only if an object is not there.
         let at = self.live.position(wanted.path.as_str());
         if self.has_at(at, &wanted.object) { Some(at) } else { self.index_of(&wanted.object) }
     }
@@ -131,6 +133,8 @@ impl ContentSource {
             offset: piece.offset,
             length: u64::from(piece.length),
         };
+        // Parts of large objects are read one by one, because the whole object may not fit into
+        // memory.
         let bytes = self.sources.read_part(part, &|| self.large(wanted), monitor)?;
         out.extend_from_slice(&bytes);
         Ok(())
@@ -221,6 +225,8 @@ impl FetchRecords for StoppableSource<'_> {
                 crate::manifest::ManifestReader::new(bytes, Some(*id))
                     .is_ok_and(|mut entries| entries.all(|entry| entry.is_ok()))
             };
+            // Read twice: once to find out whether it is undamaged, before any of it is sent.
+            // Another mirror may have it whole.
             if is_whole(mirror.manifest(id).ok()?) { mirror.manifest(id).ok() } else { None }
         })
     }

@@ -26,6 +26,8 @@ use crate::packing::sources::ReadError;
 use crate::threads::{self, ThreadError};
 
 /// A block that is not smaller than its content divided by this number is also tried without bases.
+// The second attempt costs about as much time as the first one, so it is made only where the bases
+// did not help much.
 const POOR: usize = 4;
 
 /// Why a bundle could not be built.
@@ -148,7 +150,6 @@ struct BuiltBlock {
     parts: Vec<(Piece, PieceHash)>,
 }
 
-/// A block to encode.
 struct EncodeTask {
     pieces: Vec<Piece>,
     answer: Sender<Result<BuiltBlock, BuildError>>,
@@ -171,6 +172,7 @@ pub(crate) fn run(
             self.0.end(Err("the packs could not be made".to_owned()));
         }
     }
+    // Dropped after `end` below, whose result stays: only the first end counts.
     let _broken = EndOnPanic(queue);
     let result = make_packs(job, cache_writer, queue, monitor);
     queue.end(result.as_ref().map(|_| ()).map_err(|error| crate::text::error_chain(error)));
@@ -191,6 +193,7 @@ fn make_packs(
         objects: job.wanted.len() as u64,
         bytes,
     });
+    // Bounded, so that the pieces of all blocks are not waiting in memory.
     let (work, tickets) = bounded::<EncodeTask>(job.jobs);
     std::thread::scope(|scope| {
         let mut workers = 0;
@@ -203,12 +206,15 @@ fn make_packs(
                     answer.send(reader.make(job, BlockPlan::new(job, pieces), monitor)).ok();
                 }
             };
+            // One worker is enough. With none, the tasks would wait for ever.
             match threads::start(scope, work) {
                 Ok(_) => workers += 1,
                 Err(error) if workers == 0 => return Err(error.into()),
                 Err(_) => break,
             }
         }
+        // Otherwise the workers' end would not be noticed: `send` fails only when no receiver is
+        // left.
         drop(tickets);
         let mut sealer = PackAssembler::new(job, cache_writer, queue, monitor);
         let mut pending: VecDeque<BuiltBlockReceiver> = VecDeque::new();
@@ -216,11 +222,14 @@ fn make_packs(
             if monitor.is_cancelled() {
                 return Err(BuildError::Cancelled);
             }
+            // Two blocks for each worker: one that is built, and one that waits for its turn. Each
+            // may hold 4 MiB.
             if pending.len() > 2 * job.jobs
                 && let Some(next) = pending.pop_front()
             {
                 sealer.take(&next)?;
             }
+            // A channel for each block keeps the order, whichever worker is faster.
             let (answer, made) = bounded(1);
             work.send(EncodeTask { pieces, answer }).map_err(|_| BuildError::Cancelled)?;
             pending.push_back(made);
@@ -248,6 +257,7 @@ impl BlockWorker {
     ) -> Result<BuiltBlock, BuildError> {
         let BlockPlan { pieces, bases } = plan;
         let parts = self.read_content(job, &pieces, monitor)?;
+        // Without the bases the block is larger, but the push goes on.
         let bases = if self.read_bases(job, &bases) { bases } else { Vec::new() };
         let block = self.encode(&pieces, &bases, job.level)?;
         let kept = match job.is_kept {
@@ -293,6 +303,8 @@ impl BlockWorker {
                 PieceError::Tree(source) => BuildError::Read { path: path(), source },
             })?;
             let bytes = &self.content[start..];
+            // The hash of the whole object is known only when all its parts are. They are combined
+            // where blocks are in order.
             if u64::from(piece.length) < wanted.size {
                 parts.push((*piece, PieceHash::of(bytes, piece.offset)));
             } else if ObjectId::of(bytes) != wanted.object {
@@ -309,6 +321,7 @@ impl BlockWorker {
         level: Level,
     ) -> Result<EncodedBlock, PackError> {
         let ranges: Vec<BaseRange> = bases.iter().map(|(range, _)| *range).collect();
+        // The buffer may have a part of the bases, if one of them could not be read.
         let prefix: &[u8] = if bases.is_empty() { &[] } else { &self.prefix };
         let block = self.encoder.encode(pieces, &self.content, &ranges, prefix, level)?;
         if bases.is_empty() || block.encoded_bytes() < self.content.len() / POOR {
@@ -361,6 +374,8 @@ impl<'a, 'l> PackAssembler<'a, 'l> {
 
     fn take(&mut self, next: &BuiltBlockReceiver) -> Result<(), BuildError> {
         let made = next.recv().map_err(|_| BuildError::Cancelled)??;
+        // Before the block is put into a pack, so that nothing which differs from the scan leaves
+        // the origin.
         made.parts.iter().try_for_each(|(piece, hash)| self.check_part(piece, *hash))?;
         if let (Some(cache_writer), Some(kept)) = (self.cache_writer, made.kept) {
             cache_writer.add(&made.block, kept, &made.pieces, self.job.wanted);
@@ -387,6 +402,8 @@ impl<'a, 'l> PackAssembler<'a, 'l> {
     fn check_part(&mut self, piece: &Piece, hash: PieceHash) -> Result<(), BuildError> {
         let wanted = &self.job.wanted[piece.ordinal as usize];
         let changed = || BuildError::Changed { path: wanted.path.to_string() };
+        // Blocks come in order, and an object that spans blocks shares none but its last one, so
+        // one is open at a time.
         if piece.offset == 0 {
             self.spanning = Some((piece.ordinal, PieceHashes::default(), 0));
         }

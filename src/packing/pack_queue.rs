@@ -80,6 +80,7 @@ impl<'a> PackQueue<'a> {
     ) -> Result<Self, IoError> {
         let queue = Mutex::default();
         let name = format!("packs-{number}");
+        // A push that started again may have left the file.
         scratch.dir().unlink_if_any(&name)?;
         let spill = scratch.dir().create_file(&name)?;
         Ok(Self {
@@ -114,6 +115,7 @@ impl<'a> PackQueue<'a> {
                 return false;
             }
             let held = queue.bytes_in_memory();
+            // A pack that is larger than the window is taken when memory is empty.
             if held == 0 || held + pack.bytes.len() <= WINDOW_BYTES {
                 break;
             }
@@ -122,6 +124,8 @@ impl<'a> PackQueue<'a> {
                 queue.is_scratch_full = self.spill_oldest(&mut queue).is_err();
                 continue;
             }
+            // Without a time limit: when the push is stopped, the receivers end, and each one that
+            // is dropped notifies.
             self.emptied.wait(&mut queue);
         }
         let size = pack.bytes.len();
@@ -142,6 +146,7 @@ impl<'a> PackQueue<'a> {
             return queue;
         }
         queue.idle += 1;
+        // The builder may wait for room while this receiver has nothing to send: it can spill now.
         self.emptied.notify_all();
         let began = Instant::now();
         while !queue.is_ready(receiver) && !self.monitor.is_cancelled() {
@@ -162,6 +167,7 @@ impl<'a> PackQueue<'a> {
         if let Some(QueueEntry { place, size, .. }) = oldest
             && let PackLocation::Memory(bytes) = &*place
         {
+            // Written with the lock held, so that no receiver looks for the pack while it moves.
             self.spill.write_all_at(bytes, offset).context("write", || "scratch".into())?;
             *place = PackLocation::Scratch { offset };
             queue.spilled_bytes += *size as u64;
@@ -259,6 +265,7 @@ impl PackCursor for QueueCursor<'_, '_> {
             }
         };
         let pack = QueuedPack { id: *id, size: *size, bytes };
+        // From now on the pack may be dropped here; the one that is returned keeps its bytes.
         queue.receivers.insert(self.number, at + 1);
         self.queue.emptied.notify_all();
         Ok(Some(Box::new(pack)))
@@ -311,7 +318,6 @@ impl OutgoingPack for QueuedPack {
     }
 }
 
-/// Shared bytes of a pack.
 struct SharedBytes(Arc<Vec<u8>>);
 
 impl AsRef<[u8]> for SharedBytes {

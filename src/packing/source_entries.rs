@@ -42,6 +42,7 @@ impl SourceEntries {
                     TreeKind::File { object, stamp, exec, .. } => EntryKind::File(FileEntry {
                         object: *object,
                         size: stamp.size,
+                        // Whole seconds, as manifests have them; a time before 1970 becomes 0.
                         mtime: u64::try_from(stamp.mtime_ns / 1_000_000_000).unwrap_or(0),
                         exec: *exec,
                     }),
@@ -59,7 +60,6 @@ impl SourceEntries {
         (0..self.len()).map(|index| self.path(index))
     }
 
-    /// Whether it is a scanned tree.
     pub(crate) const fn is_tree(&self) -> bool {
         matches!(self, Self::Tree(_))
     }
@@ -78,6 +78,8 @@ impl SourceEntries {
     pub(crate) fn position(&self, text: &str) -> usize {
         let (mut low, mut high) = (0, self.len());
         while low < high {
+            // Written out, because a tree and a list of entries have no common slice. The sum of
+            // both bounds could overflow.
             let middle = low + (high - low) / 2;
             if self.path(middle).as_str() < text { low = middle + 1 } else { high = middle }
         }

@@ -19,7 +19,6 @@ use crate::text::error_chain;
 /// Objects up to this size, in bytes, are held in memory and requested only once.
 const HELD_BYTES: u64 = 4 << 20;
 
-/// Why content could not be read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum ReadError {
     /// The push was stopped.
@@ -73,11 +72,11 @@ impl Sources {
         let is_likely = |member: &PolledMirror| {
             member.releases().iter().any(|release| likely.contains(&release.manifest))
         };
+        // The sort is stable: among equals the order of the fleet remains.
         members.sort_by_key(|member| (member.mirror.link() == Link::Network, !is_likely(member)));
         Self::of(members.iter().map(|member| Arc::clone(&member.mirror)))
     }
 
-    /// Sources with these mirrors.
     pub(crate) fn of(mirrors: impl Iterator<Item = Arc<dyn Mirror>>) -> Self {
         let source = |mirror| MirrorSource {
             mirror,
@@ -113,6 +112,8 @@ impl Sources {
     ) -> Result<Vec<Vec<u8>>, ReadError> {
         let mut found: Vec<Option<Vec<u8>>> = vec![None; objects.len()];
         let mut has_answered = vec![false; self.sources.len()];
+        // One attempt at each mirror first. Only if no other mirror has the content is it worth
+        // waiting for one that failed.
         for effort in [Effort::Once, Effort::Patient] {
             for (source, has_answered) in self.sources.iter().zip(&mut has_answered) {
                 let left: Vec<usize> =
@@ -128,6 +129,8 @@ impl Sources {
                 let Some(read) = source.read_parts(parts, effort, monitor)? else { continue };
                 *has_answered = true;
                 for (index, bytes) in left.into_iter().zip(read) {
+                    // What a mirror returns is checked here, so damaged content is asked for at the
+                    // next one.
                     found[index] = bytes.filter(|bytes| ObjectId::of(bytes) == objects[index].0);
                 }
             }
@@ -152,6 +155,8 @@ impl Sources {
         objects: &[ObjectId],
         monitor: &dyn Monitor,
     ) -> Result<(), ReadError> {
+        // Held while mirrors are asked: other threads need the same answers. A request to stop ends
+        // the question, and with it their wait.
         let mut holders = self.holders.lock();
         let mut left: Vec<ObjectId> =
             objects.iter().copied().filter(|id| !holders.contains_key(id)).collect();
@@ -188,6 +193,7 @@ impl Sources {
     /// Records that a mirror does not have an object undamaged; the next attempt uses another
     /// mirror.
     fn is_not_whole(&self, id: &ObjectId, index: usize) {
+        // The lock of `wrong` is released at once. `locate` takes both, `holders` first.
         self.wrong.lock().insert((*id, index));
         let mut holders = self.holders.lock();
         holders.remove(id);
@@ -226,6 +232,8 @@ impl Sources {
                 let read = self.sources[index].read_parts(vec![part], effort, monitor)?;
                 match read.map(|read| read.into_iter().next().flatten()) {
                     Some(Some(bytes)) => return Ok(bytes),
+                    // It answered that it does not have the object, so a second attempt is of no
+                    // use.
                     Some(None) => break,
                     None => {}
                 }
@@ -324,6 +332,7 @@ impl MirrorSource {
         Q: FnOnce(&Arc<dyn Mirror>, &dyn Monitor) -> Result<T, MirrorError> + Send + 'static,
     {
         let mirror = Arc::clone(&self.mirror);
+        // On a thread of its own, as a connection that is being made cannot be interrupted.
         let answer = until_cancelled(monitor, move |monitor| question(&mirror, monitor))
             .ok_or(ReadError::Cancelled)?;
         match answer {
@@ -338,6 +347,8 @@ impl MirrorSource {
             Err(_) if monitor.is_cancelled() => Err(ReadError::Cancelled),
             // The mirror responds, but does not have the object or may not send it.
             Err(MirrorError::Remote { refusal }) if refusal.kind == ErrorKind::Unknown => Ok(None),
+            // A store on this machine is damaged or lacks the object. Other objects of it may be
+            // whole.
             Err(MirrorError::Store(_)) => Ok(None),
             Err(error) => {
                 self.note_failure(effort, &error, monitor);
