@@ -50,6 +50,8 @@ impl ProtocolError {
     pub const fn kind(&self) -> ErrorKind {
         match (self.kind, self.detail) {
             (ErrorKind::NoSpace, Some(Detail::Quota)) => ErrorKind::OverQuota,
+            // The hint for `Forbidden` names the command that makes a new token, which is what
+            // helps here.
             (ErrorKind::Unauthorized, Some(Detail::Expired)) => ErrorKind::Forbidden,
             (
                 ErrorKind::Malformed

@@ -28,18 +28,24 @@ pub const VERSION: u32 = 1;
 /// The header with the protocol version of a request.
 pub const VERSION_HEADER: &str = "headwater-protocol";
 /// The first bytes of the banner of `headwater receive`.
+// The version is text before the JSON, so that a client recognises the banner of another version
+// without reading its JSON.
 pub const BANNER: &str = "headwater receive 1 ";
 /// Largest head of a stage, in bytes. It contains a release record.
+// A record has at most 1 MiB. As a text in JSON each of its quotes takes two bytes.
 pub const MAX_HEAD_BYTES: u32 = 4 * 1024 * 1024;
 /// Largest manifest change, in bytes: enough for about ten million entries.
 pub const MAX_CHANGE_BYTES: u64 = 1024 * 1024 * 1024;
 /// Largest body of a request without packs and without content, in bytes.
+// Receivers read bodies of this size without reserving memory for them.
 pub const MAX_MESSAGE_BYTES: u64 = 64 * 1024;
 /// Maximum number of objects in one `v1/holds` request.
+// A request of 1 MiB, and 8 KiB of hexadecimal digits in the response.
 pub const MAX_ASKED: usize = 32 * 1024;
 /// Maximum number of parts in one `v1/objects` request.
 pub const MAX_PARTS: usize = 8 * 1024;
 /// Maximum size of several packs in one body, with their heads, in bytes.
+// Two packs of the largest size.
 pub const MAX_PACKS_BYTES: u64 = 64 * 1024 * 1024;
 
 /// The resource that a request names, below the base path of a site.
@@ -153,10 +159,13 @@ impl Resource {
             Some(rest) => rest,
             None => return (path == "status.json").then_some(Self::Status),
         };
+        // Four parts at most, one more than a resource has, so that a longer path matches none.
         let parts: Vec<&str> = rest.splitn(4, '/').collect();
         match parts[..] {
             ["state"] => Some(Self::State),
             ["history"] => Some(Self::History),
+            // Ids and names have one spelling, and nothing is decoded: no second path leads to a
+            // resource, and none out of it.
             ["manifests", id] => Some(Self::Manifest(ManifestId::parse_hex(id.as_bytes())?)),
             ["objects", id] => Some(Self::Object(ObjectId::parse_hex(id.as_bytes())?)),
             ["releases", name] => Some(Self::Release(name.parse().ok()?)),
@@ -186,6 +195,7 @@ pub enum Answer<T> {
 
 /// The result of a request that succeeded and returns nothing.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+// With braces it is an object and not `null`, so that a field can be added.
 pub struct Done {}
 
 /// The state of a mirror.
@@ -205,6 +215,7 @@ pub struct State {
     pub current: Option<ReleaseName>,
     /// The canonical records of the releases that are or were served, in ascending order.
     #[serde(default)]
+    // Texts and not objects: the id of a release is the hash of these very bytes.
     pub releases: Vec<String>,
     /// The canonical record of the release that is staged and not current.
     #[serde(default)]
@@ -278,6 +289,7 @@ pub struct History {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StageHead {
     /// The canonical record of the release.
+    // As a text, because the receiver stores these bytes and computes the id from them.
     pub release: String,
     /// The key of the bundle.
     pub key: BundleKey,
@@ -336,6 +348,7 @@ impl PackHead {
         let bytes = u32::from_be_bytes(bytes.try_into().ok()?);
         match (bytes, id) {
             (1.., id) => Some(Self::Pack { id: PackId::from_bytes(*id), bytes }),
+            // All 32 bytes are compared: any other id with length 0 is refused.
             (0, [0, ..]) if *id == [0; 32] => Some(Self::End { is_whole: false }),
             (0, [1, ..]) if *id == [1; 32] => Some(Self::End { is_whole: true }),
             (0, _) => None,

@@ -10,6 +10,7 @@ use crate::store::Pruned;
 #[serde(default)]
 pub struct Settled {
     /// What was dropped.
+    // Flat, because older receivers send `Pruned` alone.
     #[serde(flatten)]
     pub pruned: Pruned,
     /// The hook of the last switch; `None` if there is none, or if the receiver does not report it.
@@ -47,6 +48,7 @@ pub enum HookState {
         reason: String,
     },
     /// A state that only a newer headwater knows.
+    // A newer receiver may report another state, which must not make the response unreadable.
     #[serde(other)]
     Unknown,
 }
