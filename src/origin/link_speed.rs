@@ -85,6 +85,7 @@ impl TransferTimer<'_> {
     fn time_alone(&self, now: Instant) -> Duration {
         let passed = now.saturating_duration_since(self.began);
         let spent = self.speeds.active().spend(now).saturating_sub(self.spent);
+        // With `n` transfers at once, `spent` grows `n` times as fast as the clock.
         if spent > passed { passed.mul_f64(passed.div_duration_f64(spent)) } else { passed }
     }
 
@@ -97,6 +98,7 @@ impl TransferTimer<'_> {
 impl Drop for TransferTimer<'_> {
     fn drop(&mut self) {
         let mut crowd = self.speeds.active();
+        // Before the number changes: the time until now was shared with this transfer.
         crowd.spend(Instant::now());
         crowd.present -= 1;
     }
@@ -122,8 +124,8 @@ impl SpeedTable {
         Some(serde_json::to_vec(&all).expect("texts and numbers are JSON"))
     }
 
-    /// Records a round-trip time, if none is known for the mirror. The first one stays, so that
-    /// blocks encoded ahead for its level, and the packs of an interrupted push, can still be used.
+    /// Records a round-trip time, if none is known for the mirror. The first one stays, so that the
+    /// level does not change and the packs of an interrupted push can still be used.
     pub(crate) fn record_rtt(&mut self, location: &str, round_trip: Duration) {
         let way = self.known.entry(location.to_owned()).or_default();
         if way.millis.is_none() {
@@ -151,6 +153,7 @@ impl SpeedTable {
     /// Records that a mirror received `bytes` bytes in the time `passed`.
     fn record_rate(&self, location: &str, bytes: u64, passed: Duration) {
         if bytes >= LEAST_BYTES {
+            // At least 1, because the rate is divided by it.
             let millis = u64::try_from(passed.as_millis()).unwrap_or(u64::MAX).max(1);
             let rate = bytes.saturating_mul(1000) / millis;
             self.measured.lock().insert(location.to_owned(), rate);

@@ -91,6 +91,7 @@ impl Scratch {
             Err(why) => why,
         };
         let (temporary, dir) = Temporary::create(&location.temporary)?;
+        // One directory more, so that the code for the cache works in it unchanged.
         let mut scratch = Self::create_in(dir.path())?;
         scratch.temporary = Some(temporary);
         let message =
@@ -141,11 +142,14 @@ impl Scratch {
     ) -> Result<(), IoError> {
         let name = format!("{KNOWN}{sequence:020}-{}", manifest.id);
         if self.parent.stat(&name)?.is_none() {
+            // Written in the scratch directory and renamed, so that another push never reads a part
+            // of it. Not synced: a torn file has another id.
             let mut copy = self.dir.create_file(&name)?;
             let path = || self.dir.join(&name);
             let mut from =
                 FileFromStart { file: manifest.file.try_clone().context("read", path)?, offset: 0 };
             std::io::copy(&mut from, &mut copy).context("write", path)?;
+            // Two pushes may do this at once: both files are the same.
             self.dir.rename(&name, &self.parent, &name)?;
         }
         for (name, _) in self.kept()?.into_iter().skip(keep.max(1)) {
@@ -154,14 +158,12 @@ impl Scratch {
         Ok(())
     }
 
-    /// Stores the measured link speeds.
     pub(crate) fn keep_links(&self, links: &[u8]) -> Result<(), IoError> {
         self.dir.unlink_if_any(LINKS)?;
         self.dir.write_new(LINKS, links, FileMode::RECORD, None)?;
         self.dir.rename(LINKS, &self.parent, LINKS)
     }
 
-    /// The measured link speeds.
     pub(crate) fn known_links(&self) -> SpeedTable {
         let bytes = self.parent.read(LINKS, MAX_LINKS_BYTES);
         bytes.map_or_else(|_| SpeedTable::default(), |bytes| SpeedTable::parse(&bytes))
@@ -175,6 +177,7 @@ impl Scratch {
         let names =
             self.parent.entries()?.into_iter().filter_map(|(name, _)| name.into_string().ok());
         let mut kept: Vec<_> = names.filter_map(|name| id(&name).map(|id| (name, id))).collect();
+        // The sequence has 20 digits in the name, so the order of names is that of sequences.
         kept.sort_unstable_by(|a, b| b.cmp(a));
         Ok(kept)
     }
@@ -219,6 +222,7 @@ fn sweep(parent: &Dir) -> Result<(), IoError> {
         let Some(name) = name.to_str().filter(|name| name.starts_with(PREFIX)) else { continue };
         let Some(dir) = parent.find_dir(name)? else { continue };
         let lock = dir.open_or_create_file(LOCK)?;
+        // The kernel gave back the lock of a push that was killed.
         if fsx::lock(&lock, Duration::ZERO, &dir.join(LOCK))? {
             parent.remove_all(name)?;
         }
@@ -229,6 +233,8 @@ fn sweep(parent: &Dir) -> Result<(), IoError> {
 impl Drop for Scratch {
     fn drop(&mut self) {
         // A remaining directory only costs space, and `drop` cannot report an error.
+        // Before the fields are dropped, and with them the lock: no other push can sweep the
+        // directory meanwhile.
         self.parent.remove_all(&self.name).ok();
     }
 }
@@ -249,6 +255,7 @@ impl ManifestFile {
         mut from: impl Read,
         id: ManifestId,
     ) -> Result<Option<Self>, IoError> {
+        // Several threads copy manifests into one directory.
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let name = &format!("{name}-{}", NEXT.fetch_add(1, Ordering::Relaxed));
         let mut file = scratch.dir.create_file(name)?;

@@ -83,6 +83,7 @@ impl KnownStores {
     /// Records the store of a mirror, and the `release` that was pushed there now, if one was.
     /// Errors are ignored: the next push then does not know the store.
     pub(crate) fn remember(&self, location: &str, store: StoreId, release: Option<ReleaseName>) {
+        // What was noted of another store says nothing about this one.
         let noted = self.noted(location).filter(|noted| noted.store == store);
         let release = release.or_else(|| noted.as_ref()?.release);
         let is_noted = noted.is_some_and(|noted| noted.release == release);
@@ -96,6 +97,7 @@ impl KnownStores {
     }
 
     fn path_of(&self, location: &str) -> Option<PathBuf> {
+        // A hash, because a location may have any character and be longer than a file name.
         let hash = blake3::hash(key_of(location).as_bytes()).to_hex();
         Some(self.dir.as_ref()?.join(format!("{}.json", &hash[..32])))
     }
