@@ -24,6 +24,7 @@ pub fn changes(fleet: &Fleet, seen: &[Poll], old: Option<&Release>, new: &Releas
         .filter(|(_, one)| has_both(one))
         .map(|(mirror, _)| mirror)
         .collect();
+    // Mirrors on this machine first: their manifests cost no transfer.
     holders.sort_by_key(|mirror| mirror.link() == Link::Network);
     holders.into_iter().find_map(|mirror| compare(&**mirror, old, new))
 }

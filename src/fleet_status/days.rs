@@ -75,6 +75,7 @@ pub fn days(
 ) -> Vec<Day> {
     let switches = switches(history, now);
     let lacks = lacks(&switches, published, now);
+    // Days of UTC, like all times on the page.
     let today = now - now % DAY_SECONDS;
     let starts = (0..count).rev().map(|ago| today.saturating_sub(ago * DAY_SECONDS));
     starts.map(|start| day(history, &switches, &lacks, tolerance, start, now)).collect()
@@ -103,14 +104,16 @@ fn lacks(
     published.iter().map(lack).collect()
 }
 
-/// Times and sequences of the switches. Both only increase: switches at times that decrease or are
-/// in the future come from a clock that jumped, and are ignored.
+/// Times and sequences of the switches, so that both only increase. A time after that of a later
+/// switch, or after `now`, comes from a clock that jumped and is lowered to that time. A sequence
+/// below an earlier one is raised to it.
 fn switches(history: &[HistoryEvent], now: u64) -> Vec<(u64, u64)> {
     let switched = |happening: &HistoryEvent| match happening.what {
         EventKind::Switched { release, .. } => Some((happening.time, release.sequence())),
         _ => None,
     };
     let mut all: Vec<(u64, u64)> = history.iter().filter_map(switched).collect();
+    // Corrected and not left out: the records are in the right order, also if a clock was wrong.
     all.iter_mut().fold(0, |highest, (_, sequence)| {
         *sequence = highest.max(*sequence);
         *sequence
@@ -130,6 +133,7 @@ fn day(
     start: u64,
     now: u64,
 ) -> Day {
+    // Today ends now: what comes is not known.
     let end = (start + DAY_SECONDS).min(now + 1);
     let is_within = |time: u64| (start..end).contains(&time);
     let mut day = Day { start, kind: DayKind::Unknown, switches: 0, lag: 0 };
@@ -140,6 +144,7 @@ fn day(
     };
     day.switches = switches.iter().filter(|(time, _)| is_within(*time)).count() as u64;
     for (from, until) in lacks {
+        // Before the mirror joined it did not lack anything.
         let from = (*from).max(joined);
         // The mirror lacked this release during part of the day.
         if from < end && *until >= start && *until > from {

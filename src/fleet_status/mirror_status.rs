@@ -193,6 +193,7 @@ pub struct MirrorStatus {
 pub fn evaluate(seen: &[Poll], is_frozen: impl Fn(&str) -> bool, now: u64) -> Vec<MirrorStatus> {
     let mut mirror_statuses: Vec<MirrorStatus> =
         seen.iter().map(|one| one.status(seen, is_frozen(&one.mirror), now)).collect();
+    // The derived order of the kinds is worst first. Within a kind the longest lag comes first.
     mirror_statuses.sort_by_key(|mirror_status| (mirror_status.state, Reverse(mirror_status.lag)));
     mirror_statuses
 }
@@ -203,6 +204,7 @@ pub fn releases<'s>(seen: &'s [Poll], site: &Site) -> Vec<&'s Release> {
     let states = seen.iter().filter_map(|one| one.state.as_ref().ok());
     let mut known: Vec<&Release> =
         states.flat_map(|state| &state.releases).filter(|release| release.site == *site).collect();
+    // By rank, because two mirrors may serve different releases with one sequence.
     known.sort_by_key(|release| release.rank());
     known.dedup_by_key(|release| release.id());
     known
@@ -217,6 +219,7 @@ fn for_all<'s>(known: Vec<&'s Release>, seen: &'s [Poll], site: &Site) -> Vec<&'
     let newest = current.filter(is_whole).map(Release::rank).max();
     let is_lacking = |release: &&Release| newest.is_none_or(|newest| release.rank() <= newest);
     let whole: Vec<&Release> = known.iter().copied().filter(is_whole).filter(is_lacking).collect();
+    // Otherwise a fleet that was only ever pushed to in parts would have nothing to compare with.
     if whole.is_empty() { known } else { whole }
 }
 
@@ -242,6 +245,7 @@ impl Poll {
         mirror_status.expiring = state.expiries.soon(now);
         mirror_status.free_bytes = state.free_bytes;
         mirror_status.incoming_bytes = Some(state.incoming_bytes);
+        // By the clock here, although the mirror counts by its own.
         let overdue = state.next_expiry.map(|due| now.saturating_sub(due));
         mirror_status.overdue = overdue.filter(|seconds| *seconds > MAX_OVERDUE_SECONDS);
         mirror_status.site.clone_from(&state.site);
@@ -270,6 +274,7 @@ impl Poll {
         let lacking = &known[since..];
         let is_other = same.is_none_or(|last| last + 1 < known.len());
         let is_newest = known.last().is_none_or(|newest| newest.rank() < current.rank());
+        // A release for a part of the fleet counts as apart only until a newer one for all exists.
         let apart = current.partial.as_ref().filter(|_| is_other && is_newest);
         let lacking = if apart.is_some() { &[] } else { lacking };
         mirror_status.apart = apart.map(ToString::to_string);
@@ -295,6 +300,7 @@ impl Poll {
 const fn state_of(failure: ErrorKind) -> StatusKind {
     match failure {
         failure if failure.is_denial() => StatusKind::Denied,
+        // The mirror did not respond, so nothing is known of what it serves.
         ErrorKind::Unreachable
         | ErrorKind::Certificate
         | ErrorKind::BadGateway
@@ -367,6 +373,7 @@ pub fn severity(mirror_statuses: &[MirrorStatus], limits: StatusLimits) -> Sever
     let is_told = |mirror_status: &MirrorStatus| {
         mirror_status.is_known() || mirror_status.state == StatusKind::Frozen
     };
+    // Nothing is known of the fleet then, neither good nor bad.
     if !mirror_statuses.iter().any(is_told) {
         return Severity::Unknown;
     }
@@ -442,6 +449,7 @@ impl MirrorStatus {
         match self.state {
             StatusKind::Frozen => Severity::Ok,
             _ if lag > limits.crit => Severity::Critical,
+            // The lag of a mirror that cannot be reached is unknown and counts as none above.
             _ if lag > limits.warn || is_impaired || !self.state.is_known() => Severity::Warning,
             StatusKind::Diverged => Severity::Warning,
             _ => Severity::Ok,

@@ -29,6 +29,7 @@ pub fn poll(fleet: &Fleet, monitor: &dyn Monitor) -> Vec<Poll> {
         let state = Fleet::state_of(mirror, monitor);
         let round_trip = began.elapsed();
         // A mirror without a readable history is not an error.
+        // Only after a state: a mirror that does not respond costs its wait once.
         let history = state.as_ref().ok().and_then(|_| mirror.history().ok()).unwrap_or_default();
         let (name, location) = (mirror.name().to_owned(), mirror.location().to_owned());
         Poll { mirror: name, location, state, history, round_trip }

@@ -80,6 +80,7 @@ fn is_index(path: &str) -> bool {
 }
 
 fn check(web: &Web, url: &str, path: &str, file: &FileEntry) -> Result<(), String> {
+    // No more than the size of the file is read: a longer response is other content.
     match fetch(web, url, path, file.size) {
         Ok(FetchedPage { object, .. }) if object == file.object => Ok(()),
         Ok(FetchedPage { object, .. }) => Err(format!("other content: {}", short(&object))),
@@ -110,6 +111,8 @@ fn newest(
         let entry = entry?;
         if let Some(file) = entry.file().filter(|file| entry.is_live() && file.size <= MAX_BYTES) {
             best.push((entry.path.as_str().to_owned(), *file));
+            // Six entries at most, so sorting them for each file costs little, and no list of all
+            // files is needed.
             best.sort_by_key(|(_, file)| (Reverse(file.mtime), file.object));
             best.truncate(SAMPLES);
         }

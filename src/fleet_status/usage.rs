@@ -48,6 +48,7 @@ impl Usage {
 /// # Errors
 /// If a manifest cannot be read.
 pub fn usage(mirror: &dyn Mirror, state: &MirrorState) -> Result<Usage, String> {
+    // The staged release comes last, so content that it shares with others never counts as freed.
     let kept = state.releases.iter().chain(&state.staged);
     let mut newest: HashMap<ObjectId, (u64, usize)> = HashMap::new();
     for (place, release) in kept.enumerate() {
@@ -71,6 +72,7 @@ fn add(
     {
         let entry = entry.map_err(|error| error_chain(&error))?;
         if let Some(file) = entry.file() {
+            // Releases come oldest first, so the last insertion is that of the newest.
             newest.insert(file.object, (file.size, place));
         }
     }
@@ -78,6 +80,7 @@ fn add(
 }
 
 fn sum(newest: &HashMap<ObjectId, (u64, usize)>, releases: &[Release]) -> Usage {
+    // One place more than releases: that of the staged one, which pruning keeps.
     let mut last = vec![0u64; releases.len() + 1];
     for (size, place) in newest.values() {
         last[*place] = last[*place].saturating_add(*size);
