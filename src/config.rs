@@ -209,6 +209,8 @@ impl Config {
         let of_mirrors = self.all_mirrors().filter_map(MirrorConfig::token_variable);
         let all = of_mirrors
             .chain(self.notify.secret_variables())
+            // Also those that a list may name and does not: they are in the environment all the
+            // same.
             .chain(self.token_envs.iter().map(String::as_str));
         all.map(str::to_owned).collect()
     }
@@ -240,6 +242,7 @@ pub struct ParseDurationError {
 /// When it is none.
 pub fn parse_duration(text: &str) -> Result<Duration, ParseDurationError> {
     let relative = jiff::SpanRelativeTo::days_are_24_hours();
+    // A `Span` and not a `SignedDuration`, which knows neither days nor weeks.
     let duration = text.trim().parse::<jiff::Span>().and_then(|span| span.to_duration(relative));
     duration
         .ok()
@@ -272,7 +275,6 @@ struct Checker<'a> {
 }
 
 impl<'a> Checker<'a> {
-    /// Of the file at `path`.
     fn new(text: &'a str, path: &'a Path) -> Self {
         let base =
             path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
@@ -295,6 +297,8 @@ impl Checker<'_> {
             ping: file.ping,
             metrics: file.metrics,
         };
+        // Before the mirrors: the command that lists them must not inherit the secrets that are
+        // named here.
         let notify = self.notify(notify)?;
         let secret_variables = notify.secret_variables().map(str::to_owned).collect();
         let token_envs = rules.token_envs().to_vec();
@@ -351,6 +355,8 @@ impl Checker<'_> {
         for tree in trees {
             let at = tree.at.as_ref().map(|at| self.parsed(at, TreePath::new)).transpose()?;
             let span = tree.at.map_or(tree.path.span(), |at| at.span());
+            // Only equal places: one tree may lie below another one, and the scan finds paths that
+            // collide.
             if content.iter().any(|earlier| earlier.at == at) {
                 return Err(self.error(
                     span,
@@ -383,6 +389,7 @@ impl Checker<'_> {
         if pattern.as_ref().trim().is_empty() {
             return Err(self.error(span, "the pattern is empty"));
         }
+        // Parsed only to report a mistake with its line; the scan builds the rules.
         match ignore::gitignore::GitignoreBuilder::new("").add_line(None, pattern.as_ref()) {
             Ok(_) => Ok(pattern.into_inner()),
             Err(error) => Err(self.error(span, error.to_string())),
@@ -399,10 +406,13 @@ impl Checker<'_> {
     }
 
     fn error(&self, span: Range<usize>, message: impl Into<String>) -> ConfigError {
+        // The span may come from another text, or end in the middle of a character. An error about
+        // the file must not become a panic.
         let start = self.text.floor_char_boundary(span.start.min(self.text.len()));
         let before = &self.text[..start];
         let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
         let line = self.text[line_start..].lines().next().unwrap_or("");
+        // The line is printed, and may be the one into which a token was pasted.
         let line = if has_token(line) { "(withheld: it has a token)" } else { line };
         let number = before.matches('\n').count() + 1;
         let column = self.text[line_start..start].chars().count() + 1;

@@ -84,7 +84,10 @@ impl MirrorAccess {
     fn or(self, common: &Self, reach: TransportConfig) -> Self {
         let common = common.clone();
         match reach {
+            // `[mirror_defaults]` is for mirrors of every kind, so keys without a meaning here are
+            // not errors there.
             TransportConfig::Local => self,
+            // No token: ssh says who the client is.
             TransportConfig::Ssh => Self {
                 host_key: self.host_key.or(common.host_key),
                 ssh_command: self.ssh_command.or(common.ssh_command),
@@ -157,6 +160,7 @@ impl Checker<'_> {
                 return Err(self.error(text.span(), format!("`{key}` is empty")));
             }
         }
+        // The text is not repeated: the error goes to a terminal or a log.
         if let Some(text) = [&mirror.token_env, &mirror.token_file]
             .into_iter()
             .flatten()
@@ -171,6 +175,7 @@ impl Checker<'_> {
             text.as_ref().map(|text| self.base.join(text.as_ref()))
         };
         let token = match (&mirror.token_env, &mirror.token_file) {
+            // An error instead of an order of preference, which the user would have to know.
             (Some(_), Some(second)) => {
                 return Err(self.error(
                     second.span(),
@@ -238,6 +243,7 @@ impl Checker<'_> {
         common: &raw::RawMirror,
         name: &Spanned<String>,
     ) -> Result<(), ConfigError> {
+        // The name may come from a list, and the command is split into words or given to a shell.
         let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
         if name.as_ref().chars().all(is_plain) {
             return Ok(());
@@ -282,6 +288,8 @@ impl Checker<'_> {
         let is_base64 = |text: &str| {
             text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'/' | b'='))
         };
+        // The third word is a comment and is dropped. The key becomes one line of a `known_hosts`
+        // file, where a line break would add a second key.
         match words[..] {
             [kind, text] | [kind, text, _]
                 if is_kind(kind) && is_base64(text) && text.len() >= 32 =>

@@ -94,6 +94,7 @@ pub struct NameError {
 /// Checks a name that stands in arguments, where `/` means a path and `,` parts two names.
 fn checked(text: &str, what: &'static str) -> Result<Box<str>, NameError> {
     let bad = |c: char| c == '/' || c == ',' || c.is_whitespace() || c.is_control();
+    // In arguments `-` begins a flag, and `.` the name of a directory.
     if text.is_empty()
         || text.len() > MAX_NAME_BYTES
         || text.starts_with(['-', '.'])
@@ -200,12 +201,16 @@ impl Checker<'_> {
                 |key: &str| self.error(span.start..span.start, format!("missing field `{key}`"));
             self.add(&mut roster, &table.into_inner(), missing)?;
         }
+        // After the tables of the file, so that the error about a name that both have is one of the
+        // list.
         self.add_listed(&mut roster, list)?;
         self.check_groups(roster.mirrors)
     }
 
     fn add_listed(&self, roster: &mut Roster<'_>, list: &List<'_>) -> Result<(), ConfigError> {
         let Some(from) = list.from else { return Ok(()) };
+        // All variables with secrets that the file names so far: the command that lists the mirrors
+        // inherits none of them.
         let mut secret_variables = list.secret_variables.clone();
         secret_variables.extend(
             roster.mirrors.iter().filter_map(MirrorConfig::token_variable).map(str::to_owned),
@@ -215,6 +220,7 @@ impl Checker<'_> {
         let source = self.list_source(from, secret_variables)?;
         for line in listed::lines(&(list.read)(&source, self.base)?, &source)? {
             line.check(self.base, |checker, table| {
+                // Checked before the line is used: another team may write the list.
                 checker.no_command_here(&table)?;
                 let name = table.name.as_ref().map_or("", |name| name.as_ref());
                 let common = &roster.common.replaced(NAME_PLACE, name);
@@ -251,6 +257,8 @@ impl Checker<'_> {
         // A fault of the common url shows at the mirror for which it is one.
         let span = table.url.as_ref().map_or(name_span, Spanned::span);
         let url = self.url(&Spanned::new(span.clone(), url.as_ref().replace(NAME_PLACE, text)))?;
+        // One mirror under two names would be pushed to twice at once, and count twice where
+        // mirrors are counted.
         if let Some(other) = roster.names_by_place.insert(place(&url), name.clone()) {
             return Err(
                 self.error(span, format!("the mirror {:?} has the same url", other.as_str()))
@@ -269,9 +277,12 @@ impl Checker<'_> {
             group: label(&table.group, &common.group).transpose()?,
             region: label(&table.region, &common.region).transpose()?,
             store: table.store.as_ref().map(|id| self.store(id)).transpose()?,
+            // Equal shares by default.
             weight: table.weight.or(common.weight).unwrap_or(NonZeroU32::MIN),
             public_url: self
                 .public_url(table.public_url.as_ref().or(common.public_url.as_ref()), text)?,
+            // Both keys together: a table that only sets `frozen = false` must not get the `until`
+            // of the defaults.
             frozen: if table.frozen.is_some() || table.until.is_some() {
                 self.frozen(table)?
             } else {
@@ -298,6 +309,7 @@ impl Checker<'_> {
         };
         match mirrors.iter().find(|mirror| is_group(mirror.name.as_str())) {
             Some(both) => Err(self.error(
+                // No position: one of the two may stand in a list.
                 0..0,
                 format!("{:?} is the name of a mirror and of a group", both.name.as_str()),
             )),
@@ -314,6 +326,7 @@ impl Checker<'_> {
         if text.contains("://") {
             return Ok(text.to_owned());
         }
+        // With a `/` always, so that a location is never taken for a name.
         let path = self.base.join(text);
         let path = path
             .to_str()
@@ -349,6 +362,7 @@ impl Checker<'_> {
             Value::String(text) => text.clone(),
             other => other.to_string(),
         };
+        // UTC, because the same file must mean the same on every machine.
         let civil =
             || text.parse::<jiff::civil::DateTime>().and_then(|time| time.to_zoned(TimeZone::UTC));
         let time =
@@ -383,6 +397,8 @@ impl Checker<'_> {
         for group in table.groups.into_inner() {
             let label = Label::new(group.as_ref())
                 .map_err(|error| self.error(group.span(), error.to_string()))?;
+            // A typing error would otherwise leave a wave without mirrors, and its probes without
+            // effect.
             if !mirrors.iter().any(|mirror| mirror.group.as_ref() == Some(&label)) {
                 return Err(self.error(
                     group.span(),
@@ -434,6 +450,8 @@ impl Checker<'_> {
                     format!("{text:?}: a probe is https://host/path, or a path such as index.html"),
                 ));
             }
+            // A path is fetched below the public URL of each mirror of the wave, so each of them
+            // needs one.
             if let Some(mirror) =
                 mirrors.iter().filter(in_wave).find(|mirror| !is_url && mirror.public_url.is_none())
             {

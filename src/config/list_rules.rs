@@ -15,7 +15,6 @@ pub(super) struct ListRules {
 }
 
 impl ListRules {
-    /// The variables that lines may name.
     pub(super) fn token_envs(&self) -> &[String] {
         &self.token_envs
     }
@@ -23,6 +22,8 @@ impl ListRules {
     fn has(&self, host: &str) -> bool {
         let host = host.to_ascii_lowercase();
         let is_one = |pattern: &String| match pattern.strip_prefix('*') {
+            // The pattern keeps its dot, so `*.example` matches neither `example` nor
+            // `bad-example`.
             Some(end) => host.len() > end.len() && host.ends_with(end),
             None => host == *pattern,
         };
@@ -31,7 +32,6 @@ impl ListRules {
 }
 
 impl Checker<'_> {
-    /// What the file says of lists.
     pub(super) fn list_rules(&self, file: &raw::RawFile) -> Result<ListRules, ConfigError> {
         let is_bad =
             |name: &&Spanned<String>| name.as_ref().trim().is_empty() || has_token(name.as_ref());
@@ -68,6 +68,7 @@ impl Checker<'_> {
         common: &raw::RawMirror,
         rules: &ListRules,
     ) -> Result<(), ConfigError> {
+        // A line may repeat what the defaults say anyway.
         let differs = |own: &Option<Spanned<String>>, common: &Option<Spanned<String>>| {
             let common = common.as_ref().map(Spanned::as_ref);
             own.as_ref()

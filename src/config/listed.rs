@@ -14,7 +14,6 @@ use crate::{command, fsx};
 /// Time limit of the command that writes the list.
 const LIMIT: Duration = Duration::from_secs(30);
 
-/// Where a list is.
 pub(super) enum ListSource {
     File(PathBuf),
     Command {
@@ -47,6 +46,7 @@ pub(super) fn read(source: &ListSource, directory: &Path) -> Result<String, Conf
             variables: &[],
             secret_variables,
             input: "",
+            // One byte more than allowed, so that a list that is cut off is noticed.
             kept_bytes: MAX_BYTES + 1,
             limit: LIMIT,
         })
@@ -105,6 +105,8 @@ pub(super) fn lines(text: &str, source: &ListSource) -> Result<Vec<MirrorLine>, 
 
 impl MirrorLine {
     fn new(number: usize, line: &str, list: &Path) -> Result<Self, ConfigError> {
+        // The line as if it were alone in a file, after as many empty lines: `Checker` then counts
+        // the right number.
         let padded = format!("{}{line}", "\n".repeat(number - 1));
         let error = |column: usize, message: String| {
             let start = padded.len() - line.len()
@@ -116,6 +118,7 @@ impl MirrorLine {
             let what = text.split(" at line ").next().unwrap_or_default();
             error(fault.column(), format!("not a JSON object with the keys of [[mirror]]: {what}"))
         })?;
+        // Through TOML, so that one type and one set of rules is enough for the file and for lists.
         let text = toml::to_string(&table).map_err(|fault| error(1, fault.to_string()))?;
         Ok(Self { number, text, list: list.to_owned() })
     }

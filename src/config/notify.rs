@@ -105,6 +105,7 @@ pub(super) struct RawPurge {
 }
 
 #[derive(Deserialize)]
+// Untagged loses positions inside of the value. Here it has none: both forms are plain texts.
 #[serde(untagged, expecting = "a URL, or a list of them")]
 enum OneOrMany {
     One(String),
@@ -239,6 +240,7 @@ impl Checker<'_> {
     ) -> Result<Option<TokenSource>, ConfigError> {
         let given = [env.1, file.1].into_iter().flatten().find(|text| {
             text.as_ref().trim().is_empty()
+                // The URL itself, where the name of a variable or a file was meant.
                 || text.as_ref().contains("://")
                 || has_token(text.as_ref())
         });

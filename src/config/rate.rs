@@ -32,8 +32,10 @@ pub fn parse_rate(text: &str) -> Result<NonZeroU64, ParseRateError> {
     let number = text.trim();
     if !number.is_empty()
         && number.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.')
+        // Zero is not a rate in any unit, so it gets the other message.
         && number != "0"
     {
+        // rsync reads such a number as KiB, others as bytes: a factor of a thousand.
         return Err(ParseRateError::NoUnit { number: number.to_owned() });
     }
     let rate = text.parse::<ByteSize>().ok().and_then(|size| NonZeroU64::new(size.as_u64()));

@@ -115,6 +115,7 @@ impl RawMirror {
     /// The same with `text` in place of each `place` in its strings.
     pub(super) fn replaced(&self, place: &str, text: &str) -> Self {
         let mut replaced = self.clone();
+        // `name` and `store` are missing, because the defaults may not have them.
         let strings = [
             &mut replaced.url,
             &mut replaced.group,
@@ -176,6 +177,7 @@ fn content<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<RawContent>
             if path.is_empty() {
                 return Err(E::custom("the path is empty"));
             }
+            // A visitor does not learn the position.
             Ok(vec![RawContent { path: Spanned::new(0..0, path.to_owned()), at: None }])
         }
 
@@ -210,6 +212,8 @@ fn text_or_count<'de, D: Deserializer<'de>, T>(
 where
     T: FromStr<Err: fmt::Display>,
 {
+    // TOML has numbers, and a user writes `require = 2` as well as `require = "80%"`. Both are
+    // parsed as the text that a flag takes.
     struct TextOrCount<T>(&'static str, PhantomData<T>);
 
     impl<T: FromStr<Err: fmt::Display>> Visitor<'_> for TextOrCount<T> {

@@ -17,6 +17,7 @@ use crate::receiver::{
 use crate::tree_path::Site;
 
 /// The usual port.
+// This machine only: without TLS nothing may be sent over a network.
 pub const DEFAULT_LISTEN: &str = "127.0.0.1:7447";
 
 /// Default time limit of a hook, in seconds.
@@ -75,6 +76,7 @@ struct SiteTable {
     post_activate_timeout: Option<Spanned<String>>,
 }
 
+// An enum of one variant, because a bare `Vec<String>` cannot have a message of its own.
 #[derive(Deserialize)]
 #[serde(
     untagged,
@@ -117,6 +119,7 @@ pub fn load_tokens(path: &Path) -> Result<Vec<TokenRecord>, ConfigError> {
     let text = read(path)?;
     let checker = Checker::new(&text, path);
     let file: TokenFile = toml::from_str(&text).map_err(|error| checker.syntax(&error))?;
+    // The file stands alone, so the sites are not known here.
     checker.tokens(file.token, None)
 }
 
@@ -140,6 +143,7 @@ pub fn parse(text: &str, path: &Path) -> Result<ReceiverSettings, ConfigError> {
         .map(|tls| TlsFiles { cert: checker.base.join(tls.cert), key: checker.base.join(tls.key) });
     let front = if file.behind_proxy { Exposure::Proxy } else { Exposure::None };
     let limits = checker.limits(&file.limits)?;
+    // Tokens always, also if there are none: a file without `[[token]]` lets no client in.
     Ok(ReceiverSettings { listen, tls, front, access: AuthPolicy::Tokens(tokens), sites, limits })
 }
 
@@ -152,6 +156,7 @@ impl Checker<'_> {
             if sites.iter().any(|earlier| earlier.name == site.name) {
                 return Err(self.error(span, "there is already a site of this name"));
             }
+            // Two sites in one directory would be one store with two names.
             if sites.iter().any(|earlier| earlier.directory == site.directory) {
                 return Err(self.error(span, "another site has the same directory"));
             }
@@ -171,6 +176,7 @@ impl Checker<'_> {
         let timeout = timeout.unwrap_or(std::time::Duration::from_secs(HOOK_SECONDS));
         let command = table.post_activate.map_or_else(Vec::new, |RawCommand::Words(words)| words);
         Ok(SiteSettings {
+            // The slash at the end keeps `/docs2/` from being a path of the site `docs`.
             base: format!("/{name}/"),
             name: Some(name),
             directory: self.base.join(table.dir.into_inner()),
@@ -243,6 +249,7 @@ impl Checker<'_> {
             let id = id.ok_or_else(|| {
                 self.error(table.id.span(), "an id has 8 lower-case hexadecimal digits")
             })?;
+            // A token is looked up by its id, so the second one would never be found.
             if records.iter().any(|earlier| earlier.id == id) {
                 return Err(self.error(table.id.span(), "there is already a token of this id"));
             }
@@ -251,6 +258,7 @@ impl Checker<'_> {
             let mut sites = Vec::with_capacity(table.sites.len());
             for text in &table.sites {
                 let site = self.parsed(text, Site::new)?;
+                // A typing error would leave a token that is valid nowhere.
                 if known.is_some_and(|known| !known.contains(&site)) {
                     return Err(self.error(text.span(), format!("there is no [[site]] {site}")));
                 }
@@ -267,6 +275,7 @@ impl Checker<'_> {
 
 fn moment(text: &str) -> Result<u64, &'static str> {
     let moment = text
+        // With an offset or `Z`: a time without one would depend on the machine.
         .parse::<jiff::Timestamp>()
         .map_err(|_| "is no time: write it like 2027-02-21T00:00:00Z")?;
     u64::try_from(moment.as_second()).map_err(|_| "is before 1970")

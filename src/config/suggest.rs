@@ -14,6 +14,7 @@ pub fn closest<'c>(word: &str, candidates: impl IntoIterator<Item = &'c str>) ->
         |candidate: &str| strsim::damerau_levenshtein(&wanted, &candidate.to_lowercase());
     let ranked = candidates.into_iter().map(|candidate| (distance(candidate), candidate));
     ranked
+        // Fewer edits than characters: otherwise any short word could be turned into another.
         .filter(|(edits, candidate)| *edits <= allowed && *edits < candidate.chars().count())
         .min()
         .map(|best| best.1)
@@ -38,6 +39,7 @@ const TYPE_WORDS: [(&str, &str); 12] = [
 /// A message of serde about a value of the wrong type, without the names of types of Rust. Any
 /// other is left alone.
 pub(super) fn with_plain_types(message: String) -> String {
+    // By its text, because serde gives nothing else.
     let Some((found, expected)) = message.split_once(", expected ") else { return message };
     let Some(found) =
         found.strip_prefix("invalid type: ").or_else(|| found.strip_prefix("invalid value: "))
