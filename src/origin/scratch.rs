@@ -1,7 +1,7 @@
 //! Temporary files of the origin during a push, and what the cache keeps for the next one.
 
 use std::fs::File;
-use std::io::{Read, Write as _};
+use std::io::{self, Read, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -18,6 +18,9 @@ const PREFIX: &str = "push-";
 /// Prefix of the name of a directory outside of the cache.
 const TEMPORARY_PREFIX: &str = "headwater-";
 const LOCK: &str = "lock";
+/// How long a push waits for another one that starts at the same time. The lock is held only while
+/// directories of killed pushes are removed.
+const GUARD_WAIT: Duration = Duration::from_secs(60);
 /// Prefix of manifests that are kept for later pushes. The sequence and the id follow.
 const KNOWN: &str = "manifest-";
 /// The measured link speeds.
@@ -106,13 +109,13 @@ impl Scratch {
         let parent = Dir::open(path)?;
         // Held for a moment, so that no other process sweeps the directory before its lock exists.
         let guard = parent.open_or_create_file(LOCK)?;
-        fsx::lock(&guard, Duration::from_secs(60), &parent.join(LOCK))?;
+        take_lock(&guard, GUARD_WAIT, &parent.join(LOCK))?;
         sweep(&parent)?;
         // A random name, because process ids are not unique if several containers share a cache.
         let name = format!("{PREFIX}{}", random_name(path)?);
         let dir = parent.create_dir(&name)?;
         let lock = dir.open_or_create_file(LOCK)?;
-        fsx::lock(&lock, Duration::ZERO, &dir.join(LOCK))?;
+        take_lock(&lock, Duration::ZERO, &dir.join(LOCK))?;
         Ok(Self { parent, name, dir, _lock: lock, temporary: None })
     }
 
@@ -214,6 +217,16 @@ pub(crate) fn warn_not_kept(error: &IoError, monitor: &dyn Monitor) {
         error_chain(error)
     );
     monitor.event(Event::Warned { message });
+}
+
+/// Takes the exclusive lock of `file`. Without it, another process could remove the directory of
+/// this push.
+fn take_lock(file: &File, wait: Duration, path: &Path) -> Result<(), IoError> {
+    if fsx::lock(file, wait, path)? {
+        return Ok(());
+    }
+    let held = io::Error::new(io::ErrorKind::WouldBlock, "another process holds the lock");
+    Err(IoError::new("lock", path, held))
 }
 
 /// Removes the directories of killed pushes, which are not locked.
@@ -370,6 +383,16 @@ mod tests {
         assert!(places.iter().all(|place| place.is_dir()), "{places:?}");
         drop((first, second));
         assert!(places.iter().all(|place| !place.exists()));
+    }
+
+    #[test]
+    fn a_lock_that_another_process_holds_is_an_error() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join(LOCK);
+        let [held, wanted] = [(); 2].map(|()| File::create(&path).unwrap());
+        take_lock(&held, Duration::ZERO, &path).unwrap();
+        let error = take_lock(&wanted, Duration::ZERO, &path).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
     }
 
     #[test]

@@ -23,7 +23,7 @@ use crate::origin::scratch::Scratch;
 use crate::pack;
 use crate::packing::content_source::ContentSource;
 
-/// Bytes of packs kept in memory; one more pack of any size may be added to that.
+/// Bytes of packs kept in memory. A larger pack is kept there if it is the only one.
 const WINDOW_BYTES: usize = 3 * pack::TARGET_PACK_BYTES;
 /// Bytes of one read from the scratch file.
 const READ_BYTES: usize = 128 * 1024;

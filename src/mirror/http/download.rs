@@ -61,7 +61,11 @@ impl Download {
                     }
                     .into());
                 }
-                Err(error) => return Err(map_read_error(error).error),
+                // The link broke again before the first new byte: this is one more failed attempt.
+                Err(error) => {
+                    self.retry.next(map_read_error(error))?;
+                    return self.reopen();
+                }
             }
         }
         self.reader = Box::new(reader);

@@ -2,8 +2,7 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 
 use hyper::Response;
 use hyper::body::Bytes;
@@ -35,8 +34,8 @@ impl HandlerResult {
 
 /// A guard, and a function that returns whether the guard was dropped. The future of a request
 /// keeps the guard; it is dropped with the future if the peer disconnects.
-pub(crate) fn disconnect_flag() -> (Arc<AtomicBool>, impl Fn() -> bool + Send + Sync) {
-    let asker = Arc::new(AtomicBool::new(true));
-    let weak: Weak<AtomicBool> = Arc::downgrade(&asker);
-    (asker, move || weak.upgrade().is_none_or(|asker| !asker.load(Ordering::Relaxed)))
+pub(crate) fn disconnect_flag() -> (Arc<()>, impl Fn() -> bool + Send + Sync) {
+    let guard = Arc::new(());
+    let weak = Arc::downgrade(&guard);
+    (guard, move || weak.strong_count() == 0)
 }

@@ -41,7 +41,7 @@ const BLOCKING_THREADS: usize = 64;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Response to a connection over the limit, sent only if it can be sent without waiting.
 const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\nconnection: close\r\n\
-    content-type: application/json\r\ncontent-length: 67\r\n\r\n\
+    content-type: application/json\r\ncontent-length: 68\r\n\r\n\
     {\"error\":{\"kind\":\"busy\",\"message\":\"too many connections are open\"}}\n";
 
 /// A receiver that listens.
