@@ -20,8 +20,8 @@ use crate::pack::PackReader;
 use crate::protocol::Settled;
 use crate::release::ReleaseName;
 use crate::store::{
-    Depth, Fetch, Presence, Pruned, Repaired, StagingTransaction, Store, StoreError, StoredChange,
-    Verified,
+    Depth, Fetch, OfferedRelease, Presence, Pruned, Repaired, StagingTransaction, Store,
+    StoreError, StoredChange, Verified,
 };
 use crate::threads;
 use crate::tree_path::Site;
@@ -158,6 +158,10 @@ fn read_part(store: &Store, part: &ObjectPart) -> Option<Vec<u8>> {
     (bytes.len() as u64 == part.length).then_some(bytes)
 }
 
+fn offered<'a>(request: &StageRequest<'a>, change: &'a StoredChange) -> OfferedRelease<'a> {
+    OfferedRelease { release: request.release, base: request.base, change }
+}
+
 impl Mirror for DirectoryMirror {
     fn name(&self) -> &str {
         &self.name
@@ -255,7 +259,7 @@ impl Mirror for DirectoryMirror {
         let change = StoredChange::Memory(Arc::clone(request.change));
         let checked = match Store::look(&self.path)? {
             Presence::Absent => Store::check_room_at(&self.path, request.release, &change),
-            Presence::Store(store) => store.check_room(request.release, request.base, &change),
+            Presence::Store(store) => store.check_room(offered(request, &change)),
         };
         Ok(checked?)
     }
@@ -271,13 +275,10 @@ impl Mirror for DirectoryMirror {
         let store = Store::open_or_create(&self.path, &request.release.site)?;
         let store = Arc::new(store.cancelled_by(&self.cancel));
         let change = StoredChange::Memory(Arc::clone(request.change));
-        let (release, base) = (request.release, request.base);
+        let offered = offered(request, &change);
         // No memory limit: the push that runs in this process holds these entries as well.
-        let Some(needs) = store.read_change(release, base, &change, &|_| true, &stop)? else {
-            return Ok(());
-        };
-        let mut transaction =
-            store.start_staging(release, &request.key, &change, needs, self.wait)?;
+        let Some(needs) = store.read_change(offered, &|_| true, &stop)? else { return Ok(()) };
+        let mut transaction = store.start_staging(offered, &request.key, needs, self.wait)?;
         match self.receive(&transaction, bundle, monitor) {
             Ok(()) => {}
             Err(MirrorError::Store(error)) => return Err(transaction.fail(error).into()),
