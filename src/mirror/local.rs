@@ -11,9 +11,9 @@ use crate::cancel::CancelToken;
 use crate::fsx::Context as _;
 use crate::hash::{ManifestId, ObjectId, StoreId};
 use crate::mirror::{
-    Effort, Expiries, HistoryEvent, Link, Mirror, MirrorError, MirrorState, ObjectPart,
-    ObjectSource, OutgoingPack, PackCursor, PackSource, RepairSource, Semaphore, SourceError,
-    StageRequest,
+    Effort, Expiries, HistoryEvent, Link, Mirror, MirrorError, MirrorIdentity, MirrorState,
+    ObjectPart, ObjectSource, OutgoingPack, PackCursor, PackSource, RepairSource, Semaphore,
+    SourceError, StageRequest,
 };
 use crate::monitor::{Event, Monitor};
 use crate::pack::PackReader;
@@ -24,16 +24,12 @@ use crate::store::{
     StoreError, StoredChange, Verified,
 };
 use crate::threads;
-use crate::tree_path::Site;
 
 /// A directory mirror.
 #[derive(Debug)]
 pub struct DirectoryMirror {
-    name: String,
-    location: String,
+    identity: MirrorIdentity,
     path: PathBuf,
-    /// The only accepted site; `None` accepts any.
-    site: Option<Site>,
     wait: Duration,
     jobs: NonZeroUsize,
     semaphore: Option<Arc<Semaphore>>,
@@ -41,28 +37,16 @@ pub struct DirectoryMirror {
 }
 
 impl DirectoryMirror {
-    /// Creates the mirror `name` at `path`; the user wrote it as `location`. If `site` is given,
-    /// no other site is accepted. `wait` is the longest wait for a lock, `jobs` the number of
+    /// Creates a mirror at `path`. `wait` is the longest wait for a lock, `jobs` the number of
     /// threads that unpack.
     #[must_use]
     pub fn new(
-        name: String,
-        location: String,
+        identity: MirrorIdentity,
         path: PathBuf,
-        site: Option<Site>,
         wait: Duration,
         jobs: NonZeroUsize,
     ) -> Self {
-        Self {
-            name,
-            location,
-            path,
-            site,
-            wait,
-            jobs,
-            semaphore: None,
-            cancel: CancelToken::default(),
-        }
+        Self { identity, path, wait, jobs, semaphore: None, cancel: CancelToken::default() }
     }
 
     /// Staging holds a permit of `semaphore`: many stages at once would exceed the limit of open
@@ -80,7 +64,7 @@ impl DirectoryMirror {
 
     fn open(&self) -> Result<Store, MirrorError> {
         let store = Store::open(&self.path)?.cancelled_by(&self.cancel);
-        if let Some(site) = &self.site {
+        if let Some(site) = &self.identity.site {
             store.check_site(site)?;
         }
         Ok(store)
@@ -101,7 +85,7 @@ impl DirectoryMirror {
             while !is_failed.load(Ordering::Relaxed)
                 && let Some(pack) = next_pack(&cursor, monitor)?
             {
-                let mirror = self.name.clone();
+                let mirror = self.identity.name.clone();
                 if transaction.holds(&pack.id()) {
                     monitor.event(Event::PackHeld { mirror, pack: pack.id() });
                     continue;
@@ -164,11 +148,11 @@ fn offered<'a>(request: &StageRequest<'a>, change: &'a StoredChange) -> OfferedR
 
 impl Mirror for DirectoryMirror {
     fn name(&self) -> &str {
-        &self.name
+        &self.identity.name
     }
 
     fn location(&self) -> &str {
-        &self.location
+        &self.identity.location
     }
 
     fn link(&self) -> Link {
@@ -184,7 +168,7 @@ impl Mirror for DirectoryMirror {
             Presence::Absent => return Ok(MirrorState::default()),
             Presence::Store(store) => store,
         };
-        if let Some(site) = &self.site {
+        if let Some(site) = &self.identity.site {
             store.check_site(site)?;
         }
         let current = store.current()?;
@@ -286,7 +270,7 @@ impl Mirror for DirectoryMirror {
         }
         let objects = transaction.finish(&Supplied(bundle))?;
         if objects > 0 {
-            monitor.event(Event::ObjectsResent { mirror: self.name.clone(), objects });
+            monitor.event(Event::ObjectsResent { mirror: self.identity.name.clone(), objects });
         }
         Ok(())
     }

@@ -63,6 +63,17 @@ pub enum Link {
     Network,
 }
 
+/// What the user says of a mirror, whatever its kind.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MirrorIdentity {
+    /// The name that is shown to users.
+    pub name: String,
+    /// The location, as the user wrote it.
+    pub location: String,
+    /// The only accepted site; `None` accepts any.
+    pub site: Option<Site>,
+}
+
 /// A downstream destination.
 ///
 /// At every instant, also when an operation is interrupted, visitors of a mirror get one complete

@@ -61,7 +61,10 @@ pub(super) fn run(
         FirstAttempt::Held(held) => stage.step_by_step(&upload, Some(held))?,
     }
     if stage.resent > 0 {
-        monitor.event(Event::ObjectsResent { mirror: mirror.name.clone(), objects: stage.resent });
+        monitor.event(Event::ObjectsResent {
+            mirror: mirror.identity.name.clone(),
+            objects: stage.resent,
+        });
     }
     Ok(())
 }

@@ -234,7 +234,7 @@ impl<'u> Upload<'u> {
         let is_new = lock(&self.arrived).reported.insert(id);
         if is_new {
             self.monitor.event(Event::PackSent {
-                mirror: self.mirror.name.clone(),
+                mirror: self.mirror.identity.name.clone(),
                 pack: id,
                 bytes,
             });
@@ -248,7 +248,7 @@ impl<'u> Upload<'u> {
         // The lock is held, so that no progress is reported after the pack was reported as sent.
         if !arrived.reported.contains(&id) {
             self.monitor.event(Event::PackAdvanced {
-                mirror: self.mirror.name.clone(),
+                mirror: self.mirror.identity.name.clone(),
                 pack: id,
                 bytes,
             });
@@ -388,8 +388,10 @@ impl<'u> Upload<'u> {
                 continue;
             }
             if lock(&self.arrived).note(pack.id()) {
-                self.monitor
-                    .event(Event::PackHeld { mirror: self.mirror.name.clone(), pack: pack.id() });
+                self.monitor.event(Event::PackHeld {
+                    mirror: self.mirror.identity.name.clone(),
+                    pack: pack.id(),
+                });
             }
         }
     }
