@@ -135,8 +135,11 @@ impl Tree {
                 &mut walk,
                 &config,
                 known,
-                || Examiner::new(root, number, self.options.symlinks, &counters),
-                |examiner, batch| examiner.compare(&self.entries, batch),
+                || {
+                    let mut examiner =
+                        Examiner::new(root, number, self.options.symlinks, &counters);
+                    move |batch| examiner.compare(&self.entries, batch)
+                },
                 |found| altered.extend(found),
             )?;
             removed.extend(before);

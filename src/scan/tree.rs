@@ -207,8 +207,10 @@ impl Scan {
             &mut walk,
             &config,
             |entry| cache.as_mut().and_then(|cache| cache.find(root.relative(entry.path()))),
-            || Examiner::new(root, number, options.symlinks, &counters),
-            Examiner::examine,
+            || {
+                let mut examiner = Examiner::new(root, number, options.symlinks, &counters);
+                move |batch| examiner.examine(batch)
+            },
             |examined: Examined| {
                 for entry in &examined.entries {
                     match &entry.kind {
