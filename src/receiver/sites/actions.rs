@@ -141,7 +141,7 @@ impl Handler {
         let release = switched.1;
         site.hook_started(release);
         let ended = move |result| same.hook_ended(release, result);
-        self.hooks.start(hook, switched, &self.log, move || state.clear_switch(), ended);
+        self.hooks.start(hook, switched, move || state.clear_switch(), ended);
     }
 
     /// Runs maintenance on each site, at once and then at intervals.
