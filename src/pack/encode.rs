@@ -7,7 +7,7 @@ use std::io;
 
 use super::block::{Block, StoredFrame};
 use super::delta::DeltaEncoder;
-use super::layout::{self, BlockKind, PackCursor};
+use super::layout::{self, BlockKind, ByteCursor};
 use super::{BaseRange, Level, MAX_PACK_BYTES, PackError, Piece, frame};
 use crate::varint;
 
@@ -236,7 +236,7 @@ fn prove(
     buffer: &mut Vec<u8>,
 ) -> Result<(), PackError> {
     debug_assert!(block.bytes.len() < MAX_PACK_BYTES / 2, "header and frame have their own limits");
-    let mut cursor = PackCursor { rest: &block.bytes };
+    let mut cursor = ByteCursor { rest: &block.bytes };
     let prefix = if block.base_count == 0 { &[] } else { input.prefix };
     let read = Block::take(&mut cursor).and_then(|read| {
         let same = cursor.rest.is_empty()
@@ -302,7 +302,7 @@ mod tests {
                 Err(PackError::EncoderFault { .. }) => noticed += 1,
                 // Two encodings may be equivalent.
                 Ok(block) => {
-                    let read = Block::take(&mut PackCursor { rest: &block.bytes }).unwrap();
+                    let read = Block::take(&mut ByteCursor { rest: &block.bytes }).unwrap();
                     assert_eq!(*read.decode(&old).unwrap(), *content, "bit {bit}");
                 }
                 Err(other) => panic!("bit {bit}: {other}"),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::hash::{BundleKey, ManifestId, ObjectId};
 use crate::manifest::ManifestError;
-use crate::manifest::delta::{self, Change};
+use crate::manifest::delta::{self, ManifestDelta};
 use crate::mirror::{Link, Mirror, PolledMirror, StageRequest};
 use crate::origin::link_speed::SpeedTable;
 use crate::origin::scratch::{Entries, ManifestFile, entries, warn_not_kept};
@@ -24,7 +24,7 @@ use crate::push::{PushError, fleet};
 /// The manifest change and packs for all mirrors with the same base.
 pub(super) struct Bundle {
     base: Option<Arc<ManifestFile>>,
-    pub(super) change: Change,
+    pub(super) change: ManifestDelta,
     pub(super) bases: BaseSelection,
     level: Level,
     key: BundleKey,
@@ -146,7 +146,7 @@ impl Bundle {
     fn new(
         context: PushContext<'_>,
         base: &BundleBase,
-        change: Change,
+        change: ManifestDelta,
         members: Vec<usize>,
     ) -> Result<Self, PushError> {
         let PushContext { publication, options, monitor } = context;

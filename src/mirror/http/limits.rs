@@ -78,12 +78,12 @@ impl Semaphore {
     pub(in crate::mirror) fn enter<'t>(
         semaphore: Option<&'t Arc<Self>>,
         stop: CancelCheck<'_>,
-    ) -> Result<Option<Permit<'t>>, MirrorError> {
+    ) -> Result<Option<SemaphorePermit<'t>>, MirrorError> {
         semaphore.map(|semaphore| semaphore.take(stop).ok_or(MirrorError::Cancelled)).transpose()
     }
 
     /// Waits for a permit; returns `None` if `stop` returns true first.
-    fn take(&self, stop: CancelCheck<'_>) -> Option<Permit<'_>> {
+    fn take(&self, stop: CancelCheck<'_>) -> Option<SemaphorePermit<'_>> {
         let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
         while *free == 0 {
             if stop() {
@@ -96,15 +96,15 @@ impl Semaphore {
                 .0;
         }
         *free -= 1;
-        Some(Permit(self))
+        Some(SemaphorePermit(self))
     }
 }
 
 /// A permit; dropping it returns it to the semaphore.
 #[derive(Debug)]
-pub(in crate::mirror) struct Permit<'t>(&'t Semaphore);
+pub(in crate::mirror) struct SemaphorePermit<'t>(&'t Semaphore);
 
-impl Drop for Permit<'_> {
+impl Drop for SemaphorePermit<'_> {
     fn drop(&mut self) {
         *self.0.free.lock().unwrap_or_else(PoisonError::into_inner) += 1;
         self.0.changed.notify_one();
