@@ -194,7 +194,7 @@ fn feed<K, R, S: FnMut(R)>(
 mod tests {
     use super::*;
     use crate::monitor::Silent;
-    use crate::scan::walk::OpenRoot;
+    use crate::scan::open_root::OpenRoot;
     use crate::scan::{Root, ScanOptions};
 
     #[test]
