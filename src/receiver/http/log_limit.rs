@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::receiver::listener::server::network;
+use crate::receiver::address::network;
 
 /// Records that an address may cause at once after a quiet time.
 const BURST: u32 = 40;
