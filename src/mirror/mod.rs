@@ -4,6 +4,7 @@
 //! that a server that does not run headwater can be a mirror too. This module does not know what a
 //! fleet is or in which order mirrors switch.
 
+mod attempt;
 mod error;
 mod expiry;
 mod http;

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::cancel::{CANCEL_POLL_INTERVAL, CancelToken, wait_until};
 use crate::mirror::MirrorError;
+use crate::mirror::attempt::{AttemptError, RetryAction};
 use crate::mirror::transport_error::TransportError;
 use crate::protocol::Resource;
 
@@ -108,34 +109,6 @@ impl Drop for SemaphorePermit<'_> {
     fn drop(&mut self) {
         *self.0.free.lock().unwrap_or_else(PoisonError::into_inner) += 1;
         self.0.changed.notify_one();
-    }
-}
-
-/// Whether and when a failed attempt is retried.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::mirror) enum RetryAction {
-    /// Not: it would fail again.
-    Never,
-    /// At once: an idle connection was closed by the server.
-    AtOnce,
-    /// After a pause.
-    Later,
-    /// After the delay that the receiver asked for.
-    After(Duration),
-    /// Repeatedly, until [`TransferLimits::wait`] has passed.
-    WhileLocked,
-}
-
-/// The error of an attempt, and whether it is retried.
-#[derive(Debug)]
-pub(in crate::mirror) struct AttemptError {
-    pub(in crate::mirror) error: MirrorError,
-    pub(in crate::mirror) retry: RetryAction,
-}
-
-impl AttemptError {
-    pub(in crate::mirror) const fn final_(error: MirrorError) -> Self {
-        Self { error, retry: RetryAction::Never }
     }
 }
 

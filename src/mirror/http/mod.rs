@@ -12,6 +12,7 @@ mod credentials;
 mod download;
 mod limits;
 mod objects;
+mod pack_sequence;
 mod pack_stream;
 mod repair;
 mod stage;
@@ -23,9 +24,6 @@ pub use answer::read_state;
 pub use credentials::{BearerToken, ClientIdentity, Credentials, CredentialsError, ProxyChoice};
 pub use limits::{Exchange, Limiter, Semaphore, Trace, TransferLimits};
 
-pub(super) use credentials::CONNECT;
-pub(super) use limits::{AttemptError, RetryAction};
-
 use std::io::Read;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -36,6 +34,7 @@ use serde::de::DeserializeOwned;
 
 use crate::cancel::Interrupt;
 use crate::hash::{BundleKey, ManifestId, ObjectId, StoreId};
+use crate::mirror::attempt::{AttemptError, CONNECT};
 use crate::mirror::location::{HttpUrl, SshUrl};
 use crate::mirror::ssh::{SshConnection, SshSettings};
 use crate::mirror::transport_error::TransportError;
