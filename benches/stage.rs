@@ -11,8 +11,8 @@ use criterion::{Criterion, criterion_group, criterion_main};
 use headwater::hash::{BundleKey, HistoryId, ManifestId, ObjectId, PackId};
 use headwater::manifest::{Entry, EntryKind, FileEntry, ManifestError, ManifestWriter, delta};
 use headwater::mirror::{
-    DirectoryMirror, Mirror, ObjectSource, OutgoingPack, PackCursor, PackSource, SourceError,
-    StageRequest,
+    DirectoryMirror, Mirror, MirrorIdentity, ObjectSource, OutgoingPack, PackCursor, PackSource,
+    SourceError, StageRequest,
 };
 use headwater::monitor::Silent;
 use headwater::pack::{Level, PackWriter, Piece, encode_block};
@@ -201,14 +201,9 @@ impl PackCursor for Walk<'_> {
 fn directory(path: &Path) -> DirectoryMirror {
     let jobs = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
     let wait = Duration::from_secs(10);
-    DirectoryMirror::new(
-        "bench".into(),
-        path.display().to_string(),
-        path.to_owned(),
-        None,
-        wait,
-        jobs,
-    )
+    let identity =
+        MirrorIdentity { name: "bench".into(), location: path.display().to_string(), site: None };
+    DirectoryMirror::new(identity, path.to_owned(), wait, jobs)
 }
 
 fn stage_onto(mirror: &DirectoryMirror, build: &Build, sealed: &Sealed) {

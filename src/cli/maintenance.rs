@@ -32,32 +32,45 @@ struct MirrorResult<T> {
     error: Option<String>,
 }
 
-/// Runs a function for each mirror, prints the results and returns the worst exit code. `advice` is
-/// the hint for faults on a mirror; a mirror that fails has its own hint.
-fn each<T: Serialize>(
-    name: &'static str,
+/// Work on single mirrors, and how its result is shown.
+trait MaintenanceTask {
+    type Output: Serialize;
+    /// The name of the command.
+    const NAME: &'static str;
+    /// The hint for faults on a mirror; a mirror that fails has its own hint.
+    const ADVICE: Option<&'static str> = None;
+
+    fn run(&self, mirror: &Arc<dyn Mirror>, progress: &Progress) -> Result<Self::Output, Failure>;
+
+    /// The text for people.
+    fn describe(&self, mirror: &str, result: &Self::Output) -> String;
+
+    /// Whether the mirror has no faults.
+    fn is_well(&self, result: &Self::Output) -> bool;
+}
+
+/// Runs a task for each mirror, prints the results and returns the worst exit code.
+fn run_each<T: MaintenanceTask>(
+    task: &T,
     mirrors: &[Arc<dyn Mirror>],
     output: &OutputArgs,
-    work: impl Fn(&Arc<dyn Mirror>, &Progress) -> Result<T, Failure>,
-    describe: impl Fn(&str, &T) -> String,
-    is_well: impl Fn(&T) -> bool,
-    advice: Option<&str>,
 ) -> Result<Exit, Failure> {
     let progress = Progress::start(output)?;
-    let results: Vec<(String, Result<T, Failure>)> =
-        mirrors.iter().map(|mirror| (mirror.name().to_owned(), work(mirror, &progress))).collect();
+    let run = |mirror: &Arc<dyn Mirror>| (mirror.name().to_owned(), task.run(mirror, &progress));
+    let results: Vec<(String, Result<T::Output, Failure>)> = mirrors.iter().map(run).collect();
     progress.finish();
     let mut exit = Exit::Success;
-    let mut answer = MaintenanceOutput { headwater: name, version: 1, mirrors: Vec::new() };
+    let mut answer = MaintenanceOutput { headwater: T::NAME, version: 1, mirrors: Vec::new() };
     let is_single = mirrors.len() == 1;
     for (mirror, result) in results {
         match result {
             Ok(result) => {
-                let is_told = !output.quiet || !is_well(&result);
+                let is_well = task.is_well(&result);
+                let is_told = !output.quiet || !is_well;
                 if is_told && !output.json {
-                    print(&describe(&mirror, &result))?;
+                    print(&task.describe(&mirror, &result))?;
                 }
-                if !is_well(&result) {
+                if !is_well {
                     exit = Exit::Failed;
                 }
                 answer.mirrors.push(MirrorResult { mirror, result: Some(result), error: None });
@@ -76,9 +89,9 @@ fn each<T: Serialize>(
     if output.json {
         print_json(&answer)?;
     }
-    let is_advised =
-        answer.mirrors.iter().filter_map(|one| one.result.as_ref()).any(|result| !is_well(result));
-    if let Some(advice) = advice.filter(|_| is_advised) {
+    let results = answer.mirrors.iter().filter_map(|one| one.result.as_ref());
+    let is_advised = results.into_iter().any(|result| !task.is_well(result));
+    if let Some(advice) = T::ADVICE.filter(|_| is_advised) {
         let written = eprint_raw(&format!("hint: {advice}\n"));
         written.map_err(|error| Failure::new(Exit::Failed, error))?;
     }
@@ -109,12 +122,22 @@ fn faults(faults: &[Fault]) -> String {
         .collect()
 }
 
-/// Runs `headwater verify`.
-pub(crate) fn verify(args: &VerifyArgs) -> Result<Exit, Failure> {
-    let mirrors = mirrors(&args.mirrors, &args.config, &args.remote, None)?;
-    let depth = if args.quick { Depth::Quick } else { Depth::Full };
-    let describe = |mirror: &str, verified: &Verified| {
-        let looked = match depth {
+struct VerifyTask {
+    depth: Depth,
+}
+
+impl MaintenanceTask for VerifyTask {
+    type Output = Verified;
+    const NAME: &'static str = "verify";
+    const ADVICE: Option<&'static str> =
+        Some("run `headwater repair MIRROR --from TREE|MIRROR` to repair what the source has");
+
+    fn run(&self, mirror: &Arc<dyn Mirror>, progress: &Progress) -> Result<Verified, Failure> {
+        in_mirror(mirror, mirror.verify(self.depth, progress))
+    }
+
+    fn describe(&self, mirror: &str, verified: &Verified) -> String {
+        let looked = match self.depth {
             Depth::Quick => String::new(),
             Depth::Full => {
                 format!(
@@ -134,20 +157,56 @@ pub(crate) fn verify(args: &VerifyArgs) -> Result<Exit, Failure> {
             escape(mirror),
             faults(&verified.faults)
         )
-    };
-    let work = |mirror: &Arc<dyn Mirror>, progress: &Progress| {
-        in_mirror(mirror, mirror.verify(depth, progress))
-    };
-    let advice = "run `headwater repair MIRROR --from TREE|MIRROR` to repair what the source has";
-    each(
-        "verify",
-        &mirrors,
-        &args.output,
-        work,
-        describe,
-        |verified| verified.faults.is_empty(),
-        Some(advice),
-    )
+    }
+
+    fn is_well(&self, verified: &Verified) -> bool {
+        verified.faults.is_empty()
+    }
+}
+
+/// Runs `headwater verify`.
+pub(crate) fn verify(args: &VerifyArgs) -> Result<Exit, Failure> {
+    let mirrors = mirrors(&args.mirrors, &args.config, &args.remote, None)?;
+    let depth = if args.quick { Depth::Quick } else { Depth::Full };
+    run_each(&VerifyTask { depth }, &mirrors, &args.output)
+}
+
+struct RepairTask {
+    source: Source,
+}
+
+impl MaintenanceTask for RepairTask {
+    type Output = Repaired;
+    const NAME: &'static str = "repair";
+    const ADVICE: Option<&'static str> = Some(
+        "try another mirror as the source, or push the tree to make a new release; this source \
+         lacks the rest",
+    );
+
+    fn run(&self, mirror: &Arc<dyn Mirror>, progress: &Progress) -> Result<Repaired, Failure> {
+        push::repair(&self.source, mirror, progress).map_err(hints::of_push)
+    }
+
+    fn describe(&self, mirror: &str, repaired: &Repaired) -> String {
+        if repaired.found.is_empty() {
+            return format!("{}: no faults\n", escape(mirror));
+        }
+        let found = counted(repaired.found.len() as u64, "fault", "faults");
+        let left = match repaired.left.len() as u64 {
+            0 => "none left".to_owned(),
+            number => format!("{} left", count(number)),
+        };
+        let objects = counted(repaired.objects, "object", "objects");
+        format!(
+            "{}: {found} found, {objects} fetched again, {left}\n{}",
+            escape(mirror),
+            faults(&repaired.left)
+        )
+    }
+
+    fn is_well(&self, repaired: &Repaired) -> bool {
+        repaired.left.is_empty()
+    }
 }
 
 /// Runs `headwater repair`.
@@ -167,48 +226,23 @@ pub(crate) fn repair(args: &RepairArgs) -> Result<Exit, Failure> {
             scan: context::scan_options(&[], &config, context::jobs(None, &config), None),
         },
     };
-    let describe = |mirror: &str, repaired: &Repaired| {
-        if repaired.found.is_empty() {
-            return format!("{}: no faults\n", escape(mirror));
-        }
-        let found = counted(repaired.found.len() as u64, "fault", "faults");
-        let left = match repaired.left.len() as u64 {
-            0 => "none left".to_owned(),
-            number => format!("{} left", count(number)),
-        };
-        let objects = counted(repaired.objects, "object", "objects");
-        format!(
-            "{}: {found} found, {objects} fetched again, {left}\n{}",
-            escape(mirror),
-            faults(&repaired.left)
-        )
-    };
-    let work = |mirror: &Arc<dyn Mirror>, progress: &Progress| {
-        push::repair(&source, mirror, progress).map_err(hints::of_push)
-    };
-    let advice = "try another mirror as the source, or push the tree to make a new release; this \
-                  source lacks the rest";
-    each(
-        "repair",
-        &mirrors,
-        &args.output,
-        work,
-        describe,
-        |repaired| repaired.left.is_empty(),
-        Some(advice),
-    )
+    run_each(&RepairTask { source }, &mirrors, &args.output)
 }
 
-/// Runs `headwater prune`.
-pub(crate) fn prune(args: &PruneArgs) -> Result<Exit, Failure> {
-    args.dry_run.refuse(
-        "prune",
-        "`headwater releases` shows how much space each number of kept releases would free",
-    )?;
-    let config = load_config(&args.config)?;
-    let mirrors = mirrors(&args.mirrors, &args.config, &args.remote, args.wait.wait)?;
-    let keep = usize::try_from(args.keep.unwrap_or(config.keep).get()).unwrap_or(usize::MAX);
-    let describe = |mirror: &str, pruned: &Pruned| {
+struct PruneTask {
+    /// The number of releases that are kept.
+    keep: usize,
+}
+
+impl MaintenanceTask for PruneTask {
+    type Output = Pruned;
+    const NAME: &'static str = "prune";
+
+    fn run(&self, mirror: &Arc<dyn Mirror>, _: &Progress) -> Result<Pruned, Failure> {
+        in_mirror(mirror, mirror.prune(self.keep))
+    }
+
+    fn describe(&self, mirror: &str, pruned: &Pruned) -> String {
         let releases = counted(pruned.releases, "release", "releases");
         let objects = counted(pruned.objects, "object", "objects");
         let quarantines = match pruned.quarantines {
@@ -230,7 +264,21 @@ pub(crate) fn prune(args: &PruneArgs) -> Result<Exit, Failure> {
             "{}: {releases} and {objects} of {dropped} dropped{quarantines}{expired}\n",
             escape(mirror)
         )
-    };
-    let work = |mirror: &Arc<dyn Mirror>, _: &Progress| in_mirror(mirror, mirror.prune(keep));
-    each("prune", &mirrors, &args.output, work, describe, |_| true, None)
+    }
+
+    fn is_well(&self, _: &Pruned) -> bool {
+        true
+    }
+}
+
+/// Runs `headwater prune`.
+pub(crate) fn prune(args: &PruneArgs) -> Result<Exit, Failure> {
+    args.dry_run.refuse(
+        "prune",
+        "`headwater releases` shows how much space each number of kept releases would free",
+    )?;
+    let config = load_config(&args.config)?;
+    let mirrors = mirrors(&args.mirrors, &args.config, &args.remote, args.wait.wait)?;
+    let keep = usize::try_from(args.keep.unwrap_or(config.keep).get()).unwrap_or(usize::MAX);
+    run_each(&PruneTask { keep }, &mirrors, &args.output)
 }

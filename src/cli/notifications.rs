@@ -198,8 +198,8 @@ impl<'a> Notifications<'a> {
         code: u8,
         error: Option<&str>,
         [fleet, others]: [&Fleet; 2],
-        progress: &Progress,
     ) {
+        let progress = self.lingering.progress;
         let all = Fleet::new(fleet.mirrors().iter().chain(others.mirrors()).cloned().collect());
         // Mirrors outside of the push appear only in the gauges.
         let seen = self.needs_survey(report).then(|| fleet_status::poll(&all, &Silent));
@@ -235,18 +235,13 @@ impl<'a> Notifications<'a> {
 
     /// Writes the gauges and returns the results. This is the last step, so that the gauges include
     /// the results of `post_activate` on the mirrors.
-    pub(crate) fn end(
-        mut self,
-        report: Option<&Report>,
-        code: u8,
-        progress: &Progress,
-    ) -> Vec<NotificationResult> {
+    pub(crate) fn end(mut self, report: Option<&Report>, code: u8) -> Vec<NotificationResult> {
         let told_before = self.told.len();
         if let Some(mut seen) = self.seen.take() {
             add_hook_failures(&mut seen, report);
             self.write_metrics(seen, report, code);
         }
-        warn(&self.told[told_before..], progress);
+        warn(&self.told[told_before..], self.lingering.progress);
         self.told
     }
 

@@ -256,8 +256,8 @@ pub(crate) fn execute(
             let failure = hints::of_push(error);
             let exit = if is_accepted { Exit::Success } else { failure.exit() };
             let fleets = [&job.fleet, &job.others];
-            after.tell(None, exit.code(), Some(&failure.text()), fleets, &progress);
-            after.end(None, exit.code(), &progress);
+            after.tell(None, exit.code(), Some(&failure.text()), fleets);
+            after.end(None, exit.code());
             progress.finish();
             return if is_accepted {
                 accept_superseded(command, &failure, output)
@@ -267,7 +267,7 @@ pub(crate) fn execute(
         }
     };
     let exit = exit_of(&report, progress.is_cancelled(), guards.superseded_ok);
-    after.tell(Some(&report), exit.code(), None, [&job.fleet, &job.others], &progress);
+    after.tell(Some(&report), exit.code(), None, [&job.fleet, &job.others]);
     progress.end_block();
     if !output.json && !output.quiet {
         print(
@@ -280,7 +280,7 @@ pub(crate) fn execute(
     // The clean-up was interrupted.
     let exit = if progress.is_cancelled() { Exit::Interrupted } else { exit };
     expiry::warn(&report, &progress);
-    let told = after.end(Some(&report), exit.code(), &progress);
+    let told = after.end(Some(&report), exit.code());
     if output.json {
         print_json(&PushOutput {
             headwater: command,

@@ -18,8 +18,8 @@ use headwater::config::{Config, MirrorAccess, RunDefaults, TokenSource};
 use headwater::fsx;
 use headwater::mirror::{
     BearerToken, ClientIdentity, Credentials, CredentialsError, DirectoryMirror, Exchange,
-    HttpMirror, Limiter, Location, LocationError, Mirror, ProxyChoice, Semaphore, SshSettings,
-    TransferLimits,
+    HttpMirror, Limiter, Location, LocationError, Mirror, MirrorIdentity, ProxyChoice, Semaphore,
+    SshSettings, TransferLimits,
 };
 use headwater::push::Fleet;
 use headwater::tree_path::Site;
@@ -139,7 +139,11 @@ impl MirrorFactory {
         site: Option<&Site>,
         jobs: NonZeroUsize,
     ) -> Result<Arc<dyn Mirror>, Failure> {
-        let (name, text, site) = (choice.name.clone(), choice.location.clone(), site.cloned());
+        let identity = MirrorIdentity {
+            name: choice.name.clone(),
+            location: choice.location.clone(),
+            site: site.cloned(),
+        };
         let mut pace = self.pace.clone();
         if let Some(rate) = choice.access.bwlimit {
             pace.limit = Some(Arc::new(Limiter::new(rate.get(), pace.limit.take())));
@@ -147,7 +151,7 @@ impl MirrorFactory {
         pace.deadline = self.deadline(&choice.access).map(|deadline| self.began + deadline);
         Ok(match Location::parse(&choice.location).map_err(|error| wrong_location(&error))? {
             Location::Directory(path) => {
-                let mirror = DirectoryMirror::new(name, text, path, site, self.pace.wait, jobs);
+                let mirror = DirectoryMirror::new(identity, path, self.pace.wait, jobs);
                 Arc::new(
                     mirror.with_turns(self.directories.clone()).cancelled_by(&self.pace.cancel),
                 )
@@ -155,16 +159,12 @@ impl MirrorFactory {
             Location::Http(place) => {
                 let access =
                     self.access(&choice.access).map_err(|failure| failure.of(&choice.name))?;
-                Arc::new(HttpMirror::new(name, text, &place, &access, site, pace))
+                Arc::new(HttpMirror::new(identity, &place, &access, pace))
             }
-            Location::Ssh(place) => Arc::new(HttpMirror::over_ssh(
-                name,
-                text,
-                &place,
-                &self.ssh(&choice.access),
-                site,
-                pace,
-            )),
+            Location::Ssh(place) => {
+                let settings = self.ssh(&choice.access);
+                Arc::new(HttpMirror::over_ssh(identity, &place, &settings, pace))
+            }
         })
     }
 

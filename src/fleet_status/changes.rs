@@ -1,8 +1,9 @@
 //! The changes of a release, read from a mirror that keeps it and the previous one.
 
 use crate::fleet_status::Poll;
-use crate::manifest::{Diff, Entry, ManifestError, ManifestReader, diff};
+use crate::manifest::{Diff, ManifestReader, diff};
 use crate::mirror::{Link, Mirror};
+use crate::origin::scratch::Entries;
 use crate::push::Fleet;
 use crate::release::Release;
 
@@ -28,8 +29,6 @@ pub fn changes(fleet: &Fleet, seen: &[Poll], old: Option<&Release>, new: &Releas
     holders.sort_by_key(|mirror| mirror.link() == Link::Network);
     holders.into_iter().find_map(|mirror| compare(&**mirror, old, new))
 }
-
-type Entries = Box<dyn Iterator<Item = Result<Entry, ManifestError>>>;
 
 fn compare(mirror: &dyn Mirror, old: Option<&Release>, new: &Release) -> Option<Diff> {
     let entries = |release: &Release| -> Option<Entries> {

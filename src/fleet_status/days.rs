@@ -75,10 +75,22 @@ pub fn days(
 ) -> Vec<Day> {
     let switches = switches(history, now);
     let lacks = lacks(&switches, published, now);
+    let record = MirrorRecord { history, switches, lacks, tolerance, now };
     // Days of UTC, like all times on the page.
     let today = now - now % DAY_SECONDS;
     let starts = (0..count).rev().map(|ago| today.saturating_sub(ago * DAY_SECONDS));
-    starts.map(|start| day(history, &switches, &lacks, tolerance, start, now)).collect()
+    starts.map(|start| record.day(start)).collect()
+}
+
+/// What is known of the past of a mirror.
+struct MirrorRecord<'a> {
+    history: &'a [HistoryEvent],
+    /// See [`switches`].
+    switches: Vec<(u64, u64)>,
+    /// See [`lacks`].
+    lacks: Vec<(u64, u64)>,
+    tolerance: u64,
+    now: u64,
 }
 
 /// The time spans in which the mirror lacked each release: until it switched to that release or a
@@ -125,47 +137,44 @@ fn switches(history: &[HistoryEvent], now: u64) -> Vec<(u64, u64)> {
     all
 }
 
-fn day(
-    history: &[HistoryEvent],
-    switches: &[(u64, u64)],
-    lacks: &[(u64, u64)],
-    tolerance: u64,
-    start: u64,
-    now: u64,
-) -> Day {
-    // Today ends now: what comes is not known.
-    let end = (start + DAY_SECONDS).min(now + 1);
-    let is_within = |time: u64| (start..end).contains(&time);
-    let mut day = Day { start, kind: DayKind::Unknown, switches: 0, lag: 0 };
-    // Before the first switch in the history it is unknown what the mirror served.
-    let Some(joined) = switches.first().map(|(time, _)| *time).filter(|joined| *joined < end)
-    else {
-        return day;
-    };
-    day.switches = switches.iter().filter(|(time, _)| is_within(*time)).count() as u64;
-    for (from, until) in lacks {
-        // Before the mirror joined it did not lack anything.
-        let from = (*from).max(joined);
-        // The mirror lacked this release during part of the day.
-        if from < end && *until >= start && *until > from {
-            day.lag = day.lag.max((*until).min(end).saturating_sub(from));
+impl MirrorRecord<'_> {
+    /// The day that begins at `start`.
+    fn day(&self, start: u64) -> Day {
+        // Today ends now: what comes is not known.
+        let end = (start + DAY_SECONDS).min(self.now + 1);
+        let is_within = |time: u64| (start..end).contains(&time);
+        let mut day = Day { start, kind: DayKind::Unknown, switches: 0, lag: 0 };
+        // Before the first switch in the history it is unknown what the mirror served.
+        let Some(joined) =
+            self.switches.first().map(|(time, _)| *time).filter(|joined| *joined < end)
+        else {
+            return day;
+        };
+        day.switches = self.switches.iter().filter(|(time, _)| is_within(*time)).count() as u64;
+        for (from, until) in &self.lacks {
+            // Before the mirror joined it did not lack anything.
+            let from = (*from).max(joined);
+            // The mirror lacked this release during part of the day.
+            if from < end && *until >= start && *until > from {
+                day.lag = day.lag.max((*until).min(end).saturating_sub(from));
+            }
         }
+        let is_trouble =
+            self.history.iter().filter(|happening| is_within(happening.time)).any(|happening| {
+                matches!(
+                    happening.what,
+                    EventKind::Failed { .. }
+                        | EventKind::Verified { faults: 1.., .. }
+                        | EventKind::Repaired { left: 1.., .. }
+                )
+            });
+        day.kind = match day.lag {
+            _ if is_trouble => DayKind::Trouble,
+            lag if lag > self.tolerance => DayKind::Late,
+            _ => DayKind::Fresh,
+        };
+        day
     }
-    let is_trouble =
-        history.iter().filter(|happening| is_within(happening.time)).any(|happening| {
-            matches!(
-                happening.what,
-                EventKind::Failed { .. }
-                    | EventKind::Verified { faults: 1.., .. }
-                    | EventKind::Repaired { left: 1.., .. }
-            )
-        });
-    day.kind = match day.lag {
-        _ if is_trouble => DayKind::Trouble,
-        lag if lag > tolerance => DayKind::Late,
-        _ => DayKind::Fresh,
-    };
-    day
 }
 
 #[cfg(test)]

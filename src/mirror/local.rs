@@ -13,29 +13,25 @@ use crate::cancel::CancelToken;
 use crate::fsx::Context as _;
 use crate::hash::{ManifestId, ObjectId, StoreId};
 use crate::mirror::{
-    Effort, Expiries, HistoryEvent, Link, Mirror, MirrorError, MirrorState, ObjectPart,
-    ObjectSource, OutgoingPack, PackCursor, PackSource, RepairSource, Semaphore, SourceError,
-    StageRequest,
+    Effort, Expiries, HistoryEvent, Link, Mirror, MirrorError, MirrorIdentity, MirrorState,
+    ObjectPart, ObjectSource, OutgoingPack, PackCursor, PackSource, RepairSource, Semaphore,
+    SourceError, StageRequest,
 };
 use crate::monitor::{Event, Monitor};
 use crate::pack::PackReader;
 use crate::protocol::Settled;
 use crate::release::ReleaseName;
 use crate::store::{
-    Depth, Fetch, Presence, Pruned, Repaired, StagingTransaction, Store, StoreError, StoredChange,
-    Verified,
+    Depth, Fetch, OfferedRelease, Presence, Pruned, Repaired, StagingTransaction, Store,
+    StoreError, StoredChange, Verified,
 };
 use crate::threads;
-use crate::tree_path::Site;
 
 /// A directory mirror.
 #[derive(Debug)]
 pub struct DirectoryMirror {
-    name: String,
-    location: String,
+    identity: MirrorIdentity,
     path: PathBuf,
-    /// The only accepted site; `None` accepts any.
-    site: Option<Site>,
     wait: Duration,
     jobs: NonZeroUsize,
     semaphore: Option<Arc<Semaphore>>,
@@ -43,28 +39,16 @@ pub struct DirectoryMirror {
 }
 
 impl DirectoryMirror {
-    /// Creates the mirror `name` at `path`; the user wrote it as `location`. If `site` is given,
-    /// no other site is accepted. `wait` is the longest wait for a lock, `jobs` the number of
+    /// Creates a mirror at `path`. `wait` is the longest wait for a lock, `jobs` the number of
     /// threads that unpack.
     #[must_use]
     pub fn new(
-        name: String,
-        location: String,
+        identity: MirrorIdentity,
         path: PathBuf,
-        site: Option<Site>,
         wait: Duration,
         jobs: NonZeroUsize,
     ) -> Self {
-        Self {
-            name,
-            location,
-            path,
-            site,
-            wait,
-            jobs,
-            semaphore: None,
-            cancel: CancelToken::default(),
-        }
+        Self { identity, path, wait, jobs, semaphore: None, cancel: CancelToken::default() }
     }
 
     /// Staging holds a permit of `semaphore`: many stages at once would exceed the limit of open
@@ -82,7 +66,7 @@ impl DirectoryMirror {
 
     fn open(&self) -> Result<Store, MirrorError> {
         let store = Store::open(&self.path)?.cancelled_by(&self.cancel);
-        if let Some(site) = &self.site {
+        if let Some(site) = &self.identity.site {
             store.check_site(site)?;
         }
         Ok(store)
@@ -103,7 +87,7 @@ impl DirectoryMirror {
             while !is_failed.load(Ordering::Relaxed)
                 && let Some(pack) = next_pack(&cursor, monitor)?
             {
-                let mirror = self.name.clone();
+                let mirror = self.identity.name.clone();
                 if transaction.holds(&pack.id()) {
                     monitor.event(Event::PackHeld { mirror, pack: pack.id() });
                     continue;
@@ -160,13 +144,17 @@ fn read_part(store: &Store, part: &ObjectPart) -> Option<Vec<u8>> {
     (bytes.len() as u64 == part.length).then_some(bytes)
 }
 
+fn offered<'a>(request: &StageRequest<'a>, change: &'a StoredChange) -> OfferedRelease<'a> {
+    OfferedRelease { release: request.release, base: request.base, change }
+}
+
 impl Mirror for DirectoryMirror {
     fn name(&self) -> &str {
-        &self.name
+        &self.identity.name
     }
 
     fn location(&self) -> &str {
-        &self.location
+        &self.identity.location
     }
 
     fn link(&self) -> Link {
@@ -182,7 +170,7 @@ impl Mirror for DirectoryMirror {
             Presence::Absent => return Ok(MirrorState::default()),
             Presence::Store(store) => store,
         };
-        if let Some(site) = &self.site {
+        if let Some(site) = &self.identity.site {
             store.check_site(site)?;
         }
         let current = store.current()?;
@@ -257,7 +245,7 @@ impl Mirror for DirectoryMirror {
         let change = StoredChange::Memory(Arc::clone(request.change));
         let checked = match Store::look(&self.path)? {
             Presence::Absent => Store::check_room_at(&self.path, request.release, &change),
-            Presence::Store(store) => store.check_room(request.release, request.base, &change),
+            Presence::Store(store) => store.check_room(offered(request, &change)),
         };
         Ok(checked?)
     }
@@ -273,13 +261,10 @@ impl Mirror for DirectoryMirror {
         let store = Store::open_or_create(&self.path, &request.release.site)?;
         let store = Arc::new(store.cancelled_by(&self.cancel));
         let change = StoredChange::Memory(Arc::clone(request.change));
-        let (release, base) = (request.release, request.base);
+        let offered = offered(request, &change);
         // No memory limit: the push that runs in this process holds these entries as well.
-        let Some(needs) = store.read_change(release, base, &change, &|_| true, &stop)? else {
-            return Ok(());
-        };
-        let mut transaction =
-            store.start_staging(release, &request.key, &change, needs, self.wait)?;
+        let Some(needs) = store.read_change(offered, &|_| true, &stop)? else { return Ok(()) };
+        let mut transaction = store.start_staging(offered, &request.key, needs, self.wait)?;
         match self.receive(&transaction, bundle, monitor) {
             Ok(()) => {}
             // The store failed: if that was a sync, what was written is not trusted, and the
@@ -289,7 +274,7 @@ impl Mirror for DirectoryMirror {
         }
         let objects = transaction.finish(&Supplied(bundle))?;
         if objects > 0 {
-            monitor.event(Event::ObjectsResent { mirror: self.name.clone(), objects });
+            monitor.event(Event::ObjectsResent { mirror: self.identity.name.clone(), objects });
         }
         Ok(())
     }

@@ -4,6 +4,7 @@
 //! that a server that does not run headwater can be a mirror too. This module does not know what a
 //! fleet is or in which order mirrors switch.
 
+mod attempt;
 mod error;
 mod expiry;
 mod http;
@@ -61,6 +62,17 @@ pub enum Link {
     Local,
     /// A network.
     Network,
+}
+
+/// What the user says of a mirror, whatever its kind.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MirrorIdentity {
+    /// The name that is shown to users.
+    pub name: String,
+    /// The location, as the user wrote it.
+    pub location: String,
+    /// The only accepted site; `None` accepts any.
+    pub site: Option<Site>,
 }
 
 /// A downstream destination.

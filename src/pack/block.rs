@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use super::layout::{self, BlockKind, PackCursor};
+use super::layout::{self, BlockKind, ByteCursor};
 use super::{BaseRange, MAX_CONTENT_BYTES, MAX_DENSE_BYTES, PackError, Piece, delta, frame};
 
 /// A block of a pack. Its ranges are within the limits of the format; its frame has been delimited
@@ -105,7 +105,7 @@ impl<'a> Block<'a> {
     }
 
     /// Reads one block, beginning with its kind byte.
-    pub(super) fn take(input: &mut PackCursor<'a>) -> Result<Self, PackError> {
+    pub(super) fn take(input: &mut ByteCursor<'a>) -> Result<Self, PackError> {
         let kind = BlockKind::from_byte(input.byte("kind of a block")?)?;
         let (pieces, bases) = match kind {
             BlockKind::Zstd | BlockKind::Raw => {
@@ -166,7 +166,7 @@ impl<'a> Block<'a> {
 }
 
 /// Reads the compressed ranges of a dense block.
-fn take_dense(input: &mut PackCursor<'_>) -> Result<(Vec<Piece>, Vec<BaseRange>), PackError> {
+fn take_dense(input: &mut ByteCursor<'_>) -> Result<(Vec<Piece>, Vec<BaseRange>), PackError> {
     const WHAT: &str = "ranges of a block";
     let bytes = input.number(WHAT)?;
     // Compared before the frame is decoded, because a small frame can announce any size.

@@ -7,7 +7,7 @@ use std::io;
 
 use super::block::{Block, StoredFrame};
 use super::delta::DeltaEncoder;
-use super::layout::{self, BlockKind, PackCursor};
+use super::layout::{self, BlockKind, ByteCursor};
 use super::{BaseRange, Level, MAX_PACK_BYTES, PackError, Piece, frame};
 use crate::varint;
 
@@ -63,16 +63,34 @@ impl EncodedBlock {
     }
 }
 
+/// What a block is made of.
+#[derive(Debug, Clone, Copy)]
+pub struct BlockInput<'a> {
+    /// The pieces.
+    pub pieces: &'a [Piece],
+    /// Their content, concatenated.
+    pub content: &'a [u8],
+    /// The base ranges.
+    pub bases: &'a [BaseRange],
+    /// Their content, concatenated.
+    pub prefix: &'a [u8],
+    /// How the content is compressed.
+    pub level: Level,
+}
+
+impl BlockInput<'_> {
+    /// This input without bases.
+    #[must_use]
+    pub const fn without_bases(self) -> Self {
+        Self { bases: &[], prefix: &[], ..self }
+    }
+}
+
 /// Encodes `content`, which is the concatenation of `pieces`, into a block against `prefix`, which
-/// is the concatenation of `bases`.
-///
-/// The block is raw, without bases, if `level` is [`Level::Raw`] or if compression gains nothing.
-/// It has been decoded and compared with `content` when this returns. The same arguments give the
-/// same bytes.
+/// is the concatenation of `bases`. As [`BlockEncoder::encode`], for a single block.
 ///
 /// # Errors
-/// Fails if the arguments do not match each other or exceed the limits of the format, if bases are
-/// given for a raw level, and with [`PackError::EncoderFault`].
+/// As [`BlockEncoder::encode`].
 pub fn encode_block(
     pieces: &[Piece],
     content: &[u8],
@@ -80,7 +98,7 @@ pub fn encode_block(
     prefix: &[u8],
     level: Level,
 ) -> Result<EncodedBlock, PackError> {
-    BlockEncoder::default().encode(pieces, content, bases, prefix, level)
+    BlockEncoder::default().encode(BlockInput { pieces, content, bases, prefix, level })
 }
 
 /// Encodes blocks, reusing its memory: allocating new memory costs more than decoding into it.
@@ -91,18 +109,16 @@ pub struct BlockEncoder {
 }
 
 impl BlockEncoder {
-    /// As [`encode_block`].
+    /// Encodes a block.
+    ///
+    /// The block is raw, without bases, if the level is [`Level::Raw`] or if compression gains
+    /// nothing. It has been decoded and compared with the content when this returns. The same input
+    /// gives the same bytes.
     ///
     /// # Errors
-    /// As [`encode_block`].
-    pub fn encode(
-        &mut self,
-        pieces: &[Piece],
-        content: &[u8],
-        bases: &[BaseRange],
-        prefix: &[u8],
-        level: Level,
-    ) -> Result<EncodedBlock, PackError> {
+    /// Fails if the parts of the input do not match each other or exceed the limits of the format,
+    /// if bases are given for a raw level, and with [`PackError::EncoderFault`].
+    pub fn encode(&mut self, input: BlockInput<'_>) -> Result<EncodedBlock, PackError> {
         // Taken out, because the closure needs it while `self` is borrowed for the proof.
         let mut delta = std::mem::take(&mut self.delta);
         let encoder =
@@ -110,7 +126,7 @@ impl BlockEncoder {
                 Some(delta) => Ok(delta),
                 None => frame::encode(content, prefix, level),
             };
-        let block = self.encode_with(encoder, pieces, content, bases, prefix, level);
+        let block = self.encode_with(encoder, input);
         self.delta = delta;
         block
     }
@@ -119,14 +135,10 @@ impl BlockEncoder {
     fn encode_with(
         &mut self,
         encoder: impl FnOnce(&[u8], &[u8], i32) -> io::Result<Vec<u8>>,
-        pieces: &[Piece],
-        content: &[u8],
-        bases: &[BaseRange],
-        prefix: &[u8],
-        level: Level,
+        input: BlockInput<'_>,
     ) -> Result<EncodedBlock, PackError> {
-        let block = make_block(encoder, pieces, content, bases, prefix, level)?;
-        prove(&block, pieces, content, prefix, &mut self.proof)?;
+        let block = make_block(encoder, input)?;
+        prove(&block, input, &mut self.proof)?;
         Ok(block)
     }
 }
@@ -134,13 +146,10 @@ impl BlockEncoder {
 /// Encodes a block without verifying it.
 fn make_block(
     encoder: impl FnOnce(&[u8], &[u8], i32) -> io::Result<Vec<u8>>,
-    pieces: &[Piece],
-    content: &[u8],
-    bases: &[BaseRange],
-    prefix: &[u8],
-    level: Level,
+    input: BlockInput<'_>,
 ) -> Result<EncodedBlock, PackError> {
-    check(pieces, content, bases, prefix, level)?;
+    check(input)?;
+    let BlockInput { pieces, content, bases, prefix, level } = input;
     let frame = match level {
         Level::Raw => None,
         // With bases even compressed content may mostly repeat old content.
@@ -189,13 +198,8 @@ fn zstd_head(pieces: &[Piece], bases: &[BaseRange]) -> Result<Vec<u8>, PackError
     Ok(if head.len() < plain.len() { head } else { plain })
 }
 
-fn check(
-    pieces: &[Piece],
-    content: &[u8],
-    bases: &[BaseRange],
-    prefix: &[u8],
-    level: Level,
-) -> Result<(), PackError> {
+fn check(input: BlockInput<'_>) -> Result<(), PackError> {
+    let BlockInput { pieces, content, bases, prefix, level } = input;
     if layout::content_bytes(pieces)? != content.len() {
         return Err(PackError::Layout { what: "the content is not as long as its pieces" });
     }
@@ -231,19 +235,17 @@ fn assemble(
 /// Decodes the block as a receiver does and compares it with its input.
 fn prove(
     block: &EncodedBlock,
-    pieces: &[Piece],
-    content: &[u8],
-    prefix: &[u8],
+    input: BlockInput<'_>,
     buffer: &mut Vec<u8>,
 ) -> Result<(), PackError> {
     debug_assert!(block.bytes.len() < MAX_PACK_BYTES / 2, "header and frame have their own limits");
-    let mut input = PackCursor { rest: &block.bytes };
+    let mut cursor = ByteCursor { rest: &block.bytes };
     // The bases are left out if the block became a raw one.
-    let prefix = if block.base_count == 0 { &[] } else { prefix };
-    let read = Block::take(&mut input).and_then(|read| {
-        let same = input.rest.is_empty()
-            && read.pieces() == pieces
-            && *read.decode_in(prefix, buffer)? == *content;
+    let prefix = if block.base_count == 0 { &[] } else { input.prefix };
+    let read = Block::take(&mut cursor).and_then(|read| {
+        let same = cursor.rest.is_empty()
+            && read.pieces() == input.pieces
+            && *read.decode_in(prefix, buffer)? == *input.content;
         Ok(same)
     });
     match read {
@@ -264,6 +266,10 @@ mod tests {
         [Piece { ordinal: 0, offset: 0, length: u32::try_from(content.len()).unwrap() }]
     }
 
+    fn plain<'a>(pieces: &'a [Piece], content: &'a [u8]) -> BlockInput<'a> {
+        BlockInput { pieces, content, bases: &[], prefix: &[], level: Level::default() }
+    }
+
     fn base(prefix: &[u8]) -> [BaseRange; 1] {
         [BaseRange { entry: 3, offset: 5, length: u32::try_from(prefix.len()).unwrap() }]
     }
@@ -277,14 +283,7 @@ mod tests {
                 frame[bit / 8] ^= 1 << (bit % 8);
                 Ok(frame)
             };
-            let result = BlockEncoder::default().encode_with(
-                faulty,
-                &piece(TEXT),
-                TEXT,
-                &[],
-                &[],
-                Level::default(),
-            );
+            let result = BlockEncoder::default().encode_with(faulty, plain(&piece(TEXT), TEXT));
             assert!(matches!(result, Err(PackError::EncoderFault { .. })), "bit {bit}: {result:?}");
         }
     }
@@ -301,18 +300,13 @@ mod tests {
                 frame[bit / 8] ^= 1 << (bit % 8);
                 Ok(frame)
             };
-            match BlockEncoder::default().encode_with(
-                faulty,
-                &piece(&content),
-                &content,
-                &base(&old),
-                &old,
-                Level::default(),
-            ) {
+            let (pieces, bases) = (piece(&content), base(&old));
+            let input = BlockInput { bases: &bases, prefix: &old, ..plain(&pieces, &content) };
+            match BlockEncoder::default().encode_with(faulty, input) {
                 Err(PackError::EncoderFault { .. }) => noticed += 1,
                 // Two encodings may be equivalent.
                 Ok(block) => {
-                    let read = Block::take(&mut PackCursor { rest: &block.bytes }).unwrap();
+                    let read = Block::take(&mut ByteCursor { rest: &block.bytes }).unwrap();
                     assert_eq!(*read.decode(&old).unwrap(), *content, "bit {bit}");
                 }
                 Err(other) => panic!("bit {bit}: {other}"),
@@ -333,14 +327,9 @@ mod tests {
             frame::encode(&content, &prefix, level)
         };
         // The output is right, but the checksum of the frame is wrong.
-        let result = BlockEncoder::default().encode_with(
-            faulty,
-            &piece(&old),
-            &old,
-            &base(&old),
-            &old,
-            Level::default(),
-        );
+        let (pieces, bases) = (piece(&old), base(&old));
+        let input = BlockInput { bases: &bases, prefix: &old, ..plain(&pieces, &old) };
+        let result = BlockEncoder::default().encode_with(faulty, input);
         assert!(matches!(result, Err(PackError::EncoderFault { source: Some(_) })), "{result:?}");
     }
 
@@ -351,28 +340,14 @@ mod tests {
             content[7] ^= 1;
             frame::encode(&content, prefix, level)
         };
-        let result = BlockEncoder::default().encode_with(
-            faulty,
-            &piece(TEXT),
-            TEXT,
-            &[],
-            &[],
-            Level::default(),
-        );
+        let result = BlockEncoder::default().encode_with(faulty, plain(&piece(TEXT), TEXT));
         assert!(matches!(result, Err(PackError::EncoderFault { source: None })), "{result:?}");
     }
 
     #[test]
     fn encoder_that_gives_up_is_no_fault_of_the_frame() {
         let broken = |_: &[u8], _: &[u8], _| Err(io::Error::other("no memory"));
-        let result = BlockEncoder::default().encode_with(
-            broken,
-            &piece(TEXT),
-            TEXT,
-            &[],
-            &[],
-            Level::default(),
-        );
+        let result = BlockEncoder::default().encode_with(broken, plain(&piece(TEXT), TEXT));
         assert!(matches!(result, Err(PackError::Encoder { .. })), "{result:?}");
     }
 
@@ -392,9 +367,9 @@ mod tests {
     fn large_incompressible_content_never_meets_the_encoder() {
         let content = noise(1 << 20);
         let unused = |_: &[u8], _: &[u8], _| panic!("the encoder was asked");
-        let block = BlockEncoder::default()
-            .encode_with(unused, &piece(&content), &content, &[], &[], Level::Zstd(19))
-            .unwrap();
+        let pieces = piece(&content);
+        let input = BlockInput { level: Level::Zstd(19), ..plain(&pieces, &content) };
+        let block = BlockEncoder::default().encode_with(unused, input).unwrap();
         assert_eq!(block.content_bytes(), 1 << 20);
     }
 

@@ -59,11 +59,11 @@ impl BlockKind {
 
 /// The unread rest of a pack. It returns only bytes that are present.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct PackCursor<'a> {
+pub(super) struct ByteCursor<'a> {
     pub(super) rest: &'a [u8],
 }
 
-impl<'a> PackCursor<'a> {
+impl<'a> ByteCursor<'a> {
     pub(super) fn byte(&mut self, what: &'static str) -> Result<u8, PackError> {
         let (&byte, rest) = self.rest.split_first().ok_or(PackError::Truncated { what })?;
         self.rest = rest;
@@ -87,12 +87,12 @@ impl<'a> PackCursor<'a> {
 
     /// A cursor over the next `count` numbers, which are not parsed yet.
     pub(super) fn numbers(&mut self, count: u64, what: &'static str) -> Result<Self, PackError> {
-        let Some(before_last) = count.checked_sub(1) else { return Ok(PackCursor { rest: &[] }) };
+        let Some(before_last) = count.checked_sub(1) else { return Ok(ByteCursor { rest: &[] }) };
         let mut ends = self.rest.iter().enumerate().filter(|(_, byte)| **byte < 0x80);
         let last = usize::try_from(before_last).ok().and_then(|before_last| ends.nth(before_last));
         let (last, _) = last.ok_or(PackError::Truncated { what })?;
         let rest = self.take(last as u64 + 1, what)?;
-        Ok(PackCursor { rest })
+        Ok(ByteCursor { rest })
     }
 
     /// Reads a number of ranges. It must not exceed the limit, nor what the remaining bytes can
@@ -184,12 +184,12 @@ pub(super) fn push_bases(bases: &[BaseRange], out: &mut Vec<u8>) {
     }
 }
 
-fn length(input: &mut PackCursor<'_>, what: &'static str, limit: usize) -> Result<u32, PackError> {
+fn length(input: &mut ByteCursor<'_>, what: &'static str, limit: usize) -> Result<u32, PackError> {
     u32::try_from(input.number(what)?).map_err(|_| PackError::Limit { what, limit })
 }
 
 /// Reads the pieces and returns them with their total length.
-pub(super) fn take_pieces(input: &mut PackCursor<'_>) -> Result<(Vec<Piece>, usize), PackError> {
+pub(super) fn take_pieces(input: &mut ByteCursor<'_>) -> Result<(Vec<Piece>, usize), PackError> {
     let count = input.count("pieces of a block")?;
     if count == 0 {
         return Err(PackError::Layout { what: "no pieces" });
@@ -211,7 +211,7 @@ pub(super) fn take_pieces(input: &mut PackCursor<'_>) -> Result<(Vec<Piece>, usi
 }
 
 /// Reads the bases and returns them with their total length.
-pub(super) fn take_bases(input: &mut PackCursor<'_>) -> Result<(Vec<BaseRange>, usize), PackError> {
+pub(super) fn take_bases(input: &mut ByteCursor<'_>) -> Result<(Vec<BaseRange>, usize), PackError> {
     let count = input.count("bases of a block")?;
     let mut bases = Vec::with_capacity(count);
     let mut total = 0;
@@ -298,7 +298,7 @@ fn push_steps(values: impl Iterator<Item = u64>, out: &mut Vec<u8>) {
 
 /// Reads a number that [`push_difference`] wrote.
 pub(super) fn take_difference(
-    input: &mut PackCursor<'_>,
+    input: &mut ByteCursor<'_>,
     expected: u64,
     what: &'static str,
 ) -> Result<u64, PackError> {
@@ -315,7 +315,7 @@ fn take_column<T>(
 }
 
 fn take_steps(
-    input: &mut PackCursor<'_>,
+    input: &mut ByteCursor<'_>,
     count: usize,
     what: &'static str,
 ) -> Result<Vec<u64>, PackError> {
@@ -331,7 +331,7 @@ fn take_steps(
 pub(super) fn take_dense(bytes: &[u8]) -> Result<(Vec<Piece>, Vec<BaseRange>), PackError> {
     const PIECE: &str = "length of a piece";
     const BASE: &str = "length of a base";
-    let input = &mut PackCursor { rest: bytes };
+    let input = &mut ByteCursor { rest: bytes };
     let counts = [input.count("pieces of a block")?, input.count("bases of a block")?];
     let ordinals = take_steps(input, counts[0], "ordinal of a piece")?;
     let offsets = take_column(counts[0], |_| input.number("offset of a piece"))?;
@@ -390,7 +390,7 @@ mod tests {
             let mut bytes = Vec::new();
             push_pieces(&pieces, &mut bytes);
             push_bases(&bases, &mut bytes);
-            let mut input = PackCursor { rest: &bytes };
+            let mut input = ByteCursor { rest: &bytes };
             let length = content_bytes(&pieces).unwrap();
             prop_assert_eq!(take_pieces(&mut input).unwrap(), (pieces.clone(), length));
             let length = prefix_bytes(&bases).unwrap();
@@ -404,15 +404,15 @@ mod tests {
 
         #[test]
         fn arbitrary_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
-            let _pieces = take_pieces(&mut PackCursor { rest: &bytes });
-            let _bases = take_bases(&mut PackCursor { rest: &bytes });
+            let _pieces = take_pieces(&mut ByteCursor { rest: &bytes });
+            let _bases = take_bases(&mut ByteCursor { rest: &bytes });
         }
     }
 
     fn pieces_of(numbers: &[u64]) -> Result<(Vec<Piece>, usize), PackError> {
         let mut bytes = Vec::new();
         numbers.iter().for_each(|&number| varint::push(number, &mut bytes));
-        take_pieces(&mut PackCursor { rest: &bytes })
+        take_pieces(&mut ByteCursor { rest: &bytes })
     }
 
     #[test]
@@ -446,7 +446,7 @@ mod tests {
         let mut bytes = Vec::new();
         push_bases(&over, &mut bytes);
         assert!(matches!(
-            take_bases(&mut PackCursor { rest: &bytes }),
+            take_bases(&mut ByteCursor { rest: &bytes }),
             Err(PackError::Limit { .. })
         ));
         let many = vec![BaseRange { entry: 0, offset: 0, length: 1 }; MAX_RANGES + 1];

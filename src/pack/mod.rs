@@ -30,7 +30,7 @@ mod writer;
 
 pub use bases::{Base, base_ranges};
 pub use block::{Block, StoredFrame};
-pub use encode::{BlockEncoder, EncodedBlock, encode_block};
+pub use encode::{BlockEncoder, BlockInput, EncodedBlock, encode_block};
 pub use group::{Groups, ObjectToPack, group, group_within};
 pub use layout::{BaseRange, Piece};
 pub use level::{Level, ParseLevelError};

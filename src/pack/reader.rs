@@ -4,7 +4,7 @@
 //! the end record matches.
 
 use super::block::Block;
-use super::layout::PackCursor;
+use super::layout::ByteCursor;
 use super::{DIGEST_BYTES, KIND_END, MAGIC, MAX_PACK_BYTES, PackError, VERSION};
 use crate::hash::PackId;
 
@@ -74,14 +74,14 @@ impl<'a> PackReader<'a> {
     /// frame. Iteration ends after an error. The end record is checked after the last block.
     #[must_use]
     pub const fn blocks(&self) -> Blocks<'a> {
-        Blocks { input: PackCursor { rest: self.body }, count: 0, is_done: false }
+        Blocks { input: ByteCursor { rest: self.body }, count: 0, is_done: false }
     }
 }
 
 /// The blocks of a pack: see [`PackReader::blocks`].
 #[derive(Debug, Clone)]
 pub struct Blocks<'a> {
-    input: PackCursor<'a>,
+    input: ByteCursor<'a>,
     count: u64,
     is_done: bool,
 }

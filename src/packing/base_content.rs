@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use crate::cache::{CachedContent, ContentCache};
 use crate::hash::{ObjectId, hash_reader};
 use crate::mirror::{Link, Mirror};
-use crate::pack::Sketch;
+use crate::pack::{BaseRange, Sketch};
 
 /// Where an old object can be read.
 #[derive(Debug, Clone)]
@@ -56,6 +56,19 @@ impl BaseObject {
             BaseLocation::Cached(kept) => Some(kept.depth()),
             BaseLocation::Near(_) => None,
         }
+    }
+}
+
+/// A range of an object.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ByteRange {
+    pub(crate) offset: u64,
+    pub(crate) length: u32,
+}
+
+impl From<BaseRange> for ByteRange {
+    fn from(range: BaseRange) -> Self {
+        Self { offset: range.offset, length: range.length }
     }
 }
 
@@ -108,18 +121,13 @@ impl BaseContent {
         found
     }
 
-    /// Appends `length` bytes of `object` from `offset` to `out`. Returns whether that succeeded.
-    pub(crate) fn read(
-        &self,
-        object: &BaseObject,
-        offset: u64,
-        length: u32,
-        out: &mut Vec<u8>,
-    ) -> bool {
+    /// Appends a range of `object` to `out`. Returns whether that succeeded.
+    pub(crate) fn read(&self, object: &BaseObject, range: ByteRange, out: &mut Vec<u8>) -> bool {
+        let ByteRange { offset, length } = range;
         match (&object.place, &self.cache) {
             (BaseLocation::Cached(kept), Some(cache)) => cache.read(kept, offset, length, out),
             (BaseLocation::Cached(_), None) => false,
-            (BaseLocation::Near(mirror), _) => self.read_near(mirror, object, offset, length, out),
+            (BaseLocation::Near(mirror), _) => self.read_near(mirror, object, range, out),
         }
     }
 
@@ -128,10 +136,10 @@ impl BaseContent {
         &self,
         mirror: &Arc<dyn Mirror>,
         object: &BaseObject,
-        offset: u64,
-        length: u32,
+        range: ByteRange,
         out: &mut Vec<u8>,
     ) -> bool {
+        let ByteRange { offset, length } = range;
         let (start, length) = (out.len(), u64::from(length));
         // The hash of a whole object can be checked on what was read. For a part the whole object
         // has to be read once.

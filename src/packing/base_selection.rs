@@ -16,7 +16,7 @@ use crate::manifest::{Entry, ManifestError, Pair, Pairs};
 use crate::monitor::Monitor;
 use crate::origin::scratch::Entries;
 use crate::pack::{Base, Piece, Sketch, hash_token, stable_name};
-use crate::packing::base_content::{BaseContent, BaseObject};
+use crate::packing::base_content::{BaseContent, BaseObject, ByteRange};
 use crate::packing::content_source::ContentSource;
 use crate::packing::parallel::{in_groups, in_parallel};
 use crate::tree_path::TreePath;
@@ -387,14 +387,7 @@ impl BaseSelector<'_> {
         let fetched = self.content_source.fetch(self.wanted, &pieces, self.monitor).ok();
         let sketch = |piece: &Piece| {
             content.clear();
-            let read = self.content_source.read(
-                self.wanted,
-                piece,
-                fetched.as_ref()?,
-                content,
-                self.monitor,
-            );
-            read.ok().map(|()| Sketch::of(content))
+            fetched.as_ref()?.read(piece, content).ok().map(|()| Sketch::of(content))
         };
         pieces.iter().map(sketch).map(Option::unwrap_or_default).collect()
     }
@@ -405,7 +398,7 @@ impl BaseSelector<'_> {
             return sketch.clone();
         }
         let length = u32::try_from(size).expect("what is sketched is small");
-        if self.old.read(object, 0, length, content) {
+        if self.old.read(object, ByteRange { offset: 0, length }, content) {
             Sketch::of(content)
         } else {
             Sketch::default()

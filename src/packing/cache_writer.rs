@@ -6,7 +6,9 @@ use crate::cache::{ContentCache, Draft, KeptBase, NewPart};
 use crate::fsx::IoError;
 use crate::manifest::delta::NewObjectRef;
 use crate::origin::scratch::Scratch;
-use crate::pack::{BaseRange, BlockEncoder, EncodedBlock, Level, PackError, Piece, Sketch};
+use crate::pack::{
+    BaseRange, BlockEncoder, BlockInput, EncodedBlock, Level, PackError, Piece, Sketch,
+};
 use crate::packing::base_content::BaseObject;
 use crate::packing::base_selection::{BaseSelection, is_sketched};
 
@@ -81,13 +83,11 @@ pub(crate) struct CachedBlock {
 }
 
 impl CachedBlock {
-    /// Uses `block` as it is sent if all its bases are in the cache and their chains are not too
-    /// deep; otherwise encodes `content` again without bases. `objects` are the objects of the
-    /// bases, if there are any.
+    /// Uses `block` as it is sent if all its `bases` are in the cache and their chains are not too
+    /// deep; otherwise encodes its `input` again without bases.
     pub(crate) fn new(
         block: &EncodedBlock,
-        pieces: &[Piece],
-        content: &[u8],
+        input: BlockInput<'_>,
         bases: &[(BaseRange, &BaseObject)],
         sketches: Vec<Sketch>,
         encoder: &mut BlockEncoder,
@@ -108,7 +108,8 @@ impl CachedBlock {
                 Ok(Self { other: None, bases: bases.iter().map(base).collect(), depth, sketches })
             }
             _ => {
-                let other = Some(encoder.encode(pieces, content, &[], &[], LEVEL)?);
+                let plain = BlockInput { level: LEVEL, ..input.without_bases() };
+                let other = Some(encoder.encode(plain)?);
                 Ok(Self { other, bases: Vec::new(), depth: 0, sketches })
             }
         }

@@ -44,9 +44,46 @@ impl From<ReadError> for PieceError {
     }
 }
 
-/// Whole objects that were read from mirrors, by ordinal.
-#[derive(Debug, Default)]
-pub(crate) struct FetchedObjects(HashMap<u32, Vec<u8>>);
+/// Pieces that can be read: from the tree, from the whole objects that were fetched for them, or,
+/// for a part of an object that is too large to fetch whole, from a mirror.
+pub(crate) struct FetchedPieces<'a> {
+    source: &'a ContentSource,
+    wanted: &'a [NewObjectRef],
+    monitor: &'a dyn Monitor,
+    /// The fetched objects, by ordinal.
+    objects: HashMap<u32, Vec<u8>>,
+}
+
+impl FetchedPieces<'_> {
+    /// Appends a piece to `out`. The caller must check that the bytes are right.
+    pub(crate) fn read(&self, piece: &Piece, out: &mut Vec<u8>) -> Result<(), PieceError> {
+        if let Some(bytes) = self.objects.get(&piece.ordinal) {
+            out.extend_from_slice(bytes);
+            return Ok(());
+        }
+        let source = self.source;
+        let one = &self.wanted[piece.ordinal as usize];
+        let index = source.place_of(one);
+        if let Some(file) = index.and_then(|index| source.open_at(index, &one.object)) {
+            let start = out.len();
+            out.resize(start + piece.length as usize, 0);
+            let read =
+                file.and_then(|file| Ok(file.read_exact_at(&mut out[start..], piece.offset)?));
+            return read.map_err(PieceError::Tree);
+        }
+        let part = ObjectPart {
+            object: one.object,
+            offset: piece.offset,
+            length: u64::from(piece.length),
+        };
+        // Parts of large objects are read one by one, because the whole object may not fit into
+        // memory.
+        let large = || source.large(self.wanted);
+        let bytes = source.sources.read_part(part, &large, self.monitor)?;
+        out.extend_from_slice(&bytes);
+        Ok(())
+    }
+}
 
 impl ContentSource {
     /// Content of `live`, and of the mirrors in `sources`, which keep `releases`.
@@ -83,19 +120,20 @@ impl ContentSource {
 
     /// Reads the whole objects among `pieces` that are not in the tree from mirrors, with one
     /// request to each mirror.
-    pub(crate) fn fetch(
-        &self,
-        wanted: &[NewObjectRef],
+    pub(crate) fn fetch<'a>(
+        &'a self,
+        wanted: &'a [NewObjectRef],
         pieces: &[Piece],
-        monitor: &dyn Monitor,
-    ) -> Result<FetchedObjects, ReadError> {
+        monitor: &'a dyn Monitor,
+    ) -> Result<FetchedPieces<'a>, ReadError> {
         let of = |piece: &Piece| &wanted[piece.ordinal as usize];
         let is_lacking =
             |piece: &&Piece| is_whole(piece, of(piece)) && self.place_of(of(piece)).is_none();
         let lacking: Vec<u32> =
             pieces.iter().filter(is_lacking).map(|piece| piece.ordinal).collect();
         if lacking.is_empty() {
-            return Ok(FetchedObjects::default());
+            let objects = HashMap::new();
+            return Ok(FetchedPieces { source: self, wanted, monitor, objects });
         }
         let object = |ordinal: &u32| {
             let wanted = &wanted[*ordinal as usize];
@@ -103,41 +141,8 @@ impl ContentSource {
         };
         let objects: Vec<(ObjectId, u64)> = lacking.iter().map(object).collect();
         let found = self.sources.fetch(&objects, monitor)?;
-        Ok(FetchedObjects(lacking.into_iter().zip(found).collect()))
-    }
-
-    /// Appends a piece to `out`: from the tree, from `fetched`, or, for a part of an object that is
-    /// too large to fetch whole, from a mirror. The caller must check that the bytes are right.
-    pub(crate) fn read(
-        &self,
-        wanted: &[NewObjectRef],
-        piece: &Piece,
-        fetched: &FetchedObjects,
-        out: &mut Vec<u8>,
-        monitor: &dyn Monitor,
-    ) -> Result<(), PieceError> {
-        if let Some(bytes) = fetched.0.get(&piece.ordinal) {
-            out.extend_from_slice(bytes);
-            return Ok(());
-        }
-        let one = &wanted[piece.ordinal as usize];
-        if let Some(file) = self.place_of(one).and_then(|index| self.open_at(index, &one.object)) {
-            let start = out.len();
-            out.resize(start + piece.length as usize, 0);
-            let read =
-                file.and_then(|file| Ok(file.read_exact_at(&mut out[start..], piece.offset)?));
-            return read.map_err(PieceError::Tree);
-        }
-        let part = ObjectPart {
-            object: one.object,
-            offset: piece.offset,
-            length: u64::from(piece.length),
-        };
-        // Parts of large objects are read one by one, because the whole object may not fit into
-        // memory.
-        let bytes = self.sources.read_part(part, &|| self.large(wanted), monitor)?;
-        out.extend_from_slice(&bytes);
-        Ok(())
+        let objects = lacking.into_iter().zip(found).collect();
+        Ok(FetchedPieces { source: self, wanted, monitor, objects })
     }
 
     /// The objects that have several pieces and are not in the tree.

@@ -14,8 +14,8 @@ use crate::manifest::delta::NewObjectRef;
 use crate::mirror::SourceError;
 use crate::monitor::{Event, Monitor};
 use crate::pack::{
-    BaseRange, BlockEncoder, EncodedBlock, Level, ObjectToPack, PackError, PackWriter, Piece,
-    base_ranges, group,
+    BaseRange, BlockEncoder, BlockInput, EncodedBlock, Level, ObjectToPack, PackError, PackWriter,
+    Piece, base_ranges, group,
 };
 use crate::packing::base_content::BaseObject;
 use crate::packing::base_selection::BaseSelection;
@@ -259,21 +259,20 @@ impl BlockWorker {
         let parts = self.read_content(job, &pieces, monitor)?;
         // Without the bases the block is larger, but the push goes on.
         let bases = if self.read_bases(job, &bases) { bases } else { Vec::new() };
-        let block = self.encode(&pieces, &bases, job.level)?;
-        let kept = match job.is_kept {
-            true => {
-                let sketches =
-                    cache_writer::sketches(&pieces, &self.content, job.wanted, job.bases);
-                Some(CachedBlock::new(
-                    &block,
-                    &pieces,
-                    &self.content,
-                    &bases,
-                    sketches,
-                    &mut self.encoder,
-                )?)
-            }
-            false => None,
+        let ranges: Vec<BaseRange> = bases.iter().map(|(range, _)| *range).collect();
+        let input = BlockInput {
+            pieces: &pieces,
+            content: &self.content,
+            bases: &ranges,
+            prefix: if bases.is_empty() { &[] } else { &self.prefix },
+            level: job.level,
+        };
+        let block = encode(&mut self.encoder, input)?;
+        let kept = if job.is_kept {
+            let sketches = cache_writer::sketches(&pieces, &self.content, job.wanted, job.bases);
+            Some(CachedBlock::new(&block, input, &bases, sketches, &mut self.encoder)?)
+        } else {
+            None
         };
         Ok(BuiltBlock { pieces, block, kept, parts })
     }
@@ -296,9 +295,7 @@ impl BlockWorker {
             let wanted = &job.wanted[piece.ordinal as usize];
             let start = self.content.len();
             let path = || wanted.path.to_string();
-            let read =
-                job.content_source.read(job.wanted, piece, &fetched, &mut self.content, monitor);
-            read.map_err(|error| match error {
+            fetched.read(piece, &mut self.content).map_err(|error| match error {
                 PieceError::Source(error) => job.not_read(error),
                 PieceError::Tree(source) => BuildError::Read { path: path(), source },
             })?;
@@ -314,31 +311,22 @@ impl BlockWorker {
         Ok(parts)
     }
 
-    fn encode(
-        &mut self,
-        pieces: &[Piece],
-        bases: &[(BaseRange, &BaseObject)],
-        level: Level,
-    ) -> Result<EncodedBlock, PackError> {
-        let ranges: Vec<BaseRange> = bases.iter().map(|(range, _)| *range).collect();
-        // The buffer may have a part of the bases, if one of them could not be read.
-        let prefix: &[u8] = if bases.is_empty() { &[] } else { &self.prefix };
-        let block = self.encoder.encode(pieces, &self.content, &ranges, prefix, level)?;
-        if bases.is_empty() || block.encoded_bytes() < self.content.len() / POOR {
-            return Ok(block);
-        }
-        let plain = self.encoder.encode(pieces, &self.content, &[], &[], level)?;
-        Ok(if plain.encoded_bytes() < block.encoded_bytes() { plain } else { block })
-    }
-
     /// Reads the bases of a block. Returns whether that succeeded.
     fn read_bases(&mut self, job: &PackInput<'_>, bases: &[(BaseRange, &BaseObject)]) -> bool {
         self.prefix.clear();
         let old = &job.content_source.old;
-        bases
-            .iter()
-            .all(|(range, object)| old.read(object, range.offset, range.length, &mut self.prefix))
+        bases.iter().all(|(range, object)| old.read(object, (*range).into(), &mut self.prefix))
     }
+}
+
+/// Encodes a block; without bases if they help little and the block is smaller without them.
+fn encode(encoder: &mut BlockEncoder, input: BlockInput<'_>) -> Result<EncodedBlock, PackError> {
+    let block = encoder.encode(input)?;
+    if input.bases.is_empty() || block.encoded_bytes() < input.content.len() / POOR {
+        return Ok(block);
+    }
+    let plain = encoder.encode(input.without_bases())?;
+    Ok(if plain.encoded_bytes() < block.encoded_bytes() { plain } else { block })
 }
 
 /// Seals packs in order and hashes objects that span blocks.

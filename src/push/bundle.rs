@@ -6,9 +6,8 @@ use std::sync::Arc;
 
 use crate::hash::{BundleKey, ManifestId, ObjectId};
 use crate::manifest::ManifestError;
-use crate::manifest::delta::{self, Change};
+use crate::manifest::delta::{self, ManifestDelta};
 use crate::mirror::{Link, Mirror, PolledMirror, StageRequest};
-use crate::monitor::Monitor;
 use crate::origin::link_speed::SpeedTable;
 use crate::origin::scratch::{Entries, ManifestFile, entries, warn_not_kept};
 use crate::pack::Level;
@@ -16,17 +15,16 @@ use crate::packing::base_selection::{BaseSelection, BaseSelector};
 use crate::packing::cache_writer::CacheWriter;
 use crate::packing::pack_builder::{self, BuildError, PackInput};
 use crate::packing::pack_queue::PackQueue;
+use crate::push::context::PushContext;
 use crate::push::object_presence::{self, MirrorsWithObjects};
 use crate::push::options::{LevelChoice, Options};
-use crate::push::outcome::Outcome;
 use crate::push::publication::Publication;
-use crate::push::push_monitor::PushMonitor;
 use crate::push::{PushError, fleet};
 
 /// The manifest change and packs for all mirrors with the same base.
 pub(super) struct Bundle {
     base: Option<Arc<ManifestFile>>,
-    pub(super) change: Change,
+    pub(super) change: ManifestDelta,
     pub(super) bases: BaseSelection,
     level: Level,
     key: BundleKey,
@@ -41,40 +39,53 @@ pub(super) fn base_of(publication: &Publication, member: &PolledMirror) -> Optio
     likely.or_else(|| Some(member.current_release()?.manifest))
 }
 
-/// Groups the mirrors that need an update by their base, and makes a bundle for each group.
+/// What a bundle may build on.
+#[derive(Default)]
+pub(super) struct BundleBase {
+    /// The base manifest; `None` to send everything.
+    pub(super) manifest: Option<Arc<ManifestFile>>,
+    /// Objects of that manifest that a mirror reported as damaged. They are not used as bases.
+    pub(super) excluded: HashSet<ObjectId>,
+}
+
+impl From<Option<Arc<ManifestFile>>> for BundleBase {
+    /// All objects of the manifest.
+    fn from(manifest: Option<Arc<ManifestFile>>) -> Self {
+        Self { manifest, excluded: HashSet::new() }
+    }
+}
+
+impl BundleBase {
+    fn id(&self) -> Option<ManifestId> {
+        self.manifest.as_ref().map(|manifest| manifest.id)
+    }
+
+    fn entries(&self) -> Result<Entries, ManifestError> {
+        entries(self.manifest.as_deref())
+    }
+}
+
+/// Groups `members` by their base, and makes a bundle for each group.
 pub(super) fn bundles(
-    publication: &Publication,
-    outcomes: &[Option<Outcome>],
-    options: &Options,
-    monitor: &dyn Monitor,
+    context: PushContext<'_>,
+    members: impl Iterator<Item = usize>,
 ) -> Result<Vec<Bundle>, PushError> {
-    // The base of a late mirror is not known yet.
-    let needs_batch =
-        |index: usize| outcomes[index].is_none() && !publication.late.contains(&index);
+    let publication = context.publication;
     let mut groups: BTreeMap<Option<ManifestId>, Vec<usize>> = BTreeMap::new();
-    for (index, member) in
-        publication.members.iter().enumerate().filter(|(index, _)| needs_batch(*index))
-    {
-        groups.entry(base_of(publication, member)).or_default().push(index);
+    for index in members {
+        groups.entry(base_of(publication, &publication.members[index])).or_default().push(index);
     }
     // A base manifest that is damaged on every mirror counts as no base.
     let mut without: Vec<usize> = groups.remove(&None).unwrap_or_default();
     let mut made = Vec::new();
     for (base, members) in groups.into_iter().filter_map(|(base, members)| Some((base?, members))) {
         match find_base(publication, base)? {
-            Some(base) => made.extend(on_base(
-                publication,
-                Some(&base),
-                &members,
-                &HashSet::new(),
-                options,
-                monitor,
-            )?),
+            Some(base) => made.extend(on_base(context, &Some(base).into(), &members)?),
             None => without.extend(members),
         }
     }
     if !without.is_empty() {
-        made.extend(on_base(publication, None, &without, &HashSet::new(), options, monitor)?);
+        made.extend(on_base(context, &BundleBase::default(), &without)?);
     }
     Ok(made)
 }
@@ -89,34 +100,18 @@ pub(super) fn find_base(
     }
 }
 
-/// The bundle for a single mirror, which uses none of the objects in `shunned` as a base.
-pub(super) fn of_one(
-    publication: &Publication,
-    base: Option<&Arc<ManifestFile>>,
-    index: usize,
-    excluded_bases: &HashSet<ObjectId>,
-    options: &Options,
-    monitor: &dyn Monitor,
-) -> Result<Bundle, PushError> {
-    let made = on_base(publication, base, &[index], excluded_bases, options, monitor)?;
-    Ok(made.into_iter().next().expect("every mirror is in a batch"))
-}
-
 /// The bundles for mirrors with one base: one for each set of objects that they hold besides it.
 fn on_base(
-    publication: &Publication,
-    base: Option<&Arc<ManifestFile>>,
+    context: PushContext<'_>,
+    base: &BundleBase,
     members: &[usize],
-    excluded_bases: &HashSet<ObjectId>,
-    options: &Options,
-    monitor: &dyn Monitor,
 ) -> Result<Vec<Bundle>, PushError> {
-    let (new, id) = (|| publication.new_entries(), base.map(|base| base.id));
+    let publication = context.publication;
     let encode = |held: &HashSet<ObjectId>| {
         let change = delta::encode_beside(
-            || entries(base.map(|base| &**base)),
-            new,
-            id,
+            || base.entries(),
+            || publication.new_entries(),
+            base.id(),
             publication.release.created,
             held,
         );
@@ -124,16 +119,16 @@ fn on_base(
     };
     let mut without = Some(encode(&HashSet::new())?);
     let wanted = without.as_ref().map_or(&[][..], |change| &change.wanted);
-    let groups = object_presence::query(publication, id, wanted, members, monitor)?;
+    let groups = object_presence::query(context, base.id(), wanted, members)?;
     let make = |MirrorsWithObjects { held, members }| {
         let change = without.take_if(|_| held.is_empty()).map_or_else(|| encode(&held), Ok)?;
-        bundle(publication, base.cloned(), change, members, excluded_bases, options, monitor)
+        Bundle::new(context, base, change, members)
     };
     groups.into_iter().map(make).collect()
 }
 
 /// The compression level of packs for `mirrors`.
-pub(super) fn level_for<'m>(
+fn level_for<'m>(
     mirrors: impl Iterator<Item = &'m Arc<dyn Mirror>> + Clone,
     speeds: &SpeedTable,
     options: &Options,
@@ -147,55 +142,57 @@ pub(super) fn level_for<'m>(
     }
 }
 
-fn bundle(
-    publication: &Publication,
-    base: Option<Arc<ManifestFile>>,
-    change: Change,
-    members: Vec<usize>,
-    excluded_bases: &HashSet<ObjectId>,
-    options: &Options,
-    monitor: &dyn Monitor,
-) -> Result<Bundle, PushError> {
-    let id = base.as_ref().map(|base| base.id);
-    let level = level_for(
-        members.iter().map(|index| &publication.members[*index].mirror),
-        &publication.speeds,
-        options,
-    );
-    let bases = match &base {
-        Some(base) if level != Level::Raw && !change.wanted.is_empty() => {
-            let (old, content_source, jobs) =
-                (&publication.content_source.old, &publication.content_source, options.jobs.get());
-            let search = BaseSelector {
+impl Bundle {
+    fn new(
+        context: PushContext<'_>,
+        base: &BundleBase,
+        change: ManifestDelta,
+        members: Vec<usize>,
+    ) -> Result<Self, PushError> {
+        let PushContext { publication, options, monitor } = context;
+        let level = level_for(
+            members.iter().map(|index| &publication.members[*index].mirror),
+            &publication.speeds,
+            options,
+        );
+        let bases = if base.manifest.is_some() && level != Level::Raw && !change.wanted.is_empty() {
+            let selector = BaseSelector {
                 wanted: &change.wanted,
-                old,
-                content_source,
-                excluded_bases,
-                jobs,
+                old: &publication.content_source.old,
+                content_source: &publication.content_source,
+                excluded_bases: &base.excluded,
+                jobs: options.jobs.get(),
                 monitor,
             };
-            search.run(
-                || entries(Some(base)),
-                publication.new_entries().map_err(PushError::NewManifest)?,
-            )
+            let new = publication.new_entries().map_err(PushError::NewManifest)?;
+            selector.run(|| base.entries(), new).map_err(PushError::NewManifest)?
+        } else {
+            BaseSelection::none(&change.wanted)
+        };
+        let mut key = blake3::Hasher::new();
+        key.update(b"headwater bundle 1\n");
+        key.update(&base.id().map_or([0; 32], |id| *id.as_bytes()));
+        // Receivers store what they got under the ordinals of this list, so the list is part of the
+        // key.
+        for wanted in &change.wanted {
+            key.update(wanted.object.as_bytes());
         }
-        _ => Ok(BaseSelection::none(&change.wanted)),
-    };
-    let bases = bases.map_err(PushError::NewManifest)?;
-    let mut key = blake3::Hasher::new();
-    key.update(b"headwater bundle 1\n");
-    key.update(&id.map_or([0; 32], |id| *id.as_bytes()));
-    // Receivers store what they got under the ordinals of this list, so the list is part of the
-    // key.
-    for wanted in &change.wanted {
-        key.update(wanted.object.as_bytes());
+        key.update(format!("{level}\n").as_bytes());
+        bases.add_to(&mut key);
+        let key = BundleKey::finish(&key);
+        Ok(Self { base: base.manifest.clone(), change, bases, level, key, members })
     }
-    key.update(format!("{level}\n").as_bytes());
-    bases.add_to(&mut key);
-    Ok(Bundle { base, change, bases, level, key: BundleKey::finish(&key), members })
-}
 
-impl Bundle {
+    /// The bundle for a single mirror.
+    pub(super) fn for_one(
+        context: PushContext<'_>,
+        base: &BundleBase,
+        index: usize,
+    ) -> Result<Self, PushError> {
+        let made = on_base(context, base, &[index])?;
+        Ok(made.into_iter().next().expect("every mirror is in a batch"))
+    }
+
     fn base_id(&self) -> Option<ManifestId> {
         self.base.as_ref().map(|base| base.id)
     }
@@ -210,38 +207,31 @@ impl Bundle {
         entries(self.base.as_deref())
     }
 
-    pub(super) fn job<'a>(
-        &'a self,
-        publication: &'a Publication,
-        is_kept: bool,
-        options: &Options,
-    ) -> PackInput<'a> {
-        let (wanted, content_source, bases) =
-            (&self.change.wanted, &publication.content_source, &self.bases);
-        let (level, jobs) = (self.level, options.jobs.get());
-        let mirrors = self
-            .members
-            .iter()
-            .map(|index| publication.members[*index].mirror.name().to_owned())
-            .collect();
-        PackInput { wanted, bundle: self.key, mirrors, content_source, bases, is_kept, level, jobs }
+    pub(super) fn job<'a>(&'a self, context: PushContext<'a>, is_kept: bool) -> PackInput<'a> {
+        let members = &context.publication.members;
+        let name = |index: &usize| members[*index].mirror.name().to_owned();
+        PackInput {
+            wanted: &self.change.wanted,
+            bundle: self.key,
+            mirrors: self.members.iter().map(name).collect(),
+            content_source: &context.publication.content_source,
+            bases: &self.bases,
+            is_kept,
+            level: self.level,
+            jobs: context.options.jobs.get(),
+        }
     }
 
     /// Makes the packs, and stores the content of a new release in the cache for the next push.
     pub(super) fn make_packs(
         &self,
-        publication: &Publication,
+        context: PushContext<'_>,
         queue: &PackQueue<'_>,
-        options: &Options,
-        monitor: &PushMonitor<'_>,
     ) -> Result<(), BuildError> {
+        let PushContext { publication, options, monitor } = context;
         let cache_writer = publication.begin_caching(self.new_bytes(), options, monitor);
-        pack_builder::run(
-            &self.job(publication, cache_writer.is_some(), options),
-            cache_writer.as_ref(),
-            queue,
-            monitor,
-        )?;
+        let job = self.job(context, cache_writer.is_some());
+        pack_builder::run(&job, cache_writer.as_ref(), queue, monitor)?;
         if let Some(Err(error)) = cache_writer.map(CacheWriter::finish) {
             warn_not_kept(&error, monitor);
         }

@@ -10,12 +10,11 @@ use crossbeam_channel::Sender;
 use crate::cancel::CANCEL_POLL_INTERVAL;
 use crate::mirror::{ErrorKind, MirrorError};
 use crate::monitor::Monitor as _;
+use crate::push::context::PushContext;
 use crate::push::guards::GuardFault;
-use crate::push::options::Options;
+use crate::push::mirror_push::MirrorPush;
 use crate::push::outcome::Outcome;
-use crate::push::publication::Publication;
-use crate::push::push_monitor::PushMonitor;
-use crate::push::rollout::{Staged, at_once, stage_alone};
+use crate::push::rollout::Staged;
 use crate::push::{PushError, claims, fleet};
 use crate::release::Release;
 use crate::threads;
@@ -24,18 +23,17 @@ use crate::threads;
 /// can be created.
 pub(super) fn start<'s>(
     scope: &'s Scope<'s, '_>,
-    publication: &'s Publication,
+    context: PushContext<'s>,
     staged: &Sender<Staged>,
-    options: &'s Options,
-    monitor: &'s PushMonitor<'_>,
 ) {
-    if publication.late.is_empty() {
+    let late = &context.publication.late;
+    if late.is_empty() {
         return;
     }
     let late_staged = staged.clone();
-    let stage = move || stage_as_they_answer(scope, publication, &late_staged, options, monitor);
+    let stage = move || stage_as_they_answer(scope, context, &late_staged);
     if let Err(error) = threads::start(scope, stage) {
-        for index in &publication.late {
+        for index in late {
             staged.send((*index, Err(error.clone().into()))).ok();
         }
     }
@@ -45,11 +43,10 @@ pub(super) fn start<'s>(
 /// its own, until all have responded or the push ends.
 fn stage_as_they_answer<'s>(
     scope: &'s Scope<'s, '_>,
-    publication: &'s Publication,
+    context: PushContext<'s>,
     staged: &Sender<Staged>,
-    options: &'s Options,
-    monitor: &'s PushMonitor<'_>,
 ) {
+    let PushContext { publication, options, monitor } = context;
     let mut unanswered = publication.late.len();
     while unanswered > 0 && !monitor.is_cancelled() {
         let answered = publication.pending.take_next(
@@ -61,50 +58,50 @@ fn stage_as_they_answer<'s>(
         let Some(index) = answered else { continue };
         unanswered -= 1;
         let has_staged = staged.clone();
-        let stage =
-            move || has_staged.send((index, stage(publication, index, options, monitor))).ok();
+        let mirror = MirrorPush { context, index };
+        let stage = move || has_staged.send((index, mirror.stage_late())).ok();
         if let Err(error) = threads::start(scope, stage) {
             staged.send((index, Err(error.into()))).ok();
         }
     }
 }
 
-fn stage(
-    publication: &Publication,
-    index: usize,
-    options: &Options,
-    monitor: &PushMonitor<'_>,
-) -> Result<Outcome, MirrorError> {
-    let member = &publication.members[index];
-    let decided = same_store(publication, index).or_else(|| at_once(publication, member));
-    match decided.or_else(|| refusal(publication, member.current_release()?, options)) {
-        Some(outcome) => Ok(outcome),
-        None => stage_alone(publication, index, options, monitor).map(|()| Outcome::Staged),
+impl MirrorPush<'_> {
+    fn stage_late(self) -> Result<Outcome, MirrorError> {
+        let decided = self
+            .same_store()
+            .or_else(|| self.outcome_at_once())
+            .or_else(|| self.refusal(self.polled().current_release()?));
+        match decided {
+            Some(outcome) => Ok(outcome),
+            None => self.stage_alone().map(|()| Outcome::Staged),
+        }
     }
-}
 
-/// The outcome of a mirror that is the same as another one under a second name.
-fn same_store(publication: &Publication, index: usize) -> Option<Outcome> {
-    let first = fleet::other_with_store(&publication.members, index)?;
-    let location = |index: usize| publication.members[index].mirror.location().to_owned();
-    let error = PushError::SameMirror { first: location(first), second: location(index) };
-    Some(Outcome::Failed { failure: ErrorKind::UnsuitableLocation, error: error.to_string() })
-}
+    /// The outcome of a mirror that is the same as another one under a second name.
+    fn same_store(self) -> Option<Outcome> {
+        let members = &self.context.publication.members;
+        let first = fleet::other_with_store(members, self.index)?;
+        let location = |index: usize| members[index].mirror.location().to_owned();
+        let error = PushError::SameMirror { first: location(first), second: location(self.index) };
+        Some(Outcome::Failed { failure: ErrorKind::UnsuitableLocation, error: error.to_string() })
+    }
 
-/// The outcome of a mirror whose `current` release would have stopped the push: the mirror with the
-/// newest release decides which run numbers are too low and which content is rejected.
-fn refusal(publication: &Publication, current: &Release, options: &Options) -> Option<Outcome> {
-    let was_newest = publication
-        .newest_before
-        .as_ref()
-        .is_none_or(|newest| newest.history == current.history && current.rank() > newest.rank());
-    if !publication.is_new || !was_newest {
-        return None;
+    /// The outcome of a mirror whose `current` release would have stopped the push: the mirror with
+    /// the newest release decides which run numbers are too low and which content is rejected.
+    fn refusal(self, current: &Release) -> Option<Outcome> {
+        let PushContext { publication, options, .. } = self.context;
+        let was_newest = publication.newest_before.as_ref().is_none_or(|newest| {
+            newest.history == current.history && current.rank() > newest.rank()
+        });
+        if !publication.is_new || !was_newest {
+            return None;
+        }
+        if claims::check_order(options, &current.orders).is_err() {
+            return Some(Outcome::Newer { serves: current.name() });
+        }
+        let rejected = current.rejection(publication.release.content).filter(|_| !options.again)?;
+        let error = GuardFault::Rejected(rejected.clone()).to_string();
+        Some(Outcome::Failed { failure: ErrorKind::Other, error })
     }
-    if claims::check_order(options, &current.orders).is_err() {
-        return Some(Outcome::Newer { serves: current.name() });
-    }
-    let rejected = current.rejection(publication.release.content).filter(|_| !options.again)?;
-    let error = GuardFault::Rejected(rejected.clone()).to_string();
-    Some(Outcome::Failed { failure: ErrorKind::Other, error })
 }

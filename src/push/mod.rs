@@ -13,11 +13,15 @@ mod bundle;
 mod cache_fallback;
 mod churn;
 mod claims;
+mod context;
+mod coordinator;
 mod fleet;
 mod for_all;
 mod guards;
 mod latecomers;
+mod lead;
 mod maintenance;
+mod mirror_push;
 mod next_manifest;
 mod object_presence;
 mod options;
@@ -36,6 +40,7 @@ mod secrets;
 mod site;
 mod source;
 mod staged;
+mod staging;
 mod states;
 mod waves;
 
@@ -72,6 +77,7 @@ use crate::push::cache_fallback::with_cache_or_without;
 use crate::release::{ReleaseError, ReleaseName};
 use crate::scan::ScanError;
 
+use coordinator::RolloutEnd;
 use prepare::Prepared;
 use recheck::Recheck;
 
@@ -231,12 +237,14 @@ fn push_in_rounds(
             let mut recheck = Recheck::none();
             let on_new = |live: &SourceEntries| recheck = Recheck::start(scope, live, monitor);
             match prepare::prepare(&source, fleet, options, on_new, monitor)? {
-                Prepared::Refused(report) => {
-                    Ok::<_, PushError>(rollout::RolloutEnd::Report(*report))
-                }
+                Prepared::Refused(report) => Ok::<_, PushError>(RolloutEnd::Report(*report)),
                 Prepared::Publication(publication) => {
-                    let end =
-                        rollout::run(&publication, || recheck.finish(monitor), options, monitor)?;
+                    let end = coordinator::run(
+                        &publication,
+                        || recheck.finish(monitor),
+                        options,
+                        monitor,
+                    )?;
                     publication.remember(end.report(), options, monitor);
                     // On top of another push, "the previous release" would be the one that this
                     // rollback leaves, so the target is fixed now.
@@ -248,12 +256,10 @@ fn push_in_rounds(
             }
         })?;
         match end {
-            rollout::RolloutEnd::Report(report) => return Ok(report),
-            rollout::RolloutEnd::Revert(report, back, to) => {
-                return Ok(revert::revert(report, &back, to, fleet, options, monitor));
-            }
-            rollout::RolloutEnd::Retry(report) if round == MAX_ROUNDS => return Ok(report),
-            rollout::RolloutEnd::Retry(_) => {
+            RolloutEnd::Report(report) => return Ok(report),
+            RolloutEnd::Revert(revert) => return Ok(revert.run(fleet, options, monitor)),
+            RolloutEnd::Retry(report) if round == MAX_ROUNDS => return Ok(report),
+            RolloutEnd::Retry(_) => {
                 monitor.event(Event::Warned {
                     message: "another push was quicker: starting again on top of it".into(),
                 });

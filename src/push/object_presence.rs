@@ -13,6 +13,7 @@ use crate::mirror::PolledMirror;
 use crate::monitor::Monitor;
 use crate::origin::scratch::ManifestFile;
 use crate::push::PushError;
+use crate::push::context::PushContext;
 use crate::push::publication::Publication;
 use crate::release::Release;
 use crate::threads;
@@ -31,12 +32,12 @@ pub(super) struct MirrorsWithObjects {
 /// Queries the `members` that likely have some of `wanted` besides the manifest `base`, in
 /// parallel, and groups them by the objects they have.
 pub(super) fn query(
-    publication: &Publication,
+    context: PushContext<'_>,
     base: Option<ManifestId>,
     wanted: &[NewObjectRef],
     members: &[usize],
-    monitor: &dyn Monitor,
 ) -> Result<Vec<MirrorsWithObjects>, PushError> {
+    let PushContext { publication, monitor, .. } = context;
     let mut manifests =
         ObjectIndex { publication, wanted, ids: OnceCell::new(), found: HashMap::new() };
     let mut questions = Vec::with_capacity(members.len());

@@ -131,6 +131,23 @@ impl Require {
     pub fn is_met(self, staged: usize, total: usize) -> bool {
         staged >= self.of(total)
     }
+
+    /// The message with the number of mirrors required and ready.
+    pub(super) fn unmet(self, ready: usize, total: usize) -> String {
+        let available = match ready {
+            0 => "none is available".to_owned(),
+            1 => "only 1 is available".to_owned(),
+            ready => format!("only {ready} are available"),
+        };
+        match self {
+            _ if total == 1 => "the mirror is not ready".to_owned(),
+            Self::All => format!("all {total} mirrors are required, but {available}"),
+            Self::AtLeast(_) | Self::Percent(_) => match self.of(total) {
+                1 => format!("1 of {total} mirrors is required, but {available}"),
+                needed => format!("{needed} of {total} mirrors are required, but {available}"),
+            },
+        }
+    }
 }
 
 /// A text that is not a [`Require`].

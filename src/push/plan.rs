@@ -9,16 +9,17 @@ use crate::origin::scratch::entries;
 use crate::packing::base_selection::BaseCounts;
 use crate::packing::pack_builder::{self, BuildError};
 use crate::packing::pack_queue::PackQueue;
-use crate::push::bundle::{Bundle, bundles};
+use crate::push::bundle::Bundle;
 use crate::push::cache_fallback::with_cache_or_without;
 use crate::push::churn::{Churn, find_churn};
-use crate::push::fleet::{self, Fleet};
+use crate::push::context::PushContext;
+use crate::push::fleet::Fleet;
 use crate::push::options::Options;
 use crate::push::outcome::{ChangeCounts, Outcome, Report};
 use crate::push::prepare::{Prepared, prepare_plan};
 use crate::push::publication::Publication;
 use crate::push::push_monitor::PushMonitor;
-use crate::push::rollout::{self, at_once, report_failures};
+use crate::push::rollout::{MirrorRun, Rollout};
 use crate::push::schedule::Schedule;
 use crate::push::source::Source;
 use crate::push::{PushError, waves};
@@ -106,59 +107,65 @@ fn plan_once(
         Prepared::Refused(report) => return Ok(Err(*report)),
         Prepared::Publication(publication) => publication,
     };
-    let mut outcomes: Vec<Option<Outcome>> =
-        publication.members.iter().map(|member| at_once(&publication, member)).collect();
-    let bundles = bundles(&publication, &outcomes, options, monitor)?;
-    check_stages(&publication, &bundles, &mut outcomes);
-    report_failures(&publication, &outcomes, monitor);
+    let monitor = PushMonitor::new(monitor);
+    let context = PushContext { publication: &publication, options, monitor: &monitor };
+    let mut rollout = Rollout::new(context);
+    let bundles = rollout.bundles()?;
+    check_stages(&mut rollout, &bundles);
+    for run in &rollout.mirrors {
+        if let Some(outcome @ Outcome::Failed { .. }) = &run.outcome {
+            run.push.report(outcome);
+        }
+    }
     let mut sizes = Vec::with_capacity(bundles.len());
     for (number, bundle) in (0..).zip(&bundles) {
-        sizes.push(
-            pack_bytes(&publication, bundle, number, options, monitor)?
-                + bundle.change.bytes.len() as u64,
-        );
+        sizes.push(pack_bytes(context, bundle, number)? + bundle.change.bytes.len() as u64);
     }
     let diff = compare(&publication, &bundles)?;
-    let schedule = Schedule::new(&publication, &outcomes, options);
+    let schedule = Schedule::new(&rollout);
     if !schedule.waves.is_empty() {
         // A probe that can never succeed is an error, as in a push.
         waves::expected(&publication, options)?;
     }
+    let plan_of = |run: &MirrorRun<'_>| {
+        let index = run.push.index;
+        let bundle =
+            bundles.iter().zip(&sizes).find(|(bundle, _)| bundle.members().contains(&index));
+        let bundle = bundle.map(|(bundle, size)| (bundle, *size));
+        MirrorPlan::new(run, bundle, schedule.wave_of(run.push.name()))
+    };
+    let mirrors = rollout.mirrors.iter().map(plan_of).collect();
     Ok(Ok(PlanReport {
         sequence: publication.release.sequence,
         is_new: publication.is_new,
         sums: publication.sums,
-        churn: find_churn(&diff, &publication.content_source, monitor),
+        churn: find_churn(&diff, &publication.content_source, &monitor),
         diff,
-        mirrors: mirrors(&publication, &outcomes, &bundles, &sizes, &schedule),
+        mirrors,
         schedule,
-        unmet: unmet(&publication, &outcomes, options),
+        unmet: unmet(&rollout),
     }))
 }
 
 /// Marks the mirrors as failed that would refuse the stage.
-fn check_stages(publication: &Publication, bundles: &[Bundle], outcomes: &mut [Option<Outcome>]) {
+fn check_stages(rollout: &mut Rollout<'_>, bundles: &[Bundle]) {
     for bundle in bundles {
+        let request = bundle.request(rollout.context.publication);
         for index in bundle.members() {
-            if let Err(error) =
-                publication.members[*index].mirror.check_stage(&bundle.request(publication))
-            {
-                outcomes[*index] = Some(Outcome::failed(&error));
+            let run = &mut rollout.mirrors[*index];
+            if let Err(error) = run.push.mirror().check_stage(&request) {
+                run.outcome = Some(Outcome::failed(&error));
             }
         }
     }
 }
 
 /// Why nothing would be activated, if too few mirrors would accept the release.
-fn unmet(
-    publication: &Publication,
-    outcomes: &[Option<Outcome>],
-    options: &Options,
-) -> Option<String> {
-    let counted = || fleet::counted(&publication.members);
-    let is_usable = |index: &usize| !matches!(outcomes[*index], Some(Outcome::Failed { .. }));
-    let (usable, total) = (counted().filter(is_usable).count(), counted().count());
-    (!options.require.is_met(usable, total)).then(|| rollout::unmet(options.require, usable, total))
+fn unmet(rollout: &Rollout<'_>) -> Option<String> {
+    let is_usable = |run: &&MirrorRun<'_>| !matches!(run.outcome, Some(Outcome::Failed { .. }));
+    let (usable, total) = (rollout.counted().filter(is_usable).count(), rollout.counted().count());
+    let require = rollout.context.options.require;
+    (!require.is_met(usable, total)).then(|| require.unmet(usable, total))
 }
 
 fn compare(publication: &Publication, bundles: &[Bundle]) -> Result<Diff, PushError> {
@@ -173,62 +180,46 @@ fn compare(publication: &Publication, bundles: &[Bundle]) -> Result<Diff, PushEr
 }
 
 /// Builds the packs and counts them.
-fn pack_bytes(
-    publication: &Publication,
-    bundle: &Bundle,
-    number: usize,
-    options: &Options,
-    monitor: &dyn Monitor,
-) -> Result<u64, PushError> {
+fn pack_bytes(context: PushContext<'_>, bundle: &Bundle, number: usize) -> Result<u64, PushError> {
+    let PushContext { publication, monitor, .. } = context;
     let queue = PackQueue::new(number, &publication.content_source, &publication.scratch, monitor)?;
     let receiver = queue.subscribe();
-    let monitor = PushMonitor::new(monitor);
     std::thread::scope(|scope| {
-        let build =
-            || pack_builder::run(&bundle.job(publication, false, options), None, &queue, &monitor);
-        let line = threads::start(scope, build).map_err(BuildError::from)?;
+        let build = || pack_builder::run(&bundle.job(context, false), None, &queue, monitor);
+        let builder = threads::start(scope, build).map_err(BuildError::from)?;
         let mut cursor = receiver.packs();
         let mut bytes = 0;
         // The builder reports its own errors.
         while let Ok(Some(pack)) = cursor.next() {
             bytes += pack.size();
         }
-        line.join().expect("building packs does not panic")?;
+        builder.join().expect("building packs does not panic")?;
         Ok(bytes)
     })
 }
 
-fn mirrors(
-    publication: &Publication,
-    outcomes: &[Option<Outcome>],
-    bundles: &[Bundle],
-    sizes: &[u64],
-    schedule: &Schedule,
-) -> Vec<MirrorPlan> {
-    let plan =
-        |(index, (member, outcome)): (usize, (&crate::push::PolledMirror, &Option<Outcome>))| {
-            let bundle =
-                bundles.iter().zip(sizes).find(|(bundle, _)| bundle.members().contains(&index));
-            let (failure, error) = match outcome {
-                Some(Outcome::Failed { failure, error }) => (Some(*failure), Some(error.clone())),
-                _ => (None, None),
-            };
-            MirrorPlan {
-                mirror: member.mirror.name().to_owned(),
-                location: member.mirror.location().to_owned(),
-                serves: member.current().map(|current| current.sequence()),
-                is_newer: matches!(outcome, Some(Outcome::Newer { .. })),
-                error,
-                failure,
-                is_current: *outcome == Some(Outcome::Current),
-                is_staged: *outcome == Some(Outcome::Staged),
-                is_joining: fleet::is_joining(&publication.members, index),
-                wave: schedule.wave_of(member.mirror.name()),
-                objects: bundle.map_or(0, |(bundle, _)| bundle.change.wanted.len() as u64),
-                content_bytes: bundle.map_or(0, |(bundle, _)| bundle.new_bytes()),
-                send_bytes: bundle.map_or(0, |(_, size)| *size),
-                bases: bundle.map_or_else(BaseCounts::default, |(bundle, _)| bundle.bases.counts),
-            }
+impl MirrorPlan {
+    /// The plan for a mirror that gets `bundle`, which has this size when packed.
+    fn new(run: &MirrorRun<'_>, bundle: Option<(&Bundle, u64)>, wave: Option<usize>) -> Self {
+        let (failure, error) = match &run.outcome {
+            Some(Outcome::Failed { failure, error }) => (Some(*failure), Some(error.clone())),
+            _ => (None, None),
         };
-    publication.members.iter().zip(outcomes).enumerate().map(plan).collect()
+        Self {
+            mirror: run.push.name().to_owned(),
+            location: run.push.mirror().location().to_owned(),
+            serves: run.push.served_before().map(|served| served.sequence()),
+            is_newer: matches!(run.outcome, Some(Outcome::Newer { .. })),
+            error,
+            failure,
+            is_current: run.is(&Outcome::Current),
+            is_staged: run.is(&Outcome::Staged),
+            is_joining: run.push.is_joining(),
+            wave,
+            objects: bundle.map_or(0, |(bundle, _)| bundle.change.wanted.len() as u64),
+            content_bytes: bundle.map_or(0, |(bundle, _)| bundle.new_bytes()),
+            send_bytes: bundle.map_or(0, |(_, size)| size),
+            bases: bundle.map_or_else(BaseCounts::default, |(bundle, _)| bundle.bases.counts),
+        }
+    }
 }

@@ -27,7 +27,7 @@ use crate::push::push_monitor::Traffic;
 use crate::push::resolve_source::{self, ResolvedSource};
 use crate::push::source::{DecidedBy, Source};
 use crate::push::states::{PendingStates, StatePoll, may_go_on};
-use crate::push::{PushError, for_all, rollout, secrets, site};
+use crate::push::{PushError, for_all, secrets, site};
 use crate::release::{MAX_REPLACED, RejectedContent, Release};
 use crate::scan::{Root, ScanOptions, Tree};
 use crate::threads;
@@ -202,7 +202,7 @@ impl Preparation {
     fn unreachable(&self, options: &Options) -> Option<Report> {
         let (reachable, total) = fleet::reachable(&self.members);
         let unmet = (!options.require.is_met(reachable, total))
-            .then(|| rollout::unmet(options.require, reachable, total));
+            .then(|| options.require.unmet(reachable, total));
         let has_nothing = self.resolved.leaves_newer && self.resolved.as_it_is.is_none();
         if unmet.is_none() && !has_nothing {
             return None;

@@ -9,38 +9,71 @@ use crate::push::source::{DecidedBy, Source};
 use crate::release::{MAX_NOTE_BYTES, Partial, is_note};
 use crate::text::error_chain;
 
-/// Reverts the mirrors `back`, by index, from the release of `report` to `to`, and adds the result
-/// to the report.
-pub(super) fn revert(
-    mut report: Report,
-    back: &[usize],
-    to: Option<u64>,
-    fleet: &Fleet,
-    options: &Options,
-    monitor: &dyn Monitor,
-) -> Report {
-    let reason = report.stopped.clone().unwrap_or_default();
-    let mut reverted = Reverted { reason: reason.clone(), sequence: None, error: None };
-    let Some(to) = to else {
-        reverted.error = Some("there is nothing before their first release".to_owned());
+/// A push that stopped after mirrors had switched, and what they must revert to.
+pub(super) struct Revert {
+    /// The report so far.
+    pub(super) report: Report,
+    /// The mirrors, by index.
+    pub(super) back: Vec<usize>,
+    /// The sequence of the release with the previous content; `None` if there was none.
+    pub(super) to: Option<u64>,
+}
+
+impl Revert {
+    /// Reverts the mirrors, and adds the result to the report.
+    pub(super) fn run(self, fleet: &Fleet, options: &Options, monitor: &dyn Monitor) -> Report {
+        let Self { mut report, back, to } = self;
+        let reason = report.stopped.clone().unwrap_or_default();
+        let mut reverted = Reverted { reason: reason.clone(), sequence: None, error: None };
+        let Some(to) = to else {
+            reverted.error = Some("there is nothing before their first release".to_owned());
+            report.reverted = Some(reverted);
+            return report;
+        };
+        let mirrors = back.iter().map(|index| fleet.mirrors()[*index].clone()).collect();
+        let names = || back.iter().map(|index| fleet.mirrors()[*index].name().to_owned()).collect();
+        // A release that reverts only part of the fleet is not for the others: `heal` must not
+        // spread it.
+        let partial = if back.len() < fleet.mirrors().len() {
+            Some(Partial { mirrors: names(), why: why(&report, &reason) })
+        } else {
+            options.partial.clone()
+        };
+        let note = report.sequence.map(|sequence| format!("back from release {sequence}"));
+        let options = Options { partial, note, ..without_checks(options) };
+        let source = Source::Rollback { to: Some(to), by: DecidedBy::Push };
+        match super::push(&source, &Fleet::new(mirrors), &options, monitor) {
+            Err(error) => reverted.error = Some(error_chain(&error)),
+            Ok(after) => {
+                reverted.sequence = after.sequence;
+                for (index, mirror) in back.iter().zip(after.mirrors) {
+                    if mirror.outcome.is_current() {
+                        report.mirrors[*index].outcome = Outcome::Reverted;
+                        report.mirrors[*index].now = after.sequence;
+                    } else {
+                        reverted.error = Some(format!("{} did not go back", mirror.mirror));
+                    }
+                }
+            }
+        }
         report.reverted = Some(reverted);
-        return report;
-    };
-    let mirrors = back.iter().map(|index| fleet.mirrors()[*index].clone()).collect();
-    // A release that reverts only part of the fleet is not for the others: `heal` must not spread
-    // it.
-    let is_part = back.len() < fleet.mirrors().len();
-    let names = || back.iter().map(|index| fleet.mirrors()[*index].name().to_owned()).collect();
+        report
+    }
+}
+
+/// Why the release is only for the mirrors that revert, as the release records it.
+fn why(report: &Report, reason: &str) -> String {
     let mut why =
         format!("a push went back from release {}: {reason}", report.sequence.unwrap_or_default());
     while !is_note(&why) {
         why = why.chars().filter(|c| !c.is_control()).take(MAX_NOTE_BYTES / 4).collect();
     }
-    let partial =
-        if is_part { Some(Partial { mirrors: names(), why }) } else { options.partial.clone() };
-    let options = Options {
-        partial,
-        note: report.sequence.map(|sequence| format!("back from release {sequence}")),
+    why
+}
+
+/// The options of a push that nothing may stop: no guard rail, run number, requirement or wave.
+fn without_checks(options: &Options) -> Options {
+    Options {
         order: None,
         allow_older: true,
         again: true,
@@ -54,22 +87,5 @@ pub(super) fn revert(
         require: Require::AtLeast(1),
         policy: Policy::default(),
         ..options.clone()
-    };
-    let source = Source::Rollback { to: Some(to), by: DecidedBy::Push };
-    match super::push(&source, &Fleet::new(mirrors), &options, monitor) {
-        Err(error) => reverted.error = Some(error_chain(&error)),
-        Ok(after) => {
-            reverted.sequence = after.sequence;
-            for (index, mirror) in back.iter().zip(after.mirrors) {
-                if mirror.outcome.is_current() {
-                    report.mirrors[*index].outcome = Outcome::Reverted;
-                    report.mirrors[*index].now = after.sequence;
-                } else {
-                    reverted.error = Some(format!("{} did not go back", mirror.mirror));
-                }
-            }
-        }
     }
-    report.reverted = Some(reverted);
-    report
 }

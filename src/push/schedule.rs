@@ -2,10 +2,10 @@
 
 use serde::Serialize;
 
-use crate::push::options::{Goal, OnFailure, Options};
+use crate::push::mirror_push::MirrorPush;
+use crate::push::options::{Goal, OnFailure};
 use crate::push::outcome::Outcome;
-use crate::push::publication::Publication;
-use crate::push::{activation, fleet, waves};
+use crate::push::rollout::{Rollout, in_order};
 
 /// Mirrors that would switch together.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -38,26 +38,24 @@ pub struct Schedule {
 }
 
 impl Schedule {
-    /// The schedule of the mirrors of the publication that have no outcome yet, or are staged.
-    pub(super) fn new(
-        publication: &Publication,
-        outcomes: &[Option<Outcome>],
-        options: &Options,
-    ) -> Self {
-        let name = |index: usize| publication.members[index].mirror.name().to_owned();
+    /// The schedule of the mirrors that have no outcome yet, or are staged.
+    pub(super) fn new(rollout: &Rollout<'_>) -> Self {
+        let options = rollout.context.options;
         let mut lead = None;
         let mut plans = Vec::new();
-        for (number, (mut members, wave)) in (1..).zip(waves::members(publication, options)) {
-            members.retain(|index| matches!(outcomes[*index], None | Some(Outcome::Staged)));
-            if members.is_empty() {
+        for (number, (mut mirrors, wave)) in (1..).zip(rollout.waves()) {
+            mirrors.retain(|mirror| {
+                matches!(rollout.mirrors[mirror.index].outcome, None | Some(Outcome::Staged))
+            });
+            if mirrors.is_empty() {
                 continue;
             }
             if plans.is_empty() {
-                lead = leader(publication, &members).map(name);
+                lead = leader(&mirrors).map(|mirror| mirror.name().to_owned());
             }
             plans.push(WavePlan {
                 number,
-                mirrors: members.into_iter().map(name).collect(),
+                mirrors: mirrors.into_iter().map(|mirror| mirror.name().to_owned()).collect(),
                 soak_seconds: wave.map_or(0, |wave| wave.soak.as_secs()),
                 probes: wave
                     .iter()
@@ -66,7 +64,7 @@ impl Schedule {
                     .collect(),
             });
         }
-        let counted = fleet::counted(&publication.members).count();
+        let counted = rollout.counted().count();
         Self {
             goal: options.policy.goal,
             required: options.require.of(counted),
@@ -88,12 +86,10 @@ impl Schedule {
 
 /// The mirror that leads; `None` if that is not known yet, because a new mirror gets its store id
 /// only when it is staged.
-fn leader(publication: &Publication, members: &[usize]) -> Option<usize> {
-    let store = |index| activation::known_store(publication, index);
-    let order = activation::in_order(publication, members, store);
-    let first = *order.first()?;
-    let is_joining = |index| fleet::is_joining(&publication.members, index);
-    let like: Vec<usize> =
-        order.into_iter().filter(|index| is_joining(*index) == is_joining(first)).collect();
-    (like.len() == 1 || like.into_iter().all(|index| store(index).is_some())).then_some(first)
+fn leader<'a>(mirrors: &[MirrorPush<'a>]) -> Option<MirrorPush<'a>> {
+    let mut candidates = in_order(mirrors, MirrorPush::known_store);
+    let first = *candidates.first()?;
+    candidates.retain(|mirror| mirror.is_joining() == first.is_joining());
+    (candidates.len() == 1 || candidates.iter().all(|mirror| mirror.known_store().is_some()))
+        .then_some(first)
 }

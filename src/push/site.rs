@@ -79,7 +79,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::mirror::{DirectoryMirror, MirrorError, MirrorState};
+    use crate::mirror::{DirectoryMirror, MirrorError, MirrorIdentity, MirrorState};
 
     fn site(name: &str) -> Site {
         Site::new(name).unwrap()
@@ -91,14 +91,9 @@ mod tests {
         name: &str,
         state: Result<(Option<&str>, Option<&str>), MirrorError>,
     ) -> PolledMirror {
-        let mirror = DirectoryMirror::new(
-            name.to_owned(),
-            name.to_owned(),
-            name.into(),
-            None,
-            Duration::ZERO,
-            NonZeroUsize::MIN,
-        );
+        let identity =
+            MirrorIdentity { name: name.to_owned(), location: name.to_owned(), site: None };
+        let mirror = DirectoryMirror::new(identity, name.into(), Duration::ZERO, NonZeroUsize::MIN);
         let state = state.map(|(of_store, of_receiver)| MirrorState {
             site: of_store.map(site),
             only_site: of_receiver.map(site),

@@ -1,7 +1,7 @@
 //! Switches wave by wave: which mirrors switch first, how long they soak, and which probes must
 //! succeed before the next wave follows.
 //!
-//! This module defines the order; `activation` switches a single mirror.
+//! The waves are those of the policy; [`Rollout::activate`] switches the mirrors of one.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -9,11 +9,13 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use crate::cancel::{pause, until_cancelled};
 use crate::hash::ObjectId;
 use crate::monitor::{Event, Monitor as _};
+use crate::push::PushError;
+use crate::push::context::PushContext;
 use crate::push::options::{OnFailure, Options, Probe, Wave};
 use crate::push::outcome::Outcome;
 use crate::push::publication::Publication;
 use crate::push::push_monitor::PushMonitor;
-use crate::push::{PushError, activation};
+use crate::push::rollout::Rollout;
 use crate::threads;
 use crate::web::Web;
 
@@ -70,84 +72,57 @@ pub(super) fn expected(
     }
 }
 
-/// The mirrors of each wave, by index: those of the policy, then all others.
-pub(super) fn members<'o>(
-    publication: &Publication,
-    options: &'o Options,
-) -> Vec<(Vec<usize>, Option<&'o Wave>)> {
-    let name = |index: usize| publication.members[index].mirror.name();
-    let mut left: Vec<usize> = (0..publication.members.len()).collect();
-    let mut waves = Vec::new();
-    for wave in &options.policy.waves {
-        let (own, others) =
-            left.into_iter().partition(|index| wave.mirrors.iter().any(|one| one == name(*index)));
-        waves.push((own, Some(wave)));
-        left = others;
-    }
-    waves.push((left, None));
-    waves
-}
-
-/// Switches the staged mirrors, wave by wave, and records the outcomes.
-pub(super) fn switch(
-    publication: &Publication,
-    expected: &ExpectedProbes,
-    outcomes: &mut [Option<Outcome>],
-    options: &Options,
-    monitor: &PushMonitor<'_>,
-) -> Result<WavesResult, PushError> {
-    let mut switched = WavesResult::default();
-    let mut is_led = false;
-    for (number, (members, wave)) in (1..).zip(members(publication, options)) {
-        let staged: Vec<usize> =
-            members.into_iter().filter(|index| outcomes[*index] == Some(Outcome::Staged)).collect();
-        if staged.is_empty() {
-            continue;
-        }
-        if is_led {
-            activation::activate_all(publication, &staged, outcomes, options, monitor);
-        } else if activation::activate(publication, &staged, outcomes, options, monitor)? {
-            return Ok(WavesResult { is_again: true, ..switched });
-        }
-        let on = |outcome: &Outcome| {
-            staged.iter().filter(|index| outcomes[**index].as_ref() == Some(outcome)).count()
-        };
-        let activated = on(&Outcome::Activated);
-        is_led |= activated > 0;
-        let all = activated_of(outcomes, 0..outcomes.len());
-        switched.spread_ms =
-            monitor.spread_ms(all.iter().map(|index| activation::name(publication, *index)));
-        if activated < staged.len() && options.policy.on_failure == OnFailure::Revert {
-            switched.stopped = Some(format!(
-                "{} of {} mirrors did not switch",
-                staged.len() - activated,
-                staged.len()
-            ));
-            switched.back = activated_of(outcomes, 0..outcomes.len());
-        } else if activated == 0 && wave.is_some() {
-            switched.stopped = Some(format!("no mirror of wave {number} switched"));
-        } else if let Some(wave) = wave {
-            let is_last = !outcomes.contains(&Some(Outcome::Staged));
-            if let Err(error) = watch((number, wave), is_last, expected, monitor) {
-                switched.stopped = Some(format!("wave {number}: {error}"));
-                switched.back = match (error, options.policy.on_failure) {
-                    (BadProbe::Cancelled, _) => Vec::new(),
-                    (BadProbe::Probe(_), OnFailure::Leave) => activated_of(outcomes, staged),
-                    (BadProbe::Probe(_), OnFailure::Revert) => {
-                        activated_of(outcomes, 0..outcomes.len())
-                    }
-                };
+impl Rollout<'_> {
+    /// Switches the staged mirrors, wave by wave, and records the outcomes.
+    pub(super) fn switch(&mut self, expected: &ExpectedProbes) -> Result<WavesResult, PushError> {
+        let PushContext { options, monitor, .. } = self.context;
+        let on_failure = options.policy.on_failure;
+        let mut switched = WavesResult::default();
+        let mut is_led = false;
+        for (number, (mut staged, wave)) in (1..).zip(self.waves()) {
+            staged.retain(|mirror| self.mirrors[mirror.index].is(&Outcome::Staged));
+            if staged.is_empty() {
+                continue;
+            }
+            if is_led {
+                self.activate_all(&staged);
+            } else if self.activate(&staged)? {
+                return Ok(WavesResult { is_again: true, ..switched });
+            }
+            let of_wave = self.activated(staged.iter().map(|mirror| mirror.index));
+            let of_all = self.activated(0..self.mirrors.len());
+            is_led |= !of_wave.is_empty();
+            let names = of_all.iter().map(|index| self.mirrors[*index].push.name());
+            switched.spread_ms = monitor.spread_ms(names);
+            if of_wave.len() < staged.len() && on_failure == OnFailure::Revert {
+                let missing = staged.len() - of_wave.len();
+                let stopped = format!("{missing} of {} mirrors did not switch", staged.len());
+                switched.stopped = Some(stopped);
+                switched.back = of_all;
+            } else if of_wave.is_empty() && wave.is_some() {
+                switched.stopped = Some(format!("no mirror of wave {number} switched"));
+            } else if let Some(wave) = wave {
+                let is_last = !self.mirrors.iter().any(|run| run.is(&Outcome::Staged));
+                if let Err(error) = watch((number, wave), is_last, expected, monitor) {
+                    switched.stopped = Some(format!("wave {number}: {error}"));
+                    switched.back = match (error, on_failure) {
+                        (BadProbe::Cancelled, _) => Vec::new(),
+                        (BadProbe::Probe(_), OnFailure::Leave) => of_wave,
+                        (BadProbe::Probe(_), OnFailure::Revert) => of_all,
+                    };
+                }
+            }
+            if switched.stopped.is_some() {
+                return Ok(switched);
             }
         }
-        if switched.stopped.is_some() {
-            return Ok(switched);
-        }
+        Ok(switched)
     }
-    Ok(switched)
-}
 
-fn activated_of(outcomes: &[Option<Outcome>], of: impl IntoIterator<Item = usize>) -> Vec<usize> {
-    of.into_iter().filter(|index| outcomes[*index] == Some(Outcome::Activated)).collect()
+    /// Those of `members` that switched to the release.
+    fn activated(&self, members: impl Iterator<Item = usize>) -> Vec<usize> {
+        members.filter(|index| self.mirrors[*index].is(&Outcome::Activated)).collect()
+    }
 }
 
 /// Why no further wave switches.

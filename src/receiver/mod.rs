@@ -8,6 +8,7 @@
 //! It does not know about fleets, configuration files or log formats. It is the only module that
 //! uses `hyper`, `hyper-util`, `http-body-util` and `tokio`.
 
+mod address;
 mod http;
 mod listener;
 mod settings;

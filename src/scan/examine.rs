@@ -9,10 +9,11 @@ use std::sync::atomic::Ordering;
 
 use walkdir::DirEntry;
 
-use super::content::{ContentFault, FileHasher, Opener};
+use super::content::FileHasher;
 use super::error::{ScanFault, TreeChange, TreeChangeKind, escape};
+use super::open_root::OpenRoot;
+use super::opener::{ContentFault, Opener};
 use super::stat_cache::KnownFile;
-use super::walk::OpenRoot;
 use super::workers::{Counters, EntryToExamine};
 use super::{SymlinkMode, TreeEntry, TreeKind};
 use crate::fsx::{FileKind, FileLook};

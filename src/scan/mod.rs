@@ -17,10 +17,13 @@
 //! This room does not know manifests, releases and mirrors.
 
 mod content;
+mod dir_stamp;
 mod error;
 mod examine;
 mod links;
 mod names;
+mod open_root;
+mod opener;
 mod recheck;
 mod rules;
 mod stat_cache;

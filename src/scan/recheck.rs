@@ -6,49 +6,21 @@
 
 use std::cmp::Ordering as Order;
 use std::ffi::OsStr;
-use std::os::unix::ffi::OsStrExt as _;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::content::Opener;
 use super::error::{self, ScanError, ScanFault, TreeChange, TreeChangeKind};
 use super::examine::Examiner;
-use super::stat_cache::is_racy;
+use super::opener::Opener;
 use super::tree::{Tree, jobs};
-use super::walk::{OpenRoot, Walk};
+use super::walk::Walk;
 use super::workers::{self, Counters, WorkerConfig};
 use super::{TreeEntry, TreeKind};
-use crate::fsx::{FileKind, FileStat};
+use crate::fsx::FileKind;
 use crate::monitor::Monitor;
 use crate::threads;
 
 /// Entries between two checks for cancellation.
 const BATCH: usize = 256;
-
-/// A directory, or a rules file, with the stamp that it had during the walk.
-#[derive(Debug)]
-pub(super) struct DirStamp {
-    /// The path relative to the root.
-    path: Vec<u8>,
-    /// `None` if it could not be read.
-    stamp: Option<FileStat>,
-}
-
-impl DirStamp {
-    pub(super) fn of(root: &OpenRoot, relative: &[u8]) -> Self {
-        Self { path: relative.to_owned(), stamp: look(root, relative) }
-    }
-
-    /// Whether the stamp is unchanged and old enough to prove that nothing changed.
-    fn holds(&self, root: &OpenRoot, started: i64) -> bool {
-        self.stamp.is_some_and(|stamp| !is_racy(&stamp, started))
-            && look(root, &self.path) == self.stamp
-    }
-}
-
-fn look(root: &OpenRoot, relative: &[u8]) -> Option<FileStat> {
-    let path = if relative.is_empty() { b"." } else { relative };
-    root.dir.look(OsStr::from_bytes(path)).ok().map(|seen| seen.stamp)
-}
 
 impl Tree {
     /// Checks that everything is still as it was scanned, without reading any file.
@@ -138,8 +110,11 @@ impl Tree {
                 &mut walk,
                 &config,
                 known,
-                || Examiner::new(root, number, self.options.symlinks, &counters),
-                |examiner, batch| examiner.compare(&self.entries, batch),
+                || {
+                    let mut examiner =
+                        Examiner::new(root, number, self.options.symlinks, &counters);
+                    move |batch| examiner.compare(&self.entries, batch)
+                },
                 |found| altered.extend(found),
             )?;
             removed.extend(before);

@@ -35,7 +35,7 @@ use std::fs::File;
 use std::io::{self, Read, Seek as _, Write};
 use std::path::Path;
 
-use super::walk::OpenRoot;
+use super::open_root::OpenRoot;
 use crate::fsx::{self, FileStat};
 use crate::hash::ObjectId;
 use crate::tree_path::MAX_PATH_BYTES;

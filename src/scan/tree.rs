@@ -5,12 +5,13 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::content::{ContentFault, Opener};
+use super::dir_stamp::DirStamp;
 use super::error::{self, ScanError, ScanFault, TreeChange, TreeChangeKind, escape, escape_path};
 use super::examine::{Examined, Examiner};
-use super::recheck::DirStamp;
+use super::open_root::OpenRoot;
+use super::opener::{ContentFault, Opener};
 use super::stat_cache::{Absent, KnownFile, StatCache, StatCacheWriter};
-use super::walk::{OpenRoot, Walk};
+use super::walk::Walk;
 use super::workers::{self, Counters, WorkerConfig};
 use super::{NameRule, Root, ScanOptions, SymlinkMode, TreeEntry, TreeKind, links, names};
 use crate::fsx;
@@ -207,8 +208,10 @@ impl Scan {
             &mut walk,
             &config,
             |entry| cache.as_mut().and_then(|cache| cache.find(root.relative(entry.path()))),
-            || Examiner::new(root, number, options.symlinks, &counters),
-            Examiner::examine,
+            || {
+                let mut examiner = Examiner::new(root, number, options.symlinks, &counters);
+                move |batch| examiner.examine(batch)
+            },
             |examined: Examined| {
                 for entry in &examined.entries {
                     match &entry.kind {

@@ -6,68 +6,20 @@
 
 use std::cmp::Ordering;
 use std::os::unix::ffi::OsStrExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use walkdir::{DirEntry, WalkDir};
 
-use super::content::Opener;
-use super::error::{self, ScanError, ScanFault, TreeChangeKind, escape, escape_path};
-use super::recheck::DirStamp;
+use super::dir_stamp::DirStamp;
+use super::error::{self, ScanError, ScanFault, TreeChangeKind};
+use super::open_root::OpenRoot;
+use super::opener::Opener;
 use super::rules::{self, ExcludeRules, RulesFault};
-use super::{Root, ScanOptions, SymlinkMode};
-use crate::fsx::{self, Dir};
-use crate::tree_path::{PathFault, TreePath};
+use super::{ScanOptions, SymlinkMode};
+use crate::fsx;
 
 /// The directory of a store, which is never content.
 const OWN_NAME: &[u8] = b".headwater";
-
-/// A root, opened when the scan began.
-#[derive(Debug)]
-pub(super) struct OpenRoot {
-    /// The path without links, so that a root that is a link refers to the same tree until the end.
-    pub(super) path: PathBuf,
-    pub(super) dir: Dir,
-    at: Option<TreePath>,
-}
-
-impl OpenRoot {
-    pub(super) fn open(root: &Root) -> Result<Self, ScanError> {
-        let wrong = |source| ScanError::Root { path: root.path.clone(), source };
-        let path = fsx::resolve(&root.path).map_err(wrong)?;
-        let dir = Dir::open(&path).map_err(wrong)?;
-        Ok(Self { path, dir, at: root.at.clone() })
-    }
-
-    /// The part of `path` below the root.
-    pub(super) fn relative<'p>(&self, path: &'p Path) -> &'p [u8] {
-        let root = self.path.as_os_str().as_bytes();
-        let skip = if root.ends_with(b"/") { root.len() } else { root.len() + 1 };
-        path.as_os_str().as_bytes().get(skip..).unwrap_or_default()
-    }
-
-    /// The part of a tree path below the root.
-    pub(super) fn strip<'p>(&self, path: &'p TreePath) -> &'p str {
-        let skip = self.at.as_ref().map_or(0, |at| at.as_str().len() + 1);
-        path.as_str().get(skip..).unwrap_or_default()
-    }
-
-    pub(super) fn tree_path(&self, relative: &[u8]) -> Result<TreePath, PathFault> {
-        let text = std::str::from_utf8(relative).map_err(|_| PathFault::NotUtf8)?;
-        match &self.at {
-            None => TreePath::new(text),
-            Some(at) => TreePath::new(&format!("{at}/{text}")),
-        }
-    }
-
-    /// The path in the tree, escaped for messages.
-    pub(super) fn shown(&self, relative: &[u8]) -> String {
-        match &self.at {
-            _ if relative.is_empty() => escape_path(&self.path),
-            None => escape(relative),
-            Some(at) => format!("{}/{}", escape(at.as_str().as_bytes()), escape(relative)),
-        }
-    }
-}
 
 /// Iterates over the entries of one root in the order of tree paths, without directories and
 /// excluded entries.
@@ -235,6 +187,7 @@ fn has_entries(entry: &DirEntry, follow: bool) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::scan::Root;
 
     fn open(path: &Path) -> OpenRoot {
         OpenRoot::open(&Root { path: path.to_owned(), at: None }).unwrap()
@@ -256,15 +209,5 @@ mod tests {
             .collect();
         assert_eq!(paths.len(), 10);
         assert!(paths.is_sorted(), "{paths:?}");
-    }
-
-    #[test]
-    fn root_that_is_a_file_or_missing_is_refused() {
-        let dir = tempfile::tempdir().unwrap();
-        std::fs::write(dir.path().join("f"), "").unwrap();
-        for name in ["f", "none", "f/x"] {
-            let root = Root { path: dir.path().join(name), at: None };
-            assert!(matches!(OpenRoot::open(&root), Err(ScanError::Root { .. })), "{name}");
-        }
     }
 }

@@ -72,14 +72,32 @@ impl ScanProgress<'_> {
     }
 }
 
-/// Reorders results that arrive in any order by their numbers.
+/// Receives results in any order and passes them on in the order of their numbers.
 struct InOrder<R, S> {
+    results: Receiver<(u64, R)>,
     next: u64,
     waiting: BTreeMap<u64, R>,
     sink: S,
 }
 
 impl<R, S: FnMut(R)> InOrder<R, S> {
+    /// Takes the results that have arrived.
+    fn take_arrived(&mut self) {
+        while let Ok((number, result)) = self.results.try_recv() {
+            self.take(number, result);
+        }
+    }
+
+    /// Waits a short time for a result. Returns whether more may come.
+    fn wait(&mut self) -> bool {
+        match self.results.recv_timeout(TICK) {
+            Ok((number, result)) => self.take(number, result),
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => return false,
+        }
+        true
+    }
+
     fn take(&mut self, number: u64, result: R) {
         self.waiting.insert(number, result);
         while let Some(result) = self.waiting.remove(&self.next) {
@@ -89,15 +107,14 @@ impl<R, S: FnMut(R)> InOrder<R, S> {
     }
 }
 
-/// Walks to the end. Calls `work` with batches of all entries on `config.jobs` threads, each with
-/// its own state, and `sink` with the results in the order of the walk. Calls `known` for each
-/// entry in that order.
-pub(super) fn run<K: Send, W, R: Send>(
+/// Walks to the end. Passes batches of all entries to workers on `config.jobs` threads, each of
+/// which `worker` makes on its thread, and the results to `sink` in the order of the walk. Calls
+/// `known` for each entry in that order.
+pub(super) fn run<K: Send, R: Send, W: FnMut(Vec<EntryToExamine<K>>) -> R>(
     walk: &mut Walk<'_>,
     config: &WorkerConfig<'_>,
     known: impl FnMut(&DirEntry) -> K,
     worker: impl Fn() -> W + Sync,
-    work: impl Fn(&mut W, Vec<EntryToExamine<K>>) -> R + Sync,
     sink: impl FnMut(R),
 ) -> Result<(), ScanError> {
     let (job_sender, job_receiver) =
@@ -106,10 +123,10 @@ pub(super) fn run<K: Send, W, R: Send>(
     // for itself if both channels were full.
     let (result_sender, result_receiver) = unbounded();
     let toil = |jobs: Receiver<(u64, Vec<EntryToExamine<K>>)>, results: Sender<(u64, R)>| {
-        let mut state = worker();
+        let mut work = worker();
         for (number, batch) in jobs {
             if config.counters.stop.load(Ordering::Relaxed)
-                || results.send((number, work(&mut state, batch))).is_err()
+                || results.send((number, work(batch))).is_err()
             {
                 return;
             }
@@ -128,8 +145,8 @@ pub(super) fn run<K: Send, W, R: Send>(
             }
         }
         drop((job_receiver, result_sender));
-        let order = InOrder { next: 0, waiting: BTreeMap::new(), sink };
-        let fed = feed(walk, config, known, job_sender, &result_receiver, order);
+        let results = InOrder { results: result_receiver, next: 0, waiting: BTreeMap::new(), sink };
+        let fed = feed(walk, config, known, job_sender, results);
         if fed.is_err() {
             config.counters.stop.store(true, Ordering::Relaxed);
         }
@@ -142,8 +159,7 @@ fn feed<K, R, S: FnMut(R)>(
     config: &WorkerConfig<'_>,
     mut known: impl FnMut(&DirEntry) -> K,
     jobs: Sender<(u64, Vec<EntryToExamine<K>>)>,
-    results: &Receiver<(u64, R)>,
-    mut order: InOrder<R, S>,
+    mut results: InOrder<R, S>,
 ) -> Result<(), ScanError> {
     let mut meter = ScanProgress { config, entries: 0, told: Instant::now() };
     for number in 0.. {
@@ -164,16 +180,14 @@ fn feed<K, R, S: FnMut(R)>(
                 // Workers only disconnect by a panic, which the scope propagates.
                 Err(SendTimeoutError::Disconnected(_)) => return Ok(()),
             }
-            results.try_iter().for_each(|(number, result)| order.take(number, result));
+            results.take_arrived();
         }
     }
     drop(jobs);
     loop {
         meter.tick()?;
-        match results.recv_timeout(TICK) {
-            Ok((number, result)) => order.take(number, result),
-            Err(RecvTimeoutError::Timeout) => {}
-            Err(RecvTimeoutError::Disconnected) => return Ok(()),
+        if !results.wait() {
+            return Ok(());
         }
     }
 }
@@ -182,7 +196,7 @@ fn feed<K, R, S: FnMut(R)>(
 mod tests {
     use super::*;
     use crate::monitor::Silent;
-    use crate::scan::walk::OpenRoot;
+    use crate::scan::open_root::OpenRoot;
     use crate::scan::{Root, ScanOptions};
 
     #[test]
@@ -198,10 +212,8 @@ mod tests {
             WorkerConfig { jobs: 4, counters: &counters, monitor: &Silent, is_told: false };
         let mut names = Vec::new();
         let name = |job: EntryToExamine<()>| job.entry.file_name().to_owned();
-        let work = |(): &mut (), batch: Vec<EntryToExamine<()>>| {
-            batch.into_iter().map(name).collect::<Vec<_>>()
-        };
-        run(&mut walk, &config, |_| (), || (), work, |result| names.extend(result)).unwrap();
+        let worker = || |batch: Vec<_>| batch.into_iter().map(name).collect::<Vec<_>>();
+        run(&mut walk, &config, |_| (), worker, |result| names.extend(result)).unwrap();
         assert_eq!(names.len(), 2000);
         assert!(names.is_sorted());
     }

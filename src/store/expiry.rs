@@ -219,7 +219,7 @@ mod tests {
     use crate::hash::{BundleKey, HistoryId, ManifestId, ObjectId};
     use crate::manifest::delta::encode_beside;
     use crate::manifest::{EntryKind, FileEntry, ManifestError, ManifestWriter};
-    use crate::store::{Depth, FetchError, FetchRecords, StoredChange};
+    use crate::store::{Depth, FetchError, FetchRecords, OfferedRelease, StoredChange};
     use crate::tree_path::{LinkTarget, Site};
 
     /// Two times far in the future.
@@ -319,13 +319,9 @@ mod tests {
                     .unwrap();
             let key = BundleKey::of(&release.sequence.to_le_bytes());
             let change = StoredChange::Memory(change.bytes);
-            let needs = self
-                .store
-                .read_change(release, base, &change, &|_| true, &|| false)
-                .unwrap()
-                .unwrap();
-            let mut transaction =
-                self.store.start_staging(release, &key, &change, needs, NO_WAIT).unwrap();
+            let offered = OfferedRelease { release, base, change: &change };
+            let needs = self.store.read_change(offered, &|_| true, &|| false).unwrap().unwrap();
+            let mut transaction = self.store.start_staging(offered, &key, needs, NO_WAIT).unwrap();
             let open = |id: &ObjectId| -> Result<Box<dyn Read + Send>, FetchError> {
                 Ok(Box::new(Cursor::new(self.contents[id].clone().into_bytes())))
             };

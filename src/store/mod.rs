@@ -34,4 +34,6 @@ pub use open::{Presence, Store};
 pub use staging::quarantine::Quarantine;
 pub use staging::room::{Quota, needed_bytes};
 pub use staging::stored_change::StoredChange;
-pub use staging::transaction::{Fetch, FetchError, FetchObject, StagingTransaction};
+pub use staging::transaction::{
+    Fetch, FetchError, FetchObject, OfferedRelease, StagingTransaction,
+};

@@ -501,7 +501,7 @@ fn write_format(layout: &Layout, format: &StoreFormat) -> Result<(), StoreError>
 
 fn read_format(headwater: &Dir) -> Result<Option<StoreFormat>, StoreError> {
     #[derive(Deserialize)]
-    struct Version {
+    struct FormatHeader {
         headwater: String,
         version: u64,
     }
@@ -510,13 +510,13 @@ fn read_format(headwater: &Dir) -> Result<Option<StoreFormat>, StoreError> {
     };
     let path = headwater.join(FORMAT);
     let damaged = |what: String| StoreError::Format { path: path.clone(), what };
-    let version: Version =
+    let header: FormatHeader =
         serde_json::from_slice(&bytes).map_err(|error| damaged(error.to_string()))?;
-    if version.headwater != "store" {
+    if header.headwater != "store" {
         return Err(damaged("it does not say that this is a store".into()));
     }
-    if version.version != 1 {
-        return Err(StoreError::NewerFormat { path, found: version.version });
+    if header.version != 1 {
+        return Err(StoreError::NewerFormat { path, found: header.version });
     }
     serde_json::from_slice(&bytes).map(Some).map_err(|error| damaged(error.to_string()))
 }

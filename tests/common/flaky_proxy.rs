@@ -115,16 +115,33 @@ struct Shared {
     is_over: AtomicBool,
 }
 
+impl Shared {
+    fn harmless(target: SocketAddr) -> Self {
+        Self {
+            target,
+            percent: 0,
+            kinds: Harm::ALL.to_vec(),
+            drips: None,
+            watch: Box::new(|_| {}),
+            dice: Mutex::new(Dice::new(0)),
+            harmed: Mutex::default(),
+            bytes: AtomicU64::new(0),
+            is_over: AtomicBool::new(false),
+        }
+    }
+}
+
 impl FlakyProxy {
     /// A proxy to `target` that harms `percent` of a hundred requests.
     pub(crate) fn start(target: SocketAddr, percent: u64, seed: u64) -> Self {
-        Self::new(target, percent, Dice::new(seed), Harm::ALL.to_vec(), None, Box::new(|_| {}))
+        let dice = Mutex::new(Dice::new(seed));
+        Self::run(Shared { percent, dice, ..Shared::harmless(target) })
     }
 
     /// One that does this to every request, as often as it may.
     #[allow(dead_code, reason = "not every test binary picks")]
     pub(crate) fn always(target: SocketAddr, harm: Harm) -> Self {
-        Self::new(target, 100, Dice::new(0), vec![harm], None, Box::new(|_| {}))
+        Self::run(Shared { percent: 100, kinds: vec![harm], ..Shared::harmless(target) })
     }
 
     /// One that harms nothing, and tells `watch` of every request.
@@ -133,7 +150,7 @@ impl FlakyProxy {
         target: SocketAddr,
         watch: impl Fn(&str) + Send + Sync + 'static,
     ) -> Self {
-        Self::new(target, 0, Dice::new(0), Harm::ALL.to_vec(), None, Box::new(watch))
+        Self::run(Shared { watch: Box::new(watch), ..Shared::harmless(target) })
     }
 
     /// The same; answers to requests whose first line has `part` come byte by byte.
@@ -143,30 +160,14 @@ impl FlakyProxy {
         part: &'static str,
         watch: impl Fn(&str) + Send + Sync + 'static,
     ) -> Self {
-        Self::new(target, 0, Dice::new(0), Harm::ALL.to_vec(), Some(part), Box::new(watch))
+        let watch = Box::new(watch);
+        Self::run(Shared { drips: Some(part), watch, ..Shared::harmless(target) })
     }
 
-    fn new(
-        target: SocketAddr,
-        percent: u64,
-        dice: Dice,
-        kinds: Vec<Harm>,
-        drips: Option<&'static str>,
-        watch: Box<Watch>,
-    ) -> Self {
+    fn run(shared: Shared) -> Self {
         let listener = TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
         let address = listener.local_addr().unwrap();
-        let shared = Arc::new(Shared {
-            target,
-            percent,
-            kinds,
-            drips,
-            watch,
-            dice: Mutex::new(dice),
-            harmed: Mutex::default(),
-            bytes: AtomicU64::new(0),
-            is_over: AtomicBool::new(false),
-        });
+        let shared = Arc::new(shared);
         let acceptor = Arc::clone(&shared);
         std::thread::spawn(move || {
             for client in listener.incoming() {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use headwater::manifest::EntryKind;
-use headwater::mirror::{Depth, DirectoryMirror, Fault, Mirror};
+use headwater::mirror::{Depth, DirectoryMirror, Fault, Mirror, MirrorIdentity};
 use headwater::monitor::Silent;
 use headwater::tree_path::Site;
 use tempfile::TempDir;
@@ -109,14 +109,8 @@ impl Fixture for Directory {
     fn handle(&self, site: &Site, wait: Duration) -> Arc<dyn Mirror> {
         let location = self.store.display().to_string();
         let jobs = NonZeroUsize::new(2).unwrap();
-        Arc::new(DirectoryMirror::new(
-            "m".into(),
-            location,
-            self.store.clone(),
-            Some(site.clone()),
-            wait,
-            jobs,
-        ))
+        let identity = MirrorIdentity { name: "m".into(), location, site: Some(site.clone()) };
+        Arc::new(DirectoryMirror::new(identity, self.store.clone(), wait, jobs))
     }
 
     fn store(&self) -> &Path {

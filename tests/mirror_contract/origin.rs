@@ -49,13 +49,20 @@ pub(crate) struct Tree {
     objects: Objects,
 }
 
+#[derive(Clone, Copy)]
+struct Metadata {
+    mtime: u64,
+    exec: bool,
+    until: Option<u64>,
+}
+
 impl Tree {
     pub(crate) fn file(self, path: &str, content: impl Into<Vec<u8>>, mtime: u64) -> Self {
-        self.put(path, content.into(), mtime, false, None)
+        self.put(path, content.into(), Metadata { mtime, exec: false, until: None })
     }
 
     pub(crate) fn exec(self, path: &str, content: impl Into<Vec<u8>>, mtime: u64) -> Self {
-        self.put(path, content.into(), mtime, true, None)
+        self.put(path, content.into(), Metadata { mtime, exec: true, until: None })
     }
 
     pub(crate) fn retired(
@@ -65,7 +72,7 @@ impl Tree {
         mtime: u64,
         until: u64,
     ) -> Self {
-        self.put(path, content.into(), mtime, false, Some(until))
+        self.put(path, content.into(), Metadata { mtime, exec: false, until: Some(until) })
     }
 
     pub(crate) fn link(mut self, path: &str, target: &str) -> Self {
@@ -91,14 +98,8 @@ impl Tree {
         self
     }
 
-    fn put(
-        mut self,
-        path: &str,
-        content: Vec<u8>,
-        mtime: u64,
-        exec: bool,
-        until: Option<u64>,
-    ) -> Self {
+    fn put(mut self, path: &str, content: Vec<u8>, metadata: Metadata) -> Self {
+        let Metadata { mtime, exec, until } = metadata;
         let file =
             FileEntry { object: ObjectId::of(&content), size: content.len() as u64, mtime, exec };
         self.objects.insert(file.object, Arc::new(content));

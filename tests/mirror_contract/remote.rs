@@ -8,7 +8,9 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use headwater::mirror::{Credentials, HttpMirror, Location, Mirror, SshSettings, TransferLimits};
+use headwater::mirror::{
+    Credentials, HttpMirror, Location, Mirror, MirrorIdentity, SshSettings, TransferLimits,
+};
 use headwater::receiver::{
     self, Exposure, Handle, NoLog, ReceiverLimits, ReceiverSettings, Server, SiteSettings, TlsFiles,
 };
@@ -60,6 +62,10 @@ impl Drop for Receiver {
     }
 }
 
+fn identity(url: &str, site: &Site) -> MirrorIdentity {
+    MirrorIdentity { name: "m".into(), location: url.to_owned(), site: Some(site.clone()) }
+}
+
 /// A mirror at a URL.
 pub(crate) fn mirror_at(
     url: &str,
@@ -69,7 +75,7 @@ pub(crate) fn mirror_at(
 ) -> Arc<dyn Mirror> {
     let Ok(Location::Http(place)) = Location::parse(url) else { panic!("{url}") };
     let pace = TransferLimits { wait, ..TransferLimits::default() };
-    Arc::new(HttpMirror::new("m".into(), url.to_owned(), &place, access, Some(site.clone()), pace))
+    Arc::new(HttpMirror::new(identity(url, site), &place, access, pace))
 }
 
 /// A mirror over plain HTTP.
@@ -198,7 +204,7 @@ impl Fixture for Ssh {
             secret_variables: Vec::new(),
         };
         let pace = TransferLimits { wait, ..TransferLimits::default() };
-        Arc::new(HttpMirror::over_ssh("m".into(), url, &place, &settings, Some(site.clone()), pace))
+        Arc::new(HttpMirror::over_ssh(identity(&url, site), &place, &settings, pace))
     }
 
     fn store(&self) -> &Path {

@@ -11,12 +11,13 @@ mod rollbacks;
 use std::collections::BTreeMap;
 use std::fs;
 use std::num::NonZeroUsize;
+use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use headwater::mirror::{DirectoryMirror, Mirror};
+use headwater::mirror::{DirectoryMirror, Mirror, MirrorIdentity};
 use headwater::monitor::{Event, Silent};
 use headwater::push::{
     DecidedBy, Fleet, Goal, Guards, KeepContent, KnownStores, LevelChoice, MtimeSource, OnFailure,
@@ -37,6 +38,11 @@ fn four_have_switched(events: &[Event]) -> bool {
 
 fn one_has_failed(events: &[Event]) -> bool {
     events.iter().any(|event| matches!(event, Event::MirrorFailed { .. }))
+}
+
+fn directory(name: &str, location: String, path: PathBuf) -> DirectoryMirror {
+    let identity = MirrorIdentity { name: name.to_owned(), location, site: None };
+    DirectoryMirror::new(identity, path, MOST, NonZeroUsize::MIN)
 }
 
 /// Five mirrors that serve release 1, and a tree that is another one with each push.
@@ -87,15 +93,8 @@ impl Edges {
 
     fn edge(&self, name: &str) -> Edge {
         let path = self.world.path(name);
-        let inner = DirectoryMirror::new(
-            name.to_owned(),
-            self.world.at(name),
-            path,
-            None,
-            MOST,
-            NonZeroUsize::MIN,
-        );
-        Edge::new(inner)
+        let location = self.world.at(name);
+        Edge::new(directory(name, location, path))
     }
 
     fn fleet(&self, names: &[&str]) -> Fleet {
@@ -338,8 +337,7 @@ fn a_second_name_of_a_mirror_is_refused_also_when_it_is_late() {
     let source = edges.tree();
     let path = edges.world.path("edge1");
     let (fleet, recorder) = edges.late_fleet(Some(four_have_switched), |late| {
-        late[4].inner =
-            DirectoryMirror::new("edge5".into(), "far".into(), path, None, MOST, NonZeroUsize::MIN);
+        late[4].inner = directory("edge5", "far".into(), path);
         late[4].hides_path = true;
     });
     let report = push(&source, &fleet, &edges.options(), &recorder).unwrap();

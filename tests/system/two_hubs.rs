@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use headwater::mirror::{DirectoryMirror, Mirror};
+use headwater::mirror::{DirectoryMirror, Mirror, MirrorIdentity};
 use headwater::monitor::Silent;
 use headwater::push::{
     Fleet, Guards, KeepContent, LevelChoice, MtimeSource, Options, Outcome, Policy, Report,
@@ -77,14 +77,9 @@ fn options(scratch: PathBuf, began: u64) -> Options {
 
 fn mirror(path: &Path) -> Arc<dyn Mirror> {
     let name = path.to_str().unwrap().to_owned();
-    Arc::new(DirectoryMirror::new(
-        name.clone(),
-        name,
-        path.to_owned(),
-        None,
-        Duration::from_secs(10),
-        NonZeroUsize::MIN,
-    ))
+    let identity = MirrorIdentity { name: name.clone(), location: name, site: None };
+    let wait = Duration::from_secs(10);
+    Arc::new(DirectoryMirror::new(identity, path.to_owned(), wait, NonZeroUsize::MIN))
 }
 
 impl Fleets {

@@ -4,8 +4,8 @@ use std::collections::{HashMap, HashSet};
 use std::io::{self, Write};
 
 use super::{
-    CREATED, Change, EARLIER_NEW, EXEC, FROM_BASE, HELD, LEVEL, MAGIC, NEXT_NEW, NewObjectRef,
-    OP_ADD, OP_CHANGE, OP_DROP, OP_END, OP_KEEP, SAME, SYMLINK, UNTIL, VERSION,
+    CREATED, EARLIER_NEW, EXEC, FROM_BASE, HELD, LEVEL, MAGIC, ManifestDelta, NEXT_NEW,
+    NewObjectRef, OP_ADD, OP_CHANGE, OP_DROP, OP_END, OP_KEEP, SAME, SYMLINK, UNTIL, VERSION,
 };
 use crate::hash::{ManifestId, ObjectId};
 use crate::manifest::ManifestError;
@@ -280,7 +280,7 @@ pub fn encode<A, B>(
     new: impl Fn() -> Result<B, ManifestError>,
     base_id: Option<ManifestId>,
     created: u64,
-) -> Result<Change, ManifestError>
+) -> Result<ManifestDelta, ManifestError>
 where
     A: Iterator<Item = Result<Entry, ManifestError>>,
     B: Iterator<Item = Result<Entry, ManifestError>>,
@@ -299,7 +299,7 @@ pub fn encode_beside<A, B>(
     base_id: Option<ManifestId>,
     created: u64,
     held: &HashSet<ObjectId>,
-) -> Result<Change, ManifestError>
+) -> Result<ManifestDelta, ManifestError>
 where
     A: Iterator<Item = Result<Entry, ManifestError>>,
     B: Iterator<Item = Result<Entry, ManifestError>>,
@@ -356,5 +356,5 @@ where
     }
     encoder.buffer.push(OP_END);
     encoder.out.write_all(&encoder.buffer)?;
-    Ok(Change { bytes: encoder.out.finish()?.into(), wanted })
+    Ok(ManifestDelta { bytes: encoder.out.finish()?.into(), wanted })
 }

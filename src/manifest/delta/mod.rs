@@ -65,7 +65,7 @@ pub struct NewObjectRef {
 
 /// A manifest change and the objects it needs.
 #[derive(Debug, Clone)]
-pub struct Change {
+pub struct ManifestDelta {
     /// The encoded change.
     pub bytes: Arc<[u8]>,
     /// The new objects, by ordinal.

@@ -50,7 +50,7 @@ fn decode(
     Ok(apply(change, stream(base), ids, &copies, io::sink())?.1.manifest)
 }
 
-fn round_trip(base: &[Entry], new: &[Entry]) -> (Change, Vec<(ObjectId, u64)>) {
+fn round_trip(base: &[Entry], new: &[Entry]) -> (ManifestDelta, Vec<(ObjectId, u64)>) {
     round_trip_beside(base, new, &HashSet::new())
 }
 
@@ -58,7 +58,7 @@ fn round_trip_beside(
     base: &[Entry],
     new: &[Entry],
     held: &HashSet<ObjectId>,
-) -> (Change, Vec<(ObjectId, u64)>) {
+) -> (ManifestDelta, Vec<(ObjectId, u64)>) {
     let change =
         encode_beside(|| Ok(stream(base)), || Ok(stream(new)), Some(id_of(base)), 50, held)
             .unwrap();

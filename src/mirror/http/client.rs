@@ -12,12 +12,11 @@ use ureq::{Agent, AsSendBody, Error as UreqError, SendBody};
 
 use crate::error_kind::ErrorKind;
 use crate::mirror::MirrorError;
+use crate::mirror::attempt::{AttemptError, RetryAction};
 use crate::mirror::http::answer::{AnswerLimit, CleanJson};
 use crate::mirror::http::body::Body;
 use crate::mirror::http::credentials::STALL;
-use crate::mirror::http::limits::{
-    AttemptError, Exchange, Limiter, RetryAction, RetryState, Trace,
-};
+use crate::mirror::http::limits::{Exchange, Limiter, RetryState, Trace};
 use crate::mirror::http::tls_errors;
 use crate::mirror::transport_error::TransportError;
 use crate::protocol::{Answer, ProtocolError, Resource, VERSION, VERSION_HEADER};

@@ -2,44 +2,32 @@
 
 use std::io::{self, Read};
 
-use crate::hash::PackId;
-use crate::mirror::http::upload::Upload;
 use crate::mirror::{OutgoingPack, SourceError};
 
 /// Bytes between two reports: about two seconds at 1 Mbit/s.
 const STEP_BYTES: u64 = 256 * 1024;
 
 /// A reader of a pack that reports how many bytes were read.
-pub(super) struct CountedPack<'f, 'u> {
-    upload: &'f Upload<'u>,
-    pack: PackId,
+pub(super) struct CountedPack<F> {
     content: Box<dyn Read + Send>,
+    report: F,
     read_bytes: u64,
     reported_bytes: u64,
 }
 
-impl<'f, 'u> CountedPack<'f, 'u> {
-    pub(super) fn open(
-        upload: &'f Upload<'u>,
-        pack: &dyn OutgoingPack,
-    ) -> Result<Self, SourceError> {
-        Ok(Self {
-            upload,
-            pack: pack.id(),
-            content: pack.open()?,
-            read_bytes: 0,
-            reported_bytes: 0,
-        })
+impl<F: FnMut(u64)> CountedPack<F> {
+    pub(super) fn open(pack: &dyn OutgoingPack, report: F) -> Result<Self, SourceError> {
+        Ok(Self { content: pack.open()?, report, read_bytes: 0, reported_bytes: 0 })
     }
 }
 
-impl Read for CountedPack<'_, '_> {
+impl<F: FnMut(u64)> Read for CountedPack<F> {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
         let count = self.content.read(out)?;
         self.read_bytes += count as u64;
         if self.read_bytes - self.reported_bytes >= STEP_BYTES {
             self.reported_bytes = self.read_bytes;
-            self.upload.advance(self.pack, self.read_bytes);
+            (self.report)(self.read_bytes);
         }
         Ok(count)
     }

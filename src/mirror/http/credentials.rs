@@ -16,10 +16,9 @@ use ureq::config::{Config, ConfigBuilder};
 use ureq::typestate::AgentScope;
 use ureq::{Agent, Proxy, ProxyProtocol};
 
+use crate::mirror::attempt::CONNECT;
 use crate::text::Secrets;
 
-/// The time limit for a connection, including the TLS handshake.
-pub(in crate::mirror) const CONNECT: Duration = Duration::from_secs(10);
 /// The longest time for one read or write within a transfer.
 pub(super) const STALL: Duration = Duration::from_secs(60);
 /// The longest token, in bytes. Tokens of headwater are far shorter.

@@ -7,6 +7,7 @@ use parking_lot::{Condvar, Mutex};
 
 use crate::cancel::{CANCEL_POLL_INTERVAL, CancelToken, wait_until};
 use crate::mirror::MirrorError;
+use crate::mirror::attempt::{AttemptError, RetryAction};
 use crate::mirror::transport_error::TransportError;
 use crate::protocol::Resource;
 
@@ -83,12 +84,12 @@ impl Semaphore {
     pub(in crate::mirror) fn enter<'t>(
         semaphore: Option<&'t Arc<Self>>,
         stop: CancelCheck<'_>,
-    ) -> Result<Option<Permit<'t>>, MirrorError> {
+    ) -> Result<Option<SemaphorePermit<'t>>, MirrorError> {
         semaphore.map(|semaphore| semaphore.take(stop).ok_or(MirrorError::Cancelled)).transpose()
     }
 
     /// Waits for a permit; returns `None` if `stop` returns true first.
-    fn take(&self, stop: CancelCheck<'_>) -> Option<Permit<'_>> {
+    fn take(&self, stop: CancelCheck<'_>) -> Option<SemaphorePermit<'_>> {
         let mut free = self.free.lock();
         while *free == 0 {
             if stop() {
@@ -98,46 +99,18 @@ impl Semaphore {
             self.changed.wait_for(&mut free, CANCEL_POLL_INTERVAL);
         }
         *free -= 1;
-        Some(Permit(self))
+        Some(SemaphorePermit(self))
     }
 }
 
 /// A permit; dropping it returns it to the semaphore.
 #[derive(Debug)]
-pub(in crate::mirror) struct Permit<'t>(&'t Semaphore);
+pub(in crate::mirror) struct SemaphorePermit<'t>(&'t Semaphore);
 
-impl Drop for Permit<'_> {
+impl Drop for SemaphorePermit<'_> {
     fn drop(&mut self) {
         *self.0.free.lock() += 1;
         self.0.changed.notify_one();
-    }
-}
-
-/// Whether and when a failed attempt is retried.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::mirror) enum RetryAction {
-    /// Not: it would fail again.
-    Never,
-    /// At once: an idle connection was closed by the server.
-    AtOnce,
-    /// After a pause.
-    Later,
-    /// After the delay that the receiver asked for.
-    After(Duration),
-    /// Repeatedly, until [`TransferLimits::wait`] has passed.
-    WhileLocked,
-}
-
-/// The error of an attempt, and whether it is retried.
-#[derive(Debug)]
-pub(in crate::mirror) struct AttemptError {
-    pub(in crate::mirror) error: MirrorError,
-    pub(in crate::mirror) retry: RetryAction,
-}
-
-impl AttemptError {
-    pub(in crate::mirror) const fn final_(error: MirrorError) -> Self {
-        Self { error, retry: RetryAction::Never }
     }
 }
 

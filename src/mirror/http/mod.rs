@@ -12,6 +12,7 @@ mod credentials;
 mod download;
 mod limits;
 mod objects;
+mod pack_sequence;
 mod pack_stream;
 mod repair;
 mod stage;
@@ -22,9 +23,6 @@ mod upload;
 pub use answer::read_state;
 pub use credentials::{BearerToken, ClientIdentity, Credentials, CredentialsError, ProxyChoice};
 pub use limits::{Exchange, Limiter, Semaphore, Trace, TransferLimits};
-
-pub(super) use credentials::CONNECT;
-pub(super) use limits::{AttemptError, RetryAction};
 
 use std::io::Read;
 use std::path::PathBuf;
@@ -37,12 +35,13 @@ use serde::de::DeserializeOwned;
 
 use crate::cancel::Interrupt;
 use crate::hash::{BundleKey, ManifestId, ObjectId, StoreId};
+use crate::mirror::attempt::{AttemptError, CONNECT};
 use crate::mirror::location::{HttpUrl, SshUrl};
 use crate::mirror::ssh::{SshConnection, SshSettings};
 use crate::mirror::transport_error::TransportError;
 use crate::mirror::{
-    Effort, Expiries, Link, Mirror, MirrorError, MirrorState, ObjectPart, PackSource, RepairSource,
-    StageRequest,
+    Effort, Expiries, Link, Mirror, MirrorError, MirrorIdentity, MirrorState, ObjectPart,
+    PackSource, RepairSource, StageRequest,
 };
 use crate::monitor::Monitor;
 use crate::protocol::{self, Action, Resource, Settled};
@@ -196,10 +195,7 @@ fn to_json(message: &impl Serialize) -> Vec<u8> {
 /// A mirror behind a receiver.
 #[derive(Debug)]
 pub struct HttpMirror {
-    name: String,
-    location: String,
-    /// The only accepted site; `None` accepts any.
-    site: Option<Site>,
+    identity: MirrorIdentity,
     session: Arc<Session>,
     connections: usize,
     known: Mutex<Option<KnownMirror>>,
@@ -208,77 +204,63 @@ pub struct HttpMirror {
 }
 
 impl HttpMirror {
-    /// Creates the mirror `name` at `place`; the user wrote it as `location`. If `site` is given,
-    /// no other site is accepted.
+    /// Creates a mirror at `place`.
     #[must_use]
     pub fn new(
-        name: String,
-        location: String,
+        identity: MirrorIdentity,
         place: &HttpUrl,
         access: &Credentials,
-        site: Option<Site>,
         limits: TransferLimits,
     ) -> Self {
-        let end = CertificateEnd::default();
-        let agent = tls::agent(access, place, MAX_CONNECTIONS, end.clone());
-        let (token, secrets) = (access.token.clone(), access.secrets());
-        let client =
-            Client { agent, token, limit: limits.limit.clone(), trace: limits.trace, secrets };
+        let certificate_end = CertificateEnd::default();
+        let client = Client {
+            agent: tls::agent(access, place, MAX_CONNECTIONS, certificate_end.clone()),
+            token: access.token.clone(),
+            limit: limits.limit.clone(),
+            trace: limits.trace,
+            secrets: access.secrets(),
+        };
         let session = Session { client, endpoint: Endpoint::Http(place.base().to_owned()), limits };
-        let site_in_url = place.site();
         Self {
-            site_in_url,
-            certificate_end: end,
-            ..Self::over(name, location, site, session, MAX_CONNECTIONS)
+            site_in_url: place.site(),
+            certificate_end,
+            ..Self::over(identity, session, MAX_CONNECTIONS)
         }
     }
 
-    fn over(
-        name: String,
-        location: String,
-        site: Option<Site>,
-        session: Session,
-        connections: usize,
+    /// Creates a mirror behind `ssh`, with a single connection.
+    #[must_use]
+    pub fn over_ssh(
+        identity: MirrorIdentity,
+        place: &SshUrl,
+        settings: &SshSettings,
+        limits: TransferLimits,
     ) -> Self {
+        let site = identity.site.clone();
+        let link = Arc::new(SshConnection::new(place, settings, site, limits.cancel.clone()));
+        let client = Client {
+            agent: SshConnection::agent(&link, Credentials::config_over_ssh()),
+            token: None,
+            limit: limits.limit.clone(),
+            trace: limits.trace,
+            secrets: Secrets::default(),
+        };
+        Self::over(identity, Session { client, endpoint: Endpoint::Ssh(link), limits }, 1)
+    }
+
+    fn over(identity: MirrorIdentity, session: Session, connections: usize) -> Self {
         let session = Arc::new(session);
         let interrupt: Arc<dyn Interrupt> = Arc::clone(&session) as _;
         // A weak reference: the token of the run must not keep the mirror alive.
         session.limits.cancel.interrupt_on_cancel(Arc::downgrade(&interrupt));
         Self {
-            name,
-            location,
-            site,
+            identity,
             session,
             connections,
             known: Mutex::default(),
             site_in_url: None,
             certificate_end: CertificateEnd::default(),
         }
-    }
-
-    /// Creates the mirror `name` behind `ssh`, with a single connection.
-    #[must_use]
-    pub fn over_ssh(
-        name: String,
-        location: String,
-        place: &SshUrl,
-        settings: &SshSettings,
-        site: Option<Site>,
-        limits: TransferLimits,
-    ) -> Self {
-        let link =
-            Arc::new(SshConnection::new(place, settings, site.clone(), limits.cancel.clone()));
-        let agent = SshConnection::agent(&link, Credentials::config_over_ssh());
-        let secrets = Secrets::default();
-        let client = Client {
-            agent,
-            token: None,
-            limit: limits.limit.clone(),
-            trace: limits.trace,
-            secrets,
-        };
-        let session = Session { client, endpoint: Endpoint::Ssh(link), limits };
-        Self::over(name, location, site, session, 1)
     }
 
     fn known(&self) -> MutexGuard<'_, Option<KnownMirror>> {
@@ -292,7 +274,7 @@ impl HttpMirror {
 
     /// Checks that the mirror holds the expected site. Requests its state if it is not known yet.
     fn check_site(&self) -> Result<(), MirrorError> {
-        let Some(wanted) = &self.site else { return Ok(()) };
+        let Some(wanted) = &self.identity.site else { return Ok(()) };
         let known = self.known().clone();
         let found = match known {
             Some(known) => known.site,
@@ -350,11 +332,11 @@ impl HttpMirror {
 
 impl Mirror for HttpMirror {
     fn name(&self) -> &str {
-        &self.name
+        &self.identity.name
     }
 
     fn location(&self) -> &str {
-        &self.location
+        &self.identity.location
     }
 
     fn link(&self) -> Link {

@@ -2,12 +2,12 @@
 
 use std::io::{self, Read};
 
+use crate::mirror::attempt::{AttemptError, CONNECT};
 use crate::mirror::http::Session;
 use crate::mirror::http::answer::AnswerLimit;
 use crate::mirror::http::body::Body;
 use crate::mirror::http::client::{Request, Verb, map_read_error};
-use crate::mirror::http::credentials::CONNECT;
-use crate::mirror::http::limits::{AttemptError, CancelCheck, RetryState};
+use crate::mirror::http::limits::{CancelCheck, RetryState};
 use crate::mirror::transport_error::TransportError;
 use crate::mirror::{Effort, MirrorError};
 use crate::protocol::{self, Action, ObjectPart, Resource};

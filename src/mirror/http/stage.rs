@@ -11,12 +11,13 @@ use crate::error_kind::ErrorKind;
 use crate::hash::{ObjectId, PackId};
 use crate::manifest::ManifestError;
 use crate::manifest::delta::{self, ChangeLimits, DeltaSummary};
+use crate::mirror::attempt::{AttemptError, RetryAction};
 use crate::mirror::http::answer::AnswerLimit;
 use crate::mirror::http::body::Body;
 use crate::mirror::http::client::{Request, Verb};
-use crate::mirror::http::limits::{AttemptError, CancelCheck, RetryAction, RetryState, Semaphore};
+use crate::mirror::http::limits::{CancelCheck, RetryState, Semaphore};
 use crate::mirror::http::pack_stream::{PackStream, StreamedPacks};
-use crate::mirror::http::upload::{Upload, Uploaded, put_object};
+use crate::mirror::http::upload::{Upload, Uploaded, is_unknown, put_object};
 use crate::mirror::http::{HttpMirror, to_json};
 use crate::mirror::transport_error::TransportError;
 use crate::mirror::{MirrorError, PackSource, SourceError, StageRequest};
@@ -62,7 +63,10 @@ pub(super) fn run(
         FirstAttempt::Held(held) => stage.step_by_step(&upload, Some(held))?,
     }
     if stage.resent > 0 {
-        monitor.event(Event::ObjectsResent { mirror: mirror.name.clone(), objects: stage.resent });
+        monitor.event(Event::ObjectsResent {
+            mirror: mirror.identity.name.clone(),
+            objects: stage.resent,
+        });
     }
     Ok(())
 }
@@ -312,11 +316,6 @@ pub(super) fn check(mirror: &HttpMirror, request: &StageRequest<'_>) -> Result<(
 /// one.
 const fn rejects_chunks(error: &MirrorError) -> bool {
     matches!(error, MirrorError::Transport(TransportError::Foreign { status: 411 | 501, .. }))
-}
-
-/// Whether the receiver does not have the stage.
-pub(super) fn is_unknown(error: &MirrorError) -> bool {
-    matches!(error, MirrorError::Remote { refusal } if refusal.kind == ErrorKind::Unknown)
 }
 
 fn unexpected(what: &str) -> MirrorError {

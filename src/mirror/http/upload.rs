@@ -13,14 +13,15 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
+use crate::error_kind::ErrorKind;
 use crate::hash::{BundleKey, ObjectId, PackId, hash_reader};
+use crate::mirror::attempt::RetryAction;
 use crate::mirror::http::answer::AnswerLimit;
 use crate::mirror::http::body::{Body, SMALL};
 use crate::mirror::http::client::{Request, Verb};
 use crate::mirror::http::counted::CountedPack;
-use crate::mirror::http::limits::{CancelCheck, RetryAction, RetryState};
-use crate::mirror::http::pack_stream::PackSequence;
-use crate::mirror::http::stage::is_unknown;
+use crate::mirror::http::limits::{CancelCheck, RetryState};
+use crate::mirror::http::pack_sequence::PackSequence;
 use crate::mirror::http::{HttpMirror, Session};
 use crate::mirror::transport_error::TransportError;
 use crate::mirror::{MirrorError, OutgoingPack, PackCursor, PackSource, SourceError};
@@ -234,21 +235,30 @@ impl<'u> Upload<'u> {
         let is_new = self.arrived.lock().reported.insert(id);
         if is_new {
             self.monitor.event(Event::PackSent {
-                mirror: self.mirror.name.clone(),
+                mirror: self.mirror.identity.name.clone(),
                 pack: id,
                 bytes,
             });
         }
     }
 
+    /// Opens a pack. Its progress is reported while it is read.
+    pub(super) fn open(
+        &self,
+        pack: &dyn OutgoingPack,
+    ) -> Result<impl Read + Send + use<'_, 'u>, SourceError> {
+        let id = pack.id();
+        CountedPack::open(pack, move |bytes| self.advance(id, bytes))
+    }
+
     /// Reports to the monitor how many bytes of a pack were sent, unless the pack was reported as
     /// sent.
-    pub(super) fn advance(&self, id: PackId, bytes: u64) {
+    fn advance(&self, id: PackId, bytes: u64) {
         let arrived = self.arrived.lock();
         // The lock is held, so that no progress is reported after the pack was reported as sent.
         if !arrived.reported.contains(&id) {
             self.monitor.event(Event::PackAdvanced {
-                mirror: self.mirror.name.clone(),
+                mirror: self.mirror.identity.name.clone(),
                 pack: id,
                 bytes,
             });
@@ -392,8 +402,10 @@ impl<'u> Upload<'u> {
                 continue;
             }
             if self.arrived.lock().note(pack.id()) {
-                self.monitor
-                    .event(Event::PackHeld { mirror: self.mirror.name.clone(), pack: pack.id() });
+                self.monitor.event(Event::PackHeld {
+                    mirror: self.mirror.identity.name.clone(),
+                    pack: pack.id(),
+                });
             }
         }
     }
@@ -407,7 +419,7 @@ impl<'u> Upload<'u> {
         let sent = match packs {
             [pack] => {
                 let open = || -> io::Result<Box<dyn Read + Send + '_>> {
-                    Ok(Box::new(CountedPack::open(self, &**pack).map_err(io::Error::other)?))
+                    Ok(Box::new(self.open(&**pack).map_err(io::Error::other)?))
                 };
                 let resource = Resource::Pack(self.key, pack.id());
                 let body = Body::Stream(pack.size(), &open);
@@ -439,7 +451,7 @@ impl<'u> Upload<'u> {
     ) -> Result<SendResult, MirrorError> {
         let length = packs.iter().map(|pack| PackHead::BYTES as u64 + pack.size()).sum();
         let open = || -> io::Result<Box<dyn Read + Send + '_>> {
-            Ok(Box::new(PackSequence::new(packs, |pack| CountedPack::open(self, pack))))
+            Ok(Box::new(PackSequence::new(packs, |pack| self.open(pack))))
         };
         let resource = Resource::Packs(self.key);
         let request =
@@ -452,6 +464,11 @@ impl<'u> Upload<'u> {
             Err(_) => Ok(SendResult::Cut),
         }
     }
+}
+
+/// Whether the receiver does not have the stage.
+pub(super) fn is_unknown(error: &MirrorError) -> bool {
+    matches!(error, MirrorError::Remote { refusal } if refusal.kind == ErrorKind::Unknown)
 }
 
 /// The result of a request with packs.

@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 use crate::cancel::CancelToken;
 use crate::command::{read_tail, withhold_secrets};
 use crate::mirror::MirrorError;
-use crate::mirror::http::{AttemptError, CONNECT, RetryAction};
+use crate::mirror::attempt::{AttemptError, CONNECT, RetryAction};
 use crate::mirror::location::SshUrl;
 use crate::mirror::ssh::banner::{self, BannerLine, BannerScan};
 use crate::mirror::ssh::{SshSettings, attempt_error};

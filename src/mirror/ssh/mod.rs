@@ -18,7 +18,7 @@ use ureq::config::Config;
 
 use crate::cancel::CancelToken;
 use crate::mirror::MirrorError;
-use crate::mirror::http::{AttemptError, RetryAction};
+use crate::mirror::attempt::{AttemptError, RetryAction};
 use crate::mirror::location::SshUrl;
 use crate::mirror::transport_error::TransportError;
 use crate::protocol::{Banner, BannerSite, VERSION};

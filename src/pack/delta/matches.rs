@@ -165,6 +165,28 @@ impl Near {
     }
 }
 
+/// Where the search is.
+#[derive(Debug, Clone, Copy, Default)]
+struct SearchPlace {
+    /// The position in the content.
+    at: usize,
+    /// The end of the last match, in the content and in the prefix.
+    end: usize,
+    old_end: usize,
+}
+
+impl SearchPlace {
+    const fn after(found: Match) -> Self {
+        let (end, old_end) = found.ends();
+        Self { at: end, end, old_end }
+    }
+
+    /// The number of bytes since the last match.
+    const fn run(self) -> usize {
+        self.at - self.end
+    }
+}
+
 /// Finds matches, reusing its memory.
 #[derive(Debug, Default)]
 pub(super) struct Matcher {
@@ -184,46 +206,36 @@ impl Matcher {
         self.table.fill(prefix);
         self.near.forget();
         let mut matches: Vec<Match> = Vec::new();
-        // The end of the last match, in the content and in the prefix.
-        let (mut end, mut old_end) = (0, 0);
-        let (mut at, mut literals) = (0, 0);
+        let mut place = SearchPlace::default();
+        let mut literals = 0;
         // The bytes since the last match count as literals as well, so a long run without a match
         // ends the search early.
-        while at + 8 <= content.len()
-            && literals + (at - end) <= most_literals.min((at + HEAD_START) / EARLY_PART)
+        while place.at + 8 <= content.len()
+            && literals + place.run() <= most_literals.min((place.at + HEAD_START) / EARLY_PART)
         {
-            let run = at - end;
-            let Some(found) = self.look(content, prefix, at, old_end, run) else {
-                at += (1 + (run >> SKIP_SHIFT)).min(MAX_STEP);
+            let Some(found) = self.look(content, prefix, place) else {
+                place.at += (1 + (place.run() >> SKIP_SHIFT)).min(MAX_STEP);
                 continue;
             };
             // A match is found at a multiple of the stride or of the step. Its true start may be
             // before that.
-            let back = common_end(&content[end..found.at], &prefix[..found.from]);
+            let back = common_end(&content[place.end..found.at], &prefix[..found.from]);
             let found =
                 Match { at: found.at - back, from: found.from - back, length: found.length + back };
-            literals += found.at - end;
-            (end, old_end) = found.ends();
-            at = end;
+            literals += found.at - place.end;
+            place = SearchPlace::after(found);
             self.near.forget();
             matches.push(found);
         }
-        literals += content.len() - end;
+        literals += content.len() - place.end;
         (literals <= most_literals).then_some(matches)
     }
 
-    /// Finds a match that begins at `at` or shortly after it. The last match ended at `old_end` in
-    /// the prefix and `run` bytes before `at`.
-    fn look(
-        &mut self,
-        content: &[u8],
-        prefix: &[u8],
-        at: usize,
-        old_end: usize,
-        run: usize,
-    ) -> Option<Match> {
+    /// Finds a match that begins at `place` or shortly after it.
+    fn look(&mut self, content: &[u8], prefix: &[u8], place: SearchPlace) -> Option<Match> {
+        let (at, run) = (place.at, place.run());
         let rest = &content[at..];
-        let same = old_end + run;
+        let same = place.old_end + run;
         let found = |at: usize, from: usize| Match {
             at,
             from,
@@ -237,7 +249,7 @@ impl Matcher {
             return Some(found(at + ahead, same + ahead));
         }
         if run < NEAR_BYTES {
-            let near = self.near.place(rest, prefix, old_end).map(|from| found(at, from));
+            let near = self.near.place(rest, prefix, place.old_end).map(|from| found(at, from));
             if let Some(near) = near.filter(|near| near.length >= MIN_NEAR) {
                 return Some(near);
             }

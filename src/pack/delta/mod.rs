@@ -12,7 +12,7 @@ use std::io;
 use twox_hash::XxHash3_64;
 
 use self::matches::{Match, Matcher};
-use super::layout::{self, PackCursor};
+use super::layout::{self, ByteCursor};
 use super::{PackError, frame};
 use crate::varint;
 
@@ -99,7 +99,7 @@ pub(super) fn decode_into(
 ) -> Result<(), PackError> {
     const WHAT: &str = "delta";
     content.clear();
-    let mut input = PackCursor { rest: delta };
+    let mut input = ByteCursor { rest: delta };
     if input.byte(WHAT)? != MARK {
         return Err(PackError::frame("no delta"));
     }
@@ -125,9 +125,9 @@ fn apply(
 ) -> Result<(), PackError> {
     const WHAT: &str = "copies of a delta";
     const TOO_LONG: PackError = PackError::frame("the delta makes more than its content");
-    let mut input = PackCursor { rest: body };
+    let mut input = ByteCursor { rest: body };
     let count = input.number(WHAT)?;
-    let mut columns = [PackCursor { rest: &[] }; 3];
+    let mut columns = [ByteCursor { rest: &[] }; 3];
     for column in &mut columns {
         // A count that exceeds the bytes that are present fails here, before anything is allocated.
         *column = input.numbers(count, WHAT)?;

@@ -74,9 +74,9 @@ impl Handler {
             stay,
             sites: sites.collect::<Result<_, ServeError>>()?,
             access: RwLock::new(settings.access.clone()),
+            hooks: HookRunner::new(Arc::clone(&log)),
             log,
             limiter: Arc::default(),
-            hooks: HookRunner::default(),
             pools,
             limits,
         })

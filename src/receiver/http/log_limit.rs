@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, MutexGuard};
 
-use crate::receiver::listener::server::network;
+use crate::receiver::address::network;
 
 // Without a limit, one connection that asked for `/healthz` again and again wrote 6.4 MB of log a
 // second (measured when even those requests were logged).

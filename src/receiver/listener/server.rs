@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::future::{Future as _, poll_fn};
-use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,6 +18,7 @@ use tokio::net::TcpStream;
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
 
+use crate::receiver::address::network;
 use crate::receiver::http::handler::{Handler, Lifetime};
 use crate::receiver::listener::timeout_stream::{ConnectionPhase, TimeoutStream};
 use crate::receiver::listener::tls::Tls;
@@ -378,20 +379,6 @@ impl Drop for ConnectionPermit {
                 seats.by_address.remove(&self.address);
             }
         }
-    }
-}
-
-/// The address that limits count by. An IPv6 address is reduced to its /64 network, because one
-/// client usually controls a whole /64.
-pub(crate) fn network(address: IpAddr) -> IpAddr {
-    // A socket for both protocols shows IPv4 clients as `::ffff:a.b.c.d`. All of them are in one
-    // /64, so without this they would share one limit.
-    match address.to_canonical() {
-        IpAddr::V6(address) => {
-            let high = u128::from(address) >> 64 << 64;
-            Ipv6Addr::from(high).into()
-        }
-        address @ IpAddr::V4(_) => address,
     }
 }
 

@@ -149,7 +149,7 @@ impl Handler {
         // the result of the one before.
         site.hook_started(release);
         let ended = move |result| same.hook_ended(release, result);
-        self.hooks.start(hook, switched, &self.log, move || state.clear_switch(), ended);
+        self.hooks.start(hook, switched, move || state.clear_switch(), ended);
     }
 
     /// Runs maintenance on each site, at once and then at intervals.

@@ -23,25 +23,30 @@ const PAUSE: Duration = Duration::from_millis(50);
 const SAID_BYTES: usize = 1024;
 
 /// Runs hooks in the background.
-#[derive(Debug, Default)]
-pub(crate) struct HookRunner(Mutex<JoinSet<()>>);
+pub(crate) struct HookRunner {
+    log: Arc<dyn Log>,
+    running: Mutex<JoinSet<()>>,
+}
 
 impl HookRunner {
+    pub(crate) fn new(log: Arc<dyn Log>) -> Self {
+        Self { log, running: Mutex::default() }
+    }
+
     /// Starts `hook` for a release that became current. Calls `began` when the command runs or
     /// failed to start, and then `ended` with the result; `ended` may block.
     pub(crate) fn start(
         &self,
         hook: &Hook,
         (site, release): (Site, ReleaseName),
-        log: &Arc<dyn Log>,
         began: impl FnOnce() + Send + 'static,
         ended: impl FnOnce(Result<(), String>) + Send + 'static,
     ) {
-        let (hook, log) = (hook.clone(), Arc::clone(log));
-        let mut hooks = self.0.lock();
+        let (hook, log) = (hook.clone(), Arc::clone(&self.log));
+        let mut running = self.running.lock();
         // Results of hooks that have ended would pile up until the receiver stops.
-        while hooks.try_join_next().is_some() {}
-        hooks.spawn(async move {
+        while running.try_join_next().is_some() {}
+        running.spawn(async move {
             let result = run(&hook, &site, release, began).await;
             if let Err(message) = &result {
                 let (site, release) = (site.to_string(), release.to_string());
@@ -54,8 +59,8 @@ impl HookRunner {
     /// Waits for the running hooks; each has its own time limit.
     pub(crate) async fn finish(&self) {
         // Taken out, because the lock must not be held while this waits.
-        let mut hooks = std::mem::take(&mut *self.0.lock());
-        while hooks.join_next().await.is_some() {}
+        let mut running = std::mem::take(&mut *self.running.lock());
+        while running.join_next().await.is_some() {}
     }
 }
 

@@ -36,24 +36,22 @@ pub(crate) struct OpenStage {
 }
 
 impl OpenStage {
+    /// `change` is the BLAKE3 hash of the manifest change, and `memory` is reserved for the
+    /// transaction.
     pub(crate) fn new(
         key: BundleKey,
-        store: Arc<Store>,
-        release: &Release,
         change: blake3::Hash,
         transaction: StagingTransaction,
         memory: Permit,
     ) -> Self {
         let packs = transaction.held().map(|pack| (pack, Arc::new(Mutex::new(true)))).collect();
-        let (release, transaction, packs) =
-            (release.name(), RwLock::new(transaction), Mutex::new(packs));
         Self {
             key,
-            store,
-            release,
+            store: Arc::clone(transaction.store()),
+            release: transaction.release().name(),
             change,
-            transaction,
-            packs,
+            transaction: RwLock::new(transaction),
+            packs: Mutex::new(packs),
             used: Mutex::new(Instant::now()),
             _memory: memory,
         }

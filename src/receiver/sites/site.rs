@@ -25,8 +25,8 @@ use crate::receiver::sites::share::{Permit, Share};
 use crate::receiver::{Log, LogRecord, Permission, ServeError, ServedPermissions, SiteSettings};
 use crate::release::{Release, ReleaseName};
 use crate::store::{
-    Depth, Permissions, Presence, Pruned, Quota, Store, StoreError, StoredChange, Verified,
-    needed_bytes,
+    Depth, OfferedRelease, Permissions, Presence, Pruned, Quota, Store, StoreError, StoredChange,
+    Verified, needed_bytes,
 };
 use crate::tree_path::Site;
 
@@ -255,21 +255,20 @@ impl SiteState {
     /// `None` if the release is staged already.
     pub(crate) fn begin(
         &self,
-        order: StageRequestHead,
+        order: &StageRequestHead,
         is_gone: &dyn Fn() -> bool,
     ) -> Result<Option<OpenStage>, HttpError> {
         let store = Arc::new(Store::open_or_create(&self.settings.directory, &order.release.site)?);
-        let Some((needs, memory)) = self.read_change(&store, &order, is_gone)? else {
+        let Some((needs, memory)) = self.read_change(&store, order, is_gone)? else {
             return Ok(None);
         };
-        let StageRequestHead { release, key, change, digest, .. } = order;
         // Before the transaction writes anything, and before the origin sends a pack.
-        self.check_new_bytes(&store, &key, &release, &needs)?;
+        self.check_new_bytes(&store, &order.key, &order.release, &needs)?;
         if let Some(permissions) = self.permissions {
             store.use_permissions(permissions, self.lock)?;
         }
-        let transaction = store.start_staging(&release, &key, &change, needs, self.lock)?;
-        Ok(Some(OpenStage::new(key, store, &release, digest, transaction, memory)))
+        let transaction = store.start_staging(order.offered(), &order.key, needs, self.lock)?;
+        Ok(Some(OpenStage::new(order.key, order.digest, transaction, memory)))
     }
 
     /// The summary of a change, with the memory that is reserved for it. `None` if its release is
@@ -289,11 +288,10 @@ impl SiteState {
             wanted.set(wanted.get().saturating_add(bytes));
             self.share.reserve(bytes).map(|more| memory.borrow_mut().merge(more)).is_ok()
         };
-        let needs =
-            match store.read_change(&order.release, order.base, &order.change, &reserve, is_gone) {
-                Err(StoreError::NoMemory) => return Err(self.share.no_memory(wanted.get())),
-                other => other?,
-            };
+        let needs = match store.read_change(order.offered(), &reserve, is_gone) {
+            Err(StoreError::NoMemory) => return Err(self.share.no_memory(wanted.get())),
+            other => other?,
+        };
         Ok(needs.map(|needs| (needs, memory.into_inner())))
     }
 
@@ -517,6 +515,12 @@ pub(crate) struct StageRequestHead {
     pub(crate) change: StoredChange,
     /// BLAKE3 hash of the change.
     pub(crate) digest: blake3::Hash,
+}
+
+impl StageRequestHead {
+    const fn offered(&self) -> OfferedRelease<'_> {
+        OfferedRelease { release: &self.release, base: self.base, change: &self.change }
+    }
 }
 
 /// Checks the directories, so that one that can never be a mirror is reported now and not at the

@@ -179,7 +179,7 @@ async fn open(
         return Err(HttpError::busy("too many stages are open here"));
     }
     let (asker, is_gone) = disconnect_flag();
-    let open_stage = site.blocking(move |site| site.begin(order, &is_gone)).await?.map(Arc::new);
+    let open_stage = site.blocking(move |site| site.begin(&order, &is_gone)).await?.map(Arc::new);
     drop(asker);
     if let Some(open_stage) = &open_stage {
         site.open_stages.insert(open_stage);

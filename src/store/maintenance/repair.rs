@@ -215,8 +215,7 @@ impl LockedStore<'_> {
         entry: &Entry,
         permissions: Permissions,
     ) -> Result<bool, StoreError> {
-        let faults =
-            super::verify::check_entry(stack, entry, permissions, &HashMap::new(), Depth::Full)?;
+        let faults = super::verify::check_entry(stack, entry, permissions, Some(&HashMap::new()))?;
         if faults.is_empty() {
             return Ok(false);
         }

@@ -97,6 +97,9 @@ impl Verified {
     }
 }
 
+/// The inodes of intact objects.
+pub(in crate::store) type ObjectInodes = HashMap<ObjectId, u64>;
+
 /// The inode of an intact object, or what is wrong with the object.
 type CheckedObject = Result<u64, FaultKind>;
 
@@ -152,7 +155,7 @@ impl Store {
             Depth::Quick => {
                 if let Some(release) = self.verify_release(current, &mut found)? {
                     let slot = SlotName { release: current, is_spare: false };
-                    self.verify_slot(slot, &release, &HashMap::new(), depth, &mut found)?;
+                    self.verify_slot(slot, &release, None, &mut found)?;
                 }
             }
             Depth::Full => self.verify_all(&mut found, cancelled)?,
@@ -181,7 +184,7 @@ impl Store {
         let current = self.current()?.map(|release| SlotName { release, is_spare: false });
         for slot in self.slot_names()?.into_iter().chain(current).collect::<BTreeSet<_>>() {
             if let Some(release) = releases.get(&slot.release) {
-                self.verify_slot(slot, release, &inodes, Depth::Full, found)?;
+                self.verify_slot(slot, release, Some(&inodes), found)?;
             }
         }
         for (name, _) in self.layout.slots.entries()? {
@@ -247,7 +250,7 @@ impl Store {
         needed: &HashMap<ObjectId, FileEntry>,
         found: &mut Verified,
         cancelled: &(dyn Fn() -> bool + Sync),
-    ) -> Result<HashMap<ObjectId, u64>, StoreError> {
+    ) -> Result<ObjectInodes, StoreError> {
         let mut order: Vec<&FileEntry> = needed.values().collect();
         order.sort_unstable_by_key(|file| file.object);
         let mut inodes = HashMap::with_capacity(order.len());
@@ -324,14 +327,12 @@ impl Store {
     }
 
     /// Compares a slot with its manifest: kinds, sizes, times, modes, targets and unexpected files.
-    /// With [`Depth::Full`] also compares the bytes, except where the inode is that of an intact
-    /// object.
+    /// If the `intact` objects are given, also compares the bytes.
     fn verify_slot(
         &self,
         slot: SlotName,
         release: &Release,
-        inodes: &HashMap<ObjectId, u64>,
-        depth: Depth,
+        intact: Option<&ObjectInodes>,
         found: &mut Verified,
     ) -> Result<(), StoreError> {
         let at = format!(".headwater/slots/{slot}");
@@ -355,7 +356,7 @@ impl Store {
             }
             found.entries += 1;
             let object = entry.file().map(|file| file.object);
-            for kind in check_entry(&mut stack, &entry, permissions, inodes, depth)? {
+            for kind in check_entry(&mut stack, &entry, permissions, intact)? {
                 found.fault(kind, format!("{at}/{}", entry.path), object);
             }
         }
@@ -365,12 +366,13 @@ impl Store {
     }
 }
 
+/// Compares an entry with its file in a slot. Compares the bytes only if the `intact` objects are
+/// given, and only if the file is none of them.
 pub(in crate::store) fn check_entry(
     stack: &mut DirStack,
     entry: &Entry,
     permissions: Permissions,
-    inodes: &HashMap<ObjectId, u64>,
-    depth: Depth,
+    intact: Option<&ObjectInodes>,
 ) -> Result<Vec<FaultKind>, StoreError> {
     let name = entry.path.name();
     let Some(dir) = stack.find(entry.path.parent().unwrap_or(""))? else {
@@ -398,9 +400,8 @@ pub(in crate::store) fn check_entry(
                     FaultKind::Mode
                 });
             }
-            let is_known = inodes.get(&file.object) == Some(&meta.inode);
-            if depth == Depth::Full
-                && !is_known
+            let is_unknown = |intact: &ObjectInodes| intact.get(&file.object) != Some(&meta.inode);
+            if intact.is_some_and(is_unknown)
                 && meta.size == file.size
                 && !has_content(dir, name, file)?
             {

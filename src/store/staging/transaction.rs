@@ -53,6 +53,17 @@ impl<F: Fn(&ObjectId) -> Result<Box<dyn Read + Send>, FetchError> + Sync> Fetch 
 /// The source of objects that the store lacks.
 pub type FetchObject<'a> = dyn Fetch + 'a;
 
+/// A release that an origin offers to a store.
+#[derive(Debug, Clone, Copy)]
+pub struct OfferedRelease<'a> {
+    /// The record of the release.
+    pub release: &'a Release,
+    /// The manifest that the change is based on.
+    pub base: Option<ManifestId>,
+    /// The manifest of the release, as a change of the base.
+    pub change: &'a StoredChange,
+}
+
 /// A release that is being staged: receives packs, then completes the release.
 #[derive(Debug)]
 pub struct StagingTransaction {
@@ -71,20 +82,18 @@ pub struct StagingTransaction {
 }
 
 impl Store {
-    /// Begins to stage `release`, whose manifest is `change` against a base. `needs` is what
-    /// [`Store::read_change`] returned for it.
+    /// Begins to stage a release. `needs` is what [`Store::read_change`] returned for it.
     ///
     /// # Errors
     /// Fails if too little room is free, or if another process is staging with this key.
     pub fn start_staging(
         self: &Arc<Self>,
-        release: &Release,
+        offered: OfferedRelease<'_>,
         key: &BundleKey,
-        change: &StoredChange,
         mut needs: DeltaSummary,
         wait: Duration,
     ) -> Result<StagingTransaction, StoreError> {
-        let (offered, base) = (release.name(), needs.head.base);
+        let OfferedRelease { release, base, change } = offered;
         let held_bytes = self.quarantined_bytes(key)?;
         let system = || self.layout.root.file_system();
         match self.made_entries(release, &needs)? {
@@ -94,21 +103,19 @@ impl Store {
                 room::check(self.path(), &system()?, made, &needs, held_bytes)
             })?,
         }
-        let permissions = self.permissions_of(offered.sequence())?;
+        let permissions = self.permissions_of(release.sequence)?;
         let quarantine =
             Quarantine::open(self, key, std::mem::take(&mut needs.objects), permissions, wait)?;
-        let (store, release, change) = (Arc::clone(self), release.clone(), change.clone());
-        let (promoted, bases, write_back) = (None, OnceLock::new(), WriteBack::default());
         Ok(StagingTransaction {
-            write_back,
-            store,
-            release,
+            store: Arc::clone(self),
+            release: release.clone(),
             base,
-            change,
+            change: change.clone(),
             needs,
             quarantine,
-            promoted,
-            bases,
+            write_back: WriteBack::default(),
+            promoted: None,
+            bases: OnceLock::new(),
             wait,
         })
     }
@@ -117,15 +124,9 @@ impl Store {
     ///
     /// # Errors
     /// Fails if there is too little room, and with the errors of [`Store::read_change`].
-    pub fn check_room(
-        &self,
-        release: &Release,
-        base: Option<ManifestId>,
-        change: &StoredChange,
-    ) -> Result<(), StoreError> {
-        let Some(needs) = self.read_change(release, base, change, &|_| true, &|| false)? else {
-            return Ok(());
-        };
+    pub fn check_room(&self, offered: OfferedRelease<'_>) -> Result<(), StoreError> {
+        let Some(needs) = self.read_change(offered, &|_| true, &|| false)? else { return Ok(()) };
+        let release = offered.release;
         // Staging can drop the quarantines of others for room and resumes its own: count them all.
         let held_bytes = self.incoming_bytes()?;
         match self.made_entries(release, &needs)? {
@@ -151,8 +152,8 @@ impl Store {
         room::check(path, &Self::file_system_at(path)?, release.entries, &needs, 0)
     }
 
-    /// Reads what the manifest change of `release` against `base` needs. Refuses a change with more
-    /// entries than the two have. Returns `None` if the release is already staged or current.
+    /// Reads what the manifest change of a release needs. Refuses a change with more entries than
+    /// the release and the base have. Returns `None` if the release is already staged or current.
     ///
     /// `reserve` reserves a number of bytes of memory until the release is complete, and returns
     /// `false` if they are not available.
@@ -162,12 +163,11 @@ impl Store {
     /// change is malformed or too large; also with `NoMemory` and `Cancelled`.
     pub fn read_change(
         &self,
-        release: &Release,
-        base: Option<ManifestId>,
-        change: &StoredChange,
+        offered: OfferedRelease<'_>,
         reserve: &dyn Fn(u64) -> bool,
         is_cancelled: &dyn Fn() -> bool,
     ) -> Result<Option<DeltaSummary>, StoreError> {
+        let OfferedRelease { release, base, change } = offered;
         self.check_site(&release.site)?;
         self.check_succession(release)?;
         if self.is_staged(release.name())? {
@@ -302,6 +302,18 @@ impl LockedStore<'_> {
 }
 
 impl StagingTransaction {
+    /// The store.
+    #[must_use]
+    pub const fn store(&self) -> &Arc<Store> {
+        &self.store
+    }
+
+    /// The release.
+    #[must_use]
+    pub const fn release(&self) -> &Release {
+        &self.release
+    }
+
     /// Whether the quarantine already holds a pack, so that it need not be sent again.
     #[must_use]
     pub fn holds(&self, pack: &PackId) -> bool {

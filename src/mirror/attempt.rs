@@ -1,0 +1,36 @@
+//! Attempts to reach a receiver, over HTTP or SSH: their time limit, and what follows if one fails.
+
+use std::time::Duration;
+
+use crate::mirror::MirrorError;
+
+/// The time limit for a connection, including the TLS handshake.
+pub(super) const CONNECT: Duration = Duration::from_secs(10);
+
+/// Whether and when a failed attempt is retried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum RetryAction {
+    /// Not: it would fail again.
+    Never,
+    /// At once: an idle connection was closed by the server.
+    AtOnce,
+    /// After a pause.
+    Later,
+    /// After the delay that the receiver asked for.
+    After(Duration),
+    /// Repeatedly, until [`TransferLimits::wait`](crate::mirror::TransferLimits::wait) has passed.
+    WhileLocked,
+}
+
+/// The error of an attempt, and whether it is retried.
+#[derive(Debug)]
+pub(super) struct AttemptError {
+    pub(super) error: MirrorError,
+    pub(super) retry: RetryAction,
+}
+
+impl AttemptError {
+    pub(super) const fn final_(error: MirrorError) -> Self {
+        Self { error, retry: RetryAction::Never }
+    }
+}

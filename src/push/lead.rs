@@ -1,0 +1,103 @@
+//! Activates the lead mirror first, then the others in parallel.
+//!
+//! All pushes use the same order of mirrors, so two that compete meet at the same lead, and its
+//! compare-and-set decides which of them wins.
+
+use crate::monitor::Monitor as _;
+use crate::push::PushError;
+use crate::push::activation::{MAX_TRIES, RaceWinner};
+use crate::push::mirror_push::MirrorPush;
+use crate::push::outcome::Outcome;
+use crate::push::rollout::{Rollout, in_order};
+use crate::threads;
+
+impl<'a> Rollout<'a> {
+    /// Activates the publication on the `staged` mirrors and records their outcomes. Returns
+    /// whether to start again on top of another push.
+    pub(super) fn activate(&mut self, staged: &[MirrorPush<'a>]) -> Result<bool, PushError> {
+        let mut rest = by_store(staged);
+        let mut tries = 0;
+        while !rest.is_empty() {
+            if self.context.monitor.is_cancelled() {
+                return Err(PushError::Cancelled);
+            }
+            let lead = rest.remove(0);
+            let mut activated = lead.try_activate(lead.served_before());
+            if let Err(error) = &activated
+                && lead.is_lost(error.kind())
+            {
+                match lead.ask_who_won() {
+                    RaceWinner::Ours => activated = Ok(()),
+                    // Another push took the slot and gave it up; stage again.
+                    RaceWinner::NoRelease if tries < MAX_TRIES && lead.stage_alone().is_ok() => {
+                        tries += 1;
+                        rest.insert(0, lead);
+                        continue;
+                    }
+                    // The mirror contradicts itself. It fails alone; the others are published.
+                    RaceWinner::NoRelease => {}
+                    race @ (RaceWinner::Older | RaceWinner::Newer | RaceWinner::Staged(_)) => {
+                        return Ok(self.on_lost_race(lead, &race));
+                    }
+                }
+            }
+            match activated {
+                Ok(()) => {
+                    self.record(lead.index, Outcome::Activated);
+                    self.activate_all(&rest);
+                    return Ok(false);
+                }
+                // The next mirror becomes the lead.
+                Err(error) => self.record(lead.index, lead.failed(&error)),
+            }
+        }
+        Ok(false)
+    }
+
+    /// Activates the publication on `mirrors` in parallel, after the lead.
+    pub(super) fn activate_all(&mut self, mirrors: &[MirrorPush<'a>]) {
+        let activated = threads::each(mirrors, |mirror| (mirror.index, mirror.activate()));
+        for (index, outcome) in activated {
+            self.record(index, outcome);
+        }
+    }
+
+    /// Handles a compare-and-set lost on `mirror` with this result: drops everything that was
+    /// staged. Returns whether to start again on top of the other release.
+    pub(super) fn on_lost_race(&mut self, mirror: MirrorPush<'a>, race: &RaceWinner) -> bool {
+        let (outcome, is_ahead) = match *race {
+            // A release may stay staged without ever being served. It is replaced, as by a push
+            // that starts now.
+            RaceWinner::Staged(by) if !mirror.is_soon_served(by) => {
+                (Outcome::Displaced { by }, true)
+            }
+            RaceWinner::Older | RaceWinner::NoRelease => (Outcome::Superseded, true),
+            RaceWinner::Ours | RaceWinner::Newer | RaceWinner::Staged(_) => {
+                (Outcome::Superseded, false)
+            }
+        };
+        self.give_up(&outcome);
+        self.record(mirror.index, outcome);
+        self.context.publication.is_repeatable && is_ahead
+    }
+
+    /// Drops everything that was staged and not switched; `why` becomes the outcome of these
+    /// mirrors.
+    pub(super) fn give_up(&mut self, why: &Outcome) {
+        for run in self.mirrors.iter_mut().filter(|run| run.is(&Outcome::Staged)) {
+            // If this fails, the release stays staged, without being served, until the next push
+            // takes the slot.
+            run.push.mirror().abandon(run.push.release().name()).ok();
+            run.outcome = Some(why.clone());
+        }
+    }
+}
+
+/// The staged mirrors in the order in which they lead. The id of a new store is only known now.
+fn by_store<'a>(staged: &[MirrorPush<'a>]) -> Vec<MirrorPush<'a>> {
+    // A single mirror leads, whatever its id, so no request for the id is needed.
+    if staged.len() < 2 {
+        return staged.to_vec();
+    }
+    in_order(staged, |mirror| mirror.known_store().or_else(|| mirror.mirror().state().ok()?.store))
+}
