@@ -115,8 +115,7 @@ Examples:
   headwater push --stage-only                    prepare release
                                                  12-9f3ac1d2e4b5a697;
                                                  MIRROR/staged shows it
-  headwater activate 12-9f3ac1d2e4b5a697         serve it on all mirrors
-  headwater activate 12 --at 2026-12-24T18:00Z   at that time";
+  headwater activate 12-9f3ac1d2e4b5a697         serve it on all mirrors";
 
 /// Below `headwater abandon --help`.
 pub(super) const ABANDON: &str = "\

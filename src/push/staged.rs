@@ -89,11 +89,3 @@ pub fn abandon(
     };
     Ok(members.iter().map(abandon).collect())
 }
-
-/// Checks that a mirror has the release that `text` names, staged or current.
-///
-/// # Errors
-/// If no mirror has it.
-pub fn check_staged(text: &str, fleet: &Fleet, monitor: &dyn Monitor) -> Result<(), PushError> {
-    named(&fleet.states(monitor), text).map(drop)
-}
