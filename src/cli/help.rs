@@ -128,7 +128,7 @@ Examples:
 pub(super) const HEAL: &str = "\
 Examples:
   headwater heal                                 all configured mirrors
-  headwater heal --quiet --alone                 from cron";
+  headwater heal --quiet                         from cron";
 
 /// The help of `--order` of `headwater rollback`, which takes no run number from CI.
 pub(super) const ROLLBACK_ORDER: &str =

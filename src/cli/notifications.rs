@@ -5,7 +5,6 @@
 //! health check.
 
 use std::collections::BTreeSet;
-use std::fs::File;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -16,11 +15,11 @@ use headwater::cancel::{pause, until_cancelled};
 use headwater::command::{self, CommandSpec};
 use headwater::config::{self, Config, TokenSource, parse_duration};
 use headwater::fleet_status::{self, Poll};
-use headwater::fsx::{self, Dir, IoError};
+use headwater::fsx;
 use headwater::mirror::{EventKind, HistoryEvent, HookRun, HookState};
 use headwater::monitor::{Event, Monitor, Silent};
 use headwater::notify::{self, Purge, Purged};
-use headwater::push::{Fleet, Outcome, Report, ScratchLocation};
+use headwater::push::{Fleet, Outcome, Report};
 use headwater::release::Release;
 use headwater::tree_path::Site;
 use headwater::web::{Secret, Web};
@@ -28,7 +27,6 @@ use serde::Serialize;
 
 use super::args::{OUTPUT, RUN};
 use super::ci_report::{self, ReportedEnd};
-use super::failure::{Exit, Failure};
 use super::output::{counted, escape};
 use super::progress::Progress;
 use super::{metrics, settings, watcher};
@@ -42,18 +40,12 @@ const TIME_TO_TELL: Duration = Duration::from_millis(700);
 const MAX_SECRET_BYTES: u64 = 8 * 1024;
 /// The file in the cache with the URLs that a CDN has not acknowledged, one per line.
 const PENDING: &str = "purge-pending";
-/// The lock file in the cache of a running push with `--alone`.
-const ALONE: &str = "alone.lock";
 /// Longest file of unacknowledged URLs, in bytes.
 const MAX_PENDING_BYTES: u64 = 64 * 1024 * 1024;
 
-/// The start conditions and the result files of a push.
+/// The start delay and the result files of a push.
 #[derive(Debug, Clone, Default, Args)]
 pub(crate) struct ScheduleArgs {
-    /// Do nothing and return 0 while another push of the same content with --alone runs on this
-    /// machine; suits cron
-    #[arg(long, help_heading = RUN)]
-    alone: bool,
     /// Start after a random delay of at most this, so that many origins do not start at once
     #[arg(long, value_name = "DURATION", value_parser = parse_duration, help_heading = RUN)]
     jitter: Option<Duration>,
@@ -66,46 +58,15 @@ pub(crate) struct ScheduleArgs {
     dotenv: Option<PathBuf>,
 }
 
-/// The lock of the only push with `--alone`. It is released when it is dropped or when the process
-/// ends.
-#[derive(Debug)]
-pub(crate) struct AloneLock {
-    _file: Option<File>,
-}
-
 impl ScheduleArgs {
     /// The file for the gauges, if one is set.
     pub(crate) fn metrics<'a>(&'a self, config: &'a Config) -> Option<&'a Path> {
         self.metrics.as_deref().or(config.notify.metrics.as_deref())
     }
 
-    /// Waits for the start and takes the lock. `None` if there is nothing to do now.
-    ///
-    /// # Errors
-    /// Returns an error for `--alone` without a cache, because other pushes would not see a lock in
-    /// another directory.
-    pub(crate) fn turn(
-        &self,
-        scratch: &ScratchLocation,
-        progress: &Progress,
-    ) -> Result<Option<AloneLock>, Failure> {
-        const HINT: &str = "name a writable directory with --cache; --alone needs a cache";
-        let failed = |error: IoError| Failure::new(Exit::Failed, error).with_hint(HINT);
-        if let Some(most) = self.jitter
-            && !pause(random_part(most), progress)
-        {
-            return Ok(None);
-        }
-        if !self.alone {
-            return Ok(Some(AloneLock { _file: None }));
-        }
-        let no_cache = |why: &String| Failure::new(Exit::Usage, why.as_str()).with_hint(HINT);
-        let scratch = scratch.directory.as_ref().map_err(no_cache)?;
-        fsx::create_dir_all(scratch).map_err(failed)?;
-        let file =
-            Dir::open(scratch).and_then(|dir| dir.open_or_create_file(ALONE)).map_err(failed)?;
-        let is_free = fsx::lock(&file, Duration::ZERO, &scratch.join(ALONE)).map_err(failed)?;
-        Ok(is_free.then_some(AloneLock { _file: Some(file) }))
+    /// Waits for the start. Returns `false` if the user interrupted the wait.
+    pub(crate) fn wait(&self, progress: &Progress) -> bool {
+        self.jitter.is_none_or(|most| pause(random_part(most), progress))
     }
 }
 

@@ -325,23 +325,8 @@ fn ci_gets_a_summary_outputs_and_marks() {
 }
 
 #[test]
-fn runs_of_cron_do_not_pile_up() {
-    let world = world("[hooks]\non_activated = ['/bin/sh', '-c', 'mkfifo f; read x < f']");
-    let mut child = world.start("push --alone --jitter 1ms");
-    while !world.path("f").exists() {
-        assert!(child.try_wait().unwrap().is_none());
-        std::thread::yield_now();
-    }
-    world.write("tree/x", "x");
-    world.ok("push --alone").says("another push of this content is running on this machine");
-    assert_eq!(world.ok("push --alone --quiet").stdout, "");
-    assert_eq!(world.json("push --alone", 0)["exit_code"], 0);
+fn a_push_with_jitter_publishes_after_the_delay() {
+    let world = world("");
+    world.ok("push --jitter 1ms");
     assert_eq!(world.current("www"), 1);
-    std::fs::write(world.path("f"), "go on\n").unwrap();
-    assert!(child.wait().unwrap().success());
-    world.remove("f");
-    world
-        .write("headwater.toml", "content='tree'\nsite='docs'\n[[mirror]]\nname='eu'\nurl='www'\n");
-    world.ok("push --alone");
-    assert_eq!(world.current("www"), 2);
 }
