@@ -1,8 +1,7 @@
 //! Notifications after a push, and the files with its result.
 //!
 //! A failure here is reported and does not change the exit code: the mirrors are as
-//! the report says. A release that changed nothing for visitors notifies only the
-//! health check.
+//! the report says. A release that changed nothing for visitors notifies nobody.
 
 use std::collections::BTreeSet;
 use std::io::Write as _;
@@ -34,7 +33,7 @@ use headwater::text::error_chain;
 
 /// Longest time for one request to another service.
 const PATIENCE: Duration = Duration::from_secs(20);
-/// How long commands and the health check may run after an interruption, which they report too.
+/// How long commands may run after an interruption, which they report too.
 const TIME_TO_TELL: Duration = Duration::from_millis(700);
 /// Longest file with a secret, in bytes.
 const MAX_SECRET_BYTES: u64 = 8 * 1024;
@@ -80,7 +79,7 @@ fn random_part(most: Duration) -> Duration {
 /// The result of a notification.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(crate) struct NotificationResult {
-    /// The notification: `on_activated`, `on_failed`, `purge`, `ping`, or a file.
+    /// The notification: `on_activated`, `on_failed`, `purge`, or a file.
     who: &'static str,
     /// Whether the notification succeeded.
     ok: bool,
@@ -95,17 +94,13 @@ impl NotificationResult {
     }
 }
 
-/// A monitor that reports an interruption with a delay.
+/// The request to stop, with a delay for commands.
 struct GracePeriod<'a> {
     progress: &'a Progress,
     stopped_at: OnceLock<Instant>,
 }
 
-impl Monitor for GracePeriod<'_> {
-    fn event(&self, event: Event) {
-        self.progress.event(event);
-    }
-
+impl GracePeriod<'_> {
     fn is_cancelled(&self) -> bool {
         self.progress.is_cancelled()
             && self.stopped_at.get_or_init(Instant::now).elapsed() >= TIME_TO_TELL
@@ -120,7 +115,6 @@ pub(crate) struct Notifications<'a> {
     /// The directory in the cache, if there is one.
     scratch: Option<&'a Path>,
     began: Instant,
-    ping: Option<Secret>,
     told: Vec<NotificationResult>,
     /// The polls of the mirrors after the push, if a notification needs them.
     seen: Option<Vec<Poll>>,
@@ -128,8 +122,7 @@ pub(crate) struct Notifications<'a> {
 }
 
 impl<'a> Notifications<'a> {
-    /// Notifies the health check of the start of a push.
-    pub(crate) fn begin(
+    pub(crate) fn new(
         config: &'a Config,
         args: &'a ScheduleArgs,
         site: Option<Site>,
@@ -139,16 +132,7 @@ impl<'a> Notifications<'a> {
         let lingering = GracePeriod { progress, stopped_at: OnceLock::new() };
         let began = Instant::now();
         let told = Vec::new();
-        let mut after =
-            Self { config, args, site, scratch, began, ping: None, told, seen: None, lingering };
-        if let Some(source) = &config.notify.ping {
-            match secret(source) {
-                Ok(url) => after.ping = Some(url),
-                Err(why) => after.note("ping", Err(why)),
-            }
-        }
-        after.ping("/start");
-        after
+        Self { config, args, site, scratch, began, told, seen: None, lingering }
     }
 
     /// Sends all notifications about the result of the push to `fleet`. The gauges also include
@@ -183,7 +167,6 @@ impl<'a> Notifications<'a> {
         if code != 0 {
             self.hook("on_failed", self.config.notify.hooks.on_failed.clone(), &paths, &facts);
         }
-        self.ping(if code == 0 { "" } else { "/fail" });
         self.write_ci(&facts);
         warn(&self.told, progress);
         self.seen = seen;
@@ -277,19 +260,6 @@ impl<'a> Notifications<'a> {
             who,
             ran.map(|_| format!("ran with {given}")).map_err(|error| error_chain(&error)),
         );
-    }
-
-    fn ping(&mut self, what: &str) {
-        let Some(url) = &self.ping else { return };
-        let url = format!("{}{what}", url.reveal().trim_end_matches('/'));
-        let asked = until_cancelled(&self.lingering, move |_| Web::new(PATIENCE).touch(&url));
-        let error = match asked {
-            // Success is not reported.
-            Some(Ok(())) => return,
-            Some(Err(error)) => error.to_string(),
-            None => "stopped".to_owned(),
-        };
-        self.note("ping", Err(format!("the health check failed: {error}")));
     }
 
     /// Purges the CDN, including the URLs that it did not acknowledge before.

@@ -243,7 +243,7 @@ pub(crate) fn execute(
     }
     let site = job.options.site.clone();
     let cache = scratch.directory.as_deref().ok();
-    let mut after = Notifications::begin(&job.config, &job.around, site, cache, &progress);
+    let mut after = Notifications::new(&job.config, &job.around, site, cache, &progress);
     let pushed = push::push(&job.source, &job.fleet, &job.options, &progress);
     let mut report = match pushed {
         Ok(mut report) => {

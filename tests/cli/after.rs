@@ -1,4 +1,4 @@
-//! What follows a push: hooks, CDN purges, health checks, metrics, and CI.
+//! What follows a push: hooks, CDN purges, metrics, and CI.
 
 use serde_json::{Value, json};
 
@@ -183,31 +183,6 @@ fn what_a_cdn_did_not_acknowledge_is_told_with_the_next_push() {
     world.write("tree/later", "x");
     world.ok("push").warns("purge: the variable CDN is not set");
     world.run_with(TOKEN, "push").code(0).says("purge: 1 URL in 1 request");
-}
-
-#[test]
-fn a_health_check_is_told_and_its_url_is_not() {
-    let web = Web::start(|_, _| (200, String::new(), Vec::new()));
-    let world = world("[ping]\nurl_env='PING'");
-    let url = format!("{}/ping/canary", web.url);
-    let run = world.run_with(&[("PING", &url)], "push").code(0);
-    world.remove("tree");
-    world.run_with(&[("PING", &url)], "push").code(8);
-    let paths: Vec<String> = web.asked().into_iter().map(|asked| asked.path).collect();
-    assert_eq!(
-        paths,
-        ["/ping/canary/start", "/ping/canary", "/ping/canary/start", "/ping/canary/fail"]
-    );
-    assert!(!format!("{}{}", run.stdout, run.stderr).contains("ping"));
-    world.write("tree/x", "x");
-    for url in ["http://127.0.0.1:1/canary", "canary", "http://canary.invalid/"] {
-        let run = world
-            .run_with(&[("PING", url)], "push --allow-shrink")
-            .code(0)
-            .warns("ping: the health check failed");
-        assert!(!format!("{}{}", run.stdout, run.stderr).contains("canary"), "{}", run.stderr);
-    }
-    world.ok("push").warns("ping: the variable PING is not set");
 }
 
 #[test]
