@@ -92,8 +92,7 @@ Examples:
 /// Below `headwater mirrorlist --help`.
 pub(super) const MIRRORLIST: &str = "\
 Examples:
-  headwater mirrorlist --format nginx --output /etc/nginx/mirrors.conf
-  headwater mirrorlist --format metalink --path repodata/repomd.xml";
+  headwater mirrorlist --format nginx --output /etc/nginx/mirrors.conf";
 
 /// Below `headwater releases --help`.
 pub(super) const RELEASES: &str = "\
