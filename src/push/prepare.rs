@@ -9,7 +9,7 @@ use std::sync::atomic::AtomicBool;
 use crate::cache::ContentCache;
 use crate::fsx::{self, Context as _};
 use crate::hash::{HistoryId, ManifestId};
-use crate::manifest::{ManifestError, Totals};
+use crate::manifest::Totals;
 use crate::mirror::{Link, PolledMirror};
 use crate::monitor::{Event, Monitor};
 use crate::origin::scratch::{Entries, ManifestFile, Scratch, entries};
@@ -19,7 +19,7 @@ use crate::packing::sources::Sources;
 use crate::push::claims::{self, Claims};
 use crate::push::fleet::{self, Fleet};
 use crate::push::guards::GuardFault;
-use crate::push::next_manifest::{ManifestOptions, ManifestPlan, build};
+use crate::push::next_manifest::{ManifestOptions, ManifestPlan};
 use crate::push::options::Options;
 use crate::push::outcome::{ChangeCounts, MirrorReport, Outcome, Report};
 use crate::push::publication::Publication;
@@ -428,9 +428,11 @@ impl Preparation {
             );
             monitor.event(Event::Warned { message });
         }
-        let stream = || entries(previous.as_deref());
-        let (manifest_plan, totals, manifest) = self.write_manifest(&stream, &rules)?;
+        let stream = || entries(previous.as_deref()).map_err(PushError::NewManifest);
+        let manifest_plan = ManifestPlan::compare(stream()?, &self.resolved.live, &rules)
+            .map_err(PushError::NewManifest)?;
         options.guards.check_removed(manifest_plan.gone, manifest_plan.total)?;
+        let (totals, manifest) = self.write_manifest(&manifest_plan, stream()?, &rules)?;
         let mut release = self.describe(&totals, newest, orders, options)?;
         release.created = created;
         // Detects a clock that is wrong by centuries, before the mirrors get a record that they
@@ -446,29 +448,17 @@ impl Preparation {
 
     fn write_manifest(
         &self,
-        previous: &dyn Fn() -> Result<Entries, ManifestError>,
+        plan: &ManifestPlan,
+        previous: Entries,
         rules: &ManifestOptions<'_>,
-    ) -> Result<(ManifestPlan, Totals, ManifestFile), PushError> {
-        let live = &self.resolved.live;
-        let create = |name: &str| {
-            Ok::<_, PushError>(BufWriter::with_capacity(
-                1 << 17,
-                self.scratch.dir().create_file(name)?,
-            ))
-        };
-        let previous = || previous().map_err(PushError::NewManifest);
-        let (manifest_plan, drafted) =
-            build(previous()?, live, rules, create("draft")?).map_err(PushError::NewManifest)?;
-        let written = match drafted {
-            Some(written) => written,
-            None => manifest_plan
-                .write(previous()?, live, rules, create("manifest")?)
-                .map_err(PushError::NewManifest)?,
-        };
-        let (out, totals) = written;
+    ) -> Result<(Totals, ManifestFile), PushError> {
+        let out = BufWriter::with_capacity(1 << 17, self.scratch.dir().create_file("manifest")?);
+        let (out, totals) = plan
+            .write(previous, &self.resolved.live, rules, out)
+            .map_err(PushError::NewManifest)?;
         let file = out.into_inner().map_err(std::io::IntoInnerError::into_error);
         let file = file.context("write", || self.scratch.dir().join("manifest"))?;
-        Ok((manifest_plan, totals, ManifestFile { file, id: totals.manifest }))
+        Ok((totals, ManifestFile { file, id: totals.manifest }))
     }
 
     fn describe(
