@@ -445,9 +445,12 @@ fn changed(report: &Report, fleet: &Fleet, seen: &[Poll], progress: &Progress) -
 
 fn purge(told: &config::PurgeConfig) -> Result<Purge, String> {
     let token = told.token.as_ref().map(secret).transpose()?;
-    let value = token.map(|token| match told.header.eq_ignore_ascii_case("authorization") {
-        true => Secret::new(format!("Bearer {}", token.reveal())),
-        false => token,
+    let value = token.map(|token| {
+        if told.header.eq_ignore_ascii_case("authorization") {
+            Secret::new(format!("Bearer {}", token.reveal()))
+        } else {
+            token
+        }
     });
     Ok(Purge {
         web: Web::new(PATIENCE),

@@ -250,20 +250,18 @@ impl BlockWorker {
         let parts = self.read_content(job, &pieces, monitor)?;
         let bases = if self.read_bases(job, &bases) { bases } else { Vec::new() };
         let block = self.encode(&pieces, &bases, job.level)?;
-        let kept = match job.is_kept {
-            true => {
-                let sketches =
-                    cache_writer::sketches(&pieces, &self.content, job.wanted, job.bases);
-                Some(CachedBlock::new(
-                    &block,
-                    &pieces,
-                    &self.content,
-                    &bases,
-                    sketches,
-                    &mut self.encoder,
-                )?)
-            }
-            false => None,
+        let kept = if job.is_kept {
+            let sketches = cache_writer::sketches(&pieces, &self.content, job.wanted, job.bases);
+            Some(CachedBlock::new(
+                &block,
+                &pieces,
+                &self.content,
+                &bases,
+                sketches,
+                &mut self.encoder,
+            )?)
+        } else {
+            None
         };
         Ok(BuiltBlock { pieces, block, kept, parts })
     }

@@ -125,6 +125,14 @@ struct NextRelease {
     sums: ChangeCounts,
 }
 
+/// Whether the newest release can stay the newest.
+enum KeptManifest {
+    /// The release can stay. No manifest if all mirrors have the release and none of them is local.
+    Usable(Option<Arc<ManifestFile>>),
+    /// The manifest is damaged on every mirror, or contains paths that must not be shown.
+    Unusable,
+}
+
 struct Preparation {
     site: Site,
     members: Vec<PolledMirror>,
@@ -285,7 +293,7 @@ impl Preparation {
             && self.resolved.rolled_back_to.is_none()
             && !options.new_history
             && !resolve_source::is_stuck(&self.members, newest)
-            && let Some(manifest) = self.manifest_to_keep(newest, options)?
+            && let KeptManifest::Usable(manifest) = self.manifest_to_keep(newest, options)?
         {
             let next = NextRelease {
                 release: newest.clone(),
@@ -377,25 +385,25 @@ impl Preparation {
         }
     }
 
-    /// The manifest of a release that stays the newest. The outer `None`: the release cannot stay,
-    /// because its manifest is damaged on every mirror, or contains paths that must not be shown.
-    /// The inner `None`: all mirrors have the release, and no local mirror has the manifest.
+    /// The manifest of a release that stays the newest.
     fn manifest_to_keep(
         &self,
         newest: &Release,
         options: &Options,
-    ) -> Result<Option<Option<Arc<ManifestFile>>>, PushError> {
+    ) -> Result<KeptManifest, PushError> {
         let all = || self.members.iter().filter_map(|member| Some((member, member.state()?)));
         let is_served = all().all(|(_, state)| state.current == Some(newest.name()));
         let is_far = all().all(|(member, _)| member.mirror.link() == Link::Network);
         let all_answered = self.members.iter().all(PolledMirror::has_answered);
         if all_answered && is_served && is_far && !options.retention.has_expunged() {
-            return Ok(Some(None));
+            return Ok(KeptManifest::Usable(None));
         }
-        let Some(manifest) = self.copy_manifest(newest)? else { return Ok(None) };
+        let Some(manifest) = self.copy_manifest(newest)? else {
+            return Ok(KeptManifest::Unusable);
+        };
         let is_shown =
             options.retention.has_expunged() && options.retention.is_expunged_in(&manifest)?;
-        Ok(if is_shown { None } else { Some(Some(manifest)) })
+        Ok(if is_shown { KeptManifest::Unusable } else { KeptManifest::Usable(Some(manifest)) })
     }
 
     /// Copies the manifest of a release to a scratch file, from a mirror that has it undamaged.

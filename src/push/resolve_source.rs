@@ -184,9 +184,10 @@ pub fn plan_rollback(
     if to.is_none() {
         members = look_again(members, stores, monitor)?;
     }
-    let to = match members.iter().all(|member| member.state().is_none()) {
-        true => None,
-        false => Some(rollback_release(&Claims::new(&members, options), to)?.clone()),
+    let to = if members.iter().all(|member| member.state().is_none()) {
+        None
+    } else {
+        Some(rollback_release(&Claims::new(&members, options), to)?.clone())
     };
     let serves = |member: &PolledMirror| match member.error() {
         Some(error) => Err(error.kind()),

@@ -103,10 +103,12 @@ pub(super) fn run(
     report.stopped = switched.stopped;
     report.spread_ms = switched.spread_ms;
     let before = switched.back.iter().filter_map(|index| report.mirrors[*index].before).max();
-    Ok(match switched.back.is_empty() {
-        _ if switched.is_again => RolloutEnd::Retry(report),
-        true => RolloutEnd::Report(report),
-        false => RolloutEnd::Revert(report, switched.back, before),
+    Ok(if switched.is_again {
+        RolloutEnd::Retry(report)
+    } else if switched.back.is_empty() {
+        RolloutEnd::Report(report)
+    } else {
+        RolloutEnd::Revert(report, switched.back, before)
     })
 }
 

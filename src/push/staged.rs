@@ -28,12 +28,13 @@ pub(super) fn named<'m>(members: &'m [PolledMirror], text: &str) -> Result<&'m R
     let mut found = staged().chain(current).filter(is_named);
     let first =
         found.next().ok_or_else(|| not_staged(format!("no mirror has a release {text} staged")))?;
-    match found.all(|other| other.id() == first.id()) {
-        true => Ok(first),
-        false => Err(not_staged(format!(
+    if found.all(|other| other.id() == first.id()) {
+        Ok(first)
+    } else {
+        Err(not_staged(format!(
             "{text} is more than one release: say which, as in {}",
             first.name()
-        ))),
+        )))
     }
 }
 

@@ -465,9 +465,10 @@ fn not_locked(path: PathBuf, cancel: &CancelToken) -> StoreError {
 fn lock(headwater: &Dir, wait: Duration, cancel: &CancelToken) -> Result<Guard, StoreError> {
     let path = headwater.join(LOCK);
     let file = headwater.open_or_create_record(LOCK)?;
-    match fsx::lock_unless(&file, wait, &|| cancel.is_cancelled(), &path)? {
-        true => Ok(Guard { _file: file }),
-        false => Err(not_locked(path, cancel)),
+    if fsx::lock_unless(&file, wait, &|| cancel.is_cancelled(), &path)? {
+        Ok(Guard { _file: file })
+    } else {
+        Err(not_locked(path, cancel))
     }
 }
 
