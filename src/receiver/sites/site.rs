@@ -262,9 +262,7 @@ impl SiteState {
         };
         let StageRequestHead { release, key, change, digest, .. } = order;
         self.check_new_bytes(&store, &key, &release, &needs)?;
-        if let Some(permissions) = self.permissions {
-            store.use_permissions(permissions, self.lock)?;
-        }
+        store.use_permissions(self.permissions, self.lock)?;
         let transaction = store.start_staging(&release, &key, &change, needs, self.lock)?;
         Ok(Some(OpenStage::new(key, store, &release, digest, transaction, memory)))
     }

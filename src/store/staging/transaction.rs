@@ -83,7 +83,7 @@ impl Store {
         mut needs: DeltaSummary,
         wait: Duration,
     ) -> Result<StagingTransaction, StoreError> {
-        let (offered, base) = (release.name(), needs.head.base);
+        let base = needs.head.base;
         let held_bytes = self.quarantined_bytes(key)?;
         let system = || self.layout.root.file_system();
         match self.made_entries(release, &needs)? {
@@ -93,7 +93,8 @@ impl Store {
                 room::check(self.path(), &system()?, made, &needs, held_bytes)
             })?,
         }
-        let permissions = self.permissions_of(offered.sequence())?;
+        self.use_permissions(None, wait)?;
+        let permissions = self.permissions()?;
         let quarantine =
             Quarantine::open(self, key, std::mem::take(&mut needs.objects), permissions, wait)?;
         let (store, release, change) = (Arc::clone(self), release.clone(), change.clone());
@@ -265,8 +266,7 @@ impl Store {
         fetch: &FetchObject<'_>,
     ) -> Result<(), StoreError> {
         let tmp = &self.layout.tmp;
-        // Uses the newest permissions. A release with other permissions copies the object.
-        let permissions = self.permissions_of(u64::MAX)?;
+        let permissions = self.permissions()?;
         let mut missing = Vec::new();
         let mut why = None;
         if files.len() > 1 {
