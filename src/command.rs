@@ -16,9 +16,9 @@ use rustix::process::{Pid, Signal, kill_process_group};
 
 use crate::cancel::CANCEL_POLL_INTERVAL;
 
-/// Bytes kept of the standard error.
-// Only one line of it is shown, and a command that writes without end must not fill the memory.
-const MAX_SAID_BYTES: u64 = 16 * 1024;
+/// Bytes kept from the end of the standard error.
+// Only its last line is shown, and a command that writes without end must not fill the memory.
+pub(crate) const SAID_BYTES: usize = 1024;
 
 /// The environment variable with the token for mirrors that do not have a token of their own.
 pub const TOKEN_VARIABLE: &str = "HEADWATER_TOKEN";
@@ -116,7 +116,7 @@ pub fn run_unless(
         .process_group(0)
         .spawn()
         .map_err(CommandError::Run)?;
-    let group = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+    let id = child.id();
     let stdin = child.stdin.take();
     let input = order.input.as_bytes().to_vec();
     // The command need not read its input, so a write error is ignored. The pipe is closed in any
@@ -128,13 +128,10 @@ pub fn run_unless(
     let waits = Builder::new().spawn(move || sender.send(wait(child, kept)).ok());
     if let Err(error) = writes.and(waits) {
         // Without both threads its end would go unnoticed.
-        group.map(|group| kill_process_group(group, Signal::KILL).ok());
+        kill_group(id);
         return Err(CommandError::Run(error));
     }
-    let heard = wait_for(&ended, order.limit, is_cancelled).inspect_err(|_| {
-        // The kill fails if the command has ended meanwhile, which is fine.
-        group.map(|group| kill_process_group(group, Signal::KILL).ok());
-    })?;
+    let heard = wait_for(&ended, order.limit, is_cancelled).inspect_err(|_| kill_group(id))?;
     let (status, written, said) = heard.map_err(CommandError::Run)?;
     // A command may fail because its output was cut off, so that is not an error.
     if !status.success() && (kept == 0 || (written.len() as u64) < kept) {
@@ -165,13 +162,19 @@ fn wait_for<T>(
 fn wait(mut child: Child, kept_bytes: u64) -> io::Result<(ExitStatus, Vec<u8>, String)> {
     let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
     // Both pipes are read at once: a command that fills the one that is not read would never end.
-    let listener = Builder::new().spawn(move || stderr.map(read_stderr).transpose())?;
+    let listener = Builder::new().spawn(move || {
+        let said = Mutex::default();
+        if let Some(stderr) = stderr {
+            read_tail(stderr, SAID_BYTES, &said);
+        }
+        said.into_inner()
+    })?;
     let mut written = Vec::new();
     if let Some(stdout) = stdout {
         // The pipe is closed after that, so a command that goes on writing gets SIGPIPE and ends.
         stdout.take(kept_bytes).read_to_end(&mut written)?;
     }
-    let said = listener.join().map_err(|_| io::ErrorKind::Other)??.unwrap_or_default();
+    let said = listener.join().map_err(|_| io::ErrorKind::Other)?;
     Ok((child.wait()?, written, last_line(&said)))
 }
 
@@ -193,12 +196,11 @@ pub(crate) fn read_tail(mut from: impl Read, most: usize, kept: &Mutex<Vec<u8>>)
     }
 }
 
-fn read_stderr(mut stderr: impl Read) -> io::Result<Vec<u8>> {
-    let mut said = Vec::new();
-    (&mut stderr).take(MAX_SAID_BYTES).read_to_end(&mut said)?;
-    // The rest is read and discarded, so that the command does not block on a full pipe.
-    io::copy(&mut stderr, &mut io::sink())?;
-    Ok(said)
+/// Kills the process group of the child `id`, which leads it.
+pub(crate) fn kill_group(id: u32) {
+    let group = i32::try_from(id).ok().and_then(Pid::from_raw);
+    // The kill fails if the processes have ended meanwhile, which is fine.
+    group.map(|group| kill_process_group(group, Signal::KILL).ok());
 }
 
 #[cfg(test)]
@@ -232,6 +234,9 @@ mod tests {
         // One that reads nothing, and one that says much.
         sh("true", &"x\n".repeat(500_000), LONG).unwrap();
         sh("head -c 1000000 /dev/zero >&2", "", LONG).unwrap();
+        let much = "seq 100000 >&2; echo the end >&2; exit 1";
+        let error = sh(much, "", LONG).unwrap_err().to_string();
+        assert!(error.ends_with(": the end"), "{error}");
         let none = ["/no/such/program".to_owned()];
         assert!(matches!(run(&order(&none)), Err(CommandError::Run(_))));
         assert!(matches!(run(&order(&[])), Err(CommandError::Run(_))));

@@ -203,7 +203,7 @@ impl Config {
         checker.check(file, read_list)
     }
 
-    /// The environment variables with secrets: of mirrors, a CDN, a health check.
+    /// The environment variables with secrets: of mirrors and a CDN.
     #[must_use]
     pub fn secret_variables(&self) -> Vec<String> {
         let of_mirrors = self.all_mirrors().filter_map(MirrorConfig::token_variable);
@@ -291,12 +291,8 @@ impl Checker<'_> {
         let defaults = Config::default();
         let run = self.run_defaults(&file)?;
         let rules = self.list_rules(&file)?;
-        let notify = notify::RawNotify {
-            hooks: file.hooks,
-            purge: file.purge,
-            ping: file.ping,
-            metrics: file.metrics,
-        };
+        let notify =
+            notify::RawNotify { hooks: file.hooks, purge: file.purge, metrics: file.metrics };
         // Before the mirrors: the command that lists them must not inherit the secrets that are
         // named here.
         let notify = self.notify(notify)?;

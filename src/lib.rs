@@ -18,7 +18,7 @@
 //! * [`origin`]: the files that the origin keeps between pushes. [`packing`]: builds the packs of a
 //!   push.
 //! * [`push`]: publishes a source to a fleet and reports the outcome for every mirror.
-//! * [`web`]: a small HTTP client for probes, CDN purges and health checks. [`notify`]: notifies a
+//! * [`web`]: a small HTTP client for probes and CDN purges. [`notify`]: notifies a
 //!   CDN of changed paths. [`command`]: runs configured commands.
 //! * [`fleet_status`]: judges the state of a fleet from the states of its mirrors.
 //! * [`receiver`]: serves origins for the sites of this machine, over HTTP(S) or a pipe.

@@ -10,6 +10,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use crate::hash::{ContentId, HistoryId, ManifestId, ReleaseId};
+use crate::text::is_zero;
 use crate::tree_path::Site;
 use crate::varint::MAX_NUMBER;
 
@@ -206,11 +207,6 @@ impl fmt::Display for RejectedContent {
 enum Tag {
     #[serde(rename = "release")]
     Release,
-}
-
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
-const fn is_zero(value: &u64) -> bool {
-    *value == 0
 }
 
 /// How a release relates to the one that a mirror serves.

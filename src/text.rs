@@ -24,6 +24,12 @@ pub fn error_chain(error: &dyn Error) -> String {
     text
 }
 
+/// Whether a number is left out of JSON text, for serde.
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+pub(crate) const fn is_zero(value: &u64) -> bool {
+    *value == 0
+}
+
 /// Whether `c` is invisible in a terminal or reorders the text around it: control characters, line
 /// separators, bidirectional marks (CVE-2021-42574) and characters without width.
 #[must_use]

@@ -1,4 +1,4 @@
-//! A small HTTP client for URLs other than mirrors: public files, a CDN to purge, a health check.
+//! A small HTTP client for URLs other than mirrors: public files, a CDN to purge.
 //!
 //! It does not follow redirects, keep cookies or use proxies. Its errors do not contain the URL,
 //! which may be a secret; the caller names what was requested. Uses the crate `ureq`.
@@ -157,20 +157,6 @@ impl Web {
         }
     }
 
-    /// Requests `url`, which is a secret, and discards the content.
-    ///
-    /// # Errors
-    /// If the status is not from 200 to 299, or if the URL would be sent unencrypted.
-    pub fn touch(&self, url: &str) -> Result<(), WebError> {
-        if !is_private(url) {
-            return Err(WebError::Plain);
-        }
-        match self.got(self.agent.get(url).call())?.status().as_u16() {
-            200..300 => Ok(()),
-            status => Err(WebError::Status { status }),
-        }
-    }
-
     /// Posts `body` with these headers.
     ///
     /// # Errors
@@ -286,10 +272,8 @@ mod tests {
             "h/x",
             "",
         ];
-        let web = Web::new(Duration::from_secs(5));
         for url in plain {
             assert!(!is_private(url), "{url}");
-            assert_eq!(web.touch(url), Err(WebError::Plain), "{url}");
         }
     }
 

@@ -43,10 +43,10 @@ fn find_above(
     let mut directory = start.to_owned();
     for level in 0..=depth {
         let path = directory.join(FILE_NAME);
-        match foreign_owner(&path, user) {
-            None => {}
-            Some(Some(owner)) if level > 0 => ignored(&path, owner),
-            Some(_) => return Some(path),
+        match owner_of(&path, user) {
+            FileOwner::NoFile => {}
+            FileOwner::Other(owner) if level > 0 => ignored(&path, owner),
+            FileOwner::Other(_) | FileOwner::Trusted => return Some(path),
         }
         if directory.join(".git").symlink_metadata().is_ok() {
             return None;
@@ -56,11 +56,20 @@ fn find_above(
     None
 }
 
-/// `None` if there is no such file. Otherwise the owner of the file or of the link to it, if the
-/// owner is neither `user` nor root.
-fn foreign_owner(path: &Path, user: u32) -> Option<Option<u32>> {
-    let owners = [fs::symlink_metadata(path).ok()?.uid(), fs::metadata(path).ok()?.uid()];
-    Some(owners.into_iter().find(|owner| *owner != user && *owner != 0))
+/// Who owns a file and the link to it.
+enum FileOwner {
+    NoFile,
+    /// The user, or root.
+    Trusted,
+    Other(u32),
+}
+
+fn owner_of(path: &Path, user: u32) -> FileOwner {
+    let (Ok(link), Ok(file)) = (fs::symlink_metadata(path), fs::metadata(path)) else {
+        return FileOwner::NoFile;
+    };
+    let other = [link.uid(), file.uid()].into_iter().find(|owner| *owner != user && *owner != 0);
+    other.map_or(FileOwner::Trusted, FileOwner::Other)
 }
 
 fn warn(line: &str) {

@@ -148,16 +148,16 @@ fn look(
         look_at_directory(&path, state, facts, problems);
     }
     if let Some(receiver) = &state.receiver {
-        match receiver.may_push {
-            true if mirror.location().starts_with("ssh://") => {
-                facts.push("ssh lets this user push".to_owned());
-            }
-            true => facts.push("the token may push".to_owned()),
-            false => problems.push(Problem::new(
+        if !receiver.may_push {
+            problems.push(Problem::new(
                 "the token may only read",
                 "create one with `headwater token new --site NAME --allow push`, and add its table \
                  to the serve.toml of the receiver",
-            )),
+            ));
+        } else if mirror.location().starts_with("ssh://") {
+            facts.push("ssh lets this user push".to_owned());
+        } else {
+            facts.push("the token may push".to_owned());
         }
         facts.push(format!("receiver runs headwater {}", receiver.version));
         let skew = receiver.time.map(|time| time.abs_diff(fsx::unix_seconds()));
@@ -202,9 +202,10 @@ fn look_at_expiries(expiries: Expiries, facts: &mut Vec<String>, warnings: &mut 
     let soon = expiries.soon(now);
     for expiry in expiries.all() {
         let words = expiry::describe(expiry, now);
-        match soon.contains(&expiry) {
-            true => warnings.push(Problem::new(words, expiry::hint(expiry.what))),
-            false => facts.push(words),
+        if soon.contains(&expiry) {
+            warnings.push(Problem::new(words, expiry::hint(expiry.what)));
+        } else {
+            facts.push(words);
         }
     }
 }

@@ -123,23 +123,26 @@ impl Exit {
         let failures = || outcomes.iter().filter(|outcome| !outcome.is_served());
         let is_nothing_served = failures().count() == outcomes.len();
         let all_failures = |kind: MirrorOutcome| failures().all(|outcome| *outcome == kind);
-        match () {
-            () if facts.is_misused => Self::Usage,
-            () if facts.is_interrupted => Self::Interrupted,
-            () if facts.is_content_bad => Self::Content,
-            () if facts.is_refused => Self::Refused,
-            () if outcomes.is_empty() => Self::Failed,
-            () if is_nothing_served && outcomes.contains(&MirrorOutcome::Superseded) => {
-                match facts.is_superseded_ok {
-                    true => Self::Success,
-                    false => Self::Superseded,
-                }
-            }
-            () if is_nothing_served && all_failures(MirrorOutcome::Denied) => Self::Denied,
-            () if is_nothing_served && all_failures(MirrorOutcome::Locked) => Self::Locked,
-            () if is_nothing_served => Self::Nothing,
-            () if failures().next().is_none() => Self::Success,
-            () => Self::Partial,
+        if facts.is_misused {
+            Self::Usage
+        } else if facts.is_interrupted {
+            Self::Interrupted
+        } else if facts.is_content_bad {
+            Self::Content
+        } else if facts.is_refused {
+            Self::Refused
+        } else if outcomes.is_empty() {
+            Self::Failed
+        } else if !is_nothing_served {
+            if failures().next().is_none() { Self::Success } else { Self::Partial }
+        } else if outcomes.contains(&MirrorOutcome::Superseded) {
+            if facts.is_superseded_ok { Self::Success } else { Self::Superseded }
+        } else if all_failures(MirrorOutcome::Denied) {
+            Self::Denied
+        } else if all_failures(MirrorOutcome::Locked) {
+            Self::Locked
+        } else {
+            Self::Nothing
         }
     }
 

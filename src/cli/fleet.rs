@@ -54,13 +54,14 @@ fn known(config: &Config, word: &str) -> String {
     let names: Vec<&str> = config.mirrors.iter().map(|mirror| mirror.name.as_str()).collect();
     let meant = config::closest(word, names.iter().chain(&groups).copied());
     let meant = meant.map(|meant| format!("did you mean `{meant}`? ")).unwrap_or_default();
-    match groups.is_empty() {
-        true => format!("{meant}name a configured mirror: {}", names.join(", ")),
-        false => format!(
+    if groups.is_empty() {
+        format!("{meant}name a configured mirror: {}", names.join(", "))
+    } else {
+        format!(
             "{meant}name a configured mirror: {}; or a group: {}",
             names.join(", "),
             groups.join(", ")
-        ),
+        )
     }
 }
 

@@ -75,13 +75,11 @@ pub(crate) struct DryRunArgs {
 impl DryRunArgs {
     /// Refuses the flag; `instead` begins with a command that shows what would be done.
     pub(crate) fn refuse(self, command: &str, instead: &str) -> Result<(), Failure> {
-        match self.dry_run {
-            true => Err(Failure::new(
-                Exit::Usage,
-                format!("{command} has no --dry-run; nothing was done"),
-            )
-            .with_hint(instead)),
-            false => Ok(()),
+        if self.dry_run {
+            Err(Failure::new(Exit::Usage, format!("{command} has no --dry-run; nothing was done"))
+                .with_hint(instead))
+        } else {
+            Ok(())
         }
     }
 }

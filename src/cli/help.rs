@@ -92,8 +92,7 @@ Examples:
 /// Below `headwater mirrorlist --help`.
 pub(super) const MIRRORLIST: &str = "\
 Examples:
-  headwater mirrorlist --format nginx --output /etc/nginx/mirrors.conf
-  headwater mirrorlist --format metalink --path repodata/repomd.xml";
+  headwater mirrorlist --format nginx --output /etc/nginx/mirrors.conf";
 
 /// Below `headwater releases --help`.
 pub(super) const RELEASES: &str = "\
@@ -115,8 +114,7 @@ Examples:
   headwater push --stage-only                    prepare release
                                                  12-9f3ac1d2e4b5a697;
                                                  MIRROR/staged shows it
-  headwater activate 12-9f3ac1d2e4b5a697         serve it on all mirrors
-  headwater activate 12 --at 2026-12-24T18:00Z   at that time";
+  headwater activate 12-9f3ac1d2e4b5a697         serve it on all mirrors";
 
 /// Below `headwater abandon --help`.
 pub(super) const ABANDON: &str = "\
@@ -129,7 +127,7 @@ Examples:
 pub(super) const HEAL: &str = "\
 Examples:
   headwater heal                                 all configured mirrors
-  headwater heal --quiet --alone                 from cron";
+  headwater heal --quiet                         from cron";
 
 /// The help of `--order` of `headwater rollback`, which takes no run number from CI.
 pub(super) const ROLLBACK_ORDER: &str =

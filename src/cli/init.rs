@@ -193,11 +193,6 @@ url = "/srv/www"
 #max_bytes = "64kB"
 #retry_for = "5m"
 
-# A health check. headwater requests its URL when a push starts (…/start),
-# succeeds, or fails (…/fail). The URL is a secret. (Example.)
-#[ping]
-#url_env = "PING_URL"
-
 # A file with gauges for Prometheus, which each push replaces. (Example.)
 #[metrics]
 #file = "/var/lib/node_exporter/headwater.prom"

@@ -8,8 +8,6 @@ use clap::{Args, ValueEnum, ValueHint};
 use headwater::config::MirrorConfig;
 use headwater::fsx;
 use headwater::mirror::PublicUrl;
-use headwater::tree_path::TreePath;
-use headwater::web::encode_path;
 use serde_json::json;
 
 use super::args::{ConfigArgs, MirrorsArgs, OUTPUT, OutputArgs, RemoteArgs};
@@ -29,8 +27,6 @@ pub(crate) enum ListFormat {
     Txt,
     /// One JSON object
     Json,
-    /// The URLs of one file (RFC 5854); needs --path
-    Metalink,
     /// Lines for an `upstream` of nginx
     Nginx,
     /// Lines for a `backend` of haproxy
@@ -48,15 +44,6 @@ pub(crate) struct MirrorlistArgs {
     /// Replace FILE atomically if the list changed; an empty list never replaces it
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = OUTPUT)]
     output: Option<PathBuf>,
-    /// With --format metalink: the path of the file in the tree
-    #[arg(
-        long,
-        value_name = "PATH",
-        value_parser = TreePath::new,
-        required_if_eq("format", "metalink"),
-        help_heading = OUTPUT
-    )]
-    path: Option<TreePath>,
     /// List only mirrors whose visitors get the release: fetch some files through each `public_url`
     #[arg(long, help_heading = OUTPUT)]
     public: bool,
@@ -85,7 +72,7 @@ pub(crate) fn run(args: &MirrorlistArgs, is_quiet: bool) -> Result<Exit, Failure
     if listed.is_empty() {
         return Err(none(args, look.mirror_statuses.len() as u64));
     }
-    let text = render(&listed, args);
+    let text = render(&listed, args.format);
     match &args.output {
         None => print(&text)?,
         Some(path) => replace(path, &text, is_quiet)?,
@@ -142,13 +129,10 @@ impl<'a> ListedMirror<'a> {
     }
 }
 
-fn render(listed: &[ListedMirror<'_>], args: &MirrorlistArgs) -> String {
-    match args.format {
+fn render(listed: &[ListedMirror<'_>], format: ListFormat) -> String {
+    match format {
         ListFormat::Txt => listed.iter().map(|one| format!("{}\n", one.url)).collect(),
         ListFormat::Json => json(listed),
-        ListFormat::Metalink => {
-            metalink(listed, args.path.as_ref().map_or("", |path| path.as_str()))
-        }
         ListFormat::Nginx => listed
             .iter()
             .map(|one| format!("server {} weight={};\n", one.url.authority(), one.mirror.weight))
@@ -185,31 +169,4 @@ fn haproxy(one: &ListedMirror<'_>) -> String {
         (true, Some(_)) => format!(" ssl verify required verifyhost {host}"),
     };
     format!("server {name} {authority} weight {weight} check{tls}\n")
-}
-
-/// One file and its URLs, by descending weight.
-fn metalink(listed: &[ListedMirror<'_>], path: &str) -> String {
-    let name = xml(path.rsplit('/').next().unwrap_or(path));
-    let mut text = format!(
-        "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n\
-         <metalink xmlns=\"urn:ietf:params:xml:ns:metalink\">\n  <file name=\"{name}\">\n"
-    );
-    let mut order: Vec<&ListedMirror<'_>> = listed.iter().collect();
-    order.sort_by_key(|one| std::cmp::Reverse(one.mirror.weight));
-    for (place, one) in order.iter().enumerate() {
-        // A location in metalink is a country.
-        let country = one
-            .region()
-            .filter(|region| region.len() == 2 && region.bytes().all(|b| b.is_ascii_alphabetic()));
-        let country = country
-            .map(|country| format!(" location=\"{}\"", country.to_lowercase()))
-            .unwrap_or_default();
-        let url = xml(&format!("{}/{}", one.url, encode_path(path)));
-        text.push_str(&format!("    <url priority=\"{}\"{country}>{url}</url>\n", place + 1));
-    }
-    text + "  </file>\n</metalink>\n"
-}
-
-fn xml(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }

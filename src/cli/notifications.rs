@@ -1,11 +1,9 @@
 //! Notifications after a push, and the files with its result.
 //!
 //! A failure here is reported and does not change the exit code: the mirrors are as
-//! the report says. A release that changed nothing for visitors notifies only the
-//! health check.
+//! the report says. A release that changed nothing for visitors notifies nobody.
 
 use std::collections::BTreeSet;
-use std::fs::File;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -16,11 +14,11 @@ use headwater::cancel::{pause, until_cancelled};
 use headwater::command::{self, CommandSpec};
 use headwater::config::{self, Config, TokenSource, parse_duration};
 use headwater::fleet_status::{self, Poll};
-use headwater::fsx::{self, Dir, IoError};
+use headwater::fsx;
 use headwater::mirror::{EventKind, HistoryEvent, HookRun, HookState};
 use headwater::monitor::{Event, Monitor, Silent};
 use headwater::notify::{self, Purge, Purged};
-use headwater::push::{Fleet, Outcome, Report, ScratchLocation};
+use headwater::push::{Fleet, Outcome, Report};
 use headwater::release::Release;
 use headwater::tree_path::Site;
 use headwater::web::{Secret, Web};
@@ -28,7 +26,6 @@ use serde::Serialize;
 
 use super::args::{OUTPUT, RUN};
 use super::ci_report::{self, ReportedEnd};
-use super::failure::{Exit, Failure};
 use super::output::{counted, escape};
 use super::progress::Progress;
 use super::{metrics, settings, watcher};
@@ -36,24 +33,18 @@ use headwater::text::error_chain;
 
 /// Longest time for one request to another service.
 const PATIENCE: Duration = Duration::from_secs(20);
-/// How long commands and the health check may run after an interruption, which they report too.
+/// How long commands may run after an interruption, which they report too.
 const TIME_TO_TELL: Duration = Duration::from_millis(700);
 /// Longest file with a secret, in bytes.
 const MAX_SECRET_BYTES: u64 = 8 * 1024;
 /// The file in the cache with the URLs that a CDN has not acknowledged, one per line.
 const PENDING: &str = "purge-pending";
-/// The lock file in the cache of a running push with `--alone`.
-const ALONE: &str = "alone.lock";
 /// Longest file of unacknowledged URLs, in bytes.
 const MAX_PENDING_BYTES: u64 = 64 * 1024 * 1024;
 
-/// The start conditions and the result files of a push.
+/// The start delay and the result files of a push.
 #[derive(Debug, Clone, Default, Args)]
 pub(crate) struct ScheduleArgs {
-    /// Do nothing and return 0 while another push of the same content with --alone runs on this
-    /// machine; suits cron
-    #[arg(long, help_heading = RUN)]
-    alone: bool,
     /// Start after a random delay of at most this, so that many origins do not start at once
     #[arg(long, value_name = "DURATION", value_parser = parse_duration, help_heading = RUN)]
     jitter: Option<Duration>,
@@ -66,46 +57,15 @@ pub(crate) struct ScheduleArgs {
     dotenv: Option<PathBuf>,
 }
 
-/// The lock of the only push with `--alone`. It is released when it is dropped or when the process
-/// ends.
-#[derive(Debug)]
-pub(crate) struct AloneLock {
-    _file: Option<File>,
-}
-
 impl ScheduleArgs {
     /// The file for the gauges, if one is set.
     pub(crate) fn metrics<'a>(&'a self, config: &'a Config) -> Option<&'a Path> {
         self.metrics.as_deref().or(config.notify.metrics.as_deref())
     }
 
-    /// Waits for the start and takes the lock. `None` if there is nothing to do now.
-    ///
-    /// # Errors
-    /// Returns an error for `--alone` without a cache, because other pushes would not see a lock in
-    /// another directory.
-    pub(crate) fn turn(
-        &self,
-        scratch: &ScratchLocation,
-        progress: &Progress,
-    ) -> Result<Option<AloneLock>, Failure> {
-        const HINT: &str = "name a writable directory with --cache; --alone needs a cache";
-        let failed = |error: IoError| Failure::new(Exit::Failed, error).with_hint(HINT);
-        if let Some(most) = self.jitter
-            && !pause(random_part(most), progress)
-        {
-            return Ok(None);
-        }
-        if !self.alone {
-            return Ok(Some(AloneLock { _file: None }));
-        }
-        let no_cache = |why: &String| Failure::new(Exit::Usage, why.as_str()).with_hint(HINT);
-        let scratch = scratch.directory.as_ref().map_err(no_cache)?;
-        fsx::create_dir_all(scratch).map_err(failed)?;
-        let file =
-            Dir::open(scratch).and_then(|dir| dir.open_or_create_file(ALONE)).map_err(failed)?;
-        let is_free = fsx::lock(&file, Duration::ZERO, &scratch.join(ALONE)).map_err(failed)?;
-        Ok(is_free.then_some(AloneLock { _file: Some(file) }))
+    /// Waits for the start. Returns `false` if the user interrupted the wait.
+    pub(crate) fn wait(&self, progress: &Progress) -> bool {
+        self.jitter.is_none_or(|most| pause(random_part(most), progress))
     }
 }
 
@@ -119,7 +79,7 @@ fn random_part(most: Duration) -> Duration {
 /// The result of a notification.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(crate) struct NotificationResult {
-    /// The notification: `on_activated`, `on_failed`, `purge`, `ping`, or a file.
+    /// The notification: `on_activated`, `on_failed`, `purge`, or a file.
     who: &'static str,
     /// Whether the notification succeeded.
     ok: bool,
@@ -134,17 +94,13 @@ impl NotificationResult {
     }
 }
 
-/// A monitor that reports an interruption with a delay.
+/// The request to stop, with a delay for commands.
 struct GracePeriod<'a> {
     progress: &'a Progress,
     stopped_at: OnceLock<Instant>,
 }
 
-impl Monitor for GracePeriod<'_> {
-    fn event(&self, event: Event) {
-        self.progress.event(event);
-    }
-
+impl GracePeriod<'_> {
     fn is_cancelled(&self) -> bool {
         self.progress.is_cancelled()
             && self.stopped_at.get_or_init(Instant::now).elapsed() >= TIME_TO_TELL
@@ -159,7 +115,6 @@ pub(crate) struct Notifications<'a> {
     /// The directory in the cache, if there is one.
     scratch: Option<&'a Path>,
     began: Instant,
-    ping: Option<Secret>,
     told: Vec<NotificationResult>,
     /// The polls of the mirrors after the push, if a notification needs them.
     seen: Option<Vec<Poll>>,
@@ -167,8 +122,7 @@ pub(crate) struct Notifications<'a> {
 }
 
 impl<'a> Notifications<'a> {
-    /// Notifies the health check of the start of a push.
-    pub(crate) fn begin(
+    pub(crate) fn new(
         config: &'a Config,
         args: &'a ScheduleArgs,
         site: Option<Site>,
@@ -178,16 +132,7 @@ impl<'a> Notifications<'a> {
         let lingering = GracePeriod { progress, stopped_at: OnceLock::new() };
         let began = Instant::now();
         let told = Vec::new();
-        let mut after =
-            Self { config, args, site, scratch, began, ping: None, told, seen: None, lingering };
-        if let Some(source) = &config.notify.ping {
-            match secret(source) {
-                Ok(url) => after.ping = Some(url),
-                Err(why) => after.note("ping", Err(why)),
-            }
-        }
-        after.ping("/start");
-        after
+        Self { config, args, site, scratch, began, told, seen: None, lingering }
     }
 
     /// Sends all notifications about the result of the push to `fleet`. The gauges also include
@@ -222,7 +167,6 @@ impl<'a> Notifications<'a> {
         if code != 0 {
             self.hook("on_failed", self.config.notify.hooks.on_failed.clone(), &paths, &facts);
         }
-        self.ping(if code == 0 { "" } else { "/fail" });
         self.write_ci(&facts);
         warn(&self.told, progress);
         self.seen = seen;
@@ -311,19 +255,6 @@ impl<'a> Notifications<'a> {
             who,
             ran.map(|_| format!("ran with {given}")).map_err(|error| error_chain(&error)),
         );
-    }
-
-    fn ping(&mut self, what: &str) {
-        let Some(url) = &self.ping else { return };
-        let url = format!("{}{what}", url.reveal().trim_end_matches('/'));
-        let asked = until_cancelled(&self.lingering, move |_| Web::new(PATIENCE).touch(&url));
-        let error = match asked {
-            // Success is not reported.
-            Some(Ok(())) => return,
-            Some(Err(error)) => error.to_string(),
-            None => "stopped".to_owned(),
-        };
-        self.note("ping", Err(format!("the health check failed: {error}")));
     }
 
     /// Purges the CDN, including the URLs that it did not acknowledge before.
@@ -509,9 +440,12 @@ fn changed(report: &Report, fleet: &Fleet, seen: &[Poll], progress: &Progress) -
 
 fn purge(told: &config::PurgeConfig) -> Result<Purge, String> {
     let token = told.token.as_ref().map(secret).transpose()?;
-    let value = token.map(|token| match told.header.eq_ignore_ascii_case("authorization") {
-        true => Secret::new(format!("Bearer {}", token.reveal())),
-        false => token,
+    let value = token.map(|token| {
+        if told.header.eq_ignore_ascii_case("authorization") {
+            Secret::new(format!("Bearer {}", token.reveal()))
+        } else {
+            token
+        }
     });
     Ok(Purge {
         web: Web::new(PATIENCE),

@@ -243,9 +243,10 @@ fn describe_schedule(schedule: &Schedule) -> String {
     {
         return String::new();
     }
-    let ready = match required == counted {
-        true => format!("all {}", counted_mirrors(*counted)),
-        false => format!("{required} of {}", counted_mirrors(*counted)),
+    let ready = if required == counted {
+        format!("all {}", counted_mirrors(*counted))
+    } else {
+        format!("{required} of {}", counted_mirrors(*counted))
     };
     let mut text = match schedule.goal {
         Goal::Activate => format!("would switch once {ready} are ready:\n"),

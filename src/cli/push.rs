@@ -238,12 +238,12 @@ pub(crate) fn execute(
     let progress = Progress::start(output)?;
     progress.expect_mirrors(job.fleet.mirrors().iter().map(|mirror| mirror.name()));
     let scratch = &job.options.scratch;
-    let Some(_turn) = job.around.turn(scratch, &progress)? else {
-        return not_now(command, &progress, output);
-    };
+    if !job.around.wait(&progress) {
+        return interrupted(command, output);
+    }
     let site = job.options.site.clone();
     let cache = scratch.directory.as_deref().ok();
-    let mut after = Notifications::begin(&job.config, &job.around, site, cache, &progress);
+    let mut after = Notifications::new(&job.config, &job.around, site, cache, &progress);
     let pushed = push::push(&job.source, &job.fleet, &job.options, &progress);
     let mut report = match pushed {
         Ok(mut report) => {
@@ -309,20 +309,9 @@ fn accept_superseded(
     Ok(Exit::Success)
 }
 
-/// The result if another push with `--alone` is running, or if the user interrupted this push
-/// before its start.
-fn not_now(
-    command: &'static str,
-    progress: &Progress,
-    output: &OutputArgs,
-) -> Result<Exit, Failure> {
-    let (exit, words) = match progress.is_cancelled() {
-        true => (Exit::Interrupted, "interrupted before the start"),
-        false => (
-            Exit::Success,
-            "nothing was done: another push of this content is running on this machine",
-        ),
-    };
+/// The result if the user interrupted the push before its start.
+fn interrupted(command: &'static str, output: &OutputArgs) -> Result<Exit, Failure> {
+    let (exit, words) = (Exit::Interrupted, "interrupted before the start");
     if output.json {
         print_json(&Failure::new(exit, words).answer(command, exit))?;
     } else if !output.quiet {

@@ -102,10 +102,12 @@ fn describe_kept(kept: &KeptRelease<'_>) -> String {
     let mut before: Option<&Release> = None;
     let mut rows = Vec::new();
     for release in kept.releases.iter().chain(kept.staged) {
-        let mark = match () {
-            () if kept.current == Some(release.sequence) => "* ",
-            () if kept.staged.is_some_and(|staged| staged.id() == release.id()) => "staged ",
-            () => "",
+        let mark = if kept.current == Some(release.sequence) {
+            "* "
+        } else if kept.staged.is_some_and(|staged| staged.id() == release.id()) {
+            "staged "
+        } else {
+            ""
         };
         rows.push(release_row(release, before, mark, kept.usage.as_ref()));
         before = Some(release);

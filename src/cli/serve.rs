@@ -265,10 +265,8 @@ pub(crate) fn receive(args: &ReceiveArgs) -> Result<Exit, Failure> {
         }
     };
     settings.access = AuthPolicy::Open;
-    let log: Arc<dyn Log> = match verbosity::is_verbose() {
-        true => stderr_log(false),
-        false => Arc::new(receiver::NoLog),
-    };
+    let log: Arc<dyn Log> =
+        if verbosity::is_verbose() { stderr_log(false) } else { Arc::new(receiver::NoLog) };
     receiver::receive(&settings, log).map_err(failure)?;
     Ok(Exit::Success)
 }

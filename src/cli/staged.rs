@@ -1,11 +1,7 @@
 //! `headwater activate`, `headwater abandon` and `headwater heal`: commands without a tree.
 
-use std::time::Duration;
-
 use clap::{Args, ValueHint};
-use headwater::monitor::Monitor as _;
 use headwater::push::{self, Abandoned, Require, Source};
-use jiff::{Timestamp, tz::TimeZone};
 use serde::Serialize;
 
 use super::args::{
@@ -20,9 +16,6 @@ use super::push::{TreelessInputs, execute, without_tree};
 use super::remote::MirrorFactory;
 use super::{hints, load_config, operands};
 
-/// How often a wait checks the clock, which may jump, and whether the user interrupted it.
-const TICK: Duration = Duration::from_millis(100);
-
 /// The arguments of `activate`.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct ActivateArgs {
@@ -31,9 +24,6 @@ pub(crate) struct ActivateArgs {
     release: String,
     #[command(flatten)]
     mirrors: MirrorsArgs,
-    /// Wait until this time, for example 2026-12-24T18:00:00Z; without an offset it is local time
-    #[arg(long, value_name = "TIME", value_parser = parse_time)]
-    at: Option<Timestamp>,
     #[command(flatten)]
     work: WorkArgs,
     #[command(flatten)]
@@ -88,15 +78,6 @@ pub(crate) struct HealArgs {
     dry_run: DryRunArgs,
 }
 
-fn parse_time(text: &str) -> Result<Timestamp, String> {
-    let local =
-        || text.parse::<jiff::civil::DateTime>().and_then(|time| time.to_zoned(TimeZone::system()));
-    let time = text.parse().or_else(|_| local().map(|time| time.timestamp()));
-    time.map_err(|_: jiff::Error| {
-        "write a time such as 2026-12-24T18:00:00Z, or 2026-12-24T18:00 for local time".to_owned()
-    })
-}
-
 /// Runs `headwater activate`.
 pub(crate) fn activate(args: &ActivateArgs) -> Result<Exit, Failure> {
     args.dry_run.refuse("activate", "`headwater releases` shows what is staged on each mirror")?;
@@ -108,32 +89,7 @@ pub(crate) fn activate(args: &ActivateArgs) -> Result<Exit, Failure> {
         config: load_config(&args.config)?,
     };
     let (job, guards) = without_tree(inputs, Source::Staged(args.release.clone()))?;
-    if let Some(at) = args.at {
-        wait_until(at, args, &job)?;
-    }
     execute("activate", &job, &args.output, &guards)
-}
-
-/// Checks that the release is staged, and waits until the time of `--at`.
-fn wait_until(
-    at: Timestamp,
-    args: &ActivateArgs,
-    job: &super::push::PreparedPush,
-) -> Result<(), Failure> {
-    let progress = Progress::start(&args.output)?;
-    push::check_staged(&args.release, &job.fleet, &progress).map_err(hints::of_push)?;
-    while Timestamp::now() < at {
-        if progress.is_cancelled() {
-            progress.finish();
-            return Err(Failure::new(
-                Exit::Interrupted,
-                "interrupted before the time of --at; the release stays staged",
-            ));
-        }
-        std::thread::sleep(TICK);
-    }
-    progress.finish();
-    Ok(())
 }
 
 /// Runs `headwater heal`.
@@ -223,19 +179,4 @@ fn row<'a>(mirror: &'a str, what: &'a Abandoned) -> AbandonRow<'a> {
         Abandoned::Failed { error } => ("failed", Some(error.as_str())),
     };
     AbandonRow { mirror, outcome, error }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn times_have_an_offset_or_are_local() {
-        assert_eq!(parse_time("2026-12-24T18:00:00Z").unwrap().as_second(), 1_798_135_200);
-        assert_eq!(parse_time("2026-12-24T19:00:00+01:00").unwrap().as_second(), 1_798_135_200);
-        assert!(parse_time("2026-12-24T18:00").is_ok() && parse_time("2026-12-24").is_ok());
-        for bad in ["", "soon", "18:00", "2026-13-01T00:00"] {
-            assert!(parse_time(bad).is_err(), "{bad}");
-        }
-    }
 }

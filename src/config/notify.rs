@@ -1,4 +1,4 @@
-//! Notifications in the configuration: `[hooks]`, `[purge]`, `[ping]`, `[metrics]`.
+//! Notifications in the configuration: `[hooks]`, `[purge]`, `[metrics]`.
 //!
 //! Secrets are named here and never written: an environment variable or a file has them.
 
@@ -30,8 +30,6 @@ pub struct Notify {
     pub hooks: HooksConfig,
     /// A CDN that has to forget what changed.
     pub purge: Option<PurgeConfig>,
-    /// The source of the URL of a health check.
-    pub ping: Option<TokenSource>,
     /// The file with gauges that each push replaces.
     pub metrics: Option<PathBuf>,
 }
@@ -40,7 +38,7 @@ impl Notify {
     /// The variables that have its secrets.
     pub(super) fn secret_variables(&self) -> impl Iterator<Item = &str> {
         let purge = self.purge.as_ref().and_then(|purge| purge.token.as_ref());
-        purge.into_iter().chain(&self.ping).filter_map(TokenSource::variable)
+        purge.into_iter().filter_map(TokenSource::variable)
     }
 }
 
@@ -113,13 +111,6 @@ enum OneOrMany {
 }
 
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields, expecting = "a table with `url_env` or `url_file`")]
-pub(super) struct RawPing {
-    url_env: Option<Spanned<String>>,
-    url_file: Option<Spanned<String>>,
-}
-
-#[derive(Deserialize)]
 #[serde(deny_unknown_fields, expecting = "a table with `file`")]
 pub(super) struct RawMetrics {
     file: PathBuf,
@@ -130,7 +121,6 @@ pub(super) struct RawMetrics {
 pub(super) struct RawNotify {
     pub(super) hooks: Option<RawHooks>,
     pub(super) purge: Option<RawPurge>,
-    pub(super) ping: Option<Spanned<RawPing>>,
     pub(super) metrics: Option<RawMetrics>,
 }
 
@@ -139,7 +129,6 @@ impl Checker<'_> {
         Ok(Notify {
             hooks: raw.hooks.map(|hooks| self.hooks(hooks)).transpose()?.unwrap_or_default(),
             purge: raw.purge.map(|purge| self.purge(&purge)).transpose()?,
-            ping: raw.ping.map(|ping| self.ping(&ping)).transpose()?,
             metrics: raw.metrics.map(|metrics| self.base.join(metrics.file)),
         })
     }
@@ -219,17 +208,6 @@ impl Checker<'_> {
             max_bytes,
             retry_for: self.time_or(raw.retry_for.as_ref(), RETRY_FOR)?,
         })
-    }
-
-    fn ping(&self, raw: &Spanned<RawPing>) -> Result<TokenSource, ConfigError> {
-        let (env, file) = (&raw.as_ref().url_env, &raw.as_ref().url_file);
-        let missing = || {
-            self.error(
-                raw.span(),
-                "the url of a health check is a secret: name it by `url_env` or `url_file`",
-            )
-        };
-        self.secret(("url_env", env), ("url_file", file))?.ok_or_else(missing)
     }
 
     /// Where a secret is, of the two keys that may say so.

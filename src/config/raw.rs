@@ -11,7 +11,7 @@ use serde::de::{Deserializer, Error as _, SeqAccess, Visitor, value::SeqAccessDe
 use toml::{Spanned, Value};
 
 use super::cache::RawCache;
-use super::notify::{RawHooks, RawMetrics, RawPing, RawPurge};
+use super::notify::{RawHooks, RawMetrics, RawPurge};
 use crate::push::{LevelChoice, MaxRemoved, MtimeSource, OnFailure, Require};
 use crate::scan::{NameRule, SymlinkMode};
 
@@ -40,7 +40,6 @@ pub(super) struct RawFile {
     pub(super) max_removed: Option<MaxRemoved>,
     pub(super) hooks: Option<RawHooks>,
     pub(super) purge: Option<RawPurge>,
-    pub(super) ping: Option<Spanned<RawPing>>,
     pub(super) metrics: Option<RawMetrics>,
     #[serde(default)]
     pub(super) cache: RawCache,

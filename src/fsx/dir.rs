@@ -285,6 +285,15 @@ impl Dir {
         }
     }
 
+    /// Sets mode and group of the file or directory `name`. Refuses a link.
+    ///
+    /// # Errors
+    /// Fails if it does not exist, may not be opened, or if the system refuses the change.
+    pub fn set_mode(&self, name: &str, mode: FileMode) -> Result<()> {
+        step("set mode of", || self.join(name))?;
+        set_mode(self.open_file(name)?, mode, || self.join(name))
+    }
+
     /// The stamp and kind of what is at the relative `path`, with one system call. A link as the
     /// last component is not followed.
     ///

@@ -227,9 +227,12 @@ impl Mirror for DirectoryMirror {
         monitor: &dyn Monitor,
     ) -> Result<Vec<Option<Vec<u8>>>, MirrorError> {
         let store = self.open()?;
-        let read = |part: &ObjectPart| match monitor.is_cancelled() {
-            true => Err(MirrorError::Cancelled),
-            false => Ok(read_part(&store, part)),
+        let read = |part: &ObjectPart| {
+            if monitor.is_cancelled() {
+                Err(MirrorError::Cancelled)
+            } else {
+                Ok(read_part(&store, part))
+            }
         };
         parts.iter().map(read).collect()
     }

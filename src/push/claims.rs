@@ -105,9 +105,10 @@ fn enough_without(
     let is_left = |index: &usize| members[*index].state().is_some() && errors[*index].is_none();
     let left = fleet::counted(members).filter(is_left).count();
     let total = fleet::counted(members).count();
-    match options.require.is_met(left, total) {
-        true => errors,
-        false => members.iter().map(|_| None).collect(),
+    if options.require.is_met(left, total) {
+        errors
+    } else {
+        members.iter().map(|_| None).collect()
     }
 }
 

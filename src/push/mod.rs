@@ -66,7 +66,7 @@ pub use schedule::{Schedule, WavePlan};
 pub use secrets::AllowedSecrets;
 pub use site::SiteOfMirror;
 pub use source::{DecidedBy, Source};
-pub use staged::{Abandoned, abandon, check_staged};
+pub use staged::{Abandoned, abandon};
 
 use crate::fsx::IoError;
 use crate::manifest::ManifestError;

@@ -9,7 +9,7 @@ use std::sync::atomic::AtomicBool;
 use crate::cache::ContentCache;
 use crate::fsx::{self, Context as _};
 use crate::hash::{HistoryId, ManifestId};
-use crate::manifest::{ManifestError, Totals};
+use crate::manifest::Totals;
 use crate::mirror::{Link, PolledMirror};
 use crate::monitor::{Event, Monitor};
 use crate::origin::scratch::{Entries, ManifestFile, Scratch, entries};
@@ -19,7 +19,7 @@ use crate::packing::sources::Sources;
 use crate::push::claims::{self, Claims};
 use crate::push::fleet::{self, Fleet};
 use crate::push::guards::GuardFault;
-use crate::push::next_manifest::{ManifestOptions, ManifestPlan, build};
+use crate::push::next_manifest::{ManifestOptions, ManifestPlan};
 use crate::push::options::Options;
 use crate::push::outcome::{ChangeCounts, MirrorReport, Outcome, Report};
 use crate::push::publication::Publication;
@@ -124,6 +124,14 @@ struct NextRelease {
     manifest: Option<Arc<ManifestFile>>,
     previous: Option<Arc<ManifestFile>>,
     sums: ChangeCounts,
+}
+
+/// Whether the newest release can stay the newest.
+enum KeptManifest {
+    /// The release can stay. No manifest if all mirrors have the release and none of them is local.
+    Usable(Option<Arc<ManifestFile>>),
+    /// The manifest is damaged on every mirror, or contains paths that must not be shown.
+    Unusable,
 }
 
 struct Preparation {
@@ -286,7 +294,7 @@ impl Preparation {
             && self.resolved.rolled_back_to.is_none()
             && !options.new_history
             && !claims.is_stuck(newest)
-            && let Some(manifest) = self.manifest_to_keep(newest, options)?
+            && let KeptManifest::Usable(manifest) = self.manifest_to_keep(newest, options)?
         {
             let next = NextRelease {
                 release: newest.clone(),
@@ -378,25 +386,25 @@ impl Preparation {
         }
     }
 
-    /// The manifest of a release that stays the newest. The outer `None`: the release cannot stay,
-    /// because its manifest is damaged on every mirror, or contains paths that must not be shown.
-    /// The inner `None`: all mirrors have the release, and no local mirror has the manifest.
+    /// The manifest of a release that stays the newest.
     fn manifest_to_keep(
         &self,
         newest: &Release,
         options: &Options,
-    ) -> Result<Option<Option<Arc<ManifestFile>>>, PushError> {
+    ) -> Result<KeptManifest, PushError> {
         let all = || self.members.iter().filter_map(|member| Some((member, member.state()?)));
         let is_served = all().all(|(_, state)| state.current == Some(newest.name()));
         let is_far = all().all(|(member, _)| member.mirror.link() == Link::Network);
         let all_answered = self.members.iter().all(PolledMirror::has_answered);
         if all_answered && is_served && is_far && !options.retention.has_expunged() {
-            return Ok(Some(None));
+            return Ok(KeptManifest::Usable(None));
         }
-        let Some(manifest) = self.copy_manifest(newest)? else { return Ok(None) };
+        let Some(manifest) = self.copy_manifest(newest)? else {
+            return Ok(KeptManifest::Unusable);
+        };
         let is_shown =
             options.retention.has_expunged() && options.retention.is_expunged_in(&manifest)?;
-        Ok(if is_shown { None } else { Some(Some(manifest)) })
+        Ok(if is_shown { KeptManifest::Unusable } else { KeptManifest::Usable(Some(manifest)) })
     }
 
     /// Copies the manifest of a release to a scratch file, from a mirror that has it undamaged.
@@ -429,9 +437,11 @@ impl Preparation {
             );
             monitor.event(Event::Warned { message });
         }
-        let stream = || entries(previous.as_deref());
-        let (manifest_plan, totals, manifest) = self.write_manifest(&stream, &rules)?;
+        let stream = || entries(previous.as_deref()).map_err(PushError::NewManifest);
+        let manifest_plan = ManifestPlan::compare(stream()?, &self.resolved.live, &rules)
+            .map_err(PushError::NewManifest)?;
         options.guards.check_removed(manifest_plan.gone, manifest_plan.total)?;
+        let (totals, manifest) = self.write_manifest(&manifest_plan, stream()?, &rules)?;
         let mut release = self.describe(&totals, newest, orders, options)?;
         release.created = created;
         // Detects a clock that is wrong by centuries, before the mirrors get a record that they
@@ -447,29 +457,17 @@ impl Preparation {
 
     fn write_manifest(
         &self,
-        previous: &dyn Fn() -> Result<Entries, ManifestError>,
+        plan: &ManifestPlan,
+        previous: Entries,
         rules: &ManifestOptions<'_>,
-    ) -> Result<(ManifestPlan, Totals, ManifestFile), PushError> {
-        let live = &self.resolved.live;
-        let create = |name: &str| {
-            Ok::<_, PushError>(BufWriter::with_capacity(
-                1 << 17,
-                self.scratch.dir().create_file(name)?,
-            ))
-        };
-        let previous = || previous().map_err(PushError::NewManifest);
-        let (manifest_plan, drafted) =
-            build(previous()?, live, rules, create("draft")?).map_err(PushError::NewManifest)?;
-        let written = match drafted {
-            Some(written) => written,
-            None => manifest_plan
-                .write(previous()?, live, rules, create("manifest")?)
-                .map_err(PushError::NewManifest)?,
-        };
-        let (out, totals) = written;
+    ) -> Result<(Totals, ManifestFile), PushError> {
+        let out = BufWriter::with_capacity(1 << 17, self.scratch.dir().create_file("manifest")?);
+        let (out, totals) = plan
+            .write(previous, &self.resolved.live, rules, out)
+            .map_err(PushError::NewManifest)?;
         let file = out.into_inner().map_err(std::io::IntoInnerError::into_error);
         let file = file.context("write", || self.scratch.dir().join("manifest"))?;
-        Ok((manifest_plan, totals, ManifestFile { file, id: totals.manifest }))
+        Ok((totals, ManifestFile { file, id: totals.manifest }))
     }
 
     fn describe(

@@ -179,12 +179,11 @@ pub fn plan_rollback(
     }
     // As in the push, so that both choose the same release.
     let members = claims::checked(members, options, monitor);
-    let to = match reachable(&members).next() {
-        None => None,
-        Some(_) => {
-            let claims = Claims::new(&members, options);
-            Some(rollback_release(&claims, to, options, monitor)?.clone())
-        }
+    let to = if reachable(&members).next().is_none() {
+        None
+    } else {
+        let claims = Claims::new(&members, options);
+        Some(rollback_release(&claims, to, options, monitor)?.clone())
     };
     let serves = |member: &PolledMirror| match member.error() {
         Some(error) => Err(error.kind()),

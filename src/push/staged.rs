@@ -32,13 +32,15 @@ pub(super) fn named<'m>(members: &'m [PolledMirror], text: &str) -> Result<&'m R
     // One mirror alone must not make the number ambiguous for the others.
     let count = |release: &Release| found.iter().filter(|other| **other == release).count();
     let is_of_most = |release: &&&Release| count(release) > 1 && 2 * count(release) > found.len();
-    match found.iter().find(is_of_most) {
-        Some(of_most) => Ok(of_most),
-        None if found.iter().all(|other| other == first) => Ok(first),
-        None => Err(not_staged(format!(
+    if let Some(of_most) = found.iter().find(is_of_most) {
+        Ok(of_most)
+    } else if found.iter().all(|other| other == first) {
+        Ok(first)
+    } else {
+        Err(not_staged(format!(
             "{text} is more than one release: say which, as in {}",
             first.name()
-        ))),
+        )))
     }
 }
 
@@ -93,12 +95,4 @@ pub fn abandon(
         (mirror, abandoned)
     };
     Ok(members.iter().map(abandon).collect())
-}
-
-/// Checks that a mirror has the release that `text` names, staged or current.
-///
-/// # Errors
-/// If no mirror has it.
-pub fn check_staged(text: &str, fleet: &Fleet, monitor: &dyn Monitor) -> Result<(), PushError> {
-    named(&fleet.states(monitor), text).map(drop)
 }

@@ -78,9 +78,10 @@ impl<'a> Opener<'a> {
 
     /// As [`Opener::open`], for a single file. Keeps no directory open.
     pub(super) fn open_once(&self, relative: &str, stamp: &FileStat) -> Result<File, ContentFault> {
-        let file = match self.follow {
-            true => fsx::open_read(&fsx::resolve(&self.root.path.join(relative))?)?,
-            false => self.root.dir.open_file_below(relative)?,
+        let file = if self.follow {
+            fsx::open_read(&fsx::resolve(&self.root.path.join(relative))?)?
+        } else {
+            self.root.dir.open_file_below(relative)?
         };
         check(file, relative, stamp)
     }
@@ -99,9 +100,10 @@ impl<'a> Opener<'a> {
 }
 
 fn check(file: File, relative: &str, stamp: &FileStat) -> Result<File, ContentFault> {
-    match is_still(&fsx::fstat(&file, Path::new(relative))?, stamp) {
-        true => Ok(file),
-        false => Err(ContentFault::Changed),
+    if is_still(&fsx::fstat(&file, Path::new(relative))?, stamp) {
+        Ok(file)
+    } else {
+        Err(ContentFault::Changed)
     }
 }
 

@@ -158,9 +158,7 @@ impl LockedStore<'_> {
     /// Removes entries from the served slot, and the directories that this leaves empty.
     fn remove_expired(&self, paths: &[TreePath]) -> Result<u64, StoreError> {
         let Some(slot) = self.live_slot()? else { return Ok(0) };
-        let permissions =
-            self.permissions_of(self.current()?.map_or(0, |current| current.sequence()))?;
-        let mut writer = SlotWriter::fill(self, slot, permissions);
+        let mut writer = SlotWriter::fill(self, slot, self.permissions()?);
         let mut removed = 0;
         for path in paths {
             removed += u64::from(writer.remove_if_any(path)?);

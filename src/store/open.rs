@@ -12,9 +12,7 @@ use crate::fsx::{self, Dir, FileKind, FileMode, FileSystem};
 use crate::hash::StoreId;
 use crate::release::ReleaseName;
 use crate::store::StoreError;
-use crate::store::content::permissions::{
-    PermissionEpoch, Permissions, epochs_with, permissions_at,
-};
+use crate::store::content::permissions::Permissions;
 use crate::store::layout::{CURRENT, FORMAT, HEADWATER, LOCK, Layout, parse_current_target};
 use crate::tree_path::Site;
 
@@ -28,9 +26,12 @@ struct StoreFormat {
     version: u64,
     id: StoreId,
     site: Site,
-    /// Permissions by release, ascending. Releases before the first epoch have the default.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    eras: Vec<PermissionEpoch>,
+    /// The permissions of the served files.
+    #[serde(default, skip_serializing_if = "Permissions::are_default")]
+    permissions: Permissions,
+    /// Whether some files may still have other permissions: a change of them has not ended.
+    #[serde(rename = "changing", default, skip_serializing_if = "std::ops::Not::not")]
+    is_changing: bool,
 }
 
 /// What is at the path of a mirror.
@@ -194,7 +195,8 @@ impl Store {
             version: 1,
             id,
             site: site.clone(),
-            eras: Vec::new(),
+            permissions: Permissions::default(),
+            is_changing: false,
         };
         // The format file is written last and makes the directory a store.
         write_format(&layout, &format)?;
@@ -278,32 +280,56 @@ impl Store {
         })
     }
 
-    /// The permissions of the release with this sequence number. Reads the format file anew,
-    /// because another process may have changed it.
-    pub(super) fn permissions_of(&self, sequence: u64) -> Result<Permissions, StoreError> {
-        let format = read_format(&self.layout.headwater)?;
-        Ok(permissions_at(format.as_ref().map_or(&[], |format| &format.eras), sequence))
+    /// The format file, read anew because another process may have changed it.
+    fn format_now(&self) -> Result<StoreFormat, StoreError> {
+        Ok(read_format(&self.layout.headwater)?.unwrap_or_else(|| self.format.clone()))
     }
 
-    /// Sets the permissions of the files and directories of future releases. Existing releases keep
-    /// theirs.
+    /// The permissions of the served files.
+    pub(super) fn permissions(&self) -> Result<Permissions, StoreError> {
+        Ok(self.format_now()?.permissions)
+    }
+
+    /// Whether some files may have other permissions, because a change of them was interrupted.
+    pub(super) fn is_changing_permissions(&self) -> Result<bool, StoreError> {
+        Ok(self.format_now()?.is_changing)
+    }
+
+    /// Sets the permissions of the served files and directories, of all releases. With `None`, only
+    /// completes a change that was interrupted.
     ///
     /// # Errors
-    /// Errors of the disk, and [`StoreError::Locked`].
+    /// Errors of the disk, for example for a group that this user cannot give files to;
+    /// [`StoreError::Locked`].
     pub fn use_permissions(
         &self,
-        permissions: Permissions,
+        permissions: Option<Permissions>,
         wait: Duration,
     ) -> Result<(), StoreError> {
-        if self.permissions_of(u64::MAX)? == permissions {
+        const PROBE: &str = "permissions";
+        let is_done = |format: &StoreFormat| {
+            !format.is_changing && permissions.is_none_or(|wanted| wanted == format.permissions)
+        };
+        if is_done(&self.format_now()?) {
             return Ok(());
         }
-        let _guard = self.lock(wait)?;
-        let lowest = self.slot_names()?.first().map_or(u64::MAX, |slot| slot.release.sequence());
-        let mut format =
-            read_format(&self.layout.headwater)?.unwrap_or_else(|| self.format.clone());
-        format.eras = epochs_with(&format.eras, permissions, self.highest_sequence()?, lowest);
-        write_format(&self.layout, &format)
+        let store = self.lock(wait)?;
+        let format = store.format_now()?;
+        if is_done(&format) {
+            return Ok(());
+        }
+        let permissions = permissions.unwrap_or(format.permissions);
+        // A group that this user cannot give files to must fail before anything has changed.
+        let tmp = &store.layout.tmp;
+        tmp.unlink_if_any(PROBE)?;
+        tmp.write_new(PROBE, b"", permissions.file(false), None)?;
+        tmp.unlink(PROBE)?;
+        // The mark lasts until all files have the new permissions, also after a power cut.
+        let mut format = StoreFormat { permissions, is_changing: true, ..format };
+        write_format(&store.layout, &format)?;
+        store.rewrite_permissions(permissions)?;
+        format.is_changing = false;
+        write_format(&store.layout, &format)
     }
 
     /// The release that `current` points to.
@@ -482,9 +508,10 @@ fn not_locked(path: PathBuf, cancel: &CancelToken) -> StoreError {
 fn lock(headwater: &Dir, wait: Duration, cancel: &CancelToken) -> Result<File, StoreError> {
     let path = headwater.join(LOCK);
     let file = headwater.open_or_create_record(LOCK)?;
-    match fsx::lock_unless(&file, wait, &|| cancel.is_cancelled(), &path)? {
-        true => Ok(file),
-        false => Err(not_locked(path, cancel)),
+    if fsx::lock_unless(&file, wait, &|| cancel.is_cancelled(), &path)? {
+        Ok(file)
+    } else {
+        Err(not_locked(path, cancel))
     }
 }
 

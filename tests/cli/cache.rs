@@ -64,19 +64,6 @@ fn the_warning_is_an_event() {
 }
 
 #[test]
-fn what_others_have_to_see_needs_a_cache() {
-    let world = without_cache();
-    world.write("tree/index.html", "3");
-    let before = world.snapshot("www");
-    run(&world, "push tree ./www --alone")
-        .code(1)
-        .warns("home/cache/")
-        .warns("--alone needs a cache");
-    assert_eq!(world.snapshot("www"), before);
-    run(&world, "push tree ./www --alone --cache other").code(0);
-}
-
-#[test]
 fn a_tree_around_the_directory_for_temporary_files_is_refused() {
     let world = without_cache();
     world.write("tree/tmp/file", "");

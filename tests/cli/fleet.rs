@@ -176,19 +176,6 @@ fn a_staged_release_is_dropped_or_replaced() {
 }
 
 #[test]
-fn activation_waits_for_its_time() {
-    let world = World::with_tree();
-    fleet(&world, "http://127.0.0.1:1", "");
-    world.ok("push --stage-only");
-    let soon = jiff::Timestamp::now() + jiff::SignedDuration::from_millis(300);
-    world.ok(&format!("activate 1 --at {soon}"));
-    assert!(jiff::Timestamp::now() >= soon);
-    assert_eq!(on(&world), [1, 1, 1]);
-    world.run("activate 1 --at soon").code(2).warns("write a time");
-    world.run("activate 9 --at 2026-01-01T00:00Z").code(2).warns("no mirror has a release 9");
-}
-
-#[test]
 fn frozen_mirrors_stay_and_joining_ones_are_filled() {
     let world = World::with_tree();
     fleet(&world, "http://127.0.0.1:1", "");

@@ -1,4 +1,4 @@
-//! What follows a push: hooks, CDN purges, health checks, metrics, and CI.
+//! What follows a push: hooks, CDN purges, metrics, and CI.
 
 use serde_json::{Value, json};
 
@@ -186,31 +186,6 @@ fn what_a_cdn_did_not_acknowledge_is_told_with_the_next_push() {
 }
 
 #[test]
-fn a_health_check_is_told_and_its_url_is_not() {
-    let web = Web::start(|_, _| (200, String::new(), Vec::new()));
-    let world = world("[ping]\nurl_env='PING'");
-    let url = format!("{}/ping/canary", web.url);
-    let run = world.run_with(&[("PING", &url)], "push").code(0);
-    world.remove("tree");
-    world.run_with(&[("PING", &url)], "push").code(8);
-    let paths: Vec<String> = web.asked().into_iter().map(|asked| asked.path).collect();
-    assert_eq!(
-        paths,
-        ["/ping/canary/start", "/ping/canary", "/ping/canary/start", "/ping/canary/fail"]
-    );
-    assert!(!format!("{}{}", run.stdout, run.stderr).contains("ping"));
-    world.write("tree/x", "x");
-    for url in ["http://127.0.0.1:1/canary", "canary", "http://canary.invalid/"] {
-        let run = world
-            .run_with(&[("PING", url)], "push --allow-shrink")
-            .code(0)
-            .warns("ping: the health check failed");
-        assert!(!format!("{}{}", run.stdout, run.stderr).contains("canary"), "{}", run.stderr);
-    }
-    world.ok("push").warns("ping: the variable PING is not set");
-}
-
-#[test]
 fn gauges_are_what_a_parser_of_prometheus_takes() {
     let world = world("[metrics]\nfile='headwater.prom'");
     let gauges = || {
@@ -325,23 +300,8 @@ fn ci_gets_a_summary_outputs_and_marks() {
 }
 
 #[test]
-fn runs_of_cron_do_not_pile_up() {
-    let world = world("[hooks]\non_activated = ['/bin/sh', '-c', 'mkfifo f; read x < f']");
-    let mut child = world.start("push --alone --jitter 1ms");
-    while !world.path("f").exists() {
-        assert!(child.try_wait().unwrap().is_none());
-        std::thread::yield_now();
-    }
-    world.write("tree/x", "x");
-    world.ok("push --alone").says("another push of this content is running on this machine");
-    assert_eq!(world.ok("push --alone --quiet").stdout, "");
-    assert_eq!(world.json("push --alone", 0)["exit_code"], 0);
+fn a_push_with_jitter_publishes_after_the_delay() {
+    let world = world("");
+    world.ok("push --jitter 1ms");
     assert_eq!(world.current("www"), 1);
-    std::fs::write(world.path("f"), "go on\n").unwrap();
-    assert!(child.wait().unwrap().success());
-    world.remove("f");
-    world
-        .write("headwater.toml", "content='tree'\nsite='docs'\n[[mirror]]\nname='eu'\nurl='www'\n");
-    world.ok("push --alone");
-    assert_eq!(world.current("www"), 2);
 }

@@ -88,13 +88,6 @@ fn only_mirrors_that_are_proven_current_are_listed() {
         listed["mirrors"][0],
         json!({ "name": "eu", "url": eu, "region": "de", "weight": 10 })
     );
-    let metalink = world.ok("mirrorlist --format metalink --path assets/app.js").stdout;
-    assert!(metalink.contains("<file name=\"app.js\">"), "{metalink}");
-    assert!(
-        metalink.contains(&format!("<url priority=\"1\" location=\"us\">{us}/assets/app.js</url>")),
-        "{metalink}"
-    );
-    world.run("mirrorlist --format metalink").code(2).warns("--path");
     world.tamper("us/current/index.html", "by hand");
     assert_eq!(world.ok("mirrorlist --public").stdout, format!("{eu}\n"));
 }

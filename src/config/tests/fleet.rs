@@ -280,7 +280,8 @@ fn a_command_that_lists_mirrors_inherits_no_secret() {
                 ${CARGO_PKG_VERSION-} >&2; exit 1']\n";
     let text = format!(
         "{list}token_envs=['CARGO_MANIFEST_DIR']\n[mirror_defaults]\ntoken_env='CARGO_PKG_NAME'\n\
-         [ping]\nurl_env='CARGO_PKG_VERSION'\n"
+         [purge]\nurl='https://a.example'\nbase='https://a.example'\n\
+         token_env='CARGO_PKG_VERSION'\n"
     );
     std::fs::write(&config, text).unwrap();
     let Err(ConfigError::Command { source, .. }) = Config::load(&config) else { panic!("passed") };

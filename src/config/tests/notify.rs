@@ -3,16 +3,16 @@
 use super::*;
 
 #[test]
-fn commands_a_cdn_a_health_check_and_gauges_are_understood() {
+fn commands_a_cdn_and_gauges_are_understood() {
     let config = parse(
         "[hooks]\non_activated=['./after.sh','x/y']\non_failed=['alarm']\ntimeout='5s'\n[purge]\n\
          url='https://api.example/purge?zone=1'\n\
          base=['https://a.example/','https://b.example/docs']\ntoken_file='t'\nheader='X-Key'\n\
-         key='urls'\nmax_urls=500\nmax_bytes='1MB'\nretry_for='1m'\n[ping]\nurl_file='p'\n\
+         key='urls'\nmax_urls=500\nmax_bytes='1MB'\nretry_for='1m'\n\
          [metrics]\nfile='m.prom'\n",
     )
     .unwrap();
-    let Notify { hooks, purge, ping, metrics } = config.notify;
+    let Notify { hooks, purge, metrics } = config.notify;
     // A program with a `/` is beside the file; its arguments are its own.
     assert_eq!(hooks.on_activated.unwrap(), ["/etc/hw/./after.sh", "x/y"]);
     assert_eq!(
@@ -26,10 +26,7 @@ fn commands_a_cdn_a_health_check_and_gauges_are_understood() {
     );
     assert_eq!((purge.bases.len(), purge.max_bytes, purge.retry_for.as_secs()), (2, 1_000_000, 60));
     assert_eq!(purge.token, Some(TokenSource::File("/etc/hw/t".into())));
-    assert_eq!(
-        (ping, metrics),
-        (Some(TokenSource::File("/etc/hw/p".into())), Some("/etc/hw/m.prom".into()))
-    );
+    assert_eq!(metrics, Some("/etc/hw/m.prom".into()));
     assert_eq!(parse("").unwrap().notify, Notify::default());
 }
 
@@ -80,9 +77,12 @@ fn mistakes_are_named_and_secrets_are_not_repeated() {
             "over https: only",
         ),
         ("[purge]\nurl='http://10.0.0.1/x?key=1'\nbase='https://a.example'", "over https: only"),
-        ("[ping]", "is a secret: name it by"),
-        ("[ping]\nurl_env='https://hc.example/canary'", "say where a secret is"),
-        ("[ping]\nurl='https://hc.example/canary'", "unknown field `url`"),
+        (
+            "[purge]\nurl='https://a.example'\nbase='https://a.example'\n\
+             token_env='https://hc.example/canary'",
+            "say where a secret is",
+        ),
+        ("[ping]", "unknown field `ping`"),
         ("[metrics]", "missing field `file`"),
     ] {
         let (_, _, message) = mistake(text);

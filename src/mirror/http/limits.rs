@@ -273,10 +273,7 @@ impl<'s> RetryState<'s> {
             // The error of the attempt is more useful than one about the deadline.
             return Err(error);
         }
-        match wait_until(end, &|| self.is_stopped()) {
-            true => Ok(()),
-            false => Err(MirrorError::Cancelled),
-        }
+        if wait_until(end, &|| self.is_stopped()) { Ok(()) } else { Err(MirrorError::Cancelled) }
     }
 }
 

@@ -433,9 +433,10 @@ impl<'u> Upload<'u> {
             several => self.send_several(several, is_announced, &mut retry),
         };
         let mut scaler = self.scaler.lock();
-        match retry.has_failed() || matches!(sent, Ok(SendResult::Cut)) {
-            true => scaler.note_failure(Instant::now()),
-            false => scaler.sent(packs.iter().map(|pack| pack.size()).sum(), Instant::now()),
+        if retry.has_failed() || matches!(sent, Ok(SendResult::Cut)) {
+            scaler.note_failure(Instant::now());
+        } else {
+            scaler.sent(packs.iter().map(|pack| pack.size()).sum(), Instant::now());
         }
         drop(scaler);
         sent

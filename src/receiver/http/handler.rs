@@ -293,12 +293,10 @@ impl Handler {
         let this = Arc::clone(self);
         let are_ready =
             self.pools.blocking(move || Ok(this.sites.iter().all(|site| site.is_ready()))).await?;
-        match are_ready {
-            true => Ok(HandlerResult::done(Done {})),
-            false => Err(HttpError {
-                retry_after: None,
-                ..HttpError::busy("a site serves no release yet")
-            }),
+        if are_ready {
+            Ok(HandlerResult::done(Done {}))
+        } else {
+            Err(HttpError { retry_after: None, ..HttpError::busy("a site serves no release yet") })
         }
     }
 

@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use crate::error_kind::ErrorKind;
 use crate::receiver::http::log_limit::LogLimiter;
+use crate::text::is_zero;
 
 /// Longest text from a peer in a record, in bytes.
 const MAX_TEXT_BYTES: usize = 200;
@@ -165,11 +166,6 @@ pub fn log_panics(log: Arc<dyn Log>) {
         let place = panic.location().map_or_else(|| "unknown".to_owned(), ToString::to_string);
         log.record(&LogRecord::Panicked { place, message: text(message) });
     }));
-}
-
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
-const fn is_zero(value: &u64) -> bool {
-    *value == 0
 }
 
 /// The log record of a request that is being handled.

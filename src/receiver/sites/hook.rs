@@ -1,16 +1,15 @@
 //! The hook: a command that runs after an activation. Its failure does not fail the push.
 
 use std::os::unix::process::CommandExt as _;
-use std::process::{Child, ChildStderr, Command, Stdio};
+use std::process::{ChildStderr, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use crate::command::{last_line, read_tail, withhold_secrets};
+use crate::command::{SAID_BYTES, kill_group, last_line, read_tail, withhold_secrets};
 use crate::receiver::http::log;
 use crate::receiver::{Hook, Log, LogRecord};
 use crate::release::ReleaseName;
@@ -18,9 +17,6 @@ use crate::tree_path::Site;
 
 /// Interval at which a running command is polled.
 const PAUSE: Duration = Duration::from_millis(50);
-
-/// Bytes kept from the end of the standard error of a command.
-const SAID_BYTES: usize = 1024;
 
 /// Runs hooks in the background.
 pub(crate) struct HookRunner {
@@ -102,7 +98,8 @@ async fn run(
             }
             Ok(None) if Instant::now() < deadline => tokio::time::sleep(PAUSE).await,
             Ok(None) => {
-                end(&mut child);
+                kill_group(child.id());
+                child.wait().ok();
                 let seconds = hook.timeout.as_secs_f32();
                 return Err(format!(
                     "{program} did not end within {seconds} s{}",
@@ -137,14 +134,6 @@ impl StderrTail {
         // The programs that the hook runs may print secrets.
         if line.is_empty() { line } else { format!(": {}", log::text(&line)) }
     }
-}
-
-/// Kills the process group of the command.
-fn end(child: &mut Child) {
-    let group = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
-    // The kill fails if the command has ended meanwhile, which is fine.
-    group.map(|group| kill_process_group(group, Signal::KILL).ok());
-    child.wait().ok();
 }
 
 #[cfg(test)]

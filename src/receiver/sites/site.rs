@@ -264,9 +264,7 @@ impl SiteState {
         };
         // Before the transaction writes anything, and before the origin sends a pack.
         self.check_new_bytes(&store, &order.key, &order.release, &needs)?;
-        if let Some(permissions) = self.permissions {
-            store.use_permissions(permissions, self.lock)?;
-        }
+        store.use_permissions(self.permissions, self.lock)?;
         let transaction = store.start_staging(order.offered(), &order.key, needs, self.lock)?;
         Ok(Some(OpenStage::new(order.key, order.digest, transaction, memory)))
     }

@@ -1,17 +1,19 @@
 //! Group and modes of the served files. Each mirror sets its own.
 //!
-//! Permissions belong to releases, by sequence number. A change applies from the next release on
-//! and leaves the files of earlier ones alone, so that the metadata of an inode never changes and
-//! verify knows what each slot must have.
+//! They are one setting of the store, for all releases: files of several releases share inodes. A
+//! change is made in place.
 
 use std::fmt;
+use std::io;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::fsx::FileMode;
+use crate::fsx::{Dir, FileKind, FileMode};
+use crate::store::StoreError;
+use crate::store::open::LockedStore;
 
-/// Group and modes of the files and directories of a release.
+/// Group and modes of the served files and directories.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Permissions {
@@ -25,6 +27,11 @@ pub struct Permissions {
 }
 
 impl Permissions {
+    /// Whether these are the permissions of a store that does not set its own.
+    pub(in crate::store) fn are_default(&self) -> bool {
+        *self == Self::default()
+    }
+
     /// The mode of a file. A class that may read an executable file may also execute it.
     #[must_use]
     pub const fn file(self, exec: bool) -> FileMode {
@@ -145,69 +152,57 @@ impl fmt::Display for DirectoryMode {
     }
 }
 
-/// Permissions, and the releases that they apply to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(in crate::store) struct PermissionEpoch {
-    /// They apply to releases with a higher sequence number.
-    pub(in crate::store) after: u64,
-    pub(in crate::store) permissions: Permissions,
+impl LockedStore<'_> {
+    /// Gives all objects and all slots these permissions, without syncing them.
+    pub(in crate::store) fn rewrite_permissions(
+        &self,
+        permissions: Permissions,
+    ) -> Result<(), StoreError> {
+        for (shard, _) in self.layout.objects.entries()? {
+            let Some(shard) = shard.to_str() else { continue };
+            rewrite_below(&self.layout.objects.open_dir(shard)?, permissions)?;
+        }
+        for slot in self.slot_names()? {
+            rewrite(&self.layout.slots, &slot.to_string(), permissions)?;
+        }
+        Ok(())
+    }
 }
 
-/// The permissions of the release `sequence`: those of the last epoch that includes it.
-pub(in crate::store) fn permissions_at(eras: &[PermissionEpoch], sequence: u64) -> Permissions {
-    eras.iter()
-        .rev()
-        .find(|era| era.after < sequence)
-        .map(|era| era.permissions)
-        .unwrap_or_default()
+/// Gives `name` in `parent`, and everything below it, these permissions. Whether a file is
+/// executable stays as it is.
+fn rewrite(parent: &Dir, name: &str, permissions: Permissions) -> Result<(), StoreError> {
+    let Some(meta) = parent.stat(name)? else { return Ok(()) };
+    let mode = match meta.kind {
+        FileKind::File => permissions.file(meta.mode & 0o100 != 0),
+        FileKind::Directory => permissions.directory(),
+        FileKind::Symlink | FileKind::Other => return Ok(()),
+    };
+    if !mode.is_of(&meta) {
+        match parent.set_mode(name, mode) {
+            // A file of another user: verify reports it.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {}
+            other => other?,
+        }
+    }
+    if meta.kind == FileKind::Directory {
+        rewrite_below(&parent.open_dir(name)?, permissions)?;
+    }
+    Ok(())
 }
 
-/// Adds an epoch that begins after `highest`, and drops the epochs that no release from `lowest` on
-/// belongs to.
-pub(in crate::store) fn epochs_with(
-    eras: &[PermissionEpoch],
-    permissions: Permissions,
-    highest: u64,
-    lowest: u64,
-) -> Vec<PermissionEpoch> {
-    let mut all: Vec<PermissionEpoch> =
-        eras.iter().copied().filter(|era| era.after < highest).collect();
-    all.push(PermissionEpoch { after: highest, permissions });
-    let first = all.iter().rposition(|era| era.after < lowest).unwrap_or(0);
-    all.split_off(first)
+fn rewrite_below(dir: &Dir, permissions: Permissions) -> Result<(), StoreError> {
+    for (name, _) in dir.entries()? {
+        if let Some(name) = name.to_str() {
+            rewrite(dir, name, permissions)?;
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn with(group: u32) -> Permissions {
-        Permissions { group: Some(group), ..Permissions::default() }
-    }
-
-    #[test]
-    fn each_release_has_the_permissions_of_its_era() {
-        let eras = epochs_with(&[], with(1), 0, u64::MAX);
-        let eras = epochs_with(&eras, with(2), 7, 6);
-        let groups = |eras: &[PermissionEpoch]| {
-            [1, 6, 7, 8, 99].map(|sequence| permissions_at(eras, sequence).group)
-        };
-        assert_eq!(groups(&eras), [Some(1), Some(1), Some(1), Some(2), Some(2)]);
-        // Changed again before any release used it.
-        let again = epochs_with(&eras, with(3), 7, 6);
-        assert_eq!(
-            (again.len(), groups(&again)),
-            (2, [Some(1), Some(1), Some(1), Some(3), Some(3)])
-        );
-        // Once all slots belong to the second epoch, the first is dropped.
-        let later = epochs_with(&again, with(4), 9, 8);
-        assert_eq!(
-            (later.len(), permissions_at(&later, 8).group, permissions_at(&later, 10).group),
-            (2, Some(3), Some(4))
-        );
-        assert_eq!(permissions_at(&epochs_with(&[], with(1), 5, 4), 5), Permissions::default());
-    }
 
     #[test]
     fn only_modes_that_nobody_writes_through_are_taken() {

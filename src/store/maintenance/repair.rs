@@ -62,6 +62,7 @@ impl Store {
     ) -> Result<Repaired, StoreError> {
         // Check the owner first: the search reads the whole store, and other users may run it too.
         self.check_owner()?;
+        self.use_permissions(None, wait)?;
         let mut repaired = Repaired {
             found: self.verify(Depth::Full, wait, cancelled)?.faults,
             ..Repaired::default()
@@ -182,7 +183,7 @@ impl LockedStore<'_> {
                 return Ok(1);
             }
         };
-        let permissions = self.permissions_of(slot.release.sequence())?;
+        let permissions = self.permissions()?;
         let root = self.layout.slots.ensure_dir_as(&slot.to_string(), permissions.directory())?;
         let mut stack = DirStack::new(root.try_clone()?, permissions.directory());
         let mut seen = SlotPaths::new(self.expired_through()?);

@@ -72,9 +72,8 @@ impl LockedStore<'_> {
         release: &Release,
         here: &[ObjectId],
     ) -> Result<Option<ClearedSlot<'_>>, StoreError> {
-        let permissions = self.permissions_of(release.sequence)?;
-        let Some((slot, idle)) = self.take_idle_slot(permissions)? else { return Ok(None) };
-        let mut writer = SlotWriter::change(self, slot, permissions);
+        let Some((slot, idle)) = self.take_idle_slot()? else { return Ok(None) };
+        let mut writer = SlotWriter::change(self, slot, self.permissions()?);
         match self.find_changes(&mut writer, idle, release, here) {
             Ok(changes) => Ok(Some(ClearedSlot { writer, changes })),
             Err(error) if is_unknown_tree(&error) => Ok(None),
@@ -99,7 +98,7 @@ impl LockedStore<'_> {
             }
         }
         self.layout.slots.remove_all(DIRTY)?;
-        let permissions = self.permissions_of(release.sequence)?;
+        let permissions = self.permissions()?;
         let slot = self.layout.slots.create_dir_as(DIRTY, permissions.directory())?;
         self.fill_new_slot(slot, release, permissions)
     }
@@ -184,7 +183,7 @@ impl LockedStore<'_> {
         self.expire_before_filling(&release, fsx::unix_seconds())?;
         let slots = &self.layout.slots;
         slots.remove_all(DIRTY)?;
-        let permissions = self.permissions_of(spare.release.sequence())?;
+        let permissions = self.permissions()?;
         let slot = slots.create_dir_as(DIRTY, permissions.directory())?;
         self.fill_new_slot(slot, &release, permissions)?;
         // Data before name: the tree is durable before the slot gets a name that later pushes rely

@@ -337,12 +337,8 @@ impl Store {
 
 impl LockedStore<'_> {
     /// Takes the idle slot and renames it to `dirty`. Returns the open directory and the release
-    /// whose tree it has. Returns `None` if no idle slot has the permissions `wanted`. Removes all
-    /// others.
-    pub(in crate::store) fn take_idle_slot(
-        &self,
-        wanted: Permissions,
-    ) -> Result<Option<(Dir, SlotName)>, StoreError> {
+    /// whose tree it has; `None` if there is no usable one. Removes all others.
+    pub(in crate::store) fn take_idle_slot(&self) -> Result<Option<(Dir, SlotName)>, StoreError> {
         let slots = &self.layout.slots;
         slots.remove_all(DIRTY)?;
         let current = self.current()?;
@@ -351,8 +347,7 @@ impl LockedStore<'_> {
         // A slot can only be changed with the help of its manifest; one without it is useless.
         let mut usable = None;
         for (index, slot) in idle.iter().enumerate().rev() {
-            if self.permissions_of(slot.release.sequence())? == wanted
-                && let Some(release) = unless_damaged(self.release(slot.release))?
+            if let Some(release) = unless_damaged(self.release(slot.release))?
                 && self.has_manifest(&release.manifest)?
             {
                 usable = Some(index);

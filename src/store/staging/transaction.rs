@@ -103,7 +103,8 @@ impl Store {
                 room::check(self.path(), &system()?, made, &needs, held_bytes)
             })?,
         }
-        let permissions = self.permissions_of(release.sequence)?;
+        self.use_permissions(None, wait)?;
+        let permissions = self.permissions()?;
         let quarantine =
             Quarantine::open(self, key, std::mem::take(&mut needs.objects), permissions, wait)?;
         Ok(StagingTransaction {
@@ -268,8 +269,7 @@ impl LockedStore<'_> {
         fetch: &FetchObject<'_>,
     ) -> Result<(), StoreError> {
         let tmp = &self.layout.tmp;
-        // Uses the newest permissions. A release with other permissions copies the object.
-        let permissions = self.permissions_of(u64::MAX)?;
+        let permissions = self.permissions()?;
         let mut missing = Vec::new();
         let mut why = None;
         if files.len() > 1 {

@@ -282,6 +282,40 @@ fn one_login_takes_the_pushes_of_several_sites() {
     assert_eq!(sites.map(|site| world.served(site)), before);
 }
 
+#[cfg(debug_assertions)]
+#[test]
+fn a_change_of_modes_that_fails_at_any_step_leaves_no_fault() {
+    let world = World::new();
+    world.write("tree", &Tree::small());
+    let push = |modes: &str, fault: &str| {
+        let config = format!("[[site]]\nname = 'default'\ndir = '{}'\n{modes}", world.at("shell"));
+        std::fs::write(world.path("serve.toml"), config).unwrap();
+        let receive = format!(
+            "export HEADWATER_FAULT={fault}\nexec {} receive --config '{}'",
+            env!("CARGO_BIN_EXE_headwater"),
+            world.at("serve.toml")
+        );
+        let ssh = stand_in(&world, "ssh", &receive);
+        push(&world, &[&format!("ssh://edge2{}", world.at("shell"))], &over(&ssh))
+    };
+    let (open, closed) =
+        ("file_mode = '0444'\ndir_mode = '0755'\n", "file_mode = '0440'\ndir_mode = '0750'\n");
+    push(open, "").expect(&[0]);
+    world.write("tree", &Tree::small().file("index.html", "second"));
+    let mut interrupted = 0;
+    for step in (1..50).step_by(3) {
+        // Each push wants the other modes, while files may still have those of any push before.
+        let modes = if step % 2 == 0 { open } else { closed };
+        push(modes, &format!("errno=5@{step}"));
+        let format = std::fs::read_to_string(world.path("shell/.headwater/format")).unwrap();
+        interrupted += u32::from(format.contains("changing"));
+        world.run(&["verify", &world.at("shell")]).expect(&[0]);
+    }
+    assert!(interrupted > 5, "{interrupted} changes were interrupted");
+    push(open, "").expect(&[0]);
+    assert!(serves_tree(&world, "shell"));
+}
+
 #[test]
 #[ignore = "needs openssh-server, and root to run it"]
 fn a_real_sshd_carries_it() {

@@ -1,10 +1,8 @@
 //! SIGTERM in every phase in which a run waits: the run exits with code 130 within two seconds and
 //! reports why.
 
-use std::fs::Permissions;
 use std::io::Read as _;
 use std::net::TcpListener;
-use std::os::unix::fs::PermissionsExt as _;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver as Hits, RecvTimeoutError, channel};
 use std::sync::{Arc, Condvar, Mutex};
@@ -266,7 +264,6 @@ fn silent_server() -> (String, Hits<()>) {
 #[test]
 fn a_push_stops_while_others_are_told_or_probed() {
     for keys in [
-        "[ping]\nurl_file='url'\n",
         "[purge]\nurl='URL'\nbase='http://www.example'\n",
         "[[wave]]\ngroups=['g']\nprobe='index.html'\n",
     ] {
@@ -274,8 +271,6 @@ fn a_push_stops_while_others_are_told_or_probed() {
         let world = World::new();
         world.publish(&Tree::small(), &["mirror"], &[]);
         world.write("tree", &Tree::small().file("index.html", "second"));
-        std::fs::write(world.path("url"), &url).unwrap();
-        std::fs::set_permissions(world.path("url"), Permissions::from_mode(0o600)).unwrap();
         let mirror =
             "content='tree'\n[[mirror]]\nname='m'\nurl='./mirror'\ngroup='g'\npublic_url='URL'\n"
                 .to_owned();

@@ -68,37 +68,66 @@ fn faults(mirror: &Path) -> Vec<Fault> {
     store.verify(Depth::Full, Duration::from_secs(5), &|| false).unwrap().faults
 }
 
+fn format(mirror: &Path) -> Value {
+    serde_json::from_slice(&fs::read(mirror.join(".headwater/format")).unwrap()).unwrap()
+}
+
+/// Asserts that all files below `at` have mode 0440 or 0550, all directories 0750, and all `group`.
+#[track_caller]
+fn assert_closed(at: &Path, group: u32) {
+    let (files, directories) = kinds(at);
+    assert_eq!(directories, [(0o750, group)]);
+    assert!(files.iter().all(|kind| [(0o440, group), (0o550, group)].contains(kind)), "{files:?}");
+}
+
 #[test]
-fn group_and_modes_hold_from_the_next_release_on() {
+fn a_change_of_group_and_modes_holds_for_all_releases_with_the_next_push() {
     let dir = scratch();
     let mirror = dir.path().join("www");
-    let (own, group) = (rustix::process::getegid().as_raw(), some_group());
+    let group = some_group();
     let (first, second, third) =
         (first_tree().release(1), second_tree().release(2), first_tree().release(3));
     push(&mirror, &ServedPermissions::default(), &first, None);
     assert_serves(&mirror, 1);
-    let plain = fs::read(mirror.join(".headwater/format")).unwrap();
-    assert!(!String::from_utf8_lossy(&plain).contains("eras"), "what is not set is not written");
+    assert_eq!(format(&mirror).get("permissions"), None, "what is not set is not written");
 
     let closed = readers("0440", "0750", Some(group));
     push(&mirror, &closed, &second, Some(&first));
-    assert_eq!(kinds(&mirror.join("current")).1, [(0o750, group)]);
-    let (files, _) = kinds(&mirror.join("current"));
-    assert!(files.iter().all(|kind| [(0o440, group), (0o550, group)].contains(kind)), "{files:?}");
-    // The release before keeps what it had, and nothing of it is a fault.
-    let left = mirror.join(".headwater/slots").join(first.name().to_string());
-    assert_eq!(kinds(&left), (vec![(0o444, own), (0o555, own)], vec![(0o755, own)]));
+    assert_closed(&mirror.join("current"), group);
+    assert_closed(&mirror.join(".headwater/slots").join(first.name().to_string()), group);
     assert_eq!(faults(&mirror), []);
-    let format: Value =
-        serde_json::from_slice(&fs::read(mirror.join(".headwater/format")).unwrap()).unwrap();
-    assert_eq!(format["eras"][0]["after"], 1);
-
-    push(&mirror, &closed, &third, Some(&second));
+    let kept = format(&mirror);
     assert_eq!(
-        kinds(&mirror.join("current")).1,
-        [(0o750, group)],
-        "also where the slot of the first one was"
+        (kept["permissions"]["file_mode"].as_str(), kept.get("changing")),
+        (Some("0440"), None)
     );
+
+    push(&mirror, &readers("0444", "0755", None), &third, Some(&second));
+    // The checker knows the default modes only.
+    assert_serves(&mirror, 3);
+    assert_eq!(faults(&mirror), []);
+}
+
+#[test]
+fn an_interrupted_change_of_modes_is_no_fault_and_the_next_push_completes_it() {
+    let dir = scratch();
+    let mirror = dir.path().join("www");
+    let closed = readers("0440", "0750", Some(some_group()));
+    let (first, second) = (first_tree().release(1), second_tree().release(2));
+    push(&mirror, &closed, &first, None);
+    // The change to the default was recorded, and some files have it.
+    let mut changing = format(&mirror);
+    changing.as_object_mut().unwrap().remove("permissions");
+    changing["changing"] = true.into();
+    fs::write(mirror.join(".headwater/format"), changing.to_string()).unwrap();
+    let served = mirror.join("current/index.html");
+    fs::set_permissions(&served, Permissions::from_mode(0o444)).unwrap();
+    assert_eq!(faults(&mirror), []);
+    // A receiver without permissions of its own completes it.
+    let receiver = Receiver::new(|settings| settings.sites[0].directory = mirror.clone());
+    publish(&mut receiver.connect(), &second.onto(Some(&first)), Some(&first));
+    assert_eq!(format(&mirror).get("changing"), None);
+    assert_serves(&mirror, 2);
     assert_eq!(faults(&mirror), []);
 }
 

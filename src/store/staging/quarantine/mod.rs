@@ -276,9 +276,10 @@ impl Quarantine {
             return Ok(false);
         }
         let read = || -> Result<Vec<u8>, StoreError> {
-            let file = match self.is_whole(piece) {
-                true => self.whole.open_file(&held.hash.of_whole())?,
-                false => self.parts.open_file(&ordinal_name(piece.ordinal))?,
+            let file = if self.is_whole(piece) {
+                self.whole.open_file(&held.hash.of_whole())?
+            } else {
+                self.parts.open_file(&ordinal_name(piece.ordinal))?
             };
             let mut bytes = vec![0; piece.length as usize];
             file.read_exact_at(&mut bytes, piece.offset)
