@@ -1,12 +1,14 @@
 //! A small HTTP client for URLs other than mirrors: public files, a CDN to purge.
 //!
 //! It does not follow redirects, keep cookies or use proxies. Its errors do not contain the URL,
-//! which may be a secret; the caller names what was requested. Uses the crate `ureq`.
+//! which may be a secret; the caller names what was requested. Uses the crates `ureq` and
+//! `percent-encoding`.
 
 use std::fmt;
 use std::net::IpAddr;
 use std::time::Duration;
 
+use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use ureq::config::Config;
 use ureq::http::{HeaderMap, Response, Uri};
 use ureq::tls::{RootCerts, TlsConfig};
@@ -18,6 +20,24 @@ use crate::hash::{ObjectId, hash_reader};
 const CONNECT: Duration = Duration::from_secs(10);
 /// A longer `Retry-After` of a response is reduced to this.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// The ASCII characters that a path of a URL must not have unencoded (RFC 3986).
+const NOT_IN_PATHS: &AsciiSet = &CONTROLS
+    .add(b' ')
+    .add(b'"')
+    .add(b'#')
+    .add(b'%')
+    .add(b'<')
+    .add(b'>')
+    .add(b'?')
+    .add(b'[')
+    .add(b'\\')
+    .add(b']')
+    .add(b'^')
+    .add(b'`')
+    .add(b'{')
+    .add(b'|')
+    .add(b'}');
 
 /// Why a request failed. No part of the URL is included.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -220,16 +240,7 @@ fn retry_after(headers: &HeaderMap) -> Option<Duration> {
 /// `path`, percent-encoded for a URL (RFC 3986). Characters that are allowed in a segment are kept.
 #[must_use]
 pub fn encode_path(path: &str) -> String {
-    let mut encoded = String::with_capacity(path.len());
-    for byte in path.bytes() {
-        let is_plain = byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:@/".contains(&byte);
-        if is_plain {
-            encoded.push(char::from(byte));
-        } else {
-            encoded.push_str(&format!("%{byte:02X}"));
-        }
-    }
-    encoded
+    utf8_percent_encode(path, NOT_IN_PATHS).to_string()
 }
 
 #[cfg(test)]

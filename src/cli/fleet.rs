@@ -1,6 +1,6 @@
 //! The mirrors of a command, and the order in which they switch: turns the
 //! groups, waves and frozen mirrors of the configuration into the policy of a
-//! push.
+//! push. Uses the crate `percent-encoding`.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -10,6 +10,7 @@ use headwater::push::{Goal, MirrorReport, OnFailure, Outcome, Policy, Probe, Tra
 use headwater::release::Partial;
 use headwater::tree_path::TreePath;
 use headwater::web;
+use percent_encoding::percent_decode_str;
 
 use super::args::ConfigArgs;
 use super::failure::{Exit, Failure};
@@ -173,7 +174,8 @@ fn below(url: &str, config: &Config) -> String {
             .and_then(|(_, rest)| rest.split_once('/'))
             .map_or("", |(_, path)| path)
     };
-    decoded(inside.map_or_else(host, |rest| &rest[1..]))
+    let path = inside.map_or_else(host, |rest| &rest[1..]);
+    percent_decode_str(path).decode_utf8_lossy().into_owned()
 }
 
 /// A probe of `path`; for a directory it fetches `index.html`.
@@ -189,27 +191,6 @@ fn probe(url: String, mut path: String) -> Result<Probe, Failure> {
                 .with_hint(hint))
         }
     }
-}
-
-/// Decodes `%XX` in a path; other characters stay.
-fn decoded(text: &str) -> String {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((&first, more)) = rest.split_first() {
-        let byte =
-            more.get(..2).filter(|_| first == b'%').and_then(|hex| std::str::from_utf8(hex).ok());
-        match byte.and_then(|hex| u8::from_str_radix(hex, 16).ok()) {
-            Some(byte) => {
-                bytes.push(byte);
-                rest = &more[2..];
-            }
-            None => {
-                bytes.push(first);
-                rest = more;
-            }
-        }
-    }
-    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 #[cfg(test)]

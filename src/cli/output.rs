@@ -2,7 +2,8 @@
 //!
 //! Data goes to stdout through [`print`] and [`print_json`], everything else to
 //! stderr. All output is readable without colour, and text from a peer or a disk
-//! passes [`escape`] before it is printed. Uses the crate `bytesize`.
+//! passes [`escape`] before it is printed. Uses the crates `bytesize` and
+//! `unicode-width`.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
@@ -11,6 +12,7 @@ use std::time::Duration;
 
 use headwater::text::{Secrets, is_invisible};
 use serde::Serialize;
+use unicode_width::UnicodeWidthStr as _;
 
 use super::failure::{Exit, Failure};
 use super::terminal;
@@ -140,16 +142,7 @@ pub(crate) struct Table {
 
 impl Table {
     /// A table with these headings.
-    pub(crate) fn new<const N: usize>(headings: [(&str, Align); N]) -> Self {
-        let columns = headings.iter().map(|(_, align)| *align).collect();
-        Self {
-            columns,
-            rows: vec![headings.iter().map(|(heading, _)| (*heading).to_owned()).collect()],
-        }
-    }
-
-    /// A table with these columns.
-    pub(crate) fn of_columns<'h>(headings: impl IntoIterator<Item = (&'h str, Align)>) -> Self {
+    pub(crate) fn new<'h>(headings: impl IntoIterator<Item = (&'h str, Align)>) -> Self {
         let (names, columns) =
             headings.into_iter().map(|(heading, align)| (heading.to_owned(), align)).unzip();
         Self { columns, rows: vec![names] }
@@ -182,14 +175,10 @@ impl Table {
     /// The table as text, one line per row, without trailing spaces.
     pub(crate) fn render(&self) -> String {
         let width = |column: usize| {
-            self.rows
-                .iter()
-                .filter_map(|row| row.get(column))
-                .map(|cell| cell.chars().count())
-                .max()
-                .unwrap_or(0)
+            self.rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.width()).max()
         };
-        let widths: Vec<usize> = (0..self.columns.len()).map(width).collect();
+        let widths: Vec<usize> =
+            (0..self.columns.len()).map(|column| width(column).unwrap_or(0)).collect();
         let mut text = String::new();
         for row in &self.rows {
             let mut line = String::new();
@@ -197,12 +186,11 @@ impl Table {
             for ((cell, width), align) in
                 row.iter().zip(&widths).zip(&self.columns).filter(|((_, width), _)| **width > 0)
             {
-                // Writing to a string cannot fail.
-                match align {
-                    Align::Left => write!(line, "{cell:<width$}  "),
-                    Align::Right => write!(line, "{cell:>width$}  "),
-                }
-                .ok();
+                let blank = " ".repeat(width - cell.width());
+                line.extend(match align {
+                    Align::Left => [cell, &blank, "  "],
+                    Align::Right => [&blank, cell, "  "],
+                });
             }
             text.push_str(line.trim_end());
             text.push('\n');
@@ -358,5 +346,8 @@ mod tests {
             table.render(),
             "mirror  release  state\neu           12  current\n/srv/é    1,234  2 behind\\u{1b}\n"
         );
+        table.row(["/srv/漢字", "", "e\u{301}"]);
+        let text = table.render();
+        assert_eq!(text.lines().last(), Some("/srv/漢字           e\u{301}"), "{text}");
     }
 }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use headwater::fleet_status::{LastVerify, MirrorStatus, Public, StatusKind};
+use unicode_width::UnicodeWidthStr as _;
 
 use super::super::output::{Align, Table, age, bytes, count, counted, duration, escape, moment};
 use super::super::{expiry, terminal};
@@ -21,8 +22,7 @@ pub(super) fn describe(mirror_statuses: &[MirrorStatus], now: u64, room: Option<
     let rows: Vec<Vec<String>> =
         mirror_statuses.iter().map(|mirror_status| row(mirror_status, now)).collect();
     let all = table(&rows, |_| true).render();
-    let fits =
-        |text: &str| room.is_none_or(|room| text.lines().all(|line| line.chars().count() <= room));
+    let fits = |text: &str| room.is_none_or(|room| text.lines().all(|line| line.width() <= room));
     if fits(&all) {
         return format!("{}\n{all}", summary(mirror_statuses));
     }
@@ -59,7 +59,7 @@ fn table(rows: &[Vec<String>], shown: impl Fn(&str) -> bool) -> Table {
     };
     let columns: Vec<usize> =
         HEADINGS.iter().enumerate().filter(is_shown).map(|(column, _)| column).collect();
-    let mut table = Table::of_columns(columns.iter().map(|column| HEADINGS[*column]));
+    let mut table = Table::new(columns.iter().map(|column| HEADINGS[*column]));
     rows.iter().for_each(|row| table.row(columns.iter().map(|column| &row[*column])));
     table
 }

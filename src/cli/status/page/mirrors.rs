@@ -1,15 +1,16 @@
 //! The mirrors on the page: the state of each mirror, and its last days.
 
-use std::fmt::Write as _;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use headwater::fleet_status::{
-    DAY_SECONDS, Day, DayKind, LastVerify, MirrorStatus, StatusKind, days, published,
+    DAY_SECONDS, Day, DayKind, LastVerify, MirrorStatus, Published, StatusKind, days, published,
 };
 use headwater::mirror::{EventKind, HistoryEvent};
+use maud::{Markup, html};
 
-use super::super::super::output::{bytes, count, counted, duration, moment};
-use super::{StatusPage, class, text, time};
+use super::super::super::output::{bytes, count, counted, duration, escape, moment};
+use super::{StatusPage, class, fact, time};
 
 /// Days in the strip of a mirror.
 const DAYS: u64 = 14;
@@ -17,85 +18,84 @@ const DAYS: u64 = 14;
 const MAX_FAILURES: usize = 3;
 
 /// The section with all mirrors, worst first.
-pub(super) fn section(page: &StatusPage<'_>) -> String {
+pub(super) fn section(page: &StatusPage<'_>) -> Markup {
     let published = published(page.seen);
-    let mut html = String::from("<h2>Mirrors</h2>\n");
-    html.push_str(
-        "<p class=\"key\"><span class=\"good\">up to date all day</span><span class=\"late\">a \
-         release came late</span><span class=\"bad\">failures, faults or no \
-         response</span><span>not known</span></p>\n<ul>\n",
-    );
-    for mirror_status in page.mirror_statuses {
-        let one = page.seen.iter().find(|one| one.mirror == mirror_status.mirror);
-        let history = one.map_or(&[][..], |one| &one.history);
-        let mut days = days(history, &published, page.tolerance, page.now, DAYS);
-        if let Some(today) = days
-            .last_mut()
-            .filter(|_| !mirror_status.is_known() && mirror_status.state != StatusKind::Frozen)
-        {
-            today.kind = DayKind::Trouble;
+    html! {
+        h2 { "Mirrors" }
+        p.key {
+            span.good { "up to date all day" }
+            span.late { "a release came late" }
+            span.bad { "failures, faults or no response" }
+            span { "not known" }
         }
-        let strip = strip(&days, mirror_status.is_known());
-        html.push_str(&card(page, mirror_status, history, &strip));
+        ul {
+            @for mirror_status in page.mirror_statuses {
+                (card(page, mirror_status, &published))
+            }
+        }
     }
-    html.push_str("</ul>\n");
-    html
 }
 
 fn card(
     page: &StatusPage<'_>,
     mirror_status: &MirrorStatus,
-    history: &[HistoryEvent],
-    strip: &str,
-) -> String {
-    let (name, place) = (text(&page.name(mirror_status)), place(page, mirror_status));
-    let mut html = format!(
-        "<li class=\"mirror\">\n<div class=\"top\"><h3 class=\"name\">{name}</h3><span \
-         class=\"place\">{place}</span><span class=\"state {}\">{}</span></div>\n",
-        class(mirror_status.state),
-        mirror_status.state.name(),
-    );
-    // Writing to a string cannot fail.
-    match &mirror_status.error {
-        Some(error) if page.is_internal => {
-            writeln!(html, "<p class=\"error\">{}</p>", text(error)).ok()
+    published: &BTreeMap<u64, Published>,
+) -> Markup {
+    let one = page.seen.iter().find(|one| one.mirror == mirror_status.mirror);
+    let history = one.map_or(&[][..], |one| &one.history);
+    let mut days = days(history, published, page.tolerance, page.now, DAYS);
+    if let Some(today) = days
+        .last_mut()
+        .filter(|_| !mirror_status.is_known() && mirror_status.state != StatusKind::Frozen)
+    {
+        today.kind = DayKind::Trouble;
+    }
+    html! {
+        li.mirror {
+            div.top {
+                h3.name { (escape(&page.name(mirror_status))) }
+                span.place { (place(page, mirror_status)) }
+                span.state.(class(mirror_status.state)) { (mirror_status.state.name()) }
+            }
+            @match &mirror_status.error {
+                Some(error) if page.is_internal => { p.error { (escape(error)) } }
+                Some(_) => { p.error { (problem(mirror_status.state)) } }
+                None => {}
+            }
+            @if let Some(last) = mirror_status.last_seen {
+                p.soft {
+                    "At " (time(last.time)) " the mirror served release " (last.sequence)
+                    ", published on " (time(last.created)) "."
+                }
+            }
+            @if mirror_status.is_known() { (facts(page, mirror_status)) }
+            (strip(&days, mirror_status.is_known()))
+            (failures(page, history))
         }
-        Some(_) => writeln!(html, "<p class=\"error\">{}</p>", problem(mirror_status.state)).ok(),
-        None => None,
-    };
-    if let Some(last) = mirror_status.last_seen {
-        let (sequence, at, created) = (last.sequence, time(last.time), time(last.created));
-        writeln!(
-            html,
-            "<p class=\"soft\">At {at} the mirror served release {sequence}, published \
-                        on {created}.</p>"
-        )
-        .ok();
     }
-    if mirror_status.is_known() {
-        html.push_str(&facts(page, mirror_status));
-    }
-    html.push_str(strip);
-    html.push_str(&failures(page, history));
-    html.push_str("</li>\n");
-    html
 }
 
 /// The region and the public URL of a mirror; on an internal page also the push URL.
-fn place(page: &StatusPage<'_>, mirror_status: &MirrorStatus) -> String {
+fn place(page: &StatusPage<'_>, mirror_status: &MirrorStatus) -> Markup {
     let config =
         page.config.all_mirrors().find(|mirror| mirror.name.as_str() == mirror_status.mirror);
-    let region =
-        config.and_then(|mirror| mirror.region.as_ref()).map(|region| text(region.as_str()));
-    let url = config.and_then(|mirror| mirror.public_url.as_ref()).map(|url| text(url.as_str()));
-    let link = url.map(|url| format!("<a href=\"{url}\" rel=\"noreferrer\">{url}</a>"));
-    let push = Some(text(&mirror_status.location))
+    let region = config.and_then(|mirror| mirror.region.as_ref());
+    let url = config.and_then(|mirror| mirror.public_url.as_ref()).map(|url| escape(url.as_str()));
+    let push = Some(escape(&mirror_status.location))
         .filter(|_| page.is_internal && mirror_status.location != mirror_status.mirror);
-    let answer = mirror_status
-        .round_trip_ms
-        .filter(|_| page.is_internal)
-        .map(|ms| format!("responds in {} ms", count(ms)));
-    [region, link, push, answer].into_iter().flatten().collect::<Vec<_>>().join(", ")
+    let answer = mirror_status.round_trip_ms.filter(|_| page.is_internal);
+    let parts = [
+        region.map(|region| html! { (escape(region.as_str())) }),
+        url.map(|url| html! { a href=(url) rel="noreferrer" { (url) } }),
+        push.map(|push| html! { (push) }),
+        answer.map(|ms| html! { "responds in " (count(ms)) " ms" }),
+    ];
+    html! {
+        @for (number, part) in parts.into_iter().flatten().enumerate() {
+            @if number > 0 { ", " }
+            (part)
+        }
+    }
 }
 
 /// The public text about a mirror whose state is not known.
@@ -108,57 +108,51 @@ const fn problem(state: StatusKind) -> &'static str {
     }
 }
 
-fn facts(page: &StatusPage<'_>, mirror_status: &MirrorStatus) -> String {
-    let mut html = String::from("<dl class=\"facts\">\n");
-    let mut add = |term: &str, description: Option<String>| {
-        html.extend(
-            description
-                .map(|description| format!("<div><dt>{term}</dt><dd>{description}</dd></div>\n")),
-        );
-    };
-    let same =
-        page.same_as(mirror_status).map(|newest| format!(", same as {newest}")).unwrap_or_default();
-    add("Release", mirror_status.sequence.map(|sequence| format!("{sequence}{same}")));
-    add("Published", mirror_status.created.map(time));
-    add(
-        "Lag",
-        mirror_status.lag.filter(|_| mirror_status.behind > 0).map(|lag| {
-            let behind = counted(mirror_status.behind, "release", "releases");
-            format!("{}, {behind}", duration(Duration::from_secs(lag.max(1))))
-        }),
-    );
-    let or = |text: Option<String>, without: &str| Some(text.unwrap_or_else(|| without.to_owned()));
-    add("Switched", or(mirror_status.switched.map(time), "not known"));
-    add("Verified", or(mirror_status.verified.map(verification), "not yet"));
-    add("Content", mirror_status.bytes.map(bytes));
-    add("On disk", mirror_status.usage.as_ref().map(|usage| bytes(usage.bytes)));
-    add("Free", mirror_status.free_bytes.map(bytes));
-    add(
-        "Visitors",
-        mirror_status.public.as_ref().map(|public| match public.stale.first() {
-            None => "get this release".to_owned(),
-            Some(stale) => {
-                format!("get other content for {}: {}", text(&stale.path), text(&stale.why))
-            }
-        }),
-    );
-    html.push_str("</dl>\n");
-    html
+fn facts(page: &StatusPage<'_>, mirror_status: &MirrorStatus) -> Markup {
+    let release = mirror_status.sequence.map(|sequence| {
+        html! {
+            (sequence)
+            @if let Some(newest) = page.same_as(mirror_status) { ", same as " (newest) }
+        }
+    });
+    let lag = mirror_status.lag.filter(|_| mirror_status.behind > 0).map(|lag| {
+        let behind = counted(mirror_status.behind, "release", "releases");
+        format!("{}, {behind}", duration(Duration::from_secs(lag.max(1))))
+    });
+    let switched = mirror_status.switched.map_or_else(|| html! { "not known" }, time);
+    let verified = mirror_status.verified.map_or_else(|| html! { "not yet" }, verification);
+    let visitors = mirror_status.public.as_ref().map(|public| match public.stale.first() {
+        None => html! { "get this release" },
+        Some(stale) => {
+            html! { "get other content for " (escape(&stale.path)) ": " (escape(&stale.why)) }
+        }
+    });
+    html! {
+        dl.facts {
+            (fact("Release", release))
+            (fact("Published", mirror_status.created.map(time)))
+            (fact("Lag", lag))
+            (fact("Switched", Some(switched)))
+            (fact("Verified", Some(verified)))
+            (fact("Content", mirror_status.bytes.map(bytes)))
+            (fact("On disk", mirror_status.usage.as_ref().map(|usage| bytes(usage.bytes))))
+            (fact("Free", mirror_status.free_bytes.map(bytes)))
+            (fact("Visitors", visitors))
+        }
+    }
 }
 
-fn verification(verified: LastVerify) -> String {
-    let depth = if verified.quick { ", quick" } else { "" };
-    let faults = match verified.faults {
-        0 => String::new(),
-        faults => format!(": {}", counted(faults, "fault", "faults")),
-    };
-    format!("{}{depth}{faults}", time(verified.time))
+fn verification(verified: LastVerify) -> Markup {
+    html! {
+        (time(verified.time))
+        @if verified.quick { ", quick" }
+        @if verified.faults > 0 { ": " (counted(verified.faults, "fault", "faults")) }
+    }
 }
 
 /// The days as bars, with a text for screen readers.
-fn strip(days: &[Day], answers: bool) -> String {
-    let mut html = String::from("<ul class=\"strip\" aria-label=\"The last 14 days\">");
-    for (left, day) in (0..days.len()).rev().zip(days) {
+fn strip(days: &[Day], answers: bool) -> Markup {
+    let bars = (0..days.len()).rev().zip(days).map(|(left, day)| {
         let (class, words) = match day.kind {
             DayKind::Trouble if left == 0 && !answers => ("bad", "no response".to_owned()),
             DayKind::Unknown => ("none", "not known".to_owned()),
@@ -172,21 +166,19 @@ fn strip(days: &[Day], answers: bool) -> String {
             0 => String::new(),
             switches => format!(", {}", counted(switches, "switch", "switches")),
         };
-        let words = format!("{}: {words}{switches}", date(day.start));
-        write!(
-            html,
-            "<li class=\"{class}\" title=\"{words}\"><span class=\"sr\">{words}</span></li>"
-        )
-        .ok();
+        (class, format!("{}: {words}{switches}", date(day.start)))
+    });
+    html! {
+        ul.strip aria-label="The last 14 days" {
+            @for (class, words) in bars {
+                li class=(class) title=(words) { span.sr { (words) } }
+            }
+        }
+        div.ends aria-hidden="true" {
+            span { @if let Some(first) = days.first() { (date(first.start)) } }
+            span { "today" }
+        }
     }
-    html.push_str("</ul>\n");
-    let ends = days.first().map(|first| date(first.start)).unwrap_or_default();
-    writeln!(
-        html,
-        "<div class=\"ends\" aria-hidden=\"true\"><span>{ends}</span><span>today</span></div>"
-    )
-    .ok();
-    html
 }
 
 fn date(seconds: u64) -> String {
@@ -195,26 +187,22 @@ fn date(seconds: u64) -> String {
 
 /// The failures on the mirror during the days of the strip; an internal page also shows the
 /// reasons.
-fn failures(page: &StatusPage<'_>, history: &[HistoryEvent]) -> String {
+fn failures(page: &StatusPage<'_>, history: &[HistoryEvent]) -> Markup {
     let since = page.now.saturating_sub(DAYS * DAY_SECONDS);
-    let why =
-        |why: &str| if page.is_internal { format!(": {}", text(why)) } else { ".".to_owned() };
-    let failed = |happening: &HistoryEvent| {
-        let when = time(happening.time);
-        let words = match &happening.what {
-            EventKind::Failed { release, why: what } => {
-                format!("Release {} failed on {when}{}", release.sequence(), why(what))
+    let recent = history.iter().rev().filter(|event| event.time >= since);
+    let failed = recent.filter_map(|event| match &event.what {
+        EventKind::Failed { release, why } => Some(("Release", event.time, release, why)),
+        EventKind::HookFailed { release, why } => {
+            Some(("The command after release", event.time, release, why))
+        }
+        _ => None,
+    });
+    html! {
+        @for (what, at, release, why) in failed.take(MAX_FAILURES) {
+            p.error {
+                (what) " " (release.sequence()) " failed on " (time(at))
+                @if page.is_internal { ": " (escape(why)) } @else { "." }
             }
-            EventKind::HookFailed { release, why: what } => {
-                format!(
-                    "The command after release {} failed on {when}{}",
-                    release.sequence(),
-                    why(what)
-                )
-            }
-            _ => return None,
-        };
-        (happening.time >= since).then(|| format!("<p class=\"error\">{words}</p>\n"))
-    };
-    history.iter().rev().filter_map(failed).take(MAX_FAILURES).collect()
+        }
+    }
 }

@@ -1,22 +1,25 @@
 //! `headwater status --html FILE`: the fleet on one page, for people.
 //!
 //! One self-contained file: no script, no font and no image, and a content security
-//! policy that allows none. Pure. Text from mirrors and from the user passes [`text`].
+//! policy that allows none. Pure. Text from mirrors and from the user passes [`escape`], which
+//! makes control characters visible; the crate `maud` escapes every text for HTML.
 
 mod mirrors;
 mod releases;
 
-use std::fmt::Write as _;
 use std::time::Duration;
 
 use headwater::config::Config;
 use headwater::fleet_status::{MirrorStatus, Poll, StatusKind};
 use headwater::manifest::Diff;
 use headwater::release::Release;
+use maud::{Markup, PreEscaped, Render, html};
 
 use super::super::output::{count, counted, duration, escape, moment};
 
 const STYLE: &str = include_str!("style.css");
+/// The content security policy of the page.
+const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; img-src data:";
 
 /// The data of the page.
 #[derive(Debug)]
@@ -39,33 +42,21 @@ pub(super) struct StatusPage<'a> {
     pub(super) now: u64,
 }
 
-/// Escapes `text` for HTML, between tags and in quoted values.
-fn text(text: &str) -> String {
-    let mut safe = String::with_capacity(text.len() + 8);
-    for c in escape(text).chars() {
-        match c {
-            '&' => safe.push_str("&amp;"),
-            '<' => safe.push_str("&lt;"),
-            '>' => safe.push_str("&gt;"),
-            '"' => safe.push_str("&quot;"),
-            '\'' => safe.push_str("&#39;"),
-            plain => safe.push(plain),
+/// A term and its description; nothing if there is no description.
+fn fact(term: &str, description: Option<impl Render>) -> Markup {
+    html! {
+        @if let Some(description) = description {
+            div { dt { (term) } dd { (description) } }
         }
     }
-    safe
-}
-
-/// A term and its description.
-fn fact(term: &str, description: &str) -> String {
-    format!("<div><dt>{}</dt><dd>{}</dd></div>\n", text(term), text(description))
 }
 
 /// A time in UTC, as text and as attribute. It is absolute because the page is read later.
-fn time(seconds: u64) -> String {
+fn time(seconds: u64) -> Markup {
     let exact = moment(seconds);
-    let shown =
+    let minute =
         exact.get(..16).filter(|_| exact.ends_with('Z')).map(|minute| minute.replace('T', " "));
-    format!("<time datetime=\"{exact}\">{}</time>", shown.as_deref().unwrap_or(&exact))
+    html! { time datetime=(exact) { (minute.as_deref().unwrap_or(&exact)) } }
 }
 
 const fn class(state: StatusKind) -> &'static str {
@@ -83,34 +74,42 @@ const fn class(state: StatusKind) -> &'static str {
 impl StatusPage<'_> {
     /// The whole page.
     pub(super) fn render(&self) -> String {
-        let mut page = String::with_capacity(64 * 1024);
-        let (title, verdict, mood) = (text(&self.title), self.verdict(), self.mood());
-        // Writing to a string cannot fail.
-        write!(
-            page,
-            "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
-             <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
-             <meta http-equiv=\"content-security-policy\" content=\"default-src 'none'; style-src \
-             'unsafe-inline'; img-src data:\">\n<meta name=\"robots\" content=\"noindex\">\n\
-             <link rel=\"icon\" href=\"data:,\">\n<title>{title}: {verdict}</title>\n<style>\n\
-             {STYLE}</style>\n</head>\n<body>\n<header>\n<h1>{title}</h1>\n\
-             <p class=\"verdict {mood}\">{verdict}</p>\n<p class=\"soft\">As of {} UTC</p>\n\
-             {}</header>\n<main>\n",
-            time(self.now),
-            self.subtitle()
-        )
-        .ok();
-        page.push_str(&self.sums());
-        page.push_str(&mirrors::section(self));
-        page.push_str(&releases::section(self));
-        write!(
-            page,
-            "</main>\n<footer>\n<p>Made by headwater {}. All times are in UTC.</p>\n</footer>\n\
-             </body>\n</html>\n",
-            env!("CARGO_PKG_VERSION"),
-        )
-        .ok();
-        page
+        let (title, verdict) = (escape(&self.title), self.verdict());
+        let page = html! {
+            (PreEscaped("<!doctype html>\n"))
+            html lang="en" {
+                head {
+                    meta charset="utf-8";
+                    meta name="viewport" content="width=device-width, initial-scale=1";
+                    meta http-equiv="content-security-policy" content=(POLICY);
+                    meta name="robots" content="noindex";
+                    link rel="icon" href="data:,";
+                    title { (title) ": " (verdict) }
+                    style { (PreEscaped(STYLE)) }
+                }
+                body {
+                    header {
+                        h1 { (title) }
+                        p.verdict.(self.mood()) { (verdict) }
+                        p.soft { "As of " (time(self.now)) " UTC" }
+                        (self.subtitle())
+                    }
+                    main {
+                        (self.sums())
+                        (mirrors::section(self))
+                        (releases::section(self))
+                    }
+                    footer {
+                        p {
+                            "Made by headwater " (env!("CARGO_PKG_VERSION"))
+                            ". All times are in UTC."
+                        }
+                    }
+                }
+            }
+            (PreEscaped("\n"))
+        };
+        page.into_string()
     }
 
     fn of(&self, is: impl Fn(StatusKind) -> bool) -> u64 {
@@ -166,20 +165,19 @@ impl StatusPage<'_> {
         })
     }
 
-    fn subtitle(&self) -> String {
+    fn subtitle(&self) -> Markup {
         let Some((newest, _)) = self.releases.first() else {
-            return "<p class=\"soft\">No release is known yet.</p>\n".to_owned();
+            return html! { p.soft { "No release is known yet." } };
         };
-        let note =
-            newest.note.as_deref().map(|note| format!("<br>{}", text(note))).unwrap_or_default();
-        let published = time(newest.created);
-        format!(
-            "<p class=\"soft\">Release {} was published on {published}.{note}</p>\n",
-            newest.sequence
-        )
+        html! {
+            p.soft {
+                "Release " (newest.sequence) " was published on " (time(newest.created)) "."
+                @if let Some(note) = &newest.note { br; (escape(note)) }
+            }
+        }
     }
 
-    fn sums(&self) -> String {
+    fn sums(&self) -> Markup {
         let counted_of = |is: fn(&MirrorStatus) -> bool| {
             self.mirror_statuses.iter().filter(|mirror_status| is(mirror_status)).count() as u64
         };
@@ -213,13 +211,15 @@ impl StatusPage<'_> {
             (0, never) => format!("{} not yet verified", count(never)),
             (faults, _) => counted(faults, "fault", "faults"),
         };
-        format!(
-            "<dl class=\"sums\">\n{}{}{}{}</dl>\n",
-            fact("Mirrors", &mirrors),
-            fact("Not responding", &count(counted_of(|mirror_status| !mirror_status.is_known()))),
-            fact("Longest lag", &lag),
-            fact("Verified", &verified),
-        )
+        let silent = counted_of(|mirror_status| !mirror_status.is_known());
+        html! {
+            dl.sums {
+                (fact("Mirrors", Some(mirrors)))
+                (fact("Not responding", Some(count(silent))))
+                (fact("Longest lag", Some(lag)))
+                (fact("Verified", Some(verified)))
+            }
+        }
     }
 }
 
@@ -229,9 +229,11 @@ mod tests {
 
     #[test]
     fn nothing_of_others_becomes_markup() {
+        let text = escape("<a href='x' id=\"y\">&amp;\u{202e}\u{1b}");
         assert_eq!(
-            text("<a href='x' id=\"y\">&amp;\u{202e}\u{1b}"),
-            "&lt;a href=&#39;x&#39; id=&quot;y&quot;&gt;&amp;amp;\\u{202e}\\u{1b}"
+            html! { b title=(text) { (text) } }.into_string(),
+            "<b title=\"&lt;a href='x' id=&quot;y&quot;&gt;&amp;amp;\\u{202e}\\u{1b}\">\
+             &lt;a href='x' id=&quot;y&quot;&gt;&amp;amp;\\u{202e}\\u{1b}</b>"
         );
         let evil = "</style><script>alert(1)</script>\u{1b}[2J";
         let mirror_status = MirrorStatus {
