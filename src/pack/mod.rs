@@ -24,6 +24,7 @@ mod group;
 mod layout;
 mod level;
 mod reader;
+mod signature;
 mod sketch;
 mod stable_name;
 mod writer;
@@ -35,6 +36,10 @@ pub use group::{Groups, ObjectToPack, group, group_within};
 pub use layout::{BaseRange, Piece};
 pub use level::{Level, ParseLevelError};
 pub use reader::{Blocks, PackReader};
+pub use signature::{
+    MatchedRange, Signature, SignatureKey, SignatureSearch, SignatureShape, Signer, search,
+    size_bits,
+};
 pub use sketch::Sketch;
 pub use stable_name::{hash_token, stable_name};
 pub use writer::{Pack, PackWriter};

@@ -1,0 +1,515 @@
+//! Block signatures: short hashes of the blocks of an old object, by which an origin that does not
+//! have the object finds the ranges of it that new content contains.
+//!
+//! An object is divided into blocks of one size; the last one may be shorter. The hash of a block
+//! is a polynomial over its bytes modulo 2^61 - 1 at a point that the question chooses, mixed and
+//! truncated to a few bytes. It can be rolled from one byte to the next.
+//!
+//! A match of one truncated hash proves little. It counts only where a wrong one is unlikely: as
+//! the next block after a match, where the last match or the end of the object would place it, or
+//! if the following block matches as well. [`SignatureShape::new`] makes hashes long enough that
+//! in new content which shares nothing with the object, a wrong range is found once in 2^16
+//! objects; fewer places are looked at in content that is mostly old. A wrong range costs bytes and
+//! no correctness: the block that builds on it does not decode on the mirror.
+
+use std::collections::HashMap;
+
+/// Smallest block, in bytes.
+// Measured on pages of documentation: smaller blocks cost more in hashes than they save.
+const MIN_BLOCK_BYTES: u32 = 2 << 10;
+/// Largest block, in bytes. A search holds three of them in memory.
+const MAX_BLOCK_BYTES: u32 = 1 << 20;
+/// A shorter last block is not looked for: the list of ranges would grow more than the content
+/// shrinks.
+const MIN_TAIL_BYTES: u32 = 64;
+/// Bits of a hash beyond those that the number of comparisons needs.
+const MARGIN_BITS: u32 = 16;
+/// The smallest hash, in bytes.
+const MIN_HASH_BYTES: u32 = 3;
+/// Maximum number of equal hashes that are compared at one place.
+const MAX_EQUAL: usize = 8;
+/// No block.
+const NONE: u32 = u32::MAX;
+
+/// The modulus, a Mersenne prime.
+const PRIME: u64 = (1 << 61) - 1;
+
+/// The point at which the polynomials are evaluated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SignatureKey([u8; 8]);
+
+impl SignatureKey {
+    /// Length in bytes.
+    pub const BYTES: usize = 8;
+
+    /// Every sequence of 8 bytes is a key.
+    #[must_use]
+    pub const fn from_bytes(bytes: [u8; Self::BYTES]) -> Self {
+        Self(bytes)
+    }
+
+    /// Its bytes.
+    #[must_use]
+    pub const fn as_bytes(&self) -> &[u8; Self::BYTES] {
+        &self.0
+    }
+
+    /// The point: at least 256, because at a smaller one two bytes could make up for each other.
+    const fn point(self) -> u64 {
+        256 + u64::from_le_bytes(self.0) % (PRIME - 256)
+    }
+}
+
+/// The number of bits of a size. A question states this instead of the size of the new content.
+#[must_use]
+pub const fn size_bits(bytes: u64) -> u8 {
+    // At most 64.
+    (u64::BITS - bytes.leading_zeros()) as u8
+}
+
+/// The number and the size of the hashes of a signature. Both ends compute it from the same
+/// numbers, so it is not transferred.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SignatureShape {
+    base_bytes: u64,
+    block_bytes: u32,
+    hash_bytes: u32,
+}
+
+impl SignatureShape {
+    /// The shape for an old object of `base_bytes` and new content whose size has `new_bits` bits.
+    #[must_use]
+    pub fn new(base_bytes: u64, new_bits: u8) -> Self {
+        let block = u32::try_from(base_bytes.isqrt().saturating_mul(2)).unwrap_or(u32::MAX);
+        let block_bytes = block.clamp(MIN_BLOCK_BYTES, MAX_BLOCK_BYTES);
+        let blocks = u32::from(size_bits(base_bytes / u64::from(block_bytes)));
+        // Two places for each block where one hash decides, and all places where two do.
+        let single = blocks + 1 + MARGIN_BITS;
+        let pair = (u32::from(new_bits.min(64)) + blocks + MARGIN_BITS).div_ceil(2);
+        let hash_bytes = single.max(pair).div_ceil(8).clamp(MIN_HASH_BYTES, 8);
+        Self { base_bytes, block_bytes, hash_bytes }
+    }
+
+    /// A shape with given sizes, clamped to those that are possible; for tests.
+    #[must_use]
+    pub fn with_sizes(base_bytes: u64, block_bytes: u32, hash_bytes: u32) -> Self {
+        let block_bytes = block_bytes.clamp(1, MAX_BLOCK_BYTES);
+        Self { base_bytes, block_bytes, hash_bytes: hash_bytes.clamp(1, 8) }
+    }
+
+    /// The size of the old object in bytes.
+    #[must_use]
+    pub const fn base_bytes(self) -> u64 {
+        self.base_bytes
+    }
+
+    /// Length of the signature in bytes.
+    #[must_use]
+    pub const fn bytes(self) -> u64 {
+        self.base_bytes.div_ceil(self.block_bytes as u64) * self.hash_bytes as u64
+    }
+
+    const fn full_blocks(self) -> u64 {
+        self.base_bytes / self.block_bytes as u64
+    }
+
+    /// The length of the last block, if it is shorter and long enough to be looked for.
+    fn tail_bytes(self) -> Option<usize> {
+        let tail = (self.base_bytes % u64::from(self.block_bytes)) as usize;
+        (tail >= MIN_TAIL_BYTES as usize).then_some(tail)
+    }
+}
+
+/// `value` modulo [`PRIME`], for a value below 2^124.
+#[expect(clippy::cast_possible_truncation, reason = "both halves have at most 63 bits")]
+const fn reduce(value: u128) -> u64 {
+    let folded = (value as u64 & PRIME) + (value >> 61) as u64;
+    let folded = (folded & PRIME) + (folded >> 61);
+    if folded >= PRIME { folded - PRIME } else { folded }
+}
+
+const fn multiply(a: u64, b: u64) -> u64 {
+    reduce(a as u128 * b as u128)
+}
+
+/// Evaluates polynomials at one point.
+#[derive(Debug, Clone)]
+struct Polynomial {
+    /// The powers of the point, from the eighth down to the zeroth.
+    powers: [u64; 9],
+}
+
+impl Polynomial {
+    fn new(key: SignatureKey) -> Self {
+        let mut powers = [1; 9];
+        for at in (0..8).rev() {
+            powers[at] = multiply(powers[at + 1], key.point());
+        }
+        Self { powers }
+    }
+
+    /// The value for the bytes of `value` followed by `bytes`.
+    fn extend(&self, mut value: u64, bytes: &[u8]) -> u64 {
+        let (eights, rest) = bytes.as_chunks::<8>();
+        for eight in eights {
+            // Eight products at once, because a chain of multiplications is four times as slow.
+            let sum = eight
+                .iter()
+                .zip(&self.powers[1..])
+                .fold(u128::from(value) * u128::from(self.powers[0]), |sum, (byte, power)| {
+                    sum + u128::from(*byte) * u128::from(*power)
+                });
+            value = reduce(sum);
+        }
+        for byte in rest {
+            let sum = u128::from(value) * u128::from(self.powers[7]) + u128::from(*byte);
+            value = reduce(sum);
+        }
+        value
+    }
+
+    fn of(&self, bytes: &[u8]) -> u64 {
+        self.extend(0, bytes)
+    }
+
+    /// The point to the power of `exponent`.
+    fn power(&self, mut exponent: u32) -> u64 {
+        let (mut result, mut square) = (1, self.powers[7]);
+        while exponent > 0 {
+            if exponent % 2 == 1 {
+                result = multiply(result, square);
+            }
+            square = multiply(square, square);
+            exponent /= 2;
+        }
+        result
+    }
+}
+
+/// Mixes a value and keeps `hash_bytes` of it. Without the mixing, one byte that changes in the
+/// same way in all pages of a site would match wrongly in all of them or in none.
+const fn truncate(value: u64, hash_bytes: u32) -> u64 {
+    let value = (value ^ (value >> 31)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let value = (value ^ (value >> 29)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    value >> (64 - 8 * hash_bytes)
+}
+
+/// The hashes of the blocks of an old object.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Signature {
+    shape: SignatureShape,
+    hashes: Vec<u8>,
+}
+
+impl Signature {
+    /// The signature of `content`, whose length must be that of the shape.
+    #[must_use]
+    pub fn of(content: &[u8], shape: SignatureShape, key: SignatureKey) -> Self {
+        let (mut signer, mut hashes) = (Signer::new(shape, key), Vec::new());
+        signer.add(content, &mut hashes);
+        signer.finish(&mut hashes);
+        Self { shape, hashes }
+    }
+
+    /// Takes the hashes as they were encoded. `None` if they are not as many as the shape says.
+    #[must_use]
+    pub fn decode(shape: SignatureShape, hashes: Vec<u8>) -> Option<Self> {
+        (hashes.len() as u64 == shape.bytes()).then_some(Self { shape, hashes })
+    }
+
+    /// The hashes, each as its lowest bytes, little endian.
+    #[must_use]
+    pub fn encode(&self) -> &[u8] {
+        &self.hashes
+    }
+
+    fn hash(&self, block: u64) -> Option<u64> {
+        let length = self.shape.hash_bytes as usize;
+        let start = usize::try_from(block).ok()?.checked_mul(length)?;
+        let hash = self.hashes.get(start..start.checked_add(length)?)?;
+        Some(hash.iter().rev().fold(0, |hash, byte| hash << 8 | u64::from(*byte)))
+    }
+}
+
+/// Makes a signature from content that comes in parts.
+#[derive(Debug, Clone)]
+pub struct Signer {
+    shape: SignatureShape,
+    polynomial: Polynomial,
+    value: u64,
+    /// Bytes of the current block.
+    filled: usize,
+}
+
+impl Signer {
+    /// A signer for one object.
+    #[must_use]
+    pub fn new(shape: SignatureShape, key: SignatureKey) -> Self {
+        Self { shape, polynomial: Polynomial::new(key), value: 0, filled: 0 }
+    }
+
+    /// Adds the next bytes of the object, and appends the hashes of complete blocks to `out`.
+    pub fn add(&mut self, mut bytes: &[u8], out: &mut Vec<u8>) {
+        let block = self.shape.block_bytes as usize;
+        while !bytes.is_empty() {
+            let (now, rest) = bytes.split_at(bytes.len().min(block - self.filled));
+            self.value = self.polynomial.extend(self.value, now);
+            self.filled += now.len();
+            if self.filled == block {
+                self.end_block(out);
+            }
+            bytes = rest;
+        }
+    }
+
+    /// Appends the hash of the last block, if it is shorter than the others.
+    pub fn finish(mut self, out: &mut Vec<u8>) {
+        if self.filled > 0 {
+            self.end_block(out);
+        }
+    }
+
+    fn end_block(&mut self, out: &mut Vec<u8>) {
+        let length = self.shape.hash_bytes;
+        out.extend_from_slice(&truncate(self.value, length).to_le_bytes()[..length as usize]);
+        (self.value, self.filled) = (0, 0);
+    }
+}
+
+/// Bytes of an old object that new content contains.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MatchedRange {
+    /// The offset in the old object.
+    pub base: u64,
+    /// The offset in the new content.
+    pub new: u64,
+    /// The number of bytes, at least 1.
+    pub length: u64,
+}
+
+/// The ranges of the old object of `signature` that `content` contains.
+#[must_use]
+pub fn search(content: &[u8], signature: &Signature, key: SignatureKey) -> Vec<MatchedRange> {
+    let mut search = SignatureSearch::new(signature, key, content.len() as u64);
+    search.add(content);
+    search.finish()
+}
+
+/// Searches content that comes in parts. Ranges are ascending in the new content and do not
+/// overlap there.
+#[derive(Debug)]
+pub struct SignatureSearch<'s> {
+    signature: &'s Signature,
+    polynomial: Polynomial,
+    blocks: BlockTable,
+    /// For each byte, what it takes from the value when it leaves the window.
+    leaving: Vec<u64>,
+    /// By how much the last blocks are displaced if only the end was kept.
+    end_shift: i64,
+    /// By how much the last match was displaced.
+    last_shift: i64,
+    /// The content from `at` on.
+    content: Vec<u8>,
+    at: u64,
+    ranges: Vec<MatchedRange>,
+}
+
+impl<'s> SignatureSearch<'s> {
+    /// A search in new content of `new_bytes`.
+    #[must_use]
+    pub fn new(signature: &'s Signature, key: SignatureKey, new_bytes: u64) -> Self {
+        let polynomial = Polynomial::new(key);
+        let gone = PRIME - polynomial.power(signature.shape.block_bytes);
+        Self {
+            signature,
+            blocks: BlockTable::new(signature),
+            leaving: (0..256).map(|byte| multiply(byte, gone)).collect(),
+            polynomial,
+            end_shift: shift(signature.shape.base_bytes, new_bytes),
+            last_shift: 0,
+            content: Vec::new(),
+            at: 0,
+            ranges: Vec::new(),
+        }
+    }
+
+    /// Adds the next part of the content.
+    pub fn add(&mut self, part: &[u8]) {
+        self.content.extend_from_slice(part);
+        let done = self.advance(false);
+        self.content.drain(..done);
+        self.at += done as u64;
+    }
+
+    /// The ranges, after all content was added.
+    #[must_use]
+    pub fn finish(mut self) -> Vec<MatchedRange> {
+        self.advance(true);
+        self.match_end();
+        self.ranges
+    }
+
+    /// Searches as far as the content reaches; returns the position that was reached.
+    fn advance(&mut self, is_end: bool) -> usize {
+        let block = self.signature.shape.block_bytes as usize;
+        // A match may need the block behind it.
+        let needed = if is_end { block } else { 2 * block };
+        let (mut position, mut value) = (0, None);
+        while position + needed <= self.content.len() {
+            let current = value
+                .unwrap_or_else(|| self.polynomial.of(&self.content[position..position + block]));
+            if let Some(found) = self.find(current, position) {
+                self.push(found * block as u64, position, block);
+                position += block;
+                if found + 1 == self.signature.shape.full_blocks() {
+                    position += self.match_tail(position);
+                }
+                value = None;
+                continue;
+            }
+            value = self.content.get(position + block).map(|entering| {
+                let change =
+                    u64::from(*entering) + self.leaving[usize::from(self.content[position])];
+                reduce(
+                    u128::from(current) * u128::from(self.polynomial.powers[7])
+                        + u128::from(change),
+                )
+            });
+            position += 1;
+        }
+        position
+    }
+
+    /// The block of the old object that is at `position`, if one is and that is certain enough.
+    fn find(&self, value: u64, position: usize) -> Option<u64> {
+        let shape = self.signature.shape;
+        let hash = truncate(value, shape.hash_bytes);
+        if !self.blocks.has(hash) {
+            return None;
+        }
+        let block_bytes = u64::from(shape.block_bytes);
+        let place = self.at + position as u64;
+        // After a match, the next block has the same shift. It may be behind many equal ones.
+        let next = place.checked_add_signed(self.last_shift).filter(|at| at % block_bytes == 0);
+        let is_next =
+            |at: &u64| *at < shape.full_blocks() && self.signature.hash(*at) == Some(hash);
+        let equal = || self.blocks.equal(hash).take(MAX_EQUAL);
+        let is_at_end = |at: &u64| shift(*at * block_bytes, place) == self.end_shift;
+        next.map(|at| at / block_bytes)
+            .filter(is_next)
+            .or_else(|| equal().find(is_at_end))
+            .or_else(|| equal().find(|at| self.is_followed(*at, position)))
+    }
+
+    /// Whether the block after `block` matches the content behind `position`.
+    fn is_followed(&self, block: u64, position: usize) -> bool {
+        let shape = self.signature.shape;
+        let behind = position + shape.block_bytes as usize;
+        let length = if block + 1 < shape.full_blocks() {
+            Some(shape.block_bytes as usize)
+        } else {
+            shape.tail_bytes()
+        };
+        length.is_some_and(|length| self.matches(block + 1, behind, length))
+    }
+
+    fn matches(&self, block: u64, position: usize, length: usize) -> bool {
+        let found = self.content.get(position..position + length);
+        let hash = |bytes| truncate(self.polynomial.of(bytes), self.signature.shape.hash_bytes);
+        found.is_some_and(|bytes| self.signature.hash(block) == Some(hash(bytes)))
+    }
+
+    /// Matches the short last block at `position`, right behind the block before it; returns its
+    /// length.
+    fn match_tail(&mut self, position: usize) -> usize {
+        let shape = self.signature.shape;
+        match shape.tail_bytes() {
+            Some(length) if self.matches(shape.full_blocks(), position, length) => {
+                let base = shape.full_blocks() * u64::from(shape.block_bytes);
+                self.push(base, position, length);
+                length
+            }
+            _ => 0,
+        }
+    }
+
+    /// Matches the short last block at the end of the content.
+    fn match_end(&mut self) {
+        let end = self.ranges.last().map_or(0, |range| range.new + range.length);
+        let Some(length) = self.signature.shape.tail_bytes() else { return };
+        if let Some(position) = self.content.len().checked_sub(length)
+            && self.at + position as u64 >= end
+        {
+            self.match_tail(position);
+        }
+    }
+
+    fn push(&mut self, base: u64, position: usize, length: usize) {
+        let (new, length) = (self.at + position as u64, length as u64);
+        self.last_shift = shift(base, new);
+        match self.ranges.last_mut() {
+            Some(last) if last.base + last.length == base && last.new + last.length == new => {
+                last.length += length;
+            }
+            _ => self.ranges.push(MatchedRange { base, new, length }),
+        }
+    }
+}
+
+/// The distance from an offset in new content to one in the old object. Both are below 2^53.
+fn shift(base: u64, new: u64) -> i64 {
+    base.cast_signed().wrapping_sub(new.cast_signed())
+}
+
+/// Finds the full blocks with a hash.
+#[derive(Debug)]
+struct BlockTable {
+    /// A bit for the lowest bits of each hash: most lookups end here.
+    filter: Vec<u64>,
+    first: HashMap<u64, u32>,
+    /// The next block with the same hash, by block.
+    next: Vec<u32>,
+}
+
+impl BlockTable {
+    fn new(signature: &Signature) -> Self {
+        let count = u32::try_from(signature.shape.full_blocks()).unwrap_or(NONE).min(NONE - 1);
+        let words = (count as usize / 4).next_power_of_two().clamp(16, 1 << 18);
+        let mut table = Self {
+            filter: vec![0; words],
+            first: HashMap::with_capacity(count as usize),
+            next: vec![NONE; count as usize],
+        };
+        // From the last to the first, so that equal blocks come in their order.
+        for block in (0..count).rev() {
+            let Some(hash) = signature.hash(u64::from(block)) else { continue };
+            let (word, bit) = table.place(hash);
+            table.filter[word] |= bit;
+            let after = table.first.insert(hash, block);
+            table.next[block as usize] = after.unwrap_or(NONE);
+        }
+        table
+    }
+
+    fn place(&self, hash: u64) -> (usize, u64) {
+        let bit = usize::try_from(hash & 0xffff_ffff).unwrap_or(0) % (self.filter.len() * 64);
+        (bit / 64, 1 << (bit % 64))
+    }
+
+    fn has(&self, hash: u64) -> bool {
+        let (word, bit) = self.place(hash);
+        self.filter[word] & bit != 0 && self.first.contains_key(&hash)
+    }
+
+    fn equal(&self, hash: u64) -> impl Iterator<Item = u64> {
+        let valid = |block: &u32| *block != NONE;
+        let first = self.first.get(&hash).copied().filter(valid);
+        std::iter::successors(first, move |block| {
+            self.next.get(*block as usize).copied().filter(valid)
+        })
+        .map(u64::from)
+    }
+}
+
+#[cfg(test)]
+mod tests;
