@@ -208,7 +208,7 @@ fn describe(plan: &PlanReport, job: &PreparedPush, list: ListArgs) -> String {
                 "joins: would be filled, and the push would not wait for it".to_owned()
             }
             (None, None) => "would be filled".to_owned(),
-            (None, Some(_)) => describe_bases(&mirror.bases),
+            (None, Some(_)) => describe_bases(mirror),
         };
         // The release of a failed mirror is not known.
         let nothing = if mirror.failure.is_some() { "-" } else { "none" };
@@ -319,8 +319,9 @@ fn wave_followup_text(wave: &WavePlan, is_last: bool) -> String {
 }
 
 /// The numbers of objects that would be sent as deltas, by the kind of their base.
-fn describe_bases(bases: &BaseCounts) -> String {
-    let BaseCounts { same_path, like_content, like_name, neighbour, none: _ } = *bases;
+fn describe_bases(mirror: &MirrorPlan) -> String {
+    let BaseCounts { same_path, like_content, like_name, neighbour, signed, none: _ } =
+        mirror.bases;
     let kinds = [
         (same_path, "the same path"),
         (like_content, "similar content"),
@@ -332,7 +333,14 @@ fn describe_bases(bases: &BaseCounts) -> String {
         .filter(|(number, _)| *number > 0)
         .map(|(number, kind)| format!("{} from {kind}", count(*number)))
         .collect();
-    if kinds.is_empty() { String::new() } else { format!("deltas: {}", kinds.join(", ")) }
+    let mut words = Vec::new();
+    if !kinds.is_empty() {
+        words.push(format!("deltas: {}", kinds.join(", ")));
+    }
+    if let Some(signer) = &mirror.signed_by {
+        words.push(format!("builds {} on signatures of {}", count(signed), escape(signer)));
+    }
+    words.join("; ")
 }
 
 fn describe_churn(churn: &Churn) -> String {

@@ -92,7 +92,9 @@ impl MirrorError {
     #[must_use]
     pub fn damaged_bases(&self) -> &[ObjectId] {
         match self {
-            Self::Store(StoreError::DamagedBases { objects }) => objects,
+            Self::Store(
+                StoreError::DamagedBases { objects } | StoreError::OtherBases { objects },
+            ) => objects,
             Self::Remote { refusal } => &refusal.objects,
             _ => &[],
         }

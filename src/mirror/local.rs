@@ -1,6 +1,6 @@
 //! A mirror that is a directory on this machine; its store runs in this process.
 
-use std::io::{Read, Seek as _, SeekFrom};
+use std::io::{self, Read, Seek as _, SeekFrom};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -18,8 +18,8 @@ use crate::mirror::{
     SourceError, StageRequest,
 };
 use crate::monitor::{Event, Monitor};
-use crate::pack::PackReader;
-use crate::protocol::Settled;
+use crate::pack::{PackReader, Signature, SignatureShape};
+use crate::protocol::{self, Settled, SignatureQuestion};
 use crate::release::ReleaseName;
 use crate::store::{
     Depth, Fetch, OfferedRelease, Presence, Pruned, Repaired, StagingTransaction, Store,
@@ -242,6 +242,32 @@ impl Mirror for DirectoryMirror {
             Presence::Absent => Ok(vec![false; objects.len()]),
             Presence::Store(store) => Ok(store.holds(objects, &|| monitor.is_cancelled())?),
         }
+    }
+
+    fn signatures(
+        &self,
+        question: &SignatureQuestion,
+        sizes: &[u64],
+        monitor: &dyn Monitor,
+    ) -> Result<Vec<Option<Signature>>, MirrorError> {
+        let Presence::Store(store) = Store::look(&self.path)? else {
+            return Ok(vec![None; question.asked.len()]);
+        };
+        let mut stream = store.signatures(&question.base, &question.asked, question.key)?;
+        let (mut buffer, mut frames) = (Vec::new(), Vec::new());
+        while stream.step(&mut buffer, &mut frames)?.is_some() {
+            if monitor.is_cancelled() {
+                return Err(MirrorError::Cancelled);
+            }
+        }
+        let mut rest = &frames[..];
+        let asked = question.asked.iter().zip(sizes);
+        let signatures = asked.map(|((_, new_bits), size)| {
+            protocol::read_signature(&mut rest, SignatureShape::new(*size, *new_bits))
+        });
+        // The sizes of the caller may differ from those of the manifest here.
+        let signatures: io::Result<_> = signatures.collect();
+        signatures.map_err(|error| MirrorError::Source(error.into()))
     }
 
     fn check_stage(&self, request: &StageRequest<'_>) -> Result<(), MirrorError> {

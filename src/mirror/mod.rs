@@ -44,12 +44,13 @@ use std::path::PathBuf;
 pub use crate::error_kind::ErrorKind;
 use crate::hash::{ManifestId, ObjectId, StoreId};
 use crate::monitor::Monitor;
+use crate::pack::Signature;
 use crate::release::ReleaseName;
 pub use crate::store::{
     Depth, EventKind, Fault, FetchRecords, HistoryEvent, Pruned, Repaired, Verified,
 };
 
-pub use crate::protocol::{HookRun, HookState, ObjectPart, Settled};
+pub use crate::protocol::{HookRun, HookState, ObjectPart, Settled, SignatureQuestion};
 use crate::tree_path::Site;
 
 /// The error of a content source.
@@ -152,6 +153,20 @@ pub trait Mirror: Send + Sync + fmt::Debug {
     /// # Errors
     /// If the mirror cannot be read.
     fn holds(&self, objects: &[ObjectId], monitor: &dyn Monitor) -> Result<Vec<bool>, MirrorError>;
+
+    /// Returns the block signatures of files of a manifest, in the order of `question`; `None` for
+    /// an object that the mirror does not have, or not with the length that its manifest says.
+    /// `sizes` has that length of each object, as the origin knows it. Signatures are not verified:
+    /// a wrong one costs bytes and no correctness. Changes nothing.
+    ///
+    /// # Errors
+    /// If the mirror cannot be read, does not know the question, or refuses pushes.
+    fn signatures(
+        &self,
+        question: &SignatureQuestion,
+        sizes: &[u64],
+        monitor: &dyn Monitor,
+    ) -> Result<Vec<Option<Signature>>, MirrorError>;
 
     /// Checks in advance whether [`Mirror::stage`] would refuse a release for lack of space or of
     /// permission to push. Changes nothing; uses what [`Mirror::state`] returned last.

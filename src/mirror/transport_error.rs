@@ -81,6 +81,15 @@ pub enum TransportError {
         /// Its message.
         message: String,
     },
+    /// The receiver does not know block signatures.
+    #[error(
+        "it is headwater {receiver}, which has no block signatures; this is headwater {}",
+        env!("CARGO_PKG_VERSION")
+    )]
+    NoSignatures {
+        /// Its version.
+        receiver: String,
+    },
     /// `ssh` failed.
     #[error("ssh failed: {what}")]
     Ssh {
@@ -149,7 +158,8 @@ impl TransportError {
             | Self::SshDenied { what }
             | Self::HostKey { what }
             | Self::NoReceiver { what }
-            | Self::ReceiverFailed { what } => [Some(what), None],
+            | Self::ReceiverFailed { what }
+            | Self::NoSignatures { receiver: what } => [Some(what), None],
             Self::Version { needed, message } => [Some(needed), Some(message)],
             Self::OtherDirectory { serves, .. } => [Some(serves), None],
             Self::Deadline
@@ -175,7 +185,7 @@ impl TransportError {
             Self::Certificate { .. } | Self::Tls { .. } => ErrorKind::Certificate,
             Self::Foreign { status: 502..=504, .. } => ErrorKind::BadGateway,
             Self::Timeout { .. } | Self::Deadline => ErrorKind::Timeout,
-            Self::Version { .. } => ErrorKind::Version,
+            Self::Version { .. } | Self::NoSignatures { .. } => ErrorKind::Version,
             Self::SshDenied { .. } => ErrorKind::SshAuth,
             Self::HostKey { .. } => ErrorKind::HostKey,
             Self::BodyTooLarge { .. } => ErrorKind::BodyLimit,

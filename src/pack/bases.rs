@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use super::{BaseRange, MAX_PREFIX_BYTES, MAX_RANGES, Piece};
+use super::{BaseRange, MAX_PREFIX_BYTES, MAX_RANGES, MatchedRange, Piece};
 
 /// An old object that serves as a base for a new one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -43,6 +43,52 @@ pub fn base_ranges<'b>(
     ranges
 }
 
+/// A range of an old object whose bytes are part of the content of a block.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KnownRange {
+    /// The range.
+    pub base: BaseRange,
+    /// The offset of the same bytes in the content of the block.
+    pub at: usize,
+}
+
+/// The parts of old objects that the `pieces` of a block contain, in addition to its other base
+/// `ranges` and within the limits of the format. `matches_of` returns the position of the old
+/// object of a new one, and the matched ranges, ascending.
+///
+/// Of a piece of a large object only the matches within the piece are used. What the rest of the
+/// object has in common with the old one helps little, and the mirror would have to read it.
+#[must_use]
+pub fn known_ranges<'m>(
+    pieces: &[Piece],
+    ranges: &[BaseRange],
+    matches_of: impl Fn(u32) -> Option<(u64, &'m [MatchedRange])>,
+) -> Vec<KnownRange> {
+    let used: u64 = ranges.iter().map(|range| u64::from(range.length)).sum();
+    let mut room = (MAX_PREFIX_BYTES as u64).saturating_sub(used);
+    let mut known = Vec::new();
+    let mut start = 0;
+    for piece in pieces {
+        let (entry, matches) = matches_of(piece.ordinal).unwrap_or_default();
+        let piece_end = piece.offset + u64::from(piece.length);
+        let first = matches.partition_point(|range| range.new + range.length <= piece.offset);
+        for range in matches[first..].iter().take_while(|range| range.new < piece_end) {
+            let new = range.new.max(piece.offset);
+            let length = (range.new + range.length).min(piece_end).min(new + room) - new;
+            if length == 0 || ranges.len() + known.len() == MAX_RANGES {
+                break;
+            }
+            room -= length;
+            let offset = range.base + (new - range.new);
+            let at = start + usize::try_from(new - piece.offset).expect("a piece fits in memory");
+            let length = u32::try_from(length).expect("a prefix has at most 16 MiB");
+            known.push(KnownRange { base: BaseRange { entry, offset, length }, at });
+        }
+        start += piece.length as usize;
+    }
+    known
+}
+
 /// The start of a range of `length` bytes in an old object of `old` bytes. Its middle corresponds
 /// to the middle of `piece` in the new object of `new` bytes.
 fn start_of(piece: &Piece, new: u64, old: u64, length: u64) -> u64 {
@@ -79,6 +125,25 @@ mod tests {
         assert_eq!(at(0), BaseRange { entry: 0, offset: 0, length: 16 << 20 });
         assert_eq!(at(48 << 20).offset, (100 << 20) - (8 << 20));
         assert_eq!(at(96 << 20).offset, (200 << 20) - (16 << 20));
+    }
+
+    #[test]
+    fn matches_of_a_piece_are_cut_to_it_and_point_into_the_block() {
+        let matches = [(0, 10, 90), (300, 100, 200), (900, 400, 50)]
+            .map(|(base, new, length)| MatchedRange { base, new, length });
+        let pieces = [
+            Piece { ordinal: 0, offset: 0, length: 7 },
+            Piece { ordinal: 1, offset: 150, length: 260 },
+        ];
+        let of = |ordinal| (ordinal == 1).then_some((5, &matches[..]));
+        let range = |offset, length| BaseRange { entry: 5, offset, length };
+        let known = |base, at| KnownRange { base, at };
+        assert_eq!(
+            known_ranges(&pieces, &[], of),
+            [known(range(350, 150), 7), known(range(900, 10), 257)]
+        );
+        let full = [range(0, u32::try_from(MAX_PREFIX_BYTES).unwrap() - 60)];
+        assert_eq!(known_ranges(&pieces, &full, of), [known(range(350, 60), 7)]);
     }
 
     #[test]

@@ -29,7 +29,7 @@ mod sketch;
 mod stable_name;
 mod writer;
 
-pub use bases::{Base, base_ranges};
+pub use bases::{Base, KnownRange, base_ranges, known_ranges};
 pub use block::{Block, StoredFrame};
 pub use encode::{BlockEncoder, BlockInput, EncodedBlock, encode_block};
 pub use group::{Groups, ObjectToPack, group, group_within};

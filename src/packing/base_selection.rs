@@ -19,6 +19,7 @@ use crate::pack::{Base, Piece, Sketch, hash_token, stable_name};
 use crate::packing::base_content::{BaseContent, BaseObject, ByteRange};
 use crate::packing::content_source::ContentSource;
 use crate::packing::parallel::{in_groups, in_parallel};
+use crate::packing::signed_bases::{SignedBase, SignedBases, Signers};
 use crate::tree_path::TreePath;
 
 /// Maximum number of old entries that are compared for similarity; this bounds the memory.
@@ -50,6 +51,8 @@ pub struct BaseCounts {
     pub like_name: u64,
     /// For a small file, one of the same kind in the same directory.
     pub neighbour: u64,
+    /// Ranges of an old object that only a mirror has, found by its block signature.
+    pub signed: u64,
     /// No base.
     pub none: u64,
 }
@@ -62,6 +65,10 @@ pub(crate) struct BaseSelection {
     /// Old objects by their position in the base manifest.
     objects: HashMap<u64, BaseObject>,
     pub(crate) counts: BaseCounts,
+    /// The mirror whose signatures were used.
+    pub(crate) signed_by: Option<String>,
+    /// New objects, by ordinal, that contain ranges of an old object on a mirror.
+    signed: HashMap<u32, SignedBase>,
     /// Sketches that were made of new objects, by ordinal.
     pub(crate) sketches: HashMap<u32, Sketch>,
     /// New objects with a hashed name: their content will likely change together with the name.
@@ -84,6 +91,11 @@ impl BaseSelection {
         self.of.get(ordinal as usize).map_or(&[], Vec::as_slice)
     }
 
+    /// The old object on a mirror of which a new object contains ranges.
+    pub(crate) fn signed(&self, ordinal: u32) -> Option<&SignedBase> {
+        self.signed.get(&ordinal)
+    }
+
     /// Whether the name of a new object likely contains a hash of its content.
     pub(crate) fn has_hashed_name(&self, ordinal: u32) -> bool {
         self.fleeting.contains(&ordinal)
@@ -100,6 +112,12 @@ impl BaseSelection {
             for base in bases {
                 key.update(&(ordinal as u64).to_le_bytes()).update(&base.entry.to_le_bytes());
             }
+        }
+        let mut signed: Vec<_> = self.signed.iter().collect();
+        signed.sort_unstable_by_key(|(ordinal, _)| **ordinal);
+        for (ordinal, base) in signed {
+            key.update(&ordinal.to_le_bytes());
+            base.add_to(key);
         }
     }
 }
@@ -150,6 +168,8 @@ pub(crate) struct BaseSelector<'a> {
     pub(crate) content_source: &'a ContentSource,
     /// Objects that must not be used as bases, because they are damaged on the mirror.
     pub(crate) excluded_bases: &'a HashSet<ObjectId>,
+    /// Where signatures of the base can be asked for.
+    pub(crate) signers: Option<Signers<'a>>,
     pub(crate) jobs: usize,
     pub(crate) monitor: &'a dyn Monitor,
 }
@@ -183,6 +203,7 @@ impl BaseSelector<'_> {
         let others = candidates.iter().map(|candidate| (candidate.object, candidate.base.size));
         let found = self.old.find(&at_paths.chain(others).collect());
         let mut bases = BaseSelection::none(self.wanted);
+        let mut unread = Vec::new();
         for (ordinal, same) in same_path.into_iter().enumerate() {
             let Some((base, object)) = same else { continue };
             match found.get(&object) {
@@ -192,15 +213,64 @@ impl BaseSelector<'_> {
                     bases.counts.same_path += 1;
                 }
                 // The origin cannot read that object, so another base is looked for.
-                None => left.push(ordinal),
+                None => {
+                    left.push(ordinal);
+                    unread.push((ordinal, base));
+                }
             }
         }
-        candidates.retain(|candidate| found.contains_key(&candidate.object));
+        let (candidates, far): (Vec<_>, Vec<_>) =
+            candidates.into_iter().partition(|candidate| found.contains_key(&candidate.object));
+        self.add_renamed(&left, &far, &mut unread);
+        drop(far);
         // The order decides which candidates are sketched, and must not depend on a hash table.
         left.sort_unstable();
         self.choose_alike(&left, &candidates, &found, &mut bases);
-        bases.counts.none = bases.of.iter().filter(|bases| bases.is_empty()).count() as u64;
+        unread.retain(|(ordinal, _)| bases.of[*ordinal].is_empty());
+        self.add_signed(&unread, &mut bases);
+        let has_none = |(ordinal, of): &(u32, &Vec<Base>)| {
+            of.is_empty() && !bases.signed.contains_key(ordinal)
+        };
+        bases.counts.none = (0..).zip(&bases.of).filter(has_none).count() as u64;
         Ok(bases)
+    }
+
+    /// Adds those old objects of `far`, which the origin cannot read, that have the same stable
+    /// name in the same directory as a new object in `left` without an old one at its path.
+    fn add_renamed(&self, left: &[usize], far: &[Candidate], unread: &mut Vec<(usize, Base)>) {
+        if self.signers.is_none() || far.is_empty() {
+            return;
+        }
+        let have: HashSet<usize> = unread.iter().map(|(ordinal, _)| *ordinal).collect();
+        let names = NameIndex::new(far);
+        for ordinal in left.iter().filter(|ordinal| !have.contains(ordinal)) {
+            let wanted = &self.wanted[*ordinal];
+            let may_be = |at: usize| {
+                let Candidate { base, object, path, .. } = &far[at];
+                path.parent() == wanted.path.parent() && self.may_be_base(wanted.size, base, object)
+            };
+            let [name, _] = keys_of(&wanted.path);
+            let best = names.best(name, far, wanted, may_be);
+            unread.extend(best.map(|at| (*ordinal, far[at].base)));
+        }
+        unread.sort_unstable_by_key(|(ordinal, _)| *ordinal);
+    }
+
+    /// Asks a mirror for the signatures of the bases in `unread`, which the origin cannot read, and
+    /// adds the ranges that the new objects contain.
+    fn add_signed(&self, unread: &[(usize, Base)], bases: &mut BaseSelection) {
+        let Some(signers) = &self.signers else { return };
+        let asked = SignedBases {
+            wanted: self.wanted,
+            content_source: self.content_source,
+            signers,
+            jobs: self.jobs,
+            monitor: self.monitor,
+        };
+        let Some((mirror, found)) = asked.find(unread) else { return };
+        bases.counts.signed = found.len() as u64;
+        bases.signed_by = (!found.is_empty()).then_some(mirror);
+        bases.signed = found;
     }
 
     fn may_be_base(&self, new_bytes: u64, base: &Base, object: &ObjectId) -> bool {

@@ -84,28 +84,31 @@ pub(crate) struct CachedBlock {
 
 impl CachedBlock {
     /// Uses `block` as it is sent if all its `bases` are in the cache and their chains are not too
-    /// deep; otherwise encodes its `input` again without bases.
+    /// deep; otherwise encodes its `input` again without bases. `bases` is `None` if some of them
+    /// are on a mirror only.
     pub(crate) fn new(
         block: &EncodedBlock,
         input: BlockInput<'_>,
-        bases: &[(BaseRange, &BaseObject)],
+        bases: Option<&[(BaseRange, &BaseObject)]>,
         sketches: Vec<Sketch>,
         encoder: &mut BlockEncoder,
     ) -> Result<Self, PackError> {
         // The encoder may have left them out.
-        let bases = if block.base_count() == 0 { &[] } else { bases };
+        let bases = if block.base_count() == 0 { Some(&[][..]) } else { bases };
+        let known = bases.unwrap_or_default();
         let depths: Option<Vec<u32>> =
             // `None` as soon as one base is on a mirror only: the cache must not depend on a
             // mirror.
-            bases.iter().map(|(_, object)| Some(object.depth()? + 1)).collect();
-        match depths.map(|depths| depths.into_iter().max().unwrap_or(0)) {
+            known.iter().map(|(_, object)| Some(object.depth()? + 1)).collect();
+        match depths.filter(|_| bases.is_some()).map(|depths| depths.into_iter().max().unwrap_or(0))
+        {
             Some(depth) if depth <= MAX_DEPTH => {
                 let base = |(range, object): &(BaseRange, &BaseObject)| KeptBase {
                     id: object.id,
                     offset: range.offset,
                     length: range.length,
                 };
-                Ok(Self { other: None, bases: bases.iter().map(base).collect(), depth, sketches })
+                Ok(Self { other: None, bases: known.iter().map(base).collect(), depth, sketches })
             }
             _ => {
                 let plain = BlockInput { level: LEVEL, ..input.without_bases() };

@@ -118,6 +118,11 @@ impl ContentSource {
         if self.has_at(at, &wanted.object) { Some(at) } else { self.index_of(&wanted.object) }
     }
 
+    /// Whether the tree has this content, so that reading it costs no transfer.
+    pub(crate) fn is_in_tree(&self, wanted: &NewObjectRef) -> bool {
+        self.place_of(wanted).is_some()
+    }
+
     /// Reads the whole objects among `pieces` that are not in the tree from mirrors, with one
     /// request to each mirror.
     pub(crate) fn fetch<'a>(

@@ -10,6 +10,7 @@ pub(crate) mod content_source;
 pub(crate) mod pack_builder;
 pub(crate) mod pack_queue;
 mod parallel;
+pub(crate) mod signed_bases;
 pub(crate) mod source_entries;
 pub(crate) mod sources;
 

@@ -14,14 +14,15 @@ use crate::manifest::delta::NewObjectRef;
 use crate::mirror::SourceError;
 use crate::monitor::{Event, Monitor};
 use crate::pack::{
-    BaseRange, BlockEncoder, BlockInput, EncodedBlock, Level, ObjectToPack, PackError, PackWriter,
-    Piece, base_ranges, group,
+    BaseRange, BlockEncoder, BlockInput, EncodedBlock, KnownRange, Level, ObjectToPack, PackError,
+    PackWriter, Piece, base_ranges, group, known_ranges,
 };
 use crate::packing::base_content::BaseObject;
 use crate::packing::base_selection::BaseSelection;
 use crate::packing::cache_writer::{self, CacheWriter, CachedBlock};
 use crate::packing::content_source::{ContentSource, PieceError};
 use crate::packing::pack_queue::PackQueue;
+use crate::packing::signed_bases::SignedBase;
 use crate::packing::sources::ReadError;
 use crate::threads::{self, ThreadError};
 
@@ -116,7 +117,8 @@ impl PackInput<'_> {
     fn members(&self) -> Vec<ObjectToPack<'_>> {
         let member = |(ordinal, wanted)| {
             let NewObjectRef { size, path, .. }: &NewObjectRef = wanted;
-            let base_bytes = self.bases.of(ordinal).iter().map(|base| base.size).sum();
+            let old: u64 = self.bases.of(ordinal).iter().map(|base| base.size).sum();
+            let base_bytes = old + self.bases.signed(ordinal).map_or(0, SignedBase::bytes);
             ObjectToPack { ordinal, size: *size, path, base_bytes }
         };
         (0u32..).zip(self.wanted).map(member).collect()
@@ -128,6 +130,8 @@ struct BlockPlan<'j> {
     pieces: Vec<Piece>,
     /// Empty if one of the bases cannot be read.
     bases: Vec<(BaseRange, &'j BaseObject)>,
+    /// Ranges of objects that only a mirror has. Their bytes are part of the pieces.
+    known: Vec<KnownRange>,
 }
 
 impl<'j> BlockPlan<'j> {
@@ -135,8 +139,12 @@ impl<'j> BlockPlan<'j> {
         let size_of = |ordinal: u32| job.wanted[ordinal as usize].size;
         let ranges = base_ranges(&pieces, |ordinal| (job.bases.of(ordinal), size_of(ordinal)));
         let with_object = |range: BaseRange| Some((range, job.bases.object(range.entry)?));
-        let bases = ranges.into_iter().map(with_object).collect::<Option<_>>().unwrap_or_default();
-        Self { pieces, bases }
+        let bases: Vec<_> =
+            ranges.into_iter().map(with_object).collect::<Option<_>>().unwrap_or_default();
+        let read: Vec<BaseRange> = bases.iter().map(|(range, _)| *range).collect();
+        let matches = |ordinal| job.bases.signed(ordinal).map(SignedBase::matches);
+        let known = known_ranges(&pieces, &read, matches);
+        Self { pieces, bases, known }
     }
 }
 
@@ -255,22 +263,28 @@ impl BlockWorker {
         plan: BlockPlan<'_>,
         monitor: &dyn Monitor,
     ) -> Result<BuiltBlock, BuildError> {
-        let BlockPlan { pieces, bases } = plan;
+        let BlockPlan { pieces, bases, known } = plan;
         let parts = self.read_content(job, &pieces, monitor)?;
         // Without the bases the block is larger, but the push goes on.
         let bases = if self.read_bases(job, &bases) { bases } else { Vec::new() };
-        let ranges: Vec<BaseRange> = bases.iter().map(|(range, _)| *range).collect();
+        let mut ranges: Vec<BaseRange> = bases.iter().map(|(range, _)| *range).collect();
+        for KnownRange { base, at } in known {
+            ranges.push(base);
+            self.prefix.extend_from_slice(&self.content[at..at + base.length as usize]);
+        }
         let input = BlockInput {
             pieces: &pieces,
             content: &self.content,
             bases: &ranges,
-            prefix: if bases.is_empty() { &[] } else { &self.prefix },
+            prefix: &self.prefix,
             level: job.level,
         };
         let block = encode(&mut self.encoder, input)?;
         let kept = if job.is_kept {
             let sketches = cache_writer::sketches(&pieces, &self.content, job.wanted, job.bases);
-            Some(CachedBlock::new(&block, input, &bases, sketches, &mut self.encoder)?)
+            // Old content of a mirror is not in the cache.
+            let old = (ranges.len() == bases.len()).then_some(&bases[..]);
+            Some(CachedBlock::new(&block, input, old, sketches, &mut self.encoder)?)
         } else {
             None
         };
@@ -315,7 +329,12 @@ impl BlockWorker {
     fn read_bases(&mut self, job: &PackInput<'_>, bases: &[(BaseRange, &BaseObject)]) -> bool {
         self.prefix.clear();
         let old = &job.content_source.old;
-        bases.iter().all(|(range, object)| old.read(object, (*range).into(), &mut self.prefix))
+        let are_read =
+            bases.iter().all(|(range, object)| old.read(object, (*range).into(), &mut self.prefix));
+        if !are_read {
+            self.prefix.clear();
+        }
+        are_read
     }
 }
 

@@ -8,6 +8,7 @@
 mod error;
 mod part;
 mod settled;
+mod signatures;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -22,6 +23,7 @@ use crate::tree_path::Site;
 pub use error::{Detail, ProtocolError, READ_ONLY};
 pub use part::{Holds, ObjectPart};
 pub use settled::{HookRun, HookState, Settled};
+pub use signatures::{MAX_SIGNED, MAX_SIGNED_BYTES, SignatureQuestion, read_signature};
 
 /// The protocol version of this headwater.
 pub const VERSION: u32 = 1;
@@ -92,10 +94,12 @@ pub enum Action {
     Holds,
     /// Send parts of objects.
     Objects,
+    /// Send block signatures of objects.
+    Signatures,
 }
 
 impl Action {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 10] = [
         Self::Stage,
         Self::Activate,
         Self::Abandon,
@@ -105,6 +109,7 @@ impl Action {
         Self::Repair,
         Self::Holds,
         Self::Objects,
+        Self::Signatures,
     ];
 
     /// The name of the action in a path.
@@ -120,6 +125,7 @@ impl Action {
             Self::Repair => "repair",
             Self::Holds => "holds",
             Self::Objects => "objects",
+            Self::Signatures => "signatures",
         }
     }
 
@@ -129,6 +135,7 @@ impl Action {
         match self {
             Self::Holds => 32 * MAX_ASKED as u64,
             Self::Objects => (ObjectPart::BYTES * MAX_PARTS) as u64,
+            Self::Signatures => SignatureQuestion::MAX_BYTES as u64,
             _ => MAX_MESSAGE_BYTES,
         }
     }

@@ -15,6 +15,7 @@ use crate::packing::base_selection::{BaseSelection, BaseSelector};
 use crate::packing::cache_writer::CacheWriter;
 use crate::packing::pack_builder::{self, BuildError, PackInput};
 use crate::packing::pack_queue::PackQueue;
+use crate::packing::signed_bases::Signers;
 use crate::push::context::PushContext;
 use crate::push::object_presence::{self, MirrorsWithObjects};
 use crate::push::options::{LevelChoice, Options};
@@ -46,12 +47,14 @@ pub(super) struct BundleBase {
     pub(super) manifest: Option<Arc<ManifestFile>>,
     /// Objects of that manifest that a mirror reported as damaged. They are not used as bases.
     pub(super) excluded: HashSet<ObjectId>,
+    /// Whether objects that the origin cannot read may be bases, by their block signatures.
+    pub(super) is_signed: bool,
 }
 
 impl From<Option<Arc<ManifestFile>>> for BundleBase {
     /// All objects of the manifest.
     fn from(manifest: Option<Arc<ManifestFile>>) -> Self {
-        Self { manifest, excluded: HashSet::new() }
+        Self { manifest, excluded: HashSet::new(), is_signed: true }
     }
 }
 
@@ -62,6 +65,13 @@ impl BundleBase {
 
     fn entries(&self) -> Result<Entries, ManifestError> {
         entries(self.manifest.as_deref())
+    }
+
+    /// The mirrors, of the `members` of a bundle, that can be asked for signatures.
+    fn signers<'a>(&self, all: &'a [PolledMirror], members: &[usize]) -> Option<Signers<'a>> {
+        let base = self.id().filter(|_| self.is_signed)?;
+        let mirrors = members.iter().map(|index| &all[*index].mirror);
+        Some(Signers { base, mirrors: mirrors.collect() })
     }
 }
 
@@ -161,6 +171,7 @@ impl Bundle {
                 old: &publication.content_source.old,
                 content_source: &publication.content_source,
                 excluded_bases: &base.excluded,
+                signers: base.signers(&publication.members, &members),
                 jobs: options.jobs.get(),
                 monitor,
             };

@@ -59,6 +59,9 @@ pub struct MirrorPlan {
     pub send_bytes: u64,
     /// The number of objects for each kind of delta base.
     pub bases: BaseCounts,
+    /// The mirror whose block signatures were used, if any were.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub signed_by: Option<String>,
 }
 
 /// What a push would do.
@@ -220,6 +223,7 @@ impl MirrorPlan {
             content_bytes: bundle.map_or(0, |(bundle, _)| bundle.new_bytes()),
             send_bytes: bundle.map_or(0, |(_, size)| size),
             bases: bundle.map_or_else(BaseCounts::default, |(bundle, _)| bundle.bases.counts),
+            signed_by: bundle.and_then(|(bundle, _)| bundle.bases.signed_by.clone()),
         }
     }
 }

@@ -63,6 +63,9 @@ impl MirrorPush<'_> {
             // If no new objects are named, or too many are, the base is useless.
             let is_named = base.excluded.len() > known && base.excluded.len() <= MAX_EXCLUDED_BASES;
             base.manifest = base.manifest.filter(|_| is_named);
+            // A wrong match of one object is rare. After a second failure the signatures are not
+            // trusted, or there would be a round for each block.
+            base.is_signed &= known == 0;
             let remedy = if is_named {
                 "sending anew what builds on them"
             } else {

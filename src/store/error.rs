@@ -169,6 +169,13 @@ pub enum StoreError {
         /// The damaged or missing objects.
         objects: Vec<ObjectId>,
     },
+    /// New content was compressed against other bytes than these objects have. They are intact
+    /// here, so the origin was wrong about them.
+    #[error("a block does not decode, although {} intact here", several(objects))]
+    OtherBases {
+        /// The objects that the block is based on.
+        objects: Vec<ObjectId>,
+    },
     /// A release record is damaged.
     #[error("release record {}", path.display())]
     Release {
@@ -339,7 +346,9 @@ impl StoreError {
             }
             Self::OtherHistory { .. } => ErrorKind::OtherHistory,
             Self::Manifest { .. } if !self.is_damage() => ErrorKind::Other,
-            Self::Manifest { .. } | Self::DamagedBases { .. } => ErrorKind::DamagedBase,
+            Self::Manifest { .. } | Self::DamagedBases { .. } | Self::OtherBases { .. } => {
+                ErrorKind::DamagedBase
+            }
             _ => ErrorKind::Other,
         }
     }

@@ -25,6 +25,7 @@ use error::{is_damage, mismatch, unless_damaged};
 
 pub use content::manifests::ManifestStream;
 pub use content::permissions::{ContentMode, DirectoryMode, ModeError, Permissions};
+pub use content::signatures::SignatureStream;
 pub use error::StoreError;
 pub use history::{EventKind, HistoryEvent};
 pub use maintenance::prune::Pruned;

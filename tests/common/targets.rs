@@ -12,8 +12,8 @@ use std::path::Path;
 use headwater::hash::{ManifestId, ObjectId};
 use headwater::manifest::{Entry, ManifestError, ManifestReader, ManifestWriter, Totals, delta};
 use headwater::pack::{
-    BaseRange, Block, Level, MAX_CONTENT_BYTES, MAX_PREFIX_BYTES, MAX_RANGES, PackReader,
-    PackWriter, Piece, encode_block,
+    BaseRange, Block, Level, MAX_CONTENT_BYTES, MAX_PREFIX_BYTES, MAX_RANGES, MatchedRange,
+    PackReader, PackWriter, Piece, SignatureKey, SignatureShape, encode_block, search,
 };
 use headwater::protocol;
 use headwater::receiver::{Token, TokenId};
@@ -410,6 +410,9 @@ pub(crate) fn message(data: &[u8]) {
         head.is_none_or(|(bytes, head)| head.to_bytes() == *bytes),
         "two spellings of one head"
     );
+    let question = protocol::SignatureQuestion::decode(data);
+    assert!(question.is_none_or(|question| question.encode() == data), "two spellings");
+    signature(data);
     reads_alike::<protocol::StageHead>(data);
     reads_alike::<protocol::Answer<protocol::Staging>>(data);
     reads_alike::<protocol::Answer<protocol::State>>(data);
@@ -435,6 +438,18 @@ pub(crate) fn message(data: &[u8]) {
     reads_alike::<protocol::Verify>(data);
     reads_alike::<protocol::Repair>(data);
     reads_alike::<protocol::Banner>(data);
+}
+
+/// A frame with a block signature, which is then looked for in the same bytes.
+fn signature(data: &[u8]) {
+    let shape = SignatureShape::with_sizes(20, 3, 1);
+    let mut rest = data;
+    let Ok(Some(found)) = protocol::read_signature(&mut rest, shape) else { return };
+    assert_eq!([&[1], found.encode(), rest].concat(), data);
+    for range in search(data, &found, SignatureKey::from_bytes([3; 8])) {
+        let MatchedRange { base, new, length } = range;
+        assert!(length > 0 && base + length <= 20 && new + length <= data.len() as u64);
+    }
 }
 
 fn reads_alike<T: Serialize + DeserializeOwned + PartialEq + Debug>(data: &[u8]) {

@@ -122,10 +122,12 @@ const PACK_LIES: [Lie; 18] = [
     ("a block on what no file can have", |it| {
         build_on(it, BaseRange { entry: 0, offset: (1 << 53) - 4001, length: 4000 });
     }),
-    ("a block on other content than the base has", |it| {
+    (OTHER_CONTENT, |it| {
         build_on(it, BaseRange { entry: 0, offset: 0, length: 2550 });
     }),
 ];
+
+const OTHER_CONTENT: &str = "a block on other content than the base has";
 
 /// Whether the error says that the mirror failed: its disk, or the receiver with a status from 500
 /// on.
@@ -154,7 +156,11 @@ pub(crate) fn a_lie_is_refused_and_leaves_nothing_behind<F: Fixture>() {
                 .any(|words| format!("{error:?}").contains(words)),
             "{name}"
         );
-        assert_eq!(error.damaged_bases(), [], "{name}: blamed on what the mirror has");
+        // A wrong match of a block signature looks like this: the origin has to know of what.
+        let is_named = *name == OTHER_CONTENT;
+        let named = first.entries[..1].iter().filter_map(|entry| Some(entry.file()?.object));
+        let named: Vec<_> = named.filter(|_| is_named).collect();
+        assert_eq!(error.damaged_bases(), named, "{name}: blamed on what the mirror has");
         assert!(
             !name.starts_with("a block on") || !is_fault_of_the_mirror(&error),
             "{name}: {error:?}"

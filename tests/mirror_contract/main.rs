@@ -22,6 +22,7 @@ mod maintenance;
 mod origin;
 mod remote;
 mod resuming;
+mod signing;
 mod staged_releases;
 mod staging;
 mod state;
@@ -92,6 +93,10 @@ macro_rules! contract {
                     what_is_held_is_named_and_not_sent
                     what_was_held_and_is_gone_is_fetched
                     an_id_that_nobody_holds_is_no_content;
+                signing:
+                    signatures_are_those_of_the_files_asked_for
+                    signatures_of_what_is_not_there_are_left_out
+                    a_cancelled_question_for_signatures_ends;
                 history:
                     what_happened_is_told_in_its_order
                     a_torn_history_harms_nothing;

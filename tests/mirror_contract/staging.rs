@@ -138,14 +138,18 @@ pub(crate) fn content_that_is_there_under_another_name_is_not_sent<F: Fixture>()
     assert_eq!(second.entries.iter().filter(|entry| mtimes(entry)).count(), 2);
 }
 
-pub(crate) fn a_cancelled_stage_changes_nothing<F: Fixture>() {
-    struct Stop;
-    impl Monitor for Stop {
-        fn event(&self, _: Event) {}
-        fn is_cancelled(&self) -> bool {
-            true
-        }
+/// The user has asked to stop.
+pub(crate) struct Stopped;
+
+impl Monitor for Stopped {
+    fn event(&self, _: Event) {}
+
+    fn is_cancelled(&self) -> bool {
+        true
     }
+}
+
+pub(crate) fn a_cancelled_stage_changes_nothing<F: Fixture>() {
     let (first, second) = (first_tree().release(1), second_tree().release(2));
     let fixture = F::with(&[&first]);
     let delivery = second.onto(Some(&first));
@@ -155,7 +159,7 @@ pub(crate) fn a_cancelled_stage_changes_nothing<F: Fixture>() {
         base: delivery.base,
         change: &delivery.change,
     };
-    let error = fixture.mirror().stage(&request, &delivery, &Stop).unwrap_err();
+    let error = fixture.mirror().stage(&request, &delivery, &Stopped).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Cancelled);
     assert_serves(&fixture, &first);
     delivery.publish(&*fixture.mirror(), Some(first.name()));

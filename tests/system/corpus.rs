@@ -5,7 +5,9 @@ use std::path::Path;
 
 use headwater::hash::{BundleKey, ContentId, HistoryId, ManifestId, ObjectId, PackId, StoreId};
 use headwater::manifest::{Entry, ManifestReader, delta};
-use headwater::pack::{BaseRange, Level, PackWriter, Piece, encode_block};
+use headwater::pack::{
+    BaseRange, Level, PackWriter, Piece, Signature, SignatureKey, SignatureShape, encode_block,
+};
 use headwater::protocol;
 use headwater::release::Release;
 use headwater::tree_path::Site;
@@ -267,6 +269,9 @@ fn messages() -> Inputs {
         manifests: vec![ManifestId::of(b"m")],
         releases: vec![release],
     };
+    let (key, shape) = (SignatureKey::from_bytes([3; 8]), SignatureShape::with_sizes(20, 3, 1));
+    let asked = vec![(0, 14), (7, 20), (300, 33)];
+    let question = protocol::SignatureQuestion { base: ManifestId::of(b"base"), key, asked };
     let repairing =
         protocol::Repairing { objects: 1, mended: 2, wants, ..protocol::Repairing::default() };
     vec![
@@ -294,6 +299,8 @@ fn messages() -> Inputs {
         json(protocol::Activate { release, expected: Some(release) }),
         json(protocol::Keep { keep: 3 }),
         json(protocol::Repair { is_last: true }),
+        question.encode(),
+        [&[1][..], Signature::of(&[b'x'; 20], shape, key).encode(), &[b'x'; 40]].concat(),
     ]
 }
 
@@ -341,7 +348,7 @@ const TOKENS: [&str; 5] = [
     "two words",
 ];
 
-const REQUESTS: [&str; 20] = [
+const REQUESTS: [&str; 21] = [
     "v1/state",
     "status.json",
     "v1/manifests/af1349b9f5f9a1a6a0404dea36dcc9499bcb25c9adc112b7cc9a93cae41f3262",
@@ -353,6 +360,7 @@ const REQUESTS: [&str; 20] = [
      af1349b9f5f9a1a6a0404dea36dcc9499bcb25c9adc112b7cc9a93cae41f3262",
     "v1/activate",
     "v1/holds",
+    "v1/signatures",
     "v1/../state",
     "GET / HTTP/1.1\r\nhost: a\r\n\r\n",
     "PUT /x HTTP/1.1\r\nContent-Length: 3\r\n\r\n\n\n\nGET / HTTP/1.1\r\n\r\n",

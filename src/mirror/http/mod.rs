@@ -15,6 +15,7 @@ mod objects;
 mod pack_sequence;
 mod pack_stream;
 mod repair;
+mod signatures;
 mod stage;
 mod tls;
 mod tls_errors;
@@ -34,6 +35,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::cancel::Interrupt;
+use crate::error_kind::ErrorKind;
 use crate::hash::{BundleKey, ManifestId, ObjectId, StoreId};
 use crate::mirror::attempt::{AttemptError, CONNECT};
 use crate::mirror::location::{HttpUrl, SshUrl};
@@ -44,7 +46,8 @@ use crate::mirror::{
     PackSource, RepairSource, StageRequest,
 };
 use crate::monitor::Monitor;
-use crate::protocol::{self, Action, Resource, Settled};
+use crate::pack::Signature;
+use crate::protocol::{self, Action, Resource, Settled, SignatureQuestion};
 use crate::release::ReleaseName;
 use crate::store::{Depth, HistoryEvent, Pruned, Quota, Repaired, Verified};
 use crate::text::Secrets;
@@ -71,6 +74,7 @@ const GO_ON: CancelCheck<'static> = &|| false;
 /// What the last state response of the mirror contained.
 #[derive(Debug, Clone, Default)]
 struct KnownMirror {
+    headwater: String,
     store: Option<StoreId>,
     site: Option<Site>,
     unfinished: Option<Vec<BundleKey>>,
@@ -294,6 +298,7 @@ impl HttpMirror {
         // `messages_of_first` accounts for that. A later one may reuse a connection.
         let round_trip = self.round_trip().or(round_trip);
         *self.known() = Some(KnownMirror {
+            headwater: state.headwater.clone(),
             store: state.store,
             site,
             unfinished,
@@ -414,6 +419,26 @@ impl Mirror for HttpMirror {
             );
         }
         Ok(held)
+    }
+
+    fn signatures(
+        &self,
+        question: &SignatureQuestion,
+        sizes: &[u64],
+        monitor: &dyn Monitor,
+    ) -> Result<Vec<Option<Signature>>, MirrorError> {
+        self.check_site()?;
+        let stop = || monitor.is_cancelled();
+        let asked = signatures::read(&self.session, question, sizes, &stop);
+        asked.map_err(|error| match error {
+            // A question that the receiver knows is never answered so.
+            MirrorError::Remote { refusal } if refusal.kind == ErrorKind::Unknown => {
+                let known = self.known();
+                let receiver = known.as_ref().map(|known| known.headwater.clone());
+                TransportError::NoSignatures { receiver: receiver.unwrap_or_default() }.into()
+            }
+            other => other,
+        })
     }
 
     fn check_stage(&self, request: &StageRequest<'_>) -> Result<(), MirrorError> {

@@ -21,7 +21,7 @@ const MIN_BLOCK_BYTES: u32 = 2 << 10;
 const MAX_BLOCK_BYTES: u32 = 1 << 20;
 /// A shorter last block is not looked for: the list of ranges would grow more than the content
 /// shrinks.
-const MIN_TAIL_BYTES: u32 = 64;
+const MIN_TAIL_BYTES: usize = 64;
 /// Bits of a hash beyond those that the number of comparisons needs.
 const MARGIN_BITS: u32 = 16;
 /// The smallest hash, in bytes.
@@ -62,8 +62,8 @@ impl SignatureKey {
 
 /// The number of bits of a size. A question states this instead of the size of the new content.
 #[must_use]
+#[expect(clippy::cast_possible_truncation, reason = "at most 64")]
 pub const fn size_bits(bytes: u64) -> u8 {
-    // At most 64.
     (u64::BITS - bytes.leading_zeros()) as u8
 }
 
@@ -115,8 +115,8 @@ impl SignatureShape {
 
     /// The length of the last block, if it is shorter and long enough to be looked for.
     fn tail_bytes(self) -> Option<usize> {
-        let tail = (self.base_bytes % u64::from(self.block_bytes)) as usize;
-        (tail >= MIN_TAIL_BYTES as usize).then_some(tail)
+        let tail = usize::try_from(self.base_bytes % u64::from(self.block_bytes)).ok()?;
+        (tail >= MIN_TAIL_BYTES).then_some(tail)
     }
 }
 

@@ -225,6 +225,7 @@ proptest! {
         let wanted = wanted(&base, &next);
         let excluded_bases = std::collections::HashSet::new();
         let search = BaseSelector {
+            signers: None,
             wanted: &wanted,
             old: &second.old,
             content_source: &second,

@@ -4,9 +4,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::mirror::{
     Depth, HistoryEvent, MirrorState, PackSource, Pruned, RepairSource, Repaired, Settled,
-    StageRequest, TransportError, Verified,
+    SignatureQuestion, StageRequest, TransportError, Verified,
 };
 use crate::monitor::Silent;
+use crate::pack::Signature;
 use crate::packing::sources::*;
 use crate::release::ReleaseName;
 
@@ -104,6 +105,15 @@ impl Mirror for Stub {
             self.objects.get(id).is_some_and(|content| ObjectId::of(content) == *id)
         };
         Ok(objects.iter().map(is_whole).collect())
+    }
+
+    fn signatures(
+        &self,
+        _: &SignatureQuestion,
+        _: &[u64],
+        _: &dyn Monitor,
+    ) -> Result<Vec<Option<Signature>>, MirrorError> {
+        unimplemented!()
     }
 
     fn check_stage(&self, _: &StageRequest<'_>) -> Result<(), MirrorError> {

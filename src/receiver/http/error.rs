@@ -116,7 +116,7 @@ impl From<StoreError> for HttpError {
         };
         let retry_after = (kind == ErrorKind::Locked).then_some(Duration::from_secs(1));
         let objects = match error {
-            StoreError::DamagedBases { objects } => objects,
+            StoreError::DamagedBases { objects } | StoreError::OtherBases { objects } => objects,
             _ => Vec::new(),
         };
         let refusal = ProtocolError { objects, ..ProtocolError::new(kind, message) };

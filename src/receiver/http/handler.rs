@@ -26,6 +26,7 @@ use crate::receiver::http::log_limit::LogLimiter;
 use crate::receiver::http::object_parts::ObjectParts;
 use crate::receiver::http::request_body::RequestBody;
 use crate::receiver::http::response::{self, Reply};
+use crate::receiver::http::signature_chunks::SignatureChunks;
 use crate::receiver::listener::timeout_stream::ConnectionPhase;
 use crate::receiver::sites::hook::HookRunner;
 use crate::receiver::sites::repair_uploads::FileRange;
@@ -271,6 +272,9 @@ impl Handler {
             (&Method::PUT, _) => self.put(site, resource, body).await,
             (&Method::POST, Resource::Action(Action::Stage)) => stage::stage(site, body).await,
             (&Method::POST, Resource::Action(Action::Objects)) => self.objects(site, body).await,
+            (&Method::POST, Resource::Action(Action::Signatures)) => {
+                self.signatures(site, body).await
+            }
             (&Method::POST, Resource::Action(action)) => self.act(site, action, body).await,
             _ => Err(method_not_allowed()),
         }
@@ -367,7 +371,22 @@ impl Handler {
         let question = body.read(length).await?;
         let (parts, length) =
             site.blocking(move |site| ObjectParts::new(site.store()?, &question)).await?;
-        Ok(HandlerResult::Ready(response::content(StatusCode::OK, Reply::parts(parts, length))))
+        Ok(HandlerResult::Ready(response::content(StatusCode::OK, Reply::chunks(parts, length))))
+    }
+
+    /// Handles a request for block signatures.
+    async fn signatures(
+        &self,
+        site: &Arc<SiteState>,
+        body: &mut RequestBody,
+    ) -> Result<HandlerResult, HttpError> {
+        let length = body.check(Action::Signatures.most_bytes())?;
+        let _memory = site.share.reserve_body(length)?;
+        let question = body.read(length).await?;
+        let stream = site.blocking(move |site| site.signatures(&question)).await?;
+        let length = stream.answer_bytes();
+        let content = Reply::chunks(SignatureChunks::new(Arc::clone(site), stream), length);
+        Ok(HandlerResult::Ready(response::content(StatusCode::OK, content)))
     }
 
     async fn put(

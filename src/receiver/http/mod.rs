@@ -9,3 +9,4 @@ pub(super) mod log_limit;
 pub(super) mod object_parts;
 pub(super) mod request_body;
 pub(super) mod response;
+pub(super) mod signature_chunks;

@@ -8,6 +8,7 @@ use hyper::body::Bytes;
 
 use crate::protocol::{MAX_PARTS, ObjectPart};
 use crate::receiver::http::error::HttpError;
+use crate::receiver::http::response::{Chunk, ChunkSource};
 use crate::store::Store;
 
 /// Bytes that are read at once.
@@ -54,7 +55,7 @@ impl ObjectParts {
     }
 
     /// The next bytes of the response; empty at its end. Blocks.
-    pub(crate) fn chunk(&mut self) -> io::Result<Bytes> {
+    fn chunk(&mut self) -> io::Result<Bytes> {
         let mut chunk = Vec::new();
         while chunk.len() < CHUNK_BYTES {
             match &mut self.open {
@@ -78,6 +79,23 @@ impl ObjectParts {
             self.open = Some(PartRemainder { file, at: part.offset, left: part.length });
         }
         Ok(())
+    }
+}
+
+impl ChunkSource for ObjectParts {
+    async fn next(self) -> (Option<Self>, Chunk) {
+        let mut this = self;
+        let read = tokio::task::spawn_blocking(move || {
+            let chunk = this.chunk();
+            (this, chunk)
+        });
+        match read.await {
+            Ok((this, chunk)) => {
+                let not_empty = |chunk: Bytes| (!chunk.is_empty()).then_some(chunk);
+                (Some(this), chunk.map(not_empty))
+            }
+            Err(error) => (None, Err(io::Error::other(error))),
+        }
     }
 }
 

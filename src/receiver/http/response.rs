@@ -1,6 +1,7 @@
 //! Responses: a JSON object, at once or after newlines that keep the connection alive, or a file.
 
 use std::fs::File;
+use std::future::Future;
 use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::pin::Pin;
@@ -17,7 +18,6 @@ use tokio::sync::mpsc;
 
 use crate::protocol::{Answer, VERSION, VERSION_HEADER};
 use crate::receiver::http::error::HttpError;
-use crate::receiver::http::object_parts::ObjectParts;
 use crate::receiver::listener::timeout_stream::ConnectionPhase;
 
 /// Bytes of a file that are read at once. Two chunks are in memory: one in the channel, and one
@@ -27,6 +27,15 @@ const CHUNK_BYTES: u64 = 256 * 1024;
 enum ReplyContent {
     Whole(Option<Bytes>),
     Stream { from: mpsc::Receiver<io::Result<Bytes>>, left: Option<u64> },
+}
+
+/// The next bytes of a body; `None` at its end.
+pub(crate) type Chunk = io::Result<Option<Bytes>>;
+
+/// Makes a body in chunks, each on a thread that may block.
+pub(crate) trait ChunkSource: Send + Sized + 'static {
+    /// The next chunk, and the source of those after it.
+    fn next(self) -> impl Future<Output = (Option<Self>, Chunk)> + Send;
 }
 
 /// The body of a response. When it is dropped, the connection waits for the next request.
@@ -78,23 +87,20 @@ impl Reply {
         Self::stream(from, Some(length))
     }
 
-    /// Parts of objects, `length` bytes in all.
-    pub(crate) fn parts(parts: ObjectParts, length: u64) -> Self {
+    /// The chunks of `source`, `length` bytes in all.
+    pub(crate) fn chunks(source: impl ChunkSource, length: u64) -> Self {
         let (sender, from) = mpsc::channel(1);
         tokio::spawn(async move {
-            let mut parts = parts;
-            loop {
-                let read = tokio::task::spawn_blocking(move || {
-                    let chunk = parts.chunk();
-                    (parts, chunk)
-                });
-                let Ok((rest, chunk)) = read.await else { return };
+            let mut source = Some(source);
+            while let Some(current) = source.take() {
+                let (rest, chunk) = current.next().await;
+                let Some(chunk) = chunk.transpose() else { return };
+                // The error is passed on: hyper then breaks the connection off.
                 let is_last = chunk.is_err();
-                let is_end = chunk.as_ref().is_ok_and(Bytes::is_empty);
-                if is_end || sender.send(chunk).await.is_err() || is_last {
+                if sender.send(chunk).await.is_err() || is_last {
                     return;
                 }
-                parts = rest;
+                source = rest;
             }
         });
         Self::stream(from, Some(length))

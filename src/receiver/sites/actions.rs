@@ -29,10 +29,11 @@ impl Handler {
         let length = body.check(action.most_bytes())?;
         let memory = site.share.reserve_body(length)?;
         let body = body.read(length).await?;
-        let this = Arc::clone(self);
-        let site = Arc::clone(site);
+        let (this, site) = (Arc::clone(self), Arc::clone(site));
         Ok(match action {
-            Action::Stage | Action::Objects => return Err(method_not_allowed()),
+            Action::Stage | Action::Objects | Action::Signatures => {
+                return Err(method_not_allowed());
+            }
             Action::Holds => HandlerResult::later(async move {
                 // The flag is part of the future: if the peer disconnects, hyper drops the future,
                 // and the work on its thread sees that its result is not wanted any more.

@@ -14,8 +14,8 @@ use crate::hash::{BundleKey, ObjectId};
 use crate::manifest::WINDOW_LOG_MAX;
 use crate::manifest::delta::DeltaSummary;
 use crate::protocol::{
-    Activate, BannerSite, History, Holds, HookRun, HookState, Repair, Repairing, Staging, State,
-    Status,
+    Activate, BannerSite, History, Holds, HookRun, HookState, MAX_SIGNED_BYTES, Repair, Repairing,
+    SignatureQuestion, Staging, State, Status,
 };
 use crate::receiver::http::auth::Grant;
 use crate::receiver::http::error::{HttpError, or_unknown};
@@ -25,8 +25,8 @@ use crate::receiver::sites::share::{Permit, Share};
 use crate::receiver::{Log, LogRecord, Permission, ServeError, ServedPermissions, SiteSettings};
 use crate::release::{Release, ReleaseName};
 use crate::store::{
-    Depth, OfferedRelease, Permissions, Presence, Pruned, Quota, Store, StoreError, StoredChange,
-    Verified, needed_bytes,
+    Depth, OfferedRelease, Permissions, Presence, Pruned, Quota, SignatureStream, Store,
+    StoreError, StoredChange, Verified, needed_bytes,
 };
 use crate::tree_path::Site;
 
@@ -198,6 +198,22 @@ impl SiteState {
             .look()?
             .map_or_else(|| Ok(vec![false; ids.len()]), |store| store.holds(&objects, cancelled));
         Ok(Holds::of(&held?))
+    }
+
+    /// The block signatures that `question` asks for.
+    pub(crate) fn signatures(&self, question: &[u8]) -> Result<SignatureStream, HttpError> {
+        let question = SignatureQuestion::decode(question)
+            .ok_or_else(|| HttpError::malformed("this is no question for block signatures"))?;
+        let Some(store) = self.look()? else {
+            return Ok(SignatureStream::absent(question.asked.len()));
+        };
+        let stream = store.signatures(&question.base, &question.asked, question.key)?;
+        if stream.objects_to_read() > 1 && stream.bytes_to_read() > MAX_SIGNED_BYTES {
+            return Err(HttpError::too_large(format!(
+                "signatures of at most {MAX_SIGNED_BYTES} bytes can be asked for at once"
+            )));
+        }
+        Ok(stream)
     }
 
     /// Whether the site serves a complete release.

@@ -4,3 +4,4 @@ pub(super) mod manifests;
 pub(super) mod objects;
 pub(super) mod permissions;
 pub(super) mod releases;
+pub(super) mod signatures;

@@ -2,9 +2,11 @@
 
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
+use std::time::Duration;
 
 use crate::fsx::{self, Context as _, Meta};
 use crate::hash::{ObjectId, hash_reader};
+use crate::pack::PackError;
 use crate::store::layout::{fan_out_name, object_name};
 use crate::store::open::LockedStore;
 use crate::store::{Store, StoreError, mismatch, unless_damaged};
@@ -102,6 +104,40 @@ impl Store {
         let held =
             |object| if cancelled() { Err(StoreError::Cancelled) } else { self.is_whole(object) };
         objects.iter().map(held).collect()
+    }
+}
+
+impl Store {
+    /// Called when a block fails to decode with `error`: re-hashes its bases and removes the
+    /// damaged ones, so that they can be fetched again. Returns the error to report.
+    pub(in crate::store) fn blame_bases(
+        &self,
+        mut objects: Vec<ObjectId>,
+        error: StoreError,
+        wait: Duration,
+    ) -> StoreError {
+        objects.sort_unstable();
+        objects.dedup();
+        let held = match self.holds(&objects, &|| false) {
+            Ok(held) => held,
+            Err(unknown) => return unknown,
+        };
+        if held.iter().all(|is_held| *is_held) {
+            return match error {
+                // A block signature matched wrongly. Which one is not known: the origin builds on
+                // none of these objects again.
+                StoreError::Pack(PackError::Frame { .. }) if !objects.is_empty() => {
+                    StoreError::OtherBases { objects }
+                }
+                error => error,
+            };
+        }
+        let damaged = objects.into_iter().zip(held).filter(|(_, is_held)| !is_held);
+        let objects: Vec<ObjectId> = damaged.map(|(object, _)| object).collect();
+        let forgotten = self
+            .lock(wait)
+            .and_then(|store| objects.iter().try_for_each(|object| store.forget_object(object)));
+        forgotten.err().unwrap_or(StoreError::DamagedBases { objects })
     }
 }
 

@@ -347,7 +347,7 @@ impl StagingTransaction {
         let objects = self.base_objects(block.bases())?;
         let read = self.read_bases(block.bases(), &objects, prefix);
         read.and_then(|()| Ok(block.decode_in(prefix, content)?))
-            .map_err(|error| self.find_damaged_bases(objects, error))
+            .map_err(|error| self.store.blame_bases(objects, error, self.wait))
     }
 
     /// The objects of the base ranges of a block, in order.
@@ -400,27 +400,6 @@ impl StagingTransaction {
         fsx::IoError::new(op, self.store.path(), source).into()
     }
 
-    /// Called when a block fails to decode: re-hashes its bases and removes the damaged ones, so
-    /// that they can be fetched again. Returns the error to report.
-    fn find_damaged_bases(&self, mut objects: Vec<ObjectId>, error: StoreError) -> StoreError {
-        objects.sort_unstable();
-        objects.dedup();
-        let held = match self.store.holds(&objects, &|| false) {
-            Ok(held) => held,
-            Err(unknown) => return unknown,
-        };
-        let damaged = objects.into_iter().zip(held).filter(|(_, is_held)| !is_held);
-        let objects: Vec<ObjectId> = damaged.map(|(object, _)| object).collect();
-        if objects.is_empty() {
-            return error;
-        }
-        let forgotten = self
-            .store
-            .lock(self.wait)
-            .and_then(|store| objects.iter().try_for_each(|object| store.forget_object(object)));
-        forgotten.err().unwrap_or(StoreError::DamagedBases { objects })
-    }
-
     /// Completes the release, durable but not served (steps 2 to 4). Fetches missing and damaged
     /// objects and returns how many. After [`StoreError::Fetch`] it may be called again.
     ///
@@ -449,7 +428,10 @@ impl StagingTransaction {
         }
         let is_void = matches!(
             error,
-            StoreError::Mismatch { .. } | StoreError::Pack(_) | StoreError::DamagedBases { .. }
+            StoreError::Mismatch { .. }
+                | StoreError::Pack(_)
+                | StoreError::DamagedBases { .. }
+                | StoreError::OtherBases { .. }
         );
         if (error.is_disk_failure() || is_void)
             && let Err(second) = self.quarantine.discard(&self.store.layout)

@@ -11,10 +11,11 @@ use std::time::Duration;
 use headwater::hash::{ManifestId, ObjectId, StoreId};
 use headwater::mirror::{
     Depth, DirectoryMirror, Effort, HistoryEvent, Link, Mirror, MirrorError, MirrorState,
-    ObjectPart, PackSource, Pruned, RepairSource, Repaired, Settled, StageRequest, TransportError,
-    Verified,
+    ObjectPart, PackSource, Pruned, RepairSource, Repaired, Settled, SignatureQuestion,
+    StageRequest, TransportError, Verified,
 };
 use headwater::monitor::{Event, Monitor};
+use headwater::pack::Signature;
 use headwater::release::ReleaseName;
 
 /// Longer than any push here takes: a push that waits for its late mirror fails the test, and does
@@ -128,6 +129,15 @@ impl Mirror for Edge {
 
     fn holds(&self, objects: &[ObjectId], monitor: &dyn Monitor) -> Result<Vec<bool>, MirrorError> {
         self.inner.holds(objects, monitor)
+    }
+
+    fn signatures(
+        &self,
+        question: &SignatureQuestion,
+        sizes: &[u64],
+        monitor: &dyn Monitor,
+    ) -> Result<Vec<Option<Signature>>, MirrorError> {
+        self.inner.signatures(question, sizes, monitor)
     }
 
     fn check_stage(&self, request: &StageRequest<'_>) -> Result<(), MirrorError> {

@@ -14,6 +14,7 @@ mod lost_responses;
 mod policies;
 mod real_tree;
 mod rollbacks;
+mod signatures;
 mod sources;
 mod ssh;
 mod termination;

@@ -52,6 +52,7 @@ fn only_those_with_a_token_of_this_site_and_right_get_in() {
             ("POST", "/v1/activate", b"{}"),
             ("POST", "/v1/holds", &[0; 32]),
             ("POST", "/v1/objects", &[0; 48]),
+            ("POST", "/v1/signatures", &[0; 42]),
             ("POST", "/v1/verify", b"{\"quick\":true}"),
             ("PUT", "/v1/objects/x", b"x"),
         ] {

@@ -18,6 +18,7 @@ mod repairs;
 mod resource_use;
 mod scheduled_work;
 mod served_permissions;
+mod signature_requests;
 mod site_isolation;
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};

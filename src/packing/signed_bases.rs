@@ -1,0 +1,264 @@
+//! Bases that only a mirror has: the mirror tells the hashes of their blocks, and the origin finds
+//! which ranges of them its new content contains. The bytes of these ranges are part of the new
+//! content, so the origin has what a block is encoded against.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use crate::hash::ManifestId;
+use crate::manifest::delta::NewObjectRef;
+use crate::mirror::{ErrorKind, Mirror, SignatureQuestion};
+use crate::monitor::{Event, Monitor};
+use crate::pack::{
+    Base, MAX_CONTENT_BYTES, MatchedRange, Piece, Signature, SignatureKey, SignatureSearch,
+    SignatureShape, size_bits,
+};
+use crate::packing::content_source::ContentSource;
+use crate::packing::parallel::{in_groups, in_parallel};
+use crate::text::error_chain;
+
+/// Content that is sent whole takes at least its size divided by this number, about.
+const COMPRESSION: u64 = 4;
+/// Bytes of a question for each object.
+const QUESTION_BYTES: u64 = 3;
+/// Minimum saving, in bytes, for which a round trip is made.
+const LEAST_SAVED_BYTES: u64 = 16 << 10;
+/// The longest signature of one object, in bytes; bounds the memory.
+const MAX_SIGNATURE_BYTES: u64 = 16 << 20;
+/// Maximum length of the signatures that are in memory at once, in bytes.
+const MAX_BATCH_BYTES: u64 = 32 << 20;
+
+/// Ranges of an old object that a new object contains.
+#[derive(Debug, Clone)]
+pub(crate) struct SignedBase {
+    /// Position of the old object among the entries of the base manifest.
+    entry: u64,
+    /// Ascending, at least one.
+    ranges: Vec<MatchedRange>,
+}
+
+impl SignedBase {
+    /// The total length of the ranges.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.ranges.iter().map(|range| range.length).sum()
+    }
+
+    /// The position of the old object, and the ranges.
+    pub(crate) fn matches(&self) -> (u64, &[MatchedRange]) {
+        (self.entry, &self.ranges)
+    }
+
+    /// Adds everything that determines the blocks to a key.
+    pub(crate) fn add_to(&self, key: &mut blake3::Hasher) {
+        key.update(&self.entry.to_le_bytes());
+        key.update(&(self.ranges.len() as u64).to_le_bytes());
+        for MatchedRange { base, new, length } in &self.ranges {
+            for number in [base, new, length] {
+                key.update(&number.to_le_bytes());
+            }
+        }
+    }
+}
+
+/// The mirrors that have the base manifest. One of them is asked.
+#[derive(Debug)]
+pub(crate) struct Signers<'a> {
+    pub(crate) base: ManifestId,
+    pub(crate) mirrors: Vec<&'a Arc<dyn Mirror>>,
+}
+
+/// The inputs of a search.
+pub(crate) struct SignedBases<'a> {
+    pub(crate) wanted: &'a [NewObjectRef],
+    pub(crate) content_source: &'a ContentSource,
+    pub(crate) signers: &'a Signers<'a>,
+    pub(crate) jobs: usize,
+    pub(crate) monitor: &'a dyn Monitor,
+}
+
+/// A new object, and the old one that it is searched for.
+#[derive(Debug, Clone, Copy)]
+struct Pair {
+    ordinal: usize,
+    base: Base,
+    /// Of the question: the largest size of all new objects with this base decides.
+    new_bits: u8,
+}
+
+impl Pair {
+    fn shape(&self) -> SignatureShape {
+        SignatureShape::new(self.base.size, self.new_bits)
+    }
+}
+
+impl SignedBases<'_> {
+    /// Asks a mirror for the signatures of the bases in `unread`, each with the ordinal of a new
+    /// object, and returns its name and the ranges that were found, by ordinal. `None` if asking is
+    /// not worth it, or if no mirror answers.
+    pub(crate) fn find(
+        &self,
+        unread: &[(usize, Base)],
+    ) -> Option<(String, HashMap<u32, SignedBase>)> {
+        let pairs = self.worth_asking(unread);
+        if pairs.is_empty() {
+            return None;
+        }
+        let key = self.key(&pairs);
+        self.signers.mirrors.iter().find_map(|mirror| {
+            let (mut found, mut rest) = (HashMap::new(), &pairs[..]);
+            while !rest.is_empty() {
+                let batch;
+                (batch, rest) = rest.split_at(batch_of(rest));
+                let signatures = self.ask(mirror.as_ref(), batch, key)?;
+                found.extend(self.search(batch, &signatures, key));
+            }
+            Some((mirror.name().to_owned(), found))
+        })
+    }
+
+    /// The objects whose signatures are likely much shorter than what they save; none if all of
+    /// them together save too little for a round trip.
+    fn worth_asking(&self, unread: &[(usize, Base)]) -> Vec<Pair> {
+        let mut bits: HashMap<u64, u8> = HashMap::new();
+        for (ordinal, base) in unread {
+            let most = bits.entry(base.entry).or_default();
+            *most = size_bits(self.wanted[*ordinal].size).max(*most);
+        }
+        let mut saved = 0;
+        let mut pairs: Vec<Pair> = Vec::new();
+        for (ordinal, base) in unread {
+            let wanted = &self.wanted[*ordinal];
+            let pair = Pair { ordinal: *ordinal, base: *base, new_bits: bits[&base.entry] };
+            let (whole, cost) = (wanted.size / COMPRESSION, pair.shape().bytes() + QUESTION_BYTES);
+            if cost < whole / 2
+                && cost <= MAX_SIGNATURE_BYTES
+                && self.content_source.is_in_tree(wanted)
+            {
+                saved += whole - cost;
+                pairs.push(pair);
+            }
+        }
+        if saved < LEAST_SAVED_BYTES {
+            pairs.clear();
+        }
+        pairs
+    }
+
+    /// The key of the hashes: the same for the same push, so that an interrupted one finds the same
+    /// ranges again. Whoever knows it can craft content that matches wrongly: a block of it fails
+    /// on the mirror, and that content is sent whole.
+    fn key(&self, pairs: &[Pair]) -> SignatureKey {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(b"headwater signatures 1\n").update(self.signers.base.as_bytes());
+        for pair in pairs {
+            hasher.update(self.wanted[pair.ordinal].object.as_bytes());
+            hasher.update(&pair.base.entry.to_le_bytes());
+        }
+        let mut key = [0; SignatureKey::BYTES];
+        hasher.finalize_xof().fill(&mut key);
+        SignatureKey::from_bytes(key)
+    }
+
+    /// The signatures of the bases of `pairs` that the mirror has, by position. `None` if it does
+    /// not answer: then another mirror is asked, or everything is sent whole.
+    fn ask(
+        &self,
+        mirror: &dyn Mirror,
+        pairs: &[Pair],
+        key: SignatureKey,
+    ) -> Option<HashMap<u64, Signature>> {
+        // Sorted, and each base once.
+        let bases: BTreeMap<u64, &Pair> =
+            pairs.iter().map(|pair| (pair.base.entry, pair)).collect();
+        let asked = bases.iter().map(|(entry, pair)| (*entry, pair.new_bits)).collect();
+        let sizes: Vec<u64> = bases.values().map(|pair| pair.base.size).collect();
+        let question = SignatureQuestion { base: self.signers.base, key, asked };
+        match mirror.signatures(&question, &sizes, self.monitor) {
+            Ok(signatures) => {
+                let had = bases.into_keys().zip(signatures);
+                Some(had.filter_map(|(entry, signature)| Some((entry, signature?))).collect())
+            }
+            Err(error) => {
+                // Staging reports these, and a plan needs no right to push.
+                if !matches!(
+                    error.kind(),
+                    ErrorKind::Cancelled | ErrorKind::Forbidden | ErrorKind::Unauthorized
+                ) {
+                    let name = mirror.name();
+                    let message =
+                        format!("{name}: cannot get block signatures: {}", error_chain(&error));
+                    self.monitor.event(Event::Warned { message });
+                }
+                None
+            }
+        }
+    }
+
+    /// Searches the new objects of `pairs`, in parallel.
+    fn search(
+        &self,
+        pairs: &[Pair],
+        signatures: &HashMap<u64, Signature>,
+        key: SignatureKey,
+    ) -> Vec<(u32, SignedBase)> {
+        let mut pieces = Vec::new();
+        for (at, pair) in pairs.iter().enumerate() {
+            let size = self.wanted[pair.ordinal].size;
+            // A larger object is searched in parts, in a group of its own.
+            let length = u32::try_from(size).unwrap_or(u32::MAX);
+            let ordinal = u32::try_from(pair.ordinal).expect("ordinals have 32 bits");
+            if signatures.contains_key(&pair.base.entry) {
+                pieces.push((at, Piece { ordinal, offset: 0, length }));
+            }
+        }
+        let groups = in_groups(pieces.into_iter());
+        let found = in_parallel(groups.len(), self.jobs, |index, buffer| {
+            let search = |(at, piece): &(usize, Piece)| {
+                let Pair { base, ordinal, .. } = pairs[*at];
+                let signature = &signatures[&base.entry];
+                let search = SignatureSearch::new(signature, key, self.wanted[ordinal].size);
+                let ranges = self.search_one(piece.ordinal, search, buffer)?;
+                (!ranges.is_empty())
+                    .then_some((piece.ordinal, SignedBase { entry: base.entry, ranges }))
+            };
+            groups[index].iter().filter_map(search).collect::<Vec<_>>()
+        });
+        found.into_iter().flatten().collect()
+    }
+
+    /// Searches one new object, which is read in parts. `None` if it cannot be read: the error is
+    /// reported when the object is to be sent.
+    fn search_one(
+        &self,
+        ordinal: u32,
+        mut search: SignatureSearch<'_>,
+        buffer: &mut Vec<u8>,
+    ) -> Option<Vec<MatchedRange>> {
+        let size = self.wanted[ordinal as usize].size;
+        let mut offset = 0;
+        while offset < size {
+            if self.monitor.is_cancelled() {
+                return None;
+            }
+            let length = (size - offset).min(MAX_CONTENT_BYTES as u64);
+            let length = u32::try_from(length).expect("a part has at most 4 MiB");
+            let piece = Piece { ordinal, offset, length };
+            buffer.clear();
+            let fetched = self.content_source.fetch(self.wanted, &[piece], self.monitor).ok()?;
+            fetched.read(&piece, buffer).ok()?;
+            search.add(buffer);
+            offset += u64::from(length);
+        }
+        Some(search.finish())
+    }
+}
+
+/// How many of `pairs` are asked for at once.
+fn batch_of(pairs: &[Pair]) -> usize {
+    let mut bytes = 0;
+    let fits = |pair: &&Pair| {
+        bytes += pair.shape().bytes();
+        bytes <= MAX_BATCH_BYTES
+    };
+    pairs.iter().take_while(fits).count().max(1)
+}

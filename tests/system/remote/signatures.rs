@@ -1,0 +1,336 @@
+//! Pushes of an origin without a cache: it builds on block signatures of a mirror, which may lie.
+
+use std::fs;
+use std::io::{BufReader, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use serde_json::Value;
+
+use super::{Receiver, over, push, report, serves_tree, stand_in};
+use crate::flaky_proxy::Message;
+use crate::harness::{Outcome, World};
+use crate::trees::{Rng, Tree};
+
+const QUESTION: &str = "/v1/signatures";
+
+/// Pages of 20 kB that do not compress well and have one line that changes.
+fn pages(version: &str) -> Tree {
+    let mut rng = Rng::new(7);
+    let page = |tree: Tree, number: u32| {
+        let words: String = rng.bytes(10_000).iter().map(|byte| format!("{byte:02x}")).collect();
+        let (head, tail) = words.split_at(7_000);
+        let line = format!("<footer>{version} of {number}</footer>");
+        tree.file(&format!("docs/{number}.html"), format!("{head}\n{line}\n{tail}\n"))
+    };
+    (0..40).fold(Tree::default(), page)
+}
+
+/// Forgets everything that the origin keeps between pushes.
+fn forget(world: &World) {
+    fs::remove_dir_all(world.path("cache")).unwrap();
+    fs::create_dir(world.path("cache")).unwrap();
+}
+
+/// Pushes the tree from an origin that remembers nothing.
+fn push_afresh(world: &World, places: &[&str]) -> Outcome {
+    forget(world);
+    push(world, places, &["--json"])
+}
+
+fn sum(outcome: &Outcome, key: &str) -> u64 {
+    let report = report(outcome);
+    let mirrors = report["mirrors"].as_array().unwrap().iter();
+    mirrors.map(|mirror| mirror[key].as_u64().unwrap()).sum()
+}
+
+/// A mirror with the first version of the pages, and the second one about to be pushed.
+fn begun() -> (World, Receiver) {
+    let world = World::new();
+    let receiver = Receiver::start(&world.path("web"));
+    world.write("tree", &pages("1"));
+    push(&world, &[&receiver.url()], &[]).expect(&[0]);
+    world.write("tree", &pages("2"));
+    (world, receiver)
+}
+
+/// A way to a receiver on which the answers to the question are replaced.
+struct Liar {
+    address: SocketAddr,
+    questions: Arc<AtomicUsize>,
+    is_over: Arc<AtomicBool>,
+}
+
+impl Liar {
+    /// `lie` gets the answer of the receiver and writes another one.
+    fn before(
+        receiver: &Receiver,
+        lie: impl Fn(&mut TcpStream, Vec<u8>) + Send + Sync + 'static,
+    ) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let (address, target) = (listener.local_addr().unwrap(), receiver.address());
+        let (questions, is_over) = (Arc::<AtomicUsize>::default(), Arc::<AtomicBool>::default());
+        let (lie, asked, over) = (Arc::new(lie), Arc::clone(&questions), Arc::clone(&is_over));
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                if over.load(Ordering::SeqCst) {
+                    return;
+                }
+                let (lie, asked) = (Arc::clone(&lie), Arc::clone(&asked));
+                std::thread::spawn(move || relay(stream.unwrap(), target, &*lie, &asked));
+            }
+        });
+        Self { address, questions, is_over }
+    }
+
+    fn url(&self) -> String {
+        format!("http://{}/", self.address)
+    }
+
+    fn questions(&self) -> usize {
+        self.questions.load(Ordering::SeqCst)
+    }
+}
+
+impl Drop for Liar {
+    fn drop(&mut self) {
+        self.is_over.store(true, Ordering::SeqCst);
+        TcpStream::connect(self.address).ok();
+    }
+}
+
+fn relay(
+    mut client: TcpStream,
+    target: SocketAddr,
+    lie: &dyn Fn(&mut TcpStream, Vec<u8>),
+    asked: &AtomicUsize,
+) {
+    let mut server = BufReader::new(TcpStream::connect(target).unwrap());
+    let mut reader = BufReader::new(client.try_clone().unwrap());
+    while let Some(request) = Message::whole(&mut reader) {
+        server.get_mut().write_all(&request.bytes()).unwrap();
+        let Some(answer) = Message::whole(&mut server) else { return };
+        if request.head().lines().next().unwrap().contains(QUESTION) {
+            asked.fetch_add(1, Ordering::SeqCst);
+            lie(&mut client, answer.bytes());
+        } else if client.write_all(&answer.bytes()).is_err() {
+            return;
+        }
+    }
+}
+
+/// Where the body of an answer begins.
+fn body_of(answer: &[u8]) -> usize {
+    answer.windows(4).position(|end| end == b"\r\n\r\n").unwrap() + 4
+}
+
+#[test]
+fn push_without_a_cache_sends_the_changed_parts() {
+    let (world, receiver) = begun();
+    forget(&world);
+    let (tree, url) = (world.at("tree"), receiver.url());
+    let planned = world.run(&["plan", &tree, &url]).expect(&[0]);
+    assert!(planned.stdout.contains("builds 40 on signatures of http://127.0.0.1"), "{planned}");
+    let planned = world.run(&["plan", &tree, &url, "--json"]).expect(&[0]);
+    let bases = &report(&planned)["mirrors"][0]["bases"];
+    assert_eq!((bases["signed"].as_u64(), bases["none"].as_u64()), (Some(40), Some(0)));
+    let pushed = push_afresh(&world, &[&receiver.url()]).expect(&[0]);
+    let (sent, new) = (sum(&pushed, "sent_bytes"), sum(&pushed, "new_bytes"));
+    assert!(new > 800_000 && sent * 8 < new, "{sent} of {new}: {pushed}");
+    assert!(serves_tree(&world, "web"));
+    // What was built on signatures is in the cache whole.
+    world.write("tree", &pages("3"));
+    let pushed = push(&world, &[&receiver.url()], &["--json"]).expect(&[0]);
+    assert!(sum(&pushed, "sent_bytes") * 100 < new, "{pushed}");
+    assert!(serves_tree(&world, "web"));
+}
+
+#[test]
+fn an_interrupted_push_without_a_cache_makes_the_same_packs() {
+    let packs = || {
+        let (world, receiver) = begun();
+        forget(&world);
+        push(&world, &[&receiver.url()], &["--events", "events"]).expect(&[0]);
+        let events = crate::harness::events(&world.path("events"));
+        let sent = events.iter().filter(|event| event["event"] == "pack_sent");
+        sent.map(|event| event["pack"].clone()).collect::<Vec<Value>>()
+    };
+    let first = packs();
+    assert!(!first.is_empty());
+    assert_eq!(packs(), first);
+}
+
+#[test]
+fn files_with_hashed_names_build_on_the_one_before() {
+    let world = World::new();
+    let receiver = Receiver::start(&world.path("web"));
+    let content = Rng::new(3).bytes(300_000);
+    world.write("tree", &Tree::default().file("js/app.3fa9c1.js", content.clone()));
+    push(&world, &[&receiver.url()], &[]).expect(&[0]);
+    let changed = [&content[..150_000], b"changed", &content[150_000..]].concat();
+    world.write("tree", &Tree::default().file("js/app.7be220.js", changed));
+    let pushed = push_afresh(&world, &[&receiver.url()]).expect(&[0]);
+    assert!(sum(&pushed, "sent_bytes") < 30_000, "{pushed}");
+}
+
+#[test]
+fn a_large_file_is_searched_in_parts() {
+    let world = World::new();
+    let receiver = Receiver::start(&world.path("web"));
+    let content = Rng::new(5).bytes(11 << 20);
+    world.write("tree", &Tree::default().file("disk.img", content.clone()));
+    push(&world, &[&receiver.url()], &[]).expect(&[0]);
+    let changed = [b"new", &content[..6 << 20], b"between", &content[6 << 20..]].concat();
+    world.write("tree", &Tree::default().file("disk.img", changed));
+    let pushed = push_afresh(&world, &[&receiver.url()]).expect(&[0]);
+    assert!(sum(&pushed, "sent_bytes") < 100_000, "{pushed}");
+    assert!(serves_tree(&world, "web"));
+}
+
+#[test]
+fn one_of_several_mirrors_is_asked_and_all_get_the_parts() {
+    let world = World::new();
+    let receivers = ["one", "two"].map(|name| Receiver::start(&world.path(name)));
+    let ways = receivers
+        .each_ref()
+        .map(|receiver| Liar::before(receiver, |client, answer| drop(client.write_all(&answer))));
+    let urls = ways.each_ref().map(Liar::url);
+    let program = stand_in(&world, "ssh", "");
+    let ssh = format!("ssh://edge{}", world.at("far"));
+    let places = [&*urls[0], &*urls[1], &*ssh];
+    world.write("tree", &pages("1"));
+    push(&world, &places, &over(&program)).expect(&[0]);
+    world.write("tree", &pages("2"));
+    forget(&world);
+    let flags = [&["--json"][..], &over(&program)].concat();
+    let pushed = push(&world, &places, &flags).expect(&[0]);
+    assert!(sum(&pushed, "sent_bytes") * 8 < sum(&pushed, "new_bytes"), "{pushed}");
+    assert_eq!(ways.iter().map(Liar::questions).sum::<usize>(), 1);
+    assert!(["one", "two", "far"].iter().all(|name| serves_tree(&world, name)));
+}
+
+#[test]
+fn signatures_that_lie_cost_one_more_transfer_of_whole_files() {
+    let (world, receiver) = begun();
+    // Each block is said to have the hash of the first one of the page before.
+    let liar = Liar::before(&receiver, |client, mut answer| {
+        let frames = body_of(&answer);
+        let page = 1 + 10 * 3;
+        let bytes = answer[frames..].to_vec();
+        for (at, frame) in bytes.chunks(page).enumerate().skip(1) {
+            let other = (at - 1) * page;
+            answer[frames + at * page..][..frame.len()]
+                .copy_from_slice(&bytes[other..][..frame.len()]);
+        }
+        // And the first page has its own, in another order.
+        let first = &mut answer[frames + 1..frames + page];
+        first.copy_within(0..3, 6);
+        first.copy_within(9..12, 15);
+        client.write_all(&answer).unwrap();
+    });
+    let pushed = push_afresh(&world, &[&liar.url()]).expect(&[0]);
+    assert!(serves_tree(&world, "web"), "{pushed}");
+    let (sent, new) = (sum(&pushed, "sent_bytes"), sum(&pushed, "new_bytes"));
+    assert!(sent < new * 2, "{sent} of {new}: {pushed}");
+}
+
+#[test]
+fn a_wrong_match_is_named_and_sent_whole_once() {
+    let (world, receiver) = begun();
+    // Each block is said to be one further than it is.
+    let liar = Liar::before(&receiver, |client, mut answer| {
+        let frames = body_of(&answer);
+        for page in answer[frames..].chunks_mut(1 + 10 * 3) {
+            page.copy_within(1..25, 4);
+        }
+        client.write_all(&answer).unwrap();
+    });
+    let pushed = push_afresh(&world, &[&liar.url()]).expect(&[0]);
+    assert!(pushed.stderr.contains("a block does not decode, although"), "{pushed}");
+    assert!(pushed.stderr.contains("sending anew what builds on them"), "{pushed}");
+    assert!(serves_tree(&world, "web"), "{pushed}");
+    assert!(liar.questions() <= 2, "{}", liar.questions());
+    let (sent, new) = (sum(&pushed, "sent_bytes"), sum(&pushed, "new_bytes"));
+    assert!(sent < new * 2, "{sent} of {new}: {pushed}");
+}
+
+#[test]
+fn answers_that_are_none_are_named_and_everything_is_sent() {
+    type Lie = fn(&mut TcpStream, Vec<u8>);
+    let endless: Lie = |client, answer| {
+        let head = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n";
+        client.write_all(head).unwrap();
+        let body = &answer[body_of(&answer)..];
+        let first = [format!("{:x}\r\n", body.len()).as_bytes(), body, b"\r\n"].concat();
+        let rest = [b"10000\r\n", &[1; 0x10000][..], b"\r\n"].concat();
+        client.write_all(&first).unwrap();
+        while client.write_all(&rest).is_ok() {}
+    };
+    let malformed: Lie = |client, mut answer| {
+        let frames = body_of(&answer);
+        answer[frames] = 9;
+        client.write_all(&answer).unwrap();
+    };
+    let older: Lie = |client, _| {
+        let body = "{\"error\":{\"kind\":\"unknown\",\"message\":\"there is nothing\"}}";
+        let head = "HTTP/1.1 404 Not Found\r\ncontent-type: application/json\r\ncontent-length:";
+        write!(client, "{head} {}\r\n\r\n{body}", body.len()).unwrap();
+    };
+    let nothing: Lie = |client, answer| {
+        let frames = body_of(&answer);
+        let head = "HTTP/1.1 200 OK\r\ncontent-length: 40\r\n\r\n";
+        client
+            .write_all(&[head.as_bytes(), &vec![0; answer[frames..].len().min(40)]].concat())
+            .ok();
+    };
+    for (lie, words, is_small) in [
+        (endless, "", true),
+        (malformed, "the response with block signatures is malformed", false),
+        (older, "it is headwater 0.1.0, which has no block signatures", false),
+        (nothing, "", false),
+    ] {
+        let (world, receiver) = begun();
+        let liar = Liar::before(&receiver, lie);
+        let pushed = push_afresh(&world, &[&liar.url()]).expect(&[0]);
+        assert!(pushed.stderr.contains(words), "{words}: {pushed}");
+        assert!(serves_tree(&world, "web"), "{words}: {pushed}");
+        let (sent, new) = (sum(&pushed, "sent_bytes"), sum(&pushed, "new_bytes"));
+        assert_eq!(sent * 8 < new, is_small, "{words}: {sent} of {new}: {pushed}");
+    }
+}
+
+#[test]
+fn a_base_that_vanishes_after_the_question_is_sent_whole() {
+    let (world, receiver) = begun();
+    let objects = world.path("web/.headwater/objects");
+    let liar = Liar::before(&receiver, move |client, answer| {
+        for shelf in fs::read_dir(&objects).unwrap() {
+            for object in fs::read_dir(shelf.unwrap().path()).unwrap().take(1) {
+                fs::remove_file(object.unwrap().path()).unwrap();
+            }
+        }
+        client.write_all(&answer).unwrap();
+    });
+    let pushed = push_afresh(&world, &[&liar.url()]).expect(&[0]);
+    assert!(pushed.stderr.contains("sending anew what builds on them"), "{pushed}");
+    // The release before has lost content for good.
+    for page in fs::read_dir(world.path("tree/docs")).unwrap() {
+        let page = page.unwrap();
+        let served = world.path("web/current/docs").join(page.file_name());
+        assert_eq!(fs::read(served).unwrap(), fs::read(page.path()).unwrap());
+    }
+}
+
+#[test]
+fn little_content_is_sent_without_a_question() {
+    let world = World::new();
+    let receiver = Receiver::start(&world.path("web"));
+    let way = Liar::before(&receiver, |client, answer| drop(client.write_all(&answer)));
+    for version in ["1", "2"] {
+        let content = [&Rng::new(1).bytes(9_000)[..], version.as_bytes()].concat();
+        world.write("tree", &Tree::default().file("page", content));
+        push_afresh(&world, &[&way.url()]).expect(&[0]);
+    }
+    assert_eq!(way.questions(), 0);
+}
