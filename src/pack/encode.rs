@@ -6,9 +6,9 @@
 use std::io;
 
 use super::block::{Block, StoredFrame};
-use super::delta::DeltaEncoder;
+use super::delta::{self, DeltaEncoder, Match};
 use super::layout::{self, BlockKind, ByteCursor};
-use super::{BaseRange, Level, MAX_PACK_BYTES, PackError, Piece, frame};
+use super::{BaseRange, KnownRange, Level, MAX_PACK_BYTES, PackError, Piece, frame};
 use crate::varint;
 
 /// zstd level of the ranges. They are few, so a high level costs little.
@@ -74,6 +74,8 @@ pub struct BlockInput<'a> {
     pub bases: &'a [BaseRange],
     /// Their content, concatenated.
     pub prefix: &'a [u8],
+    /// The last of the base ranges, as far as it is known where their bytes are in the content.
+    pub known: &'a [KnownRange],
     /// How the content is compressed.
     pub level: Level,
 }
@@ -82,7 +84,7 @@ impl BlockInput<'_> {
     /// This input without bases.
     #[must_use]
     pub const fn without_bases(self) -> Self {
-        Self { bases: &[], prefix: &[], ..self }
+        Self { bases: &[], prefix: &[], known: &[], ..self }
     }
 }
 
@@ -98,7 +100,7 @@ pub fn encode_block(
     prefix: &[u8],
     level: Level,
 ) -> Result<EncodedBlock, PackError> {
-    BlockEncoder::default().encode(BlockInput { pieces, content, bases, prefix, level })
+    BlockEncoder::default().encode(BlockInput { pieces, content, bases, prefix, known: &[], level })
 }
 
 /// Encodes blocks, reusing its memory: allocating new memory costs more than decoding into it.
@@ -121,11 +123,15 @@ impl BlockEncoder {
     pub fn encode(&mut self, input: BlockInput<'_>) -> Result<EncodedBlock, PackError> {
         // Taken out, because the closure needs it while `self` is borrowed for the proof.
         let mut delta = std::mem::take(&mut self.delta);
-        let encoder =
-            |content: &[u8], prefix: &[u8], level| match delta.encode(content, prefix, level)? {
+        let encoder = |content: &[u8], prefix: &[u8], level| {
+            if !input.known.is_empty() {
+                return encode_known(input, level);
+            }
+            match delta.encode(content, prefix, level)? {
                 Some(delta) => Ok(delta),
                 None => frame::encode(content, prefix, level),
-            };
+            }
+        };
         let block = self.encode_with(encoder, input);
         self.delta = delta;
         block
@@ -143,13 +149,37 @@ impl BlockEncoder {
     }
 }
 
+/// Encodes content of which it is known where the ranges of the prefix are in it, as a delta with
+/// these copies, or as a frame if that is smaller: a frame also compresses what is between them
+/// against the prefix.
+fn encode_known(input: BlockInput<'_>, level: i32) -> io::Result<Vec<u8>> {
+    /// With so little left between the copies, in parts of the content, no frame is tried.
+    const SMALL: usize = 512;
+    let BlockInput { content, prefix, known, .. } = input;
+    let copied: usize = known.iter().map(|range| range.base.length as usize).sum();
+    let mut from = prefix.len().saturating_sub(copied);
+    let copies = known.iter().map(|KnownRange { base, at }| {
+        let length = base.length as usize;
+        from += length;
+        Match { at: *at, from: from - length, length }
+    });
+    let copies: Vec<Match> = copies.collect();
+    match delta::encode_matches(content, &copies, level)? {
+        Some(delta) if delta.len() < content.len() / SMALL => Ok(delta),
+        delta => {
+            let frame = frame::encode(content, prefix, level)?;
+            Ok(delta.filter(|delta| delta.len() < frame.len()).unwrap_or(frame))
+        }
+    }
+}
+
 /// Encodes a block without verifying it.
 fn make_block(
     encoder: impl FnOnce(&[u8], &[u8], i32) -> io::Result<Vec<u8>>,
     input: BlockInput<'_>,
 ) -> Result<EncodedBlock, PackError> {
     check(input)?;
-    let BlockInput { pieces, content, bases, prefix, level } = input;
+    let BlockInput { pieces, content, bases, prefix, level, .. } = input;
     let frame = match level {
         Level::Raw => None,
         // With bases even compressed content may mostly repeat old content.
@@ -199,13 +229,27 @@ fn zstd_head(pieces: &[Piece], bases: &[BaseRange]) -> Result<Vec<u8>, PackError
 }
 
 fn check(input: BlockInput<'_>) -> Result<(), PackError> {
-    let BlockInput { pieces, content, bases, prefix, level } = input;
+    let BlockInput { pieces, content, bases, prefix, known, level } = input;
     if layout::content_bytes(pieces)? != content.len() {
         return Err(PackError::Layout { what: "the content is not as long as its pieces" });
     }
     let expected = layout::prefix_bytes(bases)?;
     if expected != prefix.len() {
         return Err(PackError::Prefix { expected, found: prefix.len() });
+    }
+    let mut end = 0;
+    let known_bases = &bases[bases.len().saturating_sub(known.len())..];
+    if known_bases.len() < known.len() {
+        return Err(PackError::Layout { what: "there are more known ranges than bases" });
+    }
+    for (range, base) in known.iter().zip(known_bases) {
+        if range.at < end || range.base != *base {
+            return Err(PackError::Layout { what: "known ranges overlap or are no bases" });
+        }
+        end = range.at + range.base.length as usize;
+    }
+    if end > content.len() {
+        return Err(PackError::Layout { what: "a known range is not in the content" });
     }
     if !level.is_valid() {
         return Err(PackError::Layout { what: "no such compression level" });
@@ -267,7 +311,7 @@ mod tests {
     }
 
     fn plain<'a>(pieces: &'a [Piece], content: &'a [u8]) -> BlockInput<'a> {
-        BlockInput { pieces, content, bases: &[], prefix: &[], level: Level::default() }
+        BlockInput { pieces, content, bases: &[], prefix: &[], known: &[], level: Level::default() }
     }
 
     fn base(prefix: &[u8]) -> [BaseRange; 1] {
@@ -381,6 +425,59 @@ mod tests {
                 .unwrap();
         assert_eq!((block.piece_count(), block.base_count()), (1, 1));
         assert!(block.encoded_bytes() < 300, "{}", block.encoded_bytes());
+    }
+
+    /// Content that is known but for two gaps, with its prefix.
+    fn with_gaps() -> (Vec<u8>, Vec<u8>, Vec<KnownRange>) {
+        let content = noise(90_000);
+        let range =
+            |offset, at, length| KnownRange { base: BaseRange { entry: 3, offset, length }, at };
+        let known = vec![range(5, 0, 40_000), range(40_900, 41_000, 48_000)];
+        let prefix = [&content[..40_000], &content[41_000..89_000]].concat();
+        (content, prefix, known)
+    }
+
+    #[test]
+    fn known_ranges_are_copied_and_the_rest_is_sent() {
+        let (content, prefix, known) = with_gaps();
+        let bases: Vec<_> = known.iter().map(|range| range.base).collect();
+        let pieces = piece(&content);
+        let input = BlockInput {
+            bases: &bases,
+            prefix: &prefix,
+            known: &known,
+            ..plain(&pieces, &content)
+        };
+        let block = BlockEncoder::default().encode(input).unwrap();
+        assert!((2000..2100).contains(&block.encoded_bytes()), "{}", block.encoded_bytes());
+        // They may follow bases that were read.
+        let read = noise(100_000)[95_000..].to_vec();
+        let bases = [&base(&read)[..], &bases].concat();
+        let prefix = [&read[..], &prefix].concat();
+        let block = BlockEncoder::default()
+            .encode(BlockInput { bases: &bases, prefix: &prefix, ..input })
+            .unwrap();
+        assert!((2000..2100).contains(&block.encoded_bytes()), "{}", block.encoded_bytes());
+    }
+
+    #[test]
+    fn known_ranges_that_are_none_are_refused() {
+        let (content, prefix, known) = with_gaps();
+        let bases: Vec<_> = known.iter().map(|range| range.base).collect();
+        let pieces = piece(&content);
+        let encode = |known: &[KnownRange]| {
+            let plain = plain(&pieces, &content);
+            let input = BlockInput { bases: &bases, prefix: &prefix, known, ..plain };
+            BlockEncoder::default().encode(input)
+        };
+        let with = |index: usize, at| {
+            let mut known = known.clone();
+            known[index].at = at;
+            known
+        };
+        for known in [with(1, 39_999), with(1, 42_001), [&known[..], &known].concat()] {
+            assert!(matches!(encode(&known), Err(PackError::Layout { .. })), "{known:?}");
+        }
     }
 
     #[test]

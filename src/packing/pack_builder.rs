@@ -268,7 +268,7 @@ impl BlockWorker {
         // Without the bases the block is larger, but the push goes on.
         let bases = if self.read_bases(job, &bases) { bases } else { Vec::new() };
         let mut ranges: Vec<BaseRange> = bases.iter().map(|(range, _)| *range).collect();
-        for KnownRange { base, at } in known {
+        for KnownRange { base, at } in known.iter().copied() {
             ranges.push(base);
             self.prefix.extend_from_slice(&self.content[at..at + base.length as usize]);
         }
@@ -277,6 +277,7 @@ impl BlockWorker {
             content: &self.content,
             bases: &ranges,
             prefix: &self.prefix,
+            known: &known,
             level: job.level,
         };
         let block = encode(&mut self.encoder, input)?;

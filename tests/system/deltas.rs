@@ -126,6 +126,14 @@ impl Pushed {
         assert!(sent > 0 && sent * 20 < new, "{sent} bytes for {new}: {}", self.outcome);
     }
 
+    /// Whether it sent what lies around the differences: it had the block signatures of a mirror.
+    #[track_caller]
+    fn check_signed(&self) {
+        let (sent, new) = (self.sum("sent_bytes"), self.sum("new_bytes"));
+        let is_signed = sent * 4 < new && sent * 20 > new;
+        assert!(is_signed, "{sent} bytes for {new}: {}", self.outcome);
+    }
+
     /// Whether it sent contents whole, or much of them.
     #[track_caller]
     fn check_large(&self) {
@@ -260,7 +268,12 @@ fn a_damaged_cache_is_told_of_and_costs_bytes_only() {
         assert!(!kept.is_empty(), "{name}");
         kept.iter().for_each(|path| harm(path));
         let pushed = fleet.publish(&format!("after {name} {round}"));
-        pushed.check_large();
+        // That the content itself is damaged shows only when the block is made.
+        if *name == "content" {
+            pushed.check_large();
+        } else {
+            pushed.check_signed();
+        }
         assert_eq!(
             pushed.outcome.stderr.contains("the cache of old content"),
             *name != "gone",
@@ -285,7 +298,7 @@ fn a_full_disk_under_the_cache_is_told_of_and_costs_bytes_only() {
     let full = fleet.push_with("errno=28@write", &["--json"]);
     assert!(full.outcome.stderr.contains("not kept for the next push"), "{}", full.outcome);
     full.check_small();
-    fleet.publish("3").check_large();
+    fleet.publish("3").check_signed();
     fleet.publish("4").check_small();
 }
 
@@ -294,7 +307,7 @@ fn nothing_is_kept_where_that_is_switched_off() {
     let fleet = Fleet::new(&["one"]);
     fs::write(fleet.world.path("headwater.toml"), "[cache]\ncontent = \"0\"\n").unwrap();
     fleet.publish("1");
-    fleet.publish("2").check_large();
+    fleet.publish("2").check_signed();
     assert!(fleet.kept().is_empty());
 }
 

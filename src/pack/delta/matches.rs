@@ -33,12 +33,12 @@ const HEAD_START: usize = 256 << 10;
 
 /// A range of the content that also occurs in the prefix.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Match {
+pub(in crate::pack) struct Match {
     /// The start in the content.
-    pub(super) at: usize,
+    pub(in crate::pack) at: usize,
     /// The start in the prefix.
-    pub(super) from: usize,
-    pub(super) length: usize,
+    pub(in crate::pack) from: usize,
+    pub(in crate::pack) length: usize,
 }
 
 impl Match {

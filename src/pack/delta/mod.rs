@@ -11,7 +11,8 @@ use std::io;
 
 use twox_hash::XxHash3_64;
 
-use self::matches::{Match, Matcher};
+pub(super) use self::matches::Match;
+use self::matches::Matcher;
 use super::layout::{self, ByteCursor};
 use super::{PackError, frame};
 use crate::varint;
@@ -49,21 +50,31 @@ impl DeltaEncoder {
         let Some(matches) = self.matcher.find(content, prefix, content.len() / LITERAL_PART) else {
             return Ok(None);
         };
-        let body = body(content, &matches);
-        // The format forbids a larger body, so that a reader can bound it by the content.
-        if body.len() > content.len() {
-            return Ok(None);
-        }
-        // Without the prefix: what the content has in common with it is in the copies.
-        let packed = frame::encode(&body, &[], level)?;
-        let mut bytes = vec![MARK];
-        varint::push(body.len() as u64, &mut bytes);
-        bytes.extend_from_slice(&packed);
-        // The checksum of the frame covers the body only. This one also notices other bases than
-        // those of the encoder.
-        bytes.extend_from_slice(&checksum(content));
-        Ok(Some(bytes))
+        encode_matches(content, &matches, level)
     }
+}
+
+/// Encodes `content` with these copies, ascending. Returns `None` if the delta would be larger than
+/// the content.
+pub(super) fn encode_matches(
+    content: &[u8],
+    matches: &[Match],
+    level: i32,
+) -> io::Result<Option<Vec<u8>>> {
+    let body = body(content, matches);
+    // The format forbids a larger body, so that a reader can bound it by the content.
+    if body.len() > content.len() {
+        return Ok(None);
+    }
+    // Without the prefix: what the content has in common with it is in the copies.
+    let packed = frame::encode(&body, &[], level)?;
+    let mut bytes = vec![MARK];
+    varint::push(body.len() as u64, &mut bytes);
+    bytes.extend_from_slice(&packed);
+    // The checksum of the frame covers the body only. This one also notices other bases than those
+    // of the encoder.
+    bytes.extend_from_slice(&checksum(content));
+    Ok(Some(bytes))
 }
 
 fn checksum(content: &[u8]) -> [u8; CHECKSUM_BYTES] {

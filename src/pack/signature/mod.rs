@@ -15,8 +15,10 @@
 use std::collections::HashMap;
 
 /// Smallest block, in bytes.
-// Measured on pages of documentation: smaller blocks cost more in hashes than they save.
-const MIN_BLOCK_BYTES: u32 = 2 << 10;
+// Measured on changed pages, hashes and blocks together, in kB for blocks of 512, 1,024, 1,536 and
+// 2,048 bytes: 249, 162, 140, 147 for 1,543 pages of documentation with changes near the start;
+// 309, 364, 470, 568 for 600 pages of random words with a changed line anywhere.
+const MIN_BLOCK_BYTES: u32 = 1 << 10;
 /// Largest block, in bytes. A search holds three of them in memory.
 const MAX_BLOCK_BYTES: u32 = 1 << 20;
 /// A shorter last block is not looked for: the list of ranges would grow more than the content

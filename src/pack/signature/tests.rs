@@ -87,9 +87,10 @@ fn a_shape_that_is_not_of_the_hashes_is_refused() {
 fn shapes_grow_with_the_square_root_and_have_limits() {
     let of = |bytes| SignatureShape::new(bytes, size_bits(bytes));
     let sizes = |bytes| (of(bytes).block_bytes, of(bytes).hash_bytes);
-    assert_eq!(sizes(0), (2048, 3));
+    assert_eq!(sizes(0), (1024, 3));
     assert_eq!(of(0).bytes(), 0);
-    assert_eq!(sizes(30_000), (2048, 3));
+    assert_eq!(sizes(30_000), (1024, 3));
+    assert_eq!(sizes(1 << 20), (2048, 4));
     assert_eq!(sizes(100 << 20), (20_480, 4));
     assert_eq!(sizes(10 << 30), (207_242, 5));
     assert_eq!(sizes(crate::varint::MAX_NUMBER).0, MAX_BLOCK_BYTES);

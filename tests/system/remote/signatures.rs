@@ -151,7 +151,9 @@ fn an_interrupted_push_without_a_cache_makes_the_same_packs() {
     let packs = || {
         let (world, receiver) = begun();
         forget(&world);
-        push(&world, &[&receiver.url()], &["--events", "events"]).expect(&[0]);
+        // The level depends on the speed of the link.
+        let flags = ["--events", "events", "--level", "3"];
+        push(&world, &[&receiver.url()], &flags).expect(&[0]);
         let events = crate::harness::events(&world.path("events"));
         let sent = events.iter().filter(|event| event["event"] == "pack_sent");
         sent.map(|event| event["pack"].clone()).collect::<Vec<Value>>()
@@ -216,7 +218,7 @@ fn signatures_that_lie_cost_one_more_transfer_of_whole_files() {
     // Each block is said to have the hash of the first one of the page before.
     let liar = Liar::before(&receiver, |client, mut answer| {
         let frames = body_of(&answer);
-        let page = 1 + 10 * 3;
+        let page = 1 + 20 * 3;
         let bytes = answer[frames..].to_vec();
         for (at, frame) in bytes.chunks(page).enumerate().skip(1) {
             let other = (at - 1) * page;
@@ -241,8 +243,8 @@ fn a_wrong_match_is_named_and_sent_whole_once() {
     // Each block is said to be one further than it is.
     let liar = Liar::before(&receiver, |client, mut answer| {
         let frames = body_of(&answer);
-        for page in answer[frames..].chunks_mut(1 + 10 * 3) {
-            page.copy_within(1..25, 4);
+        for page in answer[frames..].chunks_mut(1 + 20 * 3) {
+            page.copy_within(1..55, 4);
         }
         client.write_all(&answer).unwrap();
     });
