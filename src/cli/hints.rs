@@ -43,10 +43,10 @@ fn exit_and_hint(error: &PushError) -> (Exit, Option<String>) {
             hinted(Exit::Superseded, "use --allow-older to publish the older content")
         }
         PushError::Source { source, .. } => {
-            (Exit::Content, of_mirror(source.kind()).map(str::to_owned))
+            (Exit::Content, of_mirror(source).map(str::to_owned))
         }
         PushError::Mirror { source, .. } => {
-            (mirror_exit(source.kind()), of_mirror(source.kind()).map(str::to_owned))
+            (mirror_exit(source.kind()), of_mirror(source).map(str::to_owned))
         }
         PushError::EmptySource { .. } => hinted(Exit::Content, "push a tree to it first"),
         PushError::Nested { .. } => {
@@ -163,8 +163,31 @@ fn of_staged(staged: &[ReleaseName]) -> String {
     format!("name a staged release: {}", names.join(", "))
 }
 
+/// The machine on which an operation on a mirror failed, and where its hint applies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Side {
+    /// The mirror is a directory on this machine.
+    Here,
+    /// The mirror is behind a receiver.
+    Receiver,
+}
+
+impl Side {
+    /// The side of the mirror at `location`.
+    pub(crate) fn of(location: &str) -> Self {
+        let is_remote = location.contains("://") && !location.starts_with("file:");
+        if is_remote { Self::Receiver } else { Self::Here }
+    }
+}
+
 /// The hint for the failure of one mirror.
-pub(crate) const fn of_mirror(kind: Kind) -> Option<&'static str> {
+pub(crate) fn of_mirror(error: &MirrorError) -> Option<&'static str> {
+    let is_remote = matches!(error, MirrorError::Remote { .. });
+    of_kind(error.kind(), if is_remote { Side::Receiver } else { Side::Here })
+}
+
+/// The hint for a failure of this kind of a mirror on `side`.
+pub(crate) const fn of_kind(kind: Kind, side: Side) -> Option<&'static str> {
     match kind {
         Kind::Unreachable => {
             Some("check that the receiver runs and that it is reachable from this machine")
@@ -209,7 +232,28 @@ pub(crate) const fn of_mirror(kind: Kind) -> Option<&'static str> {
         Kind::OtherHistory => {
             Some("publish its content with `headwater promote`, or push a tree with --new-history")
         }
-        _ => of_place(kind),
+        _ => match (of_receiver(kind), side) {
+            (Some(hint), Side::Receiver) => Some(hint),
+            _ => of_place(kind),
+        },
+    }
+}
+
+/// The hint for a mirror whose receiver cannot use its directory, if it differs from the one for a
+/// directory on this machine.
+const fn of_receiver(kind: Kind) -> Option<&'static str> {
+    match kind {
+        Kind::OtherOwner => Some(
+            "run the receiver as the user who owns the directory, or give the directory and \
+             everything in it to the user of the receiver (`chown -R`)",
+        ),
+        Kind::Denied => Some("give the user of the receiver write permission for the directory"),
+        Kind::UnsuitableLocation => Some(
+            "set `dir` of the [[site]] in the serve.toml of the receiver to a directory on a local \
+             disk, and create its parent",
+        ),
+        Kind::NewerFormat => Some("upgrade headwater on the machine of the receiver"),
+        _ => None,
     }
 }
 
@@ -273,13 +317,13 @@ const fn of_place(kind: Kind) -> Option<&'static str> {
 
 /// The failure of a command on one mirror.
 pub(crate) fn on_mirror(mirror: &str, error: &MirrorError) -> Failure {
-    let kind = error.kind();
+    let (kind, hint) = (error.kind(), of_mirror(error));
     let error = error_chain(error);
     // Do not repeat a location that the error already starts with.
     let is_named = error.strip_prefix(mirror).is_some_and(|rest| rest.starts_with(' '));
     let text = if is_named { error } else { format!("{mirror}: {error}") };
     let failure = Failure::new(mirror_exit(kind), text);
-    match of_mirror(kind) {
+    match hint {
         Some(hint) => failure.with_hint(hint),
         None => failure,
     }
@@ -333,7 +377,7 @@ mod tests {
             (TransportError::SshDenied { what: what() }.into(), "unauthorized", "a key"),
             (TransportError::HostKey { what: what() }.into(), "unauthorized", "known_hosts"),
         ] {
-            let hint = of_mirror(error.kind()).unwrap();
+            let hint = of_mirror(&error).unwrap();
             assert_eq!(error.kind().report_name(), name, "{error}");
             assert!(hint.contains(words), "{error}: {hint}");
         }

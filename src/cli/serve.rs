@@ -10,6 +10,7 @@ use headwater::receiver::{
     self, AuthPolicy, Exposure, GroupError, Handle, Log, LogRecord, ReceiverSettings, ServeError,
     Server, SiteSettings, TokenRecord,
 };
+use headwater::store::StoreError;
 use headwater::text::error_chain;
 use headwater::tree_path::Site;
 use jiff::Timestamp;
@@ -103,6 +104,14 @@ fn stderr_log(is_quiet: bool) -> Arc<dyn Log> {
 }
 
 fn failure(error: ServeError) -> Failure {
+    if let ServeError::Site { path, source: StoreError::OtherOwner { .. } } = &error {
+        let hint = format!(
+            "run the receiver as the user who owns {path}, or give {path} and everything in it to \
+             the user of the receiver (`chown -R`)",
+            path = path.display()
+        );
+        return Failure::new(Exit::Failed, error).with_hint(hint);
+    }
     let (exit, hint) = match &error {
         ServeError::InTheClear { .. } => (
             Exit::Usage,

@@ -198,6 +198,18 @@ pub fn read_text(path: &Path, limit: u64) -> Result<String> {
     Ok(text)
 }
 
+/// Checks that the effective user of this process may create and remove names in the directory at
+/// `path`.
+///
+/// # Errors
+/// Fails if the user may not.
+pub fn check_writable(path: &Path) -> Result<()> {
+    use rustix::fs::{Access, AtFlags, CWD};
+    let access = Access::WRITE_OK | Access::EXEC_OK;
+    rustix::fs::accessat(CWD, path, access, AtFlags::EACCESS)
+        .context("write to", || path.to_owned())
+}
+
 /// The path without links and dots. Trailing components that do not exist yet are kept.
 ///
 /// # Errors

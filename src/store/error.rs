@@ -52,7 +52,7 @@ pub enum StoreError {
     /// The directory is owned by another user. Files written by several users could not all be
     /// changed by one of them.
     #[error(
-        "{} belongs to {}, and this runs as {}", path.display(),
+        "{} belongs to {}, but headwater runs as {}", path.display(),
         users::describe_user(*owner), users::describe_user(*caller)
     )]
     OtherOwner {

@@ -162,6 +162,17 @@ pub(crate) struct Grant {
 }
 
 impl AuthPolicy {
+    /// Whether a client can have the permission to push to `site`.
+    pub(crate) fn lets_push(&self, site: Option<&Site>) -> bool {
+        let is_for = |record: &TokenRecord| {
+            record.allow == Permission::Push && site.is_some_and(|site| record.sites.contains(site))
+        };
+        match self {
+            Self::Open => true,
+            Self::Tokens(records) => records.iter().any(is_for),
+        }
+    }
+
     /// What the bearer of `authorization` may do on `site`. Sets `known` to the id of the token,
     /// even if the token has expired or is for another site.
     pub(crate) fn grant(
