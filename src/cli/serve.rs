@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use clap::{Args, ValueHint};
 use headwater::config::{ConfigError, serve as config};
+use headwater::mirror::check_control;
 use headwater::receiver::{
     self, AuthPolicy, Exposure, GroupError, Handle, Log, LogRecord, ReceiverSettings, ServeError,
     Server, SiteSettings, TokenRecord,
@@ -160,6 +161,15 @@ fn failure(error: ServeError) -> Failure {
     }
 }
 
+/// The directory of the only mirror.
+fn directory(dir: Option<&PathBuf>) -> Result<PathBuf, Failure> {
+    let dir = dir.cloned().unwrap_or_default();
+    check_control(&dir.to_string_lossy()).map_err(|error| {
+        Failure::new(Exit::Usage, error).with_hint("name a directory without control characters")
+    })?;
+    Ok(dir)
+}
+
 fn load(path: &Path) -> Result<ReceiverSettings, Failure> {
     config::load(path).map_err(super::config_failure)
 }
@@ -168,7 +178,7 @@ fn load(path: &Path) -> Result<ReceiverSettings, Failure> {
 pub(crate) fn serve(args: &ServeArgs, is_quiet: bool) -> Result<Exit, Failure> {
     let mut settings = match (&args.config, &args.dir) {
         (Some(path), _) => load(path)?,
-        (None, dir) => one_site(args, dir.clone().unwrap_or_default())?,
+        (None, dir) => one_site(args, directory(dir.as_ref())?)?,
     };
     if let Some(listen) = args.listen {
         settings.listen = listen;
@@ -269,7 +279,7 @@ pub(crate) fn receive(args: &ReceiveArgs) -> Result<Exit, Failure> {
             let listen = config::DEFAULT_LISTEN
                 .parse()
                 .map_err(|error| Failure::new(Exit::Failed, error))?;
-            let site = SiteSettings::new(dir.clone().unwrap_or_default(), args.site.clone());
+            let site = SiteSettings::new(directory(dir.as_ref())?, args.site.clone());
             ReceiverSettings::new(listen, vec![site], AuthPolicy::Open)
         }
     };

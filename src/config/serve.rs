@@ -10,6 +10,7 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use super::{Checker, ConfigError, read};
+use crate::mirror::check_control;
 use crate::receiver::{
     AuthPolicy, Exposure, Hook, Permission, ReceiverLimits, ReceiverSettings, ServedPermissions,
     SiteSettings, TlsFiles, TokenId, TokenRecord,
@@ -170,6 +171,8 @@ impl Checker<'_> {
         if table.dir.as_ref().as_os_str().is_empty() {
             return Err(self.error(table.dir.span(), "the path is empty"));
         }
+        check_control(&table.dir.as_ref().to_string_lossy())
+            .map_err(|error| self.error(table.dir.span(), error.to_string()))?;
         let readers = self.readers(&table)?;
         let timeout =
             table.post_activate_timeout.as_ref().map(|text| self.duration(text)).transpose()?;
@@ -403,6 +406,7 @@ mod tests {
             (format!("{site}file_mode = \"0640\"\n"), (4, 13), "\"0640\" is not a file mode here"),
             (format!("{site}dir_mode = \"rwx\"\n"), (4, 12), "octal digits"),
             (format!("{site}group = \"\"\n"), (4, 9), "the group is empty"),
+            ("[[site]]\nname = \"docs\"\ndir = \"a\\u001b\"\n".to_owned(), (3, 7), "a\\u{1b}"),
             (format!("{site}{site}"), (5, 8), "already a site"),
             (format!("{site}[[site]]\nname = \"x\"\ndir = \"www\"\n"), (5, 8), "same directory"),
             ("[[site]]\nname = \"Docs\"\ndir = \"www\"\n".to_owned(), (2, 8), "Docs"),

@@ -25,7 +25,7 @@ pub use http::{
     ProxyChoice, Semaphore, Trace, TransferLimits, read_state,
 };
 pub use local::DirectoryMirror;
-pub use location::{HttpUrl, Location, LocationError, SshUrl, has_token};
+pub use location::{HttpUrl, Location, LocationError, SshUrl, check_control, has_token};
 pub use object_source::{Effort, ObjectSource, RepairSource};
 pub use pack_source::{OutgoingPack, PackCursor, PackSource, StageRequest};
 pub use polled::PolledMirror;
