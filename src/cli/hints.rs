@@ -42,9 +42,7 @@ fn exit_and_hint(error: &PushError) -> (Exit, Option<String>) {
         PushError::Superseded { .. } => {
             hinted(Exit::Superseded, "use --allow-older to publish the older content")
         }
-        PushError::Source { source, .. } => {
-            (Exit::Content, of_mirror(source).map(str::to_owned))
-        }
+        PushError::Source { source, .. } => (Exit::Content, of_mirror(source).map(str::to_owned)),
         PushError::Mirror { source, .. } => {
             (mirror_exit(source.kind()), of_mirror(source).map(str::to_owned))
         }

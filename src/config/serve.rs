@@ -10,6 +10,7 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use super::{Checker, ConfigError, read};
+use crate::fsx;
 use crate::mirror::check_control;
 use crate::receiver::{
     AuthPolicy, Exposure, Hook, Permission, ReceiverLimits, ReceiverSettings, ServedPermissions,
@@ -117,11 +118,55 @@ pub fn load(path: &Path) -> Result<ReceiverSettings, ConfigError> {
 /// # Errors
 /// When it cannot be read or breaks a rule.
 pub fn load_tokens(path: &Path) -> Result<Vec<TokenRecord>, ConfigError> {
-    let text = read(path)?;
-    let checker = Checker::new(&text, path);
-    let file: TokenFile = toml::from_str(&text).map_err(|error| checker.syntax(&error))?;
+    parse_tokens(&read(path)?, path)
+}
+
+fn parse_tokens(text: &str, path: &Path) -> Result<Vec<TokenRecord>, ConfigError> {
+    let checker = Checker::new(text, path);
+    let file: TokenFile = toml::from_str(text).map_err(|error| checker.syntax(&error))?;
     // The file stands alone, so the sites are not known here.
     checker.tokens(file.token, None)
+}
+
+/// The sites of the `serve.toml` at `path`; `None` if it is a file of nothing but tokens, which may
+/// be empty. A file with comments only is a `serve.toml` in which nothing is set yet.
+///
+/// # Errors
+/// When it cannot be read or breaks a rule.
+pub fn site_names(path: &Path) -> Result<Option<Vec<Site>>, ConfigError> {
+    let text = read(path)?;
+    if is_token_file(&text) {
+        return parse_tokens(&text, path).map(|_| None);
+    }
+    let sites = parse(&text, path)?.sites;
+    Ok(Some(sites.into_iter().filter_map(|site| site.name).collect()))
+}
+
+/// Adds `table`, a `[[token]]` table, at the end of the file at `path`: a `serve.toml`, or a file
+/// of nothing but tokens. The file stays as it is if it would break a rule.
+///
+/// # Errors
+/// When the file does not exist, cannot be written, or breaks a rule with the table.
+pub fn append_token(path: &Path, table: &str) -> Result<(), ConfigError> {
+    let text = read(path)?;
+    let space = match &*text {
+        "" => "",
+        text if text.ends_with('\n') => "\n",
+        _ => "\n\n",
+    };
+    let added = format!("{space}{table}");
+    let whole = format!("{text}{added}");
+    if is_token_file(&text) {
+        parse_tokens(&whole, path)?;
+    } else {
+        parse(&whole, path)?;
+    }
+    Ok(fsx::append(path, added.as_bytes())?)
+}
+
+fn is_token_file(text: &str) -> bool {
+    let table: toml::Table = text.parse().unwrap_or_default();
+    text.trim().is_empty() || !table.is_empty() && table.keys().all(|key| key == "token")
 }
 
 /// Checks `text`, the content of the `serve.toml` at `path`. Touches no disk.
