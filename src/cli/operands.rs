@@ -166,7 +166,7 @@ impl OperandError {
             Self::NoMirrors => {
                 format!(
                     "name a mirror by its location, such as /srv/www, or add a [[mirror]] to \
-                     {FILE_NAME} (see `headwater init`)"
+                     {FILE_NAME} (`headwater init` writes one with examples)"
                 )
             }
         }
