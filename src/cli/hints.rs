@@ -267,8 +267,8 @@ const fn of_place(kind: Kind) -> Option<&'static str> {
              see \"Start from an existing web root\" in docs/tutorial.md",
         ),
         Kind::OtherStore => Some(
-            "mount the volume of the mirror or restore its directory; to start a new store, use \
-             --init",
+            "mount the volume of the mirror or restore its directory; to start a new store there, push \
+             with --init",
         ),
         Kind::OtherOwner => Some("run headwater as the user who owns the mirror"),
         Kind::OtherSite => Some(

@@ -29,10 +29,12 @@ pub enum MirrorError {
     #[error("the origin could not read content that it announced")]
     Source(#[source] SourceError),
     /// It has a different store than before, or has lost its store.
-    #[error("{}", other_store(*expected, *found))]
+    #[error("{}", other_store(*expected, *found, *is_configured))]
     OtherStore {
         /// The store that was there before.
         expected: StoreId,
+        /// Whether the configuration names that store; otherwise an earlier push recorded it.
+        is_configured: bool,
         /// The store that is there now.
         found: Option<StoreId>,
     },
@@ -65,10 +67,13 @@ pub enum MirrorError {
     Cancelled,
 }
 
-fn other_store(expected: StoreId, found: Option<StoreId>) -> String {
-    match found {
-        Some(found) => format!("it has store {found}; expected store {expected}"),
-        None => format!("it has no store; expected store {expected}"),
+fn other_store(expected: StoreId, found: Option<StoreId>, is_configured: bool) -> String {
+    let found = found.map_or_else(|| "no store".to_owned(), |found| format!("store {found}"));
+    match is_configured {
+        true => format!("it has {found}, but the configuration names store {expected}"),
+        false => format!(
+            "it has {found} now, but headwater remembers an earlier push to store {expected} there"
+        ),
     }
 }
 

@@ -52,8 +52,7 @@ impl KnownStores {
     }
 
     /// The store that a mirror must have, if it is known.
-    #[must_use]
-    pub fn of(&self, name: &str, location: &str) -> Option<StoreId> {
+    fn of(&self, name: &str, location: &str) -> Option<StoreId> {
         self.configured.get(name).copied().or_else(|| Some(self.noted(location)?.store))
     }
 
@@ -69,7 +68,8 @@ impl KnownStores {
     ) -> Result<(), MirrorError> {
         match self.of(name, location) {
             Some(expected) if found != Some(expected) && !self.init => {
-                Err(MirrorError::OtherStore { expected, found })
+                let is_configured = self.configured.contains_key(name);
+                Err(MirrorError::OtherStore { expected, is_configured, found })
             }
             _ => Ok(()),
         }
@@ -149,10 +149,12 @@ mod tests {
         );
         for found in [None, Some(second)] {
             let error = stores.check("a", "/srv/a", found).unwrap_err();
-            assert!(error.to_string().contains(&first.to_string()), "{error}");
+            let words = format!("remembers an earlier push to store {first}");
+            assert!(error.to_string().contains(&words), "{error}");
             assert!(stores.clone().with_init(true).check("a", "/srv/a", found).is_ok());
         }
         assert!(stores.check("a", "/srv/a", Some(first)).is_ok());
-        assert!(stores.check("eu", "/srv/eu", Some(first)).is_err());
+        let error = stores.check("eu", "/srv/eu", Some(first)).unwrap_err().to_string();
+        assert!(error.contains(&format!("the configuration names store {second}")), "{error}");
     }
 }

@@ -57,9 +57,9 @@ fn a_mirror_that_lost_its_store_is_found_before_the_push_that_would_refuse_it() 
     world
         .run("doctor ./www")
         .code(1)
-        .says("./www: FAILED: it has no store; expected store")
+        .says("./www: FAILED: it has no store now, but headwater remembers")
         .says("--init");
-    world.run("push tree ./www").code(4).warns("it has no store; expected store");
+    world.run("push tree ./www").code(4).warns("it has no store now, but headwater remembers");
     world.ok("push tree ./www --init");
     world.ok("doctor ./www");
 }
