@@ -187,13 +187,21 @@ pub(crate) fn of_mirror(error: &MirrorError) -> Option<&'static str> {
 /// The hint for a failure of this kind of a mirror on `side`.
 pub(crate) const fn of_kind(kind: Kind, side: Side) -> Option<&'static str> {
     match kind {
-        Kind::Unreachable => {
-            Some("check that the receiver runs and that it is reachable from this machine")
-        }
+        Kind::Unreachable => Some(
+            "check the host and the port in the URL, that the receiver runs, and that it is \
+                 reachable from this machine",
+        ),
         Kind::Certificate => Some(
             "set the trusted certificates with --ca FILE, or as `ca` of the [[mirror]]; the \
-             certificate of the mirror must be valid and have the host name of the URL; \
-             `client_cert` is the certificate of this machine",
+             certificate of the mirror must be valid and have the host name of the URL",
+        ),
+        Kind::ClientCertificate => Some(
+            "set `client_cert` and `client_key` of the [[mirror]] to a certificate of this machine \
+             that the server at the URL accepts",
+        ),
+        Kind::Tls => Some(
+            "check that the URL has the host and the port of the receiver, or of a proxy in front of \
+             it, and that the server there supports TLS 1.2 or 1.3",
         ),
         Kind::BadGateway => Some(
             "check that the receiver behind the proxy runs, and that the proxy forwards requests \
@@ -364,7 +372,13 @@ mod tests {
                 "headwater token new --site",
             ),
             (refused(Kind::Forbidden, None), "unauthorized", "headwater token new --site"),
-            (TransportError::Tls { what: what() }.into(), "unreachable", "`ca`"),
+            (TransportError::Certificate { what: what() }.into(), "unreachable", "`ca`"),
+            (
+                TransportError::ClientCertificate { what: what() }.into(),
+                "unreachable",
+                "`client_cert`",
+            ),
+            (TransportError::Tls { what: what() }.into(), "unreachable", "TLS 1.2 or 1.3"),
             (TransportError::BodyTooLarge { bytes: 1 }.into(), "protocol", "client_max_body_size"),
             (
                 TransportError::Foreign { status: 502, what: what() }.into(),
