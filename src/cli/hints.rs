@@ -132,7 +132,9 @@ const fn guard_hint(fault: &GuardFault) -> &'static str {
             "name only mirrors with the same history, or push a tree with --new-history to replace \
              all these histories"
         }
-        GuardFault::EmptyTree => "use --allow-shrink to push an empty tree",
+        GuardFault::EmptyTree => {
+            "check whether the build failed; use --allow-shrink to push an empty tree"
+        }
         GuardFault::Shrinks { .. } => {
             "use --allow-shrink if the removals are intended; `max_removed` sets the limit"
         }
@@ -226,8 +228,8 @@ pub(crate) const fn of_kind(kind: Kind, side: Side) -> Option<&'static str> {
         ),
         Kind::Timeout => Some("try again; a push resumes"),
         Kind::Protocol => Some(
-            "check that `headwater serve` runs at this location, for example \
-             https://host:7447/SITE, or `headwater receive`",
+            "check that the path of the URL is the name of a [[site]] of the receiver, as in \
+             https://host:7447/SITE, and that `headwater serve` or `headwater receive` runs there",
         ),
         Kind::BodyLimit => Some(
             "set `client_max_body_size 1200m` in nginx, or raise the body limit of another proxy",
@@ -271,7 +273,7 @@ const BEGIN_ANEW: &str = "check what the mirror serves; if it is wrong, empty th
 const fn of_place(kind: Kind) -> Option<&'static str> {
     match kind {
         Kind::NotEmpty => Some(
-            "push to a new directory NEW, and set the root of the web server to NEW/current; \
+            "push to a new directory NEW; headwater left this one unchanged; set the root of the web server to NEW/current; \
              see \"Start from an existing web root\" in docs/tutorial.md",
         ),
         Kind::OtherStore => Some(
@@ -321,9 +323,18 @@ const fn of_place(kind: Kind) -> Option<&'static str> {
     }
 }
 
+/// The hint for the failure of a command that needs an existing mirror.
+pub(crate) fn of_reading(error: &MirrorError) -> Option<&'static str> {
+    match error.kind() {
+        Kind::NotEmpty => Some("name the directory of a mirror: it has `.headwater` and `current`"),
+        _ => of_mirror(error),
+    }
+}
+
 /// The failure of a command on one mirror.
 pub(crate) fn on_mirror(mirror: &str, error: &MirrorError) -> Failure {
-    let (kind, hint) = (error.kind(), of_mirror(error));
+    let kind = error.kind();
+    let hint = of_reading(error);
     let error = error_chain(error);
     // Do not repeat a location that the error already starts with.
     let is_named = error.strip_prefix(mirror).is_some_and(|rest| rest.starts_with(' '));
@@ -385,7 +396,11 @@ mod tests {
                 "unreachable",
                 "behind the proxy",
             ),
-            (TransportError::Foreign { status: 400, what: what() }.into(), "protocol", "location"),
+            (
+                TransportError::Foreign { status: 400, what: what() }.into(),
+                "protocol",
+                "the path of the URL",
+            ),
             (TransportError::SshDenied { what: what() }.into(), "unauthorized", "a key"),
             (TransportError::HostKey { what: what() }.into(), "unauthorized", "known_hosts"),
         ] {

@@ -32,7 +32,7 @@ pub enum StoreError {
         path: PathBuf,
     },
     /// The directory holds files that do not belong to a store.
-    #[error("{} is not empty and is not a mirror; it was left unchanged", path.display())]
+    #[error("{} is not empty and is not a mirror", path.display())]
     NotEmpty {
         /// The path of the mirror.
         path: PathBuf,

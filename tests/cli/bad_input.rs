@@ -209,7 +209,7 @@ fn a_directory_with_other_files_is_left_alone_and_the_way_beside_it_is_told() {
     let run = world
         .run("push tree ./site")
         .code(4)
-        .warns("it was left unchanged")
+        .warns("headwater left this one unchanged")
         .warns("push to a new directory NEW")
         .warns("current");
     assert!(run.stderr.contains("docs/tutorial.md"));
