@@ -269,6 +269,10 @@ const fn of_receiver(kind: Kind) -> Option<&'static str> {
 const BEGIN_ANEW: &str = "check what the mirror serves; if it is wrong, empty the directory of the \
                           mirror and push to it with --init, or leave the mirror out with --skip";
 
+/// The hint for a mirror that does not have the store that it had before.
+pub(crate) const LOST_STORE: &str = "mount the volume of the mirror or restore its directory; to start a new store there, push with \
+     --init";
+
 /// The hint for the failure of one mirror because of its location or its disk.
 const fn of_place(kind: Kind) -> Option<&'static str> {
     match kind {
@@ -276,10 +280,7 @@ const fn of_place(kind: Kind) -> Option<&'static str> {
             "push to a new directory NEW; headwater left this one unchanged; set the root of the web server to NEW/current; \
              see \"Start from an existing web root\" in docs/tutorial.md",
         ),
-        Kind::OtherStore => Some(
-            "mount the volume of the mirror or restore its directory; to start a new store there, push \
-             with --init",
-        ),
+        Kind::OtherStore => Some(LOST_STORE),
         Kind::OtherOwner => Some("run headwater as the user who owns the mirror"),
         Kind::OtherSite => Some(
             "pass the site of the mirror with --site, change `site` in headwater.toml, or name \

@@ -189,8 +189,8 @@ impl OperandError {
             }
             Self::NoMirrors => {
                 format!(
-                    "name a mirror by its location, such as /srv/www, or add a [[mirror]] to \
-                     {FILE_NAME} (`headwater init` writes one with examples)"
+                    "name a mirror by its location, such as /srv/www, or set a [[mirror]] in \
+                     {FILE_NAME}, which `headwater init` writes"
                 )
             }
         }

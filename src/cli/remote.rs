@@ -272,12 +272,9 @@ pub(crate) fn check_there(choices: &[MirrorChoice], config: &Config) -> Result<(
         if matches!(fsx::lstat(&path), Err(error) if error.kind() == std::io::ErrorKind::NotFound) {
             let error = format!("{} does not exist", choice.location);
             // A push would not create it again either.
-            if let Err(lost) = stores.check(&choice.name, &choice.location, None) {
-                let failure = Failure::new(Exit::Usage, format!("{error}: {lost}"));
-                return Err(match hints::of_mirror(&lost) {
-                    Some(hint) => failure.with_hint(hint),
-                    None => failure,
-                });
+            if let Some(expected) = stores.expected(&choice.name, &choice.location) {
+                let failure = Failure::new(Exit::Usage, format!("{error}, but {expected}"));
+                return Err(failure.with_hint(hints::LOST_STORE));
             }
             return Err(Failure::new(Exit::Usage, error)
                 .with_hint("check the path; the first push creates a mirror"));

@@ -18,7 +18,7 @@ mod ssh;
 mod state;
 mod transport_error;
 
-pub use error::MirrorError;
+pub use error::{ExpectedStore, MirrorError};
 pub use expiry::{EXPIRES_SOON, Expiries, Expiring, Expiry};
 pub use http::{
     BearerToken, ClientIdentity, Credentials, CredentialsError, Exchange, HttpMirror, Limiter,

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::fsx;
 use crate::hash::StoreId;
-use crate::mirror::{Location, MirrorError};
+use crate::mirror::{ExpectedStore, Location, MirrorError};
 use crate::release::ReleaseName;
 
 /// Maximum size of a note, which is one short line, in bytes.
@@ -51,9 +51,14 @@ impl KnownStores {
         Self { init, ..self }
     }
 
-    /// The store that a mirror must have, if it is known.
-    fn of(&self, name: &str, location: &str) -> Option<StoreId> {
-        self.configured.get(name).copied().or_else(|| Some(self.noted(location)?.store))
+    /// The store that a mirror must have; `None` if it is not known, or with `init`.
+    #[must_use]
+    pub fn expected(&self, name: &str, location: &str) -> Option<ExpectedStore> {
+        if self.init {
+            return None;
+        }
+        let configured = self.configured.get(name).copied().map(ExpectedStore::Configured);
+        configured.or_else(|| Some(ExpectedStore::Remembered(self.noted(location)?.store)))
     }
 
     /// Returns an error if the store is not the known one.
@@ -66,10 +71,9 @@ impl KnownStores {
         location: &str,
         found: Option<StoreId>,
     ) -> Result<(), MirrorError> {
-        match self.of(name, location) {
-            Some(expected) if found != Some(expected) && !self.init => {
-                let is_configured = self.configured.contains_key(name);
-                Err(MirrorError::OtherStore { expected, is_configured, found })
+        match self.expected(name, location) {
+            Some(expected) if found != Some(expected.id()) => {
+                Err(MirrorError::OtherStore { expected, found })
             }
             _ => Ok(()),
         }
@@ -144,8 +148,8 @@ mod tests {
             (Some(release), None)
         );
         assert_eq!(
-            (stores.of("a", "/srv/a"), stores.of("b", "https://h:1/x")),
-            (Some(first), Some(second))
+            (stores.expected("a", "/srv/a"), stores.expected("b", "https://h:1/x")),
+            (Some(ExpectedStore::Remembered(first)), Some(ExpectedStore::Remembered(second)))
         );
         for found in [None, Some(second)] {
             let error = stores.check("a", "/srv/a", found).unwrap_err();

@@ -34,7 +34,7 @@ fn after_init_a_push_needs_no_arguments() {
     world.rename("tree", "public");
     // Until a mirror is set, nothing is published.
     for line in ["push", "plan", "status"] {
-        world.run(line).code(2).warns("no mirror is named or configured").warns("add a [[mirror]]");
+        world.run(line).code(2).warns("no mirror is named or configured").warns("set a [[mirror]]");
     }
     let template = world.read("headwater.toml");
     let local = "#[[mirror]]\n#name = \"local\"\n#url = \"/srv/www\"\n";

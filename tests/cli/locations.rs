@@ -51,7 +51,10 @@ fn a_mirror_that_was_removed_is_remembered() {
     let world = World::with_mirror();
     world.remove("www");
     for line in ["status ./www", "verify ./www", "releases ./www"] {
-        let run = world.run(line).code(2).warns("headwater remembers an earlier push to store");
+        let run = world
+            .run(line)
+            .code(2)
+            .warns("error: ./www does not exist, but headwater remembers an earlier push to store");
         run.warns("to start a new store there, push with --init");
     }
     world.run("status ./other").code(2).warns("the first push creates a mirror");
