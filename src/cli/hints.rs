@@ -202,8 +202,8 @@ pub(crate) const fn of_kind(kind: Kind, side: Side) -> Option<&'static str> {
              that the server at the URL accepts",
         ),
         Kind::Tls => Some(
-            "check that the URL has the host and the port of the receiver, or of a proxy in front of \
-             it, and that the server there supports TLS 1.2 or 1.3",
+            "check that the URL has the host and the port of the receiver, or of a proxy in front \
+             of it, and that the server there supports TLS 1.2 or 1.3",
         ),
         Kind::BadGateway => Some(
             "check that the receiver behind the proxy runs, and that the proxy forwards requests \
@@ -270,15 +270,16 @@ const BEGIN_ANEW: &str = "check what the mirror serves; if it is wrong, empty th
                           mirror and push to it with --init, or leave the mirror out with --skip";
 
 /// The hint for a mirror that does not have the store that it had before.
-pub(crate) const LOST_STORE: &str = "mount the volume of the mirror or restore its directory; to start a new store there, push with \
-     --init";
+pub(crate) const LOST_STORE: &str = "mount the volume of the mirror or restore its directory; \
+                                     to start a new store there, push with --init";
 
 /// The hint for the failure of one mirror because of its location or its disk.
 const fn of_place(kind: Kind) -> Option<&'static str> {
     match kind {
         Kind::NotEmpty => Some(
-            "push to a new directory NEW; headwater left this one unchanged; set the root of the web server to NEW/current; \
-             see \"Start from an existing web root\" in docs/tutorial.md",
+            "push to a new directory NEW; headwater left this one unchanged; set the root of \
+             the web server to NEW/current; see \"Start from an existing web root\" in \
+             docs/tutorial.md",
         ),
         Kind::OtherStore => Some(LOST_STORE),
         Kind::OtherOwner => Some("run headwater as the user who owns the mirror"),

@@ -198,8 +198,8 @@ pub fn read_text(path: &Path, limit: u64) -> Result<String> {
     Ok(text)
 }
 
-/// Appends `bytes` to the existing file at `path` and syncs it. If that fails, the file gets its old
-/// length again. Owner and mode stay as they are.
+/// Appends `bytes` to the existing file at `path` and syncs it. If that fails, the file gets its
+/// old length again. Owner and mode stay as they are.
 ///
 /// # Errors
 /// Fails if the file does not exist or cannot be written.

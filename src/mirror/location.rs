@@ -212,8 +212,8 @@ impl Location {
     }
 }
 
-/// Returns an error if the location `text` has a control character, which no path of a tree may have
-/// either.
+/// Returns an error if the location `text` has a control character, which no path of a tree may
+/// have either.
 ///
 /// # Errors
 /// [`LocationError::Control`].

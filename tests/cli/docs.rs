@@ -3,8 +3,8 @@
 //!
 //! Each page has its own directory with the site of `fixtures/site` in `public`, and the empty
 //! directories `/srv` and `/data`. A command must print the lines that follow it; a line `…`
-//! matches any lines. Times, free space, ids and the names of users may differ. `<!-- not run: REASON -->` before a block skips
-//! it.
+//! matches any lines. Times, free space, ids and the names of users may differ.
+//! `<!-- not run: REASON -->` before a block skips it.
 
 use std::fmt::Write as _;
 use std::fs;

@@ -96,60 +96,15 @@ fn describe_certificate(error: &CertificateError) -> String {
         days => format!("{days} days"),
     };
     match error {
-        CertificateError::UnknownIssuer => {
-            "it is not signed by an authority that is trusted here".to_owned()
-        }
-        CertificateError::BadSignature => {
-            "its signature does not match the certificate of its issuer: one of the two was \
-             regenerated"
-                .to_owned()
-        }
-        CertificateError::Expired => "it has expired".to_owned(),
         CertificateError::ExpiredContext { time, not_after } => {
             format!("it expired {} ago", days(not_after.as_secs(), time.as_secs()))
-        }
-        CertificateError::NotValidYet => {
-            "it is not valid yet, if the clock here is right".to_owned()
         }
         CertificateError::NotValidYetContext { time, not_before } => {
             let ahead = days(time.as_secs(), not_before.as_secs());
             format!("it is not valid yet, for another {ahead}, if the clock here is right")
         }
-        CertificateError::Revoked => "it was revoked".to_owned(),
-        CertificateError::BadEncoding => "it is not a valid X.509 certificate".to_owned(),
-        CertificateError::UnhandledCriticalExtension => {
-            "it has a critical extension that is not supported here".to_owned()
-        }
-        // A self-signed certificate for localhost meets the one that Debian generates.
-        CertificateError::UnsupportedSignatureAlgorithmForPublicKeyContext { .. } => {
-            "it is not signed by an authority that is trusted here: the trusted certificate with \
-             the name of its issuer has a key of another kind, or of a kind that is not supported"
-                .to_owned()
-        }
-        CertificateError::UnsupportedSignatureAlgorithmContext { .. } => {
-            "the algorithm of a key or of a signature is not supported here: use ECDSA with P-256 or \
-             P-384, Ed25519, or RSA with 2048 bits or more, and SHA-256 or better"
-                .to_owned()
-        }
-        CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. } => {
-            "it is not for servers: create a certificate with extendedKeyUsage=serverAuth".to_owned()
-        }
-        CertificateError::NotValidForName => "it is not for the host name in the URL".to_owned(),
         CertificateError::NotValidForNameContext { expected, presented } => {
-            // rustls formats them as `DnsName("a.example")` or `IpAddress(127.0.0.1)`.
-            let bare = |name: &String| {
-                name.split_once('(').map_or(&**name, |(_, name)| name).replace(['"', ')'], "")
-            };
-            let mut names: Vec<String> = presented.iter().take(SHOWN_NAMES).map(bare).collect();
-            if presented.len() > SHOWN_NAMES {
-                names.push(format!("{} more", presented.len() - SHOWN_NAMES));
-            }
-            let names = if names.is_empty() {
-                "no name (subjectAltName)".to_owned()
-            } else {
-                names.join(", ")
-            };
-            format!("it is for {names}, not for {}", expected.to_str())
+            format!("it is for {}, not for {}", names(presented), expected.to_str())
         }
         // An error of the crate webpki; rustls does not export its type, so compare its text.
         CertificateError::Other(OtherError(error))
@@ -159,8 +114,54 @@ fn describe_certificate(error: &CertificateError) -> String {
                 .to_owned()
         }
         CertificateError::Other(OtherError(error)) => spelled(&format!("{error:?}")),
-        other => spelled(&format!("{other:?}")),
+        other => plain_description(other)
+            .map_or_else(|| spelled(&format!("{other:?}")), ToOwned::to_owned),
     }
+}
+
+/// The description of an error without numbers and names.
+const fn plain_description(error: &CertificateError) -> Option<&'static str> {
+    Some(match error {
+        CertificateError::UnknownIssuer => "it is not signed by an authority that is trusted here",
+        CertificateError::BadSignature => {
+            "its signature does not match the certificate of its issuer: one of the two was \
+             regenerated"
+        }
+        CertificateError::Expired => "it has expired",
+        CertificateError::NotValidYet => "it is not valid yet, if the clock here is right",
+        CertificateError::Revoked => "it was revoked",
+        CertificateError::BadEncoding => "it is not a valid X.509 certificate",
+        CertificateError::UnhandledCriticalExtension => {
+            "it has a critical extension that is not supported here"
+        }
+        // A self-signed certificate for localhost meets the one that Debian generates.
+        CertificateError::UnsupportedSignatureAlgorithmForPublicKeyContext { .. } => {
+            "it is not signed by an authority that is trusted here: the trusted certificate with \
+             the name of its issuer has a key of another kind, or of a kind that is not supported"
+        }
+        CertificateError::UnsupportedSignatureAlgorithmContext { .. } => {
+            "the algorithm of a key or of a signature is not supported here: use ECDSA with P-256 \
+             or P-384, Ed25519, or RSA with 2048 bits or more, and SHA-256 or better"
+        }
+        CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. } => {
+            "it is not for servers: create a certificate with extendedKeyUsage=serverAuth"
+        }
+        CertificateError::NotValidForName => "it is not for the host name in the URL",
+        _ => return None,
+    })
+}
+
+/// The names of a certificate, which rustls formats as `DnsName("a.example")` or
+/// `IpAddress(127.0.0.1)`.
+fn names(presented: &[String]) -> String {
+    let bare = |name: &String| {
+        name.split_once('(').map_or(&**name, |(_, name)| name).replace(['"', ')'], "")
+    };
+    let mut names: Vec<String> = presented.iter().take(SHOWN_NAMES).map(bare).collect();
+    if presented.len() > SHOWN_NAMES {
+        names.push(format!("{} more", presented.len() - SHOWN_NAMES));
+    }
+    if names.is_empty() { "no name (subjectAltName)".to_owned() } else { names.join(", ") }
 }
 
 #[cfg(test)]
