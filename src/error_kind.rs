@@ -70,8 +70,12 @@ error_kinds! {
     DamagedStore = "damaged_store",
     /// No connection, or a connection that was lost.
     Unreachable = "unreachable",
-    /// The TLS handshake failed, mostly because of a certificate.
+    /// The certificate of the mirror is not accepted.
     Certificate = "certificate",
+    /// The mirror, or the proxy in front of it, requires another client certificate.
+    ClientCertificate = "client_certificate",
+    /// The TLS handshake failed for another reason.
+    Tls = "tls",
     /// The proxy in front of the receiver does not reach it.
     BadGateway = "bad_gateway",
     /// The token is missing, or the receiver does not know it.
@@ -127,7 +131,9 @@ impl ErrorKind {
     pub const fn report_name(self) -> &'static str {
         match self {
             Self::OverQuota => Self::NoSpace.name(),
-            Self::Certificate | Self::BadGateway => Self::Unreachable.name(),
+            Self::Certificate | Self::ClientCertificate | Self::Tls | Self::BadGateway => {
+                Self::Unreachable.name()
+            }
             Self::Forbidden | Self::SshAuth | Self::HostKey => Self::Unauthorized.name(),
             Self::BodyLimit => Self::Protocol.name(),
             _ => self.name(),

@@ -166,7 +166,7 @@ pub struct RejectedContent {
     pub content: ContentId,
     /// The sequence of the release that had the content.
     pub sequence: u64,
-    /// When it was rolled back, in seconds since 1970.
+    /// The time of the release that rolled it back, in seconds since 1970.
     pub at: u64,
     /// The person or job that rolled it back; `None` if not known.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -13,6 +13,13 @@ pub fn describe_user(id: u32) -> String {
     }
 }
 
+/// The name of the user that this process runs as; `None` if it has no name.
+#[must_use]
+pub fn own_name() -> Option<String> {
+    let user = uzers::get_user_by_uid(uzers::get_current_uid())?;
+    Some(user.name().to_string_lossy().into_owned())
+}
+
 /// The id of the group `name`; `None` if there is no such group.
 #[must_use]
 pub fn group_id(name: &str) -> Option<u32> {

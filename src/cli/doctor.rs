@@ -74,7 +74,7 @@ impl Problem {
     }
 
     fn of_mirror(error: &MirrorError) -> Self {
-        Self { what: error_chain(error), hint: hints::of_mirror(error.kind()).map(str::to_owned) }
+        Self { what: error_chain(error), hint: hints::of_mirror(error).map(str::to_owned) }
     }
 }
 

@@ -277,23 +277,23 @@ impl Failure {
     }
 
     /// The lines for people: `error: …`, the details, `hint: …`. Control characters
-    /// are escaped; only the first word of a line may be coloured.
+    /// are escaped.
     pub(crate) fn render(&self) -> String {
         let (error, paths) = match &self.paths {
             Some(paths) => (format!("{}:", paths.words), &*paths.lines),
             None => (error_chain(&*self.error), &[][..]),
         };
-        let mut text = format!("\x1b[1;31merror:\x1b[0m {}\n", escape(&error));
+        let mut text = format!("error: {}\n", escape(&error));
         for line in paths.iter().chain(&self.details) {
             text.push_str(&format!("  {}\n", escape(line)));
         }
         if let Some(hint) = &self.hint {
-            text.push_str(&format!("\x1b[1mhint:\x1b[0m {}\n", escape(hint)));
+            text.push_str(&format!("hint: {}\n", escape(hint)));
         }
         text
     }
 
-    /// Writes the lines to stderr, without colour if stderr does not support it.
+    /// Writes the lines to stderr.
     pub(crate) fn print(&self) {
         // If stderr is closed, only the exit code remains.
         eprint_raw(&self.render()).ok();
@@ -392,7 +392,7 @@ mod tests {
             .with_details(vec!["a\nb".to_owned()])
             .with_hint("buy water");
         assert_eq!(
-            anstream::adapter::strip_str(&failure.render()).to_string(),
+            failure.render(),
             "error: cannot push: bad name \\u{1b}[2J: disk on fire\n  a\\u{a}b\nhint: buy water\n"
         );
         assert_eq!(failure.exit().code(), 2);

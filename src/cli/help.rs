@@ -191,4 +191,8 @@ Examples:
 /// Below `headwater token --help`.
 pub(super) const TOKEN: &str = "\
 Examples:
-  headwater token new --site docs --allow push --expires 90d";
+  headwater token new --site docs --allow push --append serve.toml
+                                                 add the table of the token to
+                                                 the file, print the token
+  headwater token new --site docs --allow push --expires 90d
+                                                 print both";

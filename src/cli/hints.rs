@@ -42,11 +42,9 @@ fn exit_and_hint(error: &PushError) -> (Exit, Option<String>) {
         PushError::Superseded { .. } => {
             hinted(Exit::Superseded, "use --allow-older to publish the older content")
         }
-        PushError::Source { source, .. } => {
-            (Exit::Content, of_mirror(source.kind()).map(str::to_owned))
-        }
+        PushError::Source { source, .. } => (Exit::Content, of_mirror(source).map(str::to_owned)),
         PushError::Mirror { source, .. } => {
-            (mirror_exit(source.kind()), of_mirror(source.kind()).map(str::to_owned))
+            (mirror_exit(source.kind()), of_mirror(source).map(str::to_owned))
         }
         PushError::EmptySource { .. } => hinted(Exit::Content, "push a tree to it first"),
         PushError::Nested { .. } => {
@@ -134,7 +132,9 @@ const fn guard_hint(fault: &GuardFault) -> &'static str {
             "name only mirrors with the same history, or push a tree with --new-history to replace \
              all these histories"
         }
-        GuardFault::EmptyTree => "use --allow-shrink to push an empty tree",
+        GuardFault::EmptyTree => {
+            "check whether the build failed; use --allow-shrink to push an empty tree"
+        }
         GuardFault::Shrinks { .. } => {
             "use --allow-shrink if the removals are intended; `max_removed` sets the limit"
         }
@@ -163,16 +163,47 @@ fn of_staged(staged: &[ReleaseName]) -> String {
     format!("name a staged release: {}", names.join(", "))
 }
 
+/// The machine on which an operation on a mirror failed, and where its hint applies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Side {
+    /// The mirror is a directory on this machine.
+    Here,
+    /// The mirror is behind a receiver.
+    Receiver,
+}
+
+impl Side {
+    /// The side of the mirror at `location`.
+    pub(crate) fn of(location: &str) -> Self {
+        let is_remote = location.contains("://") && !location.starts_with("file:");
+        if is_remote { Self::Receiver } else { Self::Here }
+    }
+}
+
 /// The hint for the failure of one mirror.
-pub(crate) const fn of_mirror(kind: Kind) -> Option<&'static str> {
+pub(crate) fn of_mirror(error: &MirrorError) -> Option<&'static str> {
+    let is_remote = matches!(error, MirrorError::Remote { .. });
+    of_kind(error.kind(), if is_remote { Side::Receiver } else { Side::Here })
+}
+
+/// The hint for a failure of this kind of a mirror on `side`.
+pub(crate) const fn of_kind(kind: Kind, side: Side) -> Option<&'static str> {
     match kind {
-        Kind::Unreachable => {
-            Some("check that the receiver runs and that it is reachable from this machine")
-        }
+        Kind::Unreachable => Some(
+            "check the host and the port in the URL, that the receiver runs, and that it is \
+                 reachable from this machine",
+        ),
         Kind::Certificate => Some(
             "set the trusted certificates with --ca FILE, or as `ca` of the [[mirror]]; the \
-             certificate of the mirror must be valid and have the host name of the URL; \
-             `client_cert` is the certificate of this machine",
+             certificate of the mirror must be valid and have the host name of the URL",
+        ),
+        Kind::ClientCertificate => Some(
+            "set `client_cert` and `client_key` of the [[mirror]] to a certificate of this machine \
+             that the server at the URL accepts",
+        ),
+        Kind::Tls => Some(
+            "check that the URL has the host and the port of the receiver, or of a proxy in front \
+             of it, and that the server there supports TLS 1.2 or 1.3",
         ),
         Kind::BadGateway => Some(
             "check that the receiver behind the proxy runs, and that the proxy forwards requests \
@@ -197,8 +228,8 @@ pub(crate) const fn of_mirror(kind: Kind) -> Option<&'static str> {
         ),
         Kind::Timeout => Some("try again; a push resumes"),
         Kind::Protocol => Some(
-            "check that `headwater serve` runs at this location, for example \
-             https://host:7447/SITE, or `headwater receive`",
+            "check that the path of the URL is the name of a [[site]] of the receiver, as in \
+             https://host:7447/SITE, and that `headwater serve` or `headwater receive` runs there",
         ),
         Kind::BodyLimit => Some(
             "set `client_max_body_size 1200m` in nginx, or raise the body limit of another proxy",
@@ -209,7 +240,28 @@ pub(crate) const fn of_mirror(kind: Kind) -> Option<&'static str> {
         Kind::OtherHistory => {
             Some("publish its content with `headwater promote`, or push a tree with --new-history")
         }
-        _ => of_place(kind),
+        _ => match (of_receiver(kind), side) {
+            (Some(hint), Side::Receiver) => Some(hint),
+            _ => of_place(kind),
+        },
+    }
+}
+
+/// The hint for a mirror whose receiver cannot use its directory, if it differs from the one for a
+/// directory on this machine.
+const fn of_receiver(kind: Kind) -> Option<&'static str> {
+    match kind {
+        Kind::OtherOwner => Some(
+            "run the receiver as the user who owns the directory, or give the directory and \
+             everything in it to the user of the receiver (`chown -R`)",
+        ),
+        Kind::Denied => Some("give the user of the receiver write permission for the directory"),
+        Kind::UnsuitableLocation => Some(
+            "set `dir` of the [[site]] in the serve.toml of the receiver to a directory on a local \
+             disk, and create its parent",
+        ),
+        Kind::NewerFormat => Some("upgrade headwater on the machine of the receiver"),
+        _ => None,
     }
 }
 
@@ -217,17 +269,19 @@ pub(crate) const fn of_mirror(kind: Kind) -> Option<&'static str> {
 const BEGIN_ANEW: &str = "check what the mirror serves; if it is wrong, empty the directory of the \
                           mirror and push to it with --init, or leave the mirror out with --skip";
 
+/// The hint for a mirror that does not have the store that it had before.
+pub(crate) const LOST_STORE: &str = "mount the volume of the mirror or restore its directory; \
+                                     to start a new store there, push with --init";
+
 /// The hint for the failure of one mirror because of its location or its disk.
 const fn of_place(kind: Kind) -> Option<&'static str> {
     match kind {
         Kind::NotEmpty => Some(
-            "push to a new directory NEW, and set the root of the web server to NEW/current; \
-             see \"Start from an existing web root\" in docs/tutorial.md",
+            "push to a new directory NEW; headwater left this one unchanged; set the root of \
+             the web server to NEW/current; see \"Start from an existing web root\" in \
+             docs/tutorial.md",
         ),
-        Kind::OtherStore => Some(
-            "mount the volume of the mirror or restore its directory; to start a new store, use \
-             --init",
-        ),
+        Kind::OtherStore => Some(LOST_STORE),
         Kind::OtherOwner => Some("run headwater as the user who owns the mirror"),
         Kind::OtherSite => Some(
             "pass the site of the mirror with --site, change `site` in headwater.toml, or name \
@@ -271,15 +325,24 @@ const fn of_place(kind: Kind) -> Option<&'static str> {
     }
 }
 
+/// The hint for the failure of a command that needs an existing mirror.
+pub(crate) fn of_reading(error: &MirrorError) -> Option<&'static str> {
+    match error.kind() {
+        Kind::NotEmpty => Some("name the directory of a mirror: it has `.headwater` and `current`"),
+        _ => of_mirror(error),
+    }
+}
+
 /// The failure of a command on one mirror.
 pub(crate) fn on_mirror(mirror: &str, error: &MirrorError) -> Failure {
     let kind = error.kind();
+    let hint = of_reading(error);
     let error = error_chain(error);
     // Do not repeat a location that the error already starts with.
     let is_named = error.strip_prefix(mirror).is_some_and(|rest| rest.starts_with(' '));
     let text = if is_named { error } else { format!("{mirror}: {error}") };
     let failure = Failure::new(mirror_exit(kind), text);
-    match of_mirror(kind) {
+    match hint {
         Some(hint) => failure.with_hint(hint),
         None => failure,
     }
@@ -322,18 +385,28 @@ mod tests {
                 "headwater token new --site",
             ),
             (refused(Kind::Forbidden, None), "unauthorized", "headwater token new --site"),
-            (TransportError::Tls { what: what() }.into(), "unreachable", "`ca`"),
+            (TransportError::Certificate { what: what() }.into(), "unreachable", "`ca`"),
+            (
+                TransportError::ClientCertificate { what: what() }.into(),
+                "unreachable",
+                "`client_cert`",
+            ),
+            (TransportError::Tls { what: what() }.into(), "unreachable", "TLS 1.2 or 1.3"),
             (TransportError::BodyTooLarge { bytes: 1 }.into(), "protocol", "client_max_body_size"),
             (
                 TransportError::Foreign { status: 502, what: what() }.into(),
                 "unreachable",
                 "behind the proxy",
             ),
-            (TransportError::Foreign { status: 400, what: what() }.into(), "protocol", "location"),
+            (
+                TransportError::Foreign { status: 400, what: what() }.into(),
+                "protocol",
+                "the path of the URL",
+            ),
             (TransportError::SshDenied { what: what() }.into(), "unauthorized", "a key"),
             (TransportError::HostKey { what: what() }.into(), "unauthorized", "known_hosts"),
         ] {
-            let hint = of_mirror(error.kind()).unwrap();
+            let hint = of_mirror(&error).unwrap();
             assert_eq!(error.kind().report_name(), name, "{error}");
             assert!(hint.contains(words), "{error}: {hint}");
         }

@@ -131,9 +131,10 @@ content = "public"
 # The mirrors. The root of a web server is `current` in the directory of a mirror.
 # A url is a directory on a local disk, https://host:port/site (the mirror runs
 # `headwater serve`), or ssh://user@host/srv/www (`headwater` is installed there).
-[[mirror]]
-name = "local"
-url = "/srv/www"
+# Without a mirror here or in a command, a push is refused. (Examples.)
+#[[mirror]]
+#name = "local"
+#url = "/srv/www"
 
 #[[mirror]]
 #name = "second"
@@ -235,7 +236,7 @@ pub(crate) fn run(args: &InitArgs, is_quiet: bool) -> Result<Exit, Failure> {
         format!(" --config {}", escape(&file))
     };
     print(&format!(
-        "wrote {}: set `content` and the mirrors, then run `headwater plan{next}` and `headwater \
+        "wrote {}: set `content`, add a [[mirror]], then run `headwater plan{next}` and `headwater \
          push{next}`\n",
         escape(&file)
     ))?;
@@ -276,12 +277,9 @@ mod tests {
     fn the_file_as_written_is_valid() {
         let config = parse(TEMPLATE);
         assert_eq!(config.content[0].path, Path::new("./public"));
-        assert_eq!(config.mirrors.len(), 1);
-        let defaults = Config {
-            content: config.content.clone(),
-            mirrors: config.mirrors.clone(),
-            ..Config::default()
-        };
+        // Nothing is published before the user has named a place.
+        assert!(config.mirrors.is_empty());
+        let defaults = Config { content: config.content.clone(), ..Config::default() };
         assert_eq!(config, defaults);
     }
 

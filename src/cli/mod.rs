@@ -52,6 +52,7 @@ mod status;
 mod terminal;
 mod token;
 mod transfer_counts;
+mod unknown_option;
 mod verbosity;
 mod watcher;
 mod which;
@@ -207,8 +208,9 @@ pub(crate) fn main() -> ExitCode {
             return failure.exit().into();
         }
     };
-    let code = match command().try_get_matches().and_then(|matches| Cli::from_arg_matches(&matches))
-    {
+    let mut root = command();
+    let parsed = root.try_get_matches_from_mut(std::env::args_os());
+    let code = match parsed.and_then(|matches| Cli::from_arg_matches(&matches)) {
         Ok(cli) => {
             let json = json_of(&cli.command);
             verbosity::set(cli.verbose, cli.quiet);
@@ -224,7 +226,10 @@ pub(crate) fn main() -> ExitCode {
                 }
             }
         }
-        Err(error) => {
+        Err(mut error) => {
+            let arguments = std::env::args_os().skip(1);
+            let arguments = arguments.map(|argument| argument.to_string_lossy().into_owned());
+            unknown_option::replace_tips(&mut error, &mut root, arguments);
             print_usage(&error);
             ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
         }

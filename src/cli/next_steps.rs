@@ -1,10 +1,9 @@
 //! The hints below the result of a push that did not succeed on all mirrors.
 
-use headwater::mirror::ErrorKind;
 use headwater::push::{MirrorReport, Outcome, Report};
 
 use super::failure::{Exit, Failure, eprint_raw};
-use super::hints;
+use super::hints::{self, Side};
 use super::output::{counted, escape};
 use super::push::name;
 
@@ -131,12 +130,16 @@ fn lower_require(report: &Report, command: &str) -> String {
     }
 }
 
-/// The kinds of the failures of mirrors.
-pub(crate) fn failures(report: &Report) -> impl Iterator<Item = ErrorKind> {
+/// The hints for the failures of mirrors.
+pub(crate) fn of_failures(report: &Report) -> impl Iterator<Item = &'static str> {
     report.mirrors.iter().filter_map(|mirror| match &mirror.outcome {
-        Outcome::Failed { failure, .. } => Some(*failure),
+        Outcome::Failed { failure, .. } => hints::of_kind(*failure, Side::of(&mirror.location)),
         _ => None,
     })
+}
+
+fn has_failures(report: &Report) -> bool {
+    report.mirrors.iter().any(|mirror| matches!(mirror.outcome, Outcome::Failed { .. }))
 }
 
 /// Prints hints for the failures of `command` on stderr.
@@ -148,11 +151,11 @@ pub(crate) fn explain(report: &Report, exit: Exit, command: &str) -> Result<(), 
     let up = bring_up(report, command);
     let displaced = displaced(report);
     // The failure itself was printed when it happened, also with --quiet.
-    let mut hints: Vec<&str> = failures(report).filter_map(hints::of_mirror).collect();
+    let mut hints: Vec<&str> = of_failures(report).collect();
     hints.extend(displaced.as_deref());
     match exit {
         _ if went_back.is_some() => hints.extend(went_back.as_deref()),
-        Exit::Partial if failures(report).next().is_none() && newer.is_some() => {
+        Exit::Partial if !has_failures(report) && newer.is_some() => {
             hints.extend(newer.as_deref());
         }
         Exit::Partial => hints.extend(up.as_deref()),

@@ -1,6 +1,6 @@
 //! The meaning of the positional arguments: tree, mirror, or kept release.
 //!
-//! Pure: a closure returns whether a bare word is a directory. An argument with
+//! Pure: a closure returns what is at a path. An argument with
 //! a `/`, and `.` and `..`, is a path or a location. A bare word is the name of a
 //! configured mirror or, as a tree, a directory. A word that is both is an error.
 
@@ -67,6 +67,19 @@ pub(crate) struct Operand {
     pub(crate) sequence: Option<u64>,
 }
 
+/// What is at the path that an argument names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum PathKind {
+    /// No directory.
+    Nothing,
+    /// A directory in which a mirror can be created.
+    Empty,
+    /// A directory with other files than those of a mirror.
+    Tree,
+    /// The directory of a mirror.
+    Store,
+}
+
 /// Why arguments have no clear meaning.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum OperandError {
@@ -99,6 +112,14 @@ pub(crate) enum OperandError {
         location: String,
         /// The configured name.
         name: Option<String>,
+    },
+    /// The first argument is a mirror, and the second one is a directory that is not.
+    #[error("{mirror:?} is a mirror, but the first argument is the tree")]
+    Swapped {
+        /// The first argument.
+        mirror: String,
+        /// The second argument.
+        tree: String,
     },
     /// A mirror that is named twice.
     #[error("the mirror {name:?} is named twice")]
@@ -156,6 +177,9 @@ impl OperandError {
             Self::MirrorAsTree { name: None, location } => {
                 format!("name the tree first, as in `headwater push public {location}`")
             }
+            Self::Swapped { mirror, tree } => {
+                format!("name the tree first, as in `headwater push {tree} {mirror}`")
+            }
             Self::Twice { .. } => "name each mirror once".to_owned(),
             Self::NoTree => {
                 format!(
@@ -165,8 +189,8 @@ impl OperandError {
             }
             Self::NoMirrors => {
                 format!(
-                    "name a mirror by its location, such as /srv/www, or add a [[mirror]] to \
-                     {FILE_NAME} (see `headwater init`)"
+                    "name a mirror by its location, such as /srv/www, or set a [[mirror]] in \
+                     {FILE_NAME}, which `headwater init` writes"
                 )
             }
         }
@@ -187,13 +211,28 @@ impl From<OperandError> for Failure {
 }
 
 /// Parses the arguments of `push` and `plan`. With `has_from`, `--from` was given,
-/// so all arguments are mirrors. `is_directory` is called only for bare words.
+/// so all arguments are mirrors. `look` says what is at a path.
 pub(crate) fn of_push(
     arguments: &[String],
     has_from: bool,
     config: &Config,
-    is_directory: impl Fn(&str) -> bool,
+    look: impl Fn(&str) -> PathKind,
 ) -> Result<Operands, OperandError> {
+    if let [mirror, tree, ..] = arguments
+        && !has_from
+    {
+        let is_mirror = match look(mirror) {
+            PathKind::Store => true,
+            // With a configured tree, all arguments may be mirrors.
+            PathKind::Nothing => config.mirror(mirror).is_some() && config.content.is_empty(),
+            PathKind::Empty | PathKind::Tree => false,
+        };
+        // A directory with other files can never be a mirror.
+        if is_mirror && config.mirror(tree).is_none() && look(tree) == PathKind::Tree {
+            return Err(OperandError::Swapped { mirror: mirror.clone(), tree: tree.clone() });
+        }
+    }
+    let is_directory = |word: &str| look(word) != PathKind::Nothing;
     let tree = match arguments.first() {
         Some(first) if !has_from && is_tree(first, config, is_directory)? => Some(first.clone()),
         _ => None,
@@ -342,8 +381,13 @@ mod tests {
     ) -> Result<(Option<String>, Vec<String>), OperandError> {
         let arguments: Vec<String> =
             arguments.iter().map(|argument| (*argument).to_owned()).collect();
-        let places =
-            of_push(&arguments, has_from, config, |word| word == "public" || word == "eu")?;
+        let look = |path: &str| match path {
+            "public" | "eu" | "./site" => PathKind::Tree,
+            "/srv/old" => PathKind::Store,
+            "/srv/new" => PathKind::Empty,
+            _ => PathKind::Nothing,
+        };
+        let places = of_push(&arguments, has_from, config, look)?;
         Ok((places.tree, places.mirrors.into_iter().map(|mirror| mirror.location).collect()))
     }
 
@@ -368,6 +412,20 @@ mod tests {
         assert_eq!(push(&[".", "/a"], false, &none), expected(Some("."), &["/a"]));
         assert_eq!(push(&[], false, &none), Err(OperandError::NoTree));
         assert_eq!(push(&["public"], false, &none), Err(OperandError::NoMirrors));
+    }
+
+    #[test]
+    fn a_mirror_before_a_tree_is_a_mistake() {
+        for (mirror, tree, config) in
+            [("/srv/old", "public", Config::default()), ("us", "./site", config(FLEET))]
+        {
+            let error = push(&[mirror, tree], false, &config).unwrap_err();
+            assert_eq!(error, OperandError::Swapped { mirror: mirror.into(), tree: tree.into() });
+            assert!(error.hint().ends_with(&format!("headwater push {tree} {mirror}`")));
+        }
+        assert!(push(&["us", "/srv/new"], false, &fleet()).is_ok());
+        assert!(push(&["us", "./site"], false, &fleet()).is_ok());
+        assert!(push(&["/srv/old", "/srv/new"], true, &Config::default()).is_ok());
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::fmt::Write as _;
 use std::io;
 use std::time::Duration;
 
-use headwater::text::{Secrets, is_invisible};
+use headwater::text::{self, Secrets};
 use serde::Serialize;
 use unicode_width::UnicodeWidthStr as _;
 
@@ -23,15 +23,10 @@ pub(crate) const MAX_LISTED: usize = 50;
 /// Escapes control, reordering and invisible characters in `text` as `\u{..}`, and hides everything
 /// that looks like a token.
 pub(crate) fn escape(text: &str) -> Cow<'_, str> {
-    let text = without_tokens(text);
-    if !text.contains(is_invisible) {
-        return text;
+    match without_tokens(text) {
+        Cow::Borrowed(text) => text::escape(text),
+        Cow::Owned(text) => Cow::Owned(text::escape(&text).into_owned()),
     }
-    let mut escaped = String::with_capacity(text.len() + 16);
-    for c in text.chars() {
-        if is_invisible(c) { escaped.extend(c.escape_unicode()) } else { escaped.push(c) }
-    }
-    Cow::Owned(escaped)
 }
 
 /// Hides everything in `text` that looks like a token: a user may have written one in the wrong

@@ -13,6 +13,7 @@ use serde::Serialize;
 use super::args::{DiffArgs, ListArgs, PushArgs};
 use super::context::{self, TreeOrMirror};
 use super::failure::{self, Exit, ExitInputs, Failure};
+use super::hints::{self, Side};
 use super::next_steps::{self, print_hints};
 use super::operands;
 use super::output::{
@@ -21,7 +22,7 @@ use super::output::{
 use super::progress::Progress;
 use super::push::PreparedPush;
 use super::remote::{MirrorFactory, check_there};
-use super::{hints, load_config, push as push_command};
+use super::{load_config, push as push_command};
 
 /// Most mirrors and probes of a wave that are named; the rest is counted.
 const MAX_NAMED: usize = 8;
@@ -44,8 +45,10 @@ pub(crate) fn show(job: &PreparedPush, args: &PushArgs) -> Result<Exit, Failure>
             } else {
                 print(&describe(&plan, job, args.list))?;
             }
-            let failures = plan.mirrors.iter().filter_map(|mirror| mirror.failure);
-            print_hints(failures.filter_map(hints::of_mirror).collect())?;
+            let hint = |mirror: &push::MirrorPlan| {
+                hints::of_kind(mirror.failure?, Side::of(&mirror.location))
+            };
+            print_hints(plan.mirrors.iter().filter_map(hint).collect())?;
             let is_usable = plan.mirrors.iter().all(|mirror| mirror.error.is_none());
             match &plan.unmet {
                 Some(unmet) => {
@@ -58,7 +61,7 @@ pub(crate) fn show(job: &PreparedPush, args: &PushArgs) -> Result<Exit, Failure>
             }
         }
         Err(report) => {
-            print_hints(next_steps::failures(&report).filter_map(hints::of_mirror).collect())?;
+            print_hints(next_steps::of_failures(&report).collect())?;
             let unmet = report.unmet.as_deref().unwrap_or_default();
             Err(refused(push_command::exit_of(&report, false, false), unmet))
         }

@@ -1,6 +1,7 @@
 //! `headwater push`, `headwater promote`, and the code that they share with commands without a
 //! tree.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use headwater::config::Config;
@@ -10,6 +11,7 @@ use headwater::push::{
     self, ChangeCounts, Fleet, Goal, MirrorReport, Options, Outcome, Report, Require, Source,
 };
 use headwater::scan::Root;
+use headwater::store::{Presence, Store, StoreError};
 use serde::Serialize;
 
 use super::args::{
@@ -19,7 +21,7 @@ use super::context::{self, PushInputs};
 use super::failure::{self, Exit, ExitInputs, Failure, eprint_raw};
 use super::habits::HabitArgs;
 use super::notifications::{NotificationResult, Notifications, ScheduleArgs};
-use super::operands::{self, MirrorChoice};
+use super::operands::{self, MirrorChoice, PathKind};
 use super::output::{Align, Table, bytes, count, counted, escape, moment, print, print_json};
 use super::progress::Progress;
 use super::remote::MirrorFactory;
@@ -51,15 +53,26 @@ pub(crate) fn job(args: &PushArgs) -> Result<PreparedPush, Failure> {
     job_from(args, Source::Store)
 }
 
+/// What is at `path` on this machine.
+fn path_kind(path: &str) -> PathKind {
+    let path = Path::new(path);
+    match Store::look(path) {
+        Ok(Presence::Store(_)) => PathKind::Store,
+        _ if !path.is_dir() => PathKind::Nothing,
+        Err(StoreError::NotEmpty { .. }) => PathKind::Tree,
+        // What cannot be opened is left to the push, which reports the error.
+        Ok(Presence::Absent) | Err(_) => PathKind::Empty,
+    }
+}
+
 /// Makes a push. If the content comes from a mirror, `source` makes the source from it.
 fn job_from(
     args: &PushArgs,
     source_of: fn(Arc<dyn Mirror>) -> Source,
 ) -> Result<PreparedPush, Failure> {
     let config = load_config(&args.config)?;
-    let is_directory = |word: &str| std::path::Path::new(word).is_dir();
-    let mut places =
-        operands::of_push(&args.source.places, args.source.from.is_some(), &config, is_directory)?;
+    let has_from = args.source.from.is_some();
+    let mut places = operands::of_push(&args.source.places, has_from, &config, path_kind)?;
     let site = args.work.remote.site.as_ref();
     let settings = ReleaseSettings::merge(&args.release, site, &config, settings::environment);
     let factory = MirrorFactory::for_content(&args.work, &config);

@@ -27,6 +27,7 @@ use headwater::tree_path::Site;
 use super::args::{RemoteArgs, WorkArgs};
 use super::context;
 use super::failure::{Exit, Failure, eprint_raw};
+use super::hints;
 use super::operands::MirrorChoice;
 use super::process;
 use super::signals;
@@ -265,10 +266,16 @@ fn directories(semaphore: &Arc<Semaphore>, at_once: usize) -> Arc<Semaphore> {
 
 /// Rejects directories on the command line that do not exist: a read never creates one.
 pub(crate) fn check_there(choices: &[MirrorChoice], config: &Config) -> Result<(), Failure> {
+    let stores = context::known_stores(None, config);
     for choice in choices.iter().filter(|choice| config.mirror(&choice.name).is_none()) {
         let Ok(Location::Directory(path)) = Location::parse(&choice.location) else { continue };
         if matches!(fsx::lstat(&path), Err(error) if error.kind() == std::io::ErrorKind::NotFound) {
             let error = format!("{} does not exist", choice.location);
+            // A push would not create it again either.
+            if let Some(expected) = stores.expected(&choice.name, &choice.location) {
+                let failure = Failure::new(Exit::Usage, format!("{error}, but {expected}"));
+                return Err(failure.with_hint(hints::LOST_STORE));
+            }
             return Err(Failure::new(Exit::Usage, error)
                 .with_hint("check the path; the first push creates a mirror"));
         }

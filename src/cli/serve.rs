@@ -6,10 +6,12 @@ use std::sync::Arc;
 
 use clap::{Args, ValueHint};
 use headwater::config::{ConfigError, serve as config};
+use headwater::mirror::check_control;
 use headwater::receiver::{
     self, AuthPolicy, Exposure, GroupError, Handle, Log, LogRecord, ReceiverSettings, ServeError,
     Server, SiteSettings, TokenRecord,
 };
+use headwater::store::StoreError;
 use headwater::text::error_chain;
 use headwater::tree_path::Site;
 use jiff::Timestamp;
@@ -103,6 +105,14 @@ fn stderr_log(is_quiet: bool) -> Arc<dyn Log> {
 }
 
 fn failure(error: ServeError) -> Failure {
+    if let ServeError::Site { path, source: StoreError::OtherOwner { .. } } = &error {
+        let hint = format!(
+            "run the receiver as the user who owns {path}, or give {path} and everything in it to \
+             the user of the receiver (`chown -R`)",
+            path = path.display()
+        );
+        return Failure::new(Exit::Failed, error).with_hint(hint);
+    }
     let (exit, hint) = match &error {
         ServeError::InTheClear { .. } => (
             Exit::Usage,
@@ -151,6 +161,15 @@ fn failure(error: ServeError) -> Failure {
     }
 }
 
+/// The directory of the only mirror.
+fn directory(dir: Option<&PathBuf>) -> Result<PathBuf, Failure> {
+    let dir = dir.cloned().unwrap_or_default();
+    check_control(&dir.to_string_lossy()).map_err(|error| {
+        Failure::new(Exit::Usage, error).with_hint("name a directory without control characters")
+    })?;
+    Ok(dir)
+}
+
 fn load(path: &Path) -> Result<ReceiverSettings, Failure> {
     config::load(path).map_err(super::config_failure)
 }
@@ -159,7 +178,7 @@ fn load(path: &Path) -> Result<ReceiverSettings, Failure> {
 pub(crate) fn serve(args: &ServeArgs, is_quiet: bool) -> Result<Exit, Failure> {
     let mut settings = match (&args.config, &args.dir) {
         (Some(path), _) => load(path)?,
-        (None, dir) => one_site(args, dir.clone().unwrap_or_default())?,
+        (None, dir) => one_site(args, directory(dir.as_ref())?)?,
     };
     if let Some(listen) = args.listen {
         settings.listen = listen;
@@ -260,7 +279,7 @@ pub(crate) fn receive(args: &ReceiveArgs) -> Result<Exit, Failure> {
             let listen = config::DEFAULT_LISTEN
                 .parse()
                 .map_err(|error| Failure::new(Exit::Failed, error))?;
-            let site = SiteSettings::new(dir.clone().unwrap_or_default(), args.site.clone());
+            let site = SiteSettings::new(directory(dir.as_ref())?, args.site.clone());
             ReceiverSettings::new(listen, vec![site], AuthPolicy::Open)
         }
     };

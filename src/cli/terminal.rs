@@ -12,6 +12,14 @@ use parking_lot::Mutex;
 /// Columns and rows of a terminal that does not report its size.
 const USUAL_SIZE: (usize, usize) = (80, 24);
 
+/// The labels of lines on standard error, with their colours.
+const LABELS: [(&str, &str); 4] = [
+    ("error:", "\x1b[1;31m"),
+    ("warning:", "\x1b[1;33m"),
+    ("hint:", "\x1b[1;36m"),
+    ("note:", "\x1b[1m"),
+];
+
 /// The block on the terminal, if there is one. `indicatif` draws it in one write, so that it does
 /// not flicker, and removes it before other text.
 static BLOCK: Mutex<Option<ProgressBar>> = Mutex::new(None);
@@ -55,9 +63,21 @@ pub(crate) fn write_stdout_raw(bytes: &[u8]) -> io::Result<()> {
     })
 }
 
-/// Writes `text` to standard error; drops escape sequences if standard error does not support them.
+/// Writes `text` to standard error, with coloured labels if standard error supports colours.
 pub(crate) fn write_stderr(text: &str) -> io::Result<()> {
-    above_block(|| anstream::stderr().lock().write_all(text.as_bytes()))
+    above_block(|| anstream::stderr().lock().write_all(with_colours(text).as_bytes()))
+}
+
+/// Colours the label of each line that begins with one.
+fn with_colours(text: &str) -> String {
+    let coloured = |line: &str| {
+        let found = LABELS.iter().find_map(|(label, colour)| {
+            let rest = line.strip_prefix(label).filter(|rest| rest.starts_with(' '))?;
+            Some(format!("{colour}{label}\x1b[0m{rest}"))
+        });
+        found.unwrap_or_else(|| line.to_owned())
+    };
+    text.split_inclusive('\n').map(coloured).collect()
 }
 
 /// Returns the columns of the terminal on standard output; `None` if it is not a terminal.
@@ -104,5 +124,20 @@ fn above_block<T>(write: impl FnOnce() -> T) -> T {
     match &*BLOCK.lock() {
         Some(block) => block.suspend(write),
         None => write(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_labels_of_lines_are_coloured() {
+        assert_eq!(
+            with_colours("error: a warning: b\n  hint: c\nhint: d\nwarning: e"),
+            "\x1b[1;31merror:\x1b[0m a warning: b\n  hint: c\n\x1b[1;36mhint:\x1b[0m d\n\
+             \x1b[1;33mwarning:\x1b[0m e"
+        );
+        assert_eq!(with_colours("errors: 3\n"), "errors: 3\n");
     }
 }

@@ -10,6 +10,8 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use super::{Checker, ConfigError, read};
+use crate::fsx;
+use crate::mirror::check_control;
 use crate::receiver::{
     AuthPolicy, Exposure, Hook, Permission, ReceiverLimits, ReceiverSettings, ServedPermissions,
     SiteSettings, TlsFiles, TokenId, TokenRecord,
@@ -116,11 +118,55 @@ pub fn load(path: &Path) -> Result<ReceiverSettings, ConfigError> {
 /// # Errors
 /// When it cannot be read or breaks a rule.
 pub fn load_tokens(path: &Path) -> Result<Vec<TokenRecord>, ConfigError> {
-    let text = read(path)?;
-    let checker = Checker::new(&text, path);
-    let file: TokenFile = toml::from_str(&text).map_err(|error| checker.syntax(&error))?;
+    parse_tokens(&read(path)?, path)
+}
+
+fn parse_tokens(text: &str, path: &Path) -> Result<Vec<TokenRecord>, ConfigError> {
+    let checker = Checker::new(text, path);
+    let file: TokenFile = toml::from_str(text).map_err(|error| checker.syntax(&error))?;
     // The file stands alone, so the sites are not known here.
     checker.tokens(file.token, None)
+}
+
+/// The sites of the `serve.toml` at `path`; `None` if it is a file of nothing but tokens, which may
+/// be empty. A file with comments only is a `serve.toml` in which nothing is set yet.
+///
+/// # Errors
+/// When it cannot be read or breaks a rule.
+pub fn site_names(path: &Path) -> Result<Option<Vec<Site>>, ConfigError> {
+    let text = read(path)?;
+    if is_token_file(&text) {
+        return parse_tokens(&text, path).map(|_| None);
+    }
+    let sites = parse(&text, path)?.sites;
+    Ok(Some(sites.into_iter().filter_map(|site| site.name).collect()))
+}
+
+/// Adds `table`, a `[[token]]` table, at the end of the file at `path`: a `serve.toml`, or a file
+/// of nothing but tokens. The file stays as it is if it would break a rule.
+///
+/// # Errors
+/// When the file does not exist, cannot be written, or breaks a rule with the table.
+pub fn append_token(path: &Path, table: &str) -> Result<(), ConfigError> {
+    let text = read(path)?;
+    let space = match &*text {
+        "" => "",
+        text if text.ends_with('\n') => "\n",
+        _ => "\n\n",
+    };
+    let added = format!("{space}{table}");
+    let whole = format!("{text}{added}");
+    if is_token_file(&text) {
+        parse_tokens(&whole, path)?;
+    } else {
+        parse(&whole, path)?;
+    }
+    Ok(fsx::append(path, added.as_bytes())?)
+}
+
+fn is_token_file(text: &str) -> bool {
+    let table: toml::Table = text.parse().unwrap_or_default();
+    text.trim().is_empty() || !table.is_empty() && table.keys().all(|key| key == "token")
 }
 
 /// Checks `text`, the content of the `serve.toml` at `path`. Touches no disk.
@@ -170,6 +216,8 @@ impl Checker<'_> {
         if table.dir.as_ref().as_os_str().is_empty() {
             return Err(self.error(table.dir.span(), "the path is empty"));
         }
+        check_control(&table.dir.as_ref().to_string_lossy())
+            .map_err(|error| self.error(table.dir.span(), error.to_string()))?;
         let readers = self.readers(&table)?;
         let timeout =
             table.post_activate_timeout.as_ref().map(|text| self.duration(text)).transpose()?;
@@ -403,6 +451,7 @@ mod tests {
             (format!("{site}file_mode = \"0640\"\n"), (4, 13), "\"0640\" is not a file mode here"),
             (format!("{site}dir_mode = \"rwx\"\n"), (4, 12), "octal digits"),
             (format!("{site}group = \"\"\n"), (4, 9), "the group is empty"),
+            ("[[site]]\nname = \"docs\"\ndir = \"a\\u001b\"\n".to_owned(), (3, 7), "a\\u{1b}"),
             (format!("{site}{site}"), (5, 8), "already a site"),
             (format!("{site}[[site]]\nname = \"x\"\ndir = \"www\"\n"), (5, 8), "same directory"),
             ("[[site]]\nname = \"Docs\"\ndir = \"www\"\n".to_owned(), (2, 8), "Docs"),

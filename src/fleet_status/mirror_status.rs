@@ -303,6 +303,8 @@ const fn state_of(failure: ErrorKind) -> StatusKind {
         // The mirror did not respond, so nothing is known of what it serves.
         ErrorKind::Unreachable
         | ErrorKind::Certificate
+        | ErrorKind::ClientCertificate
+        | ErrorKind::Tls
         | ErrorKind::BadGateway
         | ErrorKind::Timeout
         | ErrorKind::Busy => StatusKind::Unreachable,

@@ -198,6 +198,36 @@ pub fn read_text(path: &Path, limit: u64) -> Result<String> {
     Ok(text)
 }
 
+/// Appends `bytes` to the existing file at `path` and syncs it. If that fails, the file gets its
+/// old length again. Owner and mode stay as they are.
+///
+/// # Errors
+/// Fails if the file does not exist or cannot be written.
+pub fn append(path: &Path, bytes: &[u8]) -> Result<()> {
+    step("write", || path.to_owned())?;
+    let open = fs::OpenOptions::new().append(true).open(path);
+    let mut file = open.context("open", || path.to_owned())?;
+    let length = fstat(&file, path)?.len();
+    let written = file.write_all(bytes).and_then(|()| file.sync_all());
+    if written.is_err() {
+        // The first error is the one to report.
+        file.set_len(length).ok();
+    }
+    written.context("write", || path.to_owned())
+}
+
+/// Checks that the effective user of this process may create and remove names in the directory at
+/// `path`.
+///
+/// # Errors
+/// Fails if the user may not.
+pub fn check_writable(path: &Path) -> Result<()> {
+    use rustix::fs::{Access, AtFlags, CWD};
+    let access = Access::WRITE_OK | Access::EXEC_OK;
+    rustix::fs::accessat(CWD, path, access, AtFlags::EACCESS)
+        .context("write to", || path.to_owned())
+}
+
 /// The path without links and dots. Trailing components that do not exist yet are kept.
 ///
 /// # Errors

@@ -1,5 +1,7 @@
 //! The error of an operation on a mirror.
 
+use std::fmt;
+
 use crate::error_kind::ErrorKind;
 use crate::fsx::IoError;
 use crate::hash::{HistoryId, ObjectId, StoreId};
@@ -9,6 +11,36 @@ use crate::protocol::ProtocolError;
 use crate::release::ReleaseName;
 use crate::store::StoreError;
 use crate::threads::ThreadError;
+
+/// The store that a mirror must have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ExpectedStore {
+    /// The configuration names it.
+    Configured(StoreId),
+    /// An earlier push recorded it.
+    Remembered(StoreId),
+}
+
+impl ExpectedStore {
+    /// Its id.
+    #[must_use]
+    pub const fn id(self) -> StoreId {
+        match self {
+            Self::Configured(id) | Self::Remembered(id) => id,
+        }
+    }
+}
+
+impl fmt::Display for ExpectedStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Configured(id) => write!(f, "the configuration names store {id}"),
+            Self::Remembered(id) => {
+                write!(f, "headwater remembers an earlier push to store {id} there")
+            }
+        }
+    }
+}
 
 /// Why an operation on a mirror failed.
 #[derive(Debug, thiserror::Error)]
@@ -29,10 +61,10 @@ pub enum MirrorError {
     #[error("the origin could not read content that it announced")]
     Source(#[source] SourceError),
     /// It has a different store than before, or has lost its store.
-    #[error("{}", other_store(*expected, *found))]
+    #[error("it has {}, but {expected}", store_now(*found))]
     OtherStore {
         /// The store that was there before.
-        expected: StoreId,
+        expected: ExpectedStore,
         /// The store that is there now.
         found: Option<StoreId>,
     },
@@ -65,11 +97,8 @@ pub enum MirrorError {
     Cancelled,
 }
 
-fn other_store(expected: StoreId, found: Option<StoreId>) -> String {
-    match found {
-        Some(found) => format!("it has store {found}; expected store {expected}"),
-        None => format!("it has no store; expected store {expected}"),
-    }
+fn store_now(found: Option<StoreId>) -> String {
+    found.map_or_else(|| "no store now".to_owned(), |found| format!("store {found} now"))
 }
 
 impl MirrorError {

@@ -6,6 +6,7 @@
 use std::net::{IpAddr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 
+use crate::text::escape;
 use crate::tree_path::Site;
 
 /// Why a text is not the location of a mirror. No message repeats text that may hold a password.
@@ -14,6 +15,12 @@ pub enum LocationError {
     /// The text is empty.
     #[error("a mirror's location is empty")]
     Empty,
+    /// The text has a control character.
+    #[error("\"{location}\": the location of a mirror must not have a control character")]
+    Control {
+        /// The whole text, escaped; `…` if it has a token.
+        location: String,
+    },
     /// A URL with a scheme that is not supported.
     #[error("{location:?}: mirrors at {scheme}: URLs are not supported")]
     Scheme {
@@ -148,6 +155,7 @@ impl Location {
         if text.is_empty() {
             return Err(LocationError::Empty);
         }
+        check_control(text)?;
         let Some((scheme, rest)) = text.split_once("://") else {
             return host_path(text).map_or_else(|| Ok(Self::Directory(text.into())), Err);
         };
@@ -202,6 +210,19 @@ impl Location {
             }
         }
     }
+}
+
+/// Returns an error if the location `text` has a control character, which no path of a tree may
+/// have either.
+///
+/// # Errors
+/// [`LocationError::Control`].
+pub fn check_control(text: &str) -> Result<(), LocationError> {
+    if !text.contains(char::is_control) {
+        return Ok(());
+    }
+    let location = if has_token(text) { "…".into() } else { escape(text) };
+    Err(LocationError::Control { location: location.into_owned() })
 }
 
 /// Returns an error if `text` is `[user@]host:/absolute/path`, the form that rsync and scp use.
@@ -310,7 +331,7 @@ fn ssh(location: &str, rest: &str) -> Result<SshUrl, LocationError> {
     }
     let Authority { host, port } = authority(location, place)?;
     let directory = directory.trim_end_matches('/');
-    if directory.is_empty() || directory.contains(char::is_control) {
+    if directory.is_empty() {
         return Err(malformed(
             location,
             "write an ssh URL as ssh://[user@]host[:port]/absolute/path",
@@ -460,6 +481,24 @@ mod tests {
             panic!("not ssh")
         };
         assert_eq!((place.destination().as_str(), place.directory()), ("::1", "/srv/with space"));
+    }
+
+    #[test]
+    fn control_characters_are_refused_in_every_kind_of_location() {
+        for (text, shown) in [
+            ("/srv/a\x1bb", "/srv/a\\u{1b}b"),
+            ("./a\nb", "./a\\u{a}b"),
+            ("file:///srv/a\x07", "file:///srv/a\\u{7}"),
+            ("ssh://h/srv/a\u{9b}", "ssh://h/srv/a\\u{9b}"),
+            ("https://h/a\t", "https://h/a\\u{9}"),
+            ("ed\rge:/srv", "ed\\u{d}ge:/srv"),
+        ] {
+            let error = Location::parse(text).unwrap_err();
+            assert!(matches!(error, LocationError::Control { .. }), "{error}");
+            assert!(error.to_string().starts_with(&format!("\"{shown}\": ")), "{error}");
+        }
+        let error = Location::parse("https://h/hw_0123abcd_5ec2e7\n").unwrap_err();
+        assert!(!error.to_string().contains("5ec2e7"), "{error}");
     }
 
     #[test]

@@ -18,14 +18,14 @@ mod ssh;
 mod state;
 mod transport_error;
 
-pub use error::MirrorError;
+pub use error::{ExpectedStore, MirrorError};
 pub use expiry::{EXPIRES_SOON, Expiries, Expiring, Expiry};
 pub use http::{
     BearerToken, ClientIdentity, Credentials, CredentialsError, Exchange, HttpMirror, Limiter,
     ProxyChoice, Semaphore, Trace, TransferLimits, read_state,
 };
 pub use local::DirectoryMirror;
-pub use location::{HttpUrl, Location, LocationError, SshUrl, has_token};
+pub use location::{HttpUrl, Location, LocationError, SshUrl, check_control, has_token};
 pub use object_source::{Effort, ObjectSource, RepairSource};
 pub use pack_source::{OutgoingPack, PackCursor, PackSource, StageRequest};
 pub use polled::PolledMirror;
@@ -103,11 +103,11 @@ pub trait Mirror: Send + Sync + fmt::Debug {
     /// If the mirror cannot be read, or cannot be created at its location.
     fn state(&self) -> Result<MirrorState, MirrorError>;
 
-    /// Checks that this user may change the mirror. Sends no request: a receiver checks this
-    /// itself.
+    /// Checks that the user who would write to the mirror owns it: the user of this process, or
+    /// that of the receiver, as the last state showed. Sends no request.
     ///
     /// # Errors
-    /// If another user owns its directory.
+    /// If another user owns its directory, or if the receiver cannot write to it.
     fn check_owner(&self) -> Result<(), MirrorError> {
         Ok(())
     }

@@ -35,6 +35,12 @@ pub enum TransportError {
         /// Why.
         what: String,
     },
+    /// The server, or a proxy in front of it, rejects the client certificate or requires one.
+    #[error("the TLS handshake failed: {what}")]
+    ClientCertificate {
+        /// What it requires.
+        what: String,
+    },
     /// The server sent unencrypted data where TLS was expected.
     #[error(
         "the server does not use TLS: use http:// if the receiver is on this machine, else put a \
@@ -142,6 +148,7 @@ impl TransportError {
             | Self::Lost { what }
             | Self::Timeout { what }
             | Self::Certificate { what }
+            | Self::ClientCertificate { what }
             | Self::Tls { what }
             | Self::Redirect { to: what }
             | Self::Foreign { what, .. }
@@ -172,7 +179,9 @@ impl TransportError {
             Self::Unreachable { .. } | Self::Lost { .. } | Self::Ssh { .. } => {
                 ErrorKind::Unreachable
             }
-            Self::Certificate { .. } | Self::Tls { .. } => ErrorKind::Certificate,
+            Self::Certificate { .. } => ErrorKind::Certificate,
+            Self::ClientCertificate { .. } => ErrorKind::ClientCertificate,
+            Self::Tls { .. } => ErrorKind::Tls,
             Self::Foreign { status: 502..=504, .. } => ErrorKind::BadGateway,
             Self::Timeout { .. } | Self::Deadline => ErrorKind::Timeout,
             Self::Version { .. } => ErrorKind::Version,

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::fsx;
 use crate::hash::StoreId;
-use crate::mirror::{Location, MirrorError};
+use crate::mirror::{ExpectedStore, Location, MirrorError};
 use crate::release::ReleaseName;
 
 /// Maximum size of a note, which is one short line, in bytes.
@@ -51,10 +51,14 @@ impl KnownStores {
         Self { init, ..self }
     }
 
-    /// The store that a mirror must have, if it is known.
+    /// The store that a mirror must have; `None` if it is not known, or with `init`.
     #[must_use]
-    pub fn of(&self, name: &str, location: &str) -> Option<StoreId> {
-        self.configured.get(name).copied().or_else(|| Some(self.noted(location)?.store))
+    pub fn expected(&self, name: &str, location: &str) -> Option<ExpectedStore> {
+        if self.init {
+            return None;
+        }
+        let configured = self.configured.get(name).copied().map(ExpectedStore::Configured);
+        configured.or_else(|| Some(ExpectedStore::Remembered(self.noted(location)?.store)))
     }
 
     /// Returns an error if the store is not the known one.
@@ -67,8 +71,8 @@ impl KnownStores {
         location: &str,
         found: Option<StoreId>,
     ) -> Result<(), MirrorError> {
-        match self.of(name, location) {
-            Some(expected) if found != Some(expected) && !self.init => {
+        match self.expected(name, location) {
+            Some(expected) if found != Some(expected.id()) => {
                 Err(MirrorError::OtherStore { expected, found })
             }
             _ => Ok(()),
@@ -144,15 +148,17 @@ mod tests {
             (Some(release), None)
         );
         assert_eq!(
-            (stores.of("a", "/srv/a"), stores.of("b", "https://h:1/x")),
-            (Some(first), Some(second))
+            (stores.expected("a", "/srv/a"), stores.expected("b", "https://h:1/x")),
+            (Some(ExpectedStore::Remembered(first)), Some(ExpectedStore::Remembered(second)))
         );
         for found in [None, Some(second)] {
             let error = stores.check("a", "/srv/a", found).unwrap_err();
-            assert!(error.to_string().contains(&first.to_string()), "{error}");
+            let words = format!("remembers an earlier push to store {first}");
+            assert!(error.to_string().contains(&words), "{error}");
             assert!(stores.clone().with_init(true).check("a", "/srv/a", found).is_ok());
         }
         assert!(stores.check("a", "/srv/a", Some(first)).is_ok());
-        assert!(stores.check("eu", "/srv/eu", Some(first)).is_err());
+        let error = stores.check("eu", "/srv/eu", Some(first)).unwrap_err().to_string();
+        assert!(error.contains(&format!("the configuration names store {second}")), "{error}");
     }
 }

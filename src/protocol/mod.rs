@@ -252,6 +252,9 @@ pub struct State {
     /// out.
     #[serde(default = "yes")]
     pub may_push: bool,
+    /// Why the receiver cannot change the mirror; `None` if it found no reason.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unwritable: Option<ProtocolError>,
     /// When the token of the client expires, in seconds since 1970. `None` if it does not expire,
     /// or if no token is required.
     #[serde(default, skip_serializing_if = "Option::is_none")]

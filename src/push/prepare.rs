@@ -444,6 +444,7 @@ impl Preparation {
         let (totals, manifest) = self.write_manifest(&manifest_plan, stream()?, &rules)?;
         let mut release = self.describe(&totals, newest, orders, options)?;
         release.created = created;
+        self.note_rejections(&mut release, newest, options);
         // Detects a clock that is wrong by centuries, before the mirrors get a record that they
         // cannot read.
         Release::parse(&release.to_bytes()).map_err(PushError::NewRelease)?;
@@ -490,37 +491,41 @@ impl Preparation {
         release.note.clone_from(&options.note);
         release.partial.clone_from(&options.partial);
         release.orders = orders;
-        if let Some(newest) = newest {
-            let kept: Vec<_> = self.releases().map(|kept| kept.content).collect();
-            release.rejected = newest
-                .rejected
-                .iter()
-                .filter(|rejected| kept.contains(&rejected.content))
-                .cloned()
-                .collect();
-        }
         if let Some(order) = &options.order {
             // A push with `allow_older` sets the stream to its own number. This is how a wrong
             // number is removed.
             release.orders.insert(order.stream().to_owned(), order.number());
         }
-        if let (Some(to), Some(newest)) = (&self.resolved.rolled_back_to, newest) {
+        Ok(release)
+    }
+
+    /// Sets which content `release` rejects: what the newest release rejects and a mirror still
+    /// keeps, and the content that `release` rolls back.
+    fn note_rejections(&self, release: &mut Release, newest: Option<&Release>, options: &Options) {
+        let Some(newest) = newest else { return };
+        let kept: Vec<_> = self.releases().map(|kept| kept.content).collect();
+        let rejected = newest.rejected.iter();
+        release.rejected =
+            rejected.filter(|rejected| kept.contains(&rejected.content)).cloned().collect();
+        if let Some(to) = &self.resolved.rolled_back_to {
             release.rolled_back_to = Some(to.sequence);
             if let Some(DecidedBy::Person(name)) = &self.resolved.decided_by {
                 release.rejected.retain(|rejected| rejected.content != newest.content);
                 release.rejected.push(RejectedContent {
                     content: newest.content,
                     sequence: newest.sequence,
-                    at: fsx::unix_seconds(),
+                    // Not the clock: releases that follow one another within a second are ahead
+                    // of it, and nothing is rolled back before it was published.
+                    at: release.created,
                     by: name.clone(),
                     why: options.note.clone(),
                 });
             }
         }
         // Content that is published now is no longer rejected.
-        release.rejected.retain(|rejected| rejected.content != totals.content);
+        let content = release.content;
+        release.rejected.retain(|rejected| rejected.content != content);
         release.rejected.sort_unstable();
-        Ok(release)
     }
 
     /// The history of the next release, and the histories that it took over: those of the release

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use rustix::io::Errno;
 
 use crate::fsx::IoError;
-use crate::text::is_invisible;
+use crate::text;
 use crate::threads::ThreadError;
 use crate::tree_path::PathFault;
 
@@ -244,26 +244,17 @@ impl<T: fmt::Display> fmt::Display for PathList<'_, T> {
     }
 }
 
-/// Escapes everything in `bytes` that is not text or that controls a terminal.
+/// Escapes everything in `bytes` that is invisible, and bytes that are not UTF-8 as `\x..`.
 pub(super) fn escape(bytes: &[u8]) -> String {
     let mut text = String::with_capacity(bytes.len());
     for chunk in bytes.utf8_chunks() {
-        for character in chunk.valid().chars() {
-            match character {
-                '\\' => text.push_str("\\\\"),
-                control if control.is_ascii_control() => push_byte(control as u8, &mut text),
-                other if is_invisible(other) => text.extend(other.escape_unicode()),
-                plain => text.push(plain),
-            }
+        text.push_str(&text::escape(&chunk.valid().replace('\\', "\\\\")));
+        for byte in chunk.invalid() {
+            // Writing to a `String` cannot fail.
+            write!(text, "\\x{byte:02x}").ok();
         }
-        chunk.invalid().iter().for_each(|&byte| push_byte(byte, &mut text));
     }
     text
-}
-
-fn push_byte(byte: u8, text: &mut String) {
-    // Writing to a `String` cannot fail.
-    write!(text, "\\x{byte:02x}").ok();
 }
 
 pub(super) fn escape_path(path: &Path) -> String {
@@ -276,7 +267,7 @@ mod tests {
 
     #[test]
     fn nothing_raw_reaches_a_message() {
-        assert_eq!(escape(b"a\xffb\x1b[31m\n\\"), "a\\xffb\\x1b[31m\\x0a\\\\");
+        assert_eq!(escape(b"a\xffb\x1b[31m\n\\"), "a\\xffb\\u{1b}[31m\\u{a}\\\\");
         assert_eq!(escape("é\u{9b}\u{202e}x\u{200b}".as_bytes()), "é\\u{9b}\\u{202e}x\\u{200b}");
     }
 

@@ -32,7 +32,7 @@ pub enum StoreError {
         path: PathBuf,
     },
     /// The directory holds files that do not belong to a store.
-    #[error("{} is not empty and is not a mirror; it was left unchanged", path.display())]
+    #[error("{} is not empty and is not a mirror", path.display())]
     NotEmpty {
         /// The path of the mirror.
         path: PathBuf,
@@ -52,7 +52,7 @@ pub enum StoreError {
     /// The directory is owned by another user. Files written by several users could not all be
     /// changed by one of them.
     #[error(
-        "{} belongs to {}, and this runs as {}", path.display(),
+        "{} belongs to {}, but headwater runs as {}", path.display(),
         users::describe_user(*owner), users::describe_user(*caller)
     )]
     OtherOwner {

@@ -368,6 +368,18 @@ impl Store {
         fsx::found(Dir::open(path))?.map_or(Ok(()), |root| check_owner(&root, own_id()))
     }
 
+    /// Checks that this user can write to the directory at `path`, or create it.
+    ///
+    /// # Errors
+    /// [`StoreError::OtherOwner`], or an error of the directory that would be written to.
+    pub fn check_writable_at(path: &Path) -> Result<(), StoreError> {
+        Self::check_owner_at(path)?;
+        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+        let is_there = fsx::found(Dir::open(path))?.is_some();
+        let written = if is_there { path } else { parent.unwrap_or(Path::new(".")) };
+        Ok(fsx::check_writable(written)?)
+    }
+
     /// Takes the exclusive lock, waiting at most `wait`.
     pub(super) fn lock(&self, wait: Duration) -> Result<LockedStore<'_>, StoreError> {
         self.check_owner()?;
@@ -561,7 +573,9 @@ mod tests {
         let refused = check_owner(&store.layout.root, 3_999_999_999).unwrap_err().to_string();
         let owner = crate::users::describe_user(own_id());
         assert!(
-            refused.ends_with(&format!(" belongs to {owner}, and this runs as user id 3999999999")),
+            refused.ends_with(&format!(
+                " belongs to {owner}, but headwater runs as user id 3999999999"
+            )),
             "{refused}"
         );
     }

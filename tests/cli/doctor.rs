@@ -57,9 +57,9 @@ fn a_mirror_that_lost_its_store_is_found_before_the_push_that_would_refuse_it() 
     world
         .run("doctor ./www")
         .code(1)
-        .says("./www: FAILED: it has no store; expected store")
+        .says("./www: FAILED: it has no store now, but headwater remembers")
         .says("--init");
-    world.run("push tree ./www").code(4).warns("it has no store; expected store");
+    world.run("push tree ./www").code(4).warns("it has no store now, but headwater remembers");
     world.ok("push tree ./www --init");
     world.ok("doctor ./www");
 }
@@ -218,4 +218,26 @@ fn a_token_that_may_only_read_or_is_unknown_and_a_wrong_site_are_found_at_a_live
             .iter()
             .any(|secret| (shown.stdout.clone() + &shown.stderr).contains(secret.as_str()))
     );
+}
+
+#[test]
+fn a_wrong_path_at_a_receiver_names_the_sites_of_the_token_only() {
+    let world = World::with_tree();
+    let sites = "[[site]]\nname = 'docs'\ndir = 'docs'\n[[site]]\nname = 'blog'\ndir = 'blog'\n";
+    let receiver = crate::receiver::Receiver::start(&world, sites);
+    let wrong = receiver.mirror("http").replace("/docs", "/dosc");
+    world.write("headwater.toml", &wrong);
+    let run = world.run("doctor").code(1).says("no site is served at this path");
+    assert!(run.stdout.contains("this token is for /docs/"), "{}", run.stdout);
+    assert!(run.stdout.contains("hint: check that the path of the URL"), "{}", run.stdout);
+    assert!(!run.stdout.contains("blog"), "{}", run.stdout);
+    // Without a valid token nothing is disclosed.
+    world.write("headwater.toml", wrong.replace("token_file = 'token'\n", ""));
+    let stranger = world.ok("token new --site docs --allow push").stdout;
+    for token in ["", stranger.trim()] {
+        let run = world.run_with(&[("HEADWATER_TOKEN", token)], "doctor").code(1);
+        assert!(run.stdout.contains("no site is served at this path"), "{}", run.stdout);
+        assert!(!run.stdout.contains("/docs/ "), "{}", run.stdout);
+        assert!(!run.stdout.contains("this token is for"), "{}", run.stdout);
+    }
 }

@@ -129,7 +129,7 @@ pub(crate) fn run(args: &StatusArgs) -> Result<Exit, Failure> {
         let exit = show(&look, args)?;
         if args.watch.is_none() {
             let failures = look.seen.iter().filter_map(|poll| poll.state.as_ref().err());
-            print_hints(failures.filter_map(|error| hints::of_mirror(error.kind())).collect())?;
+            print_hints(failures.filter_map(hints::of_reading).collect())?;
         }
         write(&watcher, &look, args)?;
         let Some(time) = args.watch else { break exit };

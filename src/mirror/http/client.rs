@@ -477,7 +477,7 @@ fn map_error(error: UreqError, retry: &RetryState<'_>, is_deadline: bool) -> Att
         }
         UreqError::Timeout(timeout) => (describe_timeout(timeout), RetryAction::Later),
         UreqError::HostNotFound => {
-            (unreachable("the host was not found".into()), RetryAction::Later)
+            (unreachable("the host name was not found".into()), RetryAction::Later)
         }
         // A certificate does not become valid by trying again.
         UreqError::Rustls(error) => (tls_errors::describe_tls(&error), RetryAction::Never),
@@ -509,6 +509,11 @@ fn map_error(error: UreqError, retry: &RetryState<'_>, is_deadline: bool) -> Att
 fn map_io_error(error: &io::Error) -> (TransportError, RetryAction) {
     use io::ErrorKind as Kind;
     let what = error.to_string();
+    // The standard library has no kind of its own for a name that the resolver does not find.
+    if let Some(why) = what.strip_prefix("failed to lookup address information: ") {
+        let what = format!("the host name was not found: {why}");
+        return (TransportError::Unreachable { what }, RetryAction::Later);
+    }
     match error.kind() {
         // rustls wraps certificate errors in an error of this kind.
         Kind::InvalidData => (tls_errors::describe_io(error), RetryAction::Never),
@@ -536,6 +541,16 @@ mod tests {
     fn client(secret: &str) -> Client {
         let (agent, secrets) = (Agent::new_with_defaults(), Secrets::new([secret]));
         Client { agent, token: None, limit: None, trace: None, secrets }
+    }
+
+    #[test]
+    fn a_host_name_that_is_not_found_is_no_lost_connection() {
+        let text = "failed to lookup address information: Name or service not known";
+        let error = io::Error::other(text);
+        let (error, action) = map_io_error(&error);
+        let words = "it cannot be reached: the host name was not found: ";
+        assert!(error.to_string().starts_with(words), "{error}");
+        assert!(matches!(action, RetryAction::Later));
     }
 
     #[test]

@@ -44,7 +44,7 @@ use crate::mirror::{
     PackSource, RepairSource, StageRequest,
 };
 use crate::monitor::Monitor;
-use crate::protocol::{self, Action, Resource, Settled};
+use crate::protocol::{self, Action, ProtocolError, Resource, Settled};
 use crate::release::ReleaseName;
 use crate::store::{Depth, HistoryEvent, Pruned, Quota, Repaired, Verified};
 use crate::text::Secrets;
@@ -75,6 +75,8 @@ struct KnownMirror {
     site: Option<Site>,
     unfinished: Option<Vec<BundleKey>>,
     may_push: bool,
+    /// Why the receiver cannot change the mirror.
+    unwritable: Option<ProtocolError>,
     /// Free bytes on its file system.
     free_bytes: Option<u64>,
     /// Bytes of content on it from unfinished pushes.
@@ -298,6 +300,7 @@ impl HttpMirror {
             site,
             unfinished,
             may_push: state.may_push,
+            unwritable: state.unwritable.clone(),
             free_bytes: state.free_bytes,
             incoming_bytes: state.incoming_bytes,
             quota: Quota { bytes: state.quota_bytes, entries: state.quota_entries },
@@ -349,6 +352,11 @@ impl Mirror for HttpMirror {
 
     fn site_in_location(&self) -> Option<Site> {
         self.site_in_url.clone()
+    }
+
+    fn check_owner(&self) -> Result<(), MirrorError> {
+        let refusal = self.known().as_ref().and_then(|known| known.unwritable.clone());
+        refusal.map_or(Ok(()), |refusal| Err(MirrorError::Remote { refusal }))
     }
 
     fn state(&self) -> Result<MirrorState, MirrorError> {

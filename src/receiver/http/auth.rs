@@ -144,6 +144,12 @@ pub struct TokenRecord {
     pub expires: Option<u64>,
 }
 
+impl TokenRecord {
+    fn has_expired(&self) -> bool {
+        self.expires.is_some_and(|end| end <= now())
+    }
+}
+
 /// How a receiver authorizes its clients.
 #[derive(Debug, Clone)]
 pub enum AuthPolicy {
@@ -162,6 +168,24 @@ pub(crate) struct Grant {
 }
 
 impl AuthPolicy {
+    /// The sites that the bearer of `authorization` may use; `None` if it has no valid token.
+    pub(crate) fn sites_of(&self, authorization: Option<&[u8]>) -> Option<&[Site]> {
+        let Self::Tokens(records) = self else { return None };
+        let record = bearer_record(records, authorization).ok()?;
+        (!record.has_expired()).then_some(&record.sites)
+    }
+
+    /// Whether a client can have the permission to push to `site`.
+    pub(crate) fn lets_push(&self, site: Option<&Site>) -> bool {
+        let is_for = |record: &TokenRecord| {
+            record.allow == Permission::Push && site.is_some_and(|site| record.sites.contains(site))
+        };
+        match self {
+            Self::Open => true,
+            Self::Tokens(records) => records.iter().any(is_for),
+        }
+    }
+
     /// What the bearer of `authorization` may do on `site`. Sets `known` to the id of the token,
     /// even if the token has expired or is for another site.
     pub(crate) fn grant(
@@ -174,25 +198,11 @@ impl AuthPolicy {
             Self::Open => return Ok(Grant { right: Permission::Push, expires: None }),
             Self::Tokens(records) => records,
         };
-        let unauthorized =
-            |why: &str| HttpError::new(StatusCode::UNAUTHORIZED, ErrorKind::Unauthorized, why);
-        let header =
-            authorization.ok_or_else(|| unauthorized("a token is needed, and none came"))?;
-        let token = std::str::from_utf8(header).ok().and_then(bearer).and_then(Token::parse);
-        let token = token.ok_or_else(|| {
-            unauthorized("what came is no token as `headwater token new` prints one")
-        })?;
-        let record = records.iter().find(|record| record.id == *token.id());
-        // An unknown id and a wrong secret take the same work and give the same message, so that a
-        // client cannot find out which ids exist. Hashes compare in constant time.
-        let hash = record.map_or_else(|| blake3::hash(b""), |record| record.hash);
-        let record = record
-            .filter(|_| hash == token.hash())
-            .ok_or_else(|| unauthorized("this token is not known"))?;
+        let record = bearer_record(records, authorization)?;
         // Only from here on: requests of a client without the secret must not be logged under the
         // name of the token.
         *known = Some(record.id.to_string());
-        if record.expires.is_some_and(|end| end <= now()) {
+        if record.has_expired() {
             return Err(unauthorized("this token has expired").with_detail(Detail::Expired));
         }
         // A token names its sites, so none is valid for a site that has no name yet.
@@ -205,6 +215,26 @@ impl AuthPolicy {
         }
         Ok(Grant { right: record.allow, expires: record.expires })
     }
+}
+
+/// The record of the token in the header `authorization`.
+fn bearer_record<'r>(
+    records: &'r [TokenRecord],
+    authorization: Option<&[u8]>,
+) -> Result<&'r TokenRecord, HttpError> {
+    let header = authorization.ok_or_else(|| unauthorized("a token is needed, and none came"))?;
+    let token = std::str::from_utf8(header).ok().and_then(bearer).and_then(Token::parse);
+    let token = token
+        .ok_or_else(|| unauthorized("what came is no token as `headwater token new` prints one"))?;
+    let record = records.iter().find(|record| record.id == *token.id());
+    // An unknown id and a wrong secret take the same work and give the same message, so that a
+    // client cannot find out which ids exist. Hashes compare in constant time.
+    let hash = record.map_or_else(|| blake3::hash(b""), |record| record.hash);
+    record.filter(|_| hash == token.hash()).ok_or_else(|| unauthorized("this token is not known"))
+}
+
+fn unauthorized(why: &str) -> HttpError {
+    HttpError::new(StatusCode::UNAUTHORIZED, ErrorKind::Unauthorized, why)
 }
 
 impl Grant {

@@ -248,7 +248,7 @@ impl Handler {
             "/ready" => return self.ready(&parts.method).await,
             _ => {}
         }
-        let (site, resource) = self.find(path)?;
+        let (site, resource) = self.find(path).ok_or_else(|| self.no_site(parts))?;
         if resource == Some(Resource::Status) {
             require_get_or_head(&parts.method)?;
             let status = site.blocking(|site| site.status()).await?;
@@ -256,10 +256,8 @@ impl Handler {
         }
         // Before the token: an origin with another version must learn that, whatever its token is.
         check_version(parts)?;
-        let authorization =
-            parts.headers.get(AUTHORIZATION).map(hyper::header::HeaderValue::as_bytes);
-        let grant =
-            self.access().grant(authorization, site.settings.name.as_ref(), &mut entry.token)?;
+        let name = site.settings.name.as_ref();
+        let grant = self.access().grant(authorization(parts), name, &mut entry.token)?;
         // After the token, so that a client without one does not find out which paths exist.
         let resource = resource.ok_or_else(|| nothing_below(&site.settings.base))?;
         grant.check(right_for(&parts.method, resource))?;
@@ -277,15 +275,32 @@ impl Handler {
     }
 
     /// The site that serves `path`, and the resource that the rest of the path names.
-    fn find(&self, path: &str) -> Result<(&Arc<SiteState>, Option<Resource>), HttpError> {
-        let below = self
+    fn find(&self, path: &str) -> Option<(&Arc<SiteState>, Option<Resource>)> {
+        let (site, rest) = self
             .sites
             .iter()
             // A base ends with a slash, so the site `docs` is not found at `/docs2/`.
-            .find_map(|site| Some((site, path.strip_prefix(&*site.settings.base)?)));
-        let (site, rest) =
-            below.ok_or_else(|| HttpError::unknown("no site is served at this path"))?;
-        Ok((site, Resource::parse(rest)))
+            .find_map(|site| Some((site, path.strip_prefix(&*site.settings.base)?)))?;
+        Some((site, Resource::parse(rest)))
+    }
+
+    /// The error for a path at which no site is served. Only the bearer of a valid token learns
+    /// where its sites are.
+    fn no_site(&self, parts: &Parts) -> HttpError {
+        let access = self.access();
+        let allowed = access.sites_of(authorization(parts)).unwrap_or_default();
+        let names = |site: &&Arc<SiteState>| {
+            site.settings.name.as_ref().is_some_and(|name| allowed.contains(name))
+        };
+        let bases: Vec<&str> =
+            self.sites.iter().filter(names).map(|site| &*site.settings.base).collect();
+        match &*bases {
+            [] => HttpError::unknown("no site is served at this path"),
+            bases => HttpError::unknown(format!(
+                "no site is served at this path; this token is for {}",
+                bases.join(" and ")
+            )),
+        }
     }
 
     async fn ready(self: &Arc<Self>, method: &Method) -> Result<HandlerResult, HttpError> {
@@ -451,6 +466,11 @@ fn right_for(method: &Method, resource: Resource) -> Permission {
         _ if *method == Method::GET => Permission::Read,
         _ => Permission::Push,
     }
+}
+
+/// The value of the header `authorization`.
+fn authorization(parts: &Parts) -> Option<&[u8]> {
+    parts.headers.get(AUTHORIZATION).map(hyper::header::HeaderValue::as_bytes)
 }
 
 fn nothing_below(base: &str) -> HttpError {

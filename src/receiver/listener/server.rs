@@ -128,7 +128,7 @@ impl Server {
             Exposure::Proxy => limits.connections,
         };
         let handler = Arc::new(Handler::new(settings, Lifetime::Daemon, log)?);
-        site::check(&handler.sites, &*handler.log)?;
+        site::check(&handler.sites, &settings.access, &*handler.log)?;
         Ok(Self { listener, address, handler, tls, per_address, stop: watch::Sender::new(false) })
     }
 

@@ -22,7 +22,9 @@ use crate::receiver::http::error::{HttpError, or_unknown};
 use crate::receiver::sites::open_stage::{OpenStage, OpenStages};
 use crate::receiver::sites::repair_uploads::{RepairUploads, UploadedSource};
 use crate::receiver::sites::share::{Permit, Share};
-use crate::receiver::{Log, LogRecord, Permission, ServeError, ServedPermissions, SiteSettings};
+use crate::receiver::{
+    AuthPolicy, Log, LogRecord, Permission, ServeError, ServedPermissions, SiteSettings,
+};
 use crate::release::{Release, ReleaseName};
 use crate::store::{
     Depth, OfferedRelease, Permissions, Presence, Pruned, Quota, Store, StoreError, StoredChange,
@@ -110,6 +112,9 @@ impl SiteState {
             quota_bytes,
             quota_entries,
             may_push: grant.right == Permission::Push,
+            unwritable: Store::check_writable_at(&self.settings.directory)
+                .err()
+                .map(|error| HttpError::from(error).refusal),
             token_expires: grant.expires,
             ..State::default()
         };
@@ -521,22 +526,29 @@ impl StageRequestHead {
     }
 }
 
-/// Checks the directories, so that one that can never be a mirror is reported now and not at the
-/// first push. A problem that may pass, or that affects one site only, does not stop the others and
-/// is logged. A site that another user owns can be read but not pushed to.
+/// Checks the directories, so that one that cannot be used as configured is reported now and not at
+/// the first push. A problem that may pass does not stop the other sites and is logged. A site that
+/// another user owns can be read, so it is refused only if `access` lets a client push to it.
 ///
 /// # Errors
 /// Returns the first site whose path is not a directory, has other files, or belongs to another
-/// site.
-pub(crate) fn check(sites: &[Arc<SiteState>], log: &dyn Log) -> Result<(), ServeError> {
+/// site or to another user.
+pub(crate) fn check(
+    sites: &[Arc<SiteState>],
+    access: &AuthPolicy,
+    log: &dyn Log,
+) -> Result<(), ServeError> {
     for site in sites {
         let path = site.settings.directory.clone();
-        match site.banner().and_then(|_| Store::check_owner_at(&path)) {
+        let is_pushed = access.lets_push(site.settings.name.as_ref());
+        let check_owner = || if is_pushed { Store::check_owner_at(&path) } else { Ok(()) };
+        match site.banner().and_then(|_| check_owner()) {
             Ok(()) => {}
             Err(
                 source @ (StoreError::NotDirectory { .. }
                 | StoreError::NotEmpty { .. }
-                | StoreError::OtherSite { .. }),
+                | StoreError::OtherSite { .. }
+                | StoreError::OtherOwner { .. }),
             ) => {
                 return Err(ServeError::Site { path, source });
             }
