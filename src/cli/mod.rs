@@ -4,60 +4,24 @@
 //! Uses the crates `clap`, `clap_complete` and `clap_mangen`.
 
 use std::borrow::Cow;
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
-use headwater::config::{Config, ConfigError, FILE_NAME};
 use headwater::fsx::fault;
 
 mod args;
-mod ci;
-mod ci_report;
-mod completions;
-mod config_file;
-mod context;
-mod doctor;
-mod event_log;
-mod expiry;
-mod failure;
-mod fleet;
-mod habits;
-mod help;
-mod hints;
-mod init;
-mod live;
-mod maintenance;
-mod man;
-mod metrics;
-mod mirrorlist;
-mod next_steps;
-mod notifications;
-mod operands;
+mod commands;
 mod output;
-mod person;
-mod plan;
-mod process;
-mod progress;
-mod push;
-mod releases;
-mod remote;
-mod retype;
-mod rollback;
-mod serve;
-mod settings;
-mod signals;
-mod staged;
-mod status;
-mod terminal;
-mod token;
-mod transfer_counts;
-mod unknown_option;
-mod verbosity;
-mod watcher;
-mod which;
+mod setup;
 
-use failure::{Exit, Failure};
+use commands::{
+    abandon, activate, completions, diff, doctor, heal, init, man, mirrorlist, plan, promote,
+    prune, push, releases, repair, rollback, serve, status, token, verify, which,
+};
+use output::{failure, format, help, print, terminal, verbosity};
+use setup::{process, signals};
+
+use output::failure::{Exit, Failure};
 
 /// The variable with which a test makes a debug build crash, fail or count steps.
 const FAULT_VARIABLE: &str = "HEADWATER_FAULT";
@@ -141,15 +105,15 @@ enum Command {
     /// Needs no tree. Mirrors that lack the release get it from mirrors that have it. --require and
     /// waves apply as in a push.
     #[command(after_help = help::ACTIVATE)]
-    Activate(Box<staged::ActivateArgs>),
+    Activate(Box<activate::ActivateArgs>),
     /// Drop a staged release
     #[command(after_help = help::ABANDON)]
-    Abandon(staged::AbandonArgs),
+    Abandon(abandon::AbandonArgs),
     /// Update mirrors that lag to the newest release, from mirrors that have it; suits cron
     ///
     /// Needs no tree, and does not wait for a mirror that cannot be reached.
     #[command(after_help = help::HEAL)]
-    Heal(Box<staged::HealArgs>),
+    Heal(Box<heal::HealArgs>),
     /// Read and hash every byte of mirrors, and list every fault
     ///
     /// Returns 1 if it finds a fault; `headwater repair` repairs it.
@@ -220,7 +184,7 @@ pub(crate) fn main() -> ExitCode {
                     failure.print();
                     // If stdout is closed too, only the exit code remains.
                     json.and_then(|command| {
-                        output::print_json(&failure.answer(command, failure.exit())).ok()
+                        print::print_json(&failure.answer(command, failure.exit())).ok()
                     });
                     failure.exit().into()
                 }
@@ -229,7 +193,7 @@ pub(crate) fn main() -> ExitCode {
         Err(mut error) => {
             let arguments = std::env::args_os().skip(1);
             let arguments = arguments.map(|argument| argument.to_string_lossy().into_owned());
-            unknown_option::replace_tips(&mut error, &mut root, arguments);
+            args::unknown_option::replace_tips(&mut error, &mut root, arguments);
             print_usage(&error);
             ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
         }
@@ -245,7 +209,7 @@ pub(crate) fn main() -> ExitCode {
 /// 0.
 fn print_usage(error: &clap::Error) {
     let text = error.render().to_string();
-    match output::without_tokens(&text) {
+    match format::without_tokens(&text) {
         // This text has no colours.
         Cow::Owned(clean) if error.use_stderr() => failure::eprint_raw(&clean).ok(),
         _ => error.print().ok(),
@@ -270,21 +234,21 @@ fn run(command: Command, is_quiet: bool) -> Result<Exit, Failure> {
         Command::Completions(args) => completions::run(&args),
         Command::Man(args) => man::run(&args),
         Command::Push(args) => push::run(&args),
-        Command::Promote(args) => push::promote(&args),
+        Command::Promote(args) => promote::run(&args),
         Command::Plan(args) => plan::run(&args),
-        Command::Diff(args) => plan::diff(&args),
+        Command::Diff(args) => diff::run(&args),
         Command::Status(args) => status::run(&args),
         Command::Doctor(args) => doctor::run(&args),
         Command::Which(args) => which::run(&args),
         Command::Mirrorlist(args) => mirrorlist::run(&args, is_quiet),
         Command::Releases(args) => releases::run(&args),
         Command::Rollback(args) => rollback::run(&args),
-        Command::Activate(args) => staged::activate(&args),
-        Command::Abandon(args) => staged::abandon(&args),
-        Command::Heal(args) => staged::heal(&args),
-        Command::Verify(args) => maintenance::verify(&args),
-        Command::Repair(args) => maintenance::repair(&args),
-        Command::Prune(args) => maintenance::prune(&args),
+        Command::Activate(args) => activate::run(&args),
+        Command::Abandon(args) => abandon::run(&args),
+        Command::Heal(args) => heal::run(&args),
+        Command::Verify(args) => verify::run(&args),
+        Command::Repair(args) => repair::run(&args),
+        Command::Prune(args) => prune::run(&args),
         Command::Serve(args) => serve::serve(&args, is_quiet),
         Command::Receive(args) => serve::receive(&args),
         Command::Token { command } => token::run(&command),
@@ -320,69 +284,6 @@ fn json_of(command: &Command) -> Option<&'static str> {
     output.json.then_some(name)
 }
 
-/// Loads the configuration: the named file, or the file of the current directory or
-/// of the nearest directory above it. Without a file it is [`Config::default`].
-pub(crate) fn load_config(args: &args::ConfigArgs) -> Result<Config, Failure> {
-    let path =
-        args.config.clone().or_else(config_file::find).unwrap_or_else(|| PathBuf::from(FILE_NAME));
-    let loaded = match Config::load(&path) {
-        Err(ConfigError::Read(error))
-            if error.kind() == std::io::ErrorKind::NotFound && args.config.is_none() =>
-        {
-            verbosity::detail(|| format!("configuration: no {FILE_NAME} here or above"));
-            Ok(Config::default())
-        }
-        other => other.inspect(|config| {
-            let mirrors = output::counted(config.mirrors.len() as u64, "mirror", "mirrors");
-            verbosity::detail(|| format!("configuration: {}, {mirrors}", path.display()));
-        }),
-    };
-    let mut config = loaded.map_err(|error| match &error {
-        ConfigError::Invalid { .. } => config_failure(error)
-            .with_hint("run `headwater init FILE` to write a file that explains every key"),
-        _ => config_failure(error),
-    })?;
-    fleet::narrow(&mut config, args)?;
-    Ok(config)
-}
-
-/// The failure for an invalid configuration, with the lines that show the error.
-fn config_failure(error: ConfigError) -> Failure {
-    match &error {
-        ConfigError::Invalid { snippet, .. } => {
-            let snippet = snippet.clone();
-            Failure::new(Exit::Usage, error).with_details(snippet)
-        }
-        ConfigError::Read(_) => Failure::new(Exit::Usage, error)
-            .with_hint("check that the file exists and is readable, or name another one with \
-                        --config"),
-        ConfigError::List(_) | ConfigError::Command { .. } => Failure::new(Exit::Usage, error)
-            .with_hint(
-            "set `mirrors_from` to a file, or to a command as a list of words; run the command to \
-             see its output",
-        ),
-        ConfigError::TooLarge { .. } | ConfigError::ListTooLarge { .. } => {
-            Failure::new(Exit::Usage, error).with_hint("check that --config and `mirrors_from` \
-                                                        name the right files")
-        }
-    }
-}
-
-/// The failure for an invalid file of tokens.
-fn token_file_failure(error: ConfigError) -> Failure {
-    match error {
-        ConfigError::Read(error) => Failure::new(
-            Exit::Usage,
-            format!(
-                "cannot use the file of --token-file: {}",
-                headwater::text::error_chain(&error)
-            ),
-        )
-        .with_hint("it must exist and be readable; `headwater token new` prints what goes into it"),
-        error => config_failure(error),
-    }
-}
-
 /// Arms the fault that a test requested. Returns whether steps are counted.
 fn arm_fault() -> Result<bool, Failure> {
     let Some(text) = std::env::var_os(FAULT_VARIABLE).filter(|text| !text.is_empty()) else {
@@ -404,6 +305,7 @@ mod tests {
     use headwater::pack::Level;
     use headwater::push::LevelChoice;
 
+    use super::setup::configuration::load_config;
     use super::*;
 
     fn parse(line: &str) -> Result<Command, clap::Error> {

@@ -324,7 +324,7 @@ fn without_line_breaks(source: &str) -> String {
 #[test]
 fn hints_name_headings_that_exist() {
     let mut count = 0;
-    for file in ["src/cli/hints.rs", "src/cli/remote.rs"] {
+    for file in ["src/cli/output/hints.rs", "src/cli/setup/remote.rs"] {
         let text = without_line_breaks(&read(file));
         for (at, _) in text.match_indices("\\\" in docs/") {
             count += 1;

@@ -1,0 +1,111 @@
+//! The tip for an unknown option.
+//!
+//! clap suggests any option that has some letters in common, also hidden ones. This module suggests
+//! only what was most likely meant, and otherwise nothing.
+
+use clap::builder::StyledStr;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use headwater::config::closest;
+
+/// An option and a part of it may stand for each other if the part has at least this many letters.
+const MIN_PART: usize = 4;
+
+/// Options of other programs, with what to use here.
+const FOREIGN: [(&str, &str); 2] = [
+    ("max-delete", "set `max_removed` in headwater.toml, which limits what a push removes"),
+    ("force", "each guard has an option of its own; the message of a refused push names it"),
+];
+
+/// Replaces the tips in an error about an unknown option of the command that `arguments` name.
+pub(crate) fn replace_tips(
+    error: &mut clap::Error,
+    root: &mut clap::Command,
+    arguments: impl Iterator<Item = String>,
+) {
+    let Some(ContextValue::String(given)) = error.get(ContextKind::InvalidArg) else { return };
+    let Some(word) = given.strip_prefix("--").map(|word| word.split('=').next().unwrap_or(word))
+    else {
+        return;
+    };
+    if error.kind() != ErrorKind::UnknownArgument {
+        return;
+    }
+    root.build();
+    let command = subcommand(root, arguments);
+    let options: Vec<&str> = command
+        .get_arguments()
+        .filter(|option| !option.is_hide_set())
+        .filter_map(clap::Arg::get_long)
+        .collect();
+    let meant = similar(word, &options).map(|option| format!("--{option}"));
+    let foreign = FOREIGN.iter().find(|(name, _)| *name == word).map(|(_, tip)| *tip);
+    let usage = command.clone().render_usage();
+    error.remove(ContextKind::SuggestedArg);
+    error.remove(ContextKind::Suggested);
+    // The usage that clap made has its own suggestion in it.
+    error.insert(ContextKind::Usage, ContextValue::StyledStr(usage));
+    if let Some(tip) = foreign {
+        let tips = ContextValue::StyledStrs(vec![StyledStr::from(tip)]);
+        error.insert(ContextKind::Suggested, tips);
+    } else if let Some(option) = meant {
+        error.insert(ContextKind::SuggestedArg, ContextValue::String(option));
+    }
+}
+
+/// The command below `root` that the arguments name.
+fn subcommand(root: &clap::Command, arguments: impl Iterator<Item = String>) -> &clap::Command {
+    let mut command = root;
+    for argument in arguments.filter(|argument| !argument.starts_with('-')) {
+        let Some(next) = command.find_subcommand(&argument) else { break };
+        command = next;
+    }
+    command
+}
+
+/// The option that was most likely meant: with a typing error, or with a part left out.
+fn similar<'o>(word: &str, options: &[&'o str]) -> Option<&'o str> {
+    let is_part_of = |option: &&&str| {
+        word.len() >= MIN_PART
+            && (option.starts_with(&format!("{word}-")) || option.ends_with(word))
+    };
+    closest(word, options.iter().copied()).or_else(|| options.iter().find(is_part_of).copied())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the program prints for `line`.
+    fn printed(line: &str) -> String {
+        let arguments = || line.split(' ').map(str::to_owned);
+        let mut command = crate::cli::command();
+        let mut error = command.try_get_matches_from_mut(arguments()).unwrap_err();
+        replace_tips(&mut error, &mut command, arguments().skip(1));
+        error.render().to_string()
+    }
+
+    #[test]
+    fn only_what_was_meant_is_suggested() {
+        for (option, tip) in [
+            ("--exlude", Some("'--exclude'")),
+            ("--allow-shrik", Some("'--allow-shrink'")),
+            ("--token", Some("'--token-file'")),
+            ("--limit", Some("'--bwlimit'")),
+            ("--max-delete=5", Some("`max_removed`")),
+            ("--force", Some("an option of its own")),
+            ("--forse", None),
+            ("--backup", None),
+            ("--link-dest", None),
+        ] {
+            let text = printed(&format!("headwater push public /srv/www {option}"));
+            assert_eq!(text.contains("tip:"), tip.is_some(), "{text}");
+            assert!(tip.is_none_or(|tip| text.contains(tip)), "{text}");
+            assert!(text.contains("Usage: headwater push [OPTIONS]"), "{text}");
+        }
+        let text = printed("headwater token new --alow push");
+        assert!(
+            text.contains("'--allow'") && text.contains("Usage: headwater token new"),
+            "{text}"
+        );
+    }
+}

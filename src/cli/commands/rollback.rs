@@ -1,0 +1,100 @@
+//! `headwater rollback`: the content of a kept release, as a new release.
+
+use std::io::{self, IsTerminal as _};
+
+use headwater::monitor::{Event, Monitor};
+use headwater::push::{self, DecidedBy, Require, RollbackPlan, Source};
+use headwater::release::Release;
+
+use crate::cli::args::{RollbackArgs, WorkArgs};
+use crate::cli::commands::push::execute;
+use crate::cli::output::failure::{Exit, Failure, eprint_raw};
+use crate::cli::output::format::{counted, escape, moment};
+use crate::cli::output::push_report::kind;
+use crate::cli::output::{hints, terminal};
+use crate::cli::setup::configuration::load_config;
+use crate::cli::setup::person;
+use crate::cli::setup::prepared_push::{PreparedPush, TreelessInputs, without_tree};
+
+/// Runs `headwater rollback`.
+pub(crate) fn run(args: &RollbackArgs) -> Result<Exit, Failure> {
+    let instead = "`headwater releases` lists what it can go back to, `headwater diff MIRROR \
+                   MIRROR:SEQ` shows the paths";
+    args.dry_run.refuse("rollback", instead)?;
+    // A rollback may be urgent, so an unreachable mirror must not delay the others.
+    let work =
+        WorkArgs { require: Some(args.work.require.unwrap_or(Require::ANY)), ..args.work.clone() };
+    let inputs = TreelessInputs {
+        mirrors: &args.mirrors,
+        release: &args.release,
+        work: &work,
+        around: &args.around,
+        config: load_config(&args.config)?,
+    };
+    let source = |to: Option<u64>| Source::Rollback { to, by: DecidedBy::Person(person::name()) };
+    let (mut job, guards) = without_tree(inputs, source(args.to))?;
+    if args.mirrors.is_empty() && args.config.only.is_empty() {
+        // The release that the user confirmed, even if another one became current since.
+        job.source = source(confirm(args, &mut job)?.or(args.to));
+    }
+    execute("rollback", &job, &args.output, &guards)
+}
+
+/// Shows the release for a rollback of all configured mirrors, and asks for confirmation on a
+/// terminal. Returns the sequence of the release, or `None` if no mirror is reachable, which the
+/// rollback itself reports. Does not retry unreachable mirrors.
+fn confirm(args: &RollbackArgs, job: &mut PreparedPush) -> Result<Option<u64>, Failure> {
+    let plan = push::plan_rollback(&job.fleet, args.to, &job.options, &PlanNotes)
+        .map_err(hints::of_push)?;
+    job.fleet = plan.fleet.clone();
+    let Some(to) = &plan.to else { return Ok(None) };
+    let failed = |error: io::Error| Failure::new(Exit::Failed, error);
+    eprint_raw(&describe(&plan, to)).map_err(failed)?;
+    if args.yes {
+        return Ok(Some(to.sequence));
+    }
+    let mirrors = counted(plan.mirrors.len() as u64, "mirror", "mirrors");
+    if !io::stdin().is_terminal() || !terminal::is_stderr_terminal() {
+        let error = format!("a rollback of all configured mirrors ({mirrors}) must be confirmed");
+        return Err(Failure::new(Exit::Usage, error).with_hint("add --yes, or name the mirrors"));
+    }
+    eprint_raw(&format!("Roll back {mirrors} to the content of release {}? [y/N] ", to.sequence))
+        .map_err(failed)?;
+    let mut answer = String::new();
+    io::stdin().read_line(&mut answer).map_err(failed)?;
+    match answer.trim().to_ascii_lowercase().as_str() {
+        "y" | "yes" => Ok(Some(to.sequence)),
+        _ => Err(Failure::new(Exit::Interrupted, "not confirmed; nothing was changed")),
+    }
+}
+
+/// Prints the mirrors for which the command waits, and warnings; the plan shows failures.
+struct PlanNotes;
+
+impl Monitor for PlanNotes {
+    fn event(&self, event: Event) {
+        let line = match event {
+            Event::AnswerOverdue { mirror } => format!("waiting for {}\n", escape(&mirror)),
+            Event::Warned { message } => format!("warning: {}\n", escape(&message)),
+            _ => return,
+        };
+        // If stderr is closed, the line is lost.
+        eprint_raw(&line).ok();
+    }
+}
+
+fn describe(plan: &RollbackPlan, to: &Release) -> String {
+    let note = to.note.as_ref().map(|note| format!(": {}", escape(note))).unwrap_or_default();
+    let mut text = format!("release {}, published {}{note}\n", to.sequence, moment(to.created));
+    for (mirror, serves) in &plan.mirrors {
+        let words = match serves {
+            Ok(Some(sequence)) => {
+                format!("release {sequence} -> content of release {}", to.sequence)
+            }
+            Ok(None) => format!("nothing -> content of release {}", to.sequence),
+            Err(failure) => format!("not available ({})", kind(*failure)),
+        };
+        text.push_str(&format!("  {}: {words}\n", escape(mirror)));
+    }
+    text
+}
