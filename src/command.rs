@@ -18,7 +18,7 @@ use crate::cancel::CANCEL_POLL_INTERVAL;
 
 /// Bytes kept from the end of the standard error.
 // Only its last line is shown, and a command that writes without end must not fill the memory.
-pub(crate) const SAID_BYTES: usize = 1024;
+pub(crate) const STDERR_TAIL_BYTES: usize = 1024;
 
 /// The environment variable with the token for mirrors that do not have a token of their own.
 pub const TOKEN_VARIABLE: &str = "HEADWATER_TOKEN";
@@ -57,12 +57,12 @@ pub enum CommandError {
     #[error("it cannot be run")]
     Run(#[source] io::Error),
     /// The command ended with an error.
-    #[error("{status}{}{said}", if said.is_empty() { "" } else { ": " })]
+    #[error("{status}{}{stderr_text}", if stderr_text.is_empty() { "" } else { ": " })]
     Failed {
         /// The exit status.
         status: ExitStatus,
         /// The last line of its standard error.
-        said: String,
+        stderr_text: String,
     },
     /// The command did not end in time and was killed, with all processes that it had started.
     #[error("it did not end within {} s and was killed", limit.as_secs_f32())]
@@ -131,11 +131,11 @@ pub fn run_unless(
         kill_group(id);
         return Err(CommandError::Run(error));
     }
-    let heard = wait_for(&ended, order.limit, is_cancelled).inspect_err(|_| kill_group(id))?;
-    let (status, written, said) = heard.map_err(CommandError::Run)?;
+    let ended = wait_for(&ended, order.limit, is_cancelled).inspect_err(|_| kill_group(id))?;
+    let (status, written, stderr_text) = ended.map_err(CommandError::Run)?;
     // A command may fail because its output was cut off, so that is not an error.
     if !status.success() && (kept == 0 || (written.len() as u64) < kept) {
-        return Err(CommandError::Failed { status, said });
+        return Err(CommandError::Failed { status, stderr_text });
     }
     String::from_utf8(written).map_err(|_| CommandError::NotText)
 }
@@ -149,7 +149,7 @@ fn wait_for<T>(
     loop {
         let left = limit.saturating_sub(began.elapsed());
         match ended.recv_timeout(left.min(CANCEL_POLL_INTERVAL)) {
-            Ok(heard) => return Ok(heard),
+            Ok(ended) => return Ok(ended),
             Err(_) if is_cancelled() => return Err(CommandError::Cancelled),
             Err(_) if left.is_zero() => return Err(CommandError::Timeout { limit }),
             Err(_) => {}
@@ -163,25 +163,31 @@ fn wait(mut child: Child, kept_bytes: u64) -> io::Result<(ExitStatus, Vec<u8>, S
     let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
     // Both pipes are read at once: a command that fills the one that is not read would never end.
     let listener = Builder::new().spawn(move || {
-        let said = Mutex::default();
+        let stderr_text = Mutex::default();
         if let Some(stderr) = stderr {
-            read_tail(stderr, SAID_BYTES, &said);
+            read_tail(stderr, STDERR_TAIL_BYTES, &stderr_text);
         }
-        said.into_inner()
+        stderr_text.into_inner()
     })?;
     let mut written = Vec::new();
     if let Some(stdout) = stdout {
         // The pipe is closed after that, so a command that goes on writing gets SIGPIPE and ends.
         stdout.take(kept_bytes).read_to_end(&mut written)?;
     }
-    let said = listener.join().map_err(|_| io::ErrorKind::Other)?;
-    Ok((child.wait()?, written, last_line(&said)))
+    let stderr_text = listener.join().map_err(|_| io::ErrorKind::Other)?;
+    Ok((child.wait()?, written, last_line(&stderr_text)))
 }
 
 /// The last line of `said` that is not empty.
-pub(crate) fn last_line(said: &[u8]) -> String {
-    let said = String::from_utf8_lossy(said);
-    said.lines().rev().map(str::trim).find(|line| !line.is_empty()).unwrap_or_default().to_owned()
+pub(crate) fn last_line(stderr_text: &[u8]) -> String {
+    let stderr_text = String::from_utf8_lossy(stderr_text);
+    stderr_text
+        .lines()
+        .rev()
+        .map(str::trim)
+        .find(|line| !line.is_empty())
+        .unwrap_or_default()
+        .to_owned()
 }
 
 /// Reads `from` to its end and keeps the last `most` bytes in `kept`, which others may read

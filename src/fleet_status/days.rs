@@ -52,10 +52,10 @@ pub struct Published {
 pub fn published(seen: &[Poll]) -> BTreeMap<u64, Published> {
     let kept =
         seen.iter().filter_map(|one| one.state.as_ref().ok()).flat_map(|state| &state.releases);
-    let told =
+    let published_release =
         |release: &Release| Published { time: release.created, content: Some(release.content) };
     let mut first: BTreeMap<u64, Published> =
-        kept.map(|release| (release.sequence, told(release))).collect();
+        kept.map(|release| (release.sequence, published_release(release))).collect();
     for (time, sequence) in seen.iter().flat_map(|one| switches(&one.history, u64::MAX)) {
         let known = first.entry(sequence).or_insert(Published { time, content: None });
         known.time = time.min(known.time);
@@ -120,8 +120,8 @@ fn lacks(
 /// switch, or after `now`, comes from a clock that jumped and is lowered to that time. A sequence
 /// below an earlier one is raised to it.
 fn switches(history: &[HistoryEvent], now: u64) -> Vec<(u64, u64)> {
-    let switched = |happening: &HistoryEvent| match happening.what {
-        EventKind::Switched { release, .. } => Some((happening.time, release.sequence())),
+    let switched = |event: &HistoryEvent| match event.what {
+        EventKind::Switched { release, .. } => Some((event.time, release.sequence())),
         _ => None,
     };
     let mut all: Vec<(u64, u64)> = history.iter().filter_map(switched).collect();
@@ -159,15 +159,14 @@ impl MirrorRecord<'_> {
                 day.lag = day.lag.max((*until).min(end).saturating_sub(from));
             }
         }
-        let is_trouble =
-            self.history.iter().filter(|happening| is_within(happening.time)).any(|happening| {
-                matches!(
-                    happening.what,
-                    EventKind::Failed { .. }
-                        | EventKind::Verified { faults: 1.., .. }
-                        | EventKind::Repaired { left: 1.., .. }
-                )
-            });
+        let is_trouble = self.history.iter().filter(|event| is_within(event.time)).any(|event| {
+            matches!(
+                event.what,
+                EventKind::Failed { .. }
+                    | EventKind::Verified { faults: 1.., .. }
+                    | EventKind::Repaired { left: 1.., .. }
+            )
+        });
         day.kind = match day.lag {
             _ if is_trouble => DayKind::Trouble,
             lag if lag > self.tolerance => DayKind::Late,
@@ -193,9 +192,9 @@ mod tests {
     }
 
     fn kinds(history: &[HistoryEvent], published: &[(u64, u64)]) -> Vec<DayKind> {
-        let told =
+        let published_release =
             |(sequence, time): &(u64, u64)| (*sequence, Published { time: *time, content: None });
-        let published = published.iter().map(told).collect();
+        let published = published.iter().map(published_release).collect();
         days(history, &published, TOLERANCE_SECONDS, NOW, 4).iter().map(|day| day.kind).collect()
     }
 
@@ -231,10 +230,11 @@ mod tests {
     fn a_bad_release_that_was_taken_back_makes_nobody_late() {
         use DayKind::{Fresh, Late};
         let start = NOW - 3_600 - 3 * DAY_SECONDS;
-        let told =
+        let published_release =
             |time: u64, content: &[u8]| Published { time, content: Some(ContentId::of(content)) };
-        let (good, bad) = (told(start, b"good"), told(start + DAY_SECONDS, b"bad"));
-        let back = told(bad.time + 300, b"good");
+        let (good, bad) =
+            (published_release(start, b"good"), published_release(start + DAY_SECONDS, b"bad"));
+        let back = published_release(bad.time + 300, b"good");
         let kinds = |history: &[HistoryEvent], published: &[(u64, Published)], tolerance: u64| {
             let published = published.iter().copied().collect();
             days(history, &published, tolerance, NOW, 4)
@@ -263,9 +263,10 @@ mod tests {
         let history =
             [switch(u64::MAX, 1), switch(NOW + 500_000, 2), switch(NOW - 3 * DAY_SECONDS, 3)];
         let third = Published { time: NOW - 3 * DAY_SECONDS, content: None };
-        let told = days(&history, &BTreeMap::from([(3, third)]), TOLERANCE_SECONDS, NOW, 4);
+        let published_release =
+            days(&history, &BTreeMap::from([(3, third)]), TOLERANCE_SECONDS, NOW, 4);
         assert_eq!(
-            told.iter().map(|day| (day.kind, day.switches)).collect::<Vec<_>>(),
+            published_release.iter().map(|day| (day.kind, day.switches)).collect::<Vec<_>>(),
             [(Fresh, 3), (Fresh, 0), (Fresh, 0), (Fresh, 0)]
         );
         assert_eq!(days(&history, &BTreeMap::new(), 0, 0, 4).len(), 4);

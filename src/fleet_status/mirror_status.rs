@@ -318,13 +318,13 @@ fn last<T>(history: &[HistoryEvent], pick: impl Fn(&HistoryEvent) -> Option<T>) 
     history.iter().rev().find_map(pick)
 }
 
-fn switched(happening: &HistoryEvent) -> Option<u64> {
-    matches!(happening.what, EventKind::Switched { .. }).then_some(happening.time)
+fn switched(event: &HistoryEvent) -> Option<u64> {
+    matches!(event.what, EventKind::Switched { .. }).then_some(event.time)
 }
 
-fn verified(happening: &HistoryEvent) -> Option<LastVerify> {
-    let time = happening.time;
-    match happening.what {
+fn verified(event: &HistoryEvent) -> Option<LastVerify> {
+    let time = event.time;
+    match event.what {
         EventKind::Verified { quick, faults } => Some(LastVerify { time, quick, faults }),
         EventKind::Repaired { left, .. } => Some(LastVerify { time, quick: false, faults: left }),
         _ => None,
@@ -333,12 +333,12 @@ fn verified(happening: &HistoryEvent) -> Option<LastVerify> {
 
 /// The failure of the hook after the newest switch. Failures after older switches no longer matter.
 fn hook_failure(history: &[HistoryEvent]) -> Option<HookFailure> {
-    let is_switch = |happening: &HistoryEvent| matches!(happening.what, EventKind::Switched { .. });
+    let is_switch = |event: &HistoryEvent| matches!(event.what, EventKind::Switched { .. });
     let (switch, later) = history[history.iter().rposition(is_switch)?..].split_first()?;
     let EventKind::Switched { release: current, .. } = switch.what else { return None };
-    last(later, |happening| match &happening.what {
+    last(later, |event| match &event.what {
         EventKind::HookFailed { release, why } if *release == current => Some(HookFailure {
-            time: happening.time,
+            time: event.time,
             sequence: release.sequence(),
             reason: why.clone(),
         }),
@@ -372,11 +372,11 @@ pub enum Severity {
 /// it serves.
 #[must_use]
 pub fn severity(mirror_statuses: &[MirrorStatus], limits: StatusLimits) -> Severity {
-    let is_told = |mirror_status: &MirrorStatus| {
+    let is_reported = |mirror_status: &MirrorStatus| {
         mirror_status.is_known() || mirror_status.state == StatusKind::Frozen
     };
     // Nothing is known of the fleet then, neither good nor bad.
-    if !mirror_statuses.iter().any(is_told) {
+    if !mirror_statuses.iter().any(is_reported) {
         return Severity::Unknown;
     }
     mirror_statuses
@@ -566,9 +566,9 @@ mod tests {
             |_| false,
             NOW,
         );
-        let told: Vec<_> =
+        let polls: Vec<_> =
             rows.iter().map(|row| (row.mirror.as_str(), row.behind, row.lag)).collect();
-        assert_eq!(told, [("a", 3, Some(8_000)), ("c", 1, Some(6_000)), ("b", 0, Some(0))]);
+        assert_eq!(polls, [("a", 3, Some(8_000)), ("c", 1, Some(6_000)), ("b", 0, Some(0))]);
         // A clock that is behind the publication lags by nothing.
         let early = evaluate(&[serving("a", &all[..1]), serving("b", &all)], |_| false, 5);
         assert_eq!((early[0].state, early[0].lag), (StatusKind::Behind, Some(0)));
@@ -578,12 +578,12 @@ mod tests {
     fn who_has_the_newest_content_lacks_nothing_whatever_its_release_is() {
         let all = [release(1, b"good"), release(2, b"bad"), release(3, b"good")];
         let rows = |all: &[Release]| {
-            let told = [
+            let polls = [
                 serving("went-back", all),
                 serving("was-spared", &all[..1]),
                 serving("is-bad", &all[..2]),
             ];
-            let rows = evaluate(&told, |_| false, NOW);
+            let rows = evaluate(&polls, |_| false, NOW);
             rows.into_iter()
                 .map(|row| (row.mirror, row.state, row.behind, row.lag))
                 .collect::<Vec<_>>()

@@ -224,9 +224,9 @@ mod tests {
         let mut new: Vec<_> = new;
         new.sort_by(|a, b| a.as_ref().unwrap().path.cmp(&b.as_ref().unwrap().path));
         let diff = diff(old.into_iter(), new.into_iter()).unwrap();
-        let told: Vec<String> = paths(&diff).into_iter().collect();
+        let found: Vec<String> = paths(&diff).into_iter().collect();
         assert_eq!(
-            told,
+            found,
             [
                 "",
                 "b/",
@@ -239,9 +239,9 @@ mod tests {
             ]
         );
         let bases = ["https://a.example".to_owned(), "https://b.example/x/".to_owned()];
-        let told = urls(&bases, &told[..2].iter().cloned().collect());
+        let found = urls(&bases, &found[..2].iter().cloned().collect());
         assert_eq!(
-            told,
+            found,
             [
                 "https://a.example/",
                 "https://a.example/b/",

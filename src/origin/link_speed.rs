@@ -47,7 +47,7 @@ impl LinkSpeed {
 pub(crate) struct SpeedTable {
     known: BTreeMap<String, LinkSpeed>,
     measured: Mutex<BTreeMap<String, u64>>,
-    crowd: Mutex<ActiveTransfers>,
+    transfers: Mutex<ActiveTransfers>,
     has_news: bool,
 }
 
@@ -97,10 +97,10 @@ impl TransferTimer<'_> {
 
 impl Drop for TransferTimer<'_> {
     fn drop(&mut self) {
-        let mut crowd = self.speeds.active();
+        let mut transfers = self.speeds.active();
         // Before the number changes: the time until now was shared with this transfer.
-        crowd.spend(Instant::now());
-        crowd.present -= 1;
+        transfers.spend(Instant::now());
+        transfers.present -= 1;
     }
 }
 
@@ -135,7 +135,7 @@ impl SpeedTable {
     }
 
     fn active(&self) -> MutexGuard<'_, ActiveTransfers> {
-        self.crowd.lock()
+        self.transfers.lock()
     }
 
     /// Starts to measure a transfer to a mirror.
@@ -144,9 +144,9 @@ impl SpeedTable {
     }
 
     fn begin_at(&self, began: Instant) -> TransferTimer<'_> {
-        let mut crowd = self.active();
-        let spent = crowd.spend(began);
-        crowd.present += 1;
+        let mut transfers = self.active();
+        let spent = transfers.spend(began);
+        transfers.present += 1;
         TransferTimer { speeds: self, began, spent }
     }
 

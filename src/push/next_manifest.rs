@@ -40,7 +40,7 @@ pub(super) struct ManifestPlan {
     /// Live paths of the last manifest.
     pub(super) total: u64,
     /// The number of live paths that the tree does not have.
-    pub(super) gone: u64,
+    pub(super) removed: u64,
     /// How the next manifest differs from the last one.
     pub(super) sums: ChangeCounts,
 }
@@ -56,7 +56,7 @@ struct Retired {
 #[derive(Debug, Default)]
 struct Moves {
     added: Vec<(ObjectId, ())>,
-    gone: Vec<(ObjectId, TreePath)>,
+    removed: Vec<(ObjectId, TreePath)>,
 }
 
 impl Moves {
@@ -65,7 +65,7 @@ impl Moves {
             |entry: &Entry| entry.file().filter(|file| file.size > 0).map(|file| file.object);
         match pair {
             Pair::Old(old) if old.is_live() => {
-                self.gone.extend(object(old).map(|object| (object, old.path.clone())));
+                self.removed.extend(object(old).map(|object| (object, old.path.clone())));
             }
             Pair::New(new) => self.added.extend(object(new).map(|object| (object, ()))),
             Pair::Both(old, new) if !old.is_live() => {
@@ -77,7 +77,7 @@ impl Moves {
 
     /// The paths whose content now has another path.
     fn renamed(self) -> HashSet<TreePath> {
-        join_renames(self.added, self.gone).into_iter().map(|((), from)| from).collect()
+        join_renames(self.added, self.removed).into_iter().map(|((), from)| from).collect()
     }
 }
 
@@ -221,7 +221,7 @@ impl ManifestPlan {
         match pair {
             Pair::Old(old) => {
                 self.total += u64::from(old.is_live());
-                self.gone += u64::from(old.is_live());
+                self.removed += u64::from(old.is_live());
                 self.sums.removed += 1;
             }
             Pair::New(_) => self.sums.added += 1,

@@ -440,7 +440,7 @@ impl Preparation {
         let stream = || entries(previous.as_deref()).map_err(PushError::NewManifest);
         let manifest_plan = ManifestPlan::compare(stream()?, &self.resolved.live, &rules)
             .map_err(PushError::NewManifest)?;
-        options.guards.check_removed(manifest_plan.gone, manifest_plan.total)?;
+        options.guards.check_removed(manifest_plan.removed, manifest_plan.total)?;
         let (totals, manifest) = self.write_manifest(&manifest_plan, stream()?, &rules)?;
         let mut release = self.describe(&totals, newest, orders, options)?;
         release.created = created;

@@ -164,9 +164,9 @@ impl ScanFault {
     /// Converts a fault found by the recheck of a valid tree.
     pub(super) fn into_tree_change(self) -> TreeChange {
         match self {
-            Self::Altered(alteration) => alteration,
-            Self::Refused(offender) | Self::Unreadable(offender) => {
-                TreeChange { path: offender.path, how: TreeChangeKind::Changed }
+            Self::Altered(change) => change,
+            Self::Refused(rejected) | Self::Unreadable(rejected) => {
+                TreeChange { path: rejected.path, how: TreeChangeKind::Changed }
             }
         }
     }
@@ -185,8 +185,8 @@ pub(super) fn settle(faults: Vec<ScanFault>) -> Result<(), ScanError> {
     let (mut list, mut altered) = (Vec::new(), Vec::new());
     for fault in faults {
         match fault {
-            ScanFault::Refused(offender) | ScanFault::Unreadable(offender) => list.push(offender),
-            ScanFault::Altered(alteration) => altered.push(alteration),
+            ScanFault::Refused(rejected) | ScanFault::Unreadable(rejected) => list.push(rejected),
+            ScanFault::Altered(change) => altered.push(change),
         }
     }
     list.sort_unstable();

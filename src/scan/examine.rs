@@ -142,10 +142,10 @@ impl<'a> Examiner<'a> {
         entries: &[TreeEntry],
         batch: Vec<EntryToExamine<Option<usize>>>,
     ) -> Vec<TreeChange> {
-        batch.into_iter().filter_map(|job| self.alteration(entries, &job)).collect()
+        batch.into_iter().filter_map(|job| self.change(entries, &job)).collect()
     }
 
-    fn alteration(
+    fn change(
         &mut self,
         entries: &[TreeEntry],
         job: &EntryToExamine<Option<usize>>,

@@ -87,7 +87,7 @@ impl Tree {
                 jobs: jobs(&self.options),
                 counters: &counters,
                 monitor,
-                is_told: false,
+                is_reported: false,
             };
             let mut walk = Walk::new(root, &self.options)?;
             let mut before = (0..self.entries.len())

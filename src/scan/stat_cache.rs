@@ -154,23 +154,23 @@ impl StatCache {
     }
 
     fn read_record(&mut self) -> io::Result<Option<KnownFile>> {
-        let odd = || io::Error::from(io::ErrorKind::InvalidData);
+        let invalid = || io::Error::from(io::ErrorKind::InvalidData);
         let bytes = self.input.fill()?;
         let mut rest = bytes;
         let mut number = || varint::take(&mut rest);
         let (shared, length) = (number()?, number()?);
-        let length = usize::try_from(length).map_err(|_| odd())?;
+        let length = usize::try_from(length).map_err(|_| invalid())?;
         let shared = usize::try_from(shared)
             .ok()
             // Only a file that changed after the check can break this. It must not panic.
             .filter(|&shared| shared <= self.path.len())
-            .ok_or_else(odd)?;
+            .ok_or_else(invalid)?;
         if length == 0 {
             let used = bytes.len() - rest.len();
             self.input.consume(used);
             return Ok(None);
         }
-        let (name, mut rest) = rest.split_at_checked(length).ok_or_else(odd)?;
+        let (name, mut rest) = rest.split_at_checked(length).ok_or_else(invalid)?;
         self.path.truncate(shared);
         self.path.extend_from_slice(name);
         let mut number = || varint::take(&mut rest);
@@ -181,7 +181,7 @@ impl StatCache {
             inode: number()?,
             device: number()?,
         };
-        let (object, rest) = rest.split_first_chunk::<DIGEST_BYTES>().ok_or_else(odd)?;
+        let (object, rest) = rest.split_first_chunk::<DIGEST_BYTES>().ok_or_else(invalid)?;
         let known = KnownFile { stamp, object: ObjectId::from_bytes(*object) };
         let used = bytes.len() - rest.len();
         self.input.consume(used);

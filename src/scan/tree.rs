@@ -112,9 +112,9 @@ impl Tree {
         let opened = Opener::new(root, self.follows()).open_once(root.strip(path), stamp);
         opened.map_err(|fault| match fault {
             ContentFault::Io(source) => match ScanFault::io(self.shown(index), &source) {
-                ScanFault::Altered(alteration) => changed(alteration),
-                ScanFault::Refused(offender) | ScanFault::Unreadable(offender) => {
-                    ScanError::Unreadable { list: vec![offender] }
+                ScanFault::Altered(change) => changed(change),
+                ScanFault::Refused(rejected) | ScanFault::Unreadable(rejected) => {
+                    ScanError::Unreadable { list: vec![rejected] }
                 }
             },
             ContentFault::Changed | ContentFault::Stopped => {
@@ -161,8 +161,8 @@ pub(super) fn jobs(options: &ScanOptions) -> usize {
     }
 }
 
-fn changed(alteration: TreeChange) -> ScanError {
-    ScanError::Changed { list: vec![alteration], count: 1 }
+fn changed(change: TreeChange) -> ScanError {
+    ScanError::Changed { list: vec![change], count: 1 }
 }
 
 /// A tree that is being scanned.
@@ -197,7 +197,7 @@ impl Scan {
         let is_merged = roots.len() > 1;
         let counters = Counters::default();
         let config =
-            WorkerConfig { jobs: jobs(options), counters: &counters, monitor, is_told: true };
+            WorkerConfig { jobs: jobs(options), counters: &counters, monitor, is_reported: true };
         let mut walk = Walk::new(root, options)?;
         let (mut count, mut bytes) = (0, 0);
         let mut cache = cache;
@@ -261,12 +261,12 @@ impl Scan {
         let (loops, dangling) = links::check(entries);
         self.faults.extend(loops);
         warn(monitor, "symbolic links that lead to nothing in the tree", &dangling);
-        let odd = names::find_odd(entries);
+        let rejected = names::find_unportable(entries);
         match self.tree.options.names {
-            NameRule::Portable => self.faults.extend(odd.into_iter().map(ScanFault::Refused)),
+            NameRule::Portable => self.faults.extend(rejected.into_iter().map(ScanFault::Refused)),
             NameRule::Warn => {
-                let odd: Vec<_> = odd.iter().map(ToString::to_string).collect();
-                warn(monitor, "names that some systems cannot hold or tell apart", &odd);
+                let rejected: Vec<_> = rejected.iter().map(ToString::to_string).collect();
+                warn(monitor, "names that some systems cannot hold or tell apart", &rejected);
             }
         }
     }

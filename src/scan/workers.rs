@@ -48,14 +48,14 @@ pub(super) struct WorkerConfig<'a> {
     pub(super) counters: &'a Counters,
     pub(super) monitor: &'a dyn Monitor,
     /// Whether progress is reported. Cancellation is always checked.
-    pub(super) is_told: bool,
+    pub(super) is_reported: bool,
 }
 
 /// The progress of a pass, updated by the walking thread.
 struct ScanProgress<'a> {
     config: &'a WorkerConfig<'a>,
     entries: u64,
-    told: Instant,
+    reported: Instant,
 }
 
 impl ScanProgress<'_> {
@@ -63,8 +63,8 @@ impl ScanProgress<'_> {
         if self.config.monitor.is_cancelled() {
             return Err(ScanError::Cancelled);
         }
-        if self.config.is_told && self.told.elapsed() >= TICK {
-            self.told = Instant::now();
+        if self.config.is_reported && self.reported.elapsed() >= TICK {
+            self.reported = Instant::now();
             let hashed_bytes = self.config.counters.hashed_bytes.load(Ordering::Relaxed);
             self.config.monitor.event(Event::ScanAdvanced { entries: self.entries, hashed_bytes });
         }
@@ -122,7 +122,7 @@ pub(super) fn run<K: Send, R: Send, W: FnMut(Vec<EntryToExamine<K>>) -> R>(
     // Without a bound: the thread that collects the results also sends the batches, and would wait
     // for itself if both channels were full.
     let (result_sender, result_receiver) = unbounded();
-    let toil = |jobs: Receiver<(u64, Vec<EntryToExamine<K>>)>, results: Sender<(u64, R)>| {
+    let work_off = |jobs: Receiver<(u64, Vec<EntryToExamine<K>>)>, results: Sender<(u64, R)>| {
         let mut work = worker();
         for (number, batch) in jobs {
             if config.counters.stop.load(Ordering::Relaxed)
@@ -137,7 +137,7 @@ pub(super) fn run<K: Send, R: Send, W: FnMut(Vec<EntryToExamine<K>>) -> R>(
             let (jobs, results) = (job_receiver.clone(), result_sender.clone());
             match thread::Builder::new()
                 .name("scan".to_owned())
-                .spawn_scoped(scope, || toil(jobs, results))
+                .spawn_scoped(scope, || work_off(jobs, results))
             {
                 Err(error) if index == 0 => return Err(ScanError::Thread(error.into())),
                 // One worker is enough to do all the work.
@@ -161,7 +161,7 @@ fn feed<K, R, S: FnMut(R)>(
     jobs: Sender<(u64, Vec<EntryToExamine<K>>)>,
     mut results: InOrder<R, S>,
 ) -> Result<(), ScanError> {
-    let mut meter = ScanProgress { config, entries: 0, told: Instant::now() };
+    let mut meter = ScanProgress { config, entries: 0, reported: Instant::now() };
     for number in 0.. {
         let mut batch = Vec::with_capacity(BATCH);
         batch.extend(
@@ -209,7 +209,7 @@ mod tests {
         let mut walk = Walk::new(&root, &ScanOptions::default()).unwrap();
         let counters = Counters::default();
         let config =
-            WorkerConfig { jobs: 4, counters: &counters, monitor: &Silent, is_told: false };
+            WorkerConfig { jobs: 4, counters: &counters, monitor: &Silent, is_reported: false };
         let mut names = Vec::new();
         let name = |job: EntryToExamine<()>| job.entry.file_name().to_owned();
         let worker = || |batch: Vec<_>| batch.into_iter().map(name).collect::<Vec<_>>();

@@ -385,7 +385,7 @@ mod tests {
         let all: Vec<ObjectId> = world.contents.keys().copied().collect();
         assert_eq!(world.store.holds(&all, &|| false).unwrap(), vec![true; all.len()]);
         let told: Vec<EventKind> =
-            world.store.history().unwrap().into_iter().map(|happening| happening.what).collect();
+            world.store.history().unwrap().into_iter().map(|event| event.what).collect();
         assert!(
             told.contains(&EventKind::Expired { entries: 2 })
                 && told.contains(&EventKind::Expired { entries: 1 })

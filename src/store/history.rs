@@ -218,7 +218,7 @@ mod tests {
     }
 
     fn releases(store: &Store) -> Vec<u64> {
-        let number = |happening: HistoryEvent| match happening.what {
+        let number = |event: HistoryEvent| match event.what {
             EventKind::Pruned { releases, .. } => releases,
             other => panic!("{other:?}"),
         };
@@ -293,8 +293,7 @@ mod tests {
         let lines = b"{\"time\":9,\"event\":\"pruned\",\"releases\":1,\"bytes\":2}\n\
             {\"time\":3,\"event\":\"levitated\",\"height\":7}\nrubbish\n\
             {\"time\":5,\"event\":\"verified\",\"quick\":false,\"faults\":0,\"later\":1}\n";
-        let told: Vec<_> =
-            parse(lines).into_iter().map(|happening| (happening.time, happening.what)).collect();
+        let told: Vec<_> = parse(lines).into_iter().map(|event| (event.time, event.what)).collect();
         let verified = EventKind::Verified { quick: false, faults: 0 };
         assert_eq!(
             told,

@@ -64,8 +64,8 @@ pub(crate) fn run_each<T: MaintenanceTask>(
         match result {
             Ok(result) => {
                 let is_well = task.is_well(&result);
-                let is_told = !output.quiet || !is_well;
-                if is_told && !output.json {
+                let is_shown = !output.quiet || !is_well;
+                if is_shown && !output.json {
                     print(&task.describe(&mirror, &result))?;
                 }
                 if !is_well {

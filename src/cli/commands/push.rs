@@ -75,14 +75,14 @@ pub(crate) fn execute(
     // The clean-up was interrupted.
     let exit = if progress.is_cancelled() { Exit::Interrupted } else { exit };
     expiry::warn(&report, &progress);
-    let told = after.end(Some(&report), exit.code());
+    let notifications = after.end(Some(&report), exit.code());
     if output.json {
         print_json(&PushOutput {
             headwater: command,
             version: 1,
             exit_code: exit.code(),
             report: &report,
-            told: &told,
+            notifications: &notifications,
         })?;
     }
     progress.finish();
@@ -124,5 +124,5 @@ struct PushOutput<'a> {
     report: &'a Report,
     /// The results of the notifications.
     #[serde(skip_serializing_if = "<[NotificationResult]>::is_empty")]
-    told: &'a [NotificationResult],
+    notifications: &'a [NotificationResult],
 }

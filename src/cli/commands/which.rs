@@ -133,15 +133,15 @@ fn tree_path(text: &str) -> Result<TreePath, Failure> {
 fn find(mirror: &dyn Mirror, seen: &Poll, all: &[Poll], path: &TreePath) -> Found {
     let mut found =
         Found { mirror: seen.mirror.clone(), location: seen.location.clone(), ..Found::default() };
-    let told = seen.state.as_ref().map_err(|error| headwater::text::error_chain(error));
-    let told = told.and_then(|state| {
+    let state = seen.state.as_ref().map_err(|error| headwater::text::error_chain(error));
+    let state = state.and_then(|state| {
         found.sequence = state.current.map(|current| current.sequence());
         state.current_release().ok_or_else(|| match state.current {
             None => "it serves nothing yet".to_owned(),
             Some(_) => "the record of its current release is damaged".to_owned(),
         })
     });
-    match told.and_then(|release| at(mirror, release, path).map(|entry| (release, entry))) {
+    match state.and_then(|release| at(mirror, release, path).map(|entry| (release, entry))) {
         Err(error) => found.error = Some(error),
         Ok((_, None)) => {}
         Ok((_, Some(entry)))

@@ -35,13 +35,13 @@ pub(crate) fn write(
     dotenv: Option<&Path>,
     lookup: impl Fn(&str) -> Option<String>,
 ) -> Result<(), String> {
-    let told =
+    let write_failure =
         |path: &Path, error: std::io::Error| format!("cannot write {}: {error}", path.display());
     if let Some(path) = dotenv {
         let written = fsx::replace_file(path, |out| {
             out.write_all(variables(end, "HEADWATER_", true).as_bytes())
         });
-        written.map_err(|error| told(path, error.source))?;
+        written.map_err(|error| write_failure(path, error.source))?;
     }
     if lookup("GITHUB_ACTIONS").as_deref() != Some("true") {
         return Ok(());
@@ -56,7 +56,7 @@ pub(crate) fn write(
             // Append, because other steps write to the file too.
             let file = OpenOptions::new().append(true).create(true).open(path);
             file.and_then(|mut file| file.write_all(text.as_bytes()))
-                .map_err(|error| told(path, error))?;
+                .map_err(|error| write_failure(path, error))?;
         }
     }
     Ok(())

@@ -212,9 +212,9 @@ fn releases(mirror: &MirrorReport) -> String {
     let show = |sequence: Option<u64>| {
         sequence.map_or_else(|| "none".to_owned(), |sequence| sequence.to_string())
     };
-    let is_told =
+    let is_known =
         !matches!(mirror.outcome, Outcome::Failed { .. } | Outcome::Skipped | Outcome::Frozen);
-    if mirror.now.is_none() && !is_told {
+    if mirror.now.is_none() && !is_known {
         // The release that the mirror serves is not known.
         "-".to_owned()
     } else if mirror.before == mirror.now {

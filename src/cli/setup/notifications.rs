@@ -93,7 +93,7 @@ pub(crate) struct Notifications<'a> {
     /// The directory in the cache, if there is one.
     scratch: Option<&'a Path>,
     began: Instant,
-    told: Vec<NotificationResult>,
+    results: Vec<NotificationResult>,
     /// The polls of the mirrors after the push, if a notification needs them.
     seen: Option<Vec<Poll>>,
     lingering: GracePeriod<'a>,
@@ -109,8 +109,8 @@ impl<'a> Notifications<'a> {
     ) -> Self {
         let lingering = GracePeriod { progress, stopped_at: OnceLock::new() };
         let began = Instant::now();
-        let told = Vec::new();
-        Self { config, args, site, scratch, began, told, seen: None, lingering }
+        let results = Vec::new();
+        Self { config, args, site, scratch, began, results, seen: None, lingering }
     }
 
     /// Sends all notifications about the result of the push to `fleet`. The gauges also include
@@ -146,25 +146,25 @@ impl<'a> Notifications<'a> {
             self.hook("on_failed", self.config.notify.hooks.on_failed.clone(), &paths, &facts);
         }
         self.write_ci(&facts);
-        warn(&self.told, progress);
+        warn(&self.results, progress);
         self.seen = seen;
     }
 
     /// The results so far.
     pub(crate) fn results(&self) -> &[NotificationResult] {
-        &self.told
+        &self.results
     }
 
     /// Writes the gauges and returns the results. This is the last step, so that the gauges include
     /// the results of `post_activate` on the mirrors.
     pub(crate) fn end(mut self, report: Option<&Report>, code: u8) -> Vec<NotificationResult> {
-        let told_before = self.told.len();
+        let results_before = self.results.len();
         if let Some(mut seen) = self.seen.take() {
             add_hook_failures(&mut seen, report);
             self.write_metrics(seen, report, code);
         }
-        warn(&self.told[told_before..], self.lingering.progress);
-        self.told
+        warn(&self.results[results_before..], self.lingering.progress);
+        self.results
     }
 
     /// The site of the push, if known.
@@ -180,18 +180,18 @@ impl<'a> Notifications<'a> {
     /// Returns whether a notification needs a poll of the mirrors.
     fn needs_survey(&self, report: Option<&Report>) -> bool {
         let notify = &self.config.notify;
-        let is_told = notify.purge.is_some()
+        let needs_status = notify.purge.is_some()
             || notify.hooks.on_activated.is_some()
             || notify.hooks.on_failed.is_some();
         let may_have_switched = report
             .is_some_and(|report| report.mirrors.iter().any(|one| one.outcome != Outcome::Current));
-        self.args.metrics(self.config).is_some() || is_told && may_have_switched
+        self.args.metrics(self.config).is_some() || needs_status && may_have_switched
     }
 
     fn note(&mut self, who: &'static str, result: Result<String, String>) {
         let ok = result.is_ok();
         let message = result.unwrap_or_else(|message| message);
-        self.told.push(NotificationResult { who, ok, message });
+        self.results.push(NotificationResult { who, ok, message });
     }
 
     fn hook(
@@ -237,13 +237,13 @@ impl<'a> Notifications<'a> {
 
     /// Purges the CDN, including the URLs that it did not acknowledge before.
     fn purge(&mut self, paths: &BTreeSet<String>, progress: &Progress) {
-        let Some(told) = &self.config.notify.purge else { return };
+        let Some(settings) = &self.config.notify.purge else { return };
         let mut urls: BTreeSet<String> = self.pending().into_iter().collect();
-        urls.extend(notify::urls(&told.bases, paths));
+        urls.extend(notify::urls(&settings.bases, paths));
         if urls.is_empty() {
             return;
         }
-        let purge = match purge(told) {
+        let purge = match purge(settings) {
             Ok(purge) => purge,
             Err(why) => {
                 let urls: Vec<String> = urls.into_iter().collect();
@@ -302,13 +302,13 @@ impl<'a> Notifications<'a> {
         let look = watcher::look(seen, self.config);
         let milliseconds = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
         let ended = Some(metrics::Ended { code, milliseconds });
-        let told = metrics::MetricsInputs {
+        let inputs = metrics::MetricsInputs {
             site: &site,
             mirror_statuses: &look.mirror_statuses,
             ended,
             now: look.now,
         };
-        if let Err(error) = metrics::write(&path, &told) {
+        if let Err(error) = metrics::write(&path, &inputs) {
             self.note("metrics", Err(error_chain(&error)));
         }
     }
@@ -329,9 +329,9 @@ impl<'a> Notifications<'a> {
     }
 }
 
-fn warn(told: &[NotificationResult], progress: &Progress) {
-    for told in told.iter().filter(|told| !told.ok) {
-        progress.event(Event::Warned { message: format!("{}: {}", told.who, told.message) });
+fn warn(results: &[NotificationResult], progress: &Progress) {
+    for result in results.iter().filter(|result| !result.ok) {
+        progress.event(Event::Warned { message: format!("{}: {}", result.who, result.message) });
     }
 }
 
@@ -416,10 +416,10 @@ fn changed(report: &Report, fleet: &Fleet, seen: &[Poll], progress: &Progress) -
     paths
 }
 
-fn purge(told: &config::PurgeConfig) -> Result<Purge, String> {
-    let token = told.token.as_ref().map(secret).transpose()?;
+fn purge(settings: &config::PurgeConfig) -> Result<Purge, String> {
+    let token = settings.token.as_ref().map(secret).transpose()?;
     let value = token.map(|token| {
-        if told.header.eq_ignore_ascii_case("authorization") {
+        if settings.header.eq_ignore_ascii_case("authorization") {
             Secret::new(format!("Bearer {}", token.reveal()))
         } else {
             token
@@ -427,12 +427,12 @@ fn purge(told: &config::PurgeConfig) -> Result<Purge, String> {
     });
     Ok(Purge {
         web: Web::new(PATIENCE),
-        endpoint: told.url.clone(),
-        header: value.map(|value| (told.header.clone(), value)),
-        key: told.key.clone(),
-        max_urls: told.max_urls.get(),
-        max_bytes: usize::try_from(told.max_bytes).unwrap_or(usize::MAX),
-        retry_for: told.retry_for,
+        endpoint: settings.url.clone(),
+        header: value.map(|value| (settings.header.clone(), value)),
+        key: settings.key.clone(),
+        max_urls: settings.max_urls.get(),
+        max_bytes: usize::try_from(settings.max_bytes).unwrap_or(usize::MAX),
+        retry_for: settings.retry_for,
     })
 }
 

@@ -571,7 +571,7 @@ mod tests {
         let nginx = "<html>\r\n<head><title>502 Bad Gateway</title></head>\r\n<body>\r\n";
         let upper = "<!DOCTYPE html>\n<HTML><HEAD>\n<TITLE lang='en'>\n Not é here \n</TITLE>";
         let long = format!("{}é", "x".repeat(SHOWN_BYTES - 1));
-        for (said, shows) in [
+        for (body_text, shows) in [
             (nginx, "502 Bad Gateway"),
             (upper, "Not é here"),
             ("<html>Welcome to nginx!</html>", "<html>Welcome to nginx!</html>"),
@@ -581,7 +581,7 @@ mod tests {
             (&long, &long[..SHOWN_BYTES - 1]),
             (" ", "nothing"),
         ] {
-            assert_eq!(client("").summary_line(said.as_bytes()), shows);
+            assert_eq!(client("").summary_line(body_text.as_bytes()), shows);
         }
     }
 }

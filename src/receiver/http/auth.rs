@@ -328,8 +328,8 @@ mod tests {
         let mut wrong = token.reveal();
         let last = if wrong.ends_with('0') { "1" } else { "0" };
         wrong.replace_range(wrong.len() - 1.., last);
-        let stranger = Token::random().unwrap().reveal();
-        assert_eq!(ask(&access, &wrong, "docs"), ask(&access, &stranger, "docs"));
+        let unknown = Token::random().unwrap().reveal();
+        assert_eq!(ask(&access, &wrong, "docs"), ask(&access, &unknown, "docs"));
         assert_eq!(ask(&access, &wrong, "docs").unwrap_err().0, 401);
         assert_eq!(ask(&access, "", "docs").unwrap_err().0, 401);
         let mut known = None;

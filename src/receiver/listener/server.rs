@@ -247,7 +247,7 @@ async fn accept(listener: tokio::net::TcpListener, acceptor: Arc<Acceptor>) {
         };
         // Before the handshake of TLS, which costs more than all that an attacker has done until
         // here.
-        let Some(seat) = acceptor.limiter.admit(peer.ip()) else {
+        let Some(admitted) = acceptor.limiter.admit(peer.ip()) else {
             acceptor.handler.full(&peer.to_string());
             // A client that expects a handshake cannot read plain text.
             if acceptor.tls.is_none() {
@@ -259,7 +259,7 @@ async fn accept(listener: tokio::net::TcpListener, acceptor: Arc<Acceptor>) {
         let (acceptor, stop) = (Arc::clone(&acceptor), acceptor.stop.subscribe());
         tokio::spawn(async move {
             acceptor.serve_connection(stream, peer, stop).await;
-            drop(seat);
+            drop(admitted);
         });
     }
 }
@@ -335,7 +335,7 @@ pub(crate) async fn serve<S>(
 struct ConnectionLimiter {
     most: usize,
     most_per_address: usize,
-    seats: Mutex<ConnectionCounts>,
+    counts: Mutex<ConnectionCounts>,
 }
 
 #[derive(Default)]
@@ -352,31 +352,31 @@ struct ConnectionPermit {
 
 impl ConnectionLimiter {
     fn new(most: usize, most_per_address: usize) -> Arc<Self> {
-        Arc::new(Self { most, most_per_address, seats: Mutex::default() })
+        Arc::new(Self { most, most_per_address, counts: Mutex::default() })
     }
 
     fn admit(self: &Arc<Self>, address: IpAddr) -> Option<ConnectionPermit> {
         let address = network(address);
-        let mut seats = self.seats.lock();
-        let here = seats.by_address.get(&address).copied().unwrap_or(0);
-        if seats.taken >= self.most || here >= self.most_per_address {
+        let mut counts = self.counts.lock();
+        let here = counts.by_address.get(&address).copied().unwrap_or(0);
+        if counts.taken >= self.most || here >= self.most_per_address {
             return None;
         }
-        seats.taken += 1;
-        seats.by_address.insert(address, here + 1);
+        counts.taken += 1;
+        counts.by_address.insert(address, here + 1);
         Some(ConnectionPermit { limiter: Arc::clone(self), address })
     }
 }
 
 impl Drop for ConnectionPermit {
     fn drop(&mut self) {
-        let mut seats = self.limiter.seats.lock();
-        seats.taken -= 1;
-        if let Some(here) = seats.by_address.get_mut(&self.address) {
+        let mut counts = self.limiter.counts.lock();
+        counts.taken -= 1;
+        if let Some(here) = counts.by_address.get_mut(&self.address) {
             *here -= 1;
             // Otherwise every address that ever connected would keep an entry.
             if *here == 0 {
-                seats.by_address.remove(&self.address);
+                counts.by_address.remove(&self.address);
             }
         }
     }

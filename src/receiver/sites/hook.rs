@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use crate::command::{SAID_BYTES, kill_group, last_line, read_tail, withhold_secrets};
+use crate::command::{STDERR_TAIL_BYTES, kill_group, last_line, read_tail, withhold_secrets};
 use crate::receiver::http::log;
 use crate::receiver::{Hook, Log, LogRecord};
 use crate::release::ReleaseName;
@@ -85,7 +85,7 @@ async fn run(
     // again.
     began();
     let mut child = child.map_err(|error| format!("cannot run {program}: {error}"))?;
-    let said = StderrTail::listen(child.stderr.take());
+    let tail = StderrTail::listen(child.stderr.take());
     let deadline = Instant::now() + hook.timeout;
     // The process is polled: the feature `process` of tokio is not compiled in.
     loop {
@@ -94,7 +94,7 @@ async fn run(
             Ok(Some(status)) => {
                 // The reader thread may not have read the last lines yet.
                 tokio::time::sleep(PAUSE).await;
-                return Err(format!("{program}: {status}{}", said.last_line()));
+                return Err(format!("{program}: {status}{}", tail.last_line()));
             }
             Ok(None) if Instant::now() < deadline => tokio::time::sleep(PAUSE).await,
             Ok(None) => {
@@ -103,7 +103,7 @@ async fn run(
                 let seconds = hook.timeout.as_secs_f32();
                 return Err(format!(
                     "{program} did not end within {seconds} s{}",
-                    said.last_line()
+                    tail.last_line()
                 ));
             }
             Err(error) => return Err(format!("cannot wait for {program}: {error}")),
@@ -117,20 +117,20 @@ struct StderrTail(Arc<Mutex<Vec<u8>>>);
 impl StderrTail {
     /// Reads until the pipe is closed, so that the command never blocks on a full pipe.
     fn listen(stderr: Option<ChildStderr>) -> Self {
-        let said = Arc::new(Mutex::new(Vec::new()));
+        let tail = Arc::new(Mutex::new(Vec::new()));
         if let Some(stderr) = stderr {
-            let kept = Arc::clone(&said);
-            let listen = move || read_tail(stderr, SAID_BYTES, &kept);
+            let kept = Arc::clone(&tail);
+            let listen = move || read_tail(stderr, STDERR_TAIL_BYTES, &kept);
             // If the thread cannot start, the pipe is closed and the command sees that.
             std::thread::Builder::new().name("hook".into()).spawn(listen).ok();
         }
-        Self(said)
+        Self(tail)
     }
 
     /// The last line that is not empty, with a colon before it, to append to an error message.
     fn last_line(&self) -> String {
-        let said = self.0.lock();
-        let line = last_line(&said);
+        let tail = self.0.lock();
+        let line = last_line(&tail);
         // The programs that the hook runs may print secrets.
         if line.is_empty() { line } else { format!(": {}", log::text(&line)) }
     }
@@ -142,7 +142,7 @@ mod tests {
 
     #[test]
     fn the_last_words_of_a_command_are_told_without_tokens() {
-        let last_line = |said: &str| StderrTail(Arc::new(Mutex::new(said.into()))).last_line();
+        let last_line = |tail: &str| StderrTail(Arc::new(Mutex::new(tail.into()))).last_line();
         assert_eq!(last_line("starting\nno such unit\n\n"), ": no such unit");
         assert_eq!(last_line(""), "");
         assert!(

@@ -195,9 +195,9 @@ impl LockedStore<'_> {
             }
             mended += u64::from(self.repair_entry(&mut stack, &entry, permissions)?);
         }
-        let mut strangers = Vec::new();
-        super::verify::find_unexpected(&root, "", &seen, &mut |path| strangers.push(path))?;
-        for path in strangers {
+        let mut unexpected = Vec::new();
+        super::verify::find_unexpected(&root, "", &seen, &mut |path| unexpected.push(path))?;
+        for path in unexpected {
             let (parent, name) = path.rsplit_once('/').unwrap_or(("", &path));
             if let Some(dir) = stack.find(parent)? {
                 dir.remove_all(name)?;

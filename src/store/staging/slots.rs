@@ -25,7 +25,7 @@ const MAX_LINKS: u64 = 64_000;
 pub(in crate::store) struct DirStack {
     root: Dir,
     open: Vec<(String, Dir)>,
-    strangers: OnUnexpected,
+    on_unexpected: OnUnexpected,
     /// The mode of directories that it creates.
     mode: FileMode,
 }
@@ -41,7 +41,7 @@ enum OnUnexpected {
 
 impl DirStack {
     pub(in crate::store) const fn new(root: Dir, mode: FileMode) -> Self {
-        Self { root, open: Vec::new(), strangers: OnUnexpected::Remove, mode }
+        Self { root, open: Vec::new(), on_unexpected: OnUnexpected::Remove, mode }
     }
 
     fn top(&self) -> &Dir {
@@ -76,7 +76,7 @@ impl DirStack {
         for name in self.descend(parent) {
             let dir = match self.top().ensure_dir_as(name, mode) {
                 Err(error) if is_no_directory(&error) => {
-                    if self.strangers == OnUnexpected::Fail {
+                    if self.on_unexpected == OnUnexpected::Fail {
                         return Err(StoreError::Tampered { path: self.top().join(name) });
                     }
                     self.top().unlink(name)?;
@@ -161,15 +161,15 @@ impl<'s> SlotWriter<'s> {
         permissions: Permissions,
     ) -> Self {
         let mut writer = Self::fill(store, slot, permissions);
-        writer.slot.strangers = OnUnexpected::Fail;
+        writer.slot.on_unexpected = OnUnexpected::Fail;
         writer
     }
 
     /// A second writer of the same slot, for another thread.
     pub(in crate::store) fn try_clone(&self) -> Result<Self, StoreError> {
-        let mut twin = Self::fill(self.store, self.slot.root.try_clone()?, self.permissions);
-        twin.slot.strangers = self.slot.strangers;
-        Ok(twin)
+        let mut second = Self::fill(self.store, self.slot.root.try_clone()?, self.permissions);
+        second.slot.on_unexpected = self.slot.on_unexpected;
+        Ok(second)
     }
 
     /// Removes an entry. Does not remove the directory that may be empty now.
@@ -286,11 +286,11 @@ impl<'s> SlotWriter<'s> {
         name: &str,
         make: impl Fn(&Dir) -> Result<(), StoreError>,
     ) -> Result<(), StoreError> {
-        let is_told = self.slot.strangers == OnUnexpected::Fail;
+        let must_exist = self.slot.on_unexpected == OnUnexpected::Fail;
         let dir = self.slot.ensure(parent)?;
         match make(dir) {
             Err(StoreError::Io(error)) if error.kind() == io::ErrorKind::AlreadyExists => {
-                if is_told {
+                if must_exist {
                     return Err(StoreError::Tampered { path: dir.join(name) });
                 }
                 dir.remove_all(name)?;

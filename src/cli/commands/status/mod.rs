@@ -179,13 +179,13 @@ fn show(look: &FleetLook, args: &StatusArgs) -> Result<Exit, Failure> {
 fn write(watcher: &Watcher, look: &FleetLook, args: &StatusArgs) -> Result<(), Failure> {
     if let Some(path) = &args.metrics {
         let site = look.title(&watcher.config);
-        let told = metrics::MetricsInputs {
+        let inputs = metrics::MetricsInputs {
             site: &site,
             mirror_statuses: &look.mirror_statuses,
             ended: None,
             now: look.now,
         };
-        metrics::write(path, &told).map_err(|error| not_written("--metrics", error))?;
+        metrics::write(path, &inputs).map_err(|error| not_written("--metrics", error))?;
     }
     if let Some(path) = &args.html {
         let html = page(watcher, look, args.internal).render();

@@ -68,8 +68,8 @@ impl Store {
         let mut sum = dir.find_dir(PARTS)?.map_or(Ok(0), |parts| size_in(&parts))?;
         if let Some(objects) = dir.find_dir(OBJECTS)? {
             for (name, _) in objects.entries()? {
-                let shelf = name.to_str().map(|name| objects.find_dir(name)).transpose()?.flatten();
-                sum += shelf.map_or(Ok(0), |shelf| size_in(&shelf))?;
+                let shard = name.to_str().map(|name| objects.find_dir(name)).transpose()?.flatten();
+                sum += shard.map_or(Ok(0), |shard| size_in(&shard))?;
             }
         }
         Ok(sum)
