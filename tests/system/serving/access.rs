@@ -165,7 +165,7 @@ fn paths_have_one_spelling_and_methods_one_meaning() {
 
 #[test]
 fn nothing_listens_for_everybody_without_tls_or_tokens() {
-    let dir = crate::harness::scratch();
+    let dir = crate::sandbox::directory();
     let site = || vec![SiteSettings::new(dir.path().join("www"), None)];
     let outside = SocketAddr::from(([0, 0, 0, 0], 0));
     let bind = |settings: &ReceiverSettings| Server::bind(settings, std::sync::Arc::new(NoLog));
