@@ -340,6 +340,11 @@ fn rollback_target<'m>(
             && claims.is_confirmed(release)
     });
     before.max_by_key(|release| release.rank()).ok_or_else(|| {
-        PushError::Rollback(format!("no kept release before {} differs from it", newest.sequence))
+        let sequence = newest.sequence;
+        PushError::Rollback(if sequence == 1 {
+            "release 1 is the first one: there is nothing to go back to".to_owned()
+        } else {
+            format!("no kept release before {sequence} differs from it")
+        })
     })
 }

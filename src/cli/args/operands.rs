@@ -170,12 +170,9 @@ impl OperandError {
                          `headwater init`)"
                 )
             }
-            Self::MirrorAsTree { name: Some(name), .. } => format!(
-                "write the mirror's name \
-                                                                    instead: `{name}`"
-            ),
-            Self::MirrorAsTree { name: None, location } => {
-                format!("name the tree first, as in `headwater push public {location}`")
+            Self::MirrorAsTree { name, location } => {
+                let mirror = name.as_ref().unwrap_or(location);
+                format!("name the tree first, as in `headwater push public {mirror}`")
             }
             Self::Swapped { mirror, tree } => {
                 format!("name the tree first, as in `headwater push {tree} {mirror}`")

@@ -1,4 +1,4 @@
-//! The tip for an unknown option.
+//! The tip for an unknown option or command.
 //!
 //! clap suggests any option that has some letters in common, also hidden ones. This module suggests
 //! only what was most likely meant, and otherwise nothing.
@@ -16,12 +16,27 @@ const FOREIGN: [(&str, &str); 2] = [
     ("force", "each guard has an option of its own; the message of a refused push names it"),
 ];
 
-/// Replaces the tips in an error about an unknown option of the command that `arguments` name.
+/// Commands of other programs that send content, for which `push` is meant.
+const FOREIGN_PUSHES: [&str; 6] = ["sync", "deploy", "upload", "publish", "copy", "cp"];
+
+/// Adds a tip to an error about a command of another program.
+fn suggest_push(error: &mut clap::Error) {
+    if let Some(ContextValue::String(given)) = error.get(ContextKind::InvalidSubcommand)
+        && FOREIGN_PUSHES.contains(&given.as_str())
+    {
+        let tip = StyledStr::from("`headwater push` sends a content tree to mirrors");
+        error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![tip]));
+    }
+}
+
+/// Replaces the tips in an error about an unknown option of the command that `arguments` name, or
+/// about an unknown command.
 pub(crate) fn replace_tips(
     error: &mut clap::Error,
     root: &mut clap::Command,
     arguments: impl Iterator<Item = String>,
 ) {
+    suggest_push(error);
     let Some(ContextValue::String(given)) = error.get(ContextKind::InvalidArg) else { return };
     let Some(word) = given.strip_prefix("--").map(|word| word.split('=').next().unwrap_or(word))
     else {
@@ -101,6 +116,10 @@ mod tests {
             assert_eq!(text.contains("tip:"), tip.is_some(), "{text}");
             assert!(tip.is_none_or(|tip| text.contains(tip)), "{text}");
             assert!(text.contains("Usage: headwater push [OPTIONS]"), "{text}");
+        }
+        for command in FOREIGN_PUSHES {
+            let text = printed(&format!("headwater {command} public /srv/www"));
+            assert!(text.contains("tip: `headwater push` sends"), "{text}");
         }
         let text = printed("headwater token new --alow push");
         assert!(

@@ -190,12 +190,13 @@ pub(crate) fn of_mirror(error: &MirrorError) -> Option<&'static str> {
 pub(crate) const fn of_kind(kind: Kind, side: Side) -> Option<&'static str> {
     match kind {
         Kind::Unreachable => Some(
-            "check the host and the port in the URL, that the receiver runs, and that it is \
-                 reachable from this machine",
+            "check the host and the port in the URL, that the receiver runs, that its `listen` is \
+             not an address of its own machine only, and that no firewall is in between",
         ),
         Kind::Certificate => Some(
-            "set the trusted certificates with --ca FILE, or as `ca` of the [[mirror]]; the \
-             certificate of the mirror must be valid and have the host name of the URL",
+            "set the trusted certificates with --ca FILE, or as `ca` of the [[mirror]]; if the \
+             certificate of the mirror is self-signed, FILE is that certificate; it must be valid \
+             for the host name in the URL",
         ),
         Kind::ClientCertificate => Some(
             "set `client_cert` and `client_key` of the [[mirror]] to a certificate of this machine \
@@ -212,7 +213,7 @@ pub(crate) const fn of_kind(kind: Kind, side: Side) -> Option<&'static str> {
         Kind::Unauthorized => Some(
             "set the token in the variable HEADWATER_TOKEN, with --token-file, or as `token_env` \
              or `token_file` of the [[mirror]]; the serve.toml of the receiver must have the table \
-             that `headwater token new` printed for it",
+             that `headwater token new` made for it, and the receiver must be reloaded after that",
         ),
         Kind::Forbidden => Some(
             "create a token for this site with `headwater token new --site NAME --allow push`, and \
@@ -385,10 +386,10 @@ mod tests {
                 "headwater token new --site",
             ),
             (refused(Kind::Forbidden, None), "unauthorized", "headwater token new --site"),
-            (TransportError::Certificate { what: what() }.into(), "unreachable", "`ca`"),
+            (TransportError::Certificate { what: what() }.into(), "certificate", "`ca`"),
             (
                 TransportError::ClientCertificate { what: what() }.into(),
-                "unreachable",
+                "certificate",
                 "`client_cert`",
             ),
             (TransportError::Tls { what: what() }.into(), "unreachable", "TLS 1.2 or 1.3"),

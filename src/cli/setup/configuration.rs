@@ -52,8 +52,8 @@ pub(crate) fn config_failure(error: ConfigError) -> Failure {
              see its output",
         ),
         ConfigError::TooLarge { .. } | ConfigError::ListTooLarge { .. } => {
-            Failure::new(Exit::Usage, error).with_hint("check that --config and `mirrors_from` \
-                                                        name the right files")
+            Failure::new(Exit::Usage, error)
+                .with_hint("check that --config and `mirrors_from` name the right files")
         }
     }
 }
