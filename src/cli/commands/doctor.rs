@@ -236,13 +236,13 @@ fn look_at_directory(
 }
 
 impl Finding {
-    /// One line with the facts, or one line per problem; then one line per warning.
+    /// One line with the facts, or one line per problem; then one line per warning. A hint is on
+    /// the line below.
     fn describe(&self) -> String {
         let name = escape(&self.mirror);
         let line = |word: &str, problem: &Problem| {
-            let hint =
-                problem.hint.as_ref().map(|hint| format!(" (hint: {hint})")).unwrap_or_default();
-            format!("{name}: {word}: {}\n", escape(&format!("{}{hint}", problem.what)))
+            let hint = problem.hint.as_ref().map(|hint| format!("  hint: {}\n", escape(hint)));
+            format!("{name}: {word}: {}\n{}", escape(&problem.what), hint.unwrap_or_default())
         };
         let mut text: String =
             self.problems.iter().map(|problem| line("FAILED", problem)).collect();
