@@ -40,7 +40,7 @@ pub struct Churn {
     pub after: String,
 }
 
-/// Compares changed files and returns the kinds of which at least half differ near one spot only.
+/// Compares changed files and returns the kinds of which more than half differ near one spot only.
 pub(super) fn find_churn(
     diff: &Diff,
     content_source: &ContentSource,
@@ -53,6 +53,7 @@ pub(super) fn find_churn(
         }
     }
     let mut budget = MAX_TOTAL_BYTES;
+    // By extension, because a build stamp is usually in all files of a kind.
     let kinds = kinds.into_iter().filter(|(_, changes)| changes.len() >= MIN_FILES);
     kinds
         .filter_map(|(extension, changes)| {
@@ -86,6 +87,7 @@ fn look_at(
                 .ok()?;
             Some(bytes)
         };
+        // This only explains a plan, so content that cannot be read is left out and is no error.
         let (Some(before), Some(after)) = (read(change.old_object), read(change.object)) else {
             continue;
         };

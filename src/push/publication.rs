@@ -47,7 +47,6 @@ pub(super) struct Publication {
     pub(super) scratch: Scratch,
     /// The link speeds of the mirrors.
     pub(super) speeds: SpeedTable,
-    /// Blocks that were encoded before it was known what the mirrors need.
     /// Whether the content is being cached for the next push.
     pub(super) is_kept: AtomicBool,
 }
@@ -69,6 +68,8 @@ impl Publication {
             self.members.iter().zip(&report.mirrors).filter(|(member, _)| member.state().is_some())
         {
             if let Some(store) = member.mirror.store_id() {
+                // Only what the mirror serves: later pushes believe a claim of a mirror by this
+                // note.
                 let brought = report.outcome.is_current().then(|| self.release.name());
                 options.stores.remember(member.mirror.location(), store, brought);
             }
@@ -100,6 +101,8 @@ impl Publication {
             .content_source
             .old
             .cache()
+            // Bundles for several bases have the same new content, so the first one caches it for
+            // all.
             .filter(|_| self.is_new && !self.is_kept.swap(true, Ordering::Relaxed))?;
         let begun = CacheWriter::begin(cache, bytes, options.keep_content.most_bytes);
         begun.unwrap_or_else(|error| {

@@ -103,6 +103,7 @@ impl Store {
                 room::check(self.path(), &system()?, made, &needs, held_bytes)
             })?,
         }
+        // Ends an interrupted change, so that old and new files of the slot have one mode.
         self.use_permissions(None, wait)?;
         let permissions = self.permissions()?;
         let quarantine =
@@ -350,7 +351,6 @@ impl StagingTransaction {
             .map_err(|error| self.find_damaged_bases(objects, error))
     }
 
-    /// The objects of the base ranges of a block, in order.
     fn base_objects(&self, ranges: &[BaseRange]) -> Result<Vec<ObjectId>, StoreError> {
         if ranges.is_empty() {
             return Ok(Vec::new());
@@ -382,7 +382,6 @@ impl StagingTransaction {
         ranges.iter().map(object).collect()
     }
 
-    /// Reads the base ranges of a block into `prefix`, replacing its content.
     fn read_bases(
         &self,
         ranges: &[BaseRange],
@@ -407,6 +406,7 @@ impl StagingTransaction {
         objects.dedup();
         let held = match self.store.holds(&objects, &|| false) {
             Ok(held) => held,
+            // A read that fails does not prove damage, so nothing is removed.
             Err(unknown) => return unknown,
         };
         let damaged = objects.into_iter().zip(held).filter(|(_, is_held)| !is_held);
@@ -472,6 +472,7 @@ impl StagingTransaction {
 
     fn complete(&mut self, fetch: &FetchObject<'_>) -> Result<u64, StoreError> {
         let promoted = self.promoted.clone();
+        // After `StoreError::Fetch` this runs again, and the quarantine is empty then.
         let is_promoted = promoted.is_some();
         let objects = match promoted {
             Some(objects) => objects,
