@@ -49,7 +49,7 @@ pub(super) struct ManifestPlan {
 #[derive(Debug)]
 struct Retired {
     entry: Entry,
-    /// Whether the entry was not live in the last manifest.
+    /// Whether the entry was still live in the last manifest.
     is_fresh: bool,
 }
 

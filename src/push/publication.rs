@@ -48,8 +48,7 @@ pub(super) struct Publication {
     pub(super) scratch: Scratch,
     /// The link speeds of the mirrors.
     pub(super) speeds: SpeedTable,
-    /// Whether the content is being cached for the next push. Blocks may be encoded before it is
-    /// known what the mirrors need.
+    /// Whether the content is being cached for the next push.
     pub(super) is_kept: AtomicBool,
 }
 
