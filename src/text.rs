@@ -1,4 +1,4 @@
-//! Text for people: errors with their causes, and text of peers without misleading characters or
+//! Text for people: errors with their causes, and text from peers without misleading characters or
 //! secrets.
 
 mod secrets;
@@ -25,7 +25,7 @@ pub fn error_chain(error: &dyn Error) -> String {
     text
 }
 
-/// Whether a number is left out of JSON text, for serde.
+/// Whether a number is 0, so that serde leaves it out of JSON.
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
 pub(crate) const fn is_zero(value: &u64) -> bool {
     *value == 0

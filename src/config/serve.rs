@@ -1,5 +1,5 @@
-//! `serve.toml` as it is written, and what it makes of a receiver: the same
-//! rules as for `headwater.toml`.
+//! `serve.toml` as it is written, and the settings of a receiver that result from it. The rules are
+//! the same as for `headwater.toml`.
 
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
@@ -18,8 +18,8 @@ use crate::receiver::{
 };
 use crate::tree_path::Site;
 
-/// The usual port.
-// This machine only: without TLS nothing may be sent over a network.
+/// The default address, with the usual port.
+// Only this machine: without TLS nothing may be sent over a network.
 pub const DEFAULT_LISTEN: &str = "127.0.0.1:7447";
 
 /// Default time limit of a hook, in seconds.
@@ -78,7 +78,7 @@ struct SiteTable {
     post_activate_timeout: Option<Spanned<String>>,
 }
 
-// An enum of one variant, because a bare `Vec<String>` cannot have a message of its own.
+// An enum with one variant, because a bare `Vec<String>` cannot have its own error message.
 #[derive(Deserialize)]
 #[serde(
     untagged,
@@ -105,18 +105,18 @@ struct TokenFile {
     token: Vec<TokenTable>,
 }
 
-/// Reads and checks the `serve.toml` at `path`. Relative paths in it are from its directory.
+/// Reads and checks the `serve.toml` at `path`. Relative paths in it are relative to its directory.
 ///
 /// # Errors
-/// When it cannot be read or breaks a rule.
+/// If the file cannot be read or breaks a rule.
 pub fn load(path: &Path) -> Result<ReceiverSettings, ConfigError> {
     parse(&read(path)?, path)
 }
 
-/// Reads and checks a file of nothing but `[[token]]` tables.
+/// Reads and checks a file that contains only `[[token]]` tables.
 ///
 /// # Errors
-/// When it cannot be read or breaks a rule.
+/// If the file cannot be read or breaks a rule.
 pub fn load_tokens(path: &Path) -> Result<Vec<TokenRecord>, ConfigError> {
     parse_tokens(&read(path)?, path)
 }
@@ -124,15 +124,15 @@ pub fn load_tokens(path: &Path) -> Result<Vec<TokenRecord>, ConfigError> {
 fn parse_tokens(text: &str, path: &Path) -> Result<Vec<TokenRecord>, ConfigError> {
     let checker = Checker::new(text, path);
     let file: TokenFile = toml::from_str(text).map_err(|error| checker.syntax(&error))?;
-    // The file stands alone, so the sites are not known here.
+    // The file is read on its own, so the sites are not known here.
     checker.tokens(file.token, None)
 }
 
-/// The sites of the `serve.toml` at `path`; `None` if it is a file of nothing but tokens, which may
-/// be empty. A file with comments only is a `serve.toml` in which nothing is set yet.
+/// The sites of the `serve.toml` at `path`; `None` if the file contains only tokens, or nothing. A
+/// file that contains only comments is a `serve.toml` without settings.
 ///
 /// # Errors
-/// When it cannot be read or breaks a rule.
+/// If the file cannot be read or breaks a rule.
 pub fn site_names(path: &Path) -> Result<Option<Vec<Site>>, ConfigError> {
     let text = read(path)?;
     if is_token_file(&text) {
@@ -142,11 +142,11 @@ pub fn site_names(path: &Path) -> Result<Option<Vec<Site>>, ConfigError> {
     Ok(Some(sites.into_iter().filter_map(|site| site.name).collect()))
 }
 
-/// Adds `table`, a `[[token]]` table, at the end of the file at `path`: a `serve.toml`, or a file
-/// of nothing but tokens. The file stays as it is if it would break a rule.
+/// Appends `table`, a `[[token]]` table, to the file at `path`: a `serve.toml`, or a file that
+/// contains only tokens. The file stays unchanged if the table would make it break a rule.
 ///
 /// # Errors
-/// When the file does not exist, cannot be written, or breaks a rule with the table.
+/// If the file does not exist, cannot be written, or would break a rule with the table.
 pub fn append_token(path: &Path, table: &str) -> Result<(), ConfigError> {
     let text = read(path)?;
     let space = match &*text {
@@ -169,10 +169,10 @@ fn is_token_file(text: &str) -> bool {
     text.trim().is_empty() || !table.is_empty() && table.keys().all(|key| key == "token")
 }
 
-/// Checks `text`, the content of the `serve.toml` at `path`. Touches no disk.
+/// Checks `text`, the content of the `serve.toml` at `path`. Does not use the disk.
 ///
 /// # Errors
-/// [`ConfigError::Invalid`], for the first rule that it breaks.
+/// [`ConfigError::Invalid`] for the first rule that the text breaks.
 pub fn parse(text: &str, path: &Path) -> Result<ReceiverSettings, ConfigError> {
     let checker = Checker::new(text, path);
     let file: RawServeFile = toml::from_str(text).map_err(|error| checker.syntax(&error))?;
@@ -189,7 +189,8 @@ pub fn parse(text: &str, path: &Path) -> Result<ReceiverSettings, ConfigError> {
         .map(|tls| TlsFiles { cert: checker.base.join(tls.cert), key: checker.base.join(tls.key) });
     let front = if file.behind_proxy { Exposure::Proxy } else { Exposure::None };
     let limits = checker.limits(&file.limits)?;
-    // Tokens always, also if there are none: a file without `[[token]]` lets no client in.
+    // Always requires tokens, even if there are none: with a file without `[[token]]`, no client
+    // has access.
     Ok(ReceiverSettings { listen, tls, front, access: AuthPolicy::Tokens(tokens), sites, limits })
 }
 
@@ -202,7 +203,7 @@ impl Checker<'_> {
             if sites.iter().any(|earlier| earlier.name == site.name) {
                 return Err(self.error(span, "there is already a site of this name"));
             }
-            // Two sites in one directory would be one store with two names.
+            // Two sites in one directory would be one store under two names.
             if sites.iter().any(|earlier| earlier.directory == site.directory) {
                 return Err(self.error(span, "another site has the same directory"));
             }
@@ -224,7 +225,7 @@ impl Checker<'_> {
         let timeout = timeout.unwrap_or(std::time::Duration::from_secs(HOOK_SECONDS));
         let command = table.post_activate.map_or_else(Vec::new, |RawCommand::Words(words)| words);
         Ok(SiteSettings {
-            // The slash at the end keeps `/docs2/` from being a path of the site `docs`.
+            // Because of the slash at the end, `/docs2/` is not a path of the site `docs`.
             base: format!("/{name}/"),
             name: Some(name),
             directory: self.base.join(table.dir.into_inner()),
@@ -285,7 +286,7 @@ impl Checker<'_> {
         })
     }
 
-    /// The tokens, which may name only these sites.
+    /// Checks the tokens, which may name only these sites.
     fn tokens(
         &self,
         tables: Vec<TokenTable>,
@@ -306,7 +307,7 @@ impl Checker<'_> {
             let mut sites = Vec::with_capacity(table.sites.len());
             for text in &table.sites {
                 let site = self.parsed(text, Site::new)?;
-                // A typing error would leave a token that is valid nowhere.
+                // A typing error would leave a token that is valid for no site.
                 if known.is_some_and(|known| !known.contains(&site)) {
                     return Err(self.error(text.span(), format!("there is no [[site]] {site}")));
                 }
@@ -323,7 +324,7 @@ impl Checker<'_> {
 
 fn moment(text: &str) -> Result<u64, &'static str> {
     let moment = text
-        // With an offset or `Z`: a time without one would depend on the machine.
+        // An offset or `Z` is required: a time without one would depend on the machine.
         .parse::<jiff::Timestamp>()
         .map_err(|_| "is no time: write it like 2027-02-21T00:00:00Z")?;
     u64::try_from(moment.as_second()).map_err(|_| "is before 1970")

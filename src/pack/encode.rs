@@ -1,7 +1,7 @@
 //! Encodes blocks and verifies each one.
 //!
-//! Every [`EncodedBlock`] has been decoded to the content that it was made from. Equal inputs give
-//! equal bytes.
+//! Every [`EncodedBlock`] has been decoded and compared with the content from which it was made.
+//! Equal inputs give equal bytes.
 
 use std::io;
 
@@ -11,7 +11,7 @@ use super::layout::{self, BlockKind, ByteCursor};
 use super::{BaseRange, Level, MAX_PACK_BYTES, PackError, Piece, frame};
 use crate::varint;
 
-/// zstd level of the ranges. They are few, so a high level costs little.
+/// zstd level of the ranges. There are few ranges, so a high level costs little.
 const RANGES_LEVEL: i32 = 9;
 
 /// A block as it is stored in a pack.
@@ -63,16 +63,16 @@ impl EncodedBlock {
     }
 }
 
-/// What a block is made of.
+/// The inputs of a block.
 #[derive(Debug, Clone, Copy)]
 pub struct BlockInput<'a> {
     /// The pieces.
     pub pieces: &'a [Piece],
-    /// Their content, concatenated.
+    /// The content of the pieces, concatenated.
     pub content: &'a [u8],
     /// The base ranges.
     pub bases: &'a [BaseRange],
-    /// Their content, concatenated.
+    /// The content of the base ranges, concatenated.
     pub prefix: &'a [u8],
     /// How the content is compressed.
     pub level: Level,
@@ -87,10 +87,10 @@ impl BlockInput<'_> {
 }
 
 /// Encodes `content`, which is the concatenation of `pieces`, into a block against `prefix`, which
-/// is the concatenation of `bases`. As [`BlockEncoder::encode`], for a single block.
+/// is the concatenation of `bases`. Like [`BlockEncoder::encode`], for a single block.
 ///
 /// # Errors
-/// As [`BlockEncoder::encode`].
+/// The errors of [`BlockEncoder::encode`].
 pub fn encode_block(
     pieces: &[Piece],
     content: &[u8],
@@ -112,8 +112,8 @@ impl BlockEncoder {
     /// Encodes a block.
     ///
     /// The block is raw, without bases, if the level is [`Level::Raw`] or if compression gains
-    /// nothing. It has been decoded and compared with the content when this returns. The same input
-    /// gives the same bytes.
+    /// nothing. When this function returns, the block has been decoded and compared with the
+    /// content. The same input gives the same bytes.
     ///
     /// # Errors
     /// Fails if the parts of the input do not match each other or exceed the limits of the format,
@@ -131,7 +131,7 @@ impl BlockEncoder {
         block
     }
 
-    /// As [`Self::encode`], with a given encoder; tests pass a faulty one.
+    /// Like [`Self::encode`], with a given encoder; tests pass a faulty one.
     fn encode_with(
         &mut self,
         encoder: impl FnOnce(&[u8], &[u8], i32) -> io::Result<Vec<u8>>,
@@ -152,7 +152,7 @@ fn make_block(
     let BlockInput { pieces, content, bases, prefix, level } = input;
     let frame = match level {
         Level::Raw => None,
-        // With bases even compressed content may mostly repeat old content.
+        // With bases, even compressed content may mostly repeat old content.
         Level::Zstd(_) if bases.is_empty() && frame::looks_compressed(content) => None,
         Level::Zstd(level) => {
             Some(encoder(content, prefix, level).map_err(|source| PackError::Encoder { source })?)
@@ -164,7 +164,7 @@ fn make_block(
         None => None,
     };
     Ok(match zstd {
-        // Compare complete blocks: a raw block also saves the list of bases.
+        // Compares complete blocks: a raw block also saves the list of bases.
         Some((head, frame)) if head.len() + frame.len() < raw_head.len() + content.len() => {
             let made = StoredFrame { bytes: &frame, is_packed: true, content_bytes: content.len() };
             assemble(&head, made, pieces, bases)
@@ -187,7 +187,7 @@ fn plain_head(kind: BlockKind, pieces: &[Piece], bases: &[BaseRange]) -> Vec<u8>
 /// The header with plain or compressed ranges, whichever is shorter.
 fn zstd_head(pieces: &[Piece], bases: &[BaseRange]) -> Result<Vec<u8>, PackError> {
     let plain = plain_head(BlockKind::Zstd, pieces, bases);
-    // Both forms are made, because only their lengths tell which one is shorter.
+    // Both forms are made, because only their lengths show which is shorter.
     let ranges = layout::dense(pieces, bases);
     let packed = frame::encode(&ranges, &[], RANGES_LEVEL)
         .map_err(|source| PackError::Encoder { source })?;
@@ -240,7 +240,7 @@ fn prove(
 ) -> Result<(), PackError> {
     debug_assert!(block.bytes.len() < MAX_PACK_BYTES / 2, "header and frame have their own limits");
     let mut cursor = ByteCursor { rest: &block.bytes };
-    // The bases are left out if the block became a raw one.
+    // The bases are left out if the block became raw.
     let prefix = if block.base_count == 0 { &[] } else { input.prefix };
     let read = Block::take(&mut cursor).and_then(|read| {
         let same = cursor.rest.is_empty()

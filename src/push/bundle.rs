@@ -21,7 +21,7 @@ use crate::push::options::{LevelChoice, Options};
 use crate::push::publication::Publication;
 use crate::push::{PushError, fleet};
 
-/// The manifest change and packs for all mirrors with the same base.
+/// A manifest change and packs for all mirrors with the same base.
 pub(super) struct Bundle {
     base: Option<Arc<ManifestFile>>,
     pub(super) change: ManifestDelta,
@@ -41,7 +41,7 @@ pub(super) fn base_of(publication: &Publication, member: &PolledMirror) -> Optio
     likely.or_else(|| Some(member.current_release()?.manifest))
 }
 
-/// What a bundle may build on.
+/// The base of a bundle.
 #[derive(Default)]
 pub(super) struct BundleBase {
     /// The base manifest; `None` to send everything.
@@ -102,7 +102,7 @@ pub(super) fn find_base(
     }
 }
 
-/// The bundles for mirrors with one base: one for each set of objects that they hold besides it.
+/// The bundles for mirrors with one base: one for each set of other objects that they already have.
 fn on_base(
     context: PushContext<'_>,
     base: &BundleBase,
@@ -178,8 +178,8 @@ impl Bundle {
         let mut key = blake3::Hasher::new();
         key.update(b"headwater bundle 1\n");
         key.update(&base.id().map_or([0; 32], |id| *id.as_bytes()));
-        // Receivers store what they got under the ordinals of this list, so the list is part of the
-        // key.
+        // Receivers store the content they received under the ordinals of this list, so the list is
+        // part of the key.
         for wanted in &change.wanted {
             key.update(wanted.object.as_bytes());
         }

@@ -2,8 +2,8 @@
 //!
 //! It uses one thread for each mirror and one pack builder for each distinct base manifest. No
 //! mirror switches before the requirement is met. Then the lead, which is the first staged mirror
-//! in the order of store ids, switches alone: of two racing pushes, the one that loses there has
-//! switched no mirror.
+//! in the order of store ids, switches alone. If two pushes race, the loser loses at the lead, so
+//! it has not switched any mirror.
 
 use std::thread::Scope;
 use std::time::{Duration, Instant};
@@ -34,7 +34,8 @@ use crate::threads;
 pub(super) enum RolloutEnd {
     /// The push has ended.
     Report(Report),
-    /// Another push was quicker, but this one is newer: start again on top of it.
+    /// Another push got there first, but this one is newer: start again on top of the other
+    /// release.
     Retry(Report),
     /// Mirrors must revert.
     Revert(Revert),
@@ -51,8 +52,8 @@ impl RolloutEnd {
     }
 }
 
-/// Brings every mirror to the publication. Before any of them switches, `unchanged` checks whether
-/// the source is still as it was loaded.
+/// Brings every mirror to the publication. Before any of them switches, `unchanged` checks that the
+/// source has not changed since it was loaded.
 pub(super) fn run(
     publication: &Publication,
     unchanged: impl FnOnce() -> Result<(), ScanError>,
@@ -171,7 +172,7 @@ impl<'a> Transfer<'a> {
     }
 }
 
-/// Decides when to switch, and switches.
+/// Decides when to switch, and switches the mirrors.
 struct Coordinator<'r, 'a> {
     rollout: &'r mut Rollout<'a>,
     expected: &'r ExpectedProbes,
@@ -202,7 +203,7 @@ impl<'a> Coordinator<'_, 'a> {
         // After staging, which takes longest, and before the first switch: a tree that changed is
         // not published.
         if let Err(error) = unchanged() {
-            // The tree that the release was made of no longer exists.
+            // The tree from which the release was made no longer exists.
             self.rollout.give_up(&Outcome::Skipped);
             return Err(error.into());
         }
@@ -219,19 +220,19 @@ impl<'a> Coordinator<'_, 'a> {
         Ok((switched, None))
     }
 
-    /// The first mirror that refused the publication because another push was quicker, and who won
-    /// there. A mirror that had not responded when the release was decided does not count.
+    /// The first mirror that refused the publication because another push got there first, and who
+    /// won there. A mirror that had not responded when the release was decided does not count.
     fn lost_race(&self) -> Option<(MirrorPush<'a>, RaceWinner)> {
         self.rollout.mirrors.iter().filter(|run| !run.push.is_late()).find_map(|run| {
             let Some(Outcome::Failed { failure, .. }) = run.outcome else { return None };
-            // A mirror that failed before it was sent anything did not lose a race.
+            // A mirror that failed before anything was sent to it did not lose a race.
             let is_lost = run.push.polled().state().is_some() && run.push.is_lost(failure);
             let race = is_lost.then(|| run.push.ask_who_won())?;
             (!matches!(race, RaceWinner::NoRelease)).then_some((run.push, race))
         })
     }
 
-    /// The number of ready mirrors and the number of all mirrors, of those that count.
+    /// Of the mirrors that count: the number that are ready, and the total number.
     fn ready(&self) -> (usize, usize) {
         let is_ready = |run: &&MirrorRun<'_>| run.outcome.as_ref().is_some_and(is_ready);
         (self.rollout.counted().filter(is_ready).count(), self.rollout.counted().count())
@@ -249,8 +250,8 @@ impl<'a> Coordinator<'_, 'a> {
         self.rollout.counted().any(|run| run.outcome.is_none() && is_awaited(run))
     }
 
-    /// Receives the results of staging until all mirrors are done, or until enough are and the
-    /// straggler timeout is over.
+    /// Receives the results of staging until all mirrors are done, or until enough are done and the
+    /// straggler timeout has passed.
     fn wait(&mut self) {
         let patience = self.rollout.context.options.patience;
         let mut met_at: Option<Instant> = None;
@@ -296,7 +297,7 @@ impl<'a> Coordinator<'_, 'a> {
     }
 }
 
-/// Whether the mirror does not delay the switch of the others.
+/// Whether the others can switch without waiting for this mirror.
 const fn is_ready(outcome: &Outcome) -> bool {
     outcome.is_current()
         || matches!(outcome, Outcome::Staged | Outcome::Newer { .. } | Outcome::Apart)

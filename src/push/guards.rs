@@ -1,4 +1,4 @@
-//! Guard rails: refuse releases that are more likely a broken build than intended.
+//! Guard rails: refuse releases that are probably a broken build.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -12,9 +12,9 @@ use crate::tree_path::TreePath;
 /// Maximum number of paths that one release may remove. Written as a number or as a percentage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MaxRemoved {
-    /// This many paths.
+    /// This number of paths.
     Count(u64),
-    /// This part of all paths, in percent, 0 to 100. Removing at most 100 paths is always allowed.
+    /// This percentage of all paths, 0 to 100. Removing at most 100 paths is always allowed.
     Percent(u8),
 }
 
@@ -24,7 +24,7 @@ impl Default for MaxRemoved {
     }
 }
 
-/// A text that is neither a percentage nor a number.
+/// The string is neither a percentage nor a number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("must be a percentage from \"0%\" to \"100%\", or a number of paths")]
 pub struct ParseMaxRemovedError;
@@ -43,7 +43,7 @@ impl FromStr for MaxRemoved {
     }
 }
 
-/// This many removed paths are always allowed if the limit is a percentage.
+/// Removing this many paths is always allowed if the limit is a percentage.
 const SMALL: u64 = 100;
 
 /// The settings of the guard rails.
@@ -72,8 +72,7 @@ pub struct HistoryOfMirror {
     pub history: HistoryId,
     /// The sequence of its current release.
     pub sequence: u64,
-    /// When the oldest release of that history that the mirror keeps was created, in seconds since
-    /// 1970.
+    /// When the oldest release of that history on the mirror was created, in seconds since 1970.
     pub since: u64,
 }
 
@@ -89,7 +88,7 @@ impl fmt::Display for HistoryOfMirror {
     }
 }
 
-/// What a guard rail refused.
+/// The reason why a guard rail refused a release.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum GuardFault {
     /// The mirrors have releases of different histories.
@@ -106,7 +105,7 @@ pub enum GuardFault {
     Shrinks {
         /// The number of paths.
         removed: u64,
-        /// The number of live paths before.
+        /// The number of live paths before the release.
         total: u64,
     },
     /// Paths that must exist are missing.
@@ -145,7 +144,7 @@ impl Guards {
     /// Checks the live paths of a new tree.
     ///
     /// # Errors
-    /// The first guard rail that refuses.
+    /// The fault of the first guard rail that refuses the release.
     pub fn check_tree<'p>(
         &self,
         live: impl Iterator<Item = &'p TreePath> + Clone,

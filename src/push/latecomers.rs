@@ -1,7 +1,8 @@
-//! Mirrors that respond after the release was decided: each is brought to the release on its own.
+//! Mirrors that respond after the release was decided. Each is brought to the release on its own.
 //!
-//! A late response does not affect the other mirrors. What would have stopped the push, had it come
-//! in time, fails only that mirror, and a newer release there is left alone.
+//! A late response does not affect the other mirrors. If the response would have stopped the push
+//! had it come in time, only that mirror fails. If the mirror serves a newer release, it is left
+//! alone.
 
 use std::thread::Scope;
 
@@ -19,8 +20,8 @@ use crate::push::{PushError, claims, fleet};
 use crate::release::Release;
 use crate::threads;
 
-/// Starts to stage the publication on the late members when they respond. They fail if no thread
-/// can be created.
+/// Starts to stage the publication on the late members when they respond. The members fail if no
+/// thread can be created.
 pub(super) fn start<'s>(
     scope: &'s Scope<'s, '_>,
     context: PushContext<'s>,
@@ -79,7 +80,7 @@ impl MirrorPush<'_> {
         }
     }
 
-    /// The outcome of a mirror that is the same as another one under a second name.
+    /// The outcome of a mirror that is listed a second time under a different name.
     fn same_store(self) -> Option<Outcome> {
         let members = &self.context.publication.members;
         let first = fleet::other_with_store(members, self.index)?;
@@ -88,7 +89,7 @@ impl MirrorPush<'_> {
         Some(Outcome::Failed { failure: ErrorKind::UnsuitableLocation, error: error.to_string() })
     }
 
-    /// The outcome of a mirror whose `current` release would have stopped the push: the mirror with
+    /// The outcome of a mirror whose `current` release would have stopped the push. The mirror with
     /// the newest release decides which run numbers are too low and which content is rejected.
     fn refusal(self, current: &Release) -> Option<Outcome> {
         let PushContext { publication, options, .. } = self.context;

@@ -1,5 +1,5 @@
 //! A push: makes a release from a source, brings it to every mirror and switches the mirrors to it.
-//! The report names the mirrors where that failed.
+//! The report names the mirrors that failed.
 //!
 //! ```text
 //! state of every mirror (overlaps) scan -> manifest
@@ -101,7 +101,7 @@ pub enum PushError {
         /// The highest run number published.
         seen: u64,
     },
-    /// The mirror that is the source failed.
+    /// The source mirror failed.
     #[error("the source {mirror}")]
     Source {
         /// Its name.
@@ -117,7 +117,7 @@ pub enum PushError {
         /// What happened.
         source: MirrorError,
     },
-    /// The mirror that is the source has no release.
+    /// The source mirror has no release.
     #[error("the source {mirror} has no release")]
     EmptySource {
         /// Its name.
@@ -142,7 +142,7 @@ pub enum PushError {
     /// No mirror has the release staged, or the mirrors have more than one staged release.
     #[error("{what}")]
     NotStaged {
-        /// The message, which states which of the two it is.
+        /// The message, which says which of the two cases it is.
         what: String,
         /// The staged releases.
         staged: Vec<ReleaseName>,
@@ -164,7 +164,7 @@ pub enum PushError {
     /// Mirrors hold different sites, and no site was named.
     #[error("the mirrors hold different sites: {}", site::by_site(mirrors))]
     SitesDiffer {
-        /// The mirrors that name a site; the source, if it is a mirror, is the first.
+        /// The mirrors that report a site. If the source is a mirror, it is the first.
         mirrors: Vec<SiteOfMirror>,
     },
     /// Two names refer to the same mirror.
@@ -206,20 +206,21 @@ pub enum PushError {
     Cancelled,
 }
 
-/// Maximum number of rounds: a push starts again if another push was quicker.
+/// Maximum number of rounds: a push starts again if another push got there first.
 const MAX_ROUNDS: u32 = 5;
 
 /// Pushes `source` to all mirrors of `fleet`.
 ///
 /// # Errors
-/// If the push fails as a whole. Nothing was activated then, except with [`PushError::Cancelled`].
+/// If the push fails as a whole. In that case nothing was activated, except with
+/// [`PushError::Cancelled`].
 pub fn push(
     source: &Source,
     fleet: &Fleet,
     options: &Options,
     monitor: &dyn Monitor,
 ) -> Result<Report, PushError> {
-    // A failure after a request to stop is a consequence of that request.
+    // Once the user has asked to stop, any failure is a consequence of that request.
     with_cache_or_without(options, |options| push_in_rounds(source, fleet, options, monitor))
         .map_err(|error| if monitor.is_cancelled() { PushError::Cancelled } else { error })
 }
@@ -248,8 +249,8 @@ fn push_in_rounds(
                         monitor,
                     )?;
                     publication.remember(end.report(), options, monitor);
-                    // On top of another push, "the previous release" would be the one that this
-                    // rollback leaves, so the target is fixed now.
+                    // If another push gets there first, "the previous release" would become the one
+                    // that this rollback leaves. So the target is fixed now.
                     if let Source::Rollback { to: to @ None, .. } = &mut source {
                         *to = publication.release.rolled_back_to;
                     }

@@ -1,9 +1,9 @@
 //! Builds the next manifest from the tree, the last manifest and the time.
 //!
-//! Pure: two sorted streams in, one out. It implements two rules. The time of an entry changes
-//! whenever the content that a visitor gets at its path changes, even through a link that was
-//! moved, because web servers compute their validators from it. And a path that is removed is
-//! retired for a while, so that a cached page still finds its assets.
+//! Pure: takes two sorted streams and returns one. It implements two rules. First, the time of an
+//! entry changes whenever the content that a visitor gets at its path changes, even if it changes
+//! through a link that was moved, because web servers compute their validators from the time.
+//! Second, a removed path is retired for a while, so that a cached page still finds its assets.
 
 use std::collections::{HashMap, HashSet};
 use std::io::Write;
@@ -18,7 +18,8 @@ use crate::push::outcome::ChangeCounts;
 use crate::push::retention::Retention;
 use crate::tree_path::TreePath;
 
-/// Maximum number of links on the way to a file, as in the kernel. More is treated as a loop.
+/// Maximum number of links on the way to a file, as in the kernel. A longer chain is treated as a
+/// loop.
 const MAX_LINKS: usize = 40;
 
 /// The settings for the next manifest.
@@ -35,7 +36,7 @@ pub(super) struct ManifestOptions<'a> {
 pub(super) struct ManifestPlan {
     /// Retired entries of the next manifest, in path order.
     retired: Vec<Retired>,
-    /// Directories and files that are visible through a link that is new or moved.
+    /// Directories and files that can be reached through a new or moved link.
     touched: HashSet<String>,
     /// Live paths of the last manifest.
     pub(super) total: u64,
@@ -48,7 +49,7 @@ pub(super) struct ManifestPlan {
 #[derive(Debug)]
 struct Retired {
     entry: Entry,
-    /// Whether the last manifest had the entry as live.
+    /// Whether the entry was still live in the last manifest.
     is_fresh: bool,
 }
 
@@ -76,7 +77,7 @@ impl Moves {
         }
     }
 
-    /// The paths whose content now has another path.
+    /// The paths whose content moved to a different path.
     fn renamed(self) -> HashSet<TreePath> {
         join_renames(self.added, self.removed).into_iter().map(|((), from)| from).collect()
     }
@@ -106,12 +107,12 @@ fn link_destination(entry: &Entry) -> Option<String> {
     }
 }
 
-/// The retired form of an entry that the tree does not have; `None` after its retention.
+/// The retired form of an entry that the tree does not have; `None` if its retention has ended.
 fn retire(old: Entry, rules: &ManifestOptions<'_>) -> Option<Retired> {
     if rules.retention.is_expunged(&old.path) {
         return None;
     }
-    // The end is fixed when the entry retires; later pushes do not extend it.
+    // The end is set when the entry retires; later pushes do not extend it.
     let until = old
         .until
         .unwrap_or_else(|| rules.created.saturating_add(rules.retention.keep(&old.path).as_secs()));
@@ -120,8 +121,8 @@ fn retire(old: Entry, rules: &ManifestOptions<'_>) -> Option<Retired> {
         .then_some(Retired { entry: Entry { until: Some(until), ..old }, is_fresh })
 }
 
-/// Drops retired entries that conflict with a live one: a file where a directory is or the reverse,
-/// or names that some file systems cannot distinguish.
+/// Drops retired entries that conflict with a live entry: a file at the path of a directory or the
+/// reverse, or names that some file systems cannot distinguish.
 fn drop_conflicts(retired: &mut Vec<Retired>, live: &SourceEntries) {
     if retired.is_empty() {
         return;
@@ -171,7 +172,7 @@ fn resolve(destination: &str, live: &SourceEntries) -> Option<String> {
     Some(place)
 }
 
-/// The paths that moved links lead to, including those behind further links inside of these.
+/// The paths that moved links lead to, including paths behind further links inside them.
 fn propagate_link_changes(moved: Vec<String>, live: &SourceEntries) -> HashSet<String> {
     let mut touched = HashSet::new();
     let mut pending = moved;
@@ -242,8 +243,8 @@ impl ManifestPlan {
         }
     }
 
-    /// Turns pairs of added and removed paths into renames, for the paths in `renamed`, and
-    /// separates retired paths from removed ones.
+    /// Turns pairs of added and removed paths in `renamed` into renames, and separates retired
+    /// paths from removed ones.
     fn join(&mut self, renamed: &HashSet<TreePath>) {
         let fresh =
             || self.retired.iter().filter(|retired| retired.is_fresh).map(|retired| &retired.entry);

@@ -41,8 +41,8 @@ pub(super) enum Prepared {
     Publication(Box<Publication>),
 }
 
-/// Polls the mirrors, loads the source, and decides. `on_new` is called with what was loaded as
-/// soon as it is clear that a new release is made of it.
+/// Polls the mirrors, loads the source, and decides. Calls `on_new` with the loaded source as soon
+/// as it is clear that a new release will be made from it.
 ///
 /// Mirrors that have not responded in time follow later, if enough others have responded.
 pub(super) fn prepare(
@@ -71,8 +71,8 @@ pub(super) fn prepare_plan(
     )
 }
 
-/// Whether caching old content is useful: it is for distant mirrors, unless a local mirror keeps
-/// the content anyway.
+/// Whether caching old content is useful. The cache helps with distant mirrors, unless a local
+/// mirror keeps the content anyway.
 fn has_use_for_cache(members: &[PolledMirror]) -> bool {
     let has = |link| {
         members.iter().any(|member| member.mirror.link() == link && member.state().is_some())
@@ -80,7 +80,7 @@ fn has_use_for_cache(members: &[PolledMirror]) -> bool {
     has(Link::Network) && !has(Link::Local)
 }
 
-/// The options for scanning the trees at `roots`. Without a cache that outlives the push, no stat
+/// The options for scanning the trees at `roots`. If the cache does not outlive the push, no stat
 /// cache is written.
 fn scan_options(
     roots: &[Root],
@@ -108,7 +108,7 @@ fn load(
         (_, Some(tree)) => Ok(ResolvedSource::of(SourceEntries::Tree(tree))),
         (Source::Store(mirror), None) => resolve_source::load_store(mirror),
         (Source::Promote(mirror), None) => resolve_source::load_promoted(mirror),
-        // With too few mirrors the push ends before it searches them for anything.
+        // With too few mirrors, the push ends before it searches them.
         _ if !fleet::is_met(members, options.require) => Ok(ResolvedSource::nothing()),
         (Source::Rollback { to, by }, None) => {
             let claims = Claims::new(members, options);
@@ -119,7 +119,7 @@ fn load(
     }
 }
 
-/// A release that was created or found.
+/// A release that was created, or an existing one that was found.
 struct NextRelease {
     release: Release,
     manifest: Option<Arc<ManifestFile>>,
@@ -129,7 +129,8 @@ struct NextRelease {
 
 /// Whether the newest release can stay the newest.
 enum KeptManifest {
-    /// The release can stay. No manifest if all mirrors have the release and none of them is local.
+    /// The release can stay. Contains no manifest if all mirrors have the release and none of them
+    /// is local.
     Usable(Option<Arc<ManifestFile>>),
     /// The manifest is damaged on every mirror, or contains paths that must not be shown.
     Unusable,
@@ -146,8 +147,8 @@ struct Preparation {
 }
 
 impl Preparation {
-    /// Polls all mirrors and loads the source, in parallel if possible. After `answer_patience`,
-    /// waits for the remaining mirrors only until `is_enough` holds.
+    /// Polls all mirrors and loads the source, in parallel if possible. Once `answer_patience` has
+    /// passed, waits for the remaining mirrors only until `is_enough` returns true.
     fn begin(
         source: &Source,
         fleet: &Fleet,
@@ -155,7 +156,7 @@ impl Preparation {
         is_enough: impl Fn(&[PolledMirror]) -> bool + Sync,
         monitor: &dyn Monitor,
     ) -> Result<Self, PushError> {
-        // Checked first, so that no scratch directory is created inside of a tree.
+        // Checked first, so that no scratch directory is created inside a tree.
         if let Source::Trees { roots, .. } = source {
             let local = fleet.mirrors().iter().filter_map(|mirror| mirror.local_path());
             fleet::check_nesting(roots, local.chain(options.scratch.directory.clone().ok()))?;
@@ -210,8 +211,8 @@ impl Preparation {
             .map(|publication| Prepared::Publication(Box::new(publication)))
     }
 
-    /// The report of a push that cannot meet its requirement, or that has no release for all
-    /// mirrors. Nothing has been sent then.
+    /// The report of a push that cannot meet its requirement, or that finds no release for all
+    /// mirrors. In that case nothing has been sent.
     fn unreachable(&self, options: &Options) -> Option<Report> {
         let (reachable, total) = fleet::reachable(&self.members);
         let unmet = (!options.require.is_met(reachable, total))
@@ -347,7 +348,8 @@ impl Preparation {
         likely_base: Option<ManifestId>,
     ) -> Publication {
         let is_repeatable = !self.resolved.is_staged;
-        // Prefer the source mirror: it is less likely to be damaged than the mirrors to update.
+        // Prefer the source mirror: it is less likely to be damaged than the mirrors that the push
+        // updates.
         let from = self.resolved.from.iter().chain(&self.members);
         let likely = likely_manifests(&next, likely_base);
         let sources = Sources::new(from, &likely);
@@ -370,8 +372,8 @@ impl Preparation {
         {
             speeds.record_rtt(member.mirror.location(), round_trip);
         }
-        // Stored before any pack is made, so that the packs of an interrupted push are made again
-        // at the same level.
+        // Stored before any pack is made, so that a later push makes the packs of an interrupted
+        // push at the same level.
         if let Some(bytes) = speeds.to_bytes() {
             // If this fails, the next push uses the default level.
             self.scratch.keep_links(&bytes).ok();
@@ -417,7 +419,8 @@ impl Preparation {
         Ok(if is_shown { KeptManifest::Unusable } else { KeptManifest::Usable(Some(manifest)) })
     }
 
-    /// Copies the manifest of a release to a scratch file, from a mirror that has it undamaged.
+    /// Copies the manifest of a release to a scratch file, from a mirror that has an undamaged
+    /// copy.
     fn copy_manifest(&self, release: &Release) -> Result<Option<Arc<ManifestFile>>, PushError> {
         let members = self.members.iter().chain(&self.resolved.from);
         Ok(fleet::copy_manifest(members, &release.manifest, &self.scratch)?)
@@ -456,7 +459,7 @@ impl Preparation {
         let mut release = self.describe(&totals, newest, orders, options)?;
         release.created = created;
         self.note_rejections(&mut release, newest, options);
-        // Detects a clock that is wrong by centuries, before the mirrors get a record that they
+        // Detects a clock that is wrong by centuries before the mirrors get a record that they
         // cannot read.
         Release::parse(&release.to_bytes()).map_err(PushError::NewRelease)?;
         Ok(NextRelease {
@@ -503,15 +506,15 @@ impl Preparation {
         release.partial.clone_from(&options.partial);
         release.orders = orders;
         if let Some(order) = &options.order {
-            // A push with `allow_older` sets the stream to its own number. This is how a wrong
-            // number is removed.
+            // A push with `allow_older` sets the stream to its own number. This is how a user
+            // removes a wrong number.
             release.orders.insert(order.stream().to_owned(), order.number());
         }
         Ok(release)
     }
 
-    /// Sets which content `release` rejects: what the newest release rejects and a mirror still
-    /// keeps, and the content that `release` rolls back.
+    /// Sets which content `release` rejects: the content that the newest release rejects and a
+    /// mirror still keeps, and the content that `release` rolls back.
     fn note_rejections(&self, release: &mut Release, newest: Option<&Release>, options: &Options) {
         let Some(newest) = newest else { return };
         let kept: Vec<_> = self.releases().map(|kept| kept.content).collect();
@@ -525,8 +528,9 @@ impl Preparation {
                 release.rejected.push(RejectedContent {
                     content: newest.content,
                     sequence: newest.sequence,
-                    // Not the clock: releases that follow one another within a second are ahead
-                    // of it, and nothing is rolled back before it was published.
+                    // Not the clock: if several releases follow one another within a second, their
+                    // times are ahead of the clock, and a rollback must not be earlier than the
+                    // release that it rolls back.
                     at: release.created,
                     by: name.clone(),
                     why: options.note.clone(),
@@ -539,8 +543,9 @@ impl Preparation {
         release.rejected.sort_unstable();
     }
 
-    /// The history of the next release, and the histories that it took over: those of the release
-    /// it is based on. If the record of that release is lost, another release of the site is used.
+    /// The history of the next release, and the histories that it took over. Both come from the
+    /// release that it is based on. If the record of that release is lost, another release of the
+    /// site is used.
     fn history(
         &self,
         newest: Option<&Release>,
@@ -558,7 +563,7 @@ impl Preparation {
     }
 }
 
-/// The manifests that a release is made of. A mirror that keeps one of them has most of the
+/// The manifests from which a release is made. A mirror that keeps one of them has most of the
 /// content.
 fn likely_manifests(next: &NextRelease, likely_base: Option<ManifestId>) -> Vec<ManifestId> {
     let previous = next.previous.as_ref().map(|previous| previous.id);

@@ -1,4 +1,5 @@
-//! Reverting: mirrors that switched get their previous content, as a new release above the bad one.
+//! Reverting: mirrors that switched get their previous content back, as a new release above the bad
+//! one.
 
 use crate::monitor::Monitor;
 use crate::push::fleet::Fleet;
@@ -11,11 +12,11 @@ use crate::text::error_chain;
 
 /// A push that stopped after mirrors had switched, and what they must revert to.
 pub(super) struct Revert {
-    /// The report so far.
+    /// The report of the push so far.
     pub(super) report: Report,
     /// The mirrors, by index.
     pub(super) back: Vec<usize>,
-    /// The sequence of the release with the previous content; `None` if there was none.
+    /// The sequence of the release with the previous content; `None` if there was no such release.
     pub(super) to: Option<u64>,
 }
 
@@ -61,7 +62,7 @@ impl Revert {
     }
 }
 
-/// Why the release is only for the mirrors that revert, as the release records it.
+/// Why the release is only for the mirrors that revert, as text for its record.
 fn why(report: &Report, reason: &str) -> String {
     let mut why =
         format!("a push went back from release {}: {reason}", report.sequence.unwrap_or_default());
@@ -72,7 +73,7 @@ fn why(report: &Report, reason: &str) -> String {
     why
 }
 
-/// The options of a push that nothing may stop: no guard rail, run number, requirement or wave.
+/// The options for a push that no check may stop: no guard rail, run number, requirement or wave.
 fn without_checks(options: &Options) -> Options {
     Options {
         order: None,

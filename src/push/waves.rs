@@ -1,7 +1,7 @@
 //! Switches wave by wave: which mirrors switch first, how long they soak, and which probes must
-//! succeed before the next wave follows.
+//! succeed before the next wave starts.
 //!
-//! The waves are those of the policy; [`Rollout::activate`] switches the mirrors of one.
+//! The waves are those of the policy. [`Rollout::activate`] switches the mirrors of one wave.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -19,7 +19,7 @@ use crate::push::rollout::Rollout;
 use crate::threads;
 use crate::web::Web;
 
-/// Maximum time of one probe.
+/// Maximum duration of one probe.
 const PROBE: Duration = Duration::from_secs(10);
 
 /// The content and size that probes expect, by path.
@@ -28,7 +28,7 @@ pub(super) type ExpectedProbes = BTreeMap<String, (ObjectId, u64)>;
 /// The result of switching.
 #[derive(Debug, Default)]
 pub(super) struct WavesResult {
-    /// Another push was quicker, but this one is newer.
+    /// Another push got there first, but this one is newer.
     pub(super) is_again: bool,
     /// Why not all ready mirrors switched.
     pub(super) stopped: Option<String>,
@@ -181,7 +181,8 @@ fn soak(wave: u64, time: Duration, monitor: &PushMonitor<'_>) -> Result<(), BadP
     if has_soaked { Ok(()) } else { Err(BadProbe::Cancelled) }
 }
 
-/// Compares what a probe fetches with the release, unless the push is stopped meanwhile.
+/// Fetches the URL of a probe and compares the content with the release. Stops if the push is
+/// cancelled.
 fn look(
     web: &Web,
     probe: &Probe,

@@ -1,4 +1,4 @@
-//! Activation: makes a staged release current, and does the work that follows.
+//! Activation: makes a staged release current, and does the work that follows the switch.
 
 use std::time::Duration;
 
@@ -46,8 +46,9 @@ impl Store {
         Ok(())
     }
 
-    /// Records that work is to follow the switch to `release`, so that it is not lost if the
-    /// process is killed in between. Not durable: after a power cut the work is not needed.
+    /// Records that work must follow the switch to `release`, so that the work is not lost if the
+    /// process is killed in between. The record is not durable: after a power cut the work is not
+    /// needed.
     ///
     /// # Errors
     /// [`StoreError::OtherOwner`]; [`StoreError::Locked`]; errors of the disk.
@@ -62,7 +63,7 @@ impl Store {
     }
 
     /// The current release, if the work recorded by [`Store::note_switch`] has not been done for
-    /// it. Only the owner of the store may do it.
+    /// it. Only the owner of the store may do that work.
     ///
     /// # Errors
     /// [`StoreError::OtherOwner`]; errors of the disk.
@@ -78,7 +79,7 @@ impl Store {
         Ok(self.current()?.filter(|current| noted == Some(*current)))
     }
 
-    /// Removes the record of [`Store::note_switch`]: the work has begun.
+    /// Removes the record of [`Store::note_switch`], because the work has begun.
     ///
     /// # Errors
     /// [`StoreError::OtherOwner`]; errors of the disk.
@@ -88,7 +89,7 @@ impl Store {
         Ok(())
     }
 
-    /// Drops a staged release that is not to become current.
+    /// Drops a staged release that should not become current.
     ///
     /// # Errors
     /// [`StoreError::Conflict`] for the current release; errors of the disk.
@@ -108,13 +109,13 @@ impl Store {
         }
         store.mark_deleted(release)?;
         store.show_staged();
-        // Only cleans up; if it fails, the next push tries again.
+        // This only cleans up; if it fails, the next push tries again.
         store.drop_gone_releases(&mut Pruned::default()).ok();
         Ok(())
     }
 
-    /// Cleans up after an activation was acknowledged: drops what no kept release needs, and
-    /// expires retired entries that are due. [`Store::prepare_spare_slot`] does the rest.
+    /// Cleans up after an activation was acknowledged: drops content that no kept release needs,
+    /// and expires retired entries that are due. [`Store::prepare_spare_slot`] does the rest.
     ///
     /// # Errors
     /// Errors of the disk. Nothing that is needed is removed.
@@ -125,20 +126,21 @@ impl Store {
         let mut pruned = store.drop_old_releases(keep)?;
         store.drop_old_quarantines(fsx::unix_seconds(), &mut pruned)?;
         store.note_pruned(&pruned);
-        // The reserve is only needed on a full disk, so an error is ignored until the next time.
+        // The reserve is only needed on a full disk, so an error is ignored; the next clean-up
+        // tries again.
         store.keep_reserve().ok();
         pruned.expired = expired?;
         Ok(pruned)
     }
 
-    /// Fills the second slot if it is missing, so that the cost of the next push grows with the
-    /// change only. Until then a push costs as much as the first.
+    /// Fills the second slot if it is missing, so that the cost of the next push depends only on
+    /// the size of the change. Without that, a push costs as much as the first one.
     ///
     /// # Errors
     /// Errors of the disk. The served slot is not touched.
     pub fn prepare_spare_slot(&self, wait: Duration) -> Result<(), StoreError> {
-        // Check without the lock first, to avoid waiting for nothing. `fill_spare_slot` checks
-        // again under the lock.
+        // Check without the lock first, to avoid waiting in vain. `fill_spare_slot` checks again
+        // under the lock.
         if self.missing_slot()?.is_none() {
             return Ok(());
         }
@@ -148,12 +150,12 @@ impl Store {
 }
 
 impl LockedStore<'_> {
-    /// Replaces `current` atomically and makes that durable (step 5).
+    /// Replaces `current` atomically and makes the replacement durable (step 5).
     pub(super) fn point_current_at(&self, release: ReleaseName) -> Result<(), StoreError> {
         const NEW: &str = "current.new";
         let layout = &self.layout;
         layout.tmp.unlink_if_any(NEW)?;
-        // A rename over the old link is atomic; unlinking first would leave moments without
+        // A rename over the old link is atomic; unlinking first would leave a moment without
         // `current`.
         layout.tmp.symlink(&current_target(release), NEW)?;
         layout.tmp.rename(NEW, &layout.root, CURRENT)?;

@@ -31,13 +31,13 @@ pub enum StoreError {
         /// The missing parent directory.
         path: PathBuf,
     },
-    /// The directory holds files that do not belong to a store.
+    /// The directory contains files that do not belong to a store.
     #[error("{} is not empty and is not a mirror", path.display())]
     NotEmpty {
         /// The path of the mirror.
         path: PathBuf,
     },
-    /// The directory is not a store, and one was expected.
+    /// The directory is not a store although one was expected.
     #[error("{} is not a mirror: it has no .headwater/format", path.display())]
     NotAStore {
         /// The path of the mirror.
@@ -49,8 +49,8 @@ pub enum StoreError {
         /// The directory.
         path: PathBuf,
     },
-    /// The directory is owned by another user. Files written by several users could not all be
-    /// changed by one of them.
+    /// The directory is owned by a different user. If several users wrote files to it, none of them
+    /// could change all of the files.
     #[error(
         "{} belongs to {}, but headwater runs as {}", path.display(),
         users::describe_user(*owner), users::describe_user(*caller)
@@ -60,7 +60,7 @@ pub enum StoreError {
         path: PathBuf,
         /// The id of the user who owns it.
         owner: u32,
-        /// The id of the user that this process runs as.
+        /// The id of the user as whom this process runs.
         caller: u32,
     },
     /// The file system does not guarantee locks, atomic renames and durable syncs.
@@ -80,7 +80,7 @@ pub enum StoreError {
         /// The mirror that contains it.
         outer: PathBuf,
     },
-    /// The file system lacks hard links or symbolic links, which slots are made of.
+    /// The file system lacks hard links or symbolic links, which slots need.
     #[error("the file system of {} has no {what}", path.display())]
     NoLinks {
         /// The path of the mirror.
@@ -104,7 +104,7 @@ pub enum StoreError {
         /// What is wrong with it.
         what: String,
     },
-    /// The store holds another site.
+    /// The store holds a different site.
     #[error(
         "{} holds site {found:?}, not {wanted:?}",
         path.display(), found = found.as_str(), wanted = wanted.as_str()
@@ -117,18 +117,18 @@ pub enum StoreError {
         /// The requested site.
         wanted: Site,
     },
-    /// Another process held the lock for the whole time to wait.
+    /// Another process held the lock for the whole waiting time.
     #[error("{} is locked by another headwater process", path.display())]
     Locked {
         /// The lock file.
         path: PathBuf,
     },
-    /// `current` is not a link that headwater makes.
+    /// `current` is not a link that headwater made.
     #[error("{} {what}", path.display())]
     BadCurrent {
         /// The path of `current`.
         path: PathBuf,
-        /// What it is instead.
+        /// What `current` is instead.
         what: String,
     },
     /// The file system has too few free bytes.
@@ -162,8 +162,8 @@ pub enum StoreError {
         /// What is wrong.
         source: ManifestError,
     },
-    /// Objects that new content is compressed against are damaged or missing. They no longer count
-    /// as present.
+    /// Base objects that new content is compressed against are damaged or missing. They no longer
+    /// count as present.
     #[error("{} damaged or missing here, so new content cannot be decoded", several(objects))]
     DamagedBases {
         /// The damaged or missing objects.
@@ -177,7 +177,7 @@ pub enum StoreError {
         /// What is wrong.
         source: ReleaseError,
     },
-    /// Another release became current after the caller read which one was.
+    /// Another release became current after the caller had read which one was current.
     #[error(
         "the mirror's current release is {}, not the expected {}", name(*found), name(*expected)
     )]
@@ -195,7 +195,7 @@ pub enum StoreError {
         /// The current release.
         current: ReleaseName,
     },
-    /// The offered release belongs to another history than the current one.
+    /// The offered release belongs to a different history than the current one.
     #[error("release {offered} belongs to history {}, but the mirror serves release {current} of \
              history {}", history.short(), found.short())]
     OtherHistory {
@@ -208,7 +208,7 @@ pub enum StoreError {
         /// The history of the current release.
         found: HistoryId,
     },
-    /// The release is not staged, or no longer.
+    /// The release is not staged, or is no longer staged.
     #[error("release {release} is not staged here")]
     NotStaged {
         /// The release.
@@ -246,7 +246,7 @@ pub enum StoreError {
     /// The operation was cancelled.
     #[error("stopped")]
     Cancelled,
-    /// Too little memory is free for what the manifest change announces.
+    /// Not enough memory is free for the sizes that the manifest change announces.
     #[error("not enough memory for what the manifest change announces")]
     NoMemory,
 }
@@ -275,8 +275,8 @@ pub(super) fn unless_damaged<T>(result: Result<T, StoreError>) -> Result<Option<
     }
 }
 
-/// Whether a read error means that the file is missing, of another kind, or has the wrong content.
-/// Errors such as `EMFILE`, `EACCES` or `EIO` do not: the file behind them may be intact.
+/// Whether a read error means that the file is missing, is of a different kind, or has the wrong
+/// content. Errors such as `EMFILE`, `EACCES` or `EIO` do not: the file behind them may be intact.
 pub(super) fn is_damage(error: &std::io::Error) -> bool {
     use rustix::io::Errno;
     const MISSING_OR_OTHER_KIND: [Errno; 5] =
@@ -305,7 +305,8 @@ impl StoreError {
         }
     }
 
-    /// Whether the disk failed. What was written is then in doubt, and nothing may be built on it.
+    /// Whether the disk failed. In that case it is unknown whether the data was written, and
+    /// nothing may build on it.
     #[must_use]
     pub fn is_disk_failure(&self) -> bool {
         match self {
@@ -316,7 +317,7 @@ impl StoreError {
         }
     }
 
-    /// The kind of the error, for code that reacts to it.
+    /// The kind of the error, for code that reacts to the error.
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         match self {

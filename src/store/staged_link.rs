@@ -1,6 +1,6 @@
-//! `staged` beside `current`: a link to the staged release, for a preview host.
+//! `staged`, next to `current`: a link to the staged release, for a preview host.
 //!
-//! Nothing depends on this link, so errors here never fail a push, and anything else of that name
+//! Nothing depends on this link, so errors here never fail a push, and anything else with that name
 //! is left alone.
 
 use crate::fsx::FileKind;

@@ -1,6 +1,6 @@
 //! Describes errors of a TLS handshake.
 //!
-//! `ureq` returns errors of rustls directly or wrapped in an I/O error. Uses the crate
+//! `ureq` returns errors of rustls either directly or wrapped in an I/O error. Uses the crate
 //! `tokio-rustls` for its rustls.
 
 use std::io;
@@ -11,7 +11,7 @@ use tokio_rustls::rustls::{
 
 use crate::mirror::transport_error::TransportError;
 
-/// The number of names of a certificate that an error lists.
+/// How many names of a certificate an error lists.
 const SHOWN_NAMES: usize = 3;
 const DAY_SECONDS: u64 = 24 * 60 * 60;
 
@@ -119,7 +119,7 @@ fn describe_certificate(error: &CertificateError) -> String {
     }
 }
 
-/// The description of an error without numbers and names.
+/// The description of an error that contains no numbers or names.
 const fn plain_description(error: &CertificateError) -> Option<&'static str> {
     Some(match error {
         CertificateError::UnknownIssuer => "it is not signed by an authority that is trusted here",
@@ -134,7 +134,7 @@ const fn plain_description(error: &CertificateError) -> Option<&'static str> {
         CertificateError::UnhandledCriticalExtension => {
             "it has a critical extension that is not supported here"
         }
-        // A self-signed certificate for localhost meets the one that Debian generates.
+        // For example, the self-signed certificate that Debian generates for localhost.
         CertificateError::UnsupportedSignatureAlgorithmForPublicKeyContext { .. } => {
             "it is not signed by an authority that is trusted here: the trusted certificate of \
              that name has a different kind of key"

@@ -38,7 +38,7 @@ impl Permission {
     }
 }
 
-/// A text is not the name of a permission.
+/// The string is not the name of a permission.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("write `push` or `read`")]
 pub struct ParsePermissionError;
@@ -59,7 +59,7 @@ impl FromStr for Permission {
 pub struct TokenId(Box<str>);
 
 impl TokenId {
-    /// Parses an id; `None` if `text` is not one.
+    /// Parses an id. Returns `None` if `text` is not a valid id.
     #[must_use]
     pub fn new(text: &str) -> Option<Self> {
         is_hex(text, ID_DIGITS).then(|| Self(text.into()))
@@ -102,7 +102,7 @@ impl Token {
         Ok(Self { id: TokenId(id.into()), secret: secret.into() })
     }
 
-    /// Parses a token; `None` if `text` is anything else.
+    /// Parses a token. Returns `None` if `text` is not a valid token.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let (id, secret) = text.strip_prefix("hw_")?.split_once('_')?;
@@ -122,7 +122,7 @@ impl Token {
         blake3::hash(self.secret.as_bytes())
     }
 
-    /// The whole token, secret included.
+    /// The whole token, including the secret.
     #[must_use]
     pub fn reveal(&self) -> String {
         format!("hw_{}_{}", self.id, self.secret)
@@ -138,7 +138,7 @@ pub struct TokenRecord {
     pub hash: blake3::Hash,
     /// The sites that the token is valid for.
     pub sites: Vec<Site>,
-    /// What the token permits on these sites.
+    /// What the token permits its bearer to do on these sites.
     pub allow: Permission,
     /// When the token expires, in seconds since 1970.
     pub expires: Option<u64>,
@@ -168,7 +168,8 @@ pub(crate) struct Grant {
 }
 
 impl AuthPolicy {
-    /// The sites that the bearer of `authorization` may use; `None` if it has no valid token.
+    /// The sites that the bearer of `authorization` may use; `None` if the header contains no valid
+    /// token.
     pub(crate) fn sites_of(&self, authorization: Option<&[u8]>) -> Option<&[Site]> {
         let Self::Tokens(records) = self else { return None };
         let record = bearer_record(records, authorization).ok()?;
@@ -187,7 +188,7 @@ impl AuthPolicy {
     }
 
     /// What the bearer of `authorization` may do on `site`. Sets `known` to the id of the token,
-    /// even if the token has expired or is for another site.
+    /// even if the token has expired or is for a different site.
     pub(crate) fn grant(
         &self,
         authorization: Option<&[u8]>,
@@ -199,13 +200,13 @@ impl AuthPolicy {
             Self::Tokens(records) => records,
         };
         let record = bearer_record(records, authorization)?;
-        // Only from here on: requests of a client without the secret must not be logged under the
-        // name of the token.
+        // Set only from here on: a request from a client without the secret must not be logged
+        // under the name of the token.
         *known = Some(record.id.to_string());
         if record.has_expired() {
             return Err(unauthorized("this token has expired").with_detail(Detail::Expired));
         }
-        // A token names its sites, so none is valid for a site that has no name yet.
+        // A token lists its sites, so no token is valid for a site that has no name yet.
         if site.is_none_or(|site| !record.sites.contains(site)) {
             return Err(HttpError::new(
                 StatusCode::FORBIDDEN,
@@ -227,8 +228,8 @@ fn bearer_record<'r>(
     let token = token
         .ok_or_else(|| unauthorized("what came is no token as `headwater token new` prints one"))?;
     let record = records.iter().find(|record| record.id == *token.id());
-    // An unknown id and a wrong secret take the same work and give the same message, so that a
-    // client cannot find out which ids exist. Hashes compare in constant time.
+    // An unknown id and a wrong secret take the same amount of work and return the same message, so
+    // that a client cannot find out which ids exist. Hashes compare in constant time.
     let hash = record.map_or_else(|| blake3::hash(b""), |record| record.hash);
     record.filter(|_| hash == token.hash()).ok_or_else(|| unauthorized("this token is not known"))
 }
@@ -253,8 +254,8 @@ fn bearer(header: &str) -> Option<&str> {
 }
 
 fn now() -> u64 {
-    // A clock before 1970 is wrong. Every token that expires counts as expired then, because the
-    // other mistake would let an expired token in.
+    // A clock before 1970 is wrong. In that case every token with an expiry time counts as expired,
+    // because the opposite mistake would let an expired token in.
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(u64::MAX, |passed| passed.as_secs())
 }
 

@@ -37,7 +37,8 @@ impl Tls {
     }
 }
 
-/// The error for a key that cannot be used with its certificate; `why` continues "the key FILE".
+/// The error for a key that cannot be used with its certificate. `why` continues the phrase "the
+/// key FILE".
 fn unusable(files: &TlsFiles, why: &str) -> ServeError {
     let source = format!("the key {} {why}", files.key.display()).into();
     ServeError::Certificate { path: files.cert.clone(), source }
@@ -52,11 +53,11 @@ fn config(files: &TlsFiles) -> Result<ServerConfig, ServeError> {
     let chain = CertificateDer::pem_file_iter(&files.cert).map_err(words(&files.cert))?;
     let chain: Vec<_> = chain.collect::<Result<_, _>>().map_err(words(&files.cert))?;
     let key = PrivateKeyDer::from_pem_file(&files.key).map_err(words(&files.key))?;
-    // The provider is named, because nothing installs a default one for the process.
+    // The provider is named, because nothing installs a default provider for the process.
     let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()
         .map_err(words(&files.cert))?
-        // Tokens tell who the client is.
+        // Clients identify themselves with tokens.
         .with_no_client_auth()
         .with_single_cert(chain, key)
         .map_err(|error| match error {

@@ -15,7 +15,7 @@ use crate::receiver::{Hook, Log, LogRecord};
 use crate::release::ReleaseName;
 use crate::tree_path::Site;
 
-/// Interval at which a running command is polled.
+/// How often a running command is polled.
 const PAUSE: Duration = Duration::from_millis(50);
 
 /// Runs hooks in the background.
@@ -29,8 +29,8 @@ impl HookRunner {
         Self { log, running: Mutex::default() }
     }
 
-    /// Starts `hook` for a release that became current. Calls `began` when the command runs or
-    /// failed to start, and then `ended` with the result; `ended` may block.
+    /// Starts `hook` for a release that has become current. Calls `began` when the command runs or
+    /// has failed to start, and then `ended` with the result. `ended` may block.
     pub(crate) fn start(
         &self,
         hook: &Hook,
@@ -40,7 +40,7 @@ impl HookRunner {
     ) {
         let (hook, log) = (hook.clone(), Arc::clone(&self.log));
         let mut running = self.running.lock();
-        // Results of hooks that have ended would pile up until the receiver stops.
+        // Otherwise the results of finished hooks would pile up until the receiver stops.
         while running.try_join_next().is_some() {}
         running.spawn(async move {
             let result = run(&hook, &site, release, began).await;
@@ -54,7 +54,7 @@ impl HookRunner {
 
     /// Waits for the running hooks; each has its own time limit.
     pub(crate) async fn finish(&self) {
-        // Taken out, because the lock must not be held while this waits.
+        // Taken out of the lock, which must not be held while this waits.
         let mut running = std::mem::take(&mut *self.running.lock());
         while running.join_next().await.is_some() {}
     }
@@ -78,16 +78,17 @@ async fn run(
         // With SSH, the standard output of this process is the connection to the origin.
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
-        // A group of its own, so that the time limit also ends what the command started.
+        // A process group of its own, so that the time limit also ends the processes that the
+        // command has started.
         .process_group(0)
         .spawn();
-    // Also if the command could not start. Otherwise every start of the receiver would try it
+    // Called even if the command could not start. Otherwise each start of the receiver would try it
     // again.
     began();
     let mut child = child.map_err(|error| format!("cannot run {program}: {error}"))?;
     let tail = StderrTail::listen(child.stderr.take());
     let deadline = Instant::now() + hook.timeout;
-    // The process is polled: the feature `process` of tokio is not compiled in.
+    // The process is polled: the `process` feature of tokio is not compiled in.
     loop {
         match child.try_wait() {
             Ok(Some(status)) if status.success() => return Ok(()),
@@ -111,7 +112,7 @@ async fn run(
     }
 }
 
-/// The end of what a command writes to standard error.
+/// The end of the text that a command writes to standard error.
 struct StderrTail(Arc<Mutex<Vec<u8>>>);
 
 impl StderrTail {
@@ -127,7 +128,7 @@ impl StderrTail {
         Self(tail)
     }
 
-    /// The last line that is not empty, with a colon before it, to append to an error message.
+    /// The last line that is not empty, preceded by a colon, to append to an error message.
     fn last_line(&self) -> String {
         let tail = self.0.lock();
         let line = last_line(&tail);

@@ -82,7 +82,7 @@ impl Store {
         Ok(hash_reader(content).context("read", path)?)
     }
 
-    /// Whether an object's file is present and has the right bytes.
+    /// Whether an object's file is present and its bytes are right.
     ///
     /// # Errors
     /// Fails if the file cannot be read.
@@ -90,7 +90,7 @@ impl Store {
         Ok(unless_damaged(self.hash_object(object))?.is_some_and(|(found, _)| found == *object))
     }
 
-    /// Whether each of `objects` is present with the right bytes, in the same order.
+    /// Whether each of `objects` is present and its bytes are right, in the same order.
     ///
     /// # Errors
     /// [`StoreError::Cancelled`], or an error of reading the disk.
@@ -106,7 +106,7 @@ impl Store {
 }
 
 impl LockedStore<'_> {
-    /// Removes an object. It no longer counts as present.
+    /// Removes an object, so that it no longer counts as present.
     pub(in crate::store) fn forget_object(&self, object: &ObjectId) -> Result<(), StoreError> {
         self.layout.objects.unlink_if_any(&object_name(object))?;
         Ok(())

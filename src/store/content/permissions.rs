@@ -1,6 +1,6 @@
-//! Group and modes of the served files. Each mirror sets its own.
+//! Group and modes of the served files. Each mirror has its own setting.
 //!
-//! They are one setting of the store, for all releases: files of several releases share inodes. A
+//! There is one setting for the whole store, because files of several releases share inodes. A
 //! change is made in place.
 
 use std::fmt;
@@ -29,7 +29,8 @@ impl Permissions {
         *self == Self::default()
     }
 
-    /// The mode of a file. A class that may read an executable file may also execute it.
+    /// The mode of a file. If the file is executable, every class that may read it may also execute
+    /// it.
     #[must_use]
     pub const fn file(self, exec: bool) -> FileMode {
         let ContentMode(bits) = self.file_mode;
@@ -53,7 +54,7 @@ pub struct ContentMode(u32);
 #[serde(try_from = "String", into = "String")]
 pub struct DirectoryMode(u32);
 
-/// A text that is not a valid mode.
+/// The string is not a valid mode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum ModeError {
     /// Not an octal number.
@@ -84,7 +85,7 @@ impl Default for DirectoryMode {
     }
 }
 
-/// Parses an octal mode that has all bits of `needed` and none outside `allowed`.
+/// Parses an octal mode that contains all bits of `needed` and none outside `allowed`.
 fn bits(text: &str, needed: u32, allowed: u32, refused: ModeError) -> Result<u32, ModeError> {
     if text.len() > 5 || !text.bytes().all(|byte| matches!(byte, b'0'..=b'7')) {
         return Err(ModeError::Syntax);

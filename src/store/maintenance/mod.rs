@@ -1,4 +1,4 @@
-//! What keeps a store in order between pushes: verify, repair and prune.
+//! The work that keeps a store in order between pushes: verify, repair and prune.
 
 mod permission_change;
 pub(super) mod prune;

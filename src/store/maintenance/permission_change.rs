@@ -1,4 +1,4 @@
-//! Gives everything in a store other permissions, in place.
+//! Changes the permissions of everything in a store, in place.
 
 use std::io;
 
@@ -24,8 +24,8 @@ impl LockedStore<'_> {
     }
 }
 
-/// Gives `name` in `parent`, and everything below it, these permissions. Whether a file is
-/// executable stays as it is.
+/// Gives `name` in `parent`, and everything below it, these permissions. Executable files stay
+/// executable, and others do not become executable.
 fn rewrite(parent: &Dir, name: &str, permissions: Permissions) -> Result<(), StoreError> {
     let Some(meta) = parent.stat(name)? else { return Ok(()) };
     let mode = match meta.kind {
@@ -37,7 +37,7 @@ fn rewrite(parent: &Dir, name: &str, permissions: Permissions) -> Result<(), Sto
     };
     if !mode.is_of(&meta) {
         match parent.set_mode(name, mode) {
-            // A file of another user: verify reports it.
+            // The file belongs to another user: `verify` reports it.
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {}
             other => other?,
         }

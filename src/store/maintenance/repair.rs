@@ -1,4 +1,4 @@
-//! Repairs what verify finds, while the current release stays served.
+//! Repairs the faults that `verify` finds, while the current release is still served.
 //!
 //! Nothing is repaired in place: a new inode replaces the old one by rename.
 
@@ -26,8 +26,8 @@ pub trait FetchRecords {
     fn release(&self, name: ReleaseName) -> Option<Release>;
     /// Returns the canonical bytes of a manifest, unchecked, if it is available.
     fn manifest(&self, id: &ManifestId) -> Option<Box<dyn Read + Send>>;
-    /// Whether records that are not available now may still arrive. Nothing is given up for lack of
-    /// them then.
+    /// Whether records that are not available now may still arrive. As long as they may, nothing is
+    /// given up because one of them is missing.
     fn is_awaited(&self) -> bool {
         false
     }
@@ -60,7 +60,8 @@ impl Store {
         wait: Duration,
         cancelled: &(dyn Fn() -> bool + Sync),
     ) -> Result<Repaired, StoreError> {
-        // Check the owner first: the search reads the whole store, and other users may run it too.
+        // Check the owner first: the search for faults reads the whole store, and other users may
+        // run it too.
         self.check_owner()?;
         // A change of permissions that was interrupted is completed first, so that the modes can be
         // judged.
@@ -119,7 +120,7 @@ impl LockedStore<'_> {
         Ok(mended)
     }
 
-    /// Writes a fetched manifest if it has the right id. Returns whether it does.
+    /// Writes a fetched manifest if it has the right id. Returns whether it has.
     fn repair_manifest(
         &self,
         id: &ManifestId,
@@ -146,7 +147,7 @@ impl LockedStore<'_> {
         }
     }
 
-    /// Replaces the objects that are damaged or missing by fetched ones.
+    /// Replaces damaged or missing objects with fetched ones.
     fn repair_objects(&self, fetch: &FetchObject<'_>) -> Result<u64, StoreError> {
         let mut damaged: HashMap<_, FileEntry> = HashMap::new();
         let mut manifests = HashSet::new();
@@ -169,7 +170,7 @@ impl LockedStore<'_> {
             }
             match self.fetch_objects(std::slice::from_ref(file), fetch) {
                 Ok(()) => mended += 1,
-                // Reported at the end; other objects may still be repaired.
+                // The error is reported at the end; other objects may still be repaired.
                 Err(StoreError::Fetch { .. }) => {}
                 Err(error) => return Err(error),
             }
@@ -234,7 +235,7 @@ impl LockedStore<'_> {
                 let shared = self
                     .object_meta(&file.object)?
                     .is_some_and(|meta| has_metadata_of(&meta, file, permissions));
-                // The object itself may be the damaged inode, if it could not be fetched.
+                // If the object could not be fetched, it may itself be the damaged inode.
                 if shared && self.check_object(file)?.is_ok() {
                     self.layout.objects.link(&object_name(&file.object), tmp, NAME)?;
                 } else {

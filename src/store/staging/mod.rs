@@ -1,5 +1,5 @@
-//! What a push builds before it is served: the staging transaction, the quarantine of its content,
-//! and the slot.
+//! The data that a push builds before it is served: the staging transaction, the quarantine of its
+//! content, and the slot.
 
 pub(super) mod copy;
 pub(super) mod quarantine;

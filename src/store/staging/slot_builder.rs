@@ -19,7 +19,7 @@ use crate::threads;
 
 impl Store {
     /// Finds the changes between the slot's release and another one, and removes the entries that
-    /// go.
+    /// the other release does not have.
     fn find_changes(
         &self,
         writer: &mut SlotWriter<'_>,
@@ -64,9 +64,9 @@ impl Store {
 }
 
 impl LockedStore<'_> {
-    /// Renames the idle slot to `dirty` and removes the entries that `release` does not have or
-    /// that change. `here` lists all objects that the store will have, even if they are still being
-    /// moved. Returns `None` if there is no idle slot to start from.
+    /// Renames the idle slot to `dirty`. Removes the entries that change or that `release` does not
+    /// have. `here` lists all objects that the store will have, even if they are still being moved.
+    /// Returns `None` if there is no idle slot to start from.
     pub(in crate::store) fn clear_slot(
         &self,
         release: &Release,
@@ -84,7 +84,7 @@ impl LockedStore<'_> {
     }
 
     /// Completes the tree of `release` in the slot `dirty`, without syncing it. Returns the objects
-    /// that the manifest names and the store lacks.
+    /// that the manifest names but the store lacks.
     ///
     /// # Errors
     /// [`StoreError::DamagedObject`] for an object that the slot itself needs.
@@ -115,9 +115,9 @@ impl LockedStore<'_> {
         self.place_left(writer, &left)
     }
 
-    /// Fills an empty slot with the tree of a release, on two threads: system calls in different
-    /// directories hardly wait for each other. Leaves out expired entries, and returns those of
-    /// their objects that are missing. The objects of all other entries were linked or copied.
+    /// Fills an empty slot with the tree of a release, on two threads, because system calls in
+    /// different directories hardly wait for each other. Leaves out expired entries, and returns
+    /// which of their objects are missing. The objects of all other entries were linked or copied.
     fn fill_new_slot(
         &self,
         slot: Dir,
@@ -151,8 +151,8 @@ impl LockedStore<'_> {
         Ok((writer, missing))
     }
 
-    /// Places the entries that need a copy, in order. An entry that the live slot has unchanged
-    /// becomes a link to the live file.
+    /// Places the entries that need a copy, in order. If the live slot has an entry unchanged, the
+    /// entry becomes a link to the live file.
     fn place_left(&self, writer: &mut SlotWriter<'_>, left: &[Entry]) -> Result<(), StoreError> {
         if left.is_empty() {
             return Ok(());
@@ -164,8 +164,8 @@ impl LockedStore<'_> {
         })
     }
 
-    /// Completes a staged slot (step 4): renames the record and `dirty`, both durable by now, to
-    /// their names.
+    /// Completes a staged slot (step 4): renames the record and `dirty`, both of which are durable
+    /// by now, to their final names.
     pub(in crate::store) fn commit_slot(&self, name: ReleaseName) -> Result<(), StoreError> {
         self.adopt_release(name)?;
         let slots = &self.layout.slots;
@@ -175,8 +175,8 @@ impl LockedStore<'_> {
         Ok(slots.sync()?)
     }
 
-    /// Fills the second slot, after the first push was acknowledged. From then on the cost of a
-    /// push grows with the change only. Does nothing if there is an idle slot.
+    /// Fills the second slot, after the first push was acknowledged. From then on, the cost of a
+    /// push depends only on the size of the change. Does nothing if there is an idle slot.
     ///
     /// # Errors
     /// Errors of the disk. The served slot is not touched.
@@ -203,7 +203,7 @@ fn is_unknown_tree(error: &StoreError) -> bool {
     matches!(error, StoreError::Manifest { .. } | StoreError::Tampered { .. }) && error.is_damage()
 }
 
-/// A slot from which everything was removed that the next release does not have.
+/// A slot without the entries that the next release does not have.
 pub(in crate::store) struct ClearedSlot<'s> {
     writer: SlotWriter<'s>,
     changes: SlotChanges,
@@ -221,8 +221,8 @@ struct SlotChanges {
 }
 
 impl SlotChanges {
-    /// Removes the old entry if it goes or changes, and records the new one to be placed. For an
-    /// entry that is not placed, records its object if it is not `here`.
+    /// Removes the old entry if it changes or is gone, and records that the new entry must be
+    /// placed. For an entry that is not placed, records its object if it is not `here`.
     fn take(
         &mut self,
         pair: Pair,
@@ -290,14 +290,16 @@ impl SlotChanges {
     }
 }
 
-/// Places entries with two writers of the same slot, on two threads: system calls in different
-/// directories hardly wait for each other. Returns the entries that need a copy, in order.
+/// Places entries with two writers of the same slot, on two threads, because system calls in
+/// different directories hardly wait for each other. Returns the entries that need a copy, in
+/// order.
 fn place_by_two(
     entries: &[Entry],
     helper: &mut SlotWriter<'_>,
     writer: &mut SlotWriter<'_>,
 ) -> Result<Vec<Entry>, StoreError> {
-    /// Minimum number of entries for a second thread; starting one for fewer does not pay.
+    /// Minimum number of entries for a second thread. For fewer entries, starting a thread is not
+    /// worthwhile.
     const MANY: usize = 256;
     if entries.len() < MANY {
         return writer.place_each(entries);
@@ -309,14 +311,15 @@ fn place_by_two(
     Ok(left)
 }
 
-/// Looks up entries in the manifest of the current release; the lookups must ascend.
+/// Looks up entries in the manifest of the current release. The paths must be looked up in
+/// ascending order.
 struct LiveEntries {
     stream: Option<Peekable<ManifestStream>>,
 }
 
 impl LiveEntries {
-    /// Whether the current release has the same file at this path. Returns `false` from the first
-    /// damaged line of the manifest on.
+    /// Whether the current release has the same file at this path. After the first damaged line of
+    /// the manifest, always returns `false`.
     fn has(&mut self, entry: &Entry) -> bool {
         let Some(stream) = self.stream.as_mut() else { return false };
         loop {

@@ -1,8 +1,8 @@
-//! Slots: changes the plain tree of a release that is not served.
+//! Slots: changes the file tree of a release that is not served.
 //!
-//! The cost grows with the change: the idle slot is brought from its own release to the new one.
-//! Every step is relative to an open directory of the slot and follows no link, so that a slot with
-//! foreign links in it cannot lead outside.
+//! The cost depends on the size of the change: the idle slot is changed from its own release to the
+//! new one. Every step is relative to an open directory of the slot and follows no link, so that
+//! foreign links in a slot cannot lead outside.
 
 use std::collections::HashMap;
 use std::io;
@@ -20,13 +20,13 @@ use crate::tree_path::TreePath;
 /// other programs.
 const MAX_LINKS: u64 = 64_000;
 
-/// A directory, and the open directories on the way to the path used last.
+/// A directory, and the open directories on the path that was used last.
 #[derive(Debug)]
 pub(in crate::store) struct DirStack {
     root: Dir,
     open: Vec<(String, Dir)>,
     on_unexpected: OnUnexpected,
-    /// The mode of directories that it creates.
+    /// The mode of new directories.
     mode: FileMode,
 }
 
@@ -48,7 +48,8 @@ impl DirStack {
         self.open.last().map_or(&self.root, |(_, dir)| dir)
     }
 
-    /// Closes the directories that are not on the way to `parent`. Returns the names still to open.
+    /// Closes the directories that are not on the path to `parent`. Returns the names that must
+    /// still be opened.
     fn descend<'p>(&mut self, parent: &'p str) -> impl Iterator<Item = &'p str> + use<'p> {
         let names = || parent.split('/').filter(|name| !name.is_empty());
         let common =
@@ -57,7 +58,7 @@ impl DirStack {
         names().skip(common)
     }
 
-    /// Opens the directory `parent`. Returns `None` if it, or one above it, does not exist.
+    /// Opens the directory `parent`. Returns `None` if it or a directory above it does not exist.
     pub(in crate::store) fn find(&mut self, parent: &str) -> Result<Option<&Dir>, StoreError> {
         for name in self.descend(parent) {
             match self.top().open_dir(name) {
@@ -69,8 +70,8 @@ impl DirStack {
         Ok(Some(self.top()))
     }
 
-    /// Opens the directory `parent`, creating it where missing. A file in the way is handled as
-    /// [`OnUnexpected`] says.
+    /// Opens the directory `parent`, creating missing directories. Handles a file in the way as
+    /// [`OnUnexpected`] specifies.
     pub(in crate::store) fn ensure(&mut self, parent: &str) -> Result<&Dir, StoreError> {
         let mode = self.mode;
         for name in self.descend(parent) {
@@ -127,7 +128,7 @@ pub(in crate::store) fn has_metadata_of(
         && permissions.file(file.exec).is_of(meta)
 }
 
-/// Whether a hard link to this file can serve as the entry.
+/// Whether a hard link to this file can be used for the entry.
 fn is_linkable(meta: &Meta, file: &FileEntry, permissions: Permissions) -> bool {
     has_metadata_of(meta, file, permissions) && meta.links < MAX_LINKS
 }
@@ -143,7 +144,7 @@ pub(in crate::store) struct SlotWriter<'s> {
 }
 
 impl<'s> SlotWriter<'s> {
-    /// A writer for `slot`, which is empty.
+    /// A writer for the empty `slot`.
     pub(in crate::store) fn fill(
         store: &'s LockedStore<'s>,
         slot: Dir,
@@ -153,8 +154,8 @@ impl<'s> SlotWriter<'s> {
         Self { store, slot, permissions, copies: HashMap::new() }
     }
 
-    /// A writer for `slot`, which has the tree of a release. A tree that differs from its manifest
-    /// fails with [`StoreError::Tampered`].
+    /// A writer for `slot`, which contains the tree of a release. If the tree differs from its
+    /// manifest, the writer fails with [`StoreError::Tampered`].
     pub(in crate::store) fn change(
         store: &'s LockedStore<'s>,
         slot: Dir,
@@ -195,7 +196,7 @@ impl<'s> SlotWriter<'s> {
         let (parent, name) = split(path);
         let Some(dir) = self.slot.find(parent)? else { return Ok(false) };
         match dir.unlink_if_any(name) {
-            // Another program made this directory; verify reports what is in it.
+            // Another program made this directory; `verify` reports its content.
             Err(error) if error.kind() == io::ErrorKind::IsADirectory => Ok(false),
             other => Ok(other?),
         }
@@ -206,7 +207,7 @@ impl<'s> SlotWriter<'s> {
         self.slot.remove_empty(path)
     }
 
-    /// Places entries as links to their objects. Returns, in order, those that need a copy.
+    /// Places entries as links to their objects. Returns the entries that need a copy, in order.
     pub(in crate::store) fn place_each(
         &mut self,
         entries: &[Entry],
@@ -221,7 +222,7 @@ impl<'s> SlotWriter<'s> {
     }
 
     /// Places an entry as a link to its object; its path must be free. Returns `false` if the
-    /// object has another time or mode, or too many links.
+    /// object has a different time or mode, or too many links.
     fn place(&mut self, entry: &Entry) -> Result<bool, StoreError> {
         let (parent, name) = split(&entry.path);
         match &entry.kind {
@@ -246,8 +247,8 @@ impl<'s> SlotWriter<'s> {
     }
 
     /// Places a file for which [`SlotWriter::place`] returned `false`: as a link to the file in the
-    /// live slot, if `live` is given and fits, else to an earlier copy in this slot, else as a new
-    /// copy.
+    /// live slot if `live` is given and matches, otherwise to an earlier copy in this slot,
+    /// otherwise as a new copy.
     pub(in crate::store) fn place_by_copy(
         &mut self,
         entry: &Entry,
@@ -280,8 +281,8 @@ impl<'s> SlotWriter<'s> {
         Ok(())
     }
 
-    /// Creates something at a path. A file in the way is unexpected, as the entries of the slot's
-    /// own release were removed before.
+    /// Creates something at a path. A file in the way is unexpected, because the entries of the
+    /// slot's own release were removed before.
     fn put(
         &mut self,
         parent: &str,
@@ -302,8 +303,9 @@ impl<'s> SlotWriter<'s> {
         }
     }
 
-    /// Replaces objects that had to be copied by links to the copies, so that the content is stored
-    /// once and later links find it. The slot must be synced before, as the copies become objects.
+    /// Replaces objects that had to be copied with links to the copies, so that the content is
+    /// stored only once and later links find it. The slot must be synced before, because the copies
+    /// become objects.
     pub(in crate::store) fn share_copies(&mut self) -> Result<(), StoreError> {
         const NAME: &str = "share";
         let layout = &self.store.layout;
@@ -340,14 +342,15 @@ impl Store {
 
 impl LockedStore<'_> {
     /// Takes the idle slot and renames it to `dirty`. Returns the open directory and the release
-    /// whose tree it has; `None` if there is no usable one. Removes all others.
+    /// whose tree it contains; `None` if no slot is usable. Removes all other idle slots.
     pub(in crate::store) fn take_idle_slot(&self) -> Result<Option<(Dir, SlotName)>, StoreError> {
         let slots = &self.layout.slots;
         slots.remove_all(DIRTY)?;
         let current = self.current()?;
         let mut idle = self.slot_names()?;
         idle.retain(|slot| slot.is_spare || Some(slot.release) != current);
-        // A slot can only be changed with the help of its manifest; one without it is useless.
+        // A slot can be changed only with the help of its manifest; without the manifest it is
+        // useless.
         let mut usable = None;
         for (index, slot) in idle.iter().enumerate().rev() {
             if let Some(release) = unless_damaged(self.release(slot.release))?

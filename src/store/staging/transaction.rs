@@ -1,7 +1,8 @@
 //! Staging: turns arriving packs into a release that is complete but not yet served.
 //!
 //! Writes follow the order that `FORMAT.md` numbers under *Order of writing*: data before name,
-//! name before reference, reference before acknowledgement. Comments in this room name its steps.
+//! name before reference, reference before acknowledgement. Comments in this room refer to its
+//! steps.
 
 use std::error::Error;
 use std::io::Read;
@@ -34,7 +35,7 @@ pub trait Fetch: Sync {
         let _ = objects;
     }
 
-    /// Opens the content of an object of `bytes` bytes.
+    /// Opens the content of an object with `bytes` bytes.
     ///
     /// # Errors
     /// Fails if the content cannot be read.
@@ -60,7 +61,7 @@ pub struct OfferedRelease<'a> {
     pub release: &'a Release,
     /// The manifest that the change is based on.
     pub base: Option<ManifestId>,
-    /// The manifest of the release, as a change of the base.
+    /// The manifest of the release, as a change to the base.
     pub change: &'a StoredChange,
 }
 
@@ -76,16 +77,17 @@ pub struct StagingTransaction {
     write_back: WriteBack,
     /// The new objects, once the store has them under their ids.
     promoted: Option<Arc<[(ObjectId, u64)]>>,
-    /// The object at each position of the base manifest; read when the first block uses a base.
+    /// The object at each position of the base manifest. It is read when the first block uses a
+    /// base.
     bases: OnceLock<Vec<Option<ObjectId>>>,
     wait: Duration,
 }
 
 impl Store {
-    /// Begins to stage a release. `needs` is what [`Store::read_change`] returned for it.
+    /// Begins to stage a release. `needs` is the result of [`Store::read_change`] for the release.
     ///
     /// # Errors
-    /// Fails if too little room is free, or if another process is staging with this key.
+    /// Fails if there is too little space, or if another process is staging with this key.
     pub fn start_staging(
         self: &Arc<Self>,
         offered: OfferedRelease<'_>,
@@ -97,7 +99,8 @@ impl Store {
         let held_bytes = self.quarantined_bytes(key)?;
         let system = || self.layout.root.file_system();
         match self.made_entries(release, &needs)? {
-            // The release only removes entries, so it must fit on a full disk: use the reserve.
+            // The release only removes entries, so it must be possible even on a full disk: use the
+            // reserve.
             0 => self.use_reserve()?,
             made => self.with_room(key, || {
                 room::check(self.path(), &system()?, made, &needs, held_bytes)
@@ -122,14 +125,16 @@ impl Store {
         })
     }
 
-    /// Returns the error of [`Store::start_staging`] for too little room. Changes nothing.
+    /// Returns the error that [`Store::start_staging`] returns for too little space. Changes
+    /// nothing.
     ///
     /// # Errors
-    /// Fails if there is too little room, and with the errors of [`Store::read_change`].
+    /// Fails if there is too little space, and with the errors of [`Store::read_change`].
     pub fn check_room(&self, offered: OfferedRelease<'_>) -> Result<(), StoreError> {
         let Some(needs) = self.read_change(offered, &|_| true, &|| false)? else { return Ok(()) };
         let release = offered.release;
-        // Staging can drop the quarantines of others for room and resumes its own: count them all.
+        // To make space, staging can drop the quarantines of other pushes, and it resumes its own:
+        // count them all.
         let held_bytes = self.incoming_bytes()?;
         match self.made_entries(release, &needs)? {
             0 => Ok(()),
@@ -139,10 +144,10 @@ impl Store {
         }
     }
 
-    /// As [`Store::check_room`], for a store that would be created at `path`.
+    /// Like [`Store::check_room`], for a store that would be created at `path`.
     ///
     /// # Errors
-    /// As [`Store::check_room`].
+    /// The errors of [`Store::check_room`].
     pub fn check_room_at(
         path: &Path,
         release: &Release,
@@ -154,8 +159,9 @@ impl Store {
         room::check(path, &Self::file_system_at(path)?, release.entries, &needs, 0)
     }
 
-    /// Reads what the manifest change of a release needs. Refuses a change with more entries than
-    /// the release and the base have. Returns `None` if the release is already staged or current.
+    /// Reads which content and objects the manifest change of a release needs. Refuses a change
+    /// with more entries than the release and the base have. Returns `None` if the release is
+    /// already staged or current.
     ///
     /// `reserve` reserves a number of bytes of memory until the release is complete, and returns
     /// `false` if they are not available.
@@ -232,7 +238,7 @@ impl Store {
             && unless_damaged(self.release(name))?.is_some())
     }
 
-    /// Runs `check`. With too little room, drops other quarantines and runs it again.
+    /// Runs `check`. If there is too little space, drops other quarantines and runs it again.
     fn with_room(
         &self,
         key: &BundleKey,
@@ -263,7 +269,8 @@ impl LockedStore<'_> {
     /// Fetches objects into the store. Each is synced before it gets its name.
     ///
     /// # Errors
-    /// [`StoreError::Fetch`] lists all objects that could not be fetched. None is kept then.
+    /// [`StoreError::Fetch`] lists all objects that could not be fetched. In that case none is
+    /// kept.
     pub(in crate::store) fn fetch_objects(
         &self,
         files: &[FileEntry],
@@ -329,7 +336,7 @@ impl StagingTransaction {
     /// Writes the content of a pack with a checked id (step 1). Several threads may call this.
     ///
     /// # Errors
-    /// Fails if the pack is malformed or has foreign content, and with errors of the disk.
+    /// Fails if the pack is malformed or contains foreign content, and with errors of the disk.
     pub fn take(&self, id: &PackId, pack: &PackReader<'_>) -> Result<(), StoreError> {
         let mut prefix = Vec::new();
         self.quarantine.take(id, pack, |block, content| {
@@ -364,7 +371,7 @@ impl StagingTransaction {
                 };
                 let objects: Result<Vec<_>, _> = entries.map(object).collect();
                 let objects = objects.map_err(|error| match error {
-                    // A failed read does not mean that the manifest is damaged.
+                    // A failed read does not prove that the manifest is damaged.
                     ManifestError::Io(source) if !is_damage(&source) => {
                         self.disk_error("read a manifest in", source)
                     }
@@ -422,11 +429,11 @@ impl StagingTransaction {
     }
 
     /// Completes the release, durable but not served (steps 2 to 4). Fetches missing and damaged
-    /// objects and returns how many. After [`StoreError::Fetch`] it may be called again.
+    /// objects and returns their number. After [`StoreError::Fetch`] it may be called again.
     ///
     /// # Errors
     /// Fails if the content does not match, if an object cannot be fetched, or if the disk fails.
-    /// Drops the quarantine if its content is wrong or in doubt.
+    /// Drops the quarantine if its content is wrong or untrustworthy.
     pub fn finish(&mut self, fetch: &FetchObject<'_>) -> Result<u64, StoreError> {
         match self.complete(fetch) {
             Ok(fetched) => {
@@ -437,8 +444,9 @@ impl StagingTransaction {
         }
     }
 
-    /// Records that staging failed with `error`; returns the error to report. Drops a quarantine in
-    /// doubt: after a failed write or sync the disk's state is unknown, and a full disk needs room.
+    /// Records that staging failed with `error`. Returns the error to report. Drops a quarantine
+    /// whose content is untrustworthy: after a failed write or sync the state of the disk is
+    /// unknown, and a full disk needs space.
     #[must_use]
     pub fn fail(&self, error: StoreError) -> StoreError {
         let blamed = self.damaged_base(&error);
@@ -460,8 +468,8 @@ impl StagingTransaction {
         blamed.unwrap_or(error)
     }
 
-    /// Returns the damage of the base manifest, if that may have caused `error`. The origin can
-    /// react to that error by sending everything without a base.
+    /// Returns the damage of the base manifest, if it may have caused `error`. The origin can react
+    /// to that error by sending everything without a base.
     fn damaged_base(&self, error: &StoreError) -> Option<StoreError> {
         let is_suspect =
             matches!(error, StoreError::Io(_) | StoreError::Mismatch { .. } | StoreError::Pack(_));
@@ -496,8 +504,8 @@ impl StagingTransaction {
         let mut here = here?;
         self.write_back.finish()?;
         store.write_release(&self.release)?;
-        // Step 2, data before name: content, manifest and record become durable. A failed sync is
-        // final, because the kernel reports a write error only once.
+        // Step 2, data before name: content, manifest and record become durable here. A failed sync
+        // is final, because the kernel reports a write error only once.
         store.layout.root.sync_file_system()?;
         here.extend(objects.iter().map(|(id, _)| *id));
         here.sort_unstable();
@@ -521,12 +529,12 @@ impl StagingTransaction {
         // A release that was staged before has lost its slot to this one.
         store.drop_staged(Some(self.release.name()))?;
         store.show_staged();
-        // Only cleans up; if it fails, the next push tries again.
+        // This only cleans up; if it fails, the next push tries again.
         store.drop_gone_releases(&mut Pruned::default()).ok();
         Ok(fetched)
     }
 
-    /// Fills the slot, fetches missing and damaged objects, and returns how many.
+    /// Fills the slot and fetches missing and damaged objects. Returns how many were fetched.
     fn fill_slot<'s>(
         &self,
         store: &'s LockedStore<'s>,

@@ -12,7 +12,7 @@ use crate::store::open::LockedStore;
 use crate::store::{StoreError, mismatch};
 
 /// Content that arrived in one piece, in the same 256 directories as the store's objects. A whole
-/// directory is moved if that of the store is missing or empty.
+/// directory is moved if the corresponding directory of the store is missing or empty.
 ///
 /// Only the parent directory stays open: a push fills many mirrors at once, and 256 open
 /// directories per mirror would exceed the limit of a process.
@@ -51,7 +51,7 @@ impl WholeObjects {
     /// Writes the content of an object.
     ///
     /// # Errors
-    /// [`StoreError::Mismatch`] if it exists already: each new object is sent once.
+    /// [`StoreError::Mismatch`] if the file already exists: each new object is sent only once.
     pub(super) fn write_new(
         &self,
         object: &ObjectId,
@@ -100,8 +100,8 @@ impl WholeObjects {
         Ok(())
     }
 
-    /// Moves each directory for which the store has none, or an empty one. Returns which were
-    /// moved. The directories must contain wanted objects only.
+    /// Moves each directory that is missing or empty in the store. Returns which directories were
+    /// moved. The directories must contain only wanted objects.
     pub(super) fn move_directories(&self, objects: &Dir) -> Result<Vec<bool>, StoreError> {
         let mut moved = vec![false; 256];
         for (byte, is_moved) in (0u8..=255).zip(&mut moved) {
