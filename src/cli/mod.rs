@@ -53,8 +53,8 @@ enum Command {
     /// complete release, and the next push resumes it.
     #[command(after_help = help::PUSH, override_usage = help::PUSH_USAGE)]
     Push(Box<args::PushArgs>),
-    /// Publish what one mirror serves on mirrors with another history, for example from staging to
-    /// production
+    /// Publish the content of one mirror on mirrors with a different history, for example from
+    /// staging to production
     ///
     /// Makes a new release on those mirrors, as a push of a tree does: with a note, guard rails and
     /// run numbers. To copy the release unchanged, use `push --from`.
@@ -109,7 +109,7 @@ enum Command {
     /// Drop a staged release
     #[command(after_help = help::ABANDON)]
     Abandon(abandon::AbandonArgs),
-    /// Update mirrors that lag to the newest release, from mirrors that have it; suits cron
+    /// Update lagging mirrors to the newest release, from mirrors that have it; suits cron
     ///
     /// Needs no tree, and does not wait for a mirror that cannot be reached.
     #[command(after_help = help::HEAL)]
@@ -124,9 +124,9 @@ enum Command {
     Repair(args::RepairArgs),
     /// Drop old releases and the content that only they need
     ///
-    /// A push does this automatically. `prune` also drops what crashes and interrupted pushes left,
-    /// so that those pushes cannot resume, and it stops serving retired files whose time has
-    /// passed. The release before the current one stays while the idle slot has its tree.
+    /// A push does this automatically. `prune` also drops the data that crashes and interrupted
+    /// pushes left; those pushes cannot resume then. It stops serving retired files whose time has
+    /// passed. The release before the current one stays as long as the idle slot holds its tree.
     #[command(after_help = help::PRUNE)]
     Prune(args::PruneArgs),
     /// Receive pushes from other machines over HTTP or HTTPS

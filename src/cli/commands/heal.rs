@@ -14,7 +14,7 @@ use crate::cli::setup::remote::MirrorFactory;
 /// The arguments of `heal`.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct HealArgs {
-    /// Mirrors: names from the configuration, or locations [default: all configured ones]
+    /// Mirrors: names from the configuration, or locations [default: all configured mirrors]
     #[arg(value_name = "MIRROR", value_hint = ValueHint::AnyPath)]
     mirrors: Vec<String>,
     /// Update the other mirrors to the release that this mirror serves [default: the newest

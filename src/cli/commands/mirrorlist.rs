@@ -45,7 +45,8 @@ pub(crate) struct MirrorlistArgs {
     /// Replace FILE atomically if the list changed; an empty list never replaces it
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = OUTPUT)]
     output: Option<PathBuf>,
-    /// List only mirrors whose visitors get the release: fetch some files through each `public_url`
+    /// List only mirrors whose visitors get the release; to check this, fetch some files through
+    /// each `public_url`
     #[arg(long, help_heading = OUTPUT)]
     public: bool,
     #[command(flatten)]

@@ -30,7 +30,7 @@ pub(crate) struct ServeArgs {
     /// The directory of the only mirror to serve, at the path /; the first push creates it
     #[arg(value_name = "DIR", value_hint = ValueHint::DirPath, required_unless_present = "config")]
     dir: Option<PathBuf>,
-    /// Serve the sites of FILE, a serve.toml
+    /// Serve the sites that FILE (a serve.toml) lists
     #[arg(
         long,
         value_name = "FILE",
@@ -61,7 +61,8 @@ pub(crate) struct ReceiveArgs {
     /// The directory of the only mirror
     #[arg(value_name = "DIR", value_hint = ValueHint::DirPath, required_unless_present = "config")]
     dir: Option<PathBuf>,
-    /// Serve the sites of FILE, a serve.toml; its tokens and its address have no effect
+    /// Serve the sites that FILE (a serve.toml) lists; the tokens and the address in FILE have no
+    /// effect
     #[arg(
         long,
         value_name = "FILE",

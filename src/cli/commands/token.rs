@@ -35,11 +35,11 @@ pub(crate) struct NewArgs {
     /// The token expires after this long, for example 90d [default: never]
     #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
     expires: Option<Duration>,
-    /// Add the table to FILE, a serve.toml or a file for `serve --token-file`, in place of printing
-    /// it. FILE must exist; a serve.toml must have the sites
+    /// Add the table to FILE, a serve.toml or a file for `serve --token-file`, instead of printing
+    /// it. FILE must exist; a serve.toml must contain the sites
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     append: Option<PathBuf>,
-    /// Check that FILE, a serve.toml, has the sites
+    /// Check that FILE, a serve.toml, contains the sites
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, conflicts_with = "append")]
     config: Option<PathBuf>,
 }

@@ -32,7 +32,7 @@ pub(crate) struct WhichArgs {
     /// The path in the tree, as visitors see it; a directory means its index.html
     #[arg(value_name = "PATH")]
     path: String,
-    /// Mirrors: names from the configuration, or locations [default: all configured ones]
+    /// Mirrors: names from the configuration, or locations [default: all configured mirrors]
     #[arg(value_name = "MIRROR")]
     mirrors: Vec<String>,
     #[command(flatten)]

@@ -67,7 +67,7 @@ Examples:
 pub(crate) const STATUS: &str = "\
 Examples:
   headwater status                               all mirrors of headwater.toml
-  headwater status --watch                       repeat it
+  headwater status --watch                       show it again and again
   headwater status --check --warn 1h --crit 24h  one line for a monitoring
                                                  plug-in
   headwater status --public --html fleet.html    also check what visitors get,
@@ -97,8 +97,8 @@ Examples:
 /// Below `headwater releases --help`.
 pub(crate) const RELEASES: &str = "\
 Examples:
-  headwater releases /srv/www                    newest first; * marks the one
-                                                 that the mirror serves";
+  headwater releases /srv/www                    newest first; * marks the
+                                                 release that the mirror serves";
 
 /// Below `headwater rollback --help`.
 pub(crate) const ROLLBACK: &str = "\

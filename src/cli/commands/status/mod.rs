@@ -72,11 +72,11 @@ pub(crate) struct StatusArgs {
         help_heading = OUTPUT
     )]
     crit: Duration,
-    /// Also check what visitors get: fetch the files that changed last through the `public_url` of
-    /// each mirror
+    /// Also check what visitors get: fetch recently changed files through the `public_url` of each
+    /// mirror
     #[arg(long, help_heading = OUTPUT)]
     public: bool,
-    /// Show the disk space of each mirror; reads the manifests of all kept releases from each
+    /// Show the disk space of each mirror; this reads the manifests of all kept releases from each
     /// mirror
     #[arg(long, help_heading = OUTPUT)]
     disk: bool,
@@ -85,8 +85,8 @@ pub(crate) struct StatusArgs {
     wide: bool,
     /// Write the status, the last two weeks and the changes of each release as one web page to FILE
     ///
-    /// The cache of this user remembers what each mirror served, for mirrors that do not respond
-    /// later.
+    /// If a mirror does not respond, the page shows what it last served, which the cache of this
+    /// user records.
     #[arg(long, value_name = "FILE.html", value_hint = ValueHint::FilePath, help_heading = OUTPUT)]
     html: Option<PathBuf>,
     /// Include push URLs and error texts in the page, for people who run the mirrors
