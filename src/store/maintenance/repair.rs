@@ -16,8 +16,8 @@ use crate::store::content::permissions::Permissions;
 use crate::store::layout::{SlotName, object_name};
 use crate::store::maintenance::verify::{Depth, Fault, FaultKind, SlotPaths};
 use crate::store::open::LockedStore;
+use crate::store::staging::fetch::FetchObject;
 use crate::store::staging::slots::{DirStack, has_metadata_of};
-use crate::store::staging::transaction::FetchObject;
 use crate::store::{EventKind, Store, StoreError, unless_damaged};
 
 /// A source of release records and manifests.
