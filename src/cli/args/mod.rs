@@ -83,6 +83,7 @@ pub(crate) struct SourceArgs {
     /// An argument with a `/` is a path or a location. A bare word is the name of a mirror or, as
     /// the first argument, a directory. The default tree is the `content` of the configuration, and
     /// the default mirrors are all configured mirrors. With --from, every argument is a mirror.
+    // clap puts brackets around the name, so that the usage reads `[TREE] [MIRROR]...`.
     #[arg(value_name = "TREE] [MIRROR", value_hint = ValueHint::AnyPath)]
     pub(crate) places: Vec<String>,
     /// Copy the release that this mirror serves unchanged to the other mirrors, instead of pushing
@@ -91,6 +92,7 @@ pub(crate) struct SourceArgs {
     pub(crate) from: Option<String>,
     /// Exclude paths that match this pattern in gitignore syntax, after the configured patterns;
     /// may be repeated
+    // A pattern may begin with a hyphen, as the name of a file may.
     #[arg(long, value_name = "PATTERN", allow_hyphen_values = true, help_heading = PUBLISH)]
     pub(crate) exclude: Vec<String>,
 }
@@ -207,6 +209,7 @@ pub(crate) struct RemoteArgs {
     pub(crate) receive_command: Option<ReceiveCommand>,
 }
 
+// The type belongs to the library, which does not know clap, so it cannot derive `ValueEnum`.
 fn parse_on_failure(text: &str) -> Result<OnFailure, String> {
     match text {
         "leave" => Ok(OnFailure::Leave),
@@ -217,6 +220,7 @@ fn parse_on_failure(text: &str) -> Result<OnFailure, String> {
 
 /// Reads a number that is not zero.
 fn parse_count<T: FromStr>(text: &str) -> Result<T, String> {
+    // clap would print the error of `parse`, which does not say what to write.
     text.parse().map_err(|_| "write a number, at least 1".to_owned())
 }
 

@@ -45,6 +45,7 @@ pub(crate) fn replace_tips(
     if error.kind() != ErrorKind::UnknownArgument {
         return;
     }
+    // Before this, the subcommands lack the global options.
     root.build();
     let command = subcommand(root, arguments);
     let options: Vec<&str> = command
@@ -55,6 +56,7 @@ pub(crate) fn replace_tips(
     let meant = similar(word, &options).map(|option| format!("--{option}"));
     let foreign = FOREIGN.iter().find(|(name, _)| *name == word).map(|(_, tip)| *tip);
     let usage = command.clone().render_usage();
+    // clap keeps one suggestion of an option and a list of other tips; both go.
     error.remove(ContextKind::SuggestedArg);
     error.remove(ContextKind::Suggested);
     // The usage that clap made has its own suggestion in it.

@@ -80,12 +80,12 @@ impl Problem {
     }
 }
 
-/// Runs `headwater doctor`.
 pub(crate) fn run(args: &DoctorArgs) -> Result<Exit, Failure> {
     let config = load_config(&args.config)?;
     let choices = operands::of_mirrors(&args.mirrors.mirrors, &config)?;
     let site = args.remote.site.as_ref().or(config.site.as_ref());
     let factory = MirrorFactory::new(&args.remote, None, &config);
+    // The store is checked as in a push, which would fail on a mirror that is not mounted.
     let stores = context::known_stores(None, &config);
     let findings =
         threads::each(&choices, |choice| examine(choice, &stores, || factory.mirror(choice, site)));
@@ -149,6 +149,7 @@ fn look(
     } else if let Some(path) = mirror.local_path() {
         look_at_directory(&path, state, facts, problems);
     }
+    // Facts that only a receiver reports; for a directory the questions above take their place.
     if let Some(receiver) = &state.receiver {
         if !receiver.may_push {
             problems.push(Problem::new(
@@ -156,6 +157,7 @@ fn look(
                 "create one with `headwater token new --site NAME --allow push`, and add its table \
                  to the serve.toml of the receiver",
             ));
+        // Over SSH there is no token: whoever may log in may push.
         } else if mirror.location().starts_with("ssh://") {
             facts.push("ssh lets this user push".to_owned());
         } else {
@@ -171,6 +173,7 @@ fn look(
             ));
         }
     }
+    // The state of a directory without a store has no free bytes, but a push needs some there.
     let free = state.free_bytes.or_else(|| Store::free_bytes_at(&mirror.local_path()?).ok());
     if let Some(free) = free {
         look_at_space(free, facts, problems, warnings);
@@ -226,6 +229,7 @@ fn look_at_directory(
     if state.store.is_none() && !is_there {
         facts.push("the directory does not exist yet".to_owned());
     }
+    // A question to the system and not a trial file: this command changes nothing.
     match rustix::fs::access(written, rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK) {
         Ok(()) => facts.push("writable".to_owned()),
         Err(error) => problems.push(Problem::new(

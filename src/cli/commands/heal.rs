@@ -33,7 +33,6 @@ pub(crate) struct HealArgs {
     dry_run: DryRunArgs,
 }
 
-/// Runs `headwater heal`.
 pub(crate) fn run(args: &HealArgs) -> Result<Exit, Failure> {
     args.dry_run.refuse("heal", "`headwater status` shows which mirrors are behind")?;
     // This run updates the mirrors that it can reach; a later run updates the others.

@@ -134,6 +134,7 @@ fn failure(error: ServeError) -> Failure {
             Exit::Usage,
             Some("set `cert` to a PEM chain, and `key` to the PEM key of its first certificate"),
         ),
+        // The settings may be right, and only another program is in the way.
         ServeError::Listen { .. } => (
             Exit::Failed,
             Some(
@@ -176,7 +177,6 @@ fn load(path: &Path) -> Result<ReceiverSettings, Failure> {
     config::load(path).map_err(config_failure)
 }
 
-/// Runs `headwater serve`.
 pub(crate) fn serve(args: &ServeArgs, is_quiet: bool) -> Result<Exit, Failure> {
     let mut settings = match (&args.config, &args.dir) {
         (Some(path), _) => load(path)?,
@@ -252,6 +252,7 @@ fn read_tokens(
         AuthPolicy::Open => Vec::new(),
     };
     match files {
+        // Only the tokens are used. A changed site or address needs a restart.
         (Some(config), _) => Some(config::load(config).map(of_access)),
         (None, Some(file)) => Some(config::load_tokens(file)),
         (None, None) => None,
@@ -262,6 +263,7 @@ fn read_tokens(
 /// reloads its certificate and its tokens.
 fn watch_signals(handle: Handle, reload: impl Fn() + Send + 'static) -> std::io::Result<()> {
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP])?;
+    // On a thread, because almost nothing may be done in a signal handler.
     std::thread::Builder::new().name("signals".into()).spawn(move || {
         for signal in signals.forever() {
             if signal == SIGHUP { reload() } else { handle.stop() }
@@ -283,8 +285,11 @@ pub(crate) fn receive(args: &ReceiveArgs) -> Result<Exit, Failure> {
             ReceiverSettings::new(listen, vec![site], AuthPolicy::Open)
         }
     };
+    // SSH has authenticated the client, so the tokens of a `serve.toml` are not asked for.
     settings.access = AuthPolicy::Open;
     let log: Arc<dyn Log> =
+        // Over SSH the origin reads stderr, to quote its end if the receiver fails: a log would
+        // hide that.
         if verbosity::is_verbose() { stderr_log(false) } else { Arc::new(receiver::NoLog) };
     receiver::receive(&settings, log).map_err(failure)?;
     Ok(Exit::Success)

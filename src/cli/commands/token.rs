@@ -44,7 +44,6 @@ pub(crate) struct NewArgs {
     config: Option<PathBuf>,
 }
 
-/// Runs `headwater token`.
 pub(crate) fn run(command: &TokenCommand) -> Result<Exit, Failure> {
     let TokenCommand::New(args) = command;
     let mut place = "serve.toml".to_owned();
@@ -57,6 +56,7 @@ pub(crate) fn run(command: &TokenCommand) -> Result<Exit, Failure> {
         )?;
         place = path.display().to_string();
     }
+    // Before a token is made: one for an unknown site would never be accepted.
     if let Some(path) = &args.append
         && let Some(known) =
             config::site_names(path).map_err(|error| append_failure(path, error))?
@@ -67,6 +67,7 @@ pub(crate) fn run(command: &TokenCommand) -> Result<Exit, Failure> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let expires = args.expires.map(|expires| moment(now.saturating_add(expires).as_secs()));
     let sites: Vec<String> = args.sites.iter().map(|site| format!("\"{site}\"")).collect();
+    // The receiver gets the hash alone, so that a stolen serve.toml gives no access.
     let mut table = format!(
         "[[token]]\nid = \"{}\"\nhash = \"{}\"\nsites = [{}]\nallow = \"{}\"\n",
         token.id(),
@@ -80,6 +81,7 @@ pub(crate) fn run(command: &TokenCommand) -> Result<Exit, Failure> {
     // Only the secret goes to stdout, for a pipe into a secret store; it never goes to stderr,
     // which may be logged.
     let text = if let Some(path) = &args.append {
+        // Before the token is printed: without its table it would be useless.
         config::append_token(path, &table).map_err(|error| append_failure(path, error))?;
         print(&format!("{}\n", token.reveal()))?;
         format!(
