@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use crate::fsx::{self, FileKind, FileMode};
+use crate::fsx::{self, FileMode};
 use crate::release::ReleaseName;
-use crate::store::layout::{CURRENT, Layout, SWITCHED, current_target};
+use crate::store::layout::{CURRENT, Layout, SWITCHED, SlotName, current_target};
 use crate::store::open::LockedStore;
 use crate::store::{EventKind, Pruned, Store, StoreError};
 
@@ -99,14 +99,7 @@ impl Store {
         if store.served_releases()?.contains(&release) {
             return Err(StoreError::Conflict { expected: None, found });
         }
-        if store
-            .layout
-            .slots
-            .stat(&release.to_string())?
-            .is_some_and(|meta| meta.kind == FileKind::Directory)
-        {
-            store.layout.slots.remove_all(&release.to_string())?;
-        }
+        store.remove_slot(SlotName { release, is_spare: false })?;
         store.mark_deleted(release)?;
         store.show_staged();
         // This only cleans up; if it fails, the next push tries again.

@@ -567,7 +567,10 @@ fn read_format(headwater: &Dir) -> Result<Option<StoreFormat>, StoreError> {
     if header.headwater != "store" {
         return Err(damaged("it does not say that this is a store".into()));
     }
-    if header.version != 1 {
+    if header.version == 0 {
+        return Err(damaged("its version is 0".into()));
+    }
+    if header.version > 1 {
         return Err(StoreError::NewerFormat { path, found: header.version });
     }
     serde_json::from_slice(&bytes).map(Some).map_err(|error| damaged(error.to_string()))

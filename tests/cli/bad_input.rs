@@ -279,6 +279,15 @@ fn a_full_or_read_only_disk_leaves_the_old_release() {
 }
 
 #[test]
+fn a_store_of_format_0_is_damaged_and_not_newer() {
+    let world = World::with_mirror();
+    let format = world.read("www/.headwater/format");
+    world.tamper("www/.headwater/format", &format.replace("\"version\":1", "\"version\":0"));
+    let run = world.run("push tree ./www").code(4).warns("its version is 0");
+    assert!(!run.stderr.contains("upgrade"), "{}", run.stderr);
+}
+
+#[test]
 fn a_store_of_a_newer_format_is_not_touched() {
     let world = World::with_mirror();
     let format = world.read("www/.headwater/format");

@@ -48,7 +48,6 @@ pub(crate) fn show(job: &PreparedPush, args: &PushArgs) -> Result<Exit, Failure>
             // On stderr, and the table has only the kind of each failure: every sentence is printed
             // once.
             print_hints(plan.mirrors.iter().filter_map(hint).collect())?;
-            let is_usable = plan.mirrors.iter().all(|mirror| mirror.error.is_none());
             match &plan.unmet {
                 Some(unmet) => {
                     // The plan is the only object on stdout.
@@ -56,8 +55,7 @@ pub(crate) fn show(job: &PreparedPush, args: &PushArgs) -> Result<Exit, Failure>
                     refused.print();
                     Ok(refused.exit())
                 }
-                // Enough mirrors accept the release, so the push would run and end with 3.
-                None => Ok(if is_usable { Exit::Success } else { Exit::Partial }),
+                None => Ok(exit_of_push(&plan, args.guards.superseded_ok)),
             }
         }
         Err(report) => {
@@ -71,6 +69,18 @@ pub(crate) fn show(job: &PreparedPush, args: &PushArgs) -> Result<Exit, Failure>
 fn refused(exit: Exit, unmet: &str) -> Failure {
     let error = format!("the push would be refused: {unmet}");
     Failure::new(exit, error).with_hint("fix the mirrors named above, or lower --require")
+}
+
+/// The exit code of the push, if enough mirrors accept the release and nothing fails on the way.
+fn exit_of_push(plan: &PlanReport, is_superseded_ok: bool) -> Exit {
+    let outcome = |mirror: &push::MirrorPlan| match mirror.failure {
+        Some(failure) => push_report::outcome_of_failure(failure),
+        None if mirror.is_newer => failure::MirrorOutcome::Superseded,
+        None if mirror.is_current => failure::MirrorOutcome::AlreadyCurrent,
+        None => failure::MirrorOutcome::Activated,
+    };
+    let outcomes: Vec<_> = plan.mirrors.iter().map(outcome).collect();
+    Exit::of(&ExitInputs { outcomes: &outcomes, is_superseded_ok, ..ExitInputs::default() })
 }
 
 /// The exit code of a push that too few mirrors accept.

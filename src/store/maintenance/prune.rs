@@ -226,6 +226,6 @@ impl LockedStore<'_> {
         // The names ascend, so this is the newest: the slot that the next push changes, or a staged
         // release.
         idle.pop();
-        idle.iter().try_for_each(|slot| Ok(self.layout.slots.remove_all(&slot.to_string())?))
+        idle.into_iter().try_for_each(|slot| self.remove_slot(slot))
     }
 }

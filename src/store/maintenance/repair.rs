@@ -184,7 +184,7 @@ impl LockedStore<'_> {
             Some(release) if self.is_manifest_whole(&release.manifest)? => release.manifest,
             _ if is_needed => return Ok(0),
             _ => {
-                self.layout.slots.remove_all(&slot.to_string())?;
+                self.remove_slot(slot)?;
                 return Ok(1);
             }
         };

@@ -147,7 +147,11 @@ impl Store {
     ) -> Result<Verified, StoreError> {
         let mut found = Verified::default();
         let Some(current) = self.current()? else {
-            if !self.release_names()?.is_empty() && !self.slot_names()?.is_empty() {
+            let releases = self.release_names()?;
+            // A store whose only release is staged has served nothing yet.
+            let is_only_staged =
+                releases.len() == 1 && self.shown_as_staged()? == Some(releases[0]);
+            if !releases.is_empty() && !is_only_staged && !self.slot_names()?.is_empty() {
                 found.fault(FaultKind::Missing, CURRENT.to_owned(), None);
             }
             return Ok(found);

@@ -341,6 +341,21 @@ impl Store {
 }
 
 impl LockedStore<'_> {
+    /// Removes a slot that is not served. Does nothing if it does not exist.
+    pub(in crate::store) fn remove_slot(&self, slot: SlotName) -> Result<(), StoreError> {
+        let slots = &self.layout.slots;
+        let name = slot.to_string();
+        if slots.stat(&name)?.is_none_or(|meta| meta.kind != FileKind::Directory) {
+            return Ok(());
+        }
+        // The name goes first, and durably: a slot with the name of a release is taken for the
+        // complete release, so a removal that is interrupted must not leave a part under it.
+        slots.remove_all(DIRTY)?;
+        slots.rename(&name, slots, DIRTY)?;
+        slots.sync()?;
+        Ok(slots.remove_all(DIRTY)?)
+    }
+
     /// Takes the idle slot and renames it to `dirty`. Returns the open directory and the release
     /// whose tree it contains; `None` if no slot is usable. Removes all other idle slots.
     pub(in crate::store) fn take_idle_slot(&self) -> Result<Option<(Dir, SlotName)>, StoreError> {
