@@ -9,15 +9,15 @@ use bytesize::ByteSize;
 pub enum ParseRateError {
     /// A number alone, which other programs read in another unit.
     #[error(
-        "{number} has no unit: write {number}KiB for what rsync takes it for, or {number}B for \
-         bytes a second"
+        "{number} has no unit: write {number}KiB for the rate that rsync would use, or {number}B \
+         for bytes per second"
     )]
     NoUnit {
         /// The number.
         number: String,
     },
     /// Something else.
-    #[error("{text:?} is not a rate: write bytes a second, such as 500kB or 2MB")]
+    #[error("{text:?} is not a rate: write bytes per second, such as 500kB or 2MB")]
     Other {
         /// The text.
         text: String,

@@ -32,7 +32,10 @@ pub(crate) struct ActivateArgs {
 
 /// Runs `headwater activate`.
 pub(crate) fn run(args: &ActivateArgs) -> Result<Exit, Failure> {
-    args.dry_run.refuse("activate", "`headwater releases` shows what is staged on each mirror")?;
+    args.dry_run.refuse(
+        "activate",
+        "run `headwater releases` to see which release is staged on each mirror",
+    )?;
     let inputs = TreelessInputs {
         mirrors: &args.mirrors.mirrors,
         release: &ReleaseArgs::default(),

@@ -56,7 +56,8 @@ impl MaintenanceTask for RepairTask {
 
 /// Runs `headwater repair`.
 pub(crate) fn run(args: &RepairArgs) -> Result<Exit, Failure> {
-    args.dry_run.refuse("repair", "`headwater verify` names the faults and changes nothing")?;
+    args.dry_run
+        .refuse("repair", "run `headwater verify` to list the faults without changing anything")?;
     let config = load_config(&args.config)?;
     let choices = operands::of_mirrors(&args.mirrors, &config)?;
     check_there(&choices, &config)?;

@@ -192,7 +192,7 @@ impl Store {
             other => mismatch(other.to_string()),
         })?;
         if needs.head.base != base {
-            return Err(mismatch("the manifest change is against another base"));
+            return Err(mismatch("the manifest change has a different base"));
         }
         Ok(Some(needs))
     }
@@ -284,7 +284,7 @@ impl LockedStore<'_> {
                     if write_object(file, permissions.file(file.exec), content, tmp, &name)? {
                         continue;
                     }
-                    "what was fetched is not this object".into()
+                    "the fetched content is not this object".into()
                 }
             };
             missing.push(file.object);
