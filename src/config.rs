@@ -71,7 +71,7 @@ pub enum ConfigError {
     #[error("cannot use the list of mirrors")]
     List(#[source] IoError),
     /// The command that lists the mirrors failed.
-    #[error("the command {command:?} of `mirrors_from`")]
+    #[error("the command {command:?} of `mirrors_from` failed")]
     Command {
         /// The command with its arguments.
         command: String,
@@ -410,7 +410,7 @@ impl Checker<'_> {
         let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
         let line = self.text[line_start..].lines().next().unwrap_or("");
         // The line is printed, and someone may have pasted a token into it.
-        let line = if has_token(line) { "(withheld: it has a token)" } else { line };
+        let line = if has_token(line) { "(withheld: it contains a token)" } else { line };
         let number = before.matches('\n').count() + 1;
         let column = self.text[line_start..start].chars().count() + 1;
         let marked = self.text[start..]

@@ -36,7 +36,8 @@ pub const MAX_REPLACED: usize = 16;
 pub enum ReleaseError {
     /// The record was written by a newer headwater.
     #[error(
-        "release format version {found} is newer than this headwater knows (1); upgrade headwater"
+        "the release record has format version {found}, but this headwater supports only version \
+         1; upgrade headwater"
     )]
     Version {
         /// The version that the record declares.

@@ -42,8 +42,8 @@ const NOT_IN_PATHS: &AsciiSet = &CONTROLS
 /// Why a request failed. No part of the URL is included.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum WebError {
-    /// The string is not a valid URL.
-    #[error("it is no http:// or https:// URL that can be asked")]
+    /// The text is not a valid URL.
+    #[error("it is not a usable http:// or https:// URL")]
     BadUrl,
     /// The request would send a secret unencrypted to another machine.
     #[error("a secret is sent over https: only, except to this machine")]
@@ -55,14 +55,14 @@ pub enum WebError {
         what: String,
     },
     /// The server did not respond, or did not finish, in time.
-    #[error("it did not answer within {} s", limit.as_secs_f32())]
+    #[error("it did not respond within {} s", limit.as_secs_f32())]
     Timeout {
         /// The time limit.
         limit: Duration,
     },
     /// The server responded with a status other than success.
     #[error(
-        "it answered {status}{}",
+        "it responded with status {status}{}",
         if matches!(status, 300..400) { ", a redirect, which is not followed" } else { "" }
     )]
     Status {
@@ -70,7 +70,7 @@ pub enum WebError {
         status: u16,
     },
     /// The response is larger than the content can be.
-    #[error("its answer is larger than {limit} bytes")]
+    #[error("its response is larger than {limit} bytes")]
     TooLarge {
         /// The limit in bytes.
         limit: u64,

@@ -170,7 +170,7 @@ impl Checker<'_> {
         {
             return Err(self.error(
                 text.span(),
-                "this is a token itself, and not where one is: make a new one",
+                "this is a token, not the name of a variable or file: create a new token",
             ));
         }
         let file = |text: &Option<Spanned<String>>| {
@@ -233,7 +233,7 @@ impl Checker<'_> {
         match &listed.ssh_command {
             Some(command) => Err(self.error(
                 command.span(),
-                "`ssh_command` may stand in the configuration, not in a list of mirrors",
+                "`ssh_command` is allowed in the configuration, but not in a list of mirrors",
             )),
             None => Ok(()),
         }

@@ -37,9 +37,8 @@ impl Checker<'_> {
         let is_bad =
             |name: &&Spanned<String>| name.as_ref().trim().is_empty() || has_token(name.as_ref());
         if let Some(name) = file.token_envs.iter().find(is_bad) {
-            return Err(
-                self.error(name.span(), "`token_envs` are names of variables that have a token")
-            );
+            return Err(self
+                .error(name.span(), "`token_envs` contains names of variables that hold a token"));
         }
         let token_envs = file.token_envs.iter().map(|name| name.as_ref().clone()).collect();
         let hosts = file.allowed_hosts.as_ref();
@@ -96,8 +95,8 @@ impl Checker<'_> {
             Some((key, (span, _))) => Err(self.error(
                 span,
                 format!(
-                    "`{key}` may stand in the configuration, as in `[mirror_defaults]`, not in \
-                         a list of mirrors"
+                    "`{key}` is allowed in the configuration, as in `[mirror_defaults]`, but not \
+                     in a list of mirrors"
                 ),
             )),
             None => Ok(()),

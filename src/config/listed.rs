@@ -77,8 +77,7 @@ impl Checker<'_> {
                 Some(words) => Ok(ListSource::Command { words, secret_variables }),
                 None => Err(self.error(
                     from.span(),
-                    "a command is a list of texts, first the \
-                                                     program",
+                    "a command is a list of strings, beginning with the program",
                 )),
             },
             _ => Err(self.error(

@@ -227,7 +227,11 @@ impl Checker<'_> {
         if let Some(text) = given {
             return Err(self.error(
                 text.span(),
-                format!("`{}` and `{}` say where a secret is, not what it is", env.0, file.0),
+                format!(
+                    "`{}` and `{}` name the variable or the file of a secret, not the secret \
+                     itself",
+                    env.0, file.0
+                ),
             ));
         }
         match (env.1, file.1) {
@@ -253,7 +257,7 @@ impl Checker<'_> {
         }
         Err(self.error(
             at.span(),
-            "this is no url as in https://host/path, without a name or a secret in it",
+            "this is not a url such as https://host/path, without a user name or a secret",
         ))
     }
 

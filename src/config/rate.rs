@@ -9,15 +9,15 @@ use bytesize::ByteSize;
 pub enum ParseRateError {
     /// A number without a unit, for which other programs assume different units.
     #[error(
-        "{number} has no unit: write {number}KiB for what rsync takes it for, or {number}B for \
-         bytes a second"
+        "{number} has no unit: write {number}KiB for the rate that rsync would use, or {number}B \
+         for bytes per second"
     )]
     NoUnit {
         /// The number.
         number: String,
     },
-    /// The string is anything else.
-    #[error("{text:?} is not a rate: write bytes a second, such as 500kB or 2MB")]
+    /// Something else.
+    #[error("{text:?} is not a rate: write bytes per second, such as 500kB or 2MB")]
     Other {
         /// The string.
         text: String,

@@ -201,7 +201,7 @@ impl Checker<'_> {
             let span = table.name.span();
             let site = self.site(table)?;
             if sites.iter().any(|earlier| earlier.name == site.name) {
-                return Err(self.error(span, "there is already a site of this name"));
+                return Err(self.error(span, "there is already a site with this name"));
             }
             // Two sites in one directory would be one store under two names.
             if sites.iter().any(|earlier| earlier.directory == site.directory) {
@@ -239,7 +239,7 @@ impl Checker<'_> {
     }
 
     fn size(&self, text: &Option<Spanned<String>>) -> Result<Option<u64>, ConfigError> {
-        let wrong = "is no size: write it like \"10 GB\" or \"512 MiB\"";
+        let wrong = "is not a size: write it like \"10 GB\" or \"512 MiB\"";
         let parse =
             |text: &str| text.parse::<ByteSize>().map(|size| size.as_u64()).map_err(|_| wrong);
         text.as_ref().map(|text| self.parsed(text, parse)).transpose()
@@ -300,7 +300,7 @@ impl Checker<'_> {
             })?;
             // A token is looked up by its id, so the second one would never be found.
             if records.iter().any(|earlier| earlier.id == id) {
-                return Err(self.error(table.id.span(), "there is already a token of this id"));
+                return Err(self.error(table.id.span(), "there is already a token with this id"));
             }
             let hash = blake3::Hash::from_hex(table.hash.as_ref().as_bytes())
                 .map_err(|_| self.error(table.hash.span(), "a hash has 64 hexadecimal digits"))?;
@@ -326,7 +326,7 @@ fn moment(text: &str) -> Result<u64, &'static str> {
     let moment = text
         // An offset or `Z` is required: a time without one would depend on the machine.
         .parse::<jiff::Timestamp>()
-        .map_err(|_| "is no time: write it like 2027-02-21T00:00:00Z")?;
+        .map_err(|_| "is not a time: write it like 2027-02-21T00:00:00Z")?;
     u64::try_from(moment.as_second()).map_err(|_| "is before 1970")
 }
 
@@ -441,9 +441,9 @@ mod tests {
             (
                 format!("{site}quota = \"much\"\n"),
                 (4, 9),
-                "\"much\" is no size: write it like \"10 GB\"",
+                "\"much\" is not a size: write it like \"10 GB\"",
             ),
-            (format!("{site}min_free = \"\"\n"), (4, 12), "is no size"),
+            (format!("{site}min_free = \"\"\n"), (4, 12), "is not a size"),
             (
                 format!("{site}post_activate = \"nginx -s reload\"\n"),
                 (4, 17),
@@ -469,7 +469,7 @@ mod tests {
             (
                 format!("{site}{token}sites = []\nallow = \"push\"\nexpires = \"soon\"\n"),
                 (9, 11),
-                "is no time",
+                "is not a time",
             ),
             (format!("{site}{}", token.replace("0123abcd", "x")), (4, 1), "missing field"),
             (format!("[limits]\nhead = \"x\"\n{site}"), (2, 8), "no duration"),

@@ -30,8 +30,8 @@ const TYPE_WORDS: [(&str, &str); 12] = [
     ("u32", "a whole number"),
     ("u64", "a whole number"),
     ("usize", "a whole number"),
-    ("a string", "a text in quotes"),
-    ("a borrowed string", "a text in quotes"),
+    ("a string", "a string in quotes"),
+    ("a borrowed string", "a string in quotes"),
     ("a boolean", "true or false"),
     ("a map", "a table"),
 ];
@@ -109,7 +109,7 @@ mod tests {
             ),
             (
                 "invalid type: integer `5`, expected a string",
-                "this is 5, and must be a text in quotes",
+                "this is 5, and must be a string in quotes",
             ),
             (
                 "invalid type: string \"a\", expected a sequence",

@@ -37,7 +37,8 @@ pub const WINDOW_LOG_MAX: u32 = 23;
 pub enum ManifestError {
     /// The manifest was written by a newer headwater.
     #[error(
-        "manifest format version {found} is newer than this headwater knows (1); upgrade headwater"
+        "the manifest has format version {found}, but this headwater supports only version 1; \
+         upgrade headwater"
     )]
     Version {
         /// The version that the manifest declares.
@@ -69,7 +70,7 @@ pub enum ManifestError {
         path: String,
     },
     /// An entry is below another entry, which is a file or a link.
-    #[error("manifest entry {path:?} lies below an entry that is not a directory")]
+    #[error("manifest entry {path:?} is below an entry that is not a directory")]
     BelowFile {
         /// The path of the lower entry.
         path: String,
@@ -81,7 +82,7 @@ pub enum ManifestError {
     #[error("stopped")]
     Cancelled,
     /// Too little memory is free for what a manifest change announces.
-    #[error("not enough memory for this manifest change")]
+    #[error("not enough free memory for this manifest change")]
     NoMemory,
     /// The manifest is canonical, but its id is not the expected one.
     #[error("manifest digest mismatch: expected {expected}, got {found}")]

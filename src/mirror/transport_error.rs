@@ -43,8 +43,8 @@ pub enum TransportError {
     },
     /// The server sent unencrypted data where TLS was expected.
     #[error(
-        "the server does not use TLS: use http:// if the receiver is on this machine, else put a \
-         TLS proxy in front of it"
+        "the server does not use TLS: use http:// if the receiver is on this machine; otherwise \
+         put a TLS proxy in front of it"
     )]
     NoTls,
     /// The TLS handshake failed for another reason.
@@ -61,7 +61,7 @@ pub enum TransportError {
     },
     /// A response with status 413 that is not from a receiver.
     #[error(
-        "a proxy in front of it refuses a body of {bytes} bytes: raise its limit \
+        "a proxy in front of it refuses a body of {bytes} bytes: raise the limit of the proxy \
          (client_max_body_size of nginx)"
     )]
     BodyTooLarge {

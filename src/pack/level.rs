@@ -14,7 +14,7 @@ pub enum Level {
 
 /// The string is not a valid [`Level`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("not a compression level, raw or 1 to 19: {text:?}")]
+#[error("{text:?} is not a compression level: write `raw`, or a number from 1 to 19")]
 pub struct ParseLevelError {
     /// The string, truncated to 80 characters.
     pub text: String,

@@ -79,7 +79,8 @@ pub enum PackError {
     NotAPack,
     /// The pack was written by a newer headwater.
     #[error(
-        "pack format version {found} is newer than this headwater knows (1); upgrade headwater"
+        "the pack has format version {found}, but this headwater supports only version 1; upgrade \
+         headwater"
     )]
     Version {
         /// The version that the pack declares.

@@ -292,9 +292,9 @@ impl<'m> Claims<'m> {
             let mirrors: Vec<&str> =
                 self.members.iter().filter(serves).map(|member| member.mirror.name()).collect();
             let message = format!(
-                "release {name} is on {} only, and was not brought there from this machine: \
-                 nothing of it is passed on to the other mirrors; `headwater heal --from` one of \
-                 them brings it to all, and the next new release replaces it",
+                "release {name} is only on {}, and this machine did not bring it there: nothing of \
+                 it is passed on to the other mirrors; `headwater heal --from` one of these copies \
+                 the release to all mirrors, and the next new release replaces it",
                 mirrors.join(", ")
             );
             monitor.event(Event::Warned { message });

@@ -41,8 +41,8 @@ pub(super) fn newest_to_spread<'m>(
     let Some(owner) = owner.filter(is_strange) else { return Some(newest) };
     let (name, sequence) = (owner.mirror.name(), newest.sequence);
     let message = format!(
-        "release {sequence} is on {name} alone, and was not brought there from this machine: it is \
-         not spread; `headwater heal --from {name}` does that"
+        "release {sequence} is only on {name}, and this machine did not bring it there: it is not \
+         copied to other mirrors; `headwater heal --from {name}` copies it"
     );
     monitor.event(Event::Warned { message });
     fleet::newest_where(members, |release| {

@@ -101,7 +101,7 @@ pub enum GuardFault {
     #[error("the tree is empty")]
     EmptyTree,
     /// Too many paths would be removed.
-    #[error("{removed} of {total} paths would go")]
+    #[error("{removed} of {total} paths would be removed")]
     Shrinks {
         /// The number of paths.
         removed: u64,
@@ -115,13 +115,16 @@ pub enum GuardFault {
         paths: Vec<String>,
     },
     /// Paths that must no longer be served would still be served.
-    #[error("what --expunge names is in the tree, and would still be served: {}", list(paths))]
+    #[error(
+        "the tree contains paths that --expunge names, and would still serve them: {}",
+        list(paths)
+    )]
     Expunged {
         /// The paths.
         paths: Vec<String>,
     },
     /// Files look like secrets.
-    #[error("the tree has what looks like a secret: {}", list(paths))]
+    #[error("the tree contains files that look like secrets: {}", list(paths))]
     Secrets {
         /// The paths.
         paths: Vec<String>,

@@ -101,8 +101,8 @@ pub enum PushError {
         /// The highest run number published.
         seen: u64,
     },
-    /// The source mirror failed.
-    #[error("the source {mirror}")]
+    /// The mirror that is the source failed.
+    #[error("the source {mirror} failed")]
     Source {
         /// Its name.
         mirror: String,
@@ -124,7 +124,7 @@ pub enum PushError {
         mirror: String,
     },
     /// The tree contains a mirror, or lies inside one.
-    #[error("the tree {tree} and {other} contain one another")]
+    #[error("the tree {tree} and {other} overlap")]
     Nested {
         /// The tree.
         tree: String,
@@ -132,7 +132,7 @@ pub enum PushError {
         other: String,
     },
     /// One mirror is inside another.
-    #[error("the mirror {inner} is inside of the mirror {outer}")]
+    #[error("the mirror {inner} is inside the mirror {outer}")]
     NestedMirrors {
         /// The inner mirror.
         inner: String,
@@ -176,7 +176,7 @@ pub enum PushError {
         second: String,
     },
     /// A manifest that is needed cannot be read.
-    #[error("manifest of release {release}")]
+    #[error("cannot read the manifest of release {release}")]
     Manifest {
         /// The release.
         release: ReleaseName,
@@ -184,10 +184,10 @@ pub enum PushError {
         source: ManifestError,
     },
     /// The record of the new release would be invalid, so that no mirror could read it.
-    #[error("the new release cannot be made")]
+    #[error("cannot make the new release")]
     NewRelease(#[source] ReleaseError),
     /// The new manifest could not be made.
-    #[error("the new manifest")]
+    #[error("cannot write the new manifest")]
     NewManifest(#[source] ManifestError),
     /// Content could not be read, or it changed since the scan.
     #[error(transparent)]
@@ -196,13 +196,13 @@ pub enum PushError {
     #[error(transparent)]
     Io(#[from] IoError),
     /// A probe requests a path that the release does not have.
-    #[error("a probe of a wave asks for {path:?}, and the release has no such file")]
+    #[error("a probe of a wave requests {path:?}, but the release has no such file")]
     NoProbe {
         /// The path.
         path: String,
     },
     /// The user asked to stop.
-    #[error("stopped; every mirror is on a whole release, and the next push goes on from here")]
+    #[error("stopped; every mirror is on a complete release, and the next push resumes")]
     Cancelled,
 }
 

@@ -153,7 +153,7 @@ impl Require {
 
 /// The string is not a valid [`Require`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("write `all`, `any`, a number from 1, or a percentage from 1% to 100%")]
+#[error("write `all`, `any`, a number of at least 1, or a percentage from 1% to 100%")]
 pub struct ParseRequireError;
 
 impl FromStr for Require {

@@ -252,13 +252,14 @@ fn kept_release<'m>(claims: &Claims<'m>, sequence: u64) -> Result<&'m Release, P
         return Err(PushError::Rollback(match &keeping[..] {
             [] => format!("no mirror keeps a release {sequence}"),
             _ => format!(
-                "only {} keeps a release {sequence}, so it may be made up: name no other mirror",
+                "only {} keeps a release {sequence}, so that release may be made up: name no other \
+                 mirror",
                 keeping.join(", ")
             ),
         }));
     };
     if found.any(|other| other.id() != first.id()) {
-        let text = format!("release {sequence} is not the same on all mirrors: name fewer of them");
+        let text = format!("release {sequence} is not the same on all mirrors: name fewer mirrors");
         return Err(PushError::Rollback(text));
     }
     Ok(first)
@@ -298,8 +299,8 @@ fn release_to_leave<'m>(
     if serve_different_releases(members)
         && !(reachable(members).count() >= for_all::MIN_FLEET && newest.is_some_and(decides))
     {
-        let text =
-            "the mirrors are not on one release, so what to go back to is ambiguous: say --to SEQ";
+        let text = "the mirrors serve different releases, so the previous release is ambiguous: \
+                    use --to SEQ";
         return Err(PushError::Rollback(text.into()));
     }
     let newest = newest.ok_or_else(|| PushError::Rollback("no mirror has a release yet".into()))?;
@@ -309,7 +310,7 @@ fn release_to_leave<'m>(
     let others: Vec<String> = others_than(newest, members).filter_map(serves).collect();
     if !others.is_empty() {
         let message = format!(
-            "{} did not decide what to go back to: the other mirrors serve release {}",
+            "{} did not decide the previous release: the other mirrors serve release {}",
             others.join(", "),
             newest.name()
         );

@@ -27,7 +27,7 @@ impl Revert {
         let reason = report.stopped.clone().unwrap_or_default();
         let mut reverted = Reverted { reason: reason.clone(), sequence: None, error: None };
         let Some(to) = to else {
-            reverted.error = Some("there is nothing before their first release".to_owned());
+            reverted.error = Some("there is no release before the first one".to_owned());
             report.reverted = Some(reverted);
             return report;
         };
@@ -52,7 +52,7 @@ impl Revert {
                         report.mirrors[*index].outcome = Outcome::Reverted;
                         report.mirrors[*index].now = after.sequence;
                     } else {
-                        reverted.error = Some(format!("{} did not go back", mirror.mirror));
+                        reverted.error = Some(format!("{} was not reverted", mirror.mirror));
                     }
                 }
             }
@@ -65,7 +65,7 @@ impl Revert {
 /// Why the release is only for the mirrors that revert, as text for its record.
 fn why(report: &Report, reason: &str) -> String {
     let mut why =
-        format!("a push went back from release {}: {reason}", report.sequence.unwrap_or_default());
+        format!("a push reverted release {}: {reason}", report.sequence.unwrap_or_default());
     while !is_note(&why) {
         // A character has at most 4 bytes, so the result always fits.
         why = why.chars().filter(|c| !c.is_control()).take(MAX_NOTE_BYTES / 4).collect();

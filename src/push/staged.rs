@@ -29,8 +29,8 @@ pub(super) fn named<'m>(members: &'m [PolledMirror], text: &str) -> Result<&'m R
     let found: Vec<&Release> = staged().chain(current).filter(is_named).collect();
     let first = found
         .first()
-        .ok_or_else(|| not_staged(format!("no mirror has a release {text} staged")))?;
-    // A single mirror must not make the number ambiguous for the others.
+        .ok_or_else(|| not_staged(format!("no mirror has a staged release {text}")))?;
+    // One mirror alone must not make the number ambiguous for the others.
     let count = |release: &Release| found.iter().filter(|other| **other == release).count();
     let is_of_most = |release: &&&Release| count(release) > 1 && 2 * count(release) > found.len();
     if let Some(of_most) = found.iter().find(is_of_most) {
@@ -39,7 +39,7 @@ pub(super) fn named<'m>(members: &'m [PolledMirror], text: &str) -> Result<&'m R
         Ok(first)
     } else {
         Err(not_staged(format!(
-            "{text} is more than one release: say which, as in {}",
+            "{text} names more than one release: write the full name, as in {}",
             first.name()
         )))
     }

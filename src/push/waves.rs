@@ -131,7 +131,7 @@ impl Rollout<'_> {
 /// Why no further wave switches.
 #[derive(Debug, thiserror::Error)]
 enum BadProbe {
-    #[error("stopped while it was looked at; it has the release")]
+    #[error("stopped during the soak or the probe; the wave serves the release")]
     Cancelled,
     #[error("{0}")]
     Probe(String),
@@ -192,7 +192,7 @@ fn look(
     let Probe { url, path } = probe;
     let (object, size) = expected
         .get(path.as_str())
-        .ok_or_else(|| format!("probe {url}: nothing is known of it"))?;
+        .ok_or_else(|| format!("probe {url}: the release does not know it"))?;
     let web = web.clone();
     let asked = url.clone();
     let size = *size;
@@ -202,7 +202,7 @@ fn look(
     };
     match fetched {
         Ok(fetched) if fetched.object == *object => Ok(()),
-        Ok(_) => Err(format!("probe {url}: visitors get something else than the release has")),
+        Ok(_) => Err(format!("probe {url}: visitors get content that differs from the release")),
         Err(error) => Err(format!("probe {url}: {error}")),
     }
 }

@@ -33,14 +33,14 @@ use crate::store::StoreError;
 pub enum ServeError {
     /// Tokens would be sent unencrypted.
     #[error(
-        "{listen} can be reached from other machines, and there is neither TLS nor a proxy in front"
+        "{listen} can be reached from other machines, but there is neither TLS nor a proxy in front"
     )]
     InTheClear {
         /// The address.
         listen: SocketAddr,
     },
     /// Any client could push.
-    #[error("{listen} can be reached from other machines, and no token would be asked for")]
+    #[error("{listen} can be reached from other machines, but does not require a token")]
     Open {
         /// The address.
         listen: SocketAddr,

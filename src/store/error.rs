@@ -73,7 +73,7 @@ pub enum StoreError {
         kind: &'static str,
     },
     /// The path lies inside another mirror.
-    #[error("{} is inside of the mirror {}", path.display(), outer.display())]
+    #[error("{} is inside the mirror {}", path.display(), outer.display())]
     InsideMirror {
         /// The path.
         path: PathBuf,
@@ -89,7 +89,8 @@ pub enum StoreError {
         what: &'static str,
     },
     /// The store was written by a newer headwater.
-    #[error("{} has store format {found}, newer than this headwater knows (1)", path.display())]
+    #[error("{} has store format {found}, but this headwater supports only format 1",
+             path.display())]
     NewerFormat {
         /// The path of the format file.
         path: PathBuf,
@@ -133,7 +134,7 @@ pub enum StoreError {
     },
     /// The file system has too few free bytes.
     #[error(
-        "{} has {} free, and {} are needed", path.display(),
+        "{} has {} free, but {} are needed", path.display(),
         ByteSize::b(*free).display().si(), ByteSize::b(*needed).display().si()
     )]
     NoSpace {
@@ -145,7 +146,7 @@ pub enum StoreError {
         free: u64,
     },
     /// The file system has too few free inodes.
-    #[error("{} has {free} inodes free, and {needed} are needed", path.display())]
+    #[error("{} has {free} inodes free, but {needed} are needed", path.display())]
     NoInodes {
         /// The path of the mirror.
         path: PathBuf,
@@ -155,7 +156,7 @@ pub enum StoreError {
         free: u64,
     },
     /// A manifest is damaged or cannot be read.
-    #[error("manifest {}", path.display())]
+    #[error("cannot use manifest {}", path.display())]
     Manifest {
         /// The manifest's file.
         path: PathBuf,
@@ -170,7 +171,7 @@ pub enum StoreError {
         objects: Vec<ObjectId>,
     },
     /// A release record is damaged.
-    #[error("release record {}", path.display())]
+    #[error("cannot use release record {}", path.display())]
     Release {
         /// The record's file.
         path: PathBuf,
@@ -218,7 +219,7 @@ pub enum StoreError {
     #[error("a pack is malformed")]
     Pack(#[from] PackError),
     /// The received content does not match what the push announced.
-    #[error("the received content does not match what was announced: {what}")]
+    #[error("the received content does not match the announced content: {what}")]
     Mismatch {
         /// What does not match.
         what: String,
@@ -246,8 +247,8 @@ pub enum StoreError {
     /// The operation was cancelled.
     #[error("stopped")]
     Cancelled,
-    /// Not enough memory is free for the sizes that the manifest change announces.
-    #[error("not enough memory for what the manifest change announces")]
+    /// Too little memory is free for what the manifest change announces.
+    #[error("not enough free memory to apply the announced manifest change")]
     NoMemory,
 }
 

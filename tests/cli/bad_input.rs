@@ -47,7 +47,7 @@ fn unreadable_files_and_directories_are_named_together() {
         .code(8)
         .warns("2 paths cannot be read:\n  docs cannot be read (Permission denied")
         .warns("secret.html cannot be read")
-        .warns("hint: make them readable");
+        .warns("hint: make these paths readable");
     assert_eq!(world.served("www"), served);
     world.run_unprivileged("push tree ./www --exclude secret.html --exclude docs").code(0);
     world.chmod("tree/docs", 0o755);
@@ -297,7 +297,7 @@ fn a_store_of_a_newer_format_is_not_touched() {
     world
         .run("push tree ./www")
         .code(4)
-        .warns("format 2, newer than this headwater knows")
+        .warns("format 2, but this headwater supports only format 1")
         .warns("upgrade");
     for line in [
         "status ./www",
@@ -308,7 +308,7 @@ fn a_store_of_a_newer_format_is_not_touched() {
         "repair ./www --from tree",
     ] {
         let run = world.run(line);
-        assert!((run.stdout.clone() + &run.stderr).contains("newer"), "{line}: {run:?}");
+        assert!((run.stdout.clone() + &run.stderr).contains("store format 2"), "{line}: {run:?}");
     }
     assert_eq!(world.snapshot("www"), before);
     for damaged in ["", "{}", "not json", "{\"headwater\":\"other\",\"version\":1}"] {

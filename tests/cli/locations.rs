@@ -148,8 +148,8 @@ fn a_link_to_an_empty_directory_is_as_good_as_the_directory() {
 fn a_mirror_inside_of_another_one_is_refused() {
     let world = World::with_mirror();
     for (command, words) in [
-        ("push tree ./www/.headwater/inner", "is inside of the mirror"),
-        ("plan tree ./www/.headwater/inner", "is inside of the mirror"),
+        ("push tree ./www/.headwater/inner", "is inside the mirror"),
+        ("plan tree ./www/.headwater/inner", "is inside the mirror"),
     ] {
         world.run(command).code(4).warns(words);
     }
@@ -157,7 +157,7 @@ fn a_mirror_inside_of_another_one_is_refused() {
         world
             .run(&format!("{command} tree ./a ./a/b"))
             .code(2)
-            .warns("the mirror ./a/b is inside of the mirror ./a");
+            .warns("the mirror ./a/b is inside the mirror ./a");
     }
     assert!(!world.exists("a"));
 }

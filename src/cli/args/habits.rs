@@ -76,7 +76,7 @@ pub(crate) struct DryRunArgs {
 }
 
 impl DryRunArgs {
-    /// Refuses the flag; `instead` begins with a command that shows what would be done.
+    /// Refuses the flag; `instead` is a hint that names a command which shows what would be done.
     pub(crate) fn refuse(self, command: &str, instead: &str) -> Result<(), Failure> {
         if self.dry_run {
             Err(Failure::new(Exit::Usage, format!("{command} has no --dry-run; nothing was done"))

@@ -313,7 +313,8 @@ fn is_tree(
         return match configured {
             None if !is_url(first) => Ok(true),
             name => {
-                let location = if has_token(first) { "(withheld: it has a token)" } else { first };
+                let location =
+                    if has_token(first) { "(withheld: it contains a token)" } else { first };
                 Err(OperandError::MirrorAsTree { location: location.to_owned(), name })
             }
         };

@@ -12,8 +12,11 @@ const MIN_PART: usize = 4;
 
 /// Options of other programs, with what to use here.
 const FOREIGN: [(&str, &str); 2] = [
-    ("max-delete", "set `max_removed` in headwater.toml, which limits what a push removes"),
-    ("force", "each guard has an option of its own; the message of a refused push names it"),
+    (
+        "max-delete",
+        "set `max_removed` in headwater.toml, which limits the paths that a push removes",
+    ),
+    ("force", "use the option of the guard; the message of a refused push names the option"),
 ];
 
 /// Commands of other programs that send content, for which `push` is meant.
@@ -109,7 +112,7 @@ mod tests {
             ("--token", Some("'--token-file'")),
             ("--limit", Some("'--bwlimit'")),
             ("--max-delete=5", Some("`max_removed`")),
-            ("--force", Some("an option of its own")),
+            ("--force", Some("the option of the guard")),
             ("--forse", None),
             ("--backup", None),
             ("--link-dest", None),

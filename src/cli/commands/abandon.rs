@@ -52,7 +52,10 @@ struct AbandonRow<'a> {
 }
 
 pub(crate) fn run(args: &AbandonArgs) -> Result<Exit, Failure> {
-    args.dry_run.refuse("abandon", "`headwater releases` shows what is staged on each mirror")?;
+    args.dry_run.refuse(
+        "abandon",
+        "run `headwater releases` to see which release is staged on each mirror",
+    )?;
     let config = load_config(&args.config)?;
     let choices = operands::of_mirrors(&args.mirrors.mirrors, &config)?;
     let factory = MirrorFactory::new(&args.remote, args.wait.wait, &config);

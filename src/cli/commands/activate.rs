@@ -31,7 +31,10 @@ pub(crate) struct ActivateArgs {
 }
 
 pub(crate) fn run(args: &ActivateArgs) -> Result<Exit, Failure> {
-    args.dry_run.refuse("activate", "`headwater releases` shows what is staged on each mirror")?;
+    args.dry_run.refuse(
+        "activate",
+        "run `headwater releases` to see which release is staged on each mirror",
+    )?;
     let inputs = TreelessInputs {
         mirrors: &args.mirrors.mirrors,
         // The release exists already, with its note and its run number.

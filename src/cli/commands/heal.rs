@@ -34,7 +34,7 @@ pub(crate) struct HealArgs {
 }
 
 pub(crate) fn run(args: &HealArgs) -> Result<Exit, Failure> {
-    args.dry_run.refuse("heal", "`headwater status` shows which mirrors are behind")?;
+    args.dry_run.refuse("heal", "run `headwater status` to see which mirrors are behind")?;
     // This run updates the mirrors that it can reach; a later run updates the others.
     let require = Some(args.work.require.unwrap_or(Require::ANY));
     let work = WorkArgs { require, ..args.work.clone() };

@@ -56,7 +56,7 @@ impl MaintenanceTask for PruneTask {
 pub(crate) fn run(args: &PruneArgs) -> Result<Exit, Failure> {
     args.dry_run.refuse(
         "prune",
-        "`headwater releases` shows how much space each number of kept releases would free",
+        "run `headwater releases` to see how much space each number of kept releases would free",
     )?;
     let config = load_config(&args.config)?;
     let mirrors = mirrors(&args.mirrors, &args.config, &args.remote, args.wait.wait)?;

@@ -55,7 +55,8 @@ impl MaintenanceTask for RepairTask {
 }
 
 pub(crate) fn run(args: &RepairArgs) -> Result<Exit, Failure> {
-    args.dry_run.refuse("repair", "`headwater verify` names the faults and changes nothing")?;
+    args.dry_run
+        .refuse("repair", "run `headwater verify` to list the faults without changing anything")?;
     let config = load_config(&args.config)?;
     let choices = operands::of_mirrors(&args.mirrors, &config)?;
     // A mistyped argument is a wrong argument in every command, and no missing content.

@@ -17,8 +17,8 @@ use crate::cli::setup::person;
 use crate::cli::setup::prepared_push::{PreparedPush, TreelessInputs, without_tree};
 
 pub(crate) fn run(args: &RollbackArgs) -> Result<Exit, Failure> {
-    let instead = "`headwater releases` lists what it can go back to, `headwater diff MIRROR \
-                   MIRROR:SEQ` shows the paths";
+    let instead = "run `headwater releases` to list the releases to go back to, and `headwater \
+                   diff MIRROR MIRROR:SEQ` to see the paths";
     args.dry_run.refuse("rollback", instead)?;
     // A rollback may be urgent, so an unreachable mirror must not delay the others.
     let work =

@@ -17,8 +17,10 @@ struct VerifyTask {
 impl MaintenanceTask for VerifyTask {
     type Output = Verified;
     const NAME: &'static str = "verify";
-    const ADVICE: Option<&'static str> =
-        Some("run `headwater repair MIRROR --from TREE|MIRROR` to repair what the source has");
+    const ADVICE: Option<&'static str> = Some(
+        "run `headwater repair MIRROR --from TREE|MIRROR` to replace damaged content with that of \
+         the source",
+    );
 
     fn run(&self, mirror: &Arc<dyn Mirror>, progress: &Progress) -> Result<Verified, Failure> {
         in_mirror(mirror, mirror.verify(self.depth, progress))

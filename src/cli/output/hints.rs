@@ -35,8 +35,8 @@ fn exit_and_hint(error: &PushError) -> (Exit, Option<String>) {
         }
         PushError::Build(BuildError::Lost { .. }) => hinted(
             Exit::Content,
-            "bring back a mirror that has the content, or use --expunge PATH if the file is no \
-             longer in the tree; nothing was activated",
+            "bring back a mirror that has the content; if the file is no longer in the tree, use \
+             --expunge PATH instead; nothing was activated",
         ),
         PushError::Guard(fault) => (Exit::Refused, Some(guard_hint(fault).to_owned())),
         PushError::Superseded { .. } => {
@@ -47,12 +47,12 @@ fn exit_and_hint(error: &PushError) -> (Exit, Option<String>) {
         PushError::Mirror { source, .. } => {
             (mirror_exit(source.kind()), of_mirror(source).map(str::to_owned))
         }
-        PushError::EmptySource { .. } => hinted(Exit::Content, "push a tree to it first"),
+        PushError::EmptySource { .. } => hinted(Exit::Content, "push a tree to this mirror first"),
         PushError::Nested { .. } => {
             hinted(Exit::Usage, "choose separate directories for tree, mirrors and cache (--cache)")
         }
         PushError::NestedMirrors { .. } => {
-            hinted(Exit::Usage, "choose a location outside of the other mirrors")
+            hinted(Exit::Usage, "choose a location outside the other mirrors")
         }
         // The user must choose another release, as with a wrong argument.
         PushError::Rollback(_) | PushError::NoRelease(_) => {
@@ -73,9 +73,10 @@ fn exit_and_hint(error: &PushError) -> (Exit, Option<String>) {
             (Exit::Usage, Some(format!("push to the mirrors of one site: {command}")))
         }
         PushError::SameMirror { .. } => hinted(Exit::Usage, "name each mirror once"),
-        PushError::Manifest { .. } => {
-            hinted(Exit::Failed, "run `headwater repair MIRROR --from ANOTHER` to fetch it again")
-        }
+        PushError::Manifest { .. } => hinted(
+            Exit::Failed,
+            "run `headwater repair MIRROR --from ANOTHER` to fetch the manifest again",
+        ),
         PushError::Build(BuildError::Cancelled) | PushError::Cancelled => (Exit::Interrupted, None),
         PushError::NewRelease(ReleaseError::Time) => {
             hinted(Exit::Failed, "correct the clock of this machine")
@@ -113,15 +114,17 @@ fn content_hint(error: &ScanError) -> Option<&'static str> {
         ScanError::Root { .. } => Some("build it first, or name another directory"),
         ScanError::RejectedPaths { list } if list.iter().any(|one| one.path == ".headwater") => {
             Some(
-                "use `headwater promote` to publish the content of this mirror, or `headwater push \
-                 --from` to copy its release; this tree is a mirror",
+                "this tree is itself a mirror: to publish its content use `headwater promote`; to \
+                 copy its release use `headwater push --from`",
             )
         }
         ScanError::RejectedPaths { .. } => Some(
-            "remove or exclude them (--exclude, .headwaterignore); for links see `symlinks` in \
-             headwater.toml",
+            "remove or exclude these paths (--exclude, .headwaterignore); for links see `symlinks` \
+             in headwater.toml",
         ),
-        ScanError::Unreadable { .. } => Some("make them readable for this user, or exclude them"),
+        ScanError::Unreadable { .. } => {
+            Some("make these paths readable for this user, or exclude them")
+        }
         ScanError::Changed { .. } => {
             Some("finish the build before the push; nothing was activated")
         }
@@ -134,8 +137,8 @@ fn content_hint(error: &ScanError) -> Option<&'static str> {
 const fn guard_hint(fault: &GuardFault) -> &'static str {
     match fault {
         GuardFault::Histories { .. } => {
-            "name only mirrors with the same history, or push a tree with --new-history to replace \
-             all these histories"
+            "name only mirrors with the same history; to replace all these histories, push a tree \
+             with --new-history"
         }
         GuardFault::EmptyTree => {
             "check whether the build failed; use --allow-shrink to push an empty tree"
@@ -150,9 +153,9 @@ const fn guard_hint(fault: &GuardFault) -> &'static str {
             "check whether the build failed; `must_have` in headwater.toml lists the required paths"
         }
         GuardFault::Secrets { .. } => {
-            "exclude them (--exclude, .headwaterignore); to publish them, list them in \
-             `allow_secrets` of headwater.toml, or use --allow-secrets for one push; to push the \
-             release of a mirror, use --from"
+            "exclude these files (--exclude, .headwaterignore); to publish them, list them in \
+             `allow_secrets` of headwater.toml, or use --allow-secrets for one push; if this tree \
+             is a copy of a mirror, push with --from instead"
         }
         GuardFault::Rejected(_) => "change the content, or use --again to publish it",
     }
@@ -209,17 +212,18 @@ pub(crate) const fn of_kind(kind: Kind, side: Side) -> Option<&'static str> {
              that the server at the URL accepts",
         ),
         Kind::Tls => Some(
-            "check that the URL has the host and the port of the receiver, or of a proxy in front \
-             of it, and that the server there supports TLS 1.2 or 1.3",
+            "check that the URL names the host and the port of the receiver, or of a proxy in \
+             front of it; the server there must support TLS 1.2 or 1.3",
         ),
         Kind::BadGateway => Some(
             "check that the receiver behind the proxy runs, and that the proxy forwards requests \
-             to it; the proxy responded, and the receiver did not",
+             to it; only the proxy responded",
         ),
         Kind::Unauthorized => Some(
             "set the token in the variable HEADWATER_TOKEN, with --token-file, or as `token_env` \
-             or `token_file` of the [[mirror]]; the serve.toml of the receiver must have the table \
-             that `headwater token new` made for it, and the receiver must be reloaded after that",
+             or `token_file` of the [[mirror]]; the serve.toml of the receiver must contain the \
+             table that `headwater token new` made for it, and the receiver must be reloaded after \
+             that",
         ),
         Kind::Forbidden => Some(
             "create a token for this site with `headwater token new --site NAME --allow push`, and \
@@ -233,20 +237,22 @@ pub(crate) const fn of_kind(kind: Kind, side: Side) -> Option<&'static str> {
             "compare the host key with /etc/ssh/ssh_host_*.pub on the mirror; then add it to \
              known_hosts (`ssh-keyscan`), or set it as `host_key` of the [[mirror]]",
         ),
-        Kind::Timeout => Some("try again; a push resumes"),
+        Kind::Timeout => Some("try again; the push resumes where it stopped"),
         Kind::Protocol => Some(
             "check that the path of the URL is the name of a [[site]] of the receiver, as in \
              https://host:7447/SITE, and that `headwater serve` or `headwater receive` runs there",
         ),
         Kind::BodyLimit => Some(
-            "set `client_max_body_size 1200m` in nginx, or raise the body limit of another proxy",
+            "set `client_max_body_size 1200m` in nginx, or raise the request body limit of \
+             whichever proxy you use",
         ),
         Kind::Version => Some("upgrade headwater on the older of the two machines"),
         Kind::Busy => Some("try again later; the receiver is overloaded"),
         Kind::FarBeyond => Some(BEGIN_ANEW),
-        Kind::OtherHistory => {
-            Some("publish its content with `headwater promote`, or push a tree with --new-history")
-        }
+        Kind::OtherHistory => Some(
+            "publish the content of the mirror with `headwater promote`, or push a tree with \
+             --new-history",
+        ),
         _ => match (of_receiver(kind), side) {
             // The user of the receiver and its machine are meant, not those of the origin.
             (Some(hint), Side::Receiver) => Some(hint),
@@ -322,8 +328,8 @@ const fn of_place(kind: Kind) -> Option<&'static str> {
              them",
         ),
         Kind::DamagedStore => Some(
-            "run `headwater repair MIRROR --from TREE|MIRROR`: it creates what is missing, and \
-             fetches the objects again",
+            "run `headwater repair MIRROR --from TREE|MIRROR` to create missing files and to fetch \
+             the objects again",
         ),
         Kind::OverQuota => Some(
             "raise `quota` or `quota_entries` of the [[site]] in the serve.toml and restart the \
@@ -336,7 +342,9 @@ const fn of_place(kind: Kind) -> Option<&'static str> {
 /// The hint for the failure of a command that needs an existing mirror.
 pub(crate) fn of_reading(error: &MirrorError) -> Option<&'static str> {
     match error.kind() {
-        Kind::NotEmpty => Some("name the directory of a mirror: it has `.headwater` and `current`"),
+        Kind::NotEmpty => {
+            Some("name the directory of a mirror: it contains `.headwater` and `current`")
+        }
         _ => of_mirror(error),
     }
 }

@@ -69,7 +69,7 @@ pub(crate) fn token_file_failure(error: ConfigError) -> Failure {
                 headwater::text::error_chain(&error)
             ),
         )
-        .with_hint("it must exist and be readable; `headwater token new` prints what goes into it"),
+        .with_hint("create a readable file with the token that `headwater token new` prints"),
         error => config_failure(error),
     }
 }

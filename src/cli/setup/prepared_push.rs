@@ -141,7 +141,7 @@ fn check_require(require: Require, mirrors: usize) -> Result<(), Failure> {
             let there = counted(mirrors as u64, "mirror", "mirrors");
             let error = format!("{required} required, but the push is to {there}");
             let hint = "name more mirrors, or lower --require or `require` in headwater.toml; 80% \
-                        means a part of the mirrors";
+                        means a share of the mirrors";
             Err(Failure::new(Exit::Usage, error).with_hint(hint))
         }
         _ => Ok(()),

@@ -349,8 +349,8 @@ fn instead_of(scheme: &str) -> &'static str {
              not atomic"
         }
         "rsync" | "sftp" | "scp" | "ftp" | "ftps" | "fish" => {
-            "write ssh://[user@]host[:port]/absolute/path; it needs `headwater` on that host, and \
-             no daemon"
+            "write ssh://[user@]host[:port]/absolute/path, and install `headwater` on that host; \
+             it needs no daemon there"
         }
         "dav" | "davs" | "webdav" | "webdavs" | "smb" | "nfs" | "afp" => {
             "run `headwater serve` on the machine with the disk and push to its https: URL; \

@@ -310,7 +310,7 @@ pub(super) fn check(mirror: &HttpMirror, request: &StageRequest<'_>) -> Result<(
     let needed = needed_bytes(made, &needs, 1, known.incoming_bytes);
     match known.free_bytes {
         Some(free) if needed > free => {
-            Err(no_space(format!("{free} bytes are free, and {needed} are needed"), None))
+            Err(no_space(format!("{free} bytes are free, but {needed} are needed"), None))
         }
         _ => Ok(()),
     }

@@ -23,7 +23,7 @@ pub(super) fn describe_tls(error: &TlsError) -> TransportError {
         }
         TlsError::AlertReceived(AlertDescription::CertificateRequired) => {
             TransportError::ClientCertificate {
-                what: "it requires a client certificate (`client_cert`), and none was sent"
+                what: "it requires a client certificate (`client_cert`), but none was sent"
                     .to_owned(),
             }
         }
@@ -101,7 +101,7 @@ fn describe_certificate(error: &CertificateError) -> String {
         }
         CertificateError::NotValidYetContext { time, not_before } => {
             let ahead = days(time.as_secs(), not_before.as_secs());
-            format!("it is not valid yet, for another {ahead}, if the clock here is right")
+            format!("it becomes valid in {ahead}, if the clock here is right")
         }
         CertificateError::NotValidForNameContext { expected, presented } => {
             format!("it is for {}, not for {}", names(presented), expected.to_str())

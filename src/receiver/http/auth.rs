@@ -223,15 +223,19 @@ fn bearer_record<'r>(
     records: &'r [TokenRecord],
     authorization: Option<&[u8]>,
 ) -> Result<&'r TokenRecord, HttpError> {
-    let header = authorization.ok_or_else(|| unauthorized("a token is needed, and none came"))?;
+    let header = authorization
+        .ok_or_else(|| unauthorized("a token is required, but the request has none"))?;
     let token = std::str::from_utf8(header).ok().and_then(bearer).and_then(Token::parse);
-    let token = token
-        .ok_or_else(|| unauthorized("what came is no token as `headwater token new` prints one"))?;
+    let token = token.ok_or_else(|| {
+        unauthorized(
+            "the token of the request does not have the form that `headwater token new` prints",
+        )
+    })?;
     let record = records.iter().find(|record| record.id == *token.id());
     // An unknown id and a wrong secret take the same amount of work and return the same message, so
     // that a client cannot find out which ids exist. Hashes compare in constant time.
     let hash = record.map_or_else(|| blake3::hash(b""), |record| record.hash);
-    record.filter(|_| hash == token.hash()).ok_or_else(|| unauthorized("this token is not known"))
+    record.filter(|_| hash == token.hash()).ok_or_else(|| unauthorized("this token is unknown"))
 }
 
 fn unauthorized(why: &str) -> HttpError {

@@ -363,7 +363,7 @@ impl Handler {
             HttpError::new(
                 StatusCode::RANGE_NOT_SATISFIABLE,
                 ErrorKind::Malformed,
-                "a range is bytes=N- within the object",
+                "a range must be bytes=N- within the object",
             )
         })?;
         Ok(HandlerResult::Ready(response::part(
@@ -477,7 +477,7 @@ fn authorization(parts: &Parts) -> Option<&[u8]> {
 
 fn nothing_below(base: &str) -> HttpError {
     HttpError::unknown(format!(
-        "there is nothing at this path: the site that is meant answers at {base}"
+        "there is nothing at this path: the base path of the site is {base}"
     ))
 }
 
@@ -485,7 +485,7 @@ pub(crate) fn method_not_allowed() -> HttpError {
     HttpError::new(
         StatusCode::METHOD_NOT_ALLOWED,
         ErrorKind::Unknown,
-        "this cannot be done to this path",
+        "this method does not work at this path",
     )
 }
 

@@ -214,7 +214,7 @@ impl AccessEntry {
 pub(crate) fn text(text: &str) -> String {
     // Searches the whole text: after shortening, only the beginning of a token could be left.
     if text.contains("hw_") {
-        return "(withheld: it may have a token)".to_owned();
+        return "(withheld: it may contain a token)".to_owned();
     }
     let mut end = text.len().min(MAX_TEXT_BYTES);
     while !text.is_char_boundary(end) {

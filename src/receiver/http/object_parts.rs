@@ -31,11 +31,13 @@ impl ObjectParts {
     /// Returns the parts that `question` requests, and the length of the response in bytes.
     pub(crate) fn new(store: Store, question: &[u8]) -> Result<(Self, u64), HttpError> {
         let (asked, []) = question.as_chunks() else {
-            return Err(HttpError::malformed("these are no parts of 48 bytes each"));
+            return Err(HttpError::malformed(
+                "the body does not consist of parts of 48 bytes each",
+            ));
         };
         if asked.len() > MAX_PARTS {
             return Err(HttpError::too_large(format!(
-                "at most {MAX_PARTS} parts can be asked for at once"
+                "at most {MAX_PARTS} parts can be requested at once"
             )));
         }
         let mut parts = Vec::with_capacity(asked.len());

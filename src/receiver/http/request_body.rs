@@ -95,7 +95,7 @@ impl RequestBody {
         };
         if length > limit {
             return Err(HttpError::too_large(format!(
-                "{length} bytes, and at most {limit} are taken here"
+                "the body has {length} bytes, but at most {limit} are accepted here"
             )));
         }
         Ok(length)
@@ -114,7 +114,7 @@ impl RequestBody {
     async fn frame(&mut self) -> Result<Option<Bytes>, HttpError> {
         let deadline = self.deadline.min(Instant::now() + self.idle);
         let frame = tokio::time::timeout_at(deadline, self.body.frame()).await;
-        match frame.map_err(|_| HttpError::cut("the body came too slowly"))? {
+        match frame.map_err(|_| HttpError::cut("the body arrived too slowly"))? {
             Some(Ok(frame)) => {
                 // The frame cannot be trailers: `Framing` refuses them.
                 let data = frame.into_data().unwrap_or_default();

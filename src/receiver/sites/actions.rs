@@ -180,8 +180,7 @@ impl Handler {
             Err(refused) if matches!(refused.refusal.kind, ErrorKind::Locked | ErrorKind::Busy) => {
             }
             Err(refused) => {
-                let message =
-                    format!("what is due there was not done: {}", refused.refusal.message);
+                let message = format!("its due maintenance failed: {}", refused.refusal.message);
                 self.log.record(&LogRecord::SiteFailed { directory, message: text(&message) });
             }
         }

@@ -126,7 +126,7 @@ fn open_pack<'a>(id: &PackId, bytes: &'a [u8]) -> Result<PackReader<'a>, HttpErr
     if reader.id() == *id {
         return Ok(reader);
     }
-    Err(HttpError::malformed("this pack has another id than it was announced with"))
+    Err(HttpError::malformed("this pack has a different id than announced"))
 }
 
 /// Why a pack was not stored.

@@ -93,7 +93,7 @@ impl<K: Eq + Hash, A: Copy, V> RequestedUploads<K, A, V> {
         self.asked
             .get(id)
             .copied()
-            .ok_or_else(|| HttpError::not_asked_for("this was not asked for"))
+            .ok_or_else(|| HttpError::not_asked_for("this upload was not requested"))
     }
 }
 
@@ -153,7 +153,7 @@ impl RepairUploads {
         // would fill the disk.
         if length != bytes {
             return Err(HttpError::malformed(format!(
-                "the object has {bytes} bytes, and {length} are announced"
+                "the object has {bytes} bytes, but {length} were announced"
             )));
         }
         Ok(inner.objects.came.contains_key(id))
@@ -180,7 +180,7 @@ impl RepairUploads {
         let taken = inner.taken.load(Ordering::Relaxed).saturating_add(bytes);
         if let Some(quota) = quota.filter(|quota| taken > *quota) {
             let words =
-                format!("{taken} bytes would wait here for a repair, and the quota is {quota}");
+                format!("{taken} bytes would wait here for a repair, but the quota is {quota}");
             return Err(HttpError::over_quota(words));
         }
         let file = match &inner.file {
@@ -226,7 +226,7 @@ impl RepairUploads {
     fn object(&self, id: &ObjectId) -> Result<Box<dyn Read + Send>, Box<dyn Error + Send + Sync>> {
         match self.inner().objects.came.get(id) {
             Some(section) => Ok(Box::new(FileRangeReader { section: section.clone(), done: 0 })),
-            None => Err("the origin was not asked for it yet".into()),
+            None => Err("it was not requested from the origin yet".into()),
         }
     }
 

@@ -22,7 +22,7 @@ pub enum GroupError {
     Unknown(String),
     /// The receiver's user is not a member of the group, so the system would refuse the change.
     #[error(
-        "{} is not a member of group {group:?} and cannot give files to it",
+        "{} is not a member of group {group:?} and cannot give files to that group",
         users::describe_user(*user)
     )]
     NotMember {
@@ -77,7 +77,7 @@ mod tests {
         let refused = GroupError::NotMember { user: 0, group: "www".to_owned() }.to_string();
         assert_eq!(
             refused,
-            "user root is not a member of group \"www\" and cannot give files to it"
+            "user root is not a member of group \"www\" and cannot give files to that group"
         );
     }
 }

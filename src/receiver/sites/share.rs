@@ -200,12 +200,12 @@ impl Share {
         let most = u64::from(self.memory.permits) * UNIT_BYTES;
         if bytes > most {
             let words = format!(
-                "this push needs {bytes} bytes of memory or more, and {most} are allowed for this \
+                "this push needs at least {bytes} bytes of memory, but {most} are allowed for this \
                  site"
             );
             return HttpError::too_large(words);
         }
-        HttpError::busy("other pushes have the memory of this receiver")
+        HttpError::busy("other pushes are using the memory of this receiver")
     }
 
     /// Reserves memory for a request body; small bodies need no permit.
@@ -221,7 +221,7 @@ impl Share {
 }
 
 fn no_worker() -> HttpError {
-    HttpError::busy("too much is being done here")
+    HttpError::busy("this receiver is working on too many requests")
 }
 
 fn units(bytes: u64) -> u32 {

@@ -196,7 +196,9 @@ impl SiteState {
         cancelled: &dyn Fn() -> bool,
     ) -> Result<Holds, HttpError> {
         let (ids, []) = question.as_chunks() else {
-            return Err(HttpError::malformed("these are no object ids of 32 bytes each"));
+            return Err(HttpError::malformed(
+                "the body does not consist of object ids of 32 bytes each",
+            ));
         };
         let objects: Vec<ObjectId> = ids.iter().map(|id| ObjectId::from_bytes(*id)).collect();
         let held = self
@@ -250,7 +252,7 @@ impl SiteState {
             .map(|entries| entries.saturating_add(1).saturating_mul(2 * ENTRY_BYTES));
         match most.filter(|most| change_bytes > *most) {
             Some(most) => Err(HttpError::over_quota(format!(
-                "the manifest change has {change_bytes} bytes, and the quota allows {most}"
+                "the manifest change has {change_bytes} bytes, but the quota allows {most}"
             ))),
             None => Ok(()),
         }
@@ -353,7 +355,7 @@ impl SiteState {
         let (free, keep) = (store.free_bytes()?, self.settings.min_free_bytes);
         if new_bytes.saturating_add(keep) > free {
             let words = format!(
-                "{free} bytes are free, {new_bytes} would come, and {keep} have to stay free"
+                "{free} bytes are free, but this push adds {new_bytes}, and {keep} must stay free"
             );
             return Err(HttpError::no_space(words));
         }

@@ -50,7 +50,7 @@ async fn read_head(site: &SiteState, body: &mut RequestBody) -> Result<StageHead
     let head_bytes = u32::from_be_bytes(head_bytes.try_into().map_err(|_| short())?);
     if head_bytes > MAX_HEAD_BYTES {
         return Err(HttpError::too_large(format!(
-            "the head has {head_bytes} bytes, at most {MAX_HEAD_BYTES} are taken"
+            "the head has {head_bytes} bytes, but at most {MAX_HEAD_BYTES} are accepted"
         )));
     }
     let rest =
@@ -171,7 +171,7 @@ async fn open(
         // Without this check, two pushes of the same content would replace each other's stage
         // forever.
         if !open_stage.is_idle(BUSY) {
-            return Err(HttpError::locked("another push of the same content is coming in"));
+            return Err(HttpError::locked("another push of the same content is in progress"));
         }
         // The stage belongs to a push that broke off. Its content is found on disk again.
         drop(open_stage);

@@ -62,7 +62,7 @@ impl LockedStore<'_> {
                     if write_object(file, permissions.file(file.exec), content, tmp, &name)? {
                         continue;
                     }
-                    "what was fetched is not this object".into()
+                    "the fetched content is not this object".into()
                 }
             };
             missing.push(file.object);

@@ -27,19 +27,19 @@ impl Quota {
         let over = |size: u64, quota: Option<u64>| quota.filter(|quota| size > *quota);
         if let Some(quota) = over(release.entries, self.entries) {
             return Some(format!(
-                "the release has {} entries, and the quota is {quota}",
+                "the release has {} entries, but the quota is {quota}",
                 release.entries
             ));
         }
         if let Some(quota) = over(release.bytes, self.bytes) {
             return Some(format!(
-                "the release has {} bytes, and the quota is {quota}",
+                "the release has {} bytes, but the quota is {quota}",
                 release.bytes
             ));
         }
         // The record may declare fewer bytes than the change announces, so check both.
         let quota = over(new_bytes, self.bytes)?;
-        Some(format!("{new_bytes} new bytes are announced, and the quota is {quota}"))
+        Some(format!("{new_bytes} new bytes are announced, but the quota is {quota}"))
     }
 }
 

@@ -171,7 +171,7 @@ impl Store {
             other => mismatch(other.to_string()),
         })?;
         if needs.head.base != base {
-            return Err(mismatch("the manifest change is against another base"));
+            return Err(mismatch("the manifest change has a different base"));
         }
         Ok(Some(needs))
     }

@@ -182,7 +182,7 @@ fn a_push_stops_while_it_reads_from_a_mirror_that_trickles() {
         wait_for(&hits, &mut child);
         let outcome = stop(child);
         assert!(
-            outcome.stderr.contains("stopped; every mirror is on a whole release"),
+            outcome.stderr.contains("stopped; every mirror is on a complete release"),
             "{part}: {outcome}"
         );
     }

@@ -47,7 +47,7 @@ fn only_the_right_certificate_is_accepted() {
     let early = |params: &mut rcgen::CertificateParams| {
         params.not_before = rcgen::date_time_ymd(3000, 1, 1);
     };
-    push_to(early, true, &[4], "it is not valid yet, for another ");
+    push_to(early, true, &[4], "it becomes valid in ");
     let of_authority = |params: &mut rcgen::CertificateParams| {
         params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
     };
