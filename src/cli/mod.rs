@@ -1,7 +1,7 @@
 //! The command line: the arguments, and the code that each command runs.
 //!
-//! The only module that uses the terminal, the environment and the process.
-//! Uses the crates `clap`, `clap_complete` and `clap_mangen`.
+//! The only module that uses the terminal, the environment and the process. Uses the crates `clap`,
+//! `clap_complete` and `clap_mangen`.
 
 use std::borrow::Cow;
 use std::process::ExitCode;
@@ -23,7 +23,7 @@ use setup::{process, signals};
 
 use output::failure::{Exit, Failure};
 
-/// The variable with which a test makes a debug build crash, fail or count steps.
+/// The environment variable with which a test makes a debug build crash, fail or count steps.
 const FAULT_VARIABLE: &str = "HEADWATER_FAULT";
 
 /// Push a content tree to many mirrors atomically, with every byte verified
@@ -156,7 +156,7 @@ enum Command {
     Man(man::ManArgs),
 }
 
-/// The whole command tree, with the exit codes in its help.
+/// The whole command tree, with the exit codes in its help text.
 pub(crate) fn command() -> clap::Command {
     Cli::command().after_long_help(format!("{}\n\n{}", help::TOP, failure::help()))
 }
@@ -182,7 +182,7 @@ pub(crate) fn main() -> ExitCode {
                 Ok(exit) => exit.into(),
                 Err(failure) => {
                     failure.print();
-                    // If stdout is closed too, only the exit code remains.
+                    // If stdout is closed too, only the exit code is left to report the failure.
                     json.and_then(|command| {
                         print::print_json(&failure.answer(command, failure.exit())).ok()
                     });
@@ -205,8 +205,8 @@ pub(crate) fn main() -> ExitCode {
     code
 }
 
-/// Prints an error in the arguments. Help and version are such errors too, on stdout and with code
-/// 0.
+/// Prints an error in the arguments. To clap, help and version are errors too; they go to stdout
+/// and have code 0.
 fn print_usage(error: &clap::Error) {
     let text = error.render().to_string();
     match format::without_tokens(&text) {
@@ -216,7 +216,8 @@ fn print_usage(error: &clap::Error) {
     };
 }
 
-/// Replaces a failure after an interruption, which caused it, by the exit code for interruption.
+/// Once the user has interrupted the run, replaces the failure that this caused by the exit code
+/// for interruption.
 fn stopped(result: Result<Exit, Failure>) -> Result<Exit, Failure> {
     match result {
         Ok(Exit::Success) => result,
@@ -255,7 +256,7 @@ fn run(command: Command, is_quiet: bool) -> Result<Exit, Failure> {
     }
 }
 
-/// The name of a command with `--json`, which prints one object also if it fails.
+/// The name of the command if it has `--json`. Such a command prints one object even if it fails.
 fn json_of(command: &Command) -> Option<&'static str> {
     let (name, output) = match command {
         Command::Push(args) => ("push", &args.output),
@@ -284,7 +285,7 @@ fn json_of(command: &Command) -> Option<&'static str> {
     output.json.then_some(name)
 }
 
-/// Arms the fault that a test requested. Returns whether steps are counted.
+/// Arms the fault that a test requested. Returns whether to count steps.
 fn arm_fault() -> Result<bool, Failure> {
     let Some(text) = std::env::var_os(FAULT_VARIABLE).filter(|text| !text.is_empty()) else {
         return Ok(false);

@@ -1,5 +1,5 @@
-//! Hidden flags that users know from rsync and other programs. Each prints the
-//! equivalent in headwater.
+//! Hidden flags that users know from rsync and other programs. Each prints the headwater
+//! equivalent.
 
 use std::io;
 
@@ -34,7 +34,7 @@ pub(crate) struct HabitArgs {
 }
 
 impl HabitArgs {
-    /// Prints a note for each flag that was given.
+    /// Prints a note for each of these flags that was given.
     pub(crate) fn explain(self) -> io::Result<()> {
         let notes = [
             (
@@ -73,7 +73,7 @@ pub(crate) struct DryRunArgs {
 }
 
 impl DryRunArgs {
-    /// Refuses the flag; `instead` begins with a command that shows what would be done.
+    /// Refuses the flag; `instead` begins with a command that shows what headwater would do.
     pub(crate) fn refuse(self, command: &str, instead: &str) -> Result<(), Failure> {
         if self.dry_run {
             Err(Failure::new(Exit::Usage, format!("{command} has no --dry-run; nothing was done"))

@@ -254,7 +254,7 @@ pub(crate) struct ScheduleArgs {
 }
 
 impl ScheduleArgs {
-    /// The file for the gauges, if one is set.
+    /// The file for the gauges, if a file is set.
     pub(crate) fn metrics<'a>(&'a self, config: &'a Config) -> Option<&'a Path> {
         self.metrics.as_deref().or(config.notify.metrics.as_deref())
     }

@@ -6,8 +6,8 @@ use headwater::push::SiteOfMirror;
 use headwater::tree_path::Site;
 
 /// Limits the command `args`, which includes the program name, to the site that most of `mirrors`
-/// have; of equally frequent sites, to the first one. Removes mirrors of other sites, but keeps the
-/// source of `--from`.
+/// have. If several sites are equally frequent, chooses the first one. Removes mirrors of other
+/// sites, but keeps the source of `--from`.
 pub(crate) fn for_one_site(args: &[String], mirrors: &[SiteOfMirror]) -> String {
     let source = args.iter().enumerate().find_map(|(at, arg)| match arg.strip_prefix("--from") {
         Some("") => args.get(at + 1).map(String::as_str),

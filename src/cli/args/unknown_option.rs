@@ -1,16 +1,17 @@
 //! The tip for an unknown option.
 //!
-//! clap suggests any option that has some letters in common, also hidden ones. This module suggests
-//! only what was most likely meant, and otherwise nothing.
+//! clap suggests any option that has some letters in common with the unknown one, even hidden
+//! options. This module suggests only an option that the user probably meant, and otherwise
+//! nothing.
 
 use clap::builder::StyledStr;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use headwater::config::closest;
 
-/// An option and a part of it may stand for each other if the part has at least this many letters.
+/// A part of an option is recognized as that option if it has at least this many letters.
 const MIN_PART: usize = 4;
 
-/// Options of other programs, with what to use here.
+/// Options of other programs, each with its equivalent here.
 const FOREIGN: [(&str, &str); 2] = [
     ("max-delete", "set `max_removed` in headwater.toml, which limits what a push removes"),
     ("force", "each guard has an option of its own; the message of a refused push names it"),
@@ -42,7 +43,7 @@ pub(crate) fn replace_tips(
     let usage = command.clone().render_usage();
     error.remove(ContextKind::SuggestedArg);
     error.remove(ContextKind::Suggested);
-    // The usage that clap made has its own suggestion in it.
+    // The usage that clap generated contains clap's own suggestion.
     error.insert(ContextKind::Usage, ContextValue::StyledStr(usage));
     if let Some(tip) = foreign {
         let tips = ContextValue::StyledStrs(vec![StyledStr::from(tip)]);
@@ -62,7 +63,8 @@ fn subcommand(root: &clap::Command, arguments: impl Iterator<Item = String>) -> 
     command
 }
 
-/// The option that was most likely meant: with a typing error, or with a part left out.
+/// The option that the user probably meant: `word` is the option with a typing error or with a part
+/// left out.
 fn similar<'o>(word: &str, options: &[&'o str]) -> Option<&'o str> {
     let is_part_of = |option: &&&str| {
         word.len() >= MIN_PART

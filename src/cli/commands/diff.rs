@@ -15,7 +15,7 @@ use crate::cli::setup::remote::{MirrorFactory, check_there};
 use crate::cli::setup::tree_or_mirror::TreeOrMirror;
 use crate::cli::setup::{context, tree_or_mirror};
 
-/// The paths that differ, one per line.
+/// Lists the paths that differ, one per line.
 pub(crate) fn describe_paths(diff: &Diff, list: ListArgs) -> String {
     let line = |change: &Change| {
         let from = change.from.as_ref().map(|from| format!(" (from {from})")).unwrap_or_default();

@@ -20,12 +20,13 @@ use crate::cli::setup::configuration::load_config;
 use crate::cli::setup::context;
 use crate::cli::setup::remote::MirrorFactory;
 
-/// A clock that differs by more than this many seconds makes ages and expiry times wrong.
+/// If the difference between clocks exceeds this number of seconds, ages and expiry times are
+/// wrong.
 const MAX_SKEW_SECONDS: u64 = 60;
-/// Less free space than this may be too little for a push, in bytes.
+/// If less space than this is free, in bytes, it may be too little for a push.
 const LOW_SPACE_BYTES: u64 = 100_000_000;
-/// Less free space than this has no room for the manifest and the directories of a release, in
-/// bytes.
+/// If less space than this is free, in bytes, not even the manifest and the directories of a
+/// release fit.
 const NO_SPACE_BYTES: u64 = 1_000_000;
 
 /// The arguments of `doctor`.
@@ -54,7 +55,7 @@ struct Finding {
     mirror: String,
     location: String,
     is_ok: bool,
-    /// Facts in a few words each.
+    /// Facts about the mirror, each in a few words.
     facts: Vec<String>,
     problems: Vec<Problem>,
     /// Problems that do not prevent a push.
@@ -178,7 +179,8 @@ fn look(
     facts.extend(state.round_trip.map(|time| format!("responds in {} ms", time.as_millis())));
 }
 
-/// Little space is a warning, since a small push fits; where no push fits it is a problem.
+/// Too little space for large pushes is a warning, because a small push still fits. Too little
+/// space for any push is a problem.
 fn look_at_space(
     free: u64,
     facts: &mut Vec<String>,
@@ -197,8 +199,8 @@ fn look_at_space(
     ));
 }
 
-/// A token or certificate that expires soon is a warning, because a push still succeeds; a later
-/// expiry is a fact.
+/// A token or certificate that expires soon is a warning, because a push still succeeds. A later
+/// expiry is only a fact.
 fn look_at_expiries(expiries: Expiries, facts: &mut Vec<String>, warnings: &mut Vec<Problem>) {
     let now = fsx::unix_seconds();
     let soon = expiries.soon(now);

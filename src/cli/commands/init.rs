@@ -1,4 +1,4 @@
-//! `headwater init`: a configuration to start from, with every key explained.
+//! `headwater init`: writes an initial configuration in which every key is explained.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -11,8 +11,8 @@ use crate::cli::output::failure::{Exit, Failure};
 use crate::cli::output::format::escape;
 use crate::cli::output::print::print;
 
-/// The text of the file. A line with `#` and no space is a setting with its
-/// default or an example; a test removes the `#` and reads all settings.
+/// The text of the file. A line with `#` and no space contains a setting with its default or an
+/// example; a test removes the `#` and reads all settings.
 const TEMPLATE: &str = r##"# headwater.toml: what `headwater push` sends, and where.
 # Paths are relative to this file. A flag outranks the key of the same name.
 # A line with # and no space is a setting that is off. It shows the default,

@@ -1,5 +1,5 @@
-//! `headwater mirrorlist`: the mirrors that are proven current, for a load
-//! balancer or a client that chooses one of them.
+//! `headwater mirrorlist`: lists the mirrors that are proven current, for a load balancer or a
+//! client that chooses a mirror.
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -16,7 +16,7 @@ use crate::cli::output::format::{counted, escape};
 use crate::cli::output::print::print;
 use crate::cli::setup::watcher::Watcher;
 
-/// Largest old list that is compared with the new one, in bytes.
+/// Maximum size of an old list that is compared with the new one, in bytes.
 const MAX_BYTES: u64 = 16 * 1024 * 1024;
 /// The highest weight that haproxy accepts.
 const MAX_HAPROXY_WEIGHT: u32 = 256;
@@ -92,7 +92,7 @@ fn none(args: &MirrorlistArgs, mirrors: u64) -> Failure {
         .with_hint("run `headwater status` to see the state of each mirror")
 }
 
-/// Writes the list if it differs from the file.
+/// Writes the list if it differs from the content of the file.
 fn replace(path: &Path, text: &str, is_quiet: bool) -> Result<(), Failure> {
     if fsx::read_text(path, MAX_BYTES).is_ok_and(|before| before == text) {
         return Ok(());
@@ -166,7 +166,7 @@ fn haproxy(one: &ListedMirror<'_>) -> String {
     let tls = match (one.url.is_tls(), one.url.address()) {
         (false, _) => String::new(),
         (true, None) => format!(" ssl verify required sni str({host})"),
-        // An address is never the name in a TLS hello (RFC 6066).
+        // An address is never sent as the server name in TLS (RFC 6066).
         (true, Some(_)) => format!(" ssl verify required verifyhost {host}"),
     };
     format!("server {name} {authority} weight {weight} check{tls}\n")

@@ -22,7 +22,7 @@ use crate::cli::output::{failure, hints, next_steps, push_report};
 use crate::cli::setup::prepared_push;
 use crate::cli::setup::prepared_push::PreparedPush;
 
-/// Most mirrors and probes of a wave that are named; the rest is counted.
+/// Maximum number of mirrors and probes of a wave that are named. Further ones are only counted.
 const MAX_NAMED: usize = 8;
 
 /// Runs `headwater plan`.
@@ -30,7 +30,7 @@ pub(crate) fn run(args: &PushArgs) -> Result<Exit, Failure> {
     show(&prepared_push::job(args)?, args)
 }
 
-/// Prints what `job`, made from `args`, would do.
+/// Prints what `job`, which was made from `args`, would do.
 pub(crate) fn show(job: &PreparedPush, args: &PushArgs) -> Result<Exit, Failure> {
     let progress = Progress::start(&args.output)?;
     progress.expect_mirrors(job.fleet.mirrors().iter().map(|mirror| mirror.name()));
@@ -50,7 +50,7 @@ pub(crate) fn show(job: &PreparedPush, args: &PushArgs) -> Result<Exit, Failure>
             let is_usable = plan.mirrors.iter().all(|mirror| mirror.error.is_none());
             match &plan.unmet {
                 Some(unmet) => {
-                    // The plan is the only object on stdout.
+                    // The plan must be the only object on stdout.
                     let refused = refused(exit_of(&plan), unmet);
                     refused.print();
                     Ok(refused.exit())
@@ -71,7 +71,7 @@ fn refused(exit: Exit, unmet: &str) -> Failure {
     Failure::new(exit, error).with_hint("fix the mirrors named above, or lower --require")
 }
 
-/// The exit code of a push that too few mirrors accept.
+/// The exit code for a push that too few mirrors would accept.
 fn exit_of(plan: &PlanReport) -> Exit {
     let current = plan
         .mirrors
@@ -234,7 +234,7 @@ fn describe(plan: &PlanReport, job: &PreparedPush, list: ListArgs) -> String {
     text
 }
 
-/// The order in which the mirrors would switch, one line per wave.
+/// Describes the order in which the mirrors would switch, one line per wave.
 fn describe_schedule(schedule: &Schedule) -> String {
     let Schedule { required, counted, waves, .. } = schedule;
     let is_looked_at = waves.iter().any(|wave| !wave.probes.is_empty());
@@ -319,7 +319,7 @@ fn wave_followup_text(wave: &WavePlan, is_last: bool) -> String {
     }
 }
 
-/// The numbers of objects that would be sent as deltas, by the kind of their base.
+/// The numbers of objects that would be sent as deltas, by kind of base.
 fn describe_bases(bases: &BaseCounts) -> String {
     let BaseCounts { same_path, like_content, like_name, neighbour, none: _ } = *bases;
     let kinds = [

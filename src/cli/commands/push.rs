@@ -1,4 +1,4 @@
-//! `headwater push`, and the run of every command that publishes.
+//! `headwater push`, and the function that runs every command that publishes.
 
 use headwater::monitor::Monitor as _;
 use headwater::push::{self, Report};
@@ -72,7 +72,7 @@ pub(crate) fn execute(
     }
     // The result is printed before the clean-up, which also polls the results of `post_activate`.
     push::clean_up(&mut report, &job.fleet, job.keep, &progress);
-    // The clean-up was interrupted.
+    // The user interrupted the clean-up.
     let exit = if progress.is_cancelled() { Exit::Interrupted } else { exit };
     expiry::warn(&report, &progress);
     let notifications = after.end(Some(&report), exit.code());
@@ -90,7 +90,7 @@ pub(crate) fn execute(
     Ok(exit)
 }
 
-/// The result of a push that a newer one has replaced, with `--superseded-ok`.
+/// The result of a push that was superseded by a newer one, with `--superseded-ok`.
 fn accept_superseded(
     command: &'static str,
     failure: &Failure,
@@ -104,7 +104,7 @@ fn accept_superseded(
     Ok(Exit::Success)
 }
 
-/// The result if the user interrupted the push before its start.
+/// The result if the user interrupted the push before it started.
 fn interrupted(command: &'static str, output: &OutputArgs) -> Result<Exit, Failure> {
     let (exit, words) = (Exit::Interrupted, "interrupted before the start");
     if output.json {

@@ -42,7 +42,7 @@ struct KeptRelease<'a> {
     releases: &'a [Release],
     #[serde(skip_serializing_if = "Option::is_none")]
     staged: Option<&'a Release>,
-    /// Their disk space; `None` for a mirror on another machine without `--disk`.
+    /// The disk space of the releases; `None` for a mirror on another machine without `--disk`.
     #[serde(skip_serializing_if = "Option::is_none")]
     usage: Option<Usage>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -67,7 +67,7 @@ fn kept(member: &PolledMirror, has_asked: bool) -> KeptRelease<'_> {
     let is_measured = has_asked || member.mirror.link() == Link::Local;
     let measured =
         state.filter(|_| is_measured).map(|state| fleet_status::usage(&*member.mirror, state));
-    // `verify` reports a manifest that cannot be read; without --disk no manifest is read.
+    // `verify` reports unreadable manifests; without --disk, no manifest is read.
     let (usage, fault) = match measured {
         Some(Err(error)) => (None, Some(error).filter(|_| has_asked)),
         Some(Ok(usage)) => (Some(usage), None),
@@ -166,7 +166,7 @@ fn release_row(
     ]
 }
 
-/// Shortens full commit hashes in `note` to 12 digits, where a hash is a word or the end of a path.
+/// Shortens full commit hashes in `note` to 12 digits, if the hash is a word or the end of a path.
 fn short_commits(note: &str) -> String {
     const DIGITS: usize = 12;
     let is_hash = |word: &str| {

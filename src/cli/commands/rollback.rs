@@ -1,4 +1,4 @@
-//! `headwater rollback`: the content of a kept release, as a new release.
+//! `headwater rollback`: publishes the content of a kept release as a new release.
 
 use std::io::{self, IsTerminal as _};
 
@@ -34,14 +34,14 @@ pub(crate) fn run(args: &RollbackArgs) -> Result<Exit, Failure> {
     let source = |to: Option<u64>| Source::Rollback { to, by: DecidedBy::Person(person::name()) };
     let (mut job, guards) = without_tree(inputs, source(args.to))?;
     if args.mirrors.is_empty() && args.config.only.is_empty() {
-        // The release that the user confirmed, even if another one became current since.
+        // The release that the user confirmed, even if another release has become current since.
         job.source = source(confirm(args, &mut job)?.or(args.to));
     }
     execute("rollback", &job, &args.output, &guards)
 }
 
-/// Shows the release for a rollback of all configured mirrors, and asks for confirmation on a
-/// terminal. Returns the sequence of the release, or `None` if no mirror is reachable, which the
+/// For a rollback of all configured mirrors, shows the release and asks for confirmation on a
+/// terminal. Returns the sequence of the release, or `None` if no mirror can be reached, which the
 /// rollback itself reports. Does not retry unreachable mirrors.
 fn confirm(args: &RollbackArgs, job: &mut PreparedPush) -> Result<Option<u64>, Failure> {
     let plan = push::plan_rollback(&job.fleet, args.to, &job.options, &PlanNotes)
@@ -68,7 +68,7 @@ fn confirm(args: &RollbackArgs, job: &mut PreparedPush) -> Result<Option<u64>, F
     }
 }
 
-/// Prints the mirrors for which the command waits, and warnings; the plan shows failures.
+/// Prints warnings and the mirrors for which the command waits. The plan shows failures.
 struct PlanNotes;
 
 impl Monitor for PlanNotes {

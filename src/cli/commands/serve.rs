@@ -76,7 +76,7 @@ pub(crate) struct ReceiveArgs {
 
 /// Writes records to stderr, one JSON object per line.
 struct StderrLog {
-    /// Leave out successful requests.
+    /// Whether successful requests are left out.
     is_quiet: bool,
 }
 
@@ -98,7 +98,7 @@ impl Log for StderrLog {
     }
 }
 
-/// Returns the log on stderr, which also records panics. Nothing else may write to stderr.
+/// Returns the log on stderr, which also records panics. No other code may write to stderr.
 fn stderr_log(is_quiet: bool) -> Arc<dyn Log> {
     let log: Arc<dyn Log> = Arc::new(StderrLog { is_quiet });
     receiver::log_panics(Arc::clone(&log));
@@ -162,7 +162,7 @@ fn failure(error: ServeError) -> Failure {
     }
 }
 
-/// The directory of the only mirror.
+/// The directory of the receiver's only mirror.
 fn directory(dir: Option<&PathBuf>) -> Result<PathBuf, Failure> {
     let dir = dir.cloned().unwrap_or_default();
     check_control(&dir.to_string_lossy()).map_err(|error| {
@@ -208,7 +208,7 @@ pub(crate) fn serve(args: &ServeArgs, is_quiet: bool) -> Result<Exit, Failure> {
     Ok(Exit::Success)
 }
 
-/// With `--verbose`, writes each site to stderr, one JSON object per line as in the log.
+/// With `--verbose`, writes each site to stderr, one JSON object per line, as in the log.
 fn show_sites(settings: &ReceiverSettings) {
     for site in settings.sites.iter().filter(|_| verbosity::is_verbose()) {
         let line = serde_json::json!({
@@ -242,7 +242,7 @@ fn one_site(args: &ServeArgs, dir: PathBuf) -> Result<ReceiverSettings, Failure>
     Ok(ReceiverSettings::new(listen, vec![SiteSettings::new(dir, args.site.clone())], access))
 }
 
-/// Reads the tokens from their file again; `None` if neither file was given.
+/// Reads the tokens from their file again. Returns `None` if no file was given.
 fn read_tokens(
     files: &(Option<PathBuf>, Option<PathBuf>),
 ) -> Option<Result<Vec<TokenRecord>, ConfigError>> {
@@ -257,7 +257,7 @@ fn read_tokens(
     }
 }
 
-/// On SIGTERM and SIGINT the receiver ends when the requests in flight have ended. On SIGHUP it
+/// On SIGTERM and SIGINT, the receiver ends when all running requests have ended. On SIGHUP, it
 /// reloads its certificate and its tokens.
 fn watch_signals(handle: Handle, reload: impl Fn() + Send + 'static) -> std::io::Result<()> {
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP])?;

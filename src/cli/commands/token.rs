@@ -1,4 +1,5 @@
-//! `headwater token new`: a token for an origin, and the `[[token]]` table for its receiver.
+//! `headwater token new`: creates a token for an origin, and the `[[token]]` table for its
+//! receiver.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -77,8 +78,8 @@ pub(crate) fn run(command: &TokenCommand) -> Result<Exit, Failure> {
     if let Some(expires) = expires {
         table.push_str(&format!("expires = \"{expires}\"\n"));
     }
-    // Only the secret goes to stdout, for a pipe into a secret store; it never goes to stderr,
-    // which may be logged.
+    // Only the secret goes to stdout, so that it can be piped into a secret store; it never goes to
+    // stderr, which may be logged.
     let text = if let Some(path) = &args.append {
         config::append_token(path, &table).map_err(|error| append_failure(path, error))?;
         print(&format!("{}\n", token.reveal()))?;
@@ -106,7 +107,7 @@ fn check_sites(sites: &[Site], known: &[Site], path: &Path) -> Result<(), Failur
     Err(failure.with_hint("add it first, or correct --site"))
 }
 
-/// The failure for a file to which no table can be added.
+/// The failure if the table cannot be appended to a file.
 fn append_failure(path: &Path, error: ConfigError) -> Failure {
     match error {
         ConfigError::Read(error) => {

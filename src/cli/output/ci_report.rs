@@ -12,12 +12,12 @@ use headwater::push::{Outcome, Report};
 use crate::cli::output::failure::eprint_raw;
 use crate::cli::output::format::{bytes, escape};
 
-/// Most annotations of a run: GitHub shows no more for a step.
+/// Maximum number of annotations of a run: GitHub shows no more for a step.
 const MAX_MARKS: usize = 10;
-/// Most mirrors in a summary; failed mirrors come first.
+/// Maximum number of mirrors in a summary; failed mirrors come first.
 const MAX_ROWS: usize = 200;
 
-/// The end of a push.
+/// How a push ended.
 pub(crate) struct ReportedEnd<'a> {
     /// The site.
     pub(crate) site: &'a str,
@@ -25,7 +25,7 @@ pub(crate) struct ReportedEnd<'a> {
     pub(crate) report: Option<&'a Report>,
     /// The exit code.
     pub(crate) code: u8,
-    /// The error on one line.
+    /// The error, on one line.
     pub(crate) error: &'a str,
 }
 
@@ -46,14 +46,14 @@ pub(crate) fn write(
     if lookup("GITHUB_ACTIONS").as_deref() != Some("true") {
         return Ok(());
     }
-    // GitHub reads annotations from both streams; stdout is for the result.
+    // GitHub reads annotations from both streams; stdout is reserved for the result.
     eprint_raw(&marks(end)).ok();
     for (variable, text) in
         [("GITHUB_STEP_SUMMARY", summary(end)), ("GITHUB_OUTPUT", variables(end, "", false))]
     {
         if let Some(path) = lookup(variable).filter(|path| !path.is_empty()) {
             let path = Path::new(&path);
-            // Append, because other steps write to the file too.
+            // Append, because other steps write to the same file.
             let file = OpenOptions::new().append(true).create(true).open(path);
             file.and_then(|mut file| file.write_all(text.as_bytes()))
                 .map_err(|error| write_failure(path, error))?;
@@ -69,7 +69,7 @@ fn failures(report: &Report) -> impl Iterator<Item = (&str, &str)> {
     })
 }
 
-/// The facts, one `NAME=VALUE` per line; no value has a line break.
+/// The facts, one `NAME=VALUE` per line. No value contains a line break.
 fn variables(end: &ReportedEnd<'_>, prefix: &str, is_upper: bool) -> String {
     let report = end.report;
     let all = report.map(|report| report.mirrors.as_slice()).unwrap_or_default();
@@ -150,7 +150,7 @@ fn summary(end: &ReportedEnd<'_>) -> String {
     for mirror in rows.iter().take(MAX_ROWS) {
         let release = mirror.now.map_or_else(|| "-".to_owned(), |now| now.to_string());
         let outcome = match &mirror.outcome {
-            // The page with the summary does not show stderr.
+            // The page with the summary does not include stderr.
             Outcome::Failed { error, .. } => format!("failed: {error}"),
             other => crate::cli::output::push_report::outcome_text(other),
         };
@@ -185,7 +185,7 @@ fn headline(end: &ReportedEnd<'_>) -> String {
     }
 }
 
-/// Escapes `text` for a line of Markdown and for a table cell.
+/// Escapes `text` for use in a line of Markdown or in a table cell.
 fn markdown(text: &str) -> String {
     let mut safe = String::with_capacity(text.len() + 8);
     for c in escape(text).chars() {

@@ -1,4 +1,4 @@
-//! The hint and the exit code for every failure of the library.
+//! The hint and the exit code for each failure of the library.
 
 use headwater::mirror::{ErrorKind as Kind, MirrorError};
 use headwater::push::{BuildError, GuardFault, PushError};
@@ -8,7 +8,7 @@ use headwater::text::error_chain;
 
 use crate::cli::output::failure::{Exit, Failure};
 
-/// The failure of a push, with its code and hint.
+/// The failure of a push, with its exit code and hint.
 pub(crate) fn of_push(error: PushError) -> Failure {
     let (exit, hint) = exit_and_hint(&error);
     let paths = match &error {
@@ -25,7 +25,7 @@ pub(crate) fn of_push(error: PushError) -> Failure {
     }
 }
 
-/// The exit code of a failed push and the hint for it, `None` if there is nothing to do or to say.
+/// The exit code of a failed push and the hint for it; `None` if there is nothing to do or to say.
 fn exit_and_hint(error: &PushError) -> (Exit, Option<String>) {
     let hinted = |exit, hint: &str| (exit, Some(hint.to_owned()));
     match error {
@@ -87,7 +87,7 @@ fn exit_and_hint(error: &PushError) -> (Exit, Option<String>) {
     }
 }
 
-/// The hint for a system that starts no more threads.
+/// The hint if the system cannot start more threads.
 const MORE_THREADS: &str =
     "raise the limit for processes and threads (`ulimit -u`, TasksMax= of a systemd unit)";
 
@@ -163,7 +163,8 @@ fn of_staged(staged: &[ReleaseName]) -> String {
     format!("name a staged release: {}", names.join(", "))
 }
 
-/// The machine on which an operation on a mirror failed, and where its hint applies.
+/// The machine on which an operation on a mirror failed, which is the machine to which the hint
+/// applies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Side {
     /// The mirror is a directory on this machine.
@@ -186,7 +187,7 @@ pub(crate) fn of_mirror(error: &MirrorError) -> Option<&'static str> {
     of_kind(error.kind(), if is_remote { Side::Receiver } else { Side::Here })
 }
 
-/// The hint for a failure of this kind of a mirror on `side`.
+/// The hint for this kind of failure of a mirror on `side`.
 pub(crate) const fn of_kind(kind: Kind, side: Side) -> Option<&'static str> {
     match kind {
         Kind::Unreachable => Some(
@@ -247,7 +248,7 @@ pub(crate) const fn of_kind(kind: Kind, side: Side) -> Option<&'static str> {
     }
 }
 
-/// The hint for a mirror whose receiver cannot use its directory, if it differs from the one for a
+/// The hint for a mirror whose receiver cannot use its directory, if it differs from the hint for a
 /// directory on this machine.
 const fn of_receiver(kind: Kind) -> Option<&'static str> {
     match kind {
@@ -269,7 +270,7 @@ const fn of_receiver(kind: Kind) -> Option<&'static str> {
 const BEGIN_ANEW: &str = "check what the mirror serves; if it is wrong, empty the directory of the \
                           mirror and push to it with --init, or leave the mirror out with --skip";
 
-/// The hint for a mirror that does not have the store that it had before.
+/// The hint for a mirror that no longer has the store that it had before.
 pub(crate) const LOST_STORE: &str = "mount the volume of the mirror or restore its directory; \
                                      to start a new store there, push with --init";
 
@@ -338,7 +339,7 @@ pub(crate) fn on_mirror(mirror: &str, error: &MirrorError) -> Failure {
     let kind = error.kind();
     let hint = of_reading(error);
     let error = error_chain(error);
-    // Do not repeat a location that the error already starts with.
+    // Do not repeat the mirror's location if the error already starts with it.
     let is_named = error.strip_prefix(mirror).is_some_and(|rest| rest.starts_with(' '));
     let text = if is_named { error } else { format!("{mirror}: {error}") };
     let failure = Failure::new(mirror_exit(kind), text);

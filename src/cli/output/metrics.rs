@@ -1,5 +1,5 @@
-//! `--metrics FILE`: the state of the mirrors and the result of the last push, for
-//! the textfile collector of the node_exporter of Prometheus.
+//! `--metrics FILE`: the state of the mirrors and the result of the last push, for the textfile
+//! collector of Prometheus's node_exporter.
 //!
 //! Gauges in base units, without timestamps; unknown values are left out. The file
 //! is replaced atomically. Two facts are copied from the old file: when a mirror was
@@ -13,12 +13,12 @@ use std::path::Path;
 use headwater::fleet_status::{MirrorStatus, StatusKind};
 use headwater::fsx::{self, IoError};
 
-/// Largest old file that is read, in bytes: enough for ten thousand mirrors.
+/// Maximum size of an old file that is read, in bytes: enough for ten thousand mirrors.
 const MAX_BYTES: u64 = 32 * 1024 * 1024;
 const LAST_SUCCESS: &str = "headwater_mirror_last_success_timestamp_seconds";
 pub(crate) const PUSH: &str = "headwater_push_";
 
-/// The end of a push.
+/// How a push ended.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Ended {
     /// The exit code.
@@ -30,19 +30,19 @@ pub(crate) struct Ended {
 /// The data of the gauges: the fleet, and the push if there was one.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct MetricsInputs<'a> {
-    /// The site, also for mirrors that did not respond.
+    /// The site. It also applies to mirrors that did not respond.
     pub(crate) site: &'a str,
     /// The states of the mirrors.
     pub(crate) mirror_statuses: &'a [MirrorStatus],
-    /// The end of the push.
+    /// How the push ended, if there was one.
     pub(crate) ended: Option<Ended>,
-    /// Seconds since 1970.
+    /// The current time, in seconds since 1970.
     pub(crate) now: u64,
 }
 
 /// Replaces the file at `path`.
 pub(crate) fn write(path: &Path, inputs: &MetricsInputs<'_>) -> Result<(), IoError> {
-    // A file that cannot be read has nothing to copy.
+    // If the old file cannot be read, nothing is copied.
     let before = fsx::read_text(path, MAX_BYTES).unwrap_or_default();
     let text = render(inputs, &before);
     fsx::replace_file(path, |out| out.write_all(text.as_bytes()))
@@ -63,7 +63,7 @@ fn render(inputs: &MetricsInputs<'_>, before: &str) -> String {
 /// The name of a gauge of mirrors, its help, and its value.
 type Fact = (&'static str, &'static str, fn(&MirrorStatus) -> Option<u64>);
 
-/// The gauges that are numbers of one mirror.
+/// The gauges that are a single number for each mirror.
 const FACTS: [Fact; 15] = [
     ("headwater_mirror_release_sequence", "Sequence of the release that the mirror serves.", |s| {
         s.sequence
@@ -231,7 +231,7 @@ fn seconds(milliseconds: u64) -> String {
     format!("{}.{:03}", milliseconds / 1000, milliseconds % 1000)
 }
 
-/// The lines of an old file about its push.
+/// The lines of an old file about the last push.
 fn carried(before: &str) -> Vec<&str> {
     let tells = |line: &&str| {
         let name =

@@ -1,4 +1,4 @@
-//! The result of a push: exit code, and text for people.
+//! The result of a push: its exit code, and the text for people.
 
 use headwater::mirror::ErrorKind;
 use headwater::push::{ChangeCounts, Goal, MirrorReport, Outcome, Report};
@@ -24,7 +24,7 @@ pub(crate) fn exit_of(report: &Report, is_interrupted: bool, is_superseded_ok: b
     let outcomes: Vec<failure::MirrorOutcome> = tried().filter_map(known).collect();
     let is_done =
         tried().all(|outcome| outcome.is_current() || is_staged && *outcome == Outcome::Staged);
-    // A mirror that was not tried because others failed does not count.
+    // A mirror that was skipped because others failed does not count.
     let outcomes = if report.unmet.is_some() && !outcomes.is_empty() {
         outcomes
     } else {
@@ -162,7 +162,8 @@ pub(crate) fn retirement(sums: &ChangeCounts) -> String {
     )
 }
 
-/// The line that compares the bytes sent with the new content, if fewer bytes were sent.
+/// The line that compares the number of bytes sent with the size of the new content, if fewer bytes
+/// were sent.
 fn saving(report: &Report) -> String {
     let sum = |of: fn(&MirrorReport) -> u64| report.mirrors.iter().map(of).sum::<u64>();
     let (sent, new) = (sum(|mirror| mirror.traffic.sent_bytes), sum(|mirror| mirror.new_bytes));
@@ -178,7 +179,7 @@ pub(crate) fn name(report: &Report) -> Option<String> {
     Some(format!("{}-{}", report.sequence?, &id[..16]))
 }
 
-/// The lines about the switch, below the table.
+/// The lines about the switch, which follow the table.
 fn ending(report: &Report) -> String {
     let mut text = String::new();
     let is_ready = report.mirrors.iter().any(|mirror| mirror.outcome == Outcome::Staged);
@@ -215,7 +216,7 @@ fn releases(mirror: &MirrorReport) -> String {
     let is_known =
         !matches!(mirror.outcome, Outcome::Failed { .. } | Outcome::Skipped | Outcome::Frozen);
     if mirror.now.is_none() && !is_known {
-        // The release that the mirror serves is not known.
+        // It is unknown which release the mirror serves.
         "-".to_owned()
     } else if mirror.before == mirror.now {
         show(mirror.now)
@@ -224,7 +225,8 @@ fn releases(mirror: &MirrorReport) -> String {
     }
 }
 
-/// The kind of a failure, for a table: the message was printed on stderr when it happened.
+/// The kind of a failure, for a table. The message was already printed on stderr when the failure
+/// happened.
 pub(crate) fn failed(failure: ErrorKind) -> String {
     format!("failed ({})", kind(failure))
 }
@@ -250,7 +252,7 @@ pub(crate) fn outcome_text(outcome: &Outcome) -> String {
     }
 }
 
-/// The sentence that `command` changed nothing.
+/// The sentence which says that `command` changed nothing.
 fn nothing_done(command: &str) -> &'static str {
     match command {
         "rollback" => "nothing was rolled back",

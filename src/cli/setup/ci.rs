@@ -1,22 +1,22 @@
 //! The default note and run number of a push, from the variables of a CI system.
 //!
-//! Pure: the environment is a closure. A run number comes only from a variable that
-//! the CI increases with every run, in a stream with the name of the job: if two
-//! jobs shared a stream, one of them would supersede the other.
+//! Pure: the environment is a closure. A run number comes only from a variable that the CI
+//! increases with every run, in a stream that is named after the job: if two jobs shared a stream,
+//! one of them would supersede the other.
 
 use headwater::push::RunNumber;
 
-/// Longest note, in characters; the name of a branch may be long.
+/// Maximum length of a note, in characters, because the name of a branch may be long.
 const MAX_NOTE_CHARS: usize = 500;
 
-/// A CI system and its variables. Of several variables the first one that is set
+/// A CI system and its variables. If there are several variables, the first one that is set
 /// applies.
 struct CiSystem {
     /// The variable that identifies this CI system.
     marker: &'static str,
     /// The first part of the order stream.
     stream: &'static str,
-    /// The variables that together name the job; all must be set for a run number.
+    /// The variables that together name the job. All must be set for a run number.
     job: &'static [&'static str],
     /// The number that increases with every run.
     number: &'static [&'static str],
@@ -69,7 +69,7 @@ const KINDS: [CiSystem; 4] = [
     },
 ];
 
-/// The note for a push from CI: commit, branch and run URL, as far as known.
+/// The note for a push from CI: commit, branch and run URL, if known.
 pub(crate) fn note(lookup: impl Fn(&str) -> Option<String>) -> Option<String> {
     let kind = kind(&lookup)?;
     let url = first(kind.url, &lookup).or_else(|| github_url(&lookup));
@@ -86,8 +86,8 @@ pub(crate) fn note(lookup: impl Fn(&str) -> Option<String>) -> Option<String> {
     (!note.is_empty()).then_some(note)
 }
 
-/// The run number of a push from CI, if job and number are known. A repeated old
-/// run keeps its number, so it stays older.
+/// The run number of a push from CI, if the job and its number are known. An old run that is
+/// repeated keeps its number, so it still counts as older.
 pub(crate) fn order(lookup: impl Fn(&str) -> Option<String>) -> Option<RunNumber> {
     let kind = kind(&lookup)?;
     let job: Option<Vec<String>> = kind.job.iter().map(|name| set(name, &lookup)).collect();
@@ -113,7 +113,7 @@ fn first(names: &[&str], lookup: impl Fn(&str) -> Option<String>) -> Option<Stri
     names.iter().find_map(|name| set(name, &lookup))
 }
 
-/// The URL of the run on GitHub, which has only variables for its parts.
+/// The URL of the run on GitHub, composed of its parts, because no variable contains the whole URL.
 fn github_url(lookup: impl Fn(&str) -> Option<String>) -> Option<String> {
     let part = |name| set(name, &lookup);
     let (server, repository) = (part("GITHUB_SERVER_URL")?, part("GITHUB_REPOSITORY")?);

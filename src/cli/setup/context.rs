@@ -1,4 +1,4 @@
-//! Conversions of arguments that several subcommands share: mirrors, trees, options.
+//! Converts the arguments that several subcommands share: mirrors, trees, options.
 
 use std::num::NonZeroUsize;
 use std::path::Path;
@@ -18,9 +18,9 @@ use crate::cli::output::failure::{Exit, Failure};
 use crate::cli::setup::settings::ReleaseSettings;
 use crate::cli::setup::{fleet, settings};
 
-/// How long a push waits for the remaining mirrors when enough mirrors are ready.
+/// How long a push waits for the remaining mirrors once enough mirrors are ready.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// How long a push waits for the remaining mirrors when enough mirrors have responded. A distant
+/// How long a push waits for the remaining mirrors once enough mirrors have responded. A distant
 /// mirror, or one over SSH, responds within a second or two.
 const ANSWER_PATIENCE: Duration = Duration::from_secs(2);
 /// How long commands wait for a lock by default.
@@ -41,7 +41,7 @@ pub(crate) fn roots(tree: Option<&str>, config: &Config) -> Vec<Root> {
     }
 }
 
-/// The options of a scan; the stat cache is in `cache`, if given.
+/// The options for a scan. The stat cache is in `cache`, if given.
 pub(crate) fn scan_options(
     exclude: &[String],
     config: &Config,
@@ -57,8 +57,8 @@ pub(crate) fn scan_options(
     }
 }
 
-/// The directory in `cache` for this site and these roots. Without a site and without roots, the
-/// name of the directory depends on `mirrors`.
+/// The directory in `cache` for this site and these roots. If there is neither a site nor a root,
+/// the name of the directory depends on `mirrors`.
 pub(crate) fn scratch(
     cache: Result<&Path, &Failure>,
     site: Option<&Site>,
@@ -88,7 +88,7 @@ pub(crate) fn scratch(
     ScratchLocation { directory, temporary: std::env::temp_dir() }
 }
 
-/// The known store of each mirror, from the cache and the configuration.
+/// The store that each mirror is known to have, from the cache and the configuration.
 pub(crate) fn known_stores(cache: Option<&Path>, config: &Config) -> KnownStores {
     let store = |mirror: &config::MirrorConfig| Some((mirror.name.to_string(), mirror.store?));
     let configured = config.all_mirrors().filter_map(store).collect();
@@ -155,7 +155,7 @@ impl PushInputs<'_> {
     }
 }
 
-/// Makes one line of at most 1,024 bytes from a note. A longer commit message is cut instead of
+/// Makes a note into one line of at most 1,024 bytes. A longer commit message is cut instead of
 /// refused.
 fn one_line(note: &str) -> String {
     let mut line: String = note.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();

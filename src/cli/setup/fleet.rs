@@ -1,6 +1,6 @@
-//! The mirrors of a command, and the order in which they switch: turns the
-//! groups, waves and frozen mirrors of the configuration into the policy of a
-//! push. Uses the crate `percent-encoding`.
+//! The mirrors of a command, and the order in which they switch. Converts the groups, waves and
+//! frozen mirrors of the configuration into the policy of a push. Uses the crate
+//! `percent-encoding`.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -66,7 +66,7 @@ fn known(config: &Config, word: &str) -> String {
     }
 }
 
-/// Removes the frozen mirrors from `mirrors` and returns their reports.
+/// Removes the frozen mirrors from `mirrors`. Returns the reports for them.
 ///
 /// # Errors
 /// Returns an error if no mirror remains.
@@ -88,9 +88,9 @@ pub(crate) fn set_frozen_apart(
     Ok(frozen)
 }
 
-/// The note that the release of `command` is only for a part of the configured fleet, if it is.
-/// Frozen mirrors do not count as missing, and locations that are not configured are a separate
-/// fleet.
+/// The note that the release of `command` is only for part of the configured fleet; `None` if it is
+/// for the whole fleet. Frozen mirrors do not count as missing, and locations that are not
+/// configured count as a separate fleet.
 pub(crate) fn partial(mirrors: &[MirrorChoice], config: &Config, command: &str) -> Option<Partial> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     let is_chosen = |mirror: &MirrorConfig| {
@@ -130,7 +130,7 @@ fn report(choice: MirrorChoice) -> MirrorReport {
 /// The policy for switching, from the configuration.
 ///
 /// # Errors
-/// Returns an error if a probe does not name a path of a tree.
+/// Returns an error if a probe names no path of a tree.
 pub(crate) fn policy(
     config: &Config,
     on_failure: Option<OnFailure>,
@@ -162,8 +162,8 @@ fn wave(config: &Config, inputs: &config::WaveConfig) -> Result<Wave, Failure> {
     Ok(Wave { mirrors, soak: inputs.soak, probes })
 }
 
-/// The path in the tree for a URL: the part after the public URL that it starts with, or after its
-/// host.
+/// The path in the tree that a URL refers to: the part after the public URL with which it starts,
+/// or after its host.
 fn below(url: &str, config: &Config) -> String {
     let publics = config.all_mirrors().filter_map(|mirror| mirror.public_url.as_ref());
     let inside = publics
@@ -178,7 +178,7 @@ fn below(url: &str, config: &Config) -> String {
     percent_decode_str(path).decode_utf8_lossy().into_owned()
 }
 
-/// A probe of `path`; for a directory it fetches `index.html`.
+/// A probe of `path`. For a directory, it fetches `index.html`.
 fn probe(url: String, mut path: String) -> Result<Probe, Failure> {
     if path.is_empty() || path.ends_with('/') {
         path.push_str("index.html");

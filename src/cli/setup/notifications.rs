@@ -1,7 +1,7 @@
 //! Notifications after a push, and the files with its result.
 //!
-//! A failure here is reported and does not change the exit code: the mirrors are as
-//! the report says. A release that changed nothing for visitors notifies nobody.
+//! A failure here is reported but does not change the exit code: the report describes the mirrors
+//! correctly. If a release changed nothing for visitors, nobody is notified.
 
 use std::collections::BTreeSet;
 use std::io::Write as _;
@@ -31,23 +31,23 @@ use crate::cli::output::progress::Progress;
 use crate::cli::output::{ci_report, metrics};
 use crate::cli::setup::{settings, watcher};
 
-/// Longest time for one request to another service.
+/// Maximum time for one request to another service.
 const PATIENCE: Duration = Duration::from_secs(20);
-/// How long commands may run after an interruption, which they report too.
+/// How long hooks may run after an interruption, about which they are notified too.
 const TIME_TO_TELL: Duration = Duration::from_millis(700);
-/// Longest file with a secret, in bytes.
+/// Maximum size of a file with a secret, in bytes.
 const MAX_SECRET_BYTES: u64 = 8 * 1024;
-/// The file in the cache with the URLs that a CDN has not acknowledged, one per line.
+/// The file in the cache with the URLs that the CDN has not acknowledged, one per line.
 const PENDING: &str = "purge-pending";
-/// Longest file of unacknowledged URLs, in bytes.
+/// Maximum size of the file with unacknowledged URLs, in bytes.
 const MAX_PENDING_BYTES: u64 = 64 * 1024 * 1024;
 
-/// Waits for the start of a push. Returns `false` if the user interrupted the wait.
+/// Waits until the push should start. Returns `false` if the user interrupted the wait.
 pub(crate) fn wait_for_start(schedule: &ScheduleArgs, progress: &Progress) -> bool {
     schedule.jitter.is_none_or(|most| pause(random_part(most), progress))
 }
 
-/// A random time up to `most`; zero without a source of random numbers.
+/// A random time up to `most`; zero if there is no source of random numbers.
 fn random_part(most: Duration) -> Duration {
     let mut bytes = [0; 4];
     getrandom::fill(&mut bytes).ok();
@@ -57,16 +57,16 @@ fn random_part(most: Duration) -> Duration {
 /// The result of a notification.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(crate) struct NotificationResult {
-    /// The notification: `on_activated`, `on_failed`, `purge`, or a file.
+    /// Which notification it is: `on_activated`, `on_failed`, `purge`, or a file.
     who: &'static str,
     /// Whether the notification succeeded.
     ok: bool,
-    /// The result as text.
+    /// The result as a message.
     message: String,
 }
 
 impl NotificationResult {
-    /// The line for people, on stdout.
+    /// The line on stdout, for people.
     pub(crate) fn line(&self) -> String {
         format!("{}: {}\n", self.who, escape(&self.message))
     }
@@ -90,7 +90,7 @@ pub(crate) struct Notifications<'a> {
     config: &'a Config,
     args: &'a ScheduleArgs,
     site: Option<Site>,
-    /// The directory in the cache, if there is one.
+    /// The directory of this push in the cache, if there is one.
     scratch: Option<&'a Path>,
     began: Instant,
     results: Vec<NotificationResult>,
@@ -113,8 +113,8 @@ impl<'a> Notifications<'a> {
         Self { config, args, site, scratch, began, results, seen: None, lingering }
     }
 
-    /// Sends all notifications about the result of the push to `fleet`. The gauges also include
-    /// `others`.
+    /// Sends all notifications about the result of the push to `fleet`. The gauges also include the
+    /// mirrors in `others`.
     pub(crate) fn tell(
         &mut self,
         report: Option<&Report>,
@@ -124,7 +124,7 @@ impl<'a> Notifications<'a> {
     ) {
         let progress = self.lingering.progress;
         let all = Fleet::new(fleet.mirrors().iter().chain(others.mirrors()).cloned().collect());
-        // Mirrors outside of the push appear only in the gauges.
+        // Mirrors that are not part of the push appear only in the gauges.
         let seen = self.needs_survey(report).then(|| fleet_status::poll(&all, &Silent));
         let paths = match (report, &seen) {
             (Some(report), Some(seen)) => {
@@ -156,7 +156,7 @@ impl<'a> Notifications<'a> {
     }
 
     /// Writes the gauges and returns the results. This is the last step, so that the gauges include
-    /// the results of `post_activate` on the mirrors.
+    /// the results of the mirrors' `post_activate` hooks.
     pub(crate) fn end(mut self, report: Option<&Report>, code: u8) -> Vec<NotificationResult> {
         let results_before = self.results.len();
         if let Some(mut seen) = self.seen.take() {
@@ -235,7 +235,7 @@ impl<'a> Notifications<'a> {
         );
     }
 
-    /// Purges the CDN, including the URLs that it did not acknowledge before.
+    /// Purges the CDN. Includes the URLs that it has not acknowledged before.
     fn purge(&mut self, paths: &BTreeSet<String>, progress: &Progress) {
         let Some(settings) = &self.config.notify.purge else { return };
         let mut urls: BTreeSet<String> = self.pending().into_iter().collect();
@@ -256,7 +256,7 @@ impl<'a> Notifications<'a> {
         let purged = until_cancelled(progress, move |monitor| {
             purge.send(sent, &|time| pause(time, monitor))
         });
-        // The acknowledged URLs are not known then, so all are sent again.
+        // In this case it is unknown which URLs were acknowledged, so all are sent again.
         let purged = purged.unwrap_or_else(|| Purged {
             left: urls,
             error: Some("stopped".to_owned()),
@@ -281,7 +281,7 @@ impl<'a> Notifications<'a> {
         text.lines().map(str::to_owned).collect()
     }
 
-    /// Stores the URLs to send again. Returns the error text if that fails.
+    /// Stores the URLs that must be sent again. Returns the error text if that fails.
     fn keep_pending(&self, urls: &[String]) -> Result<String, String> {
         if urls.is_empty() && self.scratch.is_none_or(|scratch| !scratch.join(PENDING).exists()) {
             return Ok(String::new());
@@ -335,7 +335,7 @@ fn warn(results: &[NotificationResult], progress: &Progress) {
     }
 }
 
-/// Adds failures of `post_activate`, which may have ended after the poll of the mirrors.
+/// Adds failures of `post_activate` hooks, which may have ended after the poll of the mirrors.
 fn add_hook_failures(seen: &mut [Poll], report: Option<&Report>) {
     let mirrors = report.map(|report| report.mirrors.as_slice()).unwrap_or_default();
     for (one, mirror) in seen.iter_mut().zip(mirrors) {
@@ -347,7 +347,7 @@ fn add_hook_failures(seen: &mut [Poll], report: Option<&Report>) {
     }
 }
 
-/// The end of the push.
+/// How the push ended.
 struct PushFacts<'a> {
     site: String,
     report: Option<&'a Report>,
@@ -372,8 +372,8 @@ impl PushFacts<'_> {
     }
 }
 
-/// The paths of URLs whose content changed for visitors of a mirror that switched, including a
-/// release that was served only for a while, because caches may have it.
+/// The URL paths whose content changed for visitors of a mirror that switched. Includes the changes
+/// of a release that was served only for a while, because caches may contain it.
 fn changed(report: &Report, fleet: &Fleet, seen: &[Poll], progress: &Progress) -> BTreeSet<String> {
     // A mirror that served nothing had no visitors. If no mirror had visitors, every path is new.
     let is_first = report.mirrors.iter().all(|mirror| mirror.before.is_none());
@@ -401,7 +401,7 @@ fn changed(report: &Report, fleet: &Fleet, seen: &[Poll], progress: &Progress) -
     }
     let mut paths = BTreeSet::new();
     for (old, new) in steps {
-        // It is safer to include too many paths.
+        // Including too many paths is safer than too few.
         let diff = fleet_status::changes(fleet, seen, old, new)
             .or_else(|| fleet_status::changes(fleet, seen, None, new));
         match diff {
@@ -436,7 +436,7 @@ fn purge(settings: &config::PurgeConfig) -> Result<Purge, String> {
     })
 }
 
-/// Reads a secret; no error contains it.
+/// Reads a secret. No error contains it.
 fn secret(source: &TokenSource) -> Result<Secret, String> {
     let (text, what) = match source {
         TokenSource::Variable(name) => (

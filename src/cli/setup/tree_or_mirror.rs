@@ -1,4 +1,4 @@
-//! A location that is a tree or a mirror.
+//! A location that may be a tree or a mirror.
 
 use std::path::Path;
 use std::sync::Arc;

@@ -18,7 +18,7 @@ use crate::cli::setup::configuration::load_config;
 use crate::cli::setup::context;
 use crate::cli::setup::remote::{MirrorFactory, check_there};
 
-/// Longest time for one file through a public URL.
+/// Maximum time to fetch one file through a public URL.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// The result of one poll of the fleet.
@@ -27,7 +27,7 @@ pub(crate) struct FleetLook {
     pub(crate) seen: Vec<Poll>,
     /// The states of the mirrors, worst first.
     pub(crate) mirror_statuses: Vec<MirrorStatus>,
-    /// Seconds since 1970.
+    /// The time of the poll, in seconds since 1970.
     pub(crate) now: u64,
 }
 
@@ -49,7 +49,7 @@ pub(crate) struct Watcher {
 }
 
 impl Watcher {
-    /// Creates a watcher without opening a connection.
+    /// Creates a watcher without opening connections.
     pub(crate) fn new(
         mirrors: &[String],
         remote: &RemoteArgs,
@@ -64,7 +64,7 @@ impl Watcher {
         Ok(Self { config, fleet, progress, choices, remote: remote.clone() })
     }
 
-    /// Restarts the deadlines.
+    /// Starts the deadlines anew.
     pub(crate) fn begin_anew(&mut self) -> Result<(), Failure> {
         self.fleet = factory(&self.remote, &self.choices, &self.config)?;
         Ok(())
@@ -141,7 +141,7 @@ impl FleetLook {
             .collect()
     }
 
-    /// The sites as text; the site of the configuration if no mirror has one.
+    /// The sites as text. If no mirror has a site, the site of the configuration.
     pub(crate) fn title(&self, config: &Config) -> String {
         let mut sites = self.sites();
         if sites.is_empty() {
@@ -150,8 +150,8 @@ impl FleetLook {
         sites.into_iter().map(Site::as_str).collect::<Vec<_>>().join(", ")
     }
 
-    /// The configured mirrors that serve the newest release. Leaves out mirrors with stale files
-    /// for visitors, if that was checked.
+    /// The configured mirrors that serve the newest release. Leaves out mirrors whose visitors get
+    /// stale files, if that was checked.
     pub(crate) fn proven<'c>(&self, config: &'c Config) -> Vec<&'c MirrorConfig> {
         let is_proven = |mirror_status: &&MirrorStatus| {
             mirror_status.state == StatusKind::Current && !mirror_status.is_stale()

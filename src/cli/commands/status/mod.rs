@@ -175,7 +175,7 @@ fn show(look: &FleetLook, args: &StatusArgs) -> Result<Exit, Failure> {
     Ok(if is_well { Exit::Success } else { Exit::Failed })
 }
 
-/// Writes the files of `--html` and `--metrics`.
+/// Writes the files that `--html` and `--metrics` name.
 fn write(watcher: &Watcher, look: &FleetLook, args: &StatusArgs) -> Result<(), Failure> {
     if let Some(path) = &args.metrics {
         let site = look.title(&watcher.config);
@@ -200,8 +200,8 @@ fn page<'a>(watcher: &'a Watcher, look: &'a FleetLook, is_internal: bool) -> pag
     for site in look.sites() {
         let known = fleet_status::releases(&look.seen, site);
         let before = std::iter::once(None).chain(known.iter().map(|release| Some(*release)));
-        // The release before the oldest kept one is gone, so the changes of the oldest are not
-        // known.
+        // The release before the oldest kept one is gone, so the changes of the oldest kept release
+        // are unknown.
         let diff = |old: Option<&_>, new| {
             fleet_status::changes(&watcher.fleet, &look.seen, Some(old?), new)
         };
@@ -217,7 +217,7 @@ fn page<'a>(watcher: &'a Watcher, look: &'a FleetLook, is_internal: bool) -> pag
         mirror_statuses: &look.mirror_statuses,
         seen: &look.seen,
         releases,
-        // The soak times of the waves are planned, so they are no delay.
+        // The soak times of the waves are planned, so they do not count as delay.
         tolerance: fleet_status::TOLERANCE_SECONDS
             + watcher.config.waves.iter().map(|wave| wave.soak.as_secs()).sum::<u64>(),
         now: look.now,

@@ -8,7 +8,7 @@ use maud::{Markup, html};
 use crate::cli::commands::status::page::{StatusPage, time};
 use crate::cli::output::format::{bytes, count, counted, escape};
 
-/// Most paths of a release that are shown.
+/// Maximum number of paths that are shown for a release.
 const MAX_PATHS: usize = 20;
 const KINDS: [(ChangeKind, &str); 5] = [
     (ChangeKind::Added, "added"),
@@ -61,7 +61,7 @@ fn card(page: &StatusPage<'_>, release: &Release, diff: Option<&Diff>) -> Markup
     }
 }
 
-/// Whether the mirrors went back from it, because a person or a push rolled it back.
+/// Whether the mirrors went back from the release, because a person or a push rolled it back.
 fn is_taken_back(page: &StatusPage<'_>, release: &Release) -> bool {
     let later = page.releases.iter().map(|(later, _)| *later);
     let is_next = |later: &Release| later.sequence == release.sequence + 1;
