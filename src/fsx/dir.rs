@@ -27,7 +27,7 @@ impl Dir {
     /// Opens the directory at `path`. Links in the path are followed.
     ///
     /// # Errors
-    /// Fails if the directory does not exist or may not be read.
+    /// Fails if the directory does not exist or cannot be read.
     pub fn open(path: &Path) -> Result<Self> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let fd = rustix::fs::open(path, flags, Mode::empty())
@@ -50,7 +50,7 @@ impl Dir {
     /// Opens the subdirectory `name`. Refuses a link.
     ///
     /// # Errors
-    /// Fails if the subdirectory does not exist, is not a directory, or may not be read.
+    /// Fails if the subdirectory does not exist, is not a directory, or cannot be read.
     pub fn open_dir(&self, name: &str) -> Result<Self> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let fd = rustix::fs::openat(&self.fd, name, flags, Mode::empty())
@@ -174,7 +174,7 @@ impl Dir {
     /// Opens the file `name` for reading. Refuses a link.
     ///
     /// # Errors
-    /// Fails if the file does not exist or may not be read.
+    /// Fails if the file does not exist or cannot be read.
     pub fn open_file(&self, name: &str) -> Result<File> {
         fault::look("open", || self.join(name))?;
         // If a fifo were in the place of a file, opening it would block until a writer comes.
@@ -189,7 +189,7 @@ impl Dir {
     /// contains a link or leads outside the directory.
     ///
     /// # Errors
-    /// Fails if the file does not exist or may not be read.
+    /// Fails if the file does not exist or cannot be read.
     pub fn open_file_below(&self, path: &str) -> Result<File> {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         // The kernel checks every component in one system call. Checking each component before
@@ -210,7 +210,7 @@ impl Dir {
     /// Opens the file `name` for locking and appending, creating it if it is missing.
     ///
     /// # Errors
-    /// Fails if the file is a link or may not be written.
+    /// Fails if the file is a link or cannot be written.
     pub fn open_or_create_file(&self, name: &str) -> Result<File> {
         let flags =
             OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
@@ -237,7 +237,7 @@ impl Dir {
     /// Opens the existing file `name` for writing at offsets.
     ///
     /// # Errors
-    /// Fails if the file does not exist, is a link, or may not be written.
+    /// Fails if the file does not exist, is a link, or cannot be written.
     pub fn open_file_for_write(&self, name: &str) -> Result<File> {
         let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let fd = rustix::fs::openat(&self.fd, name, flags, Mode::empty())
@@ -268,7 +268,7 @@ impl Dir {
     /// The metadata of `name`, without following links; `None` if it does not exist.
     ///
     /// # Errors
-    /// Fails if the directory may not be searched.
+    /// Fails if the directory cannot be searched.
     pub fn stat(&self, name: &str) -> Result<Option<Meta>> {
         match rustix::fs::statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) => Ok(Some(Meta {
@@ -288,7 +288,7 @@ impl Dir {
     /// Sets mode and group of the file or directory `name`. Refuses a link.
     ///
     /// # Errors
-    /// Fails if the file or directory does not exist, may not be opened, or if the system refuses
+    /// Fails if the file or directory does not exist, cannot be opened, or if the system refuses
     /// the change.
     pub fn set_mode(&self, name: &str, mode: FileMode) -> Result<()> {
         step("set mode of", || self.join(name))?;
@@ -299,7 +299,7 @@ impl Dir {
     /// last component is not followed.
     ///
     /// # Errors
-    /// Fails if the path does not exist or may not be examined.
+    /// Fails if the path does not exist or cannot be examined.
     pub fn look(&self, path: &OsStr) -> Result<FileLook> {
         let stat = rustix::fs::statat(&self.fd, path, AtFlags::SYMLINK_NOFOLLOW);
         Ok(FileLook::from(&stat.context("examine", || self.join(path))?))
@@ -402,7 +402,7 @@ impl Dir {
     /// Removes the file or link `name`.
     ///
     /// # Errors
-    /// Fails if `name` does not exist or may not be removed.
+    /// Fails if `name` does not exist or cannot be removed.
     pub fn unlink(&self, name: impl AsRef<OsStr>) -> Result<()> {
         let name = name.as_ref();
         step("remove", || self.join(name))?;
@@ -412,7 +412,7 @@ impl Dir {
     /// Removes the file or link `name`, if it exists. Returns whether it existed.
     ///
     /// # Errors
-    /// Fails if `name` may not be removed.
+    /// Fails if `name` cannot be removed.
     pub fn unlink_if_any(&self, name: &str) -> Result<bool> {
         Ok(found(self.unlink(name))?.is_some())
     }
@@ -421,7 +421,7 @@ impl Dir {
     /// empty or missing.
     ///
     /// # Errors
-    /// Fails if `name` is not a directory or may not be removed.
+    /// Fails if `name` is not a directory or cannot be removed.
     pub fn remove_dir_if_empty(&self, name: &str) -> Result<bool> {
         step("remove directory", || self.join(name))?;
         match rustix::fs::unlinkat(&self.fd, name, AtFlags::REMOVEDIR) {
@@ -435,7 +435,7 @@ impl Dir {
     /// A missing `name` is not an error.
     ///
     /// # Errors
-    /// Fails if something in the directory may not be removed.
+    /// Fails if something in the directory cannot be removed.
     pub fn remove_all(&self, name: &str) -> Result<()> {
         match self.stat(name)?.map(|meta| meta.kind) {
             None => return Ok(()),

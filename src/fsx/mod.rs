@@ -160,7 +160,7 @@ pub fn write_at(file: &File, bytes: &[u8], offset: u64, path: impl Fn() -> PathB
 /// block.
 ///
 /// # Errors
-/// Fails if the file does not exist or may not be read.
+/// Fails if the file does not exist or cannot be read.
 pub fn open_read(path: &Path) -> Result<File> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     Ok(File::from(
@@ -171,7 +171,7 @@ pub fn open_read(path: &Path) -> Result<File> {
 /// The metadata of `path`, without following links.
 ///
 /// # Errors
-/// Fails if the path does not exist or may not be examined.
+/// Fails if the path does not exist or cannot be examined.
 pub fn lstat(path: &Path) -> Result<fs::Metadata> {
     fs::symlink_metadata(path).context("examine", || path.to_owned())
 }
@@ -231,7 +231,7 @@ pub fn check_writable(path: &Path) -> Result<()> {
 /// Resolves links and dots in the path. Trailing components that do not exist yet are kept.
 ///
 /// # Errors
-/// Fails if a directory of the path may not be searched.
+/// Fails if a directory of the path cannot be searched.
 pub fn resolve(path: &Path) -> Result<PathBuf> {
     match path.canonicalize() {
         Ok(resolved) => Ok(resolved),
