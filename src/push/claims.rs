@@ -263,9 +263,9 @@ impl<'m> Claims<'m> {
 
     /// Whether a mirror serves a release that counts and that `newest` cannot replace, because the
     /// record of the release is lost or its history was taken over at a lower sequence. Then a new
-    /// release above both is needed. A release that does not count needs no such release: otherwise
-    /// a mirror that always claims to be one release ahead would cause a new release with every
-    /// push.
+    /// release above both is needed. For a release that does not count, no such release is made:
+    /// otherwise a mirror that always claims to be one release ahead would cause a new release with
+    /// every push.
     pub(super) fn is_stuck(&self, newest: &Release) -> bool {
         self.irreplaceable(newest).any(|(_, is_confirmed)| is_confirmed)
     }

@@ -24,7 +24,7 @@ const LISTED: usize = 10;
 pub struct RejectedPath {
     /// The path, escaped for a terminal.
     pub path: String,
-    /// What is wrong with it, as a continuation of the path, for example `is a fifo`.
+    /// What is wrong with the path, worded so that it can follow the path, for example `is a fifo`.
     pub why: String,
 }
 

@@ -68,7 +68,7 @@ impl Store {
         let Some(note) = fsx::found(self.layout.headwater.read(SWITCHED, MAX_NAME_BYTES))? else {
             return Ok(None);
         };
-        // Bytes read of the note; a release name is shorter.
+        // How many bytes of the note are read; a release name is shorter.
         let noted = std::str::from_utf8(&note).ok().and_then(|name| name.parse().ok());
         Ok(self.current()?.filter(|current| noted == Some(*current)))
     }

@@ -212,8 +212,8 @@ impl From<OperandError> for Failure {
     }
 }
 
-/// Parses the arguments of `push` and `plan`. With `has_from`, `--from` was given, so all arguments
-/// are mirrors. `look` returns the kind of a path.
+/// Parses the arguments of `push` and `plan`. If `has_from` is true, `--from` was given, so all
+/// arguments are mirrors. `look` returns the kind of a path.
 pub(crate) fn of_push(
     arguments: &[String],
     has_from: bool,

@@ -22,8 +22,8 @@ const FILES_OF_A_MIRROR: u64 = 32;
 /// too large into an error.
 pub(crate) fn prepare() {
     raise_file_limit();
-    // With a handler for SIGXFSZ the write fails with EFBIG; without one the signal ends the
-    // process. A handler is the only way in safe code. Nothing reads the flag.
+    // If SIGXFSZ has a handler, the write fails with EFBIG; without a handler, the signal ends the
+    // process. In safe code, a handler is the only way to prevent that. Nothing reads the flag.
     flag::register(SIGXFSZ, Arc::new(AtomicBool::new(false))).ok();
 }
 

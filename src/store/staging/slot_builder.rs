@@ -1,7 +1,7 @@
 //! Builds the tree of a release in a slot that is not served.
 //!
 //! This module decides which entries of a slot change from one release to another. `slots` places
-//! the single entries.
+//! the individual entries.
 
 use std::iter::Peekable;
 
