@@ -131,9 +131,8 @@ impl ErrorKind {
     pub const fn report_name(self) -> &'static str {
         match self {
             Self::OverQuota => Self::NoSpace.name(),
-            Self::Certificate | Self::ClientCertificate | Self::Tls | Self::BadGateway => {
-                Self::Unreachable.name()
-            }
+            Self::ClientCertificate => Self::Certificate.name(),
+            Self::Tls | Self::BadGateway => Self::Unreachable.name(),
             Self::Forbidden | Self::SshAuth | Self::HostKey => Self::Unauthorized.name(),
             Self::BodyLimit => Self::Protocol.name(),
             _ => self.name(),

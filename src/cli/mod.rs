@@ -31,6 +31,7 @@ const FAULT_VARIABLE: &str = "HEADWATER_FAULT";
 /// Every mirror switches from one complete release to the next. headwater sends
 /// only changed content. Set the root of the web server to MIRROR/current.
 #[derive(Debug, Parser)]
+// In columns: on a wide terminal clap would write lines that are hard to read.
 #[command(name = "headwater", version, after_help = help::TOP, max_term_width = 100)]
 struct Cli {
     #[command(subcommand)]
@@ -52,9 +53,10 @@ enum Command {
     /// not send content that a mirror already has. An interrupted push leaves every mirror on a
     /// complete release, and the next push resumes it.
     #[command(after_help = help::PUSH, override_usage = help::PUSH_USAGE)]
+    // Boxed, because an enum takes as much memory as its largest variant.
     Push(Box<args::PushArgs>),
-    /// Publish what one mirror serves on mirrors with another history, for example from staging to
-    /// production
+    /// Publish the content of one mirror on mirrors with a different history, for example from
+    /// staging to production
     ///
     /// Makes a new release on those mirrors, as a push of a tree does: with a note, guard rails and
     /// run numbers. To copy the release unchanged, use `push --from`.
@@ -98,6 +100,7 @@ enum Command {
     /// Makes one new release with the old content for all mirrors, so that caches notice the
     /// change. Later pushes refuse the content that was rolled back unless you pass --again. Guard
     /// rails and CI run numbers do not apply.
+    // The shared help of `--order` names the number of CI, which a rollback does not take.
     #[command(after_help = help::ROLLBACK, mut_arg("order", |arg| arg.help(help::ROLLBACK_ORDER)))]
     Rollback(Box<args::RollbackArgs>),
     /// Switch all mirrors together to a release that `push --stage-only` prepared
@@ -109,7 +112,7 @@ enum Command {
     /// Drop a staged release
     #[command(after_help = help::ABANDON)]
     Abandon(abandon::AbandonArgs),
-    /// Update mirrors that lag to the newest release, from mirrors that have it; suits cron
+    /// Update lagging mirrors to the newest release, from mirrors that have it; suits cron
     ///
     /// Needs no tree, and does not wait for a mirror that cannot be reached.
     #[command(after_help = help::HEAL)]
@@ -124,9 +127,9 @@ enum Command {
     Repair(args::RepairArgs),
     /// Drop old releases and the content that only they need
     ///
-    /// A push does this automatically. `prune` also drops what crashes and interrupted pushes left,
-    /// so that those pushes cannot resume, and it stops serving retired files whose time has
-    /// passed. The release before the current one stays while the idle slot has its tree.
+    /// A push does this automatically. `prune` also drops the data that crashes and interrupted
+    /// pushes left; those pushes cannot resume then. It stops serving retired files whose time has
+    /// passed. The release before the current one stays as long as the idle slot holds its tree.
     #[command(after_help = help::PRUNE)]
     Prune(args::PruneArgs),
     /// Receive pushes from other machines over HTTP or HTTPS
@@ -173,6 +176,8 @@ pub(crate) fn main() -> ExitCode {
         }
     };
     let mut root = command();
+    // Not `Cli::parse`, which prints an error and exits: its tips are replaced and tokens hidden
+    // first.
     let parsed = root.try_get_matches_from_mut(std::env::args_os());
     let code = match parsed.and_then(|matches| Cli::from_arg_matches(&matches)) {
         Ok(cli) => {
@@ -183,6 +188,7 @@ pub(crate) fn main() -> ExitCode {
                 Err(failure) => {
                     failure.print();
                     // If stdout is closed too, only the exit code is left to report the failure.
+                    // Otherwise a script that parses stdout needs no other way to read it.
                     json.and_then(|command| {
                         print::print_json(&failure.answer(command, failure.exit())).ok()
                     });
@@ -195,10 +201,13 @@ pub(crate) fn main() -> ExitCode {
             let arguments = arguments.map(|argument| argument.to_string_lossy().into_owned());
             args::unknown_option::replace_tips(&mut error, &mut root, arguments);
             print_usage(&error);
+            // clap returns 0 for help and version, and 2 for wrong arguments, which is also
+            // `Exit::Usage`.
             ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
         }
     };
     if counts {
+        // A test that counts chooses from this list the steps at which it then lets a run fail.
         let counted: String = fault::counted().iter().map(|step| format!("{step}\n")).collect();
         failure::eprint_raw(&format!("{counted}steps: {}\n", fault::steps())).ok();
     }
@@ -209,6 +218,7 @@ pub(crate) fn main() -> ExitCode {
 /// and have code 0.
 fn print_usage(error: &clap::Error) {
     let text = error.render().to_string();
+    // clap quotes the argument, and a user may have written a token there.
     match format::without_tokens(&text) {
         // This text has no colours.
         Cow::Owned(clean) if error.use_stderr() => failure::eprint_raw(&clean).ok(),
@@ -220,6 +230,7 @@ fn print_usage(error: &clap::Error) {
 /// for interruption.
 fn stopped(result: Result<Exit, Failure>) -> Result<Exit, Failure> {
     match result {
+        // The signal came when the work was done already.
         Ok(Exit::Success) => result,
         Ok(_) if signals::token().is_cancelled() => Ok(Exit::Interrupted),
         Err(failure) if signals::token().is_cancelled() => {
@@ -298,6 +309,7 @@ fn arm_fault() -> Result<bool, Failure> {
         text.to_str().and_then(|text| text.split(',').map(fault::parse).collect());
     let faults = faults.ok_or_else(|| usage("names no fault"))?;
     let counts = faults.contains(&fault::FaultPoint::Count);
+    // A release build refuses the variable: a test that arms a fault there would pass without one.
     if faults.into_iter().all(fault::arm) { Ok(counts) } else { Err(usage("needs a debug build")) }
 }
 

@@ -65,6 +65,10 @@ pub(super) fn with_suggestion(message: String) -> String {
     let Some(unknown) = words.next().filter(|_| message.starts_with("unknown field `")) else {
         return message;
     };
+    let is_location = ["path", "dir", "directory", "location", "target"].contains(&unknown);
+    if is_location && message.contains("`public_url`") {
+        return format!("unknown field `{unknown}`: `url` is a directory or a URL");
+    }
     match closest(unknown, words) {
         Some(meant) => format!("unknown field `{unknown}`: did you mean `{meant}`?"),
         None => message,

@@ -274,7 +274,10 @@ pub(super) fn authority<'t>(location: &str, text: &'t str) -> Result<Authority<'
     }
     let number = |text: &str| text.parse::<u16>().ok().filter(|port| *port > 0);
     match port.map(number) {
-        Some(None) => Err(malformed(location, "a port is a number from 1 to 65535")),
+        Some(None) => Err(malformed(
+            location,
+            "a port is a number from 1 to 65535, and no colon separates host and path",
+        )),
         Some(port) => Ok(Authority { host, port }),
         None => Ok(Authority { host, port: None }),
     }

@@ -45,6 +45,7 @@ impl MirrorPush<'_> {
                 Err(error) if self.is_lost(error.kind()) => error,
                 Err(error) => return self.failed(&error),
             };
+            // If the mirror cannot be asked who won, the refusal is all that is known of it.
             let Ok(state) = self.mirror().state() else { return self.failed(&error) };
             let sequence = self.release().sequence;
             match self.race(&state) {
@@ -69,6 +70,7 @@ impl MirrorPush<'_> {
                 | RaceWinner::NoRelease => {}
             }
             expected = state.current;
+            // The other push took the slot, so the release is no longer complete here.
             if state.staged.is_none_or(|staged| staged.name() != self.release().name())
                 && let Err(error) = self.stage_alone()
             {
@@ -137,6 +139,8 @@ impl MirrorPush<'_> {
         let ours = self.release();
         let is_switched = state.current != self.served_before();
         let rival = match (is_switched, state.current_release()) {
+            // The record of the rival is lost, so its rank is not known: nothing may be put on top
+            // of it.
             (true, None) if state.current.is_some() => return RaceWinner::Newer,
             (true, current) => current,
             // No switch happened: the other push took the slot that our release was staged in.
@@ -166,6 +170,7 @@ impl MirrorPush<'_> {
 /// otherwise by the time at which the pushes began.
 fn is_newer(rival: &Release, ours: &Release, options: &Options) -> bool {
     let began = |release: &Release| (release.began, release.id());
+    // With `--allow-older` the user has said that a lower number may win.
     let order = options.order.as_ref().filter(|_| !options.allow_older);
     match order
         .and_then(|order| rival.orders.get(order.stream()).map(|seen| seen.cmp(&order.number())))

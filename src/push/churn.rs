@@ -40,7 +40,7 @@ pub struct Churn {
     pub after: String,
 }
 
-/// Compares changed files. Returns the kinds of which at least half of the files differ only near
+/// Compares changed files. Returns the kinds of which more than half of the files differ only near
 /// one spot.
 pub(super) fn find_churn(
     diff: &Diff,
@@ -54,6 +54,7 @@ pub(super) fn find_churn(
         }
     }
     let mut budget = MAX_TOTAL_BYTES;
+    // By extension, because a build stamp is usually in all files of a kind.
     let kinds = kinds.into_iter().filter(|(_, changes)| changes.len() >= MIN_FILES);
     kinds
         .filter_map(|(extension, changes)| {
@@ -87,6 +88,7 @@ fn look_at(
                 .ok()?;
             Some(bytes)
         };
+        // This only explains a plan, so content that cannot be read is left out and is no error.
         let (Some(before), Some(after)) = (read(change.old_object), read(change.object)) else {
             continue;
         };

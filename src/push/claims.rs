@@ -34,10 +34,13 @@ pub(super) fn checked(
     options: &Options,
     monitor: &dyn Monitor,
 ) -> Vec<PolledMirror> {
+    // Each check sees what the one before has left: a mirror that cannot be right has no vote in
+    // the next one.
     let far: Vec<_> = (0..members.len()).map(|index| far_beyond(&members, index)).collect();
     let members = fail_where(members, far, monitor);
     let of_other_sites = other_sites(&members, options);
     let members = fail_where(members, of_other_sites, monitor);
+    // A new history takes over those of all mirrors, so none of them is foreign.
     if options.new_history {
         return members;
     }
@@ -136,6 +139,8 @@ fn foreign_histories(members: &[PolledMirror], options: &Options) -> Vec<Option<
             .max_by_key(|release| release.rank())
     };
     let claims = Claims::new(members, options);
+    // A release that does not count must not decide which history is meant: one mirror could make
+    // it up.
     let of_most = newest_where(&|release| {
         claims.is_confirmed(release) && 2 * followers(release) > served.len()
     });
@@ -146,6 +151,8 @@ fn foreign_histories(members: &[PolledMirror], options: &Options) -> Vec<Option<
     let none = || members.iter().map(|_| None).collect();
     let Some(ours) = newest_where(&is_ours) else { return none() };
     let foreign: Vec<_> = members.iter().map(|member| foreign_history(member, ours)).collect();
+    // If this machine has pushed both histories, it does not know which one is meant. The push is
+    // then refused, with the histories of all mirrors.
     let are_both_ours =
         served.iter().any(|release| is_ours(release) && !is_of_history(release, ours));
     if are_both_ours { none() } else { enough_without(members, foreign, options) }
@@ -196,6 +203,8 @@ impl<'m> Claims<'m> {
     pub(super) fn new(members: &'m [PolledMirror], options: &Options) -> Self {
         let serving = || members.iter().filter(|member| member.current().is_some());
         let count = serving().count();
+        // Not more than the push requires: otherwise a release that met the requirement might never
+        // count.
         let enough = options.require.of(count).min(count / 2 + 1).max(1);
         let wave = options.policy.waves.first();
         let leads = |member: &&PolledMirror| {
@@ -225,6 +234,7 @@ impl<'m> Claims<'m> {
     /// Whether the release was pushed to a mirror from here, or the whole first wave has it.
     fn is_ours(&self, release: &Release) -> bool {
         let leads = || self.first_wave.iter().all(|member| member.releases().contains(release));
+        // The first wave is ahead of the others by design, so it confirms a release alone.
         self.brought.contains(&release.name()) || !self.first_wave.is_empty() && leads()
     }
 
@@ -308,6 +318,8 @@ impl<'m> Claims<'m> {
             numbers.sort_unstable_by(|one, other| other.cmp(one));
             let ours = numbers.iter().find(|(.., is_ours)| *is_ours);
             let believed =
+                // The numbers descend, so enough mirrors serve the one at this place or a higher
+                // one. What was published from here counts alone.
                 numbers.get(self.enough_for_runs - 1).max(ours).map(|(number, ..)| *number);
             if let Some((highest, ..)) =
                 numbers.first().filter(|(number, ..)| Some(*number) != believed)
@@ -337,6 +349,7 @@ pub(super) fn next_sequence(members: &[PolledMirror]) -> Result<u64, PushError> 
     let served = |member: &PolledMirror| member.current().map_or(0, |current| current.sequence());
     let claims = members
         .iter()
+        // A mirror may state a highest sequence below the release that it serves.
         .filter_map(|member| Some((highest_sequence(member)?.max(served(member)), member)));
     let Some((highest, member)) = claims.max_by_key(|(sequence, _)| *sequence) else {
         return Ok(1);
@@ -364,6 +377,8 @@ pub(super) fn check_order(
 ) -> Result<(), PushError> {
     let Some(order) = &options.order else { return Ok(()) };
     match published.get(order.stream()) {
+        // An equal number is not older: CI gives a job that is run again the number of its first
+        // run.
         Some(&seen) if order.number() < seen && !options.allow_older => {
             Err(PushError::Superseded {
                 stream: order.stream().to_owned(),

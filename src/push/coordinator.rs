@@ -69,6 +69,7 @@ pub(super) fn run(
     }
     let bundles = rollout.bundles()?;
     let is_done = |run: &MirrorRun<'_>| run.outcome.is_some() && !run.is(&Outcome::Staged);
+    // If no mirror needs the release, no probe runs, and there may be no copy of its manifest.
     let expected = if rollout.mirrors.iter().all(is_done) {
         ExpectedProbes::new()
     } else {
@@ -83,6 +84,8 @@ pub(super) fn run(
     } else if switched.back.is_empty() {
         RolloutEnd::Report(report)
     } else {
+        // They may have served different releases before; one release can take them back to one
+        // content only.
         let to = switched.back.iter().filter_map(|index| report.mirrors[*index].before).max();
         RolloutEnd::Revert(Revert { report, back: switched.back, to })
     })
@@ -109,12 +112,15 @@ fn roll_out(
             Transfer { context, bundle, queue }.start(scope, &sender, &build_sender);
         }
         latecomers::start(scope, context, &sender);
+        // The threads have copies. With these two gone, the channels end when the last thread does.
         drop((sender, build_sender));
         let result = Coordinator { rollout, expected, staged: &staged }.run(unchanged);
+        // The scope waits for all threads, so those that still send or wait must end now.
         monitor.stop();
         result
     });
     if let Some(error) = build_errors.iter().find(|error| !matches!(error, BuildError::Cancelled))
+        // Once a mirror has switched, the report says more than this error.
         && !rollout.outcomes().any(Outcome::is_current)
     {
         return Err(PushError::Build(error));
@@ -140,6 +146,7 @@ impl<'a> Transfer<'a> {
     ) {
         let Self { context, bundle, queue } = self;
         let subscribe = |index: &usize| (MirrorPush { context, index: *index }, queue.subscribe());
+        // All mirrors subscribe before the first pack is made, so that none of them misses one.
         let receivers: Vec<_> = bundle.members().iter().map(subscribe).collect();
         let builder_ended = build_errors.clone();
         let make_packs = move || {
@@ -148,6 +155,7 @@ impl<'a> Transfer<'a> {
             }
         };
         if let Err(error) = threads::start(scope, make_packs) {
+            // Without this the mirrors would wait for packs that nobody makes.
             queue.end(Err(error_chain(&error)));
             build_errors.send(error.into()).ok();
         }
@@ -183,6 +191,8 @@ impl<'a> Coordinator<'_, 'a> {
         if monitor.is_cancelled() {
             return Err(PushError::Cancelled);
         }
+        // Before the requirement: a lost race may be why too few mirrors are ready, and it says
+        // what to do.
         if let Some((mirror, race)) = self.lost_race() {
             let is_again = self.rollout.on_lost_race(mirror, &race);
             return Ok((WavesResult { is_again, ..WavesResult::default() }, None));
@@ -190,6 +200,8 @@ impl<'a> Coordinator<'_, 'a> {
         if !options.require.is_met(ready, total) {
             return Ok((WavesResult::default(), Some(options.require.unmet(ready, total))));
         }
+        // After staging, which takes longest, and before the first switch: a tree that changed is
+        // not published.
         if let Err(error) = unchanged() {
             // The tree from which the release was made no longer exists.
             self.rollout.give_up(&Outcome::Skipped);
@@ -250,6 +262,7 @@ impl<'a> Coordinator<'_, 'a> {
             let left = met_at.map_or(Duration::MAX, |met| patience.saturating_sub(met.elapsed()));
             match self.staged.recv_timeout(left.min(Duration::from_secs(3600))) {
                 Ok((index, result)) => self.take(index, result),
+                // The straggler timeout begins only when enough mirrors are ready.
                 Err(RecvTimeoutError::Timeout) if met_at.is_none() => {}
                 Err(_) => return,
             }

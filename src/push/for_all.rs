@@ -74,6 +74,7 @@ pub(super) fn is_for_these(release: &Release, options: &Options) -> bool {
 fn has_passed(release: &Release, members: &[PolledMirror], waves: &[Wave]) -> bool {
     let wave_of = |member: &PolledMirror| {
         let is_in = |wave: &Wave| wave.mirrors.iter().any(|name| name == member.mirror.name());
+        // Mirrors without a wave of the policy switch after all others.
         waves.iter().position(is_in).unwrap_or(waves.len())
     };
     let last = members.iter().map(wave_of).max();

@@ -152,12 +152,15 @@ impl Guards {
         if live.clone().next().is_none() && !self.allow_shrink {
             return Err(GuardFault::EmptyTree);
         }
+        // `must_have` may name a directory; it is there if any path is below it.
         let has = |path: &&TreePath| live.clone().any(|live| live.is_within(path.as_str()));
         let paths: Vec<String> =
             self.must_have.iter().filter(|path| !has(path)).map(ToString::to_string).collect();
         if !paths.is_empty() {
             return Err(GuardFault::Lacks { paths });
         }
+        // A path that is still in the tree is published again, so `--expunge` would do nothing for
+        // it.
         let is_expunged =
             |path: &&TreePath| self.expunged.iter().any(|gone| path.is_within(gone.as_str()));
         let paths: Vec<String> = live.filter(is_expunged).map(ToString::to_string).collect();
@@ -180,6 +183,7 @@ impl Guards {
         if self.allow_secrets {
             return Ok(());
         }
+        // A set, because one file may be found both by its name and by its content.
         let secrets: BTreeSet<&TreePath> =
             live.filter(|path| is_secret(path)).chain(keys).collect();
         let refused = secrets.into_iter().filter(|path| !self.allowed_secrets.has(path));

@@ -70,6 +70,7 @@ fn stage_as_they_answer<'s>(
 impl MirrorPush<'_> {
     fn stage_late(self) -> Result<Outcome, MirrorError> {
         let decided = self
+            // First, because a store under two names must not be written twice at once.
             .same_store()
             .or_else(|| self.outcome_at_once())
             .or_else(|| self.refusal(self.polled().current_release()?));
@@ -95,10 +96,12 @@ impl MirrorPush<'_> {
         let was_newest = publication.newest_before.as_ref().is_none_or(|newest| {
             newest.history == current.history && current.rank() > newest.rank()
         });
+        // The release that the publication is based on has decided these questions already.
         if !publication.is_new || !was_newest {
             return None;
         }
         if claims::check_order(options, &current.orders).is_err() {
+            // Not a failure: the mirror is ahead of this push.
             return Some(Outcome::Newer { serves: current.name() });
         }
         let rejected = current.rejection(publication.release.content).filter(|_| !options.again)?;

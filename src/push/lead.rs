@@ -44,6 +44,7 @@ impl<'a> Rollout<'a> {
             match activated {
                 Ok(()) => {
                     self.record(lead.index, Outcome::Activated);
+                    // The lead has decided the race, so the order of the others does not matter.
                     self.activate_all(&rest);
                     return Ok(false);
                 }

@@ -28,6 +28,7 @@ pub fn clean_up(report: &mut Report, fleet: &Fleet, keep: usize, monitor: &dyn M
         if !has_switched && (has_failed || !outcome.needs_settling) {
             return;
         }
+        // A mirror that did not switch reports the hook of an earlier push.
         let hook = clean_up_one(&**mirror, keep, monitor).filter(|_| has_switched);
         if let Some(event) = hook.as_ref().and_then(|hook| hook_event(mirror.name(), hook)) {
             monitor.event(event);
@@ -128,6 +129,7 @@ impl DiffSide {
             Self::Release { mirror, sequence } => {
                 let (release, expired_through) = find_release(mirror, *sequence)?;
                 let mut entries = fleet::release_entries(mirror, &release)?;
+                // The manifest keeps expired entries, but the mirror no longer serves them.
                 entries.retain(|entry| !entry.has_expired(expired_through));
                 Ok(entries)
             }

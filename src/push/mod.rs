@@ -2,8 +2,9 @@
 //! The report names the mirrors that failed.
 //!
 //! ```text
-//! state of every mirror (overlaps) scan -> manifest -> (per mirror) bundle -> stage -> [barrier]
-//! -> activate ```
+//! state of every mirror (overlaps) scan -> manifest
+//!     -> (per mirror) bundle -> stage -> [barrier] -> activate
+//! ```
 //!
 //! This module knows fleets and the order in which mirrors switch. It does not know where a mirror
 //! is or how results are shown.
@@ -235,6 +236,7 @@ fn push_in_rounds(
     loop {
         round += 1;
         let end = std::thread::scope(|scope| {
+            // In the scope, so that the second scan runs while packs are made and sent.
             let mut recheck = Recheck::none();
             let on_new = |live: &SourceEntries| recheck = Recheck::start(scope, live, monitor);
             match prepare::prepare(&source, fleet, options, on_new, monitor)? {

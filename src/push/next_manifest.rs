@@ -62,6 +62,7 @@ struct Moves {
 
 impl Moves {
     fn note(&mut self, pair: &Pair) {
+        // Empty files are all alike: each would count as a rename of every other one.
         let object =
             |entry: &Entry| entry.file().filter(|file| file.size > 0).map(|file| file.object);
         match pair {
@@ -87,6 +88,7 @@ fn set_time(new: &mut Entry, old: Option<&Entry>, rules: &ManifestOptions<'_>, i
     let EntryKind::File(file) = &mut new.kind else { return };
     let old = old.filter(|old| old.is_live()).and_then(Entry::file);
     match (rules.mtime, old) {
+        // A build that writes the same bytes again must not change the validators.
         (MtimeSource::Source, Some(old)) if old.object == file.object => file.mtime = old.mtime,
         (MtimeSource::Source, _) => {}
         (MtimeSource::Push, Some(old))
@@ -176,6 +178,7 @@ fn propagate_link_changes(moved: Vec<String>, live: &SourceEntries) -> HashSet<S
     let mut pending = moved;
     while let Some(destination) = pending.pop() {
         let Some(place) = resolve(&destination, live) else { continue };
+        // Links may lead in a circle; each place is visited once.
         if touched.contains(&place) {
             continue;
         }
@@ -211,6 +214,8 @@ impl ManifestPlan {
                 Pair::Both(..) => {}
             }
         }
+        // The comparison ends before anything is written, so that a guard rail can still refuse the
+        // release.
         drop_conflicts(&mut plan.retired, live);
         plan.join(&moves.renamed());
         plan.touched = propagate_link_changes(moved, live);

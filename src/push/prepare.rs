@@ -89,6 +89,7 @@ fn scan_options(
 ) -> Result<ScanOptions, PushError> {
     let mut scan = scan.clone();
     if let Some(temporary) = scratch.temporary() {
+        // The check at the start knew the cache, but not the directory that takes its place.
         fleet::check_nesting(roots, [temporary.to_owned()])?;
         scan.stat_cache = None;
     }
@@ -175,8 +176,12 @@ impl Preparation {
         }
         let (mut members, pending) = poll.finish();
         if matches!(source, Source::Rollback { to: None, .. }) {
+            // Without `--to`, mirrors that a push is just switching would make the release to leave
+            // ambiguous.
             members = resolve_source::look_again(members, &options.stores, monitor)?;
         }
+        // Before the source is loaded: a mirror whose claims cannot be right must not choose the
+        // content.
         let members = claims::checked(members, options, monitor);
         let resolved = load(source, tree, &members, options, monitor)?;
         fleet::check_distinct(&members)?;
@@ -289,6 +294,9 @@ impl Preparation {
         let orders = claims.published_orders(monitor);
         claims::check_order(options, &orders)?;
         let content = self.resolved.live.content();
+        // Nothing is new. The other conditions are what needs a release nevertheless: a rollback,
+        // which records what it rejects; a new history; a mirror that only a higher release
+        // replaces; a manifest that cannot be used.
         if let Some(newest) = &newest
             && newest.content == content
             && for_all::is_for_these(newest, options)
@@ -306,6 +314,7 @@ impl Preparation {
             return Ok(self.into_publication(next, Some(newest.clone()), false, None));
         }
         if let Some(newest) = &newest
+            // Otherwise the next run of a scheduled push would undo the rollback.
             && let Some(rejected) = newest.rejection(content)
             && !options.again
             && self.resolved.rolled_back_to.is_none()
@@ -366,6 +375,7 @@ impl Preparation {
         // Stored before any pack is made, so that a later push makes the packs of an interrupted
         // push at the same level.
         if let Some(bytes) = speeds.to_bytes() {
+            // If this fails, the next push uses the default level.
             self.scratch.keep_links(&bytes).ok();
         }
         Publication {
@@ -443,6 +453,7 @@ impl Preparation {
         let stream = || entries(previous.as_deref()).map_err(PushError::NewManifest);
         let manifest_plan = ManifestPlan::compare(stream()?, &self.resolved.live, &rules)
             .map_err(PushError::NewManifest)?;
+        // Before the manifest is written: a refused push leaves nothing behind.
         options.guards.check_removed(manifest_plan.removed, manifest_plan.total)?;
         let (totals, manifest) = self.write_manifest(&manifest_plan, stream()?, &rules)?;
         let mut release = self.describe(&totals, newest, orders, options)?;
@@ -546,6 +557,7 @@ impl Preparation {
         }
         let history = HistoryId::random().context("make an id for", || "a new history".into())?;
         let mut replaces = fleet::histories(&self.members);
+        // A record has room for these; the oldest histories go.
         replaces.drain(..replaces.len().saturating_sub(MAX_REPLACED));
         Ok((history, replaces))
     }

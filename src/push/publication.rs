@@ -69,6 +69,8 @@ impl Publication {
             self.members.iter().zip(&report.mirrors).filter(|(member, _)| member.state().is_some())
         {
             if let Some(store) = member.mirror.store_id() {
+                // Only what the mirror serves: later pushes believe a claim of a mirror by this
+                // note.
                 let brought = report.outcome.is_current().then(|| self.release.name());
                 options.stores.remember(member.mirror.location(), store, brought);
             }
@@ -100,6 +102,8 @@ impl Publication {
             .content_source
             .old
             .cache()
+            // Bundles for several bases have the same new content, so the first one caches it for
+            // all.
             .filter(|_| self.is_new && !self.is_kept.swap(true, Ordering::Relaxed))?;
         let begun = CacheWriter::begin(cache, bytes, options.keep_content.most_bytes);
         begun.unwrap_or_else(|error| {

@@ -338,6 +338,8 @@ fn rollback_target<'m>(
     let newest = release_to_leave(claims, monitor)?;
     let releases = claims.members().iter().flat_map(PolledMirror::releases);
     let before = releases.filter(|release| {
+        // Lower in sequence and other content: the rest leaves out what was rolled back, canaries,
+        // and what one mirror alone may have made up.
         release.sequence < newest.sequence
             && release.content != newest.content
             && newest.rejection(release.content).is_none()
@@ -345,6 +347,11 @@ fn rollback_target<'m>(
             && claims.is_confirmed(release)
     });
     before.max_by_key(|release| release.rank()).ok_or_else(|| {
-        PushError::Rollback(format!("no kept release before {} differs from it", newest.sequence))
+        let sequence = newest.sequence;
+        PushError::Rollback(if sequence == 1 {
+            "release 1 is the first one: there is nothing to go back to".to_owned()
+        } else {
+            format!("no kept release before {sequence} differs from it")
+        })
     })
 }

@@ -67,6 +67,7 @@ fn why(report: &Report, reason: &str) -> String {
     let mut why =
         format!("a push went back from release {}: {reason}", report.sequence.unwrap_or_default());
     while !is_note(&why) {
+        // A character has at most 4 bytes, so the result always fits.
         why = why.chars().filter(|c| !c.is_control()).take(MAX_NOTE_BYTES / 4).collect();
     }
     why
@@ -85,6 +86,7 @@ fn without_checks(options: &Options) -> Options {
             allow_secrets: true,
             ..options.guards.clone()
         },
+        // Each mirror that goes back helps its visitors, whatever the others do.
         require: Require::AtLeast(1),
         policy: Policy::default(),
         ..options.clone()

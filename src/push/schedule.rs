@@ -51,6 +51,8 @@ impl Schedule {
             if mirrors.is_empty() {
                 continue;
             }
+            // Only the first wave has a lead: once a mirror serves the release, the race is
+            // decided.
             if plans.is_empty() {
                 lead = leader(&mirrors).map(|mirror| mirror.name().to_owned());
             }

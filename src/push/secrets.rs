@@ -61,6 +61,7 @@ pub(super) fn is_secret(path: &TreePath) -> bool {
     let is_file = |file: &&str| {
         path.strip_suffix(*file).is_some_and(|before| before.is_empty() || before.ends_with('/'))
     };
+    // Directories count too: nothing below `.git` or `.ssh` is for visitors.
     path.split('/').any(has_name)
         || ENDINGS.iter().any(|ending| path.ends_with(ending))
         || FILES.iter().any(is_file)

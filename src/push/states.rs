@@ -109,6 +109,8 @@ fn checked(
     monitor: &dyn Monitor,
 ) -> Result<MirrorState, MirrorError> {
     let store = || stores.check(mirror.name(), mirror.location(), state.store);
+    // Before anything is sent: a directory of another user cannot be written to, and another store
+    // than before, or none, may mean that a volume is not mounted.
     let checked = mirror.check_owner().and_then(|()| store());
     if let Err(error) = &checked {
         monitor.event(Event::MirrorFailed {
@@ -174,6 +176,7 @@ impl<'a> StatePoll<'a> {
 
     /// The members with the responses received so far, and the pending responses.
     pub(super) fn finish(self) -> (Vec<PolledMirror>, PendingStates) {
+        // Takes the responses that came since, so that these mirrors are not late.
         while !self.is_complete() && self.take_next(Duration::ZERO) {}
         (self.members, self.pending)
     }

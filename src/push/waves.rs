@@ -84,6 +84,7 @@ impl Rollout<'_> {
             if staged.is_empty() {
                 continue;
             }
+            // Once a mirror serves the release, the race is decided, and later waves need no lead.
             if is_led {
                 self.activate_all(&staged);
             } else if self.activate(&staged)? {
@@ -99,6 +100,7 @@ impl Rollout<'_> {
                 let stopped = format!("{missing} of {} mirrors did not switch", staged.len());
                 switched.stopped = Some(stopped);
                 switched.back = of_all;
+            // A wave in which no mirror switched shows nothing about the release.
             } else if of_wave.is_empty() && wave.is_some() {
                 switched.stopped = Some(format!("no mirror of wave {number} switched"));
             } else if let Some(wave) = wave {
@@ -106,6 +108,7 @@ impl Rollout<'_> {
                 if let Err(error) = watch((number, wave), is_last, expected, monitor) {
                     switched.stopped = Some(format!("wave {number}: {error}"));
                     switched.back = match (error, on_failure) {
+                        // A request to stop says nothing against the release.
                         (BadProbe::Cancelled, _) => Vec::new(),
                         (BadProbe::Probe(_), OnFailure::Leave) => of_wave,
                         (BadProbe::Probe(_), OnFailure::Revert) => of_all,
@@ -141,6 +144,7 @@ fn watch(
     expected: &ExpectedProbes,
     monitor: &PushMonitor<'_>,
 ) -> Result<(), BadProbe> {
+    // With no wave to follow and nothing to check, there is nothing to wait for.
     if is_last && wave.probes.is_empty() {
         return Ok(());
     }
@@ -192,6 +196,7 @@ fn look(
     let web = web.clone();
     let asked = url.clone();
     let size = *size;
+    // The caller reports the request to stop once for all probes.
     let Some(fetched) = until_cancelled(monitor, move |_| web.fetch(&asked, size)) else {
         return Ok(());
     };

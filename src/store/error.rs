@@ -310,6 +310,7 @@ impl StoreError {
     #[must_use]
     pub fn is_disk_failure(&self) -> bool {
         match self {
+            // A missing file is damage of the store; the disk itself works.
             Self::Io(error) => error.kind() != std::io::ErrorKind::NotFound,
             Self::Manifest { source: ManifestError::Io(_), .. } => true,
             _ => false,
@@ -339,6 +340,8 @@ impl StoreError {
                 ErrorKind::Conflict
             }
             Self::OtherHistory { .. } => ErrorKind::OtherHistory,
+            // Only proven damage is `DamagedBase`, because the origin answers that by sending all
+            // content without a base.
             Self::Manifest { .. } if !self.is_damage() => ErrorKind::Other,
             Self::Manifest { .. } | Self::DamagedBases { .. } => ErrorKind::DamagedBase,
             _ => ErrorKind::Other,

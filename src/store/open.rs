@@ -26,7 +26,6 @@ struct StoreFormat {
     version: u64,
     id: StoreId,
     site: Site,
-    /// The permissions of the served files.
     #[serde(default, skip_serializing_if = "Permissions::are_default")]
     permissions: Permissions,
     /// Whether some files may still have different permissions, because a change of permissions has
@@ -174,6 +173,8 @@ impl Store {
         {
             let parent =
                 Dir::open(if parent.as_os_str().is_empty() { Path::new(".") } else { parent })?;
+            // The name of the directory is durable before anything in it is. A power cut could
+            // otherwise lose a mirror that a push reported as current.
             parent.ensure_dir(name)?;
             parent.sync()?;
         }
@@ -316,6 +317,7 @@ impl Store {
         if is_done(&self.format_now()?) {
             return Ok(());
         }
+        // Checked again under the lock: another process may have done the same in the meantime.
         let store = self.lock(wait)?;
         let format = store.format_now()?;
         if is_done(&format) {
@@ -330,6 +332,7 @@ impl Store {
         // The mark stays until all files have the new permissions, even after a power cut.
         let mut format = StoreFormat { permissions, is_changing: true, ..format };
         write_format(&store.layout, &format)?;
+        // The sync in the second `write_format` makes the new modes durable before the mark goes.
         store.rewrite_permissions(permissions)?;
         format.is_changing = false;
         write_format(&store.layout, &format)
@@ -493,6 +496,7 @@ fn check_links(dir: &Dir) -> Result<(), StoreError> {
     let clear = || PROBE.iter().try_for_each(|name| dir.unlink_if_any(name).map(|_| ()));
     clear()?;
     dir.write_new(PROBE[0], b"", FileMode::RECORD, None)?;
+    // Both results are judged only after `clear`, so that no probe is left behind.
     let hard = dir.link(PROBE[0], dir, PROBE[1]);
     let soft = dir.symlink(PROBE[0], PROBE[2]);
     clear()?;
@@ -510,6 +514,8 @@ fn check_links(dir: &Dir) -> Result<(), StoreError> {
 
 fn is_unsupported(errno: rustix::io::Errno) -> bool {
     use rustix::io::Errno;
+    // Linux returns EPERM for a link if the file system has none, as FAT does; others return the
+    // rest.
     errno == Errno::PERM
         || errno == Errno::NOSYS
         || errno == Errno::OPNOTSUPP
@@ -554,6 +560,8 @@ fn read_format(headwater: &Dir) -> Result<Option<StoreFormat>, StoreError> {
     };
     let path = headwater.join(FORMAT);
     let damaged = |what: String| StoreError::Format { path: path.clone(), what };
+    // The version is read first, and unknown keys are allowed here: a newer format must be reported
+    // as newer and not as damaged.
     let header: FormatHeader =
         serde_json::from_slice(&bytes).map_err(|error| damaged(error.to_string()))?;
     if header.headwater != "store" {

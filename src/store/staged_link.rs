@@ -31,6 +31,7 @@ impl LockedStore<'_> {
             None => false,
             Some(FileKind::Symlink) => {
                 let found = layout.root.read_link(STAGED)?;
+                // A link to anything but a slot was made by someone else.
                 if found.and_then(|found| parse_current_target(found.to_str()?)).is_none() {
                     return Ok(());
                 }
@@ -42,6 +43,8 @@ impl LockedStore<'_> {
             Some(target) => {
                 layout.tmp.unlink_if_any(NEW)?;
                 layout.tmp.symlink(&target, NEW)?;
+                // Never synced: after a power cut the old link may be back, and the next push
+                // replaces it.
                 layout.tmp.rename(NEW, &layout.root, STAGED)?;
             }
             None if is_there => layout.root.unlink(STAGED)?,

@@ -204,7 +204,7 @@ fn a_target_that_one_mirror_has_is_enough_for_all() {
 #[test]
 fn the_first_release_has_nothing_before_it() {
     let world = World::with_mirror();
-    world.run("rollback ./www").code(2).warns("no kept release before 1");
+    world.run("rollback ./www").code(2).warns("there is nothing to go back to");
     world.run("rollback ./nowhere").code(2).warns("no mirror has a release");
     assert!(!world.exists("nowhere"));
 }

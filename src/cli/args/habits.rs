@@ -17,6 +17,7 @@ pub(crate) struct HabitArgs {
     #[arg(long, alias = "del", hide = true)]
     delete: bool,
     /// Not needed: a push shows progress unless --quiet is given
+    // `-P` of rsync is `--partial --progress`; a push always resumes.
     #[arg(long, short = 'P', hide = true)]
     progress: bool,
     /// Not needed: a push always distributes directories, links and the executable bit
@@ -36,6 +37,7 @@ pub(crate) struct HabitArgs {
 impl HabitArgs {
     /// Prints a note for each of these flags that was given.
     pub(crate) fn explain(self) -> io::Result<()> {
+        // Accepted with a note and not refused: the flag asks for what a push does anyway.
         let notes = [
             (
                 self.delete,
@@ -60,6 +62,7 @@ impl HabitArgs {
         let given = notes.iter().filter(|(is_given, ..)| *is_given);
         given
             .map(|(_, flag, what)| format!("note: {flag} is not needed: {what}\n"))
+            // To stderr, so that a script that reads the result is not disturbed.
             .try_for_each(|note| eprint_raw(&note))
     }
 }

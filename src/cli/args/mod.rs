@@ -29,8 +29,8 @@ pub(crate) const OUTPUT: &str = "Output";
 /// Which configuration and which of its mirrors a command uses.
 #[derive(Debug, Clone, Default, Args)]
 pub(crate) struct ConfigArgs {
-    /// Read this configuration instead of headwater.toml in the current directory or the nearest
-    /// one above it
+    /// Read FILE instead of the headwater.toml in the current directory or the nearest directory
+    /// above it
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = RUN)]
     pub(crate) config: Option<PathBuf>,
     /// Use only these configured mirrors: names or groups, separated by commas
@@ -70,7 +70,7 @@ pub(crate) struct ListArgs {
 #[derive(Debug, Clone, Default, Args)]
 pub(crate) struct MirrorsArgs {
     /// Mirrors: names from the configuration, or locations such as /srv/www or https://host/site
-    /// [default: all configured ones]
+    /// [default: all configured mirrors]
     #[arg(value_name = "MIRROR", value_hint = ValueHint::AnyPath)]
     pub(crate) mirrors: Vec<String>,
 }
@@ -82,15 +82,17 @@ pub(crate) struct SourceArgs {
     ///
     /// An argument with a `/` is a path or a location. A bare word is the name of a mirror or, as
     /// the first argument, a directory. The default tree is the `content` of the configuration, and
-    /// the default mirrors are all configured ones. With --from every argument is a mirror.
+    /// the default mirrors are all configured mirrors. With --from, every argument is a mirror.
+    // clap puts brackets around the name, so that the usage reads `[TREE] [MIRROR]...`.
     #[arg(value_name = "TREE] [MIRROR", value_hint = ValueHint::AnyPath)]
     pub(crate) places: Vec<String>,
-    /// Copy the release that this mirror serves to other mirrors unchanged, instead of pushing a
-    /// tree
+    /// Copy the release that this mirror serves unchanged to the other mirrors, instead of pushing
+    /// a tree
     #[arg(long, value_name = "MIRROR", value_hint = ValueHint::AnyPath, help_heading = PUBLISH)]
     pub(crate) from: Option<String>,
     /// Exclude paths that match this pattern in gitignore syntax, after the configured patterns;
     /// may be repeated
+    // A pattern may begin with a hyphen, as the name of a file may.
     #[arg(long, value_name = "PATTERN", allow_hyphen_values = true, help_heading = PUBLISH)]
     pub(crate) exclude: Vec<String>,
 }
@@ -98,19 +100,19 @@ pub(crate) struct SourceArgs {
 /// The contents of a new release.
 #[derive(Debug, Clone, Default, Args)]
 pub(crate) struct ReleaseArgs {
-    /// A note for people, which the release keeps [default in CI: commit, branch and URL of the
-    /// run]
+    /// Store this note for people in the release [default in CI: commit, branch and URL of the run]
     #[arg(long, value_name = "TEXT", help_heading = PUBLISH)]
     pub(crate) note: Option<String>,
-    /// Refuse to replace a release that a higher N in the same stream published [default in CI: the
-    /// run number]
+    /// This push is run N of STREAM; refuse to replace a release from a higher N in that stream
+    /// [default in CI: the run number]
     #[arg(long, value_name = "STREAM:N", help_heading = PUBLISH)]
     pub(crate) order: Option<RunNumber>,
     /// Serve removed files of every kind for this long, so that cached pages find them: 0s, 24h,
     /// 14d
     #[arg(long, value_name = "DURATION", value_parser = parse_duration, help_heading = PUBLISH)]
     pub(crate) keep_removed: Option<Duration>,
-    /// Stop serving PATH and all paths below it at once if the tree lacks it; may be repeated
+    /// Stop serving PATH and everything below it at once; refused if the tree still contains it;
+    /// may be repeated
     #[arg(long, value_name = "PATH", value_parser = TreePath::new, help_heading = PUBLISH)]
     pub(crate) expunge: Vec<TreePath>,
 }
@@ -124,8 +126,8 @@ pub(crate) struct GuardArgs {
     /// Push content even if it was rolled back
     #[arg(long, help_heading = GUARDS)]
     pub(crate) again: bool,
-    /// Start a new history of the site on mirrors that have different histories; it replaces all of
-    /// them
+    /// Start a new history of the site on mirrors that have different histories; the new history
+    /// replaces all of them
     #[arg(long, help_heading = GUARDS)]
     pub(crate) new_history: bool,
     /// Return 0 if a newer push has won
@@ -134,7 +136,7 @@ pub(crate) struct GuardArgs {
     /// Push even if most or all of the files are gone
     #[arg(long, help_heading = GUARDS)]
     pub(crate) allow_shrink: bool,
-    /// Push even if the tree has .git, .env, private keys or similar files
+    /// Push even if the tree contains .git, .env, private keys or similar files
     #[arg(long, help_heading = GUARDS)]
     pub(crate) allow_secrets: bool,
 }
@@ -159,7 +161,7 @@ pub(crate) struct WorkArgs {
     /// revert them [default: `on_failure` of the configuration, or leave]
     #[arg(long, value_name = "leave|revert", value_parser = parse_on_failure, help_heading = RUN)]
     pub(crate) on_failure: Option<OnFailure>,
-    /// Fill mirrors that had a store before and are now empty or have another store
+    /// Fill mirrors that had a store before and are now empty or have a different store
     #[arg(long, help_heading = RUN)]
     pub(crate) init: bool,
     #[command(flatten)]
@@ -168,8 +170,8 @@ pub(crate) struct WorkArgs {
     /// `dir` of `[cache]` in the configuration, or headwater in the XDG cache]
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath, help_heading = RUN)]
     pub(crate) cache: Option<PathBuf>,
-    /// Compression of content that is sent: auto (none to directories on this machine, more to
-    /// distant or slow mirrors), raw (none), or a zstd level from 1 to 19 [default: `level` of the
+    /// Compress content for sending: auto (none for directories on this machine, more for distant
+    /// or slow mirrors), raw (none), or a zstd level from 1 to 19 [default: `level` of the
     /// configuration, or auto]
     #[arg(long, value_name = "auto|raw|1..19", help_heading = RUN)]
     pub(crate) level: Option<LevelChoice>,
@@ -182,11 +184,11 @@ pub(crate) struct WorkArgs {
 /// The site that mirrors must have, and the connection to mirrors on other machines.
 #[derive(Debug, Clone, Default, Args)]
 pub(crate) struct RemoteArgs {
-    /// The site that the mirrors must have [default: `site` of the configuration for commands that
-    /// publish, or the site of the mirrors]
+    /// The site that the mirrors must have [default: the mirrors' own site; for commands that
+    /// publish, `site` of the configuration if set]
     #[arg(long, value_name = "NAME", help_heading = RUN)]
     pub(crate) site: Option<Site>,
-    /// Stop after this long; mirrors that are not ready then stay on their release [default:
+    /// Stop after this long; mirrors that are not ready by then stay on their release [default:
     /// `deadline` of the configuration, or none]
     #[arg(long, value_name = "DURATION", value_parser = parse_duration, help_heading = REMOTE)]
     pub(crate) deadline: Option<Duration>,
@@ -197,16 +199,17 @@ pub(crate) struct RemoteArgs {
     /// HEADWATER_TOKEN]
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = REMOTE)]
     pub(crate) token_file: Option<PathBuf>,
-    /// The ssh command, for example "ssh -i key"; headwater splits it into words as a shell does
-    /// [default: `ssh_command` of the mirror or of the configuration, or ssh]
+    /// Run this ssh command, for example "ssh -i key"; headwater splits it into words as a shell
+    /// does [default: `ssh_command` of the mirror or of the configuration, or ssh]
     #[arg(long, value_name = "COMMAND", help_heading = REMOTE)]
     pub(crate) ssh_command: Option<SshCommand>,
-    /// The headwater command that ssh runs on the mirror, through its shell [default:
+    /// Let ssh run this headwater command on the mirror, through the shell of the mirror [default:
     /// `receive_command` of the mirror or of the configuration, or headwater]
     #[arg(long, value_name = "COMMAND", help_heading = REMOTE)]
     pub(crate) receive_command: Option<ReceiveCommand>,
 }
 
+// The type belongs to the library, which does not know clap, so it cannot derive `ValueEnum`.
 fn parse_on_failure(text: &str) -> Result<OnFailure, String> {
     match text {
         "leave" => Ok(OnFailure::Leave),
@@ -217,6 +220,7 @@ fn parse_on_failure(text: &str) -> Result<OnFailure, String> {
 
 /// Reads a number that is not zero.
 fn parse_count<T: FromStr>(text: &str) -> Result<T, String> {
+    // clap would print the error of `parse`, which does not say what to write.
     text.parse().map_err(|_| "write a number, at least 1".to_owned())
 }
 
@@ -241,10 +245,11 @@ pub(crate) struct TrafficArgs {
 /// The start delay and the result files of a push.
 #[derive(Debug, Clone, Default, Args)]
 pub(crate) struct ScheduleArgs {
-    /// Start after a random delay of at most this, so that many origins do not start at once
+    /// Wait a random time, up to this long, before starting, so that many origins do not start at
+    /// once
     #[arg(long, value_name = "DURATION", value_parser = parse_duration, help_heading = RUN)]
     pub(crate) jitter: Option<Duration>,
-    /// Write the state of the mirrors after the run as gauges to FILE, for the textfile collector
+    /// After the run, write the state of the mirrors as gauges to FILE, for the textfile collector
     /// of Prometheus
     #[arg(long, value_name = "FILE.prom", value_hint = ValueHint::FilePath, help_heading = OUTPUT)]
     metrics: Option<PathBuf>,
@@ -309,7 +314,7 @@ pub(crate) struct PromoteArgs {
     /// Prepare the release on the mirrors without serving it; `headwater activate` serves it later
     #[arg(long, help_heading = RUN)]
     pub(crate) stage_only: bool,
-    /// Show what would be done, as `headwater plan` does, without changing anything
+    /// Show what the command would do, as `headwater plan` does, without changing anything
     #[arg(short = 'n', long, help_heading = RUN)]
     pub(crate) dry_run: bool,
     #[command(flatten)]
@@ -350,7 +355,7 @@ pub(crate) struct DiffArgs {
 pub(crate) struct ReleasesArgs {
     #[command(flatten)]
     pub(crate) mirrors: MirrorsArgs,
-    /// Show the disk space of mirrors on other machines too; reads the manifests of all kept
+    /// Also show the disk space of mirrors on other machines; this reads the manifests of all kept
     /// releases from each mirror
     #[arg(long, help_heading = OUTPUT)]
     pub(crate) disk: bool,
@@ -366,13 +371,13 @@ pub(crate) struct ReleasesArgs {
 #[derive(Debug, Clone, Args)]
 pub(crate) struct RollbackArgs {
     /// Mirrors: names from the configuration, or locations; all go back to the same release
-    /// [default: all configured ones, after confirmation]
+    /// [default: all configured mirrors, after confirmation]
     #[arg(value_name = "MIRROR", value_hint = ValueHint::AnyPath)]
     pub(crate) mirrors: Vec<String>,
     /// Roll back all configured mirrors without confirmation
     #[arg(short, long)]
     pub(crate) yes: bool,
-    /// Go back to the kept release with this sequence [default: the one before the current one]
+    /// Go back to the kept release with this sequence [default: the release before the current one]
     #[arg(long, value_name = "SEQ")]
     pub(crate) to: Option<u64>,
     #[command(flatten)]
@@ -394,7 +399,7 @@ pub(crate) struct RollbackArgs {
 pub(crate) struct VerifyArgs {
     #[command(flatten)]
     pub(crate) mirrors: MirrorsArgs,
-    /// Compare only size and time of the served files, without reading them
+    /// Compare only the size and the time of the served files, without reading them
     #[arg(long)]
     pub(crate) quick: bool,
     #[command(flatten)]

@@ -145,6 +145,7 @@ impl OperandError {
                      name the tree before it"
                 )
             }
+            // `host:path` is the form of scp and rsync, which is not accepted here.
             Self::UnknownMirror { word, .. } if word.contains(':') => {
                 "write a mirror on another machine as ssh://[user@]host/absolute/path or \
                  https://host/site"
@@ -171,12 +172,9 @@ impl OperandError {
                          `headwater init`)"
                 )
             }
-            Self::MirrorAsTree { name: Some(name), .. } => format!(
-                "write the mirror's name \
-                                                                    instead: `{name}`"
-            ),
-            Self::MirrorAsTree { name: None, location } => {
-                format!("name the tree first, as in `headwater push public {location}`")
+            Self::MirrorAsTree { name, location } => {
+                let mirror = name.as_ref().unwrap_or(location);
+                format!("name the tree first, as in `headwater push public {mirror}`")
             }
             Self::Swapped { mirror, tree } => {
                 format!("name the tree first, as in `headwater push {tree} {mirror}`")
@@ -258,6 +256,8 @@ pub(crate) fn of_mirrors(
     let mut mirrors: Vec<MirrorChoice> = Vec::with_capacity(arguments.len());
     for argument in arguments {
         let mirror = of_mirror(argument, config)?;
+        // `/srv/www` and `/srv/www/` are one directory. Other second names of a mirror are found by
+        // the push, which knows the stores.
         let place = |mirror: &MirrorChoice| mirror.location.trim_end_matches('/').to_owned();
         if mirrors.iter().any(|earlier| place(earlier) == place(&mirror)) {
             return Err(OperandError::Twice { name: mirror.name });
@@ -275,10 +275,13 @@ pub(crate) fn of_operand(
 ) -> Result<Operand, OperandError> {
     let (text, sequence) = split_sequence(argument);
     if is_location(text) {
+        // Only a mirror has releases, and a tree has no URL.
         let is_mirror = sequence.is_some() || is_url(text);
         return Ok(Operand { place: MirrorChoice::at(text), is_mirror, sequence });
     }
     match (config.mirror(text), sequence.is_none() && is_directory(text)) {
+        // A preference for one of the two would push something else than meant as soon as a
+        // directory of that name appears.
         (Some(_), true) => Err(OperandError::Ambiguous { word: text.to_owned() }),
         (Some(mirror), false) => Ok(Operand { place: mirror.into(), is_mirror: true, sequence }),
         (None, true) => Ok(Operand { place: MirrorChoice::at(text), is_mirror: false, sequence }),
@@ -342,6 +345,7 @@ fn split_sequence(argument: &str) -> (&str, Option<u64>) {
     let is_port = place.split_once("://").is_some_and(|(_, rest)| !rest.contains('/'));
     match number.parse() {
         Ok(sequence)
+            // `parse` also accepts a plus sign.
             if !is_port && !place.is_empty() && number.bytes().all(|b| b.is_ascii_digit()) =>
         {
             (place, Some(sequence))

@@ -1,4 +1,4 @@
-//! The tip for an unknown option.
+//! The tip for an unknown option or command.
 //!
 //! clap suggests any option that has some letters in common with the unknown one, even hidden
 //! options. This module suggests only an option that the user probably meant, and otherwise
@@ -17,12 +17,27 @@ const FOREIGN: [(&str, &str); 2] = [
     ("force", "each guard has an option of its own; the message of a refused push names it"),
 ];
 
-/// Replaces the tips in an error about an unknown option of the command that `arguments` name.
+/// Commands of other programs that send content, for which `push` is meant.
+const FOREIGN_PUSHES: [&str; 6] = ["sync", "deploy", "upload", "publish", "copy", "cp"];
+
+/// Adds a tip to an error about a command of another program.
+fn suggest_push(error: &mut clap::Error) {
+    if let Some(ContextValue::String(given)) = error.get(ContextKind::InvalidSubcommand)
+        && FOREIGN_PUSHES.contains(&given.as_str())
+    {
+        let tip = StyledStr::from("`headwater push` sends a content tree to mirrors");
+        error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![tip]));
+    }
+}
+
+/// Replaces the tips in an error about an unknown option of the command that `arguments` name, or
+/// about an unknown command.
 pub(crate) fn replace_tips(
     error: &mut clap::Error,
     root: &mut clap::Command,
     arguments: impl Iterator<Item = String>,
 ) {
+    suggest_push(error);
     let Some(ContextValue::String(given)) = error.get(ContextKind::InvalidArg) else { return };
     let Some(word) = given.strip_prefix("--").map(|word| word.split('=').next().unwrap_or(word))
     else {
@@ -31,6 +46,7 @@ pub(crate) fn replace_tips(
     if error.kind() != ErrorKind::UnknownArgument {
         return;
     }
+    // Before this, the subcommands lack the global options.
     root.build();
     let command = subcommand(root, arguments);
     let options: Vec<&str> = command
@@ -41,6 +57,7 @@ pub(crate) fn replace_tips(
     let meant = similar(word, &options).map(|option| format!("--{option}"));
     let foreign = FOREIGN.iter().find(|(name, _)| *name == word).map(|(_, tip)| *tip);
     let usage = command.clone().render_usage();
+    // clap keeps one suggestion of an option and a list of other tips; both go.
     error.remove(ContextKind::SuggestedArg);
     error.remove(ContextKind::Suggested);
     // The usage that clap generated contains clap's own suggestion.
@@ -103,6 +120,10 @@ mod tests {
             assert_eq!(text.contains("tip:"), tip.is_some(), "{text}");
             assert!(tip.is_none_or(|tip| text.contains(tip)), "{text}");
             assert!(text.contains("Usage: headwater push [OPTIONS]"), "{text}");
+        }
+        for command in FOREIGN_PUSHES {
+            let text = printed(&format!("headwater {command} public /srv/www"));
+            assert!(text.contains("tip: `headwater push` sends"), "{text}");
         }
         let text = printed("headwater token new --alow push");
         assert!(

@@ -51,7 +51,6 @@ struct AbandonRow<'a> {
     error: Option<&'a str>,
 }
 
-/// Runs `headwater abandon`.
 pub(crate) fn run(args: &AbandonArgs) -> Result<Exit, Failure> {
     args.dry_run.refuse("abandon", "`headwater releases` shows what is staged on each mirror")?;
     let config = load_config(&args.config)?;
@@ -65,6 +64,7 @@ pub(crate) fn run(args: &AbandonArgs) -> Result<Exit, Failure> {
     let rows: Vec<AbandonRow<'_>> =
         abandoned.iter().map(|(mirror, what)| row(mirror, what)).collect();
     let failed = rows.iter().filter(|row| row.error.is_some()).count();
+    // The codes of a push: nothing was done, or on some mirrors only.
     let exit = match failed {
         0 => Exit::Success,
         failed if failed == rows.len() => Exit::Nothing,

@@ -18,8 +18,8 @@ pub(crate) fn run(args: &CompletionsArgs) -> Result<Exit, Failure> {
     Ok(Exit::Success)
 }
 
-/// Writes the script to memory first, because clap_complete panics on a closed pipe.
 fn script(shell: Shell) -> Vec<u8> {
+    // clap_complete panics if it cannot write, as to the closed pipe of `| head`.
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut crate::cli::command(), "headwater", &mut script);
     script

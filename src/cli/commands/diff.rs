@@ -56,13 +56,13 @@ struct DiffAnswer<'a> {
     same: u64,
 }
 
-/// Runs `headwater diff`.
 pub(crate) fn run(args: &DiffArgs) -> Result<Exit, Failure> {
     let config = load_config(&args.config)?;
     let is_directory = |word: &str| std::path::Path::new(word).is_dir();
     let factory = MirrorFactory::new(&args.remote, None, &config);
     let side = |text: &str| -> Result<DiffSide, Failure> {
         let operand = operands::of_operand(text, &config, is_directory)?;
+        // Anything else may be a tree, and the scan reports one that does not exist.
         if operand.is_mirror {
             check_there(std::slice::from_ref(&operand.place), &config)?;
         }
@@ -70,6 +70,7 @@ pub(crate) fn run(args: &DiffArgs) -> Result<Exit, Failure> {
             TreeOrMirror::Mirror(mirror) => {
                 DiffSide::Release { mirror, sequence: operand.sequence }
             }
+            // Without a stat cache: a comparison writes nothing.
             TreeOrMirror::Tree(roots) => {
                 let jobs = context::jobs(None, &config);
                 DiffSide::Trees { roots, scan: context::scan_options(&[], &config, jobs, None) }
@@ -92,5 +93,6 @@ pub(crate) fn run(args: &DiffArgs) -> Result<Exit, Failure> {
         let summary = push_report::summary(&ChangeCounts::from(&diff));
         print(&format!("{}{summary}\n", describe_paths(&diff, args.list)))?;
     }
+    // Differences are the result, and no failure as with diff(1).
     Ok(Exit::Success)
 }

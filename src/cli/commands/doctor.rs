@@ -81,12 +81,12 @@ impl Problem {
     }
 }
 
-/// Runs `headwater doctor`.
 pub(crate) fn run(args: &DoctorArgs) -> Result<Exit, Failure> {
     let config = load_config(&args.config)?;
     let choices = operands::of_mirrors(&args.mirrors.mirrors, &config)?;
     let site = args.remote.site.as_ref().or(config.site.as_ref());
     let factory = MirrorFactory::new(&args.remote, None, &config);
+    // The store is checked as in a push, which would fail on a mirror that is not mounted.
     let stores = context::known_stores(None, &config);
     let findings =
         threads::each(&choices, |choice| examine(choice, &stores, || factory.mirror(choice, site)));
@@ -150,6 +150,7 @@ fn look(
     } else if let Some(path) = mirror.local_path() {
         look_at_directory(&path, state, facts, problems);
     }
+    // Facts that only a receiver reports; for a directory the questions above take their place.
     if let Some(receiver) = &state.receiver {
         if !receiver.may_push {
             problems.push(Problem::new(
@@ -157,6 +158,7 @@ fn look(
                 "create one with `headwater token new --site NAME --allow push`, and add its table \
                  to the serve.toml of the receiver",
             ));
+        // Over SSH there is no token: whoever may log in may push.
         } else if mirror.location().starts_with("ssh://") {
             facts.push("ssh lets this user push".to_owned());
         } else {
@@ -172,6 +174,7 @@ fn look(
             ));
         }
     }
+    // The state of a directory without a store has no free bytes, but a push needs some there.
     let free = state.free_bytes.or_else(|| Store::free_bytes_at(&mirror.local_path()?).ok());
     if let Some(free) = free {
         look_at_space(free, facts, problems, warnings);
@@ -228,6 +231,7 @@ fn look_at_directory(
     if state.store.is_none() && !is_there {
         facts.push("the directory does not exist yet".to_owned());
     }
+    // A question to the system and not a trial file: this command changes nothing.
     match rustix::fs::access(written, rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK) {
         Ok(()) => facts.push("writable".to_owned()),
         Err(error) => problems.push(Problem::new(
@@ -238,13 +242,13 @@ fn look_at_directory(
 }
 
 impl Finding {
-    /// One line with the facts, or one line per problem; then one line per warning.
+    /// One line with the facts, or one line per problem; then one line per warning. A hint is on
+    /// the line below.
     fn describe(&self) -> String {
         let name = escape(&self.mirror);
         let line = |word: &str, problem: &Problem| {
-            let hint =
-                problem.hint.as_ref().map(|hint| format!(" (hint: {hint})")).unwrap_or_default();
-            format!("{name}: {word}: {}\n", escape(&format!("{}{hint}", problem.what)))
+            let hint = problem.hint.as_ref().map(|hint| format!("  hint: {}\n", escape(hint)));
+            format!("{name}: {word}: {}\n{}", escape(&problem.what), hint.unwrap_or_default())
         };
         let mut text: String =
             self.problems.iter().map(|problem| line("FAILED", problem)).collect();

@@ -14,7 +14,7 @@ use crate::cli::setup::remote::MirrorFactory;
 /// The arguments of `heal`.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct HealArgs {
-    /// Mirrors: names from the configuration, or locations [default: all configured ones]
+    /// Mirrors: names from the configuration, or locations [default: all configured mirrors]
     #[arg(value_name = "MIRROR", value_hint = ValueHint::AnyPath)]
     mirrors: Vec<String>,
     /// Update the other mirrors to the release that this mirror serves [default: the newest
@@ -33,7 +33,6 @@ pub(crate) struct HealArgs {
     dry_run: DryRunArgs,
 }
 
-/// Runs `headwater heal`.
 pub(crate) fn run(args: &HealArgs) -> Result<Exit, Failure> {
     args.dry_run.refuse("heal", "`headwater status` shows which mirrors are behind")?;
     // This run updates the mirrors that it can reach; a later run updates the others.

@@ -13,6 +13,7 @@ use crate::cli::output::print::print;
 
 /// The text of the file. A line with `#` and no space contains a setting with its default or an
 /// example; a test removes the `#` and reads all settings.
+// Every mirror is an example that is off: a push right after `init` must not publish anywhere.
 const TEMPLATE: &str = r##"# headwater.toml: what `headwater push` sends, and where.
 # Paths are relative to this file. A flag outranks the key of the same name.
 # A line with # and no space is a setting that is off. It shows the default,
@@ -23,8 +24,8 @@ content = "public"
 
 # The site of the mirrors. A push to a mirror of another site is refused.
 # Without this key headwater uses the site that the mirrors already have, the
-# one that their receivers serve, or the last part of their URLs. (The default
-# if there is none of these.)
+# site that their receivers serve, or the last part of their URLs. ("default" is
+# the name if none of these exists.)
 #site = "default"
 
 # Paths to leave out, in gitignore syntax. headwater also reads .headwaterignore
@@ -49,7 +50,7 @@ content = "public"
 # build that failed half-way. (Example.)
 #must_have = ["index.html"]
 
-# Refuse a push that removes more than this: a percentage, or a number of paths.
+# Refuse a push that removes more paths than this percentage or number.
 # A percentage never refuses the removal of 100 paths or fewer. The default is
 # "50%". --allow-shrink lets one push through. (Example.)
 #max_removed = "25%"
@@ -60,8 +61,8 @@ content = "public"
 #allow_secrets = ["/examples/server.key"]
 
 # How many mirrors must be ready before any mirror switches: "all", "any", a
-# number, or a percentage such as "80%". With "all" one dead mirror stops every
-# push: use it for two or three mirrors that must agree. With five mirrors, 4
+# number, or a percentage such as "80%". With "all", one dead mirror stops every
+# push; use "all" for two or three mirrors that must agree. With five mirrors, 4
 # allows one to be down; with twenty or more, use "80%". A mirror that was down
 # gets the release with the next push or `heal`. The other mirrors wait at most
 # 2 seconds for it.
@@ -75,9 +76,9 @@ content = "public"
 # keys on each line, from a file ("mirrors.jsonl") or from a command. (Example.)
 #mirrors_from = ["inventory", "--format=jsonl"]
 
-# What that list may contain: variables with tokens, beside the one of
-# [mirror_defaults], and hosts of mirrors. Without `allowed_hosts` it may contain
-# any host. (Examples.)
+# What that list may name: variables with tokens, in addition to the variable in
+# [mirror_defaults], and hosts of mirrors. Without `allowed_hosts` the list may
+# name any host. (Examples.)
 #token_envs = ["EDGE_TOKEN"]
 #allowed_hosts = ["*.edge.example"]
 
@@ -95,8 +96,8 @@ content = "public"
 # How many mirrors receive content at once.
 #max_parallel = 16
 
-# The most bytes per second to all mirrors on other machines together. `bwlimit`
-# of a mirror is a second limit, for that mirror. (Example.)
+# The most bytes per second to all mirrors on other machines together. In
+# addition, `bwlimit` of a mirror limits that mirror. (Example.)
 #bwlimit = "2MB"
 
 # Abandon mirrors that are not finished this long after the start of the run.
@@ -121,7 +122,7 @@ content = "public"
 
 # The cache of this machine. `dir` is its directory (an example; the default is
 # `headwater` in the XDG cache; --cache outranks it). The cache keeps old content,
-# so that headwater sends only what changed inside of files to mirrors on other
+# so that headwater sends only the changed parts of files to mirrors on other
 # machines: at most `content` bytes ("0" keeps none) of the last `releases`
 # releases. If the cache is lost, transfers are larger, and nothing else changes.
 #[cache]
@@ -165,7 +166,7 @@ content = "public"
 #ssh_command = "ssh -i keys/{name}"
 #receive_command = "sudo headwater"
 
-# Groups of mirrors that switch first. `soak` is how long only they serve the
+# Groups of mirrors that switch first. For the `soak` time, only they serve the
 # release. Then headwater fetches `probe`, a URL or a path below each
 # `public_url`, and compares it with the release.
 #[[wave]]
@@ -176,7 +177,7 @@ content = "public"
 # Commands that run here after a push: if something changed for visitors, and if a
 # push did not succeed everywhere. A command reads the paths of changed URLs, one
 # on each line, and has HEADWATER_SITE, _RELEASE, _SEQUENCE, _EXIT_CODE and _ERROR
-# in its environment. Its result changes no exit code. (Examples.)
+# in its environment. A failed command changes no exit code. (Examples.)
 #[hooks]
 #on_activated = ["./after.sh"]
 #on_failed = ["./alarm.sh", "docs"]
@@ -249,6 +250,7 @@ fn write(path: &Path) -> Result<(), IoError> {
     let name = path.file_name().and_then(|name| name.to_str()).ok_or_else(invalid)?;
     let parent =
         path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    // The system refuses an existing name: a check before would leave time for a file to appear.
     Dir::open(parent)?.write_new(name, TEMPLATE.as_bytes(), FileMode::RECORD, None)
 }
 

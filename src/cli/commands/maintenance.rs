@@ -75,6 +75,8 @@ pub(crate) fn run_each<T: MaintenanceTask>(
             }
             Err(failure) => {
                 failure.print();
+                // The code of one mirror says what to do, as 7 or 9. Several mirrors can have
+                // several reasons.
                 exit = if is_single { failure.exit() } else { Exit::Failed };
                 answer.mirrors.push(MirrorResult {
                     mirror,

@@ -29,6 +29,7 @@ pub(crate) fn run(args: &ManArgs) -> Result<Exit, Failure> {
             };
             fsx::create_dir_all(dir).map_err(failed)?;
             for (name, page) in &pages {
+                // A rename replaces the old page, so that `man` never reads half of one.
                 fsx::replace_file(&dir.join(name), |out| out.write_all(page)).map_err(failed)?;
             }
         }
@@ -42,6 +43,7 @@ fn pages() -> io::Result<Vec<(String, Vec<u8>)>> {
     // Sets the names of the subcommand pages, and propagates global arguments.
     root.build();
     let below = |command: &clap::Command| -> Vec<clap::Command> {
+        // clap adds `help` to every command with subcommands; its pages would repeat the others.
         command.get_subcommands().filter(|sub| sub.get_name() != "help").cloned().collect()
     };
     let subcommands = below(&root).into_iter().flat_map(|sub| {

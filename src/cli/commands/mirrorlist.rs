@@ -45,7 +45,8 @@ pub(crate) struct MirrorlistArgs {
     /// Replace FILE atomically if the list changed; an empty list never replaces it
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = OUTPUT)]
     output: Option<PathBuf>,
-    /// List only mirrors whose visitors get the release: fetch some files through each `public_url`
+    /// List only mirrors whose visitors get the release; to check this, fetch some files through
+    /// each `public_url`
     #[arg(long, help_heading = OUTPUT)]
     public: bool,
     #[command(flatten)]
@@ -54,7 +55,6 @@ pub(crate) struct MirrorlistArgs {
     config: ConfigArgs,
 }
 
-/// Runs `headwater mirrorlist`.
 pub(crate) fn run(args: &MirrorlistArgs, is_quiet: bool) -> Result<Exit, Failure> {
     let watcher =
         Watcher::new(&args.mirrors.mirrors, &args.remote, &args.config, &OutputArgs::default())?;
@@ -70,6 +70,7 @@ pub(crate) fn run(args: &MirrorlistArgs, is_quiet: bool) -> Result<Exit, Failure
     let mut listed: Vec<ListedMirror<'_>> =
         look.proven(&watcher.config).into_iter().filter_map(ListedMirror::new).collect();
     listed.sort_by(|a, b| a.rank().cmp(&b.rank()));
+    // An error and not an empty list, which would take the site off its load balancer.
     if listed.is_empty() {
         return Err(none(args, look.mirror_statuses.len() as u64));
     }
@@ -94,6 +95,7 @@ fn none(args: &MirrorlistArgs, mirrors: u64) -> Failure {
 
 /// Writes the list if it differs from the content of the file.
 fn replace(path: &Path, text: &str, is_quiet: bool) -> Result<(), Failure> {
+    // What watches the file, to reload a load balancer, must not see a change if there is none.
     if fsx::read_text(path, MAX_BYTES).is_ok_and(|before| before == text) {
         return Ok(());
     }
@@ -134,6 +136,8 @@ fn render(listed: &[ListedMirror<'_>], format: ListFormat) -> String {
     match format {
         ListFormat::Txt => listed.iter().map(|one| format!("{}\n", one.url)).collect(),
         ListFormat::Json => json(listed),
+        // Only host and port, which were parsed: the rest of a URL could end this directive and
+        // begin another one.
         ListFormat::Nginx => listed
             .iter()
             .map(|one| format!("server {} weight={};\n", one.url.authority(), one.mirror.weight))
@@ -159,6 +163,7 @@ fn json(listed: &[ListedMirror<'_>]) -> String {
 
 fn haproxy(one: &ListedMirror<'_>) -> String {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    // haproxy accepts these characters in the name of a server, and few others.
     let name: String =
         one.mirror.name.as_str().chars().map(|c| if is_plain(c) { c } else { '_' }).collect();
     let (authority, host) = (one.url.authority(), one.url.host());

@@ -9,8 +9,9 @@ use crate::cli::commands::push::execute;
 use crate::cli::output::failure::{Exit, Failure};
 use crate::cli::setup::prepared_push::job_from;
 
-/// Runs `headwater promote`.
 pub(crate) fn run(args: &PromoteArgs) -> Result<Exit, Failure> {
+    // A promotion is a push whose content a mirror has, with the same guard rails and the same
+    // plan.
     let push = PushArgs {
         source: SourceArgs {
             places: args.mirrors.clone(),

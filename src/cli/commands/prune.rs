@@ -53,7 +53,6 @@ impl MaintenanceTask for PruneTask {
     }
 }
 
-/// Runs `headwater prune`.
 pub(crate) fn run(args: &PruneArgs) -> Result<Exit, Failure> {
     args.dry_run.refuse(
         "prune",

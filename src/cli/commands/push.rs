@@ -15,7 +15,6 @@ use crate::cli::output::{expiry, hints, next_steps};
 use crate::cli::setup::notifications::{NotificationResult, Notifications, wait_for_start};
 use crate::cli::setup::prepared_push::{PreparedPush, job};
 
-/// Runs `headwater push`.
 pub(crate) fn run(args: &PushArgs) -> Result<Exit, Failure> {
     args.habits.explain().map_err(|error| Failure::new(Exit::Failed, error))?;
     if args.habits.dry_run {
@@ -33,6 +32,7 @@ pub(crate) fn execute(
     let progress = Progress::start(output)?;
     progress.expect_mirrors(job.fleet.mirrors().iter().map(|mirror| mirror.name()));
     let scratch = &job.options.scratch;
+    // Before the notifications: an interrupted wait is no push to tell of.
     if !wait_for_start(&job.around, &progress) {
         return interrupted(command, output);
     }
@@ -42,6 +42,8 @@ pub(crate) fn execute(
     let pushed = push::push(&job.source, &job.fleet, &job.options, &progress);
     let mut report = match pushed {
         Ok(mut report) => {
+            // The push does not know frozen mirrors. After the others, so that the reports keep the
+            // order of the fleet.
             report.mirrors.extend(job.frozen.iter().cloned());
             report
         }
@@ -54,6 +56,7 @@ pub(crate) fn execute(
             after.tell(None, exit.code(), Some(&failure.text()), fleets);
             after.end(None, exit.code());
             progress.finish();
+            // With `--superseded-ok` the job is done: a newer run has published what was asked for.
             return if is_accepted {
                 accept_superseded(command, &failure, output)
             } else {
@@ -62,6 +65,7 @@ pub(crate) fn execute(
         }
     };
     let exit = exit_of(&report, progress.is_cancelled(), guards.superseded_ok);
+    // Before the result is printed, because the results of hooks and purges are lines of it.
     after.tell(Some(&report), exit.code(), None, [&job.fleet, &job.others]);
     progress.end_block();
     if !output.json && !output.quiet {
@@ -75,6 +79,7 @@ pub(crate) fn execute(
     // The user interrupted the clean-up.
     let exit = if progress.is_cancelled() { Exit::Interrupted } else { exit };
     expiry::warn(&report, &progress);
+    // The JSON object comes after the clean-up: it has the results of `post_activate`.
     let notifications = after.end(Some(&report), exit.code());
     if output.json {
         print_json(&PushOutput {

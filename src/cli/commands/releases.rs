@@ -28,6 +28,7 @@ fn members(args: &ReleasesArgs) -> Result<Vec<PolledMirror>, Failure> {
     check_there(&choices, &config)?;
     let factory = MirrorFactory::new(&args.remote, None, &config);
     let fleet = factory.fleet(&choices, args.remote.site.as_ref())?;
+    // Quiet, because the result has every mirror and its failure.
     let progress = Progress::of_answer(&OutputArgs { quiet: true, ..args.output.clone() })?;
     let members = fleet.states(&progress);
     progress.finish();
@@ -49,7 +50,6 @@ struct KeptRelease<'a> {
     error: Option<String>,
 }
 
-/// Runs `headwater releases`.
 pub(crate) fn run(args: &ReleasesArgs) -> Result<Exit, Failure> {
     let members = members(args)?;
     let kept: Vec<KeptRelease<'_>> = members.iter().map(|member| kept(member, args.disk)).collect();
@@ -64,6 +64,7 @@ pub(crate) fn run(args: &ReleasesArgs) -> Result<Exit, Failure> {
 
 fn kept(member: &PolledMirror, has_asked: bool) -> KeptRelease<'_> {
     let state = member.state();
+    // The manifests of all releases are read, which costs a transfer from another machine.
     let is_measured = has_asked || member.mirror.link() == Link::Local;
     let measured =
         state.filter(|_| is_measured).map(|state| fleet_status::usage(&*member.mirror, state));
@@ -170,6 +171,7 @@ fn release_row(
 fn short_commits(note: &str) -> String {
     const DIGITS: usize = 12;
     let is_hash = |word: &str| {
+        // The hashes of git: SHA-1 and SHA-256.
         matches!(word.len(), 40 | 64) && word.bytes().all(|byte| byte.is_ascii_hexdigit())
     };
     let mut text = String::with_capacity(note.len());

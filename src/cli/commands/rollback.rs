@@ -16,7 +16,6 @@ use crate::cli::setup::configuration::load_config;
 use crate::cli::setup::person;
 use crate::cli::setup::prepared_push::{PreparedPush, TreelessInputs, without_tree};
 
-/// Runs `headwater rollback`.
 pub(crate) fn run(args: &RollbackArgs) -> Result<Exit, Failure> {
     let instead = "`headwater releases` lists what it can go back to, `headwater diff MIRROR \
                    MIRROR:SEQ` shows the paths";
@@ -46,14 +45,18 @@ pub(crate) fn run(args: &RollbackArgs) -> Result<Exit, Failure> {
 fn confirm(args: &RollbackArgs, job: &mut PreparedPush) -> Result<Option<u64>, Failure> {
     let plan = push::plan_rollback(&job.fleet, args.to, &job.options, &PlanNotes)
         .map_err(hints::of_push)?;
+    // With the failures of the poll: the rollback must not wait for a dead mirror a second time.
     job.fleet = plan.fleet.clone();
     let Some(to) = &plan.to else { return Ok(None) };
     let failed = |error: io::Error| Failure::new(Exit::Failed, error);
+    // Also with `--yes`: the log of a job then shows what was left. To stderr, because stdout is
+    // for the result.
     eprint_raw(&describe(&plan, to)).map_err(failed)?;
     if args.yes {
         return Ok(Some(to.sequence));
     }
     let mirrors = counted(plan.mirrors.len() as u64, "mirror", "mirrors");
+    // Nobody can read the question, or nobody can answer it.
     if !io::stdin().is_terminal() || !terminal::is_stderr_terminal() {
         let error = format!("a rollback of all configured mirrors ({mirrors}) must be confirmed");
         return Err(Failure::new(Exit::Usage, error).with_hint("add --yes, or name the mirrors"));
@@ -64,6 +67,7 @@ fn confirm(args: &RollbackArgs, job: &mut PreparedPush) -> Result<Option<u64>, F
     io::stdin().read_line(&mut answer).map_err(failed)?;
     match answer.trim().to_ascii_lowercase().as_str() {
         "y" | "yes" => Ok(Some(to.sequence)),
+        // As after Ctrl-C at the question. Everything but yes means no.
         _ => Err(Failure::new(Exit::Interrupted, "not confirmed; nothing was changed")),
     }
 }

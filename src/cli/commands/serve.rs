@@ -30,7 +30,7 @@ pub(crate) struct ServeArgs {
     /// The directory of the only mirror to serve, at the path /; the first push creates it
     #[arg(value_name = "DIR", value_hint = ValueHint::DirPath, required_unless_present = "config")]
     dir: Option<PathBuf>,
-    /// Serve the sites of FILE, a serve.toml
+    /// Serve the sites that FILE (a serve.toml) lists
     #[arg(
         long,
         value_name = "FILE",
@@ -61,7 +61,8 @@ pub(crate) struct ReceiveArgs {
     /// The directory of the only mirror
     #[arg(value_name = "DIR", value_hint = ValueHint::DirPath, required_unless_present = "config")]
     dir: Option<PathBuf>,
-    /// Serve the sites of FILE, a serve.toml; its tokens and its address have no effect
+    /// Serve the sites that FILE (a serve.toml) lists; the tokens and the address in FILE have no
+    /// effect
     #[arg(
         long,
         value_name = "FILE",
@@ -133,6 +134,7 @@ fn failure(error: ServeError) -> Failure {
             Exit::Usage,
             Some("set `cert` to a PEM chain, and `key` to the PEM key of its first certificate"),
         ),
+        // The settings may be right, and only another program is in the way.
         ServeError::Listen { .. } => (
             Exit::Failed,
             Some(
@@ -175,7 +177,6 @@ fn load(path: &Path) -> Result<ReceiverSettings, Failure> {
     config::load(path).map_err(config_failure)
 }
 
-/// Runs `headwater serve`.
 pub(crate) fn serve(args: &ServeArgs, is_quiet: bool) -> Result<Exit, Failure> {
     let mut settings = match (&args.config, &args.dir) {
         (Some(path), _) => load(path)?,
@@ -251,6 +252,7 @@ fn read_tokens(
         AuthPolicy::Open => Vec::new(),
     };
     match files {
+        // Only the tokens are used. A changed site or address needs a restart.
         (Some(config), _) => Some(config::load(config).map(of_access)),
         (None, Some(file)) => Some(config::load_tokens(file)),
         (None, None) => None,
@@ -261,6 +263,7 @@ fn read_tokens(
 /// reloads its certificate and its tokens.
 fn watch_signals(handle: Handle, reload: impl Fn() + Send + 'static) -> std::io::Result<()> {
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP])?;
+    // On a thread, because almost nothing may be done in a signal handler.
     std::thread::Builder::new().name("signals".into()).spawn(move || {
         for signal in signals.forever() {
             if signal == SIGHUP { reload() } else { handle.stop() }
@@ -282,8 +285,11 @@ pub(crate) fn receive(args: &ReceiveArgs) -> Result<Exit, Failure> {
             ReceiverSettings::new(listen, vec![site], AuthPolicy::Open)
         }
     };
+    // SSH has authenticated the client, so the tokens of a `serve.toml` are not asked for.
     settings.access = AuthPolicy::Open;
     let log: Arc<dyn Log> =
+        // Over SSH the origin reads stderr, to quote its end if the receiver fails: a log would
+        // hide that.
         if verbosity::is_verbose() { stderr_log(false) } else { Arc::new(receiver::NoLog) };
     receiver::receive(&settings, log).map_err(failure)?;
     Ok(Exit::Success)

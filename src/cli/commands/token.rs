@@ -36,16 +36,15 @@ pub(crate) struct NewArgs {
     /// The token expires after this long, for example 90d [default: never]
     #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
     expires: Option<Duration>,
-    /// Add the table to FILE, a serve.toml or a file for `serve --token-file`, in place of printing
-    /// it. FILE must exist; a serve.toml must have the sites
+    /// Add the table to FILE, a serve.toml or a file for `serve --token-file`, instead of printing
+    /// it. FILE must exist; a serve.toml must contain the sites
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     append: Option<PathBuf>,
-    /// Check that FILE, a serve.toml, has the sites
+    /// Check that FILE, a serve.toml, contains the sites
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, conflicts_with = "append")]
     config: Option<PathBuf>,
 }
 
-/// Runs `headwater token`.
 pub(crate) fn run(command: &TokenCommand) -> Result<Exit, Failure> {
     let TokenCommand::New(args) = command;
     let mut place = "serve.toml".to_owned();
@@ -58,6 +57,7 @@ pub(crate) fn run(command: &TokenCommand) -> Result<Exit, Failure> {
         )?;
         place = path.display().to_string();
     }
+    // Before a token is made: one for an unknown site would never be accepted.
     if let Some(path) = &args.append
         && let Some(known) =
             config::site_names(path).map_err(|error| append_failure(path, error))?
@@ -68,6 +68,7 @@ pub(crate) fn run(command: &TokenCommand) -> Result<Exit, Failure> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let expires = args.expires.map(|expires| moment(now.saturating_add(expires).as_secs()));
     let sites: Vec<String> = args.sites.iter().map(|site| format!("\"{site}\"")).collect();
+    // The receiver gets the hash alone, so that a stolen serve.toml gives no access.
     let mut table = format!(
         "[[token]]\nid = \"{}\"\nhash = \"{}\"\nsites = [{}]\nallow = \"{}\"\n",
         token.id(),
@@ -81,6 +82,7 @@ pub(crate) fn run(command: &TokenCommand) -> Result<Exit, Failure> {
     // Only the secret goes to stdout, so that it can be piped into a secret store; it never goes to
     // stderr, which may be logged.
     let text = if let Some(path) = &args.append {
+        // Before the token is printed: without its table it would be useless.
         config::append_token(path, &table).map_err(|error| append_failure(path, error))?;
         print(&format!("{}\n", token.reveal()))?;
         format!(

@@ -52,7 +52,6 @@ impl MaintenanceTask for VerifyTask {
     }
 }
 
-/// Runs `headwater verify`.
 pub(crate) fn run(args: &VerifyArgs) -> Result<Exit, Failure> {
     let mirrors = mirrors(&args.mirrors, &args.config, &args.remote, None)?;
     let depth = if args.quick { Depth::Quick } else { Depth::Full };

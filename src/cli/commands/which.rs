@@ -32,7 +32,7 @@ pub(crate) struct WhichArgs {
     /// The path in the tree, as visitors see it; a directory means its index.html
     #[arg(value_name = "PATH")]
     path: String,
-    /// Mirrors: names from the configuration, or locations [default: all configured ones]
+    /// Mirrors: names from the configuration, or locations [default: all configured mirrors]
     #[arg(value_name = "MIRROR")]
     mirrors: Vec<String>,
     #[command(flatten)]
@@ -85,10 +85,11 @@ struct Visited {
     error: Option<String>,
 }
 
-/// Runs `headwater which`.
 pub(crate) fn run(args: &WhichArgs) -> Result<Exit, Failure> {
     let path = tree_path(&args.path)?;
     let watcher = Watcher::new(&args.mirrors, &args.remote, &args.config, &args.output)?;
+    // The states of all mirrors first: the release that last changed a file may be known to another
+    // mirror only.
     let look = watcher.look();
     let web = Web::new(PATIENCE);
     let found = watcher.fleet.ask(|mirror| {
@@ -177,6 +178,7 @@ fn at(
         ManifestReader::new(bytes, Some(release.manifest)).map_err(|error| error.to_string())?;
     for entry in entries {
         let entry = entry.map_err(|error| error.to_string())?;
+        // A manifest is sorted by path, so nothing that follows can match.
         if entry.path >= *path {
             return Ok((entry.path == *path).then_some(entry));
         }
@@ -198,6 +200,7 @@ fn agree(found: &[Found]) -> bool {
     let is_there =
         |one: &Found| one.error.is_none() && (one.object.is_some() || one.target.is_some());
     let is_served = |one: &Found| {
+        // What visitors get at a link is the content behind it, which the entry does not name.
         one.public.as_ref().is_none_or(|public| one.target.is_some() || public.object == one.object)
     };
     are_same && found.iter().all(|one| is_there(one) && is_served(one))

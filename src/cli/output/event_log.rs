@@ -73,6 +73,7 @@ impl EventLog {
             self.out.write_all(&json)?;
             self.out.flush()
         });
+        // Kept for one warning at the end. Each event would otherwise report it again.
         self.failure = written.err();
         self.has_failed = self.failure.is_some();
     }
@@ -86,12 +87,15 @@ fn open(path: &Path) -> Result<File, IoError> {
     // /dev/stderr and the pipes of a shell's >(…) are links to open descriptors of this process.
     let is_ours = is_descriptor(path);
     let follow = if is_ours { OFlags::empty() } else { OFlags::NOFOLLOW };
+    // NONBLOCK: the open of a FIFO would wait for a reader. NOCTTY: a terminal that is opened must
+    // not become the one of this process.
     let flags = OFlags::WRONLY
         | OFlags::CREATE
         | OFlags::NONBLOCK
         | OFlags::NOCTTY
         | OFlags::CLOEXEC
         | follow;
+    // The umask of the user decides, as for every file that a user names.
     let opened = rustix::fs::open(path, flags, Mode::from_raw_mode(0o666));
     let file = File::from(opened.map_err(|error| context(error.into()))?);
     let kind = fsx::fstat(&file, path)?.file_type();

@@ -61,6 +61,7 @@ pub(crate) fn warn(report: &Report, progress: &Progress) {
             hints.push(hint(expiry.what));
         }
     }
+    // `print_hints` drops only equal hints that follow one another.
     hints.sort_unstable();
     // A closed stderr does not end the command.
     print_hints(hints).ok();

@@ -42,9 +42,11 @@ pub(crate) enum Exit {
 /// Every exit code and its meaning, in order of precedence: if two codes apply,
 /// the program returns the earlier one.
 pub(crate) const TABLE: [(Exit, u8, &str); 11] = [
+    // The code with which clap reports wrong arguments.
     (Exit::Usage, 2, "wrong arguments or configuration; nothing was done"),
     (
         Exit::Interrupted,
+        // What a shell reports for a process that SIGINT ended: 128 and the number of the signal.
         130,
         "interrupted; every mirror is on a complete release, and the next push resumes",
     ),
@@ -131,12 +133,16 @@ impl Exit {
             Self::Content
         } else if facts.is_refused {
             Self::Refused
+        // No code for mirrors applies, since none was tried.
         } else if outcomes.is_empty() {
             Self::Failed
         } else if !is_nothing_served {
             if failures().next().is_none() { Self::Success } else { Self::Partial }
+        // One newer push explains why nothing was activated, whatever failed besides.
         } else if outcomes.contains(&MirrorOutcome::Superseded) {
             if facts.is_superseded_ok { Self::Success } else { Self::Superseded }
+        // Denied and locked need all failures to be of that kind: a script may then fix the access,
+        // or only wait. A mixture needs a person.
         } else if all_failures(MirrorOutcome::Denied) {
             Self::Denied
         } else if all_failures(MirrorOutcome::Locked) {
@@ -164,8 +170,10 @@ const HELP_COLUMNS: usize = 80;
 
 /// The table as the help text shows it.
 pub(crate) fn help() -> String {
+    // Wrapped here, because clap would not indent the second line of an entry.
     let mut text = "Exit codes (the first one that applies):\n".to_owned();
     for (_, code, meaning) in TABLE {
+        // 7 columns are the code and the spaces around it.
         text.push_str(&format!("  {code:>3}  {}\n", wrapped(meaning, HELP_COLUMNS - 7, 7)));
     }
     text
@@ -226,6 +234,7 @@ impl Failure {
     /// Adds a hint that says what to do next.
     #[must_use]
     pub(crate) fn with_hint(mut self, hint: impl Into<String>) -> Self {
+        // A hint may repeat an argument, and a user may have typed a token there.
         self.hint = Some(without_tokens(&hint.into()).into_owned());
         self
     }

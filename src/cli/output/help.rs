@@ -1,6 +1,6 @@
 //! The examples below the help texts.
 
-/// Below `headwater --help`.
+// No line has more than 80 columns: clap breaks a longer example without an indent.
 pub(crate) const TOP: &str = "\
 Examples:
   headwater push public /srv/www /data/www   push a tree to two directories,
@@ -10,7 +10,6 @@ Examples:
   headwater status /srv/www                  show what the mirror serves
   headwater rollback /srv/www                go back to the previous release";
 
-/// Below `headwater push --help`.
 pub(crate) const PUSH: &str = "\
 Examples:
   headwater push public /srv/www /data/www       two mirrors, switched together
@@ -41,21 +40,18 @@ pub(crate) const SERVE_USAGE: &str =
 pub(crate) const RECEIVE_USAGE: &str =
     "headwater receive [OPTIONS] <DIR>\n       headwater receive [OPTIONS] --config <FILE>";
 
-/// Below `headwater promote --help`.
 pub(crate) const PROMOTE: &str = "\
 Examples:
   headwater promote /srv/staging /srv/www --note \"approved by QA\"
                                                  publish what staging serves
   headwater promote staging eu us --dry-run      show what would change";
 
-/// Below `headwater plan --help`.
 pub(crate) const PLAN: &str = "\
 Examples:
   headwater plan public /srv/www                 show changes and bytes to send
   headwater plan --json                          tree and mirrors from
                                                  headwater.toml, as JSON";
 
-/// Below `headwater diff --help`.
 pub(crate) const DIFF: &str = "\
 Examples:
   headwater diff /srv/www public                 what the tree would change on
@@ -63,18 +59,16 @@ Examples:
   headwater diff /srv/www:41 /srv/www            what changed since release 41
   headwater diff eu us                           compare two configured mirrors";
 
-/// Below `headwater status --help`.
 pub(crate) const STATUS: &str = "\
 Examples:
   headwater status                               all mirrors of headwater.toml
-  headwater status --watch                       repeat it
+  headwater status --watch                       show it again and again
   headwater status --check --warn 1h --crit 24h  one line for a monitoring
                                                  plug-in
   headwater status --public --html fleet.html    also check what visitors get,
                                                  and write a web page
   headwater status /srv/www /data/www --json";
 
-/// Below `headwater doctor --help`.
 pub(crate) const DOCTOR: &str = "\
 Examples:
   headwater doctor                               check network, token, site,
@@ -82,25 +76,21 @@ Examples:
                                                  configured mirrors
   headwater doctor https://edge1:7447/docs       check one mirror";
 
-/// Below `headwater which --help`.
 pub(crate) const WHICH: &str = "\
 Examples:
   headwater which assets/app.js                  on all mirrors of
                                                  headwater.toml
   headwater which / eu us --json                 the start page on two mirrors";
 
-/// Below `headwater mirrorlist --help`.
 pub(crate) const MIRRORLIST: &str = "\
 Examples:
   headwater mirrorlist --format nginx --output /etc/nginx/mirrors.conf";
 
-/// Below `headwater releases --help`.
 pub(crate) const RELEASES: &str = "\
 Examples:
-  headwater releases /srv/www                    newest first; * marks the one
-                                                 that the mirror serves";
+  headwater releases /srv/www                    newest first; * marks the
+                                                 release that the mirror serves";
 
-/// Below `headwater rollback --help`.
 pub(crate) const ROLLBACK: &str = "\
 Examples:
   headwater rollback /srv/www /data/www          go back to the release before
@@ -108,7 +98,6 @@ Examples:
   headwater rollback eu us --to 41               go back to the content of
                                                  release 41";
 
-/// Below `headwater activate --help`.
 pub(crate) const ACTIVATE: &str = "\
 Examples:
   headwater push --stage-only                    prepare release
@@ -116,14 +105,12 @@ Examples:
                                                  MIRROR/staged shows it
   headwater activate 12-9f3ac1d2e4b5a697         serve it on all mirrors";
 
-/// Below `headwater abandon --help`.
 pub(crate) const ABANDON: &str = "\
 Examples:
   headwater abandon 12-9f3ac1d2e4b5a697          drop it on all configured
                                                  mirrors
   headwater abandon 12 /srv/www                  drop it on this mirror";
 
-/// Below `headwater heal --help`.
 pub(crate) const HEAL: &str = "\
 Examples:
   headwater heal                                 all configured mirrors
@@ -133,31 +120,26 @@ Examples:
 pub(crate) const ROLLBACK_ORDER: &str =
     "Record this order in the release, so that pushes with a lower N are refused";
 
-/// Below `headwater verify --help`.
 pub(crate) const VERIFY: &str = "\
 Examples:
   headwater verify /srv/www                      read and hash everything
   headwater verify --quick                       only find edited files";
 
-/// Below `headwater repair --help`.
 pub(crate) const REPAIR: &str = "\
 Examples:
   headwater repair /srv/www --from public        fetch content from the tree
   headwater repair /srv/www --from /data/www     from another mirror";
 
-/// Below `headwater prune --help`.
 pub(crate) const PRUNE: &str = "\
 Examples:
   headwater prune /srv/www --keep 1              keep as little as possible";
 
-/// Below `headwater init --help`.
 pub(crate) const INIT: &str = "\
 Examples:
   headwater init                                 write ./headwater.toml
   headwater init site.toml                       write another file, for
                                                  --config";
 
-/// Below `headwater completions --help`.
 pub(crate) const COMPLETIONS: &str = "\
 Examples:
   headwater completions bash \\
@@ -165,14 +147,12 @@ Examples:
   headwater completions fish > ~/.config/fish/completions/headwater.fish
   headwater completions zsh > \"${fpath[1]}/_headwater\"";
 
-/// Below `headwater man --help`.
 pub(crate) const MAN: &str = "\
 Examples:
   headwater man | man -l -                       show the page
   headwater man /usr/local/share/man/man1        install a page for each
                                                  subcommand";
 
-/// Below `headwater serve --help`.
 pub(crate) const SERVE: &str = "\
 Examples:
   headwater serve /srv/www --no-auth             on 127.0.0.1:7447, only for
@@ -180,7 +160,6 @@ Examples:
   headwater serve /srv/www --site docs --token-file tokens.toml --behind-proxy
   headwater serve --config /etc/headwater/serve.toml";
 
-/// Below `headwater receive --help`.
 pub(crate) const RECEIVE: &str = "\
 Examples:
   command=\"headwater receive /srv/www\",restrict ssh-ed25519 AAAA…
@@ -188,7 +167,6 @@ Examples:
                                                  key may push to this directory
                                                  and do nothing else";
 
-/// Below `headwater token --help`.
 pub(crate) const TOKEN: &str = "\
 Examples:
   headwater token new --site docs --allow push --append serve.toml

@@ -42,6 +42,7 @@ fn exit_and_hint(error: &PushError) -> (Exit, Option<String>) {
         PushError::Superseded { .. } => {
             hinted(Exit::Superseded, "use --allow-older to publish the older content")
         }
+        // The mirror takes the place of the tree, so it is the content that is missing.
         PushError::Source { source, .. } => (Exit::Content, of_mirror(source).map(str::to_owned)),
         PushError::Mirror { source, .. } => {
             (mirror_exit(source.kind()), of_mirror(source).map(str::to_owned))
@@ -53,11 +54,14 @@ fn exit_and_hint(error: &PushError) -> (Exit, Option<String>) {
         PushError::NestedMirrors { .. } => {
             hinted(Exit::Usage, "choose a location outside of the other mirrors")
         }
+        // The user must choose another release, as with a wrong argument.
         PushError::Rollback(_) | PushError::NoRelease(_) => {
             hinted(Exit::Usage, "run `headwater releases MIRROR` to list the kept releases")
         }
+        // As a guard rail: no push can succeed until a person has decided what is wrong.
         PushError::SequencesSpent { .. } => (Exit::Refused, Some(BEGIN_ANEW.to_owned())),
         PushError::NotStaged { staged, .. } => (Exit::Usage, Some(of_staged(staged))),
+        // As a guard rail: nothing was sent, and either the tree or the configuration is wrong.
         PushError::NoProbe { .. } => hinted(
             Exit::Refused,
             "add the file to the tree, or correct `probe` of that [[wave]]; nothing was sent",
@@ -94,6 +98,7 @@ const MORE_THREADS: &str =
 const fn content_exit(error: &ScanError) -> Exit {
     match error {
         ScanError::Cancelled => Exit::Interrupted,
+        // These are mistakes in the arguments or in the configuration, not in the tree.
         ScanError::Exclude { .. } | ScanError::TooManyRoots => Exit::Usage,
         ScanError::Thread(_) => Exit::Failed,
         ScanError::Root { .. }
@@ -176,6 +181,7 @@ pub(crate) enum Side {
 impl Side {
     /// The side of the mirror at `location`.
     pub(crate) fn of(location: &str) -> Self {
+        // A `file:` URL names a directory of this machine.
         let is_remote = location.contains("://") && !location.starts_with("file:");
         if is_remote { Self::Receiver } else { Self::Here }
     }
@@ -191,12 +197,13 @@ pub(crate) fn of_mirror(error: &MirrorError) -> Option<&'static str> {
 pub(crate) const fn of_kind(kind: Kind, side: Side) -> Option<&'static str> {
     match kind {
         Kind::Unreachable => Some(
-            "check the host and the port in the URL, that the receiver runs, and that it is \
-                 reachable from this machine",
+            "check the host and the port in the URL, that the receiver runs, that its `listen` is \
+             not an address of its own machine only, and that no firewall is in between",
         ),
         Kind::Certificate => Some(
-            "set the trusted certificates with --ca FILE, or as `ca` of the [[mirror]]; the \
-             certificate of the mirror must be valid and have the host name of the URL",
+            "set the trusted certificates with --ca FILE, or as `ca` of the [[mirror]]; if the \
+             certificate of the mirror is self-signed, FILE is that certificate; it must be valid \
+             for the host name in the URL",
         ),
         Kind::ClientCertificate => Some(
             "set `client_cert` and `client_key` of the [[mirror]] to a certificate of this machine \
@@ -213,7 +220,7 @@ pub(crate) const fn of_kind(kind: Kind, side: Side) -> Option<&'static str> {
         Kind::Unauthorized => Some(
             "set the token in the variable HEADWATER_TOKEN, with --token-file, or as `token_env` \
              or `token_file` of the [[mirror]]; the serve.toml of the receiver must have the table \
-             that `headwater token new` printed for it",
+             that `headwater token new` made for it, and the receiver must be reloaded after that",
         ),
         Kind::Forbidden => Some(
             "create a token for this site with `headwater token new --site NAME --allow push`, and \
@@ -242,6 +249,7 @@ pub(crate) const fn of_kind(kind: Kind, side: Side) -> Option<&'static str> {
             Some("publish its content with `headwater promote`, or push a tree with --new-history")
         }
         _ => match (of_receiver(kind), side) {
+            // The user of the receiver and its machine are meant, not those of the origin.
             (Some(hint), Side::Receiver) => Some(hint),
             _ => of_place(kind),
         },
@@ -386,10 +394,10 @@ mod tests {
                 "headwater token new --site",
             ),
             (refused(Kind::Forbidden, None), "unauthorized", "headwater token new --site"),
-            (TransportError::Certificate { what: what() }.into(), "unreachable", "`ca`"),
+            (TransportError::Certificate { what: what() }.into(), "certificate", "`ca`"),
             (
                 TransportError::ClientCertificate { what: what() }.into(),
-                "unreachable",
+                "certificate",
                 "`client_cert`",
             ),
             (TransportError::Tls { what: what() }.into(), "unreachable", "TLS 1.2 or 1.3"),

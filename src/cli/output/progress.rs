@@ -213,6 +213,7 @@ impl Progress {
         })?;
         signals::catch().map_err(|error| Failure::new(Exit::Failed, error))?;
         let view = match (args.quiet, terminal::has_block()) {
+            // Lines also on a terminal: a block would hide the details between its redraws.
             _ if verbosity::is_verbose() => View::Details(Box::new(Stderr)),
             (true, _) => View::Quiet(Box::new(Stderr)),
             (false, false) => View::Lines { out: Box::new(Stderr), last: Instant::now() },
@@ -238,6 +239,7 @@ impl Progress {
     /// Starts the thread that redraws. Without it, the block changes only with events, which is not
     /// an error.
     fn tick_regularly(&self) -> Option<(Sender<()>, JoinHandle<()>)> {
+        // Nothing is ever sent. When the sender is dropped, the wait of the thread ends at once.
         let (sender, ended) = bounded::<()>(0);
         let (state, cancelled) = (Arc::clone(&self.state), self.cancelled.clone());
         let tick = move || {
@@ -276,10 +278,12 @@ impl Progress {
     }
 }
 
+// An error that is returned does not pass `finish`, and must not be printed into the block.
 impl Drop for Progress {
     fn drop(&mut self) {
         self.end_block();
         if let Some((sender, thread)) = self.ticker.take() {
+            // Before `join`: the thread ends only without its sender.
             drop(sender);
             // A panic has already been reported.
             thread.join().ok();
@@ -355,6 +359,7 @@ impl ProgressState {
             _ => {}
         }
         let is_due = |drawn: Instant| now.duration_since(drawn) >= TICK;
+        // Steps come by the thousand, so they redraw the block only now and then.
         if *note != Notability::Step || self.drawn.is_none_or(is_due) {
             self.draw(now);
         }
@@ -377,6 +382,7 @@ impl ProgressState {
         if is_cancelled {
             self.answer_interrupt();
         }
+        // No event comes during a soak, so without this a log would show nothing for all its time.
         if let (View::Lines { out, last }, Some(soak)) = (&mut self.view, &self.sums.soak)
             && now.duration_since(*last) >= SOAK_PAUSE
         {

@@ -18,6 +18,7 @@ pub(crate) fn exit_of(report: &Report, is_interrupted: bool, is_superseded_ok: b
     };
     let is_staged = report.goal == Goal::Stage && report.unmet.is_none();
     let known = |one: &Outcome| match one {
+        // `--stage-only` wanted no more than this.
         Outcome::Staged if is_staged => Some(failure::MirrorOutcome::AlreadyCurrent),
         other => outcome(other),
     };
@@ -31,6 +32,7 @@ pub(crate) fn exit_of(report: &Report, is_interrupted: bool, is_superseded_ok: b
         tried().map(|one| known(one).unwrap_or(failure::MirrorOutcome::Failed)).collect()
     };
     Exit::of(&ExitInputs {
+        // A signal after the last switch changed nothing.
         is_interrupted: is_interrupted && !is_done,
         is_superseded_ok,
         outcomes: &outcomes,
@@ -41,10 +43,13 @@ pub(crate) fn exit_of(report: &Report, is_interrupted: bool, is_superseded_ok: b
 fn outcome(outcome: &Outcome) -> Option<failure::MirrorOutcome> {
     Some(match outcome {
         Outcome::Activated => failure::MirrorOutcome::Activated,
+        // A mirror that is apart was left alone on purpose, so it is not a failure of `heal`.
         Outcome::Current | Outcome::Apart => failure::MirrorOutcome::AlreadyCurrent,
         Outcome::Superseded | Outcome::Newer { .. } => failure::MirrorOutcome::Superseded,
         Outcome::Staged | Outcome::Skipped | Outcome::Frozen => return None,
         Outcome::Failed { failure, .. } => outcome_of_failure(*failure),
+        // Neither serves the release, and no newer push has won: `--superseded-ok` must not turn
+        // this into 0.
         Outcome::Reverted | Outcome::Displaced { .. } => failure::MirrorOutcome::Failed,
     })
 }
@@ -167,6 +172,7 @@ pub(crate) fn retirement(sums: &ChangeCounts) -> String {
 fn saving(report: &Report) -> String {
     let sum = |of: fn(&MirrorReport) -> u64| report.mirrors.iter().map(of).sum::<u64>();
     let (sent, new) = (sum(|mirror| mirror.traffic.sent_bytes), sum(|mirror| mirror.new_bytes));
+    // Small content may take more bytes than it has; that is no saving to report.
     if sent == 0 || sent >= new {
         return String::new();
     }
@@ -176,6 +182,7 @@ fn saving(report: &Report) -> String {
 /// The name of the release.
 pub(crate) fn name(report: &Report) -> Option<String> {
     let id = report.release?.to_string();
+    // The form of `ReleaseName`.
     Some(format!("{}-{}", report.sequence?, &id[..16]))
 }
 

@@ -51,6 +51,7 @@ fn new_block() -> ProgressBar {
 pub(crate) fn write_stdout(text: &str) -> io::Result<()> {
     above_block(|| {
         let mut stdout = anstream::stdout().lock();
+        // Flushed here: a full disk would otherwise go unnoticed when the process ends.
         stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush())
     })
 }
@@ -65,6 +66,7 @@ pub(crate) fn write_stdout_raw(bytes: &[u8]) -> io::Result<()> {
 
 /// Writes `text` to standard error, with coloured labels if standard error supports colours.
 pub(crate) fn write_stderr(text: &str) -> io::Result<()> {
+    // `anstream` drops the colours if stderr is not a terminal, or if NO_COLOR is set.
     above_block(|| anstream::stderr().lock().write_all(with_colours(text).as_bytes()))
 }
 
@@ -98,13 +100,16 @@ pub(crate) fn is_stdout_terminal() -> bool {
 
 /// Returns whether standard error is a terminal that can show a block.
 pub(crate) fn has_block() -> bool {
+    // A dumb terminal, such as the shell of Emacs, cannot move its cursor.
     io::stderr().is_terminal() && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
 }
 
 /// Columns and rows of the terminal on standard error.
 pub(crate) fn size() -> (usize, usize) {
+    // Of stderr, on which the block is: stdout may be a file.
     let size = rustix::termios::tcgetwinsize(io::stderr()).ok();
     let size = size.map(|size| (usize::from(size.ws_col), usize::from(size.ws_row)));
+    // Some terminals, as serial lines, report a size of 0.
     size.filter(|(columns, rows)| *columns > 0 && *rows > 0).unwrap_or(USUAL_SIZE)
 }
 
@@ -123,6 +128,7 @@ pub(crate) fn guard_panics() {
 
 fn above_block<T>(write: impl FnOnce() -> T) -> T {
     match &*BLOCK.lock() {
+        // The lock is held while the text is written, so that no redraw comes between its lines.
         Some(block) => block.suspend(write),
         None => write(),
     }

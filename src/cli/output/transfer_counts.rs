@@ -112,6 +112,7 @@ impl Rate {
 impl BundleCounts {
     /// The estimated size of all packs; `None` while it is unknown.
     fn packed_estimate(&self) -> Option<u64> {
+        // The rest is taken to compress as well as what is packed already.
         let estimate = u128::from(self.packed_bytes) * u128::from(self.content_bytes);
         let estimate = estimate.checked_div(u128::from(self.done_bytes))?;
         u64::try_from(estimate).ok()
@@ -197,6 +198,7 @@ impl TransferCounts {
         match event {
             Event::PackAdvanced { mirror, pack, bytes } => {
                 let mirror = self.mirror(mirror);
+                // Replaced and not added: the next attempt of a pack counts from the start.
                 mirror.moving_bytes.insert(*pack, *bytes);
                 mirror.note_sending(now);
             }
@@ -319,6 +321,7 @@ impl TransferCounts {
         };
         let all: u64 = mirrors.iter().map(|mirror| done(mirror)).sum();
         let totals: Option<Vec<u64>> = mirrors.iter().map(|mirror| total(mirror)).collect();
+        // Several mirrors may get the same packs, and the sum would mean nothing to a reader.
         let once = totals.as_ref().and_then(|totals| totals.iter().max().copied());
         let hundredths = totals.as_ref().map(|totals| percent(all, totals.iter().sum()));
         let rate: u64 = mirrors.iter().filter_map(|mirror| mirror.rate.per_second(now)).sum();
@@ -330,6 +333,7 @@ impl TransferCounts {
             },
             total: once,
             rate: Some(rate).filter(|rate| *rate > 0),
+            // The slowest one ends last.
             left: mirrors.iter().filter_map(|mirror| left_of(mirror)).max(),
         }
     }

@@ -28,7 +28,9 @@ pub(crate) fn find() -> Option<PathBuf> {
                 path.display()
             ));
         })?;
+    // A file above may come as a surprise, so it is named.
     if path != Path::new(FILE_NAME) && !verbosity::is_quiet() {
+        // A command may load the configuration twice.
         static SAID: Once = Once::new();
         SAID.call_once(|| warn(&format!("using {}", path.display())));
     }
@@ -47,9 +49,11 @@ fn find_above(
         let path = directory.join(FILE_NAME);
         match owner_of(&path, user) {
             FileOwner::NoFile => {}
+            // In the current directory the user has chosen the file, as with `--config`.
             FileOwner::Other(owner) if level > 0 => ignored(&path, owner),
             FileOwner::Other(_) | FileOwner::Trusted => return Some(path),
         }
+        // A file above a repository is not part of the project. In a worktree `.git` is a file.
         if directory.join(".git").symlink_metadata().is_ok() {
             return None;
         }
@@ -67,6 +71,7 @@ enum FileOwner {
 }
 
 fn owner_of(path: &Path, user: u32) -> FileOwner {
+    // Both, because the owner of a link chooses which file is read.
     let (Ok(link), Ok(file)) = (fs::symlink_metadata(path), fs::metadata(path)) else {
         return FileOwner::NoFile;
     };

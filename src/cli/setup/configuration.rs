@@ -17,6 +17,7 @@ pub(crate) fn load_config(args: &ConfigArgs) -> Result<Config, Failure> {
         args.config.clone().or_else(config_file::find).unwrap_or_else(|| PathBuf::from(FILE_NAME));
     let loaded = match Config::load(&path) {
         Err(ConfigError::Read(error))
+            // Arguments alone are enough for every command. A file that was named must exist.
             if error.kind() == std::io::ErrorKind::NotFound && args.config.is_none() =>
         {
             verbosity::detail(|| format!("configuration: no {FILE_NAME} here or above"));
@@ -52,8 +53,8 @@ pub(crate) fn config_failure(error: ConfigError) -> Failure {
              see its output",
         ),
         ConfigError::TooLarge { .. } | ConfigError::ListTooLarge { .. } => {
-            Failure::new(Exit::Usage, error).with_hint("check that --config and `mirrors_from` \
-                                                        name the right files")
+            Failure::new(Exit::Usage, error)
+                .with_hint("check that --config and `mirrors_from` name the right files")
         }
     }
 }

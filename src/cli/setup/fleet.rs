@@ -23,6 +23,8 @@ pub(crate) fn narrow(config: &mut Config, args: &ConfigArgs) -> Result<(), Failu
         mirror.name.as_str() == word
             || mirror.group.as_ref().is_some_and(|group| group.as_str() == word)
     };
+    // A word that names nothing is an error: a misspelt `--skip` would push to the mirror that it
+    // should leave out.
     for word in args.only.iter().chain(&args.skip) {
         if !config.mirrors.iter().any(|mirror| is_named(mirror, word)) {
             let error = format!("no mirror and no group named {word:?} is configured");
@@ -35,6 +37,7 @@ pub(crate) fn narrow(config: &mut Config, args: &ConfigArgs) -> Result<(), Failu
     let is_let_through = |mirror: &MirrorConfig| {
         (args.only.is_empty() || listed(&args.only, mirror)) && !listed(&args.skip, mirror)
     };
+    // Kept, because the gauges and `partial` are about all configured mirrors.
     config.left_out = config.mirrors.extract_if(.., |mirror| !is_let_through(mirror)).collect();
     if had_any && config.mirrors.is_empty() {
         return Err(Failure::new(Exit::Usage, "--only and --skip leave no mirror")
@@ -149,6 +152,7 @@ fn wave(config: &Config, inputs: &config::WaveConfig) -> Result<Wave, Failure> {
     let mut probes = Vec::new();
     // Skip waves without a mirror of this command.
     for text in inputs.probes.iter().filter(|_| !members.is_empty()) {
+        // A whole URL is fetched once, and a path from each mirror of the wave.
         if text.contains("://") {
             probes.push(probe(text.clone(), below(text, config))?);
             continue;

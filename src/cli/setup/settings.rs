@@ -39,6 +39,7 @@ impl ReleaseSettings {
         environment: impl Fn(&str) -> Option<String>,
     ) -> Self {
         let site = site.or(config.site.as_ref()).cloned();
+        // One rule for every path: the flag replaces all rules of the configuration.
         let keep_removed = match args.keep_removed {
             Some(keep) => vec![RetentionRule { pattern: "*".to_owned(), keep }],
             None => config.keep_removed.clone(),
@@ -72,6 +73,7 @@ pub(crate) fn cache_dir(flag: Option<&Path>, config: &Config) -> Result<PathBuf,
 
 /// Reads an environment variable of this process.
 pub(crate) fn environment(name: &str) -> Option<String> {
+    // A value that is not UTF-8 counts as not set: no setting can have one.
     std::env::var(name).ok()
 }
 

@@ -136,8 +136,8 @@ const fn plain_description(error: &CertificateError) -> Option<&'static str> {
         }
         // For example, the self-signed certificate that Debian generates for localhost.
         CertificateError::UnsupportedSignatureAlgorithmForPublicKeyContext { .. } => {
-            "it is not signed by an authority that is trusted here: the trusted certificate with \
-             the name of its issuer has a key of another kind, or of a kind that is not supported"
+            "it is not signed by an authority that is trusted here: the trusted certificate of \
+             that name has a different kind of key"
         }
         CertificateError::UnsupportedSignatureAlgorithmContext { .. } => {
             "the algorithm of a key or of a signature is not supported here: use ECDSA with P-256 \
@@ -191,7 +191,7 @@ mod tests {
             signature_algorithm_id: vec![6, 9, 42],
             public_key_algorithm_id: vec![6, 7, 42],
         };
-        let words = "not signed by an authority that is trusted here: the trusted certificate";
+        let words = "not signed by an authority that is trusted here";
         assert!(certificate(unsupported).contains(words));
         assert!(certificate(CertificateError::InvalidPurpose).contains("serverAuth"));
         assert!(

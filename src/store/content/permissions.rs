@@ -17,7 +17,7 @@ pub struct Permissions {
     /// The group id; `None` for the group that the system assigns.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub group: Option<u32>,
-    /// Mode of a file.
+    /// The mode of files.
     pub file_mode: ContentMode,
     /// Mode of a directory.
     pub dir_mode: DirectoryMode,

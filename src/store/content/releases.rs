@@ -27,6 +27,8 @@ impl Store {
         let damaged =
             |source| StoreError::Release { path: self.layout.releases.join(file), source };
         let release = Release::parse(&bytes).map_err(damaged)?;
+        // The name has 16 digits of the id, which is the hash of the record: changed bytes give
+        // another name.
         if release.name() == name {
             return Ok(release);
         }
@@ -137,6 +139,7 @@ impl LockedStore<'_> {
     /// Marks a release as deleted. The content that only this release needed is dropped later.
     pub(in crate::store) fn mark_deleted(&self, name: ReleaseName) -> Result<(), StoreError> {
         let releases = &self.layout.releases;
+        // Not synced: if a power cut undoes the rename, the next push marks the release again.
         fsx::found(releases.rename(&release_file(name), releases, &gone_file(name)))?;
         Ok(())
     }

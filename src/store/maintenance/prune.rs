@@ -62,6 +62,7 @@ impl Store {
     pub fn upkeep(&self, wait: Duration) -> Result<Pruned, StoreError> {
         self.check_owner()?;
         let mut pruned = Pruned::default();
+        // Neither of the two may stop the other, so this error is returned at the end.
         let expired = self.expire(wait);
         self.drop_stale_quarantines(fsx::unix_seconds(), &mut pruned)?;
         pruned.expired = expired?;
@@ -80,6 +81,7 @@ impl LockedStore<'_> {
     /// dropped data.
     pub(in crate::store) fn drop_old_releases(&self, keep: usize) -> Result<Pruned, StoreError> {
         let mut pruned = Pruned::default();
+        // A release with a slot stays: the next push needs its manifest to change that slot.
         let shown: HashSet<ReleaseName> =
             self.slot_names()?.iter().map(|slot| slot.release).collect();
         let served = self.served_releases()?;
@@ -124,11 +126,13 @@ impl LockedStore<'_> {
                 manifests.insert(release.manifest);
             }
         }
+        // A kept manifest that cannot be read hides what its release needs.
         if self.keep_needed(&kept, &mut candidates).is_err() {
             return Ok(());
         }
-        // References are removed before the data they refer to: objects, then manifests, and
-        // finally the records, because they are needed to resume.
+        // The rename to `.gone` has removed the reference already. The records go last and the
+        // manifests before them: without these, an interrupted call could not find the objects
+        // that remain.
         for object in candidates {
             self.drop_object(&object, pruned)?;
         }
@@ -219,6 +223,8 @@ impl LockedStore<'_> {
         self.layout.slots.remove_all(DIRTY)?;
         let mut idle: Vec<SlotName> = self.slot_names()?;
         idle.retain(|slot| slot.is_spare || Some(slot.release) != current);
+        // The names ascend, so this is the newest: the slot that the next push changes, or a staged
+        // release.
         idle.pop();
         idle.iter().try_for_each(|slot| Ok(self.layout.slots.remove_all(&slot.to_string())?))
     }

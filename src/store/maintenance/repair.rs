@@ -16,8 +16,8 @@ use crate::store::content::permissions::Permissions;
 use crate::store::layout::{SlotName, object_name};
 use crate::store::maintenance::verify::{Depth, Fault, FaultKind, SlotPaths};
 use crate::store::open::LockedStore;
+use crate::store::staging::fetch::FetchObject;
 use crate::store::staging::slots::{DirStack, has_metadata_of};
-use crate::store::staging::transaction::FetchObject;
 use crate::store::{EventKind, Store, StoreError, unless_damaged};
 
 /// A source of release records and manifests.
@@ -63,6 +63,8 @@ impl Store {
         // Check the owner first: the search for faults reads the whole store, and other users may
         // run it too.
         self.check_owner()?;
+        // A change of permissions that was interrupted is completed first, so that the modes can be
+        // judged.
         self.use_permissions(None, wait)?;
         let mut repaired = Repaired {
             found: self.verify(Depth::Full, wait, cancelled)?.faults,
@@ -76,6 +78,7 @@ impl Store {
             repaired.mended += store.repair_records(records)?;
             repaired.objects += store.repair_objects(fetch)?;
             let current = store.current()?.map(|release| SlotName { release, is_spare: false });
+            // The current slot counts even if its directory is missing; it is then built again.
             for slot in store.slot_names()?.into_iter().chain(current).collect::<BTreeSet<_>>() {
                 repaired.mended +=
                     store.repair_slot(slot, Some(slot) == current || records.is_awaited())?;
@@ -161,6 +164,7 @@ impl LockedStore<'_> {
         let mut mended = 0;
         fetch.announce(&damaged.keys().copied().collect::<Vec<_>>());
         for file in damaged.values() {
+            // A file cannot be renamed over a directory.
             if self.object_meta(&file.object)?.is_some_and(|meta| meta.kind != FileKind::File) {
                 self.layout.objects.remove_all(&object_name(&file.object))?;
             }
@@ -217,6 +221,7 @@ impl LockedStore<'_> {
         entry: &Entry,
         permissions: Permissions,
     ) -> Result<bool, StoreError> {
+        // With an empty map no file counts as intact, so the bytes of each are compared.
         let faults = super::verify::check_entry(stack, entry, permissions, Some(&HashMap::new()))?;
         if faults.is_empty() {
             return Ok(false);
@@ -245,6 +250,8 @@ impl LockedStore<'_> {
         }
         let name = entry.path.name();
         let dir = stack.ensure(entry.path.parent().unwrap_or(""))?;
+        // Only here the path is missing for a moment: a rename cannot replace a directory by a
+        // file.
         if faults.contains(&FaultKind::WrongKind) {
             dir.remove_all(name)?;
         }

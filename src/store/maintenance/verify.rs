@@ -115,6 +115,7 @@ impl Store {
         wait: Duration,
         cancelled: &(dyn Fn() -> bool + Sync),
     ) -> Result<Verified, StoreError> {
+        // Monitoring may run as another user, who can read the store but not write to its log.
         if self.check_owner().is_err() {
             return self.verify_as_reader(depth, wait, cancelled);
         }
@@ -254,6 +255,7 @@ impl Store {
         let mut order: Vec<&FileEntry> = needed.values().collect();
         order.sort_unstable_by_key(|file| file.object);
         let mut inodes = HashMap::with_capacity(order.len());
+        // In parts, so that a request to stop is noticed soon.
         for chunk in order.chunks(256) {
             if cancelled() {
                 return Err(StoreError::Cancelled);
@@ -405,6 +407,7 @@ pub(in crate::store) fn check_entry(
                     FaultKind::Mode
                 });
             }
+            // A file that shares the inode of an intact object was hashed with that object.
             let is_unknown = |intact: &ObjectInodes| intact.get(&file.object) != Some(&meta.inode);
             if intact.is_some_and(is_unknown)
                 && meta.size == file.size

@@ -2,6 +2,7 @@
 //! content, and the slot.
 
 pub(super) mod copy;
+pub(super) mod fetch;
 pub(super) mod quarantine;
 pub(super) mod room;
 pub(super) mod slot_builder;

@@ -76,6 +76,8 @@ impl LockedStore<'_> {
         let mut writer = SlotWriter::change(self, slot, self.permissions()?);
         match self.find_changes(&mut writer, idle, release, here) {
             Ok(changes) => Ok(Some(ClearedSlot { writer, changes })),
+            // Not an error of the push: `fill_slot` then builds a new tree, at the cost of a first
+            // push.
             Err(error) if is_unknown_tree(&error) => Ok(None),
             Err(error) => Err(error),
         }
@@ -97,6 +99,7 @@ impl LockedStore<'_> {
                 other => return other.map(|()| (writer, changes.missing)),
             }
         }
+        // `dirty` has an unknown tree here, so the slot is filled from nothing.
         self.layout.slots.remove_all(DIRTY)?;
         let permissions = self.permissions()?;
         let slot = self.layout.slots.create_dir_as(DIRTY, permissions.directory())?;
@@ -233,6 +236,8 @@ impl SlotChanges {
                 self.note_emptied(&old);
                 Ok(())
             }
+            // The slot leaves out an expired entry, but the release needs its object: another
+            // mirror may copy the complete release from this one.
             Pair::New(new) if new.has_expired(through) => {
                 self.need(&new, here);
                 Ok(())

@@ -4,8 +4,6 @@
 //! name before reference, reference before acknowledgement. Comments in this room refer to its
 //! steps.
 
-use std::error::Error;
-use std::io::Read;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -13,11 +11,11 @@ use std::time::Duration;
 use crate::fsx;
 use crate::hash::{BundleKey, ManifestId, ObjectId, PackId};
 use crate::manifest::delta::{self, ChangeLimits, DeltaSummary};
-use crate::manifest::{Entry, FileEntry, ManifestError, read_ahead};
+use crate::manifest::{Entry, ManifestError, read_ahead};
 use crate::pack::{BaseRange, Block, PackReader};
 use crate::release::{Release, ReleaseName, Succession};
 use crate::store::open::LockedStore;
-use crate::store::staging::copy::write_object;
+use crate::store::staging::fetch::FetchObject;
 use crate::store::staging::quarantine::Quarantine;
 use crate::store::staging::room;
 use crate::store::staging::slot_builder::ClearedSlot;
@@ -27,32 +25,6 @@ use crate::store::{
     EventKind, Pruned, Store, StoreError, StoredChange, is_damage, mismatch, unless_damaged,
 };
 use crate::threads;
-
-/// Opens the content of objects that the store lacks.
-pub trait Fetch: Sync {
-    /// Called once with all objects that will be opened, before the first one is.
-    fn announce(&self, objects: &[ObjectId]) {
-        let _ = objects;
-    }
-
-    /// Opens the content of an object with `bytes` bytes.
-    ///
-    /// # Errors
-    /// Fails if the content cannot be read.
-    fn open(&self, object: &ObjectId, bytes: u64) -> Result<Box<dyn Read + Send>, FetchError>;
-}
-
-/// Why an object could not be opened.
-pub type FetchError = Box<dyn Error + Send + Sync>;
-
-impl<F: Fn(&ObjectId) -> Result<Box<dyn Read + Send>, FetchError> + Sync> Fetch for F {
-    fn open(&self, object: &ObjectId, _: u64) -> Result<Box<dyn Read + Send>, FetchError> {
-        self(object)
-    }
-}
-
-/// The source of objects that the store lacks.
-pub type FetchObject<'a> = dyn Fetch + 'a;
 
 /// A release that an origin offers to a store.
 #[derive(Debug, Clone, Copy)]
@@ -106,6 +78,7 @@ impl Store {
                 room::check(self.path(), &system()?, made, &needs, held_bytes)
             })?,
         }
+        // Ends an interrupted change, so that old and new files of the slot have one mode.
         self.use_permissions(None, wait)?;
         let permissions = self.permissions()?;
         let quarantine =
@@ -264,50 +237,6 @@ impl Store {
     }
 }
 
-impl LockedStore<'_> {
-    /// Fetches objects into the store. Each is synced before it gets its name.
-    ///
-    /// # Errors
-    /// [`StoreError::Fetch`] lists all objects that could not be fetched. In that case none is
-    /// kept.
-    pub(in crate::store) fn fetch_objects(
-        &self,
-        files: &[FileEntry],
-        fetch: &FetchObject<'_>,
-    ) -> Result<(), StoreError> {
-        let tmp = &self.layout.tmp;
-        let permissions = self.permissions()?;
-        let mut missing = Vec::new();
-        let mut why = None;
-        if files.len() > 1 {
-            fetch.announce(&files.iter().map(|file| file.object).collect::<Vec<_>>());
-        }
-        for file in files {
-            let name = file.object.to_string();
-            tmp.unlink_if_any(&name)?;
-            let error = match fetch.open(&file.object, file.size) {
-                Err(error) => error,
-                Ok(content) => {
-                    if write_object(file, permissions.file(file.exec), content, tmp, &name)? {
-                        continue;
-                    }
-                    "what was fetched is not this object".into()
-                }
-            };
-            missing.push(file.object);
-            why.get_or_insert(error);
-        }
-        if let Some(source) = why {
-            return Err(StoreError::Fetch { missing, source });
-        }
-        // Data before name: one sync for all fetched objects, then their renames.
-        if !files.is_empty() {
-            tmp.sync_file_system()?;
-        }
-        files.iter().try_for_each(|file| self.adopt(&file.object, tmp, &file.object.to_string()))
-    }
-}
-
 impl StagingTransaction {
     /// The store.
     #[must_use]
@@ -357,7 +286,6 @@ impl StagingTransaction {
             .map_err(|error| self.find_damaged_bases(objects, error))
     }
 
-    /// The objects of the base ranges of a block, in order.
     fn base_objects(&self, ranges: &[BaseRange]) -> Result<Vec<ObjectId>, StoreError> {
         if ranges.is_empty() {
             return Ok(Vec::new());
@@ -389,7 +317,6 @@ impl StagingTransaction {
         ranges.iter().map(object).collect()
     }
 
-    /// Reads the base ranges of a block into `prefix`, replacing its content.
     fn read_bases(
         &self,
         ranges: &[BaseRange],
@@ -414,6 +341,7 @@ impl StagingTransaction {
         objects.dedup();
         let held = match self.store.holds(&objects, &|| false) {
             Ok(held) => held,
+            // A read that fails does not prove damage, so nothing is removed.
             Err(unknown) => return unknown,
         };
         let damaged = objects.into_iter().zip(held).filter(|(_, is_held)| !is_held);
@@ -480,6 +408,7 @@ impl StagingTransaction {
 
     fn complete(&mut self, fetch: &FetchObject<'_>) -> Result<u64, StoreError> {
         let promoted = self.promoted.clone();
+        // After `StoreError::Fetch` this runs again, and the quarantine is empty then.
         let is_promoted = promoted.is_some();
         let objects = match promoted {
             Some(objects) => objects,

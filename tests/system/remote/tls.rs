@@ -56,7 +56,7 @@ fn only_the_right_certificate_is_accepted() {
 
 #[test]
 fn a_certificate_that_was_made_anew_is_told_from_the_one_that_is_trusted() {
-    let new_kind = "the trusted certificate with the name of its issuer has a key of another kind";
+    let new_kind = "the trusted certificate of that name has a different kind of key";
     for (kind, words) in
         [(&rcgen::PKCS_ECDSA_P256_SHA256, "was regenerated"), (&rcgen::PKCS_ED25519, new_kind)]
     {

@@ -26,6 +26,7 @@ pub(super) fn run(
         Ok(look) => {
             (severity(&look.mirror_statuses, limits), line(&look.mirror_statuses, limits, look.now))
         }
+        // A monitoring system must get one line and one of the four codes, whatever happens.
         Err(failure) => (Severity::Unknown, failure.text()),
     };
     // A line may contain only one `|`, before the performance data.
@@ -107,6 +108,7 @@ fn figures(mirror_statuses: &[MirrorStatus], limits: StatusLimits) -> String {
     };
     let lag = mirror_statuses
         .iter()
+        // A frozen mirror lags on purpose.
         .filter(|mirror_status| mirror_status.state != StatusKind::Frozen)
         .filter_map(|mirror_status| mirror_status.lag);
     format!(

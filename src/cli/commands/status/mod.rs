@@ -72,11 +72,11 @@ pub(crate) struct StatusArgs {
         help_heading = OUTPUT
     )]
     crit: Duration,
-    /// Also check what visitors get: fetch the files that changed last through the `public_url` of
-    /// each mirror
+    /// Also check what visitors get: fetch recently changed files through the `public_url` of each
+    /// mirror
     #[arg(long, help_heading = OUTPUT)]
     public: bool,
-    /// Show the disk space of each mirror; reads the manifests of all kept releases from each
+    /// Show the disk space of each mirror; this reads the manifests of all kept releases from each
     /// mirror
     #[arg(long, help_heading = OUTPUT)]
     disk: bool,
@@ -85,8 +85,8 @@ pub(crate) struct StatusArgs {
     wide: bool,
     /// Write the status, the last two weeks and the changes of each release as one web page to FILE
     ///
-    /// The cache of this user remembers what each mirror served, for mirrors that do not respond
-    /// later.
+    /// If a mirror does not respond, the page shows what it last served, which the cache of this
+    /// user records.
     #[arg(long, value_name = "FILE.html", value_hint = ValueHint::FilePath, help_heading = OUTPUT)]
     html: Option<PathBuf>,
     /// Include push URLs and error texts in the page, for people who run the mirrors
@@ -110,8 +110,8 @@ struct StatusOutput<'a> {
     mirrors: &'a [MirrorStatus],
 }
 
-/// Runs `headwater status`.
 pub(crate) fn run(args: &StatusArgs) -> Result<Exit, Failure> {
+    // Before anything else can fail: every failure becomes a line of the plug-in.
     if args.check {
         return check::run(StatusLimits { warn: args.warn, crit: args.crit }, || {
             Ok(look(&open(args)?, args))
@@ -120,6 +120,7 @@ pub(crate) fn run(args: &StatusArgs) -> Result<Exit, Failure> {
     let mut watcher = open(args)?;
     let exit = loop {
         let look = look(&watcher, args);
+        // The polls that the signal ended have failed, but their mirrors may be well: show nothing.
         if watcher.progress.is_cancelled() {
             return Err(Failure::new(
                 Exit::Interrupted,
@@ -127,6 +128,7 @@ pub(crate) fn run(args: &StatusArgs) -> Result<Exit, Failure> {
             ));
         }
         let exit = show(&look, args)?;
+        // With `--watch` the hints would be repeated below each table.
         if args.watch.is_none() {
             let failures = look.seen.iter().filter_map(|poll| poll.state.as_ref().err());
             print_hints(failures.filter_map(hints::of_reading).collect())?;
@@ -136,6 +138,7 @@ pub(crate) fn run(args: &StatusArgs) -> Result<Exit, Failure> {
         if !pause(time, &watcher.progress) {
             break exit;
         }
+        // A deadline counts from the creation of a mirror, so each round needs mirrors of its own.
         watcher.begin_anew()?;
     };
     watcher.progress.finish();
@@ -154,6 +157,7 @@ fn look(watcher: &Watcher, args: &StatusArgs) -> FleetLook {
     if args.disk {
         watcher.look_at_disk(&mut look);
     }
+    // Only the page shows what silent mirrors served, so only its runs write the file.
     let noted = args.html.as_ref().map(|_| look.now);
     last_seen::recall(&mut look.mirror_statuses, &watcher.config, noted);
     look

@@ -25,6 +25,7 @@ pub(super) fn describe(mirror_statuses: &[MirrorStatus], now: u64, room: Option<
         mirror_statuses.iter().map(|mirror_status| row(mirror_status, now)).collect();
     let all = table(&rows, |_| true).render();
     let fits = |text: &str| room.is_none_or(|room| text.lines().all(|line| line.width() <= room));
+    // Half a column is unreadable, so whole columns are left out.
     if fits(&all) {
         return format!("{}\n{all}", summary(mirror_statuses));
     }
@@ -55,6 +56,7 @@ const HEADINGS: [(&str, Align); 13] = [
 /// The table with the columns whose headings are `shown`. Without --disk, the column for it is left
 /// out.
 fn table(rows: &[Vec<String>], shown: impl Fn(&str) -> bool) -> Table {
+    // 9 is the place of `disk` in `HEADINGS`.
     let has_disk = rows.iter().any(|row| row[9] != "-");
     let is_shown = |(column, (heading, _)): &(usize, &(&str, Align))| {
         shown(heading) && (*column != 9 || has_disk)
@@ -79,6 +81,7 @@ fn row(mirror_status: &MirrorStatus, now: u64) -> Vec<String> {
             mirror_status
                 .lag
                 .filter(|_| is_behind)
+                // At least 1 s: a mirror that lags must not show 0.
                 .map(|lag| duration(Duration::from_secs(lag.max(1)))),
         ),
         optional(mirror_status.switched.map(|switched| age(switched, now))),
@@ -179,6 +182,8 @@ fn visitors(public: &Public) -> String {
 /// Text that replaces the previous output: on a terminal, it starts at the top of the screen;
 /// otherwise it follows a line with the time.
 pub(super) fn afresh(text: &str, now: u64) -> String {
+    // The first sequence moves the cursor to the top left, and the second one clears from there to
+    // the end.
     let begin = if terminal::is_stdout_terminal() { "\x1b[H\x1b[J" } else { "" };
     format!("{begin}{}\n{text}\n", moment(now))
 }

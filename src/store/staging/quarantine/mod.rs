@@ -189,6 +189,8 @@ impl Quarantine {
         self.hashes.lock()
     }
 
+    // Nothing here was synced, so a record alone proves nothing: each piece is read and hashed
+    // again.
     fn resume(&mut self) -> Result<(), StoreError> {
         let mut covered = CoveredFiles::default();
         for (name, _) in self.held.entries()? {
@@ -307,6 +309,8 @@ impl Quarantine {
                 let (bytes, behind) = rest.split_at(piece.length as usize);
                 rest = behind;
                 let hash = self.hash(piece, bytes);
+                // Content before its record: a crash between them costs only that this pack is sent
+                // again.
                 self.write(piece, bytes, hash)?;
                 PieceRecord { piece: *piece, hash }.push(&mut record);
             }

@@ -19,6 +19,7 @@ use crate::cli::output::format::{count, counted, duration, escape, moment};
 
 const STYLE: &str = include_str!("style.css");
 /// The content security policy of the page.
+// The styles are in the page, and the icon is a `data:` URL.
 const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; img-src data:";
 
 /// The data of the page.
@@ -85,6 +86,7 @@ impl StatusPage<'_> {
                     meta name="viewport" content="width=device-width, initial-scale=1";
                     meta http-equiv="content-security-policy" content=(POLICY);
                     meta name="robots" content="noindex";
+                    // An empty icon, because a browser would ask the server for /favicon.ico.
                     link rel="icon" href="data:,";
                     title { (title) ": " (verdict) }
                     style { (PreEscaped(STYLE)) }
@@ -148,6 +150,7 @@ impl StatusPage<'_> {
     /// The name of the mirror on the page. The name of a mirror without a configured name is its
     /// location, which only an internal page shows.
     fn name(&self, mirror_status: &MirrorStatus) -> String {
+        // By the order of the mirrors, which stays the same from page to page.
         let place = self.seen.iter().position(|one| one.mirror == mirror_status.mirror);
         match place {
             Some(place) if !self.is_internal && mirror_status.mirror == mirror_status.location => {
