@@ -188,7 +188,7 @@ pub(crate) fn main() -> ExitCode {
                 Err(failure) => {
                     failure.print();
                     // If stdout is closed too, only the exit code is left to report the failure.
-                    // Otherwise a script that parses stdout needs no other way to read it.
+                    // So a script that parses stdout needs no other way to read a failure.
                     json.and_then(|command| {
                         print::print_json(&failure.answer(command, failure.exit())).ok()
                     });
