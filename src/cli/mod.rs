@@ -187,8 +187,8 @@ pub(crate) fn main() -> ExitCode {
                 Ok(exit) => exit.into(),
                 Err(failure) => {
                     failure.print();
-                    // If stdout is closed too, only the exit code is left to report the failure.
-                    // So a script that parses stdout needs no other way to read a failure.
+                    // If stdout is closed too, only the exit code reports the failure. The JSON
+                    // object lets a script that parses stdout read the failure there.
                     json.and_then(|command| {
                         print::print_json(&failure.answer(command, failure.exit())).ok()
                     });
@@ -207,7 +207,8 @@ pub(crate) fn main() -> ExitCode {
         }
     };
     if counts {
-        // A test that counts chooses from this list the steps at which it then lets a run fail.
+        // A test that counts steps chooses from this list the steps at which it then makes a run
+        // fail.
         let counted: String = fault::counted().iter().map(|step| format!("{step}\n")).collect();
         failure::eprint_raw(&format!("{counted}steps: {}\n", fault::steps())).ok();
     }
@@ -230,7 +231,7 @@ fn print_usage(error: &clap::Error) {
 /// for interruption.
 fn stopped(result: Result<Exit, Failure>) -> Result<Exit, Failure> {
     match result {
-        // The signal came when the work was done already.
+        // The signal came when the work was already done.
         Ok(Exit::Success) => result,
         Ok(_) if signals::token().is_cancelled() => Ok(Exit::Interrupted),
         Err(failure) if signals::token().is_cancelled() => {
@@ -309,7 +310,8 @@ fn arm_fault() -> Result<bool, Failure> {
         text.to_str().and_then(|text| text.split(',').map(fault::parse).collect());
     let faults = faults.ok_or_else(|| usage("names no fault"))?;
     let counts = faults.contains(&fault::FaultPoint::Count);
-    // A release build refuses the variable: a test that arms a fault there would pass without one.
+    // A release build refuses the variable: otherwise a test that arms a fault would pass without
+    // the fault.
     if faults.into_iter().all(fault::arm) { Ok(counts) } else { Err(usage("needs a debug build")) }
 }
 

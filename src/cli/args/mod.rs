@@ -220,7 +220,7 @@ fn parse_on_failure(text: &str) -> Result<OnFailure, String> {
 
 /// Reads a number that is not zero.
 fn parse_count<T: FromStr>(text: &str) -> Result<T, String> {
-    // clap would print the error of `parse`, which does not say what to write.
+    // clap would print the error of `parse`, which does not say which value is valid.
     text.parse().map_err(|_| "write a number, at least 1".to_owned())
 }
 

@@ -256,8 +256,8 @@ pub(crate) fn of_mirrors(
     let mut mirrors: Vec<MirrorChoice> = Vec::with_capacity(arguments.len());
     for argument in arguments {
         let mirror = of_mirror(argument, config)?;
-        // `/srv/www` and `/srv/www/` are one directory. Other second names of a mirror are found by
-        // the push, which knows the stores.
+        // `/srv/www` and `/srv/www/` are the same directory. The push finds other cases of two
+        // names for one mirror, because it knows the stores.
         let place = |mirror: &MirrorChoice| mirror.location.trim_end_matches('/').to_owned();
         if mirrors.iter().any(|earlier| place(earlier) == place(&mirror)) {
             return Err(OperandError::Twice { name: mirror.name });
@@ -280,8 +280,8 @@ pub(crate) fn of_operand(
         return Ok(Operand { place: MirrorChoice::at(text), is_mirror, sequence });
     }
     match (config.mirror(text), sequence.is_none() && is_directory(text)) {
-        // A preference for one of the two would push something else than meant as soon as a
-        // directory of that name appears.
+        // If one of the two took precedence, a push could use the wrong one as soon as a directory
+        // of that name appears.
         (Some(_), true) => Err(OperandError::Ambiguous { word: text.to_owned() }),
         (Some(mirror), false) => Ok(Operand { place: mirror.into(), is_mirror: true, sequence }),
         (None, true) => Ok(Operand { place: MirrorChoice::at(text), is_mirror: false, sequence }),

@@ -17,7 +17,7 @@ const FOREIGN: [(&str, &str); 2] = [
     ("force", "each guard has an option of its own; the message of a refused push names it"),
 ];
 
-/// Commands of other programs that send content, for which `push` is meant.
+/// Commands of other programs that send content. Their users mean `push`.
 const FOREIGN_PUSHES: [&str; 6] = ["sync", "deploy", "upload", "publish", "copy", "cp"];
 
 /// Adds a tip to an error about a command of another program.
@@ -57,7 +57,7 @@ pub(crate) fn replace_tips(
     let meant = similar(word, &options).map(|option| format!("--{option}"));
     let foreign = FOREIGN.iter().find(|(name, _)| *name == word).map(|(_, tip)| *tip);
     let usage = command.clone().render_usage();
-    // clap keeps one suggestion of an option and a list of other tips; both go.
+    // clap stores one suggested option and a list of other tips; both are removed.
     error.remove(ContextKind::SuggestedArg);
     error.remove(ContextKind::Suggested);
     // The usage that clap generated contains clap's own suggestion.

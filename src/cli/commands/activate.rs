@@ -34,7 +34,7 @@ pub(crate) fn run(args: &ActivateArgs) -> Result<Exit, Failure> {
     args.dry_run.refuse("activate", "`headwater releases` shows what is staged on each mirror")?;
     let inputs = TreelessInputs {
         mirrors: &args.mirrors.mirrors,
-        // The release exists already, with its note and its run number.
+        // The release already exists, with its note and its run number.
         release: &ReleaseArgs::default(),
         work: &args.work,
         around: &args.around,

@@ -70,7 +70,7 @@ pub(crate) fn run(args: &DiffArgs) -> Result<Exit, Failure> {
             TreeOrMirror::Mirror(mirror) => {
                 DiffSide::Release { mirror, sequence: operand.sequence }
             }
-            // Without a stat cache: a comparison writes nothing.
+            // Without a stat cache, because a comparison writes nothing.
             TreeOrMirror::Tree(roots) => {
                 let jobs = context::jobs(None, &config);
                 DiffSide::Trees { roots, scan: context::scan_options(&[], &config, jobs, None) }
@@ -93,6 +93,6 @@ pub(crate) fn run(args: &DiffArgs) -> Result<Exit, Failure> {
         let summary = push_report::summary(&ChangeCounts::from(&diff));
         print(&format!("{}{summary}\n", describe_paths(&diff, args.list)))?;
     }
-    // Differences are the result, and no failure as with diff(1).
+    // Differences are a result and not a failure, unlike in diff(1).
     Ok(Exit::Success)
 }

@@ -150,7 +150,7 @@ fn look(
     } else if let Some(path) = mirror.local_path() {
         look_at_directory(&path, state, facts, problems);
     }
-    // Facts that only a receiver reports; for a directory the questions above take their place.
+    // Facts that only a receiver reports. For a directory, the checks above take their place.
     if let Some(receiver) = &state.receiver {
         if !receiver.may_push {
             problems.push(Problem::new(
@@ -158,7 +158,7 @@ fn look(
                 "create one with `headwater token new --site NAME --allow push`, and add its table \
                  to the serve.toml of the receiver",
             ));
-        // Over SSH there is no token: whoever may log in may push.
+        // Over SSH there is no token: every user who can log in may push.
         } else if mirror.location().starts_with("ssh://") {
             facts.push("ssh lets this user push".to_owned());
         } else {
@@ -174,7 +174,8 @@ fn look(
             ));
         }
     }
-    // The state of a directory without a store has no free bytes, but a push needs some there.
+    // The state of a directory without a store does not include the free bytes, but a push needs
+    // free space there.
     let free = state.free_bytes.or_else(|| Store::free_bytes_at(&mirror.local_path()?).ok());
     if let Some(free) = free {
         look_at_space(free, facts, problems, warnings);
@@ -231,7 +232,7 @@ fn look_at_directory(
     if state.store.is_none() && !is_there {
         facts.push("the directory does not exist yet".to_owned());
     }
-    // A question to the system and not a trial file: this command changes nothing.
+    // Asks the system instead of creating a test file, because this command changes nothing.
     match rustix::fs::access(written, rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK) {
         Ok(()) => facts.push("writable".to_owned()),
         Err(error) => problems.push(Problem::new(
@@ -242,8 +243,8 @@ fn look_at_directory(
 }
 
 impl Finding {
-    /// One line with the facts, or one line per problem; then one line per warning. A hint is on
-    /// the line below.
+    /// Describes the facts on one line, or each problem on a line of its own; then each warning on
+    /// a line of its own. A hint follows on the next line.
     fn describe(&self) -> String {
         let name = escape(&self.mirror);
         let line = |word: &str, problem: &Problem| {

@@ -75,8 +75,8 @@ pub(crate) fn run_each<T: MaintenanceTask>(
             }
             Err(failure) => {
                 failure.print();
-                // The code of one mirror says what to do, as 7 or 9. Several mirrors can have
-                // several reasons.
+                // The exit code for a single mirror gives the reason, for example 7 or 9. Several
+                // mirrors can have different reasons.
                 exit = if is_single { failure.exit() } else { Exit::Failed };
                 answer.mirrors.push(MirrorResult {
                     mirror,

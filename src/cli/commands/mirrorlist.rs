@@ -70,7 +70,8 @@ pub(crate) fn run(args: &MirrorlistArgs, is_quiet: bool) -> Result<Exit, Failure
     let mut listed: Vec<ListedMirror<'_>> =
         look.proven(&watcher.config).into_iter().filter_map(ListedMirror::new).collect();
     listed.sort_by(|a, b| a.rank().cmp(&b.rank()));
-    // An error and not an empty list, which would take the site off its load balancer.
+    // An error and not an empty list, because an empty list would take the site off its load
+    // balancer.
     if listed.is_empty() {
         return Err(none(args, look.mirror_statuses.len() as u64));
     }
@@ -95,7 +96,8 @@ fn none(args: &MirrorlistArgs, mirrors: u64) -> Failure {
 
 /// Writes the list if it differs from the content of the file.
 fn replace(path: &Path, text: &str, is_quiet: bool) -> Result<(), Failure> {
-    // What watches the file, to reload a load balancer, must not see a change if there is none.
+    // A program that watches the file, to reload a load balancer, must not see a change if there is
+    // none.
     if fsx::read_text(path, MAX_BYTES).is_ok_and(|before| before == text) {
         return Ok(());
     }
@@ -136,8 +138,8 @@ fn render(listed: &[ListedMirror<'_>], format: ListFormat) -> String {
     match format {
         ListFormat::Txt => listed.iter().map(|one| format!("{}\n", one.url)).collect(),
         ListFormat::Json => json(listed),
-        // Only host and port, which were parsed: the rest of a URL could end this directive and
-        // begin another one.
+        // Only the host and the port, which have been parsed: the rest of a URL could end this
+        // directive and begin another one.
         ListFormat::Nginx => listed
             .iter()
             .map(|one| format!("server {} weight={};\n", one.url.authority(), one.mirror.weight))

@@ -45,8 +45,8 @@ pub(crate) fn show(job: &PreparedPush, args: &PushArgs) -> Result<Exit, Failure>
             let hint = |mirror: &push::MirrorPlan| {
                 hints::of_kind(mirror.failure?, Side::of(&mirror.location))
             };
-            // On stderr, and the table has only the kind of each failure: every sentence is printed
-            // once.
+            // The failures are printed on stderr, and the table contains only the kind of each
+            // failure, so that every sentence is printed once.
             print_hints(plan.mirrors.iter().filter_map(hint).collect())?;
             let is_usable = plan.mirrors.iter().all(|mirror| mirror.error.is_none());
             match &plan.unmet {
@@ -56,7 +56,8 @@ pub(crate) fn show(job: &PreparedPush, args: &PushArgs) -> Result<Exit, Failure>
                     refused.print();
                     Ok(refused.exit())
                 }
-                // Enough mirrors accept the release, so the push would run and end with 3.
+                // Enough mirrors accept the release, so the push would run and end with exit code
+                // 3.
                 None => Ok(if is_usable { Exit::Success } else { Exit::Partial }),
             }
         }
@@ -240,7 +241,7 @@ fn describe(plan: &PlanReport, job: &PreparedPush, list: ListArgs) -> String {
 fn describe_schedule(schedule: &Schedule) -> String {
     let Schedule { required, counted, waves, .. } = schedule;
     let is_looked_at = waves.iter().any(|wave| !wave.probes.is_empty());
-    // A single mirror without probes has no order that is worth a line.
+    // If there is only one mirror and no probe, the order is not worth a line.
     if waves.iter().map(|wave| wave.mirrors.len()).sum::<usize>() < 2
         && !is_looked_at
         && schedule.goal != Goal::Stage

@@ -28,7 +28,7 @@ fn members(args: &ReleasesArgs) -> Result<Vec<PolledMirror>, Failure> {
     check_there(&choices, &config)?;
     let factory = MirrorFactory::new(&args.remote, None, &config);
     let fleet = factory.fleet(&choices, args.remote.site.as_ref())?;
-    // Quiet, because the result has every mirror and its failure.
+    // Quiet, because the result lists every mirror and its failure.
     let progress = Progress::of_answer(&OutputArgs { quiet: true, ..args.output.clone() })?;
     let members = fleet.states(&progress);
     progress.finish();
@@ -64,7 +64,7 @@ pub(crate) fn run(args: &ReleasesArgs) -> Result<Exit, Failure> {
 
 fn kept(member: &PolledMirror, has_asked: bool) -> KeptRelease<'_> {
     let state = member.state();
-    // The manifests of all releases are read, which costs a transfer from another machine.
+    // This reads the manifests of all releases, which causes a transfer from another machine.
     let is_measured = has_asked || member.mirror.link() == Link::Local;
     let measured =
         state.filter(|_| is_measured).map(|state| fleet_status::usage(&*member.mirror, state));

@@ -45,12 +45,13 @@ pub(crate) fn run(args: &RollbackArgs) -> Result<Exit, Failure> {
 fn confirm(args: &RollbackArgs, job: &mut PreparedPush) -> Result<Option<u64>, Failure> {
     let plan = push::plan_rollback(&job.fleet, args.to, &job.options, &PlanNotes)
         .map_err(hints::of_push)?;
-    // With the failures of the poll: the rollback must not wait for a dead mirror a second time.
+    // Includes the failures of the poll, so that the rollback does not wait for an unreachable
+    // mirror a second time.
     job.fleet = plan.fleet.clone();
     let Some(to) = &plan.to else { return Ok(None) };
     let failed = |error: io::Error| Failure::new(Exit::Failed, error);
-    // Also with `--yes`: the log of a job then shows what was left. To stderr, because stdout is
-    // for the result.
+    // Also printed with `--yes`, so that the log of a job shows which release was left. Written to
+    // stderr, because stdout is reserved for the result.
     eprint_raw(&describe(&plan, to)).map_err(failed)?;
     if args.yes {
         return Ok(Some(to.sequence));
@@ -67,7 +68,7 @@ fn confirm(args: &RollbackArgs, job: &mut PreparedPush) -> Result<Option<u64>, F
     io::stdin().read_line(&mut answer).map_err(failed)?;
     match answer.trim().to_ascii_lowercase().as_str() {
         "y" | "yes" => Ok(Some(to.sequence)),
-        // As after Ctrl-C at the question. Everything but yes means no.
+        // Like Ctrl-C at the question. Every answer except yes means no.
         _ => Err(Failure::new(Exit::Interrupted, "not confirmed; nothing was changed")),
     }
 }

@@ -134,7 +134,7 @@ fn failure(error: ServeError) -> Failure {
             Exit::Usage,
             Some("set `cert` to a PEM chain, and `key` to the PEM key of its first certificate"),
         ),
-        // The settings may be right, and only another program is in the way.
+        // The settings may be right, but another program uses the address.
         ServeError::Listen { .. } => (
             Exit::Failed,
             Some(
@@ -263,7 +263,7 @@ fn read_tokens(
 /// reloads its certificate and its tokens.
 fn watch_signals(handle: Handle, reload: impl Fn() + Send + 'static) -> std::io::Result<()> {
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP])?;
-    // On a thread, because almost nothing may be done in a signal handler.
+    // Runs on a thread, because a signal handler may do almost nothing.
     std::thread::Builder::new().name("signals".into()).spawn(move || {
         for signal in signals.forever() {
             if signal == SIGHUP { reload() } else { handle.stop() }
@@ -285,11 +285,11 @@ pub(crate) fn receive(args: &ReceiveArgs) -> Result<Exit, Failure> {
             ReceiverSettings::new(listen, vec![site], AuthPolicy::Open)
         }
     };
-    // SSH has authenticated the client, so the tokens of a `serve.toml` are not asked for.
+    // SSH has authenticated the client, so the tokens of a `serve.toml` are not checked.
     settings.access = AuthPolicy::Open;
     let log: Arc<dyn Log> =
-        // Over SSH the origin reads stderr, to quote its end if the receiver fails: a log would
-        // hide that.
+        // Over SSH, the origin reads stderr and quotes its end if the receiver fails. A log would
+        // hide the error.
         if verbosity::is_verbose() { stderr_log(false) } else { Arc::new(receiver::NoLog) };
     receiver::receive(&settings, log).map_err(failure)?;
     Ok(Exit::Success)

@@ -57,7 +57,7 @@ pub(crate) fn run(command: &TokenCommand) -> Result<Exit, Failure> {
         )?;
         place = path.display().to_string();
     }
-    // Before a token is made: one for an unknown site would never be accepted.
+    // Checked before a token is made, because a token for an unknown site would never be accepted.
     if let Some(path) = &args.append
         && let Some(known) =
             config::site_names(path).map_err(|error| append_failure(path, error))?
@@ -68,7 +68,7 @@ pub(crate) fn run(command: &TokenCommand) -> Result<Exit, Failure> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let expires = args.expires.map(|expires| moment(now.saturating_add(expires).as_secs()));
     let sites: Vec<String> = args.sites.iter().map(|site| format!("\"{site}\"")).collect();
-    // The receiver gets the hash alone, so that a stolen serve.toml gives no access.
+    // The receiver gets only the hash, so that a stolen serve.toml gives no access.
     let mut table = format!(
         "[[token]]\nid = \"{}\"\nhash = \"{}\"\nsites = [{}]\nallow = \"{}\"\n",
         token.id(),
@@ -82,7 +82,7 @@ pub(crate) fn run(command: &TokenCommand) -> Result<Exit, Failure> {
     // Only the secret goes to stdout, so that it can be piped into a secret store; it never goes to
     // stderr, which may be logged.
     let text = if let Some(path) = &args.append {
-        // Before the token is printed: without its table it would be useless.
+        // Before the token is printed, because it would be useless without its table.
         config::append_token(path, &table).map_err(|error| append_failure(path, error))?;
         print(&format!("{}\n", token.reveal()))?;
         format!(

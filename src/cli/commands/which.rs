@@ -88,8 +88,8 @@ struct Visited {
 pub(crate) fn run(args: &WhichArgs) -> Result<Exit, Failure> {
     let path = tree_path(&args.path)?;
     let watcher = Watcher::new(&args.mirrors, &args.remote, &args.config, &args.output)?;
-    // The states of all mirrors first: the release that last changed a file may be known to another
-    // mirror only.
+    // The states of all mirrors come first, because only another mirror may know the release that
+    // last changed a file.
     let look = watcher.look();
     let web = Web::new(PATIENCE);
     let found = watcher.fleet.ask(|mirror| {
@@ -200,7 +200,8 @@ fn agree(found: &[Found]) -> bool {
     let is_there =
         |one: &Found| one.error.is_none() && (one.object.is_some() || one.target.is_some());
     let is_served = |one: &Found| {
-        // What visitors get at a link is the content behind it, which the entry does not name.
+        // At a link, visitors get the content that the link leads to, which the entry does not
+        // name.
         one.public.as_ref().is_none_or(|public| one.target.is_some() || public.object == one.object)
     };
     are_same && found.iter().all(|one| is_there(one) && is_served(one))

@@ -38,7 +38,7 @@ pub(crate) fn write(
     let write_failure =
         |path: &Path, error: std::io::Error| format!("cannot write {}: {error}", path.display());
     if let Some(path) = dotenv {
-        // Replaced and not appended to: the file belongs to this run alone.
+        // Replaced and not appended to, because the file belongs to this run alone.
         let written = fsx::replace_file(path, |out| {
             out.write_all(variables(end, "HEADWATER_", true).as_bytes())
         });
@@ -110,22 +110,22 @@ fn marks(end: &ReportedEnd<'_>) -> String {
     if end.code == 0 {
         return String::new();
     }
-    // https://docs.github.com/actions/reference/workflow-commands-for-github-actions
-    // `%` first: the other replacements add one.
+    // https://docs.github.com/actions/reference/workflow-commands-for-github-actions `%` comes
+    // first, because the other replacements add one.
     let data =
         |text: &str| escape(text).replace('%', "%25").replace('\r', "%0D").replace('\n', "%0A");
-    // In a property, these end a name or a value.
+    // In a property, these characters end a name or a value.
     let property = |text: &str| data(text).replace(':', "%3A").replace(',', "%2C");
     let mark =
         |title: &str, text: &str| format!("::error title={}::{}\n", property(title), data(text));
     let all: Vec<(&str, &str)> =
         end.report.map(|report| failures(report).collect()).unwrap_or_default();
     if all.is_empty() {
-        // No mirror failed, so the push did as a whole.
+        // No mirror failed, so the push failed as a whole.
         return mark("headwater", end.error);
     }
     let is_over = all.len() > MAX_MARKS;
-    // The last place is for the number of the others.
+    // The last place is for the number of further failures.
     let shown = if is_over { MAX_MARKS - 1 } else { all.len() };
     let mut text: String = all[..shown].iter().map(|(mirror, error)| mark(mirror, error)).collect();
     if is_over {
@@ -153,7 +153,7 @@ fn summary(end: &ReportedEnd<'_>) -> String {
     }
     text.push_str("| mirror | release | sent | outcome |\n|---|---|---:|---|\n");
     let mut rows: Vec<_> = report.mirrors.iter().collect();
-    // `false` sorts first: the mirrors that did not succeed are what a reader looks for.
+    // `false` sorts first: readers look for the mirrors that did not succeed.
     rows.sort_by_key(|mirror| mirror.outcome.is_current());
     for mirror in rows.iter().take(MAX_ROWS) {
         let release = mirror.now.map_or_else(|| "-".to_owned(), |now| now.to_string());
@@ -195,7 +195,7 @@ fn headline(end: &ReportedEnd<'_>) -> String {
 
 /// Escapes `text` for use in a line of Markdown or in a table cell.
 fn markdown(text: &str) -> String {
-    // `@` and `#` too: GitHub makes mentions and links of them.
+    // Also `@` and `#`, because GitHub turns them into mentions and links.
     let mut safe = String::with_capacity(text.len() + 8);
     for c in escape(text).chars() {
         if matches!(

@@ -73,7 +73,7 @@ impl EventLog {
             self.out.write_all(&json)?;
             self.out.flush()
         });
-        // Kept for one warning at the end. Each event would otherwise report it again.
+        // Kept for a single warning at the end. Otherwise each event would report the error again.
         self.failure = written.err();
         self.has_failed = self.failure.is_some();
     }
@@ -87,8 +87,8 @@ fn open(path: &Path) -> Result<File, IoError> {
     // /dev/stderr and the pipes of a shell's >(…) are links to open descriptors of this process.
     let is_ours = is_descriptor(path);
     let follow = if is_ours { OFlags::empty() } else { OFlags::NOFOLLOW };
-    // NONBLOCK: the open of a FIFO would wait for a reader. NOCTTY: a terminal that is opened must
-    // not become the one of this process.
+    // NONBLOCK: opening a FIFO would otherwise wait for a reader. NOCTTY: opening a terminal must
+    // not make it the controlling terminal of this process.
     let flags = OFlags::WRONLY
         | OFlags::CREATE
         | OFlags::NONBLOCK

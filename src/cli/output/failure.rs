@@ -46,7 +46,8 @@ pub(crate) const TABLE: [(Exit, u8, &str); 11] = [
     (Exit::Usage, 2, "wrong arguments or configuration; nothing was done"),
     (
         Exit::Interrupted,
-        // What a shell reports for a process that SIGINT ended: 128 and the number of the signal.
+        // The exit code that a shell reports for a process that SIGINT ended: 128 plus the number
+        // of the signal.
         130,
         "interrupted; every mirror is on a complete release, and the next push resumes",
     ),
@@ -133,16 +134,16 @@ impl Exit {
             Self::Content
         } else if facts.is_refused {
             Self::Refused
-        // No code for mirrors applies, since none was tried.
+        // No exit code for mirrors applies, because no mirror was tried.
         } else if outcomes.is_empty() {
             Self::Failed
         } else if !is_nothing_served {
             if failures().next().is_none() { Self::Success } else { Self::Partial }
-        // One newer push explains why nothing was activated, whatever failed besides.
+        // A single newer push explains why nothing was activated, whatever else failed.
         } else if outcomes.contains(&MirrorOutcome::Superseded) {
             if facts.is_superseded_ok { Self::Success } else { Self::Superseded }
-        // Denied and locked need all failures to be of that kind: a script may then fix the access,
-        // or only wait. A mixture needs a person.
+        // Denied and locked apply only if all failures are of that kind: a script can then fix the
+        // access, or simply wait. A mixture needs a person.
         } else if all_failures(MirrorOutcome::Denied) {
             Self::Denied
         } else if all_failures(MirrorOutcome::Locked) {
@@ -173,7 +174,7 @@ pub(crate) fn help() -> String {
     // Wrapped here, because clap would not indent the second line of an entry.
     let mut text = "Exit codes (the first one that applies):\n".to_owned();
     for (_, code, meaning) in TABLE {
-        // 7 columns are the code and the spaces around it.
+        // The code and the spaces around it take 7 columns.
         text.push_str(&format!("  {code:>3}  {}\n", wrapped(meaning, HELP_COLUMNS - 7, 7)));
     }
     text

@@ -53,7 +53,7 @@ pub(crate) fn bytes(size: u64) -> String {
 /// A length of time in at most two units: `0.3 s`, `42 s`, `3 min 5 s`, `2 d 4 h`.
 pub(crate) fn duration(duration: Duration) -> String {
     let seconds = duration.as_secs();
-    // Tenths only where they are a notable part.
+    // Tenths are shown only if they are a significant part.
     if seconds < 10 {
         return format!("{:.1} s", duration.as_secs_f64());
     }
@@ -76,7 +76,7 @@ pub(crate) fn age(then: u64, now: u64) -> String {
     let unit = |seconds: u64| match seconds {
         0..60 => format!("{seconds} s"),
         60..3_600 => format!("{} min", seconds / 60),
-        // Hours up to two days: one day would mean any time from 24 to 47 hours.
+        // Hours are used up to two days: `1 d` could mean any time from 24 to 47 hours.
         3_600..172_800 => format!("{} h", seconds / 3_600),
         _ => format!("{} d", seconds / 86_400),
     };

@@ -42,7 +42,7 @@ fn exit_and_hint(error: &PushError) -> (Exit, Option<String>) {
         PushError::Superseded { .. } => {
             hinted(Exit::Superseded, "use --allow-older to publish the older content")
         }
-        // The mirror takes the place of the tree, so it is the content that is missing.
+        // The mirror is used in place of a tree, so this is missing content.
         PushError::Source { source, .. } => (Exit::Content, of_mirror(source).map(str::to_owned)),
         PushError::Mirror { source, .. } => {
             (mirror_exit(source.kind()), of_mirror(source).map(str::to_owned))
@@ -54,14 +54,14 @@ fn exit_and_hint(error: &PushError) -> (Exit, Option<String>) {
         PushError::NestedMirrors { .. } => {
             hinted(Exit::Usage, "choose a location outside of the other mirrors")
         }
-        // The user must choose another release, as with a wrong argument.
+        // The user must choose a different release, as with a wrong argument.
         PushError::Rollback(_) | PushError::NoRelease(_) => {
             hinted(Exit::Usage, "run `headwater releases MIRROR` to list the kept releases")
         }
-        // As a guard rail: no push can succeed until a person has decided what is wrong.
+        // Like a guard rail: no push can succeed until a person has decided what is wrong.
         PushError::SequencesSpent { .. } => (Exit::Refused, Some(BEGIN_ANEW.to_owned())),
         PushError::NotStaged { staged, .. } => (Exit::Usage, Some(of_staged(staged))),
-        // As a guard rail: nothing was sent, and either the tree or the configuration is wrong.
+        // Like a guard rail: nothing was sent, and either the tree or the configuration is wrong.
         PushError::NoProbe { .. } => hinted(
             Exit::Refused,
             "add the file to the tree, or correct `probe` of that [[wave]]; nothing was sent",
@@ -249,7 +249,7 @@ pub(crate) const fn of_kind(kind: Kind, side: Side) -> Option<&'static str> {
             Some("publish its content with `headwater promote`, or push a tree with --new-history")
         }
         _ => match (of_receiver(kind), side) {
-            // The user of the receiver and its machine are meant, not those of the origin.
+            // The hint is about the user and the machine of the receiver, not of the origin.
             (Some(hint), Side::Receiver) => Some(hint),
             _ => of_place(kind),
         },

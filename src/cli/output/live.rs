@@ -33,12 +33,12 @@ pub(crate) fn lines(
     }
     let shown: Vec<&MirrorCounts> =
         sums.mirrors.iter().filter(|mirror| mirror.has_begun()).collect();
-    // A block that is higher than the terminal would scroll and could not be redrawn.
+    // If the block were higher than the terminal, it would scroll and could not be redrawn.
     let most = rows.saturating_sub(OTHER_ROWS).clamp(1, MAX_MIRROR_LINES);
     let names: Vec<String> = shown
         .iter()
         .take(most)
-        // Two fifths for the name; the rest is for what happens there.
+        // Two fifths of the line are for the name, and the rest is for the progress.
         .map(|mirror| shorten(&escape(&mirror.name), room * 2 / 5))
         .collect();
     let widest = names.iter().map(|name| name.width()).max().unwrap_or_default();

@@ -55,7 +55,7 @@ fn render(inputs: &MetricsInputs<'_>, before: &str) -> String {
     of_fleet(&mut page, inputs);
     match inputs.ended {
         Some(ended) => of_push(&mut page, ended, inputs, before),
-        // `status --metrics` replaces the file too, and must not drop the gauges of the last push.
+        // `status --metrics` replaces the file too, and must keep the gauges of the last push.
         None => page.text.extend(carried(before).iter().map(|line| format!("{line}\n"))),
     }
     page.text
@@ -74,7 +74,7 @@ const FACTS: [Fact; 15] = [
         "When the release that the mirror serves was published.",
         |s| s.created,
     ),
-    // No value if nothing is known of the mirror: 0 would mean that it lacks nothing.
+    // No value if nothing is known about the mirror: 0 would mean that it lacks nothing.
     ("headwater_mirror_behind_releases", "Releases that the mirror lacks.", |s| {
         s.lag.map(|_| s.behind)
     }),
@@ -164,7 +164,8 @@ fn of_mirrors(page: &mut MetricsPage<'_>, inputs: &MetricsInputs<'_>, before: &s
             );
         }
     }
-    // Only the old file knows it: no mirror knows when it was last compared with the others.
+    // Only the old file contains this time: no mirror knows when it was last compared with the
+    // others.
     let last = last_success(before);
     page.family(
         LAST_SUCCESS,
@@ -231,7 +232,7 @@ fn of_push(page: &mut MetricsPage<'_>, ended: Ended, inputs: &MetricsInputs<'_>,
 }
 
 fn seconds(milliseconds: u64) -> String {
-    // Prometheus has seconds as the unit of times.
+    // Prometheus uses seconds as the unit of times.
     format!("{}.{:03}", milliseconds / 1000, milliseconds % 1000)
 }
 
@@ -256,8 +257,8 @@ fn last_success(before: &str) -> BTreeMap<String, u64> {
 }
 
 fn quoted(text: &str) -> String {
-    // The three characters that the text format of Prometheus escapes in a label; the backslash
-    // first.
+    // These three characters must be escaped in a label in the text format of Prometheus, the
+    // backslash first.
     text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
 }
 

@@ -146,9 +146,9 @@ pub(crate) fn explain(report: &Report, exit: Exit, command: &str) -> Result<(), 
     let mut hints: Vec<&str> = of_failures(report).collect();
     hints.extend(displaced.as_deref());
     match exit {
-        // Before the code: mirrors that went back leave nothing to bring up.
+        // Checked before the exit code: if mirrors were reverted, there is nothing to bring up.
         _ if went_back.is_some() => hints.extend(went_back.as_deref()),
-        // To push again would end in the same way while a mirror serves something newer.
+        // Another push would end in the same way while a mirror serves something newer.
         Exit::Partial if !has_failures(report) && newer.is_some() => {
             hints.extend(newer.as_deref());
         }

@@ -47,7 +47,7 @@ pub(crate) fn json_line(object: &impl Serialize) -> serde_json::Result<String> {
 
 fn written(result: io::Result<()>) -> Result<(), Failure> {
     match result {
-        // The reader has what it wanted. Rust ignores SIGPIPE, so the error comes here.
+        // The reader has got what it wanted. Rust ignores SIGPIPE, so the error is reported here.
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
             let hint = "free some space, or redirect the output; changes before this error remain";
             Err(Failure::new(Exit::Failed, format!("cannot write to stdout: {error}"))

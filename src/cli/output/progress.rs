@@ -213,7 +213,7 @@ impl Progress {
         })?;
         signals::catch().map_err(|error| Failure::new(Exit::Failed, error))?;
         let view = match (args.quiet, terminal::has_block()) {
-            // Lines also on a terminal: a block would hide the details between its redraws.
+            // Lines even on a terminal, because a block would hide details between two redraws.
             _ if verbosity::is_verbose() => View::Details(Box::new(Stderr)),
             (true, _) => View::Quiet(Box::new(Stderr)),
             (false, false) => View::Lines { out: Box::new(Stderr), last: Instant::now() },
@@ -278,12 +278,13 @@ impl Progress {
     }
 }
 
-// An error that is returned does not pass `finish`, and must not be printed into the block.
+// If an error is returned, `finish` is not called, but the error must not be printed into the
+// block.
 impl Drop for Progress {
     fn drop(&mut self) {
         self.end_block();
         if let Some((sender, thread)) = self.ticker.take() {
-            // Before `join`: the thread ends only without its sender.
+            // Before `join`, because the thread ends only after its sender is dropped.
             drop(sender);
             // A panic has already been reported.
             thread.join().ok();
@@ -359,7 +360,7 @@ impl ProgressState {
             _ => {}
         }
         let is_due = |drawn: Instant| now.duration_since(drawn) >= TICK;
-        // Steps come by the thousand, so they redraw the block only now and then.
+        // There may be thousands of steps, so they redraw the block only now and then.
         if *note != Notability::Step || self.drawn.is_none_or(is_due) {
             self.draw(now);
         }
@@ -382,7 +383,8 @@ impl ProgressState {
         if is_cancelled {
             self.answer_interrupt();
         }
-        // No event comes during a soak, so without this a log would show nothing for all its time.
+        // There are no events during a soak, so without this a log would show nothing for the whole
+        // time.
         if let (View::Lines { out, last }, Some(soak)) = (&mut self.view, &self.sums.soak)
             && now.duration_since(*last) >= SOAK_PAUSE
         {

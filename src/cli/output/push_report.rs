@@ -18,7 +18,7 @@ pub(crate) fn exit_of(report: &Report, is_interrupted: bool, is_superseded_ok: b
     };
     let is_staged = report.goal == Goal::Stage && report.unmet.is_none();
     let known = |one: &Outcome| match one {
-        // `--stage-only` wanted no more than this.
+        // With `--stage-only`, this was the goal.
         Outcome::Staged if is_staged => Some(failure::MirrorOutcome::AlreadyCurrent),
         other => outcome(other),
     };
@@ -32,7 +32,7 @@ pub(crate) fn exit_of(report: &Report, is_interrupted: bool, is_superseded_ok: b
         tried().map(|one| known(one).unwrap_or(failure::MirrorOutcome::Failed)).collect()
     };
     Exit::of(&ExitInputs {
-        // A signal after the last switch changed nothing.
+        // A signal after the last switch had no effect.
         is_interrupted: is_interrupted && !is_done,
         is_superseded_ok,
         outcomes: &outcomes,
@@ -48,8 +48,8 @@ fn outcome(outcome: &Outcome) -> Option<failure::MirrorOutcome> {
         Outcome::Superseded | Outcome::Newer { .. } => failure::MirrorOutcome::Superseded,
         Outcome::Staged | Outcome::Skipped | Outcome::Frozen => return None,
         Outcome::Failed { failure, .. } => outcome_of_failure(*failure),
-        // Neither serves the release, and no newer push has won: `--superseded-ok` must not turn
-        // this into 0.
+        // The mirror does not serve the release, and no newer push has won: `--superseded-ok` must
+        // not turn this into 0.
         Outcome::Reverted | Outcome::Displaced { .. } => failure::MirrorOutcome::Failed,
     })
 }
@@ -172,7 +172,7 @@ pub(crate) fn retirement(sums: &ChangeCounts) -> String {
 fn saving(report: &Report) -> String {
     let sum = |of: fn(&MirrorReport) -> u64| report.mirrors.iter().map(of).sum::<u64>();
     let (sent, new) = (sum(|mirror| mirror.traffic.sent_bytes), sum(|mirror| mirror.new_bytes));
-    // Small content may take more bytes than it has; that is no saving to report.
+    // Small content may take more bytes than its size. That is no saving, so it is not reported.
     if sent == 0 || sent >= new {
         return String::new();
     }
@@ -182,7 +182,7 @@ fn saving(report: &Report) -> String {
 /// The name of the release.
 pub(crate) fn name(report: &Report) -> Option<String> {
     let id = report.release?.to_string();
-    // The form of `ReleaseName`.
+    // This is the form of a `ReleaseName`.
     Some(format!("{}-{}", report.sequence?, &id[..16]))
 }
 

@@ -51,7 +51,7 @@ fn new_block() -> ProgressBar {
 pub(crate) fn write_stdout(text: &str) -> io::Result<()> {
     above_block(|| {
         let mut stdout = anstream::stdout().lock();
-        // Flushed here: a full disk would otherwise go unnoticed when the process ends.
+        // Flushed here, because otherwise a full disk would go unnoticed when the process ends.
         stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush())
     })
 }
@@ -106,10 +106,10 @@ pub(crate) fn has_block() -> bool {
 
 /// Columns and rows of the terminal on standard error.
 pub(crate) fn size() -> (usize, usize) {
-    // Of stderr, on which the block is: stdout may be a file.
+    // The size of stderr, which shows the block: stdout may be a file.
     let size = rustix::termios::tcgetwinsize(io::stderr()).ok();
     let size = size.map(|size| (usize::from(size.ws_col), usize::from(size.ws_row)));
-    // Some terminals, as serial lines, report a size of 0.
+    // Some terminals, such as serial lines, report a size of 0.
     size.filter(|(columns, rows)| *columns > 0 && *rows > 0).unwrap_or(USUAL_SIZE)
 }
 
@@ -128,7 +128,7 @@ pub(crate) fn guard_panics() {
 
 fn above_block<T>(write: impl FnOnce() -> T) -> T {
     match &*BLOCK.lock() {
-        // The lock is held while the text is written, so that no redraw comes between its lines.
+        // The lock is held while the text is written, so that no redraw happens between its lines.
         Some(block) => block.suspend(write),
         None => write(),
     }

@@ -112,7 +112,7 @@ impl Rate {
 impl BundleCounts {
     /// The estimated size of all packs; `None` while it is unknown.
     fn packed_estimate(&self) -> Option<u64> {
-        // The rest is taken to compress as well as what is packed already.
+        // Assumes that the remaining content compresses as well as the content packed so far.
         let estimate = u128::from(self.packed_bytes) * u128::from(self.content_bytes);
         let estimate = estimate.checked_div(u128::from(self.done_bytes))?;
         u64::try_from(estimate).ok()
@@ -198,7 +198,8 @@ impl TransferCounts {
         match event {
             Event::PackAdvanced { mirror, pack, bytes } => {
                 let mirror = self.mirror(mirror);
-                // Replaced and not added: the next attempt of a pack counts from the start.
+                // Replaced and not added, because the next attempt to send a pack counts from the
+                // start.
                 mirror.moving_bytes.insert(*pack, *bytes);
                 mirror.note_sending(now);
             }
@@ -333,7 +334,7 @@ impl TransferCounts {
             },
             total: once,
             rate: Some(rate).filter(|rate| *rate > 0),
-            // The slowest one ends last.
+            // The slowest mirror ends last.
             left: mirrors.iter().filter_map(|mirror| left_of(mirror)).max(),
         }
     }

@@ -34,9 +34,10 @@ const KINDS: [CiSystem; 4] = [
         job: &["GITHUB_REPOSITORY", "GITHUB_WORKFLOW"],
         number: &["GITHUB_RUN_NUMBER"],
         commit: &["GITHUB_SHA"],
-        // In a pull request the second one is `NUMBER/merge`, and only the first one is the branch.
+        // In a pull request the second variable is `NUMBER/merge`, and only the first one is the
+        // branch.
         branch: &["GITHUB_HEAD_REF", "GITHUB_REF_NAME"],
-        // GitHub has no variable for it; `github_url` builds it.
+        // GitHub has no variable for the URL; `github_url` builds it.
         url: &[],
     },
     // https://docs.gitlab.com/ci/variables/predefined_variables/
@@ -92,7 +93,7 @@ pub(crate) fn note(lookup: impl Fn(&str) -> Option<String>) -> Option<String> {
 /// repeated keeps its number, so it still counts as older.
 pub(crate) fn order(lookup: impl Fn(&str) -> Option<String>) -> Option<RunNumber> {
     let kind = kind(&lookup)?;
-    // Without a part of its name, the job would share a stream with another one.
+    // Without a part of its name, the job would share a stream with another job.
     let job: Option<Vec<String>> = kind.job.iter().map(|name| set(name, &lookup)).collect();
     let number = first(kind.number, &lookup)?.parse().ok()?;
     RunNumber::new(&format!("{}:{}", kind.stream, job?.join("/")), number).ok()
@@ -104,7 +105,7 @@ pub(crate) fn job(lookup: impl Fn(&str) -> Option<String>) -> Option<String> {
 }
 
 fn kind(lookup: impl Fn(&str) -> Option<String>) -> Option<&'static CiSystem> {
-    // `CI=false` is a usual way to say that this is not CI.
+    // `CI=false` is a common way to say that this is not CI.
     KINDS.iter().find(|kind| set(kind.marker, &lookup).is_some_and(|value| value != "false"))
 }
 

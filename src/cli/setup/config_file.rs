@@ -28,7 +28,7 @@ pub(crate) fn find() -> Option<PathBuf> {
                 path.display()
             ));
         })?;
-    // A file above may come as a surprise, so it is named.
+    // Users may not expect a file in a directory above, so its path is printed.
     if path != Path::new(FILE_NAME) && !verbosity::is_quiet() {
         // A command may load the configuration twice.
         static SAID: Once = Once::new();
@@ -49,7 +49,7 @@ fn find_above(
         let path = directory.join(FILE_NAME);
         match owner_of(&path, user) {
             FileOwner::NoFile => {}
-            // In the current directory the user has chosen the file, as with `--config`.
+            // The user has chosen a file in the current directory, as with `--config`.
             FileOwner::Other(owner) if level > 0 => ignored(&path, owner),
             FileOwner::Other(_) | FileOwner::Trusted => return Some(path),
         }
@@ -71,7 +71,7 @@ enum FileOwner {
 }
 
 fn owner_of(path: &Path, user: u32) -> FileOwner {
-    // Both, because the owner of a link chooses which file is read.
+    // Checks both owners, because the owner of a link chooses which file is read.
     let (Ok(link), Ok(file)) = (fs::symlink_metadata(path), fs::metadata(path)) else {
         return FileOwner::NoFile;
     };

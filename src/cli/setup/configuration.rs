@@ -17,7 +17,8 @@ pub(crate) fn load_config(args: &ConfigArgs) -> Result<Config, Failure> {
         args.config.clone().or_else(config_file::find).unwrap_or_else(|| PathBuf::from(FILE_NAME));
     let loaded = match Config::load(&path) {
         Err(ConfigError::Read(error))
-            // Arguments alone are enough for every command. A file that was named must exist.
+            // The file is optional, because arguments are enough for every command. But a file that
+            // the user named must exist.
             if error.kind() == std::io::ErrorKind::NotFound && args.config.is_none() =>
         {
             verbosity::detail(|| format!("configuration: no {FILE_NAME} here or above"));

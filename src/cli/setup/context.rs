@@ -29,7 +29,7 @@ pub(crate) const DEFAULT_WAIT: Duration = Duration::from_secs(60);
 /// The number of threads: the flag, the configuration, or the number of cores.
 pub(crate) fn jobs(flag: Option<NonZeroUsize>, config: &Config) -> NonZeroUsize {
     flag.or(config.run.jobs)
-        // This heeds the CPU limits of a container, which the number of cores does not.
+        // This respects the CPU limits of a container; the number of cores does not.
         .or_else(|| std::thread::available_parallelism().ok())
         .unwrap_or(NonZeroUsize::MIN)
 }
@@ -75,7 +75,7 @@ pub(crate) fn scratch(
             hasher.update(&[0]);
         }
     }
-    // A zero byte after each part: otherwise two lists of parts could join to the same bytes.
+    // A zero byte follows each part. Otherwise two lists of parts could result in the same bytes.
     for root in roots {
         // The scan reports a tree that does not exist.
         let path = fsx::resolve(&root.path).unwrap_or_else(|_| root.path.clone());
@@ -86,8 +86,8 @@ pub(crate) fn scratch(
     }
     let site = site.cloned().unwrap_or_default();
     let name = format!("{site}-{}", &hasher.finalize().to_hex()[..16]);
-    // An error goes on to the push: a service user may have no home directory, and a temporary
-    // directory serves as well.
+    // The push gets the error: a service user may have no home directory, and a temporary directory
+    // is good enough.
     let directory = cache.map(|dir| dir.join(name)).map_err(Failure::text);
     ScratchLocation { directory, temporary: std::env::temp_dir() }
 }

@@ -37,7 +37,7 @@ pub(crate) fn narrow(config: &mut Config, args: &ConfigArgs) -> Result<(), Failu
     let is_let_through = |mirror: &MirrorConfig| {
         (args.only.is_empty() || listed(&args.only, mirror)) && !listed(&args.skip, mirror)
     };
-    // Kept, because the gauges and `partial` are about all configured mirrors.
+    // Kept, because the gauges and `partial` concern all configured mirrors.
     config.left_out = config.mirrors.extract_if(.., |mirror| !is_let_through(mirror)).collect();
     if had_any && config.mirrors.is_empty() {
         return Err(Failure::new(Exit::Usage, "--only and --skip leave no mirror")
@@ -152,7 +152,7 @@ fn wave(config: &Config, inputs: &config::WaveConfig) -> Result<Wave, Failure> {
     let mut probes = Vec::new();
     // Skip waves without a mirror of this command.
     for text in inputs.probes.iter().filter(|_| !members.is_empty()) {
-        // A whole URL is fetched once, and a path from each mirror of the wave.
+        // A full URL is fetched once, and a path is fetched from each mirror of the wave.
         if text.contains("://") {
             probes.push(probe(text.clone(), below(text, config))?);
             continue;

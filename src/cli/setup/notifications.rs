@@ -141,7 +141,7 @@ impl<'a> Notifications<'a> {
                 &facts,
             );
         }
-        // Also without new paths, for those that are left from an earlier push.
+        // Runs even without new paths, for URLs that are left from an earlier push.
         self.purge(&paths, progress);
         if code != 0 {
             self.hook("on_failed", self.config.notify.hooks.on_failed.clone(), &paths, &facts);
@@ -186,7 +186,7 @@ impl<'a> Notifications<'a> {
             || notify.hooks.on_failed.is_some();
         let may_have_switched = report
             .is_some_and(|report| report.mirrors.iter().any(|one| one.outcome != Outcome::Current));
-        // A poll costs a request to each mirror.
+        // A poll costs one request to each mirror.
         self.args.metrics(self.config).is_some() || needs_status && may_have_switched
     }
 
@@ -217,7 +217,8 @@ impl<'a> Notifications<'a> {
         ];
         let input: String = paths.iter().map(|path| format!("/{path}\n")).collect();
         let limit = self.config.notify.hooks.limit;
-        // Its standard output is discarded: stdout is for the result of this command.
+        // The standard output of the hook is discarded, because stdout is for the result of this
+        // command.
         let (directory, kept_bytes) = (Path::new("."), 0);
         let secret_variables = &self.config.secret_variables();
         let (command, variables, input) = (&command, &variables, &input);
@@ -230,7 +231,7 @@ impl<'a> Notifications<'a> {
             kept_bytes,
             limit,
         };
-        // After an interruption too, for a while: `on_failed` exists to report it.
+        // Also after an interruption, for a while, because `on_failed` exists to report it.
         let ran = command::run_unless(&order, &|| self.lingering.is_cancelled());
         let given = counted(paths.len() as u64, "path", "paths");
         self.note(
@@ -242,7 +243,7 @@ impl<'a> Notifications<'a> {
     /// Purges the CDN. Includes the URLs that it has not acknowledged before.
     fn purge(&mut self, paths: &BTreeSet<String>, progress: &Progress) {
         let Some(settings) = &self.config.notify.purge else { return };
-        // What an earlier push could not purge is stale in the CDN until it is sent.
+        // URLs that an earlier push could not purge are stale in the CDN until they are sent.
         let mut urls: BTreeSet<String> = self.pending().into_iter().collect();
         urls.extend(notify::urls(&settings.bases, paths));
         if urls.is_empty() {
@@ -258,7 +259,7 @@ impl<'a> Notifications<'a> {
         };
         let urls: Vec<String> = urls.into_iter().collect();
         let sent = urls.clone();
-        // A CDN may answer slowly, and a request cannot be interrupted.
+        // A CDN may respond slowly, and a request cannot be interrupted.
         let purged = until_cancelled(progress, move |monitor| {
             purge.send(sent, &|time| pause(time, monitor))
         });
@@ -289,7 +290,7 @@ impl<'a> Notifications<'a> {
 
     /// Stores the URLs that must be sent again. Returns the error text if that fails.
     fn keep_pending(&self, urls: &[String]) -> Result<String, String> {
-        // Nothing is left and nothing was, so a cache is not needed.
+        // There are no URLs left, now or before, so a cache is not needed.
         if urls.is_empty() && self.scratch.is_none_or(|scratch| !scratch.join(PENDING).exists()) {
             return Ok(String::new());
         }
@@ -403,7 +404,8 @@ fn changed(report: &Report, fleet: &Fleet, seen: &[Poll], progress: &Progress) -
             if !is_quiet && !is_known {
                 steps.push((old, new));
             }
-            // Step by step: a release that was served only for a while may be in caches too.
+            // Compared step by step, because caches may also contain a release that was served only
+            // for a while.
             old = Some(new);
         }
     }
@@ -427,7 +429,7 @@ fn changed(report: &Report, fleet: &Fleet, seen: &[Poll], progress: &Progress) -
 fn purge(settings: &config::PurgeConfig) -> Result<Purge, String> {
     let token = settings.token.as_ref().map(secret).transpose()?;
     let value = token.map(|token| {
-        // Only this header has a scheme before the token.
+        // Only this header contains a scheme before the token.
         if settings.header.eq_ignore_ascii_case("authorization") {
             Secret::new(format!("Bearer {}", token.reveal()))
         } else {
@@ -460,7 +462,7 @@ fn secret(source: &TokenSource) -> Result<Secret, String> {
     };
     // A file usually ends with a line break.
     let text = text.trim();
-    // The text becomes a header, in which a line break would begin another one.
+    // The text becomes a header, in which a line break would begin another header.
     if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
         return Err(format!("{what} is empty or contains blanks or line breaks"));
     }

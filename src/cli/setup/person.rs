@@ -29,7 +29,7 @@ fn of(
     let set = |name: &&str| lookup(name).filter(|value| !value.trim().is_empty());
     // sudo sets USER to the user as whom it runs the command.
     let user = || ["SUDO_USER", "USER", "LOGNAME"].iter().find_map(set).or_else(&own_name);
-    // The job before the user: on a CI system the user is the same for everyone.
+    // The job takes precedence over the user: on a CI system the user is the same for everyone.
     let name = ci::job(&lookup).or_else(|| {
         match (user(), host.map(str::trim).filter(|host| !host.is_empty())) {
             (Some(user), Some(host)) => Some(format!("{user}@{host}")),

@@ -35,7 +35,7 @@ pub(crate) struct PreparedPush {
 
 /// Prepares a push from the arguments of `push` and `plan`.
 pub(crate) fn job(args: &PushArgs) -> Result<PreparedPush, Failure> {
-    // Refused and not ignored: the note is a part of the release, which stays as it is.
+    // Refused and not ignored: the note is part of the release, which is copied unchanged.
     if args.source.from.is_some() && args.release.note.is_some() {
         let error = "--note does not work with --from, which copies a release unchanged";
         let hint =
@@ -72,13 +72,13 @@ pub(crate) fn job_from(
         Some(from) => {
             let choice: Vec<MirrorChoice> =
                 operands::of_mirrors(std::slice::from_ref(from), &config)?;
-            // Without a site: what is promoted may come from another one.
+            // Without a site, because promoted content may come from a different site.
             Some(factory.mirror(&choice[0], None)?)
         }
         None => None,
     };
     let frozen = fleet::set_frozen_apart(&mut places.mirrors, &config)?;
-    // Frozen mirrors are gone by now: they do not count.
+    // Frozen mirrors have been removed by now, so they do not count.
     check_require(args.work.require.unwrap_or(config.require), places.mirrors.len())?;
     let mirrors = factory.fleet(&places.mirrors, settings.site.as_ref())?;
     let cache = settings::cache_dir(args.work.cache.as_deref(), &config);
@@ -188,11 +188,12 @@ pub(crate) fn without_tree(
     let mut options =
         PushInputs { config: &config, release, guards: &guards, work, goal: Goal::Activate }
             .options(settings, scratch)?;
-    // The number of CI stands for what this run builds, and this content was built before.
+    // The run number of CI stands for the content that this run builds, but this content was built
+    // before.
     if release.order.is_none() {
         options.order = None;
     }
-    // `activate` and `heal` make no release that could be for a part of the fleet.
+    // `activate` and `heal` make no release that could be for only part of the fleet.
     if matches!(source, Source::Rollback { .. }) {
         options.partial = fleet::partial(&choices, &config, "rollback");
     }

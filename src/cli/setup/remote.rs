@@ -143,7 +143,7 @@ impl MirrorFactory {
         };
         let mut pace = self.pace.clone();
         if let Some(rate) = choice.access.bwlimit {
-            // The limit of the run stays above the one of the mirror: both hold.
+            // The limit of the run applies in addition to the limit of the mirror.
             pace.limit = Some(Arc::new(Limiter::new(rate.get(), pace.limit.take())));
         }
         pace.deadline = self.deadline(&choice.access).map(|deadline| self.began + deadline);
@@ -208,8 +208,8 @@ impl MirrorFactory {
     }
 
     fn token(&self, inputs: &MirrorAccess) -> Result<Option<BearerToken>, Unusable> {
-        // The most specific setting counts: the token of the mirror, then the one of this run, then
-        // the environment.
+        // The most specific setting is used: the token of the mirror, then that of this run, then
+        // that of the environment.
         let (text, what) = match (&inputs.token, &self.flags.token_file) {
             (None, Some(path)) => token_of_file(path, format!("--token-file {}", path.display()))?,
             (None, None) => match self.first(&[TOKEN_VARIABLE]) {
@@ -267,8 +267,8 @@ fn directories(semaphore: &Arc<Semaphore>, at_once: usize) -> Arc<Semaphore> {
 /// create one.
 pub(crate) fn check_there(choices: &[MirrorChoice], config: &Config) -> Result<(), Failure> {
     let stores = context::known_stores(None, config);
-    // A configured mirror that is missing is a finding, which the command reports. A location in
-    // the arguments may be misspelt.
+    // If a configured mirror is missing, that is a finding, which the command reports. A location
+    // in the arguments may be misspelt.
     for choice in choices.iter().filter(|choice| config.mirror(&choice.name).is_none()) {
         let Ok(Location::Directory(path)) = Location::parse(&choice.location) else { continue };
         if matches!(fsx::lstat(&path), Err(error) if error.kind() == std::io::ErrorKind::NotFound) {
@@ -368,7 +368,7 @@ fn instead_of(scheme: &str) -> &'static str {
 fn warn_if_open(path: &Path, what: &str) {
     /// Files that have already caused a warning: several mirrors may use the same token.
     static WARNED: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
-    // Only the bit for others: a group for the secret may be intended.
+    // Checks only the bit for others: the user may want a group to read the secret.
     let is_open = std::fs::metadata(path).is_ok_and(|meta| meta.permissions().mode() & 0o004 != 0);
     if is_open && WARNED.lock().insert(path.to_owned()) {
         // If stderr is closed, the warning is lost.

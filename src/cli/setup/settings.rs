@@ -39,7 +39,7 @@ impl ReleaseSettings {
         environment: impl Fn(&str) -> Option<String>,
     ) -> Self {
         let site = site.or(config.site.as_ref()).cloned();
-        // One rule for every path: the flag replaces all rules of the configuration.
+        // One rule that matches every path: the flag replaces all rules of the configuration.
         let keep_removed = match args.keep_removed {
             Some(keep) => vec![RetentionRule { pattern: "*".to_owned(), keep }],
             None => config.keep_removed.clone(),
@@ -73,7 +73,7 @@ pub(crate) fn cache_dir(flag: Option<&Path>, config: &Config) -> Result<PathBuf,
 
 /// Reads an environment variable of this process.
 pub(crate) fn environment(name: &str) -> Option<String> {
-    // A value that is not UTF-8 counts as not set: no setting can have one.
+    // A value that is not UTF-8 counts as not set, because no setting can have such a value.
     std::env::var(name).ok()
 }
 

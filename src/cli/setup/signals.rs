@@ -58,7 +58,7 @@ fn stop_when_asked(token: &CancelToken) {
         std::thread::sleep(CANCEL_POLL_INTERVAL);
     }
     token.cancel();
-    // Together with the poll interval this is less than the 2 s of docs/guarantees.md.
+    // Together with the poll interval, this is less than the 2 s that docs/guarantees.md promises.
     std::thread::sleep(TIME_TO_STOP);
     low_level::exit(i32::from(Exit::Interrupted.code()));
 }

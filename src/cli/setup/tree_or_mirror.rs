@@ -23,7 +23,7 @@ pub(crate) fn place(
     site: Option<&Site>,
 ) -> Result<TreeOrMirror, Failure> {
     let location = &operand.place.location;
-    // The format file is what makes a directory a store.
+    // A directory is a store if it contains the format file.
     let is_store = Path::new(location.strip_prefix("file://").unwrap_or(location))
         .join(".headwater/format")
         .exists();

@@ -60,7 +60,7 @@ impl Watcher {
         let choices = operands::of_mirrors(mirrors, &config)?;
         check_there(&choices, &config)?;
         let fleet = factory(remote, &choices, &config)?;
-        // Quiet, because the result has every mirror and its failure.
+        // Quiet, because the result lists every mirror and its failure.
         let progress = Progress::of_answer(&OutputArgs { quiet: true, ..output.clone() })?;
         Ok(Self { config, fleet, progress, choices, remote: remote.clone() })
     }
@@ -80,8 +80,8 @@ impl Watcher {
             if let Some(Err(error)) =
                 found.map(|found| stores.check(&one.mirror, &one.location, found))
             {
-                // Another store than before is no state of this mirror: its volume may not be
-                // mounted.
+                // A different store than before does not show the state of this mirror: its volume
+                // may not be mounted.
                 one.state = Err(error);
             }
         }
@@ -157,7 +157,8 @@ impl FleetLook {
     /// stale files, if that was checked.
     pub(crate) fn proven<'c>(&self, config: &'c Config) -> Vec<&'c MirrorConfig> {
         let is_proven = |mirror_status: &&MirrorStatus| {
-            // Only what is proven: a load balancer or a client is sent to these mirrors.
+            // Only mirrors that are proven current, because a load balancer or a client is sent to
+            // them.
             mirror_status.state == StatusKind::Current && !mirror_status.is_stale()
         };
         self.mirror_statuses

@@ -111,7 +111,7 @@ struct StatusOutput<'a> {
 }
 
 pub(crate) fn run(args: &StatusArgs) -> Result<Exit, Failure> {
-    // Before anything else can fail: every failure becomes a line of the plug-in.
+    // Before anything else can fail, because every failure must become a line of the plug-in.
     if args.check {
         return check::run(StatusLimits { warn: args.warn, crit: args.crit }, || {
             Ok(look(&open(args)?, args))
@@ -120,7 +120,7 @@ pub(crate) fn run(args: &StatusArgs) -> Result<Exit, Failure> {
     let mut watcher = open(args)?;
     let exit = loop {
         let look = look(&watcher, args);
-        // The polls that the signal ended have failed, but their mirrors may be well: show nothing.
+        // The signal ended the polls, so they failed, but their mirrors may be fine: show nothing.
         if watcher.progress.is_cancelled() {
             return Err(Failure::new(
                 Exit::Interrupted,
@@ -138,7 +138,7 @@ pub(crate) fn run(args: &StatusArgs) -> Result<Exit, Failure> {
         if !pause(time, &watcher.progress) {
             break exit;
         }
-        // A deadline counts from the creation of a mirror, so each round needs mirrors of its own.
+        // A deadline counts from the creation of a mirror, so each round needs new mirrors.
         watcher.begin_anew()?;
     };
     watcher.progress.finish();
@@ -157,7 +157,8 @@ fn look(watcher: &Watcher, args: &StatusArgs) -> FleetLook {
     if args.disk {
         watcher.look_at_disk(&mut look);
     }
-    // Only the page shows what silent mirrors served, so only its runs write the file.
+    // Only the page shows what unresponsive mirrors last served, so only runs that make it write
+    // the file.
     let noted = args.html.as_ref().map(|_| look.now);
     last_seen::recall(&mut look.mirror_statuses, &watcher.config, noted);
     look

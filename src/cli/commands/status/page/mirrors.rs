@@ -48,7 +48,8 @@ fn card(
         .last_mut()
         .filter(|_| !mirror_status.is_known() && mirror_status.state != StatusKind::Frozen)
     {
-        // The history is on the mirror, so a day without a response is not in it.
+        // The history is stored on the mirror, so it does not show that the mirror does not respond
+        // today.
         today.kind = DayKind::Trouble;
     }
     html! {
@@ -82,7 +83,7 @@ fn place(page: &StatusPage<'_>, mirror_status: &MirrorStatus) -> Markup {
         page.config.all_mirrors().find(|mirror| mirror.name.as_str() == mirror_status.mirror);
     let region = config.and_then(|mirror| mirror.region.as_ref());
     let url = config.and_then(|mirror| mirror.public_url.as_ref()).map(|url| escape(url.as_str()));
-    // A push URL is of no use to visitors, and shows where to attack.
+    // Visitors do not need a push URL, and it would show an attacker a target.
     let push = Some(escape(&mirror_status.location))
         .filter(|_| page.is_internal && mirror_status.location != mirror_status.mirror);
     let answer = mirror_status.round_trip_ms.filter(|_| page.is_internal);

@@ -150,7 +150,7 @@ impl StatusPage<'_> {
     /// The name of the mirror on the page. The name of a mirror without a configured name is its
     /// location, which only an internal page shows.
     fn name(&self, mirror_status: &MirrorStatus) -> String {
-        // By the order of the mirrors, which stays the same from page to page.
+        // Numbered in the order of the mirrors, which stays the same from page to page.
         let place = self.seen.iter().position(|one| one.mirror == mirror_status.mirror);
         match place {
             Some(place) if !self.is_internal && mirror_status.mirror == mirror_status.location => {
