@@ -42,8 +42,7 @@ pub(crate) fn execute(
     let pushed = push::push(&job.source, &job.fleet, &job.options, &progress);
     let mut report = match pushed {
         Ok(mut report) => {
-            // The push does not know frozen mirrors. Their reports come after the others, so that
-            // the reports keep the order of the fleet.
+            // The push does not know frozen mirrors. Added last, to keep the order of the fleet.
             report.mirrors.extend(job.frozen.iter().cloned());
             report
         }
