@@ -1,7 +1,7 @@
 //! The command line: the arguments, and the code that each command runs.
 //!
-//! The only module that uses the terminal, the environment and the process.
-//! Uses the crates `clap`, `clap_complete` and `clap_mangen`.
+//! The only module that uses the terminal, the environment and the process. Uses the crates `clap`,
+//! `clap_complete` and `clap_mangen`.
 
 use std::borrow::Cow;
 use std::process::ExitCode;
@@ -23,7 +23,7 @@ use setup::{process, signals};
 
 use output::failure::{Exit, Failure};
 
-/// The variable with which a test makes a debug build crash, fail or count steps.
+/// The environment variable with which a test makes a debug build crash, fail or count steps.
 const FAULT_VARIABLE: &str = "HEADWATER_FAULT";
 
 /// Push a content tree to many mirrors atomically, with every byte verified
@@ -159,7 +159,7 @@ enum Command {
     Man(man::ManArgs),
 }
 
-/// The whole command tree, with the exit codes in its help.
+/// The whole command tree, with the exit codes in its help text.
 pub(crate) fn command() -> clap::Command {
     Cli::command().after_long_help(format!("{}\n\n{}", help::TOP, failure::help()))
 }
@@ -187,8 +187,8 @@ pub(crate) fn main() -> ExitCode {
                 Ok(exit) => exit.into(),
                 Err(failure) => {
                     failure.print();
-                    // If stdout is closed too, only the exit code remains.
-                    // A script that parses stdout then needs no other way to read a failure.
+                    // If stdout is closed too, only the exit code reports the failure. The JSON
+                    // object lets a script that parses stdout read the failure there.
                     json.and_then(|command| {
                         print::print_json(&failure.answer(command, failure.exit())).ok()
                     });
@@ -207,15 +207,16 @@ pub(crate) fn main() -> ExitCode {
         }
     };
     if counts {
-        // A test that counts chooses from this list the steps at which it then lets a run fail.
+        // A test that counts steps chooses from this list the steps at which it then makes a run
+        // fail.
         let counted: String = fault::counted().iter().map(|step| format!("{step}\n")).collect();
         failure::eprint_raw(&format!("{counted}steps: {}\n", fault::steps())).ok();
     }
     code
 }
 
-/// Prints an error in the arguments. Help and version are such errors too, on stdout and with code
-/// 0.
+/// Prints an error in the arguments. To clap, help and version are errors too; they go to stdout
+/// and have code 0.
 fn print_usage(error: &clap::Error) {
     let text = error.render().to_string();
     // clap quotes the argument, and a user may have written a token there.
@@ -226,10 +227,11 @@ fn print_usage(error: &clap::Error) {
     };
 }
 
-/// Replaces a failure after an interruption, which caused it, by the exit code for interruption.
+/// Once the user has interrupted the run, replaces the failure that this caused by the exit code
+/// for interruption.
 fn stopped(result: Result<Exit, Failure>) -> Result<Exit, Failure> {
     match result {
-        // The signal came when the work was done already.
+        // The signal came when the work was already done.
         Ok(Exit::Success) => result,
         Ok(_) if signals::token().is_cancelled() => Ok(Exit::Interrupted),
         Err(failure) if signals::token().is_cancelled() => {
@@ -266,7 +268,7 @@ fn run(command: Command, is_quiet: bool) -> Result<Exit, Failure> {
     }
 }
 
-/// The name of a command with `--json`, which prints one object also if it fails.
+/// The name of the command if it has `--json`. Such a command prints one object even if it fails.
 fn json_of(command: &Command) -> Option<&'static str> {
     let (name, output) = match command {
         Command::Push(args) => ("push", &args.output),
@@ -295,7 +297,7 @@ fn json_of(command: &Command) -> Option<&'static str> {
     output.json.then_some(name)
 }
 
-/// Arms the fault that a test requested. Returns whether steps are counted.
+/// Arms the fault that a test requested. Returns whether to count steps.
 fn arm_fault() -> Result<bool, Failure> {
     let Some(text) = std::env::var_os(FAULT_VARIABLE).filter(|text| !text.is_empty()) else {
         return Ok(false);
@@ -308,7 +310,8 @@ fn arm_fault() -> Result<bool, Failure> {
         text.to_str().and_then(|text| text.split(',').map(fault::parse).collect());
     let faults = faults.ok_or_else(|| usage("names no fault"))?;
     let counts = faults.contains(&fault::FaultPoint::Count);
-    // A release build refuses the variable: a test that arms a fault there would pass without one.
+    // A release build refuses the variable: otherwise a test that arms a fault would pass without
+    // the fault.
     if faults.into_iter().all(fault::arm) { Ok(counts) } else { Err(usage("needs a debug build")) }
 }
 

@@ -96,7 +96,7 @@ pub(super) struct MirrorLine {
     list: PathBuf,
 }
 
-/// The lines of a list, without empty lines and comments.
+/// The lines of a list, without empty lines.
 pub(super) fn lines(text: &str, source: &ListSource) -> Result<Vec<MirrorLine>, ConfigError> {
     let list = PathBuf::from(source.name());
     let full = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());

@@ -28,22 +28,22 @@ pub enum DayKind {
 /// One day of a mirror, in UTC.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Day {
-    /// When it began, in seconds since 1970.
+    /// When the day began, in seconds since 1970.
     pub start: u64,
     /// How the day went.
     pub kind: DayKind,
-    /// How often the mirror switched.
+    /// How often the mirror switched on this day.
     pub switches: u64,
     /// The longest time that the mirror lacked a release, in seconds.
     pub lag: u64,
 }
 
-/// What is known about a release.
+/// The known facts about a release.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Published {
-    /// When it was first served on any mirror, in seconds since 1970.
+    /// When the release was first served on any mirror, in seconds since 1970.
     pub time: u64,
-    /// Its content, if a mirror still keeps it.
+    /// The content of the release, if a mirror still keeps it.
     pub content: Option<ContentId>,
 }
 
@@ -76,13 +76,13 @@ pub fn days(
     let switches = switches(history, now);
     let lacks = lacks(&switches, published, now);
     let record = MirrorRecord { history, switches, lacks, tolerance, now };
-    // Days of UTC, like all times on the page.
+    // Days are in UTC, like all times on the page.
     let today = now - now % DAY_SECONDS;
     let starts = (0..count).rev().map(|ago| today.saturating_sub(ago * DAY_SECONDS));
     starts.map(|start| record.day(start)).collect()
 }
 
-/// What is known of the past of a mirror.
+/// The known history of a mirror.
 struct MirrorRecord<'a> {
     history: &'a [HistoryEvent],
     /// See [`switches`].
@@ -93,8 +93,9 @@ struct MirrorRecord<'a> {
     now: u64,
 }
 
-/// The time spans in which the mirror lacked each release: until it switched to that release or a
-/// later one, or until another release with the content that it served was published.
+/// The time spans in which the mirror lacked each release. Each span ends when the mirror switched
+/// to that release or a later one, or when another release with the content that the mirror served
+/// was published.
 fn lacks(
     switches: &[(u64, u64)],
     published: &BTreeMap<u64, Published>,
@@ -116,16 +117,16 @@ fn lacks(
     published.iter().map(lack).collect()
 }
 
-/// Times and sequences of the switches, so that both only increase. A time after that of a later
-/// switch, or after `now`, comes from a clock that jumped and is lowered to that time. A sequence
-/// below an earlier one is raised to it.
+/// Times and sequences of the switches, adjusted so that both only increase. If a time is after
+/// that of a later switch or after `now`, a clock has jumped, and the time is lowered to the later
+/// one. If a sequence is below an earlier one, it is raised to it.
 fn switches(history: &[HistoryEvent], now: u64) -> Vec<(u64, u64)> {
     let switched = |event: &HistoryEvent| match event.what {
         EventKind::Switched { release, .. } => Some((event.time, release.sequence())),
         _ => None,
     };
     let mut all: Vec<(u64, u64)> = history.iter().filter_map(switched).collect();
-    // Corrected and not left out: the records are in the right order, also if a clock was wrong.
+    // Adjusted and not left out: the records are in the right order, even if a clock was wrong.
     all.iter_mut().fold(0, |highest, (_, sequence)| {
         *sequence = highest.max(*sequence);
         *sequence
@@ -140,11 +141,11 @@ fn switches(history: &[HistoryEvent], now: u64) -> Vec<(u64, u64)> {
 impl MirrorRecord<'_> {
     /// The day that begins at `start`.
     fn day(&self, start: u64) -> Day {
-        // Today ends now: what comes is not known.
+        // Today ends now, because the future is unknown.
         let end = (start + DAY_SECONDS).min(self.now + 1);
         let is_within = |time: u64| (start..end).contains(&time);
         let mut day = Day { start, kind: DayKind::Unknown, switches: 0, lag: 0 };
-        // Before the first switch in the history it is unknown what the mirror served.
+        // It is unknown what the mirror served before the first switch in the history.
         let Some(joined) =
             self.switches.first().map(|(time, _)| *time).filter(|joined| *joined < end)
         else {
@@ -152,9 +153,9 @@ impl MirrorRecord<'_> {
         };
         day.switches = self.switches.iter().filter(|(time, _)| is_within(*time)).count() as u64;
         for (from, until) in &self.lacks {
-            // Before the mirror joined it did not lack anything.
+            // Before the mirror joined, it lacked nothing.
             let from = (*from).max(joined);
-            // The mirror lacked this release during part of the day.
+            // The mirror lacked this release for part of the day.
             if from < end && *until >= start && *until > from {
                 day.lag = day.lag.max((*until).min(end).saturating_sub(from));
             }

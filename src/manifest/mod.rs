@@ -3,9 +3,9 @@
 //! ---
 //!
 //! This room defines entries, the canonical form of a manifest, the comparison of two manifests,
-//! and the transfer form of their difference. It touches no file, socket, clock or environment: the
-//! caller opens the [`std::io::Read`] and [`std::io::Write`] that it uses. Everything is streamed,
-//! because a manifest of a million entries is a normal size.
+//! and the transfer form of their difference. It uses no file, socket, clock or environment: the
+//! caller opens the [`std::io::Read`] and [`std::io::Write`] that this room uses. Everything is
+//! streamed, because a manifest of a million entries is a normal size.
 
 mod codec;
 mod content;
@@ -28,8 +28,8 @@ use std::io;
 use crate::hash::ManifestId;
 use crate::tree_path::PathFault;
 
-/// Maximum window of a compressed manifest or change, as a power of two: 8 MiB. Bounds the memory
-/// of a reader.
+/// Maximum window of a compressed manifest or change, as a power of two: 8 MiB. It bounds the
+/// memory of a reader.
 pub const WINDOW_LOG_MAX: u32 = 23;
 
 /// Why a manifest, or a change to one, cannot be read or written.
@@ -92,7 +92,7 @@ pub enum ManifestError {
         /// The id of the bytes.
         found: ManifestId,
     },
-    /// A manifest change does not fit its base, or does not contain what it announces.
+    /// A manifest change does not match its base, or does not contain what it announces.
     #[error("manifest change is invalid: {what}")]
     Transit {
         /// What is wrong.

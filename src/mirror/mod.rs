@@ -75,7 +75,7 @@ pub struct MirrorIdentity {
     pub site: Option<Site>,
 }
 
-/// A downstream destination.
+/// A mirror of any kind.
 ///
 /// At every instant, even when an operation is interrupted, visitors of a mirror get one complete
 /// release. Every operation is safe to repeat.

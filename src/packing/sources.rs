@@ -31,9 +31,9 @@ pub(crate) enum ReadError {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Health {
     Good,
-    /// It failed once. It is tried again if no other mirror has the content.
+    /// The mirror failed once. It is tried again if no other mirror has the content.
     Failed,
-    /// It failed again. No more requests are sent to it.
+    /// The mirror failed again. No more requests are sent to it.
     Lost,
 }
 
@@ -43,8 +43,8 @@ struct MirrorSource {
     health: Mutex<Health>,
     /// Why the mirror failed.
     why: Mutex<Option<String>>,
-    /// Held while another attempt is made at a mirror that failed. Other threads wait for the
-    /// result until the response arrives or a request to stop.
+    /// Held while another attempt is made at a mirror that failed. Other threads wait until the
+    /// response arrives, or until they are asked to stop.
     again: Mutex<()>,
 }
 

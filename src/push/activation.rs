@@ -45,7 +45,7 @@ impl MirrorPush<'_> {
                 Err(error) if self.is_lost(error.kind()) => error,
                 Err(error) => return self.failed(&error),
             };
-            // If the mirror cannot be asked who won, the refusal is all that is known of it.
+            // If the mirror cannot be queried for the winner, only its refusal is known.
             let Ok(state) = self.mirror().state() else { return self.failed(&error) };
             let sequence = self.release().sequence;
             match self.race(&state) {
@@ -139,8 +139,8 @@ impl MirrorPush<'_> {
         let ours = self.release();
         let is_switched = state.current != self.served_before();
         let rival = match (is_switched, state.current_release()) {
-            // The record of the rival is lost, so its rank is not known: nothing may be put on top
-            // of it.
+            // The record of the rival is lost, so its rank is unknown: nothing may be put on top of
+            // it.
             (true, None) if state.current.is_some() => return RaceWinner::Newer,
             (true, current) => current,
             // No switch happened: the other push took the slot that our release was staged in.

@@ -33,8 +33,8 @@ pub(super) struct Bundle {
 
 /// The manifest that the change for a mirror is based on.
 pub(super) fn base_of(publication: &Publication, member: &PolledMirror) -> Option<ManifestId> {
-    // A rollback sends least on the base of the release that it returns to, if the mirror still
-    // keeps it.
+    // A rollback sends the least if it uses the release to which it returns as the base, if the
+    // mirror still keeps that release.
     let likely = publication
         .likely_base
         .filter(|likely| member.releases().iter().any(|kept| kept.manifest == *likely));
@@ -119,8 +119,8 @@ fn on_base(
         );
         change.map_err(PushError::NewManifest)
     };
-    // Encoded once without objects that mirrors hold: it names what to ask them for, and mirrors
-    // that hold none of that take it as it is.
+    // Encoded once without objects that mirrors already hold. This shows which objects to query
+    // for, and mirrors that hold none of them use the result as it is.
     let mut without = Some(encode(&HashSet::new())?);
     let wanted = without.as_ref().map_or(&[][..], |change| &change.wanted);
     let groups = object_presence::query(context, base.id(), wanted, members)?;
@@ -139,7 +139,7 @@ fn level_for<'m>(
 ) -> Level {
     match options.level {
         LevelChoice::Fixed(level) => level,
-        // No byte of these packs crosses a network, so compression saves nothing.
+        // None of these packs cross a network, so compression saves nothing.
         LevelChoice::Auto if mirrors.clone().all(|mirror| mirror.link() == Link::Local) => {
             Level::Raw
         }
@@ -160,7 +160,7 @@ impl Bundle {
             &publication.speeds,
             options,
         );
-        // A base serves only compression: without that it is not searched for.
+        // A base is useful only for compression, so without compression no base is searched for.
         let bases = if base.manifest.is_some() && level != Level::Raw && !change.wanted.is_empty() {
             let selector = BaseSelector {
                 wanted: &change.wanted,
@@ -183,8 +183,8 @@ impl Bundle {
         for wanted in &change.wanted {
             key.update(wanted.object.as_bytes());
         }
-        // Another level or other bases make other packs, which a receiver must not take for those
-        // that it holds.
+        // A different level or different bases result in different packs, which a receiver must not
+        // mistake for those that it holds.
         key.update(format!("{level}\n").as_bytes());
         bases.add_to(&mut key);
         let key = BundleKey::finish(&key);
@@ -240,7 +240,7 @@ impl Bundle {
         let cache_writer = publication.begin_caching(self.new_bytes(), options, monitor);
         let job = self.job(context, cache_writer.is_some());
         pack_builder::run(&job, cache_writer.as_ref(), queue, monitor)?;
-        // The cache only saves time, so the push goes on.
+        // The cache only saves time, so the push continues.
         if let Some(Err(error)) = cache_writer.map(CacheWriter::finish) {
             warn_not_kept(&error, monitor);
         }

@@ -54,7 +54,7 @@ pub(super) fn find_churn(
         }
     }
     let mut budget = MAX_TOTAL_BYTES;
-    // By extension, because a build stamp is usually in all files of a kind.
+    // Grouped by extension, because a build stamp is usually in all files of a kind.
     let kinds = kinds.into_iter().filter(|(_, changes)| changes.len() >= MIN_FILES);
     kinds
         .filter_map(|(extension, changes)| {
@@ -88,7 +88,7 @@ fn look_at(
                 .ok()?;
             Some(bytes)
         };
-        // This only explains a plan, so content that cannot be read is left out and is no error.
+        // This only explains a plan, so unreadable content is left out and is not an error.
         let (Some(before), Some(after)) = (read(change.old_object), read(change.object)) else {
             continue;
         };

@@ -34,13 +34,13 @@ pub(super) fn checked(
     options: &Options,
     monitor: &dyn Monitor,
 ) -> Vec<PolledMirror> {
-    // Each check sees what the one before has left: a mirror that cannot be right has no vote in
-    // the next one.
+    // Each check uses the result of the previous one: a mirror whose claims cannot be right has no
+    // vote in the next check.
     let far: Vec<_> = (0..members.len()).map(|index| far_beyond(&members, index)).collect();
     let members = fail_where(members, far, monitor);
     let of_other_sites = other_sites(&members, options);
     let members = fail_where(members, of_other_sites, monitor);
-    // A new history takes over those of all mirrors, so none of them is foreign.
+    // A new history takes over the histories of all mirrors, so none of them is foreign.
     if options.new_history {
         return members;
     }
@@ -234,7 +234,7 @@ impl<'m> Claims<'m> {
     /// Whether the release was pushed to a mirror from here, or the whole first wave has it.
     fn is_ours(&self, release: &Release) -> bool {
         let leads = || self.first_wave.iter().all(|member| member.releases().contains(release));
-        // The first wave is ahead of the others by design, so it confirms a release alone.
+        // The first wave is ahead of the others by design, so it can confirm a release alone.
         self.brought.contains(&release.name()) || !self.first_wave.is_empty() && leads()
     }
 
@@ -273,9 +273,9 @@ impl<'m> Claims<'m> {
 
     /// Whether a mirror serves a release that counts and that `newest` cannot replace, because the
     /// record of the release is lost or its history was taken over at a lower sequence. Then a new
-    /// release above both is needed. A release that does not count needs no such release: otherwise
-    /// a mirror that always claims to be one release ahead would cause a new release with every
-    /// push.
+    /// release above both is needed. For a release that does not count, no such release is made:
+    /// otherwise a mirror that always claims to be one release ahead would cause a new release with
+    /// every push.
     pub(super) fn is_stuck(&self, newest: &Release) -> bool {
         self.irreplaceable(newest).any(|(_, is_confirmed)| is_confirmed)
     }
@@ -319,7 +319,7 @@ impl<'m> Claims<'m> {
             let ours = numbers.iter().find(|(.., is_ours)| *is_ours);
             let believed =
                 // The numbers descend, so enough mirrors serve the one at this place or a higher
-                // one. What was published from here counts alone.
+                // one. A number that was published from here counts without confirmation.
                 numbers.get(self.enough_for_runs - 1).max(ours).map(|(number, ..)| *number);
             if let Some((highest, ..)) =
                 numbers.first().filter(|(number, ..)| Some(*number) != believed)
@@ -377,8 +377,8 @@ pub(super) fn check_order(
 ) -> Result<(), PushError> {
     let Some(order) = &options.order else { return Ok(()) };
     match published.get(order.stream()) {
-        // An equal number is not older: CI gives a job that is run again the number of its first
-        // run.
+        // An equal number is not older: CI gives a job that is run again the same number as its
+        // first run.
         Some(&seen) if order.number() < seen && !options.allow_older => {
             Err(PushError::Superseded {
                 stream: order.stream().to_owned(),

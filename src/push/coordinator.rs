@@ -84,8 +84,8 @@ pub(super) fn run(
     } else if switched.back.is_empty() {
         RolloutEnd::Report(report)
     } else {
-        // They may have served different releases before; one release can take them back to one
-        // content only.
+        // The mirrors may have served different releases before, but one release can restore only
+        // one content.
         let to = switched.back.iter().filter_map(|index| report.mirrors[*index].before).max();
         RolloutEnd::Revert(Revert { report, back: switched.back, to })
     })
@@ -112,10 +112,12 @@ fn roll_out(
             Transfer { context, bundle, queue }.start(scope, &sender, &build_sender);
         }
         latecomers::start(scope, context, &sender);
-        // The threads have copies. With these two gone, the channels end when the last thread does.
+        // The threads have copies. Once these two are dropped, the channels close when the last
+        // thread ends.
         drop((sender, build_sender));
         let result = Coordinator { rollout, expected, staged: &staged }.run(unchanged);
-        // The scope waits for all threads, so those that still send or wait must end now.
+        // The scope waits for all threads, so threads that are still sending or waiting must end
+        // now.
         monitor.stop();
         result
     });
@@ -191,8 +193,8 @@ impl<'a> Coordinator<'_, 'a> {
         if monitor.is_cancelled() {
             return Err(PushError::Cancelled);
         }
-        // Before the requirement: a lost race may be why too few mirrors are ready, and it says
-        // what to do.
+        // Checked before the requirement: a lost race may be the reason why too few mirrors are
+        // ready, and it shows what to do.
         if let Some((mirror, race)) = self.lost_race() {
             let is_again = self.rollout.on_lost_race(mirror, &race);
             return Ok((WavesResult { is_again, ..WavesResult::default() }, None));
@@ -200,8 +202,8 @@ impl<'a> Coordinator<'_, 'a> {
         if !options.require.is_met(ready, total) {
             return Ok((WavesResult::default(), Some(options.require.unmet(ready, total))));
         }
-        // After staging, which takes longest, and before the first switch: a tree that changed is
-        // not published.
+        // After staging, which takes the longest, and before the first switch, so that a changed
+        // tree is not published.
         if let Err(error) = unchanged() {
             // The tree from which the release was made no longer exists.
             self.rollout.give_up(&Outcome::Skipped);

@@ -105,7 +105,8 @@ pub(super) fn report_state(
 /// Whether a mirror has no release yet while others have one. Such a mirror is filled, but does not
 /// count towards a requirement.
 pub(super) fn is_joining(members: &[PolledMirror], index: usize) -> bool {
-    // It has no visitors to lose, so the switch of the others does not wait for it.
+    // The mirror has no visitors to lose, so the other mirrors do not wait for it before they
+    // switch.
     let is_empty =
         |member: &PolledMirror| member.state().is_some_and(|state| state.current.is_none());
     is_empty(&members[index]) && members.iter().any(|member| member.current().is_some())
@@ -212,8 +213,8 @@ pub(super) fn copy_manifest<'m>(
         return Ok(Some(Arc::new(known)));
     }
     let mut near_first: Vec<_> = holders(members, manifest).collect();
-    // A copy from a local mirror costs no transfer. The sort keeps the order of the mirrors
-    // otherwise.
+    // A copy from a local mirror costs no transfer. Otherwise the sort keeps the order of the
+    // mirrors.
     near_first.sort_by_key(|mirror| mirror.link() == Link::Network);
     for mirror in near_first {
         // An error here is not reported: the next mirror may have the manifest.

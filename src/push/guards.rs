@@ -155,7 +155,7 @@ impl Guards {
         if live.clone().next().is_none() && !self.allow_shrink {
             return Err(GuardFault::EmptyTree);
         }
-        // `must_have` may name a directory; it is there if any path is below it.
+        // `must_have` may name a directory. The directory exists if any path is below it.
         let has = |path: &&TreePath| live.clone().any(|live| live.is_within(path.as_str()));
         let paths: Vec<String> =
             self.must_have.iter().filter(|path| !has(path)).map(ToString::to_string).collect();

@@ -70,7 +70,8 @@ fn stage_as_they_answer<'s>(
 impl MirrorPush<'_> {
     fn stage_late(self) -> Result<Outcome, MirrorError> {
         let decided = self
-            // First, because a store under two names must not be written twice at once.
+            // Checked first, because a store with two names must not be written twice at the same
+            // time.
             .same_store()
             .or_else(|| self.outcome_at_once())
             .or_else(|| self.refusal(self.polled().current_release()?));
@@ -96,7 +97,7 @@ impl MirrorPush<'_> {
         let was_newest = publication.newest_before.as_ref().is_none_or(|newest| {
             newest.history == current.history && current.rank() > newest.rank()
         });
-        // The release that the publication is based on has decided these questions already.
+        // The release on which the publication is based has already decided these questions.
         if !publication.is_new || !was_newest {
             return None;
         }

@@ -63,8 +63,8 @@ impl<'a> MirrorPush<'a> {
         if state.current == Some(self.release().name()) {
             return Some(Outcome::Current);
         }
-        // `heal` expects mirrors with a newer release that was made for some mirrors only: they are
-        // apart, and no obstacle.
+        // `heal` expects that some mirrors have a newer release that was made for some mirrors
+        // only: they are apart, and do not stop it.
         if self.context.publication.leaves_newer && self.serves_newer() {
             return Some(Outcome::Apart);
         }
@@ -110,7 +110,8 @@ impl<'a> MirrorPush<'a> {
 /// The outcome of a mirror whose current release must not be replaced by `release`.
 fn unreplaceable(release: &Release, state: &MirrorState) -> Option<Outcome> {
     let serves = state.current?;
-    // The record is lost. The store then compares the sequences only, and so does this.
+    // The record is lost. In this case the store compares only the sequences, and so does this
+    // function.
     let Some(current) = state.current_release() else {
         return (serves.sequence() >= release.sequence).then_some(Outcome::Newer { serves });
     };

@@ -236,7 +236,7 @@ fn push_in_rounds(
     loop {
         round += 1;
         let end = std::thread::scope(|scope| {
-            // In the scope, so that the second scan runs while packs are made and sent.
+            // In the scope, so that the second scan runs while packs are being made and sent.
             let mut recheck = Recheck::none();
             let on_new = |live: &SourceEntries| recheck = Recheck::start(scope, live, monitor);
             match prepare::prepare(&source, fleet, options, on_new, monitor)? {

@@ -62,7 +62,7 @@ struct Moves {
 
 impl Moves {
     fn note(&mut self, pair: &Pair) {
-        // Empty files are all alike: each would count as a rename of every other one.
+        // All empty files are equal: each would count as a rename of every other one.
         let object =
             |entry: &Entry| entry.file().filter(|file| file.size > 0).map(|file| file.object);
         match pair {
@@ -178,7 +178,7 @@ fn propagate_link_changes(moved: Vec<String>, live: &SourceEntries) -> HashSet<S
     let mut pending = moved;
     while let Some(destination) = pending.pop() {
         let Some(place) = resolve(&destination, live) else { continue };
-        // Links may lead in a circle; each place is visited once.
+        // Links may form a loop, so each place is visited only once.
         if touched.contains(&place) {
             continue;
         }

@@ -91,8 +91,8 @@ impl ObjectIndex<'_> {
         let is_other = |release: &&Release| Some(release.manifest) != base;
         let is_same = |release: &Release| release.content == self.publication.release.content;
         // If a release is copied from mirror to mirror, other mirrors may still have some of its
-        // content from an earlier time. Where the content is likely there, all of it is asked for,
-        // whatever its size.
+        // content from an earlier time. If the content is probably there, the query includes all of
+        // it, whatever its size.
         let is_likely = !self.publication.is_new
             || base.is_none()
             || state.staged.as_ref().is_some_and(|staged| is_other(&staged))
@@ -100,7 +100,8 @@ impl ObjectIndex<'_> {
         if is_likely {
             return Ok(self.wanted.iter().map(|wanted| wanted.object).collect());
         }
-        // To send so little again costs less than to read the other manifests and ask.
+        // Sending so little content again costs less than reading the other manifests and querying
+        // the mirror.
         if self.wanted.iter().map(|wanted| wanted.size).sum::<u64>() < LEAST_BYTES {
             return Ok(Vec::new());
         }
@@ -127,7 +128,8 @@ impl ObjectIndex<'_> {
         {
             self.find_in(previous, &mut found)?;
         } else if let Some(known) = self.publication.scratch.known_manifest(id)? {
-            // Only a manifest that is here: to fetch one for this would cost another transfer.
+            // Only if the manifest is on this machine: fetching it just for this would cost another
+            // transfer.
             self.find_in(&known, &mut found)?;
         }
         Ok(self.found.entry(id).or_insert(found).clone())

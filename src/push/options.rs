@@ -122,7 +122,7 @@ impl Require {
             Self::All => total,
             // Joining mirrors are not in `total`, so the number may exceed it.
             Self::AtLeast(count) => count.min(total),
-            // Rounded up: 80% of three mirrors are all three, since two would be less than 80%.
+            // Rounded up: 80% of three mirrors are all three, because two would be less than 80%.
             Self::Percent(percent) => (total * usize::from(percent)).div_ceil(100).max(1),
         }
     }

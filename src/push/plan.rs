@@ -111,8 +111,8 @@ fn plan_once(
     let context = PushContext { publication: &publication, options, monitor: &monitor };
     let mut rollout = Rollout::new(context);
     let bundles = rollout.bundles()?;
-    // Mirrors are asked as in a push. A plan that did not ask was fine where the push then met a
-    // full disk, a quota or a token that may only read.
+    // Mirrors are queried as in a push. Otherwise a plan would find no fault where the push then
+    // meets a full disk, a quota, or a token that may only read.
     check_stages(&mut rollout, &bundles);
     for run in &rollout.mirrors {
         if let Some(outcome @ Outcome::Failed { .. }) = &run.outcome {
@@ -121,7 +121,7 @@ fn plan_once(
     }
     let mut sizes = Vec::with_capacity(bundles.len());
     for (number, bundle) in (0..).zip(&bundles) {
-        // Only packs that are made show how much compression saves.
+        // Only packs that are actually built show how much compression saves.
         sizes.push(pack_bytes(context, bundle, number)? + bundle.change.bytes.len() as u64);
     }
     let diff = compare(&publication, &bundles)?;

@@ -89,7 +89,7 @@ fn scan_options(
 ) -> Result<ScanOptions, PushError> {
     let mut scan = scan.clone();
     if let Some(temporary) = scratch.temporary() {
-        // The check at the start knew the cache, but not the directory that takes its place.
+        // The check at the start included the cache, but not the directory that replaces it.
         fleet::check_nesting(roots, [temporary.to_owned()])?;
         scan.stat_cache = None;
     }
@@ -176,11 +176,11 @@ impl Preparation {
         }
         let (mut members, pending) = poll.finish();
         if matches!(source, Source::Rollback { to: None, .. }) {
-            // Without `--to`, mirrors that a push is just switching would make the release to leave
-            // ambiguous.
+            // Without `--to`, if a push is switching the mirrors at this moment, it would be
+            // ambiguous which release to leave.
             members = resolve_source::look_again(members, &options.stores, monitor)?;
         }
-        // Before the source is loaded: a mirror whose claims cannot be right must not choose the
+        // Before the source is loaded, because a mirror with false claims must not choose the
         // content.
         let members = claims::checked(members, options, monitor);
         let resolved = load(source, tree, &members, options, monitor)?;
@@ -294,9 +294,9 @@ impl Preparation {
         let orders = claims.published_orders(monitor);
         claims::check_order(options, &orders)?;
         let content = self.resolved.live.content();
-        // Nothing is new. The other conditions are what needs a release nevertheless: a rollback,
-        // which records what it rejects; a new history; a mirror that only a higher release
-        // replaces; a manifest that cannot be used.
+        // Nothing is new. The other conditions are the cases in which a release is needed
+        // nevertheless: a rollback, which records the content that it rejects; a new history; a
+        // mirror that only a higher release can replace; and a manifest that cannot be used.
         if let Some(newest) = &newest
             && newest.content == content
             && for_all::is_for_these(newest, options)
@@ -453,7 +453,7 @@ impl Preparation {
         let stream = || entries(previous.as_deref()).map_err(PushError::NewManifest);
         let manifest_plan = ManifestPlan::compare(stream()?, &self.resolved.live, &rules)
             .map_err(PushError::NewManifest)?;
-        // Before the manifest is written: a refused push leaves nothing behind.
+        // Before the manifest is written, so that a refused push leaves nothing behind.
         options.guards.check_removed(manifest_plan.removed, manifest_plan.total)?;
         let (totals, manifest) = self.write_manifest(&manifest_plan, stream()?, &rules)?;
         let mut release = self.describe(&totals, newest, orders, options)?;
@@ -557,7 +557,7 @@ impl Preparation {
         }
         let history = HistoryId::random().context("make an id for", || "a new history".into())?;
         let mut replaces = fleet::histories(&self.members);
-        // A record has room for these; the oldest histories go.
+        // A record has room for only this many histories, so the oldest ones are dropped.
         replaces.drain(..replaces.len().saturating_sub(MAX_REPLACED));
         Ok((history, replaces))
     }

@@ -69,8 +69,8 @@ impl Publication {
             self.members.iter().zip(&report.mirrors).filter(|(member, _)| member.state().is_some())
         {
             if let Some(store) = member.mirror.store_id() {
-                // Only what the mirror serves: later pushes believe a claim of a mirror by this
-                // note.
+                // Only if the mirror serves the release, because later pushes use this note to
+                // confirm the claims of the mirror.
                 let brought = report.outcome.is_current().then(|| self.release.name());
                 options.stores.remember(member.mirror.location(), store, brought);
             }

@@ -339,8 +339,8 @@ fn rollback_target<'m>(
     let newest = release_to_leave(claims, monitor)?;
     let releases = claims.members().iter().flat_map(PolledMirror::releases);
     let before = releases.filter(|release| {
-        // Lower in sequence and other content: the rest leaves out what was rolled back, canaries,
-        // and what one mirror alone may have made up.
+        // A lower sequence and different content. The other conditions exclude content that was
+        // rolled back, canaries, and releases that a single mirror may have made up.
         release.sequence < newest.sequence
             && release.content != newest.content
             && newest.rejection(release.content).is_none()

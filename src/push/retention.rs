@@ -57,8 +57,8 @@ impl Retention {
             return Duration::ZERO;
         }
         let matches = |rule: &&(Gitignore, Duration)| {
-            // With parents, so that a rule for a directory, such as `/private/`, is for all files
-            // in it.
+            // Includes parent directories, so that a rule for a directory, such as `/private/`,
+            // applies to all files in it.
             rule.0.matched_path_or_any_parents(path.as_str(), false).is_ignore()
         };
         match self.rules.iter().find(matches) {

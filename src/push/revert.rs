@@ -86,7 +86,7 @@ fn without_checks(options: &Options) -> Options {
             allow_secrets: true,
             ..options.guards.clone()
         },
-        // Each mirror that goes back helps its visitors, whatever the others do.
+        // Each mirror that reverts helps its visitors, whatever the other mirrors do.
         require: Require::AtLeast(1),
         policy: Policy::default(),
         ..options.clone()

@@ -79,8 +79,8 @@ impl MirrorPush<'_> {
         let context @ PushContext { publication, monitor, .. } = self.context;
         let bundle = Bundle::for_one(context, base, self.index).map_err(source_error)?;
         let queue = PackQueue::new(
-            // Lower numbers belong to the shared bundles, of which there are at most as many as
-            // mirrors. Each queue needs files of its own.
+            // The shared bundles, of which there are at most as many as mirrors, use lower numbers.
+            // Each queue needs its own files.
             publication.members.len() + self.index,
             &publication.content_source,
             &publication.scratch,

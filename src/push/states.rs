@@ -109,8 +109,8 @@ fn checked(
     monitor: &dyn Monitor,
 ) -> Result<MirrorState, MirrorError> {
     let store = || stores.check(mirror.name(), mirror.location(), state.store);
-    // Before anything is sent: a directory of another user cannot be written to, and another store
-    // than before, or none, may mean that a volume is not mounted.
+    // Checked before anything is sent: a directory of another user cannot be written to, and if
+    // there is no store or a different one than before, a volume may not be mounted.
     let checked = mirror.check_owner().and_then(|()| store());
     if let Err(error) = &checked {
         monitor.event(Event::MirrorFailed {
@@ -176,7 +176,8 @@ impl<'a> StatePoll<'a> {
 
     /// The members with the responses received so far, and the pending responses.
     pub(super) fn finish(self) -> (Vec<PolledMirror>, PendingStates) {
-        // Takes the responses that came since, so that these mirrors are not late.
+        // Takes the responses that have arrived meanwhile, so that these mirrors do not count as
+        // late.
         while !self.is_complete() && self.take_next(Duration::ZERO) {}
         (self.members, self.pending)
     }

@@ -108,7 +108,7 @@ impl Rollout<'_> {
                 if let Err(error) = watch((number, wave), is_last, expected, monitor) {
                     switched.stopped = Some(format!("wave {number}: {error}"));
                     switched.back = match (error, on_failure) {
-                        // A request to stop says nothing against the release.
+                        // A request to stop is not evidence against the release.
                         (BadProbe::Cancelled, _) => Vec::new(),
                         (BadProbe::Probe(_), OnFailure::Leave) => of_wave,
                         (BadProbe::Probe(_), OnFailure::Revert) => of_all,
@@ -144,7 +144,7 @@ fn watch(
     expected: &ExpectedProbes,
     monitor: &PushMonitor<'_>,
 ) -> Result<(), BadProbe> {
-    // With no wave to follow and nothing to check, there is nothing to wait for.
+    // If no wave follows and there is nothing to check, there is nothing to wait for.
     if is_last && wave.probes.is_empty() {
         return Ok(());
     }

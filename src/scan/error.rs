@@ -1,7 +1,7 @@
-//! Errors of a scan, and their texts.
+//! Errors of a scan, and their messages.
 //!
-//! Faults are collected, so that the operator sees all of them at once. File names may contain
-//! anything, so every name is escaped before it becomes part of a text.
+//! Faults are collected, so that the operator sees all faults at once. File names may contain
+//! anything, so every name is escaped before it becomes part of a message.
 
 use std::fmt::{self, Write as _};
 use std::io;
@@ -14,9 +14,9 @@ use crate::text;
 use crate::threads::ThreadError;
 use crate::tree_path::PathFault;
 
-/// Maximum number of paths in a message of one line; the rest is only counted.
+/// Maximum number of paths in a one-line message. Further paths are only counted.
 const SHOWN: usize = 20;
-/// Maximum number of paths that have a line each; the rest is only counted.
+/// Maximum number of paths that get a line each. Further paths are only counted.
 const LISTED: usize = 10;
 
 /// A path that cannot be distributed.
@@ -24,22 +24,22 @@ const LISTED: usize = 10;
 pub struct RejectedPath {
     /// The path, escaped for a terminal.
     pub path: String,
-    /// What is wrong with it, as a continuation of the path, for example `is a fifo`.
+    /// What is wrong with the path, worded so that it can follow the path, for example `is a fifo`.
     pub why: String,
 }
 
 /// How a path changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum TreeChangeKind {
-    /// It has another kind or content.
+    /// The kind or the content of the path changed.
     Changed,
-    /// It is new.
+    /// The path is new.
     Added,
-    /// It was removed.
+    /// The path was removed.
     Removed,
 }
 
-/// A path that changed during the scan, or since.
+/// A path that changed during the scan or afterwards.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct TreeChange {
     /// The path, escaped for a terminal.
@@ -73,16 +73,16 @@ pub enum ScanError {
     /// Paths that cannot be distributed.
     #[error("{} cannot be distributed: {}", paths(list.len()), PathList(list, list.len()))]
     RejectedPaths {
-        /// All of them, sorted.
+        /// All such paths, sorted.
         list: Vec<RejectedPath>,
     },
     /// Files or directories that cannot be read. Only reported if every path could be distributed.
     #[error("{} cannot be read: {}", paths(list.len()), PathList(list, list.len()))]
     Unreadable {
-        /// All of them, sorted.
+        /// All of them, sorted by path.
         list: Vec<RejectedPath>,
     },
-    /// The tree was changed during the scan, or since.
+    /// The tree was changed during the scan or afterwards.
     #[error("content changed while it was read: {}", PathList(list, *count))]
     Changed {
         /// The first changes, sorted.
@@ -99,8 +99,9 @@ pub enum ScanError {
 }
 
 impl ScanError {
-    /// The error in a few words, and a line for each of its paths: the first ones, and a line that
-    /// counts the others. `None` if the error is not about several paths.
+    /// The error in a few words, and a line for each of its paths. If there are many paths, only
+    /// the first ones have a line, and a last line counts the others. `None` if the error is not
+    /// about several paths.
     #[must_use]
     pub fn path_lines(&self) -> Option<(String, Vec<String>)> {
         let (words, lines, count) = match self {
@@ -113,7 +114,8 @@ impl ScanError {
             }
             _ => return None,
         };
-        // Cannot underflow: the lines are a part of the list, and `count` is at least its length.
+        // Cannot underflow: the lines are part of the list, and `count` is at least the length of
+        // the list.
         let more = count - lines.len();
         let rest = (more > 0).then(|| format!("and {more} more"));
         (count > 1)
@@ -125,7 +127,7 @@ fn first_lines(list: &[impl fmt::Display]) -> Vec<String> {
     list.iter().take(LISTED).map(ToString::to_string).collect()
 }
 
-/// One fault, before all of them are combined into an error.
+/// A single fault, before all faults are combined into an error.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum ScanFault {
     Refused(RejectedPath),
@@ -146,11 +148,11 @@ impl ScanFault {
         Self::refused(path, fault.to_string())
     }
 
-    /// Converts an error of the system on a path that existed a moment ago.
+    /// Converts a system error for a path that existed a moment ago.
     pub(super) fn io(path: String, error: &io::Error) -> Self {
         use io::ErrorKind as Kind;
         match error.kind() {
-            // The walk has just seen it.
+            // The walk has just seen this path.
             Kind::NotFound => Self::altered(path, TreeChangeKind::Removed),
             // A directory or file was replaced by a link, or a directory by a file.
             Kind::NotADirectory | Kind::IsADirectory => {
@@ -179,7 +181,7 @@ pub(super) fn is_link_error(error: &io::Error) -> bool {
 }
 
 /// Combines all `faults` into one error. Faults that an operator must fix take precedence over
-/// those that another try may fix.
+/// faults that may disappear with another attempt.
 pub(super) fn settle(faults: Vec<ScanFault>) -> Result<(), ScanError> {
     let is_refused = faults.iter().any(|fault| matches!(fault, ScanFault::Refused(_)));
     let (mut list, mut altered) = (Vec::new(), Vec::new());
@@ -229,7 +231,7 @@ impl fmt::Display for TreeChange {
     }
 }
 
-/// The first items of a list, and the number of the others.
+/// The first items of a list, and the number of further items.
 struct PathList<'a, T>(&'a [T], usize);
 
 impl<T: fmt::Display> fmt::Display for PathList<'_, T> {
@@ -244,7 +246,7 @@ impl<T: fmt::Display> fmt::Display for PathList<'_, T> {
     }
 }
 
-/// Escapes everything in `bytes` that is invisible, and bytes that are not UTF-8 as `\x..`.
+/// Escapes everything in `bytes` that is invisible. Bytes that are not UTF-8 become `\x..`.
 pub(super) fn escape(bytes: &[u8]) -> String {
     let mut text = String::with_capacity(bytes.len());
     for chunk in bytes.utf8_chunks() {

@@ -14,7 +14,7 @@ use crate::tree_path::{MAX_PATH_BYTES, TreePath};
 /// Device names on Windows, with any extension.
 const DEVICES: [&str; 4] = ["con", "prn", "aux", "nul"];
 
-/// Device names that are followed by a digit from 1 to 9.
+/// Device names on Windows that are followed by a digit from 1 to 9.
 const NUMBERED_DEVICES: [&str; 2] = ["com", "lpt"];
 
 /// A path, or a directory above one, and the hash of its folded form.
@@ -22,7 +22,7 @@ const NUMBERED_DEVICES: [&str; 2] = ["com", "lpt"];
 struct Folded {
     hash: u64,
     entry: u32,
-    /// Length of the relevant part of the path.
+    /// Length of the relevant part of the path, in bytes.
     bytes: u16,
 }
 
@@ -49,7 +49,7 @@ pub(super) fn find_unportable(entries: &[TreeEntry]) -> Vec<RejectedPath> {
         }
         last = path;
     }
-    // Of two different paths with the same folded form, at least one is changed by folding.
+    // If two different paths have the same folded form, folding changes at least one of them.
     if is_any_folded {
         push_collisions(entries, folded, &mut rejected);
     }
@@ -57,8 +57,8 @@ pub(super) fn find_unportable(entries: &[TreeEntry]) -> Vec<RejectedPath> {
     rejected
 }
 
-/// The ends of the parts of `path` (its directories and the path itself) that `last`, the previous
-/// path, does not have.
+/// The ends of the parts of `path` (its directories and the path itself) that are not parts of
+/// `last`, the previous path.
 fn new_parts<'p>(last: &str, path: &'p str) -> impl Iterator<Item = usize> + use<'p> {
     let common = last.bytes().zip(path.bytes()).take_while(|(a, b)| a == b).count();
     let slashes = path.as_bytes()[common..].iter().enumerate().filter(|&(_, &byte)| byte == b'/');
@@ -67,12 +67,12 @@ fn new_parts<'p>(last: &str, path: &'p str) -> impl Iterator<Item = usize> + use
 
 /// The hash of the folded form of `path`, and whether folding changes it.
 fn fold_hash(path: &str) -> (u64, bool) {
-    // Hashes instead of folded names, which would take the memory of all paths a second time. Equal
-    // hashes are compared in full below.
+    // Stores hashes instead of folded names, which would need the memory of all paths a second
+    // time. If hashes are equal, the names are compared in full below.
     let mut hasher = DefaultHasher::new();
     let mut buffer = [0; MAX_PATH_BYTES];
     let is_changed = match (buffer.get_mut(..path.len()), path.is_ascii()) {
-        // As `TreePath::folded`, without allocating a `String` for each of a million paths.
+        // Like `TreePath::folded`, without allocating a `String` for each of a million paths.
         (Some(lower), true) => {
             lower.copy_from_slice(path.as_bytes());
             lower.make_ascii_lowercase();

@@ -1,8 +1,8 @@
 //! Passes the batches of a walk to workers through a bounded channel, and returns the results in
 //! order.
 //!
-//! The walking thread also collects the results, so that the channel bounds the waiting batches and
-//! only the result itself grows.
+//! The thread that walks also collects the results. So the channel limits how many batches wait,
+//! and only the result itself grows.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -16,18 +16,18 @@ use super::error::ScanError;
 use super::walk::Walk;
 use crate::monitor::{Event, Monitor};
 
-/// Entries per batch: enough that the cost of the channel is negligible, few enough that the last
-/// batch does not keep one core busy alone.
+/// Number of entries in a batch: enough that the cost of the channel is negligible, few enough that
+/// the last batch does not keep a single core busy for long.
 const BATCH: usize = 256;
 
-/// Batches that may wait per worker. They keep the workers busy while the walk reads and sorts the
-/// next large directory.
+/// Number of batches that may wait per worker. They keep the workers busy while the walk reads and
+/// sorts the next large directory.
 const WAITING: usize = 16;
 
 /// How often progress is reported and cancellation is checked.
 const TICK: Duration = Duration::from_millis(100);
 
-/// An entry, and what is known about it.
+/// An entry, and the known facts about it.
 #[derive(Debug)]
 pub(super) struct EntryToExamine<K> {
     pub(super) entry: DirEntry,
@@ -107,8 +107,8 @@ impl<R, S: FnMut(R)> InOrder<R, S> {
     }
 }
 
-/// Walks to the end. Passes batches of all entries to workers on `config.jobs` threads, each of
-/// which `worker` makes on its thread, and the results to `sink` in the order of the walk. Calls
+/// Walks to the end. Passes batches of all entries to workers on `config.jobs` threads; `worker`
+/// creates each worker on its thread. Passes the results to `sink` in the order of the walk. Calls
 /// `known` for each entry in that order.
 pub(super) fn run<K: Send, R: Send, W: FnMut(Vec<EntryToExamine<K>>) -> R>(
     walk: &mut Walk<'_>,
@@ -119,8 +119,8 @@ pub(super) fn run<K: Send, R: Send, W: FnMut(Vec<EntryToExamine<K>>) -> R>(
 ) -> Result<(), ScanError> {
     let (job_sender, job_receiver) =
         bounded::<(u64, Vec<EntryToExamine<K>>)>(WAITING * config.jobs);
-    // Without a bound: the thread that collects the results also sends the batches, and would wait
-    // for itself if both channels were full.
+    // Unbounded: the thread that collects the results also sends the batches, so it would wait for
+    // itself if both channels were full.
     let (result_sender, result_receiver) = unbounded();
     let work_off = |jobs: Receiver<(u64, Vec<EntryToExamine<K>>)>, results: Sender<(u64, R)>| {
         let mut work = worker();
@@ -140,7 +140,7 @@ pub(super) fn run<K: Send, R: Send, W: FnMut(Vec<EntryToExamine<K>>) -> R>(
                 .spawn_scoped(scope, || work_off(jobs, results))
             {
                 Err(error) if index == 0 => return Err(ScanError::Thread(error.into())),
-                // One worker is enough to do all the work.
+                // One worker is enough for all the work.
                 Ok(_) | Err(_) => {}
             }
         }
@@ -177,7 +177,7 @@ fn feed<K, R, S: FnMut(R)>(
             match jobs.send_timeout(next, TICK) {
                 Ok(()) => {}
                 Err(SendTimeoutError::Timeout(back)) => waiting = Some(back),
-                // Workers only disconnect by a panic, which the scope propagates.
+                // Workers disconnect only by a panic, which the scope propagates.
                 Err(SendTimeoutError::Disconnected(_)) => return Ok(()),
             }
             results.take_arrived();

@@ -24,8 +24,8 @@ impl Store {
     ) -> Result<(), StoreError> {
         let store = self.lock(wait)?;
         let found = store.current()?;
-        // A client that lost the answer to its request may send it again, so this is success and
-        // not a conflict.
+        // A client that lost the response to its request may send the request again, so this is a
+        // success and not a conflict.
         if found == Some(release) {
             return Ok(());
         }
@@ -41,7 +41,7 @@ impl Store {
         store.drop_staged(Some(release))?;
         store.point_current_at(release)?;
         store.show_staged();
-        // After the sync, so that the log has only switches that are durable.
+        // After the sync, so that the log contains only durable switches.
         store.note(EventKind::Switched { release, from: found });
         Ok(())
     }
@@ -58,7 +58,7 @@ impl Store {
         let Layout { tmp, headwater, .. } = &store.layout;
         tmp.unlink_if_any(SWITCHED)?;
         tmp.write_new(SWITCHED, release.to_string().as_bytes(), FileMode::RECORD, None)?;
-        // No sync: the note is for a process that is killed, and the rename outlives the process.
+        // Not synced: the note matters only if the process is killed, and the rename survives that.
         Ok(tmp.rename(SWITCHED, headwater, SWITCHED)?)
     }
 
@@ -69,13 +69,14 @@ impl Store {
     /// [`StoreError::OtherOwner`]; errors of the disk.
     pub fn noted_switch(&self) -> Result<Option<ReleaseName>, StoreError> {
         self.check_owner()?;
-        // Bytes read of the note; a release name is shorter.
+        // How many bytes of the note are read; a release name is shorter.
         const MAX_NAME_BYTES: u64 = 64;
         let Some(note) = fsx::found(self.layout.headwater.read(SWITCHED, MAX_NAME_BYTES))? else {
             return Ok(None);
         };
         let noted = std::str::from_utf8(&note).ok().and_then(|name| name.parse().ok());
-        // A note about an earlier release is void: the work is for what visitors get now.
+        // A note about an earlier release no longer matters: the work is only for the release that
+        // visitors get now.
         Ok(self.current()?.filter(|current| noted == Some(*current)))
     }
 
@@ -114,7 +115,7 @@ impl Store {
     /// Errors of the disk. Nothing that is needed is removed.
     pub fn clean_up(&self, keep: usize, wait: Duration) -> Result<Pruned, StoreError> {
         let store = self.lock(wait)?;
-        // An error of expiry is returned only at the end, so that it does not stop the rest.
+        // An error of expiry is returned only at the end, so that the rest is still done.
         let expired = store.expire_due(fsx::unix_seconds());
         let mut pruned = store.drop_old_releases(keep)?;
         store.drop_old_quarantines(fsx::unix_seconds(), &mut pruned)?;

@@ -341,8 +341,8 @@ impl StoreError {
                 ErrorKind::Conflict
             }
             Self::OtherHistory { .. } => ErrorKind::OtherHistory,
-            // Only proven damage is `DamagedBase`, because the origin answers that by sending all
-            // content without a base.
+            // Only proven damage is `DamagedBase`, because the origin then sends all content
+            // without a base.
             Self::Manifest { .. } if !self.is_damage() => ErrorKind::Other,
             Self::Manifest { .. } | Self::DamagedBases { .. } => ErrorKind::DamagedBase,
             _ => ErrorKind::Other,

@@ -102,8 +102,8 @@ impl Store {
 
     /// Whether an entry of the current release is due, or was due before and may still be there.
     fn is_due(&self, current: ReleaseName, mark: ExpiryMark, now: u64) -> Result<bool, StoreError> {
-        // What has expired stays expired if the clock is set back, so no time before the mark
-        // counts.
+        // Expired entries stay expired if the clock is set back, so no time before the mark is
+        // used.
         Ok(self.next_expiry_of(current, mark)?.is_some_and(|next| next <= now.max(mark.through)))
     }
 
@@ -152,8 +152,8 @@ impl LockedStore<'_> {
         if release.until.is_none_or(|until| until > now) {
             return Ok(());
         }
-        // The mark rises before the slot lacks an entry. Otherwise `verify` would report the
-        // missing entry as a fault.
+        // The mark rises before an entry is missing from the slot. Otherwise `verify` would report
+        // the missing entry as a fault.
         let through = DueEntries::find(self.entries(&release.manifest)?, now)?.latest;
         if through > self.expiry_mark()?.through {
             self.set_mark(ExpiryMark { through, release: None, next: None })?;
@@ -171,7 +171,7 @@ impl LockedStore<'_> {
         }
         let mut parents: Vec<&str> = paths.iter().filter_map(TreePath::parent).collect();
         parents.dedup();
-        // Backwards in path order, so that a directory comes before its parent.
+        // In reverse path order, so that a directory comes before its parent.
         for parent in parents.into_iter().rev() {
             writer.remove_empty(parent)?;
         }
@@ -185,8 +185,8 @@ impl LockedStore<'_> {
         bytes.push(b'\n');
         layout.tmp.unlink_if_any(EXPIRED)?;
         layout.tmp.write_new(EXPIRED, &bytes, FileMode::RECORD, None)?;
-        // `syncfs` and not only a sync of the mark: the second mark says that entries are gone from
-        // the slot, so their removal must be durable before the mark has its name.
+        // `syncfs` and not just a sync of the mark: the second mark says that entries are gone from
+        // the slot, so their removal must be durable before the mark gets its name.
         layout.tmp.sync_file_system()?;
         layout.tmp.rename(EXPIRED, &layout.headwater, EXPIRED)?;
         Ok(layout.headwater.sync()?)

@@ -129,7 +129,8 @@ impl LockedStore<'_> {
     fn append(&self, mut line: Vec<u8>) -> Result<(), StoreError> {
         let headwater = &self.layout.headwater;
         let size = match headwater.stat(HISTORY)? {
-            // The log is only for people, so what another program put in its place is left alone.
+            // The log is only for people, so if another program put something in its place, that is
+            // left alone.
             Some(meta) if meta.kind != FileKind::File => return Ok(()),
             Some(meta) if meta.links > 1 => self.separate()?,
             Some(meta) if meta.size > MAX_BYTES => self.cut()?,
@@ -151,7 +152,8 @@ impl LockedStore<'_> {
         if last != [b'\n'] {
             line.insert(0, b'\n');
         }
-        // The end that `stat` reported is still the end: under the lock nobody else appends.
+        // The end that `stat` reported is still the end: nobody else can append while this process
+        // holds the lock.
         Ok(fsx::write_at(&file, &line, size, path)?)
     }
 

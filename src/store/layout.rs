@@ -61,8 +61,8 @@ impl Layout {
         for byte in 0..=255u8 {
             let name = fan_out_name(byte);
             let path = || self.objects.join(&name);
-            // Objects are opened by the path `xx/<id>`, in which the kernel would follow a link at
-            // `xx`.
+            // Objects are opened by the path `xx/<id>`. If `xx` were a link, the kernel would
+            // follow it.
             match self.objects.stat(&name)?.map(|meta| meta.kind) {
                 Some(FileKind::Directory) => {}
                 Some(_) => {
@@ -99,8 +99,8 @@ pub(super) fn manifest_name(manifest: &ManifestId) -> String {
     format!("{manifest}.zst")
 }
 
-// A release is deleted by a rename of its record from the first ending to the second: one step,
-// after which the record still says what may be dropped.
+// A release is deleted by renaming its record from the first ending to the second. This is one
+// step, after which the record still shows what may be dropped.
 pub(super) const RECORD: &str = ".json";
 pub(super) const GONE: &str = ".gone";
 

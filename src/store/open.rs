@@ -173,7 +173,7 @@ impl Store {
         {
             let parent =
                 Dir::open(if parent.as_os_str().is_empty() { Path::new(".") } else { parent })?;
-            // The name of the directory is durable before anything in it is. A power cut could
+            // The name of the directory becomes durable before anything in it. A power cut could
             // otherwise lose a mirror that a push reported as current.
             parent.ensure_dir(name)?;
             parent.sync()?;
@@ -332,7 +332,8 @@ impl Store {
         // The mark stays until all files have the new permissions, even after a power cut.
         let mut format = StoreFormat { permissions, is_changing: true, ..format };
         write_format(&store.layout, &format)?;
-        // The sync in the second `write_format` makes the new modes durable before the mark goes.
+        // The sync in the second `write_format` makes the new modes durable before the mark is
+        // removed.
         store.rewrite_permissions(permissions)?;
         format.is_changing = false;
         write_format(&store.layout, &format)
@@ -514,8 +515,8 @@ fn check_links(dir: &Dir) -> Result<(), StoreError> {
 
 fn is_unsupported(errno: rustix::io::Errno) -> bool {
     use rustix::io::Errno;
-    // Linux returns EPERM for a link if the file system has none, as FAT does; others return the
-    // rest.
+    // Linux returns EPERM for a link if the file system does not support links, as with FAT; other
+    // systems return the other errors.
     errno == Errno::PERM
         || errno == Errno::NOSYS
         || errno == Errno::OPNOTSUPP

@@ -29,7 +29,8 @@ impl Store {
         let system = headwater.file_system()?;
         let has_inodes = system.free_inodes.is_none_or(|free| free >= TIGHT_INODES);
         if system.free_bytes < TIGHT_BYTES || !has_inodes {
-            // Without the lock: staging does not have it yet, and removing twice does no harm.
+            // Without the lock: staging does not hold it yet, and removing the reserve twice does
+            // no harm.
             headwater.remove_all(RESERVE)?;
         }
         Ok(())

@@ -1,5 +1,5 @@
-//! Hidden flags that users know from rsync and other programs. Each prints the
-//! equivalent in headwater.
+//! Hidden flags that users know from rsync and other programs. Each prints the headwater
+//! equivalent.
 
 use std::io;
 
@@ -35,9 +35,10 @@ pub(crate) struct HabitArgs {
 }
 
 impl HabitArgs {
-    /// Prints a note for each flag that was given.
+    /// Prints a note for each of these flags that was given.
     pub(crate) fn explain(self) -> io::Result<()> {
-        // Accepted with a note and not refused: the flag asks for what a push does anyway.
+        // The flag is accepted with a note and not refused, because a push already does what it
+        // asks for.
         let notes = [
             (
                 self.delete,
@@ -62,7 +63,7 @@ impl HabitArgs {
         let given = notes.iter().filter(|(is_given, ..)| *is_given);
         given
             .map(|(_, flag, what)| format!("note: {flag} is not needed: {what}\n"))
-            // To stderr, so that a script that reads the result is not disturbed.
+            // Written to stderr, so that a script that reads the result is not disturbed.
             .try_for_each(|note| eprint_raw(&note))
     }
 }

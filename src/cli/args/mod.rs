@@ -220,7 +220,7 @@ fn parse_on_failure(text: &str) -> Result<OnFailure, String> {
 
 /// Reads a number that is not zero.
 fn parse_count<T: FromStr>(text: &str) -> Result<T, String> {
-    // clap would print the error of `parse`, which does not say what to write.
+    // clap would print the error of `parse`, which does not say which value is valid.
     text.parse().map_err(|_| "write a number, at least 1".to_owned())
 }
 
@@ -259,7 +259,7 @@ pub(crate) struct ScheduleArgs {
 }
 
 impl ScheduleArgs {
-    /// The file for the gauges, if one is set.
+    /// The file for the gauges, if a file is set.
     pub(crate) fn metrics<'a>(&'a self, config: &'a Config) -> Option<&'a Path> {
         self.metrics.as_deref().or(config.notify.metrics.as_deref())
     }

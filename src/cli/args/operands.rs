@@ -1,22 +1,22 @@
-//! The meaning of the positional arguments: tree, mirror, or kept release.
+//! The meaning of the positional arguments: a tree, a mirror, or a kept release.
 //!
-//! Pure: a closure returns what is at a path. An argument with
-//! a `/`, and `.` and `..`, is a path or a location. A bare word is the name of a
-//! configured mirror or, as a tree, a directory. A word that is both is an error.
+//! Pure: a closure inspects paths. An argument with a `/`, and `.` and `..`, is a path or a
+//! location. A bare word is the name of a configured mirror or, as a tree, a directory. A word that
+//! names both is an error.
 
 use headwater::config::{Config, FILE_NAME, MirrorAccess, MirrorConfig, closest};
 use headwater::mirror::{Location, has_token};
 
 use crate::cli::output::failure::{Exit, Failure};
 
-/// A mirror that a command works on.
+/// A mirror on which a command works.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct MirrorChoice {
     /// The name in all output: the configured name, or the location as given.
     pub(crate) name: String,
     /// The location.
     pub(crate) location: String,
-    /// The connection settings of a mirror on another machine.
+    /// The connection settings, if the mirror is on another machine.
     pub(crate) access: MirrorAccess,
 }
 
@@ -29,7 +29,7 @@ impl MirrorChoice {
         }
     }
 
-    /// A text that is equal for two locations of the same mirror, as far as the text can show.
+    /// A form that is equal for two locations of the same mirror, as far as their text shows.
     pub(crate) fn canonical(&self) -> String {
         Location::parse(&self.location)
             .map_or_else(|_| self.location.clone(), |location| location.canonical())
@@ -46,35 +46,36 @@ impl From<&MirrorConfig> for MirrorChoice {
     }
 }
 
-/// What the arguments of `push` and `plan` mean.
+/// The meaning of the arguments of `push` and `plan`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Operands {
     /// The named tree; `None` for the configured content, or for `--from`.
     pub(crate) tree: Option<String>,
-    /// The mirrors, each once, at least one.
+    /// The mirrors: at least one, and none of them twice.
     pub(crate) mirrors: Vec<MirrorChoice>,
 }
 
-/// A side of `diff`, or a source: a tree, a mirror, or a release of a mirror.
-/// For a directory only the disk shows whether it is a tree or a mirror.
+/// A side of `diff`, or a source: a tree, a mirror, or a release of a mirror. For a directory, only
+/// the disk shows whether it is a tree or a mirror.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Operand {
     /// The name in all output, and the location.
     pub(crate) place: MirrorChoice,
-    /// Whether it can only be a mirror: a configured name, a url, or one with a sequence.
+    /// Whether the operand can only be a mirror: a configured name, a URL, or an argument with a
+    /// sequence.
     pub(crate) is_mirror: bool,
-    /// The sequence of the requested kept release.
+    /// The sequence of the kept release, if one was requested.
     pub(crate) sequence: Option<u64>,
 }
 
 /// What is at the path that an argument names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum PathKind {
-    /// No directory.
+    /// There is no directory.
     Nothing,
     /// A directory in which a mirror can be created.
     Empty,
-    /// A directory with other files than those of a mirror.
+    /// A directory with files that do not belong to a mirror.
     Tree,
     /// The directory of a mirror.
     Store,
@@ -83,26 +84,26 @@ pub(crate) enum PathKind {
 /// Why arguments have no clear meaning.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum OperandError {
-    /// A bare word that is a mirror and a directory.
+    /// A bare word names both a mirror and a directory.
     #[error("{word:?} is a configured mirror and also a directory here")]
     Ambiguous {
         /// The word.
         word: String,
     },
-    /// A bare word in the place of a tree that is neither a mirror nor a directory.
+    /// A bare word was used as a tree, but names neither a mirror nor a directory.
     #[error("there is no directory {word:?} here, and no mirror of that name is configured")]
     NoSuchTree {
         /// The word.
         word: String,
-        /// The names that are configured.
+        /// The configured names.
         known: Vec<String>,
     },
-    /// A bare word in the place of a mirror that is not a configured mirror.
+    /// A bare word was used as a mirror, but is not the name of a configured mirror.
     #[error("no mirror named {word:?} is configured")]
     UnknownMirror {
         /// The word.
         word: String,
-        /// The names that are configured.
+        /// The configured names.
         known: Vec<String>,
     },
     /// The first argument is the location of a mirror.
@@ -113,7 +114,7 @@ pub(crate) enum OperandError {
         /// The configured name.
         name: Option<String>,
     },
-    /// The first argument is a mirror, and the second one is a directory that is not.
+    /// The first argument is a mirror, and the second argument is a directory that is not a mirror.
     #[error("{mirror:?} is a mirror, but the first argument is the tree")]
     Swapped {
         /// The first argument.
@@ -121,10 +122,10 @@ pub(crate) enum OperandError {
         /// The second argument.
         tree: String,
     },
-    /// A mirror that is named twice.
+    /// A mirror is named twice.
     #[error("the mirror {name:?} is named twice")]
     Twice {
-        /// Its name.
+        /// The name of the mirror.
         name: String,
     },
     /// There is no tree to push.
@@ -198,7 +199,8 @@ impl OperandError {
 impl From<OperandError> for Failure {
     fn from(error: OperandError) -> Self {
         let hint = error.hint();
-        // A tree that a failed build did not make is missing content, not a usage error.
+        // If a failed build did not create the tree, its content is missing; this is not a usage
+        // error.
         let exit = if matches!(error, OperandError::NoSuchTree { .. }) {
             Exit::Content
         } else {
@@ -208,8 +210,8 @@ impl From<OperandError> for Failure {
     }
 }
 
-/// Parses the arguments of `push` and `plan`. With `has_from`, `--from` was given,
-/// so all arguments are mirrors. `look` says what is at a path.
+/// Parses the arguments of `push` and `plan`. If `has_from` is true, `--from` was given, so all
+/// arguments are mirrors. `look` returns the kind of a path.
 pub(crate) fn of_push(
     arguments: &[String],
     has_from: bool,
@@ -225,7 +227,7 @@ pub(crate) fn of_push(
             PathKind::Nothing => config.mirror(mirror).is_some() && config.content.is_empty(),
             PathKind::Empty | PathKind::Tree => false,
         };
-        // A directory with other files can never be a mirror.
+        // A directory with files that do not belong to a mirror can never be a mirror.
         if is_mirror && config.mirror(tree).is_none() && look(tree) == PathKind::Tree {
             return Err(OperandError::Swapped { mirror: mirror.clone(), tree: tree.clone() });
         }
@@ -254,8 +256,8 @@ pub(crate) fn of_mirrors(
     let mut mirrors: Vec<MirrorChoice> = Vec::with_capacity(arguments.len());
     for argument in arguments {
         let mirror = of_mirror(argument, config)?;
-        // `/srv/www` and `/srv/www/` are one directory. Other second names of a mirror are found by
-        // the push, which knows the stores.
+        // `/srv/www` and `/srv/www/` are the same directory. The push finds other cases of two
+        // names for one mirror, because it knows the stores.
         let place = |mirror: &MirrorChoice| mirror.location.trim_end_matches('/').to_owned();
         if mirrors.iter().any(|earlier| place(earlier) == place(&mirror)) {
             return Err(OperandError::Twice { name: mirror.name });
@@ -278,8 +280,8 @@ pub(crate) fn of_operand(
         return Ok(Operand { place: MirrorChoice::at(text), is_mirror, sequence });
     }
     match (config.mirror(text), sequence.is_none() && is_directory(text)) {
-        // A preference for one of the two would push something else than meant as soon as a
-        // directory of that name appears.
+        // If one of the two took precedence, a push could use the wrong one as soon as a directory
+        // of that name appears.
         (Some(_), true) => Err(OperandError::Ambiguous { word: text.to_owned() }),
         (Some(mirror), false) => Ok(Operand { place: mirror.into(), is_mirror: true, sequence }),
         (None, true) => Ok(Operand { place: MirrorChoice::at(text), is_mirror: false, sequence }),
@@ -298,14 +300,14 @@ fn of_mirror(argument: &str, config: &Config) -> Result<MirrorChoice, OperandErr
     }
 }
 
-/// Whether the first argument is the tree, and not a mirror.
+/// Whether the first argument is the tree rather than a mirror.
 fn is_tree(
     first: &str,
     config: &Config,
     is_directory: impl Fn(&str) -> bool,
 ) -> Result<bool, OperandError> {
     if is_location(first) {
-        // Most likely the user forgot the tree; --from pushes a mirror.
+        // The user probably forgot the tree; --from would push a mirror.
         let same = |mirror: &&MirrorConfig| {
             mirror.url.trim_end_matches('/') == first.trim_end_matches('/')
         };
@@ -337,8 +339,8 @@ fn is_url(argument: &str) -> bool {
     argument.contains("://")
 }
 
-/// Splits `LOCATION:SEQ`. The number after the host of a URL is its port, so a
-/// sequence needs a path before it; `./a:7/` is a directory named `a:7`.
+/// Splits `LOCATION:SEQ`. The number after the host of a URL is its port, so a sequence must follow
+/// a path; `./a:7/` is a directory named `a:7`.
 fn split_sequence(argument: &str) -> (&str, Option<u64>) {
     let Some((place, number)) = argument.rsplit_once(':') else { return (argument, None) };
     let is_port = place.split_once("://").is_some_and(|(_, rest)| !rest.contains('/'));

@@ -6,10 +6,10 @@ use headwater::push::SiteOfMirror;
 use headwater::tree_path::Site;
 
 /// Limits the command `args`, which includes the program name, to the site that most of `mirrors`
-/// have; of equally frequent sites, to the first one. Removes mirrors of other sites, but keeps the
-/// source of `--from`.
+/// have. If several sites are equally frequent, chooses the first one. Removes mirrors of other
+/// sites, but keeps the source of `--from`.
 pub(crate) fn for_one_site(args: &[String], mirrors: &[SiteOfMirror]) -> String {
-    // The source stays even if it is of another site: the user has named it.
+    // The source stays even if it has a different site, because the user named it.
     let source = args.iter().enumerate().find_map(|(at, arg)| match arg.strip_prefix("--from") {
         Some("") => args.get(at + 1).map(String::as_str),
         Some(value) => value.strip_prefix('='),
@@ -43,7 +43,8 @@ fn quoted(word: &str) -> String {
     if !word.is_empty() && word.chars().all(is_plain) {
         return word.to_owned();
     }
-    // Nothing escapes a quote inside of single quotes: they are closed, and opened again after it.
+    // Nothing can escape a quote inside single quotes, so they are closed and opened again after
+    // it.
     format!("'{}'", word.replace('\'', r"'\''"))
 }
 

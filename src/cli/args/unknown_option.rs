@@ -1,16 +1,17 @@
 //! The tip for an unknown option or command.
 //!
-//! clap suggests any option that has some letters in common, also hidden ones. This module suggests
-//! only what was most likely meant, and otherwise nothing.
+//! clap suggests any option that has some letters in common with the unknown one, even hidden
+//! options. This module suggests only an option that the user probably meant, and otherwise
+//! nothing.
 
 use clap::builder::StyledStr;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use headwater::config::closest;
 
-/// An option and a part of it may stand for each other if the part has at least this many letters.
+/// A part of an option is recognized as that option if it has at least this many letters.
 const MIN_PART: usize = 4;
 
-/// Options of other programs, with what to use here.
+/// Options of other programs, each with its equivalent here.
 const FOREIGN: [(&str, &str); 2] = [
     (
         "max-delete",
@@ -19,7 +20,7 @@ const FOREIGN: [(&str, &str); 2] = [
     ("force", "use the option of the guard; the message of a refused push names the option"),
 ];
 
-/// Commands of other programs that send content, for which `push` is meant.
+/// Commands of other programs that send content. Their users mean `push`.
 const FOREIGN_PUSHES: [&str; 6] = ["sync", "deploy", "upload", "publish", "copy", "cp"];
 
 /// Adds a tip to an error about a command of another program.
@@ -59,10 +60,10 @@ pub(crate) fn replace_tips(
     let meant = similar(word, &options).map(|option| format!("--{option}"));
     let foreign = FOREIGN.iter().find(|(name, _)| *name == word).map(|(_, tip)| *tip);
     let usage = command.clone().render_usage();
-    // clap keeps one suggestion of an option and a list of other tips; both go.
+    // clap stores one suggested option and a list of other tips; both are removed.
     error.remove(ContextKind::SuggestedArg);
     error.remove(ContextKind::Suggested);
-    // The usage that clap made has its own suggestion in it.
+    // The usage that clap generated contains clap's own suggestion.
     error.insert(ContextKind::Usage, ContextValue::StyledStr(usage));
     if let Some(tip) = foreign {
         let tips = ContextValue::StyledStrs(vec![StyledStr::from(tip)]);
@@ -82,7 +83,8 @@ fn subcommand(root: &clap::Command, arguments: impl Iterator<Item = String>) -> 
     command
 }
 
-/// The option that was most likely meant: with a typing error, or with a part left out.
+/// The option that the user probably meant: `word` is the option with a typing error or with a part
+/// left out.
 fn similar<'o>(word: &str, options: &[&'o str]) -> Option<&'o str> {
     let is_part_of = |option: &&&str| {
         word.len() >= MIN_PART

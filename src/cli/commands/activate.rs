@@ -37,7 +37,7 @@ pub(crate) fn run(args: &ActivateArgs) -> Result<Exit, Failure> {
     )?;
     let inputs = TreelessInputs {
         mirrors: &args.mirrors.mirrors,
-        // The release exists already, with its note and its run number.
+        // The release already exists, with its note and its run number.
         release: &ReleaseArgs::default(),
         work: &args.work,
         around: &args.around,

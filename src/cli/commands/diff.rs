@@ -15,7 +15,7 @@ use crate::cli::setup::remote::{MirrorFactory, check_there};
 use crate::cli::setup::tree_or_mirror::TreeOrMirror;
 use crate::cli::setup::{context, tree_or_mirror};
 
-/// The paths that differ, one per line.
+/// Lists the paths that differ, one per line.
 pub(crate) fn describe_paths(diff: &Diff, list: ListArgs) -> String {
     let line = |change: &Change| {
         let from = change.from.as_ref().map(|from| format!(" (from {from})")).unwrap_or_default();
@@ -70,7 +70,7 @@ pub(crate) fn run(args: &DiffArgs) -> Result<Exit, Failure> {
             TreeOrMirror::Mirror(mirror) => {
                 DiffSide::Release { mirror, sequence: operand.sequence }
             }
-            // Without a stat cache: a comparison writes nothing.
+            // Without a stat cache, because a comparison writes nothing.
             TreeOrMirror::Tree(roots) => {
                 let jobs = context::jobs(None, &config);
                 DiffSide::Trees { roots, scan: context::scan_options(&[], &config, jobs, None) }
@@ -93,6 +93,6 @@ pub(crate) fn run(args: &DiffArgs) -> Result<Exit, Failure> {
         let summary = push_report::summary(&ChangeCounts::from(&diff));
         print(&format!("{}{summary}\n", describe_paths(&diff, args.list)))?;
     }
-    // Differences are the result, and no failure as with diff(1).
+    // Differences are a result and not a failure, unlike in diff(1).
     Ok(Exit::Success)
 }

@@ -20,12 +20,13 @@ use crate::cli::setup::configuration::load_config;
 use crate::cli::setup::context;
 use crate::cli::setup::remote::MirrorFactory;
 
-/// A clock that differs by more than this many seconds makes ages and expiry times wrong.
+/// If the difference between clocks exceeds this number of seconds, ages and expiry times are
+/// wrong.
 const MAX_SKEW_SECONDS: u64 = 60;
-/// Less free space than this may be too little for a push, in bytes.
+/// If less space than this is free, in bytes, it may be too little for a push.
 const LOW_SPACE_BYTES: u64 = 100_000_000;
-/// Less free space than this has no room for the manifest and the directories of a release, in
-/// bytes.
+/// If less space than this is free, in bytes, not even the manifest and the directories of a
+/// release fit.
 const NO_SPACE_BYTES: u64 = 1_000_000;
 
 /// The arguments of `doctor`.
@@ -54,7 +55,7 @@ struct Finding {
     mirror: String,
     location: String,
     is_ok: bool,
-    /// Facts in a few words each.
+    /// Facts about the mirror, each in a few words.
     facts: Vec<String>,
     problems: Vec<Problem>,
     /// Problems that do not prevent a push.
@@ -149,7 +150,7 @@ fn look(
     } else if let Some(path) = mirror.local_path() {
         look_at_directory(&path, state, facts, problems);
     }
-    // Facts that only a receiver reports; for a directory the questions above take their place.
+    // Facts that only a receiver reports. For a directory, the checks above take their place.
     if let Some(receiver) = &state.receiver {
         if !receiver.may_push {
             problems.push(Problem::new(
@@ -157,7 +158,7 @@ fn look(
                 "create one with `headwater token new --site NAME --allow push`, and add its table \
                  to the serve.toml of the receiver",
             ));
-        // Over SSH there is no token: whoever may log in may push.
+        // Over SSH there is no token: every user who can log in may push.
         } else if mirror.location().starts_with("ssh://") {
             facts.push("ssh lets this user push".to_owned());
         } else {
@@ -173,7 +174,8 @@ fn look(
             ));
         }
     }
-    // The state of a directory without a store has no free bytes, but a push needs some there.
+    // The state of a directory without a store does not include the free bytes, but a push needs
+    // free space there.
     let free = state.free_bytes.or_else(|| Store::free_bytes_at(&mirror.local_path()?).ok());
     if let Some(free) = free {
         look_at_space(free, facts, problems, warnings);
@@ -181,7 +183,8 @@ fn look(
     facts.extend(state.round_trip.map(|time| format!("responds in {} ms", time.as_millis())));
 }
 
-/// Little space is a warning, since a small push fits; where no push fits it is a problem.
+/// Too little space for large pushes is a warning, because a small push still fits. Too little
+/// space for any push is a problem.
 fn look_at_space(
     free: u64,
     facts: &mut Vec<String>,
@@ -200,8 +203,8 @@ fn look_at_space(
     ));
 }
 
-/// A token or certificate that expires soon is a warning, because a push still succeeds; a later
-/// expiry is a fact.
+/// A token or certificate that expires soon is a warning, because a push still succeeds. A later
+/// expiry is only a fact.
 fn look_at_expiries(expiries: Expiries, facts: &mut Vec<String>, warnings: &mut Vec<Problem>) {
     let now = fsx::unix_seconds();
     let soon = expiries.soon(now);
@@ -229,7 +232,7 @@ fn look_at_directory(
     if state.store.is_none() && !is_there {
         facts.push("the directory does not exist yet".to_owned());
     }
-    // A question to the system and not a trial file: this command changes nothing.
+    // Asks the system instead of creating a test file, because this command changes nothing.
     match rustix::fs::access(written, rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK) {
         Ok(()) => facts.push("writable".to_owned()),
         Err(error) => problems.push(Problem::new(
@@ -240,8 +243,8 @@ fn look_at_directory(
 }
 
 impl Finding {
-    /// One line with the facts, or one line per problem; then one line per warning. A hint is on
-    /// the line below.
+    /// Describes the facts on one line, or each problem on a line of its own; then each warning on
+    /// a line of its own. A hint follows on the next line.
     fn describe(&self) -> String {
         let name = escape(&self.mirror);
         let line = |word: &str, problem: &Problem| {

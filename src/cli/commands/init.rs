@@ -1,4 +1,4 @@
-//! `headwater init`: a configuration to start from, with every key explained.
+//! `headwater init`: writes an initial configuration in which every key is explained.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -11,9 +11,10 @@ use crate::cli::output::failure::{Exit, Failure};
 use crate::cli::output::format::escape;
 use crate::cli::output::print::print;
 
-/// The text of the file. A line with `#` and no space is a setting with its
-/// default or an example; a test removes the `#` and reads all settings.
-// Every mirror is an example that is off: a push right after `init` must not publish anywhere.
+/// The text of the file. A line with `#` and no space contains a setting with its default or an
+/// example; a test removes the `#` and reads all settings.
+// All mirrors are examples that are commented out: a push right after `init` must not publish
+// anything.
 const TEMPLATE: &str = r##"# headwater.toml: what `headwater push` sends, and where.
 # Paths are relative to this file. A flag outranks the key of the same name.
 # A line with # and no space is a setting that is off. It shows the default,
@@ -250,7 +251,8 @@ fn write(path: &Path) -> Result<(), IoError> {
     let name = path.file_name().and_then(|name| name.to_str()).ok_or_else(invalid)?;
     let parent =
         path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    // The system refuses an existing name: a check before would leave time for a file to appear.
+    // The system refuses an existing name. A separate check before would leave time for a file to
+    // appear.
     Dir::open(parent)?.write_new(name, TEMPLATE.as_bytes(), FileMode::RECORD, None)
 }
 

@@ -30,20 +30,20 @@ struct MirrorResult<T> {
     error: Option<String>,
 }
 
-/// Work on single mirrors, and how its result is shown.
+/// Work on single mirrors, and the presentation of its results.
 pub(crate) trait MaintenanceTask {
     type Output: Serialize;
     /// The name of the command.
     const NAME: &'static str;
-    /// The hint for faults on a mirror; a mirror that fails has its own hint.
+    /// The hint for faults on a mirror; a mirror that fails gets a different hint.
     const ADVICE: Option<&'static str> = None;
 
     fn run(&self, mirror: &Arc<dyn Mirror>, progress: &Progress) -> Result<Self::Output, Failure>;
 
-    /// The text for people.
+    /// The result as text for people.
     fn describe(&self, mirror: &str, result: &Self::Output) -> String;
 
-    /// Whether the mirror has no faults.
+    /// Whether the mirror has no faults according to the result.
     fn is_well(&self, result: &Self::Output) -> bool;
 }
 
@@ -75,8 +75,8 @@ pub(crate) fn run_each<T: MaintenanceTask>(
             }
             Err(failure) => {
                 failure.print();
-                // The code of one mirror says what to do, as 7 or 9. Several mirrors can have
-                // several reasons.
+                // The exit code for a single mirror gives the reason, for example 7 or 9. Several
+                // mirrors can have different reasons.
                 exit = if is_single { failure.exit() } else { Exit::Failed };
                 answer.mirrors.push(MirrorResult {
                     mirror,

@@ -37,7 +37,7 @@ pub(crate) fn run(args: &ManArgs) -> Result<Exit, Failure> {
     Ok(Exit::Success)
 }
 
-/// File names and pages, the main one first.
+/// The file name and content of each page, the main page first.
 fn pages() -> io::Result<Vec<(String, Vec<u8>)>> {
     let mut root = crate::cli::command();
     // Sets the names of the subcommand pages, and propagates global arguments.

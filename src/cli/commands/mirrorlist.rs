@@ -1,5 +1,5 @@
-//! `headwater mirrorlist`: the mirrors that are proven current, for a load
-//! balancer or a client that chooses one of them.
+//! `headwater mirrorlist`: lists the mirrors that are proven current, for a load balancer or a
+//! client that chooses a mirror.
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -16,7 +16,7 @@ use crate::cli::output::format::{counted, escape};
 use crate::cli::output::print::print;
 use crate::cli::setup::watcher::Watcher;
 
-/// Largest old list that is compared with the new one, in bytes.
+/// Maximum size of an old list that is compared with the new one, in bytes.
 const MAX_BYTES: u64 = 16 * 1024 * 1024;
 /// The highest weight that haproxy accepts.
 const MAX_HAPROXY_WEIGHT: u32 = 256;
@@ -70,7 +70,8 @@ pub(crate) fn run(args: &MirrorlistArgs, is_quiet: bool) -> Result<Exit, Failure
     let mut listed: Vec<ListedMirror<'_>> =
         look.proven(&watcher.config).into_iter().filter_map(ListedMirror::new).collect();
     listed.sort_by(|a, b| a.rank().cmp(&b.rank()));
-    // An error and not an empty list, which would take the site off its load balancer.
+    // An error and not an empty list, because an empty list would take the site off its load
+    // balancer.
     if listed.is_empty() {
         return Err(none(args, look.mirror_statuses.len() as u64));
     }
@@ -93,9 +94,10 @@ fn none(args: &MirrorlistArgs, mirrors: u64) -> Failure {
         .with_hint("run `headwater status` to see the state of each mirror")
 }
 
-/// Writes the list if it differs from the file.
+/// Writes the list if it differs from the content of the file.
 fn replace(path: &Path, text: &str, is_quiet: bool) -> Result<(), Failure> {
-    // What watches the file, to reload a load balancer, must not see a change if there is none.
+    // A program that watches the file, to reload a load balancer, must not see a change if there is
+    // none.
     if fsx::read_text(path, MAX_BYTES).is_ok_and(|before| before == text) {
         return Ok(());
     }
@@ -136,8 +138,8 @@ fn render(listed: &[ListedMirror<'_>], format: ListFormat) -> String {
     match format {
         ListFormat::Txt => listed.iter().map(|one| format!("{}\n", one.url)).collect(),
         ListFormat::Json => json(listed),
-        // Only host and port, which were parsed: the rest of a URL could end this directive and
-        // begin another one.
+        // Only the host and the port, which have been parsed: the rest of a URL could end this
+        // directive and begin another one.
         ListFormat::Nginx => listed
             .iter()
             .map(|one| format!("server {} weight={};\n", one.url.authority(), one.mirror.weight))
@@ -171,7 +173,7 @@ fn haproxy(one: &ListedMirror<'_>) -> String {
     let tls = match (one.url.is_tls(), one.url.address()) {
         (false, _) => String::new(),
         (true, None) => format!(" ssl verify required sni str({host})"),
-        // An address is never the name in a TLS hello (RFC 6066).
+        // An address is never sent as the server name in TLS (RFC 6066).
         (true, Some(_)) => format!(" ssl verify required verifyhost {host}"),
     };
     format!("server {name} {authority} weight {weight} check{tls}\n")

@@ -1,4 +1,4 @@
-//! One file for each command: its arguments, if no other command has them, and its run.
+//! One file for each command: its run function, and its arguments unless other commands share them.
 
 pub(super) mod abandon;
 pub(super) mod activate;

@@ -22,14 +22,14 @@ use crate::cli::output::{failure, hints, next_steps, push_report};
 use crate::cli::setup::prepared_push;
 use crate::cli::setup::prepared_push::PreparedPush;
 
-/// Most mirrors and probes of a wave that are named; the rest is counted.
+/// Maximum number of mirrors and probes of a wave that are named. Further ones are only counted.
 const MAX_NAMED: usize = 8;
 
 pub(crate) fn run(args: &PushArgs) -> Result<Exit, Failure> {
     show(&prepared_push::job(args)?, args)
 }
 
-/// Prints what `job`, made from `args`, would do.
+/// Prints what `job`, which was made from `args`, would do.
 pub(crate) fn show(job: &PreparedPush, args: &PushArgs) -> Result<Exit, Failure> {
     let progress = Progress::start(&args.output)?;
     progress.expect_mirrors(job.fleet.mirrors().iter().map(|mirror| mirror.name()));
@@ -45,12 +45,12 @@ pub(crate) fn show(job: &PreparedPush, args: &PushArgs) -> Result<Exit, Failure>
             let hint = |mirror: &push::MirrorPlan| {
                 hints::of_kind(mirror.failure?, Side::of(&mirror.location))
             };
-            // On stderr, and the table has only the kind of each failure: every sentence is printed
-            // once.
+            // The failures are printed on stderr, and the table contains only the kind of each
+            // failure, so that every sentence is printed once.
             print_hints(plan.mirrors.iter().filter_map(hint).collect())?;
             match &plan.unmet {
                 Some(unmet) => {
-                    // The plan is the only object on stdout.
+                    // The plan must be the only object on stdout.
                     let refused = refused(exit_of(&plan), unmet);
                     refused.print();
                     Ok(refused.exit())
@@ -246,11 +246,11 @@ fn describe(plan: &PlanReport, job: &PreparedPush, list: ListArgs) -> String {
     text
 }
 
-/// The order in which the mirrors would switch, one line per wave.
+/// Describes the order in which the mirrors would switch, one line per wave.
 fn describe_schedule(schedule: &Schedule) -> String {
     let Schedule { required, counted, waves, .. } = schedule;
     let is_looked_at = waves.iter().any(|wave| !wave.probes.is_empty());
-    // A single mirror without probes has no order that is worth a line.
+    // If there is only one mirror and no probe, the order is not worth a line.
     if waves.iter().map(|wave| wave.mirrors.len()).sum::<usize>() < 2
         && !is_looked_at
         && schedule.goal != Goal::Stage
@@ -332,7 +332,7 @@ fn wave_followup_text(wave: &WavePlan, is_last: bool) -> String {
     }
 }
 
-/// The numbers of objects that would be sent as deltas, by the kind of their base.
+/// The numbers of objects that would be sent as deltas, by kind of base.
 fn describe_bases(bases: &BaseCounts) -> String {
     let BaseCounts { same_path, like_content, like_name, neighbour, none: _ } = *bases;
     let kinds = [

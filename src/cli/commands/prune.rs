@@ -12,7 +12,7 @@ use crate::cli::output::progress::Progress;
 use crate::cli::setup::configuration::load_config;
 
 struct PruneTask {
-    /// The number of releases that are kept.
+    /// The number of releases to keep.
     keep: usize,
 }
 

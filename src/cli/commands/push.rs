@@ -1,4 +1,4 @@
-//! `headwater push`, and the run of every command that publishes.
+//! `headwater push`, and the function that runs every command that publishes.
 
 use headwater::monitor::Monitor as _;
 use headwater::push::{self, Report};
@@ -32,7 +32,7 @@ pub(crate) fn execute(
     let progress = Progress::start(output)?;
     progress.expect_mirrors(job.fleet.mirrors().iter().map(|mirror| mirror.name()));
     let scratch = &job.options.scratch;
-    // Before the notifications: an interrupted wait is no push to tell of.
+    // Before the notifications, because there is nothing to report if the user interrupts the wait.
     if !wait_for_start(&job.around, &progress) {
         return interrupted(command, output);
     }
@@ -42,8 +42,7 @@ pub(crate) fn execute(
     let pushed = push::push(&job.source, &job.fleet, &job.options, &progress);
     let mut report = match pushed {
         Ok(mut report) => {
-            // The push does not know frozen mirrors. After the others, so that the reports keep the
-            // order of the fleet.
+            // The push does not know frozen mirrors. Added last, to keep the order of the fleet.
             report.mirrors.extend(job.frozen.iter().cloned());
             report
         }
@@ -56,7 +55,7 @@ pub(crate) fn execute(
             after.tell(None, exit.code(), Some(&failure.text()), fleets);
             after.end(None, exit.code());
             progress.finish();
-            // With `--superseded-ok` the job is done: a newer run has published what was asked for.
+            // With `--superseded-ok` the run has succeeded: a newer run has published the content.
             return if is_accepted {
                 accept_superseded(command, &failure, output)
             } else {
@@ -65,7 +64,7 @@ pub(crate) fn execute(
         }
     };
     let exit = exit_of(&report, progress.is_cancelled(), guards.superseded_ok);
-    // Before the result is printed, because the results of hooks and purges are lines of it.
+    // Before the result is printed, because it includes the results of hooks and purges.
     after.tell(Some(&report), exit.code(), None, [&job.fleet, &job.others]);
     progress.end_block();
     if !output.json && !output.quiet {
@@ -76,10 +75,11 @@ pub(crate) fn execute(
     }
     // The result is printed before the clean-up, which also polls the results of `post_activate`.
     push::clean_up(&mut report, &job.fleet, job.keep, &progress);
-    // The clean-up was interrupted.
+    // The user interrupted the clean-up.
     let exit = if progress.is_cancelled() { Exit::Interrupted } else { exit };
     expiry::warn(&report, &progress);
-    // The JSON object comes after the clean-up: it has the results of `post_activate`.
+    // The JSON object is printed after the clean-up, because it includes the results of
+    // `post_activate`.
     let notifications = after.end(Some(&report), exit.code());
     if output.json {
         print_json(&PushOutput {
@@ -95,7 +95,7 @@ pub(crate) fn execute(
     Ok(exit)
 }
 
-/// The result of a push that a newer one has replaced, with `--superseded-ok`.
+/// The result of a push that was superseded by a newer one, with `--superseded-ok`.
 fn accept_superseded(
     command: &'static str,
     failure: &Failure,
@@ -109,7 +109,7 @@ fn accept_superseded(
     Ok(Exit::Success)
 }
 
-/// The result if the user interrupted the push before its start.
+/// The result if the user interrupted the push before it started.
 fn interrupted(command: &'static str, output: &OutputArgs) -> Result<Exit, Failure> {
     let (exit, words) = (Exit::Interrupted, "interrupted before the start");
     if output.json {

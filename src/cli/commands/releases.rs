@@ -28,7 +28,7 @@ fn members(args: &ReleasesArgs) -> Result<Vec<PolledMirror>, Failure> {
     check_there(&choices, &config)?;
     let factory = MirrorFactory::new(&args.remote, None, &config);
     let fleet = factory.fleet(&choices, args.remote.site.as_ref())?;
-    // Quiet, because the result has every mirror and its failure.
+    // Quiet, because the result lists every mirror and its failure.
     let progress = Progress::of_answer(&OutputArgs { quiet: true, ..args.output.clone() })?;
     let members = fleet.states(&progress);
     progress.finish();
@@ -43,7 +43,7 @@ struct KeptRelease<'a> {
     releases: &'a [Release],
     #[serde(skip_serializing_if = "Option::is_none")]
     staged: Option<&'a Release>,
-    /// Their disk space; `None` for a mirror on another machine without `--disk`.
+    /// The disk space of the releases; `None` for a mirror on another machine without `--disk`.
     #[serde(skip_serializing_if = "Option::is_none")]
     usage: Option<Usage>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -64,11 +64,11 @@ pub(crate) fn run(args: &ReleasesArgs) -> Result<Exit, Failure> {
 
 fn kept(member: &PolledMirror, has_asked: bool) -> KeptRelease<'_> {
     let state = member.state();
-    // The manifests of all releases are read, which costs a transfer from another machine.
+    // This reads the manifests of all releases, which causes a transfer from another machine.
     let is_measured = has_asked || member.mirror.link() == Link::Local;
     let measured =
         state.filter(|_| is_measured).map(|state| fleet_status::usage(&*member.mirror, state));
-    // `verify` reports a manifest that cannot be read; without --disk no manifest is read.
+    // `verify` reports unreadable manifests; without --disk, no manifest is read.
     let (usage, fault) = match measured {
         Some(Err(error)) => (None, Some(error).filter(|_| has_asked)),
         Some(Ok(usage)) => (Some(usage), None),
@@ -167,7 +167,7 @@ fn release_row(
     ]
 }
 
-/// Shortens full commit hashes in `note` to 12 digits, where a hash is a word or the end of a path.
+/// Shortens full commit hashes in `note` to 12 digits, if the hash is a word or the end of a path.
 fn short_commits(note: &str) -> String {
     const DIGITS: usize = 12;
     let is_hash = |word: &str| {

@@ -59,13 +59,13 @@ pub(crate) fn run(args: &RepairArgs) -> Result<Exit, Failure> {
         .refuse("repair", "run `headwater verify` to list the faults without changing anything")?;
     let config = load_config(&args.config)?;
     let choices = operands::of_mirrors(&args.mirrors, &config)?;
-    // A mistyped argument is a wrong argument in every command, and no missing content.
+    // A mistyped argument is a usage error in every command, not missing content.
     check_there(&choices, &config)?;
     let factory = MirrorFactory::new(&args.remote, args.wait.wait, &config);
     let mirrors = factory.fleet(&choices, args.remote.site.as_ref())?.mirrors().to_vec();
     let operand =
         operands::of_operand(&args.from, &config, |word| std::path::Path::new(word).is_dir())?;
-    // Without a site: only content with the right hash is accepted, from wherever it comes.
+    // Without a site: only content with the right hash is accepted, wherever it comes from.
     let source = match tree_or_mirror::place(&operand, &factory, None)? {
         TreeOrMirror::Mirror(mirror) => Source::Store(mirror),
         TreeOrMirror::Tree(roots) => Source::Trees {

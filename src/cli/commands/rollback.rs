@@ -1,4 +1,4 @@
-//! `headwater rollback`: the content of a kept release, as a new release.
+//! `headwater rollback`: publishes the content of a kept release as a new release.
 
 use std::io::{self, IsTerminal as _};
 
@@ -33,24 +33,25 @@ pub(crate) fn run(args: &RollbackArgs) -> Result<Exit, Failure> {
     let source = |to: Option<u64>| Source::Rollback { to, by: DecidedBy::Person(person::name()) };
     let (mut job, guards) = without_tree(inputs, source(args.to))?;
     if args.mirrors.is_empty() && args.config.only.is_empty() {
-        // The release that the user confirmed, even if another one became current since.
+        // The release that the user confirmed, even if another release has become current since.
         job.source = source(confirm(args, &mut job)?.or(args.to));
     }
     execute("rollback", &job, &args.output, &guards)
 }
 
-/// Shows the release for a rollback of all configured mirrors, and asks for confirmation on a
-/// terminal. Returns the sequence of the release, or `None` if no mirror is reachable, which the
+/// For a rollback of all configured mirrors, shows the release and asks for confirmation on a
+/// terminal. Returns the sequence of the release, or `None` if no mirror can be reached, which the
 /// rollback itself reports. Does not retry unreachable mirrors.
 fn confirm(args: &RollbackArgs, job: &mut PreparedPush) -> Result<Option<u64>, Failure> {
     let plan = push::plan_rollback(&job.fleet, args.to, &job.options, &PlanNotes)
         .map_err(hints::of_push)?;
-    // With the failures of the poll: the rollback must not wait for a dead mirror a second time.
+    // Includes the failures of the poll, so that the rollback does not wait for an unreachable
+    // mirror a second time.
     job.fleet = plan.fleet.clone();
     let Some(to) = &plan.to else { return Ok(None) };
     let failed = |error: io::Error| Failure::new(Exit::Failed, error);
-    // Also with `--yes`: the log of a job then shows what was left. To stderr, because stdout is
-    // for the result.
+    // Also printed with `--yes`, so that the log of a job shows which release was left. Written to
+    // stderr, because stdout is reserved for the result.
     eprint_raw(&describe(&plan, to)).map_err(failed)?;
     if args.yes {
         return Ok(Some(to.sequence));
@@ -67,12 +68,12 @@ fn confirm(args: &RollbackArgs, job: &mut PreparedPush) -> Result<Option<u64>, F
     io::stdin().read_line(&mut answer).map_err(failed)?;
     match answer.trim().to_ascii_lowercase().as_str() {
         "y" | "yes" => Ok(Some(to.sequence)),
-        // As after Ctrl-C at the question. Everything but yes means no.
+        // Like Ctrl-C at the question. Every answer except yes means no.
         _ => Err(Failure::new(Exit::Interrupted, "not confirmed; nothing was changed")),
     }
 }
 
-/// Prints the mirrors for which the command waits, and warnings; the plan shows failures.
+/// Prints warnings and the mirrors for which the command waits. The plan shows failures.
 struct PlanNotes;
 
 impl Monitor for PlanNotes {

@@ -77,7 +77,7 @@ pub(crate) struct ReceiveArgs {
 
 /// Writes records to stderr, one JSON object per line.
 struct StderrLog {
-    /// Leave out successful requests.
+    /// Whether successful requests are left out.
     is_quiet: bool,
 }
 
@@ -99,7 +99,7 @@ impl Log for StderrLog {
     }
 }
 
-/// Returns the log on stderr, which also records panics. Nothing else may write to stderr.
+/// Returns the log on stderr, which also records panics. No other code may write to stderr.
 fn stderr_log(is_quiet: bool) -> Arc<dyn Log> {
     let log: Arc<dyn Log> = Arc::new(StderrLog { is_quiet });
     receiver::log_panics(Arc::clone(&log));
@@ -134,7 +134,7 @@ fn failure(error: ServeError) -> Failure {
             Exit::Usage,
             Some("set `cert` to a PEM chain, and `key` to the PEM key of its first certificate"),
         ),
-        // The settings may be right, and only another program is in the way.
+        // The settings may be right, but another program uses the address.
         ServeError::Listen { .. } => (
             Exit::Failed,
             Some(
@@ -164,7 +164,7 @@ fn failure(error: ServeError) -> Failure {
     }
 }
 
-/// The directory of the only mirror.
+/// The directory of the receiver's only mirror.
 fn directory(dir: Option<&PathBuf>) -> Result<PathBuf, Failure> {
     let dir = dir.cloned().unwrap_or_default();
     check_control(&dir.to_string_lossy()).map_err(|error| {
@@ -209,7 +209,7 @@ pub(crate) fn serve(args: &ServeArgs, is_quiet: bool) -> Result<Exit, Failure> {
     Ok(Exit::Success)
 }
 
-/// With `--verbose`, writes each site to stderr, one JSON object per line as in the log.
+/// With `--verbose`, writes each site to stderr, one JSON object per line, as in the log.
 fn show_sites(settings: &ReceiverSettings) {
     for site in settings.sites.iter().filter(|_| verbosity::is_verbose()) {
         let line = serde_json::json!({
@@ -243,7 +243,7 @@ fn one_site(args: &ServeArgs, dir: PathBuf) -> Result<ReceiverSettings, Failure>
     Ok(ReceiverSettings::new(listen, vec![SiteSettings::new(dir, args.site.clone())], access))
 }
 
-/// Reads the tokens from their file again; `None` if neither file was given.
+/// Reads the tokens from their file again. Returns `None` if no file was given.
 fn read_tokens(
     files: &(Option<PathBuf>, Option<PathBuf>),
 ) -> Option<Result<Vec<TokenRecord>, ConfigError>> {
@@ -259,11 +259,11 @@ fn read_tokens(
     }
 }
 
-/// On SIGTERM and SIGINT the receiver ends when the requests in flight have ended. On SIGHUP it
+/// On SIGTERM and SIGINT, the receiver ends when all running requests have ended. On SIGHUP, it
 /// reloads its certificate and its tokens.
 fn watch_signals(handle: Handle, reload: impl Fn() + Send + 'static) -> std::io::Result<()> {
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP])?;
-    // On a thread, because almost nothing may be done in a signal handler.
+    // Runs on a thread, because a signal handler may do almost nothing.
     std::thread::Builder::new().name("signals".into()).spawn(move || {
         for signal in signals.forever() {
             if signal == SIGHUP { reload() } else { handle.stop() }
@@ -285,11 +285,11 @@ pub(crate) fn receive(args: &ReceiveArgs) -> Result<Exit, Failure> {
             ReceiverSettings::new(listen, vec![site], AuthPolicy::Open)
         }
     };
-    // SSH has authenticated the client, so the tokens of a `serve.toml` are not asked for.
+    // SSH has authenticated the client, so the tokens of a `serve.toml` are not checked.
     settings.access = AuthPolicy::Open;
     let log: Arc<dyn Log> =
-        // Over SSH the origin reads stderr, to quote its end if the receiver fails: a log would
-        // hide that.
+        // Over SSH, the origin reads stderr and quotes its end if the receiver fails. A log would
+        // hide the error.
         if verbosity::is_verbose() { stderr_log(false) } else { Arc::new(receiver::NoLog) };
     receiver::receive(&settings, log).map_err(failure)?;
     Ok(Exit::Success)

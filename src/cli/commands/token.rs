@@ -1,4 +1,5 @@
-//! `headwater token new`: a token for an origin, and the `[[token]]` table for its receiver.
+//! `headwater token new`: creates a token for an origin, and the `[[token]]` table for its
+//! receiver.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -56,7 +57,7 @@ pub(crate) fn run(command: &TokenCommand) -> Result<Exit, Failure> {
         )?;
         place = path.display().to_string();
     }
-    // Before a token is made: one for an unknown site would never be accepted.
+    // Checked before a token is made, because a token for an unknown site would never be accepted.
     if let Some(path) = &args.append
         && let Some(known) =
             config::site_names(path).map_err(|error| append_failure(path, error))?
@@ -67,7 +68,7 @@ pub(crate) fn run(command: &TokenCommand) -> Result<Exit, Failure> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let expires = args.expires.map(|expires| moment(now.saturating_add(expires).as_secs()));
     let sites: Vec<String> = args.sites.iter().map(|site| format!("\"{site}\"")).collect();
-    // The receiver gets the hash alone, so that a stolen serve.toml gives no access.
+    // The receiver gets only the hash, so that a stolen serve.toml gives no access.
     let mut table = format!(
         "[[token]]\nid = \"{}\"\nhash = \"{}\"\nsites = [{}]\nallow = \"{}\"\n",
         token.id(),
@@ -78,10 +79,10 @@ pub(crate) fn run(command: &TokenCommand) -> Result<Exit, Failure> {
     if let Some(expires) = expires {
         table.push_str(&format!("expires = \"{expires}\"\n"));
     }
-    // Only the secret goes to stdout, for a pipe into a secret store; it never goes to stderr,
-    // which may be logged.
+    // Only the secret goes to stdout, so that it can be piped into a secret store; it never goes to
+    // stderr, which may be logged.
     let text = if let Some(path) = &args.append {
-        // Before the token is printed: without its table it would be useless.
+        // Before the token is printed, because it would be useless without its table.
         config::append_token(path, &table).map_err(|error| append_failure(path, error))?;
         print(&format!("{}\n", token.reveal()))?;
         format!(
@@ -108,7 +109,7 @@ fn check_sites(sites: &[Site], known: &[Site], path: &Path) -> Result<(), Failur
     Err(failure.with_hint("add it first, or correct --site"))
 }
 
-/// The failure for a file to which no table can be added.
+/// The failure if the table cannot be appended to a file.
 fn append_failure(path: &Path, error: ConfigError) -> Failure {
     match error {
         ConfigError::Read(error) => {

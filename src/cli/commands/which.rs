@@ -1,5 +1,5 @@
-//! `headwater which`: what each mirror serves at a path, since which release, and what visitors get
-//! there.
+//! `headwater which`: shows what each mirror serves at a path, since which release, and what
+//! visitors get there.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -20,10 +20,10 @@ use crate::cli::output::format::{Align, Table, age, bytes};
 use crate::cli::output::print::{print, print_json};
 use crate::cli::setup::watcher::Watcher;
 
-/// Longest time to fetch what visitors get.
+/// Maximum time to fetch the file that visitors get.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// Minimum limit for a fetched file, in bytes: visitors may get a longer file than the expected
-/// one.
+/// Minimum limit for a fetched file, in bytes: visitors may get a file that is longer than
+/// expected.
 const MIN_LIMIT: u64 = 64 * 1024 * 1024;
 
 /// The arguments of `which`.
@@ -51,7 +51,7 @@ struct WhichOutput<'a> {
     mirrors: &'a [Found],
 }
 
-/// What a mirror has at the path.
+/// What a mirror serves at the path.
 #[derive(Debug, Clone, Default, Serialize)]
 struct Found {
     mirror: String,
@@ -70,7 +70,7 @@ struct Found {
     /// For a retired file, the time until which the mirror serves it.
     #[serde(skip_serializing_if = "Option::is_none")]
     until: Option<u64>,
-    /// What visitors get.
+    /// What visitors get, if it was checked.
     #[serde(skip_serializing_if = "Option::is_none")]
     public: Option<Visited>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -88,8 +88,8 @@ struct Visited {
 pub(crate) fn run(args: &WhichArgs) -> Result<Exit, Failure> {
     let path = tree_path(&args.path)?;
     let watcher = Watcher::new(&args.mirrors, &args.remote, &args.config, &args.output)?;
-    // The states of all mirrors first: the release that last changed a file may be known to another
-    // mirror only.
+    // The states of all mirrors come first, because only another mirror may know the release that
+    // last changed a file.
     let look = watcher.look();
     let web = Web::new(PATIENCE);
     let found = watcher.fleet.ask(|mirror| {
@@ -117,7 +117,7 @@ pub(crate) fn run(args: &WhichArgs) -> Result<Exit, Failure> {
     Ok(if agree(&found) { Exit::Success } else { Exit::Failed })
 }
 
-/// Parses a path that may start with `/`; a directory means its `index.html`.
+/// Parses a path that may start with `/`; for a directory, the path of its `index.html`.
 fn tree_path(text: &str) -> Result<TreePath, Failure> {
     let plain = text.trim_start_matches('/');
     let path = if plain.is_empty() || plain.ends_with('/') {
@@ -193,14 +193,15 @@ fn visit(web: &Web, url: &str, path: &TreePath, size: Option<u64>) -> Visited {
     }
 }
 
-/// Returns whether all mirrors have the same content at the path, and their visitors get it.
+/// Returns whether all mirrors have the same content at the path, and all visitors get it.
 fn agree(found: &[Found]) -> bool {
     let are_same =
         found.iter().map(|one| (one.object, &one.target)).collect::<BTreeSet<_>>().len() <= 1;
     let is_there =
         |one: &Found| one.error.is_none() && (one.object.is_some() || one.target.is_some());
     let is_served = |one: &Found| {
-        // What visitors get at a link is the content behind it, which the entry does not name.
+        // At a link, visitors get the content that the link leads to, which the entry does not
+        // name.
         one.public.as_ref().is_none_or(|public| one.target.is_some() || public.object == one.object)
     };
     are_same && found.iter().all(|one| is_there(one) && is_served(one))

@@ -12,12 +12,12 @@ use headwater::push::{Outcome, Report};
 use crate::cli::output::failure::eprint_raw;
 use crate::cli::output::format::{bytes, escape};
 
-/// Most annotations of a run: GitHub shows no more for a step.
+/// Maximum number of annotations of a run: GitHub shows no more for a step.
 const MAX_MARKS: usize = 10;
-/// Most mirrors in a summary; failed mirrors come first.
+/// Maximum number of mirrors in a summary; failed mirrors come first.
 const MAX_ROWS: usize = 200;
 
-/// The end of a push.
+/// How a push ended.
 pub(crate) struct ReportedEnd<'a> {
     /// The site.
     pub(crate) site: &'a str,
@@ -25,7 +25,7 @@ pub(crate) struct ReportedEnd<'a> {
     pub(crate) report: Option<&'a Report>,
     /// The exit code.
     pub(crate) code: u8,
-    /// The error on one line.
+    /// The error, on one line.
     pub(crate) error: &'a str,
 }
 
@@ -38,7 +38,7 @@ pub(crate) fn write(
     let write_failure =
         |path: &Path, error: std::io::Error| format!("cannot write {}: {error}", path.display());
     if let Some(path) = dotenv {
-        // Replaced and not appended to: the file belongs to this run alone.
+        // Replaced and not appended to, because the file belongs to this run alone.
         let written = fsx::replace_file(path, |out| {
             out.write_all(variables(end, "HEADWATER_", true).as_bytes())
         });
@@ -48,14 +48,14 @@ pub(crate) fn write(
     if lookup("GITHUB_ACTIONS").as_deref() != Some("true") {
         return Ok(());
     }
-    // GitHub reads annotations from both streams; stdout is for the result.
+    // GitHub reads annotations from both streams; stdout is reserved for the result.
     eprint_raw(&marks(end)).ok();
     for (variable, text) in
         [("GITHUB_STEP_SUMMARY", summary(end)), ("GITHUB_OUTPUT", variables(end, "", false))]
     {
         if let Some(path) = lookup(variable).filter(|path| !path.is_empty()) {
             let path = Path::new(&path);
-            // Append, because other steps write to the file too.
+            // Append, because other steps write to the same file.
             let file = OpenOptions::new().append(true).create(true).open(path);
             file.and_then(|mut file| file.write_all(text.as_bytes()))
                 .map_err(|error| write_failure(path, error))?;
@@ -71,7 +71,7 @@ fn failures(report: &Report) -> impl Iterator<Item = (&str, &str)> {
     })
 }
 
-/// The facts, one `NAME=VALUE` per line; no value has a line break.
+/// The facts, one `NAME=VALUE` per line. No value contains a line break.
 fn variables(end: &ReportedEnd<'_>, prefix: &str, is_upper: bool) -> String {
     let report = end.report;
     let all = report.map(|report| report.mirrors.as_slice()).unwrap_or_default();
@@ -110,22 +110,22 @@ fn marks(end: &ReportedEnd<'_>) -> String {
     if end.code == 0 {
         return String::new();
     }
-    // https://docs.github.com/actions/reference/workflow-commands-for-github-actions
-    // `%` first: the other replacements add one.
+    // https://docs.github.com/actions/reference/workflow-commands-for-github-actions `%` comes
+    // first, because the other replacements add one.
     let data =
         |text: &str| escape(text).replace('%', "%25").replace('\r', "%0D").replace('\n', "%0A");
-    // In a property, these end a name or a value.
+    // In a property, these characters end a name or a value.
     let property = |text: &str| data(text).replace(':', "%3A").replace(',', "%2C");
     let mark =
         |title: &str, text: &str| format!("::error title={}::{}\n", property(title), data(text));
     let all: Vec<(&str, &str)> =
         end.report.map(|report| failures(report).collect()).unwrap_or_default();
     if all.is_empty() {
-        // No mirror failed, so the push did as a whole.
+        // No mirror failed, so the push failed as a whole.
         return mark("headwater", end.error);
     }
     let is_over = all.len() > MAX_MARKS;
-    // The last place is for the number of the others.
+    // The last place is for the number of further failures.
     let shown = if is_over { MAX_MARKS - 1 } else { all.len() };
     let mut text: String = all[..shown].iter().map(|(mirror, error)| mark(mirror, error)).collect();
     if is_over {
@@ -153,12 +153,12 @@ fn summary(end: &ReportedEnd<'_>) -> String {
     }
     text.push_str("| mirror | release | sent | outcome |\n|---|---|---:|---|\n");
     let mut rows: Vec<_> = report.mirrors.iter().collect();
-    // `false` sorts first: the mirrors that did not succeed are what a reader looks for.
+    // `false` sorts first: readers look for the mirrors that did not succeed.
     rows.sort_by_key(|mirror| mirror.outcome.is_current());
     for mirror in rows.iter().take(MAX_ROWS) {
         let release = mirror.now.map_or_else(|| "-".to_owned(), |now| now.to_string());
         let outcome = match &mirror.outcome {
-            // The page with the summary does not show stderr.
+            // The page with the summary does not include stderr.
             Outcome::Failed { error, .. } => format!("failed: {error}"),
             other => crate::cli::output::push_report::outcome_text(other),
         };
@@ -193,9 +193,9 @@ fn headline(end: &ReportedEnd<'_>) -> String {
     }
 }
 
-/// Escapes `text` for a line of Markdown and for a table cell.
+/// Escapes `text` for use in a line of Markdown or in a table cell.
 fn markdown(text: &str) -> String {
-    // `@` and `#` too: GitHub makes mentions and links of them.
+    // Also `@` and `#`, because GitHub turns them into mentions and links.
     let mut safe = String::with_capacity(text.len() + 8);
     for c in escape(text).chars() {
         if matches!(

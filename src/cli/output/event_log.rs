@@ -1,8 +1,8 @@
 //! `--events FILE`: every event of the library, one JSON object per line.
 //!
-//! The first line has the format and the version. Each other line has a `time`
-//! (RFC 3339, UTC, milliseconds), the name of the `event` and the fields of the
-//! event. A version may add events and fields; readers must ignore unknown ones.
+//! The first line contains the format and the version. Each further line contains a `time` (RFC
+//! 3339, UTC, milliseconds), the name of the `event` and the fields of the event. A new version may
+//! add events and fields; readers must ignore unknown ones.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -41,7 +41,7 @@ pub(crate) struct EventLog {
 }
 
 impl EventLog {
-    /// Creates a log in the file at `path`; truncates an existing file.
+    /// Creates a log in the file at `path`. Truncates an existing file.
     pub(crate) fn create(path: &Path) -> Result<Self, IoError> {
         open(path).map(Self::new)
     }
@@ -58,7 +58,7 @@ impl EventLog {
         self.line(&EventLine { time: format!("{time:.3}"), event });
     }
 
-    /// Takes the write error, if there was one.
+    /// Takes the write error, if writing has failed.
     pub(crate) fn take_failure(&mut self) -> Option<io::Error> {
         self.failure.take()
     }
@@ -73,21 +73,22 @@ impl EventLog {
             self.out.write_all(&json)?;
             self.out.flush()
         });
-        // Kept for one warning at the end. Each event would otherwise report it again.
+        // Kept for a single warning at the end. Otherwise each event would report the error again.
         self.failure = written.err();
         self.has_failed = self.failure.is_some();
     }
 }
 
-/// Opens the file or device at `path` and truncates it. Rejects a link, which could point to a file
-/// that the user did not name, and a FIFO, which would block the push until it has a reader.
+/// Opens the file or device at `path` and truncates it. Rejects a link, because it could point to a
+/// file that the user did not name, and a FIFO, because it would block the push until it has a
+/// reader.
 fn open(path: &Path) -> Result<File, IoError> {
     let context = |error: io::Error| IoError::new("create", path, error);
     // /dev/stderr and the pipes of a shell's >(…) are links to open descriptors of this process.
     let is_ours = is_descriptor(path);
     let follow = if is_ours { OFlags::empty() } else { OFlags::NOFOLLOW };
-    // NONBLOCK: the open of a FIFO would wait for a reader. NOCTTY: a terminal that is opened must
-    // not become the one of this process.
+    // NONBLOCK: opening a FIFO would otherwise wait for a reader. NOCTTY: opening a terminal must
+    // not make it the controlling terminal of this process.
     let flags = OFlags::WRONLY
         | OFlags::CREATE
         | OFlags::NONBLOCK
@@ -106,7 +107,7 @@ fn open(path: &Path) -> Result<File, IoError> {
             "this is neither a file nor a device",
         )));
     }
-    // Writes to a full pipe block.
+    // A write to a full pipe should block.
     rustix::fs::fcntl_setfl(&file, OFlags::empty()).map_err(|error| context(error.into()))?;
     Ok(file)
 }

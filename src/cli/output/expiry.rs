@@ -1,4 +1,4 @@
-//! Texts about tokens and certificates that expire soon.
+//! Messages about tokens and certificates that expire soon.
 
 use headwater::fsx;
 use headwater::mirror::{Expiring, Expiry};
@@ -11,12 +11,13 @@ use crate::cli::output::progress::Progress;
 
 const DAY_SECONDS: u64 = 24 * 60 * 60;
 
-/// What expires and when, for example `the token expires on 2026-12-05 (in 6 days)`.
+/// Describes which credential expires and when, for example `the token expires on 2026-12-05 (in 6
+/// days)`.
 pub(crate) fn describe(expiry: Expiry, now: u64) -> String {
     format!("the {} {}", name(expiry.what), when(expiry, now))
 }
 
-/// The name of what expires.
+/// The name of the credential.
 pub(crate) const fn name(what: Expiring) -> &'static str {
     match what {
         Expiring::Token => "token",
@@ -24,7 +25,7 @@ pub(crate) const fn name(what: Expiring) -> &'static str {
     }
 }
 
-/// When it expires, for example `expires on 2026-12-05 (in 6 days)`.
+/// When the credential expires, for example `expires on 2026-12-05 (in 6 days)`.
 pub(crate) fn when(expiry: Expiry, now: u64) -> String {
     let moment = moment(expiry.time);
     let date = moment.split('T').next().unwrap_or_default();
@@ -35,7 +36,7 @@ pub(crate) fn when(expiry: Expiry, now: u64) -> String {
     }
 }
 
-/// The hint for it.
+/// The hint for the credential.
 pub(crate) const fn hint(what: Expiring) -> &'static str {
     match what {
         Expiring::Token => {
@@ -48,7 +49,7 @@ pub(crate) const fn hint(what: Expiring) -> &'static str {
     }
 }
 
-/// Warns of tokens and certificates that expire soon on the mirrors of a push, with one hint per
+/// Warns about tokens and certificates that expire soon on the mirrors of a push, with one hint per
 /// kind.
 pub(crate) fn warn(report: &Report, progress: &Progress) {
     let now = fsx::unix_seconds();

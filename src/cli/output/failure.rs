@@ -1,7 +1,7 @@
 //! The exit codes, and the text of a failure.
 //!
-//! The codes are an API. [`TABLE`] is the one place that lists them, the help
-//! text prints it, and [`Exit::of`] is the one place that chooses.
+//! The codes are an API. Only [`TABLE`] lists them, the help text prints that table, and only
+//! [`Exit::of`] chooses a code.
 
 use std::error::Error;
 use std::io;
@@ -17,11 +17,11 @@ use crate::cli::output::terminal;
 pub(crate) enum Exit {
     /// All is well.
     Success,
-    /// Any other failure, or a check found faults.
+    /// Any other failure, or a check that found faults.
     Failed,
     /// The arguments or the configuration are wrong.
     Usage,
-    /// Some mirrors have the release, others do not.
+    /// Some mirrors have the release; others do not.
     Partial,
     /// No mirror has the release.
     Nothing,
@@ -46,7 +46,8 @@ pub(crate) const TABLE: [(Exit, u8, &str); 11] = [
     (Exit::Usage, 2, "wrong arguments or configuration; nothing was done"),
     (
         Exit::Interrupted,
-        // What a shell reports for a process that SIGINT ended: 128 and the number of the signal.
+        // The exit code that a shell reports for a process that SIGINT ended: 128 plus the number
+        // of the signal.
         130,
         "interrupted; every mirror is on a complete release, and the next push resumes",
     ),
@@ -88,7 +89,7 @@ pub(crate) enum MirrorOutcome {
     Superseded,
     /// The mirror denied access.
     Denied,
-    /// Another run held the lock of the mirror the whole time.
+    /// Another run held the lock of the mirror for the whole waiting time.
     Locked,
     /// The mirror failed in another way, or did not switch because others failed.
     Failed,
@@ -109,12 +110,12 @@ pub(crate) struct ExitInputs<'a> {
     pub(crate) is_interrupted: bool,
     /// The content was missing, unreadable, or changed while read.
     pub(crate) is_content_bad: bool,
-    /// A guard rail refused.
+    /// A guard rail refused the push.
     pub(crate) is_refused: bool,
     /// `--superseded-ok` was given.
     pub(crate) is_superseded_ok: bool,
     /// The outcome of each mirror. Empty if the run failed earlier for a reason that no other field
-    /// has.
+    /// covers.
     pub(crate) outcomes: &'a [MirrorOutcome],
 }
 
@@ -133,16 +134,16 @@ impl Exit {
             Self::Content
         } else if facts.is_refused {
             Self::Refused
-        // No code for mirrors applies, since none was tried.
+        // No exit code for mirrors applies, because no mirror was tried.
         } else if outcomes.is_empty() {
             Self::Failed
         } else if !is_nothing_served {
             if failures().next().is_none() { Self::Success } else { Self::Partial }
-        // One newer push explains why nothing was activated, whatever failed besides.
+        // A single newer push explains why nothing was activated, whatever else failed.
         } else if outcomes.contains(&MirrorOutcome::Superseded) {
             if facts.is_superseded_ok { Self::Success } else { Self::Superseded }
-        // Denied and locked need all failures to be of that kind: a script may then fix the access,
-        // or only wait. A mixture needs a person.
+        // Denied and locked apply only if all failures are of that kind: a script can then fix the
+        // access, or simply wait. A mixture needs a person.
         } else if all_failures(MirrorOutcome::Denied) {
             Self::Denied
         } else if all_failures(MirrorOutcome::Locked) {
@@ -154,7 +155,7 @@ impl Exit {
 
     /// The number that the process returns.
     pub(crate) fn code(self) -> u8 {
-        // A test below checks that the table has every code.
+        // A test below checks that the table contains every code.
         TABLE.iter().find(|(exit, ..)| *exit == self).map_or(1, |(_, code, _)| *code)
     }
 }
@@ -173,7 +174,7 @@ pub(crate) fn help() -> String {
     // Wrapped here, because clap would not indent the second line of an entry.
     let mut text = "Exit codes (the first one that applies):\n".to_owned();
     for (_, code, meaning) in TABLE {
-        // 7 columns are the code and the spaces around it.
+        // The code and the spaces around it take 7 columns.
         text.push_str(&format!("  {code:>3}  {}\n", wrapped(meaning, HELP_COLUMNS - 7, 7)));
     }
     text
@@ -201,7 +202,7 @@ pub(crate) struct FailureOutput<'a> {
     version: u32,
     exit_code: u8,
     error: String,
-    /// The paths of the content that are the reason, one text each.
+    /// The paths of the content that caused the failure, one string each.
     #[serde(skip_serializing_if = "<[String]>::is_empty")]
     paths: &'a [String],
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -218,7 +219,7 @@ pub(crate) struct Failure {
     hint: Option<String>,
 }
 
-/// An error that is about many paths: what it says without them, and a line for each.
+/// The parts of an error about many paths: the error without the paths, and a line for each path.
 #[derive(Debug)]
 struct PathLines {
     words: String,
@@ -231,7 +232,7 @@ impl Failure {
         Self { exit, error: error.into(), details: Vec::new(), paths: None, hint: None }
     }
 
-    /// Adds a hint: what to do next.
+    /// Adds a hint that says what to do next.
     #[must_use]
     pub(crate) fn with_hint(mut self, hint: impl Into<String>) -> Self {
         // A hint may repeat an argument, and a user may have typed a token there.
@@ -246,7 +247,7 @@ impl Failure {
         self
     }
 
-    /// Adds paths that have a line each: `words` takes the place of the error, which names them in
+    /// Adds paths that get a line each. `words` replaces the error text, which names the paths in
     /// one line.
     #[must_use]
     pub(crate) fn with_paths(mut self, words: String, lines: Vec<String>) -> Self {

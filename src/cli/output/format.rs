@@ -1,7 +1,7 @@
 //! Numbers, times, lists and tables as text.
 //!
-//! All output is readable without colour, and text from a peer or a disk passes [`escape`] before
-//! it is printed. Uses the crates `bytesize` and `unicode-width`.
+//! All output is readable without colour, and text from a peer or a disk passes through [`escape`]
+//! before it is printed. Uses the crates `bytesize` and `unicode-width`.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use std::time::Duration;
 use headwater::text::{self, Secrets};
 use unicode_width::UnicodeWidthStr as _;
 
-/// Most paths that are listed; the rest is counted.
+/// Maximum number of paths that are listed. Further ones are only counted.
 pub(crate) const MAX_LISTED: usize = 50;
 
 /// Escapes control, reordering and invisible characters in `text` as `\u{..}`, and hides everything
@@ -53,7 +53,7 @@ pub(crate) fn bytes(size: u64) -> String {
 /// A length of time in at most two units: `0.3 s`, `42 s`, `3 min 5 s`, `2 d 4 h`.
 pub(crate) fn duration(duration: Duration) -> String {
     let seconds = duration.as_secs();
-    // Tenths only where they are a notable part.
+    // Tenths are shown only if they are a significant part.
     if seconds < 10 {
         return format!("{:.1} s", duration.as_secs_f64());
     }
@@ -69,14 +69,14 @@ pub(crate) fn duration(duration: Duration) -> String {
     }
 }
 
-/// The time since `then`, both in seconds since 1970: `3 h ago`. Clocks of two
-/// machines differ a little, so a time slightly ahead is `just now`.
+/// The time since `then`, both in seconds since 1970: `3 h ago`. Clocks of two machines differ a
+/// little, so a time slightly in the future is `just now`.
 pub(crate) fn age(then: u64, now: u64) -> String {
     const SKEW_SECONDS: u64 = 60;
     let unit = |seconds: u64| match seconds {
         0..60 => format!("{seconds} s"),
         60..3_600 => format!("{} min", seconds / 60),
-        // Hours up to two days: one day would mean any time from 24 to 47 hours.
+        // Hours are used up to two days: `1 d` could mean any time from 24 to 47 hours.
         3_600..172_800 => format!("{} h", seconds / 3_600),
         _ => format!("{} d", seconds / 86_400),
     };
@@ -94,8 +94,8 @@ pub(crate) fn moment(seconds: u64) -> String {
     timestamp.map_or_else(|| format!("{seconds} s after 1970"), |timestamp| timestamp.to_string())
 }
 
-/// The first [`MAX_LISTED`] of `items`, escaped, each after `prefix`, and a line
-/// with the number of the others.
+/// The first [`MAX_LISTED`] of `items`, escaped, each after `prefix`, followed by a line with the
+/// number of further items.
 pub(crate) fn listed<S: AsRef<str>>(
     prefix: &str,
     items: impl IntoIterator<Item = S>,
@@ -116,13 +116,13 @@ pub(crate) fn listed<S: AsRef<str>>(
 /// The alignment of a column.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Align {
-    /// Texts.
+    /// For text.
     Left,
-    /// Numbers.
+    /// For numbers.
     Right,
 }
 
-/// A small table: aligned columns with headings, two spaces apart.
+/// A small table: aligned columns with headings, separated by two spaces.
 #[derive(Debug)]
 pub(crate) struct Table {
     columns: Vec<Align>,
@@ -137,7 +137,7 @@ impl Table {
         Self { columns, rows: vec![names] }
     }
 
-    /// Adds a row; its cells are escaped here. Missing cells are empty.
+    /// Adds a row, whose cells are escaped here. Missing cells are empty.
     pub(crate) fn row<S: AsRef<str>>(&mut self, cells: impl IntoIterator<Item = S>) {
         self.rows.push(cells.into_iter().map(|cell| escape(cell.as_ref()).into_owned()).collect());
     }

@@ -1,4 +1,4 @@
-//! The hint and the exit code for every failure of the library.
+//! The hint and the exit code for each failure of the library.
 
 use headwater::mirror::{ErrorKind as Kind, MirrorError};
 use headwater::push::{BuildError, GuardFault, PushError};
@@ -8,7 +8,7 @@ use headwater::text::error_chain;
 
 use crate::cli::output::failure::{Exit, Failure};
 
-/// The failure of a push, with its code and hint.
+/// The failure of a push, with its exit code and hint.
 pub(crate) fn of_push(error: PushError) -> Failure {
     let (exit, hint) = exit_and_hint(&error);
     let paths = match &error {
@@ -25,7 +25,7 @@ pub(crate) fn of_push(error: PushError) -> Failure {
     }
 }
 
-/// The exit code of a failed push and the hint for it, `None` if there is nothing to do or to say.
+/// The exit code of a failed push and the hint for it; `None` if there is nothing to do or to say.
 fn exit_and_hint(error: &PushError) -> (Exit, Option<String>) {
     let hinted = |exit, hint: &str| (exit, Some(hint.to_owned()));
     match error {
@@ -42,7 +42,7 @@ fn exit_and_hint(error: &PushError) -> (Exit, Option<String>) {
         PushError::Superseded { .. } => {
             hinted(Exit::Superseded, "use --allow-older to publish the older content")
         }
-        // The mirror takes the place of the tree, so it is the content that is missing.
+        // The mirror is used in place of a tree, so this is missing content.
         PushError::Source { source, .. } => (Exit::Content, of_mirror(source).map(str::to_owned)),
         PushError::Mirror { source, .. } => {
             (mirror_exit(source.kind()), of_mirror(source).map(str::to_owned))
@@ -54,14 +54,14 @@ fn exit_and_hint(error: &PushError) -> (Exit, Option<String>) {
         PushError::NestedMirrors { .. } => {
             hinted(Exit::Usage, "choose a location outside the other mirrors")
         }
-        // The user must choose another release, as with a wrong argument.
+        // The user must choose a different release, as with a wrong argument.
         PushError::Rollback(_) | PushError::NoRelease(_) => {
             hinted(Exit::Usage, "run `headwater releases MIRROR` to list the kept releases")
         }
-        // As a guard rail: no push can succeed until a person has decided what is wrong.
+        // Like a guard rail: no push can succeed until a person has decided what is wrong.
         PushError::SequencesSpent { .. } => (Exit::Refused, Some(BEGIN_ANEW.to_owned())),
         PushError::NotStaged { staged, .. } => (Exit::Usage, Some(of_staged(staged))),
-        // As a guard rail: nothing was sent, and either the tree or the configuration is wrong.
+        // Like a guard rail: nothing was sent, and either the tree or the configuration is wrong.
         PushError::NoProbe { .. } => hinted(
             Exit::Refused,
             "add the file to the tree, or correct `probe` of that [[wave]]; nothing was sent",
@@ -92,7 +92,7 @@ fn exit_and_hint(error: &PushError) -> (Exit, Option<String>) {
     }
 }
 
-/// The hint for a system that starts no more threads.
+/// The hint if the system cannot start more threads.
 const MORE_THREADS: &str =
     "raise the limit for processes and threads (`ulimit -u`, TasksMax= of a systemd unit)";
 
@@ -171,7 +171,8 @@ fn of_staged(staged: &[ReleaseName]) -> String {
     format!("name a staged release: {}", names.join(", "))
 }
 
-/// The machine on which an operation on a mirror failed, and where its hint applies.
+/// The machine on which an operation on a mirror failed, which is the machine to which the hint
+/// applies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Side {
     /// The mirror is a directory on this machine.
@@ -195,7 +196,7 @@ pub(crate) fn of_mirror(error: &MirrorError) -> Option<&'static str> {
     of_kind(error.kind(), if is_remote { Side::Receiver } else { Side::Here })
 }
 
-/// The hint for a failure of this kind of a mirror on `side`.
+/// The hint for this kind of failure of a mirror on `side`.
 pub(crate) const fn of_kind(kind: Kind, side: Side) -> Option<&'static str> {
     match kind {
         Kind::Unreachable => Some(
@@ -254,14 +255,14 @@ pub(crate) const fn of_kind(kind: Kind, side: Side) -> Option<&'static str> {
              --new-history",
         ),
         _ => match (of_receiver(kind), side) {
-            // The user of the receiver and its machine are meant, not those of the origin.
+            // The hint is about the user and the machine of the receiver, not of the origin.
             (Some(hint), Side::Receiver) => Some(hint),
             _ => of_place(kind),
         },
     }
 }
 
-/// The hint for a mirror whose receiver cannot use its directory, if it differs from the one for a
+/// The hint for a mirror whose receiver cannot use its directory, if it differs from the hint for a
 /// directory on this machine.
 const fn of_receiver(kind: Kind) -> Option<&'static str> {
     match kind {
@@ -283,7 +284,7 @@ const fn of_receiver(kind: Kind) -> Option<&'static str> {
 const BEGIN_ANEW: &str = "check what the mirror serves; if it is wrong, empty the directory of the \
                           mirror and push to it with --init, or leave the mirror out with --skip";
 
-/// The hint for a mirror that does not have the store that it had before.
+/// The hint for a mirror that no longer has the store that it had before.
 pub(crate) const LOST_STORE: &str = "mount the volume of the mirror or restore its directory; \
                                      to start a new store there, push with --init";
 
@@ -354,7 +355,7 @@ pub(crate) fn on_mirror(mirror: &str, error: &MirrorError) -> Failure {
     let kind = error.kind();
     let hint = of_reading(error);
     let error = error_chain(error);
-    // Do not repeat a location that the error already starts with.
+    // Do not repeat the mirror's location if the error already starts with it.
     let is_named = error.strip_prefix(mirror).is_some_and(|rest| rest.starts_with(' '));
     let text = if is_named { error } else { format!("{mirror}: {error}") };
     let failure = Failure::new(mirror_exit(kind), text);

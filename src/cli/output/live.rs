@@ -1,5 +1,5 @@
-//! The text of the progress block on a terminal: scan, packs, a line for each mirror, and the wave
-//! that soaks.
+//! The text of the progress block on a terminal: the scan, the packs, a line for each mirror, and
+//! the soaking wave.
 //!
 //! Pure: turns counts, time and width into lines. Leaves out words that do not fit, and never cuts
 //! a word.
@@ -11,9 +11,9 @@ use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr as _};
 use crate::cli::output::format::{count, duration, escape, moment};
 use crate::cli::output::transfer_counts::{MirrorCounts, Soak, TransferCounts};
 
-/// Most lines of mirrors in the block.
+/// Maximum number of mirror lines in the block.
 const MAX_MIRROR_LINES: usize = 16;
-/// Rows of the terminal that are not for lines of mirrors.
+/// Number of terminal rows that are not used for mirror lines.
 const OTHER_ROWS: usize = 6;
 
 /// The lines of the block. Each line is shorter than `columns`, so that the terminal does not wrap
@@ -33,12 +33,12 @@ pub(crate) fn lines(
     }
     let shown: Vec<&MirrorCounts> =
         sums.mirrors.iter().filter(|mirror| mirror.has_begun()).collect();
-    // A block that is higher than the terminal would scroll and could not be redrawn.
+    // If the block were higher than the terminal, it would scroll and could not be redrawn.
     let most = rows.saturating_sub(OTHER_ROWS).clamp(1, MAX_MIRROR_LINES);
     let names: Vec<String> = shown
         .iter()
         .take(most)
-        // Two fifths for the name; the rest is for what happens there.
+        // Two fifths of the line are for the name, and the rest is for the progress.
         .map(|mirror| shorten(&escape(&mirror.name), room * 2 / 5))
         .collect();
     let widest = names.iter().map(|name| name.width()).max().unwrap_or_default();
@@ -57,16 +57,16 @@ pub(crate) fn lines(
     lines
 }
 
-/// The remaining soak time of a wave, and its end if there is room for it.
+/// The remaining soak time of a wave, and the time at which it ends if there is room for it.
 fn soak_line(soak: &Soak, now: Instant, room: usize) -> String {
     let line = soaking(soak, now);
     let without_time = line.split_once(" at ").map_or(line.as_str(), |(left, _)| left);
     fit(if line.width() <= room { &line } else { without_time }, room)
 }
 
-/// The remaining soak time of a wave and its end.
+/// The remaining soak time of a wave and the time at which it ends.
 pub(crate) fn soaking(soak: &Soak, now: Instant) -> String {
-    // Round up, so that 0 s means the end.
+    // Round up, so that 0 s is shown only at the end.
     let seconds = soak.end.saturating_duration_since(now).as_millis().div_ceil(1_000);
     let left = std::time::Duration::from_secs(u64::try_from(seconds).unwrap_or(u64::MAX));
     let left = if left.as_secs() < 10 { format!("{} s", left.as_secs()) } else { duration(left) };
@@ -80,7 +80,7 @@ impl MirrorCounts {
     }
 }
 
-/// The line of a mirror after its name: its last report, or the progress of the transfer.
+/// The line of a mirror without its name: its last report, or the progress of the transfer.
 fn about(mirror: &MirrorCounts, sums: &TransferCounts, now: Instant, room: usize) -> String {
     let sending = sums.sending(mirror, now).filter(|_| mirror.state.is_none());
     let Some(sending) = sending else {
@@ -95,7 +95,7 @@ fn about(mirror: &MirrorCounts, sums: &TransferCounts, now: Instant, room: usize
     fit(&words.join("  "), room)
 }
 
-/// The words of `text` that fit.
+/// The first words of `text` that fit.
 fn fit(text: &str, room: usize) -> String {
     if text.width() <= room {
         return text.to_owned();
@@ -110,7 +110,7 @@ fn fit(text: &str, room: usize) -> String {
     format!("{} …", fitting.trim_end())
 }
 
-/// Cuts the middle of a long name, because names in a fleet often differ at the end.
+/// Cuts out the middle of a long name, because names in a fleet often differ at the end.
 fn shorten(name: &str, room: usize) -> String {
     if name.width() <= room {
         return name.to_owned();

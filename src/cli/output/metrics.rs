@@ -1,5 +1,5 @@
-//! `--metrics FILE`: the state of the mirrors and the result of the last push, for
-//! the textfile collector of the node_exporter of Prometheus.
+//! `--metrics FILE`: the state of the mirrors and the result of the last push, for the textfile
+//! collector of Prometheus's node_exporter.
 //!
 //! Gauges in base units, without timestamps; unknown values are left out. The file
 //! is replaced atomically. Two facts are copied from the old file: when a mirror was
@@ -13,12 +13,12 @@ use std::path::Path;
 use headwater::fleet_status::{MirrorStatus, StatusKind};
 use headwater::fsx::{self, IoError};
 
-/// Largest old file that is read, in bytes: enough for ten thousand mirrors.
+/// Maximum size of an old file that is read, in bytes: enough for ten thousand mirrors.
 const MAX_BYTES: u64 = 32 * 1024 * 1024;
 const LAST_SUCCESS: &str = "headwater_mirror_last_success_timestamp_seconds";
 pub(crate) const PUSH: &str = "headwater_push_";
 
-/// The end of a push.
+/// How a push ended.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Ended {
     /// The exit code.
@@ -30,19 +30,19 @@ pub(crate) struct Ended {
 /// The data of the gauges: the fleet, and the push if there was one.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct MetricsInputs<'a> {
-    /// The site, also for mirrors that did not respond.
+    /// The site. It also applies to mirrors that did not respond.
     pub(crate) site: &'a str,
     /// The states of the mirrors.
     pub(crate) mirror_statuses: &'a [MirrorStatus],
-    /// The end of the push.
+    /// How the push ended, if there was one.
     pub(crate) ended: Option<Ended>,
-    /// Seconds since 1970.
+    /// The current time, in seconds since 1970.
     pub(crate) now: u64,
 }
 
 /// Replaces the file at `path`.
 pub(crate) fn write(path: &Path, inputs: &MetricsInputs<'_>) -> Result<(), IoError> {
-    // A file that cannot be read has nothing to copy.
+    // If the old file cannot be read, nothing is copied.
     let before = fsx::read_text(path, MAX_BYTES).unwrap_or_default();
     let text = render(inputs, &before);
     fsx::replace_file(path, |out| out.write_all(text.as_bytes()))
@@ -55,7 +55,7 @@ fn render(inputs: &MetricsInputs<'_>, before: &str) -> String {
     of_fleet(&mut page, inputs);
     match inputs.ended {
         Some(ended) => of_push(&mut page, ended, inputs, before),
-        // `status --metrics` replaces the file too, and must not drop the gauges of the last push.
+        // `status --metrics` replaces the file too, and must keep the gauges of the last push.
         None => page.text.extend(carried(before).iter().map(|line| format!("{line}\n"))),
     }
     page.text
@@ -64,7 +64,7 @@ fn render(inputs: &MetricsInputs<'_>, before: &str) -> String {
 /// The name of a gauge of mirrors, its help, and its value.
 type Fact = (&'static str, &'static str, fn(&MirrorStatus) -> Option<u64>);
 
-/// The gauges that are numbers of one mirror.
+/// The gauges that are a single number for each mirror.
 const FACTS: [Fact; 15] = [
     ("headwater_mirror_release_sequence", "Sequence of the release that the mirror serves.", |s| {
         s.sequence
@@ -74,7 +74,7 @@ const FACTS: [Fact; 15] = [
         "When the release that the mirror serves was published.",
         |s| s.created,
     ),
-    // No value if nothing is known of the mirror: 0 would mean that it lacks nothing.
+    // No value if nothing is known about the mirror: 0 would mean that it lacks nothing.
     ("headwater_mirror_behind_releases", "Releases that the mirror lacks.", |s| {
         s.lag.map(|_| s.behind)
     }),
@@ -164,7 +164,8 @@ fn of_mirrors(page: &mut MetricsPage<'_>, inputs: &MetricsInputs<'_>, before: &s
             );
         }
     }
-    // Only the old file knows it: no mirror knows when it was last compared with the others.
+    // Only the old file contains this time: no mirror knows when it was last compared with the
+    // others.
     let last = last_success(before);
     page.family(
         LAST_SUCCESS,
@@ -231,11 +232,11 @@ fn of_push(page: &mut MetricsPage<'_>, ended: Ended, inputs: &MetricsInputs<'_>,
 }
 
 fn seconds(milliseconds: u64) -> String {
-    // Prometheus has seconds as the unit of times.
+    // Prometheus uses seconds as the unit of times.
     format!("{}.{:03}", milliseconds / 1000, milliseconds % 1000)
 }
 
-/// The lines of an old file about its push.
+/// The lines of an old file about the last push.
 fn carried(before: &str) -> Vec<&str> {
     let tells = |line: &&str| {
         let name =
@@ -256,8 +257,8 @@ fn last_success(before: &str) -> BTreeMap<String, u64> {
 }
 
 fn quoted(text: &str) -> String {
-    // The three characters that the text format of Prometheus escapes in a label; the backslash
-    // first.
+    // These three characters must be escaped in a label in the text format of Prometheus, the
+    // backslash first.
     text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
 }
 

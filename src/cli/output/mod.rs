@@ -1,4 +1,4 @@
-//! What people and programs read: text, tables, JSON, progress, errors with hints.
+//! All output for people and programs: text, tables, JSON, progress, and errors with hints.
 
 pub(super) mod ci_report;
 pub(super) mod event_log;

@@ -8,7 +8,7 @@ use crate::cli::output::hints;
 use crate::cli::output::hints::Side;
 use crate::cli::output::push_report::name;
 
-/// The instruction to repeat `command`.
+/// The instruction to run `command` again.
 fn again(command: &str) -> String {
     if command == "push" {
         "push again".to_owned()
@@ -17,8 +17,8 @@ fn again(command: &str) -> String {
     }
 }
 
-/// The hint that updates the failed mirrors when others have the release. A second rollback would
-/// go back one more release, and a release that is active is no longer staged, so `rollback` and
+/// The hint for updating the failed mirrors if others have the release. A second rollback would go
+/// back by one more release, and an activated release is no longer staged, so `rollback` and
 /// `activate` are not repeated.
 fn bring_up(report: &Report, command: &str) -> Option<String> {
     if !matches!(command, "rollback" | "activate") {
@@ -38,7 +38,8 @@ fn bring_up(report: &Report, command: &str) -> Option<String> {
     ))
 }
 
-/// The hint that finishes a push with too few ready mirrors; the ready ones stay staged.
+/// The hint for finishing a push with too few ready mirrors. The ready mirrors keep the release
+/// staged.
 fn next_step(report: &Report) -> Option<String> {
     let ready = report
         .mirrors
@@ -54,7 +55,7 @@ fn next_step(report: &Report) -> Option<String> {
     ))
 }
 
-/// The hint for mirrors that serve a newer release than the copied one.
+/// The hint for mirrors that serve a newer release than the one that was copied.
 fn newer(report: &Report) -> Option<String> {
     let mut mirrors = report.mirrors.iter().filter_map(|one| match &one.outcome {
         Outcome::Newer { serves } => Some(format!("{} serves release {serves}", one.mirror)),
@@ -103,8 +104,8 @@ fn after_going_back(report: &Report) -> Option<String> {
     })
 }
 
-/// The hint when too few mirrors were ready and none is staged: the highest `--require` that would
-/// be met.
+/// The hint if too few mirrors were ready and none has the release staged: the highest `--require`
+/// that would be met.
 fn lower_require(report: &Report, command: &str) -> String {
     let is_filled = report.mirrors.iter().any(|mirror| mirror.before.is_some());
     // A joining mirror does not count towards `--require`.
@@ -141,13 +142,13 @@ pub(crate) fn explain(report: &Report, exit: Exit, command: &str) -> Result<(), 
     let newer = newer(report);
     let up = bring_up(report, command);
     let displaced = displaced(report);
-    // The failure itself was printed when it happened, also with --quiet.
+    // The failure itself was printed when it happened, even with --quiet.
     let mut hints: Vec<&str> = of_failures(report).collect();
     hints.extend(displaced.as_deref());
     match exit {
-        // Before the code: mirrors that went back leave nothing to bring up.
+        // Checked before the exit code: if mirrors were reverted, there is nothing to bring up.
         _ if went_back.is_some() => hints.extend(went_back.as_deref()),
-        // To push again would end in the same way while a mirror serves something newer.
+        // Another push would end in the same way while a mirror serves something newer.
         Exit::Partial if !has_failures(report) && newer.is_some() => {
             hints.extend(newer.as_deref());
         }
@@ -163,7 +164,7 @@ pub(crate) fn explain(report: &Report, exit: Exit, command: &str) -> Result<(), 
     print_hints(hints)
 }
 
-/// Writes hints to stderr. Of equal consecutive hints it writes only the first.
+/// Writes hints to stderr. If consecutive hints are equal, writes only the first.
 pub(crate) fn print_hints(mut hints: Vec<&str>) -> Result<(), Failure> {
     hints.dedup();
     let text: String = hints.iter().map(|hint| format!("hint: {hint}\n")).collect();

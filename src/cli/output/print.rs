@@ -25,8 +25,8 @@ pub(crate) fn print_json(object: &impl Serialize) -> Result<(), Failure> {
     print_raw(json_line(object).map_err(|error| Failure::new(Exit::Failed, error))?.as_bytes())
 }
 
-/// `object` on one line. serde_json does not escape DEL, C1 and bidirectional
-/// characters, so this function escapes them as JSON does.
+/// Formats `object` as JSON on one line. serde_json does not escape DEL, C1 and bidirectional
+/// characters, so this function escapes them in the JSON notation.
 pub(crate) fn json_line(object: &impl Serialize) -> serde_json::Result<String> {
     let json = serde_json::to_string(object)?;
     let mut line = String::with_capacity(json.len() + 1);
@@ -47,7 +47,7 @@ pub(crate) fn json_line(object: &impl Serialize) -> serde_json::Result<String> {
 
 fn written(result: io::Result<()>) -> Result<(), Failure> {
     match result {
-        // The reader has what it wanted. Rust ignores SIGPIPE, so the error comes here.
+        // The reader has got what it wanted. Rust ignores SIGPIPE, so the error is reported here.
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
             let hint = "free some space, or redirect the output; changes before this error remain";
             Err(Failure::new(Exit::Failed, format!("cannot write to stdout: {error}"))

@@ -1,8 +1,8 @@
 //! Progress on stderr, and the events of `--events`.
 //!
-//! On a terminal it is one block (see [`super::live`]), and otherwise a line
-//! from time to time; with `--quiet` only warnings and errors. The numbers come
-//! from [`super::transfer_counts`].
+//! On a terminal, progress is one block (see [`super::live`]); otherwise it is a line from time to
+//! time. With `--quiet`, only warnings and errors are shown. The numbers come from
+//! [`super::transfer_counts`].
 
 use std::collections::HashSet;
 use std::io::{self, Write};
@@ -39,7 +39,7 @@ const STOPPING: &str =
 /// How an event is shown.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Notability {
-    /// Always shown, also with `--quiet`.
+    /// Always shown, even with `--quiet`.
     Alarm(String),
     /// Shown at once.
     Fact(String),
@@ -49,7 +49,7 @@ pub(crate) enum Notability {
     Nothing,
 }
 
-/// Returns what to show of `event`, escaped.
+/// Returns how to show `event`, with escaped text.
 pub(crate) fn note(event: &Event) -> Notability {
     match event {
         Event::Warned { message } => Notability::Alarm(format!("warning: {}", escape(message))),
@@ -125,7 +125,7 @@ fn hook_failed(mirror: &str, sequence: u64, reason: &str) -> String {
     )
 }
 
-/// The line of an event that only `--verbose` shows.
+/// The line for an event that only `--verbose` shows.
 fn details(event: &Event) -> Option<String> {
     match event {
         Event::ScanStarted { root } => Some(format!("scan: reading {}", escape(root))),
@@ -159,9 +159,9 @@ fn short(pack: &PackId) -> String {
 
 /// The form of the progress.
 enum View {
-    /// Warnings and errors only.
+    /// Only warnings and errors.
     Quiet(Box<dyn Write + Send>),
-    /// Lines, with a minimum time between progress lines.
+    /// Lines, with a minimum time between two progress lines.
     Lines { out: Box<dyn Write + Send>, last: Instant },
     /// One line for every event except steps.
     Details(Box<dyn Write + Send>),
@@ -186,9 +186,9 @@ struct ProgressState {
     sums: TransferCounts,
     view: View,
     log: Option<EventLog>,
-    /// Whether the result of the command lists the failures of mirrors.
+    /// Whether the result of the command itself lists the failures of mirrors.
     has_answer: bool,
-    /// The lines of the mirror failures that were shown.
+    /// The lines about failed mirrors that were already shown.
     failures: HashSet<String>,
     /// Time of the last redraw.
     drawn: Option<Instant>,
@@ -205,7 +205,7 @@ pub(crate) struct Progress {
 }
 
 impl Progress {
-    /// Creates progress according to the flags, and starts to catch signals.
+    /// Sets up progress output as the flags ask, and starts catching signals.
     pub(crate) fn start(args: &OutputArgs) -> Result<Self, Failure> {
         let log = args.events.as_deref().map(EventLog::create).transpose().map_err(|error| {
             Failure::new(Exit::Usage, error)
@@ -213,7 +213,7 @@ impl Progress {
         })?;
         signals::catch().map_err(|error| Failure::new(Exit::Failed, error))?;
         let view = match (args.quiet, terminal::has_block()) {
-            // Lines also on a terminal: a block would hide the details between its redraws.
+            // Lines even on a terminal, because a block would hide details between two redraws.
             _ if verbosity::is_verbose() => View::Details(Box::new(Stderr)),
             (true, _) => View::Quiet(Box::new(Stderr)),
             (false, false) => View::Lines { out: Box::new(Stderr), last: Instant::now() },
@@ -224,8 +224,8 @@ impl Progress {
         Ok(progress)
     }
 
-    /// Creates progress for a command whose result lists the failures of mirrors, so that stderr
-    /// does not repeat them.
+    /// Sets up progress output for a command whose result lists the failures of mirrors, so that
+    /// stderr does not repeat them.
     pub(crate) fn of_answer(args: &OutputArgs) -> Result<Self, Failure> {
         let progress = Self::start(args)?;
         progress.state.lock().has_answer = true;
@@ -236,7 +236,8 @@ impl Progress {
         Self { state: Arc::new(Mutex::new(ProgressState::new(view, log))), cancelled, ticker: None }
     }
 
-    /// Without the thread the block changes only with events, which is not an error.
+    /// Starts the thread that redraws. Without it, the block changes only with events, which is not
+    /// an error.
     fn tick_regularly(&self) -> Option<(Sender<()>, JoinHandle<()>)> {
         // Nothing is ever sent. When the sender is dropped, the wait of the thread ends at once.
         let (sender, ended) = bounded::<()>(0);
@@ -264,7 +265,7 @@ impl Progress {
         }
     }
 
-    /// Removes the block and prints a warning if events could not be written.
+    /// Removes the block. Prints a warning if events could not be written.
     pub(crate) fn finish(self) {
         self.end_block();
         if let Some(error) = self.state.lock().log.as_mut().and_then(EventLog::take_failure) {
@@ -277,12 +278,13 @@ impl Progress {
     }
 }
 
-// An error that is returned does not pass `finish`, and must not be printed into the block.
+// If an error is returned, `finish` is not called, but the error must not be printed into the
+// block.
 impl Drop for Progress {
     fn drop(&mut self) {
         self.end_block();
         if let Some((sender, thread)) = self.ticker.take() {
-            // Before `join`: the thread ends only without its sender.
+            // Before `join`, because the thread ends only after its sender is dropped.
             drop(sender);
             // A panic has already been reported.
             thread.join().ok();
@@ -325,18 +327,18 @@ impl ProgressState {
         }
     }
 
-    /// Returns whether the event is a failure of a mirror that is not shown.
+    /// Returns whether the event is a failure of a mirror that should not be shown.
     fn hides_failure(&mut self, event: &Event, note: &Notability) -> bool {
         let (Event::MirrorFailed { error, .. }, Notability::Alarm(line)) = (event, note) else {
             return false;
         };
-        // The last line reports the interruption once for all mirrors.
+        // If the run was interrupted, the last line reports that once for all mirrors.
         let is_cancelled = *error == MirrorError::Cancelled.to_string();
-        // A push that starts again requests the state of a mirror again and gets the same error.
+        // A push that starts again polls the mirror again and gets the same error.
         is_cancelled || self.has_answer || !self.failures.insert(line.clone())
     }
 
-    /// Shows an event; `note` is its text.
+    /// Shows an event, whose text is in `note`.
     fn show(&mut self, event: &Event, note: &Notability, now: Instant) {
         // A closed stderr does not stop a push.
         match (&mut self.view, note) {
@@ -358,7 +360,7 @@ impl ProgressState {
             _ => {}
         }
         let is_due = |drawn: Instant| now.duration_since(drawn) >= TICK;
-        // Steps come by the thousand, so they redraw the block only now and then.
+        // There may be thousands of steps, so they redraw the block only now and then.
         if *note != Notability::Step || self.drawn.is_none_or(is_due) {
             self.draw(now);
         }
@@ -376,12 +378,13 @@ impl ProgressState {
         }
     }
 
-    /// Redraws what changes without an event.
+    /// Redraws the parts that change without an event.
     fn tick(&mut self, is_cancelled: bool, now: Instant) {
         if is_cancelled {
             self.answer_interrupt();
         }
-        // No event comes during a soak, so without this a log would show nothing for all its time.
+        // There are no events during a soak, so without this a log would show nothing for the whole
+        // time.
         if let (View::Lines { out, last }, Some(soak)) = (&mut self.view, &self.sums.soak)
             && now.duration_since(*last) >= SOAK_PAUSE
         {

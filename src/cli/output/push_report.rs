@@ -1,4 +1,4 @@
-//! The result of a push: exit code, and text for people.
+//! The result of a push: its exit code, and the text for people.
 
 use headwater::mirror::ErrorKind;
 use headwater::push::{ChangeCounts, Goal, MirrorReport, Outcome, Report};
@@ -18,21 +18,21 @@ pub(crate) fn exit_of(report: &Report, is_interrupted: bool, is_superseded_ok: b
     };
     let is_staged = report.goal == Goal::Stage && report.unmet.is_none();
     let known = |one: &Outcome| match one {
-        // `--stage-only` wanted no more than this.
+        // With `--stage-only`, this was the goal.
         Outcome::Staged if is_staged => Some(failure::MirrorOutcome::AlreadyCurrent),
         other => outcome(other),
     };
     let outcomes: Vec<failure::MirrorOutcome> = tried().filter_map(known).collect();
     let is_done =
         tried().all(|outcome| outcome.is_current() || is_staged && *outcome == Outcome::Staged);
-    // A mirror that was not tried because others failed does not count.
+    // A mirror that was skipped because others failed does not count.
     let outcomes = if report.unmet.is_some() && !outcomes.is_empty() {
         outcomes
     } else {
         tried().map(|one| known(one).unwrap_or(failure::MirrorOutcome::Failed)).collect()
     };
     Exit::of(&ExitInputs {
-        // A signal after the last switch changed nothing.
+        // A signal after the last switch had no effect.
         is_interrupted: is_interrupted && !is_done,
         is_superseded_ok,
         outcomes: &outcomes,
@@ -48,8 +48,8 @@ fn outcome(outcome: &Outcome) -> Option<failure::MirrorOutcome> {
         Outcome::Superseded | Outcome::Newer { .. } => failure::MirrorOutcome::Superseded,
         Outcome::Staged | Outcome::Skipped | Outcome::Frozen => return None,
         Outcome::Failed { failure, .. } => outcome_of_failure(*failure),
-        // Neither serves the release, and no newer push has won: `--superseded-ok` must not turn
-        // this into 0.
+        // The mirror does not serve the release, and no newer push has won: `--superseded-ok` must
+        // not turn this into 0.
         Outcome::Reverted | Outcome::Displaced { .. } => failure::MirrorOutcome::Failed,
     })
 }
@@ -167,11 +167,12 @@ pub(crate) fn retirement(sums: &ChangeCounts) -> String {
     )
 }
 
-/// The line that compares the bytes sent with the new content, if fewer bytes were sent.
+/// The line that compares the number of bytes sent with the size of the new content, if fewer bytes
+/// were sent.
 fn saving(report: &Report) -> String {
     let sum = |of: fn(&MirrorReport) -> u64| report.mirrors.iter().map(of).sum::<u64>();
     let (sent, new) = (sum(|mirror| mirror.traffic.sent_bytes), sum(|mirror| mirror.new_bytes));
-    // Small content may take more bytes than it has; that is no saving to report.
+    // Small content may take more bytes than its size. That is no saving, so it is not reported.
     if sent == 0 || sent >= new {
         return String::new();
     }
@@ -181,11 +182,11 @@ fn saving(report: &Report) -> String {
 /// The name of the release.
 pub(crate) fn name(report: &Report) -> Option<String> {
     let id = report.release?.to_string();
-    // The form of `ReleaseName`.
+    // This is the form of a `ReleaseName`.
     Some(format!("{}-{}", report.sequence?, &id[..16]))
 }
 
-/// The lines about the switch, below the table.
+/// The lines about the switch, which follow the table.
 fn ending(report: &Report) -> String {
     let mut text = String::new();
     let is_ready = report.mirrors.iter().any(|mirror| mirror.outcome == Outcome::Staged);
@@ -222,7 +223,7 @@ fn releases(mirror: &MirrorReport) -> String {
     let is_known =
         !matches!(mirror.outcome, Outcome::Failed { .. } | Outcome::Skipped | Outcome::Frozen);
     if mirror.now.is_none() && !is_known {
-        // The release that the mirror serves is not known.
+        // It is unknown which release the mirror serves.
         "-".to_owned()
     } else if mirror.before == mirror.now {
         show(mirror.now)
@@ -231,7 +232,8 @@ fn releases(mirror: &MirrorReport) -> String {
     }
 }
 
-/// The kind of a failure, for a table: the message was printed on stderr when it happened.
+/// The kind of a failure, for a table. The message was already printed on stderr when the failure
+/// happened.
 pub(crate) fn failed(failure: ErrorKind) -> String {
     format!("failed ({})", kind(failure))
 }
@@ -257,7 +259,7 @@ pub(crate) fn outcome_text(outcome: &Outcome) -> String {
     }
 }
 
-/// The sentence that `command` changed nothing.
+/// The sentence which says that `command` changed nothing.
 fn nothing_done(command: &str) -> &'static str {
     match command {
         "rollback" => "nothing was rolled back",

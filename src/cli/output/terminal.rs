@@ -1,15 +1,15 @@
-//! The only way to standard output and standard error.
+//! The only access to standard output and standard error.
 //!
 //! While a command runs, the last rows of a terminal may show a block that is redrawn. All output
-//! goes through this module, which removes the block first and redraws it below the new text. A
-//! test checks that no other code in `cli` opens the two streams.
+//! goes through this module, which first removes the block and then redraws it below the new text.
+//! A test checks that no other code in `cli` opens the two streams.
 
 use std::io::{self, IsTerminal as _, Write as _};
 
 use indicatif::{ProgressBar, ProgressStyle};
 use parking_lot::Mutex;
 
-/// Columns and rows of a terminal that does not report its size.
+/// Columns and rows that are assumed for a terminal that does not report its size.
 const USUAL_SIZE: (usize, usize) = (80, 24);
 
 /// The labels of lines on standard error, with their colours.
@@ -51,7 +51,7 @@ fn new_block() -> ProgressBar {
 pub(crate) fn write_stdout(text: &str) -> io::Result<()> {
     above_block(|| {
         let mut stdout = anstream::stdout().lock();
-        // Flushed here: a full disk would otherwise go unnoticed when the process ends.
+        // Flushed here, because otherwise a full disk would go unnoticed when the process ends.
         stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush())
     })
 }
@@ -70,7 +70,7 @@ pub(crate) fn write_stderr(text: &str) -> io::Result<()> {
     above_block(|| anstream::stderr().lock().write_all(with_colours(text).as_bytes()))
 }
 
-/// Colours the label of each line that begins with one.
+/// Colours the label of each line that begins with a label.
 fn with_colours(text: &str) -> String {
     let coloured = |line: &str| {
         let found = LABELS.iter().find_map(|(label, colour)| {
@@ -106,18 +106,19 @@ pub(crate) fn has_block() -> bool {
 
 /// Columns and rows of the terminal on standard error.
 pub(crate) fn size() -> (usize, usize) {
-    // Of stderr, on which the block is: stdout may be a file.
+    // The size of stderr, which shows the block: stdout may be a file.
     let size = rustix::termios::tcgetwinsize(io::stderr()).ok();
     let size = size.map(|size| (usize::from(size.ws_col), usize::from(size.ws_row)));
-    // Some terminals, as serial lines, report a size of 0.
+    // Some terminals, such as serial lines, report a size of 0.
     size.filter(|(columns, rows)| *columns > 0 && *rows > 0).unwrap_or(USUAL_SIZE)
 }
 
-/// Writes the message of a panic above the block too.
+/// Makes panic messages appear above the block, too.
 pub(crate) fn guard_panics() {
     let print = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
-        // The panicking thread may hold the lock. A message inside the block is better than none.
+        // The panicking thread may hold the lock. A message inside the block is better than no
+        // message.
         if let Some(block) = BLOCK.try_lock().and_then(|mut block| block.take()) {
             block.finish_and_clear();
         }
@@ -127,7 +128,7 @@ pub(crate) fn guard_panics() {
 
 fn above_block<T>(write: impl FnOnce() -> T) -> T {
     match &*BLOCK.lock() {
-        // The lock is held while the text is written, so that no redraw comes between its lines.
+        // The lock is held while the text is written, so that no redraw happens between its lines.
         Some(block) => block.suspend(write),
         None => write(),
     }

@@ -1,4 +1,5 @@
-//! Counts of what the library reported: the progress of a command, its rate and the remaining time.
+//! Counts the work that the library reported: the progress of a command, its rate and the remaining
+//! time.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
@@ -8,12 +9,12 @@ use headwater::monitor::Event;
 
 use crate::cli::output::format::{bytes, counted, duration, escape};
 
-/// The window over which a rate is measured.
+/// The time window over which a rate is measured.
 const RATE_WINDOW: Duration = Duration::from_secs(5);
-/// Minimum time for a rate.
+/// Minimum time over which a rate is measured.
 const MIN_RATE_TIME: Duration = Duration::from_millis(500);
 
-/// What has happened so far.
+/// The progress so far.
 #[derive(Debug, Default, Clone)]
 pub(crate) struct TransferCounts {
     /// Entries that the scan has seen.
@@ -27,7 +28,7 @@ pub(crate) struct TransferCounts {
     pack_bytes: BTreeMap<PackId, u64>,
     /// The mirrors, in the order of the command and then of their first events.
     pub(crate) mirrors: Vec<MirrorCounts>,
-    /// The wave that soaks before the next one switches.
+    /// The wave that is soaking before the next one switches.
     pub(crate) soak: Option<Soak>,
 }
 
@@ -42,7 +43,7 @@ struct BundleCounts {
 /// The progress of a mirror.
 #[derive(Debug, Default, Clone)]
 pub(crate) struct MirrorCounts {
-    /// Its name.
+    /// The name of the mirror.
     pub(crate) name: String,
     /// The last report of the mirror as text; `None` while content is sent.
     pub(crate) state: Option<String>,
@@ -50,7 +51,7 @@ pub(crate) struct MirrorCounts {
     pub(crate) is_done: bool,
     bundle: Option<BundleKey>,
     sent_bytes: u64,
-    /// The bytes sent of packs that are in transfer.
+    /// How many bytes of the packs in transfer were sent.
     moving_bytes: BTreeMap<PackId, u64>,
     held_bytes: u64,
     rate: Rate,
@@ -74,7 +75,7 @@ impl MirrorCounts {
     }
 }
 
-/// A wave that soaks.
+/// A wave that is soaking.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Soak {
     /// The number of the wave.
@@ -90,16 +91,16 @@ pub(crate) struct Soak {
 struct Rate(VecDeque<(Instant, u64)>);
 
 impl Rate {
-    /// Records the sum at a moment.
+    /// Records the sum at this moment.
     fn note(&mut self, now: Instant, sum: u64) {
         self.0.push_back((now, sum));
-        // Keep one sample that is older than the window, as the start of the rate.
+        // Keep one sample that is older than the window, as the starting point of the rate.
         while self.0.get(1).is_some_and(|(then, _)| now.duration_since(*then) >= RATE_WINDOW) {
             self.0.pop_front();
         }
     }
 
-    /// The rate; `None` if it is not known.
+    /// The rate; `None` if it is unknown.
     fn per_second(&self, now: Instant) -> Option<u64> {
         let ((then, before), (_, sum)) = (self.0.front()?, self.0.back()?);
         let time = now.duration_since(*then);
@@ -109,9 +110,9 @@ impl Rate {
 }
 
 impl BundleCounts {
-    /// The size of all packs; `None` while it is not known.
+    /// The estimated size of all packs; `None` while it is unknown.
     fn packed_estimate(&self) -> Option<u64> {
-        // The rest is taken to compress as well as what is packed already.
+        // Assumes that the remaining content compresses as well as the content packed so far.
         let estimate = u128::from(self.packed_bytes) * u128::from(self.content_bytes);
         let estimate = estimate.checked_div(u128::from(self.done_bytes))?;
         u64::try_from(estimate).ok()
@@ -121,9 +122,9 @@ impl BundleCounts {
 /// The progress of the transfer to one or more mirrors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Sending {
-    /// Percentage of the total that was sent.
+    /// Percentage of the total that has been sent.
     pub(crate) percent: Option<u64>,
-    /// Bytes that arrived.
+    /// Bytes that have been sent.
     pub(crate) done: u64,
     /// Bytes in total, if known.
     pub(crate) total: Option<u64>,
@@ -158,7 +159,7 @@ impl TransferCounts {
         (mirror.state, mirror.is_done) = (Some(state.into()), is_done);
     }
 
-    /// Adds `event`, which happened just now.
+    /// Adds `event`, which has just happened.
     pub(crate) fn add(&mut self, event: &Event, now: Instant) {
         match event {
             Event::ScanStarted { .. } => {
@@ -197,7 +198,8 @@ impl TransferCounts {
         match event {
             Event::PackAdvanced { mirror, pack, bytes } => {
                 let mirror = self.mirror(mirror);
-                // Replaced and not added: the next attempt of a pack counts from the start.
+                // Replaced and not added, because the next attempt to send a pack counts from the
+                // start.
                 mirror.moving_bytes.insert(*pack, *bytes);
                 mirror.note_sending(now);
             }
@@ -273,7 +275,7 @@ impl TransferCounts {
         self.bundles.values().any(|bundle| bundle.done_bytes < bundle.content_bytes)
     }
 
-    /// Whether content is packed. A bundle has no content if only paths change.
+    /// Whether content is being packed. There is no bundle with content if only paths change.
     pub(crate) fn has_bundles(&self) -> bool {
         self.bundles.values().any(|bundle| bundle.content_bytes > 0)
     }
@@ -300,12 +302,12 @@ impl TransferCounts {
         line
     }
 
-    /// The progress of the transfer to `mirror`; `None` if nothing was sent.
+    /// The progress of the transfer to `mirror`; `None` if nothing has been sent.
     pub(crate) fn sending(&self, mirror: &MirrorCounts, now: Instant) -> Option<Sending> {
         mirror.is_sending().then(|| self.sending_to(&[mirror], now))
     }
 
-    /// The progress of these mirrors. The total is what each mirror gets, not the sum of all
+    /// The progress of these mirrors. The total is the amount for each mirror, not the sum over all
     /// mirrors.
     fn sending_to(&self, mirrors: &[&MirrorCounts], now: Instant) -> Sending {
         let done = |mirror: &MirrorCounts| mirror.left_bytes() + mirror.held_bytes;
@@ -332,14 +334,14 @@ impl TransferCounts {
             },
             total: once,
             rate: Some(rate).filter(|rate| *rate > 0),
-            // The slowest one ends last.
+            // The slowest mirror ends last.
             left: mirrors.iter().filter_map(|mirror| left_of(mirror)).max(),
         }
     }
 }
 
 impl Sending {
-    /// The text, one part for each number.
+    /// The counts as text, one part for each number.
     pub(crate) fn mirror_text(&self) -> Vec<String> {
         let percent = self.percent.map(|percent| format!("{percent} %"));
         let sum = self.total.filter(|_| self.percent != Some(100));

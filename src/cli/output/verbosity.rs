@@ -1,6 +1,6 @@
 //! `--verbose`: one line on stderr for each decision and request, in every command.
 //!
-//! One flag for the whole process, which is set once at the start.
+//! One flag for the whole process. It is set once at the start.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 

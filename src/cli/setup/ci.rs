@@ -1,22 +1,22 @@
 //! The default note and run number of a push, from the variables of a CI system.
 //!
-//! Pure: the environment is a closure. A run number comes only from a variable that
-//! the CI increases with every run, in a stream with the name of the job: if two
-//! jobs shared a stream, one of them would supersede the other.
+//! Pure: the environment is a closure. A run number comes only from a variable that the CI
+//! increases with every run, in a stream that is named after the job: if two jobs shared a stream,
+//! one of them would supersede the other.
 
 use headwater::push::RunNumber;
 
-/// Longest note, in characters; the name of a branch may be long.
+/// Maximum length of a note, in characters, because the name of a branch may be long.
 const MAX_NOTE_CHARS: usize = 500;
 
-/// A CI system and its variables. Of several variables the first one that is set
+/// A CI system and its variables. If there are several variables, the first one that is set
 /// applies.
 struct CiSystem {
     /// The variable that identifies this CI system.
     marker: &'static str,
     /// The first part of the order stream.
     stream: &'static str,
-    /// The variables that together name the job; all must be set for a run number.
+    /// The variables that together name the job. All must be set for a run number.
     job: &'static [&'static str],
     /// The number that increases with every run.
     number: &'static [&'static str],
@@ -34,9 +34,10 @@ const KINDS: [CiSystem; 4] = [
         job: &["GITHUB_REPOSITORY", "GITHUB_WORKFLOW"],
         number: &["GITHUB_RUN_NUMBER"],
         commit: &["GITHUB_SHA"],
-        // In a pull request the second one is `NUMBER/merge`, and only the first one is the branch.
+        // In a pull request the second variable is `NUMBER/merge`, and only the first one is the
+        // branch.
         branch: &["GITHUB_HEAD_REF", "GITHUB_REF_NAME"],
-        // GitHub has no variable for it; `github_url` builds it.
+        // GitHub has no variable for the URL; `github_url` builds it.
         url: &[],
     },
     // https://docs.gitlab.com/ci/variables/predefined_variables/
@@ -71,7 +72,7 @@ const KINDS: [CiSystem; 4] = [
     },
 ];
 
-/// The note for a push from CI: commit, branch and run URL, as far as known.
+/// The note for a push from CI: commit, branch and run URL, if known.
 pub(crate) fn note(lookup: impl Fn(&str) -> Option<String>) -> Option<String> {
     let kind = kind(&lookup)?;
     let url = first(kind.url, &lookup).or_else(|| github_url(&lookup));
@@ -88,11 +89,11 @@ pub(crate) fn note(lookup: impl Fn(&str) -> Option<String>) -> Option<String> {
     (!note.is_empty()).then_some(note)
 }
 
-/// The run number of a push from CI, if job and number are known. A repeated old
-/// run keeps its number, so it stays older.
+/// The run number of a push from CI, if the job and its number are known. An old run that is
+/// repeated keeps its number, so it still counts as older.
 pub(crate) fn order(lookup: impl Fn(&str) -> Option<String>) -> Option<RunNumber> {
     let kind = kind(&lookup)?;
-    // Without a part of its name, the job would share a stream with another one.
+    // Without a part of its name, the job would share a stream with another job.
     let job: Option<Vec<String>> = kind.job.iter().map(|name| set(name, &lookup)).collect();
     let number = first(kind.number, &lookup)?.parse().ok()?;
     RunNumber::new(&format!("{}:{}", kind.stream, job?.join("/")), number).ok()
@@ -104,7 +105,7 @@ pub(crate) fn job(lookup: impl Fn(&str) -> Option<String>) -> Option<String> {
 }
 
 fn kind(lookup: impl Fn(&str) -> Option<String>) -> Option<&'static CiSystem> {
-    // `CI=false` is a usual way to say that this is not CI.
+    // `CI=false` is a common way to say that this is not CI.
     KINDS.iter().find(|kind| set(kind.marker, &lookup).is_some_and(|value| value != "false"))
 }
 
@@ -117,7 +118,7 @@ fn first(names: &[&str], lookup: impl Fn(&str) -> Option<String>) -> Option<Stri
     names.iter().find_map(|name| set(name, &lookup))
 }
 
-/// The URL of the run on GitHub, which has only variables for its parts.
+/// The URL of the run on GitHub, composed of its parts, because no variable contains the whole URL.
 fn github_url(lookup: impl Fn(&str) -> Option<String>) -> Option<String> {
     let part = |name| set(name, &lookup);
     let (server, repository) = (part("GITHUB_SERVER_URL")?, part("GITHUB_REPOSITORY")?);

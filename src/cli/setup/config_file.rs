@@ -1,7 +1,8 @@
 //! Finds the default `headwater.toml`: in the current directory, or in the nearest
 //! directory above it.
 //!
-//! Ignores a file above that belongs to another user, because it can name commands.
+//! Ignores a file in a directory above if it belongs to another user, because the file can name
+//! commands.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
@@ -14,8 +15,9 @@ use crate::cli::output::failure::eprint_raw;
 use crate::cli::output::format::escape;
 use crate::cli::output::verbosity;
 
-/// Returns the file relative to the current directory, or `None` if there is none up to a directory
-/// with `.git` or the root. Prints the file on stderr if it is not in the current directory.
+/// Returns the path of the file relative to the current directory. Returns `None` if no directory
+/// up to one with `.git`, or up to the root, contains the file. If the file is not in the current
+/// directory, prints its path on stderr.
 pub(crate) fn find() -> Option<PathBuf> {
     let depth = std::env::current_dir()
         .map_or(0, |directory| directory.ancestors().count().saturating_sub(1));
@@ -26,7 +28,7 @@ pub(crate) fn find() -> Option<PathBuf> {
                 path.display()
             ));
         })?;
-    // A file above may come as a surprise, so it is named.
+    // Users may not expect a file in a directory above, so its path is printed.
     if path != Path::new(FILE_NAME) && !verbosity::is_quiet() {
         // A command may load the configuration twice.
         static SAID: Once = Once::new();
@@ -47,7 +49,7 @@ fn find_above(
         let path = directory.join(FILE_NAME);
         match owner_of(&path, user) {
             FileOwner::NoFile => {}
-            // In the current directory the user has chosen the file, as with `--config`.
+            // The user has chosen a file in the current directory, as with `--config`.
             FileOwner::Other(owner) if level > 0 => ignored(&path, owner),
             FileOwner::Other(_) | FileOwner::Trusted => return Some(path),
         }
@@ -60,16 +62,16 @@ fn find_above(
     None
 }
 
-/// Who owns a file and the link to it.
+/// Who owns a file, or the link to the file.
 enum FileOwner {
     NoFile,
-    /// The user, or root.
+    /// The user or root owns it.
     Trusted,
     Other(u32),
 }
 
 fn owner_of(path: &Path, user: u32) -> FileOwner {
-    // Both, because the owner of a link chooses which file is read.
+    // Checks both owners, because the owner of a link chooses which file is read.
     let (Ok(link), Ok(file)) = (fs::symlink_metadata(path), fs::metadata(path)) else {
         return FileOwner::NoFile;
     };

@@ -1,4 +1,4 @@
-//! Loads the configuration, and reports what is wrong with it.
+//! Loads the configuration and reports its errors.
 
 use std::path::PathBuf;
 
@@ -10,14 +10,15 @@ use crate::cli::output::format::counted;
 use crate::cli::output::verbosity;
 use crate::cli::setup::{config_file, fleet};
 
-/// Loads the configuration: the named file, or the file of the current directory or
-/// of the nearest directory above it. Without a file it is [`Config::default`].
+/// Loads the configuration: the named file, or else the file in the current directory or in the
+/// nearest directory above. Without a file, the configuration is [`Config::default`].
 pub(crate) fn load_config(args: &ConfigArgs) -> Result<Config, Failure> {
     let path =
         args.config.clone().or_else(config_file::find).unwrap_or_else(|| PathBuf::from(FILE_NAME));
     let loaded = match Config::load(&path) {
         Err(ConfigError::Read(error))
-            // Arguments alone are enough for every command. A file that was named must exist.
+            // The file is optional, because arguments are enough for every command. But a file that
+            // the user named must exist.
             if error.kind() == std::io::ErrorKind::NotFound && args.config.is_none() =>
         {
             verbosity::detail(|| format!("configuration: no {FILE_NAME} here or above"));

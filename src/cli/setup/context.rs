@@ -1,4 +1,4 @@
-//! Conversions of arguments that several subcommands share: mirrors, trees, options.
+//! Converts the arguments that several subcommands share: mirrors, trees, options.
 
 use std::num::NonZeroUsize;
 use std::path::Path;
@@ -18,9 +18,9 @@ use crate::cli::output::failure::{Exit, Failure};
 use crate::cli::setup::settings::ReleaseSettings;
 use crate::cli::setup::{fleet, settings};
 
-/// How long a push waits for the remaining mirrors when enough mirrors are ready.
+/// How long a push waits for the remaining mirrors once enough mirrors are ready.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// How long a push waits for the remaining mirrors when enough mirrors have responded. A distant
+/// How long a push waits for the remaining mirrors once enough mirrors have responded. A distant
 /// mirror, or one over SSH, responds within a second or two.
 const ANSWER_PATIENCE: Duration = Duration::from_secs(2);
 /// How long commands wait for a lock by default.
@@ -29,7 +29,7 @@ pub(crate) const DEFAULT_WAIT: Duration = Duration::from_secs(60);
 /// The number of threads: the flag, the configuration, or the number of cores.
 pub(crate) fn jobs(flag: Option<NonZeroUsize>, config: &Config) -> NonZeroUsize {
     flag.or(config.run.jobs)
-        // This heeds the CPU limits of a container, which the number of cores does not.
+        // This respects the CPU limits of a container; the number of cores does not.
         .or_else(|| std::thread::available_parallelism().ok())
         .unwrap_or(NonZeroUsize::MIN)
 }
@@ -42,7 +42,7 @@ pub(crate) fn roots(tree: Option<&str>, config: &Config) -> Vec<Root> {
     }
 }
 
-/// The options of a scan; the stat cache is in `cache`, if given.
+/// The options for a scan. The stat cache is in `cache`, if given.
 pub(crate) fn scan_options(
     exclude: &[String],
     config: &Config,
@@ -58,8 +58,8 @@ pub(crate) fn scan_options(
     }
 }
 
-/// The directory in `cache` for this site and these roots. Without a site and without roots, the
-/// name of the directory depends on `mirrors`.
+/// The directory in `cache` for this site and these roots. If there is neither a site nor a root,
+/// the name of the directory depends on `mirrors`.
 pub(crate) fn scratch(
     cache: Result<&Path, &Failure>,
     site: Option<&Site>,
@@ -75,7 +75,7 @@ pub(crate) fn scratch(
             hasher.update(&[0]);
         }
     }
-    // A zero byte after each part: otherwise two lists of parts could join to the same bytes.
+    // A zero byte follows each part. Otherwise two lists of parts could result in the same bytes.
     for root in roots {
         // The scan reports a tree that does not exist.
         let path = fsx::resolve(&root.path).unwrap_or_else(|_| root.path.clone());
@@ -86,13 +86,13 @@ pub(crate) fn scratch(
     }
     let site = site.cloned().unwrap_or_default();
     let name = format!("{site}-{}", &hasher.finalize().to_hex()[..16]);
-    // An error goes on to the push: a service user may have no home directory, and a temporary
-    // directory serves as well.
+    // The push gets the error: a service user may have no home directory, and a temporary directory
+    // is good enough.
     let directory = cache.map(|dir| dir.join(name)).map_err(Failure::text);
     ScratchLocation { directory, temporary: std::env::temp_dir() }
 }
 
-/// The known store of each mirror, from the cache and the configuration.
+/// The store that each mirror is known to have, from the cache and the configuration.
 pub(crate) fn known_stores(cache: Option<&Path>, config: &Config) -> KnownStores {
     let store = |mirror: &config::MirrorConfig| Some((mirror.name.to_string(), mirror.store?));
     let configured = config.all_mirrors().filter_map(store).collect();
@@ -159,7 +159,7 @@ impl PushInputs<'_> {
     }
 }
 
-/// Makes one line of at most 1,024 bytes from a note. A longer commit message is cut instead of
+/// Makes a note into one line of at most 1,024 bytes. A longer commit message is cut instead of
 /// refused.
 fn one_line(note: &str) -> String {
     let mut line: String = note.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();

@@ -1,6 +1,6 @@
-//! The mirrors of a command, and the order in which they switch: turns the
-//! groups, waves and frozen mirrors of the configuration into the policy of a
-//! push. Uses the crate `percent-encoding`.
+//! The mirrors of a command, and the order in which they switch. Converts the groups, waves and
+//! frozen mirrors of the configuration into the policy of a push. Uses the crate
+//! `percent-encoding`.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -37,7 +37,7 @@ pub(crate) fn narrow(config: &mut Config, args: &ConfigArgs) -> Result<(), Failu
     let is_let_through = |mirror: &MirrorConfig| {
         (args.only.is_empty() || listed(&args.only, mirror)) && !listed(&args.skip, mirror)
     };
-    // Kept, because the gauges and `partial` are about all configured mirrors.
+    // Kept, because the gauges and `partial` concern all configured mirrors.
     config.left_out = config.mirrors.extract_if(.., |mirror| !is_let_through(mirror)).collect();
     if had_any && config.mirrors.is_empty() {
         return Err(Failure::new(Exit::Usage, "--only and --skip leave no mirror")
@@ -69,7 +69,7 @@ fn known(config: &Config, word: &str) -> String {
     }
 }
 
-/// Removes the frozen mirrors from `mirrors` and returns their reports.
+/// Removes the frozen mirrors from `mirrors`. Returns the reports for them.
 ///
 /// # Errors
 /// Returns an error if no mirror remains.
@@ -91,9 +91,9 @@ pub(crate) fn set_frozen_apart(
     Ok(frozen)
 }
 
-/// The note that the release of `command` is only for a part of the configured fleet, if it is.
-/// Frozen mirrors do not count as missing, and locations that are not configured are a separate
-/// fleet.
+/// The note that the release of `command` is only for part of the configured fleet; `None` if it is
+/// for the whole fleet. Frozen mirrors do not count as missing, and locations that are not
+/// configured count as a separate fleet.
 pub(crate) fn partial(mirrors: &[MirrorChoice], config: &Config, command: &str) -> Option<Partial> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     let is_chosen = |mirror: &MirrorConfig| {
@@ -133,7 +133,7 @@ fn report(choice: MirrorChoice) -> MirrorReport {
 /// The policy for switching, from the configuration.
 ///
 /// # Errors
-/// Returns an error if a probe does not name a path of a tree.
+/// Returns an error if a probe names no path of a tree.
 pub(crate) fn policy(
     config: &Config,
     on_failure: Option<OnFailure>,
@@ -152,7 +152,7 @@ fn wave(config: &Config, inputs: &config::WaveConfig) -> Result<Wave, Failure> {
     let mut probes = Vec::new();
     // Skip waves without a mirror of this command.
     for text in inputs.probes.iter().filter(|_| !members.is_empty()) {
-        // A whole URL is fetched once, and a path from each mirror of the wave.
+        // A full URL is fetched once, and a path is fetched from each mirror of the wave.
         if text.contains("://") {
             probes.push(probe(text.clone(), below(text, config))?);
             continue;
@@ -166,8 +166,8 @@ fn wave(config: &Config, inputs: &config::WaveConfig) -> Result<Wave, Failure> {
     Ok(Wave { mirrors, soak: inputs.soak, probes })
 }
 
-/// The path in the tree for a URL: the part after the public URL that it starts with, or after its
-/// host.
+/// The path in the tree that a URL refers to: the part after the public URL with which it starts,
+/// or after its host.
 fn below(url: &str, config: &Config) -> String {
     let publics = config.all_mirrors().filter_map(|mirror| mirror.public_url.as_ref());
     let inside = publics
@@ -182,7 +182,7 @@ fn below(url: &str, config: &Config) -> String {
     percent_decode_str(path).decode_utf8_lossy().into_owned()
 }
 
-/// A probe of `path`; for a directory it fetches `index.html`.
+/// A probe of `path`. For a directory, it fetches `index.html`.
 fn probe(url: String, mut path: String) -> Result<Probe, Failure> {
     if path.is_empty() || path.ends_with('/') {
         path.push_str("index.html");

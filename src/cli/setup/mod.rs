@@ -1,5 +1,5 @@
-//! What commands share besides arguments and output: the configuration, the environment, mirrors,
-//! options, polls of the mirrors, and notifications.
+//! The code that commands share besides arguments and output: the configuration, the environment,
+//! mirrors, options, polls of the mirrors, and notifications.
 
 pub(super) mod ci;
 pub(super) mod config_file;

@@ -1,7 +1,7 @@
 //! Notifications after a push, and the files with its result.
 //!
-//! A failure here is reported and does not change the exit code: the mirrors are as
-//! the report says. A release that changed nothing for visitors notifies nobody.
+//! A failure here is reported but does not change the exit code: the report describes the mirrors
+//! correctly. If a release changed nothing for visitors, nobody is notified.
 
 use std::collections::BTreeSet;
 use std::io::Write as _;
@@ -31,23 +31,23 @@ use crate::cli::output::progress::Progress;
 use crate::cli::output::{ci_report, metrics};
 use crate::cli::setup::{settings, watcher};
 
-/// Longest time for one request to another service.
+/// Maximum time for one request to another service.
 const PATIENCE: Duration = Duration::from_secs(20);
-/// How long commands may run after an interruption, which they report too.
+/// How long hooks may run after an interruption, about which they are notified too.
 const TIME_TO_TELL: Duration = Duration::from_millis(700);
-/// Longest file with a secret, in bytes.
+/// Maximum size of a file with a secret, in bytes.
 const MAX_SECRET_BYTES: u64 = 8 * 1024;
-/// The file in the cache with the URLs that a CDN has not acknowledged, one per line.
+/// The file in the cache with the URLs that the CDN has not acknowledged, one per line.
 const PENDING: &str = "purge-pending";
-/// Longest file of unacknowledged URLs, in bytes.
+/// Maximum size of the file with unacknowledged URLs, in bytes.
 const MAX_PENDING_BYTES: u64 = 64 * 1024 * 1024;
 
-/// Waits for the start of a push. Returns `false` if the user interrupted the wait.
+/// Waits until the push should start. Returns `false` if the user interrupted the wait.
 pub(crate) fn wait_for_start(schedule: &ScheduleArgs, progress: &Progress) -> bool {
     schedule.jitter.is_none_or(|most| pause(random_part(most), progress))
 }
 
-/// A random time up to `most`; zero without a source of random numbers.
+/// A random time up to `most`; zero if there is no source of random numbers.
 fn random_part(most: Duration) -> Duration {
     let mut bytes = [0; 4];
     getrandom::fill(&mut bytes).ok();
@@ -57,16 +57,16 @@ fn random_part(most: Duration) -> Duration {
 /// The result of a notification.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(crate) struct NotificationResult {
-    /// The notification: `on_activated`, `on_failed`, `purge`, or a file.
+    /// Which notification it is: `on_activated`, `on_failed`, `purge`, or a file.
     who: &'static str,
     /// Whether the notification succeeded.
     ok: bool,
-    /// The result as text.
+    /// The result as a message.
     message: String,
 }
 
 impl NotificationResult {
-    /// The line for people, on stdout.
+    /// The line on stdout, for people.
     pub(crate) fn line(&self) -> String {
         format!("{}: {}\n", self.who, escape(&self.message))
     }
@@ -90,7 +90,7 @@ pub(crate) struct Notifications<'a> {
     config: &'a Config,
     args: &'a ScheduleArgs,
     site: Option<Site>,
-    /// The directory in the cache, if there is one.
+    /// The directory of this push in the cache, if there is one.
     scratch: Option<&'a Path>,
     began: Instant,
     results: Vec<NotificationResult>,
@@ -113,8 +113,8 @@ impl<'a> Notifications<'a> {
         Self { config, args, site, scratch, began, results, seen: None, lingering }
     }
 
-    /// Sends all notifications about the result of the push to `fleet`. The gauges also include
-    /// `others`.
+    /// Sends all notifications about the result of the push to `fleet`. The gauges also include the
+    /// mirrors in `others`.
     pub(crate) fn tell(
         &mut self,
         report: Option<&Report>,
@@ -124,7 +124,7 @@ impl<'a> Notifications<'a> {
     ) {
         let progress = self.lingering.progress;
         let all = Fleet::new(fleet.mirrors().iter().chain(others.mirrors()).cloned().collect());
-        // Mirrors outside of the push appear only in the gauges.
+        // Mirrors that are not part of the push appear only in the gauges.
         let seen = self.needs_survey(report).then(|| fleet_status::poll(&all, &Silent));
         let paths = match (report, &seen) {
             (Some(report), Some(seen)) => {
@@ -141,7 +141,7 @@ impl<'a> Notifications<'a> {
                 &facts,
             );
         }
-        // Also without new paths, for those that are left from an earlier push.
+        // Runs even without new paths, for URLs that are left from an earlier push.
         self.purge(&paths, progress);
         if code != 0 {
             self.hook("on_failed", self.config.notify.hooks.on_failed.clone(), &paths, &facts);
@@ -157,7 +157,7 @@ impl<'a> Notifications<'a> {
     }
 
     /// Writes the gauges and returns the results. This is the last step, so that the gauges include
-    /// the results of `post_activate` on the mirrors.
+    /// the results of the mirrors' `post_activate` hooks.
     pub(crate) fn end(mut self, report: Option<&Report>, code: u8) -> Vec<NotificationResult> {
         let results_before = self.results.len();
         if let Some(mut seen) = self.seen.take() {
@@ -186,7 +186,7 @@ impl<'a> Notifications<'a> {
             || notify.hooks.on_failed.is_some();
         let may_have_switched = report
             .is_some_and(|report| report.mirrors.iter().any(|one| one.outcome != Outcome::Current));
-        // A poll costs a request to each mirror.
+        // A poll costs one request to each mirror.
         self.args.metrics(self.config).is_some() || needs_status && may_have_switched
     }
 
@@ -217,7 +217,8 @@ impl<'a> Notifications<'a> {
         ];
         let input: String = paths.iter().map(|path| format!("/{path}\n")).collect();
         let limit = self.config.notify.hooks.limit;
-        // Its standard output is discarded: stdout is for the result of this command.
+        // The standard output of the hook is discarded, because stdout is for the result of this
+        // command.
         let (directory, kept_bytes) = (Path::new("."), 0);
         let secret_variables = &self.config.secret_variables();
         let (command, variables, input) = (&command, &variables, &input);
@@ -230,7 +231,7 @@ impl<'a> Notifications<'a> {
             kept_bytes,
             limit,
         };
-        // After an interruption too, for a while: `on_failed` exists to report it.
+        // Also after an interruption, for a while, because `on_failed` exists to report it.
         let ran = command::run_unless(&order, &|| self.lingering.is_cancelled());
         let given = counted(paths.len() as u64, "path", "paths");
         self.note(
@@ -239,10 +240,10 @@ impl<'a> Notifications<'a> {
         );
     }
 
-    /// Purges the CDN, including the URLs that it did not acknowledge before.
+    /// Purges the CDN. Includes the URLs that it has not acknowledged before.
     fn purge(&mut self, paths: &BTreeSet<String>, progress: &Progress) {
         let Some(settings) = &self.config.notify.purge else { return };
-        // What an earlier push could not purge is stale in the CDN until it is sent.
+        // URLs that an earlier push could not purge are stale in the CDN until they are sent.
         let mut urls: BTreeSet<String> = self.pending().into_iter().collect();
         urls.extend(notify::urls(&settings.bases, paths));
         if urls.is_empty() {
@@ -258,11 +259,11 @@ impl<'a> Notifications<'a> {
         };
         let urls: Vec<String> = urls.into_iter().collect();
         let sent = urls.clone();
-        // A CDN may answer slowly, and a request cannot be interrupted.
+        // A CDN may respond slowly, and a request cannot be interrupted.
         let purged = until_cancelled(progress, move |monitor| {
             purge.send(sent, &|time| pause(time, monitor))
         });
-        // The acknowledged URLs are not known then, so all are sent again.
+        // In this case it is unknown which URLs were acknowledged, so all are sent again.
         let purged = purged.unwrap_or_else(|| Purged {
             left: urls,
             error: Some("stopped".to_owned()),
@@ -287,9 +288,9 @@ impl<'a> Notifications<'a> {
         text.lines().map(str::to_owned).collect()
     }
 
-    /// Stores the URLs to send again. Returns the error text if that fails.
+    /// Stores the URLs that must be sent again. Returns the error text if that fails.
     fn keep_pending(&self, urls: &[String]) -> Result<String, String> {
-        // Nothing is left and nothing was, so a cache is not needed.
+        // There are no URLs left, now or before, so a cache is not needed.
         if urls.is_empty() && self.scratch.is_none_or(|scratch| !scratch.join(PENDING).exists()) {
             return Ok(String::new());
         }
@@ -342,7 +343,7 @@ fn warn(results: &[NotificationResult], progress: &Progress) {
     }
 }
 
-/// Adds failures of `post_activate`, which may have ended after the poll of the mirrors.
+/// Adds failures of `post_activate` hooks, which may have ended after the poll of the mirrors.
 fn add_hook_failures(seen: &mut [Poll], report: Option<&Report>) {
     let mirrors = report.map(|report| report.mirrors.as_slice()).unwrap_or_default();
     for (one, mirror) in seen.iter_mut().zip(mirrors) {
@@ -354,7 +355,7 @@ fn add_hook_failures(seen: &mut [Poll], report: Option<&Report>) {
     }
 }
 
-/// The end of the push.
+/// How the push ended.
 struct PushFacts<'a> {
     site: String,
     report: Option<&'a Report>,
@@ -379,8 +380,8 @@ impl PushFacts<'_> {
     }
 }
 
-/// The paths of URLs whose content changed for visitors of a mirror that switched, including a
-/// release that was served only for a while, because caches may have it.
+/// The URL paths whose content changed for visitors of a mirror that switched. Includes the changes
+/// of a release that was served only for a while, because caches may contain it.
 fn changed(report: &Report, fleet: &Fleet, seen: &[Poll], progress: &Progress) -> BTreeSet<String> {
     // A mirror that served nothing had no visitors. If no mirror had visitors, every path is new.
     let is_first = report.mirrors.iter().all(|mirror| mirror.before.is_none());
@@ -403,13 +404,14 @@ fn changed(report: &Report, fleet: &Fleet, seen: &[Poll], progress: &Progress) -
             if !is_quiet && !is_known {
                 steps.push((old, new));
             }
-            // Step by step: a release that was served only for a while may be in caches too.
+            // Compared step by step, because caches may also contain a release that was served only
+            // for a while.
             old = Some(new);
         }
     }
     let mut paths = BTreeSet::new();
     for (old, new) in steps {
-        // It is safer to include too many paths.
+        // Including too many paths is safer than too few.
         let diff = fleet_status::changes(fleet, seen, old, new)
             .or_else(|| fleet_status::changes(fleet, seen, None, new));
         match diff {
@@ -427,7 +429,7 @@ fn changed(report: &Report, fleet: &Fleet, seen: &[Poll], progress: &Progress) -
 fn purge(settings: &config::PurgeConfig) -> Result<Purge, String> {
     let token = settings.token.as_ref().map(secret).transpose()?;
     let value = token.map(|token| {
-        // Only this header has a scheme before the token.
+        // Only this header contains a scheme before the token.
         if settings.header.eq_ignore_ascii_case("authorization") {
             Secret::new(format!("Bearer {}", token.reveal()))
         } else {
@@ -445,7 +447,7 @@ fn purge(settings: &config::PurgeConfig) -> Result<Purge, String> {
     })
 }
 
-/// Reads a secret; no error contains it.
+/// Reads a secret. No error contains it.
 fn secret(source: &TokenSource) -> Result<Secret, String> {
     let (text, what) = match source {
         TokenSource::Variable(name) => (
@@ -460,7 +462,7 @@ fn secret(source: &TokenSource) -> Result<Secret, String> {
     };
     // A file usually ends with a line break.
     let text = text.trim();
-    // The text becomes a header, in which a line break would begin another one.
+    // The text becomes a header, in which a line break would begin another header.
     if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
         return Err(format!("{what} is empty or contains blanks or line breaks"));
     }

@@ -1,4 +1,5 @@
-//! The name of the person or CI job that runs a command. A release records it with a decision.
+//! The name of the person or CI job that runs a command. A release records this name together with
+//! a decision.
 //!
 //! Pure except [`name`]: the environment and the host name are arguments.
 
@@ -12,23 +13,23 @@ use crate::cli::setup::{ci, settings};
 /// The file with the host name on Linux.
 const HOST_NAME_FILE: &str = "/proc/sys/kernel/hostname";
 
-/// The CI job, or `user@host`; `None` if neither is known.
+/// The CI job or `user@host`; `None` if neither is known.
 pub(crate) fn name() -> Option<String> {
     let host = fsx::read_text(Path::new(HOST_NAME_FILE), 256).ok();
     of(settings::environment, users::own_name, host.as_deref())
 }
 
-/// `own_name` is the name of the user in the user database, where no variable has one, as in a
-/// container or under cron.
+/// `own_name` returns the user's name from the user database. It is used if no variable contains a
+/// name, as in a container or under cron.
 fn of(
     lookup: impl Fn(&str) -> Option<String>,
     own_name: impl Fn() -> Option<String>,
     host: Option<&str>,
 ) -> Option<String> {
     let set = |name: &&str| lookup(name).filter(|value| !value.trim().is_empty());
-    // sudo sets USER to the user that it runs the command as.
+    // sudo sets USER to the user as whom it runs the command.
     let user = || ["SUDO_USER", "USER", "LOGNAME"].iter().find_map(set).or_else(&own_name);
-    // The job before the user: on a CI system the user is the same for everyone.
+    // The job takes precedence over the user: on a CI system the user is the same for everyone.
     let name = ci::job(&lookup).or_else(|| {
         match (user(), host.map(str::trim).filter(|host| !host.is_empty())) {
             (Some(user), Some(host)) => Some(format!("{user}@{host}")),

@@ -1,4 +1,4 @@
-//! Makes pushes from arguments and the configuration.
+//! Prepares pushes from arguments and the configuration.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -19,7 +19,7 @@ use crate::cli::setup::remote::MirrorFactory;
 use crate::cli::setup::settings::ReleaseSettings;
 use crate::cli::setup::{context, fleet, settings};
 
-/// A push, ready to run.
+/// A push that is ready to run.
 pub(crate) struct PreparedPush {
     pub(crate) source: Source,
     pub(crate) fleet: Fleet,
@@ -27,15 +27,15 @@ pub(crate) struct PreparedPush {
     pub(crate) keep: usize,
     /// The reports of frozen mirrors.
     pub(crate) frozen: Vec<MirrorReport>,
-    /// Configured mirrors outside of this push, if the metrics need them.
+    /// Configured mirrors that are not part of this push, if the metrics need them.
     pub(crate) others: Fleet,
     pub(crate) config: Config,
     pub(crate) around: ScheduleArgs,
 }
 
-/// Makes a push from the arguments of `push` and `plan`.
+/// Prepares a push from the arguments of `push` and `plan`.
 pub(crate) fn job(args: &PushArgs) -> Result<PreparedPush, Failure> {
-    // Refused and not ignored: the note is a part of the release, which stays as it is.
+    // Refused and not ignored: the note is part of the release, which is copied unchanged.
     if args.source.from.is_some() && args.release.note.is_some() {
         let error = "--note does not work with --from, which copies a release unchanged";
         let hint =
@@ -52,12 +52,12 @@ fn path_kind(path: &str) -> PathKind {
         Ok(Presence::Store(_)) => PathKind::Store,
         _ if !path.is_dir() => PathKind::Nothing,
         Err(StoreError::NotEmpty { .. }) => PathKind::Tree,
-        // What cannot be opened is left to the push, which reports the error.
+        // If the path cannot be opened, the push reports the error.
         Ok(Presence::Absent) | Err(_) => PathKind::Empty,
     }
 }
 
-/// Makes a push. If the content comes from a mirror, `source` makes the source from it.
+/// Prepares a push. If the content comes from a mirror, `source` makes the source from that mirror.
 pub(crate) fn job_from(
     args: &PushArgs,
     source_of: fn(Arc<dyn Mirror>) -> Source,
@@ -72,13 +72,13 @@ pub(crate) fn job_from(
         Some(from) => {
             let choice: Vec<MirrorChoice> =
                 operands::of_mirrors(std::slice::from_ref(from), &config)?;
-            // Without a site: what is promoted may come from another one.
+            // Without a site, because promoted content may come from a different site.
             Some(factory.mirror(&choice[0], None)?)
         }
         None => None,
     };
     let frozen = fleet::set_frozen_apart(&mut places.mirrors, &config)?;
-    // Frozen mirrors are gone by now: they do not count.
+    // Frozen mirrors have been removed by now, so they do not count.
     check_require(args.work.require.unwrap_or(config.require), places.mirrors.len())?;
     let mirrors = factory.fleet(&places.mirrors, settings.site.as_ref())?;
     let cache = settings::cache_dir(args.work.cache.as_deref(), &config);
@@ -115,8 +115,8 @@ pub(crate) fn job_from(
     Ok(PreparedPush { source, fleet: mirrors, options, keep, frozen, others, config, around })
 }
 
-/// The configured mirrors outside of `fleet`, for the metrics, which must keep their gauges. A
-/// mirror whose credentials are missing is left out, because this push does not need them.
+/// The configured mirrors that are not part of `fleet`, because the metrics must keep their gauges.
+/// A mirror whose credentials are missing is left out, because this push does not need them.
 fn others(factory: &MirrorFactory, fleet: &Fleet, config: &Config, around: &ScheduleArgs) -> Fleet {
     let is_in = |choice: &MirrorChoice| {
         fleet
@@ -133,7 +133,7 @@ fn others(factory: &MirrorFactory, fleet: &Fleet, config: &Config, around: &Sche
     )
 }
 
-/// Refuses a requirement that no outcome could meet.
+/// Refuses a requirement that can never be met.
 fn check_require(require: Require, mirrors: usize) -> Result<(), Failure> {
     match require {
         Require::AtLeast(count) if count > mirrors => {
@@ -152,7 +152,7 @@ fn keep(config: &Config) -> usize {
     usize::try_from(config.keep.get()).unwrap_or(usize::MAX)
 }
 
-/// The parts of a push for a command without a tree.
+/// The inputs of a push for a command without a tree.
 pub(crate) struct TreelessInputs<'a> {
     pub(crate) mirrors: &'a [String],
     pub(crate) release: &'a ReleaseArgs,
@@ -161,8 +161,8 @@ pub(crate) struct TreelessInputs<'a> {
     pub(crate) config: Config,
 }
 
-/// A push of content that mirrors have. A person decided it, or it was pushed before, so guard
-/// rails and CI run numbers do not apply.
+/// Prepares a push of content that mirrors already have. A person chose it, or it was pushed
+/// before, so guard rails and CI run numbers do not apply.
 pub(crate) fn without_tree(
     inputs: TreelessInputs<'_>,
     source: Source,
@@ -188,11 +188,12 @@ pub(crate) fn without_tree(
     let mut options =
         PushInputs { config: &config, release, guards: &guards, work, goal: Goal::Activate }
             .options(settings, scratch)?;
-    // The number of CI stands for what this run builds, and this content was built before.
+    // The run number of CI stands for the content that this run builds, but this content was built
+    // before.
     if release.order.is_none() {
         options.order = None;
     }
-    // `activate` and `heal` make no release that could be for a part of the fleet.
+    // `activate` and `heal` make no release that could be for only part of the fleet.
     if matches!(source, Source::Rollback { .. }) {
         options.partial = fleet::partial(&choices, &config, "rollback");
     }

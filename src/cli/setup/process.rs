@@ -9,35 +9,37 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use signal_hook::consts::SIGXFSZ;
 use signal_hook::flag;
 
-/// Open files that a fleet of hundreds of mirrors needs. Child processes inherit the limit, and a
-/// much higher one would slow down programs that close every possible descriptor.
+/// The number of open files that a fleet of hundreds of mirrors needs. Child processes inherit the
+/// limit, and a much higher one would slow down programs that close every possible descriptor.
 const WANTED_FILES: u64 = 16 * 1024;
-/// Open files for everything except directory mirrors: standard streams, the tree, packs, sockets.
+/// The number of open files for everything except directory mirrors: standard streams, the tree,
+/// packs, sockets.
 const OTHER_FILES: u64 = 64;
-/// Open files for one directory mirror while it is filled.
+/// The number of open files for one directory mirror while it is being filled.
 const FILES_OF_A_MIRROR: u64 = 32;
 
-/// Prepares the process: many open files, and an error instead of a signal for a file that is too
-/// large.
+/// Prepares the process: raises the limit of open files, and turns the signal for a file that is
+/// too large into an error.
 pub(crate) fn prepare() {
     raise_file_limit();
-    // With a handler for SIGXFSZ the write fails with EFBIG; without one the signal ends the
-    // process. A handler is the only way in safe code. The flag is not read.
+    // If SIGXFSZ has a handler, the write fails with EFBIG; without a handler, the signal ends the
+    // process. In safe code, a handler is the only way to prevent that. Nothing reads the flag.
     flag::register(SIGXFSZ, Arc::new(AtomicBool::new(false))).ok();
 }
 
-/// Raises the soft limit of open files up to the hard limit. The usual limit of 1,024 is for
+/// Raises the soft limit of open files up to the hard limit. The usual limit of 1,024 exists for
 /// programs that use `select`.
 fn raise_file_limit() {
     let limit = getrlimit(Resource::Nofile);
     let wanted = limit.maximum.map_or(WANTED_FILES, |most| WANTED_FILES.min(most));
     if limit.current.is_some_and(|current| current < wanted) {
-        // If the system refuses, fewer mirrors are filled at once.
+        // If the system refuses, fewer mirrors are filled at the same time.
         setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), ..limit }).ok();
     }
 }
 
-/// How many directory mirrors can be filled at once with the limit of open files; at least one.
+/// How many directory mirrors can be filled at the same time with the limit of open files; at least
+/// one.
 pub(crate) fn directories_at_once() -> usize {
     let files = getrlimit(Resource::Nofile).current.unwrap_or(WANTED_FILES);
     directories_within(files)

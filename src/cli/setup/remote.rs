@@ -1,8 +1,8 @@
 //! Creates mirrors from their locations, with the connection settings from flags,
 //! configuration and environment.
 //!
-//! Reads the secrets that the configuration or a flag names. No secret is an
-//! argument itself, and no secret is part of a failure.
+//! Reads the secrets that the configuration or a flag names. No argument is itself a secret, and no
+//! failure contains a secret.
 
 use std::collections::BTreeSet;
 use std::num::{NonZeroU64, NonZeroUsize};
@@ -29,15 +29,15 @@ use crate::cli::output::failure::{Exit, Failure, eprint_raw};
 use crate::cli::output::{hints, verbosity};
 use crate::cli::setup::{context, process, signals};
 
-/// The variables with a proxy; the first one that is set applies.
+/// The environment variables that may contain a proxy. The first one that is set applies.
 const PROXY_VARIABLES: [&str; 4] = ["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"];
-/// The variables with the hosts that need no proxy.
+/// The environment variables that may contain the hosts that need no proxy.
 const NO_PROXY_VARIABLES: [&str; 2] = ["NO_PROXY", "no_proxy"];
-/// Default number of mirrors that receive content at once.
+/// Default number of mirrors that receive content at the same time.
 pub(crate) const DEFAULT_MAX_PARALLEL: NonZeroUsize = NonZeroUsize::new(16).expect("16 is not 0");
-/// Longest file with a token, in bytes.
+/// Maximum size of a file with a token, in bytes.
 const MAX_TOKEN_BYTES: u64 = 8 * 1024;
-/// Longest file with certificates, in bytes: twice the size of a system bundle.
+/// Maximum size of a file with certificates, in bytes: twice the size of the system's bundle.
 const MAX_PEM_BYTES: u64 = 1024 * 1024;
 
 /// Creates the mirrors of one run.
@@ -45,19 +45,19 @@ pub(crate) struct MirrorFactory {
     began: Instant,
     jobs: NonZeroUsize,
     pace: TransferLimits,
-    /// Limits how many directories are filled at once.
+    /// Limits how many directories are filled at the same time.
     directories: Option<Arc<Semaphore>>,
     flags: RemoteArgs,
-    /// The configuration; a flag outranks it.
+    /// The configuration; flags take precedence.
     run: RunDefaults,
-    /// The variables with secrets that the configuration names.
+    /// The environment variables with secrets that the configuration names.
     secret_variables: Vec<String>,
     environment: fn(&str) -> Option<String>,
 }
 
 impl MirrorFactory {
-    /// Creates the factory for commands that send no content, or only repair content; `wait` is
-    /// their flag, if any.
+    /// Creates the factory for commands that send no content, or only repair content. `wait` is the
+    /// value of their flag, if given.
     pub(crate) fn new(remote: &RemoteArgs, wait: Option<Duration>, config: &Config) -> Self {
         let run = config.run.clone();
         let pace = TransferLimits {
@@ -98,7 +98,7 @@ impl MirrorFactory {
         factory
     }
 
-    /// Creates the mirrors of these choices, without a connection.
+    /// Creates these mirrors, without connecting to them.
     pub(crate) fn fleet(
         &self,
         choices: &[MirrorChoice],
@@ -113,15 +113,15 @@ impl MirrorFactory {
         ))
     }
 
-    /// The threads of one mirror. Each thread holds a pack, so memory grows with the threads of all
-    /// mirrors together, and a few threads per core are enough.
+    /// The number of threads for one mirror. Each thread holds a pack, so memory grows with the
+    /// total number of threads of all mirrors, and a few threads per core are enough.
     fn jobs_of_each(&self, mirrors: usize) -> NonZeroUsize {
         const FOR_EACH_CORE: usize = 4;
         let share = self.jobs.get() * FOR_EACH_CORE / mirrors.max(1);
         NonZeroUsize::new(share).map_or(NonZeroUsize::MIN, |share| share.min(self.jobs))
     }
 
-    /// Creates the mirror of a choice.
+    /// Creates a single mirror.
     pub(crate) fn mirror(
         &self,
         choice: &MirrorChoice,
@@ -143,7 +143,7 @@ impl MirrorFactory {
         };
         let mut pace = self.pace.clone();
         if let Some(rate) = choice.access.bwlimit {
-            // The limit of the run stays above the one of the mirror: both hold.
+            // The limit of the run applies in addition to the limit of the mirror.
             pace.limit = Some(Arc::new(Limiter::new(rate.get(), pace.limit.take())));
         }
         pace.deadline = self.deadline(&choice.access).map(|deadline| self.began + deadline);
@@ -166,9 +166,9 @@ impl MirrorFactory {
         })
     }
 
-    /// The time after the start of the run at which a mirror is abandoned. The deadline of the
-    /// mirror outranks the one of the configuration, but it never exceeds the flag, which ends the
-    /// run.
+    /// How long after the start of the run headwater gives up on a mirror. The deadline of the
+    /// mirror takes precedence over the one of the configuration, but it never exceeds the deadline
+    /// of the flag, which ends the run.
     fn deadline(&self, own: &MirrorAccess) -> Option<Duration> {
         match (self.flags.deadline, own.deadline) {
             (Some(run), Some(own)) => Some(run.min(own)),
@@ -208,8 +208,8 @@ impl MirrorFactory {
     }
 
     fn token(&self, inputs: &MirrorAccess) -> Result<Option<BearerToken>, Unusable> {
-        // The most specific setting counts: the token of the mirror, then the one of this run, then
-        // the environment.
+        // The most specific setting is used: the token of the mirror, then that of this run, then
+        // that of the environment.
         let (text, what) = match (&inputs.token, &self.flags.token_file) {
             (None, Some(path)) => token_of_file(path, format!("--token-file {}", path.display()))?,
             (None, None) => match self.first(&[TOKEN_VARIABLE]) {
@@ -257,17 +257,18 @@ fn limiter(rate: Option<NonZeroU64>) -> Option<Arc<Limiter>> {
     rate.map(|rate| Arc::new(Limiter::new(rate.get(), None)))
 }
 
-/// The limit for directories: all mirrors, or fewer if the system allows few open files.
+/// The limit for directories: all mirrors, or fewer if the system allows only few open files.
 fn directories(semaphore: &Arc<Semaphore>, at_once: usize) -> Arc<Semaphore> {
     let most = process::directories_at_once();
     if most < at_once { Arc::new(Semaphore::new(most)) } else { Arc::clone(semaphore) }
 }
 
-/// Rejects directories on the command line that do not exist: a read never creates one.
+/// Rejects directories on the command line that do not exist, because commands that only read never
+/// create one.
 pub(crate) fn check_there(choices: &[MirrorChoice], config: &Config) -> Result<(), Failure> {
     let stores = context::known_stores(None, config);
-    // A configured mirror that is missing is a finding, which the command reports. A location in
-    // the arguments may be misspelt.
+    // If a configured mirror is missing, that is a finding, which the command reports. A location
+    // in the arguments may be misspelt.
     for choice in choices.iter().filter(|choice| config.mirror(&choice.name).is_none()) {
         let Ok(Location::Directory(path)) = Location::parse(&choice.location) else { continue };
         if matches!(fsx::lstat(&path), Err(error) if error.kind() == std::io::ErrorKind::NotFound) {
@@ -317,7 +318,7 @@ fn token_of_file(path: &Path, what: String) -> Result<(String, String), Unusable
     }
 }
 
-/// Shows a request of `--verbose`.
+/// Prints a request for `--verbose`.
 fn show_exchange(exchange: &Exchange<'_>) {
     verbosity::detail(|| {
         let Exchange { base, method, resource, outcome, elapsed } = exchange;
@@ -340,7 +341,7 @@ fn wrong_location(error: &LocationError) -> Failure {
     Failure::new(Exit::Usage, error.to_string()).with_hint(hint)
 }
 
-/// The alternative to a URL with an unsupported scheme.
+/// What to use instead of a URL with an unsupported scheme.
 fn instead_of(scheme: &str) -> &'static str {
     match scheme.to_ascii_lowercase().as_str() {
         "s3" | "s3a" | "gs" | "gcs" | "r2" | "b2" | "az" | "azure" | "abfs" | "swift" => {
@@ -362,12 +363,12 @@ fn instead_of(scheme: &str) -> &'static str {
     }
 }
 
-/// Warns of a secret that every user of this machine can read. A failure to check is reported when
-/// the file is read.
+/// Warns about a secret that every user of this machine can read. If the check fails, the error is
+/// reported when the file is read.
 fn warn_if_open(path: &Path, what: &str) {
-    /// Files that already had a warning: several mirrors may have the same token.
+    /// Files that have already caused a warning: several mirrors may use the same token.
     static WARNED: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
-    // Only the bit for others: a group for the secret may be intended.
+    // Checks only the bit for others: the user may want a group to read the secret.
     let is_open = std::fs::metadata(path).is_ok_and(|meta| meta.permissions().mode() & 0o004 != 0);
     if is_open && WARNED.lock().insert(path.to_owned()) {
         // If stderr is closed, the warning is lost.

@@ -1,5 +1,5 @@
-//! The effective settings: flags outrank the configuration, which outranks the
-//! environment.
+//! The effective settings: flags take precedence over the configuration, which takes precedence
+//! over the environment.
 //!
 //! Pure: the environment is a closure. Uses the crate `etcetera` for the location
 //! of the cache.
@@ -18,20 +18,20 @@ use crate::cli::setup::ci;
 /// The effective settings of a new release.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ReleaseSettings {
-    /// The site, if one is set; otherwise the mirrors determine it.
+    /// The site, if one is set. Otherwise the mirrors determine it.
     pub(crate) site: Option<Site>,
     /// The note, if there is one.
     pub(crate) note: Option<String>,
-    /// The order, if there is one.
+    /// The run number, if there is one.
     pub(crate) order: Option<RunNumber>,
-    /// Rules for how long removed paths are served; the first match applies, before the built-in
-    /// rules.
+    /// Rules for how long removed paths are served. The first matching rule applies; the built-in
+    /// rules come last.
     pub(crate) keep_removed: Vec<RetentionRule>,
 }
 
 impl ReleaseSettings {
-    /// Each setting comes from the first source that has it: flags, configuration, environment. An
-    /// empty `--note` means no note, also in CI.
+    /// Takes each setting from the first source that has it: flags, configuration, environment. An
+    /// empty `--note` means no note, even in CI.
     pub(crate) fn merge(
         args: &ReleaseArgs,
         site: Option<&Site>,
@@ -39,7 +39,7 @@ impl ReleaseSettings {
         environment: impl Fn(&str) -> Option<String>,
     ) -> Self {
         let site = site.or(config.site.as_ref()).cloned();
-        // One rule for every path: the flag replaces all rules of the configuration.
+        // One rule that matches every path: the flag replaces all rules of the configuration.
         let keep_removed = match args.keep_removed {
             Some(keep) => vec![RetentionRule { pattern: "*".to_owned(), keep }],
             None => config.keep_removed.clone(),
@@ -51,13 +51,14 @@ impl ReleaseSettings {
     }
 }
 
-/// The exclude patterns: first those of the configuration, then those of the flags. A later pattern
-/// wins.
+/// The exclude patterns: first those of the configuration, then those of the flags. Later patterns
+/// take precedence.
 pub(crate) fn exclude(flags: &[String], config: &Config) -> Vec<String> {
     config.exclude.iter().chain(flags).cloned().collect()
 }
 
-/// The directory of the cache: the flag, the configuration, or `headwater` in the XDG cache.
+/// The directory of the cache: the flag, the configuration, or `headwater` in the XDG cache
+/// directory.
 pub(crate) fn cache_dir(flag: Option<&Path>, config: &Config) -> Result<PathBuf, Failure> {
     match flag.or(config.cache.dir.as_deref()) {
         Some(dir) => Ok(dir.to_owned()),
@@ -70,9 +71,9 @@ pub(crate) fn cache_dir(flag: Option<&Path>, config: &Config) -> Result<PathBuf,
     }
 }
 
-/// Reads a variable of this process.
+/// Reads an environment variable of this process.
 pub(crate) fn environment(name: &str) -> Option<String> {
-    // A value that is not UTF-8 counts as not set: no setting can have one.
+    // A value that is not UTF-8 counts as not set, because no setting can have such a value.
     std::env::var(name).ok()
 }
 

@@ -1,4 +1,4 @@
-//! Ctrl-C and SIGTERM: the first asks the run to stop, the second ends it at once.
+//! Ctrl-C and SIGTERM: the first signal asks the run to stop, and the second one ends it at once.
 //!
 //! Uses the crate `signal-hook`.
 
@@ -14,7 +14,7 @@ use signal_hook::{flag, low_level};
 
 use crate::cli::output::failure::Exit;
 
-/// How long a run may take to stop before the process exits, as after a second signal. A name
+/// How long a run may take to stop. After that the process exits, as after a second signal. A name
 /// lookup, a connection attempt or a hanging disk cannot be interrupted.
 const TIME_TO_STOP: Duration = Duration::from_millis(1500);
 
@@ -26,9 +26,9 @@ pub(crate) fn token() -> CancelToken {
     TOKEN.clone()
 }
 
-/// After this call the first signal cancels [`token`]. A second signal, or [`TIME_TO_STOP`] after
-/// the first, ends the process with 130; every mirror is then on a complete release, as after a
-/// crash.
+/// Starts catching signals. After this call, the first signal cancels [`token`]. A second signal
+/// ends the process with exit code 130, and so does the end of [`TIME_TO_STOP`] after the first
+/// one. As after a crash, every mirror is then on a complete release.
 pub(crate) fn catch() -> io::Result<()> {
     let mut is_caught = IS_CAUGHT.lock();
     if *is_caught {
@@ -52,13 +52,13 @@ pub(crate) fn catch() -> io::Result<()> {
     Ok(())
 }
 
-/// Waits for the flag, because a signal handler may only set a flag.
+/// Waits for the flag, because a signal handler can only set a flag.
 fn stop_when_asked(token: &CancelToken) {
     while !token.is_cancelled() {
         std::thread::sleep(CANCEL_POLL_INTERVAL);
     }
     token.cancel();
-    // Together with the poll interval this is less than the 2 s of docs/guarantees.md.
+    // Together with the poll interval, this is less than the 2 s that docs/guarantees.md promises.
     std::thread::sleep(TIME_TO_STOP);
     low_level::exit(i32::from(Exit::Interrupted.code()));
 }

@@ -1,4 +1,4 @@
-//! A location that is a tree or a mirror.
+//! A location that may be a tree or a mirror.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -23,7 +23,7 @@ pub(crate) fn place(
     site: Option<&Site>,
 ) -> Result<TreeOrMirror, Failure> {
     let location = &operand.place.location;
-    // The format file is what makes a directory a store.
+    // A directory is a store if it contains the format file.
     let is_store = Path::new(location.strip_prefix("file://").unwrap_or(location))
         .join(".headwater/format")
         .exists();

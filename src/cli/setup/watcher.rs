@@ -18,7 +18,7 @@ use crate::cli::setup::configuration::load_config;
 use crate::cli::setup::context;
 use crate::cli::setup::remote::{MirrorFactory, check_there};
 
-/// Longest time for one file through a public URL.
+/// Maximum time to fetch one file through a public URL.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// The result of one poll of the fleet.
@@ -27,7 +27,7 @@ pub(crate) struct FleetLook {
     pub(crate) seen: Vec<Poll>,
     /// The states of the mirrors, worst first.
     pub(crate) mirror_statuses: Vec<MirrorStatus>,
-    /// Seconds since 1970.
+    /// The time of the poll, in seconds since 1970.
     pub(crate) now: u64,
 }
 
@@ -49,7 +49,7 @@ pub(crate) struct Watcher {
 }
 
 impl Watcher {
-    /// Creates a watcher without opening a connection.
+    /// Creates a watcher without opening connections.
     pub(crate) fn new(
         mirrors: &[String],
         remote: &RemoteArgs,
@@ -60,12 +60,12 @@ impl Watcher {
         let choices = operands::of_mirrors(mirrors, &config)?;
         check_there(&choices, &config)?;
         let fleet = factory(remote, &choices, &config)?;
-        // Quiet, because the result has every mirror and its failure.
+        // Quiet, because the result lists every mirror and its failure.
         let progress = Progress::of_answer(&OutputArgs { quiet: true, ..output.clone() })?;
         Ok(Self { config, fleet, progress, choices, remote: remote.clone() })
     }
 
-    /// Restarts the deadlines.
+    /// Starts the deadlines anew.
     pub(crate) fn begin_anew(&mut self) -> Result<(), Failure> {
         self.fleet = factory(&self.remote, &self.choices, &self.config)?;
         Ok(())
@@ -80,8 +80,8 @@ impl Watcher {
             if let Some(Err(error)) =
                 found.map(|found| stores.check(&one.mirror, &one.location, found))
             {
-                // Another store than before is no state of this mirror: its volume may not be
-                // mounted.
+                // A different store than before does not show the state of this mirror: its volume
+                // may not be mounted.
                 one.state = Err(error);
             }
         }
@@ -144,7 +144,7 @@ impl FleetLook {
             .collect()
     }
 
-    /// The sites as text; the site of the configuration if no mirror has one.
+    /// The sites as text. If no mirror has a site, the site of the configuration.
     pub(crate) fn title(&self, config: &Config) -> String {
         let mut sites = self.sites();
         if sites.is_empty() {
@@ -153,11 +153,12 @@ impl FleetLook {
         sites.into_iter().map(Site::as_str).collect::<Vec<_>>().join(", ")
     }
 
-    /// The configured mirrors that serve the newest release. Leaves out mirrors with stale files
-    /// for visitors, if that was checked.
+    /// The configured mirrors that serve the newest release. Leaves out mirrors whose visitors get
+    /// stale files, if that was checked.
     pub(crate) fn proven<'c>(&self, config: &'c Config) -> Vec<&'c MirrorConfig> {
         let is_proven = |mirror_status: &&MirrorStatus| {
-            // Only what is proven: a load balancer or a client is sent to these mirrors.
+            // Only mirrors that are proven current, because a load balancer or a client is sent to
+            // them.
             mirror_status.state == StatusKind::Current && !mirror_status.is_stale()
         };
         self.mirror_statuses

@@ -173,8 +173,8 @@ impl<'s> RetryState<'s> {
         (self.stop)() || self.cancel.is_cancelled()
     }
 
-    /// Allows fewer attempts, and gives up after the time `idle` from now on, until there is
-    /// progress.
+    /// Until there is progress, allows fewer attempts and gives up after the time `idle`, counted
+    /// from now.
     pub(super) fn with_budget(self, idle: Duration) -> Self {
         Self { since: Some(Instant::now()), tries: FIRST_TRIES, idle, ..self }
     }

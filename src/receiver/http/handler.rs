@@ -40,9 +40,9 @@ use crate::receiver::{
 /// When a receiver ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Lifetime {
-    /// It runs until it is stopped.
+    /// The receiver runs until it is stopped.
     Daemon,
-    /// It ends when its only peer disconnects.
+    /// The receiver ends when its only peer disconnects.
     OnePeer,
 }
 

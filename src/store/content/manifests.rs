@@ -78,8 +78,8 @@ impl Store {
     /// [`StoreError::Manifest`] if it is missing or damaged; other errors if it cannot be read.
     pub(in crate::store) fn check_manifest(&self, id: &ManifestId) -> Result<(), StoreError> {
         let mut entries = match self.manifest(id) {
-            // As an error of the manifest, a missing file becomes the kind `DamagedBase`, after
-            // which the origin sends everything without a base.
+            // Reported as an error of the manifest, so that a missing file becomes the kind
+            // `DamagedBase`. The origin then sends everything without a base.
             Err(StoreError::Io(error)) if is_damage(&error.source) => {
                 return Err(self.in_manifest(id)(ManifestError::Io(std::io::Error::other(error))));
             }

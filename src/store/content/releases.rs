@@ -27,8 +27,8 @@ impl Store {
         let damaged =
             |source| StoreError::Release { path: self.layout.releases.join(file), source };
         let release = Release::parse(&bytes).map_err(damaged)?;
-        // The name has 16 digits of the id, which is the hash of the record: changed bytes give
-        // another name.
+        // The name contains 16 digits of the id, which is the hash of the record: changed bytes
+        // would have a different name.
         if release.name() == name {
             return Ok(release);
         }

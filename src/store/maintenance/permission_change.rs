@@ -29,8 +29,8 @@ impl LockedStore<'_> {
 fn rewrite(parent: &Dir, name: &str, permissions: Permissions) -> Result<(), StoreError> {
     let Some(meta) = parent.stat(name)? else { return Ok(()) };
     let mode = match meta.kind {
-        // In place, although these inodes are served: the releases share them, and copies would
-        // take the space of the tree again.
+        // Changed in place although these inodes are served: the releases share them, and copies
+        // would need the space of the tree again.
         FileKind::File => permissions.file(meta.mode & 0o100 != 0),
         FileKind::Directory => permissions.directory(),
         FileKind::Symlink | FileKind::Other => return Ok(()),

@@ -62,7 +62,7 @@ impl Store {
     pub fn upkeep(&self, wait: Duration) -> Result<Pruned, StoreError> {
         self.check_owner()?;
         let mut pruned = Pruned::default();
-        // Neither of the two may stop the other, so this error is returned at the end.
+        // Neither of the two must stop the other, so this error is returned at the end.
         let expired = self.expire(wait);
         self.drop_stale_quarantines(fsx::unix_seconds(), &mut pruned)?;
         pruned.expired = expired?;
@@ -126,13 +126,13 @@ impl LockedStore<'_> {
                 manifests.insert(release.manifest);
             }
         }
-        // A kept manifest that cannot be read hides what its release needs.
+        // An unreadable kept manifest hides which objects its release needs.
         if self.keep_needed(&kept, &mut candidates).is_err() {
             return Ok(());
         }
-        // The rename to `.gone` has removed the reference already. The records go last and the
-        // manifests before them: without these, an interrupted call could not find the objects
-        // that remain.
+        // The rename to `.gone` has already removed the reference. The records go last, after the
+        // manifests: without the manifests, an interrupted call could not find the remaining
+        // objects.
         for object in candidates {
             self.drop_object(&object, pruned)?;
         }

@@ -63,8 +63,8 @@ impl Store {
         // Check the owner first: the search for faults reads the whole store, and other users may
         // run it too.
         self.check_owner()?;
-        // A change of permissions that was interrupted is completed first, so that the modes can be
-        // judged.
+        // An interrupted change of permissions is completed first, so that the modes can be
+        // checked.
         self.use_permissions(None, wait)?;
         let mut repaired = Repaired {
             found: self.verify(Depth::Full, wait, cancelled)?.faults,
@@ -78,7 +78,8 @@ impl Store {
             repaired.mended += store.repair_records(records)?;
             repaired.objects += store.repair_objects(fetch)?;
             let current = store.current()?.map(|release| SlotName { release, is_spare: false });
-            // The current slot counts even if its directory is missing; it is then built again.
+            // The current slot is included even if its directory is missing; the slot is then built
+            // again.
             for slot in store.slot_names()?.into_iter().chain(current).collect::<BTreeSet<_>>() {
                 repaired.mended +=
                     store.repair_slot(slot, Some(slot) == current || records.is_awaited())?;
@@ -221,7 +222,7 @@ impl LockedStore<'_> {
         entry: &Entry,
         permissions: Permissions,
     ) -> Result<bool, StoreError> {
-        // With an empty map no file counts as intact, so the bytes of each are compared.
+        // If the map is empty, no file counts as intact, so the bytes of each file are compared.
         let faults = super::verify::check_entry(stack, entry, permissions, Some(&HashMap::new()))?;
         if faults.is_empty() {
             return Ok(false);
@@ -250,8 +251,8 @@ impl LockedStore<'_> {
         }
         let name = entry.path.name();
         let dir = stack.ensure(entry.path.parent().unwrap_or(""))?;
-        // Only here the path is missing for a moment: a rename cannot replace a directory by a
-        // file.
+        // Only in this case the path is missing for a moment: a rename cannot replace a directory
+        // with a file.
         if faults.contains(&FaultKind::WrongKind) {
             dir.remove_all(name)?;
         }

@@ -1,7 +1,7 @@
 //! Builds the tree of a release in a slot that is not served.
 //!
 //! This module decides which entries of a slot change from one release to another. `slots` places
-//! the single entries.
+//! the individual entries.
 
 use std::iter::Peekable;
 
@@ -76,8 +76,8 @@ impl LockedStore<'_> {
         let mut writer = SlotWriter::change(self, slot, self.permissions()?);
         match self.find_changes(&mut writer, idle, release, here) {
             Ok(changes) => Ok(Some(ClearedSlot { writer, changes })),
-            // Not an error of the push: `fill_slot` then builds a new tree, at the cost of a first
-            // push.
+            // Not an error of the push: `fill_slot` then builds a new tree, which costs as much as
+            // the first push.
             Err(error) if is_unknown_tree(&error) => Ok(None),
             Err(error) => Err(error),
         }
@@ -99,7 +99,7 @@ impl LockedStore<'_> {
                 other => return other.map(|()| (writer, changes.missing)),
             }
         }
-        // `dirty` has an unknown tree here, so the slot is filled from nothing.
+        // The tree in `dirty` is unknown here, so the slot is filled from scratch.
         self.layout.slots.remove_all(DIRTY)?;
         let permissions = self.permissions()?;
         let slot = self.layout.slots.create_dir_as(DIRTY, permissions.directory())?;

@@ -273,8 +273,8 @@ impl<'s> SlotWriter<'s> {
                 return self.put(parent, name, |dir| Ok(from.link(copy_name, dir, name)?));
             }
         }
-        // A copy and not new metadata for the object: the inode may have another name that is
-        // served now.
+        // A copy instead of new metadata for the object, because the inode may have another name
+        // that is being served.
         let (store, mode) = (self.store, self.permissions.file(file.exec));
         self.put(parent, name, |dir| store.copy_object(file, mode, dir, name))?;
         self.copies.insert(file.object, entry.path.clone());
@@ -314,7 +314,7 @@ impl<'s> SlotWriter<'s> {
             let Some(dir) = self.slot.find(parent)? else { continue };
             layout.tmp.unlink_if_any(NAME)?;
             dir.link(name, &layout.tmp, NAME)?;
-            // Not synced: before and after this rename, the name has the same bytes.
+            // Not synced, because the name has the same bytes before and after this rename.
             self.store.adopt(&object, &layout.tmp, NAME)?;
         }
         Ok(())
@@ -380,8 +380,8 @@ impl LockedStore<'_> {
             slots.remove_all(&slot.to_string())?;
         }
         let Some(slot) = taken else { return Ok(None) };
-        // From now on the tree belongs to no release. If the process dies, the name tells the next
-        // one.
+        // From now on the tree belongs to no release. If this process dies, the name tells that to
+        // the next one.
         slots.rename(&slot.to_string(), slots, DIRTY)?;
         Ok(Some((slots.open_dir(DIRTY)?, slot)))
     }

@@ -78,7 +78,8 @@ impl Store {
                 room::check(self.path(), &system()?, made, &needs, held_bytes)
             })?,
         }
-        // Ends an interrupted change, so that old and new files of the slot have one mode.
+        // Completes an interrupted change, so that old and new files of the slot have the same
+        // mode.
         self.use_permissions(None, wait)?;
         let permissions = self.permissions()?;
         let quarantine =
@@ -341,7 +342,7 @@ impl StagingTransaction {
         objects.dedup();
         let held = match self.store.holds(&objects, &|| false) {
             Ok(held) => held,
-            // A read that fails does not prove damage, so nothing is removed.
+            // A failed read does not prove damage, so nothing is removed.
             Err(unknown) => return unknown,
         };
         let damaged = objects.into_iter().zip(held).filter(|(_, is_held)| !is_held);
@@ -408,7 +409,7 @@ impl StagingTransaction {
 
     fn complete(&mut self, fetch: &FetchObject<'_>) -> Result<u64, StoreError> {
         let promoted = self.promoted.clone();
-        // After `StoreError::Fetch` this runs again, and the quarantine is empty then.
+        // After `StoreError::Fetch` this function runs again, and the quarantine is then empty.
         let is_promoted = promoted.is_some();
         let objects = match promoted {
             Some(objects) => objects,

@@ -12,10 +12,11 @@ use crate::cli::output::format::{counted, duration, escape};
 use crate::cli::output::print::print;
 use crate::cli::setup::watcher::FleetLook;
 
-/// Most mirrors that are named; the rest is counted, because the line goes into a text message.
+/// Maximum number of mirrors that are named. Further ones are only counted, because the line may be
+/// sent as a text message.
 const MAX_NAMED: usize = 3;
 
-/// Polls the mirrors, prints the line and returns its code. A failure to poll is UNKNOWN, not
+/// Polls the mirrors, prints the line and returns the exit code. A failure to poll is UNKNOWN, not
 /// CRITICAL.
 pub(super) fn run(
     limits: StatusLimits,
@@ -28,7 +29,7 @@ pub(super) fn run(
         // A monitoring system must get one line and one of the four codes, whatever happens.
         Err(failure) => (Severity::Unknown, failure.text()),
     };
-    // A line may have only one `|`, before the performance data.
+    // A line may contain only one `|`, before the performance data.
     print(&format!("HEADWATER {} - {}\n", word(level), escape(&text)))?;
     Ok(exit(level))
 }
@@ -42,7 +43,8 @@ const fn word(level: Severity) -> &'static str {
     }
 }
 
-/// The exit codes have the numbers of monitoring plug-ins; the names have another meaning here.
+/// The exit codes have the numbers of monitoring plug-ins; the names of the variants have a
+/// different meaning here.
 const fn exit(level: Severity) -> Exit {
     match level {
         Severity::Ok => Exit::Success,
@@ -85,7 +87,7 @@ fn why(mirror_status: &MirrorStatus, now: u64) -> String {
     }
 }
 
-/// The defects of a mirror that do not depend on its release.
+/// The problems of a mirror that do not depend on its release.
 fn defects(mirror_status: &MirrorStatus, now: u64) -> Vec<String> {
     let faults =
         mirror_status.verified.map(|verified| verified.faults).filter(|faults| *faults > 0);

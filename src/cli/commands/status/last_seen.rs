@@ -1,7 +1,8 @@
-//! What each mirror served when it last responded: a small file in the cache of the origin.
+//! The release that each mirror served when it last responded, in a small file in the cache of the
+//! origin.
 //!
-//! The history of a mirror is on the mirror. This file is for the time in which the mirror is not
-//! reachable. It is only a cache, so a failure to read or write it is not an error.
+//! The history of a mirror is stored on the mirror. This file is for the time when the mirror
+//! cannot be reached. It is only a cache, so a failure to read or write it is not an error.
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
@@ -14,16 +15,16 @@ use crate::cli::setup::settings;
 
 /// The name of the file in the cache directory.
 const FILE_NAME: &str = "last-seen.json";
-/// Largest file that is read, in bytes.
+/// Maximum size of a file that is read, in bytes.
 const MAX_BYTES: u64 = 4 * 1024 * 1024;
-/// Most mirrors in the file.
+/// Maximum number of mirrors in the file.
 const MAX_MIRRORS: usize = 5_000;
 
-/// By location.
+/// The last records of mirrors, by location.
 type LastSeenTable = BTreeMap<String, LastSeen>;
 
-/// Sets what mirrors that did not respond served last. Records at the time `noted` what the other
-/// mirrors serve; with `None` it does not change the file.
+/// For mirrors that did not respond, sets the release that they last served. If `noted` is a time,
+/// records for that time what the other mirrors serve; if it is `None`, leaves the file unchanged.
 pub(super) fn recall(mirror_statuses: &mut [MirrorStatus], config: &Config, noted: Option<u64>) {
     let Ok(path) = settings::cache_dir(None, config).map(|dir| dir.join(FILE_NAME)) else { return };
     let text = fsx::read_text(&path, MAX_BYTES).unwrap_or_default();
@@ -47,7 +48,7 @@ pub(super) fn recall(mirror_statuses: &mut [MirrorStatus], config: &Config, note
 
 fn write(path: &std::path::Path, known: &LastSeenTable) {
     let Ok(text) = serde_json::to_vec(known) else { return };
-    // If the write fails, the next run has no file.
+    // If the write fails, the next run finds no file.
     path.parent().and_then(|parent| fsx::create_dir_all(parent).ok());
     fsx::replace_file(path, |out| out.write_all(&text)).ok();
 }

@@ -111,7 +111,7 @@ struct StatusOutput<'a> {
 }
 
 pub(crate) fn run(args: &StatusArgs) -> Result<Exit, Failure> {
-    // Before anything else can fail: every failure becomes a line of the plug-in.
+    // Before anything else can fail, because every failure must become a line of the plug-in.
     if args.check {
         return check::run(StatusLimits { warn: args.warn, crit: args.crit }, || {
             Ok(look(&open(args)?, args))
@@ -120,7 +120,7 @@ pub(crate) fn run(args: &StatusArgs) -> Result<Exit, Failure> {
     let mut watcher = open(args)?;
     let exit = loop {
         let look = look(&watcher, args);
-        // The polls that the signal ended have failed, but their mirrors may be well: show nothing.
+        // The signal ended the polls, so they failed, but their mirrors may be fine: show nothing.
         if watcher.progress.is_cancelled() {
             return Err(Failure::new(
                 Exit::Interrupted,
@@ -138,7 +138,7 @@ pub(crate) fn run(args: &StatusArgs) -> Result<Exit, Failure> {
         if !pause(time, &watcher.progress) {
             break exit;
         }
-        // A deadline counts from the creation of a mirror, so each round needs mirrors of its own.
+        // A deadline counts from the creation of a mirror, so each round needs new mirrors.
         watcher.begin_anew()?;
     };
     watcher.progress.finish();
@@ -157,7 +157,8 @@ fn look(watcher: &Watcher, args: &StatusArgs) -> FleetLook {
     if args.disk {
         watcher.look_at_disk(&mut look);
     }
-    // Only the page shows what silent mirrors served, so only its runs write the file.
+    // Only the page shows what unresponsive mirrors last served, so only runs that make it write
+    // the file.
     let noted = args.html.as_ref().map(|_| look.now);
     last_seen::recall(&mut look.mirror_statuses, &watcher.config, noted);
     look
@@ -179,7 +180,7 @@ fn show(look: &FleetLook, args: &StatusArgs) -> Result<Exit, Failure> {
     Ok(if is_well { Exit::Success } else { Exit::Failed })
 }
 
-/// Writes the files of `--html` and `--metrics`.
+/// Writes the files that `--html` and `--metrics` name.
 fn write(watcher: &Watcher, look: &FleetLook, args: &StatusArgs) -> Result<(), Failure> {
     if let Some(path) = &args.metrics {
         let site = look.title(&watcher.config);
@@ -204,8 +205,8 @@ fn page<'a>(watcher: &'a Watcher, look: &'a FleetLook, is_internal: bool) -> pag
     for site in look.sites() {
         let known = fleet_status::releases(&look.seen, site);
         let before = std::iter::once(None).chain(known.iter().map(|release| Some(*release)));
-        // The release before the oldest kept one is gone, so the changes of the oldest are not
-        // known.
+        // The release before the oldest kept one is gone, so the changes of the oldest kept release
+        // are unknown.
         let diff = |old: Option<&_>, new| {
             fleet_status::changes(&watcher.fleet, &look.seen, Some(old?), new)
         };
@@ -221,7 +222,7 @@ fn page<'a>(watcher: &'a Watcher, look: &'a FleetLook, is_internal: bool) -> pag
         mirror_statuses: &look.mirror_statuses,
         seen: &look.seen,
         releases,
-        // The soak times of the waves are planned, so they are no delay.
+        // The soak times of the waves are planned, so they do not count as delay.
         tolerance: fleet_status::TOLERANCE_SECONDS
             + watcher.config.waves.iter().map(|wave| wave.soak.as_secs()).sum::<u64>(),
         now: look.now,

@@ -10,7 +10,7 @@ use crate::cli::output::format::{
 };
 use crate::cli::output::{expiry, terminal};
 
-/// Columns that are left out if the table does not fit.
+/// Columns that are left out if the table is too wide.
 const LEFT_OUT: [&str; 4] = ["behind", "switched", "verified", "response"];
 
 /// The width of the terminal in characters; `None` if there is no limit, as in a pipe.
@@ -18,8 +18,8 @@ pub(super) fn room(is_wide: bool) -> Option<usize> {
     terminal::stdout_columns().filter(|_| !is_wide)
 }
 
-/// The summary and the table, worst mirror first. If not all columns fit into `room`, the table has
-/// the most important columns, and the remarks on mirrors are below the table.
+/// The summary and the table, worst mirror first. If not all columns fit into `room`, the table
+/// contains only the most important columns, and the remarks on mirrors are below it.
 pub(super) fn describe(mirror_statuses: &[MirrorStatus], now: u64, room: Option<usize>) -> String {
     let rows: Vec<Vec<String>> =
         mirror_statuses.iter().map(|mirror_status| row(mirror_status, now)).collect();
@@ -53,8 +53,8 @@ const HEADINGS: [(&str, Align); 13] = [
     ("", Align::Left),
 ];
 
-/// The table with the columns whose headings are `shown`. The column of --disk is left out without
-/// --disk.
+/// The table with the columns whose headings are `shown`. Without --disk, the column for it is left
+/// out.
 fn table(rows: &[Vec<String>], shown: impl Fn(&str) -> bool) -> Table {
     // 9 is the place of `disk` in `HEADINGS`.
     let has_disk = rows.iter().any(|row| row[9] != "-");
@@ -94,7 +94,7 @@ fn row(mirror_status: &MirrorStatus, now: u64) -> Vec<String> {
     ]
 }
 
-/// The remark, including faults, as a line below a table that has no room for it.
+/// The remark, including faults, as a line below a table that is too narrow for it.
 fn remark_line(mirror_status: &MirrorStatus, now: u64) -> Option<String> {
     let faults = mirror_status.verified.filter(|verified| verified.faults > 0);
     let faults = faults.map(|verified| format!("verified {}", verification(verified, now)));
@@ -159,7 +159,7 @@ fn remark(mirror_status: &MirrorStatus, now: u64) -> String {
     parts.collect::<Vec<_>>().join("; ")
 }
 
-/// A short text about what visitors get.
+/// A short description of what visitors get.
 fn visitors(public: &Public) -> String {
     match public.stale.first() {
         None => format!(
@@ -179,8 +179,8 @@ fn visitors(public: &Public) -> String {
     }
 }
 
-/// The text that replaces the previous one: on a terminal from its top, otherwise below a line with
-/// the time.
+/// Text that replaces the previous output: on a terminal, it starts at the top of the screen;
+/// otherwise it follows a line with the time.
 pub(super) fn afresh(text: &str, now: u64) -> String {
     // The first sequence moves the cursor to the top left, and the second one clears from there to
     // the end.

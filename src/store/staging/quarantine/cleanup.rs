@@ -99,7 +99,7 @@ impl Store {
         for LeftQuarantine { name, key, .. } in left {
             let Some(dir) = self.layout.incoming.find_dir(&name)? else { continue };
             let Some(lock) = fsx::found(dir.open_or_create_file(LOCK))? else { continue };
-            // No wait: whoever has this lock is a push that still writes here.
+            // Does not wait: if the lock is taken, a push is still writing here.
             let is_free = fsx::lock(&lock, Duration::ZERO, &dir.join(LOCK))?;
             // Another process may have removed this quarantine and created a new one of the same
             // name.

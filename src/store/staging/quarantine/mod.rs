@@ -309,8 +309,8 @@ impl Quarantine {
                 let (bytes, behind) = rest.split_at(piece.length as usize);
                 rest = behind;
                 let hash = self.hash(piece, bytes);
-                // Content before its record: a crash between them costs only that this pack is sent
-                // again.
+                // The content is written before its record: after a crash in between, only this
+                // pack must be sent again.
                 self.write(piece, bytes, hash)?;
                 PieceRecord { piece: *piece, hash }.push(&mut record);
             }

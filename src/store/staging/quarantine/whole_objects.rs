@@ -106,8 +106,8 @@ impl WholeObjects {
         let mut moved = vec![false; 256];
         for (byte, is_moved) in (0u8..=255).zip(&mut moved) {
             let name = fan_out_name(byte);
-            // One rename in place of one for each object. It does nothing if the store has objects
-            // there.
+            // A single rename instead of one for each object. It does nothing if the store already
+            // has objects there.
             if self.shards[usize::from(byte)].get().is_some() {
                 *is_moved = self.dir.rename_dir(&name, objects, &name)?;
             }

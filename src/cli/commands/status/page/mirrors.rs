@@ -1,4 +1,4 @@
-//! The mirrors on the page: the state of each mirror, and its last days.
+//! The mirrors on the page: the state and the last days of each mirror.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -12,9 +12,9 @@ use maud::{Markup, html};
 use crate::cli::commands::status::page::{StatusPage, class, fact, time};
 use crate::cli::output::format::{bytes, count, counted, duration, escape, moment};
 
-/// Days in the strip of a mirror.
+/// How many days the strip of a mirror shows.
 const DAYS: u64 = 14;
-/// Most failures of a mirror that are shown, newest first.
+/// Maximum number of failures that are shown for a mirror, newest first.
 const MAX_FAILURES: usize = 3;
 
 /// The section with all mirrors, worst first.
@@ -48,7 +48,8 @@ fn card(
         .last_mut()
         .filter(|_| !mirror_status.is_known() && mirror_status.state != StatusKind::Frozen)
     {
-        // The history is on the mirror, so a day without a response is not in it.
+        // The history is stored on the mirror, so it does not show that the mirror does not respond
+        // today.
         today.kind = DayKind::Trouble;
     }
     html! {
@@ -76,13 +77,13 @@ fn card(
     }
 }
 
-/// The region and the public URL of a mirror; on an internal page also the push URL.
+/// The region and the public URL of a mirror, and on an internal page also the push URL.
 fn place(page: &StatusPage<'_>, mirror_status: &MirrorStatus) -> Markup {
     let config =
         page.config.all_mirrors().find(|mirror| mirror.name.as_str() == mirror_status.mirror);
     let region = config.and_then(|mirror| mirror.region.as_ref());
     let url = config.and_then(|mirror| mirror.public_url.as_ref()).map(|url| escape(url.as_str()));
-    // A push URL is of no use to visitors, and shows where to attack.
+    // Visitors do not need a push URL, and it would show an attacker a target.
     let push = Some(escape(&mirror_status.location))
         .filter(|_| page.is_internal && mirror_status.location != mirror_status.mirror);
     let answer = mirror_status.round_trip_ms.filter(|_| page.is_internal);
@@ -100,7 +101,7 @@ fn place(page: &StatusPage<'_>, mirror_status: &MirrorStatus) -> Markup {
     }
 }
 
-/// The public text about a mirror whose state is not known.
+/// The public text about a mirror whose state is unknown.
 const fn problem(state: StatusKind) -> &'static str {
     match state {
         StatusKind::Unreachable => "The mirror does not respond.",

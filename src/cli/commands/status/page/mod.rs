@@ -1,8 +1,8 @@
-//! `headwater status --html FILE`: the fleet on one page, for people.
+//! `headwater status --html FILE`: shows the fleet on one page, for people.
 //!
-//! One self-contained file: no script, no font and no image, and a content security
-//! policy that allows none. Pure. Text from mirrors and from the user passes [`escape`], which
-//! makes control characters visible; the crate `maud` escapes every text for HTML.
+//! The page is one self-contained file: it has no script, font or image, and its content security
+//! policy allows none. Pure. Text from mirrors and from the user passes through [`escape`], which
+//! makes control characters visible; the crate `maud` escapes all text for HTML.
 
 mod mirrors;
 mod releases;
@@ -37,13 +37,14 @@ pub(super) struct StatusPage<'a> {
     pub(super) seen: &'a [Poll],
     /// The releases that any mirror keeps, newest first, and the changes of each release.
     pub(super) releases: Vec<(&'a Release, Option<Diff>)>,
-    /// The delay after the first mirror within which a release is not late, in seconds.
+    /// How long after the first mirror another mirror may switch without counting as late, in
+    /// seconds.
     pub(super) tolerance: u64,
-    /// Seconds since 1970.
+    /// The current time, in seconds since 1970.
     pub(super) now: u64,
 }
 
-/// A term and its description; nothing if there is no description.
+/// A term and its description. Empty if there is no description.
 fn fact(term: &str, description: Option<impl Render>) -> Markup {
     html! {
         @if let Some(description) = description {
@@ -52,7 +53,8 @@ fn fact(term: &str, description: Option<impl Render>) -> Markup {
     }
 }
 
-/// A time in UTC, as text and as attribute. It is absolute because the page is read later.
+/// A time in UTC, as text and as attribute. The time is absolute because the page may be read
+/// later.
 fn time(seconds: u64) -> Markup {
     let exact = moment(seconds);
     let minute =
@@ -145,10 +147,10 @@ impl StatusPage<'_> {
         ["bad", "late"].into_iter().find(|wanted| has(*wanted)).unwrap_or("good")
     }
 
-    /// The name of the mirror on the page. A mirror without a name has its location as its name,
-    /// which only an internal page shows.
+    /// The name of the mirror on the page. The name of a mirror without a configured name is its
+    /// location, which only an internal page shows.
     fn name(&self, mirror_status: &MirrorStatus) -> String {
-        // By the order of the mirrors, which stays the same from page to page.
+        // Numbered in the order of the mirrors, which stays the same from page to page.
         let place = self.seen.iter().position(|one| one.mirror == mirror_status.mirror);
         match place {
             Some(place) if !self.is_internal && mirror_status.mirror == mirror_status.location => {
@@ -158,8 +160,8 @@ impl StatusPage<'_> {
         }
     }
 
-    /// The newest release of the site, if it is another release with the same content as the
-    /// release of the mirror.
+    /// The sequence of the site's newest release, if it is a different release with the same
+    /// content as the release of the mirror.
     fn same_as(&self, mirror_status: &MirrorStatus) -> Option<u64> {
         let of_site = |release: &&Release| mirror_status.site.as_ref() == Some(&release.site);
         let newest = self.releases.iter().map(|(release, _)| *release).find(of_site)?.sequence;

@@ -8,7 +8,7 @@ use maud::{Markup, html};
 use crate::cli::commands::status::page::{StatusPage, time};
 use crate::cli::output::format::{bytes, count, counted, escape};
 
-/// Most paths of a release that are shown.
+/// Maximum number of paths that are shown for a release.
 const MAX_PATHS: usize = 20;
 const KINDS: [(ChangeKind, &str); 5] = [
     (ChangeKind::Added, "added"),
@@ -61,10 +61,10 @@ fn card(page: &StatusPage<'_>, release: &Release, diff: Option<&Diff>) -> Markup
     }
 }
 
-/// Whether the mirrors went back from it, because a person or a push rolled it back.
+/// Whether the mirrors went back from the release, because a person or a push rolled it back.
 fn is_taken_back(page: &StatusPage<'_>, release: &Release) -> bool {
     let later = page.releases.iter().map(|(later, _)| *later);
-    // A push that reverts rejects nothing, so only its place after the release tells.
+    // A push that reverts rejects nothing, so only the fact that it follows the release reveals it.
     let is_next = |later: &Release| later.sequence == release.sequence + 1;
     later.take_while(|later| later.id() != release.id()).any(|later| {
         later.rejection(release.content).is_some()
