@@ -123,3 +123,24 @@ impl LockedStore<'_> {
         Ok(dir.rename(name, &self.layout.objects, &object_name(object))?)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::testing::empty_store;
+
+    #[test]
+    fn a_range_beyond_the_end_is_an_error_of_the_peer() {
+        let (directory, store) = empty_store();
+        let object = ObjectId::of(b"12345");
+        let path = directory.path().join("www/.headwater/objects").join(object_name(&object));
+        std::fs::write(path, b"12345").unwrap();
+        let mut out = Vec::new();
+        store.read_range(&object, 1, 4, &mut out).unwrap();
+        assert_eq!(out, b"2345");
+        for (offset, length) in [(0, 6), (5, 1), (u64::MAX, 1), (1 << 40, u32::MAX)] {
+            let error = store.read_range(&object, offset, length, &mut out).unwrap_err();
+            assert!(matches!(error, StoreError::Mismatch { .. }), "{offset}+{length}: {error}");
+        }
+    }
+}
