@@ -241,10 +241,13 @@ fn prove(
     debug_assert!(block.bytes.len() < MAX_PACK_BYTES / 2, "header and frame have their own limits");
     let mut cursor = ByteCursor { rest: &block.bytes };
     // The bases are left out if the block became raw.
-    let prefix = if block.base_count == 0 { &[] } else { input.prefix };
+    let (bases, prefix): (&[BaseRange], &[u8]) =
+        if block.base_count == 0 { (&[], &[]) } else { (input.bases, input.prefix) };
     let read = Block::take(&mut cursor).and_then(|read| {
         let same = cursor.rest.is_empty()
             && read.pieces() == input.pieces
+            // The receiver makes the prefix from this list. Here the prefix is given.
+            && read.bases() == bases
             && *read.decode_in(prefix, buffer)? == *input.content;
         Ok(same)
     });
@@ -313,6 +316,20 @@ mod tests {
             }
         }
         assert!(noticed * 10 > bits * 9, "{noticed} of {bits}");
+    }
+
+    #[test]
+    fn other_bases_than_those_of_the_input_are_noticed() {
+        let old = noise(300);
+        let content = [&old[..], b"and more"].concat();
+        let (pieces, bases) = (piece(&content), base(&old));
+        let input = BlockInput { bases: &bases, prefix: &old, ..plain(&pieces, &content) };
+        let block = BlockEncoder::default().encode(input).unwrap();
+        assert_eq!(block.base_count, 1);
+        prove(&block, input, &mut Vec::new()).unwrap();
+        let others = [BaseRange { offset: 6, ..bases[0] }];
+        let other = BlockInput { bases: &others, ..input };
+        assert!(prove(&block, other, &mut Vec::new()).is_err());
     }
 
     #[test]

@@ -198,7 +198,7 @@ impl Bundle {
         index: usize,
     ) -> Result<Self, PushError> {
         let made = on_base(context, base, &[index])?;
-        Ok(made.into_iter().next().expect("every mirror is in a batch"))
+        Ok(made.into_iter().next().expect("every mirror is in a bundle"))
     }
 
     fn base_id(&self) -> Option<ManifestId> {
