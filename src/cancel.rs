@@ -1,6 +1,6 @@
-//! Cancellation of a run, for everything that waits for an external event.
+//! Cancellation of a run, for all code that waits for an external event.
 //!
-//! A wait that can poll a flag does so. A wait that blocks in the system registers an
+//! Code that can poll a flag while it waits does so. Code that blocks in the system registers an
 //! [`Interrupt`].
 
 use std::fmt;
@@ -16,16 +16,16 @@ use crate::monitor::{Event, Monitor};
 
 /// How often waits check for cancellation.
 // A run promises to end within two seconds of the request, and several waits may follow one
-// another, so each of them may only take a small part of that.
+// another, so each of them may take only a small part of that time.
 pub const CANCEL_POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 /// A blocking operation that another thread can end.
 pub trait Interrupt: Send + Sync {
-    /// Ends the operations that block now, and makes later ones fail.
+    /// Ends the operations that are blocked now, and makes later ones fail.
     fn interrupt(&self);
 }
 
-/// The cancellation of a run. Clones share it.
+/// The cancellation of a run. Clones share the same state.
 #[derive(Clone, Default)]
 pub struct CancelToken(Arc<Shared>);
 
@@ -59,18 +59,18 @@ impl CancelToken {
 
     /// Cancels the run and interrupts the registered operations.
     pub fn cancel(&self) {
-        // The flag comes before the list: an operation that registers meanwhile either is in the
-        // list or sees the flag in `interrupt_on_cancel`.
+        // The flag is set before the list is processed: an operation that registers meanwhile is
+        // either in the list or sees the flag in `interrupt_on_cancel`.
         self.0.is_cancelled.store(true, Ordering::SeqCst);
         let blocking = std::mem::take(&mut *self.0.blocking.lock());
-        // The lock is free here: an interrupted operation may take it.
+        // The lock is not held here, because an interrupted operation may take it.
         blocking.iter().filter_map(Weak::upgrade).for_each(|one| one.interrupt());
     }
 
-    /// Interrupts `blocking` when the run is cancelled, or at once if it already is.
+    /// Interrupts `blocking` when the run is cancelled, or at once if the run is already cancelled.
     pub fn interrupt_on_cancel(&self, blocking: Weak<dyn Interrupt>) {
         let mut all = self.0.blocking.lock();
-        // Connections of attempts that have ended would pile up in a long run.
+        // Without this, connections of past attempts would pile up in a long run.
         all.retain(|one| one.strong_count() > 0);
         all.push(blocking);
         drop(all);
@@ -111,8 +111,8 @@ impl Monitor for Stop {
     }
 }
 
-/// Runs `work` on its own thread and waits for the result. Returns `None` as soon as `monitor` is
-/// cancelled. The work is then asked to stop, and ends by itself or with the process.
+/// Runs `work` on its own thread and waits for the result. If `monitor` is cancelled, returns
+/// `None` at once. The work is then asked to stop, and ends on its own or with the process.
 ///
 /// # Panics
 /// Panics if the work panics.
@@ -122,8 +122,8 @@ pub fn until_cancelled<T: Send + 'static>(
 ) -> Option<T> {
     let stop = Arc::new(Stop(AtomicBool::new(false)));
     let (sender, done) = bounded(1);
-    // `spawn` consumes its closure also when it fails. The work stays in a place that both threads
-    // reach, so that it is not lost with the closure.
+    // `spawn` consumes its closure even if it fails. The work is kept where both threads can reach
+    // it, so that it is not lost with the closure.
     let work = Arc::new(Mutex::new(Some(work)));
     let told = Arc::clone(&stop);
     let taken = Arc::clone(&work);
@@ -140,7 +140,7 @@ pub fn until_cancelled<T: Send + 'static>(
         match done.recv_timeout(CANCEL_POLL_INTERVAL) {
             Ok(result) => return result,
             Err(RecvTimeoutError::Disconnected) => {
-                // The sender is dropped without a result only by a panic, which `join` returns.
+                // The sender is dropped without a result only after a panic, which `join` returns.
                 thread.join().expect("work for a push does not panic");
                 return None;
             }

@@ -1,5 +1,5 @@
 //! Runs a command of the user with a time limit and a limit on its output. The command cannot
-//! prompt and cannot make this process hang.
+//! prompt, and it cannot make this process hang.
 //!
 //! This module does not interpret the output.
 
@@ -16,15 +16,15 @@ use rustix::process::{Pid, Signal, kill_process_group};
 
 use crate::cancel::CANCEL_POLL_INTERVAL;
 
-/// Bytes kept from the end of the standard error.
-// Only its last line is shown, and a command that writes without end must not fill the memory.
-pub(crate) const SAID_BYTES: usize = 1024;
+/// How many bytes of the end of standard error are kept.
+// Only its last line is shown, and a command that writes endlessly must not fill the memory.
+pub(crate) const STDERR_TAIL_BYTES: usize = 1024;
 
 /// The environment variable with the token for mirrors that do not have a token of their own.
 pub const TOKEN_VARIABLE: &str = "HEADWATER_TOKEN";
 
-/// Removes secrets from the environment of a command: it inherits neither [`TOKEN_VARIABLE`] nor
-/// the variables that a configuration names as tokens.
+/// Removes secrets from the environment of a command: the command inherits neither
+/// [`TOKEN_VARIABLE`] nor the variables that a configuration names as sources of tokens.
 pub(crate) fn withhold_secrets(command: &mut Command, variables: &[String]) {
     for name in variables.iter().map(String::as_str).chain([TOKEN_VARIABLE]) {
         command.env_remove(name);
@@ -38,13 +38,13 @@ pub struct CommandSpec<'a> {
     pub command: &'a [String],
     /// The working directory.
     pub directory: &'a Path,
-    /// Environment variables to add to those of this process.
+    /// Environment variables to add to the variables of this process.
     pub variables: &'a [(&'a str, String)],
     /// Environment variables that the command does not inherit, besides [`TOKEN_VARIABLE`].
     pub secret_variables: &'a [String],
     /// The standard input of the command.
     pub input: &'a str,
-    /// Maximum bytes of output, after which the output is cut off; with 0 it is discarded.
+    /// Maximum bytes of output. Further output is cut off. If 0, all output is discarded.
     pub kept_bytes: u64,
     /// Time limit of the command and all processes that it starts.
     pub limit: Duration,
@@ -57,21 +57,20 @@ pub enum CommandError {
     #[error("it cannot be run")]
     Run(#[source] io::Error),
     /// The command ended with an error.
-    #[error("{status}{}{said}", if said.is_empty() { "" } else { ": " })]
+    #[error("{status}{}{stderr_text}", if stderr_text.is_empty() { "" } else { ": " })]
     Failed {
         /// The exit status.
         status: ExitStatus,
         /// The last line of its standard error.
-        said: String,
+        stderr_text: String,
     },
-    /// The command did not end in time and was killed, with all processes that it had started.
+    /// The command did not end in time and was killed, with all processes that it started.
     #[error("it did not end within {} s and was killed", limit.as_secs_f32())]
     Timeout {
         /// The time limit.
         limit: Duration,
     },
-    /// The command was killed, with all processes that it had started, because the run was
-    /// cancelled.
+    /// The command was killed, with all processes that it started, because the run was cancelled.
     #[error("stopped: it was killed")]
     Cancelled,
     /// The output is not valid text.
@@ -79,11 +78,12 @@ pub enum CommandError {
     NotText,
 }
 
-/// Runs a command, waits for its end and returns its output. The command has a process group of its
-/// own, which is killed when the time is over.
+/// Runs a command, waits for it to end and returns its output. The command runs in its own process
+/// group, which is killed when the time limit has passed.
 ///
 /// # Errors
-/// If the command cannot be started, fails, does not end in time, or writes invalid text.
+/// If the command cannot be started, fails, does not end in time, or writes output that is not
+/// valid text.
 pub fn run(order: &CommandSpec<'_>) -> Result<String, CommandError> {
     run_unless(order, &|| false)
 }
@@ -91,7 +91,7 @@ pub fn run(order: &CommandSpec<'_>) -> Result<String, CommandError> {
 /// Like [`run`], but also kills the command when `is_cancelled` returns true.
 ///
 /// # Errors
-/// As [`run`]; [`CommandError::Cancelled`].
+/// The errors of [`run`], and [`CommandError::Cancelled`].
 pub fn run_unless(
     order: &CommandSpec<'_>,
     is_cancelled: &dyn Fn() -> bool,
@@ -106,13 +106,14 @@ pub fn run_unless(
         .args(arguments)
         .current_dir(order.directory)
         .envs(order.variables.iter().map(|(name, value)| (name, value)))
-        // A pipe even for an empty input: with the terminal as its input, a command could wait for
-        // an answer.
+        // A pipe even if the input is empty: if its input were the terminal, a command could wait
+        // for the user.
         .stdin(Stdio::piped())
         // The standard output of this process is reserved for the report.
         .stdout(if order.kept_bytes == 0 { Stdio::null() } else { Stdio::piped() })
         .stderr(Stdio::piped())
-        // A group of its own, so that the time limit also kills what the command started.
+        // A process group of its own, so that the time limit also kills the processes that the
+        // command started.
         .process_group(0)
         .spawn()
         .map_err(CommandError::Run)?;
@@ -124,18 +125,18 @@ pub fn run_unless(
     let writes = Builder::new().spawn(move || stdin.map(|mut stdin| stdin.write_all(&input).ok()));
     let (sender, ended) = mpsc::channel();
     let kept = order.kept_bytes;
-    // Processes that the command started may keep its pipes open, so this thread is not joined.
+    // Processes that the command started may keep the pipes open, so this thread is not joined.
     let waits = Builder::new().spawn(move || sender.send(wait(child, kept)).ok());
     if let Err(error) = writes.and(waits) {
-        // Without both threads its end would go unnoticed.
+        // Without both threads, nothing would notice that the command has ended.
         kill_group(id);
         return Err(CommandError::Run(error));
     }
-    let heard = wait_for(&ended, order.limit, is_cancelled).inspect_err(|_| kill_group(id))?;
-    let (status, written, said) = heard.map_err(CommandError::Run)?;
+    let ended = wait_for(&ended, order.limit, is_cancelled).inspect_err(|_| kill_group(id))?;
+    let (status, written, stderr_text) = ended.map_err(CommandError::Run)?;
     // A command may fail because its output was cut off, so that is not an error.
     if !status.success() && (kept == 0 || (written.len() as u64) < kept) {
-        return Err(CommandError::Failed { status, said });
+        return Err(CommandError::Failed { status, stderr_text });
     }
     String::from_utf8(written).map_err(|_| CommandError::NotText)
 }
@@ -149,7 +150,7 @@ fn wait_for<T>(
     loop {
         let left = limit.saturating_sub(began.elapsed());
         match ended.recv_timeout(left.min(CANCEL_POLL_INTERVAL)) {
-            Ok(heard) => return Ok(heard),
+            Ok(ended) => return Ok(ended),
             Err(_) if is_cancelled() => return Err(CommandError::Cancelled),
             Err(_) if left.is_zero() => return Err(CommandError::Timeout { limit }),
             Err(_) => {}
@@ -161,30 +162,37 @@ fn wait_for<T>(
 /// line of its standard error.
 fn wait(mut child: Child, kept_bytes: u64) -> io::Result<(ExitStatus, Vec<u8>, String)> {
     let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
-    // Both pipes are read at once: a command that fills the one that is not read would never end.
+    // Both pipes are read at the same time: a command that fills an unread pipe would never end.
     let listener = Builder::new().spawn(move || {
-        let said = Mutex::default();
+        let stderr_text = Mutex::default();
         if let Some(stderr) = stderr {
-            read_tail(stderr, SAID_BYTES, &said);
+            read_tail(stderr, STDERR_TAIL_BYTES, &stderr_text);
         }
-        said.into_inner()
+        stderr_text.into_inner()
     })?;
     let mut written = Vec::new();
     if let Some(stdout) = stdout {
-        // The pipe is closed after that, so a command that goes on writing gets SIGPIPE and ends.
+        // The pipe is closed afterwards, so a command that continues to write gets SIGPIPE and
+        // ends.
         stdout.take(kept_bytes).read_to_end(&mut written)?;
     }
-    let said = listener.join().map_err(|_| io::ErrorKind::Other)?;
-    Ok((child.wait()?, written, last_line(&said)))
+    let stderr_text = listener.join().map_err(|_| io::ErrorKind::Other)?;
+    Ok((child.wait()?, written, last_line(&stderr_text)))
 }
 
-/// The last line of `said` that is not empty.
-pub(crate) fn last_line(said: &[u8]) -> String {
-    let said = String::from_utf8_lossy(said);
-    said.lines().rev().map(str::trim).find(|line| !line.is_empty()).unwrap_or_default().to_owned()
+/// The last line of the standard error that is not empty.
+pub(crate) fn last_line(stderr_text: &[u8]) -> String {
+    let stderr_text = String::from_utf8_lossy(stderr_text);
+    stderr_text
+        .lines()
+        .rev()
+        .map(str::trim)
+        .find(|line| !line.is_empty())
+        .unwrap_or_default()
+        .to_owned()
 }
 
-/// Reads `from` to its end and keeps the last `most` bytes in `kept`, which others may read
+/// Reads `from` to its end and keeps the last `most` bytes in `kept`, which other threads may read
 /// meanwhile.
 pub(crate) fn read_tail(mut from: impl Read, most: usize, kept: &Mutex<Vec<u8>>) {
     let mut some = [0; 1024];
@@ -196,7 +204,7 @@ pub(crate) fn read_tail(mut from: impl Read, most: usize, kept: &Mutex<Vec<u8>>)
     }
 }
 
-/// Kills the process group of the child `id`, which leads it.
+/// Kills the process group that the child `id` leads.
 pub(crate) fn kill_group(id: u32) {
     let group = i32::try_from(id).ok().and_then(Pid::from_raw);
     // The kill fails if the processes have ended meanwhile, which is fine.

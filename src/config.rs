@@ -1,14 +1,13 @@
-//! The file `headwater.toml`, which configures what is pushed where unless arguments override it,
-//! and [`serve`], the configuration of a receiver.
+//! The file `headwater.toml`, which configures the content and the mirrors of a push unless
+//! arguments override it, and [`serve`], the configuration of a receiver.
 //!
-//! Turns text into a checked [`Config`] or into an error that names line and
-//! column. Unknown keys are errors: a typing error must not turn a rule off.
-//! The mirrors may also come from a list, a file or what a command writes.
-//! Paths in the result are relative to the directory of the file. Uses the
-//! crates `toml`, `jiff` (durations), `bytesize` and `ignore` (to check patterns).
+//! Turns text into a checked [`Config`] or into an error with line and column. Unknown keys are
+//! errors: a typing error must not turn a rule off. The mirrors may also come from a list, which is
+//! a file or the output of a command. Paths in the result are relative to the directory of the
+//! file. Uses the crates `toml`, `jiff` (durations), `bytesize` and `ignore` (to check patterns).
 //!
-//! This module does not know which file is used, which arguments override it, or what is at the URL
-//! of a mirror.
+//! This module does not know which file is used, which arguments override it, or what a mirror's
+//! URL refers to.
 
 use std::fmt;
 use std::num::NonZeroU32;
@@ -47,13 +46,13 @@ pub use rate::{ParseRateError, parse_rate};
 pub use run::RunDefaults;
 pub use suggest::closest;
 
-/// The name of the file in the directory where the command runs.
+/// The name of the file in the directory in which the command runs.
 pub const FILE_NAME: &str = "headwater.toml";
 
-/// Releases kept on a mirror by default.
+/// How many releases a mirror keeps by default.
 pub const DEFAULT_KEEP: NonZeroU32 = NonZeroU32::new(3).expect("3 is not 0");
 
-/// Longest file, in bytes: far more than any fleet needs.
+/// Maximum size of the file, in bytes: far more than any fleet needs.
 const MAX_BYTES: u64 = 1024 * 1024;
 
 /// Why the configuration cannot be used.
@@ -62,7 +61,7 @@ pub enum ConfigError {
     /// The file could not be read.
     #[error("cannot use the configuration")]
     Read(#[from] IoError),
-    /// The file is larger than any configuration.
+    /// The file is larger than any real configuration.
     #[error("{} is larger than 1 MiB", path.display())]
     TooLarge {
         /// The file.
@@ -72,11 +71,11 @@ pub enum ConfigError {
     #[error("cannot use the list of mirrors")]
     List(#[source] IoError),
     /// The command that lists the mirrors failed.
-    #[error("the command {command:?} of `mirrors_from`")]
+    #[error("the command {command:?} of `mirrors_from` failed")]
     Command {
         /// The command with its arguments.
         command: String,
-        /// Why.
+        /// Why the command failed.
         source: CommandError,
     },
     /// The list of mirrors is larger than any real list.
@@ -90,9 +89,9 @@ pub enum ConfigError {
     Invalid {
         /// The file, or a description of the command.
         path: PathBuf,
-        /// The line, from 1.
+        /// The line number, counted from 1.
         line: usize,
-        /// The column in characters, from 1.
+        /// The column, counted in characters from 1.
         column: usize,
         /// The rule, on one line.
         message: String,
@@ -101,49 +100,50 @@ pub enum ConfigError {
     },
 }
 
-/// A checked `headwater.toml`, or, as [`Config::default`], none at all.
+/// A checked `headwater.toml`. [`Config::default`] is the configuration without a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
     /// The site, if the file names one.
     pub site: Option<Site>,
-    /// The content trees, merged into one; if empty, the command line must name one.
+    /// The content trees, merged into one; if there are none, the command line must name a tree.
     pub content: Vec<Root>,
-    /// Paths that are not pushed: lines in gitignore syntax.
+    /// Paths that are not pushed, as lines in gitignore syntax.
     pub exclude: Vec<String>,
-    /// Releases kept on each mirror.
+    /// How many releases each mirror keeps.
     pub keep: NonZeroU32,
-    /// How long removed paths are served, first match first; what matches
-    /// none follows the built-in rules.
+    /// How long removed paths are still served. The first matching rule applies; if no rule
+    /// matches, the built-in rules apply.
     pub keep_removed: Vec<RetentionRule>,
     /// The source of the modification times of changed files.
     pub mtime: MtimeSource,
     /// How symbolic links are handled.
     pub symlinks: SymlinkMode,
-    /// How names are handled that not every system supports.
+    /// How names are handled that not all systems support.
     pub names: NameRule,
-    /// Paths without which a tree is refused.
+    /// Paths that a tree must have. Without them it is refused.
     pub must_have: Vec<TreePath>,
     /// How many paths one push may remove.
     pub max_removed: MaxRemoved,
-    /// Paths that are published although they look like secrets: lines in gitignore syntax.
+    /// Paths that are published although they look like secrets, as lines in gitignore syntax.
     pub allow_secrets: Vec<String>,
-    /// The mirrors in the order of the file, then of the list; names and places differ.
+    /// The mirrors in the order of the file, followed by the mirrors of the list. No two have the
+    /// same name or location.
     pub mirrors: Vec<MirrorConfig>,
-    /// Environment variables that lines of the list may name for a token.
+    /// Environment variables that a line of the list may name as the source of a token.
     pub token_envs: Vec<String>,
-    /// Mirrors that this run leaves out: known, but not changed.
+    /// Mirrors that this run leaves out: they are known, but not changed.
     pub left_out: Vec<MirrorConfig>,
     /// Notifications about changes.
     pub notify: Notify,
-    /// Which mirrors switch first, in order; no group is in two of them.
+    /// Which mirrors switch first, in order; no group is in two waves.
     pub waves: Vec<WaveConfig>,
-    /// The location of the origin's cache, and how much of old releases is kept there.
+    /// The location of the origin's cache, and how much content of old releases it keeps.
     pub cache: CacheConfig,
-    /// How commands run.
+    /// The defaults for how commands run.
     pub run: RunDefaults,
     /// How many mirrors must be ready before any switches.
     pub require: Require,
-    /// What becomes of those that switched when another one then fails to.
+    /// What happens to mirrors that have switched if another mirror then fails to switch.
     pub on_failure: OnFailure,
 }
 
@@ -175,20 +175,20 @@ impl Default for Config {
 }
 
 impl Config {
-    /// Reads and checks the file at `path` and the list of mirrors that it names. Runs the command
-    /// that writes the list, if there is one.
+    /// Reads and checks the file at `path` and the list of mirrors that it names. If a command
+    /// writes the list, runs the command.
     ///
     /// # Errors
-    /// If one of them cannot be read or is invalid.
+    /// If the file or the list cannot be read or is invalid.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
         Self::parse_with(&read(path)?, path, listed::read)
     }
 
-    /// Checks `text`, the content of the file at `path`. Touches no disk: a list of mirrors
-    /// that it names counts as empty.
+    /// Checks `text`, the content of the file at `path`. Does not use the disk: if the text names a
+    /// list of mirrors, the list counts as empty.
     ///
     /// # Errors
-    /// [`ConfigError::Invalid`], for the first rule that it breaks.
+    /// [`ConfigError::Invalid`] for the first rule that the text breaks.
     pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
         Self::parse_with(text, path, |_, _| Ok(String::new()))
     }
@@ -203,31 +203,31 @@ impl Config {
         checker.check(file, read_list)
     }
 
-    /// The environment variables with secrets: of mirrors and a CDN.
+    /// The environment variables that contain secrets of mirrors or of a CDN.
     #[must_use]
     pub fn secret_variables(&self) -> Vec<String> {
         let of_mirrors = self.all_mirrors().filter_map(MirrorConfig::token_variable);
         let all = of_mirrors
             .chain(self.notify.secret_variables())
-            // Also those that a list may name and does not: they are in the environment all the
-            // same.
+            // Includes variables that a list may name but does not: they are in the environment
+            // nevertheless.
             .chain(self.token_envs.iter().map(String::as_str));
         all.map(str::to_owned).collect()
     }
 
-    /// All mirrors of the file, also those that are left out.
+    /// All mirrors of the configuration, including those that are left out.
     pub fn all_mirrors(&self) -> impl Iterator<Item = &MirrorConfig> {
         self.mirrors.iter().chain(&self.left_out)
     }
 
-    /// The mirror of this name.
+    /// The mirror with this name.
     #[must_use]
     pub fn mirror(&self, name: &str) -> Option<&MirrorConfig> {
         self.mirrors.iter().find(|mirror| mirror.name.as_str() == name)
     }
 }
 
-/// A text that is no duration.
+/// The string is not a valid duration.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{text:?} is {what}: write it like \"30s\", \"5m\", \"24h\", \"14d\" or \"1h 30m\"")]
 pub struct ParseDurationError {
@@ -235,14 +235,14 @@ pub struct ParseDurationError {
     what: &'static str,
 }
 
-/// Reads a duration: units from milliseconds to weeks, a day being 24 hours,
-/// as in `30s`, `1h 30m`, `14d`, `2w`. Negative ones are refused.
+/// Reads a duration such as `30s`, `1h 30m`, `14d` or `2w`. Units range from milliseconds to weeks,
+/// and a day has 24 hours. Negative durations are refused.
 ///
 /// # Errors
-/// When it is none.
+/// If the string is not a valid duration.
 pub fn parse_duration(text: &str) -> Result<Duration, ParseDurationError> {
     let relative = jiff::SpanRelativeTo::days_are_24_hours();
-    // A `Span` and not a `SignedDuration`, which knows neither days nor weeks.
+    // A `Span` and not a `SignedDuration`, which supports neither days nor weeks.
     let duration = text.trim().parse::<jiff::Span>().and_then(|span| span.to_duration(relative));
     duration
         .ok()
@@ -257,7 +257,7 @@ fn wrong_duration(text: &str) -> ParseDurationError {
     ParseDurationError { text: text.to_owned(), what }
 }
 
-/// The text of the file at `path`.
+/// Reads the text of the file at `path`.
 fn read(path: &Path) -> Result<String, ConfigError> {
     let text = fsx::read_text(path, MAX_BYTES + 1)?;
     if text.len() as u64 > MAX_BYTES {
@@ -266,11 +266,12 @@ fn read(path: &Path) -> Result<String, ConfigError> {
     Ok(text)
 }
 
-/// Turns a file as it is written into what it says.
+/// Checks a raw file and converts it into a configuration.
 struct Checker<'a> {
     text: &'a str,
     path: &'a Path,
-    /// What paths in the text are relative to; never empty, so that what is joined to it has a `/`.
+    /// The directory to which paths in the text are relative. Never empty, so that a path that is
+    /// joined to it contains a `/`.
     base: &'a Path,
 }
 
@@ -293,8 +294,8 @@ impl Checker<'_> {
         let rules = self.list_rules(&file)?;
         let notify =
             notify::RawNotify { hooks: file.hooks, purge: file.purge, metrics: file.metrics };
-        // Before the mirrors: the command that lists them must not inherit the secrets that are
-        // named here.
+        // Checked before the mirrors: the command that lists them must not inherit the secrets that
+        // are named here.
         let notify = self.notify(notify)?;
         let secret_variables = notify.secret_variables().map(str::to_owned).collect();
         let token_envs = rules.token_envs().to_vec();
@@ -351,8 +352,8 @@ impl Checker<'_> {
         for tree in trees {
             let at = tree.at.as_ref().map(|at| self.parsed(at, TreePath::new)).transpose()?;
             let span = tree.at.map_or(tree.path.span(), |at| at.span());
-            // Only equal places: one tree may lie below another one, and the scan finds paths that
-            // collide.
+            // Only equal locations are refused: one tree may lie below another, and the scan finds
+            // paths that collide.
             if content.iter().any(|earlier| earlier.at == at) {
                 return Err(self.error(
                     span,
@@ -385,7 +386,7 @@ impl Checker<'_> {
         if pattern.as_ref().trim().is_empty() {
             return Err(self.error(span, "the pattern is empty"));
         }
-        // Parsed only to report a mistake with its line; the scan builds the rules.
+        // Parsed only to report an error with its line; the scan builds the rules.
         match ignore::gitignore::GitignoreBuilder::new("").add_line(None, pattern.as_ref()) {
             Ok(_) => Ok(pattern.into_inner()),
             Err(error) => Err(self.error(span, error.to_string())),
@@ -393,7 +394,7 @@ impl Checker<'_> {
     }
 
     fn syntax(&self, error: &toml::de::Error) -> ConfigError {
-        // Some of toml's messages go over two lines.
+        // Some messages of `toml` have two lines.
         let message = error.message().lines().map(str::trim).collect::<Vec<_>>().join(", ");
         self.error(
             error.span().unwrap_or(0..0),
@@ -402,14 +403,14 @@ impl Checker<'_> {
     }
 
     fn error(&self, span: Range<usize>, message: impl Into<String>) -> ConfigError {
-        // The span may come from another text, or end in the middle of a character. An error about
-        // the file must not become a panic.
+        // The span may belong to a different text, or end in the middle of a character. An error
+        // about the file must not cause a panic.
         let start = self.text.floor_char_boundary(span.start.min(self.text.len()));
         let before = &self.text[..start];
         let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
         let line = self.text[line_start..].lines().next().unwrap_or("");
-        // The line is printed, and may be the one into which a token was pasted.
-        let line = if has_token(line) { "(withheld: it has a token)" } else { line };
+        // The line is printed, and someone may have pasted a token into it.
+        let line = if has_token(line) { "(withheld: it contains a token)" } else { line };
         let number = before.matches('\n').count() + 1;
         let column = self.text[line_start..start].chars().count() + 1;
         let marked = self.text[start..]

@@ -1,4 +1,4 @@
-//! One enum for the kinds of all errors.
+//! A single enum for the kinds of all errors.
 
 use std::borrow::Cow;
 use std::io;
@@ -8,7 +8,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 /// Declares the kinds with their names, so that each has exactly one name.
 macro_rules! error_kinds {
     ($($(#[$doc:meta])* $kind:ident = $name:literal,)+) => {
-        /// What kind of failure an error is, for code that decides what to do about it.
+        /// The kind of a failure, for code that decides what to do about it.
         ///
         /// Stores, receivers, clients, reports and exit codes use this one type.
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,7 +20,7 @@ macro_rules! error_kinds {
             /// All kinds.
             const ALL: &[Self] = &[$(Self::$kind),+];
 
-            /// The name in the protocol.
+            /// The name of the kind in the protocol.
             #[must_use]
             pub const fn name(self) -> &'static str {
                 match self {
@@ -32,17 +32,17 @@ macro_rules! error_kinds {
 }
 
 error_kinds! {
-    /// The user has no permission for it.
+    /// The user lacks the required permission.
     Denied = "denied",
     /// The file system of the mirror is read-only.
     ReadOnly = "read_only",
-    /// The mirror belongs to another user.
+    /// The mirror belongs to a different user.
     OtherOwner = "other_owner",
-    /// The mirror belongs to another site.
+    /// The mirror belongs to a different site.
     OtherSite = "other_site",
-    /// The mirror has another store than before, or none.
+    /// The mirror has a different store than before, or none.
     OtherStore = "other_store",
-    /// The directory holds files that do not belong to a store.
+    /// The directory contains files that do not belong to a store.
     NotEmpty = "not_empty",
     /// The location cannot hold a mirror.
     UnsuitableLocation = "bad_place",
@@ -52,13 +52,13 @@ error_kinds! {
     NoSpace = "no_space",
     /// The release exceeds the quota of the site.
     OverQuota = "over_quota",
-    /// A file exceeds the size that the system lets the process write.
+    /// A file exceeds the size that the system allows the process to write.
     FileTooLarge = "file_too_large",
     /// Another process is changing the mirror.
     Locked = "locked",
     /// Another release became current in the meantime.
     Conflict = "conflict",
-    /// The mirror serves a release of another history.
+    /// The mirror serves a release of a different history.
     OtherHistory = "other_history",
     /// The sequences of the mirror are far above those of its fleet.
     FarBeyond = "far_beyond",
@@ -68,29 +68,33 @@ error_kinds! {
     DamagedBase = "damaged",
     /// A directory of the store is missing.
     DamagedStore = "damaged_store",
-    /// No connection, or a connection that was lost.
+    /// No connection could be established, or it was lost.
     Unreachable = "unreachable",
-    /// The TLS handshake failed, mostly because of a certificate.
+    /// The certificate of the mirror is not accepted.
     Certificate = "certificate",
-    /// The proxy in front of the receiver does not reach it.
+    /// The mirror, or the proxy in front of it, requires a different client certificate.
+    ClientCertificate = "client_certificate",
+    /// The TLS handshake failed for another reason.
+    Tls = "tls",
+    /// The proxy in front of the receiver cannot reach it.
     BadGateway = "bad_gateway",
     /// The token is missing, or the receiver does not know it.
     Unauthorized = "unauthorized",
-    /// The token has expired, is for another site, or lacks the permission.
+    /// The token has expired, is for a different site, or lacks the permission.
     Forbidden = "forbidden",
     /// SSH authentication failed.
     SshAuth = "ssh_auth",
-    /// The SSH host key is not the known one.
+    /// The SSH host key is not the known key.
     HostKey = "host_key",
-    /// No response in time, or the deadline has passed.
+    /// There was no response in time, or the deadline has passed.
     Timeout = "timeout",
-    /// The response is not that of a headwater receiver, or of the expected one.
+    /// The response does not come from a headwater receiver, or not from the expected one.
     Protocol = "protocol",
     /// The proxy in front of the receiver refuses a body of this length.
     BodyLimit = "body_limit",
-    /// The receiver requires another version of the protocol.
+    /// The receiver requires a different version of the protocol.
     Version = "version",
-    /// The receiver has too much to do.
+    /// The receiver is overloaded.
     Busy = "busy",
     /// The user asked to stop.
     Cancelled = "cancelled",
@@ -122,12 +126,13 @@ impl ErrorKind {
         )
     }
 
-    /// The name in reports. Kinds that differ only in what a person has to do share one.
+    /// The name in reports. Kinds that differ only in what a person must do share a name.
     #[must_use]
     pub const fn report_name(self) -> &'static str {
         match self {
             Self::OverQuota => Self::NoSpace.name(),
-            Self::Certificate | Self::BadGateway => Self::Unreachable.name(),
+            Self::ClientCertificate => Self::Certificate.name(),
+            Self::Tls | Self::BadGateway => Self::Unreachable.name(),
             Self::Forbidden | Self::SshAuth | Self::HostKey => Self::Unauthorized.name(),
             Self::BodyLimit => Self::Protocol.name(),
             _ => self.name(),
@@ -146,7 +151,8 @@ impl ErrorKind {
         }
     }
 
-    /// The kind of a name in the protocol; [`Self::Other`] if this version does not know it.
+    /// The kind with this name in the protocol; [`Self::Other`] if this version does not know the
+    /// name.
     #[must_use]
     pub fn from_name(name: &str) -> Self {
         Self::ALL.iter().copied().find(|kind| kind.name() == name).unwrap_or(Self::Other)

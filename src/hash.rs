@@ -1,7 +1,7 @@
-//! Identifiers. Every id is a newtype over a BLAKE3-256 digest, or over random bytes for a store
-//! and a history, and is written in lower-case hexadecimal.
+//! Identifiers. Every id is a newtype over a BLAKE3-256 digest (for a store or a history, over
+//! random bytes) and is written in lower-case hexadecimal.
 //!
-//! This room computes and parses ids. It does not know what they identify.
+//! This room computes and parses ids. It does not know what the ids identify.
 
 mod pieces;
 
@@ -13,13 +13,13 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 pub use pieces::{PieceHash, PieceHashes};
 
-/// A text that is not an id in lower-case hexadecimal.
+/// The string is not an id in lower-case hexadecimal.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("not an id of {expected} lower-case hexadecimal digits: {text:?}")]
 pub struct ParseIdError {
-    /// The number of digits of such an id.
+    /// The number of digits of the id.
     pub expected: usize,
-    /// The text, truncated to 80 characters.
+    /// The string, truncated to 80 characters.
     pub text: String,
 }
 

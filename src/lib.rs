@@ -25,8 +25,8 @@
 //! * [`config`]: parses `headwater.toml`.
 //! * [`users`]: the names of users and groups of this machine.
 //!
-//! `docs/architecture.md` in the repository has the glossary, the directories in the order of
-//! imports, the way of a file, a manifest and an error through them, and where to change what.
+//! `docs/architecture.md` in the repository contains the glossary, the directories in the order of
+//! imports, a walk through them for a file, a manifest and an error, and where to change what.
 //!
 //! [`push::push`] is the entry point of the origin, and [`receiver::Server`] that of the receiver.
 //! Every kind of mirror implements [`mirror::Mirror`]; [`store::Store`] is the directory of one

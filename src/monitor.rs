@@ -1,4 +1,4 @@
-//! Events with which the library reports its progress.
+//! Events through which the library reports its progress.
 //!
 //! The library reports facts to a [`Monitor`] and never draws or prints. The monitor decides what
 //! to show; tests record the events and check the work that was done.
@@ -18,20 +18,20 @@ pub enum Event {
     },
     /// Progress of a scan; the numbers are totals since it began.
     ScanAdvanced {
-        /// Entries seen.
+        /// Entries found.
         entries: u64,
-        /// Bytes read and hashed, as opposed to known from the stat cache.
+        /// Bytes that were read and hashed because the stat cache did not know the files.
         hashed_bytes: u64,
     },
     /// The scan ended.
     ScanFinished {
         /// Entries of the tree.
         entries: u64,
-        /// Size of all its files, in bytes.
+        /// Size of all files of the tree, in bytes.
         bytes: u64,
         /// Files that were read and hashed.
         hashed_files: u64,
-        /// Their size, in bytes.
+        /// Size of these files, in bytes.
         hashed_bytes: u64,
     },
     /// A warning that stops nothing.
@@ -55,36 +55,37 @@ pub enum Event {
     BundleStarted {
         /// The bundle.
         bundle: BundleKey,
-        /// The mirrors that it is for.
+        /// The mirrors that need the bundle.
         mirrors: Vec<String>,
-        /// New objects in it.
+        /// New objects in the bundle.
         objects: u64,
-        /// Their size, in bytes.
+        /// Size of these objects, in bytes.
         bytes: u64,
     },
     /// Progress of a bundle; the numbers are totals since it began.
     BundleAdvanced {
         /// The bundle.
         bundle: BundleKey,
-        /// Uncompressed bytes.
+        /// Uncompressed bytes processed.
         bytes: u64,
-        /// Bytes in blocks.
+        /// Bytes in finished blocks.
         packed_bytes: u64,
     },
     /// A pack was complete.
     PackSealed {
-        /// Its id.
+        /// The id of the pack.
         pack: PackId,
-        /// Its size, in bytes.
+        /// The size of the pack, in bytes.
         bytes: u64,
     },
-    /// A part of a pack was sent to a mirror over a network. Not reported after the pack was sent.
+    /// A part of a pack was sent to a mirror over a network. Not reported after the whole pack has
+    /// been sent.
     PackAdvanced {
         /// The mirror.
         mirror: String,
         /// The pack.
         pack: PackId,
-        /// Bytes of the pack sent in this attempt: fewer than before if it is sent again.
+        /// Bytes of the pack sent in this attempt: fewer than before if the pack is sent again.
         bytes: u64,
     },
     /// A pack was sent to a mirror. Reported once, before the mirror has accepted the pack.
@@ -93,10 +94,10 @@ pub enum Event {
         mirror: String,
         /// The pack.
         pack: PackId,
-        /// Its size, in bytes.
+        /// The size of the pack, in bytes.
         bytes: u64,
     },
-    /// A mirror had a pack already, from a push that was interrupted.
+    /// A mirror already had a pack, from a push that was interrupted.
     PackHeld {
         /// The mirror.
         mirror: String,
@@ -107,10 +108,10 @@ pub enum Event {
     ObjectsResent {
         /// The mirror.
         mirror: String,
-        /// How many.
+        /// The number of objects.
         objects: u64,
     },
-    /// A release was complete on a mirror, but not served.
+    /// A release is complete on a mirror, but not served.
     Staged {
         /// The mirror.
         mirror: String,
@@ -128,9 +129,9 @@ pub enum Event {
     SoakStarted {
         /// The number of the wave, from 1.
         wave: u64,
-        /// The time, in seconds.
+        /// The soak time, in seconds.
         seconds: u64,
-        /// When the time is over, in seconds since 1970.
+        /// When the soak time ends, in seconds since 1970.
         until: u64,
     },
     /// The soak time of a wave is over, or the user cancelled the push.
@@ -145,15 +146,15 @@ pub enum Event {
         /// The sequence of its current release.
         sequence: u64,
     },
-    /// What no kept release needs was dropped.
+    /// Data that no kept release needs was dropped.
     Pruned {
         /// The mirror.
         mirror: String,
-        /// Releases dropped.
+        /// The number of dropped releases.
         releases: u64,
-        /// Objects dropped.
+        /// The number of dropped objects.
         objects: u64,
-        /// Retired entries that expired and are no longer served.
+        /// The number of retired entries that have expired and are no longer served.
         expired: u64,
     },
     /// The command that a mirror runs after a switch failed; the release is current.
@@ -162,7 +163,7 @@ pub enum Event {
         mirror: String,
         /// The sequence of the release.
         sequence: u64,
-        /// Why.
+        /// Why the command failed.
         reason: String,
     },
     /// The command that a mirror runs after a switch did not end within some seconds.
@@ -172,7 +173,7 @@ pub enum Event {
         /// The sequence of the release.
         sequence: u64,
     },
-    /// A mirror failed; the others go on.
+    /// A mirror failed; the others continue.
     MirrorFailed {
         /// The mirror.
         mirror: String,

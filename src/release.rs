@@ -1,7 +1,7 @@
 //! Releases: the small record that names a manifest.
 //!
-//! `store/FORMAT.md` describes its canonical form, from which the id is computed. This module knows
-//! the record and its name, but not where it is stored.
+//! `store/FORMAT.md` describes the canonical form of the record, from which the id is computed.
+//! This module knows the record and its name, but not where it is stored.
 
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
@@ -27,7 +27,8 @@ pub const MAX_NAME_BYTES: usize = 200;
 pub const MAX_RECORD_BYTES: u64 = 1024 * 1024;
 
 /// Maximum number of histories that a release can replace.
-// Oldest ones are dropped beyond it, so that the record does not grow with every new history.
+// Beyond this number the oldest histories are dropped, so that the record does not grow with every
+// new history.
 pub const MAX_REPLACED: usize = 16;
 
 /// Why a release record is not valid.
@@ -35,40 +36,41 @@ pub const MAX_REPLACED: usize = 16;
 pub enum ReleaseError {
     /// The record was written by a newer headwater.
     #[error(
-        "release format version {found} is newer than this headwater knows (1); upgrade headwater"
+        "the release record has format version {found}, but this headwater supports only version \
+         1; upgrade headwater"
     )]
     Version {
         /// The version that the record declares.
         found: u64,
     },
-    /// The bytes are not a release record, or it is truncated.
+    /// The bytes are not a release record, or the record is truncated.
     #[error("not a release record: {what}")]
     Garbled {
         /// The error of the parser.
         what: String,
     },
-    /// The record is valid but not in its canonical form.
+    /// The record is valid but not in canonical form.
     #[error("release record is not in its canonical form")]
     NotCanonical,
-    /// A note is too long or has control characters.
+    /// A note is too long or contains control characters.
     #[error("a note has at most 1,024 bytes and no control characters")]
     Note,
     /// A number is too large to be exact in every JSON reader.
     #[error("a number in a release record is not below 2^53")]
     Number,
-    /// A time is later than files can store.
+    /// A time is later than the latest time that files can store.
     #[error("a time in a release record is after 16 March 2242, later than files can have")]
     Time,
     /// The list of replaced histories is not valid.
     #[error("a release replaces at most {MAX_REPLACED} histories, each once, and not its own")]
     Replaces,
-    /// The name of a person or job is too long or has control characters.
+    /// The name of a person or job is too long or contains control characters.
     #[error("the name of a person or job has at most 200 bytes and no control characters")]
     Person,
-    /// A text is not a name of the form `<sequence>-<id16>`.
+    /// The string is not a name of the form `<sequence>-<id16>`.
     #[error("not a release name: {text:?}")]
     Name {
-        /// The text.
+        /// The string.
         text: String,
     },
 }
@@ -81,18 +83,18 @@ pub struct Release {
     version: u64,
     /// The site.
     pub site: Site,
-    /// The history that it belongs to, which is that of the release that it was made on top of.
+    /// The history of the release: the same as that of the release it was built on.
     pub history: HistoryId,
-    /// The histories that this one replaced, oldest first, at most [`MAX_REPLACED`].
+    /// The histories that this history replaced, oldest first, at most [`MAX_REPLACED`].
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub replaces: Vec<HistoryId>,
     /// The sequence number, which rises with every release.
     pub sequence: u64,
     /// The id of the manifest.
     pub manifest: ManifestId,
-    /// The content id, which identifies what visitors get.
+    /// The content id, which identifies the content that visitors get.
     pub content: ContentId,
-    /// Creation time in seconds since 1970, which rises from release to release (see
+    /// Creation time in seconds since 1970. It rises from release to release (see
     /// `store/FORMAT.md`).
     pub created: u64,
     /// When the push began, in milliseconds since 1970.
@@ -106,9 +108,9 @@ pub struct Release {
     /// The earliest time at which a retired entry is due, in seconds since 1970.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub until: Option<u64>,
-    /// Number of entries of the manifest.
+    /// Number of entries in the manifest.
     pub entries: u64,
-    /// Number of retired entries among them.
+    /// Number of these entries that are retired.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub retired: u64,
     /// Total size of the live files in bytes.
@@ -116,7 +118,7 @@ pub struct Release {
     /// The sequence of the release whose live entries a rollback restored.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rolled_back_to: Option<u64>,
-    /// The mirrors that it was made for; `None` if it was made for the whole fleet.
+    /// The mirrors for which the release was made; `None` if it was made for the whole fleet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub partial: Option<Partial>,
     /// A note of the operator.
@@ -124,13 +126,13 @@ pub struct Release {
     pub note: Option<String>,
 }
 
-/// Marks a release that was made for a part of the fleet.
+/// Marks a release that was made for part of the fleet.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Partial {
-    /// The names of the mirrors that it was made for.
+    /// The names of the mirrors for which the release was made.
     pub mirrors: Vec<String>,
-    /// The command that made it, or why a push reverted.
+    /// The command that made the release, or why a push reverted.
     pub why: String,
 }
 
@@ -144,7 +146,7 @@ impl Partial {
 
 impl fmt::Display for Partial {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // The text is part of one line, and a fleet may have a hundred mirrors.
+        // The text must fit on one line, and a fleet may have a hundred mirrors.
         const SHOWN: usize = 5;
         write!(
             f,
@@ -158,17 +160,17 @@ impl fmt::Display for Partial {
     }
 }
 
-/// Content that a person rolled back. A push of it is refused.
+/// Content that a person rolled back. A push of this content is refused.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RejectedContent {
     /// The id of the content.
     pub content: ContentId,
-    /// The sequence of the release that had the content.
+    /// The sequence of the release with this content.
     pub sequence: u64,
-    /// When it was rolled back, in seconds since 1970.
+    /// The time of the release that rolled the content back, in seconds since 1970.
     pub at: u64,
-    /// The person or job that rolled it back; `None` if not known.
+    /// The person or job that rolled the content back; `None` if not known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub by: Option<String>,
     /// The note of the rollback.
@@ -190,7 +192,7 @@ impl RejectedContent {
 }
 
 impl fmt::Display for RejectedContent {
-    /// States which release had the content, and by whom, when and why it was rolled back.
+    /// Says which release had the content, and who rolled it back, when and why.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "release {} with this content was rolled back", self.sequence)?;
         self.by.as_ref().map_or(Ok(()), |by| write!(f, " by {by}"))?;
@@ -209,20 +211,20 @@ enum Tag {
     Release,
 }
 
-/// How a release relates to the one that a mirror serves.
+/// How a release relates to the release that a mirror serves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Succession {
-    /// It may replace the served one.
+    /// The release may replace the served one.
     Follows,
-    /// The served one is the same or newer.
+    /// The served release is the same or newer.
     NotNewer,
-    /// They belong to different histories, neither of which replaced the other, so neither is
-    /// newer.
+    /// The releases belong to different histories, neither of which replaced the other, so neither
+    /// release is newer.
     OtherHistory,
 }
 
 impl Release {
-    /// A release with the given identity. All other fields are empty.
+    /// A release with this identity. All other fields are empty.
     #[must_use]
     pub const fn new(
         site: Site,
@@ -257,22 +259,22 @@ impl Release {
     /// Parses a record from its canonical bytes.
     ///
     /// # Errors
-    /// Fails for anything but the canonical bytes of a release of version 1.
+    /// Fails if the bytes are not the canonical bytes of a release of version 1.
     pub fn parse(bytes: &[u8]) -> Result<Self, ReleaseError> {
         #[derive(Deserialize)]
         struct Version {
             version: u64,
         }
         let garbled = |error: serde_json::Error| ReleaseError::Garbled { what: error.to_string() };
-        // The version is read alone first: a newer record may have keys that the strict parser
-        // refuses, and the user must read that headwater is too old, not that a key is unknown.
+        // First, only the version is read: a newer record may have keys that the strict parser
+        // refuses, and the user must learn that headwater is too old, not that a key is unknown.
         let Version { version: found } = serde_json::from_slice(bytes).map_err(garbled)?;
         if found != 1 {
             return Err(ReleaseError::Version { found });
         }
         let release: Self = serde_json::from_slice(bytes).map_err(garbled)?;
-        // A peer sends records. Without the limits, a sequence of 2^64 - 1 would leave no number
-        // for the next release, and a late time would make every file differ from its manifest.
+        // Peers send records. Without the limits, a sequence of 2^64 - 1 would leave no number for
+        // the next release, and a late time would make every file differ from its manifest.
         if !release.has_valid_numbers() {
             return Err(ReleaseError::Number);
         }
@@ -292,7 +294,7 @@ impl Release {
         if !release.partial.as_ref().is_none_or(texts) {
             return Err(ReleaseError::Note);
         }
-        // The id is the hash of the bytes. A second spelling of one record would be a second
+        // The id is the hash of the bytes. A second spelling of the same record would be a second
         // release with the same content.
         if release.to_bytes() == bytes { Ok(release) } else { Err(ReleaseError::NotCanonical) }
     }
@@ -331,16 +333,16 @@ impl Release {
             && !replaced.contains(&self.history)
     }
 
-    /// Compares this release with the `current` one of a mirror. Only this rule decides what may
-    /// become current; `store/FORMAT.md` describes it.
+    /// Compares this release with the `current` release of a mirror. Only this rule decides what
+    /// may become current; `store/FORMAT.md` describes it.
     #[must_use]
     pub fn succession(&self, current: &Self) -> Succession {
         let follows = |is_newer| if is_newer { Succession::Follows } else { Succession::NotNewer };
         if self.history == current.history {
             follows(self.rank() > current.rank())
         } else if self.replaces.contains(&current.history) {
-            // Only the sequence, not the rank: with equal sequences, time and id of two histories
-            // do not say which one is newer.
+            // Only the sequence counts, not the rank: if the sequences are equal, the times and ids
+            // of two histories do not show which release is newer.
             follows(self.sequence > current.sequence)
         // A push that still works on the replaced history must not undo its replacement.
         } else if current.replaces.contains(&self.history) {
@@ -350,17 +352,17 @@ impl Release {
         }
     }
 
-    /// The record of the rejection of this content; `None` if it was not rejected.
+    /// The record of this content's rejection; `None` if the content was not rejected.
     #[must_use]
     pub fn rejection(&self, content: ContentId) -> Option<&RejectedContent> {
         self.rejected.iter().find(|rejected| rejected.content == content)
     }
 
-    /// The rank, which decides which of two releases of one history is newer, on every mirror.
+    /// The rank, which decides on every mirror which of two releases of the same history is newer.
     #[must_use]
     pub fn rank(&self) -> (u64, u64, ReleaseId) {
-        // The id decides only between releases that two pushes made with one sequence in one
-        // second, so that every mirror prefers the same one.
+        // The id only decides between releases that two pushes made with the same sequence in the
+        // same second. It makes every mirror prefer the same release.
         (self.sequence, self.created, self.id())
     }
 }
@@ -424,11 +426,11 @@ impl FromStr for ReleaseName {
             let id16 = u64::from_str_radix(id16, 16).ok().filter(|_| digits)?.to_be_bytes();
             let sequence = sequence.parse().ok().filter(|sequence| *sequence <= MAX_SEQUENCE)?;
             let name = Self { sequence, id16 };
-            // One spelling for each name: `parse` of a number also accepts a plus sign and leading
+            // Each name has one spelling: parsing a number also accepts a plus sign and leading
             // zeros.
             (name.to_string() == text).then_some(name)
         };
-        // Cut short, because the text may come from a peer.
+        // Truncated, because the text may come from a peer.
         parse().ok_or_else(|| ReleaseError::Name { text: text.chars().take(80).collect() })
     }
 }

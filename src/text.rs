@@ -1,10 +1,11 @@
-//! Text for people: errors with their causes, and text of peers without misleading characters or
+//! Text for people: errors with their causes, and text from peers without misleading characters or
 //! secrets.
 
 mod secrets;
 
 pub use secrets::Secrets;
 
+use std::borrow::Cow;
 use std::error::Error;
 
 /// Returns `error` and its causes on one line, joined by `: `. Leaves out a cause if the text
@@ -24,10 +25,23 @@ pub fn error_chain(error: &dyn Error) -> String {
     text
 }
 
-/// Whether a number is left out of JSON text, for serde.
+/// Whether a number is 0, so that serde leaves it out of JSON.
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
 pub(crate) const fn is_zero(value: &u64) -> bool {
     *value == 0
+}
+
+/// Escapes every invisible character of `text` as `\u{..}`. All text for people uses this notation.
+#[must_use]
+pub fn escape(text: &str) -> Cow<'_, str> {
+    if !text.contains(is_invisible) {
+        return Cow::Borrowed(text);
+    }
+    let mut escaped = String::with_capacity(text.len() + 16);
+    for c in text.chars() {
+        if is_invisible(c) { escaped.extend(c.escape_unicode()) } else { escaped.push(c) }
+    }
+    Cow::Owned(escaped)
 }
 
 /// Whether `c` is invisible in a terminal or reorders the text around it: control characters, line

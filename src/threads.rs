@@ -1,9 +1,9 @@
 //! Scoped threads that also work if the system cannot start a thread: reaching a process limit must
 //! not cause a panic.
 //!
-//! [`join`], [`each`] and [`workers`] then run the work on the calling thread, one task after
-//! another. Do not use them for work that waits for other work of the same scope: use [`start`],
-//! which fails.
+//! If no thread can be started, [`join`], [`each`] and [`workers`] run the work on the calling
+//! thread, one task after another. Do not use them for work that waits for other work of the same
+//! scope: use [`start`], which fails instead.
 
 use std::io;
 use std::panic::resume_unwind;
@@ -26,7 +26,7 @@ impl From<io::Error> for ThreadError {
 /// Starts `work` on a thread of `scope`.
 ///
 /// # Errors
-/// Fails if no thread can be started. The work is dropped then.
+/// Fails if no thread can be started. In that case the work is dropped.
 pub fn start<'s, T: Send + 's>(
     scope: &'s Scope<'s, '_>,
     work: impl FnOnce() -> T + Send + 's,
@@ -36,7 +36,7 @@ pub fn start<'s, T: Send + 's>(
     Builder::new().spawn_scoped(scope, work).map_err(ThreadError::from)
 }
 
-/// Runs `beside` on another thread and `here` on this one. Returns both results.
+/// Runs `beside` on another thread and `here` on this thread. Returns both results.
 pub fn join<A: Send, B>(beside: impl FnOnce() -> A + Send, here: impl FnOnce() -> B) -> (A, B) {
     join_by(Builder::new, beside, here)
 }
@@ -54,7 +54,7 @@ fn join_by<A: Send, B>(
     })
 }
 
-/// Calls `work` with each of `items` on a thread of its own. Returns the results in the order of
+/// Calls `work` with each of `items`, each on its own thread. Returns the results in the order of
 /// the items.
 pub fn each<I: Send, T: Send>(
     items: impl IntoIterator<Item = I>,
@@ -71,7 +71,7 @@ fn each_by<I: Send, T: Send>(
     let work = &work;
     let pieces: Vec<_> = items.into_iter().map(|item| Task::new(move || work(item))).collect();
     std::thread::scope(|scope| {
-        // Collected, so that every thread has started before the first one is waited for.
+        // Collected first, so that all threads have started before this waits for the first one.
         let threads: Vec<_> = pieces.iter().map(|piece| piece.start(&builder, scope)).collect();
         pieces.iter().zip(threads).map(|(piece, thread)| piece.finish(thread)).collect()
     })
@@ -82,7 +82,8 @@ fn each_by<I: Send, T: Send>(
 pub fn workers<T: Send>(count: usize, work: impl Fn() -> T + Sync) -> Vec<T> {
     std::thread::scope(|scope| {
         let helpers: Vec<_> =
-            // Stops at the first failure: at a limit of processes the next attempt would fail too.
+            // Stops at the first failure: if a limit of processes is reached, the next attempt
+            // would fail too.
             (1..count).map_while(|_| Builder::new().spawn_scoped(scope, &work).ok()).collect();
         let own = work();
         std::iter::once(own).chain(helpers.into_iter().map(result)).collect()
@@ -91,13 +92,13 @@ pub fn workers<T: Send>(count: usize, work: impl Fn() -> T + Sync) -> Vec<T> {
 
 /// The result of `thread`. Propagates its panic.
 fn result<T>(thread: ScopedJoinHandle<'_, T>) -> T {
-    // The panic goes on with its own message. An `expect` here would replace it by one about the
-    // join.
+    // The panic continues with its own message. An `expect` here would replace the message by one
+    // about the join.
     thread.join().unwrap_or_else(|panic| resume_unwind(panic))
 }
 
-/// A task that another thread runs, or else the calling thread.
-// The lock keeps the work when `spawn_scoped` fails, which drops the closure that it was given: the
+/// A task that another thread runs, or the calling thread if no thread can be started.
+// The lock keeps the work if `spawn_scoped` fails and drops the closure that it was given: the
 // closure only borrows the task.
 struct Task<F>(Mutex<Option<F>>);
 

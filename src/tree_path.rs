@@ -1,4 +1,4 @@
-//! Validated names: paths inside a content tree, symlink targets, sites.
+//! Validated names: paths inside a content tree, symlink targets and sites.
 //!
 //! A value of these types can be used below a root without further checks. This module does not
 //! access any disk.
@@ -17,34 +17,34 @@ pub const MAX_PATH_BYTES: usize = 1024;
 /// Maximum length of a site name in bytes.
 pub const MAX_SITE_BYTES: usize = 64;
 
-/// Why a text is not a valid path, target or name.
+/// Why a string is not a valid path, target or name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum PathFault {
-    /// Is empty.
+    /// The string is empty.
     #[error("is empty")]
     Empty,
-    /// Begins with `/`.
+    /// The string begins with `/`.
     #[error("is absolute")]
     Absolute,
-    /// Has `//`, or ends in `/`.
+    /// The string contains `//` or ends in `/`.
     #[error("has an empty component")]
     EmptyComponent,
-    /// Has a component `.` or `..` where it is not allowed.
+    /// The string contains a component `.` or `..` where it is not allowed.
     #[error("has a component '.' or '..'")]
     DotComponent,
-    /// Has a control character.
+    /// The string contains a control character.
     #[error("has a control character")]
     Control,
-    /// Has a backslash, which is a separator to some clients and servers.
+    /// The string contains a backslash, which is a separator to some clients and servers.
     #[error("has a backslash")]
     Backslash,
-    /// Has a component over [`MAX_COMPONENT_BYTES`].
+    /// The string contains a component longer than [`MAX_COMPONENT_BYTES`].
     #[error("has a component over 255 bytes")]
     LongComponent,
-    /// Is over [`MAX_PATH_BYTES`].
+    /// The string is longer than [`MAX_PATH_BYTES`].
     #[error("is over 1,024 bytes")]
     Long,
-    /// Is not UTF-8.
+    /// The string is not UTF-8.
     #[error("is not UTF-8")]
     NotUtf8,
     /// A symlink target that leads out of the tree.
@@ -53,8 +53,8 @@ pub enum PathFault {
     /// A symlink target with `..` after a name. The name may be another link, which then leads out.
     #[error("has '..' after a name, which may lead out through another link")]
     DotDotBehindName,
-    /// A site name with characters other than `a-z 0-9 - _ .`, or beginning with `.`, `-` or `_`,
-    /// or too long.
+    /// A site name is too long, contains characters other than `a-z 0-9 - _ .`, or begins with `.`,
+    /// `-` or `_`.
     #[error("is not of a-z, 0-9, '-', '_', '.' beginning with a letter or digit, at most 64 bytes")]
     Site,
 }
@@ -93,7 +93,7 @@ fn check_whole(text: &str) -> Result<(), PathFault> {
 
 /// A path inside a content tree. It is UTF-8 and relative, with `/` between components. No
 /// component is empty, `.` or `..`; each has at most 255 bytes, and the path at most 1,024. It
-/// contains no control character and no backslash. Ordered by bytes.
+/// contains no control character and no backslash. Paths are ordered by bytes.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct TreePath(Box<str>);
@@ -127,7 +127,8 @@ impl TreePath {
         self.0.rsplit_once('/').map(|(parent, _)| parent)
     }
 
-    /// The part of the name after its last dot. `None` if the dot is its first or last character.
+    /// The part of the name after its last dot. `None` if there is no dot, or if it is the first or
+    /// last character.
     #[must_use]
     pub fn extension(&self) -> Option<&str> {
         match self.name().rsplit_once('.') {
@@ -136,14 +137,13 @@ impl TreePath {
         }
     }
 
-    /// Whether the path is `directory` or lies below it.
+    /// Whether the path is `directory` itself or lies below it.
     #[must_use]
     pub fn is_within(&self, directory: &str) -> bool {
         self.0.strip_prefix(directory).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
     }
 
-    /// The path in a form that is equal for paths that a file system cannot distinguish if it
-    /// ignores case or normalization.
+    /// The path, folded so that paths differing only in case or Unicode normalization become equal.
     #[must_use]
     pub fn folded(&self) -> String {
         if self.0.is_ascii() {
@@ -196,7 +196,8 @@ impl From<TreePath> for String {
 
 /// The target of a symlink in a tree: relative, with `..` only at its start.
 ///
-/// Whether it stays inside the tree depends on where the link is: see [`LinkTarget::check_at`].
+/// Whether the target stays inside the tree depends on where the link is: see
+/// [`LinkTarget::check_at`].
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct LinkTarget(Box<str>);
@@ -237,8 +238,8 @@ impl LinkTarget {
         self.destination(path).map(|_| ()).ok_or(PathFault::Escapes)
     }
 
-    /// The destination of a link at `path`, relative to the root of the tree and empty for the root
-    /// itself. Other links are not followed. `None` if it is outside the tree.
+    /// The destination of a link at `path`, relative to the root of the tree; empty for the root
+    /// itself. Other links are not followed. `None` if the destination is outside the tree.
     #[must_use]
     pub fn destination(&self, path: &TreePath) -> Option<String> {
         let mut place: Vec<&str> = path.as_str().split('/').collect();
@@ -282,7 +283,7 @@ impl From<LinkTarget> for String {
     }
 }
 
-/// The name of a site, on which releases and mirrors must agree.
+/// The name of a site. A release and a mirror must have the same site.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Site(Box<str>);
@@ -310,7 +311,7 @@ impl Site {
 }
 
 impl Default for Site {
-    /// The site if none is named: `default`.
+    /// The default site: `default`.
     fn default() -> Self {
         Self("default".into())
     }

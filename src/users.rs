@@ -1,7 +1,7 @@
 //! Names of the users and groups of this machine.
 //!
-//! They are looked up with the C library, so that users of LDAP or SSSD are found too. Only this
-//! module uses the crate `uzers`. It does not know what a user may do.
+//! The names are looked up with the C library, so that users of LDAP or SSSD are found too. Only
+//! this module uses the crate `uzers`. It does not know what a user may do.
 
 /// Describes the user with this id for messages: `user www-data`, or `user id 12345` if the user
 /// has no name.
@@ -11,6 +11,13 @@ pub fn describe_user(id: u32) -> String {
         Some(user) => format!("user {}", user.name().display()),
         None => format!("user id {id}"),
     }
+}
+
+/// The name of the user as whom this process runs; `None` if the user has no name.
+#[must_use]
+pub fn own_name() -> Option<String> {
+    let user = uzers::get_user_by_uid(uzers::get_current_uid())?;
+    Some(user.name().to_string_lossy().into_owned())
 }
 
 /// The id of the group `name`; `None` if there is no such group.

@@ -1,8 +1,8 @@
 //! Unsigned LEB128 integers, the only number encoding of the binary formats (packs, manifest
 //! changes, the stat cache).
 //!
-//! Each number has one encoding: superfluous zero groups are refused, so that what was read is
-//! always written back as the same bytes.
+//! Each number has one encoding: superfluous zero groups are refused, so a number is always written
+//! back as the same bytes from which it was read.
 
 use std::io::{self, Read};
 
@@ -48,10 +48,10 @@ pub fn take(input: &mut &[u8]) -> io::Result<u64> {
     Ok(value)
 }
 
-/// Reads a number. Use a buffered reader, as it reads single bytes.
+/// Reads a number. Use a buffered reader, because this function reads single bytes.
 ///
 /// # Errors
-/// As [`take`], and errors of `reader`.
+/// The errors of [`take`] and of `reader`.
 pub fn read(reader: &mut impl Read) -> io::Result<u64> {
     let mut value = 0;
     for index in 0..MAX_BYTES {
@@ -67,7 +67,7 @@ pub fn read(reader: &mut impl Read) -> io::Result<u64> {
 /// Reads a number that is a time, a size or a count.
 ///
 /// # Errors
-/// As [`read`], and `InvalidData` for a number above [`MAX_NUMBER`].
+/// The errors of [`read`], and `InvalidData` for a number above [`MAX_NUMBER`].
 pub fn read_bounded(reader: &mut impl Read) -> io::Result<u64> {
     match read(reader)? {
         value if value > MAX_NUMBER => {

@@ -1,4 +1,4 @@
-//! A small HTTP client for URLs other than mirrors: public files, a CDN to purge.
+//! A small HTTP client for URLs other than mirrors: public files, and a CDN to purge.
 //!
 //! It does not follow redirects, keep cookies or use proxies. Its errors do not contain the URL,
 //! which may be a secret; the caller names what was requested. Uses the crates `ureq` and
@@ -16,12 +16,12 @@ use ureq::{Agent, Body};
 
 use crate::hash::{ObjectId, hash_reader};
 
-/// Maximum time to connect, TLS included.
+/// Maximum time to connect, including TLS.
 const CONNECT: Duration = Duration::from_secs(10);
-/// A longer `Retry-After` of a response is reduced to this.
+/// A longer `Retry-After` in a response is reduced to this value.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// The ASCII characters that a path of a URL must not have unencoded (RFC 3986).
+/// The ASCII characters that must be encoded in the path of a URL (RFC 3986).
 const NOT_IN_PATHS: &AsciiSet = &CONTROLS
     .add(b' ')
     .add(b'"')
@@ -43,7 +43,7 @@ const NOT_IN_PATHS: &AsciiSet = &CONTROLS
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum WebError {
     /// The text is not a valid URL.
-    #[error("it is no http:// or https:// URL that can be asked")]
+    #[error("it is not a usable http:// or https:// URL")]
     BadUrl,
     /// The request would send a secret unencrypted to another machine.
     #[error("a secret is sent over https: only, except to this machine")]
@@ -51,18 +51,18 @@ pub enum WebError {
     /// The server cannot be reached, or the connection broke.
     #[error("it cannot be reached: {what}")]
     Unreachable {
-        /// Why.
+        /// Why the server cannot be reached, or how the connection broke.
         what: String,
     },
     /// The server did not respond, or did not finish, in time.
-    #[error("it did not answer within {} s", limit.as_secs_f32())]
+    #[error("it did not respond within {} s", limit.as_secs_f32())]
     Timeout {
         /// The time limit.
         limit: Duration,
     },
-    /// The server responded with another status than success.
+    /// The server responded with a status other than success.
     #[error(
-        "it answered {status}{}",
+        "it responded with status {status}{}",
         if matches!(status, 300..400) { ", a redirect, which is not followed" } else { "" }
     )]
     Status {
@@ -70,7 +70,7 @@ pub enum WebError {
         status: u16,
     },
     /// The response is larger than the content can be.
-    #[error("its answer is larger than {limit} bytes")]
+    #[error("its response is larger than {limit} bytes")]
     TooLarge {
         /// The limit in bytes.
         limit: u64,
@@ -106,7 +106,7 @@ impl fmt::Debug for Secret {
 pub struct FetchedPage {
     /// The hash of the content.
     pub object: ObjectId,
-    /// Its length, in bytes.
+    /// The length of the content, in bytes.
     pub size: u64,
 }
 
@@ -115,7 +115,7 @@ pub struct FetchedPage {
 pub struct Posted {
     /// The status.
     pub status: u16,
-    /// How long the server requested to wait before the next request.
+    /// How long the server asked the client to wait before the next request.
     pub retry_after: Option<Duration>,
 }
 
@@ -133,8 +133,8 @@ impl fmt::Debug for Web {
 }
 
 impl Web {
-    /// Creates a client whose requests take at most `limit`, from the start to the end of the
-    /// response.
+    /// Creates a client whose requests take at most `limit`, from the start of the request to the
+    /// end of the response.
     #[must_use]
     pub fn new(limit: Duration) -> Self {
         let tls = TlsConfig::builder().root_certs(RootCerts::PlatformVerifier).build();
@@ -213,7 +213,7 @@ impl Web {
     }
 }
 
-/// Whether requests to `url` cannot be read by others: it uses https, or is on this machine.
+/// Whether nobody else can read requests to `url`: it uses https, or is on this machine.
 #[must_use]
 pub fn is_private(url: &str) -> bool {
     let Ok(uri) = url.parse::<Uri>() else { return false };
@@ -227,7 +227,7 @@ pub fn is_private(url: &str) -> bool {
     }
 }
 
-/// Parses seconds or a date (RFC 9110).
+/// Parses the number of seconds or the date in the header (RFC 9110).
 fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let text = headers.get("retry-after")?.to_str().ok()?.trim();
     let seconds = text.parse().ok().or_else(|| {
@@ -237,7 +237,8 @@ fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     Some(Duration::from_secs(seconds).min(MAX_RETRY_AFTER))
 }
 
-/// `path`, percent-encoded for a URL (RFC 3986). Characters that are allowed in a segment are kept.
+/// Returns `path`, percent-encoded for a URL (RFC 3986). Characters that are allowed in a segment
+/// are kept.
 #[must_use]
 pub fn encode_path(path: &str) -> String {
     utf8_percent_encode(path, NOT_IN_PATHS).to_string()

@@ -5,16 +5,17 @@ use std::sync::{Arc, OnceLock};
 
 use parking_lot::{Mutex, MutexGuard};
 
-/// Maximum size of the cached content in bytes: the blocks that two large prefixes reach into.
+/// Maximum size of the cached content in bytes. It covers the blocks that two large prefixes use.
 const MOST_BYTES: usize = 32 << 20;
 
 /// The index of a segment and the number of a block in it.
 pub(super) type BlockKey = (usize, u32);
 
-/// The decoded content of a block. Empty until it is decoded; `None` inside if decoding failed.
+/// The decoded content of a block. Empty until the block is decoded. Contains `None` if decoding
+/// failed.
 type Slot = Arc<OnceLock<Option<Arc<Vec<u8>>>>>;
 
-/// Contents of blocks, the most recently used last.
+/// The contents of blocks, the most recently used last.
 #[derive(Debug, Default)]
 pub(super) struct Decoded {
     held: Mutex<VecDeque<(BlockKey, usize, Slot)>>,
@@ -23,9 +24,9 @@ pub(super) struct Decoded {
 }
 
 impl Decoded {
-    /// Returns the content of a block of `bytes` bytes. If it is not cached, `decode` writes it to
-    /// a reused buffer. Concurrent callers wait, so that no block is decoded twice at the same
-    /// time.
+    /// Returns the content of a block, which has `bytes` bytes. If it is not cached, `decode`
+    /// writes it to a reused buffer. Concurrent callers wait, so that no block is decoded twice at
+    /// the same time.
     pub(super) fn get(
         &self,
         key: BlockKey,
@@ -33,8 +34,8 @@ impl Decoded {
         decode: impl FnOnce(&mut Vec<u8>) -> bool,
     ) -> Option<Arc<Vec<u8>>> {
         let slot = self.slot(key, bytes);
-        // The list is not locked while a block is decoded, so other blocks are decoded at the same
-        // time.
+        // The list is not locked while a block is decoded, so other blocks can be decoded at the
+        // same time.
         let content = slot.get_or_init(|| {
             let mut content = self.spare().pop().unwrap_or_default();
             decode(&mut content).then(|| Arc::new(content))
@@ -50,7 +51,7 @@ impl Decoded {
         let slot = Arc::clone(&entry.2);
         held.push_back(entry);
         let mut sum: usize = held.iter().map(|(_, bytes, _)| bytes).sum();
-        // The last entry stays, however large: it is the one that is asked for.
+        // The last entry stays, however large it is: it is the one that was requested.
         while sum > MOST_BYTES && held.len() > 1 {
             let Some((_, bytes, slot)) = held.pop_front() else { break };
             sum -= bytes;

@@ -7,15 +7,15 @@ use crate::fsx::{self, Dir, IoError};
 use crate::hash::ObjectId;
 use crate::pack::{Sketch, StoredFrame};
 
-/// A piece of an object in a block that is added.
+/// A piece of an object in a block that is being added.
 #[derive(Debug)]
 pub struct NewPart {
     /// The object.
     pub id: ObjectId,
     /// Size of the object in bytes.
     pub size: u64,
-    /// Where the piece begins in the object. The first piece of an object has 0, and the others
-    /// follow in order.
+    /// Where the piece begins in the object. The first piece of an object has offset 0, and the
+    /// others follow in order.
     pub offset: u64,
     /// Length of the piece in bytes.
     pub length: u32,
@@ -48,8 +48,8 @@ impl Draft {
         self.end
     }
 
-    /// Adds a block with these parts, which uses `bases`. Blocks must be in the order of their
-    /// parts.
+    /// Adds a block with these parts, which uses `bases`. Blocks must be added in the order of
+    /// their parts.
     ///
     /// # Errors
     /// Fails if the block cannot be written.
@@ -74,8 +74,8 @@ impl Draft {
         for part in parts {
             let here = Part { block: number, start, length: part.length };
             start += part.length;
-            // A part that does not begin its object continues the last one, because blocks come in
-            // the order of their parts.
+            // A part that does not begin its object continues the last one, because blocks are
+            // added in the order of their parts.
             match self.records.last_mut().filter(|_| part.offset > 0) {
                 Some(record) => {
                     record.parts.push(here);
@@ -103,13 +103,13 @@ impl Draft {
         self.records.push(record);
     }
 
-    /// Completes the segment. It is not synced, as losing it costs only bytes on the network.
+    /// Completes the segment. It is not synced, because losing it costs only network traffic.
     ///
     /// # Errors
-    /// Fails if the segment cannot be written. Nothing remains of it then.
+    /// Fails if the segment cannot be written. In that case nothing of it remains.
     pub fn finish(mut self) -> Result<(), IoError> {
-        // The table is last, because its size and the frames before it are known only now. A file
-        // that was cut short has no valid trailer, which is why no sync is needed.
+        // The table is last, because its size and the frames before it are known only now. A
+        // truncated file has no valid trailer, so no sync is needed.
         let table = table_of(&self.blocks, &self.records);
         fsx::write_at(&self.file, &table, self.end, || self.dir.join(&self.draft))?;
         self.dir.rename(&self.draft, &self.dir, &self.name)?;
@@ -121,7 +121,7 @@ impl Draft {
 impl Drop for Draft {
     fn drop(&mut self) {
         if !self.is_kept {
-            // If this fails, the file only takes space until pruning sweeps it.
+            // If this fails, the file only takes space until pruning removes it.
             self.dir.unlink_if_any(&self.draft).ok();
         }
     }

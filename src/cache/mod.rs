@@ -2,9 +2,9 @@
 //! files. It uses a few large files, because CI packs and restores its cache in every run, and
 //! creating many small files is slow.
 //!
-//! Losing all or part of it costs bytes on the network, never correctness. Nothing in it is synced;
-//! damage is detected and the damaged file dropped. Objects are identified by their ids. This room
-//! does not know releases and mirrors.
+//! Losing all or part of the cache costs network traffic, never correctness. Nothing in it is
+//! synced; damage is detected, and the damaged file is dropped. Objects are identified by their
+//! ids. This room does not know releases or mirrors.
 
 mod decoded;
 mod draft;
@@ -27,7 +27,8 @@ use segment::{BlockRecord, Segment};
 pub use segment::{KeptBase, ObjectRecord};
 
 const ENDING: &str = ".content";
-/// The suffix of an unfinished segment. Pruning removes those that a killed push left.
+/// The suffix of an unfinished segment. Pruning removes segments that a killed push left
+/// unfinished.
 const DRAFT: &str = ".draft";
 
 /// The open cache of one site and tree.
@@ -43,7 +44,7 @@ pub struct ContentCache {
     damaged: usize,
 }
 
-/// Where the content of an object is.
+/// The location of an object's content.
 #[derive(Debug, Clone)]
 pub struct CachedContent {
     segment: usize,
@@ -58,8 +59,8 @@ impl CachedContent {
         &self.record
     }
 
-    /// The length of the longest chain of blocks that must be decoded first; 0 if its blocks have
-    /// no bases.
+    /// The length of the longest chain of blocks that must be decoded first; 0 if the blocks of the
+    /// object have no bases.
     #[must_use]
     pub const fn depth(&self) -> u32 {
         self.depth
@@ -76,14 +77,15 @@ impl CachedContent {
         self.record.parts.iter().map(|part| (self.segment, part.block))
     }
 
-    /// Whether the object is in earlier blocks than the given one, so that it can be a base for it.
+    /// Whether the object is in earlier blocks than the given one, so that it can be a base for the
+    /// given block.
     fn is_before(&self, (segment, block): BlockKey) -> bool {
         self.segment > segment
             || self.segment == segment && self.record.parts.iter().all(|part| part.block < block)
     }
 }
 
-/// The number in a segment's name, before its random part. A newer segment has a higher one.
+/// The number in a segment's name, before its random part. A newer segment has a higher number.
 fn segment_number(name: &str) -> Option<u64> {
     name.strip_suffix(ENDING)?.split('-').next()?.parse().ok()
 }
@@ -168,8 +170,8 @@ impl ContentCache {
         })
     }
 
-    /// Finds the objects for which `is_wanted` returns `true`. Memory grows with these and with
-    /// their bases only.
+    /// Finds the objects for which `is_wanted` returns `true`. Memory grows only with these objects
+    /// and their bases.
     pub fn find(&self, is_wanted: impl Fn(&ObjectId) -> bool) -> HashMap<ObjectId, CachedContent> {
         let mut found = HashMap::new();
         for kept in self.records(is_wanted) {
@@ -179,7 +181,7 @@ impl ContentCache {
         found
     }
 
-    /// Finds all bases of the given objects, and their bases.
+    /// Finds all bases of the given objects, and the bases of these bases.
     fn learn_bases(&self, mut objects: Vec<CachedContent>) {
         let mut known = self.bases.lock();
         loop {
@@ -190,8 +192,8 @@ impl ContentCache {
             if missing.is_empty() {
                 return;
             }
-            // Noted before they are looked for, so that a base that is in no segment is not looked
-            // for again, and the loop ends.
+            // Recorded before the search, so that a base that is in no segment is not searched for
+            // again, and the loop ends.
             known.extend(missing.iter().map(|id| (*id, Vec::new())));
             objects = self.records(|id| missing.contains(id)).collect();
             for kept in &objects {
@@ -211,8 +213,8 @@ impl ContentCache {
     }
 
     /// Appends `length` bytes of an object from `offset` to `out`. Returns `false` if the content
-    /// is damaged; the next pruning then drops its segment. The bytes are correct, as each block
-    /// was verified when it was made and is checked when it is read.
+    /// is damaged; the next pruning then drops its segment. The bytes are correct, because each
+    /// block was verified when it was made and is checked when it is read.
     pub fn read(&self, kept: &CachedContent, offset: u64, length: u32, out: &mut Vec<u8>) -> bool {
         let (before, end) = (out.len(), offset + u64::from(length));
         let mut at = 0;
@@ -229,7 +231,7 @@ impl ContentCache {
         }
         let is_read = out.len() - before == length as usize;
         if !is_read {
-            // The caller goes on without this base, and the buffer has those before it.
+            // The caller continues without this base, and the buffer keeps the bases before it.
             out.truncate(before);
         }
         is_read
@@ -252,7 +254,7 @@ impl ContentCache {
         let is_decoded = self.segments[key.0].frame(block).is_some_and(|frame| {
             let (is_packed, content_bytes) = (block.is_packed, block.content_bytes);
             if !is_packed {
-                // The frame has passed its digest and is the content itself.
+                // The frame has passed its digest check and is the content itself.
                 *content = frame;
                 return content.len() == content_bytes;
             }
@@ -260,7 +262,7 @@ impl ContentCache {
                 .decode_in(&prefix, content)
                 .is_ok()
         });
-        // Whether the frame is damaged or does not decode, its segment is not trusted any more.
+        // If the frame is damaged or does not decode, its segment is no longer trusted.
         if !is_decoded {
             self.distrusted().insert(key.0);
         }
@@ -284,9 +286,9 @@ impl ContentCache {
         let name = format!("{number:012}-{unique}{ENDING}");
         let draft = format!("{name}{DRAFT}");
         let file = self.dir.create_file(&draft)?;
-        // Locked while it is written, so that pruning does not sweep it.
-        // The result is not checked: if another push sweeps the file before this line, the rename
-        // in `Draft::finish` fails, and the content is not cached.
+        // Locked while the draft is written, so that pruning does not remove it. The result is not
+        // checked: if another push removes the file before this line runs, the rename in
+        // `Draft::finish` fails, and the content is not cached.
         fsx::lock(&file, Duration::ZERO, &self.dir.join(&draft))?;
         Ok(Draft::new(self.dir.try_clone()?, name, draft, file))
     }
@@ -294,7 +296,7 @@ impl ContentCache {
     /// Free bytes on the cache's file system.
     ///
     /// # Errors
-    /// Fails if the system does not report them.
+    /// Fails if the system does not report the free space.
     pub fn free_bytes(&self) -> Result<u64, IoError> {
         Ok(self.dir.file_system()?.free_bytes)
     }

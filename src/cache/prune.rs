@@ -1,4 +1,4 @@
-//! Pruning: keeps what the releases need, within a size limit and in few files.
+//! Pruning: keeps the content that the releases need, within a size limit and in few files.
 
 use std::collections::{BTreeMap, HashSet};
 use std::ops::Range;
@@ -12,8 +12,8 @@ use crate::hash::ObjectId;
 
 const LOCK: &str = "lock";
 
-/// With more files than this, some are joined. Each file costs every push an open descriptor and a
-/// table to read.
+/// If there are more files than this, some are joined. Each file costs every push an open
+/// descriptor and a table to read.
 pub(super) const MAX_FILES: usize = 16;
 
 impl ContentCache {
@@ -23,20 +23,20 @@ impl ContentCache {
         self.damaged() == 0 && self.files() <= MAX_FILES && self.kept_bytes() <= most_bytes
     }
 
-    /// Drops what the releases do not need. `releases` lists the objects of each release in
-    /// ascending order, the newest release first. If all of them need more than `most_bytes`, the
-    /// oldest releases are ignored.
+    /// Drops content that the releases do not need. `releases` lists the objects of each release in
+    /// ascending order, the newest release first. If all releases together need more than
+    /// `most_bytes`, the oldest releases are ignored.
     ///
     /// # Errors
     /// Fails if the disk fails. The remaining files are intact.
     pub fn prune(&self, releases: &[Vec<ObjectId>], most_bytes: u64) -> Result<(), IoError> {
         let lock = self.dir.open_or_create_file(LOCK)?;
-        // Another push prunes already. Waiting would delay this push for nothing.
+        // Another push is already pruning. Waiting would delay this push for nothing.
         if !fsx::lock(&lock, Duration::ZERO, &self.dir.join(LOCK))? {
             return Ok(());
         }
         self.sweep_drafts()?;
-        // The oldest release is given up first: a mirror that is still on it gets whole content.
+        // The oldest release is dropped first: a mirror that still serves it gets whole content.
         let mut needed = releases;
         let live = loop {
             let live = self.live(needed);
@@ -55,14 +55,14 @@ impl ContentCache {
         let sizes: Vec<u64> =
             (0..self.segments.len()).map(|index| self.bytes_of(blocks_of(&live, index))).collect();
         let joined = joined(&sizes);
-        // The new segment is complete before the old ones are removed. After a crash in between
-        // both exist, which costs space only.
+        // The new segment is complete before the old ones are removed. After a crash in between,
+        // both exist, which only costs space.
         if joined.len() > 1 {
             self.rewrite(joined.clone(), &live)?;
         }
         for (index, segment) in self.segments.iter().enumerate() {
             if !joined.contains(&index) && sizes[index] > 0 {
-                // Writing a segment again is worth it only if that frees more than half of it.
+                // Rewriting a segment is worthwhile only if that frees more than half of it.
                 if sizes[index] >= segment.frame_bytes() / 2 {
                     continue;
                 }
@@ -81,7 +81,7 @@ impl ContentCache {
             .sum()
     }
 
-    /// The blocks that releases need, including their bases. Leaves out damaged segments.
+    /// Returns the blocks that releases need, including their bases. Leaves out damaged segments.
     fn live(&self, releases: &[Vec<ObjectId>]) -> HashSet<BlockKey> {
         let found =
             self.find(|id| releases.iter().any(|objects| objects.binary_search(id).is_ok()));
@@ -95,8 +95,8 @@ impl ContentCache {
         live
     }
 
-    /// Adds the blocks of an object and their bases to `path`, except those that are in `live`
-    /// already. Returns whether all of them exist.
+    /// Adds the blocks of an object and their bases to `path`, except blocks that are already in
+    /// `live`. Returns whether all of them exist.
     fn follow(
         &self,
         kept: &CachedContent,
@@ -104,8 +104,8 @@ impl ContentCache {
         path: &mut HashSet<BlockKey>,
     ) -> bool {
         kept.blocks().all(|key| {
-            // Bases are shared by many objects. Without this the search would follow each chain
-            // again for every one of them.
+            // Many objects share bases. Without this check, the search would follow each chain
+            // again for every object.
             if live.contains(&key) || path.contains(&key) {
                 return true;
             }
@@ -120,8 +120,8 @@ impl ContentCache {
         })
     }
 
-    /// Chooses whole segments that fit, oldest first, because newer ones may use their blocks as
-    /// bases.
+    /// Chooses whole segments that fit, oldest first, because newer segments may use their blocks
+    /// as bases.
     fn newest_within(&self, live: &HashSet<BlockKey>, most_bytes: u64) -> HashSet<BlockKey> {
         let mut room = most_bytes;
         let mut fitting = HashSet::new();
@@ -136,8 +136,8 @@ impl ContentCache {
         fitting
     }
 
-    /// Writes the live blocks of some segments into a new one, which takes the number of the newest
-    /// of them.
+    /// Writes the live blocks of some segments into a new segment, which takes over the number of
+    /// the newest of these segments.
     fn rewrite(&self, segments: Range<usize>, live: &HashSet<BlockKey>) -> Result<(), IoError> {
         let number = segment_number(&self.segments[segments.start].name).unwrap_or(0);
         let mut draft = self.begin_numbered(number)?;
@@ -148,8 +148,8 @@ impl ContentCache {
             for (old, block) in
                 (0u32..).zip(segment.blocks()).filter(|(old, _)| live.contains(&(index, *old)))
             {
-                // A block that turns out to be damaged is left out; blocks that need it cannot be
-                // read then.
+                // A block that turns out to be damaged is left out; blocks that need it then cannot
+                // be read.
                 let Some(frame) = segment.frame(block) else { continue };
                 numbers.insert(old, draft.push_block(block.clone(), &frame)?);
             }
@@ -167,8 +167,8 @@ impl ContentCache {
         for (name, _) in self.dir.entries()? {
             let Some(name) = name.to_str().filter(|name| name.ends_with(DRAFT)) else { continue };
             let Some(file) = fsx::found(self.dir.open_file(name))? else { continue };
-            // A push that writes a draft has its lock. The kernel gave back the lock of one that
-            // was killed.
+            // A push that writes a draft holds its lock. If the push was killed, the kernel has
+            // released the lock.
             if fsx::lock(&file, Duration::ZERO, &self.dir.join(name))? {
                 self.dir.unlink_if_any(name)?;
             }
@@ -189,8 +189,9 @@ fn renumbered(record: &ObjectRecord, numbers: &BTreeMap<u32, u32>) -> Option<Vec
         .collect()
 }
 
-/// Which of the newest segments to join, by their sizes: up to the first one that is larger than
-/// all newer ones together. So large segments are rarely copied, and there are never many segments.
+/// Returns which of the newest segments to join, by their sizes: up to the first segment that is
+/// larger than all newer ones together. So large segments are rarely copied, and there are never
+/// many segments.
 fn joined(sizes: &[u64]) -> Range<usize> {
     if sizes.len() <= MAX_FILES {
         return 0..0;

@@ -1,4 +1,4 @@
-//! A file of the cache: the frames of blocks, as they were in packs, followed by a table.
+//! A file of the cache: the frames of blocks, in the same form as in packs, followed by a table.
 //!
 //! ```text
 //! frames    one after the other
@@ -22,10 +22,10 @@
 //!
 //! The bases of a block are objects in earlier blocks, in this file or in older ones.
 //!
-//! Content is stored in packed form, because that costs nothing: 292 MB of new pages take 22 MB,
-//! and 0.3 MB more when all of them change again. Plain content was also measured. Reading it is a
-//! little faster, but writing it made a first push a quarter slower, and CI would transfer all of
-//! it between runs.
+//! Content is stored in packed form, because that costs no extra work: 292 MB of new pages take 22
+//! MB, and 0.3 MB more when all of them change again. Plain content was also measured. Reading it
+//! is a little faster, but writing it made a first push a quarter slower, and CI would transfer all
+//! of it between runs.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
@@ -38,8 +38,8 @@ use crate::varint;
 const MAGIC: &[u8; 8] = b"HWKEPT\x02\n";
 const DIGEST_BYTES: usize = 32;
 const TRAILER_BYTES: usize = 8 + DIGEST_BYTES + MAGIC.len();
-/// Maximum size of a table in bytes: enough for the records of more than a million files, of 40
-/// bytes and a full sketch each.
+/// Maximum size of a table in bytes: enough for the records of more than a million files, each with
+/// 40 bytes and a full sketch.
 const MAX_TABLE_BYTES: u64 = 512 << 20;
 
 /// A range of an object that a block uses as a base.
@@ -47,15 +47,15 @@ const MAX_TABLE_BYTES: u64 = 512 << 20;
 pub struct KeptBase {
     /// The object.
     pub id: ObjectId,
-    /// Where the range begins.
+    /// The offset of the range in the object.
     pub offset: u64,
-    /// Its length in bytes.
+    /// The length of the range in bytes.
     pub length: u32,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct BlockRecord {
-    /// Where its frame begins in the file.
+    /// Where the frame of the block begins in the file.
     pub(super) at: u64,
     pub(super) frame_bytes: usize,
     pub(super) content_bytes: usize,
@@ -78,9 +78,9 @@ pub(super) struct Part {
 pub struct ObjectRecord {
     /// The object.
     pub id: ObjectId,
-    /// Its size in bytes.
+    /// The size of the object in bytes.
     pub size: u64,
-    /// Its sketch, empty if none was made.
+    /// The sketch of the object, empty if none was made.
     pub sketch: Sketch,
     pub(super) parts: Vec<Part>,
 }
@@ -132,7 +132,7 @@ pub(super) fn table_of(blocks: &[BlockRecord], records: &[ObjectRecord]) -> Vec<
 }
 
 impl Segment {
-    /// Opens a segment; `None` if its trailer is not valid.
+    /// Opens a segment. Returns `None` if its trailer is invalid.
     pub(super) fn open(name: String, file: File) -> Option<Self> {
         let end = file.metadata().ok()?.len().checked_sub(TRAILER_BYTES as u64)?;
         let mut trailer = [0; TRAILER_BYTES];
@@ -141,7 +141,7 @@ impl Segment {
         let (digest, magic) = rest.split_first_chunk::<DIGEST_BYTES>()?;
         let length = u64::from_le_bytes(*length);
         let frames_end = end.checked_sub(length)?;
-        // The length is bounded before a table of this size is read. The table itself is checked
+        // The length is checked before a table of this size is read. The table itself is checked
         // when it is read.
         let is_one = magic == MAGIC && length <= MAX_TABLE_BYTES;
         let table_bytes = usize::try_from(length).ok()?;
@@ -154,24 +154,24 @@ impl Segment {
         self.frames_end
     }
 
-    /// A block; `None` if it does not exist or the table was not read yet.
+    /// A block; `None` if it does not exist or if the table has not been read yet.
     pub(super) fn block(&self, number: u32) -> Option<&BlockRecord> {
         self.blocks.get()?.get(number as usize)
     }
 
-    /// All blocks; empty if the table was not read yet.
+    /// All blocks; empty if the table has not been read yet.
     pub(super) fn blocks(&self) -> &[BlockRecord] {
         self.blocks.get().map_or(&[], Vec::as_slice)
     }
 
     /// Reads the table. Returns the objects for which `is_wanted` returns `true`, and remembers all
-    /// blocks; `None` if the table is damaged.
+    /// blocks. Returns `None` if the table is damaged.
     pub(super) fn records(
         &self,
         is_wanted: impl Fn(&ObjectId) -> bool,
     ) -> Option<Vec<ObjectRecord>> {
-        // Read again for each question, and not kept: the records of a million objects would take
-        // hundreds of megabytes.
+        // Read again for each query instead of kept in memory: the records of a million objects
+        // would take hundreds of megabytes.
         let mut table = vec![0; self.table_bytes];
         self.file.read_exact_at(&mut table, self.frames_end).ok()?;
         if *blake3::hash(&table).as_bytes() != self.digest {
@@ -183,8 +183,8 @@ impl Segment {
         })?;
         let mut records = Vec::new();
         while !rest.is_empty() {
-            // The digest shows that the table is as it was written, not that it was written right.
-            // `read` slices by these ranges, which panics if they do not fit.
+            // The digest shows that the table is unchanged since it was written, not that it was
+            // correct. `read` uses these ranges as slices and would panic if they did not fit.
             let record = take_record(&mut rest).filter(|record| is_possible(record, &blocks))?;
             if is_wanted(&record.id) {
                 records.push(record);
@@ -228,7 +228,7 @@ fn take_blocks(rest: &mut &[u8]) -> Option<Vec<BlockRecord>> {
         let frame_bytes = take_small(rest)? as usize;
         let content = take_small(rest)?;
         let (content_bytes, is_packed) = ((content >> 1) as usize, content & 1 == 1);
-        // `frame` and the decoder allocate for these numbers.
+        // `frame` and the decoder allocate memory according to these numbers.
         if frame_bytes > MAX_PACK_BYTES || content_bytes > MAX_CONTENT_BYTES {
             return None;
         }

@@ -1,64 +1,29 @@
 //! The command line: the arguments, and the code that each command runs.
 //!
-//! The only module that uses the terminal, the environment and the process.
-//! Uses the crates `clap`, `clap_complete` and `clap_mangen`.
+//! The only module that uses the terminal, the environment and the process. Uses the crates `clap`,
+//! `clap_complete` and `clap_mangen`.
 
 use std::borrow::Cow;
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
-use headwater::config::{Config, ConfigError, FILE_NAME};
 use headwater::fsx::fault;
 
 mod args;
-mod ci;
-mod ci_report;
-mod completions;
-mod config_file;
-mod context;
-mod doctor;
-mod event_log;
-mod expiry;
-mod failure;
-mod fleet;
-mod habits;
-mod help;
-mod hints;
-mod init;
-mod live;
-mod maintenance;
-mod man;
-mod metrics;
-mod mirrorlist;
-mod next_steps;
-mod notifications;
-mod operands;
+mod commands;
 mod output;
-mod person;
-mod plan;
-mod process;
-mod progress;
-mod push;
-mod releases;
-mod remote;
-mod retype;
-mod rollback;
-mod serve;
-mod settings;
-mod signals;
-mod staged;
-mod status;
-mod terminal;
-mod token;
-mod transfer_counts;
-mod verbosity;
-mod watcher;
-mod which;
+mod setup;
 
-use failure::{Exit, Failure};
+use commands::{
+    abandon, activate, completions, diff, doctor, heal, init, man, mirrorlist, plan, promote,
+    prune, push, releases, repair, rollback, serve, status, token, verify, which,
+};
+use output::{failure, format, help, print, terminal, verbosity};
+use setup::{process, signals};
 
-/// The variable with which a test makes a debug build crash, fail or count steps.
+use output::failure::{Exit, Failure};
+
+/// The environment variable with which a test makes a debug build crash, fail or count steps.
 const FAULT_VARIABLE: &str = "HEADWATER_FAULT";
 
 /// Push a content tree to many mirrors atomically, with every byte verified
@@ -66,6 +31,7 @@ const FAULT_VARIABLE: &str = "HEADWATER_FAULT";
 /// Every mirror switches from one complete release to the next. headwater sends
 /// only changed content. Set the root of the web server to MIRROR/current.
 #[derive(Debug, Parser)]
+// In columns: on a wide terminal clap would write lines that are hard to read.
 #[command(name = "headwater", version, after_help = help::TOP, max_term_width = 100)]
 struct Cli {
     #[command(subcommand)]
@@ -87,9 +53,10 @@ enum Command {
     /// not send content that a mirror already has. An interrupted push leaves every mirror on a
     /// complete release, and the next push resumes it.
     #[command(after_help = help::PUSH, override_usage = help::PUSH_USAGE)]
+    // Boxed, because an enum takes as much memory as its largest variant.
     Push(Box<args::PushArgs>),
-    /// Publish what one mirror serves on mirrors with another history, for example from staging to
-    /// production
+    /// Publish the content of one mirror on mirrors with a different history, for example from
+    /// staging to production
     ///
     /// Makes a new release on those mirrors, as a push of a tree does: with a note, guard rails and
     /// run numbers. To copy the release unchanged, use `push --from`.
@@ -133,6 +100,7 @@ enum Command {
     /// Makes one new release with the old content for all mirrors, so that caches notice the
     /// change. Later pushes refuse the content that was rolled back unless you pass --again. Guard
     /// rails and CI run numbers do not apply.
+    // The shared help of `--order` names the number of CI, which a rollback does not take.
     #[command(after_help = help::ROLLBACK, mut_arg("order", |arg| arg.help(help::ROLLBACK_ORDER)))]
     Rollback(Box<args::RollbackArgs>),
     /// Switch all mirrors together to a release that `push --stage-only` prepared
@@ -140,15 +108,15 @@ enum Command {
     /// Needs no tree. Mirrors that lack the release get it from mirrors that have it. --require and
     /// waves apply as in a push.
     #[command(after_help = help::ACTIVATE)]
-    Activate(Box<staged::ActivateArgs>),
+    Activate(Box<activate::ActivateArgs>),
     /// Drop a staged release
     #[command(after_help = help::ABANDON)]
-    Abandon(staged::AbandonArgs),
-    /// Update mirrors that lag to the newest release, from mirrors that have it; suits cron
+    Abandon(abandon::AbandonArgs),
+    /// Update lagging mirrors to the newest release, from mirrors that have it; suits cron
     ///
     /// Needs no tree, and does not wait for a mirror that cannot be reached.
     #[command(after_help = help::HEAL)]
-    Heal(Box<staged::HealArgs>),
+    Heal(Box<heal::HealArgs>),
     /// Read and hash every byte of mirrors, and list every fault
     ///
     /// Returns 1 if it finds a fault; `headwater repair` repairs it.
@@ -159,9 +127,9 @@ enum Command {
     Repair(args::RepairArgs),
     /// Drop old releases and the content that only they need
     ///
-    /// A push does this automatically. `prune` also drops what crashes and interrupted pushes left,
-    /// so that those pushes cannot resume, and it stops serving retired files whose time has
-    /// passed. The release before the current one stays while the idle slot has its tree.
+    /// A push does this automatically. `prune` also drops the data that crashes and interrupted
+    /// pushes left; those pushes cannot resume then. It stops serving retired files whose time has
+    /// passed. The release before the current one stays as long as the idle slot holds its tree.
     #[command(after_help = help::PRUNE)]
     Prune(args::PruneArgs),
     /// Receive pushes from other machines over HTTP or HTTPS
@@ -191,7 +159,7 @@ enum Command {
     Man(man::ManArgs),
 }
 
-/// The whole command tree, with the exit codes in its help.
+/// The whole command tree, with the exit codes in its help text.
 pub(crate) fn command() -> clap::Command {
     Cli::command().after_long_help(format!("{}\n\n{}", help::TOP, failure::help()))
 }
@@ -207,8 +175,11 @@ pub(crate) fn main() -> ExitCode {
             return failure.exit().into();
         }
     };
-    let code = match command().try_get_matches().and_then(|matches| Cli::from_arg_matches(&matches))
-    {
+    let mut root = command();
+    // Not `Cli::parse`, which prints an error and exits: its tips are replaced and tokens hidden
+    // first.
+    let parsed = root.try_get_matches_from_mut(std::env::args_os());
+    let code = match parsed.and_then(|matches| Cli::from_arg_matches(&matches)) {
         Ok(cli) => {
             let json = json_of(&cli.command);
             verbosity::set(cli.verbose, cli.quiet);
@@ -216,40 +187,51 @@ pub(crate) fn main() -> ExitCode {
                 Ok(exit) => exit.into(),
                 Err(failure) => {
                     failure.print();
-                    // If stdout is closed too, only the exit code remains.
+                    // If stdout is closed too, only the exit code reports the failure. The JSON
+                    // object lets a script that parses stdout read the failure there.
                     json.and_then(|command| {
-                        output::print_json(&failure.answer(command, failure.exit())).ok()
+                        print::print_json(&failure.answer(command, failure.exit())).ok()
                     });
                     failure.exit().into()
                 }
             }
         }
-        Err(error) => {
+        Err(mut error) => {
+            let arguments = std::env::args_os().skip(1);
+            let arguments = arguments.map(|argument| argument.to_string_lossy().into_owned());
+            args::unknown_option::replace_tips(&mut error, &mut root, arguments);
             print_usage(&error);
+            // clap returns 0 for help and version, and 2 for wrong arguments, which is also
+            // `Exit::Usage`.
             ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
         }
     };
     if counts {
+        // A test that counts steps chooses from this list the steps at which it then makes a run
+        // fail.
         let counted: String = fault::counted().iter().map(|step| format!("{step}\n")).collect();
         failure::eprint_raw(&format!("{counted}steps: {}\n", fault::steps())).ok();
     }
     code
 }
 
-/// Prints an error in the arguments. Help and version are such errors too, on stdout and with code
-/// 0.
+/// Prints an error in the arguments. To clap, help and version are errors too; they go to stdout
+/// and have code 0.
 fn print_usage(error: &clap::Error) {
     let text = error.render().to_string();
-    match output::without_tokens(&text) {
+    // clap quotes the argument, and a user may have written a token there.
+    match format::without_tokens(&text) {
         // This text has no colours.
         Cow::Owned(clean) if error.use_stderr() => failure::eprint_raw(&clean).ok(),
         _ => error.print().ok(),
     };
 }
 
-/// Replaces a failure after an interruption, which caused it, by the exit code for interruption.
+/// Once the user has interrupted the run, replaces the failure that this caused by the exit code
+/// for interruption.
 fn stopped(result: Result<Exit, Failure>) -> Result<Exit, Failure> {
     match result {
+        // The signal came when the work was already done.
         Ok(Exit::Success) => result,
         Ok(_) if signals::token().is_cancelled() => Ok(Exit::Interrupted),
         Err(failure) if signals::token().is_cancelled() => {
@@ -265,28 +247,28 @@ fn run(command: Command, is_quiet: bool) -> Result<Exit, Failure> {
         Command::Completions(args) => completions::run(&args),
         Command::Man(args) => man::run(&args),
         Command::Push(args) => push::run(&args),
-        Command::Promote(args) => push::promote(&args),
+        Command::Promote(args) => promote::run(&args),
         Command::Plan(args) => plan::run(&args),
-        Command::Diff(args) => plan::diff(&args),
+        Command::Diff(args) => diff::run(&args),
         Command::Status(args) => status::run(&args),
         Command::Doctor(args) => doctor::run(&args),
         Command::Which(args) => which::run(&args),
         Command::Mirrorlist(args) => mirrorlist::run(&args, is_quiet),
         Command::Releases(args) => releases::run(&args),
         Command::Rollback(args) => rollback::run(&args),
-        Command::Activate(args) => staged::activate(&args),
-        Command::Abandon(args) => staged::abandon(&args),
-        Command::Heal(args) => staged::heal(&args),
-        Command::Verify(args) => maintenance::verify(&args),
-        Command::Repair(args) => maintenance::repair(&args),
-        Command::Prune(args) => maintenance::prune(&args),
+        Command::Activate(args) => activate::run(&args),
+        Command::Abandon(args) => abandon::run(&args),
+        Command::Heal(args) => heal::run(&args),
+        Command::Verify(args) => verify::run(&args),
+        Command::Repair(args) => repair::run(&args),
+        Command::Prune(args) => prune::run(&args),
         Command::Serve(args) => serve::serve(&args, is_quiet),
         Command::Receive(args) => serve::receive(&args),
         Command::Token { command } => token::run(&command),
     }
 }
 
-/// The name of a command with `--json`, which prints one object also if it fails.
+/// The name of the command if it has `--json`. Such a command prints one object even if it fails.
 fn json_of(command: &Command) -> Option<&'static str> {
     let (name, output) = match command {
         Command::Push(args) => ("push", &args.output),
@@ -315,70 +297,7 @@ fn json_of(command: &Command) -> Option<&'static str> {
     output.json.then_some(name)
 }
 
-/// Loads the configuration: the named file, or the file of the current directory or
-/// of the nearest directory above it. Without a file it is [`Config::default`].
-pub(crate) fn load_config(args: &args::ConfigArgs) -> Result<Config, Failure> {
-    let path =
-        args.config.clone().or_else(config_file::find).unwrap_or_else(|| PathBuf::from(FILE_NAME));
-    let loaded = match Config::load(&path) {
-        Err(ConfigError::Read(error))
-            if error.kind() == std::io::ErrorKind::NotFound && args.config.is_none() =>
-        {
-            verbosity::detail(|| format!("configuration: no {FILE_NAME} here or above"));
-            Ok(Config::default())
-        }
-        other => other.inspect(|config| {
-            let mirrors = output::counted(config.mirrors.len() as u64, "mirror", "mirrors");
-            verbosity::detail(|| format!("configuration: {}, {mirrors}", path.display()));
-        }),
-    };
-    let mut config = loaded.map_err(|error| match &error {
-        ConfigError::Invalid { .. } => config_failure(error)
-            .with_hint("run `headwater init FILE` to write a file that explains every key"),
-        _ => config_failure(error),
-    })?;
-    fleet::narrow(&mut config, args)?;
-    Ok(config)
-}
-
-/// The failure for an invalid configuration, with the lines that show the error.
-fn config_failure(error: ConfigError) -> Failure {
-    match &error {
-        ConfigError::Invalid { snippet, .. } => {
-            let snippet = snippet.clone();
-            Failure::new(Exit::Usage, error).with_details(snippet)
-        }
-        ConfigError::Read(_) => Failure::new(Exit::Usage, error)
-            .with_hint("check that the file exists and is readable, or name another one with \
-                        --config"),
-        ConfigError::List(_) | ConfigError::Command { .. } => Failure::new(Exit::Usage, error)
-            .with_hint(
-            "set `mirrors_from` to a file, or to a command as a list of words; run the command to \
-             see its output",
-        ),
-        ConfigError::TooLarge { .. } | ConfigError::ListTooLarge { .. } => {
-            Failure::new(Exit::Usage, error).with_hint("check that --config and `mirrors_from` \
-                                                        name the right files")
-        }
-    }
-}
-
-/// The failure for an invalid file of tokens.
-fn token_file_failure(error: ConfigError) -> Failure {
-    match error {
-        ConfigError::Read(error) => Failure::new(
-            Exit::Usage,
-            format!(
-                "cannot use the file of --token-file: {}",
-                headwater::text::error_chain(&error)
-            ),
-        )
-        .with_hint("it must exist and be readable; `headwater token new` prints what goes into it"),
-        error => config_failure(error),
-    }
-}
-
-/// Arms the fault that a test requested. Returns whether steps are counted.
+/// Arms the fault that a test requested. Returns whether to count steps.
 fn arm_fault() -> Result<bool, Failure> {
     let Some(text) = std::env::var_os(FAULT_VARIABLE).filter(|text| !text.is_empty()) else {
         return Ok(false);
@@ -391,6 +310,8 @@ fn arm_fault() -> Result<bool, Failure> {
         text.to_str().and_then(|text| text.split(',').map(fault::parse).collect());
     let faults = faults.ok_or_else(|| usage("names no fault"))?;
     let counts = faults.contains(&fault::FaultPoint::Count);
+    // A release build refuses the variable: otherwise a test that arms a fault would pass without
+    // the fault.
     if faults.into_iter().all(fault::arm) { Ok(counts) } else { Err(usage("needs a debug build")) }
 }
 
@@ -399,6 +320,7 @@ mod tests {
     use headwater::pack::Level;
     use headwater::push::LevelChoice;
 
+    use super::setup::configuration::load_config;
     use super::*;
 
     fn parse(line: &str) -> Result<Command, clap::Error> {

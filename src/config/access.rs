@@ -1,7 +1,8 @@
-//! What `[[mirror]]` says of mirrors on other machines: who we are to them,
-//! whom we believe them to be, which way leads there.
+//! How `[[mirror]]` describes access to mirrors on other machines: the credentials, the identity
+//! that the other machine must have, and the connection.
 //!
-//! Secrets are named here and never written: an environment variable or a file has them.
+//! The configuration names secrets and never contains them: they are in an environment variable or
+//! a file.
 
 use std::fmt;
 use std::num::NonZeroU64;
@@ -25,7 +26,7 @@ pub enum TokenSource {
 }
 
 impl TokenSource {
-    /// The variable that has it, if one has it.
+    /// The environment variable that contains the token, if the token is in a variable.
     #[must_use]
     pub fn variable(&self) -> Option<&str> {
         match self {
@@ -41,27 +42,27 @@ impl TokenSource {
 pub struct MirrorAccess {
     /// The source of the token; `None` for the default of the command.
     pub token: Option<TokenSource>,
-    /// The file with the trusted certificate authorities, instead of those of the system.
+    /// The file with the trusted certificate authorities, instead of the authorities of the system.
     pub ca: Option<PathBuf>,
     /// The files with the client certificate and its key.
     pub client: Option<(PathBuf, PathBuf)>,
     /// The proxy to use.
     pub proxy: Option<String>,
-    /// The only key that its ssh host may have, as in `ssh-ed25519 AAAA…`.
+    /// The only key that the ssh host may have, as in `ssh-ed25519 AAAA…`.
     pub host_key: Option<String>,
-    /// The ssh command; `None` for that of [`RunDefaults`](super::RunDefaults).
+    /// The ssh command; `None` for the command of [`RunDefaults`](super::RunDefaults).
     pub ssh_command: Option<SshCommand>,
-    /// The command that ssh runs on the mirror; `None` for that of
+    /// The command that ssh runs on the mirror; `None` for the command of
     /// [`RunDefaults`](super::RunDefaults).
     pub receive_command: Option<ReceiveCommand>,
     /// The bandwidth limit in bytes per second; `None` if the mirror has no limit of its own.
     pub bwlimit: Option<NonZeroU64>,
-    /// How long after the start of a run the mirror fails; `None` for the value of
+    /// How long after the start of a run headwater gives up on the mirror; `None` for the value of
     /// [`RunDefaults`](super::RunDefaults).
     pub deadline: Option<Duration>,
 }
 
-/// What leads to a mirror: some keys mean something for some only.
+/// How a mirror is reached. Some keys apply only to some kinds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum TransportConfig {
     Local,
@@ -80,14 +81,15 @@ impl TransportConfig {
 }
 
 impl MirrorAccess {
-    /// What is not said here as `common` says it, where that means something.
+    /// Completes this access with the keys of `common`, as far as they apply to this kind of
+    /// mirror.
     fn or(self, common: &Self, reach: TransportConfig) -> Self {
         let common = common.clone();
         match reach {
-            // `[mirror_defaults]` is for mirrors of every kind, so keys without a meaning here are
-            // not errors there.
+            // `[mirror_defaults]` is for mirrors of every kind, so keys that do not apply to this
+            // kind are not errors there.
             TransportConfig::Local => self,
-            // No token: ssh says who the client is.
+            // No token: ssh identifies the client.
             TransportConfig::Ssh => Self {
                 host_key: self.host_key.or(common.host_key),
                 ssh_command: self.ssh_command.or(common.ssh_command),
@@ -131,7 +133,7 @@ fn ssh_keys(mirror: &raw::RawMirror) -> [(&'static str, &Option<Spanned<String>>
 }
 
 impl Checker<'_> {
-    /// The access of a mirror at `url`: its own keys, completed by those of `[mirror_defaults]`.
+    /// The access of a mirror at `url`: its own keys, completed by the keys of `[mirror_defaults]`.
     pub(super) fn access_at(
         &self,
         url: &str,
@@ -152,7 +154,7 @@ impl Checker<'_> {
         Ok(self.access(mirror)?.or(common, reach))
     }
 
-    /// What a table says, wherever the mirror is.
+    /// The access keys of a table, wherever the mirror is.
     pub(super) fn access(&self, mirror: &raw::RawMirror) -> Result<MirrorAccess, ConfigError> {
         for (key, text) in web_keys(mirror).iter().copied().chain([("host_key", &mirror.host_key)])
         {
@@ -160,7 +162,7 @@ impl Checker<'_> {
                 return Err(self.error(text.span(), format!("`{key}` is empty")));
             }
         }
-        // The text is not repeated: the error goes to a terminal or a log.
+        // The message does not repeat the text: the error goes to a terminal or a log.
         if let Some(text) = [&mirror.token_env, &mirror.token_file]
             .into_iter()
             .flatten()
@@ -168,14 +170,14 @@ impl Checker<'_> {
         {
             return Err(self.error(
                 text.span(),
-                "this is a token itself, and not where one is: make a new one",
+                "this is a token, not the name of a variable or file: create a new token",
             ));
         }
         let file = |text: &Option<Spanned<String>>| {
             text.as_ref().map(|text| self.base.join(text.as_ref()))
         };
         let token = match (&mirror.token_env, &mirror.token_file) {
-            // An error instead of an order of preference, which the user would have to know.
+            // An error, instead of an order of preference that the user would have to know.
             (Some(_), Some(second)) => {
                 return Err(self.error(
                     second.span(),
@@ -231,19 +233,20 @@ impl Checker<'_> {
         match &listed.ssh_command {
             Some(command) => Err(self.error(
                 command.span(),
-                "`ssh_command` may stand in the configuration, not in a list of mirrors",
+                "`ssh_command` is allowed in the configuration, but not in a list of mirrors",
             )),
             None => Ok(()),
         }
     }
 
-    /// Refuses a name that would be more than a part of a word in a command of `[mirror_defaults]`.
+    /// Refuses a name that would be more than part of a single word in a command of
+    /// `[mirror_defaults]`.
     pub(super) fn name_in_commands(
         &self,
         common: &raw::RawMirror,
         name: &Spanned<String>,
     ) -> Result<(), ConfigError> {
-        // The name may come from a list, and the command is split into words or given to a shell.
+        // The name may come from a list, and the command is split into words or passed to a shell.
         let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
         if name.as_ref().chars().all(is_plain) {
             return Ok(());
@@ -279,7 +282,8 @@ impl Checker<'_> {
         parse_rate(rate.as_ref()).map_err(|error| self.error(rate.span(), error.to_string()))
     }
 
-    /// One public key: its kind and its base64, nothing that could be a second line or an option.
+    /// Parses one public key: its kind and its base64 form, without anything that could be a second
+    /// line or an option.
     fn host_key(&self, key: &Spanned<String>) -> Result<String, ConfigError> {
         let words: Vec<&str> = key.as_ref().split(' ').filter(|word| !word.is_empty()).collect();
         let is_kind = |kind: &str| {
@@ -288,8 +292,8 @@ impl Checker<'_> {
         let is_base64 = |text: &str| {
             text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'/' | b'='))
         };
-        // The third word is a comment and is dropped. The key becomes one line of a `known_hosts`
-        // file, where a line break would add a second key.
+        // The third word is a comment and is dropped. The key becomes a line of a `known_hosts`
+        // file, in which a line break would add a second key.
         match words[..] {
             [kind, text] | [kind, text, _]
                 if is_kind(kind) && is_base64(text) && text.len() >= 32 =>

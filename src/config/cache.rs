@@ -1,4 +1,4 @@
-//! What the file says of the cache of the origin: `[cache]`.
+//! The settings for the cache of the origin: `[cache]`.
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -15,7 +15,7 @@ use crate::push::KeepContent;
 pub struct CacheConfig {
     /// The directory; `None` leaves the choice to the command.
     pub dir: Option<PathBuf>,
-    /// How much is kept.
+    /// How much content is kept.
     pub keep: KeepContent,
 }
 

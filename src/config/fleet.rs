@@ -1,5 +1,5 @@
-//! What the file says of the mirrors as a fleet: names, groups, what all have
-//! in common, who switches first, and how many must be ready.
+//! The settings for the mirrors as a fleet: their names and groups, their common settings, which
+//! mirrors switch first, and how many must be ready.
 //!
 //! This module does not read the clock: the caller passes the time to [`MirrorConfig::is_frozen`].
 
@@ -17,22 +17,22 @@ use super::{Checker, ConfigError, MirrorAccess, TokenSource, raw};
 use crate::hash::StoreId;
 use crate::mirror::{Location, PublicUrl};
 
-/// Longest name of a mirror or a group, in bytes: it has to fit into a line of progress.
+/// Maximum length of the name of a mirror or a group, in bytes: it must fit in a progress line.
 const MAX_NAME_BYTES: usize = 64;
 
-/// What stands for the mirror's name in urls, and in each string of `[mirror_defaults]`.
+/// The placeholder for the mirror's name in URLs, and in each string of `[mirror_defaults]`.
 pub(super) const NAME_PLACE: &str = "{name}";
 
-/// A mirror with a name.
+/// A mirror and its settings.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MirrorConfig {
-    /// Its name.
+    /// The name of the mirror.
     pub name: MirrorName,
-    /// The location: a URL, or a path with a `/`.
+    /// The location: a URL, or a path that contains a `/`.
     pub url: String,
     /// How the mirror is reached, if it is on another machine.
     pub access: MirrorAccess,
-    /// The group that it is in.
+    /// The group that the mirror belongs to.
     pub group: Option<Label>,
     /// The region, for clients that choose the nearest mirror.
     pub region: Option<Label>,
@@ -47,12 +47,12 @@ pub struct MirrorConfig {
 }
 
 impl MirrorConfig {
-    /// The variable that has its token, if one has it.
+    /// The environment variable that contains the mirror's token, if the token is in a variable.
     pub(super) fn token_variable(&self) -> Option<&str> {
         self.access.token.as_ref().and_then(TokenSource::variable)
     }
 
-    /// Whether the mirror is frozen.
+    /// Whether the mirror is frozen at the time `now`.
     #[must_use]
     pub fn is_frozen(&self, now: u64) -> bool {
         match self.frozen {
@@ -77,11 +77,12 @@ pub enum Frozen {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct MirrorName(Box<str>);
 
-/// The name of a group or a region: the same characters as in the name of a mirror, and no comma.
+/// The name of a group or a region: it follows the rules for the name of a mirror, and contains no
+/// comma.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Label(Box<str>);
 
-/// A text that is no name.
+/// The string is not a valid name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
     "a {what}'s name has 1 to 64 visible characters, no '/', ',' or space, and does not begin with \
@@ -91,10 +92,10 @@ pub struct NameError {
     what: &'static str,
 }
 
-/// Checks a name that stands in arguments, where `/` means a path and `,` parts two names.
+/// Checks a name that is used in arguments, where `/` means a path and `,` separates two names.
 fn checked(text: &str, what: &'static str) -> Result<Box<str>, NameError> {
     let bad = |c: char| c == '/' || c == ',' || c.is_whitespace() || c.is_control();
-    // In arguments `-` begins a flag, and `.` the name of a directory.
+    // In arguments, `-` begins a flag, and `.` the name of a directory.
     if text.is_empty()
         || text.len() > MAX_NAME_BYTES
         || text.starts_with(['-', '.'])
@@ -106,10 +107,10 @@ fn checked(text: &str, what: &'static str) -> Result<Box<str>, NameError> {
 }
 
 impl MirrorName {
-    /// The name `text`, checked.
+    /// Checks `text` and makes it a name.
     ///
     /// # Errors
-    /// When it breaks a rule.
+    /// If it breaks a rule.
     pub fn new(text: &str) -> Result<Self, NameError> {
         checked(text, "mirror").map(Self)
     }
@@ -128,10 +129,10 @@ impl fmt::Display for MirrorName {
 }
 
 impl Label {
-    /// The name `text`, checked.
+    /// Checks `text` and makes it a name.
     ///
     /// # Errors
-    /// When it breaks a rule.
+    /// If it breaks a rule.
     pub fn new(text: &str) -> Result<Self, NameError> {
         checked(text, "group").map(Self)
     }
@@ -154,23 +155,23 @@ impl fmt::Display for Label {
 pub struct WaveConfig {
     /// The groups of these mirrors.
     pub groups: Vec<Label>,
-    /// How long these mirrors serve the release before the probes and the next wave.
+    /// How long these mirrors serve the release before the probes run and the next wave starts.
     pub soak: Duration,
-    /// Probes that must succeed after that: public URLs, or paths below the public URL of each
+    /// Probes that must succeed after the soak: public URLs, or paths below the public URL of each
     /// mirror.
     pub probes: Vec<String>,
 }
 
-/// The list of mirrors beside the file.
+/// The list of mirrors that complements the file.
 pub(super) struct List<'a> {
     pub(super) from: Option<&'a Spanned<Value>>,
     pub(super) read: ListReader,
     pub(super) rules: ListRules,
-    /// Variables of the file with secrets that are not those of mirrors.
+    /// The environment variables with secrets that the file names, except those of mirrors.
     pub(super) secret_variables: Vec<String>,
 }
 
-/// The mirrors so far, and what no two of them may share.
+/// The mirrors found so far, and the values that no two of them may share.
 struct Roster<'a> {
     common: &'a raw::RawMirror,
     mirrors: Vec<MirrorConfig>,
@@ -191,7 +192,7 @@ impl Checker<'_> {
             return Err(self.error(store.span(), "each mirror has a store of its own"));
         }
         let mut roster = Roster { common, mirrors: Vec::new(), names_by_place: BTreeMap::new() };
-        // Errors in `[mirror_defaults]` are reported there, even if no mirror uses the key.
+        // Errors in `[mirror_defaults]` are reported at that table, even if no mirror uses the key.
         self.access(common)?;
         self.public_url(common.public_url.as_ref(), "name")?;
         self.frozen(common)?;
@@ -201,7 +202,7 @@ impl Checker<'_> {
                 |key: &str| self.error(span.start..span.start, format!("missing field `{key}`"));
             self.add(&mut roster, &table.into_inner(), missing)?;
         }
-        // After the tables of the file, so that the error about a name that both have is one of the
+        // Added after the tables of the file, so that if both have a name, the error is about the
         // list.
         self.add_listed(&mut roster, list)?;
         self.check_groups(roster.mirrors)
@@ -209,8 +210,8 @@ impl Checker<'_> {
 
     fn add_listed(&self, roster: &mut Roster<'_>, list: &List<'_>) -> Result<(), ConfigError> {
         let Some(from) = list.from else { return Ok(()) };
-        // All variables with secrets that the file names so far: the command that lists the mirrors
-        // inherits none of them.
+        // All variables with secrets that the file has named so far. The command that lists the
+        // mirrors inherits none of them.
         let mut secret_variables = list.secret_variables.clone();
         secret_variables.extend(
             roster.mirrors.iter().filter_map(MirrorConfig::token_variable).map(str::to_owned),
@@ -254,11 +255,10 @@ impl Checker<'_> {
         }
         let common = &roster.common.replaced(NAME_PLACE, text);
         let url = table.url.as_ref().or(common.url.as_ref()).ok_or_else(|| missing("url"))?;
-        // A fault of the common url shows at the mirror for which it is one.
+        // An error in the common URL is reported at the mirror for which it is an error.
         let span = table.url.as_ref().map_or(name_span, Spanned::span);
         let url = self.url(&Spanned::new(span.clone(), url.as_ref().replace(NAME_PLACE, text)))?;
-        // One mirror under two names would be pushed to twice at once, and count twice where
-        // mirrors are counted.
+        // A mirror with two names would be pushed to twice at the same time, and counted twice.
         if let Some(other) = roster.names_by_place.insert(place(&url), name.clone()) {
             return Err(
                 self.error(span, format!("the mirror {:?} has the same url", other.as_str()))
@@ -277,12 +277,12 @@ impl Checker<'_> {
             group: label(&table.group, &common.group).transpose()?,
             region: label(&table.region, &common.region).transpose()?,
             store: table.store.as_ref().map(|id| self.store(id)).transpose()?,
-            // Equal shares by default.
+            // By default, all mirrors have equal shares.
             weight: table.weight.or(common.weight).unwrap_or(NonZeroU32::MIN),
             public_url: self
                 .public_url(table.public_url.as_ref().or(common.public_url.as_ref()), text)?,
-            // Both keys together: a table that only sets `frozen = false` must not get the `until`
-            // of the defaults.
+            // Both keys together: a table that only sets `frozen = false` must not get `until` from
+            // the defaults.
             frozen: if table.frozen.is_some() || table.until.is_some() {
                 self.frozen(table)?
             } else {
@@ -300,7 +300,7 @@ impl Checker<'_> {
         id.as_ref().parse().map_err(|_| self.error(id.span(), words))
     }
 
-    /// A name after --only is that of a mirror or of a group, never of both.
+    /// A name after --only is the name of a mirror or of a group, never of both.
     fn check_groups(&self, mirrors: Vec<MirrorConfig>) -> Result<Vec<MirrorConfig>, ConfigError> {
         let is_group = |name: &str| {
             mirrors
@@ -309,7 +309,7 @@ impl Checker<'_> {
         };
         match mirrors.iter().find(|mirror| is_group(mirror.name.as_str())) {
             Some(both) => Err(self.error(
-                // No position: one of the two may stand in a list.
+                // No position: one of the two names may come from a list.
                 0..0,
                 format!("{:?} is the name of a mirror and of a group", both.name.as_str()),
             )),
@@ -317,7 +317,8 @@ impl Checker<'_> {
         }
     }
 
-    /// A url as it is, a path relative to the file's directory, always with a `/`.
+    /// Returns a URL unchanged, and a path relative to the directory of the file. The path always
+    /// contains a `/`.
     fn url(&self, url: &Spanned<String>) -> Result<String, ConfigError> {
         let text: &str = url.as_ref();
         if text.trim().is_empty() {
@@ -326,7 +327,7 @@ impl Checker<'_> {
         if text.contains("://") {
             return Ok(text.to_owned());
         }
-        // With a `/` always, so that a location is never taken for a name.
+        // Always with a `/`, so that a location is never mistaken for a name.
         let path = self.base.join(text);
         let path = path
             .to_str()
@@ -356,7 +357,7 @@ impl Checker<'_> {
         }
     }
 
-    /// A date or a time, in seconds since 1970; without an offset it is in UTC.
+    /// A date or a time, in seconds since 1970. A time without an offset is in UTC.
     fn time(&self, value: &Spanned<Value>) -> Result<u64, ConfigError> {
         let text = match value.as_ref() {
             Value::String(text) => text.clone(),
@@ -397,7 +398,7 @@ impl Checker<'_> {
         for group in table.groups.into_inner() {
             let label = Label::new(group.as_ref())
                 .map_err(|error| self.error(group.span(), error.to_string()))?;
-            // A typing error would otherwise leave a wave without mirrors, and its probes without
+            // Otherwise a typing error would leave a wave without mirrors, and its probes without
             // effect.
             if !mirrors.iter().any(|mirror| mirror.group.as_ref() == Some(&label)) {
                 return Err(self.error(
@@ -450,7 +451,7 @@ impl Checker<'_> {
                     format!("{text:?}: a probe is https://host/path, or a path such as index.html"),
                 ));
             }
-            // A path is fetched below the public URL of each mirror of the wave, so each of them
+            // A path is fetched below the public URL of each mirror of the wave, so each mirror
             // needs one.
             if let Some(mirror) =
                 mirrors.iter().filter(in_wave).find(|mirror| !is_url && mirror.public_url.is_none())
@@ -468,7 +469,7 @@ impl Checker<'_> {
     }
 }
 
-/// Equal for two URLs that are the same location, as far as their text shows.
+/// Returns a form that is equal for two URLs of the same location, as far as their text shows.
 fn place(url: &str) -> String {
     Location::parse(url).map_or_else(|_| url.to_owned(), |location| location.canonical())
 }

@@ -6,11 +6,12 @@ use toml::Spanned;
 use super::{Checker, ConfigError, raw};
 use crate::mirror::{Location, has_token};
 
-/// What the configuration allows a list.
+/// The rules that the configuration sets for a list.
 pub(super) struct ListRules {
-    /// The variables that a line may name as that of its token.
+    /// The environment variables that a line may name as the source of its token.
     token_envs: Vec<String>,
-    /// The hosts that mirrors may be on, as `edge1.example` or `*.example`; `None`: any.
+    /// The hosts on which mirrors may be, as `edge1.example` or `*.example`; `None` if any host is
+    /// allowed.
     allowed_hosts: Option<Vec<String>>,
 }
 
@@ -22,8 +23,8 @@ impl ListRules {
     fn has(&self, host: &str) -> bool {
         let host = host.to_ascii_lowercase();
         let is_one = |pattern: &String| match pattern.strip_prefix('*') {
-            // The pattern keeps its dot, so `*.example` matches neither `example` nor
-            // `bad-example`.
+            // The rest of the pattern begins with the dot, so `*.example` matches neither `example`
+            // nor `bad-example`.
             Some(end) => host.len() > end.len() && host.ends_with(end),
             None => host == *pattern,
         };
@@ -36,9 +37,8 @@ impl Checker<'_> {
         let is_bad =
             |name: &&Spanned<String>| name.as_ref().trim().is_empty() || has_token(name.as_ref());
         if let Some(name) = file.token_envs.iter().find(is_bad) {
-            return Err(
-                self.error(name.span(), "`token_envs` are names of variables that have a token")
-            );
+            return Err(self
+                .error(name.span(), "`token_envs` contains names of variables that hold a token"));
         }
         let token_envs = file.token_envs.iter().map(|name| name.as_ref().clone()).collect();
         let hosts = file.allowed_hosts.as_ref();
@@ -60,15 +60,14 @@ impl Checker<'_> {
     }
 
     /// Returns an error if a line names secrets, an authority or a command that the configuration
-    /// does not. `common` is
-    /// `[mirror_defaults]` for this mirror.
+    /// does not name. `common` is `[mirror_defaults]` for this mirror.
     pub(super) fn only_allowed_secrets(
         &self,
         listed: &raw::RawMirror,
         common: &raw::RawMirror,
         rules: &ListRules,
     ) -> Result<(), ConfigError> {
-        // A line may repeat what the defaults say anyway.
+        // A line may repeat the values of the defaults.
         let differs = |own: &Option<Spanned<String>>, common: &Option<Spanned<String>>| {
             let common = common.as_ref().map(Spanned::as_ref);
             own.as_ref()
@@ -86,7 +85,7 @@ impl Checker<'_> {
         }
         let others = [
             ("token_file", differs(&listed.token_file, &common.token_file)),
-            // The authority decides who gets the token.
+            // The authority determines which server gets the token.
             ("ca", differs(&listed.ca, &common.ca)),
             ("client_cert", differs(&listed.client_cert, &common.client_cert)),
             ("client_key", differs(&listed.client_key, &common.client_key)),
@@ -96,8 +95,8 @@ impl Checker<'_> {
             Some((key, (span, _))) => Err(self.error(
                 span,
                 format!(
-                    "`{key}` may stand in the configuration, as in `[mirror_defaults]`, not in \
-                         a list of mirrors"
+                    "`{key}` is allowed in the configuration, as in `[mirror_defaults]`, but not \
+                     in a list of mirrors"
                 ),
             )),
             None => Ok(()),
@@ -111,7 +110,7 @@ impl Checker<'_> {
         name: &Spanned<String>,
         rules: &ListRules,
     ) -> Result<(), ConfigError> {
-        // What is no location is refused when it is used.
+        // An invalid location is refused when it is used.
         let Ok(location) = Location::parse(url) else { return Ok(()) };
         match location.host().filter(|host| !rules.has(host)) {
             Some(host) => {

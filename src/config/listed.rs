@@ -1,7 +1,8 @@
-//! The list of mirrors beside the configuration: JSON lines with the keys of
+//! The list of mirrors that complements the configuration: JSON lines with the keys of
 //! `[[mirror]]`, in a file or written by a command.
 //!
-//! This module does not interpret the keys: a line becomes the table that it would be in the file.
+//! This module does not interpret the keys: a line becomes the same table as it would be in the
+//! file.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -11,23 +12,23 @@ use toml::{Spanned, Value};
 use super::{Checker, ConfigError, MAX_BYTES, raw};
 use crate::{command, fsx};
 
-/// Time limit of the command that writes the list.
+/// How long the command that writes the list may take.
 const LIMIT: Duration = Duration::from_secs(30);
 
 pub(super) enum ListSource {
     File(PathBuf),
     Command {
         words: Vec<String>,
-        /// Variables that it does not inherit.
+        /// Environment variables that the command does not inherit.
         secret_variables: Vec<String>,
     },
 }
 
-/// Reads a list; a command runs in the directory that is given.
+/// Reads a list. A command runs in the given directory.
 pub(super) type ListReader = fn(&ListSource, &Path) -> Result<String, ConfigError>;
 
 impl ListSource {
-    /// What it is called in messages, in the place of a file's path.
+    /// The name of the list in messages, in place of a file's path.
     fn name(&self) -> String {
         match self {
             Self::File(path) => path.display().to_string(),
@@ -46,7 +47,7 @@ pub(super) fn read(source: &ListSource, directory: &Path) -> Result<String, Conf
             variables: &[],
             secret_variables,
             input: "",
-            // One byte more than allowed, so that a list that is cut off is noticed.
+            // One byte more than allowed, so that a truncated list is detected.
             kept_bytes: MAX_BYTES + 1,
             limit: LIMIT,
         })
@@ -59,7 +60,7 @@ pub(super) fn read(source: &ListSource, directory: &Path) -> Result<String, Conf
 }
 
 impl Checker<'_> {
-    /// What `mirrors_from` means: a text is a file, a list is a command and its arguments.
+    /// Interprets `mirrors_from`: a string is a file, and a list is a command and its arguments.
     pub(super) fn list_source(
         &self,
         from: &Spanned<Value>,
@@ -76,8 +77,7 @@ impl Checker<'_> {
                 Some(words) => Ok(ListSource::Command { words, secret_variables }),
                 None => Err(self.error(
                     from.span(),
-                    "a command is a list of texts, first the \
-                                                     program",
+                    "a command is a list of strings, beginning with the program",
                 )),
             },
             _ => Err(self.error(
@@ -89,14 +89,14 @@ impl Checker<'_> {
     }
 }
 
-/// A line of a list, as the table that it would be in the file.
+/// A line of a list, as the table that it would be in the configuration.
 pub(super) struct MirrorLine {
     number: usize,
     text: String,
     list: PathBuf,
 }
 
-/// The lines of a list that say something.
+/// The lines of a list, without empty lines.
 pub(super) fn lines(text: &str, source: &ListSource) -> Result<Vec<MirrorLine>, ConfigError> {
     let list = PathBuf::from(source.name());
     let full = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
@@ -105,8 +105,8 @@ pub(super) fn lines(text: &str, source: &ListSource) -> Result<Vec<MirrorLine>, 
 
 impl MirrorLine {
     fn new(number: usize, line: &str, list: &Path) -> Result<Self, ConfigError> {
-        // The line as if it were alone in a file, after as many empty lines: `Checker` then counts
-        // the right number.
+        // The line as if it were alone in a file, after as many empty lines as precede it:
+        // `Checker` then reports the right line number.
         let padded = format!("{}{line}", "\n".repeat(number - 1));
         let error = |column: usize, message: String| {
             let start = padded.len() - line.len()
@@ -118,13 +118,14 @@ impl MirrorLine {
             let what = text.split(" at line ").next().unwrap_or_default();
             error(fault.column(), format!("not a JSON object with the keys of [[mirror]]: {what}"))
         })?;
-        // Through TOML, so that one type and one set of rules is enough for the file and for lists.
+        // Converted to TOML, so that the file and the lists need only one type and one set of
+        // rules.
         let text = toml::to_string(&table).map_err(|fault| error(1, fault.to_string()))?;
         Ok(Self { number, text, list: list.to_owned() })
     }
 
-    /// Does `check` with the table, in which paths are relative to `base`; a mistake in it is one
-    /// of this line.
+    /// Calls `check` with the table, in which paths are relative to `base`. An error in the table
+    /// is reported for this line.
     pub(super) fn check<T>(
         &self,
         base: &Path,
@@ -134,7 +135,8 @@ impl MirrorLine {
         let table = toml::from_str(&self.text).map_err(|error| checker.syntax(&error));
         table.and_then(|table| check(&checker, table)).map_err(|error| match error {
             ConfigError::Invalid { path, message, snippet, .. } => {
-                // The offender as it reads in TOML: near enough to find it in the line.
+                // The snippet shows the faulty value as written in TOML: close enough to find it in
+                // the line.
                 ConfigError::Invalid { path, line: self.number, column: 1, message, snippet }
             }
             other => other,

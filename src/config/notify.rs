@@ -1,6 +1,7 @@
 //! Notifications in the configuration: `[hooks]`, `[purge]`, `[metrics]`.
 //!
-//! Secrets are named here and never written: an environment variable or a file has them.
+//! The configuration names secrets and never contains them: they are in an environment variable or
+//! a file.
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -16,26 +17,26 @@ use crate::web::is_private;
 
 /// Default time limit of a hook.
 const HOOK_LIMIT: Duration = Duration::from_secs(60);
-/// Default time for which a failed purge request is repeated.
+/// How long a failed purge request is repeated by default.
 const RETRY_FOR: Duration = Duration::from_secs(300);
-/// Default for the URLs in a request, which most CDNs accept.
+/// Default maximum number of URLs in a request, which most CDNs accept.
 const MAX_URLS: NonZeroUsize = NonZeroUsize::new(30).expect("30 is not 0");
-/// Default for the size of a request, in bytes.
+/// Default maximum size of a request, in bytes.
 const MAX_BYTES: u64 = 64 * 1024;
 
 /// Notifications about changes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Notify {
-    /// Commands of the origin.
+    /// Commands that run at the origin.
     pub hooks: HooksConfig,
-    /// A CDN that has to forget what changed.
+    /// A CDN that must drop the changed content.
     pub purge: Option<PurgeConfig>,
-    /// The file with gauges that each push replaces.
+    /// The file for the gauges, which each push replaces.
     pub metrics: Option<PathBuf>,
 }
 
 impl Notify {
-    /// The variables that have its secrets.
+    /// The environment variables that contain the secrets of the notifications.
     pub(super) fn secret_variables(&self) -> impl Iterator<Item = &str> {
         let purge = self.purge.as_ref().and_then(|purge| purge.token.as_ref());
         purge.into_iter().filter_map(TokenSource::variable)
@@ -45,11 +46,11 @@ impl Notify {
 /// Commands that run at the origin after a push.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HooksConfig {
-    /// When something changed on a mirror: program and arguments.
+    /// Runs when something changed on a mirror: program and arguments.
     pub on_activated: Option<Vec<String>>,
-    /// When a push did not succeed everywhere.
+    /// Runs when a push did not succeed on all mirrors: program and arguments.
     pub on_failed: Option<Vec<String>>,
-    /// How long each may take.
+    /// How long each command may take.
     pub limit: Duration,
 }
 
@@ -59,24 +60,24 @@ impl Default for HooksConfig {
     }
 }
 
-/// A CDN.
+/// How to purge a CDN.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PurgeConfig {
-    /// Where lists of URLs are posted to.
+    /// The URL to which lists of URLs are posted.
     pub url: String,
     /// The public URLs below which the tree is served; at least one.
     pub bases: Vec<String>,
     /// The source of the token.
     pub token: Option<TokenSource>,
-    /// The header that has the token.
+    /// The name of the header that contains the token.
     pub header: String,
-    /// The key of the list in the object that is posted.
+    /// The key of the list in the posted object.
     pub key: String,
-    /// URLs in a request, at most.
+    /// Maximum number of URLs in a request.
     pub max_urls: NonZeroUsize,
-    /// Bytes of a request, at most.
+    /// Maximum size of a request, in bytes.
     pub max_bytes: u64,
-    /// How long a request that is not acknowledged is repeated.
+    /// How long an unacknowledged request is repeated.
     pub retry_for: Duration,
 }
 
@@ -103,7 +104,8 @@ pub(super) struct RawPurge {
 }
 
 #[derive(Deserialize)]
-// Untagged loses positions inside of the value. Here it has none: both forms are plain texts.
+// An untagged enum loses positions inside the value. It has none here: both forms are plain
+// strings.
 #[serde(untagged, expecting = "a URL, or a list of them")]
 enum OneOrMany {
     One(String),
@@ -116,7 +118,7 @@ pub(super) struct RawMetrics {
     file: PathBuf,
 }
 
-/// The tables as they are written.
+/// The tables as written in the file.
 #[derive(Default)]
 pub(super) struct RawNotify {
     pub(super) hooks: Option<RawHooks>,
@@ -145,7 +147,7 @@ impl Checker<'_> {
             }
             words => Ok(words.map(|words| {
                 let mut words = words.into_inner();
-                // A bare name is looked for where the shell would.
+                // A bare name is searched for in `PATH`, as a shell does.
                 if let Some(program) = words.first_mut().filter(|program| program.contains('/')) {
                     *program = self.base.join(&*program).to_string_lossy().into_owned();
                 }
@@ -210,7 +212,7 @@ impl Checker<'_> {
         })
     }
 
-    /// Where a secret is, of the two keys that may say so.
+    /// The source of a secret, which one of two keys may name.
     fn secret(
         &self,
         env: (&str, &Option<Spanned<String>>),
@@ -218,14 +220,18 @@ impl Checker<'_> {
     ) -> Result<Option<TokenSource>, ConfigError> {
         let given = [env.1, file.1].into_iter().flatten().find(|text| {
             text.as_ref().trim().is_empty()
-                // The URL itself, where the name of a variable or a file was meant.
+                // The user wrote a URL where the name of a variable or a file was expected.
                 || text.as_ref().contains("://")
                 || has_token(text.as_ref())
         });
         if let Some(text) = given {
             return Err(self.error(
                 text.span(),
-                format!("`{}` and `{}` say where a secret is, not what it is", env.0, file.0),
+                format!(
+                    "`{}` and `{}` name the variable or the file of a secret, not the secret \
+                     itself",
+                    env.0, file.0
+                ),
             ));
         }
         match (env.1, file.1) {
@@ -239,7 +245,7 @@ impl Checker<'_> {
         }
     }
 
-    /// A plain URL, with nothing in it that could be a secret.
+    /// Checks a plain URL: it must not contain anything that could be a secret.
     fn web_url<T>(&self, url: &str, at: &Spanned<T>) -> Result<String, ConfigError> {
         // Some endpoints need a query.
         let (place, query) = url.split_once('?').unwrap_or((url, ""));
@@ -251,7 +257,7 @@ impl Checker<'_> {
         }
         Err(self.error(
             at.span(),
-            "this is no url as in https://host/path, without a name or a secret in it",
+            "this is not a url such as https://host/path, without a user name or a secret",
         ))
     }
 

@@ -1,33 +1,33 @@
-//! Rates: how much is sent a second. Uses the crate `bytesize`.
+//! Rates: how many bytes are sent per second. Uses the crate `bytesize`.
 
 use std::num::NonZeroU64;
 
 use bytesize::ByteSize;
 
-/// A text that is not a rate.
+/// The string is not a valid rate.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ParseRateError {
-    /// A number alone, which other programs read in another unit.
+    /// A number without a unit, for which other programs assume different units.
     #[error(
-        "{number} has no unit: write {number}KiB for what rsync takes it for, or {number}B for \
-         bytes a second"
+        "{number} has no unit: write {number}KiB for the rate that rsync would use, or {number}B \
+         for bytes per second"
     )]
     NoUnit {
         /// The number.
         number: String,
     },
     /// Something else.
-    #[error("{text:?} is not a rate: write bytes a second, such as 500kB or 2MB")]
+    #[error("{text:?} is not a rate: write bytes per second, such as 500kB or 2MB")]
     Other {
-        /// The text.
+        /// The string.
         text: String,
     },
 }
 
-/// Reads a rate in bytes a second, such as `500kB`, `2MB` or `1 MiB`. A number needs a unit.
+/// Parses a rate in bytes per second, such as `500kB`, `2MB` or `1 MiB`. A number needs a unit.
 ///
 /// # Errors
-/// When it has no unit, or is not a rate.
+/// If the string has no unit or is not a rate.
 pub fn parse_rate(text: &str) -> Result<NonZeroU64, ParseRateError> {
     let number = text.trim();
     if !number.is_empty()
@@ -35,7 +35,7 @@ pub fn parse_rate(text: &str) -> Result<NonZeroU64, ParseRateError> {
         // Zero is not a rate in any unit, so it gets the other message.
         && number != "0"
     {
-        // rsync reads such a number as KiB, others as bytes: a factor of a thousand.
+        // rsync reads such a number as KiB, other programs as bytes: a factor of a thousand.
         return Err(ParseRateError::NoUnit { number: number.to_owned() });
     }
     let rate = text.parse::<ByteSize>().ok().and_then(|size| NonZeroU64::new(size.as_u64()));

@@ -1,4 +1,4 @@
-//! `headwater.toml` as it is written: keys and types, without further checks. Texts keep their
+//! `headwater.toml` as it is written: keys and types, without further checks. Strings keep their
 //! position in the file.
 
 use std::fmt;
@@ -84,7 +84,7 @@ pub(super) struct RawKeepRemoved {
     pub(super) keep: Spanned<String>,
 }
 
-/// A mirror, or what the mirrors have in common.
+/// The settings of one mirror, or the common settings of all mirrors.
 #[derive(Deserialize, Default, Clone)]
 #[serde(deny_unknown_fields, expecting = "a table with `name` and `url`")]
 pub(super) struct RawMirror {
@@ -111,10 +111,10 @@ pub(super) struct RawMirror {
 }
 
 impl RawMirror {
-    /// The same with `text` in place of each `place` in its strings.
+    /// Returns a copy in which `text` replaces each `place` in the strings.
     pub(super) fn replaced(&self, place: &str, text: &str) -> Self {
         let mut replaced = self.clone();
-        // `name` and `store` are missing, because the defaults may not have them.
+        // `name` and `store` are missing, because the defaults must not contain them.
         let strings = [
             &mut replaced.url,
             &mut replaced.group,
@@ -147,8 +147,8 @@ pub(super) struct RawWave {
     pub(super) probe: Option<Spanned<Value>>,
 }
 
-/// A list that has something in it: `mirror = []` says less than no key and
-/// is most likely a template gone wrong. (`exclude = []` says what it means.)
+/// Parses a list that must not be empty: `mirror = []` means less than no key, and probably comes
+/// from a broken template. (`exclude = []` has a clear meaning.)
 fn some<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
     deserializer: D,
 ) -> Result<Vec<T>, D::Error> {
@@ -160,8 +160,8 @@ fn some<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
     }
 }
 
-/// One text, or tables. Not an untagged enum: that would drop the messages
-/// and the places of what is wrong inside.
+/// Parses one string, or tables. Not an untagged enum, which would lose the messages and positions
+/// of errors inside.
 fn content<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<RawContent>, D::Error> {
     struct PathOrTables;
 
@@ -176,7 +176,7 @@ fn content<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<RawContent>
             if path.is_empty() {
                 return Err(E::custom("the path is empty"));
             }
-            // A visitor does not learn the position.
+            // A visitor does not get the position.
             Ok(vec![RawContent { path: Spanned::new(0..0, path.to_owned()), at: None }])
         }
 
@@ -203,7 +203,7 @@ fn level<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<LevelChoic
     text_or_count(deserializer, "`auto`, `raw`, or a number from 1 to 19")
 }
 
-/// What is written as a text, or, where that is a number, as the number itself.
+/// Parses a value that is written as a string, or as a plain number if it is a number.
 fn text_or_count<'de, D: Deserializer<'de>, T>(
     deserializer: D,
     expecting: &'static str,
@@ -211,8 +211,8 @@ fn text_or_count<'de, D: Deserializer<'de>, T>(
 where
     T: FromStr<Err: fmt::Display>,
 {
-    // TOML has numbers, and a user writes `require = 2` as well as `require = "80%"`. Both are
-    // parsed as the text that a flag takes.
+    // TOML has numbers, and a user may write `require = 2` as well as `require = "80%"`. Both are
+    // parsed as the string that a flag accepts.
     struct TextOrCount<T>(&'static str, PhantomData<T>);
 
     impl<T: FromStr<Err: fmt::Display>> Visitor<'_> for TextOrCount<T> {

@@ -1,4 +1,4 @@
-//! What the file says of how commands run. A flag outranks each of these keys.
+//! The settings for how commands run. A flag takes precedence over each of these keys.
 
 use std::num::{NonZeroU64, NonZeroUsize};
 use std::time::Duration;
@@ -7,24 +7,25 @@ use super::{Checker, ConfigError, raw};
 use crate::mirror::{ReceiveCommand, SshCommand};
 use crate::push::LevelChoice;
 
-/// How commands run where no flag says it; `None`: as without a configuration.
+/// How commands run if no flag is given. `None` has the same effect as no configuration.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RunDefaults {
     /// How content is compressed.
     pub level: Option<LevelChoice>,
-    /// How many threads there are.
+    /// How many threads are used.
     pub jobs: Option<NonZeroUsize>,
     /// How long to wait for a mirror that another run is changing.
     pub wait: Option<Duration>,
-    /// To how many mirrors content is sent at once.
+    /// How many mirrors receive content at the same time.
     pub max_parallel: Option<NonZeroUsize>,
     /// The bandwidth limit for all mirrors together, in bytes per second.
     pub bwlimit: Option<NonZeroU64>,
-    /// How long after the start of a run mirrors without a `deadline` of their own fail.
+    /// How long after the start of a run headwater gives up on mirrors that have no `deadline` of
+    /// their own.
     pub deadline: Option<Duration>,
     /// How ssh is called for mirrors that have no `ssh_command` of their own.
     pub ssh_command: Option<SshCommand>,
-    /// What ssh runs on mirrors that have no `receive_command` of their own.
+    /// The command that ssh runs on mirrors that have no `receive_command` of their own.
     pub receive_command: Option<ReceiveCommand>,
 }
 

@@ -1,5 +1,5 @@
-//! `serve.toml` as it is written, and what it makes of a receiver: the same
-//! rules as for `headwater.toml`.
+//! `serve.toml` as it is written, and the settings of a receiver that result from it. The rules are
+//! the same as for `headwater.toml`.
 
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
@@ -10,14 +10,16 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use super::{Checker, ConfigError, read};
+use crate::fsx;
+use crate::mirror::check_control;
 use crate::receiver::{
     AuthPolicy, Exposure, Hook, Permission, ReceiverLimits, ReceiverSettings, ServedPermissions,
     SiteSettings, TlsFiles, TokenId, TokenRecord,
 };
 use crate::tree_path::Site;
 
-/// The usual port.
-// This machine only: without TLS nothing may be sent over a network.
+/// The default address, with the usual port.
+// Only this machine: without TLS nothing may be sent over a network.
 pub const DEFAULT_LISTEN: &str = "127.0.0.1:7447";
 
 /// Default time limit of a hook, in seconds.
@@ -76,7 +78,7 @@ struct SiteTable {
     post_activate_timeout: Option<Spanned<String>>,
 }
 
-// An enum of one variant, because a bare `Vec<String>` cannot have a message of its own.
+// An enum with one variant, because a bare `Vec<String>` cannot have its own error message.
 #[derive(Deserialize)]
 #[serde(
     untagged,
@@ -103,30 +105,74 @@ struct TokenFile {
     token: Vec<TokenTable>,
 }
 
-/// Reads and checks the `serve.toml` at `path`. Relative paths in it are from its directory.
+/// Reads and checks the `serve.toml` at `path`. Relative paths in it are relative to its directory.
 ///
 /// # Errors
-/// When it cannot be read or breaks a rule.
+/// If the file cannot be read or breaks a rule.
 pub fn load(path: &Path) -> Result<ReceiverSettings, ConfigError> {
     parse(&read(path)?, path)
 }
 
-/// Reads and checks a file of nothing but `[[token]]` tables.
+/// Reads and checks a file that contains only `[[token]]` tables.
 ///
 /// # Errors
-/// When it cannot be read or breaks a rule.
+/// If the file cannot be read or breaks a rule.
 pub fn load_tokens(path: &Path) -> Result<Vec<TokenRecord>, ConfigError> {
-    let text = read(path)?;
-    let checker = Checker::new(&text, path);
-    let file: TokenFile = toml::from_str(&text).map_err(|error| checker.syntax(&error))?;
-    // The file stands alone, so the sites are not known here.
+    parse_tokens(&read(path)?, path)
+}
+
+fn parse_tokens(text: &str, path: &Path) -> Result<Vec<TokenRecord>, ConfigError> {
+    let checker = Checker::new(text, path);
+    let file: TokenFile = toml::from_str(text).map_err(|error| checker.syntax(&error))?;
+    // The file is read on its own, so the sites are not known here.
     checker.tokens(file.token, None)
 }
 
-/// Checks `text`, the content of the `serve.toml` at `path`. Touches no disk.
+/// The sites of the `serve.toml` at `path`; `None` if the file contains only tokens, or nothing. A
+/// file that contains only comments is a `serve.toml` without settings.
 ///
 /// # Errors
-/// [`ConfigError::Invalid`], for the first rule that it breaks.
+/// If the file cannot be read or breaks a rule.
+pub fn site_names(path: &Path) -> Result<Option<Vec<Site>>, ConfigError> {
+    let text = read(path)?;
+    if is_token_file(&text) {
+        return parse_tokens(&text, path).map(|_| None);
+    }
+    let sites = parse(&text, path)?.sites;
+    Ok(Some(sites.into_iter().filter_map(|site| site.name).collect()))
+}
+
+/// Appends `table`, a `[[token]]` table, to the file at `path`: a `serve.toml`, or a file that
+/// contains only tokens. The file stays unchanged if the table would make it break a rule.
+///
+/// # Errors
+/// If the file does not exist, cannot be written, or would break a rule with the table.
+pub fn append_token(path: &Path, table: &str) -> Result<(), ConfigError> {
+    let text = read(path)?;
+    let space = match &*text {
+        "" => "",
+        text if text.ends_with('\n') => "\n",
+        _ => "\n\n",
+    };
+    let added = format!("{space}{table}");
+    let whole = format!("{text}{added}");
+    if is_token_file(&text) {
+        parse_tokens(&whole, path)?;
+    } else {
+        parse(&whole, path)?;
+    }
+    Ok(fsx::append(path, added.as_bytes())?)
+}
+
+fn is_token_file(text: &str) -> bool {
+    let table: toml::Table = text.parse().unwrap_or_default();
+    text.trim().is_empty() || !table.is_empty() && table.keys().all(|key| key == "token")
+}
+
+/// Checks `text`, the content of the `serve.toml` at `path`. Does not use the disk.
+///
+/// # Errors
+/// [`ConfigError::Invalid`] for the first rule that the text breaks.
 pub fn parse(text: &str, path: &Path) -> Result<ReceiverSettings, ConfigError> {
     let checker = Checker::new(text, path);
     let file: RawServeFile = toml::from_str(text).map_err(|error| checker.syntax(&error))?;
@@ -143,7 +189,8 @@ pub fn parse(text: &str, path: &Path) -> Result<ReceiverSettings, ConfigError> {
         .map(|tls| TlsFiles { cert: checker.base.join(tls.cert), key: checker.base.join(tls.key) });
     let front = if file.behind_proxy { Exposure::Proxy } else { Exposure::None };
     let limits = checker.limits(&file.limits)?;
-    // Tokens always, also if there are none: a file without `[[token]]` lets no client in.
+    // Always requires tokens, even if there are none: with a file without `[[token]]`, no client
+    // has access.
     Ok(ReceiverSettings { listen, tls, front, access: AuthPolicy::Tokens(tokens), sites, limits })
 }
 
@@ -154,9 +201,9 @@ impl Checker<'_> {
             let span = table.name.span();
             let site = self.site(table)?;
             if sites.iter().any(|earlier| earlier.name == site.name) {
-                return Err(self.error(span, "there is already a site of this name"));
+                return Err(self.error(span, "there is already a site with this name"));
             }
-            // Two sites in one directory would be one store with two names.
+            // Two sites in one directory would be one store under two names.
             if sites.iter().any(|earlier| earlier.directory == site.directory) {
                 return Err(self.error(span, "another site has the same directory"));
             }
@@ -170,13 +217,15 @@ impl Checker<'_> {
         if table.dir.as_ref().as_os_str().is_empty() {
             return Err(self.error(table.dir.span(), "the path is empty"));
         }
+        check_control(&table.dir.as_ref().to_string_lossy())
+            .map_err(|error| self.error(table.dir.span(), error.to_string()))?;
         let readers = self.readers(&table)?;
         let timeout =
             table.post_activate_timeout.as_ref().map(|text| self.duration(text)).transpose()?;
         let timeout = timeout.unwrap_or(std::time::Duration::from_secs(HOOK_SECONDS));
         let command = table.post_activate.map_or_else(Vec::new, |RawCommand::Words(words)| words);
         Ok(SiteSettings {
-            // The slash at the end keeps `/docs2/` from being a path of the site `docs`.
+            // Because of the slash at the end, `/docs2/` is not a path of the site `docs`.
             base: format!("/{name}/"),
             name: Some(name),
             directory: self.base.join(table.dir.into_inner()),
@@ -190,7 +239,7 @@ impl Checker<'_> {
     }
 
     fn size(&self, text: &Option<Spanned<String>>) -> Result<Option<u64>, ConfigError> {
-        let wrong = "is no size: write it like \"10 GB\" or \"512 MiB\"";
+        let wrong = "is not a size: write it like \"10 GB\" or \"512 MiB\"";
         let parse =
             |text: &str| text.parse::<ByteSize>().map(|size| size.as_u64()).map_err(|_| wrong);
         text.as_ref().map(|text| self.parsed(text, parse)).transpose()
@@ -237,7 +286,7 @@ impl Checker<'_> {
         })
     }
 
-    /// The tokens, which may name only these sites.
+    /// Checks the tokens, which may name only these sites.
     fn tokens(
         &self,
         tables: Vec<TokenTable>,
@@ -251,14 +300,14 @@ impl Checker<'_> {
             })?;
             // A token is looked up by its id, so the second one would never be found.
             if records.iter().any(|earlier| earlier.id == id) {
-                return Err(self.error(table.id.span(), "there is already a token of this id"));
+                return Err(self.error(table.id.span(), "there is already a token with this id"));
             }
             let hash = blake3::Hash::from_hex(table.hash.as_ref().as_bytes())
                 .map_err(|_| self.error(table.hash.span(), "a hash has 64 hexadecimal digits"))?;
             let mut sites = Vec::with_capacity(table.sites.len());
             for text in &table.sites {
                 let site = self.parsed(text, Site::new)?;
-                // A typing error would leave a token that is valid nowhere.
+                // A typing error would leave a token that is valid for no site.
                 if known.is_some_and(|known| !known.contains(&site)) {
                     return Err(self.error(text.span(), format!("there is no [[site]] {site}")));
                 }
@@ -275,9 +324,9 @@ impl Checker<'_> {
 
 fn moment(text: &str) -> Result<u64, &'static str> {
     let moment = text
-        // With an offset or `Z`: a time without one would depend on the machine.
+        // An offset or `Z` is required: a time without one would depend on the machine.
         .parse::<jiff::Timestamp>()
-        .map_err(|_| "is no time: write it like 2027-02-21T00:00:00Z")?;
+        .map_err(|_| "is not a time: write it like 2027-02-21T00:00:00Z")?;
     u64::try_from(moment.as_second()).map_err(|_| "is before 1970")
 }
 
@@ -392,9 +441,9 @@ mod tests {
             (
                 format!("{site}quota = \"much\"\n"),
                 (4, 9),
-                "\"much\" is no size: write it like \"10 GB\"",
+                "\"much\" is not a size: write it like \"10 GB\"",
             ),
-            (format!("{site}min_free = \"\"\n"), (4, 12), "is no size"),
+            (format!("{site}min_free = \"\"\n"), (4, 12), "is not a size"),
             (
                 format!("{site}post_activate = \"nginx -s reload\"\n"),
                 (4, 17),
@@ -403,6 +452,7 @@ mod tests {
             (format!("{site}file_mode = \"0640\"\n"), (4, 13), "\"0640\" is not a file mode here"),
             (format!("{site}dir_mode = \"rwx\"\n"), (4, 12), "octal digits"),
             (format!("{site}group = \"\"\n"), (4, 9), "the group is empty"),
+            ("[[site]]\nname = \"docs\"\ndir = \"a\\u001b\"\n".to_owned(), (3, 7), "a\\u{1b}"),
             (format!("{site}{site}"), (5, 8), "already a site"),
             (format!("{site}[[site]]\nname = \"x\"\ndir = \"www\"\n"), (5, 8), "same directory"),
             ("[[site]]\nname = \"Docs\"\ndir = \"www\"\n".to_owned(), (2, 8), "Docs"),
@@ -419,7 +469,7 @@ mod tests {
             (
                 format!("{site}{token}sites = []\nallow = \"push\"\nexpires = \"soon\"\n"),
                 (9, 11),
-                "is no time",
+                "is not a time",
             ),
             (format!("{site}{}", token.replace("0123abcd", "x")), (4, 1), "missing field"),
             (format!("[limits]\nhead = \"x\"\n{site}"), (2, 8), "no duration"),

@@ -1,11 +1,11 @@
-//! The word that was most likely meant. Uses the crate `strsim`.
+//! Suggests the word that the user probably meant. Uses the crate `strsim`.
 
-/// Edits that still count as a typing error, for each three characters of a word.
+/// For every three characters of a word, one edit still counts as a typing error.
 const CHARACTERS_PER_EDIT: usize = 3;
-/// More edits than this make another word.
+/// More edits than this make a different word.
 const MAX_EDITS: usize = 3;
 
-/// The candidate that is closest to `word`, if it is close enough to be meant.
+/// The candidate that is closest to `word`, if it is close enough to be a likely typing error.
 #[must_use]
 pub fn closest<'c>(word: &str, candidates: impl IntoIterator<Item = &'c str>) -> Option<&'c str> {
     let allowed = word.chars().count().div_ceil(CHARACTERS_PER_EDIT).min(MAX_EDITS);
@@ -14,13 +14,13 @@ pub fn closest<'c>(word: &str, candidates: impl IntoIterator<Item = &'c str>) ->
         |candidate: &str| strsim::damerau_levenshtein(&wanted, &candidate.to_lowercase());
     let ranked = candidates.into_iter().map(|candidate| (distance(candidate), candidate));
     ranked
-        // Fewer edits than characters: otherwise any short word could be turned into another.
+        // Fewer edits than characters: otherwise any short word could be turned into any other.
         .filter(|(edits, candidate)| *edits <= allowed && *edits < candidate.chars().count())
         .min()
         .map(|best| best.1)
 }
 
-/// The types of serde and Rust, in the words of people who write a configuration.
+/// The types of serde and Rust, in words that authors of a configuration understand.
 const TYPE_WORDS: [(&str, &str); 12] = [
     ("a nonzero u32", "a whole number from 1"),
     ("a nonzero u64", "a whole number from 1"),
@@ -30,16 +30,16 @@ const TYPE_WORDS: [(&str, &str); 12] = [
     ("u32", "a whole number"),
     ("u64", "a whole number"),
     ("usize", "a whole number"),
-    ("a string", "a text in quotes"),
-    ("a borrowed string", "a text in quotes"),
+    ("a string", "a string in quotes"),
+    ("a borrowed string", "a string in quotes"),
     ("a boolean", "true or false"),
     ("a map", "a table"),
 ];
 
-/// A message of serde about a value of the wrong type, without the names of types of Rust. Any
-/// other is left alone.
+/// Rewrites a message of serde about a value of the wrong type so that it does not name Rust types.
+/// Any other message stays unchanged.
 pub(super) fn with_plain_types(message: String) -> String {
-    // By its text, because serde gives nothing else.
+    // Parses the text of the message, because serde provides nothing else.
     let Some((found, expected)) = message.split_once(", expected ") else { return message };
     let Some(found) =
         found.strip_prefix("invalid type: ").or_else(|| found.strip_prefix("invalid value: "))
@@ -58,13 +58,17 @@ pub(super) fn with_plain_types(message: String) -> String {
     format!("this is {found}, and must be {words}")
 }
 
-/// The message of an unknown key with the key that was most likely meant. `message` is serde's:
-/// "unknown field `X`, expected one of `A`, `B`".
+/// Adds the key that the user probably meant to the message about an unknown key. `message` is the
+/// message of serde: "unknown field `X`, expected one of `A`, `B`".
 pub(super) fn with_suggestion(message: String) -> String {
     let mut words = message.split('`').skip(1).step_by(2);
     let Some(unknown) = words.next().filter(|_| message.starts_with("unknown field `")) else {
         return message;
     };
+    let is_location = ["path", "dir", "directory", "location", "target"].contains(&unknown);
+    if is_location && message.contains("`public_url`") {
+        return format!("unknown field `{unknown}`: `url` is a directory or a URL");
+    }
     match closest(unknown, words) {
         Some(meant) => format!("unknown field `{unknown}`: did you mean `{meant}`?"),
         None => message,
@@ -105,7 +109,7 @@ mod tests {
             ),
             (
                 "invalid type: integer `5`, expected a string",
-                "this is 5, and must be a text in quotes",
+                "this is 5, and must be a string in quotes",
             ),
             (
                 "invalid type: string \"a\", expected a sequence",

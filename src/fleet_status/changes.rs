@@ -7,9 +7,9 @@ use crate::origin::scratch::Entries;
 use crate::push::Fleet;
 use crate::release::Release;
 
-/// How `new` differs from `old`, or from an empty release; `None` if no mirror has both manifests
-/// undamaged. `seen` has the polls of the mirrors of `fleet`, in the same order. Memory grows with
-/// the size of the change.
+/// How `new` differs from `old`, or from an empty release; `None` if no mirror has undamaged copies
+/// of both manifests. `seen` contains the polls of the mirrors of `fleet`, in the same order.
+/// Memory grows with the size of the change.
 #[must_use]
 pub fn changes(fleet: &Fleet, seen: &[Poll], old: Option<&Release>, new: &Release) -> Option<Diff> {
     let keeps = |one: &Poll, release: &Release| {
@@ -25,7 +25,7 @@ pub fn changes(fleet: &Fleet, seen: &[Poll], old: Option<&Release>, new: &Releas
         .filter(|(_, one)| has_both(one))
         .map(|(mirror, _)| mirror)
         .collect();
-    // Mirrors on this machine first: their manifests cost no transfer.
+    // Mirrors on this machine come first: reading their manifests causes no transfer.
     holders.sort_by_key(|mirror| mirror.link() == Link::Network);
     holders.into_iter().find_map(|mirror| compare(&**mirror, old, new))
 }

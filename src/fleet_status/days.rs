@@ -28,22 +28,22 @@ pub enum DayKind {
 /// One day of a mirror, in UTC.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Day {
-    /// When it began, in seconds since 1970.
+    /// When the day began, in seconds since 1970.
     pub start: u64,
     /// How the day went.
     pub kind: DayKind,
-    /// How often the mirror switched.
+    /// How often the mirror switched on this day.
     pub switches: u64,
     /// The longest time that the mirror lacked a release, in seconds.
     pub lag: u64,
 }
 
-/// What is known about a release.
+/// The known facts about a release.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Published {
-    /// When it was first served on any mirror, in seconds since 1970.
+    /// When the release was first served on any mirror, in seconds since 1970.
     pub time: u64,
-    /// Its content, if a mirror still keeps it.
+    /// The content of the release, if a mirror still keeps it.
     pub content: Option<ContentId>,
 }
 
@@ -52,10 +52,10 @@ pub struct Published {
 pub fn published(seen: &[Poll]) -> BTreeMap<u64, Published> {
     let kept =
         seen.iter().filter_map(|one| one.state.as_ref().ok()).flat_map(|state| &state.releases);
-    let told =
+    let published_release =
         |release: &Release| Published { time: release.created, content: Some(release.content) };
     let mut first: BTreeMap<u64, Published> =
-        kept.map(|release| (release.sequence, told(release))).collect();
+        kept.map(|release| (release.sequence, published_release(release))).collect();
     for (time, sequence) in seen.iter().flat_map(|one| switches(&one.history, u64::MAX)) {
         let known = first.entry(sequence).or_insert(Published { time, content: None });
         known.time = time.min(known.time);
@@ -76,13 +76,13 @@ pub fn days(
     let switches = switches(history, now);
     let lacks = lacks(&switches, published, now);
     let record = MirrorRecord { history, switches, lacks, tolerance, now };
-    // Days of UTC, like all times on the page.
+    // Days are in UTC, like all times on the page.
     let today = now - now % DAY_SECONDS;
     let starts = (0..count).rev().map(|ago| today.saturating_sub(ago * DAY_SECONDS));
     starts.map(|start| record.day(start)).collect()
 }
 
-/// What is known of the past of a mirror.
+/// The known history of a mirror.
 struct MirrorRecord<'a> {
     history: &'a [HistoryEvent],
     /// See [`switches`].
@@ -93,8 +93,9 @@ struct MirrorRecord<'a> {
     now: u64,
 }
 
-/// The time spans in which the mirror lacked each release: until it switched to that release or a
-/// later one, or until another release with the content that it served was published.
+/// The time spans in which the mirror lacked each release. Each span ends when the mirror switched
+/// to that release or a later one, or when another release with the content that the mirror served
+/// was published.
 fn lacks(
     switches: &[(u64, u64)],
     published: &BTreeMap<u64, Published>,
@@ -116,16 +117,16 @@ fn lacks(
     published.iter().map(lack).collect()
 }
 
-/// Times and sequences of the switches, so that both only increase. A time after that of a later
-/// switch, or after `now`, comes from a clock that jumped and is lowered to that time. A sequence
-/// below an earlier one is raised to it.
+/// Times and sequences of the switches, adjusted so that both only increase. If a time is after
+/// that of a later switch or after `now`, a clock has jumped, and the time is lowered to the later
+/// one. If a sequence is below an earlier one, it is raised to it.
 fn switches(history: &[HistoryEvent], now: u64) -> Vec<(u64, u64)> {
-    let switched = |happening: &HistoryEvent| match happening.what {
-        EventKind::Switched { release, .. } => Some((happening.time, release.sequence())),
+    let switched = |event: &HistoryEvent| match event.what {
+        EventKind::Switched { release, .. } => Some((event.time, release.sequence())),
         _ => None,
     };
     let mut all: Vec<(u64, u64)> = history.iter().filter_map(switched).collect();
-    // Corrected and not left out: the records are in the right order, also if a clock was wrong.
+    // Adjusted and not left out: the records are in the right order, even if a clock was wrong.
     all.iter_mut().fold(0, |highest, (_, sequence)| {
         *sequence = highest.max(*sequence);
         *sequence
@@ -140,11 +141,11 @@ fn switches(history: &[HistoryEvent], now: u64) -> Vec<(u64, u64)> {
 impl MirrorRecord<'_> {
     /// The day that begins at `start`.
     fn day(&self, start: u64) -> Day {
-        // Today ends now: what comes is not known.
+        // Today ends now, because the future is unknown.
         let end = (start + DAY_SECONDS).min(self.now + 1);
         let is_within = |time: u64| (start..end).contains(&time);
         let mut day = Day { start, kind: DayKind::Unknown, switches: 0, lag: 0 };
-        // Before the first switch in the history it is unknown what the mirror served.
+        // It is unknown what the mirror served before the first switch in the history.
         let Some(joined) =
             self.switches.first().map(|(time, _)| *time).filter(|joined| *joined < end)
         else {
@@ -152,22 +153,21 @@ impl MirrorRecord<'_> {
         };
         day.switches = self.switches.iter().filter(|(time, _)| is_within(*time)).count() as u64;
         for (from, until) in &self.lacks {
-            // Before the mirror joined it did not lack anything.
+            // Before the mirror joined, it lacked nothing.
             let from = (*from).max(joined);
-            // The mirror lacked this release during part of the day.
+            // The mirror lacked this release for part of the day.
             if from < end && *until >= start && *until > from {
                 day.lag = day.lag.max((*until).min(end).saturating_sub(from));
             }
         }
-        let is_trouble =
-            self.history.iter().filter(|happening| is_within(happening.time)).any(|happening| {
-                matches!(
-                    happening.what,
-                    EventKind::Failed { .. }
-                        | EventKind::Verified { faults: 1.., .. }
-                        | EventKind::Repaired { left: 1.., .. }
-                )
-            });
+        let is_trouble = self.history.iter().filter(|event| is_within(event.time)).any(|event| {
+            matches!(
+                event.what,
+                EventKind::Failed { .. }
+                    | EventKind::Verified { faults: 1.., .. }
+                    | EventKind::Repaired { left: 1.., .. }
+            )
+        });
         day.kind = match day.lag {
             _ if is_trouble => DayKind::Trouble,
             lag if lag > self.tolerance => DayKind::Late,
@@ -193,9 +193,9 @@ mod tests {
     }
 
     fn kinds(history: &[HistoryEvent], published: &[(u64, u64)]) -> Vec<DayKind> {
-        let told =
+        let published_release =
             |(sequence, time): &(u64, u64)| (*sequence, Published { time: *time, content: None });
-        let published = published.iter().map(told).collect();
+        let published = published.iter().map(published_release).collect();
         days(history, &published, TOLERANCE_SECONDS, NOW, 4).iter().map(|day| day.kind).collect()
     }
 
@@ -231,10 +231,11 @@ mod tests {
     fn a_bad_release_that_was_taken_back_makes_nobody_late() {
         use DayKind::{Fresh, Late};
         let start = NOW - 3_600 - 3 * DAY_SECONDS;
-        let told =
+        let published_release =
             |time: u64, content: &[u8]| Published { time, content: Some(ContentId::of(content)) };
-        let (good, bad) = (told(start, b"good"), told(start + DAY_SECONDS, b"bad"));
-        let back = told(bad.time + 300, b"good");
+        let (good, bad) =
+            (published_release(start, b"good"), published_release(start + DAY_SECONDS, b"bad"));
+        let back = published_release(bad.time + 300, b"good");
         let kinds = |history: &[HistoryEvent], published: &[(u64, Published)], tolerance: u64| {
             let published = published.iter().copied().collect();
             days(history, &published, tolerance, NOW, 4)
@@ -263,9 +264,10 @@ mod tests {
         let history =
             [switch(u64::MAX, 1), switch(NOW + 500_000, 2), switch(NOW - 3 * DAY_SECONDS, 3)];
         let third = Published { time: NOW - 3 * DAY_SECONDS, content: None };
-        let told = days(&history, &BTreeMap::from([(3, third)]), TOLERANCE_SECONDS, NOW, 4);
+        let published_release =
+            days(&history, &BTreeMap::from([(3, third)]), TOLERANCE_SECONDS, NOW, 4);
         assert_eq!(
-            told.iter().map(|day| (day.kind, day.switches)).collect::<Vec<_>>(),
+            published_release.iter().map(|day| (day.kind, day.switches)).collect::<Vec<_>>(),
             [(Fresh, 3), (Fresh, 0), (Fresh, 0), (Fresh, 0)]
         );
         assert_eq!(days(&history, &BTreeMap::new(), 0, 0, 4).len(), 4);

@@ -11,14 +11,14 @@ use crate::release::Release;
 use crate::text::error_chain;
 use crate::tree_path::Site;
 
-/// A receiver runs maintenance once an hour, so less overdue time than that is normal.
+/// A receiver runs maintenance once an hour, so a delay shorter than this is normal.
 const MAX_OVERDUE_SECONDS: u64 = 3_600;
 
 /// The kinds of status of a mirror, worst first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum StatusKind {
-    /// It is unknown what the mirror serves.
+    /// It is unknown which release the mirror serves.
     Unknown,
     /// The mirror denies access.
     Denied,
@@ -37,8 +37,8 @@ pub enum StatusKind {
     Apart,
     /// The mirror is frozen by the configuration.
     Frozen,
-    /// The mirror serves the newest release, or an older one with the same content: visitors get
-    /// the same.
+    /// The mirror serves the newest release, or an older one with the same content: to visitors
+    /// they are the same.
     Current,
 }
 
@@ -80,7 +80,7 @@ impl StatusKind {
         matches!(self, Self::Current | Self::Apart | Self::Frozen)
     }
 
-    /// Whether it is known what the mirror serves.
+    /// Whether it is known which release the mirror serves.
     #[must_use]
     pub const fn is_known(self) -> bool {
         !matches!(self, Self::Unknown | Self::Denied | Self::Unreachable)
@@ -90,33 +90,33 @@ impl StatusKind {
 /// The last verification or repair of a mirror.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct LastVerify {
-    /// When, by the mirror's clock, in seconds since 1970.
+    /// When it happened, by the mirror's clock, in seconds since 1970.
     pub time: u64,
     /// Whether only sizes and times were compared.
     pub quick: bool,
-    /// The number of faults found, or left after a repair.
+    /// The number of faults found, or remaining after a repair.
     pub faults: u64,
 }
 
 /// The failure of the command that a mirror runs after a switch (`post_activate`).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct HookFailure {
-    /// When, by the mirror's clock, in seconds since 1970.
+    /// When it happened, by the mirror's clock, in seconds since 1970.
     pub time: u64,
-    /// The sequence of the release that the mirror had switched to.
+    /// The sequence of the release to which the mirror had switched.
     pub sequence: u64,
-    /// What went wrong. It comes from the mirror, so escape it before it is shown.
+    /// What went wrong. The text comes from the mirror, so escape it before you show it.
     pub reason: String,
 }
 
-/// What a mirror served when it last responded.
+/// The release that a mirror served when it last responded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LastSeen {
     /// When the mirror responded, in seconds since 1970.
     pub time: u64,
-    /// The sequence of its release.
+    /// The sequence of the release.
     pub sequence: u64,
-    /// When that release was published, in seconds since 1970.
+    /// When the release was published, in seconds since 1970.
     pub created: u64,
 }
 
@@ -129,29 +129,29 @@ pub struct MirrorStatus {
     pub location: String,
     /// The kind of status.
     pub state: StatusKind,
-    /// Its site.
+    /// The site of the mirror.
     pub site: Option<Site>,
-    /// The sequence of the release that it serves.
+    /// The sequence of the release that the mirror serves.
     pub sequence: Option<u64>,
-    /// The id of that release.
+    /// The id of the release that the mirror serves.
     pub release: Option<String>,
-    /// When that release was published.
+    /// When that release was published, in seconds since 1970.
     pub created: Option<u64>,
     /// The number of entries of that release.
     pub entries: Option<u64>,
-    /// Size of its files, in bytes.
+    /// Size of the files of that release, in bytes.
     pub bytes: Option<u64>,
     /// The sequence of a newer release that is staged on the mirror.
     pub staged: Option<u64>,
-    /// Why the mirror is apart. It comes from the mirror, so escape it before it is shown.
+    /// Why the mirror is apart. The text comes from the mirror, so escape it before you show it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub apart: Option<String>,
-    /// How many of the known releases the mirror lacks: those after the last one with the content
-    /// that it serves.
+    /// How many of the known releases the mirror lacks: the releases after the last one whose
+    /// content it serves.
     pub behind: u64,
-    /// Seconds since the oldest release that it lacks was published; `None` if unknown.
+    /// Seconds since the oldest release that the mirror lacks was published; `None` if unknown.
     pub lag: Option<u64>,
-    /// When the mirror last switched, by its clock.
+    /// When the mirror last switched, by its own clock.
     pub switched: Option<u64>,
     /// The last verification or repair.
     pub verified: Option<LastVerify>,
@@ -160,40 +160,41 @@ pub struct MirrorStatus {
     pub hook_failure: Option<HookFailure>,
     /// Free bytes on the mirror.
     pub free_bytes: Option<u64>,
-    /// Bytes of content on the mirror that unfinished pushes have left.
+    /// Bytes of content on the mirror that unfinished pushes have left behind.
     pub incoming_bytes: Option<u64>,
-    /// Seconds for which the mirror has served a retired file after its expiry, if more than an
-    /// hour: its maintenance does not run.
+    /// How many seconds after its expiry the mirror still serves a retired file, if more than an
+    /// hour: its maintenance is not running.
     pub overdue: Option<u64>,
     /// The disk usage of its releases, if requested.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub usage: Option<Usage>,
-    /// What the mirror served when it last responded, if it cannot be polled now.
+    /// The release that the mirror served when it last responded, if it cannot be polled now.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_seen: Option<LastSeen>,
     /// When the token and the certificate used for the mirror expire.
     #[serde(flatten)]
     pub expiries: Expiries,
-    /// Those of the expiries that are soon, the earliest first.
+    /// The expiries that are soon, the earliest first.
     #[serde(skip)]
     pub expiring: Vec<Expiry>,
     /// The response time, in milliseconds.
     pub round_trip_ms: Option<u64>,
-    /// What visitors get, if that was checked.
+    /// What visitors get, if it was checked.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub public: Option<Public>,
-    /// Why the status is unknown. It may come from the mirror, so escape it before it is shown.
+    /// Why the status is unknown. The text may come from the mirror, so escape it before you show
+    /// it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
 }
 
-/// The status of the mirrors at `now`, worst first. `is_frozen` returns whether the mirror of a
-/// name is frozen.
+/// The status of the mirrors at `now`, worst first. `is_frozen` returns whether the mirror with a
+/// given name is frozen.
 #[must_use]
 pub fn evaluate(seen: &[Poll], is_frozen: impl Fn(&str) -> bool, now: u64) -> Vec<MirrorStatus> {
     let mut mirror_statuses: Vec<MirrorStatus> =
         seen.iter().map(|one| one.status(seen, is_frozen(&one.mirror), now)).collect();
-    // The derived order of the kinds is worst first. Within a kind the longest lag comes first.
+    // The derived order of the kinds is worst first. Within a kind, the longest lag comes first.
     mirror_statuses.sort_by_key(|mirror_status| (mirror_status.state, Reverse(mirror_status.lag)));
     mirror_statuses
 }
@@ -204,22 +205,23 @@ pub fn releases<'s>(seen: &'s [Poll], site: &Site) -> Vec<&'s Release> {
     let states = seen.iter().filter_map(|one| one.state.as_ref().ok());
     let mut known: Vec<&Release> =
         states.flat_map(|state| &state.releases).filter(|release| release.site == *site).collect();
-    // By rank, because two mirrors may serve different releases with one sequence.
+    // By rank, because two mirrors may serve different releases with the same sequence.
     known.sort_by_key(|release| release.rank());
     known.dedup_by_key(|release| release.id());
     known
 }
 
-/// Those of the `known` releases that a mirror can lack: releases made for all mirrors that are not
-/// newer than what any mirror serves (as a release that was reverted is). If none was made for all,
-/// every release counts.
+/// The `known` releases that a mirror can lack: releases that were made for all mirrors and that
+/// are not newer than what any mirror serves (a reverted release is newer). If no release was made
+/// for all mirrors, every release counts.
 fn for_all<'s>(known: Vec<&'s Release>, seen: &'s [Poll], site: &Site) -> Vec<&'s Release> {
     let is_whole = |release: &&Release| release.partial.is_none() && release.site == *site;
     let current = seen.iter().filter_map(|one| one.state.as_ref().ok()?.current_release());
     let newest = current.filter(is_whole).map(Release::rank).max();
     let is_lacking = |release: &&Release| newest.is_none_or(|newest| release.rank() <= newest);
     let whole: Vec<&Release> = known.iter().copied().filter(is_whole).filter(is_lacking).collect();
-    // Otherwise a fleet that was only ever pushed to in parts would have nothing to compare with.
+    // Otherwise, if pushes only ever went to parts of a fleet, there would be nothing to compare
+    // with.
     if whole.is_empty() { known } else { whole }
 }
 
@@ -245,7 +247,7 @@ impl Poll {
         mirror_status.expiring = state.expiries.soon(now);
         mirror_status.free_bytes = state.free_bytes;
         mirror_status.incoming_bytes = Some(state.incoming_bytes);
-        // By the clock here, although the mirror counts by its own.
+        // Uses the clock of this machine, although the mirror uses its own.
         let overdue = state.next_expiry.map(|due| now.saturating_sub(due));
         mirror_status.overdue = overdue.filter(|seconds| *seconds > MAX_OVERDUE_SECONDS);
         mirror_status.site.clone_from(&state.site);
@@ -263,8 +265,8 @@ impl Poll {
         mirror_status.created = Some(current.created);
         (mirror_status.entries, mirror_status.bytes) = (Some(current.entries), Some(current.bytes));
         let known = releases(all, site);
-        // The mirror lacks what was published since its content was last the newest: a mirror that
-        // reverted to that content lacks nothing.
+        // The mirror lacks the releases that were published since its content was last the newest.
+        // If the mirror reverted to that content, it lacks nothing.
         let known = for_all(known, all, site);
         let same = known.iter().rposition(|release| release.content == current.content);
         let since = same.map_or_else(
@@ -274,7 +276,7 @@ impl Poll {
         let lacking = &known[since..];
         let is_other = same.is_none_or(|last| last + 1 < known.len());
         let is_newest = known.last().is_none_or(|newest| newest.rank() < current.rank());
-        // A release for a part of the fleet counts as apart only until a newer one for all exists.
+        // A release for part of the fleet counts as apart only until a newer release is for all.
         let apart = current.partial.as_ref().filter(|_| is_other && is_newest);
         let lacking = if apart.is_some() { &[] } else { lacking };
         mirror_status.apart = apart.map(ToString::to_string);
@@ -300,9 +302,11 @@ impl Poll {
 const fn state_of(failure: ErrorKind) -> StatusKind {
     match failure {
         failure if failure.is_denial() => StatusKind::Denied,
-        // The mirror did not respond, so nothing is known of what it serves.
+        // The mirror did not respond, so it is unknown what it serves.
         ErrorKind::Unreachable
         | ErrorKind::Certificate
+        | ErrorKind::ClientCertificate
+        | ErrorKind::Tls
         | ErrorKind::BadGateway
         | ErrorKind::Timeout
         | ErrorKind::Busy => StatusKind::Unreachable,
@@ -310,19 +314,19 @@ const fn state_of(failure: ErrorKind) -> StatusKind {
     }
 }
 
-/// The result of `pick` for the newest event for which it is not `None`. The order is that of the
-/// records, because the clock may have jumped.
+/// Returns the result of `pick` for the newest event for which it is not `None`. The order is the
+/// order of the records, because the clock may have jumped.
 fn last<T>(history: &[HistoryEvent], pick: impl Fn(&HistoryEvent) -> Option<T>) -> Option<T> {
     history.iter().rev().find_map(pick)
 }
 
-fn switched(happening: &HistoryEvent) -> Option<u64> {
-    matches!(happening.what, EventKind::Switched { .. }).then_some(happening.time)
+fn switched(event: &HistoryEvent) -> Option<u64> {
+    matches!(event.what, EventKind::Switched { .. }).then_some(event.time)
 }
 
-fn verified(happening: &HistoryEvent) -> Option<LastVerify> {
-    let time = happening.time;
-    match happening.what {
+fn verified(event: &HistoryEvent) -> Option<LastVerify> {
+    let time = event.time;
+    match event.what {
         EventKind::Verified { quick, faults } => Some(LastVerify { time, quick, faults }),
         EventKind::Repaired { left, .. } => Some(LastVerify { time, quick: false, faults: left }),
         _ => None,
@@ -331,12 +335,12 @@ fn verified(happening: &HistoryEvent) -> Option<LastVerify> {
 
 /// The failure of the hook after the newest switch. Failures after older switches no longer matter.
 fn hook_failure(history: &[HistoryEvent]) -> Option<HookFailure> {
-    let is_switch = |happening: &HistoryEvent| matches!(happening.what, EventKind::Switched { .. });
+    let is_switch = |event: &HistoryEvent| matches!(event.what, EventKind::Switched { .. });
     let (switch, later) = history[history.iter().rposition(is_switch)?..].split_first()?;
     let EventKind::Switched { release: current, .. } = switch.what else { return None };
-    last(later, |happening| match &happening.what {
+    last(later, |event| match &event.what {
         EventKind::HookFailed { release, why } if *release == current => Some(HookFailure {
-            time: happening.time,
+            time: event.time,
             sequence: release.sequence(),
             reason: why.clone(),
         }),
@@ -347,9 +351,9 @@ fn hook_failure(history: &[HistoryEvent]) -> Option<HookFailure> {
 /// Limits for the lag of a mirror.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StatusLimits {
-    /// From this lag on, the status is a warning.
+    /// If the lag is longer than this, the status is a warning.
     pub warn: Duration,
-    /// From this lag on, the status is critical.
+    /// If the lag is longer than this, the status is critical.
     pub crit: Duration,
 }
 
@@ -358,7 +362,7 @@ pub struct StatusLimits {
 pub enum Severity {
     /// Everything is well, or soon will be.
     Ok,
-    /// An operator should look at it.
+    /// An operator should look into it.
     Warning,
     /// An operator must act.
     Critical,
@@ -366,15 +370,15 @@ pub enum Severity {
     Unknown,
 }
 
-/// The severity of all mirrors together: the worst of them, or unknown if no mirror reported what
-/// it serves.
+/// The severity of all mirrors together: that of the worst mirror, or unknown if no mirror reported
+/// what it serves.
 #[must_use]
 pub fn severity(mirror_statuses: &[MirrorStatus], limits: StatusLimits) -> Severity {
-    let is_told = |mirror_status: &MirrorStatus| {
+    let is_reported = |mirror_status: &MirrorStatus| {
         mirror_status.is_known() || mirror_status.state == StatusKind::Frozen
     };
-    // Nothing is known of the fleet then, neither good nor bad.
-    if !mirror_statuses.iter().any(is_told) {
+    // In this case nothing is known about the fleet, neither good nor bad.
+    if !mirror_statuses.iter().any(is_reported) {
         return Severity::Unknown;
     }
     mirror_statuses
@@ -418,8 +422,8 @@ impl MirrorStatus {
         }
     }
 
-    /// Whether it is known what the mirror serves. Always true for a frozen mirror, which does not
-    /// need to be known.
+    /// Whether it is known what the mirror serves. Always true for a frozen mirror, for which it
+    /// does not matter.
     #[must_use]
     pub const fn is_known(&self) -> bool {
         self.state.is_known() && self.error.is_none()
@@ -431,7 +435,7 @@ impl MirrorStatus {
         self.state.is_well() && !self.is_stale()
     }
 
-    /// Whether visitors get other content than the mirror reports.
+    /// Whether visitors get different content than the mirror reports.
     #[must_use]
     pub fn is_stale(&self) -> bool {
         self.public.as_ref().is_some_and(|public| !public.stale.is_empty())
@@ -449,7 +453,7 @@ impl MirrorStatus {
         match self.state {
             StatusKind::Frozen => Severity::Ok,
             _ if lag > limits.crit => Severity::Critical,
-            // The lag of a mirror that cannot be reached is unknown and counts as none above.
+            // If a mirror cannot be reached, its lag is unknown and counts as zero above.
             _ if lag > limits.warn || is_impaired || !self.state.is_known() => Severity::Warning,
             StatusKind::Diverged => Severity::Warning,
             _ => Severity::Ok,
@@ -564,9 +568,9 @@ mod tests {
             |_| false,
             NOW,
         );
-        let told: Vec<_> =
+        let polls: Vec<_> =
             rows.iter().map(|row| (row.mirror.as_str(), row.behind, row.lag)).collect();
-        assert_eq!(told, [("a", 3, Some(8_000)), ("c", 1, Some(6_000)), ("b", 0, Some(0))]);
+        assert_eq!(polls, [("a", 3, Some(8_000)), ("c", 1, Some(6_000)), ("b", 0, Some(0))]);
         // A clock that is behind the publication lags by nothing.
         let early = evaluate(&[serving("a", &all[..1]), serving("b", &all)], |_| false, 5);
         assert_eq!((early[0].state, early[0].lag), (StatusKind::Behind, Some(0)));
@@ -576,12 +580,12 @@ mod tests {
     fn who_has_the_newest_content_lacks_nothing_whatever_its_release_is() {
         let all = [release(1, b"good"), release(2, b"bad"), release(3, b"good")];
         let rows = |all: &[Release]| {
-            let told = [
+            let polls = [
                 serving("went-back", all),
                 serving("was-spared", &all[..1]),
                 serving("is-bad", &all[..2]),
             ];
-            let rows = evaluate(&told, |_| false, NOW);
+            let rows = evaluate(&polls, |_| false, NOW);
             rows.into_iter()
                 .map(|row| (row.mirror, row.state, row.behind, row.lag))
                 .collect::<Vec<_>>()

@@ -9,16 +9,16 @@ use crate::push::Fleet;
 /// The result of polling one mirror.
 #[derive(Debug)]
 pub struct Poll {
-    /// Its name.
+    /// The name of the mirror.
     pub mirror: String,
     /// The location of the mirror, as the user wrote it.
     pub location: String,
-    /// The state, or why it could not be polled.
+    /// The state of the mirror, or why the mirror could not be polled.
     pub state: Result<MirrorState, MirrorError>,
     /// The history of the mirror; empty if it could not be read, for example from an older
     /// receiver.
     pub history: Vec<HistoryEvent>,
-    /// How long the response with the state took.
+    /// How long the mirror took to respond with its state.
     pub round_trip: Duration,
 }
 
@@ -28,8 +28,8 @@ pub fn poll(fleet: &Fleet, monitor: &dyn Monitor) -> Vec<Poll> {
         let began = Instant::now();
         let state = Fleet::state_of(mirror, monitor);
         let round_trip = began.elapsed();
-        // A mirror without a readable history is not an error.
-        // Only after a state: a mirror that does not respond costs its wait once.
+        // An unreadable history is not an error. It is requested only after a state was received,
+        // so that waiting for an unresponsive mirror is not done twice.
         let history = state.as_ref().ok().and_then(|_| mirror.history().ok()).unwrap_or_default();
         let (name, location) = (mirror.name().to_owned(), mirror.location().to_owned());
         Poll { mirror: name, location, state, history, round_trip }

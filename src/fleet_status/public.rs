@@ -1,8 +1,8 @@
 //! Checks what visitors get: fetches a few files of a mirror's release through its public URL and
 //! compares their hashes.
 //!
-//! headwater does not add a file of its own to the served files: the files that changed last are
-//! the best indication of the release that visitors get.
+//! headwater adds no file of its own to the served files: the files that changed last are the best
+//! indication of which release visitors get.
 
 use std::cmp::Reverse;
 
@@ -16,19 +16,19 @@ use crate::web::{FetchedPage, Web, WebError, encode_path};
 
 /// Number of files to fetch.
 const SAMPLES: usize = 5;
-/// Largest file to fetch, in bytes.
+/// Maximum size of a file that is fetched, in bytes.
 const MAX_BYTES: u64 = 8 * 1024 * 1024;
 /// The page that a web server shows for a directory.
 const INDEX: &str = "index.html";
 
-/// What visitors of a mirror get.
+/// The result of checking what visitors of a mirror get.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Public {
-    /// Its public URL.
+    /// The public URL of the mirror.
     pub url: String,
-    /// Files that were fetched.
+    /// The number of files that were fetched.
     pub checked: u64,
-    /// Those that differ from the release.
+    /// The fetched files that differ from the release.
     pub stale: Vec<Stale>,
 }
 
@@ -41,7 +41,8 @@ pub struct Stale {
     pub why: String,
 }
 
-/// Fetches some files of `release` through `url`, below which visitors find the tree of `mirror`.
+/// Fetches some files of `release` through `url`, below which visitors find the tree that `mirror`
+/// serves.
 #[must_use]
 pub fn look(web: &Web, url: &str, mirror: &dyn Mirror, release: &Release) -> Public {
     let mut public = Public { url: url.to_owned(), checked: 0, stale: Vec::new() };
@@ -80,7 +81,7 @@ fn is_index(path: &str) -> bool {
 }
 
 fn check(web: &Web, url: &str, path: &str, file: &FileEntry) -> Result<(), String> {
-    // No more than the size of the file is read: a longer response is other content.
+    // Reads no more than the size of the file: a longer response is different content.
     match fetch(web, url, path, file.size) {
         Ok(FetchedPage { object, .. }) if object == file.object => Ok(()),
         Ok(FetchedPage { object, .. }) => Err(format!("other content: {}", short(&object))),
@@ -94,8 +95,8 @@ fn short(object: &ObjectId) -> String {
     object.to_string().chars().take(12).collect()
 }
 
-/// The files that changed last; among equals, those with the lowest ids, so that the choice for a
-/// release is always the same.
+/// The files that changed last. Among files with equal times, those with the lowest ids, so that
+/// the choice for a release is always the same.
 fn samples(mirror: &dyn Mirror, release: &Release) -> Result<Vec<(String, FileEntry)>, String> {
     let bytes = mirror.manifest(&release.manifest).map_err(|error| error.to_string())?;
     let entries =
@@ -111,8 +112,8 @@ fn newest(
         let entry = entry?;
         if let Some(file) = entry.file().filter(|file| entry.is_live() && file.size <= MAX_BYTES) {
             best.push((entry.path.as_str().to_owned(), *file));
-            // Six entries at most, so sorting them for each file costs little, and no list of all
-            // files is needed.
+            // There are at most six entries, so sorting them for each file costs little, and no
+            // list of all files is needed.
             best.sort_by_key(|(_, file)| (Reverse(file.mtime), file.object));
             best.truncate(SAMPLES);
         }

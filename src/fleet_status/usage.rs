@@ -1,8 +1,8 @@
 //! The disk usage of a mirror, and what pruning would free, computed from the manifests of its kept
 //! releases.
 //!
-//! Every object is counted once, as it is stored. Each manifest is read once, from the mirror
-//! itself; memory grows with the number of objects. Changes nothing.
+//! Every object is counted once, because it is stored once. Each manifest is read once, from the
+//! mirror itself; memory grows with the number of objects. Changes nothing.
 
 use std::collections::HashMap;
 
@@ -17,38 +17,39 @@ use crate::text::error_chain;
 /// The disk usage of a mirror.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Usage {
-    /// Size of all content of the kept releases and the staged one, in bytes.
+    /// Size of all content of the kept releases and the staged release, in bytes.
     pub bytes: u64,
-    /// What would be freed for each number of releases kept, from the largest number to the
+    /// What pruning would free for each number of kept releases, from the largest number to the
     /// smallest.
     pub prune: Vec<Freed>,
 }
 
-/// What a pruning would free.
+/// What pruning would free.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Freed {
     /// The value of `prune --keep`.
     pub keep: usize,
     /// The newest release that would be dropped.
     pub sequence: u64,
-    /// Freed bytes.
+    /// The number of bytes that would be freed.
     pub bytes: u64,
 }
 
 impl Usage {
-    /// The bytes that would be freed by dropping the release `sequence` and all before it.
+    /// The number of bytes that dropping the release `sequence` and all older ones would free.
     #[must_use]
     pub fn freed_by(&self, sequence: u64) -> Option<u64> {
         self.prune.iter().find(|freed| freed.sequence == sequence).map(|freed| freed.bytes)
     }
 }
 
-/// Adds up the content of the releases that `mirror` keeps, as `state` lists them.
+/// Adds up the content of the releases that `mirror` keeps according to `state`.
 ///
 /// # Errors
 /// If a manifest cannot be read.
 pub fn usage(mirror: &dyn Mirror, state: &MirrorState) -> Result<Usage, String> {
-    // The staged release comes last, so content that it shares with others never counts as freed.
+    // The staged release comes last, so content that it shares with other releases never counts as
+    // freed.
     let kept = state.releases.iter().chain(&state.staged);
     let mut newest: HashMap<ObjectId, (u64, usize)> = HashMap::new();
     for (place, release) in kept.enumerate() {
@@ -58,7 +59,7 @@ pub fn usage(mirror: &dyn Mirror, state: &MirrorState) -> Result<Usage, String> 
 }
 
 /// Records each object of `release` with its size and with `place`, the index of the newest release
-/// that has it.
+/// that contains it.
 fn add(
     mirror: &dyn Mirror,
     release: &Release,
@@ -72,7 +73,8 @@ fn add(
     {
         let entry = entry.map_err(|error| error_chain(&error))?;
         if let Some(file) = entry.file() {
-            // Releases come oldest first, so the last insertion is that of the newest.
+            // Releases are processed oldest first, so the last insertion is that of the newest
+            // release.
             newest.insert(file.object, (file.size, place));
         }
     }
@@ -80,13 +82,13 @@ fn add(
 }
 
 fn sum(newest: &HashMap<ObjectId, (u64, usize)>, releases: &[Release]) -> Usage {
-    // One place more than releases: that of the staged one, which pruning keeps.
+    // One more place than there are releases: it is for the staged release, which pruning keeps.
     let mut last = vec![0u64; releases.len() + 1];
     for (size, place) in newest.values() {
         last[*place] = last[*place].saturating_add(*size);
     }
     let mut freed = 0u64;
-    // The current release stays, and so does the one before it, which is in the other slot.
+    // The current release stays, and so does the previous one, which is in the other slot.
     let droppable = releases.len().saturating_sub(2);
     let prune =
         releases[..droppable].iter().zip(&last).enumerate().map(|(place, (release, bytes))| {

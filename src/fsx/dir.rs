@@ -1,4 +1,4 @@
-//! An open directory. Operations are relative to it and follow no link.
+//! An open directory. Operations are relative to the directory and follow no links.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
@@ -27,7 +27,7 @@ impl Dir {
     /// Opens the directory at `path`. Links in the path are followed.
     ///
     /// # Errors
-    /// Fails if the directory does not exist or may not be read.
+    /// Fails if the directory does not exist or cannot be read.
     pub fn open(path: &Path) -> Result<Self> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let fd = rustix::fs::open(path, flags, Mode::empty())
@@ -35,7 +35,7 @@ impl Dir {
         Ok(Self { fd, path: path.to_owned() })
     }
 
-    /// The path by which it was opened.
+    /// The path by which the directory was opened.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
@@ -50,7 +50,7 @@ impl Dir {
     /// Opens the subdirectory `name`. Refuses a link.
     ///
     /// # Errors
-    /// Fails if it does not exist, is not a directory, or may not be read.
+    /// Fails if the subdirectory does not exist, is not a directory, or cannot be read.
     pub fn open_dir(&self, name: &str) -> Result<Self> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let fd = rustix::fs::openat(&self.fd, name, flags, Mode::empty())
@@ -61,7 +61,7 @@ impl Dir {
     /// Opens the subdirectory `name`; `None` if it does not exist.
     ///
     /// # Errors
-    /// As [`Dir::open_dir`], except for a missing directory.
+    /// The errors of [`Dir::open_dir`], except for a missing directory.
     pub fn find_dir(&self, name: &str) -> Result<Option<Self>> {
         found(self.open_dir(name))
     }
@@ -85,7 +85,7 @@ impl Dir {
         // The directory is opened before its mode is set: `fchmod` on the handle cannot follow a
         // link that another process puts in its place.
         let dir = self.open_dir(name)?;
-        // The umask may have removed bits that a web server of another user needs.
+        // The umask may have removed bits that a web server running as another user needs.
         set_mode(&dir.fd, mode, || dir.path.clone())?;
         Ok(dir)
     }
@@ -93,7 +93,7 @@ impl Dir {
     /// Opens the directory `name`, creating it if it is missing.
     ///
     /// # Errors
-    /// As [`Dir::open_dir`] and [`Dir::create_dir`].
+    /// The errors of [`Dir::open_dir`] and [`Dir::create_dir`].
     pub fn ensure_dir(&self, name: &str) -> Result<Self> {
         self.ensure_dir_as(name, FileMode::DIRECTORY)
     }
@@ -101,13 +101,13 @@ impl Dir {
     /// Opens the directory `name`, creating it with this mode and group if it is missing.
     ///
     /// # Errors
-    /// As [`Dir::open_dir`] and [`Dir::create_dir`].
+    /// The errors of [`Dir::open_dir`] and [`Dir::create_dir`].
     pub fn ensure_dir_as(&self, name: &str, mode: FileMode) -> Result<Self> {
         match self.find_dir(name)? {
             Some(dir) => Ok(dir),
             None => match self.create_dir_as(name, mode) {
-                // Another process has created the directory since the look above, as two pushes do
-                // that create one store at once.
+                // Another process has created the directory since the check above. This happens
+                // when two pushes create the same store at the same time.
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => self.open_dir(name),
                 other => other,
             },
@@ -122,8 +122,7 @@ impl Dir {
         step("create", || self.join(name))?;
         let flags =
             OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        // Mode 0600 until `seal` sets the final mode: no other user reads a file that is not
-        // complete.
+        // Mode 0600 until `seal` sets the final mode: no other user can read an incomplete file.
         let fd = rustix::fs::openat(&self.fd, name, flags, Mode::from_raw_mode(0o600))
             .context("create", || self.join(name))?;
         Ok(File::from(fd))
@@ -154,8 +153,8 @@ impl Dir {
         }
     }
 
-    /// Writes the whole new file `name`, without syncing it. `mtime` is in seconds since 1970;
-    /// `None` leaves the current time.
+    /// Writes the complete new file `name`, without syncing it. `mtime` is in seconds since 1970;
+    /// if it is `None`, the file keeps the current time.
     ///
     /// # Errors
     /// Fails if the name is taken or writing fails. A partial file may remain.
@@ -175,26 +174,26 @@ impl Dir {
     /// Opens the file `name` for reading. Refuses a link.
     ///
     /// # Errors
-    /// Fails if the file does not exist or may not be read.
+    /// Fails if the file does not exist or cannot be read.
     pub fn open_file(&self, name: &str) -> Result<File> {
         fault::look("open", || self.join(name))?;
-        // A fifo in the place of a file would block the open until a writer comes. `NONBLOCK`
-        // prevents that and does not change reads of regular files.
+        // If a fifo were in the place of a file, opening it would block until a writer comes.
+        // `NONBLOCK` prevents that and does not change how regular files are read.
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let fd = rustix::fs::openat(&self.fd, name, flags, Mode::empty())
             .context("open", || self.join(name))?;
         Ok(File::from(fd))
     }
 
-    /// Opens the file at the relative `path` below this directory for reading. Refuses a path with
-    /// a link in it or one that leads outside.
+    /// Opens the file at the relative `path` below this directory for reading. Refuses a path that
+    /// contains a link or leads outside the directory.
     ///
     /// # Errors
-    /// Fails if the file does not exist or may not be read.
+    /// Fails if the file does not exist or cannot be read.
     pub fn open_file_below(&self, path: &str) -> Result<File> {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        // The kernel checks every component in one system call. A check of each component before
-        // the open would leave time to replace one of them by a link.
+        // The kernel checks every component in one system call. Checking each component before
+        // opening the file would leave time to replace a component by a link.
         let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
         match rustix::fs::openat2(&self.fd, path, flags, Mode::empty(), resolve) {
             Ok(fd) => Ok(File::from(fd)),
@@ -211,7 +210,7 @@ impl Dir {
     /// Opens the file `name` for locking and appending, creating it if it is missing.
     ///
     /// # Errors
-    /// Fails if it is a link or may not be written.
+    /// Fails if the file is a link or cannot be written.
     pub fn open_or_create_file(&self, name: &str) -> Result<File> {
         let flags =
             OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
@@ -221,11 +220,11 @@ impl Dir {
         Ok(File::from(fd))
     }
 
-    /// As [`Dir::open_or_create_file`]. A new file gets mode 0644 regardless of the umask, so that
-    /// other users may read it.
+    /// Like [`Dir::open_or_create_file`]. A new file gets mode 0644 regardless of the umask, so
+    /// that other users may read it.
     ///
     /// # Errors
-    /// As [`Dir::open_or_create_file`].
+    /// The errors of [`Dir::open_or_create_file`].
     pub fn open_or_create_record(&self, name: &str) -> Result<File> {
         if let Some(file) = found(self.open_file_for_write(name))? {
             return Ok(file);
@@ -238,7 +237,7 @@ impl Dir {
     /// Opens the existing file `name` for writing at offsets.
     ///
     /// # Errors
-    /// Fails if the file does not exist, is a link, or may not be written.
+    /// Fails if the file does not exist, is a link, or cannot be written.
     pub fn open_file_for_write(&self, name: &str) -> Result<File> {
         let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let fd = rustix::fs::openat(&self.fd, name, flags, Mode::empty())
@@ -246,7 +245,7 @@ impl Dir {
         Ok(File::from(fd))
     }
 
-    /// Reads the whole file `name`. Refuses one of more than `limit` bytes.
+    /// Reads the whole file `name`. Refuses a file of more than `limit` bytes.
     ///
     /// # Errors
     /// Fails if the file does not exist, is too large or cannot be read.
@@ -254,8 +253,9 @@ impl Dir {
         use io::Read as _;
         let file = self.open_file(name)?;
         let mut bytes = Vec::new();
-        // One byte more than the limit tells a file that is too large from one of exactly that
-        // size. The size in the metadata is not trusted: the file may grow while it is read.
+        // Reading one byte more than the limit distinguishes a file that is too large from a file
+        // of exactly that size. The size in the metadata is not trusted, because the file may grow
+        // while it is read.
         file.take(limit + 1).read_to_end(&mut bytes).context("read", || self.join(name))?;
         if bytes.len() as u64 > limit {
             let too_large =
@@ -268,7 +268,7 @@ impl Dir {
     /// The metadata of `name`, without following links; `None` if it does not exist.
     ///
     /// # Errors
-    /// Fails if the directory may not be searched.
+    /// Fails if the directory cannot be searched.
     pub fn stat(&self, name: &str) -> Result<Option<Meta>> {
         match rustix::fs::statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) => Ok(Some(Meta {
@@ -288,17 +288,18 @@ impl Dir {
     /// Sets mode and group of the file or directory `name`. Refuses a link.
     ///
     /// # Errors
-    /// Fails if it does not exist, may not be opened, or if the system refuses the change.
+    /// Fails if the file or directory does not exist, cannot be opened, or if the system refuses
+    /// the change.
     pub fn set_mode(&self, name: &str, mode: FileMode) -> Result<()> {
         step("set mode of", || self.join(name))?;
         set_mode(self.open_file(name)?, mode, || self.join(name))
     }
 
-    /// The stamp and kind of what is at the relative `path`, with one system call. A link as the
+    /// The stamp and kind of the file at the relative `path`, with one system call. A link as the
     /// last component is not followed.
     ///
     /// # Errors
-    /// Fails if the path does not exist or may not be examined.
+    /// Fails if the path does not exist or cannot be examined.
     pub fn look(&self, path: &OsStr) -> Result<FileLook> {
         let stat = rustix::fs::statat(&self.fd, path, AtFlags::SYMLINK_NOFOLLOW);
         Ok(FileLook::from(&stat.context("examine", || self.join(path))?))
@@ -340,20 +341,20 @@ impl Dir {
     /// permitted.
     pub fn link(&self, name: &str, to: &Self, to_name: &str) -> Result<()> {
         step("link", || to.join(to_name))?;
-        // Without `SYMLINK_FOLLOW`: if the file was replaced by a link, the link itself gets the
-        // second name, and nothing outside of the store does.
+        // Without `SYMLINK_FOLLOW`: if the file was replaced by a link, only the link itself gets
+        // the second name, not a file outside the store.
         rustix::fs::linkat(&self.fd, name, &to.fd, to_name, AtFlags::empty())
             .context("link", || to.join(to_name))
     }
 
-    /// Renames `name` to `to_name` in `to`, replacing a file of that name atomically. The rename is
-    /// durable only after `to` or its file system is synced.
+    /// Renames `name` to `to_name` in `to`, atomically replacing any file of that name. The rename
+    /// is durable only after `to` or its file system is synced.
     ///
     /// # Errors
     /// Fails if the file cannot be renamed.
     pub fn rename(&self, name: &str, to: &Self, to_name: &str) -> Result<()> {
         // Only a rename replaces a name without a gap. Removing the old name first made 36,986 of
-        // 55,458 reads fail in a test; with a rename alone none failed.
+        // 55,458 reads fail in a test; with only a rename, none failed.
         if fault::is_armed(&FaultPoint::UnlinkBeforeRename) && to.stat(to_name)?.is_some() {
             to.unlink(to_name)?;
         }
@@ -363,8 +364,8 @@ impl Dir {
     }
 
     /// Moves the directory `name` to `to_name` in `to`, which must be free or an empty directory.
-    /// Returns `false` and does nothing if it is not, or if the directories are on different file
-    /// systems.
+    /// Does nothing and returns `false` if it is neither, or if the directories are on different
+    /// file systems.
     ///
     /// # Errors
     /// Fails if the directory cannot be moved.
@@ -372,7 +373,8 @@ impl Dir {
         step("rename", || to.join(to_name))?;
         match rustix::fs::renameat(&self.fd, name, &to.fd, to_name) {
             Ok(()) => Ok(true),
-            // The caller then moves the files one by one, so these errors are not failures.
+            // In these cases the caller moves the files one by one, so these errors are not
+            // failures.
             Err(Errno::NOTEMPTY | Errno::EXIST | Errno::XDEV) => Ok(false),
             Err(error) => Err(IoError::new("rename to", to.join(to_name), error)),
         }
@@ -390,7 +392,7 @@ impl Dir {
     /// The target of the symbolic link `name`; `None` if it does not exist.
     ///
     /// # Errors
-    /// Fails if it is not a link (`InvalidInput`) or cannot be read.
+    /// Fails if `name` is not a link (`InvalidInput`) or cannot be read.
     pub fn read_link(&self, name: &str) -> Result<Option<OsString>> {
         let target = rustix::fs::readlinkat(&self.fd, name, Vec::new())
             .context("read link", || self.join(name));
@@ -400,17 +402,17 @@ impl Dir {
     /// Removes the file or link `name`.
     ///
     /// # Errors
-    /// Fails if it does not exist or may not be removed.
+    /// Fails if `name` does not exist or cannot be removed.
     pub fn unlink(&self, name: impl AsRef<OsStr>) -> Result<()> {
         let name = name.as_ref();
         step("remove", || self.join(name))?;
         rustix::fs::unlinkat(&self.fd, name, AtFlags::empty()).context("remove", || self.join(name))
     }
 
-    /// Removes the file or link `name`, if it exists. Returns whether it did.
+    /// Removes the file or link `name`, if it exists. Returns whether it existed.
     ///
     /// # Errors
-    /// Fails if it may not be removed.
+    /// Fails if `name` cannot be removed.
     pub fn unlink_if_any(&self, name: &str) -> Result<bool> {
         Ok(found(self.unlink(name))?.is_some())
     }
@@ -419,7 +421,7 @@ impl Dir {
     /// empty or missing.
     ///
     /// # Errors
-    /// Fails if it is not a directory or may not be removed.
+    /// Fails if `name` is not a directory or cannot be removed.
     pub fn remove_dir_if_empty(&self, name: &str) -> Result<bool> {
         step("remove directory", || self.join(name))?;
         match rustix::fs::unlinkat(&self.fd, name, AtFlags::REMOVEDIR) {
@@ -433,7 +435,7 @@ impl Dir {
     /// A missing `name` is not an error.
     ///
     /// # Errors
-    /// Fails if something in it may not be removed.
+    /// Fails if something in the directory cannot be removed.
     pub fn remove_all(&self, name: &str) -> Result<()> {
         match self.stat(name)?.map(|meta| meta.kind) {
             None => return Ok(()),
@@ -444,7 +446,7 @@ impl Dir {
         for (child, kind) in dir.entries()? {
             match (kind, child.to_str()) {
                 (FileKind::Directory, Some(child)) => dir.remove_all(child)?,
-                // The store does not create such names, so another program did. The methods of
+                // The store does not create such names, so another program did it. The methods of
                 // `Dir` take text.
                 (FileKind::Directory, None) => {
                     fs::remove_dir_all(dir.join(&child))
@@ -474,10 +476,10 @@ impl Dir {
     /// faster than an `fsync` for each of many files.
     ///
     /// # Errors
-    /// An error is final: the kernel reports it once, and the next sync may succeed without the
-    /// data.
+    /// An error is final: the kernel reports it only once, and the next sync may succeed although
+    /// the data is lost.
     pub fn sync_file_system(&self) -> Result<()> {
-        // Measured with 300 files of 4 KiB: 0.07 s for one `syncfs`, 1.76 s for an `fsync` of each
+        // Measured with 300 files of 4 KiB: 0.07 s for one `syncfs`, 1.76 s for one `fsync` per
         // file.
         step("sync file system", || self.path.clone())?;
         if fault::is_armed(&FaultPoint::SkipDataSync) {
@@ -489,14 +491,15 @@ impl Dir {
     /// Free space and kind of the file system that contains the directory.
     ///
     /// # Errors
-    /// Fails if the system does not report them.
+    /// Fails if the system does not report this information.
     pub fn file_system(&self) -> Result<FileSystem> {
         let stat = rustix::fs::fstatvfs(&self.fd)
             .context("examine the file system of", || self.path.clone())?;
         let kind = rustix::fs::fstatfs(&self.fd)
             .context("examine the file system of", || self.path.clone())?;
         Ok(FileSystem {
-            // `f_bavail`, not `f_bfree`: what is reserved for root is not free for this process.
+            // `f_bavail`, not `f_bfree`: space that is reserved for root is not free for this
+            // process.
             free_bytes: stat.f_bavail.saturating_mul(stat.f_frsize),
             // Some file systems (btrfs) create inodes on demand and report a total of 0.
             free_inodes: (stat.f_files > 0).then_some(stat.f_favail),
@@ -508,15 +511,15 @@ impl Dir {
     /// The id of the user who owns the directory.
     ///
     /// # Errors
-    /// Fails if the system does not report it.
+    /// Fails if the system does not report the owner.
     pub fn owner(&self) -> Result<u32> {
         Ok(rustix::fs::fstat(&self.fd).context("examine", || self.path.clone())?.st_uid)
     }
 
-    /// A second handle of the same directory.
+    /// A second handle to the same directory.
     ///
     /// # Errors
-    /// Fails if the process has no more descriptors.
+    /// Fails if the process has no descriptors left.
     pub fn try_clone(&self) -> Result<Self> {
         let fd =
             self.fd.as_fd().try_clone_to_owned().context("open directory", || self.path.clone())?;

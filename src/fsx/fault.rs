@@ -1,4 +1,4 @@
-//! Faults that tests inject into debug builds. Release builds contain none of them.
+//! Faults that tests inject into debug builds. Release builds do not support them.
 
 #[cfg(debug_assertions)]
 use parking_lot::Mutex;
@@ -9,15 +9,15 @@ use std::path::Path;
 
 use super::Result;
 
-/// A fault, and when it happens.
+/// A fault, and when it occurs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum FaultPoint {
-    /// End the process with SIGKILL before the n-th change of the disk, counted from 1.
+    /// End the process with SIGKILL before the n-th change on disk, counted from 1.
     KillAt(u64),
-    /// Let the n-th change of the disk fail with this `errno`.
+    /// Make the n-th change on disk fail with this `errno`.
     ErrnoAt(u64, i32),
-    /// Let every operation of this name fail with this `errno`; with `OP:PART`, only those whose
-    /// path contains `PART`.
+    /// Make every operation of this name fail with this `errno`. With `OP:PART`, only operations
+    /// whose path contains `PART` fail.
     ErrnoOn(String, i32),
     /// Panic in every operation of this name.
     PanicOn(String),
@@ -27,9 +27,9 @@ pub enum FaultPoint {
     SkipDataSync,
     /// Remove the target before a rename. Tests that kill the process must detect this.
     UnlinkBeforeRename,
-    /// Set the clock of stores ahead by this number of seconds.
+    /// Set the clock of stores forward by this number of seconds.
     ClockAhead(u64),
-    /// Keep the operation and the path of each change of the disk, for [`counted`].
+    /// Record the operation and the path of each change on disk, for [`counted`].
     Count,
 }
 
@@ -66,8 +66,8 @@ pub fn parse(text: &str) -> Option<FaultPoint> {
     }
 }
 
-/// Arms `fault` for this process, in addition to those already armed. Returns whether this build
-/// supports faults.
+/// Arms `fault` for this process, in addition to faults that are already armed. Returns whether
+/// this build supports faults.
 #[cfg_attr(
     not(debug_assertions),
     expect(clippy::needless_pass_by_value, reason = "one signature for both builds")
@@ -85,7 +85,7 @@ pub fn arm(fault: FaultPoint) -> bool {
     }
 }
 
-/// The number of changes of the disk so far; 0 in a release build.
+/// The number of changes on disk so far; 0 in a release build.
 #[must_use]
 pub fn steps() -> u64 {
     #[cfg(debug_assertions)]
@@ -94,8 +94,8 @@ pub fn steps() -> u64 {
     0
 }
 
-/// Each change of the disk so far, in order, as `step N: OPERATION PATH`, if [`FaultPoint::Count`]
-/// is armed; empty in a release build.
+/// Each change on disk so far, in order, as `step N: OPERATION PATH`, if [`FaultPoint::Count`] is
+/// armed. Empty in a release build.
 #[must_use]
 pub fn counted() -> Vec<String> {
     #[cfg(debug_assertions)]
@@ -104,7 +104,7 @@ pub fn counted() -> Vec<String> {
     Vec::new()
 }
 
-/// How far the clock of stores is ahead, in seconds; 0 in a release build.
+/// How far ahead the clock of stores is, in seconds; 0 in a release build.
 #[must_use]
 pub fn clock_ahead() -> u64 {
     #[cfg(debug_assertions)]
@@ -171,7 +171,8 @@ pub(super) fn step(_: &'static str, _: impl Fn() -> std::path::PathBuf) -> Resul
     Ok(())
 }
 
-/// Marks an operation that changes nothing. It is not counted, and fails only by its name.
+/// Marks an operation that changes nothing. It is not counted, and only faults with its name make
+/// it fail.
 ///
 /// # Errors
 /// The injected error.
@@ -190,14 +191,14 @@ pub fn look(op: &'static str, path: impl Fn() -> std::path::PathBuf) -> Result<(
 /// Marks an operation that changes nothing.
 ///
 /// # Errors
-/// None in this build.
+/// Never fails in this build.
 #[cfg(not(debug_assertions))]
 #[expect(clippy::unnecessary_wraps, reason = "one signature for both builds")]
 pub fn look(_: &'static str, _: impl Fn() -> std::path::PathBuf) -> Result<()> {
     Ok(())
 }
 
-/// Marks a change of the disk that is made by a library.
+/// Marks a change on disk that a library makes.
 ///
 /// # Errors
 /// The injected error.

@@ -10,7 +10,7 @@ use rustix::fs::FileType;
 pub struct Meta {
     /// The kind of the file.
     pub kind: FileKind,
-    /// Length in bytes.
+    /// Length of the file in bytes.
     pub size: u64,
     /// Modification time in whole seconds since 1970; negative before that.
     pub mtime: i64,
@@ -60,7 +60,7 @@ pub struct FileMode {
 impl FileMode {
     /// 0644: for records that other users may read.
     pub const RECORD: Self = Self { bits: 0o644, group: None };
-    /// 0755: for directories that other users may read.
+    /// 0755: for directories that other users may enter.
     pub const DIRECTORY: Self = Self { bits: 0o755, group: None };
 
     /// Whether a file has this mode and group.
@@ -109,7 +109,7 @@ impl FileSystem {
 /// A stamp: metadata that changes when the content of a file changes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FileStat {
-    /// Length in bytes.
+    /// Length of the file in bytes.
     pub size: u64,
     /// Modification time in nanoseconds since 1970.
     pub mtime_ns: i64,
@@ -121,7 +121,7 @@ pub struct FileStat {
     pub device: u64,
 }
 
-/// What a scan needs to know about a file, from one system call.
+/// The facts that a scan needs to know about a file, from one system call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FileLook {
     /// The kind of the file.
@@ -160,8 +160,8 @@ impl From<&rustix::fs::Stat> for FileLook {
 }
 
 const fn nanoseconds(seconds: i64, rest: i64) -> i64 {
-    // 64 bits of nanoseconds reach to the year 2262. Later times saturate: their stamps are equal
-    // then, and their sizes and inodes still differ.
+    // 64 bits of nanoseconds reach to the year 2262. Later times saturate, so they are equal in
+    // stamps, but sizes and inodes still differ.
     seconds.saturating_mul(1_000_000_000).saturating_add(rest)
 }
 

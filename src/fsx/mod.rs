@@ -1,9 +1,9 @@
 //! All access to the disk.
 //!
 //! Errors contain the operation and the path. [`Dir`] works relative to an open directory and never
-//! follows a link in the last component, so that replacing files by links cannot lead an operation
-//! elsewhere. Every change of the disk is counted here. Tests can make a debug build die, fail or
-//! skip a sync at one of these steps (see [`fault`]), to check what a crash leaves behind.
+//! follows a link in the last component, so replacing files by links cannot redirect an operation.
+//! Every change on disk is counted here. Tests can make a debug build die, fail or skip a sync at
+//! any of these steps (see [`fault`]), to check the state after a crash.
 //!
 //! This room does not know what the files mean.
 
@@ -29,7 +29,7 @@ use fault::step;
 /// The current time of this machine in seconds since 1970.
 #[must_use]
 pub fn unix_seconds() -> u64 {
-    // A clock before 1970 counts as 1970, because times in the formats have no sign.
+    // A clock before 1970 counts as 1970, because the formats have no negative times.
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     now.saturating_add(fault::clock_ahead())
 }
@@ -42,7 +42,7 @@ pub struct IoError {
     pub op: &'static str,
     /// The path.
     pub path: PathBuf,
-    /// The error of the system.
+    /// The error reported by the system.
     pub source: io::Error,
 }
 
@@ -58,7 +58,7 @@ impl IoError {
         self.source.kind()
     }
 
-    /// The `errno` of the cause; `None` if it is not an error of the system.
+    /// The `errno` of the cause; `None` if the cause is not a system error.
     #[must_use]
     pub fn errno(&self) -> Option<Errno> {
         Errno::from_io_error(&self.source)
@@ -73,7 +73,7 @@ pub trait Context<T> {
     /// Adds the operation and the path.
     ///
     /// # Errors
-    /// The original error, with both added.
+    /// The original error, with the operation and the path added.
     fn context(self, op: &'static str, path: impl FnOnce() -> PathBuf) -> Result<T>;
 }
 
@@ -83,7 +83,7 @@ impl<T, E: Into<io::Error>> Context<T> for std::result::Result<T, E> {
     }
 }
 
-/// Returns `None` in place of the error `NotFound`.
+/// Returns `None` in place of a `NotFound` error.
 ///
 /// # Errors
 /// Every other error.
@@ -98,7 +98,7 @@ pub fn found<T>(result: Result<T>) -> Result<Option<T>> {
 /// Sets the final times, group and mode of a written file. Does not sync it.
 ///
 /// # Errors
-/// Fails if the system refuses one of them.
+/// Fails if the system refuses one of these changes.
 pub fn seal(
     file: &File,
     mode: FileMode,
@@ -113,9 +113,9 @@ pub fn seal(
     set_mode(file, mode, path)
 }
 
-/// Sets access and modification time of a file, in seconds since 1970.
+/// Sets the access and modification times of a file, in seconds since 1970.
 fn set_time(file: &File, seconds: u64) -> io::Result<()> {
-    /// Every file system can store times up to 2038; some silently truncate later ones.
+    /// Every file system can store times up to 2038; some silently truncate later times.
     const SAFE_SECONDS: u64 = i32::MAX as u64;
     let unfit = || {
         io::Error::new(
@@ -125,8 +125,8 @@ fn set_time(file: &File, seconds: u64) -> io::Result<()> {
     };
     let time = UNIX_EPOCH.checked_add(Duration::from_secs(seconds)).ok_or_else(unfit)?;
     file.set_times(fs::FileTimes::new().set_accessed(time).set_modified(time))?;
-    // ext4 cuts later times short without an error. `verify` would then report a fault that no
-    // repair can mend, so the time is read back.
+    // ext4 truncates later times without an error. `verify` would then report a fault that no
+    // repair can fix, so the time is read back.
     if seconds > SAFE_SECONDS && file.metadata()?.modified()? != time {
         Err(unfit())
     } else {
@@ -136,8 +136,8 @@ fn set_time(file: &File, seconds: u64) -> io::Result<()> {
 
 /// Sets group and mode of an open file, regardless of the umask at its creation.
 fn set_mode(file: impl AsFd, mode: FileMode, path: impl Fn() -> PathBuf) -> Result<()> {
-    // The group comes first: if the mode came first, it would let the group of this process read
-    // the file for a moment.
+    // The group comes first: if the mode came first, the group of this process could read the file
+    // for a moment.
     if let Some(group) = mode.group {
         let group = rustix::fs::Gid::from_raw(group);
         rustix::fs::fchown(&file, None, Some(group)).context("set group of", &path)?;
@@ -151,8 +151,8 @@ fn set_mode(file: impl AsFd, mode: FileMode, path: impl Fn() -> PathBuf) -> Resu
 /// Fails if not all bytes could be written.
 pub fn write_at(file: &File, bytes: &[u8], offset: u64, path: impl Fn() -> PathBuf) -> Result<()> {
     step("write", &path)?;
-    // Positional, because several threads write to parts of one file, and a file position would be
-    // shared.
+    // Positional, because several threads write to parts of the same file and would share its file
+    // position.
     std::os::unix::fs::FileExt::write_all_at(file, bytes, offset).context("write", &path)
 }
 
@@ -160,7 +160,7 @@ pub fn write_at(file: &File, bytes: &[u8], offset: u64, path: impl Fn() -> PathB
 /// block.
 ///
 /// # Errors
-/// Fails if the file does not exist or may not be read.
+/// Fails if the file does not exist or cannot be read.
 pub fn open_read(path: &Path) -> Result<File> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     Ok(File::from(
@@ -171,7 +171,7 @@ pub fn open_read(path: &Path) -> Result<File> {
 /// The metadata of `path`, without following links.
 ///
 /// # Errors
-/// Fails if the path does not exist or may not be examined.
+/// Fails if the path does not exist or cannot be examined.
 pub fn lstat(path: &Path) -> Result<fs::Metadata> {
     fs::symlink_metadata(path).context("examine", || path.to_owned())
 }
@@ -179,7 +179,7 @@ pub fn lstat(path: &Path) -> Result<fs::Metadata> {
 /// The metadata of an open file.
 ///
 /// # Errors
-/// Fails if the system does not report it.
+/// Fails if the system does not report the metadata.
 pub fn fstat(file: &File, path: &Path) -> Result<fs::Metadata> {
     file.metadata().context("examine", || path.to_owned())
 }
@@ -198,10 +198,40 @@ pub fn read_text(path: &Path, limit: u64) -> Result<String> {
     Ok(text)
 }
 
-/// The path without links and dots. Trailing components that do not exist yet are kept.
+/// Appends `bytes` to the existing file at `path` and syncs it. If that fails, restores the old
+/// length of the file. Owner and mode do not change.
 ///
 /// # Errors
-/// Fails if a directory of the path may not be searched.
+/// Fails if the file does not exist or cannot be written.
+pub fn append(path: &Path, bytes: &[u8]) -> Result<()> {
+    step("write", || path.to_owned())?;
+    let open = fs::OpenOptions::new().append(true).open(path);
+    let mut file = open.context("open", || path.to_owned())?;
+    let length = fstat(&file, path)?.len();
+    let written = file.write_all(bytes).and_then(|()| file.sync_all());
+    if written.is_err() {
+        // The first error is the one that is reported.
+        file.set_len(length).ok();
+    }
+    written.context("write", || path.to_owned())
+}
+
+/// Checks that the effective user of this process may create and remove names in the directory at
+/// `path`.
+///
+/// # Errors
+/// Fails if the user may not do so.
+pub fn check_writable(path: &Path) -> Result<()> {
+    use rustix::fs::{Access, AtFlags, CWD};
+    let access = Access::WRITE_OK | Access::EXEC_OK;
+    rustix::fs::accessat(CWD, path, access, AtFlags::EACCESS)
+        .context("write to", || path.to_owned())
+}
+
+/// Resolves links and dots in the path. Trailing components that do not exist yet are kept.
+///
+/// # Errors
+/// Fails if a directory of the path cannot be searched.
 pub fn resolve(path: &Path) -> Result<PathBuf> {
     match path.canonicalize() {
         Ok(resolved) => Ok(resolved),
@@ -222,18 +252,18 @@ pub fn resolve(path: &Path) -> Result<PathBuf> {
 /// Creates the directory `path` and its missing parents.
 ///
 /// # Errors
-/// Fails if one cannot be created.
+/// Fails if a directory cannot be created.
 pub fn create_dir_all(path: &Path) -> Result<()> {
     fault::mark("create directory", path)?;
     fs::create_dir_all(path).context("create directory", || path.to_owned())
 }
 
-/// Replaces the file at `path` atomically by what `write` writes, with mode 0644. Readers see the
-/// old or the new file as a whole. Does not sync.
+/// Atomically replaces the file at `path` with the data that `write` writes, with mode 0644.
+/// Readers see either the old or the new file as a whole. Does not sync.
 ///
 /// # Errors
-/// Fails with the errors of `write`, or if the file cannot be created or renamed. The old file is
-/// then unchanged.
+/// Fails with the errors of `write`, or if the file cannot be created or renamed. In these cases
+/// the old file is unchanged.
 pub fn replace_file(
     path: &Path,
     write: impl FnOnce(&mut io::BufWriter<&File>) -> io::Result<()>,
@@ -243,8 +273,8 @@ pub fn replace_file(
         return Err(IoError::new("write", path, io::Error::from(io::ErrorKind::InvalidInput)));
     };
     let dir = Dir::open(if parent.as_os_str().is_empty() { Path::new(".") } else { parent })?;
-    // The id of the process keeps two processes from writing to one temporary file. A killed
-    // process may have left a file with this id, so that one is removed first.
+    // The process id keeps two processes from writing to the same temporary file. A killed process
+    // may have left a file with the same id, so such a file is removed first.
     let temporary = format!(".{name}.{}.tmp", std::process::id());
     dir.unlink_if_any(&temporary)?;
     let file = dir.create_file(&temporary)?;
@@ -261,8 +291,8 @@ pub fn replace_file(
     written
 }
 
-/// Takes the exclusive lock on `file`, waiting at most `wait`. Returns whether it was taken.
-/// Closing the file releases it, also when the process is killed.
+/// Takes the exclusive lock on `file`, waiting up to `wait`. Returns whether the lock was taken.
+/// Closing the file releases the lock, which also happens when the process is killed.
 ///
 /// # Errors
 /// Fails if the file system does not support locks.
@@ -270,7 +300,7 @@ pub fn lock(file: &File, wait: Duration, path: &Path) -> Result<bool> {
     lock_by(|| file.try_lock(), wait, &|| false, path)
 }
 
-/// As [`lock`], but `is_cancelled` also ends the wait.
+/// Like [`lock`], but `is_cancelled` also ends the wait.
 ///
 /// # Errors
 /// Fails if the file system does not support locks.
@@ -283,7 +313,7 @@ pub fn lock_unless(
     lock_by(|| file.try_lock(), wait, is_cancelled, path)
 }
 
-/// As [`lock_unless`], but takes the shared lock. Any number of processes may hold it while no
+/// Like [`lock_unless`], but takes the shared lock. Any number of processes may hold it while no
 /// process holds the exclusive one.
 ///
 /// # Errors
@@ -303,13 +333,15 @@ fn lock_by(
     is_cancelled: &dyn Fn() -> bool,
     path: &Path,
 ) -> Result<bool> {
-    // Polled, as flock has no timeout, and interrupting it with a signal would need unsafe code.
+    // Polled, because flock has no timeout, and interrupting it with a signal would need unsafe
+    // code.
     const PAUSE: Duration = Duration::from_millis(20);
     let deadline = Instant::now() + wait;
     loop {
         match try_lock() {
             Ok(()) => return Ok(true),
-            // The lock is tried before the time is checked, so a wait of zero is one attempt.
+            // The lock is tried before the time is checked, so a wait of zero still makes one
+            // attempt.
             Err(fs::TryLockError::WouldBlock) if Instant::now() >= deadline || is_cancelled() => {
                 return Ok(false);
             }

@@ -1,7 +1,7 @@
 //! Hashes an object piece by piece, in any order and on several threads.
 //!
-//! BLAKE3 is a tree hash: a piece that is one of its subtrees can be hashed separately, and the
-//! hashes of all pieces give the hash of the object (see `blake3::hazmat`).
+//! BLAKE3 is a tree hash: a piece that is a subtree can be hashed separately, and the hashes of all
+//! pieces together give the hash of the object (see `blake3::hazmat`).
 
 use blake3::hazmat::{
     HasherExt as _, Mode, left_subtree_len, max_subtree_len, merge_subtrees_non_root,
@@ -10,11 +10,11 @@ use blake3::hazmat::{
 
 use super::ObjectId;
 
-/// Bytes in a leaf of the BLAKE3 tree.
+/// Size of a leaf of the BLAKE3 tree, in bytes.
 const CHUNK_BYTES: u64 = 1024;
 
 /// The hash of a piece of an object: the chaining value if the piece is a subtree of the object's
-/// BLAKE3 tree, else the piece's own BLAKE3.
+/// BLAKE3 tree, otherwise the BLAKE3 hash of the piece itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PieceHash([u8; 32]);
 
@@ -72,8 +72,8 @@ impl PieceHashes {
         self.pieces.push((offset, length, hash));
     }
 
-    /// The id of the object of `size` bytes. `None` if the pieces overlap, leave gaps, or do not
-    /// match the BLAKE3 tree, and for a single piece.
+    /// The id of the object of `size` bytes. Returns `None` if the pieces overlap, leave gaps, or
+    /// do not match the BLAKE3 tree, or if there is only one piece.
     #[must_use]
     pub fn finish(mut self, size: u64) -> Option<ObjectId> {
         self.pieces.sort_unstable_by_key(|(offset, ..)| *offset);

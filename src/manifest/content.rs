@@ -4,8 +4,8 @@ use crate::hash::ContentId;
 use crate::manifest::entry::{Entry, EntryKind};
 use crate::varint;
 
-/// Bytes collected before they are hashed: BLAKE3 is several times faster on long inputs than on
-/// many short ones.
+/// How many bytes are collected before they are hashed: BLAKE3 is several times faster on long
+/// inputs than on many short ones.
 const BATCH_BYTES: usize = 64 * 1024;
 
 /// Computes a [`ContentId`] from entries in manifest order.
@@ -49,13 +49,13 @@ impl ContentIdHasher {
     }
 
     fn push_text(&mut self, text: &str) {
-        // The length comes first. Without it, a path and a target could be shifted against each
-        // other and give the same bytes.
+        // The length comes first. Without it, moving bytes from a path to a target or back could
+        // result in the same bytes.
         varint::push(text.len() as u64, &mut self.batch);
         self.batch.extend_from_slice(text.as_bytes());
     }
 
-    /// The content id of all entries that were added.
+    /// The content id of all entries that have been added.
     #[must_use]
     pub fn finish(mut self) -> ContentId {
         self.hasher.update(&self.batch);

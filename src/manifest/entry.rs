@@ -3,7 +3,7 @@
 use crate::hash::ObjectId;
 use crate::tree_path::{LinkTarget, TreePath};
 
-/// A path and what is there.
+/// A path of a manifest, with its kind.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
     /// The path.
@@ -26,13 +26,13 @@ pub enum EntryKind {
 /// The file at a path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FileEntry {
-    /// The object with its content.
+    /// The object with the content of the file.
     pub object: ObjectId,
-    /// Its length in bytes.
+    /// The length of the file in bytes.
     pub size: u64,
-    /// Its modification time on every mirror, in seconds since 1970.
+    /// The modification time of the file on every mirror, in seconds since 1970.
     pub mtime: u64,
-    /// Whether it is executable. Manifests store no other mode bits.
+    /// Whether the file is executable. Manifests store no other mode bits.
     pub exec: bool,
 }
 

@@ -3,9 +3,9 @@
 //! ---
 //!
 //! This room defines entries, the canonical form of a manifest, the comparison of two manifests,
-//! and the transfer form of their difference. It touches no file, socket, clock or environment: the
-//! caller opens the [`std::io::Read`] and [`std::io::Write`] that it uses. Everything is streamed,
-//! because a manifest of a million entries is a normal size.
+//! and the transfer form of their difference. It uses no file, socket, clock or environment: the
+//! caller opens the [`std::io::Read`] and [`std::io::Write`] that this room uses. Everything is
+//! streamed, because a manifest of a million entries is a normal size.
 
 mod codec;
 mod content;
@@ -28,8 +28,8 @@ use std::io;
 use crate::hash::ManifestId;
 use crate::tree_path::PathFault;
 
-/// Maximum window of a compressed manifest or change, as a power of two: 8 MiB. Bounds the memory
-/// of a reader.
+/// Maximum window of a compressed manifest or change, as a power of two: 8 MiB. It bounds the
+/// memory of a reader.
 pub const WINDOW_LOG_MAX: u32 = 23;
 
 /// Why a manifest, or a change to one, cannot be read or written.
@@ -37,7 +37,8 @@ pub const WINDOW_LOG_MAX: u32 = 23;
 pub enum ManifestError {
     /// The manifest was written by a newer headwater.
     #[error(
-        "manifest format version {found} is newer than this headwater knows (1); upgrade headwater"
+        "the manifest has format version {found}, but this headwater supports only version 1; \
+         upgrade headwater"
     )]
     Version {
         /// The version that the manifest declares.
@@ -69,7 +70,7 @@ pub enum ManifestError {
         path: String,
     },
     /// An entry is below another entry, which is a file or a link.
-    #[error("manifest entry {path:?} lies below an entry that is not a directory")]
+    #[error("manifest entry {path:?} is below an entry that is not a directory")]
     BelowFile {
         /// The path of the lower entry.
         path: String,
@@ -81,7 +82,7 @@ pub enum ManifestError {
     #[error("stopped")]
     Cancelled,
     /// Too little memory is free for what a manifest change announces.
-    #[error("not enough memory for this manifest change")]
+    #[error("not enough free memory for this manifest change")]
     NoMemory,
     /// The manifest is canonical, but its id is not the expected one.
     #[error("manifest digest mismatch: expected {expected}, got {found}")]
@@ -91,7 +92,7 @@ pub enum ManifestError {
         /// The id of the bytes.
         found: ManifestId,
     },
-    /// A manifest change does not fit its base, or does not contain what it announces.
+    /// A manifest change does not match its base, or does not contain what it announces.
     #[error("manifest change is invalid: {what}")]
     Transit {
         /// What is wrong.

@@ -1,17 +1,17 @@
-//! Decodes a manifest on another thread. Decoding is half of the work of reading one.
+//! Decodes a manifest on another thread. Decoding is half the work of reading a manifest.
 
 use std::thread::Builder;
 
 use crossbeam_channel::bounded;
 use parking_lot::Mutex;
 
-/// Items per batch; enough that the cost of the channel is negligible.
+/// Number of items in a batch; enough that the cost of the channel is negligible.
 const BATCH: usize = 512;
-/// Batches that may wait in the channel.
+/// Number of batches that may wait in the channel.
 const WAITING: usize = 4;
 
-/// Calls `consume` with `items`, which another thread reads ahead. At most a few thousand items
-/// wait.
+/// Calls `consume` with `items`, which another thread reads ahead of time. At most a few thousand
+/// items wait.
 pub fn read_ahead<T: Send, R>(
     items: impl Iterator<Item = T> + Send,
     consume: impl FnOnce(&mut dyn Iterator<Item = T>) -> R,

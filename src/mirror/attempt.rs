@@ -1,4 +1,5 @@
-//! Attempts to reach a receiver, over HTTP or SSH: their time limit, and what follows if one fails.
+//! Attempts to reach a receiver, over HTTP or SSH: their time limit, and what happens when one
+//! fails.
 
 use std::time::Duration;
 
@@ -10,9 +11,9 @@ pub(super) const CONNECT: Duration = Duration::from_secs(10);
 /// Whether and when a failed attempt is retried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum RetryAction {
-    /// Not: it would fail again.
+    /// Never: the attempt would fail again.
     Never,
-    /// At once: an idle connection was closed by the server.
+    /// At once: the server closed an idle connection.
     AtOnce,
     /// After a pause.
     Later,

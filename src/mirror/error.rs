@@ -1,5 +1,7 @@
 //! The error of an operation on a mirror.
 
+use std::fmt;
+
 use crate::error_kind::ErrorKind;
 use crate::fsx::IoError;
 use crate::hash::{HistoryId, ObjectId, StoreId};
@@ -10,54 +12,84 @@ use crate::release::ReleaseName;
 use crate::store::StoreError;
 use crate::threads::ThreadError;
 
+/// The store that a mirror must have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ExpectedStore {
+    /// The configuration names it.
+    Configured(StoreId),
+    /// An earlier push recorded it.
+    Remembered(StoreId),
+}
+
+impl ExpectedStore {
+    /// The id of the expected store.
+    #[must_use]
+    pub const fn id(self) -> StoreId {
+        match self {
+            Self::Configured(id) | Self::Remembered(id) => id,
+        }
+    }
+}
+
+impl fmt::Display for ExpectedStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Configured(id) => write!(f, "the configuration names store {id}"),
+            Self::Remembered(id) => {
+                write!(f, "headwater remembers an earlier push to store {id} there")
+            }
+        }
+    }
+}
+
 /// Why an operation on a mirror failed.
 #[derive(Debug, thiserror::Error)]
 pub enum MirrorError {
-    /// Its store failed.
+    /// The store of the mirror failed.
     #[error(transparent)]
     Store(#[from] StoreError),
     /// A remote mirror refused the request.
     #[error("{refusal}")]
     Remote {
-        /// Its refusal. The text is from a peer: escape it before you show it.
+        /// The refusal. Its text comes from a peer: escape it before you show it.
         refusal: ProtocolError,
     },
-    /// A remote mirror was not reached, or did not respond as a receiver does.
+    /// A remote mirror could not be reached, or did not respond as a receiver does.
     #[error(transparent)]
     Transport(#[from] TransportError),
     /// The origin could not read content that it had announced.
     #[error("the origin could not read content that it announced")]
     Source(#[source] SourceError),
-    /// It has a different store than before, or has lost its store.
-    #[error("{}", other_store(*expected, *found))]
+    /// The mirror has a different store than before, or has lost its store.
+    #[error("it has {}, but {expected}", store_now(*found))]
     OtherStore {
-        /// The store that was there before.
-        expected: StoreId,
-        /// The store that is there now.
+        /// The store that the mirror had before.
+        expected: ExpectedStore,
+        /// The store that the mirror has now.
         found: Option<StoreId>,
     },
-    /// Its releases belong to a different history than those of its fleet.
+    /// The mirror's releases belong to a different history than those of its fleet.
     #[error("it serves release {current} of history {found}, but its fleet has history {history}")]
     ForeignHistory {
-        /// The release that it serves.
+        /// The release that the mirror serves.
         current: ReleaseName,
         /// The history of that release.
         found: HistoryId,
         /// The history of the other mirrors.
         history: HistoryId,
     },
-    /// Its highest sequence is too far above those of its fleet to be genuine.
+    /// The mirror's highest sequence is too far above those of its fleet to be genuine.
     #[error(
         "its highest release sequence {sequence} is not plausible: the highest of all other \
          mirrors is {highest}"
     )]
     FarBeyond {
-        /// Its highest sequence.
+        /// The mirror's highest sequence.
         sequence: u64,
         /// The highest sequence of the other mirrors.
         highest: u64,
     },
-    /// A thread for it could not be started.
+    /// No thread could be started for the mirror.
     #[error(transparent)]
     Thread(#[from] ThreadError),
     /// The user asked to stop.
@@ -65,11 +97,8 @@ pub enum MirrorError {
     Cancelled,
 }
 
-fn other_store(expected: StoreId, found: Option<StoreId>) -> String {
-    match found {
-        Some(found) => format!("it has store {found}; expected store {expected}"),
-        None => format!("it has no store; expected store {expected}"),
-    }
+fn store_now(found: Option<StoreId>) -> String {
+    found.map_or_else(|| "no store now".to_owned(), |found| format!("store {found} now"))
 }
 
 impl MirrorError {

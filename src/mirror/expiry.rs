@@ -22,13 +22,13 @@ pub struct Expiries {
 /// A token or certificate, and when it expires.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Expiry {
-    /// What expires.
+    /// Whether the token or the certificate expires.
     pub what: Expiring,
     /// When it expires, in seconds since 1970.
     pub time: u64,
 }
 
-/// What can expire.
+/// A credential that can expire.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Expiring {
     /// The token that was sent.
@@ -49,7 +49,8 @@ impl Expiries {
         all
     }
 
-    /// What expires within [`EXPIRES_SOON`] after `now` or has expired, the earliest first.
+    /// The tokens and certificates that have expired or expire within [`EXPIRES_SOON`] after `now`,
+    /// the earliest first.
     #[must_use]
     pub fn soon(&self, now: u64) -> Vec<Expiry> {
         let limit = now.saturating_add(EXPIRES_SOON.as_secs());

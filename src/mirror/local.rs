@@ -1,4 +1,4 @@
-//! A mirror that is a directory on this machine; its store runs in this process.
+//! A mirror that is a directory on this machine. Its store runs in this process.
 
 use std::io::{self, Read, Seek as _, SeekFrom};
 use std::num::NonZeroUsize;
@@ -39,7 +39,7 @@ pub struct DirectoryMirror {
 }
 
 impl DirectoryMirror {
-    /// Creates a mirror at `path`. `wait` is the longest wait for a lock, `jobs` the number of
+    /// Creates a mirror at `path`. `wait` is how long to wait for a lock, `jobs` is the number of
     /// threads that unpack.
     #[must_use]
     pub fn new(
@@ -51,14 +51,14 @@ impl DirectoryMirror {
         Self { identity, path, wait, jobs, semaphore: None, cancel: CancelToken::default() }
     }
 
-    /// Staging holds a permit of `semaphore`: many stages at once would exceed the limit of open
-    /// files.
+    /// Makes staging hold a permit of `semaphore`, because many stages at once would exceed the
+    /// limit of open files.
     #[must_use]
     pub fn with_turns(self, semaphore: Option<Arc<Semaphore>>) -> Self {
         Self { semaphore, ..self }
     }
 
-    /// Waits for its locks end when `cancel` is cancelled.
+    /// Makes waits for locks end when `cancel` is cancelled.
     #[must_use]
     pub fn cancelled_by(self, cancel: &CancelToken) -> Self {
         Self { cancel: cancel.clone(), ..self }
@@ -106,7 +106,7 @@ impl DirectoryMirror {
     }
 }
 
-/// Takes the next pack. One thread at a time waits here while the others unpack.
+/// Takes the next pack. One thread at a time waits here while the other threads unpack.
 fn next_pack(
     cursor: &Mutex<Box<dyn PackCursor + '_>>,
     monitor: &dyn Monitor,
@@ -120,7 +120,7 @@ fn next_pack(
     })
 }
 
-/// Makes an [`ObjectSource`] usable as a source of the objects that a store lacks.
+/// Adapts an [`ObjectSource`] into a source of the objects that a store lacks.
 struct Supplied<'a, C: ?Sized>(&'a C);
 
 impl<C: ObjectSource + ?Sized> Fetch for Supplied<'_, C> {
@@ -180,7 +180,7 @@ impl Mirror for DirectoryMirror {
             site: Some(store.site().clone()),
             only_site: None,
             current,
-            // `verify` reports damaged records; a push works without them.
+            // `verify` reports damaged records. A push works without them.
             releases: names.into_iter().filter_map(|name| store.release(name).ok()).collect(),
             staged: store.staged_release()?,
             highest_sequence: store.highest_sequence()?,
@@ -188,7 +188,7 @@ impl Mirror for DirectoryMirror {
             expiries: Expiries::default(),
             receiver: None,
             free_bytes: store.free_bytes().ok(),
-            // Another process may remove the directory at this moment.
+            // Another process may be removing the directory at this moment.
             incoming_bytes: store.incoming_bytes().unwrap_or(0),
             next_expiry: store.next_expiry().ok().flatten(),
             expired_through: store.expired_through()?,
@@ -291,13 +291,13 @@ impl Mirror for DirectoryMirror {
         let store = Arc::new(store.cancelled_by(&self.cancel));
         let change = StoredChange::Memory(Arc::clone(request.change));
         let offered = offered(request, &change);
-        // No memory limit: the push that runs in this process holds these entries as well.
+        // There is no memory limit: the push that runs in this process holds these entries as well.
         let Some(needs) = store.read_change(offered, &|_| true, &stop)? else { return Ok(()) };
         let mut transaction = store.start_staging(offered, &request.key, needs, self.wait)?;
         match self.receive(&transaction, bundle, monitor) {
             Ok(()) => {}
-            // The store failed: if that was a sync, what was written is not trusted, and the
-            // transaction drops it. An error of the source leaves the content for the next push.
+            // The store failed. If a sync failed, the content that was written is not trusted, and
+            // the transaction drops it. If the source failed, the content stays for the next push.
             Err(MirrorError::Store(error)) => return Err(transaction.fail(error).into()),
             Err(error) => return Err(error),
         }
@@ -324,7 +324,7 @@ impl Mirror for DirectoryMirror {
         let store = self.open()?;
         let pruned = store.clean_up(keep, self.wait)?;
         store.prepare_spare_slot(self.wait)?;
-        // Commands that run after a switch are configured at a receiver; a directory has none.
+        // Only a receiver can be configured to run commands after a switch; a directory has none.
         Ok(pruned.into())
     }
 

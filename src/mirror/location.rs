@@ -1,34 +1,42 @@
 //! The location of a mirror, as the user writes it.
 //!
-//! Promises that `ssh` cannot parse an accepted location as an option, that it contains no
-//! password, and that no token is sent unencrypted to another machine.
+//! Promises that `ssh` cannot parse an accepted location as an option, that the location contains
+//! no password, and that no token is sent unencrypted to another machine.
 
 use std::net::{IpAddr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 
+use crate::text::escape;
 use crate::tree_path::Site;
 
-/// Why a text is not the location of a mirror. No message repeats text that may hold a password.
+/// Why a string is not a valid location of a mirror. No message repeats text that may contain a
+/// password.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum LocationError {
-    /// The text is empty.
+    /// The string is empty.
     #[error("a mirror's location is empty")]
     Empty,
+    /// The string contains a control character.
+    #[error("\"{location}\": the location of a mirror must not have a control character")]
+    Control {
+        /// The whole string, escaped; `…` if it contains a token.
+        location: String,
+    },
     /// A URL with a scheme that is not supported.
     #[error("{location:?}: mirrors at {scheme}: URLs are not supported")]
     Scheme {
-        /// The whole text.
+        /// The whole string.
         location: String,
-        /// What stands before `://`.
+        /// The part before `://`.
         scheme: String,
     },
     /// A `file:` URL with a host, or with a relative path.
     #[error("{location:?}: write a file URL as file:///absolute/path")]
     File {
-        /// The whole text.
+        /// The whole string.
         location: String,
     },
-    /// A user, a password or a token in a URL.
+    /// A URL contains a user, a password or a token.
     #[error("the URL of a mirror on {host:?} contains a user, a password or a token")]
     Credentials {
         /// The host and its port.
@@ -37,21 +45,21 @@ pub enum LocationError {
     /// `http:` to another machine.
     #[error("{location:?}: http: is not encrypted; use https: for a mirror on another machine")]
     Plain {
-        /// The whole text.
+        /// The whole string.
         location: String,
     },
-    /// `host:/path`, which rsync and scp treat as a path on another machine.
+    /// `host:/path`, which rsync and scp interpret as a path on another machine.
     #[error("{location:?}: for a mirror over ssh write {url}; for a directory write ./{location}")]
     HostPath {
-        /// The whole text.
+        /// The whole string.
         location: String,
-        /// The URL that was most likely meant.
+        /// The URL that the user probably meant.
         url: String,
     },
-    /// A URL that is malformed.
+    /// A malformed URL.
     #[error("{location:?}: {what}")]
     Malformed {
-        /// The whole text.
+        /// The whole string.
         location: String,
         /// What is wrong.
         what: &'static str,
@@ -84,15 +92,15 @@ impl HttpUrl {
         &self.base
     }
 
-    /// The site named by the last segment of its path; `None` if the path is empty or that segment
-    /// is not a valid site name.
+    /// The site named by the last segment of the URL's path; `None` if the path is empty or that
+    /// segment is not a valid site name.
     #[must_use]
     pub fn site(&self) -> Option<Site> {
         let (_, path) = self.base.split_once("://")?.1.trim_end_matches('/').split_once('/')?;
         Site::new(path.rsplit('/').next()?).ok()
     }
 
-    /// Whether it is on this machine.
+    /// Whether the receiver is on this machine.
     #[must_use]
     pub const fn is_loopback(&self) -> bool {
         self.is_loopback
@@ -140,18 +148,20 @@ impl SshUrl {
 impl Location {
     /// Parses a location: a path, `file:///absolute/path`, `https://host[:port]/path`, `http://`
     /// for this machine only, or `ssh://[user@]host[:port]/absolute/path`. `host:/path`, which
-    /// rsync treats as another machine, is refused: write `./host:/path` for such a directory.
+    /// rsync interprets as a path on another machine, is refused; for a local directory of that
+    /// name, write `./host:/path`.
     ///
     /// # Errors
-    /// If the text is not a location.
+    /// If the string is not a valid location.
     pub fn parse(text: &str) -> Result<Self, LocationError> {
         if text.is_empty() {
             return Err(LocationError::Empty);
         }
+        check_control(text)?;
         let Some((scheme, rest)) = text.split_once("://") else {
             return host_path(text).map_or_else(|| Ok(Self::Directory(text.into())), Err);
         };
-        // Before anything else, because the other errors repeat the text.
+        // Checked before anything else, because the other errors repeat the string.
         if scheme != "file" && has_token(rest) {
             let place = rest.split(['/', '?', '#']).next().filter(|place| !has_token(place));
             return Err(LocationError::Credentials { host: place.unwrap_or("…").to_owned() });
@@ -179,7 +189,7 @@ impl Location {
         }
     }
 
-    /// A normalized text that is equal for two spellings of the same location. It does not resolve
+    /// A normalized form that is equal for two spellings of the same location. It does not resolve
     /// symbolic links or host names.
     #[must_use]
     pub fn canonical(&self) -> String {
@@ -191,7 +201,7 @@ impl Location {
                 let (scheme, rest) = place.base.split_once("://").unwrap_or_default();
                 let (host, path) = rest.split_once('/').unwrap_or((rest, ""));
                 let usual = if scheme == "https" { ":443" } else { ":80" };
-                // Host names are the same in upper and lower case; paths are not.
+                // Host names are case-insensitive; paths are not.
                 let host = host.to_ascii_lowercase();
                 format!("{scheme}://{}/{path}", host.strip_suffix(usual).unwrap_or(&host))
             }
@@ -204,6 +214,19 @@ impl Location {
     }
 }
 
+/// Returns an error if the location `text` contains a control character. Paths of a tree may not
+/// contain one either.
+///
+/// # Errors
+/// [`LocationError::Control`].
+pub fn check_control(text: &str) -> Result<(), LocationError> {
+    if !text.contains(char::is_control) {
+        return Ok(());
+    }
+    let location = if has_token(text) { "…".into() } else { escape(text) };
+    Err(LocationError::Control { location: location.into_owned() })
+}
+
 /// Returns an error if `text` is `[user@]host:/absolute/path`, the form that rsync and scp use.
 fn host_path(text: &str) -> Option<LocationError> {
     let (place, path) = text.split_once(":/").filter(|(place, _)| !place.contains([':', '/']))?;
@@ -212,7 +235,7 @@ fn host_path(text: &str) -> Option<LocationError> {
     is_one.then(|| LocationError::HostPath { location: text.to_owned(), url })
 }
 
-/// Makes the error for a malformed URL. Drops the query and fragment, which often hold secrets.
+/// Makes the error for a malformed URL. Drops the query and fragment, which often contain secrets.
 fn malformed(location: &str, what: &'static str) -> LocationError {
     let shown = location.split(['?', '#']).next().unwrap_or_default();
     LocationError::Malformed { location: shown.to_owned(), what }
@@ -245,13 +268,16 @@ pub(super) fn authority<'t>(location: &str, text: &'t str) -> Result<Authority<'
     if host.is_empty() || !host.chars().all(is_name) {
         return Err(malformed(location, "a host consists of letters, digits, '.', '-' and '_'"));
     }
-    // `ssh` would take such a host for an option, and options can name commands.
+    // `ssh` would interpret such a host as an option, and options can name commands.
     if host.starts_with('-') {
         return Err(malformed(location, "a host does not begin with '-'"));
     }
     let number = |text: &str| text.parse::<u16>().ok().filter(|port| *port > 0);
     match port.map(number) {
-        Some(None) => Err(malformed(location, "a port is a number from 1 to 65535")),
+        Some(None) => Err(malformed(
+            location,
+            "a port is a number from 1 to 65535, and no colon separates host and path",
+        )),
         Some(port) => Ok(Authority { host, port }),
         None => Ok(Authority { host, port: None }),
     }
@@ -259,7 +285,7 @@ pub(super) fn authority<'t>(location: &str, text: &'t str) -> Result<Authority<'
 
 fn http(location: &str, scheme: &str, rest: &str) -> Result<HttpUrl, LocationError> {
     let (place, path) = rest.split_once('/').unwrap_or((rest, ""));
-    // The last `@`: everything before it is user and password, and must not be shown.
+    // The last `@`: everything before it is the user and password, and must not be shown.
     if let Some((_, host)) = place.rsplit_once('@') {
         return Err(LocationError::Credentials { host: host.to_owned() });
     }
@@ -273,8 +299,8 @@ fn http(location: &str, scheme: &str, rest: &str) -> Result<HttpUrl, LocationErr
             "a mirror's URL must not have a query, and its path must be ASCII",
         ));
     }
-    // A server or a proxy may resolve them, and the request then goes to another site than the URL
-    // seems to name.
+    // A server or a proxy may resolve these segments, and the request then goes to a different site
+    // than the URL seems to name.
     if path.split('/').any(|part| part == "." || part == "..") {
         return Err(malformed(location, "a mirror's URL must not have '.' or '..' in its path"));
     }
@@ -297,7 +323,7 @@ fn ssh(location: &str, rest: &str) -> Result<SshUrl, LocationError> {
     if user.is_some_and(|user| user.contains(':')) {
         return Err(LocationError::Credentials { host: place.to_owned() });
     }
-    // No character that a shell or `ssh` interprets.
+    // Excludes every character that a shell or `ssh` interprets.
     let is_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | '+');
     if user
         .is_some_and(|user| user.is_empty() || user.starts_with('-') || !user.chars().all(is_name))
@@ -310,7 +336,7 @@ fn ssh(location: &str, rest: &str) -> Result<SshUrl, LocationError> {
     }
     let Authority { host, port } = authority(location, place)?;
     let directory = directory.trim_end_matches('/');
-    if directory.is_empty() || directory.contains(char::is_control) {
+    if directory.is_empty() {
         return Err(malformed(
             location,
             "write an ssh URL as ssh://[user@]host[:port]/absolute/path",
@@ -460,6 +486,24 @@ mod tests {
             panic!("not ssh")
         };
         assert_eq!((place.destination().as_str(), place.directory()), ("::1", "/srv/with space"));
+    }
+
+    #[test]
+    fn control_characters_are_refused_in_every_kind_of_location() {
+        for (text, shown) in [
+            ("/srv/a\x1bb", "/srv/a\\u{1b}b"),
+            ("./a\nb", "./a\\u{a}b"),
+            ("file:///srv/a\x07", "file:///srv/a\\u{7}"),
+            ("ssh://h/srv/a\u{9b}", "ssh://h/srv/a\\u{9b}"),
+            ("https://h/a\t", "https://h/a\\u{9}"),
+            ("ed\rge:/srv", "ed\\u{d}ge:/srv"),
+        ] {
+            let error = Location::parse(text).unwrap_err();
+            assert!(matches!(error, LocationError::Control { .. }), "{error}");
+            assert!(error.to_string().starts_with(&format!("\"{shown}\": ")), "{error}");
+        }
+        let error = Location::parse("https://h/hw_0123abcd_5ec2e7\n").unwrap_err();
+        assert!(!error.to_string().contains("5ec2e7"), "{error}");
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! Mirrors: the operations on a destination, local or remote.
 //!
 //! [`Mirror`] works with releases and bundles. A bundle provides packs and also single objects, so
-//! that a server that does not run headwater can be a mirror too. This module does not know what a
-//! fleet is or in which order mirrors switch.
+//! a server that does not run headwater can be a mirror too. This module does not know what a fleet
+//! is or in which order mirrors switch.
 
 mod attempt;
 mod error;
@@ -18,14 +18,14 @@ mod ssh;
 mod state;
 mod transport_error;
 
-pub use error::MirrorError;
+pub use error::{ExpectedStore, MirrorError};
 pub use expiry::{EXPIRES_SOON, Expiries, Expiring, Expiry};
 pub use http::{
     BearerToken, ClientIdentity, Credentials, CredentialsError, Exchange, HttpMirror, Limiter,
     ProxyChoice, Semaphore, Trace, TransferLimits, read_state,
 };
 pub use local::DirectoryMirror;
-pub use location::{HttpUrl, Location, LocationError, SshUrl, has_token};
+pub use location::{HttpUrl, Location, LocationError, SshUrl, check_control, has_token};
 pub use object_source::{Effort, ObjectSource, RepairSource};
 pub use pack_source::{OutgoingPack, PackCursor, PackSource, StageRequest};
 pub use polled::PolledMirror;
@@ -65,7 +65,7 @@ pub enum Link {
     Network,
 }
 
-/// What the user says of a mirror, whatever its kind.
+/// What the user has configured about a mirror, whatever its kind.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MirrorIdentity {
     /// The name that is shown to users.
@@ -76,10 +76,10 @@ pub struct MirrorIdentity {
     pub site: Option<Site>,
 }
 
-/// A downstream destination.
+/// A mirror of any kind.
 ///
-/// At every instant, also when an operation is interrupted, visitors of a mirror get one complete
-/// release. Every operation is safe to call again.
+/// At every instant, even when an operation is interrupted, visitors of a mirror get one complete
+/// release. Every operation is safe to repeat.
 pub trait Mirror: Send + Sync + fmt::Debug {
     /// The name that is shown to users.
     fn name(&self) -> &str;
@@ -87,37 +87,41 @@ pub trait Mirror: Send + Sync + fmt::Debug {
     /// The location, as the user wrote it.
     fn location(&self) -> &str;
 
-    /// The kind of connection to it.
+    /// The kind of connection to the mirror.
     fn link(&self) -> Link;
 
-    /// Its path if it is on this machine. A content tree must not overlap with it.
+    /// The path of the mirror if it is on this machine. A content tree must not overlap with this
+    /// path.
     fn local_path(&self) -> Option<PathBuf>;
 
-    /// The site that its location names; `None` if the location names none.
+    /// The site that the location of the mirror names; `None` if it names none.
     fn site_in_location(&self) -> Option<Site> {
         None
     }
 
-    /// Returns its state without changing it; for a mirror that does not exist yet, an empty state.
+    /// Returns the state of the mirror without changing it. If the mirror does not exist yet,
+    /// returns an empty state.
     ///
     /// # Errors
     /// If the mirror cannot be read, or cannot be created at its location.
     fn state(&self) -> Result<MirrorState, MirrorError>;
 
-    /// Checks that this user may change the mirror. Sends no request: a receiver checks this
-    /// itself.
+    /// Checks that the user who would write to the mirror owns it: the user of this process, or the
+    /// user of the receiver according to the last state. Sends no request.
     ///
     /// # Errors
-    /// If another user owns its directory.
+    /// If another user owns the directory of the mirror, or if the receiver cannot write to it.
     fn check_owner(&self) -> Result<(), MirrorError> {
         Ok(())
     }
 
-    /// The id of its store, if it is known without another request; `None` if it has no store.
+    /// The id of the mirror's store, if it is known without another request; `None` if there is no
+    /// store.
     fn store_id(&self) -> Option<StoreId>;
 
-    /// Returns the recorded events of the mirror in the order in which they were recorded; empty if
-    /// the mirror does not exist yet. Times are from the clock of the mirror. Changes nothing.
+    /// Returns the recorded events of the mirror in the order in which they were recorded. Returns
+    /// none if the mirror does not exist yet. Times are from the clock of the mirror. Changes
+    /// nothing.
     ///
     /// # Errors
     /// If the history cannot be read.
@@ -129,14 +133,15 @@ pub trait Mirror: Send + Sync + fmt::Debug {
     /// If the mirror does not have the manifest.
     fn manifest(&self, id: &ManifestId) -> Result<Box<dyn Read + Send>, MirrorError>;
 
-    /// Reads the content of an object from `offset` on. Its digest is not verified.
+    /// Reads the content of an object, starting at `offset`. The digest of the object is not
+    /// verified.
     ///
     /// # Errors
     /// If the mirror does not have the object.
     fn object(&self, id: &ObjectId, offset: u64) -> Result<Box<dyn Read + Send>, MirrorError>;
 
-    /// Reads parts of objects, in the order of `parts`; `None` for an object that is missing or too
-    /// short. Digests are not verified. The result holds all parts in memory.
+    /// Reads parts of objects, in the order of `parts`. Returns `None` for an object that is
+    /// missing or too short. Digests are not verified. The result holds all parts in memory.
     ///
     /// # Errors
     /// If the mirror cannot be read.
@@ -172,14 +177,14 @@ pub trait Mirror: Send + Sync + fmt::Debug {
     /// permission to push. Changes nothing; uses what [`Mirror::state`] returned last.
     ///
     /// # Errors
-    /// The reason for which the release would be refused.
+    /// The reason why the release would be refused.
     fn check_stage(&self, request: &StageRequest<'_>) -> Result<(), MirrorError>;
 
-    /// Makes a release complete and durable on the mirror without serving it; creates the mirror if
-    /// necessary. Does not transfer packs again that the mirror holds from an interrupted push.
+    /// Makes a release complete and durable on the mirror without serving it. Creates the mirror if
+    /// necessary. Does not transfer packs that the mirror already holds from an interrupted push.
     ///
     /// # Errors
-    /// If the release is not staged. The served release does not change.
+    /// If the release could not be staged. The served release does not change.
     fn stage(
         &self,
         request: &StageRequest<'_>,

@@ -8,9 +8,9 @@ use crate::mirror::{FetchRecords, SourceError};
 /// How often a failed read is retried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Effort {
-    /// Not at all: another mirror may have the object.
+    /// Never: another mirror may have the object.
     Once,
-    /// A few times, until no data was received for as long as a connection attempt may take.
+    /// A few times, until no data has arrived for as long as a connection attempt may take.
     Patient,
 }
 
@@ -28,7 +28,7 @@ pub trait ObjectSource: Sync {
     fn object(&self, id: &ObjectId) -> Result<Box<dyn Read + Send>, SourceError>;
 }
 
-/// Everything that a mirror can be repaired from.
+/// All content that can be used to repair a mirror.
 pub trait RepairSource: ObjectSource + FetchRecords {}
 
 impl<T: ObjectSource + FetchRecords> RepairSource for T {}

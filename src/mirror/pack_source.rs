@@ -10,33 +10,33 @@ use crate::release::Release;
 
 /// A pack that can be sent.
 pub trait OutgoingPack: Send + Sync {
-    /// Its id.
+    /// The id of the pack.
     fn id(&self) -> PackId;
-    /// Its length in bytes.
+    /// The length of the pack in bytes.
     fn size(&self) -> u64;
-    /// Returns its bytes, at most 32 MiB; they may be read from disk.
+    /// Returns the bytes of the pack, at most 32 MiB. They may be read from disk.
     ///
     /// # Errors
-    /// If they cannot be read.
+    /// If the bytes cannot be read.
     fn bytes(&self) -> Result<Arc<Vec<u8>>, SourceError>;
 
-    /// Opens its bytes as a stream, so that many mirrors can be sent the pack at once without a
-    /// copy in memory for each.
+    /// Opens the bytes of the pack as a stream, so that the pack can be sent to many mirrors at
+    /// once without a copy in memory for each mirror.
     ///
     /// # Errors
-    /// If they cannot be opened.
+    /// If the bytes cannot be opened.
     fn open(&self) -> Result<Box<dyn Read + Send>, SourceError>;
 }
 
 /// Iterates over the packs of a bundle and returns each as soon as it is complete.
 pub trait PackCursor: Send {
-    /// Waits for the next pack; `None` after the last one.
+    /// Waits for the next pack. Returns `None` after the last one.
     ///
     /// # Errors
     /// If the bundle cannot be built.
     fn next(&mut self) -> Result<Option<Box<dyn OutgoingPack>>, SourceError>;
 
-    /// Waits at most `most` until [`PackCursor::next`] would return at once. Returns whether it
+    /// Waits up to `most` until [`PackCursor::next`] would return at once. Returns whether it
     /// would.
     fn wait(&self, most: Duration) -> bool;
 }

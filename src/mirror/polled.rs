@@ -1,4 +1,4 @@
-//! A mirror and its state, as far as the mirror has answered.
+//! A mirror and its state, if the mirror has responded.
 
 use std::sync::{Arc, OnceLock};
 
@@ -46,12 +46,12 @@ impl PolledMirror {
         self.answer.get()?.as_ref().err().map(|error| &**error)
     }
 
-    /// The same, shared.
+    /// Like [`Self::error`], but shared.
     pub(crate) fn shared_error(&self) -> Option<Arc<MirrorError>> {
         self.answer.get()?.as_ref().err().cloned()
     }
 
-    /// Notes that the mirror could not be asked. Only the first answer counts.
+    /// Records that polling the mirror failed. Only the first result counts.
     pub(crate) fn note_shared_error(&self, error: Arc<MirrorError>) {
         self.answer.set(Err(error)).ok();
     }
@@ -79,7 +79,7 @@ impl PolledMirror {
         state.incoming_bytes > 0 || state.next_expiry.is_some_and(|next| next <= time)
     }
 
-    /// When the token or the certificate used for the mirror expires, as far as known.
+    /// When the token or the certificate used for the mirror expires, if known.
     pub(crate) fn expiries(&self) -> Expiries {
         self.state().map_or_else(Expiries::default, |state| state.expiries)
     }

@@ -8,7 +8,7 @@ use std::net::IpAddr;
 
 use super::location::{authority, has_token};
 
-/// `http[s]://host[:port][/path]`, without user, query, fragment or token.
+/// `http[s]://host[:port][/path]`, without a user, query, fragment or token.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PublicUrl {
     text: String,
@@ -18,7 +18,7 @@ pub struct PublicUrl {
 }
 
 impl PublicUrl {
-    /// Parses a URL and drops a trailing `/`. Returns `None` if the text is not such a URL.
+    /// Parses a URL and drops a trailing `/`. Returns `None` if the string is not such a URL.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let (scheme, rest) = text.split_once("://")?;
@@ -51,13 +51,13 @@ impl PublicUrl {
         &self.text
     }
 
-    /// Its host: a name, or an address without brackets.
+    /// The host of the URL: a name, or an address without brackets.
     #[must_use]
     pub fn host(&self) -> &str {
         &self.host
     }
 
-    /// Its host and port, as `host:port` or `[address]:port`.
+    /// The host and port of the URL, as `host:port` or `[address]:port`.
     #[must_use]
     pub fn authority(&self) -> String {
         let is_v6 = self.host.contains(':');
@@ -68,13 +68,13 @@ impl PublicUrl {
         }
     }
 
-    /// Its host as an IP address; `None` if the host is a name.
+    /// The host of the URL as an IP address; `None` if the host is a name.
     #[must_use]
     pub fn address(&self) -> Option<IpAddr> {
         self.host.parse().ok()
     }
 
-    /// Whether it begins with `https:`.
+    /// Whether the URL begins with `https:`.
     #[must_use]
     pub const fn is_tls(&self) -> bool {
         self.is_tls

@@ -9,12 +9,12 @@ use crate::protocol;
 use crate::release::{MAX_SEQUENCE, Release, ReleaseName};
 use crate::tree_path::Site;
 
-/// The state of a mirror, as it reports it.
+/// The state of a mirror, as the mirror reports it.
 #[derive(Debug, Clone, Default)]
 pub struct MirrorState {
-    /// The id of its store; `None` if the store does not exist yet.
+    /// The id of the mirror's store; `None` if the store does not exist yet.
     pub store: Option<StoreId>,
-    /// The site of its store; `None` if the store does not exist yet.
+    /// The site of the mirror's store; `None` if the store does not exist yet.
     pub site: Option<Site>,
     /// The only site for which a store may be created here; `None` if any site is allowed.
     pub only_site: Option<Site>,
@@ -24,11 +24,11 @@ pub struct MirrorState {
     pub releases: Vec<Release>,
     /// The staged release that is not current, if there is one.
     pub staged: Option<Release>,
-    /// The highest sequence that the mirror has seen; a new release must have a higher one.
+    /// The highest sequence that the mirror has seen; a new release must have a higher sequence.
     pub highest_sequence: u64,
-    /// Free bytes on its file system, if known.
+    /// Free bytes on the file system of the mirror, if known.
     pub free_bytes: Option<u64>,
-    /// Bytes of content on it from unfinished pushes.
+    /// Bytes of content on the mirror from unfinished pushes.
     pub incoming_bytes: u64,
     /// When the next retired entry of the current release expires, by the clock of the mirror.
     pub next_expiry: Option<u64>,
@@ -38,18 +38,19 @@ pub struct MirrorState {
     pub round_trip: Option<Duration>,
     /// When the credentials of the connection expire.
     pub expiries: Expiries,
-    /// Its receiver; `None` for a directory on this machine.
+    /// The receiver of the mirror; `None` for a directory on this machine.
     pub receiver: Option<ReceiverInfo>,
 }
 
-/// A receiver, and the permission of the client, as the receiver reports them.
+/// A receiver, and the permission that it gives the client, as the receiver reports them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReceiverInfo {
-    /// Its version of headwater. The text is from a peer: escape it before you show it.
+    /// The receiver's version of headwater. The text comes from a peer: escape it before you show
+    /// it.
     pub version: String,
     /// Whether the client may push.
     pub may_push: bool,
-    /// Its clock, in seconds since 1970, if it reports it.
+    /// The clock of the receiver, in seconds since 1970, if it reports the time.
     pub time: Option<u64>,
 }
 
@@ -71,7 +72,7 @@ impl TryFrom<protocol::State> for MirrorState {
         let record = |text: &str| Release::parse(text.as_bytes()).ok();
         let mut releases: Vec<Release> =
             state.releases.iter().filter_map(|text| record(text)).collect();
-        // A peer may send them in any order and with duplicates.
+        // A peer may send the releases in any order and with duplicates.
         releases.sort_by_cached_key(Release::name);
         releases.dedup_by_key(|release| release.name());
         let staged = state.staged.as_deref().and_then(record);

@@ -4,20 +4,20 @@ use crate::error_kind::ErrorKind;
 use crate::text::Secrets;
 use crate::tree_path::Site;
 
-/// Why a remote mirror was not reached, or did not respond as a receiver does. Texts of peers are
-/// in it unchanged: escape them before you show them.
+/// Why a remote mirror could not be reached, or did not respond as a receiver does. The errors
+/// contain text of peers unchanged: escape it before you show it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TransportError {
     /// No connection was established.
     #[error("it cannot be reached: {what}")]
     Unreachable {
-        /// Why.
+        /// Why no connection was established.
         what: String,
     },
     /// The connection broke.
     #[error("the connection was lost: {what}")]
     Lost {
-        /// How.
+        /// How the connection broke.
         what: String,
     },
     /// A timeout.
@@ -26,36 +26,42 @@ pub enum TransportError {
         /// The timeout that fired.
         what: String,
     },
-    /// The deadline of the run, or that of the mirror, has passed.
+    /// The deadline of the run, or of the mirror, has passed.
     #[error("the deadline has passed")]
     Deadline,
-    /// Its certificate was rejected.
+    /// The certificate of the mirror was rejected.
     #[error("its TLS certificate is not accepted: {what}")]
     Certificate {
-        /// Why.
+        /// Why the certificate was rejected.
+        what: String,
+    },
+    /// The server, or a proxy in front of it, rejects the client certificate or requires one.
+    #[error("the TLS handshake failed: {what}")]
+    ClientCertificate {
+        /// What the server or proxy requires.
         what: String,
     },
     /// The server sent unencrypted data where TLS was expected.
     #[error(
-        "the server does not use TLS: use http:// if the receiver is on this machine, else put a \
-         TLS proxy in front of it"
+        "the server does not use TLS: use http:// if the receiver is on this machine; otherwise \
+         put a TLS proxy in front of it"
     )]
     NoTls,
     /// The TLS handshake failed for another reason.
     #[error("the TLS handshake failed: {what}")]
     Tls {
-        /// Why.
+        /// Why the handshake failed.
         what: String,
     },
     /// A redirect. Not followed: the token must be sent only to the configured host.
     #[error("it sent a redirect to {to:?}, which is not followed")]
     Redirect {
-        /// Its destination.
+        /// The destination of the redirect.
         to: String,
     },
     /// A response with status 413 that is not from a receiver.
     #[error(
-        "a proxy in front of it refuses a body of {bytes} bytes: raise its limit \
+        "a proxy in front of it refuses a body of {bytes} bytes: raise the limit of the proxy \
          (client_max_body_size of nginx)"
     )]
     BodyTooLarge {
@@ -70,15 +76,15 @@ pub enum TransportError {
         /// The beginning of the response, or what is wrong with it.
         what: String,
     },
-    /// The receiver requires another version of the protocol.
+    /// The receiver requires a different version of the protocol.
     #[error(
         "it requires protocol version {needed}, but this headwater uses version {}: {message}",
         crate::protocol::VERSION
     )]
     Version {
-        /// The version that it requires.
+        /// The version that the receiver requires.
         needed: String,
-        /// Its message.
+        /// The message of the receiver.
         message: String,
     },
     /// The receiver does not know block signatures.
@@ -93,13 +99,13 @@ pub enum TransportError {
     /// `ssh` failed.
     #[error("ssh failed: {what}")]
     Ssh {
-        /// Its output.
+        /// The output of `ssh`.
         what: String,
     },
     /// The host refused the login of `ssh`.
     #[error("ssh authentication failed: {what}")]
     SshDenied {
-        /// Its output.
+        /// The output of `ssh`.
         what: String,
     },
     /// `ssh` does not trust the key of the host.
@@ -111,16 +117,16 @@ pub enum TransportError {
     /// The command that ssh ran is not a headwater receiver.
     #[error("no headwater receiver was found: {what}")]
     NoReceiver {
-        /// What ssh ran into instead.
+        /// What `ssh` found instead.
         what: String,
     },
     /// The receiver that ssh started ended with an error.
     #[error("the receiver failed: {what}")]
     ReceiverFailed {
-        /// Its error message.
+        /// The error message of the receiver.
         what: String,
     },
-    /// The receiver serves another directory.
+    /// The receiver serves a different directory.
     #[error("the receiver serves {serves}, not {wanted}")]
     OtherDirectory {
         /// The directories that it serves.
@@ -128,29 +134,30 @@ pub enum TransportError {
         /// The directory in the URL.
         wanted: String,
     },
-    /// The mirror holds another site.
+    /// The mirror holds a different site.
     #[error("it holds site {:?}, not {:?}", found.as_str(), wanted.as_str())]
     OtherSite {
-        /// Its site.
+        /// The site that the mirror holds.
         found: Site,
         /// The expected site.
         wanted: Site,
     },
-    /// The receiver lost packs that it had acknowledged.
+    /// The receiver has lost packs that it had acknowledged.
     #[error("it lost packs that it had acknowledged")]
     Forgotten,
 }
 
 impl TransportError {
-    /// Removes secrets from the texts of the peer and of proxies in between.
+    /// Removes secrets from text that came from the peer or from proxies in between.
     pub(super) fn clean(&mut self, secrets: &Secrets) {
-        // Without a wildcard, so that each new variant has to state whether its text comes from a
+        // Without a wildcard, so that each new variant has to say whether its text comes from a
         // peer.
         let texts: [Option<&mut String>; 2] = match self {
             Self::Unreachable { what }
             | Self::Lost { what }
             | Self::Timeout { what }
             | Self::Certificate { what }
+            | Self::ClientCertificate { what }
             | Self::Tls { what }
             | Self::Redirect { to: what }
             | Self::Foreign { what, .. }
@@ -182,7 +189,9 @@ impl TransportError {
             Self::Unreachable { .. } | Self::Lost { .. } | Self::Ssh { .. } => {
                 ErrorKind::Unreachable
             }
-            Self::Certificate { .. } | Self::Tls { .. } => ErrorKind::Certificate,
+            Self::Certificate { .. } => ErrorKind::Certificate,
+            Self::ClientCertificate { .. } => ErrorKind::ClientCertificate,
+            Self::Tls { .. } => ErrorKind::Tls,
             Self::Foreign { status: 502..=504, .. } => ErrorKind::BadGateway,
             Self::Timeout { .. } | Self::Deadline => ErrorKind::Timeout,
             Self::Version { .. } | Self::NoSignatures { .. } => ErrorKind::Version,

@@ -1,6 +1,7 @@
 //! Notifies a CDN in front of the mirrors about changes.
 //!
-//! Turns a change into URL paths and batches of URLs. It does not decide whether a push succeeded.
+//! This module turns a change into URL paths and batches of URLs. It does not decide whether a push
+//! succeeded.
 
 mod purge;
 

@@ -1,5 +1,5 @@
-//! Purges a CDN: sends the changed URLs in batches of the accepted size, until the CDN has
-//! acknowledged them.
+//! Purges a CDN: sends the changed URLs in batches of the size that the CDN accepts, until the CDN
+//! has acknowledged them.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -14,7 +14,7 @@ use crate::web::{Posted, Secret, Web, WebError, encode_path, is_private};
 const INDEX: &str = "index.html";
 /// The pause after the first failed request; it doubles with each retry.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
-/// The longest pause, unless the CDN requests a longer one.
+/// The longest pause, unless the CDN asks for a longer one.
 const MAX_PAUSE: Duration = Duration::from_secs(30);
 
 /// How to purge a CDN.
@@ -22,11 +22,11 @@ const MAX_PAUSE: Duration = Duration::from_secs(30);
 pub struct Purge {
     /// The HTTP client.
     pub web: Web,
-    /// The URL that lists are posted to.
+    /// The URL to which the lists are posted.
     pub endpoint: String,
     /// The authorization header with its value.
     pub header: Option<(String, Secret)>,
-    /// The key of the list in the JSON object that is posted.
+    /// The key of the list in the posted JSON object.
     pub key: String,
     /// Maximum number of URLs in a request.
     pub max_urls: usize,
@@ -45,14 +45,14 @@ pub struct Purged {
     pub requests: usize,
     /// URLs that were not acknowledged and must be sent again.
     pub left: Vec<String>,
-    /// Why they were not acknowledged.
+    /// Why these URLs were not acknowledged.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
 }
 
-/// The URL paths, without the leading `/` and percent-encoded, at which visitors now get other
-/// content; in ascending order. The index page of a directory also adds the path of the directory.
-/// A path that is only retired is served as before and not included.
+/// The URL paths, without the leading `/` and percent-encoded, at which visitors now get different
+/// content, in ascending order. The index page of a directory also adds the path of the directory.
+/// A path that is only retired is still served, so it is not included.
 #[must_use]
 pub fn paths(diff: &Diff) -> BTreeSet<String> {
     let mut paths = BTreeSet::new();
@@ -91,7 +91,7 @@ enum PurgeRetry {
     Done,
     /// Send the URLs again in two halves.
     Halve,
-    /// Send again, after this pause if the CDN requested one.
+    /// Send the URLs again, after this pause if the CDN asked for one.
     Again(Option<Duration>, String),
     /// Give up: the request would fail again.
     Never(String),
@@ -111,8 +111,8 @@ fn next(answer: Result<Posted, WebError>, urls: usize) -> PurgeRetry {
 }
 
 impl Purge {
-    /// Sends `urls` in batches until all are acknowledged or the time is over. `pause` waits, and
-    /// returns whether to continue.
+    /// Sends `urls` in batches until all are acknowledged or the time limit has passed. `pause`
+    /// waits, and returns whether to continue.
     pub fn send(&self, urls: Vec<String>, pause: &dyn Fn(Duration) -> bool) -> Purged {
         let end = Instant::now() + self.retry_for;
         let mut purged = Purged::default();
@@ -160,7 +160,7 @@ impl Purge {
     }
 
     fn batches(&self, urls: Vec<String>) -> Vec<Vec<String>> {
-        // JSON syntax around the list, and around each URL in it.
+        // The JSON syntax around the list, and around each URL in it.
         let empty = self.key.len() + 8;
         let (mut batches, mut bytes) = (Vec::<Vec<String>>::new(), 0);
         for url in urls {
@@ -224,9 +224,9 @@ mod tests {
         let mut new: Vec<_> = new;
         new.sort_by(|a, b| a.as_ref().unwrap().path.cmp(&b.as_ref().unwrap().path));
         let diff = diff(old.into_iter(), new.into_iter()).unwrap();
-        let told: Vec<String> = paths(&diff).into_iter().collect();
+        let found: Vec<String> = paths(&diff).into_iter().collect();
         assert_eq!(
-            told,
+            found,
             [
                 "",
                 "b/",
@@ -239,9 +239,9 @@ mod tests {
             ]
         );
         let bases = ["https://a.example".to_owned(), "https://b.example/x/".to_owned()];
-        let told = urls(&bases, &told[..2].iter().cloned().collect());
+        let found = urls(&bases, &found[..2].iter().cloned().collect());
         assert_eq!(
-            told,
+            found,
             [
                 "https://a.example/",
                 "https://a.example/b/",

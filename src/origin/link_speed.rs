@@ -1,8 +1,8 @@
-//! The measured speed of the links to mirrors, and the compression level for them.
+//! The measured speed of the links to mirrors, and the compression level that suits them.
 //!
-//! A push uses one level, chosen before its first block from what earlier pushes measured, so that
-//! an interrupted push makes the same packs again. For a new link only the time of the first
-//! response is known: distant mirrors are rarely fast.
+//! A push uses a single level, which it chooses before its first block from the measurements of
+//! earlier pushes, so that an interrupted push makes the same packs again. For a new link, only the
+//! time of the first response is known: distant mirrors rarely have fast links.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -12,7 +12,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::pack::Level;
 
-/// Smaller transfers are not measured: they end before the connection reaches its full speed.
+/// Smaller transfers than this are not measured: they end before the connection reaches its full
+/// speed.
 const LEAST_BYTES: u64 = 4 << 20;
 
 /// A mirror with at least this round-trip time, in milliseconds, is distant.
@@ -30,7 +31,8 @@ struct LinkSpeed {
 }
 
 impl LinkSpeed {
-    /// The level for the link. Two cores compressing at that level should still saturate it.
+    /// The level for the link. Two cores that compress at that level should still saturate the
+    /// link.
     const fn level(self) -> i32 {
         let is_far = matches!(self.millis, Some(FAR_MILLIS..));
         match self.rate {
@@ -42,27 +44,27 @@ impl LinkSpeed {
     }
 }
 
-/// The measurements of the links, by the locations of the mirrors.
+/// The measurements of the links, indexed by the locations of the mirrors.
 #[derive(Debug, Default)]
 pub(crate) struct SpeedTable {
     known: BTreeMap<String, LinkSpeed>,
     measured: Mutex<BTreeMap<String, u64>>,
-    crowd: Mutex<ActiveTransfers>,
+    transfers: Mutex<ActiveTransfers>,
     has_news: bool,
 }
 
-/// The number of mirrors that are being sent to. They share the origin's bandwidth, so a low rate
-/// for each of many does not mean that their links are slow.
+/// The number of mirrors that are receiving content. They share the origin's bandwidth, so if many
+/// mirrors each have a low rate, their links need not be slow.
 #[derive(Debug, Default)]
 struct ActiveTransfers {
     present: u32,
-    /// The total time that all of them have spent until `since`.
+    /// The total time that all transfers together have spent until `since`.
     spent: Duration,
     since: Option<Instant>,
 }
 
 impl ActiveTransfers {
-    /// The total time that all transfers have spent until `now`.
+    /// Updates and returns the total time that all transfers together have spent until `now`.
     fn spend(&mut self, now: Instant) -> Duration {
         let passed =
             self.since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
@@ -85,7 +87,7 @@ impl TransferTimer<'_> {
     fn time_alone(&self, now: Instant) -> Duration {
         let passed = now.saturating_duration_since(self.began);
         let spent = self.speeds.active().spend(now).saturating_sub(self.spent);
-        // With `n` transfers at once, `spent` grows `n` times as fast as the clock.
+        // With `n` transfers at the same time, `spent` grows `n` times as fast as the clock.
         if spent > passed { passed.mul_f64(passed.div_duration_f64(spent)) } else { passed }
     }
 
@@ -97,10 +99,10 @@ impl TransferTimer<'_> {
 
 impl Drop for TransferTimer<'_> {
     fn drop(&mut self) {
-        let mut crowd = self.speeds.active();
-        // Before the number changes: the time until now was shared with this transfer.
-        crowd.spend(Instant::now());
-        crowd.present -= 1;
+        let mut transfers = self.speeds.active();
+        // Before the number changes, because the time until now was shared with this transfer.
+        transfers.spend(Instant::now());
+        transfers.present -= 1;
     }
 }
 
@@ -124,8 +126,8 @@ impl SpeedTable {
         Some(serde_json::to_vec(&all).expect("texts and numbers are JSON"))
     }
 
-    /// Records a round-trip time, if none is known for the mirror. The first one stays, so that the
-    /// level does not change and the packs of an interrupted push can still be used.
+    /// Records a round-trip time, if none is known for the mirror. The first measurement is kept,
+    /// so that the level does not change and the packs of an interrupted push can still be used.
     pub(crate) fn record_rtt(&mut self, location: &str, round_trip: Duration) {
         let way = self.known.entry(location.to_owned()).or_default();
         if way.millis.is_none() {
@@ -135,7 +137,7 @@ impl SpeedTable {
     }
 
     fn active(&self) -> MutexGuard<'_, ActiveTransfers> {
-        self.crowd.lock()
+        self.transfers.lock()
     }
 
     /// Starts to measure a transfer to a mirror.
@@ -144,9 +146,9 @@ impl SpeedTable {
     }
 
     fn begin_at(&self, began: Instant) -> TransferTimer<'_> {
-        let mut crowd = self.active();
-        let spent = crowd.spend(began);
-        crowd.present += 1;
+        let mut transfers = self.active();
+        let spent = transfers.spend(began);
+        transfers.present += 1;
         TransferTimer { speeds: self, began, spent }
     }
 
@@ -160,7 +162,7 @@ impl SpeedTable {
         }
     }
 
-    /// The level for mirrors at these locations, which is that of the slowest one.
+    /// The level for mirrors at these locations: the level of the slowest link.
     pub(crate) fn level<'l>(&self, locations: impl Iterator<Item = &'l str>) -> Level {
         let way = |location| self.known.get(location).copied().unwrap_or_default();
         Level::Zstd(

@@ -1,8 +1,8 @@
-//! What the origin keeps between pushes, and its scratch directory.
+//! The files that the origin keeps between pushes, and its scratch directory.
 //!
-//! Remembers which store and release each mirror had, how fast the way to each mirror was, and the
-//! manifests of earlier releases. None of it is needed for a correct push: without it, more is
-//! sent.
+//! The origin remembers which store and release each mirror had, how fast the link to each mirror
+//! was, and the manifests of earlier releases. A correct push needs none of this, but sends more
+//! without it.
 
 pub(crate) mod link_speed;
 pub(crate) mod scratch;

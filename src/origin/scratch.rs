@@ -1,4 +1,5 @@
-//! Temporary files of the origin during a push, and what the cache keeps for the next one.
+//! Temporary files of the origin during a push, and the files that the cache keeps for the next
+//! push.
 
 use std::fs::File;
 use std::io::{self, Read, Write as _};
@@ -15,26 +16,28 @@ use crate::origin::link_speed::SpeedTable;
 use crate::text::error_chain;
 
 const PREFIX: &str = "push-";
-/// Prefix of the name of a directory outside of the cache.
+/// Prefix of the name of a temporary directory that is not in the cache.
 const TEMPORARY_PREFIX: &str = "headwater-";
 const LOCK: &str = "lock";
-/// How long a push waits for another one that starts at the same time. The lock is held only while
+/// How long a push waits for another push that starts at the same time. The lock is held only while
 /// directories of killed pushes are removed.
 const GUARD_WAIT: Duration = Duration::from_secs(60);
-/// Prefix of manifests that are kept for later pushes. The sequence and the id follow.
+/// Prefix of the names of manifests that are kept for later pushes. The sequence and the id follow
+/// it.
 const KNOWN: &str = "manifest-";
-/// The measured link speeds.
+/// The file with the measured link speeds.
 const LINKS: &str = "links.json";
 const MAX_LINKS_BYTES: u64 = 16 << 20;
-/// Content of old releases.
+/// The directory with content of old releases.
 const CONTENT: &str = "content";
 
 /// Where a push stores temporary files.
 #[derive(Debug, Clone)]
 pub struct ScratchLocation {
-    /// A directory in the cache, which outlives the push, or why there is no cache.
+    /// A directory in the cache, which outlives the push, or the reason why there is no cache.
     pub directory: Result<PathBuf, String>,
-    /// The parent of a temporary directory for this push, used if the cache cannot be.
+    /// The parent of a temporary directory for this push, which is used if the cache cannot be
+    /// used.
     pub temporary: PathBuf,
 }
 
@@ -45,7 +48,7 @@ pub(crate) struct Scratch {
     name: String,
     dir: Dir,
     _lock: File,
-    /// The parent, if it is for this push only. Dropped after the other fields.
+    /// The parent directory, if it is only for this push. Dropped after the other fields.
     temporary: Option<Temporary>,
 }
 
@@ -68,7 +71,7 @@ impl Temporary {
 
 impl Drop for Temporary {
     fn drop(&mut self) {
-        // A remaining directory only costs space, and `drop` cannot report an error.
+        // A remaining directory only takes space, and `drop` cannot report an error.
         self.parent.remove_all(&self.name).ok();
     }
 }
@@ -94,7 +97,7 @@ impl Scratch {
             Err(why) => why,
         };
         let (temporary, dir) = Temporary::create(&location.temporary)?;
-        // One directory more, so that the code for the cache works in it unchanged.
+        // One more directory level, so that the code for the cache works here unchanged.
         let mut scratch = Self::create_in(dir.path())?;
         scratch.temporary = Some(temporary);
         let message =
@@ -107,7 +110,7 @@ impl Scratch {
     pub(crate) fn create_in(path: &Path) -> Result<Self, IoError> {
         fsx::create_dir_all(path)?;
         let parent = Dir::open(path)?;
-        // Held for a moment, so that no other process sweeps the directory before its lock exists.
+        // Held for a moment, so that no other process removes the directory before its lock exists.
         let guard = parent.open_or_create_file(LOCK)?;
         take_lock(&guard, GUARD_WAIT, &parent.join(LOCK))?;
         sweep(&parent)?;
@@ -119,7 +122,7 @@ impl Scratch {
         Ok(Self { parent, name, dir, _lock: lock, temporary: None })
     }
 
-    /// The temporary directory, if there is no cache: nothing in it outlives the push.
+    /// The temporary directory, if there is no cache; nothing in it outlives the push.
     pub(crate) fn temporary(&self) -> Option<&Path> {
         self.temporary.as_ref().map(|_| self.parent.path())
     }
@@ -128,8 +131,8 @@ impl Scratch {
         &self.dir
     }
 
-    /// The cache of content of old releases, which outlives the push; `None`, with a warning, if it
-    /// cannot be used.
+    /// Opens the cache of content of old releases, which outlives the push. If it cannot be used,
+    /// returns `None` and emits a warning.
     pub(crate) fn open_content(&self, monitor: &dyn Monitor) -> Option<ContentCache> {
         let opened = self.parent.ensure_dir(CONTENT).and_then(ContentCache::open);
         opened.map_err(|error| warn_not_kept(&error, monitor)).ok()
@@ -145,14 +148,14 @@ impl Scratch {
     ) -> Result<(), IoError> {
         let name = format!("{KNOWN}{sequence:020}-{}", manifest.id);
         if self.parent.stat(&name)?.is_none() {
-            // Written in the scratch directory and renamed, so that another push never reads a part
-            // of it. Not synced: a torn file has another id.
+            // Written in the scratch directory and renamed, so that another push never reads an
+            // incomplete file. It is not synced: a torn file has a different id.
             let mut copy = self.dir.create_file(&name)?;
             let path = || self.dir.join(&name);
             let mut from =
                 FileFromStart { file: manifest.file.try_clone().context("read", path)?, offset: 0 };
             std::io::copy(&mut from, &mut copy).context("write", path)?;
-            // Two pushes may do this at once: both files are the same.
+            // Two pushes may do this at the same time: both files are equal.
             self.dir.rename(&name, &self.parent, &name)?;
         }
         for (name, _) in self.kept()?.into_iter().skip(keep.max(1)) {
@@ -180,7 +183,7 @@ impl Scratch {
         let names =
             self.parent.entries()?.into_iter().filter_map(|(name, _)| name.into_string().ok());
         let mut kept: Vec<_> = names.filter_map(|name| id(&name).map(|id| (name, id))).collect();
-        // The sequence has 20 digits in the name, so the order of names is that of sequences.
+        // The sequence has 20 digits in the name, so the names sort in the order of the sequences.
         kept.sort_unstable_by(|a, b| b.cmp(a));
         Ok(kept)
     }
@@ -219,8 +222,8 @@ pub(crate) fn warn_not_kept(error: &IoError, monitor: &dyn Monitor) {
     monitor.event(Event::Warned { message });
 }
 
-/// Takes the exclusive lock of `file`. Without it, another process could remove the directory of
-/// this push.
+/// Takes the exclusive lock of `file`. Without the lock, another process could remove the directory
+/// of this push.
 fn take_lock(file: &File, wait: Duration, path: &Path) -> Result<(), IoError> {
     if fsx::lock(file, wait, path)? {
         return Ok(());
@@ -235,7 +238,7 @@ fn sweep(parent: &Dir) -> Result<(), IoError> {
         let Some(name) = name.to_str().filter(|name| name.starts_with(PREFIX)) else { continue };
         let Some(dir) = parent.find_dir(name)? else { continue };
         let lock = dir.open_or_create_file(LOCK)?;
-        // The kernel gave back the lock of a push that was killed.
+        // If a push was killed, the kernel has released its lock.
         if fsx::lock(&lock, Duration::ZERO, &dir.join(LOCK))? {
             parent.remove_all(name)?;
         }
@@ -245,9 +248,9 @@ fn sweep(parent: &Dir) -> Result<(), IoError> {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        // A remaining directory only costs space, and `drop` cannot report an error.
-        // Before the fields are dropped, and with them the lock: no other push can sweep the
-        // directory meanwhile.
+        // A remaining directory only takes space, and `drop` cannot report an error. The directory
+        // is removed before the fields are dropped, and with them the lock: no other push can
+        // remove it meanwhile.
         self.parent.remove_all(&self.name).ok();
     }
 }
@@ -260,21 +263,21 @@ pub(crate) struct ManifestFile {
 }
 
 impl ManifestFile {
-    /// Copies the canonical bytes of `from` to the new file `name`. `None` if they are not the
-    /// manifest `id`.
+    /// Copies the canonical bytes in `from` to the new file `name`. Returns `None` if they are not
+    /// the manifest `id`.
     pub(crate) fn copy(
         scratch: &Scratch,
         name: &str,
         mut from: impl Read,
         id: ManifestId,
     ) -> Result<Option<Self>, IoError> {
-        // Several threads copy manifests into one directory.
+        // Several threads copy manifests into the same directory.
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let name = &format!("{name}-{}", NEXT.fetch_add(1, Ordering::Relaxed));
         let mut file = scratch.dir.create_file(name)?;
         let mut hasher = blake3::Hasher::new();
         let mut buffer = vec![0; 1 << 17];
-        // A short read or an error results in another id, which is checked below.
+        // A short read or an error results in a different id, which is checked below.
         while let Ok(count @ 1..) = from.read(&mut buffer) {
             hasher.update(&buffer[..count]);
             file.write_all(&buffer[..count]).context("write", || scratch.dir.join(name))?;
@@ -289,7 +292,8 @@ impl ManifestFile {
     pub(crate) fn entries(&self) -> Result<ManifestReader<Box<dyn Read + Send>>, ManifestError> {
         // Reads by offset, because several threads read at the same time.
         let reader = FileFromStart { file: self.file.try_clone()?, offset: 0 };
-        // The id was checked when the file was written, and no other process has the file.
+        // The id was checked when the file was written, and no other process has access to the
+        // file.
         ManifestReader::new(Box::new(reader), None)
     }
 }
@@ -297,7 +301,7 @@ impl ManifestFile {
 /// Entries in manifest order.
 pub(crate) type Entries = Box<dyn Iterator<Item = Result<Entry, ManifestError>>>;
 
-/// The entries of a manifest; none without a manifest.
+/// The entries of a manifest; no entries if there is no manifest.
 pub(crate) fn entries(manifest: Option<&ManifestFile>) -> Result<Entries, ManifestError> {
     match manifest {
         Some(manifest) => Ok(Box::new(manifest.entries()?)),

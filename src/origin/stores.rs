@@ -1,6 +1,6 @@
-//! Records the store and the release that each mirror had after the last push. The store id shows a
-//! volume that is not mounted, or a directory that was replaced, before it is filled; the release
-//! shows what another origin has published.
+//! Records the store and the release that each mirror had after the last push. The store id reveals
+//! a volume that is not mounted, or a directory that was replaced, before anything is written
+//! there. The release reveals what another origin has published.
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
@@ -10,20 +10,20 @@ use serde::{Deserialize, Serialize};
 
 use crate::fsx;
 use crate::hash::StoreId;
-use crate::mirror::{Location, MirrorError};
+use crate::mirror::{ExpectedStore, Location, MirrorError};
 use crate::release::ReleaseName;
 
-/// Maximum size of a note, which is one short line, in bytes.
+/// Maximum size of a note in bytes. A note is one short line.
 const MAX_BYTES: u64 = 64 * 1024;
 
-/// What is known of the stores of mirrors.
+/// The stores that mirrors are known to have.
 #[derive(Debug, Clone, Default)]
 pub struct KnownStores {
-    /// The directory of the notes, one for each location; without it nothing is recorded.
+    /// The directory with the notes, one for each location. If `None`, nothing is recorded.
     dir: Option<PathBuf>,
-    /// The stores that the user configured, by the name of the mirror.
+    /// The stores that the user configured, by mirror name.
     configured: BTreeMap<String, StoreId>,
-    /// Whether mirrors may have a new store.
+    /// Whether every mirror may have a new store.
     init: bool,
 }
 
@@ -38,26 +38,31 @@ struct StoreNote {
 }
 
 impl KnownStores {
-    /// The stores recorded in `dir`, and those that the user configured, by the names of mirrors.
-    /// Without a `dir` only the latter are known.
+    /// The stores recorded in `dir`, and the stores that the user configured, by mirror name.
+    /// Without `dir`, only the latter are known.
     #[must_use]
     pub const fn new(dir: Option<PathBuf>, configured: BTreeMap<String, StoreId>) -> Self {
         Self { dir, configured, init: false }
     }
 
-    /// With `init`, every mirror may have a new store.
+    /// If `init` is true, every mirror may have a new store.
     #[must_use]
     pub fn with_init(self, init: bool) -> Self {
         Self { init, ..self }
     }
 
-    /// The store that a mirror must have, if it is known.
+    /// The store that a mirror must have; `None` if it is unknown, or if every mirror may have a
+    /// new store.
     #[must_use]
-    pub fn of(&self, name: &str, location: &str) -> Option<StoreId> {
-        self.configured.get(name).copied().or_else(|| Some(self.noted(location)?.store))
+    pub fn expected(&self, name: &str, location: &str) -> Option<ExpectedStore> {
+        if self.init {
+            return None;
+        }
+        let configured = self.configured.get(name).copied().map(ExpectedStore::Configured);
+        configured.or_else(|| Some(ExpectedStore::Remembered(self.noted(location)?.store)))
     }
 
-    /// Returns an error if the store is not the known one.
+    /// Returns an error if the store is not the known store.
     ///
     /// # Errors
     /// [`MirrorError::OtherStore`].
@@ -67,8 +72,8 @@ impl KnownStores {
         location: &str,
         found: Option<StoreId>,
     ) -> Result<(), MirrorError> {
-        match self.of(name, location) {
-            Some(expected) if found != Some(expected) && !self.init => {
+        match self.expected(name, location) {
+            Some(expected) if found != Some(expected.id()) => {
                 Err(MirrorError::OtherStore { expected, found })
             }
             _ => Ok(()),
@@ -80,10 +85,10 @@ impl KnownStores {
         self.noted(location)?.release
     }
 
-    /// Records the store of a mirror, and the `release` that was pushed there now, if one was.
-    /// Errors are ignored: the next push then does not know the store.
+    /// Records the store of a mirror, and the `release` that was just pushed there, if any. Errors
+    /// are ignored; the next push then does not know the store.
     pub(crate) fn remember(&self, location: &str, store: StoreId, release: Option<ReleaseName>) {
-        // What was noted of another store says nothing about this one.
+        // A note about a different store says nothing about this one.
         let noted = self.noted(location).filter(|noted| noted.store == store);
         let release = release.or_else(|| noted.as_ref()?.release);
         let is_noted = noted.is_some_and(|noted| noted.release == release);
@@ -97,7 +102,7 @@ impl KnownStores {
     }
 
     fn path_of(&self, location: &str) -> Option<PathBuf> {
-        // A hash, because a location may have any character and be longer than a file name.
+        // A hash, because a location may contain any character and be longer than a file name.
         let hash = blake3::hash(key_of(location).as_bytes()).to_hex();
         Some(self.dir.as_ref()?.join(format!("{}.json", &hash[..32])))
     }
@@ -144,15 +149,17 @@ mod tests {
             (Some(release), None)
         );
         assert_eq!(
-            (stores.of("a", "/srv/a"), stores.of("b", "https://h:1/x")),
-            (Some(first), Some(second))
+            (stores.expected("a", "/srv/a"), stores.expected("b", "https://h:1/x")),
+            (Some(ExpectedStore::Remembered(first)), Some(ExpectedStore::Remembered(second)))
         );
         for found in [None, Some(second)] {
             let error = stores.check("a", "/srv/a", found).unwrap_err();
-            assert!(error.to_string().contains(&first.to_string()), "{error}");
+            let words = format!("remembers an earlier push to store {first}");
+            assert!(error.to_string().contains(&words), "{error}");
             assert!(stores.clone().with_init(true).check("a", "/srv/a", found).is_ok());
         }
         assert!(stores.check("a", "/srv/a", Some(first)).is_ok());
-        assert!(stores.check("eu", "/srv/eu", Some(first)).is_err());
+        let error = stores.check("eu", "/srv/eu", Some(first)).unwrap_err().to_string();
+        assert!(error.contains(&format!("the configuration names store {second}")), "{error}");
     }
 }

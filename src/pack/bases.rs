@@ -1,4 +1,4 @@
-//! Chooses the bytes of old objects that a block is encoded against.
+//! Chooses the bytes of old objects against which a block is encoded.
 
 use std::collections::HashSet;
 
@@ -9,13 +9,14 @@ use super::{BaseRange, MAX_PREFIX_BYTES, MAX_RANGES, MatchedRange, Piece};
 pub struct Base {
     /// Position of a file among all entries of the base manifest, counted from 0.
     pub entry: u64,
-    /// Size of its object in bytes.
+    /// Size of the file's object in bytes.
     pub size: u64,
 }
 
-/// The base ranges of a block with `pieces`, within the limits of the format. `bases_of` returns
-/// the bases of a new object, the best first, and the size of the object. Each base is used once.
-/// If a base is larger than the remaining room, the range around the position of the piece is used.
+/// Chooses the base ranges of a block with `pieces`, within the limits of the format. `bases_of`
+/// returns the bases of a new object, the best first, and the size of the object. Each base is used
+/// only once. If a base is larger than the remaining space, only the range around the position of
+/// the piece is used.
 #[must_use]
 pub fn base_ranges<'b>(
     pieces: &[Piece],
@@ -27,8 +28,8 @@ pub fn base_ranges<'b>(
     for piece in pieces {
         let (bases, size) = bases_of(piece.ordinal);
         for base in bases {
-            // An empty range is not allowed by the format. A base that is in the prefix already
-            // helps all pieces of the block.
+            // The format does not allow an empty range. A base that is already in the prefix helps
+            // all pieces of the block.
             if base.size == 0 || room == 0 || ranges.len() == MAX_RANGES || !seen.insert(base.entry)
             {
                 continue;
@@ -92,7 +93,7 @@ pub fn known_ranges<'m>(
 /// The start of a range of `length` bytes in an old object of `old` bytes. Its middle corresponds
 /// to the middle of `piece` in the new object of `new` bytes.
 fn start_of(piece: &Piece, new: u64, old: u64, length: u64) -> u64 {
-    // 128 bits: the product of two sizes below 2^53 does not fit 64.
+    // 128 bits: the product of two sizes below 2^53 does not fit in 64.
     let middle = u128::from(piece.offset) + u128::from(piece.length) / 2;
     let place = middle * u128::from(old) / u128::from(new.max(1));
     let place = u64::try_from(place).unwrap_or(u64::MAX);

@@ -22,7 +22,7 @@ pub struct Block<'a> {
 pub struct StoredFrame<'a> {
     /// A zstd frame, a delta, or the content itself.
     pub bytes: &'a [u8],
-    /// Whether `bytes` is encoded; `false` if it is the content itself.
+    /// Whether `bytes` is encoded; `false` if it is the plain content.
     pub is_packed: bool,
     /// Length of the content, at most [`MAX_CONTENT_BYTES`].
     pub content_bytes: usize,
@@ -53,11 +53,11 @@ impl<'a> StoredFrame<'a> {
         }
     }
 
-    /// As [`Self::decode`], but reuses a buffer. A raw block is returned without touching the
+    /// Like [`Self::decode`], but reuses a buffer. A raw block is returned without touching the
     /// buffer.
     ///
     /// # Errors
-    /// As [`Self::decode`].
+    /// The errors of [`Self::decode`].
     pub fn decode_in<'b>(
         &self,
         prefix: &[u8],
@@ -69,8 +69,8 @@ impl<'a> StoredFrame<'a> {
         if !self.is_packed {
             return self.plain();
         }
-        // The first byte decides and not the kind of the block: a delta has the same bases and
-        // ranges as a frame.
+        // The first byte decides, not the kind of the block: a delta has the same bases and ranges
+        // as a frame.
         let decode_into =
             if delta::is_delta(self.bytes) { delta::decode_into } else { frame::decode_into };
         decode_into(self.bytes, prefix, self.content_bytes, buffer)?;
@@ -131,19 +131,19 @@ impl<'a> Block<'a> {
     /// Decodes the content, which is the concatenation of the pieces and exactly
     /// [`Self::content_bytes`] long. `prefix` is the concatenation of the bases.
     ///
-    /// Only hashing the objects shows whether this is the content that the sender had.
+    /// Only hashing the objects shows whether the content is what the sender had.
     ///
     /// # Errors
-    /// Fails if the prefix has another length, if the format forbids the frame, or if it does not
-    /// decode to the declared length and checksum.
+    /// Fails if the prefix has a different length, if the format forbids the frame, or if it does
+    /// not decode to the declared length and checksum.
     pub fn decode(&self, prefix: &[u8]) -> Result<Cow<'a, [u8]>, PackError> {
         self.fitting_frame(prefix)?.decode(prefix)
     }
 
-    /// As [`Self::decode`], but reuses a buffer.
+    /// Like [`Self::decode`], but reuses a buffer.
     ///
     /// # Errors
-    /// As [`Self::decode`].
+    /// The errors of [`Self::decode`].
     pub fn decode_in<'b>(
         &self,
         prefix: &[u8],
@@ -155,7 +155,7 @@ impl<'a> Block<'a> {
         self.fitting_frame(prefix)?.decode_in(prefix, buffer)
     }
 
-    /// The frame. Fails if the prefix has the wrong length.
+    /// Returns the frame. Fails if the prefix has the wrong length.
     fn fitting_frame(&self, prefix: &[u8]) -> Result<StoredFrame<'a>, PackError> {
         if prefix.len() != self.prefix_bytes {
             return Err(PackError::Prefix { expected: self.prefix_bytes, found: prefix.len() });
@@ -169,7 +169,7 @@ impl<'a> Block<'a> {
 fn take_dense(input: &mut ByteCursor<'_>) -> Result<(Vec<Piece>, Vec<BaseRange>), PackError> {
     const WHAT: &str = "ranges of a block";
     let bytes = input.number(WHAT)?;
-    // Compared before the frame is decoded, because a small frame can announce any size.
+    // Checked before the frame is decoded, because a small frame can announce any size.
     let bytes = usize::try_from(bytes).ok().filter(|bytes| *bytes <= MAX_DENSE_BYTES);
     let bytes = bytes.ok_or(PackError::Limit { what: WHAT, limit: MAX_DENSE_BYTES })?;
     let length = input.number(WHAT)?;

@@ -1,7 +1,7 @@
 //! Encodes blocks and verifies each one.
 //!
-//! Every [`EncodedBlock`] has been decoded to the content that it was made from. Equal inputs give
-//! equal bytes.
+//! Every [`EncodedBlock`] has been decoded and compared with the content from which it was made.
+//! Equal inputs give equal bytes.
 
 use std::io;
 
@@ -11,7 +11,7 @@ use super::layout::{self, BlockKind, ByteCursor};
 use super::{BaseRange, KnownRange, Level, MAX_PACK_BYTES, PackError, Piece, frame};
 use crate::varint;
 
-/// zstd level of the ranges. They are few, so a high level costs little.
+/// zstd level of the ranges. There are few ranges, so a high level costs little.
 const RANGES_LEVEL: i32 = 9;
 
 /// A block as it is stored in a pack.
@@ -63,16 +63,16 @@ impl EncodedBlock {
     }
 }
 
-/// What a block is made of.
+/// The inputs of a block.
 #[derive(Debug, Clone, Copy)]
 pub struct BlockInput<'a> {
     /// The pieces.
     pub pieces: &'a [Piece],
-    /// Their content, concatenated.
+    /// The content of the pieces, concatenated.
     pub content: &'a [u8],
     /// The base ranges.
     pub bases: &'a [BaseRange],
-    /// Their content, concatenated.
+    /// The content of the base ranges, concatenated.
     pub prefix: &'a [u8],
     /// The last of the base ranges, as far as it is known where their bytes are in the content.
     pub known: &'a [KnownRange],
@@ -89,10 +89,10 @@ impl BlockInput<'_> {
 }
 
 /// Encodes `content`, which is the concatenation of `pieces`, into a block against `prefix`, which
-/// is the concatenation of `bases`. As [`BlockEncoder::encode`], for a single block.
+/// is the concatenation of `bases`. Like [`BlockEncoder::encode`], for a single block.
 ///
 /// # Errors
-/// As [`BlockEncoder::encode`].
+/// The errors of [`BlockEncoder::encode`].
 pub fn encode_block(
     pieces: &[Piece],
     content: &[u8],
@@ -114,8 +114,8 @@ impl BlockEncoder {
     /// Encodes a block.
     ///
     /// The block is raw, without bases, if the level is [`Level::Raw`] or if compression gains
-    /// nothing. It has been decoded and compared with the content when this returns. The same input
-    /// gives the same bytes.
+    /// nothing. When this function returns, the block has been decoded and compared with the
+    /// content. The same input gives the same bytes.
     ///
     /// # Errors
     /// Fails if the parts of the input do not match each other or exceed the limits of the format,
@@ -137,7 +137,7 @@ impl BlockEncoder {
         block
     }
 
-    /// As [`Self::encode`], with a given encoder; tests pass a faulty one.
+    /// Like [`Self::encode`], with a given encoder; tests pass a faulty one.
     fn encode_with(
         &mut self,
         encoder: impl FnOnce(&[u8], &[u8], i32) -> io::Result<Vec<u8>>,
@@ -182,7 +182,7 @@ fn make_block(
     let BlockInput { pieces, content, bases, prefix, level, .. } = input;
     let frame = match level {
         Level::Raw => None,
-        // With bases even compressed content may mostly repeat old content.
+        // With bases, even compressed content may mostly repeat old content.
         Level::Zstd(_) if bases.is_empty() && frame::looks_compressed(content) => None,
         Level::Zstd(level) => {
             Some(encoder(content, prefix, level).map_err(|source| PackError::Encoder { source })?)
@@ -194,7 +194,7 @@ fn make_block(
         None => None,
     };
     Ok(match zstd {
-        // Compare complete blocks: a raw block also saves the list of bases.
+        // Compares complete blocks: a raw block also saves the list of bases.
         Some((head, frame)) if head.len() + frame.len() < raw_head.len() + content.len() => {
             let made = StoredFrame { bytes: &frame, is_packed: true, content_bytes: content.len() };
             assemble(&head, made, pieces, bases)
@@ -217,7 +217,7 @@ fn plain_head(kind: BlockKind, pieces: &[Piece], bases: &[BaseRange]) -> Vec<u8>
 /// The header with plain or compressed ranges, whichever is shorter.
 fn zstd_head(pieces: &[Piece], bases: &[BaseRange]) -> Result<Vec<u8>, PackError> {
     let plain = plain_head(BlockKind::Zstd, pieces, bases);
-    // Both forms are made, because only their lengths tell which one is shorter.
+    // Both forms are made, because only their lengths show which is shorter.
     let ranges = layout::dense(pieces, bases);
     let packed = frame::encode(&ranges, &[], RANGES_LEVEL)
         .map_err(|source| PackError::Encoder { source })?;
@@ -284,11 +284,14 @@ fn prove(
 ) -> Result<(), PackError> {
     debug_assert!(block.bytes.len() < MAX_PACK_BYTES / 2, "header and frame have their own limits");
     let mut cursor = ByteCursor { rest: &block.bytes };
-    // The bases are left out if the block became a raw one.
-    let prefix = if block.base_count == 0 { &[] } else { input.prefix };
+    // The bases are left out if the block became raw.
+    let (bases, prefix): (&[BaseRange], &[u8]) =
+        if block.base_count == 0 { (&[], &[]) } else { (input.bases, input.prefix) };
     let read = Block::take(&mut cursor).and_then(|read| {
         let same = cursor.rest.is_empty()
             && read.pieces() == input.pieces
+            // The receiver makes the prefix from this list. Here the prefix is given.
+            && read.bases() == bases
             && *read.decode_in(prefix, buffer)? == *input.content;
         Ok(same)
     });
@@ -357,6 +360,20 @@ mod tests {
             }
         }
         assert!(noticed * 10 > bits * 9, "{noticed} of {bits}");
+    }
+
+    #[test]
+    fn other_bases_than_those_of_the_input_are_noticed() {
+        let old = noise(300);
+        let content = [&old[..], b"and more"].concat();
+        let (pieces, bases) = (piece(&content), base(&old));
+        let input = BlockInput { bases: &bases, prefix: &old, ..plain(&pieces, &content) };
+        let block = BlockEncoder::default().encode(input).unwrap();
+        assert_eq!(block.base_count, 1);
+        prove(&block, input, &mut Vec::new()).unwrap();
+        let others = [BaseRange { offset: 6, ..bases[0] }];
+        let other = BlockInput { bases: &others, ..input };
+        assert!(prove(&block, other, &mut Vec::new()).is_err());
     }
 
     #[test]

@@ -1,8 +1,9 @@
 //! zstd frames: encoded with fixed parameters, decoded within fixed limits.
 //!
 //! Only this file calls the `zstd` crate. It parses the frame header (RFC 8878, 3.1.1.1) before the
-//! library sees the frame, because the library accepts frames that the format forbids: without
-//! size, without checksum, with a dictionary id, skippable frames, or several in a row.
+//! library sees the frame, because the library accepts frames that the format forbids: frames
+//! without a size or checksum, frames with a dictionary id, skippable frames, or several frames in
+//! a row.
 
 use std::cell::RefCell;
 use std::io::{self, Write};
@@ -21,19 +22,19 @@ const MIN_WINDOW_LOG: u32 = 10;
 
 /// The window, as a power of two, in which every byte of a block reaches every base.
 fn window_log(content_bytes: usize, prefix_bytes: usize) -> u32 {
-    // The prefix lies before the content in the window, so its sizes add up.
+    // The prefix lies before the content in the window, so their sizes add up.
     (content_bytes + prefix_bytes).next_power_of_two().ilog2().max(MIN_WINDOW_LOG)
 }
 
-/// Prefix size, in bytes, above which long-distance matching gets denser parameters. With its
+/// Prefix size, in bytes, above which long-distance matching uses denser parameters. With its
 /// defaults the library samples so few positions of a large prefix that it misses many matches.
 /// Measured on 385 MB of changed libraries with 16 MiB of prefix each: 60.6 MB in 1.37 s with the
 /// defaults, 55.6 MB in 1.70 s with four times as many positions and half the minimum match length.
 const LARGE_PREFIX_BYTES: usize = 4 << 20;
 
 /// The level for a frame with a prefix. Long-distance matching leaves little to compress, so up to
-/// level 7 the fastest level is used: the pages of [`encode_against`] take 0.23 s, not 0.37 s, and
-/// 8 % more bytes.
+/// level 7 the fastest level is used: the pages of [`encode_against`] take 0.23 s instead of 0.37
+/// s, and 8 % more bytes.
 const fn effort_against(level: i32) -> i32 {
     if level <= 7 { 1 } else { level }
 }
@@ -49,16 +50,16 @@ pub(super) fn encode(content: &[u8], prefix: &[u8], level: i32) -> io::Result<Ve
     }
 }
 
-/// Encodes a frame without a prefix with the one-shot functions of the library. The streaming ones
-/// would first copy the content to their own buffer.
+/// Encodes a frame without a prefix with the one-shot functions of the library. The streaming
+/// functions would first copy the content to their own buffer.
 fn encode_plain(content: &[u8], level: i32) -> io::Result<Vec<u8>> {
     PLAIN_ENCODER.with_borrow_mut(|plain| {
         let compressor = match plain {
             Some(compressor) => compressor,
             None => plain.insert(Compressor::new(level)?),
         };
-        // Every parameter is set again: the compressor is kept, and the one before may have had
-        // another level or size.
+        // Every parameter is set again: the compressor is reused, and the previous frame may have
+        // had a different level or size.
         compressor.set_compression_level(level)?;
         compressor.set_parameter(CParameter::WindowLog(window_log(content.len(), 0)))?;
         compressor.include_checksum(true)?;
@@ -69,8 +70,8 @@ fn encode_plain(content: &[u8], level: i32) -> io::Result<Vec<u8>> {
 }
 
 /// Encodes a frame with a prefix. Each frame needs a new context, because a context is bound to its
-/// prefix. The one-shot functions are not used, as they make patches several times larger than the
-/// streaming ones.
+/// prefix. The one-shot functions are not used, because they make patches several times larger than
+/// the streaming functions.
 ///
 /// Long-distance matching is always enabled with a prefix: the ordinary match finder, whose tables
 /// are sized by the level, misses matches that lie further back. Measured on 10,145 changed pages
@@ -83,7 +84,7 @@ fn encode_against(content: &[u8], prefix: &[u8], level: i32) -> io::Result<Vec<u
         encoder.set_parameter(CParameter::LdmHashRateLog(6))?;
         encoder.set_parameter(CParameter::LdmMinMatch(32))?;
     }
-    // Without the checksum a wrong base decodes to wrong bytes and no error.
+    // Without the checksum, a wrong base would decode to wrong bytes without an error.
     encoder.include_checksum(true)?;
     encoder.include_contentsize(true)?;
     encoder.include_dictid(false)?;
@@ -145,8 +146,8 @@ fn parse_header(frame: &[u8]) -> Result<FrameHeader, PackError> {
 /// Decodes `frame`, which must be exactly one frame, to exactly `content_bytes`.
 ///
 /// # Errors
-/// Fails if the frame breaks a rule of the format or does not decode, or if the bases are not those
-/// of the encoder.
+/// Fails if the frame breaks a rule of the format or does not decode, or if the bases differ from
+/// those of the encoder.
 pub(super) fn decode(
     frame: &[u8],
     prefix: &[u8],
@@ -157,7 +158,7 @@ pub(super) fn decode(
     Ok(content)
 }
 
-/// As [`decode`], but reuses a buffer. Overwrites its content, even on an error.
+/// Like [`decode`], but reuses a buffer. Overwrites its content, even on an error.
 pub(super) fn decode_into(
     frame: &[u8],
     prefix: &[u8],
@@ -200,7 +201,7 @@ thread_local! {
     static PLAIN_DECODER: RefCell<Option<raw::Decoder<'static>>> = const { RefCell::new(None) };
 }
 
-/// Calls `run` with a decoder that has no state of earlier frames. A decoder with a prefix is
+/// Calls `run` with a decoder that keeps no state of earlier frames. A decoder with a prefix is
 /// created for this call only.
 fn with_decoder<T>(
     prefix: &[u8],
@@ -212,7 +213,7 @@ fn with_decoder<T>(
     }
     PLAIN_DECODER.with_borrow_mut(|plain| match plain {
         Some(decoder) => {
-            // The last frame may have ended with an error, in the middle.
+            // The last frame may have ended in the middle, with an error.
             decoder.reinit()?;
             run(decoder)
         }
@@ -233,7 +234,7 @@ pub(super) fn looks_compressed(content: &[u8]) -> bool {
     if content.len() < 2 * SAMPLE_STRIDE {
         return false;
     }
-    // From all of the content: its beginning may be of another kind than the rest.
+    // Taken from all of the content: its beginning may be of a different kind than the rest.
     let samples: Vec<u8> = content
         .chunks_exact(SAMPLE_STRIDE)
         .flat_map(|stride| &stride[..SAMPLE_BYTES])

@@ -1,7 +1,7 @@
 //! Groups pieces of new objects into blocks.
 //!
-//! Pure and deterministic: the order of the members in the input does not matter. Of the bases it
-//! knows only their size.
+//! Pure and deterministic: the order of the members in the input does not matter. The only thing it
+//! knows about the bases is their size.
 
 use std::cmp::Ordering;
 use std::collections::HashMap;
@@ -10,26 +10,27 @@ use super::stable_name::hash_token;
 use super::{Level, MAX_CONTENT_BYTES, MAX_RANGES, Piece};
 use crate::tree_path::TreePath;
 
-/// Content of a raw block in bytes. A larger block gains nothing, and blocks of this size keep
-/// reader, network and writer busy at the same time.
+/// Size of the content of a raw block, in bytes. A larger block gains nothing, and blocks of this
+/// size keep reader, network and writer busy at the same time.
 const RAW_CONTENT_BYTES: usize = 1 << 20;
 
-/// Content of a block of small objects with bases, in bytes. Measured on 275 MB of changed pages:
-/// 0.17 MB for 384 KiB, 0.19 MB for 512 KiB, 0.23 MB for 1 MiB, at the same speed.
+/// Size of the content of a block of small objects with bases, in bytes. Measured on 275 MB of
+/// changed pages: 0.17 MB for 384 KiB, 0.19 MB for 512 KiB, 0.23 MB for 1 MiB, at the same speed.
 const AGAINST_CONTENT_BYTES: u32 = 384 << 10;
-/// Total size of the bases of such a block, in bytes. An object with more gets a block of its own.
+/// Total size of the bases of such a block, in bytes. An object with larger bases gets its own
+/// block.
 const AGAINST_BASE_BYTES: u64 = 2 << 20;
 
 /// A new object to be packed.
 #[derive(Debug, Clone, Copy)]
 pub struct ObjectToPack<'a> {
-    /// Ordinal of the new object in the bundle, counted from 0; each occurs once.
+    /// Ordinal of the new object in the bundle, counted from 0. Each ordinal occurs only once.
     pub ordinal: u32,
-    /// Its size in bytes.
+    /// Size of the object in bytes.
     pub size: u64,
-    /// One of its paths.
+    /// One of the paths of the object.
     pub path: &'a TreePath,
-    /// Total size of its bases in bytes; 0 if it has none.
+    /// Total size of the object's bases in bytes; 0 if it has none.
     pub base_bytes: u64,
 }
 
@@ -57,7 +58,7 @@ pub fn group<'m>(members: &'m [ObjectToPack<'m>], level: Level) -> Groups<'m> {
     group_within(members, level, limit)
 }
 
-/// As [`group`], with at most `content_bytes` per block, clamped to 1..=[`MAX_CONTENT_BYTES`].
+/// Like [`group`], with at most `content_bytes` per block, clamped to 1..=[`MAX_CONTENT_BYTES`].
 #[must_use]
 pub fn group_within<'m>(
     members: &'m [ObjectToPack<'m>],
@@ -69,7 +70,7 @@ pub fn group_within<'m>(
         Level::Raw => path_order(members),
         Level::Zstd(_) => like_order(members),
     };
-    // Stable, so that the order by similarity remains within both halves.
+    // A stable sort, so that the order by similarity is kept within both halves.
     order.sort_by_key(|index| members[*index as usize].base_bytes > 0);
     Groups { members, order, next: 0, offset: 0, limit: u32::try_from(limit).unwrap_or(u32::MAX) }
 }
@@ -82,7 +83,7 @@ pub struct Groups<'m> {
     /// Indices into `members`.
     order: Vec<u32>,
     next: usize,
-    /// Bytes of the next member that are in earlier blocks.
+    /// How many bytes of the next member are in earlier blocks.
     offset: u64,
     limit: u32,
 }
@@ -115,7 +116,7 @@ impl<'m> Groups<'m> {
                 break;
             }
             let piece = self.take_part(member, self.limit);
-            // The first member may be larger than the room.
+            // The first member may be larger than the remaining room.
             room = room.saturating_sub(piece.length);
             pieces.push(piece);
         }
@@ -142,8 +143,8 @@ impl<'m> Groups<'m> {
         while let Some(member) = self.peek().filter(|member| member.base_bytes == 0) {
             let left = member.size - self.offset;
             let is_whole = left <= u64::from(room);
-            // A member that does not fit begins the next block. An object is therefore divided only
-            // if it is larger than a block, and then from its start.
+            // A member that does not fit begins the next block. So an object is divided only if it
+            // is larger than a block, and the first part begins a block.
             if !pieces.is_empty() && (!is_whole || pieces.len() == MAX_RANGES) {
                 break;
             }
@@ -185,7 +186,7 @@ fn like_order(members: &[ObjectToPack<'_>]) -> Vec<u32> {
         })
         .collect();
     drop(ranks);
-    // Unstable sorting needs no memory. The order is total, so it is deterministic.
+    // An unstable sort needs no memory. The order is total, so the result is deterministic.
     keys.sort_unstable_by(|a, b| {
         let (left, right) = (&members[a.index as usize], &members[b.index as usize]);
         a.compare_names(left.path, b, right.path).then_with(|| by_path(left, right))
@@ -207,7 +208,7 @@ fn extension_ranks<'m>(members: &'m [ObjectToPack<'m>]) -> HashMap<&'m str, u32>
     ranks
 }
 
-/// The sort key of a member, as far as it is known without its path. Most comparisons need nothing
+/// The part of a member's sort key that is known without its path. Most comparisons need nothing
 /// else.
 #[derive(Debug)]
 struct Key {
@@ -215,8 +216,8 @@ struct Key {
     index: u32,
     /// The first bytes of the name without its hash token.
     start: u64,
-    /// Bounds within the path: of the name, and of the hash token in it, which is empty at the end
-    /// if there is none. A [`TreePath`] has at most 1,024 bytes.
+    /// Bounds within the path: of the name, and of the hash token in the name. If there is no
+    /// token, its bounds are empty and at the end. A [`TreePath`] has at most 1,024 bytes.
     name: u16,
     token: (u16, u16),
 }
@@ -235,7 +236,7 @@ impl Key {
             name: bound(name),
             token: (bound(token.0), bound(token.1)),
         };
-        // Big endian below, so that comparing two numbers is comparing eight bytes.
+        // Big endian below, so that comparing two numbers is the same as comparing eight bytes.
         let (head, tail) = key.parts(path);
         let mut start = [0; 8];
         start.iter_mut().zip(head.iter().chain(tail)).for_each(|(to, from)| *to = *from);

@@ -1,5 +1,5 @@
-//! The header of a block: the ranges of new objects that it contains, and the ranges of old objects
-//! that its frame is encoded against.
+//! The header of a block: the ranges of new objects that the block contains, and the ranges of old
+//! objects against which its frame is encoded.
 //!
 //! Writes and reads both lists, and enforces their limits.
 
@@ -15,7 +15,7 @@ pub struct Piece {
     pub ordinal: u32,
     /// Where the piece begins in the object.
     pub offset: u64,
-    /// Its length in bytes; never 0.
+    /// Length of the piece in bytes; never 0.
     pub length: u32,
 }
 
@@ -26,14 +26,14 @@ pub struct BaseRange {
     pub entry: u64,
     /// Where the range begins in the object.
     pub offset: u64,
-    /// Its length in bytes; never 0.
+    /// Length of the range in bytes; never 0.
     pub length: u32,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum BlockKind {
     Zstd,
-    /// As `Zstd`, with compressed ranges.
+    /// Like `Zstd`, with compressed ranges.
     Dense,
     Raw,
 }
@@ -95,8 +95,8 @@ impl<'a> ByteCursor<'a> {
         Ok(ByteCursor { rest })
     }
 
-    /// Reads a number of ranges. It must not exceed the limit, nor what the remaining bytes can
-    /// hold.
+    /// Reads a number of ranges. The number must exceed neither the limit nor what the remaining
+    /// bytes can hold.
     fn count(&mut self, what: &'static str) -> Result<usize, PackError> {
         /// Minimum length of a range in bytes: three numbers.
         const LEAST_BYTES: usize = 3;
@@ -144,7 +144,7 @@ fn add_base(total: usize, base: &BaseRange) -> Result<usize, PackError> {
 /// The total length of `pieces`.
 ///
 /// # Errors
-/// Fails if there are no pieces, if one is empty, or if they exceed the limits of the format.
+/// Fails if there are no pieces, if a piece is empty, or if they exceed the limits of the format.
 pub(super) fn content_bytes(pieces: &[Piece]) -> Result<usize, PackError> {
     if pieces.is_empty() {
         return Err(PackError::Layout { what: "no pieces" });
@@ -158,7 +158,7 @@ pub(super) fn content_bytes(pieces: &[Piece]) -> Result<usize, PackError> {
 /// The total length of `bases`.
 ///
 /// # Errors
-/// Fails if one is empty, or if they exceed the limits of the format.
+/// Fails if a range is empty, or if the ranges exceed the limits of the format.
 pub(super) fn prefix_bytes(bases: &[BaseRange]) -> Result<usize, PackError> {
     if bases.len() > MAX_RANGES {
         return Err(PackError::Limit { what: "bases of a block", limit: MAX_RANGES });
@@ -188,7 +188,7 @@ fn length(input: &mut ByteCursor<'_>, what: &'static str, limit: usize) -> Resul
     u32::try_from(input.number(what)?).map_err(|_| PackError::Limit { what, limit })
 }
 
-/// Reads the pieces and returns them with their total length.
+/// Reads the pieces. Returns them with their total length.
 pub(super) fn take_pieces(input: &mut ByteCursor<'_>) -> Result<(Vec<Piece>, usize), PackError> {
     let count = input.count("pieces of a block")?;
     if count == 0 {
@@ -210,7 +210,7 @@ pub(super) fn take_pieces(input: &mut ByteCursor<'_>) -> Result<(Vec<Piece>, usi
     Ok((pieces, total))
 }
 
-/// Reads the bases and returns them with their total length.
+/// Reads the bases. Returns them with their total length.
 pub(super) fn take_bases(input: &mut ByteCursor<'_>) -> Result<(Vec<BaseRange>, usize), PackError> {
     let count = input.count("bases of a block")?;
     let mut bases = Vec::with_capacity(count);
@@ -248,7 +248,7 @@ pub(super) fn dense(pieces: &[Piece], bases: &[BaseRange]) -> Vec<u8> {
     out
 }
 
-/// The length of the piece with the same index, to which the base most likely belongs.
+/// The length of the piece with the same index, to which the base probably belongs.
 fn length_beside(pieces: &[Piece], index: usize) -> u64 {
     pieces.get(index).map_or(0, |piece| u64::from(piece.length))
 }
@@ -269,8 +269,8 @@ impl<'p> ExpectedBase<'p> {
     fn entry(&self) -> u64 {
         let ordinal = |index: usize| self.pieces.get(index).map(|piece| u64::from(piece.ordinal));
         let before = self.index.checked_sub(1).map_or(Some(0), ordinal);
-        // Wrapping, here and in the differences below: the numbers come from a peer, and any of
-        // them must give a value and not a panic. The ranges are checked afterwards.
+        // Wrapping, here and in the differences below: the numbers come from a peer, and any number
+        // must yield a value and not a panic. The ranges are checked afterwards.
         let step =
             ordinal(self.index).zip(before).map_or(1, |(now, before)| now.wrapping_sub(before));
         self.last.wrapping_add(step)
@@ -287,7 +287,7 @@ pub(super) fn push_difference(value: u64, expected: u64, out: &mut Vec<u8>) {
     varint::push(((difference << 1) ^ (difference >> 63)).cast_unsigned(), out);
 }
 
-/// Writes numbers as differences; each is expected to be the previous one plus 1.
+/// Writes numbers as differences; each number is expected to be one more than the previous one.
 fn push_steps(values: impl Iterator<Item = u64>, out: &mut Vec<u8>) {
     let mut expected = 0;
     for value in values {
@@ -340,7 +340,7 @@ pub(super) fn take_dense(bytes: &[u8]) -> Result<(Vec<Piece>, Vec<BaseRange>), P
     for ((ordinal, offset), length) in ordinals.into_iter().zip(offsets).zip(lengths) {
         let ordinal = u32::try_from(ordinal)
             .map_err(|_| PackError::Garbled { what: "ordinal of a piece" })?;
-        // Neither sum nor end is checked here: `Block::take` does that for both forms.
+        // Neither the sum nor the end is checked here: `Block::take` checks them for both forms.
         pieces.push(Piece { ordinal, offset, length });
     }
     let mut expected = ExpectedBase::new(&pieces);

@@ -6,26 +6,27 @@ use std::str::FromStr;
 /// How blocks are compressed. Written as `raw` or as a number from 1 to 19.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Level {
-    /// No compression, for networks that are faster than a core compresses.
+    /// No compression, for networks that are faster than one core can compress.
     Raw,
-    /// With zstd at this level, 1 to 19.
+    /// zstd compression at this level, 1 to 19.
     Zstd(i32),
 }
 
-/// A text that is not a [`Level`].
+/// The string is not a valid [`Level`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("not a compression level, raw or 1 to 19: {text:?}")]
+#[error("{text:?} is not a compression level: write `raw`, or a number from 1 to 19")]
 pub struct ParseLevelError {
-    /// The text, truncated to 80 characters.
+    /// The string, truncated to 80 characters.
     pub text: String,
 }
 
 impl Level {
-    /// The highest zstd level. The `ultra` levels above it only enlarge the window, which no
+    /// The highest zstd level. The `ultra` levels above it only make the window larger, which no
     /// block can fill.
     pub const MAX: i32 = 19;
 
-    /// Whether blocks can be encoded with this level: `false` for a zstd level out of range.
+    /// Whether blocks can be encoded with this level: `false` for a zstd level that is out of
+    /// range.
     #[must_use]
     pub fn is_valid(self) -> bool {
         match self {

@@ -3,15 +3,15 @@
 //! ---
 //!
 //! This room encodes content into blocks and packs, and decodes it within the limits of the format.
-//! It touches no file, socket, clock or environment: bytes in, bytes out. It does not know what the
-//! contents should be: the caller that reads a pack hashes what it decoded, checks that the pieces
-//! cover each object once, and compares the result with a manifest.
+//! It uses no file, socket, clock or environment: bytes in, bytes out. It does not know what the
+//! contents should be: the caller that reads a pack hashes the decoded content, checks that the
+//! pieces cover each object once, and compares the result with a manifest.
 //!
 //! No memory is allocated for a number that a pack claims before that number has been compared with
 //! a limit and with the bytes that are present. Decoding one block takes at most
 //! [`MAX_CONTENT_BYTES`] + [`MAX_PREFIX_BYTES`], but a pack of small frames can claim many such
-//! blocks. A reader that stores what it decodes therefore compares the pieces with the announced
-//! sizes before it decodes.
+//! blocks. A reader that stores the decoded content therefore compares the pieces with the
+//! announced sizes before it decodes.
 //!
 //! Only `frame.rs` uses the `zstd` crate for packs.
 
@@ -48,11 +48,11 @@ use std::io;
 
 use crate::hash::PackId;
 
-/// Maximum uncompressed content of a block, in bytes. A receiver holds it in memory.
+/// Maximum uncompressed content of a block, in bytes. A receiver holds the content in memory.
 pub const MAX_CONTENT_BYTES: usize = 4 << 20;
 /// Maximum total size of the bases of a block, in bytes. A receiver holds them in memory too.
 pub const MAX_PREFIX_BYTES: usize = 16 << 20;
-/// Maximum number of pieces of a block, and also of its bases. Bounds the header.
+/// Maximum number of pieces of a block, and also of its bases. This bounds the header.
 pub const MAX_RANGES: usize = 65_536;
 /// Maximum size of the ranges of a dense block before compression, in bytes: three numbers for each
 /// of 2 * [`MAX_RANGES`] ranges.
@@ -64,8 +64,8 @@ pub const MAX_PACK_BYTES: usize = 32 << 20;
 /// transfer starts early, large enough that the cost per request and per sync is negligible.
 pub const TARGET_PACK_BYTES: usize = 8 << 20;
 /// A pack is also sealed once it has this much content, in bytes. Blocks with bases are so small
-/// that a single pack could otherwise contain hours of decoding, which would start only when all of
-/// it has arrived.
+/// that a single pack could otherwise take hours to decode, and decoding would start only after all
+/// of it has arrived.
 pub const TARGET_PACK_CONTENT_BYTES: u64 = 8 << 20;
 
 const MAGIC: &[u8; 4] = b"HWPK";
@@ -79,12 +79,13 @@ const DIGEST_BYTES: usize = 32;
 /// Why a pack cannot be read or made.
 #[derive(Debug, thiserror::Error)]
 pub enum PackError {
-    /// The first bytes are not those of a pack.
+    /// The data does not begin like a pack.
     #[error("not a pack: the magic bytes are missing")]
     NotAPack,
     /// The pack was written by a newer headwater.
     #[error(
-        "pack format version {found} is newer than this headwater knows (1); upgrade headwater"
+        "the pack has format version {found}, but this headwater supports only version 1; upgrade \
+         headwater"
     )]
     Version {
         /// The version that the pack declares.
@@ -124,7 +125,7 @@ pub enum PackError {
         /// The digest of the bytes.
         found: PackId,
     },
-    /// A frame breaks a rule, or does not decode to what was declared.
+    /// A frame breaks a rule, or does not decode to the declared content.
     #[error("block content is corrupt: {what}")]
     Frame {
         /// What is wrong.
@@ -132,7 +133,7 @@ pub enum PackError {
         /// The decoder's error, if it was called.
         source: Option<io::Error>,
     },
-    /// The bases passed in have another length than the block declares.
+    /// The bases that were passed in have a different length than the block declares.
     #[error("the block needs {expected} bytes of bases, not {found}")]
     Prefix {
         /// The total length of the bases that the block declares.
@@ -149,7 +150,7 @@ pub enum PackError {
     /// A new block does not decode to its input. It must not be sent.
     #[error("a new block does not decode to its input: faulty memory or a software error")]
     EncoderFault {
-        /// The error of decoding; `None` if it succeeded with other bytes.
+        /// The error of decoding; `None` if decoding succeeded with different bytes.
         source: Option<Box<Self>>,
     },
 }

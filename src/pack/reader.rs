@@ -17,14 +17,14 @@ pub struct PackReader<'a> {
 }
 
 impl<'a> PackReader<'a> {
-    /// Opens the pack in `bytes`, which must be all of it, and recomputes its digest.
+    /// Opens the pack in `bytes`, which must be the whole pack, and recomputes its digest.
     ///
     /// # Errors
     /// Fails if the bytes are not a pack, if it has a newer version or exceeds [`MAX_PACK_BYTES`],
     /// or if the digest does not match because the pack was truncated, extended or changed.
     pub fn open(bytes: &'a [u8]) -> Result<Self, PackError> {
-        // The digest is checked before any block is read, so that damage on the way is not taken
-        // for a mistake of the sender.
+        // The digest is checked before any block is read, so that damage in transit is not mistaken
+        // for an error of the sender.
         let (reader, hashed) = Self::split(bytes)?;
         let found = PackId::of(hashed);
         if found != reader.id {
@@ -33,11 +33,11 @@ impl<'a> PackReader<'a> {
         Ok(reader)
     }
 
-    /// Opens the pack `id`, which this process has opened or made before. Reads the digest without
+    /// Opens the pack `id`, which this process has already opened or made. Reads the digest without
     /// recomputing it.
     ///
     /// # Errors
-    /// As [`Self::open`], but damage is found only if it breaks the structure.
+    /// The errors of [`Self::open`], but damage is found only if it breaks the structure.
     pub fn open_known(bytes: &'a [u8], id: PackId) -> Result<Self, PackError> {
         let (reader, _) = Self::split(bytes)?;
         if reader.id != id {
@@ -53,7 +53,7 @@ impl<'a> PackReader<'a> {
         let rest = bytes.strip_prefix(MAGIC).ok_or(PackError::NotAPack)?;
         match rest.first() {
             Some(&VERSION) => {}
-            // Before the digest, so that a newer format is reported as such.
+            // Checked before the digest, so that a newer format is reported as such.
             Some(&found) => return Err(PackError::Version { found }),
             None => return Err(PackError::Truncated { what: "version" }),
         }
@@ -70,7 +70,7 @@ impl<'a> PackReader<'a> {
         self.id
     }
 
-    /// The blocks in the order of the pack. This reads headers only; [`Block::decode`] decodes a
+    /// The blocks in the order of the pack. Only headers are read; [`Block::decode`] decodes a
     /// frame. Iteration ends after an error. The end record is checked after the last block.
     #[must_use]
     pub const fn blocks(&self) -> Blocks<'a> {

@@ -1,20 +1,20 @@
 //! Sketches, which estimate how similar contents are without comparing them.
 //!
-//! Content is cut where its own bytes determine it, so that an insertion does not move the cuts
-//! after it. The smallest hashes of the chunks are a fair sample of all of them, and are the same
-//! for similar contents (a bottom-k sketch: Broder, "On the resemblance and containment of
-//! documents", 1997). Only this file uses the crate `fastcdc`.
+//! The content itself determines where it is cut, so an insertion does not move the cuts after it.
+//! The smallest hashes of the chunks are a fair sample of all hashes, and are the same for similar
+//! contents (a bottom-k sketch: Broder, "On the resemblance and containment of documents", 1997).
+//! Only this file uses the crate `fastcdc`.
 
 use fastcdc::v2020::FastCDC;
 
 /// Minimum, average and maximum length of a chunk, in bytes.
-// Powers of two: fastcdc needs even sizes, which it checks in debug builds only, and has changed
+// Powers of two: fastcdc needs even sizes but checks them only in debug builds, and it has changed
 // its cuts for other averages between versions.
 const CHUNK_BYTES: (usize, usize, usize) = (256, 1024, 4096);
 /// Maximum number of hashes in a sketch.
 const MOST: usize = 48;
 
-/// A sample of the chunks of a content.
+/// A sample of the chunks of some content.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Sketch(Vec<u32>);
 
@@ -43,7 +43,7 @@ impl Sketch {
     }
 
     fn insert(&mut self, hash: u32) {
-        // Most hashes of a large content end here.
+        // Most hashes of large content end here.
         if self.0.len() == MOST && self.0.last().is_some_and(|largest| hash >= *largest) {
             return;
         }
@@ -53,7 +53,7 @@ impl Sketch {
         }
     }
 
-    /// A sketch with these hashes; `None` if they are not ascending or too many.
+    /// A sketch with these hashes; `None` if the hashes are not ascending or too many.
     #[must_use]
     pub fn from_hashes(hashes: Vec<u32>) -> Option<Self> {
         (hashes.len() <= MOST && hashes.is_sorted()).then_some(Self(hashes))

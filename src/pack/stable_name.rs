@@ -2,8 +2,8 @@
 
 use crate::tree_path::TreePath;
 
-/// The file name of `path` without its hash token, as the parts before and after it: the part of a
-/// name that stays the same from build to build (`app..js` for `app.3fa9c1.js`).
+/// The file name of `path` without its hash token, as the parts before and after the token. These
+/// parts stay the same from build to build (`app..js` for `app.3fa9c1.js`).
 #[must_use]
 pub fn stable_name(path: &TreePath) -> (&str, &str) {
     let name = path.name();
@@ -37,7 +37,7 @@ fn is_hash(part: &str) -> bool {
         && all(u8::is_ascii_alphanumeric)
         && has(u8::is_ascii_lowercase)
         && has(u8::is_ascii_uppercase);
-    // Words such as `facade` are hexadecimal, too; a hash almost always has a digit.
+    // Words such as `facade` are hexadecimal, too; a hash almost always contains a digit.
     (hexadecimal || mixed) && has(u8::is_ascii_digit)
 }
 

@@ -38,7 +38,8 @@ impl PackWriter {
     /// Creates a pack without blocks.
     #[must_use]
     pub fn new() -> Self {
-        // With room for a last block of 1 MiB beyond the target, so that the buffer seldom grows.
+        // The capacity leaves room for a last block of 1 MiB beyond the target, so that the buffer
+        // seldom grows.
         let mut bytes = Vec::with_capacity(TARGET_PACK_BYTES + TARGET_PACK_BYTES / 8);
         bytes.extend_from_slice(MAGIC);
         bytes.push(VERSION);
@@ -55,7 +56,7 @@ impl PackWriter {
     /// content, and should be sealed. Any block fits into a pack that is not full.
     #[must_use]
     pub fn is_full(&self) -> bool {
-        // A block has less than 16 MiB, so it fits beside 8 MiB.
+        // A block has less than 16 MiB, so it fits in a pack of 8 MiB.
         self.bytes.len() + MAX_END_BYTES >= TARGET_PACK_BYTES
             || self.content_bytes >= TARGET_PACK_CONTENT_BYTES
     }
@@ -69,7 +70,7 @@ impl PackWriter {
     /// Appends `block`.
     ///
     /// # Errors
-    /// [`PackError::Limit`] if it does not fit. The pack is then unchanged.
+    /// [`PackError::Limit`] if the block does not fit. In that case the pack is unchanged.
     pub fn push(&mut self, block: &EncodedBlock) -> Result<(), PackError> {
         if !self.fits(block) {
             return Err(PackError::Limit { what: "bytes of a pack", limit: MAX_PACK_BYTES });

@@ -1,7 +1,7 @@
 //! Content of earlier releases that the origin can read: on local mirrors, or in the cache.
 //!
 //! Guarantees that the bytes it returns are those of the requested object. A block that is based on
-//! other bytes could not be decoded on any mirror.
+//! different bytes could not be decoded on any mirror.
 
 use std::collections::{HashMap, HashSet};
 use std::io::Read;
@@ -49,8 +49,8 @@ impl BaseObject {
         }
     }
 
-    /// How many blocks of the cache must be decoded before the object's own blocks; `None` if it is
-    /// not in the cache.
+    /// How many blocks of the cache must be decoded before the object's own blocks; `None` if the
+    /// object is not in the cache.
     pub(crate) const fn depth(&self) -> Option<u32> {
         match &self.place {
             BaseLocation::Cached(kept) => Some(kept.depth()),
@@ -72,12 +72,12 @@ impl From<BaseRange> for ByteRange {
     }
 }
 
-/// The old content that can be read.
+/// The old content that the origin can read.
 #[derive(Debug, Default)]
 pub(crate) struct BaseContent {
     near: Vec<Arc<dyn Mirror>>,
     cache: Option<ContentCache>,
-    /// Whether objects that are read in parts are intact.
+    /// Whether the objects that are read in parts are intact.
     checked: Mutex<HashMap<ObjectId, bool>>,
 }
 
@@ -95,15 +95,15 @@ impl BaseContent {
         self.cache.as_ref()
     }
 
-    /// The objects of `wanted`, given with their sizes, that can be read.
+    /// The readable objects among `wanted`, which maps objects to their sizes.
     pub(crate) fn find(&self, wanted: &HashMap<ObjectId, u64>) -> HashMap<ObjectId, BaseObject> {
         let mut found = HashMap::with_capacity(wanted.len());
         let mut add =
             |id: &ObjectId, size, place| found.insert(*id, BaseObject { id: *id, size, place });
         let mut left: HashSet<ObjectId> = HashSet::new();
         for (id, size) in wanted {
-            // A mirror on this machine comes first: its objects are plain files, and those of the
-            // cache have to be decoded.
+            // A mirror on this machine comes first: its objects are plain files, while objects in
+            // the cache must be decoded.
             match self.near.iter().find(|mirror| mirror.object(id, 0).is_ok()) {
                 Some(mirror) => drop(add(id, *size, BaseLocation::Near(Arc::clone(mirror)))),
                 None => drop(left.insert(*id)),
@@ -111,8 +111,8 @@ impl BaseContent {
         }
         if let Some(cache) = self.cache.as_ref().filter(|_| !left.is_empty()) {
             for (id, kept) in cache.find(|id| left.contains(id)) {
-                // The size in a manifest of a mirror may be a lie. Ranges of the base are computed
-                // from it.
+                // The size in a manifest from a mirror may be false. Ranges of the base are
+                // computed from the size.
                 if kept.record().size == wanted[&id] {
                     add(&id, kept.record().size, BaseLocation::Cached(kept));
                 }
@@ -141,8 +141,8 @@ impl BaseContent {
     ) -> bool {
         let ByteRange { offset, length } = range;
         let (start, length) = (out.len(), u64::from(length));
-        // The hash of a whole object can be checked on what was read. For a part the whole object
-        // has to be read once.
+        // If the whole object was read, its hash can be checked at once. To check a part, the whole
+        // object must be read once.
         let is_all = offset == 0 && length == object.size;
         if !is_all && !self.is_intact(mirror, object) {
             return false;
@@ -152,20 +152,21 @@ impl BaseContent {
         let is_right = count.is_some_and(|count| count as u64 == length)
             && (!is_all || ObjectId::of(&out[start..]) == object.id);
         if !is_right {
-            // The caller goes on without the base.
+            // The caller continues without the base.
             out.truncate(start);
         }
         is_right
     }
 
-    /// Whether an object of a mirror is intact. Reads the whole object once, for all its parts.
+    /// Whether an object of a mirror is intact. Reads the whole object once, for all of its parts.
     fn is_intact(&self, mirror: &Arc<dyn Mirror>, object: &BaseObject) -> bool {
-        // Held while the object is read, so that threads which need parts of it do not all read it.
+        // The lock is held while the object is read, so that not all threads that need parts of it
+        // read it.
         let mut checked = self.checked.lock();
         *checked.entry(object.id).or_insert_with(|| {
             let content = mirror.object(&object.id, 0).ok();
-            // One byte more than the size, so that a longer file is found out, and no more than
-            // that is read.
+            // Reads one byte more than the size, so that a longer file is detected without reading
+            // all of it.
             let found = content.and_then(|content| hash_reader(content.take(object.size + 1)).ok());
             found.is_some_and(|(id, _)| id == object.id)
         })

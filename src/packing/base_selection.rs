@@ -2,8 +2,8 @@
 //!
 //! In order of preference: the old object at the same path, the one with the most similar content,
 //! one with the same name apart from a bundler's hash, and, for small files, a neighbour. Only
-//! objects that the origin can read and the mirror has are considered. The choice depends on
-//! nothing else, so that an interrupted push makes the same packs again and can resume.
+//! objects that the origin can read and that the mirror has are considered. The choice depends on
+//! nothing else, so an interrupted push makes the same packs again and can resume.
 
 use std::collections::{HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
@@ -22,12 +22,12 @@ use crate::packing::parallel::{in_groups, in_parallel};
 use crate::packing::signed_bases::{SignedBase, SignedBases, Signers};
 use crate::tree_path::TreePath;
 
-/// Maximum number of old entries that are compared for similarity; this bounds the memory.
+/// Maximum number of old entries that are compared for similarity, which bounds the memory.
 const MAX_CANDIDATES: usize = 200_000;
-/// Smaller objects have too few chunks for a sketch.
+/// Objects smaller than this have too few chunks for a sketch.
 // Chunks have 1 KiB on average.
 const MIN_SKETCHED_BYTES: u64 = 2 << 10;
-/// Larger objects are not read for a sketch.
+/// Objects larger than this are not read for a sketch.
 const MAX_SKETCHED_BYTES: u64 = 64 << 20;
 /// New objects up to this size, in bytes, are encoded against a neighbour if there is nothing
 /// better.
@@ -36,7 +36,7 @@ const NEIGHBOUR_BYTES: u64 = 128 << 10;
 const SKETCH_FACTOR: u64 = 4;
 /// Bytes of old content that may be sketched even if there is little new content.
 const SKETCH_LEAST_BYTES: u64 = 64 << 20;
-/// Maximum number of candidates that share a chunk. A chunk that more of them have does not
+/// Maximum number of candidates that share a chunk. A chunk that more candidates share does not
 /// distinguish them.
 const MAX_VOTES: usize = 32;
 
@@ -49,7 +49,7 @@ pub struct BaseCounts {
     pub like_content: u64,
     /// An old object with the same name, apart from a bundler's hash.
     pub like_name: u64,
-    /// For a small file, one of the same kind in the same directory.
+    /// For a small file, a file of the same kind in the same directory.
     pub neighbour: u64,
     /// Ranges of an old object that only a mirror has, found by its block signature.
     pub signed: u64,
@@ -71,7 +71,7 @@ pub(crate) struct BaseSelection {
     signed: HashMap<u32, SignedBase>,
     /// Sketches that were made of new objects, by ordinal.
     pub(crate) sketches: HashMap<u32, Sketch>,
-    /// New objects with a hashed name: their content will likely change together with the name.
+    /// New objects with a hashed name: their content will probably change together with the name.
     fleeting: HashSet<u32>,
 }
 
@@ -122,9 +122,9 @@ impl BaseSelection {
     }
 }
 
-/// The ordinals of files that a bundler likely named: those with a hash in their name, and all
-/// files of directories where most have one. The second rule is needed because a hash of only
-/// letters looks like a word.
+/// The ordinals of files that a bundler probably named: files with a hash in their name, and all
+/// files in directories where most files have one. The second rule is needed because a hash that
+/// contains only letters looks like a word.
 fn objects_with_hashed_names(wanted: &[NewObjectRef]) -> HashSet<u32> {
     let mut directories: HashMap<Option<&str>, (usize, usize)> = HashMap::new();
     for path in wanted.iter().map(|wanted| &wanted.path) {
@@ -149,7 +149,7 @@ struct Candidate {
     base: Base,
     object: ObjectId,
     path: TreePath,
-    /// Whether its path no longer exists.
+    /// Whether the path of the entry no longer exists.
     is_gone: bool,
 }
 
@@ -193,7 +193,8 @@ impl BaseSelector<'_> {
         let is_left =
             |ordinal: &usize| same_path[*ordinal].is_none() && self.wanted[*ordinal].size > 0;
         let mut left: Vec<usize> = (0..self.wanted.len()).filter(is_left).collect();
-        // Every new object has an old one at its path, so the base need not be read a second time.
+        // Every new object has an old object at its path, so the base need not be read a second
+        // time.
         if left.is_empty() {
             candidates.clear();
         } else {
@@ -281,7 +282,7 @@ impl BaseSelector<'_> {
             && !self.excluded_bases.contains(object)
     }
 
-    /// Finds the old object at the path of each new one, and the old paths that no longer exist.
+    /// Finds the old object at the path of each new object, and the old paths that no longer exist.
     fn look(&self, base: Entries, new: Entries) -> Result<ManifestScan, ManifestError> {
         let mut looked =
             ManifestScan { same_path: vec![None; self.wanted.len()], candidates: Vec::new() };
@@ -308,7 +309,7 @@ impl BaseSelector<'_> {
             let is_gone =
                 |old: &Entry| old.is_live() && new.as_ref().is_none_or(|new| !new.is_live());
             if let Some(old) = old {
-                // Paths that are gone are most likely to have a new name.
+                // Files whose paths are gone have most likely been renamed.
                 if is_gone(&old) && looked.candidates.len() < MAX_CANDIDATES {
                     looked.candidates.extend(Candidate::new(position, old, true));
                 }
@@ -325,8 +326,8 @@ impl BaseSelector<'_> {
         base: Entries,
         candidates: &mut Vec<Candidate>,
     ) -> Result<(), ManifestError> {
-        // Hashes of the names, as the base may have millions of entries. A collision only adds a
-        // candidate.
+        // Compares hashes of the names, because the base may have millions of entries. A collision
+        // only adds a candidate.
         let keys: HashSet<u64> =
             left.iter().flat_map(|ordinal| keys_of(&self.wanted[*ordinal].path)).collect();
         let known: HashSet<u64> = candidates.iter().map(|candidate| candidate.base.entry).collect();
@@ -401,14 +402,14 @@ impl BaseSelector<'_> {
             .filter(|size| is_sketched(*size))
             .sum();
         let mut room = new_bytes.saturating_mul(SKETCH_FACTOR).max(SKETCH_LEAST_BYTES);
-        // Sequential, so that the choice does not depend on the timing of threads.
+        // Sequential, so that the choice does not depend on thread timing.
         let fits: Vec<bool> = candidates
             .iter()
             .map(|candidate| {
                 let is_made = found[&candidate.object].sketch().is_some();
                 let cost = if is_made { 0 } else { candidate.base.size };
-                // Entries that are still at their path are rarely a good base for another one, so
-                // they are not read just for a sketch.
+                // An entry that is still at its path is rarely a good base for another entry, so it
+                // is not read just for a sketch.
                 let is_likely = is_made || candidate.is_gone;
                 let fits = is_likely && is_sketched(candidate.base.size) && cost <= room;
                 room -= if fits { cost } else { 0 };
@@ -416,7 +417,7 @@ impl BaseSelector<'_> {
             })
             .collect();
         let new = self.sketch_new(left);
-        // Reading is fastest in the order of storage.
+        // Reading in storage order is fastest.
         let mut order: Vec<usize> = (0..candidates.len()).filter(|index| fits[*index]).collect();
         order.sort_by_cached_key(|index| found[&candidates[*index].object].place());
         let made = in_parallel(order.len(), self.jobs, |index, buffer| {
@@ -453,7 +454,7 @@ impl BaseSelector<'_> {
 
     fn sketch_group(&self, group: &[(usize, Piece)], content: &mut Vec<u8>) -> Vec<Sketch> {
         let pieces: Vec<Piece> = group.iter().map(|(_, piece)| *piece).collect();
-        // Content that cannot be read is reported later, when it is to be sent.
+        // If content cannot be read, the error is reported later, when the content is sent.
         let fetched = self.content_source.fetch(self.wanted, &pieces, self.monitor).ok();
         let sketch = |piece: &Piece| {
             content.clear();
@@ -463,7 +464,7 @@ impl BaseSelector<'_> {
     }
 
     fn sketch_old(&self, object: &BaseObject, size: u64, content: &mut Vec<u8>) -> Sketch {
-        // Made when the object was new, so its content need not be decoded now.
+        // The sketch was made when the object was new, so its content need not be decoded now.
         if let Some(sketch) = object.sketch() {
             return sketch.clone();
         }
@@ -509,13 +510,14 @@ impl NameIndex {
                 .into_iter()
                 .for_each(|key| by_key.entry(key).or_default().push(at));
         }
-        // Each new object of this kind is compared with all of them. In a directory with many
-        // thousand files that would take quadratic time.
+        // Each new object of this kind is compared with all of these candidates. In a directory
+        // with many thousands of files, that would take quadratic time.
         by_key.values_mut().for_each(|places| places.truncate(1000));
         Self(by_key)
     }
 
-    /// The candidate with this key and the most similar path; among equals, the nearest size.
+    /// The candidate with this key and the most similar path. Among equally similar paths, the one
+    /// with the nearest size.
     fn best(
         &self,
         key: u64,
@@ -546,7 +548,7 @@ fn common_bytes(a: &str, b: &str) -> usize {
     head + tail
 }
 
-/// The candidates that have each chunk.
+/// The candidates that contain each chunk.
 struct SimilarityIndex(HashMap<u32, Vec<u32>>);
 
 impl SimilarityIndex {
@@ -563,7 +565,8 @@ impl SimilarityIndex {
         Self(votes)
     }
 
-    /// The candidate that shares most of `sketch`, and a second one if it has much of the rest.
+    /// The candidate that shares most of `sketch`, and a second candidate if it shares much of the
+    /// rest.
     fn best<'c>(
         &self,
         sketch: &Sketch,
@@ -589,7 +592,7 @@ impl SimilarityIndex {
                 break;
             }
             chosen.push(at as usize);
-            // The second base is chosen for what the first one does not cover.
+            // The second base is chosen for the parts that the first one does not cover.
             left.retain(|hash| !self.0.get(hash).is_some_and(|places| places.contains(&at)));
         }
         chosen

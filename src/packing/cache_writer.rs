@@ -12,10 +12,11 @@ use crate::pack::{
 use crate::packing::base_content::BaseObject;
 use crate::packing::base_selection::{BaseSelection, is_sketched};
 
-/// Cached bytes beyond the size of two releases that do not trigger pruning.
+/// How many bytes the cache may exceed the size of two releases before it is pruned.
 const SPARE_BYTES: u64 = 64 << 20;
-/// Maximum length of a chain of blocks that must be decoded before a block can be. Each one makes
-/// reading slower, and storing the content again costs about as much as reading through two.
+/// Maximum length of a chain of blocks that must be decoded before a block can be decoded. Each
+/// block in the chain makes reading slower, and storing the content again costs about as much as
+/// reading through two blocks.
 const MAX_DEPTH: u32 = 2;
 /// Compression level of content that is encoded only for the cache.
 const LEVEL: Level = Level::Zstd(1);
@@ -45,9 +46,9 @@ pub(crate) fn prune_if_large(
     cache.prune(&releases, most_bytes)
 }
 
-/// The sketch of each piece whose object was sketched already, or has a hashed name: the next
-/// release will likely search for such an object by its sketch. A sketch that is missing then must
-/// be made from the cached content, which must be read for it.
+/// The sketches of pieces whose object was already sketched, or has a hashed name: the next release
+/// will probably search for such an object by its sketch. If the sketch is missing then, it must be
+/// made from the cached content, which must be read for it.
 pub(crate) fn sketches(
     pieces: &[Piece],
     content: &[u8],
@@ -74,11 +75,11 @@ pub(crate) fn sketches(
 /// A block in the form in which it is cached.
 #[derive(Debug)]
 pub(crate) struct CachedBlock {
-    /// The cached block, if it differs from the block that is sent.
+    /// The cached block, if it differs from the block that the push sends.
     other: Option<EncodedBlock>,
     bases: Vec<KeptBase>,
     depth: u32,
-    /// The sketches of the pieces' objects, as far as they were made.
+    /// The sketches of the pieces' objects, if they were made.
     sketches: Vec<Sketch>,
 }
 
@@ -119,8 +120,8 @@ impl CachedBlock {
     }
 }
 
-/// Writes new content into the cache. After an error the content is not cached, and the push goes
-/// on.
+/// Writes new content into the cache. After an error the content is not cached, and the push
+/// continues.
 #[derive(Debug)]
 pub(crate) struct CacheWriter {
     most_bytes: u64,
@@ -128,8 +129,8 @@ pub(crate) struct CacheWriter {
 }
 
 impl CacheWriter {
-    /// Starts to write `bytes` of new content to `cache`; `None` if that is too much for the disk.
-    /// Content that turns out to take more than `most_bytes` is not cached.
+    /// Starts to write `bytes` of new content to `cache`. Returns `None` if that is too much for
+    /// the disk. If the content turns out to take more than `most_bytes`, it is not cached.
     pub(crate) fn begin(
         cache: &ContentCache,
         bytes: u64,
@@ -158,8 +159,8 @@ impl CacheWriter {
         };
         let frame = kept.other.as_ref().unwrap_or(block).frame();
         match draft.add(frame, pieces.iter().zip(kept.sketches).map(part), kept.bases, kept.depth) {
-            // The draft is dropped, which removes its file. A part of the content would only push
-            // out what is cached already.
+            // Drops the draft, which removes its file. Storing only part of the content would
+            // merely displace content that is already cached.
             Ok(()) if draft.frame_bytes() > self.most_bytes => *state = Ok(None),
             Ok(()) => {}
             Err(error) => *state = Err(error),
@@ -169,7 +170,7 @@ impl CacheWriter {
     /// Completes the segment after all content has been verified.
     ///
     /// # Errors
-    /// If the content could not be written; none of it is cached then.
+    /// If the content could not be written. In that case none of it is cached.
     pub(crate) fn finish(self) -> Result<(), IoError> {
         let draft = self.draft.into_inner()?;
         draft.map_or(Ok(()), Draft::finish)

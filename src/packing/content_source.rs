@@ -1,4 +1,4 @@
-//! Sources of the bytes of objects: the tree, or any mirror that keeps the object.
+//! Sources of the bytes of objects: the tree, or any mirror that has kept the object.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -44,8 +44,8 @@ impl From<ReadError> for PieceError {
     }
 }
 
-/// Pieces that can be read: from the tree, from the whole objects that were fetched for them, or,
-/// for a part of an object that is too large to fetch whole, from a mirror.
+/// Pieces that can be read. They come from the tree, from whole objects that were fetched for them,
+/// or, if the object is too large to fetch as a whole, from a mirror in parts.
 pub(crate) struct FetchedPieces<'a> {
     source: &'a ContentSource,
     wanted: &'a [NewObjectRef],
@@ -104,16 +104,18 @@ impl ContentSource {
         self.has_at(index, id).then(|| tree.open(index).map_err(SourceError::from))
     }
 
-    /// Whether the tree has a file with this content at `index`.
+    /// Whether the tree has a file with this content at the index `index`.
     fn has_at(&self, index: usize, id: &ObjectId) -> bool {
         let SourceEntries::Tree(tree) = &self.live else { return false };
         let kind = tree.entries().get(index).map(|entry| &entry.kind);
         matches!(kind, Some(TreeKind::File { object, .. }) if object == id)
     }
 
-    /// The index of an entry of the tree with the wanted content: at its own path, or at another.
+    /// The index of a tree entry with the wanted content: at the object's own path, or at another
+    /// one.
     fn place_of(&self, wanted: &NewObjectRef) -> Option<usize> {
-        // Its own path first: the table of all objects is built only if an object is not there.
+        // Tries the object's own path first: the table of all objects is built only if the object
+        // is not there.
         let at = self.live.position(wanted.path.as_str());
         if self.has_at(at, &wanted.object) { Some(at) } else { self.index_of(&wanted.object) }
     }
@@ -179,13 +181,13 @@ impl ContentSource {
         index.get(id).copied()
     }
 
-    /// This source, with reads that `monitor` can cancel.
+    /// This source, but `monitor` can cancel its reads.
     pub(crate) const fn under<'s>(&'s self, monitor: &'s dyn Monitor) -> StoppableSource<'s> {
         StoppableSource { content_source: self, monitor }
     }
 }
 
-/// Whether a piece is all of an object.
+/// Whether a piece is a whole object.
 fn is_whole(piece: &Piece, wanted: &NewObjectRef) -> bool {
     u64::from(piece.length) == wanted.size
 }
@@ -235,8 +237,8 @@ impl FetchRecords for StoppableSource<'_> {
                 crate::manifest::ManifestReader::new(bytes, Some(*id))
                     .is_ok_and(|mut entries| entries.all(|entry| entry.is_ok()))
             };
-            // Read twice: once to find out whether it is undamaged, before any of it is sent.
-            // Another mirror may have it whole.
+            // Read twice: the first time to find out whether it is undamaged, before any of it is
+            // sent. Another mirror may have an undamaged copy.
             if is_whole(mirror.manifest(id).ok()?) { mirror.manifest(id).ok() } else { None }
         })
     }

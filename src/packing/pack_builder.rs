@@ -37,9 +37,9 @@ pub enum BuildError {
     /// Content could not be read.
     #[error("cannot read {path}")]
     Read {
-        /// Its path in the tree.
+        /// The path of the content in the tree.
         path: String,
-        /// Why.
+        /// Why reading the content failed.
         source: SourceError,
     },
     /// Content is not in the tree, and no mirror returned it.
@@ -47,15 +47,15 @@ pub enum BuildError {
     Lost {
         /// Some of the paths.
         paths: Vec<String>,
-        /// How many paths beside these.
+        /// How many more paths there are.
         more: usize,
         /// The mirrors that failed, and why.
         failed: Vec<String>,
     },
-    /// Content differs from what the scan read.
+    /// Content differs from the content that the scan read.
     #[error("{path} changed while it was read")]
     Changed {
-        /// Its path in the tree.
+        /// The path of the content in the tree.
         path: String,
     },
     /// A block could not be encoded.
@@ -84,7 +84,7 @@ fn lost(paths: &[String], more: usize, failed: &[String]) -> String {
     )
 }
 
-/// The input for the packs of a bundle.
+/// The inputs for the packs of a bundle.
 #[derive(Debug)]
 pub(crate) struct PackInput<'a> {
     pub(crate) wanted: &'a [NewObjectRef],
@@ -166,7 +166,7 @@ struct EncodeTask {
 type BuiltBlockReceiver = Receiver<Result<BuiltBlock, BuildError>>;
 
 /// Builds the packs of `job`, pushes them to the queue, and ends the queue with or without an
-/// error. New content is written to the cache, if there is a writer.
+/// error. If there is a writer, writes new content to the cache.
 pub(crate) fn run(
     job: &PackInput<'_>,
     cache_writer: Option<&CacheWriter>,
@@ -180,7 +180,7 @@ pub(crate) fn run(
             self.0.end(Err("the packs could not be made".to_owned()));
         }
     }
-    // Dropped after `end` below, whose result stays: only the first end counts.
+    // Dropped after the call of `end` below, whose result stays: only the first call counts.
     let _broken = EndOnPanic(queue);
     let result = make_packs(job, cache_writer, queue, monitor);
     queue.end(result.as_ref().map(|_| ()).map_err(|error| crate::text::error_chain(error)));
@@ -201,7 +201,7 @@ fn make_packs(
         objects: job.wanted.len() as u64,
         bytes,
     });
-    // Bounded, so that the pieces of all blocks are not waiting in memory.
+    // Bounded, so that the pieces of all blocks do not wait in memory at the same time.
     let (work, tickets) = bounded::<EncodeTask>(job.jobs);
     std::thread::scope(|scope| {
         let mut workers = 0;
@@ -210,18 +210,18 @@ fn make_packs(
             let work = move || {
                 let mut reader = BlockWorker::default();
                 for EncodeTask { pieces, answer } in tickets {
-                    // The receiver is gone if the builder has failed.
+                    // If the builder has failed, the receiver is gone.
                     answer.send(reader.make(job, BlockPlan::new(job, pieces), monitor)).ok();
                 }
             };
-            // One worker is enough. With none, the tasks would wait for ever.
+            // One worker is enough. Without any worker, the tasks would wait forever.
             match threads::start(scope, work) {
                 Ok(_) => workers += 1,
                 Err(error) if workers == 0 => return Err(error.into()),
                 Err(_) => break,
             }
         }
-        // Otherwise the workers' end would not be noticed: `send` fails only when no receiver is
+        // Otherwise nobody would notice when the workers end: `send` fails only when no receiver is
         // left.
         drop(tickets);
         let mut sealer = PackAssembler::new(job, cache_writer, queue, monitor);
@@ -230,14 +230,15 @@ fn make_packs(
             if monitor.is_cancelled() {
                 return Err(BuildError::Cancelled);
             }
-            // Two blocks for each worker: one that is built, and one that waits for its turn. Each
-            // may hold 4 MiB.
+            // Two blocks for each worker: one that is being built, and one that waits for its turn.
+            // Each may take 4 MiB.
             if pending.len() > 2 * job.jobs
                 && let Some(next) = pending.pop_front()
             {
                 sealer.take(&next)?;
             }
-            // A channel for each block keeps the order, whichever worker is faster.
+            // Each block has its own channel, which keeps the order no matter which worker is
+            // faster.
             let (answer, made) = bounded(1);
             work.send(EncodeTask { pieces, answer }).map_err(|_| BuildError::Cancelled)?;
             pending.push_back(made);
@@ -265,7 +266,7 @@ impl BlockWorker {
     ) -> Result<BuiltBlock, BuildError> {
         let BlockPlan { pieces, bases, known } = plan;
         let parts = self.read_content(job, &pieces, monitor)?;
-        // Without the bases the block is larger, but the push goes on.
+        // Without the bases the block is larger, but the push continues.
         let bases = if self.read_bases(job, &bases) { bases } else { Vec::new() };
         let mut ranges: Vec<BaseRange> = bases.iter().map(|(range, _)| *range).collect();
         for KnownRange { base, at } in known.iter().copied() {
@@ -292,8 +293,8 @@ impl BlockWorker {
         Ok(BuiltBlock { pieces, block, kept, parts })
     }
 
-    /// Reads the content of a block and checks it; returns the hashes of parts of objects that span
-    /// blocks.
+    /// Reads the content of a block and checks it. Returns the hashes of those parts whose objects
+    /// span several blocks.
     fn read_content(
         &mut self,
         job: &PackInput<'_>,
@@ -316,7 +317,7 @@ impl BlockWorker {
             })?;
             let bytes = &self.content[start..];
             // The hash of the whole object is known only when all its parts are. They are combined
-            // where blocks are in order.
+            // later, when the blocks are in order.
             if u64::from(piece.length) < wanted.size {
                 parts.push((*piece, PieceHash::of(bytes, piece.offset)));
             } else if ObjectId::of(bytes) != wanted.object {
@@ -339,7 +340,7 @@ impl BlockWorker {
     }
 }
 
-/// Encodes a block; without bases if they help little and the block is smaller without them.
+/// Encodes a block. Leaves the bases out if they help little and the block is smaller without them.
 fn encode(encoder: &mut BlockEncoder, input: BlockInput<'_>) -> Result<EncodedBlock, PackError> {
     let block = encoder.encode(input)?;
     if input.bases.is_empty() || block.encoded_bytes() < input.content.len() / POOR {
@@ -349,7 +350,7 @@ fn encode(encoder: &mut BlockEncoder, input: BlockInput<'_>) -> Result<EncodedBl
     Ok(if plain.encoded_bytes() < block.encoded_bytes() { plain } else { block })
 }
 
-/// Seals packs in order and hashes objects that span blocks.
+/// Seals packs in order and hashes objects that span several blocks.
 struct PackAssembler<'a, 'l> {
     job: &'a PackInput<'l>,
     cache_writer: Option<&'a CacheWriter>,
@@ -382,8 +383,8 @@ impl<'a, 'l> PackAssembler<'a, 'l> {
 
     fn take(&mut self, next: &BuiltBlockReceiver) -> Result<(), BuildError> {
         let made = next.recv().map_err(|_| BuildError::Cancelled)??;
-        // Before the block is put into a pack, so that nothing which differs from the scan leaves
-        // the origin.
+        // Checked before the block is put into a pack, so that content which differs from the scan
+        // never leaves the origin.
         made.parts.iter().try_for_each(|(piece, hash)| self.check_part(piece, *hash))?;
         if let (Some(cache_writer), Some(kept)) = (self.cache_writer, made.kept) {
             cache_writer.add(&made.block, kept, &made.pieces, self.job.wanted);
@@ -405,13 +406,13 @@ impl<'a, 'l> PackAssembler<'a, 'l> {
         Ok(())
     }
 
-    /// Adds the next part of an object. The last one shows whether the object is what the scan
-    /// read.
+    /// Adds the next part of an object. The last part shows whether the object is the one that the
+    /// scan read.
     fn check_part(&mut self, piece: &Piece, hash: PieceHash) -> Result<(), BuildError> {
         let wanted = &self.job.wanted[piece.ordinal as usize];
         let changed = || BuildError::Changed { path: wanted.path.to_string() };
-        // Blocks come in order, and an object that spans blocks shares none but its last one, so
-        // one is open at a time.
+        // Blocks arrive in order, and an object that spans several blocks can share only its last
+        // block with others, so only one such object is open at a time.
         if piece.offset == 0 {
             self.spanning = Some((piece.ordinal, PieceHashes::default(), 0));
         }

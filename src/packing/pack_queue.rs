@@ -1,10 +1,10 @@
-//! A broadcast queue: the packs of a bundle, sealed once and received by each mirror at its own
-//! pace.
+//! A broadcast queue: the packs of a bundle, which are sealed once and received by each mirror at
+//! its own pace.
 //!
 //! Memory holds a window of packs, however many mirrors there are. The builder waits while every
-//! mirror has a pack to send. If one has none, the oldest pack that a slower mirror still needs is
-//! written to a scratch file. So mirrors of equal speed never cause disk access here, and a slow
-//! mirror does not delay the others.
+//! mirror has a pack to send. If a mirror has none, the oldest pack that a slower mirror still
+//! needs is written to a scratch file. So mirrors of equal speed never cause disk access here, and
+//! a slow mirror does not delay the others.
 
 use std::collections::HashMap;
 use std::io::{self, BufReader, Read};
@@ -23,9 +23,10 @@ use crate::origin::scratch::Scratch;
 use crate::pack;
 use crate::packing::content_source::ContentSource;
 
-/// Bytes of packs kept in memory. A larger pack is kept there if it is the only one.
+/// Maximum bytes of packs that are kept in memory. A larger pack is kept in memory only if no other
+/// pack is.
 const WINDOW_BYTES: usize = 3 * pack::TARGET_PACK_BYTES;
-/// Bytes of one read from the scratch file.
+/// How many bytes one read from the scratch file returns.
 const READ_BYTES: usize = 128 * 1024;
 
 #[derive(Debug, Clone)]
@@ -45,12 +46,12 @@ struct QueueEntry {
 #[derive(Debug, Default)]
 struct QueueState {
     packs: Vec<QueueEntry>,
-    /// How the bundle ended: complete, or with an error that every receiver gets.
+    /// How the bundle ended: complete, or with an error that every receiver reports.
     end: Option<Result<(), String>>,
     /// The index of the next pack of each receiver.
     receivers: HashMap<usize, usize>,
     next_seat: usize,
-    /// The number of receivers that wait for a pack.
+    /// The number of receivers that are waiting for a pack.
     idle: usize,
     spilled_bytes: u64,
     is_scratch_full: bool,
@@ -59,10 +60,10 @@ struct QueueState {
 /// The packs of one bundle.
 pub(crate) struct PackQueue<'a> {
     queue: Mutex<QueueState>,
-    /// Signals a new pack, or the end. Receivers wait for it. Separate from `emptied`, so that
-    /// receivers do not wake each other.
+    /// Signals a new pack, or the end. Receivers wait for it. It is separate from `emptied`, so
+    /// that receivers do not wake each other.
     filled: Condvar,
-    /// Signals that a pack was received, or that a receiver waits. The builder waits for it.
+    /// Signals that a pack was received, or that a receiver is waiting. The builder waits for it.
     emptied: Condvar,
     content_source: &'a ContentSource,
     /// Reports whether the push was cancelled.
@@ -71,7 +72,7 @@ pub(crate) struct PackQueue<'a> {
 }
 
 impl<'a> PackQueue<'a> {
-    /// An empty queue. Packs that do not fit into memory go to `scratch`.
+    /// An empty queue. Packs that do not fit in memory go to `scratch`.
     pub(crate) fn new(
         number: usize,
         content_source: &'a ContentSource,
@@ -80,7 +81,7 @@ impl<'a> PackQueue<'a> {
     ) -> Result<Self, IoError> {
         let queue = Mutex::default();
         let name = format!("packs-{number}");
-        // A push that started again may have left the file.
+        // A push that started again may have left the file behind.
         scratch.dir().unlink_if_any(&name)?;
         let spill = scratch.dir().create_file(&name)?;
         Ok(Self {
@@ -106,7 +107,7 @@ impl<'a> PackQueue<'a> {
         PackReceiver { queue: self, number }
     }
 
-    /// Adds a pack when there is room. Returns whether any receiver is left.
+    /// Adds a pack when there is room for it. Returns whether any receiver is left.
     pub(crate) fn push(&self, pack: pack::Pack) -> bool {
         let mut queue = self.state();
         loop {
@@ -119,13 +120,13 @@ impl<'a> PackQueue<'a> {
             if held == 0 || held + pack.bytes.len() <= WINDOW_BYTES {
                 break;
             }
-            // If the scratch disk is full, the slowest mirror sets the pace.
+            // If the scratch disk is full, the builder must wait for the slowest mirror.
             if queue.idle > 0 && !queue.is_scratch_full {
                 queue.is_scratch_full = self.spill_oldest(&mut queue).is_err();
                 continue;
             }
-            // Without a time limit: when the push is stopped, the receivers end, and each one that
-            // is dropped notifies.
+            // Waits without a time limit: when the push is stopped, the receivers end, and each
+            // dropped receiver sends a notification.
             self.emptied.wait(&mut queue);
         }
         let size = pack.bytes.len();
@@ -138,15 +139,16 @@ impl<'a> PackQueue<'a> {
         true
     }
 
-    /// Waits for the next pack of a receiver or the end, at most for `most`. The builder may spill
-    /// a pack meanwhile.
+    /// Waits up to `most` for the next pack of a receiver or for the end. The builder may spill a
+    /// pack meanwhile.
     fn wait_for(&self, receiver: usize, most: Duration) -> MutexGuard<'_, QueueState> {
         let mut queue = self.state();
         if queue.is_ready(receiver) {
             return queue;
         }
         queue.idle += 1;
-        // The builder may wait for room while this receiver has nothing to send: it can spill now.
+        // The builder may wait for room while this receiver has nothing to send, so it can spill a
+        // pack now.
         self.emptied.notify_all();
         let began = Instant::now();
         while !queue.is_ready(receiver) && !self.monitor.is_cancelled() {
@@ -265,7 +267,7 @@ impl PackCursor for QueueCursor<'_, '_> {
             }
         };
         let pack = QueuedPack { id: *id, size: *size, bytes };
-        // From now on the pack may be dropped here; the one that is returned keeps its bytes.
+        // From now on the queue may drop the pack; the returned pack keeps its bytes.
         queue.receivers.insert(self.number, at + 1);
         self.queue.emptied.notify_all();
         Ok(Some(Box::new(pack)))

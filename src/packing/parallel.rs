@@ -7,7 +7,8 @@ use parking_lot::Mutex;
 use crate::pack::Piece;
 use crate::threads;
 
-/// Groups of pieces that are read together: small enough for memory, large enough for one request.
+/// Divides pieces into groups that are read together: small enough for memory, large enough to be
+/// worth one request.
 pub(crate) fn in_groups(pieces: impl Iterator<Item = (usize, Piece)>) -> Vec<Vec<(usize, Piece)>> {
     const PIECES: usize = 256;
     const BYTES: u64 = 4 << 20;
@@ -25,8 +26,8 @@ pub(crate) fn in_groups(pieces: impl Iterator<Item = (usize, Piece)>) -> Vec<Vec
     groups
 }
 
-/// The results of `make` for 0 to `count`, on `jobs` threads. Each thread has a buffer that it
-/// reuses.
+/// Returns the results of `make` for each index from 0 to `count`, computed on `jobs` threads. Each
+/// thread has a buffer that it reuses.
 pub(crate) fn in_parallel<T: Clone + Default + Send>(
     count: usize,
     jobs: usize,

@@ -78,14 +78,14 @@ pub(crate) struct SignedBases<'a> {
 
 /// A new object, and the old one that it is searched for.
 #[derive(Debug, Clone, Copy)]
-struct Pair {
+struct SearchPair {
     ordinal: usize,
     base: Base,
     /// Of the question: the largest size of all new objects with this base decides.
     new_bits: u8,
 }
 
-impl Pair {
+impl SearchPair {
     fn shape(&self) -> SignatureShape {
         SignatureShape::new(self.base.size, self.new_bits)
     }
@@ -118,17 +118,17 @@ impl SignedBases<'_> {
 
     /// The objects whose signatures are likely much shorter than what they save; none if all of
     /// them together save too little for a round trip.
-    fn worth_asking(&self, unread: &[(usize, Base)]) -> Vec<Pair> {
+    fn worth_asking(&self, unread: &[(usize, Base)]) -> Vec<SearchPair> {
         let mut bits: HashMap<u64, u8> = HashMap::new();
         for (ordinal, base) in unread {
             let most = bits.entry(base.entry).or_default();
             *most = size_bits(self.wanted[*ordinal].size).max(*most);
         }
         let mut saved = 0;
-        let mut pairs: Vec<Pair> = Vec::new();
+        let mut pairs: Vec<SearchPair> = Vec::new();
         for (ordinal, base) in unread {
             let wanted = &self.wanted[*ordinal];
-            let pair = Pair { ordinal: *ordinal, base: *base, new_bits: bits[&base.entry] };
+            let pair = SearchPair { ordinal: *ordinal, base: *base, new_bits: bits[&base.entry] };
             let (whole, cost) = (wanted.size / COMPRESSION, pair.shape().bytes() + QUESTION_BYTES);
             if cost < whole / 2
                 && cost <= MAX_SIGNATURE_BYTES
@@ -147,7 +147,7 @@ impl SignedBases<'_> {
     /// The key of the hashes: the same for the same push, so that an interrupted one finds the same
     /// ranges again. Whoever knows it can craft content that matches wrongly: a block of it fails
     /// on the mirror, and that content is sent whole.
-    fn key(&self, pairs: &[Pair]) -> SignatureKey {
+    fn key(&self, pairs: &[SearchPair]) -> SignatureKey {
         let mut hasher = blake3::Hasher::new();
         hasher.update(b"headwater signatures 1\n").update(self.signers.base.as_bytes());
         for pair in pairs {
@@ -164,11 +164,11 @@ impl SignedBases<'_> {
     fn ask(
         &self,
         mirror: &dyn Mirror,
-        pairs: &[Pair],
+        pairs: &[SearchPair],
         key: SignatureKey,
     ) -> Option<HashMap<u64, Signature>> {
         // Sorted, and each base once.
-        let bases: BTreeMap<u64, &Pair> =
+        let bases: BTreeMap<u64, &SearchPair> =
             pairs.iter().map(|pair| (pair.base.entry, pair)).collect();
         let asked = bases.iter().map(|(entry, pair)| (*entry, pair.new_bits)).collect();
         let sizes: Vec<u64> = bases.values().map(|pair| pair.base.size).collect();
@@ -197,7 +197,7 @@ impl SignedBases<'_> {
     /// Searches the new objects of `pairs`, in parallel.
     fn search(
         &self,
-        pairs: &[Pair],
+        pairs: &[SearchPair],
         signatures: &HashMap<u64, Signature>,
         key: SignatureKey,
     ) -> Vec<(u32, SignedBase)> {
@@ -214,7 +214,7 @@ impl SignedBases<'_> {
         let groups = in_groups(pieces.into_iter());
         let found = in_parallel(groups.len(), self.jobs, |index, buffer| {
             let search = |(at, piece): &(usize, Piece)| {
-                let Pair { base, ordinal, .. } = pairs[*at];
+                let SearchPair { base, ordinal, .. } = pairs[*at];
                 let signature = &signatures[&base.entry];
                 let search = SignatureSearch::new(signature, key, self.wanted[ordinal].size);
                 let ranges = self.search_one(piece.ordinal, search, buffer)?;
@@ -254,9 +254,9 @@ impl SignedBases<'_> {
 }
 
 /// How many of `pairs` are asked for at once.
-fn batch_of(pairs: &[Pair]) -> usize {
+fn batch_of(pairs: &[SearchPair]) -> usize {
     let mut bytes = 0;
-    let fits = |pair: &&Pair| {
+    let fits = |pair: &&SearchPair| {
         bytes += pair.shape().bytes();
         bytes <= MAX_BATCH_BYTES
     };

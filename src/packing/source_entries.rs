@@ -7,7 +7,7 @@ use crate::manifest::{ContentIdHasher, Entry, EntryKind, FileEntry};
 use crate::scan::{Tree, TreeKind};
 use crate::tree_path::TreePath;
 
-/// The live entries of what is pushed, in path order.
+/// The live entries that the push publishes, in path order.
 #[derive(Debug)]
 pub(crate) enum SourceEntries {
     /// A scanned tree.
@@ -42,7 +42,7 @@ impl SourceEntries {
                     TreeKind::File { object, stamp, exec, .. } => EntryKind::File(FileEntry {
                         object: *object,
                         size: stamp.size,
-                        // Whole seconds, as manifests have them; a time before 1970 becomes 0.
+                        // Whole seconds, as in manifests; a time before 1970 becomes 0.
                         mtime: u64::try_from(stamp.mtime_ns / 1_000_000_000).unwrap_or(0),
                         exec: *exec,
                     }),
@@ -64,7 +64,7 @@ impl SourceEntries {
         matches!(self, Self::Tree(_))
     }
 
-    /// The paths of files that begin with a private key, as far as the files were scanned.
+    /// The paths of files that begin with a private key, among the scanned files.
     pub(crate) fn private_keys(&self) -> impl Iterator<Item = &TreePath> {
         let entries = match self {
             Self::Tree(tree) => tree.entries(),
@@ -78,8 +78,8 @@ impl SourceEntries {
     pub(crate) fn position(&self, text: &str) -> usize {
         let (mut low, mut high) = (0, self.len());
         while low < high {
-            // Written out, because a tree and a list of entries have no common slice. The sum of
-            // both bounds could overflow.
+            // Written by hand, because a tree and a list of entries have no common slice. The sum
+            // of both bounds could overflow.
             let middle = low + (high - low) / 2;
             if self.path(middle).as_str() < text { low = middle + 1 } else { high = middle }
         }
@@ -92,7 +92,7 @@ impl SourceEntries {
         (at < self.len() && self.path(at).as_str() == text).then(|| self.entry(at))
     }
 
-    /// The id of the content that visitors get.
+    /// The id of the content that visitors see.
     pub(crate) fn content(&self) -> ContentId {
         let mut hasher = ContentIdHasher::default();
         self.entries().for_each(|entry| hasher.push(&entry));

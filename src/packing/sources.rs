@@ -1,5 +1,5 @@
-//! The mirrors that content is read from. Many objects are read with one request, from mirrors that
-//! likely have them, and not again from a mirror that failed.
+//! The mirrors from which content is read. Many objects are read with one request, from mirrors
+//! that probably have them, and never again from a mirror that has failed.
 //!
 //! Every wait ends soon after the push is stopped. The request itself continues in the background,
 //! and ends at its deadline or with the process.
@@ -31,9 +31,9 @@ pub(crate) enum ReadError {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Health {
     Good,
-    /// It failed once. It is tried again if no other mirror has the content.
+    /// The mirror failed once. It is tried again if no other mirror has the content.
     Failed,
-    /// It failed again. No more requests are sent to it.
+    /// The mirror failed again. No more requests are sent to it.
     Lost,
 }
 
@@ -43,19 +43,19 @@ struct MirrorSource {
     health: Mutex<Health>,
     /// Why the mirror failed.
     why: Mutex<Option<String>>,
-    /// Held while a mirror that failed is tried again. Other threads wait for the result, at most
-    /// until the response or a request to stop.
+    /// Held while another attempt is made at a mirror that failed. Other threads wait until the
+    /// response arrives, or until they are asked to stop.
     again: Mutex<()>,
 }
 
-/// The mirrors that content is read from.
+/// The mirrors from which content is read.
 #[derive(Debug, Default)]
 pub(crate) struct Sources {
     /// The sources in the order of preference.
     sources: Vec<MirrorSource>,
-    /// The mirror, by index, that reports to have an object undamaged; `None` if no mirror does.
+    /// The mirror, by index, that reports an undamaged copy of an object; `None` if no mirror does.
     holders: Mutex<HashMap<ObjectId, Option<usize>>>,
-    /// Mirrors that do not have an object undamaged, even if they reported so.
+    /// Mirrors that have no undamaged copy of an object, even if they reported one.
     wrong: Mutex<HashSet<(ObjectId, usize)>>,
 }
 
@@ -72,7 +72,7 @@ impl Sources {
         let is_likely = |member: &PolledMirror| {
             member.releases().iter().any(|release| likely.contains(&release.manifest))
         };
-        // The sort is stable: among equals the order of the fleet remains.
+        // The sort is stable: among equals, the order of the fleet is kept.
         members.sort_by_key(|member| (member.mirror.link() == Link::Network, !is_likely(member)));
         Self::of(members.iter().map(|member| Arc::clone(&member.mirror)))
     }
@@ -103,8 +103,8 @@ impl Sources {
         self.sources.iter().filter_map(why).collect()
     }
 
-    /// The content of `objects`, given with their sizes, in the same order. Each is read whole and
-    /// checked. A mirror gets one request for all objects that it may have.
+    /// The content of `objects`, given with their sizes, in the same order. Each object is read
+    /// whole and checked. A mirror gets one request for all objects that it may have.
     pub(crate) fn fetch(
         &self,
         objects: &[(ObjectId, u64)],
@@ -112,8 +112,8 @@ impl Sources {
     ) -> Result<Vec<Vec<u8>>, ReadError> {
         let mut found: Vec<Option<Vec<u8>>> = vec![None; objects.len()];
         let mut has_answered = vec![false; self.sources.len()];
-        // One attempt at each mirror first. Only if no other mirror has the content is it worth
-        // waiting for one that failed.
+        // First, one attempt at each mirror. Waiting for a mirror that failed is worthwhile only if
+        // no other mirror has the content.
         for effort in [Effort::Once, Effort::Patient] {
             for (source, has_answered) in self.sources.iter().zip(&mut has_answered) {
                 let left: Vec<usize> =
@@ -129,8 +129,8 @@ impl Sources {
                 let Some(read) = source.read_parts(parts, effort, monitor)? else { continue };
                 *has_answered = true;
                 for (index, bytes) in left.into_iter().zip(read) {
-                    // What a mirror returns is checked here, so damaged content is asked for at the
-                    // next one.
+                    // Content from a mirror is checked here. If it is damaged, the next mirror is
+                    // asked for it.
                     found[index] = bytes.filter(|bytes| ObjectId::of(bytes) == objects[index].0);
                 }
             }
@@ -155,8 +155,8 @@ impl Sources {
         objects: &[ObjectId],
         monitor: &dyn Monitor,
     ) -> Result<(), ReadError> {
-        // Held while mirrors are asked: other threads need the same answers. A request to stop ends
-        // the question, and with it their wait.
+        // The lock is held while mirrors are queried: other threads need the same responses. A
+        // request to stop ends the query, and with it the wait of these threads.
         let mut holders = self.holders.lock();
         let mut left: Vec<ObjectId> =
             objects.iter().copied().filter(|id| !holders.contains_key(id)).collect();
@@ -181,7 +181,7 @@ impl Sources {
                     left.retain(|id| !held.contains(id));
                     holders.extend(held.into_iter().map(|id| (id, Some(index))));
                 }
-                // A mirror that did not respond in time may still have them.
+                // A mirror that did not respond in time may still have the objects.
                 None if source.health() != Health::Lost => unsure = unsure.or(Some(index)),
                 None => {}
             }
@@ -190,15 +190,16 @@ impl Sources {
         Ok(())
     }
 
-    /// Records that a mirror does not have an object undamaged; the next attempt uses another
+    /// Records that a mirror has no undamaged copy of an object. The next attempt uses a different
     /// mirror.
     fn is_not_whole(&self, id: &ObjectId, index: usize) {
-        // The lock of `wrong` is released at once. `locate` takes both, `holders` first.
+        // The lock of `wrong` is released at once. `locate` takes both locks, `holders` first.
         self.wrong.lock().insert((*id, index));
         let mut holders = self.holders.lock();
         holders.remove(id);
         if self.sources[index].health() == Health::Lost {
-            // The other objects that it should have provided are located again, all together.
+            // The other objects that this mirror should have provided are located again, all
+            // together.
             holders.retain(|_, holder| *holder != Some(index));
         }
     }
@@ -218,8 +219,8 @@ impl Sources {
         self.holders.lock().get(id).copied().flatten().ok_or_else(|| ReadError::Lost(vec![*id]))
     }
 
-    /// Reads a part of an object that is too large for memory. All objects of `group`, which it
-    /// belongs to, are located together. The caller must check that the bytes are right.
+    /// Reads a part of an object that is too large for memory. All objects of `group`, to which the
+    /// object belongs, are located together. The caller must check the bytes.
     pub(crate) fn read_part(
         &self,
         part: ObjectPart,
@@ -232,8 +233,8 @@ impl Sources {
                 let read = self.sources[index].read_parts(vec![part], effort, monitor)?;
                 match read.map(|read| read.into_iter().next().flatten()) {
                     Some(Some(bytes)) => return Ok(bytes),
-                    // It answered that it does not have the object, so a second attempt is of no
-                    // use.
+                    // The mirror responded that it does not have the object, so a second attempt is
+                    // useless.
                     Some(None) => break,
                     None => {}
                 }
@@ -242,8 +243,8 @@ impl Sources {
         }
     }
 
-    /// Opens an object of any size. A small one is read and checked; for a large one, the report of
-    /// a mirror that it is undamaged is trusted.
+    /// Opens an object of any size. A small object is read and checked; for a large object, the
+    /// report of a mirror that it is undamaged is trusted.
     pub(crate) fn open(
         &self,
         id: &ObjectId,
@@ -283,7 +284,7 @@ impl MirrorSource {
         self.ask(effort, monitor, move |mirror, monitor| mirror.read_parts(&parts, effort, monitor))
     }
 
-    /// Queries which objects the mirror has; `None` if it does not report that.
+    /// Queries which objects the mirror has; `None` if the mirror does not say.
     fn holds(
         &self,
         objects: Vec<ObjectId>,
@@ -291,8 +292,8 @@ impl MirrorSource {
     ) -> Result<Option<Vec<bool>>, ReadError> {
         self.ask(Effort::Patient, monitor, move |mirror, monitor| {
             match mirror.holds(&objects, monitor) {
-                // The mirror reads all the objects before it responds, so one that takes long is
-                // not treated as failed. Neither is one that refuses.
+                // The mirror reads all the objects before it responds, so a mirror that takes a
+                // long time is not treated as failed. Nor is a mirror that refuses.
                 Err(error) if error.kind() == ErrorKind::Timeout => Ok(None),
                 Err(MirrorError::Remote { .. }) => Ok(None),
                 other => other.map(Some),
@@ -332,7 +333,7 @@ impl MirrorSource {
         Q: FnOnce(&Arc<dyn Mirror>, &dyn Monitor) -> Result<T, MirrorError> + Send + 'static,
     {
         let mirror = Arc::clone(&self.mirror);
-        // On a thread of its own, as a connection that is being made cannot be interrupted.
+        // Runs on its own thread, because an attempt to connect cannot be interrupted.
         let answer = until_cancelled(monitor, move |monitor| question(&mirror, monitor))
             .ok_or(ReadError::Cancelled)?;
         match answer {
@@ -347,8 +348,8 @@ impl MirrorSource {
             Err(_) if monitor.is_cancelled() => Err(ReadError::Cancelled),
             // The mirror responds, but does not have the object or may not send it.
             Err(MirrorError::Remote { refusal }) if refusal.kind == ErrorKind::Unknown => Ok(None),
-            // A store on this machine is damaged or lacks the object. Other objects of it may be
-            // whole.
+            // A store on this machine is damaged or lacks the object. Its other objects may be
+            // undamaged.
             Err(MirrorError::Store(_)) => Ok(None),
             Err(error) => {
                 self.note_failure(effort, &error, monitor);
@@ -358,7 +359,7 @@ impl MirrorSource {
     }
 
     fn note_failure(&self, effort: Effort, error: &MirrorError, monitor: &dyn Monitor) {
-        // A timeout already took as long as a push may wait.
+        // A timeout has already taken as long as a push may wait.
         let is_final = effort == Effort::Patient || error.kind() == ErrorKind::Timeout;
         let mut health = self.health.lock();
         let is_news = is_final && *health != Health::Lost;

@@ -9,11 +9,11 @@ use crate::hash::ObjectId;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[error("{message}")]
 pub struct ProtocolError {
-    /// What kind of failure it is. [`Self::kind`] is more exact for a client.
+    /// The kind of the failure. [`Self::kind`] is more exact for a client.
     pub kind: ErrorKind,
-    /// One line for people. It comes from the peer, so escape it before it is shown.
+    /// One line for people. It comes from the peer, so escape it before you show it.
     pub message: String,
-    /// Objects of the base that are damaged on the mirror, if that is the reason.
+    /// Objects of the base that are damaged on the mirror, if they are the reason.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub objects: Vec<ObjectId>,
     /// Subtype of the error, if the client must act on it.
@@ -21,7 +21,7 @@ pub struct ProtocolError {
     pub detail: Option<Detail>,
 }
 
-/// The message of the error `forbidden` for a client that may read but wants to push.
+/// The message of the error `forbidden` for a client that wants to push but may only read.
 pub const READ_ONLY: &str = "this token may read, and not push";
 
 /// Subtype of an error.
@@ -44,14 +44,14 @@ impl ProtocolError {
         Self { kind, message: message.into(), objects: Vec::new(), detail: None }
     }
 
-    /// The kind for the client that got this answer. To a client, a request that the receiver did
-    /// not understand is a matter of the protocol.
+    /// The kind of the error for the client that received this response. If the receiver did not
+    /// understand the request, the client treats it as a protocol error.
     #[must_use]
     pub const fn kind(&self) -> ErrorKind {
         match (self.kind, self.detail) {
             (ErrorKind::NoSpace, Some(Detail::Quota)) => ErrorKind::OverQuota,
-            // The hint for `Forbidden` names the command that makes a new token, which is what
-            // helps here.
+            // The hint for `Forbidden` names the command that makes a new token, which solves the
+            // problem here.
             (ErrorKind::Unauthorized, Some(Detail::Expired)) => ErrorKind::Forbidden,
             (
                 ErrorKind::Malformed

@@ -2,8 +2,8 @@
 //!
 //! ---
 //!
-//! This module has the messages and limits that both ends share. It uses no socket, file or clock,
-//! and contains neither a client nor a server.
+//! This module contains the messages and limits that both ends share. It uses no socket, file or
+//! clock, and contains neither a client nor a server.
 
 mod error;
 mod part;
@@ -33,20 +33,20 @@ pub const VERSION_HEADER: &str = "headwater-protocol";
 // The version is text before the JSON, so that a client recognises the banner of another version
 // without reading its JSON.
 pub const BANNER: &str = "headwater receive 1 ";
-/// Largest head of a stage, in bytes. It contains a release record.
-// A record has at most 1 MiB. As a text in JSON each of its quotes takes two bytes.
+/// Maximum size of the head of a stage, in bytes. The head contains a release record.
+// A record has at most 1 MiB. In a JSON string, each of its quotes takes two bytes.
 pub const MAX_HEAD_BYTES: u32 = 4 * 1024 * 1024;
-/// Largest manifest change, in bytes: enough for about ten million entries.
+/// Maximum size of a manifest change, in bytes: enough for about ten million entries.
 pub const MAX_CHANGE_BYTES: u64 = 1024 * 1024 * 1024;
-/// Largest body of a request without packs and without content, in bytes.
+/// Maximum size of the body of a request without packs and without content, in bytes.
 // Receivers read bodies of this size without reserving memory for them.
 pub const MAX_MESSAGE_BYTES: u64 = 64 * 1024;
 /// Maximum number of objects in one `v1/holds` request.
-// A request of 1 MiB, and 8 KiB of hexadecimal digits in the response.
+// A request takes 1 MiB, and the response 8 KiB of hexadecimal digits.
 pub const MAX_ASKED: usize = 32 * 1024;
 /// Maximum number of parts in one `v1/objects` request.
 pub const MAX_PARTS: usize = 8 * 1024;
-/// Maximum size of several packs in one body, with their heads, in bytes.
+/// Maximum size of several packs in one body, including their heads, in bytes.
 // Two packs of the largest size.
 pub const MAX_PACKS_BYTES: u64 = 64 * 1024 * 1024;
 
@@ -84,9 +84,9 @@ pub enum Action {
     Abandon,
     /// Clean up after an activation.
     Settle,
-    /// Drop everything that no release needs.
+    /// Drop all content that no release needs.
     Prune,
-    /// Look for damage.
+    /// Search for damage.
     Verify,
     /// Repair damage.
     Repair,
@@ -129,7 +129,7 @@ impl Action {
         }
     }
 
-    /// The largest body of a request for the action, in bytes. A stage has limits of its own.
+    /// Maximum size of the body of a request for the action, in bytes. A stage has its own limits.
     #[must_use]
     pub const fn most_bytes(self) -> u64 {
         match self {
@@ -158,21 +158,21 @@ impl fmt::Display for Resource {
 }
 
 impl Resource {
-    /// Parses a path relative to the base path of a site. `None` unless it is the canonical
-    /// spelling of a resource.
+    /// Parses a path relative to the base path of a site. Returns `None` unless the path is the
+    /// canonical spelling of a resource.
     #[must_use]
     pub fn parse(path: &str) -> Option<Self> {
         let rest = match path.strip_prefix("v1/") {
             Some(rest) => rest,
             None => return (path == "status.json").then_some(Self::Status),
         };
-        // Four parts at most, one more than a resource has, so that a longer path matches none.
+        // At most four parts, one more than any resource has, so that a longer path matches none.
         let parts: Vec<&str> = rest.splitn(4, '/').collect();
         match parts[..] {
             ["state"] => Some(Self::State),
             ["history"] => Some(Self::History),
-            // Ids and names have one spelling, and nothing is decoded: no second path leads to a
-            // resource, and none out of it.
+            // Ids and names have only one spelling, and nothing is decoded: no second path leads to
+            // a resource, and no path leads outside.
             ["manifests", id] => Some(Self::Manifest(ManifestId::parse_hex(id.as_bytes())?)),
             ["objects", id] => Some(Self::Object(ObjectId::parse_hex(id.as_bytes())?)),
             ["releases", name] => Some(Self::Release(name.parse().ok()?)),
@@ -202,7 +202,7 @@ pub enum Answer<T> {
 
 /// The result of a request that succeeded and returns nothing.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-// With braces it is an object and not `null`, so that a field can be added.
+// The braces make it a JSON object and not `null`, so that a field can be added later.
 pub struct Done {}
 
 /// The state of a mirror.
@@ -211,20 +211,20 @@ pub struct State {
     /// The version of headwater on the receiver.
     #[serde(default)]
     pub headwater: String,
-    /// The id of the store; `None` if no store was created yet.
+    /// The id of the store; `None` if no store has been created yet.
     #[serde(default)]
     pub store: Option<StoreId>,
     /// The site. A receiver that is configured for one site reports it even before a store exists.
     #[serde(default)]
     pub site: Option<Site>,
-    /// The release that `current` names.
+    /// The release to which `current` points.
     #[serde(default)]
     pub current: Option<ReleaseName>,
     /// The canonical records of the releases that are or were served, in ascending order.
     #[serde(default)]
-    // Texts and not objects: the id of a release is the hash of these very bytes.
+    // Strings and not objects: the id of a release is the hash of exactly these bytes.
     pub releases: Vec<String>,
-    /// The canonical record of the release that is staged and not current.
+    /// The canonical record of the release that is staged but not current.
     #[serde(default)]
     pub staged: Option<String>,
     /// The highest sequence of any release that the mirror has had.
@@ -233,19 +233,19 @@ pub struct State {
     /// The clock of the receiver, in seconds since 1970.
     #[serde(default)]
     pub time: Option<u64>,
-    /// Bytes free.
+    /// Free bytes on the file system of the mirror.
     #[serde(default)]
     pub free_bytes: Option<u64>,
-    /// The keys of the bundles that interrupted pushes have left parts of; `None` if unknown.
+    /// The keys of bundles of which interrupted pushes have left parts; `None` if unknown.
     #[serde(default)]
     pub unfinished: Option<Vec<BundleKey>>,
-    /// The largest release that the receiver accepts, in bytes; `None` without a quota.
+    /// The largest release that the receiver accepts, in bytes; `None` if there is no such quota.
     #[serde(default)]
     pub quota_bytes: Option<u64>,
-    /// The largest release that the receiver accepts, in entries; `None` without such a quota.
+    /// The largest release that the receiver accepts, in entries; `None` if there is no such quota.
     #[serde(default)]
     pub quota_entries: Option<u64>,
-    /// Bytes of content that unfinished pushes have left.
+    /// Bytes of content that unfinished pushes have left behind.
     #[serde(default)]
     pub incoming_bytes: u64,
     /// When the next retired entry of the current release expires, in seconds since 1970 by the
@@ -255,10 +255,13 @@ pub struct State {
     /// Retired entries whose `until` is at or before this time are no longer served.
     #[serde(default)]
     pub expired_through: u64,
-    /// Whether the client may push. `true` if the receiver does not report it: a push then finds
-    /// out.
+    /// Whether the client may push. `true` if the receiver does not report it: a push then fails if
+    /// it is not allowed.
     #[serde(default = "yes")]
     pub may_push: bool,
+    /// Why the receiver cannot write to the mirror; `None` if it found no reason.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unwritable: Option<ProtocolError>,
     /// When the token of the client expires, in seconds since 1970. `None` if it does not expire,
     /// or if no token is required.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -280,7 +283,7 @@ pub struct Status {
     pub release: Option<ReleaseName>,
     /// When the current release was created, in seconds since 1970.
     pub published: Option<u64>,
-    /// When it became current on this mirror, in seconds since 1970.
+    /// When the current release became current on this mirror, in seconds since 1970.
     pub activated: Option<u64>,
 }
 
@@ -296,36 +299,36 @@ pub struct History {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StageHead {
     /// The canonical record of the release.
-    // As a text, because the receiver stores these bytes and computes the id from them.
+    // A string, because the receiver stores these bytes and computes the id from them.
     pub release: String,
     /// The key of the bundle.
     pub key: BundleKey,
-    /// The manifest that the change is based on; `None` for the empty one.
+    /// The manifest that the change is based on; `None` for the empty manifest.
     #[serde(default)]
     pub base: Option<ManifestId>,
     /// Length of the manifest change in bytes; 0 to use the change of the open stage.
     pub change_bytes: u64,
-    /// Whether this body has packs.
+    /// Whether this body contains packs.
     #[serde(default)]
     pub has_packs: bool,
-    /// Whether all content has been sent after this body. Ignored if the body has packs: their end
-    /// marker states it then.
+    /// Whether this body completes the content. Ignored if the body contains packs, because their
+    /// end marker says so.
     pub is_whole: bool,
 }
 
-/// The header of each of several packs in a body, or the end marker of the packs of a stage.
+/// The header of each pack in a body with several packs, or the end marker of the packs of a stage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PackHead {
     /// A pack follows.
     Pack {
-        /// Its id.
+        /// The id of the pack.
         id: PackId,
-        /// Its length, at least 1.
+        /// The length of the pack in bytes, at least 1.
         bytes: u32,
     },
     /// No more packs follow in this body.
     End {
-        /// Whether these packs and those that the receiver already had are all.
+        /// Whether all packs have been sent, together with the packs that the receiver already had.
         is_whole: bool,
     },
 }
@@ -334,8 +337,9 @@ impl PackHead {
     /// Length of a header in bytes.
     pub const BYTES: usize = 32 + 4;
 
-    /// Encodes the id and the length, big endian. Length 0 is the end marker. Its id is 32 times
-    /// the byte 1 if all packs have been sent, and 32 times 0 if more follow in another request.
+    /// Encodes the id and the length, big endian. A length of 0 is the end marker. Its id is 32
+    /// times the byte 1 if all packs have been sent, and 32 times 0 if more follow in another
+    /// request.
     #[must_use]
     pub fn to_bytes(self) -> [u8; Self::BYTES] {
         let (id, bytes) = match self {
@@ -369,10 +373,10 @@ impl PackHead {
 pub enum Staging {
     /// The release is complete and durable on the mirror.
     Staged {
-        /// Number of objects that were sent whole because they were damaged or missing.
+        /// Number of objects that were sent as a whole because they were damaged or missing.
         resent: u64,
     },
-    /// More packs are needed; the receiver already has these.
+    /// More packs are needed; the receiver already has these packs.
     Held(Vec<PackId>),
     /// These objects of the base are damaged or missing on the mirror.
     Lacking(Vec<ObjectId>),
@@ -383,7 +387,8 @@ pub enum Staging {
 pub struct Activate {
     /// The staged release.
     pub release: ReleaseName,
-    /// The release that must be current now, or the activation is refused; `None` for no release.
+    /// The release that must be current now; otherwise the activation is refused. `None` if no
+    /// release may be current.
     #[serde(default)]
     pub expected: Option<ReleaseName>,
 }
@@ -421,7 +426,8 @@ pub struct Verify {
 /// The message of [`Action::Repair`].
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Repair {
-    /// Whether the origin has nothing more to send. The receiver then drops what it cannot repair.
+    /// Whether the origin has nothing more to send. The receiver then drops the data that it cannot
+    /// repair.
     #[serde(default)]
     pub is_last: bool,
 }
@@ -438,11 +444,11 @@ pub struct Repairing {
     pub mended: u64,
     /// Faults that remain.
     pub left: Vec<Fault>,
-    /// What the receiver needs. It accepts uploads of these.
+    /// The content that the receiver needs, and whose upload it accepts.
     pub wants: Wants,
 }
 
-/// What a receiver needs for a repair.
+/// The content that a receiver needs for a repair.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Wants {

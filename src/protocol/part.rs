@@ -1,4 +1,4 @@
-//! Queries about objects: which of them a mirror has, and parts of their content.
+//! Queries about objects: which objects a mirror has, and parts of their content.
 
 use serde::{Deserialize, Serialize};
 
@@ -16,10 +16,10 @@ pub struct ObjectPart {
 }
 
 impl ObjectPart {
-    /// Length of a part in a request, in bytes.
+    /// Length of an encoded part in a request, in bytes.
     pub const BYTES: usize = 32 + 8 + 8;
 
-    /// Encodes the id, the offset and the length; the numbers are big endian.
+    /// Encodes the id, the offset and the length. The numbers are big-endian.
     #[must_use]
     pub fn to_bytes(self) -> [u8; Self::BYTES] {
         let mut bytes = [0; Self::BYTES];
@@ -29,7 +29,7 @@ impl ObjectPart {
         bytes
     }
 
-    /// Decodes a part. Every sequence of 48 bytes is one.
+    /// Decodes a part. Every sequence of 48 bytes is a valid part.
     #[must_use]
     pub fn from_bytes(bytes: &[u8; Self::BYTES]) -> Self {
         let number = |at: usize| {
@@ -43,8 +43,8 @@ impl ObjectPart {
 /// Which of the requested objects a mirror has.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Holds {
-    /// One bit for each object, in the order of the request and with the lowest bit of a byte
-    /// first, as hexadecimal digits.
+    /// One bit for each object, as hexadecimal digits. The bits are in the order of the request,
+    /// and the lowest bit of a byte comes first.
     // A JSON list of `true` and `false` would be about twenty times as long.
     pub bits: String,
 }
@@ -59,7 +59,8 @@ impl Holds {
         Self { bits: held.chunks(8).map(|eight| format!("{:02x}", byte(eight))).collect() }
     }
 
-    /// Decodes the bits of `count` objects. `None` if the text is malformed or has another length.
+    /// Decodes the bits of `count` objects. Returns `None` if the string is malformed or has a
+    /// different length.
     #[must_use]
     pub fn read(&self, count: usize) -> Option<Vec<bool>> {
         let is_hex = self.bits.bytes().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'));

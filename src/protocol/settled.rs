@@ -5,15 +5,15 @@ use serde::{Deserialize, Serialize};
 use crate::release::ReleaseName;
 use crate::store::Pruned;
 
-/// What a clean-up dropped, and the state of the hook of the last switch.
+/// The data that a clean-up dropped, and the state of the hook of the last switch.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Settled {
-    /// What was dropped.
-    // Flat, because older receivers send `Pruned` alone.
+    /// The dropped data.
+    // Flattened, because older receivers send only `Pruned`.
     #[serde(flatten)]
     pub pruned: Pruned,
-    /// The hook of the last switch; `None` if there is none, or if the receiver does not report it.
+    /// The hook of the last switch; `None` if no hook ran, or if the receiver does not report it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hook: Option<HookRun>,
 }
@@ -27,7 +27,7 @@ impl From<Pruned> for Settled {
 /// A run of the command that a mirror runs after a switch (`post_activate`).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HookRun {
-    /// The release that became current.
+    /// The release that has become current.
     pub release: ReleaseName,
     /// The state of the command.
     #[serde(flatten)]
@@ -44,7 +44,7 @@ pub enum HookState {
     Succeeded,
     /// The command could not be run, took too long, or ended with an error.
     Failed {
-        /// Why. It comes from the peer, so escape it before it is shown.
+        /// Why the command failed. The text comes from the peer, so escape it before you show it.
         reason: String,
     },
     /// A state that only a newer headwater knows.

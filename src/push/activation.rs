@@ -1,5 +1,5 @@
 //! Activates the publication on one mirror, by compare-and-set, and finds out who won if another
-//! push was quicker there.
+//! push got there first.
 
 use std::cmp::Ordering;
 use std::time::{Duration, Instant};
@@ -12,7 +12,7 @@ use crate::push::options::Options;
 use crate::push::outcome::Outcome;
 use crate::release::{Release, ReleaseName, Succession};
 
-/// Maximum number of times that a slot is taken back from pushes that have lost.
+/// Maximum number of times that a push takes a slot back from pushes that have lost.
 pub(super) const MAX_TRIES: u32 = 8;
 /// How long to wait for a newer, staged release to become current. A push that is about to switch
 /// needs less.
@@ -26,7 +26,8 @@ pub(super) enum RaceWinner {
     Older,
     /// The other release is newer.
     Newer,
-    /// There is no other release: the mirror serves what it served before and has none staged.
+    /// There is no other release: the mirror still serves the same release as before and has none
+    /// staged.
     NoRelease,
     /// The other release is newer, but only staged.
     Staged(ReleaseName),
@@ -34,8 +35,8 @@ pub(super) enum RaceWinner {
 
 impl MirrorPush<'_> {
     /// Activates the publication on this mirror, after the lead. Undoes what a losing push did here
-    /// meanwhile: an older release is replaced, and if the slot was taken, the publication is
-    /// staged again.
+    /// meanwhile: replaces an older release, and stages the publication again if the slot was
+    /// taken.
     pub(super) fn activate(self) -> Outcome {
         let mut expected = self.served_before();
         for _ in 0..MAX_TRIES {
@@ -44,11 +45,12 @@ impl MirrorPush<'_> {
                 Err(error) if self.is_lost(error.kind()) => error,
                 Err(error) => return self.failed(&error),
             };
+            // If the mirror cannot be queried for the winner, only its refusal is known.
             let Ok(state) = self.mirror().state() else { return self.failed(&error) };
             let sequence = self.release().sequence;
             match self.race(&state) {
                 RaceWinner::Ours => return Outcome::Activated,
-                // A release with a lower sequence is replaced, whenever its push began.
+                // A release with a lower sequence is replaced, no matter when its push began.
                 RaceWinner::Newer
                     if state.current.is_some_and(|current| current.sequence() >= sequence) =>
                 {
@@ -68,6 +70,7 @@ impl MirrorPush<'_> {
                 | RaceWinner::NoRelease => {}
             }
             expected = state.current;
+            // The other push took the slot, so the release is no longer complete here.
             if state.staged.is_none_or(|staged| staged.name() != self.release().name())
                 && let Err(error) = self.stage_alone()
             {
@@ -81,8 +84,8 @@ impl MirrorPush<'_> {
     pub(super) fn try_activate(self, expected: Option<ReleaseName>) -> Result<(), MirrorError> {
         let (mirror, release) = (self.mirror(), self.release());
         mirror.activate(release.name(), expected)?;
-        // Recorded now and not at the end: the next push needs it even if this one is killed
-        // between two mirrors.
+        // Recorded now and not at the end: the next push needs the store id even if this push is
+        // killed between two mirrors.
         if let Some(store) = mirror.store_id() {
             let stores = &self.context.options.stores;
             stores.remember(mirror.location(), store, Some(release.name()));
@@ -94,7 +97,7 @@ impl MirrorPush<'_> {
         Ok(())
     }
 
-    /// Whether the mirror refused the publication because another push was quicker. For a new
+    /// Whether the mirror refused the publication because another push got there first. For a new
     /// release, another history on the mirror means the same: when it was polled, it had no history
     /// or ours.
     pub(super) fn is_lost(self, failure: ErrorKind) -> bool {
@@ -106,7 +109,7 @@ impl MirrorPush<'_> {
     pub(super) fn is_soon_served(self, name: ReleaseName) -> bool {
         let deadline = Instant::now() + TIME_TO_SWITCH;
         loop {
-            // Without knowing the winner nothing may be put on top of it.
+            // Without knowing the winner, this push must put nothing on top of it.
             let Ok(state) = self.mirror().state() else { return true };
             if state.current.is_some_and(|current| current.sequence() >= name.sequence()) {
                 return true;
@@ -121,21 +124,23 @@ impl MirrorPush<'_> {
         }
     }
 
-    /// Queries a mirror that refused the publication, and returns who won there.
+    /// Queries a mirror that refused the publication. Returns who won there.
     pub(super) fn ask_who_won(self) -> RaceWinner {
         match self.mirror().state() {
             Ok(state) => self.race(&state),
-            // Without knowing the winner nothing may be put on top of it.
+            // Without knowing the winner, this push must put nothing on top of it.
             Err(_) => RaceWinner::Newer,
         }
     }
 
-    /// Who won if the mirror now has this `state`. Clocks are compared only between two competing
-    /// pushes.
+    /// Returns who won on a mirror that is now in this `state`. Clocks are compared only between
+    /// two competing pushes.
     fn race(self, state: &MirrorState) -> RaceWinner {
         let ours = self.release();
         let is_switched = state.current != self.served_before();
         let rival = match (is_switched, state.current_release()) {
+            // The record of the rival is lost, so its rank is unknown: nothing may be put on top of
+            // it.
             (true, None) if state.current.is_some() => return RaceWinner::Newer,
             (true, current) => current,
             // No switch happened: the other push took the slot that our release was staged in.
@@ -149,7 +154,8 @@ impl MirrorPush<'_> {
         };
         match rival {
             Some(rival) if rival.name() == ours.name() && is_switched => RaceWinner::Ours,
-            // A release that was not created by this push already has its rank; only that counts.
+            // A release that was not created by this push already has its rank, and only its rank
+            // counts.
             Some(rival) if !self.context.publication.is_new => match ours.succession(rival) {
                 Succession::Follows => RaceWinner::Older,
                 Succession::NotNewer | Succession::OtherHistory => newer(rival),
@@ -164,6 +170,7 @@ impl MirrorPush<'_> {
 /// otherwise by the time at which the pushes began.
 fn is_newer(rival: &Release, ours: &Release, options: &Options) -> bool {
     let began = |release: &Release| (release.began, release.id());
+    // With `--allow-older` the user has said that a lower number may win.
     let order = options.order.as_ref().filter(|_| !options.allow_older);
     match order
         .and_then(|order| rival.orders.get(order.stream()).map(|seen| seen.cmp(&order.number())))

@@ -22,7 +22,7 @@ use crate::push::options::{LevelChoice, Options};
 use crate::push::publication::Publication;
 use crate::push::{PushError, fleet};
 
-/// The manifest change and packs for all mirrors with the same base.
+/// A manifest change and packs for all mirrors with the same base.
 pub(super) struct Bundle {
     base: Option<Arc<ManifestFile>>,
     pub(super) change: ManifestDelta,
@@ -34,13 +34,15 @@ pub(super) struct Bundle {
 
 /// The manifest that the change for a mirror is based on.
 pub(super) fn base_of(publication: &Publication, member: &PolledMirror) -> Option<ManifestId> {
+    // A rollback sends the least if it uses the release to which it returns as the base, if the
+    // mirror still keeps that release.
     let likely = publication
         .likely_base
         .filter(|likely| member.releases().iter().any(|kept| kept.manifest == *likely));
     likely.or_else(|| Some(member.current_release()?.manifest))
 }
 
-/// What a bundle may build on.
+/// The base of a bundle.
 #[derive(Default)]
 pub(super) struct BundleBase {
     /// The base manifest; `None` to send everything.
@@ -110,7 +112,7 @@ pub(super) fn find_base(
     }
 }
 
-/// The bundles for mirrors with one base: one for each set of objects that they hold besides it.
+/// The bundles for mirrors with one base: one for each set of other objects that they already have.
 fn on_base(
     context: PushContext<'_>,
     base: &BundleBase,
@@ -127,6 +129,8 @@ fn on_base(
         );
         change.map_err(PushError::NewManifest)
     };
+    // Encoded once without objects that mirrors already hold. This shows which objects to query
+    // for, and mirrors that hold none of them use the result as it is.
     let mut without = Some(encode(&HashSet::new())?);
     let wanted = without.as_ref().map_or(&[][..], |change| &change.wanted);
     let groups = object_presence::query(context, base.id(), wanted, members)?;
@@ -145,6 +149,7 @@ fn level_for<'m>(
 ) -> Level {
     match options.level {
         LevelChoice::Fixed(level) => level,
+        // None of these packs cross a network, so compression saves nothing.
         LevelChoice::Auto if mirrors.clone().all(|mirror| mirror.link() == Link::Local) => {
             Level::Raw
         }
@@ -165,6 +170,7 @@ impl Bundle {
             &publication.speeds,
             options,
         );
+        // A base is useful only for compression, so without compression no base is searched for.
         let bases = if base.manifest.is_some() && level != Level::Raw && !change.wanted.is_empty() {
             let selector = BaseSelector {
                 wanted: &change.wanted,
@@ -183,11 +189,13 @@ impl Bundle {
         let mut key = blake3::Hasher::new();
         key.update(b"headwater bundle 1\n");
         key.update(&base.id().map_or([0; 32], |id| *id.as_bytes()));
-        // Receivers store what they got under the ordinals of this list, so the list is part of the
-        // key.
+        // Receivers store the content they received under the ordinals of this list, so the list is
+        // part of the key.
         for wanted in &change.wanted {
             key.update(wanted.object.as_bytes());
         }
+        // A different level or different bases result in different packs, which a receiver must not
+        // mistake for those that it holds.
         key.update(format!("{level}\n").as_bytes());
         bases.add_to(&mut key);
         let key = BundleKey::finish(&key);
@@ -201,7 +209,7 @@ impl Bundle {
         index: usize,
     ) -> Result<Self, PushError> {
         let made = on_base(context, base, &[index])?;
-        Ok(made.into_iter().next().expect("every mirror is in a batch"))
+        Ok(made.into_iter().next().expect("every mirror is in a bundle"))
     }
 
     fn base_id(&self) -> Option<ManifestId> {
@@ -243,6 +251,7 @@ impl Bundle {
         let cache_writer = publication.begin_caching(self.new_bytes(), options, monitor);
         let job = self.job(context, cache_writer.is_some());
         pack_builder::run(&job, cache_writer.as_ref(), queue, monitor)?;
+        // The cache only saves time, so the push continues.
         if let Some(Err(error)) = cache_writer.map(CacheWriter::finish) {
             warn_not_kept(&error, monitor);
         }

@@ -1,4 +1,4 @@
-//! A push without its cache, if the disk of the cache is full.
+//! Runs a push without its cache if the disk of the cache is full.
 
 use crate::error_kind::ErrorKind;
 use crate::manifest::ManifestError;

@@ -1,5 +1,5 @@
 //! Explains churn: if most changed files of a kind differ only in one small region, the cause is
-//! likely a build stamp and not an edit.
+//! probably a build stamp and not an edit.
 
 use std::collections::BTreeMap;
 use std::io::Read as _;
@@ -12,25 +12,25 @@ use crate::mirror::ObjectSource as _;
 use crate::monitor::Monitor;
 use crate::packing::content_source::ContentSource;
 
-/// Fewer changed files of a kind are not reported.
+/// Fewer changed files of a kind than this are not reported.
 const MIN_FILES: usize = 10;
 /// Maximum size of a region that counts as one spot, in bytes.
 const SPOT_BYTES: usize = 128;
-/// Larger files are not compared.
+/// Files larger than this are not compared.
 const MAX_FILE_BYTES: u64 = 4 << 20;
-/// Maximum bytes compared in all, which takes about a second.
+/// Maximum number of bytes compared in total. Comparing them takes about a second.
 const MAX_TOTAL_BYTES: u64 = 512 << 20;
-/// Bytes shown of each side of an example.
+/// How many bytes of each side an example shows.
 const SHOWN_BYTES: usize = 60;
 
-/// What most changed files of a kind have in common.
+/// The difference that most changed files of a kind share.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Churn {
     /// The kind: an extension.
     pub extension: String,
     /// Changed files that were compared.
     pub changed: u64,
-    /// Changed files that differ near one spot only.
+    /// Changed files that differ only near one spot.
     pub near_one_spot: u64,
     /// The path of one of these files.
     pub example: String,
@@ -40,7 +40,8 @@ pub struct Churn {
     pub after: String,
 }
 
-/// Compares changed files and returns the kinds of which at least half differ near one spot only.
+/// Compares changed files. Returns the kinds of which more than half of the files differ only near
+/// one spot.
 pub(super) fn find_churn(
     diff: &Diff,
     content_source: &ContentSource,
@@ -53,6 +54,7 @@ pub(super) fn find_churn(
         }
     }
     let mut budget = MAX_TOTAL_BYTES;
+    // Grouped by extension, because a build stamp is usually in all files of a kind.
     let kinds = kinds.into_iter().filter(|(_, changes)| changes.len() >= MIN_FILES);
     kinds
         .filter_map(|(extension, changes)| {
@@ -86,6 +88,7 @@ fn look_at(
                 .ok()?;
             Some(bytes)
         };
+        // This only explains a plan, so unreadable content is left out and is not an error.
         let (Some(before), Some(after)) = (read(change.old_object), read(change.object)) else {
             continue;
         };

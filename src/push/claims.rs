@@ -16,25 +16,31 @@ use crate::text::error_chain;
 use crate::tree_path::Site;
 
 /// Maximum distance of a mirror's sequence above those of all others. A mirror that was left out
-/// for long is behind by the number of releases since then, which no fleet makes a million of.
+/// for a long time is behind by the number of releases since then, and no fleet makes a million
+/// releases in that time.
 const MAX_LEAD: u64 = 1 << 20;
-/// Maximum sequence of a mirror that can be compared with no other one. It is higher than that of
-/// any fleet: a release each second for 136 years. It leaves enough numbers for all later releases.
+/// Maximum sequence of a mirror if there is no other mirror to compare it with. It is higher than
+/// the sequence of any real fleet: a release each second for 136 years. It leaves enough numbers
+/// for all later releases.
 const MAX_UNCOMPARED: u64 = 1 << 32;
-/// Maximum time of a release ahead of this clock, in seconds: one day, because clocks differ.
+/// How far the time of a release may be ahead of this clock, in seconds. One day, because clocks
+/// differ.
 const MAX_AHEAD_SECONDS: u64 = 24 * 60 * 60;
 
-/// Marks the members as failed whose claims cannot belong to this fleet: sequences far above those
-/// of all others, another site, or another history.
+/// Marks members as failed if their claims cannot belong to this fleet: a sequence far above those
+/// of all others, a different site, or a different history.
 pub(super) fn checked(
     members: Vec<PolledMirror>,
     options: &Options,
     monitor: &dyn Monitor,
 ) -> Vec<PolledMirror> {
+    // Each check uses the result of the previous one: a mirror whose claims cannot be right has no
+    // vote in the next check.
     let far: Vec<_> = (0..members.len()).map(|index| far_beyond(&members, index)).collect();
     let members = fail_where(members, far, monitor);
     let of_other_sites = other_sites(&members, options);
     let members = fail_where(members, of_other_sites, monitor);
+    // A new history takes over the histories of all mirrors, so none of them is foreign.
     if options.new_history {
         return members;
     }
@@ -62,9 +68,10 @@ fn highest_sequence(member: &PolledMirror) -> Option<u64> {
     member.state().map(|state| state.highest_sequence).filter(|sequence| *sequence > 0)
 }
 
-/// The error if the sequence of the mirror `index` is far above those of all others, or if all
-/// others are joining and it is above any that a fleet reaches. The first release of the others
-/// would be above it and make them as implausible. A mirror without others harms only itself.
+/// The error if the sequence of the mirror `index` is far above those of all others. If all others
+/// are joining, the limit is the highest sequence that a fleet can reach: the first release of the
+/// others would get a higher sequence, and would make them just as implausible. A mirror without
+/// others harms only itself.
 fn far_beyond(members: &[PolledMirror], index: usize) -> Option<MirrorError> {
     let sequence = highest_sequence(&members[index])?;
     let is_other =
@@ -77,9 +84,9 @@ fn far_beyond(members: &[PolledMirror], index: usize) -> Option<MirrorError> {
         .then_some(MirrorError::FarBeyond { sequence, highest: highest.unwrap_or_default() })
 }
 
-/// The errors of mirrors that report another site than more than half of at least three mirrors, if
-/// no site was named and the remaining mirrors are enough for the push. Otherwise it is not known
-/// which site is meant, and the push is refused.
+/// The errors of mirrors that report a different site than most mirrors do. There are such errors
+/// only if at least three mirrors report a site, the user named no site, and the remaining mirrors
+/// are enough for the push. Otherwise nobody knows which site is meant, and the push is refused.
 fn other_sites(members: &[PolledMirror], options: &Options) -> Vec<Option<MirrorError>> {
     let sites: Vec<Option<&Site>> = members.iter().map(PolledMirror::site).collect();
     let named = || sites.iter().copied().flatten();
@@ -96,7 +103,7 @@ fn other_sites(members: &[PolledMirror], options: &Options) -> Vec<Option<Mirror
     enough_without(members, errors, options)
 }
 
-/// These errors, or none if the mirrors without an error are not enough for the push.
+/// Returns these errors, or none if the mirrors without an error are not enough for the push.
 fn enough_without(
     members: &[PolledMirror],
     errors: Vec<Option<MirrorError>>,
@@ -112,14 +119,14 @@ fn enough_without(
     }
 }
 
-/// Whether `release` has the history of `newest`, or one that it took over.
+/// Whether `release` has the history of `newest`, or a history that `newest` took over.
 fn is_of_history(release: &Release, newest: &Release) -> bool {
     release.history == newest.history || newest.replaces.contains(&release.history)
 }
 
-/// The errors of mirrors that serve another history than the fleet. The history of the fleet is
-/// that of more than half of the mirrors. Without a majority, it is the one that was last pushed
-/// from here, if the remaining mirrors are enough for the push.
+/// The errors of mirrors that serve a different history than the fleet. The history of the fleet is
+/// the one that more than half of the mirrors serve. Without a majority, it is the history that was
+/// last pushed from here, if the remaining mirrors are enough for the push.
 fn foreign_histories(members: &[PolledMirror], options: &Options) -> Vec<Option<MirrorError>> {
     let served: Vec<&Release> = members.iter().filter_map(PolledMirror::current_release).collect();
     let followers =
@@ -132,6 +139,8 @@ fn foreign_histories(members: &[PolledMirror], options: &Options) -> Vec<Option<
             .max_by_key(|release| release.rank())
     };
     let claims = Claims::new(members, options);
+    // A release that does not count must not decide which history is meant: one mirror could make
+    // it up.
     let of_most = newest_where(&|release| {
         claims.is_confirmed(release) && 2 * followers(release) > served.len()
     });
@@ -142,6 +151,8 @@ fn foreign_histories(members: &[PolledMirror], options: &Options) -> Vec<Option<
     let none = || members.iter().map(|_| None).collect();
     let Some(ours) = newest_where(&is_ours) else { return none() };
     let foreign: Vec<_> = members.iter().map(|member| foreign_history(member, ours)).collect();
+    // If this machine has pushed both histories, it does not know which one is meant. The push is
+    // then refused, with the histories of all mirrors.
     let are_both_ours =
         served.iter().any(|release| is_ours(release) && !is_of_history(release, ours));
     if are_both_ours { none() } else { enough_without(members, foreign, options) }
@@ -171,26 +182,29 @@ fn is_irreplaceable(member: &PolledMirror, base: &Release) -> bool {
 /// The claims of the mirrors, and which of them count for the whole fleet.
 ///
 /// A release is confirmed if this origin brought it to a mirror, or if enough mirrors have it. The
-/// record and the manifest of another one may be made up by the owner of a mirror, and nothing of
-/// it is passed on. Of fewer than three mirrors none can outvote another one, so that all their
-/// releases are confirmed.
+/// owner of a mirror may have made up the record and the manifest of any other release, so nothing
+/// of it is passed on. If there are fewer than three mirrors, none can outvote another, so all
+/// their releases are confirmed.
 pub(super) struct Claims<'m> {
     members: &'m [PolledMirror],
     /// The releases that were last pushed to the mirrors from here.
     brought: Vec<ReleaseName>,
-    /// How many mirrors must have a release that was not brought there from here.
+    /// How many mirrors must have a release that was not pushed to them from here.
     enough: usize,
     /// The number of mirrors that must serve a run number for it to count.
     enough_for_runs: usize,
-    /// The mirrors of the first wave that serve a release: by design they are ahead of the others.
+    /// The mirrors of the first wave that serve a release. They are ahead of the others by design.
     first_wave: Vec<&'m PolledMirror>,
 }
 
 impl<'m> Claims<'m> {
-    /// The claims of `members`. Enough mirrors are as many as the push requires, or more than half.
+    /// The claims of `members`. "Enough" mirrors are as many as the push requires, or more than
+    /// half.
     pub(super) fn new(members: &'m [PolledMirror], options: &Options) -> Self {
         let serving = || members.iter().filter(|member| member.current().is_some());
         let count = serving().count();
+        // Not more than the push requires: otherwise a release that met the requirement might never
+        // count.
         let enough = options.require.of(count).min(count / 2 + 1).max(1);
         let wave = options.policy.waves.first();
         let leads = |member: &&PolledMirror| {
@@ -200,7 +214,7 @@ impl<'m> Claims<'m> {
         Self {
             members,
             brought: members.iter().filter_map(brought).collect(),
-            // One mirror never confirms itself, whatever the push requires.
+            // A mirror never confirms its own claim, whatever the push requires.
             enough: if count < for_all::MIN_FLEET { 1 } else { enough.max(2) },
             enough_for_runs: enough,
             first_wave: serving().filter(leads).collect(),
@@ -220,19 +234,20 @@ impl<'m> Claims<'m> {
     /// Whether the release was pushed to a mirror from here, or the whole first wave has it.
     fn is_ours(&self, release: &Release) -> bool {
         let leads = || self.first_wave.iter().all(|member| member.releases().contains(release));
+        // The first wave is ahead of the others by design, so it can confirm a release alone.
         self.brought.contains(&release.name()) || !self.first_wave.is_empty() && leads()
     }
 
-    /// The release that the next one is based on: the newest confirmed one that is current on any
-    /// mirror. If none is confirmed, no mirror is more credible than another, and it is the newest
-    /// of all.
+    /// The release that the next one is based on: the newest confirmed release that is current on
+    /// any mirror. If no release is confirmed, no mirror is more credible than another, and the
+    /// newest of all releases is used.
     pub(super) fn newest(&self) -> Option<&'m Release> {
         fleet::newest_where(self.members, |release| self.is_confirmed(release))
             .or_else(|| fleet::newest(self.members))
     }
 
-    /// Whether what the mirror serves is confirmed. If its record is lost, only mirrors that serve
-    /// the same confirm it.
+    /// Whether the release that the mirror serves is confirmed. If its record is lost, only mirrors
+    /// that serve the same release can confirm it.
     fn is_current_confirmed(&self, member: &PolledMirror, current: ReleaseName) -> bool {
         let serves = |member: &&PolledMirror| member.current() == Some(current);
         member.current_release().map_or_else(
@@ -244,7 +259,8 @@ impl<'m> Claims<'m> {
         )
     }
 
-    /// The releases that mirrors serve and that `base` cannot replace, with whether they count.
+    /// The releases that mirrors serve and that `base` cannot replace, each paired with whether it
+    /// counts.
     fn irreplaceable<'c>(
         &'c self,
         base: &'c Release,
@@ -255,16 +271,16 @@ impl<'m> Claims<'m> {
         })
     }
 
-    /// Whether a mirror serves a release that counts and that `newest` cannot replace, because its
-    /// record is lost or its history was taken over at a lower sequence. A new release above both
-    /// is needed then. A release that does not count needs none: otherwise a mirror that always
-    /// claims to be one release ahead would cause a new release with every push.
+    /// Whether a mirror serves a release that counts and that `newest` cannot replace, because the
+    /// record of the release is lost or its history was taken over at a lower sequence. Then a new
+    /// release above both is needed. For a release that does not count, no such release is made:
+    /// otherwise a mirror that always claims to be one release ahead would cause a new release with
+    /// every push.
     pub(super) fn is_stuck(&self, newest: &Release) -> bool {
         self.irreplaceable(newest).any(|(_, is_confirmed)| is_confirmed)
     }
 
-    /// Warns of each release that does not count although the `base` of the next one cannot replace
-    /// it.
+    /// Warns about each release that `base` cannot replace and that does not count.
     pub(super) fn warn_of_unconfirmed(&self, base: Option<&Release>, monitor: &dyn Monitor) {
         let newest = fleet::newest(self.members).filter(|newest| base != Some(*newest));
         let irreplaceable = base.into_iter().flat_map(|base| self.irreplaceable(base));
@@ -276,19 +292,19 @@ impl<'m> Claims<'m> {
             let mirrors: Vec<&str> =
                 self.members.iter().filter(serves).map(|member| member.mirror.name()).collect();
             let message = format!(
-                "release {name} is on {} only, and was not brought there from this machine: \
-                 nothing of it is passed on to the other mirrors; `headwater heal --from` one of \
-                 them brings it to all, and the next new release replaces it",
+                "release {name} is only on {}, and this machine did not bring it there: nothing of \
+                 it is passed on to the other mirrors; `headwater heal --from` one of these copies \
+                 the release to all mirrors, and the next new release replaces it",
                 mirrors.join(", ")
             );
             monitor.event(Event::Warned { message });
         }
     }
 
-    /// The highest published run number of each stream, as far as enough mirrors confirm it: as
-    /// many as the push requires, or more than half. A number that fewer mirrors have, and that was
-    /// not published from here, belongs to a push that did not meet its requirement, or is false;
-    /// it causes a warning.
+    /// The highest published run number of each stream that enough mirrors confirm: as many as the
+    /// push requires, or more than half. If fewer mirrors have a number, and it was not published
+    /// from here, it is false or belongs to a push that did not meet its requirement. It causes a
+    /// warning.
     pub(super) fn published_orders(&self, monitor: &dyn Monitor) -> BTreeMap<String, u64> {
         let mut numbers: BTreeMap<&str, Vec<(u64, &str, bool)>> = BTreeMap::new();
         for member in self.members {
@@ -302,6 +318,8 @@ impl<'m> Claims<'m> {
             numbers.sort_unstable_by(|one, other| other.cmp(one));
             let ours = numbers.iter().find(|(.., is_ours)| *is_ours);
             let believed =
+                // The numbers descend, so enough mirrors serve the one at this place or a higher
+                // one. A number that was published from here counts without confirmation.
                 numbers.get(self.enough_for_runs - 1).max(ours).map(|(number, ..)| *number);
             if let Some((highest, ..)) =
                 numbers.first().filter(|(number, ..)| Some(*number) != believed)
@@ -331,6 +349,7 @@ pub(super) fn next_sequence(members: &[PolledMirror]) -> Result<u64, PushError> 
     let served = |member: &PolledMirror| member.current().map_or(0, |current| current.sequence());
     let claims = members
         .iter()
+        // A mirror may state a highest sequence below the release that it serves.
         .filter_map(|member| Some((highest_sequence(member)?.max(served(member)), member)));
     let Some((highest, member)) = claims.max_by_key(|(sequence, _)| *sequence) else {
         return Ok(1);
@@ -341,9 +360,9 @@ pub(super) fn next_sequence(members: &[PolledMirror]) -> Result<u64, PushError> 
     Ok(highest + 1)
 }
 
-/// The time of the next release, in seconds since 1970: `now`, or later than those of `releases`. A
-/// time far ahead of this clock is ignored, and its release is superseded by sequence alone. No two
-/// releases have the same time, so that a file that changes always gets new validators.
+/// The time of the next release, in seconds since 1970: `now`, or later than the times of
+/// `releases`. A time far ahead of this clock is ignored, and its release is superseded by sequence
+/// alone. No two releases have the same time, so a file that changes always gets new validators.
 pub(super) fn time_after<'r>(releases: impl Iterator<Item = &'r Release>, now: u64) -> u64 {
     let times: BTreeSet<u64> = releases.map(|release| release.created).collect();
     let believed = times.range(..=now + MAX_AHEAD_SECONDS).next_back();
@@ -351,13 +370,15 @@ pub(super) fn time_after<'r>(releases: impl Iterator<Item = &'r Release>, now: u
     (first..).find(|time| !times.contains(time)).unwrap_or(first)
 }
 
-/// Returns an error if the run number is lower than the highest published one of its stream.
+/// Returns an error if the run number is lower than the highest published number of its stream.
 pub(super) fn check_order(
     options: &Options,
     published: &BTreeMap<String, u64>,
 ) -> Result<(), PushError> {
     let Some(order) = &options.order else { return Ok(()) };
     match published.get(order.stream()) {
+        // An equal number is not older: CI gives a job that is run again the same number as its
+        // first run.
         Some(&seen) if order.number() < seen && !options.allow_older => {
             Err(PushError::Superseded {
                 stream: order.stream().to_owned(),

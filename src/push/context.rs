@@ -1,11 +1,11 @@
-//! What all threads of a rollout share.
+//! The context that all threads of a rollout share.
 
 use crate::push::options::Options;
 use crate::push::publication::Publication;
 use crate::push::push_monitor::PushMonitor;
 
-/// The publication, the options and the monitor of a push. Every thread has a copy: what changes in
-/// them has locks of its own.
+/// The publication, the options and the monitor of a push. Every thread has a copy. The parts that
+/// change have their own locks.
 #[derive(Clone, Copy)]
 pub(super) struct PushContext<'a> {
     pub(super) publication: &'a Publication,

@@ -2,8 +2,8 @@
 //!
 //! It uses one thread for each mirror and one pack builder for each distinct base manifest. No
 //! mirror switches before the requirement is met. Then the lead, which is the first staged mirror
-//! in the order of store ids, switches alone: of two racing pushes, the one that loses there has
-//! switched no mirror.
+//! in the order of store ids, switches alone. If two pushes race, the loser loses at the lead, so
+//! it has not switched any mirror.
 
 use std::thread::Scope;
 use std::time::{Duration, Instant};
@@ -34,7 +34,8 @@ use crate::threads;
 pub(super) enum RolloutEnd {
     /// The push has ended.
     Report(Report),
-    /// Another push was quicker, but this one is newer: start again on top of it.
+    /// Another push got there first, but this one is newer: start again on top of the other
+    /// release.
     Retry(Report),
     /// Mirrors must revert.
     Revert(Revert),
@@ -51,8 +52,8 @@ impl RolloutEnd {
     }
 }
 
-/// Brings every mirror to the publication. Before any of them switches, `unchanged` checks whether
-/// the source is still as it was loaded.
+/// Brings every mirror to the publication. Before any of them switches, `unchanged` checks that the
+/// source has not changed since it was loaded.
 pub(super) fn run(
     publication: &Publication,
     unchanged: impl FnOnce() -> Result<(), ScanError>,
@@ -68,6 +69,7 @@ pub(super) fn run(
     }
     let bundles = rollout.bundles()?;
     let is_done = |run: &MirrorRun<'_>| run.outcome.is_some() && !run.is(&Outcome::Staged);
+    // If no mirror needs the release, no probe runs, and there may be no copy of its manifest.
     let expected = if rollout.mirrors.iter().all(is_done) {
         ExpectedProbes::new()
     } else {
@@ -82,6 +84,8 @@ pub(super) fn run(
     } else if switched.back.is_empty() {
         RolloutEnd::Report(report)
     } else {
+        // The mirrors may have served different releases before, but one release can restore only
+        // one content.
         let to = switched.back.iter().filter_map(|index| report.mirrors[*index].before).max();
         RolloutEnd::Revert(Revert { report, back: switched.back, to })
     })
@@ -108,12 +112,17 @@ fn roll_out(
             Transfer { context, bundle, queue }.start(scope, &sender, &build_sender);
         }
         latecomers::start(scope, context, &sender);
+        // The threads have copies. Once these two are dropped, the channels close when the last
+        // thread ends.
         drop((sender, build_sender));
         let result = Coordinator { rollout, expected, staged: &staged }.run(unchanged);
+        // The scope waits for all threads, so threads that are still sending or waiting must end
+        // now.
         monitor.stop();
         result
     });
     if let Some(error) = build_errors.iter().find(|error| !matches!(error, BuildError::Cancelled))
+        // Once a mirror has switched, the report says more than this error.
         && !rollout.outcomes().any(Outcome::is_current)
     {
         return Err(PushError::Build(error));
@@ -139,6 +148,7 @@ impl<'a> Transfer<'a> {
     ) {
         let Self { context, bundle, queue } = self;
         let subscribe = |index: &usize| (MirrorPush { context, index: *index }, queue.subscribe());
+        // All mirrors subscribe before the first pack is made, so that none of them misses one.
         let receivers: Vec<_> = bundle.members().iter().map(subscribe).collect();
         let builder_ended = build_errors.clone();
         let make_packs = move || {
@@ -147,6 +157,7 @@ impl<'a> Transfer<'a> {
             }
         };
         if let Err(error) = threads::start(scope, make_packs) {
+            // Without this the mirrors would wait for packs that nobody makes.
             queue.end(Err(error_chain(&error)));
             build_errors.send(error.into()).ok();
         }
@@ -163,7 +174,7 @@ impl<'a> Transfer<'a> {
     }
 }
 
-/// Decides when to switch, and switches.
+/// Decides when to switch, and switches the mirrors.
 struct Coordinator<'r, 'a> {
     rollout: &'r mut Rollout<'a>,
     expected: &'r ExpectedProbes,
@@ -182,6 +193,8 @@ impl<'a> Coordinator<'_, 'a> {
         if monitor.is_cancelled() {
             return Err(PushError::Cancelled);
         }
+        // Checked before the requirement: a lost race may be the reason why too few mirrors are
+        // ready, and it shows what to do.
         if let Some((mirror, race)) = self.lost_race() {
             let is_again = self.rollout.on_lost_race(mirror, &race);
             return Ok((WavesResult { is_again, ..WavesResult::default() }, None));
@@ -189,8 +202,10 @@ impl<'a> Coordinator<'_, 'a> {
         if !options.require.is_met(ready, total) {
             return Ok((WavesResult::default(), Some(options.require.unmet(ready, total))));
         }
+        // After staging, which takes the longest, and before the first switch, so that a changed
+        // tree is not published.
         if let Err(error) = unchanged() {
-            // The tree that the release was made of no longer exists.
+            // The tree from which the release was made no longer exists.
             self.rollout.give_up(&Outcome::Skipped);
             return Err(error.into());
         }
@@ -207,19 +222,19 @@ impl<'a> Coordinator<'_, 'a> {
         Ok((switched, None))
     }
 
-    /// The first mirror that refused the publication because another push was quicker, and who won
-    /// there. A mirror that had not responded when the release was decided does not count.
+    /// The first mirror that refused the publication because another push got there first, and who
+    /// won there. A mirror that had not responded when the release was decided does not count.
     fn lost_race(&self) -> Option<(MirrorPush<'a>, RaceWinner)> {
         self.rollout.mirrors.iter().filter(|run| !run.push.is_late()).find_map(|run| {
             let Some(Outcome::Failed { failure, .. }) = run.outcome else { return None };
-            // A mirror that failed before it was sent anything did not lose a race.
+            // A mirror that failed before anything was sent to it did not lose a race.
             let is_lost = run.push.polled().state().is_some() && run.push.is_lost(failure);
             let race = is_lost.then(|| run.push.ask_who_won())?;
             (!matches!(race, RaceWinner::NoRelease)).then_some((run.push, race))
         })
     }
 
-    /// The number of ready mirrors and the number of all mirrors, of those that count.
+    /// Of the mirrors that count: the number that are ready, and the total number.
     fn ready(&self) -> (usize, usize) {
         let is_ready = |run: &&MirrorRun<'_>| run.outcome.as_ref().is_some_and(is_ready);
         (self.rollout.counted().filter(is_ready).count(), self.rollout.counted().count())
@@ -237,8 +252,8 @@ impl<'a> Coordinator<'_, 'a> {
         self.rollout.counted().any(|run| run.outcome.is_none() && is_awaited(run))
     }
 
-    /// Receives the results of staging until all mirrors are done, or until enough are and the
-    /// straggler timeout is over.
+    /// Receives the results of staging until all mirrors are done, or until enough are done and the
+    /// straggler timeout has passed.
     fn wait(&mut self) {
         let patience = self.rollout.context.options.patience;
         let mut met_at: Option<Instant> = None;
@@ -249,6 +264,7 @@ impl<'a> Coordinator<'_, 'a> {
             let left = met_at.map_or(Duration::MAX, |met| patience.saturating_sub(met.elapsed()));
             match self.staged.recv_timeout(left.min(Duration::from_secs(3600))) {
                 Ok((index, result)) => self.take(index, result),
+                // The straggler timeout begins only when enough mirrors are ready.
                 Err(RecvTimeoutError::Timeout) if met_at.is_none() => {}
                 Err(_) => return,
             }
@@ -283,7 +299,7 @@ impl<'a> Coordinator<'_, 'a> {
     }
 }
 
-/// Whether the mirror does not delay the switch of the others.
+/// Whether the others can switch without waiting for this mirror.
 const fn is_ready(outcome: &Outcome) -> bool {
     outcome.is_current()
         || matches!(outcome, Outcome::Staged | Outcome::Newer { .. } | Outcome::Apart)

@@ -21,7 +21,7 @@ use crate::threads;
 #[derive(Debug, Clone, Default)]
 pub struct Fleet {
     mirrors: Vec<Arc<dyn Mirror>>,
-    /// The mirrors, by index, that could not be polled a moment ago, and why.
+    /// The mirrors, by index, that could not be polled a moment ago, each with the error.
     unreachable: Vec<(usize, Arc<MirrorError>)>,
 }
 
@@ -32,7 +32,7 @@ impl Fleet {
         Self { mirrors, unreachable: Vec::new() }
     }
 
-    /// This fleet. A push does not poll those of `members` again that could not be polled.
+    /// This fleet, with the members that could not be polled. A push does not poll these again.
     pub(super) fn with_answers(&self, members: &[PolledMirror]) -> Self {
         let failed = |member: &PolledMirror| member.shared_error();
         let unreachable =
@@ -54,7 +54,7 @@ impl Fleet {
     /// Polls the state of one mirror.
     ///
     /// # Errors
-    /// Those of [`Mirror::state`].
+    /// The errors of [`Mirror::state`].
     pub fn state_of(
         mirror: &Arc<dyn Mirror>,
         monitor: &dyn Monitor,
@@ -64,7 +64,7 @@ impl Fleet {
         state
     }
 
-    /// The mirrors before they have responded. Those that could not be polled a moment ago have
+    /// The mirrors before they have responded. Mirrors that could not be polled a moment ago are
     /// failed.
     pub(super) fn members(&self, monitor: &dyn Monitor) -> Vec<PolledMirror> {
         let members: Vec<PolledMirror> = self
@@ -80,7 +80,7 @@ impl Fleet {
         members
     }
 
-    /// Calls `question` for all mirrors in parallel; the results are in the order of the mirrors.
+    /// Calls `question` for all mirrors in parallel. The results are in the order of the mirrors.
     pub fn ask<T: Send>(&self, question: impl Fn(&Arc<dyn Mirror>) -> T + Sync) -> Vec<T> {
         threads::each(&self.mirrors, question)
     }
@@ -105,6 +105,8 @@ pub(super) fn report_state(
 /// Whether a mirror has no release yet while others have one. Such a mirror is filled, but does not
 /// count towards a requirement.
 pub(super) fn is_joining(members: &[PolledMirror], index: usize) -> bool {
+    // The mirror has no visitors to lose, so the other mirrors do not wait for it before they
+    // switch.
     let is_empty =
         |member: &PolledMirror| member.state().is_some_and(|state| state.current.is_none());
     is_empty(&members[index]) && members.iter().any(|member| member.current().is_some())
@@ -115,7 +117,7 @@ pub(super) fn counted(members: &[PolledMirror]) -> impl Iterator<Item = usize> +
     (0..members.len()).filter(|index| !is_joining(members, *index))
 }
 
-/// The number of reachable mirrors and the number of all mirrors, of those that count.
+/// Of the mirrors that count: the number that can be reached, and the total number.
 pub(super) fn reachable(members: &[PolledMirror]) -> (usize, usize) {
     let reachable = counted(members).filter(|index| members[*index].state().is_some()).count();
     (reachable, counted(members).count())
@@ -127,8 +129,8 @@ pub(super) fn is_met(members: &[PolledMirror], require: Require) -> bool {
     require.is_met(reachable, total)
 }
 
-/// The newest release that is current on any mirror. A release of a history that another mirror's
-/// history took over is older than those of that history, whatever its sequence.
+/// The newest release that is current on any mirror. If a mirror's history took over another
+/// history, releases of the latter count as older, whatever their sequence.
 pub(super) fn newest(members: &[PolledMirror]) -> Option<&Release> {
     newest_where(members, |_| true)
 }
@@ -145,12 +147,12 @@ pub(super) fn newest_where(
     meant.iter().filter(|one| !is_replaced(one)).max_by_key(|release| release.rank()).copied()
 }
 
-/// The records of the current releases, as far as they can be read.
+/// The records of the current releases. Unreadable records are left out.
 fn current(members: &[PolledMirror]) -> impl Iterator<Item = &Release> {
     members.iter().filter_map(PolledMirror::current_release)
 }
 
-/// Returns an error if a current release has another history than `newest`, and neither history
+/// Returns an error if a current release has a different history than `newest`, and neither history
 /// took over the other.
 pub(super) fn check_one_history(
     members: &[PolledMirror],
@@ -174,8 +176,8 @@ pub(super) fn check_one_history(
     Err(GuardFault::Histories { mirrors: members.iter().filter_map(of).collect() })
 }
 
-/// All histories that the mirrors serve, and those that these took over; oldest first, as far as
-/// that is known.
+/// All histories that the mirrors serve, and all histories that these took over. Oldest first, as
+/// far as the order is known.
 pub(super) fn histories(members: &[PolledMirror]) -> Vec<HistoryId> {
     let mut releases: Vec<&Release> = current(members).collect();
     releases.sort_by_key(|release| release.rank());
@@ -201,7 +203,7 @@ pub(super) fn holders<'m>(
     members.into_iter().filter(holds).map(|member| &member.mirror)
 }
 
-/// Copies a manifest to a scratch file, from the first mirror that has it undamaged.
+/// Copies a manifest to a scratch file, from the first mirror that has an undamaged copy.
 pub(super) fn copy_manifest<'m>(
     members: impl IntoIterator<Item = &'m PolledMirror>,
     manifest: &ManifestId,
@@ -211,8 +213,11 @@ pub(super) fn copy_manifest<'m>(
         return Ok(Some(Arc::new(known)));
     }
     let mut near_first: Vec<_> = holders(members, manifest).collect();
+    // A copy from a local mirror costs no transfer. Otherwise the sort keeps the order of the
+    // mirrors.
     near_first.sort_by_key(|mirror| mirror.link() == Link::Network);
     for mirror in near_first {
+        // An error here is not reported: the next mirror may have the manifest.
         let Ok(bytes) = mirror.manifest(manifest) else { continue };
         if let Some(copy) = ManifestFile::copy(scratch, &manifest.to_string(), bytes, *manifest)? {
             return Ok(Some(Arc::new(copy)));
@@ -237,14 +242,14 @@ pub(super) fn in_source(mirror: &Arc<dyn Mirror>, source: MirrorError) -> PushEr
     PushError::Source { mirror: mirror.location().to_owned(), source }
 }
 
-/// Another member with the store of the member `index`; `None` if there is none.
+/// A different member with the same store as the member `index`; `None` if there is none.
 pub(super) fn other_with_store(members: &[PolledMirror], index: usize) -> Option<usize> {
     let store = |index: usize| members[index].state().and_then(|state| state.store);
     let own = store(index)?;
     (0..members.len()).find(|other| *other != index && store(*other) == Some(own))
 }
 
-/// Returns an error if two names refer to one mirror: their updates would race.
+/// Returns an error if two names refer to the same mirror: their updates would race.
 pub(super) fn check_distinct(members: &[PolledMirror]) -> Result<(), PushError> {
     for (index, member) in members.iter().enumerate() {
         let store = |member: &PolledMirror| member.state().and_then(|state| state.store);
@@ -288,8 +293,8 @@ pub(super) fn check_nesting(
     for root in roots {
         let Ok(tree) = fsx::resolve(&root.path) else { continue };
         for other in &others {
-            // A path that cannot be resolved (below a file, in a loop of links) fails that mirror
-            // only.
+            // If a path cannot be resolved (below a file, or in a loop of links), only its mirror
+            // fails.
             let Ok(resolved) = fsx::resolve(other) else { continue };
             if tree.starts_with(&resolved) || resolved.starts_with(&tree) {
                 let shown = |path: &std::path::Path| path.display().to_string();

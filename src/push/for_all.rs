@@ -1,7 +1,7 @@
 //! Decides which releases are meant for all mirrors of a fleet. `heal` spreads only these.
 //!
-//! A release is not for all if its record states so, or if no mirror of the last wave ever served
-//! it: a push with waves may still be observing the first ones, or was stopped there.
+//! A release is not for all mirrors if its record says so, or if no mirror of the last wave ever
+//! served it: a push with waves may still be observing the first ones, or was stopped there.
 
 use crate::mirror::PolledMirror;
 use crate::monitor::{Event, Monitor};
@@ -12,7 +12,7 @@ use crate::release::Release;
 /// Smallest fleet with a majority vote: of two mirrors, neither can outvote the other.
 pub(super) const MIN_FLEET: usize = 3;
 
-/// The newest release that is current anywhere and for all mirrors.
+/// The newest release that is current on any mirror and meant for all mirrors.
 pub(super) fn newest_for_all<'m>(
     members: &'m [PolledMirror],
     waves: &[Wave],
@@ -22,10 +22,10 @@ pub(super) fn newest_for_all<'m>(
     })
 }
 
-/// Like [`newest_for_all`], but skips a release that only one of several mirrors has, while another
-/// release was pushed to that mirror from here: its owner may have made it up. Warns about it. If
-/// nothing is known about that mirror, because the cache was lost, the release counts; otherwise a
-/// machine that did not publish could not heal any fleet.
+/// Like [`newest_for_all`], but skips a release, with a warning, that only one of several mirrors
+/// has, if this machine last pushed a different release to that mirror: its owner may have made
+/// this one up. If nothing is known about that mirror, because the cache was lost, the release
+/// counts; otherwise a machine that did not publish could not heal any fleet.
 pub(super) fn newest_to_spread<'m>(
     members: &'m [PolledMirror],
     options: &Options,
@@ -41,8 +41,8 @@ pub(super) fn newest_to_spread<'m>(
     let Some(owner) = owner.filter(is_strange) else { return Some(newest) };
     let (name, sequence) = (owner.mirror.name(), newest.sequence);
     let message = format!(
-        "release {sequence} is on {name} alone, and was not brought there from this machine: it is \
-         not spread; `headwater heal --from {name}` does that"
+        "release {sequence} is only on {name}, and this machine did not bring it there: it is not \
+         copied to other mirrors; `headwater heal --from {name}` copies it"
     );
     monitor.event(Event::Warned { message });
     fleet::newest_where(members, |release| {
@@ -58,8 +58,8 @@ fn only_owner<'m>(release: &Release, members: &'m [PolledMirror]) -> Option<&'m 
     serving.next().filter(|_| serving.next().is_none())
 }
 
-/// Whether a release is for all mirrors, or for those of this push. Otherwise its content needs a
-/// new release.
+/// Whether a release is for all mirrors, or for the mirrors of this push. Otherwise its content
+/// needs a new release.
 pub(super) fn is_for_these(release: &Release, options: &Options) -> bool {
     match (&release.partial, &options.partial) {
         (None, _) => true,
@@ -74,6 +74,7 @@ pub(super) fn is_for_these(release: &Release, options: &Options) -> bool {
 fn has_passed(release: &Release, members: &[PolledMirror], waves: &[Wave]) -> bool {
     let wave_of = |member: &PolledMirror| {
         let is_in = |wave: &Wave| wave.mirrors.iter().any(|name| name == member.mirror.name());
+        // Mirrors without a wave of the policy switch after all others.
         waves.iter().position(is_in).unwrap_or(waves.len())
     };
     let last = members.iter().map(wave_of).max();

@@ -1,4 +1,4 @@
-//! Guard rails: refuse releases that are more likely a broken build than intended.
+//! Guard rails: refuse releases that are probably a broken build.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -12,9 +12,9 @@ use crate::tree_path::TreePath;
 /// Maximum number of paths that one release may remove. Written as a number or as a percentage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MaxRemoved {
-    /// This many paths.
+    /// This number of paths.
     Count(u64),
-    /// This part of all paths, in percent, 0 to 100. Removing at most 100 paths is always allowed.
+    /// This percentage of all paths, 0 to 100. Removing at most 100 paths is always allowed.
     Percent(u8),
 }
 
@@ -24,7 +24,7 @@ impl Default for MaxRemoved {
     }
 }
 
-/// A text that is neither a percentage nor a number.
+/// The string is neither a percentage nor a number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("must be a percentage from \"0%\" to \"100%\", or a number of paths")]
 pub struct ParseMaxRemovedError;
@@ -43,7 +43,7 @@ impl FromStr for MaxRemoved {
     }
 }
 
-/// This many removed paths are always allowed if the limit is a percentage.
+/// Removing this many paths is always allowed if the limit is a percentage.
 const SMALL: u64 = 100;
 
 /// The settings of the guard rails.
@@ -72,8 +72,7 @@ pub struct HistoryOfMirror {
     pub history: HistoryId,
     /// The sequence of its current release.
     pub sequence: u64,
-    /// When the oldest release of that history that the mirror keeps was created, in seconds since
-    /// 1970.
+    /// When the oldest release of that history on the mirror was created, in seconds since 1970.
     pub since: u64,
 }
 
@@ -89,7 +88,7 @@ impl fmt::Display for HistoryOfMirror {
     }
 }
 
-/// What a guard rail refused.
+/// The reason why a guard rail refused a release.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum GuardFault {
     /// The mirrors have releases of different histories.
@@ -102,11 +101,11 @@ pub enum GuardFault {
     #[error("the tree is empty")]
     EmptyTree,
     /// Too many paths would be removed.
-    #[error("{removed} of {total} paths would go")]
+    #[error("{removed} of {total} paths would be removed")]
     Shrinks {
         /// The number of paths.
         removed: u64,
-        /// The number of live paths before.
+        /// The number of live paths before the release.
         total: u64,
     },
     /// Paths that must exist are missing.
@@ -116,13 +115,16 @@ pub enum GuardFault {
         paths: Vec<String>,
     },
     /// Paths that must no longer be served would still be served.
-    #[error("what --expunge names is in the tree, and would still be served: {}", list(paths))]
+    #[error(
+        "the tree contains paths that --expunge names, and would still serve them: {}",
+        list(paths)
+    )]
     Expunged {
         /// The paths.
         paths: Vec<String>,
     },
     /// Files look like secrets.
-    #[error("the tree has what looks like a secret: {}", list(paths))]
+    #[error("the tree contains files that look like secrets: {}", list(paths))]
     Secrets {
         /// The paths.
         paths: Vec<String>,
@@ -145,7 +147,7 @@ impl Guards {
     /// Checks the live paths of a new tree.
     ///
     /// # Errors
-    /// The first guard rail that refuses.
+    /// The fault of the first guard rail that refuses the release.
     pub fn check_tree<'p>(
         &self,
         live: impl Iterator<Item = &'p TreePath> + Clone,
@@ -153,12 +155,15 @@ impl Guards {
         if live.clone().next().is_none() && !self.allow_shrink {
             return Err(GuardFault::EmptyTree);
         }
+        // `must_have` may name a directory. The directory exists if any path is below it.
         let has = |path: &&TreePath| live.clone().any(|live| live.is_within(path.as_str()));
         let paths: Vec<String> =
             self.must_have.iter().filter(|path| !has(path)).map(ToString::to_string).collect();
         if !paths.is_empty() {
             return Err(GuardFault::Lacks { paths });
         }
+        // A path that is still in the tree is published again, so `--expunge` would do nothing for
+        // it.
         let is_expunged =
             |path: &&TreePath| self.expunged.iter().any(|gone| path.is_within(gone.as_str()));
         let paths: Vec<String> = live.filter(is_expunged).map(ToString::to_string).collect();
@@ -181,6 +186,7 @@ impl Guards {
         if self.allow_secrets {
             return Ok(());
         }
+        // A set, because one file may be found both by its name and by its content.
         let secrets: BTreeSet<&TreePath> =
             live.filter(|path| is_secret(path)).chain(keys).collect();
         let refused = secrets.into_iter().filter(|path| !self.allowed_secrets.has(path));

@@ -1,7 +1,8 @@
-//! Mirrors that respond after the release was decided: each is brought to the release on its own.
+//! Mirrors that respond after the release was decided. Each is brought to the release on its own.
 //!
-//! A late response does not affect the other mirrors. What would have stopped the push, had it come
-//! in time, fails only that mirror, and a newer release there is left alone.
+//! A late response does not affect the other mirrors. If the response would have stopped the push
+//! had it come in time, only that mirror fails. If the mirror serves a newer release, it is left
+//! alone.
 
 use std::thread::Scope;
 
@@ -19,8 +20,8 @@ use crate::push::{PushError, claims, fleet};
 use crate::release::Release;
 use crate::threads;
 
-/// Starts to stage the publication on the late members when they respond. They fail if no thread
-/// can be created.
+/// Starts to stage the publication on the late members when they respond. The members fail if no
+/// thread can be created.
 pub(super) fn start<'s>(
     scope: &'s Scope<'s, '_>,
     context: PushContext<'s>,
@@ -69,6 +70,8 @@ fn stage_as_they_answer<'s>(
 impl MirrorPush<'_> {
     fn stage_late(self) -> Result<Outcome, MirrorError> {
         let decided = self
+            // Checked first, because a store with two names must not be written twice at the same
+            // time.
             .same_store()
             .or_else(|| self.outcome_at_once())
             .or_else(|| self.refusal(self.polled().current_release()?));
@@ -78,7 +81,7 @@ impl MirrorPush<'_> {
         }
     }
 
-    /// The outcome of a mirror that is the same as another one under a second name.
+    /// The outcome of a mirror that is listed a second time under a different name.
     fn same_store(self) -> Option<Outcome> {
         let members = &self.context.publication.members;
         let first = fleet::other_with_store(members, self.index)?;
@@ -87,17 +90,19 @@ impl MirrorPush<'_> {
         Some(Outcome::Failed { failure: ErrorKind::UnsuitableLocation, error: error.to_string() })
     }
 
-    /// The outcome of a mirror whose `current` release would have stopped the push: the mirror with
+    /// The outcome of a mirror whose `current` release would have stopped the push. The mirror with
     /// the newest release decides which run numbers are too low and which content is rejected.
     fn refusal(self, current: &Release) -> Option<Outcome> {
         let PushContext { publication, options, .. } = self.context;
         let was_newest = publication.newest_before.as_ref().is_none_or(|newest| {
             newest.history == current.history && current.rank() > newest.rank()
         });
+        // The release on which the publication is based has already decided these questions.
         if !publication.is_new || !was_newest {
             return None;
         }
         if claims::check_order(options, &current.orders).is_err() {
+            // Not a failure: the mirror is ahead of this push.
             return Some(Outcome::Newer { serves: current.name() });
         }
         let rejected = current.rejection(publication.release.content).filter(|_| !options.again)?;

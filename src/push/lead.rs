@@ -1,7 +1,7 @@
 //! Activates the lead mirror first, then the others in parallel.
 //!
-//! All pushes use the same order of mirrors, so two that compete meet at the same lead, and its
-//! compare-and-set decides which of them wins.
+//! All pushes use the same order of mirrors, so two competing pushes meet at the same lead, and its
+//! compare-and-set decides which push wins.
 
 use crate::monitor::Monitor as _;
 use crate::push::PushError;
@@ -13,7 +13,7 @@ use crate::threads;
 
 impl<'a> Rollout<'a> {
     /// Activates the publication on the `staged` mirrors and records their outcomes. Returns
-    /// whether to start again on top of another push.
+    /// whether to start again on top of the other push's release.
     pub(super) fn activate(&mut self, staged: &[MirrorPush<'a>]) -> Result<bool, PushError> {
         let mut rest = by_store(staged);
         let mut tries = 0;
@@ -44,6 +44,7 @@ impl<'a> Rollout<'a> {
             match activated {
                 Ok(()) => {
                     self.record(lead.index, Outcome::Activated);
+                    // The lead has decided the race, so the order of the others does not matter.
                     self.activate_all(&rest);
                     return Ok(false);
                 }
@@ -62,12 +63,12 @@ impl<'a> Rollout<'a> {
         }
     }
 
-    /// Handles a compare-and-set lost on `mirror` with this result: drops everything that was
-    /// staged. Returns whether to start again on top of the other release.
+    /// Handles a lost compare-and-set on `mirror`, whose winner is `race`: drops all staged
+    /// releases. Returns whether to start again on top of the other release.
     pub(super) fn on_lost_race(&mut self, mirror: MirrorPush<'a>, race: &RaceWinner) -> bool {
         let (outcome, is_ahead) = match *race {
-            // A release may stay staged without ever being served. It is replaced, as by a push
-            // that starts now.
+            // A staged release may never be served. It is replaced, as it would be by a push that
+            // starts now.
             RaceWinner::Staged(by) if !mirror.is_soon_served(by) => {
                 (Outcome::Displaced { by }, true)
             }
@@ -81,21 +82,21 @@ impl<'a> Rollout<'a> {
         self.context.publication.is_repeatable && is_ahead
     }
 
-    /// Drops everything that was staged and not switched; `why` becomes the outcome of these
+    /// Drops all releases that are staged but not switched. `why` becomes the outcome of these
     /// mirrors.
     pub(super) fn give_up(&mut self, why: &Outcome) {
         for run in self.mirrors.iter_mut().filter(|run| run.is(&Outcome::Staged)) {
-            // If this fails, the release stays staged, without being served, until the next push
-            // takes the slot.
+            // If this fails, the release stays staged but is not served until the next push takes
+            // the slot.
             run.push.mirror().abandon(run.push.release().name()).ok();
             run.outcome = Some(why.clone());
         }
     }
 }
 
-/// The staged mirrors in the order in which they lead. The id of a new store is only known now.
+/// The staged mirrors in the order in which they lead. The id of a new store is known only now.
 fn by_store<'a>(staged: &[MirrorPush<'a>]) -> Vec<MirrorPush<'a>> {
-    // A single mirror leads, whatever its id, so no request for the id is needed.
+    // A single mirror leads whatever its id, so no request for the id is needed.
     if staged.len() < 2 {
         return staged.to_vec();
     }

@@ -17,17 +17,18 @@ use crate::scan::{Root, ScanOptions, Tree};
 use crate::text::error_chain;
 use crate::threads;
 
-/// Cleans up after a push, on every mirror that switched and on those where something is due: drops
-/// old releases and expires retired entries. A failure is reported and stops nothing, because the
-/// next push tries again. Adds the results of the mirrors' hooks to the report.
+/// Cleans up after a push, on every mirror that switched and on those where a clean-up is due:
+/// drops old releases and expires retired entries. A failure is reported but stops nothing, because
+/// the next push tries again. Adds the results of the mirrors' hooks to the report.
 pub fn clean_up(report: &mut Report, fleet: &Fleet, keep: usize, monitor: &dyn Monitor) {
     threads::each(fleet.mirrors().iter().zip(&mut report.mirrors), |(mirror, outcome)| {
         let has_switched = matches!(outcome.outcome, Outcome::Activated | Outcome::Reverted);
-        // A mirror that failed is likely to fail again, or to wait for a lock again.
+        // A mirror that failed would probably fail again, or wait for a lock again.
         let has_failed = matches!(outcome.outcome, Outcome::Failed { .. });
         if !has_switched && (has_failed || !outcome.needs_settling) {
             return;
         }
+        // A mirror that did not switch reports the hook of an earlier push.
         let hook = clean_up_one(&**mirror, keep, monitor).filter(|_| has_switched);
         if let Some(event) = hook.as_ref().and_then(|hook| hook_event(mirror.name(), hook)) {
             monitor.event(event);
@@ -128,6 +129,7 @@ impl DiffSide {
             Self::Release { mirror, sequence } => {
                 let (release, expired_through) = find_release(mirror, *sequence)?;
                 let mut entries = fleet::release_entries(mirror, &release)?;
+                // The manifest keeps expired entries, but the mirror no longer serves them.
                 entries.retain(|entry| !entry.has_expired(expired_through));
                 Ok(entries)
             }
@@ -135,7 +137,7 @@ impl DiffSide {
     }
 }
 
-/// The record of a release, and the time up to which retired entries have expired on the mirror.
+/// The record of a release, and the time up to which the mirror has expired retired entries.
 fn find_release(
     mirror: &Arc<dyn Mirror>,
     sequence: Option<u64>,
@@ -172,7 +174,7 @@ pub fn diff_sides(
     new: &DiffSide,
     monitor: &dyn Monitor,
 ) -> Result<Diff, PushError> {
-    // A tree has no retired entries, so they are not a difference if one side is a tree.
+    // A tree has no retired entries, so retired entries are not a difference if one side is a tree.
     let is_tree = |side: &DiffSide| matches!(side, DiffSide::Trees { .. });
     let is_live_only = is_tree(old) || is_tree(new);
     let (mut old, mut new) = (old.entries(monitor)?, new.entries(monitor)?);

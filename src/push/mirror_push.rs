@@ -1,4 +1,4 @@
-//! One mirror of a push: what is known of it, and what it needs.
+//! One mirror of a push: its known state, and what the push must do there.
 
 use crate::hash::StoreId;
 use crate::mirror::{ErrorKind, Mirror, MirrorError, MirrorState, PolledMirror};
@@ -9,8 +9,8 @@ use crate::push::outcome::Outcome;
 use crate::release::{Release, ReleaseName, Succession};
 use crate::text::error_chain;
 
-/// The part of a push that concerns one mirror. It has no state of its own: a thread that stages or
-/// activates gets a copy, and the outcome goes to the rollout.
+/// The part of a push that concerns one mirror. It has no state of its own: each thread that stages
+/// or activates gets a copy, and the rollout receives the outcome.
 #[derive(Clone, Copy)]
 pub(super) struct MirrorPush<'a> {
     pub(super) context: PushContext<'a>,
@@ -55,14 +55,16 @@ impl<'a> MirrorPush<'a> {
         fleet::is_joining(&self.context.publication.members, self.index)
     }
 
-    /// The outcome of a mirror that needs nothing or cannot be updated; `None` if it needs the
-    /// release, or has not responded yet.
+    /// The outcome of a mirror to which nothing must be sent, or that cannot be updated; `None` if
+    /// the mirror needs the release, or has not responded yet.
     pub(super) fn outcome_at_once(self) -> Option<Outcome> {
         let polled = self.polled();
         let Some(state) = polled.state() else { return polled.error().map(Outcome::failed) };
         if state.current == Some(self.release().name()) {
             return Some(Outcome::Current);
         }
+        // `heal` expects that some mirrors have a newer release that was made for some mirrors
+        // only: they are apart, and do not stop it.
         if self.context.publication.leaves_newer && self.serves_newer() {
             return Some(Outcome::Apart);
         }
@@ -72,7 +74,7 @@ impl<'a> MirrorPush<'a> {
         unreplaceable(self.release(), state)
     }
 
-    /// Whether the mirror serves a newer release of a history that the release did not take over.
+    /// Whether the mirror serves a newer release of a history that our release did not take over.
     fn serves_newer(self) -> bool {
         let release = self.release();
         let is_above = |current: &Release| {
@@ -108,6 +110,8 @@ impl<'a> MirrorPush<'a> {
 /// The outcome of a mirror whose current release must not be replaced by `release`.
 fn unreplaceable(release: &Release, state: &MirrorState) -> Option<Outcome> {
     let serves = state.current?;
+    // The record is lost. In this case the store compares only the sequences, and so does this
+    // function.
     let Some(current) = state.current_release() else {
         return (serves.sequence() >= release.sequence).then_some(Outcome::Newer { serves });
     };

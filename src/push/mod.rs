@@ -1,9 +1,10 @@
 //! A push: makes a release from a source, brings it to every mirror and switches the mirrors to it.
-//! The report names the mirrors where that failed.
+//! The report names the mirrors that failed.
 //!
 //! ```text
-//! state of every mirror (overlaps) scan -> manifest -> (per mirror) bundle -> stage -> [barrier]
-//! -> activate ```
+//! state of every mirror (overlaps) scan -> manifest
+//!     -> (per mirror) bundle -> stage -> [barrier] -> activate
+//! ```
 //!
 //! This module knows fleets and the order in which mirrors switch. It does not know where a mirror
 //! is or how results are shown.
@@ -101,7 +102,7 @@ pub enum PushError {
         seen: u64,
     },
     /// The mirror that is the source failed.
-    #[error("the source {mirror}")]
+    #[error("the source {mirror} failed")]
     Source {
         /// Its name.
         mirror: String,
@@ -116,14 +117,14 @@ pub enum PushError {
         /// What happened.
         source: MirrorError,
     },
-    /// The mirror that is the source has no release.
+    /// The source mirror has no release.
     #[error("the source {mirror} has no release")]
     EmptySource {
         /// Its name.
         mirror: String,
     },
     /// The tree contains a mirror, or lies inside one.
-    #[error("the tree {tree} and {other} contain one another")]
+    #[error("the tree {tree} and {other} overlap")]
     Nested {
         /// The tree.
         tree: String,
@@ -131,7 +132,7 @@ pub enum PushError {
         other: String,
     },
     /// One mirror is inside another.
-    #[error("the mirror {inner} is inside of the mirror {outer}")]
+    #[error("the mirror {inner} is inside the mirror {outer}")]
     NestedMirrors {
         /// The inner mirror.
         inner: String,
@@ -141,7 +142,7 @@ pub enum PushError {
     /// No mirror has the release staged, or the mirrors have more than one staged release.
     #[error("{what}")]
     NotStaged {
-        /// The message, which states which of the two it is.
+        /// The message, which says which of the two cases it is.
         what: String,
         /// The staged releases.
         staged: Vec<ReleaseName>,
@@ -163,7 +164,7 @@ pub enum PushError {
     /// Mirrors hold different sites, and no site was named.
     #[error("the mirrors hold different sites: {}", site::by_site(mirrors))]
     SitesDiffer {
-        /// The mirrors that name a site; the source, if it is a mirror, is the first.
+        /// The mirrors that report a site. If the source is a mirror, it is the first.
         mirrors: Vec<SiteOfMirror>,
     },
     /// Two names refer to the same mirror.
@@ -175,7 +176,7 @@ pub enum PushError {
         second: String,
     },
     /// A manifest that is needed cannot be read.
-    #[error("manifest of release {release}")]
+    #[error("cannot read the manifest of release {release}")]
     Manifest {
         /// The release.
         release: ReleaseName,
@@ -183,10 +184,10 @@ pub enum PushError {
         source: ManifestError,
     },
     /// The record of the new release would be invalid, so that no mirror could read it.
-    #[error("the new release cannot be made")]
+    #[error("cannot make the new release")]
     NewRelease(#[source] ReleaseError),
     /// The new manifest could not be made.
-    #[error("the new manifest")]
+    #[error("cannot write the new manifest")]
     NewManifest(#[source] ManifestError),
     /// Content could not be read, or it changed since the scan.
     #[error(transparent)]
@@ -195,30 +196,31 @@ pub enum PushError {
     #[error(transparent)]
     Io(#[from] IoError),
     /// A probe requests a path that the release does not have.
-    #[error("a probe of a wave asks for {path:?}, and the release has no such file")]
+    #[error("a probe of a wave requests {path:?}, but the release has no such file")]
     NoProbe {
         /// The path.
         path: String,
     },
     /// The user asked to stop.
-    #[error("stopped; every mirror is on a whole release, and the next push goes on from here")]
+    #[error("stopped; every mirror is on a complete release, and the next push resumes")]
     Cancelled,
 }
 
-/// Maximum number of rounds: a push starts again if another push was quicker.
+/// Maximum number of rounds: a push starts again if another push got there first.
 const MAX_ROUNDS: u32 = 5;
 
 /// Pushes `source` to all mirrors of `fleet`.
 ///
 /// # Errors
-/// If the push fails as a whole. Nothing was activated then, except with [`PushError::Cancelled`].
+/// If the push fails as a whole. In that case nothing was activated, except with
+/// [`PushError::Cancelled`].
 pub fn push(
     source: &Source,
     fleet: &Fleet,
     options: &Options,
     monitor: &dyn Monitor,
 ) -> Result<Report, PushError> {
-    // A failure after a request to stop is a consequence of that request.
+    // Once the user has asked to stop, any failure is a consequence of that request.
     with_cache_or_without(options, |options| push_in_rounds(source, fleet, options, monitor))
         .map_err(|error| if monitor.is_cancelled() { PushError::Cancelled } else { error })
 }
@@ -234,6 +236,7 @@ fn push_in_rounds(
     loop {
         round += 1;
         let end = std::thread::scope(|scope| {
+            // In the scope, so that the second scan runs while packs are being made and sent.
             let mut recheck = Recheck::none();
             let on_new = |live: &SourceEntries| recheck = Recheck::start(scope, live, monitor);
             match prepare::prepare(&source, fleet, options, on_new, monitor)? {
@@ -246,8 +249,8 @@ fn push_in_rounds(
                         monitor,
                     )?;
                     publication.remember(end.report(), options, monitor);
-                    // On top of another push, "the previous release" would be the one that this
-                    // rollback leaves, so the target is fixed now.
+                    // If another push gets there first, "the previous release" would become the one
+                    // that this rollback leaves. So the target is fixed now.
                     if let Source::Rollback { to: to @ None, .. } = &mut source {
                         *to = publication.release.rolled_back_to;
                     }

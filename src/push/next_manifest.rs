@@ -1,9 +1,9 @@
 //! Builds the next manifest from the tree, the last manifest and the time.
 //!
-//! Pure: two sorted streams in, one out. It implements two rules. The time of an entry changes
-//! whenever the content that a visitor gets at its path changes, even through a link that was
-//! moved, because web servers compute their validators from it. And a path that is removed is
-//! retired for a while, so that a cached page still finds its assets.
+//! Pure: takes two sorted streams and returns one. It implements two rules. First, the time of an
+//! entry changes whenever the content that a visitor gets at its path changes, even if it changes
+//! through a link that was moved, because web servers compute their validators from the time.
+//! Second, a removed path is retired for a while, so that a cached page still finds its assets.
 
 use std::collections::{HashMap, HashSet};
 use std::io::Write;
@@ -18,7 +18,8 @@ use crate::push::outcome::ChangeCounts;
 use crate::push::retention::Retention;
 use crate::tree_path::TreePath;
 
-/// Maximum number of links on the way to a file, as in the kernel. More is treated as a loop.
+/// Maximum number of links on the way to a file, as in the kernel. A longer chain is treated as a
+/// loop.
 const MAX_LINKS: usize = 40;
 
 /// The settings for the next manifest.
@@ -35,12 +36,12 @@ pub(super) struct ManifestOptions<'a> {
 pub(super) struct ManifestPlan {
     /// Retired entries of the next manifest, in path order.
     retired: Vec<Retired>,
-    /// Directories and files that are visible through a link that is new or moved.
+    /// Directories and files that can be reached through a new or moved link.
     touched: HashSet<String>,
     /// Live paths of the last manifest.
     pub(super) total: u64,
     /// The number of live paths that the tree does not have.
-    pub(super) gone: u64,
+    pub(super) removed: u64,
     /// How the next manifest differs from the last one.
     pub(super) sums: ChangeCounts,
 }
@@ -48,7 +49,7 @@ pub(super) struct ManifestPlan {
 #[derive(Debug)]
 struct Retired {
     entry: Entry,
-    /// Whether the last manifest had the entry as live.
+    /// Whether the entry was still live in the last manifest.
     is_fresh: bool,
 }
 
@@ -56,16 +57,17 @@ struct Retired {
 #[derive(Debug, Default)]
 struct Moves {
     added: Vec<(ObjectId, ())>,
-    gone: Vec<(ObjectId, TreePath)>,
+    removed: Vec<(ObjectId, TreePath)>,
 }
 
 impl Moves {
     fn note(&mut self, pair: &Pair) {
+        // All empty files are equal: each would count as a rename of every other one.
         let object =
             |entry: &Entry| entry.file().filter(|file| file.size > 0).map(|file| file.object);
         match pair {
             Pair::Old(old) if old.is_live() => {
-                self.gone.extend(object(old).map(|object| (object, old.path.clone())));
+                self.removed.extend(object(old).map(|object| (object, old.path.clone())));
             }
             Pair::New(new) => self.added.extend(object(new).map(|object| (object, ()))),
             Pair::Both(old, new) if !old.is_live() => {
@@ -75,9 +77,9 @@ impl Moves {
         }
     }
 
-    /// The paths whose content now has another path.
+    /// The paths whose content moved to a different path.
     fn renamed(self) -> HashSet<TreePath> {
-        join_renames(self.added, self.gone).into_iter().map(|((), from)| from).collect()
+        join_renames(self.added, self.removed).into_iter().map(|((), from)| from).collect()
     }
 }
 
@@ -86,6 +88,7 @@ fn set_time(new: &mut Entry, old: Option<&Entry>, rules: &ManifestOptions<'_>, i
     let EntryKind::File(file) = &mut new.kind else { return };
     let old = old.filter(|old| old.is_live()).and_then(Entry::file);
     match (rules.mtime, old) {
+        // A build that writes the same bytes again must not change the validators.
         (MtimeSource::Source, Some(old)) if old.object == file.object => file.mtime = old.mtime,
         (MtimeSource::Source, _) => {}
         (MtimeSource::Push, Some(old))
@@ -104,12 +107,12 @@ fn link_destination(entry: &Entry) -> Option<String> {
     }
 }
 
-/// The retired form of an entry that the tree does not have; `None` after its retention.
+/// The retired form of an entry that the tree does not have; `None` if its retention has ended.
 fn retire(old: Entry, rules: &ManifestOptions<'_>) -> Option<Retired> {
     if rules.retention.is_expunged(&old.path) {
         return None;
     }
-    // The end is fixed when the entry retires; later pushes do not extend it.
+    // The end is set when the entry retires; later pushes do not extend it.
     let until = old
         .until
         .unwrap_or_else(|| rules.created.saturating_add(rules.retention.keep(&old.path).as_secs()));
@@ -118,8 +121,8 @@ fn retire(old: Entry, rules: &ManifestOptions<'_>) -> Option<Retired> {
         .then_some(Retired { entry: Entry { until: Some(until), ..old }, is_fresh })
 }
 
-/// Drops retired entries that conflict with a live one: a file where a directory is or the reverse,
-/// or names that some file systems cannot distinguish.
+/// Drops retired entries that conflict with a live entry: a file at the path of a directory or the
+/// reverse, or names that some file systems cannot distinguish.
 fn drop_conflicts(retired: &mut Vec<Retired>, live: &SourceEntries) {
     if retired.is_empty() {
         return;
@@ -169,12 +172,13 @@ fn resolve(destination: &str, live: &SourceEntries) -> Option<String> {
     Some(place)
 }
 
-/// The paths that moved links lead to, including those behind further links inside of these.
+/// The paths that moved links lead to, including paths behind further links inside them.
 fn propagate_link_changes(moved: Vec<String>, live: &SourceEntries) -> HashSet<String> {
     let mut touched = HashSet::new();
     let mut pending = moved;
     while let Some(destination) = pending.pop() {
         let Some(place) = resolve(&destination, live) else { continue };
+        // Links may form a loop, so each place is visited only once.
         if touched.contains(&place) {
             continue;
         }
@@ -210,6 +214,8 @@ impl ManifestPlan {
                 Pair::Both(..) => {}
             }
         }
+        // The comparison ends before anything is written, so that a guard rail can still refuse the
+        // release.
         drop_conflicts(&mut plan.retired, live);
         plan.join(&moves.renamed());
         plan.touched = propagate_link_changes(moved, live);
@@ -221,7 +227,7 @@ impl ManifestPlan {
         match pair {
             Pair::Old(old) => {
                 self.total += u64::from(old.is_live());
-                self.gone += u64::from(old.is_live());
+                self.removed += u64::from(old.is_live());
                 self.sums.removed += 1;
             }
             Pair::New(_) => self.sums.added += 1,
@@ -237,8 +243,8 @@ impl ManifestPlan {
         }
     }
 
-    /// Turns pairs of added and removed paths into renames, for the paths in `renamed`, and
-    /// separates retired paths from removed ones.
+    /// Turns pairs of added and removed paths in `renamed` into renames, and separates retired
+    /// paths from removed ones.
     fn join(&mut self, renamed: &HashSet<TreePath>) {
         let fresh =
             || self.retired.iter().filter(|retired| retired.is_fresh).map(|retired| &retired.entry);

@@ -1,8 +1,8 @@
-//! Finds objects that mirrors already have although their base does not show it: content of older
-//! releases, of a staged release, or of all releases if there is no common base.
+//! Finds objects that mirrors already have although their base does not contain them: content of
+//! older releases, of a staged release, or, if there is no common base, of all releases.
 //!
 //! A mirror is queried once, and only if there is a reason: a query costs a round trip and 32 bytes
-//! for each object. A mirror that does not respond counts as having none of them.
+//! for each object. A mirror that does not respond counts as having none of the objects.
 
 use std::cell::OnceCell;
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -18,19 +18,19 @@ use crate::push::publication::Publication;
 use crate::release::Release;
 use crate::threads;
 
-/// Minimum size of new content, in bytes, to search other manifests for it.
+/// Minimum size of new content, in bytes, that makes it worth searching other manifests for it.
 const LEAST_BYTES: u64 = 1 << 20;
 
 /// Mirrors that have the same objects.
 #[derive(Debug)]
 pub(super) struct MirrorsWithObjects {
     pub(super) held: HashSet<ObjectId>,
-    /// By index.
+    /// The indexes of the mirrors.
     pub(super) members: Vec<usize>,
 }
 
 /// Queries the `members` that likely have some of `wanted` besides the manifest `base`, in
-/// parallel, and groups them by the objects they have.
+/// parallel, and groups them by the objects that they have.
 pub(super) fn query(
     context: PushContext<'_>,
     base: Option<ManifestId>,
@@ -58,9 +58,9 @@ pub(super) fn query(
     Ok(groups.into_iter().map(holders).collect())
 }
 
-/// The objects of `question` that a mirror reports to have.
+/// The objects of `question` that the mirror says it has.
 fn held_of(member: &PolledMirror, question: Vec<ObjectId>, monitor: &dyn Monitor) -> Vec<ObjectId> {
-    // An error is ignored here; it occurs again when the mirror is sent something.
+    // An error is ignored here; it will occur again when something is sent to the mirror.
     let held = member.mirror.holds(&question, monitor).unwrap_or_default();
     question
         .into_iter()
@@ -90,8 +90,9 @@ impl ObjectIndex<'_> {
         };
         let is_other = |release: &&Release| Some(release.manifest) != base;
         let is_same = |release: &Release| release.content == self.publication.release.content;
-        // A release that is copied from mirror to mirror has content that others may have kept from
-        // an earlier time.
+        // If a release is copied from mirror to mirror, other mirrors may still have some of its
+        // content from an earlier time. If the content is probably there, the query includes all of
+        // it, whatever its size.
         let is_likely = !self.publication.is_new
             || base.is_none()
             || state.staged.as_ref().is_some_and(|staged| is_other(&staged))
@@ -99,6 +100,8 @@ impl ObjectIndex<'_> {
         if is_likely {
             return Ok(self.wanted.iter().map(|wanted| wanted.object).collect());
         }
+        // Sending so little content again costs less than reading the other manifests and querying
+        // the mirror.
         if self.wanted.iter().map(|wanted| wanted.size).sum::<u64>() < LEAST_BYTES {
             return Ok(Vec::new());
         }
@@ -125,6 +128,8 @@ impl ObjectIndex<'_> {
         {
             self.find_in(previous, &mut found)?;
         } else if let Some(known) = self.publication.scratch.known_manifest(id)? {
+            // Only if the manifest is on this machine: fetching it just for this would cost another
+            // transfer.
             self.find_in(&known, &mut found)?;
         }
         Ok(self.found.entry(id).or_insert(found).clone())

@@ -27,16 +27,16 @@ pub struct RunNumber {
     number: u64,
 }
 
-/// Why a text or a number is not a [`RunNumber`].
+/// Why a string or a number is not a valid [`RunNumber`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum RunNumberError {
-    /// The text is not of this form.
+    /// The string does not have this form.
     #[error("write it as STREAM:N, for example `build:1234`")]
     Form,
-    /// The name of the stream.
+    /// The name of the stream is invalid.
     #[error("the stream must have 1 to {MAX_STREAM_BYTES} bytes and no control characters")]
     Stream,
-    /// The number.
+    /// The number is invalid.
     #[error("the number must be below 2^53")]
     Number,
 }
@@ -45,7 +45,7 @@ impl RunNumber {
     /// The run number `number` in `stream`.
     ///
     /// # Errors
-    /// If the stream or the number is outside of its limits.
+    /// If the stream or the number exceeds its limits.
     pub fn new(stream: &str, number: u64) -> Result<Self, RunNumberError> {
         if stream.is_empty() || stream.len() > MAX_STREAM_BYTES || stream.contains(char::is_control)
         {
@@ -102,12 +102,12 @@ pub enum MtimeSource {
 /// number from 1, or a percentage such as `80%`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Require {
-    /// All of them.
+    /// All mirrors.
     #[default]
     All,
     /// At least this number.
     AtLeast(usize),
-    /// At least this percentage of them, and at least one.
+    /// At least this percentage of the mirrors, and at least one mirror.
     Percent(u8),
 }
 
@@ -115,13 +115,14 @@ impl Require {
     /// One mirror is enough.
     pub const ANY: Self = Self::AtLeast(1);
 
-    /// The number of mirrors, out of `total`, that are enough.
+    /// Returns how many of `total` mirrors are enough.
     #[must_use]
     pub fn of(self, total: usize) -> usize {
         match self {
             Self::All => total,
             // Joining mirrors are not in `total`, so the number may exceed it.
             Self::AtLeast(count) => count.min(total),
+            // Rounded up: 80% of three mirrors are all three, because two would be less than 80%.
             Self::Percent(percent) => (total * usize::from(percent)).div_ceil(100).max(1),
         }
     }
@@ -132,7 +133,7 @@ impl Require {
         staged >= self.of(total)
     }
 
-    /// The message with the number of mirrors required and ready.
+    /// The message that says how many mirrors are required and how many are ready.
     pub(super) fn unmet(self, ready: usize, total: usize) -> String {
         let available = match ready {
             0 => "none is available".to_owned(),
@@ -150,9 +151,9 @@ impl Require {
     }
 }
 
-/// A text that is not a [`Require`].
+/// The string is not a valid [`Require`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("write `all`, `any`, a number from 1, or a percentage from 1% to 100%")]
+#[error("write `all`, `any`, a number of at least 1, or a percentage from 1% to 100%")]
 pub struct ParseRequireError;
 
 impl FromStr for Require {
@@ -185,7 +186,7 @@ pub enum Goal {
     Stage,
 }
 
-/// What happens to mirrors that switched if another one then fails to switch.
+/// What happens to mirrors that have switched if another mirror then fails to switch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum OnFailure {
@@ -201,7 +202,7 @@ pub enum OnFailure {
 pub struct Probe {
     /// The URL to request.
     pub url: String,
-    /// Its path in the tree.
+    /// The path of the file in the tree.
     pub path: TreePath,
 }
 
@@ -212,7 +213,7 @@ pub struct Wave {
     pub mirrors: Vec<String>,
     /// How long these mirrors serve the release before the probes run and the next wave starts.
     pub soak: Duration,
-    /// Probes that must succeed. Otherwise the wave reverts to its previous content, and no other
+    /// Probes that must succeed. Otherwise the wave reverts to its previous content, and no further
     /// wave switches.
     pub probes: Vec<Probe>,
 }
@@ -239,7 +240,7 @@ pub enum LevelChoice {
     Fixed(Level),
 }
 
-/// A text that is not a [`LevelChoice`].
+/// The string is not a valid [`LevelChoice`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("write `auto`, `raw`, or a number from 1 to 19")]
 pub struct ParseLevelChoiceError;
@@ -255,7 +256,8 @@ impl FromStr for LevelChoice {
     }
 }
 
-/// How much content of old releases the origin keeps, to send only the changes inside of files.
+/// How much content of old releases the origin keeps, so that pushes send only the changes inside
+/// files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct KeepContent {
     /// The number of releases.
@@ -273,9 +275,9 @@ impl Default for KeepContent {
 /// The options of a push.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// The site; `None` uses the one that the mirrors have.
+    /// The site; `None` uses the site of the mirrors.
     pub site: Option<Site>,
-    /// A free text that is stored in the release.
+    /// A free-form note that is stored in the release.
     pub note: Option<String>,
     /// The run number of the push.
     pub order: Option<RunNumber>,
@@ -283,7 +285,7 @@ pub struct Options {
     pub allow_older: bool,
     /// Publish even if this content was rolled back.
     pub again: bool,
-    /// Start a new history, which takes over those of the mirrors.
+    /// Start a new history, which takes over the histories of the mirrors.
     pub new_history: bool,
     /// The guard rails.
     pub guards: Guards,
@@ -301,19 +303,19 @@ pub struct Options {
     pub jobs: NonZeroUsize,
     /// How content is compressed.
     pub level: LevelChoice,
-    /// A directory on the origin for data that is too large for memory and for what is kept for the
-    /// next push.
+    /// A directory on the origin for data that does not fit in memory, and for data that is kept
+    /// for the next push.
     pub scratch: ScratchLocation,
     /// The content of old releases that is kept.
     pub keep_content: KeepContent,
-    /// The store that each mirror had before.
+    /// The store that each mirror had at the last push.
     pub stores: KnownStores,
     /// The time, in milliseconds since 1970, at which the push began.
     pub began: u64,
     /// How long to wait for mirrors that are not ready, once enough are.
     pub patience: Duration,
     /// How long to wait for mirrors that have not responded, once enough have. The release is then
-    /// decided without them, and they follow when they respond.
+    /// decided without the remaining mirrors, which get it when they respond.
     pub answer_patience: Duration,
 }
 

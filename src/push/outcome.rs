@@ -24,7 +24,7 @@ pub enum Outcome {
     Staged,
     /// Another push was newer.
     Superseded,
-    /// Another push staged its release instead, which is not served.
+    /// Another push staged a different release instead, which is not served yet.
     Displaced {
         /// The release that is staged.
         by: ReleaseName,
@@ -34,7 +34,7 @@ pub enum Outcome {
         /// The release that the mirror serves.
         serves: ReleaseName,
     },
-    /// The mirror was not tried.
+    /// The push did nothing on the mirror.
     Skipped,
     /// The mirror switched and then reverted to its previous content.
     Reverted,
@@ -86,21 +86,21 @@ pub struct MirrorReport {
     pub outcome: Outcome,
     /// The sequence that the mirror served before.
     pub before: Option<u64>,
-    /// The sequence that the mirror serves now, as far as known.
+    /// The sequence that the mirror serves now, if known.
     pub now: Option<u64>,
-    /// Size of the content that was new to it, in bytes.
+    /// Size of the content that was new to the mirror, in bytes.
     pub new_bytes: u64,
     /// The amount of data sent.
     #[serde(flatten)]
     pub traffic: Traffic,
-    /// When the token or the certificate used for the mirror expires, as far as known.
+    /// When the token or the certificate used for the mirror expires, if known.
     #[serde(flatten)]
     pub expiries: Expiries,
     /// The hook that the mirror runs after the switch; `None` if the mirror did not switch, has no
     /// hook, or has not reported it yet.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hook: Option<HookRun>,
-    /// Whether a clean-up is due on the mirror, whatever the outcome of the push.
+    /// Whether a clean-up of the mirror is due, whatever the outcome of the push.
     #[serde(skip)]
     pub needs_settling: bool,
 }
@@ -110,14 +110,14 @@ pub struct MirrorReport {
 pub struct ChangeCounts {
     /// New paths.
     pub added: u64,
-    /// Paths with other content.
+    /// Paths whose content changed.
     pub changed: u64,
-    /// New paths with the content of a removed path. Both paths are counted only here and in
-    /// `still_served`.
+    /// New paths with the content of a removed path. The two paths are counted nowhere else except
+    /// in `still_served`.
     pub renamed: u64,
-    /// Removed paths that are still served for a time.
+    /// Removed paths that are still served for a while.
     pub retired: u64,
-    /// Removed or renamed paths that are still served for a time.
+    /// Removed or renamed paths that are still served for a while.
     pub still_served: u64,
     /// When the first of them expires, in seconds since 1970.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -153,7 +153,7 @@ pub struct Reverted {
     pub reason: String,
     /// The sequence of the release with the old content; `None` if it could not be made.
     pub sequence: Option<u64>,
-    /// Why a mirror that should have reverted did not.
+    /// Why a mirror did not revert although it should have.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
 }
@@ -184,9 +184,10 @@ pub struct Report {
     /// How the mirrors that had switched reverted.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reverted: Option<Reverted>,
-    /// The longest time between the first and the last mirror of a wave to switch, in milliseconds.
+    /// The longest time, over all waves, between the first and the last switch in the wave, in
+    /// milliseconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub spread_ms: Option<u64>,
-    /// One for each mirror, in the order given.
+    /// The report of each mirror, in the order given.
     pub mirrors: Vec<MirrorReport>,
 }

@@ -1,4 +1,4 @@
-//! The plan of a push: runs the same code up to the point where something would change.
+//! The plan of a push: runs the same code as a push, up to the point where something would change.
 
 use serde::Serialize;
 
@@ -76,21 +76,21 @@ pub struct PlanReport {
     /// The differences by path: of a new release from the newest existing one, otherwise from the
     /// release of the mirror that is furthest behind.
     pub diff: Diff,
-    /// What most changes of a kind have in common.
+    /// The difference that most changed files of a kind share.
     pub churn: Vec<Churn>,
     /// The times at which the mirrors would switch.
     pub schedule: Schedule,
     /// Why no mirror would switch, if too few would accept the release.
     pub unmet: Option<String>,
-    /// One for each mirror.
+    /// The plan for each mirror.
     pub mirrors: Vec<MirrorPlan>,
 }
 
 /// Determines what a push would do, without changing any mirror.
 ///
 /// # Errors
-/// As [`crate::push::push`]. The inner error is the report of a push that
-/// would be refused because too few mirrors can be reached.
+/// Like [`crate::push::push`]. The inner error is the report of a push that would be refused
+/// because too few mirrors can be reached.
 pub fn plan(
     source: &Source,
     fleet: &Fleet,
@@ -114,6 +114,8 @@ fn plan_once(
     let context = PushContext { publication: &publication, options, monitor: &monitor };
     let mut rollout = Rollout::new(context);
     let bundles = rollout.bundles()?;
+    // Mirrors are queried as in a push. Otherwise a plan would find no fault where the push then
+    // meets a full disk, a quota, or a token that may only read.
     check_stages(&mut rollout, &bundles);
     for run in &rollout.mirrors {
         if let Some(outcome @ Outcome::Failed { .. }) = &run.outcome {
@@ -122,12 +124,13 @@ fn plan_once(
     }
     let mut sizes = Vec::with_capacity(bundles.len());
     for (number, bundle) in (0..).zip(&bundles) {
+        // Only packs that are actually built show how much compression saves.
         sizes.push(pack_bytes(context, bundle, number)? + bundle.change.bytes.len() as u64);
     }
     let diff = compare(&publication, &bundles)?;
     let schedule = Schedule::new(&rollout);
     if !schedule.waves.is_empty() {
-        // A probe that can never succeed is an error, as in a push.
+        // As in a push, a probe that can never succeed is an error.
         waves::expected(&publication, options)?;
     }
     let plan_of = |run: &MirrorRun<'_>| {
@@ -150,7 +153,7 @@ fn plan_once(
     }))
 }
 
-/// Marks the mirrors as failed that would refuse the stage.
+/// Marks the mirrors that would refuse the stage as failed.
 fn check_stages(rollout: &mut Rollout<'_>, bundles: &[Bundle]) {
     for bundle in bundles {
         let request = bundle.request(rollout.context.publication);
@@ -202,7 +205,7 @@ fn pack_bytes(context: PushContext<'_>, bundle: &Bundle, number: usize) -> Resul
 }
 
 impl MirrorPlan {
-    /// The plan for a mirror that gets `bundle`, which has this size when packed.
+    /// The plan for a mirror that gets `bundle`, which is paired with its packed size.
     fn new(run: &MirrorRun<'_>, bundle: Option<(&Bundle, u64)>, wave: Option<usize>) -> Self {
         let (failure, error) = match &run.outcome {
             Some(Outcome::Failed { failure, error }) => (Some(*failure), Some(error.clone())),

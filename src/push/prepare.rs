@@ -41,8 +41,8 @@ pub(super) enum Prepared {
     Publication(Box<Publication>),
 }
 
-/// Polls the mirrors, loads the source, and decides. `on_new` is called with what was loaded as
-/// soon as it is clear that a new release is made of it.
+/// Polls the mirrors, loads the source, and decides. Calls `on_new` with the loaded source as soon
+/// as it is clear that a new release will be made from it.
 ///
 /// Mirrors that have not responded in time follow later, if enough others have responded.
 pub(super) fn prepare(
@@ -71,8 +71,8 @@ pub(super) fn prepare_plan(
     )
 }
 
-/// Whether caching old content is useful: it is for distant mirrors, unless a local mirror keeps
-/// the content anyway.
+/// Whether caching old content is useful. The cache helps with distant mirrors, unless a local
+/// mirror keeps the content anyway.
 fn has_use_for_cache(members: &[PolledMirror]) -> bool {
     let has = |link| {
         members.iter().any(|member| member.mirror.link() == link && member.state().is_some())
@@ -80,7 +80,7 @@ fn has_use_for_cache(members: &[PolledMirror]) -> bool {
     has(Link::Network) && !has(Link::Local)
 }
 
-/// The options for scanning the trees at `roots`. Without a cache that outlives the push, no stat
+/// The options for scanning the trees at `roots`. If the cache does not outlive the push, no stat
 /// cache is written.
 fn scan_options(
     roots: &[Root],
@@ -89,6 +89,7 @@ fn scan_options(
 ) -> Result<ScanOptions, PushError> {
     let mut scan = scan.clone();
     if let Some(temporary) = scratch.temporary() {
+        // The check at the start included the cache, but not the directory that replaces it.
         fleet::check_nesting(roots, [temporary.to_owned()])?;
         scan.stat_cache = None;
     }
@@ -107,7 +108,7 @@ fn load(
         (_, Some(tree)) => Ok(ResolvedSource::of(SourceEntries::Tree(tree))),
         (Source::Store(mirror), None) => resolve_source::load_store(mirror),
         (Source::Promote(mirror), None) => resolve_source::load_promoted(mirror),
-        // With too few mirrors the push ends before it searches them for anything.
+        // With too few mirrors, the push ends before it searches them.
         _ if !fleet::is_met(members, options.require) => Ok(ResolvedSource::nothing()),
         (Source::Rollback { to, by }, None) => {
             let claims = Claims::new(members, options);
@@ -118,7 +119,7 @@ fn load(
     }
 }
 
-/// A release that was created or found.
+/// A release that was created, or an existing one that was found.
 struct NextRelease {
     release: Release,
     manifest: Option<Arc<ManifestFile>>,
@@ -128,7 +129,8 @@ struct NextRelease {
 
 /// Whether the newest release can stay the newest.
 enum KeptManifest {
-    /// The release can stay. No manifest if all mirrors have the release and none of them is local.
+    /// The release can stay. Contains no manifest if all mirrors have the release and none of them
+    /// is local.
     Usable(Option<Arc<ManifestFile>>),
     /// The manifest is damaged on every mirror, or contains paths that must not be shown.
     Unusable,
@@ -145,8 +147,8 @@ struct Preparation {
 }
 
 impl Preparation {
-    /// Polls all mirrors and loads the source, in parallel if possible. After `answer_patience`,
-    /// waits for the remaining mirrors only until `is_enough` holds.
+    /// Polls all mirrors and loads the source, in parallel if possible. Once `answer_patience` has
+    /// passed, waits for the remaining mirrors only until `is_enough` returns true.
     fn begin(
         source: &Source,
         fleet: &Fleet,
@@ -154,7 +156,7 @@ impl Preparation {
         is_enough: impl Fn(&[PolledMirror]) -> bool + Sync,
         monitor: &dyn Monitor,
     ) -> Result<Self, PushError> {
-        // Checked first, so that no scratch directory is created inside of a tree.
+        // Checked first, so that no scratch directory is created inside a tree.
         if let Source::Trees { roots, .. } = source {
             let local = fleet.mirrors().iter().filter_map(|mirror| mirror.local_path());
             fleet::check_nesting(roots, local.chain(options.scratch.directory.clone().ok()))?;
@@ -174,8 +176,12 @@ impl Preparation {
         }
         let (mut members, pending) = poll.finish();
         if matches!(source, Source::Rollback { to: None, .. }) {
+            // Without `--to`, if a push is switching the mirrors at this moment, it would be
+            // ambiguous which release to leave.
             members = resolve_source::look_again(members, &options.stores, monitor)?;
         }
+        // Before the source is loaded, because a mirror with false claims must not choose the
+        // content.
         let members = claims::checked(members, options, monitor);
         let resolved = load(source, tree, &members, options, monitor)?;
         fleet::check_distinct(&members)?;
@@ -205,8 +211,8 @@ impl Preparation {
             .map(|publication| Prepared::Publication(Box::new(publication)))
     }
 
-    /// The report of a push that cannot meet its requirement, or that has no release for all
-    /// mirrors. Nothing has been sent then.
+    /// The report of a push that cannot meet its requirement, or that finds no release for all
+    /// mirrors. In that case nothing has been sent.
     fn unreachable(&self, options: &Options) -> Option<Report> {
         let (reachable, total) = fleet::reachable(&self.members);
         let unmet = (!options.require.is_met(reachable, total))
@@ -288,6 +294,9 @@ impl Preparation {
         let orders = claims.published_orders(monitor);
         claims::check_order(options, &orders)?;
         let content = self.resolved.live.content();
+        // Nothing is new. The other conditions are the cases in which a release is needed
+        // nevertheless: a rollback, which records the content that it rejects; a new history; a
+        // mirror that only a higher release can replace; and a manifest that cannot be used.
         if let Some(newest) = &newest
             && newest.content == content
             && for_all::is_for_these(newest, options)
@@ -305,6 +314,7 @@ impl Preparation {
             return Ok(self.into_publication(next, Some(newest.clone()), false, None));
         }
         if let Some(newest) = &newest
+            // Otherwise the next run of a scheduled push would undo the rollback.
             && let Some(rejected) = newest.rejection(content)
             && !options.again
             && self.resolved.rolled_back_to.is_none()
@@ -338,7 +348,8 @@ impl Preparation {
         likely_base: Option<ManifestId>,
     ) -> Publication {
         let is_repeatable = !self.resolved.is_staged;
-        // Prefer the source mirror: it is less likely to be damaged than the mirrors to update.
+        // Prefer the source mirror: it is less likely to be damaged than the mirrors that the push
+        // updates.
         let from = self.resolved.from.iter().chain(&self.members);
         let likely = likely_manifests(&next, likely_base);
         let sources = Sources::new(from, &likely);
@@ -361,9 +372,10 @@ impl Preparation {
         {
             speeds.record_rtt(member.mirror.location(), round_trip);
         }
-        // Stored before any pack is made, so that the packs of an interrupted push are made again
-        // at the same level.
+        // Stored before any pack is made, so that a later push makes the packs of an interrupted
+        // push at the same level.
         if let Some(bytes) = speeds.to_bytes() {
+            // If this fails, the next push uses the default level.
             self.scratch.keep_links(&bytes).ok();
         }
         Publication {
@@ -407,7 +419,8 @@ impl Preparation {
         Ok(if is_shown { KeptManifest::Unusable } else { KeptManifest::Usable(Some(manifest)) })
     }
 
-    /// Copies the manifest of a release to a scratch file, from a mirror that has it undamaged.
+    /// Copies the manifest of a release to a scratch file, from a mirror that has an undamaged
+    /// copy.
     fn copy_manifest(&self, release: &Release) -> Result<Option<Arc<ManifestFile>>, PushError> {
         let members = self.members.iter().chain(&self.resolved.from);
         Ok(fleet::copy_manifest(members, &release.manifest, &self.scratch)?)
@@ -440,11 +453,13 @@ impl Preparation {
         let stream = || entries(previous.as_deref()).map_err(PushError::NewManifest);
         let manifest_plan = ManifestPlan::compare(stream()?, &self.resolved.live, &rules)
             .map_err(PushError::NewManifest)?;
-        options.guards.check_removed(manifest_plan.gone, manifest_plan.total)?;
+        // Before the manifest is written, so that a refused push leaves nothing behind.
+        options.guards.check_removed(manifest_plan.removed, manifest_plan.total)?;
         let (totals, manifest) = self.write_manifest(&manifest_plan, stream()?, &rules)?;
         let mut release = self.describe(&totals, newest, orders, options)?;
         release.created = created;
-        // Detects a clock that is wrong by centuries, before the mirrors get a record that they
+        self.note_rejections(&mut release, newest, options);
+        // Detects a clock that is wrong by centuries before the mirrors get a record that they
         // cannot read.
         Release::parse(&release.to_bytes()).map_err(PushError::NewRelease)?;
         Ok(NextRelease {
@@ -490,41 +505,47 @@ impl Preparation {
         release.note.clone_from(&options.note);
         release.partial.clone_from(&options.partial);
         release.orders = orders;
-        if let Some(newest) = newest {
-            let kept: Vec<_> = self.releases().map(|kept| kept.content).collect();
-            release.rejected = newest
-                .rejected
-                .iter()
-                .filter(|rejected| kept.contains(&rejected.content))
-                .cloned()
-                .collect();
-        }
         if let Some(order) = &options.order {
-            // A push with `allow_older` sets the stream to its own number. This is how a wrong
-            // number is removed.
+            // A push with `allow_older` sets the stream to its own number. This is how a user
+            // removes a wrong number.
             release.orders.insert(order.stream().to_owned(), order.number());
         }
-        if let (Some(to), Some(newest)) = (&self.resolved.rolled_back_to, newest) {
+        Ok(release)
+    }
+
+    /// Sets which content `release` rejects: the content that the newest release rejects and a
+    /// mirror still keeps, and the content that `release` rolls back.
+    fn note_rejections(&self, release: &mut Release, newest: Option<&Release>, options: &Options) {
+        let Some(newest) = newest else { return };
+        let kept: Vec<_> = self.releases().map(|kept| kept.content).collect();
+        let rejected = newest.rejected.iter();
+        release.rejected =
+            rejected.filter(|rejected| kept.contains(&rejected.content)).cloned().collect();
+        if let Some(to) = &self.resolved.rolled_back_to {
             release.rolled_back_to = Some(to.sequence);
             if let Some(DecidedBy::Person(name)) = &self.resolved.decided_by {
                 release.rejected.retain(|rejected| rejected.content != newest.content);
                 release.rejected.push(RejectedContent {
                     content: newest.content,
                     sequence: newest.sequence,
-                    at: fsx::unix_seconds(),
+                    // Not the clock: if several releases follow one another within a second, their
+                    // times are ahead of the clock, and a rollback must not be earlier than the
+                    // release that it rolls back.
+                    at: release.created,
                     by: name.clone(),
                     why: options.note.clone(),
                 });
             }
         }
         // Content that is published now is no longer rejected.
-        release.rejected.retain(|rejected| rejected.content != totals.content);
+        let content = release.content;
+        release.rejected.retain(|rejected| rejected.content != content);
         release.rejected.sort_unstable();
-        Ok(release)
     }
 
-    /// The history of the next release, and the histories that it took over: those of the release
-    /// it is based on. If the record of that release is lost, another release of the site is used.
+    /// The history of the next release, and the histories that it took over. Both come from the
+    /// release that it is based on. If the record of that release is lost, another release of the
+    /// site is used.
     fn history(
         &self,
         newest: Option<&Release>,
@@ -536,12 +557,13 @@ impl Preparation {
         }
         let history = HistoryId::random().context("make an id for", || "a new history".into())?;
         let mut replaces = fleet::histories(&self.members);
+        // A record has room for only this many histories, so the oldest ones are dropped.
         replaces.drain(..replaces.len().saturating_sub(MAX_REPLACED));
         Ok((history, replaces))
     }
 }
 
-/// The manifests that a release is made of. A mirror that keeps one of them has most of the
+/// The manifests from which a release is made. A mirror that keeps one of them has most of the
 /// content.
 fn likely_manifests(next: &NextRelease, likely_base: Option<ManifestId>) -> Vec<ManifestId> {
     let previous = next.previous.as_ref().map(|previous| previous.id);

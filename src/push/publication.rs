@@ -1,4 +1,5 @@
-//! The publication: what a push brings every mirror to, and what the origin remembers of it.
+//! The publication: the release that a push brings to every mirror, and what the origin remembers
+//! of it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,14 +18,14 @@ use crate::push::outcome::{ChangeCounts, Report};
 use crate::push::states::PendingStates;
 use crate::release::Release;
 
-/// The release that every mirror should get, with all that is needed to send it.
+/// The release that every mirror should get, with everything that is needed to send it.
 #[derive(Debug)]
 pub(super) struct Publication {
     pub(super) release: Release,
     /// Whether this push creates the release.
     pub(super) is_new: bool,
-    /// Whether the push may start again if another push was quicker. It may not if the release was
-    /// named and is staged.
+    /// Whether the push may start again if another push got there first. It may not if the user
+    /// named the release and it is staged.
     pub(super) is_repeatable: bool,
     /// The manifest; `None` if no mirror needs it and no local mirror has it.
     pub(super) manifest: Option<Arc<ManifestFile>>,
@@ -36,7 +37,7 @@ pub(super) struct Publication {
     pub(super) late: Vec<usize>,
     /// The pending states of these members.
     pub(super) pending: PendingStates,
-    /// The newest release that any member was known to serve at that time.
+    /// The newest release that any member was known to serve when the release was decided.
     pub(super) newest_before: Option<Release>,
     /// A kept manifest with most of the content, for example the one that a rollback returns to.
     pub(super) likely_base: Option<ManifestId>,
@@ -47,14 +48,13 @@ pub(super) struct Publication {
     pub(super) scratch: Scratch,
     /// The link speeds of the mirrors.
     pub(super) speeds: SpeedTable,
-    /// Blocks that were encoded before it was known what the mirrors need.
     /// Whether the content is being cached for the next push.
     pub(super) is_kept: AtomicBool,
 }
 
 impl Publication {
-    /// Stores the manifest for the next push, if fetching it again would use the network, and drops
-    /// old content that is no longer useful.
+    /// Stores the manifest for the next push, if fetching it again would use the network. Drops old
+    /// content that is no longer useful.
     pub(super) fn remember(&self, report: &Report, options: &Options, monitor: &dyn Monitor) {
         let is_far = self.members.iter().any(|member| member.mirror.link() == Link::Network);
         if let Some(manifest) =
@@ -69,6 +69,8 @@ impl Publication {
             self.members.iter().zip(&report.mirrors).filter(|(member, _)| member.state().is_some())
         {
             if let Some(store) = member.mirror.store_id() {
+                // Only if the mirror serves the release, because later pushes use this note to
+                // confirm the claims of the mirror.
                 let brought = report.outcome.is_current().then(|| self.release.name());
                 options.stores.remember(member.mirror.location(), store, brought);
             }
@@ -88,8 +90,8 @@ impl Publication {
         }
     }
 
-    /// Starts to cache new content, if that is useful: once for a release, and only if no local
-    /// mirror has the content.
+    /// Starts to cache new content, if the cache is useful: once for a release, and only if no
+    /// local mirror has the content.
     pub(super) fn begin_caching(
         &self,
         bytes: u64,
@@ -100,6 +102,8 @@ impl Publication {
             .content_source
             .old
             .cache()
+            // Bundles for several bases have the same new content, so the first one caches it for
+            // all.
             .filter(|_| self.is_new && !self.is_kept.swap(true, Ordering::Relaxed))?;
         let begun = CacheWriter::begin(cache, bytes, options.keep_content.most_bytes);
         begun.unwrap_or_else(|error| {

@@ -15,13 +15,13 @@ use crate::monitor::{Event, Monitor};
 pub struct Traffic {
     /// Packs sent.
     pub sent_packs: u64,
-    /// Their size, in bytes.
+    /// Size of these packs, in bytes.
     pub sent_bytes: u64,
     /// Packs that the mirror already had from an interrupted push.
     pub held_packs: u64,
 }
 
-/// A monitor between the threads of a push and the caller's.
+/// A monitor between the threads of a push and the caller's monitor.
 pub(super) struct PushMonitor<'m> {
     monitor: &'m dyn Monitor,
     stopped: AtomicBool,
@@ -90,7 +90,7 @@ impl Monitor for PushMonitor<'_> {
                 let mut contents = self.new_contents();
                 for mirror in mirrors {
                     // A second bundle for the mirror sends parts of the first one again, so only
-                    // the first counts.
+                    // the first bundle counts.
                     contents.entry(mirror.clone()).or_insert(*bytes);
                 }
             }

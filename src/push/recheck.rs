@@ -1,6 +1,6 @@
 //! The second scan of the tree, in parallel with the rest of a push.
 //!
-//! A file that did not change between its two scans existed unchanged at every moment between them,
+//! If a file did not change between its two scans, it was unchanged at every moment between them,
 //! and content that is read later is hashed again. So the second scan may run early, while a core
 //! is idle.
 
@@ -26,7 +26,7 @@ pub(super) struct Recheck<'s> {
 }
 
 impl<'s> Recheck<'s> {
-    /// No scan.
+    /// A recheck that scans nothing.
     pub(super) const fn none() -> Self {
         Self { under_way: None }
     }
@@ -46,7 +46,7 @@ impl<'s> Recheck<'s> {
     /// Checks that the tree is unchanged since the first scan.
     ///
     /// # Errors
-    /// If something changed, or the user cancelled the push.
+    /// If something has changed, or the user cancelled the push.
     pub(super) fn finish(self, monitor: &dyn Monitor) -> Result<(), ScanError> {
         let Some((tree, handle)) = self.under_way else { return Ok(()) };
         let Some(handle) = handle else { return tree.recheck(monitor) };

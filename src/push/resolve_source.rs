@@ -1,5 +1,5 @@
-//! Resolves the source of a push that does not have a tree: what a mirror serves, keeps, or has
-//! staged.
+//! Resolves the source of a push that does not have a tree: a release that a mirror serves, keeps,
+//! or has staged.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -30,7 +30,7 @@ pub(super) struct ResolvedSource {
     pub(super) as_it_is: Option<Release>,
     /// Whether `as_it_is` is staged on mirrors and not served by the source.
     pub(super) is_staged: bool,
-    /// Whether the content of `from` is promoted to another history.
+    /// Whether the content of `from` is promoted into another history.
     pub(super) is_promoted: bool,
     /// Whether mirrors with a newer release are left alone.
     pub(super) leaves_newer: bool,
@@ -57,7 +57,8 @@ impl ResolvedSource {
     }
 }
 
-/// Loads a staged release: only its name, because its content is on the mirrors where it is staged.
+/// Loads a staged release. Only the name is loaded, because the content is on the mirrors where the
+/// release is staged.
 pub(super) fn load_staged(
     members: &[PolledMirror],
     text: &str,
@@ -78,7 +79,8 @@ pub(super) fn load_store(mirror: &Arc<dyn Mirror>) -> Result<ResolvedSource, Pus
     Ok(ResolvedSource { from: Some(from), as_it_is: Some(release), ..ResolvedSource::nothing() })
 }
 
-/// Loads the content of the current release of a mirror, to create a release for others from it.
+/// Loads the content of the current release of a mirror, to create a release for other mirrors from
+/// it.
 pub(super) fn load_promoted(mirror: &Arc<dyn Mirror>) -> Result<ResolvedSource, PushError> {
     let (from, release) = current_of(mirror)?;
     let live = SourceEntries::Entries(live_entries(mirror, &release)?);
@@ -93,7 +95,7 @@ fn current_of(mirror: &Arc<dyn Mirror>) -> Result<(PolledMirror, Release), PushE
 }
 
 /// Loads the newest release that a mirror serves and that is for all mirrors, to copy it unchanged.
-/// There may be none, if every release was made for some mirrors only.
+/// There is none if every release was made for some mirrors only.
 pub(super) fn load_newest(
     members: &[PolledMirror],
     options: &Options,
@@ -107,14 +109,14 @@ pub(super) fn load_newest(
     Ok(ResolvedSource { as_it_is, leaves_newer: true, ..ResolvedSource::nothing() })
 }
 
-/// How long a rollback without a sequence polls mirrors again that serve different releases.
-/// Another push switches all mirrors within a moment.
+/// How long a rollback without a sequence keeps polling mirrors that serve different releases. A
+/// concurrent push switches all mirrors within a moment.
 const TIME_TO_AGREE: Duration = Duration::from_secs(1);
 /// Pause between these polls.
 const LOOK_AGAIN: Duration = Duration::from_millis(150);
 
-/// Polls the reachable mirrors again, for a moment, while they serve different releases, as happens
-/// during a push. A mirror that could not be polled is not polled again.
+/// Polls the reachable mirrors again, for a moment, while they serve different releases, which
+/// happens during a push. A mirror that could not be polled is not polled again.
 ///
 /// # Errors
 /// [`PushError::Cancelled`].
@@ -127,7 +129,7 @@ pub(super) fn look_again(
         Some(_) => PolledMirror::unanswered(member.mirror),
         None => member,
     };
-    // A time and not a number of polls: a mirror that always differs may also be slow.
+    // A deadline and not a number of polls: a mirror that always differs may also be slow.
     let deadline = Instant::now() + TIME_TO_AGREE;
     while serve_different_releases(&members)
         && Instant::now() < deadline
@@ -150,14 +152,16 @@ fn serve_different_releases(members: &[PolledMirror]) -> bool {
     current.windows(2).any(|pair| pair[0] != pair[1])
 }
 
-/// The plan of a rollback.
+/// The target of a rollback, and the state of the mirrors.
 #[derive(Debug, Clone)]
 pub struct RollbackPlan {
-    /// The kept release whose content would be published; `None` if no mirror can be polled.
+    /// The kept release whose content the rollback would publish; `None` if no mirror can be
+    /// polled.
     pub to: Option<Release>,
-    /// The mirrors. A push does not poll those again that could not be polled.
+    /// The mirrors. A push does not poll a mirror again if polling it has failed.
     pub fleet: Fleet,
-    /// The name of each mirror, and the sequence that it serves or why it could not be polled.
+    /// The name of each mirror, with the sequence that it serves or the reason why it could not be
+    /// polled.
     pub mirrors: Vec<(String, Result<Option<u64>, ErrorKind>)>,
 }
 
@@ -215,7 +219,7 @@ pub(super) fn load_rollback(
     monitor: &dyn Monitor,
 ) -> Result<ResolvedSource, PushError> {
     let release = rollback_release(claims, to, options, monitor)?;
-    // If the manifest of one mirror is damaged, another mirror may have it undamaged.
+    // If the manifest of one mirror is damaged, another mirror may have an undamaged copy.
     let mut resolved = fleet::holders(claims.members(), &release.manifest)
         .map(|mirror| live_entries(mirror, release));
     let first = resolved.next().expect("the release was found on a mirror");
@@ -228,9 +232,9 @@ pub(super) fn load_rollback(
     })
 }
 
-/// The confirmed release of a sequence, if every mirror that keeps one of that sequence keeps this
-/// one. A mirror on which one of two with the same sequence took the place of the other keeps both:
-/// then the higher rank is meant.
+/// The confirmed release with this sequence, if all mirrors that keep a release with this sequence
+/// keep the same one. If one release replaced another of the same sequence, a mirror keeps both:
+/// then the one of the higher rank is meant.
 fn kept_release<'m>(claims: &Claims<'m>, sequence: u64) -> Result<&'m Release, PushError> {
     let of_sequence = |member: &'m PolledMirror| {
         member.releases().iter().filter(move |release| release.sequence == sequence)
@@ -248,26 +252,27 @@ fn kept_release<'m>(claims: &Claims<'m>, sequence: u64) -> Result<&'m Release, P
         return Err(PushError::Rollback(match &keeping[..] {
             [] => format!("no mirror keeps a release {sequence}"),
             _ => format!(
-                "only {} keeps a release {sequence}, so it may be made up: name no other mirror",
+                "only {} keeps a release {sequence}, so that release may be made up: name no other \
+                 mirror",
                 keeping.join(", ")
             ),
         }));
     };
     if found.any(|other| other.id() != first.id()) {
-        let text = format!("release {sequence} is not the same on all mirrors: name fewer of them");
+        let text = format!("release {sequence} is not the same on all mirrors: name fewer mirrors");
         return Err(PushError::Rollback(text));
     }
     Ok(first)
 }
 
 /// The release that a rollback without a sequence leaves: the newest one that counts. Warns about
-/// mirrors that serve another release.
+/// mirrors that serve a different release.
 ///
-/// One mirror alone must not block the rollback of all others, whatever it claims to serve: an
-/// older release because it was left behind or refuses newer ones, or a newer one that was not
-/// brought there from here. A release that counts and that only a minority serves is ambiguous,
+/// A single mirror must not block the rollback of all others, whatever it claims to serve. It may
+/// serve an older release because it was left behind or refuses newer ones, or a newer one that was
+/// not pushed to it from here. A release that counts but that only a minority serves is ambiguous,
 /// because it may be a canary, or its waves may have stopped: the user may mean that release or the
-/// one of the majority.
+/// release of the majority.
 fn release_to_leave<'m>(
     claims: &Claims<'m>,
     monitor: &dyn Monitor,
@@ -294,8 +299,8 @@ fn release_to_leave<'m>(
     if serve_different_releases(members)
         && !(reachable(members).count() >= for_all::MIN_FLEET && newest.is_some_and(decides))
     {
-        let text =
-            "the mirrors are not on one release, so what to go back to is ambiguous: say --to SEQ";
+        let text = "the mirrors serve different releases, so the previous release is ambiguous: \
+                    use --to SEQ";
         return Err(PushError::Rollback(text.into()));
     }
     let newest = newest.ok_or_else(|| PushError::Rollback("no mirror has a release yet".into()))?;
@@ -305,7 +310,7 @@ fn release_to_leave<'m>(
     let others: Vec<String> = others_than(newest, members).filter_map(serves).collect();
     if !others.is_empty() {
         let message = format!(
-            "{} did not decide what to go back to: the other mirrors serve release {}",
+            "{} did not decide the previous release: the other mirrors serve release {}",
             others.join(", "),
             newest.name()
         );
@@ -314,7 +319,8 @@ fn release_to_leave<'m>(
     Ok(newest)
 }
 
-/// The mirrors that serve another release. Those without a release have nothing to go back from.
+/// The mirrors that serve a different release. Mirrors without a release are left out: they have
+/// nothing to roll back.
 fn others_than<'m>(
     release: &Release,
     members: &'m [PolledMirror],
@@ -323,8 +329,8 @@ fn others_than<'m>(
     members.iter().filter(move |member| member.current().is_some_and(|current| current != name))
 }
 
-/// The newest confirmed release before the one that the fleet leaves. A release that was made for
-/// some of the mirrors only, such as a canary, is skipped.
+/// The newest confirmed release before the one that the fleet rolls back. A release that was made
+/// for some of the mirrors only, such as a canary, is skipped.
 fn rollback_target<'m>(
     claims: &Claims<'m>,
     options: &Options,
@@ -333,6 +339,8 @@ fn rollback_target<'m>(
     let newest = release_to_leave(claims, monitor)?;
     let releases = claims.members().iter().flat_map(PolledMirror::releases);
     let before = releases.filter(|release| {
+        // A lower sequence and different content. The other conditions exclude content that was
+        // rolled back, canaries, and releases that a single mirror may have made up.
         release.sequence < newest.sequence
             && release.content != newest.content
             && newest.rejection(release.content).is_none()
@@ -340,6 +348,11 @@ fn rollback_target<'m>(
             && claims.is_confirmed(release)
     });
     before.max_by_key(|release| release.rank()).ok_or_else(|| {
-        PushError::Rollback(format!("no kept release before {} differs from it", newest.sequence))
+        let sequence = newest.sequence;
+        PushError::Rollback(if sequence == 1 {
+            "release 1 is the first one: there is nothing to go back to".to_owned()
+        } else {
+            format!("no kept release before {sequence} differs from it")
+        })
     })
 }

@@ -1,8 +1,8 @@
 //! How long a path that was removed from the tree is still served.
 //!
 //! A cached page still requests the assets of its own build. A removed page, however, should
-//! disappear. So by default, pages and data are removed at once, and everything else stays for a
-//! day.
+//! disappear. So by default, pages and data are removed at once, and everything else is still
+//! served for a day.
 
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ const PAGES: [&str; 5] = ["html", "htm", "xml", "json", "txt"];
 pub struct RetentionRule {
     /// A pattern in gitignore syntax.
     pub pattern: String,
-    /// How long these paths are still served.
+    /// How long these paths are still served after their removal.
     pub keep: Duration,
 }
 
@@ -32,8 +32,8 @@ pub struct Retention {
 }
 
 impl Retention {
-    /// Creates a retention from rules; the first match applies, and otherwise the default. Paths in
-    /// and below `expunged` are not retained.
+    /// Creates a retention from rules. The first matching rule applies; if none matches, the
+    /// default applies. Paths in and below `expunged` are not retained.
     ///
     /// # Errors
     /// If a pattern is invalid, with the reason.
@@ -57,6 +57,8 @@ impl Retention {
             return Duration::ZERO;
         }
         let matches = |rule: &&(Gitignore, Duration)| {
+            // Includes parent directories, so that a rule for a directory, such as `/private/`,
+            // applies to all files in it.
             rule.0.matched_path_or_any_parents(path.as_str(), false).is_ignore()
         };
         match self.rules.iter().find(matches) {
@@ -77,7 +79,7 @@ impl Retention {
         !self.expunged.is_empty()
     }
 
-    /// Whether `path` is expunged: not even earlier retired entries stay there.
+    /// Whether `path` is expunged. An expunged path is not even kept as an earlier retired entry.
     #[must_use]
     pub fn is_expunged(&self, path: &TreePath) -> bool {
         self.expunged.iter().any(|expunged| path.is_within(expunged.as_str()))

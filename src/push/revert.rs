@@ -1,4 +1,5 @@
-//! Reverting: mirrors that switched get their previous content, as a new release above the bad one.
+//! Reverting: mirrors that switched get their previous content back, as a new release above the bad
+//! one.
 
 use crate::monitor::Monitor;
 use crate::push::fleet::Fleet;
@@ -11,11 +12,11 @@ use crate::text::error_chain;
 
 /// A push that stopped after mirrors had switched, and what they must revert to.
 pub(super) struct Revert {
-    /// The report so far.
+    /// The report of the push so far.
     pub(super) report: Report,
     /// The mirrors, by index.
     pub(super) back: Vec<usize>,
-    /// The sequence of the release with the previous content; `None` if there was none.
+    /// The sequence of the release with the previous content; `None` if there was no such release.
     pub(super) to: Option<u64>,
 }
 
@@ -26,7 +27,7 @@ impl Revert {
         let reason = report.stopped.clone().unwrap_or_default();
         let mut reverted = Reverted { reason: reason.clone(), sequence: None, error: None };
         let Some(to) = to else {
-            reverted.error = Some("there is nothing before their first release".to_owned());
+            reverted.error = Some("there is no release before the first one".to_owned());
             report.reverted = Some(reverted);
             return report;
         };
@@ -51,7 +52,7 @@ impl Revert {
                         report.mirrors[*index].outcome = Outcome::Reverted;
                         report.mirrors[*index].now = after.sequence;
                     } else {
-                        reverted.error = Some(format!("{} did not go back", mirror.mirror));
+                        reverted.error = Some(format!("{} was not reverted", mirror.mirror));
                     }
                 }
             }
@@ -61,17 +62,18 @@ impl Revert {
     }
 }
 
-/// Why the release is only for the mirrors that revert, as the release records it.
+/// Why the release is only for the mirrors that revert, as text for its record.
 fn why(report: &Report, reason: &str) -> String {
     let mut why =
-        format!("a push went back from release {}: {reason}", report.sequence.unwrap_or_default());
+        format!("a push reverted release {}: {reason}", report.sequence.unwrap_or_default());
     while !is_note(&why) {
+        // A character has at most 4 bytes, so the result always fits.
         why = why.chars().filter(|c| !c.is_control()).take(MAX_NOTE_BYTES / 4).collect();
     }
     why
 }
 
-/// The options of a push that nothing may stop: no guard rail, run number, requirement or wave.
+/// The options for a push that no check may stop: no guard rail, run number, requirement or wave.
 fn without_checks(options: &Options) -> Options {
     Options {
         order: None,
@@ -84,6 +86,7 @@ fn without_checks(options: &Options) -> Options {
             allow_secrets: true,
             ..options.guards.clone()
         },
+        // Each mirror that reverts helps its visitors, whatever the other mirrors do.
         require: Require::AtLeast(1),
         policy: Policy::default(),
         ..options.clone()

@@ -10,8 +10,8 @@ use crate::push::mirror_push::MirrorPush;
 use crate::push::options::Wave;
 use crate::push::outcome::{MirrorReport, Outcome, Report};
 
-/// The state of a rollout. The thread that coordinates it is the only one that has it: other
-/// threads get copies of [`MirrorPush`], and their results are recorded here.
+/// The state of a rollout. Only the coordinating thread has it: other threads get copies of
+/// [`MirrorPush`], and the coordinator records their results here.
 pub(super) struct Rollout<'a> {
     pub(super) context: PushContext<'a>,
     /// In the order of the members of the publication.
@@ -21,19 +21,20 @@ pub(super) struct Rollout<'a> {
 /// A mirror and its outcome.
 pub(super) struct MirrorRun<'a> {
     pub(super) push: MirrorPush<'a>,
-    /// `None` until it is known.
+    /// `None` until the outcome is known.
     pub(super) outcome: Option<Outcome>,
 }
 
 /// The index of a mirror and the result of staging there.
 pub(super) type Staged = (usize, Result<Outcome, MirrorError>);
 
-/// A wave, and the mirrors that switch in it; the last one has no wave of the policy.
+/// The mirrors that switch together, and their wave; `None` for mirrors without a wave, which form
+/// the last group.
 pub(super) type WaveMembers<'a> = (Vec<MirrorPush<'a>>, Option<&'a Wave>);
 
 impl<'a> Rollout<'a> {
-    /// All mirrors of the publication. Those that need nothing or cannot be updated have an
-    /// outcome.
+    /// All mirrors of the publication. Mirrors to which nothing must be sent, or that cannot be
+    /// updated, already have an outcome.
     pub(super) fn new(context: PushContext<'a>) -> Self {
         let run = |index| {
             let push = MirrorPush { context, index };
@@ -77,7 +78,7 @@ impl<'a> Rollout<'a> {
         waves
     }
 
-    /// The report; `unmet` says why nothing was activated.
+    /// The report. `unmet` says why nothing was activated.
     pub(super) fn into_report(self, unmet: Option<String>) -> Report {
         let publication = self.context.publication;
         let now = fsx::unix_seconds();
@@ -130,7 +131,8 @@ pub(super) fn in_order<'a>(
     mirrors: &[MirrorPush<'a>],
     store: impl Fn(MirrorPush<'a>) -> Option<StoreId>,
 ) -> Vec<MirrorPush<'a>> {
-    // Competing pushes may not know about a joining mirror, so it leads only if all are joining.
+    // A competing push may not know about a joining mirror, so a joining mirror leads only if all
+    // are joining.
     let mut order = mirrors.to_vec();
     order.sort_by_cached_key(|mirror| (mirror.is_joining(), store(*mirror), mirror.index));
     order

@@ -16,7 +16,7 @@ pub struct WavePlan {
     pub mirrors: Vec<String>,
     /// How long these mirrors would serve the release before the probes run, in seconds.
     pub soak_seconds: u64,
-    /// The URLs that would be fetched then and compared with the release.
+    /// The URLs that would then be fetched and compared with the release.
     pub probes: Vec<String>,
 }
 
@@ -27,18 +27,19 @@ pub struct Schedule {
     pub goal: Goal,
     /// How many mirrors must be ready before the first one switches.
     pub required: usize,
-    /// The number of mirrors that count: joining ones do not.
+    /// The number of mirrors that count. Joining mirrors do not.
     pub counted: usize,
     /// What would happen to mirrors that switched if another one then fails to switch.
     pub on_failure: OnFailure,
-    /// The mirror that would switch first; `None` if that is only known when all are ready.
+    /// The mirror that would switch first; `None` if it becomes known only when all mirrors are
+    /// ready.
     pub lead: Option<String>,
-    /// The waves in which any mirror would switch, in order.
+    /// The waves in which at least one mirror would switch, in order.
     pub waves: Vec<WavePlan>,
 }
 
 impl Schedule {
-    /// The schedule of the mirrors that have no outcome yet, or are staged.
+    /// The schedule of the mirrors that have no outcome yet or have staged the release.
     pub(super) fn new(rollout: &Rollout<'_>) -> Self {
         let options = rollout.context.options;
         let mut lead = None;
@@ -50,6 +51,8 @@ impl Schedule {
             if mirrors.is_empty() {
                 continue;
             }
+            // Only the first wave has a lead: once a mirror serves the release, the race is
+            // decided.
             if plans.is_empty() {
                 lead = leader(&mirrors).map(|mirror| mirror.name().to_owned());
             }
@@ -84,7 +87,7 @@ impl Schedule {
     }
 }
 
-/// The mirror that leads; `None` if that is not known yet, because a new mirror gets its store id
+/// The mirror that leads; `None` if it is not known yet, because a new mirror gets its store id
 /// only when it is staged.
 fn leader<'a>(mirrors: &[MirrorPush<'a>]) -> Option<MirrorPush<'a>> {
     let mut candidates = in_order(mirrors, MirrorPush::known_store);

@@ -2,7 +2,7 @@
 //! operating systems.
 //!
 //! Pure: decides by paths. The scan detects private keys by content. The lists are documented in
-//! docs/configuration.md, "Secrets". Names are compared without regard to case.
+//! docs/configuration.md, "Secrets". Names are compared case-insensitively.
 
 use std::collections::BTreeMap;
 
@@ -38,20 +38,20 @@ const NAMES: [&str; 27] = [
     "server.key",
     "private.key",
     "privkey.pem",
-    // The internal directory of a mirror, in case a mirror is pushed as a tree.
+    // The internal directory of a mirror, in case someone pushes a mirror as a tree.
     ".headwater",
 ];
 
-/// Endings of the names of files with secrets.
+/// Extensions of files with secrets.
 const ENDINGS: [&str; 7] = [".kdbx", ".kdb", ".p12", ".pfx", ".jks", ".keystore", ".ppk"];
 
 /// Paths of files with secrets, relative to any directory.
 const FILES: [&str; 2] = [".docker/config.json", ".kube/config"];
 
-/// Suffixes of `.env` files without secrets, which only show the names of variables.
+/// Suffixes of `.env` files without secrets: they only show the names of variables.
 const ENV_EXAMPLES: [&str; 4] = ["example", "sample", "template", "dist"];
 
-/// Whether a file likely has secrets, judged by its path.
+/// Whether a file probably contains secrets, judged by its path.
 pub(super) fn is_secret(path: &TreePath) -> bool {
     let path = path.as_str().to_ascii_lowercase();
     let has_name = |component: &str| {
@@ -61,13 +61,14 @@ pub(super) fn is_secret(path: &TreePath) -> bool {
     let is_file = |file: &&str| {
         path.strip_suffix(*file).is_some_and(|before| before.is_empty() || before.ends_with('/'))
     };
+    // Directories count too: nothing below `.git` or `.ssh` is for visitors.
     path.split('/').any(has_name)
         || ENDINGS.iter().any(|ending| path.ends_with(ending))
         || FILES.iter().any(is_file)
 }
 
 /// The exclude pattern for a path that editors, operating systems or package managers leave behind;
-/// `None` for others.
+/// `None` for other paths.
 fn clutter(path: &TreePath) -> Option<&'static str> {
     path.as_str().split('/').find_map(|component| match component {
         ".DS_Store" => Some(".DS_Store"),
@@ -79,7 +80,7 @@ fn clutter(path: &TreePath) -> Option<&'static str> {
     })
 }
 
-/// A warning of one line about files that are likely not meant for visitors; `None` if there are
+/// A one-line warning about files that are probably not meant for visitors; `None` if there are
 /// none.
 pub(super) fn clutter_warning<'p>(live: impl Iterator<Item = &'p TreePath>) -> Option<String> {
     let mut found: BTreeMap<&str, (u64, &TreePath)> = BTreeMap::new();
@@ -102,7 +103,7 @@ pub(super) fn clutter_warning<'p>(live: impl Iterator<Item = &'p TreePath>) -> O
     ))
 }
 
-/// The paths that a user wants to publish although they look like secrets.
+/// The paths that a user wants to publish even if they look like secrets.
 #[derive(Debug, Clone, Default)]
 pub struct AllowedSecrets(Option<Gitignore>);
 

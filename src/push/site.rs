@@ -1,7 +1,7 @@
-//! The site of a push: the one that the user named, or the one that the mirrors have.
+//! The site of a push: the site that the user named, or the site of the mirrors.
 //!
 //! Pure. The site that a mirror reports takes precedence over the one in its location. If no mirror
-//! has either, the site is [`Site::default`].
+//! has a site in either place, the site is [`Site::default`].
 
 use crate::mirror::PolledMirror;
 use crate::push::PushError;
@@ -16,10 +16,10 @@ pub struct SiteOfMirror {
     pub site: Site,
 }
 
-/// The site that is pushed to `members`: `named`, if the user named one. Otherwise the site of
-/// their stores; if none has a store, the site that their receivers are configured for; and if
-/// there is none, the site in their locations. `from` is the source mirror; its site counts like
-/// theirs.
+/// The site of a push to `members`: `named`, if the user named one. Otherwise it is the site of
+/// their stores. If no member has a store, it is the site that their receivers are configured for,
+/// and finally the site in their locations. `from` is the source mirror; its site counts like those
+/// of the members.
 ///
 /// # Errors
 /// [`PushError::SitesDiffer`] if no site was named and the mirrors have different ones.
@@ -38,8 +38,8 @@ pub(super) fn resolve(
     }
 }
 
-/// The site that `site_of` returns for the members, without those for which it returns `None`;
-/// `None` if it does so for all.
+/// The site that `site_of` returns for all members for which it returns one; `None` if it returns
+/// `None` for all.
 fn agreed<'m>(
     members: impl Iterator<Item = &'m PolledMirror>,
     site_of: impl Fn(&PolledMirror) -> Option<Site>,
@@ -56,7 +56,7 @@ fn agreed<'m>(
     }
 }
 
-/// The mirrors by their sites, as in `"docs" on eu, us; "news" on asia`.
+/// The mirrors grouped by site, as in `"docs" on eu, us; "news" on asia`.
 pub(super) fn by_site(mirrors: &[SiteOfMirror]) -> String {
     let mut sites: Vec<(&Site, Vec<&str>)> = Vec::new();
     for one in mirrors {

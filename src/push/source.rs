@@ -1,4 +1,4 @@
-//! Where the content of a push comes from.
+//! The source of the content of a push.
 
 use std::sync::Arc;
 
@@ -24,7 +24,7 @@ pub enum Source {
     Staged(String),
     /// The newest release that a mirror serves, unchanged, for mirrors that do not have it.
     Newest,
-    /// A release that the mirrors themselves keep.
+    /// A release that the mirrors themselves have kept.
     Rollback {
         /// The sequence; `None` for the release before the current one.
         to: Option<u64>,
@@ -36,9 +36,9 @@ pub enum Source {
 /// Who decided on a rollback.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum DecidedBy {
-    /// A person or a job, with a name if known: the content that is rolled back is rejected.
+    /// A person or a job, with a name if known. The content that is rolled back is rejected.
     Person(Option<String>),
-    /// A push, after a failed probe or switch. That says nothing about the content, so it is not
-    /// rejected.
+    /// A push, after a failed probe or switch. The failure says nothing about the content, so the
+    /// content is not rejected.
     Push,
 }

@@ -9,8 +9,9 @@ use crate::push::fleet::Fleet;
 use crate::release::{Release, ReleaseName};
 use crate::text::error_chain;
 
-/// Finds the release that `text` names, staged or current on a mirror: by its name, its sequence or
-/// its id. Of several releases with the sequence, the one that most of their mirrors have is meant.
+/// Finds the release that `text` names by its name, sequence or id, among the staged and current
+/// releases of the mirrors. If several releases have the sequence, returns the one that most of
+/// their mirrors have.
 pub(super) fn named<'m>(members: &'m [PolledMirror], text: &str) -> Result<&'m Release, PushError> {
     let is_named = |release: &&Release| {
         let name = release.name();
@@ -28,7 +29,7 @@ pub(super) fn named<'m>(members: &'m [PolledMirror], text: &str) -> Result<&'m R
     let found: Vec<&Release> = staged().chain(current).filter(is_named).collect();
     let first = found
         .first()
-        .ok_or_else(|| not_staged(format!("no mirror has a release {text} staged")))?;
+        .ok_or_else(|| not_staged(format!("no mirror has a staged release {text}")))?;
     // One mirror alone must not make the number ambiguous for the others.
     let count = |release: &Release| found.iter().filter(|other| **other == release).count();
     let is_of_most = |release: &&&Release| count(release) > 1 && 2 * count(release) > found.len();
@@ -38,7 +39,7 @@ pub(super) fn named<'m>(members: &'m [PolledMirror], text: &str) -> Result<&'m R
         Ok(first)
     } else {
         Err(not_staged(format!(
-            "{text} is more than one release: say which, as in {}",
+            "{text} names more than one release: write the full name, as in {}",
             first.name()
         )))
     }
@@ -62,7 +63,7 @@ pub enum Abandoned {
 /// the order of the mirrors.
 ///
 /// # Errors
-/// If no mirror has it.
+/// If no mirror has the release staged.
 pub fn abandon(
     text: &str,
     fleet: &Fleet,
@@ -88,7 +89,7 @@ pub fn abandon(
     let abandon = |member: &PolledMirror| {
         let mirror = member.mirror.name().to_owned();
         let abandoned = let_go(member);
-        // An unreachable mirror was reported already when it was polled.
+        // An unreachable mirror was already reported when it was polled.
         if let (Some(_), Abandoned::Failed { error }) = (member.state(), &abandoned) {
             monitor.event(Event::MirrorFailed { mirror: mirror.clone(), error: error.clone() });
         }

@@ -11,13 +11,13 @@ use crate::push::mirror_push::MirrorPush;
 use crate::text::error_chain;
 use crate::threads;
 
-/// Maximum number of damaged objects to exclude as bases. With more, almost no object of the mirror
-/// is intact, and its base is not used at all.
+/// Maximum number of damaged objects to exclude as bases. If more are damaged, almost no object of
+/// the mirror is intact, and its base is not used at all.
 const MAX_EXCLUDED_BASES: usize = 10_000;
 
 impl MirrorPush<'_> {
     /// Stages the publication with a bundle that other mirrors may share. If the mirror reports its
-    /// base as damaged, tries again with other bases or none.
+    /// base as damaged, tries again with fewer bases or none.
     pub(super) fn stage(
         self,
         bundle: &Bundle,
@@ -27,7 +27,7 @@ impl MirrorPush<'_> {
         let mirror = self.mirror();
         let timer = publication.speeds.begin();
         let staged = mirror.stage(&bundle.request(publication), &receiver, monitor);
-        // A transfer with retries or an interrupted one says nothing about the link.
+        // A transfer that was retried or interrupted says nothing about the speed of the link.
         if staged.is_ok() {
             timer.record(mirror.location(), monitor.traffic(mirror.name()).sent_bytes);
         }
@@ -35,7 +35,7 @@ impl MirrorPush<'_> {
         self.resend_damaged(BundleBase::from(bundle.base().cloned()), staged)
     }
 
-    /// Stages the publication with packs of its own.
+    /// Stages the publication with packs that are made for this mirror alone.
     pub(super) fn stage_alone(self) -> Result<(), MirrorError> {
         let publication = self.context.publication;
         let manifest = match bundle::base_of(publication, self.polled()) {
@@ -60,7 +60,7 @@ impl MirrorPush<'_> {
         {
             let known = base.excluded.len();
             base.excluded.extend(error.damaged_bases().iter().copied());
-            // If no new objects are named, or too many are, the base is useless.
+            // If the mirror names no new objects, or too many, the base is useless.
             let is_named = base.excluded.len() > known && base.excluded.len() <= MAX_EXCLUDED_BASES;
             base.manifest = base.manifest.filter(|_| is_named);
             // A wrong match of one object is rare. After a second failure the signatures are not
@@ -82,6 +82,8 @@ impl MirrorPush<'_> {
         let context @ PushContext { publication, monitor, .. } = self.context;
         let bundle = Bundle::for_one(context, base, self.index).map_err(source_error)?;
         let queue = PackQueue::new(
+            // The shared bundles, of which there are at most as many as mirrors, use lower numbers.
+            // Each queue needs its own files.
             publication.members.len() + self.index,
             &publication.content_source,
             &publication.scratch,
@@ -89,7 +91,7 @@ impl MirrorPush<'_> {
         )?;
         std::thread::scope(|scope| {
             let receiver = queue.subscribe();
-            // Its error reaches the mirror through the queue.
+            // An error of the builder reaches the mirror through the queue.
             threads::start(scope, || {
                 pack_builder::run(&bundle.job(context, false), None, &queue, monitor).ok()
             })?;

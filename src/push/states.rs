@@ -2,7 +2,8 @@
 //! arrive.
 //!
 //! The threads are not joined: a connection attempt cannot be interrupted, and a push that has
-//! ended must not wait for it. A poll changes nothing; it ends at its deadline or with the process.
+//! ended must not wait for one. A poll changes nothing; it ends at its deadline or with the
+//! process.
 
 use std::sync::Arc;
 use std::thread::Builder;
@@ -37,9 +38,9 @@ pub(super) struct StatePoll<'a> {
 /// Whether the release can be decided before all mirrors have responded.
 ///
 /// It cannot if the response of any mirror may affect the decision: if the content comes from the
-/// mirrors, if no mirror that has responded has a release, or if a new history takes over those of
-/// all mirrors. It also cannot if mirrors depend on the outcomes of others: with waves, or if all
-/// revert when one fails.
+/// mirrors, if none of the mirrors that have responded has a release, or if a new history takes
+/// over the histories of all mirrors. Nor can it if the mirrors depend on each other's outcomes:
+/// with waves, or if all revert when one fails.
 pub(super) fn may_go_on(source: &Source, members: &[PolledMirror], options: &Options) -> bool {
     let has_own_content =
         matches!(source, Source::Trees { .. } | Source::Store(_) | Source::Promote(_));
@@ -73,9 +74,9 @@ impl PendingStates {
         Self(answers)
     }
 
-    /// Waits for the next response, at most for this time, and stores it in its member. Returns the
-    /// index of the member; `None` if no response came. A mirror of another user, or with another
-    /// store than the known one, is stored as a failure.
+    /// Waits up to this time for the next response, and stores it in its member. Returns the index
+    /// of the member; `None` if no response came. A mirror that belongs to another user, or whose
+    /// store is not the known one, is recorded as failed.
     ///
     /// At least one of `members` must not have responded yet.
     pub(super) fn take_next(
@@ -108,6 +109,8 @@ fn checked(
     monitor: &dyn Monitor,
 ) -> Result<MirrorState, MirrorError> {
     let store = || stores.check(mirror.name(), mirror.location(), state.store);
+    // Checked before anything is sent: a directory of another user cannot be written to, and if
+    // there is no store or a different one than before, a volume may not be mounted.
     let checked = mirror.check_owner().and_then(|()| store());
     if let Err(error) = &checked {
         monitor.event(Event::MirrorFailed {
@@ -129,8 +132,9 @@ impl<'a> StatePoll<'a> {
         Self { members, pending, asked_at: Instant::now(), stores, monitor }
     }
 
-    /// Waits until all members have responded, or until `patience` is over and `is_enough` holds
-    /// for those that have. Members that have not responded after `patience` are reported.
+    /// Waits until all members have responded, or until `patience` has passed and `is_enough`
+    /// returns true for the members that have responded. Reports members that have not responded
+    /// within `patience`.
     ///
     /// # Errors
     /// [`PushError::Cancelled`].
@@ -156,12 +160,12 @@ impl<'a> StatePoll<'a> {
                 if left.is_zero() { CANCEL_POLL_INTERVAL } else { left.min(CANCEL_POLL_INTERVAL) };
             self.take_next(timeout);
         }
-        // Polls that were under way when the push was cancelled have failed because of that.
+        // If the push was cancelled, the polls that were still running failed because of that.
         if self.monitor.is_cancelled() { Err(PushError::Cancelled) } else { Ok(()) }
     }
 
-    /// Waits until all members have responded. Members that have not responded after `patience` are
-    /// reported.
+    /// Waits until all members have responded. Reports members that have not responded within
+    /// `patience`.
     ///
     /// # Errors
     /// [`PushError::Cancelled`].
@@ -170,8 +174,10 @@ impl<'a> StatePoll<'a> {
         Ok(self.members)
     }
 
-    /// The members with the responses received so far, and the pending ones.
+    /// The members with the responses received so far, and the pending responses.
     pub(super) fn finish(self) -> (Vec<PolledMirror>, PendingStates) {
+        // Takes the responses that have arrived meanwhile, so that these mirrors do not count as
+        // late.
         while !self.is_complete() && self.take_next(Duration::ZERO) {}
         (self.members, self.pending)
     }

@@ -1,7 +1,7 @@
 //! Switches wave by wave: which mirrors switch first, how long they soak, and which probes must
-//! succeed before the next wave follows.
+//! succeed before the next wave starts.
 //!
-//! The waves are those of the policy; [`Rollout::activate`] switches the mirrors of one.
+//! The waves are those of the policy. [`Rollout::activate`] switches the mirrors of one wave.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -19,7 +19,7 @@ use crate::push::rollout::Rollout;
 use crate::threads;
 use crate::web::Web;
 
-/// Maximum time of one probe.
+/// Maximum duration of one probe.
 const PROBE: Duration = Duration::from_secs(10);
 
 /// The content and size that probes expect, by path.
@@ -28,7 +28,7 @@ pub(super) type ExpectedProbes = BTreeMap<String, (ObjectId, u64)>;
 /// The result of switching.
 #[derive(Debug, Default)]
 pub(super) struct WavesResult {
-    /// Another push was quicker, but this one is newer.
+    /// Another push got there first, but this one is newer.
     pub(super) is_again: bool,
     /// Why not all ready mirrors switched.
     pub(super) stopped: Option<String>,
@@ -84,6 +84,7 @@ impl Rollout<'_> {
             if staged.is_empty() {
                 continue;
             }
+            // Once a mirror serves the release, the race is decided, and later waves need no lead.
             if is_led {
                 self.activate_all(&staged);
             } else if self.activate(&staged)? {
@@ -99,6 +100,7 @@ impl Rollout<'_> {
                 let stopped = format!("{missing} of {} mirrors did not switch", staged.len());
                 switched.stopped = Some(stopped);
                 switched.back = of_all;
+            // A wave in which no mirror switched shows nothing about the release.
             } else if of_wave.is_empty() && wave.is_some() {
                 switched.stopped = Some(format!("no mirror of wave {number} switched"));
             } else if let Some(wave) = wave {
@@ -106,6 +108,7 @@ impl Rollout<'_> {
                 if let Err(error) = watch((number, wave), is_last, expected, monitor) {
                     switched.stopped = Some(format!("wave {number}: {error}"));
                     switched.back = match (error, on_failure) {
+                        // A request to stop is not evidence against the release.
                         (BadProbe::Cancelled, _) => Vec::new(),
                         (BadProbe::Probe(_), OnFailure::Leave) => of_wave,
                         (BadProbe::Probe(_), OnFailure::Revert) => of_all,
@@ -128,7 +131,7 @@ impl Rollout<'_> {
 /// Why no further wave switches.
 #[derive(Debug, thiserror::Error)]
 enum BadProbe {
-    #[error("stopped while it was looked at; it has the release")]
+    #[error("stopped during the soak or the probe; the wave serves the release")]
     Cancelled,
     #[error("{0}")]
     Probe(String),
@@ -141,6 +144,7 @@ fn watch(
     expected: &ExpectedProbes,
     monitor: &PushMonitor<'_>,
 ) -> Result<(), BadProbe> {
+    // If no wave follows and there is nothing to check, there is nothing to wait for.
     if is_last && wave.probes.is_empty() {
         return Ok(());
     }
@@ -177,7 +181,8 @@ fn soak(wave: u64, time: Duration, monitor: &PushMonitor<'_>) -> Result<(), BadP
     if has_soaked { Ok(()) } else { Err(BadProbe::Cancelled) }
 }
 
-/// Compares what a probe fetches with the release, unless the push is stopped meanwhile.
+/// Fetches the URL of a probe and compares the content with the release. Stops if the push is
+/// cancelled.
 fn look(
     web: &Web,
     probe: &Probe,
@@ -187,16 +192,17 @@ fn look(
     let Probe { url, path } = probe;
     let (object, size) = expected
         .get(path.as_str())
-        .ok_or_else(|| format!("probe {url}: nothing is known of it"))?;
+        .ok_or_else(|| format!("probe {url}: the release does not know it"))?;
     let web = web.clone();
     let asked = url.clone();
     let size = *size;
+    // The caller reports the request to stop once for all probes.
     let Some(fetched) = until_cancelled(monitor, move |_| web.fetch(&asked, size)) else {
         return Ok(());
     };
     match fetched {
         Ok(fetched) if fetched.object == *object => Ok(()),
-        Ok(_) => Err(format!("probe {url}: visitors get something else than the release has")),
+        Ok(_) => Err(format!("probe {url}: visitors get content that differs from the release")),
         Err(error) => Err(format!("probe {url}: {error}")),
     }
 }

@@ -2,8 +2,9 @@
 //!
 //! A thin layer over [`crate::store`] that serves [`crate::protocol`] over TCP, TLS or standard
 //! input and output. It guarantees that a client without a token changes nothing, that a slow or
-//! hostile client only uses up its own deadline, that memory is bounded whatever arrives, and that
-//! tokens are never disclosed. It trusts nothing that arrives: the store computes every id.
+//! hostile client can use up only its own deadline, that memory is bounded whatever data arrives,
+//! and that tokens are never disclosed. It trusts nothing that arrives: the store computes every
+//! id.
 //!
 //! It does not know about fleets, configuration files or log formats. It is the only module that
 //! uses `hyper`, `hyper-util`, `http-body-util` and `tokio`.
@@ -30,21 +31,21 @@ use crate::store::StoreError;
 /// Why a receiver does not start.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
-    /// Tokens would travel in the clear.
+    /// Tokens would be sent unencrypted.
     #[error(
-        "{listen} can be reached from other machines, and there is neither TLS nor a proxy in front"
+        "{listen} can be reached from other machines, but there is neither TLS nor a proxy in front"
     )]
     InTheClear {
         /// The address.
         listen: SocketAddr,
     },
     /// Any client could push.
-    #[error("{listen} can be reached from other machines, and no token would be asked for")]
+    #[error("{listen} can be reached from other machines, but does not require a token")]
     Open {
         /// The address.
         listen: SocketAddr,
     },
-    /// The settings have no site.
+    /// The settings contain no site.
     #[error("there is no site to serve")]
     NoSites,
     /// The receiver cannot listen on the address.
@@ -52,7 +53,7 @@ pub enum ServeError {
     Listen {
         /// The address.
         listen: SocketAddr,
-        /// Why.
+        /// Why the receiver cannot listen.
         source: std::io::Error,
     },
     /// The certificate or its key cannot be used.
@@ -60,7 +61,7 @@ pub enum ServeError {
     Certificate {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// Why the file cannot be used.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// The directory cannot be used as a mirror.
@@ -68,7 +69,7 @@ pub enum ServeError {
     Site {
         /// The directory.
         path: PathBuf,
-        /// Why.
+        /// Why the directory cannot be used.
         source: StoreError,
     },
     /// The files of a site cannot be given to the configured group.
@@ -76,7 +77,7 @@ pub enum ServeError {
     Group {
         /// The directory of the site.
         path: PathBuf,
-        /// Why.
+        /// Why the group cannot be used.
         source: GroupError,
     },
     /// A file cannot be read or written.

@@ -1,4 +1,4 @@
-//! The settings of a receiver: addresses, sites, limits.
+//! The settings of a receiver: addresses, sites and limits.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -46,7 +46,7 @@ pub struct TlsFiles {
 /// One site of a receiver.
 #[derive(Debug, Clone)]
 pub struct SiteSettings {
-    /// The name of the site; `None` accepts the name in the store, or that of the first push.
+    /// The name of the site. `None` accepts the name in the store, or the name from the first push.
     pub name: Option<Site>,
     /// The path below which the site is served: `/` or `/<name>/`.
     pub base: String,
@@ -60,10 +60,10 @@ pub struct SiteSettings {
     pub quota_entries: Option<u64>,
     /// Bytes that must stay free on the file system of the mirror.
     pub min_free_bytes: u64,
-    /// Group and modes of the served files, from the next release on; `None` keeps those of the
-    /// store.
+    /// Group and modes of the served files, from the next release on; `None` keeps the group and
+    /// modes of the store.
     pub readers: Option<ServedPermissions>,
-    /// The command that runs after a release became current.
+    /// The command that runs after a release has become current.
     pub post_activate: Option<Hook>,
 }
 
@@ -90,7 +90,7 @@ impl SiteSettings {
 pub struct Hook {
     /// The program and its arguments; no shell is involved.
     pub command: Vec<String>,
-    /// The command is killed after this time.
+    /// How long the command may run before it is killed.
     pub timeout: Duration,
 }
 
@@ -102,9 +102,10 @@ pub struct ReceiverLimits {
     pub connections: usize,
     /// Maximum number of connections from one address; an IPv6 /64 network counts as one address.
     pub connections_per_address: usize,
-    /// Maximum time of the TLS handshake, and from there to the first byte of a request.
+    /// Maximum duration of the TLS handshake, and maximum time from its end to the first byte of a
+    /// request.
     pub first_byte: Duration,
-    /// Maximum time from the first byte of a head to its last.
+    /// Maximum time from the first byte of a head to its last byte.
     pub head: Duration,
     /// Maximum time between two requests of a connection.
     pub idle: Duration,
@@ -114,30 +115,30 @@ pub struct ReceiverLimits {
     pub body: Duration,
     /// The slowest accepted rate of a body.
     pub body_bytes_per_second: u64,
-    /// Maximum time to read the rest of the body of a refused request.
+    /// Maximum time for reading the rest of the body of a refused request.
     pub drain: Duration,
     /// Maximum time that a write may block.
     pub write: Duration,
-    /// An open stage is closed after this time without a request.
+    /// How long an open stage may be without a request before it is closed.
     pub stage: Duration,
     /// Interval of maintenance: expiring retired entries, and dropping unfinished pushes.
     pub upkeep: Duration,
-    /// Maximum time to wait for the lock of a store. The origin repeats the request if it should
+    /// Maximum time to wait for the lock of a store. The origin repeats the request if it wants to
     /// wait longer.
     pub lock: Duration,
     /// Maximum time for requests in flight when the receiver stops.
     pub shutdown: Duration,
-    /// A request that takes longer than this gets status 200 and a body that is kept alive until
-    /// the result is known.
+    /// If a request takes longer than this, the response has status 200 and a body that is kept
+    /// alive until the result is known.
     pub patience: Duration,
-    /// Maximum time that a clean-up waits for the hook before it reports that the hook still runs.
+    /// Maximum time that a clean-up waits for the hook before it reports that the hook is still
+    /// running.
     pub hook: Duration,
-    /// Interval between two newlines that keep such a response alive.
+    /// Interval between two newlines that keep such a body alive.
     pub heartbeat: Duration,
     /// Maximum bytes of memory for open stages and request bodies, for all sites together.
     pub memory_bytes: u64,
-    /// Maximum bytes of packs in memory, for all connections together; further packs wait on the
-    /// disk.
+    /// Maximum bytes of packs in memory, for all connections together; further packs wait on disk.
     pub pack_bytes: u64,
 }
 
@@ -145,8 +146,8 @@ impl Default for ReceiverLimits {
     fn default() -> Self {
         let seconds = Duration::from_secs;
         Self {
-            // 512 were too few: a thousand slow connections from 17 addresses took all of them.
-            // 1,000 slow connections cost 38 MiB, and the state is still answered in 9 ms (99th
+            // 512 were too few: a thousand slow connections from 17 addresses used all of them.
+            // 1,000 slow connections cost 38 MiB, and a state request still takes only 9 ms (99th
             // percentile).
             connections: 2048,
             connections_per_address: 64,
@@ -160,13 +161,13 @@ impl Default for ReceiverLimits {
             write: seconds(60),
             stage: seconds(120),
             upkeep: seconds(3600),
-            // Short, because a request that waits takes one of the worker threads. The origin
-            // repeats it for as long as the user wants to wait.
+            // Short, because a waiting request occupies one of the worker threads. The origin
+            // repeats the request for as long as the user wants to wait.
             lock: seconds(1),
             shutdown: seconds(30),
             patience: seconds(2),
             hook: seconds(5),
-            // Well below the 60 seconds after which nginx closes a silent connection.
+            // Well below 60 seconds, which is when nginx closes a silent connection.
             heartbeat: seconds(5),
             memory_bytes: 200 * 1024 * 1024,
             pack_bytes: 32 * 1024 * 1024,

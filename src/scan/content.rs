@@ -1,4 +1,4 @@
-//! Hashes files that do not change meanwhile, and finds private keys.
+//! Hashes files, checks that they do not change meanwhile, and finds private keys.
 
 use std::fs::Metadata;
 use std::io::{self, Read};
@@ -10,8 +10,8 @@ use super::workers::Counters;
 use crate::fsx::{self, FileStat};
 use crate::hash::ObjectId;
 
-// Files are read, not mapped: mapping is no faster here (a GB in 0.3 s either way), and a file that
-// is truncated meanwhile would end the process with SIGBUS.
+// Files are read, not mapped: mapping is no faster here (a GB in 0.3 s either way), and if a mapped
+// file were truncated meanwhile, SIGBUS would end the process.
 /// Bytes per read: large enough that the cost of system calls is negligible, small enough for the
 /// cache of a core.
 const READ_BYTES: usize = 256 * 1024;
@@ -42,7 +42,7 @@ impl FileHasher {
         let file = opener.open(relative, stamp)?;
         let id = self
             .hash_stable(&file, stamp, counters, || Ok(fsx::fstat(&file, Path::new(relative))?))?;
-        // A file of at most this size is still in the buffer as a whole.
+        // A file up to this size is still in the buffer as a whole.
         let size = usize::try_from(stamp.size).unwrap_or(usize::MAX);
         let has_private_key =
             size <= MAX_KEY_BYTES && begins_with_private_key(&self.buffer[..size]);
@@ -56,14 +56,14 @@ impl FileHasher {
         counters: &Counters,
         now: impl FnOnce() -> Result<Metadata, ContentFault>,
     ) -> Result<ObjectId, ContentFault> {
-        // The stamp is that of the open file before and after the read, so it belongs to the bytes
-        // that were read, whatever happened to the path.
+        // The stamp is the one that the open file had before and after the read, so it belongs to
+        // the bytes that were read, whatever happened to the path.
         let id = self.hash_exactly(reader, stamp.size, counters)?;
         if is_still(&now()?, stamp) { Ok(id) } else { Err(ContentFault::Changed) }
     }
 
-    /// The id of the first `size` bytes. Does not look for the end of the file: a file that grew
-    /// has another stamp.
+    /// The id of the first `size` bytes. Does not check for the end of the file: a file that has
+    /// grown has a different stamp.
     fn hash_exactly(
         &mut self,
         mut reader: impl Read,
@@ -76,7 +76,7 @@ impl FileHasher {
             if counters.stop.load(Ordering::Relaxed) {
                 return Err(ContentFault::Stopped);
             }
-            // A file that fits the buffer is collected in it, even by short reads.
+            // A file that fits in the buffer is collected there, even if reads are short.
             let done = if size <= READ_BYTES as u64 {
                 usize::try_from(size - left).unwrap_or(0)
             } else {
@@ -84,12 +84,13 @@ impl FileHasher {
             };
             let wanted = usize::try_from(left).unwrap_or(READ_BYTES).min(READ_BYTES - done);
             match reader.read(&mut self.buffer[done..done + wanted]) {
-                // The file became shorter.
+                // The file has become shorter.
                 Ok(0) => return Err(ContentFault::Changed),
                 Ok(count) => {
                     hasher.update(&self.buffer[done..done + count]);
                     left -= count as u64;
-                    // Counted during the file, because reading a large one may take minutes.
+                    // Counted while the file is read, because reading a large file may take
+                    // minutes.
                     counters.hashed_bytes.fetch_add(count as u64, Ordering::Relaxed);
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}

@@ -1,4 +1,4 @@
-//! The stamps of directories, which show without a walk that no name was added or removed.
+//! The stamps of directories, which prove without a walk that no name was added or removed.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
@@ -12,7 +12,7 @@ use crate::fsx::FileStat;
 pub(super) struct DirStamp {
     /// The path relative to the root.
     path: Vec<u8>,
-    /// `None` if it could not be read.
+    /// `None` if the stamp could not be read.
     stamp: Option<FileStat>,
 }
 

@@ -1,7 +1,7 @@
-//! Errors of a scan, and their texts.
+//! Errors of a scan, and their messages.
 //!
-//! Faults are collected, so that the operator sees all of them at once. File names may contain
-//! anything, so every name is escaped before it becomes part of a text.
+//! Faults are collected, so that the operator sees all faults at once. File names may contain
+//! anything, so every name is escaped before it becomes part of a message.
 
 use std::fmt::{self, Write as _};
 use std::io;
@@ -10,13 +10,13 @@ use std::path::{Path, PathBuf};
 use rustix::io::Errno;
 
 use crate::fsx::IoError;
-use crate::text::is_invisible;
+use crate::text;
 use crate::threads::ThreadError;
 use crate::tree_path::PathFault;
 
-/// Maximum number of paths in a message of one line; the rest is only counted.
+/// Maximum number of paths in a one-line message. Further paths are only counted.
 const SHOWN: usize = 20;
-/// Maximum number of paths that have a line each; the rest is only counted.
+/// Maximum number of paths that get a line each. Further paths are only counted.
 const LISTED: usize = 10;
 
 /// A path that cannot be distributed.
@@ -24,22 +24,22 @@ const LISTED: usize = 10;
 pub struct RejectedPath {
     /// The path, escaped for a terminal.
     pub path: String,
-    /// What is wrong with it, as a continuation of the path, for example `is a fifo`.
+    /// What is wrong with the path, worded so that it can follow the path, for example `is a fifo`.
     pub why: String,
 }
 
 /// How a path changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum TreeChangeKind {
-    /// It has another kind or content.
+    /// The kind or the content of the path changed.
     Changed,
-    /// It is new.
+    /// The path is new.
     Added,
-    /// It was removed.
+    /// The path was removed.
     Removed,
 }
 
-/// A path that changed during the scan, or since.
+/// A path that changed during the scan or afterwards.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct TreeChange {
     /// The path, escaped for a terminal.
@@ -73,16 +73,16 @@ pub enum ScanError {
     /// Paths that cannot be distributed.
     #[error("{} cannot be distributed: {}", paths(list.len()), PathList(list, list.len()))]
     RejectedPaths {
-        /// All of them, sorted.
+        /// All such paths, sorted.
         list: Vec<RejectedPath>,
     },
     /// Files or directories that cannot be read. Only reported if every path could be distributed.
     #[error("{} cannot be read: {}", paths(list.len()), PathList(list, list.len()))]
     Unreadable {
-        /// All of them, sorted.
+        /// All of them, sorted by path.
         list: Vec<RejectedPath>,
     },
-    /// The tree was changed during the scan, or since.
+    /// The tree was changed during the scan or afterwards.
     #[error("content changed while it was read: {}", PathList(list, *count))]
     Changed {
         /// The first changes, sorted.
@@ -99,8 +99,9 @@ pub enum ScanError {
 }
 
 impl ScanError {
-    /// The error in a few words, and a line for each of its paths: the first ones, and a line that
-    /// counts the others. `None` if the error is not about several paths.
+    /// The error in a few words, and a line for each of its paths. If there are many paths, only
+    /// the first ones have a line, and a last line counts the others. `None` if the error is not
+    /// about several paths.
     #[must_use]
     pub fn path_lines(&self) -> Option<(String, Vec<String>)> {
         let (words, lines, count) = match self {
@@ -113,7 +114,8 @@ impl ScanError {
             }
             _ => return None,
         };
-        // Cannot underflow: the lines are a part of the list, and `count` is at least its length.
+        // Cannot underflow: the lines are part of the list, and `count` is at least the length of
+        // the list.
         let more = count - lines.len();
         let rest = (more > 0).then(|| format!("and {more} more"));
         (count > 1)
@@ -125,7 +127,7 @@ fn first_lines(list: &[impl fmt::Display]) -> Vec<String> {
     list.iter().take(LISTED).map(ToString::to_string).collect()
 }
 
-/// One fault, before all of them are combined into an error.
+/// A single fault, before all faults are combined into an error.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum ScanFault {
     Refused(RejectedPath),
@@ -146,11 +148,11 @@ impl ScanFault {
         Self::refused(path, fault.to_string())
     }
 
-    /// Converts an error of the system on a path that existed a moment ago.
+    /// Converts a system error for a path that existed a moment ago.
     pub(super) fn io(path: String, error: &io::Error) -> Self {
         use io::ErrorKind as Kind;
         match error.kind() {
-            // The walk has just seen it.
+            // The walk has just seen this path.
             Kind::NotFound => Self::altered(path, TreeChangeKind::Removed),
             // A directory or file was replaced by a link, or a directory by a file.
             Kind::NotADirectory | Kind::IsADirectory => {
@@ -164,9 +166,9 @@ impl ScanFault {
     /// Converts a fault found by the recheck of a valid tree.
     pub(super) fn into_tree_change(self) -> TreeChange {
         match self {
-            Self::Altered(alteration) => alteration,
-            Self::Refused(offender) | Self::Unreadable(offender) => {
-                TreeChange { path: offender.path, how: TreeChangeKind::Changed }
+            Self::Altered(change) => change,
+            Self::Refused(rejected) | Self::Unreadable(rejected) => {
+                TreeChange { path: rejected.path, how: TreeChangeKind::Changed }
             }
         }
     }
@@ -179,14 +181,14 @@ pub(super) fn is_link_error(error: &io::Error) -> bool {
 }
 
 /// Combines all `faults` into one error. Faults that an operator must fix take precedence over
-/// those that another try may fix.
+/// faults that may disappear with another attempt.
 pub(super) fn settle(faults: Vec<ScanFault>) -> Result<(), ScanError> {
     let is_refused = faults.iter().any(|fault| matches!(fault, ScanFault::Refused(_)));
     let (mut list, mut altered) = (Vec::new(), Vec::new());
     for fault in faults {
         match fault {
-            ScanFault::Refused(offender) | ScanFault::Unreadable(offender) => list.push(offender),
-            ScanFault::Altered(alteration) => altered.push(alteration),
+            ScanFault::Refused(rejected) | ScanFault::Unreadable(rejected) => list.push(rejected),
+            ScanFault::Altered(change) => altered.push(change),
         }
     }
     list.sort_unstable();
@@ -229,7 +231,7 @@ impl fmt::Display for TreeChange {
     }
 }
 
-/// The first items of a list, and the number of the others.
+/// The first items of a list, and the number of further items.
 struct PathList<'a, T>(&'a [T], usize);
 
 impl<T: fmt::Display> fmt::Display for PathList<'_, T> {
@@ -244,26 +246,17 @@ impl<T: fmt::Display> fmt::Display for PathList<'_, T> {
     }
 }
 
-/// Escapes everything in `bytes` that is not text or that controls a terminal.
+/// Escapes everything in `bytes` that is invisible. Bytes that are not UTF-8 become `\x..`.
 pub(super) fn escape(bytes: &[u8]) -> String {
     let mut text = String::with_capacity(bytes.len());
     for chunk in bytes.utf8_chunks() {
-        for character in chunk.valid().chars() {
-            match character {
-                '\\' => text.push_str("\\\\"),
-                control if control.is_ascii_control() => push_byte(control as u8, &mut text),
-                other if is_invisible(other) => text.extend(other.escape_unicode()),
-                plain => text.push(plain),
-            }
+        text.push_str(&text::escape(&chunk.valid().replace('\\', "\\\\")));
+        for byte in chunk.invalid() {
+            // Writing to a `String` cannot fail.
+            write!(text, "\\x{byte:02x}").ok();
         }
-        chunk.invalid().iter().for_each(|&byte| push_byte(byte, &mut text));
     }
     text
-}
-
-fn push_byte(byte: u8, text: &mut String) {
-    // Writing to a `String` cannot fail.
-    write!(text, "\\x{byte:02x}").ok();
 }
 
 pub(super) fn escape_path(path: &Path) -> String {
@@ -276,7 +269,7 @@ mod tests {
 
     #[test]
     fn nothing_raw_reaches_a_message() {
-        assert_eq!(escape(b"a\xffb\x1b[31m\n\\"), "a\\xffb\\x1b[31m\\x0a\\\\");
+        assert_eq!(escape(b"a\xffb\x1b[31m\n\\"), "a\\xffb\\u{1b}[31m\\u{a}\\\\");
         assert_eq!(escape("é\u{9b}\u{202e}x\u{200b}".as_bytes()), "é\\u{9b}\\u{202e}x\\u{200b}");
     }
 

@@ -1,5 +1,5 @@
-//! The work on a batch: examines each entry and hashes the files that the stat cache does not know.
-//! In a recheck, compares each entry instead.
+//! The work on a batch: examines each entry and hashes the files that the stat cache does not
+//! contain. In a recheck, compares each entry instead.
 
 use std::ffi::OsStr;
 use std::fs::FileType;
@@ -19,7 +19,7 @@ use super::{SymlinkMode, TreeEntry, TreeKind};
 use crate::fsx::{FileKind, FileLook};
 use crate::tree_path::{LinkTarget, TreePath};
 
-/// The examined entries of a batch, and the faults of the others.
+/// The examined entries of a batch, and the faults found.
 #[derive(Debug, Default)]
 pub(super) struct Examined {
     pub(super) entries: Vec<TreeEntry>,
@@ -82,7 +82,7 @@ impl<'a> Examiner<'a> {
         path: &TreePath,
     ) -> Result<TreeKind, ScanFault> {
         let FileLook { kind, mode, stamp } = self.look(&job.entry)?;
-        // The directory listing said that it is a file.
+        // The directory listing said that the entry is a file.
         if kind != FileKind::File {
             return Err(ScanFault::altered(shown(path), TreeChangeKind::Changed));
         }
@@ -123,29 +123,30 @@ impl<'a> Examiner<'a> {
     fn look(&self, entry: &DirEntry) -> Result<FileLook, ScanFault> {
         let shown = || self.root.shown(self.root.relative(entry.path()));
         if self.symlinks == SymlinkMode::Follow {
-            // walkdir knows which entries it reached through a link.
+            // walkdir records which entries it reached through a link.
             let io = |error: walkdir::Error| match error.io_error() {
                 Some(io) => ScanFault::io(shown(), io),
                 None => ScanFault::altered(shown(), TreeChangeKind::Changed),
             };
             return entry.metadata().map(|meta| FileLook::from(&meta)).map_err(io);
         }
-        // Relative to the open root, so that the kernel does not resolve the root's path for each
-        // file.
+        // Relative to the open root, so that the kernel does not resolve the path of the root for
+        // each file.
         let relative = OsStr::from_bytes(self.root.relative(entry.path()));
         self.root.dir.look(relative).map_err(|error| ScanFault::io(shown(), &error.source))
     }
 
-    /// The entries of a batch that differ from `entries`. Each job has the index of its entry.
+    /// Returns the entries of a batch that differ from `entries`. Each job contains the index of
+    /// its entry.
     pub(super) fn compare(
         &mut self,
         entries: &[TreeEntry],
         batch: Vec<EntryToExamine<Option<usize>>>,
     ) -> Vec<TreeChange> {
-        batch.into_iter().filter_map(|job| self.alteration(entries, &job)).collect()
+        batch.into_iter().filter_map(|job| self.change(entries, &job)).collect()
     }
 
-    fn alteration(
+    fn change(
         &mut self,
         entries: &[TreeEntry],
         job: &EntryToExamine<Option<usize>>,
@@ -154,8 +155,8 @@ impl<'a> Examiner<'a> {
         let Some(before) = job.known.and_then(|index| entries.get(index)) else {
             return Some(TreeChange { path: shown(), how: TreeChangeKind::Added });
         };
-        // The execute bit needs no comparison of its own: changing it changes `ctime`, a part of
-        // the stamp.
+        // The execute bit needs no comparison of its own: changing it changes `ctime`, which is
+        // part of the stamp.
         let same = match &before.kind {
             TreeKind::File { stamp, .. } => self
                 .look(&job.entry)

@@ -1,8 +1,8 @@
-//! Checks symbolic links that are kept: where they lead within the scanned tree.
+//! Checks the symbolic links that are kept: where they lead within the scanned tree.
 //!
 //! `LinkTarget` checks a single target. This module follows a link through the other links of the
-//! tree, as the kernel of a mirror will. It never follows links on the disk, where other files
-//! surround the tree than on a mirror.
+//! tree, as the kernel of a mirror's machine will. It never follows links on disk, because
+//! different files surround the tree there than on a mirror.
 
 use super::error::{ScanFault, escape};
 use super::{TreeEntry, TreeKind};
@@ -20,7 +20,7 @@ enum LinkEnd {
 }
 
 /// Checks the links in `entries`, which must be sorted. Returns a fault for each link in a loop,
-/// and the paths of links to nothing.
+/// and the paths of links that lead nowhere.
 pub(super) fn check(entries: &[TreeEntry]) -> (Vec<ScanFault>, Vec<String>) {
     let (mut faults, mut dangling) = (Vec::new(), Vec::new());
     for entry in entries {
@@ -43,8 +43,8 @@ fn find<'e>(entries: &'e [TreeEntry], path: &str) -> Option<&'e TreeEntry> {
 }
 
 fn is_directory(entries: &[TreeEntry], path: &str) -> bool {
-    // Directories are not entries. One exists if an entry lies below it, and such entries follow
-    // one another in the order of paths.
+    // Directories are not entries. A directory exists if an entry lies below it, and such entries
+    // follow one another in path order.
     let below = format!("{path}/");
     let index = entries.partition_point(|entry| entry.path.as_str() < below.as_str());
     path.is_empty()
@@ -53,8 +53,8 @@ fn is_directory(entries: &[TreeEntry], path: &str) -> bool {
 
 fn follow(entries: &[TreeEntry], path: &TreePath, target: &LinkTarget) -> LinkEnd {
     let Some(mut goal) = target.destination(path) else { return LinkEnd::Nowhere };
-    // Each link found here has a real path, because the links above it were followed before. So
-    // `destination` is exact.
+    // Each link found here has a real path, because the links above it have already been followed.
+    // So `destination` is exact.
     for _ in 0..MAX_STEPS {
         match first_link(entries, &goal) {
             Err(end) => return end,
@@ -68,8 +68,8 @@ fn follow(entries: &[TreeEntry], path: &TreePath, target: &LinkTarget) -> LinkEn
     LinkEnd::Loop
 }
 
-/// The first link on the path `goal`, its target, and the rest of `goal` after it. If there is
-/// none, returns where the path ends.
+/// The first link on the path `goal`, its target, and the rest of `goal` after the link. If there
+/// is none, returns where the path ends.
 fn first_link<'e, 'g>(
     entries: &'e [TreeEntry],
     goal: &'g str,

@@ -1,11 +1,11 @@
-//! Scans a content tree: its entries and the id of each content.
+//! Scans a content tree: finds its entries and the id of each file's content.
 //!
-//! The scan walks one or several directories into one sorted [`Tree`], finds what cannot be
-//! distributed, and uses a stat cache to avoid reading unchanged files. Each entry's content
-//! existed as a whole: a file is the same before and after it is read, [`Tree::open`] opens exactly
-//! that file, and [`Tree::recheck`] finds every later change. All faults are reported together.
-//! Nothing outside the roots is read, even if a directory is replaced by a link meanwhile (except
-//! in [`SymlinkMode::Follow`]).
+//! The scan walks one or several directories into one sorted [`Tree`], finds paths that cannot be
+//! distributed, and uses a stat cache to avoid reading unchanged files. The content of each entry
+//! existed as a whole at one moment: a file is unchanged while it is read, [`Tree::open`] opens
+//! exactly that file, and [`Tree::recheck`] finds every later change. All faults are reported
+//! together. Nothing outside the roots is read, even if a directory is replaced by a link meanwhile
+//! (except in [`SymlinkMode::Follow`]).
 //!
 //! ```text
 //! walk (one thread, path order) ─ batches, with entries of the stat cache ─> workers
@@ -14,7 +14,7 @@
 //!   └ rules: what is excluded    tree <─ merge, links, names <─ in order ────────┘
 //! ```
 //!
-//! This room does not know manifests, releases and mirrors.
+//! This room does not know manifests, releases or mirrors.
 
 mod content;
 mod dir_stamp;
@@ -49,7 +49,7 @@ use crate::tree_path::{LinkTarget, TreePath};
 pub struct Root {
     /// The directory. A link to a directory is resolved once, when the scan begins.
     pub path: PathBuf,
-    /// The directory of the tree for its entries; `None` for the root of the tree.
+    /// The directory of the tree in which the entries are placed; `None` for the root of the tree.
     pub at: Option<TreePath>,
 }
 
@@ -66,14 +66,14 @@ pub enum SymlinkMode {
     Refuse,
 }
 
-/// How names are handled that other systems cannot hold or distinguish.
+/// How the scan handles names that other systems cannot hold or cannot distinguish.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum NameRule {
-    /// They cause a warning.
+    /// Such names cause a warning.
     #[default]
     Warn,
-    /// They are errors.
+    /// Such names are errors.
     Portable,
 }
 
@@ -94,7 +94,7 @@ pub struct ScanOptions {
     pub stat_cache: Option<PathBuf>,
 }
 
-/// A path of a scanned tree and what is there.
+/// A path of a scanned tree, with its kind.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TreeEntry {
     /// The path.
@@ -108,15 +108,15 @@ pub struct TreeEntry {
 pub enum TreeKind {
     /// A regular file.
     File {
-        /// The id of its content.
+        /// The id of the file's content.
         object: ObjectId,
         /// The stamp that the file had with this content.
         stamp: FileStat,
         /// Whether any execute bit is set.
         exec: bool,
-        /// Whether it begins with a private key.
+        /// Whether the file begins with a private key.
         has_private_key: bool,
-        /// The number of its root.
+        /// The number of the file's root.
         root: u16,
     },
     /// A symbolic link.

@@ -14,7 +14,7 @@ use crate::tree_path::{MAX_PATH_BYTES, TreePath};
 /// Device names on Windows, with any extension.
 const DEVICES: [&str; 4] = ["con", "prn", "aux", "nul"];
 
-/// Device names that are followed by a digit from 1 to 9.
+/// Device names on Windows that are followed by a digit from 1 to 9.
 const NUMBERED_DEVICES: [&str; 2] = ["com", "lpt"];
 
 /// A path, or a directory above one, and the hash of its folded form.
@@ -22,14 +22,14 @@ const NUMBERED_DEVICES: [&str; 2] = ["com", "lpt"];
 struct Folded {
     hash: u64,
     entry: u32,
-    /// Length of the relevant part of the path.
+    /// Length of the relevant part of the path, in bytes.
     bytes: u16,
 }
 
 /// Finds problematic names in these entries, which must be sorted by path: paths that differ only
 /// in case or normalization, and components that are not valid on Windows.
-pub(super) fn find_odd(entries: &[TreeEntry]) -> Vec<RejectedPath> {
-    let mut odd = Vec::new();
+pub(super) fn find_unportable(entries: &[TreeEntry]) -> Vec<RejectedPath> {
+    let mut rejected = Vec::new();
     let mut folded = Vec::with_capacity(entries.len());
     let mut is_any_folded = false;
     let mut last = "";
@@ -39,7 +39,7 @@ pub(super) fn find_odd(entries: &[TreeEntry]) -> Vec<RejectedPath> {
             let part = &path[..end];
             let name = &part[part.rfind('/').map_or(0, |slash| slash + 1)..];
             if let Some(why) = windows_fault(name) {
-                odd.push(RejectedPath { path: escape(part.as_bytes()), why: why.to_owned() });
+                rejected.push(RejectedPath { path: escape(part.as_bytes()), why: why.to_owned() });
             }
             let (hash, is_changed) = fold_hash(part);
             is_any_folded |= is_changed;
@@ -49,16 +49,16 @@ pub(super) fn find_odd(entries: &[TreeEntry]) -> Vec<RejectedPath> {
         }
         last = path;
     }
-    // Of two different paths with the same folded form, at least one is changed by folding.
+    // If two different paths have the same folded form, folding changes at least one of them.
     if is_any_folded {
-        push_collisions(entries, folded, &mut odd);
+        push_collisions(entries, folded, &mut rejected);
     }
-    odd.sort_unstable();
-    odd
+    rejected.sort_unstable();
+    rejected
 }
 
-/// The ends of the parts of `path` (its directories and the path itself) that `last`, the previous
-/// path, does not have.
+/// The ends of the parts of `path` (its directories and the path itself) that are not parts of
+/// `last`, the previous path.
 fn new_parts<'p>(last: &str, path: &'p str) -> impl Iterator<Item = usize> + use<'p> {
     let common = last.bytes().zip(path.bytes()).take_while(|(a, b)| a == b).count();
     let slashes = path.as_bytes()[common..].iter().enumerate().filter(|&(_, &byte)| byte == b'/');
@@ -67,12 +67,12 @@ fn new_parts<'p>(last: &str, path: &'p str) -> impl Iterator<Item = usize> + use
 
 /// The hash of the folded form of `path`, and whether folding changes it.
 fn fold_hash(path: &str) -> (u64, bool) {
-    // Hashes instead of folded names, which would take the memory of all paths a second time. Equal
-    // hashes are compared in full below.
+    // Stores hashes instead of folded names, which would need the memory of all paths a second
+    // time. If hashes are equal, the names are compared in full below.
     let mut hasher = DefaultHasher::new();
     let mut buffer = [0; MAX_PATH_BYTES];
     let is_changed = match (buffer.get_mut(..path.len()), path.is_ascii()) {
-        // As `TreePath::folded`, without allocating a `String` for each of a million paths.
+        // Like `TreePath::folded`, without allocating a `String` for each of a million paths.
         (Some(lower), true) => {
             lower.copy_from_slice(path.as_bytes());
             lower.make_ascii_lowercase();
@@ -92,7 +92,11 @@ fn fold(path: &str) -> String {
     TreePath::new(path).map_or_else(|_| path.to_owned(), |path| path.folded())
 }
 
-fn push_collisions(entries: &[TreeEntry], mut folded: Vec<Folded>, odd: &mut Vec<RejectedPath>) {
+fn push_collisions(
+    entries: &[TreeEntry],
+    mut folded: Vec<Folded>,
+    rejected: &mut Vec<RejectedPath>,
+) {
     folded.sort_unstable();
     let text =
         |item: &Folded| &entries[item.entry as usize].path.as_str()[..usize::from(item.bytes)];
@@ -105,7 +109,7 @@ fn push_collisions(entries: &[TreeEntry], mut folded: Vec<Folded>, odd: &mut Vec
                     "differs from {} in case or normal form only",
                     escape(first.as_bytes())
                 );
-                odd.push(RejectedPath { path: escape(other.as_bytes()), why });
+                rejected.push(RejectedPath { path: escape(other.as_bytes()), why });
             }
         }
     }
@@ -137,23 +141,23 @@ mod tests {
     use super::*;
     use crate::tree_path::LinkTarget;
 
-    fn odd(paths: &[&str]) -> Vec<String> {
+    fn rejected(paths: &[&str]) -> Vec<String> {
         let kind = TreeKind::Symlink { target: LinkTarget::new("x").unwrap() };
         let entry =
             |path: &&str| TreeEntry { path: TreePath::new(path).unwrap(), kind: kind.clone() };
         let mut entries: Vec<_> = paths.iter().map(entry).collect();
         entries.sort_unstable_by(|a, b| a.path.cmp(&b.path));
-        find_odd(&entries).into_iter().map(|offender| offender.path).collect()
+        find_unportable(&entries).into_iter().map(|rejected| rejected.path).collect()
     }
 
     #[test]
     fn case_and_normal_form_collide_also_as_directories() {
-        assert_eq!(odd(&["A", "a"]), ["a"]);
-        assert_eq!(odd(&["caf\u{e9}", "cafe\u{301}"]), ["caf\u{e9}"]);
-        assert_eq!(odd(&["Docs/x", "docs/y"]), ["docs"]);
-        assert_eq!(odd(&["README", "readme/x"]), ["readme"]);
-        assert_eq!(odd(&["a/B/c", "a/b-d", "a/bb"]), [""; 0]);
-        assert_eq!(odd(&["X/a", "X/b", "y/a", "y/b"]), [""; 0]);
+        assert_eq!(rejected(&["A", "a"]), ["a"]);
+        assert_eq!(rejected(&["caf\u{e9}", "cafe\u{301}"]), ["caf\u{e9}"]);
+        assert_eq!(rejected(&["Docs/x", "docs/y"]), ["docs"]);
+        assert_eq!(rejected(&["README", "readme/x"]), ["readme"]);
+        assert_eq!(rejected(&["a/B/c", "a/b-d", "a/bb"]), [""; 0]);
+        assert_eq!(rejected(&["X/a", "X/b", "y/a", "y/b"]), [""; 0]);
     }
 
     #[test]
@@ -172,10 +176,10 @@ mod tests {
             "a|b",
             "\"q\"",
         ] {
-            assert_eq!(odd(&[&format!("{bad}/1"), &format!("{bad}/2")]).len(), 1, "{bad}");
+            assert_eq!(rejected(&[&format!("{bad}/1"), &format!("{bad}/2")]).len(), 1, "{bad}");
         }
         for good in ["console", "com0", "com10", "lpt", "comé", "a.b", ".con", "nul_"] {
-            assert!(odd(&[good]).is_empty(), "{good}");
+            assert!(rejected(&[good]).is_empty(), "{good}");
         }
     }
 }

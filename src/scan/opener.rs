@@ -1,4 +1,4 @@
-//! Opens files without leaving the tree, and only if they did not change since the walk.
+//! Opens files without leaving the tree, and only if they have not changed since the walk.
 //!
 //! Every directory below the root is opened step by step and without following links. A process
 //! that replaces a directory by a link therefore cannot make the scan read files outside. (In
@@ -27,8 +27,8 @@ impl From<IoError> for ContentFault {
     }
 }
 
-/// Opens entries of one root. Keeps the last directory open, because neighbours follow one another;
-/// only that one, because a tree may be deeper than the limit of open files.
+/// Opens entries of one root. Keeps the last directory open, because neighbouring entries follow
+/// one another. It keeps only one, because a tree may be deeper than the limit of open files.
 #[derive(Debug)]
 pub(super) struct Opener<'a> {
     root: &'a OpenRoot,
@@ -76,7 +76,7 @@ impl<'a> Opener<'a> {
         check(self.open_any(relative)?, relative, stamp)
     }
 
-    /// As [`Opener::open`], for a single file. Keeps no directory open.
+    /// Like [`Opener::open`], for a single file. Keeps no directory open.
     pub(super) fn open_once(&self, relative: &str, stamp: &FileStat) -> Result<File, ContentFault> {
         let file = if self.follow {
             fsx::open_read(&fsx::resolve(&self.root.path.join(relative))?)?
@@ -92,7 +92,7 @@ impl<'a> Opener<'a> {
         match dir.read_link(name) {
             Ok(Some(target)) => Ok(target.into_encoded_bytes()),
             Ok(None) => Err(ContentFault::Io(io::ErrorKind::NotFound.into())),
-            // It is not a link any more.
+            // The entry is no longer a link.
             Err(error) if error.kind() == io::ErrorKind::InvalidInput => Err(ContentFault::Changed),
             Err(error) => Err(error.into()),
         }
@@ -108,8 +108,8 @@ fn check(file: File, relative: &str, stamp: &FileStat) -> Result<File, ContentFa
 }
 
 pub(super) fn is_still(meta: &Metadata, stamp: &FileStat) -> bool {
-    // All of size, both times, inode and device. `ctime` cannot be set by a program, so a file
-    // whose `mtime` was set back still differs.
+    // Size, both times, inode and device must all be equal. `ctime` cannot be set by a program, so
+    // a file whose `mtime` was set back still differs.
     meta.is_file() && FileStat::of(meta) == *stamp
 }
 

@@ -1,8 +1,8 @@
 //! Rechecks a scanned tree.
 //!
-//! Usually nothing changed, and the stamps show that without a walk: a directory keeps its stamp as
-//! long as no name in it is added or removed. If a stamp differs, or is too recent to prove
-//! anything, the roots are walked again to find the changes.
+//! Usually nothing has changed, and the stamps prove that without a walk: a directory keeps its
+//! stamp as long as no name in it is added or removed. If a stamp differs, or is too recent to
+//! prove anything, the roots are walked again to find the changes.
 
 use std::cmp::Ordering as Order;
 use std::ffi::OsStr;
@@ -19,31 +19,31 @@ use crate::fsx::FileKind;
 use crate::monitor::Monitor;
 use crate::threads;
 
-/// Entries between two checks for cancellation.
+/// How many entries are processed between two checks for cancellation.
 const BATCH: usize = 256;
 
 impl Tree {
-    /// Checks that everything is still as it was scanned, without reading any file.
+    /// Checks that the tree is unchanged since the scan, without reading any file.
     ///
     /// # Errors
-    /// [`ScanError::Changed`] with the changes; [`ScanError::Cancelled`].
+    /// [`ScanError::Changed`] with the changes, or [`ScanError::Cancelled`].
     pub fn recheck(&self, monitor: &dyn Monitor) -> Result<(), ScanError> {
         if self.is_untouched(monitor) { Ok(()) } else { self.walk_again(monitor) }
     }
 
-    /// Whether it is certain that nothing changed.
+    /// Whether it is certain that nothing has changed.
     pub(super) fn is_untouched(&self, monitor: &dyn Monitor) -> bool {
         // The recorded stamps do not cover directories that are reached through links.
         if self.follows() {
             return false;
         }
-        // The directories come first: they are few, and one that differs settles the question.
+        // The directories come first: there are few, and one that differs settles the question.
         let mut marks =
             self.marks.iter().map(|(number, mark)| (&self.roots[usize::from(*number)], mark));
         if !marks.all(|(root, mark)| mark.holds(root, self.started)) {
             return false;
         }
-        // Use half of the cores, as the push that runs at the same time needs them more.
+        // Use half of the cores, because the push that runs at the same time needs them more.
         let jobs = jobs(&self.options).div_ceil(2);
         let differs = AtomicBool::new(false);
         let compare = |entries: &[TreeEntry]| {
@@ -52,7 +52,8 @@ impl Tree {
                     || monitor.is_cancelled()
                     || !batch.iter().all(|one| self.is_same(one))
                 {
-                    // Also if cancelled: the walk that follows then ends at its first check.
+                    // Also set if the recheck was cancelled: the walk that follows then ends at its
+                    // first check.
                     differs.store(true, Ordering::Relaxed);
                     return;
                 }
@@ -87,14 +88,14 @@ impl Tree {
                 jobs: jobs(&self.options),
                 counters: &counters,
                 monitor,
-                is_told: false,
+                is_reported: false,
             };
             let mut walk = Walk::new(root, &self.options)?;
             let mut before = (0..self.entries.len())
                 .filter(|&index| self.root_of(&self.entries[index]) == number)
                 .peekable();
             let mut removed = Vec::new();
-            // Both are in the order of paths, so one pass over the old entries is enough.
+            // Both are in path order, so one pass over the old entries is enough.
             let known = |entry: &walkdir::DirEntry| {
                 let relative = root.relative(entry.path());
                 while let Some(&index) = before.peek() {

@@ -17,7 +17,7 @@ use super::error::ScanError;
 /// The name of rules files.
 pub(super) const FILE_NAME: &str = ".headwaterignore";
 
-/// Maximum size of a rules file in bytes, far larger than files in practice.
+/// Maximum size of a rules file in bytes, far larger than any real file.
 const MAX_BYTES: u64 = 1024 * 1024;
 
 #[derive(Debug)]
@@ -36,7 +36,7 @@ pub(super) struct ExcludeRules {
 }
 
 impl ExcludeRules {
-    /// The rules of the configuration only.
+    /// Creates rules from the configuration only.
     pub(super) fn new(exclude: &[String]) -> Result<Self, ScanError> {
         let mut builder = GitignoreBuilder::new(".");
         for pattern in exclude {
@@ -59,7 +59,8 @@ impl ExcludeRules {
         depth: usize,
     ) -> Result<(), RulesFault> {
         let mut bytes = Vec::new();
-        // Read up to the limit and not by the size in the metadata: the file may grow.
+        // Reads up to the limit instead of trusting the size in the metadata, because the file may
+        // grow.
         file.take(MAX_BYTES + 1).read_to_end(&mut bytes).map_err(RulesFault::Io)?;
         if bytes.len() as u64 > MAX_BYTES {
             return Err(RulesFault::Content("is larger than 1 MiB".to_owned()));
@@ -67,7 +68,7 @@ impl ExcludeRules {
         let text =
             String::from_utf8(bytes).map_err(|_| RulesFault::Content("is not UTF-8".to_owned()))?;
         let mut builder = GitignoreBuilder::new(".");
-        // A byte order mark would otherwise be a part of the first pattern.
+        // A byte order mark would otherwise become part of the first pattern.
         for (index, line) in text.trim_start_matches('\u{feff}').lines().enumerate() {
             if builder.add_line(None, line).is_err() {
                 return Err(RulesFault::Content(format!(
@@ -86,7 +87,8 @@ impl ExcludeRules {
         Ok(())
     }
 
-    /// Removes the rules of directories that do not contain an entry of this depth.
+    /// Removes the rules of directories that do not contain the current entry, which has this
+    /// depth.
     pub(super) fn leave(&mut self, depth: usize) {
         while self.levels.last().is_some_and(|level| level.depth >= depth) {
             self.levels.pop();

@@ -1,8 +1,8 @@
-//! The stat cache: the content id of each file, with the stamp that the file had.
+//! The stat cache: the content id of each file, with the stamp that the file had at that time.
 //!
-//! Losing it costs time but never correctness: the whole file is verified before any of it is used,
-//! and a damaged cache counts as missing. It is read as a stream along with the walk, which has the
-//! same order, and is not kept in memory.
+//! Losing it costs time but never correctness: the whole cache file is verified before any of it is
+//! used, and a damaged cache counts as missing. The cache is read as a stream along with the walk,
+//! which has the same order, and is not kept in memory.
 //!
 //! # Format
 //!
@@ -42,21 +42,21 @@ use crate::tree_path::MAX_PATH_BYTES;
 use crate::varint;
 
 const MAGIC: &[u8; 8] = b"HWSTAT\r\n";
-// Version 1 also stored files with private keys, without marking them.
+// Version 1 also stored files with private keys, without marking such files.
 const VERSION: u8 = 2;
 const DIGEST_BYTES: usize = 32;
 
 /// Upper bound for the length of a record, in bytes.
 const MAX_RECORD_BYTES: usize = MAX_PATH_BYTES + 7 * varint::MAX_BYTES + DIGEST_BYTES;
 
-/// Bytes that are read or written at once.
+/// How many bytes are read or written at once.
 const CHUNK_BYTES: usize = 128 * 1024;
 
-/// Maximum lag of a file system's clock behind ours, in nanoseconds. It advances with the kernel's
-/// tick, which is at most 10 ms.
+/// How far the clock of a file system may lag behind ours, in nanoseconds. The clock advances with
+/// the kernel's tick, which is at most 10 ms.
 const TICK_NS: i64 = 20_000_000;
 
-/// The same for times that seem to be whole seconds: FAT has a resolution of 2 s.
+/// The maximum lag for times that seem to be whole seconds: FAT has a resolution of 2 s.
 const COARSE_TICK_NS: i64 = 2_000_000_000;
 
 /// A file's stamp and content id.
@@ -66,13 +66,13 @@ pub(super) struct KnownFile {
     pub(super) object: ObjectId,
 }
 
-/// Whether a file with this stamp may have changed without a trace after a scan that began at
+/// Whether a file with this stamp may have changed undetectably after a scan that began at
 /// `started`.
 pub(super) const fn is_racy(stamp: &FileStat, started: i64) -> bool {
     // No system call returns the resolution of a file system. A time without a fraction suggests a
     // coarse one.
     let margin = if stamp.mtime_ns % 1_000_000_000 == 0 { COARSE_TICK_NS } else { TICK_NS };
-    // The later one: a program can set `mtime` to any value, but not `ctime`.
+    // Uses the later time: a program can set `mtime` to any value, but not `ctime`.
     let last = if stamp.mtime_ns > stamp.ctime_ns { stamp.mtime_ns } else { stamp.ctime_ns };
     last >= started.saturating_sub(margin)
 }
@@ -80,7 +80,7 @@ pub(super) const fn is_racy(stamp: &FileStat, started: i64) -> bool {
 /// Why there is no cache to read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Absent {
-    /// There is no cache, or it is for other roots or of another version.
+    /// There is no cache, or it belongs to other roots, or its version is different.
     Missing,
     /// The cache is damaged or cannot be read.
     Damaged,
@@ -91,14 +91,14 @@ pub(super) enum Absent {
 pub(super) struct StatCache {
     input: Window,
     started: i64,
-    /// The last record; `None` at the end of a section or of the cache.
+    /// The last record that was read; `None` at the end of a section or of the cache.
     current: Option<KnownFile>,
     path: Vec<u8>,
 }
 
 impl StatCache {
-    /// Opens the cache at `path`, positioned before the first section. All of it must be intact and
-    /// for these roots.
+    /// Opens the cache at `path`, positioned before the first section. The whole cache must be
+    /// intact and belong to these roots.
     pub(super) fn open(path: &Path, roots: &[OpenRoot]) -> Result<Self, Absent> {
         let damaged = |_: io::Error| Absent::Damaged;
         let file = match fsx::found(fsx::open_read(path)) {
@@ -106,15 +106,16 @@ impl StatCache {
             Ok(None) => return Err(Absent::Missing),
             Err(_) => return Err(Absent::Damaged),
         };
-        // The whole file is read twice. A record that a crash has torn could otherwise give a wrong
-        // content id to an unchanged file.
+        // The whole file is read twice. Otherwise a record that was torn by a crash could assign a
+        // wrong content id to an unchanged file.
         let end = verify(&file).map_err(damaged)?.ok_or(Absent::Damaged)?;
         (&file).rewind().map_err(damaged)?;
         let mut input = Window::new(file, end);
         let bytes = input.fill().map_err(damaged)?;
         let body = bytes.strip_prefix(MAGIC).ok_or(Absent::Damaged)?;
         let (version, body) = body.split_first().ok_or(Absent::Damaged)?;
-        // Not damage, so there is no warning: another version of headwater has written it.
+        // This is not damage, so there is no warning: a different version of headwater wrote the
+        // cache.
         if *version != VERSION {
             return Err(Absent::Missing);
         }
@@ -125,7 +126,7 @@ impl StatCache {
         Ok(Self { input, started, current: None, path: Vec::new() })
     }
 
-    /// Moves to the start of the next section. The last section must have been left.
+    /// Moves to the start of the next section. The previous section must have been ended.
     pub(super) fn begin_section(&mut self) {
         self.path.clear();
         self.advance();
@@ -139,7 +140,7 @@ impl StatCache {
     }
 
     /// The record of the file at `path`, relative to the section's root. Calls must be in ascending
-    /// order; skipped records are lost.
+    /// order of paths; skipped records are lost.
     pub(super) fn find(&mut self, path: &[u8]) -> Option<KnownFile> {
         while self.current.is_some() && self.path.as_slice() < path {
             self.advance();
@@ -148,29 +149,29 @@ impl StatCache {
     }
 
     fn advance(&mut self) {
-        // The digest matched when the cache was opened, so the file changed since. Treat the rest
-        // as missing.
+        // The digest matched when the cache was opened, so the file has changed since. Treat the
+        // rest as missing.
         self.current = self.read_record().unwrap_or(None);
     }
 
     fn read_record(&mut self) -> io::Result<Option<KnownFile>> {
-        let odd = || io::Error::from(io::ErrorKind::InvalidData);
+        let invalid = || io::Error::from(io::ErrorKind::InvalidData);
         let bytes = self.input.fill()?;
         let mut rest = bytes;
         let mut number = || varint::take(&mut rest);
         let (shared, length) = (number()?, number()?);
-        let length = usize::try_from(length).map_err(|_| odd())?;
+        let length = usize::try_from(length).map_err(|_| invalid())?;
         let shared = usize::try_from(shared)
             .ok()
-            // Only a file that changed after the check can break this. It must not panic.
+            // This fails only if the file changed after the check. It must not panic.
             .filter(|&shared| shared <= self.path.len())
-            .ok_or_else(odd)?;
+            .ok_or_else(invalid)?;
         if length == 0 {
             let used = bytes.len() - rest.len();
             self.input.consume(used);
             return Ok(None);
         }
-        let (name, mut rest) = rest.split_at_checked(length).ok_or_else(odd)?;
+        let (name, mut rest) = rest.split_at_checked(length).ok_or_else(invalid)?;
         self.path.truncate(shared);
         self.path.extend_from_slice(name);
         let mut number = || varint::take(&mut rest);
@@ -181,7 +182,7 @@ impl StatCache {
             inode: number()?,
             device: number()?,
         };
-        let (object, rest) = rest.split_first_chunk::<DIGEST_BYTES>().ok_or_else(odd)?;
+        let (object, rest) = rest.split_first_chunk::<DIGEST_BYTES>().ok_or_else(invalid)?;
         let known = KnownFile { stamp, object: ObjectId::from_bytes(*object) };
         let used = bytes.len() - rest.len();
         self.input.consume(used);
@@ -189,7 +190,7 @@ impl StatCache {
     }
 }
 
-/// The start of the digest, if it matches everything before it.
+/// Returns the position where the digest begins, if the digest matches everything before it.
 fn verify(mut file: &File) -> io::Result<Option<u64>> {
     let Some(end) = file.metadata()?.len().checked_sub(DIGEST_BYTES as u64) else {
         return Ok(None);
@@ -223,7 +224,7 @@ impl Window {
         Self { file: file.take(end), buffer: vec![0; CHUNK_BYTES], used: 0, filled: 0 }
     }
 
-    /// The next bytes: at least a whole record, unless the file ends before.
+    /// The next bytes: at least a whole record, unless the file ends earlier.
     fn fill(&mut self) -> io::Result<&[u8]> {
         if self.filled - self.used < MAX_RECORD_BYTES {
             self.buffer.copy_within(self.used..self.filled, 0);
@@ -253,7 +254,8 @@ pub(super) struct StatCacheWriter<W> {
 }
 
 impl<W: Write> StatCacheWriter<W> {
-    /// Starts a cache for these roots and a scan that began at `started`, in its first section.
+    /// Starts a cache for these roots and for a scan that began at `started`. The cache is in its
+    /// first section.
     pub(super) fn new(out: W, roots: &[OpenRoot], started: i64) -> Self {
         // The buffer may exceed the chunk by one record before it is flushed.
         let mut buffer = Vec::with_capacity(CHUNK_BYTES + MAX_RECORD_BYTES);

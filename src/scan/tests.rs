@@ -215,9 +215,9 @@ fn all_offenders_are_told_together() {
             "is a symbolic link whose target a/../b has '..' after a name, which may lead out \
              through another link",
         ),
-        ("con\\x0atrol", "has a control character"),
-        ("ctl", "is a symbolic link whose target a\\x0ab has a control character"),
-        ("dir\\x1b[31m", "has a control character"),
+        ("con\\u{a}trol", "has a control character"),
+        ("ctl", "is a symbolic link whose target a\\u{a}b has a control character"),
+        ("dir\\u{1b}[31m", "has a control character"),
         ("escapes", "is a symbolic link whose target ../x leads out of the tree"),
         ("fifo", "is a fifo"),
         ("l1", "is a symbolic link in a loop of links"),

@@ -1,4 +1,4 @@
-//! The scanned tree: made by a walk, confirmed by a recheck.
+//! The scanned tree: a walk creates it, and a recheck confirms it.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -18,7 +18,7 @@ use crate::fsx;
 use crate::monitor::{Event, Monitor};
 use crate::tree_path::TreePath;
 
-/// Maximum number of examples in a warning; the rest is only counted.
+/// Maximum number of examples in a warning. Further ones are only counted.
 const EXAMPLES: usize = 3;
 
 /// All entries of one or several roots, each with the id of its content.
@@ -50,12 +50,12 @@ impl Tree {
         options: &ScanOptions,
         monitor: &dyn Monitor,
     ) -> Result<Self, ScanError> {
-        // Before the first look at the disk: what is modified from here on is racy.
+        // Taken before the first access to the disk: any later modification is racy.
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Self::scan_at(roots, options, i64::try_from(now.as_nanos()).unwrap_or(i64::MAX), monitor)
     }
 
-    /// As [`Tree::scan`], as if begun at `started`, in nanoseconds since 1970.
+    /// Like [`Tree::scan`], as if the scan had begun at `started`, in nanoseconds since 1970.
     pub(super) fn scan_at(
         roots: &[Root],
         options: &ScanOptions,
@@ -78,7 +78,7 @@ impl Tree {
         drop(cache);
         scan.merge();
         // Keep the hashes of a long scan even if it was stopped or found faults. But do not replace
-        // a cache by one with only a few records.
+        // an existing cache with one that has only a few records.
         if scan.tree.hashed_files > 0 && (walked.is_ok() || !had_cache) {
             scan.write_cache(started, monitor);
         }
@@ -94,11 +94,11 @@ impl Tree {
         &self.entries
     }
 
-    /// Opens the file of entry `index`, which must still be the one that was hashed.
+    /// Opens the file of the entry with this index. It must still be the file that was hashed.
     ///
     /// # Errors
     /// [`ScanError::Changed`] if the file changed or the entry is not a file;
-    /// [`ScanError::Unreadable`] if it can no longer be read.
+    /// [`ScanError::Unreadable`] if the file can no longer be read.
     pub fn open(&self, index: usize) -> Result<File, ScanError> {
         let Some(TreeEntry { path, kind: TreeKind::File { stamp, root, .. } }) =
             self.entries.get(index)
@@ -112,9 +112,9 @@ impl Tree {
         let opened = Opener::new(root, self.follows()).open_once(root.strip(path), stamp);
         opened.map_err(|fault| match fault {
             ContentFault::Io(source) => match ScanFault::io(self.shown(index), &source) {
-                ScanFault::Altered(alteration) => changed(alteration),
-                ScanFault::Refused(offender) | ScanFault::Unreadable(offender) => {
-                    ScanError::Unreadable { list: vec![offender] }
+                ScanFault::Altered(change) => changed(change),
+                ScanFault::Refused(rejected) | ScanFault::Unreadable(rejected) => {
+                    ScanError::Unreadable { list: vec![rejected] }
                 }
             },
             ContentFault::Changed | ContentFault::Stopped => {
@@ -123,7 +123,7 @@ impl Tree {
         })
     }
 
-    /// The path of entry `index` on this machine, for messages.
+    /// The path of the entry with this index on this machine, for messages.
     ///
     /// # Panics
     /// If there is no such entry.
@@ -161,8 +161,8 @@ pub(super) fn jobs(options: &ScanOptions) -> usize {
     }
 }
 
-fn changed(alteration: TreeChange) -> ScanError {
-    ScanError::Changed { list: vec![alteration], count: 1 }
+fn changed(change: TreeChange) -> ScanError {
+    ScanError::Changed { list: vec![change], count: 1 }
 }
 
 /// A tree that is being scanned.
@@ -197,7 +197,7 @@ impl Scan {
         let is_merged = roots.len() > 1;
         let counters = Counters::default();
         let config =
-            WorkerConfig { jobs: jobs(options), counters: &counters, monitor, is_told: true };
+            WorkerConfig { jobs: jobs(options), counters: &counters, monitor, is_reported: true };
         let mut walk = Walk::new(root, options)?;
         let (mut count, mut bytes) = (0, 0);
         let mut cache = cache;
@@ -217,8 +217,8 @@ impl Scan {
                     match &entry.kind {
                         TreeKind::File { stamp, .. } => bytes += stamp.size,
                         TreeKind::Symlink { .. } if is_merged => {
-                            // A file knows its root from its entry; a link does not, because most
-                            // trees have one root.
+                            // The entry of a file contains its root; the entry of a link does not,
+                            // because most trees have only one root.
                             link_roots.push((entry.path.clone(), number));
                         }
                         TreeKind::Symlink { .. } => {}
@@ -243,7 +243,7 @@ impl Scan {
         Ok(())
     }
 
-    /// Sorts the entries of all roots. Those of a single root are sorted already.
+    /// Sorts the entries of all roots. The entries of a single root are already sorted.
     fn merge(&mut self) {
         let by_path = |a: &TreeEntry, b: &TreeEntry| a.path.cmp(&b.path);
         if !self.tree.entries.is_sorted_by(|a, b| by_path(a, b).is_le()) {
@@ -261,12 +261,12 @@ impl Scan {
         let (loops, dangling) = links::check(entries);
         self.faults.extend(loops);
         warn(monitor, "symbolic links that lead to nothing in the tree", &dangling);
-        let odd = names::find_odd(entries);
+        let rejected = names::find_unportable(entries);
         match self.tree.options.names {
-            NameRule::Portable => self.faults.extend(odd.into_iter().map(ScanFault::Refused)),
+            NameRule::Portable => self.faults.extend(rejected.into_iter().map(ScanFault::Refused)),
             NameRule::Warn => {
-                let odd: Vec<_> = odd.iter().map(ToString::to_string).collect();
-                warn(monitor, "names that some systems cannot hold or tell apart", &odd);
+                let rejected: Vec<_> = rejected.iter().map(ToString::to_string).collect();
+                warn(monitor, "names that some systems cannot hold or tell apart", &rejected);
             }
         }
     }
@@ -308,7 +308,7 @@ fn write_cache(path: &Path, tree: &Tree, started: i64) -> fsx::Result<()> {
 /// Finds paths that two roots have, and files where another root has a directory.
 fn find_overlaps(entries: &[TreeEntry]) -> Vec<ScanFault> {
     let mut faults = Vec::new();
-    // The previous paths that are prefixes of this one, as text: in byte order, `a-x` may be
+    // The previous paths that are prefixes of this one as strings: in byte order, `a-x` may come
     // between `a` and `a/b`.
     let mut above: Vec<&str> = Vec::new();
     for entry in entries {
@@ -327,7 +327,7 @@ fn find_overlaps(entries: &[TreeEntry]) -> Vec<ScanFault> {
         }
         above.push(path);
     }
-    // A file is found once for each entry below it.
+    // Such a file is found once for each entry below it.
     faults.dedup();
     faults
 }

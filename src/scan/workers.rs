@@ -1,8 +1,8 @@
 //! Passes the batches of a walk to workers through a bounded channel, and returns the results in
 //! order.
 //!
-//! The walking thread also collects the results, so that the channel bounds the waiting batches and
-//! only the result itself grows.
+//! The thread that walks also collects the results. So the channel limits how many batches wait,
+//! and only the result itself grows.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -16,18 +16,18 @@ use super::error::ScanError;
 use super::walk::Walk;
 use crate::monitor::{Event, Monitor};
 
-/// Entries per batch: enough that the cost of the channel is negligible, few enough that the last
-/// batch does not keep one core busy alone.
+/// Number of entries in a batch: enough that the cost of the channel is negligible, few enough that
+/// the last batch does not keep a single core busy for long.
 const BATCH: usize = 256;
 
-/// Batches that may wait per worker. They keep the workers busy while the walk reads and sorts the
-/// next large directory.
+/// Number of batches that may wait per worker. They keep the workers busy while the walk reads and
+/// sorts the next large directory.
 const WAITING: usize = 16;
 
 /// How often progress is reported and cancellation is checked.
 const TICK: Duration = Duration::from_millis(100);
 
-/// An entry, and what is known about it.
+/// An entry, and the known facts about it.
 #[derive(Debug)]
 pub(super) struct EntryToExamine<K> {
     pub(super) entry: DirEntry,
@@ -48,14 +48,14 @@ pub(super) struct WorkerConfig<'a> {
     pub(super) counters: &'a Counters,
     pub(super) monitor: &'a dyn Monitor,
     /// Whether progress is reported. Cancellation is always checked.
-    pub(super) is_told: bool,
+    pub(super) is_reported: bool,
 }
 
 /// The progress of a pass, updated by the walking thread.
 struct ScanProgress<'a> {
     config: &'a WorkerConfig<'a>,
     entries: u64,
-    told: Instant,
+    reported: Instant,
 }
 
 impl ScanProgress<'_> {
@@ -63,8 +63,8 @@ impl ScanProgress<'_> {
         if self.config.monitor.is_cancelled() {
             return Err(ScanError::Cancelled);
         }
-        if self.config.is_told && self.told.elapsed() >= TICK {
-            self.told = Instant::now();
+        if self.config.is_reported && self.reported.elapsed() >= TICK {
+            self.reported = Instant::now();
             let hashed_bytes = self.config.counters.hashed_bytes.load(Ordering::Relaxed);
             self.config.monitor.event(Event::ScanAdvanced { entries: self.entries, hashed_bytes });
         }
@@ -107,8 +107,8 @@ impl<R, S: FnMut(R)> InOrder<R, S> {
     }
 }
 
-/// Walks to the end. Passes batches of all entries to workers on `config.jobs` threads, each of
-/// which `worker` makes on its thread, and the results to `sink` in the order of the walk. Calls
+/// Walks to the end. Passes batches of all entries to workers on `config.jobs` threads; `worker`
+/// creates each worker on its thread. Passes the results to `sink` in the order of the walk. Calls
 /// `known` for each entry in that order.
 pub(super) fn run<K: Send, R: Send, W: FnMut(Vec<EntryToExamine<K>>) -> R>(
     walk: &mut Walk<'_>,
@@ -119,10 +119,10 @@ pub(super) fn run<K: Send, R: Send, W: FnMut(Vec<EntryToExamine<K>>) -> R>(
 ) -> Result<(), ScanError> {
     let (job_sender, job_receiver) =
         bounded::<(u64, Vec<EntryToExamine<K>>)>(WAITING * config.jobs);
-    // Without a bound: the thread that collects the results also sends the batches, and would wait
-    // for itself if both channels were full.
+    // Unbounded: the thread that collects the results also sends the batches, so it would wait for
+    // itself if both channels were full.
     let (result_sender, result_receiver) = unbounded();
-    let toil = |jobs: Receiver<(u64, Vec<EntryToExamine<K>>)>, results: Sender<(u64, R)>| {
+    let work_off = |jobs: Receiver<(u64, Vec<EntryToExamine<K>>)>, results: Sender<(u64, R)>| {
         let mut work = worker();
         for (number, batch) in jobs {
             if config.counters.stop.load(Ordering::Relaxed)
@@ -137,10 +137,10 @@ pub(super) fn run<K: Send, R: Send, W: FnMut(Vec<EntryToExamine<K>>) -> R>(
             let (jobs, results) = (job_receiver.clone(), result_sender.clone());
             match thread::Builder::new()
                 .name("scan".to_owned())
-                .spawn_scoped(scope, || toil(jobs, results))
+                .spawn_scoped(scope, || work_off(jobs, results))
             {
                 Err(error) if index == 0 => return Err(ScanError::Thread(error.into())),
-                // One worker is enough to do all the work.
+                // One worker is enough for all the work.
                 Ok(_) | Err(_) => {}
             }
         }
@@ -161,7 +161,7 @@ fn feed<K, R, S: FnMut(R)>(
     jobs: Sender<(u64, Vec<EntryToExamine<K>>)>,
     mut results: InOrder<R, S>,
 ) -> Result<(), ScanError> {
-    let mut meter = ScanProgress { config, entries: 0, told: Instant::now() };
+    let mut meter = ScanProgress { config, entries: 0, reported: Instant::now() };
     for number in 0.. {
         let mut batch = Vec::with_capacity(BATCH);
         batch.extend(
@@ -177,7 +177,7 @@ fn feed<K, R, S: FnMut(R)>(
             match jobs.send_timeout(next, TICK) {
                 Ok(()) => {}
                 Err(SendTimeoutError::Timeout(back)) => waiting = Some(back),
-                // Workers only disconnect by a panic, which the scope propagates.
+                // Workers disconnect only by a panic, which the scope propagates.
                 Err(SendTimeoutError::Disconnected(_)) => return Ok(()),
             }
             results.take_arrived();
@@ -209,7 +209,7 @@ mod tests {
         let mut walk = Walk::new(&root, &ScanOptions::default()).unwrap();
         let counters = Counters::default();
         let config =
-            WorkerConfig { jobs: 4, counters: &counters, monitor: &Silent, is_told: false };
+            WorkerConfig { jobs: 4, counters: &counters, monitor: &Silent, is_reported: false };
         let mut names = Vec::new();
         let name = |job: EntryToExamine<()>| job.entry.file_name().to_owned();
         let worker = || |batch: Vec<_>| batch.into_iter().map(name).collect::<Vec<_>>();

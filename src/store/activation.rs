@@ -1,10 +1,10 @@
-//! Activation: makes a staged release current, and does the work that follows.
+//! Activation: makes a staged release current, and does the work that follows the switch.
 
 use std::time::Duration;
 
-use crate::fsx::{self, FileKind, FileMode};
+use crate::fsx::{self, FileMode};
 use crate::release::ReleaseName;
-use crate::store::layout::{CURRENT, Layout, SWITCHED, current_target};
+use crate::store::layout::{CURRENT, Layout, SWITCHED, SlotName, current_target};
 use crate::store::open::LockedStore;
 use crate::store::{EventKind, Pruned, Store, StoreError};
 
@@ -24,6 +24,8 @@ impl Store {
     ) -> Result<(), StoreError> {
         let store = self.lock(wait)?;
         let found = store.current()?;
+        // A client that lost the response to its request may send the request again, so this is a
+        // success and not a conflict.
         if found == Some(release) {
             return Ok(());
         }
@@ -33,17 +35,20 @@ impl Store {
         if !store.is_staged(release)? {
             return Err(StoreError::NotStaged { release });
         }
+        // Staging checked this too, but another release may have become current since then.
         store.check_succession(&store.release(release)?)?;
         // Other staged releases lost the race. They were never served, so they must not be listed.
         store.drop_staged(Some(release))?;
         store.point_current_at(release)?;
         store.show_staged();
+        // After the sync, so that the log contains only durable switches.
         store.note(EventKind::Switched { release, from: found });
         Ok(())
     }
 
-    /// Records that work is to follow the switch to `release`, so that it is not lost if the
-    /// process is killed in between. Not durable: after a power cut the work is not needed.
+    /// Records that work must follow the switch to `release`, so that the work is not lost if the
+    /// process is killed in between. The record is not durable: after a power cut the work is not
+    /// needed.
     ///
     /// # Errors
     /// [`StoreError::OtherOwner`]; [`StoreError::Locked`]; errors of the disk.
@@ -53,26 +58,29 @@ impl Store {
         let Layout { tmp, headwater, .. } = &store.layout;
         tmp.unlink_if_any(SWITCHED)?;
         tmp.write_new(SWITCHED, release.to_string().as_bytes(), FileMode::RECORD, None)?;
+        // Not synced: the note matters only if the process is killed, and the rename survives that.
         Ok(tmp.rename(SWITCHED, headwater, SWITCHED)?)
     }
 
     /// The current release, if the work recorded by [`Store::note_switch`] has not been done for
-    /// it. Only the owner of the store may do it.
+    /// it. Only the owner of the store may do that work.
     ///
     /// # Errors
     /// [`StoreError::OtherOwner`]; errors of the disk.
     pub fn noted_switch(&self) -> Result<Option<ReleaseName>, StoreError> {
         self.check_owner()?;
+        // How many bytes of the note are read; a release name is shorter.
         const MAX_NAME_BYTES: u64 = 64;
         let Some(note) = fsx::found(self.layout.headwater.read(SWITCHED, MAX_NAME_BYTES))? else {
             return Ok(None);
         };
-        // Bytes read of the note; a release name is shorter.
         let noted = std::str::from_utf8(&note).ok().and_then(|name| name.parse().ok());
+        // A note about an earlier release no longer matters: the work is only for the release that
+        // visitors get now.
         Ok(self.current()?.filter(|current| noted == Some(*current)))
     }
 
-    /// Removes the record of [`Store::note_switch`]: the work has begun.
+    /// Removes the record of [`Store::note_switch`], because the work has begun.
     ///
     /// # Errors
     /// [`StoreError::OtherOwner`]; errors of the disk.
@@ -82,7 +90,7 @@ impl Store {
         Ok(())
     }
 
-    /// Drops a staged release that is not to become current.
+    /// Drops a staged release that should not become current.
     ///
     /// # Errors
     /// [`StoreError::Conflict`] for the current release; errors of the disk.
@@ -92,46 +100,41 @@ impl Store {
         if store.served_releases()?.contains(&release) {
             return Err(StoreError::Conflict { expected: None, found });
         }
-        if store
-            .layout
-            .slots
-            .stat(&release.to_string())?
-            .is_some_and(|meta| meta.kind == FileKind::Directory)
-        {
-            store.layout.slots.remove_all(&release.to_string())?;
-        }
+        store.remove_slot(SlotName { release, is_spare: false })?;
         store.mark_deleted(release)?;
         store.show_staged();
-        // Only cleans up; if it fails, the next push tries again.
+        // This only cleans up; if it fails, the next push tries again.
         store.drop_gone_releases(&mut Pruned::default()).ok();
         Ok(())
     }
 
-    /// Cleans up after an activation was acknowledged: drops what no kept release needs, and
-    /// expires retired entries that are due. [`Store::prepare_spare_slot`] does the rest.
+    /// Cleans up after an activation was acknowledged: drops content that no kept release needs,
+    /// and expires retired entries that are due. [`Store::prepare_spare_slot`] does the rest.
     ///
     /// # Errors
     /// Errors of the disk. Nothing that is needed is removed.
     pub fn clean_up(&self, keep: usize, wait: Duration) -> Result<Pruned, StoreError> {
         let store = self.lock(wait)?;
+        // An error of expiry is returned only at the end, so that the rest is still done.
         let expired = store.expire_due(fsx::unix_seconds());
         let mut pruned = store.drop_old_releases(keep)?;
         store.drop_old_quarantines(fsx::unix_seconds(), &mut pruned)?;
         store.note_pruned(&pruned);
-        // The reserve is only needed on a full disk, so an error is ignored until the next time.
+        // The reserve is only needed on a full disk, so an error is ignored; the next clean-up
+        // tries again.
         store.keep_reserve().ok();
         pruned.expired = expired?;
         Ok(pruned)
     }
 
-    /// Fills the second slot if it is missing, so that the cost of the next push grows with the
-    /// change only. Until then a push costs as much as the first.
+    /// Fills the second slot if it is missing, so that the cost of the next push depends only on
+    /// the size of the change. Without that, a push costs as much as the first one.
     ///
     /// # Errors
     /// Errors of the disk. The served slot is not touched.
     pub fn prepare_spare_slot(&self, wait: Duration) -> Result<(), StoreError> {
-        // Check without the lock first, to avoid waiting for nothing. `fill_spare_slot` checks
-        // again under the lock.
+        // Check without the lock first, to avoid waiting in vain. `fill_spare_slot` checks again
+        // under the lock.
         if self.missing_slot()?.is_none() {
             return Ok(());
         }
@@ -141,12 +144,12 @@ impl Store {
 }
 
 impl LockedStore<'_> {
-    /// Replaces `current` atomically and makes that durable (step 5).
+    /// Replaces `current` atomically and makes the replacement durable (step 5).
     pub(super) fn point_current_at(&self, release: ReleaseName) -> Result<(), StoreError> {
         const NEW: &str = "current.new";
         let layout = &self.layout;
         layout.tmp.unlink_if_any(NEW)?;
-        // A rename over the old link is atomic; unlinking first would leave moments without
+        // A rename over the old link is atomic; unlinking first would leave a moment without
         // `current`.
         layout.tmp.symlink(&current_target(release), NEW)?;
         layout.tmp.rename(NEW, &layout.root, CURRENT)?;

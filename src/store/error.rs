@@ -31,13 +31,13 @@ pub enum StoreError {
         /// The missing parent directory.
         path: PathBuf,
     },
-    /// The directory holds files that do not belong to a store.
-    #[error("{} is not empty and is not a mirror; it was left unchanged", path.display())]
+    /// The directory contains files that do not belong to a store.
+    #[error("{} is not empty and is not a mirror", path.display())]
     NotEmpty {
         /// The path of the mirror.
         path: PathBuf,
     },
-    /// The directory is not a store, and one was expected.
+    /// The directory is not a store although one was expected.
     #[error("{} is not a mirror: it has no .headwater/format", path.display())]
     NotAStore {
         /// The path of the mirror.
@@ -49,10 +49,10 @@ pub enum StoreError {
         /// The directory.
         path: PathBuf,
     },
-    /// The directory is owned by another user. Files written by several users could not all be
-    /// changed by one of them.
+    /// The directory is owned by a different user. If several users wrote files to it, none of them
+    /// could change all of the files.
     #[error(
-        "{} belongs to {}, and this runs as {}", path.display(),
+        "{} belongs to {}, but headwater runs as {}", path.display(),
         users::describe_user(*owner), users::describe_user(*caller)
     )]
     OtherOwner {
@@ -60,7 +60,7 @@ pub enum StoreError {
         path: PathBuf,
         /// The id of the user who owns it.
         owner: u32,
-        /// The id of the user that this process runs as.
+        /// The id of the user as whom this process runs.
         caller: u32,
     },
     /// The file system does not guarantee locks, atomic renames and durable syncs.
@@ -73,14 +73,14 @@ pub enum StoreError {
         kind: &'static str,
     },
     /// The path lies inside another mirror.
-    #[error("{} is inside of the mirror {}", path.display(), outer.display())]
+    #[error("{} is inside the mirror {}", path.display(), outer.display())]
     InsideMirror {
         /// The path.
         path: PathBuf,
         /// The mirror that contains it.
         outer: PathBuf,
     },
-    /// The file system lacks hard links or symbolic links, which slots are made of.
+    /// The file system lacks hard links or symbolic links, which slots need.
     #[error("the file system of {} has no {what}", path.display())]
     NoLinks {
         /// The path of the mirror.
@@ -89,7 +89,8 @@ pub enum StoreError {
         what: &'static str,
     },
     /// The store was written by a newer headwater.
-    #[error("{} has store format {found}, newer than this headwater knows (1)", path.display())]
+    #[error("{} has store format {found}, but this headwater supports only format 1",
+             path.display())]
     NewerFormat {
         /// The path of the format file.
         path: PathBuf,
@@ -104,7 +105,7 @@ pub enum StoreError {
         /// What is wrong with it.
         what: String,
     },
-    /// The store holds another site.
+    /// The store holds a different site.
     #[error(
         "{} holds site {found:?}, not {wanted:?}",
         path.display(), found = found.as_str(), wanted = wanted.as_str()
@@ -117,23 +118,23 @@ pub enum StoreError {
         /// The requested site.
         wanted: Site,
     },
-    /// Another process held the lock for the whole time to wait.
+    /// Another process held the lock for the whole waiting time.
     #[error("{} is locked by another headwater process", path.display())]
     Locked {
         /// The lock file.
         path: PathBuf,
     },
-    /// `current` is not a link that headwater makes.
+    /// `current` is not a link that headwater made.
     #[error("{} {what}", path.display())]
     BadCurrent {
         /// The path of `current`.
         path: PathBuf,
-        /// What it is instead.
+        /// What `current` is instead.
         what: String,
     },
     /// The file system has too few free bytes.
     #[error(
-        "{} has {} free, and {} are needed", path.display(),
+        "{} has {} free, but {} are needed", path.display(),
         ByteSize::b(*free).display().si(), ByteSize::b(*needed).display().si()
     )]
     NoSpace {
@@ -145,7 +146,7 @@ pub enum StoreError {
         free: u64,
     },
     /// The file system has too few free inodes.
-    #[error("{} has {free} inodes free, and {needed} are needed", path.display())]
+    #[error("{} has {free} inodes free, but {needed} are needed", path.display())]
     NoInodes {
         /// The path of the mirror.
         path: PathBuf,
@@ -155,15 +156,15 @@ pub enum StoreError {
         free: u64,
     },
     /// A manifest is damaged or cannot be read.
-    #[error("manifest {}", path.display())]
+    #[error("cannot use manifest {}", path.display())]
     Manifest {
         /// The manifest's file.
         path: PathBuf,
         /// What is wrong.
         source: ManifestError,
     },
-    /// Objects that new content is compressed against are damaged or missing. They no longer count
-    /// as present.
+    /// Base objects that new content is compressed against are damaged or missing. They no longer
+    /// count as present.
     #[error("{} damaged or missing here, so new content cannot be decoded", several(objects))]
     DamagedBases {
         /// The damaged or missing objects.
@@ -177,14 +178,14 @@ pub enum StoreError {
         objects: Vec<ObjectId>,
     },
     /// A release record is damaged.
-    #[error("release record {}", path.display())]
+    #[error("cannot use release record {}", path.display())]
     Release {
         /// The record's file.
         path: PathBuf,
         /// What is wrong.
         source: ReleaseError,
     },
-    /// Another release became current after the caller read which one was.
+    /// Another release became current after the caller had read which one was current.
     #[error(
         "the mirror's current release is {}, not the expected {}", name(*found), name(*expected)
     )]
@@ -202,7 +203,7 @@ pub enum StoreError {
         /// The current release.
         current: ReleaseName,
     },
-    /// The offered release belongs to another history than the current one.
+    /// The offered release belongs to a different history than the current one.
     #[error("release {offered} belongs to history {}, but the mirror serves release {current} of \
              history {}", history.short(), found.short())]
     OtherHistory {
@@ -215,7 +216,7 @@ pub enum StoreError {
         /// The history of the current release.
         found: HistoryId,
     },
-    /// The release is not staged, or no longer.
+    /// The release is not staged, or is no longer staged.
     #[error("release {release} is not staged here")]
     NotStaged {
         /// The release.
@@ -225,7 +226,7 @@ pub enum StoreError {
     #[error("a pack is malformed")]
     Pack(#[from] PackError),
     /// The received content does not match what the push announced.
-    #[error("the received content does not match what was announced: {what}")]
+    #[error("the received content does not match the announced content: {what}")]
     Mismatch {
         /// What does not match.
         what: String,
@@ -254,7 +255,7 @@ pub enum StoreError {
     #[error("stopped")]
     Cancelled,
     /// Too little memory is free for what the manifest change announces.
-    #[error("not enough memory for what the manifest change announces")]
+    #[error("not enough free memory to apply the announced manifest change")]
     NoMemory,
 }
 
@@ -282,8 +283,8 @@ pub(super) fn unless_damaged<T>(result: Result<T, StoreError>) -> Result<Option<
     }
 }
 
-/// Whether a read error means that the file is missing, of another kind, or has the wrong content.
-/// Errors such as `EMFILE`, `EACCES` or `EIO` do not: the file behind them may be intact.
+/// Whether a read error means that the file is missing, is of a different kind, or has the wrong
+/// content. Errors such as `EMFILE`, `EACCES` or `EIO` do not: the file behind them may be intact.
 pub(super) fn is_damage(error: &std::io::Error) -> bool {
     use rustix::io::Errno;
     const MISSING_OR_OTHER_KIND: [Errno; 5] =
@@ -312,17 +313,19 @@ impl StoreError {
         }
     }
 
-    /// Whether the disk failed. What was written is then in doubt, and nothing may be built on it.
+    /// Whether the disk failed. In that case it is unknown whether the data was written, and
+    /// nothing may build on it.
     #[must_use]
     pub fn is_disk_failure(&self) -> bool {
         match self {
+            // A missing file is damage of the store; the disk itself works.
             Self::Io(error) => error.kind() != std::io::ErrorKind::NotFound,
             Self::Manifest { source: ManifestError::Io(_), .. } => true,
             _ => false,
         }
     }
 
-    /// The kind of the error, for code that reacts to it.
+    /// The kind of the error, for code that reacts to the error.
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         match self {
@@ -345,6 +348,8 @@ impl StoreError {
                 ErrorKind::Conflict
             }
             Self::OtherHistory { .. } => ErrorKind::OtherHistory,
+            // Only proven damage is `DamagedBase`, because the origin then sends all content
+            // without a base.
             Self::Manifest { .. } if !self.is_damage() => ErrorKind::Other,
             Self::Manifest { .. } | Self::DamagedBases { .. } | Self::OtherBases { .. } => {
                 ErrorKind::DamagedBase

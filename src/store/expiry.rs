@@ -1,9 +1,9 @@
-//! Expiry: removes retired entries that are due from the served slot.
+//! Expiry: removes retired entries from the served slot when they are due.
 //!
-//! Every mirror does this by its own clock and without a new release: the release, its manifest and
-//! its objects stay complete, so that the release can still be copied to other mirrors. A durable
-//! mark records which entries may be absent. It only rises, so that no entry comes back when a
-//! clock is set back.
+//! Every mirror expires entries by its own clock and without a new release: the release, its
+//! manifest and its objects stay complete, so that the release can still be copied to other
+//! mirrors. A durable mark records which entries may be absent. The mark only rises, so that no
+//! entry comes back if a clock is set back.
 
 use std::time::Duration;
 
@@ -29,7 +29,7 @@ struct ExpiryMark {
     /// The release whose slot no longer has any of these entries.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     release: Option<ReleaseName>,
-    /// When the next entry of that release is due; `None` if no more entries will be.
+    /// When the next entry of that release is due; `None` if none of its entries will be.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     next: Option<u64>,
 }
@@ -46,7 +46,7 @@ struct DueEntries {
 
 impl Store {
     /// Removes every retired entry that is due from the served slot and returns how many were
-    /// removed. If none is due, this costs one small read and takes no lock.
+    /// removed. If none is due, this call costs one small read and takes no lock.
     ///
     /// # Errors
     /// [`StoreError::Locked`], a damaged manifest, errors of the disk.
@@ -71,8 +71,8 @@ impl Store {
         }
     }
 
-    /// Retired entries whose `until` is at or before this time are not served. 0 before the first
-    /// entry expired.
+    /// Retired entries whose `until` is at or before this time are not served. The time is 0 if no
+    /// entry has expired yet.
     ///
     /// # Errors
     /// Fails if the store cannot be read.
@@ -88,12 +88,12 @@ impl Store {
         if mark.release == Some(current) {
             return Ok(mark.next);
         }
-        // The slot may have been filled without its earliest entries. Then this time is too early,
-        // and the first check corrects it.
+        // The slot may have been filled without its earliest entries. In that case this time is too
+        // early, and the first check corrects it.
         match self.release(current) {
             Ok(release) => Ok(release.until),
-            // A damaged record does not show what is due. verify reports it, and repair restores
-            // it.
+            // A damaged record does not show which entries are due. `verify` reports it, and
+            // `repair` restores it.
             Err(StoreError::Release { .. }) => Ok(None),
             Err(StoreError::Io(error)) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
@@ -102,6 +102,8 @@ impl Store {
 
     /// Whether an entry of the current release is due, or was due before and may still be there.
     fn is_due(&self, current: ReleaseName, mark: ExpiryMark, now: u64) -> Result<bool, StoreError> {
+        // Expired entries stay expired if the clock is set back, so no time before the mark is
+        // used.
         Ok(self.next_expiry_of(current, mark)?.is_some_and(|next| next <= now.max(mark.through)))
     }
 
@@ -117,7 +119,7 @@ impl Store {
 }
 
 impl LockedStore<'_> {
-    /// As [`Store::expire`], at the time `now`.
+    /// Like [`Store::expire`], with `now` as the time.
     pub(super) fn expire_due(&self, now: u64) -> Result<u64, StoreError> {
         let Some(current) = self.current()? else { return Ok(0) };
         let mark = self.expiry_mark()?;
@@ -128,9 +130,11 @@ impl LockedStore<'_> {
         let due = DueEntries::find(self.entries(&self.release(current)?.manifest)?, time)?;
         let through = due.latest.max(mark.through);
         // The mark comes first: from now on these entries may be absent. It names no release yet,
-        // so after a crash the next check looks at the slot again.
+        // so after a crash the next check examines the slot again.
         self.set_mark(ExpiryMark { through, release: None, next: None })?;
         let removed = self.remove_expired(&due.paths)?;
+        // The second mark names the release whose slot is done, so that later checks read only this
+        // file.
         self.set_mark(ExpiryMark { through, release: Some(current), next: due.next })?;
         if removed > 0 {
             self.note(EventKind::Expired { entries: removed });
@@ -148,6 +152,8 @@ impl LockedStore<'_> {
         if release.until.is_none_or(|until| until > now) {
             return Ok(());
         }
+        // The mark rises before an entry is missing from the slot. Otherwise `verify` would report
+        // the missing entry as a fault.
         let through = DueEntries::find(self.entries(&release.manifest)?, now)?.latest;
         if through > self.expiry_mark()?.through {
             self.set_mark(ExpiryMark { through, release: None, next: None })?;
@@ -155,7 +161,7 @@ impl LockedStore<'_> {
         Ok(())
     }
 
-    /// Removes entries from the served slot, and the directories that this leaves empty.
+    /// Removes entries from the served slot, and the directories that become empty as a result.
     fn remove_expired(&self, paths: &[TreePath]) -> Result<u64, StoreError> {
         let Some(slot) = self.live_slot()? else { return Ok(0) };
         let mut writer = SlotWriter::fill(self, slot, self.permissions()?);
@@ -165,6 +171,7 @@ impl LockedStore<'_> {
         }
         let mut parents: Vec<&str> = paths.iter().filter_map(TreePath::parent).collect();
         parents.dedup();
+        // In reverse path order, so that a directory comes before its parent.
         for parent in parents.into_iter().rev() {
             writer.remove_empty(parent)?;
         }
@@ -178,6 +185,8 @@ impl LockedStore<'_> {
         bytes.push(b'\n');
         layout.tmp.unlink_if_any(EXPIRED)?;
         layout.tmp.write_new(EXPIRED, &bytes, FileMode::RECORD, None)?;
+        // `syncfs` and not just a sync of the mark: the second mark says that entries are gone from
+        // the slot, so their removal must be durable before the mark gets its name.
         layout.tmp.sync_file_system()?;
         layout.tmp.rename(EXPIRED, &layout.headwater, EXPIRED)?;
         Ok(layout.headwater.sync()?)
@@ -385,7 +394,7 @@ mod tests {
         let all: Vec<ObjectId> = world.contents.keys().copied().collect();
         assert_eq!(world.store.holds(&all, &|| false).unwrap(), vec![true; all.len()]);
         let told: Vec<EventKind> =
-            world.store.history().unwrap().into_iter().map(|happening| happening.what).collect();
+            world.store.history().unwrap().into_iter().map(|event| event.what).collect();
         assert!(
             told.contains(&EventKind::Expired { entries: 2 })
                 && told.contains(&EventKind::Expired { entries: 1 })

@@ -1,6 +1,6 @@
-//! The log of what happened in a store, in order, for people.
+//! The log of the events in a store, in order, for people to read.
 //!
-//! Nothing else reads it. A line that is torn, lost or has a wrong time affects only what is shown,
+//! No code depends on the log. A torn or lost line, or a wrong time, affects only what users see,
 //! and a failure to write a line is ignored.
 
 use std::error::Error as _;
@@ -15,8 +15,8 @@ use crate::store::layout::HISTORY;
 use crate::store::open::LockedStore;
 use crate::store::{Store, StoreError};
 
-/// Maximum size of the log in bytes; a longer log is cut to its newer half. Enough for some months
-/// of a busy mirror.
+/// Maximum size of the log in bytes; a longer log is cut to its newer half. The limit is enough for
+/// some months of a busy mirror.
 const MAX_BYTES: u64 = 128 * 1024;
 /// Maximum length of a recorded reason, in bytes.
 const MAX_WHY_BYTES: usize = 400;
@@ -24,7 +24,7 @@ const MAX_WHY_BYTES: usize = 400;
 /// Something that happened in a store.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HistoryEvent {
-    /// When, by the clock of the mirror, in seconds since 1970.
+    /// When the event happened, by the clock of the mirror, in seconds since 1970.
     pub time: u64,
     /// What happened.
     #[serde(flatten)]
@@ -50,7 +50,7 @@ pub enum EventKind {
         /// The disk error.
         why: String,
     },
-    /// The mirror's command after a switch failed. The release is current nevertheless.
+    /// The command that the mirror runs after a switch failed. The release is current nevertheless.
     HookFailed {
         /// The release.
         release: ReleaseName,
@@ -59,7 +59,7 @@ pub enum EventKind {
     },
     /// The store was verified.
     Verified {
-        /// Whether only sizes and times were compared.
+        /// Whether the verification only compared sizes and times.
         quick: bool,
         /// Number of faults found.
         faults: u64,
@@ -75,7 +75,7 @@ pub enum EventKind {
     Pruned {
         /// Number of releases.
         releases: u64,
-        /// Size of what only they needed, in bytes.
+        /// Size of the content that only these releases needed, in bytes.
         bytes: u64,
     },
     /// Retired entries expired and were removed from the served slot.
@@ -92,7 +92,7 @@ impl Store {
     /// The newest part of the log, oldest event first, without torn lines.
     ///
     /// # Errors
-    /// Fails if the log exists and cannot be read.
+    /// Fails if the log exists but cannot be read.
     pub fn history(&self) -> Result<Vec<HistoryEvent>, StoreError> {
         // The log is cut before the next append, so it may exceed the limit by one line.
         let bytes =
@@ -129,6 +129,8 @@ impl LockedStore<'_> {
     fn append(&self, mut line: Vec<u8>) -> Result<(), StoreError> {
         let headwater = &self.layout.headwater;
         let size = match headwater.stat(HISTORY)? {
+            // The log is only for people, so if another program put something in its place, that is
+            // left alone.
             Some(meta) if meta.kind != FileKind::File => return Ok(()),
             Some(meta) if meta.links > 1 => self.separate()?,
             Some(meta) if meta.size > MAX_BYTES => self.cut()?,
@@ -137,12 +139,12 @@ impl LockedStore<'_> {
         };
         let file = headwater.open_or_create_record(HISTORY)?;
         let path = || headwater.join(HISTORY);
-        // A process that may write here can have replaced the file since `stat`.
+        // A process that may write here may have replaced the file since `stat`.
         let opened = fsx::fstat(&file, &path())?;
         if !opened.is_file() || opened.nlink() > 1 {
             return Ok(());
         }
-        // A crash may have torn the last line. Start a new one after it.
+        // A crash may have torn the last line. Start a new line after it.
         let mut last = [b'\n'];
         if size > 0 {
             file.read_exact_at(&mut last, size - 1).context("read", path)?;
@@ -150,6 +152,8 @@ impl LockedStore<'_> {
         if last != [b'\n'] {
             line.insert(0, b'\n');
         }
+        // The end that `stat` reported is still the end: nobody else can append while this process
+        // holds the lock.
         Ok(fsx::write_at(&file, &line, size, path)?)
     }
 
@@ -163,9 +167,9 @@ impl LockedStore<'_> {
         )
     }
 
-    /// Replaces the log by a new file, as its inode has other names: these may belong to a backup,
-    /// or to a foreign file whose content must not be shown or changed. Returns the new length in
-    /// bytes.
+    /// Replaces the log by a new file, because its inode has other names: these may belong to a
+    /// backup, or to a foreign file whose content must be neither shown nor changed. Returns the
+    /// new length in bytes.
     fn separate(&self) -> Result<u64, StoreError> {
         let bytes = self.layout.headwater.read(HISTORY, 2 * MAX_BYTES).unwrap_or_default();
         let is_event = |line: &&[u8]| serde_json::from_slice::<HistoryEvent>(line).is_ok();
@@ -174,12 +178,12 @@ impl LockedStore<'_> {
         self.replace(&events.concat())
     }
 
-    /// Replaces the log by a file with the content `kept`. Returns its length in bytes.
+    /// Replaces the log with a file whose content is `kept`. Returns its length in bytes.
     fn replace(&self, kept: &[u8]) -> Result<u64, StoreError> {
         let (headwater, tmp) = (&self.layout.headwater, &self.layout.tmp);
         tmp.unlink_if_any(HISTORY)?;
         tmp.write_new(HISTORY, kept, FileMode::RECORD, None)?;
-        // Not synced, like every write to the log: nothing depends on it.
+        // Not synced, like all writes to the log: nothing depends on them.
         tmp.rename(HISTORY, headwater, HISTORY)?;
         Ok(kept.len() as u64)
     }
@@ -218,7 +222,7 @@ mod tests {
     }
 
     fn releases(store: &Store) -> Vec<u64> {
-        let number = |happening: HistoryEvent| match happening.what {
+        let number = |event: HistoryEvent| match event.what {
             EventKind::Pruned { releases, .. } => releases,
             other => panic!("{other:?}"),
         };
@@ -293,8 +297,7 @@ mod tests {
         let lines = b"{\"time\":9,\"event\":\"pruned\",\"releases\":1,\"bytes\":2}\n\
             {\"time\":3,\"event\":\"levitated\",\"height\":7}\nrubbish\n\
             {\"time\":5,\"event\":\"verified\",\"quick\":false,\"faults\":0,\"later\":1}\n";
-        let told: Vec<_> =
-            parse(lines).into_iter().map(|happening| (happening.time, happening.what)).collect();
+        let told: Vec<_> = parse(lines).into_iter().map(|event| (event.time, event.what)).collect();
         let verified = EventKind::Verified { quick: false, faults: 0 };
         assert_eq!(
             told,

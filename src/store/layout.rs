@@ -1,4 +1,4 @@
-//! The names in a store, and handles of its directories.
+//! The names of files in a store, and handles to its directories.
 
 use crate::fsx::{Dir, FileKind, Result};
 use crate::hash::{BundleKey, ManifestId, ObjectId};
@@ -31,7 +31,7 @@ pub(super) struct Layout {
 }
 
 impl Layout {
-    /// Opens the directories below `root`, creating what is missing if `create`.
+    /// Opens the directories below `root`. If `create` is true, creates the missing ones.
     pub(super) fn open(root: Dir, create: bool) -> Result<Self> {
         let open =
             |dir: &Dir, name: &str| if create { dir.ensure_dir(name) } else { dir.open_dir(name) };
@@ -55,12 +55,14 @@ impl Layout {
         })
     }
 
-    /// Returns an error if one of the 256 object directories is not a directory, so that no path
-    /// through one leads elsewhere.
+    /// Returns an error if one of the 256 object directories is not a directory. So no path through
+    /// one of them leads elsewhere.
     pub(super) fn check_objects(&self) -> std::result::Result<(), StoreError> {
         for byte in 0..=255u8 {
             let name = fan_out_name(byte);
             let path = || self.objects.join(&name);
+            // Objects are opened by the path `xx/<id>`. If `xx` were a link, the kernel would
+            // follow it.
             match self.objects.stat(&name)?.map(|meta| meta.kind) {
                 Some(FileKind::Directory) => {}
                 Some(_) => {
@@ -97,6 +99,8 @@ pub(super) fn manifest_name(manifest: &ManifestId) -> String {
     format!("{manifest}.zst")
 }
 
+// A release is deleted by renaming its record from the first ending to the second. This is one
+// step, after which the record still shows what may be dropped.
 pub(super) const RECORD: &str = ".json";
 pub(super) const GONE: &str = ".gone";
 

@@ -1,4 +1,4 @@
-//! Opens, creates and locks a store, and checks that a directory can hold one.
+//! Opens, creates and locks a store, and checks that a directory can hold a store.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -26,10 +26,10 @@ struct StoreFormat {
     version: u64,
     id: StoreId,
     site: Site,
-    /// The permissions of the served files.
     #[serde(default, skip_serializing_if = "Permissions::are_default")]
     permissions: Permissions,
-    /// Whether some files may still have other permissions: a change of them has not ended.
+    /// Whether some files may still have different permissions, because a change of permissions has
+    /// not been completed.
     #[serde(rename = "changing", default, skip_serializing_if = "std::ops::Not::not")]
     is_changing: bool,
 }
@@ -37,7 +37,8 @@ struct StoreFormat {
 /// What is at the path of a mirror.
 #[derive(Debug)]
 pub enum Presence {
-    /// Nothing, an empty directory or an interrupted creation: a store can be created here.
+    /// Nothing, an empty directory, or a directory in which the creation of a store was
+    /// interrupted. A store can be created here.
     Absent,
     /// A store.
     Store(Box<Store>),
@@ -52,8 +53,8 @@ pub struct Store {
     cancel: CancelToken,
 }
 
-/// A store with its exclusive lock, which every change of the store needs. Dropping it or ending
-/// the process releases the lock.
+/// A store with its exclusive lock, which is required for every change of the store. The lock is
+/// released when this value is dropped or the process ends.
 #[derive(Debug)]
 pub(super) struct LockedStore<'s> {
     store: &'s Store,
@@ -68,8 +69,8 @@ impl std::ops::Deref for LockedStore<'_> {
     }
 }
 
-/// The shared lock of a store: nothing changes while it is held. Dropping it or ending the process
-/// releases it.
+/// The shared lock of a store: nothing changes while it is held. It is released when this value is
+/// dropped or the process ends.
 #[derive(Debug)]
 pub(super) struct ReadLock {
     _lock: File,
@@ -79,7 +80,7 @@ impl Store {
     /// Opens the store at `path`, if there is one. Changes nothing.
     ///
     /// # Errors
-    /// Fails if `path` holds something else, if the store has a newer format, or if the file system
+    /// Fails if `path` is something else, if the store has a newer format, or if the file system
     /// cannot hold a store.
     pub fn look(path: &Path) -> Result<Presence, StoreError> {
         let root = match Dir::open(path) {
@@ -87,9 +88,9 @@ impl Store {
             Err(error) => return absent(path, error),
         };
         check_place(&root)?;
-        // Creation writes the format file last. A directory with nothing but an unfinished
-        // `.headwater` comes from an interrupted creation, or from one that runs now in another
-        // process, and may be completed.
+        // Creation writes the format file last. A directory that contains only an unfinished
+        // `.headwater` comes from a creation that was interrupted, or that another process is
+        // running now. It may be completed.
         let absent = || {
             let only_ours = root.entries()?.iter().all(|(name, _)| name == OsStr::new(HEADWATER));
             if only_ours {
@@ -112,7 +113,7 @@ impl Store {
     /// Opens the store at `path`.
     ///
     /// # Errors
-    /// As [`Store::look`], and [`StoreError::NotAStore`].
+    /// The errors of [`Store::look`], and [`StoreError::NotAStore`].
     pub fn open(path: &Path) -> Result<Self, StoreError> {
         match Self::look(path)? {
             Presence::Store(store) => Ok(*store),
@@ -121,11 +122,11 @@ impl Store {
     }
 
     /// Creates the missing directories of the store at `path`. Does nothing if there is no store,
-    /// or if the store has all of them.
+    /// or if the store has all its directories.
     ///
     /// # Errors
-    /// As [`Store::open`]; [`StoreError::OtherOwner`]; [`StoreError::Locked`] after `wait`; errors
-    /// of the disk.
+    /// The errors of [`Store::open`]; [`StoreError::OtherOwner`]; [`StoreError::Locked`] after
+    /// `wait`; errors of the disk.
     pub fn restore_directories(
         path: &Path,
         wait: Duration,
@@ -151,8 +152,8 @@ impl Store {
     /// Several processes may do this at the same time.
     ///
     /// # Errors
-    /// As [`Store::look`]; [`StoreError::OtherSite`]; [`StoreError::OtherOwner`]; errors of the
-    /// disk.
+    /// The errors of [`Store::look`]; [`StoreError::OtherSite`]; [`StoreError::OtherOwner`]; errors
+    /// of the disk.
     pub fn open_or_create(path: &Path, site: &Site) -> Result<Self, StoreError> {
         let store = match Self::look(path)? {
             Presence::Store(store) => *store,
@@ -172,6 +173,8 @@ impl Store {
         {
             let parent =
                 Dir::open(if parent.as_os_str().is_empty() { Path::new(".") } else { parent })?;
+            // The name of the directory becomes durable before anything in it. A power cut could
+            // otherwise lose a mirror that a push reported as current.
             parent.ensure_dir(name)?;
             parent.sync()?;
         }
@@ -184,7 +187,7 @@ impl Store {
         let _guard = lock(&headwater, Duration::from_secs(10), &cancel)?;
         check_links(&headwater)?;
         let layout = Layout::open(root, true)?;
-        // Another process may have created the store in the meantime; then its id is kept.
+        // Another process may have created the store in the meantime. If so, its id is kept.
         if let Some(format) = read_format(&headwater)? {
             return Ok(Self { layout, format, path: path.to_owned(), cancel });
         }
@@ -204,7 +207,7 @@ impl Store {
         Ok(Self { layout, format, path: path.to_owned(), cancel })
     }
 
-    /// Returns the same store, whose waits for locks end when `cancel` is cancelled.
+    /// Returns the same store, but its waits for locks end when `cancel` is cancelled.
     #[must_use]
     pub fn cancelled_by(self, cancel: &CancelToken) -> Self {
         Self { cancel: cancel.clone(), ..self }
@@ -216,7 +219,7 @@ impl Store {
         &self.path
     }
 
-    /// The random id that the store got when it was created.
+    /// The random id that was assigned to the store when it was created.
     #[must_use]
     pub const fn id(&self) -> StoreId {
         self.format.id
@@ -231,7 +234,7 @@ impl Store {
     /// Free bytes on the store's file system.
     ///
     /// # Errors
-    /// Fails if the system does not report them.
+    /// Fails if the system does not report the free space.
     pub fn free_bytes(&self) -> Result<u64, StoreError> {
         Ok(self.layout.root.file_system()?.free_bytes)
     }
@@ -265,7 +268,7 @@ impl Store {
         Ok(self.layout.tmp.create_unnamed()?)
     }
 
-    /// Refuses a store that holds another site than `wanted`.
+    /// Refuses a store that holds a different site than `wanted`.
     ///
     /// # Errors
     /// [`StoreError::OtherSite`].
@@ -280,7 +283,7 @@ impl Store {
         })
     }
 
-    /// The format file, read anew because another process may have changed it.
+    /// The format file, read again because another process may have changed it.
     fn format_now(&self) -> Result<StoreFormat, StoreError> {
         Ok(read_format(&self.layout.headwater)?.unwrap_or_else(|| self.format.clone()))
     }
@@ -290,7 +293,8 @@ impl Store {
         Ok(self.format_now()?.permissions)
     }
 
-    /// Whether some files may have other permissions, because a change of them was interrupted.
+    /// Whether some files may have different permissions, because a change of permissions was
+    /// interrupted.
     pub(super) fn is_changing_permissions(&self) -> Result<bool, StoreError> {
         Ok(self.format_now()?.is_changing)
     }
@@ -299,7 +303,7 @@ impl Store {
     /// completes a change that was interrupted.
     ///
     /// # Errors
-    /// Errors of the disk, for example for a group that this user cannot give files to;
+    /// Errors of the disk, for example if this user cannot give files to the group;
     /// [`StoreError::Locked`].
     pub fn use_permissions(
         &self,
@@ -313,20 +317,23 @@ impl Store {
         if is_done(&self.format_now()?) {
             return Ok(());
         }
+        // Checked again under the lock: another process may have done the same in the meantime.
         let store = self.lock(wait)?;
         let format = store.format_now()?;
         if is_done(&format) {
             return Ok(());
         }
         let permissions = permissions.unwrap_or(format.permissions);
-        // A group that this user cannot give files to must fail before anything has changed.
+        // If this user cannot give files to the group, that must fail before anything has changed.
         let tmp = &store.layout.tmp;
         tmp.unlink_if_any(PROBE)?;
         tmp.write_new(PROBE, b"", permissions.file(false), None)?;
         tmp.unlink(PROBE)?;
-        // The mark lasts until all files have the new permissions, also after a power cut.
+        // The mark stays until all files have the new permissions, even after a power cut.
         let mut format = StoreFormat { permissions, is_changing: true, ..format };
         write_format(&store.layout, &format)?;
+        // The sync in the second `write_format` makes the new modes durable before the mark is
+        // removed.
         store.rewrite_permissions(permissions)?;
         format.is_changing = false;
         write_format(&store.layout, &format)
@@ -363,12 +370,24 @@ impl Store {
     /// Refuses the directory at `path` if another user owns it. Accepts a path that does not exist.
     ///
     /// # Errors
-    /// [`StoreError::OtherOwner`], or an error of opening the directory.
+    /// [`StoreError::OtherOwner`], or the error of opening the directory.
     pub fn check_owner_at(path: &Path) -> Result<(), StoreError> {
         fsx::found(Dir::open(path))?.map_or(Ok(()), |root| check_owner(&root, own_id()))
     }
 
-    /// Takes the exclusive lock, waiting at most `wait`.
+    /// Checks that this user can write to the directory at `path`, or create it.
+    ///
+    /// # Errors
+    /// [`StoreError::OtherOwner`], or an error of the directory to which this user would write.
+    pub fn check_writable_at(path: &Path) -> Result<(), StoreError> {
+        Self::check_owner_at(path)?;
+        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+        let is_there = fsx::found(Dir::open(path))?.is_some();
+        let written = if is_there { path } else { parent.unwrap_or(Path::new(".")) };
+        Ok(fsx::check_writable(written)?)
+    }
+
+    /// Takes the exclusive lock, waiting up to `wait`.
     pub(super) fn lock(&self, wait: Duration) -> Result<LockedStore<'_>, StoreError> {
         self.check_owner()?;
         let file = lock(&self.layout.headwater, wait, &self.cancel)?;
@@ -376,7 +395,7 @@ impl Store {
         Ok(LockedStore { store: self, _lock: file })
     }
 
-    /// Takes the shared lock, waiting at most `wait`. This does not need write permission.
+    /// Takes the shared lock, waiting up to `wait`. Needs no write permission.
     pub(super) fn lock_to_read(&self, wait: Duration) -> Result<ReadLock, StoreError> {
         let path = self.layout.headwater.join(LOCK);
         let file = self.layout.headwater.open_file(LOCK)?;
@@ -387,7 +406,7 @@ impl Store {
         Ok(ReadLock { _lock: file })
     }
 
-    /// The error to report when a lock was not taken.
+    /// The error to report when a lock could not be taken.
     pub(super) fn not_locked(&self, path: PathBuf) -> StoreError {
         not_locked(path, &self.cancel)
     }
@@ -414,7 +433,8 @@ fn absent(path: &Path, error: fsx::IoError) -> Result<Presence, StoreError> {
     match error.kind() {
         NotADirectory => Err(StoreError::NotDirectory { path: path.to_owned() }),
         NotFound => {
-            // `path` is a dangling link. A directory here was created just now by another process.
+            // `path` is a dangling link. If it is a directory now, another process has just created
+            // it.
             if fsx::lstat(path).is_ok_and(|meta| !meta.is_dir()) {
                 return Err(StoreError::NotDirectory { path: path.to_owned() });
             }
@@ -477,6 +497,7 @@ fn check_links(dir: &Dir) -> Result<(), StoreError> {
     let clear = || PROBE.iter().try_for_each(|name| dir.unlink_if_any(name).map(|_| ()));
     clear()?;
     dir.write_new(PROBE[0], b"", FileMode::RECORD, None)?;
+    // Both results are judged only after `clear`, so that no probe is left behind.
     let hard = dir.link(PROBE[0], dir, PROBE[1]);
     let soft = dir.symlink(PROBE[0], PROBE[2]);
     clear()?;
@@ -494,6 +515,8 @@ fn check_links(dir: &Dir) -> Result<(), StoreError> {
 
 fn is_unsupported(errno: rustix::io::Errno) -> bool {
     use rustix::io::Errno;
+    // Linux returns EPERM for a link if the file system does not support links, as with FAT; other
+    // systems return the other errors.
     errno == Errno::PERM
         || errno == Errno::NOSYS
         || errno == Errno::OPNOTSUPP
@@ -504,7 +527,7 @@ fn not_locked(path: PathBuf, cancel: &CancelToken) -> StoreError {
     if cancel.is_cancelled() { StoreError::Cancelled } else { StoreError::Locked { path } }
 }
 
-/// Takes the exclusive lock in this directory. Dropping the file releases it.
+/// Takes the exclusive lock in this directory. Dropping the file releases the lock.
 fn lock(headwater: &Dir, wait: Duration, cancel: &CancelToken) -> Result<File, StoreError> {
     let path = headwater.join(LOCK);
     let file = headwater.open_or_create_record(LOCK)?;
@@ -519,7 +542,8 @@ fn write_format(layout: &Layout, format: &StoreFormat) -> Result<(), StoreError>
     let mut bytes = serde_json::to_vec(format).expect("plain values");
     bytes.push(b'\n');
     layout.tmp.unlink_if_any(FORMAT)?;
-    // Data, then name, then the directory: a power cut leaves the old or the new format file.
+    // Data, then name, then the directory: a power cut leaves either the old or the new format
+    // file.
     layout.tmp.write_new(FORMAT, &bytes, FileMode::RECORD, None)?;
     layout.headwater.sync_file_system()?;
     layout.tmp.rename(FORMAT, &layout.headwater, FORMAT)?;
@@ -537,12 +561,17 @@ fn read_format(headwater: &Dir) -> Result<Option<StoreFormat>, StoreError> {
     };
     let path = headwater.join(FORMAT);
     let damaged = |what: String| StoreError::Format { path: path.clone(), what };
+    // The version is read first, and unknown keys are allowed here: a newer format must be reported
+    // as newer and not as damaged.
     let header: FormatHeader =
         serde_json::from_slice(&bytes).map_err(|error| damaged(error.to_string()))?;
     if header.headwater != "store" {
         return Err(damaged("it does not say that this is a store".into()));
     }
-    if header.version != 1 {
+    if header.version == 0 {
+        return Err(damaged("its version is 0".into()));
+    }
+    if header.version > 1 {
         return Err(StoreError::NewerFormat { path, found: header.version });
     }
     serde_json::from_slice(&bytes).map(Some).map_err(|error| damaged(error.to_string()))
@@ -561,7 +590,9 @@ mod tests {
         let refused = check_owner(&store.layout.root, 3_999_999_999).unwrap_err().to_string();
         let owner = crate::users::describe_user(own_id());
         assert!(
-            refused.ends_with(&format!(" belongs to {owner}, and this runs as user id 3999999999")),
+            refused.ends_with(&format!(
+                " belongs to {owner}, but headwater runs as user id 3999999999"
+            )),
             "{refused}"
         );
     }

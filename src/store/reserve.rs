@@ -1,7 +1,8 @@
-//! Space that is kept in reserve, so that files can be removed from a mirror on a full file system.
+//! Disk space that is kept in reserve, so that files can be removed from a mirror on a full file
+//! system.
 //!
-//! Even a release that only removes entries writes a manifest, a record and links. If others have
-//! taken the last block or inode, freeing the reserve makes that possible.
+//! Even a release that only removes entries writes a manifest, a record and links. If other
+//! programs have taken the last block or inode, freeing the reserve makes these writes possible.
 
 use crate::fsx::FileMode;
 use crate::store::layout::RESERVE;
@@ -10,12 +11,14 @@ use crate::store::{Store, StoreError};
 
 /// Size of the reserve in bytes: enough for the manifest of thousands of files.
 const BYTES: usize = 256 * 1024;
-/// Inodes in the reserve: the files and directories that a release without new content creates.
+/// Number of inodes in the reserve: the files and directories that a release without new content
+/// creates.
 const FILES: usize = 16;
-/// Free bytes and inodes above which the reserve is made; with less, it would be a burden.
+/// The reserve is created only if more bytes and inodes than this are free; otherwise it would be a
+/// burden.
 const ROOMY_BYTES: u64 = 64 << 20;
 const ROOMY_INODES: u64 = 4096;
-/// Free bytes and inodes below which the reserve is freed.
+/// The reserve is freed if fewer bytes and inodes than this are free.
 const TIGHT_BYTES: u64 = 4 << 20;
 const TIGHT_INODES: u64 = 256;
 
@@ -26,6 +29,8 @@ impl Store {
         let system = headwater.file_system()?;
         let has_inodes = system.free_inodes.is_none_or(|free| free >= TIGHT_INODES);
         if system.free_bytes < TIGHT_BYTES || !has_inodes {
+            // Without the lock: staging does not hold it yet, and removing the reserve twice does
+            // no harm.
             headwater.remove_all(RESERVE)?;
         }
         Ok(())
@@ -33,7 +38,7 @@ impl Store {
 }
 
 impl LockedStore<'_> {
-    /// Creates the reserve if it is missing and there is plenty of room.
+    /// Creates the reserve if it is missing and there is plenty of space.
     pub(super) fn keep_reserve(&self) -> Result<(), StoreError> {
         let headwater = &self.layout.headwater;
         if headwater.stat(RESERVE)?.is_some() {

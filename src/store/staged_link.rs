@@ -1,12 +1,24 @@
-//! `staged` beside `current`: a link to the staged release, for a preview host.
+//! `staged`, next to `current`: a link to the staged release, for a preview host.
 //!
-//! Nothing depends on this link, so errors here never fail a push, and anything else of that name
-//! is left alone.
+//! No push depends on this link, so errors here never fail a push, and anything else with that name
+//! is left alone. `verify` reads it to recognise a store that has not served anything yet.
 
 use crate::fsx::FileKind;
-use crate::store::StoreError;
+use crate::release::ReleaseName;
 use crate::store::layout::{STAGED, current_target, parse_current_target};
 use crate::store::open::LockedStore;
+use crate::store::{Store, StoreError};
+
+impl Store {
+    /// The release that `staged` points to.
+    pub(super) fn shown_as_staged(&self) -> Result<Option<ReleaseName>, StoreError> {
+        let root = &self.layout.root;
+        if root.stat(STAGED)?.is_none_or(|meta| meta.kind != FileKind::Symlink) {
+            return Ok(None);
+        }
+        Ok(root.read_link(STAGED)?.and_then(|target| parse_current_target(target.to_str()?)))
+    }
+}
 
 impl LockedStore<'_> {
     /// Points `staged` to the staged release, or removes the link if no release is staged.
@@ -31,6 +43,7 @@ impl LockedStore<'_> {
             None => false,
             Some(FileKind::Symlink) => {
                 let found = layout.root.read_link(STAGED)?;
+                // A link to anything but a slot was made by someone else.
                 if found.and_then(|found| parse_current_target(found.to_str()?)).is_none() {
                     return Ok(());
                 }
@@ -42,6 +55,8 @@ impl LockedStore<'_> {
             Some(target) => {
                 layout.tmp.unlink_if_any(NEW)?;
                 layout.tmp.symlink(&target, NEW)?;
+                // Never synced: after a power cut the old link may be back, and the next push
+                // replaces it.
                 layout.tmp.rename(NEW, &layout.root, STAGED)?;
             }
             None if is_there => layout.root.unlink(STAGED)?,

@@ -1,4 +1,4 @@
-//! Removes secrets from text of other sources.
+//! Removes secrets from text that came from elsewhere.
 //!
 //! A peer that received a token may send it back in an error, a page or a header. CI systems mask a
 //! secret only in the exact form that they know, so an escaped form would be shown. This protects
@@ -10,21 +10,21 @@ use std::fmt;
 
 use super::is_invisible;
 
-/// Replaces a secret.
+/// The text that replaces a secret.
 const HIDDEN: &str = "***";
-/// This many consecutive characters of a secret are also replaced, as the text may have been
-/// truncated.
+/// A part of a secret with at least this many consecutive characters is replaced, too, because the
+/// text may have been truncated.
 const PART_CHARS: usize = 12;
-/// Minimum length of a secret in characters. A shorter one would match in any text.
+/// Minimum length of a secret in characters. A shorter one would match by accident.
 const MIN_CHARS: usize = 6;
-/// Minimum length of a word after `Bearer` to count as a token, in characters. Doubled for a word
-/// without a digit.
+/// Minimum length of a word after `Bearer` to count as a token, in characters. The minimum is
+/// doubled for a word without a digit.
 const MIN_BEARER_CHARS: usize = 8;
-/// Maximum nesting of escapes that is decoded.
+/// How many levels of nested escapes are decoded.
 const ROUNDS: usize = 4;
 
-/// Known secrets, which are replaced. Other secrets are recognized by their form: `hw_…`, `Bearer
-/// …`, and a password in a URL.
+/// Known secrets, which a filter replaces. Other secrets are recognized by their form: `hw_…`,
+/// `Bearer …`, and a password in a URL.
 #[derive(Clone, Default)]
 pub struct Secrets {
     secrets: Vec<SecretParts>,
@@ -52,8 +52,8 @@ struct Unit {
 }
 
 impl Secrets {
-    /// Creates a filter for these secrets. Only the secret part of a token counts, as its public
-    /// name occurs in messages.
+    /// Creates a filter for these secrets. Only the secret part of a token counts, because its
+    /// public name occurs in messages.
     #[must_use]
     pub fn new<'s>(secrets: impl IntoIterator<Item = &'s str>) -> Self {
         Self { secrets: secrets.into_iter().filter_map(SecretParts::new).collect() }
@@ -67,7 +67,7 @@ impl Secrets {
         })
     }
 
-    /// Replaces the known secrets only, not text that merely looks like a secret.
+    /// Replaces only the known secrets, not text that merely looks like a secret.
     #[must_use]
     pub fn clean_own<'t>(&self, text: &'t str) -> Cow<'t, str> {
         if self.secrets.is_empty() {

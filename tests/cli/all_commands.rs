@@ -217,15 +217,18 @@ fn names_from_disk_and_arguments_steer_no_terminal() {
     let evil = "evil\x1b[2J\r\u{202e}x";
     world.mkdir(evil);
     world.args(&["push", &format!("./{evil}/none"), "./www"]).code(8);
-    world.args(&["push", "tree", &format!("./{evil}/no/parent")]).code(4);
-    world.args(&["push", "tree", &format!("./{evil}/m")]).code(0);
+    world.args(&["push", "tree", &format!("./{evil}/m")]).code(2);
+    let odd = "odd\u{202e}x";
+    world.mkdir(odd);
+    world.args(&["push", "tree", &format!("./{odd}/no/parent")]).code(4);
+    world.args(&["push", "tree", &format!("./{odd}/m")]).code(0);
     for command in ["status", "releases", "verify", "prune"] {
-        world.args(&[command, &format!("./{evil}/m")]).code(0);
-        world.args(&[command, &format!("./{evil}/m"), "--json"]).code(0);
+        world.args(&[command, &format!("./{odd}/m")]).code(0);
+        world.args(&[command, &format!("./{odd}/m"), "--json"]).code(0);
     }
-    world.args(&["diff", &format!("./{evil}/m"), "tree"]).code(0);
-    world.args(&["diff", &format!("./{evil}/m:7"), "tree"]).code(2);
-    world.args(&["push", evil, "./www"]).code(5).warns(".headwater").warns("--from");
+    world.args(&["diff", &format!("./{odd}/m"), "tree"]).code(0);
+    world.args(&["diff", &format!("./{odd}/m:7"), "tree"]).code(2);
+    world.args(&["push", odd, "./www"]).code(5).warns(".headwater").warns("--from");
     world.args(&["status", evil]).code(2);
     world.args(&["push", "tree", "./www", "--config", evil]).code(2);
     world.args(&["init", &format!("./{evil}/x.toml")]).code(0);

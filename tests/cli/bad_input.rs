@@ -47,7 +47,7 @@ fn unreadable_files_and_directories_are_named_together() {
         .code(8)
         .warns("2 paths cannot be read:\n  docs cannot be read (Permission denied")
         .warns("secret.html cannot be read")
-        .warns("hint: make them readable");
+        .warns("hint: make these paths readable");
     assert_eq!(world.served("www"), served);
     world.run_unprivileged("push tree ./www --exclude secret.html --exclude docs").code(0);
     world.chmod("tree/docs", 0o755);
@@ -72,9 +72,9 @@ fn names_that_cannot_travel_are_named_together() {
     let run = refused(&world, "push tree ./www", 8, "5 paths cannot be distributed");
     for shown in [
         "caf\\xe9.html is not UTF-8",
-        "new\\x0aline",
+        "new\\u{a}line",
         "back\\\\slash has a backslash",
-        "esc\\x1b[31mred",
+        "esc\\u{1b}[31mred",
     ] {
         assert!(run.stderr.contains(shown), "{shown}: {}", run.stderr);
     }
@@ -131,7 +131,7 @@ fn of_many_bad_paths_the_first_have_a_line_each() {
         let run = world
             .run(command)
             .code(8)
-            .warns("error: 24 paths cannot be distributed:\n  bad\\x1b10 ");
+            .warns("error: 24 paths cannot be distributed:\n  bad\\u{1b}10 ");
         let lines: Vec<&str> = run.stderr.lines().filter(|line| line.starts_with("  ")).collect();
         assert_eq!((lines.len(), lines[10]), (11, "  and 14 more"), "{}", run.stderr);
         let answer = world.json(command, 8);
@@ -209,7 +209,7 @@ fn a_directory_with_other_files_is_left_alone_and_the_way_beside_it_is_told() {
     let run = world
         .run("push tree ./site")
         .code(4)
-        .warns("it was left unchanged")
+        .warns("headwater left this one unchanged")
         .warns("push to a new directory NEW")
         .warns("current");
     assert!(run.stderr.contains("docs/tutorial.md"));
@@ -279,6 +279,15 @@ fn a_full_or_read_only_disk_leaves_the_old_release() {
 }
 
 #[test]
+fn a_store_of_format_0_is_damaged_and_not_newer() {
+    let world = World::with_mirror();
+    let format = world.read("www/.headwater/format");
+    world.tamper("www/.headwater/format", &format.replace("\"version\":1", "\"version\":0"));
+    let run = world.run("push tree ./www").code(4).warns("its version is 0");
+    assert!(!run.stderr.contains("upgrade"), "{}", run.stderr);
+}
+
+#[test]
 fn a_store_of_a_newer_format_is_not_touched() {
     let world = World::with_mirror();
     let format = world.read("www/.headwater/format");
@@ -288,7 +297,7 @@ fn a_store_of_a_newer_format_is_not_touched() {
     world
         .run("push tree ./www")
         .code(4)
-        .warns("format 2, newer than this headwater knows")
+        .warns("format 2, but this headwater supports only format 1")
         .warns("upgrade");
     for line in [
         "status ./www",
@@ -299,7 +308,7 @@ fn a_store_of_a_newer_format_is_not_touched() {
         "repair ./www --from tree",
     ] {
         let run = world.run(line);
-        assert!((run.stdout.clone() + &run.stderr).contains("newer"), "{line}: {run:?}");
+        assert!((run.stdout.clone() + &run.stderr).contains("store format 2"), "{line}: {run:?}");
     }
     assert_eq!(world.snapshot("www"), before);
     for damaged in ["", "{}", "not json", "{\"headwater\":\"other\",\"version\":1}"] {
@@ -341,4 +350,22 @@ fn a_torn_release_record_stops_no_push() {
 fn the_spelling_of_rsync_is_answered_with_the_url() {
     let world = World::with_tree();
     world.run("push tree edge2:/srv/www").code(2).warns("ssh://edge2/srv/www");
+}
+
+#[test]
+fn a_location_with_a_control_character_is_refused() {
+    let world = World::with_tree();
+    for (location, shown) in [
+        ("./a\x1bb", "./a\\u{1b}b"),
+        ("file:///srv/a\nb", "file:///srv/a\\u{a}b"),
+        ("ssh://host/srv/a\x07", "ssh://host/srv/a\\u{7}"),
+    ] {
+        for command in [&["push", "tree", location][..], &["status", location]] {
+            world.args(command).code(2).warns(&format!("error: \"{shown}\": "));
+        }
+        let serve = ["serve", location, "--no-auth", "--listen", "127.0.0.1:0"];
+        world.args(&serve).code(2).warns(shown);
+        world.args(&["receive", location]).code(2).warns(shown);
+    }
+    assert!(!world.exists("a\x1bb"));
 }

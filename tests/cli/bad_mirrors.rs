@@ -143,7 +143,7 @@ fn tree_mirror_and_cache_lie_apart() {
     let world = World::with_tree();
     let before = world.snapshot("tree");
     let apart = |line: &str| {
-        world.run(line).code(2).warns("contain one another").warns("separate directories");
+        world.run(line).code(2).warns("overlap").warns("separate directories");
         assert_eq!(world.snapshot("tree"), before, "{line}");
     };
     apart("push tree ./tree/www");
@@ -159,7 +159,7 @@ fn tree_mirror_and_cache_lie_apart() {
     // The other way round: a tree inside of a mirror.
     world.ok("push tree ./www");
     let before = world.snapshot("www");
-    world.run("push ./www/current ./www").code(2).warns("contain one another");
+    world.run("push ./www/current ./www").code(2).warns("overlap");
     world.run("push ./www/.headwater/objects ./www").code(2);
     assert_eq!(world.snapshot("www"), before);
 }

@@ -70,6 +70,6 @@ fn a_tree_around_the_directory_for_temporary_files_is_refused() {
     let temporary = world.path("tree/tmp");
     let before = world.files("tree");
     let run = world.run_with(&[("TMPDIR", temporary.to_str().unwrap())], "push tree ./www");
-    run.code(2).warns("contain one another");
+    run.code(2).warns("overlap");
     assert_eq!(world.files("tree"), before);
 }

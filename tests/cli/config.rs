@@ -181,7 +181,7 @@ fn no_more_may_be_removed_than_the_file_says() {
     let world = world("content = 'tree'\nmax_removed = 1\n");
     world.ok("push");
     world.remove("tree/assets");
-    world.run("push").code(5).warns("2 of 5 paths would go").warns("--allow-shrink");
+    world.run("push").code(5).warns("2 of 5 paths would be removed").warns("--allow-shrink");
     world.write("headwater.toml", format!("content = 'tree'\nmax_removed = 2\n{MIRROR}"));
     world.ok("push");
     world.write("headwater.toml", format!("content = 'tree'\nmax_removed = '10%'\n{MIRROR}"));

@@ -3,8 +3,8 @@
 //!
 //! Each page has its own directory with the site of `fixtures/site` in `public`, and the empty
 //! directories `/srv` and `/data`. A command must print the lines that follow it; a line `…`
-//! matches any lines. Sizes and times may differ. `<!-- not run: REASON -->` before a block skips
-//! it.
+//! matches any lines. Times, free space, ids and the names of users may differ.
+//! `<!-- not run: REASON -->` before a block skips it.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -79,7 +79,8 @@ fn steps(block: &str) -> Vec<Step> {
     steps
 }
 
-/// A line without what differs between runs: sizes, times, durations, ids, the widths of columns.
+/// A line without what differs between runs: free space, times, durations, ids, users, the widths
+/// of columns.
 fn masked(line: &str) -> String {
     let mut words: Vec<String> = Vec::new();
     for word in line.replace("just now", "0 s ago").split_whitespace() {
@@ -87,7 +88,7 @@ fn masked(line: &str) -> String {
         let is_number =
             |text: &str| !text.is_empty() && text.chars().all(|c| c.is_ascii_digit() || c == '.');
         let unit = match bare {
-            "B" | "kB" | "MB" | "GB" | "TB" => Some("SIZE"),
+            "GB" | "TB" => Some("SPACE"),
             "ms" | "s" | "min" => Some("TIME"),
             _ => None,
         };
@@ -98,6 +99,11 @@ fn masked(line: &str) -> String {
             continue;
         }
         let is_time = bare.len() == 20 && bare.ends_with('Z') && bare.as_bytes()[10] == b'T';
+        let is_user = word.contains('@') && !word.contains(['/', ':']);
+        if is_user {
+            words.push("USER".to_owned());
+            continue;
+        }
         words.push(if is_time { word.replace(bare, "T") } else { without_ids(word) });
     }
     words.join(" ")
@@ -117,18 +123,24 @@ fn without_ids(word: &str) -> String {
     text
 }
 
-/// Mirrors report in any order, so lines are compared as a set where nothing is left out.
+/// Whether the lines before the first `…` are the first ones, and those after the last `…` the last
+/// ones. Mirrors report in any order, so each part is compared as a set.
 fn is_as_expected(expected: &[String], printed: &str) -> bool {
-    let mut found: Vec<String> = printed.lines().map(masked).collect();
-    let is_partial = expected.iter().any(|line| line == "…");
-    let mut wanted: Vec<String> =
-        expected.iter().filter(|line| *line != "…").map(|line| masked(line)).collect();
-    if is_partial {
-        return wanted.iter().all(|line| found.contains(line));
-    }
-    wanted.sort();
-    found.sort();
-    wanted == found
+    let found: Vec<String> = printed.lines().map(masked).collect();
+    let wanted: Vec<String> = expected.iter().map(|line| masked(line)).collect();
+    let parts: Vec<&[String]> = wanted.split(|line| line == "…").collect();
+    let sorted = |lines: &[String]| {
+        let mut lines = lines.to_vec();
+        lines.sort();
+        lines
+    };
+    let [first, middle @ .., last] = &*parts else { return sorted(&wanted) == sorted(&found) };
+    let Some(left) = found.len().checked_sub(first.len() + last.len()) else { return false };
+    let (begin, rest) = found.split_at(first.len());
+    let (between, end) = rest.split_at(left);
+    sorted(first) == sorted(begin)
+        && sorted(last) == sorted(end)
+        && middle.iter().flat_map(|part| part.iter()).all(|line| between.contains(line))
 }
 
 fn copy_tree(from: &Path, to: &Path) {
@@ -312,7 +324,7 @@ fn without_line_breaks(source: &str) -> String {
 #[test]
 fn hints_name_headings_that_exist() {
     let mut count = 0;
-    for file in ["src/cli/hints.rs", "src/cli/remote.rs"] {
+    for file in ["src/cli/output/hints.rs", "src/cli/setup/remote.rs"] {
         let text = without_line_breaks(&read(file));
         for (at, _) in text.match_indices("\\\" in docs/") {
             count += 1;

@@ -7,6 +7,16 @@ use serde_json::{Value, json};
 
 use crate::harness::World;
 
+/// The only line of a mirror in the output of `doctor`, with its hint.
+fn line_of(output: &str, mirror: &str) -> String {
+    let prefix = format!("{mirror}: ");
+    let mut lines = output.lines().skip_while(|line| !line.starts_with(&prefix)).peekable();
+    let first = lines.next().unwrap_or_else(|| panic!("{mirror}: {output}"));
+    let hint = lines.next_if(|line| line.starts_with("  hint: "));
+    assert!(!lines.any(|line| line.starts_with(&prefix)), "{mirror}: {output}");
+    first.to_owned() + hint.unwrap_or_default()
+}
+
 #[test]
 fn each_mirror_has_a_line_and_nothing_is_changed() {
     let world = World::with_mirror();
@@ -20,13 +30,7 @@ fn each_mirror_has_a_line_and_nothing_is_changed() {
     world.write("headwater.toml", format!("content='tree'\n{here}{away}{unset}"));
     let before = world.snapshot("www");
     let run = world.run("doctor").code(1);
-    let line = |name: &str| {
-        let prefix = format!("{name}: ");
-        let lines: Vec<&str> =
-            run.stdout.lines().filter(|line| line.starts_with(&prefix)).collect();
-        assert_eq!(lines.len(), 1, "{name}: {}", run.stdout);
-        lines[0].to_owned()
-    };
+    let line = |name: &str| line_of(&run.stdout, name);
     let www = line("www");
     assert!(
         www.contains("ok: serves release 1 of site default") && www.contains("writable, "),
@@ -57,9 +61,9 @@ fn a_mirror_that_lost_its_store_is_found_before_the_push_that_would_refuse_it() 
     world
         .run("doctor ./www")
         .code(1)
-        .says("./www: FAILED: it has no store; expected store")
+        .says("./www: FAILED: it has no store now, but headwater remembers")
         .says("--init");
-    world.run("push tree ./www").code(4).warns("it has no store; expected store");
+    world.run("push tree ./www").code(4).warns("it has no store now, but headwater remembers");
     world.ok("push tree ./www --init");
     world.ok("doctor ./www");
 }
@@ -97,14 +101,14 @@ fn a_clock_that_differs_is_a_warning_and_no_failure() {
     world.write("ssh.sh", format!("#!/bin/sh\n{}", world.read("ssh.sh")));
     let run = world.run_with(&[("HEADWATER_FAULT", "clock+3600")], &command).code(0);
     let lines: Vec<&str> = run.stdout.lines().collect();
-    assert_eq!(lines.len(), 2, "{}", run.stdout);
+    assert_eq!(lines.len(), 3, "{}", run.stdout);
     assert!(lines[0].contains(": ok: serves release 1"), "{}", run.stdout);
     assert!(
         lines[1].contains(": warning: the clock of the mirror differs from this clock by 3"),
         "{}",
         run.stdout
     );
-    assert!(lines[1].contains("(hint: set both clocks by NTP"), "{}", run.stdout);
+    assert!(lines[2].starts_with("  hint: set both clocks by NTP"), "{}", run.stdout);
     world.ok(&command).says("ok: serves release 1");
 }
 
@@ -180,13 +184,7 @@ fn a_token_that_may_only_read_or_is_unknown_and_a_wrong_site_are_found_at_a_live
             world.ok("push --only push");
         }
         let run = world.run("doctor").code(1);
-        let line = |name: &str| {
-            let mut lines =
-                run.stdout.lines().filter(|line| line.starts_with(&format!("{name}: ")));
-            let line = lines.next().unwrap_or_else(|| panic!("{name}: {}", run.stdout)).to_owned();
-            assert_eq!(lines.next(), None, "{}", run.stdout);
-            line
-        };
+        let line = |name: &str| line_of(&run.stdout, name);
         let serves = if is_published { "serves release 1 of site docs" } else { "empty: " };
         assert!(
             line("push").contains(&format!("ok: {serves}"))
@@ -218,4 +216,26 @@ fn a_token_that_may_only_read_or_is_unknown_and_a_wrong_site_are_found_at_a_live
             .iter()
             .any(|secret| (shown.stdout.clone() + &shown.stderr).contains(secret.as_str()))
     );
+}
+
+#[test]
+fn a_wrong_path_at_a_receiver_names_the_sites_of_the_token_only() {
+    let world = World::with_tree();
+    let sites = "[[site]]\nname = 'docs'\ndir = 'docs'\n[[site]]\nname = 'blog'\ndir = 'blog'\n";
+    let receiver = crate::receiver::Receiver::start(&world, sites);
+    let wrong = receiver.mirror("http").replace("/docs", "/dosc");
+    world.write("headwater.toml", &wrong);
+    let run = world.run("doctor").code(1).says("no site is served at this path");
+    assert!(run.stdout.contains("this token is for /docs/"), "{}", run.stdout);
+    assert!(run.stdout.contains("hint: check that the path of the URL"), "{}", run.stdout);
+    assert!(!run.stdout.contains("blog"), "{}", run.stdout);
+    // Without a valid token nothing is disclosed.
+    world.write("headwater.toml", wrong.replace("token_file = 'token'\n", ""));
+    let stranger = world.ok("token new --site docs --allow push").stdout;
+    for token in ["", stranger.trim()] {
+        let run = world.run_with(&[("HEADWATER_TOKEN", token)], "doctor").code(1);
+        assert!(run.stdout.contains("no site is served at this path"), "{}", run.stdout);
+        assert!(!run.stdout.contains("/docs/ "), "{}", run.stdout);
+        assert!(!run.stdout.contains("this token is for"), "{}", run.stdout);
+    }
 }

@@ -56,7 +56,10 @@ fn a_bad_release_is_stopped_by_the_probe_and_reverted() {
     fleet(&world, &web.url, &wave(&format!("{}/b/current/index.html", web.url)));
     let answer = world.json("push", 3);
     assert_eq!(outcomes(&answer), ["activated", "skipped", "skipped"]);
-    assert!(answer["reverted"]["error"].as_str().unwrap().contains("first release"), "{answer}");
+    assert!(
+        answer["reverted"]["error"].as_str().unwrap().contains("before the first one"),
+        "{answer}"
+    );
     fleet(&world, &web.url, "");
     world.ok("push");
     let before = world.served("a");
@@ -141,7 +144,7 @@ fn a_release_is_staged_now_and_served_later() {
     world
         .run("activate 3")
         .code(2)
-        .warns("no mirror has a release 3 staged")
+        .warns("no mirror has a staged release 3")
         .warns("name a staged release: 2-");
     world.ok("verify");
     world.ok("activate 2");
@@ -161,7 +164,7 @@ fn a_staged_release_is_dropped_or_replaced() {
     let answer = world.json("abandon 2", 0);
     assert_eq!(outcomes(&answer), ["abandoned"; 3]);
     assert!(!world.exists("a/staged"));
-    world.run("activate 2").code(2).warns("no mirror has a release 2 staged").warns("--stage-only");
+    world.run("activate 2").code(2).warns("no mirror has a staged release 2").warns("--stage-only");
     world.ok("push --stage-only");
     let staged = world.read("a/staged/index.html");
     world.write("tree/index.html", "three");
@@ -405,7 +408,7 @@ fn what_one_mirror_alone_published_is_not_spread_by_heal() {
     world.write("theirs/index.html", "theirs");
     world.ok("push theirs ./a --cache elsewhere --config theirs.toml --allow-shrink");
     let run = world.run("heal");
-    run.warns("`headwater heal --from a` does that");
+    run.warns("`headwater heal --from a` copies it");
     assert_eq!(
         (world.read("b/current/index.html"), on(&world)),
         (world.read("tree/index.html"), [2, 1, 1])

@@ -139,3 +139,29 @@ fn typing_errors_name_what_was_meant() {
     world.run("status").code(2).warns("unknown field `gruop`: did you mean `group`?");
     world.run("psh").code(2).warns("push");
 }
+
+#[test]
+fn an_unknown_option_suggests_what_was_meant_or_nothing() {
+    let world = World::with_tree();
+    world.run("push tree ./www --exlude x").code(2).warns("'--exclude'");
+    world.run("push tree ./www --max-delete 5").code(2).warns("`max_removed`");
+    world.run("push tree ./www --token x").code(2).warns("'--token-file'");
+    for option in ["--forse", "--backup"] {
+        let run = world.run(&format!("push tree ./www {option}")).code(2);
+        assert!(!run.stderr.contains("tip:"), "{}", run.stderr);
+    }
+}
+
+#[test]
+fn a_mirror_before_the_tree_is_a_mistake() {
+    let world = World::with_mirror();
+    for line in ["push ./www tree", "plan ./www ./tree", "push ./www tree ./other"] {
+        let tree = line.split(' ').nth(2).unwrap();
+        world
+            .run(line)
+            .code(2)
+            .warns("\"./www\" is a mirror, but the first argument is the tree")
+            .warns(&format!("hint: name the tree first, as in `headwater push {tree} ./www`"));
+    }
+    assert!(!world.exists("other"));
+}

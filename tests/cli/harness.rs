@@ -14,6 +14,7 @@ use std::process::{Child, Command, Output, Stdio};
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::sandbox;
 use crate::terminal::Terminal;
 
 /// The files of [`World::with_tree`].
@@ -38,12 +39,7 @@ pub(crate) struct World {
 impl World {
     /// An empty one.
     pub(crate) fn new() -> Self {
-        // In memory where that is possible: what is durable is not to be seen from outside, and
-        // syncs cost most.
-        let memory = Path::new("/dev/shm");
-        let parent = if memory.is_dir() { memory.to_owned() } else { std::env::temp_dir() };
-        let dir = TempDir::with_prefix_in("headwater-cli-", &parent);
-        Self { dir: dir.or_else(|_| TempDir::with_prefix("headwater-cli-")).unwrap() }
+        Self { dir: sandbox::directory() }
     }
 
     /// One with a small content tree in `tree`.
@@ -135,28 +131,8 @@ impl World {
         command
     }
 
-    /// Lets `command` run in this world, without the variables of a CI.
     fn surround(&self, command: &mut Command) {
-        command.current_dir(self.dir.path()).stdin(Stdio::null());
-        for (name, _) in std::env::vars_os() {
-            let name = name.to_string_lossy().into_owned();
-            let is_of_ci = [
-                "CI", "GITHUB_", "GITLAB_", "BUILD_", "JENKINS", "JOB_", "GIT_", "BRANCH_",
-                "COMMIT_",
-            ];
-            if is_of_ci.iter().any(|prefix| name.starts_with(prefix)) {
-                command.env_remove(name);
-            }
-        }
-        command
-            .env_remove("HEADWATER_FAULT")
-            .env_remove("COLUMNS")
-            .env_remove("NO_COLOR")
-            .env_remove("CLICOLOR_FORCE");
-        command
-            .env("HOME", self.path("home"))
-            .env("XDG_CACHE_HOME", self.path("home/cache"))
-            .env("LC_ALL", "C");
+        sandbox::isolate(command, self.dir.path(), "home/cache");
     }
 
     /// Runs a line, split at spaces.

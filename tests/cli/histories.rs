@@ -41,7 +41,12 @@ fn a_stale_hub_leaves_a_newer_edge_alone() {
     );
     assert!(mirror["serves"].as_str().unwrap().starts_with("2-"));
     world.ok("push --from ./stale ./edge --superseded-ok");
-    world.ok("plan --from ./stale ./edge").says("serves a newer release: would be left alone");
+    world
+        .run("plan --from ./stale ./edge")
+        .code(6)
+        .says("serves a newer release: would be left alone");
+    world.ok("plan --from ./stale ./edge --superseded-ok");
+    world.run("plan --from ./stale ./edge ./new").code(3);
     assert_eq!(world.snapshot("edge"), before);
     // The others are brought up all the same.
     world.run("push --from ./stale ./edge ./new").code(3).says("left alone");

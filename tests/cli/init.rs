@@ -32,7 +32,14 @@ fn after_init_a_push_needs_no_arguments() {
     let world = World::with_tree();
     world.ok("init");
     world.rename("tree", "public");
-    let config = world.read("headwater.toml").replace("/srv/www", "mirrors/www");
+    // Until a mirror is set, nothing is published.
+    for line in ["push", "plan", "status"] {
+        world.run(line).code(2).warns("no mirror is named or configured").warns("set a [[mirror]]");
+    }
+    let template = world.read("headwater.toml");
+    let local = "#[[mirror]]\n#name = \"local\"\n#url = \"/srv/www\"\n";
+    let config = template.replace(local, "[[mirror]]\nname = \"local\"\nurl = \"mirrors/www\"\n");
+    assert_ne!(config, template);
     world.write("headwater.toml", config);
     world.mkdir("mirrors");
     world.ok("plan").says("would be filled");

@@ -12,23 +12,30 @@ fn a_mirror_whose_volume_is_not_mounted_is_not_filled() {
     world.mkdir("volume");
     world.write("tree/new.html", "new");
     let refused = world.run("push tree ./volume ./www").code(4);
-    refused.says("./volume").warns("it has no store; expected store").warns("--init");
+    refused.says("./volume").warns("it has no store now, but headwater remembers").warns("--init");
     assert!(!world.exists("volume/.headwater"));
     // The requirement decides about the others.
     world.run("push tree ./volume ./www --require any").code(3);
     assert!(world.exists("www/current/new.html") && !world.exists("volume/.headwater"));
-    world.run("plan tree ./volume ./www").code(4).warns("it has no store; expected store");
+    world
+        .run("plan tree ./volume ./www")
+        .code(4)
+        .warns("it has no store now, but headwater remembers");
     world
         .run("plan tree ./volume ./www --require any")
         .code(3)
-        .warns("it has no store; expected store");
-    world.run("status ./volume").code(1).says("expected store");
+        .warns("it has no store now, but headwater remembers");
+    world.run("status ./volume").code(1).says("headwater remembers an earlier push to store");
     // Another store is no better.
     world.remove("volume");
     world.rename("mounted", "kept");
     world.ok("push tree ./other");
     world.rename("other", "volume");
-    world.run("push tree ./volume ./www").code(4).warns("it has store").warns("expected store");
+    world
+        .run("push tree ./volume ./www")
+        .code(4)
+        .warns("it has store")
+        .warns("headwater remembers an earlier push to store");
     world.remove("volume");
     world.rename("kept", "volume");
     world.ok("push tree ./volume ./www");
@@ -40,6 +47,23 @@ fn a_mirror_whose_volume_is_not_mounted_is_not_filled() {
 }
 
 #[test]
+fn a_mirror_that_was_removed_is_remembered() {
+    let world = World::with_mirror();
+    world.remove("www");
+    for line in ["status ./www", "verify ./www", "releases ./www"] {
+        let run = world
+            .run(line)
+            .code(2)
+            .warns("error: ./www does not exist, but headwater remembers an earlier push to store");
+        run.warns("to start a new store there, push with --init");
+    }
+    world.run("status ./other").code(2).warns("the first push creates a mirror");
+    world.run("push tree ./www").code(4).warns("headwater remembers an earlier push to store");
+    world.ok("push tree ./www --init");
+    world.ok("status ./www");
+}
+
+#[test]
 fn a_promotion_asks_for_init_where_a_push_does() {
     let world = World::with_tree();
     world.ok("push tree ./hub ./edge");
@@ -48,7 +72,11 @@ fn a_promotion_asks_for_init_where_a_push_does() {
     world.rename("edge", "mounted");
     world.mkdir("edge");
     for line in ["promote ./hub ./edge", "promote ./hub ./edge --dry-run", "push tree ./edge"] {
-        world.run(line).code(4).warns("it has no store; expected store").warns("--init");
+        world
+            .run(line)
+            .code(4)
+            .warns("it has no store now, but headwater remembers")
+            .warns("--init");
         assert!(!world.exists("edge/.headwater"), "{line}");
     }
     // A new mirror is no reason to ask.
@@ -70,8 +98,8 @@ fn a_store_that_is_written_down_is_the_only_one_that_is_pushed_to() {
     world.write("headwater.toml", config(&id));
     world.ok("push");
     world.write("headwater.toml", config(&"0".repeat(32)));
-    world.run("push").code(4).warns("expected store 000");
-    world.run("status").code(1).says("expected store 000");
+    world.run("push").code(4).warns("the configuration names store 000");
+    world.run("status").code(1).says("the configuration names store 000");
     world.write("headwater.toml", config("x"));
     world.run("push").code(2).warns("32 lower-case hexadecimal digits");
 }
@@ -120,8 +148,8 @@ fn a_link_to_an_empty_directory_is_as_good_as_the_directory() {
 fn a_mirror_inside_of_another_one_is_refused() {
     let world = World::with_mirror();
     for (command, words) in [
-        ("push tree ./www/.headwater/inner", "is inside of the mirror"),
-        ("plan tree ./www/.headwater/inner", "is inside of the mirror"),
+        ("push tree ./www/.headwater/inner", "is inside the mirror"),
+        ("plan tree ./www/.headwater/inner", "is inside the mirror"),
     ] {
         world.run(command).code(4).warns(words);
     }
@@ -129,7 +157,7 @@ fn a_mirror_inside_of_another_one_is_refused() {
         world
             .run(&format!("{command} tree ./a ./a/b"))
             .code(2)
-            .warns("the mirror ./a/b is inside of the mirror ./a");
+            .warns("the mirror ./a/b is inside the mirror ./a");
     }
     assert!(!world.exists("a"));
 }

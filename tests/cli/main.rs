@@ -9,6 +9,8 @@
 
 mod habits;
 mod harness;
+#[path = "../common/sandbox.rs"]
+mod sandbox;
 #[path = "../common/terminal.rs"]
 mod terminal;
 

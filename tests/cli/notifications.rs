@@ -46,7 +46,7 @@ fn a_hook_reads_the_changed_paths() {
     world.ok("push");
     assert!(!world.path("seen").exists());
     world.remove("tree/a b/é.html");
-    let told = world.json("push --keep-removed 0s", 0)["told"].clone();
+    let told = world.json("push --keep-removed 0s", 0)["notifications"].clone();
     assert_eq!(told, json!([{ "who": "on_activated", "ok": true, "message": "ran with 1 path" }]));
     assert_eq!(world.read("seen"), "/a%20b/%C3%A9.html\n");
 }

@@ -1,7 +1,7 @@
 //! The final screen of a terminal: it shows the result, and no remains of the progress display.
 
 use crate::harness::World;
-use crate::terminal::Shown;
+use crate::terminal::{Shown, Terminal};
 
 /// Columns of a narrow, a usual and a wide terminal.
 const WIDTHS: [u16; 3] = [60, 80, 160];
@@ -127,4 +127,24 @@ fn a_wave_is_a_line_where_there_is_no_terminal() {
         line.starts_with("wave 1: ") && line.contains(" before the others follow, until 20")
     };
     assert_eq!(run.stderr.lines().filter(until).count(), 1, "{}", run.stderr);
+}
+
+#[test]
+fn labels_have_a_colour_on_a_terminal_only() {
+    let world = World::with_tree();
+    world.ok("push tree ./www");
+    world.remove("www");
+    let line = "push tree ./www ./other --require any";
+    let shown = world.on_terminal(80, line).end().code(3);
+    assert_eq!(shown.coloured[0], "error:", "{shown}");
+    assert!(shown.coloured[1..].iter().all(|word| word == "hint:"), "{:?}", shown.coloured);
+    assert!(shown.coloured.len() > 1, "{shown}");
+    let shown = world.on_terminal(80, "status ./nowhere").end().code(2);
+    assert_eq!(shown.coloured, ["error:", "hint:"], "{shown}");
+    let mut command = world.command(&["status", "./nowhere"]);
+    command.env("NO_COLOR", "1");
+    let shown = Terminal::start(command, 80).end().code(2);
+    assert_eq!(shown.coloured, [""; 0], "{shown}");
+    // The harness looks for escape sequences in the output of every run without a terminal.
+    world.run(line).code(3);
 }

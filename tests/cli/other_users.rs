@@ -1,12 +1,12 @@
 //! Mirrors that another user owns: users with read permission can read them, but not change them.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::os::unix::process::CommandExt as _;
 use std::process::Command;
 
 use serde_json::json;
 
 use crate::harness::World;
+use crate::receiver::Receiver;
 
 /// What only reads the mirror `./www`.
 const READING: [&str; 6] = [
@@ -62,7 +62,7 @@ fn a_mirror_of_another_user_is_not_written() {
         let run = world.run(line);
         let told = run.stdout.clone() + &run.stderr;
         assert!(
-            told.contains("belongs to user id 12345, and this runs as user root"),
+            told.contains("belongs to user id 12345, but headwater runs as user root"),
             "{line}: {told}"
         );
         assert_eq!(world.snapshot("www"), before, "{line}");
@@ -111,7 +111,7 @@ fn a_user_who_may_read_a_mirror_reads_it() {
         world.run_as_nobody(line).code(0);
     }
     assert_eq!(world.snapshot("www"), before);
-    let denied = "belongs to user root, and this runs as user nobody";
+    let denied = "belongs to user root, but headwater runs as user nobody";
     world.mkdir("cache");
     world.chmod("cache", 0o777);
     world.run_as_nobody("push tree ./www --cache cache").code(7).warns(denied);
@@ -168,21 +168,47 @@ fn a_limit_of_threads_is_an_error_and_no_panic() {
 
 #[test]
 #[ignore = "needs root, which gives a mirror away"]
-fn a_receiver_tells_at_its_start_of_a_site_that_another_user_owns() {
+fn a_receiver_does_not_start_for_a_site_of_another_user() {
     let world = given_away();
-    let mut command = world.command(&["serve", "./www", "--listen", "127.0.0.1:0", "--no-auth"]);
-    command.process_group(0).stderr(std::process::Stdio::piped());
-    let mut receiver = command.spawn().unwrap();
-    let stderr = std::io::BufReader::new(receiver.stderr.take().unwrap());
-    let mut told = Vec::new();
-    for line in std::io::BufRead::lines(stderr) {
-        told.push(line.unwrap());
-        if told.last().unwrap().contains("listening") {
-            break;
-        }
+    let token = world.ok("token new --site docs --allow push").stderr;
+    let reader = world.ok("token new --site docs --allow read").stderr;
+    world.write("tokens.toml", &token);
+    world.mkdir("empty");
+    std::os::unix::fs::chown(world.path("empty"), Some(12_345), None).unwrap();
+    for line in ["serve ./www --no-auth", "serve empty --site docs --token-file tokens.toml"] {
+        let directory = line.split(' ').nth(1).unwrap();
+        world
+            .run(&format!("{line} --listen 127.0.0.1:0"))
+            .code(1)
+            .warns("belongs to user id 12345, but headwater runs as user root")
+            .warns(&format!("hint: run the receiver as the user who owns {directory}"));
     }
+    // What only reads needs no owner.
+    world.write("tokens.toml", reader);
+    let line = "serve empty --site docs --token-file tokens.toml --listen 127.0.0.1:0";
+    let mut receiver = world.start(line);
+    let mut first = String::new();
+    let stderr = receiver.stderr.take().unwrap();
+    std::io::BufRead::read_line(&mut std::io::BufReader::new(stderr), &mut first).unwrap();
     receiver.kill().unwrap();
     receiver.wait().unwrap();
-    let told = told.join("\n");
-    assert!(told.contains("site_failed") && told.contains("belongs to user id 12345"), "{told}");
+    assert!(first.contains("listening"), "{first}");
+}
+
+#[test]
+#[ignore = "needs root, which gives a mirror away"]
+fn doctor_and_push_learn_that_a_receiver_may_not_write() {
+    let world = World::with_tree();
+    world.mkdir("docs");
+    let receiver = Receiver::start(&world, "[[site]]\nname = 'docs'\ndir = 'docs'\n");
+    world.write("headwater.toml", receiver.mirror("http"));
+    world.ok("doctor").says("the token may push");
+    std::os::unix::fs::chown(world.path("docs"), Some(12_345), None).unwrap();
+    let run = world.run("doctor").code(1).says("FAILED").says("belongs to user id 12345");
+    assert!(run.stdout.contains("hint: run the receiver as the user who owns"), "{}", run.stdout);
+    let run = world.run("push tree").code(7).warns("belongs to user id 12345");
+    assert!(run.stderr.contains("hint: run the receiver as the user who owns"), "{}", run.stderr);
+    assert!(!run.stdout.contains("added"), "{}", run.stdout);
+    assert_eq!(world.files("docs").len(), 0);
+    world.run("plan tree").code(7).warns("hint: run the receiver as the user who owns");
 }

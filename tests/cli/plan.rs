@@ -246,6 +246,6 @@ fn a_plan_follows_what_the_push_is_told() {
     let alone = world.ok("plan --only b");
     assert!(!alone.stdout.contains("would switch"), "{}", alone.stdout);
     world.remove("tree/index.html");
-    world.run("plan").code(5).warns("a probe of a wave asks for");
+    world.run("plan").code(5).warns("a probe of a wave requests");
     world.ok("plan --skip canary");
 }

@@ -81,7 +81,11 @@ fn nothing_is_dropped_when_a_kept_manifest_cannot_be_read() {
 fn what_is_no_mirror_is_left_alone() {
     let world = World::with_tree();
     let before = world.snapshot("tree");
-    world.run("prune ./tree").code(1).warns("was left unchanged");
+    world
+        .run("prune ./tree")
+        .code(1)
+        .warns("is not a mirror")
+        .warns("hint: name the directory of a mirror");
     world.run("prune ./nowhere").code(2);
     assert_eq!(world.snapshot("tree"), before);
     assert!(!world.exists("nowhere"));

@@ -316,7 +316,11 @@ fn most_of_a_large_tree_does_not_go_unasked() {
     world.ok("push tree ./www");
     let before = world.snapshot("www");
     world.remove("tree/many");
-    world.run("push tree ./www").code(5).warns("210 of 215 paths would go").warns("--allow-shrink");
+    world
+        .run("push tree ./www")
+        .code(5)
+        .warns("210 of 215 paths would be removed")
+        .warns("--allow-shrink");
     assert_eq!(world.json("push tree ./www", 5)["exit_code"], 5);
     world.run("plan tree ./www").code(5);
     assert_eq!(world.snapshot("www"), before);

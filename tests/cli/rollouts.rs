@@ -90,7 +90,7 @@ fn a_soak_that_is_interrupted_leaves_the_wave_on_the_release_and_the_others_as_t
     let answer = Run::new(&["push"], &child.wait_with_output().unwrap()).code(130).json();
     assert_eq!(outcomes(&answer)[0], "activated", "{answer}");
     assert!(
-        answer["stopped"].as_str().unwrap().contains("wave 1: stopped while it was looked at"),
+        answer["stopped"].as_str().unwrap().contains("wave 1: stopped during the soak"),
         "{answer}"
     );
     assert!(answer["reverted"].is_null(), "{answer}");

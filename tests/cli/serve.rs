@@ -1,5 +1,7 @@
 //! `headwater serve`, `receive` and `token`: flags, files, and errors before the receiver listens.
 
+use std::os::unix::fs::MetadataExt as _;
+
 use crate::harness::World;
 
 const SITE: &str = "[[site]]\nname = \"docs\"\ndir = \"www\"\n";
@@ -27,14 +29,11 @@ fn other_machines_are_not_served_in_the_clear_or_without_tokens() {
     world.write("tokens.toml", "");
     let tokens = "serve www --site docs --token-file tokens.toml --listen 0.0.0.0:0";
     world.run(tokens).code(2).warns("neither TLS nor a proxy").warns("--behind-proxy");
-    world
-        .run("serve www --no-auth --listen 0.0.0.0:0")
-        .code(2)
-        .warns("no token would be asked for");
+    world.run("serve www --no-auth --listen 0.0.0.0:0").code(2).warns("does not require a token");
     world
         .run("serve www --no-auth --behind-proxy --listen [::]:0")
         .code(2)
-        .warns("no token would be asked for");
+        .warns("does not require a token");
     world.run("serve www --no-auth --listen 7447").code(2).warns("--listen");
 }
 
@@ -80,6 +79,46 @@ fn a_token_is_printed_once_and_its_hash_goes_into_the_file() {
     assert!(tokens[0].expires.is_some() && tokens[0].hash == parsed.hash());
     let another = world.ok("token new --site docs --allow read").stdout;
     assert_ne!(another.trim(), token);
+}
+
+#[test]
+fn a_token_is_added_to_a_file_only_if_the_file_stays_valid() {
+    let world = World::new();
+    let new = "token new --site docs --allow push --append";
+    world.write("serve.toml", SITE.trim_end());
+    world.chmod("serve.toml", 0o640);
+    let inode = world.meta("serve.toml").ino();
+    let run = world.ok(&format!("{new} serve.toml")).warns("added to serve.toml").warns("SIGHUP");
+    let token = headwater::receiver::Token::parse(run.stdout.trim()).expect("only the token");
+    assert!(!run.stderr.contains("hash"), "{}", run.stderr);
+    world.ok(&format!("{new} serve.toml"));
+    let meta = world.meta("serve.toml");
+    assert_eq!((meta.ino(), meta.mode() & 0o777), (inode, 0o640));
+    let settings = headwater::config::serve::load(&world.path("serve.toml")).unwrap();
+    let headwater::receiver::AuthPolicy::Tokens(tokens) = settings.access else {
+        panic!("no tokens")
+    };
+    assert_eq!((tokens.len(), tokens[0].hash), (2, token.hash()));
+    // A file of tokens is empty at first.
+    world.write("tokens.toml", "");
+    world.ok(&format!("{new} tokens.toml"));
+    world.ok(&format!("{new} tokens.toml"));
+    assert_eq!(headwater::config::serve::load_tokens(&world.path("tokens.toml")).unwrap().len(), 2);
+    // A mistake shows on stderr, prints no token, and changes no file.
+    world.write("unset.toml", "# [[site]]\n# name = 'docs'\n");
+    world.write("broken.toml", "listen = \n");
+    for (file, words) in [
+        ("missing.toml", "cannot add the token to missing.toml"),
+        ("unset.toml", "unset.toml has no [[site]] docs"),
+        ("broken.toml", "broken.toml line 1"),
+    ] {
+        let before = world.files("");
+        let run = world.run(&format!("{new} {file}")).code(2).warns(words);
+        assert_eq!((&*run.stdout, world.files("")), ("", before));
+    }
+    let before = world.read("serve.toml");
+    world.run("token new --site docs --alow push --append serve.toml").code(2).warns("--allow");
+    assert_eq!(world.read("serve.toml"), before);
 }
 
 #[test]

@@ -117,7 +117,10 @@ fn a_bad_release_reaches_the_canary_and_nobody_else() {
     assert_eq!(outcomes(&answer, "reverted"), ["canary-1", "canary-2"], "{answer}");
     assert_eq!(outcomes(&answer, "skipped").len(), 7, "{answer}");
     let stopped = answer["stopped"].as_str().unwrap();
-    assert!(stopped.contains("/canary-2/index.html: visitors get something else"), "{stopped}");
+    assert!(
+        stopped.contains("/canary-2/index.html: visitors get content that differs"),
+        "{stopped}"
+    );
     assert_eq!(
         (answer["sequence"].as_u64(), answer["reverted"]["sequence"].as_u64()),
         (Some(3), Some(4))

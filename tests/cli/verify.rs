@@ -128,7 +128,21 @@ fn verify_changes_nothing_but_its_note() {
     world.run("verify ./www").code(1);
     world.run("verify ./www --quick").code(1);
     assert_eq!(snapshot(), before);
-    world.run("verify ./tree").code(1).warns("it was left unchanged");
+    world
+        .run("verify ./tree")
+        .code(1)
+        .warns("is not a mirror")
+        .warns("hint: name the directory of a mirror");
     world.run("verify ./nowhere").code(2).warns("error: ./nowhere does not exist");
     assert_eq!(snapshot(), before);
+}
+
+#[test]
+fn a_first_release_that_is_only_staged_is_no_fault() {
+    let world = World::with_tree();
+    world.ok("push tree ./www --stage-only");
+    world.ok("verify ./www").says("no fault");
+    world.ok("push tree ./www");
+    world.remove("www/current");
+    world.run("verify ./www").code(1).says("current");
 }

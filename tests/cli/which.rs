@@ -65,7 +65,7 @@ fn a_status_looks_at_what_visitors_get() {
     assert_eq!(row.unwrap()["public"]["stale"][0]["path"], "index.html");
     world.run("status --public --check").code(1).says("us is stale for visitors");
     world.remove("us/current/index.html");
-    world.run("status --public").code(1).says("index.html: it answered 404");
+    world.run("status --public").code(1).says("index.html: it responded with status 404");
 }
 
 #[test]

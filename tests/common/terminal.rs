@@ -48,6 +48,9 @@ pub(crate) struct Shown {
     /// The lines from the first to the last that is not empty. A line that the terminal wrapped is
     /// one line.
     pub(crate) lines: Vec<String>,
+    /// The words on the last screen that have a colour, in order.
+    #[allow(dead_code, reason = "not every test program looks at colours")]
+    pub(crate) coloured: Vec<String>,
 }
 
 impl Terminal {
@@ -141,7 +144,8 @@ impl Terminal {
         let status = self.child.wait().unwrap();
         self.reader.join().unwrap();
         let mut screen = self.screen.0.lock().unwrap();
-        let shown = Shown { code: status.code(), lines: lines(&mut screen) };
+        let coloured = coloured(screen.emulator.screen());
+        let shown = Shown { code: status.code(), lines: lines(&mut screen), coloured };
         assert!(has_ended, "it did not end\n{shown}");
         shown
     }
@@ -178,6 +182,18 @@ fn lines(screen: &mut Screen) -> Vec<String> {
         lines.pop();
     }
     lines
+}
+
+fn coloured(screen: &vt100::Screen) -> Vec<String> {
+    let (height, width) = screen.size();
+    let mut text = String::new();
+    for row in 0..height.get() {
+        for cell in (0..width.get()).filter_map(|column| screen.cell(row, column)) {
+            let is_coloured = cell.fgcolor() != vt100::Color::Default;
+            text.push_str(if is_coloured { cell.contents() } else { " " });
+        }
+    }
+    text.split_whitespace().map(str::to_owned).collect()
 }
 
 impl Shown {

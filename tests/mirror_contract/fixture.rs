@@ -15,6 +15,7 @@ use headwater::tree_path::Site;
 use tempfile::TempDir;
 
 use crate::origin::{Version, site};
+use crate::sandbox;
 
 /// Long enough for whatever a test does meanwhile.
 const PATIENT: Duration = Duration::from_secs(60);
@@ -74,18 +75,6 @@ pub(crate) trait Fixture: Sized + Sync {
     }
 }
 
-/// Makes the directory that a test works in: in memory if possible, because
-/// what is told here does not depend on the disk and syncs would take most of the time.
-pub(crate) fn workplace() -> TempDir {
-    let memory = Path::new("/dev/shm");
-    match std::env::var_os("HEADWATER_TEST_DIR") {
-        Some(dir) => tempfile::tempdir_in(dir),
-        None if memory.is_dir() => tempfile::tempdir_in(memory),
-        None => tempfile::tempdir(),
-    }
-    .unwrap()
-}
-
 /// A directory mirror.
 pub(crate) struct Directory {
     _dir: TempDir,
@@ -101,7 +90,7 @@ impl Directory {
 
 impl Fixture for Directory {
     fn new() -> Self {
-        let dir = workplace();
+        let dir = sandbox::directory();
         let store = dir.path().join("www");
         Self::at(dir, store)
     }

@@ -22,8 +22,9 @@ use headwater::push::{
 use headwater::scan::{Root, ScanOptions};
 
 use crate::damage::DAMAGES;
-use crate::fixture::{Directory, Fixture, assert_serves, tree_at, workplace};
+use crate::fixture::{Directory, Fixture, assert_serves, tree_at};
 use crate::origin::{Tree, Version, first_tree, second_tree, site};
+use crate::sandbox;
 use crate::verifying::assert_found_and_mended;
 
 fn golden(name: &str) -> PathBuf {
@@ -120,7 +121,7 @@ fn golden_changes_are_applied() {
 
 /// The golden store, unpacked: at the second release, the first one kept.
 fn golden_store() -> (Directory, Version, Version) {
-    let dir = workplace();
+    let dir = sandbox::directory();
     let store = dir.path().join("www");
     untar(&fs::read(golden(STORE)).unwrap(), &store);
     (Directory::at(dir, store), first_tree().release(1), second_tree().release(2))
@@ -173,10 +174,10 @@ fn a_newer_store_is_refused_and_left_alone() {
 #[test]
 fn the_golden_store_is_pushed_to_and_rolled_back() {
     let (fixture, first, _) = golden_store();
-    let dir = workplace();
+    let dir = sandbox::directory();
     fs::write(dir.path().join("index.html"), "<h1>three</h1>\n").unwrap();
     let roots = vec![Root { path: dir.path().to_owned(), at: None }];
-    let scratch = workplace();
+    let scratch = sandbox::directory();
     let fleet = Fleet::new(vec![fixture.mirror()]);
     let mut options = options(scratch.path());
     let run = |source: &Source, options: &Options| {

@@ -19,9 +19,13 @@ mod formats;
 mod healing;
 mod history;
 mod maintenance;
+#[path = "../common/origin.rs"]
 mod origin;
 mod remote;
 mod resuming;
+#[allow(dead_code, reason = "the other suites run programs")]
+#[path = "../common/sandbox.rs"]
+mod sandbox;
 mod signing;
 mod staged_releases;
 mod staging;

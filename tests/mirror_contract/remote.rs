@@ -17,8 +17,9 @@ use headwater::receiver::{
 use headwater::tree_path::Site;
 use tempfile::TempDir;
 
-use crate::fixture::{Fixture, workplace};
+use crate::fixture::Fixture;
 use crate::flaky_proxy::{self, FlakyProxy};
+use crate::sandbox;
 
 /// The name that certificates are made for.
 const HOST: &str = "localhost";
@@ -87,7 +88,7 @@ pub(crate) struct Http {
 
 impl Fixture for Http {
     fn new() -> Self {
-        let dir = workplace();
+        let dir = sandbox::directory();
         let store = dir.path().join("www");
         Self { receiver: Receiver::start(&store, None), store, _dir: dir }
     }
@@ -121,10 +122,10 @@ pub(crate) struct Https {
 
 impl Fixture for Https {
     fn new() -> Self {
-        let dir = workplace();
+        let dir = sandbox::directory();
         let store = dir.path().join("www");
         let made = rcgen::generate_simple_self_signed(vec![HOST.to_owned()]).unwrap();
-        let keys = workplace();
+        let keys = sandbox::directory();
         let files =
             TlsFiles { cert: keys.path().join("cert.pem"), key: keys.path().join("key.pem") };
         fs::write(&files.cert, made.cert.pem()).unwrap();
@@ -185,7 +186,7 @@ exec /bin/sh -c "$*"
 
 impl Fixture for Ssh {
     fn new() -> Self {
-        let (dir, bin) = (workplace(), workplace());
+        let (dir, bin) = (sandbox::directory(), sandbox::directory());
         let (store, program) = (dir.path().join("it's www"), bin.path().join("ssh"));
         fs::write(&program, STAND_IN).unwrap();
         fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();

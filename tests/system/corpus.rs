@@ -255,6 +255,7 @@ fn messages() -> Inputs {
         next_expiry: Some(1_900_000_000),
         expired_through: 1_800_000_000,
         may_push: true,
+        unwritable: None,
         token_expires: Some(1_900_000_000),
     };
     let status = protocol::Status {

@@ -142,16 +142,18 @@ impl Pushed {
     }
 }
 
-/// A mirror that is slow to answer leaves time to make blocks before it is clear who needs them.
+/// How long a mirror takes to answer does not change the packs.
 #[test]
-fn what_is_made_while_a_mirror_is_slow_to_answer_is_the_same() {
+fn a_mirror_that_is_slow_to_answer_gets_the_same_packs() {
     let sent = |before: &str, name: &str| {
         let world = World::new();
         let (ssh, program) =
             (format!("ssh://edge{}", world.at("far")), stand_in(&world, "ssh", before));
         for version in ["1", "2"] {
             world.write("tree", &pages(version));
-            let flags = [&["--json", "--events", name][..], &over(&program)].concat();
+            // Under load the link may be measured as slow, and a slow link gets a higher level.
+            let flags = ["--json", "--events", name, "--level", "3"];
+            let flags = [&flags[..], &over(&program)].concat();
             let pushed = Pushed::new(push(&world, &[&ssh], &flags));
             assert!(serves_tree(&world, "far"), "{}", pushed.outcome);
             if version == "2" {

@@ -7,21 +7,13 @@ use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitStatus, Output, Stdio};
+use std::process::{Command, ExitStatus, Output};
 
 use tempfile::TempDir;
 
 use crate::checker::{self, Served};
+use crate::sandbox;
 use crate::trees::Tree;
-
-/// A directory for a test; in memory where there is such a file system.
-pub(crate) fn scratch() -> TempDir {
-    let given = std::env::var_os("HEADWATER_TEST_DIR").map(PathBuf::from);
-    let memory = || Some(PathBuf::from("/dev/shm")).filter(|path| path.is_dir());
-    let parent = given.or_else(memory).unwrap_or_else(std::env::temp_dir);
-    // Removed by `tempfile` also if the test fails; a kill of the whole test leaves it.
-    tempfile::Builder::new().prefix("headwater-test-").tempdir_in(parent).unwrap()
-}
 
 /// Everything that one test touches.
 #[derive(Debug)]
@@ -32,7 +24,7 @@ pub(crate) struct World {
 impl World {
     /// An empty one.
     pub(crate) fn new() -> Self {
-        let world = Self { dir: scratch() };
+        let world = Self { dir: sandbox::directory() };
         for name in ["home", "cache"] {
             fs::create_dir(world.path(name)).unwrap();
         }
@@ -64,12 +56,7 @@ impl World {
 
     /// Gives a command this world's environment, and nothing else: no CI variables, no locale.
     pub(crate) fn isolate(&self, command: &mut Command) {
-        command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
-        command
-            .env("HOME", self.path("home"))
-            .env("XDG_CACHE_HOME", self.path("cache"))
-            .env("LC_ALL", "C");
-        command.current_dir(self.dir.path()).stdin(Stdio::null());
+        sandbox::isolate(command, self.dir.path(), "cache");
     }
 
     /// Runs the program to its end.

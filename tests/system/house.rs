@@ -197,7 +197,8 @@ fn the_library_does_not_print_exit_or_read_the_environment() {
 
 #[test]
 fn only_one_file_of_the_program_opens_the_standard_streams() {
-    let is_other = |path: &str| path.starts_with("src/cli/") && path != "src/cli/terminal.rs";
+    let is_other =
+        |path: &str| path.starts_with("src/cli/") && path != "src/cli/output/terminal.rs";
     assert_none(&lines_with(
         is_other,
         &["stdout()", "stderr()", "println!", "print!", "eprintln!", "eprint!", "dbg!"],

@@ -1,8 +1,10 @@
 //! G1, G3, G18: kill -9 before every single change of the disk, or before a sample of them.
 
 use crate::checker;
+use crate::harness::World;
 use crate::scenario::{Kind, Scenario, Side};
 use crate::sweep;
+use crate::trees::Tree;
 
 /// Steps that are sampled for each kind of command.
 const SAMPLES: usize = 24;
@@ -81,6 +83,36 @@ fn expiry_killed_anywhere_serves_what_is_not_due_and_goes_on() {
 #[test]
 fn repair_killed_anywhere_damages_nothing_more() {
     survives(Kind::Repair);
+}
+
+#[test]
+fn an_abandoned_release_is_never_served_in_part() {
+    let world = World::new();
+    let mirror = world.at("mirror");
+    world.publish(&Tree::small(), &["mirror"], &[]);
+    world.write("tree", &Tree::small().file("new.html", "new"));
+    let staged = ["push", &world.at("tree"), &mirror, "--stage-only", "--json"];
+    world.run(&staged).expect(&[0]);
+    let old = world.served("mirror");
+    let name = std::fs::read_link(world.path("mirror/staged")).unwrap();
+    let name = name.file_name().unwrap().to_str().unwrap();
+    world.save("mirror");
+    for step in 1.. {
+        world.restore("mirror");
+        let abandoned = world.run_with_fault(&format!("kill@{step}"), &["abandon", name, &mirror]);
+        // Whatever was left, an activation serves the whole release, or the old one stays.
+        let activated = world.run(&["activate", name, &mirror]);
+        let served = world.served("mirror");
+        let is_new = activated.code() == Some(0);
+        assert_eq!(served != old, is_new, "step {step}: {abandoned}\n{activated}");
+        if is_new {
+            checker::check_equals_tree(&served, &world.path("tree")).unwrap();
+        }
+        if !abandoned.was_killed() {
+            assert!(step > 4 && !is_new, "{abandoned}");
+            break;
+        }
+    }
 }
 
 #[test]

@@ -34,7 +34,7 @@ mod kills;
 mod late_answers;
 mod nginx;
 #[allow(dead_code, reason = "the contract suite uses the rest")]
-#[path = "../mirror_contract/origin.rs"]
+#[path = "../common/origin.rs"]
 mod origin;
 mod path_escapes;
 #[cfg(debug_assertions)]
@@ -43,6 +43,8 @@ mod races;
 mod remote;
 #[cfg(debug_assertions)]
 mod resume;
+#[path = "../common/sandbox.rs"]
+mod sandbox;
 #[cfg(debug_assertions)]
 mod scenario;
 mod serving;

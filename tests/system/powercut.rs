@@ -15,7 +15,8 @@ use std::process::Command;
 
 use tempfile::TempDir;
 
-use crate::harness::{World, scratch, shell};
+use crate::harness::{World, shell};
+use crate::sandbox;
 use crate::scenario::{Kind, Scenario, Side};
 
 /// `EXT4_IOC_SHUTDOWN`, the same on XFS, with the flag `NOLOGFLUSH`.
@@ -64,7 +65,7 @@ struct Disk {
 
 impl Disk {
     fn new(sort: Sort) -> Self {
-        let disk = Self { dir: scratch(), sort, is_mounted: false };
+        let disk = Self { dir: sandbox::directory(), sort, is_mounted: false };
         fs::create_dir(disk.mount_point()).unwrap();
         fs::File::create(disk.image()).unwrap().set_len(sort.megabytes << 20).unwrap();
         let flags: Vec<&OsStr> = sort.flags.iter().map(OsStr::new).collect();

@@ -31,7 +31,7 @@ fn mistakes_are_named() {
     for (text, line, words) in [
         ("[cache]\ncontent='much'", 2, "a size is written as"),
         ("[cache]\ncontent='-1'", 2, "a size is written as"),
-        ("[cache]\ncontent=8", 2, "must be a text in quotes"),
+        ("[cache]\ncontent=8", 2, "must be a string in quotes"),
         ("[cache]\nreleases=0", 2, "a whole number from 1"),
         ("[cache]\nsize='8GiB'", 2, "unknown field `size`"),
         ("cache='8GiB'", 1, "a table with `dir`, `content` and `releases`"),

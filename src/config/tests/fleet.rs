@@ -97,7 +97,7 @@ fn each_rule_of_a_fleet_names_its_offender() {
     for (text, line, part) in [
         ("require='most'", 1, "write `all`, `any`"),
         ("require='0%'", 1, "from 1%"),
-        ("require=0", 1, "a number from 1"),
+        ("require=0", 1, "a number of at least 1"),
         ("on_failure='panic'", 1, "`leave` or `revert`"),
         ("[mirror_defaults]\nname='a'", 2, "a name of its own"),
         ("[mirror_defaults]\nurls='a'", 2, "unknown field `urls`"),
@@ -127,8 +127,8 @@ fn each_rule_of_a_fleet_names_its_offender() {
             "same url",
         ),
         ("mirrors_from=3", 1, "write a file"),
-        ("mirrors_from=[]", 1, "first the program"),
-        ("mirrors_from=['a', 3]", 1, "first the program"),
+        ("mirrors_from=[]", 1, "beginning with the program"),
+        ("mirrors_from=['a', 3]", 1, "beginning with the program"),
         ("mirrors_from=''", 1, "write a file"),
         ("[[wave]]\nsoak='1m'", 1, "missing field `groups`"),
         ("[[wave]]\ngroups=[]", 2, "at least one group"),
@@ -224,16 +224,19 @@ fn a_list_chooses_neither_secrets_nor_where_they_go() {
         ),
         (
             "{\"name\":\"a\",\"url\":\"https://a.example/\",\"token_file\":\"/etc/key\"}",
-            "`token_file` may stand",
+            "`token_file` is allowed in the configuration",
         ),
         (
             r#"{"name":"a","url":"https://a.example/","client_cert":"c","client_key":"k"}"#,
-            "`client_cert` may stand",
+            "`client_cert` is allowed in the configuration",
         ),
-        ("{\"name\":\"a\",\"url\":\"https://a.example/\",\"ca\":\"/tmp/ca\"}", "`ca` may stand"),
+        (
+            "{\"name\":\"a\",\"url\":\"https://a.example/\",\"ca\":\"/tmp/ca\"}",
+            "`ca` is allowed in the configuration",
+        ),
         (
             "{\"name\":\"a\",\"url\":\"ssh://a.example/srv\",\"receive_command\":\"rm -rf ~;\"}",
-            "`receive_command` may stand",
+            "`receive_command` is allowed in the configuration",
         ),
         (
             "{\"name\":\"a\",\"url\":\"https://evil.test/\"}",

@@ -49,11 +49,11 @@ fn mistakes_are_named_and_secrets_are_not_repeated() {
         ("[hooks]\ntimeout='soon'", "no duration"),
         ("[hooks]\non_success=['x']", "unknown field `on_success`"),
         ("[purge]\nurl='https://a.example'", "missing field `base`"),
-        ("[purge]\nurl='cdn'\nbase='https://a.example'", "no url as in https://"),
+        ("[purge]\nurl='cdn'\nbase='https://a.example'", "not a url such as https://"),
         ("[purge]\nurl='https://a.example'\nbase=[]", "`base` is the public url"),
         (
             "[purge]\nurl='https://a.example'\nbase='https://u:canary@a.example'",
-            "without a name or a secret",
+            "without a user name or a secret",
         ),
         (
             "[purge]\nurl='https://a.example'\nbase='https://a.example'\nheader='a b'",
@@ -80,7 +80,7 @@ fn mistakes_are_named_and_secrets_are_not_repeated() {
         (
             "[purge]\nurl='https://a.example'\nbase='https://a.example'\n\
              token_env='https://hc.example/canary'",
-            "say where a secret is",
+            "name the variable or the file of a secret",
         ),
         ("[ping]", "unknown field `ping`"),
         ("[metrics]", "missing field `file`"),

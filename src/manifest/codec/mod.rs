@@ -1,7 +1,7 @@
-//! The canonical JSON lines of a manifest, written and read as a stream.
+//! The canonical JSON lines of a manifest, which are written and read as a stream.
 //!
-//! Each entry has exactly one spelling, so the reader parses only that spelling: it accepts what
-//! the writer would write byte for byte. A property test checks both against `serde_json`.
+//! Each entry has exactly one spelling, and the reader parses only that spelling: it accepts
+//! exactly the bytes that the writer would write. A property test checks both against `serde_json`.
 
 mod reader;
 #[cfg(test)]
@@ -21,12 +21,12 @@ const HEADER: &[u8] = b"{\"headwater\":\"manifest\",\"version\":1}\n";
 /// Maximum number of entries of a manifest: enough for the largest trees in use, and a bound for
 /// input from peers.
 pub const MAX_ENTRIES: u64 = 16_000_000;
-/// Maximum length of a line in bytes: two texts of 1,024 bytes, all of them escaped, and the other
-/// fields.
-// A longer line is refused before it is complete, so a peer that sends no line feed cannot fill the
-// memory.
+/// Maximum length of a line in bytes: two strings of 1,024 bytes in which every character is
+/// escaped, and the other fields.
+// A line that is too long is refused before it is complete, so that a peer that sends no line feed
+// cannot fill the memory.
 const MAX_LINE_BYTES: usize = 8 * 1024;
-/// Bytes that are read, hashed and written at once.
+/// How many bytes are read, hashed and written at once.
 const CHUNK_BYTES: usize = 128 * 1024;
 
 /// Totals that the writer counts.
@@ -40,7 +40,7 @@ pub struct Totals {
     pub entries: u64,
     /// Number of retired entries.
     pub retired: u64,
-    /// Total size of the live files in bytes.
+    /// Total size of all live files in bytes.
     pub bytes: u64,
     /// The earliest `until` of a retired entry.
     pub until: Option<u64>,
@@ -63,7 +63,7 @@ impl OrderGuard {
         if self.count > 0 && *text <= *self.last {
             return Err(ManifestError::Order { path: text.to_owned() });
         }
-        // Only prefixes of the last path matter: paths ascend, so nothing below an earlier one can
+        // Only prefixes of the last path matter: paths ascend, so nothing below an earlier path can
         // follow.
         let common = self.last.bytes().zip(text.bytes()).take_while(|(a, b)| a == b).count();
         self.prefixes.retain(|&length| length <= common);
@@ -82,7 +82,8 @@ impl OrderGuard {
 
 fn push_number(key: &str, value: u64, out: &mut Vec<u8>) {
     out.extend_from_slice(key.as_bytes());
-    // Without `format!`, which allocates: a manifest of a million entries has two million numbers.
+    // Does not use `format!`, which allocates: a manifest of a million entries contains two million
+    // numbers.
     let mut digits = [0u8; 20];
     let mut at = digits.len();
     let mut rest = value;
@@ -159,7 +160,7 @@ impl<'a> Cursor<'a> {
         if self.accept(token) { Ok(()) } else { Err(self.fail(what)) }
     }
 
-    /// Reads a text and its closing quote.
+    /// Reads a string and its closing quote.
     fn text(&mut self) -> Result<std::borrow::Cow<'a, str>, ManifestError> {
         let mut unescaped: Option<Vec<u8>> = None;
         let mut from = 0;
@@ -171,7 +172,7 @@ impl<'a> Cursor<'a> {
                 self.rest = &self.rest[at + 1..];
                 let not_utf8 =
                     || ManifestError::Line { line: self.line, what: "a text is not UTF-8" };
-                // A text without an escape, which is nearly every one, is borrowed.
+                // A string without escapes, as nearly all are, is borrowed.
                 return match unescaped {
                     None => std::str::from_utf8(raw).map(Into::into).map_err(|_| not_utf8()),
                     Some(mut text) => {
@@ -180,8 +181,8 @@ impl<'a> Cursor<'a> {
                     }
                 };
             }
-            // The writer escapes nothing else, so any other escape is another spelling of the same
-            // text.
+            // The writer escapes nothing else, so any other escape would be a second spelling of
+            // the same string.
             if self.rest.get(at + 1) != Some(&b'"') {
                 return Err(self.fail("only the quote is escaped"));
             }
@@ -193,8 +194,8 @@ impl<'a> Cursor<'a> {
     }
 
     fn number(&mut self) -> Result<u64, ManifestError> {
-        // Read one digit more than a valid number can have: enough to refuse it, too few to
-        // overflow.
+        // Reads one digit more than a valid number can have: enough to refuse the number, too few
+        // to overflow.
         let digits = self.rest.iter().take(17).take_while(|byte| byte.is_ascii_digit()).count();
         let (text, rest) = self.rest.split_at(digits);
         let canonical = digits > 0 && digits <= 16 && (digits == 1 || text[0] != b'0');
@@ -222,7 +223,7 @@ impl<'a> Cursor<'a> {
         let path = self.text()?;
         let path =
             TreePath::new(&path).map_err(|fault| ManifestError::Path { line: self.line, fault })?;
-        // The order of the keys is fixed, so the next key tells the kind of the entry.
+        // The order of the keys is fixed, so the next key shows the kind of the entry.
         let kind = if self.accept(b",\"symlink\":\"") {
             let target = self.text()?;
             let target =
@@ -242,7 +243,7 @@ impl<'a> Cursor<'a> {
         };
         let until = if self.accept(b",\"until\":") { Some(self.number()?) } else { None };
         self.expect(b"}", "the entry ends")?;
-        // What follows the closing brace, a space for example, would be a second spelling.
+        // Anything after the closing brace, for example a space, would be a second spelling.
         if self.rest.is_empty() {
             Ok(Entry { path, kind, until })
         } else {

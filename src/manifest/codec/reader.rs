@@ -10,7 +10,7 @@ use crate::manifest::entry::Entry;
 
 /// Reads a manifest entry by entry and refuses anything that is not canonical.
 ///
-/// The id is known only after the last entry: a wrong one is reported as an error in place of the
+/// The id is known only after the last entry: a wrong id is reported as an error in place of the
 /// end.
 #[derive(Debug)]
 pub struct ManifestReader<R> {
@@ -29,7 +29,8 @@ impl<R: Read> ManifestReader<R> {
     /// Starts reading. With `expected`, the id is checked at the end.
     ///
     /// # Errors
-    /// Fails if the header is missing, malformed or of a newer version, and with errors of `input`.
+    /// Fails if the header is missing, malformed or has a newer version, and with errors of
+    /// `input`.
     pub fn new(input: R, expected: Option<ManifestId>) -> Result<Self, ManifestError> {
         let mut reader = Self {
             input,
@@ -49,7 +50,7 @@ impl<R: Read> ManifestReader<R> {
         let version = header
             .strip_prefix(b"{\"headwater\":\"manifest\",\"version\":")
             .ok_or(ManifestError::Header)?;
-        // Nine digits fit into 32 bits. A longer number is not a version but damage.
+        // Nine digits fit in 32 bits. A longer number is not a version but damage.
         let digits = version.iter().take_while(|byte| byte.is_ascii_digit()).take(9).count();
         match std::str::from_utf8(&version[..digits]).ok().and_then(|text| text.parse::<u32>().ok())
         {
@@ -59,7 +60,7 @@ impl<R: Read> ManifestReader<R> {
         }
     }
 
-    /// The range of the next line in `buffer`, without its line feed; `None` at the end.
+    /// Returns the range of the next line in `buffer`, without its line feed; `None` at the end.
     fn line(&mut self) -> Result<Option<std::ops::Range<usize>>, ManifestError> {
         let mut searched = self.start;
         loop {
@@ -70,7 +71,7 @@ impl<R: Read> ManifestReader<R> {
             }
             let pending = self.end - self.start;
             let too_long =
-                // The header is line 1, and `count` lines of entries are complete.
+                // The header is line 1, and `count` lines with entries have been read completely.
                 ManifestError::Line { line: self.order.count + 2, what: "the line ends" };
             if pending > MAX_LINE_BYTES {
                 return Err(too_long);
@@ -87,9 +88,10 @@ impl<R: Read> ManifestReader<R> {
         }
     }
 
-    /// Moves the `pending` bytes to the front and makes space for a read after them.
+    /// Moves the `pending` bytes to the front and makes room for a read after them.
     ///
-    /// The space is zeroed once, not before each read, because an input may return single bytes.
+    /// The buffer is zeroed only once, not before each read, because an input may return single
+    /// bytes.
     fn make_room(&mut self, pending: usize) {
         self.buffer.copy_within(self.start..self.end, 0);
         (self.start, self.end) = (0, pending);
@@ -112,7 +114,8 @@ impl<R: Read> ManifestReader<R> {
         Ok(Some(entry))
     }
 
-    /// The id of what has been read so far; the manifest's id once the iterator has ended.
+    /// The id of the bytes that have been read so far. After the iterator has ended, this is the
+    /// manifest's id.
     #[must_use]
     pub fn id(&self) -> ManifestId {
         ManifestId::finish(&self.hasher)

@@ -43,8 +43,8 @@ impl<W: Write> ManifestWriter<W> {
     /// Fails if the entry is out of order or below a file, or if a number exceeds 2^53; also with
     /// errors of the underlying writer.
     pub fn push(&mut self, entry: &Entry) -> Result<(), ManifestError> {
-        // The writer checks what the reader checks, so that no manifest is made that no mirror can
-        // read.
+        // The writer checks the same rules as the reader, so that it never makes a manifest that no
+        // mirror can read.
         self.order.check(&entry.path)?;
         match &entry.kind {
             EntryKind::File(file) => {

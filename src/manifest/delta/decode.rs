@@ -21,7 +21,7 @@ fn invalid(what: &'static str) -> ManifestError {
 /// The header of a manifest change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Head {
-    /// The manifest that the change applies to; `None` for the empty one.
+    /// The manifest that the change applies to; `None` for the empty manifest.
     pub base: Option<ManifestId>,
     /// `created` of the resulting release, in seconds since 1970.
     pub created: u64,
@@ -52,15 +52,16 @@ enum Op {
 struct Decoder<R> {
     input: R,
     head: Head,
-    /// The kind of the last run. Two runs of one kind in a row are refused, as they could be one.
+    /// The kind of the last run. Two consecutive runs of the same kind are refused, because they
+    /// could be a single run.
     last_run: Option<u8>,
 }
 
 impl<'a, R: BufRead> Decoder<BufReader<Take<zstd::Decoder<'a, R>>>> {
     /// Opens a change that decodes to at most `most_bytes` bytes.
     fn open(change: R, most_bytes: u64) -> Result<Self, ManifestError> {
-        // Only the first frame is decoded, and its window is bounded: a peer could demand memory
-        // with a larger one.
+        // Only the first frame is decoded, and its window is bounded: a peer could otherwise make
+        // the decoder use a lot of memory.
         let mut input = zstd::Decoder::with_buffer(change)?.single_frame();
         input.window_log_max(WINDOW_LOG_MAX)?;
         let mut input = BufReader::with_capacity(64 * 1024, input.take(most_bytes));
@@ -77,7 +78,7 @@ impl<'a, R: BufRead> Decoder<BufReader<Take<zstd::Decoder<'a, R>>>> {
         let base = (base != [0; 32]).then(|| ManifestId::from_bytes(base));
         let created = varint::read_bounded(&mut input)?;
         let objects = varint::read(&mut input)?;
-        // Before anything is allocated for them.
+        // Checked before anything is allocated for the objects.
         if objects > MAX_ENTRIES {
             return Err(ManifestError::TooMany);
         }
@@ -113,7 +114,8 @@ impl<R: BufRead> Decoder<R> {
         }))
     }
 
-    /// Reads the length of a run. A run must not be split in two, so that there is one spelling.
+    /// Reads the length of a run. A run must not be split in two, so that each change has only one
+    /// spelling.
     fn run_length(&mut self, kind: u8) -> Result<u64, ManifestError> {
         if self.last_run.replace(kind) == Some(kind) {
             return Err(invalid("a run is cut in two"));
@@ -182,17 +184,17 @@ impl<R: BufRead> Decoder<R> {
 }
 
 /// The limits of a manifest change, and a cancellation check. A change that exceeds a limit is
-/// refused as soon as that is detected, so that the announced sizes bound time and memory.
+/// refused as soon as that is detected, so the announced sizes bound time and memory.
 #[derive(Clone, Copy)]
 pub struct ChangeLimits<'a> {
-    /// Length of the encoded change in bytes. Bounds what it may decode to.
+    /// Length of the encoded change in bytes. It bounds the size of the decoded change.
     pub encoded_bytes: u64,
     /// Number of entries of the base manifest; `None` if it is not known.
     pub base_entries: Option<u64>,
-    /// Number of entries of the resulting manifest, as the release announces it.
+    /// Number of entries of the resulting manifest, as announced by the release.
     pub entries: u64,
-    /// Reserves a number of bytes of memory until the release is complete, and returns `false` if
-    /// they are not available. Called before the memory is used.
+    /// Reserves a number of bytes of memory until the release is complete. Returns `false` if they
+    /// are not available. Called before the memory is used.
     pub reserve: &'a dyn Fn(u64) -> bool,
     /// Whether the operation was cancelled. Called every few thousand operations.
     pub is_cancelled: &'a dyn Fn() -> bool,
@@ -209,8 +211,8 @@ impl std::fmt::Debug for ChangeLimits<'_> {
 }
 
 impl ChangeLimits<'static> {
-    /// The limits of a change of `encoded_bytes` bytes and `entries` entries that this process made
-    /// itself.
+    /// The limits for a change of `encoded_bytes` bytes and `entries` entries that this process
+    /// made itself.
     #[must_use]
     pub fn of_own(encoded_bytes: u64, entries: u64) -> Self {
         Self {
@@ -225,7 +227,7 @@ impl ChangeLimits<'static> {
 
 impl ChangeLimits<'_> {
     /// Maximum length of the decoded change in bytes. Similar paths and runs of equal numbers
-    /// compress to a fiftieth or a hundredth, never to a thousandth.
+    /// compress to a fiftieth or a hundredth of their size, never to a thousandth.
     const fn decoded_bytes(&self) -> u64 {
         self.encoded_bytes.saturating_mul(1000).saturating_add(1 << 20)
     }
@@ -240,21 +242,22 @@ impl ChangeLimits<'_> {
     }
 }
 
-/// Bytes that a receiver needs for each new object until the release is complete: its size and
-/// times (24), the received part (48), its id and size (40), and its id among those of the store
-/// (32).
+/// Memory that a receiver needs for each new object until the release is complete, in bytes: its
+/// size and times (24), the received part (48), its id and size (40), and its id among those of the
+/// store (32).
 const OBJECT_BYTES: u64 = 24 + 48 + 40 + 32;
-/// Bytes for each position of the base that the change names: the position itself, and an entry of
-/// the hash table of ids at half load.
+/// Memory for each position of the base that the change names, in bytes: the position itself, and
+/// an entry of the hash table of ids at half load.
 const COPY_BYTES: u64 = 8 + 2 * (8 + 40 + 1);
-/// Bytes for each entry of the base, if blocks can have bases: the id of its content.
+/// Memory for each entry of the base if blocks can have bases, in bytes: the id of the entry's
+/// content.
 const BASE_ENTRY_BYTES: u64 = 33;
 /// Number of positions for which memory is reserved at once.
 const COPIES_AT_ONCE: u64 = 1024;
 /// Number of operations between two calls of [`ChangeLimits::is_cancelled`].
 const OPERATIONS_BETWEEN_LOOKS: u64 = 4096;
 
-/// Counts the base entries that were used and the new entries that were made so far.
+/// Counts the base entries that have been used and the new entries that have been made so far.
 #[derive(Default)]
 struct Count {
     operations: u64,
@@ -274,7 +277,7 @@ impl Count {
         // Saturating, because a peer chooses the length of a run.
         self.base = self.base.saturating_add(base);
         self.made = self.made.saturating_add(made);
-        // Counted before the run is carried out. A change of 256 kB once made four billion
+        // Checked before the run is carried out. A change of 256 kB once made four billion
         // operations: a minute of CPU time.
         if self.base > limits.base_entries.unwrap_or(MAX_ENTRIES) {
             return Err(invalid("it goes on behind its base's end"));
@@ -289,7 +292,7 @@ impl Count {
     }
 }
 
-/// What a manifest change needs. Reading it does not require the base.
+/// The data that a manifest change needs. Reading the summary does not require the base.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeltaSummary {
     /// The header of the change.
@@ -308,7 +311,7 @@ impl DeltaSummary {
     }
 }
 
-/// Reads what a change needs. `limits` bounds time and memory.
+/// Reads which data a change needs. `limits` bounds time and memory.
 ///
 /// # Errors
 /// Fails if the change is malformed, if it names more new objects than it announces, or if it
@@ -324,7 +327,7 @@ pub fn summarize(
         return Err(invalid("it announces more new objects than the release has entries"));
     }
     limits.reserve(announced, OBJECT_BYTES)?;
-    // Without new objects there are no blocks, and so no bases to look up.
+    // Without new objects there are no blocks, so there are no bases to look up.
     if announced > 0 {
         limits.reserve(limits.base_entries.unwrap_or(0), BASE_ENTRY_BYTES)?;
     }
@@ -345,7 +348,7 @@ pub fn summarize(
             }
             EntryContent::Same | EntryContent::EarlierNew(_) | EntryContent::Held(..) => {}
             EntryContent::FromBase(entry) => {
-                // Reserved step by step, as their number is not announced.
+                // Reserved step by step, because the number of these positions is not announced.
                 if (base_entries.len() as u64).is_multiple_of(COPIES_AT_ONCE) {
                     limits.reserve(COPIES_AT_ONCE, COPY_BYTES)?;
                 }
@@ -356,7 +359,7 @@ pub fn summarize(
     if objects.len() as u64 != decoder.head.objects {
         return Err(invalid("there are fewer new objects than announced"));
     }
-    // Several entries may name one position, and `objects_at` reads the base once.
+    // Several entries may name the same position, and `objects_at` reads the base only once.
     base_entries.sort_unstable();
     base_entries.dedup();
     Ok(DeltaSummary { head: decoder.head, objects, base_entries })
@@ -372,7 +375,8 @@ pub fn objects_at(
     positions: &[u64],
     base: impl Iterator<Item = Result<Entry, ManifestError>>,
 ) -> Result<HashMap<u64, (ObjectId, u64)>, ManifestError> {
-    // The table grows with what is found. The positions come from a peer and may not exist.
+    // The table grows with the objects that are found. The positions come from a peer and may not
+    // exist.
     let mut found = HashMap::with_capacity(positions.len().min(1 << 16));
     let mut wanted = positions.iter().peekable();
     for (index, entry) in (0u64..).zip(base) {
@@ -418,8 +422,8 @@ impl<I: Iterator<Item = Result<Entry, ManifestError>>, W: Write> Applier<'_, I, 
             Fields::Symlink { target, until } => return Ok((EntryKind::Symlink(target), until)),
             Fields::File { content, exec, mtime, until } => (content, exec, mtime, until),
         };
-        // The base, the ids and the change come from three places, so any of them may not fit the
-        // others.
+        // The base, the ids and the change come from three sources, so any of them may not match
+        // the others.
         let unknown = || invalid("content is named that is not there");
         let (object, size) = match content {
             EntryContent::Same => old.map(|old| (old.object, old.size)).ok_or_else(unknown)?,
@@ -432,8 +436,8 @@ impl<I: Iterator<Item = Result<Entry, ManifestError>>, W: Write> Applier<'_, I, 
                 *self.ids.get(ordinal).ok_or_else(unknown)?
             }
             EntryContent::FromBase(entry) => *self.copies.get(&entry).ok_or_else(unknown)?,
-            // Whether the object exists is checked when the tree is built, as for objects of the
-            // base.
+            // Whether the object exists is checked when the tree is built, as it is for objects of
+            // the base.
             EntryContent::Held(object, size) => (object, size),
         };
         Ok((EntryKind::File(FileEntry { object, size, mtime, exec }), until))
@@ -476,12 +480,12 @@ impl<I: Iterator<Item = Result<Entry, ManifestError>>, W: Write> Applier<'_, I, 
     }
 }
 
-/// Writes the new manifest to `out`. Needs its change, its base, the computed ids and sizes of the
-/// new objects, and the result of [`objects_at`]. The caller must compare the id in the totals with
-/// the announced one.
+/// Writes the new manifest to `out`. Needs the manifest change, its base, the computed ids and
+/// sizes of the new objects, and the result of [`objects_at`]. The caller must compare the id in
+/// the totals with the announced one.
 ///
 /// # Errors
-/// Fails if the change does not fit, and with errors of the base or of the writer.
+/// Fails if the change does not match, and with errors of the base or of the writer.
 pub fn apply<W: Write>(
     change: impl BufRead,
     base: impl Iterator<Item = Result<Entry, ManifestError>>,
@@ -489,7 +493,7 @@ pub fn apply<W: Write>(
     copies: &HashMap<u64, (ObjectId, u64)>,
     out: W,
 ) -> Result<(W, Totals), ManifestError> {
-    // Unbounded here: the decoded length was checked when the summary was read.
+    // No limit here: the decoded length was checked when the summary was read.
     let mut decoder = Decoder::open(change, u64::MAX)?;
     let writer = ManifestWriter::new(out);
     let mut applier =
@@ -497,7 +501,7 @@ pub fn apply<W: Write>(
     while let Some(op) = decoder.op()? {
         applier.op(op)?;
     }
-    // A change names every entry of its base: a run of drops at the end is not implied.
+    // A change must cover every entry of its base: dropping the last entries is not implied.
     if applier.base.next().is_some() {
         return Err(invalid("it ends before its base"));
     }

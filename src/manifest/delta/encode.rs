@@ -17,17 +17,17 @@ use crate::varint;
 enum EntryPosition {
     New(u32),
     Base(u64),
-    /// The mirror has the object, although its base does not show it.
+    /// The mirror has the object, although its base does not contain it.
     Held,
 }
 
-/// Maximum number of steps kept in memory between the two passes of the encoder. With more, both
-/// manifests are read again.
+/// Maximum number of steps kept in memory between the two passes of the encoder. If there are more,
+/// both manifests are read again.
 const MAX_STEPS: usize = 200_000;
 
 /// An operation of the change, before it is encoded.
 enum DeltaStep {
-    /// A number of entries that are kept or dropped; the last of them has this path.
+    /// A number of entries that are kept or dropped; the last of these entries has this path.
     Run(u8, u64, TreePath),
     Add(Entry),
     Change {
@@ -36,12 +36,12 @@ enum DeltaStep {
     },
 }
 
-/// Converts pairs to steps and joins runs.
+/// Converts pairs into steps and combines runs.
 struct DeltaSteps<I: Iterator> {
     pairs: std::iter::Peekable<I>,
 }
 
-/// The kind of run that a pair belongs to; `None` if it is added or changed.
+/// The kind of run to which a pair belongs; `None` if the entry is added or changed.
 fn run_of(pair: &Pair) -> Option<u8> {
     match pair {
         Pair::Old(_) => Some(OP_DROP),
@@ -99,21 +99,21 @@ fn find_content(
         return;
     };
     let next = u32::try_from(wanted.len()).expect("a manifest has fewer than 2^32 entries");
-    // The first entry that shows an object introduces it. The mirror takes time and mode of the
-    // object from that entry.
+    // The first entry with an object introduces the object. The mirror uses the time and mode of
+    // that entry for the object.
     places.entry(file.object).or_insert_with(|| {
         wanted.push(NewObjectRef { object: file.object, size: file.size, path: new.path.clone() });
         EntryPosition::New(next)
     });
 }
 
-/// The first 8 bytes of an object id; equal ones almost certainly mean equal ids.
+/// The first 8 bytes of an object id; if they are equal, the ids almost certainly are, too.
 fn beginning(object: &ObjectId) -> u64 {
     let (beginning, _) = object.as_bytes().split_first_chunk().expect("an id has 32 bytes");
     u64::from_le_bytes(*beginning)
 }
 
-/// Removes the objects that the base shows from `wanted` and renumbers the rest.
+/// Removes the objects that the base contains from `wanted` and renumbers the rest.
 fn find_in_base<E>(
     base: impl Iterator<Item = Result<Entry, E>>,
     wanted: Vec<NewObjectRef>,
@@ -123,7 +123,7 @@ fn find_in_base<E>(
         return Ok(wanted);
     }
     for (index, entry) in (0u64..).zip(base) {
-        // Only the first entry of the base with this content: later ones find `Base` here.
+        // Only the first entry of the base with this content matches: later ones find `Base` here.
         if let Some(place @ EntryPosition::New(_)) =
             entry?.file().and_then(|file| places.get_mut(&file.object))
         {
@@ -145,7 +145,7 @@ fn leave_out(
     renumber(wanted, places)
 }
 
-/// Keeps the objects that are still new and renumbers them.
+/// Keeps only the objects that are still new and renumbers them.
 fn renumber(
     mut wanted: Vec<NewObjectRef>,
     places: &mut HashMap<ObjectId, EntryPosition>,
@@ -213,7 +213,7 @@ impl<W: Write> Encoder<'_, W> {
     fn fields(&mut self, new: &Entry, old: Option<&FileEntry>) {
         let at = self.buffer.len();
         let mut flags = if new.until.is_some() { UNTIL } else { 0 };
-        // A place for the flags, which are known only after the fields.
+        // Space for the flags, which are known only after the fields.
         self.buffer.push(0);
         match &new.kind {
             EntryKind::Symlink(target) => {
@@ -269,9 +269,9 @@ impl<W: Write> Encoder<'_, W> {
     }
 }
 
-/// Encodes the change from `base` to `new`. Each stream is opened up to three times, so it must be
-/// repeatable. Memory grows with the number of added and changed files, and by 8 bytes per entry of
-/// `base`.
+/// Encodes the change from `base` to `new`. Each stream is opened up to three times, so opening it
+/// must be repeatable. Memory grows with the number of added and changed files, and by 8 bytes per
+/// entry of `base`.
 ///
 /// # Errors
 /// The first error of either stream.
@@ -288,11 +288,11 @@ where
     encode_beside(base, new, base_id, created, &HashSet::new())
 }
 
-/// As [`encode`], for a mirror that also has the objects `held`: the change names them by id
+/// Like [`encode`], for a mirror that also has the objects in `held`: the change names these by id
 /// instead of listing them as new.
 ///
 /// # Errors
-/// As [`encode`].
+/// The errors of [`encode`].
 pub fn encode_beside<A, B>(
     base: impl Fn() -> Result<A, ManifestError>,
     new: impl Fn() -> Result<B, ManifestError>,
@@ -306,24 +306,24 @@ where
 {
     let (mut wanted, mut places) = (Vec::new(), HashMap::new());
     let mut kept = Some(Vec::new());
-    // Eight bytes of each id of the base, so that the base need not be decoded a second time in the
-    // usual case.
+    // Stores eight bytes of each id of the base, so that the base usually need not be decoded a
+    // second time.
     let mut shown = Vec::new();
     let noted = base()?.inspect(|entry| {
         shown.extend(entry.as_ref().ok().and_then(Entry::file).map(|file| beginning(&file.object)));
     });
-    // The header has the number of new objects, which is known only after all steps.
+    // The header contains the number of new objects, which is known only after all steps.
     for step in (DeltaSteps { pairs: Pairs::new(noted, new()?).peekable() }) {
         let step = step?;
         find_content(&step, &mut wanted, &mut places);
         if let Some(steps) = kept.as_mut() {
             steps.push(step);
         }
-        // Dropped as a whole: half of the steps would not save the second pass.
+        // Dropped completely: keeping half of the steps would not save the second pass.
         kept = kept.filter(|steps| steps.len() <= MAX_STEPS);
     }
     let beginnings: HashSet<u64> = places.keys().map(beginning).collect();
-    // Usually the base has none of the objects, and need not be read again to find them.
+    // Usually the base has none of the objects, so it need not be read again to find them.
     if shown.iter().any(|shown| beginnings.contains(shown)) {
         wanted = find_in_base(base()?, wanted, &mut places)?;
     }

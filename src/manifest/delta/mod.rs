@@ -1,9 +1,9 @@
-//! The transfer form of a manifest: operations against a base manifest that the mirror has, so that
-//! the size grows with the change.
+//! The transfer form of a manifest: operations against a base manifest that the mirror has, so the
+//! size depends only on the change.
 //!
 //! Object ids are not transferred, because they are incompressible and the receiver must compute
 //! them anyway. New content is named by its ordinal in the bundle, and content of the base by the
-//! position of an entry that shows it. Only objects that the mirror reported in addition to its
+//! position of an entry with this content. Only objects that the mirror reported in addition to its
 //! base are named by id. `FORMAT.md` describes the format.
 
 mod decode;
@@ -21,7 +21,7 @@ use crate::tree_path::TreePath;
 
 const MAGIC: &[u8; 4] = b"HWMC";
 const VERSION: u8 = 1;
-/// zstd level: fast, and within a few per cent of the best for these small streams.
+/// zstd level: fast, and the result is within a few per cent of the best for these small streams.
 const LEVEL: i32 = 3;
 
 const OP_END: u8 = 0;
@@ -44,11 +44,11 @@ const HELD: u8 = 0x40;
 /// A new object of a bundle. Its index is its ordinal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NewObject {
-    /// Its length in bytes.
+    /// The length of the object in bytes.
     pub size: u64,
-    /// The modification time of the first entry that shows it, in seconds since 1970.
+    /// The modification time of the first entry with this content, in seconds since 1970.
     pub mtime: u64,
-    /// Whether the first entry that shows it is executable.
+    /// Whether the first entry with this content is executable.
     pub exec: bool,
 }
 
@@ -57,13 +57,13 @@ pub struct NewObject {
 pub struct NewObjectRef {
     /// The object.
     pub object: ObjectId,
-    /// Its length in bytes.
+    /// The length of the object in bytes.
     pub size: u64,
-    /// The path of the first entry that shows it.
+    /// The path of the first entry with this content.
     pub path: TreePath,
 }
 
-/// A manifest change and the objects it needs.
+/// A manifest change and the objects that it needs.
 #[derive(Debug, Clone)]
 pub struct ManifestDelta {
     /// The encoded change.

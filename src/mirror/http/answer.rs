@@ -1,8 +1,8 @@
 //! Reads a JSON response with limits on its size, and removes secrets from it.
 //!
 //! Promises that the memory for a response is proportional to the limit of its kind, that a process
-//! reads one large response at a time, and that no text in a response contains a token that was
-//! sent or that looks like one.
+//! reads only one large response at a time, and that no text in a response contains a token:
+//! neither one that was sent nor one that looks like a token.
 
 use std::io::{self, BufRead as _, BufReader, Read};
 use std::time::{Duration, Instant};
@@ -16,14 +16,14 @@ use crate::release::MAX_RECORD_BYTES;
 use crate::text::Secrets;
 
 // Without this, and without limits, an endless response took 0.5 to 0.9 GB for each mirror.
-/// From this size on, in bytes, a response is read while no other large one is.
+/// A response of at least this size, in bytes, is read only while no other large response is.
 const LARGE_BYTES: u64 = 1024 * 1024;
-/// The time limit for a large response: all other large ones wait for it.
+/// The time limit for a large response: all other large responses wait for it.
 const LARGE_TIME: Duration = Duration::from_secs(300);
 /// The longest string in a response, in bytes: a release record with its quotes escaped.
 const MAX_TEXT_BYTES: u64 = 2 * MAX_RECORD_BYTES;
 /// The beginning of a release record. A record is identified by the digest of its bytes, so only
-/// secrets of this client are removed from it, not every text that looks like one.
+/// the secrets of this client are removed from it, not every string that looks like one.
 const RECORD: &str = "{\"headwater\":\"release\",";
 
 /// Locked while a large response is read.
@@ -32,9 +32,9 @@ static LARGE: Mutex<()> = Mutex::new(());
 /// The size limit of one kind of response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct AnswerLimit {
-    /// In bytes.
+    /// The maximum size, in bytes.
     pub(super) bytes: u64,
-    /// The number of values, keys and lists: each takes memory beyond its bytes.
+    /// The maximum number of values, keys and lists. Each takes memory beyond its bytes.
     pub(super) values: u64,
 }
 
@@ -43,19 +43,19 @@ impl AnswerLimit {
     pub(super) const SMALL: Self = Self { bytes: 256 * 1024, values: 16 * 1024 };
     /// A state, with the records of all kept releases.
     pub(super) const STATE: Self = Self { bytes: 4 * 1024 * 1024, values: 64 * 1024 };
-    /// A history. A store keeps at most a tenth of this.
+    /// A history. A store keeps at most a tenth of this limit.
     pub(super) const HISTORY: Self = Self { bytes: 2 * 1024 * 1024, values: 128 * 1024 };
     /// The ids of held packs or of missing objects: up to half a million.
     pub(super) const STAGING: Self = Self { bytes: 40 * 1024 * 1024, values: 512 * 1024 };
-    /// Faults, or the content that would repair them: about a million.
+    /// Faults, or the content that would repair them: about a million entries.
     pub(super) const FAULTS: Self = Self { bytes: 128 * 1024 * 1024, values: 4 * 1024 * 1024 };
 }
 
-/// Parses the response to a state request as the client does. For fuzz tests, which have the bytes
-/// of a response but no connection.
+/// Parses the response to a state request as the client does. Meant for fuzz tests, which have the
+/// bytes of a response but no connection.
 ///
 /// # Errors
-/// If the response is too large, malformed or a refusal, or the state is not valid.
+/// If the response is too large, malformed or a refusal, or the state is invalid.
 pub fn read_state(answer: impl Read) -> Result<MirrorState, MirrorError> {
     let secrets = Secrets::default();
     let reader = BufReader::new(CleanJson::new(answer, AnswerLimit::STATE, &secrets));
@@ -67,7 +67,7 @@ pub fn read_state(answer: impl Read) -> Result<MirrorState, MirrorError> {
     }
 }
 
-/// Reads JSON of a peer and removes secrets from its strings.
+/// Reads JSON from a peer and removes secrets from its strings.
 pub(super) struct CleanJson<'s, R> {
     reader: BufReader<R>,
     secrets: &'s Secrets,
@@ -133,7 +133,7 @@ impl<'s, R: Read> CleanJson<'s, R> {
         if self.read_bytes > self.left.bytes {
             return Err(too_large());
         }
-        // Only now, so that the many small responses of a fleet do not wait for one another.
+        // Locked only now, so that the many small responses of a fleet do not wait for one another.
         if self.read_bytes > LARGE_BYTES && self.large.is_none() {
             let guard = LARGE.lock();
             self.large = Some((guard, Instant::now() + LARGE_TIME));
@@ -144,7 +144,7 @@ impl<'s, R: Read> CleanJson<'s, R> {
         }
     }
 
-    /// Appends a byte outside of strings to `out`.
+    /// Appends a byte that is outside of strings to `out`.
     fn pass(&mut self, byte: u8) -> io::Result<()> {
         if matches!(byte, b',' | b':' | b'[' | b'{') {
             self.left.values = self.left.values.checked_sub(1).ok_or_else(too_large)?;
@@ -156,8 +156,8 @@ impl<'s, R: Read> CleanJson<'s, R> {
     /// Removes secrets from a quoted string. Returns a malformed string unchanged, for the JSON
     /// parser to report.
     fn clean(&self, quoted: Vec<u8>) -> Vec<u8> {
-        // Decoded first: JSON can spell a letter of a token as `\u0068`, and a log of CI that hides
-        // the token would not recognise it.
+        // Decoded first: JSON can spell a letter of a token as `\u0068`, and a CI log that masks
+        // the token would not recognise that form.
         let Ok(text) = serde_json::from_slice::<String>(&quoted) else { return quoted };
         let clean = if text.starts_with(RECORD) {
             self.secrets.clean_own(&text)
@@ -172,7 +172,7 @@ impl<'s, R: Read> CleanJson<'s, R> {
 }
 
 fn too_large() -> io::Error {
-    // The error of the limit of ureq, so that `map_read_error` has one case for both.
+    // The same error that ureq returns for its limit, so that `map_read_error` needs only one case.
     io::Error::other(ureq::Error::BodyExceedsLimit(0))
 }
 
@@ -182,7 +182,7 @@ impl<R: Read> Read for CleanJson<'_, R> {
             self.out.clear();
             self.at = 0;
             self.advance()?;
-            // While a long string is incomplete, `out` is empty before the end of the response.
+            // While a long string is incomplete, `out` may be empty before the end of the response.
             if self.out.is_empty() && self.text.is_none() {
                 return Ok(0);
             }

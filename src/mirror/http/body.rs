@@ -1,10 +1,10 @@
-//! Request bodies: rate-limited, and exactly as long as the announced length.
+//! Request bodies: rate-limited, and exactly as long as announced.
 
 use std::io::{self, Read};
 
 use crate::mirror::http::limits::{CancelCheck, Limiter};
 
-// In bytes. A retry of a larger one opens its source again.
+// In bytes. To retry a larger object, the client opens its source again.
 /// Objects up to this size are sent from memory.
 pub(super) const SMALL: u64 = 1024 * 1024;
 
@@ -16,7 +16,7 @@ pub(super) enum Body<'b> {
     Parts(Vec<&'b [u8]>),
     /// The given number of bytes from a reader.
     Stream(u64, OpenBody<'b>),
-    /// All bytes of a reader whose length is not known in advance: sent with chunked encoding.
+    /// All bytes of a reader whose length is not known in advance. Sent with chunked encoding.
     Chunks(OpenBody<'b>),
 }
 
@@ -24,7 +24,7 @@ pub(super) enum Body<'b> {
 pub(super) type OpenBody<'b> = &'b (dyn Fn() -> io::Result<Box<dyn Read + Send + 'b>> + Sync);
 
 impl Body<'_> {
-    /// Its length in bytes, if it is known in advance.
+    /// The length of the body in bytes, if it is known in advance.
     pub(super) fn length(&self) -> Option<u64> {
         match self {
             Self::None => Some(0),
@@ -74,7 +74,7 @@ impl Read for BodyParts<'_> {
 /// A body that is being sent.
 pub(super) struct Outgoing<'o> {
     source: Box<dyn Read + 'o>,
-    /// What remains of the announced length.
+    /// How many bytes of the announced length remain.
     left: Option<u64>,
     limit: Option<&'o Limiter>,
     stop: CancelCheck<'o>,
@@ -82,7 +82,7 @@ pub(super) struct Outgoing<'o> {
 }
 
 impl Outgoing<'_> {
-    /// The number of bytes that were read from it.
+    /// The number of bytes that were read from the body.
     pub(super) const fn sent(&self) -> u64 {
         self.sent
     }
@@ -90,19 +90,18 @@ impl Outgoing<'_> {
 
 impl Read for Outgoing<'_> {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
-        // No timeout of ureq interrupts this reader, so it checks for itself.
+        // No timeout of ureq interrupts this reader, so it checks for a request to stop itself.
         if (self.stop)() {
             return Err(io::Error::other("stopped"));
         }
-        // Never more than announced: ureq refuses such a body in the middle of the request.
+        // Never more than announced: ureq fails on a longer body in the middle of the request.
         let most = self.limit.map_or(usize::MAX, Limiter::portion).min(out.len());
         let most = self
             .left
             .and_then(|left| usize::try_from(left).ok())
             .map_or(most, |left| most.min(left));
         let count = self.source.read(&mut out[..most])?;
-        // If a body is shorter than its announced length, ureq reads it again and again without
-        // end.
+        // If a body is shorter than its announced length, ureq reads it again and again forever.
         if count == 0 && self.left.is_some_and(|left| left > 0) && !out.is_empty() {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }

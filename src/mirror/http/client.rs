@@ -22,15 +22,15 @@ use crate::mirror::transport_error::TransportError;
 use crate::protocol::{Answer, ProtocolError, Resource, VERSION, VERSION_HEADER};
 use crate::text::Secrets;
 
-/// How much of a response outside of the protocol is kept, in bytes: enough for the title of a
-/// page.
+/// How much of a response that does not follow the protocol is kept, in bytes: enough for the title
+/// of a page.
 const PREFIX_BYTES: usize = 4096;
-/// How much of it an error shows, in bytes.
+/// How much of such a response an error shows, in bytes.
 const SHOWN_BYTES: usize = 200;
-/// From this size on, in bytes, a body is sent with `Expect: 100-continue` if the request asks for
-/// it.
-// Waiting for `100 Continue` costs a round trip. Below this size it is not worth that: what is sent
-// in vain is small.
+/// A body of at least this size, in bytes, is sent with `Expect: 100-continue` if the request asks
+/// for it.
+// Waiting for `100 Continue` costs a round trip. Below this size that is not worthwhile: little is
+// sent in vain.
 const LARGE: u64 = 1024 * 1024;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,7 +59,7 @@ pub(super) struct Request<'r> {
     pub(super) offset: u64,
     /// Whether a large body is sent with `Expect: 100-continue`.
     pub(super) is_announced: bool,
-    /// The time limit for the whole request; `None`: only the timeouts per read and write apply.
+    /// The time limit for the whole request. `None` if only the timeouts per read and write apply.
     pub(super) limit: Option<Duration>,
     /// The size limit of the response.
     pub(super) answer: AnswerLimit,
@@ -77,14 +77,14 @@ impl<'r> Request<'r> {
     }
 }
 
-/// The agent of one mirror, and what all of its requests share.
+/// The agent of one mirror, and the state that all requests to the mirror share.
 #[derive(Debug)]
 pub(super) struct Client {
     pub(super) agent: Agent,
     pub(super) token: Option<super::BearerToken>,
     pub(super) limit: Option<std::sync::Arc<Limiter>>,
     pub(super) trace: Option<Trace>,
-    /// Secrets to remove from the texts of a peer.
+    /// Secrets to remove from text that came from a peer.
     pub(super) secrets: Secrets,
 }
 
@@ -122,7 +122,7 @@ impl Client {
     }
 
     /// Makes a request for content and retries it as `retry` allows. Returns as soon as the head of
-    /// the response was read.
+    /// the response has been read.
     pub(super) fn open(
         &self,
         base: &str,
@@ -164,7 +164,7 @@ impl Client {
             body.map_err(|error| AttemptError::final_(MirrorError::Source(error.into())))?;
         let mut builder = ureq::http::Request::builder().uri(url).header(VERSION_HEADER, VERSION);
         if let Some(token) = &self.token {
-            // In this header only: ureq would keep any other one across a redirect.
+            // In this header only: ureq would keep any other header across a redirect.
             builder = builder.header("authorization", token.header());
         }
         if request.offset > 0 {
@@ -178,8 +178,8 @@ impl Client {
             Verb::Get => self.run(builder.method(request.verb.name()), (), total),
             Verb::Put | Verb::Post => {
                 let builder = builder.method(request.verb.name());
-                // With a length, ureq passes the body on without a copy: 2.7 GB/s over loopback
-                // against 0.8 GB/s in chunks.
+                // With a length, ureq passes the body on without a copy: 2.7 GB/s over loopback,
+                // compared with 0.8 GB/s in chunks.
                 let builder = match length {
                     Some(length) => builder.header("content-length", length),
                     None => builder,
@@ -187,7 +187,7 @@ impl Client {
                 self.run(builder, SendBody::from_reader(&mut body), total)
             }
         };
-        // A timeout counts as the deadline only if it was the deadline that limited this request.
+        // A timeout counts as the deadline only if the deadline is what limited this request.
         let attempt_error =
             |error| self.cleaned(map_error(error, retry, left.is_some() && left == total));
         let response = sent.map_err(|error| self.name_proxy(base, attempt_error(error)));
@@ -250,7 +250,7 @@ impl Client {
         sent_bytes: u64,
     ) -> Result<Response<ureq::Body>, AttemptError> {
         let status = response.status();
-        // A redirect could lead to another host, and the token with it.
+        // A redirect could lead to another host, and the token would be sent there too.
         if status.is_redirection() {
             let to = response
                 .headers()
@@ -268,8 +268,8 @@ impl Client {
         let asked = retry_after(&response);
         match status {
             StatusCode::UPGRADE_REQUIRED => Err(self.version(response)),
-            // A receiver answers in JSON. This is a proxy, nginx with its limit of 1 MB for
-            // example.
+            // A receiver responds in JSON. This response is from a proxy, for example nginx with
+            // its limit of 1 MB.
             StatusCode::PAYLOAD_TOO_LARGE if !is_json => {
                 Err(AttemptError::final_(TransportError::BodyTooLarge { bytes: sent_bytes }.into()))
             }
@@ -279,7 +279,7 @@ impl Client {
                     Ok(Answer::<serde::de::IgnoredAny>::Ok(_)) => {
                         Err(unexpected_response(status, "no refusal"))
                     }
-                    // The page of a proxy; its `Retry-After` header still applies.
+                    // The response is a page from a proxy. Its `Retry-After` header still applies.
                     Err(attempt_error) => Err(AttemptError {
                         retry: asked.map_or(attempt_error.retry, RetryAction::After),
                         ..attempt_error
@@ -302,7 +302,8 @@ impl Client {
         AttemptError::final_(TransportError::Version { needed, message }.into())
     }
 
-    /// Reads a response. A receiver sends line feeds before it to keep the connection alive.
+    /// Reads a response. A receiver may send line feeds before the response to keep the connection
+    /// alive.
     fn read_answer<T: DeserializeOwned>(
         &self,
         response: Response<ureq::Body>,
@@ -310,7 +311,7 @@ impl Client {
     ) -> Result<Answer<T>, AttemptError> {
         let status = response.status();
         let reader =
-            // One byte more than the limit of `CleanJson`, which therefore reports the excess.
+            // One byte above the limit of `CleanJson`, so that `CleanJson` reports the excess.
             response.into_body().into_with_config().limit(limit.bytes.saturating_add(1)).reader();
         let mut prefix = ResponsePrefix { reader, first: Vec::new() };
         let answer = serde_json::from_reader(BufReader::new(CleanJson::new(
@@ -319,14 +320,15 @@ impl Client {
             &self.secrets,
         )));
         answer.map_err(|error: serde_json::Error| {
-            // The response was cut off in the middle, so the connection is lost and the request is
+            // The response was cut off in the middle: the connection was lost, and the request is
             // repeated.
             if error.is_io() || error.is_eof() && !prefix.first.is_empty() {
                 return map_read_error(io::Error::from(error));
             }
             match prefix.first.trim_ascii() {
                 b"" if is_gateway_error(status) => unexpected_response(status, "nothing"),
-                // Truncated by a proxy: a receiver always announces the length of its response.
+                // The response was truncated by a proxy: a receiver always announces the length of
+                // its response.
                 b"" => AttemptError {
                     error: TransportError::Lost { what: "the response is empty".into() }.into(),
                     retry: RetryAction::Later,
@@ -336,7 +338,7 @@ impl Client {
         })
     }
 
-    /// Summarizes a response: the title if it is an HTML page, else the first line.
+    /// Summarizes a response: the title if it is an HTML page, otherwise the first line.
     fn summary_line(&self, bytes: &[u8]) -> String {
         let text = String::from_utf8_lossy(bytes);
         let text = self.secrets.clean(&text);
@@ -346,7 +348,7 @@ impl Client {
         message[..message.floor_char_boundary(SHOWN_BYTES)].trim().to_owned()
     }
 
-    /// Removes secrets from the texts of a peer, a proxy or a certificate.
+    /// Removes secrets from text that came from a peer, a proxy or a certificate.
     fn cleaned(&self, mut attempt_error: AttemptError) -> AttemptError {
         if let MirrorError::Transport(error) = &mut attempt_error.error {
             error.clean(&self.secrets);
@@ -357,7 +359,7 @@ impl Client {
 
 fn retry_after(response: &Response<ureq::Body>) -> Option<Duration> {
     let value = response.headers().get("retry-after")?.to_str().ok()?;
-    // A date, the other form of this header, is ignored: the usual pause follows then.
+    // The other form of this header, a date, is ignored; the usual pause follows.
     value.trim().parse().ok().map(Duration::from_secs)
 }
 
@@ -368,7 +370,7 @@ fn from_refusal(
     asked: Option<Duration>,
 ) -> AttemptError {
     let action = match (refusal.kind, asked) {
-        // Whatever `Retry-After` says: how long to wait for a lock is up to the user.
+        // Ignores `Retry-After`: the user decides how long to wait for a lock.
         (ErrorKind::Locked, _) => RetryAction::WhileLocked,
         (ErrorKind::Busy, Some(asked)) => RetryAction::After(asked),
         (ErrorKind::Busy, None) => RetryAction::Later,
@@ -397,12 +399,12 @@ fn unexpected_response(status: StatusCode, what: &str) -> AttemptError {
     AttemptError { error: error.into(), retry: action }
 }
 
-/// Whether a proxy reports with this status that the receiver is not running.
+/// Whether this status is how a proxy reports that the receiver is not running.
 fn is_gateway_error(status: StatusCode) -> bool {
     matches!(status.as_u16(), 502..=504)
 }
 
-/// Passes a reader through and keeps its first bytes.
+/// Passes data through from a reader and keeps its first bytes.
 struct ResponsePrefix<R> {
     reader: R,
     first: Vec<u8>,
@@ -434,7 +436,7 @@ fn title(text: &str) -> Option<&str> {
     text[from..end].lines().map(str::trim).find(|line| !line.is_empty())
 }
 
-/// Classifies an error while a response is read.
+/// Classifies an error that occurred while reading a response.
 pub(super) fn map_read_error(error: io::Error) -> AttemptError {
     match UreqError::from(error) {
         UreqError::Timeout(timeout) => {
@@ -451,7 +453,7 @@ pub(super) fn map_read_error(error: io::Error) -> AttemptError {
     }
 }
 
-/// Describes which timeout fired.
+/// Describes the timeout that fired.
 fn describe_timeout(timeout: ureq::Timeout) -> TransportError {
     let what = match timeout {
         ureq::Timeout::PerRead => format!("no data received for {} s", STALL.as_secs()),
@@ -461,9 +463,9 @@ fn describe_timeout(timeout: ureq::Timeout) -> TransportError {
     TransportError::Timeout { what }
 }
 
-/// Classifies the error of a request without a response.
+/// Classifies the error of a request that got no response.
 fn map_error(error: UreqError, retry: &RetryState<'_>, is_deadline: bool) -> AttemptError {
-    // The error is that of a connection that the request to stop has shut down.
+    // The error comes from a connection that the request to stop has shut down.
     if retry.is_stopped() {
         return AttemptError::final_(MirrorError::Cancelled);
     }
@@ -477,14 +479,14 @@ fn map_error(error: UreqError, retry: &RetryState<'_>, is_deadline: bool) -> Att
         }
         UreqError::Timeout(timeout) => (describe_timeout(timeout), RetryAction::Later),
         UreqError::HostNotFound => {
-            (unreachable("the host was not found".into()), RetryAction::Later)
+            (unreachable("the host name was not found".into()), RetryAction::Later)
         }
-        // A certificate does not become valid by trying again.
+        // A retry does not make a certificate valid.
         UreqError::Rustls(error) => (tls_errors::describe_tls(&error), RetryAction::Never),
         UreqError::Tls(what) => (TransportError::Tls { what: what.to_owned() }, RetryAction::Never),
         UreqError::ConnectProxyFailed(what) => (unreachable(what), RetryAction::Never),
         UreqError::Io(error) => match map_io_error(&error) {
-            // Most likely an idle pooled connection that the server closed: a new one is opened.
+            // Probably an idle pooled connection that the server closed. The retry opens a new one.
             (error @ TransportError::Lost { .. }, _) if !retry.has_failed() => {
                 (error, RetryAction::AtOnce)
             }
@@ -509,6 +511,11 @@ fn map_error(error: UreqError, retry: &RetryState<'_>, is_deadline: bool) -> Att
 fn map_io_error(error: &io::Error) -> (TransportError, RetryAction) {
     use io::ErrorKind as Kind;
     let what = error.to_string();
+    // The standard library has no separate error kind for a name that the resolver does not find.
+    if let Some(why) = what.strip_prefix("failed to lookup address information: ") {
+        let what = format!("the host name was not found: {why}");
+        return (TransportError::Unreachable { what }, RetryAction::Later);
+    }
     match error.kind() {
         // rustls wraps certificate errors in an error of this kind.
         Kind::InvalidData => (tls_errors::describe_io(error), RetryAction::Never),
@@ -539,6 +546,16 @@ mod tests {
     }
 
     #[test]
+    fn a_host_name_that_is_not_found_is_no_lost_connection() {
+        let text = "failed to lookup address information: Name or service not known";
+        let error = io::Error::other(text);
+        let (error, action) = map_io_error(&error);
+        let words = "it cannot be reached: the host name was not found: ";
+        assert!(error.to_string().starts_with(words), "{error}");
+        assert!(matches!(action, RetryAction::Later));
+    }
+
+    #[test]
     fn a_secret_is_hidden_before_a_text_is_cut() {
         let client = client("hw_0123abcd_5ec2e7aa00112233");
         for before in [0, SHOWN_BYTES - 20, SHOWN_BYTES - 1] {
@@ -556,7 +573,7 @@ mod tests {
         let nginx = "<html>\r\n<head><title>502 Bad Gateway</title></head>\r\n<body>\r\n";
         let upper = "<!DOCTYPE html>\n<HTML><HEAD>\n<TITLE lang='en'>\n Not é here \n</TITLE>";
         let long = format!("{}é", "x".repeat(SHOWN_BYTES - 1));
-        for (said, shows) in [
+        for (body_text, shows) in [
             (nginx, "502 Bad Gateway"),
             (upper, "Not é here"),
             ("<html>Welcome to nginx!</html>", "<html>Welcome to nginx!</html>"),
@@ -566,7 +583,7 @@ mod tests {
             (&long, &long[..SHOWN_BYTES - 1]),
             (" ", "nothing"),
         ] {
-            assert_eq!(client("").summary_line(said.as_bytes()), shows);
+            assert_eq!(client("").summary_line(body_text.as_bytes()), shows);
         }
     }
 }

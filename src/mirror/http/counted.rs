@@ -4,10 +4,10 @@ use std::io::{self, Read};
 
 use crate::mirror::{OutgoingPack, SourceError};
 
-/// Bytes between two reports: about two seconds at 1 Mbit/s.
+/// How many bytes are sent between two reports: about two seconds at 1 Mbit/s.
 const STEP_BYTES: u64 = 256 * 1024;
 
-/// A reader of a pack that reports how many bytes were read.
+/// A reader of a pack that reports how many bytes have been read.
 pub(super) struct CountedPack<F> {
     content: Box<dyn Read + Send>,
     report: F,

@@ -1,6 +1,6 @@
 //! Credentials for a remote mirror: token, client certificate, trusted roots and proxy.
 //!
-//! Promises that no token, key or proxy password appears in any text. Uses the crates `ureq`,
+//! Promises that no token, key or proxy password appears in any text. It uses the crates `ureq`,
 //! `tokio-rustls` for its rustls, and `rustls-platform-verifier` for the trust store of the system.
 
 use std::fmt;
@@ -19,30 +19,30 @@ use ureq::{Agent, Proxy, ProxyProtocol};
 use crate::mirror::attempt::CONNECT;
 use crate::text::Secrets;
 
-/// The longest time for one read or write within a transfer.
+/// The maximum duration of one read or write within a transfer.
 pub(super) const STALL: Duration = Duration::from_secs(60);
-/// The longest token, in bytes. Tokens of headwater are far shorter.
+/// The maximum length of a token, in bytes. Tokens of headwater are far shorter.
 const MAX_TOKEN_BYTES: usize = 4096;
 
-/// Why a credential cannot be used. The message contains nothing of its content.
+/// Why a credential cannot be used. The message never includes any part of the credential.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CredentialsError {
-    /// A token that is empty, too long or contains an invalid character.
+    /// The token is empty, too long or contains an invalid character.
     #[error("the token is empty, too long, or contains a character that is not visible ASCII")]
     Token,
-    /// No certificate in the PEM text.
+    /// The PEM text contains no certificate.
     #[error("it contains no certificate in PEM form")]
     NoCertificate,
-    /// No private key in the PEM text.
+    /// The PEM text contains no private key.
     #[error("it contains no private key in PEM form")]
     NoKey,
     /// The key does not belong to the certificate.
     #[error("the key and the certificate cannot be used together: {what}")]
     KeyMismatch {
-        /// Why.
+        /// Why the key and the certificate do not match.
         what: String,
     },
-    /// The text is not the URL of an HTTP proxy.
+    /// The string is not the URL of an HTTP proxy.
     #[error(
         "write a proxy as http://[user:password@]host:port or https://[user:password@]host:port"
     )]
@@ -54,10 +54,10 @@ pub enum CredentialsError {
 pub struct BearerToken(String);
 
 impl BearerToken {
-    /// Checks a token. Whitespace around it is dropped.
+    /// Checks a token. Whitespace around the token is removed.
     ///
     /// # Errors
-    /// If the text cannot be a token.
+    /// If the string is not a valid token.
     pub fn new(text: &str) -> Result<Self, CredentialsError> {
         let text = text.trim();
         if text.is_empty()
@@ -69,7 +69,7 @@ impl BearerToken {
         Ok(Self(text.to_owned()))
     }
 
-    /// The value of the header `authorization`.
+    /// The value of the `authorization` header.
     pub(super) fn header(&self) -> String {
         format!("Bearer {}", self.0)
     }
@@ -86,7 +86,7 @@ impl fmt::Debug for BearerToken {
 pub struct ClientIdentity(Arc<CertifiedKey>);
 
 impl ClientIdentity {
-    /// Reads a certificate chain and a private key from PEM texts.
+    /// Reads a certificate chain and a private key from PEM files.
     ///
     /// # Errors
     /// If there is no certificate or no key, or the key does not match the certificate.
@@ -125,7 +125,7 @@ impl ProxyChoice {
         if !matches!(plain.protocol(), ProxyProtocol::Http | ProxyProtocol::Https) {
             return Err(CredentialsError::Proxy);
         }
-        // Rebuilt part by part: a proxy that is parsed from a URL takes no exceptions.
+        // Rebuilt part by part: a proxy that is parsed from a URL cannot have exceptions.
         let mut builder = Proxy::builder(plain.protocol()).host(plain.host()).port(plain.port());
         if let Some(name) = plain.username() {
             builder = builder.username(name);
@@ -153,7 +153,7 @@ impl fmt::Debug for ProxyChoice {
 pub struct Credentials {
     /// The token for the mirror.
     pub token: Option<BearerToken>,
-    /// The only trusted roots; `None`: those of the system.
+    /// The only trusted roots; `None` to trust the roots of the system.
     roots: Option<Vec<CertificateDer<'static>>>,
     /// The client certificate, for servers that require one.
     pub identity: Option<ClientIdentity>,
@@ -162,23 +162,23 @@ pub struct Credentials {
 }
 
 impl Credentials {
-    /// Credentials with a token and a proxy only.
+    /// Credentials that consist of a token and a proxy only.
     #[must_use]
     pub fn new(token: Option<BearerToken>, proxy: Option<ProxyChoice>) -> Self {
         Self { token, proxy, ..Self::default() }
     }
 
-    /// The secrets in it, which must not appear in any text.
+    /// The secrets in these credentials, which must not appear in any text.
     pub(super) fn secrets(&self) -> Secrets {
         let token = self.token.as_ref().map(|token| token.0.as_str());
         let password = self.proxy.as_ref().and_then(|proxy| proxy.0.password());
         Secrets::new(token.into_iter().chain(password))
     }
 
-    /// Trusts only these root certificates (PEM) instead of those of the system.
+    /// Trusts only these root certificates (PEM) instead of the roots of the system.
     ///
     /// # Errors
-    /// If the text contains no certificate.
+    /// If the PEM text contains no certificate.
     pub fn trust_only(&mut self, pem: &[u8]) -> Result<(), CredentialsError> {
         self.roots = Some(certificates(pem)?);
         Ok(())
@@ -186,18 +186,19 @@ impl Credentials {
 
     /// The settings of an agent over `ssh`. `ssh` does its own name resolution and authentication.
     pub(super) fn config_over_ssh() -> Config {
-        // A new ssh process costs more than a socket, so an idle one is kept for a day; and it may
-        // take longer to start than a connection, so there is no connect timeout here.
+        // A new ssh process costs more than a socket, so an idle process is kept for a day.
+        // Starting it may take longer than opening a connection, so there is no connect timeout
+        // here.
         let day = Duration::from_secs(24 * 60 * 60);
-        // `None` for the proxy, as ureq would otherwise take one from the environment. Only one
-        // connection, because each one is a login.
+        // `None` for the proxy, because ureq would otherwise take a proxy from the environment.
+        // Only one connection, because each connection is a login.
         common(1).max_idle_age(day).proxy(None).timeout_connect(None).build()
     }
 
     /// The settings of an agent for one mirror. A loopback address never goes through a proxy.
     pub(super) fn config(&self, connections: usize, is_loopback: bool) -> Config {
         let proxy = self.proxy.as_ref().filter(|_| !is_loopback).map(|proxy| proxy.0.clone());
-        // Idle connections are closed here after 60 seconds, before a receiver closes them after
+        // This client closes idle connections after 60 seconds, before a receiver closes them after
         // 75.
         common(connections).max_idle_age(STALL).proxy(proxy).timeout_connect(Some(CONNECT)).build()
     }
@@ -213,14 +214,15 @@ impl Credentials {
         let builder = match &self.roots {
             Some(roots) => {
                 let mut trusted = RootCertStore::empty();
-                // A certificate that cannot be parsed is skipped: nothing is trusted because of it.
+                // A certificate that cannot be parsed is skipped: skipping it never makes anything
+                // trusted.
                 trusted.add_parsable_certificates(roots.iter().cloned());
                 builder.with_root_certificates(trusted)
             }
             None => {
                 let verifier = rustls_platform_verifier::Verifier::new(provider)?;
-                // rustls calls each verifier of a caller dangerous. This one checks as the system
-                // does.
+                // rustls calls every custom verifier dangerous. This one checks certificates as the
+                // system does.
                 builder.dangerous().with_custom_certificate_verifier(Arc::new(verifier))
             }
         };
@@ -235,18 +237,20 @@ impl Credentials {
 
 fn common(connections: usize) -> ConfigBuilder<AgentScope> {
     Agent::config_builder()
-        // As an error, a status would come without its body, which has the reason.
+        // If a status were an error, it would come without the body, which contains the reason.
         .http_status_as_error(false)
-        // The token is for the configured host only. The response is returned and not made an
-        // error, so that the message can name where it leads.
+        // The token is for the configured host only. The redirect is returned as a response and not
+        // as an error, so that the message can say where it leads.
         .max_redirects(0)
         .max_redirects_will_error(false)
         .user_agent(concat!("headwater/", env!("CARGO_PKG_VERSION")))
         .accept("")
-        // ureq keeps three by default, and the other workers would connect again for each request.
+        // ureq keeps only three idle connections by default, so the other workers would have to
+        // connect again for each request.
         .max_idle_connections_per_host(connections)
         .max_idle_connections(connections)
-        // Per operation, not for a whole transfer, which may take hours and still make progress.
+        // The timeout applies to each operation, not to a whole transfer, which may take hours and
+        // still make progress.
         .timeout_per_read(Some(STALL))
         .timeout_per_write(Some(STALL))
 }

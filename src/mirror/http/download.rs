@@ -1,4 +1,4 @@
-//! Downloads that resume where they were when the connection breaks.
+//! Downloads that resume where they stopped when the connection breaks.
 
 use std::io::{self, BufReader, Read};
 use std::sync::Arc;
@@ -13,8 +13,8 @@ use crate::mirror::http::{GO_ON, Session};
 use crate::mirror::transport_error::TransportError;
 use crate::protocol::Resource;
 
-/// The largest manifest, in bytes: about ten million entries. Without a limit a small compressed
-/// frame could expand until the disk is full.
+/// The maximum size of a manifest, in bytes: about ten million entries. Without a limit, a small
+/// compressed frame could expand until the disk is full.
 const MAX_MANIFEST_BYTES: u64 = 8 * 1024 * 1024 * 1024;
 
 pub(super) struct Download {
@@ -61,7 +61,7 @@ impl Download {
                     }
                     .into());
                 }
-                // The link broke again before the first new byte: this is one more failed attempt.
+                // The link broke again before the first new byte: this is another failed attempt.
                 Err(error) => {
                     self.retry.next(map_read_error(error))?;
                     return self.reopen();
@@ -80,8 +80,8 @@ impl Read for Download {
                 Ok(count) => {
                     self.at += count as u64;
                     if count > 0 {
-                        // The attempts are counted from the last byte on, so a long download over a
-                        // bad link goes on as long as something arrives.
+                        // Attempts are counted from the last byte received, so a long download over
+                        // a bad link continues as long as any data arrives.
                         self.retry.progress();
                     }
                     return Ok(count);
@@ -102,7 +102,7 @@ pub(super) fn decoded(download: Download) -> Result<Box<dyn Read + Send>, Mirror
     let mut decoder = zstd::Decoder::with_buffer(BufReader::new(download)).map_err(garbled)?;
     // zstd itself would accept a window of 128 MiB.
     decoder.window_log_max(WINDOW_LOG_MAX).map_err(garbled)?;
-    // A manifest that is cut off here is refused by its reader: its last line is incomplete, or its
-    // digest differs.
+    // The reader of the manifest refuses one that is cut off here: its last line is incomplete, or
+    // its digest differs.
     Ok(Box::new(decoder.take(MAX_MANIFEST_BYTES)))
 }

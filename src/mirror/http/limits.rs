@@ -11,19 +11,19 @@ use crate::mirror::attempt::{AttemptError, RetryAction};
 use crate::mirror::transport_error::TransportError;
 use crate::protocol::Resource;
 
-/// Attempts without progress, including the first: with the pauses between them, enough time for a
-/// receiver to restart.
-// The six pauses are 0.1 to 3.2 seconds long before the random part is taken off: about five
-// seconds in all.
+/// Attempts without progress, including the first. With the pauses between them, a receiver has
+/// enough time to restart.
+// The six pauses are 0.1 to 3.2 seconds long, minus a random part: about five seconds in all.
 const MAX_TRIES: u32 = 7;
-/// Attempts of the first request to a mirror: the whole fleet waits for its response.
+/// Attempts for the first request to a mirror. They are fewer because the whole fleet waits for the
+/// response.
 // Four pauses, about one second in all.
 const FIRST_TRIES: u32 = 5;
-/// No further attempt after this time without progress.
+/// After this time without progress, there is no further attempt.
 const MAX_IDLE: Duration = Duration::from_secs(60);
-/// The pause after the first failure; it doubles after each further one.
+/// The pause after the first failure. It doubles after each further failure.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
-/// The longest pause, unless the receiver asks for another one.
+/// The longest pause, unless the receiver asks for a longer one.
 const MAX_PAUSE: Duration = Duration::from_secs(5);
 /// The longest pause that a receiver may ask for.
 const MAX_ASKED: Duration = Duration::from_secs(30);
@@ -33,7 +33,7 @@ const LOCK_PAUSE: Duration = Duration::from_millis(500);
 /// The time limits, the rate limit and the concurrency limit of a mirror.
 #[derive(Debug, Clone, Default)]
 pub struct TransferLimits {
-    /// The longest wait for a lock there.
+    /// How long to wait for a lock on the mirror.
     pub wait: Duration,
     /// When all work on the mirror must be finished.
     pub deadline: Option<Instant>,
@@ -43,7 +43,7 @@ pub struct TransferLimits {
     pub semaphore: Option<Arc<Semaphore>>,
     /// Called after every request; `None` if requests are not traced.
     pub trace: Option<Trace>,
-    /// Cancels every operation on the mirror, also those without a monitor.
+    /// Cancels every operation on the mirror, including operations without a monitor.
     pub cancel: CancelToken,
 }
 
@@ -53,14 +53,14 @@ pub type Trace = fn(&Exchange<'_>);
 /// A request and its outcome.
 #[derive(Debug, Clone, Copy)]
 pub struct Exchange<'a> {
-    /// The base URL of the mirror; over ssh that of the child process.
+    /// The base URL of the mirror. Over ssh, it is the base URL of the child process.
     pub base: &'a str,
     /// The method.
     pub method: &'static str,
-    /// The resource, below the base URL.
+    /// The resource, relative to the base URL.
     pub resource: &'a Resource,
-    /// The status of the response, or the error. The text may be from a peer: escape it before you
-    /// show it.
+    /// The status of the response, or the error. The text may come from a peer: escape it before
+    /// you show it.
     pub outcome: Result<u16, &'a str>,
     /// The time until the head of the response was read.
     pub elapsed: Duration,
@@ -80,7 +80,7 @@ impl Semaphore {
         Self { free: Mutex::new(most.max(1)), changed: Condvar::new() }
     }
 
-    /// Waits for a permit of `semaphore`; returns `None` at once if there is no semaphore.
+    /// Waits for a permit of `semaphore`. Returns `None` at once if there is no semaphore.
     pub(in crate::mirror) fn enter<'t>(
         semaphore: Option<&'t Arc<Self>>,
         stop: CancelCheck<'_>,
@@ -88,14 +88,14 @@ impl Semaphore {
         semaphore.map(|semaphore| semaphore.take(stop).ok_or(MirrorError::Cancelled)).transpose()
     }
 
-    /// Waits for a permit; returns `None` if `stop` returns true first.
+    /// Waits for a permit. Returns `None` if `stop` returns true first.
     fn take(&self, stop: CancelCheck<'_>) -> Option<SemaphorePermit<'_>> {
         let mut free = self.free.lock();
         while *free == 0 {
             if stop() {
                 return None;
             }
-            // With a time limit, because a request to stop does not notify this condition.
+            // The wait has a time limit, because a request to stop does not notify this condition.
             self.changed.wait_for(&mut free, CANCEL_POLL_INTERVAL);
         }
         *free -= 1;
@@ -114,7 +114,7 @@ impl Drop for SemaphorePermit<'_> {
     }
 }
 
-/// Returns true if the work is to stop.
+/// Returns true if the work should stop.
 pub(in crate::mirror) type CancelCheck<'s> = &'s (dyn Fn() -> bool + Sync);
 
 /// The state of the retries of an operation: decides whether a failed attempt is retried, and
@@ -122,21 +122,21 @@ pub(in crate::mirror) type CancelCheck<'s> = &'s (dyn Fn() -> bool + Sync);
 pub(super) struct RetryState<'s> {
     failures: u32,
     tries: u32,
-    /// Whether only [`RetryAction::AtOnce`] is retried.
+    /// Whether only [`RetryAction::AtOnce`] leads to a retry.
     is_once: bool,
     has_failed: bool,
     since: Option<Instant>,
     /// When the last request was sent.
     asked: Option<Instant>,
     locked_since: Option<Instant>,
-    /// The number of attempts that found it locked since then.
+    /// The number of attempts since then that found the mirror locked.
     polls: u32,
-    /// The longest time without progress.
+    /// The maximum time without progress.
     idle: Duration,
     wait: Duration,
     deadline: Option<Instant>,
     stop: CancelCheck<'s>,
-    /// Checked in addition to `stop`.
+    /// A token that is checked in addition to `stop`.
     cancel: CancelToken,
 }
 
@@ -163,22 +163,23 @@ impl<'s> RetryState<'s> {
         }
     }
 
-    /// Stops also when `cancel` is cancelled.
+    /// Makes the operation stop also when `cancel` is cancelled.
     pub(super) fn cancelled_by(self, cancel: &CancelToken) -> Self {
         Self { cancel: cancel.clone(), ..self }
     }
 
-    /// Whether the work is to stop.
+    /// Whether the work should stop.
     pub(super) fn is_stopped(&self) -> bool {
         (self.stop)() || self.cancel.is_cancelled()
     }
 
-    /// Allows fewer attempts, and at most the time `idle` from now on, until there is progress.
+    /// Until there is progress, allows fewer attempts and gives up after the time `idle`, counted
+    /// from now.
     pub(super) fn with_budget(self, idle: Duration) -> Self {
         Self { since: Some(Instant::now()), tries: FIRST_TRIES, idle, ..self }
     }
 
-    /// Allows one attempt, and a second one only if an idle connection was closed by the server.
+    /// Allows one attempt, and a second one only if the server closed an idle connection.
     pub(super) fn once(self) -> Self {
         Self { is_once: true, ..self }
     }
@@ -190,14 +191,14 @@ impl<'s> RetryState<'s> {
         (self.locked_since, self.polls) = (None, 0);
     }
 
-    /// Whether any attempt has failed so far.
+    /// Whether any attempt has failed.
     pub(super) const fn has_failed(&self) -> bool {
         self.has_failed
     }
 
     /// Returns the time left for a request; `None` if there is no deadline.
     pub(super) fn left(&mut self) -> Result<Option<Duration>, MirrorError> {
-        // The wait for a lock counts from here: the receiver itself waits before it answers.
+        // The wait for a lock starts here, because the receiver itself waits before it responds.
         self.asked = Some(Instant::now());
         if self.is_stopped() {
             return Err(MirrorError::Cancelled);
@@ -209,7 +210,7 @@ impl<'s> RetryState<'s> {
         }
     }
 
-    /// The check for a request to stop, without that of the token.
+    /// The check for a request to stop, without the check of the cancel token.
     pub(super) fn stop(&self) -> CancelCheck<'s> {
         self.stop
     }
@@ -223,7 +224,7 @@ impl<'s> RetryState<'s> {
             return Err(MirrorError::Cancelled);
         }
         let now = Instant::now();
-        // From now on a response may have been lost, so what was requested may have happened.
+        // From now on a response may have been lost, so a request may have taken effect.
         self.has_failed = true;
         let pause = match attempt_error.retry {
             RetryAction::Never => return Err(attempt_error.error),
@@ -239,8 +240,8 @@ impl<'s> RetryState<'s> {
                 if left.is_zero() {
                     return Err(attempt_error.error);
                 }
-                // A lock is not a connection error: attempts that find it locked do not count as
-                // failures.
+                // A lock is not a connection error, so attempts that find the mirror locked do not
+                // count as failures.
                 (self.failures, self.since) = (0, None);
                 self.polls += 1;
                 return self
@@ -270,7 +271,7 @@ impl<'s> RetryState<'s> {
             .into());
         }
         if is_late(end) {
-            // The error of the attempt is more useful than one about the deadline.
+            // The error of the attempt is more useful than an error about the deadline.
             return Err(error);
         }
         if wait_until(end, &|| self.is_stopped()) { Ok(()) } else { Err(MirrorError::Cancelled) }
@@ -280,8 +281,8 @@ impl<'s> RetryState<'s> {
 /// The pause after `tries` failures. Half of it is random, so that clients that failed together do
 /// not retry together.
 fn backoff(tries: u32) -> Duration {
-    // The shift is limited, as it would overflow after 31 failures. `MAX_PAUSE` is reached after
-    // six.
+    // The shift is limited, because it would overflow after 31 failures. `MAX_PAUSE` is reached
+    // after six.
     let full = FIRST_PAUSE.saturating_mul(1 << tries.min(8)).min(MAX_PAUSE);
     full / 2 + full.mul_f64(chance() / 2.0)
 }
@@ -299,20 +300,20 @@ pub struct Limiter {
     bytes_per_second: f64,
     /// A second limit that applies as well.
     outer: Option<Arc<Self>>,
-    /// When the bytes that were admitted so far have been paid for at this rate.
+    /// When the bytes that were sent so far will have used up their time at this rate.
     due: Mutex<Option<Instant>>,
 }
 
 impl Limiter {
-    /// Limits to `bytes_per_second`, at least 1, and to the rate of `outer`.
+    /// Limits to `bytes_per_second`, at least 1, and also to the rate of `outer`.
     #[must_use]
     pub fn new(bytes_per_second: u64, outer: Option<Arc<Self>>) -> Self {
-        // 32 bits convert to a float without loss. A limit above 4 GiB/s is none.
+        // 32 bits convert to a float without loss. A limit above 4 GiB/s is no limit in practice.
         let rate = u32::try_from(bytes_per_second.max(1)).unwrap_or(u32::MAX);
         Self { bytes_per_second: f64::from(rate), outer, due: Mutex::default() }
     }
 
-    /// The largest portion to send at once: what the rate allows in a tenth of a second.
+    /// The largest portion to send at once: as much as the rate allows in a tenth of a second.
     pub(super) fn portion(&self) -> usize {
         // A cast from floating point saturates at `usize::MAX`.
         #[expect(
@@ -325,13 +326,13 @@ impl Limiter {
         portion.clamp(1, outer)
     }
 
-    /// Waits until `bytes` may be sent; returns false if `stop` returns true first.
+    /// Waits until `bytes` may be sent. Returns false if `stop` returns true first.
     pub(super) fn wait(&self, bytes: usize, stop: CancelCheck<'_>) -> bool {
         let cost = Duration::from_secs_f64(
             f64::from(u32::try_from(bytes).unwrap_or(u32::MAX)) / self.bytes_per_second,
         );
-        // The lock is free while this waits. Each connection takes the next free moment, so
-        // together they keep to the rate.
+        // The lock is not held while this waits. Each connection takes the next free moment, so
+        // together the connections keep to the rate.
         let permit = {
             let mut due = self.due.lock();
             let now = Instant::now();

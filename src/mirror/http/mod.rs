@@ -2,7 +2,8 @@
 //! input and output of `ssh`.
 //!
 //! Promises that every operation ends, that a repeated request has no further effect, and that an
-//! error tells connection, receiver and mirror apart. Does not know what a fleet is.
+//! error shows whether the connection, the receiver or the mirror failed. Does not know what a
+//! fleet is.
 
 mod answer;
 mod body;
@@ -47,7 +48,7 @@ use crate::mirror::{
 };
 use crate::monitor::Monitor;
 use crate::pack::Signature;
-use crate::protocol::{self, Action, Resource, Settled, SignatureQuestion};
+use crate::protocol::{self, Action, ProtocolError, Resource, Settled, SignatureQuestion};
 use crate::release::ReleaseName;
 use crate::store::{Depth, HistoryEvent, Pruned, Quota, Repaired, Verified};
 use crate::text::Secrets;
@@ -59,19 +60,19 @@ use client::{Client, Request, Verb};
 use limits::{CancelCheck, RetryState};
 use tls::CertificateEnd;
 
-/// The most connections for packs to one mirror.
+/// The maximum number of connections for packs to one mirror.
 const MAX_CONNECTIONS: usize = 8;
 /// The time limit for the state of a mirror over SSH: longer than over HTTP, because `ssh` may take
-/// 60 s until the banner.
+/// 60 s to reach the banner.
 const SSH_ANSWER: Duration = Duration::from_secs(70);
-/// The time limit for a request that a receiver handles without long work.
+/// The time limit for a request that involves no long work at the receiver.
 const QUICK: Duration = Duration::from_secs(120);
-/// The time after the deadline for asking whether an activation took effect.
+/// How long after the deadline the client may still ask whether an activation took effect.
 const GRACE: Duration = Duration::from_secs(5);
 /// For operations without a monitor: only the cancel token of the run stops them.
 const GO_ON: CancelCheck<'static> = &|| false;
 
-/// What the last state response of the mirror contained.
+/// What is known of the mirror from its last state response.
 #[derive(Debug, Clone, Default)]
 struct KnownMirror {
     headwater: String,
@@ -79,13 +80,15 @@ struct KnownMirror {
     site: Option<Site>,
     unfinished: Option<Vec<BundleKey>>,
     may_push: bool,
-    /// Free bytes on its file system.
+    /// Why the receiver cannot write to the mirror.
+    unwritable: Option<ProtocolError>,
+    /// Free bytes on the file system of the mirror.
     free_bytes: Option<u64>,
-    /// Bytes of content on it from unfinished pushes.
+    /// Bytes of content on the mirror from unfinished pushes.
     incoming_bytes: u64,
-    /// The largest release that it accepts.
+    /// The largest release that the mirror accepts.
     quota: Quota,
-    /// The approximate round-trip time; `None` if an attempt failed while it was measured.
+    /// The approximate round-trip time; `None` if an attempt failed during the measurement.
     round_trip: Option<Duration>,
 }
 
@@ -185,9 +188,9 @@ impl Session {
 
 impl Interrupt for Session {
     fn interrupt(&self) {
-        // Shuts the sockets down, so that a blocked read or write ends at once. Polling with short
-        // timeouts is not an alternative: ureq loses count of what was written when a write times
-        // out.
+        // Shuts the sockets down, so that a blocked read or write ends at once. Short timeouts with
+        // polling would not work: when a write times out, ureq loses count of the bytes that it
+        // wrote.
         self.client.agent.clone().shutdown();
     }
 }
@@ -271,12 +274,13 @@ impl HttpMirror {
         self.known.lock()
     }
 
-    /// The approximate round-trip time, if known.
+    /// The approximate round-trip time, if it is known.
     fn round_trip(&self) -> Option<Duration> {
         self.known().as_ref().and_then(|known| known.round_trip)
     }
 
-    /// Checks that the mirror holds the expected site. Requests its state if it is not known yet.
+    /// Checks that the mirror holds the expected site. Requests its state if the site is not known
+    /// yet.
     fn check_site(&self) -> Result<(), MirrorError> {
         let Some(wanted) = &self.identity.site else { return Ok(()) };
         let known = self.known().clone();
@@ -294,8 +298,8 @@ impl HttpMirror {
 
     fn learn(&self, state: &protocol::State, round_trip: Option<Duration>) {
         let (site, unfinished) = (state.site.clone(), state.unfinished.clone());
-        // Only the first measurement is used: it includes the connection setup for certain, and
-        // `messages_of_first` accounts for that. A later one may reuse a connection.
+        // Only the first measurement is used: it certainly includes the connection setup, and
+        // `messages_of_first` accounts for that. A later request may reuse a connection.
         let round_trip = self.round_trip().or(round_trip);
         *self.known() = Some(KnownMirror {
             headwater: state.headwater.clone(),
@@ -303,6 +307,7 @@ impl HttpMirror {
             site,
             unfinished,
             may_push: state.may_push,
+            unwritable: state.unwritable.clone(),
             free_bytes: state.free_bytes,
             incoming_bytes: state.incoming_bytes,
             quota: Quota { bytes: state.quota_bytes, entries: state.quota_entries },
@@ -314,9 +319,8 @@ impl HttpMirror {
         &self,
         deadline: Option<Instant>,
     ) -> Result<(protocol::State, Option<Duration>), MirrorError> {
-        // The whole fleet waits for this response: a mirror without one by then counts as
-        // unreachable.
-        // Only a mirror over SSH has a single connection.
+        // The whole fleet waits for this response: a mirror that has not responded within the limit
+        // counts as unreachable. Only a mirror over SSH has a single connection.
         let limit = if self.connections == 1 { SSH_ANSWER } else { CONNECT };
         let request = Request::new(Verb::Get, Resource::State, Body::None, AnswerLimit::STATE);
         let retry = RetryState::new(self.session.limits.wait, deadline, GO_ON).with_budget(limit);
@@ -354,6 +358,11 @@ impl Mirror for HttpMirror {
 
     fn site_in_location(&self) -> Option<Site> {
         self.site_in_url.clone()
+    }
+
+    fn check_owner(&self) -> Result<(), MirrorError> {
+        let refusal = self.known().as_ref().and_then(|known| known.unwritable.clone());
+        refusal.map_or(Ok(()), |refusal| Err(MirrorError::Remote { refusal }))
     }
 
     fn state(&self) -> Result<MirrorState, MirrorError> {
@@ -403,7 +412,7 @@ impl Mirror for HttpMirror {
         let stop = || monitor.is_cancelled();
         let mut retry = self.session.retry_state(&stop).with_budget(QUICK);
         let mut held = Vec::with_capacity(objects.len());
-        // The size of a question is limited, because the receiver reads it into memory.
+        // The size of each request is limited, because the receiver reads it into memory.
         for some in objects.chunks(protocol::MAX_ASKED) {
             let ids: Vec<&[u8]> = some.iter().map(|id| id.as_bytes().as_slice()).collect();
             let (ids, resource) = (ids.concat(), Resource::Action(Action::Holds));
@@ -471,15 +480,15 @@ impl Mirror for HttpMirror {
                 }
                 Ok(())
             }
-            // It is not known whether the activation took effect: a response was lost, either this
-            // one or that of an earlier attempt. So ask for the state.
+            // Nobody knows whether the activation took effect, because a response was lost: this
+            // one or that of an earlier attempt. So the client asks for the state.
             Err(error) if matches!(error, MirrorError::Transport(_)) || retry.has_failed() => {
                 let deadline = self
                     .session
                     .limits
                     .deadline
-                    // The question must be possible also if the deadline is what ended the request:
-                    // whether visitors see the release has to be known.
+                    // This request must be possible even if the deadline ended the previous one:
+                    // the client must find out whether visitors see the release.
                     .map(|deadline| deadline.max(Instant::now() + GRACE));
                 match self.ask_state_by(deadline) {
                     Ok((state, _)) if state.current == Some(release) => Ok(()),

@@ -1,4 +1,4 @@
-//! Reads parts of objects from a mirror, many with one request.
+//! Reads parts of objects from a mirror, many in one request.
 
 use std::io::{self, Read};
 
@@ -61,7 +61,7 @@ fn ask(
             Err(error) => return retry.next(map_read_error(error)),
         }
     }
-    // ureq reuses a connection only after the response was read to its end.
+    // ureq reuses a connection only after the response has been read to its end.
     io::copy(&mut reader.take(1), &mut io::sink()).ok();
     Ok(())
 }
@@ -73,7 +73,7 @@ fn next(reader: &mut impl Read, part: &ObjectPart) -> io::Result<Option<Vec<u8>>
     match is_here {
         [0] => Ok(None),
         [1] => {
-            // Not allocated in advance: memory grows with what arrives.
+            // Not allocated in advance, so that memory grows with the data that arrives.
             let mut bytes = Vec::new();
             let count = reader.take(part.length).read_to_end(&mut bytes)?;
             if count as u64 == part.length {

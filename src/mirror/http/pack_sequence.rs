@@ -5,10 +5,10 @@ use std::io::{self, Read};
 use crate::mirror::{OutgoingPack, SourceError};
 use crate::protocol::PackHead;
 
-/// A pack with its header before it.
+/// A pack with its header in front.
 pub(super) type FramedPack<R> = io::Chain<io::Cursor<[u8; PackHead::BYTES]>, R>;
 
-/// Puts the header of a pack before its content.
+/// Puts the header of a pack in front of its content.
 pub(super) fn with_head<R: Read>(
     pack: &dyn OutgoingPack,
     content: R,
@@ -17,7 +17,8 @@ pub(super) fn with_head<R: Read>(
     Ok(io::Cursor::new(head.to_bytes()).chain(content))
 }
 
-/// The body for packs that are ready. Each is opened only when the one before it was read.
+/// The body of a request for packs that are ready. Each pack is opened only after the previous one
+/// has been read.
 pub(super) struct PackSequence<'p, R, F> {
     packs: &'p [Box<dyn OutgoingPack>],
     open_pack: F,

@@ -1,4 +1,4 @@
-//! The body of a request with packs that are built while it is sent.
+//! The body of a request whose packs are built while it is sent.
 
 use std::io::{self, Read};
 use std::time::Duration;
@@ -14,17 +14,17 @@ use crate::protocol::PackHead;
 // A receiver gives up on a body after 30 seconds without a byte.
 const NEXT_PACK: Duration = Duration::from_secs(5);
 
-/// Packs that are sent while they are built. The body ends after the last pack, after
-/// [`BATCH_BYTES`], or when the next pack is not ready within [`NEXT_PACK`].
+/// Packs that are sent while later packs are still being built. The body ends after the last pack,
+/// after [`BATCH_BYTES`], or when the next pack is not ready within [`NEXT_PACK`].
 pub(super) struct PackStream<'f, 'u> {
     upload: &'f Upload<'u>,
     streamed: Mutex<StreamedPacks>,
 }
 
-/// What a [`PackStream`] has sent.
+/// The packs that a [`PackStream`] has sent.
 #[derive(Default)]
 pub(super) struct StreamedPacks {
-    /// The packs that were sent, the last one perhaps in part.
+    /// The packs that were sent. The last one may have been sent only in part.
     pub(super) packs: Vec<Box<dyn OutgoingPack>>,
     /// Whether these are all packs of the bundle.
     pub(super) is_all: bool,
@@ -38,13 +38,13 @@ impl<'f, 'u> PackStream<'f, 'u> {
         Self { upload, streamed: Mutex::default() }
     }
 
-    /// Opens the body, with `first` before the packs. Open it only once: the packs that it takes
-    /// from the upload are not available to another body.
+    /// Opens the body, with `first` before the packs. Open the body only once: the packs that it
+    /// takes from the upload are not available to another body.
     pub(super) fn open(&'f self, first: impl Read + Send + 'f) -> impl Read + Send + 'f {
         StreamBody { stream: self, part: Box::new(first), has_ended: false }
     }
 
-    /// Returns what was sent.
+    /// Returns the packs that were sent.
     pub(super) fn end(self) -> StreamedPacks {
         self.streamed.into_inner()
     }
@@ -53,16 +53,17 @@ impl<'f, 'u> PackStream<'f, 'u> {
         self.streamed.lock()
     }
 
-    /// Returns the next pack with its header, after the one before it was sent; `None` at the end.
+    /// Returns the next pack with its header once the previous pack has been sent; `None` at the
+    /// end.
     fn next(
         &self,
         streamed: &mut StreamedPacks,
     ) -> Result<Option<Box<dyn Read + Send + 'f>>, MirrorError> {
-        // The next pack is only read when the one before it has left.
+        // The next pack is read only after the previous one has been sent.
         if let Some(pack) = streamed.packs.last() {
             self.upload.report_sent(pack.id(), pack.size());
         }
-        // The body stays within the 64 MiB that a receiver takes: 24 MiB, and one more pack of at
+        // The body stays within the 64 MiB that a receiver accepts: 24 MiB, and one more pack of at
         // most 32 MiB.
         if streamed.bytes > BATCH_BYTES {
             return Ok(None);
@@ -101,7 +102,7 @@ impl Read for StreamBody<'_, '_> {
             }
             let mut streamed = self.stream.lock();
             let next = self.stream.next(&mut streamed).unwrap_or_else(|error| {
-                // End the body regularly, so that the receiver keeps the packs that were sent.
+                // End the body normally, so that the receiver keeps the packs that were sent.
                 streamed.failed = Some(error);
                 None
             });

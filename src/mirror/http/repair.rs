@@ -1,4 +1,5 @@
-//! Repairs a remote mirror: it lists the content that it needs, and the origin sends what it has.
+//! Repairs a remote mirror: the mirror lists the content that it needs, and the origin sends what
+//! it has.
 
 use std::collections::HashSet;
 use std::io::Read;
@@ -18,7 +19,8 @@ use crate::store::Repaired;
 /// The zstd level for manifests, the same as in the store.
 const LEVEL: i32 = 1;
 
-/// What was sent already. If it is requested again, it did not help and is not sent again.
+/// Content that was already sent. If the mirror requests it again, it did not help and is not sent
+/// again.
 #[derive(Default)]
 struct SentObjects {
     objects: HashSet<ObjectId>,
@@ -26,7 +28,7 @@ struct SentObjects {
     releases: HashSet<ReleaseName>,
 }
 
-/// Repairs the mirror as far as `supply` has the content.
+/// Repairs the mirror with the content that `supply` has.
 pub(super) fn run(
     session: &Session,
     supply: &dyn RepairSource,
@@ -53,8 +55,8 @@ pub(super) fn run(
         if is_last || wants.releases.is_empty() && wants.manifests.is_empty() {
             break;
         }
-        // So far the receiver has given nothing up for lack of a record that could still come. The
-        // last request says that none will.
+        // The receiver has not given up on anything yet because a missing record could still come.
+        // The last request tells it that no more will come.
         is_last = true;
     }
     Ok(repaired)
@@ -92,7 +94,8 @@ fn send(
             continue;
         }
         match put_object(session, &|| supply.object(id), id, stop) {
-            // No space: let the mirror use what was sent so far first, which frees space.
+            // No space: first let the mirror use the content that was sent so far, which frees
+            // space.
             Err(error) if any && error.kind() == ErrorKind::NoSpace => return Ok(true),
             put => any |= put?.is_ok(),
         }

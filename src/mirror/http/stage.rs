@@ -1,8 +1,8 @@
 //! Stages a release over HTTP.
 //!
-//! Normally one request is enough: the change and the packs, which are built while it is sent. Else
-//! the steps are separate requests: ask which packs the receiver holds, send the others, and report
-//! that all packs were sent.
+//! Normally a single request is enough: it contains the change and the packs, which are built while
+//! the request is sent. Otherwise the steps are separate requests: ask which packs the receiver
+//! holds, send the others, and report that all packs were sent.
 
 use std::collections::HashSet;
 use std::io::{self, Read};
@@ -36,12 +36,12 @@ pub(super) fn run(
     bundle: &dyn PackSource,
     monitor: &dyn Monitor,
 ) -> Result<(), MirrorError> {
-    // Send nothing that would be refused.
+    // Send nothing that the receiver would refuse.
     check_token(mirror)?;
     let stop = || monitor.is_cancelled();
     let _permit = Semaphore::enter(mirror.session.limits.semaphore.as_ref(), &stop)?;
     // Send packs with the first request only if the receiver holds none of them and has ample
-    // space. Else ask first: the client does not read a response while it sends a body.
+    // space. Otherwise ask first: the client does not read a response while it sends a body.
     let has_none = match &*mirror.known() {
         Some(known) => {
             known.unfinished.as_ref().is_some_and(|keys| !keys.contains(&request.key))
@@ -53,7 +53,7 @@ pub(super) fn run(
     let mut stage = Stage { mirror, request, bundle, stop: &stop, resent: 0 };
     let upload = Upload::new(mirror, request.key, bundle, monitor);
     if let Some(unfinished) = mirror.known().as_mut().and_then(|known| known.unfinished.as_mut()) {
-        // From here on the receiver may hold packs of this key. A second stage of this run asks
+        // From here on the receiver may hold packs of this key. If this run stages again, it asks
         // which ones.
         unfinished.push(request.key);
     }
@@ -83,7 +83,7 @@ struct Stage<'s> {
 enum FirstAttempt {
     /// The release is staged.
     Staged,
-    /// The receiver holds these packs, but not all.
+    /// The receiver holds these packs, but not all packs.
     Held(HashSet<PackId>),
     /// Start again, step by step.
     Not,
@@ -125,7 +125,7 @@ impl Stage<'_> {
     }
 
     /// Sends a stage request with the packs in its body while they are built, without retries. This
-    /// keeps the connection busy, and a small push takes a single request.
+    /// keeps the connection busy, and a small push needs only one request.
     fn begin(&mut self, upload: &Upload<'_>) -> Result<FirstAttempt, MirrorError> {
         let (stream, change) = (PackStream::new(upload), &self.request.change[..]);
         let open = || -> io::Result<Box<dyn Read + Send + '_>> {
@@ -136,11 +136,13 @@ impl Stage<'_> {
         let asked = self.mirror.session.ask_once(&request, &mut retry);
         let StreamedPacks { packs, is_all, failed, .. } = stream.end();
         for pack in packs {
-            // With any result, also that packs are missing, these packs need not be sent again.
+            // Whatever the result, even if it says that packs are missing, these packs need not be
+            // sent again.
             if asked.is_ok() {
                 upload.acknowledge(pack);
             } else {
-                // Some may have arrived. The receiver says which ones in the next step.
+                // Some of the packs may have arrived. The receiver says which ones in the next
+                // step.
                 upload.requeue(pack);
             }
         }
@@ -158,7 +160,7 @@ impl Stage<'_> {
                 Err(unexpected("it reports packs as missing that were sent"))
             }
             Ok(Staging::Held(held)) => Ok(FirstAttempt::Held(held.into_iter().collect())),
-            // Retry step by step, so that packs that arrived are not sent again.
+            // Retry step by step, so that packs that have arrived are not sent again.
             Err(AttemptError { retry: RetryAction::WhileLocked, .. }) => Ok(FirstAttempt::Not),
             // Another push took over the stage, or a proxy does not accept chunked bodies.
             Err(AttemptError { error, .. }) if is_unknown(&error) || rejects_chunks(&error) => {
@@ -168,7 +170,8 @@ impl Stage<'_> {
         }
     }
 
-    /// Sends the packs that are not in `held`. If `held` is `None`, asks the mirror which it holds.
+    /// Sends the packs that are not in `held`. If `held` is `None`, asks the mirror which packs it
+    /// holds.
     fn step_by_step(
         &mut self,
         upload: &Upload<'_>,
@@ -196,20 +199,20 @@ impl Stage<'_> {
         Err(TransportError::Forgotten.into())
     }
 
-    /// Reports that all packs were sent, and sends objects that the mirror still reports as
+    /// Reports that all packs were sent, and sends the objects that the mirror still reports as
     /// missing.
     fn complete(&mut self) -> Result<StageStep, MirrorError> {
         let mut before: Option<Vec<ObjectId>> = None;
         loop {
             let mut retry = self.retry_state();
-            // The receiver has the manifest change already.
+            // The receiver already has the manifest change.
             let lacking = match self.ask(&[], true, &mut retry) {
                 Ok(Staging::Staged { .. }) => return Ok(StageStep::Staged),
                 Ok(Staging::Held(_)) => return Ok(StageStep::Forgotten),
                 Ok(Staging::Lacking(lacking)) => lacking,
                 Err(error) if is_unknown(&error) => return Ok(StageStep::Forgotten),
-                // An earlier attempt may have staged it and lost the response; then another push
-                // took the slot.
+                // An earlier attempt may have staged the release although its response was lost;
+                // then another push took the slot.
                 Err(MirrorError::Remote { refusal })
                     if retry.has_failed() && refusal.kind == ErrorKind::Malformed =>
                 {
@@ -217,7 +220,8 @@ impl Stage<'_> {
                 }
                 Err(error) => return Err(error),
             };
-            // An object that was sent is still reported as missing: it would be so in every round.
+            // An object that was sent is still reported as missing. It would be missing in every
+            // round.
             if before.is_some_and(|before| lacking.iter().any(|object| before.contains(object))) {
                 return Err(unexpected("it reports objects as missing that were sent"));
             }
@@ -254,13 +258,13 @@ impl Stage<'_> {
 /// Whether the free space is at least twice the size of the new content. Twice, because only the
 /// receiver computes the exact need, and other pushes may arrive at the same time.
 fn has_ample_room(free_bytes: u64, request: &StageRequest<'_>) -> bool {
-    /// Bytes that a file takes in addition: up to one block, and its line in the manifest.
+    /// Additional bytes that a file takes: up to one block, and its line in the manifest.
     const FILE_BYTES: u64 = 4096 + 256;
     let with_files = |bytes: u64, files: u64| {
         bytes.saturating_add(files.saturating_mul(FILE_BYTES)).saturating_mul(2)
     };
-    // Usually even the whole release fits, and the change need not be read. The record does not
-    // contain the size of retired entries.
+    // Usually the whole release fits, and the change need not be read. The record does not include
+    // the size of retired entries.
     if request.release.retired == 0
         && with_files(request.release.bytes, request.release.entries) <= free_bytes
     {
@@ -275,7 +279,7 @@ fn needs(request: &StageRequest<'_>) -> Result<DeltaSummary, ManifestError> {
     delta::summarize(&**request.change, &limits)
 }
 
-/// Fails if the token may only read.
+/// Fails if the token only allows reading.
 fn check_token(mirror: &HttpMirror) -> Result<(), MirrorError> {
     match mirror.known().as_ref() {
         Some(known) if !known.may_push => Err(MirrorError::Remote {
@@ -285,9 +289,9 @@ fn check_token(mirror: &HttpMirror) -> Result<(), MirrorError> {
     }
 }
 
-/// Fails if the receiver would refuse the request, as far as its last state shows. The state lacks
-/// the block size of its disk and the details of interrupted pushes, so the receiver may still
-/// refuse.
+/// Fails if the last state of the mirror shows that the receiver would refuse the request. The
+/// state lacks the block size of the disk and the details of interrupted pushes, so the receiver
+/// may still refuse.
 pub(super) fn check(mirror: &HttpMirror, request: &StageRequest<'_>) -> Result<(), MirrorError> {
     check_token(mirror)?;
     let known = mirror.known();
@@ -299,21 +303,21 @@ pub(super) fn check(mirror: &HttpMirror, request: &StageRequest<'_>) -> Result<(
     if let Some(message) = known.quota.refusal(request.release, needs.new_bytes()) {
         return Err(no_space(message, Some(Detail::Quota)));
     }
-    // With a base the receiver may change an existing slot; then only the new objects are certain
-    // to be written.
+    // With a base, the receiver may change an existing slot, so only the new objects will certainly
+    // be written.
     let made =
         if request.base.is_some() { needs.objects.len() as u64 } else { request.release.entries };
     let needed = needed_bytes(made, &needs, 1, known.incoming_bytes);
     match known.free_bytes {
         Some(free) if needed > free => {
-            Err(no_space(format!("{free} bytes are free, and {needed} are needed"), None))
+            Err(no_space(format!("{free} bytes are free, but {needed} are needed"), None))
         }
         _ => Ok(()),
     }
 }
 
 /// Whether a proxy may have rejected the chunked body: a receiver never sends these statuses for
-/// one.
+/// such a body.
 const fn rejects_chunks(error: &MirrorError) -> bool {
     matches!(error, MirrorError::Transport(TransportError::Foreign { status: 411 | 501, .. }))
 }

@@ -1,7 +1,7 @@
 //! A TLS connector for `ureq` that records when the certificate of the server expires.
 //!
-//! The connector of `ureq` verifies certificates the same way, but does not give access to them.
-//! Uses the crates `ureq`, and `tokio-rustls` for its rustls.
+//! The connector of `ureq` verifies certificates the same way, but does not expose them. Uses the
+//! crates `ureq`, and `tokio-rustls` for its rustls.
 
 use std::fmt;
 use std::io::{Read as _, Write as _};
@@ -28,14 +28,14 @@ use ureq::{Agent, Error};
 use crate::mirror::http::Credentials;
 use crate::mirror::location::HttpUrl;
 
-/// When the certificate of a mirror expires, as of the last connection.
+/// When the certificate of a mirror expires, according to the last connection.
 #[derive(Debug, Clone, Default)]
 pub(super) struct CertificateEnd(Arc<AtomicU64>);
 
 impl CertificateEnd {
     const UNKNOWN: u64 = 0;
 
-    /// The time in seconds since 1970; `None` if there was no TLS connection.
+    /// When the certificate expires, in seconds since 1970; `None` if there was no TLS connection.
     pub(super) fn get(&self) -> Option<u64> {
         Some(self.0.load(Ordering::Relaxed)).filter(|end| *end != Self::UNKNOWN)
     }
@@ -48,8 +48,8 @@ impl CertificateEnd {
 
 /// When `certificate` expires, in seconds since 1970.
 fn end_of(certificate: &CertificateDer<'_>) -> Option<u64> {
-    // rustls exposes the expiry date of a certificate only in the error that it has expired. It
-    // checks the dates before the signature, so a check at the end of time yields that error for
+    // rustls exposes the expiry date of a certificate only in its error for an expired certificate.
+    // It checks the dates before the signature, so a check at the end of time yields that error for
     // any issuer.
     let end_of_time = UnixTime::since_unix_epoch(Duration::from_secs(u64::MAX));
     let parsed = ParsedCertificate::try_from(certificate).ok()?;
@@ -62,7 +62,8 @@ fn end_of(certificate: &CertificateDer<'_>) -> Option<u64> {
     }
 }
 
-/// Creates the agent for the mirror at `place`; it records in `end` when the certificate expires.
+/// Creates the agent for the mirror at `place`. The agent records in `end` when the certificate
+/// expires.
 pub(super) fn agent(
     access: &Credentials,
     place: &HttpUrl,
@@ -90,13 +91,13 @@ struct TlsConnector {
 }
 
 impl TlsConnector {
-    /// Returns the configuration. It is created on first use, so that the trust store of the system
-    /// is read only if there is a TLS connection.
+    /// Returns the configuration. It is created on first use, so the trust store of the system is
+    /// read only if there is a TLS connection.
     fn config(&self) -> Result<Arc<ClientConfig>, TlsError> {
         if let Some(config) = self.config.get() {
             return Ok(Arc::clone(config));
         }
-        // Two threads may both get here. The first result stays, and the other is the same.
+        // Two threads may both get here. The first result is kept, and the other one is equal.
         let config = Arc::new(self.access.tls_config()?);
         Ok(Arc::clone(self.config.get_or_init(|| config)))
     }
@@ -115,15 +116,15 @@ impl<In: Transport> Connector<In> for TlsConnector {
             return Ok(Some(Either::A(below)));
         }
         let host = details.uri.host().unwrap_or_default();
-        // An IPv6 address has brackets in a URL and none in a certificate.
+        // An IPv6 address has brackets in a URL but not in a certificate.
         let bare = host.trim_start_matches('[').trim_end_matches(']');
         let name = ServerName::try_from(bare.to_owned())
             .map_err(|_| Error::Tls("the host is not a valid name"))?;
         let mut connection = ClientConnection::new(self.config()?, name)?;
         let mut socket = TransportAdapter::new(below.boxed(), Arc::clone(&details.current_time));
         socket.set_timeout(time_left(details));
-        // The handshake is completed here, within the timeout for connecting, and not with the
-        // first write.
+        // Completes the handshake here, within the timeout for connecting, and not with the first
+        // write.
         connection.complete_io(&mut socket)?;
         if details.uri.authority() == self.mirror.as_ref() {
             self.end.note(connection.peer_certificates());

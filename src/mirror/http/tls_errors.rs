@@ -1,6 +1,6 @@
 //! Describes errors of a TLS handshake.
 //!
-//! `ureq` returns errors of rustls directly or wrapped in an I/O error. Uses the crate
+//! `ureq` returns errors of rustls either directly or wrapped in an I/O error. Uses the crate
 //! `tokio-rustls` for its rustls.
 
 use std::io;
@@ -11,7 +11,7 @@ use tokio_rustls::rustls::{
 
 use crate::mirror::transport_error::TransportError;
 
-/// The number of names of a certificate that an error lists.
+/// How many names of a certificate an error lists.
 const SHOWN_NAMES: usize = 3;
 const DAY_SECONDS: u64 = 24 * 60 * 60;
 
@@ -21,9 +21,12 @@ pub(super) fn describe_tls(error: &TlsError) -> TransportError {
         TlsError::InvalidCertificate(error) => {
             TransportError::Certificate { what: describe_certificate(error) }
         }
-        TlsError::AlertReceived(AlertDescription::CertificateRequired) => TransportError::Tls {
-            what: "it requires a client certificate (`client_cert`), and none was sent".to_owned(),
-        },
+        TlsError::AlertReceived(AlertDescription::CertificateRequired) => {
+            TransportError::ClientCertificate {
+                what: "it requires a client certificate (`client_cert`), but none was sent"
+                    .to_owned(),
+            }
+        }
         TlsError::AlertReceived(
             AlertDescription::UnknownCA
             | AlertDescription::BadCertificate
@@ -33,11 +36,51 @@ pub(super) fn describe_tls(error: &TlsError) -> TransportError {
             | AlertDescription::CertificateUnknown
             | AlertDescription::DecryptError
             | AlertDescription::AccessDenied,
-        ) => TransportError::Tls {
+        ) => TransportError::ClientCertificate {
             what: "it rejects the client certificate (`client_cert`), or requires one".to_owned(),
         },
-        other => TransportError::Tls { what: other.to_string() },
+        other => TransportError::Tls { what: describe_handshake(other) },
     }
+}
+
+fn describe_handshake(error: &TlsError) -> String {
+    match error {
+        TlsError::AlertReceived(AlertDescription::ProtocolVersion) => {
+            "the server supports neither TLS 1.2 nor TLS 1.3".to_owned()
+        }
+        TlsError::AlertReceived(AlertDescription::HandshakeFailure) => {
+            "the server supports no cipher that is supported here".to_owned()
+        }
+        TlsError::AlertReceived(AlertDescription::UnrecognisedName) => {
+            "the server has no certificate for the host name in the URL".to_owned()
+        }
+        TlsError::AlertReceived(alert) => {
+            format!("the server ended it with the alert \"{}\"", spelled(&format!("{alert:?}")))
+        }
+        TlsError::NoCertificatesPresented => "the server sent no certificate".to_owned(),
+        TlsError::PeerIncompatible(what) => format!(
+            "the server uses TLS in a way that is not supported here ({})",
+            spelled(&format!("{what:?}"))
+        ),
+        TlsError::PeerMisbehaved(what) => {
+            format!("the server broke the protocol ({})", spelled(&format!("{what:?}")))
+        }
+        other => other.to_string(),
+    }
+}
+
+/// The name of a variant in words: `NoCipherSuitesInCommon` becomes `no cipher suites in common`.
+/// Its fields are left out: they are lists of numbers.
+fn spelled(debug: &str) -> String {
+    let name = debug.split(|c: char| !c.is_ascii_alphanumeric()).next().unwrap_or_default();
+    let mut words = String::new();
+    for c in name.trim_end_matches("Context").chars() {
+        if c.is_ascii_uppercase() && !words.is_empty() {
+            words.push(' ');
+        }
+        words.push(c.to_ascii_lowercase());
+    }
+    words
 }
 
 /// Describes an error of rustls that is wrapped in an I/O error.
@@ -53,41 +96,15 @@ fn describe_certificate(error: &CertificateError) -> String {
         days => format!("{days} days"),
     };
     match error {
-        CertificateError::UnknownIssuer => {
-            "it is not signed by an authority that is trusted here".to_owned()
-        }
-        CertificateError::BadSignature => {
-            "its signature does not match the certificate of its issuer: one of the two was \
-             regenerated"
-                .to_owned()
-        }
-        CertificateError::Expired => "it has expired".to_owned(),
         CertificateError::ExpiredContext { time, not_after } => {
             format!("it expired {} ago", days(not_after.as_secs(), time.as_secs()))
         }
-        CertificateError::NotValidYet => {
-            "it is not valid yet, if the clock here is right".to_owned()
-        }
         CertificateError::NotValidYetContext { time, not_before } => {
             let ahead = days(time.as_secs(), not_before.as_secs());
-            format!("it is not valid yet, for another {ahead}, if the clock here is right")
+            format!("it becomes valid in {ahead}, if the clock here is right")
         }
-        CertificateError::NotValidForName => "it is not for the host name in the URL".to_owned(),
         CertificateError::NotValidForNameContext { expected, presented } => {
-            // rustls formats them as `DnsName("a.example")` or `IpAddress(127.0.0.1)`.
-            let bare = |name: &String| {
-                name.split_once('(').map_or(&**name, |(_, name)| name).replace(['"', ')'], "")
-            };
-            let mut names: Vec<String> = presented.iter().take(SHOWN_NAMES).map(bare).collect();
-            if presented.len() > SHOWN_NAMES {
-                names.push(format!("{} more", presented.len() - SHOWN_NAMES));
-            }
-            let names = if names.is_empty() {
-                "no name (subjectAltName)".to_owned()
-            } else {
-                names.join(", ")
-            };
-            format!("it is for {names}, not for {}", expected.to_str())
+            format!("it is for {}, not for {}", names(presented), expected.to_str())
         }
         // An error of the crate webpki; rustls does not export its type, so compare its text.
         CertificateError::Other(OtherError(error))
@@ -96,8 +113,55 @@ fn describe_certificate(error: &CertificateError) -> String {
             "it is a CA certificate: create a server certificate with basicConstraints=CA:FALSE"
                 .to_owned()
         }
-        other => other.to_string(),
+        CertificateError::Other(OtherError(error)) => spelled(&format!("{error:?}")),
+        other => plain_description(other)
+            .map_or_else(|| spelled(&format!("{other:?}")), ToOwned::to_owned),
     }
+}
+
+/// The description of an error that contains no numbers or names.
+const fn plain_description(error: &CertificateError) -> Option<&'static str> {
+    Some(match error {
+        CertificateError::UnknownIssuer => "it is not signed by an authority that is trusted here",
+        CertificateError::BadSignature => {
+            "its signature does not match the certificate of its issuer: one of the two was \
+             regenerated"
+        }
+        CertificateError::Expired => "it has expired",
+        CertificateError::NotValidYet => "it is not valid yet, if the clock here is right",
+        CertificateError::Revoked => "it was revoked",
+        CertificateError::BadEncoding => "it is not a valid X.509 certificate",
+        CertificateError::UnhandledCriticalExtension => {
+            "it has a critical extension that is not supported here"
+        }
+        // For example, the self-signed certificate that Debian generates for localhost.
+        CertificateError::UnsupportedSignatureAlgorithmForPublicKeyContext { .. } => {
+            "it is not signed by an authority that is trusted here: the trusted certificate of \
+             that name has a different kind of key"
+        }
+        CertificateError::UnsupportedSignatureAlgorithmContext { .. } => {
+            "the algorithm of a key or of a signature is not supported here: use ECDSA with P-256 \
+             or P-384, Ed25519, or RSA with 2048 bits or more, and SHA-256 or better"
+        }
+        CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. } => {
+            "it is not for servers: create a certificate with extendedKeyUsage=serverAuth"
+        }
+        CertificateError::NotValidForName => "it is not for the host name in the URL",
+        _ => return None,
+    })
+}
+
+/// The names of a certificate, which rustls formats as `DnsName("a.example")` or
+/// `IpAddress(127.0.0.1)`.
+fn names(presented: &[String]) -> String {
+    let bare = |name: &String| {
+        name.split_once('(').map_or(&**name, |(_, name)| name).replace(['"', ')'], "")
+    };
+    let mut names: Vec<String> = presented.iter().take(SHOWN_NAMES).map(bare).collect();
+    if presented.len() > SHOWN_NAMES {
+        names.push(format!("{} more", presented.len() - SHOWN_NAMES));
+    }
+    if names.is_empty() { "no name (subjectAltName)".to_owned() } else { names.join(", ") }
 }
 
 #[cfg(test)]
@@ -112,7 +176,8 @@ mod tests {
         let alert = |alert| words(TlsError::AlertReceived(alert));
         assert!(alert(AlertDescription::CertificateRequired).contains("`client_cert`"));
         assert!(alert(AlertDescription::UnknownCA).contains("`client_cert`"));
-        assert!(alert(AlertDescription::ProtocolVersion).contains("ProtocolVersion"));
+        assert!(alert(AlertDescription::ProtocolVersion).contains("neither TLS 1.2 nor TLS 1.3"));
+        assert!(alert(AlertDescription::InternalError).contains("the alert \"internal error\""));
         assert!(
             words(TlsError::InvalidMessage(InvalidMessage::InvalidContentType))
                 .contains("not use TLS")
@@ -120,6 +185,17 @@ mod tests {
         assert!(
             words(TlsError::InvalidCertificate(CertificateError::Revoked))
                 .contains("is not accepted")
+        );
+        let certificate = |error| words(TlsError::InvalidCertificate(error));
+        let unsupported = CertificateError::UnsupportedSignatureAlgorithmForPublicKeyContext {
+            signature_algorithm_id: vec![6, 9, 42],
+            public_key_algorithm_id: vec![6, 7, 42],
+        };
+        let words = "not signed by an authority that is trusted here";
+        assert!(certificate(unsupported).contains(words));
+        assert!(certificate(CertificateError::InvalidPurpose).contains("serverAuth"));
+        assert!(
+            certificate(CertificateError::InvalidOcspResponse).ends_with("invalid ocsp response")
         );
         let plain = describe_io(&io::Error::new(io::ErrorKind::InvalidData, "odd"));
         assert_eq!(plain, TransportError::Tls { what: "odd".to_owned() });

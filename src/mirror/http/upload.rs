@@ -1,8 +1,8 @@
 //! Uploads packs over as many connections as increase the throughput.
 //!
-//! All packs that are ready go in one request, so that the connection is always busy. Another
-//! connection is tried only after some seconds of sending. A pack is read when it is sent, and
-//! dropped only when it was acknowledged.
+//! All packs that are ready go in one request, so that the connection is always busy. The upload
+//! tries another connection only after some seconds of sending. A pack is read when it is sent, and
+//! dropped only when it has been acknowledged.
 
 use std::collections::{HashSet, VecDeque};
 use std::io::{self, Read};
@@ -28,18 +28,19 @@ use crate::mirror::{MirrorError, OutgoingPack, PackCursor, PackSource, SourceErr
 use crate::monitor::{Event, Monitor};
 use crate::protocol::{self, PackHead, Resource};
 
-/// Connections at the start. Two that start together compete for the bandwidth of a link, and lose
-/// packets if its queue is short.
+/// Connections at the start. Two connections that start together compete for the bandwidth of a
+/// link, and lose packets if its queue is short.
 const FIRST_CONNECTIONS: usize = 1;
-/// One more connection is kept if it multiplies the rate by at least this.
+/// An additional connection is kept if it multiplies the rate by at least this factor.
 const MIN_SPEEDUP: f64 = 1.1;
 /// How long a rate is measured before the number of connections changes.
 const MEASURE_WINDOW: Duration = Duration::from_secs(3);
-/// Another pack is added to a request while its packs have at most this many bytes.
-// With one more pack of up to 32 MiB, a body stays below the 64 MiB that a receiver takes.
+/// Another pack is added to a request if the packs in it have at most this many bytes.
+// With one more pack of up to 32 MiB, a body stays below the 64 MiB that a receiver accepts.
 pub(super) const BATCH_BYTES: u64 = 24 * 1024 * 1024;
 /// How many bytes of acknowledged packs are kept in case the receiver loses them.
-// Small pushes are kept as a whole. Of larger ones, a lost pack that is not kept fails the upload.
+// All packs of a small push are kept. In a larger push, losing a pack that is not kept fails the
+// upload.
 const KEPT_BYTES: u64 = 4 * 1024 * 1024;
 
 /// How an upload ended.
@@ -68,8 +69,8 @@ pub(super) struct Upload<'u> {
 #[derive(Default)]
 struct Acknowledged {
     packs: HashSet<PackId>,
-    /// The packs that were reported to the monitor as sent or held; each is reported once, even if
-    /// it is sent again.
+    /// The packs that were reported to the monitor as sent or held. Each is reported only once,
+    /// even if it is sent again.
     reported: HashSet<PackId>,
     /// Packs of at most [`KEPT_BYTES`] in total, in case the receiver loses them.
     kept: Vec<Box<dyn OutgoingPack>>,
@@ -77,7 +78,7 @@ struct Acknowledged {
 }
 
 impl Acknowledged {
-    /// Records that the receiver has a pack. Returns whether it has yet to be reported.
+    /// Records that the receiver has a pack. Returns whether the pack has yet to be reported.
     fn note(&mut self, id: PackId) -> bool {
         self.packs.insert(id);
         self.reported.insert(id)
@@ -95,7 +96,7 @@ pub(super) enum NextPack {
 
 struct PackFeed<'u> {
     cursor: Box<dyn PackCursor + 'u>,
-    /// Taken from the cursor and not acknowledged.
+    /// Packs that were taken from the cursor and are not acknowledged yet.
     waiting: VecDeque<Box<dyn OutgoingPack>>,
 }
 
@@ -107,14 +108,14 @@ impl PackFeed<'_> {
         }
     }
 
-    /// Waits at most `most` for the next pack or the end. Returns whether it is available.
+    /// Waits up to `most` for the next pack or the end. Returns whether it is available.
     fn wait(&self, most: Duration) -> bool {
         !self.waiting.is_empty() || self.cursor.wait(most)
     }
 }
 
-/// Controls the number of connections: adds one while that increases the rate, halves them after a
-/// failure.
+/// Controls the number of connections: adds one as long as that increases the rate, and halves the
+/// number after a failure.
 struct ConnectionScaler {
     workers: usize,
     allowed: usize,
@@ -140,7 +141,7 @@ impl ConnectionScaler {
         }
     }
 
-    /// Counts another worker if one is allowed. Returns whether it is.
+    /// Counts another worker if one more is allowed. Returns whether it is.
     const fn try_add_worker(&mut self) -> bool {
         let has_room = self.workers < self.allowed;
         if has_room {
@@ -150,14 +151,14 @@ impl ConnectionScaler {
     }
 
     /// Undoes [`Self::try_add_worker`] after a thread could not be started, and allows no more
-    /// workers than there are.
+    /// workers than there are now.
     const fn stay(&mut self) {
         self.workers -= 1;
         self.allowed = self.workers;
     }
 
-    /// Whether this worker must end because there are too many; it is then no longer counted. At
-    /// least one worker remains.
+    /// Whether this worker must end because there are too many workers. If so, it is no longer
+    /// counted. At least one worker remains.
     const fn should_retire(&mut self) -> bool {
         let is_one_too_many = self.workers > self.allowed;
         if is_one_too_many {
@@ -178,7 +179,8 @@ impl ConnectionScaler {
             self.best = rate;
             self.is_trying = self.allowed < self.most;
             self.allowed = (self.allowed + 1).min(self.most);
-        // The last connection did not help. The rate of the smaller number remains the one to beat.
+        // The last connection did not help. The rate of the smaller number of connections remains
+        // the one to beat.
         } else if self.is_trying {
             self.is_trying = false;
             self.allowed -= 1;
@@ -187,7 +189,7 @@ impl ConnectionScaler {
     }
 
     fn note_failure(&mut self, now: Instant) {
-        // The rates that were measured so far are those of more connections.
+        // The rates measured so far apply to a larger number of connections.
         self.allowed = (self.allowed / 2).max(1);
         (self.best, self.is_trying) = (0.0, false);
         self.restart(now);
@@ -218,7 +220,7 @@ impl<'u> Upload<'u> {
         }
     }
 
-    /// Waits at most `most`, and not beyond the deadline, for the next pack.
+    /// Waits up to `most`, but not beyond the deadline, for the next pack.
     pub(super) fn next_within(&self, most: Duration) -> Result<NextPack, MirrorError> {
         let left = |deadline: Instant| deadline.saturating_duration_since(Instant::now());
         let most =
@@ -255,7 +257,7 @@ impl<'u> Upload<'u> {
     /// sent.
     fn advance(&self, id: PackId, bytes: u64) {
         let arrived = self.arrived.lock();
-        // The lock is held, so that no progress is reported after the pack was reported as sent.
+        // The lock is held so that no progress is reported after the pack was reported as sent.
         if !arrived.reported.contains(&id) {
             self.monitor.event(Event::PackAdvanced {
                 mirror: self.mirror.identity.name.clone(),
@@ -278,10 +280,10 @@ impl<'u> Upload<'u> {
         self.report_sent(id, bytes);
     }
 
-    /// Queues the packs that the receiver lost again.
+    /// Queues the packs again that the receiver has lost.
     ///
     /// # Errors
-    /// [`TransportError::Forgotten`] if one of them is no longer kept.
+    /// [`TransportError::Forgotten`] if one of these packs is no longer kept.
     fn requeue_lost(&self, held: &HashSet<PackId>) -> Result<(), MirrorError> {
         let mut arrived = self.arrived.lock();
         let kept = std::mem::take(&mut arrived.kept);
@@ -289,8 +291,8 @@ impl<'u> Upload<'u> {
             kept.into_iter().partition(|pack| held.contains(&pack.id()));
         arrived.kept_bytes = still.iter().map(|pack| pack.size()).sum();
         arrived.kept = still;
-        // Here `arrived` is locked before `source`, and in `next_batch` after it. The two cannot
-        // meet: no worker runs yet.
+        // Here `arrived` is locked before `source`; in `next_batch` it is locked after it. This
+        // cannot cause a deadlock, because no worker runs yet.
         for pack in lost {
             arrived.packs.remove(&pack.id());
             self.requeue(pack);
@@ -317,8 +319,8 @@ impl<'u> Upload<'u> {
         result.into_inner()
     }
 
-    /// Sends packs until there are none left or a worker has failed. Requests of other workers are
-    /// not interrupted then: what they send need not be sent again.
+    /// Sends packs until none are left or a worker has failed. Then the requests of other workers
+    /// are not interrupted, because what they send need not be sent again.
     fn work<'s>(
         &'s self,
         scope: &'s Scope<'s, '_>,
@@ -336,7 +338,7 @@ impl<'u> Upload<'u> {
                         let spawned =
                             Builder::new().spawn_scoped(scope, || self.work(scope, held, result));
                         if spawned.is_err() {
-                            // Without another thread, continue with the present ones.
+                            // If no thread can be started, continue with the existing ones.
                             self.scaler.lock().stay();
                         }
                     }
@@ -367,15 +369,16 @@ impl<'u> Upload<'u> {
         }
     }
 
-    /// The next packs that the mirror does not hold: one, and all that are ready within a round
-    /// trip. A later one is sent sooner in a request of its own.
+    /// Returns the next packs that the mirror does not hold: one, and all further packs that are
+    /// ready within a round trip. A pack that is ready later arrives sooner in a request of its
+    /// own.
     fn next_batch(
         &self,
         held: &HashSet<PackId>,
     ) -> Result<Vec<Box<dyn OutgoingPack>>, MirrorError> {
         let (began, round_trip) = (Instant::now(), self.mirror.round_trip().unwrap_or_default());
-        // Held while this waits: the next pack goes to this worker, and the others have nothing
-        // else to do.
+        // The lock is held while this waits: the next pack goes to this worker, and the others have
+        // nothing else to do.
         let mut source = self.source.lock();
         let mut packs = Vec::new();
         let mut bytes = 0;
@@ -392,7 +395,7 @@ impl<'u> Upload<'u> {
             }
             let pack = match source.next() {
                 Ok(Some(pack)) => pack,
-                // Send the packs so far; the next call returns the error.
+                // Send the packs collected so far; the next call returns the error.
                 Err(error) if packs.is_empty() => return Err(error),
                 Ok(None) | Err(_) => return Ok(packs),
             };
@@ -413,8 +416,8 @@ impl<'u> Upload<'u> {
     fn send(&self, packs: &[Box<dyn OutgoingPack>]) -> Result<SendResult, MirrorError> {
         let stop = || self.monitor.is_cancelled();
         let mut retry = self.mirror.session.retry_state(&stop);
-        // Only the first request waits for `100 Continue`: a refusal is then read before the packs
-        // are sent.
+        // Only the first request waits for `100 Continue`, so that a refusal is read before the
+        // packs are sent.
         let is_announced = !self.is_announced.swap(true, Ordering::Relaxed);
         let sent = match packs {
             [pack] => {
@@ -442,8 +445,8 @@ impl<'u> Upload<'u> {
         sent
     }
 
-    /// Sends packs in one request without retries, so that after an interruption the packs that
-    /// arrived are not sent again.
+    /// Sends packs in one request without retries, so that packs that have arrived are not sent
+    /// again after an interruption.
     fn send_several(
         &self,
         packs: &[Box<dyn OutgoingPack>],
@@ -467,7 +470,7 @@ impl<'u> Upload<'u> {
     }
 }
 
-/// Whether the receiver does not have the stage.
+/// Whether the error says that the receiver does not know the stage.
 pub(super) fn is_unknown(error: &MirrorError) -> bool {
     matches!(error, MirrorError::Remote { refusal } if refusal.kind == ErrorKind::Unknown)
 }
@@ -482,14 +485,14 @@ enum SendResult {
 /// Opens the content of an object, once per attempt.
 type OpenContent<'o> = &'o (dyn Fn() -> Result<Box<dyn Read + Send>, SourceError> + Sync);
 
-/// Sends an object after its digest was verified. The inner error is that of its source.
+/// Sends an object after verifying its digest. The inner error is the error of its source.
 pub(super) fn put_object(
     session: &Session,
     open: OpenContent<'_>,
     id: &ObjectId,
     stop: CancelCheck<'_>,
 ) -> Result<Result<(), SourceError>, MirrorError> {
-    // The receiver would refuse other content only after all of it was sent.
+    // The receiver would refuse wrong content only after receiving all of it.
     let (small, size) = match examine(open, id) {
         Ok(examined) => examined,
         Err(error) => return Ok(Err(error)),

@@ -1,8 +1,8 @@
-//! Finds the banner of a receiver after the output of a login shell.
+//! Finds the banner of a receiver in output that may begin with the output of a login shell.
 
 use crate::protocol::{BANNER, Banner};
 
-/// The most output before the banner that is skipped, in bytes.
+/// The maximum output before the banner that is skipped, in bytes.
 pub(super) const MAX_NOISE_BYTES: usize = 64 * 1024;
 /// The longest banner, in bytes.
 const MAX_BANNER_BYTES: usize = 1024 * 1024;
@@ -13,7 +13,7 @@ const ANY_VERSION: &str = "headwater receive ";
 pub(super) enum BannerLine {
     /// A banner of a known protocol version.
     Banner(Banner),
-    /// A banner of another protocol version.
+    /// A banner of an unknown protocol version.
     OtherVersion(String),
 }
 
@@ -30,7 +30,8 @@ pub(super) enum BannerScan {
 
 /// Scans all output so far for the banner.
 pub(super) fn scan(output: &[u8]) -> BannerScan {
-    // Any version, so that another one is reported as such and not as missing.
+    // Searches for any version, so that an unknown version is reported as such and not as a missing
+    // banner.
     let Some(at) = memchr::memmem::find(output, ANY_VERSION.as_bytes()) else {
         return if output.len() > MAX_NOISE_BYTES {
             BannerScan::Nonsense
@@ -46,7 +47,7 @@ pub(super) fn scan(output: &[u8]) -> BannerScan {
             BannerScan::More
         };
     };
-    // A receiver sends nothing after the banner until the first request.
+    // A receiver sends nothing after the banner before the first request.
     if end + 1 < line.len() {
         return BannerScan::Nonsense;
     }

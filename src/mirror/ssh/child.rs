@@ -1,4 +1,4 @@
-//! The `ssh` child process: its arguments, its banner and its end.
+//! The `ssh` child process: its arguments, its banner and its exit.
 
 use std::fs::File;
 use std::io::{self, Read as _, Write as _};
@@ -22,17 +22,17 @@ use crate::mirror::ssh::{SshSettings, attempt_error};
 use crate::mirror::transport_error::TransportError;
 use crate::text::Secrets;
 
-/// How often a request to stop is checked for.
+/// How often the process checks for a request to stop.
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
-/// How much of stderr is kept, in bytes: its end.
+/// How much of the end of stderr is kept, in bytes.
 const KEPT_BYTES: usize = 8 * 1024;
-/// How much of its output an error shows, in characters.
+/// How much of the output of `ssh` an error shows, in characters.
 const SHOWN_CHARS: usize = 600;
-/// How long it may take to exit before it is killed.
+/// How long `ssh` may take to exit before it is killed.
 const EXIT_TIMEOUT: Duration = Duration::from_secs(2);
 /// The host alias under which the pinned key is stored, whatever the host is called.
 const PINNED: &str = "headwater-pinned";
-/// The beginning of the quoted stderr if the receiver exited with an error.
+/// The text that begins the error message in stderr if the receiver exited with an error.
 const RECEIVER_ERROR: &str = ": error: ";
 
 /// A running `ssh`; dropping this value ends it.
@@ -43,20 +43,20 @@ pub(super) struct Child {
     stderr_tail: Arc<Mutex<Vec<u8>>>,
     listener: Option<JoinHandle<()>>,
     cancel: CancelToken,
-    /// The file with the pinned key. Kept open: ssh reads it through `/proc/PID/fd`.
+    /// The file with the pinned key. It is kept open, because ssh reads it through `/proc/PID/fd`.
     pinned: Option<File>,
 }
 
-/// Quotes a word for the shell on the other machine.
+/// Quotes a word for the shell on the remote machine.
 fn quoted(word: &str) -> String {
     format!("'{}'", word.replace('\'', r"'\''"))
 }
 
 fn arguments(place: &SshUrl, settings: &SshSettings, pinned: Option<&str>) -> Vec<String> {
     let mut options =
-        // A prompt for a password would wait until the time limit: no user sees it.
+        // A password prompt would wait until the time limit, because no user sees it.
         vec!["BatchMode=yes".to_owned(), format!("ConnectTimeout={}", CONNECT.as_secs())];
-    // A dead connection is detected after 60 s; without this ssh would keep the pipe open.
+    // A dead connection is detected after 60 s; without these options ssh would keep the pipe open.
     options.extend(["ServerAliveInterval=15".to_owned(), "ServerAliveCountMax=4".to_owned()]);
     if let Some(file) = pinned {
         options.extend([
@@ -80,8 +80,8 @@ fn arguments(place: &SshUrl, settings: &SshSettings, pinned: Option<&str>) -> Ve
     arguments
 }
 
-/// Writes the pinned key to an anonymous file. Returns it and the path under which a child reads
-/// it.
+/// Writes the pinned key to an anonymous file. Returns the file and the path under which a child
+/// reads it.
 fn pin(key: &str) -> io::Result<(File, String)> {
     // In memory: a killed run leaves no file behind.
     let memory = rustix::fs::memfd_create("known_hosts", rustix::fs::MemfdFlags::CLOEXEC)?;
@@ -167,7 +167,7 @@ impl Child {
             }
             let left = end.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                // There is no banner yet, so no work to finish: kill it at once.
+                // There is no banner yet, so there is no work to finish: kill the process at once.
                 self.process.kill().ok();
                 let what = format!("no banner of a receiver{}", self.quote(&output));
                 return Err(attempt_error(TransportError::Timeout { what }, RetryAction::Later));
@@ -200,12 +200,12 @@ impl Child {
         )
     }
 
-    /// Ends the process and describes why it closed its output before the banner.
+    /// Ends the process and describes why it closed its output before sending the banner.
     fn ended(&mut self, output: &[u8]) -> AttemptError {
         let status = self.finish();
         let quote = self.quote(output);
         match status.as_ref().ok().and_then(ExitStatus::code) {
-            // `ssh` itself failed: 255 is its own code, every other one is that of the command.
+            // 255 is the exit code of `ssh` itself; every other code is that of the command.
             Some(255) => {
                 let what = format!("exit code 255{quote}");
                 if quote.contains("Host key verification failed") {
@@ -219,7 +219,7 @@ impl Child {
                     attempt_error(TransportError::Ssh { what }, RetryAction::Later)
                 }
             }
-            // The code of a shell for a command that was not found.
+            // The exit code of a shell for a command that was not found.
             Some(127) => {
                 let what = format!(
                     "install it, or name it with --receive-command or `receive_command`{quote}"
@@ -249,7 +249,7 @@ impl Child {
         }
     }
 
-    /// Quotes its stderr, and then `output`, for an error message.
+    /// Quotes the stderr of `ssh`, and then `output`, for an error message.
     fn quote(&self, output: &[u8]) -> String {
         let quote = self.stderr_tail.lock().clone();
         let text = [String::from_utf8_lossy(&quote), String::from_utf8_lossy(output)].concat();
@@ -264,14 +264,14 @@ impl Child {
         }
     }
 
-    /// Closes its input, waits up to [`EXIT_TIMEOUT`] for it to exit, then kills it.
+    /// Closes the input of the process, waits up to [`EXIT_TIMEOUT`] for it to exit, then kills it.
     fn finish(&mut self) -> io::Result<ExitStatus> {
-        // The receiver sees the end of its input, completes what it does and exits.
+        // The receiver sees the end of its input, completes its work and exits.
         self.stream.shutdown(Shutdown::Write).ok();
         let time = if self.cancel.is_cancelled() { Duration::ZERO } else { EXIT_TIMEOUT };
         let end = Instant::now() + time;
         let mut rest = [0; 4096];
-        // Drain its output: the stream ends when the process has exited.
+        // Drain the output of the process: the stream ends when the process has exited.
         loop {
             let left = end.saturating_duration_since(Instant::now());
             if left.is_zero() || self.stream.set_read_timeout(Some(left)).is_err() {
@@ -284,8 +284,8 @@ impl Child {
                 Err(_) => break,
             }
         }
-        // Usually it exits at once. A process that closed its output but keeps running is killed
-        // below.
+        // Usually the process exits at once. A process that closed its output but keeps running is
+        // killed below.
         while Instant::now() < end && matches!(self.process.try_wait(), Ok(None)) {
             std::thread::yield_now();
         }
@@ -294,8 +294,8 @@ impl Child {
         if let Some(listener) =
             self.listener.take().filter(|listener| listener.is_finished() || status.is_ok())
         {
-            // A helper of ssh (a shared connection) may keep stderr open: do not wait for its end
-            // for long.
+            // A helper of ssh (a shared connection) may keep stderr open: do not wait long for its
+            // end.
             let end = Instant::now() + POLL_INTERVAL;
             while !listener.is_finished() && Instant::now() < end {
                 std::thread::yield_now();

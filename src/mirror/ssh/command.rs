@@ -1,19 +1,19 @@
 //! The commands of an ssh connection: the local `ssh` command, and the command that it runs on the
-//! other machine. Uses the crate `shell-words`.
+//! remote machine. Uses the crate `shell-words`.
 
 use std::str::FromStr;
 
-/// The command that is run in place of `ssh`: a program and its first arguments.
+/// The command that runs in place of `ssh`: a program and its first arguments.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SshCommand {
     program: String,
     arguments: Vec<String>,
 }
 
-/// Why a text is not an [`SshCommand`].
+/// Why a string is not a valid [`SshCommand`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum ParseSshCommandError {
-    /// A quote is opened and not closed.
+    /// A quote is not closed.
     #[error("a quote in the command is not closed")]
     OpenQuote,
     /// There is no word, or the first one is empty.
@@ -28,7 +28,7 @@ impl SshCommand {
         &self.program
     }
 
-    /// Its first arguments.
+    /// The first arguments of the program.
     #[must_use]
     pub fn arguments(&self) -> &[String] {
         &self.arguments
@@ -44,7 +44,7 @@ impl Default for SshCommand {
 impl FromStr for SshCommand {
     type Err = ParseSshCommandError;
 
-    /// Splits the text into words as a shell does. Variables and `~` are not expanded.
+    /// Splits the string into words as a shell does. Variables and `~` are not expanded.
     fn from_str(text: &str) -> Result<Self, ParseSshCommandError> {
         let mut words =
             shell_words::split(text).map_err(|_| ParseSshCommandError::OpenQuote)?.into_iter();
@@ -56,11 +56,12 @@ impl FromStr for SshCommand {
     }
 }
 
-/// The command that runs on the other machine, as the shell there reads it: one line.
+/// The command that runs on the remote machine, in the form in which the shell there reads it: one
+/// line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReceiveCommand(String);
 
-/// A text that is not a [`ReceiveCommand`].
+/// The string is not a valid [`ReceiveCommand`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("write a command on one line")]
 pub struct ParseReceiveCommandError;

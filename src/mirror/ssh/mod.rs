@@ -34,14 +34,16 @@ const BANNER_TIMEOUT: Duration = Duration::from_secs(60);
 /// A placeholder for the host in URLs: all requests go to the child process.
 const AUTHORITY: &str = "http://receiver";
 
-/// How `ssh` is called.
+/// The settings for calling `ssh`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SshSettings {
     /// The program and its first arguments.
     pub command: SshCommand,
-    /// The command that runs on the other machine; `receive` and the directory follow.
+    /// The command that runs on the remote machine, without `receive` and the directory, which are
+    /// appended.
     pub receiver: ReceiveCommand,
-    /// The only accepted host key, as in `ssh-ed25519 AAAA…`; `None`: as `ssh` is configured.
+    /// The only accepted host key, as in `ssh-ed25519 AAAA…`; `None` to leave the choice to the
+    /// configuration of `ssh`.
     pub host_key: Option<String>,
     /// Environment variables that `ssh` does not inherit, in addition to
     /// [`crate::command::TOKEN_VARIABLE`].
@@ -54,7 +56,7 @@ pub(super) struct SshConnection {
     settings: SshSettings,
     site: Option<Site>,
     cancel: CancelToken,
-    /// The base URL, known after the first banner.
+    /// The base URL, which is known after the first banner.
     base: Mutex<Option<String>>,
     /// The connection that was opened to read the banner; the first request uses it.
     first_pipe: Mutex<Option<Pipe>>,
@@ -85,7 +87,7 @@ impl SshConnection {
         Agent::with_parts(config, PipeConnector::new(Arc::clone(link)), NoResolver)
     }
 
-    /// The base URL; starts `ssh` if it is not known yet.
+    /// Returns the base URL. Starts `ssh` if the URL is not known yet.
     pub(super) fn base(
         &self,
         left: Option<Duration>,
@@ -115,7 +117,7 @@ impl SshConnection {
         let time = left.map_or(BANNER_TIMEOUT, |left| left.min(BANNER_TIMEOUT));
         let mut child = Child::start(&self.place, &self.settings, self.cancel.clone())?;
         let line = child.read_banner(time, stop)?;
-        // Texts of the banner are those of a peer.
+        // The text of the banner comes from a peer.
         let base = self.check(&line).map_err(|mut error| {
             if let MirrorError::Transport(error) = &mut error {
                 error.clean(&Secrets::default());

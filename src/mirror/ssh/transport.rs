@@ -18,11 +18,11 @@ use ureq::unversioned::transport::{
 use crate::mirror::ssh::SshConnection;
 use crate::mirror::ssh::child::Child;
 
-/// The size of the buffers, in bytes: a smaller one needs more system calls.
+/// The size of the buffers, in bytes. A smaller size needs more system calls.
 const BUFFER_BYTES: usize = 128 * 1024;
 
-/// The most bytes in one write. The kernel applies the write timeout to each part of a longer write
-/// separately.
+/// The maximum number of bytes in one write. The kernel applies the write timeout to each part of a
+/// longer write separately.
 const WRITE_BYTES: usize = 32 * 1024;
 
 /// Opens connections over child processes.
@@ -47,7 +47,7 @@ impl Connector for PipeConnector {
         let pipe =
             self.0.take(left).map_err(|attempt_error| Error::Other(Box::new(attempt_error)))?;
         let socket: Arc<dyn ShutdownHandle> = Arc::clone(&pipe.socket) as _;
-        // With this, `Agent::shutdown` ends a read or write that blocks.
+        // This lets `Agent::shutdown` end a read or write that blocks.
         (details.register_shutdown)(Arc::downgrade(&socket))?;
         Ok(Some(pipe))
     }
@@ -100,7 +100,7 @@ fn time(timeout: NextTimeout) -> Option<Duration> {
 }
 
 /// Writes all of `output` within the time `left`. The socket timeout applies to a single write, so
-/// a slow peer could otherwise extend it with each one.
+/// a slow peer could otherwise extend the time with each write.
 fn write_within(
     stream: &mut UnixStream,
     mut output: &[u8],
@@ -158,8 +158,8 @@ impl Transport for Pipe {
 
     fn is_open(&mut self) -> bool {
         let stream = &mut self.child.stream;
-        // An open connection without a request has nothing to read. Bytes or an end mean that it
-        // cannot be used again.
+        // A connection that is open and has no request has nothing to read. If there are bytes or
+        // an end of file, the connection cannot be used again.
         let is_quiet = stream.set_nonblocking(true).is_ok()
             && stream.read(&mut [0]).is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock);
         is_quiet && stream.set_nonblocking(false).is_ok()

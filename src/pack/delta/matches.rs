@@ -1,33 +1,34 @@
-//! Finds the ranges that content and prefix have in common.
+//! Finds the ranges that the content and the prefix have in common.
 //!
 //! Optimized for content that is mostly contained in the prefix, in the same order. After a change
-//! the search first tries the same distance as before, then the bytes after the end of the last
-//! match, then the whole prefix with the help of a hash table. Matching ranges are compared but not
-//! hashed, so that similar content costs little more than reading it.
+//! the search first tries the same distance as before, then looks at the bytes after the end of the
+//! last match, then searches the whole prefix with a hash table. Matching ranges are compared but
+//! not hashed, so that similar content costs little more than reading it.
 
 use std::cmp::Reverse;
 
-/// Distance between the positions of the prefix that are in the table, in bytes.
+/// Distance in bytes between the positions of the prefix that the table contains.
 const STRIDE: usize = 32;
 /// Bytes that are hashed at each position; the table finds no shorter match.
 const WINDOW: usize = 24;
-/// Number of positions with the same hash that are compared, and number of bytes compared at each.
-/// Among many similar positions one is as good as another, and the nearest is cheapest to encode.
+/// How many positions with the same hash are compared, and how many bytes at each. Among many
+/// similar positions one is as good as another, and the nearest is cheapest to encode.
 const MAX_PLACES: usize = 8;
 const ENOUGH: usize = 256;
-/// How far after the last match a near match is searched, in bytes. A position must fit a byte.
+/// How far after the last match the search looks for a near match, in bytes. A position must fit in
+/// a byte.
 const NEAR_BYTES: usize = 200;
 const NEAR_BITS: u32 = 9;
-/// Minimum length of a near match, in bytes; a shorter one does not pay.
+/// Minimum length of a near match, in bytes; a shorter match is not worthwhile.
 const MIN_NEAR: usize = 16;
 /// How far ahead the search tests whether the content continues at the same distance, in bytes.
 const SAME_AHEAD: usize = 32;
-/// The step of the search grows by one byte, up to `MAX_STEP`, after each 2^8 bytes without a
-/// match.
+/// The step of the search grows by one byte after every 2^8 bytes without a match, up to
+/// `MAX_STEP`.
 const SKIP_SHIFT: usize = 8;
 const MAX_STEP: usize = 8;
-/// The search is given up once more than a quarter of the searched bytes has no match, counted with
-/// a head start of 256 KiB. This detects early that content has little in common with the prefix.
+/// The search stops when more than a quarter of the searched bytes have no match, with an allowance
+/// of 256 KiB. This detects early that content has little in common with the prefix.
 const EARLY_PART: usize = 4;
 const HEAD_START: usize = 256 << 10;
 
@@ -42,7 +43,7 @@ pub(in crate::pack) struct Match {
 }
 
 impl Match {
-    /// The ends in the content and in the prefix.
+    /// Where the range ends in the content and in the prefix.
     pub(super) const fn ends(&self) -> (usize, usize) {
         (self.at + self.length, self.from + self.length)
     }
@@ -83,7 +84,7 @@ fn common_end(left: &[u8], right: &[u8]) -> usize {
     left.iter().rev().zip(right.iter().rev()).take_while(|(left, right)| left == right).count()
 }
 
-/// The positions of a prefix, by the hash of the bytes at each.
+/// The positions of a prefix, indexed by the hash of the bytes at each position.
 #[derive(Debug, Default)]
 struct MatchTable {
     bits: u32,
@@ -110,8 +111,8 @@ impl MatchTable {
     }
 
     fn slot(&self, window: &[u8]) -> usize {
-        // The first and the last eight bytes of the window. Those between them are not hashed:
-        // every candidate is compared.
+        // Hashes the first and the last eight bytes of the window, not those between them: every
+        // candidate is compared anyway.
         hash(word(window, 0).rotate_left(29) ^ word(window, WINDOW - 8), self.bits)
     }
 
@@ -130,7 +131,7 @@ impl MatchTable {
 #[derive(Debug)]
 struct Near {
     is_filled: bool,
-    /// Where eight bytes with a given hash are, counted from 1; 0 if there are none.
+    /// Where eight bytes with a given hash are, counted from 1; 0 if nowhere.
     places: [u8; 1 << NEAR_BITS],
 }
 
@@ -146,7 +147,7 @@ impl Near {
         self.is_filled = false;
     }
 
-    /// The position shortly after `end` in the prefix where the first eight of `bytes` may be.
+    /// The position shortly after `end` in the prefix that may match the first eight of `bytes`.
     fn place(&mut self, bytes: &[u8], prefix: &[u8], end: usize) -> Option<usize> {
         if !self.is_filled {
             self.fill(&prefix[end..prefix.len().min(end + NEAR_BYTES)]);
@@ -165,7 +166,7 @@ impl Near {
     }
 }
 
-/// Where the search is.
+/// The current position of the search.
 #[derive(Debug, Clone, Copy, Default)]
 struct SearchPlace {
     /// The position in the content.
@@ -195,8 +196,9 @@ pub(super) struct Matcher {
 }
 
 impl Matcher {
-    /// The matches of `content` in `prefix`, in the order of the content and without overlap.
-    /// `None` if more than `most_literals` bytes of the content would be left without a match.
+    /// Returns the matches of `content` in `prefix`, in the order of the content and without
+    /// overlap. Returns `None` if more than `most_literals` bytes of the content would be left
+    /// without a match.
     pub(super) fn find(
         &mut self,
         content: &[u8],
@@ -218,7 +220,7 @@ impl Matcher {
                 continue;
             };
             // A match is found at a multiple of the stride or of the step. Its true start may be
-            // before that.
+            // earlier.
             let back = common_end(&content[place.end..found.at], &prefix[..found.from]);
             let found =
                 Match { at: found.at - back, from: found.from - back, length: found.length + back };
@@ -241,7 +243,7 @@ impl Matcher {
             from,
             length: common(&content[at..], &prefix[from..]),
         };
-        // `like_ahead` looks that far ahead, so each offset is tested once.
+        // `like_ahead` looks that far ahead, so each offset is tested only once.
         if run.is_multiple_of(SAME_AHEAD)
             && let Some(old) = prefix.get(same..)
             && let Some(ahead) = like_ahead(rest, old)
@@ -255,7 +257,7 @@ impl Matcher {
             }
         }
         let window = rest.get(..WINDOW)?;
-        // Candidates are compared up to this length only. The chosen one is then measured in full.
+        // Candidates are compared only up to this length. The chosen one is then measured in full.
         let enough = &rest[..rest.len().min(ENOUGH)];
         let measured =
             self.table.places(window).map(|from| (common(enough, &prefix[from..]), from));

@@ -1,9 +1,10 @@
-//! Deltas: content as copies of ranges of the prefix and the bytes between them.
+//! Deltas: content encoded as copies of ranges of the prefix, and the bytes between these copies.
 //!
-//! Used for content that is mostly contained in the prefix. A delta is encoded several times as
-//! fast as a zstd frame with long-distance matching. It is smaller, because copies near the last
-//! one can be as short as eight bytes. Measured on 275 MB of changed pages: 0.08 MB in 0.08 s,
-//! against 0.17 MB in 0.38 s; on 105 MB of scripts: 1.40 MB in 0.10 s, against 1.94 MB in 0.29 s.
+//! Deltas are used for content that is mostly contained in the prefix. A delta is encoded several
+//! times as fast as a zstd frame with long-distance matching. It is smaller, because copies near
+//! the last one can be as short as eight bytes. Measured on 275 MB of changed pages: 0.08 MB in
+//! 0.08 s, compared with 0.17 MB in 0.38 s; on 105 MB of scripts: 1.40 MB in 0.10 s, compared with
+//! 1.94 MB in 0.29 s.
 
 mod matches;
 
@@ -21,10 +22,10 @@ use crate::varint;
 const MARK: u8 = 1;
 const CHECKSUM_BYTES: usize = 8;
 /// At most 1/4 of the content may be without a match in the prefix. These literals are compressed
-/// without the prefix, so with more of them a zstd frame is the better choice.
+/// without the prefix, so if there are more of them a zstd frame is the better choice.
 const LITERAL_PART: usize = 4;
 
-/// Whether `bytes` are a delta; otherwise they are a zstd frame.
+/// Whether `bytes` is a delta; otherwise it is a zstd frame.
 pub(super) fn is_delta(bytes: &[u8]) -> bool {
     bytes.first() == Some(&MARK)
 }
@@ -81,7 +82,7 @@ fn checksum(content: &[u8]) -> [u8; CHECKSUM_BYTES] {
     XxHash3_64::oneshot(content).to_le_bytes()
 }
 
-/// The columns of the copies, since neighbours are similar, and then all literals.
+/// The columns of the copies, because neighbours are similar, and then all literals.
 fn body(content: &[u8], matches: &[Match]) -> Vec<u8> {
     let mut out = Vec::new();
     varint::push(matches.len() as u64, &mut out);
@@ -101,7 +102,8 @@ fn body(content: &[u8], matches: &[Match]) -> Vec<u8> {
 /// Decodes a delta to exactly `content_bytes`. Overwrites `content`, even on an error.
 ///
 /// # Errors
-/// Fails if the delta breaks a rule of the format, or if the bases are not those of the encoder.
+/// Fails if the delta breaks a rule of the format, or if the bases differ from those of the
+/// encoder.
 pub(super) fn decode_into(
     delta: &[u8],
     prefix: &[u8],
@@ -140,7 +142,7 @@ fn apply(
     let count = input.number(WHAT)?;
     let mut columns = [ByteCursor { rest: &[] }; 3];
     for column in &mut columns {
-        // A count that exceeds the bytes that are present fails here, before anything is allocated.
+        // If the count exceeds the available bytes, this fails before anything is allocated.
         *column = input.numbers(count, WHAT)?;
     }
     let [mut runs, mut lengths, mut places] = columns;
@@ -160,8 +162,8 @@ fn apply(
         old_end =
             from.checked_add(length).ok_or(PackError::frame("a copy from outside of the bases"))?;
         content.extend_from_slice(input.take(run, "literals of a delta")?);
-        // The difference wraps around, so a hostile one gives any position; `get` refuses those
-        // outside of the prefix.
+        // The difference wraps around, so a hostile difference may give any position; `get` refuses
+        // positions outside the prefix.
         let range = usize::try_from(from).ok().zip(usize::try_from(old_end).ok());
         let copied = range.and_then(|(from, end)| prefix.get(from..end));
         content

@@ -38,7 +38,7 @@ impl Permission {
     }
 }
 
-/// A text is not the name of a permission.
+/// The string is not the name of a permission.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("write `push` or `read`")]
 pub struct ParsePermissionError;
@@ -59,7 +59,7 @@ impl FromStr for Permission {
 pub struct TokenId(Box<str>);
 
 impl TokenId {
-    /// Parses an id; `None` if `text` is not one.
+    /// Parses an id. Returns `None` if `text` is not a valid id.
     #[must_use]
     pub fn new(text: &str) -> Option<Self> {
         is_hex(text, ID_DIGITS).then(|| Self(text.into()))
@@ -102,7 +102,7 @@ impl Token {
         Ok(Self { id: TokenId(id.into()), secret: secret.into() })
     }
 
-    /// Parses a token; `None` if `text` is anything else.
+    /// Parses a token. Returns `None` if `text` is not a valid token.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let (id, secret) = text.strip_prefix("hw_")?.split_once('_')?;
@@ -122,7 +122,7 @@ impl Token {
         blake3::hash(self.secret.as_bytes())
     }
 
-    /// The whole token, secret included.
+    /// The whole token, including the secret.
     #[must_use]
     pub fn reveal(&self) -> String {
         format!("hw_{}_{}", self.id, self.secret)
@@ -138,10 +138,16 @@ pub struct TokenRecord {
     pub hash: blake3::Hash,
     /// The sites that the token is valid for.
     pub sites: Vec<Site>,
-    /// What the token permits on these sites.
+    /// What the token permits its bearer to do on these sites.
     pub allow: Permission,
     /// When the token expires, in seconds since 1970.
     pub expires: Option<u64>,
+}
+
+impl TokenRecord {
+    fn has_expired(&self) -> bool {
+        self.expires.is_some_and(|end| end <= now())
+    }
 }
 
 /// How a receiver authorizes its clients.
@@ -162,8 +168,27 @@ pub(crate) struct Grant {
 }
 
 impl AuthPolicy {
+    /// The sites that the bearer of `authorization` may use; `None` if the header contains no valid
+    /// token.
+    pub(crate) fn sites_of(&self, authorization: Option<&[u8]>) -> Option<&[Site]> {
+        let Self::Tokens(records) = self else { return None };
+        let record = bearer_record(records, authorization).ok()?;
+        (!record.has_expired()).then_some(&record.sites)
+    }
+
+    /// Whether a client can have the permission to push to `site`.
+    pub(crate) fn lets_push(&self, site: Option<&Site>) -> bool {
+        let is_for = |record: &TokenRecord| {
+            record.allow == Permission::Push && site.is_some_and(|site| record.sites.contains(site))
+        };
+        match self {
+            Self::Open => true,
+            Self::Tokens(records) => records.iter().any(is_for),
+        }
+    }
+
     /// What the bearer of `authorization` may do on `site`. Sets `known` to the id of the token,
-    /// even if the token has expired or is for another site.
+    /// even if the token has expired or is for a different site.
     pub(crate) fn grant(
         &self,
         authorization: Option<&[u8]>,
@@ -174,28 +199,14 @@ impl AuthPolicy {
             Self::Open => return Ok(Grant { right: Permission::Push, expires: None }),
             Self::Tokens(records) => records,
         };
-        let unauthorized =
-            |why: &str| HttpError::new(StatusCode::UNAUTHORIZED, ErrorKind::Unauthorized, why);
-        let header =
-            authorization.ok_or_else(|| unauthorized("a token is needed, and none came"))?;
-        let token = std::str::from_utf8(header).ok().and_then(bearer).and_then(Token::parse);
-        let token = token.ok_or_else(|| {
-            unauthorized("what came is no token as `headwater token new` prints one")
-        })?;
-        let record = records.iter().find(|record| record.id == *token.id());
-        // An unknown id and a wrong secret take the same work and give the same message, so that a
-        // client cannot find out which ids exist. Hashes compare in constant time.
-        let hash = record.map_or_else(|| blake3::hash(b""), |record| record.hash);
-        let record = record
-            .filter(|_| hash == token.hash())
-            .ok_or_else(|| unauthorized("this token is not known"))?;
-        // Only from here on: requests of a client without the secret must not be logged under the
-        // name of the token.
+        let record = bearer_record(records, authorization)?;
+        // Set only from here on: a request from a client without the secret must not be logged
+        // under the name of the token.
         *known = Some(record.id.to_string());
-        if record.expires.is_some_and(|end| end <= now()) {
+        if record.has_expired() {
             return Err(unauthorized("this token has expired").with_detail(Detail::Expired));
         }
-        // A token names its sites, so none is valid for a site that has no name yet.
+        // A token lists its sites, so no token is valid for a site that has no name yet.
         if site.is_none_or(|site| !record.sites.contains(site)) {
             return Err(HttpError::new(
                 StatusCode::FORBIDDEN,
@@ -205,6 +216,30 @@ impl AuthPolicy {
         }
         Ok(Grant { right: record.allow, expires: record.expires })
     }
+}
+
+/// The record of the token in the header `authorization`.
+fn bearer_record<'r>(
+    records: &'r [TokenRecord],
+    authorization: Option<&[u8]>,
+) -> Result<&'r TokenRecord, HttpError> {
+    let header = authorization
+        .ok_or_else(|| unauthorized("a token is required, but the request has none"))?;
+    let token = std::str::from_utf8(header).ok().and_then(bearer).and_then(Token::parse);
+    let token = token.ok_or_else(|| {
+        unauthorized(
+            "the token of the request does not have the form that `headwater token new` prints",
+        )
+    })?;
+    let record = records.iter().find(|record| record.id == *token.id());
+    // An unknown id and a wrong secret take the same amount of work and return the same message, so
+    // that a client cannot find out which ids exist. Hashes compare in constant time.
+    let hash = record.map_or_else(|| blake3::hash(b""), |record| record.hash);
+    record.filter(|_| hash == token.hash()).ok_or_else(|| unauthorized("this token is unknown"))
+}
+
+fn unauthorized(why: &str) -> HttpError {
+    HttpError::new(StatusCode::UNAUTHORIZED, ErrorKind::Unauthorized, why)
 }
 
 impl Grant {
@@ -223,8 +258,8 @@ fn bearer(header: &str) -> Option<&str> {
 }
 
 fn now() -> u64 {
-    // A clock before 1970 is wrong. Every token that expires counts as expired then, because the
-    // other mistake would let an expired token in.
+    // A clock before 1970 is wrong. In that case every token with an expiry time counts as expired,
+    // because the opposite mistake would let an expired token in.
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(u64::MAX, |passed| passed.as_secs())
 }
 
@@ -298,8 +333,8 @@ mod tests {
         let mut wrong = token.reveal();
         let last = if wrong.ends_with('0') { "1" } else { "0" };
         wrong.replace_range(wrong.len() - 1.., last);
-        let stranger = Token::random().unwrap().reveal();
-        assert_eq!(ask(&access, &wrong, "docs"), ask(&access, &stranger, "docs"));
+        let unknown = Token::random().unwrap().reveal();
+        assert_eq!(ask(&access, &wrong, "docs"), ask(&access, &unknown, "docs"));
         assert_eq!(ask(&access, &wrong, "docs").unwrap_err().0, 401);
         assert_eq!(ask(&access, "", "docs").unwrap_err().0, 401);
         let mut known = None;

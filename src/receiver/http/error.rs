@@ -48,7 +48,7 @@ impl HttpError {
         Self::new(StatusCode::INSUFFICIENT_STORAGE, ErrorKind::NoSpace, message)
     }
 
-    /// The quota of the site is exceeded, even if its disk has room.
+    /// The quota of the site is exceeded, even if its disk has free space.
     pub(crate) fn over_quota(message: impl Into<String>) -> Self {
         Self::no_space(message).with_detail(Detail::Quota)
     }
@@ -84,7 +84,8 @@ impl HttpError {
 
     /// A worker ended without a result, which is a bug. Its panic message goes only to the log.
     pub(crate) fn no_result() -> Self {
-        let words = "the work on this ended without a result: it panicked, or the receiver stops";
+        let words = "the work on this request ended without a result: it panicked, or the receiver \
+                     is stopping";
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, ErrorKind::Other, words)
     }
 
@@ -97,8 +98,8 @@ impl HttpError {
 impl From<StoreError> for HttpError {
     fn from(error: StoreError) -> Self {
         let message = error_chain(&error);
-        // The peer sent this. With status 500 the origin would take it for a failure of the disk
-        // here.
+        // The peer sent the invalid data. If the status were 500, the origin would assume that the
+        // disk has failed here.
         if matches!(error, StoreError::Mismatch { .. } | StoreError::Pack(_)) {
             return Self::malformed(message);
         }
@@ -130,8 +131,8 @@ impl From<IoError> for HttpError {
     }
 }
 
-/// Converts a store error; something that does not exist becomes [`ErrorKind::Unknown`] with status
-/// 404.
+/// Converts a store error. If something does not exist, the result is [`ErrorKind::Unknown`] with
+/// status 404.
 pub(crate) fn or_unknown(error: StoreError) -> HttpError {
     match &error {
         StoreError::Io(io) if io.kind() == std::io::ErrorKind::NotFound => {

@@ -41,9 +41,9 @@ use crate::receiver::{
 /// When a receiver ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Lifetime {
-    /// It runs until it is stopped.
+    /// The receiver runs until it is stopped.
     Daemon,
-    /// It ends when its only peer disconnects.
+    /// The receiver ends when its only peer disconnects.
     OnePeer,
 }
 
@@ -122,10 +122,10 @@ impl Handler {
         }
     }
 
-    /// Waits for background work to finish, at most until `deadline`, and then for the hooks that
-    /// it started.
+    /// Waits for background work to finish, until `deadline` at the latest, and then for the hooks
+    /// that this work started.
     pub(crate) async fn finish(&self, deadline: tokio::time::Instant) {
-        // The work comes first: a switch that is under way starts a hook when it ends.
+        // The work comes first: a switch that is still running starts a hook when it ends.
         tokio::time::timeout_at(deadline, self.pools.finished()).await.ok();
         self.hooks.finish().await;
     }
@@ -198,15 +198,15 @@ impl Handler {
                 }
             };
         }
-        // A proxy closes a connection that is silent for long, nginx after 60 seconds. The status
-        // has to be sent before the first newline, so it cannot be that of the result.
+        // A proxy closes a connection that is silent for too long; nginx does so after 60 seconds.
+        // The status must be sent before the first newline, so it cannot depend on the result.
         let (sender, from) = mpsc::channel::<io::Result<Bytes>>(2);
         let heartbeat = self.limits.heartbeat;
         tokio::spawn(async move {
             let last = loop {
                 // hyper has dropped the body, so the peer is gone. The future of the work is
-                // dropped with this task, and with it the disconnect flag, which stops work that
-                // only answers a question.
+                // dropped with this task. With it the disconnect flag is dropped, which stops work
+                // that only answers a query.
                 if sender.send(Ok(Bytes::from_static(b"\n"))).await.is_err() {
                     entry.end(
                         499,
@@ -242,30 +242,31 @@ impl Handler {
     ) -> Result<HandlerResult, HttpError> {
         let path = parts.uri.path();
         match path {
-            // Before anything that can fail: this says only that the process runs and answers.
+            // Before anything that can fail: this response only shows that the process is running
+            // and responding.
             "/healthz" => {
                 return require_get_or_head(&parts.method).map(|()| HandlerResult::done(Done {}));
             }
             "/ready" => return self.ready(&parts.method).await,
             _ => {}
         }
-        let (site, resource) = self.find(path)?;
+        let (site, resource) = self.find(path).ok_or_else(|| self.no_site(parts))?;
         if resource == Some(Resource::Status) {
             require_get_or_head(&parts.method)?;
             let status = site.blocking(|site| site.status()).await?;
             return Ok(HandlerResult::Ready(response::plain(StatusCode::OK, &status)));
         }
-        // Before the token: an origin with another version must learn that, whatever its token is.
+        // Before the token check: an origin with a different version must learn about the version
+        // even if its token is wrong.
         check_version(parts)?;
-        let authorization =
-            parts.headers.get(AUTHORIZATION).map(hyper::header::HeaderValue::as_bytes);
-        let grant =
-            self.access().grant(authorization, site.settings.name.as_ref(), &mut entry.token)?;
-        // After the token, so that a client without one does not find out which paths exist.
+        let name = site.settings.name.as_ref();
+        let grant = self.access().grant(authorization(parts), name, &mut entry.token)?;
+        // After the token check, so that a client without a token does not find out which paths
+        // exist.
         let resource = resource.ok_or_else(|| nothing_below(&site.settings.base))?;
         grant.check(right_for(&parts.method, resource))?;
-        // No body was read so far. hyper sends `100 Continue` with the first read, so a client that
-        // waits for it sends nothing that is refused here.
+        // No part of the body has been read yet. hyper sends `100 Continue` with the first read, so
+        // a client that waits for it sends no body that is refused here.
         entry.is_authorized = true;
         match (&parts.method, resource) {
             (&Method::GET, _) => self.read(site, resource, parts, grant).await,
@@ -281,15 +282,32 @@ impl Handler {
     }
 
     /// The site that serves `path`, and the resource that the rest of the path names.
-    fn find(&self, path: &str) -> Result<(&Arc<SiteState>, Option<Resource>), HttpError> {
-        let below = self
+    fn find(&self, path: &str) -> Option<(&Arc<SiteState>, Option<Resource>)> {
+        let (site, rest) = self
             .sites
             .iter()
             // A base ends with a slash, so the site `docs` is not found at `/docs2/`.
-            .find_map(|site| Some((site, path.strip_prefix(&*site.settings.base)?)));
-        let (site, rest) =
-            below.ok_or_else(|| HttpError::unknown("no site is served at this path"))?;
-        Ok((site, Resource::parse(rest)))
+            .find_map(|site| Some((site, path.strip_prefix(&*site.settings.base)?)))?;
+        Some((site, Resource::parse(rest)))
+    }
+
+    /// The error for a path at which no site is served. Only the bearer of a valid token learns
+    /// where the sites of the token are.
+    fn no_site(&self, parts: &Parts) -> HttpError {
+        let access = self.access();
+        let allowed = access.sites_of(authorization(parts)).unwrap_or_default();
+        let names = |site: &&Arc<SiteState>| {
+            site.settings.name.as_ref().is_some_and(|name| allowed.contains(name))
+        };
+        let bases: Vec<&str> =
+            self.sites.iter().filter(names).map(|site| &*site.settings.base).collect();
+        match &*bases {
+            [] => HttpError::unknown("no site is served at this path"),
+            bases => HttpError::unknown(format!(
+                "no site is served at this path; this token is for {}",
+                bases.join(" and ")
+            )),
+        }
     }
 
     async fn ready(self: &Arc<Self>, method: &Method) -> Result<HandlerResult, HttpError> {
@@ -333,7 +351,7 @@ impl Handler {
             _ => return Err(method_not_allowed()),
         };
         let length = file.metadata().map_err(|error| HttpError::broken(&error))?.len();
-        // The protocol has ranges for objects only; a manifest is sent from its beginning.
+        // The protocol supports ranges only for objects; a manifest is sent from its beginning.
         let range = parts.headers.get(RANGE).filter(|_| is_object);
         let Some(range) = range else {
             return Ok(HandlerResult::Ready(response::content(
@@ -349,7 +367,7 @@ impl Handler {
             HttpError::new(
                 StatusCode::RANGE_NOT_SATISFIABLE,
                 ErrorKind::Malformed,
-                "a range is bytes=N- within the object",
+                "a range must be bytes=N- within the object",
             )
         })?;
         Ok(HandlerResult::Ready(response::part(
@@ -412,7 +430,7 @@ impl Handler {
         id: ObjectId,
         body: &mut RequestBody,
     ) -> Result<Done, HttpError> {
-        // The bound is the size of the requested object, which `has_object` compares.
+        // The bound is the size of the requested object; `has_object` checks it.
         let length = body.check(u64::MAX)?;
         if site.uploads.has_object(&id, length)? {
             body.skip(length).await?;
@@ -420,8 +438,7 @@ impl Handler {
         }
         let section = self.section(site, length, body).await?;
         let hash = body.spool(length, &section, section.offset()).await?;
-        // The range is dropped with this error, which frees its space: refused uploads must not
-        // pile up.
+        // This error drops the range, which frees its space: refused uploads must not pile up.
         if hash.as_bytes() != id.as_bytes() {
             return Err(HttpError::malformed("these bytes are not this object"));
         }
@@ -462,8 +479,8 @@ impl Handler {
     }
 }
 
-/// The permission that a request needs. Queries that are too long for a URL, or that take long, use
-/// POST although they change nothing that is served.
+/// The permission that a request needs. Queries that are too long for a URL, or that take a long
+/// time, use POST although they do not change the served content.
 fn right_for(method: &Method, resource: Resource) -> Permission {
     match resource {
         Resource::Action(Action::Holds | Action::Objects | Action::Verify) => Permission::Read,
@@ -472,9 +489,14 @@ fn right_for(method: &Method, resource: Resource) -> Permission {
     }
 }
 
+/// The value of the `authorization` header.
+fn authorization(parts: &Parts) -> Option<&[u8]> {
+    parts.headers.get(AUTHORIZATION).map(hyper::header::HeaderValue::as_bytes)
+}
+
 fn nothing_below(base: &str) -> HttpError {
     HttpError::unknown(format!(
-        "there is nothing at this path: the site that is meant answers at {base}"
+        "there is nothing at this path: the base path of the site is {base}"
     ))
 }
 
@@ -482,7 +504,7 @@ pub(crate) fn method_not_allowed() -> HttpError {
     HttpError::new(
         StatusCode::METHOD_NOT_ALLOWED,
         ErrorKind::Unknown,
-        "this cannot be done to this path",
+        "this method does not work at this path",
     )
 }
 

@@ -24,7 +24,7 @@ impl HandlerResult {
         Self::Ready(response::done(result))
     }
 
-    /// A request whose work may take long.
+    /// A request whose work may take a long time.
     pub(crate) fn later<T: Serialize>(
         work: impl Future<Output = Result<T, HttpError>> + Send + 'static,
     ) -> Self {

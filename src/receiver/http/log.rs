@@ -33,7 +33,7 @@ impl Log for NoLog {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum LogRecord {
-    /// The receiver listens.
+    /// The receiver is listening.
     Listening {
         /// The address it listens on.
         address: String,
@@ -43,29 +43,29 @@ pub enum LogRecord {
         #[serde(skip_serializing_if = "Option::is_none")]
         tokens: Option<usize>,
     },
-    /// A site could not be checked at the start, or not be prepared for the next push.
+    /// A site could not be checked at the start, or could not be prepared for the next push.
     SiteFailed {
-        /// Its directory.
+        /// The directory of the site.
         directory: String,
-        /// Why.
+        /// Why the check or the preparation failed.
         message: String,
     },
     /// Maintenance removed something from a site.
     Upkeep {
-        /// Its directory.
+        /// The directory of the site.
         directory: String,
-        /// Retired entries that are no longer served.
+        /// The number of retired entries that are no longer served.
         expired: u64,
-        /// Unfinished pushes whose content was removed.
+        /// The number of unfinished pushes whose content was removed.
         quarantines: u64,
-        /// Bytes of content that these pushes had left.
+        /// Bytes of content that these pushes had left behind.
         incoming_bytes: u64,
     },
     /// A request was handled.
     Answered {
         /// The address of the client.
         peer: String,
-        /// The public name of the token if it is known, even if the request was refused.
+        /// The public name of the token, if it is known, even if the request was refused.
         #[serde(skip_serializing_if = "Option::is_none")]
         token: Option<String>,
         /// The method.
@@ -97,11 +97,12 @@ pub enum LogRecord {
         #[serde(skip_serializing_if = "is_zero")]
         suppressed: u64,
     },
-    /// A connection ended before a valid request: the TLS handshake failed, or it was not HTTP.
+    /// A connection ended before a valid request: the TLS handshake failed, or the data was not
+    /// HTTP.
     TurnedAway {
         /// The address of the client.
         peer: String,
-        /// Why.
+        /// Why the connection ended.
         message: String,
         /// Records about this address that were suppressed before this one.
         #[serde(skip_serializing_if = "is_zero")]
@@ -126,7 +127,7 @@ pub enum LogRecord {
     },
     /// A thread panicked, which is a bug. A request that waits for its result gets an error.
     Panicked {
-        /// File and line of the source.
+        /// File and line of the source code.
         place: String,
         /// The message of the panic.
         message: String,
@@ -153,12 +154,12 @@ pub enum LogRecord {
     },
     /// The receiver stopped.
     Stopped {
-        /// Connections that were cut off because they did not end in time.
+        /// The number of connections that were cut off because they did not end in time.
         cut: usize,
     },
 }
 
-/// Installs a panic hook that writes every panic of this process to `log`, and only there: stderr
+/// Installs a panic hook that writes every panic of this process to `log` and nowhere else: stderr
 /// may be that log, and the message may contain text from a peer, which must be made safe first.
 pub fn log_panics(log: Arc<dyn Log>) {
     std::panic::set_hook(Box::new(move |panic| {
@@ -186,11 +187,12 @@ pub(crate) struct AccessEntry {
 impl AccessEntry {
     /// Logs how the request ended.
     pub(crate) fn end(self, status: u16, refusal: Option<&crate::protocol::ProtocolError>) {
-        // A successful request without a token is a poll of a monitor and not worth a record.
+        // A successful request without a token is a poll by a monitoring system, which is not worth
+        // a record.
         if !self.is_authorized && status < 400 {
             return;
         }
-        // The holder of a good token is known, and may cause any number of records.
+        // The holder of a valid token is known, and may cause any number of records.
         let suppressed = if self.is_authorized { Some(0) } else { self.limiter.admit(&self.peer) };
         let Some(suppressed) = suppressed else { return };
         self.log.record(&LogRecord::Answered {
@@ -208,11 +210,11 @@ impl AccessEntry {
     }
 }
 
-/// A text from a peer, shortened for a record, and withheld if it may contain a token.
+/// Text from a peer, shortened for a record, and withheld if it may contain a token.
 pub(crate) fn text(text: &str) -> String {
-    // Looked for in the whole text: after the cut, only the beginning of a token could be left.
+    // Searches the whole text: after shortening, only the beginning of a token could be left.
     if text.contains("hw_") {
-        return "(withheld: it may have a token)".to_owned();
+        return "(withheld: it may contain a token)".to_owned();
     }
     let mut end = text.len().min(MAX_TEXT_BYTES);
     while !text.is_char_boundary(end) {

@@ -1,7 +1,8 @@
-//! Rate limit for the log records that clients without a token can cause.
+//! A rate limit for the log records that clients without a token can cause.
 //!
-//! Every address may cause a burst of records, then one every few seconds, which reports how many
-//! were suppressed. Memory is bounded: addresses beyond the limit of the table share one allowance.
+//! Every address may cause a burst of records, then one record every few seconds, which reports how
+//! many were suppressed. Memory is bounded: addresses beyond the limit of the table share one
+//! allowance.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -11,13 +12,13 @@ use parking_lot::{Mutex, MutexGuard};
 
 use crate::receiver::address::network;
 
-// Without a limit, one connection that asked for `/healthz` again and again wrote 6.4 MB of log a
+// Without a limit, one connection that requested `/healthz` again and again wrote 6.4 MB of log a
 // second (measured when even those requests were logged).
-/// Records that an address may cause at once after a quiet time.
+/// Log records that one address may produce in a burst after a quiet period.
 const BURST: u32 = 40;
-/// After a burst, one more record is allowed in each such period.
+/// After a burst, one more record is allowed in each period of this length.
 const PERIOD: Duration = Duration::from_secs(5);
-/// Maximum number of addresses that have their own allowance; this bounds the memory.
+/// Maximum number of addresses that have their own allowance, which bounds the memory.
 const MAX_ADDRESSES: usize = 4096;
 /// Key of the allowance that all other addresses share.
 const OTHERS: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
@@ -42,8 +43,8 @@ impl Allowance {
         self.since = if self.records == BURST { now } else { self.since + PERIOD * more };
     }
 
-    /// Returns the number of records suppressed since the last one; `None` if this one must be
-    /// suppressed too.
+    /// Returns the number of records that were suppressed since the last one was written; `None` if
+    /// this one must be suppressed too.
     fn admit(&mut self, now: Instant) -> Option<u64> {
         self.refill(now);
         if self.records == 0 {
@@ -64,25 +65,25 @@ impl LogLimiter {
         self.0.lock()
     }
 
-    /// Returns the number of records about `peer` suppressed since the last one; `None` if this one
-    /// must be suppressed too.
+    /// Returns the number of records about `peer` that were suppressed since the last one was
+    /// written; `None` if this one must be suppressed too.
     pub(crate) fn admit(&self, peer: &str) -> Option<u64> {
-        // A peer without an address, as over SSH, shares the allowance of the others.
+        // A peer without an address, as over SSH, shares the allowance of all others.
         let address = peer.parse::<SocketAddr>().map_or(OTHERS, |peer| network(peer.ip()));
         self.admit_at(address, Instant::now())
     }
 
     fn admit_at(&self, address: IpAddr, now: Instant) -> Option<u64> {
         let mut table = self.table();
-        // A full table is not searched for quiet entries here, which would cost time for each new
-        // address; `take_suppressed` removes them.
+        // Quiet entries are not removed from a full table here, because the search would cost time
+        // for each new address; `take_suppressed` removes them.
         let is_known = table.contains_key(&address) || table.len() < MAX_ADDRESSES;
         let address = if is_known { address } else { OTHERS };
         table.entry(address).or_insert_with(|| Allowance::full(now)).admit(now)
     }
 
-    /// The addresses with suppressed records that may be reported now, with the number of records.
-    /// Drops quiet addresses.
+    /// The addresses whose suppressed records may be reported now, with the number of these
+    /// records. Drops quiet addresses.
     pub(crate) fn take_suppressed(&self) -> Vec<(IpAddr, u64)> {
         self.take_suppressed_at(Instant::now())
     }

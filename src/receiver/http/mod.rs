@@ -1,4 +1,4 @@
-//! HTTP: routes, bodies, answers, tokens and the log.
+//! HTTP: routes, bodies, responses, tokens and the log.
 
 pub(super) mod auth;
 pub(super) mod error;

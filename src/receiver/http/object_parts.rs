@@ -1,4 +1,4 @@
-//! Parts of objects that an origin requests: one response has many.
+//! Parts of objects that an origin requests. One response contains many parts.
 
 use std::fs::File;
 use std::io;
@@ -11,13 +11,13 @@ use crate::receiver::http::error::HttpError;
 use crate::receiver::http::response::{Chunk, ChunkSource};
 use crate::store::Store;
 
-/// Bytes that are read at once.
+/// How many bytes are read at once.
 const CHUNK_BYTES: usize = 256 * 1024;
 
 /// The parts of one response that are still to be sent.
 pub(crate) struct ObjectParts {
     store: Store,
-    /// The parts in the order of the request, each with whether the store has it.
+    /// The parts in the order of the request, each paired with whether the store has it.
     parts: std::vec::IntoIter<(ObjectPart, bool)>,
     open: Option<PartRemainder>,
 }
@@ -29,14 +29,16 @@ struct PartRemainder {
 }
 
 impl ObjectParts {
-    /// The parts that `question` requests, and the number of bytes of the response.
+    /// Returns the parts that `question` requests, and the length of the response in bytes.
     pub(crate) fn new(store: Store, question: &[u8]) -> Result<(Self, u64), HttpError> {
         let (asked, []) = question.as_chunks() else {
-            return Err(HttpError::malformed("these are no parts of 48 bytes each"));
+            return Err(HttpError::malformed(
+                "the body does not consist of parts of 48 bytes each",
+            ));
         };
         if asked.len() > MAX_PARTS {
             return Err(HttpError::too_large(format!(
-                "at most {MAX_PARTS} parts can be asked for at once"
+                "at most {MAX_PARTS} parts can be requested at once"
             )));
         }
         let mut parts = Vec::with_capacity(asked.len());
@@ -73,7 +75,7 @@ impl ObjectParts {
         chunk.push(u8::from(is_here));
         self.open = None;
         if is_here && part.length > 0 {
-            // If the object was removed meanwhile, the response breaks off, because its length was
+            // If the object has been removed since, the response breaks off, because its length was
             // announced.
             let file = self.store.open_object(&part.object).map_err(io::Error::other)?;
             self.open = Some(PartRemainder { file, at: part.offset, left: part.length });

@@ -1,9 +1,9 @@
-//! The body of a request: read up to its announced length, or to its end if it is chunked, and
-//! within its deadlines.
+//! The body of a request. It is read up to its announced length, or to its end if it is chunked,
+//! and within its deadlines.
 //!
 //! There are two deadlines: a single read may wait for `body_idle`, and the whole body may take
-//! `body` plus a time that grows with its size. Apart from what the caller asks to have in memory,
-//! one chunk is buffered.
+//! `body` plus a time that grows with its size. One chunk is buffered, apart from data that the
+//! caller reads into memory.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
@@ -21,11 +21,11 @@ use crate::pack::MAX_PACK_BYTES;
 use crate::receiver::ReceiverLimits;
 use crate::receiver::http::error::HttpError;
 
-/// Bytes of one write to the disk.
+/// How many bytes one write to the disk contains.
 const CHUNK_BYTES: usize = 256 * 1024;
 const NANOS: u64 = 1_000_000_000;
-/// Most bytes of a refused body that are read and discarded, so that the peer can read the error.
-/// One pack of the largest size fits.
+/// Maximum number of bytes of a refused body that are read and discarded so that the peer can read
+/// the error. One pack of the largest size fits.
 const MAX_DRAINED_BYTES: u64 = MAX_PACK_BYTES as u64;
 
 /// A body that is being received.
@@ -35,17 +35,17 @@ pub(crate) struct RequestBody {
     length: Option<u64>,
     /// Whether the body is chunked and its caller allows that.
     is_open: bool,
-    /// Bytes received so far.
+    /// How many bytes have been received so far.
     came: u64,
     bytes_per_second: u64,
     /// Bytes received but not consumed yet.
     rest: Bytes,
-    /// Whether the peer waits for `100 Continue` before it sends.
+    /// Whether the peer waits for `100 Continue` before it sends the body.
     waits: bool,
     deadline: Instant,
     idle: Duration,
     drain: Duration,
-    /// Called when bytes arrive, so that the stage or upload they belong to does not expire.
+    /// Called when bytes arrive, so that the stage or upload to which they belong does not expire.
     listener: Option<Box<dyn Fn() + Send>>,
 }
 
@@ -56,8 +56,8 @@ impl RequestBody {
         let waits = headers.contains_key(EXPECT);
         let bytes_per_second = limits.body_bytes_per_second.max(1);
         let by_size = Duration::from_secs(length.unwrap_or(0) / bytes_per_second);
-        // The peer announces the length. Without the limit of a week, the sum could overflow, which
-        // panics.
+        // The peer announces the length. Without the limit of one week, the sum could overflow, and
+        // the overflow would panic.
         let deadline = Instant::now() + limits.body + by_size.min(Duration::from_secs(7 * 86_400));
         let (idle, drain) = (limits.body_idle, limits.drain);
         let rest = Bytes::new();
@@ -81,12 +81,12 @@ impl RequestBody {
         self.listener = Some(Box::new(listener));
     }
 
-    /// The announced length, or the number of bytes received if there is none.
+    /// The announced length, or the number of bytes received if no length was announced.
     pub(crate) fn bytes(&self) -> u64 {
         self.length.unwrap_or(self.came)
     }
 
-    /// Returns the length; an error if the body has none or is larger than `limit`.
+    /// Returns the length. Returns an error if the body has no length or is larger than `limit`.
     pub(crate) fn check(&self, limit: u64) -> Result<u64, HttpError> {
         let Some(length) = self.length else {
             let words = "a body needs a content-length and no transfer-encoding";
@@ -95,14 +95,14 @@ impl RequestBody {
         };
         if length > limit {
             return Err(HttpError::too_large(format!(
-                "{length} bytes, and at most {limit} are taken here"
+                "the body has {length} bytes, but at most {limit} are accepted here"
             )));
         }
         Ok(length)
     }
 
     /// Like [`RequestBody::check`], but also accepts a chunked body and returns `None` for it. The
-    /// caller must bound what it reads, up to [`RequestBody::end`].
+    /// caller must limit how much it reads before [`RequestBody::end`].
     pub(crate) fn check_open(&mut self, limit: u64) -> Result<Option<u64>, HttpError> {
         if self.length.is_none() && !self.body.is_end_stream() {
             self.is_open = true;
@@ -114,16 +114,15 @@ impl RequestBody {
     async fn frame(&mut self) -> Result<Option<Bytes>, HttpError> {
         let deadline = self.deadline.min(Instant::now() + self.idle);
         let frame = tokio::time::timeout_at(deadline, self.body.frame()).await;
-        match frame.map_err(|_| HttpError::cut("the body came too slowly"))? {
+        match frame.map_err(|_| HttpError::cut("the body arrived too slowly"))? {
             Some(Ok(frame)) => {
-                // The frame is not trailers: `Framing` refuses them.
+                // The frame cannot be trailers: `Framing` refuses them.
                 let data = frame.into_data().unwrap_or_default();
                 self.came += data.len() as u64;
                 if self.is_open {
                     // A known size extends the deadline at the start; a chunked body extends it as
-                    // the bytes arrive.
-                    // Cannot overflow: a frame is at most the read buffer of the connection, 128
-                    // KiB.
+                    // the bytes arrive. The sum cannot overflow: a frame is at most as large as the
+                    // read buffer of the connection, 128 KiB.
                     let nanos = data.len() as u64 * NANOS / self.bytes_per_second;
                     self.deadline += Duration::from_nanos(nanos);
                 }
@@ -150,7 +149,7 @@ impl RequestBody {
         })
     }
 
-    /// The next bytes, at most `limit` and at least one.
+    /// Returns the next bytes: at most `limit`, and at least one.
     async fn chunk(&mut self, limit: u64) -> Result<Bytes, HttpError> {
         // hyper sends `100 Continue` when the body is polled for the first time.
         self.waits = false;
@@ -167,9 +166,10 @@ impl RequestBody {
         Ok(self.rest.split_to(here))
     }
 
-    /// The next `length` bytes in memory, which is used as they arrive.
+    /// Reads the next `length` bytes into memory. The memory is used only as the bytes arrive.
     pub(crate) async fn read(&mut self, length: u64) -> Result<Vec<u8>, HttpError> {
-        // Pages that are never written take no memory. Beyond this capacity the vector grows.
+        // Pages that are never written take no memory. The vector grows beyond this capacity if
+        // necessary.
         let mut bytes =
             Vec::with_capacity(usize::try_from(length).unwrap_or(usize::MAX).min(MAX_PACK_BYTES));
         while (bytes.len() as u64) < length {
@@ -188,7 +188,8 @@ impl RequestBody {
     }
 
     /// Writes the next `length` bytes to `file` at `offset` and returns their BLAKE3 hash. If this
-    /// future is dropped, a write under way keeps its own handle of the file until it ends.
+    /// future is dropped, a write that is still running keeps its own handle to the file until it
+    /// ends.
     pub(crate) async fn spool<F>(
         &mut self,
         length: u64,
@@ -204,7 +205,7 @@ impl RequestBody {
             let bytes = self.read((length - done).min(CHUNK_BYTES as u64)).await?;
             let (at, count, file) = (offset + done, bytes.len() as u64, file.clone());
             // The hash is computed on the same thread as the write: the threads of tokio serve all
-            // connections, and none of them may be kept busy.
+            // connections and must not be blocked.
             let written = tokio::task::spawn_blocking(move || {
                 hasher.update(&bytes);
                 file.as_ref()
@@ -221,8 +222,8 @@ impl RequestBody {
     /// Reads and discards the rest of a refused body, within limits. Otherwise a client that sends
     /// its whole body before it reads would never see the error.
     pub(crate) async fn drain(&mut self) {
-        // To poll the body would send `100 Continue`, and so request the body that was just
-        // refused. A chunked body that its caller does not allow has no end that can be waited for.
+        // Polling the body would send `100 Continue`, and so request the body that was just
+        // refused. If the caller does not allow a chunked body, its end cannot be waited for.
         if self.waits || self.length.is_none() && !self.is_open {
             return;
         }

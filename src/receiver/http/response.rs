@@ -20,7 +20,7 @@ use crate::protocol::{Answer, VERSION, VERSION_HEADER};
 use crate::receiver::http::error::HttpError;
 use crate::receiver::listener::timeout_stream::ConnectionPhase;
 
-/// Bytes of a file that are read at once. Two chunks are in memory: one in the channel, and one
+/// How many bytes of a file are read at once. Two chunks are in memory: one in the channel, and one
 /// that is being read.
 const CHUNK_BYTES: u64 = 256 * 1024;
 
@@ -53,7 +53,7 @@ impl Reply {
         }
     }
 
-    /// The chunks received from `from`, `length` bytes in all if that is known.
+    /// The chunks received from `from`. `length` is their total length in bytes, if it is known.
     pub(crate) const fn stream(
         from: mpsc::Receiver<io::Result<Bytes>>,
         length: Option<u64>,
@@ -75,8 +75,8 @@ impl Reply {
                     file.read_exact_at(&mut bytes, at).map(|()| Bytes::from(bytes))
                 });
                 let chunk = chunk.await.unwrap_or_else(|error| Err(io::Error::other(error)));
-                // The error is passed on: hyper then breaks the connection off, and the peer sees
-                // that the announced length was not reached.
+                // The error is passed on: hyper then closes the connection, and the peer sees that
+                // the announced length was not reached.
                 let is_last = chunk.is_err();
                 if sender.send(chunk).await.is_err() || is_last {
                     return;
@@ -185,7 +185,7 @@ pub(crate) fn done<T: Serialize>(result: T) -> Response<Reply> {
     plain(StatusCode::OK, &Answer::Ok(result))
 }
 
-/// A response with a body that is JSON already.
+/// A response with a body that is already JSON.
 pub(crate) fn json(bytes: Bytes) -> Response<Reply> {
     with_json(StatusCode::OK, Reply::whole(bytes))
 }
@@ -225,11 +225,11 @@ pub(crate) fn refused(refused: &HttpError) -> Response<Reply> {
     if refused.ends_connection {
         headers.insert(CONNECTION, HeaderValue::from_static("close"));
     }
-    // HTTP requires this header with status 401.
+    // HTTP requires this header in a response with status 401.
     if refused.status == StatusCode::UNAUTHORIZED {
         headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
     }
-    // The origin shows this version beside its own, so that the user knows which end to upgrade.
+    // The origin shows this version next to its own, so that the user knows which end to upgrade.
     if refused.status == StatusCode::UPGRADE_REQUIRED {
         headers.insert(VERSION_HEADER, VERSION.into());
     }

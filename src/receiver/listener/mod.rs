@@ -1,4 +1,5 @@
-//! Connections: the accept loop, TLS, timeouts, and the pipe of `headwater receive`.
+//! Connections: the accept loop, TLS, timeouts, and standard input and output for `headwater
+//! receive`.
 
 pub(super) mod server;
 pub(super) mod stdio;

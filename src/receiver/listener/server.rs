@@ -1,4 +1,5 @@
-//! The accept loop, with deadlines that start at the accept and limits on connections.
+//! The accept loop. Deadlines start when a connection is accepted, and the number of connections is
+//! limited.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -27,18 +28,18 @@ use crate::receiver::{
     Exposure, Log, LogRecord, ReceiverLimits, ReceiverSettings, ServeError, TokenRecord,
 };
 
-/// Largest head of a request, in bytes.
+/// Maximum size of the head of a request, in bytes.
 const MAX_HEAD_BYTES: usize = 16 * 1024;
 /// Maximum number of header fields in a request.
 const MAX_FIELDS: usize = 64;
-/// Largest read buffer of a connection, in bytes.
+/// Maximum size of the read buffer of a connection, in bytes.
 const MAX_BUFFER_BYTES: usize = 128 * 1024;
-// Twice the number of workers: reading and writing files for connections needs no worker, and must
-// find a thread while all workers wait for locks.
+// Twice the number of workers: reading and writing files for connections needs no worker, but it
+// must find a free thread even if all workers are waiting for locks.
 /// Maximum number of threads that may block on a disk or a lock.
 const BLOCKING_THREADS: usize = 64;
-/// Pause after a failed accept. The cause, such as too many open files, lasts for a while, and
-/// without a pause the loop would spin.
+/// Pause after a failed accept. The cause, such as too many open files, lasts for a while; without
+/// a pause the loop would spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Response to a connection over the limit, sent only if it can be sent without waiting.
 const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\nconnection: close\r\n\
@@ -61,7 +62,7 @@ impl std::fmt::Debug for Server {
     }
 }
 
-/// Stops a server, or has it use another certificate or other tokens.
+/// Stops a server, or makes it use a new certificate or new tokens.
 #[derive(Clone)]
 pub struct Handle {
     stop: watch::Sender<bool>,
@@ -128,7 +129,7 @@ impl Server {
             Exposure::Proxy => limits.connections,
         };
         let handler = Arc::new(Handler::new(settings, Lifetime::Daemon, log)?);
-        site::check(&handler.sites, &*handler.log)?;
+        site::check(&handler.sites, &settings.access, &*handler.log)?;
         Ok(Self { listener, address, handler, tls, per_address, stop: watch::Sender::new(false) })
     }
 
@@ -156,7 +157,8 @@ impl Server {
         make_room_for_files(self.handler.limits.connections);
         let runtime = runtime()?;
         let result = runtime.block_on(self.serve());
-        // A thread that waits for a disk cannot be interrupted; the process ends without it.
+        // A thread that is waiting for a disk cannot be interrupted; the process ends without
+        // waiting for it.
         runtime.shutdown_timeout(Duration::from_secs(1));
         result
     }
@@ -178,7 +180,7 @@ impl Server {
         let sweeping = tokio::spawn(sweep(Arc::clone(&handler)));
         let tidying = tokio::spawn(Arc::clone(&handler).keep_up());
         let mut stop = self.stop.subscribe();
-        // `self` owns the sender, so this ends only when a handle sends `true`.
+        // `self` owns the sender, so this wait ends only when a handle sends `true`.
         stop.wait_for(|stop| *stop).await.ok();
         accepting.abort();
         sweeping.abort();
@@ -194,17 +196,17 @@ impl Server {
     }
 }
 
-/// Raises the limit on open files so that each connection can have a socket and a file open, as
-/// far as the hard limit allows. The usual soft limit of 1,024 exists for programs that use
+/// Raises the limit on open files, as far as the hard limit allows, so that each connection can
+/// have a socket and a file open. The usual soft limit of 1,024 exists for programs that use
 /// `select`.
 fn make_room_for_files(connections: usize) {
-    /// Files that the stores, the log and the hooks may have open.
+    /// How many files the stores, the log and the hooks may have open.
     const OTHERS: u64 = 512;
     let limit = getrlimit(Resource::Nofile);
     let wanted = (2 * connections as u64).saturating_add(OTHERS);
     let wanted = limit.maximum.map_or(wanted, |most| wanted.min(most));
     if limit.current.is_some_and(|current| current < wanted) {
-        // If this fails, connections beyond the limit wait until others end.
+        // If this fails, connections beyond the limit wait until other connections end.
         setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), ..limit }).ok();
     }
 }
@@ -245,13 +247,13 @@ async fn accept(listener: tokio::net::TcpListener, acceptor: Arc<Acceptor>) {
                 continue;
             }
         };
-        // Before the handshake of TLS, which costs more than all that an attacker has done until
-        // here.
-        let Some(seat) = acceptor.limiter.admit(peer.ip()) else {
+        // Before the TLS handshake, which costs more than anything that an attacker has caused so
+        // far.
+        let Some(admitted) = acceptor.limiter.admit(peer.ip()) else {
             acceptor.handler.full(&peer.to_string());
             // A client that expects a handshake cannot read plain text.
             if acceptor.tls.is_none() {
-                // A client that cannot take this sees only the end of the connection.
+                // A client that cannot receive this response sees only the end of the connection.
                 stream.try_write(FULL).ok();
             }
             continue;
@@ -259,7 +261,7 @@ async fn accept(listener: tokio::net::TcpListener, acceptor: Arc<Acceptor>) {
         let (acceptor, stop) = (Arc::clone(&acceptor), acceptor.stop.subscribe());
         tokio::spawn(async move {
             acceptor.serve_connection(stream, peer, stop).await;
-            drop(seat);
+            drop(admitted);
         });
     }
 }
@@ -271,15 +273,15 @@ impl Acceptor {
         peer: SocketAddr,
         stop: watch::Receiver<bool>,
     ) {
-        // Responses are written whole, so waiting to fill a packet would only add latency.
+        // Responses are written as a whole, so waiting to fill a packet would only add latency.
         stream.set_nodelay(true).ok();
         let phases = ConnectionPhase::new(&self.handler.limits);
         let peer: Arc<str> = peer.to_string().into();
         let Some(tls) = &self.tls else {
             return serve(&self.handler, stream, peer, phases, stop).await;
         };
-        // The acceptor is made for each connection, so that new connections use a certificate that
-        // was read again.
+        // The acceptor is created for each connection, so that new connections use a reloaded
+        // certificate.
         let handshake = tls.acceptor().accept(stream);
         let stream = match tokio::time::timeout(self.handler.limits.first_byte, handshake).await {
             Ok(Ok(stream)) => stream,
@@ -306,7 +308,8 @@ pub(crate) async fn serve<S>(
         async move { Ok::<_, Infallible>(answer.await) }
     });
     let connection = http1::Builder::new()
-        // `TimeoutStream` has the deadlines: it distinguishes a slow head from an idle connection.
+        // `TimeoutStream` enforces the deadlines: it distinguishes a slow head from an idle
+        // connection.
         .header_read_timeout(None)
         .max_header_size(MAX_HEAD_BYTES)
         .max_headers(MAX_FIELDS)
@@ -315,7 +318,8 @@ pub(crate) async fn serve<S>(
     let mut connection = pin!(connection);
     let mut stopped = pin!(stop.wait_for(|stop| *stop));
     let mut is_stopping = false;
-    // The connection is polled on after the stop: it ends when the response under way is written.
+    // The connection is still polled after the stop: it ends when the current response has been
+    // written.
     let end = poll_fn(|context| {
         if !is_stopping && stopped.as_mut().poll(context).is_ready() {
             is_stopping = true;
@@ -323,7 +327,7 @@ pub(crate) async fn serve<S>(
         }
         connection.as_mut().poll(context)
     });
-    // hyper has already responded to a malformed request, but nothing else logs it.
+    // hyper has already responded to a malformed request, but nothing else logs the error.
     if let Err(error) = end.await
         && error.is_parse()
     {
@@ -331,11 +335,11 @@ pub(crate) async fn serve<S>(
     }
 }
 
-/// Limits the number of connections, in all and per address.
+/// Limits the number of connections, in total and per address.
 struct ConnectionLimiter {
     most: usize,
     most_per_address: usize,
-    seats: Mutex<ConnectionCounts>,
+    counts: Mutex<ConnectionCounts>,
 }
 
 #[derive(Default)]
@@ -344,7 +348,7 @@ struct ConnectionCounts {
     by_address: HashMap<IpAddr, usize>,
 }
 
-/// Permission for one connection; dropping it frees its place.
+/// Permission for one connection; dropping it frees the place.
 struct ConnectionPermit {
     limiter: Arc<ConnectionLimiter>,
     address: IpAddr,
@@ -352,38 +356,38 @@ struct ConnectionPermit {
 
 impl ConnectionLimiter {
     fn new(most: usize, most_per_address: usize) -> Arc<Self> {
-        Arc::new(Self { most, most_per_address, seats: Mutex::default() })
+        Arc::new(Self { most, most_per_address, counts: Mutex::default() })
     }
 
     fn admit(self: &Arc<Self>, address: IpAddr) -> Option<ConnectionPermit> {
         let address = network(address);
-        let mut seats = self.seats.lock();
-        let here = seats.by_address.get(&address).copied().unwrap_or(0);
-        if seats.taken >= self.most || here >= self.most_per_address {
+        let mut counts = self.counts.lock();
+        let here = counts.by_address.get(&address).copied().unwrap_or(0);
+        if counts.taken >= self.most || here >= self.most_per_address {
             return None;
         }
-        seats.taken += 1;
-        seats.by_address.insert(address, here + 1);
+        counts.taken += 1;
+        counts.by_address.insert(address, here + 1);
         Some(ConnectionPermit { limiter: Arc::clone(self), address })
     }
 }
 
 impl Drop for ConnectionPermit {
     fn drop(&mut self) {
-        let mut seats = self.limiter.seats.lock();
-        seats.taken -= 1;
-        if let Some(here) = seats.by_address.get_mut(&self.address) {
+        let mut counts = self.limiter.counts.lock();
+        counts.taken -= 1;
+        if let Some(here) = counts.by_address.get_mut(&self.address) {
             *here -= 1;
             // Otherwise every address that ever connected would keep an entry.
             if *here == 0 {
-                seats.by_address.remove(&self.address);
+                counts.by_address.remove(&self.address);
             }
         }
     }
 }
 
-/// The limits of a connection over standard input and output. SSH has authenticated its peer, so
-/// the short deadlines against strangers do not apply.
+/// The limits of a connection over standard input and output. SSH has authenticated the peer, so
+/// the short deadlines that protect against strangers do not apply.
 pub(crate) fn patient(limits: &ReceiverLimits, silence: Duration) -> ReceiverLimits {
     ReceiverLimits { first_byte: silence, idle: silence, head: silence, ..limits.clone() }
 }

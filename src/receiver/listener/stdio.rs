@@ -16,8 +16,8 @@ use crate::receiver::{Log, ReceiverSettings, ServeError};
 
 /// A peer that is silent for this long is treated as gone, even if SSH keeps the session open.
 const SILENCE: Duration = Duration::from_secs(300);
-/// Time to finish what is under way when the peer disconnects: a switch, and the start of its
-/// hook. A longer time would hold the locks of the store.
+/// How long running work may take to finish after the peer disconnects: a switch, and the start of
+/// its hook. A longer time would hold the locks of the store too long.
 const LAST_WORK: Duration = Duration::from_secs(5);
 
 /// Writes the banner and handles requests on standard input and output until the peer closes the
@@ -46,7 +46,7 @@ pub fn receive(settings: &ReceiverSettings, log: Arc<dyn Log>) -> Result<(), Ser
         handler.run_missed_hooks();
         let sweeping = tokio::spawn(sweep(Arc::clone(&handler)));
         let stream = tokio::io::join(tokio::io::stdin(), out);
-        // Never signalled: the connection ends with its peer.
+        // Never signalled: the connection ends when its peer ends it.
         let stop = watch::Sender::new(false);
         serve(
             &handler,
@@ -60,7 +60,7 @@ pub fn receive(settings: &ReceiverSettings, log: Arc<dyn Log>) -> Result<(), Ser
         handler.finish(Instant::now() + LAST_WORK).await;
         Ok(())
     });
-    // A thread may still wait for input that never comes.
+    // A thread may still be waiting for input that never comes.
     runtime.shutdown_background();
     result
 }

@@ -1,16 +1,16 @@
 //! Strict HTTP framing: rejects requests that two parsers could read differently.
 //!
-//! hyper accepts a lone line feed as the end of a line, ignores a repeated equal Content-Length,
-//! drops a Content-Length beside a Transfer-Encoding, and skips chunk extensions. A proxy in front
-//! may decide otherwise, and then the two disagree on where a request ends (request smuggling). So
-//! the bytes pass through this check first. The byte that breaks a rule is replaced by NUL, which
-//! is valid neither in a head nor before a chunk: hyper then responds with 400, or the body fails
-//! at that byte, and the connection ends.
+//! hyper accepts a lone line feed as the end of a line, ignores a second Content-Length with the
+//! same value, drops a Content-Length next to a Transfer-Encoding, and skips chunk extensions. A
+//! proxy in front may treat them differently; the two would then disagree about where a request
+//! ends (request smuggling). So the bytes pass through this check first. It replaces the byte that
+//! breaks a rule by NUL, which is valid neither in a head nor before a chunk: hyper then responds
+//! with 400, or the body fails at that byte, and the connection ends.
 
 /// Maximum number of hexadecimal digits of a chunk size. Eight are enough for chunks of 4 GiB.
 const MAX_SIZE_DIGITS: usize = 8;
 
-/// Bytes kept of each line: enough for the name of a field and a length.
+/// How many bytes of each line are kept: enough for the name of a field and a length.
 const MAX_KEPT_BYTES: usize = 64;
 
 /// Position of the next byte in a stream of requests.
@@ -49,8 +49,8 @@ pub(super) struct Framing {
 struct FramingError;
 
 impl Framing {
-    /// Checks the next bytes and replaces the one that breaks a rule. Returns whether a head began
-    /// in them.
+    /// Checks the next bytes and replaces the byte that breaks a rule. Returns whether a head
+    /// begins in these bytes.
     pub(super) fn check(&mut self, bytes: &mut [u8]) -> bool {
         let mut has_begun = false;
         let mut at = 0;
@@ -78,8 +78,8 @@ impl Framing {
                         _ => self.take_of_chunk(bytes[at]),
                     };
                     if taken.is_err() {
-                        // The bytes after this one are passed on unchecked. They are never used:
-                        // the connection ends with the response to this request.
+                        // The bytes after this one are passed on unchecked. They are never used,
+                        // because the connection ends with the response to this request.
                         bytes[at] = 0;
                         self.place = ParsePosition::Blind;
                     }
@@ -93,7 +93,7 @@ impl Framing {
     fn take(&mut self, byte: u8) -> Result<(), FramingError> {
         match byte {
             b'\n' if self.ends_in_return => return self.end_line(),
-            // A lone line feed. hyper takes it for the end of a line.
+            // A lone line feed. hyper would treat it as the end of a line.
             b'\n' => return Err(FramingError),
             // A lone carriage return.
             _ if self.ends_in_return => return Err(FramingError),
@@ -101,7 +101,8 @@ impl Framing {
                 self.ends_in_return = true;
                 return Ok(());
             }
-            // A folded line: some parsers join it to the field before, others take it for a field.
+            // A folded line: some parsers join it to the previous field, others read it as a field
+            // of its own.
             b' ' | b'\t' if self.line_bytes == 0 => return Err(FramingError),
             _ => {}
         }
@@ -173,7 +174,8 @@ impl Framing {
 
     fn field(&mut self) -> Result<(), FramingError> {
         let colon = self.line.iter().position(|byte| *byte == b':');
-        // A name longer than the kept bytes is neither of the two fields checked here.
+        // A name that is longer than the kept bytes is neither of the two fields that are checked
+        // here.
         let Some(colon) = colon else { return Ok(()) };
         let (name, value) = self.line.split_at(colon);
         let is_length = name.eq_ignore_ascii_case(b"content-length");
@@ -181,15 +183,16 @@ impl Framing {
         if !is_length && !is_encoding {
             return Ok(());
         }
-        // A second one, even an equal one: hyper ignores it, and drops a length beside a coding.
+        // A second Content-Length, even with the same value: hyper would ignore it. hyper would
+        // also drop a Content-Length next to a Transfer-Encoding.
         if self.length.is_some() || self.is_chunked {
             return Err(FramingError);
         }
         let value = value[1..].trim_ascii();
         if is_encoding {
-            // With several codings, hyper uses the last one and other servers the first.
+            // With several codings, hyper uses the last one but other servers use the first.
             self.is_chunked =
-                // A longer line was not kept as a whole, so its value is not known.
+                // A line that is too long was not kept as a whole, so its value is unknown.
                 value.eq_ignore_ascii_case(b"chunked") && self.line_bytes < MAX_KEPT_BYTES;
             return if self.is_chunked { Ok(()) } else { Err(FramingError) };
         }

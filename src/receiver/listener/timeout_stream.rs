@@ -95,8 +95,8 @@ impl<S> TimeoutStream<S> {
             self.write_deadline = None;
             return poll;
         }
-        // From the first attempt of this write. A write that makes progress has a new deadline
-        // after it, so a large response to a slow peer does not end.
+        // Counts from the first attempt at this write. Each write that makes progress is followed
+        // by a new deadline, so a large response to a slow peer is not cut off.
         let deadline = *self.write_deadline.get_or_insert_with(|| Instant::now() + self.write);
         if self.write_timer.is_over(deadline, context) {
             Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
@@ -116,15 +116,15 @@ impl<S: AsyncRead + Unpin> AsyncRead for TimeoutStream<S> {
         let poll = Pin::new(&mut self.inner).poll_read(context, into);
         if let Poll::Ready(Ok(())) = &poll
             && self.framing.check(&mut into.filled_mut()[before..])
-            // While the handler runs there is no deadline here, also if the peer sends the next
-            // head already.
+            // While the handler runs, no deadline applies here, even if the peer already sends the
+            // next head.
             && self.phases.deadline().is_some()
         {
             self.phases.set(Some(Instant::now() + self.phases.head));
         }
         match self.phases.deadline() {
-            // Also if bytes have arrived: otherwise one byte before each deadline would keep the
-            // head open for ever.
+            // Even if bytes have arrived: otherwise one byte before each deadline would keep the
+            // head open forever.
             Some(deadline) if Instant::now() >= deadline => {
                 Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
             }

@@ -1,4 +1,4 @@
-//! Actions: requests that consist of one message.
+//! Actions: requests that consist of a single message.
 
 use std::sync::Arc;
 
@@ -24,8 +24,8 @@ impl Handler {
         action: Action,
         body: &mut RequestBody,
     ) -> Result<HandlerResult, HttpError> {
-        // The body is read here and not in the future of the work, because errors of the body still
-        // have a status of their own.
+        // The body is read here and not in the future of the work, so that an error of the body
+        // still has its own status.
         let length = body.check(action.most_bytes())?;
         let memory = site.share.reserve_body(length)?;
         let body = body.read(length).await?;
@@ -35,8 +35,7 @@ impl Handler {
                 return Err(method_not_allowed());
             }
             Action::Holds => HandlerResult::later(async move {
-                // The flag is part of the future: if the peer disconnects, hyper drops the future,
-                // and the work on its thread sees that its result is not wanted any more.
+                // If the peer disconnects, hyper drops the future, and with it the guard.
                 let (asker, is_gone) = disconnect_flag();
                 let look = move |site: &Arc<SiteState>| {
                     let held = site.holds(&body, &is_gone);
@@ -48,7 +47,8 @@ impl Handler {
                 held
             }),
             Action::Activate => {
-                // No flag: a switch that has begun is completed, whether its peer waits or not.
+                // There is no flag: a switch that has begun is completed, whether or not its peer
+                // is waiting.
                 let request: Activate = parse(&body)?;
                 HandlerResult::later(async move { this.activate(site, request).await })
             }
@@ -102,7 +102,7 @@ impl Handler {
         // A separate task, so that it continues if the peer disconnects.
         let preparing = tokio::spawn(Arc::clone(&self).prepare(Arc::clone(&site)));
         let hook = site.hook_run(self.limits.hook).await;
-        // The process ends with its peer, and the slot would never be filled.
+        // The process ends with its peer, so otherwise the slot would never be filled.
         if self.stay == Lifetime::OnePeer {
             preparing.await.map_err(|_| HttpError::no_result())?;
         }
@@ -146,14 +146,14 @@ impl Handler {
         let Some(hook) = &site.settings.post_activate else { return };
         let (state, same) = (Arc::clone(site), Arc::clone(site));
         let release = switched.1;
-        // Before the command starts: a clean-up that follows at once must see a hook that runs, not
-        // the result of the one before.
+        // Before the command starts: a clean-up that follows at once must see that a hook is
+        // running, not the result of the previous hook.
         site.hook_started(release);
         let ended = move |result| same.hook_ended(release, result);
         self.hooks.start(hook, switched, move || state.clear_switch(), ended);
     }
 
-    /// Runs maintenance on each site, at once and then at intervals.
+    /// Runs maintenance on each site, first at once and then at intervals.
     pub(crate) async fn keep_up(self: Arc<Self>) {
         loop {
             for site in &self.sites {
@@ -176,18 +176,17 @@ impl Handler {
                     incoming_bytes,
                 });
             }
-            // If another process is working on the site, the next round does it.
+            // If another process is working on the site, the next round does the maintenance.
             Err(refused) if matches!(refused.refusal.kind, ErrorKind::Locked | ErrorKind::Busy) => {
             }
             Err(refused) => {
-                let message =
-                    format!("what is due there was not done: {}", refused.refusal.message);
+                let message = format!("its due maintenance failed: {}", refused.refusal.message);
                 self.log.record(&LogRecord::SiteFailed { directory, message: text(&message) });
             }
         }
     }
 
-    /// Starts the hooks that an earlier receiver did not start because it was killed.
+    /// Starts the hooks that an earlier receiver could not start because it was killed.
     pub(crate) fn run_missed_hooks(&self) {
         for site in &self.sites {
             if let Some(switched) = site.noted_switch() {

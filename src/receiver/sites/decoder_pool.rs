@@ -1,8 +1,8 @@
-//! A small thread pool that decodes packs, which takes much memory.
+//! A small thread pool that decodes packs, which takes a lot of memory.
 //!
-//! An allocator keeps memory for each thread that once used it. On the many threads that may block
-//! on a disk, packs and their blocks would add up to hundreds of megabytes; a separate pool bounds
-//! them by the number of its threads.
+//! An allocator keeps memory for each thread that has ever used it. If packs were decoded on the
+//! many threads that may block on a disk, packs and their blocks would add up to hundreds of
+//! megabytes. A separate pool bounds this memory by its number of threads.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, mpsc};
@@ -14,8 +14,8 @@ use crate::receiver::http::error::HttpError;
 
 type DecodeJob = Box<dyn FnOnce() + Send>;
 
-/// Maximum number of packs decoded at once, however many cores there are. Each thread may need a
-/// pack, a prefix and a content of the largest size, together 52 MiB, and keeps that memory.
+/// Maximum number of packs that are decoded at once, however many cores there are. Each thread may
+/// need a pack, a prefix and a content of the largest size, together 52 MiB, and keeps that memory.
 const MAX_DECODERS: usize = 3;
 
 /// The pool. Its threads end when it is dropped.
@@ -35,8 +35,8 @@ impl DecoderPool {
     fn new(count: usize) -> std::io::Result<Self> {
         let (jobs, queue) = mpsc::channel::<DecodeJob>();
         let queue = Arc::new(Mutex::new(queue));
-        // If a later thread cannot start, `jobs` is dropped with the error, and the threads before
-        // it end.
+        // If a later thread cannot start, `jobs` is dropped with the error, and the threads that
+        // have started end.
         for _ in 0..count {
             let queue = Arc::clone(&queue);
             std::thread::Builder::new().name("decoder".into()).spawn(move || work(&queue))?;
@@ -66,11 +66,11 @@ impl DecoderPool {
 
 fn work(queue: &Mutex<mpsc::Receiver<DecodeJob>>) {
     loop {
-        // One thread waits in `recv` with the lock, the others for the lock: each job wakes one of
-        // them.
+        // One thread waits in `recv` and holds the lock; the others wait for the lock. Each job
+        // wakes one of them.
         let job = queue.lock().recv();
         let Ok(job) = job else { return };
-        // The caller gets an error because the sender is dropped; the thread goes on.
+        // The caller gets an error because the sender is dropped; the thread continues.
         catch_unwind(AssertUnwindSafe(job)).ok();
     }
 }

@@ -9,13 +9,13 @@ use parking_lot::Mutex;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use crate::command::{SAID_BYTES, kill_group, last_line, read_tail, withhold_secrets};
+use crate::command::{STDERR_TAIL_BYTES, kill_group, last_line, read_tail, withhold_secrets};
 use crate::receiver::http::log;
 use crate::receiver::{Hook, Log, LogRecord};
 use crate::release::ReleaseName;
 use crate::tree_path::Site;
 
-/// Interval at which a running command is polled.
+/// How often a running command is polled.
 const PAUSE: Duration = Duration::from_millis(50);
 
 /// Runs hooks in the background.
@@ -29,8 +29,8 @@ impl HookRunner {
         Self { log, running: Mutex::default() }
     }
 
-    /// Starts `hook` for a release that became current. Calls `began` when the command runs or
-    /// failed to start, and then `ended` with the result; `ended` may block.
+    /// Starts `hook` for a release that has become current. Calls `began` when the command runs or
+    /// has failed to start, and then `ended` with the result. `ended` may block.
     pub(crate) fn start(
         &self,
         hook: &Hook,
@@ -40,7 +40,7 @@ impl HookRunner {
     ) {
         let (hook, log) = (hook.clone(), Arc::clone(&self.log));
         let mut running = self.running.lock();
-        // Results of hooks that have ended would pile up until the receiver stops.
+        // Otherwise the results of finished hooks would pile up until the receiver stops.
         while running.try_join_next().is_some() {}
         running.spawn(async move {
             let result = run(&hook, &site, release, began).await;
@@ -54,7 +54,7 @@ impl HookRunner {
 
     /// Waits for the running hooks; each has its own time limit.
     pub(crate) async fn finish(&self) {
-        // Taken out, because the lock must not be held while this waits.
+        // Taken out of the lock, which must not be held while this waits.
         let mut running = std::mem::take(&mut *self.running.lock());
         while running.join_next().await.is_some() {}
     }
@@ -78,23 +78,24 @@ async fn run(
         // With SSH, the standard output of this process is the connection to the origin.
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
-        // A group of its own, so that the time limit also ends what the command started.
+        // A process group of its own, so that the time limit also ends the processes that the
+        // command has started.
         .process_group(0)
         .spawn();
-    // Also if the command could not start. Otherwise every start of the receiver would try it
+    // Called even if the command could not start. Otherwise each start of the receiver would try it
     // again.
     began();
     let mut child = child.map_err(|error| format!("cannot run {program}: {error}"))?;
-    let said = StderrTail::listen(child.stderr.take());
+    let tail = StderrTail::listen(child.stderr.take());
     let deadline = Instant::now() + hook.timeout;
-    // The process is polled: the feature `process` of tokio is not compiled in.
+    // The process is polled: the `process` feature of tokio is not compiled in.
     loop {
         match child.try_wait() {
             Ok(Some(status)) if status.success() => return Ok(()),
             Ok(Some(status)) => {
                 // The reader thread may not have read the last lines yet.
                 tokio::time::sleep(PAUSE).await;
-                return Err(format!("{program}: {status}{}", said.last_line()));
+                return Err(format!("{program}: {status}{}", tail.last_line()));
             }
             Ok(None) if Instant::now() < deadline => tokio::time::sleep(PAUSE).await,
             Ok(None) => {
@@ -103,7 +104,7 @@ async fn run(
                 let seconds = hook.timeout.as_secs_f32();
                 return Err(format!(
                     "{program} did not end within {seconds} s{}",
-                    said.last_line()
+                    tail.last_line()
                 ));
             }
             Err(error) => return Err(format!("cannot wait for {program}: {error}")),
@@ -111,26 +112,26 @@ async fn run(
     }
 }
 
-/// The end of what a command writes to standard error.
+/// The end of the text that a command writes to standard error.
 struct StderrTail(Arc<Mutex<Vec<u8>>>);
 
 impl StderrTail {
     /// Reads until the pipe is closed, so that the command never blocks on a full pipe.
     fn listen(stderr: Option<ChildStderr>) -> Self {
-        let said = Arc::new(Mutex::new(Vec::new()));
+        let tail = Arc::new(Mutex::new(Vec::new()));
         if let Some(stderr) = stderr {
-            let kept = Arc::clone(&said);
-            let listen = move || read_tail(stderr, SAID_BYTES, &kept);
+            let kept = Arc::clone(&tail);
+            let listen = move || read_tail(stderr, STDERR_TAIL_BYTES, &kept);
             // If the thread cannot start, the pipe is closed and the command sees that.
             std::thread::Builder::new().name("hook".into()).spawn(listen).ok();
         }
-        Self(said)
+        Self(tail)
     }
 
-    /// The last line that is not empty, with a colon before it, to append to an error message.
+    /// The last line that is not empty, preceded by a colon, to append to an error message.
     fn last_line(&self) -> String {
-        let said = self.0.lock();
-        let line = last_line(&said);
+        let tail = self.0.lock();
+        let line = last_line(&tail);
         // The programs that the hook runs may print secrets.
         if line.is_empty() { line } else { format!(": {}", log::text(&line)) }
     }
@@ -142,7 +143,7 @@ mod tests {
 
     #[test]
     fn the_last_words_of_a_command_are_told_without_tokens() {
-        let last_line = |said: &str| StderrTail(Arc::new(Mutex::new(said.into()))).last_line();
+        let last_line = |tail: &str| StderrTail(Arc::new(Mutex::new(tail.into()))).last_line();
         assert_eq!(last_line("starting\nno such unit\n\n"), ": no such unit");
         assert_eq!(last_line(""), "");
         assert!(

@@ -16,7 +16,7 @@ use crate::store::{StagingTransaction, Store, StoreError};
 /// Maximum number of open stages of one site: each holds a lock, some open files and memory.
 const MAX_OPEN: usize = 16;
 
-/// The state of one push on its way into a site.
+/// The state of a push to a site between its requests.
 #[derive(Debug)]
 pub(crate) struct OpenStage {
     pub(crate) key: BundleKey,
@@ -25,10 +25,10 @@ pub(crate) struct OpenStage {
     /// BLAKE3 hash of the manifest change.
     change: blake3::Hash,
     transaction: RwLock<StagingTransaction>,
-    /// The packs that were stored (`true`) or are being stored. Each has a lock, so that a second
-    /// request with the same pack waits for the first.
-    // The lock of a pack is taken first and that of the map second, or the map's alone, so the two
-    // cannot wait for each other.
+    /// The packs that have been stored (`true`) or are being stored. Each pack has a lock, so that
+    /// a second request with the same pack waits for the first.
+    // To avoid a deadlock, the lock of a pack is taken before the lock of the map, or the lock of
+    // the map is taken alone.
     packs: Mutex<HashMap<PackId, Arc<Mutex<bool>>>>,
     used: Mutex<Instant>,
     /// Memory reserved for the transaction.
@@ -36,7 +36,7 @@ pub(crate) struct OpenStage {
 }
 
 impl OpenStage {
-    /// `change` is the BLAKE3 hash of the manifest change, and `memory` is reserved for the
+    /// `change` is the BLAKE3 hash of the manifest change. `memory` is the memory reserved for the
     /// transaction.
     pub(crate) fn new(
         key: BundleKey,
@@ -99,11 +99,11 @@ impl OpenStage {
             return Ok(());
         }
         let reader = open_pack(id, bytes).map_err(|refused| {
-            // The bytes are not this pack, so its entry must not stay.
+            // The bytes are not those of this pack, so its entry must not stay.
             self.packs.lock().remove(id);
             TakeError::Pack(refused)
         })?;
-        // Shared: the packs of a stage are decoded side by side. `finish` is exclusive.
+        // Shared: the packs of a stage are decoded in parallel. `finish` is exclusive.
         let transaction = self.transaction.read();
         transaction
             .take(id, &reader)
@@ -126,12 +126,12 @@ fn open_pack<'a>(id: &PackId, bytes: &'a [u8]) -> Result<PackReader<'a>, HttpErr
     if reader.id() == *id {
         return Ok(reader);
     }
-    Err(HttpError::malformed("this pack has another id than it was announced with"))
+    Err(HttpError::malformed("this pack has a different id than announced"))
 }
 
 /// Why a pack was not stored.
 pub(crate) enum TakeError {
-    /// The pack is invalid; the stage stays open for others.
+    /// The pack is invalid; the stage stays open for other packs.
     Pack(HttpError),
     /// The stage failed and must be closed.
     Stage(HttpError),
@@ -141,27 +141,27 @@ pub(crate) enum TakeError {
 pub(crate) struct OpenStages(Mutex<HashMap<BundleKey, Arc<OpenStage>>>);
 
 impl OpenStages {
-    /// The open stage of this key. Counts as a use, so the stage does not expire.
+    /// The open stage with this key. Counts as a use, so the stage does not expire.
     pub(crate) fn find(&self, key: &BundleKey) -> Option<Arc<OpenStage>> {
         let open_stage = self.peek(key)?;
         open_stage.touch();
         Some(open_stage)
     }
 
-    /// The open stage of this key. Does not count as a use.
+    /// The open stage with this key. Does not count as a use.
     pub(crate) fn peek(&self, key: &BundleKey) -> Option<Arc<OpenStage>> {
         self.0.lock().get(key).cloned()
     }
 
-    /// Resets the idle time of the stage of this key, if one is open.
+    /// Resets the idle time of the stage with this key, if one is open.
     pub(crate) fn touch(&self, key: &BundleKey) {
         if let Some(open_stage) = self.0.lock().get(key) {
             open_stage.touch();
         }
     }
 
-    /// Whether one more stage may be opened. If the maximum is reached, closes the stage that was
-    /// idle longest; its content stays on the disk and is found again when the push resumes.
+    /// Whether one more stage may be opened. If the maximum has been reached, closes the stage that
+    /// has been idle longest; its content stays on disk and is used again when the push resumes.
     pub(crate) fn make_room(&self) -> bool {
         let mut open_stages = self.0.lock();
         if open_stages.len() < MAX_OPEN {
@@ -177,13 +177,13 @@ impl OpenStages {
     }
 
     pub(crate) fn insert(&self, open_stage: &Arc<OpenStage>) {
-        // The old stage is dropped after the lock is released: that closes files and gives back the
+        // The old stage is dropped after the lock is released: that closes files and releases the
         // lock of the quarantine.
         let old = self.0.lock().insert(open_stage.key, Arc::clone(open_stage));
         drop(old);
     }
 
-    /// Closes the stage of this key, if one is open.
+    /// Closes the stage with this key, if one is open.
     pub(crate) fn close(&self, key: &BundleKey) {
         let old = self.0.lock().remove(key);
         drop(old);
@@ -197,7 +197,7 @@ impl OpenStages {
         }
     }
 
-    /// Closes the stages that no request uses and that were idle for `idle`.
+    /// Closes the stages that no request is using and that have been idle for `idle`.
     pub(crate) fn sweep(&self, idle: Duration) {
         self.0
             .lock()

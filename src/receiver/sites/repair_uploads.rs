@@ -1,5 +1,5 @@
-//! Uploads for a repair: what a site asked its origin for, and what the origin sent. Their content
-//! is in one unnamed file.
+//! Uploads for a repair: the content that a site requested from its origin, and the content that
+//! the origin sent. All of it is in one unnamed file.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::error::Error;
@@ -31,15 +31,15 @@ struct RangeLease {
     file: Arc<File>,
     at: u64,
     bytes: u64,
-    /// Bytes that all ranges of the file take.
+    /// How many bytes all ranges of the file take.
     taken: Arc<AtomicU64>,
 }
 
 impl Drop for RangeLease {
     fn drop(&mut self) {
         let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-        // If the file system cannot punch holes, the space is freed with the file, and it counts as
-        // taken until then.
+        // If the file system cannot punch holes, the space is freed only when the file is, and
+        // counts as taken until then.
         if self.bytes == 0 || rustix::fs::fallocate(&self.file, flags, self.at, self.bytes).is_ok()
         {
             self.taken.fetch_sub(self.bytes, Ordering::Relaxed);
@@ -75,7 +75,7 @@ impl Read for FileRangeReader {
     }
 }
 
-/// Ids that were requested, each with what is known about it, and the uploads received.
+/// Ids that were requested, each with the known facts about it, and the uploads received.
 #[derive(Debug)]
 struct RequestedUploads<K, A, V> {
     asked: HashMap<K, A>,
@@ -93,7 +93,7 @@ impl<K: Eq + Hash, A: Copy, V> RequestedUploads<K, A, V> {
         self.asked
             .get(id)
             .copied()
-            .ok_or_else(|| HttpError::not_asked_for("this was not asked for"))
+            .ok_or_else(|| HttpError::not_asked_for("this upload was not requested"))
     }
 }
 
@@ -104,17 +104,17 @@ struct UploadsState {
     manifests: RequestedUploads<ManifestId, (), FileRange>,
     releases: RequestedUploads<ReleaseName, (), Release>,
     file: Option<Arc<File>>,
-    /// Where the next range begins. It never decreases, because a write to a range that was given
-    /// up may still be under way.
+    /// Where the next range begins. This offset never decreases, because a write to an abandoned
+    /// range may still be running.
     end: u64,
-    /// Bytes that all ranges of the file take.
+    /// How many bytes all ranges of the file take.
     taken: Arc<AtomicU64>,
     used: Option<Instant>,
     /// Number of leases: operations that use the uploads.
     holders: usize,
 }
 
-/// The repair uploads of a site. They are dropped after an idle time.
+/// The repair uploads of a site. They are dropped after some idle time.
 #[derive(Debug, Default)]
 pub(crate) struct RepairUploads(Mutex<UploadsState>);
 
@@ -130,7 +130,7 @@ impl RepairUploads {
         drop(self.inner());
     }
 
-    /// Keeps the uploads while the returned lease lives.
+    /// Keeps the uploads as long as the returned lease exists.
     pub(crate) fn lease(&self) -> Lease<'_> {
         self.inner().holders += 1;
         Lease(self)
@@ -144,16 +144,16 @@ impl RepairUploads {
         inner.releases.asked.extend(lacking.releases.iter().map(|name| (*name, ())));
     }
 
-    /// Returns whether the object was received already. It is an error if the object was not
-    /// requested, or has another length.
+    /// Returns whether the object has already been received. Returns an error if the object was not
+    /// requested, or has a different length.
     pub(crate) fn has_object(&self, id: &ObjectId, length: u64) -> Result<bool, HttpError> {
         let inner = self.inner();
         let bytes = inner.objects.check(id)?;
-        // The length is checked before space is reserved. Otherwise uploads that cannot be the
-        // object would fill the disk.
+        // The length is checked before space is reserved. Otherwise uploads whose length is wrong
+        // would fill the disk.
         if length != bytes {
             return Err(HttpError::malformed(format!(
-                "the object has {bytes} bytes, and {length} are announced"
+                "the object has {bytes} bytes, but {length} were announced"
             )));
         }
         Ok(inner.objects.came.contains_key(id))
@@ -174,13 +174,13 @@ impl RepairUploads {
         bytes: u64,
         quota: Option<u64>,
     ) -> Result<FileRange, HttpError> {
-        // Checked and counted under one lock, so that two uploads do not take the same rest of the
-        // quota.
+        // Checked and counted under one lock, so that two uploads do not use the same remaining
+        // part of the quota.
         let mut inner = self.inner();
         let taken = inner.taken.load(Ordering::Relaxed).saturating_add(bytes);
         if let Some(quota) = quota.filter(|quota| taken > *quota) {
             let words =
-                format!("{taken} bytes would wait here for a repair, and the quota is {quota}");
+                format!("{taken} bytes would wait here for a repair, but the quota is {quota}");
             return Err(HttpError::over_quota(words));
         }
         let file = match &inner.file {
@@ -222,16 +222,16 @@ impl RepairUploads {
         Ok(Done {})
     }
 
-    /// The content of an object that was received.
+    /// The content of an object that has been received.
     fn object(&self, id: &ObjectId) -> Result<Box<dyn Read + Send>, Box<dyn Error + Send + Sync>> {
         match self.inner().objects.came.get(id) {
             Some(section) => Ok(Box::new(FileRangeReader { section: section.clone(), done: 0 })),
-            None => Err("the origin was not asked for it yet".into()),
+            None => Err("it was not requested from the origin yet".into()),
         }
     }
 
-    /// Drops the objects and manifests received, because they were used, unless another operation
-    /// has a lease.
+    /// Drops the received objects and manifests, which have been used, unless another operation has
+    /// a lease.
     pub(crate) fn forget_used(&self) {
         let mut inner = self.inner();
         // The caller has a lease itself.
@@ -241,9 +241,9 @@ impl RepairUploads {
         }
     }
 
-    /// Drops everything if there is no lease and nothing happened for `idle`.
+    /// Drops everything if there is no lease and nothing has happened for `idle`.
     pub(crate) fn sweep(&self, idle: Duration) {
-        // Not `inner()`, which would count as a use.
+        // Does not call `inner()`, which would count as a use.
         let mut inner = self.0.lock();
         if inner.holders == 0 && inner.used.is_some_and(|used| used.elapsed() >= idle) {
             *inner = UploadsState::default();
@@ -260,7 +260,7 @@ impl Drop for Lease<'_> {
     }
 }
 
-/// What a repair needs and was not received.
+/// The content that a repair needs and that has not been received.
 #[derive(Debug, Default)]
 struct MissingUploads {
     /// Objects with their sizes in bytes.
@@ -269,7 +269,7 @@ struct MissingUploads {
     releases: BTreeSet<ReleaseName>,
 }
 
-/// A source for a repair: returns what was received and records what is missing.
+/// A source for a repair. It returns received content and records which content is missing.
 pub(crate) struct UploadedSource<'a> {
     uploads: &'a RepairUploads,
     lacking: Mutex<MissingUploads>,
@@ -285,8 +285,8 @@ impl<'a> UploadedSource<'a> {
         self.lacking.lock()
     }
 
-    /// Requests what is missing, accepts its upload from now on, and returns it sorted and without
-    /// duplicates.
+    /// Requests the missing content and accepts its upload from now on. Returns the list, sorted
+    /// and without duplicates.
     pub(crate) fn ask(self) -> Wants {
         let lacking = self.lacking.into_inner();
         self.uploads.ask(&lacking);
@@ -328,8 +328,9 @@ impl FetchRecords for UploadedSource<'_> {
             return None;
         };
         let mut decoder =
-            // Only the first frame is decoded, and a window that is larger than that of a manifest
-            // is refused: the bytes come from a peer and could demand that much memory.
+            // Only the first frame is decoded, and a window larger than that of a manifest is
+            // refused: the bytes come from a peer, which could otherwise make the decoder use that
+            // much memory.
             zstd::Decoder::new(FileRangeReader { section, done: 0 }).ok()?.single_frame();
         decoder.window_log_max(WINDOW_LOG_MAX).ok()?;
         Some(Box::new(decoder))

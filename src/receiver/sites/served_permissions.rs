@@ -17,12 +17,12 @@ pub struct ServedPermissions {
 /// Why the files of a site cannot be given to a group.
 #[derive(Debug, thiserror::Error)]
 pub enum GroupError {
-    /// This machine has no such group.
+    /// This machine does not have this group.
     #[error("there is no group {0:?} on this machine")]
     Unknown(String),
     /// The receiver's user is not a member of the group, so the system would refuse the change.
     #[error(
-        "{} is not a member of group {group:?} and cannot give files to it",
+        "{} is not a member of group {group:?} and cannot give files to that group",
         users::describe_user(*user)
     )]
     NotMember {
@@ -37,7 +37,7 @@ impl ServedPermissions {
     /// Resolves the group on this machine.
     ///
     /// # Errors
-    /// If the group is unknown, or if files cannot be given to it.
+    /// If the group is unknown, or if files cannot be given to the group.
     pub(crate) fn permissions(&self) -> Result<Permissions, GroupError> {
         let group = self.group.as_deref().map(usable_group).transpose()?;
         Ok(Permissions { group, file_mode: self.file_mode, dir_mode: self.dir_mode })
@@ -77,7 +77,7 @@ mod tests {
         let refused = GroupError::NotMember { user: 0, group: "www".to_owned() }.to_string();
         assert_eq!(
             refused,
-            "user root is not a member of group \"www\" and cannot give files to it"
+            "user root is not a member of group \"www\" and cannot give files to that group"
         );
     }
 }

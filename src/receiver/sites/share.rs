@@ -1,9 +1,9 @@
 //! The share of a receiver's resources that one site may use: blocking threads, memory, decoders.
 //!
-//! If a receiver has several sites, none may use more than half of a resource. Whatever the holder
-//! of one token sends, pushes to the other sites can proceed. A permit belongs to the work that it
-//! was acquired for, not to the request: the work continues when the peer disconnects, and then it
-//! still counts.
+//! If a receiver has several sites, none may use more than half of a resource. So pushes to the
+//! other sites can proceed whatever the holder of one token sends. A permit belongs to the work
+//! that it was acquired for, not to the request: the work continues when the peer disconnects, and
+//! then the permit still counts.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use crate::receiver::ReceiverLimits;
 use crate::receiver::http::error::HttpError;
 use crate::receiver::sites::decoder_pool::DecoderPool;
 
-/// Maximum number of store operations at once; each may wait for a lock.
+/// Maximum number of store operations at once. Each operation may wait for a lock.
 const WORKERS: u32 = 32;
 /// Bodies up to this size, in bytes, are read into memory without a permit. A connection has one
 /// body at a time, and the connections per address are limited.
@@ -62,8 +62,8 @@ impl PoolShare {
     /// Waits for one permit.
     async fn acquire(&self) -> Permit {
         const OPEN: &str = "the semaphores of a receiver are never closed";
-        // The own share comes first: a site that waits for it holds nothing that other sites could
-        // use.
+        // The share of this site comes first: a site that waits for its share holds nothing that
+        // other sites could use.
         let own = Arc::clone(&self.own).acquire_owned().await.expect(OPEN);
         let all = Arc::clone(&self.all).acquire_owned().await.expect(OPEN);
         Permit { own, all }
@@ -77,7 +77,7 @@ impl PoolShare {
     }
 }
 
-/// Permits of a [`Pool`], returned when this is dropped.
+/// Permits of a [`Pool`], which are returned when this value is dropped.
 #[derive(Debug)]
 pub(crate) struct Permit {
     own: OwnedSemaphorePermit,
@@ -141,7 +141,7 @@ impl Pools {
         run(permit, work).await
     }
 
-    /// Waits until no work is under way.
+    /// Waits until no work is running.
     pub(crate) async fn finished(&self) {
         // Each operation has a permit until it ends, so all permits are free only when nothing
         // runs.
@@ -155,8 +155,8 @@ pub(crate) struct Share {
     workers: PoolShare,
     memory: PoolShare,
     packs: PoolShare,
-    /// Limits the packs of this site that are being decoded or wait in the decoder pool to the
-    /// number of decoders. So another site waits for at most one pack of this site.
+    /// Limits how many packs of this site are being decoded or wait in the decoder pool. The limit
+    /// is the number of decoders, so another site waits for at most one pack of this site.
     decoding: Arc<Semaphore>,
     decoders: Arc<DecoderPool>,
     lock: Duration,
@@ -168,8 +168,8 @@ impl Share {
         &self,
         work: impl FnOnce() -> Result<T, HttpError> + Send + 'static,
     ) -> Result<T, HttpError> {
-        // A request does not wait longer for a worker than for the lock of a store: the origin
-        // tries again.
+        // A request does not wait longer for a worker than it would wait for the lock of a store:
+        // the origin tries again.
         let permit = tokio::time::timeout(self.lock, self.workers.acquire()).await;
         run(permit.map_err(|_| no_worker())?, work).await
     }
@@ -195,17 +195,17 @@ impl Share {
     }
 
     /// The error if `bytes` bytes could not be reserved: either they exceed the limit of the site,
-    /// or other pushes use the memory at the moment.
+    /// or other pushes are using the memory at the moment.
     pub(crate) fn no_memory(&self, bytes: u64) -> HttpError {
         let most = u64::from(self.memory.permits) * UNIT_BYTES;
         if bytes > most {
             let words = format!(
-                "this push needs {bytes} bytes of memory or more, and {most} are allowed for this \
+                "this push needs at least {bytes} bytes of memory, but {most} are allowed for this \
                  site"
             );
             return HttpError::too_large(words);
         }
-        HttpError::busy("other pushes have the memory of this receiver")
+        HttpError::busy("other pushes are using the memory of this receiver")
     }
 
     /// Reserves memory for a request body; small bodies need no permit.
@@ -213,15 +213,15 @@ impl Share {
         (bytes > SMALL_BODY_BYTES).then(|| self.reserve(bytes)).transpose()
     }
 
-    /// Reserves memory for the bytes of a pack. `None` if too little is left: the pack must then
-    /// wait on the disk.
+    /// Reserves memory for the bytes of a pack. Returns `None` if too little memory is left: the
+    /// pack must then wait on disk.
     pub(crate) fn reserve_pack(&self, bytes: u64) -> Option<Permit> {
         self.packs.try_acquire(units(bytes))
     }
 }
 
 fn no_worker() -> HttpError {
-    HttpError::busy("too much is being done here")
+    HttpError::busy("this receiver is working on too many requests")
 }
 
 fn units(bytes: u64) -> u32 {
@@ -230,7 +230,7 @@ fn units(bytes: u64) -> u32 {
     u32::try_from(bytes.div_ceil(UNIT_BYTES)).unwrap_or(u32::MAX).min(1 << 28)
 }
 
-/// `work`, with a permit that is released when it ends.
+/// Wraps `work` so that it holds a permit, which is released when the work ends.
 fn holding<P, T>(permit: P, work: impl FnOnce() -> T) -> impl FnOnce() -> T {
     move || {
         let result = work();

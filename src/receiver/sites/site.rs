@@ -1,6 +1,6 @@
 //! One site: its store, its open stages, and the operations of the protocol on them.
 //!
-//! Functions here block unless they are `async`, and are called on blocking threads.
+//! Functions in this module block unless they are `async`, and are called on blocking threads.
 
 use std::cell::{Cell, RefCell};
 use std::sync::Arc;
@@ -22,7 +22,9 @@ use crate::receiver::http::error::{HttpError, or_unknown};
 use crate::receiver::sites::open_stage::{OpenStage, OpenStages};
 use crate::receiver::sites::repair_uploads::{RepairUploads, UploadedSource};
 use crate::receiver::sites::share::{Permit, Share};
-use crate::receiver::{Log, LogRecord, Permission, ServeError, ServedPermissions, SiteSettings};
+use crate::receiver::{
+    AuthPolicy, Log, LogRecord, Permission, ServeError, ServedPermissions, SiteSettings,
+};
 use crate::release::{Release, ReleaseName};
 use crate::store::{
     Depth, OfferedRelease, Permissions, Presence, Pruned, Quota, SignatureStream, Store,
@@ -30,10 +32,10 @@ use crate::store::{
 };
 use crate::tree_path::Site;
 
-/// How long maintenance, or the record of a failed hook, waits for the lock of the store.
+/// How long maintenance waits for the lock of the store. Recording a failed hook waits as long.
 const NOTE_WAIT: Duration = Duration::from_secs(30);
 
-/// Memory in bytes for an open stage, apart from what decoding its change needs: a change of up to
+/// Memory in bytes for an open stage, without the memory for decoding its change: a change of up to
 /// 64 KiB that is kept in memory, and the ids of packs.
 const SESSION_BYTES: u64 = 128 * 1024;
 
@@ -43,12 +45,12 @@ pub(crate) struct SiteState {
     pub(crate) settings: SiteSettings,
     pub(crate) open_stages: OpenStages,
     pub(crate) uploads: RepairUploads,
-    /// Held while a stage is opened, so that two requests with one key do not open it twice.
+    /// Held while a stage is opened, so that two requests with the same key do not open it twice.
     // A lock of tokio, because it is held while the work on a blocking thread is awaited.
     pub(crate) opening: tokio::sync::Mutex<()>,
     /// The resources of the receiver that this site may use.
     pub(crate) share: Share,
-    /// The hook of the last switch since this receiver started.
+    /// The hook of the last switch, if there was one since this receiver started.
     hook: watch::Sender<Option<HookRun>>,
     permissions: Option<Permissions>,
     lock: Duration,
@@ -96,7 +98,7 @@ impl SiteState {
         Ok(Some(*store))
     }
 
-    /// The store; an error if it does not exist yet.
+    /// Returns the store, or an error if it does not exist yet.
     pub(crate) fn store(&self) -> Result<Store, HttpError> {
         let absent = || HttpError::unknown("there is no release here yet");
         self.look().map_err(or_unknown)?.ok_or_else(absent)
@@ -110,6 +112,9 @@ impl SiteState {
             quota_bytes,
             quota_entries,
             may_push: grant.right == Permission::Push,
+            unwritable: Store::check_writable_at(&self.settings.directory)
+                .err()
+                .map(|error| HttpError::from(error).refusal),
             token_expires: grant.expires,
             ..State::default()
         };
@@ -128,7 +133,7 @@ impl SiteState {
             store: Some(store.id()),
             site: Some(store.site().clone()),
             current: store.current()?,
-            // A damaged record is left out: `verify` reports it, and the rest still works.
+            // A damaged record is left out: `verify` reports it, and everything else still works.
             releases: served
                 .into_iter()
                 .filter_map(|name| Some(text(&store.release(name).ok()?)))
@@ -148,7 +153,7 @@ impl SiteState {
         Quota { bytes: self.settings.quota_bytes, entries: self.settings.quota_entries }
     }
 
-    /// The free bytes minus those that must stay free; `None` if they are unknown.
+    /// The free bytes minus the bytes that must stay free; `None` if unknown.
     fn free(&self, bytes: Result<u64, StoreError>) -> Option<u64> {
         Some(bytes.ok()?.saturating_sub(self.settings.min_free_bytes))
     }
@@ -184,14 +189,16 @@ impl SiteState {
         })
     }
 
-    /// Which of the objects in `question`, a sequence of ids, the store has undamaged.
+    /// Which of the objects in `question`, a sequence of ids, are undamaged in the store.
     pub(crate) fn holds(
         &self,
         question: &[u8],
         cancelled: &dyn Fn() -> bool,
     ) -> Result<Holds, HttpError> {
         let (ids, []) = question.as_chunks() else {
-            return Err(HttpError::malformed("these are no object ids of 32 bytes each"));
+            return Err(HttpError::malformed(
+                "the body does not consist of object ids of 32 bytes each",
+            ));
         };
         let objects: Vec<ObjectId> = ids.iter().map(|id| ObjectId::from_bytes(*id)).collect();
         let held = self
@@ -219,7 +226,7 @@ impl SiteState {
     /// Whether the site serves a complete release.
     pub(crate) fn is_ready(&self) -> bool {
         let current = || self.look().ok()??.current().ok()?;
-        // `current` is only created after its release is complete.
+        // `current` is created only after its release is complete.
         current().is_some()
             && std::fs::metadata(self.settings.directory.join("current"))
                 .is_ok_and(|meta| meta.is_dir())
@@ -231,20 +238,20 @@ impl SiteState {
 
     fn banner_of(&self, store: Option<&Store>) -> BannerSite {
         let site = store.map(|store| store.site().clone()).or_else(|| self.settings.name.clone());
-        // SSH URLs contain the absolute path, so the banner must, too.
+        // SSH URLs contain the absolute path, so the banner must contain it, too.
         let directory = std::path::absolute(&self.settings.directory);
         let directory = directory.unwrap_or_else(|_| self.settings.directory.clone());
         BannerSite { directory, site, base: self.settings.base.clone() }
     }
 
-    /// Returns an error if this site does not accept the release. No content is read for this.
+    /// Returns an error if this site does not accept the release. Reads no content.
     pub(crate) fn check_release(
         &self,
         release: &Release,
         change_bytes: u64,
     ) -> Result<(), HttpError> {
-        /// Maximum bytes of one entry in a change: a path and a link target of 1,024 bytes each,
-        /// and numbers.
+        /// Maximum size of one entry in a change, in bytes: a path and a link target of 1,024 bytes
+        /// each, and numbers.
         const ENTRY_BYTES: u64 = 2_400;
         if let Some(name) = self.settings.name.as_ref().filter(|name| **name != release.site) {
             let (path, wanted) = (self.settings.directory.clone(), release.site.clone());
@@ -254,21 +261,21 @@ impl SiteState {
             return Err(HttpError::over_quota(words));
         }
         // A change also contains removed entries of the base. The base is within the quota as well,
-        // hence the factor 2.
+        // so the factor is 2.
         let most = self
             .settings
             .quota_entries
             .map(|entries| entries.saturating_add(1).saturating_mul(2 * ENTRY_BYTES));
         match most.filter(|most| change_bytes > *most) {
             Some(most) => Err(HttpError::over_quota(format!(
-                "the manifest change has {change_bytes} bytes, and the quota allows {most}"
+                "the manifest change has {change_bytes} bytes, but the quota allows {most}"
             ))),
             None => Ok(()),
         }
     }
 
     /// Opens a stage: creates the store if it does not exist, and starts a staging transaction.
-    /// `None` if the release is staged already.
+    /// Returns `None` if the release is already staged.
     pub(crate) fn begin(
         &self,
         order: &StageRequestHead,
@@ -278,7 +285,7 @@ impl SiteState {
         let Some((needs, memory)) = self.read_change(&store, order, is_gone)? else {
             return Ok(None);
         };
-        // Before the transaction writes anything, and before the origin sends a pack.
+        // Checked before the transaction writes anything, and before the origin sends a pack.
         self.check_new_bytes(&store, &order.key, &order.release, &needs)?;
         store.use_permissions(self.permissions, self.lock)?;
         let transaction = store.start_staging(order.offered(), &order.key, needs, self.lock)?;
@@ -286,7 +293,7 @@ impl SiteState {
     }
 
     /// The summary of a change, with the memory that is reserved for it. `None` if its release is
-    /// staged already.
+    /// already staged.
     fn read_change(
         &self,
         store: &Store,
@@ -296,7 +303,8 @@ impl SiteState {
         // The window of the zstd decoder, reserved while the change is read.
         let _decoder = self.share.reserve(1 << WINDOW_LOG_MAX)?;
         let memory = RefCell::new(self.share.reserve(SESSION_BYTES)?);
-        // Cells, because the store calls `reserve` by a shared reference while it reads the change.
+        // Cells, because the store calls `reserve` through a shared reference while it reads the
+        // change.
         let wanted = Cell::new(SESSION_BYTES);
         let reserve = |bytes: u64| {
             wanted.set(wanted.get().saturating_add(bytes));
@@ -309,8 +317,7 @@ impl SiteState {
         Ok(needs.map(|needs| (needs, memory.into_inner())))
     }
 
-    /// A spool file for a manifest change that is being received, on the file system of the store.
-    /// Creates the store if it does not exist.
+    /// Creates a spool file for an incoming manifest change. Creates the store if necessary.
     pub(crate) fn spool(
         &self,
         name: &Site,
@@ -340,29 +347,30 @@ impl SiteState {
         match store.made_entries(release, needs)? {
             // A change that only removes entries needs no space.
             0 => Ok(()),
-            // Blocks of one byte: `min_free` is a bound in bytes, and the store counts whole blocks
-            // itself.
+            // The block size is one byte, because `min_free` is a limit in bytes and the store
+            // itself counts whole blocks.
             made => self.make_room(store, key, needed_bytes(made, needs, 1, 0)),
         }
     }
 
-    /// Like [`SiteState::check_free`], but if there is too little space, it drops the content of
-    /// other unfinished pushes and checks again.
+    /// Like [`SiteState::check_free`], but if there is too little space, drops the content of other
+    /// unfinished pushes and checks again.
     fn make_room(&self, store: &Store, key: &BundleKey, new_bytes: u64) -> Result<(), HttpError> {
         match self.check_free(store, new_bytes) {
-            // Only if something was dropped, so a disk that is full for other reasons is not asked
-            // again.
+            // Checked again only if something was dropped: if the disk is full for another reason,
+            // a second check is useless.
             Err(_) if store.drop_other_quarantines(key)? => self.check_free(store, new_bytes),
             other => other,
         }
     }
 
-    /// Returns an error if `new_bytes` more would leave less free than this site must keep free.
+    /// Returns an error if writing `new_bytes` would leave less free space than this site must
+    /// keep.
     pub(crate) fn check_free(&self, store: &Store, new_bytes: u64) -> Result<(), HttpError> {
         let (free, keep) = (store.free_bytes()?, self.settings.min_free_bytes);
         if new_bytes.saturating_add(keep) > free {
             let words = format!(
-                "{free} bytes are free, {new_bytes} would come, and {keep} have to stay free"
+                "{free} bytes are free, but this push adds {new_bytes}, and {keep} must stay free"
             );
             return Err(HttpError::no_space(words));
         }
@@ -371,7 +379,7 @@ impl SiteState {
 
     /// Finishes a stage, or returns the objects that are missing.
     pub(crate) fn finish(&self, open_stage: &Arc<OpenStage>) -> Result<Staging, HttpError> {
-        // The sweep must not drop the uploads while they are read.
+        // The sweep must not drop the uploads while they are being read.
         let _hold = self.uploads.lease();
         let asker = UploadedSource::new(&self.uploads, false);
         let result = open_stage.finish(&asker);
@@ -389,18 +397,19 @@ impl SiteState {
             if !objects.is_empty() {
                 return Ok(Staging::Lacking(objects));
             }
-            // Nothing is missing, so an upload could not be read back: drop the uploads.
+            // No object is missing, so the cause is an upload that could not be read back: drop the
+            // uploads.
             self.uploads.forget_used();
         }
-        // Another process has the lock for a while. The stage stays open, so that the origin can
-        // repeat the request without sending packs again.
+        // Another process has held the lock for a while. The stage stays open, so that the origin
+        // can repeat the request without sending the packs again.
         if !matches!(error, StoreError::Locked { .. }) {
             self.open_stages.end(open_stage);
         }
         Err(error.into())
     }
 
-    /// Activates a release, and returns whether it was current before.
+    /// Activates a release. Returns whether it was already current before.
     pub(crate) fn activate(&self, request: Activate) -> Result<Activation, HttpError> {
         let store = self.store()?;
         let was_current = store.current()? == Some(request.release);
@@ -414,7 +423,7 @@ impl SiteState {
         Ok(if was_current { Activation::Before } else { Activation::Now(store.site().clone()) })
     }
 
-    /// The release that became current and whose hook was never started.
+    /// The release that has become current and whose hook was never started.
     pub(crate) fn noted_switch(&self) -> Option<(Site, ReleaseName)> {
         let store = self.look().ok()??;
         Some((store.site().clone(), store.noted_switch().ok()??))
@@ -435,8 +444,9 @@ impl SiteState {
     /// history of the store.
     pub(crate) fn hook_ended(&self, release: ReleaseName, result: Result<(), String>) {
         if let Err(why) = &result {
-            // The push may still be cleaning up and hold the lock. If the note cannot be written in
-            // time, it is dropped: it is only information, and the log has the failure too.
+            // The push may still be cleaning up and hold the lock. If the failure cannot be
+            // recorded in time, it is not recorded: the record is for information only, and the
+            // failure is in the log too.
             self.look()
                 .ok()
                 .flatten()
@@ -445,19 +455,19 @@ impl SiteState {
         let state =
             result.map_or_else(|reason| HookState::Failed { reason }, |()| HookState::Succeeded);
         self.hook.send_if_modified(|run| {
-            // The hook of a newer release may be running already.
+            // The hook of a newer release may already be running.
             let own = run.as_mut().filter(|run| run.release == release);
             own.map(|run| run.state = state).is_some()
         });
     }
 
-    /// Waits for the hook of the last switch, at most for `limit`, and returns its state. `None` if
-    /// there was no hook since this receiver started.
+    /// Waits up to `limit` for the hook of the last switch, and returns its state. Returns `None`
+    /// if no hook has run since this receiver started.
     pub(crate) async fn hook_run(&self, limit: Duration) -> Option<HookRun> {
         let mut runs = self.hook.subscribe();
         let has_ended =
             |run: &Option<HookRun>| run.as_ref().is_none_or(|run| run.state != HookState::Running);
-        // If the time is over, the state below is `Running`.
+        // If the wait times out, the state below is `Running`.
         tokio::time::timeout(limit, runs.wait_for(has_ended)).await.ok();
         self.hook.borrow().clone()
     }
@@ -475,7 +485,7 @@ impl SiteState {
         Ok(self.store()?.prepare_spare_slot(self.lock)?)
     }
 
-    /// Maintenance that is due with time: expires retired entries and drops unfinished pushes.
+    /// Maintenance that becomes due over time: expires retired entries and drops unfinished pushes.
     pub(crate) fn upkeep(&self) -> Result<Pruned, HttpError> {
         let store = self.look()?;
         Ok(store.map_or_else(|| Ok(Pruned::default()), |store| store.upkeep(NOTE_WAIT))?)
@@ -500,7 +510,8 @@ impl SiteState {
     ) -> Result<Repairing, HttpError> {
         let _hold = self.uploads.lease();
         let asker = UploadedSource::new(&self.uploads, request.is_last);
-        // Before the store is opened, which fails if one of its directories is missing.
+        // Before the store is opened, because opening it fails if one of its directories is
+        // missing.
         Store::restore_directories(&self.settings.directory, self.lock, &CancelToken::default())?;
         let repaired = self.store()?.repair(&asker, &asker, self.lock, cancelled)?;
         self.uploads.forget_used();
@@ -514,9 +525,9 @@ impl SiteState {
 /// Whether an activation changed the current release.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Activation {
-    /// The release was current already.
+    /// The release was already current.
     Before,
-    /// The release became current, on this site.
+    /// The release has become current, on this site.
     Now(Site),
 }
 
@@ -537,22 +548,30 @@ impl StageRequestHead {
     }
 }
 
-/// Checks the directories, so that one that can never be a mirror is reported now and not at the
-/// first push. A problem that may pass, or that affects one site only, does not stop the others and
-/// is logged. A site that another user owns can be read but not pushed to.
+/// Checks the directories, so that a directory that cannot be used as configured is reported now
+/// and not at the first push. A problem that may be temporary is logged and does not stop the other
+/// sites. A site that belongs to another user can still be read, so it is refused only if `access`
+/// allows a client to push to it.
 ///
 /// # Errors
-/// Returns the first site whose path is not a directory, has other files, or belongs to another
-/// site.
-pub(crate) fn check(sites: &[Arc<SiteState>], log: &dyn Log) -> Result<(), ServeError> {
+/// Returns the error of the first site whose path is not a directory, contains other files, or
+/// belongs to a different site or another user.
+pub(crate) fn check(
+    sites: &[Arc<SiteState>],
+    access: &AuthPolicy,
+    log: &dyn Log,
+) -> Result<(), ServeError> {
     for site in sites {
         let path = site.settings.directory.clone();
-        match site.banner().and_then(|_| Store::check_owner_at(&path)) {
+        let is_pushed = access.lets_push(site.settings.name.as_ref());
+        let check_owner = || if is_pushed { Store::check_owner_at(&path) } else { Ok(()) };
+        match site.banner().and_then(|_| check_owner()) {
             Ok(()) => {}
             Err(
                 source @ (StoreError::NotDirectory { .. }
                 | StoreError::NotEmpty { .. }
-                | StoreError::OtherSite { .. }),
+                | StoreError::OtherSite { .. }
+                | StoreError::OtherOwner { .. }),
             ) => {
                 return Err(ServeError::Site { path, source });
             }
@@ -565,11 +584,12 @@ pub(crate) fn check(sites: &[Arc<SiteState>], log: &dyn Log) -> Result<(), Serve
     Ok(())
 }
 
-/// The description of each site for the banner. A store that lacks a directory can be repaired, so
-/// it is no error here: its answers name the directory.
+/// Returns the description of each site for the banner. A missing directory of a store can be
+/// repaired, so it is not an error here: the responses of the store name the directory.
 ///
 /// # Errors
-/// Returns the first site whose directory cannot be a mirror, or belongs to another site.
+/// Returns the error of the first site whose directory cannot be a mirror, or belongs to a
+/// different site.
 pub(crate) fn banners(sites: &[Arc<SiteState>]) -> Result<Vec<BannerSite>, ServeError> {
     let banner = |site: &Arc<SiteState>| match site.banner() {
         Err(StoreError::MissingDirectory { .. }) => Ok(site.banner_of(None)),

@@ -26,13 +26,14 @@ use crate::receiver::sites::site::{SiteState, StageRequestHead};
 use crate::release::Release;
 use crate::store::{Store, StoredChange};
 
-/// Packs up to this size, in bytes, stay in memory until they are decoded. Larger packs do so only
-/// if enough memory is left; otherwise they wait on the disk.
+/// Packs up to this size, in bytes, stay in memory until they are decoded. Larger packs stay in
+/// memory only if enough is left; otherwise they wait on disk.
 const SMALL_BYTES: u64 = 256 * 1024;
-/// Manifest changes up to this size, in bytes, are read into memory; larger ones into a file.
-// A stage keeps its change while it is open, and `SESSION_BYTES` in `site.rs` counts this much.
+/// Manifest changes up to this size, in bytes, are read into memory. Larger changes are written to
+/// a file.
+// A stage keeps its change while it is open, and `SESSION_BYTES` in `site.rs` includes this size.
 const SMALL_CHANGE_BYTES: u64 = 64 * 1024;
-/// Another push of the same content may replace a stage that received nothing for this long.
+/// If a stage has received nothing for this long, another push of the same content may replace it.
 const BUSY: Duration = Duration::from_secs(2);
 /// Bytes of the length field before the head.
 const LENGTH_BYTES: u64 = 4;
@@ -49,7 +50,7 @@ async fn read_head(site: &SiteState, body: &mut RequestBody) -> Result<StageHead
     let head_bytes = u32::from_be_bytes(head_bytes.try_into().map_err(|_| short())?);
     if head_bytes > MAX_HEAD_BYTES {
         return Err(HttpError::too_large(format!(
-            "the head has {head_bytes} bytes, at most {MAX_HEAD_BYTES} are taken"
+            "the head has {head_bytes} bytes, but at most {MAX_HEAD_BYTES} are accepted"
         )));
     }
     let rest =
@@ -70,7 +71,7 @@ async fn read_head(site: &SiteState, body: &mut RequestBody) -> Result<StageHead
     Ok(head)
 }
 
-/// Reads a manifest change, and returns it with its BLAKE3 hash. A large change goes into a file.
+/// Reads a manifest change. Returns it with its BLAKE3 hash. A large change is written to a file.
 async fn read_change(
     site: &Arc<SiteState>,
     release: &Release,
@@ -103,7 +104,7 @@ pub(crate) async fn stage(
     let head = read_head(site, body).await?;
     let release = Release::parse(head.release.as_bytes())
         .map_err(|error| HttpError::malformed(error.to_string()))?;
-    // By the head alone, before a byte of the change or a pack is read.
+    // Checked by the head alone, before a byte of the change or of a pack is read.
     site.check_release(&release, head.change_bytes)?;
     if head.change_bytes == 0 {
         let open_stage = site
@@ -126,7 +127,7 @@ pub(crate) async fn stage(
     let site = Arc::clone(site);
     if !head.has_packs {
         body.end().await?;
-        // Reading back what an interrupted push left may take long.
+        // Reading back the content of an interrupted push may take a long time.
         return Ok(HandlerResult::later(async move {
             match open(&site, order).await? {
                 Some(open_stage) => finish_stage(&site, open_stage, head.is_whole).await,
@@ -152,8 +153,8 @@ pub(crate) async fn stage(
     Ok(HandlerResult::later(async move { finish_stage(&site, open_stage, is_whole).await }))
 }
 
-/// Returns the stage for this request: the open one, or a new one that replaces an idle stage of
-/// the same key. `None` if the release is staged already.
+/// Returns the stage for this request: the open one, or a new one that replaces an idle stage with
+/// the same key. Returns `None` if the release is already staged.
 async fn open(
     site: &Arc<SiteState>,
     order: StageRequestHead,
@@ -167,11 +168,12 @@ async fn open(
             open_stage.touch();
             return Ok(Some(open_stage));
         }
-        // Without this check, two pushes of one content would replace each other's stage forever.
+        // Without this check, two pushes of the same content would replace each other's stage
+        // forever.
         if !open_stage.is_idle(BUSY) {
-            return Err(HttpError::locked("another push of the same content is coming in"));
+            return Err(HttpError::locked("another push of the same content is in progress"));
         }
-        // The stage of a push that broke off. Its content is found again on the disk.
+        // The stage belongs to a push that broke off. Its content is found on disk again.
         drop(open_stage);
         site.open_stages.close(&key);
     }
@@ -187,7 +189,7 @@ async fn open(
     Ok(open_stage)
 }
 
-/// Completes the release if all packs were sent; otherwise returns the packs that are held.
+/// Completes the release if all packs were sent. Otherwise returns the packs that the stage holds.
 async fn finish_stage(
     site: &Arc<SiteState>,
     open_stage: Arc<OpenStage>,
@@ -199,7 +201,7 @@ async fn finish_stage(
     site.blocking(move |site| site.finish(&open_stage)).await
 }
 
-/// The bytes of a pack that waits for a decoder.
+/// The bytes of a pack that is waiting for a decoder.
 enum PackContent {
     Memory(Vec<u8>, Option<Permit>),
     Spool { file: Arc<File>, length: usize },
@@ -252,7 +254,8 @@ async fn take(
     content: PackContent,
 ) -> Result<(), HttpError> {
     let same = Arc::clone(site);
-    // The work continues if the peer disconnects: the pack is kept for when it comes back.
+    // The work continues if the peer disconnects, so that the pack is there when the peer comes
+    // back.
     let work = move || match content.with(|bytes| open_stage.take(&id, bytes))? {
         Ok(()) => Ok(()),
         Err(TakeError::Pack(refused)) => Err(refused),
@@ -264,7 +267,7 @@ async fn take(
     site.share.decode(work).await
 }
 
-/// Packs of one body that are being decoded while the next ones arrive.
+/// Packs of one body that are being decoded while further packs arrive.
 #[derive(Default)]
 struct DecodeQueue(VecDeque<JoinHandle<Result<(), HttpError>>>);
 
@@ -278,8 +281,8 @@ impl DecodeQueue {
         id: PackId,
         content: PackContent,
     ) -> Result<(), HttpError> {
-        // Without this bound a fast connection would fill the memory or the disk with packs that
-        // wait.
+        // Without this bound, a fast connection would fill the memory or the disk with waiting
+        // packs.
         if self.0.len() >= site.share.decoders() {
             self.wait_for_one().await?;
         }
@@ -309,7 +312,7 @@ fn closed() -> HttpError {
     HttpError::unknown("no stage of this key is open; stage again to learn what is held")
 }
 
-/// Keeps the stage open while a body for it arrives.
+/// Keeps the stage open as long as a body for it arrives.
 fn keep_open(site: &Arc<SiteState>, key: BundleKey, body: &mut RequestBody) {
     let site = Arc::clone(site);
     body.tell(move || site.open_stages.touch(&key));
@@ -338,7 +341,7 @@ pub(crate) async fn put_pack(
     Ok(Done {})
 }
 
-/// Handles `PUT v1/packs/<key>`: packs are decoded while the next ones arrive.
+/// Handles `PUT v1/packs/<key>`. Packs are decoded while further packs arrive.
 pub(crate) async fn put_packs(
     site: &Arc<SiteState>,
     key: BundleKey,
@@ -352,7 +355,8 @@ pub(crate) async fn put_packs(
 }
 
 /// Reads a sequence of packs: exactly `length` bytes, or up to an end marker if `length` is `None`.
-/// Returns whether the end marker declares the release complete; `false` without an end marker.
+/// Returns whether the end marker declares the release complete. Without an end marker, returns
+/// `false`.
 async fn take_packs(
     site: &Arc<SiteState>,
     key: BundleKey,
@@ -362,7 +366,7 @@ async fn take_packs(
     keep_open(site, key, body);
     let mut decodes = DecodeQueue::default();
     let read = async {
-        // Also the body of unknown length is bounded: its packs are at most 64 MiB together.
+        // A body of unknown length is bounded, too: its packs have at most 64 MiB in total.
         let mut left = length.unwrap_or(MAX_PACKS_BYTES);
         while left > 0 || length.is_none() {
             let wrong = || HttpError::malformed("the packs do not make their body");
@@ -392,10 +396,12 @@ async fn take_packs(
         Ok(false)
     };
     let read = read.await;
-    // Also after an error: a pack that arrived whole is stored, and is not sent again.
+    // Also done after an error: a pack that has arrived completely is stored, and is not sent
+    // again.
     let taken = decodes.finish().await;
     match read {
-        // A failed pack closes the stage. Its error explains more than "no stage is open".
+        // A failed pack closes the stage, and the error of the pack explains more than "no stage is
+        // open".
         Err(refused) if refused.refusal.kind == ErrorKind::Unknown => taken.and(Err(refused)),
         read => read.and_then(|is_whole| taken.map(|()| is_whole)),
     }

@@ -10,8 +10,8 @@ use crate::store::layout::manifest_name;
 use crate::store::open::LockedStore;
 use crate::store::{Store, StoreError, is_damage, unless_damaged};
 
-/// zstd level. Object ids are incompressible and paths compress well at any level, so a higher
-/// level gains nothing.
+/// zstd level. Object ids are incompressible and paths compress well equally well at any level, so
+/// a higher level gains nothing.
 const LEVEL: i32 = 1;
 
 /// The entries of a stored manifest. The id is checked at the end.
@@ -54,7 +54,7 @@ impl Store {
         Ok(self.layout.manifests.open_file(&manifest_name(id))?)
     }
 
-    /// Maps an error of a manifest's stream to one that names the file.
+    /// Converts an error of a manifest's stream into one that names the file.
     pub(in crate::store) fn in_manifest(
         &self,
         id: &ManifestId,
@@ -63,7 +63,7 @@ impl Store {
         move |source| StoreError::Manifest { path: path.clone(), source }
     }
 
-    /// The entries of a manifest, with errors that name the file.
+    /// The entries of a manifest. Their errors name the file.
     pub(in crate::store) fn entries(
         &self,
         manifest: &ManifestId,
@@ -78,6 +78,8 @@ impl Store {
     /// [`StoreError::Manifest`] if it is missing or damaged; other errors if it cannot be read.
     pub(in crate::store) fn check_manifest(&self, id: &ManifestId) -> Result<(), StoreError> {
         let mut entries = match self.manifest(id) {
+            // Reported as an error of the manifest, so that a missing file becomes the kind
+            // `DamagedBase`. The origin then sends everything without a base.
             Err(StoreError::Io(error)) if is_damage(&error.source) => {
                 return Err(self.in_manifest(id)(ManifestError::Io(std::io::Error::other(error))));
             }

@@ -84,7 +84,7 @@ impl Store {
         Ok(hash_reader(content).context("read", path)?)
     }
 
-    /// Whether an object's file is present and has the right bytes.
+    /// Whether an object's file is present and its bytes are right.
     ///
     /// # Errors
     /// Fails if the file cannot be read.
@@ -92,7 +92,7 @@ impl Store {
         Ok(unless_damaged(self.hash_object(object))?.is_some_and(|(found, _)| found == *object))
     }
 
-    /// Whether each of `objects` is present with the right bytes, in the same order.
+    /// Whether each of `objects` is present and its bytes are right, in the same order.
     ///
     /// # Errors
     /// [`StoreError::Cancelled`], or an error of reading the disk.
@@ -142,7 +142,7 @@ impl Store {
 }
 
 impl LockedStore<'_> {
-    /// Removes an object. It no longer counts as present.
+    /// Removes an object, so that it no longer counts as present.
     pub(in crate::store) fn forget_object(&self, object: &ObjectId) -> Result<(), StoreError> {
         self.layout.objects.unlink_if_any(&object_name(object))?;
         Ok(())
@@ -157,5 +157,26 @@ impl LockedStore<'_> {
         name: &str,
     ) -> Result<(), StoreError> {
         Ok(dir.rename(name, &self.layout.objects, &object_name(object))?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::testing::empty_store;
+
+    #[test]
+    fn a_range_beyond_the_end_is_an_error_of_the_peer() {
+        let (directory, store) = empty_store();
+        let object = ObjectId::of(b"12345");
+        let path = directory.path().join("www/.headwater/objects").join(object_name(&object));
+        std::fs::write(path, b"12345").unwrap();
+        let mut out = Vec::new();
+        store.read_range(&object, 1, 4, &mut out).unwrap();
+        assert_eq!(out, b"2345");
+        for (offset, length) in [(0, 6), (5, 1), (u64::MAX, 1), (1 << 40, u32::MAX)] {
+            let error = store.read_range(&object, offset, length, &mut out).unwrap_err();
+            assert!(matches!(error, StoreError::Mismatch { .. }), "{offset}+{length}: {error}");
+        }
     }
 }

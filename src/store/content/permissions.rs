@@ -1,17 +1,14 @@
-//! Group and modes of the served files. Each mirror sets its own.
+//! Group and modes of the served files. Each mirror has its own setting.
 //!
-//! They are one setting of the store, for all releases: files of several releases share inodes. A
+//! There is one setting for the whole store, because files of several releases share inodes. A
 //! change is made in place.
 
 use std::fmt;
-use std::io;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::fsx::{Dir, FileKind, FileMode};
-use crate::store::StoreError;
-use crate::store::open::LockedStore;
+use crate::fsx::FileMode;
 
 /// Group and modes of the served files and directories.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -20,7 +17,7 @@ pub struct Permissions {
     /// The group id; `None` for the group that the system assigns.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub group: Option<u32>,
-    /// Mode of a file.
+    /// The mode of files.
     pub file_mode: ContentMode,
     /// Mode of a directory.
     pub dir_mode: DirectoryMode,
@@ -32,7 +29,8 @@ impl Permissions {
         *self == Self::default()
     }
 
-    /// The mode of a file. A class that may read an executable file may also execute it.
+    /// The mode of a file. If the file is executable, every class that may read it may also execute
+    /// it.
     #[must_use]
     pub const fn file(self, exec: bool) -> FileMode {
         let ContentMode(bits) = self.file_mode;
@@ -56,7 +54,7 @@ pub struct ContentMode(u32);
 #[serde(try_from = "String", into = "String")]
 pub struct DirectoryMode(u32);
 
-/// A text that is not a valid mode.
+/// The string is not a valid mode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum ModeError {
     /// Not an octal number.
@@ -87,7 +85,7 @@ impl Default for DirectoryMode {
     }
 }
 
-/// Parses an octal mode that has all bits of `needed` and none outside `allowed`.
+/// Parses an octal mode that contains all bits of `needed` and none outside `allowed`.
 fn bits(text: &str, needed: u32, allowed: u32, refused: ModeError) -> Result<u32, ModeError> {
     if text.len() > 5 || !text.bytes().all(|byte| matches!(byte, b'0'..=b'7')) {
         return Err(ModeError::Syntax);
@@ -150,54 +148,6 @@ impl fmt::Display for DirectoryMode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:04o}", self.0)
     }
-}
-
-impl LockedStore<'_> {
-    /// Gives all objects and all slots these permissions, without syncing them.
-    pub(in crate::store) fn rewrite_permissions(
-        &self,
-        permissions: Permissions,
-    ) -> Result<(), StoreError> {
-        for (shard, _) in self.layout.objects.entries()? {
-            let Some(shard) = shard.to_str() else { continue };
-            rewrite_below(&self.layout.objects.open_dir(shard)?, permissions)?;
-        }
-        for slot in self.slot_names()? {
-            rewrite(&self.layout.slots, &slot.to_string(), permissions)?;
-        }
-        Ok(())
-    }
-}
-
-/// Gives `name` in `parent`, and everything below it, these permissions. Whether a file is
-/// executable stays as it is.
-fn rewrite(parent: &Dir, name: &str, permissions: Permissions) -> Result<(), StoreError> {
-    let Some(meta) = parent.stat(name)? else { return Ok(()) };
-    let mode = match meta.kind {
-        FileKind::File => permissions.file(meta.mode & 0o100 != 0),
-        FileKind::Directory => permissions.directory(),
-        FileKind::Symlink | FileKind::Other => return Ok(()),
-    };
-    if !mode.is_of(&meta) {
-        match parent.set_mode(name, mode) {
-            // A file of another user: verify reports it.
-            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {}
-            other => other?,
-        }
-    }
-    if meta.kind == FileKind::Directory {
-        rewrite_below(&parent.open_dir(name)?, permissions)?;
-    }
-    Ok(())
-}
-
-fn rewrite_below(dir: &Dir, permissions: Permissions) -> Result<(), StoreError> {
-    for (name, _) in dir.entries()? {
-        if let Some(name) = name.to_str() {
-            rewrite(dir, name, permissions)?;
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]

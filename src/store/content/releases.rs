@@ -27,6 +27,8 @@ impl Store {
         let damaged =
             |source| StoreError::Release { path: self.layout.releases.join(file), source };
         let release = Release::parse(&bytes).map_err(damaged)?;
+        // The name contains 16 digits of the id, which is the hash of the record: changed bytes
+        // would have a different name.
         if release.name() == name {
             return Ok(release);
         }
@@ -60,9 +62,9 @@ impl Store {
         Ok(names)
     }
 
-    /// Whether a release ranks above the current one, that is, was never served. Equal sequence
-    /// numbers are decided by the records; if one of them cannot be read, the release counts as
-    /// never served.
+    /// Whether a release ranks above the current one, which means that it was never served. If the
+    /// sequence numbers are equal, the records decide; if one of them cannot be read, the release
+    /// counts as never served.
     fn is_after(
         &self,
         name: ReleaseName,
@@ -79,7 +81,7 @@ impl Store {
     }
 
     /// The names of the releases that are or were served, ascending, with the current one last.
-    /// Empty without a current release.
+    /// Empty if there is no current release.
     ///
     /// # Errors
     /// Fails if the store cannot be read.
@@ -134,9 +136,10 @@ impl LockedStore<'_> {
         Ok(())
     }
 
-    /// Marks a release as deleted. What only it needed is dropped later.
+    /// Marks a release as deleted. The content that only this release needed is dropped later.
     pub(in crate::store) fn mark_deleted(&self, name: ReleaseName) -> Result<(), StoreError> {
         let releases = &self.layout.releases;
+        // Not synced: if a power cut undoes the rename, the next push marks the release again.
         fsx::found(releases.rename(&release_file(name), releases, &gone_file(name)))?;
         Ok(())
     }

@@ -1,8 +1,8 @@
-//! Drops what no kept release needs.
+//! Drops content that no kept release needs.
 //!
-//! This needs neither clocks nor leases, because staging checks every object of its manifest under
-//! the same lock. A reference is removed before what it refers to, so an interruption leaves only
-//! garbage, which a later sweep removes.
+//! Pruning needs neither clocks nor leases, because staging checks every object of its manifest
+//! under the same lock. A reference is removed before the data it refers to, so an interruption
+//! leaves only garbage, which a later sweep removes.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -16,28 +16,28 @@ use crate::store::layout::{DIRTY, SlotName, manifest_name, object_name};
 use crate::store::open::LockedStore;
 use crate::store::{EventKind, Store, StoreError, unless_damaged};
 
-/// What was dropped.
+/// The amount of dropped data.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Pruned {
-    /// Releases.
+    /// The number of releases.
     pub releases: u64,
-    /// Objects.
+    /// The number of objects.
     pub objects: u64,
     /// Size of the dropped objects in bytes. Content that a slot still links to is not free yet.
     pub bytes: u64,
-    /// Quarantines of unfinished pushes.
+    /// The number of quarantines of unfinished pushes.
     pub quarantines: u64,
     /// Bytes of content in the dropped quarantines.
     pub incoming_bytes: u64,
-    /// Retired entries that expired and were removed from the served slot.
+    /// The number of retired entries that expired and were removed from the served slot.
     pub expired: u64,
 }
 
 impl Store {
     /// Keeps the newest `keep` releases (at least the current one), those that have a slot, and a
     /// staged one. Drops everything else, including stray files and the quarantines of pushes that
-    /// do not run. Expires retired entries that are due.
+    /// are not running. Expires retired entries that are due.
     ///
     /// # Errors
     /// Fails if the store is locked, if a kept manifest cannot be read (then nothing is dropped),
@@ -54,7 +54,7 @@ impl Store {
         Ok(pruned)
     }
 
-    /// Maintenance that depends on time only: expires retired entries that are due, and drops
+    /// Maintenance that depends only on time: expires retired entries that are due, and drops
     /// quarantines older than a week. Takes no lock if nothing is due.
     ///
     /// # Errors
@@ -62,6 +62,7 @@ impl Store {
     pub fn upkeep(&self, wait: Duration) -> Result<Pruned, StoreError> {
         self.check_owner()?;
         let mut pruned = Pruned::default();
+        // Neither of the two must stop the other, so this error is returned at the end.
         let expired = self.expire(wait);
         self.drop_stale_quarantines(fsx::unix_seconds(), &mut pruned)?;
         pruned.expired = expired?;
@@ -76,9 +77,11 @@ impl LockedStore<'_> {
         }
     }
 
-    /// Drops old releases and what only they needed. The cost grows with what is dropped.
+    /// Drops old releases and the content that only they needed. The cost grows with the amount of
+    /// dropped data.
     pub(in crate::store) fn drop_old_releases(&self, keep: usize) -> Result<Pruned, StoreError> {
         let mut pruned = Pruned::default();
+        // A release with a slot stays: the next push needs its manifest to change that slot.
         let shown: HashSet<ReleaseName> =
             self.slot_names()?.iter().map(|slot| slot.release).collect();
         let served = self.served_releases()?;
@@ -91,8 +94,8 @@ impl LockedStore<'_> {
         Ok(pruned)
     }
 
-    /// Drops what only deleted releases needed, then their records. If this is interrupted, the
-    /// next call completes it.
+    /// Drops the content that only deleted releases needed, then their records. If this is
+    /// interrupted, the next call completes it.
     pub(in crate::store) fn drop_gone_releases(
         &self,
         pruned: &mut Pruned,
@@ -101,7 +104,8 @@ impl LockedStore<'_> {
         if gone.is_empty() {
             return Ok(());
         }
-        // A damaged record hides what its release needs, so drop nothing until it is repaired.
+        // A damaged record hides which content its release needs, so drop nothing until it is
+        // repaired.
         let names = self.known_releases()?;
         let Ok(kept) = names
             .iter()
@@ -113,7 +117,8 @@ impl LockedStore<'_> {
         let mut candidates = HashSet::new();
         let mut manifests = HashSet::new();
         for name in &gone {
-            // Without its record, what a deleted release needed is unknown; a sweep finds it.
+            // Without the record of a deleted release, the content that it needed is unknown; a
+            // sweep finds it.
             if let Ok(release) = self.gone_release(*name)
                 && !kept.contains(&release.manifest)
             {
@@ -121,11 +126,13 @@ impl LockedStore<'_> {
                 manifests.insert(release.manifest);
             }
         }
+        // An unreadable kept manifest hides which objects its release needs.
         if self.keep_needed(&kept, &mut candidates).is_err() {
             return Ok(());
         }
-        // References go before what they refer to: objects, then manifests, and the records last,
-        // as they are needed to resume.
+        // The rename to `.gone` has already removed the reference. The records go last, after the
+        // manifests: without the manifests, an interrupted call could not find the remaining
+        // objects.
         for object in candidates {
             self.drop_object(&object, pruned)?;
         }
@@ -135,7 +142,7 @@ impl LockedStore<'_> {
         gone.iter().try_for_each(|name| self.remove_gone(*name))
     }
 
-    /// Adds the objects of a manifest, as far as it can be read.
+    /// Adds the objects of a manifest, as far as the manifest can be read.
     fn collect_objects(
         &self,
         manifest: &ManifestId,
@@ -144,7 +151,7 @@ impl LockedStore<'_> {
         if !self.has_manifest(manifest)? {
             return Ok(());
         }
-        // A damaged manifest hides some objects; a sweep finds those.
+        // A damaged manifest hides some objects; a sweep finds them.
         let Some(entries) = unless_damaged(self.entries(manifest))? else { return Ok(()) };
         for entry in entries {
             let Some(entry) = unless_damaged(entry)? else { return Ok(()) };
@@ -216,7 +223,9 @@ impl LockedStore<'_> {
         self.layout.slots.remove_all(DIRTY)?;
         let mut idle: Vec<SlotName> = self.slot_names()?;
         idle.retain(|slot| slot.is_spare || Some(slot.release) != current);
+        // The names ascend, so this is the newest: the slot that the next push changes, or a staged
+        // release.
         idle.pop();
-        idle.iter().try_for_each(|slot| Ok(self.layout.slots.remove_all(&slot.to_string())?))
+        idle.into_iter().try_for_each(|slot| self.remove_slot(slot))
     }
 }

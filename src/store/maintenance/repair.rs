@@ -1,4 +1,4 @@
-//! Repairs what verify finds, while the current release stays served.
+//! Repairs the faults that `verify` finds, while the current release is still served.
 //!
 //! Nothing is repaired in place: a new inode replaces the old one by rename.
 
@@ -16,8 +16,8 @@ use crate::store::content::permissions::Permissions;
 use crate::store::layout::{SlotName, object_name};
 use crate::store::maintenance::verify::{Depth, Fault, FaultKind, SlotPaths};
 use crate::store::open::LockedStore;
+use crate::store::staging::fetch::FetchObject;
 use crate::store::staging::slots::{DirStack, has_metadata_of};
-use crate::store::staging::transaction::FetchObject;
 use crate::store::{EventKind, Store, StoreError, unless_damaged};
 
 /// A source of release records and manifests.
@@ -26,8 +26,8 @@ pub trait FetchRecords {
     fn release(&self, name: ReleaseName) -> Option<Release>;
     /// Returns the canonical bytes of a manifest, unchecked, if it is available.
     fn manifest(&self, id: &ManifestId) -> Option<Box<dyn Read + Send>>;
-    /// Whether records that are not available now may still arrive. Nothing is given up for lack of
-    /// them then.
+    /// Whether records that are not available now may still arrive. As long as they may, nothing is
+    /// given up because one of them is missing.
     fn is_awaited(&self) -> bool {
         false
     }
@@ -60,8 +60,11 @@ impl Store {
         wait: Duration,
         cancelled: &(dyn Fn() -> bool + Sync),
     ) -> Result<Repaired, StoreError> {
-        // Check the owner first: the search reads the whole store, and other users may run it too.
+        // Check the owner first: the search for faults reads the whole store, and other users may
+        // run it too.
         self.check_owner()?;
+        // An interrupted change of permissions is completed first, so that the modes can be
+        // checked.
         self.use_permissions(None, wait)?;
         let mut repaired = Repaired {
             found: self.verify(Depth::Full, wait, cancelled)?.faults,
@@ -75,6 +78,8 @@ impl Store {
             repaired.mended += store.repair_records(records)?;
             repaired.objects += store.repair_objects(fetch)?;
             let current = store.current()?.map(|release| SlotName { release, is_spare: false });
+            // The current slot is included even if its directory is missing; the slot is then built
+            // again.
             for slot in store.slot_names()?.into_iter().chain(current).collect::<BTreeSet<_>>() {
                 repaired.mended +=
                     store.repair_slot(slot, Some(slot) == current || records.is_awaited())?;
@@ -116,7 +121,7 @@ impl LockedStore<'_> {
         Ok(mended)
     }
 
-    /// Writes a fetched manifest if it has the right id. Returns whether it does.
+    /// Writes a fetched manifest if it has the right id. Returns whether it has.
     fn repair_manifest(
         &self,
         id: &ManifestId,
@@ -143,7 +148,7 @@ impl LockedStore<'_> {
         }
     }
 
-    /// Replaces the objects that are damaged or missing by fetched ones.
+    /// Replaces damaged or missing objects with fetched ones.
     fn repair_objects(&self, fetch: &FetchObject<'_>) -> Result<u64, StoreError> {
         let mut damaged: HashMap<_, FileEntry> = HashMap::new();
         let mut manifests = HashSet::new();
@@ -160,12 +165,13 @@ impl LockedStore<'_> {
         let mut mended = 0;
         fetch.announce(&damaged.keys().copied().collect::<Vec<_>>());
         for file in damaged.values() {
+            // A file cannot be renamed over a directory.
             if self.object_meta(&file.object)?.is_some_and(|meta| meta.kind != FileKind::File) {
                 self.layout.objects.remove_all(&object_name(&file.object))?;
             }
             match self.fetch_objects(std::slice::from_ref(file), fetch) {
                 Ok(()) => mended += 1,
-                // Reported at the end; other objects may still be repaired.
+                // The error is reported at the end; other objects may still be repaired.
                 Err(StoreError::Fetch { .. }) => {}
                 Err(error) => return Err(error),
             }
@@ -179,7 +185,7 @@ impl LockedStore<'_> {
             Some(release) if self.is_manifest_whole(&release.manifest)? => release.manifest,
             _ if is_needed => return Ok(0),
             _ => {
-                self.layout.slots.remove_all(&slot.to_string())?;
+                self.remove_slot(slot)?;
                 return Ok(1);
             }
         };
@@ -195,9 +201,9 @@ impl LockedStore<'_> {
             }
             mended += u64::from(self.repair_entry(&mut stack, &entry, permissions)?);
         }
-        let mut strangers = Vec::new();
-        super::verify::find_unexpected(&root, "", &seen, &mut |path| strangers.push(path))?;
-        for path in strangers {
+        let mut unexpected = Vec::new();
+        super::verify::find_unexpected(&root, "", &seen, &mut |path| unexpected.push(path))?;
+        for path in unexpected {
             let (parent, name) = path.rsplit_once('/').unwrap_or(("", &path));
             if let Some(dir) = stack.find(parent)? {
                 dir.remove_all(name)?;
@@ -216,6 +222,7 @@ impl LockedStore<'_> {
         entry: &Entry,
         permissions: Permissions,
     ) -> Result<bool, StoreError> {
+        // If the map is empty, no file counts as intact, so the bytes of each file are compared.
         let faults = super::verify::check_entry(stack, entry, permissions, Some(&HashMap::new()))?;
         if faults.is_empty() {
             return Ok(false);
@@ -229,7 +236,7 @@ impl LockedStore<'_> {
                 let shared = self
                     .object_meta(&file.object)?
                     .is_some_and(|meta| has_metadata_of(&meta, file, permissions));
-                // The object itself may be the damaged inode, if it could not be fetched.
+                // If the object could not be fetched, it may itself be the damaged inode.
                 if shared && self.check_object(file)?.is_ok() {
                     self.layout.objects.link(&object_name(&file.object), tmp, NAME)?;
                 } else {
@@ -244,6 +251,8 @@ impl LockedStore<'_> {
         }
         let name = entry.path.name();
         let dir = stack.ensure(entry.path.parent().unwrap_or(""))?;
+        // Only in this case the path is missing for a moment: a rename cannot replace a directory
+        // with a file.
         if faults.contains(&FaultKind::WrongKind) {
             dir.remove_all(name)?;
         }

@@ -1,4 +1,4 @@
-//! Verifies a store: re-hashes everything, or compares sizes and times only.
+//! Verifies a store: re-hashes everything, or compares only sizes and times.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt;
@@ -31,7 +31,7 @@ pub enum Depth {
 pub enum FaultKind {
     /// The file is missing.
     Missing,
-    /// The bytes are wrong.
+    /// The content is wrong.
     Content,
     /// The size is wrong.
     Size,
@@ -39,7 +39,7 @@ pub enum FaultKind {
     Time,
     /// The permissions are wrong.
     Mode,
-    /// A file, directory or link is where another kind should be.
+    /// Something of the wrong kind is in the place of a file, directory or link.
     WrongKind,
     /// The link target is wrong.
     Target,
@@ -56,7 +56,7 @@ pub struct Fault {
     pub kind: FaultKind,
     /// The path, relative to the mirror's directory.
     pub path: String,
-    /// The object that the path should show.
+    /// The object that should be at this path.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub object: Option<ObjectId>,
 }
@@ -100,7 +100,7 @@ impl Verified {
 /// The inodes of intact objects.
 pub(in crate::store) type ObjectInodes = HashMap<ObjectId, u64>;
 
-/// The inode of an intact object, or what is wrong with the object.
+/// The inode of an intact object, or the fault of the object.
 type CheckedObject = Result<u64, FaultKind>;
 
 impl Store {
@@ -115,6 +115,7 @@ impl Store {
         wait: Duration,
         cancelled: &(dyn Fn() -> bool + Sync),
     ) -> Result<Verified, StoreError> {
+        // Monitoring may run as another user, who can read the store but not write to its log.
         if self.check_owner().is_err() {
             return self.verify_as_reader(depth, wait, cancelled);
         }
@@ -127,7 +128,7 @@ impl Store {
         Ok(found)
     }
 
-    /// Verifies the store without write permission, so the result is not logged.
+    /// Verifies the store without write permission. The result is therefore not logged.
     pub(in crate::store) fn verify_as_reader(
         &self,
         depth: Depth,
@@ -138,7 +139,7 @@ impl Store {
         self.look_for_faults(depth, cancelled)
     }
 
-    /// Verifies the store under a lock that the caller has. The result is not logged.
+    /// Verifies the store under a lock that the caller holds. The result is not logged.
     pub(in crate::store) fn look_for_faults(
         &self,
         depth: Depth,
@@ -146,7 +147,11 @@ impl Store {
     ) -> Result<Verified, StoreError> {
         let mut found = Verified::default();
         let Some(current) = self.current()? else {
-            if !self.release_names()?.is_empty() && !self.slot_names()?.is_empty() {
+            let releases = self.release_names()?;
+            // A store whose only release is staged has served nothing yet.
+            let is_only_staged =
+                releases.len() == 1 && self.shown_as_staged()? == Some(releases[0]);
+            if !releases.is_empty() && !is_only_staged && !self.slot_names()?.is_empty() {
                 found.fault(FaultKind::Missing, CURRENT.to_owned(), None);
             }
             return Ok(found);
@@ -254,6 +259,7 @@ impl Store {
         let mut order: Vec<&FileEntry> = needed.values().collect();
         order.sort_unstable_by_key(|file| file.object);
         let mut inodes = HashMap::with_capacity(order.len());
+        // In parts, so that a request to stop is noticed soon.
         for chunk in order.chunks(256) {
             if cancelled() {
                 return Err(StoreError::Cancelled);
@@ -275,7 +281,7 @@ impl Store {
         Ok(inodes)
     }
 
-    /// Re-hashes objects, one half of them on a second thread.
+    /// Re-hashes objects, half of them on a second thread.
     fn check_objects<'f>(
         &self,
         files: &[&'f FileEntry],
@@ -291,10 +297,10 @@ impl Store {
         Ok(all)
     }
 
-    /// Checks that an object is present and has the right bytes.
+    /// Checks that an object is present and its bytes are right.
     ///
     /// # Errors
-    /// Fails if the object cannot be read; that does not prove damage.
+    /// Fails if the object cannot be read; such a failure does not prove damage.
     pub(in crate::store) fn check_object(
         &self,
         file: &FileEntry,
@@ -372,7 +378,7 @@ impl Store {
 }
 
 /// Compares an entry with its file in a slot. Compares the bytes only if the `intact` objects are
-/// given, and only if the file is none of them.
+/// given, and only if the file is not one of them.
 pub(in crate::store) fn check_entry(
     stack: &mut DirStack,
     entry: &Entry,
@@ -405,6 +411,7 @@ pub(in crate::store) fn check_entry(
                     FaultKind::Mode
                 });
             }
+            // A file that shares the inode of an intact object was hashed with that object.
             let is_unknown = |intact: &ObjectInodes| intact.get(&file.object) != Some(&meta.inode);
             if intact.is_some_and(is_unknown)
                 && meta.size == file.size
@@ -426,13 +433,14 @@ fn has_content(dir: &Dir, name: &str, file: &FileEntry) -> Result<bool, StoreErr
 #[derive(Debug)]
 pub(in crate::store) struct SlotPaths {
     entries: HashSet<String>,
-    /// Directories above expired entries. They may be empty, as they are removed after the entries.
+    /// Directories above expired entries. They may be empty, because they are removed after the
+    /// entries.
     emptied: HashSet<String>,
     expired_through: u64,
 }
 
 impl SlotPaths {
-    /// An empty set, for a store in which everything due by `expired_through` has expired.
+    /// An empty set, for a store in which everything that was due by `expired_through` has expired.
     pub(in crate::store) fn new(expired_through: u64) -> Self {
         Self { entries: HashSet::new(), emptied: HashSet::new(), expired_through }
     }

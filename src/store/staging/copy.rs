@@ -1,4 +1,4 @@
-//! Copies objects whose time or mode does not fit an entry, so that a link cannot serve.
+//! Copies objects whose time or mode does not match an entry, so that a hard link cannot be used.
 
 use std::io::{self, Read, Write as _};
 
@@ -34,8 +34,8 @@ impl Store {
 }
 
 /// Writes the bytes of `from` to the new file `name` in `dir`, with the time of the entry and the
-/// given mode. Returns whether they are the entry's object; if not, removes the file. Does not sync
-/// it.
+/// given mode. Returns whether the bytes match the entry's object; if not, removes the file. Does
+/// not sync it.
 pub(in crate::store) fn write_object(
     entry: &FileEntry,
     mode: FileMode,
@@ -58,8 +58,8 @@ pub(in crate::store) fn write_object(
                 file.write_all(&buffer[..count]).context("write", path)?;
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            // A failed read is a fault of the source, not of the destination disk: handle it as
-            // wrong content.
+            // A failed read is a fault of the source, not of the destination disk, so it is handled
+            // like wrong content.
             Err(_) => break,
         }
     }

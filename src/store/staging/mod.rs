@@ -1,7 +1,8 @@
-//! What a push builds before it is served: the staging transaction, the quarantine of its content,
-//! and the slot.
+//! The data that a push builds before it is served: the staging transaction, the quarantine of its
+//! content, and the slot.
 
 pub(super) mod copy;
+pub(super) mod fetch;
 pub(super) mod quarantine;
 pub(super) mod room;
 pub(super) mod slot_builder;

@@ -1,7 +1,7 @@
 //! Whether a release fits on the disk of a store and within the quota of its site.
 //!
-//! One computation serves a store before it writes, a receiver before it reads content, and a plan,
-//! which knows only what a mirror reports about itself.
+//! The same computation is used by a store before it writes, by a receiver before it reads content,
+//! and by a plan, which knows only what a mirror reports about itself.
 
 use std::path::Path;
 
@@ -20,31 +20,32 @@ pub struct Quota {
 }
 
 impl Quota {
-    /// Why the quota refuses `release`, which brings `new_bytes`; `None` if it fits.
+    /// Why the quota refuses `release`, which adds `new_bytes` of content; `None` if the release
+    /// fits.
     #[must_use]
     pub fn refusal(&self, release: &Release, new_bytes: u64) -> Option<String> {
         let over = |size: u64, quota: Option<u64>| quota.filter(|quota| size > *quota);
         if let Some(quota) = over(release.entries, self.entries) {
             return Some(format!(
-                "the release has {} entries, and the quota is {quota}",
+                "the release has {} entries, but the quota is {quota}",
                 release.entries
             ));
         }
         if let Some(quota) = over(release.bytes, self.bytes) {
             return Some(format!(
-                "the release has {} bytes, and the quota is {quota}",
+                "the release has {} bytes, but the quota is {quota}",
                 release.bytes
             ));
         }
         // The record may declare fewer bytes than the change announces, so check both.
         let quota = over(new_bytes, self.bytes)?;
-        Some(format!("{new_bytes} new bytes are announced, and the quota is {quota}"))
+        Some(format!("{new_bytes} new bytes are announced, but the quota is {quota}"))
     }
 }
 
 impl Store {
-    /// The number of entries that staging has to create: the new ones if it can change an idle
-    /// slot, else all. A release for which this is 0 only removes entries.
+    /// The number of entries that staging has to create: only the new ones if it can change an idle
+    /// slot, otherwise all. If the number is 0, the release only removes entries.
     ///
     /// # Errors
     /// Fails if the store cannot be read.
@@ -53,14 +54,14 @@ impl Store {
         let known =
             needs.head.base.filter(|_| has_idle_slot).and_then(|base| self.manifest_entries(&base));
         let Some(known) = known else { return Ok(release.entries) };
-        // An entry with new content may replace one of the base, so the difference in entries alone
-        // is too low.
+        // An entry with new content may replace an entry of the base, so the difference in the
+        // number of entries is too low.
         Ok((needs.objects.len() as u64).saturating_add(release.entries.saturating_sub(known)))
     }
 }
 
 /// The bytes that a release takes on a disk with blocks of `block_bytes`, if `made` of its entries
-/// are created and `held_bytes` of its content are there already.
+/// are created and `held_bytes` of its content are already there.
 #[must_use]
 pub fn needed_bytes(made: u64, needs: &DeltaSummary, block_bytes: u64, held_bytes: u64) -> u64 {
     // Bytes per created entry: its compressed manifest line, and its names in two slots and in
@@ -72,8 +73,8 @@ pub fn needed_bytes(made: u64, needs: &DeltaSummary, block_bytes: u64, held_byte
     content.saturating_sub(held_bytes).saturating_add(made.saturating_mul(ENTRY_BYTES))
 }
 
-/// Refuses a release that cannot fit before anything is written: compares [`needed_bytes`] and
-/// inodes with what is free.
+/// Refuses a release that cannot fit before anything is written. Compares [`needed_bytes`] and the
+/// needed inodes with the free space.
 pub(in crate::store) fn check(
     path: &Path,
     system: &FileSystem,

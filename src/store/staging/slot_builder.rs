@@ -1,7 +1,7 @@
 //! Builds the tree of a release in a slot that is not served.
 //!
 //! This module decides which entries of a slot change from one release to another. `slots` places
-//! the single entries.
+//! the individual entries.
 
 use std::iter::Peekable;
 
@@ -19,7 +19,7 @@ use crate::threads;
 
 impl Store {
     /// Finds the changes between the slot's release and another one, and removes the entries that
-    /// go.
+    /// the other release does not have.
     fn find_changes(
         &self,
         writer: &mut SlotWriter<'_>,
@@ -64,9 +64,9 @@ impl Store {
 }
 
 impl LockedStore<'_> {
-    /// Renames the idle slot to `dirty` and removes the entries that `release` does not have or
-    /// that change. `here` lists all objects that the store will have, even if they are still being
-    /// moved. Returns `None` if there is no idle slot to start from.
+    /// Renames the idle slot to `dirty`. Removes the entries that change or that `release` does not
+    /// have. `here` lists all objects that the store will have, even if they are still being moved.
+    /// Returns `None` if there is no idle slot to start from.
     pub(in crate::store) fn clear_slot(
         &self,
         release: &Release,
@@ -76,13 +76,15 @@ impl LockedStore<'_> {
         let mut writer = SlotWriter::change(self, slot, self.permissions()?);
         match self.find_changes(&mut writer, idle, release, here) {
             Ok(changes) => Ok(Some(ClearedSlot { writer, changes })),
+            // Not an error of the push: `fill_slot` then builds a new tree, which costs as much as
+            // the first push.
             Err(error) if is_unknown_tree(&error) => Ok(None),
             Err(error) => Err(error),
         }
     }
 
     /// Completes the tree of `release` in the slot `dirty`, without syncing it. Returns the objects
-    /// that the manifest names and the store lacks.
+    /// that the manifest names but the store lacks.
     ///
     /// # Errors
     /// [`StoreError::DamagedObject`] for an object that the slot itself needs.
@@ -97,6 +99,7 @@ impl LockedStore<'_> {
                 other => return other.map(|()| (writer, changes.missing)),
             }
         }
+        // The tree in `dirty` is unknown here, so the slot is filled from scratch.
         self.layout.slots.remove_all(DIRTY)?;
         let permissions = self.permissions()?;
         let slot = self.layout.slots.create_dir_as(DIRTY, permissions.directory())?;
@@ -112,9 +115,9 @@ impl LockedStore<'_> {
         self.place_left(writer, &left)
     }
 
-    /// Fills an empty slot with the tree of a release, on two threads: system calls in different
-    /// directories hardly wait for each other. Leaves out expired entries, and returns those of
-    /// their objects that are missing. The objects of all other entries were linked or copied.
+    /// Fills an empty slot with the tree of a release, on two threads, because system calls in
+    /// different directories hardly wait for each other. Leaves out expired entries, and returns
+    /// which of their objects are missing. The objects of all other entries were linked or copied.
     fn fill_new_slot(
         &self,
         slot: Dir,
@@ -148,8 +151,8 @@ impl LockedStore<'_> {
         Ok((writer, missing))
     }
 
-    /// Places the entries that need a copy, in order. An entry that the live slot has unchanged
-    /// becomes a link to the live file.
+    /// Places the entries that need a copy, in order. If the live slot has an entry unchanged, the
+    /// entry becomes a link to the live file.
     fn place_left(&self, writer: &mut SlotWriter<'_>, left: &[Entry]) -> Result<(), StoreError> {
         if left.is_empty() {
             return Ok(());
@@ -161,8 +164,8 @@ impl LockedStore<'_> {
         })
     }
 
-    /// Completes a staged slot (step 4): renames the record and `dirty`, both durable by now, to
-    /// their names.
+    /// Completes a staged slot (step 4): renames the record and `dirty`, both of which are durable
+    /// by now, to their final names.
     pub(in crate::store) fn commit_slot(&self, name: ReleaseName) -> Result<(), StoreError> {
         self.adopt_release(name)?;
         let slots = &self.layout.slots;
@@ -172,8 +175,8 @@ impl LockedStore<'_> {
         Ok(slots.sync()?)
     }
 
-    /// Fills the second slot, after the first push was acknowledged. From then on the cost of a
-    /// push grows with the change only. Does nothing if there is an idle slot.
+    /// Fills the second slot, after the first push was acknowledged. From then on, the cost of a
+    /// push depends only on the size of the change. Does nothing if there is an idle slot.
     ///
     /// # Errors
     /// Errors of the disk. The served slot is not touched.
@@ -200,7 +203,7 @@ fn is_unknown_tree(error: &StoreError) -> bool {
     matches!(error, StoreError::Manifest { .. } | StoreError::Tampered { .. }) && error.is_damage()
 }
 
-/// A slot from which everything was removed that the next release does not have.
+/// A slot without the entries that the next release does not have.
 pub(in crate::store) struct ClearedSlot<'s> {
     writer: SlotWriter<'s>,
     changes: SlotChanges,
@@ -218,8 +221,8 @@ struct SlotChanges {
 }
 
 impl SlotChanges {
-    /// Removes the old entry if it goes or changes, and records the new one to be placed. For an
-    /// entry that is not placed, records its object if it is not `here`.
+    /// Removes the old entry if it changes or is gone, and records that the new entry must be
+    /// placed. For an entry that is not placed, records its object if it is not `here`.
     fn take(
         &mut self,
         pair: Pair,
@@ -233,6 +236,8 @@ impl SlotChanges {
                 self.note_emptied(&old);
                 Ok(())
             }
+            // The slot leaves out an expired entry, but the release needs its object: another
+            // mirror may copy the complete release from this one.
             Pair::New(new) if new.has_expired(through) => {
                 self.need(&new, here);
                 Ok(())
@@ -285,14 +290,16 @@ impl SlotChanges {
     }
 }
 
-/// Places entries with two writers of the same slot, on two threads: system calls in different
-/// directories hardly wait for each other. Returns the entries that need a copy, in order.
+/// Places entries with two writers of the same slot, on two threads, because system calls in
+/// different directories hardly wait for each other. Returns the entries that need a copy, in
+/// order.
 fn place_by_two(
     entries: &[Entry],
     helper: &mut SlotWriter<'_>,
     writer: &mut SlotWriter<'_>,
 ) -> Result<Vec<Entry>, StoreError> {
-    /// Minimum number of entries for a second thread; starting one for fewer does not pay.
+    /// Minimum number of entries for a second thread. For fewer entries, starting a thread is not
+    /// worthwhile.
     const MANY: usize = 256;
     if entries.len() < MANY {
         return writer.place_each(entries);
@@ -304,14 +311,15 @@ fn place_by_two(
     Ok(left)
 }
 
-/// Looks up entries in the manifest of the current release; the lookups must ascend.
+/// Looks up entries in the manifest of the current release. The paths must be looked up in
+/// ascending order.
 struct LiveEntries {
     stream: Option<Peekable<ManifestStream>>,
 }
 
 impl LiveEntries {
-    /// Whether the current release has the same file at this path. Returns `false` from the first
-    /// damaged line of the manifest on.
+    /// Whether the current release has the same file at this path. After the first damaged line of
+    /// the manifest, always returns `false`.
     fn has(&mut self, entry: &Entry) -> bool {
         let Some(stream) = self.stream.as_mut() else { return false };
         loop {

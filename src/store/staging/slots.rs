@@ -1,8 +1,8 @@
-//! Slots: changes the plain tree of a release that is not served.
+//! Slots: changes the file tree of a release that is not served.
 //!
-//! The cost grows with the change: the idle slot is brought from its own release to the new one.
-//! Every step is relative to an open directory of the slot and follows no link, so that a slot with
-//! foreign links in it cannot lead outside.
+//! The cost depends on the size of the change: the idle slot is changed from its own release to the
+//! new one. Every step is relative to an open directory of the slot and follows no link, so that
+//! foreign links in a slot cannot lead outside.
 
 use std::collections::HashMap;
 use std::io;
@@ -20,13 +20,13 @@ use crate::tree_path::TreePath;
 /// other programs.
 const MAX_LINKS: u64 = 64_000;
 
-/// A directory, and the open directories on the way to the path used last.
+/// A directory, and the open directories on the path that was used last.
 #[derive(Debug)]
 pub(in crate::store) struct DirStack {
     root: Dir,
     open: Vec<(String, Dir)>,
-    strangers: OnUnexpected,
-    /// The mode of directories that it creates.
+    on_unexpected: OnUnexpected,
+    /// The mode of new directories.
     mode: FileMode,
 }
 
@@ -41,14 +41,15 @@ enum OnUnexpected {
 
 impl DirStack {
     pub(in crate::store) const fn new(root: Dir, mode: FileMode) -> Self {
-        Self { root, open: Vec::new(), strangers: OnUnexpected::Remove, mode }
+        Self { root, open: Vec::new(), on_unexpected: OnUnexpected::Remove, mode }
     }
 
     fn top(&self) -> &Dir {
         self.open.last().map_or(&self.root, |(_, dir)| dir)
     }
 
-    /// Closes the directories that are not on the way to `parent`. Returns the names still to open.
+    /// Closes the directories that are not on the path to `parent`. Returns the names that must
+    /// still be opened.
     fn descend<'p>(&mut self, parent: &'p str) -> impl Iterator<Item = &'p str> + use<'p> {
         let names = || parent.split('/').filter(|name| !name.is_empty());
         let common =
@@ -57,7 +58,7 @@ impl DirStack {
         names().skip(common)
     }
 
-    /// Opens the directory `parent`. Returns `None` if it, or one above it, does not exist.
+    /// Opens the directory `parent`. Returns `None` if it or a directory above it does not exist.
     pub(in crate::store) fn find(&mut self, parent: &str) -> Result<Option<&Dir>, StoreError> {
         for name in self.descend(parent) {
             match self.top().open_dir(name) {
@@ -69,14 +70,14 @@ impl DirStack {
         Ok(Some(self.top()))
     }
 
-    /// Opens the directory `parent`, creating it where missing. A file in the way is handled as
-    /// [`OnUnexpected`] says.
+    /// Opens the directory `parent`, creating missing directories. Handles a file in the way as
+    /// [`OnUnexpected`] specifies.
     pub(in crate::store) fn ensure(&mut self, parent: &str) -> Result<&Dir, StoreError> {
         let mode = self.mode;
         for name in self.descend(parent) {
             let dir = match self.top().ensure_dir_as(name, mode) {
                 Err(error) if is_no_directory(&error) => {
-                    if self.strangers == OnUnexpected::Fail {
+                    if self.on_unexpected == OnUnexpected::Fail {
                         return Err(StoreError::Tampered { path: self.top().join(name) });
                     }
                     self.top().unlink(name)?;
@@ -127,7 +128,7 @@ pub(in crate::store) fn has_metadata_of(
         && permissions.file(file.exec).is_of(meta)
 }
 
-/// Whether a hard link to this file can serve as the entry.
+/// Whether a hard link to this file can be used for the entry.
 fn is_linkable(meta: &Meta, file: &FileEntry, permissions: Permissions) -> bool {
     has_metadata_of(meta, file, permissions) && meta.links < MAX_LINKS
 }
@@ -143,7 +144,7 @@ pub(in crate::store) struct SlotWriter<'s> {
 }
 
 impl<'s> SlotWriter<'s> {
-    /// A writer for `slot`, which is empty.
+    /// A writer for the empty `slot`.
     pub(in crate::store) fn fill(
         store: &'s LockedStore<'s>,
         slot: Dir,
@@ -153,23 +154,23 @@ impl<'s> SlotWriter<'s> {
         Self { store, slot, permissions, copies: HashMap::new() }
     }
 
-    /// A writer for `slot`, which has the tree of a release. A tree that differs from its manifest
-    /// fails with [`StoreError::Tampered`].
+    /// A writer for `slot`, which contains the tree of a release. If the tree differs from its
+    /// manifest, the writer fails with [`StoreError::Tampered`].
     pub(in crate::store) fn change(
         store: &'s LockedStore<'s>,
         slot: Dir,
         permissions: Permissions,
     ) -> Self {
         let mut writer = Self::fill(store, slot, permissions);
-        writer.slot.strangers = OnUnexpected::Fail;
+        writer.slot.on_unexpected = OnUnexpected::Fail;
         writer
     }
 
     /// A second writer of the same slot, for another thread.
     pub(in crate::store) fn try_clone(&self) -> Result<Self, StoreError> {
-        let mut twin = Self::fill(self.store, self.slot.root.try_clone()?, self.permissions);
-        twin.slot.strangers = self.slot.strangers;
-        Ok(twin)
+        let mut second = Self::fill(self.store, self.slot.root.try_clone()?, self.permissions);
+        second.slot.on_unexpected = self.slot.on_unexpected;
+        Ok(second)
     }
 
     /// Removes an entry. Does not remove the directory that may be empty now.
@@ -195,7 +196,7 @@ impl<'s> SlotWriter<'s> {
         let (parent, name) = split(path);
         let Some(dir) = self.slot.find(parent)? else { return Ok(false) };
         match dir.unlink_if_any(name) {
-            // Another program made this directory; verify reports what is in it.
+            // Another program made this directory; `verify` reports its content.
             Err(error) if error.kind() == io::ErrorKind::IsADirectory => Ok(false),
             other => Ok(other?),
         }
@@ -206,7 +207,7 @@ impl<'s> SlotWriter<'s> {
         self.slot.remove_empty(path)
     }
 
-    /// Places entries as links to their objects. Returns, in order, those that need a copy.
+    /// Places entries as links to their objects. Returns the entries that need a copy, in order.
     pub(in crate::store) fn place_each(
         &mut self,
         entries: &[Entry],
@@ -221,7 +222,7 @@ impl<'s> SlotWriter<'s> {
     }
 
     /// Places an entry as a link to its object; its path must be free. Returns `false` if the
-    /// object has another time or mode, or too many links.
+    /// object has a different time or mode, or too many links.
     fn place(&mut self, entry: &Entry) -> Result<bool, StoreError> {
         let (parent, name) = split(&entry.path);
         match &entry.kind {
@@ -246,8 +247,8 @@ impl<'s> SlotWriter<'s> {
     }
 
     /// Places a file for which [`SlotWriter::place`] returned `false`: as a link to the file in the
-    /// live slot, if `live` is given and fits, else to an earlier copy in this slot, else as a new
-    /// copy.
+    /// live slot if `live` is given and matches, otherwise to an earlier copy in this slot,
+    /// otherwise as a new copy.
     pub(in crate::store) fn place_by_copy(
         &mut self,
         entry: &Entry,
@@ -272,25 +273,27 @@ impl<'s> SlotWriter<'s> {
                 return self.put(parent, name, |dir| Ok(from.link(copy_name, dir, name)?));
             }
         }
+        // A copy instead of new metadata for the object, because the inode may have another name
+        // that is being served.
         let (store, mode) = (self.store, self.permissions.file(file.exec));
         self.put(parent, name, |dir| store.copy_object(file, mode, dir, name))?;
         self.copies.insert(file.object, entry.path.clone());
         Ok(())
     }
 
-    /// Creates something at a path. A file in the way is unexpected, as the entries of the slot's
-    /// own release were removed before.
+    /// Creates something at a path. A file in the way is unexpected, because the entries of the
+    /// slot's own release were removed before.
     fn put(
         &mut self,
         parent: &str,
         name: &str,
         make: impl Fn(&Dir) -> Result<(), StoreError>,
     ) -> Result<(), StoreError> {
-        let is_told = self.slot.strangers == OnUnexpected::Fail;
+        let must_exist = self.slot.on_unexpected == OnUnexpected::Fail;
         let dir = self.slot.ensure(parent)?;
         match make(dir) {
             Err(StoreError::Io(error)) if error.kind() == io::ErrorKind::AlreadyExists => {
-                if is_told {
+                if must_exist {
                     return Err(StoreError::Tampered { path: dir.join(name) });
                 }
                 dir.remove_all(name)?;
@@ -300,8 +303,9 @@ impl<'s> SlotWriter<'s> {
         }
     }
 
-    /// Replaces objects that had to be copied by links to the copies, so that the content is stored
-    /// once and later links find it. The slot must be synced before, as the copies become objects.
+    /// Replaces objects that had to be copied with links to the copies, so that the content is
+    /// stored only once and later links find it. The slot must be synced before, because the copies
+    /// become objects.
     pub(in crate::store) fn share_copies(&mut self) -> Result<(), StoreError> {
         const NAME: &str = "share";
         let layout = &self.store.layout;
@@ -310,6 +314,7 @@ impl<'s> SlotWriter<'s> {
             let Some(dir) = self.slot.find(parent)? else { continue };
             layout.tmp.unlink_if_any(NAME)?;
             dir.link(name, &layout.tmp, NAME)?;
+            // Not synced, because the name has the same bytes before and after this rename.
             self.store.adopt(&object, &layout.tmp, NAME)?;
         }
         Ok(())
@@ -336,15 +341,31 @@ impl Store {
 }
 
 impl LockedStore<'_> {
+    /// Removes a slot that is not served. Does nothing if it does not exist.
+    pub(in crate::store) fn remove_slot(&self, slot: SlotName) -> Result<(), StoreError> {
+        let slots = &self.layout.slots;
+        let name = slot.to_string();
+        if slots.stat(&name)?.is_none_or(|meta| meta.kind != FileKind::Directory) {
+            return Ok(());
+        }
+        // The name goes first, and durably: a slot with the name of a release is taken for the
+        // complete release, so a removal that is interrupted must not leave a part under it.
+        slots.remove_all(DIRTY)?;
+        slots.rename(&name, slots, DIRTY)?;
+        slots.sync()?;
+        Ok(slots.remove_all(DIRTY)?)
+    }
+
     /// Takes the idle slot and renames it to `dirty`. Returns the open directory and the release
-    /// whose tree it has; `None` if there is no usable one. Removes all others.
+    /// whose tree it contains; `None` if no slot is usable. Removes all other idle slots.
     pub(in crate::store) fn take_idle_slot(&self) -> Result<Option<(Dir, SlotName)>, StoreError> {
         let slots = &self.layout.slots;
         slots.remove_all(DIRTY)?;
         let current = self.current()?;
         let mut idle = self.slot_names()?;
         idle.retain(|slot| slot.is_spare || Some(slot.release) != current);
-        // A slot can only be changed with the help of its manifest; one without it is useless.
+        // A slot can be changed only with the help of its manifest; without the manifest it is
+        // useless.
         let mut usable = None;
         for (index, slot) in idle.iter().enumerate().rev() {
             if let Some(release) = unless_damaged(self.release(slot.release))?
@@ -359,6 +380,8 @@ impl LockedStore<'_> {
             slots.remove_all(&slot.to_string())?;
         }
         let Some(slot) = taken else { return Ok(None) };
+        // From now on the tree belongs to no release. If this process dies, the name tells that to
+        // the next one.
         slots.rename(&slot.to_string(), slots, DIRTY)?;
         Ok(Some((slots.open_dir(DIRTY)?, slot)))
     }

@@ -1,4 +1,4 @@
-//! A manifest change, kept by its receiver until the release is complete.
+//! A manifest change, which its receiver keeps until the release is complete.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
@@ -8,12 +8,12 @@ use std::sync::Arc;
 /// Buffer size for reading a change from a file, in bytes.
 const BUFFER_BYTES: usize = 64 * 1024;
 
-/// The bytes of a manifest change, which can be read from the start as often as needed.
+/// The bytes of a manifest change, which can be read from the beginning as often as needed.
 #[derive(Debug, Clone)]
 pub enum StoredChange {
-    /// In memory.
+    /// The change is in memory.
     Memory(Arc<[u8]>),
-    /// In a file, beginning at its start.
+    /// The change is at the beginning of a file.
     File {
         /// The file.
         file: Arc<File>,
@@ -32,7 +32,7 @@ impl StoredChange {
         }
     }
 
-    /// Reads the change from its start.
+    /// Reads the change from the beginning.
     #[must_use]
     pub fn reader(&self) -> Box<dyn BufRead + Send + '_> {
         match self {

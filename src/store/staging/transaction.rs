@@ -1,10 +1,9 @@
 //! Staging: turns arriving packs into a release that is complete but not yet served.
 //!
 //! Writes follow the order that `FORMAT.md` numbers under *Order of writing*: data before name,
-//! name before reference, reference before acknowledgement. Comments in this room name its steps.
+//! name before reference, reference before acknowledgement. Comments in this room refer to its
+//! steps.
 
-use std::error::Error;
-use std::io::Read;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -12,11 +11,11 @@ use std::time::Duration;
 use crate::fsx;
 use crate::hash::{BundleKey, ManifestId, ObjectId, PackId};
 use crate::manifest::delta::{self, ChangeLimits, DeltaSummary};
-use crate::manifest::{Entry, FileEntry, ManifestError, read_ahead};
+use crate::manifest::{Entry, ManifestError, read_ahead};
 use crate::pack::{BaseRange, Block, PackReader};
 use crate::release::{Release, ReleaseName, Succession};
 use crate::store::open::LockedStore;
-use crate::store::staging::copy::write_object;
+use crate::store::staging::fetch::FetchObject;
 use crate::store::staging::quarantine::Quarantine;
 use crate::store::staging::room;
 use crate::store::staging::slot_builder::ClearedSlot;
@@ -27,32 +26,6 @@ use crate::store::{
 };
 use crate::threads;
 
-/// Opens the content of objects that the store lacks.
-pub trait Fetch: Sync {
-    /// Called once with all objects that will be opened, before the first one is.
-    fn announce(&self, objects: &[ObjectId]) {
-        let _ = objects;
-    }
-
-    /// Opens the content of an object of `bytes` bytes.
-    ///
-    /// # Errors
-    /// Fails if the content cannot be read.
-    fn open(&self, object: &ObjectId, bytes: u64) -> Result<Box<dyn Read + Send>, FetchError>;
-}
-
-/// Why an object could not be opened.
-pub type FetchError = Box<dyn Error + Send + Sync>;
-
-impl<F: Fn(&ObjectId) -> Result<Box<dyn Read + Send>, FetchError> + Sync> Fetch for F {
-    fn open(&self, object: &ObjectId, _: u64) -> Result<Box<dyn Read + Send>, FetchError> {
-        self(object)
-    }
-}
-
-/// The source of objects that the store lacks.
-pub type FetchObject<'a> = dyn Fetch + 'a;
-
 /// A release that an origin offers to a store.
 #[derive(Debug, Clone, Copy)]
 pub struct OfferedRelease<'a> {
@@ -60,7 +33,7 @@ pub struct OfferedRelease<'a> {
     pub release: &'a Release,
     /// The manifest that the change is based on.
     pub base: Option<ManifestId>,
-    /// The manifest of the release, as a change of the base.
+    /// The manifest of the release, as a change to the base.
     pub change: &'a StoredChange,
 }
 
@@ -76,16 +49,17 @@ pub struct StagingTransaction {
     write_back: WriteBack,
     /// The new objects, once the store has them under their ids.
     promoted: Option<Arc<[(ObjectId, u64)]>>,
-    /// The object at each position of the base manifest; read when the first block uses a base.
+    /// The object at each position of the base manifest. It is read when the first block uses a
+    /// base.
     bases: OnceLock<Vec<Option<ObjectId>>>,
     wait: Duration,
 }
 
 impl Store {
-    /// Begins to stage a release. `needs` is what [`Store::read_change`] returned for it.
+    /// Begins to stage a release. `needs` is the result of [`Store::read_change`] for the release.
     ///
     /// # Errors
-    /// Fails if too little room is free, or if another process is staging with this key.
+    /// Fails if there is too little space, or if another process is staging with this key.
     pub fn start_staging(
         self: &Arc<Self>,
         offered: OfferedRelease<'_>,
@@ -97,12 +71,15 @@ impl Store {
         let held_bytes = self.quarantined_bytes(key)?;
         let system = || self.layout.root.file_system();
         match self.made_entries(release, &needs)? {
-            // The release only removes entries, so it must fit on a full disk: use the reserve.
+            // The release only removes entries, so it must be possible even on a full disk: use the
+            // reserve.
             0 => self.use_reserve()?,
             made => self.with_room(key, || {
                 room::check(self.path(), &system()?, made, &needs, held_bytes)
             })?,
         }
+        // Completes an interrupted change, so that old and new files of the slot have the same
+        // mode.
         self.use_permissions(None, wait)?;
         let permissions = self.permissions()?;
         let quarantine =
@@ -121,14 +98,16 @@ impl Store {
         })
     }
 
-    /// Returns the error of [`Store::start_staging`] for too little room. Changes nothing.
+    /// Returns the error that [`Store::start_staging`] returns for too little space. Changes
+    /// nothing.
     ///
     /// # Errors
-    /// Fails if there is too little room, and with the errors of [`Store::read_change`].
+    /// Fails if there is too little space, and with the errors of [`Store::read_change`].
     pub fn check_room(&self, offered: OfferedRelease<'_>) -> Result<(), StoreError> {
         let Some(needs) = self.read_change(offered, &|_| true, &|| false)? else { return Ok(()) };
         let release = offered.release;
-        // Staging can drop the quarantines of others for room and resumes its own: count them all.
+        // To make space, staging can drop the quarantines of other pushes, and it resumes its own:
+        // count them all.
         let held_bytes = self.incoming_bytes()?;
         match self.made_entries(release, &needs)? {
             0 => Ok(()),
@@ -138,10 +117,10 @@ impl Store {
         }
     }
 
-    /// As [`Store::check_room`], for a store that would be created at `path`.
+    /// Like [`Store::check_room`], for a store that would be created at `path`.
     ///
     /// # Errors
-    /// As [`Store::check_room`].
+    /// The errors of [`Store::check_room`].
     pub fn check_room_at(
         path: &Path,
         release: &Release,
@@ -153,8 +132,9 @@ impl Store {
         room::check(path, &Self::file_system_at(path)?, release.entries, &needs, 0)
     }
 
-    /// Reads what the manifest change of a release needs. Refuses a change with more entries than
-    /// the release and the base have. Returns `None` if the release is already staged or current.
+    /// Reads which content and objects the manifest change of a release needs. Refuses a change
+    /// with more entries than the release and the base have. Returns `None` if the release is
+    /// already staged or current.
     ///
     /// `reserve` reserves a number of bytes of memory until the release is complete, and returns
     /// `false` if they are not available.
@@ -192,7 +172,7 @@ impl Store {
             other => mismatch(other.to_string()),
         })?;
         if needs.head.base != base {
-            return Err(mismatch("the manifest change is against another base"));
+            return Err(mismatch("the manifest change has a different base"));
         }
         Ok(Some(needs))
     }
@@ -231,7 +211,7 @@ impl Store {
             && unless_damaged(self.release(name))?.is_some())
     }
 
-    /// Runs `check`. With too little room, drops other quarantines and runs it again.
+    /// Runs `check`. If there is too little space, drops other quarantines and runs it again.
     fn with_room(
         &self,
         key: &BundleKey,
@@ -255,49 +235,6 @@ impl Store {
             Some(base) => Ok(Box::new(self.manifest(&base)?)),
             None => Ok(Box::new(std::iter::empty())),
         }
-    }
-}
-
-impl LockedStore<'_> {
-    /// Fetches objects into the store. Each is synced before it gets its name.
-    ///
-    /// # Errors
-    /// [`StoreError::Fetch`] lists all objects that could not be fetched. None is kept then.
-    pub(in crate::store) fn fetch_objects(
-        &self,
-        files: &[FileEntry],
-        fetch: &FetchObject<'_>,
-    ) -> Result<(), StoreError> {
-        let tmp = &self.layout.tmp;
-        let permissions = self.permissions()?;
-        let mut missing = Vec::new();
-        let mut why = None;
-        if files.len() > 1 {
-            fetch.announce(&files.iter().map(|file| file.object).collect::<Vec<_>>());
-        }
-        for file in files {
-            let name = file.object.to_string();
-            tmp.unlink_if_any(&name)?;
-            let error = match fetch.open(&file.object, file.size) {
-                Err(error) => error,
-                Ok(content) => {
-                    if write_object(file, permissions.file(file.exec), content, tmp, &name)? {
-                        continue;
-                    }
-                    "what was fetched is not this object".into()
-                }
-            };
-            missing.push(file.object);
-            why.get_or_insert(error);
-        }
-        if let Some(source) = why {
-            return Err(StoreError::Fetch { missing, source });
-        }
-        // Data before name: one sync for all fetched objects, then their renames.
-        if !files.is_empty() {
-            tmp.sync_file_system()?;
-        }
-        files.iter().try_for_each(|file| self.adopt(&file.object, tmp, &file.object.to_string()))
     }
 }
 
@@ -328,7 +265,7 @@ impl StagingTransaction {
     /// Writes the content of a pack with a checked id (step 1). Several threads may call this.
     ///
     /// # Errors
-    /// Fails if the pack is malformed or has foreign content, and with errors of the disk.
+    /// Fails if the pack is malformed or contains foreign content, and with errors of the disk.
     pub fn take(&self, id: &PackId, pack: &PackReader<'_>) -> Result<(), StoreError> {
         let mut prefix = Vec::new();
         self.quarantine.take(id, pack, |block, content| {
@@ -350,7 +287,6 @@ impl StagingTransaction {
             .map_err(|error| self.store.blame_bases(objects, error, self.wait))
     }
 
-    /// The objects of the base ranges of a block, in order.
     fn base_objects(&self, ranges: &[BaseRange]) -> Result<Vec<ObjectId>, StoreError> {
         if ranges.is_empty() {
             return Ok(Vec::new());
@@ -364,7 +300,7 @@ impl StagingTransaction {
                 };
                 let objects: Result<Vec<_>, _> = entries.map(object).collect();
                 let objects = objects.map_err(|error| match error {
-                    // A failed read does not mean that the manifest is damaged.
+                    // A failed read does not prove that the manifest is damaged.
                     ManifestError::Io(source) if !is_damage(&source) => {
                         self.disk_error("read a manifest in", source)
                     }
@@ -382,7 +318,6 @@ impl StagingTransaction {
         ranges.iter().map(object).collect()
     }
 
-    /// Reads the base ranges of a block into `prefix`, replacing its content.
     fn read_bases(
         &self,
         ranges: &[BaseRange],
@@ -401,11 +336,11 @@ impl StagingTransaction {
     }
 
     /// Completes the release, durable but not served (steps 2 to 4). Fetches missing and damaged
-    /// objects and returns how many. After [`StoreError::Fetch`] it may be called again.
+    /// objects and returns their number. After [`StoreError::Fetch`] it may be called again.
     ///
     /// # Errors
     /// Fails if the content does not match, if an object cannot be fetched, or if the disk fails.
-    /// Drops the quarantine if its content is wrong or in doubt.
+    /// Drops the quarantine if its content is wrong or untrustworthy.
     pub fn finish(&mut self, fetch: &FetchObject<'_>) -> Result<u64, StoreError> {
         match self.complete(fetch) {
             Ok(fetched) => {
@@ -416,8 +351,9 @@ impl StagingTransaction {
         }
     }
 
-    /// Records that staging failed with `error`; returns the error to report. Drops a quarantine in
-    /// doubt: after a failed write or sync the disk's state is unknown, and a full disk needs room.
+    /// Records that staging failed with `error`. Returns the error to report. Drops a quarantine
+    /// whose content is untrustworthy: after a failed write or sync the state of the disk is
+    /// unknown, and a full disk needs space.
     #[must_use]
     pub fn fail(&self, error: StoreError) -> StoreError {
         let blamed = self.damaged_base(&error);
@@ -442,8 +378,8 @@ impl StagingTransaction {
         blamed.unwrap_or(error)
     }
 
-    /// Returns the damage of the base manifest, if that may have caused `error`. The origin can
-    /// react to that error by sending everything without a base.
+    /// Returns the damage of the base manifest, if it may have caused `error`. The origin can react
+    /// to that error by sending everything without a base.
     fn damaged_base(&self, error: &StoreError) -> Option<StoreError> {
         let is_suspect =
             matches!(error, StoreError::Io(_) | StoreError::Mismatch { .. } | StoreError::Pack(_));
@@ -454,6 +390,7 @@ impl StagingTransaction {
 
     fn complete(&mut self, fetch: &FetchObject<'_>) -> Result<u64, StoreError> {
         let promoted = self.promoted.clone();
+        // After `StoreError::Fetch` this function runs again, and the quarantine is then empty.
         let is_promoted = promoted.is_some();
         let objects = match promoted {
             Some(objects) => objects,
@@ -477,8 +414,8 @@ impl StagingTransaction {
         let mut here = here?;
         self.write_back.finish()?;
         store.write_release(&self.release)?;
-        // Step 2, data before name: content, manifest and record become durable. A failed sync is
-        // final, because the kernel reports a write error only once.
+        // Step 2, data before name: content, manifest and record become durable here. A failed sync
+        // is final, because the kernel reports a write error only once.
         store.layout.root.sync_file_system()?;
         here.extend(objects.iter().map(|(id, _)| *id));
         here.sort_unstable();
@@ -502,12 +439,12 @@ impl StagingTransaction {
         // A release that was staged before has lost its slot to this one.
         store.drop_staged(Some(self.release.name()))?;
         store.show_staged();
-        // Only cleans up; if it fails, the next push tries again.
+        // This only cleans up; if it fails, the next push tries again.
         store.drop_gone_releases(&mut Pruned::default()).ok();
         Ok(fetched)
     }
 
-    /// Fills the slot, fetches missing and damaged objects, and returns how many.
+    /// Fills the slot and fetches missing and damaged objects. Returns how many were fetched.
     fn fill_slot<'s>(
         &self,
         store: &'s LockedStore<'s>,

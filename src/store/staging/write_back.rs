@@ -1,4 +1,4 @@
-//! Starts writing content to the disk while more of it arrives.
+//! Starts writing content to disk while more content arrives.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::{Builder, JoinHandle};
@@ -8,7 +8,8 @@ use parking_lot::Mutex;
 use crate::fsx::{self, Dir, IoError};
 use crate::pack::Piece;
 
-/// Syncs content in the background while more of it arrives, so that the final sync has less to do.
+/// Syncs content in the background while more content arrives, so that the final sync has less to
+/// do.
 #[derive(Debug, Default)]
 pub(in crate::store) struct WriteBack {
     /// Bytes written since the last sync began.
@@ -18,10 +19,10 @@ pub(in crate::store) struct WriteBack {
 }
 
 impl WriteBack {
-    /// Bytes between two syncs.
+    /// How many bytes are written between two syncs.
     const BYTES: u64 = 64 << 20;
-    /// Minimum number of bytes that count for a file: what the smallest file takes on a disk. A few
-    /// megabytes of tiny files are a lot of work.
+    /// Minimum number of bytes that a file counts for: the space that the smallest file takes on
+    /// disk. A few megabytes of tiny files are a lot of work.
     const FILE_BYTES: u64 = 4096;
 
     /// Counts content that is about to be written, and starts a sync if enough has accumulated.
@@ -55,7 +56,7 @@ impl WriteBack {
     }
 
     /// Waits for the running sync. The kernel reports a write error only once, so an error of an
-    /// earlier sync is returned here; the final sync would no longer see it.
+    /// earlier sync is returned here: the final sync would no longer report it.
     pub(in crate::store) fn finish(&self) -> fsx::Result<()> {
         self.join(self.under_way.lock().take());
         self.failed.lock().take().map_or(Ok(()), Err)

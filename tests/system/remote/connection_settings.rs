@@ -203,7 +203,10 @@ fn a_token_comes_from_its_file() {
         std::fs::set_permissions(world.path("secret"), PermissionsExt::from_mode(bits)).unwrap();
     };
     mode(0o644);
-    says(&push().expect(&[7]), &["no token", "every user of this machine can read", "chmod o-r"]);
+    says(
+        &push().expect(&[7]),
+        &["does not have the form", "every user of this machine can read", "chmod o-r"],
+    );
     mode(0o640);
     let closed = push().expect(&[7]);
     assert!(!closed.stderr.contains("everybody"), "{closed}");

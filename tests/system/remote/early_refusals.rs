@@ -114,14 +114,18 @@ fn a_receiver_whose_volume_is_not_mounted_is_not_filled() {
         let (tree, arguments) = (world.at("tree"), [&places[..], flags].concat());
         for command in ["plan", "push"] {
             let outcome = world.run(&[&[command, &tree], &arguments[..]].concat()).expect(&[code]);
-            assert!(outcome.stderr.contains("it has no store; expected store"), "{outcome}");
+            assert!(
+                outcome.stderr.contains("it has no store now, but headwater remembers"),
+                "{outcome}"
+            );
             assert!(is_untouched(), "{outcome}");
         }
     }
     for arguments in [&["heal"][..], &["promote", &here]] {
         let outcome = world.run(&[arguments, &[&url]].concat());
         assert!(
-            outcome.code() != Some(0) && outcome.stderr.contains("it has no store; expected store"),
+            outcome.code() != Some(0)
+                && outcome.stderr.contains("it has no store now, but headwater remembers"),
             "{outcome}"
         );
         assert!(is_untouched(), "{outcome}");

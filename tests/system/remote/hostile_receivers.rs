@@ -319,7 +319,7 @@ fn what_a_liar_claims_to_hold_is_at_most_not_sent_to_it() {
 
 #[test]
 fn a_body_that_came_too_slowly_is_sent_again() {
-    let body = "{\"error\":{\"kind\":\"malformed\",\"message\":\"the body came too slowly\"}}";
+    let body = "{\"error\":{\"kind\":\"malformed\",\"message\":\"the body arrived too slowly\"}}";
     push_again("408 Request Timeout", JSON, body);
 }
 

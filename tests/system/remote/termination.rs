@@ -182,7 +182,7 @@ fn a_push_stops_while_it_reads_from_a_mirror_that_trickles() {
         wait_for(&hits, &mut child);
         let outcome = stop(child);
         assert!(
-            outcome.stderr.contains("stopped; every mirror is on a whole release"),
+            outcome.stderr.contains("stopped; every mirror is on a complete release"),
             "{part}: {outcome}"
         );
     }
@@ -299,7 +299,10 @@ fn a_hook_has_a_moment_after_the_request_to_stop_and_is_killed_then() {
     let outcome = stop(child);
     let answer: Value = report(&outcome);
     assert_eq!(answer["mirrors"][0]["outcome"], "activated", "{outcome}");
-    assert!(answer["told"][0]["message"].as_str().unwrap().contains("stopped"), "{outcome}");
+    assert!(
+        answer["notifications"][0]["message"].as_str().unwrap().contains("stopped"),
+        "{outcome}"
+    );
 }
 
 #[test]

@@ -47,7 +47,7 @@ fn only_the_right_certificate_is_accepted() {
     let early = |params: &mut rcgen::CertificateParams| {
         params.not_before = rcgen::date_time_ymd(3000, 1, 1);
     };
-    push_to(early, true, &[4], "it is not valid yet, for another ");
+    push_to(early, true, &[4], "it becomes valid in ");
     let of_authority = |params: &mut rcgen::CertificateParams| {
         params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
     };
@@ -56,25 +56,32 @@ fn only_the_right_certificate_is_accepted() {
 
 #[test]
 fn a_certificate_that_was_made_anew_is_told_from_the_one_that_is_trusted() {
-    let world = World::new();
-    world.write("tree", &Tree::small());
-    let [old, new] =
-        [(); 2].map(|()| rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap());
-    let files = TlsFiles { cert: world.path("cert.pem"), key: world.path("key.pem") };
-    std::fs::write(&files.cert, new.cert.pem()).unwrap();
-    std::fs::write(&files.key, new.signing_key.serialize_pem()).unwrap();
-    std::fs::write(world.path("ca.pem"), old.cert.pem()).unwrap();
-    let receiver = Receiver::with(&world.path("web"), |settings| settings.tls = Some(files));
-    let url = format!("https://localhost:{}/", receiver.address().port());
-    let config =
-        format!("content = 'tree'\n[[mirror]]\nname = 'web'\nurl = '{url}'\nca = 'ca.pem'\n");
-    std::fs::write(world.path("headwater.toml"), config).unwrap();
-    let outcome = world.run(&["push"]).expect(&[4]);
-    assert!(
-        outcome.stderr.contains("was regenerated")
-            && outcome.stderr.contains("`ca` of the [[mirror]]"),
-        "{outcome}"
-    );
+    let new_kind = "the trusted certificate of that name has a different kind of key";
+    for (kind, words) in
+        [(&rcgen::PKCS_ECDSA_P256_SHA256, "was regenerated"), (&rcgen::PKCS_ED25519, new_kind)]
+    {
+        let world = World::new();
+        world.write("tree", &Tree::small());
+        let [(old, _), (new, key)] = [kind, &rcgen::PKCS_ECDSA_P256_SHA256].map(|kind| {
+            let key = rcgen::KeyPair::generate_for(kind).unwrap();
+            let params = rcgen::CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+            (params.self_signed(&key).unwrap(), key)
+        });
+        let files = TlsFiles { cert: world.path("cert.pem"), key: world.path("key.pem") };
+        std::fs::write(&files.cert, new.pem()).unwrap();
+        std::fs::write(&files.key, key.serialize_pem()).unwrap();
+        std::fs::write(world.path("ca.pem"), old.pem()).unwrap();
+        let receiver = Receiver::with(&world.path("web"), |settings| settings.tls = Some(files));
+        let url = format!("https://localhost:{}/", receiver.address().port());
+        let config =
+            format!("content = 'tree'\n[[mirror]]\nname = 'web'\nurl = '{url}'\nca = 'ca.pem'\n");
+        std::fs::write(world.path("headwater.toml"), config).unwrap();
+        let outcome = world.run(&["push"]).expect(&[4]);
+        assert!(
+            outcome.stderr.contains(words) && outcome.stderr.contains("`ca` of the [[mirror]]"),
+            "{outcome}"
+        );
+    }
 }
 
 #[test]

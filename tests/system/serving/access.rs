@@ -39,10 +39,10 @@ fn only_those_with_a_token_of_this_site_and_right_get_in() {
     let last = if wrong.ends_with('0') { "1" } else { "0" };
     wrong.replace_range(wrong.len() - 1.., last);
     for (token, status, word) in [
-        (None, 401, "needed"),
-        (Some(wrong.clone()), 401, "not known"),
-        (Some(stranger.reveal()), 401, "not known"),
-        (Some("hw_x".to_owned()), 401, "no token"),
+        (None, 401, "the request has none"),
+        (Some(wrong.clone()), 401, "this token is unknown"),
+        (Some(stranger.reveal()), 401, "this token is unknown"),
+        (Some("hw_x".to_owned()), 401, "does not have the form"),
         (Some(old.reveal()), 401, "expired"),
         (Some(other.reveal()), 403, "another site"),
         (Some(read.reveal()), 403, "read, and not push"),
@@ -103,7 +103,7 @@ fn only_those_with_a_token_of_this_site_and_right_get_in() {
     }
     assert!(
         !logged.contains(&format!(r#""token":"{}""#, stranger.id()))
-            && logged.contains("what came is no token")
+            && logged.contains("the token of the request does not have the form")
     );
 }
 
@@ -166,7 +166,7 @@ fn paths_have_one_spelling_and_methods_one_meaning() {
 
 #[test]
 fn nothing_listens_for_everybody_without_tls_or_tokens() {
-    let dir = crate::harness::scratch();
+    let dir = crate::sandbox::directory();
     let site = || vec![SiteSettings::new(dir.path().join("www"), None)];
     let outside = SocketAddr::from(([0, 0, 0, 0], 0));
     let bind = |settings: &ReceiverSettings| Server::bind(settings, std::sync::Arc::new(NoLog));

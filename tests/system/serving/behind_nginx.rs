@@ -7,8 +7,8 @@ use std::process::{Command, Stdio};
 use super::{
     Connection, Receiver, Whole, activation, assert_serves, pack_path, stage_body, wait_until,
 };
-use crate::harness::scratch;
 use crate::origin::{SealedPack, Tree, noise};
+use crate::sandbox;
 
 /// The `server` block of docs/receivers.md, listening in the clear on `port`, before the receiver
 /// at `to`.
@@ -28,7 +28,7 @@ fn snippet(port: u16, to: SocketAddr) -> String {
 #[ignore = "needs nginx"]
 fn the_proxy_of_the_docs_lets_large_packs_through() {
     let receiver = Receiver::open();
-    let dir = scratch();
+    let dir = sandbox::directory();
     let at = dir.path().display();
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let temporary: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]

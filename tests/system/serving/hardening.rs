@@ -11,8 +11,9 @@ use serde_json::json;
 use super::program::Program;
 use super::pushes::publish;
 use super::{Connection, Receiver, Whole, assert_serves, head, stage_body, wait_until};
-use crate::harness::{World, scratch};
+use crate::harness::World;
 use crate::origin::{Tree, first_tree, second_tree};
+use crate::sandbox;
 
 #[test]
 fn a_change_that_trickles_in_takes_no_memory_from_others() {
@@ -149,7 +150,7 @@ fn tokens_are_read_again_on_sighup() {
 
 #[test]
 fn a_command_that_a_kill_came_before_runs_at_the_next_start() {
-    let dir = scratch();
+    let dir = sandbox::directory();
     let (mirror, told) = (dir.path().join("www"), dir.path().join("told"));
     let release = first_tree().release(1);
     let start = |is_hooked: bool| {

@@ -49,7 +49,7 @@ fn a_settling_answers_how_the_command_ended() {
 
 #[test]
 fn a_command_that_runs_is_waited_for_a_limited_time_and_outside_the_lock() {
-    let directory = crate::harness::scratch();
+    let directory = crate::sandbox::directory();
     let pipe = directory.path().join("pipe");
     rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR)
         .unwrap();

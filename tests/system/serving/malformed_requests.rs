@@ -53,7 +53,7 @@ fn whoever_says_nothing_is_cut() {
 
 #[test]
 fn a_handshake_that_stops_is_cut() {
-    let keys = crate::harness::scratch();
+    let keys = crate::sandbox::directory();
     let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
     let files = TlsFiles { cert: keys.path().join("cert.pem"), key: keys.path().join("key.pem") };
     std::fs::write(&files.cert, made.cert.pem()).unwrap();

@@ -34,8 +34,8 @@ use headwater::tree_path::Site;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::harness::scratch;
 use crate::origin::{Delivery, SealedPack};
+use crate::sandbox;
 
 /// No answer takes longer than this.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -71,7 +71,7 @@ impl Receiver {
 
     /// One with settings of the test's own.
     pub(super) fn new(change: impl FnOnce(&mut ReceiverSettings)) -> Self {
-        let dir = scratch();
+        let dir = sandbox::directory();
         let site = SiteSettings::new(dir.path().join("www"), Some(Site::new("docs").unwrap()));
         let listen = SocketAddr::from(([127, 0, 0, 1], 0));
         let mut settings = ReceiverSettings::new(listen, vec![site], AuthPolicy::Open);

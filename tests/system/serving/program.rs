@@ -261,7 +261,7 @@ fn is_trusted(address: SocketAddr, root: &ureq::tls::Certificate<'static>) -> bo
 
 #[test]
 fn a_certificate_is_read_again_and_a_bad_one_changes_nothing() {
-    let dir = crate::harness::scratch();
+    let dir = crate::sandbox::directory();
     let files = TlsFiles { cert: dir.path().join("cert.pem"), key: dir.path().join("key.pem") };
     let old = certificate(&files);
     let receiver = Receiver::new(|settings| settings.tls = Some(files.clone()));

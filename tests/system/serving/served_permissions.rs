@@ -11,8 +11,8 @@ use serde_json::Value;
 
 use super::pushes::publish;
 use super::{Receiver, assert_serves};
-use crate::harness::scratch;
 use crate::origin::{Version, first_tree, second_tree};
+use crate::sandbox;
 
 /// A group that whoever runs this can give files to, and that is no default where that can be.
 fn some_group() -> u32 {
@@ -82,7 +82,7 @@ fn assert_closed(at: &Path, group: u32) {
 
 #[test]
 fn a_change_of_group_and_modes_holds_for_all_releases_with_the_next_push() {
-    let dir = scratch();
+    let dir = sandbox::directory();
     let mirror = dir.path().join("www");
     let group = some_group();
     let (first, second, third) =
@@ -110,7 +110,7 @@ fn a_change_of_group_and_modes_holds_for_all_releases_with_the_next_push() {
 
 #[test]
 fn an_interrupted_change_of_modes_is_no_fault_and_the_next_push_completes_it() {
-    let dir = scratch();
+    let dir = sandbox::directory();
     let mirror = dir.path().join("www");
     let closed = readers("0440", "0750", Some(some_group()));
     let (first, second) = (first_tree().release(1), second_tree().release(2));
@@ -133,7 +133,7 @@ fn an_interrupted_change_of_modes_is_no_fault_and_the_next_push_completes_it() {
 
 #[test]
 fn a_mode_that_was_changed_by_hand_is_found_and_mended() {
-    let dir = scratch();
+    let dir = sandbox::directory();
     let mirror = dir.path().join("www");
     let closed = readers("0440", "0750", Some(some_group()));
     push(&mirror, &closed, &first_tree().release(1), None);
@@ -175,7 +175,7 @@ fn a_mode_that_was_changed_by_hand_is_found_and_mended() {
 
 #[test]
 fn a_group_that_files_cannot_be_given_to_is_told_at_the_start() {
-    let dir = scratch();
+    let dir = sandbox::directory();
     let mut site = SiteSettings::new(dir.path().join("www"), None);
     site.readers = Some(ServedPermissions {
         group: Some("no such group".to_owned()),

@@ -1,7 +1,7 @@
 //! Drops the quarantines of unfinished pushes.
 //!
 //! A quarantine whose lock is free belongs to no running push, but a later push may resume it. The
-//! newest one is therefore dropped only to make room, on request, or when it is old.
+//! newest quarantine is therefore dropped only to make room, on request, or when it is old.
 
 use std::time::Duration;
 
@@ -10,10 +10,10 @@ use crate::hash::BundleKey;
 use crate::store::layout::{LOCK, quarantine_name};
 use crate::store::{Pruned, Store, StoreError};
 
-/// Age after which a quarantine is considered abandoned.
+/// Age at which a quarantine is considered abandoned.
 const MAX_AGE: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
-/// An unlocked quarantine, and when content last arrived in it, in seconds since 1970.
+/// An unlocked quarantine, and when it last received content, in seconds since 1970.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct LeftQuarantine {
     name: String,
@@ -33,8 +33,8 @@ impl Store {
         self.drop_some(self.left_behind()?, pruned)
     }
 
-    /// Drops all unlocked quarantines except the newest, and that one too if it is older than a
-    /// week.
+    /// Drops all unlocked quarantines except the newest. Drops the newest, too, if it is older than
+    /// a week.
     pub(in crate::store) fn drop_old_quarantines(
         &self,
         now: u64,
@@ -82,8 +82,8 @@ impl Store {
         for key in self.unfinished()? {
             let name = quarantine_name(&key);
             let Some(dir) = self.layout.incoming.find_dir(&name)? else { continue };
-            // A directory's mtime is that of its last new name, and each complete pack adds one to
-            // `held`.
+            // A directory's mtime is the time at which it last got a new name, and each complete
+            // pack adds a name to `held`.
             let mut touched = 0;
             for inner in [".", super::HELD, super::PARTS, super::OBJECTS] {
                 touched = touched
@@ -99,6 +99,7 @@ impl Store {
         for LeftQuarantine { name, key, .. } in left {
             let Some(dir) = self.layout.incoming.find_dir(&name)? else { continue };
             let Some(lock) = fsx::found(dir.open_or_create_file(LOCK))? else { continue };
+            // Does not wait: if the lock is taken, a push is still writing here.
             let is_free = fsx::lock(&lock, Duration::ZERO, &dir.join(LOCK))?;
             // Another process may have removed this quarantine and created a new one of the same
             // name.

@@ -1,9 +1,9 @@
-//! The quarantine of an unfinished push: content that was written and hashed, but is not trusted
-//! yet.
+//! The quarantine of an unfinished push: content that has been written and hashed, but is not
+//! trusted yet.
 //!
-//! Several threads write content as packs arrive, in any order. For each pack a record lists what
-//! was written, with digests. A later push, also by another process or after a crash, re-reads the
-//! content, keeps what has the right bytes, and needs only the rest.
+//! Several threads write content as packs arrive, in any order. For each pack, a record lists the
+//! written pieces with digests. A later push, even in another process or after a crash, re-reads
+//! the content, keeps every piece whose bytes are right, and needs only the rest.
 
 mod cleanup;
 mod pack_records;
@@ -68,8 +68,8 @@ impl Store {
         let mut sum = dir.find_dir(PARTS)?.map_or(Ok(0), |parts| size_in(&parts))?;
         if let Some(objects) = dir.find_dir(OBJECTS)? {
             for (name, _) in objects.entries()? {
-                let shelf = name.to_str().map(|name| objects.find_dir(name)).transpose()?.flatten();
-                sum += shelf.map_or(Ok(0), |shelf| size_in(&shelf))?;
+                let shard = name.to_str().map(|name| objects.find_dir(name)).transpose()?.flatten();
+                sum += shard.map_or(Ok(0), |shard| size_in(&shard))?;
             }
         }
         Ok(sum)
@@ -81,7 +81,7 @@ impl Store {
 pub struct Quarantine {
     name: String,
     whole: WholeObjects,
-    /// Content that arrives in several pieces, by ordinal.
+    /// Content of objects that arrive in several pieces, by ordinal.
     parts: Dir,
     /// Serializes writes to files in `parts`.
     turn: Mutex<()>,
@@ -89,7 +89,7 @@ pub struct Quarantine {
     _lock: File,
     objects: Vec<NewObject>,
     progress: Mutex<Vec<QuarantineProgress>>,
-    /// The pieces received so far, of objects that arrive in several.
+    /// The pieces received so far, of objects that arrive in several pieces.
     hashes: Mutex<HashMap<u32, PieceHashes>>,
     packs: HashSet<PackId>,
     /// Permissions of the content.
@@ -109,7 +109,7 @@ fn ordinal_name(ordinal: u32) -> String {
 }
 
 impl Quarantine {
-    /// Opens the quarantine `key` of `store` and re-reads what it holds.
+    /// Opens the quarantine `key` of `store` and re-reads its content.
     pub(in crate::store) fn open(
         store: &Store,
         key: &BundleKey,
@@ -179,7 +179,7 @@ impl Quarantine {
         self.progress.lock()
     }
 
-    /// Whether the piece is all of its object.
+    /// Whether the piece is its whole object.
     fn is_whole(&self, piece: &Piece) -> bool {
         let size = self.objects.get(piece.ordinal as usize).map(|object| object.size);
         size == Some(u64::from(piece.length))
@@ -189,6 +189,8 @@ impl Quarantine {
         self.hashes.lock()
     }
 
+    // Nothing here was synced, so a record alone proves nothing: each piece is read and hashed
+    // again.
     fn resume(&mut self) -> Result<(), StoreError> {
         let mut covered = CoveredFiles::default();
         for (name, _) in self.held.entries()? {
@@ -238,7 +240,8 @@ impl Quarantine {
         Ok(())
     }
 
-    /// Gives the complete content of an earlier push the times and permissions of this one.
+    /// Gives the complete content of an earlier push the times and permissions that this push
+    /// needs.
     fn seal_again(&self, parts: &HashSet<u32>) -> Result<(), StoreError> {
         let ids: Vec<Option<ObjectId>> =
             self.progress().iter().map(|progress| progress.id).collect();
@@ -266,7 +269,7 @@ impl Quarantine {
         Ok(true)
     }
 
-    /// Whether a piece is present with the right bytes.
+    /// Whether a piece is present and its bytes are right.
     fn is_intact(&self, held: &PieceRecord) -> Result<bool, StoreError> {
         let piece = &held.piece;
         let fits = self.objects.get(piece.ordinal as usize).is_some_and(|object| {
@@ -306,6 +309,8 @@ impl Quarantine {
                 let (bytes, behind) = rest.split_at(piece.length as usize);
                 rest = behind;
                 let hash = self.hash(piece, bytes);
+                // The content is written before its record: after a crash in between, only this
+                // pack must be sent again.
                 self.write(piece, bytes, hash)?;
                 PieceRecord { piece: *piece, hash }.push(&mut record);
             }
@@ -343,7 +348,7 @@ impl Quarantine {
             self.whole.write_new(&id, bytes, mode, object.mtime)?;
         } else {
             let name = ordinal_name(piece.ordinal);
-            // Serialized: several threads writing to one file would spin on its inode lock and
+            // Serialized: if several threads write to one file, they spin on its inode lock and
             // waste a core.
             let _turn = self.turn.lock();
             let file = self.parts.open_or_create_file(&name)?;
@@ -379,8 +384,7 @@ impl Quarantine {
         Ok(())
     }
 
-    /// Seals the content of an ordinal that arrived in several pieces, all of them present. Returns
-    /// its id.
+    /// Seals an object that arrived in several pieces, all of which are present. Returns its id.
     fn seal(&self, ordinal: u32) -> Result<ObjectId, StoreError> {
         let object = self.objects[ordinal as usize];
         let name = ordinal_name(ordinal);
@@ -389,7 +393,7 @@ impl Quarantine {
         let hashes = self.hashes().remove(&ordinal).unwrap_or_default();
         let (id, size) = match hashes.finish(object.size) {
             Some(id) => (id, fsx::fstat(&file, &path())?.len()),
-            // The pieces do not follow our own cuts, so their hashes cannot be combined.
+            // The pieces do not follow our own boundaries, so their hashes cannot be combined.
             None => hash_reader(&file).context("read", path)?,
         };
         if size != object.size {
@@ -420,8 +424,8 @@ impl Quarantine {
         Ok(ids)
     }
 
-    /// Moves all content to `objects` under its ids (step 2). It replaces existing objects, which
-    /// may be damaged; this content was just hashed.
+    /// Moves all content to `objects` under its ids (step 2). Replaces existing objects, because
+    /// they may be damaged; this content has just been hashed.
     pub(in crate::store) fn promote(
         &self,
         objects: &[(ObjectId, u64)],
@@ -444,7 +448,8 @@ impl Quarantine {
         Ok(())
     }
 
-    /// Removes the quarantine. Only the first call does: later the name may belong to another push.
+    /// Removes the quarantine. Only the first call does so: later the name may belong to another
+    /// push.
     pub(in crate::store) fn discard(&self, layout: &Layout) -> Result<(), StoreError> {
         if !self.is_gone.swap(true, Ordering::Relaxed) {
             layout.incoming.remove_all(&self.name)?;

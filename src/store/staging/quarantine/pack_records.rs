@@ -1,4 +1,4 @@
-//! The records of what packs wrote to a quarantine; `FORMAT.md` describes them.
+//! The records of the pieces that packs wrote to a quarantine. `FORMAT.md` describes them.
 
 use crate::hash::{ObjectId, PieceHash};
 use crate::pack::Piece;
@@ -26,7 +26,7 @@ pub(super) fn seal(record: &mut Vec<u8>) {
     record.extend_from_slice(ObjectId::of(record).as_bytes());
 }
 
-/// Parses the pieces of a record; `None` if the record is not complete.
+/// Parses the pieces of a record. Returns `None` if the record is incomplete.
 pub(super) fn parse(record: &[u8]) -> Option<Vec<PieceRecord>> {
     // A crash may have truncated the record, even between two pieces; the digest detects that.
     let (mut record, digest) = record.split_last_chunk::<32>()?;

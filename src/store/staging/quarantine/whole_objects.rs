@@ -12,7 +12,7 @@ use crate::store::open::LockedStore;
 use crate::store::{StoreError, mismatch};
 
 /// Content that arrived in one piece, in the same 256 directories as the store's objects. A whole
-/// directory is moved if that of the store is missing or empty.
+/// directory is moved if the corresponding directory of the store is missing or empty.
 ///
 /// Only the parent directory stays open: a push fills many mirrors at once, and 256 open
 /// directories per mirror would exceed the limit of a process.
@@ -20,21 +20,21 @@ use crate::store::{StoreError, mismatch};
 pub(super) struct WholeObjects {
     dir: Dir,
     /// Which of the 256 directories exist, by the first byte of their objects.
-    shelves: Vec<OnceLock<()>>,
+    shards: Vec<OnceLock<()>>,
 }
 
 impl WholeObjects {
     pub(super) fn new(dir: Dir) -> Self {
-        Self { dir, shelves: std::iter::repeat_with(OnceLock::new).take(256).collect() }
+        Self { dir, shards: std::iter::repeat_with(OnceLock::new).take(256).collect() }
     }
 
     /// The path of an object below the quarantine. Creates its directory on first use.
     fn name(&self, object: &ObjectId) -> Result<String, StoreError> {
         let byte = object.as_bytes()[0];
-        let shelf = &self.shelves[usize::from(byte)];
-        if shelf.get().is_none() {
+        let shard = &self.shards[usize::from(byte)];
+        if shard.get().is_none() {
             drop(self.dir.ensure_dir(&fan_out_name(byte))?);
-            shelf.get_or_init(|| ());
+            shard.get_or_init(|| ());
         }
         Ok(object_name(object))
     }
@@ -51,7 +51,7 @@ impl WholeObjects {
     /// Writes the content of an object.
     ///
     /// # Errors
-    /// [`StoreError::Mismatch`] if it exists already: each new object is sent once.
+    /// [`StoreError::Mismatch`] if the file already exists: each new object is sent only once.
     pub(super) fn write_new(
         &self,
         object: &ObjectId,
@@ -84,29 +84,31 @@ impl WholeObjects {
 
     /// Removes every file that is not in `kept`.
     pub(super) fn keep_only(&self, kept: &HashSet<ObjectId>) -> Result<(), StoreError> {
-        for (shelf, _) in self.dir.entries()? {
-            let Some(shelf) = shelf.to_str().map(|name| self.dir.open_dir(name)).transpose()?
+        for (shard, _) in self.dir.entries()? {
+            let Some(shard) = shard.to_str().map(|name| self.dir.open_dir(name)).transpose()?
             else {
                 continue;
             };
-            for (name, _) in shelf.entries()? {
+            for (name, _) in shard.entries()? {
                 if ObjectId::parse_hex(name.as_encoded_bytes())
                     .is_none_or(|object| !kept.contains(&object))
                 {
-                    shelf.unlink(&name)?;
+                    shard.unlink(&name)?;
                 }
             }
         }
         Ok(())
     }
 
-    /// Moves each directory for which the store has none, or an empty one. Returns which were
-    /// moved. The directories must contain wanted objects only.
+    /// Moves each directory that is missing or empty in the store. Returns which directories were
+    /// moved. The directories must contain only wanted objects.
     pub(super) fn move_directories(&self, objects: &Dir) -> Result<Vec<bool>, StoreError> {
         let mut moved = vec![false; 256];
         for (byte, is_moved) in (0u8..=255).zip(&mut moved) {
             let name = fan_out_name(byte);
-            if self.shelves[usize::from(byte)].get().is_some() {
+            // A single rename instead of one for each object. It does nothing if the store already
+            // has objects there.
+            if self.shards[usize::from(byte)].get().is_some() {
                 *is_moved = self.dir.rename_dir(&name, objects, &name)?;
             }
         }

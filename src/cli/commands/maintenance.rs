@@ -1,0 +1,126 @@
+//! Runs `verify`, `repair` or `prune` on each mirror, and shows the results.
+
+use std::sync::Arc;
+
+use headwater::mirror::{Fault, Mirror, MirrorError};
+use serde::Serialize;
+
+use crate::cli::args::{ConfigArgs, MirrorsArgs, OutputArgs, RemoteArgs, operands};
+use crate::cli::output::failure::{Exit, Failure, eprint_raw};
+use crate::cli::output::format::listed;
+use crate::cli::output::hints;
+use crate::cli::output::print::{print, print_json};
+use crate::cli::output::progress::Progress;
+use crate::cli::setup::configuration::load_config;
+use crate::cli::setup::remote::{MirrorFactory, check_there};
+
+#[derive(Serialize)]
+struct MaintenanceOutput<T> {
+    headwater: &'static str,
+    version: u32,
+    mirrors: Vec<MirrorResult<T>>,
+}
+
+#[derive(Serialize)]
+struct MirrorResult<T> {
+    mirror: String,
+    #[serde(flatten)]
+    result: Option<T>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+}
+
+/// Work on single mirrors, and the presentation of its results.
+pub(crate) trait MaintenanceTask {
+    type Output: Serialize;
+    /// The name of the command.
+    const NAME: &'static str;
+    /// The hint for faults on a mirror; a mirror that fails gets a different hint.
+    const ADVICE: Option<&'static str> = None;
+
+    fn run(&self, mirror: &Arc<dyn Mirror>, progress: &Progress) -> Result<Self::Output, Failure>;
+
+    /// The result as text for people.
+    fn describe(&self, mirror: &str, result: &Self::Output) -> String;
+
+    /// Whether the mirror has no faults according to the result.
+    fn is_well(&self, result: &Self::Output) -> bool;
+}
+
+/// Runs a task for each mirror, prints the results and returns the worst exit code.
+pub(crate) fn run_each<T: MaintenanceTask>(
+    task: &T,
+    mirrors: &[Arc<dyn Mirror>],
+    output: &OutputArgs,
+) -> Result<Exit, Failure> {
+    let progress = Progress::start(output)?;
+    let run = |mirror: &Arc<dyn Mirror>| (mirror.name().to_owned(), task.run(mirror, &progress));
+    let results: Vec<(String, Result<T::Output, Failure>)> = mirrors.iter().map(run).collect();
+    progress.finish();
+    let mut exit = Exit::Success;
+    let mut answer = MaintenanceOutput { headwater: T::NAME, version: 1, mirrors: Vec::new() };
+    let is_single = mirrors.len() == 1;
+    for (mirror, result) in results {
+        match result {
+            Ok(result) => {
+                let is_well = task.is_well(&result);
+                let is_shown = !output.quiet || !is_well;
+                if is_shown && !output.json {
+                    print(&task.describe(&mirror, &result))?;
+                }
+                if !is_well {
+                    exit = Exit::Failed;
+                }
+                answer.mirrors.push(MirrorResult { mirror, result: Some(result), error: None });
+            }
+            Err(failure) => {
+                failure.print();
+                // The exit code for a single mirror gives the reason, for example 7 or 9. Several
+                // mirrors can have different reasons.
+                exit = if is_single { failure.exit() } else { Exit::Failed };
+                answer.mirrors.push(MirrorResult {
+                    mirror,
+                    result: None,
+                    error: Some(failure.text()),
+                });
+            }
+        }
+    }
+    if output.json {
+        print_json(&answer)?;
+    }
+    let results = answer.mirrors.iter().filter_map(|one| one.result.as_ref());
+    let is_advised = results.into_iter().any(|result| !task.is_well(result));
+    if let Some(advice) = T::ADVICE.filter(|_| is_advised) {
+        let written = eprint_raw(&format!("hint: {advice}\n"));
+        written.map_err(|error| Failure::new(Exit::Failed, error))?;
+    }
+    Ok(exit)
+}
+
+pub(crate) fn mirrors(
+    args: &MirrorsArgs,
+    config: &ConfigArgs,
+    remote: &RemoteArgs,
+    wait: Option<std::time::Duration>,
+) -> Result<Vec<Arc<dyn Mirror>>, Failure> {
+    let config = load_config(config)?;
+    let choices = operands::of_mirrors(&args.mirrors, &config)?;
+    check_there(&choices, &config)?;
+    let factory = MirrorFactory::new(remote, wait, &config);
+    Ok(factory.fleet(&choices, remote.site.as_ref())?.mirrors().to_vec())
+}
+
+pub(crate) fn in_mirror<T>(
+    mirror: &Arc<dyn Mirror>,
+    result: Result<T, MirrorError>,
+) -> Result<T, Failure> {
+    result.map_err(|error| hints::on_mirror(mirror.name(), &error))
+}
+
+pub(crate) fn faults(faults: &[Fault]) -> String {
+    listed("  ", faults.iter().map(ToString::to_string))
+        .iter()
+        .map(|line| format!("{line}\n"))
+        .collect()
+}

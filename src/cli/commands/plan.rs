@@ -1,0 +1,371 @@
+//! `headwater plan`.
+
+use std::time::Duration;
+
+use headwater::config::Label;
+use headwater::manifest::Change;
+use headwater::push::{
+    self, BaseCounts, ChangeCounts, Churn, Goal, MirrorPlan, OnFailure, PlanReport, Schedule,
+    WavePlan,
+};
+use serde::Serialize;
+
+use crate::cli::args::{ListArgs, PushArgs};
+use crate::cli::commands::diff::describe_paths;
+use crate::cli::output::failure::{Exit, ExitInputs, Failure};
+use crate::cli::output::format::{Align, Table, bytes, count, counted, duration, escape};
+use crate::cli::output::hints::Side;
+use crate::cli::output::next_steps::print_hints;
+use crate::cli::output::print::{print, print_json};
+use crate::cli::output::progress::Progress;
+use crate::cli::output::{failure, hints, next_steps, push_report};
+use crate::cli::setup::prepared_push;
+use crate::cli::setup::prepared_push::PreparedPush;
+
+/// Maximum number of mirrors and probes of a wave that are named. Further ones are only counted.
+const MAX_NAMED: usize = 8;
+
+pub(crate) fn run(args: &PushArgs) -> Result<Exit, Failure> {
+    show(&prepared_push::job(args)?, args)
+}
+
+/// Prints what `job`, which was made from `args`, would do.
+pub(crate) fn show(job: &PreparedPush, args: &PushArgs) -> Result<Exit, Failure> {
+    let progress = Progress::start(&args.output)?;
+    progress.expect_mirrors(job.fleet.mirrors().iter().map(|mirror| mirror.name()));
+    let planned = push::plan(&job.source, &job.fleet, &job.options, &progress);
+    progress.finish();
+    match planned.map_err(hints::of_push)? {
+        Ok(plan) => {
+            if args.output.json {
+                print_json(&PlanAnswer::new(&plan, job))?;
+            } else {
+                print(&describe(&plan, job, args.list))?;
+            }
+            let hint = |mirror: &push::MirrorPlan| {
+                hints::of_kind(mirror.failure?, Side::of(&mirror.location))
+            };
+            // The failures are printed on stderr, and the table contains only the kind of each
+            // failure, so that every sentence is printed once.
+            print_hints(plan.mirrors.iter().filter_map(hint).collect())?;
+            match &plan.unmet {
+                Some(unmet) => {
+                    // The plan must be the only object on stdout.
+                    let refused = refused(exit_of(&plan), unmet);
+                    refused.print();
+                    Ok(refused.exit())
+                }
+                None => Ok(exit_of_push(&plan, args.guards.superseded_ok)),
+            }
+        }
+        Err(report) => {
+            print_hints(next_steps::of_failures(&report).collect())?;
+            let unmet = report.unmet.as_deref().unwrap_or_default();
+            Err(refused(push_report::exit_of(&report, false, false), unmet))
+        }
+    }
+}
+
+fn refused(exit: Exit, unmet: &str) -> Failure {
+    let error = format!("the push would be refused: {unmet}");
+    Failure::new(exit, error).with_hint("fix the mirrors named above, or lower --require")
+}
+
+/// The exit code of the push, if enough mirrors accept the release and nothing fails on the way.
+fn exit_of_push(plan: &PlanReport, is_superseded_ok: bool) -> Exit {
+    let outcome = |mirror: &push::MirrorPlan| match mirror.failure {
+        Some(failure) => push_report::outcome_of_failure(failure),
+        None if mirror.is_newer => failure::MirrorOutcome::Superseded,
+        None if mirror.is_current => failure::MirrorOutcome::AlreadyCurrent,
+        None => failure::MirrorOutcome::Activated,
+    };
+    let outcomes: Vec<_> = plan.mirrors.iter().map(outcome).collect();
+    Exit::of(&ExitInputs { outcomes: &outcomes, is_superseded_ok, ..ExitInputs::default() })
+}
+
+/// The exit code of a push that too few mirrors accept.
+fn exit_of(plan: &PlanReport) -> Exit {
+    let current = plan
+        .mirrors
+        .iter()
+        .filter(|mirror| mirror.is_current)
+        .map(|_| failure::MirrorOutcome::AlreadyCurrent);
+    let failed = plan
+        .mirrors
+        .iter()
+        .filter_map(|mirror| mirror.failure)
+        .map(push_report::outcome_of_failure);
+    Exit::of(&ExitInputs {
+        outcomes: &current.chain(failed).collect::<Vec<_>>(),
+        ..ExitInputs::default()
+    })
+}
+
+#[derive(Serialize)]
+struct PlanAnswer<'a> {
+    headwater: &'static str,
+    version: u32,
+    sequence: u64,
+    is_new: bool,
+    schedule: &'a Schedule,
+    mirrors: Vec<PlanRow<'a>>,
+    changes: &'a [Change],
+    same: u64,
+    churn: &'a [Churn],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    first_until: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    last_until: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unmet: Option<&'a str>,
+}
+
+/// A mirror in the plan, including one that would not change.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum PlanRow<'a> {
+    Planned {
+        #[serde(flatten)]
+        plan: &'a MirrorPlan,
+        group: Option<&'a str>,
+        is_frozen: bool,
+    },
+    Frozen {
+        mirror: &'a str,
+        location: &'a str,
+        group: Option<&'a str>,
+        is_frozen: bool,
+    },
+}
+
+fn group<'a>(job: &'a PreparedPush, mirror: &str) -> Option<&'a str> {
+    job.config.mirror(mirror)?.group.as_ref().map(Label::as_str)
+}
+
+fn rows<'a>(plan: &'a PlanReport, job: &'a PreparedPush) -> Vec<PlanRow<'a>> {
+    let planned = plan.mirrors.iter().map(|plan| PlanRow::Planned {
+        plan,
+        group: group(job, &plan.mirror),
+        is_frozen: false,
+    });
+    let frozen = job.frozen.iter().map(|one| PlanRow::Frozen {
+        mirror: &one.mirror,
+        location: &one.location,
+        group: group(job, &one.mirror),
+        is_frozen: true,
+    });
+    planned.chain(frozen).collect()
+}
+
+impl<'a> PlanAnswer<'a> {
+    fn new(plan: &'a PlanReport, job: &'a PreparedPush) -> Self {
+        Self {
+            headwater: "plan",
+            version: 1,
+            sequence: plan.sequence,
+            is_new: plan.is_new,
+            schedule: &plan.schedule,
+            mirrors: rows(plan, job),
+            changes: &plan.diff.changes,
+            same: plan.diff.same,
+            churn: &plan.churn,
+            first_until: plan.sums.first_until,
+            last_until: plan.sums.last_until,
+            unmet: plan.unmet.as_deref(),
+        }
+    }
+}
+
+fn describe(plan: &PlanReport, job: &PreparedPush, list: ListArgs) -> String {
+    let mut text = describe_paths(&plan.diff, list);
+    for churn in &plan.churn {
+        text.push_str(&describe_churn(churn));
+    }
+    let sequence = plan.sequence;
+    if !plan.is_new && plan.mirrors.iter().all(|mirror| mirror.is_current) {
+        return format!("nothing to do: release {sequence} has this content everywhere\n");
+    }
+    if plan.is_new {
+        text.push_str(&format!(
+            "release {sequence} would be made: {}\n",
+            push_report::summary(&plan.sums)
+        ));
+    } else {
+        let summary = push_report::summary(&ChangeCounts::from(&plan.diff));
+        let made = "has this content and would be copied to the mirrors that lack it";
+        text.push_str(&format!("{summary}\nrelease {sequence} {made}\n"));
+    }
+    text.push_str(&push_report::retirement(&plan.sums));
+    let mut table = Table::new([
+        ("mirror", Align::Left),
+        // The column exists only if there are groups.
+        (
+            if job.config.mirrors.iter().any(|one| one.group.is_some()) { "group" } else { "" },
+            Align::Left,
+        ),
+        ("serves", Align::Right),
+        ("objects", Align::Right),
+        ("content", Align::Right),
+        ("to send", Align::Right),
+        ("", Align::Left),
+    ]);
+    for mirror in &plan.mirrors {
+        let note = match (mirror.failure, mirror.serves) {
+            (Some(failure), _) => push_report::failed(failure),
+            (None, _) if mirror.is_current => "is current".to_owned(),
+            (None, _) if mirror.is_newer => {
+                "serves a newer release: would be left alone".to_owned()
+            }
+            (None, _) if mirror.is_staged => "is already staged".to_owned(),
+            (None, None) if mirror.is_joining => {
+                "joins: would be filled, and the push would not wait for it".to_owned()
+            }
+            (None, None) => "would be filled".to_owned(),
+            (None, Some(_)) => describe_bases(mirror),
+        };
+        // The release of a failed mirror is not known.
+        let nothing = if mirror.failure.is_some() { "-" } else { "none" };
+        table.row([
+            mirror.mirror.clone(),
+            group(job, &mirror.mirror).unwrap_or_default().to_owned(),
+            mirror.serves.map_or_else(|| nothing.to_owned(), |sequence| sequence.to_string()),
+            count(mirror.objects),
+            bytes(mirror.content_bytes),
+            bytes(mirror.send_bytes),
+            note,
+        ]);
+    }
+    for one in &job.frozen {
+        let (name, group) = (one.mirror.as_str(), group(job, &one.mirror).unwrap_or_default());
+        table.row([name, group, "", "", "", "", "is frozen: would not change"]);
+    }
+    text.push_str(&table.render());
+    if plan.unmet.is_none() {
+        text.push_str(&describe_schedule(&plan.schedule));
+    }
+    text
+}
+
+/// Describes the order in which the mirrors would switch, one line per wave.
+fn describe_schedule(schedule: &Schedule) -> String {
+    let Schedule { required, counted, waves, .. } = schedule;
+    let is_looked_at = waves.iter().any(|wave| !wave.probes.is_empty());
+    // If there is only one mirror and no probe, the order is not worth a line.
+    if waves.iter().map(|wave| wave.mirrors.len()).sum::<usize>() < 2
+        && !is_looked_at
+        && schedule.goal != Goal::Stage
+    {
+        return String::new();
+    }
+    let ready = if required == counted {
+        format!("all {}", counted_mirrors(*counted))
+    } else {
+        format!("{required} of {}", counted_mirrors(*counted))
+    };
+    let mut text = match schedule.goal {
+        Goal::Activate => format!("would switch once {ready} are ready:\n"),
+        Goal::Stage => format!("would switch at `headwater activate`, once {ready} are ready:\n"),
+    };
+    let lead = schedule.lead.as_deref();
+    for (index, wave) in waves.iter().enumerate() {
+        let lead = if index == 0 { lead } else { None };
+        text.push_str(&format!(
+            "  {}. {}{}\n",
+            wave.number,
+            wave_members_text(wave, lead, index == 0),
+            wave_followup_text(wave, index + 1 == waves.len())
+        ));
+    }
+    match (schedule.on_failure, is_looked_at) {
+        (OnFailure::Revert, true) => {
+            text.push_str("a failed probe or a failed switch would revert all mirrors\n");
+        }
+        (OnFailure::Revert, false) => text.push_str("a failed switch would revert all mirrors\n"),
+        (OnFailure::Leave, true) => {
+            text.push_str("a failed probe would revert its wave and stop the push\n");
+        }
+        (OnFailure::Leave, false) => {}
+    }
+    text
+}
+
+fn counted_mirrors(number: usize) -> String {
+    counted(number as u64, "mirror", "mirrors")
+}
+
+/// The mirrors of a wave, in the order in which they would switch.
+fn wave_members_text(wave: &WavePlan, lead: Option<&str>, is_first: bool) -> String {
+    let rest: Vec<&str> =
+        wave.mirrors.iter().map(String::as_str).filter(|name| Some(*name) != lead).collect();
+    let shown: Vec<_> = rest.iter().take(MAX_NAMED).map(|name| escape(name)).collect();
+    let more = match rest.len() - shown.len() {
+        0 => String::new(),
+        more => format!(" and {} more", count(more as u64)),
+    };
+    let together = if rest.len() > 1 { " together" } else { "" };
+    match lead.map(escape) {
+        Some(lead) if rest.is_empty() => lead.into_owned(),
+        Some(lead) => format!("{lead}, then {}{more}{together}", shown.join(", ")),
+        None if is_first && rest.len() > 1 => {
+            format!("one of {}{more}, then the others together", shown.join(", "))
+        }
+        None => format!("{}{more}{together}", shown.join(", ")),
+    }
+}
+
+/// What would happen before the next wave.
+fn wave_followup_text(wave: &WavePlan, is_last: bool) -> String {
+    let soak = match wave.soak_seconds {
+        seconds if seconds > 0 && !(is_last && wave.probes.is_empty()) => {
+            format!("; soak {}", duration(Duration::from_secs(seconds)))
+        }
+        _ => String::new(),
+    };
+    let shown: Vec<_> = wave.probes.iter().take(MAX_NAMED).map(|url| escape(url)).collect();
+    match wave.probes.len() {
+        0 => soak,
+        1 => format!("{soak}; probe {}", shown.join(", ")),
+        many => {
+            let more = if many > shown.len() { ", …" } else { "" };
+            format!("{soak}; {many} probes: {}{more}", shown.join(", "))
+        }
+    }
+}
+
+/// The numbers of objects that would be sent as deltas, by the kind of their base.
+fn describe_bases(mirror: &MirrorPlan) -> String {
+    let BaseCounts { same_path, like_content, like_name, neighbour, signed, none: _ } =
+        mirror.bases;
+    let kinds = [
+        (same_path, "the same path"),
+        (like_content, "similar content"),
+        (like_name, "a similar name"),
+        (neighbour, "a neighbour"),
+    ];
+    let kinds: Vec<String> = kinds
+        .iter()
+        .filter(|(number, _)| *number > 0)
+        .map(|(number, kind)| format!("{} from {kind}", count(*number)))
+        .collect();
+    let mut words = Vec::new();
+    if !kinds.is_empty() {
+        words.push(format!("deltas: {}", kinds.join(", ")));
+    }
+    if let Some(signer) = &mirror.signed_by {
+        words.push(format!("builds {} on signatures of {}", count(signed), escape(signer)));
+    }
+    words.join("; ")
+}
+
+fn describe_churn(churn: &Churn) -> String {
+    format!(
+        "{} of {} changed .{} files differ only in one place (a build stamp?): in {}, {:?} became \
+         {:?}\n",
+        count(churn.near_one_spot),
+        count(churn.changed),
+        escape(&churn.extension),
+        escape(&churn.example),
+        churn.before,
+        churn.after
+    )
+}

@@ -1,0 +1,133 @@
+//! `headwater push`, and the function that runs every command that publishes.
+
+use headwater::monitor::Monitor as _;
+use headwater::push::{self, Report};
+use serde::Serialize;
+
+use crate::cli::args::{GuardArgs, OutputArgs, PushArgs};
+use crate::cli::commands::plan;
+use crate::cli::output::failure::{Exit, Failure, eprint_raw};
+use crate::cli::output::format::escape;
+use crate::cli::output::print::{print, print_json};
+use crate::cli::output::progress::Progress;
+use crate::cli::output::push_report::{describe, exit_of};
+use crate::cli::output::{expiry, hints, next_steps};
+use crate::cli::setup::notifications::{NotificationResult, Notifications, wait_for_start};
+use crate::cli::setup::prepared_push::{PreparedPush, job};
+
+pub(crate) fn run(args: &PushArgs) -> Result<Exit, Failure> {
+    args.habits.explain().map_err(|error| Failure::new(Exit::Failed, error))?;
+    if args.habits.dry_run {
+        return plan::run(args);
+    }
+    execute("push", &job(args)?, &args.output, &args.guards)
+}
+
+pub(crate) fn execute(
+    command: &'static str,
+    job: &PreparedPush,
+    output: &OutputArgs,
+    guards: &GuardArgs,
+) -> Result<Exit, Failure> {
+    let progress = Progress::start(output)?;
+    progress.expect_mirrors(job.fleet.mirrors().iter().map(|mirror| mirror.name()));
+    let scratch = &job.options.scratch;
+    // Before the notifications, because there is nothing to report if the user interrupts the wait.
+    if !wait_for_start(&job.around, &progress) {
+        return interrupted(command, output);
+    }
+    let site = job.options.site.clone();
+    let cache = scratch.directory.as_deref().ok();
+    let mut after = Notifications::new(&job.config, &job.around, site, cache, &progress);
+    let pushed = push::push(&job.source, &job.fleet, &job.options, &progress);
+    let mut report = match pushed {
+        Ok(mut report) => {
+            // The push does not know frozen mirrors. Added last, to keep the order of the fleet.
+            report.mirrors.extend(job.frozen.iter().cloned());
+            report
+        }
+        Err(error) => {
+            let is_accepted =
+                guards.superseded_ok && matches!(error, push::PushError::Superseded { .. });
+            let failure = hints::of_push(error);
+            let exit = if is_accepted { Exit::Success } else { failure.exit() };
+            let fleets = [&job.fleet, &job.others];
+            after.tell(None, exit.code(), Some(&failure.text()), fleets);
+            after.end(None, exit.code());
+            progress.finish();
+            // With `--superseded-ok` the run has succeeded: a newer run has published the content.
+            return if is_accepted {
+                accept_superseded(command, &failure, output)
+            } else {
+                Err(failure)
+            };
+        }
+    };
+    let exit = exit_of(&report, progress.is_cancelled(), guards.superseded_ok);
+    // Before the result is printed, because it includes the results of hooks and purges.
+    after.tell(Some(&report), exit.code(), None, [&job.fleet, &job.others]);
+    progress.end_block();
+    if !output.json && !output.quiet {
+        print(
+            &(describe(&report, command)
+                + &after.results().iter().map(NotificationResult::line).collect::<String>()),
+        )?;
+    }
+    // The result is printed before the clean-up, which also polls the results of `post_activate`.
+    push::clean_up(&mut report, &job.fleet, job.keep, &progress);
+    // The user interrupted the clean-up.
+    let exit = if progress.is_cancelled() { Exit::Interrupted } else { exit };
+    expiry::warn(&report, &progress);
+    // The JSON object is printed after the clean-up, because it includes the results of
+    // `post_activate`.
+    let notifications = after.end(Some(&report), exit.code());
+    if output.json {
+        print_json(&PushOutput {
+            headwater: command,
+            version: 1,
+            exit_code: exit.code(),
+            report: &report,
+            notifications: &notifications,
+        })?;
+    }
+    progress.finish();
+    next_steps::explain(&report, exit, command)?;
+    Ok(exit)
+}
+
+/// The result of a push that was superseded by a newer one, with `--superseded-ok`.
+fn accept_superseded(
+    command: &'static str,
+    failure: &Failure,
+    output: &OutputArgs,
+) -> Result<Exit, Failure> {
+    // If stderr is closed, the note is lost.
+    eprint_raw(&format!("note: {}: no action is needed\n", escape(&failure.text()))).ok();
+    if output.json {
+        print_json(&failure.answer(command, Exit::Success))?;
+    }
+    Ok(Exit::Success)
+}
+
+/// The result if the user interrupted the push before it started.
+fn interrupted(command: &'static str, output: &OutputArgs) -> Result<Exit, Failure> {
+    let (exit, words) = (Exit::Interrupted, "interrupted before the start");
+    if output.json {
+        print_json(&Failure::new(exit, words).answer(command, exit))?;
+    } else if !output.quiet {
+        print(&format!("{words}\n"))?;
+    }
+    Ok(exit)
+}
+
+#[derive(Serialize)]
+struct PushOutput<'a> {
+    headwater: &'static str,
+    version: u32,
+    exit_code: u8,
+    #[serde(flatten)]
+    report: &'a Report,
+    /// The results of the notifications.
+    #[serde(skip_serializing_if = "<[NotificationResult]>::is_empty")]
+    notifications: &'a [NotificationResult],
+}

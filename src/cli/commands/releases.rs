@@ -1,0 +1,202 @@
+//! `headwater releases`: the kept releases of mirrors.
+
+use headwater::fleet_status::{self, Usage};
+use headwater::mirror::Link;
+use headwater::push::PolledMirror;
+use headwater::release::Release;
+use headwater::text::error_chain;
+use serde::Serialize;
+
+use crate::cli::args::{OutputArgs, ReleasesArgs, operands};
+use crate::cli::output::failure::{Exit, Failure};
+use crate::cli::output::format::{Align, Table, bytes, count, moment};
+use crate::cli::output::print::{print, print_json};
+use crate::cli::output::progress::Progress;
+use crate::cli::setup::configuration::load_config;
+use crate::cli::setup::remote::{MirrorFactory, check_there};
+
+#[derive(Serialize)]
+struct ReleasesOutput<'a> {
+    headwater: &'static str,
+    version: u32,
+    mirrors: &'a [KeptRelease<'a>],
+}
+
+fn members(args: &ReleasesArgs) -> Result<Vec<PolledMirror>, Failure> {
+    let config = load_config(&args.config)?;
+    let choices = operands::of_mirrors(&args.mirrors.mirrors, &config)?;
+    check_there(&choices, &config)?;
+    let factory = MirrorFactory::new(&args.remote, None, &config);
+    let fleet = factory.fleet(&choices, args.remote.site.as_ref())?;
+    // Quiet, because the result lists every mirror and its failure.
+    let progress = Progress::of_answer(&OutputArgs { quiet: true, ..args.output.clone() })?;
+    let members = fleet.states(&progress);
+    progress.finish();
+    Ok(members)
+}
+
+#[derive(Serialize)]
+struct KeptRelease<'a> {
+    mirror: &'a str,
+    location: &'a str,
+    current: Option<u64>,
+    releases: &'a [Release],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    staged: Option<&'a Release>,
+    /// The disk space of the releases; `None` for a mirror on another machine without `--disk`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    usage: Option<Usage>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+}
+
+pub(crate) fn run(args: &ReleasesArgs) -> Result<Exit, Failure> {
+    let members = members(args)?;
+    let kept: Vec<KeptRelease<'_>> = members.iter().map(|member| kept(member, args.disk)).collect();
+    if args.output.json {
+        print_json(&ReleasesOutput { headwater: "releases", version: 1, mirrors: &kept })?;
+    } else {
+        let text: String = kept.iter().map(describe_kept).collect();
+        print(&text)?;
+    }
+    Ok(if kept.iter().any(|kept| kept.error.is_some()) { Exit::Failed } else { Exit::Success })
+}
+
+fn kept(member: &PolledMirror, has_asked: bool) -> KeptRelease<'_> {
+    let state = member.state();
+    // This reads the manifests of all releases, which causes a transfer from another machine.
+    let is_measured = has_asked || member.mirror.link() == Link::Local;
+    let measured =
+        state.filter(|_| is_measured).map(|state| fleet_status::usage(&*member.mirror, state));
+    // `verify` reports unreadable manifests; without --disk, no manifest is read.
+    let (usage, fault) = match measured {
+        Some(Err(error)) => (None, Some(error).filter(|_| has_asked)),
+        Some(Ok(usage)) => (Some(usage), None),
+        None => (None, None),
+    };
+    KeptRelease {
+        mirror: member.mirror.name(),
+        location: member.mirror.location(),
+        current: state.and_then(|state| state.current).map(|current| current.sequence()),
+        releases: state.map_or(&[], |state| &state.releases),
+        staged: state.and_then(|state| state.staged.as_ref()),
+        usage,
+        error: member.error().map(|error| error_chain(error)).or(fault),
+    }
+}
+
+fn describe_kept(kept: &KeptRelease<'_>) -> String {
+    let heading = crate::cli::output::format::escape(kept.mirror).into_owned();
+    if let Some(error) = &kept.error {
+        return format!("{heading}: {}\n", crate::cli::output::format::escape(error));
+    }
+    let mut table = Table::new([
+        ("release", Align::Right),
+        ("published", Align::Left),
+        ("entries", Align::Right),
+        ("retired", Align::Right),
+        ("size", Align::Right),
+        ("prune frees", Align::Right),
+        ("change", Align::Right),
+        ("orders", Align::Left),
+        ("note", Align::Left),
+    ]);
+    let mut before: Option<&Release> = None;
+    let mut rows = Vec::new();
+    for release in kept.releases.iter().chain(kept.staged) {
+        let mark = if kept.current == Some(release.sequence) {
+            "* "
+        } else if kept.staged.is_some_and(|staged| staged.id() == release.id()) {
+            "staged "
+        } else {
+            ""
+        };
+        rows.push(release_row(release, before, mark, kept.usage.as_ref()));
+        before = Some(release);
+    }
+    rows.into_iter().rev().for_each(|row| table.row(row));
+    let disk = kept.usage.as_ref().filter(|usage| usage.bytes > 0);
+    let disk = disk.map(|usage| format!(": {} on disk", bytes(usage.bytes))).unwrap_or_default();
+    let prune = kept
+        .usage
+        .as_ref()
+        .and_then(|usage| usage.prune.iter().rev().find(|freed| freed.bytes > 0));
+    let prune = prune.map(|freed| {
+        format!("; `headwater prune --keep {}` would free {}", freed.keep, bytes(freed.bytes))
+    });
+    format!(
+        "{heading}{disk}{}\n{}",
+        prune.unwrap_or_default(),
+        table.without_empty_columns().render()
+    )
+}
+
+fn release_row(
+    release: &Release,
+    before: Option<&Release>,
+    mark: &str,
+    usage: Option<&Usage>,
+) -> [String; 9] {
+    let change = before.map_or_else(String::new, |before| {
+        let live = |release: &Release| release.entries.saturating_sub(release.retired);
+        let (now, then) = (live(release), live(before));
+        if now >= then {
+            format!("+{}", count(now - then))
+        } else {
+            format!("-{}", count(then - now))
+        }
+    });
+    let orders: Vec<String> =
+        release.orders.iter().map(|(stream, number)| format!("{stream}:{number}")).collect();
+    let freed = usage.and_then(|usage| usage.freed_by(release.sequence));
+    let note = match (release.rolled_back_to, &release.note) {
+        (Some(to), Some(note)) => format!("back to {to}; {}", short_commits(note)),
+        (Some(to), None) => format!("back to {to}"),
+        (None, note) => note.as_deref().map(short_commits).unwrap_or_default(),
+    };
+    [
+        format!("{mark}{}", release.sequence),
+        moment(release.created),
+        count(release.entries),
+        count(release.retired),
+        bytes(release.bytes),
+        freed.map(bytes).unwrap_or_default(),
+        change,
+        orders.join(" "),
+        note,
+    ]
+}
+
+/// Shortens full commit hashes in `note` to 12 digits, if the hash is a word or the end of a path.
+fn short_commits(note: &str) -> String {
+    const DIGITS: usize = 12;
+    let is_hash = |word: &str| {
+        // The hashes of git: SHA-1 and SHA-256.
+        matches!(word.len(), 40 | 64) && word.bytes().all(|byte| byte.is_ascii_hexdigit())
+    };
+    let mut text = String::with_capacity(note.len());
+    for piece in note.split_inclusive([' ', '/', ',', ';', ':', '@', '(', ')']) {
+        let word = piece.trim_end_matches([' ', '/', ',', ';', ':', '@', '(', ')']);
+        let shown = if is_hash(word) { &word[..DIGITS] } else { word };
+        text.push_str(shown);
+        text.push_str(&piece[word.len()..]);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn commits_are_short_and_all_else_stays() {
+        let hash = "0123456789abcdef0123456789abcdef01234567";
+        let url = format!("https://git.example/me/site/commit/{hash}");
+        assert_eq!(
+            short_commits(&format!("{hash} main {url}")),
+            "0123456789ab main https://git.example/me/site/commit/0123456789ab"
+        );
+        let without_commit = "release 12: fix (#4711), café";
+        assert_eq!(short_commits(without_commit), without_commit);
+    }
+}

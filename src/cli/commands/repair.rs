@@ -1,0 +1,77 @@
+//! `headwater repair`.
+
+use std::sync::Arc;
+
+use headwater::mirror::{Mirror, Repaired};
+use headwater::push::{self, Source};
+
+use crate::cli::args::{RepairArgs, operands};
+use crate::cli::commands::maintenance::{MaintenanceTask, faults, run_each};
+use crate::cli::output::failure::{Exit, Failure};
+use crate::cli::output::format::{count, counted, escape};
+use crate::cli::output::hints;
+use crate::cli::output::progress::Progress;
+use crate::cli::setup::configuration::load_config;
+use crate::cli::setup::remote::{MirrorFactory, check_there};
+use crate::cli::setup::tree_or_mirror::TreeOrMirror;
+use crate::cli::setup::{context, tree_or_mirror};
+
+struct RepairTask {
+    source: Source,
+}
+
+impl MaintenanceTask for RepairTask {
+    type Output = Repaired;
+    const NAME: &'static str = "repair";
+    const ADVICE: Option<&'static str> = Some(
+        "try another mirror as the source, or push the tree to make a new release; this source \
+         lacks the rest",
+    );
+
+    fn run(&self, mirror: &Arc<dyn Mirror>, progress: &Progress) -> Result<Repaired, Failure> {
+        push::repair(&self.source, mirror, progress).map_err(hints::of_push)
+    }
+
+    fn describe(&self, mirror: &str, repaired: &Repaired) -> String {
+        if repaired.found.is_empty() {
+            return format!("{}: no faults\n", escape(mirror));
+        }
+        let found = counted(repaired.found.len() as u64, "fault", "faults");
+        let left = match repaired.left.len() as u64 {
+            0 => "none left".to_owned(),
+            number => format!("{} left", count(number)),
+        };
+        let objects = counted(repaired.objects, "object", "objects");
+        format!(
+            "{}: {found} found, {objects} fetched again, {left}\n{}",
+            escape(mirror),
+            faults(&repaired.left)
+        )
+    }
+
+    fn is_well(&self, repaired: &Repaired) -> bool {
+        repaired.left.is_empty()
+    }
+}
+
+pub(crate) fn run(args: &RepairArgs) -> Result<Exit, Failure> {
+    args.dry_run
+        .refuse("repair", "run `headwater verify` to list the faults without changing anything")?;
+    let config = load_config(&args.config)?;
+    let choices = operands::of_mirrors(&args.mirrors, &config)?;
+    // A mistyped argument is a usage error in every command, not missing content.
+    check_there(&choices, &config)?;
+    let factory = MirrorFactory::new(&args.remote, args.wait.wait, &config);
+    let mirrors = factory.fleet(&choices, args.remote.site.as_ref())?.mirrors().to_vec();
+    let operand =
+        operands::of_operand(&args.from, &config, |word| std::path::Path::new(word).is_dir())?;
+    // Without a site: only content with the right hash is accepted, wherever it comes from.
+    let source = match tree_or_mirror::place(&operand, &factory, None)? {
+        TreeOrMirror::Mirror(mirror) => Source::Store(mirror),
+        TreeOrMirror::Tree(roots) => Source::Trees {
+            roots,
+            scan: context::scan_options(&[], &config, context::jobs(None, &config), None),
+        },
+    };
+    run_each(&RepairTask { source }, &mirrors, &args.output)
+}

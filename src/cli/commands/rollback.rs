@@ -1,0 +1,105 @@
+//! `headwater rollback`: publishes the content of a kept release as a new release.
+
+use std::io::{self, IsTerminal as _};
+
+use headwater::monitor::{Event, Monitor};
+use headwater::push::{self, DecidedBy, Require, RollbackPlan, Source};
+use headwater::release::Release;
+
+use crate::cli::args::{RollbackArgs, WorkArgs};
+use crate::cli::commands::push::execute;
+use crate::cli::output::failure::{Exit, Failure, eprint_raw};
+use crate::cli::output::format::{counted, escape, moment};
+use crate::cli::output::push_report::kind;
+use crate::cli::output::{hints, terminal};
+use crate::cli::setup::configuration::load_config;
+use crate::cli::setup::person;
+use crate::cli::setup::prepared_push::{PreparedPush, TreelessInputs, without_tree};
+
+pub(crate) fn run(args: &RollbackArgs) -> Result<Exit, Failure> {
+    let instead = "run `headwater releases` to list the releases to go back to, and `headwater \
+                   diff MIRROR MIRROR:SEQ` to see the paths";
+    args.dry_run.refuse("rollback", instead)?;
+    // A rollback may be urgent, so an unreachable mirror must not delay the others.
+    let work =
+        WorkArgs { require: Some(args.work.require.unwrap_or(Require::ANY)), ..args.work.clone() };
+    let inputs = TreelessInputs {
+        mirrors: &args.mirrors,
+        release: &args.release,
+        work: &work,
+        around: &args.around,
+        config: load_config(&args.config)?,
+    };
+    let source = |to: Option<u64>| Source::Rollback { to, by: DecidedBy::Person(person::name()) };
+    let (mut job, guards) = without_tree(inputs, source(args.to))?;
+    if args.mirrors.is_empty() && args.config.only.is_empty() {
+        // The release that the user confirmed, even if another release has become current since.
+        job.source = source(confirm(args, &mut job)?.or(args.to));
+    }
+    execute("rollback", &job, &args.output, &guards)
+}
+
+/// For a rollback of all configured mirrors, shows the release and asks for confirmation on a
+/// terminal. Returns the sequence of the release, or `None` if no mirror can be reached, which the
+/// rollback itself reports. Does not retry unreachable mirrors.
+fn confirm(args: &RollbackArgs, job: &mut PreparedPush) -> Result<Option<u64>, Failure> {
+    let plan = push::plan_rollback(&job.fleet, args.to, &job.options, &PlanNotes)
+        .map_err(hints::of_push)?;
+    // Includes the failures of the poll, so that the rollback does not wait for an unreachable
+    // mirror a second time.
+    job.fleet = plan.fleet.clone();
+    let Some(to) = &plan.to else { return Ok(None) };
+    let failed = |error: io::Error| Failure::new(Exit::Failed, error);
+    // Also printed with `--yes`, so that the log of a job shows which release was left. Written to
+    // stderr, because stdout is reserved for the result.
+    eprint_raw(&describe(&plan, to)).map_err(failed)?;
+    if args.yes {
+        return Ok(Some(to.sequence));
+    }
+    let mirrors = counted(plan.mirrors.len() as u64, "mirror", "mirrors");
+    // Nobody can read the question, or nobody can answer it.
+    if !io::stdin().is_terminal() || !terminal::is_stderr_terminal() {
+        let error = format!("a rollback of all configured mirrors ({mirrors}) must be confirmed");
+        return Err(Failure::new(Exit::Usage, error).with_hint("add --yes, or name the mirrors"));
+    }
+    eprint_raw(&format!("Roll back {mirrors} to the content of release {}? [y/N] ", to.sequence))
+        .map_err(failed)?;
+    let mut answer = String::new();
+    io::stdin().read_line(&mut answer).map_err(failed)?;
+    match answer.trim().to_ascii_lowercase().as_str() {
+        "y" | "yes" => Ok(Some(to.sequence)),
+        // Like Ctrl-C at the question. Every answer except yes means no.
+        _ => Err(Failure::new(Exit::Interrupted, "not confirmed; nothing was changed")),
+    }
+}
+
+/// Prints warnings and the mirrors for which the command waits. The plan shows failures.
+struct PlanNotes;
+
+impl Monitor for PlanNotes {
+    fn event(&self, event: Event) {
+        let line = match event {
+            Event::AnswerOverdue { mirror } => format!("waiting for {}\n", escape(&mirror)),
+            Event::Warned { message } => format!("warning: {}\n", escape(&message)),
+            _ => return,
+        };
+        // If stderr is closed, the line is lost.
+        eprint_raw(&line).ok();
+    }
+}
+
+fn describe(plan: &RollbackPlan, to: &Release) -> String {
+    let note = to.note.as_ref().map(|note| format!(": {}", escape(note))).unwrap_or_default();
+    let mut text = format!("release {}, published {}{note}\n", to.sequence, moment(to.created));
+    for (mirror, serves) in &plan.mirrors {
+        let words = match serves {
+            Ok(Some(sequence)) => {
+                format!("release {sequence} -> content of release {}", to.sequence)
+            }
+            Ok(None) => format!("nothing -> content of release {}", to.sequence),
+            Err(failure) => format!("not available ({})", kind(*failure)),
+        };
+        text.push_str(&format!("  {}: {words}\n", escape(mirror)));
+    }
+    text
+}

@@ -1,0 +1,235 @@
+//! `headwater status`: the state of each mirror, once or repeatedly, for
+//! people, programs and monitoring.
+
+mod check;
+mod last_seen;
+mod page;
+mod table;
+
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, ValueHint};
+use headwater::cancel::pause;
+use headwater::config::parse_duration;
+use headwater::fleet_status::{self, MirrorStatus, StatusLimits};
+use headwater::fsx;
+use headwater::monitor::Monitor as _;
+use serde::Serialize;
+
+use crate::cli::args::{ConfigArgs, MirrorsArgs, OUTPUT, OutputArgs, RemoteArgs};
+use crate::cli::output::failure::{Exit, Failure};
+use crate::cli::output::next_steps::print_hints;
+use crate::cli::output::print::{print, print_json};
+use crate::cli::output::{hints, metrics};
+use crate::cli::setup::watcher::{FleetLook, Watcher};
+
+/// Default pause between two polls of `--watch`.
+const PAUSE: &str = "5s";
+
+/// The arguments of `status`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct StatusArgs {
+    #[command(flatten)]
+    mirrors: MirrorsArgs,
+    /// Repeat until Ctrl-C, with PAUSE between two polls
+    #[arg(
+        long,
+        value_name = "PAUSE",
+        value_parser = parse_duration,
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = PAUSE,
+        conflicts_with = "check",
+        help_heading = OUTPUT
+    )]
+    watch: Option<Duration>,
+    /// Print one line and return the code of a monitoring plug-in: 0 OK, 1 WARNING, 2 CRITICAL, 3
+    /// UNKNOWN
+    ///
+    /// --warn and --crit limit the lag. A mirror that cannot be reached, has diverged, has faults
+    /// or has a failed post_activate command is a warning, and so is a token or certificate
+    /// that expires within 14 days. If no mirror can be reached, the result is UNKNOWN. Frozen
+    /// mirrors do not count.
+    #[arg(long, conflicts_with = "json", help_heading = OUTPUT)]
+    check: bool,
+    /// With --check: return WARNING if a mirror lags by more than this
+    #[arg(
+        long,
+        value_name = "DURATION",
+        value_parser = parse_duration,
+        default_value = "1h",
+        help_heading = OUTPUT
+    )]
+    warn: Duration,
+    /// With --check: return CRITICAL if a mirror lags by more than this
+    #[arg(
+        long,
+        value_name = "DURATION",
+        value_parser = parse_duration,
+        default_value = "24h",
+        help_heading = OUTPUT
+    )]
+    crit: Duration,
+    /// Also check what visitors get: fetch recently changed files through the `public_url` of each
+    /// mirror
+    #[arg(long, help_heading = OUTPUT)]
+    public: bool,
+    /// Show the disk space of each mirror; this reads the manifests of all kept releases from each
+    /// mirror
+    #[arg(long, help_heading = OUTPUT)]
+    disk: bool,
+    /// Show all columns, even if they do not fit the terminal
+    #[arg(long, help_heading = OUTPUT)]
+    wide: bool,
+    /// Write the status, the last two weeks and the changes of each release as one web page to FILE
+    ///
+    /// If a mirror does not respond, the page shows what it last served, which the cache of this
+    /// user records.
+    #[arg(long, value_name = "FILE.html", value_hint = ValueHint::FilePath, help_heading = OUTPUT)]
+    html: Option<PathBuf>,
+    /// Include push URLs and error texts in the page, for people who run the mirrors
+    #[arg(long, requires = "html", help_heading = OUTPUT)]
+    internal: bool,
+    /// Write the status as gauges to FILE, for the textfile collector of Prometheus
+    #[arg(long, value_name = "FILE.prom", value_hint = ValueHint::FilePath, help_heading = OUTPUT)]
+    metrics: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) remote: RemoteArgs,
+    #[command(flatten)]
+    pub(crate) config: ConfigArgs,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}
+
+#[derive(Serialize)]
+struct StatusOutput<'a> {
+    headwater: &'static str,
+    version: u32,
+    mirrors: &'a [MirrorStatus],
+}
+
+pub(crate) fn run(args: &StatusArgs) -> Result<Exit, Failure> {
+    // Before anything else can fail, because every failure must become a line of the plug-in.
+    if args.check {
+        return check::run(StatusLimits { warn: args.warn, crit: args.crit }, || {
+            Ok(look(&open(args)?, args))
+        });
+    }
+    let mut watcher = open(args)?;
+    let exit = loop {
+        let look = look(&watcher, args);
+        // The signal ended the polls, so they failed, but their mirrors may be fine: show nothing.
+        if watcher.progress.is_cancelled() {
+            return Err(Failure::new(
+                Exit::Interrupted,
+                "interrupted before all mirrors responded",
+            ));
+        }
+        let exit = show(&look, args)?;
+        // With `--watch` the hints would be repeated below each table.
+        if args.watch.is_none() {
+            let failures = look.seen.iter().filter_map(|poll| poll.state.as_ref().err());
+            print_hints(failures.filter_map(hints::of_reading).collect())?;
+        }
+        write(&watcher, &look, args)?;
+        let Some(time) = args.watch else { break exit };
+        if !pause(time, &watcher.progress) {
+            break exit;
+        }
+        // A deadline counts from the creation of a mirror, so each round needs new mirrors.
+        watcher.begin_anew()?;
+    };
+    watcher.progress.finish();
+    Ok(exit)
+}
+
+fn open(args: &StatusArgs) -> Result<Watcher, Failure> {
+    Watcher::new(&args.mirrors.mirrors, &args.remote, &args.config, &args.output)
+}
+
+fn look(watcher: &Watcher, args: &StatusArgs) -> FleetLook {
+    let mut look = watcher.look();
+    if args.public {
+        watcher.look_at_public(&mut look);
+    }
+    if args.disk {
+        watcher.look_at_disk(&mut look);
+    }
+    // Only the page shows what unresponsive mirrors last served, so only runs that make it write
+    // the file.
+    let noted = args.html.as_ref().map(|_| look.now);
+    last_seen::recall(&mut look.mirror_statuses, &watcher.config, noted);
+    look
+}
+
+/// Prints one poll. Returns the exit code for it.
+fn show(look: &FleetLook, args: &StatusArgs) -> Result<Exit, Failure> {
+    let is_well = look.mirror_statuses.iter().all(MirrorStatus::is_well);
+    if args.output.json {
+        print_json(&StatusOutput {
+            headwater: "status",
+            version: 1,
+            mirrors: &look.mirror_statuses,
+        })?;
+    } else if !(args.output.quiet && is_well) {
+        let text = table::describe(&look.mirror_statuses, look.now, table::room(args.wide));
+        print(&if args.watch.is_some() { table::afresh(&text, look.now) } else { text })?;
+    }
+    Ok(if is_well { Exit::Success } else { Exit::Failed })
+}
+
+/// Writes the files that `--html` and `--metrics` name.
+fn write(watcher: &Watcher, look: &FleetLook, args: &StatusArgs) -> Result<(), Failure> {
+    if let Some(path) = &args.metrics {
+        let site = look.title(&watcher.config);
+        let inputs = metrics::MetricsInputs {
+            site: &site,
+            mirror_statuses: &look.mirror_statuses,
+            ended: None,
+            now: look.now,
+        };
+        metrics::write(path, &inputs).map_err(|error| not_written("--metrics", error))?;
+    }
+    if let Some(path) = &args.html {
+        let html = page(watcher, look, args.internal).render();
+        let written = fsx::replace_file(path, |out| out.write_all(html.as_bytes()));
+        written.map_err(|error| not_written("--html", error))?;
+    }
+    Ok(())
+}
+
+fn page<'a>(watcher: &'a Watcher, look: &'a FleetLook, is_internal: bool) -> page::StatusPage<'a> {
+    let mut releases = Vec::new();
+    for site in look.sites() {
+        let known = fleet_status::releases(&look.seen, site);
+        let before = std::iter::once(None).chain(known.iter().map(|release| Some(*release)));
+        // The release before the oldest kept one is gone, so the changes of the oldest kept release
+        // are unknown.
+        let diff = |old: Option<&_>, new| {
+            fleet_status::changes(&watcher.fleet, &look.seen, Some(old?), new)
+        };
+        releases.extend(
+            known.iter().zip(before).map(|(release, before)| (*release, diff(before, release))),
+        );
+    }
+    releases.reverse();
+    page::StatusPage {
+        title: look.title(&watcher.config),
+        config: &watcher.config,
+        is_internal,
+        mirror_statuses: &look.mirror_statuses,
+        seen: &look.seen,
+        releases,
+        // The soak times of the waves are planned, so they do not count as delay.
+        tolerance: fleet_status::TOLERANCE_SECONDS
+            + watcher.config.waves.iter().map(|wave| wave.soak.as_secs()).sum::<u64>(),
+        now: look.now,
+    }
+}
+
+fn not_written(flag: &str, error: fsx::IoError) -> Failure {
+    Failure::new(Exit::Failed, error)
+        .with_hint(format!("name a file in a writable directory with {flag}"))
+}

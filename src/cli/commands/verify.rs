@@ -1,0 +1,61 @@
+//! `headwater verify`.
+
+use std::sync::Arc;
+
+use headwater::mirror::{Depth, Mirror, Verified};
+
+use crate::cli::args::VerifyArgs;
+use crate::cli::commands::maintenance::{MaintenanceTask, faults, in_mirror, mirrors, run_each};
+use crate::cli::output::failure::{Exit, Failure};
+use crate::cli::output::format::{bytes, counted, escape};
+use crate::cli::output::progress::Progress;
+
+struct VerifyTask {
+    depth: Depth,
+}
+
+impl MaintenanceTask for VerifyTask {
+    type Output = Verified;
+    const NAME: &'static str = "verify";
+    const ADVICE: Option<&'static str> = Some(
+        "run `headwater repair MIRROR --from TREE|MIRROR` to replace damaged content with that of \
+         the source",
+    );
+
+    fn run(&self, mirror: &Arc<dyn Mirror>, progress: &Progress) -> Result<Verified, Failure> {
+        in_mirror(mirror, mirror.verify(self.depth, progress))
+    }
+
+    fn describe(&self, mirror: &str, verified: &Verified) -> String {
+        let looked = match self.depth {
+            Depth::Quick => String::new(),
+            Depth::Full => {
+                format!(
+                    " {}, {} read;",
+                    counted(verified.objects, "object", "objects"),
+                    bytes(verified.bytes)
+                )
+            }
+        };
+        let found = match verified.faults.len() as u64 {
+            0 => "no faults".to_owned(),
+            number => counted(number, "fault", "faults"),
+        };
+        let entries = counted(verified.entries, "slot entry", "slot entries");
+        format!(
+            "{}:{looked} {entries} checked: {found}\n{}",
+            escape(mirror),
+            faults(&verified.faults)
+        )
+    }
+
+    fn is_well(&self, verified: &Verified) -> bool {
+        verified.faults.is_empty()
+    }
+}
+
+pub(crate) fn run(args: &VerifyArgs) -> Result<Exit, Failure> {
+    let mirrors = mirrors(&args.mirrors, &args.config, &args.remote, None)?;
+    let depth = if args.quick { Depth::Quick } else { Depth::Full };
+    run_each(&VerifyTask { depth }, &mirrors, &args.output)
+}

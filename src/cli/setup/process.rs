@@ -1,0 +1,62 @@
+//! Limits and signals of the process, for every command.
+//!
+//! Uses the crates `rustix` and `signal-hook`.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use signal_hook::consts::SIGXFSZ;
+use signal_hook::flag;
+
+/// The number of open files that a fleet of hundreds of mirrors needs. Child processes inherit the
+/// limit, and a much higher one would slow down programs that close every possible descriptor.
+const WANTED_FILES: u64 = 16 * 1024;
+/// The number of open files for everything except directory mirrors: standard streams, the tree,
+/// packs, sockets.
+const OTHER_FILES: u64 = 64;
+/// The number of open files for one directory mirror while it is being filled.
+const FILES_OF_A_MIRROR: u64 = 32;
+
+/// Prepares the process: raises the limit of open files, and turns the signal for a file that is
+/// too large into an error.
+pub(crate) fn prepare() {
+    raise_file_limit();
+    // If SIGXFSZ has a handler, the write fails with EFBIG; without a handler, the signal ends the
+    // process. In safe code, a handler is the only way to prevent that. Nothing reads the flag.
+    flag::register(SIGXFSZ, Arc::new(AtomicBool::new(false))).ok();
+}
+
+/// Raises the soft limit of open files up to the hard limit. The usual limit of 1,024 exists for
+/// programs that use `select`.
+fn raise_file_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    let wanted = limit.maximum.map_or(WANTED_FILES, |most| WANTED_FILES.min(most));
+    if limit.current.is_some_and(|current| current < wanted) {
+        // If the system refuses, fewer mirrors are filled at the same time.
+        setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), ..limit }).ok();
+    }
+}
+
+/// How many directory mirrors can be filled at the same time with the limit of open files; at least
+/// one.
+pub(crate) fn directories_at_once() -> usize {
+    let files = getrlimit(Resource::Nofile).current.unwrap_or(WANTED_FILES);
+    directories_within(files)
+}
+
+fn directories_within(files: u64) -> usize {
+    usize::try_from(files.saturating_sub(OTHER_FILES) / FILES_OF_A_MIRROR)
+        .unwrap_or(usize::MAX)
+        .max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn few_open_files_mean_few_mirrors_at_once() {
+        assert_eq!([0, 64, 256, 1024, 16_384].map(directories_within), [1, 1, 6, 30, 510]);
+    }
+}
