@@ -136,3 +136,16 @@ fn what_unfinished_pushes_left_is_told_and_dropped() {
     world.ok("push tree ./www").says("nothing new");
     assert_eq!(world.inside("www", "incoming/").len(), 1);
 }
+
+#[test]
+fn the_command_that_lists_the_mirrors_runs_once() {
+    let world = World::with_mirror();
+    let list = r#"echo run >> runs; echo '{"name":"edge","url":"./www"}'"#;
+    let list = format!("mirrors_from = ['sh', '-c', '''{list}''']\n");
+    world.write("headwater.toml", list);
+    for command in ["prune", "verify", "repair edge --from tree"] {
+        world.ok(command);
+        assert_eq!(world.read("runs"), "run\n", "{command}");
+        world.remove("runs");
+    }
+}

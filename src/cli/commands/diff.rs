@@ -12,8 +12,8 @@ use crate::cli::output::progress::Progress;
 use crate::cli::output::{hints, push_report};
 use crate::cli::setup::configuration::load_config;
 use crate::cli::setup::remote::{MirrorFactory, check_there};
+use crate::cli::setup::tree_or_mirror;
 use crate::cli::setup::tree_or_mirror::TreeOrMirror;
-use crate::cli::setup::{context, tree_or_mirror};
 
 /// Lists the paths that differ, one per line.
 pub(crate) fn describe_paths(diff: &Diff, list: ListArgs) -> String {
@@ -66,15 +66,11 @@ pub(crate) fn run(args: &DiffArgs) -> Result<Exit, Failure> {
         if operand.is_mirror {
             check_there(std::slice::from_ref(&operand.place), &config)?;
         }
-        Ok(match tree_or_mirror::place(&operand, &factory, args.remote.site.as_ref())? {
+        Ok(match tree_or_mirror::place(&operand, &factory, args.remote.site.as_ref(), &config)? {
             TreeOrMirror::Mirror(mirror) => {
                 DiffSide::Release { mirror, sequence: operand.sequence }
             }
-            // Without a stat cache, because a comparison writes nothing.
-            TreeOrMirror::Tree(roots) => {
-                let jobs = context::jobs(None, &config);
-                DiffSide::Trees { roots, scan: context::scan_options(&[], &config, jobs, None) }
-            }
+            TreeOrMirror::Tree { roots, scan } => DiffSide::Trees { roots, scan },
         })
     };
     let (old, new) = (side(&args.old)?, side(&args.new)?);

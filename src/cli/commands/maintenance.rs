@@ -2,16 +2,17 @@
 
 use std::sync::Arc;
 
+use headwater::config::Config;
 use headwater::mirror::{Fault, Mirror, MirrorError};
+use headwater::tree_path::Site;
 use serde::Serialize;
 
-use crate::cli::args::{ConfigArgs, MirrorsArgs, OutputArgs, RemoteArgs, operands};
+use crate::cli::args::{OutputArgs, operands};
 use crate::cli::output::failure::{Exit, Failure, eprint_raw};
 use crate::cli::output::format::listed;
 use crate::cli::output::hints;
 use crate::cli::output::print::{print, print_json};
 use crate::cli::output::progress::Progress;
-use crate::cli::setup::configuration::load_config;
 use crate::cli::setup::remote::{MirrorFactory, check_there};
 
 #[derive(Serialize)]
@@ -98,17 +99,17 @@ pub(crate) fn run_each<T: MaintenanceTask>(
     Ok(exit)
 }
 
+/// The mirrors with these names or locations; without any, all configured ones.
 pub(crate) fn mirrors(
-    args: &MirrorsArgs,
-    config: &ConfigArgs,
-    remote: &RemoteArgs,
-    wait: Option<std::time::Duration>,
+    names: &[String],
+    factory: &MirrorFactory,
+    config: &Config,
+    site: Option<&Site>,
 ) -> Result<Vec<Arc<dyn Mirror>>, Failure> {
-    let config = load_config(config)?;
-    let choices = operands::of_mirrors(&args.mirrors, &config)?;
-    check_there(&choices, &config)?;
-    let factory = MirrorFactory::new(remote, wait, &config);
-    Ok(factory.fleet(&choices, remote.site.as_ref())?.mirrors().to_vec())
+    let choices = operands::of_mirrors(names, config)?;
+    // A mistyped argument is a usage error in every command, not missing content.
+    check_there(&choices, config)?;
+    Ok(factory.fleet(&choices, site)?.mirrors().to_vec())
 }
 
 pub(crate) fn in_mirror<T>(

@@ -10,6 +10,7 @@ use crate::cli::output::failure::{Exit, Failure};
 use crate::cli::output::format::{bytes, counted, escape};
 use crate::cli::output::progress::Progress;
 use crate::cli::setup::configuration::load_config;
+use crate::cli::setup::remote::MirrorFactory;
 
 struct PruneTask {
     /// The number of releases to keep.
@@ -59,7 +60,8 @@ pub(crate) fn run(args: &PruneArgs) -> Result<Exit, Failure> {
         "run `headwater releases` to see how much space each number of kept releases would free",
     )?;
     let config = load_config(&args.config)?;
-    let mirrors = mirrors(&args.mirrors, &args.config, &args.remote, args.wait.wait)?;
+    let factory = MirrorFactory::new(&args.remote, args.wait.wait, &config);
+    let mirrors = mirrors(&args.mirrors.mirrors, &factory, &config, args.remote.site.as_ref())?;
     let keep = usize::try_from(args.keep.unwrap_or(config.keep).get()).unwrap_or(usize::MAX);
     run_each(&PruneTask { keep }, &mirrors, &args.output)
 }

@@ -6,15 +6,14 @@ use headwater::mirror::{Mirror, Repaired};
 use headwater::push::{self, Source};
 
 use crate::cli::args::{RepairArgs, operands};
-use crate::cli::commands::maintenance::{MaintenanceTask, faults, run_each};
+use crate::cli::commands::maintenance::{MaintenanceTask, faults, mirrors, run_each};
 use crate::cli::output::failure::{Exit, Failure};
 use crate::cli::output::format::{count, counted, escape};
 use crate::cli::output::hints;
 use crate::cli::output::progress::Progress;
 use crate::cli::setup::configuration::load_config;
-use crate::cli::setup::remote::{MirrorFactory, check_there};
-use crate::cli::setup::tree_or_mirror::TreeOrMirror;
-use crate::cli::setup::{context, tree_or_mirror};
+use crate::cli::setup::remote::MirrorFactory;
+use crate::cli::setup::tree_or_mirror::{self, TreeOrMirror};
 
 struct RepairTask {
     source: Source,
@@ -58,20 +57,14 @@ pub(crate) fn run(args: &RepairArgs) -> Result<Exit, Failure> {
     args.dry_run
         .refuse("repair", "run `headwater verify` to list the faults without changing anything")?;
     let config = load_config(&args.config)?;
-    let choices = operands::of_mirrors(&args.mirrors, &config)?;
-    // A mistyped argument is a usage error in every command, not missing content.
-    check_there(&choices, &config)?;
     let factory = MirrorFactory::new(&args.remote, args.wait.wait, &config);
-    let mirrors = factory.fleet(&choices, args.remote.site.as_ref())?.mirrors().to_vec();
+    let mirrors = mirrors(&args.mirrors, &factory, &config, args.remote.site.as_ref())?;
     let operand =
         operands::of_operand(&args.from, &config, |word| std::path::Path::new(word).is_dir())?;
     // Without a site: only content with the right hash is accepted, wherever it comes from.
-    let source = match tree_or_mirror::place(&operand, &factory, None)? {
+    let source = match tree_or_mirror::place(&operand, &factory, None, &config)? {
         TreeOrMirror::Mirror(mirror) => Source::Store(mirror),
-        TreeOrMirror::Tree(roots) => Source::Trees {
-            roots,
-            scan: context::scan_options(&[], &config, context::jobs(None, &config), None),
-        },
+        TreeOrMirror::Tree { roots, scan } => Source::Trees { roots, scan },
     };
     run_each(&RepairTask { source }, &mirrors, &args.output)
 }

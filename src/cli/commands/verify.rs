@@ -9,6 +9,8 @@ use crate::cli::commands::maintenance::{MaintenanceTask, faults, in_mirror, mirr
 use crate::cli::output::failure::{Exit, Failure};
 use crate::cli::output::format::{bytes, counted, escape};
 use crate::cli::output::progress::Progress;
+use crate::cli::setup::configuration::load_config;
+use crate::cli::setup::remote::MirrorFactory;
 
 struct VerifyTask {
     depth: Depth,
@@ -55,7 +57,9 @@ impl MaintenanceTask for VerifyTask {
 }
 
 pub(crate) fn run(args: &VerifyArgs) -> Result<Exit, Failure> {
-    let mirrors = mirrors(&args.mirrors, &args.config, &args.remote, None)?;
+    let config = load_config(&args.config)?;
+    let factory = MirrorFactory::new(&args.remote, None, &config);
+    let mirrors = mirrors(&args.mirrors.mirrors, &factory, &config, args.remote.site.as_ref())?;
     let depth = if args.quick { Depth::Quick } else { Depth::Full };
     run_each(&VerifyTask { depth }, &mirrors, &args.output)
 }

@@ -3,24 +3,28 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use headwater::config::Config;
 use headwater::mirror::Mirror;
-use headwater::scan::Root;
+use headwater::scan::{Root, ScanOptions};
 use headwater::tree_path::Site;
 
+use crate::cli::args::operands::Operand;
 use crate::cli::output::failure::Failure;
+use crate::cli::setup::context;
 use crate::cli::setup::remote::MirrorFactory;
 
 /// A tree or a mirror, for `--from` of repair and for the sides of diff.
 pub(crate) enum TreeOrMirror {
-    Tree(Vec<Root>),
+    Tree { roots: Vec<Root>, scan: ScanOptions },
     Mirror(Arc<dyn Mirror>),
 }
 
 /// Checks on disk whether a location is a tree or a mirror.
 pub(crate) fn place(
-    operand: &crate::cli::args::operands::Operand,
+    operand: &Operand,
     factory: &MirrorFactory,
     site: Option<&Site>,
+    config: &Config,
 ) -> Result<TreeOrMirror, Failure> {
     let location = &operand.place.location;
     // A directory is a store if it contains the format file.
@@ -30,5 +34,9 @@ pub(crate) fn place(
     if operand.is_mirror || is_store {
         return Ok(TreeOrMirror::Mirror(factory.mirror(&operand.place, site)?));
     }
-    Ok(TreeOrMirror::Tree(vec![Root { path: location.into(), at: None }]))
+    Ok(TreeOrMirror::Tree {
+        roots: vec![Root { path: location.into(), at: None }],
+        // Without a stat cache, because these commands write nothing for the tree.
+        scan: context::scan_options(&[], config, context::jobs(None, config), None),
+    })
 }
