@@ -48,15 +48,12 @@ pub(crate) fn show(job: &PreparedPush, args: &PushArgs) -> Result<Exit, Failure>
             // The failures are printed on stderr, and the table contains only the kind of each
             // failure, so that every sentence is printed once.
             print_hints(plan.mirrors.iter().filter_map(hint).collect())?;
-            match &plan.unmet {
-                Some(unmet) => {
-                    // The plan must be the only object on stdout.
-                    let refused = refused(exit_of(&plan), unmet);
-                    refused.print();
-                    Ok(refused.exit())
-                }
-                None => Ok(exit_of_push(&plan, args.guards.superseded_ok)),
+            let exit = exit_of(&plan, args.guards.superseded_ok);
+            if let Some(unmet) = &plan.unmet {
+                // Printed here, because the plan must be the only object on stdout.
+                refused(exit, unmet).print();
             }
+            Ok(exit)
         }
         Err(report) => {
             print_hints(next_steps::of_failures(&report).collect())?;
@@ -71,34 +68,18 @@ fn refused(exit: Exit, unmet: &str) -> Failure {
     Failure::new(exit, error).with_hint("fix the mirrors named above, or lower --require")
 }
 
-/// The exit code of the push, if enough mirrors accept the release and nothing fails on the way.
-fn exit_of_push(plan: &PlanReport, is_superseded_ok: bool) -> Exit {
+/// The exit code of the push, if nothing fails on the way. If too few mirrors accept the release,
+/// the push tries none of them, and only those that failed or are current count.
+fn exit_of(plan: &PlanReport, is_superseded_ok: bool) -> Exit {
+    let is_met = plan.unmet.is_none();
     let outcome = |mirror: &push::MirrorPlan| match mirror.failure {
-        Some(failure) => push_report::outcome_of_failure(failure),
-        None if mirror.is_newer => failure::MirrorOutcome::Superseded,
-        None if mirror.is_current => failure::MirrorOutcome::AlreadyCurrent,
-        None => failure::MirrorOutcome::Activated,
+        Some(failure) => Some(push_report::outcome_of_failure(failure)),
+        None if is_met && mirror.is_newer => Some(failure::MirrorOutcome::Superseded),
+        None if mirror.is_current => Some(failure::MirrorOutcome::AlreadyCurrent),
+        None => is_met.then_some(failure::MirrorOutcome::Activated),
     };
-    let outcomes: Vec<_> = plan.mirrors.iter().map(outcome).collect();
+    let outcomes: Vec<_> = plan.mirrors.iter().filter_map(outcome).collect();
     Exit::of(&ExitInputs { outcomes: &outcomes, is_superseded_ok, ..ExitInputs::default() })
-}
-
-/// The exit code of a push that too few mirrors accept.
-fn exit_of(plan: &PlanReport) -> Exit {
-    let current = plan
-        .mirrors
-        .iter()
-        .filter(|mirror| mirror.is_current)
-        .map(|_| failure::MirrorOutcome::AlreadyCurrent);
-    let failed = plan
-        .mirrors
-        .iter()
-        .filter_map(|mirror| mirror.failure)
-        .map(push_report::outcome_of_failure);
-    Exit::of(&ExitInputs {
-        outcomes: &current.chain(failed).collect::<Vec<_>>(),
-        ..ExitInputs::default()
-    })
 }
 
 #[derive(Serialize)]
