@@ -376,9 +376,7 @@ impl LockedStore<'_> {
             }
         }
         let taken = usable.map(|index| idle.remove(index));
-        for slot in idle {
-            slots.remove_all(&slot.to_string())?;
-        }
+        idle.into_iter().try_for_each(|slot| self.remove_slot(slot))?;
         let Some(slot) = taken else { return Ok(None) };
         // From now on the tree belongs to no release. If this process dies, the name tells that to
         // the next one.
