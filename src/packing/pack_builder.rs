@@ -221,8 +221,8 @@ fn make_packs(
                 Err(_) => break,
             }
         }
-        // Otherwise nobody would notice when the workers end: `send` fails only when no receiver is
-        // left.
+        // `send` fails only when no receiver is left. With this one open, it
+        // would not report that all workers have ended.
         drop(tickets);
         let mut sealer = PackAssembler::new(job, cache_writer, queue, monitor);
         let mut pending: VecDeque<BuiltBlockReceiver> = VecDeque::new();

@@ -145,8 +145,8 @@ impl SignedBases<'_> {
     }
 
     /// The key of the hashes: the same for the same push, so that an interrupted one finds the same
-    /// ranges again. Whoever knows it can craft content that matches wrongly: a block of it fails
-    /// on the mirror, and that content is sent whole.
+    /// ranges again. An author who can foresee it can craft content that matches wrongly: its block
+    /// fails on the mirror, and that content is sent whole.
     fn key(&self, pairs: &[SearchPair]) -> SignatureKey {
         let mut hasher = blake3::Hasher::new();
         hasher.update(b"headwater signatures 1\n").update(self.signers.base.as_bytes());

@@ -86,7 +86,7 @@ fn far_beyond(members: &[PolledMirror], index: usize) -> Option<MirrorError> {
 
 /// The errors of mirrors that report a different site than most mirrors do. There are such errors
 /// only if at least three mirrors report a site, the user named no site, and the remaining mirrors
-/// are enough for the push. Otherwise nobody knows which site is meant, and the push is refused.
+/// are enough for the push. Otherwise it is not clear which site is meant, and the push is refused.
 fn other_sites(members: &[PolledMirror], options: &Options) -> Vec<Option<MirrorError>> {
     let sites: Vec<Option<&Site>> = members.iter().map(PolledMirror::site).collect();
     let named = || sites.iter().copied().flatten();

@@ -130,7 +130,7 @@ fn roll_out(
     result
 }
 
-/// A bundle on its way to its mirrors.
+/// The transfer of one bundle to its mirrors.
 #[derive(Clone, Copy)]
 struct Transfer<'a> {
     context: PushContext<'a>,
@@ -157,7 +157,7 @@ impl<'a> Transfer<'a> {
             }
         };
         if let Err(error) = threads::start(scope, make_packs) {
-            // Without this the mirrors would wait for packs that nobody makes.
+            // Without this, the threads of the mirrors would wait forever for packs.
             queue.end(Err(error_chain(&error)));
             build_errors.send(error.into()).ok();
         }

@@ -57,7 +57,7 @@ fn confirm(args: &RollbackArgs, job: &mut PreparedPush) -> Result<Option<u64>, F
         return Ok(Some(to.sequence));
     }
     let mirrors = counted(plan.mirrors.len() as u64, "mirror", "mirrors");
-    // Nobody can read the question, or nobody can answer it.
+    // Without a terminal, no person can read and answer the question.
     if !io::stdin().is_terminal() || !terminal::is_stderr_terminal() {
         let error = format!("a rollback of all configured mirrors ({mirrors}) must be confirmed");
         return Err(Failure::new(Exit::Usage, error).with_hint("add --yes, or name the mirrors"));

@@ -1,7 +1,7 @@
 //! Notifications after a push, and the files with its result.
 //!
 //! A failure here is reported but does not change the exit code: the report describes the mirrors
-//! correctly. If a release changed nothing for visitors, nobody is notified.
+//! correctly. If a release changed nothing for visitors, no notification is sent.
 
 use std::collections::BTreeSet;
 use std::io::Write as _;

@@ -480,8 +480,8 @@ impl Mirror for HttpMirror {
                 }
                 Ok(())
             }
-            // Nobody knows whether the activation took effect, because a response was lost: this
-            // one or that of an earlier attempt. So the client asks for the state.
+            // A response was lost: this one, or that of an earlier attempt. So it is not known
+            // whether the activation took effect, and the client asks for the state.
             Err(error) if matches!(error, MirrorError::Transport(_)) || retry.has_failed() => {
                 let deadline = self
                     .session

@@ -27,7 +27,7 @@ use crate::receiver::{
 };
 use crate::release::{Release, ReleaseName};
 use crate::store::{
-    Depth, OfferedRelease, Permissions, Presence, Pruned, Quota, SignatureStream, Store,
+    Depth, OfferedRelease, Permissions, Presence, Pruned, Quota, Repaired, SignatureStream, Store,
     StoreError, StoredChange, Verified, needed_bytes,
 };
 use crate::tree_path::Site;
@@ -513,11 +513,10 @@ impl SiteState {
         // Before the store is opened, because opening it fails if one of its directories is
         // missing.
         Store::restore_directories(&self.settings.directory, self.lock, &CancelToken::default())?;
-        let repaired = self.store()?.repair(&asker, &asker, self.lock, cancelled)?;
+        let Repaired { found, objects, mended, left } =
+            self.store()?.repair(&asker, &asker, self.lock, cancelled)?;
         self.uploads.forget_used();
         let wants = asker.ask();
-        let (found, objects, mended, left) =
-            (repaired.found, repaired.objects, repaired.mended, repaired.left);
         Ok(Repairing { found, objects, mended, left, wants })
     }
 }
