@@ -59,7 +59,7 @@ pub use options::{
     ParseRequireError, Policy, Probe, Require, RunNumber, RunNumberError, Wave,
 };
 pub use outcome::{ChangeCounts, MirrorReport, Outcome, Report, Reverted};
-pub use plan::{MirrorPlan, PlanReport, plan};
+pub use plan::{MirrorPlan, PlanReport, Planned, plan};
 pub use push_monitor::Traffic;
 pub use resolve_source::{RollbackPlan, plan_rollback};
 pub use retention::{Retention, RetentionRule};

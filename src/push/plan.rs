@@ -86,17 +86,25 @@ pub struct PlanReport {
     pub mirrors: Vec<MirrorPlan>,
 }
 
+/// What [`plan`] found out.
+#[derive(Debug)]
+pub enum Planned {
+    /// The push would create or distribute this release.
+    Push(PlanReport),
+    /// The push would be refused, because too few mirrors can be reached.
+    Refused(Report),
+}
+
 /// Determines what a push would do, without changing any mirror.
 ///
 /// # Errors
-/// Like [`crate::push::push`]. The inner error is the report of a push that would be refused
-/// because too few mirrors can be reached.
+/// Like [`crate::push::push`].
 pub fn plan(
     source: &Source,
     fleet: &Fleet,
     options: &Options,
     monitor: &dyn Monitor,
-) -> Result<Result<PlanReport, Report>, PushError> {
+) -> Result<Planned, PushError> {
     with_cache_or_without(options, |options| plan_once(source, fleet, options, monitor))
 }
 
@@ -105,9 +113,9 @@ fn plan_once(
     fleet: &Fleet,
     options: &Options,
     monitor: &dyn Monitor,
-) -> Result<Result<PlanReport, Report>, PushError> {
+) -> Result<Planned, PushError> {
     let publication = match prepare_plan(source, fleet, options, monitor)? {
-        Prepared::Refused(report) => return Ok(Err(*report)),
+        Prepared::Refused(report) => return Ok(Planned::Refused(*report)),
         Prepared::Publication(publication) => publication,
     };
     let monitor = PushMonitor::new(monitor);
@@ -141,7 +149,7 @@ fn plan_once(
         MirrorPlan::new(run, bundle, schedule.wave_of(run.push.name()))
     };
     let mirrors = rollout.mirrors.iter().map(plan_of).collect();
-    Ok(Ok(PlanReport {
+    Ok(Planned::Push(PlanReport {
         sequence: publication.release.sequence,
         is_new: publication.is_new,
         sums: publication.sums,

@@ -21,8 +21,8 @@ use headwater::mirror::{DirectoryMirror, Mirror, MirrorIdentity};
 use headwater::monitor::{Event, Silent};
 use headwater::push::{
     DecidedBy, Fleet, Goal, Guards, KeepContent, KnownStores, LevelChoice, MtimeSource, OnFailure,
-    Options, Outcome, Policy, Report, Require, Retention, RunNumber, ScratchLocation, Source, Wave,
-    plan, plan_rollback, push,
+    Options, Outcome, Planned, Policy, Report, Require, Retention, RunNumber, ScratchLocation,
+    Source, Wave, plan, plan_rollback, push,
 };
 use headwater::release::ReleaseName;
 use headwater::scan::{Root, ScanOptions};
@@ -401,8 +401,9 @@ fn a_plan_waits_for_every_mirror() {
     let mut edges = Edges::new();
     let source = edges.tree();
     let (fleet, recorder) = edges.late_fleet(None, |_| {});
-    let planned = plan(&source, &fleet, &edges.options(), &recorder).unwrap().unwrap();
-    assert!(planned.mirrors[4].objects > 0, "{planned:?}");
+    let planned = plan(&source, &fleet, &edges.options(), &recorder).unwrap();
+    let Planned::Push(report) = planned else { panic!("{planned:?}") };
+    assert!(report.mirrors[4].objects > 0, "{report:?}");
 }
 
 #[test]

@@ -5,8 +5,8 @@ use std::time::Duration;
 use headwater::config::Label;
 use headwater::manifest::Change;
 use headwater::push::{
-    self, BaseCounts, ChangeCounts, Churn, Goal, MirrorPlan, OnFailure, PlanReport, Schedule,
-    WavePlan,
+    self, BaseCounts, ChangeCounts, Churn, Goal, MirrorPlan, OnFailure, PlanReport, Planned,
+    Schedule, WavePlan,
 };
 use serde::Serialize;
 
@@ -36,7 +36,7 @@ pub(crate) fn show(job: &PreparedPush, args: &PushArgs) -> Result<Exit, Failure>
     let planned = push::plan(&job.source, &job.fleet, &job.options, &progress);
     progress.finish();
     match planned.map_err(hints::of_push)? {
-        Ok(plan) => {
+        Planned::Push(plan) => {
             if args.output.json {
                 print_json(&PlanAnswer::new(&plan, job))?;
             } else {
@@ -55,7 +55,7 @@ pub(crate) fn show(job: &PreparedPush, args: &PushArgs) -> Result<Exit, Failure>
             }
             Ok(exit)
         }
-        Err(report) => {
+        Planned::Refused(report) => {
             print_hints(next_steps::of_failures(&report).collect())?;
             let unmet = report.unmet.as_deref().unwrap_or_default();
             Err(refused(push_report::exit_of(&report, false, false), unmet))

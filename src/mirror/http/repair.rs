@@ -9,7 +9,7 @@ use crate::mirror::http::Session;
 use crate::mirror::http::answer::AnswerLimit;
 use crate::mirror::http::body::Body;
 use crate::mirror::http::client::{Request, Verb};
-use crate::mirror::http::upload::put_object;
+use crate::mirror::http::upload::{ObjectUpload, put_object};
 use crate::mirror::{ErrorKind, MirrorError, RepairSource};
 use crate::monitor::Monitor;
 use crate::protocol::{self, Action, Repairing, Resource, Wants};
@@ -97,7 +97,7 @@ fn send(
             // No space: first let the mirror use the content that was sent so far, which frees
             // space.
             Err(error) if any && error.kind() == ErrorKind::NoSpace => return Ok(true),
-            put => any |= put?.is_ok(),
+            put => any |= matches!(put?, ObjectUpload::Sent),
         }
         sent.objects.insert(*id);
     }

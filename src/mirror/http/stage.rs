@@ -17,7 +17,7 @@ use crate::mirror::http::body::Body;
 use crate::mirror::http::client::{Request, Verb};
 use crate::mirror::http::limits::{CancelCheck, RetryState, Semaphore};
 use crate::mirror::http::pack_stream::{PackStream, StreamedPacks};
-use crate::mirror::http::upload::{Upload, Uploaded, is_unknown, put_object};
+use crate::mirror::http::upload::{ObjectUpload, Upload, Uploaded, is_unknown, put_object};
 use crate::mirror::http::{HttpMirror, to_json};
 use crate::mirror::transport_error::TransportError;
 use crate::mirror::{MirrorError, PackSource, SourceError, StageRequest};
@@ -239,8 +239,8 @@ impl Stage<'_> {
         for id in objects {
             let open = || -> Result<Box<dyn Read + Send>, SourceError> { self.bundle.object(id) };
             match put_object(&self.mirror.session, &open, id, self.stop) {
-                Ok(Ok(())) => self.resent += 1,
-                Ok(Err(error)) => {
+                Ok(ObjectUpload::Sent) => self.resent += 1,
+                Ok(ObjectUpload::Unreadable(error)) => {
                     missing.push(*id);
                     why.get_or_insert(error);
                 }

@@ -485,17 +485,25 @@ enum SendResult {
 /// Opens the content of an object, once per attempt.
 type OpenContent<'o> = &'o (dyn Fn() -> Result<Box<dyn Read + Send>, SourceError> + Sync);
 
+/// The result of [`put_object`], if the receiver did not refuse the object.
+pub(super) enum ObjectUpload {
+    /// The receiver has the object.
+    Sent,
+    /// The origin cannot read the object, so that nothing was sent.
+    Unreadable(SourceError),
+}
+
 /// Sends an object after verifying its digest. The inner error is the error of its source.
 pub(super) fn put_object(
     session: &Session,
     open: OpenContent<'_>,
     id: &ObjectId,
     stop: CancelCheck<'_>,
-) -> Result<Result<(), SourceError>, MirrorError> {
+) -> Result<ObjectUpload, MirrorError> {
     // The receiver would refuse wrong content only after receiving all of it.
     let (small, size) = match examine(open, id) {
         Ok(examined) => examined,
-        Err(error) => return Ok(Err(error)),
+        Err(error) => return Ok(ObjectUpload::Unreadable(error)),
     };
     let reopen = || open().map_err(io::Error::other);
     let body = match &small {
@@ -503,7 +511,8 @@ pub(super) fn put_object(
         None => Body::Stream(size, &reopen),
     };
     let request = Request::new(Verb::Put, Resource::Object(*id), body, AnswerLimit::SMALL);
-    session.ask(&request, &mut session.retry_state(stop)).map(|protocol::Done {}| Ok(()))
+    let protocol::Done {} = session.ask(&request, &mut session.retry_state(stop))?;
+    Ok(ObjectUpload::Sent)
 }
 
 /// Verifies the digest of an object. Returns its size, and its content if it has at most [`SMALL`]
