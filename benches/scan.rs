@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use headwater::monitor::Silent;
+use headwater::monitor::SilentMonitor;
 use headwater::scan::{Root, ScanOptions, Tree};
 
 const DIRECTORIES: usize = 200;
@@ -28,11 +28,12 @@ fn scan(criterion: &mut Criterion) {
     fill(&tree);
     // Stamps from the last moments are racy and would be read again.
     std::thread::sleep(Duration::from_millis(50));
-    let roots = [Root { path: tree, at: None }];
+    let roots = [Root { path: tree, tree_prefix: None }];
     let cold = ScanOptions::default();
     let warm = ScanOptions { stat_cache: Some(dir.path().join("cache")), ..ScanOptions::default() };
-    let run =
-        |options: &ScanOptions| Tree::scan(&roots, options, &Silent).expect("the tree is good");
+    let run = |options: &ScanOptions| {
+        Tree::scan(&roots, options, &SilentMonitor).expect("the tree is good")
+    };
     run(&warm);
     let again = run(&warm);
 
@@ -41,7 +42,7 @@ fn scan(criterion: &mut Criterion) {
     group.bench_function("cold", |bencher| bencher.iter(|| run(&cold)));
     group.bench_function("warm", |bencher| bencher.iter(|| run(&warm)));
     group.bench_function("recheck", |bencher| {
-        bencher.iter(|| again.recheck(&Silent).expect("nothing changed"));
+        bencher.iter(|| again.recheck(&SilentMonitor).expect("nothing changed"));
     });
     group.finish();
 }

@@ -14,7 +14,7 @@ use headwater::mirror::{
     DirectoryMirror, Mirror, MirrorIdentity, ObjectSource, OutgoingPack, PackCursor, PackSource,
     SourceError, StageRequest,
 };
-use headwater::monitor::Silent;
+use headwater::monitor::SilentMonitor;
 use headwater::pack::{Level, PackWriter, Piece, encode_block};
 use headwater::release::Release;
 use headwater::tree_path::{Site, TreePath};
@@ -210,7 +210,7 @@ fn stage_onto(mirror: &DirectoryMirror, build: &Build, sealed: &Sealed) {
     let key = BundleKey::of(build.release.content.as_bytes());
     let request =
         StageRequest { release: &build.release, key, base: sealed.base, change: &sealed.change };
-    mirror.stage(&request, sealed, &Silent).expect("a sound bundle");
+    mirror.stage(&request, sealed, &SilentMonitor).expect("a sound bundle");
 }
 
 fn stage(criterion: &mut Criterion) {

@@ -27,10 +27,10 @@ pub trait Interrupt: Send + Sync {
 
 /// The cancellation of a run. Clones share the same state.
 #[derive(Clone, Default)]
-pub struct CancelToken(Arc<Shared>);
+pub struct CancelToken(Arc<CancelState>);
 
 #[derive(Default)]
-struct Shared {
+struct CancelState {
     is_cancelled: Arc<AtomicBool>,
     blocking: Mutex<Vec<Weak<dyn Interrupt>>>,
 }
@@ -82,7 +82,7 @@ impl CancelToken {
 }
 
 /// Waits for `time`, or until `monitor` is cancelled. Returns `false` if it was cancelled.
-pub fn pause(time: Duration, monitor: &dyn Monitor) -> bool {
+pub fn sleep_unless_cancelled(time: Duration, monitor: &dyn Monitor) -> bool {
     wait_until(Instant::now() + time, &|| monitor.is_cancelled())
 }
 
@@ -101,9 +101,9 @@ pub fn wait_until(end: Instant, is_cancelled: &dyn Fn() -> bool) -> bool {
 }
 
 /// A monitor that stops work in another thread.
-struct Stop(AtomicBool);
+struct StopMonitor(AtomicBool);
 
-impl Monitor for Stop {
+impl Monitor for StopMonitor {
     fn event(&self, _: Event) {}
 
     fn is_cancelled(&self) -> bool {
@@ -116,20 +116,20 @@ impl Monitor for Stop {
 ///
 /// # Panics
 /// Panics if the work panics.
-pub fn until_cancelled<T: Send + 'static>(
+pub fn run_until_cancelled<T: Send + 'static>(
     monitor: &dyn Monitor,
     work: impl FnOnce(&dyn Monitor) -> T + Send + 'static,
 ) -> Option<T> {
-    let stop = Arc::new(Stop(AtomicBool::new(false)));
+    let stop = Arc::new(StopMonitor(AtomicBool::new(false)));
     let (sender, done) = bounded(1);
     // `spawn` consumes its closure even if it fails. The work is kept where both threads can reach
     // it, so that it is not lost with the closure.
     let work = Arc::new(Mutex::new(Some(work)));
-    let told = Arc::clone(&stop);
+    let thread_stop = Arc::clone(&stop);
     let taken = Arc::clone(&work);
     let spawned = Builder::new().spawn(move || {
         let work = taken.lock().take();
-        sender.send(work.map(|work| work(&*told))).ok()
+        sender.send(work.map(|work| work(&*thread_stop))).ok()
     });
     let Ok(thread) = spawned else {
         // No thread could be started: run the work here, where it checks for cancellation itself.

@@ -45,9 +45,9 @@ pub struct CommandSpec<'a> {
     /// The standard input of the command.
     pub input: &'a str,
     /// Maximum bytes of output. Further output is cut off. If 0, all output is discarded.
-    pub kept_bytes: u64,
+    pub max_output_bytes: u64,
     /// Time limit of the command and all processes that it starts.
-    pub limit: Duration,
+    pub timeout: Duration,
 }
 
 /// Why a command failed.
@@ -84,33 +84,33 @@ pub enum CommandError {
 /// # Errors
 /// If the command cannot be started, fails, does not end in time, or writes output that is not
 /// valid text.
-pub fn run(order: &CommandSpec<'_>) -> Result<String, CommandError> {
-    run_unless(order, &|| false)
+pub fn run(spec: &CommandSpec<'_>) -> Result<String, CommandError> {
+    run_cancellable(spec, &|| false)
 }
 
 /// Like [`run`], but also kills the command when `is_cancelled` returns true.
 ///
 /// # Errors
 /// The errors of [`run`], and [`CommandError::Cancelled`].
-pub fn run_unless(
-    order: &CommandSpec<'_>,
+pub fn run_cancellable(
+    spec: &CommandSpec<'_>,
     is_cancelled: &dyn Fn() -> bool,
 ) -> Result<String, CommandError> {
-    let (program, arguments) = order
+    let (program, arguments) = spec
         .command
         .split_first()
         .ok_or_else(|| CommandError::Run(io::ErrorKind::InvalidInput.into()))?;
     let mut command = Command::new(program);
-    withhold_secrets(&mut command, order.secret_variables);
+    withhold_secrets(&mut command, spec.secret_variables);
     let mut child = command
         .args(arguments)
-        .current_dir(order.directory)
-        .envs(order.variables.iter().map(|(name, value)| (name, value)))
+        .current_dir(spec.directory)
+        .envs(spec.variables.iter().map(|(name, value)| (name, value)))
         // A pipe even if the input is empty: if its input were the terminal, a command could wait
         // for the user.
         .stdin(Stdio::piped())
         // The standard output of this process is reserved for the report.
-        .stdout(if order.kept_bytes == 0 { Stdio::null() } else { Stdio::piped() })
+        .stdout(if spec.max_output_bytes == 0 { Stdio::null() } else { Stdio::piped() })
         .stderr(Stdio::piped())
         // A process group of its own, so that the time limit also kills the processes that the
         // command started.
@@ -119,20 +119,21 @@ pub fn run_unless(
         .map_err(CommandError::Run)?;
     let id = child.id();
     let stdin = child.stdin.take();
-    let input = order.input.as_bytes().to_vec();
+    let input = spec.input.as_bytes().to_vec();
     // The command need not read its input, so a write error is ignored. The pipe is closed in any
     // case.
     let writes = Builder::new().spawn(move || stdin.map(|mut stdin| stdin.write_all(&input).ok()));
     let (sender, ended) = mpsc::channel();
-    let kept = order.kept_bytes;
+    let kept = spec.max_output_bytes;
     // Processes that the command started may keep the pipes open, so this thread is not joined.
-    let waits = Builder::new().spawn(move || sender.send(wait(child, kept)).ok());
+    let waits = Builder::new().spawn(move || sender.send(collect_output(child, kept)).ok());
     if let Err(error) = writes.and(waits) {
         // Without both threads, nothing would notice that the command has ended.
         kill_group(id);
         return Err(CommandError::Run(error));
     }
-    let ended = wait_for(&ended, order.limit, is_cancelled).inspect_err(|_| kill_group(id))?;
+    let ended =
+        receive_result(&ended, spec.timeout, is_cancelled).inspect_err(|_| kill_group(id))?;
     let (status, written, stderr_text) = ended.map_err(CommandError::Run)?;
     // A command may fail because its output was cut off, so that is not an error.
     if !status.success() && (kept == 0 || (written.len() as u64) < kept) {
@@ -141,7 +142,7 @@ pub fn run_unless(
     String::from_utf8(written).map_err(|_| CommandError::NotText)
 }
 
-fn wait_for<T>(
+fn receive_result<T>(
     ended: &mpsc::Receiver<T>,
     limit: Duration,
     is_cancelled: &dyn Fn() -> bool,
@@ -160,7 +161,7 @@ fn wait_for<T>(
 
 /// Reads the output of the command until it ends. Returns its exit status, its output, and the last
 /// line of its standard error.
-fn wait(mut child: Child, kept_bytes: u64) -> io::Result<(ExitStatus, Vec<u8>, String)> {
+fn collect_output(mut child: Child, kept_bytes: u64) -> io::Result<(ExitStatus, Vec<u8>, String)> {
     let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
     // Both pipes are read at the same time: a command that fills an unread pipe would never end.
     let listener = Builder::new().spawn(move || {
@@ -217,7 +218,7 @@ mod tests {
 
     fn sh(script: &str, input: &str, limit: Duration) -> Result<String, CommandError> {
         let command = ["sh", "-c", script].map(str::to_owned);
-        run(&CommandSpec { limit, input, ..order(&command) })
+        run(&CommandSpec { timeout: limit, input, ..order(&command) })
     }
 
     fn order(command: &[String]) -> CommandSpec<'_> {
@@ -227,8 +228,8 @@ mod tests {
             variables: &[],
             secret_variables: &[],
             input: "",
-            kept_bytes: 1000,
-            limit: LONG,
+            max_output_bytes: 1000,
+            timeout: LONG,
         }
     }
 
@@ -262,7 +263,8 @@ mod tests {
             "docs\n"
         );
         assert_eq!(
-            run(&CommandSpec { variables: &variables, kept_bytes: 0, ..order(&command) }).unwrap(),
+            run(&CommandSpec { variables: &variables, max_output_bytes: 0, ..order(&command) })
+                .unwrap(),
             ""
         );
     }

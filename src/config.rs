@@ -28,7 +28,7 @@ mod access;
 mod cache;
 mod fleet;
 mod list_rules;
-mod listed;
+mod mirror_list;
 mod notify;
 mod rate;
 mod raw;
@@ -41,7 +41,7 @@ mod tests;
 pub use access::{MirrorAccess, TokenSource};
 pub use cache::CacheConfig;
 pub use fleet::{Frozen, Label, MirrorConfig, MirrorName, NameError, WaveConfig};
-pub use notify::{HooksConfig, Notify, PurgeConfig};
+pub use notify::{HooksConfig, NotifyConfig, PurgeConfig};
 pub use rate::{ParseRateError, parse_rate};
 pub use run::RunDefaults;
 pub use suggest::closest;
@@ -132,9 +132,9 @@ pub struct Config {
     /// Environment variables that a line of the list may name as the source of a token.
     pub token_envs: Vec<String>,
     /// Mirrors that this run leaves out: they are known, but not changed.
-    pub left_out: Vec<MirrorConfig>,
+    pub skipped_mirrors: Vec<MirrorConfig>,
     /// Notifications about changes.
-    pub notify: Notify,
+    pub notify: NotifyConfig,
     /// Which mirrors switch first, in order; no group is in two waves.
     pub waves: Vec<WaveConfig>,
     /// The location of the origin's cache, and how much content of old releases it keeps.
@@ -163,8 +163,8 @@ impl Default for Config {
             allow_secrets: Vec::new(),
             mirrors: Vec::new(),
             token_envs: Vec::new(),
-            left_out: Vec::new(),
-            notify: Notify::default(),
+            skipped_mirrors: Vec::new(),
+            notify: NotifyConfig::default(),
             cache: CacheConfig::default(),
             run: RunDefaults::default(),
             waves: Vec::new(),
@@ -181,7 +181,7 @@ impl Config {
     /// # Errors
     /// If the file or the list cannot be read or is invalid.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        Self::parse_with(&read(path)?, path, listed::read)
+        Self::parse_with(&read(path)?, path, mirror_list::read)
     }
 
     /// Checks `text`, the content of the file at `path`. Does not use the disk: if the text names a
@@ -196,10 +196,11 @@ impl Config {
     fn parse_with(
         text: &str,
         path: &Path,
-        read_list: listed::ListReader,
+        read_list: mirror_list::ListReader,
     ) -> Result<Self, ConfigError> {
         let checker = Checker::new(text, path);
-        let file: raw::RawFile = toml::from_str(text).map_err(|error| checker.syntax(&error))?;
+        let file: raw::RawFile =
+            toml::from_str(text).map_err(|error| checker.syntax_error(&error))?;
         checker.check(file, read_list)
     }
 
@@ -217,7 +218,7 @@ impl Config {
 
     /// All mirrors of the configuration, including those that are left out.
     pub fn all_mirrors(&self) -> impl Iterator<Item = &MirrorConfig> {
-        self.mirrors.iter().chain(&self.left_out)
+        self.mirrors.iter().chain(&self.skipped_mirrors)
     }
 
     /// The mirror with this name.
@@ -247,10 +248,10 @@ pub fn parse_duration(text: &str) -> Result<Duration, ParseDurationError> {
     duration
         .ok()
         .and_then(|signed| Duration::try_from(signed).ok())
-        .ok_or_else(|| wrong_duration(text))
+        .ok_or_else(|| duration_error(text))
 }
 
-fn wrong_duration(text: &str) -> ParseDurationError {
+fn duration_error(text: &str) -> ParseDurationError {
     let is_number =
         !text.trim().is_empty() && text.trim().bytes().all(|byte| byte.is_ascii_digit());
     let what = if is_number { "a number without a unit" } else { "no duration" };
@@ -272,14 +273,14 @@ struct Checker<'a> {
     path: &'a Path,
     /// The directory to which paths in the text are relative. Never empty, so that a path that is
     /// joined to it contains a `/`.
-    base: &'a Path,
+    base_dir: &'a Path,
 }
 
 impl<'a> Checker<'a> {
     fn new(text: &'a str, path: &'a Path) -> Self {
-        let base =
+        let base_dir =
             path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        Self { text, path, base }
+        Self { text, path, base_dir }
     }
 }
 
@@ -287,7 +288,7 @@ impl Checker<'_> {
     fn check(
         &self,
         file: raw::RawFile,
-        read_list: listed::ListReader,
+        read_list: mirror_list::ListReader,
     ) -> Result<Config, ConfigError> {
         let defaults = Config::default();
         let run = self.run_defaults(&file)?;
@@ -299,14 +300,14 @@ impl Checker<'_> {
         let notify = self.notify(notify)?;
         let secret_variables = notify.secret_variables().map(str::to_owned).collect();
         let token_envs = rules.token_envs().to_vec();
-        let list = fleet::List {
+        let list = fleet::MirrorList {
             from: file.mirrors_from.as_ref(),
             read: read_list,
             rules,
             secret_variables,
         };
         let mirrors = self.mirrors(file.mirror, &file.mirror_defaults, &list)?;
-        let site = file.site.map(|site| self.parsed(&site, Site::new)).transpose()?;
+        let site = file.site.map(|site| self.parse_field(&site, Site::new)).transpose()?;
         let rule = |rule: raw::RawKeepRemoved| -> Result<RetentionRule, ConfigError> {
             let keep = self.duration(&rule.keep)?;
             Ok(RetentionRule { pattern: self.pattern(rule.pattern)?, keep })
@@ -332,7 +333,7 @@ impl Checker<'_> {
             must_have: file
                 .must_have
                 .iter()
-                .map(|path| self.parsed(path, TreePath::new))
+                .map(|path| self.parse_field(path, TreePath::new))
                 .collect::<Result<_, _>>()?,
             max_removed: file.max_removed.unwrap_or_default(),
             notify,
@@ -341,7 +342,7 @@ impl Checker<'_> {
             run,
             waves: self.waves(file.wave, &mirrors)?,
             mirrors,
-            left_out: Vec::new(),
+            skipped_mirrors: Vec::new(),
             require: file.require.unwrap_or_default(),
             on_failure: file.on_failure,
         })
@@ -350,11 +351,11 @@ impl Checker<'_> {
     fn content(&self, trees: Vec<raw::RawContent>) -> Result<Vec<Root>, ConfigError> {
         let mut content: Vec<Root> = Vec::with_capacity(trees.len());
         for tree in trees {
-            let at = tree.at.as_ref().map(|at| self.parsed(at, TreePath::new)).transpose()?;
+            let at = tree.at.as_ref().map(|at| self.parse_field(at, TreePath::new)).transpose()?;
             let span = tree.at.map_or(tree.path.span(), |at| at.span());
             // Only equal locations are refused: one tree may lie below another, and the scan finds
             // paths that collide.
-            if content.iter().any(|earlier| earlier.at == at) {
+            if content.iter().any(|earlier| earlier.tree_prefix == at) {
                 return Err(self.error(
                     span,
                     "another content tree has the same place: give each its own `at`",
@@ -363,12 +364,13 @@ impl Checker<'_> {
             if tree.path.as_ref().is_empty() {
                 return Err(self.error(tree.path.span(), "the path is empty"));
             }
-            content.push(Root { path: self.base.join(tree.path.into_inner()), at });
+            content
+                .push(Root { path: self.base_dir.join(tree.path.into_inner()), tree_prefix: at });
         }
         Ok(content)
     }
 
-    fn parsed<T, E: fmt::Display>(
+    fn parse_field<T, E: fmt::Display>(
         &self,
         text: &Spanned<String>,
         parse: impl FnOnce(&str) -> Result<T, E>,
@@ -393,7 +395,7 @@ impl Checker<'_> {
         }
     }
 
-    fn syntax(&self, error: &toml::de::Error) -> ConfigError {
+    fn syntax_error(&self, error: &toml::de::Error) -> ConfigError {
         // Some messages of `toml` have two lines.
         let message = error.message().lines().map(str::trim).collect::<Vec<_>>().join(", ");
         self.error(

@@ -61,7 +61,7 @@ error_kinds! {
     /// The mirror serves a release of a different history.
     OtherHistory = "other_history",
     /// The sequences of the mirror are far above those of its fleet.
-    FarBeyond = "far_beyond",
+    ImplausibleSequence = "far_beyond",
     /// The origin cannot supply the content, or lacks a resource of its machine.
     SourceUnavailable = "origin",
     /// The mirror's base of the manifest delta is damaged.
@@ -103,7 +103,7 @@ error_kinds! {
     /// The request or the message exceeds its limit.
     TooLarge = "too_large",
     /// The receiver did not ask for the content.
-    NotAskedFor = "not_asked_for",
+    NotRequested = "not_asked_for",
     /// The named thing does not exist.
     Unknown = "unknown",
     /// Everything else, including the kinds of newer receivers.

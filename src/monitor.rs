@@ -196,8 +196,8 @@ pub trait Monitor: Sync {
 
 /// A monitor that ignores all events.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Silent;
+pub struct SilentMonitor;
 
-impl Monitor for Silent {
+impl Monitor for SilentMonitor {
     fn event(&self, _: Event) {}
 }

@@ -45,7 +45,7 @@ pub enum ReleaseError {
     },
     /// The bytes are not a release record, or the record is truncated.
     #[error("not a release record: {what}")]
-    Garbled {
+    Malformed {
         /// The error of the parser.
         what: String,
     },
@@ -120,7 +120,7 @@ pub struct Release {
     pub rolled_back_to: Option<u64>,
     /// The mirrors for which the release was made; `None` if it was made for the whole fleet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub partial: Option<Partial>,
+    pub partial: Option<PartialScope>,
     /// A note of the operator.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,
@@ -129,14 +129,14 @@ pub struct Release {
 /// Marks a release that was made for part of the fleet.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Partial {
+pub struct PartialScope {
     /// The names of the mirrors for which the release was made.
     pub mirrors: Vec<String>,
     /// The command that made the release, or why a push reverted.
     pub why: String,
 }
 
-impl Partial {
+impl PartialScope {
     /// Whether the release was made for this mirror.
     #[must_use]
     pub fn is_for(&self, mirror: &str) -> bool {
@@ -144,7 +144,7 @@ impl Partial {
     }
 }
 
-impl fmt::Display for Partial {
+impl fmt::Display for PartialScope {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // The text must fit on one line, and a fleet may have a hundred mirrors.
         const SHOWN: usize = 5;
@@ -180,10 +180,10 @@ pub struct RejectedContent {
 
 impl RejectedContent {
     fn check(&self) -> Result<(), ReleaseError> {
-        if self.why.as_deref().is_some_and(|why| !is_note(why)) {
+        if self.why.as_deref().is_some_and(|why| !is_valid_note(why)) {
             return Err(ReleaseError::Note);
         }
-        if self.by.as_deref().is_some_and(|by| !is_name(by)) {
+        if self.by.as_deref().is_some_and(|by| !is_valid_name(by)) {
             Err(ReleaseError::Person)
         } else {
             Ok(())
@@ -265,7 +265,8 @@ impl Release {
         struct Version {
             version: u64,
         }
-        let garbled = |error: serde_json::Error| ReleaseError::Garbled { what: error.to_string() };
+        let garbled =
+            |error: serde_json::Error| ReleaseError::Malformed { what: error.to_string() };
         // First, only the version is read: a newer record may have keys that the strict parser
         // refuses, and the user must learn that headwater is too old, not that a key is unknown.
         let Version { version: found } = serde_json::from_slice(bytes).map_err(garbled)?;
@@ -281,15 +282,15 @@ impl Release {
         if release.created > MAX_TIME || release.began / 1000 > MAX_TIME {
             return Err(ReleaseError::Time);
         }
-        if release.note.as_deref().is_some_and(|note| !is_note(note)) {
+        if release.note.as_deref().is_some_and(|note| !is_valid_note(note)) {
             return Err(ReleaseError::Note);
         }
         if !release.has_valid_replaces() {
             return Err(ReleaseError::Replaces);
         }
         release.rejected.iter().try_for_each(RejectedContent::check)?;
-        let texts = |partial: &Partial| {
-            is_note(&partial.why) && partial.mirrors.iter().all(|name| is_note(name))
+        let texts = |partial: &PartialScope| {
+            is_valid_note(&partial.why) && partial.mirrors.iter().all(|name| is_valid_note(name))
         };
         if !release.partial.as_ref().is_none_or(texts) {
             return Err(ReleaseError::Note);
@@ -369,13 +370,13 @@ impl Release {
 
 /// Whether `text` may be a note.
 #[must_use]
-pub fn is_note(text: &str) -> bool {
+pub fn is_valid_note(text: &str) -> bool {
     text.len() <= MAX_NOTE_BYTES && !text.chars().any(char::is_control)
 }
 
 /// Whether `text` may be the name of a person or job.
 #[must_use]
-pub fn is_name(text: &str) -> bool {
+pub fn is_valid_name(text: &str) -> bool {
     text.len() <= MAX_NAME_BYTES && !text.chars().any(char::is_control)
 }
 
@@ -404,7 +405,7 @@ impl ReleaseName {
 
     /// Whether this can be the name of the release with the given id.
     #[must_use]
-    pub fn fits(&self, id: &ReleaseId) -> bool {
+    pub fn matches_id(&self, id: &ReleaseId) -> bool {
         id.as_bytes().starts_with(&self.id16)
     }
 }
@@ -509,10 +510,10 @@ mod tests {
         );
         assert!(matches!(
             parse("\"bytes\":0", "\"bytes\":0,\"later\":1"),
-            Err(ReleaseError::Garbled { .. })
+            Err(ReleaseError::Malformed { .. })
         ));
         assert_eq!(parse("first ", "first\\u001b"), Err(ReleaseError::Note));
-        assert!(matches!(parse("docs", "../x"), Err(ReleaseError::Garbled { .. })));
+        assert!(matches!(parse("docs", "../x"), Err(ReleaseError::Malformed { .. })));
     }
 
     #[test]
@@ -608,15 +609,15 @@ mod tests {
     #[test]
     fn a_partial_release_says_for_which_mirrors_and_why() {
         let mirrors: Vec<String> = (1..=7).map(|number| format!("m{number}")).collect();
-        let partial = Partial { mirrors, why: "push by ann@desk".into() };
+        let partial = PartialScope { mirrors, why: "push by ann@desk".into() };
         assert_eq!(
             partial.to_string(),
             "made for m1, m2, m3, m4, m5 and 2 more only: push by ann@desk"
         );
         assert!(partial.is_for("m7") && !partial.is_for("m"));
-        let with = |partial: Partial| Release { partial: Some(partial), ..release() };
+        let with = |partial: PartialScope| Release { partial: Some(partial), ..release() };
         assert_eq!(Release::parse(&with(partial.clone()).to_bytes()), Ok(with(partial.clone())));
-        let bad = with(Partial { why: "a\nb".into(), ..partial });
+        let bad = with(PartialScope { why: "a\nb".into(), ..partial });
         assert_eq!(Release::parse(&bad.to_bytes()), Err(ReleaseError::Note));
     }
 
@@ -624,7 +625,7 @@ mod tests {
     fn names_have_one_spelling() {
         let name = release().name();
         assert_eq!(name.to_string().parse(), Ok(name));
-        assert!(name.fits(&release().id()));
+        assert!(name.matches_id(&release().id()));
         for wrong in [
             "",
             "1",

@@ -1,9 +1,9 @@
 //! Text for people: errors with their causes, and text from peers without misleading characters or
 //! secrets.
 
-mod secrets;
+mod redaction;
 
-pub use secrets::Secrets;
+pub use redaction::Secrets;
 
 use std::borrow::Cow;
 use std::error::Error;

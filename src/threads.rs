@@ -79,19 +79,19 @@ fn each_by<I: Send, T: Send>(
 
 /// Runs `work` on `count` threads, including this one, or on fewer if the system cannot start as
 /// many.
-pub fn workers<T: Send>(count: usize, work: impl Fn() -> T + Sync) -> Vec<T> {
+pub fn run_workers<T: Send>(count: usize, work: impl Fn() -> T + Sync) -> Vec<T> {
     std::thread::scope(|scope| {
         let helpers: Vec<_> =
             // Stops at the first failure: if a limit of processes is reached, the next attempt
             // would fail too.
             (1..count).map_while(|_| Builder::new().spawn_scoped(scope, &work).ok()).collect();
         let own = work();
-        std::iter::once(own).chain(helpers.into_iter().map(result)).collect()
+        std::iter::once(own).chain(helpers.into_iter().map(join_or_resume_panic)).collect()
     })
 }
 
 /// The result of `thread`. Propagates its panic.
-fn result<T>(thread: ScopedJoinHandle<'_, T>) -> T {
+fn join_or_resume_panic<T>(thread: ScopedJoinHandle<'_, T>) -> T {
     // The panic continues with its own message. An `expect` here would replace the message by one
     // about the join.
     thread.join().unwrap_or_else(|panic| resume_unwind(panic))
@@ -128,7 +128,7 @@ impl<T: Send, F: FnOnce() -> T + Send> Task<F> {
     }
 
     fn finish(&self, thread: Option<ScopedJoinHandle<'_, T>>) -> T {
-        thread.map_or_else(|| self.run(), result)
+        thread.map_or_else(|| self.run(), join_or_resume_panic)
     }
 }
 

@@ -34,7 +34,7 @@ pub enum PathFault {
     DotComponent,
     /// The string contains a control character.
     #[error("has a control character")]
-    Control,
+    ControlCharacter,
     /// The string contains a backslash, which is a separator to some clients and servers.
     #[error("has a backslash")]
     Backslash,
@@ -43,7 +43,7 @@ pub enum PathFault {
     LongComponent,
     /// The string is longer than [`MAX_PATH_BYTES`].
     #[error("is over 1,024 bytes")]
-    Long,
+    TooLong,
     /// The string is not UTF-8.
     #[error("is not UTF-8")]
     NotUtf8,
@@ -52,7 +52,7 @@ pub enum PathFault {
     Escapes,
     /// A symlink target with `..` after a name. The name may be another link, which then leads out.
     #[error("has '..' after a name, which may lead out through another link")]
-    DotDotBehindName,
+    DotDotAfterName,
     /// A site name is too long, contains characters other than `a-z 0-9 - _ .`, or begins with `.`,
     /// `-` or `_`.
     #[error("is not of a-z, 0-9, '-', '_', '.' beginning with a letter or digit, at most 64 bytes")]
@@ -73,7 +73,7 @@ fn check_whole(text: &str) -> Result<(), PathFault> {
         return Err(PathFault::Empty);
     }
     if text.len() > MAX_PATH_BYTES {
-        return Err(PathFault::Long);
+        return Err(PathFault::TooLong);
     }
     if text.starts_with('/') {
         return Err(PathFault::Absolute);
@@ -82,11 +82,15 @@ fn check_whole(text: &str) -> Result<(), PathFault> {
     let is_odd = |byte: u8| byte == b'\\' || byte < 0x20 || byte == 0x7f;
     if text.bytes().fold(false, |odd, byte| odd | is_odd(byte)) {
         let first = text.bytes().find(|byte| is_odd(*byte));
-        return Err(if first == Some(b'\\') { PathFault::Backslash } else { PathFault::Control });
+        return Err(if first == Some(b'\\') {
+            PathFault::Backslash
+        } else {
+            PathFault::ControlCharacter
+        });
     }
     // C1 controls also affect terminals. In UTF-8 they are two bytes, beginning with 0xc2.
     if !text.is_ascii() && text.chars().any(char::is_control) {
-        return Err(PathFault::Control);
+        return Err(PathFault::ControlCharacter);
     }
     Ok(())
 }
@@ -209,15 +213,15 @@ impl LinkTarget {
     /// The first rule that `text` breaks.
     pub fn new(text: &str) -> Result<Self, PathFault> {
         check_whole(text)?;
-        let mut behind_name = false;
+        let mut after_name = false;
         for component in text.split('/') {
             match component {
-                ".." if behind_name => return Err(PathFault::DotDotBehindName),
+                ".." if after_name => return Err(PathFault::DotDotAfterName),
                 ".." => {}
                 "." if text == "." => {}
                 name => {
                     check_component(name)?;
-                    behind_name = true;
+                    after_name = true;
                 }
             }
         }
@@ -378,12 +382,12 @@ mod tests {
             ("a/", PathFault::EmptyComponent),
             (".", PathFault::DotComponent),
             ("a/../b", PathFault::DotComponent),
-            ("a\nb", PathFault::Control),
-            ("a\u{7f}", PathFault::Control),
-            ("a\u{9b}31m", PathFault::Control),
+            ("a\nb", PathFault::ControlCharacter),
+            ("a\u{7f}", PathFault::ControlCharacter),
+            ("a\u{9b}31m", PathFault::ControlCharacter),
             ("a\\b", PathFault::Backslash),
             (&long, PathFault::LongComponent),
-            (&longer, PathFault::Long),
+            (&longer, PathFault::TooLong),
         ] {
             assert_eq!(TreePath::new(bad), Err(fault), "{bad:?}");
         }
@@ -399,7 +403,7 @@ mod tests {
             assert!(at(good).is_ok(), "{good}");
         }
         assert_eq!(at("../../x"), Err(PathFault::Escapes));
-        assert_eq!(at("x/up/../f"), Err(PathFault::DotDotBehindName));
+        assert_eq!(at("x/up/../f"), Err(PathFault::DotDotAfterName));
         assert_eq!(at("/etc"), Err(PathFault::Absolute));
         assert_eq!(at("../x").unwrap().destination(&link).as_deref(), Some("x"));
         assert_eq!(at("..").unwrap().destination(&link).as_deref(), Some(""));

@@ -17,7 +17,7 @@ use ureq::{Agent, Body};
 use crate::hash::{ObjectId, hash_reader};
 
 /// Maximum time to connect, including TLS.
-const CONNECT: Duration = Duration::from_secs(10);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// A longer `Retry-After` in a response is reduced to this value.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -47,7 +47,7 @@ pub enum WebError {
     BadUrl,
     /// The request would send a secret unencrypted to another machine.
     #[error("a secret is sent over https: only, except to this machine")]
-    Plain,
+    Unencrypted,
     /// The server cannot be reached, or the connection broke.
     #[error("it cannot be reached: {what}")]
     Unreachable {
@@ -112,7 +112,7 @@ pub struct FetchedPage {
 
 /// The response to a `POST` request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Posted {
+pub struct PostResponse {
     /// The status.
     pub status: u16,
     /// How long the server asked the client to wait before the next request.
@@ -121,18 +121,18 @@ pub struct Posted {
 
 /// The client. Every request has a time limit.
 #[derive(Clone)]
-pub struct Web {
+pub struct HttpClient {
     agent: Agent,
     limit: Duration,
 }
 
-impl fmt::Debug for Web {
+impl fmt::Debug for HttpClient {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Web").field("limit", &self.limit).finish_non_exhaustive()
     }
 }
 
-impl Web {
+impl HttpClient {
     /// Creates a client whose requests take at most `limit`, from the start of the request to the
     /// end of the response.
     #[must_use]
@@ -145,7 +145,7 @@ impl Web {
             .user_agent(concat!("headwater/", env!("CARGO_PKG_VERSION")))
             .proxy(None)
             .tls_config(tls)
-            .timeout_connect(Some(CONNECT.min(limit)))
+            .timeout_connect(Some(CONNECT_TIMEOUT.min(limit)))
             .timeout_global(Some(limit))
             .build();
         Self { agent: Agent::new_with_config(config), limit }
@@ -157,7 +157,7 @@ impl Web {
     /// If the response is not complete or its status is not 200.
     pub fn fetch(&self, url: &str, max_bytes: u64) -> Result<FetchedPage, WebError> {
         let mut answer =
-            self.got(self.agent.get(url).header("accept-encoding", "identity").call())?;
+            self.map_error(self.agent.get(url).header("accept-encoding", "identity").call())?;
         let status = answer.status().as_u16();
         if status != 200 {
             return Err(WebError::Status { status });
@@ -186,16 +186,22 @@ impl Web {
         url: &str,
         headers: &[(&str, &str)],
         body: &[u8],
-    ) -> Result<Posted, WebError> {
+    ) -> Result<PostResponse, WebError> {
         let mut request = self.agent.post(url);
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        let answer = self.got(request.send(body))?;
-        Ok(Posted { status: answer.status().as_u16(), retry_after: retry_after(answer.headers()) })
+        let answer = self.map_error(request.send(body))?;
+        Ok(PostResponse {
+            status: answer.status().as_u16(),
+            retry_after: retry_after(answer.headers()),
+        })
     }
 
-    fn got(&self, asked: Result<Response<Body>, ureq::Error>) -> Result<Response<Body>, WebError> {
+    fn map_error(
+        &self,
+        asked: Result<Response<Body>, ureq::Error>,
+    ) -> Result<Response<Body>, WebError> {
         asked.map_err(|error| match error {
             ureq::Error::Timeout(_) => WebError::Timeout { limit: self.limit },
             ureq::Error::BadUri(_) | ureq::Error::Http(_) => WebError::BadUrl,
@@ -215,7 +221,7 @@ impl Web {
 
 /// Whether nobody else can read requests to `url`: it uses https, or is on this machine.
 #[must_use]
-pub fn is_private(url: &str) -> bool {
+pub fn is_encrypted_or_local(url: &str) -> bool {
     let Ok(uri) = url.parse::<Uri>() else { return false };
     let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
     let is_loopback =
@@ -274,7 +280,7 @@ mod tests {
         for url in
             ["https://h/x?y", "http://127.0.0.1:80/x", "http://[::1]:9/", "http://localhost/"]
         {
-            assert!(is_private(url), "{url}");
+            assert!(is_encrypted_or_local(url), "{url}");
         }
         let plain = [
             "http://h/x",
@@ -285,13 +291,13 @@ mod tests {
             "",
         ];
         for url in plain {
-            assert!(!is_private(url), "{url}");
+            assert!(!is_encrypted_or_local(url), "{url}");
         }
     }
 
     #[test]
     fn errors_name_no_url() {
-        let web = Web::new(Duration::from_secs(5));
+        let web = HttpClient::new(Duration::from_secs(5));
         for url in [
             "http://canary canary",
             "canary",

@@ -6,10 +6,10 @@
 //! synced; damage is detected, and the damaged file is dropped. Objects are identified by their
 //! ids. This room does not know releases or mirrors.
 
-mod decoded;
-mod draft;
+mod decoded_blocks;
 mod prune;
 mod segment;
+mod segment_writer;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -21,15 +21,15 @@ use crate::fsx::{self, Dir, IoError};
 use crate::hash::{ObjectId, StoreId};
 use crate::pack::StoredFrame;
 
-use decoded::{BlockKey, Decoded};
-pub use draft::{Draft, NewPart};
+use decoded_blocks::{BlockKey, DecodedBlocks};
 use segment::{BlockRecord, Segment};
-pub use segment::{KeptBase, ObjectRecord};
+pub use segment::{CachedBase, ObjectRecord};
+pub use segment_writer::{NewPart, SegmentWriter};
 
-const ENDING: &str = ".content";
+const SEGMENT_SUFFIX: &str = ".content";
 /// The suffix of an unfinished segment. Pruning removes segments that a killed push left
 /// unfinished.
-const DRAFT: &str = ".draft";
+const DRAFT_SUFFIX: &str = ".draft";
 
 /// The open cache of one site and tree.
 #[derive(Debug)]
@@ -39,9 +39,9 @@ pub struct ContentCache {
     segments: Vec<Segment>,
     /// Where the base objects of blocks are, newest first.
     bases: Mutex<HashMap<ObjectId, Vec<CachedContent>>>,
-    decoded: Decoded,
-    distrusted: Mutex<HashSet<usize>>,
-    damaged: usize,
+    decoded: DecodedBlocks,
+    untrusted_segments: Mutex<HashSet<usize>>,
+    removed_damaged: usize,
 }
 
 /// The location of an object's content.
@@ -69,7 +69,7 @@ impl CachedContent {
     /// The segment and the first block of the object. Reading objects in this order avoids decoding
     /// blocks repeatedly.
     #[must_use]
-    pub fn place(&self) -> Option<(usize, u32)> {
+    pub fn storage_order(&self) -> Option<(usize, u32)> {
         self.blocks().next()
     }
 
@@ -87,7 +87,7 @@ impl CachedContent {
 
 /// The number in a segment's name, before its random part. A newer segment has a higher number.
 fn segment_number(name: &str) -> Option<u64> {
-    name.strip_suffix(ENDING)?.split('-').next()?.parse().ok()
+    name.strip_suffix(SEGMENT_SUFFIX)?.split('-').next()?.parse().ok()
 }
 
 impl ContentCache {
@@ -107,19 +107,19 @@ impl ContentCache {
             dir,
             segments: Vec::new(),
             bases,
-            decoded: Decoded::default(),
-            distrusted,
-            damaged: 0,
+            decoded: DecodedBlocks::default(),
+            untrusted_segments: distrusted,
+            removed_damaged: 0,
         };
         for (_, name) in names {
             // Another push may have removed the file meanwhile.
-            let Some(file) = fsx::found(cache.dir.open_file(&name))? else { continue };
+            let Some(file) = fsx::none_if_missing(cache.dir.open_file(&name))? else { continue };
             match Segment::open(name.clone(), file) {
                 Some(segment) => cache.segments.push(segment),
                 None => {
                     // Damage in a cache is not worth a repair: the content is sent whole once more.
                     cache.dir.unlink_if_any(&name)?;
-                    cache.damaged += 1;
+                    cache.removed_damaged += 1;
                 }
             }
         }
@@ -129,22 +129,22 @@ impl ContentCache {
     /// The number of damaged files found so far.
     #[must_use]
     pub fn damaged(&self) -> usize {
-        self.damaged + self.distrusted().len()
+        self.removed_damaged + self.lock_untrusted().len()
     }
 
-    fn distrusted(&self) -> MutexGuard<'_, HashSet<usize>> {
-        self.distrusted.lock()
+    fn lock_untrusted(&self) -> MutexGuard<'_, HashSet<usize>> {
+        self.untrusted_segments.lock()
     }
 
     /// The number of files.
     #[must_use]
-    pub const fn files(&self) -> usize {
+    pub const fn segment_count(&self) -> usize {
         self.segments.len()
     }
 
     /// Total size of the stored content in bytes.
     #[must_use]
-    pub fn kept_bytes(&self) -> u64 {
+    pub fn stored_bytes(&self) -> u64 {
         self.segments.iter().map(Segment::frame_bytes).sum()
     }
 
@@ -156,7 +156,7 @@ impl ContentCache {
         self.segments.iter().enumerate().flat_map(move |(index, segment)| {
             let records = segment.records(&is_wanted);
             if records.is_none() {
-                self.distrusted().insert(index);
+                self.lock_untrusted().insert(index);
             }
             records.unwrap_or_default().into_iter().map(move |record| {
                 let depths = record
@@ -177,12 +177,12 @@ impl ContentCache {
         for kept in self.records(is_wanted) {
             found.entry(kept.record.id).or_insert(kept);
         }
-        self.learn_bases(found.values().cloned().collect());
+        self.load_bases(found.values().cloned().collect());
         found
     }
 
     /// Finds all bases of the given objects, and the bases of these bases.
-    fn learn_bases(&self, mut objects: Vec<CachedContent>) {
+    fn load_bases(&self, mut objects: Vec<CachedContent>) {
         let mut known = self.bases.lock();
         loop {
             let blocks =
@@ -252,19 +252,19 @@ impl ContentCache {
             }
         }
         let is_decoded = self.segments[key.0].frame(block).is_some_and(|frame| {
-            let (is_packed, content_bytes) = (block.is_packed, block.content_bytes);
+            let (is_packed, content_bytes) = (block.is_encoded, block.content_bytes);
             if !is_packed {
                 // The frame has passed its digest check and is the content itself.
                 *content = frame;
                 return content.len() == content_bytes;
             }
-            StoredFrame { bytes: &frame, is_packed, content_bytes }
+            StoredFrame { bytes: &frame, is_encoded: is_packed, content_bytes }
                 .decode_in(&prefix, content)
                 .is_ok()
         });
         // If the frame is damaged or does not decode, its segment is no longer trusted.
         if !is_decoded {
-            self.distrusted().insert(key.0);
+            self.lock_untrusted().insert(key.0);
         }
         is_decoded
     }
@@ -273,24 +273,24 @@ impl ContentCache {
     ///
     /// # Errors
     /// Fails if the segment cannot be created.
-    pub fn begin(&self) -> Result<Draft, IoError> {
+    pub fn begin_segment(&self) -> Result<SegmentWriter, IoError> {
         let newest =
             self.segments.first().and_then(|segment| segment_number(&segment.name)).unwrap_or(0);
         self.begin_numbered(newest + 1)
     }
 
-    fn begin_numbered(&self, number: u64) -> Result<Draft, IoError> {
+    fn begin_numbered(&self, number: u64) -> Result<SegmentWriter, IoError> {
         // Two pushes may begin a segment with the same number.
         let unique = StoreId::random()
             .map_err(|error| IoError::new("name a file in", self.dir.path(), error))?;
-        let name = format!("{number:012}-{unique}{ENDING}");
-        let draft = format!("{name}{DRAFT}");
+        let name = format!("{number:012}-{unique}{SEGMENT_SUFFIX}");
+        let draft = format!("{name}{DRAFT_SUFFIX}");
         let file = self.dir.create_file(&draft)?;
         // Locked while the draft is written, so that pruning does not remove it. The result is not
         // checked: if another push removes the file before this line runs, the rename in
-        // `Draft::finish` fails, and the content is not cached.
+        // `SegmentWriter::finish` fails, and the content is not cached.
         fsx::lock(&file, Duration::ZERO, &self.dir.join(&draft))?;
-        Ok(Draft::new(self.dir.try_clone()?, name, draft, file))
+        Ok(SegmentWriter::new(self.dir.try_clone()?, name, draft, file))
     }
 
     /// Free bytes on the cache's file system.

@@ -4,57 +4,59 @@ use std::collections::{BTreeMap, HashSet};
 use std::ops::Range;
 use std::time::Duration;
 
-use super::decoded::BlockKey;
+use super::decoded_blocks::BlockKey;
 use super::segment::{ObjectRecord, Part};
-use super::{CachedContent, ContentCache, DRAFT, segment_number};
+use super::{CachedContent, ContentCache, DRAFT_SUFFIX, segment_number};
 use crate::fsx::{self, IoError};
 use crate::hash::ObjectId;
 
-const LOCK: &str = "lock";
+const LOCK_FILE: &str = "lock";
 
 /// If there are more files than this, some are joined. Each file costs every push an open
 /// descriptor and a table to read.
-pub(super) const MAX_FILES: usize = 16;
+pub(super) const MAX_SEGMENTS: usize = 16;
 
 impl ContentCache {
-    /// Whether the cache needs no pruning: no damage, few files, and at most `most_bytes`.
+    /// Whether the cache needs no pruning: no damage, few files, and at most `max_bytes`.
     #[must_use]
-    pub fn is_well_filled(&self, most_bytes: u64) -> bool {
-        self.damaged() == 0 && self.files() <= MAX_FILES && self.kept_bytes() <= most_bytes
+    pub fn needs_no_pruning(&self, max_bytes: u64) -> bool {
+        self.damaged() == 0
+            && self.segment_count() <= MAX_SEGMENTS
+            && self.stored_bytes() <= max_bytes
     }
 
     /// Drops content that the releases do not need. `releases` lists the objects of each release in
     /// ascending order, the newest release first. If all releases together need more than
-    /// `most_bytes`, the oldest releases are ignored.
+    /// `max_bytes`, the oldest releases are ignored.
     ///
     /// # Errors
     /// Fails if the disk fails. The remaining files are intact.
-    pub fn prune(&self, releases: &[Vec<ObjectId>], most_bytes: u64) -> Result<(), IoError> {
-        let lock = self.dir.open_or_create_file(LOCK)?;
+    pub fn prune(&self, releases: &[Vec<ObjectId>], max_bytes: u64) -> Result<(), IoError> {
+        let lock = self.dir.open_or_create_file(LOCK_FILE)?;
         // Another push is already pruning. Waiting would delay this push for nothing.
-        if !fsx::lock(&lock, Duration::ZERO, &self.dir.join(LOCK))? {
+        if !fsx::lock(&lock, Duration::ZERO, &self.dir.join(LOCK_FILE))? {
             return Ok(());
         }
-        self.sweep_drafts()?;
+        self.remove_stale_drafts()?;
         // The oldest release is dropped first: a mirror that still serves it gets whole content.
         let mut needed = releases;
         let live = loop {
-            let live = self.live(needed);
+            let live = self.needed_blocks(needed);
             match needed.split_last() {
-                Some((_, rest)) if self.bytes_of(&live) > most_bytes && !rest.is_empty() => {
+                Some((_, rest)) if self.bytes_of(&live) > max_bytes && !rest.is_empty() => {
                     needed = rest;
                 }
                 _ => break live,
             }
         };
-        let live = if self.bytes_of(&live) > most_bytes {
-            self.newest_within(&live, most_bytes)
+        let live = if self.bytes_of(&live) > max_bytes {
+            self.newest_within(&live, max_bytes)
         } else {
             live
         };
         let sizes: Vec<u64> =
             (0..self.segments.len()).map(|index| self.bytes_of(blocks_of(&live, index))).collect();
-        let joined = joined(&sizes);
+        let joined = segments_to_merge(&sizes);
         // The new segment is complete before the old ones are removed. After a crash in between,
         // both exist, which only costs space.
         if joined.len() > 1 {
@@ -82,13 +84,13 @@ impl ContentCache {
     }
 
     /// Returns the blocks that releases need, including their bases. Leaves out damaged segments.
-    fn live(&self, releases: &[Vec<ObjectId>]) -> HashSet<BlockKey> {
+    fn needed_blocks(&self, releases: &[Vec<ObjectId>]) -> HashSet<BlockKey> {
         let found =
             self.find(|id| releases.iter().any(|objects| objects.binary_search(id).is_ok()));
         let mut live = HashSet::new();
         for kept in found.values() {
             let mut path = HashSet::new();
-            if self.follow(kept, &live, &mut path) {
+            if self.collect_chain(kept, &live, &mut path) {
                 live.extend(path);
             }
         }
@@ -97,7 +99,7 @@ impl ContentCache {
 
     /// Adds the blocks of an object and their bases to `path`, except blocks that are already in
     /// `live`. Returns whether all of them exist.
-    fn follow(
+    fn collect_chain(
         &self,
         kept: &CachedContent,
         live: &HashSet<BlockKey>,
@@ -109,21 +111,22 @@ impl ContentCache {
             if live.contains(&key) || path.contains(&key) {
                 return true;
             }
-            let Some(block) = self.block(key).filter(|_| !self.distrusted().contains(&key.0))
+            let Some(block) = self.block(key).filter(|_| !self.lock_untrusted().contains(&key.0))
             else {
                 return false;
             };
             path.insert(key);
             block.bases.iter().all(|base| {
-                self.base_of(&base.id, key).is_some_and(|kept| self.follow(&kept, live, path))
+                self.base_of(&base.id, key)
+                    .is_some_and(|kept| self.collect_chain(&kept, live, path))
             })
         })
     }
 
     /// Chooses whole segments that fit, oldest first, because newer segments may use their blocks
     /// as bases.
-    fn newest_within(&self, live: &HashSet<BlockKey>, most_bytes: u64) -> HashSet<BlockKey> {
-        let mut room = most_bytes;
+    fn newest_within(&self, live: &HashSet<BlockKey>, max_bytes: u64) -> HashSet<BlockKey> {
+        let mut room = max_bytes;
         let mut fitting = HashSet::new();
         for index in (0..self.segments.len()).rev() {
             let blocks: Vec<_> = blocks_of(live, index).collect();
@@ -163,10 +166,12 @@ impl ContentCache {
     }
 
     /// Removes the drafts of killed pushes.
-    fn sweep_drafts(&self) -> Result<(), IoError> {
+    fn remove_stale_drafts(&self) -> Result<(), IoError> {
         for (name, _) in self.dir.entries()? {
-            let Some(name) = name.to_str().filter(|name| name.ends_with(DRAFT)) else { continue };
-            let Some(file) = fsx::found(self.dir.open_file(name))? else { continue };
+            let Some(name) = name.to_str().filter(|name| name.ends_with(DRAFT_SUFFIX)) else {
+                continue;
+            };
+            let Some(file) = fsx::none_if_missing(self.dir.open_file(name))? else { continue };
             // A push that writes a draft holds its lock. If the push was killed, the kernel has
             // released the lock.
             if fsx::lock(&file, Duration::ZERO, &self.dir.join(name))? {
@@ -192,8 +197,8 @@ fn renumbered(record: &ObjectRecord, numbers: &BTreeMap<u32, u32>) -> Option<Vec
 /// Returns which of the newest segments to join, by their sizes: up to the first segment that is
 /// larger than all newer ones together. So large segments are rarely copied, and there are never
 /// many segments.
-fn joined(sizes: &[u64]) -> Range<usize> {
-    if sizes.len() <= MAX_FILES {
+fn segments_to_merge(sizes: &[u64]) -> Range<usize> {
+    if sizes.len() <= MAX_SEGMENTS {
         return 0..0;
     }
     let mut sum = sizes[0];
@@ -212,11 +217,11 @@ mod tests {
     #[test]
     fn small_new_segments_become_one_and_a_large_old_one_stays() {
         let mut sizes = vec![1; 16];
-        assert_eq!(joined(&sizes), 0..0);
+        assert_eq!(segments_to_merge(&sizes), 0..0);
         sizes.push(1000);
-        assert_eq!(joined(&sizes), 0..16);
-        assert_eq!(joined(&[7; 20]), 0..20);
+        assert_eq!(segments_to_merge(&sizes), 0..16);
+        assert_eq!(segments_to_merge(&[7; 20]), 0..20);
         let doubling: Vec<u64> = (0..20).map(|log| 3 << log).collect();
-        assert_eq!(joined(&doubling), 0..2);
+        assert_eq!(segments_to_merge(&doubling), 0..2);
     }
 }

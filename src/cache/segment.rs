@@ -44,7 +44,7 @@ const MAX_TABLE_BYTES: u64 = 512 << 20;
 
 /// A range of an object that a block uses as a base.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct KeptBase {
+pub struct CachedBase {
     /// The object.
     pub id: ObjectId,
     /// The offset of the range in the object.
@@ -59,10 +59,10 @@ pub(super) struct BlockRecord {
     pub(super) at: u64,
     pub(super) frame_bytes: usize,
     pub(super) content_bytes: usize,
-    pub(super) is_packed: bool,
+    pub(super) is_encoded: bool,
     pub(super) depth: u32,
     pub(super) digest: [u8; DIGEST_BYTES],
-    pub(super) bases: Vec<KeptBase>,
+    pub(super) bases: Vec<CachedBase>,
 }
 
 /// The range of a block's content that belongs to an object.
@@ -97,12 +97,12 @@ pub(super) struct Segment {
 }
 
 /// Encodes a table and its trailer.
-pub(super) fn table_of(blocks: &[BlockRecord], records: &[ObjectRecord]) -> Vec<u8> {
+pub(super) fn encode_table(blocks: &[BlockRecord], records: &[ObjectRecord]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(records.len() * 44 + TRAILER_BYTES);
     varint::push(blocks.len() as u64, &mut bytes);
     for block in blocks {
         varint::push(block.frame_bytes as u64, &mut bytes);
-        varint::push((block.content_bytes as u64) << 1 | u64::from(block.is_packed), &mut bytes);
+        varint::push((block.content_bytes as u64) << 1 | u64::from(block.is_encoded), &mut bytes);
         varint::push(block.depth.into(), &mut bytes);
         bytes.extend_from_slice(&block.digest);
         varint::push(block.bases.len() as u64, &mut bytes);
@@ -185,7 +185,7 @@ impl Segment {
         while !rest.is_empty() {
             // The digest shows that the table is unchanged since it was written, not that it was
             // correct. `read` uses these ranges as slices and would panic if they did not fit.
-            let record = take_record(&mut rest).filter(|record| is_possible(record, &blocks))?;
+            let record = take_record(&mut rest).filter(|record| is_consistent(record, &blocks))?;
             if is_wanted(&record.id) {
                 records.push(record);
             }
@@ -203,7 +203,7 @@ impl Segment {
 }
 
 /// Whether the parts of an object lie within their blocks and add up to its size.
-fn is_possible(record: &ObjectRecord, blocks: &[BlockRecord]) -> bool {
+fn is_consistent(record: &ObjectRecord, blocks: &[BlockRecord]) -> bool {
     let is_there = |part: &Part| {
         let end = part.start as usize + part.length as usize;
         blocks.get(part.block as usize).is_some_and(|block| end <= block.content_bytes)
@@ -218,35 +218,35 @@ fn take_id(rest: &mut &[u8]) -> Option<[u8; DIGEST_BYTES]> {
     Some(*id)
 }
 
-fn take_small(rest: &mut &[u8]) -> Option<u32> {
+fn take_u32(rest: &mut &[u8]) -> Option<u32> {
     varint::take(rest).ok()?.try_into().ok()
 }
 
 fn take_blocks(rest: &mut &[u8]) -> Option<Vec<BlockRecord>> {
     let (mut blocks, mut at) = (Vec::new(), 0);
     for _ in 0..varint::take(rest).ok()? {
-        let frame_bytes = take_small(rest)? as usize;
-        let content = take_small(rest)?;
+        let frame_bytes = take_u32(rest)? as usize;
+        let content = take_u32(rest)?;
         let (content_bytes, is_packed) = ((content >> 1) as usize, content & 1 == 1);
         // `frame` and the decoder allocate memory according to these numbers.
         if frame_bytes > MAX_PACK_BYTES || content_bytes > MAX_CONTENT_BYTES {
             return None;
         }
-        let (depth, digest) = (take_small(rest)?, take_id(rest)?);
+        let (depth, digest) = (take_u32(rest)?, take_id(rest)?);
         let mut bases = Vec::new();
         for _ in 0..varint::take(rest).ok()? {
             let id = ObjectId::from_bytes(take_id(rest)?);
-            bases.push(KeptBase {
+            bases.push(CachedBase {
                 id,
                 offset: varint::take(rest).ok()?,
-                length: take_small(rest)?,
+                length: take_u32(rest)?,
             });
         }
         blocks.push(BlockRecord {
             at,
             frame_bytes,
             content_bytes,
-            is_packed,
+            is_encoded: is_packed,
             depth,
             digest,
             bases,
@@ -261,9 +261,9 @@ fn take_record(rest: &mut &[u8]) -> Option<ObjectRecord> {
     let mut parts = Vec::new();
     for _ in 0..varint::take(rest).ok()? {
         parts.push(Part {
-            block: take_small(rest)?,
-            start: take_small(rest)?,
-            length: take_small(rest)?,
+            block: take_u32(rest)?,
+            start: take_u32(rest)?,
+            length: take_u32(rest)?,
         });
     }
     let count = usize::try_from(varint::take(rest).ok()?).ok()?;

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::prune::MAX_FILES;
+use super::prune::MAX_SEGMENTS;
 use super::*;
 use crate::pack::{BaseRange, EncodedBlock, Level, Piece, Sketch, encode_block};
 
@@ -34,7 +34,7 @@ fn part(content: &[u8]) -> NewPart {
 
 /// Adds a segment with these contents, each in its own block.
 fn add(path: &Path, contents: &[&[u8]]) {
-    let mut draft = open(path).begin().unwrap();
+    let mut draft = open(path).begin_segment().unwrap();
     for content in contents {
         draft.add(block_of(&[content], &[]).frame(), [part(content)], Vec::new(), 0).unwrap();
     }
@@ -48,8 +48,8 @@ fn add_against(path: &Path, content: &[u8], old: &[u8]) {
     let depth = cache.find(|wanted| *wanted == id)[&id].depth() + 1;
     let block = block_of(&[content], old);
     assert_eq!(block.base_count(), 1);
-    let base = KeptBase { id, offset: 0, length: u32::try_from(old.len()).unwrap() };
-    let mut draft = cache.begin().unwrap();
+    let base = CachedBase { id, offset: 0, length: u32::try_from(old.len()).unwrap() };
+    let mut draft = cache.begin_segment().unwrap();
     draft.add(block.frame(), [part(content)], vec![base], depth).unwrap();
     draft.finish().unwrap();
 }
@@ -72,8 +72,9 @@ fn files(path: &Path) -> Vec<String> {
     let names = std::fs::read_dir(path)
         .unwrap()
         .map(|entry| entry.unwrap().file_name().into_string().unwrap());
-    let mut names: Vec<_> =
-        names.filter(|name| name.ends_with(ENDING) || name.ends_with(DRAFT)).collect();
+    let mut names: Vec<_> = names
+        .filter(|name| name.ends_with(SEGMENT_SUFFIX) || name.ends_with(DRAFT_SUFFIX))
+        .collect();
     names.sort();
     names
 }
@@ -88,14 +89,14 @@ fn what_was_put_in_is_found_by_its_id() {
         assert_eq!(read(&cache, content).as_deref(), Some(content));
     }
     assert_eq!(read(&cache, b"three"), None);
-    assert!(cache.kept_bytes() < 1000, "{}", cache.kept_bytes());
+    assert!(cache.stored_bytes() < 1000, "{}", cache.stored_bytes());
 }
 
 #[test]
 fn objects_share_blocks_and_span_them() {
     let dir = tempfile::tempdir().unwrap();
     let (small, large) = (b"small".as_slice(), noise(1, 5000));
-    let mut draft = open(dir.path()).begin().unwrap();
+    let mut draft = open(dir.path()).begin_segment().unwrap();
     let (head, tail) = large.split_at(3000);
     let whole = part(&large);
     draft
@@ -132,12 +133,12 @@ fn content_against_older_content_is_small_and_read_through_it() {
     // The first content again, with the later one as its base.
     let third = [b"more before", &second[..]].concat();
     add(dir.path(), &[&first]);
-    let bytes = open(dir.path()).kept_bytes();
+    let bytes = open(dir.path()).stored_bytes();
     add_against(dir.path(), &second, &first);
     add_against(dir.path(), &third, &second);
     add_against(dir.path(), &first, &third);
     let cache = open(dir.path());
-    assert!(cache.kept_bytes() < bytes + 1000);
+    assert!(cache.stored_bytes() < bytes + 1000);
     for content in [&third, &second, &first] {
         assert_eq!(read(&cache, content).as_ref(), Some(content));
     }
@@ -188,14 +189,14 @@ fn many_files_become_few_and_all_stays_readable() {
             _ => add_against(dir.path(), &new, old),
         }
         contents.push(new);
-        if !open(dir.path()).is_well_filled(u64::MAX) {
+        if !open(dir.path()).needs_no_pruning(u64::MAX) {
             let newest: Vec<&[u8]> = contents.iter().rev().take(5).map(Vec::as_slice).collect();
             open(dir.path()).prune(&[ids(&newest)], u64::MAX).unwrap();
             let cache = open(dir.path());
             assert!(
-                cache.files() <= MAX_FILES && cache.is_well_filled(u64::MAX),
+                cache.segment_count() <= MAX_SEGMENTS && cache.needs_no_pruning(u64::MAX),
                 "{} in round {round}",
-                cache.files()
+                cache.segment_count()
             );
             newest
                 .iter()
@@ -209,19 +210,19 @@ fn many_files_become_few_and_all_stays_readable() {
 #[test]
 fn a_segment_that_is_not_finished_leaves_nothing() {
     let dir = tempfile::tempdir().unwrap();
-    let mut draft = open(dir.path()).begin().unwrap();
+    let mut draft = open(dir.path()).begin_segment().unwrap();
     draft.add(block_of(&[b"half"], &[]).frame(), [part(b"half")], Vec::new(), 0).unwrap();
     assert_eq!(files(dir.path()).len(), 1);
     drop(draft);
     assert_eq!(files(dir.path()), [""; 0]);
     // A draft of a killed push.
     std::fs::write(dir.path().join("000000000001-x.content.draft"), "half").unwrap();
-    let under_way = open(dir.path()).begin().unwrap();
+    let under_way = open(dir.path()).begin_segment().unwrap();
     open(dir.path()).prune(&[], 100).unwrap();
     let left = files(dir.path());
     assert_eq!(left.len(), 1);
     under_way.finish().unwrap();
-    assert_eq!(files(dir.path()), [left[0].strip_suffix(DRAFT).unwrap()]);
+    assert_eq!(files(dir.path()), [left[0].strip_suffix(DRAFT_SUFFIX).unwrap()]);
 }
 
 #[test]
@@ -262,7 +263,7 @@ fn pruning_keeps_what_releases_need_within_the_limit() {
     assert_eq!(left(&[new.clone(), old.clone()], 1000), [true; 4]);
     // Too little room for both: the older one is dropped and the first segment rewritten.
     assert_eq!(left(&[new.clone(), old], 399), [true, false, false, true]);
-    assert_eq!(open(dir.path()).kept_bytes(), 200);
+    assert_eq!(open(dir.path()).stored_bytes(), 200);
     // Too little room even for one: one segment remains.
     let kept = left(&[new], 100);
     assert_eq!(kept.iter().filter(|is_kept| **is_kept).count(), 1);

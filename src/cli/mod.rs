@@ -161,15 +161,15 @@ enum Command {
 
 /// The whole command tree, with the exit codes in its help text.
 pub(crate) fn command() -> clap::Command {
-    Cli::command().after_long_help(format!("{}\n\n{}", help::TOP, failure::help()))
+    Cli::command().after_long_help(format!("{}\n\n{}", help::TOP, failure::exit_code_help()))
 }
 
 /// Runs the program: arguments, environment, exit code.
 pub(crate) fn main() -> ExitCode {
     process::prepare();
-    terminal::guard_panics();
-    let counts = match arm_fault() {
-        Ok(counts) => counts,
+    terminal::clear_block_on_panic();
+    let counts_steps = match arm_fault() {
+        Ok(counts_steps) => counts_steps,
         Err(failure) => {
             failure.print();
             return failure.exit().into();
@@ -181,16 +181,16 @@ pub(crate) fn main() -> ExitCode {
     let parsed = root.try_get_matches_from_mut(std::env::args_os());
     let code = match parsed.and_then(|matches| Cli::from_arg_matches(&matches)) {
         Ok(cli) => {
-            let json = json_of(&cli.command);
+            let json = json_command_name(&cli.command);
             verbosity::set(cli.verbose, cli.quiet);
-            match stopped(run(cli.command, cli.quiet)) {
+            match map_interruption(run(cli.command, cli.quiet)) {
                 Ok(exit) => exit.into(),
                 Err(failure) => {
                     failure.print();
                     // If stdout is closed too, only the exit code reports the failure. The JSON
                     // object lets a script that parses stdout read the failure there.
                     json.and_then(|command| {
-                        print::print_json(&failure.answer(command, failure.exit())).ok()
+                        print::print_json(&failure.json_output(command, failure.exit())).ok()
                     });
                     failure.exit().into()
                 }
@@ -200,13 +200,13 @@ pub(crate) fn main() -> ExitCode {
             let arguments = std::env::args_os().skip(1);
             let arguments = arguments.map(|argument| argument.to_string_lossy().into_owned());
             args::unknown_option::replace_tips(&mut error, &mut root, arguments);
-            print_usage(&error);
+            print_clap_error(&error);
             // clap returns 0 for help and version, and 2 for wrong arguments, which is also
             // `Exit::Usage`.
             ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
         }
     };
-    if counts {
+    if counts_steps {
         // A test that counts steps chooses from this list the steps at which it then makes a run
         // fail.
         let counted: String = fault::counted().iter().map(|step| format!("{step}\n")).collect();
@@ -217,7 +217,7 @@ pub(crate) fn main() -> ExitCode {
 
 /// Prints an error in the arguments. To clap, help and version are errors too; they go to stdout
 /// and have code 0.
-fn print_usage(error: &clap::Error) {
+fn print_clap_error(error: &clap::Error) {
     let text = error.render().to_string();
     // clap quotes the argument, and a user may have written a token there.
     match format::without_tokens(&text) {
@@ -229,12 +229,12 @@ fn print_usage(error: &clap::Error) {
 
 /// Once the user has interrupted the run, replaces the failure that this caused by the exit code
 /// for interruption.
-fn stopped(result: Result<Exit, Failure>) -> Result<Exit, Failure> {
+fn map_interruption(result: Result<Exit, Failure>) -> Result<Exit, Failure> {
     match result {
         // The signal came when the work was already done.
         Ok(Exit::Success) => result,
-        Ok(_) if signals::token().is_cancelled() => Ok(Exit::Interrupted),
-        Err(failure) if signals::token().is_cancelled() => {
+        Ok(_) if signals::cancel_token().is_cancelled() => Ok(Exit::Interrupted),
+        Err(failure) if signals::cancel_token().is_cancelled() => {
             Err(failure.with_exit(Exit::Interrupted))
         }
         other => other,
@@ -269,7 +269,7 @@ fn run(command: Command, is_quiet: bool) -> Result<Exit, Failure> {
 }
 
 /// The name of the command if it has `--json`. Such a command prints one object even if it fails.
-fn json_of(command: &Command) -> Option<&'static str> {
+fn json_command_name(command: &Command) -> Option<&'static str> {
     let (name, output) = match command {
         Command::Push(args) => ("push", &args.output),
         Command::Promote(args) => ("promote", &args.output),
@@ -309,10 +309,14 @@ fn arm_fault() -> Result<bool, Failure> {
     let faults: Option<Vec<fault::FaultPoint>> =
         text.to_str().and_then(|text| text.split(',').map(fault::parse).collect());
     let faults = faults.ok_or_else(|| usage("names no fault"))?;
-    let counts = faults.contains(&fault::FaultPoint::Count);
+    let counts_steps = faults.contains(&fault::FaultPoint::Count);
     // A release build refuses the variable: otherwise a test that arms a fault would pass without
     // the fault.
-    if faults.into_iter().all(fault::arm) { Ok(counts) } else { Err(usage("needs a debug build")) }
+    if faults.into_iter().all(fault::arm) {
+        Ok(counts_steps)
+    } else {
+        Err(usage("needs a debug build"))
+    }
 }
 
 #[cfg(test)]
@@ -354,7 +358,8 @@ mod tests {
 
     #[test]
     fn the_help_of_the_program_fits_80_columns() {
-        let text = format!("{}\n{}", command().get_after_help().unwrap(), failure::help());
+        let text =
+            format!("{}\n{}", command().get_after_help().unwrap(), failure::exit_code_help());
         assert_eq!(text.lines().find(|line| line.chars().count() > 80), None);
     }
 
@@ -383,7 +388,7 @@ mod tests {
                     --max-parallel 4";
         let line = line.split_whitespace().collect::<Vec<_>>().join(" ");
         let Command::Push(push) = parse(&line).unwrap() else { panic!("not push") };
-        assert_eq!(push.source.places, ["public", "/srv/a", "eu"]);
+        assert_eq!(push.source.operands, ["public", "/srv/a", "eu"]);
         assert_eq!(push.release.order.as_ref().map(headwater::push::RunNumber::number), Some(7));
         assert_eq!(push.release.keep_removed.map(|keep| keep.as_secs()), Some(14 * 86_400));
         assert_eq!(push.release.expunge.len(), 2);

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use toml::Spanned;
 
-use super::fleet::NAME_PLACE;
+use super::fleet::NAME_PLACEHOLDER;
 use super::{Checker, ConfigError, parse_rate, raw};
 use crate::mirror::{ReceiveCommand, SshCommand, has_token};
 
@@ -64,14 +64,14 @@ pub struct MirrorAccess {
 
 /// How a mirror is reached. Some keys apply only to some kinds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum TransportConfig {
+enum TransportKind {
     Local,
     Web,
     Ssh,
 }
 
-impl TransportConfig {
-    fn of(url: &str) -> Self {
+impl TransportKind {
+    fn from_url(url: &str) -> Self {
         match url.split_once("://") {
             Some(("https" | "http", _)) => Self::Web,
             Some(("ssh", _)) => Self::Ssh,
@@ -83,14 +83,14 @@ impl TransportConfig {
 impl MirrorAccess {
     /// Completes this access with the keys of `common`, as far as they apply to this kind of
     /// mirror.
-    fn or(self, common: &Self, reach: TransportConfig) -> Self {
-        let common = common.clone();
-        match reach {
+    fn or_defaults(self, defaults: &Self, transport: TransportKind) -> Self {
+        let common = defaults.clone();
+        match transport {
             // `[mirror_defaults]` is for mirrors of every kind, so keys that do not apply to this
             // kind are not errors there.
-            TransportConfig::Local => self,
+            TransportKind::Local => self,
             // No token: ssh identifies the client.
-            TransportConfig::Ssh => Self {
+            TransportKind::Ssh => Self {
                 host_key: self.host_key.or(common.host_key),
                 ssh_command: self.ssh_command.or(common.ssh_command),
                 receive_command: self.receive_command.or(common.receive_command),
@@ -98,7 +98,7 @@ impl MirrorAccess {
                 deadline: self.deadline.or(common.deadline),
                 ..self
             },
-            TransportConfig::Web => Self {
+            TransportKind::Web => Self {
                 token: self.token.or(common.token),
                 ca: self.ca.or(common.ca),
                 client: self.client.or(common.client),
@@ -134,28 +134,31 @@ fn ssh_keys(mirror: &raw::RawMirror) -> [(&'static str, &Option<Spanned<String>>
 
 impl Checker<'_> {
     /// The access of a mirror at `url`: its own keys, completed by the keys of `[mirror_defaults]`.
-    pub(super) fn access_at(
+    pub(super) fn resolve_access(
         &self,
         url: &str,
         mirror: &raw::RawMirror,
-        common: &MirrorAccess,
+        defaults: &MirrorAccess,
     ) -> Result<MirrorAccess, ConfigError> {
-        let reach = TransportConfig::of(url);
-        if reach != TransportConfig::Web {
-            self.none_of(&web_keys(mirror), "an https: url")?;
+        let transport = TransportKind::from_url(url);
+        if transport != TransportKind::Web {
+            self.forbid_keys(&web_keys(mirror), "an https: url")?;
         }
-        if reach == TransportConfig::Local {
+        if transport == TransportKind::Local {
             let keys = [("bwlimit", &mirror.bwlimit), ("deadline", &mirror.deadline)];
-            self.none_of(&keys, "an https: or ssh: url")?;
+            self.forbid_keys(&keys, "an https: or ssh: url")?;
         }
-        if reach != TransportConfig::Ssh {
-            self.none_of(&ssh_keys(mirror), "an ssh: url")?;
+        if transport != TransportKind::Ssh {
+            self.forbid_keys(&ssh_keys(mirror), "an ssh: url")?;
         }
-        Ok(self.access(mirror)?.or(common, reach))
+        Ok(self.parse_access(mirror)?.or_defaults(defaults, transport))
     }
 
     /// The access keys of a table, wherever the mirror is.
-    pub(super) fn access(&self, mirror: &raw::RawMirror) -> Result<MirrorAccess, ConfigError> {
+    pub(super) fn parse_access(
+        &self,
+        mirror: &raw::RawMirror,
+    ) -> Result<MirrorAccess, ConfigError> {
         for (key, text) in web_keys(mirror).iter().copied().chain([("host_key", &mirror.host_key)])
         {
             if let Some(text) = text.as_ref().filter(|text| text.as_ref().trim().is_empty()) {
@@ -174,7 +177,7 @@ impl Checker<'_> {
             ));
         }
         let file = |text: &Option<Spanned<String>>| {
-            text.as_ref().map(|text| self.base.join(text.as_ref()))
+            text.as_ref().map(|text| self.base_dir.join(text.as_ref()))
         };
         let token = match (&mirror.token_env, &mirror.token_file) {
             // An error, instead of an order of preference that the user would have to know.
@@ -229,7 +232,7 @@ impl Checker<'_> {
 
     /// Returns an error if a list of mirrors names a command that would run on this machine. Only
     /// the configuration may do that.
-    pub(super) fn no_command_here(&self, listed: &raw::RawMirror) -> Result<(), ConfigError> {
+    pub(super) fn forbid_local_command(&self, listed: &raw::RawMirror) -> Result<(), ConfigError> {
         match &listed.ssh_command {
             Some(command) => Err(self.error(
                 command.span(),
@@ -241,9 +244,9 @@ impl Checker<'_> {
 
     /// Refuses a name that would be more than part of a single word in a command of
     /// `[mirror_defaults]`.
-    pub(super) fn name_in_commands(
+    pub(super) fn check_name_in_commands(
         &self,
-        common: &raw::RawMirror,
+        defaults: &raw::RawMirror,
         name: &Spanned<String>,
     ) -> Result<(), ConfigError> {
         // The name may come from a list, and the command is split into words or passed to a shell.
@@ -251,12 +254,13 @@ impl Checker<'_> {
         if name.as_ref().chars().all(is_plain) {
             return Ok(());
         }
-        let commands =
-            [("ssh_command", &common.ssh_command), ("receive_command", &common.receive_command)];
-        match commands
-            .iter()
-            .find(|(_, text)| text.as_ref().is_some_and(|text| text.as_ref().contains(NAME_PLACE)))
-        {
+        let commands = [
+            ("ssh_command", &defaults.ssh_command),
+            ("receive_command", &defaults.receive_command),
+        ];
+        match commands.iter().find(|(_, text)| {
+            text.as_ref().is_some_and(|text| text.as_ref().contains(NAME_PLACEHOLDER))
+        }) {
             Some((key, _)) => {
                 let rule = "only ASCII letters, digits, '-', '_' and '.' may stand for {name} in";
                 Err(self.error(name.span(), format!("{rule} `{key}`")))
@@ -265,7 +269,7 @@ impl Checker<'_> {
         }
     }
 
-    fn none_of(
+    fn forbid_keys(
         &self,
         keys: &[(&str, &Option<Spanned<String>>)],
         of: &str,

@@ -40,14 +40,14 @@ impl Checker<'_> {
             Some(dir) if dir.as_ref().trim().is_empty() => {
                 return Err(self.error(dir.span(), "the path is empty"));
             }
-            dir => dir.as_ref().map(|dir| self.base.join(dir.as_ref())),
+            dir => dir.as_ref().map(|dir| self.base_dir.join(dir.as_ref())),
         };
         let mut keep = KeepContent::default();
         if let Some(releases) = table.releases {
             keep.releases = releases.get();
         }
         if let Some(content) = &table.content {
-            keep.most_bytes = size(content)?;
+            keep.max_bytes = size(content)?;
         }
         Ok(CacheConfig { dir, keep })
     }

@@ -12,7 +12,7 @@ use jiff::tz::TimeZone;
 use toml::{Spanned, Value};
 
 use super::list_rules::ListRules;
-use super::listed::{self, ListReader};
+use super::mirror_list::{self, ListReader};
 use super::{Checker, ConfigError, MirrorAccess, TokenSource, raw};
 use crate::hash::StoreId;
 use crate::mirror::{Location, PublicUrl};
@@ -21,7 +21,7 @@ use crate::mirror::{Location, PublicUrl};
 const MAX_NAME_BYTES: usize = 64;
 
 /// The placeholder for the mirror's name in URLs, and in each string of `[mirror_defaults]`.
-pub(super) const NAME_PLACE: &str = "{name}";
+pub(super) const NAME_PLACEHOLDER: &str = "{name}";
 
 /// A mirror and its settings.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -93,7 +93,7 @@ pub struct NameError {
 }
 
 /// Checks a name that is used in arguments, where `/` means a path and `,` separates two names.
-fn checked(text: &str, what: &'static str) -> Result<Box<str>, NameError> {
+fn check_name(text: &str, what: &'static str) -> Result<Box<str>, NameError> {
     let bad = |c: char| c == '/' || c == ',' || c.is_whitespace() || c.is_control();
     // In arguments, `-` begins a flag, and `.` the name of a directory.
     if text.is_empty()
@@ -112,7 +112,7 @@ impl MirrorName {
     /// # Errors
     /// If it breaks a rule.
     pub fn new(text: &str) -> Result<Self, NameError> {
-        checked(text, "mirror").map(Self)
+        check_name(text, "mirror").map(Self)
     }
 
     /// The name as text.
@@ -134,7 +134,7 @@ impl Label {
     /// # Errors
     /// If it breaks a rule.
     pub fn new(text: &str) -> Result<Self, NameError> {
-        checked(text, "group").map(Self)
+        check_name(text, "group").map(Self)
     }
 
     /// The name as text.
@@ -163,7 +163,7 @@ pub struct WaveConfig {
 }
 
 /// The list of mirrors that complements the file.
-pub(super) struct List<'a> {
+pub(super) struct MirrorList<'a> {
     pub(super) from: Option<&'a Spanned<Value>>,
     pub(super) read: ListReader,
     pub(super) rules: ListRules,
@@ -173,29 +173,30 @@ pub(super) struct List<'a> {
 
 /// The mirrors found so far, and the values that no two of them may share.
 struct Roster<'a> {
-    common: &'a raw::RawMirror,
+    defaults: &'a raw::RawMirror,
     mirrors: Vec<MirrorConfig>,
-    names_by_place: BTreeMap<String, MirrorName>,
+    names_by_location: BTreeMap<String, MirrorName>,
 }
 
 impl Checker<'_> {
     pub(super) fn mirrors(
         &self,
         tables: Vec<Spanned<raw::RawMirror>>,
-        common: &raw::RawMirror,
-        list: &List<'_>,
+        defaults: &raw::RawMirror,
+        list: &MirrorList<'_>,
     ) -> Result<Vec<MirrorConfig>, ConfigError> {
-        if let Some(name) = &common.name {
+        if let Some(name) = &defaults.name {
             return Err(self.error(name.span(), "each mirror has a name of its own"));
         }
-        if let Some(store) = &common.store {
+        if let Some(store) = &defaults.store {
             return Err(self.error(store.span(), "each mirror has a store of its own"));
         }
-        let mut roster = Roster { common, mirrors: Vec::new(), names_by_place: BTreeMap::new() };
+        let mut roster =
+            Roster { defaults, mirrors: Vec::new(), names_by_location: BTreeMap::new() };
         // Errors in `[mirror_defaults]` are reported at that table, even if no mirror uses the key.
-        self.access(common)?;
-        self.public_url(common.public_url.as_ref(), "name")?;
-        self.frozen(common)?;
+        self.parse_access(defaults)?;
+        self.public_url(defaults.public_url.as_ref(), "name")?;
+        self.frozen(defaults)?;
         for table in tables {
             let span = table.span();
             let missing =
@@ -208,7 +209,11 @@ impl Checker<'_> {
         self.check_groups(roster.mirrors)
     }
 
-    fn add_listed(&self, roster: &mut Roster<'_>, list: &List<'_>) -> Result<(), ConfigError> {
+    fn add_listed(
+        &self,
+        roster: &mut Roster<'_>,
+        list: &MirrorList<'_>,
+    ) -> Result<(), ConfigError> {
         let Some(from) = list.from else { return Ok(()) };
         // All variables with secrets that the file has named so far. The command that lists the
         // mirrors inherits none of them.
@@ -216,16 +221,17 @@ impl Checker<'_> {
         secret_variables.extend(
             roster.mirrors.iter().filter_map(MirrorConfig::token_variable).map(str::to_owned),
         );
-        secret_variables.extend(roster.common.token_env.as_ref().map(|name| name.as_ref().clone()));
+        secret_variables
+            .extend(roster.defaults.token_env.as_ref().map(|name| name.as_ref().clone()));
         secret_variables.extend_from_slice(list.rules.token_envs());
         let source = self.list_source(from, secret_variables)?;
-        for line in listed::lines(&(list.read)(&source, self.base)?, &source)? {
-            line.check(self.base, |checker, table| {
+        for line in mirror_list::lines(&(list.read)(&source, self.base_dir)?, &source)? {
+            line.check(self.base_dir, |checker, table| {
                 // Checked before the line is used: another team may write the list.
-                checker.no_command_here(&table)?;
+                checker.forbid_local_command(&table)?;
                 let name = table.name.as_ref().map_or("", |name| name.as_ref());
-                let common = &roster.common.replaced(NAME_PLACE, name);
-                checker.only_allowed_secrets(&table, common, &list.rules)?;
+                let defaults = &roster.defaults.with_placeholder_replaced(NAME_PLACEHOLDER, name);
+                checker.only_allowed_secrets(&table, defaults, &list.rules)?;
                 let missing = |key: &str| checker.error(0..0, format!("missing field `{key}`"));
                 checker.add(roster, &table, missing)?;
                 match (roster.mirrors.last(), &table.name) {
@@ -246,47 +252,49 @@ impl Checker<'_> {
         missing: impl Fn(&str) -> ConfigError,
     ) -> Result<(), ConfigError> {
         let name = table.name.as_ref().ok_or_else(|| missing("name"))?;
-        self.name_in_commands(roster.common, name)?;
+        self.check_name_in_commands(roster.defaults, name)?;
         let (text, name_span) = (name.as_ref(), name.span());
         let name =
             MirrorName::new(text).map_err(|error| self.error(name.span(), error.to_string()))?;
         if roster.mirrors.iter().any(|earlier| earlier.name == name) {
             return Err(self.error(name_span, format!("there is already a mirror named {text:?}")));
         }
-        let common = &roster.common.replaced(NAME_PLACE, text);
-        let url = table.url.as_ref().or(common.url.as_ref()).ok_or_else(|| missing("url"))?;
+        let defaults = &roster.defaults.with_placeholder_replaced(NAME_PLACEHOLDER, text);
+        let url = table.url.as_ref().or(defaults.url.as_ref()).ok_or_else(|| missing("url"))?;
         // An error in the common URL is reported at the mirror for which it is an error.
         let span = table.url.as_ref().map_or(name_span, Spanned::span);
-        let url = self.url(&Spanned::new(span.clone(), url.as_ref().replace(NAME_PLACE, text)))?;
+        let url =
+            self.url(&Spanned::new(span.clone(), url.as_ref().replace(NAME_PLACEHOLDER, text)))?;
         // A mirror with two names would be pushed to twice at the same time, and counted twice.
-        if let Some(other) = roster.names_by_place.insert(place(&url), name.clone()) {
+        if let Some(other) = roster.names_by_location.insert(canonical_location(&url), name.clone())
+        {
             return Err(
                 self.error(span, format!("the mirror {:?} has the same url", other.as_str()))
             );
         }
-        let label = |own: &Option<Spanned<String>>, common: &Option<Spanned<String>>| {
-            let label = own.as_ref().or(common.as_ref());
+        let label = |own: &Option<Spanned<String>>, defaults: &Option<Spanned<String>>| {
+            let label = own.as_ref().or(defaults.as_ref());
             label.map(|label| {
                 Label::new(label.as_ref())
                     .map_err(|error| self.error(label.span(), error.to_string()))
             })
         };
         let mirror = MirrorConfig {
-            access: self.access_at(&url, table, &self.access(common)?)?,
+            access: self.resolve_access(&url, table, &self.parse_access(defaults)?)?,
             url,
-            group: label(&table.group, &common.group).transpose()?,
-            region: label(&table.region, &common.region).transpose()?,
+            group: label(&table.group, &defaults.group).transpose()?,
+            region: label(&table.region, &defaults.region).transpose()?,
             store: table.store.as_ref().map(|id| self.store(id)).transpose()?,
             // By default, all mirrors have equal shares.
-            weight: table.weight.or(common.weight).unwrap_or(NonZeroU32::MIN),
+            weight: table.weight.or(defaults.weight).unwrap_or(NonZeroU32::MIN),
             public_url: self
-                .public_url(table.public_url.as_ref().or(common.public_url.as_ref()), text)?,
+                .public_url(table.public_url.as_ref().or(defaults.public_url.as_ref()), text)?,
             // Both keys together: a table that only sets `frozen = false` must not get `until` from
             // the defaults.
             frozen: if table.frozen.is_some() || table.until.is_some() {
                 self.frozen(table)?
             } else {
-                self.frozen(common)?
+                self.frozen(defaults)?
             },
             name,
         };
@@ -328,7 +336,7 @@ impl Checker<'_> {
             return Ok(text.to_owned());
         }
         // Always with a `/`, so that a location is never mistaken for a name.
-        let path = self.base.join(text);
+        let path = self.base_dir.join(text);
         let path = path
             .to_str()
             .ok_or_else(|| self.error(url.span(), "the path to this file is not UTF-8"))?;
@@ -341,7 +349,7 @@ impl Checker<'_> {
         name: &str,
     ) -> Result<Option<PublicUrl>, ConfigError> {
         let Some(url) = url else { return Ok(None) };
-        let parsed = PublicUrl::parse(&url.as_ref().replace(NAME_PLACE, name));
+        let parsed = PublicUrl::parse(&url.as_ref().replace(NAME_PLACEHOLDER, name));
         let words = "a public url is https://host[:port][/path], without user, query or fragment";
         parsed.map(Some).ok_or_else(|| self.error(url.span(), words))
     }
@@ -470,6 +478,6 @@ impl Checker<'_> {
 }
 
 /// Returns a form that is equal for two URLs of the same location, as far as their text shows.
-fn place(url: &str) -> String {
+fn canonical_location(url: &str) -> String {
     Location::parse(url).map_or_else(|_| url.to_owned(), |location| location.canonical())
 }

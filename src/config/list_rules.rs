@@ -20,7 +20,7 @@ impl ListRules {
         &self.token_envs
     }
 
-    fn has(&self, host: &str) -> bool {
+    fn allows_host(&self, host: &str) -> bool {
         let host = host.to_ascii_lowercase();
         let is_one = |pattern: &String| match pattern.strip_prefix('*') {
             // The rest of the pattern begins with the dot, so `*.example` matches neither `example`
@@ -64,17 +64,17 @@ impl Checker<'_> {
     pub(super) fn only_allowed_secrets(
         &self,
         listed: &raw::RawMirror,
-        common: &raw::RawMirror,
+        defaults: &raw::RawMirror,
         rules: &ListRules,
     ) -> Result<(), ConfigError> {
         // A line may repeat the values of the defaults.
-        let differs = |own: &Option<Spanned<String>>, common: &Option<Spanned<String>>| {
-            let common = common.as_ref().map(Spanned::as_ref);
+        let differs = |own: &Option<Spanned<String>>, defaults: &Option<Spanned<String>>| {
+            let defaults = defaults.as_ref().map(Spanned::as_ref);
             own.as_ref()
-                .filter(|own| Some(own.as_ref()) != common)
+                .filter(|own| Some(own.as_ref()) != defaults)
                 .map(|own| (own.span(), own.as_ref().clone()))
         };
-        let token_env = differs(&listed.token_env, &common.token_env);
+        let token_env = differs(&listed.token_env, &defaults.token_env);
         if let Some((span, name)) = token_env.filter(|(_, name)| !rules.token_envs.contains(name)) {
             // The text may itself be a secret.
             let name = if has_token(&name) { String::new() } else { format!(" {name:?}") };
@@ -84,12 +84,12 @@ impl Checker<'_> {
             return Err(self.error(span, words.trim_end_matches(", not")));
         }
         let others = [
-            ("token_file", differs(&listed.token_file, &common.token_file)),
+            ("token_file", differs(&listed.token_file, &defaults.token_file)),
             // The authority determines which server gets the token.
-            ("ca", differs(&listed.ca, &common.ca)),
-            ("client_cert", differs(&listed.client_cert, &common.client_cert)),
-            ("client_key", differs(&listed.client_key, &common.client_key)),
-            ("receive_command", differs(&listed.receive_command, &common.receive_command)),
+            ("ca", differs(&listed.ca, &defaults.ca)),
+            ("client_cert", differs(&listed.client_cert, &defaults.client_cert)),
+            ("client_key", differs(&listed.client_key, &defaults.client_key)),
+            ("receive_command", differs(&listed.receive_command, &defaults.receive_command)),
         ];
         match others.into_iter().find_map(|(key, file)| Some((key, file?))) {
             Some((key, (span, _))) => Err(self.error(
@@ -112,7 +112,7 @@ impl Checker<'_> {
     ) -> Result<(), ConfigError> {
         // An invalid location is refused when it is used.
         let Ok(location) = Location::parse(url) else { return Ok(()) };
-        match location.host().filter(|host| !rules.has(host)) {
+        match location.host().filter(|host| !rules.allows_host(host)) {
             Some(host) => {
                 Err(self
                     .error(name.span(), format!("the host {host:?} is not one of `allowed_hosts`")))

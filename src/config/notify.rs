@@ -13,20 +13,20 @@ use toml::Spanned;
 
 use super::{Checker, ConfigError, TokenSource};
 use crate::mirror::{PublicUrl, has_token};
-use crate::web::is_private;
+use crate::web::is_encrypted_or_local;
 
 /// Default time limit of a hook.
-const HOOK_LIMIT: Duration = Duration::from_secs(60);
+const DEFAULT_HOOK_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long a failed purge request is repeated by default.
-const RETRY_FOR: Duration = Duration::from_secs(300);
+const DEFAULT_RETRY_FOR: Duration = Duration::from_secs(300);
 /// Default maximum number of URLs in a request, which most CDNs accept.
-const MAX_URLS: NonZeroUsize = NonZeroUsize::new(30).expect("30 is not 0");
+const DEFAULT_MAX_URLS: NonZeroUsize = NonZeroUsize::new(30).expect("30 is not 0");
 /// Default maximum size of a request, in bytes.
-const MAX_BYTES: u64 = 64 * 1024;
+const DEFAULT_MAX_BYTES: u64 = 64 * 1024;
 
 /// Notifications about changes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Notify {
+pub struct NotifyConfig {
     /// Commands that run at the origin.
     pub hooks: HooksConfig,
     /// A CDN that must drop the changed content.
@@ -35,7 +35,7 @@ pub struct Notify {
     pub metrics: Option<PathBuf>,
 }
 
-impl Notify {
+impl NotifyConfig {
     /// The environment variables that contain the secrets of the notifications.
     pub(super) fn secret_variables(&self) -> impl Iterator<Item = &str> {
         let purge = self.purge.as_ref().and_then(|purge| purge.token.as_ref());
@@ -51,12 +51,12 @@ pub struct HooksConfig {
     /// Runs when a push did not succeed on all mirrors: program and arguments.
     pub on_failed: Option<Vec<String>>,
     /// How long each command may take.
-    pub limit: Duration,
+    pub timeout: Duration,
 }
 
 impl Default for HooksConfig {
     fn default() -> Self {
-        Self { on_activated: None, on_failed: None, limit: HOOK_LIMIT }
+        Self { on_activated: None, on_failed: None, timeout: DEFAULT_HOOK_TIMEOUT }
     }
 }
 
@@ -127,11 +127,11 @@ pub(super) struct RawNotify {
 }
 
 impl Checker<'_> {
-    pub(super) fn notify(&self, raw: RawNotify) -> Result<Notify, ConfigError> {
-        Ok(Notify {
+    pub(super) fn notify(&self, raw: RawNotify) -> Result<NotifyConfig, ConfigError> {
+        Ok(NotifyConfig {
             hooks: raw.hooks.map(|hooks| self.hooks(hooks)).transpose()?.unwrap_or_default(),
             purge: raw.purge.map(|purge| self.purge(&purge)).transpose()?,
-            metrics: raw.metrics.map(|metrics| self.base.join(metrics.file)),
+            metrics: raw.metrics.map(|metrics| self.base_dir.join(metrics.file)),
         })
     }
 
@@ -149,7 +149,7 @@ impl Checker<'_> {
                 let mut words = words.into_inner();
                 // A bare name is searched for in `PATH`, as a shell does.
                 if let Some(program) = words.first_mut().filter(|program| program.contains('/')) {
-                    *program = self.base.join(&*program).to_string_lossy().into_owned();
+                    *program = self.base_dir.join(&*program).to_string_lossy().into_owned();
                 }
                 words
             })),
@@ -157,15 +157,16 @@ impl Checker<'_> {
         Ok(HooksConfig {
             on_activated: command(raw.on_activated)?,
             on_failed: command(raw.on_failed)?,
-            limit: self.time_or(raw.timeout.as_ref(), HOOK_LIMIT)?,
+            timeout: self.duration_or(raw.timeout.as_ref(), DEFAULT_HOOK_TIMEOUT)?,
         })
     }
 
     fn purge(&self, raw: &RawPurge) -> Result<PurgeConfig, ConfigError> {
-        let url = self.web_url(raw.url.as_ref(), &raw.url)?;
-        let token = self.secret(("token_env", &raw.token_env), ("token_file", &raw.token_file))?;
+        let url = self.check_web_url(raw.url.as_ref(), &raw.url)?;
+        let token =
+            self.secret_source(("token_env", &raw.token_env), ("token_file", &raw.token_file))?;
         // The query of a URL often contains a key.
-        if (token.is_some() || url.contains('?')) && !is_private(&url) {
+        if (token.is_some() || url.contains('?')) && !is_encrypted_or_local(&url) {
             return Err(self.error(
                 raw.url.span(),
                 "a token or a query is sent over https: only, except to this machine",
@@ -188,7 +189,7 @@ impl Checker<'_> {
             return Err(self.error(span, "`header` is the name of a header"));
         }
         let max_bytes = match &raw.max_bytes {
-            None => MAX_BYTES,
+            None => DEFAULT_MAX_BYTES,
             Some(size) => size
                 .as_ref()
                 .parse::<ByteSize>()
@@ -201,19 +202,19 @@ impl Checker<'_> {
             url,
             bases: bases
                 .into_iter()
-                .map(|base| self.web_url(base, &raw.base))
+                .map(|base| self.check_web_url(base, &raw.base))
                 .collect::<Result<_, _>>()?,
             token,
             header: header.to_owned(),
             key: raw.key.clone().unwrap_or_else(|| "files".to_owned()),
-            max_urls: raw.max_urls.unwrap_or(MAX_URLS),
+            max_urls: raw.max_urls.unwrap_or(DEFAULT_MAX_URLS),
             max_bytes,
-            retry_for: self.time_or(raw.retry_for.as_ref(), RETRY_FOR)?,
+            retry_for: self.duration_or(raw.retry_for.as_ref(), DEFAULT_RETRY_FOR)?,
         })
     }
 
     /// The source of a secret, which one of two keys may name.
-    fn secret(
+    fn secret_source(
         &self,
         env: (&str, &Option<Spanned<String>>),
         file: (&str, &Option<Spanned<String>>),
@@ -240,13 +241,13 @@ impl Checker<'_> {
                     .error(second.span(), format!("write `{}` or `{}`, not both", env.0, file.0)))
             }
             (Some(name), None) => Ok(Some(TokenSource::Variable(name.as_ref().clone()))),
-            (None, Some(path)) => Ok(Some(TokenSource::File(self.base.join(path.as_ref())))),
+            (None, Some(path)) => Ok(Some(TokenSource::File(self.base_dir.join(path.as_ref())))),
             (None, None) => Ok(None),
         }
     }
 
     /// Checks a plain URL: it must not contain anything that could be a secret.
-    fn web_url<T>(&self, url: &str, at: &Spanned<T>) -> Result<String, ConfigError> {
+    fn check_web_url<T>(&self, url: &str, at: &Spanned<T>) -> Result<String, ConfigError> {
         // Some endpoints need a query.
         let (place, query) = url.split_once('?').unwrap_or((url, ""));
         if PublicUrl::parse(place).is_some()
@@ -261,7 +262,7 @@ impl Checker<'_> {
         ))
     }
 
-    fn time_or(
+    fn duration_or(
         &self,
         text: Option<&Spanned<String>>,
         default: Duration,

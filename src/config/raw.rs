@@ -112,7 +112,7 @@ pub(super) struct RawMirror {
 
 impl RawMirror {
     /// Returns a copy in which `text` replaces each `place` in the strings.
-    pub(super) fn replaced(&self, place: &str, text: &str) -> Self {
+    pub(super) fn with_placeholder_replaced(&self, place: &str, text: &str) -> Self {
         let mut replaced = self.clone();
         // `name` and `store` are missing, because the defaults must not contain them.
         let strings = [

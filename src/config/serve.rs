@@ -11,7 +11,7 @@ use toml::Spanned;
 
 use super::{Checker, ConfigError, read};
 use crate::fsx;
-use crate::mirror::check_control;
+use crate::mirror::check_control_chars;
 use crate::receiver::{
     AuthPolicy, Exposure, Hook, Permission, ReceiverLimits, ReceiverSettings, ServedPermissions,
     SiteSettings, TlsFiles, TokenId, TokenRecord,
@@ -23,7 +23,7 @@ use crate::tree_path::Site;
 pub const DEFAULT_LISTEN: &str = "127.0.0.1:7447";
 
 /// Default time limit of a hook, in seconds.
-const HOOK_SECONDS: u64 = 30;
+const HOOK_TIMEOUT_SECONDS: u64 = 30;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -123,7 +123,7 @@ pub fn load_tokens(path: &Path) -> Result<Vec<TokenRecord>, ConfigError> {
 
 fn parse_tokens(text: &str, path: &Path) -> Result<Vec<TokenRecord>, ConfigError> {
     let checker = Checker::new(text, path);
-    let file: TokenFile = toml::from_str(text).map_err(|error| checker.syntax(&error))?;
+    let file: TokenFile = toml::from_str(text).map_err(|error| checker.syntax_error(&error))?;
     // The file is read on its own, so the sites are not known here.
     checker.tokens(file.token, None)
 }
@@ -175,23 +175,25 @@ fn is_token_file(text: &str) -> bool {
 /// [`ConfigError::Invalid`] for the first rule that the text breaks.
 pub fn parse(text: &str, path: &Path) -> Result<ReceiverSettings, ConfigError> {
     let checker = Checker::new(text, path);
-    let file: RawServeFile = toml::from_str(text).map_err(|error| checker.syntax(&error))?;
+    let file: RawServeFile = toml::from_str(text).map_err(|error| checker.syntax_error(&error))?;
     let listen = match &file.listen {
-        Some(listen) => checker
-            .parsed(listen, |text| text.parse::<SocketAddr>().map_err(|_| "is no ADDRESS:PORT"))?,
+        Some(listen) => checker.parse_field(listen, |text| {
+            text.parse::<SocketAddr>().map_err(|_| "is no ADDRESS:PORT")
+        })?,
         None => DEFAULT_LISTEN.parse().expect("the default is an address"),
     };
     let sites = checker.sites(file.site)?;
     let names: Vec<Site> = sites.iter().filter_map(|site| site.name.clone()).collect();
     let tokens = checker.tokens(file.token, Some(&names))?;
-    let tls = file
-        .tls
-        .map(|tls| TlsFiles { cert: checker.base.join(tls.cert), key: checker.base.join(tls.key) });
-    let front = if file.behind_proxy { Exposure::Proxy } else { Exposure::None };
+    let tls = file.tls.map(|tls| TlsFiles {
+        cert: checker.base_dir.join(tls.cert),
+        key: checker.base_dir.join(tls.key),
+    });
+    let exposure = if file.behind_proxy { Exposure::Proxy } else { Exposure::None };
     let limits = checker.limits(&file.limits)?;
     // Always requires tokens, even if there are none: with a file without `[[token]]`, no client
     // has access.
-    Ok(ReceiverSettings { listen, tls, front, access: AuthPolicy::Tokens(tokens), sites, limits })
+    Ok(ReceiverSettings { listen, tls, exposure, auth: AuthPolicy::Tokens(tokens), sites, limits })
 }
 
 impl Checker<'_> {
@@ -213,27 +215,27 @@ impl Checker<'_> {
     }
 
     fn site(&self, table: SiteTable) -> Result<SiteSettings, ConfigError> {
-        let name = self.parsed(&table.name, Site::new)?;
+        let name = self.parse_field(&table.name, Site::new)?;
         if table.dir.as_ref().as_os_str().is_empty() {
             return Err(self.error(table.dir.span(), "the path is empty"));
         }
-        check_control(&table.dir.as_ref().to_string_lossy())
+        check_control_chars(&table.dir.as_ref().to_string_lossy())
             .map_err(|error| self.error(table.dir.span(), error.to_string()))?;
-        let readers = self.readers(&table)?;
+        let readers = self.served_permissions(&table)?;
         let timeout =
             table.post_activate_timeout.as_ref().map(|text| self.duration(text)).transpose()?;
-        let timeout = timeout.unwrap_or(std::time::Duration::from_secs(HOOK_SECONDS));
+        let timeout = timeout.unwrap_or(std::time::Duration::from_secs(HOOK_TIMEOUT_SECONDS));
         let command = table.post_activate.map_or_else(Vec::new, |RawCommand::Words(words)| words);
         Ok(SiteSettings {
             // Because of the slash at the end, `/docs2/` is not a path of the site `docs`.
             base: format!("/{name}/"),
             name: Some(name),
-            directory: self.base.join(table.dir.into_inner()),
+            directory: self.base_dir.join(table.dir.into_inner()),
             keep: table.keep.map(|keep| usize::try_from(keep.get()).unwrap_or(usize::MAX)),
             quota_bytes: self.size(&table.quota)?,
             quota_entries: table.quota_entries,
             min_free_bytes: self.size(&table.min_free)?.unwrap_or(0),
-            readers: Some(readers),
+            served_permissions: Some(readers),
             post_activate: (!command.is_empty()).then_some(Hook { command, timeout }),
         })
     }
@@ -242,17 +244,17 @@ impl Checker<'_> {
         let wrong = "is not a size: write it like \"10 GB\" or \"512 MiB\"";
         let parse =
             |text: &str| text.parse::<ByteSize>().map(|size| size.as_u64()).map_err(|_| wrong);
-        text.as_ref().map(|text| self.parsed(text, parse)).transpose()
+        text.as_ref().map(|text| self.parse_field(text, parse)).transpose()
     }
 
-    fn readers(&self, table: &SiteTable) -> Result<ServedPermissions, ConfigError> {
+    fn served_permissions(&self, table: &SiteTable) -> Result<ServedPermissions, ConfigError> {
         if let Some(group) = table.group.as_ref().filter(|group| group.as_ref().trim().is_empty()) {
             return Err(self.error(group.span(), "the group is empty"));
         }
         let file_mode =
-            table.file_mode.as_ref().map(|text| self.parsed(text, str::parse)).transpose()?;
+            table.file_mode.as_ref().map(|text| self.parse_field(text, str::parse)).transpose()?;
         let dir_mode =
-            table.dir_mode.as_ref().map(|text| self.parsed(text, str::parse)).transpose()?;
+            table.dir_mode.as_ref().map(|text| self.parse_field(text, str::parse)).transpose()?;
         Ok(ServedPermissions {
             group: table.group.as_ref().map(|group| group.as_ref().clone()),
             file_mode: file_mode.unwrap_or_default(),
@@ -279,7 +281,7 @@ impl Checker<'_> {
             idle: or(&table.idle, defaults.idle)?,
             body_idle: or(&table.body_idle, defaults.body_idle)?,
             body: or(&table.body, defaults.body)?,
-            stage: or(&table.stage, defaults.stage)?,
+            stage_idle: or(&table.stage, defaults.stage_idle)?,
             shutdown: or(&table.shutdown, defaults.shutdown)?,
             memory_bytes: self.size(&table.memory)?.unwrap_or(defaults.memory_bytes),
             ..defaults
@@ -306,23 +308,26 @@ impl Checker<'_> {
                 .map_err(|_| self.error(table.hash.span(), "a hash has 64 hexadecimal digits"))?;
             let mut sites = Vec::with_capacity(table.sites.len());
             for text in &table.sites {
-                let site = self.parsed(text, Site::new)?;
+                let site = self.parse_field(text, Site::new)?;
                 // A typing error would leave a token that is valid for no site.
                 if known.is_some_and(|known| !known.contains(&site)) {
                     return Err(self.error(text.span(), format!("there is no [[site]] {site}")));
                 }
                 sites.push(site);
             }
-            let allow = self.parsed(&table.allow, str::parse::<Permission>)?;
-            let expires =
-                table.expires.as_ref().map(|text| self.parsed(text, moment)).transpose()?;
+            let allow = self.parse_field(&table.allow, str::parse::<Permission>)?;
+            let expires = table
+                .expires
+                .as_ref()
+                .map(|text| self.parse_field(text, parse_timestamp))
+                .transpose()?;
             records.push(TokenRecord { id, hash, sites, allow, expires });
         }
         Ok(records)
     }
 }
 
-fn moment(text: &str) -> Result<u64, &'static str> {
+fn parse_timestamp(text: &str) -> Result<u64, &'static str> {
     let moment = text
         // An offset or `Z` is required: a time without one would depend on the machine.
         .parse::<jiff::Timestamp>()
@@ -373,7 +378,7 @@ mod tests {
             ("/docs/", Some(5), Some(10_000_000_000))
         );
         assert_eq!((site.quota_entries, site.min_free_bytes), (Some(1000), 1 << 30));
-        let readers = site.readers.as_ref().unwrap();
+        let readers = site.served_permissions.as_ref().unwrap();
         let modes = (readers.file_mode.to_string(), readers.dir_mode.to_string());
         assert_eq!(
             (readers.group.as_deref(), modes),
@@ -385,8 +390,8 @@ mod tests {
         assert_eq!(settings.limits.memory_bytes, 64 << 20);
         assert_eq!(settings.limits.idle, ReceiverLimits::default().idle);
         assert_eq!(settings.tls.unwrap().cert, Path::new("/etc/headwater/a.pem"));
-        assert_eq!(settings.front, Exposure::Proxy);
-        let AuthPolicy::Tokens(tokens) = settings.access else { panic!("no tokens") };
+        assert_eq!(settings.exposure, Exposure::Proxy);
+        let AuthPolicy::Tokens(tokens) = settings.auth else { panic!("no tokens") };
         assert_eq!((tokens[0].allow, tokens[0].expires), (Permission::Read, Some(1_803_168_000)));
     }
 
@@ -421,7 +426,7 @@ mod tests {
             ("idle", format!("{}s", limits.idle.as_secs())),
             ("body_idle", format!("{}s", limits.body_idle.as_secs())),
             ("body", format!("{}s", limits.body.as_secs())),
-            ("stage", format!("{}s", limits.stage.as_secs())),
+            ("stage", format!("{}s", limits.stage_idle.as_secs())),
             ("shutdown", format!("{}s", limits.shutdown.as_secs())),
             ("memory", format!("{} MiB", limits.memory_bytes >> 20)),
         ] {

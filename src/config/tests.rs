@@ -51,9 +51,9 @@ url = "www"
     )
     .unwrap();
     assert_eq!(config.site, Some(Site::new("docs").unwrap()));
-    assert_eq!(config.content[0], Root { path: "/etc/hw/public".into(), at: None });
+    assert_eq!(config.content[0], Root { path: "/etc/hw/public".into(), tree_prefix: None });
     assert_eq!(config.content[1].path, Path::new("/srv/api"));
-    assert_eq!(config.content[1].at.as_ref().map(TreePath::as_str), Some("api/v1"));
+    assert_eq!(config.content[1].tree_prefix.as_ref().map(TreePath::as_str), Some("api/v1"));
     assert_eq!((config.keep.get(), config.exclude.len(), config.must_have.len()), (5, 3, 2));
     assert_eq!(
         (config.mtime, config.symlinks, config.names),
@@ -82,7 +82,7 @@ fn content_may_be_one_path_beside_the_file() {
         Path::new(FILE_NAME),
     )
     .unwrap();
-    assert_eq!(config.content, [Root { path: "./public".into(), at: None }]);
+    assert_eq!(config.content, [Root { path: "./public".into(), tree_prefix: None }]);
     assert_eq!(config.mirrors[0].url, "./www");
 }
 

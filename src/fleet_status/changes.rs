@@ -2,7 +2,7 @@
 
 use crate::fleet_status::Poll;
 use crate::manifest::{Diff, ManifestReader, diff};
-use crate::mirror::{Link, Mirror};
+use crate::mirror::{LinkKind, Mirror};
 use crate::origin::scratch::Entries;
 use crate::push::Fleet;
 use crate::release::Release;
@@ -11,7 +11,12 @@ use crate::release::Release;
 /// of both manifests. `seen` contains the polls of the mirrors of `fleet`, in the same order.
 /// Memory grows with the size of the change.
 #[must_use]
-pub fn changes(fleet: &Fleet, seen: &[Poll], old: Option<&Release>, new: &Release) -> Option<Diff> {
+pub fn changes(
+    fleet: &Fleet,
+    polls: &[Poll],
+    old: Option<&Release>,
+    new: &Release,
+) -> Option<Diff> {
     let keeps = |one: &Poll, release: &Release| {
         one.state
             .as_ref()
@@ -21,12 +26,12 @@ pub fn changes(fleet: &Fleet, seen: &[Poll], old: Option<&Release>, new: &Releas
     let mut holders: Vec<_> = fleet
         .mirrors()
         .iter()
-        .zip(seen)
+        .zip(polls)
         .filter(|(_, one)| has_both(one))
         .map(|(mirror, _)| mirror)
         .collect();
     // Mirrors on this machine come first: reading their manifests causes no transfer.
-    holders.sort_by_key(|mirror| mirror.link() == Link::Network);
+    holders.sort_by_key(|mirror| mirror.link_kind() == LinkKind::Network);
     holders.into_iter().find_map(|mirror| compare(&**mirror, old, new))
 }
 

@@ -10,7 +10,7 @@ use crate::release::Release;
 /// Length of a day, in seconds.
 pub const DAY_SECONDS: u64 = 86_400;
 /// A release that reaches a mirror up to this many seconds after the first mirror is not late.
-pub const TOLERANCE_SECONDS: u64 = 600;
+pub const LATE_TOLERANCE_SECONDS: u64 = 600;
 
 /// How a day went, best first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -18,11 +18,11 @@ pub enum DayKind {
     /// Nothing is known about the day.
     Unknown,
     /// The newest release was served all day.
-    Fresh,
+    UpToDate,
     /// A release was late.
     Late,
     /// A push failed because of the mirror's disk, or damage was found.
-    Trouble,
+    Faulty,
 }
 
 /// One day of a mirror, in UTC.
@@ -40,7 +40,7 @@ pub struct Day {
 
 /// The known facts about a release.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Published {
+pub struct PublishedRelease {
     /// When the release was first served on any mirror, in seconds since 1970.
     pub time: u64,
     /// The content of the release, if a mirror still keeps it.
@@ -49,15 +49,17 @@ pub struct Published {
 
 /// When each release was first served on any mirror, as far as the histories go back, by sequence.
 #[must_use]
-pub fn published(seen: &[Poll]) -> BTreeMap<u64, Published> {
+pub fn published_releases(polls: &[Poll]) -> BTreeMap<u64, PublishedRelease> {
     let kept =
-        seen.iter().filter_map(|one| one.state.as_ref().ok()).flat_map(|state| &state.releases);
-    let published_release =
-        |release: &Release| Published { time: release.created, content: Some(release.content) };
-    let mut first: BTreeMap<u64, Published> =
+        polls.iter().filter_map(|one| one.state.as_ref().ok()).flat_map(|state| &state.releases);
+    let published_release = |release: &Release| PublishedRelease {
+        time: release.created,
+        content: Some(release.content),
+    };
+    let mut first: BTreeMap<u64, PublishedRelease> =
         kept.map(|release| (release.sequence, published_release(release))).collect();
-    for (time, sequence) in seen.iter().flat_map(|one| switches(&one.history, u64::MAX)) {
-        let known = first.entry(sequence).or_insert(Published { time, content: None });
+    for (time, sequence) in polls.iter().flat_map(|one| switches(&one.history, u64::MAX)) {
+        let known = first.entry(sequence).or_insert(PublishedRelease { time, content: None });
         known.time = time.min(known.time);
     }
     first
@@ -68,14 +70,14 @@ pub fn published(seen: &[Poll]) -> BTreeMap<u64, Published> {
 #[must_use]
 pub fn days(
     history: &[HistoryEvent],
-    published: &BTreeMap<u64, Published>,
+    published: &BTreeMap<u64, PublishedRelease>,
     tolerance: u64,
     now: u64,
     count: u64,
 ) -> Vec<Day> {
     let switches = switches(history, now);
-    let lacks = lacks(&switches, published, now);
-    let record = MirrorRecord { history, switches, lacks, tolerance, now };
+    let missing_spans = missing_spans(&switches, published, now);
+    let record = MirrorTimeline { history, switches, missing_spans, tolerance, now };
     // Days are in UTC, like all times on the page.
     let today = now - now % DAY_SECONDS;
     let starts = (0..count).rev().map(|ago| today.saturating_sub(ago * DAY_SECONDS));
@@ -83,12 +85,12 @@ pub fn days(
 }
 
 /// The known history of a mirror.
-struct MirrorRecord<'a> {
+struct MirrorTimeline<'a> {
     history: &'a [HistoryEvent],
     /// See [`switches`].
     switches: Vec<(u64, u64)>,
     /// See [`lacks`].
-    lacks: Vec<(u64, u64)>,
+    missing_spans: Vec<(u64, u64)>,
     tolerance: u64,
     now: u64,
 }
@@ -96,16 +98,16 @@ struct MirrorRecord<'a> {
 /// The time spans in which the mirror lacked each release. Each span ends when the mirror switched
 /// to that release or a later one, or when another release with the content that the mirror served
 /// was published.
-fn lacks(
+fn missing_spans(
     switches: &[(u64, u64)],
-    published: &BTreeMap<u64, Published>,
+    published: &BTreeMap<u64, PublishedRelease>,
     now: u64,
 ) -> Vec<(u64, u64)> {
     let content = |sequence: u64| published.get(&sequence).and_then(|known| known.content);
     let served = |time: u64| {
         switches[..switches.partition_point(|(at, _)| *at <= time)].last().map(|(_, one)| *one)
     };
-    let lack = |(sequence, known): (&u64, &Published)| {
+    let lack = |(sequence, known): (&u64, &PublishedRelease)| {
         let switched = switches.get(switches.partition_point(|(_, served)| served < sequence));
         let went_back = published.range(sequence..).map(|(_, later)| later).find(|later| {
             later.content.is_some()
@@ -121,7 +123,7 @@ fn lacks(
 /// that of a later switch or after `now`, a clock has jumped, and the time is lowered to the later
 /// one. If a sequence is below an earlier one, it is raised to it.
 fn switches(history: &[HistoryEvent], now: u64) -> Vec<(u64, u64)> {
-    let switched = |event: &HistoryEvent| match event.what {
+    let switched = |event: &HistoryEvent| match event.kind {
         EventKind::Switched { release, .. } => Some((event.time, release.sequence())),
         _ => None,
     };
@@ -138,7 +140,7 @@ fn switches(history: &[HistoryEvent], now: u64) -> Vec<(u64, u64)> {
     all
 }
 
-impl MirrorRecord<'_> {
+impl MirrorTimeline<'_> {
     /// The day that begins at `start`.
     fn day(&self, start: u64) -> Day {
         // Today ends now, because the future is unknown.
@@ -152,7 +154,7 @@ impl MirrorRecord<'_> {
             return day;
         };
         day.switches = self.switches.iter().filter(|(time, _)| is_within(*time)).count() as u64;
-        for (from, until) in &self.lacks {
+        for (from, until) in &self.missing_spans {
             // Before the mirror joined, it lacked nothing.
             let from = (*from).max(joined);
             // The mirror lacked this release for part of the day.
@@ -162,16 +164,16 @@ impl MirrorRecord<'_> {
         }
         let is_trouble = self.history.iter().filter(|event| is_within(event.time)).any(|event| {
             matches!(
-                event.what,
+                event.kind,
                 EventKind::Failed { .. }
                     | EventKind::Verified { faults: 1.., .. }
                     | EventKind::Repaired { left: 1.., .. }
             )
         });
         day.kind = match day.lag {
-            _ if is_trouble => DayKind::Trouble,
+            _ if is_trouble => DayKind::Faulty,
             lag if lag > self.tolerance => DayKind::Late,
-            _ => DayKind::Fresh,
+            _ => DayKind::UpToDate,
         };
         day
     }
@@ -189,86 +191,102 @@ mod tests {
 
     fn switch(time: u64, sequence: u64) -> HistoryEvent {
         let release = ReleaseName::new(sequence, &ReleaseId::of(b"r"));
-        HistoryEvent { time, what: EventKind::Switched { release, from: None } }
+        HistoryEvent { time, kind: EventKind::Switched { release, from: None } }
     }
 
     fn kinds(history: &[HistoryEvent], published: &[(u64, u64)]) -> Vec<DayKind> {
-        let published_release =
-            |(sequence, time): &(u64, u64)| (*sequence, Published { time: *time, content: None });
+        let published_release = |(sequence, time): &(u64, u64)| {
+            (*sequence, PublishedRelease { time: *time, content: None })
+        };
         let published = published.iter().map(published_release).collect();
-        days(history, &published, TOLERANCE_SECONDS, NOW, 4).iter().map(|day| day.kind).collect()
+        days(history, &published, LATE_TOLERANCE_SECONDS, NOW, 4)
+            .iter()
+            .map(|day| day.kind)
+            .collect()
     }
 
     #[test]
     fn days_tell_of_late_releases_and_trouble() {
-        use DayKind::{Fresh, Late, Trouble, Unknown};
+        use DayKind::{Faulty, Late, Unknown, UpToDate};
         let at = |days_ago: u64, seconds: u64| NOW - 3_600 - days_ago * DAY_SECONDS + seconds;
         assert_eq!(kinds(&[], &[(1, at(3, 0))]), [Unknown; 4]);
         let joined = switch(at(2, 100), 1);
-        assert_eq!(kinds(from_ref(&joined), &[(1, at(3, 0))]), [Unknown, Fresh, Fresh, Fresh]);
+        assert_eq!(
+            kinds(from_ref(&joined), &[(1, at(3, 0))]),
+            [Unknown, UpToDate, UpToDate, UpToDate]
+        );
         // A release that it still lacks makes each day late since.
         assert_eq!(
             kinds(from_ref(&joined), &[(1, at(3, 0)), (2, at(1, 50))]),
-            [Unknown, Fresh, Late, Late]
+            [Unknown, UpToDate, Late, Late]
         );
         let prompt = switch(at(1, 300), 2);
         assert_eq!(
             kinds(&[joined.clone(), prompt], &[(1, at(3, 0)), (2, at(1, 50))]),
-            [Unknown, Fresh, Fresh, Fresh]
+            [Unknown, UpToDate, UpToDate, UpToDate]
         );
         // One that it skipped counts as served with the next.
         let skipped = [(1, at(3, 0)), (2, at(2, 200)), (3, at(1, 0))];
         assert_eq!(
             kinds(&[joined.clone(), switch(at(1, 20), 3)], &skipped),
-            [Unknown, Late, Late, Fresh]
+            [Unknown, Late, Late, UpToDate]
         );
         let faults =
-            HistoryEvent { time: at(0, 5), what: EventKind::Verified { quick: true, faults: 2 } };
-        assert_eq!(kinds(&[joined, faults], &[(1, at(3, 0))]), [Unknown, Fresh, Fresh, Trouble]);
+            HistoryEvent { time: at(0, 5), kind: EventKind::Verified { quick: true, faults: 2 } };
+        assert_eq!(
+            kinds(&[joined, faults], &[(1, at(3, 0))]),
+            [Unknown, UpToDate, UpToDate, Faulty]
+        );
     }
 
     #[test]
     fn a_bad_release_that_was_taken_back_makes_nobody_late() {
-        use DayKind::{Fresh, Late};
+        use DayKind::{Late, UpToDate};
         let start = NOW - 3_600 - 3 * DAY_SECONDS;
-        let published_release =
-            |time: u64, content: &[u8]| Published { time, content: Some(ContentId::of(content)) };
+        let published_release = |time: u64, content: &[u8]| PublishedRelease {
+            time,
+            content: Some(ContentId::of(content)),
+        };
         let (good, bad) =
             (published_release(start, b"good"), published_release(start + DAY_SECONDS, b"bad"));
         let back = published_release(bad.time + 300, b"good");
-        let kinds = |history: &[HistoryEvent], published: &[(u64, Published)], tolerance: u64| {
-            let published = published.iter().copied().collect();
-            days(history, &published, tolerance, NOW, 4)
-                .iter()
-                .map(|day| day.kind)
-                .collect::<Vec<_>>()
-        };
+        let kinds =
+            |history: &[HistoryEvent], published: &[(u64, PublishedRelease)], tolerance: u64| {
+                let published = published.iter().copied().collect();
+                days(history, &published, tolerance, NOW, 4)
+                    .iter()
+                    .map(|day| day.kind)
+                    .collect::<Vec<_>>()
+            };
         let spared = [switch(start, 1)];
-        assert_eq!(kinds(&spared, &[(1, good), (2, bad), (3, back)], 600), [Fresh; 4]);
-        assert_eq!(kinds(&spared, &[(1, good), (2, bad)], 600), [Fresh, Late, Late, Late]);
+        assert_eq!(kinds(&spared, &[(1, good), (2, bad), (3, back)], 600), [UpToDate; 4]);
+        assert_eq!(kinds(&spared, &[(1, good), (2, bad)], 600), [UpToDate, Late, Late, Late]);
         // One that stays on the bad release is late from the time at which the others went back.
         let stuck = [switch(start, 1), switch(bad.time, 2)];
         assert_eq!(
             kinds(&stuck, &[(1, good), (2, bad), (3, back)], 600),
-            [Fresh, Late, Late, Late]
+            [UpToDate, Late, Late, Late]
         );
         // A wave that is looked at for an hour is no delay where that was planned.
         let later = [switch(start, 1), switch(bad.time + 3_600, 2)];
-        assert_eq!(kinds(&later, &[(1, good), (2, bad)], 600), [Fresh, Late, Fresh, Fresh]);
-        assert_eq!(kinds(&later, &[(1, good), (2, bad)], 600 + 3_600), [Fresh; 4]);
+        assert_eq!(
+            kinds(&later, &[(1, good), (2, bad)], 600),
+            [UpToDate, Late, UpToDate, UpToDate]
+        );
+        assert_eq!(kinds(&later, &[(1, good), (2, bad)], 600 + 3_600), [UpToDate; 4]);
     }
 
     #[test]
     fn a_clock_that_jumped_makes_no_nonsense() {
-        use DayKind::Fresh;
+        use DayKind::UpToDate;
         let history =
             [switch(u64::MAX, 1), switch(NOW + 500_000, 2), switch(NOW - 3 * DAY_SECONDS, 3)];
-        let third = Published { time: NOW - 3 * DAY_SECONDS, content: None };
+        let third = PublishedRelease { time: NOW - 3 * DAY_SECONDS, content: None };
         let published_release =
-            days(&history, &BTreeMap::from([(3, third)]), TOLERANCE_SECONDS, NOW, 4);
+            days(&history, &BTreeMap::from([(3, third)]), LATE_TOLERANCE_SECONDS, NOW, 4);
         assert_eq!(
             published_release.iter().map(|day| (day.kind, day.switches)).collect::<Vec<_>>(),
-            [(Fresh, 3), (Fresh, 0), (Fresh, 0), (Fresh, 0)]
+            [(UpToDate, 3), (UpToDate, 0), (UpToDate, 0), (UpToDate, 0)]
         );
         assert_eq!(days(&history, &BTreeMap::new(), 0, 0, 4).len(), 4);
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::fleet_status::{Poll, Public, Usage};
+use crate::fleet_status::{Poll, PublicCheck, Usage};
 use crate::mirror::{ErrorKind, EventKind, Expiries, Expiry, HistoryEvent};
 use crate::release::Release;
 use crate::text::error_chain;
@@ -76,7 +76,7 @@ impl StatusKind {
 
     /// Whether no action is needed.
     #[must_use]
-    pub const fn is_well(self) -> bool {
+    pub const fn is_healthy(self) -> bool {
         matches!(self, Self::Current | Self::Apart | Self::Frozen)
     }
 
@@ -181,7 +181,7 @@ pub struct MirrorStatus {
     pub round_trip_ms: Option<u64>,
     /// What visitors get, if it was checked.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub public: Option<Public>,
+    pub public: Option<PublicCheck>,
     /// Why the status is unknown. The text may come from the mirror, so escape it before you show
     /// it.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -191,9 +191,9 @@ pub struct MirrorStatus {
 /// The status of the mirrors at `now`, worst first. `is_frozen` returns whether the mirror with a
 /// given name is frozen.
 #[must_use]
-pub fn evaluate(seen: &[Poll], is_frozen: impl Fn(&str) -> bool, now: u64) -> Vec<MirrorStatus> {
+pub fn evaluate(polls: &[Poll], is_frozen: impl Fn(&str) -> bool, now: u64) -> Vec<MirrorStatus> {
     let mut mirror_statuses: Vec<MirrorStatus> =
-        seen.iter().map(|one| one.status(seen, is_frozen(&one.mirror), now)).collect();
+        polls.iter().map(|one| one.status(polls, is_frozen(&one.mirror), now)).collect();
     // The derived order of the kinds is worst first. Within a kind, the longest lag comes first.
     mirror_statuses.sort_by_key(|mirror_status| (mirror_status.state, Reverse(mirror_status.lag)));
     mirror_statuses
@@ -201,8 +201,8 @@ pub fn evaluate(seen: &[Poll], is_frozen: impl Fn(&str) -> bool, now: u64) -> Ve
 
 /// The releases of a site that are or were served on any mirror, each once, in ascending order.
 #[must_use]
-pub fn releases<'s>(seen: &'s [Poll], site: &Site) -> Vec<&'s Release> {
-    let states = seen.iter().filter_map(|one| one.state.as_ref().ok());
+pub fn releases<'s>(polls: &'s [Poll], site: &Site) -> Vec<&'s Release> {
+    let states = polls.iter().filter_map(|one| one.state.as_ref().ok());
     let mut known: Vec<&Release> =
         states.flat_map(|state| &state.releases).filter(|release| release.site == *site).collect();
     // By rank, because two mirrors may serve different releases with the same sequence.
@@ -214,9 +214,13 @@ pub fn releases<'s>(seen: &'s [Poll], site: &Site) -> Vec<&'s Release> {
 /// The `known` releases that a mirror can lack: releases that were made for all mirrors and that
 /// are not newer than what any mirror serves (a reverted release is newer). If no release was made
 /// for all mirrors, every release counts.
-fn for_all<'s>(known: Vec<&'s Release>, seen: &'s [Poll], site: &Site) -> Vec<&'s Release> {
+fn releases_for_all<'s>(
+    known: Vec<&'s Release>,
+    polls: &'s [Poll],
+    site: &Site,
+) -> Vec<&'s Release> {
     let is_whole = |release: &&Release| release.partial.is_none() && release.site == *site;
-    let current = seen.iter().filter_map(|one| one.state.as_ref().ok()?.current_release());
+    let current = polls.iter().filter_map(|one| one.state.as_ref().ok()?.current_release());
     let newest = current.filter(is_whole).map(Release::rank).max();
     let is_lacking = |release: &&Release| newest.is_none_or(|newest| release.rank() <= newest);
     let whole: Vec<&Release> = known.iter().copied().filter(is_whole).filter(is_lacking).collect();
@@ -228,23 +232,23 @@ fn for_all<'s>(known: Vec<&'s Release>, seen: &'s [Poll], site: &Site) -> Vec<&'
 impl Poll {
     fn status(&self, all: &[Self], is_frozen: bool, now: u64) -> MirrorStatus {
         let mut mirror_status = MirrorStatus {
-            switched: last(&self.history, switched),
-            verified: last(&self.history, verified),
+            switched: latest(&self.history, switch_time),
+            verified: latest(&self.history, verification),
             hook_failure: hook_failure(&self.history),
-            ..MirrorStatus::silent(&self.mirror, &self.location, StatusKind::Unknown)
+            ..MirrorStatus::unresponsive(&self.mirror, &self.location, StatusKind::Unknown)
         };
         let state = match &self.state {
             Ok(state) => state,
             Err(error) => {
                 mirror_status.state =
-                    if is_frozen { StatusKind::Frozen } else { state_of(error.kind()) };
+                    if is_frozen { StatusKind::Frozen } else { kind_of_error(error.kind()) };
                 mirror_status.error = Some(error_chain(error));
                 return mirror_status;
             }
         };
         mirror_status.round_trip_ms = u64::try_from(self.round_trip.as_millis()).ok();
         mirror_status.expiries = state.expiries;
-        mirror_status.expiring = state.expiries.soon(now);
+        mirror_status.expiring = state.expiries.expiring_soon(now);
         mirror_status.free_bytes = state.free_bytes;
         mirror_status.incoming_bytes = Some(state.incoming_bytes);
         // Uses the clock of this machine, although the mirror uses its own.
@@ -267,7 +271,7 @@ impl Poll {
         let known = releases(all, site);
         // The mirror lacks the releases that were published since its content was last the newest.
         // If the mirror reverted to that content, it lacks nothing.
-        let known = for_all(known, all, site);
+        let known = releases_for_all(known, all, site);
         let same = known.iter().rposition(|release| release.content == current.content);
         let since = same.map_or_else(
             || known.partition_point(|release| release.rank() <= current.rank()),
@@ -299,7 +303,7 @@ impl Poll {
     }
 }
 
-const fn state_of(failure: ErrorKind) -> StatusKind {
+const fn kind_of_error(failure: ErrorKind) -> StatusKind {
     match failure {
         failure if failure.is_denial() => StatusKind::Denied,
         // The mirror did not respond, so it is unknown what it serves.
@@ -316,17 +320,17 @@ const fn state_of(failure: ErrorKind) -> StatusKind {
 
 /// Returns the result of `pick` for the newest event for which it is not `None`. The order is the
 /// order of the records, because the clock may have jumped.
-fn last<T>(history: &[HistoryEvent], pick: impl Fn(&HistoryEvent) -> Option<T>) -> Option<T> {
+fn latest<T>(history: &[HistoryEvent], pick: impl Fn(&HistoryEvent) -> Option<T>) -> Option<T> {
     history.iter().rev().find_map(pick)
 }
 
-fn switched(event: &HistoryEvent) -> Option<u64> {
-    matches!(event.what, EventKind::Switched { .. }).then_some(event.time)
+fn switch_time(event: &HistoryEvent) -> Option<u64> {
+    matches!(event.kind, EventKind::Switched { .. }).then_some(event.time)
 }
 
-fn verified(event: &HistoryEvent) -> Option<LastVerify> {
+fn verification(event: &HistoryEvent) -> Option<LastVerify> {
     let time = event.time;
-    match event.what {
+    match event.kind {
         EventKind::Verified { quick, faults } => Some(LastVerify { time, quick, faults }),
         EventKind::Repaired { left, .. } => Some(LastVerify { time, quick: false, faults: left }),
         _ => None,
@@ -335,15 +339,17 @@ fn verified(event: &HistoryEvent) -> Option<LastVerify> {
 
 /// The failure of the hook after the newest switch. Failures after older switches no longer matter.
 fn hook_failure(history: &[HistoryEvent]) -> Option<HookFailure> {
-    let is_switch = |event: &HistoryEvent| matches!(event.what, EventKind::Switched { .. });
+    let is_switch = |event: &HistoryEvent| matches!(event.kind, EventKind::Switched { .. });
     let (switch, later) = history[history.iter().rposition(is_switch)?..].split_first()?;
-    let EventKind::Switched { release: current, .. } = switch.what else { return None };
-    last(later, |event| match &event.what {
-        EventKind::HookFailed { release, why } if *release == current => Some(HookFailure {
-            time: event.time,
-            sequence: release.sequence(),
-            reason: why.clone(),
-        }),
+    let EventKind::Switched { release: current, .. } = switch.kind else { return None };
+    latest(later, |event| match &event.kind {
+        EventKind::HookFailed { release, reason: why } if *release == current => {
+            Some(HookFailure {
+                time: event.time,
+                sequence: release.sequence(),
+                reason: why.clone(),
+            })
+        }
         _ => None,
     })
 }
@@ -391,7 +397,7 @@ pub fn severity(mirror_statuses: &[MirrorStatus], limits: StatusLimits) -> Sever
 impl MirrorStatus {
     /// The status of a mirror that reported nothing.
     #[must_use]
-    pub fn silent(mirror: &str, location: &str, state: StatusKind) -> Self {
+    pub fn unresponsive(mirror: &str, location: &str, state: StatusKind) -> Self {
         Self {
             mirror: mirror.to_owned(),
             location: location.to_owned(),
@@ -431,8 +437,8 @@ impl MirrorStatus {
 
     /// Whether no action is needed.
     #[must_use]
-    pub fn is_well(&self) -> bool {
-        self.state.is_well() && !self.is_stale()
+    pub fn is_healthy(&self) -> bool {
+        self.state.is_healthy() && !self.is_stale()
     }
 
     /// Whether visitors get different content than the mirror reports.
@@ -469,7 +475,7 @@ mod tests {
     use crate::hash::{ContentId, HistoryId, ManifestId};
     use crate::mirror::{MirrorError, MirrorState};
     use crate::protocol::ProtocolError;
-    use crate::release::Partial;
+    use crate::release::PartialScope;
 
     const NOW: u64 = 1_000_000;
 
@@ -482,7 +488,7 @@ mod tests {
     }
 
     fn for_some(mut release: Release) -> Release {
-        release.partial = Some(Partial { mirrors: vec!["apart".into()], why: "push".into() });
+        release.partial = Some(PartialScope { mirrors: vec!["apart".into()], why: "push".into() });
         release
     }
 
@@ -498,7 +504,7 @@ mod tests {
         assert_eq!(row(&all, "a"), (StatusKind::Current, 0, Some(0), None));
         let why = Some("made for apart only: push".to_owned());
         assert_eq!(row(&all, "b"), (StatusKind::Apart, 0, Some(0), why));
-        assert!(evaluate(&all, |_| false, NOW).iter().all(MirrorStatus::is_well));
+        assert!(evaluate(&all, |_| false, NOW).iter().all(MirrorStatus::is_healthy));
         let all = [serving("a", &[one.clone(), four]), serving("b", &[one.clone(), two.clone()])];
         assert_eq!(row(&all, "b"), (StatusKind::Behind, 1, Some(6_000), None));
         // What a mirror went back to is what the others never left.
@@ -625,7 +631,7 @@ mod tests {
             NOW,
         );
         assert_eq!(
-            (rows[0].state, rows[0].is_known(), rows[0].is_well()),
+            (rows[0].state, rows[0].is_known(), rows[0].is_healthy()),
             (StatusKind::Frozen, false, true)
         );
         assert!(rows[0].error.is_some());
@@ -634,7 +640,7 @@ mod tests {
     #[test]
     fn the_newest_note_counts_whatever_the_clock_said() {
         let mut mirror = serving("a", &[release(1, b"1")]);
-        let note = |time, what| HistoryEvent { time, what };
+        let note = |time, what| HistoryEvent { time, kind: what };
         let name = release(1, b"1").name();
         mirror.history = vec![
             note(900, EventKind::Verified { quick: false, faults: 3 }),
@@ -652,16 +658,17 @@ mod tests {
     fn the_command_after_the_newest_switch_counts_and_no_older_one() {
         let (one, two) = (release(1, b"1").name(), release(2, b"2").name());
         let switch = |release| EventKind::Switched { release, from: None };
-        let failure = |release| EventKind::HookFailed { release, why: "exit status: 3".to_owned() };
+        let failure =
+            |release| EventKind::HookFailed { release, reason: "exit status: 3".to_owned() };
         let failed = |notes: &[EventKind]| {
             let mut mirror = serving("a", &[release(2, b"2")]);
             mirror.history =
-                notes.iter().map(|what| HistoryEvent { time: 7, what: what.clone() }).collect();
+                notes.iter().map(|what| HistoryEvent { time: 7, kind: what.clone() }).collect();
             let row = evaluate(&[mirror], |_| false, NOW).remove(0);
             let limits =
                 StatusLimits { warn: Duration::from_secs(60), crit: Duration::from_secs(60) };
             let level = if row.hook_failure.is_some() { Severity::Warning } else { Severity::Ok };
-            assert_eq!((row.severity(limits), row.is_well()), (level, true));
+            assert_eq!((row.severity(limits), row.is_healthy()), (level, true));
             row.hook_failure.map(|failure| (failure.time, failure.sequence))
         };
         assert_eq!(failed(&[]), None);
@@ -698,7 +705,11 @@ mod tests {
             let mut mirror = serving(name, &[release(1, b"1")]);
             mirror.state.as_mut().unwrap().expiries = expiries;
             let row = &evaluate(&[mirror], |name| name == "cold", NOW)[0];
-            assert_eq!((row.severity(limits), row.is_well()), (level, true), "{name} {expiries:?}");
+            assert_eq!(
+                (row.severity(limits), row.is_healthy()),
+                (level, true),
+                "{name} {expiries:?}"
+            );
         }
     }
 

@@ -11,11 +11,13 @@ mod public;
 mod usage;
 
 pub use changes::changes;
-pub use days::{DAY_SECONDS, Day, DayKind, Published, TOLERANCE_SECONDS, days, published};
+pub use days::{
+    DAY_SECONDS, Day, DayKind, LATE_TOLERANCE_SECONDS, PublishedRelease, days, published_releases,
+};
 pub use mirror_status::{
     HookFailure, LastSeen, LastVerify, MirrorStatus, Severity, StatusKind, StatusLimits, evaluate,
     releases, severity,
 };
 pub use poll::{Poll, poll};
-pub use public::{Public, Stale, fetch, look};
-pub use usage::{Freed, Usage, usage};
+pub use public::{PublicCheck, StaleFile, check_public, fetch};
+pub use usage::{PruneEstimate, Usage, usage};

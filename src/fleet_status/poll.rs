@@ -24,7 +24,7 @@ pub struct Poll {
 
 /// Polls the states and histories of all mirrors in parallel.
 pub fn poll(fleet: &Fleet, monitor: &dyn Monitor) -> Vec<Poll> {
-    fleet.ask(|mirror| {
+    fleet.query_all(|mirror| {
         let began = Instant::now();
         let state = Fleet::state_of(mirror, monitor);
         let round_trip = began.elapsed();

@@ -12,29 +12,29 @@ use crate::hash::ObjectId;
 use crate::manifest::{Entry, FileEntry, ManifestError, ManifestReader};
 use crate::mirror::Mirror;
 use crate::release::Release;
-use crate::web::{FetchedPage, Web, WebError, encode_path};
+use crate::web::{FetchedPage, HttpClient, WebError, encode_path};
 
 /// Number of files to fetch.
 const SAMPLES: usize = 5;
 /// Maximum size of a file that is fetched, in bytes.
 const MAX_BYTES: u64 = 8 * 1024 * 1024;
 /// The page that a web server shows for a directory.
-const INDEX: &str = "index.html";
+const INDEX_PAGE: &str = "index.html";
 
 /// The result of checking what visitors of a mirror get.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Public {
+pub struct PublicCheck {
     /// The public URL of the mirror.
     pub url: String,
     /// The number of files that were fetched.
     pub checked: u64,
     /// The fetched files that differ from the release.
-    pub stale: Vec<Stale>,
+    pub stale: Vec<StaleFile>,
 }
 
 /// A file whose public content differs from the release.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Stale {
+pub struct StaleFile {
     /// The path in the tree.
     pub path: String,
     /// What visitors get instead.
@@ -44,15 +44,20 @@ pub struct Stale {
 /// Fetches some files of `release` through `url`, below which visitors find the tree that `mirror`
 /// serves.
 #[must_use]
-pub fn look(web: &Web, url: &str, mirror: &dyn Mirror, release: &Release) -> Public {
-    let mut public = Public { url: url.to_owned(), checked: 0, stale: Vec::new() };
+pub fn check_public(
+    web: &HttpClient,
+    url: &str,
+    mirror: &dyn Mirror,
+    release: &Release,
+) -> PublicCheck {
+    let mut public = PublicCheck { url: url.to_owned(), checked: 0, stale: Vec::new() };
     match samples(mirror, release) {
-        Err(why) => public.stale.push(Stale { path: "its manifest".to_owned(), why }),
+        Err(why) => public.stale.push(StaleFile { path: "its manifest".to_owned(), why }),
         Ok(samples) => {
             for (path, file) in samples {
                 public.checked += 1;
-                if let Err(why) = check(web, url, &path, &file) {
-                    public.stale.push(Stale { path, why });
+                if let Err(why) = check_file(web, url, &path, &file) {
+                    public.stale.push(StaleFile { path, why });
                 }
             }
         }
@@ -64,23 +69,28 @@ pub fn look(web: &Web, url: &str, mirror: &dyn Mirror, release: &Release) -> Pub
 ///
 /// # Errors
 /// If the fetch fails.
-pub fn fetch(web: &Web, url: &str, path: &str, max_bytes: u64) -> Result<FetchedPage, WebError> {
+pub fn fetch(
+    web: &HttpClient,
+    url: &str,
+    path: &str,
+    max_bytes: u64,
+) -> Result<FetchedPage, WebError> {
     let at = |path: &str| format!("{}/{}", url.trim_end_matches('/'), encode_path(path));
     match web.fetch(&at(path), max_bytes) {
         // Some servers redirect the index page of a directory to the directory.
         Err(WebError::Status { status: 300..400 }) if is_index(path) => {
-            web.fetch(&at(path.strip_suffix(INDEX).unwrap_or(path)), max_bytes)
+            web.fetch(&at(path.strip_suffix(INDEX_PAGE).unwrap_or(path)), max_bytes)
         }
         other => other,
     }
 }
 
 fn is_index(path: &str) -> bool {
-    path.strip_suffix(INDEX)
+    path.strip_suffix(INDEX_PAGE)
         .is_some_and(|directory| directory.is_empty() || directory.ends_with('/'))
 }
 
-fn check(web: &Web, url: &str, path: &str, file: &FileEntry) -> Result<(), String> {
+fn check_file(web: &HttpClient, url: &str, path: &str, file: &FileEntry) -> Result<(), String> {
     // Reads no more than the size of the file: a longer response is different content.
     match fetch(web, url, path, file.size) {
         Ok(FetchedPage { object, .. }) if object == file.object => Ok(()),

@@ -21,12 +21,12 @@ pub struct Usage {
     pub bytes: u64,
     /// What pruning would free for each number of kept releases, from the largest number to the
     /// smallest.
-    pub prune: Vec<Freed>,
+    pub prune: Vec<PruneEstimate>,
 }
 
 /// What pruning would free.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-pub struct Freed {
+pub struct PruneEstimate {
     /// The value of `prune --keep`.
     pub keep: usize,
     /// The newest release that would be dropped.
@@ -52,18 +52,18 @@ pub fn usage(mirror: &dyn Mirror, state: &MirrorState) -> Result<Usage, String> 
     // freed.
     let kept = state.releases.iter().chain(&state.staged);
     let mut newest: HashMap<ObjectId, (u64, usize)> = HashMap::new();
-    for (place, release) in kept.enumerate() {
-        add(mirror, release, place, &mut newest)?;
+    for (index, release) in kept.enumerate() {
+        add_release(mirror, release, index, &mut newest)?;
     }
-    Ok(sum(&newest, &state.releases))
+    Ok(total_usage(&newest, &state.releases))
 }
 
 /// Records each object of `release` with its size and with `place`, the index of the newest release
 /// that contains it.
-fn add(
+fn add_release(
     mirror: &dyn Mirror,
     release: &Release,
-    place: usize,
+    index: usize,
     newest: &mut HashMap<ObjectId, (u64, usize)>,
 ) -> Result<(), String> {
     let of_mirror = |error: MirrorError| error_chain(&error);
@@ -75,25 +75,29 @@ fn add(
         if let Some(file) = entry.file() {
             // Releases are processed oldest first, so the last insertion is that of the newest
             // release.
-            newest.insert(file.object, (file.size, place));
+            newest.insert(file.object, (file.size, index));
         }
     }
     Ok(())
 }
 
-fn sum(newest: &HashMap<ObjectId, (u64, usize)>, releases: &[Release]) -> Usage {
+fn total_usage(newest: &HashMap<ObjectId, (u64, usize)>, releases: &[Release]) -> Usage {
     // One more place than there are releases: it is for the staged release, which pruning keeps.
     let mut last = vec![0u64; releases.len() + 1];
-    for (size, place) in newest.values() {
-        last[*place] = last[*place].saturating_add(*size);
+    for (size, index) in newest.values() {
+        last[*index] = last[*index].saturating_add(*size);
     }
     let mut freed = 0u64;
     // The current release stays, and so does the previous one, which is in the other slot.
     let droppable = releases.len().saturating_sub(2);
     let prune =
-        releases[..droppable].iter().zip(&last).enumerate().map(|(place, (release, bytes))| {
+        releases[..droppable].iter().zip(&last).enumerate().map(|(index, (release, bytes))| {
             freed = freed.saturating_add(*bytes);
-            Freed { keep: releases.len() - place - 1, sequence: release.sequence, bytes: freed }
+            PruneEstimate {
+                keep: releases.len() - index - 1,
+                sequence: release.sequence,
+                bytes: freed,
+            }
         });
     let prune = prune.collect();
     Usage { bytes: last.iter().fold(0, |sum, bytes| sum.saturating_add(*bytes)), prune }
@@ -118,12 +122,12 @@ mod tests {
             (object(2), (100, 3)),
             (object(3), (1000, 4)),
         ];
-        let usage = sum(&newest.into_iter().collect(), &releases);
+        let usage = total_usage(&newest.into_iter().collect(), &releases);
         assert_eq!(usage.bytes, 1111);
         let freed: Vec<_> =
             usage.prune.iter().map(|freed| (freed.keep, freed.sequence, freed.bytes)).collect();
         assert_eq!(freed, [(3, 1, 10), (2, 2, 11)]);
         assert_eq!((usage.freed_by(2), usage.freed_by(3)), (Some(11), None));
-        assert_eq!(sum(&HashMap::new(), &releases[..1]), Usage::default());
+        assert_eq!(total_usage(&HashMap::new(), &releases[..1]), Usage::default());
     }
 }

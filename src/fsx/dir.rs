@@ -12,8 +12,8 @@ use rustix::io::Errno;
 
 use super::fault::{self, FaultPoint, step};
 use super::{
-    Context as _, FileKind, FileLook, FileMode, FileSystem, IoError, Meta, Result, found, seal,
-    set_mode,
+    Context as _, FileInfo, FileKind, FileMode, FileSystem, IoError, Meta, Result, none_if_missing,
+    set_metadata, set_mode,
 };
 
 /// An open directory. Names are relative to it, and links are not followed.
@@ -63,7 +63,7 @@ impl Dir {
     /// # Errors
     /// The errors of [`Dir::open_dir`], except for a missing directory.
     pub fn find_dir(&self, name: &str) -> Result<Option<Self>> {
-        found(self.open_dir(name))
+        none_if_missing(self.open_dir(name))
     }
 
     /// Creates the directory `name` with mode 0755 and opens it.
@@ -168,7 +168,7 @@ impl Dir {
         let mut file = self.create_file(name)?;
         step("write", || self.join(name))?;
         file.write_all(bytes).context("write", || self.join(name))?;
-        seal(&file, mode, mtime, || self.join(name))
+        set_metadata(&file, mode, mtime, || self.join(name))
     }
 
     /// Opens the file `name` for reading. Refuses a link.
@@ -176,7 +176,7 @@ impl Dir {
     /// # Errors
     /// Fails if the file does not exist or cannot be read.
     pub fn open_file(&self, name: &str) -> Result<File> {
-        fault::look("open", || self.join(name))?;
+        fault::mark_read("open", || self.join(name))?;
         // If a fifo were in the place of a file, opening it would block until a writer comes.
         // `NONBLOCK` prevents that and does not change how regular files are read.
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
@@ -226,7 +226,7 @@ impl Dir {
     /// # Errors
     /// The errors of [`Dir::open_or_create_file`].
     pub fn open_or_create_record(&self, name: &str) -> Result<File> {
-        if let Some(file) = found(self.open_file_for_write(name))? {
+        if let Some(file) = none_if_missing(self.open_file_for_write(name))? {
             return Ok(file);
         }
         let file = self.open_or_create_file(name)?;
@@ -300,9 +300,9 @@ impl Dir {
     ///
     /// # Errors
     /// Fails if the path does not exist or cannot be examined.
-    pub fn look(&self, path: &OsStr) -> Result<FileLook> {
+    pub fn file_info(&self, path: &OsStr) -> Result<FileInfo> {
         let stat = rustix::fs::statat(&self.fd, path, AtFlags::SYMLINK_NOFOLLOW);
-        Ok(FileLook::from(&stat.context("examine", || self.join(path))?))
+        Ok(FileInfo::from(&stat.context("examine", || self.join(path))?))
     }
 
     /// The names in the directory with their kinds, in no particular order.
@@ -396,7 +396,7 @@ impl Dir {
     pub fn read_link(&self, name: &str) -> Result<Option<OsString>> {
         let target = rustix::fs::readlinkat(&self.fd, name, Vec::new())
             .context("read link", || self.join(name));
-        Ok(found(target)?.map(|target| OsStr::from_bytes(target.as_bytes()).to_owned()))
+        Ok(none_if_missing(target)?.map(|target| OsStr::from_bytes(target.as_bytes()).to_owned()))
     }
 
     /// Removes the file or link `name`.
@@ -414,7 +414,7 @@ impl Dir {
     /// # Errors
     /// Fails if `name` cannot be removed.
     pub fn unlink_if_any(&self, name: &str) -> Result<bool> {
-        Ok(found(self.unlink(name))?.is_some())
+        Ok(none_if_missing(self.unlink(name))?.is_some())
     }
 
     /// Removes the directory `name` if it is empty. Returns whether it is gone: `true` if it was

@@ -149,7 +149,7 @@ pub(super) fn step(op: &'static str, path: impl Fn() -> std::path::PathBuf) -> R
             }
             FaultPoint::PanicOn(name) if name == op => panic!("a panic in {op}, as was asked for"),
             FaultPoint::ErrnoAt(at, errno) if *at == step => *errno,
-            FaultPoint::ErrnoOn(name, errno) if is_meant(name, op, &path) => *errno,
+            FaultPoint::ErrnoOn(name, errno) if matches_operation(name, op, &path) => *errno,
             _ => continue,
         };
         return Err(super::IoError::new(op, path(), std::io::Error::from_raw_os_error(errno)));
@@ -158,7 +158,7 @@ pub(super) fn step(op: &'static str, path: impl Fn() -> std::path::PathBuf) -> R
 }
 
 #[cfg(debug_assertions)]
-fn is_meant(name: &str, op: &str, path: impl Fn() -> std::path::PathBuf) -> bool {
+fn matches_operation(name: &str, op: &str, path: impl Fn() -> std::path::PathBuf) -> bool {
     match name.split_once(':') {
         Some((name, part)) => name == op && path().to_string_lossy().contains(part),
         None => name == op,
@@ -177,10 +177,10 @@ pub(super) fn step(_: &'static str, _: impl Fn() -> std::path::PathBuf) -> Resul
 /// # Errors
 /// The injected error.
 #[cfg(debug_assertions)]
-pub fn look(op: &'static str, path: impl Fn() -> std::path::PathBuf) -> Result<()> {
+pub fn mark_read(op: &'static str, path: impl Fn() -> std::path::PathBuf) -> Result<()> {
     for fault in &*FAULTS.lock() {
         if let FaultPoint::ErrnoOn(name, errno) = fault
-            && is_meant(name, op, &path)
+            && matches_operation(name, op, &path)
         {
             return Err(super::IoError::new(op, path(), std::io::Error::from_raw_os_error(*errno)));
         }
@@ -194,7 +194,7 @@ pub fn look(op: &'static str, path: impl Fn() -> std::path::PathBuf) -> Result<(
 /// Never fails in this build.
 #[cfg(not(debug_assertions))]
 #[expect(clippy::unnecessary_wraps, reason = "one signature for both builds")]
-pub fn look(_: &'static str, _: impl Fn() -> std::path::PathBuf) -> Result<()> {
+pub fn mark_read(_: &'static str, _: impl Fn() -> std::path::PathBuf) -> Result<()> {
     Ok(())
 }
 
@@ -202,6 +202,6 @@ pub fn look(_: &'static str, _: impl Fn() -> std::path::PathBuf) -> Result<()> {
 ///
 /// # Errors
 /// The injected error.
-pub fn mark(op: &'static str, path: &Path) -> Result<()> {
+pub fn mark_change(op: &'static str, path: &Path) -> Result<()> {
     step(op, || path.to_owned())
 }

@@ -65,7 +65,7 @@ impl FileMode {
 
     /// Whether a file has this mode and group.
     #[must_use]
-    pub fn is_of(self, meta: &Meta) -> bool {
+    pub fn matches(self, meta: &Meta) -> bool {
         meta.mode == self.bits && self.group.is_none_or(|group| group == meta.group)
     }
 }
@@ -123,7 +123,7 @@ pub struct FileStat {
 
 /// The facts that a scan needs to know about a file, from one system call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct FileLook {
+pub struct FileInfo {
     /// The kind of the file.
     pub kind: FileKind,
     /// Permission bits.
@@ -132,7 +132,7 @@ pub struct FileLook {
     pub stamp: FileStat,
 }
 
-impl From<&fs::Metadata> for FileLook {
+impl From<&fs::Metadata> for FileInfo {
     fn from(meta: &fs::Metadata) -> Self {
         Self {
             kind: FileType::from_raw_mode(meta.mode()).into(),
@@ -142,7 +142,7 @@ impl From<&fs::Metadata> for FileLook {
     }
 }
 
-impl From<&rustix::fs::Stat> for FileLook {
+impl From<&rustix::fs::Stat> for FileInfo {
     fn from(stat: &rustix::fs::Stat) -> Self {
         let stamp = FileStat {
             size: u64::try_from(stat.st_size).unwrap_or(0),

@@ -22,7 +22,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
 pub use dir::Dir;
-pub use meta::{FileKind, FileLook, FileMode, FileStat, FileSystem, Meta};
+pub use meta::{FileInfo, FileKind, FileMode, FileStat, FileSystem, Meta};
 
 use fault::step;
 
@@ -87,7 +87,7 @@ impl<T, E: Into<io::Error>> Context<T> for std::result::Result<T, E> {
 ///
 /// # Errors
 /// Every other error.
-pub fn found<T>(result: Result<T>) -> Result<Option<T>> {
+pub fn none_if_missing<T>(result: Result<T>) -> Result<Option<T>> {
     match result {
         Ok(value) => Ok(Some(value)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -99,7 +99,7 @@ pub fn found<T>(result: Result<T>) -> Result<Option<T>> {
 ///
 /// # Errors
 /// Fails if the system refuses one of these changes.
-pub fn seal(
+pub fn set_metadata(
     file: &File,
     mode: FileMode,
     mtime: Option<u64>,
@@ -254,7 +254,7 @@ pub fn resolve(path: &Path) -> Result<PathBuf> {
 /// # Errors
 /// Fails if a directory cannot be created.
 pub fn create_dir_all(path: &Path) -> Result<()> {
-    fault::mark("create directory", path)?;
+    fault::mark_change("create directory", path)?;
     fs::create_dir_all(path).context("create directory", || path.to_owned())
 }
 
@@ -281,7 +281,7 @@ pub fn replace_file(
     let written = (|| {
         let mut out = io::BufWriter::with_capacity(128 * 1024, &file);
         write(&mut out).and_then(|()| out.flush()).context("write", || path.to_owned())?;
-        seal(&file, FileMode::RECORD, None, || path.to_owned())?;
+        set_metadata(&file, FileMode::RECORD, None, || path.to_owned())?;
         dir.rename(&temporary, &dir, name)
     })();
     if written.is_err() {
@@ -297,37 +297,37 @@ pub fn replace_file(
 /// # Errors
 /// Fails if the file system does not support locks.
 pub fn lock(file: &File, wait: Duration, path: &Path) -> Result<bool> {
-    lock_by(|| file.try_lock(), wait, &|| false, path)
+    poll_lock(|| file.try_lock(), wait, &|| false, path)
 }
 
 /// Like [`lock`], but `is_cancelled` also ends the wait.
 ///
 /// # Errors
 /// Fails if the file system does not support locks.
-pub fn lock_unless(
+pub fn lock_cancellable(
     file: &File,
     wait: Duration,
     is_cancelled: &dyn Fn() -> bool,
     path: &Path,
 ) -> Result<bool> {
-    lock_by(|| file.try_lock(), wait, is_cancelled, path)
+    poll_lock(|| file.try_lock(), wait, is_cancelled, path)
 }
 
-/// Like [`lock_unless`], but takes the shared lock. Any number of processes may hold it while no
+/// Like [`lock_cancellable`], but takes the shared lock. Any number of processes may hold it while no
 /// process holds the exclusive one.
 ///
 /// # Errors
 /// Fails if the file system does not support locks.
-pub fn lock_shared_unless(
+pub fn lock_shared_cancellable(
     file: &File,
     wait: Duration,
     is_cancelled: &dyn Fn() -> bool,
     path: &Path,
 ) -> Result<bool> {
-    lock_by(|| file.try_lock_shared(), wait, is_cancelled, path)
+    poll_lock(|| file.try_lock_shared(), wait, is_cancelled, path)
 }
 
-fn lock_by(
+fn poll_lock(
     try_lock: impl Fn() -> std::result::Result<(), fs::TryLockError>,
     wait: Duration,
     is_cancelled: &dyn Fn() -> bool,
@@ -335,7 +335,7 @@ fn lock_by(
 ) -> Result<bool> {
     // Polled, because flock has no timeout, and interrupting it with a signal would need unsafe
     // code.
-    const PAUSE: Duration = Duration::from_millis(20);
+    const POLL_INTERVAL: Duration = Duration::from_millis(20);
     let deadline = Instant::now() + wait;
     loop {
         match try_lock() {
@@ -345,7 +345,7 @@ fn lock_by(
             Err(fs::TryLockError::WouldBlock) if Instant::now() >= deadline || is_cancelled() => {
                 return Ok(false);
             }
-            Err(fs::TryLockError::WouldBlock) => std::thread::sleep(PAUSE),
+            Err(fs::TryLockError::WouldBlock) => std::thread::sleep(POLL_INTERVAL),
             Err(fs::TryLockError::Error(error)) => return Err(IoError::new("lock", path, error)),
         }
     }
@@ -362,7 +362,7 @@ mod tests {
         for seconds in
             [0, 1 << 31, 1 << 40, (1 << 53) - 1, 1 << 53, i64::MAX as u64, 1 << 63, u64::MAX]
         {
-            match seal(&file, FileMode::RECORD, Some(seconds), path) {
+            match set_metadata(&file, FileMode::RECORD, Some(seconds), path) {
                 Ok(()) => {
                     let kept = file.metadata().unwrap().modified().unwrap();
                     assert_eq!(

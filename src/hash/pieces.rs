@@ -37,7 +37,7 @@ impl PieceHash {
 
     /// The id of the object, if this is the hash of a piece that is its whole object.
     #[must_use]
-    pub const fn of_whole(&self) -> ObjectId {
+    pub const fn as_object_id(&self) -> ObjectId {
         ObjectId::from_bytes(self.0)
     }
 

@@ -175,7 +175,7 @@ pub fn diff<E>(
             None => result.same += u64::from(matches!(&pair, Pair::Both(_, new) if new.is_live())),
         }
     }
-    join_changes(&mut result.changes);
+    merge_renames(&mut result.changes);
     Ok(result)
 }
 
@@ -184,11 +184,11 @@ pub fn diff<E>(
 /// files. Returns the joined pairs.
 pub(crate) fn join_renames<A, G>(
     added: Vec<(ObjectId, A)>,
-    gone: Vec<(ObjectId, G)>,
+    removed: Vec<(ObjectId, G)>,
 ) -> Vec<(A, G)> {
     let mut by_object: HashMap<ObjectId, Vec<G>> = HashMap::new();
     // Reversed, so that `pop` returns the first path.
-    for (object, from) in gone.into_iter().rev() {
+    for (object, from) in removed.into_iter().rev() {
         by_object.entry(object).or_default().push(from);
     }
     let join = |(object, to): (ObjectId, A)| Some((to, by_object.get_mut(&object)?.pop()?));
@@ -196,7 +196,7 @@ pub(crate) fn join_renames<A, G>(
 }
 
 /// Merges an added path and a removed path with the same content into one rename.
-fn join_changes(changes: &mut Vec<Change>) {
+fn merge_renames(changes: &mut Vec<Change>) {
     let of_kinds = |kinds: &[ChangeKind]| -> Vec<(ObjectId, usize)> {
         let indexes = changes
             .iter()
@@ -206,9 +206,9 @@ fn join_changes(changes: &mut Vec<Change>) {
         indexes.filter_map(|(index, change)| Some((change.object?, index))).collect()
     };
     let added = of_kinds(&[ChangeKind::Added]);
-    let gone = of_kinds(&[ChangeKind::Removed, ChangeKind::Retired]);
+    let removed = of_kinds(&[ChangeKind::Removed, ChangeKind::Retired]);
     let mut is_joined = vec![false; changes.len()];
-    for (to, from) in join_renames(added, gone) {
+    for (to, from) in join_renames(added, removed) {
         is_joined[from] = true;
         changes[to].kind = ChangeKind::Renamed;
         changes[to].from = Some(changes[from].path.clone());

@@ -77,7 +77,7 @@ pub enum ManifestError {
     },
     /// More entries than [`MAX_ENTRIES`].
     #[error("manifest has more than {MAX_ENTRIES} entries")]
-    TooMany,
+    TooManyEntries,
     /// The operation was cancelled.
     #[error("stopped")]
     Cancelled,
@@ -94,7 +94,7 @@ pub enum ManifestError {
     },
     /// A manifest change does not match its base, or does not contain what it announces.
     #[error("manifest change is invalid: {what}")]
-    Transit {
+    Delta {
         /// What is wrong.
         what: &'static str,
     },

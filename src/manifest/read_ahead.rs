@@ -6,9 +6,9 @@ use crossbeam_channel::bounded;
 use parking_lot::Mutex;
 
 /// Number of items in a batch; enough that the cost of the channel is negligible.
-const BATCH: usize = 512;
+const BATCH_ITEMS: usize = 512;
 /// Number of batches that may wait in the channel.
-const WAITING: usize = 4;
+const MAX_WAITING_BATCHES: usize = 4;
 
 /// Calls `consume` with `items`, which another thread reads ahead of time. At most a few thousand
 /// items wait.
@@ -16,7 +16,7 @@ pub fn read_ahead<T: Send, R>(
     items: impl Iterator<Item = T> + Send,
     consume: impl FnOnce(&mut dyn Iterator<Item = T>) -> R,
 ) -> R {
-    let (sender, batches) = bounded::<Vec<T>>(WAITING);
+    let (sender, batches) = bounded::<Vec<T>>(MAX_WAITING_BATCHES);
     // A closure that cannot be spawned is dropped. The items stay here, so that they are not lost
     // with it.
     let items = Mutex::new(Some(items));
@@ -25,7 +25,7 @@ pub fn read_ahead<T: Send, R>(
         let read = move || {
             let Some(mut items) = take() else { return };
             loop {
-                let batch: Vec<T> = items.by_ref().take(BATCH).collect();
+                let batch: Vec<T> = items.by_ref().take(BATCH_ITEMS).collect();
                 // Sending fails once the consumer has stopped reading.
                 if batch.is_empty() || sender.send(batch).is_err() {
                     return;

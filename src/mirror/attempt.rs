@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::mirror::MirrorError;
 
 /// The time limit for a connection, including the TLS handshake.
-pub(super) const CONNECT: Duration = Duration::from_secs(10);
+pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Whether and when a failed attempt is retried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -83,7 +83,7 @@ pub enum MirrorError {
         "its highest release sequence {sequence} is not plausible: the highest of all other \
          mirrors is {highest}"
     )]
-    FarBeyond {
+    ImplausibleSequence {
         /// The mirror's highest sequence.
         sequence: u64,
         /// The highest sequence of the other mirrors.
@@ -110,7 +110,7 @@ impl MirrorError {
             Self::Transport(error) => error.kind(),
             Self::Source(_) | Self::Thread(_) => ErrorKind::SourceUnavailable,
             Self::OtherStore { .. } => ErrorKind::OtherStore,
-            Self::FarBeyond { .. } => ErrorKind::FarBeyond,
+            Self::ImplausibleSequence { .. } => ErrorKind::ImplausibleSequence,
             Self::Cancelled => ErrorKind::Cancelled,
             Self::ForeignHistory { .. } => ErrorKind::OtherHistory,
             Self::Store(error) => error.kind(),
@@ -122,7 +122,7 @@ impl MirrorError {
     pub fn damaged_bases(&self) -> &[ObjectId] {
         match self {
             Self::Store(
-                StoreError::DamagedBases { objects } | StoreError::OtherBases { objects },
+                StoreError::DamagedBases { objects } | StoreError::BaseMismatch { objects },
             ) => objects,
             Self::Remote { refusal } => &refusal.objects,
             _ => &[],

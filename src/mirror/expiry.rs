@@ -23,14 +23,14 @@ pub struct Expiries {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Expiry {
     /// Whether the token or the certificate expires.
-    pub what: Expiring,
+    pub kind: CredentialKind,
     /// When it expires, in seconds since 1970.
     pub time: u64,
 }
 
 /// A credential that can expire.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Expiring {
+pub enum CredentialKind {
     /// The token that was sent.
     Token,
     /// The certificate of the receiver, or of the proxy in front of it.
@@ -41,9 +41,11 @@ impl Expiries {
     /// All known expiry times, the earliest first.
     #[must_use]
     pub fn all(&self) -> Vec<Expiry> {
-        let expiry = |what, time: Option<u64>| time.map(|time| Expiry { what, time });
-        let all =
-            [expiry(Expiring::Token, self.token), expiry(Expiring::Certificate, self.certificate)];
+        let expiry = |what, time: Option<u64>| time.map(|time| Expiry { kind: what, time });
+        let all = [
+            expiry(CredentialKind::Token, self.token),
+            expiry(CredentialKind::Certificate, self.certificate),
+        ];
         let mut all: Vec<Expiry> = all.into_iter().flatten().collect();
         all.sort_by_key(|expiry| expiry.time);
         all
@@ -52,7 +54,7 @@ impl Expiries {
     /// The tokens and certificates that have expired or expire within [`EXPIRES_SOON`] after `now`,
     /// the earliest first.
     #[must_use]
-    pub fn soon(&self, now: u64) -> Vec<Expiry> {
+    pub fn expiring_soon(&self, now: u64) -> Vec<Expiry> {
         let limit = now.saturating_add(EXPIRES_SOON.as_secs());
         self.all().into_iter().filter(|expiry| expiry.time <= limit).collect()
     }
@@ -66,12 +68,15 @@ mod tests {
     fn two_weeks_are_soon() {
         let (now, weeks) = (1_000_000, EXPIRES_SOON.as_secs());
         let soon = |token, certificate| {
-            let soon = Expiries { token, certificate }.soon(now);
-            soon.into_iter().map(|expiry| expiry.what).collect::<Vec<_>>()
+            let soon = Expiries { token, certificate }.expiring_soon(now);
+            soon.into_iter().map(|expiry| expiry.kind).collect::<Vec<_>>()
         };
         assert_eq!(soon(None, None), []);
         assert_eq!(soon(Some(now + weeks + 1), Some(u64::MAX)), []);
-        assert_eq!(soon(Some(now + weeks), None), [Expiring::Token]);
-        assert_eq!(soon(Some(now + 2), Some(now - 1)), [Expiring::Certificate, Expiring::Token]);
+        assert_eq!(soon(Some(now + weeks), None), [CredentialKind::Token]);
+        assert_eq!(
+            soon(Some(now + 2), Some(now - 1)),
+            [CredentialKind::Certificate, CredentialKind::Token]
+        );
     }
 }

@@ -13,13 +13,13 @@ use crate::cancel::CancelToken;
 use crate::fsx::Context as _;
 use crate::hash::{ManifestId, ObjectId, StoreId};
 use crate::mirror::{
-    Effort, Expiries, HistoryEvent, Link, Mirror, MirrorError, MirrorIdentity, MirrorState,
+    Effort, Expiries, HistoryEvent, LinkKind, Mirror, MirrorError, MirrorIdentity, MirrorState,
     ObjectPart, ObjectSource, OutgoingPack, PackCursor, PackSource, RepairSource, Semaphore,
     SourceError, StageRequest,
 };
 use crate::monitor::{Event, Monitor};
 use crate::pack::{PackReader, Signature, SignatureShape};
-use crate::protocol::{self, Settled, SignatureQuestion};
+use crate::protocol::{self, CleanUpResult, SignatureRequest};
 use crate::release::ReleaseName;
 use crate::store::{
     Depth, Fetch, OfferedRelease, Presence, Pruned, Repaired, StagingTransaction, Store,
@@ -32,7 +32,7 @@ use crate::threads;
 pub struct DirectoryMirror {
     identity: MirrorIdentity,
     path: PathBuf,
-    wait: Duration,
+    lock_wait: Duration,
     jobs: NonZeroUsize,
     semaphore: Option<Arc<Semaphore>>,
     cancel: CancelToken,
@@ -45,16 +45,16 @@ impl DirectoryMirror {
     pub fn new(
         identity: MirrorIdentity,
         path: PathBuf,
-        wait: Duration,
+        lock_wait: Duration,
         jobs: NonZeroUsize,
     ) -> Self {
-        Self { identity, path, wait, jobs, semaphore: None, cancel: CancelToken::default() }
+        Self { identity, path, lock_wait, jobs, semaphore: None, cancel: CancelToken::default() }
     }
 
     /// Makes staging hold a permit of `semaphore`, because many stages at once would exceed the
     /// limit of open files.
     #[must_use]
-    pub fn with_turns(self, semaphore: Option<Arc<Semaphore>>) -> Self {
+    pub fn with_semaphore(self, semaphore: Option<Arc<Semaphore>>) -> Self {
         Self { semaphore, ..self }
     }
 
@@ -73,7 +73,7 @@ impl DirectoryMirror {
     }
 
     /// Feeds the packs of `bundle` to `transaction` on several threads.
-    fn receive(
+    fn stage_packs(
         &self,
         transaction: &StagingTransaction,
         bundle: &dyn PackSource,
@@ -96,13 +96,13 @@ impl DirectoryMirror {
                 // The pack never left this process, so its digest is not verified again; the
                 // digests of its objects and of the manifest are.
                 let reader = PackReader::open_known(&bytes, pack.id()).map_err(StoreError::from)?;
-                transaction.take(&pack.id(), &reader)?;
+                transaction.store_pack(&pack.id(), &reader)?;
                 monitor.event(Event::PackSent { mirror, pack: pack.id(), bytes: pack.size() });
             }
             Ok(())
         };
         let work = || take_all().inspect_err(|_| is_failed.store(true, Ordering::Relaxed));
-        threads::workers(self.jobs.get().min(MAX_THREADS), work).into_iter().collect()
+        threads::run_workers(self.jobs.get().min(MAX_THREADS), work).into_iter().collect()
     }
 }
 
@@ -121,9 +121,9 @@ fn next_pack(
 }
 
 /// Adapts an [`ObjectSource`] into a source of the objects that a store lacks.
-struct Supplied<'a, C: ?Sized>(&'a C);
+struct StoreFetch<'a, C: ?Sized>(&'a C);
 
-impl<C: ObjectSource + ?Sized> Fetch for Supplied<'_, C> {
+impl<C: ObjectSource + ?Sized> Fetch for StoreFetch<'_, C> {
     fn announce(&self, objects: &[ObjectId]) {
         self.0.announce(objects);
     }
@@ -157,8 +157,8 @@ impl Mirror for DirectoryMirror {
         &self.identity.location
     }
 
-    fn link(&self) -> Link {
-        Link::Local
+    fn link_kind(&self) -> LinkKind {
+        LinkKind::Local
     }
 
     fn local_path(&self) -> Option<PathBuf> {
@@ -166,7 +166,7 @@ impl Mirror for DirectoryMirror {
     }
 
     fn state(&self) -> Result<MirrorState, MirrorError> {
-        let store = match Store::look(&self.path)? {
+        let store = match Store::probe(&self.path)? {
             Presence::Absent => return Ok(MirrorState::default()),
             Presence::Store(store) => store,
         };
@@ -204,7 +204,7 @@ impl Mirror for DirectoryMirror {
     }
 
     fn history(&self) -> Result<Vec<HistoryEvent>, MirrorError> {
-        match Store::look(&self.path)? {
+        match Store::probe(&self.path)? {
             Presence::Absent => Ok(Vec::new()),
             Presence::Store(store) => Ok(store.history()?),
         }
@@ -238,7 +238,7 @@ impl Mirror for DirectoryMirror {
     }
 
     fn holds(&self, objects: &[ObjectId], monitor: &dyn Monitor) -> Result<Vec<bool>, MirrorError> {
-        match Store::look(&self.path)? {
+        match Store::probe(&self.path)? {
             Presence::Absent => Ok(vec![false; objects.len()]),
             Presence::Store(store) => Ok(store.holds(objects, &|| monitor.is_cancelled())?),
         }
@@ -246,22 +246,22 @@ impl Mirror for DirectoryMirror {
 
     fn signatures(
         &self,
-        question: &SignatureQuestion,
+        question: &SignatureRequest,
         sizes: &[u64],
         monitor: &dyn Monitor,
     ) -> Result<Vec<Option<Signature>>, MirrorError> {
-        let Presence::Store(store) = Store::look(&self.path)? else {
-            return Ok(vec![None; question.asked.len()]);
+        let Presence::Store(store) = Store::probe(&self.path)? else {
+            return Ok(vec![None; question.files.len()]);
         };
-        let mut stream = store.signatures(&question.base, &question.asked, question.key)?;
+        let mut stream = store.signatures(&question.base, &question.files, question.key)?;
         let (mut buffer, mut frames) = (Vec::new(), Vec::new());
-        while stream.step(&mut buffer, &mut frames)?.is_some() {
+        while stream.read_step(&mut buffer, &mut frames)?.is_some() {
             if monitor.is_cancelled() {
                 return Err(MirrorError::Cancelled);
             }
         }
         let mut rest = &frames[..];
-        let asked = question.asked.iter().zip(sizes);
+        let asked = question.files.iter().zip(sizes);
         let signatures = asked.map(|((_, new_bits), size)| {
             protocol::read_signature(&mut rest, SignatureShape::new(*size, *new_bits))
         });
@@ -272,9 +272,9 @@ impl Mirror for DirectoryMirror {
 
     fn check_stage(&self, request: &StageRequest<'_>) -> Result<(), MirrorError> {
         let change = StoredChange::Memory(Arc::clone(request.change));
-        let checked = match Store::look(&self.path)? {
-            Presence::Absent => Store::check_room_at(&self.path, request.release, &change),
-            Presence::Store(store) => store.check_room(offered(request, &change)),
+        let checked = match Store::probe(&self.path)? {
+            Presence::Absent => Store::check_space_at(&self.path, request.release, &change),
+            Presence::Store(store) => store.check_space(offered(request, &change)),
         };
         Ok(checked?)
     }
@@ -286,22 +286,22 @@ impl Mirror for DirectoryMirror {
         monitor: &dyn Monitor,
     ) -> Result<(), MirrorError> {
         let stop = || monitor.is_cancelled();
-        let _permit = Semaphore::enter(self.semaphore.as_ref(), &stop)?;
+        let _permit = Semaphore::acquire_if_some(self.semaphore.as_ref(), &stop)?;
         let store = Store::open_or_create(&self.path, &request.release.site)?;
         let store = Arc::new(store.cancelled_by(&self.cancel));
         let change = StoredChange::Memory(Arc::clone(request.change));
         let offered = offered(request, &change);
         // There is no memory limit: the push that runs in this process holds these entries as well.
         let Some(needs) = store.read_change(offered, &|_| true, &stop)? else { return Ok(()) };
-        let mut transaction = store.start_staging(offered, &request.key, needs, self.wait)?;
-        match self.receive(&transaction, bundle, monitor) {
+        let mut transaction = store.start_staging(offered, &request.key, needs, self.lock_wait)?;
+        match self.stage_packs(&transaction, bundle, monitor) {
             Ok(()) => {}
             // The store failed. If a sync failed, the content that was written is not trusted, and
             // the transaction drops it. If the source failed, the content stays for the next push.
             Err(MirrorError::Store(error)) => return Err(transaction.fail(error).into()),
             Err(error) => return Err(error),
         }
-        let objects = transaction.finish(&Supplied(bundle))?;
+        let objects = transaction.finish(&StoreFetch(bundle))?;
         if objects > 0 {
             monitor.event(Event::ObjectsResent { mirror: self.identity.name.clone(), objects });
         }
@@ -313,35 +313,37 @@ impl Mirror for DirectoryMirror {
         release: ReleaseName,
         expected: Option<ReleaseName>,
     ) -> Result<(), MirrorError> {
-        Ok(self.open()?.activate(release, expected, self.wait)?)
+        Ok(self.open()?.activate(release, expected, self.lock_wait)?)
     }
 
     fn abandon(&self, release: ReleaseName) -> Result<(), MirrorError> {
-        Ok(self.open()?.abandon(release, self.wait)?)
+        Ok(self.open()?.abandon(release, self.lock_wait)?)
     }
 
-    fn clean_up(&self, keep: usize) -> Result<Settled, MirrorError> {
+    fn clean_up(&self, keep: usize) -> Result<CleanUpResult, MirrorError> {
         let store = self.open()?;
-        let pruned = store.clean_up(keep, self.wait)?;
-        store.prepare_spare_slot(self.wait)?;
+        let pruned = store.clean_up(keep, self.lock_wait)?;
+        store.prepare_spare_slot(self.lock_wait)?;
         // Only a receiver can be configured to run commands after a switch; a directory has none.
         Ok(pruned.into())
     }
 
     fn prune(&self, keep: usize) -> Result<Pruned, MirrorError> {
-        Ok(self.open()?.prune(keep, self.wait)?)
+        Ok(self.open()?.prune(keep, self.lock_wait)?)
     }
 
     fn verify(&self, depth: Depth, monitor: &dyn Monitor) -> Result<Verified, MirrorError> {
-        Ok(self.open()?.verify(depth, self.wait, &|| monitor.is_cancelled())?)
+        Ok(self.open()?.verify(depth, self.lock_wait, &|| monitor.is_cancelled())?)
     }
 
     fn repair(
         &self,
-        supply: &dyn RepairSource,
+        source: &dyn RepairSource,
         monitor: &dyn Monitor,
     ) -> Result<Repaired, MirrorError> {
-        Store::restore_directories(&self.path, self.wait, &self.cancel)?;
-        Ok(self.open()?.repair(&Supplied(supply), supply, self.wait, &|| monitor.is_cancelled())?)
+        Store::restore_directories(&self.path, self.lock_wait, &self.cancel)?;
+        Ok(self
+            .open()?
+            .repair(&StoreFetch(source), source, self.lock_wait, &|| monitor.is_cancelled())?)
     }
 }

@@ -44,7 +44,7 @@ pub enum LocationError {
     },
     /// `http:` to another machine.
     #[error("{location:?}: http: is not encrypted; use https: for a mirror on another machine")]
-    Plain {
+    Unencrypted {
         /// The whole string.
         location: String,
     },
@@ -157,9 +157,9 @@ impl Location {
         if text.is_empty() {
             return Err(LocationError::Empty);
         }
-        check_control(text)?;
+        check_control_chars(text)?;
         let Some((scheme, rest)) = text.split_once("://") else {
-            return host_path(text).map_or_else(|| Ok(Self::Directory(text.into())), Err);
+            return host_path_error(text).map_or_else(|| Ok(Self::Directory(text.into())), Err);
         };
         // Checked before anything else, because the other errors repeat the string.
         if scheme != "file" && has_token(rest) {
@@ -169,8 +169,8 @@ impl Location {
         match scheme {
             "file" if Path::new(rest).is_absolute() => Ok(Self::Directory(rest.into())),
             "file" => Err(LocationError::File { location: text.to_owned() }),
-            "https" | "http" => http(text, scheme, rest).map(Self::Http),
-            "ssh" => ssh(text, rest).map(Self::Ssh),
+            "https" | "http" => parse_http(text, scheme, rest).map(Self::Http),
+            "ssh" => parse_ssh(text, rest).map(Self::Ssh),
             _ => {
                 Err(LocationError::Scheme { location: text.to_owned(), scheme: scheme.to_owned() })
             }
@@ -219,7 +219,7 @@ impl Location {
 ///
 /// # Errors
 /// [`LocationError::Control`].
-pub fn check_control(text: &str) -> Result<(), LocationError> {
+pub fn check_control_chars(text: &str) -> Result<(), LocationError> {
     if !text.contains(char::is_control) {
         return Ok(());
     }
@@ -228,10 +228,10 @@ pub fn check_control(text: &str) -> Result<(), LocationError> {
 }
 
 /// Returns an error if `text` is `[user@]host:/absolute/path`, the form that rsync and scp use.
-fn host_path(text: &str) -> Option<LocationError> {
+fn host_path_error(text: &str) -> Option<LocationError> {
     let (place, path) = text.split_once(":/").filter(|(place, _)| !place.contains([':', '/']))?;
     let url = format!("ssh://{place}/{}", path.trim_matches('/'));
-    let is_one = !has_token(text) && ssh(&url, url.strip_prefix("ssh://")?).is_ok();
+    let is_one = !has_token(text) && parse_ssh(&url, url.strip_prefix("ssh://")?).is_ok();
     is_one.then(|| LocationError::HostPath { location: text.to_owned(), url })
 }
 
@@ -283,7 +283,7 @@ pub(super) fn authority<'t>(location: &str, text: &'t str) -> Result<Authority<'
     }
 }
 
-fn http(location: &str, scheme: &str, rest: &str) -> Result<HttpUrl, LocationError> {
+fn parse_http(location: &str, scheme: &str, rest: &str) -> Result<HttpUrl, LocationError> {
     let (place, path) = rest.split_once('/').unwrap_or((rest, ""));
     // The last `@`: everything before it is the user and password, and must not be shown.
     if let Some((_, host)) = place.rsplit_once('@') {
@@ -308,7 +308,7 @@ fn http(location: &str, scheme: &str, rest: &str) -> Result<HttpUrl, LocationErr
     let is_loopback =
         host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
     if scheme == "http" && !is_loopback {
-        return Err(LocationError::Plain { location: location.to_owned() });
+        return Err(LocationError::Unencrypted { location: location.to_owned() });
     }
     let path = path.trim_end_matches('/');
     let slash = if path.is_empty() { "" } else { "/" };
@@ -316,7 +316,7 @@ fn http(location: &str, scheme: &str, rest: &str) -> Result<HttpUrl, LocationErr
     Ok(HttpUrl { base, host: host.to_owned(), is_loopback })
 }
 
-fn ssh(location: &str, rest: &str) -> Result<SshUrl, LocationError> {
+fn parse_ssh(location: &str, rest: &str) -> Result<SshUrl, LocationError> {
     let (place, directory) = rest.split_once('/').unwrap_or((rest, ""));
     let (user, place) =
         place.rsplit_once('@').map_or((None, place), |(user, host)| (Some(user), host));
@@ -438,7 +438,10 @@ mod tests {
             "http://localhost.example/",
             "http://[2001:db8::1]/",
         ] {
-            assert!(matches!(Location::parse(text), Err(LocationError::Plain { .. })), "{text}");
+            assert!(
+                matches!(Location::parse(text), Err(LocationError::Unencrypted { .. })),
+                "{text}"
+            );
         }
     }
 

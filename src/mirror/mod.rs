@@ -19,13 +19,13 @@ mod state;
 mod transport_error;
 
 pub use error::{ExpectedStore, MirrorError};
-pub use expiry::{EXPIRES_SOON, Expiries, Expiring, Expiry};
+pub use expiry::{CredentialKind, EXPIRES_SOON, Expiries, Expiry};
 pub use http::{
-    BearerToken, ClientIdentity, Credentials, CredentialsError, Exchange, HttpMirror, Limiter,
-    ProxyChoice, Semaphore, Trace, TransferLimits, read_state,
+    BearerToken, ClientIdentity, Credentials, CredentialsError, HttpMirror, Limiter, ProxyChoice,
+    RequestTrace, Semaphore, TraceFn, TransferLimits, read_state,
 };
 pub use local::DirectoryMirror;
-pub use location::{HttpUrl, Location, LocationError, SshUrl, check_control, has_token};
+pub use location::{HttpUrl, Location, LocationError, SshUrl, check_control_chars, has_token};
 pub use object_source::{Effort, ObjectSource, RepairSource};
 pub use pack_source::{OutgoingPack, PackCursor, PackSource, StageRequest};
 pub use polled::PolledMirror;
@@ -50,7 +50,7 @@ pub use crate::store::{
     Depth, EventKind, Fault, FetchRecords, HistoryEvent, Pruned, Repaired, Verified,
 };
 
-pub use crate::protocol::{HookRun, HookState, ObjectPart, Settled, SignatureQuestion};
+pub use crate::protocol::{CleanUpResult, HookRun, HookState, ObjectPart, SignatureRequest};
 use crate::tree_path::Site;
 
 /// The error of a content source.
@@ -58,7 +58,7 @@ pub type SourceError = Box<dyn Error + Send + Sync>;
 
 /// The kind of connection between the origin and a mirror.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Link {
+pub enum LinkKind {
     /// The same machine. Compression costs more time than it saves.
     Local,
     /// A network.
@@ -88,7 +88,7 @@ pub trait Mirror: Send + Sync + fmt::Debug {
     fn location(&self) -> &str;
 
     /// The kind of connection to the mirror.
-    fn link(&self) -> Link;
+    fn link_kind(&self) -> LinkKind;
 
     /// The path of the mirror if it is on this machine. A content tree must not overlap with this
     /// path.
@@ -168,7 +168,7 @@ pub trait Mirror: Send + Sync + fmt::Debug {
     /// If the mirror cannot be read, does not know the question, or refuses pushes.
     fn signatures(
         &self,
-        question: &SignatureQuestion,
+        question: &SignatureRequest,
         sizes: &[u64],
         monitor: &dyn Monitor,
     ) -> Result<Vec<Option<Signature>>, MirrorError>;
@@ -216,7 +216,7 @@ pub trait Mirror: Send + Sync + fmt::Debug {
     ///
     /// # Errors
     /// If the mirror fails. Content that is still needed is not removed.
-    fn clean_up(&self, keep: usize) -> Result<Settled, MirrorError>;
+    fn clean_up(&self, keep: usize) -> Result<CleanUpResult, MirrorError>;
 
     /// Keeps the newest `keep` releases, drops content that none of them needs, and expires retired
     /// entries that are due.
@@ -237,7 +237,7 @@ pub trait Mirror: Send + Sync + fmt::Debug {
     /// If the mirror cannot be written. A fault that remains is part of the result, not an error.
     fn repair(
         &self,
-        supply: &dyn RepairSource,
+        source: &dyn RepairSource,
         monitor: &dyn Monitor,
     ) -> Result<Repaired, MirrorError>;
 }

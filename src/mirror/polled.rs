@@ -12,53 +12,53 @@ pub struct PolledMirror {
     /// The mirror.
     pub mirror: Arc<dyn Mirror>,
     /// Its state, or why it could not be polled; empty until the mirror has responded.
-    answer: OnceLock<Result<MirrorState, Arc<MirrorError>>>,
+    poll_result: OnceLock<Result<MirrorState, Arc<MirrorError>>>,
 }
 
 impl PolledMirror {
     /// A mirror with the result of its poll.
     #[must_use]
     pub fn new(mirror: Arc<dyn Mirror>, answer: Result<MirrorState, MirrorError>) -> Self {
-        Self { mirror, answer: OnceLock::from(answer.map_err(Arc::new)) }
+        Self { mirror, poll_result: OnceLock::from(answer.map_err(Arc::new)) }
     }
 
     /// A mirror that has not responded yet.
     #[must_use]
-    pub const fn unanswered(mirror: Arc<dyn Mirror>) -> Self {
-        Self { mirror, answer: OnceLock::new() }
+    pub const fn pending(mirror: Arc<dyn Mirror>) -> Self {
+        Self { mirror, poll_result: OnceLock::new() }
     }
 
     /// Whether polling has ended, with a state or with an error.
     #[must_use]
-    pub fn has_answered(&self) -> bool {
-        self.answer.get().is_some()
+    pub fn has_responded(&self) -> bool {
+        self.poll_result.get().is_some()
     }
 
     /// The state; `None` if polling failed or has not ended.
     #[must_use]
     pub fn state(&self) -> Option<&MirrorState> {
-        self.answer.get()?.as_ref().ok()
+        self.poll_result.get()?.as_ref().ok()
     }
 
     /// Why polling failed; `None` if it succeeded or has not ended.
     #[must_use]
     pub fn error(&self) -> Option<&MirrorError> {
-        self.answer.get()?.as_ref().err().map(|error| &**error)
+        self.poll_result.get()?.as_ref().err().map(|error| &**error)
     }
 
     /// Like [`Self::error`], but shared.
     pub(crate) fn shared_error(&self) -> Option<Arc<MirrorError>> {
-        self.answer.get()?.as_ref().err().cloned()
+        self.poll_result.get()?.as_ref().err().cloned()
     }
 
     /// Records that polling the mirror failed. Only the first result counts.
-    pub(crate) fn note_shared_error(&self, error: Arc<MirrorError>) {
-        self.answer.set(Err(error)).ok();
+    pub(crate) fn record_shared_error(&self, error: Arc<MirrorError>) {
+        self.poll_result.set(Err(error)).ok();
     }
 
     /// Stores the result of the poll. Only the first result counts.
-    pub(crate) fn note_answer(&self, answer: Result<MirrorState, MirrorError>) {
-        self.answer.set(answer.map_err(Arc::new)).ok();
+    pub(crate) fn record_result(&self, answer: Result<MirrorState, MirrorError>) {
+        self.poll_result.set(answer.map_err(Arc::new)).ok();
     }
 
     /// The site of its store; without a store, the site that its receiver is configured for.
@@ -72,7 +72,7 @@ impl PolledMirror {
     }
 
     /// Whether the mirror needs a clean-up by `now`.
-    pub(crate) fn needs_settling(&self, now: u64) -> bool {
+    pub(crate) fn needs_clean_up(&self, now: u64) -> bool {
         let Some(state) = self.state() else { return false };
         // After a crash, expired entries may still be present.
         let time = now.max(state.expired_through);

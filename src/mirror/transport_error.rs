@@ -144,7 +144,7 @@ pub enum TransportError {
     },
     /// The receiver has lost packs that it had acknowledged.
     #[error("it lost packs that it had acknowledged")]
-    Forgotten,
+    PacksLost,
 }
 
 impl TransportError {
@@ -173,10 +173,10 @@ impl TransportError {
             | Self::NoTls
             | Self::BodyTooLarge { .. }
             | Self::OtherSite { .. }
-            | Self::Forgotten => [None, None],
+            | Self::PacksLost => [None, None],
         };
         for text in texts.into_iter().flatten() {
-            *text = secrets.clean(text).into_owned();
+            *text = secrets.redact(text).into_owned();
         }
     }
 }
@@ -205,7 +205,7 @@ impl TransportError {
             | Self::Foreign { .. }
             | Self::NoReceiver { .. }
             | Self::OtherDirectory { .. }
-            | Self::Forgotten => ErrorKind::Protocol,
+            | Self::PacksLost => ErrorKind::Protocol,
         }
     }
 }

@@ -5,4 +5,4 @@
 
 mod purge;
 
-pub use purge::{Purge, Purged, paths, urls};
+pub use purge::{Purge, PurgeResult, changed_url_paths, urls_below};

@@ -8,20 +8,20 @@ use serde::Serialize;
 use serde_json::json;
 
 use crate::manifest::{ChangeKind, Diff};
-use crate::web::{Posted, Secret, Web, WebError, encode_path, is_private};
+use crate::web::{HttpClient, PostResponse, Secret, WebError, encode_path, is_encrypted_or_local};
 
 /// The index page of a directory.
-const INDEX: &str = "index.html";
+const INDEX_PAGE: &str = "index.html";
 /// The pause after the first failed request; it doubles with each retry.
-const FIRST_PAUSE: Duration = Duration::from_millis(500);
+const INITIAL_BACKOFF: Duration = Duration::from_millis(500);
 /// The longest pause, unless the CDN asks for a longer one.
-const MAX_PAUSE: Duration = Duration::from_secs(30);
+const MAX_BACKOFF: Duration = Duration::from_secs(30);
 
 /// How to purge a CDN.
 #[derive(Debug, Clone)]
 pub struct Purge {
     /// The HTTP client.
-    pub web: Web,
+    pub web: HttpClient,
     /// The URL to which the lists are posted.
     pub endpoint: String,
     /// The authorization header with its value.
@@ -38,7 +38,7 @@ pub struct Purge {
 
 /// The result of a purge.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-pub struct Purged {
+pub struct PurgeResult {
     /// The number of acknowledged URLs.
     pub urls: usize,
     /// The number of requests.
@@ -54,12 +54,12 @@ pub struct Purged {
 /// content, in ascending order. The index page of a directory also adds the path of the directory.
 /// A path that is only retired is still served, so it is not included.
 #[must_use]
-pub fn paths(diff: &Diff) -> BTreeSet<String> {
+pub fn changed_url_paths(diff: &Diff) -> BTreeSet<String> {
     let mut paths = BTreeSet::new();
     let mut add = |path: &str| {
         let encoded = encode_path(path);
         if let Some(directory) =
-            encoded.strip_suffix(INDEX).filter(|rest| rest.is_empty() || rest.ends_with('/'))
+            encoded.strip_suffix(INDEX_PAGE).filter(|rest| rest.is_empty() || rest.ends_with('/'))
         {
             paths.insert(directory.to_owned());
         }
@@ -76,7 +76,7 @@ pub fn paths(diff: &Diff) -> BTreeSet<String> {
 
 /// The URLs of these paths below each of the `bases`.
 #[must_use]
-pub fn urls(bases: &[String], paths: &BTreeSet<String>) -> Vec<String> {
+pub fn urls_below(bases: &[String], paths: &BTreeSet<String>) -> Vec<String> {
     let below = |base: &String| {
         let base = base.trim_end_matches('/').to_owned();
         paths.iter().map(move |path| format!("{base}/{path}"))
@@ -86,61 +86,65 @@ pub fn urls(bases: &[String], paths: &BTreeSet<String>) -> Vec<String> {
 
 /// What to do after a request.
 #[derive(Debug, PartialEq, Eq)]
-enum PurgeRetry {
+enum PurgeAction {
     /// The request was accepted.
     Done,
     /// Send the URLs again in two halves.
-    Halve,
+    Split,
     /// Send the URLs again, after this pause if the CDN asked for one.
-    Again(Option<Duration>, String),
+    Retry(Option<Duration>, String),
     /// Give up: the request would fail again.
-    Never(String),
+    GiveUp(String),
 }
 
-fn next(answer: Result<Posted, WebError>, urls: usize) -> PurgeRetry {
+fn next_action(answer: Result<PostResponse, WebError>, urls: usize) -> PurgeAction {
     match answer {
-        Ok(Posted { status: 200..300, .. }) => PurgeRetry::Done,
-        Ok(Posted { status: 413, .. }) if urls > 1 => PurgeRetry::Halve,
-        Ok(Posted { status: status @ (408 | 425 | 429 | 500..600), retry_after }) => {
-            PurgeRetry::Again(retry_after, WebError::Status { status }.to_string())
+        Ok(PostResponse { status: 200..300, .. }) => PurgeAction::Done,
+        Ok(PostResponse { status: 413, .. }) if urls > 1 => PurgeAction::Split,
+        Ok(PostResponse { status: status @ (408 | 425 | 429 | 500..600), retry_after }) => {
+            PurgeAction::Retry(retry_after, WebError::Status { status }.to_string())
         }
-        Ok(Posted { status, .. }) => PurgeRetry::Never(WebError::Status { status }.to_string()),
-        Err(error @ (WebError::BadUrl | WebError::Plain)) => PurgeRetry::Never(error.to_string()),
-        Err(error) => PurgeRetry::Again(None, error.to_string()),
+        Ok(PostResponse { status, .. }) => {
+            PurgeAction::GiveUp(WebError::Status { status }.to_string())
+        }
+        Err(error @ (WebError::BadUrl | WebError::Unencrypted)) => {
+            PurgeAction::GiveUp(error.to_string())
+        }
+        Err(error) => PurgeAction::Retry(None, error.to_string()),
     }
 }
 
 impl Purge {
     /// Sends `urls` in batches until all are acknowledged or the time limit has passed. `pause`
     /// waits, and returns whether to continue.
-    pub fn send(&self, urls: Vec<String>, pause: &dyn Fn(Duration) -> bool) -> Purged {
+    pub fn send(&self, urls: Vec<String>, pause: &dyn Fn(Duration) -> bool) -> PurgeResult {
         let end = Instant::now() + self.retry_for;
-        let mut purged = Purged::default();
+        let mut purged = PurgeResult::default();
         let mut batches = self.batches(urls);
         // Reversed, because batches are taken from the end.
         batches.reverse();
-        let mut wait = FIRST_PAUSE;
+        let mut backoff = INITIAL_BACKOFF;
         while let Some(mut batch) = batches.pop() {
             purged.requests += 1;
-            match next(self.post(&batch), batch.len()) {
-                PurgeRetry::Done => {
+            match next_action(self.post(&batch), batch.len()) {
+                PurgeAction::Done => {
                     purged.urls += batch.len();
-                    wait = FIRST_PAUSE;
+                    backoff = INITIAL_BACKOFF;
                 }
-                PurgeRetry::Halve => {
+                PurgeAction::Split => {
                     batches.push(batch.split_off(batch.len() / 2));
                     batches.push(batch);
                 }
-                PurgeRetry::Again(asked, why) => {
-                    let this = asked.unwrap_or(wait);
-                    wait = (wait * 2).min(MAX_PAUSE);
+                PurgeAction::Retry(asked, why) => {
+                    let delay = asked.unwrap_or(backoff);
+                    backoff = (backoff * 2).min(MAX_BACKOFF);
                     batches.push(batch);
-                    if Instant::now() + this > end || !pause(this) {
+                    if Instant::now() + delay > end || !pause(delay) {
                         purged.error = Some(why);
                         break;
                     }
                 }
-                PurgeRetry::Never(why) => {
+                PurgeAction::GiveUp(why) => {
                     purged.error = Some(why);
                     purged.left.append(&mut batch);
                 }
@@ -150,9 +154,9 @@ impl Purge {
         purged
     }
 
-    fn post(&self, batch: &[String]) -> Result<Posted, WebError> {
-        if self.header.is_some() && !is_private(&self.endpoint) {
-            return Err(WebError::Plain);
+    fn post(&self, batch: &[String]) -> Result<PostResponse, WebError> {
+        if self.header.is_some() && !is_encrypted_or_local(&self.endpoint) {
+            return Err(WebError::Unencrypted);
         }
         let mut headers = vec![("content-type", "application/json")];
         headers.extend(self.header.as_ref().map(|(name, value)| (name.as_str(), value.reveal())));
@@ -224,7 +228,7 @@ mod tests {
         let mut new: Vec<_> = new;
         new.sort_by(|a, b| a.as_ref().unwrap().path.cmp(&b.as_ref().unwrap().path));
         let diff = diff(old.into_iter(), new.into_iter()).unwrap();
-        let found: Vec<String> = paths(&diff).into_iter().collect();
+        let found: Vec<String> = changed_url_paths(&diff).into_iter().collect();
         assert_eq!(
             found,
             [
@@ -239,7 +243,7 @@ mod tests {
             ]
         );
         let bases = ["https://a.example".to_owned(), "https://b.example/x/".to_owned()];
-        let found = urls(&bases, &found[..2].iter().cloned().collect());
+        let found = urls_below(&bases, &found[..2].iter().cloned().collect());
         assert_eq!(
             found,
             [
@@ -254,7 +258,7 @@ mod tests {
     fn purge(max_urls: usize, max_bytes: usize) -> Purge {
         let (endpoint, key) = ("http://127.0.0.1:1/".to_owned(), "files".to_owned());
         Purge {
-            web: Web::new(Duration::from_secs(1)),
+            web: HttpClient::new(Duration::from_secs(1)),
             endpoint,
             header: None,
             key,
@@ -285,22 +289,22 @@ mod tests {
 
     #[test]
     fn each_answer_has_its_consequence() {
-        let posted = |status, retry_after| Ok(Posted { status, retry_after });
-        assert_eq!(next(posted(204, None), 3), PurgeRetry::Done);
-        assert_eq!(next(posted(413, None), 2), PurgeRetry::Halve);
-        assert!(matches!(next(posted(413, None), 1), PurgeRetry::Never(_)));
+        let posted = |status, retry_after| Ok(PostResponse { status, retry_after });
+        assert_eq!(next_action(posted(204, None), 3), PurgeAction::Done);
+        assert_eq!(next_action(posted(413, None), 2), PurgeAction::Split);
+        assert!(matches!(next_action(posted(413, None), 1), PurgeAction::GiveUp(_)));
         let seconds = Some(Duration::from_secs(9));
         assert!(
-            matches!(next(posted(429, seconds), 3), PurgeRetry::Again(asked, _) if asked == seconds)
+            matches!(next_action(posted(429, seconds), 3), PurgeAction::Retry(asked, _) if asked == seconds)
         );
-        assert!(matches!(next(posted(503, None), 3), PurgeRetry::Again(None, _)));
-        assert!(matches!(next(posted(403, None), 3), PurgeRetry::Never(_)));
+        assert!(matches!(next_action(posted(503, None), 3), PurgeAction::Retry(None, _)));
+        assert!(matches!(next_action(posted(403, None), 3), PurgeAction::GiveUp(_)));
         assert!(
-            matches!(next(posted(302, None), 3), PurgeRetry::Never(why) if why.contains("redirect"))
+            matches!(next_action(posted(302, None), 3), PurgeAction::GiveUp(why) if why.contains("redirect"))
         );
         assert!(matches!(
-            next(Err(WebError::Timeout { limit: Duration::ZERO }), 3),
-            PurgeRetry::Again(None, _)
+            next_action(Err(WebError::Timeout { limit: Duration::ZERO }), 3),
+            PurgeAction::Retry(None, _)
         ));
     }
 }

@@ -14,10 +14,10 @@ use crate::pack::Level;
 
 /// Smaller transfers than this are not measured: they end before the connection reaches its full
 /// speed.
-const LEAST_BYTES: u64 = 4 << 20;
+const MIN_MEASURED_BYTES: u64 = 4 << 20;
 
 /// A mirror with at least this round-trip time, in milliseconds, is distant.
-const FAR_MILLIS: u64 = 20;
+const DISTANT_RTT_MILLIS: u64 = 20;
 
 /// The measurements of a link.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,14 +27,15 @@ struct LinkSpeed {
     rate: Option<u64>,
     /// Round-trip time in milliseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    millis: Option<u64>,
+    #[serde(rename = "millis")]
+    rtt_millis: Option<u64>,
 }
 
 impl LinkSpeed {
     /// The level for the link. Two cores that compress at that level should still saturate the
     /// link.
     const fn level(self) -> i32 {
-        let is_far = matches!(self.millis, Some(FAR_MILLIS..));
+        let is_far = matches!(self.rtt_millis, Some(DISTANT_RTT_MILLIS..));
         match self.rate {
             Some(..1_000_000) => 9,
             Some(..4_000_000) => 7,
@@ -50,27 +51,27 @@ pub(crate) struct SpeedTable {
     known: BTreeMap<String, LinkSpeed>,
     measured: Mutex<BTreeMap<String, u64>>,
     transfers: Mutex<ActiveTransfers>,
-    has_news: bool,
+    has_new_rtt: bool,
 }
 
 /// The number of mirrors that are receiving content. They share the origin's bandwidth, so if many
 /// mirrors each have a low rate, their links need not be slow.
 #[derive(Debug, Default)]
 struct ActiveTransfers {
-    present: u32,
+    count: u32,
     /// The total time that all transfers together have spent until `since`.
-    spent: Duration,
+    total_time: Duration,
     since: Option<Instant>,
 }
 
 impl ActiveTransfers {
     /// Updates and returns the total time that all transfers together have spent until `now`.
-    fn spend(&mut self, now: Instant) -> Duration {
+    fn advance(&mut self, now: Instant) -> Duration {
         let passed =
             self.since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
-        self.spent += passed * self.present;
+        self.total_time += passed * self.count;
         self.since = Some(now);
-        self.spent
+        self.total_time
     }
 }
 
@@ -79,14 +80,15 @@ impl ActiveTransfers {
 pub(crate) struct TransferTimer<'l> {
     speeds: &'l SpeedTable,
     began: Instant,
-    spent: Duration,
+    total_time_at_start: Duration,
 }
 
 impl TransferTimer<'_> {
     /// How long the transfer would have taken if the mirror had not shared the origin with others.
     fn time_alone(&self, now: Instant) -> Duration {
         let passed = now.saturating_duration_since(self.began);
-        let spent = self.speeds.active().spend(now).saturating_sub(self.spent);
+        let spent =
+            self.speeds.lock_transfers().advance(now).saturating_sub(self.total_time_at_start);
         // With `n` transfers at the same time, `spent` grows `n` times as fast as the clock.
         if spent > passed { passed.mul_f64(passed.div_duration_f64(spent)) } else { passed }
     }
@@ -99,10 +101,10 @@ impl TransferTimer<'_> {
 
 impl Drop for TransferTimer<'_> {
     fn drop(&mut self) {
-        let mut transfers = self.speeds.active();
+        let mut transfers = self.speeds.lock_transfers();
         // Before the number changes, because the time until now was shared with this transfer.
-        transfers.spend(Instant::now());
-        transfers.present -= 1;
+        transfers.advance(Instant::now());
+        transfers.count -= 1;
     }
 }
 
@@ -116,7 +118,7 @@ impl SpeedTable {
     /// The measurements as bytes; `None` if this push measured nothing new.
     pub(crate) fn to_bytes(&self) -> Option<Vec<u8>> {
         let measured = self.measured.lock();
-        if measured.is_empty() && !self.has_news {
+        if measured.is_empty() && !self.has_new_rtt {
             return None;
         }
         let mut all = self.known.clone();
@@ -129,14 +131,14 @@ impl SpeedTable {
     /// Records a round-trip time, if none is known for the mirror. The first measurement is kept,
     /// so that the level does not change and the packs of an interrupted push can still be used.
     pub(crate) fn record_rtt(&mut self, location: &str, round_trip: Duration) {
-        let way = self.known.entry(location.to_owned()).or_default();
-        if way.millis.is_none() {
-            way.millis = Some(u64::try_from(round_trip.as_millis()).unwrap_or(u64::MAX));
-            self.has_news = true;
+        let speed = self.known.entry(location.to_owned()).or_default();
+        if speed.rtt_millis.is_none() {
+            speed.rtt_millis = Some(u64::try_from(round_trip.as_millis()).unwrap_or(u64::MAX));
+            self.has_new_rtt = true;
         }
     }
 
-    fn active(&self) -> MutexGuard<'_, ActiveTransfers> {
+    fn lock_transfers(&self) -> MutexGuard<'_, ActiveTransfers> {
         self.transfers.lock()
     }
 
@@ -146,15 +148,15 @@ impl SpeedTable {
     }
 
     fn begin_at(&self, began: Instant) -> TransferTimer<'_> {
-        let mut transfers = self.active();
-        let spent = transfers.spend(began);
-        transfers.present += 1;
-        TransferTimer { speeds: self, began, spent }
+        let mut transfers = self.lock_transfers();
+        let spent = transfers.advance(began);
+        transfers.count += 1;
+        TransferTimer { speeds: self, began, total_time_at_start: spent }
     }
 
     /// Records that a mirror received `bytes` bytes in the time `passed`.
     fn record_rate(&self, location: &str, bytes: u64, passed: Duration) {
-        if bytes >= LEAST_BYTES {
+        if bytes >= MIN_MEASURED_BYTES {
             // At least 1, because the rate is divided by it.
             let millis = u64::try_from(passed.as_millis()).unwrap_or(u64::MAX).max(1);
             let rate = bytes.saturating_mul(1000) / millis;
@@ -164,10 +166,10 @@ impl SpeedTable {
 
     /// The level for mirrors at these locations: the level of the slowest link.
     pub(crate) fn level<'l>(&self, locations: impl Iterator<Item = &'l str>) -> Level {
-        let way = |location| self.known.get(location).copied().unwrap_or_default();
+        let speed_of = |location| self.known.get(location).copied().unwrap_or_default();
         Level::Zstd(
             locations
-                .map(|location| way(location).level())
+                .map(|location| speed_of(location).level())
                 .max()
                 .unwrap_or(LinkSpeed::default().level()),
         )
@@ -223,10 +225,10 @@ mod tests {
         let slow = speeds.begin_at(began);
         let quick: Vec<_> = (0..7).map(|_| speeds.begin_at(began)).collect();
         assert_eq!(quick[0].time_alone(after(8)), Duration::from_secs(1));
-        speeds.active().present = 1;
+        speeds.lock_transfers().count = 1;
         // In 50 seconds 106 were spent by all: 64 in the first 8, 42 by it alone.
         let alone = slow.time_alone(after(50)).as_secs_f64();
         assert!((23.0..24.0).contains(&alone), "{alone}");
-        speeds.active().present = 8;
+        speeds.lock_transfers().count = 8;
     }
 }

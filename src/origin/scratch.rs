@@ -15,21 +15,21 @@ use crate::monitor::{Event, Monitor};
 use crate::origin::link_speed::SpeedTable;
 use crate::text::error_chain;
 
-const PREFIX: &str = "push-";
+const PUSH_DIR_PREFIX: &str = "push-";
 /// Prefix of the name of a temporary directory that is not in the cache.
 const TEMPORARY_PREFIX: &str = "headwater-";
-const LOCK: &str = "lock";
+const LOCK_FILE: &str = "lock";
 /// How long a push waits for another push that starts at the same time. The lock is held only while
 /// directories of killed pushes are removed.
-const GUARD_WAIT: Duration = Duration::from_secs(60);
+const LOCK_TIMEOUT: Duration = Duration::from_secs(60);
 /// Prefix of the names of manifests that are kept for later pushes. The sequence and the id follow
 /// it.
-const KNOWN: &str = "manifest-";
+const MANIFEST_PREFIX: &str = "manifest-";
 /// The file with the measured link speeds.
-const LINKS: &str = "links.json";
-const MAX_LINKS_BYTES: u64 = 16 << 20;
+const LINK_SPEEDS_FILE: &str = "links.json";
+const MAX_LINK_SPEEDS_BYTES: u64 = 16 << 20;
 /// The directory with content of old releases.
-const CONTENT: &str = "content";
+const CONTENT_DIR: &str = "content";
 
 /// Where a push stores temporary files.
 #[derive(Debug, Clone)]
@@ -49,17 +49,17 @@ pub(crate) struct Scratch {
     dir: Dir,
     _lock: File,
     /// The parent directory, if it is only for this push. Dropped after the other fields.
-    temporary: Option<Temporary>,
+    temporary: Option<TemporaryDir>,
 }
 
 /// A directory outside of the cache, which is removed when dropped.
 #[derive(Debug)]
-struct Temporary {
+struct TemporaryDir {
     parent: Dir,
     name: String,
 }
 
-impl Temporary {
+impl TemporaryDir {
     /// Creates a directory below `path` with a random name that only this user may enter.
     fn create(path: &Path) -> Result<(Self, Dir), IoError> {
         let parent = Dir::open(path)?;
@@ -69,7 +69,7 @@ impl Temporary {
     }
 }
 
-impl Drop for Temporary {
+impl Drop for TemporaryDir {
     fn drop(&mut self) {
         // A remaining directory only takes space, and `drop` cannot report an error.
         self.parent.remove_all(&self.name).ok();
@@ -96,7 +96,7 @@ impl Scratch {
             Ok(scratch) => return Ok(scratch),
             Err(why) => why,
         };
-        let (temporary, dir) = Temporary::create(&location.temporary)?;
+        let (temporary, dir) = TemporaryDir::create(&location.temporary)?;
         // One more directory level, so that the code for the cache works here unchanged.
         let mut scratch = Self::create_in(dir.path())?;
         scratch.temporary = Some(temporary);
@@ -111,14 +111,14 @@ impl Scratch {
         fsx::create_dir_all(path)?;
         let parent = Dir::open(path)?;
         // Held for a moment, so that no other process removes the directory before its lock exists.
-        let guard = parent.open_or_create_file(LOCK)?;
-        take_lock(&guard, GUARD_WAIT, &parent.join(LOCK))?;
-        sweep(&parent)?;
+        let guard = parent.open_or_create_file(LOCK_FILE)?;
+        take_lock(&guard, LOCK_TIMEOUT, &parent.join(LOCK_FILE))?;
+        remove_stale_dirs(&parent)?;
         // A random name, because process ids are not unique if several containers share a cache.
-        let name = format!("{PREFIX}{}", random_name(path)?);
+        let name = format!("{PUSH_DIR_PREFIX}{}", random_name(path)?);
         let dir = parent.create_dir(&name)?;
-        let lock = dir.open_or_create_file(LOCK)?;
-        take_lock(&lock, Duration::ZERO, &dir.join(LOCK))?;
+        let lock = dir.open_or_create_file(LOCK_FILE)?;
+        take_lock(&lock, Duration::ZERO, &dir.join(LOCK_FILE))?;
         Ok(Self { parent, name, dir, _lock: lock, temporary: None })
     }
 
@@ -133,9 +133,9 @@ impl Scratch {
 
     /// Opens the cache of content of old releases, which outlives the push. If it cannot be used,
     /// returns `None` and emits a warning.
-    pub(crate) fn open_content(&self, monitor: &dyn Monitor) -> Option<ContentCache> {
-        let opened = self.parent.ensure_dir(CONTENT).and_then(ContentCache::open);
-        opened.map_err(|error| warn_not_kept(&error, monitor)).ok()
+    pub(crate) fn open_content_cache(&self, monitor: &dyn Monitor) -> Option<ContentCache> {
+        let opened = self.parent.ensure_dir(CONTENT_DIR).and_then(ContentCache::open);
+        opened.map_err(|error| warn_not_cached(&error, monitor)).ok()
     }
 
     /// Stores the manifest of the release `sequence` for later pushes, and keeps the `keep` newest
@@ -146,39 +146,41 @@ impl Scratch {
         sequence: u64,
         keep: usize,
     ) -> Result<(), IoError> {
-        let name = format!("{KNOWN}{sequence:020}-{}", manifest.id);
+        let name = format!("{MANIFEST_PREFIX}{sequence:020}-{}", manifest.id);
         if self.parent.stat(&name)?.is_none() {
             // Written in the scratch directory and renamed, so that another push never reads an
             // incomplete file. It is not synced: a torn file has a different id.
             let mut copy = self.dir.create_file(&name)?;
             let path = || self.dir.join(&name);
-            let mut from =
-                FileFromStart { file: manifest.file.try_clone().context("read", path)?, offset: 0 };
+            let mut from = PositionedReader {
+                file: manifest.file.try_clone().context("read", path)?,
+                offset: 0,
+            };
             std::io::copy(&mut from, &mut copy).context("write", path)?;
             // Two pushes may do this at the same time: both files are equal.
             self.dir.rename(&name, &self.parent, &name)?;
         }
-        for (name, _) in self.kept()?.into_iter().skip(keep.max(1)) {
+        for (name, _) in self.stored_manifests()?.into_iter().skip(keep.max(1)) {
             self.parent.unlink_if_any(&name)?;
         }
         Ok(())
     }
 
-    pub(crate) fn keep_links(&self, links: &[u8]) -> Result<(), IoError> {
-        self.dir.unlink_if_any(LINKS)?;
-        self.dir.write_new(LINKS, links, FileMode::RECORD, None)?;
-        self.dir.rename(LINKS, &self.parent, LINKS)
+    pub(crate) fn keep_link_speeds(&self, links: &[u8]) -> Result<(), IoError> {
+        self.dir.unlink_if_any(LINK_SPEEDS_FILE)?;
+        self.dir.write_new(LINK_SPEEDS_FILE, links, FileMode::RECORD, None)?;
+        self.dir.rename(LINK_SPEEDS_FILE, &self.parent, LINK_SPEEDS_FILE)
     }
 
-    pub(crate) fn known_links(&self) -> SpeedTable {
-        let bytes = self.parent.read(LINKS, MAX_LINKS_BYTES);
+    pub(crate) fn known_link_speeds(&self) -> SpeedTable {
+        let bytes = self.parent.read(LINK_SPEEDS_FILE, MAX_LINK_SPEEDS_BYTES);
         bytes.map_or_else(|_| SpeedTable::default(), |bytes| SpeedTable::parse(&bytes))
     }
 
     /// The names and ids of the stored manifests, newest first.
-    fn kept(&self) -> Result<Vec<(String, ManifestId)>, IoError> {
+    fn stored_manifests(&self) -> Result<Vec<(String, ManifestId)>, IoError> {
         let id = |name: &str| {
-            ManifestId::parse_hex(name.strip_prefix(KNOWN)?.split_once('-')?.1.as_bytes())
+            ManifestId::parse_hex(name.strip_prefix(MANIFEST_PREFIX)?.split_once('-')?.1.as_bytes())
         };
         let names =
             self.parent.entries()?.into_iter().filter_map(|(name, _)| name.into_string().ok());
@@ -190,7 +192,7 @@ impl Scratch {
 
     /// The manifest `id`, if it is stored and undamaged.
     pub(crate) fn known_manifest(&self, id: ManifestId) -> Result<Option<ManifestFile>, IoError> {
-        match self.kept()?.into_iter().find(|(_, kept)| *kept == id) {
+        match self.stored_manifests()?.into_iter().find(|(_, kept)| *kept == id) {
             Some((name, _)) => self.open_known(&name, id),
             None => Ok(None),
         }
@@ -198,15 +200,15 @@ impl Scratch {
 
     /// The stored manifests that are undamaged, newest first.
     pub(crate) fn known_manifests(&self) -> Result<Vec<ManifestFile>, IoError> {
-        let mut whole = Vec::new();
-        for (name, id) in self.kept()? {
-            whole.extend(self.open_known(&name, id)?);
+        let mut intact = Vec::new();
+        for (name, id) in self.stored_manifests()? {
+            intact.extend(self.open_known(&name, id)?);
         }
-        Ok(whole)
+        Ok(intact)
     }
 
     fn open_known(&self, name: &str, id: ManifestId) -> Result<Option<ManifestFile>, IoError> {
-        match fsx::found(self.parent.open_file(name))? {
+        match fsx::none_if_missing(self.parent.open_file(name))? {
             Some(file) => ManifestFile::copy(self, "known", file, id),
             None => Ok(None),
         }
@@ -214,7 +216,7 @@ impl Scratch {
 }
 
 /// Warns that new content is not kept.
-pub(crate) fn warn_not_kept(error: &IoError, monitor: &dyn Monitor) {
+pub(crate) fn warn_not_cached(error: &IoError, monitor: &dyn Monitor) {
     let message = format!(
         "new content is not kept for the next push, which may send more: {}",
         error_chain(error)
@@ -233,13 +235,15 @@ fn take_lock(file: &File, wait: Duration, path: &Path) -> Result<(), IoError> {
 }
 
 /// Removes the directories of killed pushes, which are not locked.
-fn sweep(parent: &Dir) -> Result<(), IoError> {
+fn remove_stale_dirs(parent: &Dir) -> Result<(), IoError> {
     for (name, _) in parent.entries()? {
-        let Some(name) = name.to_str().filter(|name| name.starts_with(PREFIX)) else { continue };
+        let Some(name) = name.to_str().filter(|name| name.starts_with(PUSH_DIR_PREFIX)) else {
+            continue;
+        };
         let Some(dir) = parent.find_dir(name)? else { continue };
-        let lock = dir.open_or_create_file(LOCK)?;
+        let lock = dir.open_or_create_file(LOCK_FILE)?;
         // If a push was killed, the kernel has released its lock.
-        if fsx::lock(&lock, Duration::ZERO, &dir.join(LOCK))? {
+        if fsx::lock(&lock, Duration::ZERO, &dir.join(LOCK_FILE))? {
             parent.remove_all(name)?;
         }
     }
@@ -291,7 +295,7 @@ impl ManifestFile {
 
     pub(crate) fn entries(&self) -> Result<ManifestReader<Box<dyn Read + Send>>, ManifestError> {
         // Reads by offset, because several threads read at the same time.
-        let reader = FileFromStart { file: self.file.try_clone()?, offset: 0 };
+        let reader = PositionedReader { file: self.file.try_clone()?, offset: 0 };
         // The id was checked when the file was written, and no other process has access to the
         // file.
         ManifestReader::new(Box::new(reader), None)
@@ -310,12 +314,12 @@ pub(crate) fn entries(manifest: Option<&ManifestFile>) -> Result<Entries, Manife
 }
 
 /// Reads a file by offset, independently of other handles.
-struct FileFromStart {
+struct PositionedReader {
     file: File,
     offset: u64,
 }
 
-impl Read for FileFromStart {
+impl Read for PositionedReader {
     fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
         let count = std::os::unix::fs::FileExt::read_at(&self.file, buffer, self.offset)?;
         self.offset += count as u64;
@@ -328,7 +332,7 @@ mod tests {
     use parking_lot::Mutex;
 
     use super::*;
-    use crate::monitor::Silent;
+    use crate::monitor::SilentMonitor;
 
     struct Warned(Mutex<Vec<String>>);
 
@@ -354,7 +358,8 @@ mod tests {
         let scratch = Scratch::create_in(cache.path()).unwrap();
         assert_eq!(scratch.known_manifest(id).unwrap().unwrap().id, id);
         assert!(scratch.known_manifest(other).unwrap().is_none());
-        std::fs::write(cache.path().join(format!("{KNOWN}{:020}-{id}", 7)), "linez").unwrap();
+        std::fs::write(cache.path().join(format!("{MANIFEST_PREFIX}{:020}-{id}", 7)), "linez")
+            .unwrap();
         assert!(scratch.known_manifest(id).unwrap().is_none());
     }
 
@@ -392,7 +397,7 @@ mod tests {
     #[test]
     fn a_lock_that_another_process_holds_is_an_error() {
         let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join(LOCK);
+        let path = directory.path().join(LOCK_FILE);
         let [held, wanted] = [(); 2].map(|()| File::create(&path).unwrap());
         take_lock(&held, Duration::ZERO, &path).unwrap();
         let error = take_lock(&wanted, Duration::ZERO, &path).unwrap_err();
@@ -421,6 +426,6 @@ mod tests {
             assert_eq!(std::fs::read_dir(other.path()).unwrap().count(), 0);
         }
         let nowhere = ScratchLocation { directory: Err(String::new()), temporary: taken };
-        assert!(Scratch::create(&nowhere, &Silent).is_err());
+        assert!(Scratch::create(&nowhere, &SilentMonitor).is_err());
     }
 }

@@ -14,7 +14,7 @@ use crate::mirror::{ExpectedStore, Location, MirrorError};
 use crate::release::ReleaseName;
 
 /// Maximum size of a note in bytes. A note is one short line.
-const MAX_BYTES: u64 = 64 * 1024;
+const MAX_RECORD_BYTES: u64 = 64 * 1024;
 
 /// The stores that mirrors are known to have.
 #[derive(Debug, Clone, Default)]
@@ -24,12 +24,12 @@ pub struct KnownStores {
     /// The stores that the user configured, by mirror name.
     configured: BTreeMap<String, StoreId>,
     /// Whether every mirror may have a new store.
-    init: bool,
+    allow_new_stores: bool,
 }
 
 /// The note about a mirror.
 #[derive(Debug, Serialize, Deserialize)]
-struct StoreNote {
+struct StoreRecord {
     location: String,
     store: StoreId,
     /// The release that was last pushed to the mirror from here.
@@ -42,24 +42,24 @@ impl KnownStores {
     /// Without `dir`, only the latter are known.
     #[must_use]
     pub const fn new(dir: Option<PathBuf>, configured: BTreeMap<String, StoreId>) -> Self {
-        Self { dir, configured, init: false }
+        Self { dir, configured, allow_new_stores: false }
     }
 
     /// If `init` is true, every mirror may have a new store.
     #[must_use]
     pub fn with_init(self, init: bool) -> Self {
-        Self { init, ..self }
+        Self { allow_new_stores: init, ..self }
     }
 
     /// The store that a mirror must have; `None` if it is unknown, or if every mirror may have a
     /// new store.
     #[must_use]
     pub fn expected(&self, name: &str, location: &str) -> Option<ExpectedStore> {
-        if self.init {
+        if self.allow_new_stores {
             return None;
         }
         let configured = self.configured.get(name).copied().map(ExpectedStore::Configured);
-        configured.or_else(|| Some(ExpectedStore::Remembered(self.noted(location)?.store)))
+        configured.or_else(|| Some(ExpectedStore::Remembered(self.recorded(location)?.store)))
     }
 
     /// Returns an error if the store is not the known store.
@@ -81,19 +81,19 @@ impl KnownStores {
     }
 
     /// The release that was last pushed to a mirror from here; `None` if unknown.
-    pub(crate) fn brought(&self, location: &str) -> Option<ReleaseName> {
-        self.noted(location)?.release
+    pub(crate) fn last_pushed_release(&self, location: &str) -> Option<ReleaseName> {
+        self.recorded(location)?.release
     }
 
     /// Records the store of a mirror, and the `release` that was just pushed there, if any. Errors
     /// are ignored; the next push then does not know the store.
-    pub(crate) fn remember(&self, location: &str, store: StoreId, release: Option<ReleaseName>) {
+    pub(crate) fn record(&self, location: &str, store: StoreId, release: Option<ReleaseName>) {
         // A note about a different store says nothing about this one.
-        let noted = self.noted(location).filter(|noted| noted.store == store);
+        let noted = self.recorded(location).filter(|noted| noted.store == store);
         let release = release.or_else(|| noted.as_ref()?.release);
         let is_noted = noted.is_some_and(|noted| noted.release == release);
         let Some(path) = self.path_of(location).filter(|_| !is_noted) else { return };
-        let note = StoreNote { location: key_of(location), store, release };
+        let note = StoreRecord { location: location_key(location), store, release };
         let bytes = serde_json::to_vec(&note).expect("a note has plain values");
         let dir = path.parent().unwrap_or(Path::new("."));
         fsx::create_dir_all(dir)
@@ -103,19 +103,19 @@ impl KnownStores {
 
     fn path_of(&self, location: &str) -> Option<PathBuf> {
         // A hash, because a location may contain any character and be longer than a file name.
-        let hash = blake3::hash(key_of(location).as_bytes()).to_hex();
+        let hash = blake3::hash(location_key(location).as_bytes()).to_hex();
         Some(self.dir.as_ref()?.join(format!("{}.json", &hash[..32])))
     }
 
-    fn noted(&self, location: &str) -> Option<StoreNote> {
-        let text = fsx::read_text(&self.path_of(location)?, MAX_BYTES).ok()?;
-        let note: StoreNote = serde_json::from_str(&text).ok()?;
-        (note.location == key_of(location)).then_some(note)
+    fn recorded(&self, location: &str) -> Option<StoreRecord> {
+        let text = fsx::read_text(&self.path_of(location)?, MAX_RECORD_BYTES).ok()?;
+        let note: StoreRecord = serde_json::from_str(&text).ok()?;
+        (note.location == location_key(location)).then_some(note)
     }
 }
 
 /// A key for a location that does not depend on the working directory.
-fn key_of(location: &str) -> String {
+fn location_key(location: &str) -> String {
     match Location::parse(location) {
         Ok(Location::Directory(path)) => {
             let path = std::path::absolute(&path).unwrap_or(path);
@@ -141,11 +141,11 @@ mod tests {
                 && stores.check("a", "/srv/a", Some(first)).is_ok()
         );
         let release: ReleaseName = "7-0123456789abcdef".parse().unwrap();
-        stores.remember("/srv/./a/", first, Some(release));
-        stores.remember("/srv/a", first, None);
-        stores.remember("https://h:1/x/", second, None);
+        stores.record("/srv/./a/", first, Some(release));
+        stores.record("/srv/a", first, None);
+        stores.record("https://h:1/x/", second, None);
         assert_eq!(
-            (stores.brought("/srv/a"), stores.brought("https://h:1/x")),
+            (stores.last_pushed_release("/srv/a"), stores.last_pushed_release("https://h:1/x")),
             (Some(release), None)
         );
         assert_eq!(

@@ -23,7 +23,7 @@ pub struct StoredFrame<'a> {
     /// A zstd frame, a delta, or the content itself.
     pub bytes: &'a [u8],
     /// Whether `bytes` is encoded; `false` if it is the plain content.
-    pub is_packed: bool,
+    pub is_encoded: bool,
     /// Length of the content, at most [`MAX_CONTENT_BYTES`].
     pub content_bytes: usize,
 }
@@ -36,7 +36,7 @@ impl<'a> StoredFrame<'a> {
     /// checksum.
     pub fn decode(&self, prefix: &[u8]) -> Result<Cow<'a, [u8]>, PackError> {
         debug_assert!(self.content_bytes <= MAX_CONTENT_BYTES, "checked when the block was taken");
-        if !self.is_packed {
+        if !self.is_encoded {
             return self.plain().map(Cow::Borrowed);
         }
         let mut content = Vec::new();
@@ -66,7 +66,7 @@ impl<'a> StoredFrame<'a> {
     where
         'a: 'b,
     {
-        if !self.is_packed {
+        if !self.is_encoded {
             return self.plain();
         }
         // The first byte decides, not the kind of the block: a delta has the same bases and ranges
@@ -137,7 +137,7 @@ impl<'a> Block<'a> {
     /// Fails if the prefix has a different length, if the format forbids the frame, or if it does
     /// not decode to the declared length and checksum.
     pub fn decode(&self, prefix: &[u8]) -> Result<Cow<'a, [u8]>, PackError> {
-        self.fitting_frame(prefix)?.decode(prefix)
+        self.frame_for_prefix(prefix)?.decode(prefix)
     }
 
     /// Like [`Self::decode`], but reuses a buffer.
@@ -152,16 +152,16 @@ impl<'a> Block<'a> {
     where
         'a: 'b,
     {
-        self.fitting_frame(prefix)?.decode_in(prefix, buffer)
+        self.frame_for_prefix(prefix)?.decode_in(prefix, buffer)
     }
 
     /// Returns the frame. Fails if the prefix has the wrong length.
-    fn fitting_frame(&self, prefix: &[u8]) -> Result<StoredFrame<'a>, PackError> {
+    fn frame_for_prefix(&self, prefix: &[u8]) -> Result<StoredFrame<'a>, PackError> {
         if prefix.len() != self.prefix_bytes {
             return Err(PackError::Prefix { expected: self.prefix_bytes, found: prefix.len() });
         }
         let (is_packed, content_bytes) = (self.kind != BlockKind::Raw, self.content_bytes);
-        Ok(StoredFrame { bytes: self.frame, is_packed, content_bytes })
+        Ok(StoredFrame { bytes: self.frame, is_encoded: is_packed, content_bytes })
     }
 }
 

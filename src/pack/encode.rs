@@ -20,7 +20,7 @@ pub struct EncodedBlock {
     bytes: Vec<u8>,
     /// Where the frame begins in `bytes`.
     frame_at: usize,
-    is_packed: bool,
+    is_encoded: bool,
     content_bytes: usize,
     piece_count: usize,
     base_count: usize,
@@ -54,8 +54,8 @@ impl EncodedBlock {
     /// The encoded content without the ranges, for a caller that stores those itself.
     #[must_use]
     pub fn frame(&self) -> StoredFrame<'_> {
-        let (is_packed, content_bytes) = (self.is_packed, self.content_bytes);
-        StoredFrame { bytes: &self.bytes[self.frame_at..], is_packed, content_bytes }
+        let (is_packed, content_bytes) = (self.is_encoded, self.content_bytes);
+        StoredFrame { bytes: &self.bytes[self.frame_at..], is_encoded: is_packed, content_bytes }
     }
 
     pub(super) fn as_bytes(&self) -> &[u8] {
@@ -107,7 +107,7 @@ pub fn encode_block(
 #[derive(Debug, Default)]
 pub struct BlockEncoder {
     delta: DeltaEncoder,
-    proof: Vec<u8>,
+    verify_buffer: Vec<u8>,
 }
 
 impl BlockEncoder {
@@ -144,7 +144,7 @@ impl BlockEncoder {
         input: BlockInput<'_>,
     ) -> Result<EncodedBlock, PackError> {
         let block = make_block(encoder, input)?;
-        prove(&block, input, &mut self.proof)?;
+        verify(&block, input, &mut self.verify_buffer)?;
         Ok(block)
     }
 }
@@ -154,7 +154,7 @@ impl BlockEncoder {
 /// against the prefix.
 fn encode_known(input: BlockInput<'_>, level: i32) -> io::Result<Vec<u8>> {
     /// With so little left between the copies, in parts of the content, no frame is tried.
-    const SMALL: usize = 512;
+    const SKIP_FRAME_RATIO: usize = 512;
     let BlockInput { content, prefix, known, .. } = input;
     let copied: usize = known.iter().map(|range| range.base.length as usize).sum();
     let mut from = prefix.len().saturating_sub(copied);
@@ -165,7 +165,7 @@ fn encode_known(input: BlockInput<'_>, level: i32) -> io::Result<Vec<u8>> {
     });
     let copies: Vec<Match> = copies.collect();
     match delta::encode_matches(content, &copies, level)? {
-        Some(delta) if delta.len() < content.len() / SMALL => Ok(delta),
+        Some(delta) if delta.len() < content.len() / SKIP_FRAME_RATIO => Ok(delta),
         delta => {
             let frame = frame::encode(content, prefix, level)?;
             Ok(delta.filter(|delta| delta.len() < frame.len()).unwrap_or(frame))
@@ -178,7 +178,7 @@ fn make_block(
     encoder: impl FnOnce(&[u8], &[u8], i32) -> io::Result<Vec<u8>>,
     input: BlockInput<'_>,
 ) -> Result<EncodedBlock, PackError> {
-    check(input)?;
+    check_input(input)?;
     let BlockInput { pieces, content, bases, prefix, level, .. } = input;
     let frame = match level {
         Level::Raw => None,
@@ -196,12 +196,13 @@ fn make_block(
     Ok(match zstd {
         // Compares complete blocks: a raw block also saves the list of bases.
         Some((head, frame)) if head.len() + frame.len() < raw_head.len() + content.len() => {
-            let made = StoredFrame { bytes: &frame, is_packed: true, content_bytes: content.len() };
+            let made =
+                StoredFrame { bytes: &frame, is_encoded: true, content_bytes: content.len() };
             assemble(&head, made, pieces, bases)
         }
         _ => {
             let raw =
-                StoredFrame { bytes: content, is_packed: false, content_bytes: content.len() };
+                StoredFrame { bytes: content, is_encoded: false, content_bytes: content.len() };
             assemble(&raw_head, raw, pieces, &[])
         }
     })
@@ -218,7 +219,7 @@ fn plain_head(kind: BlockKind, pieces: &[Piece], bases: &[BaseRange]) -> Vec<u8>
 fn zstd_head(pieces: &[Piece], bases: &[BaseRange]) -> Result<Vec<u8>, PackError> {
     let plain = plain_head(BlockKind::Zstd, pieces, bases);
     // Both forms are made, because only their lengths show which is shorter.
-    let ranges = layout::dense(pieces, bases);
+    let ranges = layout::encode_dense(pieces, bases);
     let packed = frame::encode(&ranges, &[], RANGES_LEVEL)
         .map_err(|source| PackError::Encoder { source })?;
     let mut head = vec![BlockKind::Dense.byte()];
@@ -228,7 +229,7 @@ fn zstd_head(pieces: &[Piece], bases: &[BaseRange]) -> Result<Vec<u8>, PackError
     Ok(if head.len() < plain.len() { head } else { plain })
 }
 
-fn check(input: BlockInput<'_>) -> Result<(), PackError> {
+fn check_input(input: BlockInput<'_>) -> Result<(), PackError> {
     let BlockInput { pieces, content, bases, prefix, known, level } = input;
     if layout::content_bytes(pieces)? != content.len() {
         return Err(PackError::Layout { what: "the content is not as long as its pieces" });
@@ -266,18 +267,18 @@ fn assemble(
     pieces: &[Piece],
     bases: &[BaseRange],
 ) -> EncodedBlock {
-    let StoredFrame { bytes: frame, is_packed, content_bytes } = frame;
+    let StoredFrame { bytes: frame, is_encoded: is_packed, content_bytes } = frame;
     let mut bytes = Vec::with_capacity(head.len() + varint::MAX_BYTES + frame.len());
     bytes.extend_from_slice(head);
     varint::push(frame.len() as u64, &mut bytes);
     let frame_at = bytes.len();
     bytes.extend_from_slice(frame);
     let (piece_count, base_count) = (pieces.len(), bases.len());
-    EncodedBlock { bytes, frame_at, is_packed, content_bytes, piece_count, base_count }
+    EncodedBlock { bytes, frame_at, is_encoded: is_packed, content_bytes, piece_count, base_count }
 }
 
 /// Decodes the block as a receiver does and compares it with its input.
-fn prove(
+fn verify(
     block: &EncodedBlock,
     input: BlockInput<'_>,
     buffer: &mut Vec<u8>,
@@ -370,10 +371,10 @@ mod tests {
         let input = BlockInput { bases: &bases, prefix: &old, ..plain(&pieces, &content) };
         let block = BlockEncoder::default().encode(input).unwrap();
         assert_eq!(block.base_count, 1);
-        prove(&block, input, &mut Vec::new()).unwrap();
+        verify(&block, input, &mut Vec::new()).unwrap();
         let others = [BaseRange { offset: 6, ..bases[0] }];
         let other = BlockInput { bases: &others, ..input };
-        assert!(prove(&block, other, &mut Vec::new()).is_err());
+        assert!(verify(&block, other, &mut Vec::new()).is_err());
     }
 
     #[test]

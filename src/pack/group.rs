@@ -16,10 +16,10 @@ const RAW_CONTENT_BYTES: usize = 1 << 20;
 
 /// Size of the content of a block of small objects with bases, in bytes. Measured on 275 MB of
 /// changed pages: 0.17 MB for 384 KiB, 0.19 MB for 512 KiB, 0.23 MB for 1 MiB, at the same speed.
-const AGAINST_CONTENT_BYTES: u32 = 384 << 10;
+const WITH_BASES_CONTENT_BYTES: u32 = 384 << 10;
 /// Total size of the bases of such a block, in bytes. An object with larger bases gets its own
 /// block.
-const AGAINST_BASE_BYTES: u64 = 2 << 20;
+const MAX_SHARED_BASE_BYTES: u64 = 2 << 20;
 
 /// A new object to be packed.
 #[derive(Debug, Clone, Copy)]
@@ -37,7 +37,7 @@ pub struct ObjectToPack<'a> {
 impl ObjectToPack<'_> {
     /// Whether the object or its bases are so large that it should have its own block.
     const fn is_large(&self) -> bool {
-        self.size > AGAINST_CONTENT_BYTES as u64 || self.base_bytes > AGAINST_BASE_BYTES
+        self.size > WITH_BASES_CONTENT_BYTES as u64 || self.base_bytes > MAX_SHARED_BASE_BYTES
     }
 }
 
@@ -68,7 +68,7 @@ pub fn group_within<'m>(
     let limit = content_bytes.clamp(1, MAX_CONTENT_BYTES);
     let mut order = match level {
         Level::Raw => path_order(members),
-        Level::Zstd(_) => like_order(members),
+        Level::Zstd(_) => similarity_order(members),
     };
     // A stable sort, so that the order by similarity is kept within both halves.
     order.sort_by_key(|index| members[*index as usize].base_bytes > 0);
@@ -92,7 +92,7 @@ impl Iterator for Groups<'_> {
     type Item = Vec<Piece>;
 
     fn next(&mut self) -> Option<Vec<Piece>> {
-        if self.peek()?.base_bytes > 0 { self.next_against() } else { self.next_plain() }
+        if self.peek()?.base_bytes > 0 { self.next_with_bases() } else { self.next_without_bases() }
     }
 }
 
@@ -102,16 +102,16 @@ impl<'m> Groups<'m> {
     }
 
     /// The next block with bases.
-    fn next_against(&mut self) -> Option<Vec<Piece>> {
+    fn next_with_bases(&mut self) -> Option<Vec<Piece>> {
         let mut pieces = Vec::new();
-        let (mut room, mut base_bytes) = (self.limit.min(AGAINST_CONTENT_BYTES), 0);
+        let (mut room, mut base_bytes) = (self.limit.min(WITH_BASES_CONTENT_BYTES), 0);
         while let Some(member) = self.peek() {
             let is_large = member.is_large() || member.size > u64::from(self.limit);
             if is_large && pieces.is_empty() {
                 return Some(vec![self.take_part(member, self.limit)]);
             }
             base_bytes += member.base_bytes;
-            let fits = member.size <= u64::from(room) && base_bytes <= AGAINST_BASE_BYTES;
+            let fits = member.size <= u64::from(room) && base_bytes <= MAX_SHARED_BASE_BYTES;
             if !pieces.is_empty() && (is_large || !fits || pieces.len() == MAX_RANGES) {
                 break;
             }
@@ -124,9 +124,9 @@ impl<'m> Groups<'m> {
     }
 
     /// Takes at most `most` bytes of the next member.
-    fn take_part(&mut self, member: &ObjectToPack<'_>, most: u32) -> Piece {
+    fn take_part(&mut self, member: &ObjectToPack<'_>, max_bytes: u32) -> Piece {
         let left = member.size - self.offset;
-        let length = u32::try_from(left).unwrap_or(u32::MAX).min(most);
+        let length = u32::try_from(left).unwrap_or(u32::MAX).min(max_bytes);
         let piece = Piece { ordinal: member.ordinal, offset: self.offset, length };
         if u64::from(length) == left {
             (self.next, self.offset) = (self.next + 1, 0);
@@ -137,7 +137,7 @@ impl<'m> Groups<'m> {
     }
 
     /// The next block without bases.
-    fn next_plain(&mut self) -> Option<Vec<Piece>> {
+    fn next_without_bases(&mut self) -> Option<Vec<Piece>> {
         let mut pieces = Vec::new();
         let mut room = self.limit;
         while let Some(member) = self.peek().filter(|member| member.base_bytes == 0) {
@@ -177,12 +177,12 @@ fn path_order(members: &[ObjectToPack<'_>]) -> Vec<u32> {
     order
 }
 
-fn like_order(members: &[ObjectToPack<'_>]) -> Vec<u32> {
+fn similarity_order(members: &[ObjectToPack<'_>]) -> Vec<u32> {
     let ranks = extension_ranks(members);
-    let mut keys: Vec<Key> = indices(members)
+    let mut keys: Vec<SimilarityKey> = indices(members)
         .map(|index| {
             let path = members[index as usize].path;
-            Key::new(index, path, ranks.get(extension(path)).copied().unwrap_or(0))
+            SimilarityKey::new(index, path, ranks.get(extension(path)).copied().unwrap_or(0))
         })
         .collect();
     drop(ranks);
@@ -211,7 +211,7 @@ fn extension_ranks<'m>(members: &'m [ObjectToPack<'m>]) -> HashMap<&'m str, u32>
 /// The part of a member's sort key that is known without its path. Most comparisons need nothing
 /// else.
 #[derive(Debug)]
-struct Key {
+struct SimilarityKey {
     extension: u32,
     index: u32,
     /// The first bytes of the name without its hash token.
@@ -222,7 +222,7 @@ struct Key {
     token: (u16, u16),
 }
 
-impl Key {
+impl SimilarityKey {
     fn new(index: u32, path: &TreePath, extension: u32) -> Self {
         let bound = |position: usize| u16::try_from(position).unwrap_or(u16::MAX);
         let whole = path.as_str();

@@ -52,7 +52,7 @@ impl BlockKind {
             KIND_ZSTD => Ok(Self::Zstd),
             KIND_DENSE => Ok(Self::Dense),
             KIND_RAW => Ok(Self::Raw),
-            _ => Err(PackError::Garbled { what: "a block of unknown kind" }),
+            _ => Err(PackError::Malformed { what: "a block of unknown kind" }),
         }
     }
 }
@@ -73,7 +73,7 @@ impl<'a> ByteCursor<'a> {
     pub(super) fn number(&mut self, what: &'static str) -> Result<u64, PackError> {
         varint::take(&mut self.rest).map_err(|error| match error.kind() {
             std::io::ErrorKind::UnexpectedEof => PackError::Truncated { what },
-            _ => PackError::Garbled { what },
+            _ => PackError::Malformed { what },
         })
     }
 
@@ -99,13 +99,13 @@ impl<'a> ByteCursor<'a> {
     /// bytes can hold.
     fn count(&mut self, what: &'static str) -> Result<usize, PackError> {
         /// Minimum length of a range in bytes: three numbers.
-        const LEAST_BYTES: usize = 3;
+        const MIN_RANGE_BYTES: usize = 3;
         let count = self.number(what)?;
         let count = usize::try_from(count).ok().filter(|&count| count <= MAX_RANGES);
         let count = count.ok_or(PackError::Limit { what, limit: MAX_RANGES })?;
         // The caller allocates for this count. Without the check a few bytes could claim 65,536
         // ranges.
-        if count * LEAST_BYTES > self.rest.len() {
+        if count * MIN_RANGE_BYTES > self.rest.len() {
             return Err(PackError::Truncated { what });
         }
         Ok(count)
@@ -200,7 +200,7 @@ pub(super) fn take_pieces(input: &mut ByteCursor<'_>) -> Result<(Vec<Piece>, usi
         let ordinal = input.number("ordinal of a piece")?;
         let piece = Piece {
             ordinal: u32::try_from(ordinal)
-                .map_err(|_| PackError::Garbled { what: "ordinal of a piece" })?,
+                .map_err(|_| PackError::Malformed { what: "ordinal of a piece" })?,
             offset: input.number("offset of a piece")?,
             length: length(input, "content bytes of a block", MAX_CONTENT_BYTES)?,
         };
@@ -229,7 +229,7 @@ pub(super) fn take_bases(input: &mut ByteCursor<'_>) -> Result<(Vec<BaseRange>, 
 
 /// Encodes both lists as columns of differences. These are mostly zeros if neighbouring objects
 /// have neighbouring bases, so they compress to a third.
-pub(super) fn dense(pieces: &[Piece], bases: &[BaseRange]) -> Vec<u8> {
+pub(super) fn encode_dense(pieces: &[Piece], bases: &[BaseRange]) -> Vec<u8> {
     let mut out = Vec::new();
     varint::push(pieces.len() as u64, &mut out);
     varint::push(bases.len() as u64, &mut out);
@@ -239,17 +239,17 @@ pub(super) fn dense(pieces: &[Piece], bases: &[BaseRange]) -> Vec<u8> {
     let mut expected = ExpectedBase::new(pieces);
     for base in bases {
         push_difference(base.entry, expected.entry(), &mut out);
-        expected.was(base.entry);
+        expected.advance(base.entry);
     }
     bases.iter().for_each(|base| varint::push(base.offset, &mut out));
     for (index, base) in bases.iter().enumerate() {
-        push_difference(u64::from(base.length), length_beside(pieces, index), &mut out);
+        push_difference(u64::from(base.length), expected_length(pieces, index), &mut out);
     }
     out
 }
 
 /// The length of the piece with the same index, to which the base probably belongs.
-fn length_beside(pieces: &[Piece], index: usize) -> u64 {
+fn expected_length(pieces: &[Piece], index: usize) -> u64 {
     pieces.get(index).map_or(0, |piece| u64::from(piece.length))
 }
 
@@ -276,7 +276,7 @@ impl<'p> ExpectedBase<'p> {
         self.last.wrapping_add(step)
     }
 
-    const fn was(&mut self, entry: u64) {
+    const fn advance(&mut self, entry: u64) {
         (self.index, self.last) = (self.index + 1, entry);
     }
 }
@@ -339,23 +339,23 @@ pub(super) fn take_dense(bytes: &[u8]) -> Result<(Vec<Piece>, Vec<BaseRange>), P
     let mut pieces = Vec::with_capacity(counts[0]);
     for ((ordinal, offset), length) in ordinals.into_iter().zip(offsets).zip(lengths) {
         let ordinal = u32::try_from(ordinal)
-            .map_err(|_| PackError::Garbled { what: "ordinal of a piece" })?;
+            .map_err(|_| PackError::Malformed { what: "ordinal of a piece" })?;
         // Neither the sum nor the end is checked here: `Block::take` checks them for both forms.
         pieces.push(Piece { ordinal, offset, length });
     }
     let mut expected = ExpectedBase::new(&pieces);
     let entries = take_column(counts[1], |_| {
         let entry = take_difference(input, expected.entry(), "entry of a base")?;
-        expected.was(entry);
+        expected.advance(entry);
         Ok(entry)
     })?;
     let offsets = take_column(counts[1], |_| input.number("offset of a base"))?;
     let lengths = take_column(counts[1], |index| {
-        let length = take_difference(input, length_beside(&pieces, index), BASE)?;
+        let length = take_difference(input, expected_length(&pieces, index), BASE)?;
         u32::try_from(length).map_err(|_| PackError::Limit { what: BASE, limit: MAX_PREFIX_BYTES })
     })?;
     if !input.rest.is_empty() {
-        return Err(PackError::Garbled { what: "bytes behind the ranges of a block" });
+        return Err(PackError::Malformed { what: "bytes behind the ranges of a block" });
     }
     let ranges = entries.into_iter().zip(offsets).zip(lengths);
     let bases =
@@ -396,7 +396,7 @@ mod tests {
             let length = prefix_bytes(&bases).unwrap();
             prop_assert_eq!(take_bases(&mut input).unwrap(), (bases.clone(), length));
             prop_assert!(input.rest.is_empty());
-            let packed = dense(&pieces, &bases);
+            let packed = encode_dense(&pieces, &bases);
             prop_assert_eq!(take_dense(&packed).unwrap(), (pieces, bases));
             prop_assert!(take_dense(&packed[..packed.len() - 1]).is_err());
             prop_assert!(take_dense(&[&packed[..], &[0]].concat()).is_err());
@@ -433,7 +433,7 @@ mod tests {
         assert!(matches!(pieces_of(&[1, 0, 0, 0]), Err(PackError::Layout { .. })));
         assert!(pieces_of(&[1, 0, varint::MAX_NUMBER - 1, 1]).is_ok());
         assert!(matches!(pieces_of(&[1, 0, varint::MAX_NUMBER, 1]), Err(PackError::Layout { .. })));
-        assert!(matches!(pieces_of(&[1, 1 << 32, 0, 1]), Err(PackError::Garbled { .. })));
+        assert!(matches!(pieces_of(&[1, 1 << 32, 0, 1]), Err(PackError::Malformed { .. })));
         assert!(pieces_of(&[1, (1 << 32) - 1, 0, 1]).is_ok());
     }
 

@@ -37,8 +37,8 @@ pub use layout::{BaseRange, Piece};
 pub use level::{Level, ParseLevelError};
 pub use reader::{Blocks, PackReader};
 pub use signature::{
-    MatchedRange, Signature, SignatureKey, SignatureSearch, SignatureShape, Signer, search,
-    size_bits,
+    MatchedRange, Signature, SignatureBuilder, SignatureKey, SignatureSearch, SignatureShape,
+    search, size_bits,
 };
 pub use sketch::Sketch;
 pub use stable_name::{hash_token, stable_name};
@@ -99,7 +99,7 @@ pub enum PackError {
     },
     /// The bytes have no meaning, or there are too many of them.
     #[error("pack is malformed: {what}")]
-    Garbled {
+    Malformed {
         /// What is wrong.
         what: &'static str,
     },

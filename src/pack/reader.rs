@@ -95,10 +95,10 @@ impl<'a> Blocks<'a> {
         }
         self.input.byte("end record")?;
         if self.input.number("number of blocks")? != self.count {
-            return Err(PackError::Garbled { what: "the end record counts other blocks" });
+            return Err(PackError::Malformed { what: "the end record counts other blocks" });
         }
         if !self.input.rest.is_empty() {
-            return Err(PackError::Garbled { what: "something follows the end record" });
+            return Err(PackError::Malformed { what: "something follows the end record" });
         }
         Ok(None)
     }
@@ -194,7 +194,7 @@ mod tests {
     fn nothing_comes_after_an_error() {
         let bytes = sealed(&body(4, &[1, 0, 0, 2, 0, 2], b"ab\0\x01"));
         let mut blocks = PackReader::open(&bytes).unwrap().blocks();
-        assert!(matches!(blocks.next(), Some(Err(PackError::Garbled { .. }))));
+        assert!(matches!(blocks.next(), Some(Err(PackError::Malformed { .. }))));
         assert!(blocks.next().is_none());
     }
 

@@ -12,7 +12,7 @@ use fastcdc::v2020::FastCDC;
 // its cuts for other averages between versions.
 const CHUNK_BYTES: (usize, usize, usize) = (256, 1024, 4096);
 /// Maximum number of hashes in a sketch.
-const MOST: usize = 48;
+const MAX_SKETCH_HASHES: usize = 48;
 
 /// A sample of the chunks of some content.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -22,9 +22,9 @@ impl Sketch {
     /// The sketch of `content`.
     #[must_use]
     pub fn of(content: &[u8]) -> Self {
-        let (least, average, most) = CHUNK_BYTES;
+        let (min, average, max) = CHUNK_BYTES;
         let mut sketch = Self::default();
-        for chunk in FastCDC::new(content, least, average, most) {
+        for chunk in FastCDC::new(content, min, average, max) {
             sketch.add(chunk.hash, chunk.length);
         }
         sketch
@@ -44,19 +44,21 @@ impl Sketch {
 
     fn insert(&mut self, hash: u32) {
         // Most hashes of large content end here.
-        if self.0.len() == MOST && self.0.last().is_some_and(|largest| hash >= *largest) {
+        if self.0.len() == MAX_SKETCH_HASHES
+            && self.0.last().is_some_and(|largest| hash >= *largest)
+        {
             return;
         }
         if let Err(at) = self.0.binary_search(&hash) {
             self.0.insert(at, hash);
-            self.0.truncate(MOST);
+            self.0.truncate(MAX_SKETCH_HASHES);
         }
     }
 
     /// A sketch with these hashes; `None` if the hashes are not ascending or too many.
     #[must_use]
     pub fn from_hashes(hashes: Vec<u32>) -> Option<Self> {
-        (hashes.len() <= MOST && hashes.is_sorted()).then_some(Self(hashes))
+        (hashes.len() <= MAX_SKETCH_HASHES && hashes.is_sorted()).then_some(Self(hashes))
     }
 
     /// The hashes, ascending.
@@ -85,9 +87,9 @@ mod tests {
         let whole = noise(3, 400_000);
         let mut parts = Sketch::default();
         whole.chunks(150_000).for_each(|part| parts.merge(&Sketch::of(part)));
-        assert_eq!(parts.hashes().len(), MOST);
+        assert_eq!(parts.hashes().len(), MAX_SKETCH_HASHES);
         assert!(parts.hashes().is_sorted());
-        assert!(shared(&parts, &Sketch::of(&whole)) > MOST * 9 / 10);
+        assert!(shared(&parts, &Sketch::of(&whole)) > MAX_SKETCH_HASHES * 9 / 10);
         let before = parts.clone();
         parts.merge(&before);
         assert_eq!(parts, before);
@@ -99,9 +101,9 @@ mod tests {
         let mut edited = one.clone();
         edited.splice(70_000..70_003, *b"inserted");
         let [a, b, c] = [&one, &edited, &other].map(|content| Sketch::of(content));
-        assert_eq!(a.hashes().len(), MOST);
+        assert_eq!(a.hashes().len(), MAX_SKETCH_HASHES);
         assert!(a.hashes().is_sorted());
-        assert!(shared(&a, &b) > MOST * 9 / 10, "{}", shared(&a, &b));
+        assert!(shared(&a, &b) > MAX_SKETCH_HASHES * 9 / 10, "{}", shared(&a, &b));
         assert_eq!(shared(&a, &c), 0);
     }
 

@@ -11,14 +11,14 @@ use parking_lot::Mutex;
 
 use crate::cache::{CachedContent, ContentCache};
 use crate::hash::{ObjectId, hash_reader};
-use crate::mirror::{Link, Mirror};
+use crate::mirror::{LinkKind, Mirror};
 use crate::pack::{BaseRange, Sketch};
 
 /// Where an old object can be read.
 #[derive(Debug, Clone)]
 enum BaseLocation {
     /// On a local mirror.
-    Near(Arc<dyn Mirror>),
+    LocalMirror(Arc<dyn Mirror>),
     Cached(CachedContent),
 }
 
@@ -27,34 +27,34 @@ enum BaseLocation {
 pub(crate) struct BaseObject {
     pub(crate) id: ObjectId,
     size: u64,
-    place: BaseLocation,
+    location: BaseLocation,
 }
 
 impl BaseObject {
     /// The sketch of the object, if one was made when it was new.
     pub(crate) fn sketch(&self) -> Option<&Sketch> {
-        match &self.place {
+        match &self.location {
             BaseLocation::Cached(kept) => {
                 Some(&kept.record().sketch).filter(|sketch| !sketch.hashes().is_empty())
             }
-            BaseLocation::Near(_) => None,
+            BaseLocation::LocalMirror(_) => None,
         }
     }
 
     /// Sort key for reading: objects with similar values are stored close to each other.
-    pub(crate) fn place(&self) -> Option<(usize, u32)> {
-        match &self.place {
-            BaseLocation::Cached(kept) => kept.place(),
-            BaseLocation::Near(_) => None,
+    pub(crate) fn storage_order(&self) -> Option<(usize, u32)> {
+        match &self.location {
+            BaseLocation::Cached(kept) => kept.storage_order(),
+            BaseLocation::LocalMirror(_) => None,
         }
     }
 
     /// How many blocks of the cache must be decoded before the object's own blocks; `None` if the
     /// object is not in the cache.
     pub(crate) const fn depth(&self) -> Option<u32> {
-        match &self.place {
+        match &self.location {
             BaseLocation::Cached(kept) => Some(kept.depth()),
-            BaseLocation::Near(_) => None,
+            BaseLocation::LocalMirror(_) => None,
         }
     }
 }
@@ -75,10 +75,10 @@ impl From<BaseRange> for ByteRange {
 /// The old content that the origin can read.
 #[derive(Debug, Default)]
 pub(crate) struct BaseContent {
-    near: Vec<Arc<dyn Mirror>>,
+    local_mirrors: Vec<Arc<dyn Mirror>>,
     cache: Option<ContentCache>,
     /// Whether the objects that are read in parts are intact.
-    checked: Mutex<HashMap<ObjectId, bool>>,
+    intact: Mutex<HashMap<ObjectId, bool>>,
 }
 
 impl BaseContent {
@@ -87,8 +87,11 @@ impl BaseContent {
         mirrors: impl Iterator<Item = &'m Arc<dyn Mirror>>,
         cache: Option<ContentCache>,
     ) -> Self {
-        let near = mirrors.filter(|mirror| mirror.link() == Link::Local).map(Arc::clone).collect();
-        Self { near, cache, checked: Mutex::default() }
+        let local_mirrors = mirrors
+            .filter(|mirror| mirror.link_kind() == LinkKind::Local)
+            .map(Arc::clone)
+            .collect();
+        Self { local_mirrors, cache, intact: Mutex::default() }
     }
 
     pub(crate) const fn cache(&self) -> Option<&ContentCache> {
@@ -98,14 +101,15 @@ impl BaseContent {
     /// The readable objects among `wanted`, which maps objects to their sizes.
     pub(crate) fn find(&self, wanted: &HashMap<ObjectId, u64>) -> HashMap<ObjectId, BaseObject> {
         let mut found = HashMap::with_capacity(wanted.len());
-        let mut add =
-            |id: &ObjectId, size, place| found.insert(*id, BaseObject { id: *id, size, place });
+        let mut add = |id: &ObjectId, size, place| {
+            found.insert(*id, BaseObject { id: *id, size, location: place })
+        };
         let mut left: HashSet<ObjectId> = HashSet::new();
         for (id, size) in wanted {
             // A mirror on this machine comes first: its objects are plain files, while objects in
             // the cache must be decoded.
-            match self.near.iter().find(|mirror| mirror.object(id, 0).is_ok()) {
-                Some(mirror) => drop(add(id, *size, BaseLocation::Near(Arc::clone(mirror)))),
+            match self.local_mirrors.iter().find(|mirror| mirror.object(id, 0).is_ok()) {
+                Some(mirror) => drop(add(id, *size, BaseLocation::LocalMirror(Arc::clone(mirror)))),
                 None => drop(left.insert(*id)),
             }
         }
@@ -124,15 +128,17 @@ impl BaseContent {
     /// Appends a range of `object` to `out`. Returns whether that succeeded.
     pub(crate) fn read(&self, object: &BaseObject, range: ByteRange, out: &mut Vec<u8>) -> bool {
         let ByteRange { offset, length } = range;
-        match (&object.place, &self.cache) {
+        match (&object.location, &self.cache) {
             (BaseLocation::Cached(kept), Some(cache)) => cache.read(kept, offset, length, out),
             (BaseLocation::Cached(_), None) => false,
-            (BaseLocation::Near(mirror), _) => self.read_near(mirror, object, range, out),
+            (BaseLocation::LocalMirror(mirror), _) => {
+                self.read_from_mirror(mirror, object, range, out)
+            }
         }
     }
 
     /// Reads from a mirror, whose objects may be damaged.
-    fn read_near(
+    fn read_from_mirror(
         &self,
         mirror: &Arc<dyn Mirror>,
         object: &BaseObject,
@@ -162,7 +168,7 @@ impl BaseContent {
     fn is_intact(&self, mirror: &Arc<dyn Mirror>, object: &BaseObject) -> bool {
         // The lock is held while the object is read, so that not all threads that need parts of it
         // read it.
-        let mut checked = self.checked.lock();
+        let mut checked = self.intact.lock();
         *checked.entry(object.id).or_insert_with(|| {
             let content = mirror.object(&object.id, 0).ok();
             // Reads one byte more than the size, so that a longer file is detected without reading

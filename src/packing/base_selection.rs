@@ -18,8 +18,8 @@ use crate::origin::scratch::Entries;
 use crate::pack::{Base, Piece, Sketch, hash_token, stable_name};
 use crate::packing::base_content::{BaseContent, BaseObject, ByteRange};
 use crate::packing::content_source::ContentSource;
-use crate::packing::parallel::{in_groups, in_parallel};
-use crate::packing::signed_bases::{SignedBase, SignedBases, Signers};
+use crate::packing::parallel::{group_pieces, in_parallel};
+use crate::packing::signed_bases::{SignatureMirrors, SignedBase, SignedBaseSearch};
 use crate::tree_path::TreePath;
 
 /// Maximum number of old entries that are compared for similarity, which bounds the memory.
@@ -31,14 +31,14 @@ const MIN_SKETCHED_BYTES: u64 = 2 << 10;
 const MAX_SKETCHED_BYTES: u64 = 64 << 20;
 /// New objects up to this size, in bytes, are encoded against a neighbour if there is nothing
 /// better.
-const NEIGHBOUR_BYTES: u64 = 128 << 10;
+const MAX_NEIGHBOUR_BYTES: u64 = 128 << 10;
 /// Limit on the bytes of old content that are sketched, as a multiple of the new content.
 const SKETCH_FACTOR: u64 = 4;
 /// Bytes of old content that may be sketched even if there is little new content.
-const SKETCH_LEAST_BYTES: u64 = 64 << 20;
+const MIN_SKETCH_BUDGET: u64 = 64 << 20;
 /// Maximum number of candidates that share a chunk. A chunk that more candidates share does not
 /// distinguish them.
-const MAX_VOTES: usize = 32;
+const MAX_CANDIDATES_PER_CHUNK: usize = 32;
 
 /// The number of new objects for each kind of base.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
@@ -61,7 +61,7 @@ pub struct BaseCounts {
 #[derive(Debug, Default)]
 pub(crate) struct BaseSelection {
     /// The bases of each new object, by ordinal; the best base first.
-    of: Vec<Vec<Base>>,
+    by_ordinal: Vec<Vec<Base>>,
     /// Old objects by their position in the base manifest.
     objects: HashMap<u64, BaseObject>,
     pub(crate) counts: BaseCounts,
@@ -72,7 +72,7 @@ pub(crate) struct BaseSelection {
     /// Sketches that were made of new objects, by ordinal.
     pub(crate) sketches: HashMap<u32, Sketch>,
     /// New objects with a hashed name: their content will probably change together with the name.
-    fleeting: HashSet<u32>,
+    hashed_names: HashSet<u32>,
 }
 
 impl BaseSelection {
@@ -80,15 +80,15 @@ impl BaseSelection {
         let counts = BaseCounts { none: wanted.len() as u64, ..BaseCounts::default() };
         Self {
             counts,
-            of: vec![Vec::new(); wanted.len()],
-            fleeting: objects_with_hashed_names(wanted),
+            by_ordinal: vec![Vec::new(); wanted.len()],
+            hashed_names: objects_with_hashed_names(wanted),
             ..Self::default()
         }
     }
 
     /// The bases of a new object, the best first.
-    pub(crate) fn of(&self, ordinal: u32) -> &[Base] {
-        self.of.get(ordinal as usize).map_or(&[], Vec::as_slice)
+    pub(crate) fn bases_of(&self, ordinal: u32) -> &[Base] {
+        self.by_ordinal.get(ordinal as usize).map_or(&[], Vec::as_slice)
     }
 
     /// The old object on a mirror of which a new object contains ranges.
@@ -98,7 +98,7 @@ impl BaseSelection {
 
     /// Whether the name of a new object likely contains a hash of its content.
     pub(crate) fn has_hashed_name(&self, ordinal: u32) -> bool {
-        self.fleeting.contains(&ordinal)
+        self.hashed_names.contains(&ordinal)
     }
 
     /// The old object at a position of the base manifest.
@@ -107,8 +107,8 @@ impl BaseSelection {
     }
 
     /// Adds everything that determines the blocks to a key.
-    pub(crate) fn add_to(&self, key: &mut blake3::Hasher) {
-        for (ordinal, bases) in self.of.iter().enumerate() {
+    pub(crate) fn add_to_key(&self, key: &mut blake3::Hasher) {
+        for (ordinal, bases) in self.by_ordinal.iter().enumerate() {
             for base in bases {
                 key.update(&(ordinal as u64).to_le_bytes()).update(&base.entry.to_le_bytes());
             }
@@ -117,7 +117,7 @@ impl BaseSelection {
         signed.sort_unstable_by_key(|(ordinal, _)| **ordinal);
         for (ordinal, base) in signed {
             key.update(&ordinal.to_le_bytes());
-            base.add_to(key);
+            base.add_to_key(key);
         }
     }
 }
@@ -132,13 +132,13 @@ fn objects_with_hashed_names(wanted: &[NewObjectRef]) -> HashSet<u32> {
         *hashed += usize::from(hash_token(path.name()).is_some());
         *all += 1;
     }
-    let is_fleeting = |wanted: &NewObjectRef| {
+    let is_hashed = |wanted: &NewObjectRef| {
         let (hashed, all) = directories[&wanted.path.parent()];
         hashed * 2 >= all || hash_token(wanted.path.name()).is_some()
     };
     (0u32..)
         .zip(wanted)
-        .filter(|(_, wanted)| is_fleeting(wanted))
+        .filter(|(_, wanted)| is_hashed(wanted))
         .map(|(ordinal, _)| ordinal)
         .collect()
 }
@@ -150,26 +150,26 @@ struct Candidate {
     object: ObjectId,
     path: TreePath,
     /// Whether the path of the entry no longer exists.
-    is_gone: bool,
+    is_removed: bool,
 }
 
 impl Candidate {
     fn new(position: u64, entry: Entry, is_gone: bool) -> Option<Self> {
         let file = entry.file()?;
         let (object, base) = (file.object, Base { entry: position, size: file.size });
-        (file.size > 0).then_some(Self { base, object, path: entry.path, is_gone })
+        (file.size > 0).then_some(Self { base, object, path: entry.path, is_removed: is_gone })
     }
 }
 
 /// The inputs of a selection.
 pub(crate) struct BaseSelector<'a> {
     pub(crate) wanted: &'a [NewObjectRef],
-    pub(crate) old: &'a BaseContent,
+    pub(crate) base_content: &'a BaseContent,
     pub(crate) content_source: &'a ContentSource,
     /// Objects that must not be used as bases, because they are damaged on the mirror.
     pub(crate) excluded_bases: &'a HashSet<ObjectId>,
     /// Where signatures of the base can be asked for.
-    pub(crate) signers: Option<Signers<'a>>,
+    pub(crate) signature_mirrors: Option<SignatureMirrors<'a>>,
     pub(crate) jobs: usize,
     pub(crate) monitor: &'a dyn Monitor,
 }
@@ -189,7 +189,7 @@ impl BaseSelector<'_> {
         base: impl Fn() -> Result<Entries, ManifestError>,
         new: Entries,
     ) -> Result<BaseSelection, ManifestError> {
-        let ManifestScan { same_path, mut candidates } = self.look(base()?, new)?;
+        let ManifestScan { same_path, mut candidates } = self.scan_manifests(base()?, new)?;
         let is_left =
             |ordinal: &usize| same_path[*ordinal].is_none() && self.wanted[*ordinal].size > 0;
         let mut left: Vec<usize> = (0..self.wanted.len()).filter(is_left).collect();
@@ -202,14 +202,14 @@ impl BaseSelector<'_> {
         }
         let at_paths = same_path.iter().flatten().map(|(base, object)| (*object, base.size));
         let others = candidates.iter().map(|candidate| (candidate.object, candidate.base.size));
-        let found = self.old.find(&at_paths.chain(others).collect());
+        let found = self.base_content.find(&at_paths.chain(others).collect());
         let mut bases = BaseSelection::none(self.wanted);
         let mut unread = Vec::new();
         for (ordinal, same) in same_path.into_iter().enumerate() {
             let Some((base, object)) = same else { continue };
             match found.get(&object) {
                 Some(object) => {
-                    bases.of[ordinal].push(base);
+                    bases.by_ordinal[ordinal].push(base);
                     bases.objects.insert(base.entry, object.clone());
                     bases.counts.same_path += 1;
                 }
@@ -220,39 +220,44 @@ impl BaseSelector<'_> {
                 }
             }
         }
-        let (candidates, far): (Vec<_>, Vec<_>) =
+        let (candidates, mirror_only): (Vec<_>, Vec<_>) =
             candidates.into_iter().partition(|candidate| found.contains_key(&candidate.object));
-        self.add_renamed(&left, &far, &mut unread);
-        drop(far);
+        self.add_renamed(&left, &mirror_only, &mut unread);
+        drop(mirror_only);
         // The order decides which candidates are sketched, and must not depend on a hash table.
         left.sort_unstable();
-        self.choose_alike(&left, &candidates, &found, &mut bases);
-        unread.retain(|(ordinal, _)| bases.of[*ordinal].is_empty());
+        self.choose_similar(&left, &candidates, &found, &mut bases);
+        unread.retain(|(ordinal, _)| bases.by_ordinal[*ordinal].is_empty());
         self.add_signed(&unread, &mut bases);
         let has_none = |(ordinal, of): &(u32, &Vec<Base>)| {
             of.is_empty() && !bases.signed.contains_key(ordinal)
         };
-        bases.counts.none = (0..).zip(&bases.of).filter(has_none).count() as u64;
+        bases.counts.none = (0..).zip(&bases.by_ordinal).filter(has_none).count() as u64;
         Ok(bases)
     }
 
     /// Adds those old objects of `far`, which the origin cannot read, that have the same stable
     /// name in the same directory as a new object in `left` without an old one at its path.
-    fn add_renamed(&self, left: &[usize], far: &[Candidate], unread: &mut Vec<(usize, Base)>) {
-        if self.signers.is_none() || far.is_empty() {
+    fn add_renamed(
+        &self,
+        left: &[usize],
+        mirror_only: &[Candidate],
+        unread: &mut Vec<(usize, Base)>,
+    ) {
+        if self.signature_mirrors.is_none() || mirror_only.is_empty() {
             return;
         }
         let have: HashSet<usize> = unread.iter().map(|(ordinal, _)| *ordinal).collect();
-        let names = NameIndex::new(far);
+        let names = NameIndex::new(mirror_only);
         for ordinal in left.iter().filter(|ordinal| !have.contains(ordinal)) {
             let wanted = &self.wanted[*ordinal];
             let may_be = |at: usize| {
-                let Candidate { base, object, path, .. } = &far[at];
+                let Candidate { base, object, path, .. } = &mirror_only[at];
                 path.parent() == wanted.path.parent() && self.may_be_base(wanted.size, base, object)
             };
-            let [name, _] = keys_of(&wanted.path);
-            let best = names.best(name, far, wanted, may_be);
-            unread.extend(best.map(|at| (*ordinal, far[at].base)));
+            let [name, _] = name_keys(&wanted.path);
+            let best = names.best(name, mirror_only, wanted, may_be);
+            unread.extend(best.map(|at| (*ordinal, mirror_only[at].base)));
         }
         unread.sort_unstable_by_key(|(ordinal, _)| *ordinal);
     }
@@ -260,11 +265,11 @@ impl BaseSelector<'_> {
     /// Asks a mirror for the signatures of the bases in `unread`, which the origin cannot read, and
     /// adds the ranges that the new objects contain.
     fn add_signed(&self, unread: &[(usize, Base)], bases: &mut BaseSelection) {
-        let Some(signers) = &self.signers else { return };
-        let asked = SignedBases {
+        let Some(signers) = &self.signature_mirrors else { return };
+        let asked = SignedBaseSearch {
             wanted: self.wanted,
             content_source: self.content_source,
-            signers,
+            signature_mirrors: signers,
             jobs: self.jobs,
             monitor: self.monitor,
         };
@@ -283,8 +288,8 @@ impl BaseSelector<'_> {
     }
 
     /// Finds the old object at the path of each new object, and the old paths that no longer exist.
-    fn look(&self, base: Entries, new: Entries) -> Result<ManifestScan, ManifestError> {
-        let mut looked =
+    fn scan_manifests(&self, base: Entries, new: Entries) -> Result<ManifestScan, ManifestError> {
+        let mut scan =
             ManifestScan { same_path: vec![None; self.wanted.len()], candidates: Vec::new() };
         let mut next = 0;
         let mut position = 0;
@@ -302,7 +307,7 @@ impl BaseSelector<'_> {
                 let same =
                     same.map(|file| (Base { entry: position, size: file.size }, file.object));
                 let size = self.wanted[next].size;
-                looked.same_path[next] =
+                scan.same_path[next] =
                     same.filter(|(base, object)| self.may_be_base(size, base, object));
                 next += 1;
             }
@@ -310,13 +315,13 @@ impl BaseSelector<'_> {
                 |old: &Entry| old.is_live() && new.as_ref().is_none_or(|new| !new.is_live());
             if let Some(old) = old {
                 // Files whose paths are gone have most likely been renamed.
-                if is_gone(&old) && looked.candidates.len() < MAX_CANDIDATES {
-                    looked.candidates.extend(Candidate::new(position, old, true));
+                if is_gone(&old) && scan.candidates.len() < MAX_CANDIDATES {
+                    scan.candidates.extend(Candidate::new(position, old, true));
                 }
                 position += 1;
             }
         }
-        Ok(looked)
+        Ok(scan)
     }
 
     /// Adds bases with the same names or kinds as the objects in `left`.
@@ -329,11 +334,11 @@ impl BaseSelector<'_> {
         // Compares hashes of the names, because the base may have millions of entries. A collision
         // only adds a candidate.
         let keys: HashSet<u64> =
-            left.iter().flat_map(|ordinal| keys_of(&self.wanted[*ordinal].path)).collect();
+            left.iter().flat_map(|ordinal| name_keys(&self.wanted[*ordinal].path)).collect();
         let known: HashSet<u64> = candidates.iter().map(|candidate| candidate.base.entry).collect();
         for (position, entry) in (0u64..).zip(base) {
             let entry = entry?;
-            let is_alike = keys_of(&entry.path).iter().any(|key| keys.contains(key));
+            let is_alike = name_keys(&entry.path).iter().any(|key| keys.contains(key));
             if is_alike && !known.contains(&position) && candidates.len() < MAX_CANDIDATES {
                 candidates.extend(Candidate::new(position, entry, false));
             }
@@ -341,7 +346,7 @@ impl BaseSelector<'_> {
         Ok(())
     }
 
-    fn choose_alike(
+    fn choose_similar(
         &self,
         left: &[usize],
         candidates: &[Candidate],
@@ -361,7 +366,7 @@ impl BaseSelector<'_> {
                 self.may_be_base(wanted.size, &candidate.base, &candidate.object)
             };
             let alike = votes.best(&sketches.new[index], |at| (&candidates[at], wanted));
-            let [name, kind] = keys_of(&wanted.path);
+            let [name, kind] = name_keys(&wanted.path);
             let mut chosen: Vec<usize> = alike.into_iter().filter(|at| may_be(at)).collect();
             let counts = &mut bases.counts;
             if !chosen.is_empty() {
@@ -369,9 +374,9 @@ impl BaseSelector<'_> {
             } else if let Some(at) = names.best(name, candidates, wanted, |at| may_be(&at)) {
                 chosen.push(at);
                 counts.like_name += 1;
-            } else if wanted.size <= NEIGHBOUR_BYTES
+            } else if wanted.size <= MAX_NEIGHBOUR_BYTES
                 && let Some(at) = names.best(kind, candidates, wanted, |at| {
-                    may_be(&at) && candidates[at].base.size <= NEIGHBOUR_BYTES
+                    may_be(&at) && candidates[at].base.size <= MAX_NEIGHBOUR_BYTES
                 })
             {
                 chosen.push(at);
@@ -379,7 +384,7 @@ impl BaseSelector<'_> {
             }
             for at in chosen {
                 let candidate = &candidates[at];
-                bases.of[*ordinal].push(candidate.base);
+                bases.by_ordinal[*ordinal].push(candidate.base);
                 bases.objects.insert(candidate.base.entry, found[&candidate.object].clone());
             }
         }
@@ -401,7 +406,7 @@ impl BaseSelector<'_> {
             .map(|ordinal| self.wanted[*ordinal].size)
             .filter(|size| is_sketched(*size))
             .sum();
-        let mut room = new_bytes.saturating_mul(SKETCH_FACTOR).max(SKETCH_LEAST_BYTES);
+        let mut room = new_bytes.saturating_mul(SKETCH_FACTOR).max(MIN_SKETCH_BUDGET);
         // Sequential, so that the choice does not depend on thread timing.
         let fits: Vec<bool> = candidates
             .iter()
@@ -410,7 +415,7 @@ impl BaseSelector<'_> {
                 let cost = if is_made { 0 } else { candidate.base.size };
                 // An entry that is still at its path is rarely a good base for another entry, so it
                 // is not read just for a sketch.
-                let is_likely = is_made || candidate.is_gone;
+                let is_likely = is_made || candidate.is_removed;
                 let fits = is_likely && is_sketched(candidate.base.size) && cost <= room;
                 room -= if fits { cost } else { 0 };
                 fits
@@ -419,7 +424,7 @@ impl BaseSelector<'_> {
         let new = self.sketch_new(left);
         // Reading in storage order is fastest.
         let mut order: Vec<usize> = (0..candidates.len()).filter(|index| fits[*index]).collect();
-        order.sort_by_cached_key(|index| found[&candidates[*index].object].place());
+        order.sort_by_cached_key(|index| found[&candidates[*index].object].storage_order());
         let made = in_parallel(order.len(), self.jobs, |index, buffer| {
             let candidate = &candidates[order[index]];
             self.sketch_old(&found[&candidate.object], candidate.base.size, buffer)
@@ -439,7 +444,7 @@ impl BaseSelector<'_> {
         };
         let small: Vec<usize> =
             (0..left.len()).filter(|at| is_sketched(self.wanted[left[*at]].size)).collect();
-        let groups = in_groups(small.iter().map(|at| (*at, piece(left[*at]))));
+        let groups = group_pieces(small.iter().map(|at| (*at, piece(left[*at]))));
         let made = in_parallel(groups.len(), self.jobs, |index, buffer| {
             self.sketch_group(&groups[index], buffer)
         });
@@ -469,7 +474,7 @@ impl BaseSelector<'_> {
             return sketch.clone();
         }
         let length = u32::try_from(size).expect("what is sketched is small");
-        if self.old.read(object, ByteRange { offset: 0, length }, content) {
+        if self.base_content.read(object, ByteRange { offset: 0, length }, content) {
             Sketch::of(content)
         } else {
             Sketch::default()
@@ -488,7 +493,7 @@ struct Sketches {
 }
 
 /// Hashes of the stable name of a path, and of its directory and extension.
-fn keys_of(path: &TreePath) -> [u64; 2] {
+fn name_keys(path: &TreePath) -> [u64; 2] {
     let hash = |parts: [&str; 3]| {
         let mut hasher = DefaultHasher::new();
         parts.hash(&mut hasher);
@@ -499,14 +504,14 @@ fn keys_of(path: &TreePath) -> [u64; 2] {
     [hash(["name", head, tail]), hash(["kind", directory, path.extension().unwrap_or_default()])]
 }
 
-/// Candidates, by the hashes of their paths (see [`keys_of`]).
+/// Candidates, by the hashes of their paths (see [`name_keys`]).
 struct NameIndex(HashMap<u64, Vec<usize>>);
 
 impl NameIndex {
     fn new(candidates: &[Candidate]) -> Self {
         let mut by_key: HashMap<u64, Vec<usize>> = HashMap::new();
         for (at, candidate) in candidates.iter().enumerate() {
-            keys_of(&candidate.path)
+            name_keys(&candidate.path)
                 .into_iter()
                 .for_each(|key| by_key.entry(key).or_default().push(at));
         }
@@ -557,7 +562,7 @@ impl SimilarityIndex {
         for (at, sketch) in (0u32..).zip(old) {
             for hash in sketch.hashes() {
                 let places = votes.entry(*hash).or_default();
-                if places.len() < MAX_VOTES {
+                if places.len() < MAX_CANDIDATES_PER_CHUNK {
                     places.push(at);
                 }
             }
@@ -574,7 +579,7 @@ impl SimilarityIndex {
     ) -> Vec<usize> {
         let mut chosen = Vec::new();
         let mut left: Vec<u32> = sketch.hashes().to_vec();
-        for least in [sketch.hashes().len() / 16, sketch.hashes().len() / 8] {
+        for min_share in [sketch.hashes().len() / 16, sketch.hashes().len() / 8] {
             let mut shares: HashMap<u32, usize> = HashMap::new();
             let voted = left.iter().filter_map(|hash| self.0.get(hash)).flatten();
             voted.for_each(|at| *shares.entry(*at).or_default() += 1);
@@ -588,7 +593,7 @@ impl SimilarityIndex {
                 )
             };
             let Some((at, share)) = shares.into_iter().max_by_key(rank) else { break };
-            if share < least.max(2) {
+            if share < min_share.max(2) {
                 break;
             }
             chosen.push(at as usize);

@@ -2,7 +2,7 @@
 
 use parking_lot::Mutex;
 
-use crate::cache::{ContentCache, Draft, KeptBase, NewPart};
+use crate::cache::{CachedBase, ContentCache, NewPart, SegmentWriter};
 use crate::fsx::IoError;
 use crate::manifest::delta::NewObjectRef;
 use crate::origin::scratch::Scratch;
@@ -13,13 +13,13 @@ use crate::packing::base_content::BaseObject;
 use crate::packing::base_selection::{BaseSelection, is_sketched};
 
 /// How many bytes the cache may exceed the size of two releases before it is pruned.
-const SPARE_BYTES: u64 = 64 << 20;
+const PRUNE_SLACK_BYTES: u64 = 64 << 20;
 /// Maximum length of a chain of blocks that must be decoded before a block can be decoded. Each
 /// block in the chain makes reading slower, and storing the content again costs about as much as
 /// reading through two blocks.
 const MAX_DEPTH: u32 = 2;
 /// Compression level of content that is encoded only for the cache.
-const LEVEL: Level = Level::Zstd(1);
+const CACHE_LEVEL: Level = Level::Zstd(1);
 
 /// Drops content that the kept manifests do not need, if the cache is larger than two releases.
 /// Reading all manifests in every push would cost more than the space it saves.
@@ -27,10 +27,10 @@ pub(crate) fn prune_if_large(
     cache: &ContentCache,
     scratch: &Scratch,
     release_bytes: u64,
-    most_bytes: u64,
+    max_bytes: u64,
 ) -> Result<(), IoError> {
-    let least = release_bytes.saturating_mul(2).saturating_add(SPARE_BYTES);
-    if cache.is_well_filled(least.min(most_bytes)) {
+    let prune_above = release_bytes.saturating_mul(2).saturating_add(PRUNE_SLACK_BYTES);
+    if cache.needs_no_pruning(prune_above.min(max_bytes)) {
         return Ok(());
     }
     let mut releases = Vec::new();
@@ -43,13 +43,13 @@ pub(crate) fn prune_if_large(
         objects.dedup();
         releases.push(objects);
     }
-    cache.prune(&releases, most_bytes)
+    cache.prune(&releases, max_bytes)
 }
 
 /// The sketches of pieces whose object was already sketched, or has a hashed name: the next release
 /// will probably search for such an object by its sketch. If the sketch is missing then, it must be
 /// made from the cached content, which must be read for it.
-pub(crate) fn sketches(
+pub(crate) fn sketches_to_cache(
     pieces: &[Piece],
     content: &[u8],
     wanted: &[NewObjectRef],
@@ -76,8 +76,8 @@ pub(crate) fn sketches(
 #[derive(Debug)]
 pub(crate) struct CachedBlock {
     /// The cached block, if it differs from the block that the push sends.
-    other: Option<EncodedBlock>,
-    bases: Vec<KeptBase>,
+    reencoded: Option<EncodedBlock>,
+    bases: Vec<CachedBase>,
     depth: u32,
     /// The sketches of the pieces' objects, if they were made.
     sketches: Vec<Sketch>,
@@ -104,17 +104,22 @@ impl CachedBlock {
         match depths.filter(|_| bases.is_some()).map(|depths| depths.into_iter().max().unwrap_or(0))
         {
             Some(depth) if depth <= MAX_DEPTH => {
-                let base = |(range, object): &(BaseRange, &BaseObject)| KeptBase {
+                let base = |(range, object): &(BaseRange, &BaseObject)| CachedBase {
                     id: object.id,
                     offset: range.offset,
                     length: range.length,
                 };
-                Ok(Self { other: None, bases: known.iter().map(base).collect(), depth, sketches })
+                Ok(Self {
+                    reencoded: None,
+                    bases: known.iter().map(base).collect(),
+                    depth,
+                    sketches,
+                })
             }
             _ => {
-                let plain = BlockInput { level: LEVEL, ..input.without_bases() };
+                let plain = BlockInput { level: CACHE_LEVEL, ..input.without_bases() };
                 let other = Some(encoder.encode(plain)?);
-                Ok(Self { other, bases: Vec::new(), depth: 0, sketches })
+                Ok(Self { reencoded: other, bases: Vec::new(), depth: 0, sketches })
             }
         }
     }
@@ -124,30 +129,30 @@ impl CachedBlock {
 /// continues.
 #[derive(Debug)]
 pub(crate) struct CacheWriter {
-    most_bytes: u64,
-    draft: Mutex<Result<Option<Draft>, IoError>>,
+    max_bytes: u64,
+    draft: Mutex<Result<Option<SegmentWriter>, IoError>>,
 }
 
 impl CacheWriter {
     /// Starts to write `bytes` of new content to `cache`. Returns `None` if that is too much for
-    /// the disk. If the content turns out to take more than `most_bytes`, it is not cached.
+    /// the disk. If the content turns out to take more than `max_bytes`, it is not cached.
     pub(crate) fn begin(
         cache: &ContentCache,
         bytes: u64,
-        most_bytes: u64,
+        max_bytes: u64,
     ) -> Result<Option<Self>, IoError> {
         // Never use more than half of the free space: the cache must not fill the disk.
         if bytes == 0 || bytes > cache.free_bytes()? / 2 {
             return Ok(None);
         }
-        Ok(Some(Self { most_bytes, draft: Mutex::new(Ok(Some(cache.begin()?))) }))
+        Ok(Some(Self { max_bytes, draft: Mutex::new(Ok(Some(cache.begin_segment()?))) }))
     }
 
     /// Adds a block. Blocks must be added in the order of their pieces.
     pub(crate) fn add(
         &self,
         block: &EncodedBlock,
-        kept: CachedBlock,
+        cached: CachedBlock,
         pieces: &[Piece],
         wanted: &[NewObjectRef],
     ) {
@@ -157,11 +162,16 @@ impl CacheWriter {
             let NewObjectRef { object, size, .. } = wanted[piece.ordinal as usize];
             NewPart { id: object, size, offset: piece.offset, length: piece.length, sketch }
         };
-        let frame = kept.other.as_ref().unwrap_or(block).frame();
-        match draft.add(frame, pieces.iter().zip(kept.sketches).map(part), kept.bases, kept.depth) {
+        let frame = cached.reencoded.as_ref().unwrap_or(block).frame();
+        match draft.add(
+            frame,
+            pieces.iter().zip(cached.sketches).map(part),
+            cached.bases,
+            cached.depth,
+        ) {
             // Drops the draft, which removes its file. Storing only part of the content would
             // merely displace content that is already cached.
-            Ok(()) if draft.frame_bytes() > self.most_bytes => *state = Ok(None),
+            Ok(()) if draft.frame_bytes() > self.max_bytes => *state = Ok(None),
             Ok(()) => {}
             Err(error) => *state = Err(error),
         }
@@ -173,7 +183,7 @@ impl CacheWriter {
     /// If the content could not be written. In that case none of it is cached.
     pub(crate) fn finish(self) -> Result<(), IoError> {
         let draft = self.draft.into_inner()?;
-        draft.map_or(Ok(()), Draft::finish)
+        draft.map_or(Ok(()), SegmentWriter::finish)
     }
 }
 
@@ -203,7 +213,7 @@ mod tests {
         let mut bases = BaseSelection::none(&wanted);
         let made_before = Sketch::of(b"made before");
         bases.sketches.insert(2, made_before.clone());
-        let sketches = sketches(&pieces, &content, &wanted, &bases);
+        let sketches = sketches_to_cache(&pieces, &content, &wanted, &bases);
         // The last one is a part of an object, and sketched for itself.
         let [first, last] = [&content[..4096], &content[3 * 4096..]].map(Sketch::of);
         assert_eq!(sketches, [first, Sketch::default(), made_before, last]);

@@ -13,18 +13,18 @@ use crate::mirror::{FetchRecords, ObjectPart, ObjectSource, SourceError};
 use crate::monitor::Monitor;
 use crate::pack::{MAX_CONTENT_BYTES, Piece};
 use crate::packing::base_content::BaseContent;
+use crate::packing::mirror_sources::{MirrorSources, ReadError};
 use crate::packing::source_entries::SourceEntries;
-use crate::packing::sources::{ReadError, Sources};
 use crate::release::{Release, ReleaseName};
 use crate::scan::TreeKind;
 
 /// All sources of content and records that the origin can use.
 #[derive(Debug)]
 pub(crate) struct ContentSource {
-    pub(crate) live: SourceEntries,
+    pub(crate) source_entries: SourceEntries,
     /// Old content that can be used as delta bases.
-    pub(crate) old: BaseContent,
-    sources: Sources,
+    pub(crate) base_content: BaseContent,
+    sources: MirrorSources,
     releases: Vec<Release>,
     by_object: OnceLock<HashMap<ObjectId, usize>>,
 }
@@ -63,7 +63,7 @@ impl FetchedPieces<'_> {
         }
         let source = self.source;
         let one = &self.wanted[piece.ordinal as usize];
-        let index = source.place_of(one);
+        let index = source.tree_index_of(one);
         if let Some(file) = index.and_then(|index| source.open_at(index, &one.object)) {
             let start = out.len();
             out.resize(start + piece.length as usize, 0);
@@ -78,7 +78,7 @@ impl FetchedPieces<'_> {
         };
         // Parts of large objects are read one by one, because the whole object may not fit into
         // memory.
-        let large = || source.large(self.wanted);
+        let large = || source.large_missing_objects(self.wanted);
         let bytes = source.sources.read_part(part, &large, self.monitor)?;
         out.extend_from_slice(&bytes);
         Ok(())
@@ -87,42 +87,56 @@ impl FetchedPieces<'_> {
 
 impl ContentSource {
     /// Content of `live`, and of the mirrors in `sources`, which keep `releases`.
-    pub(crate) fn new(live: SourceEntries, sources: Sources, releases: Vec<Release>) -> Self {
-        Self { live, old: BaseContent::default(), sources, releases, by_object: OnceLock::new() }
+    pub(crate) fn new(
+        source_entries: SourceEntries,
+        sources: MirrorSources,
+        releases: Vec<Release>,
+    ) -> Self {
+        Self {
+            source_entries,
+            base_content: BaseContent::default(),
+            sources,
+            releases,
+            by_object: OnceLock::new(),
+        }
     }
 
     /// Adds the old content of the local mirrors and of `cache`.
     pub(crate) fn with_base_content(mut self, cache: Option<ContentCache>) -> Self {
-        self.old = BaseContent::new(self.sources.mirrors(), cache);
+        self.base_content = BaseContent::new(self.sources.mirrors(), cache);
         self
     }
 
     /// Opens the file of the tree at `index`, if it has this content.
     fn open_at(&self, index: usize, id: &ObjectId) -> Option<Result<File, SourceError>> {
-        let SourceEntries::Tree(tree) = &self.live else { return None };
+        let SourceEntries::Tree(tree) = &self.source_entries else { return None };
         // `Tree::open` refuses a file that is not the one that was scanned.
-        self.has_at(index, id).then(|| tree.open(index).map_err(SourceError::from))
+        self.has_object_at(index, id).then(|| tree.open(index).map_err(SourceError::from))
     }
 
     /// Whether the tree has a file with this content at the index `index`.
-    fn has_at(&self, index: usize, id: &ObjectId) -> bool {
-        let SourceEntries::Tree(tree) = &self.live else { return false };
+    fn has_object_at(&self, index: usize, id: &ObjectId) -> bool {
+        let SourceEntries::Tree(tree) = &self.source_entries else { return false };
         let kind = tree.entries().get(index).map(|entry| &entry.kind);
         matches!(kind, Some(TreeKind::File { object, .. }) if object == id)
     }
 
     /// The index of a tree entry with the wanted content: at the object's own path, or at another
     /// one.
-    fn place_of(&self, wanted: &NewObjectRef) -> Option<usize> {
+    fn tree_index_of(&self, wanted: &NewObjectRef) -> Option<usize> {
         // Tries the object's own path first: the table of all objects is built only if the object
         // is not there.
-        let at = self.live.position(wanted.path.as_str());
-        if self.has_at(at, &wanted.object) { Some(at) } else { self.index_of(&wanted.object) }
+        let at = self.source_entries.position(wanted.path.as_str());
+        if self.has_object_at(at, &wanted.object) {
+            Some(at)
+        } else {
+            self.index_of(&wanted.object)
+        }
     }
 
     /// Whether the tree has this content, so that reading it costs no transfer.
     pub(crate) fn is_in_tree(&self, wanted: &NewObjectRef) -> bool {
-        self.place_of(wanted).is_some()
+        self.tree_index_of(wanted).is_some()
     }
 
     /// Reads the whole objects among `pieces` that are not in the tree from mirrors, with one
@@ -135,7 +149,7 @@ impl ContentSource {
     ) -> Result<FetchedPieces<'a>, ReadError> {
         let of = |piece: &Piece| &wanted[piece.ordinal as usize];
         let is_lacking =
-            |piece: &&Piece| is_whole(piece, of(piece)) && self.place_of(of(piece)).is_none();
+            |piece: &&Piece| is_whole(piece, of(piece)) && self.tree_index_of(of(piece)).is_none();
         let lacking: Vec<u32> =
             pieces.iter().filter(is_lacking).map(|piece| piece.ordinal).collect();
         if lacking.is_empty() {
@@ -153,12 +167,12 @@ impl ContentSource {
     }
 
     /// The objects that have several pieces and are not in the tree.
-    fn large(&self, wanted: &[NewObjectRef]) -> Vec<ObjectId> {
+    fn large_missing_objects(&self, wanted: &[NewObjectRef]) -> Vec<ObjectId> {
         let is_large = |wanted: &&NewObjectRef| wanted.size > MAX_CONTENT_BYTES as u64;
         wanted
             .iter()
             .filter(is_large)
-            .filter(|one| self.place_of(one).is_none())
+            .filter(|one| self.tree_index_of(one).is_none())
             .map(|one| one.object)
             .collect()
     }
@@ -170,7 +184,7 @@ impl ContentSource {
 
     /// The index of an entry of the tree with this object. Builds a lookup table on the first call.
     fn index_of(&self, id: &ObjectId) -> Option<usize> {
-        let SourceEntries::Tree(tree) = &self.live else { return None };
+        let SourceEntries::Tree(tree) = &self.source_entries else { return None };
         let index = self.by_object.get_or_init(|| {
             let object = |(index, entry): (usize, &crate::scan::TreeEntry)| match &entry.kind {
                 TreeKind::File { object, .. } => Some((*object, index)),
@@ -182,8 +196,11 @@ impl ContentSource {
     }
 
     /// This source, but `monitor` can cancel its reads.
-    pub(crate) const fn under<'s>(&'s self, monitor: &'s dyn Monitor) -> StoppableSource<'s> {
-        StoppableSource { content_source: self, monitor }
+    pub(crate) const fn cancellable_by<'s>(
+        &'s self,
+        monitor: &'s dyn Monitor,
+    ) -> CancellableSource<'s> {
+        CancellableSource { content_source: self, monitor }
     }
 }
 
@@ -194,12 +211,12 @@ fn is_whole(piece: &Piece, wanted: &NewObjectRef) -> bool {
 
 /// A [`ContentSource`] whose reads can be cancelled.
 #[derive(Clone, Copy)]
-pub(crate) struct StoppableSource<'s> {
+pub(crate) struct CancellableSource<'s> {
     content_source: &'s ContentSource,
     monitor: &'s dyn Monitor,
 }
 
-impl ObjectSource for StoppableSource<'_> {
+impl ObjectSource for CancellableSource<'_> {
     fn announce(&self, objects: &[ObjectId]) {
         let lacking: Vec<ObjectId> = objects
             .iter()
@@ -226,7 +243,7 @@ impl ObjectSource for StoppableSource<'_> {
     }
 }
 
-impl FetchRecords for StoppableSource<'_> {
+impl FetchRecords for CancellableSource<'_> {
     fn release(&self, name: ReleaseName) -> Option<Release> {
         self.content_source.releases.iter().find(|release| release.name() == name).cloned()
     }

@@ -7,11 +7,11 @@ pub(crate) mod base_content;
 pub(crate) mod base_selection;
 pub(crate) mod cache_writer;
 pub(crate) mod content_source;
+pub(crate) mod mirror_sources;
 pub(crate) mod pack_builder;
 pub(crate) mod pack_queue;
 mod parallel;
 pub(crate) mod signed_bases;
 pub(crate) mod source_entries;
-pub(crate) mod sources;
 
 pub use pack_builder::BuildError;

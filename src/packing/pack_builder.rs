@@ -21,15 +21,15 @@ use crate::packing::base_content::BaseObject;
 use crate::packing::base_selection::BaseSelection;
 use crate::packing::cache_writer::{self, CacheWriter, CachedBlock};
 use crate::packing::content_source::{ContentSource, PieceError};
+use crate::packing::mirror_sources::ReadError;
 use crate::packing::pack_queue::PackQueue;
 use crate::packing::signed_bases::SignedBase;
-use crate::packing::sources::ReadError;
 use crate::threads::{self, ThreadError};
 
 /// A block that is not smaller than its content divided by this number is also tried without bases.
 // The second attempt costs about as much time as the first one, so it is made only where the bases
 // did not help much.
-const POOR: usize = 4;
+const RETRY_WITHOUT_BASES_RATIO: usize = 4;
 
 /// Why a bundle could not be built.
 #[derive(Debug, thiserror::Error)]
@@ -94,14 +94,14 @@ pub(crate) struct PackInput<'a> {
     pub(crate) content_source: &'a ContentSource,
     pub(crate) bases: &'a BaseSelection,
     /// Whether new content is cached for the next push.
-    pub(crate) is_kept: bool,
+    pub(crate) is_cached: bool,
     pub(crate) level: Level,
     pub(crate) jobs: usize,
 }
 
 impl PackInput<'_> {
     /// The error for content that could not be read from mirrors.
-    fn not_read(&self, error: ReadError) -> BuildError {
+    fn read_error(&self, error: ReadError) -> BuildError {
         /// Maximum number of paths in the message.
         const SHOWN: usize = 5;
         let ReadError::Lost(objects) = error else { return BuildError::Cancelled };
@@ -114,10 +114,10 @@ impl PackInput<'_> {
     }
 
     /// The new objects, to be grouped.
-    fn members(&self) -> Vec<ObjectToPack<'_>> {
+    fn objects_to_pack(&self) -> Vec<ObjectToPack<'_>> {
         let member = |(ordinal, wanted)| {
             let NewObjectRef { size, path, .. }: &NewObjectRef = wanted;
-            let old: u64 = self.bases.of(ordinal).iter().map(|base| base.size).sum();
+            let old: u64 = self.bases.bases_of(ordinal).iter().map(|base| base.size).sum();
             let base_bytes = old + self.bases.signed(ordinal).map_or(0, SignedBase::bytes);
             ObjectToPack { ordinal, size: *size, path, base_bytes }
         };
@@ -137,7 +137,8 @@ struct BlockPlan<'j> {
 impl<'j> BlockPlan<'j> {
     fn new(job: &'j PackInput<'_>, pieces: Vec<Piece>) -> Self {
         let size_of = |ordinal: u32| job.wanted[ordinal as usize].size;
-        let ranges = base_ranges(&pieces, |ordinal| (job.bases.of(ordinal), size_of(ordinal)));
+        let ranges =
+            base_ranges(&pieces, |ordinal| (job.bases.bases_of(ordinal), size_of(ordinal)));
         let with_object = |range: BaseRange| Some((range, job.bases.object(range.entry)?));
         let bases: Vec<_> =
             ranges.into_iter().map(with_object).collect::<Option<_>>().unwrap_or_default();
@@ -153,14 +154,14 @@ struct BuiltBlock {
     pieces: Vec<Piece>,
     block: EncodedBlock,
     /// The cached form, if the block is cached.
-    kept: Option<CachedBlock>,
+    cached: Option<CachedBlock>,
     /// Parts of objects that span blocks, with their hashes.
     parts: Vec<(Piece, PieceHash)>,
 }
 
 struct EncodeTask {
     pieces: Vec<Piece>,
-    answer: Sender<Result<BuiltBlock, BuildError>>,
+    result_sender: Sender<Result<BuiltBlock, BuildError>>,
 }
 
 type BuiltBlockReceiver = Receiver<Result<BuiltBlock, BuildError>>;
@@ -181,7 +182,7 @@ pub(crate) fn run(
         }
     }
     // Dropped after the call of `end` below, whose result stays: only the first call counts.
-    let _broken = EndOnPanic(queue);
+    let _end_on_panic = EndOnPanic(queue);
     let result = make_packs(job, cache_writer, queue, monitor);
     queue.end(result.as_ref().map(|_| ()).map_err(|error| crate::text::error_chain(error)));
     result
@@ -193,7 +194,7 @@ fn make_packs(
     queue: &PackQueue<'_>,
     monitor: &dyn Monitor,
 ) -> Result<(), BuildError> {
-    let members = job.members();
+    let members = job.objects_to_pack();
     let bytes = job.wanted.iter().map(|wanted| wanted.size).sum();
     monitor.event(Event::BundleStarted {
         bundle: job.bundle,
@@ -202,16 +203,16 @@ fn make_packs(
         bytes,
     });
     // Bounded, so that the pieces of all blocks do not wait in memory at the same time.
-    let (work, tickets) = bounded::<EncodeTask>(job.jobs);
+    let (work, tasks) = bounded::<EncodeTask>(job.jobs);
     std::thread::scope(|scope| {
         let mut workers = 0;
         for _ in 0..job.jobs {
-            let tickets = tickets.clone();
+            let tasks = tasks.clone();
             let work = move || {
-                let mut reader = BlockWorker::default();
-                for EncodeTask { pieces, answer } in tickets {
+                let mut worker = BlockWorker::default();
+                for EncodeTask { pieces, result_sender: answer } in tasks {
                     // If the builder has failed, the receiver is gone.
-                    answer.send(reader.make(job, BlockPlan::new(job, pieces), monitor)).ok();
+                    answer.send(worker.build(job, BlockPlan::new(job, pieces), monitor)).ok();
                 }
             };
             // One worker is enough. Without any worker, the tasks would wait forever.
@@ -223,8 +224,8 @@ fn make_packs(
         }
         // `send` fails only when no receiver is left. With this one open, it
         // would not report that all workers have ended.
-        drop(tickets);
-        let mut sealer = PackAssembler::new(job, cache_writer, queue, monitor);
+        drop(tasks);
+        let mut assembler = PackAssembler::new(job, cache_writer, queue, monitor);
         let mut pending: VecDeque<BuiltBlockReceiver> = VecDeque::new();
         for pieces in group(&members, job.level) {
             if monitor.is_cancelled() {
@@ -235,17 +236,17 @@ fn make_packs(
             if pending.len() > 2 * job.jobs
                 && let Some(next) = pending.pop_front()
             {
-                sealer.take(&next)?;
+                assembler.take(&next)?;
             }
             // Each block has its own channel, which keeps the order no matter which worker is
             // faster.
-            let (answer, made) = bounded(1);
-            work.send(EncodeTask { pieces, answer }).map_err(|_| BuildError::Cancelled)?;
+            let (result_sender, made) = bounded(1);
+            work.send(EncodeTask { pieces, result_sender }).map_err(|_| BuildError::Cancelled)?;
             pending.push_back(made);
         }
         drop(work);
-        pending.iter().try_for_each(|next| sealer.take(next))?;
-        sealer.finish()
+        pending.iter().try_for_each(|next| assembler.take(next))?;
+        assembler.finish()
     })
 }
 
@@ -258,7 +259,7 @@ struct BlockWorker {
 }
 
 impl BlockWorker {
-    fn make(
+    fn build(
         &mut self,
         job: &PackInput<'_>,
         plan: BlockPlan<'_>,
@@ -282,15 +283,16 @@ impl BlockWorker {
             level: job.level,
         };
         let block = encode(&mut self.encoder, input)?;
-        let kept = if job.is_kept {
-            let sketches = cache_writer::sketches(&pieces, &self.content, job.wanted, job.bases);
+        let kept = if job.is_cached {
+            let sketches =
+                cache_writer::sketches_to_cache(&pieces, &self.content, job.wanted, job.bases);
             // Old content of a mirror is not in the cache.
             let old = (ranges.len() == bases.len()).then_some(&bases[..]);
             Some(CachedBlock::new(&block, input, old, sketches, &mut self.encoder)?)
         } else {
             None
         };
-        Ok(BuiltBlock { pieces, block, kept, parts })
+        Ok(BuiltBlock { pieces, block, cached: kept, parts })
     }
 
     /// Reads the content of a block and checks it. Returns the hashes of those parts whose objects
@@ -305,14 +307,14 @@ impl BlockWorker {
         let fetched = job
             .content_source
             .fetch(job.wanted, pieces, monitor)
-            .map_err(|error| job.not_read(error))?;
+            .map_err(|error| job.read_error(error))?;
         let mut parts = Vec::new();
         for piece in pieces {
             let wanted = &job.wanted[piece.ordinal as usize];
             let start = self.content.len();
             let path = || wanted.path.to_string();
             fetched.read(piece, &mut self.content).map_err(|error| match error {
-                PieceError::Source(error) => job.not_read(error),
+                PieceError::Source(error) => job.read_error(error),
                 PieceError::Tree(source) => BuildError::Read { path: path(), source },
             })?;
             let bytes = &self.content[start..];
@@ -330,7 +332,7 @@ impl BlockWorker {
     /// Reads the bases of a block. Returns whether that succeeded.
     fn read_bases(&mut self, job: &PackInput<'_>, bases: &[(BaseRange, &BaseObject)]) -> bool {
         self.prefix.clear();
-        let old = &job.content_source.old;
+        let old = &job.content_source.base_content;
         let are_read =
             bases.iter().all(|(range, object)| old.read(object, (*range).into(), &mut self.prefix));
         if !are_read {
@@ -343,7 +345,9 @@ impl BlockWorker {
 /// Encodes a block. Leaves the bases out if they help little and the block is smaller without them.
 fn encode(encoder: &mut BlockEncoder, input: BlockInput<'_>) -> Result<EncodedBlock, PackError> {
     let block = encoder.encode(input)?;
-    if input.bases.is_empty() || block.encoded_bytes() < input.content.len() / POOR {
+    if input.bases.is_empty()
+        || block.encoded_bytes() < input.content.len() / RETRY_WITHOUT_BASES_RATIO
+    {
         return Ok(block);
     }
     let plain = encoder.encode(input.without_bases())?;
@@ -386,7 +390,7 @@ impl<'a, 'l> PackAssembler<'a, 'l> {
         // Checked before the block is put into a pack, so that content which differs from the scan
         // never leaves the origin.
         made.parts.iter().try_for_each(|(piece, hash)| self.check_part(piece, *hash))?;
-        if let (Some(cache_writer), Some(kept)) = (self.cache_writer, made.kept) {
+        if let (Some(cache_writer), Some(kept)) = (self.cache_writer, made.cached) {
             cache_writer.add(&made.block, kept, &made.pieces, self.job.wanted);
         }
         self.bytes += made.block.content_bytes() as u64;

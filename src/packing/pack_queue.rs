@@ -33,14 +33,14 @@ const READ_BYTES: usize = 128 * 1024;
 enum PackLocation {
     Memory(Arc<Vec<u8>>),
     Scratch { offset: u64 },
-    Gone,
+    Consumed,
 }
 
 #[derive(Debug)]
 struct QueueEntry {
     id: PackId,
     size: usize,
-    place: PackLocation,
+    location: PackLocation,
 }
 
 #[derive(Debug, Default)]
@@ -50,9 +50,9 @@ struct QueueState {
     end: Option<Result<(), String>>,
     /// The index of the next pack of each receiver.
     receivers: HashMap<usize, usize>,
-    next_seat: usize,
+    next_receiver: usize,
     /// The number of receivers that are waiting for a pack.
-    idle: usize,
+    idle_receivers: usize,
     spilled_bytes: u64,
     is_scratch_full: bool,
 }
@@ -62,13 +62,13 @@ pub(crate) struct PackQueue<'a> {
     queue: Mutex<QueueState>,
     /// Signals a new pack, or the end. Receivers wait for it. It is separate from `emptied`, so
     /// that receivers do not wake each other.
-    filled: Condvar,
+    pack_added: Condvar,
     /// Signals that a pack was received, or that a receiver is waiting. The builder waits for it.
-    emptied: Condvar,
+    pack_consumed: Condvar,
     content_source: &'a ContentSource,
     /// Reports whether the push was cancelled.
     monitor: &'a dyn Monitor,
-    spill: std::fs::File,
+    spill_file: std::fs::File,
 }
 
 impl<'a> PackQueue<'a> {
@@ -86,11 +86,11 @@ impl<'a> PackQueue<'a> {
         let spill = scratch.dir().create_file(&name)?;
         Ok(Self {
             queue,
-            filled: Condvar::new(),
-            emptied: Condvar::new(),
+            pack_added: Condvar::new(),
+            pack_consumed: Condvar::new(),
             content_source,
             monitor,
-            spill,
+            spill_file: spill,
         })
     }
 
@@ -101,8 +101,8 @@ impl<'a> PackQueue<'a> {
     /// A receiver for one mirror. Create all of them before the first pack is pushed.
     pub(crate) fn subscribe(&self) -> PackReceiver<'_, 'a> {
         let mut queue = self.state();
-        let number = queue.next_seat;
-        queue.next_seat += 1;
+        let number = queue.next_receiver;
+        queue.next_receiver += 1;
         queue.receivers.insert(number, 0);
         PackReceiver { queue: self, number }
     }
@@ -121,56 +121,56 @@ impl<'a> PackQueue<'a> {
                 break;
             }
             // If the scratch disk is full, the builder must wait for the slowest mirror.
-            if queue.idle > 0 && !queue.is_scratch_full {
+            if queue.idle_receivers > 0 && !queue.is_scratch_full {
                 queue.is_scratch_full = self.spill_oldest(&mut queue).is_err();
                 continue;
             }
             // Waits without a time limit: when the push is stopped, the receivers end, and each
             // dropped receiver sends a notification.
-            self.emptied.wait(&mut queue);
+            self.pack_consumed.wait(&mut queue);
         }
         let size = pack.bytes.len();
         queue.packs.push(QueueEntry {
             id: pack.id,
             size,
-            place: PackLocation::Memory(Arc::new(pack.bytes)),
+            location: PackLocation::Memory(Arc::new(pack.bytes)),
         });
-        self.filled.notify_all();
+        self.pack_added.notify_all();
         true
     }
 
     /// Waits up to `most` for the next pack of a receiver or for the end. The builder may spill a
     /// pack meanwhile.
-    fn wait_for(&self, receiver: usize, most: Duration) -> MutexGuard<'_, QueueState> {
+    fn wait_for(&self, receiver: usize, timeout: Duration) -> MutexGuard<'_, QueueState> {
         let mut queue = self.state();
         if queue.is_ready(receiver) {
             return queue;
         }
-        queue.idle += 1;
+        queue.idle_receivers += 1;
         // The builder may wait for room while this receiver has nothing to send, so it can spill a
         // pack now.
-        self.emptied.notify_all();
+        self.pack_consumed.notify_all();
         let began = Instant::now();
         while !queue.is_ready(receiver) && !self.monitor.is_cancelled() {
-            let left = most.saturating_sub(began.elapsed());
+            let left = timeout.saturating_sub(began.elapsed());
             if left.is_zero() {
                 break;
             }
-            self.filled.wait_for(&mut queue, left.min(CANCEL_POLL_INTERVAL));
+            self.pack_added.wait_for(&mut queue, left.min(CANCEL_POLL_INTERVAL));
         }
-        queue.idle -= 1;
+        queue.idle_receivers -= 1;
         queue
     }
 
     fn spill_oldest(&self, queue: &mut QueueState) -> Result<(), IoError> {
         let offset = queue.spilled_bytes;
         let oldest =
-            queue.packs.iter_mut().find(|pack| matches!(pack.place, PackLocation::Memory(_)));
-        if let Some(QueueEntry { place, size, .. }) = oldest
+            queue.packs.iter_mut().find(|pack| matches!(pack.location, PackLocation::Memory(_)));
+        if let Some(QueueEntry { location: place, size, .. }) = oldest
             && let PackLocation::Memory(bytes) = &*place
         {
             // Written with the lock held, so that no receiver looks for the pack while it moves.
-            self.spill.write_all_at(bytes, offset).context("write", || "scratch".into())?;
+            self.spill_file.write_all_at(bytes, offset).context("write", || "scratch".into())?;
             *place = PackLocation::Scratch { offset };
             queue.spilled_bytes += *size as u64;
         }
@@ -180,7 +180,7 @@ impl<'a> PackQueue<'a> {
     /// Ends the queue, successfully or with an error.
     pub(crate) fn end(&self, end: Result<(), String>) {
         self.state().end.get_or_insert(end);
-        self.filled.notify_all();
+        self.pack_added.notify_all();
     }
 }
 
@@ -198,7 +198,7 @@ impl QueueState {
     fn bytes_in_memory(&self) -> usize {
         self.packs
             .iter()
-            .filter(|pack| matches!(pack.place, PackLocation::Memory(_)))
+            .filter(|pack| matches!(pack.location, PackLocation::Memory(_)))
             .map(|pack| pack.size)
             .sum()
     }
@@ -207,7 +207,7 @@ impl QueueState {
     fn release_consumed(&mut self) {
         let passed = self.receivers.values().copied().min().unwrap_or(self.packs.len());
         for pack in &mut self.packs[..passed] {
-            pack.place = PackLocation::Gone;
+            pack.location = PackLocation::Consumed;
         }
     }
 }
@@ -221,17 +221,17 @@ pub(crate) struct PackReceiver<'s, 'a> {
 impl Drop for PackReceiver<'_, '_> {
     fn drop(&mut self) {
         self.queue.state().receivers.remove(&self.number);
-        self.queue.emptied.notify_all();
+        self.queue.pack_consumed.notify_all();
     }
 }
 
 impl ObjectSource for PackReceiver<'_, '_> {
     fn announce(&self, objects: &[ObjectId]) {
-        self.queue.content_source.under(self.queue.monitor).announce(objects);
+        self.queue.content_source.cancellable_by(self.queue.monitor).announce(objects);
     }
 
     fn object(&self, id: &ObjectId) -> Result<Box<dyn Read + Send>, SourceError> {
-        self.queue.content_source.under(self.queue.monitor).object(id)
+        self.queue.content_source.cancellable_by(self.queue.monitor).object(id)
     }
 }
 
@@ -250,7 +250,7 @@ impl PackCursor for QueueCursor<'_, '_> {
     fn next(&mut self) -> Result<Option<Box<dyn OutgoingPack>>, SourceError> {
         let mut queue = self.queue.wait_for(self.number, Duration::MAX);
         let at = queue.next_of(self.number);
-        let Some(QueueEntry { id, size, place }) = queue.packs.get(at) else {
+        let Some(QueueEntry { id, size, location: place }) = queue.packs.get(at) else {
             return match &queue.end {
                 Some(Err(error)) => Err(error.clone().into()),
                 None => Err("stopped".into()),
@@ -260,21 +260,21 @@ impl PackCursor for QueueCursor<'_, '_> {
         let bytes = match place {
             PackLocation::Memory(bytes) => PackBytes::Memory(Arc::clone(bytes)),
             PackLocation::Scratch { offset } => {
-                PackBytes::Scratch(self.queue.spill.try_clone()?, *offset)
+                PackBytes::Scratch(self.queue.spill_file.try_clone()?, *offset)
             }
-            PackLocation::Gone => {
+            PackLocation::Consumed => {
                 return Err("this bundle was taken by as many mirrors as it was made for".into());
             }
         };
         let pack = QueuedPack { id: *id, size: *size, bytes };
         // From now on the queue may drop the pack; the returned pack keeps its bytes.
         queue.receivers.insert(self.number, at + 1);
-        self.queue.emptied.notify_all();
+        self.queue.pack_consumed.notify_all();
         Ok(Some(Box::new(pack)))
     }
 
-    fn wait(&self, most: Duration) -> bool {
-        self.queue.wait_for(self.number, most).is_ready(self.number)
+    fn wait(&self, timeout: Duration) -> bool {
+        self.queue.wait_for(self.number, timeout).is_ready(self.number)
     }
 }
 

@@ -9,13 +9,15 @@ use crate::threads;
 
 /// Divides pieces into groups that are read together: small enough for memory, large enough to be
 /// worth one request.
-pub(crate) fn in_groups(pieces: impl Iterator<Item = (usize, Piece)>) -> Vec<Vec<(usize, Piece)>> {
-    const PIECES: usize = 256;
-    const BYTES: u64 = 4 << 20;
+pub(crate) fn group_pieces(
+    pieces: impl Iterator<Item = (usize, Piece)>,
+) -> Vec<Vec<(usize, Piece)>> {
+    const MAX_PIECES: usize = 256;
+    const MAX_BYTES: u64 = 4 << 20;
     let (mut groups, mut bytes): (Vec<Vec<_>>, u64) = (Vec::new(), 0);
     for (at, piece) in pieces {
         bytes += u64::from(piece.length);
-        match groups.last_mut().filter(|group| group.len() < PIECES && bytes <= BYTES) {
+        match groups.last_mut().filter(|group| group.len() < MAX_PIECES && bytes <= MAX_BYTES) {
             Some(group) => group.push((at, piece)),
             None => {
                 bytes = u64::from(piece.length);
@@ -34,7 +36,7 @@ pub(crate) fn in_parallel<T: Clone + Default + Send>(
     make: impl Fn(usize, &mut Vec<u8>) -> T + Sync,
 ) -> Vec<T> {
     let (next, made) = (AtomicUsize::new(0), Mutex::new(vec![T::default(); count]));
-    threads::workers(jobs.min(count), || {
+    threads::run_workers(jobs.min(count), || {
         let mut buffer = Vec::new();
         loop {
             let index = next.fetch_add(1, Ordering::Relaxed);

@@ -7,22 +7,22 @@ use std::sync::Arc;
 
 use crate::hash::ManifestId;
 use crate::manifest::delta::NewObjectRef;
-use crate::mirror::{ErrorKind, Mirror, SignatureQuestion};
+use crate::mirror::{ErrorKind, Mirror, SignatureRequest};
 use crate::monitor::{Event, Monitor};
 use crate::pack::{
     Base, MAX_CONTENT_BYTES, MatchedRange, Piece, Signature, SignatureKey, SignatureSearch,
     SignatureShape, size_bits,
 };
 use crate::packing::content_source::ContentSource;
-use crate::packing::parallel::{in_groups, in_parallel};
+use crate::packing::parallel::{group_pieces, in_parallel};
 use crate::text::error_chain;
 
 /// Content that is sent whole takes at least its size divided by this number, about.
-const COMPRESSION: u64 = 4;
+const ASSUMED_COMPRESSION_RATIO: u64 = 4;
 /// Bytes of a question for each object.
-const QUESTION_BYTES: u64 = 3;
+const REQUEST_BYTES_PER_OBJECT: u64 = 3;
 /// Minimum saving, in bytes, for which a round trip is made.
-const LEAST_SAVED_BYTES: u64 = 16 << 10;
+const MIN_SAVED_BYTES: u64 = 16 << 10;
 /// The longest signature of one object, in bytes; bounds the memory.
 const MAX_SIGNATURE_BYTES: u64 = 16 << 20;
 /// Maximum length of the signatures that are in memory at once, in bytes.
@@ -49,7 +49,7 @@ impl SignedBase {
     }
 
     /// Adds everything that determines the blocks to a key.
-    pub(crate) fn add_to(&self, key: &mut blake3::Hasher) {
+    pub(crate) fn add_to_key(&self, key: &mut blake3::Hasher) {
         key.update(&self.entry.to_le_bytes());
         key.update(&(self.ranges.len() as u64).to_le_bytes());
         for MatchedRange { base, new, length } in &self.ranges {
@@ -62,16 +62,16 @@ impl SignedBase {
 
 /// The mirrors that have the base manifest. One of them is asked.
 #[derive(Debug)]
-pub(crate) struct Signers<'a> {
+pub(crate) struct SignatureMirrors<'a> {
     pub(crate) base: ManifestId,
     pub(crate) mirrors: Vec<&'a Arc<dyn Mirror>>,
 }
 
 /// The inputs of a search.
-pub(crate) struct SignedBases<'a> {
+pub(crate) struct SignedBaseSearch<'a> {
     pub(crate) wanted: &'a [NewObjectRef],
     pub(crate) content_source: &'a ContentSource,
-    pub(crate) signers: &'a Signers<'a>,
+    pub(crate) signature_mirrors: &'a SignatureMirrors<'a>,
     pub(crate) jobs: usize,
     pub(crate) monitor: &'a dyn Monitor,
 }
@@ -91,7 +91,7 @@ impl SearchPair {
     }
 }
 
-impl SignedBases<'_> {
+impl SignedBaseSearch<'_> {
     /// Asks a mirror for the signatures of the bases in `unread`, each with the ordinal of a new
     /// object, and returns its name and the ranges that were found, by ordinal. `None` if asking is
     /// not worth it, or if no mirror answers.
@@ -99,17 +99,17 @@ impl SignedBases<'_> {
         &self,
         unread: &[(usize, Base)],
     ) -> Option<(String, HashMap<u32, SignedBase>)> {
-        let pairs = self.worth_asking(unread);
+        let pairs = self.worthwhile_pairs(unread);
         if pairs.is_empty() {
             return None;
         }
         let key = self.key(&pairs);
-        self.signers.mirrors.iter().find_map(|mirror| {
+        self.signature_mirrors.mirrors.iter().find_map(|mirror| {
             let (mut found, mut rest) = (HashMap::new(), &pairs[..]);
             while !rest.is_empty() {
                 let batch;
-                (batch, rest) = rest.split_at(batch_of(rest));
-                let signatures = self.ask(mirror.as_ref(), batch, key)?;
+                (batch, rest) = rest.split_at(batch_len(rest));
+                let signatures = self.request_signatures(mirror.as_ref(), batch, key)?;
                 found.extend(self.search(batch, &signatures, key));
             }
             Some((mirror.name().to_owned(), found))
@@ -118,18 +118,21 @@ impl SignedBases<'_> {
 
     /// The objects whose signatures are likely much shorter than what they save; none if all of
     /// them together save too little for a round trip.
-    fn worth_asking(&self, unread: &[(usize, Base)]) -> Vec<SearchPair> {
+    fn worthwhile_pairs(&self, unread: &[(usize, Base)]) -> Vec<SearchPair> {
         let mut bits: HashMap<u64, u8> = HashMap::new();
         for (ordinal, base) in unread {
-            let most = bits.entry(base.entry).or_default();
-            *most = size_bits(self.wanted[*ordinal].size).max(*most);
+            let max_bits = bits.entry(base.entry).or_default();
+            *max_bits = size_bits(self.wanted[*ordinal].size).max(*max_bits);
         }
         let mut saved = 0;
         let mut pairs: Vec<SearchPair> = Vec::new();
         for (ordinal, base) in unread {
             let wanted = &self.wanted[*ordinal];
             let pair = SearchPair { ordinal: *ordinal, base: *base, new_bits: bits[&base.entry] };
-            let (whole, cost) = (wanted.size / COMPRESSION, pair.shape().bytes() + QUESTION_BYTES);
+            let (whole, cost) = (
+                wanted.size / ASSUMED_COMPRESSION_RATIO,
+                pair.shape().bytes() + REQUEST_BYTES_PER_OBJECT,
+            );
             if cost < whole / 2
                 && cost <= MAX_SIGNATURE_BYTES
                 && self.content_source.is_in_tree(wanted)
@@ -138,7 +141,7 @@ impl SignedBases<'_> {
                 pairs.push(pair);
             }
         }
-        if saved < LEAST_SAVED_BYTES {
+        if saved < MIN_SAVED_BYTES {
             pairs.clear();
         }
         pairs
@@ -149,7 +152,7 @@ impl SignedBases<'_> {
     /// fails on the mirror, and that content is sent whole.
     fn key(&self, pairs: &[SearchPair]) -> SignatureKey {
         let mut hasher = blake3::Hasher::new();
-        hasher.update(b"headwater signatures 1\n").update(self.signers.base.as_bytes());
+        hasher.update(b"headwater signatures 1\n").update(self.signature_mirrors.base.as_bytes());
         for pair in pairs {
             hasher.update(self.wanted[pair.ordinal].object.as_bytes());
             hasher.update(&pair.base.entry.to_le_bytes());
@@ -161,7 +164,7 @@ impl SignedBases<'_> {
 
     /// The signatures of the bases of `pairs` that the mirror has, by position. `None` if it does
     /// not answer: then another mirror is asked, or everything is sent whole.
-    fn ask(
+    fn request_signatures(
         &self,
         mirror: &dyn Mirror,
         pairs: &[SearchPair],
@@ -172,7 +175,7 @@ impl SignedBases<'_> {
             pairs.iter().map(|pair| (pair.base.entry, pair)).collect();
         let asked = bases.iter().map(|(entry, pair)| (*entry, pair.new_bits)).collect();
         let sizes: Vec<u64> = bases.values().map(|pair| pair.base.size).collect();
-        let question = SignatureQuestion { base: self.signers.base, key, asked };
+        let question = SignatureRequest { base: self.signature_mirrors.base, key, files: asked };
         match mirror.signatures(&question, &sizes, self.monitor) {
             Ok(signatures) => {
                 let had = bases.into_keys().zip(signatures);
@@ -211,7 +214,7 @@ impl SignedBases<'_> {
                 pieces.push((at, Piece { ordinal, offset: 0, length }));
             }
         }
-        let groups = in_groups(pieces.into_iter());
+        let groups = group_pieces(pieces.into_iter());
         let found = in_parallel(groups.len(), self.jobs, |index, buffer| {
             let search = |(at, piece): &(usize, Piece)| {
                 let SearchPair { base, ordinal, .. } = pairs[*at];
@@ -254,7 +257,7 @@ impl SignedBases<'_> {
 }
 
 /// How many of `pairs` are asked for at once.
-fn batch_of(pairs: &[SearchPair]) -> usize {
+fn batch_len(pairs: &[SearchPair]) -> usize {
     let mut bytes = 0;
     let fits = |pair: &&SearchPair| {
         bytes += pair.shape().bytes();

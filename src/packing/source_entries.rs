@@ -93,7 +93,7 @@ impl SourceEntries {
     }
 
     /// The id of the content that visitors see.
-    pub(crate) fn content(&self) -> ContentId {
+    pub(crate) fn content_id(&self) -> ContentId {
         let mut hasher = ContentIdHasher::default();
         self.entries().for_each(|entry| hasher.push(&entry));
         hasher.finish()

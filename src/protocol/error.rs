@@ -18,16 +18,16 @@ pub struct ProtocolError {
     pub objects: Vec<ObjectId>,
     /// Subtype of the error, if the client must act on it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub detail: Option<Detail>,
+    pub detail: Option<ErrorDetail>,
 }
 
 /// The message of the error `forbidden` for a client that wants to push but may only read.
-pub const READ_ONLY: &str = "this token may read, and not push";
+pub const READ_ONLY_MESSAGE: &str = "this token may read, and not push";
 
 /// Subtype of an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Detail {
+pub enum ErrorDetail {
     /// `no_space` because of the quota of the site, not because the disk is full.
     Quota,
     /// `unauthorized` because the token has expired.
@@ -49,14 +49,14 @@ impl ProtocolError {
     #[must_use]
     pub const fn kind(&self) -> ErrorKind {
         match (self.kind, self.detail) {
-            (ErrorKind::NoSpace, Some(Detail::Quota)) => ErrorKind::OverQuota,
+            (ErrorKind::NoSpace, Some(ErrorDetail::Quota)) => ErrorKind::OverQuota,
             // The hint for `Forbidden` names the command that makes a new token, which solves the
             // problem here.
-            (ErrorKind::Unauthorized, Some(Detail::Expired)) => ErrorKind::Forbidden,
+            (ErrorKind::Unauthorized, Some(ErrorDetail::Expired)) => ErrorKind::Forbidden,
             (
                 ErrorKind::Malformed
                 | ErrorKind::TooLarge
-                | ErrorKind::NotAskedFor
+                | ErrorKind::NotRequested
                 | ErrorKind::Unknown,
                 _,
             ) => ErrorKind::Protocol,

@@ -5,9 +5,9 @@
 //! This module contains the messages and limits that both ends share. It uses no socket, file or
 //! clock, and contains neither a client nor a server.
 
+mod clean_up;
 mod error;
 mod part;
-mod settled;
 mod signatures;
 
 use std::fmt;
@@ -20,10 +20,10 @@ use crate::release::ReleaseName;
 pub use crate::store::{Fault, HistoryEvent, Pruned, Verified};
 use crate::tree_path::Site;
 
-pub use error::{Detail, ProtocolError, READ_ONLY};
-pub use part::{Holds, ObjectPart};
-pub use settled::{HookRun, HookState, Settled};
-pub use signatures::{MAX_SIGNED, MAX_SIGNED_BYTES, SignatureQuestion, read_signature};
+pub use clean_up::{CleanUpResult, HookRun, HookState};
+pub use error::{ErrorDetail, ProtocolError, READ_ONLY_MESSAGE};
+pub use part::{HeldObjects, ObjectPart};
+pub use signatures::{MAX_SIGNED_BYTES, MAX_SIGNED_OBJECTS, SignatureRequest, read_signature};
 
 /// The protocol version of this headwater.
 pub const VERSION: u32 = 1;
@@ -43,9 +43,9 @@ pub const MAX_CHANGE_BYTES: u64 = 1024 * 1024 * 1024;
 pub const MAX_MESSAGE_BYTES: u64 = 64 * 1024;
 /// Maximum number of objects in one `v1/holds` request.
 // A request takes 1 MiB, and the response 8 KiB of hexadecimal digits.
-pub const MAX_ASKED: usize = 32 * 1024;
+pub const MAX_HOLDS_OBJECTS: usize = 32 * 1024;
 /// Maximum number of parts in one `v1/objects` request.
-pub const MAX_PARTS: usize = 8 * 1024;
+pub const MAX_OBJECT_PARTS: usize = 8 * 1024;
 /// Maximum size of several packs in one body, including their heads, in bytes.
 // Two packs of the largest size.
 pub const MAX_PACKS_BYTES: u64 = 64 * 1024 * 1024;
@@ -83,7 +83,7 @@ pub enum Action {
     /// Drop the staged release.
     Abandon,
     /// Clean up after an activation.
-    Settle,
+    CleanUp,
     /// Drop all content that no release needs.
     Prune,
     /// Search for damage.
@@ -103,7 +103,7 @@ impl Action {
         Self::Stage,
         Self::Activate,
         Self::Abandon,
-        Self::Settle,
+        Self::CleanUp,
         Self::Prune,
         Self::Verify,
         Self::Repair,
@@ -119,7 +119,7 @@ impl Action {
             Self::Stage => "stage",
             Self::Activate => "activate",
             Self::Abandon => "abandon",
-            Self::Settle => "settle",
+            Self::CleanUp => "settle",
             Self::Prune => "prune",
             Self::Verify => "verify",
             Self::Repair => "repair",
@@ -131,11 +131,11 @@ impl Action {
 
     /// Maximum size of the body of a request for the action, in bytes. A stage has its own limits.
     #[must_use]
-    pub const fn most_bytes(self) -> u64 {
+    pub const fn max_body_bytes(self) -> u64 {
         match self {
-            Self::Holds => 32 * MAX_ASKED as u64,
-            Self::Objects => (ObjectPart::BYTES * MAX_PARTS) as u64,
-            Self::Signatures => SignatureQuestion::MAX_BYTES as u64,
+            Self::Holds => 32 * MAX_HOLDS_OBJECTS as u64,
+            Self::Objects => (ObjectPart::BYTES * MAX_OBJECT_PARTS) as u64,
+            Self::Signatures => SignatureRequest::MAX_BYTES as u64,
             _ => MAX_MESSAGE_BYTES,
         }
     }
@@ -191,7 +191,7 @@ impl Resource {
 
 /// The JSON object of every response.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Answer<T> {
+pub enum ResponseMessage<T> {
     /// The request succeeded.
     #[serde(rename = "ok")]
     Ok(T),
@@ -370,7 +370,7 @@ impl PackHead {
 /// The result of [`Action::Stage`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Staging {
+pub enum StageResult {
     /// The release is complete and durable on the mirror.
     Staged {
         /// Number of objects that were sent as a whole because they were damaged or missing.
@@ -379,7 +379,8 @@ pub enum Staging {
     /// More packs are needed; the receiver already has these packs.
     Held(Vec<PackId>),
     /// These objects of the base are damaged or missing on the mirror.
-    Lacking(Vec<ObjectId>),
+    #[serde(rename = "lacking")]
+    Missing(Vec<ObjectId>),
 }
 
 /// The message of [`Action::Activate`].
@@ -408,9 +409,9 @@ pub struct Abandon {
     pub release: ReleaseName,
 }
 
-/// The message of [`Action::Settle`] and [`Action::Prune`].
+/// The message of [`Action::CleanUp`] and [`Action::Prune`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Keep {
+pub struct KeepReleases {
     /// The number of releases to keep. The configuration of the receiver overrides it.
     pub keep: usize,
 }
@@ -435,23 +436,26 @@ pub struct Repair {
 /// The result of [`Action::Repair`].
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Repairing {
+pub struct RepairResult {
     /// Faults found before the repair.
     pub found: Vec<Fault>,
     /// Number of objects that were restored from uploads.
     pub objects: u64,
     /// Number of served entries, records and manifests that were restored.
-    pub mended: u64,
+    #[serde(rename = "mended")]
+    pub repaired_files: u64,
     /// Faults that remain.
-    pub left: Vec<Fault>,
+    #[serde(rename = "left")]
+    pub remaining: Vec<Fault>,
     /// The content that the receiver needs, and whose upload it accepts.
-    pub wants: Wants,
+    #[serde(rename = "wants")]
+    pub needed: NeededContent,
 }
 
 /// The content that a receiver needs for a repair.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Wants {
+pub struct NeededContent {
     /// Objects.
     pub objects: Vec<ObjectId>,
     /// Manifests.
@@ -506,11 +510,11 @@ mod tests {
         let read = |text: &str| serde_json::from_str::<ProtocolError>(text).unwrap().detail;
         assert_eq!(
             read(r#"{"kind":"no_space","message":"x","detail":"quota"}"#),
-            Some(Detail::Quota)
+            Some(ErrorDetail::Quota)
         );
         assert_eq!(
             read(r#"{"kind":"no_space","message":"x","detail":"of_tomorrow"}"#),
-            Some(Detail::Other)
+            Some(ErrorDetail::Other)
         );
         assert_eq!(read(r#"{"kind":"no_space","message":"x"}"#), None);
     }

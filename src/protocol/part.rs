@@ -42,14 +42,14 @@ impl ObjectPart {
 
 /// Which of the requested objects a mirror has.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Holds {
+pub struct HeldObjects {
     /// One bit for each object, as hexadecimal digits. The bits are in the order of the request,
     /// and the lowest bit of a byte comes first.
     // A JSON list of `true` and `false` would be about twenty times as long.
     pub bits: String,
 }
 
-impl Holds {
+impl HeldObjects {
     /// Encodes one bit for each object.
     #[must_use]
     pub fn of(held: &[bool]) -> Self {
@@ -62,7 +62,7 @@ impl Holds {
     /// Decodes the bits of `count` objects. Returns `None` if the string is malformed or has a
     /// different length.
     #[must_use]
-    pub fn read(&self, count: usize) -> Option<Vec<bool>> {
+    pub fn decode(&self, count: usize) -> Option<Vec<bool>> {
         let is_hex = self.bits.bytes().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'));
         if !is_hex || self.bits.len() != 2 * count.div_ceil(8) {
             return None;
@@ -93,14 +93,14 @@ mod tests {
     fn what_is_held_reads_as_it_was_said() {
         for count in [0, 1, 7, 8, 9, 1000] {
             let held: Vec<bool> = (0..count).map(|index| index % 3 == 0).collect();
-            assert_eq!(Holds::of(&held).read(count), Some(held));
+            assert_eq!(HeldObjects::of(&held).decode(count), Some(held));
         }
-        assert_eq!(Holds::of(&[true, false, true]).bits, "05");
+        assert_eq!(HeldObjects::of(&[true, false, true]).bits, "05");
     }
 
     #[test]
     fn an_answer_of_another_length_or_spelling_is_none() {
-        let read = |bits: &str, count| Holds { bits: bits.to_owned() }.read(count);
+        let read = |bits: &str, count| HeldObjects { bits: bits.to_owned() }.decode(count);
         for (bits, count) in
             [("", 1), ("0", 1), ("0000", 8), ("00", 9), ("08", 3), ("0F", 8), ("+1", 8), ("é", 8)]
         {

@@ -7,27 +7,27 @@ use crate::pack::{Signature, SignatureKey, SignatureShape};
 use crate::varint;
 
 /// Maximum number of objects in one question.
-pub const MAX_SIGNED: usize = 16 * 1024;
+pub const MAX_SIGNED_OBJECTS: usize = 16 * 1024;
 /// Maximum size of the objects of one question, in bytes. A single object may be larger.
 // A receiver reads and hashes all of them: about a second.
 pub const MAX_SIGNED_BYTES: u64 = 1 << 30;
 
 /// A question for the block signatures of files of a manifest.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SignatureQuestion {
+pub struct SignatureRequest {
     /// The manifest.
     pub base: ManifestId,
     /// The key of the hashes.
     pub key: SignatureKey,
     /// The positions of the files among the entries of the manifest, ascending, and the bits of the
     /// size of the new content of each.
-    pub asked: Vec<(u64, u8)>,
+    pub files: Vec<(u64, u8)>,
 }
 
-impl SignatureQuestion {
+impl SignatureRequest {
     /// The longest question, in bytes.
     pub const MAX_BYTES: usize =
-        Self::HEAD_BYTES + MAX_SIGNED * (varint::MAX_BYTES + size_of::<u8>());
+        Self::HEAD_BYTES + MAX_SIGNED_OBJECTS * (varint::MAX_BYTES + size_of::<u8>());
     const HEAD_BYTES: usize = 32 + SignatureKey::BYTES;
 
     /// Encodes the id, the key, and for each file the number of entries since the one before and
@@ -36,7 +36,7 @@ impl SignatureQuestion {
     pub fn encode(&self) -> Vec<u8> {
         let mut bytes = [self.base.as_bytes().as_slice(), self.key.as_bytes()].concat();
         let mut next = 0;
-        for (entry, new_bits) in &self.asked {
+        for (entry, new_bits) in &self.files {
             varint::push(entry - next, &mut bytes);
             bytes.push(*new_bits);
             next = entry + 1;
@@ -44,7 +44,7 @@ impl SignatureQuestion {
         bytes
     }
 
-    /// Decodes a question. `None` if it is malformed or has more than [`MAX_SIGNED`] files.
+    /// Decodes a question. `None` if it is malformed or has more than [`MAX_SIGNED_OBJECTS`] files.
     #[must_use]
     pub fn decode(bytes: &[u8]) -> Option<Self> {
         let (base, rest) = bytes.split_first_chunk::<32>()?;
@@ -54,14 +54,14 @@ impl SignatureQuestion {
             let entry = next.checked_add(varint::take(&mut rest).ok()?)?;
             let new_bits;
             (new_bits, rest) = rest.split_first()?;
-            if entry > varint::MAX_NUMBER || *new_bits > 64 || asked.len() == MAX_SIGNED {
+            if entry > varint::MAX_NUMBER || *new_bits > 64 || asked.len() == MAX_SIGNED_OBJECTS {
                 return None;
             }
             asked.push((entry, *new_bits));
             next = entry + 1;
         }
         let (base, key) = (ManifestId::from_bytes(*base), SignatureKey::from_bytes(*key));
-        Some(Self { base, key, asked })
+        Some(Self { base, key, files: asked })
     }
 }
 
@@ -93,16 +93,16 @@ pub fn read_signature(
 mod tests {
     use super::*;
 
-    fn question(asked: Vec<(u64, u8)>) -> SignatureQuestion {
+    fn question(asked: Vec<(u64, u8)>) -> SignatureRequest {
         let key = SignatureKey::from_bytes(*b"some key");
-        SignatureQuestion { base: ManifestId::of(b"base"), key, asked }
+        SignatureRequest { base: ManifestId::of(b"base"), key, files: asked }
     }
 
     #[test]
     fn a_question_reads_as_it_was_written() {
         for asked in [vec![], vec![(0, 0)], vec![(5, 20), (6, 64), (1 << 50, 1)]] {
             let question = question(asked);
-            assert_eq!(SignatureQuestion::decode(&question.encode()), Some(question));
+            assert_eq!(SignatureRequest::decode(&question.encode()), Some(question));
         }
         assert_eq!(question(vec![(0, 9), (3, 10)]).encode()[40..], [0, 9, 2, 10]);
     }
@@ -111,17 +111,17 @@ mod tests {
     fn what_is_no_question_is_none() {
         let bytes = question(vec![(5, 20), (6, 64)]).encode();
         for length in [0, 31, 39, 41, 43] {
-            assert_eq!(SignatureQuestion::decode(&bytes[..length]), None, "{length} bytes");
+            assert_eq!(SignatureRequest::decode(&bytes[..length]), None, "{length} bytes");
         }
-        let with = |tail: &[u8]| SignatureQuestion::decode(&[&bytes[..40], tail].concat());
+        let with = |tail: &[u8]| SignatureRequest::decode(&[&bytes[..40], tail].concat());
         assert_eq!(with(&[0, 65]), None);
         assert_eq!(with(&[0x80, 0, 1]), None);
         assert_eq!(with(&[&[0xff; 9][..], &[1, 1]].concat()), None);
-        let most = (0..MAX_SIGNED as u64).map(|entry| (entry, 20)).collect();
+        let most = (0..MAX_SIGNED_OBJECTS as u64).map(|entry| (entry, 20)).collect();
         let mut most = question(most).encode();
-        assert!(SignatureQuestion::decode(&most).is_some());
+        assert!(SignatureRequest::decode(&most).is_some());
         most.extend([0, 20]);
-        assert_eq!(SignatureQuestion::decode(&most), None);
+        assert_eq!(SignatureRequest::decode(&most), None);
     }
 
     #[test]

@@ -4,7 +4,7 @@
 use std::cmp::Ordering;
 use std::time::{Duration, Instant};
 
-use crate::cancel::{CANCEL_POLL_INTERVAL, pause};
+use crate::cancel::{CANCEL_POLL_INTERVAL, sleep_unless_cancelled};
 use crate::mirror::{ErrorKind, MirrorError, MirrorState};
 use crate::monitor::{Event, Monitor as _};
 use crate::push::mirror_push::MirrorPush;
@@ -13,10 +13,10 @@ use crate::push::outcome::Outcome;
 use crate::release::{Release, ReleaseName, Succession};
 
 /// Maximum number of times that a push takes a slot back from pushes that have lost.
-pub(super) const MAX_TRIES: u32 = 8;
+pub(super) const MAX_ACTIVATION_ATTEMPTS: u32 = 8;
 /// How long to wait for a newer, staged release to become current. A push that is about to switch
 /// needs less.
-const TIME_TO_SWITCH: Duration = Duration::from_secs(1);
+const RIVAL_SWITCH_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The winner of a compare-and-set that this push lost.
 pub(super) enum RaceWinner {
@@ -28,7 +28,7 @@ pub(super) enum RaceWinner {
     Newer,
     /// There is no other release: the mirror still serves the same release as before and has none
     /// staged.
-    NoRelease,
+    NoRival,
     /// The other release is newer, but only staged.
     Staged(ReleaseName),
 }
@@ -39,16 +39,16 @@ impl MirrorPush<'_> {
     /// taken.
     pub(super) fn activate(self) -> Outcome {
         let mut expected = self.served_before();
-        for _ in 0..MAX_TRIES {
+        for _ in 0..MAX_ACTIVATION_ATTEMPTS {
             let error = match self.try_activate(expected) {
                 Ok(()) => return Outcome::Activated,
-                Err(error) if self.is_lost(error.kind()) => error,
-                Err(error) => return self.failed(&error),
+                Err(error) if self.is_lost_race(error.kind()) => error,
+                Err(error) => return self.report_failure(&error),
             };
             // If the mirror cannot be queried for the winner, only its refusal is known.
-            let Ok(state) = self.mirror().state() else { return self.failed(&error) };
+            let Ok(state) = self.mirror().state() else { return self.report_failure(&error) };
             let sequence = self.release().sequence;
-            match self.race(&state) {
+            match self.race_winner(&state) {
                 RaceWinner::Ours => return Outcome::Activated,
                 // A release with a lower sequence is replaced, no matter when its push began.
                 RaceWinner::Newer
@@ -59,7 +59,7 @@ impl MirrorPush<'_> {
                 // The other release is built on top of ours, so it stays.
                 RaceWinner::Newer | RaceWinner::Staged(_)
                     if state.staged.as_ref().is_some_and(|staged| {
-                        staged.sequence > sequence && self.is_soon_served(staged.name())
+                        staged.sequence > sequence && self.wait_until_current(staged.name())
                     }) =>
                 {
                     return Outcome::Superseded;
@@ -67,14 +67,14 @@ impl MirrorPush<'_> {
                 RaceWinner::Older
                 | RaceWinner::Newer
                 | RaceWinner::Staged(_)
-                | RaceWinner::NoRelease => {}
+                | RaceWinner::NoRival => {}
             }
             expected = state.current;
             // The other push took the slot, so the release is no longer complete here.
             if state.staged.is_none_or(|staged| staged.name() != self.release().name())
                 && let Err(error) = self.stage_alone()
             {
-                return self.failed(&error);
+                return self.report_failure(&error);
             }
         }
         Outcome::Superseded
@@ -88,7 +88,7 @@ impl MirrorPush<'_> {
         // killed between two mirrors.
         if let Some(store) = mirror.store_id() {
             let stores = &self.context.options.stores;
-            stores.remember(mirror.location(), store, Some(release.name()));
+            stores.record(mirror.location(), store, Some(release.name()));
         }
         self.context.monitor.event(Event::Activated {
             mirror: mirror.name().to_owned(),
@@ -100,14 +100,14 @@ impl MirrorPush<'_> {
     /// Whether the mirror refused the publication because another push got there first. For a new
     /// release, another history on the mirror means the same: when it was polled, it had no history
     /// or ours.
-    pub(super) fn is_lost(self, failure: ErrorKind) -> bool {
+    pub(super) fn is_lost_race(self, failure: ErrorKind) -> bool {
         failure == ErrorKind::Conflict
             || self.context.publication.is_new && failure == ErrorKind::OtherHistory
     }
 
-    /// Waits up to [`TIME_TO_SWITCH`] for the staged release `name` to become current.
-    pub(super) fn is_soon_served(self, name: ReleaseName) -> bool {
-        let deadline = Instant::now() + TIME_TO_SWITCH;
+    /// Waits up to [`RIVAL_SWITCH_TIMEOUT`] for the staged release `name` to become current.
+    pub(super) fn wait_until_current(self, name: ReleaseName) -> bool {
+        let deadline = Instant::now() + RIVAL_SWITCH_TIMEOUT;
         loop {
             // Without knowing the winner, this push must put nothing on top of it.
             let Ok(state) = self.mirror().state() else { return true };
@@ -117,7 +117,7 @@ impl MirrorPush<'_> {
             let is_staged = state.staged.is_some_and(|staged| staged.name() == name);
             if !is_staged
                 || Instant::now() >= deadline
-                || !pause(CANCEL_POLL_INTERVAL, self.context.monitor)
+                || !sleep_unless_cancelled(CANCEL_POLL_INTERVAL, self.context.monitor)
             {
                 return false;
             }
@@ -125,9 +125,9 @@ impl MirrorPush<'_> {
     }
 
     /// Queries a mirror that refused the publication. Returns who won there.
-    pub(super) fn ask_who_won(self) -> RaceWinner {
+    pub(super) fn query_race_winner(self) -> RaceWinner {
         match self.mirror().state() {
-            Ok(state) => self.race(&state),
+            Ok(state) => self.race_winner(&state),
             // Without knowing the winner, this push must put nothing on top of it.
             Err(_) => RaceWinner::Newer,
         }
@@ -135,7 +135,7 @@ impl MirrorPush<'_> {
 
     /// Returns who won on a mirror that is now in this `state`. Clocks are compared only between
     /// two competing pushes.
-    fn race(self, state: &MirrorState) -> RaceWinner {
+    fn race_winner(self, state: &MirrorState) -> RaceWinner {
         let ours = self.release();
         let is_switched = state.current != self.served_before();
         let rival = match (is_switched, state.current_release()) {
@@ -146,7 +146,7 @@ impl MirrorPush<'_> {
             // No switch happened: the other push took the slot that our release was staged in.
             (false, _) => match state.staged.as_ref().filter(|other| other.name() != ours.name()) {
                 Some(staged) => Some(staged),
-                None => return RaceWinner::NoRelease,
+                None => return RaceWinner::NoRival,
             },
         };
         let newer = |rival: &Release| {
@@ -171,7 +171,7 @@ impl MirrorPush<'_> {
 fn is_newer(rival: &Release, ours: &Release, options: &Options) -> bool {
     let began = |release: &Release| (release.began, release.id());
     // With `--allow-older` the user has said that a lower number may win.
-    let order = options.order.as_ref().filter(|_| !options.allow_older);
+    let order = options.run_number.as_ref().filter(|_| !options.allow_older);
     match order
         .and_then(|order| rival.orders.get(order.stream()).map(|seen| seen.cmp(&order.number())))
     {

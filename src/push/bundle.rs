@@ -7,15 +7,15 @@ use std::sync::Arc;
 use crate::hash::{BundleKey, ManifestId, ObjectId};
 use crate::manifest::ManifestError;
 use crate::manifest::delta::{self, ManifestDelta};
-use crate::mirror::{Link, Mirror, PolledMirror, StageRequest};
+use crate::mirror::{LinkKind, Mirror, PolledMirror, StageRequest};
 use crate::origin::link_speed::SpeedTable;
-use crate::origin::scratch::{Entries, ManifestFile, entries, warn_not_kept};
+use crate::origin::scratch::{Entries, ManifestFile, entries, warn_not_cached};
 use crate::pack::Level;
 use crate::packing::base_selection::{BaseSelection, BaseSelector};
 use crate::packing::cache_writer::CacheWriter;
 use crate::packing::pack_builder::{self, BuildError, PackInput};
 use crate::packing::pack_queue::PackQueue;
-use crate::packing::signed_bases::Signers;
+use crate::packing::signed_bases::SignatureMirrors;
 use crate::push::context::PushContext;
 use crate::push::object_presence::{self, MirrorsWithObjects};
 use crate::push::options::{LevelChoice, Options};
@@ -33,7 +33,10 @@ pub(super) struct Bundle {
 }
 
 /// The manifest that the change for a mirror is based on.
-pub(super) fn base_of(publication: &Publication, member: &PolledMirror) -> Option<ManifestId> {
+pub(super) fn base_manifest_for(
+    publication: &Publication,
+    member: &PolledMirror,
+) -> Option<ManifestId> {
     // A rollback sends the least if it uses the release to which it returns as the base, if the
     // mirror still keeps that release.
     let likely = publication
@@ -50,13 +53,13 @@ pub(super) struct BundleBase {
     /// Objects of that manifest that a mirror reported as damaged. They are not used as bases.
     pub(super) excluded: HashSet<ObjectId>,
     /// Whether objects that the origin cannot read may be bases, by their block signatures.
-    pub(super) is_signed: bool,
+    pub(super) allows_signed_bases: bool,
 }
 
 impl From<Option<Arc<ManifestFile>>> for BundleBase {
     /// All objects of the manifest.
     fn from(manifest: Option<Arc<ManifestFile>>) -> Self {
-        Self { manifest, excluded: HashSet::new(), is_signed: true }
+        Self { manifest, excluded: HashSet::new(), allows_signed_bases: true }
     }
 }
 
@@ -70,34 +73,41 @@ impl BundleBase {
     }
 
     /// The mirrors, of the `members` of a bundle, that can be asked for signatures.
-    fn signers<'a>(&self, all: &'a [PolledMirror], members: &[usize]) -> Option<Signers<'a>> {
-        let base = self.id().filter(|_| self.is_signed)?;
+    fn signature_mirrors<'a>(
+        &self,
+        all: &'a [PolledMirror],
+        members: &[usize],
+    ) -> Option<SignatureMirrors<'a>> {
+        let base = self.id().filter(|_| self.allows_signed_bases)?;
         let mirrors = members.iter().map(|index| &all[*index].mirror);
-        Some(Signers { base, mirrors: mirrors.collect() })
+        Some(SignatureMirrors { base, mirrors: mirrors.collect() })
     }
 }
 
 /// Groups `members` by their base, and makes a bundle for each group.
-pub(super) fn bundles(
+pub(super) fn make_bundles(
     context: PushContext<'_>,
     members: impl Iterator<Item = usize>,
 ) -> Result<Vec<Bundle>, PushError> {
     let publication = context.publication;
     let mut groups: BTreeMap<Option<ManifestId>, Vec<usize>> = BTreeMap::new();
     for index in members {
-        groups.entry(base_of(publication, &publication.members[index])).or_default().push(index);
+        groups
+            .entry(base_manifest_for(publication, &publication.members[index]))
+            .or_default()
+            .push(index);
     }
     // A base manifest that is damaged on every mirror counts as no base.
-    let mut without: Vec<usize> = groups.remove(&None).unwrap_or_default();
+    let mut without_base: Vec<usize> = groups.remove(&None).unwrap_or_default();
     let mut made = Vec::new();
     for (base, members) in groups.into_iter().filter_map(|(base, members)| Some((base?, members))) {
         match find_base(publication, base)? {
-            Some(base) => made.extend(on_base(context, &Some(base).into(), &members)?),
-            None => without.extend(members),
+            Some(base) => made.extend(bundles_for_base(context, &Some(base).into(), &members)?),
+            None => without_base.extend(members),
         }
     }
-    if !without.is_empty() {
-        made.extend(on_base(context, &BundleBase::default(), &without)?);
+    if !without_base.is_empty() {
+        made.extend(bundles_for_base(context, &BundleBase::default(), &without_base)?);
     }
     Ok(made)
 }
@@ -113,14 +123,14 @@ pub(super) fn find_base(
 }
 
 /// The bundles for mirrors with one base: one for each set of other objects that they already have.
-fn on_base(
+fn bundles_for_base(
     context: PushContext<'_>,
     base: &BundleBase,
     members: &[usize],
 ) -> Result<Vec<Bundle>, PushError> {
     let publication = context.publication;
     let encode = |held: &HashSet<ObjectId>| {
-        let change = delta::encode_beside(
+        let change = delta::encode_with_held(
             || base.entries(),
             || publication.new_entries(),
             base.id(),
@@ -131,11 +141,12 @@ fn on_base(
     };
     // Encoded once without objects that mirrors already hold. This shows which objects to query
     // for, and mirrors that hold none of them use the result as it is.
-    let mut without = Some(encode(&HashSet::new())?);
-    let wanted = without.as_ref().map_or(&[][..], |change| &change.wanted);
+    let mut unshared_change = Some(encode(&HashSet::new())?);
+    let wanted = unshared_change.as_ref().map_or(&[][..], |change| &change.wanted);
     let groups = object_presence::query(context, base.id(), wanted, members)?;
     let make = |MirrorsWithObjects { held, members }| {
-        let change = without.take_if(|_| held.is_empty()).map_or_else(|| encode(&held), Ok)?;
+        let change =
+            unshared_change.take_if(|_| held.is_empty()).map_or_else(|| encode(&held), Ok)?;
         Bundle::new(context, base, change, members)
     };
     groups.into_iter().map(make).collect()
@@ -150,7 +161,9 @@ fn level_for<'m>(
     match options.level {
         LevelChoice::Fixed(level) => level,
         // None of these packs cross a network, so compression saves nothing.
-        LevelChoice::Auto if mirrors.clone().all(|mirror| mirror.link() == Link::Local) => {
+        LevelChoice::Auto
+            if mirrors.clone().all(|mirror| mirror.link_kind() == LinkKind::Local) =>
+        {
             Level::Raw
         }
         LevelChoice::Auto => speeds.level(mirrors.map(|mirror| mirror.location())),
@@ -174,10 +187,10 @@ impl Bundle {
         let bases = if base.manifest.is_some() && level != Level::Raw && !change.wanted.is_empty() {
             let selector = BaseSelector {
                 wanted: &change.wanted,
-                old: &publication.content_source.old,
+                base_content: &publication.content_source.base_content,
                 content_source: &publication.content_source,
                 excluded_bases: &base.excluded,
-                signers: base.signers(&publication.members, &members),
+                signature_mirrors: base.signature_mirrors(&publication.members, &members),
                 jobs: options.jobs.get(),
                 monitor,
             };
@@ -197,18 +210,18 @@ impl Bundle {
         // A different level or different bases result in different packs, which a receiver must not
         // mistake for those that it holds.
         key.update(format!("{level}\n").as_bytes());
-        bases.add_to(&mut key);
+        bases.add_to_key(&mut key);
         let key = BundleKey::finish(&key);
         Ok(Self { base: base.manifest.clone(), change, bases, level, key, members })
     }
 
     /// The bundle for a single mirror.
-    pub(super) fn for_one(
+    pub(super) fn for_mirror(
         context: PushContext<'_>,
         base: &BundleBase,
         index: usize,
     ) -> Result<Self, PushError> {
-        let made = on_base(context, base, &[index])?;
+        let made = bundles_for_base(context, base, &[index])?;
         Ok(made.into_iter().next().expect("every mirror is in a bundle"))
     }
 
@@ -226,7 +239,11 @@ impl Bundle {
         entries(self.base.as_deref())
     }
 
-    pub(super) fn job<'a>(&'a self, context: PushContext<'a>, is_kept: bool) -> PackInput<'a> {
+    pub(super) fn pack_input<'a>(
+        &'a self,
+        context: PushContext<'a>,
+        is_cached: bool,
+    ) -> PackInput<'a> {
         let members = &context.publication.members;
         let name = |index: &usize| members[*index].mirror.name().to_owned();
         PackInput {
@@ -235,7 +252,7 @@ impl Bundle {
             mirrors: self.members.iter().map(name).collect(),
             content_source: &context.publication.content_source,
             bases: &self.bases,
-            is_kept,
+            is_cached,
             level: self.level,
             jobs: context.options.jobs.get(),
         }
@@ -249,11 +266,11 @@ impl Bundle {
     ) -> Result<(), BuildError> {
         let PushContext { publication, options, monitor } = context;
         let cache_writer = publication.begin_caching(self.new_bytes(), options, monitor);
-        let job = self.job(context, cache_writer.is_some());
-        pack_builder::run(&job, cache_writer.as_ref(), queue, monitor)?;
+        let input = self.pack_input(context, cache_writer.is_some());
+        pack_builder::run(&input, cache_writer.as_ref(), queue, monitor)?;
         // The cache only saves time, so the push continues.
         if let Some(Err(error)) = cache_writer.map(CacheWriter::finish) {
-            warn_not_kept(&error, monitor);
+            warn_not_cached(&error, monitor);
         }
         Ok(())
     }

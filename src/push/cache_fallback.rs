@@ -16,23 +16,24 @@ pub(super) fn with_cache_or_without<T>(
 ) -> Result<T, PushError> {
     let result = work(options);
     let Err(error) = &result else { return result };
-    let Some(why) = lack_of_room(error, &options.scratch) else { return result };
+    let Some(why) = disk_full_reason(error, &options.scratch) else { return result };
     let mut options = options.clone();
     options.scratch.directory = Err(why);
     work(&options)
 }
 
 /// Why the cache cannot hold the files of a push; `None` if `error` has another cause.
-fn lack_of_room(error: &PushError, location: &ScratchLocation) -> Option<String> {
+fn disk_full_reason(error: &PushError, location: &ScratchLocation) -> Option<String> {
     let directory = location.directory.as_ref().ok()?;
-    let is_lack =
+    let is_disk_full =
         |kind| matches!(ErrorKind::of_io(kind), ErrorKind::NoSpace | ErrorKind::FileTooLarge);
     match error {
         PushError::Io(error) | PushError::Build(BuildError::Io(error)) => {
-            (is_lack(error.kind()) && error.path.starts_with(directory)).then(|| error_chain(error))
+            (is_disk_full(error.kind()) && error.path.starts_with(directory))
+                .then(|| error_chain(error))
         }
         // The new manifest is written to the scratch directory.
-        PushError::NewManifest(ManifestError::Io(error)) if is_lack(error.kind()) => {
+        PushError::NewManifest(ManifestError::Io(error)) if is_disk_full(error.kind()) => {
             Some(format!("cannot write {}: {error}", directory.display()))
         }
         _ => None,

@@ -15,7 +15,7 @@ use crate::packing::content_source::ContentSource;
 /// Fewer changed files of a kind than this are not reported.
 const MIN_FILES: usize = 10;
 /// Maximum size of a region that counts as one spot, in bytes.
-const SPOT_BYTES: usize = 128;
+const MAX_DIFFERENCE_BYTES: usize = 128;
 /// Files larger than this are not compared.
 const MAX_FILE_BYTES: u64 = 4 << 20;
 /// Maximum number of bytes compared in total. Comparing them takes about a second.
@@ -58,12 +58,12 @@ pub(super) fn find_churn(
     let kinds = kinds.into_iter().filter(|(_, changes)| changes.len() >= MIN_FILES);
     kinds
         .filter_map(|(extension, changes)| {
-            look_at(extension, &changes, content_source, &mut budget, monitor)
+            churn_of_extension(extension, &changes, content_source, &mut budget, monitor)
         })
         .collect()
 }
 
-fn look_at(
+fn churn_of_extension(
     extension: &str,
     changes: &[&Change],
     content_source: &ContentSource,
@@ -80,7 +80,7 @@ fn look_at(
         let read = |id: Option<ObjectId>| {
             let mut bytes = Vec::new();
             content_source
-                .under(monitor)
+                .cancellable_by(monitor)
                 .object(&id?)
                 .ok()?
                 .take(MAX_FILE_BYTES)
@@ -93,15 +93,15 @@ fn look_at(
             continue;
         };
         compared += 1;
-        if let Some((before, after)) = one_spot(&before, &after) {
+        if let Some((before, after)) = small_difference(&before, &after) {
             near += 1;
             churn.get_or_insert_with(|| Churn {
                 extension: extension.to_owned(),
                 changed: 0,
                 near_one_spot: 0,
                 example: change.path.to_string(),
-                before: show(before),
-                after: show(after),
+                before: excerpt(before),
+                after: excerpt(after),
             });
         }
     }
@@ -113,15 +113,16 @@ fn look_at(
 }
 
 /// The part in which two texts differ, if it is small.
-fn one_spot<'a>(before: &'a [u8], after: &'a [u8]) -> Option<(&'a [u8], &'a [u8])> {
+fn small_difference<'a>(before: &'a [u8], after: &'a [u8]) -> Option<(&'a [u8], &'a [u8])> {
     let head = before.iter().zip(after).take_while(|(a, b)| a == b).count();
     let (before, after) = (&before[head..], &after[head..]);
     let tail = before.iter().rev().zip(after.iter().rev()).take_while(|(a, b)| a == b).count();
     let (before, after) = (&before[..before.len() - tail], &after[..after.len() - tail]);
-    (before.len() <= SPOT_BYTES && after.len() <= SPOT_BYTES).then_some((before, after))
+    (before.len() <= MAX_DIFFERENCE_BYTES && after.len() <= MAX_DIFFERENCE_BYTES)
+        .then_some((before, after))
 }
 
-fn show(bytes: &[u8]) -> String {
+fn excerpt(bytes: &[u8]) -> String {
     String::from_utf8_lossy(&bytes[..bytes.len().min(SHOWN_BYTES)]).into_owned()
 }
 
@@ -135,15 +136,15 @@ mod tests {
             format!("{}built {stamp}{}", "a".repeat(500), "b".repeat(500)).into_bytes()
         };
         assert_eq!(
-            one_spot(&page("2026-01-01"), &page("2026-02-03")),
+            small_difference(&page("2026-01-01"), &page("2026-02-03")),
             Some((&b"1-01"[..], &b"2-03"[..]))
         );
-        assert_eq!(one_spot(b"same", b"same"), Some((&b""[..], &b""[..])));
+        assert_eq!(small_difference(b"same", b"same"), Some((&b""[..], &b""[..])));
         let mut other = page("x");
         other[0] = b'z';
         let last = other.len() - 1;
         other[last] = b'z';
-        assert_eq!(one_spot(&page("x"), &other), None);
-        assert_eq!(one_spot(b"aXa", b"aa"), Some((&b"X"[..], &b""[..])));
+        assert_eq!(small_difference(&page("x"), &other), None);
+        assert_eq!(small_difference(b"aXa", b"aa"), Some((&b"X"[..], &b""[..])));
     }
 }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use crate::mirror::{MirrorError, PolledMirror, TransportError};
 use crate::monitor::{Event, Monitor};
 use crate::push::options::Options;
-use crate::push::{PushError, fleet, for_all};
+use crate::push::{PushError, fleet, fleet_wide};
 use crate::release::{MAX_SEQUENCE, Release, ReleaseName, Succession};
 use crate::text::error_chain;
 use crate::tree_path::Site;
@@ -18,33 +18,34 @@ use crate::tree_path::Site;
 /// Maximum distance of a mirror's sequence above those of all others. A mirror that was left out
 /// for a long time is behind by the number of releases since then, and no fleet makes a million
 /// releases in that time.
-const MAX_LEAD: u64 = 1 << 20;
+const MAX_SEQUENCE_GAP: u64 = 1 << 20;
 /// Maximum sequence of a mirror if there is no other mirror to compare it with. It is higher than
 /// the sequence of any real fleet: a release each second for 136 years. It leaves enough numbers
 /// for all later releases.
-const MAX_UNCOMPARED: u64 = 1 << 32;
+const MAX_UNCONFIRMED_SEQUENCE: u64 = 1 << 32;
 /// How far the time of a release may be ahead of this clock, in seconds. One day, because clocks
 /// differ.
-const MAX_AHEAD_SECONDS: u64 = 24 * 60 * 60;
+const MAX_CLOCK_SKEW_SECONDS: u64 = 24 * 60 * 60;
 
 /// Marks members as failed if their claims cannot belong to this fleet: a sequence far above those
 /// of all others, a different site, or a different history.
-pub(super) fn checked(
+pub(super) fn fail_implausible_mirrors(
     members: Vec<PolledMirror>,
     options: &Options,
     monitor: &dyn Monitor,
 ) -> Vec<PolledMirror> {
     // Each check uses the result of the previous one: a mirror whose claims cannot be right has no
     // vote in the next check.
-    let far: Vec<_> = (0..members.len()).map(|index| far_beyond(&members, index)).collect();
+    let far: Vec<_> =
+        (0..members.len()).map(|index| implausible_sequence(&members, index)).collect();
     let members = fail_where(members, far, monitor);
-    let of_other_sites = other_sites(&members, options);
+    let of_other_sites = other_site_errors(&members, options);
     let members = fail_where(members, of_other_sites, monitor);
     // A new history takes over the histories of all mirrors, so none of them is foreign.
     if options.new_history {
         return members;
     }
-    let foreign = foreign_histories(&members, options);
+    let foreign = foreign_history_errors(&members, options);
     fail_where(members, foreign, monitor)
 }
 
@@ -72,39 +73,42 @@ fn highest_sequence(member: &PolledMirror) -> Option<u64> {
 /// are joining, the limit is the highest sequence that a fleet can reach: the first release of the
 /// others would get a higher sequence, and would make them just as implausible. A mirror without
 /// others harms only itself.
-fn far_beyond(members: &[PolledMirror], index: usize) -> Option<MirrorError> {
+fn implausible_sequence(members: &[PolledMirror], index: usize) -> Option<MirrorError> {
     let sequence = highest_sequence(&members[index])?;
     let is_other =
         |(other, member): &(usize, &PolledMirror)| *other != index && member.state().is_some();
     let others = || members.iter().enumerate().filter(is_other).map(|(_, member)| member);
     others().next()?;
     let highest = others().filter_map(highest_sequence).max();
-    let limit = highest.map_or(MAX_UNCOMPARED, |highest| highest.saturating_add(MAX_LEAD));
-    (sequence > limit)
-        .then_some(MirrorError::FarBeyond { sequence, highest: highest.unwrap_or_default() })
+    let limit = highest
+        .map_or(MAX_UNCONFIRMED_SEQUENCE, |highest| highest.saturating_add(MAX_SEQUENCE_GAP));
+    (sequence > limit).then_some(MirrorError::ImplausibleSequence {
+        sequence,
+        highest: highest.unwrap_or_default(),
+    })
 }
 
 /// The errors of mirrors that report a different site than most mirrors do. There are such errors
 /// only if at least three mirrors report a site, the user named no site, and the remaining mirrors
 /// are enough for the push. Otherwise it is not clear which site is meant, and the push is refused.
-fn other_sites(members: &[PolledMirror], options: &Options) -> Vec<Option<MirrorError>> {
+fn other_site_errors(members: &[PolledMirror], options: &Options) -> Vec<Option<MirrorError>> {
     let sites: Vec<Option<&Site>> = members.iter().map(PolledMirror::site).collect();
     let named = || sites.iter().copied().flatten();
-    let is_of_most =
+    let has_majority =
         |site: &&Site| 2 * named().filter(|other| other == site).count() > named().count();
-    let wanted = named()
-        .find(is_of_most)
-        .filter(|_| options.site.is_none() && named().count() >= for_all::MIN_FLEET);
+    let wanted = named().find(has_majority).filter(|_| {
+        options.site.is_none() && named().count() >= fleet_wide::MIN_FLEET_FOR_MAJORITY
+    });
     let error = |found: &Site| {
         let wanted = wanted.filter(|wanted| *wanted != found)?.clone();
         Some(TransportError::OtherSite { found: found.clone(), wanted }.into())
     };
     let errors: Vec<_> = sites.iter().map(|site| site.and_then(error)).collect();
-    enough_without(members, errors, options)
+    errors_if_enough_remain(members, errors, options)
 }
 
 /// Returns these errors, or none if the mirrors without an error are not enough for the push.
-fn enough_without(
+fn errors_if_enough_remain(
     members: &[PolledMirror],
     errors: Vec<Option<MirrorError>>,
     options: &Options,
@@ -127,7 +131,7 @@ fn is_of_history(release: &Release, newest: &Release) -> bool {
 /// The errors of mirrors that serve a different history than the fleet. The history of the fleet is
 /// the one that more than half of the mirrors serve. Without a majority, it is the history that was
 /// last pushed from here, if the remaining mirrors are enough for the push.
-fn foreign_histories(members: &[PolledMirror], options: &Options) -> Vec<Option<MirrorError>> {
+fn foreign_history_errors(members: &[PolledMirror], options: &Options) -> Vec<Option<MirrorError>> {
     let served: Vec<&Release> = members.iter().filter_map(PolledMirror::current_release).collect();
     let followers =
         |newest: &Release| served.iter().filter(|release| is_of_history(release, newest)).count();
@@ -141,25 +145,26 @@ fn foreign_histories(members: &[PolledMirror], options: &Options) -> Vec<Option<
     let claims = Claims::new(members, options);
     // A release that does not count must not decide which history is meant: one mirror could make
     // it up.
-    let of_most = newest_where(&|release| {
+    let majority = newest_where(&|release| {
         claims.is_confirmed(release) && 2 * followers(release) > served.len()
     });
-    if let Some(of_most) = of_most {
-        return members.iter().map(|member| foreign_history(member, of_most)).collect();
+    if let Some(of_most) = majority {
+        return members.iter().map(|member| foreign_history_error(member, of_most)).collect();
     }
-    let is_ours = |release: &Release| claims.brought.contains(&release.name());
+    let is_ours = |release: &Release| claims.pushed_releases.contains(&release.name());
     let none = || members.iter().map(|_| None).collect();
     let Some(ours) = newest_where(&is_ours) else { return none() };
-    let foreign: Vec<_> = members.iter().map(|member| foreign_history(member, ours)).collect();
+    let foreign: Vec<_> =
+        members.iter().map(|member| foreign_history_error(member, ours)).collect();
     // If this machine has pushed both histories, it does not know which one is meant. The push is
     // then refused, with the histories of all mirrors.
     let are_both_ours =
         served.iter().any(|release| is_ours(release) && !is_of_history(release, ours));
-    if are_both_ours { none() } else { enough_without(members, foreign, options) }
+    if are_both_ours { none() } else { errors_if_enough_remain(members, foreign, options) }
 }
 
 /// The error if a mirror does not belong to the fleet whose newest release is `newest`.
-fn foreign_history(member: &PolledMirror, newest: &Release) -> Option<MirrorError> {
+fn foreign_history_error(member: &PolledMirror, newest: &Release) -> Option<MirrorError> {
     let own = member.current_release()?;
     let is_foreign = newest.succession(own) == Succession::OtherHistory;
     is_foreign.then(|| MirrorError::ForeignHistory {
@@ -188,11 +193,11 @@ fn is_irreplaceable(member: &PolledMirror, base: &Release) -> bool {
 pub(super) struct Claims<'m> {
     members: &'m [PolledMirror],
     /// The releases that were last pushed to the mirrors from here.
-    brought: Vec<ReleaseName>,
+    pushed_releases: Vec<ReleaseName>,
     /// How many mirrors must have a release that was not pushed to them from here.
-    enough: usize,
+    min_confirmations: usize,
     /// The number of mirrors that must serve a run number for it to count.
-    enough_for_runs: usize,
+    min_run_confirmations: usize,
     /// The mirrors of the first wave that serve a release. They are ahead of the others by design.
     first_wave: Vec<&'m PolledMirror>,
 }
@@ -205,19 +210,24 @@ impl<'m> Claims<'m> {
         let count = serving().count();
         // Not more than the push requires: otherwise a release that met the requirement might never
         // count.
-        let enough = options.require.of(count).min(count / 2 + 1).max(1);
+        let enough = options.require.required_count(count).min(count / 2 + 1).max(1);
         let wave = options.policy.waves.first();
-        let leads = |member: &&PolledMirror| {
+        let is_in_first_wave = |member: &&PolledMirror| {
             wave.is_some_and(|wave| wave.mirrors.iter().any(|name| name == member.mirror.name()))
         };
-        let brought = |member: &PolledMirror| options.stores.brought(member.mirror.location());
+        let brought =
+            |member: &PolledMirror| options.stores.last_pushed_release(member.mirror.location());
         Self {
             members,
-            brought: members.iter().filter_map(brought).collect(),
+            pushed_releases: members.iter().filter_map(brought).collect(),
             // A mirror never confirms its own claim, whatever the push requires.
-            enough: if count < for_all::MIN_FLEET { 1 } else { enough.max(2) },
-            enough_for_runs: enough,
-            first_wave: serving().filter(leads).collect(),
+            min_confirmations: if count < fleet_wide::MIN_FLEET_FOR_MAJORITY {
+                1
+            } else {
+                enough.max(2)
+            },
+            min_run_confirmations: enough,
+            first_wave: serving().filter(is_in_first_wave).collect(),
         }
     }
 
@@ -228,14 +238,16 @@ impl<'m> Claims<'m> {
     /// Whether the release is confirmed.
     pub(super) fn is_confirmed(&self, release: &Release) -> bool {
         let has = |member: &&PolledMirror| member.releases().contains(release);
-        self.is_ours(release) || self.members.iter().filter(has).count() >= self.enough
+        self.is_ours(release) || self.members.iter().filter(has).count() >= self.min_confirmations
     }
 
     /// Whether the release was pushed to a mirror from here, or the whole first wave has it.
     fn is_ours(&self, release: &Release) -> bool {
-        let leads = || self.first_wave.iter().all(|member| member.releases().contains(release));
+        let whole_first_wave_has =
+            || self.first_wave.iter().all(|member| member.releases().contains(release));
         // The first wave is ahead of the others by design, so it can confirm a release alone.
-        self.brought.contains(&release.name()) || !self.first_wave.is_empty() && leads()
+        self.pushed_releases.contains(&release.name())
+            || !self.first_wave.is_empty() && whole_first_wave_has()
     }
 
     /// The release that the next one is based on: the newest confirmed release that is current on
@@ -252,8 +264,8 @@ impl<'m> Claims<'m> {
         let serves = |member: &&PolledMirror| member.current() == Some(current);
         member.current_release().map_or_else(
             || {
-                self.brought.contains(&current)
-                    || self.members.iter().filter(serves).count() >= self.enough
+                self.pushed_releases.contains(&current)
+                    || self.members.iter().filter(serves).count() >= self.min_confirmations
             },
             |release| self.is_confirmed(release),
         )
@@ -276,7 +288,7 @@ impl<'m> Claims<'m> {
     /// release above both is needed. For a release that does not count, no such release is made:
     /// otherwise a mirror that always claims to be one release ahead would cause a new release with
     /// every push.
-    pub(super) fn is_stuck(&self, newest: &Release) -> bool {
+    pub(super) fn needs_higher_release(&self, newest: &Release) -> bool {
         self.irreplaceable(newest).any(|(_, is_confirmed)| is_confirmed)
     }
 
@@ -305,7 +317,7 @@ impl<'m> Claims<'m> {
     /// push requires, or more than half. If fewer mirrors have a number, and it was not published
     /// from here, it is false or belongs to a push that did not meet its requirement. It causes a
     /// warning.
-    pub(super) fn published_orders(&self, monitor: &dyn Monitor) -> BTreeMap<String, u64> {
+    pub(super) fn published_run_numbers(&self, monitor: &dyn Monitor) -> BTreeMap<String, u64> {
         let mut numbers: BTreeMap<&str, Vec<(u64, &str, bool)>> = BTreeMap::new();
         for member in self.members {
             let Some(release) = member.current_release() else { continue };
@@ -317,24 +329,30 @@ impl<'m> Claims<'m> {
         let published = |(stream, mut numbers): (&str, Vec<(u64, &str, bool)>)| {
             numbers.sort_unstable_by(|one, other| other.cmp(one));
             let ours = numbers.iter().find(|(.., is_ours)| *is_ours);
-            let believed =
+            let confirmed =
                 // The numbers descend, so enough mirrors serve the one at this place or a higher
                 // one. A number that was published from here counts without confirmation.
-                numbers.get(self.enough_for_runs - 1).max(ours).map(|(number, ..)| *number);
+                numbers.get(self.min_run_confirmations - 1).max(ours).map(|(number, ..)| *number);
             if let Some((highest, ..)) =
-                numbers.first().filter(|(number, ..)| Some(*number) != believed)
+                numbers.first().filter(|(number, ..)| Some(*number) != confirmed)
             {
                 let claim = numbers.iter().filter(|(number, ..)| number == highest);
                 let mirrors: Vec<&str> = claim.map(|(_, mirror, _)| *mirror).collect();
-                self.warn_of_run(&mirrors, stream, *highest, monitor);
+                self.warn_of_run_number(&mirrors, stream, *highest, monitor);
             }
-            Some((stream.to_owned(), believed?))
+            Some((stream.to_owned(), confirmed?))
         };
         numbers.into_iter().filter_map(published).collect()
     }
 
-    fn warn_of_run(&self, mirrors: &[&str], stream: &str, number: u64, monitor: &dyn Monitor) {
-        let enough = self.enough_for_runs;
+    fn warn_of_run_number(
+        &self,
+        mirrors: &[&str],
+        stream: &str,
+        number: u64,
+        monitor: &dyn Monitor,
+    ) {
+        let enough = self.min_run_confirmations;
         let message = format!(
             "run {number} of {stream} is on {} only: it does not count until {enough} mirrors \
              serve it",
@@ -355,7 +373,10 @@ pub(super) fn next_sequence(members: &[PolledMirror]) -> Result<u64, PushError> 
         return Ok(1);
     };
     if highest >= MAX_SEQUENCE {
-        return Err(PushError::SequencesSpent { mirror: member.mirror.name().to_owned(), highest });
+        return Err(PushError::SequencesExhausted {
+            mirror: member.mirror.name().to_owned(),
+            highest,
+        });
     }
     Ok(highest + 1)
 }
@@ -363,19 +384,19 @@ pub(super) fn next_sequence(members: &[PolledMirror]) -> Result<u64, PushError> 
 /// The time of the next release, in seconds since 1970: `now`, or later than the times of
 /// `releases`. A time far ahead of this clock is ignored, and its release is superseded by sequence
 /// alone. No two releases have the same time, so a file that changes always gets new validators.
-pub(super) fn time_after<'r>(releases: impl Iterator<Item = &'r Release>, now: u64) -> u64 {
+pub(super) fn next_release_time<'r>(releases: impl Iterator<Item = &'r Release>, now: u64) -> u64 {
     let times: BTreeSet<u64> = releases.map(|release| release.created).collect();
-    let believed = times.range(..=now + MAX_AHEAD_SECONDS).next_back();
-    let first = now.max(believed.map_or(0, |created| created + 1));
+    let plausible = times.range(..=now + MAX_CLOCK_SKEW_SECONDS).next_back();
+    let first = now.max(plausible.map_or(0, |created| created + 1));
     (first..).find(|time| !times.contains(time)).unwrap_or(first)
 }
 
 /// Returns an error if the run number is lower than the highest published number of its stream.
-pub(super) fn check_order(
+pub(super) fn check_run_number(
     options: &Options,
     published: &BTreeMap<String, u64>,
 ) -> Result<(), PushError> {
-    let Some(order) = &options.order else { return Ok(()) };
+    let Some(order) = &options.run_number else { return Ok(()) };
     match published.get(order.stream()) {
         // An equal number is not older: CI gives a job that is run again the same number as its
         // first run.
@@ -397,7 +418,7 @@ mod tests {
 
     #[test]
     fn the_next_time_is_after_all_that_are_believed_and_is_new() {
-        let day = MAX_AHEAD_SECONDS;
+        let day = MAX_CLOCK_SKEW_SECONDS;
         let release = |created: u64| {
             let (history, site) = (HistoryId::from_bytes([1; 16]), Site::new("docs").unwrap());
             let mut release =
@@ -407,7 +428,7 @@ mod tests {
         };
         let next = |times: &[u64]| {
             let releases: Vec<Release> = times.iter().map(|time| release(*time)).collect();
-            time_after(releases.iter(), 1000)
+            next_release_time(releases.iter(), 1000)
         };
         assert_eq!(next(&[]), 1000);
         assert_eq!(next(&[900, 1000]), 1001);

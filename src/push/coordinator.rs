@@ -23,7 +23,7 @@ use crate::push::outcome::{Outcome, Report};
 use crate::push::publication::Publication;
 use crate::push::push_monitor::PushMonitor;
 use crate::push::revert::Revert;
-use crate::push::rollout::{MirrorRun, Rollout, Staged};
+use crate::push::rollout::{MirrorRun, Rollout, StagingResult};
 use crate::push::waves::{self, ExpectedProbes, WavesResult};
 use crate::push::{PushError, latecomers};
 use crate::scan::ScanError;
@@ -56,7 +56,7 @@ impl RolloutEnd {
 /// source has not changed since it was loaded.
 pub(super) fn run(
     publication: &Publication,
-    unchanged: impl FnOnce() -> Result<(), ScanError>,
+    check_unchanged: impl FnOnce() -> Result<(), ScanError>,
     options: &Options,
     monitor: &dyn Monitor,
 ) -> Result<RolloutEnd, PushError> {
@@ -73,30 +73,30 @@ pub(super) fn run(
     let expected = if rollout.mirrors.iter().all(is_done) {
         ExpectedProbes::new()
     } else {
-        waves::expected(publication, options)?
+        waves::expected_probes(publication, options)?
     };
-    let (switched, unmet) = roll_out(&mut rollout, &bundles, &expected, unchanged)?;
+    let (switched, unmet) = stage_and_activate(&mut rollout, &bundles, &expected, check_unchanged)?;
     let mut report = rollout.into_report(unmet);
     report.stopped = switched.stopped;
     report.spread_ms = switched.spread_ms;
-    Ok(if switched.is_again {
+    Ok(if switched.must_retry {
         RolloutEnd::Retry(report)
-    } else if switched.back.is_empty() {
+    } else if switched.to_revert.is_empty() {
         RolloutEnd::Report(report)
     } else {
         // The mirrors may have served different releases before, but one release can restore only
         // one content.
-        let to = switched.back.iter().filter_map(|index| report.mirrors[*index].before).max();
-        RolloutEnd::Revert(Revert { report, back: switched.back, to })
+        let to = switched.to_revert.iter().filter_map(|index| report.mirrors[*index].before).max();
+        RolloutEnd::Revert(Revert { report, to_revert: switched.to_revert, to })
     })
 }
 
 /// Stages and activates. Returns the result, or why nothing was activated.
-fn roll_out(
+fn stage_and_activate(
     rollout: &mut Rollout<'_>,
     bundles: &[Bundle],
     expected: &ExpectedProbes,
-    unchanged: impl FnOnce() -> Result<(), ScanError>,
+    check_unchanged: impl FnOnce() -> Result<(), ScanError>,
 ) -> Result<(WavesResult, Option<String>), PushError> {
     let context @ PushContext { publication, monitor, .. } = rollout.context;
     let (sender, staged) = unbounded();
@@ -115,7 +115,7 @@ fn roll_out(
         // The threads have copies. Once these two are dropped, the channels close when the last
         // thread ends.
         drop((sender, build_sender));
-        let result = Coordinator { rollout, expected, staged: &staged }.run(unchanged);
+        let result = Coordinator { rollout, expected, staged: &staged }.run(check_unchanged);
         // The scope waits for all threads, so threads that are still sending or waiting must end
         // now.
         monitor.stop();
@@ -143,17 +143,17 @@ impl<'a> Transfer<'a> {
     fn start(
         self,
         scope: &'a Scope<'a, '_>,
-        staged: &Sender<Staged>,
+        staged: &Sender<StagingResult>,
         build_errors: &Sender<BuildError>,
     ) {
         let Self { context, bundle, queue } = self;
         let subscribe = |index: &usize| (MirrorPush { context, index: *index }, queue.subscribe());
         // All mirrors subscribe before the first pack is made, so that none of them misses one.
         let receivers: Vec<_> = bundle.members().iter().map(subscribe).collect();
-        let builder_ended = build_errors.clone();
+        let error_sender = build_errors.clone();
         let make_packs = move || {
             if let Err(error) = bundle.make_packs(context, queue) {
-                builder_ended.send(error).ok();
+                error_sender.send(error).ok();
             }
         };
         if let Err(error) = threads::start(scope, make_packs) {
@@ -162,10 +162,10 @@ impl<'a> Transfer<'a> {
             build_errors.send(error.into()).ok();
         }
         for (mirror, receiver) in receivers {
-            let has_staged = staged.clone();
+            let result_sender = staged.clone();
             let stage = move || {
                 let result = mirror.stage(bundle, receiver).map(|()| Outcome::Staged);
-                has_staged.send((mirror.index, result)).ok();
+                result_sender.send((mirror.index, result)).ok();
             };
             if let Err(error) = threads::start(scope, stage) {
                 staged.send((mirror.index, Err(error.into()))).ok();
@@ -178,18 +178,18 @@ impl<'a> Transfer<'a> {
 struct Coordinator<'r, 'a> {
     rollout: &'r mut Rollout<'a>,
     expected: &'r ExpectedProbes,
-    staged: &'r Receiver<Staged>,
+    staged: &'r Receiver<StagingResult>,
 }
 
 impl<'a> Coordinator<'_, 'a> {
     /// Returns the result, and the unmet requirement if nothing was activated.
     fn run(
         &mut self,
-        unchanged: impl FnOnce() -> Result<(), ScanError>,
+        check_unchanged: impl FnOnce() -> Result<(), ScanError>,
     ) -> Result<(WavesResult, Option<String>), PushError> {
         let PushContext { options, monitor, .. } = self.rollout.context;
-        self.wait();
-        let (ready, total) = self.ready();
+        self.wait_for_staging();
+        let (ready, total) = self.count_ready();
         if monitor.is_cancelled() {
             return Err(PushError::Cancelled);
         }
@@ -197,16 +197,16 @@ impl<'a> Coordinator<'_, 'a> {
         // ready, and it shows what to do.
         if let Some((mirror, race)) = self.lost_race() {
             let is_again = self.rollout.on_lost_race(mirror, &race);
-            return Ok((WavesResult { is_again, ..WavesResult::default() }, None));
+            return Ok((WavesResult { must_retry: is_again, ..WavesResult::default() }, None));
         }
         if !options.require.is_met(ready, total) {
-            return Ok((WavesResult::default(), Some(options.require.unmet(ready, total))));
+            return Ok((WavesResult::default(), Some(options.require.unmet_message(ready, total))));
         }
         // After staging, which takes the longest, and before the first switch, so that a changed
         // tree is not published.
-        if let Err(error) = unchanged() {
+        if let Err(error) = check_unchanged() {
             // The tree from which the release was made no longer exists.
-            self.rollout.give_up(&Outcome::Skipped);
+            self.rollout.abandon_staged(&Outcome::Skipped);
             return Err(error.into());
         }
         if options.policy.goal == Goal::Stage {
@@ -214,9 +214,9 @@ impl<'a> Coordinator<'_, 'a> {
             return Ok((WavesResult::default(), None));
         }
         let switched = self.rollout.switch(self.expected)?;
-        if !switched.back.is_empty() {
-            self.rollout.give_up(&Outcome::Skipped);
-        } else if !switched.is_again && switched.stopped.is_none() {
+        if !switched.to_revert.is_empty() {
+            self.rollout.abandon_staged(&Outcome::Skipped);
+        } else if !switched.must_retry && switched.stopped.is_none() {
             self.activate_latecomers();
         }
         Ok((switched, None))
@@ -228,20 +228,20 @@ impl<'a> Coordinator<'_, 'a> {
         self.rollout.mirrors.iter().filter(|run| !run.push.is_late()).find_map(|run| {
             let Some(Outcome::Failed { failure, .. }) = run.outcome else { return None };
             // A mirror that failed before anything was sent to it did not lose a race.
-            let is_lost = run.push.polled().state().is_some() && run.push.is_lost(failure);
-            let race = is_lost.then(|| run.push.ask_who_won())?;
-            (!matches!(race, RaceWinner::NoRelease)).then_some((run.push, race))
+            let is_lost = run.push.polled().state().is_some() && run.push.is_lost_race(failure);
+            let race = is_lost.then(|| run.push.query_race_winner())?;
+            (!matches!(race, RaceWinner::NoRival)).then_some((run.push, race))
         })
     }
 
     /// Of the mirrors that count: the number that are ready, and the total number.
-    fn ready(&self) -> (usize, usize) {
+    fn count_ready(&self) -> (usize, usize) {
         let is_ready = |run: &&MirrorRun<'_>| run.outcome.as_ref().is_some_and(is_ready);
         (self.rollout.counted().filter(is_ready).count(), self.rollout.counted().count())
     }
 
     fn is_met(&self) -> bool {
-        let (ready, total) = self.ready();
+        let (ready, total) = self.count_ready();
         self.rollout.context.options.require.is_met(ready, total)
     }
 
@@ -254,16 +254,17 @@ impl<'a> Coordinator<'_, 'a> {
 
     /// Receives the results of staging until all mirrors are done, or until enough are done and the
     /// straggler timeout has passed.
-    fn wait(&mut self) {
-        let patience = self.rollout.context.options.patience;
+    fn wait_for_staging(&mut self) {
+        let straggler_timeout = self.rollout.context.options.straggler_timeout;
         let mut met_at: Option<Instant> = None;
         while self.is_waiting() {
             if met_at.is_none() && self.is_met() {
                 met_at = Some(Instant::now());
             }
-            let left = met_at.map_or(Duration::MAX, |met| patience.saturating_sub(met.elapsed()));
+            let left =
+                met_at.map_or(Duration::MAX, |met| straggler_timeout.saturating_sub(met.elapsed()));
             match self.staged.recv_timeout(left.min(Duration::from_secs(3600))) {
-                Ok((index, result)) => self.take(index, result),
+                Ok((index, result)) => self.record_staging_result(index, result),
                 // The straggler timeout begins only when enough mirrors are ready.
                 Err(RecvTimeoutError::Timeout) if met_at.is_none() => {}
                 Err(_) => return,
@@ -271,7 +272,7 @@ impl<'a> Coordinator<'_, 'a> {
         }
     }
 
-    fn take(&mut self, index: usize, result: Result<Outcome, MirrorError>) {
+    fn record_staging_result(&mut self, index: usize, result: Result<Outcome, MirrorError>) {
         let MirrorRun { push, outcome } = &mut self.rollout.mirrors[index];
         *outcome = Some(match result {
             Ok(Outcome::Staged) => {
@@ -283,14 +284,14 @@ impl<'a> Coordinator<'_, 'a> {
                 push.report(&outcome);
                 outcome
             }
-            Err(error) => push.failed(&error),
+            Err(error) => push.report_failure(&error),
         });
     }
 
     /// Activates late mirrors as they become ready.
     fn activate_latecomers(&mut self) {
         while let Ok((index, result)) = self.staged.recv() {
-            self.take(index, result);
+            self.record_staging_result(index, result);
             let run = &mut self.rollout.mirrors[index];
             if run.is(&Outcome::Staged) && run.push.context.options.policy.goal == Goal::Activate {
                 run.outcome = Some(run.push.activate());

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::fsx::{self, IoError};
 use crate::hash::{HistoryId, ManifestId};
 use crate::manifest::{Entry, ManifestReader};
-use crate::mirror::{Link, Mirror, MirrorError, MirrorState, PolledMirror};
+use crate::mirror::{LinkKind, Mirror, MirrorError, MirrorState, PolledMirror};
 use crate::monitor::{Event, Monitor};
 use crate::origin::scratch::{ManifestFile, Scratch};
 use crate::push::PushError;
@@ -33,7 +33,7 @@ impl Fleet {
     }
 
     /// This fleet, with the members that could not be polled. A push does not poll these again.
-    pub(super) fn with_answers(&self, members: &[PolledMirror]) -> Self {
+    pub(super) fn with_unreachable(&self, members: &[PolledMirror]) -> Self {
         let failed = |member: &PolledMirror| member.shared_error();
         let unreachable =
             members.iter().enumerate().filter_map(|(index, member)| Some((index, failed(member)?)));
@@ -48,7 +48,9 @@ impl Fleet {
 
     /// Polls the states of all mirrors in parallel.
     pub fn states(&self, monitor: &dyn Monitor) -> Vec<PolledMirror> {
-        self.ask(|mirror| PolledMirror::new(Arc::clone(mirror), Self::state_of(mirror, monitor)))
+        self.query_all(|mirror| {
+            PolledMirror::new(Arc::clone(mirror), Self::state_of(mirror, monitor))
+        })
     }
 
     /// Polls the state of one mirror.
@@ -67,22 +69,19 @@ impl Fleet {
     /// The mirrors before they have responded. Mirrors that could not be polled a moment ago are
     /// failed.
     pub(super) fn members(&self, monitor: &dyn Monitor) -> Vec<PolledMirror> {
-        let members: Vec<PolledMirror> = self
-            .mirrors
-            .iter()
-            .map(|mirror| PolledMirror::unanswered(Arc::clone(mirror)))
-            .collect();
+        let members: Vec<PolledMirror> =
+            self.mirrors.iter().map(|mirror| PolledMirror::pending(Arc::clone(mirror))).collect();
         for (index, error) in &self.unreachable {
             let mirror = members[*index].mirror.name().to_owned();
             monitor.event(Event::MirrorFailed { mirror, error: error_chain(&**error) });
-            members[*index].note_shared_error(Arc::clone(error));
+            members[*index].record_shared_error(Arc::clone(error));
         }
         members
     }
 
     /// Calls `question` for all mirrors in parallel. The results are in the order of the mirrors.
-    pub fn ask<T: Send>(&self, question: impl Fn(&Arc<dyn Mirror>) -> T + Sync) -> Vec<T> {
-        threads::each(&self.mirrors, question)
+    pub fn query_all<T: Send>(&self, query: impl Fn(&Arc<dyn Mirror>) -> T + Sync) -> Vec<T> {
+        threads::each(&self.mirrors, query)
     }
 }
 
@@ -118,14 +117,14 @@ pub(super) fn counted(members: &[PolledMirror]) -> impl Iterator<Item = usize> +
 }
 
 /// Of the mirrors that count: the number that can be reached, and the total number.
-pub(super) fn reachable(members: &[PolledMirror]) -> (usize, usize) {
+pub(super) fn count_reachable(members: &[PolledMirror]) -> (usize, usize) {
     let reachable = counted(members).filter(|index| members[*index].state().is_some()).count();
     (reachable, counted(members).count())
 }
 
 /// Whether enough mirrors can be reached.
-pub(super) fn is_met(members: &[PolledMirror], require: Require) -> bool {
-    let (reachable, total) = reachable(members);
+pub(super) fn is_requirement_met(members: &[PolledMirror], require: Require) -> bool {
+    let (reachable, total) = count_reachable(members);
     require.is_met(reachable, total)
 }
 
@@ -139,9 +138,9 @@ pub(super) fn newest(members: &[PolledMirror]) -> Option<&Release> {
 /// takes over their history.
 pub(super) fn newest_where(
     members: &[PolledMirror],
-    is_meant: impl Fn(&Release) -> bool,
+    is_eligible: impl Fn(&Release) -> bool,
 ) -> Option<&Release> {
-    let meant: Vec<&Release> = current(members).filter(|release| is_meant(release)).collect();
+    let meant: Vec<&Release> = current(members).filter(|release| is_eligible(release)).collect();
     let is_replaced =
         |one: &Release| meant.iter().any(|other| other.replaces.contains(&one.history));
     meant.iter().filter(|one| !is_replaced(one)).max_by_key(|release| release.rank()).copied()
@@ -192,7 +191,7 @@ pub(super) fn histories(members: &[PolledMirror]) -> Vec<HistoryId> {
 }
 
 /// The mirrors that keep a manifest.
-pub(super) fn holders<'m>(
+pub(super) fn mirrors_with_manifest<'m>(
     members: impl IntoIterator<Item = &'m PolledMirror>,
     manifest: &ManifestId,
 ) -> impl Iterator<Item = &'m Arc<dyn Mirror>> {
@@ -212,10 +211,10 @@ pub(super) fn copy_manifest<'m>(
     if let Some(known) = scratch.known_manifest(*manifest)? {
         return Ok(Some(Arc::new(known)));
     }
-    let mut near_first: Vec<_> = holders(members, manifest).collect();
+    let mut near_first: Vec<_> = mirrors_with_manifest(members, manifest).collect();
     // A copy from a local mirror costs no transfer. Otherwise the sort keeps the order of the
     // mirrors.
-    near_first.sort_by_key(|mirror| mirror.link() == Link::Network);
+    near_first.sort_by_key(|mirror| mirror.link_kind() == LinkKind::Network);
     for mirror in near_first {
         // An error here is not reported: the next mirror may have the manifest.
         let Ok(bytes) = mirror.manifest(manifest) else { continue };
@@ -232,13 +231,14 @@ pub(super) fn release_entries(
     release: &Release,
 ) -> Result<Vec<Entry>, PushError> {
     let failed = |source| PushError::Manifest { release: release.name(), source };
-    let bytes = mirror.manifest(&release.manifest).map_err(|source| in_source(mirror, source))?;
+    let bytes =
+        mirror.manifest(&release.manifest).map_err(|source| wrap_source_error(mirror, source))?;
     let entries = ManifestReader::new(bytes, Some(release.manifest)).map_err(failed)?;
     entries.collect::<Result<_, _>>().map_err(failed)
 }
 
 /// Wraps an error of the mirror that is the source.
-pub(super) fn in_source(mirror: &Arc<dyn Mirror>, source: MirrorError) -> PushError {
+pub(super) fn wrap_source_error(mirror: &Arc<dyn Mirror>, source: MirrorError) -> PushError {
     PushError::Source { mirror: mirror.location().to_owned(), source }
 }
 
@@ -254,20 +254,22 @@ pub(super) fn check_distinct(members: &[PolledMirror]) -> Result<(), PushError> 
     for (index, member) in members.iter().enumerate() {
         let store = |member: &PolledMirror| member.state().and_then(|state| state.store);
         // Before the first push there is no store id, so paths are compared.
-        let place = |member: &PolledMirror| {
+        let real_path = |member: &PolledMirror| {
             member.mirror.local_path().and_then(|path| fsx::resolve(&path).ok())
         };
         let same = |other: &&PolledMirror| {
             other.mirror.location() == member.mirror.location()
                 || store(member).is_some() && store(other) == store(member)
-                || place(member).is_some() && place(other) == place(member)
+                || real_path(member).is_some() && real_path(other) == real_path(member)
         };
         if let Some(other) = members[index + 1..].iter().find(same) {
             let name = |member: &PolledMirror| member.mirror.location().to_owned();
             return Err(PushError::SameMirror { first: name(member), second: name(other) });
         }
         let is_around = |outer: &PolledMirror, inner: &PolledMirror| {
-            place(outer).zip(place(inner)).is_some_and(|(outer, inner)| inner.starts_with(outer))
+            real_path(outer)
+                .zip(real_path(inner))
+                .is_some_and(|(outer, inner)| inner.starts_with(outer))
         };
         for other in &members[index + 1..] {
             let name = |member: &PolledMirror| member.mirror.location().to_owned();
@@ -298,7 +300,10 @@ pub(super) fn check_nesting(
             let Ok(resolved) = fsx::resolve(other) else { continue };
             if tree.starts_with(&resolved) || resolved.starts_with(&tree) {
                 let shown = |path: &std::path::Path| path.display().to_string();
-                return Err(PushError::Nested { tree: shown(&root.path), other: shown(other) });
+                return Err(PushError::TreeOverlaps {
+                    tree: shown(&root.path),
+                    other: shown(other),
+                });
             }
         }
     }

@@ -5,7 +5,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use crate::hash::HistoryId;
-use crate::push::secrets::{AllowedSecrets, is_secret};
+use crate::push::secret_files::{AllowedSecrets, is_secret};
 use crate::release::RejectedContent;
 use crate::tree_path::TreePath;
 
@@ -44,7 +44,7 @@ impl FromStr for MaxRemoved {
 }
 
 /// Removing this many paths is always allowed if the limit is a percentage.
-const SMALL: u64 = 100;
+const MIN_REMOVED_PATHS: u64 = 100;
 
 /// The settings of the guard rails.
 #[derive(Debug, Clone, Default)]
@@ -102,7 +102,7 @@ pub enum GuardFault {
     EmptyTree,
     /// Too many paths would be removed.
     #[error("{removed} of {total} paths would be removed")]
-    Shrinks {
+    TooManyRemoved {
         /// The number of paths.
         removed: u64,
         /// The number of live paths before the release.
@@ -110,7 +110,7 @@ pub enum GuardFault {
     },
     /// Paths that must exist are missing.
     #[error("must_have: the tree lacks {}", list(paths))]
-    Lacks {
+    MissingPaths {
         /// The paths.
         paths: Vec<String>,
     },
@@ -160,12 +160,13 @@ impl Guards {
         let paths: Vec<String> =
             self.must_have.iter().filter(|path| !has(path)).map(ToString::to_string).collect();
         if !paths.is_empty() {
-            return Err(GuardFault::Lacks { paths });
+            return Err(GuardFault::MissingPaths { paths });
         }
         // A path that is still in the tree is published again, so `--expunge` would do nothing for
         // it.
-        let is_expunged =
-            |path: &&TreePath| self.expunged.iter().any(|gone| path.is_within(gone.as_str()));
+        let is_expunged = |path: &&TreePath| {
+            self.expunged.iter().any(|expunged| path.is_within(expunged.as_str()))
+        };
         let paths: Vec<String> = live.filter(is_expunged).map(ToString::to_string).collect();
         if !paths.is_empty() {
             return Err(GuardFault::Expunged { paths });
@@ -189,7 +190,7 @@ impl Guards {
         // A set, because one file may be found both by its name and by its content.
         let secrets: BTreeSet<&TreePath> =
             live.filter(|path| is_secret(path)).chain(keys).collect();
-        let refused = secrets.into_iter().filter(|path| !self.allowed_secrets.has(path));
+        let refused = secrets.into_iter().filter(|path| !self.allowed_secrets.allows(path));
         let paths: Vec<String> = refused.map(ToString::to_string).collect();
         if paths.is_empty() { Ok(()) } else { Err(GuardFault::Secrets { paths }) }
     }
@@ -197,16 +198,16 @@ impl Guards {
     /// Checks how many of `total` live paths would be removed.
     ///
     /// # Errors
-    /// [`GuardFault::Shrinks`].
+    /// [`GuardFault::TooManyRemoved`].
     pub fn check_removed(&self, removed: u64, total: u64) -> Result<(), GuardFault> {
         let too_many = match self.max_removed {
             MaxRemoved::Count(limit) => removed > limit,
             MaxRemoved::Percent(percent) => {
-                removed > SMALL && removed * 100 > total * u64::from(percent)
+                removed > MIN_REMOVED_PATHS && removed * 100 > total * u64::from(percent)
             }
         };
         if too_many && !self.allow_shrink {
-            Err(GuardFault::Shrinks { removed, total })
+            Err(GuardFault::TooManyRemoved { removed, total })
         } else {
             Ok(())
         }

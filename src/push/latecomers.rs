@@ -15,7 +15,7 @@ use crate::push::context::PushContext;
 use crate::push::guards::GuardFault;
 use crate::push::mirror_push::MirrorPush;
 use crate::push::outcome::Outcome;
-use crate::push::rollout::Staged;
+use crate::push::rollout::StagingResult;
 use crate::push::{PushError, claims, fleet};
 use crate::release::Release;
 use crate::threads;
@@ -25,14 +25,14 @@ use crate::threads;
 pub(super) fn start<'s>(
     scope: &'s Scope<'s, '_>,
     context: PushContext<'s>,
-    staged: &Sender<Staged>,
+    staged: &Sender<StagingResult>,
 ) {
-    let late = &context.publication.late;
+    let late = &context.publication.late_members;
     if late.is_empty() {
         return;
     }
-    let late_staged = staged.clone();
-    let stage = move || stage_as_they_answer(scope, context, &late_staged);
+    let result_sender = staged.clone();
+    let stage = move || stage_latecomers(scope, context, &result_sender);
     if let Err(error) = threads::start(scope, stage) {
         for index in late {
             staged.send((*index, Err(error.clone().into()))).ok();
@@ -42,15 +42,15 @@ pub(super) fn start<'s>(
 
 /// Receives the responses of the late members and stages the publication on each, on a thread of
 /// its own, until all have responded or the push ends.
-fn stage_as_they_answer<'s>(
+fn stage_latecomers<'s>(
     scope: &'s Scope<'s, '_>,
     context: PushContext<'s>,
-    staged: &Sender<Staged>,
+    staged: &Sender<StagingResult>,
 ) {
     let PushContext { publication, options, monitor } = context;
-    let mut unanswered = publication.late.len();
+    let mut unanswered = publication.late_members.len();
     while unanswered > 0 && !monitor.is_cancelled() {
-        let answered = publication.pending.take_next(
+        let answered = publication.pending.receive_next(
             &publication.members,
             CANCEL_POLL_INTERVAL,
             &options.stores,
@@ -58,9 +58,9 @@ fn stage_as_they_answer<'s>(
         );
         let Some(index) = answered else { continue };
         unanswered -= 1;
-        let has_staged = staged.clone();
+        let result_sender = staged.clone();
         let mirror = MirrorPush { context, index };
-        let stage = move || has_staged.send((index, mirror.stage_late())).ok();
+        let stage = move || result_sender.send((index, mirror.stage_late())).ok();
         if let Err(error) = threads::start(scope, stage) {
             staged.send((index, Err(error.into()))).ok();
         }
@@ -72,9 +72,9 @@ impl MirrorPush<'_> {
         let decided = self
             // Checked first, because a store with two names must not be written twice at the same
             // time.
-            .same_store()
-            .or_else(|| self.outcome_at_once())
-            .or_else(|| self.refusal(self.polled().current_release()?));
+            .duplicate_store_outcome()
+            .or_else(|| self.immediate_outcome())
+            .or_else(|| self.blocking_outcome(self.polled().current_release()?));
         match decided {
             Some(outcome) => Ok(outcome),
             None => self.stage_alone().map(|()| Outcome::Staged),
@@ -82,7 +82,7 @@ impl MirrorPush<'_> {
     }
 
     /// The outcome of a mirror that is listed a second time under a different name.
-    fn same_store(self) -> Option<Outcome> {
+    fn duplicate_store_outcome(self) -> Option<Outcome> {
         let members = &self.context.publication.members;
         let first = fleet::other_with_store(members, self.index)?;
         let location = |index: usize| members[index].mirror.location().to_owned();
@@ -92,7 +92,7 @@ impl MirrorPush<'_> {
 
     /// The outcome of a mirror whose `current` release would have stopped the push. The mirror with
     /// the newest release decides which run numbers are too low and which content is rejected.
-    fn refusal(self, current: &Release) -> Option<Outcome> {
+    fn blocking_outcome(self, current: &Release) -> Option<Outcome> {
         let PushContext { publication, options, .. } = self.context;
         let was_newest = publication.newest_before.as_ref().is_none_or(|newest| {
             newest.history == current.history && current.rank() > newest.rank()
@@ -101,11 +101,12 @@ impl MirrorPush<'_> {
         if !publication.is_new || !was_newest {
             return None;
         }
-        if claims::check_order(options, &current.orders).is_err() {
+        if claims::check_run_number(options, &current.orders).is_err() {
             // Not a failure: the mirror is ahead of this push.
             return Some(Outcome::Newer { serves: current.name() });
         }
-        let rejected = current.rejection(publication.release.content).filter(|_| !options.again)?;
+        let rejected =
+            current.rejection(publication.release.content).filter(|_| !options.allow_rejected)?;
         let error = GuardFault::Rejected(rejected.clone()).to_string();
         Some(Outcome::Failed { failure: ErrorKind::Other, error })
     }

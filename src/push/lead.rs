@@ -5,17 +5,17 @@
 
 use crate::monitor::Monitor as _;
 use crate::push::PushError;
-use crate::push::activation::{MAX_TRIES, RaceWinner};
+use crate::push::activation::{MAX_ACTIVATION_ATTEMPTS, RaceWinner};
 use crate::push::mirror_push::MirrorPush;
 use crate::push::outcome::Outcome;
-use crate::push::rollout::{Rollout, in_order};
+use crate::push::rollout::{Rollout, lead_order};
 use crate::threads;
 
 impl<'a> Rollout<'a> {
     /// Activates the publication on the `staged` mirrors and records their outcomes. Returns
     /// whether to start again on top of the other push's release.
     pub(super) fn activate(&mut self, staged: &[MirrorPush<'a>]) -> Result<bool, PushError> {
-        let mut rest = by_store(staged);
+        let mut rest = staged_lead_order(staged);
         let mut tries = 0;
         while !rest.is_empty() {
             if self.context.monitor.is_cancelled() {
@@ -24,18 +24,20 @@ impl<'a> Rollout<'a> {
             let lead = rest.remove(0);
             let mut activated = lead.try_activate(lead.served_before());
             if let Err(error) = &activated
-                && lead.is_lost(error.kind())
+                && lead.is_lost_race(error.kind())
             {
-                match lead.ask_who_won() {
+                match lead.query_race_winner() {
                     RaceWinner::Ours => activated = Ok(()),
                     // Another push took the slot and gave it up; stage again.
-                    RaceWinner::NoRelease if tries < MAX_TRIES && lead.stage_alone().is_ok() => {
+                    RaceWinner::NoRival
+                        if tries < MAX_ACTIVATION_ATTEMPTS && lead.stage_alone().is_ok() =>
+                    {
                         tries += 1;
                         rest.insert(0, lead);
                         continue;
                     }
                     // The mirror contradicts itself. It fails alone; the others are published.
-                    RaceWinner::NoRelease => {}
+                    RaceWinner::NoRival => {}
                     race @ (RaceWinner::Older | RaceWinner::Newer | RaceWinner::Staged(_)) => {
                         return Ok(self.on_lost_race(lead, &race));
                     }
@@ -49,7 +51,7 @@ impl<'a> Rollout<'a> {
                     return Ok(false);
                 }
                 // The next mirror becomes the lead.
-                Err(error) => self.record(lead.index, lead.failed(&error)),
+                Err(error) => self.record(lead.index, lead.report_failure(&error)),
             }
         }
         Ok(false)
@@ -66,25 +68,25 @@ impl<'a> Rollout<'a> {
     /// Handles a lost compare-and-set on `mirror`, whose winner is `race`: drops all staged
     /// releases. Returns whether to start again on top of the other release.
     pub(super) fn on_lost_race(&mut self, mirror: MirrorPush<'a>, race: &RaceWinner) -> bool {
-        let (outcome, is_ahead) = match *race {
+        let (outcome, may_retry) = match *race {
             // A staged release may never be served. It is replaced, as it would be by a push that
             // starts now.
-            RaceWinner::Staged(by) if !mirror.is_soon_served(by) => {
+            RaceWinner::Staged(by) if !mirror.wait_until_current(by) => {
                 (Outcome::Displaced { by }, true)
             }
-            RaceWinner::Older | RaceWinner::NoRelease => (Outcome::Superseded, true),
+            RaceWinner::Older | RaceWinner::NoRival => (Outcome::Superseded, true),
             RaceWinner::Ours | RaceWinner::Newer | RaceWinner::Staged(_) => {
                 (Outcome::Superseded, false)
             }
         };
-        self.give_up(&outcome);
+        self.abandon_staged(&outcome);
         self.record(mirror.index, outcome);
-        self.context.publication.is_repeatable && is_ahead
+        self.context.publication.is_retryable && may_retry
     }
 
     /// Drops all releases that are staged but not switched. `why` becomes the outcome of these
     /// mirrors.
-    pub(super) fn give_up(&mut self, why: &Outcome) {
+    pub(super) fn abandon_staged(&mut self, why: &Outcome) {
         for run in self.mirrors.iter_mut().filter(|run| run.is(&Outcome::Staged)) {
             // If this fails, the release stays staged but is not served until the next push takes
             // the slot.
@@ -95,10 +97,12 @@ impl<'a> Rollout<'a> {
 }
 
 /// The staged mirrors in the order in which they lead. The id of a new store is known only now.
-fn by_store<'a>(staged: &[MirrorPush<'a>]) -> Vec<MirrorPush<'a>> {
+fn staged_lead_order<'a>(staged: &[MirrorPush<'a>]) -> Vec<MirrorPush<'a>> {
     // A single mirror leads whatever its id, so no request for the id is needed.
     if staged.len() < 2 {
         return staged.to_vec();
     }
-    in_order(staged, |mirror| mirror.known_store().or_else(|| mirror.mirror().state().ok()?.store))
+    lead_order(staged, |mirror| {
+        mirror.known_store().or_else(|| mirror.mirror().state().ok()?.store)
+    })
 }

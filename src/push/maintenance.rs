@@ -3,13 +3,13 @@
 use std::sync::Arc;
 
 use crate::manifest::{Diff, Entry, ManifestError, diff};
-use crate::mirror::{HookRun, HookState, Mirror, Pruned, Repaired, Settled};
+use crate::mirror::{CleanUpResult, HookRun, HookState, Mirror, Pruned, Repaired};
 use crate::monitor::{Event, Monitor};
 use crate::packing::content_source::ContentSource;
+use crate::packing::mirror_sources::MirrorSources;
 use crate::packing::source_entries::SourceEntries;
-use crate::packing::sources::Sources;
 use crate::push::PushError;
-use crate::push::fleet::{self, Fleet, in_source};
+use crate::push::fleet::{self, Fleet, wrap_source_error};
 use crate::push::outcome::{Outcome, Report};
 use crate::push::source::Source;
 use crate::release::Release;
@@ -25,7 +25,7 @@ pub fn clean_up(report: &mut Report, fleet: &Fleet, keep: usize, monitor: &dyn M
         let has_switched = matches!(outcome.outcome, Outcome::Activated | Outcome::Reverted);
         // A mirror that failed would probably fail again, or wait for a lock again.
         let has_failed = matches!(outcome.outcome, Outcome::Failed { .. });
-        if !has_switched && (has_failed || !outcome.needs_settling) {
+        if !has_switched && (has_failed || !outcome.needs_clean_up) {
             return;
         }
         // A mirror that did not switch reports the hook of an earlier push.
@@ -42,7 +42,7 @@ pub fn clean_up(report: &mut Report, fleet: &Fleet, keep: usize, monitor: &dyn M
 fn clean_up_one(mirror: &dyn Mirror, keep: usize, monitor: &dyn Monitor) -> Option<HookRun> {
     let name = mirror.name().to_owned();
     match mirror.clean_up(keep) {
-        Ok(Settled { pruned: Pruned { releases, objects, expired, .. }, hook }) => {
+        Ok(CleanUpResult { pruned: Pruned { releases, objects, expired, .. }, hook }) => {
             monitor.event(Event::Pruned { mirror: name, releases, objects, expired });
             hook
         }
@@ -75,16 +75,17 @@ pub fn repair(
     mirror: &Arc<dyn Mirror>,
     monitor: &dyn Monitor,
 ) -> Result<Repaired, PushError> {
-    let sources =
-        |mirrors: &[&Arc<dyn Mirror>]| Sources::of(mirrors.iter().map(|mirror| Arc::clone(mirror)));
+    let sources = |mirrors: &[&Arc<dyn Mirror>]| {
+        MirrorSources::from_mirrors(mirrors.iter().map(|mirror| Arc::clone(mirror)))
+    };
     let content_source = match source {
         Source::Trees { roots, scan } => ContentSource::new(
             SourceEntries::Tree(Arc::new(Tree::scan(roots, scan, monitor)?)),
             sources(&[mirror]),
             Vec::new(),
         ),
-        Source::Store(from) | Source::Promote(from) => {
-            let releases = from.state().map_err(|source| in_source(from, source))?.releases;
+        Source::CurrentRelease(from) | Source::Promote(from) => {
+            let releases = from.state().map_err(|source| wrap_source_error(from, source))?.releases;
             ContentSource::new(
                 SourceEntries::Entries(Vec::new()),
                 sources(&[from, mirror]),
@@ -96,7 +97,7 @@ pub fn repair(
         }
     };
     let failed = |source| PushError::Mirror { mirror: mirror.name().to_owned(), source };
-    mirror.repair(&content_source.under(monitor), monitor).map_err(failed)
+    mirror.repair(&content_source.cancellable_by(monitor), monitor).map_err(failed)
 }
 
 /// One side of a comparison.
@@ -142,7 +143,7 @@ fn find_release(
     mirror: &Arc<dyn Mirror>,
     sequence: Option<u64>,
 ) -> Result<(Release, u64), PushError> {
-    let state = mirror.state().map_err(|source| in_source(mirror, source))?;
+    let state = mirror.state().map_err(|source| wrap_source_error(mirror, source))?;
     let release = match sequence {
         None => state
             .current_release()

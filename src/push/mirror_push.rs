@@ -48,7 +48,7 @@ impl<'a> MirrorPush<'a> {
 
     /// Whether the mirror had not responded when the release was decided.
     pub(super) fn is_late(self) -> bool {
-        self.context.publication.late.contains(&self.index)
+        self.context.publication.late_members.contains(&self.index)
     }
 
     pub(super) fn is_joining(self) -> bool {
@@ -57,7 +57,7 @@ impl<'a> MirrorPush<'a> {
 
     /// The outcome of a mirror to which nothing must be sent, or that cannot be updated; `None` if
     /// the mirror needs the release, or has not responded yet.
-    pub(super) fn outcome_at_once(self) -> Option<Outcome> {
+    pub(super) fn immediate_outcome(self) -> Option<Outcome> {
         let polled = self.polled();
         let Some(state) = polled.state() else { return polled.error().map(Outcome::failed) };
         if state.current == Some(self.release().name()) {
@@ -65,13 +65,13 @@ impl<'a> MirrorPush<'a> {
         }
         // `heal` expects that some mirrors have a newer release that was made for some mirrors
         // only: they are apart, and do not stop it.
-        if self.context.publication.leaves_newer && self.serves_newer() {
+        if self.context.publication.skips_newer_mirrors && self.serves_newer() {
             return Some(Outcome::Apart);
         }
         if state.staged.as_ref().is_some_and(|staged| staged.name() == self.release().name()) {
             return Some(Outcome::Staged);
         }
-        unreplaceable(self.release(), state)
+        irreplaceable_outcome(self.release(), state)
     }
 
     /// Whether the mirror serves a newer release of a history that our release did not take over.
@@ -100,7 +100,7 @@ impl<'a> MirrorPush<'a> {
     }
 
     /// Reports an error of the mirror. Returns the outcome.
-    pub(super) fn failed(self, error: &MirrorError) -> Outcome {
+    pub(super) fn report_failure(self, error: &MirrorError) -> Outcome {
         let mirror = self.name().to_owned();
         self.context.monitor.event(Event::MirrorFailed { mirror, error: error_chain(error) });
         Outcome::failed(error)
@@ -108,7 +108,7 @@ impl<'a> MirrorPush<'a> {
 }
 
 /// The outcome of a mirror whose current release must not be replaced by `release`.
-fn unreplaceable(release: &Release, state: &MirrorState) -> Option<Outcome> {
+fn irreplaceable_outcome(release: &Release, state: &MirrorState) -> Option<Outcome> {
     let serves = state.current?;
     // The record is lost. In this case the store compares only the sequences, and so does this
     // function.

@@ -17,7 +17,7 @@ mod claims;
 mod context;
 mod coordinator;
 mod fleet;
-mod for_all;
+mod fleet_wide;
 mod guards;
 mod latecomers;
 mod lead;
@@ -37,7 +37,7 @@ mod retention;
 mod revert;
 mod rollout;
 mod schedule;
-mod secrets;
+mod secret_files;
 mod site;
 mod source;
 mod staged;
@@ -64,7 +64,7 @@ pub use push_monitor::Traffic;
 pub use resolve_source::{RollbackPlan, plan_rollback};
 pub use retention::{Retention, RetentionRule};
 pub use schedule::{Schedule, WavePlan};
-pub use secrets::AllowedSecrets;
+pub use secret_files::AllowedSecrets;
 pub use site::SiteOfMirror;
 pub use source::{DecidedBy, Source};
 pub use staged::{Abandoned, abandon};
@@ -125,7 +125,7 @@ pub enum PushError {
     },
     /// The tree contains a mirror, or lies inside one.
     #[error("the tree {tree} and {other} overlap")]
-    Nested {
+    TreeOverlaps {
         /// The tree.
         tree: String,
         /// The mirror or the cache.
@@ -155,7 +155,7 @@ pub enum PushError {
     NoRelease(String),
     /// No sequence number is left for another release.
     #[error("no release can follow sequence {highest}, which {mirror} has")]
-    SequencesSpent {
+    SequencesExhausted {
         /// The mirror with the highest sequence.
         mirror: String,
         /// That sequence.
@@ -197,7 +197,7 @@ pub enum PushError {
     Io(#[from] IoError),
     /// A probe requests a path that the release does not have.
     #[error("a probe of a wave requests {path:?}, but the release has no such file")]
-    NoProbe {
+    ProbePathMissing {
         /// The path.
         path: String,
     },
@@ -207,7 +207,7 @@ pub enum PushError {
 }
 
 /// Maximum number of rounds: a push starts again if another push got there first.
-const MAX_ROUNDS: u32 = 5;
+const MAX_ATTEMPTS: u32 = 5;
 
 /// Pushes `source` to all mirrors of `fleet`.
 ///
@@ -221,20 +221,20 @@ pub fn push(
     monitor: &dyn Monitor,
 ) -> Result<Report, PushError> {
     // Once the user has asked to stop, any failure is a consequence of that request.
-    with_cache_or_without(options, |options| push_in_rounds(source, fleet, options, monitor))
+    with_cache_or_without(options, |options| push_with_retries(source, fleet, options, monitor))
         .map_err(|error| if monitor.is_cancelled() { PushError::Cancelled } else { error })
 }
 
-fn push_in_rounds(
+fn push_with_retries(
     source: &Source,
     fleet: &Fleet,
     options: &Options,
     monitor: &dyn Monitor,
 ) -> Result<Report, PushError> {
     let mut source = source.clone();
-    let mut round = 0;
+    let mut attempt = 0;
     loop {
-        round += 1;
+        attempt += 1;
         let end = std::thread::scope(|scope| {
             // In the scope, so that the second scan runs while packs are being made and sent.
             let mut recheck = Recheck::none();
@@ -261,7 +261,7 @@ fn push_in_rounds(
         match end {
             RolloutEnd::Report(report) => return Ok(report),
             RolloutEnd::Revert(revert) => return Ok(revert.run(fleet, options, monitor)),
-            RolloutEnd::Retry(report) if round == MAX_ROUNDS => return Ok(report),
+            RolloutEnd::Retry(report) if attempt == MAX_ATTEMPTS => return Ok(report),
             RolloutEnd::Retry(_) => {
                 monitor.event(Event::Warned {
                     message: "another push was quicker: starting again on top of it".into(),

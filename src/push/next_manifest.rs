@@ -37,31 +37,31 @@ pub(super) struct ManifestPlan {
     /// Retired entries of the next manifest, in path order.
     retired: Vec<Retired>,
     /// Directories and files that can be reached through a new or moved link.
-    touched: HashSet<String>,
+    link_affected: HashSet<String>,
     /// Live paths of the last manifest.
     pub(super) total: u64,
     /// The number of live paths that the tree does not have.
     pub(super) removed: u64,
     /// How the next manifest differs from the last one.
-    pub(super) sums: ChangeCounts,
+    pub(super) change_counts: ChangeCounts,
 }
 
 #[derive(Debug)]
 struct Retired {
     entry: Entry,
     /// Whether the entry was still live in the last manifest.
-    is_fresh: bool,
+    is_newly_retired: bool,
 }
 
 /// Added paths and removed live paths, with their objects, in path order.
 #[derive(Debug, Default)]
-struct Moves {
+struct RenameCandidates {
     added: Vec<(ObjectId, ())>,
     removed: Vec<(ObjectId, TreePath)>,
 }
 
-impl Moves {
-    fn note(&mut self, pair: &Pair) {
+impl RenameCandidates {
+    fn record(&mut self, pair: &Pair) {
         // All empty files are equal: each would count as a rename of every other one.
         let object =
             |entry: &Entry| entry.file().filter(|file| file.size > 0).map(|file| file.object);
@@ -84,19 +84,24 @@ impl Moves {
 }
 
 /// Sets the time of a live file so that visitors' caches notice changes.
-fn set_time(new: &mut Entry, old: Option<&Entry>, rules: &ManifestOptions<'_>, is_touched: bool) {
+fn set_time(
+    new: &mut Entry,
+    old: Option<&Entry>,
+    options: &ManifestOptions<'_>,
+    is_link_affected: bool,
+) {
     let EntryKind::File(file) = &mut new.kind else { return };
     let old = old.filter(|old| old.is_live()).and_then(Entry::file);
-    match (rules.mtime, old) {
+    match (options.mtime, old) {
         // A build that writes the same bytes again must not change the validators.
         (MtimeSource::Source, Some(old)) if old.object == file.object => file.mtime = old.mtime,
         (MtimeSource::Source, _) => {}
         (MtimeSource::Push, Some(old))
-            if old.object == file.object && old.exec == file.exec && !is_touched =>
+            if old.object == file.object && old.exec == file.exec && !is_link_affected =>
         {
             file.mtime = old.mtime;
         }
-        (MtimeSource::Push, _) => file.mtime = rules.created,
+        (MtimeSource::Push, _) => file.mtime = options.created,
     }
 }
 
@@ -108,17 +113,19 @@ fn link_destination(entry: &Entry) -> Option<String> {
 }
 
 /// The retired form of an entry that the tree does not have; `None` if its retention has ended.
-fn retire(old: Entry, rules: &ManifestOptions<'_>) -> Option<Retired> {
-    if rules.retention.is_expunged(&old.path) {
+fn retire(old: Entry, options: &ManifestOptions<'_>) -> Option<Retired> {
+    if options.retention.is_expunged(&old.path) {
         return None;
     }
     // The end is set when the entry retires; later pushes do not extend it.
-    let until = old
-        .until
-        .unwrap_or_else(|| rules.created.saturating_add(rules.retention.keep(&old.path).as_secs()));
+    let until = old.until.unwrap_or_else(|| {
+        options.created.saturating_add(options.retention.duration_for(&old.path).as_secs())
+    });
     let is_fresh = old.is_live();
-    (until > rules.created)
-        .then_some(Retired { entry: Entry { until: Some(until), ..old }, is_fresh })
+    (until > options.created).then_some(Retired {
+        entry: Entry { until: Some(until), ..old },
+        is_newly_retired: is_fresh,
+    })
 }
 
 /// Drops retired entries that conflict with a live entry: a file at the path of a directory or the
@@ -148,7 +155,7 @@ fn drop_conflicts(retired: &mut Vec<Retired>, live: &SourceEntries) {
 }
 
 /// Follows the links of the tree from `destination` to the content.
-fn resolve(destination: &str, live: &SourceEntries) -> Option<String> {
+fn resolve_links(destination: &str, live: &SourceEntries) -> Option<String> {
     let mut pending: Vec<String> =
         destination.split('/').rev().filter(|part| !part.is_empty()).map(str::to_owned).collect();
     let mut place = String::new();
@@ -177,7 +184,7 @@ fn propagate_link_changes(moved: Vec<String>, live: &SourceEntries) -> HashSet<S
     let mut touched = HashSet::new();
     let mut pending = moved;
     while let Some(destination) = pending.pop() {
-        let Some(place) = resolve(&destination, live) else { continue };
+        let Some(place) = resolve_links(&destination, live) else { continue };
         // Links may form a loop, so each place is visited only once.
         if touched.contains(&place) {
             continue;
@@ -196,17 +203,17 @@ impl ManifestPlan {
     pub(super) fn compare(
         previous: impl Iterator<Item = Result<Entry, ManifestError>>,
         live: &SourceEntries,
-        rules: &ManifestOptions<'_>,
+        options: &ManifestOptions<'_>,
     ) -> Result<Self, ManifestError> {
         let mut plan = Self::default();
         let mut moved = Vec::new();
-        let mut moves = Moves::default();
+        let mut rename_candidates = RenameCandidates::default();
         for pair in Pairs::new(previous, live.entries().map(Ok)) {
             let pair = pair?;
             plan.count(&pair);
-            moves.note(&pair);
+            rename_candidates.record(&pair);
             match pair {
-                Pair::Old(old) => plan.retired.extend(retire(old, rules)),
+                Pair::Old(old) => plan.retired.extend(retire(old, options)),
                 Pair::New(new) => moved.extend(link_destination(&new)),
                 Pair::Both(old, new) if !old.is_live() || old.kind != new.kind => {
                     moved.extend(link_destination(&new));
@@ -217,8 +224,8 @@ impl ManifestPlan {
         // The comparison ends before anything is written, so that a guard rail can still refuse the
         // release.
         drop_conflicts(&mut plan.retired, live);
-        plan.join(&moves.renamed());
-        plan.touched = propagate_link_changes(moved, live);
+        plan.apply_renames(&rename_candidates.renamed());
+        plan.link_affected = propagate_link_changes(moved, live);
         Ok(plan)
     }
 
@@ -228,15 +235,15 @@ impl ManifestPlan {
             Pair::Old(old) => {
                 self.total += u64::from(old.is_live());
                 self.removed += u64::from(old.is_live());
-                self.sums.removed += 1;
+                self.change_counts.removed += 1;
             }
-            Pair::New(_) => self.sums.added += 1,
+            Pair::New(_) => self.change_counts.added += 1,
             Pair::Both(old, new) => {
                 self.total += u64::from(old.is_live());
                 let counter = match (old.is_live(), old.has_content_of(new)) {
-                    (false, _) => &mut self.sums.added,
-                    (true, false) => &mut self.sums.changed,
-                    (true, true) => &mut self.sums.same,
+                    (false, _) => &mut self.change_counts.added,
+                    (true, false) => &mut self.change_counts.changed,
+                    (true, true) => &mut self.change_counts.same,
                 };
                 *counter += 1;
             }
@@ -245,30 +252,37 @@ impl ManifestPlan {
 
     /// Turns pairs of added and removed paths in `renamed` into renames, and separates retired
     /// paths from removed ones.
-    fn join(&mut self, renamed: &HashSet<TreePath>) {
-        let fresh =
-            || self.retired.iter().filter(|retired| retired.is_fresh).map(|retired| &retired.entry);
+    fn apply_renames(&mut self, renamed: &HashSet<TreePath>) {
+        let fresh = || {
+            self.retired
+                .iter()
+                .filter(|retired| retired.is_newly_retired)
+                .map(|retired| &retired.entry)
+        };
         let until = || fresh().filter_map(|entry| entry.until);
         let retired = fresh().filter(|entry| !renamed.contains(&entry.path)).count() as u64;
         let still_served = fresh().count() as u64;
         let renamed_and_removed = renamed.len() as u64 - (still_served - retired);
-        self.sums = ChangeCounts {
-            added: self.sums.added - renamed.len() as u64,
+        self.change_counts = ChangeCounts {
+            added: self.change_counts.added - renamed.len() as u64,
             renamed: renamed.len() as u64,
             retired,
             still_served,
             first_until: until().min(),
             last_until: until().max(),
-            removed: self.sums.removed - self.retired.len() as u64 - renamed_and_removed,
-            ..self.sums
+            removed: self.change_counts.removed - self.retired.len() as u64 - renamed_and_removed,
+            ..self.change_counts
         };
     }
 
-    fn is_touched(&self, entry: &Entry) -> bool {
+    fn is_link_affected(&self, entry: &Entry) -> bool {
         let path = entry.path.as_str();
         let ancestors = path.match_indices('/').map(|(at, _)| &path[..at]);
-        !self.touched.is_empty()
-            && ["", path].into_iter().chain(ancestors).any(|place| self.touched.contains(place))
+        !self.link_affected.is_empty()
+            && ["", path]
+                .into_iter()
+                .chain(ancestors)
+                .any(|place| self.link_affected.contains(place))
     }
 
     /// Writes the next manifest from the entries that were compared.
@@ -276,7 +290,7 @@ impl ManifestPlan {
         &self,
         previous: impl Iterator<Item = Result<Entry, ManifestError>>,
         live: &SourceEntries,
-        rules: &ManifestOptions<'_>,
+        options: &ManifestOptions<'_>,
         out: W,
     ) -> Result<(W, Totals), ManifestError> {
         let mut writer = ManifestWriter::new(out);
@@ -293,8 +307,8 @@ impl ManifestPlan {
                 Pair::New(new) => (None, new),
                 Pair::Both(old, new) => (Some(old), new),
             };
-            let is_touched = self.is_touched(&new);
-            set_time(&mut new, old.as_ref(), rules, is_touched);
+            let is_link_affected = self.is_link_affected(&new);
+            set_time(&mut new, old.as_ref(), options, is_link_affected);
             writer.push(&new)?;
         }
         writer.finish()
@@ -314,11 +328,11 @@ mod tests {
     #[test]
     fn what_is_at_or_below_a_touched_place_is_touched() {
         let manifest_plan = |places: &[&str]| ManifestPlan {
-            touched: places.iter().map(|place| (*place).to_owned()).collect(),
+            link_affected: places.iter().map(|place| (*place).to_owned()).collect(),
             ..ManifestPlan::default()
         };
         let is_touched = |manifest_plan: &ManifestPlan, path: &str| {
-            manifest_plan.is_touched(&file(path, "x", 0, None))
+            manifest_plan.is_link_affected(&file(path, "x", 0, None))
         };
         let some = manifest_plan(&["a", "b/c"]);
         for (path, expected) in [
@@ -374,17 +388,18 @@ mod tests {
         let entries: Vec<Entry> =
             ManifestReader::new(&bytes[..], None).unwrap().collect::<Result<_, _>>().unwrap();
         let paths = ChangeCounts::from(&diff(stream(), entries.iter().cloned().map(Ok)).unwrap());
-        let ChangeCounts { still_served, first_until, last_until, .. } = manifest_plan.sums;
+        let ChangeCounts { still_served, first_until, last_until, .. } =
+            manifest_plan.change_counts;
         let fresh = entries.iter().filter(|new| {
             !new.is_live() && previous.iter().any(|old| old.is_live() && old.path == new.path)
         });
         assert_eq!(still_served, fresh.count() as u64);
         assert_eq!(
-            manifest_plan.sums,
+            manifest_plan.change_counts,
             ChangeCounts { still_served, first_until, last_until, ..paths },
             "a plan counts what a push counts"
         );
-        (entries, manifest_plan.sums)
+        (entries, manifest_plan.change_counts)
     }
 
     #[test]

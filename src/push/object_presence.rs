@@ -19,7 +19,7 @@ use crate::release::Release;
 use crate::threads;
 
 /// Minimum size of new content, in bytes, that makes it worth searching other manifests for it.
-const LEAST_BYTES: u64 = 1 << 20;
+const MIN_SEARCHED_BYTES: u64 = 1 << 20;
 
 /// Mirrors that have the same objects.
 #[derive(Debug)]
@@ -38,16 +38,17 @@ pub(super) fn query(
     members: &[usize],
 ) -> Result<Vec<MirrorsWithObjects>, PushError> {
     let PushContext { publication, monitor, .. } = context;
-    let mut manifests =
+    let mut object_index =
         ObjectIndex { publication, wanted, ids: OnceCell::new(), found: HashMap::new() };
-    let mut questions = Vec::with_capacity(members.len());
+    let mut queries = Vec::with_capacity(members.len());
     for index in members {
-        questions.push((*index, manifests.question(&publication.members[*index], base)?));
+        queries.push((*index, object_index.objects_to_query(&publication.members[*index], base)?));
     }
     let mut groups: BTreeMap<Vec<ObjectId>, Vec<usize>> = BTreeMap::new();
     let (asked, others): (Vec<_>, Vec<_>) =
-        questions.into_iter().partition(|(_, question)| !question.is_empty());
-    let ask = |(index, question)| (index, held_of(&publication.members[index], question, monitor));
+        queries.into_iter().partition(|(_, question)| !question.is_empty());
+    let ask =
+        |(index, question)| (index, query_held(&publication.members[index], question, monitor));
     for (index, held) in threads::each(asked, ask).into_iter().chain(others) {
         groups.entry(held).or_default().push(index);
     }
@@ -59,7 +60,11 @@ pub(super) fn query(
 }
 
 /// The objects of `question` that the mirror says it has.
-fn held_of(member: &PolledMirror, question: Vec<ObjectId>, monitor: &dyn Monitor) -> Vec<ObjectId> {
+fn query_held(
+    member: &PolledMirror,
+    question: Vec<ObjectId>,
+    monitor: &dyn Monitor,
+) -> Vec<ObjectId> {
     // An error is ignored here; it will occur again when something is sent to the mirror.
     let held = member.mirror.holds(&question, monitor).unwrap_or_default();
     question
@@ -80,7 +85,7 @@ struct ObjectIndex<'a> {
 
 impl ObjectIndex<'_> {
     /// The objects to query a mirror for.
-    fn question(
+    fn objects_to_query(
         &mut self,
         member: &PolledMirror,
         base: Option<ManifestId>,
@@ -102,23 +107,23 @@ impl ObjectIndex<'_> {
         }
         // Sending so little content again costs less than reading the other manifests and querying
         // the mirror.
-        if self.wanted.iter().map(|wanted| wanted.size).sum::<u64>() < LEAST_BYTES {
+        if self.wanted.iter().map(|wanted| wanted.size).sum::<u64>() < MIN_SEARCHED_BYTES {
             return Ok(Vec::new());
         }
-        let mut shown = HashSet::new();
+        let mut found = HashSet::new();
         for release in state.releases.iter().filter(is_other) {
-            shown.extend(self.shown_by(release.manifest)?);
+            found.extend(self.wanted_in_manifest(release.manifest)?);
         }
         Ok(self
             .wanted
             .iter()
             .map(|wanted| wanted.object)
-            .filter(|object| shown.contains(object))
+            .filter(|object| found.contains(object))
             .collect())
     }
 
     /// The wanted objects in a manifest, if the manifest is available locally.
-    fn shown_by(&mut self, id: ManifestId) -> Result<HashSet<ObjectId>, PushError> {
+    fn wanted_in_manifest(&mut self, id: ManifestId) -> Result<HashSet<ObjectId>, PushError> {
         if let Some(found) = self.found.get(&id) {
             return Ok(found.clone());
         }
@@ -126,16 +131,16 @@ impl ObjectIndex<'_> {
         if let Some(previous) =
             self.publication.previous.as_deref().filter(|previous| previous.id == id)
         {
-            self.find_in(previous, &mut found)?;
+            self.collect_wanted(previous, &mut found)?;
         } else if let Some(known) = self.publication.scratch.known_manifest(id)? {
             // Only if the manifest is on this machine: fetching it just for this would cost another
             // transfer.
-            self.find_in(&known, &mut found)?;
+            self.collect_wanted(&known, &mut found)?;
         }
         Ok(self.found.entry(id).or_insert(found).clone())
     }
 
-    fn find_in(
+    fn collect_wanted(
         &self,
         manifest: &ManifestFile,
         found: &mut HashSet<ObjectId>,

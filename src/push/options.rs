@@ -12,7 +12,7 @@ use crate::origin::stores::KnownStores;
 use crate::pack::Level;
 use crate::push::guards::Guards;
 use crate::push::retention::Retention;
-use crate::release::Partial;
+use crate::release::PartialScope;
 use crate::tree_path::{Site, TreePath};
 use crate::varint::MAX_NUMBER;
 
@@ -117,7 +117,7 @@ impl Require {
 
     /// Returns how many of `total` mirrors are enough.
     #[must_use]
-    pub fn of(self, total: usize) -> usize {
+    pub fn required_count(self, total: usize) -> usize {
         match self {
             Self::All => total,
             // Joining mirrors are not in `total`, so the number may exceed it.
@@ -130,11 +130,11 @@ impl Require {
     /// Whether `staged` of `total` mirrors are enough.
     #[must_use]
     pub fn is_met(self, staged: usize, total: usize) -> bool {
-        staged >= self.of(total)
+        staged >= self.required_count(total)
     }
 
     /// The message that says how many mirrors are required and how many are ready.
-    pub(super) fn unmet(self, ready: usize, total: usize) -> String {
+    pub(super) fn unmet_message(self, ready: usize, total: usize) -> String {
         let available = match ready {
             0 => "none is available".to_owned(),
             1 => "only 1 is available".to_owned(),
@@ -143,7 +143,7 @@ impl Require {
         match self {
             _ if total == 1 => "the mirror is not ready".to_owned(),
             Self::All => format!("all {total} mirrors are required, but {available}"),
-            Self::AtLeast(_) | Self::Percent(_) => match self.of(total) {
+            Self::AtLeast(_) | Self::Percent(_) => match self.required_count(total) {
                 1 => format!("1 of {total} mirrors is required, but {available}"),
                 needed => format!("{needed} of {total} mirrors are required, but {available}"),
             },
@@ -263,12 +263,12 @@ pub struct KeepContent {
     /// The number of releases.
     pub releases: usize,
     /// Maximum size in bytes; 0 keeps nothing.
-    pub most_bytes: u64,
+    pub max_bytes: u64,
 }
 
 impl Default for KeepContent {
     fn default() -> Self {
-        Self { releases: 3, most_bytes: 8 << 30 }
+        Self { releases: 3, max_bytes: 8 << 30 }
     }
 }
 
@@ -280,11 +280,11 @@ pub struct Options {
     /// A free-form note that is stored in the release.
     pub note: Option<String>,
     /// The run number of the push.
-    pub order: Option<RunNumber>,
+    pub run_number: Option<RunNumber>,
     /// Publish even if a higher run number was published.
     pub allow_older: bool,
     /// Publish even if this content was rolled back.
-    pub again: bool,
+    pub allow_rejected: bool,
     /// Start a new history, which takes over the histories of the mirrors.
     pub new_history: bool,
     /// The guard rails.
@@ -298,7 +298,7 @@ pub struct Options {
     /// How the mirrors switch.
     pub policy: Policy,
     /// The mirrors that the release is for; `None` for the whole fleet.
-    pub partial: Option<Partial>,
+    pub partial: Option<PartialScope>,
     /// The number of threads.
     pub jobs: NonZeroUsize,
     /// How content is compressed.
@@ -313,10 +313,10 @@ pub struct Options {
     /// The time, in milliseconds since 1970, at which the push began.
     pub began: u64,
     /// How long to wait for mirrors that are not ready, once enough are.
-    pub patience: Duration,
+    pub straggler_timeout: Duration,
     /// How long to wait for mirrors that have not responded, once enough have. The release is then
     /// decided without the remaining mirrors, which get it when they respond.
-    pub answer_patience: Duration,
+    pub response_timeout: Duration,
 }
 
 #[cfg(test)]

@@ -102,7 +102,7 @@ pub struct MirrorReport {
     pub hook: Option<HookRun>,
     /// Whether a clean-up of the mirror is due, whatever the outcome of the push.
     #[serde(skip)]
-    pub needs_settling: bool,
+    pub needs_clean_up: bool,
 }
 
 /// Numbers of paths.

@@ -72,7 +72,7 @@ pub struct PlanReport {
     /// Whether the push would create the release.
     pub is_new: bool,
     /// How the release differs from the newest existing one.
-    pub sums: ChangeCounts,
+    pub change_counts: ChangeCounts,
     /// The differences by path: of a new release from the newest existing one, otherwise from the
     /// release of the mirror that is furthest behind.
     pub diff: Diff,
@@ -124,7 +124,7 @@ fn plan_once(
     let bundles = rollout.bundles()?;
     // Mirrors are queried as in a push. Otherwise a plan would find no fault where the push then
     // meets a full disk, a quota, or a token that may only read.
-    check_stages(&mut rollout, &bundles);
+    check_staging(&mut rollout, &bundles);
     for run in &rollout.mirrors {
         if let Some(outcome @ Outcome::Failed { .. }) = &run.outcome {
             run.push.report(outcome);
@@ -133,13 +133,13 @@ fn plan_once(
     let mut sizes = Vec::with_capacity(bundles.len());
     for (number, bundle) in (0..).zip(&bundles) {
         // Only packs that are actually built show how much compression saves.
-        sizes.push(pack_bytes(context, bundle, number)? + bundle.change.bytes.len() as u64);
+        sizes.push(measure_packs(context, bundle, number)? + bundle.change.bytes.len() as u64);
     }
     let diff = compare(&publication, &bundles)?;
     let schedule = Schedule::new(&rollout);
     if !schedule.waves.is_empty() {
         // As in a push, a probe that can never succeed is an error.
-        waves::expected(&publication, options)?;
+        waves::expected_probes(&publication, options)?;
     }
     let plan_of = |run: &MirrorRun<'_>| {
         let index = run.push.index;
@@ -152,7 +152,7 @@ fn plan_once(
     Ok(Planned::Push(PlanReport {
         sequence: publication.release.sequence,
         is_new: publication.is_new,
-        sums: publication.sums,
+        change_counts: publication.change_counts,
         churn: find_churn(&diff, &publication.content_source, &monitor),
         diff,
         mirrors,
@@ -162,7 +162,7 @@ fn plan_once(
 }
 
 /// Marks the mirrors that would refuse the stage as failed.
-fn check_stages(rollout: &mut Rollout<'_>, bundles: &[Bundle]) {
+fn check_staging(rollout: &mut Rollout<'_>, bundles: &[Bundle]) {
     for bundle in bundles {
         let request = bundle.request(rollout.context.publication);
         for index in bundle.members() {
@@ -179,7 +179,7 @@ fn unmet(rollout: &Rollout<'_>) -> Option<String> {
     let is_usable = |run: &&MirrorRun<'_>| !matches!(run.outcome, Some(Outcome::Failed { .. }));
     let (usable, total) = (rollout.counted().filter(is_usable).count(), rollout.counted().count());
     let require = rollout.context.options.require;
-    (!require.is_met(usable, total)).then(|| require.unmet(usable, total))
+    (!require.is_met(usable, total)).then(|| require.unmet_message(usable, total))
 }
 
 fn compare(publication: &Publication, bundles: &[Bundle]) -> Result<Diff, PushError> {
@@ -194,12 +194,16 @@ fn compare(publication: &Publication, bundles: &[Bundle]) -> Result<Diff, PushEr
 }
 
 /// Builds the packs and counts them.
-fn pack_bytes(context: PushContext<'_>, bundle: &Bundle, number: usize) -> Result<u64, PushError> {
+fn measure_packs(
+    context: PushContext<'_>,
+    bundle: &Bundle,
+    number: usize,
+) -> Result<u64, PushError> {
     let PushContext { publication, monitor, .. } = context;
     let queue = PackQueue::new(number, &publication.content_source, &publication.scratch, monitor)?;
     let receiver = queue.subscribe();
     std::thread::scope(|scope| {
-        let build = || pack_builder::run(&bundle.job(context, false), None, &queue, monitor);
+        let build = || pack_builder::run(&bundle.pack_input(context, false), None, &queue, monitor);
         let builder = threads::start(scope, build).map_err(BuildError::from)?;
         let mut cursor = receiver.packs();
         let mut bytes = 0;

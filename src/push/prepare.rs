@@ -10,12 +10,12 @@ use crate::cache::ContentCache;
 use crate::fsx::{self, Context as _};
 use crate::hash::{HistoryId, ManifestId};
 use crate::manifest::Totals;
-use crate::mirror::{Link, PolledMirror};
+use crate::mirror::{LinkKind, PolledMirror};
 use crate::monitor::{Event, Monitor};
 use crate::origin::scratch::{Entries, ManifestFile, Scratch, entries};
 use crate::packing::content_source::ContentSource;
+use crate::packing::mirror_sources::MirrorSources;
 use crate::packing::source_entries::SourceEntries;
-use crate::packing::sources::Sources;
 use crate::push::claims::{self, Claims};
 use crate::push::fleet::{self, Fleet};
 use crate::push::guards::GuardFault;
@@ -26,8 +26,8 @@ use crate::push::publication::Publication;
 use crate::push::push_monitor::Traffic;
 use crate::push::resolve_source::{self, ResolvedSource};
 use crate::push::source::{DecidedBy, Source};
-use crate::push::states::{PendingStates, StatePoll, may_go_on};
-use crate::push::{PushError, for_all, secrets, site};
+use crate::push::states::{PendingStates, StatePoll, may_decide_early};
+use crate::push::{PushError, fleet_wide, secret_files, site};
 use crate::release::{MAX_REPLACED, RejectedContent, Release};
 use crate::scan::{Root, ScanOptions, Tree};
 use crate::threads;
@@ -52,9 +52,8 @@ pub(super) fn prepare(
     on_new: impl FnOnce(&SourceEntries),
     monitor: &dyn Monitor,
 ) -> Result<Prepared, PushError> {
-    let is_enough = |members: &[PolledMirror]| may_go_on(source, members, options);
-    Preparation::begin(source, fleet, options, is_enough, monitor)?
-        .prepared(options, on_new, monitor)
+    let is_enough = |members: &[PolledMirror]| may_decide_early(source, members, options);
+    Preparation::begin(source, fleet, options, is_enough, monitor)?.finish(options, on_new, monitor)
 }
 
 /// Like [`prepare`], but waits for the responses of all mirrors.
@@ -64,20 +63,16 @@ pub(super) fn prepare_plan(
     options: &Options,
     monitor: &dyn Monitor,
 ) -> Result<Prepared, PushError> {
-    Preparation::begin(source, fleet, options, |_| false, monitor)?.prepared(
-        options,
-        |_| {},
-        monitor,
-    )
+    Preparation::begin(source, fleet, options, |_| false, monitor)?.finish(options, |_| {}, monitor)
 }
 
 /// Whether caching old content is useful. The cache helps with distant mirrors, unless a local
 /// mirror keeps the content anyway.
-fn has_use_for_cache(members: &[PolledMirror]) -> bool {
+fn is_cache_useful(members: &[PolledMirror]) -> bool {
     let has = |link| {
-        members.iter().any(|member| member.mirror.link() == link && member.state().is_some())
+        members.iter().any(|member| member.mirror.link_kind() == link && member.state().is_some())
     };
-    has(Link::Network) && !has(Link::Local)
+    has(LinkKind::Network) && !has(LinkKind::Local)
 }
 
 /// The options for scanning the trees at `roots`. If the cache does not outlive the push, no stat
@@ -105,11 +100,11 @@ fn load(
     monitor: &dyn Monitor,
 ) -> Result<ResolvedSource, PushError> {
     match (source, tree) {
-        (_, Some(tree)) => Ok(ResolvedSource::of(SourceEntries::Tree(tree))),
-        (Source::Store(mirror), None) => resolve_source::load_store(mirror),
+        (_, Some(tree)) => Ok(ResolvedSource::from_entries(SourceEntries::Tree(tree))),
+        (Source::CurrentRelease(mirror), None) => resolve_source::load_current(mirror),
         (Source::Promote(mirror), None) => resolve_source::load_promoted(mirror),
         // With too few mirrors, the push ends before it searches them.
-        _ if !fleet::is_met(members, options.require) => Ok(ResolvedSource::nothing()),
+        _ if !fleet::is_requirement_met(members, options.require) => Ok(ResolvedSource::empty()),
         (Source::Rollback { to, by }, None) => {
             let claims = Claims::new(members, options);
             resolve_source::load_rollback(&claims, *to, by, options, monitor)
@@ -124,11 +119,11 @@ struct NextRelease {
     release: Release,
     manifest: Option<Arc<ManifestFile>>,
     previous: Option<Arc<ManifestFile>>,
-    sums: ChangeCounts,
+    change_counts: ChangeCounts,
 }
 
 /// Whether the newest release can stay the newest.
-enum KeptManifest {
+enum ReusableManifest {
     /// The release can stay. Contains no manifest if all mirrors have the release and none of them
     /// is local.
     Usable(Option<Arc<ManifestFile>>),
@@ -147,7 +142,7 @@ struct Preparation {
 }
 
 impl Preparation {
-    /// Polls all mirrors and loads the source, in parallel if possible. Once `answer_patience` has
+    /// Polls all mirrors and loads the source, in parallel if possible. Once `response_timeout` has
     /// passed, waits for the remaining mirrors only until `is_enough` returns true.
     fn begin(
         source: &Source,
@@ -163,7 +158,7 @@ impl Preparation {
         }
         let scratch = Scratch::create(&options.scratch, monitor)?;
         let poll = StatePoll::begin(fleet.members(monitor), &options.stores, monitor);
-        let wait = || poll.wait(options.answer_patience, &is_enough);
+        let wait = || poll.wait(options.response_timeout, &is_enough);
         let mut tree = None;
         match source {
             Source::Trees { roots, scan } => {
@@ -178,19 +173,19 @@ impl Preparation {
         if matches!(source, Source::Rollback { to: None, .. }) {
             // Without `--to`, if a push is switching the mirrors at this moment, it would be
             // ambiguous which release to leave.
-            members = resolve_source::look_again(members, &options.stores, monitor)?;
+            members = resolve_source::repoll_until_agreed(members, &options.stores, monitor)?;
         }
         // Before the source is loaded, because a mirror with false claims must not choose the
         // content.
-        let members = claims::checked(members, options, monitor);
+        let members = claims::fail_implausible_mirrors(members, options, monitor);
         let resolved = load(source, tree, &members, options, monitor)?;
         fleet::check_distinct(&members)?;
         // Promoted content may come from another site.
-        let from = resolved.from.as_ref().filter(|_| !resolved.is_promoted);
+        let from = resolved.source_mirror.as_ref().filter(|_| !resolved.is_promoted);
         let site = site::resolve(options.site.as_ref(), &members, from)?;
-        let keeps_content = options.keep_content.most_bytes > 0 && scratch.temporary().is_none();
-        let cache = if has_use_for_cache(&members) && keeps_content {
-            scratch.open_content(monitor)
+        let keeps_content = options.keep_content.max_bytes > 0 && scratch.temporary().is_none();
+        let cache = if is_cache_useful(&members) && keeps_content {
+            scratch.open_content_cache(monitor)
         } else {
             None
         };
@@ -198,13 +193,13 @@ impl Preparation {
     }
 
     /// The decision.
-    fn prepared(
+    fn finish(
         self,
         options: &Options,
         on_new: impl FnOnce(&SourceEntries),
         monitor: &dyn Monitor,
     ) -> Result<Prepared, PushError> {
-        if let Some(report) = self.unreachable(options) {
+        if let Some(report) = self.refusal_report(options) {
             return Ok(Prepared::Refused(Box::new(report)));
         }
         self.decide(options, on_new, monitor)
@@ -213,11 +208,12 @@ impl Preparation {
 
     /// The report of a push that cannot meet its requirement, or that finds no release for all
     /// mirrors. In that case nothing has been sent.
-    fn unreachable(&self, options: &Options) -> Option<Report> {
-        let (reachable, total) = fleet::reachable(&self.members);
+    fn refusal_report(&self, options: &Options) -> Option<Report> {
+        let (reachable, total) = fleet::count_reachable(&self.members);
         let unmet = (!options.require.is_met(reachable, total))
-            .then(|| options.require.unmet(reachable, total));
-        let has_nothing = self.resolved.leaves_newer && self.resolved.as_it_is.is_none();
+            .then(|| options.require.unmet_message(reachable, total));
+        let has_nothing =
+            self.resolved.skips_newer_mirrors && self.resolved.existing_release.is_none();
         if unmet.is_none() && !has_nothing {
             return None;
         }
@@ -236,7 +232,7 @@ impl Preparation {
             traffic: Traffic::default(),
             expiries: member.expiries(),
             hook: None,
-            needs_settling: member.needs_settling(now),
+            needs_clean_up: member.needs_clean_up(now),
         };
         Some(Report {
             site: self.site.clone(),
@@ -268,7 +264,7 @@ impl Preparation {
         on_new: impl FnOnce(&SourceEntries),
         monitor: &dyn Monitor,
     ) -> Result<Publication, PushError> {
-        if let Some(release) = self.resolved.as_it_is.clone() {
+        if let Some(release) = self.resolved.existing_release.clone() {
             let damaged = || {
                 PushError::NoRelease(format!(
                     "the manifest of release {} is damaged everywhere",
@@ -279,7 +275,7 @@ impl Preparation {
             let (previous, sums) = (None, ChangeCounts::default());
             let newest = fleet::newest(&self.members).cloned();
             return Ok(self.into_publication(
-                NextRelease { release, manifest, previous, sums },
+                NextRelease { release, manifest, previous, change_counts: sums },
                 newest,
                 false,
                 None,
@@ -291,38 +287,38 @@ impl Preparation {
             fleet::check_one_history(&self.members, newest.as_ref())?;
         }
         claims.warn_of_unconfirmed(newest.as_ref(), monitor);
-        let orders = claims.published_orders(monitor);
-        claims::check_order(options, &orders)?;
-        let content = self.resolved.live.content();
+        let orders = claims.published_run_numbers(monitor);
+        claims::check_run_number(options, &orders)?;
+        let content = self.resolved.source_entries.content_id();
         // Nothing is new. The other conditions are the cases in which a release is needed
         // nevertheless: a rollback, which records the content that it rejects; a new history; a
         // mirror that only a higher release can replace; and a manifest that cannot be used.
         if let Some(newest) = &newest
             && newest.content == content
-            && for_all::is_for_these(newest, options)
+            && fleet_wide::is_for_requested_mirrors(newest, options)
             && self.resolved.rolled_back_to.is_none()
             && !options.new_history
-            && !claims.is_stuck(newest)
-            && let KeptManifest::Usable(manifest) = self.manifest_to_keep(newest, options)?
+            && !claims.needs_higher_release(newest)
+            && let ReusableManifest::Usable(manifest) = self.reusable_manifest(newest, options)?
         {
             let next = NextRelease {
                 release: newest.clone(),
                 manifest,
                 previous: None,
-                sums: ChangeCounts::default(),
+                change_counts: ChangeCounts::default(),
             };
             return Ok(self.into_publication(next, Some(newest.clone()), false, None));
         }
         if let Some(newest) = &newest
             // Otherwise the next run of a scheduled push would undo the rollback.
             && let Some(rejected) = newest.rejection(content)
-            && !options.again
+            && !options.allow_rejected
             && self.resolved.rolled_back_to.is_none()
         {
             return Err(GuardFault::Rejected(rejected.clone()).into());
         }
         self.check_live(options, monitor)?;
-        on_new(&self.resolved.live);
+        on_new(&self.resolved.source_entries);
         let next = self.make_release(newest.as_ref(), orders, options, monitor)?;
         let likely = self.resolved.rolled_back_to.as_ref().map(|release| release.manifest);
         Ok(self.into_publication(next, newest, true, likely))
@@ -330,11 +326,13 @@ impl Preparation {
 
     /// Checks the guard rails for the content, and emits warnings.
     fn check_live(&self, options: &Options, monitor: &dyn Monitor) -> Result<(), PushError> {
-        let live = &self.resolved.live;
+        let live = &self.resolved.source_entries;
         options.guards.check_tree(live.paths())?;
         options.guards.check_secrets(live.paths(), live.private_keys())?;
         // Entries from a mirror were published before and cause no warning.
-        if let Some(message) = secrets::clutter_warning(live.paths()).filter(|_| live.is_tree()) {
+        if let Some(message) =
+            secret_files::clutter_warning(live.paths()).filter(|_| live.is_tree())
+        {
             monitor.event(Event::Warned { message });
         }
         Ok(())
@@ -350,22 +348,22 @@ impl Preparation {
         let is_repeatable = !self.resolved.is_staged;
         // Prefer the source mirror: it is less likely to be damaged than the mirrors that the push
         // updates.
-        let from = self.resolved.from.iter().chain(&self.members);
+        let from = self.resolved.source_mirror.iter().chain(&self.members);
         let likely = likely_manifests(&next, likely_base);
-        let sources = Sources::new(from, &likely);
+        let sources = MirrorSources::new(from, &likely);
         let late =
-            (0..self.members.len()).filter(|index| !self.members[*index].has_answered()).collect();
+            (0..self.members.len()).filter(|index| !self.members[*index].has_responded()).collect();
         let releases = self
             .members
             .iter()
-            .chain(&self.resolved.from)
+            .chain(&self.resolved.source_mirror)
             .flat_map(PolledMirror::releases)
             .cloned()
             .collect();
-        let leaves_newer = self.resolved.leaves_newer;
-        let content_source =
-            ContentSource::new(self.resolved.live, sources, releases).with_base_content(self.cache);
-        let mut speeds = self.scratch.known_links();
+        let leaves_newer = self.resolved.skips_newer_mirrors;
+        let content_source = ContentSource::new(self.resolved.source_entries, sources, releases)
+            .with_base_content(self.cache);
+        let mut speeds = self.scratch.known_link_speeds();
         let round_trip = |member: &PolledMirror| member.state()?.round_trip;
         for (member, round_trip) in
             self.members.iter().filter_map(|member| Some((member, round_trip(member)?)))
@@ -376,53 +374,57 @@ impl Preparation {
         // push at the same level.
         if let Some(bytes) = speeds.to_bytes() {
             // If this fails, the next push uses the default level.
-            self.scratch.keep_links(&bytes).ok();
+            self.scratch.keep_link_speeds(&bytes).ok();
         }
         Publication {
             release: next.release,
             is_new,
-            is_repeatable,
+            is_retryable: is_repeatable,
             manifest: next.manifest,
             previous: next.previous,
-            sums: next.sums,
+            change_counts: next.change_counts,
             content_source,
             members: self.members,
-            late,
+            late_members: late,
             pending: self.pending,
             newest_before,
             likely_base,
-            leaves_newer,
+            skips_newer_mirrors: leaves_newer,
             speeds,
             scratch: self.scratch,
-            is_kept: AtomicBool::new(false),
+            is_caching: AtomicBool::new(false),
         }
     }
 
     /// The manifest of a release that stays the newest.
-    fn manifest_to_keep(
+    fn reusable_manifest(
         &self,
         newest: &Release,
         options: &Options,
-    ) -> Result<KeptManifest, PushError> {
+    ) -> Result<ReusableManifest, PushError> {
         let all = || self.members.iter().filter_map(|member| Some((member, member.state()?)));
         let is_served = all().all(|(_, state)| state.current == Some(newest.name()));
-        let is_far = all().all(|(member, _)| member.mirror.link() == Link::Network);
-        let all_answered = self.members.iter().all(PolledMirror::has_answered);
+        let is_far = all().all(|(member, _)| member.mirror.link_kind() == LinkKind::Network);
+        let all_answered = self.members.iter().all(PolledMirror::has_responded);
         if all_answered && is_served && is_far && !options.retention.has_expunged() {
-            return Ok(KeptManifest::Usable(None));
+            return Ok(ReusableManifest::Usable(None));
         }
         let Some(manifest) = self.copy_manifest(newest)? else {
-            return Ok(KeptManifest::Unusable);
+            return Ok(ReusableManifest::Unusable);
         };
         let is_shown =
             options.retention.has_expunged() && options.retention.is_expunged_in(&manifest)?;
-        Ok(if is_shown { KeptManifest::Unusable } else { KeptManifest::Usable(Some(manifest)) })
+        Ok(if is_shown {
+            ReusableManifest::Unusable
+        } else {
+            ReusableManifest::Usable(Some(manifest))
+        })
     }
 
     /// Copies the manifest of a release to a scratch file, from a mirror that has an undamaged
     /// copy.
     fn copy_manifest(&self, release: &Release) -> Result<Option<Arc<ManifestFile>>, PushError> {
-        let members = self.members.iter().chain(&self.resolved.from);
+        let members = self.members.iter().chain(&self.resolved.source_mirror);
         Ok(fleet::copy_manifest(members, &release.manifest, &self.scratch)?)
     }
 
@@ -434,8 +436,8 @@ impl Preparation {
         options: &Options,
         monitor: &dyn Monitor,
     ) -> Result<NextRelease, PushError> {
-        let created = claims::time_after(self.releases(), fsx::unix_seconds());
-        let rules =
+        let created = claims::next_release_time(self.releases(), fsx::unix_seconds());
+        let manifest_options =
             ManifestOptions { created, mtime: options.mtime, retention: &options.retention };
         let previous = match newest {
             Some(newest) => self.copy_manifest(newest)?,
@@ -451,14 +453,16 @@ impl Preparation {
             monitor.event(Event::Warned { message });
         }
         let stream = || entries(previous.as_deref()).map_err(PushError::NewManifest);
-        let manifest_plan = ManifestPlan::compare(stream()?, &self.resolved.live, &rules)
-            .map_err(PushError::NewManifest)?;
+        let manifest_plan =
+            ManifestPlan::compare(stream()?, &self.resolved.source_entries, &manifest_options)
+                .map_err(PushError::NewManifest)?;
         // Before the manifest is written, so that a refused push leaves nothing behind.
         options.guards.check_removed(manifest_plan.removed, manifest_plan.total)?;
-        let (totals, manifest) = self.write_manifest(&manifest_plan, stream()?, &rules)?;
-        let mut release = self.describe(&totals, newest, orders, options)?;
+        let (totals, manifest) =
+            self.write_manifest(&manifest_plan, stream()?, &manifest_options)?;
+        let mut release = self.build_release(&totals, newest, orders, options)?;
         release.created = created;
-        self.note_rejections(&mut release, newest, options);
+        self.set_rejections(&mut release, newest, options);
         // Detects a clock that is wrong by centuries before the mirrors get a record that they
         // cannot read.
         Release::parse(&release.to_bytes()).map_err(PushError::NewRelease)?;
@@ -466,7 +470,7 @@ impl Preparation {
             release,
             manifest: Some(Arc::new(manifest)),
             previous,
-            sums: manifest_plan.sums,
+            change_counts: manifest_plan.change_counts,
         })
     }
 
@@ -474,18 +478,18 @@ impl Preparation {
         &self,
         plan: &ManifestPlan,
         previous: Entries,
-        rules: &ManifestOptions<'_>,
+        manifest_options: &ManifestOptions<'_>,
     ) -> Result<(Totals, ManifestFile), PushError> {
         let out = BufWriter::with_capacity(1 << 17, self.scratch.dir().create_file("manifest")?);
         let (out, totals) = plan
-            .write(previous, &self.resolved.live, rules, out)
+            .write(previous, &self.resolved.source_entries, manifest_options, out)
             .map_err(PushError::NewManifest)?;
         let file = out.into_inner().map_err(std::io::IntoInnerError::into_error);
         let file = file.context("write", || self.scratch.dir().join("manifest"))?;
         Ok((totals, ManifestFile { file, id: totals.manifest }))
     }
 
-    fn describe(
+    fn build_release(
         &self,
         totals: &Totals,
         newest: Option<&Release>,
@@ -505,7 +509,7 @@ impl Preparation {
         release.note.clone_from(&options.note);
         release.partial.clone_from(&options.partial);
         release.orders = orders;
-        if let Some(order) = &options.order {
+        if let Some(order) = &options.run_number {
             // A push with `allow_older` sets the stream to its own number. This is how a user
             // removes a wrong number.
             release.orders.insert(order.stream().to_owned(), order.number());
@@ -515,7 +519,7 @@ impl Preparation {
 
     /// Sets which content `release` rejects: the content that the newest release rejects and a
     /// mirror still keeps, and the content that `release` rolls back.
-    fn note_rejections(&self, release: &mut Release, newest: Option<&Release>, options: &Options) {
+    fn set_rejections(&self, release: &mut Release, newest: Option<&Release>, options: &Options) {
         let Some(newest) = newest else { return };
         let kept: Vec<_> = self.releases().map(|kept| kept.content).collect();
         let rejected = newest.rejected.iter();

@@ -7,10 +7,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crate::cache::ContentCache;
 use crate::hash::ManifestId;
 use crate::manifest::ManifestError;
-use crate::mirror::{Link, PolledMirror};
+use crate::mirror::{LinkKind, PolledMirror};
 use crate::monitor::{Event, Monitor};
 use crate::origin::link_speed::SpeedTable;
-use crate::origin::scratch::{Entries, ManifestFile, Scratch, warn_not_kept};
+use crate::origin::scratch::{Entries, ManifestFile, Scratch, warn_not_cached};
 use crate::packing::cache_writer::{self, CacheWriter};
 use crate::packing::content_source::ContentSource;
 use crate::push::options::Options;
@@ -26,7 +26,7 @@ pub(super) struct Publication {
     pub(super) is_new: bool,
     /// Whether the push may start again if another push got there first. It may not if the user
     /// named the release and it is staged.
-    pub(super) is_repeatable: bool,
+    pub(super) is_retryable: bool,
     /// The manifest; `None` if no mirror needs it and no local mirror has it.
     pub(super) manifest: Option<Arc<ManifestFile>>,
     /// The previous manifest, if this push creates the release and there was one.
@@ -34,7 +34,7 @@ pub(super) struct Publication {
     pub(super) content_source: ContentSource,
     pub(super) members: Vec<PolledMirror>,
     /// The members, by index, that had not responded when the release was decided.
-    pub(super) late: Vec<usize>,
+    pub(super) late_members: Vec<usize>,
     /// The pending states of these members.
     pub(super) pending: PendingStates,
     /// The newest release that any member was known to serve when the release was decided.
@@ -42,21 +42,22 @@ pub(super) struct Publication {
     /// A kept manifest with most of the content, for example the one that a rollback returns to.
     pub(super) likely_base: Option<ManifestId>,
     /// Whether mirrors with a newer release are left alone.
-    pub(super) leaves_newer: bool,
+    pub(super) skips_newer_mirrors: bool,
     /// How the release differs from the newest one before it.
-    pub(super) sums: ChangeCounts,
+    pub(super) change_counts: ChangeCounts,
     pub(super) scratch: Scratch,
     /// The link speeds of the mirrors.
     pub(super) speeds: SpeedTable,
     /// Whether the content is being cached for the next push.
-    pub(super) is_kept: AtomicBool,
+    pub(super) is_caching: AtomicBool,
 }
 
 impl Publication {
     /// Stores the manifest for the next push, if fetching it again would use the network. Drops old
     /// content that is no longer useful.
     pub(super) fn remember(&self, report: &Report, options: &Options, monitor: &dyn Monitor) {
-        let is_far = self.members.iter().any(|member| member.mirror.link() == Link::Network);
+        let is_far =
+            self.members.iter().any(|member| member.mirror.link_kind() == LinkKind::Network);
         if let Some(manifest) =
             self.manifest.as_ref().filter(|_| is_far && self.scratch.temporary().is_none())
         {
@@ -72,21 +73,21 @@ impl Publication {
                 // Only if the mirror serves the release, because later pushes use this note to
                 // confirm the claims of the mirror.
                 let brought = report.outcome.is_current().then(|| self.release.name());
-                options.stores.remember(member.mirror.location(), store, brought);
+                options.stores.record(member.mirror.location(), store, brought);
             }
         }
         if let Some(speeds) = self.speeds.to_bytes() {
             // If this fails, the next push uses the default level.
-            self.scratch.keep_links(&speeds).ok();
+            self.scratch.keep_link_speeds(&speeds).ok();
         }
-        if let Some(cache) = self.content_source.old.cache() {
-            let tidied = cache_writer::prune_if_large(
+        if let Some(cache) = self.content_source.base_content.cache() {
+            let pruned = cache_writer::prune_if_large(
                 cache,
                 &self.scratch,
                 self.release.bytes,
-                options.keep_content.most_bytes,
+                options.keep_content.max_bytes,
             );
-            warn_of_cache(tidied.err().map(|error| error.to_string()), cache, monitor);
+            warn_of_cache(pruned.err().map(|error| error.to_string()), cache, monitor);
         }
     }
 
@@ -100,14 +101,14 @@ impl Publication {
     ) -> Option<CacheWriter> {
         let cache = self
             .content_source
-            .old
+            .base_content
             .cache()
             // Bundles for several bases have the same new content, so the first one caches it for
             // all.
-            .filter(|_| self.is_new && !self.is_kept.swap(true, Ordering::Relaxed))?;
-        let begun = CacheWriter::begin(cache, bytes, options.keep_content.most_bytes);
+            .filter(|_| self.is_new && !self.is_caching.swap(true, Ordering::Relaxed))?;
+        let begun = CacheWriter::begin(cache, bytes, options.keep_content.max_bytes);
         begun.unwrap_or_else(|error| {
-            warn_not_kept(&error, monitor);
+            warn_not_cached(&error, monitor);
             None
         })
     }

@@ -26,7 +26,7 @@ pub(super) struct PushMonitor<'m> {
     monitor: &'m dyn Monitor,
     stopped: AtomicBool,
     traffic: Mutex<HashMap<String, Traffic>>,
-    switched: Mutex<HashMap<String, Instant>>,
+    switched_at: Mutex<HashMap<String, Instant>>,
     /// Size of the content that is new to each mirror, in bytes.
     new_bytes: Mutex<HashMap<String, u64>>,
 }
@@ -37,7 +37,7 @@ impl<'m> PushMonitor<'m> {
             monitor,
             stopped: AtomicBool::new(false),
             traffic: Mutex::default(),
-            switched: Mutex::default(),
+            switched_at: Mutex::default(),
             new_bytes: Mutex::default(),
         }
     }
@@ -49,20 +49,20 @@ impl<'m> PushMonitor<'m> {
 
     /// Size of the content that is new to a mirror, in bytes.
     pub(super) fn new_bytes(&self, mirror: &str) -> u64 {
-        self.new_contents().get(mirror).copied().unwrap_or_default()
+        self.lock_new_bytes().get(mirror).copied().unwrap_or_default()
     }
 
-    fn new_contents(&self) -> MutexGuard<'_, HashMap<String, u64>> {
+    fn lock_new_bytes(&self) -> MutexGuard<'_, HashMap<String, u64>> {
         self.new_bytes.lock()
     }
 
-    fn counts(&self) -> MutexGuard<'_, HashMap<String, Traffic>> {
+    fn lock_traffic(&self) -> MutexGuard<'_, HashMap<String, Traffic>> {
         self.traffic.lock()
     }
 
     /// The time between the first and the last of these mirrors to switch, in milliseconds.
     pub(super) fn spread_ms<'n>(&self, mirrors: impl Iterator<Item = &'n str>) -> Option<u64> {
-        let switched = self.switched.lock();
+        let switched = self.switched_at.lock();
         let times: Vec<Instant> =
             mirrors.filter_map(|mirror| switched.get(mirror).copied()).collect();
         let spread = times.iter().max()?.duration_since(*times.iter().min()?);
@@ -70,7 +70,7 @@ impl<'m> PushMonitor<'m> {
     }
 
     pub(super) fn traffic(&self, mirror: &str) -> Traffic {
-        self.counts().get(mirror).copied().unwrap_or_default()
+        self.lock_traffic().get(mirror).copied().unwrap_or_default()
     }
 }
 
@@ -78,16 +78,16 @@ impl Monitor for PushMonitor<'_> {
     fn event(&self, event: Event) {
         match &event {
             Event::PackSent { mirror, bytes, .. } => {
-                let mut counts = self.counts();
+                let mut counts = self.lock_traffic();
                 let traffic = counts.entry(mirror.clone()).or_default();
                 traffic.sent_packs += 1;
                 traffic.sent_bytes += bytes;
             }
             Event::PackHeld { mirror, .. } => {
-                self.counts().entry(mirror.clone()).or_default().held_packs += 1;
+                self.lock_traffic().entry(mirror.clone()).or_default().held_packs += 1;
             }
             Event::BundleStarted { mirrors, bytes, .. } => {
-                let mut contents = self.new_contents();
+                let mut contents = self.lock_new_bytes();
                 for mirror in mirrors {
                     // A second bundle for the mirror sends parts of the first one again, so only
                     // the first bundle counts.
@@ -95,7 +95,7 @@ impl Monitor for PushMonitor<'_> {
                 }
             }
             Event::Activated { mirror, .. } => {
-                self.switched.lock().insert(mirror.clone(), Instant::now());
+                self.switched_at.lock().insert(mirror.clone(), Instant::now());
             }
             _ => {}
         }

@@ -15,20 +15,20 @@ use crate::threads;
 
 /// If sending takes longer than this, the tree is scanned a third time: users who build in place
 /// while a push runs should find out.
-const FRESH: Duration = Duration::from_secs(1);
+const MAX_RECHECK_AGE: Duration = Duration::from_secs(1);
 
-type Looked = (Result<(), ScanError>, Instant);
+type RecheckResult = (Result<(), ScanError>, Instant);
 
 /// A running scan of the tree, if there is a tree.
 pub(super) struct Recheck<'s> {
     /// The handle is `None` if the system could not create a thread.
-    under_way: Option<(Arc<Tree>, Option<ScopedJoinHandle<'s, Looked>>)>,
+    running: Option<(Arc<Tree>, Option<ScopedJoinHandle<'s, RecheckResult>>)>,
 }
 
 impl<'s> Recheck<'s> {
     /// A recheck that scans nothing.
     pub(super) const fn none() -> Self {
-        Self { under_way: None }
+        Self { running: None }
     }
 
     /// Starts the scan, if the source is a tree.
@@ -38,9 +38,10 @@ impl<'s> Recheck<'s> {
         monitor: &'env dyn Monitor,
     ) -> Self {
         let SourceEntries::Tree(tree) = live else { return Self::none() };
-        let looked = Arc::clone(tree);
-        let handle = threads::start(scope, move || (looked.recheck(monitor), Instant::now())).ok();
-        Self { under_way: Some((Arc::clone(tree), handle)) }
+        let scanned_tree = Arc::clone(tree);
+        let handle =
+            threads::start(scope, move || (scanned_tree.recheck(monitor), Instant::now())).ok();
+        Self { running: Some((Arc::clone(tree), handle)) }
     }
 
     /// Checks that the tree is unchanged since the first scan.
@@ -48,10 +49,10 @@ impl<'s> Recheck<'s> {
     /// # Errors
     /// If something has changed, or the user cancelled the push.
     pub(super) fn finish(self, monitor: &dyn Monitor) -> Result<(), ScanError> {
-        let Some((tree, handle)) = self.under_way else { return Ok(()) };
+        let Some((tree, handle)) = self.running else { return Ok(()) };
         let Some(handle) = handle else { return tree.recheck(monitor) };
         let (result, ended) = handle.join().expect("looking at the tree does not panic");
         result?;
-        if ended.elapsed() > FRESH { tree.recheck(monitor) } else { Ok(()) }
+        if ended.elapsed() > MAX_RECHECK_AGE { tree.recheck(monitor) } else { Ok(()) }
     }
 }

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::cancel::pause;
+use crate::cancel::sleep_unless_cancelled;
 use crate::manifest::Entry;
 use crate::mirror::{ErrorKind, Mirror, PolledMirror};
 use crate::monitor::{Event, Monitor};
@@ -15,45 +15,45 @@ use crate::push::fleet::{self, Fleet};
 use crate::push::options::Options;
 use crate::push::source::DecidedBy;
 use crate::push::states::StatePoll;
-use crate::push::{PushError, for_all, staged};
+use crate::push::{PushError, fleet_wide, staged};
 use crate::release::{Release, ReleaseName};
 
 /// A resolved source.
 pub(super) struct ResolvedSource {
-    pub(super) live: SourceEntries,
+    pub(super) source_entries: SourceEntries,
     /// The source mirror and its state.
-    pub(super) from: Option<PolledMirror>,
+    pub(super) source_mirror: Option<PolledMirror>,
     pub(super) rolled_back_to: Option<Release>,
     /// Who decided on the rollback.
     pub(super) decided_by: Option<DecidedBy>,
     /// The existing release to publish unchanged, if the push does not create one.
-    pub(super) as_it_is: Option<Release>,
+    pub(super) existing_release: Option<Release>,
     /// Whether `as_it_is` is staged on mirrors and not served by the source.
     pub(super) is_staged: bool,
     /// Whether the content of `from` is promoted into another history.
     pub(super) is_promoted: bool,
     /// Whether mirrors with a newer release are left alone.
-    pub(super) leaves_newer: bool,
+    pub(super) skips_newer_mirrors: bool,
 }
 
 impl ResolvedSource {
     /// A source with only live entries and no source mirror.
-    pub(super) fn of(live: SourceEntries) -> Self {
+    pub(super) fn from_entries(source_entries: SourceEntries) -> Self {
         Self {
-            live,
-            from: None,
+            source_entries,
+            source_mirror: None,
             rolled_back_to: None,
             decided_by: None,
-            as_it_is: None,
+            existing_release: None,
             is_staged: false,
             is_promoted: false,
-            leaves_newer: false,
+            skips_newer_mirrors: false,
         }
     }
 
     /// An empty source.
-    pub(super) fn nothing() -> Self {
-        Self::of(SourceEntries::Entries(Vec::new()))
+    pub(super) fn empty() -> Self {
+        Self::from_entries(SourceEntries::Entries(Vec::new()))
     }
 }
 
@@ -63,8 +63,12 @@ pub(super) fn load_staged(
     members: &[PolledMirror],
     text: &str,
 ) -> Result<ResolvedSource, PushError> {
-    let release = staged::named(members, text)?.clone();
-    Ok(ResolvedSource { as_it_is: Some(release), is_staged: true, ..ResolvedSource::nothing() })
+    let release = staged::find_named(members, text)?.clone();
+    Ok(ResolvedSource {
+        existing_release: Some(release),
+        is_staged: true,
+        ..ResolvedSource::empty()
+    })
 }
 
 fn live_entries(mirror: &Arc<dyn Mirror>, release: &Release) -> Result<Vec<Entry>, PushError> {
@@ -74,21 +78,29 @@ fn live_entries(mirror: &Arc<dyn Mirror>, release: &Release) -> Result<Vec<Entry
 }
 
 /// Loads the current release of a mirror, to copy it to others unchanged.
-pub(super) fn load_store(mirror: &Arc<dyn Mirror>) -> Result<ResolvedSource, PushError> {
-    let (from, release) = current_of(mirror)?;
-    Ok(ResolvedSource { from: Some(from), as_it_is: Some(release), ..ResolvedSource::nothing() })
+pub(super) fn load_current(mirror: &Arc<dyn Mirror>) -> Result<ResolvedSource, PushError> {
+    let (from, release) = current_release_of(mirror)?;
+    Ok(ResolvedSource {
+        source_mirror: Some(from),
+        existing_release: Some(release),
+        ..ResolvedSource::empty()
+    })
 }
 
 /// Loads the content of the current release of a mirror, to create a release for other mirrors from
 /// it.
 pub(super) fn load_promoted(mirror: &Arc<dyn Mirror>) -> Result<ResolvedSource, PushError> {
-    let (from, release) = current_of(mirror)?;
+    let (from, release) = current_release_of(mirror)?;
     let live = SourceEntries::Entries(live_entries(mirror, &release)?);
-    Ok(ResolvedSource { from: Some(from), is_promoted: true, ..ResolvedSource::of(live) })
+    Ok(ResolvedSource {
+        source_mirror: Some(from),
+        is_promoted: true,
+        ..ResolvedSource::from_entries(live)
+    })
 }
 
-fn current_of(mirror: &Arc<dyn Mirror>) -> Result<(PolledMirror, Release), PushError> {
-    let state = mirror.state().map_err(|source| fleet::in_source(mirror, source))?;
+fn current_release_of(mirror: &Arc<dyn Mirror>) -> Result<(PolledMirror, Release), PushError> {
+    let state = mirror.state().map_err(|source| fleet::wrap_source_error(mirror, source))?;
     let empty = || PushError::EmptySource { mirror: mirror.location().to_owned() };
     let release = state.current_release().cloned().ok_or_else(empty)?;
     Ok((PolledMirror::new(Arc::clone(mirror), Ok(state)), release))
@@ -105,37 +117,41 @@ pub(super) fn load_newest(
     if fleet::newest(members).is_none() {
         return Err(PushError::Rollback("no mirror has a release yet".into()));
     }
-    let as_it_is = for_all::newest_to_spread(members, options, monitor).cloned();
-    Ok(ResolvedSource { as_it_is, leaves_newer: true, ..ResolvedSource::nothing() })
+    let as_it_is = fleet_wide::newest_for_heal(members, options, monitor).cloned();
+    Ok(ResolvedSource {
+        existing_release: as_it_is,
+        skips_newer_mirrors: true,
+        ..ResolvedSource::empty()
+    })
 }
 
 /// How long a rollback without a sequence keeps polling mirrors that serve different releases. A
 /// concurrent push switches all mirrors within a moment.
-const TIME_TO_AGREE: Duration = Duration::from_secs(1);
+const AGREEMENT_TIMEOUT: Duration = Duration::from_secs(1);
 /// Pause between these polls.
-const LOOK_AGAIN: Duration = Duration::from_millis(150);
+const REPOLL_INTERVAL: Duration = Duration::from_millis(150);
 
 /// Polls the reachable mirrors again, for a moment, while they serve different releases, which
 /// happens during a push. A mirror that could not be polled is not polled again.
 ///
 /// # Errors
 /// [`PushError::Cancelled`].
-pub(super) fn look_again(
+pub(super) fn repoll_until_agreed(
     mut members: Vec<PolledMirror>,
     stores: &KnownStores,
     monitor: &dyn Monitor,
 ) -> Result<Vec<PolledMirror>, PushError> {
-    let anew = |member: PolledMirror| match member.state() {
-        Some(_) => PolledMirror::unanswered(member.mirror),
+    let reset_poll = |member: PolledMirror| match member.state() {
+        Some(_) => PolledMirror::pending(member.mirror),
         None => member,
     };
     // A deadline and not a number of polls: a mirror that always differs may also be slow.
-    let deadline = Instant::now() + TIME_TO_AGREE;
+    let deadline = Instant::now() + AGREEMENT_TIMEOUT;
     while serve_different_releases(&members)
         && Instant::now() < deadline
-        && pause(LOOK_AGAIN, monitor)
+        && sleep_unless_cancelled(REPOLL_INTERVAL, monitor)
     {
-        let asked = members.into_iter().map(anew).collect();
+        let asked = members.into_iter().map(reset_poll).collect();
         members = StatePoll::begin(asked, stores, monitor).wait_for_all(Duration::MAX)?;
     }
     Ok(members)
@@ -177,12 +193,12 @@ pub fn plan_rollback(
 ) -> Result<RollbackPlan, PushError> {
     let stores = &options.stores;
     let mut members = StatePoll::begin(fleet.members(monitor), stores, monitor)
-        .wait_for_all(options.answer_patience)?;
+        .wait_for_all(options.response_timeout)?;
     if to.is_none() {
-        members = look_again(members, stores, monitor)?;
+        members = repoll_until_agreed(members, stores, monitor)?;
     }
     // As in the push, so that both choose the same release.
-    let members = claims::checked(members, options, monitor);
+    let members = claims::fail_implausible_mirrors(members, options, monitor);
     let to = if reachable(&members).next().is_none() {
         None
     } else {
@@ -195,7 +211,7 @@ pub fn plan_rollback(
     };
     let mirrors =
         members.iter().map(|member| (member.mirror.name().to_owned(), serves(member))).collect();
-    Ok(RollbackPlan { to, fleet: fleet.with_answers(&members), mirrors })
+    Ok(RollbackPlan { to, fleet: fleet.with_unreachable(&members), mirrors })
 }
 
 fn rollback_release<'m>(
@@ -220,7 +236,7 @@ pub(super) fn load_rollback(
 ) -> Result<ResolvedSource, PushError> {
     let release = rollback_release(claims, to, options, monitor)?;
     // If the manifest of one mirror is damaged, another mirror may have an undamaged copy.
-    let mut resolved = fleet::holders(claims.members(), &release.manifest)
+    let mut resolved = fleet::mirrors_with_manifest(claims.members(), &release.manifest)
         .map(|mirror| live_entries(mirror, release));
     let first = resolved.next().expect("the release was found on a mirror");
     let live = first.or_else(|error| resolved.find_map(Result::ok).ok_or(error))?;
@@ -228,7 +244,7 @@ pub(super) fn load_rollback(
     Ok(ResolvedSource {
         rolled_back_to,
         decided_by,
-        ..ResolvedSource::of(SourceEntries::Entries(live))
+        ..ResolvedSource::from_entries(SourceEntries::Entries(live))
     })
 }
 
@@ -273,13 +289,13 @@ fn kept_release<'m>(claims: &Claims<'m>, sequence: u64) -> Result<&'m Release, P
 /// not pushed to it from here. A release that counts but that only a minority serves is ambiguous,
 /// because it may be a canary, or its waves may have stopped: the user may mean that release or the
 /// release of the majority.
-fn release_to_leave<'m>(
+fn release_to_roll_back<'m>(
     claims: &Claims<'m>,
     monitor: &dyn Monitor,
 ) -> Result<&'m Release, PushError> {
     let members = claims.members();
     let newest = claims.newest();
-    let decides = |newest: &Release| {
+    let is_unambiguous = |newest: &Release| {
         let count = |name| members.iter().filter(|member| member.current() == Some(name)).count();
         let serving = members.iter().filter(|member| member.current().is_some()).count();
         let is_made_for = |member: &PolledMirror| {
@@ -293,11 +309,12 @@ fn release_to_leave<'m>(
         // Half, and not more than half: of four mirrors, one may be left behind and one hostile.
         following > 1
             && 2 * following >= serving
-            && others_than(newest, members).all(is_made_for)
+            && mirrors_not_serving(newest, members).all(is_made_for)
             && !members.iter().filter_map(PolledMirror::current).any(is_of_several)
     };
     if serve_different_releases(members)
-        && !(reachable(members).count() >= for_all::MIN_FLEET && newest.is_some_and(decides))
+        && !(reachable(members).count() >= fleet_wide::MIN_FLEET_FOR_MAJORITY
+            && newest.is_some_and(is_unambiguous))
     {
         let text = "the mirrors serve different releases, so the previous release is ambiguous: \
                     use --to SEQ";
@@ -307,7 +324,7 @@ fn release_to_leave<'m>(
     let serves = |member: &PolledMirror| {
         Some(format!("{} (on release {})", member.mirror.name(), member.current()?))
     };
-    let others: Vec<String> = others_than(newest, members).filter_map(serves).collect();
+    let others: Vec<String> = mirrors_not_serving(newest, members).filter_map(serves).collect();
     if !others.is_empty() {
         let message = format!(
             "{} did not decide the previous release: the other mirrors serve release {}",
@@ -321,7 +338,7 @@ fn release_to_leave<'m>(
 
 /// The mirrors that serve a different release. Mirrors without a release are left out: they have
 /// nothing to roll back.
-fn others_than<'m>(
+fn mirrors_not_serving<'m>(
     release: &Release,
     members: &'m [PolledMirror],
 ) -> impl Iterator<Item = &'m PolledMirror> {
@@ -336,7 +353,7 @@ fn rollback_target<'m>(
     options: &Options,
     monitor: &dyn Monitor,
 ) -> Result<&'m Release, PushError> {
-    let newest = release_to_leave(claims, monitor)?;
+    let newest = release_to_roll_back(claims, monitor)?;
     let releases = claims.members().iter().flat_map(PolledMirror::releases);
     let before = releases.filter(|release| {
         // A lower sequence and different content. The other conditions exclude content that was
@@ -344,7 +361,7 @@ fn rollback_target<'m>(
         release.sequence < newest.sequence
             && release.content != newest.content
             && newest.rejection(release.content).is_none()
-            && for_all::is_for_these(release, options)
+            && fleet_wide::is_for_requested_mirrors(release, options)
             && claims.is_confirmed(release)
     });
     before.max_by_key(|release| release.rank()).ok_or_else(|| {

@@ -12,8 +12,8 @@ use crate::origin::scratch::ManifestFile;
 use crate::push::PushError;
 use crate::tree_path::TreePath;
 
-const DAY: Duration = Duration::from_secs(24 * 60 * 60);
-const PAGES: [&str; 5] = ["html", "htm", "xml", "json", "txt"];
+const DEFAULT_RETENTION: Duration = Duration::from_secs(24 * 60 * 60);
+const PAGE_EXTENSIONS: [&str; 5] = ["html", "htm", "xml", "json", "txt"];
 
 /// A rule with the retention of the paths that match a pattern.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,7 +52,7 @@ impl Retention {
 
     /// How long `path` is served after it was removed.
     #[must_use]
-    pub fn keep(&self, path: &TreePath) -> Duration {
+    pub fn duration_for(&self, path: &TreePath) -> Duration {
         if self.is_expunged(path) {
             return Duration::ZERO;
         }
@@ -65,10 +65,12 @@ impl Retention {
             Some((_, keep)) => *keep,
             None => match path.extension() {
                 None => Duration::ZERO,
-                Some(page) if PAGES.iter().any(|known| known.eq_ignore_ascii_case(page)) => {
+                Some(page)
+                    if PAGE_EXTENSIONS.iter().any(|known| known.eq_ignore_ascii_case(page)) =>
+                {
                     Duration::ZERO
                 }
-                Some(_) => DAY,
+                Some(_) => DEFAULT_RETENTION,
             },
         }
     }
@@ -117,10 +119,10 @@ mod tests {
             "LICENSE",
             "a/.well-known",
         ] {
-            assert_eq!(retention.keep(&path(gone)), Duration::ZERO, "{gone}");
+            assert_eq!(retention.duration_for(&path(gone)), Duration::ZERO, "{gone}");
         }
         for kept in ["a/app.3fa9.js", "logo.svg", "font.woff2"] {
-            assert_eq!(retention.keep(&path(kept)), DAY, "{kept}");
+            assert_eq!(retention.duration_for(&path(kept)), DEFAULT_RETENTION, "{kept}");
         }
     }
 
@@ -132,18 +134,18 @@ mod tests {
         };
         let rules = [rule("/assets/old/", 5), rule("*.js", 9)];
         let retention = Retention::new(&rules, vec![path("assets/secret")]).unwrap();
-        let seconds = |text| retention.keep(&path(text)).as_secs();
+        let seconds = |text| retention.duration_for(&path(text)).as_secs();
         assert_eq!(seconds("assets/old/x.js"), 5);
         assert_eq!(seconds("b/x.js"), 9);
         assert_eq!(seconds("assets/secret/x.js"), 0);
         assert_eq!(seconds("assets/secrets.js"), 9);
         let all = Retention::new(&[rule("*", 1)], vec![]).unwrap();
-        assert_eq!(all.keep(&path("a/index.html")).as_secs(), 1);
+        assert_eq!(all.duration_for(&path("a/index.html")).as_secs(), 1);
     }
 
     #[test]
     fn a_pattern_that_is_none_is_named() {
-        let rules = [RetentionRule { pattern: "[z-a]".into(), keep: DAY }];
+        let rules = [RetentionRule { pattern: "[z-a]".into(), keep: DEFAULT_RETENTION }];
         assert!(Retention::new(&rules, vec![]).unwrap_err().contains("[z-a]"));
     }
 }

@@ -7,7 +7,7 @@ use crate::push::guards::Guards;
 use crate::push::options::{Options, Policy, Require};
 use crate::push::outcome::{Outcome, Report, Reverted};
 use crate::push::source::{DecidedBy, Source};
-use crate::release::{MAX_NOTE_BYTES, Partial, is_note};
+use crate::release::{MAX_NOTE_BYTES, PartialScope, is_valid_note};
 use crate::text::error_chain;
 
 /// A push that stopped after mirrors had switched, and what they must revert to.
@@ -15,7 +15,7 @@ pub(super) struct Revert {
     /// The report of the push so far.
     pub(super) report: Report,
     /// The mirrors, by index.
-    pub(super) back: Vec<usize>,
+    pub(super) to_revert: Vec<usize>,
     /// The sequence of the release with the previous content; `None` if there was no such release.
     pub(super) to: Option<u64>,
 }
@@ -23,7 +23,7 @@ pub(super) struct Revert {
 impl Revert {
     /// Reverts the mirrors, and adds the result to the report.
     pub(super) fn run(self, fleet: &Fleet, options: &Options, monitor: &dyn Monitor) -> Report {
-        let Self { mut report, back, to } = self;
+        let Self { mut report, to_revert: back, to } = self;
         let reason = report.stopped.clone().unwrap_or_default();
         let mut reverted = Reverted { reason: reason.clone(), sequence: None, error: None };
         let Some(to) = to else {
@@ -36,7 +36,7 @@ impl Revert {
         // A release that reverts only part of the fleet is not for the others: `heal` must not
         // spread it.
         let partial = if back.len() < fleet.mirrors().len() {
-            Some(Partial { mirrors: names(), why: why(&report, &reason) })
+            Some(PartialScope { mirrors: names(), why: partial_reason(&report, &reason) })
         } else {
             options.partial.clone()
         };
@@ -63,10 +63,10 @@ impl Revert {
 }
 
 /// Why the release is only for the mirrors that revert, as text for its record.
-fn why(report: &Report, reason: &str) -> String {
+fn partial_reason(report: &Report, reason: &str) -> String {
     let mut why =
         format!("a push reverted release {}: {reason}", report.sequence.unwrap_or_default());
-    while !is_note(&why) {
+    while !is_valid_note(&why) {
         // A character has at most 4 bytes, so the result always fits.
         why = why.chars().filter(|c| !c.is_control()).take(MAX_NOTE_BYTES / 4).collect();
     }
@@ -76,9 +76,9 @@ fn why(report: &Report, reason: &str) -> String {
 /// The options for a push that no check may stop: no guard rail, run number, requirement or wave.
 fn without_checks(options: &Options) -> Options {
     Options {
-        order: None,
+        run_number: None,
         allow_older: true,
-        again: true,
+        allow_rejected: true,
         guards: Guards {
             must_have: Vec::new(),
             expunged: Vec::new(),

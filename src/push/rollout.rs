@@ -4,7 +4,7 @@ use crate::fsx;
 use crate::hash::StoreId;
 use crate::mirror::MirrorError;
 use crate::push::PushError;
-use crate::push::bundle::{Bundle, bundles};
+use crate::push::bundle::{Bundle, make_bundles};
 use crate::push::context::PushContext;
 use crate::push::mirror_push::MirrorPush;
 use crate::push::options::Wave;
@@ -26,7 +26,7 @@ pub(super) struct MirrorRun<'a> {
 }
 
 /// The index of a mirror and the result of staging there.
-pub(super) type Staged = (usize, Result<Outcome, MirrorError>);
+pub(super) type StagingResult = (usize, Result<Outcome, MirrorError>);
 
 /// The mirrors that switch together, and their wave; `None` for mirrors without a wave, which form
 /// the last group.
@@ -38,7 +38,7 @@ impl<'a> Rollout<'a> {
     pub(super) fn new(context: PushContext<'a>) -> Self {
         let run = |index| {
             let push = MirrorPush { context, index };
-            MirrorRun { push, outcome: push.outcome_at_once() }
+            MirrorRun { push, outcome: push.immediate_outcome() }
         };
         Self { context, mirrors: (0..context.publication.members.len()).map(run).collect() }
     }
@@ -60,7 +60,10 @@ impl<'a> Rollout<'a> {
     /// The bundles for the mirrors that need one. The base of a late mirror is not known yet.
     pub(super) fn bundles(&self) -> Result<Vec<Bundle>, PushError> {
         let needs_bundle = |run: &&MirrorRun<'_>| run.outcome.is_none() && !run.push.is_late();
-        bundles(self.context, self.mirrors.iter().filter(needs_bundle).map(|run| run.push.index))
+        make_bundles(
+            self.context,
+            self.mirrors.iter().filter(needs_bundle).map(|run| run.push.index),
+        )
     }
 
     /// The mirrors of each wave: those of the policy, then all others.
@@ -89,7 +92,7 @@ impl<'a> Rollout<'a> {
             release: Some(publication.release.id()),
             sequence: Some(publication.release.sequence),
             is_new: publication.is_new,
-            changes: publication.sums,
+            changes: publication.change_counts,
             new_bytes: mirrors.iter().map(|mirror| mirror.new_bytes).max().unwrap_or(0),
             goal: self.context.options.policy.goal,
             unmet,
@@ -121,13 +124,13 @@ impl MirrorRun<'_> {
             traffic: monitor.traffic(push.name()),
             expiries: polled.expiries(),
             hook: None,
-            needs_settling: polled.needs_settling(now),
+            needs_clean_up: polled.needs_clean_up(now),
         }
     }
 }
 
 /// Mirrors in the order in which they lead.
-pub(super) fn in_order<'a>(
+pub(super) fn lead_order<'a>(
     mirrors: &[MirrorPush<'a>],
     store: impl Fn(MirrorPush<'a>) -> Option<StoreId>,
 ) -> Vec<MirrorPush<'a>> {

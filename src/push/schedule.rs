@@ -5,7 +5,7 @@ use serde::Serialize;
 use crate::push::mirror_push::MirrorPush;
 use crate::push::options::{Goal, OnFailure};
 use crate::push::outcome::Outcome;
-use crate::push::rollout::{Rollout, in_order};
+use crate::push::rollout::{Rollout, lead_order};
 
 /// Mirrors that would switch together.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -70,7 +70,7 @@ impl Schedule {
         let counted = rollout.counted().count();
         Self {
             goal: options.policy.goal,
-            required: options.require.of(counted),
+            required: options.require.required_count(counted),
             counted,
             on_failure: options.policy.on_failure,
             lead,
@@ -90,7 +90,7 @@ impl Schedule {
 /// The mirror that leads; `None` if it is not known yet, because a new mirror gets its store id
 /// only when it is staged.
 fn leader<'a>(mirrors: &[MirrorPush<'a>]) -> Option<MirrorPush<'a>> {
-    let mut candidates = in_order(mirrors, MirrorPush::known_store);
+    let mut candidates = lead_order(mirrors, MirrorPush::known_store);
     let first = *candidates.first()?;
     candidates.retain(|mirror| mirror.is_joining() == first.is_joining());
     (candidates.len() == 1 || candidates.iter().all(|mirror| mirror.known_store().is_some()))

@@ -32,15 +32,17 @@ pub(super) fn resolve(
         return Ok(site.clone());
     }
     let all = || from.into_iter().chain(members);
-    match agreed(all(), |member| member.site().cloned())? {
+    match common_site(all(), |member| member.site().cloned())? {
         Some(site) => Ok(site),
-        None => Ok(agreed(all(), |member| member.mirror.site_in_location())?.unwrap_or_default()),
+        None => {
+            Ok(common_site(all(), |member| member.mirror.site_in_location())?.unwrap_or_default())
+        }
     }
 }
 
 /// The site that `site_of` returns for all members for which it returns one; `None` if it returns
 /// `None` for all.
-fn agreed<'m>(
+fn common_site<'m>(
     members: impl Iterator<Item = &'m PolledMirror>,
     site_of: impl Fn(&PolledMirror) -> Option<Site>,
 ) -> Result<Option<Site>, PushError> {

@@ -16,7 +16,7 @@ pub enum Source {
         scan: ScanOptions,
     },
     /// The current release of a mirror, unchanged.
-    Store(Arc<dyn Mirror>),
+    CurrentRelease(Arc<dyn Mirror>),
     /// The content of the current release of a mirror, for a new release in the history of the
     /// other mirrors.
     Promote(Arc<dyn Mirror>),

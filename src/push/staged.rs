@@ -12,7 +12,10 @@ use crate::text::error_chain;
 /// Finds the release that `text` names by its name, sequence or id, among the staged and current
 /// releases of the mirrors. If several releases have the sequence, returns the one that most of
 /// their mirrors have.
-pub(super) fn named<'m>(members: &'m [PolledMirror], text: &str) -> Result<&'m Release, PushError> {
+pub(super) fn find_named<'m>(
+    members: &'m [PolledMirror],
+    text: &str,
+) -> Result<&'m Release, PushError> {
     let is_named = |release: &&Release| {
         let name = release.name();
         text == name.to_string()
@@ -33,8 +36,8 @@ pub(super) fn named<'m>(members: &'m [PolledMirror], text: &str) -> Result<&'m R
     // One mirror alone must not make the number ambiguous for the others.
     let count = |release: &Release| found.iter().filter(|other| **other == release).count();
     let is_of_most = |release: &&&Release| count(release) > 1 && 2 * count(release) > found.len();
-    if let Some(of_most) = found.iter().find(is_of_most) {
-        Ok(of_most)
+    if let Some(majority) = found.iter().find(is_of_most) {
+        Ok(majority)
     } else if found.iter().all(|other| other == first) {
         Ok(first)
     } else {
@@ -49,9 +52,9 @@ pub(super) fn named<'m>(members: &'m [PolledMirror], text: &str) -> Result<&'m R
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Abandoned {
     /// The release was dropped.
-    Gone,
+    Dropped,
     /// The mirror did not have the release staged.
-    NotThere,
+    NotStaged,
     /// The release may still be staged.
     Failed {
         /// Why, with all causes.
@@ -70,8 +73,8 @@ pub fn abandon(
     monitor: &dyn Monitor,
 ) -> Result<Vec<(String, Abandoned)>, PushError> {
     let members = fleet.states(monitor);
-    let release = named(&members, text)?.name();
-    let let_go = |member: &PolledMirror| match member.state() {
+    let release = find_named(&members, text)?.name();
+    let abandon_on = |member: &PolledMirror| match member.state() {
         None => Abandoned::Failed {
             error: member.error().map(|error| error_chain(error)).unwrap_or_default(),
         },
@@ -79,16 +82,16 @@ pub fn abandon(
             Abandoned::Failed { error: "it is served".to_owned() }
         }
         Some(state) if state.staged.as_ref().is_none_or(|staged| staged.name() != release) => {
-            Abandoned::NotThere
+            Abandoned::NotStaged
         }
         Some(_) => match member.mirror.abandon(release) {
-            Ok(()) => Abandoned::Gone,
+            Ok(()) => Abandoned::Dropped,
             Err(error) => Abandoned::Failed { error: error_chain(&error) },
         },
     };
     let abandon = |member: &PolledMirror| {
         let mirror = member.mirror.name().to_owned();
-        let abandoned = let_go(member);
+        let abandoned = abandon_on(member);
         // An unreachable mirror was already reported when it was polled.
         if let (Some(_), Abandoned::Failed { error }) = (member.state(), &abandoned) {
             monitor.event(Event::MirrorFailed { mirror: mirror.clone(), error: error.clone() });

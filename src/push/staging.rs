@@ -38,7 +38,7 @@ impl MirrorPush<'_> {
     /// Stages the publication with packs that are made for this mirror alone.
     pub(super) fn stage_alone(self) -> Result<(), MirrorError> {
         let publication = self.context.publication;
-        let manifest = match bundle::base_of(publication, self.polled()) {
+        let manifest = match bundle::base_manifest_for(publication, self.polled()) {
             Some(base) => bundle::find_base(publication, base).map_err(source_error)?,
             None => None,
         };
@@ -65,7 +65,7 @@ impl MirrorPush<'_> {
             base.manifest = base.manifest.filter(|_| is_named);
             // A wrong match of one object is rare. After a second failure the signatures are not
             // trusted, or there would be a round for each block.
-            base.is_signed &= known == 0;
+            base.allows_signed_bases &= known == 0;
             let remedy = if is_named {
                 "sending anew what builds on them"
             } else {
@@ -80,7 +80,7 @@ impl MirrorPush<'_> {
 
     fn stage_on_base(self, base: &BundleBase) -> Result<(), MirrorError> {
         let context @ PushContext { publication, monitor, .. } = self.context;
-        let bundle = Bundle::for_one(context, base, self.index).map_err(source_error)?;
+        let bundle = Bundle::for_mirror(context, base, self.index).map_err(source_error)?;
         let queue = PackQueue::new(
             // The shared bundles, of which there are at most as many as mirrors, use lower numbers.
             // Each queue needs its own files.
@@ -93,7 +93,7 @@ impl MirrorPush<'_> {
             let receiver = queue.subscribe();
             // An error of the builder reaches the mirror through the queue.
             threads::start(scope, || {
-                pack_builder::run(&bundle.job(context, false), None, &queue, monitor).ok()
+                pack_builder::run(&bundle.pack_input(context, false), None, &queue, monitor).ok()
             })?;
             // When this returns, the receiver is dropped, and the builder no longer waits for it.
             self.mirror().stage(&bundle.request(publication), &receiver, monitor)

@@ -30,7 +30,7 @@ pub(super) struct PendingStates(Receiver<(usize, Result<MirrorState, MirrorError
 pub(super) struct StatePoll<'a> {
     members: Vec<PolledMirror>,
     pending: PendingStates,
-    asked_at: Instant,
+    started_at: Instant,
     stores: &'a KnownStores,
     monitor: &'a dyn Monitor,
 }
@@ -41,24 +41,28 @@ pub(super) struct StatePoll<'a> {
 /// mirrors, if none of the mirrors that have responded has a release, or if a new history takes
 /// over the histories of all mirrors. Nor can it if the mirrors depend on each other's outcomes:
 /// with waves, or if all revert when one fails.
-pub(super) fn may_go_on(source: &Source, members: &[PolledMirror], options: &Options) -> bool {
+pub(super) fn may_decide_early(
+    source: &Source,
+    members: &[PolledMirror],
+    options: &Options,
+) -> bool {
     let has_own_content =
-        matches!(source, Source::Trees { .. } | Source::Store(_) | Source::Promote(_));
+        matches!(source, Source::Trees { .. } | Source::CurrentRelease(_) | Source::Promote(_));
     let is_independent =
         options.policy.waves.is_empty() && options.policy.on_failure == OnFailure::Leave;
     has_own_content
         && is_independent
         && !options.new_history
         && fleet::newest(members).is_some()
-        && fleet::is_met(members, options.require)
+        && fleet::is_requirement_met(members, options.require)
 }
 
 impl PendingStates {
     /// Polls all `members` that have not responded.
-    fn ask(members: &[PolledMirror]) -> Self {
+    fn start_polls(members: &[PolledMirror]) -> Self {
         let (sender, answers) = unbounded();
         for (index, member) in
-            members.iter().enumerate().filter(|(_, member)| !member.has_answered())
+            members.iter().enumerate().filter(|(_, member)| !member.has_responded())
         {
             let mirror = Arc::clone(&member.mirror);
             let answer = sender.clone();
@@ -79,7 +83,7 @@ impl PendingStates {
     /// store is not the known one, is recorded as failed.
     ///
     /// At least one of `members` must not have responded yet.
-    pub(super) fn take_next(
+    pub(super) fn receive_next(
         &self,
         members: &[PolledMirror],
         timeout: Duration,
@@ -95,14 +99,15 @@ impl PendingStates {
         };
         let member = &members[index];
         report_state(&*member.mirror, &state, monitor);
-        member
-            .note_answer(state.and_then(|state| checked(&*member.mirror, state, stores, monitor)));
+        member.record_result(
+            state.and_then(|state| check_writable(&*member.mirror, state, stores, monitor)),
+        );
         Some(index)
     }
 }
 
 /// Checks that a mirror can be written to: this user owns it, and its store is the same as before.
-fn checked(
+fn check_writable(
     mirror: &dyn Mirror,
     state: MirrorState,
     stores: &KnownStores,
@@ -128,8 +133,8 @@ impl<'a> StatePoll<'a> {
         stores: &'a KnownStores,
         monitor: &'a dyn Monitor,
     ) -> Self {
-        let pending = PendingStates::ask(&members);
-        Self { members, pending, asked_at: Instant::now(), stores, monitor }
+        let pending = PendingStates::start_polls(&members);
+        Self { members, pending, started_at: Instant::now(), stores, monitor }
     }
 
     /// Waits until all members have responded, or until `patience` has passed and `is_enough`
@@ -140,12 +145,12 @@ impl<'a> StatePoll<'a> {
     /// [`PushError::Cancelled`].
     pub(super) fn wait(
         &self,
-        patience: Duration,
+        response_timeout: Duration,
         is_enough: impl Fn(&[PolledMirror]) -> bool,
     ) -> Result<(), PushError> {
         let mut is_reported = false;
         while !self.is_complete() {
-            let left = patience.saturating_sub(self.asked_at.elapsed());
+            let left = response_timeout.saturating_sub(self.started_at.elapsed());
             if left.is_zero() && !is_reported {
                 self.report_overdue();
                 is_reported = true;
@@ -158,7 +163,7 @@ impl<'a> StatePoll<'a> {
             }
             let timeout =
                 if left.is_zero() { CANCEL_POLL_INTERVAL } else { left.min(CANCEL_POLL_INTERVAL) };
-            self.take_next(timeout);
+            self.receive_next(timeout);
         }
         // If the push was cancelled, the polls that were still running failed because of that.
         if self.monitor.is_cancelled() { Err(PushError::Cancelled) } else { Ok(()) }
@@ -169,8 +174,11 @@ impl<'a> StatePoll<'a> {
     ///
     /// # Errors
     /// [`PushError::Cancelled`].
-    pub(super) fn wait_for_all(self, patience: Duration) -> Result<Vec<PolledMirror>, PushError> {
-        self.wait(patience, |_| false)?;
+    pub(super) fn wait_for_all(
+        self,
+        response_timeout: Duration,
+    ) -> Result<Vec<PolledMirror>, PushError> {
+        self.wait(response_timeout, |_| false)?;
         Ok(self.members)
     }
 
@@ -178,21 +186,21 @@ impl<'a> StatePoll<'a> {
     pub(super) fn finish(self) -> (Vec<PolledMirror>, PendingStates) {
         // Takes the responses that have arrived meanwhile, so that these mirrors do not count as
         // late.
-        while !self.is_complete() && self.take_next(Duration::ZERO) {}
+        while !self.is_complete() && self.receive_next(Duration::ZERO) {}
         (self.members, self.pending)
     }
 
     fn is_complete(&self) -> bool {
-        self.members.iter().all(PolledMirror::has_answered)
+        self.members.iter().all(PolledMirror::has_responded)
     }
 
     /// Returns whether a response came.
-    fn take_next(&self, timeout: Duration) -> bool {
-        self.pending.take_next(&self.members, timeout, self.stores, self.monitor).is_some()
+    fn receive_next(&self, timeout: Duration) -> bool {
+        self.pending.receive_next(&self.members, timeout, self.stores, self.monitor).is_some()
     }
 
     fn report_overdue(&self) {
-        for member in self.members.iter().filter(|member| !member.has_answered()) {
+        for member in self.members.iter().filter(|member| !member.has_responded()) {
             self.monitor.event(Event::AnswerOverdue { mirror: member.mirror.name().to_owned() });
         }
     }

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use crate::cancel::{pause, until_cancelled};
+use crate::cancel::{run_until_cancelled, sleep_unless_cancelled};
 use crate::hash::ObjectId;
 use crate::monitor::{Event, Monitor as _};
 use crate::push::PushError;
@@ -17,10 +17,10 @@ use crate::push::publication::Publication;
 use crate::push::push_monitor::PushMonitor;
 use crate::push::rollout::Rollout;
 use crate::threads;
-use crate::web::Web;
+use crate::web::HttpClient;
 
 /// Maximum duration of one probe.
-const PROBE: Duration = Duration::from_secs(10);
+const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The content and size that probes expect, by path.
 pub(super) type ExpectedProbes = BTreeMap<String, (ObjectId, u64)>;
@@ -29,11 +29,11 @@ pub(super) type ExpectedProbes = BTreeMap<String, (ObjectId, u64)>;
 #[derive(Debug, Default)]
 pub(super) struct WavesResult {
     /// Another push got there first, but this one is newer.
-    pub(super) is_again: bool,
+    pub(super) must_retry: bool,
     /// Why not all ready mirrors switched.
     pub(super) stopped: Option<String>,
     /// The mirrors, by index, that must revert to their previous content.
-    pub(super) back: Vec<usize>,
+    pub(super) to_revert: Vec<usize>,
     /// The longest time between the first and the last switch of a wave, in milliseconds.
     pub(super) spread_ms: Option<u64>,
 }
@@ -42,7 +42,7 @@ pub(super) struct WavesResult {
 ///
 /// # Errors
 /// If a probe requests a path that is not a file of the release: it could never succeed.
-pub(super) fn expected(
+pub(super) fn expected_probes(
     publication: &Publication,
     options: &Options,
 ) -> Result<ExpectedProbes, PushError> {
@@ -67,7 +67,7 @@ pub(super) fn expected(
     }
     wanted.retain(|path| !expected.contains_key(*path));
     match wanted.first() {
-        Some(path) => Err(PushError::NoProbe { path: (*path).to_owned() }),
+        Some(path) => Err(PushError::ProbePathMissing { path: (*path).to_owned() }),
         None => Ok(expected),
     }
 }
@@ -78,40 +78,40 @@ impl Rollout<'_> {
         let PushContext { options, monitor, .. } = self.context;
         let on_failure = options.policy.on_failure;
         let mut switched = WavesResult::default();
-        let mut is_led = false;
+        let mut has_lead = false;
         for (number, (mut staged, wave)) in (1..).zip(self.waves()) {
             staged.retain(|mirror| self.mirrors[mirror.index].is(&Outcome::Staged));
             if staged.is_empty() {
                 continue;
             }
             // Once a mirror serves the release, the race is decided, and later waves need no lead.
-            if is_led {
+            if has_lead {
                 self.activate_all(&staged);
             } else if self.activate(&staged)? {
-                return Ok(WavesResult { is_again: true, ..switched });
+                return Ok(WavesResult { must_retry: true, ..switched });
             }
             let of_wave = self.activated(staged.iter().map(|mirror| mirror.index));
             let of_all = self.activated(0..self.mirrors.len());
-            is_led |= !of_wave.is_empty();
+            has_lead |= !of_wave.is_empty();
             let names = of_all.iter().map(|index| self.mirrors[*index].push.name());
             switched.spread_ms = monitor.spread_ms(names);
             if of_wave.len() < staged.len() && on_failure == OnFailure::Revert {
                 let missing = staged.len() - of_wave.len();
                 let stopped = format!("{missing} of {} mirrors did not switch", staged.len());
                 switched.stopped = Some(stopped);
-                switched.back = of_all;
+                switched.to_revert = of_all;
             // A wave in which no mirror switched shows nothing about the release.
             } else if of_wave.is_empty() && wave.is_some() {
                 switched.stopped = Some(format!("no mirror of wave {number} switched"));
             } else if let Some(wave) = wave {
                 let is_last = !self.mirrors.iter().any(|run| run.is(&Outcome::Staged));
-                if let Err(error) = watch((number, wave), is_last, expected, monitor) {
+                if let Err(error) = soak_and_probe((number, wave), is_last, expected, monitor) {
                     switched.stopped = Some(format!("wave {number}: {error}"));
-                    switched.back = match (error, on_failure) {
+                    switched.to_revert = match (error, on_failure) {
                         // A request to stop is not evidence against the release.
-                        (BadProbe::Cancelled, _) => Vec::new(),
-                        (BadProbe::Probe(_), OnFailure::Leave) => of_wave,
-                        (BadProbe::Probe(_), OnFailure::Revert) => of_all,
+                        (WaveStop::Cancelled, _) => Vec::new(),
+                        (WaveStop::ProbeFailed(_), OnFailure::Leave) => of_wave,
+                        (WaveStop::ProbeFailed(_), OnFailure::Revert) => of_all,
                     };
                 }
             }
@@ -130,42 +130,42 @@ impl Rollout<'_> {
 
 /// Why no further wave switches.
 #[derive(Debug, thiserror::Error)]
-enum BadProbe {
+enum WaveStop {
     #[error("stopped during the soak or the probe; the wave serves the release")]
     Cancelled,
     #[error("{0}")]
-    Probe(String),
+    ProbeFailed(String),
 }
 
 /// Waits for the soak time of a wave and then runs its probes.
-fn watch(
+fn soak_and_probe(
     (number, wave): (u64, &Wave),
     is_last: bool,
     expected: &ExpectedProbes,
     monitor: &PushMonitor<'_>,
-) -> Result<(), BadProbe> {
+) -> Result<(), WaveStop> {
     // If no wave follows and there is nothing to check, there is nothing to wait for.
     if is_last && wave.probes.is_empty() {
         return Ok(());
     }
     soak(number, wave.soak, monitor)?;
-    let web = Web::new(PROBE);
-    let looked = threads::each(&wave.probes, |probe| look(&web, probe, expected, monitor));
-    let faults: Vec<String> = looked.into_iter().filter_map(Result::err).collect();
+    let web = HttpClient::new(PROBE_TIMEOUT);
+    let results = threads::each(&wave.probes, |probe| run_probe(&web, probe, expected, monitor));
+    let faults: Vec<String> = results.into_iter().filter_map(Result::err).collect();
     if monitor.is_cancelled() {
-        return Err(BadProbe::Cancelled);
+        return Err(WaveStop::Cancelled);
     }
     for message in &faults {
         monitor.event(Event::Warned { message: message.clone() });
     }
     match faults.into_iter().next() {
-        Some(fault) => Err(BadProbe::Probe(fault)),
+        Some(fault) => Err(WaveStop::ProbeFailed(fault)),
         None => Ok(()),
     }
 }
 
 /// Waits in small steps, because the user may cancel the push.
-fn soak(wave: u64, time: Duration, monitor: &PushMonitor<'_>) -> Result<(), BadProbe> {
+fn soak(wave: u64, time: Duration, monitor: &PushMonitor<'_>) -> Result<(), WaveStop> {
     if !time.is_zero() {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         monitor.event(Event::SoakStarted {
@@ -174,17 +174,17 @@ fn soak(wave: u64, time: Duration, monitor: &PushMonitor<'_>) -> Result<(), BadP
             until: (now + time).as_secs(),
         });
     }
-    let has_soaked = pause(time, monitor);
+    let has_soaked = sleep_unless_cancelled(time, monitor);
     if !time.is_zero() {
         monitor.event(Event::SoakEnded { wave });
     }
-    if has_soaked { Ok(()) } else { Err(BadProbe::Cancelled) }
+    if has_soaked { Ok(()) } else { Err(WaveStop::Cancelled) }
 }
 
 /// Fetches the URL of a probe and compares the content with the release. Stops if the push is
 /// cancelled.
-fn look(
-    web: &Web,
+fn run_probe(
+    web: &HttpClient,
     probe: &Probe,
     expected: &ExpectedProbes,
     monitor: &PushMonitor<'_>,
@@ -197,7 +197,7 @@ fn look(
     let asked = url.clone();
     let size = *size;
     // The caller reports the request to stop once for all probes.
-    let Some(fetched) = until_cancelled(monitor, move |_| web.fetch(&asked, size)) else {
+    let Some(fetched) = run_until_cancelled(monitor, move |_| web.fetch(&asked, size)) else {
         return Ok(());
     };
     match fetched {

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv6Addr};
 
 /// The address under which limits count a client. An IPv6 address is reduced to its /64 network,
 /// because one client usually controls a whole /64.
-pub(crate) fn network(address: IpAddr) -> IpAddr {
+pub(crate) fn limit_address(address: IpAddr) -> IpAddr {
     // A dual-stack socket shows IPv4 clients as `::ffff:a.b.c.d`. All of these addresses are in one
     // /64, so without this conversion they would share one limit.
     match address.to_canonical() {

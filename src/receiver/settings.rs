@@ -15,9 +15,9 @@ pub struct ReceiverSettings {
     /// The certificate, if the receiver itself uses TLS.
     pub tls: Option<TlsFiles>,
     /// What is between the receiver and the network.
-    pub front: Exposure,
+    pub exposure: Exposure,
     /// How clients are authorized.
-    pub access: AuthPolicy,
+    pub auth: AuthPolicy,
     /// The sites. Their base paths must differ.
     pub sites: Vec<SiteSettings>,
     /// Limits on sizes, counts and times.
@@ -62,7 +62,7 @@ pub struct SiteSettings {
     pub min_free_bytes: u64,
     /// Group and modes of the served files, from the next release on; `None` keeps the group and
     /// modes of the store.
-    pub readers: Option<ServedPermissions>,
+    pub served_permissions: Option<ServedPermissions>,
     /// The command that runs after a release has become current.
     pub post_activate: Option<Hook>,
 }
@@ -79,7 +79,7 @@ impl SiteSettings {
             quota_bytes: None,
             quota_entries: None,
             min_free_bytes: 0,
-            readers: None,
+            served_permissions: None,
             post_activate: None,
         }
     }
@@ -120,22 +120,22 @@ pub struct ReceiverLimits {
     /// Maximum time that a write may block.
     pub write: Duration,
     /// How long an open stage may be without a request before it is closed.
-    pub stage: Duration,
+    pub stage_idle: Duration,
     /// Interval of maintenance: expiring retired entries, and dropping unfinished pushes.
-    pub upkeep: Duration,
+    pub maintenance_interval: Duration,
     /// Maximum time to wait for the lock of a store. The origin repeats the request if it wants to
     /// wait longer.
-    pub lock: Duration,
+    pub lock_wait: Duration,
     /// Maximum time for requests in flight when the receiver stops.
     pub shutdown: Duration,
     /// If a request takes longer than this, the response has status 200 and a body that is kept
     /// alive until the result is known.
-    pub patience: Duration,
+    pub keepalive_after: Duration,
     /// Maximum time that a clean-up waits for the hook before it reports that the hook is still
     /// running.
-    pub hook: Duration,
+    pub hook_wait: Duration,
     /// Interval between two newlines that keep such a body alive.
-    pub heartbeat: Duration,
+    pub keepalive_interval: Duration,
     /// Maximum bytes of memory for open stages and request bodies, for all sites together.
     pub memory_bytes: u64,
     /// Maximum bytes of packs in memory, for all connections together; further packs wait on disk.
@@ -159,16 +159,16 @@ impl Default for ReceiverLimits {
             body_bytes_per_second: 16 * 1024,
             drain: seconds(10),
             write: seconds(60),
-            stage: seconds(120),
-            upkeep: seconds(3600),
+            stage_idle: seconds(120),
+            maintenance_interval: seconds(3600),
             // Short, because a waiting request occupies one of the worker threads. The origin
             // repeats the request for as long as the user wants to wait.
-            lock: seconds(1),
+            lock_wait: seconds(1),
             shutdown: seconds(30),
-            patience: seconds(2),
-            hook: seconds(5),
+            keepalive_after: seconds(2),
+            hook_wait: seconds(5),
             // Well below 60 seconds, which is when nginx closes a silent connection.
-            heartbeat: seconds(5),
+            keepalive_interval: seconds(5),
             memory_bytes: 200 * 1024 * 1024,
             pack_bytes: 32 * 1024 * 1024,
         }
@@ -178,12 +178,12 @@ impl Default for ReceiverLimits {
 impl ReceiverSettings {
     /// Settings with default limits, without TLS and without a proxy in front.
     #[must_use]
-    pub fn new(listen: SocketAddr, sites: Vec<SiteSettings>, access: AuthPolicy) -> Self {
+    pub fn new(listen: SocketAddr, sites: Vec<SiteSettings>, auth: AuthPolicy) -> Self {
         Self {
             listen,
             tls: None,
-            front: Exposure::None,
-            access,
+            exposure: Exposure::None,
+            auth,
             sites,
             limits: ReceiverLimits::default(),
         }
@@ -199,10 +199,10 @@ impl ReceiverSettings {
         if self.sites.is_empty() {
             return Err(ServeError::NoSites);
         }
-        if matches!(self.access, AuthPolicy::Open) && !is_loopback {
+        if matches!(self.auth, AuthPolicy::Open) && !is_loopback {
             return Err(ServeError::Open { listen: self.listen });
         }
-        if !is_loopback && self.tls.is_none() && self.front == Exposure::None {
+        if !is_loopback && self.tls.is_none() && self.exposure == Exposure::None {
             return Err(ServeError::InTheClear { listen: self.listen });
         }
         Ok(())

@@ -5,7 +5,7 @@ use std::io::{self, Read};
 use std::path::Path;
 use std::sync::atomic::Ordering;
 
-use super::opener::{ContentFault, Opener, is_still};
+use super::opener::{ContentFault, Opener, matches_stamp};
 use super::workers::Counters;
 use crate::fsx::{self, FileStat};
 use crate::hash::ObjectId;
@@ -54,12 +54,12 @@ impl FileHasher {
         reader: impl Read,
         stamp: &FileStat,
         counters: &Counters,
-        now: impl FnOnce() -> Result<Metadata, ContentFault>,
+        stat_now: impl FnOnce() -> Result<Metadata, ContentFault>,
     ) -> Result<ObjectId, ContentFault> {
         // The stamp is the one that the open file had before and after the read, so it belongs to
         // the bytes that were read, whatever happened to the path.
         let id = self.hash_exactly(reader, stamp.size, counters)?;
-        if is_still(&now()?, stamp) { Ok(id) } else { Err(ContentFault::Changed) }
+        if matches_stamp(&stat_now()?, stamp) { Ok(id) } else { Err(ContentFault::Changed) }
     }
 
     /// The id of the first `size` bytes. Does not check for the end of the file: a file that has

@@ -18,17 +18,17 @@ pub(super) struct DirStamp {
 
 impl DirStamp {
     pub(super) fn of(root: &OpenRoot, relative: &[u8]) -> Self {
-        Self { path: relative.to_owned(), stamp: look(root, relative) }
+        Self { path: relative.to_owned(), stamp: stat(root, relative) }
     }
 
     /// Whether the stamp is unchanged and old enough to prove that nothing changed.
-    pub(super) fn holds(&self, root: &OpenRoot, started: i64) -> bool {
+    pub(super) fn is_unchanged(&self, root: &OpenRoot, started: i64) -> bool {
         self.stamp.is_some_and(|stamp| !is_racy(&stamp, started))
-            && look(root, &self.path) == self.stamp
+            && stat(root, &self.path) == self.stamp
     }
 }
 
-fn look(root: &OpenRoot, relative: &[u8]) -> Option<FileStat> {
+fn stat(root: &OpenRoot, relative: &[u8]) -> Option<FileStat> {
     let path = if relative.is_empty() { b"." } else { relative };
-    root.dir.look(OsStr::from_bytes(path)).ok().map(|seen| seen.stamp)
+    root.dir.file_info(OsStr::from_bytes(path)).ok().map(|seen| seen.stamp)
 }

@@ -15,9 +15,9 @@ use crate::threads::ThreadError;
 use crate::tree_path::PathFault;
 
 /// Maximum number of paths in a one-line message. Further paths are only counted.
-const SHOWN: usize = 20;
+const MAX_INLINE_PATHS: usize = 20;
 /// Maximum number of paths that get a line each. Further paths are only counted.
-const LISTED: usize = 10;
+const MAX_LISTED_PATHS: usize = 10;
 
 /// A path that cannot be distributed.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -45,7 +45,7 @@ pub struct TreeChange {
     /// The path, escaped for a terminal.
     pub path: String,
     /// How it changed.
-    pub how: TreeChangeKind,
+    pub kind: TreeChangeKind,
 }
 
 /// Why a content tree could not be scanned.
@@ -124,41 +124,41 @@ impl ScanError {
 }
 
 fn first_lines(list: &[impl fmt::Display]) -> Vec<String> {
-    list.iter().take(LISTED).map(ToString::to_string).collect()
+    list.iter().take(MAX_LISTED_PATHS).map(ToString::to_string).collect()
 }
 
 /// A single fault, before all faults are combined into an error.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum ScanFault {
-    Refused(RejectedPath),
+    Rejected(RejectedPath),
     Unreadable(RejectedPath),
-    Altered(TreeChange),
+    Changed(TreeChange),
 }
 
 impl ScanFault {
-    pub(super) fn refused(path: String, why: impl Into<String>) -> Self {
-        Self::Refused(RejectedPath { path, why: why.into() })
+    pub(super) fn rejected(path: String, why: impl Into<String>) -> Self {
+        Self::Rejected(RejectedPath { path, why: why.into() })
     }
 
-    pub(super) const fn altered(path: String, how: TreeChangeKind) -> Self {
-        Self::Altered(TreeChange { path, how })
+    pub(super) const fn changed(path: String, how: TreeChangeKind) -> Self {
+        Self::Changed(TreeChange { path, kind: how })
     }
 
-    pub(super) fn name(path: String, fault: PathFault) -> Self {
-        Self::refused(path, fault.to_string())
+    pub(super) fn bad_name(path: String, fault: PathFault) -> Self {
+        Self::rejected(path, fault.to_string())
     }
 
     /// Converts a system error for a path that existed a moment ago.
-    pub(super) fn io(path: String, error: &io::Error) -> Self {
+    pub(super) fn from_io(path: String, error: &io::Error) -> Self {
         use io::ErrorKind as Kind;
         match error.kind() {
             // The walk has just seen this path.
-            Kind::NotFound => Self::altered(path, TreeChangeKind::Removed),
+            Kind::NotFound => Self::changed(path, TreeChangeKind::Removed),
             // A directory or file was replaced by a link, or a directory by a file.
             Kind::NotADirectory | Kind::IsADirectory => {
-                Self::altered(path, TreeChangeKind::Changed)
+                Self::changed(path, TreeChangeKind::Changed)
             }
-            _ if is_link_error(error) => Self::altered(path, TreeChangeKind::Changed),
+            _ if is_link_error(error) => Self::changed(path, TreeChangeKind::Changed),
             _ => Self::Unreadable(RejectedPath { path, why: format!("cannot be read ({error})") }),
         }
     }
@@ -166,9 +166,9 @@ impl ScanFault {
     /// Converts a fault found by the recheck of a valid tree.
     pub(super) fn into_tree_change(self) -> TreeChange {
         match self {
-            Self::Altered(change) => change,
-            Self::Refused(rejected) | Self::Unreadable(rejected) => {
-                TreeChange { path: rejected.path, how: TreeChangeKind::Changed }
+            Self::Changed(change) => change,
+            Self::Rejected(rejected) | Self::Unreadable(rejected) => {
+                TreeChange { path: rejected.path, kind: TreeChangeKind::Changed }
             }
         }
     }
@@ -182,31 +182,31 @@ pub(super) fn is_link_error(error: &io::Error) -> bool {
 
 /// Combines all `faults` into one error. Faults that an operator must fix take precedence over
 /// faults that may disappear with another attempt.
-pub(super) fn settle(faults: Vec<ScanFault>) -> Result<(), ScanError> {
-    let is_refused = faults.iter().any(|fault| matches!(fault, ScanFault::Refused(_)));
+pub(super) fn combine_faults(faults: Vec<ScanFault>) -> Result<(), ScanError> {
+    let is_refused = faults.iter().any(|fault| matches!(fault, ScanFault::Rejected(_)));
     let (mut list, mut altered) = (Vec::new(), Vec::new());
     for fault in faults {
         match fault {
-            ScanFault::Refused(rejected) | ScanFault::Unreadable(rejected) => list.push(rejected),
-            ScanFault::Altered(change) => altered.push(change),
+            ScanFault::Rejected(rejected) | ScanFault::Unreadable(rejected) => list.push(rejected),
+            ScanFault::Changed(change) => altered.push(change),
         }
     }
     list.sort_unstable();
     match (list.is_empty(), is_refused) {
-        (true, _) => changed(altered),
+        (true, _) => changed_error(altered),
         (false, true) => Err(ScanError::RejectedPaths { list }),
         (false, false) => Err(ScanError::Unreadable { list }),
     }
 }
 
 /// The error for `list`, unless it is empty.
-pub(super) fn changed(mut list: Vec<TreeChange>) -> Result<(), ScanError> {
+pub(super) fn changed_error(mut list: Vec<TreeChange>) -> Result<(), ScanError> {
     if list.is_empty() {
         return Ok(());
     }
     list.sort_unstable();
     let count = list.len();
-    list.truncate(SHOWN);
+    list.truncate(MAX_INLINE_PATHS);
     Err(ScanError::Changed { list, count })
 }
 
@@ -222,7 +222,7 @@ impl fmt::Display for RejectedPath {
 
 impl fmt::Display for TreeChange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let how = match self.how {
+        let how = match self.kind {
             TreeChangeKind::Changed => "changed",
             TreeChangeKind::Added => "was added",
             TreeChangeKind::Removed => "was removed",
@@ -236,10 +236,10 @@ struct PathList<'a, T>(&'a [T], usize);
 
 impl<T: fmt::Display> fmt::Display for PathList<'_, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, item) in self.0.iter().take(SHOWN).enumerate() {
+        for (index, item) in self.0.iter().take(MAX_INLINE_PATHS).enumerate() {
             write!(f, "{}{item}", if index == 0 { "" } else { "; " })?;
         }
-        match self.1.saturating_sub(SHOWN.min(self.0.len())) {
+        match self.1.saturating_sub(MAX_INLINE_PATHS.min(self.0.len())) {
             0 => Ok(()),
             more => write!(f, "; and {more} more"),
         }
@@ -276,8 +276,8 @@ mod tests {
     #[test]
     fn twenty_offenders_are_named_and_the_rest_counted() {
         let all =
-            (0..23).rev().map(|n| ScanFault::refused(format!("f{n:02}"), "is a fifo")).collect();
-        let text = settle(all).unwrap_err().to_string();
+            (0..23).rev().map(|n| ScanFault::rejected(format!("f{n:02}"), "is a fifo")).collect();
+        let text = combine_faults(all).unwrap_err().to_string();
         assert!(
             text.starts_with("23 paths cannot be distributed: f00 is a fifo; f01 is a fifo; "),
             "{text}"
@@ -289,8 +289,8 @@ mod tests {
     fn ten_paths_have_a_line_each() {
         let refused = |count: usize| {
             let all =
-                (0..count).map(|n| ScanFault::refused(format!("f{n:02}"), "is a fifo")).collect();
-            settle(all).unwrap_err().path_lines()
+                (0..count).map(|n| ScanFault::rejected(format!("f{n:02}"), "is a fifo")).collect();
+            combine_faults(all).unwrap_err().path_lines()
         };
         let (words, lines) = refused(23).unwrap();
         assert_eq!((&*words, lines.len()), ("23 paths cannot be distributed", 11));
@@ -298,27 +298,27 @@ mod tests {
         assert_eq!(refused(2).unwrap().1, ["f00 is a fifo", "f01 is a fifo"]);
         assert_eq!(refused(1), None);
         let gone = (0..30)
-            .map(|n| ScanFault::altered(format!("f{n:02}"), TreeChangeKind::Removed))
+            .map(|n| ScanFault::changed(format!("f{n:02}"), TreeChangeKind::Removed))
             .collect();
-        let (words, lines) = settle(gone).unwrap_err().path_lines().unwrap();
+        let (words, lines) = combine_faults(gone).unwrap_err().path_lines().unwrap();
         assert_eq!(words, "30 paths changed while the content was read");
         assert_eq!((&*lines[0], &*lines[10]), ("f00 was removed", "and 20 more"));
     }
 
     #[test]
     fn what_people_must_mend_comes_first() {
-        let denied = || ScanFault::io("d".to_owned(), &io::ErrorKind::PermissionDenied.into());
-        let gone = || ScanFault::io("g".to_owned(), &io::ErrorKind::NotFound.into());
-        let fifo = || ScanFault::refused("f".to_owned(), "is a fifo");
+        let denied = || ScanFault::from_io("d".to_owned(), &io::ErrorKind::PermissionDenied.into());
+        let gone = || ScanFault::from_io("g".to_owned(), &io::ErrorKind::NotFound.into());
+        let fifo = || ScanFault::rejected("f".to_owned(), "is a fifo");
         assert!(matches!(
-            settle(vec![gone(), denied(), fifo()]),
+            combine_faults(vec![gone(), denied(), fifo()]),
             Err(ScanError::RejectedPaths { list }) if list.len() == 2
         ));
         assert!(matches!(
-            settle(vec![gone(), denied()]),
+            combine_faults(vec![gone(), denied()]),
             Err(ScanError::Unreadable { list }) if list.len() == 1
         ));
-        assert!(matches!(settle(vec![gone()]), Err(ScanError::Changed { count: 1, .. })));
-        assert!(settle(Vec::new()).is_ok());
+        assert!(matches!(combine_faults(vec![gone()]), Err(ScanError::Changed { count: 1, .. })));
+        assert!(combine_faults(Vec::new()).is_ok());
     }
 }

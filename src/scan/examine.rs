@@ -16,7 +16,7 @@ use super::opener::{ContentFault, Opener};
 use super::stat_cache::KnownFile;
 use super::workers::{Counters, EntryToExamine};
 use super::{SymlinkMode, TreeEntry, TreeKind};
-use crate::fsx::{FileKind, FileLook};
+use crate::fsx::{FileInfo, FileKind};
 use crate::tree_path::{LinkTarget, TreePath};
 
 /// The examined entries of a batch, and the faults found.
@@ -30,7 +30,7 @@ pub(super) struct Examined {
 #[derive(Debug)]
 pub(super) struct Examiner<'a> {
     root: &'a OpenRoot,
-    number: u16,
+    root_number: u16,
     symlinks: SymlinkMode,
     counters: &'a Counters,
     opener: Opener<'a>,
@@ -40,12 +40,12 @@ pub(super) struct Examiner<'a> {
 impl<'a> Examiner<'a> {
     pub(super) fn new(
         root: &'a OpenRoot,
-        number: u16,
+        root_number: u16,
         symlinks: SymlinkMode,
         counters: &'a Counters,
     ) -> Self {
         let opener = Opener::new(root, symlinks == SymlinkMode::Follow);
-        Self { root, number, symlinks, counters, opener, hasher: FileHasher::new() }
+        Self { root, root_number, symlinks, counters, opener, hasher: FileHasher::new() }
     }
 
     pub(super) fn examine(&mut self, batch: Vec<EntryToExamine<Option<KnownFile>>>) -> Examined {
@@ -63,7 +63,7 @@ impl<'a> Examiner<'a> {
     fn entry(&mut self, job: &EntryToExamine<Option<KnownFile>>) -> Result<TreeEntry, ScanFault> {
         let relative = self.root.relative(job.entry.path());
         // The name is checked first: a path that cannot be distributed is not opened.
-        let named = |fault| ScanFault::name(self.root.shown(relative), fault);
+        let named = |fault| ScanFault::bad_name(self.root.display_path(relative), fault);
         let path = self.root.tree_path(relative).map_err(named)?;
         let kind = job.entry.file_type();
         let kind = if kind.is_file() {
@@ -71,7 +71,10 @@ impl<'a> Examiner<'a> {
         } else if kind.is_symlink() {
             TreeKind::Symlink { target: self.link(&path)? }
         } else {
-            return Err(ScanFault::refused(self.root.shown(relative), special(kind)));
+            return Err(ScanFault::rejected(
+                self.root.display_path(relative),
+                special_file_reason(kind),
+            ));
         };
         Ok(TreeEntry { path, kind })
     }
@@ -81,10 +84,10 @@ impl<'a> Examiner<'a> {
         job: &EntryToExamine<Option<KnownFile>>,
         path: &TreePath,
     ) -> Result<TreeKind, ScanFault> {
-        let FileLook { kind, mode, stamp } = self.look(&job.entry)?;
+        let FileInfo { kind, mode, stamp } = self.stat_entry(&job.entry)?;
         // The directory listing said that the entry is a file.
         if kind != FileKind::File {
-            return Err(ScanFault::altered(shown(path), TreeChangeKind::Changed));
+            return Err(ScanFault::changed(shown(path), TreeChangeKind::Changed));
         }
         let exec = mode & 0o111 != 0;
         let (object, has_private_key) = match job.known {
@@ -92,25 +95,25 @@ impl<'a> Examiner<'a> {
             // `StatCache::find` has left out records whose stamp proves nothing.
             Some(known) if known.stamp == stamp => (known.object, false),
             _ => {
-                let relative = self.root.strip(path);
+                let relative = self.root.relative_in_tree(path);
                 let hashed = self.hasher.hash(&mut self.opener, relative, &stamp, self.counters);
                 let hashed = hashed.map_err(|fault| content_fault(path, &fault))?;
                 self.counters.hashed_files.fetch_add(1, Ordering::Relaxed);
                 hashed
             }
         };
-        Ok(TreeKind::File { object, stamp, exec, has_private_key, root: self.number })
+        Ok(TreeKind::File { object, stamp, exec, has_private_key, root: self.root_number })
     }
 
     fn link(&mut self, path: &TreePath) -> Result<LinkTarget, ScanFault> {
         if self.symlinks == SymlinkMode::Refuse {
-            return Err(ScanFault::refused(shown(path), "is a symbolic link"));
+            return Err(ScanFault::rejected(shown(path), "is a symbolic link"));
         }
         let target = self
             .opener
-            .read_link(self.root.strip(path))
+            .read_link(self.root.relative_in_tree(path))
             .map_err(|fault| content_fault(path, &fault))?;
-        let refused = |why: String| ScanFault::refused(shown(path), why);
+        let refused = |why: String| ScanFault::rejected(shown(path), why);
         let quoted = || escape(&target);
         let text = std::str::from_utf8(&target).map_err(|_| {
             refused(format!("is a symbolic link whose target {} is not UTF-8", quoted()))
@@ -120,20 +123,23 @@ impl<'a> Examiner<'a> {
         )
     }
 
-    fn look(&self, entry: &DirEntry) -> Result<FileLook, ScanFault> {
-        let shown = || self.root.shown(self.root.relative(entry.path()));
+    fn stat_entry(&self, entry: &DirEntry) -> Result<FileInfo, ScanFault> {
+        let shown = || self.root.display_path(self.root.relative(entry.path()));
         if self.symlinks == SymlinkMode::Follow {
             // walkdir records which entries it reached through a link.
             let io = |error: walkdir::Error| match error.io_error() {
-                Some(io) => ScanFault::io(shown(), io),
-                None => ScanFault::altered(shown(), TreeChangeKind::Changed),
+                Some(io) => ScanFault::from_io(shown(), io),
+                None => ScanFault::changed(shown(), TreeChangeKind::Changed),
             };
-            return entry.metadata().map(|meta| FileLook::from(&meta)).map_err(io);
+            return entry.metadata().map(|meta| FileInfo::from(&meta)).map_err(io);
         }
         // Relative to the open root, so that the kernel does not resolve the path of the root for
         // each file.
         let relative = OsStr::from_bytes(self.root.relative(entry.path()));
-        self.root.dir.look(relative).map_err(|error| ScanFault::io(shown(), &error.source))
+        self.root
+            .dir
+            .file_info(relative)
+            .map_err(|error| ScanFault::from_io(shown(), &error.source))
     }
 
     /// Returns the entries of a batch that differ from `entries`. Each job contains the index of
@@ -151,21 +157,21 @@ impl<'a> Examiner<'a> {
         entries: &[TreeEntry],
         job: &EntryToExamine<Option<usize>>,
     ) -> Option<TreeChange> {
-        let shown = || self.root.shown(self.root.relative(job.entry.path()));
+        let shown = || self.root.display_path(self.root.relative(job.entry.path()));
         let Some(before) = job.known.and_then(|index| entries.get(index)) else {
-            return Some(TreeChange { path: shown(), how: TreeChangeKind::Added });
+            return Some(TreeChange { path: shown(), kind: TreeChangeKind::Added });
         };
         // The execute bit needs no comparison of its own: changing it changes `ctime`, which is
         // part of the stamp.
         let same = match &before.kind {
             TreeKind::File { stamp, .. } => self
-                .look(&job.entry)
+                .stat_entry(&job.entry)
                 .map(|seen| seen.kind == FileKind::File && seen.stamp == *stamp),
             TreeKind::Symlink { target } => self.link(&before.path).map(|now| now == *target),
         };
         match same {
             Ok(true) => None,
-            Ok(false) => Some(TreeChange { path: shown(), how: TreeChangeKind::Changed }),
+            Ok(false) => Some(TreeChange { path: shown(), kind: TreeChangeKind::Changed }),
             Err(fault) => Some(fault.into_tree_change()),
         }
     }
@@ -178,13 +184,13 @@ fn shown(path: &TreePath) -> String {
 fn content_fault(path: &TreePath, fault: &ContentFault) -> ScanFault {
     match fault {
         ContentFault::Changed | ContentFault::Stopped => {
-            ScanFault::altered(shown(path), TreeChangeKind::Changed)
+            ScanFault::changed(shown(path), TreeChangeKind::Changed)
         }
-        ContentFault::Io(error) => ScanFault::io(shown(path), error),
+        ContentFault::Io(error) => ScanFault::from_io(shown(path), error),
     }
 }
 
-fn special(kind: FileType) -> &'static str {
+fn special_file_reason(kind: FileType) -> &'static str {
     if kind.is_fifo() {
         "is a fifo"
     } else if kind.is_socket() {

@@ -9,13 +9,13 @@ use super::{TreeEntry, TreeKind};
 use crate::tree_path::{LinkTarget, TreePath};
 
 /// Maximum number of links in one path, as on Linux (`MAXSYMLINKS`).
-const MAX_STEPS: usize = 40;
+const MAX_LINKS: usize = 40;
 
 /// Where a link finally leads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum LinkEnd {
     Found,
-    Nowhere,
+    Dangling,
     Loop,
 }
 
@@ -28,9 +28,9 @@ pub(super) fn check(entries: &[TreeEntry]) -> (Vec<ScanFault>, Vec<String>) {
         let shown = || escape(entry.path.as_str().as_bytes());
         match follow(entries, &entry.path, target) {
             LinkEnd::Found => {}
-            LinkEnd::Nowhere => dangling.push(shown()),
+            LinkEnd::Dangling => dangling.push(shown()),
             LinkEnd::Loop => {
-                faults.push(ScanFault::refused(shown(), "is a symbolic link in a loop of links"));
+                faults.push(ScanFault::rejected(shown(), "is a symbolic link in a loop of links"));
             }
         }
     }
@@ -52,16 +52,16 @@ fn is_directory(entries: &[TreeEntry], path: &str) -> bool {
 }
 
 fn follow(entries: &[TreeEntry], path: &TreePath, target: &LinkTarget) -> LinkEnd {
-    let Some(mut goal) = target.destination(path) else { return LinkEnd::Nowhere };
+    let Some(mut goal) = target.destination(path) else { return LinkEnd::Dangling };
     // Each link found here has a real path, because the links above it have already been followed.
     // So `destination` is exact.
-    for _ in 0..MAX_STEPS {
+    for _ in 0..MAX_LINKS {
         match first_link(entries, &goal) {
             Err(end) => return end,
             Ok((link, target, rest)) => match target.destination(link) {
                 Some(at) if at.is_empty() => goal = rest.trim_start_matches('/').to_owned(),
                 Some(at) => goal = at + rest,
-                None => return LinkEnd::Nowhere,
+                None => return LinkEnd::Dangling,
             },
         }
     }
@@ -81,11 +81,13 @@ fn first_link<'e, 'g>(
             Some(TreeEntry { path, kind: TreeKind::Symlink { target } }) => {
                 return Ok((path, target, rest));
             }
-            Some(_) => return Err(if rest.is_empty() { LinkEnd::Found } else { LinkEnd::Nowhere }),
+            Some(_) => {
+                return Err(if rest.is_empty() { LinkEnd::Found } else { LinkEnd::Dangling });
+            }
             None => {}
         }
     }
-    Err(if is_directory(entries, goal) { LinkEnd::Found } else { LinkEnd::Nowhere })
+    Err(if is_directory(entries, goal) { LinkEnd::Found } else { LinkEnd::Dangling })
 }
 
 #[cfg(test)]
@@ -138,7 +140,7 @@ mod tests {
         );
         let (faults, dangling) = check(&bad);
         let refused = |path: &str| {
-            ScanFault::refused(path.to_owned(), "is a symbolic link in a loop of links")
+            ScanFault::rejected(path.to_owned(), "is a symbolic link in a loop of links")
         };
         assert_eq!(faults, ["a", "b", "self"].map(refused));
         assert_eq!(dangling, ["d", "m", "n"]);

@@ -50,7 +50,7 @@ pub struct Root {
     /// The directory. A link to a directory is resolved once, when the scan begins.
     pub path: PathBuf,
     /// The directory of the tree in which the entries are placed; `None` for the root of the tree.
-    pub at: Option<TreePath>,
+    pub tree_prefix: Option<TreePath>,
 }
 
 /// How symbolic links are handled.

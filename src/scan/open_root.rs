@@ -15,7 +15,7 @@ pub(super) struct OpenRoot {
     /// the end.
     pub(super) path: PathBuf,
     pub(super) dir: Dir,
-    at: Option<TreePath>,
+    tree_prefix: Option<TreePath>,
 }
 
 impl OpenRoot {
@@ -23,7 +23,7 @@ impl OpenRoot {
         let wrong = |source| ScanError::Root { path: root.path.clone(), source };
         let path = fsx::resolve(&root.path).map_err(wrong)?;
         let dir = Dir::open(&path).map_err(wrong)?;
-        Ok(Self { path, dir, at: root.at.clone() })
+        Ok(Self { path, dir, tree_prefix: root.tree_prefix.clone() })
     }
 
     /// The part of `path` below the root.
@@ -34,22 +34,22 @@ impl OpenRoot {
     }
 
     /// The part of a tree path below the root.
-    pub(super) fn strip<'p>(&self, path: &'p TreePath) -> &'p str {
-        let skip = self.at.as_ref().map_or(0, |at| at.as_str().len() + 1);
+    pub(super) fn relative_in_tree<'p>(&self, path: &'p TreePath) -> &'p str {
+        let skip = self.tree_prefix.as_ref().map_or(0, |at| at.as_str().len() + 1);
         path.as_str().get(skip..).unwrap_or_default()
     }
 
     pub(super) fn tree_path(&self, relative: &[u8]) -> Result<TreePath, PathFault> {
         let text = std::str::from_utf8(relative).map_err(|_| PathFault::NotUtf8)?;
-        match &self.at {
+        match &self.tree_prefix {
             None => TreePath::new(text),
             Some(at) => TreePath::new(&format!("{at}/{text}")),
         }
     }
 
     /// The path in the tree, escaped for messages.
-    pub(super) fn shown(&self, relative: &[u8]) -> String {
-        match &self.at {
+    pub(super) fn display_path(&self, relative: &[u8]) -> String {
+        match &self.tree_prefix {
             _ if relative.is_empty() => escape_path(&self.path),
             None => escape(relative),
             Some(at) => format!("{}/{}", escape(at.as_str().as_bytes()), escape(relative)),
@@ -66,7 +66,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("f"), "").unwrap();
         for name in ["f", "none", "f/x"] {
-            let root = Root { path: dir.path().join(name), at: None };
+            let root = Root { path: dir.path().join(name), tree_prefix: None };
             assert!(matches!(OpenRoot::open(&root), Err(ScanError::Root { .. })), "{name}");
         }
     }

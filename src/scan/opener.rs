@@ -42,7 +42,7 @@ impl<'a> Opener<'a> {
     }
 
     /// The open directory that contains the entry at `relative`, and the entry's name in it.
-    fn locate<'p>(&mut self, relative: &'p str) -> fsx::Result<(&Dir, &'p str)> {
+    fn open_parent<'p>(&mut self, relative: &'p str) -> fsx::Result<(&Dir, &'p str)> {
         let Some((parent, name)) = relative.rsplit_once('/') else {
             return Ok((&self.root.dir, relative));
         };
@@ -61,19 +61,19 @@ impl<'a> Opener<'a> {
     }
 
     /// Opens the file at `relative` without checking its stamp.
-    pub(super) fn open_any(&mut self, relative: &str) -> fsx::Result<File> {
+    pub(super) fn open_unchecked(&mut self, relative: &str) -> fsx::Result<File> {
         if self.follow {
             // The operator asked to follow links, so they are resolved first. A link that appears
             // after that is refused.
             return fsx::open_read(&fsx::resolve(&self.root.path.join(relative))?);
         }
-        let (dir, name) = self.locate(relative)?;
+        let (dir, name) = self.open_parent(relative)?;
         dir.open_file(name)
     }
 
     /// Opens the file at `relative` if it matches `stamp`.
     pub(super) fn open(&mut self, relative: &str, stamp: &FileStat) -> Result<File, ContentFault> {
-        check(self.open_any(relative)?, relative, stamp)
+        check_stamp(self.open_unchecked(relative)?, relative, stamp)
     }
 
     /// Like [`Opener::open`], for a single file. Keeps no directory open.
@@ -83,12 +83,12 @@ impl<'a> Opener<'a> {
         } else {
             self.root.dir.open_file_below(relative)?
         };
-        check(file, relative, stamp)
+        check_stamp(file, relative, stamp)
     }
 
     /// Reads the target of the link at `relative`.
     pub(super) fn read_link(&mut self, relative: &str) -> Result<Vec<u8>, ContentFault> {
-        let (dir, name) = self.locate(relative)?;
+        let (dir, name) = self.open_parent(relative)?;
         match dir.read_link(name) {
             Ok(Some(target)) => Ok(target.into_encoded_bytes()),
             Ok(None) => Err(ContentFault::Io(io::ErrorKind::NotFound.into())),
@@ -99,15 +99,15 @@ impl<'a> Opener<'a> {
     }
 }
 
-fn check(file: File, relative: &str, stamp: &FileStat) -> Result<File, ContentFault> {
-    if is_still(&fsx::fstat(&file, Path::new(relative))?, stamp) {
+fn check_stamp(file: File, relative: &str, stamp: &FileStat) -> Result<File, ContentFault> {
+    if matches_stamp(&fsx::fstat(&file, Path::new(relative))?, stamp) {
         Ok(file)
     } else {
         Err(ContentFault::Changed)
     }
 }
 
-pub(super) fn is_still(meta: &Metadata, stamp: &FileStat) -> bool {
+pub(super) fn matches_stamp(meta: &Metadata, stamp: &FileStat) -> bool {
     // Size, both times, inode and device must all be equal. `ctime` cannot be set by a program, so
     // a file whose `mtime` was set back still differs.
     meta.is_file() && FileStat::of(meta) == *stamp
@@ -128,7 +128,7 @@ mod tests {
         let stamp = FileStat::of(&std::fs::metadata(outside.join("f")).unwrap());
         std::fs::remove_dir(tree.join("d")).unwrap();
         std::os::unix::fs::symlink(&outside, tree.join("d")).unwrap();
-        let root = OpenRoot::open(&Root { path: tree, at: None }).unwrap();
+        let root = OpenRoot::open(&Root { path: tree, tree_prefix: None }).unwrap();
         assert!(matches!(Opener::new(&root, false).open("d/f", &stamp), Err(ContentFault::Io(_))));
         assert!(Opener::new(&root, true).open("d/f", &stamp).is_ok());
     }

@@ -20,7 +20,7 @@ use crate::monitor::Monitor;
 use crate::threads;
 
 /// How many entries are processed between two checks for cancellation.
-const BATCH: usize = 256;
+const CANCEL_CHECK_ENTRIES: usize = 256;
 
 impl Tree {
     /// Checks that the tree is unchanged since the scan, without reading any file.
@@ -28,26 +28,26 @@ impl Tree {
     /// # Errors
     /// [`ScanError::Changed`] with the changes, or [`ScanError::Cancelled`].
     pub fn recheck(&self, monitor: &dyn Monitor) -> Result<(), ScanError> {
-        if self.is_untouched(monitor) { Ok(()) } else { self.walk_again(monitor) }
+        if self.is_provably_unchanged(monitor) { Ok(()) } else { self.walk_again(monitor) }
     }
 
     /// Whether it is certain that nothing has changed.
-    pub(super) fn is_untouched(&self, monitor: &dyn Monitor) -> bool {
+    pub(super) fn is_provably_unchanged(&self, monitor: &dyn Monitor) -> bool {
         // The recorded stamps do not cover directories that are reached through links.
-        if self.follows() {
+        if self.follows_links() {
             return false;
         }
         // The directories come first: there are few, and one that differs settles the question.
         let mut marks =
-            self.marks.iter().map(|(number, mark)| (&self.roots[usize::from(*number)], mark));
-        if !marks.all(|(root, mark)| mark.holds(root, self.started)) {
+            self.dir_stamps.iter().map(|(number, mark)| (&self.roots[usize::from(*number)], mark));
+        if !marks.all(|(root, mark)| mark.is_unchanged(root, self.started)) {
             return false;
         }
         // Use half of the cores, because the push that runs at the same time needs them more.
         let jobs = jobs(&self.options).div_ceil(2);
         let differs = AtomicBool::new(false);
         let compare = |entries: &[TreeEntry]| {
-            for batch in entries.chunks(BATCH) {
+            for batch in entries.chunks(CANCEL_CHECK_ENTRIES) {
                 if differs.load(Ordering::Relaxed)
                     || monitor.is_cancelled()
                     || !batch.iter().all(|one| self.is_same(one))
@@ -68,12 +68,12 @@ impl Tree {
         match &entry.kind {
             TreeKind::File { stamp, root: number, .. } => {
                 let root = root(*number);
-                let seen = root.dir.look(OsStr::new(root.strip(&entry.path)));
+                let seen = root.dir.file_info(OsStr::new(root.relative_in_tree(&entry.path)));
                 seen.is_ok_and(|seen| seen.kind == FileKind::File && seen.stamp == *stamp)
             }
             TreeKind::Symlink { target } => {
                 let root = root(self.root_of(entry));
-                let now = Opener::new(root, false).read_link(root.strip(&entry.path));
+                let now = Opener::new(root, false).read_link(root.relative_in_tree(&entry.path));
                 now.is_ok_and(|now| now == target.as_str().as_bytes())
             }
         }
@@ -99,7 +99,8 @@ impl Tree {
             let known = |entry: &walkdir::DirEntry| {
                 let relative = root.relative(entry.path());
                 while let Some(&index) = before.peek() {
-                    match root.strip(&self.entries[index].path).as_bytes().cmp(relative) {
+                    match root.relative_in_tree(&self.entries[index].path).as_bytes().cmp(relative)
+                    {
                         Order::Less => removed.extend(before.next()),
                         Order::Equal => return before.next(),
                         Order::Greater => break,
@@ -120,14 +121,12 @@ impl Tree {
             )?;
             removed.extend(before);
             altered.extend(walk.finish().0.into_iter().map(ScanFault::into_tree_change));
-            altered.extend(
-                removed.into_iter().map(|index| TreeChange {
-                    path: self.shown(index),
-                    how: TreeChangeKind::Removed,
-                }),
-            );
+            altered.extend(removed.into_iter().map(|index| TreeChange {
+                path: self.display_path(index),
+                kind: TreeChangeKind::Removed,
+            }));
         }
-        error::changed(altered)
+        error::changed_error(altered)
     }
 }
 
@@ -137,7 +136,7 @@ mod tests {
     use std::os::unix::fs::{PermissionsExt as _, symlink};
     use std::path::Path;
 
-    use crate::monitor::Silent;
+    use crate::monitor::SilentMonitor;
     use crate::scan::tests::{LATER_NS, alterations, now_ns, put, root, scan, tree};
     use crate::scan::{ScanOptions, Tree};
 
@@ -172,13 +171,13 @@ mod tests {
                 &[root(dir.path())],
                 &ScanOptions::default(),
                 now_ns() + LATER_NS,
-                &Silent,
+                &SilentMonitor,
             )
             .unwrap();
-            assert!(tree.is_untouched(&Silent), "{what}: certain before");
-            tree.recheck(&Silent).unwrap();
+            assert!(tree.is_provably_unchanged(&SilentMonitor), "{what}: certain before");
+            tree.recheck(&SilentMonitor).unwrap();
             harm(dir.path());
-            assert!(!alterations(tree.recheck(&Silent)).is_empty(), "{what}");
+            assert!(!alterations(tree.recheck(&SilentMonitor)).is_empty(), "{what}");
         }
     }
 
@@ -186,7 +185,7 @@ mod tests {
     fn stamps_of_the_scan_s_own_time_are_not_trusted() {
         let dir = tree(&["a.txt"]);
         let tree = scan(dir.path(), &ScanOptions::default()).unwrap();
-        assert!(!tree.is_untouched(&Silent));
-        tree.recheck(&Silent).unwrap();
+        assert!(!tree.is_provably_unchanged(&SilentMonitor));
+        tree.recheck(&SilentMonitor).unwrap();
     }
 }

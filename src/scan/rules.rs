@@ -15,10 +15,10 @@ use ignore::gitignore::{Gitignore, GitignoreBuilder};
 
 use super::error::ScanError;
 /// The name of rules files.
-pub(super) const FILE_NAME: &str = ".headwaterignore";
+pub(super) const RULES_FILE_NAME: &str = ".headwaterignore";
 
 /// Maximum size of a rules file in bytes, far larger than any real file.
-const MAX_BYTES: u64 = 1024 * 1024;
+const MAX_RULES_FILE_BYTES: u64 = 1024 * 1024;
 
 #[derive(Debug)]
 struct DirectoryRules {
@@ -61,8 +61,8 @@ impl ExcludeRules {
         let mut bytes = Vec::new();
         // Reads up to the limit instead of trusting the size in the metadata, because the file may
         // grow.
-        file.take(MAX_BYTES + 1).read_to_end(&mut bytes).map_err(RulesFault::Io)?;
-        if bytes.len() as u64 > MAX_BYTES {
+        file.take(MAX_RULES_FILE_BYTES + 1).read_to_end(&mut bytes).map_err(RulesFault::Io)?;
+        if bytes.len() as u64 > MAX_RULES_FILE_BYTES {
             return Err(RulesFault::Content("is larger than 1 MiB".to_owned()));
         }
         let text =
@@ -96,7 +96,7 @@ impl ExcludeRules {
     }
 
     /// Whether the entry at `relative`, below the root, is excluded.
-    pub(super) fn exclude(&self, relative: &[u8], is_directory: bool) -> bool {
+    pub(super) fn is_excluded(&self, relative: &[u8], is_directory: bool) -> bool {
         let ask = |matcher: &Gitignore, prefix: usize| match matcher
             .matched(Path::new(OsStr::from_bytes(&relative[prefix..])), is_directory)
         {
@@ -138,16 +138,16 @@ mod tests {
         let mut rules = ExcludeRules::new(&["secret".to_owned(), "!build".to_owned()]).unwrap();
         rules.enter(file("*.log\n/top\nbuild/\n"), b"", 0).unwrap();
         assert!(
-            rules.exclude(b"a.log", false)
-                && rules.exclude(b"top", false)
-                && rules.exclude(b"d/secret", true)
+            rules.is_excluded(b"a.log", false)
+                && rules.is_excluded(b"top", false)
+                && rules.is_excluded(b"d/secret", true)
         );
-        assert!(!rules.exclude(b"build", true), "the configuration brings it back");
+        assert!(!rules.is_excluded(b"build", true), "the configuration brings it back");
         rules.enter(file("!keep.log\n"), b"d", 1).unwrap();
-        assert!(!rules.exclude(b"d/keep.log", false) && !rules.exclude(b"d/top", false));
-        assert!(rules.exclude(b"d/other.log", false));
+        assert!(!rules.is_excluded(b"d/keep.log", false) && !rules.is_excluded(b"d/top", false));
+        assert!(rules.is_excluded(b"d/other.log", false));
         rules.leave(1);
-        assert!(rules.exclude(b"e/keep.log", false));
+        assert!(rules.is_excluded(b"e/keep.log", false));
     }
 
     #[test]

@@ -79,7 +79,7 @@ pub(super) const fn is_racy(stamp: &FileStat, started: i64) -> bool {
 
 /// Why there is no cache to read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Absent {
+pub(super) enum CacheUnavailable {
     /// There is no cache, or it belongs to other roots, or its version is different.
     Missing,
     /// The cache is damaged or cannot be read.
@@ -89,7 +89,7 @@ pub(super) enum Absent {
 /// Reads a cache from start to end.
 #[derive(Debug)]
 pub(super) struct StatCache {
-    input: Window,
+    input: RecordReader,
     started: i64,
     /// The last record that was read; `None` at the end of a section or of the cache.
     current: Option<KnownFile>,
@@ -99,27 +99,27 @@ pub(super) struct StatCache {
 impl StatCache {
     /// Opens the cache at `path`, positioned before the first section. The whole cache must be
     /// intact and belong to these roots.
-    pub(super) fn open(path: &Path, roots: &[OpenRoot]) -> Result<Self, Absent> {
-        let damaged = |_: io::Error| Absent::Damaged;
-        let file = match fsx::found(fsx::open_read(path)) {
+    pub(super) fn open(path: &Path, roots: &[OpenRoot]) -> Result<Self, CacheUnavailable> {
+        let damaged = |_: io::Error| CacheUnavailable::Damaged;
+        let file = match fsx::none_if_missing(fsx::open_read(path)) {
             Ok(Some(file)) => file,
-            Ok(None) => return Err(Absent::Missing),
-            Err(_) => return Err(Absent::Damaged),
+            Ok(None) => return Err(CacheUnavailable::Missing),
+            Err(_) => return Err(CacheUnavailable::Damaged),
         };
         // The whole file is read twice. Otherwise a record that was torn by a crash could assign a
         // wrong content id to an unchanged file.
-        let end = verify(&file).map_err(damaged)?.ok_or(Absent::Damaged)?;
+        let end = verify(&file).map_err(damaged)?.ok_or(CacheUnavailable::Damaged)?;
         (&file).rewind().map_err(damaged)?;
-        let mut input = Window::new(file, end);
+        let mut input = RecordReader::new(file, end);
         let bytes = input.fill().map_err(damaged)?;
-        let body = bytes.strip_prefix(MAGIC).ok_or(Absent::Damaged)?;
-        let (version, body) = body.split_first().ok_or(Absent::Damaged)?;
+        let body = bytes.strip_prefix(MAGIC).ok_or(CacheUnavailable::Damaged)?;
+        let (version, body) = body.split_first().ok_or(CacheUnavailable::Damaged)?;
         // This is not damage, so there is no warning: a different version of headwater wrote the
         // cache.
         if *version != VERSION {
-            return Err(Absent::Missing);
+            return Err(CacheUnavailable::Missing);
         }
-        let mut body = body.strip_prefix(&fingerprint(roots)).ok_or(Absent::Missing)?;
+        let mut body = body.strip_prefix(&fingerprint(roots)).ok_or(CacheUnavailable::Missing)?;
         let started = unzigzag(varint::take(&mut body).map_err(damaged)?);
         let used = bytes.len() - body.len();
         input.consume(used);
@@ -212,14 +212,14 @@ fn verify(mut file: &File) -> io::Result<Option<u64>> {
 /// A buffered file that always has a whole record available: decoding numbers from a slice is
 /// several times faster than through a reader.
 #[derive(Debug)]
-struct Window {
+struct RecordReader {
     file: io::Take<File>,
     buffer: Vec<u8>,
     used: usize,
     filled: usize,
 }
 
-impl Window {
+impl RecordReader {
     fn new(file: File, end: u64) -> Self {
         Self { file: file.take(end), buffer: vec![0; CHUNK_BYTES], used: 0, filled: 0 }
     }
@@ -332,7 +332,7 @@ mod tests {
     }
 
     fn roots(dir: &Path) -> Vec<OpenRoot> {
-        let root = || OpenRoot::open(&Root { path: dir.to_owned(), at: None }).unwrap();
+        let root = || OpenRoot::open(&Root { path: dir.to_owned(), tree_prefix: None }).unwrap();
         vec![root(), root()]
     }
 
@@ -354,7 +354,7 @@ mod tests {
     fn records_come_back_and_racy_ones_do_not() {
         let dir = tempfile::tempdir().unwrap();
         let (roots, path) = (roots(dir.path()), dir.path().join("cache"));
-        assert_eq!(StatCache::open(&path, &roots).err(), Some(Absent::Missing));
+        assert_eq!(StatCache::open(&path, &roots).err(), Some(CacheUnavailable::Missing));
         write(&path, &roots);
         let mut cache = StatCache::open(&path, &roots).unwrap();
         cache.begin_section();
@@ -370,7 +370,11 @@ mod tests {
         cache.end_section();
         cache.begin_section();
         assert_eq!(cache.find(b"z"), None);
-        assert_eq!(StatCache::open(&path, &roots[..1]).err(), Some(Absent::Missing), "other roots");
+        assert_eq!(
+            StatCache::open(&path, &roots[..1]).err(),
+            Some(CacheUnavailable::Missing),
+            "other roots"
+        );
     }
 
     #[test]
@@ -383,9 +387,17 @@ mod tests {
             let mut bad = good.clone();
             bad[at] ^= 1 << (at % 8);
             std::fs::write(&path, &bad).unwrap();
-            assert_eq!(StatCache::open(&path, &roots).err(), Some(Absent::Damaged), "byte {at}");
+            assert_eq!(
+                StatCache::open(&path, &roots).err(),
+                Some(CacheUnavailable::Damaged),
+                "byte {at}"
+            );
             std::fs::write(&path, &good[..at]).unwrap();
-            assert_eq!(StatCache::open(&path, &roots).err(), Some(Absent::Damaged), "cut at {at}");
+            assert_eq!(
+                StatCache::open(&path, &roots).err(),
+                Some(CacheUnavailable::Damaged),
+                "cut at {at}"
+            );
         }
     }
 

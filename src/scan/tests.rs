@@ -12,7 +12,7 @@ use proptest::prelude::*;
 use tempfile::TempDir;
 
 use super::*;
-use crate::monitor::{Event, Monitor, Silent};
+use crate::monitor::{Event, Monitor, SilentMonitor};
 
 /// Far enough in the future that nothing written by a test is racy.
 pub(super) const LATER_NS: i64 = 60_000_000_000;
@@ -55,15 +55,15 @@ pub(super) fn tree(files: &[&str]) -> TempDir {
 }
 
 pub(super) fn root(dir: &Path) -> Root {
-    Root { path: dir.to_owned(), at: None }
+    Root { path: dir.to_owned(), tree_prefix: None }
 }
 
 fn root_at(dir: &Path, at: &str) -> Root {
-    Root { path: dir.to_owned(), at: Some(TreePath::new(at).unwrap()) }
+    Root { path: dir.to_owned(), tree_prefix: Some(TreePath::new(at).unwrap()) }
 }
 
 pub(super) fn scan(dir: &Path, options: &ScanOptions) -> Result<Tree, ScanError> {
-    Tree::scan(&[root(dir)], options, &Silent)
+    Tree::scan(&[root(dir)], options, &SilentMonitor)
 }
 
 fn paths(tree: &Tree) -> Vec<&str> {
@@ -82,7 +82,7 @@ fn offenders(result: Result<Tree, ScanError>) -> Vec<(String, String)> {
 pub(super) fn alterations(result: Result<(), ScanError>) -> Vec<(String, TreeChangeKind)> {
     match result {
         Err(ScanError::Changed { list, .. }) => {
-            list.into_iter().map(|found| (found.path, found.how)).collect()
+            list.into_iter().map(|found| (found.path, found.kind)).collect()
         }
         other => panic!("nothing changed: {other:?}"),
     }
@@ -289,17 +289,17 @@ fn roots_are_merged_at_their_prefixes() {
     symlink("f", docs.path().join("sub/l")).unwrap();
     symlink("docs/sub", site.path().join("short")).unwrap();
     let roots = [root(site.path()), root_at(docs.path(), "docs")];
-    let merged = Tree::scan(&roots, &ScanOptions::default(), &Silent).unwrap();
+    let merged = Tree::scan(&roots, &ScanOptions::default(), &SilentMonitor).unwrap();
     let expected =
         ["a", "docs-x", "docs.html", "docs/index.html", "docs/sub/f", "docs/sub/l", "short", "z"];
     assert_eq!(paths(&merged), expected);
     let resolved = docs.path().canonicalize().unwrap();
     assert_eq!(merged.source_path(4), resolved.join("sub/f"));
     assert_eq!(merged.source_path(5), resolved.join("sub/l"));
-    merged.recheck(&Silent).unwrap();
+    merged.recheck(&SilentMonitor).unwrap();
     fs::remove_file(docs.path().join("sub/l")).unwrap();
     assert_eq!(
-        alterations(merged.recheck(&Silent)),
+        alterations(merged.recheck(&SilentMonitor)),
         [("docs/sub/l".to_owned(), TreeChangeKind::Removed)]
     );
 }
@@ -329,7 +329,7 @@ fn overlapping_roots_are_refused() {
     let found = offenders(Tree::scan(
         &[root(one.path()), root(two.path())],
         &ScanOptions::default(),
-        &Silent,
+        &SilentMonitor,
     ));
     let why = |path: &str, why: &str| (path.to_owned(), why.to_owned());
     let blocked = "is a directory in another content tree";
@@ -360,7 +360,7 @@ fn links_are_kept_followed_or_refused() {
     for index in 0..followed.entries().len() {
         followed.open(index).unwrap();
     }
-    followed.recheck(&Silent).unwrap();
+    followed.recheck(&SilentMonitor).unwrap();
     symlink("..", dir.path().join("v1/up")).unwrap();
     symlink("none", dir.path().join("dangling")).unwrap();
     symlink("self", dir.path().join("self")).unwrap();
@@ -388,7 +388,7 @@ fn dangling_links_and_odd_names_are_warned_of_once() {
     assert!(warnings[0].ends_with("in the tree: l1; l2"), "{warnings:?}");
     assert!(warnings[1].ends_with("; and 1 more"), "{warnings:?}");
     let portable = ScanOptions { names: NameRule::Portable, ..ScanOptions::default() };
-    let found = offenders(Tree::scan(&roots, &portable, &Silent));
+    let found = offenders(Tree::scan(&roots, &portable, &SilentMonitor));
     assert_eq!(
         found.iter().map(|(path, _)| path.as_str()).collect::<Vec<_>>(),
         ["a", "b", "con", "x."]
@@ -400,7 +400,7 @@ fn recheck_finds_every_kind_of_change() {
     let dir = tree(&["changed", "d/removed", "mode", "same", "to-dir", "to-link"]);
     symlink("same", dir.path().join("link")).unwrap();
     let scanned = scan(dir.path(), &ScanOptions::default()).unwrap();
-    scanned.recheck(&Silent).unwrap();
+    scanned.recheck(&SilentMonitor).unwrap();
     fs::write(dir.path().join("changed"), "CHANGED!").unwrap();
     fs::remove_file(dir.path().join("d/removed")).unwrap();
     put(dir.path(), "d/added", "");
@@ -412,7 +412,7 @@ fn recheck_finds_every_kind_of_change() {
     fs::remove_file(dir.path().join("to-dir")).unwrap();
     put(dir.path(), "to-dir/x", "");
     put(dir.path(), ".headwater/x", "");
-    let found = alterations(scanned.recheck(&Silent));
+    let found = alterations(scanned.recheck(&SilentMonitor));
     let expected = [
         (".headwater", TreeChangeKind::Changed),
         ("changed", TreeChangeKind::Changed),
@@ -430,7 +430,7 @@ fn recheck_finds_every_kind_of_change() {
         assert!(matches!(scanned.open(index(name)), Err(ScanError::Changed { .. })), "{name}");
     }
     fs::remove_dir_all(dir.path()).unwrap();
-    assert!(alterations(scanned.recheck(&Silent)).len() >= 7);
+    assert!(alterations(scanned.recheck(&SilentMonitor)).len() >= 7);
 }
 
 #[test]
@@ -441,7 +441,7 @@ fn root_that_is_a_link_is_followed_once() {
     let scanned = scan(&current, &ScanOptions::default()).unwrap();
     fs::remove_file(&current).unwrap();
     symlink(two.path(), &current).unwrap();
-    scanned.recheck(&Silent).unwrap();
+    scanned.recheck(&SilentMonitor).unwrap();
     scanned.open(0).unwrap();
     let missing = scan(&links.path().join("none"), &ScanOptions::default());
     assert!(matches!(missing, Err(ScanError::Root { .. })));
@@ -503,13 +503,13 @@ proptest! {
         let options = ScanOptions { jobs, stat_cache, ..ScanOptions::default() };
         for _ in 0..2 {
             let later = now_ns() + LATER_NS;
-            let tree = Tree::scan_at(&[root(dir.path())], &options, later, &Silent).unwrap();
+            let tree = Tree::scan_at(&[root(dir.path())], &options, later, &SilentMonitor).unwrap();
             let found: Vec<_> = tree.entries().iter().map(|entry| match entry.kind {
                 TreeKind::File { object, .. } => (entry.path.as_str().to_owned(), object),
                 TreeKind::Symlink { .. } => panic!("{entry:?}"),
             }).collect();
             prop_assert_eq!(&found, &expected.clone().into_iter().collect::<Vec<_>>());
-            tree.recheck(&Silent).unwrap();
+            tree.recheck(&SilentMonitor).unwrap();
         }
     }
 }

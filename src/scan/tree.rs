@@ -10,7 +10,7 @@ use super::error::{self, ScanError, ScanFault, TreeChange, TreeChangeKind, escap
 use super::examine::{Examined, Examiner};
 use super::open_root::OpenRoot;
 use super::opener::{ContentFault, Opener};
-use super::stat_cache::{Absent, KnownFile, StatCache, StatCacheWriter};
+use super::stat_cache::{CacheUnavailable, KnownFile, StatCache, StatCacheWriter};
 use super::walk::Walk;
 use super::workers::{self, Counters, WorkerConfig};
 use super::{NameRule, Root, ScanOptions, SymlinkMode, TreeEntry, TreeKind, links, names};
@@ -19,7 +19,7 @@ use crate::monitor::{Event, Monitor};
 use crate::tree_path::TreePath;
 
 /// Maximum number of examples in a warning. Further ones are only counted.
-const EXAMPLES: usize = 3;
+const MAX_EXAMPLES: usize = 3;
 
 /// All entries of one or several roots, each with the id of its content.
 #[derive(Debug)]
@@ -30,7 +30,7 @@ pub struct Tree {
     /// The roots of links, by path; empty if there is only one root.
     link_roots: Vec<(TreePath, u16)>,
     /// The directories that were walked, with the numbers of their roots.
-    pub(super) marks: Vec<(u16, DirStamp)>,
+    pub(super) dir_stamps: Vec<(u16, DirStamp)>,
     /// When the scan began, in nanoseconds since 1970.
     pub(super) started: i64,
     /// Number of files that the stat cache did not know.
@@ -66,8 +66,15 @@ impl Tree {
         let open = roots.iter().map(OpenRoot::open).collect::<Result<Vec<_>, _>>()?;
         let (options, entries, link_roots, marks) =
             (options.clone(), Vec::new(), Vec::new(), Vec::new());
-        let tree =
-            Self { roots: open, options, entries, link_roots, marks, started, hashed_files: 0 };
+        let tree = Self {
+            roots: open,
+            options,
+            entries,
+            link_roots,
+            dir_stamps: marks,
+            started,
+            hashed_files: 0,
+        };
         let mut scan = Scan { tree, faults: Vec::new() };
         let mut cache = scan.open_cache(monitor);
         let had_cache = cache.is_some();
@@ -84,7 +91,7 @@ impl Tree {
         }
         walked?;
         scan.check(monitor);
-        error::settle(scan.faults)?;
+        error::combine_faults(scan.faults)?;
         Ok(scan.tree)
     }
 
@@ -103,23 +110,26 @@ impl Tree {
         let Some(TreeEntry { path, kind: TreeKind::File { stamp, root, .. } }) =
             self.entries.get(index)
         else {
-            return Err(changed(TreeChange {
-                path: self.shown(index),
-                how: TreeChangeKind::Changed,
+            return Err(changed_error(TreeChange {
+                path: self.display_path(index),
+                kind: TreeChangeKind::Changed,
             }));
         };
         let root = &self.roots[usize::from(*root)];
-        let opened = Opener::new(root, self.follows()).open_once(root.strip(path), stamp);
+        let opened =
+            Opener::new(root, self.follows_links()).open_once(root.relative_in_tree(path), stamp);
         opened.map_err(|fault| match fault {
-            ContentFault::Io(source) => match ScanFault::io(self.shown(index), &source) {
-                ScanFault::Altered(change) => changed(change),
-                ScanFault::Refused(rejected) | ScanFault::Unreadable(rejected) => {
+            ContentFault::Io(source) => match ScanFault::from_io(self.display_path(index), &source)
+            {
+                ScanFault::Changed(change) => changed_error(change),
+                ScanFault::Rejected(rejected) | ScanFault::Unreadable(rejected) => {
                     ScanError::Unreadable { list: vec![rejected] }
                 }
             },
-            ContentFault::Changed | ContentFault::Stopped => {
-                changed(TreeChange { path: self.shown(index), how: TreeChangeKind::Changed })
-            }
+            ContentFault::Changed | ContentFault::Stopped => changed_error(TreeChange {
+                path: self.display_path(index),
+                kind: TreeChangeKind::Changed,
+            }),
         })
     }
 
@@ -130,7 +140,7 @@ impl Tree {
     #[must_use]
     pub fn source_path(&self, index: usize) -> PathBuf {
         let root = &self.roots[usize::from(self.root_of(&self.entries[index]))];
-        root.path.join(root.strip(&self.entries[index].path))
+        root.path.join(root.relative_in_tree(&self.entries[index].path))
     }
 
     pub(super) fn root_of(&self, entry: &TreeEntry) -> u16 {
@@ -143,12 +153,12 @@ impl Tree {
         }
     }
 
-    pub(super) fn shown(&self, index: usize) -> String {
+    pub(super) fn display_path(&self, index: usize) -> String {
         let path = self.entries.get(index).map_or("?", |entry| entry.path.as_str());
         escape(path.as_bytes())
     }
 
-    pub(super) fn follows(&self) -> bool {
+    pub(super) fn follows_links(&self) -> bool {
         self.options.symlinks == SymlinkMode::Follow
     }
 }
@@ -161,7 +171,7 @@ pub(super) fn jobs(options: &ScanOptions) -> usize {
     }
 }
 
-fn changed(change: TreeChange) -> ScanError {
+fn changed_error(change: TreeChange) -> ScanError {
     ScanError::Changed { list: vec![change], count: 1 }
 }
 
@@ -175,7 +185,7 @@ impl Scan {
     fn open_cache(&self, monitor: &dyn Monitor) -> Option<StatCache> {
         let path = self.tree.options.stat_cache.as_deref()?;
         let opened = StatCache::open(path, &self.tree.roots);
-        if matches!(opened, Err(Absent::Damaged)) {
+        if matches!(opened, Err(CacheUnavailable::Damaged)) {
             let message = format!(
                 "the stat cache {} is damaged; every file is read again",
                 escape_path(path)
@@ -192,7 +202,7 @@ impl Scan {
         cache: Option<&mut StatCache>,
         monitor: &dyn Monitor,
     ) -> Result<(), ScanError> {
-        let Tree { roots, options, entries, link_roots, marks, .. } = &mut self.tree;
+        let Tree { roots, options, entries, link_roots, dir_stamps: marks, .. } = &mut self.tree;
         let root = &roots[usize::from(number)];
         let is_merged = roots.len() > 1;
         let counters = Counters::default();
@@ -232,9 +242,9 @@ impl Scan {
         if let Some(cache) = cache {
             cache.end_section();
         }
-        let (faults, looked) = walk.finish();
+        let (faults, walked_dirs) = walk.finish();
         self.faults.extend(faults);
-        marks.extend(looked.into_iter().map(|mark| (number, mark)));
+        marks.extend(walked_dirs.into_iter().map(|mark| (number, mark)));
         let hashed_files = counters.hashed_files.into_inner();
         self.tree.hashed_files += hashed_files;
         run?;
@@ -263,7 +273,7 @@ impl Scan {
         warn(monitor, "symbolic links that lead to nothing in the tree", &dangling);
         let rejected = names::find_unportable(entries);
         match self.tree.options.names {
-            NameRule::Portable => self.faults.extend(rejected.into_iter().map(ScanFault::Refused)),
+            NameRule::Portable => self.faults.extend(rejected.into_iter().map(ScanFault::Rejected)),
             NameRule::Warn => {
                 let rejected: Vec<_> = rejected.iter().map(ToString::to_string).collect();
                 warn(monitor, "names that some systems cannot hold or tell apart", &rejected);
@@ -295,8 +305,10 @@ fn write_cache(path: &Path, tree: &Tree, started: i64) -> fsx::Result<()> {
                     entry.kind
                     && from == number
                 {
-                    writer
-                        .push(root.strip(&entry.path).as_bytes(), &KnownFile { stamp, object })?;
+                    writer.push(
+                        root.relative_in_tree(&entry.path).as_bytes(),
+                        &KnownFile { stamp, object },
+                    )?;
                 }
             }
             writer.end_section();
@@ -316,7 +328,7 @@ fn find_overlaps(entries: &[TreeEntry]) -> Vec<ScanFault> {
         while above.last().is_some_and(|top| !path.starts_with(top)) {
             above.pop();
         }
-        let fault = |text: &str, why| ScanFault::refused(escape(text.as_bytes()), why);
+        let fault = |text: &str, why| ScanFault::rejected(escape(text.as_bytes()), why);
         if above.last() == Some(&path) {
             faults.push(fault(path, "is in more than one content tree"));
             continue;
@@ -336,8 +348,8 @@ fn warn(monitor: &dyn Monitor, what: &str, list: &[String]) {
     if list.is_empty() {
         return;
     }
-    let examples = list[..list.len().min(EXAMPLES)].join("; ");
-    let more = match list.len().saturating_sub(EXAMPLES) {
+    let examples = list[..list.len().min(MAX_EXAMPLES)].join("; ");
+    let more = match list.len().saturating_sub(MAX_EXAMPLES) {
         0 => String::new(),
         more => format!("; and {more} more"),
     };

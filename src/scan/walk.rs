@@ -19,7 +19,7 @@ use super::{ScanOptions, SymlinkMode};
 use crate::fsx;
 
 /// The directory of a store, which is never content.
-const OWN_NAME: &[u8] = b".headwater";
+const STORE_DIR_NAME: &[u8] = b".headwater";
 
 /// Iterates over the entries of one root in the order of tree paths. Leaves out directories and
 /// excluded entries.
@@ -31,7 +31,7 @@ pub(super) struct Walk<'a> {
     opener: Opener<'a>,
     rules: ExcludeRules,
     faults: Vec<ScanFault>,
-    marks: Vec<DirStamp>,
+    dir_stamps: Vec<DirStamp>,
 }
 
 impl<'a> Walk<'a> {
@@ -43,14 +43,14 @@ impl<'a> Walk<'a> {
             .into_iter();
         let (opener, rules) = (Opener::new(root, follow), ExcludeRules::new(&options.exclude)?);
         let mut walk =
-            Self { root, inner, follow, opener, rules, faults: Vec::new(), marks: Vec::new() };
+            Self { root, inner, follow, opener, rules, faults: Vec::new(), dir_stamps: Vec::new() };
         walk.enter(&root.path, b"", 0);
         Ok(walk)
     }
 
     /// The faults of the walk, and the stamps of the directories and rules files.
     pub(super) fn finish(self) -> (Vec<ScanFault>, Vec<DirStamp>) {
-        (self.faults, self.marks)
+        (self.faults, self.dir_stamps)
     }
 
     /// Records the stamp of a directory and reads its rules.
@@ -58,50 +58,51 @@ impl<'a> Walk<'a> {
         // walkdir sorts, so it has already read the names in the directory. If a name was added
         // between that read and now, the change is more recent than the start of the scan, and
         // `DirStamp::holds` trusts no stamp that is so recent.
-        self.marks.push(DirStamp::of(self.root, relative));
-        let path = path.join(rules::FILE_NAME);
+        self.dir_stamps.push(DirStamp::of(self.root, relative));
+        let path = path.join(rules::RULES_FILE_NAME);
         // An `lstat` by path is cheaper than opening each directory; only the few directories with
         // rules need to be opened.
         let Ok(meta) = fsx::lstat(&path) else { return };
         // Editing the rules does not change the stamp of the directory.
-        self.marks.push(DirStamp::of(self.root, self.root.relative(&path)));
+        self.dir_stamps.push(DirStamp::of(self.root, self.root.relative(&path)));
         let name = String::from_utf8_lossy(self.root.relative(&path));
-        let shown = self.root.shown(name.as_bytes());
+        let shown = self.root.display_path(name.as_bytes());
         if !(meta.is_file() || (self.follow && meta.is_symlink())) {
-            self.faults.push(ScanFault::refused(shown, "is not a file, as rules must be"));
+            self.faults.push(ScanFault::rejected(shown, "is not a file, as rules must be"));
             return;
         }
-        let opened = self.opener.open_any(&name).map_err(|error| RulesFault::Io(error.source));
+        let opened =
+            self.opener.open_unchecked(&name).map_err(|error| RulesFault::Io(error.source));
         if let Err(fault) = opened.and_then(|file| self.rules.enter(file, relative, depth)) {
             self.faults.push(match fault {
-                RulesFault::Content(why) => ScanFault::refused(shown, why),
-                RulesFault::Io(error) => ScanFault::io(shown, &error),
+                RulesFault::Content(why) => ScanFault::rejected(shown, why),
+                RulesFault::Io(error) => ScanFault::from_io(shown, &error),
             });
         }
     }
 
-    fn take_error(&mut self, error: &walkdir::Error) {
+    fn record_error(&mut self, error: &walkdir::Error) {
         let path = error.path().unwrap_or(&self.root.path);
-        let shown = self.root.shown(self.root.relative(path));
+        let shown = self.root.display_path(self.root.relative(path));
         let is_link = || fsx::lstat(path).is_ok_and(|meta| meta.is_symlink());
         self.faults.push(match error.io_error() {
-            None => ScanFault::refused(shown, "is a symbolic link to a directory it is in"),
+            None => ScanFault::rejected(shown, "is a symbolic link to a directory it is in"),
             Some(io) if error::is_link_error(io) => {
-                ScanFault::refused(shown, "is a symbolic link in a loop of links")
+                ScanFault::rejected(shown, "is a symbolic link in a loop of links")
             }
             Some(io) if io.kind() == std::io::ErrorKind::NotFound && is_link() => {
-                ScanFault::refused(shown, "is a symbolic link that leads nowhere")
+                ScanFault::rejected(shown, "is a symbolic link that leads nowhere")
             }
-            Some(io) => ScanFault::io(shown, io),
+            Some(io) => ScanFault::from_io(shown, io),
         });
     }
 
     /// Enters a directory, or skips it if its name is not valid.
-    fn take_directory(&mut self, entry: &DirEntry, relative: &[u8]) {
+    fn enter_directory(&mut self, entry: &DirEntry, relative: &[u8]) {
         match self.root.tree_path(relative) {
             Ok(_) => self.enter(entry.path(), relative, entry.depth()),
             Err(fault) => {
-                self.faults.push(ScanFault::name(self.root.shown(relative), fault));
+                self.faults.push(ScanFault::bad_name(self.root.display_path(relative), fault));
                 self.inner.skip_current_dir();
             }
         }
@@ -116,8 +117,8 @@ impl Iterator for Walk<'_> {
             let entry = match self.inner.next()? {
                 Ok(entry) if entry.depth() == 0 => {
                     if !entry.file_type().is_dir() {
-                        self.faults.push(ScanFault::altered(
-                            self.root.shown(b""),
+                        self.faults.push(ScanFault::changed(
+                            self.root.display_path(b""),
                             TreeChangeKind::Changed,
                         ));
                     }
@@ -125,20 +126,20 @@ impl Iterator for Walk<'_> {
                 }
                 Ok(entry) => entry,
                 Err(error) => {
-                    self.take_error(&error);
+                    self.record_error(&error);
                     continue;
                 }
             };
             let relative = self.root.relative(entry.path());
             let is_directory = entry.file_type().is_dir();
             self.rules.leave(entry.depth());
-            let is_excluded = self.rules.exclude(relative, is_directory);
+            let is_excluded = self.rules.is_excluded(relative, is_directory);
             // Checked after the exclusion, so that a tree that is also a mirror can exclude this
             // directory.
-            let is_own = relative == OWN_NAME;
+            let is_own = relative == STORE_DIR_NAME;
             if is_own && !is_excluded {
-                self.faults.push(ScanFault::refused(
-                    self.root.shown(relative),
+                self.faults.push(ScanFault::rejected(
+                    self.root.display_path(relative),
                     "is headwater's own directory",
                 ));
             }
@@ -147,7 +148,7 @@ impl Iterator for Walk<'_> {
                     self.inner.skip_current_dir();
                 }
             } else if is_directory {
-                self.take_directory(&entry, relative);
+                self.enter_directory(&entry, relative);
             } else if !is_rules_file(relative) {
                 return Some(entry);
             }
@@ -156,7 +157,7 @@ impl Iterator for Walk<'_> {
 }
 
 fn is_rules_file(relative: &[u8]) -> bool {
-    let parent = relative.strip_suffix(rules::FILE_NAME.as_bytes());
+    let parent = relative.strip_suffix(rules::RULES_FILE_NAME.as_bytes());
     parent.is_some_and(|parent| parent.is_empty() || parent.ends_with(b"/"))
 }
 
@@ -190,7 +191,7 @@ mod tests {
     use crate::scan::Root;
 
     fn open(path: &Path) -> OpenRoot {
-        OpenRoot::open(&Root { path: path.to_owned(), at: None }).unwrap()
+        OpenRoot::open(&Root { path: path.to_owned(), tree_prefix: None }).unwrap()
     }
 
     #[test]

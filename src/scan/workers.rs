@@ -18,14 +18,14 @@ use crate::monitor::{Event, Monitor};
 
 /// Number of entries in a batch: enough that the cost of the channel is negligible, few enough that
 /// the last batch does not keep a single core busy for long.
-const BATCH: usize = 256;
+const BATCH_ENTRIES: usize = 256;
 
 /// Number of batches that may wait per worker. They keep the workers busy while the walk reads and
 /// sorts the next large directory.
-const WAITING: usize = 16;
+const WAITING_BATCHES_PER_WORKER: usize = 16;
 
 /// How often progress is reported and cancellation is checked.
-const TICK: Duration = Duration::from_millis(100);
+const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
 
 /// An entry, and the known facts about it.
 #[derive(Debug)]
@@ -59,11 +59,11 @@ struct ScanProgress<'a> {
 }
 
 impl ScanProgress<'_> {
-    fn tick(&mut self) -> Result<(), ScanError> {
+    fn report_progress(&mut self) -> Result<(), ScanError> {
         if self.config.monitor.is_cancelled() {
             return Err(ScanError::Cancelled);
         }
-        if self.config.is_reported && self.reported.elapsed() >= TICK {
+        if self.config.is_reported && self.reported.elapsed() >= PROGRESS_INTERVAL {
             self.reported = Instant::now();
             let hashed_bytes = self.config.counters.hashed_bytes.load(Ordering::Relaxed);
             self.config.monitor.event(Event::ScanAdvanced { entries: self.entries, hashed_bytes });
@@ -73,14 +73,14 @@ impl ScanProgress<'_> {
 }
 
 /// Receives results in any order and passes them on in the order of their numbers.
-struct InOrder<R, S> {
+struct OrderedResults<R, S> {
     results: Receiver<(u64, R)>,
     next: u64,
     waiting: BTreeMap<u64, R>,
     sink: S,
 }
 
-impl<R, S: FnMut(R)> InOrder<R, S> {
+impl<R, S: FnMut(R)> OrderedResults<R, S> {
     /// Takes the results that have arrived.
     fn take_arrived(&mut self) {
         while let Ok((number, result)) = self.results.try_recv() {
@@ -90,7 +90,7 @@ impl<R, S: FnMut(R)> InOrder<R, S> {
 
     /// Waits a short time for a result. Returns whether more may come.
     fn wait(&mut self) -> bool {
-        match self.results.recv_timeout(TICK) {
+        match self.results.recv_timeout(PROGRESS_INTERVAL) {
             Ok((number, result)) => self.take(number, result),
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => return false,
@@ -118,11 +118,11 @@ pub(super) fn run<K: Send, R: Send, W: FnMut(Vec<EntryToExamine<K>>) -> R>(
     sink: impl FnMut(R),
 ) -> Result<(), ScanError> {
     let (job_sender, job_receiver) =
-        bounded::<(u64, Vec<EntryToExamine<K>>)>(WAITING * config.jobs);
+        bounded::<(u64, Vec<EntryToExamine<K>>)>(WAITING_BATCHES_PER_WORKER * config.jobs);
     // Unbounded: the thread that collects the results also sends the batches, so it would wait for
     // itself if both channels were full.
     let (result_sender, result_receiver) = unbounded();
-    let work_off = |jobs: Receiver<(u64, Vec<EntryToExamine<K>>)>, results: Sender<(u64, R)>| {
+    let run_worker = |jobs: Receiver<(u64, Vec<EntryToExamine<K>>)>, results: Sender<(u64, R)>| {
         let mut work = worker();
         for (number, batch) in jobs {
             if config.counters.stop.load(Ordering::Relaxed)
@@ -137,7 +137,7 @@ pub(super) fn run<K: Send, R: Send, W: FnMut(Vec<EntryToExamine<K>>) -> R>(
             let (jobs, results) = (job_receiver.clone(), result_sender.clone());
             match thread::Builder::new()
                 .name("scan".to_owned())
-                .spawn_scoped(scope, || work_off(jobs, results))
+                .spawn_scoped(scope, || run_worker(jobs, results))
             {
                 Err(error) if index == 0 => return Err(ScanError::Thread(error.into())),
                 // One worker is enough for all the work.
@@ -145,8 +145,9 @@ pub(super) fn run<K: Send, R: Send, W: FnMut(Vec<EntryToExamine<K>>) -> R>(
             }
         }
         drop((job_receiver, result_sender));
-        let results = InOrder { results: result_receiver, next: 0, waiting: BTreeMap::new(), sink };
-        let fed = feed(walk, config, known, job_sender, results);
+        let results =
+            OrderedResults { results: result_receiver, next: 0, waiting: BTreeMap::new(), sink };
+        let fed = send_batches(walk, config, known, job_sender, results);
         if fed.is_err() {
             config.counters.stop.store(true, Ordering::Relaxed);
         }
@@ -154,27 +155,29 @@ pub(super) fn run<K: Send, R: Send, W: FnMut(Vec<EntryToExamine<K>>) -> R>(
     })
 }
 
-fn feed<K, R, S: FnMut(R)>(
+fn send_batches<K, R, S: FnMut(R)>(
     walk: &mut Walk<'_>,
     config: &WorkerConfig<'_>,
     mut known: impl FnMut(&DirEntry) -> K,
     jobs: Sender<(u64, Vec<EntryToExamine<K>>)>,
-    mut results: InOrder<R, S>,
+    mut results: OrderedResults<R, S>,
 ) -> Result<(), ScanError> {
-    let mut meter = ScanProgress { config, entries: 0, reported: Instant::now() };
+    let mut progress = ScanProgress { config, entries: 0, reported: Instant::now() };
     for number in 0.. {
-        let mut batch = Vec::with_capacity(BATCH);
+        let mut batch = Vec::with_capacity(BATCH_ENTRIES);
         batch.extend(
-            walk.by_ref().take(BATCH).map(|entry| EntryToExamine { known: known(&entry), entry }),
+            walk.by_ref()
+                .take(BATCH_ENTRIES)
+                .map(|entry| EntryToExamine { known: known(&entry), entry }),
         );
         if batch.is_empty() {
             break;
         }
-        meter.entries += batch.len() as u64;
+        progress.entries += batch.len() as u64;
         let mut waiting = Some((number, batch));
         while let Some(next) = waiting.take() {
-            meter.tick()?;
-            match jobs.send_timeout(next, TICK) {
+            progress.report_progress()?;
+            match jobs.send_timeout(next, PROGRESS_INTERVAL) {
                 Ok(()) => {}
                 Err(SendTimeoutError::Timeout(back)) => waiting = Some(back),
                 // Workers disconnect only by a panic, which the scope propagates.
@@ -185,7 +188,7 @@ fn feed<K, R, S: FnMut(R)>(
     }
     drop(jobs);
     loop {
-        meter.tick()?;
+        progress.report_progress()?;
         if !results.wait() {
             return Ok(());
         }
@@ -195,7 +198,7 @@ fn feed<K, R, S: FnMut(R)>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::monitor::Silent;
+    use crate::monitor::SilentMonitor;
     use crate::scan::open_root::OpenRoot;
     use crate::scan::{Root, ScanOptions};
 
@@ -205,11 +208,16 @@ mod tests {
         for n in 0..2000 {
             std::fs::write(dir.path().join(format!("{n:04}")), "").unwrap();
         }
-        let root = OpenRoot::open(&Root { path: dir.path().to_owned(), at: None }).unwrap();
+        let root =
+            OpenRoot::open(&Root { path: dir.path().to_owned(), tree_prefix: None }).unwrap();
         let mut walk = Walk::new(&root, &ScanOptions::default()).unwrap();
         let counters = Counters::default();
-        let config =
-            WorkerConfig { jobs: 4, counters: &counters, monitor: &Silent, is_reported: false };
+        let config = WorkerConfig {
+            jobs: 4,
+            counters: &counters,
+            monitor: &SilentMonitor,
+            is_reported: false,
+        };
         let mut names = Vec::new();
         let name = |job: EntryToExamine<()>| job.entry.file_name().to_owned();
         let worker = || |batch: Vec<_>| batch.into_iter().map(name).collect::<Vec<_>>();

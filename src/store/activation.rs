@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::fsx::{self, FileMode};
 use crate::release::ReleaseName;
-use crate::store::layout::{CURRENT, Layout, SWITCHED, SlotName, current_target};
+use crate::store::layout::{CURRENT, Layout, PENDING_SWITCH, SlotName, current_target};
 use crate::store::open::LockedStore;
 use crate::store::{EventKind, Pruned, Store, StoreError};
 
@@ -40,9 +40,9 @@ impl Store {
         // Other staged releases lost the race. They were never served, so they must not be listed.
         store.drop_staged(Some(release))?;
         store.point_current_at(release)?;
-        store.show_staged();
+        store.update_staged_link();
         // After the sync, so that the log contains only durable switches.
-        store.note(EventKind::Switched { release, from: found });
+        store.log_event(EventKind::Switched { release, from: found });
         Ok(())
     }
 
@@ -52,26 +52,28 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError::OtherOwner`]; [`StoreError::Locked`]; errors of the disk.
-    pub fn note_switch(&self, release: ReleaseName, wait: Duration) -> Result<(), StoreError> {
+    pub fn record_switch(&self, release: ReleaseName, wait: Duration) -> Result<(), StoreError> {
         // Without the lock another process might remove the temporary file, or write the same one.
         let store = self.lock(wait)?;
         let Layout { tmp, headwater, .. } = &store.layout;
-        tmp.unlink_if_any(SWITCHED)?;
-        tmp.write_new(SWITCHED, release.to_string().as_bytes(), FileMode::RECORD, None)?;
+        tmp.unlink_if_any(PENDING_SWITCH)?;
+        tmp.write_new(PENDING_SWITCH, release.to_string().as_bytes(), FileMode::RECORD, None)?;
         // Not synced: the note matters only if the process is killed, and the rename survives that.
-        Ok(tmp.rename(SWITCHED, headwater, SWITCHED)?)
+        Ok(tmp.rename(PENDING_SWITCH, headwater, PENDING_SWITCH)?)
     }
 
-    /// The current release, if the work recorded by [`Store::note_switch`] has not been done for
+    /// The current release, if the work recorded by [`Store::record_switch`] has not been done for
     /// it. Only the owner of the store may do that work.
     ///
     /// # Errors
     /// [`StoreError::OtherOwner`]; errors of the disk.
-    pub fn noted_switch(&self) -> Result<Option<ReleaseName>, StoreError> {
+    pub fn pending_switch(&self) -> Result<Option<ReleaseName>, StoreError> {
         self.check_owner()?;
         // How many bytes of the note are read; a release name is shorter.
         const MAX_NAME_BYTES: u64 = 64;
-        let Some(note) = fsx::found(self.layout.headwater.read(SWITCHED, MAX_NAME_BYTES))? else {
+        let Some(note) =
+            fsx::none_if_missing(self.layout.headwater.read(PENDING_SWITCH, MAX_NAME_BYTES))?
+        else {
             return Ok(None);
         };
         let noted = std::str::from_utf8(&note).ok().and_then(|name| name.parse().ok());
@@ -80,13 +82,13 @@ impl Store {
         Ok(self.current()?.filter(|current| noted == Some(*current)))
     }
 
-    /// Removes the record of [`Store::note_switch`], because the work has begun.
+    /// Removes the record of [`Store::record_switch`], because the work has begun.
     ///
     /// # Errors
     /// [`StoreError::OtherOwner`]; errors of the disk.
-    pub fn clear_switch(&self) -> Result<(), StoreError> {
+    pub fn clear_pending_switch(&self) -> Result<(), StoreError> {
         self.check_owner()?;
-        self.layout.headwater.unlink_if_any(SWITCHED)?;
+        self.layout.headwater.unlink_if_any(PENDING_SWITCH)?;
         Ok(())
     }
 
@@ -102,9 +104,9 @@ impl Store {
         }
         store.remove_slot(SlotName { release, is_spare: false })?;
         store.mark_deleted(release)?;
-        store.show_staged();
+        store.update_staged_link();
         // This only cleans up; if it fails, the next push tries again.
-        store.drop_gone_releases(&mut Pruned::default()).ok();
+        store.drop_deleted_releases(&mut Pruned::default()).ok();
         Ok(())
     }
 
@@ -119,10 +121,10 @@ impl Store {
         let expired = store.expire_due(fsx::unix_seconds());
         let mut pruned = store.drop_old_releases(keep)?;
         store.drop_old_quarantines(fsx::unix_seconds(), &mut pruned)?;
-        store.note_pruned(&pruned);
+        store.log_pruned(&pruned);
         // The reserve is only needed on a full disk, so an error is ignored; the next clean-up
         // tries again.
-        store.keep_reserve().ok();
+        store.ensure_reserve().ok();
         pruned.expired = expired?;
         Ok(pruned)
     }
@@ -169,11 +171,11 @@ mod tests {
         let release: ReleaseName = "1-0000000000000000".parse().unwrap();
         let guard = store.lock(Duration::ZERO).unwrap();
         assert!(matches!(
-            store.note_switch(release, Duration::ZERO),
+            store.record_switch(release, Duration::ZERO),
             Err(StoreError::Locked { .. })
         ));
         drop(guard);
-        store.note_switch(release, Duration::ZERO).unwrap();
-        assert!(store.path().join(".headwater").join(SWITCHED).exists());
+        store.record_switch(release, Duration::ZERO).unwrap();
+        assert!(store.path().join(".headwater").join(PENDING_SWITCH).exists());
     }
 }

@@ -165,15 +165,15 @@ pub enum StoreError {
     },
     /// Base objects that new content is compressed against are damaged or missing. They no longer
     /// count as present.
-    #[error("{} damaged or missing here, so new content cannot be decoded", several(objects))]
+    #[error("{} damaged or missing here, so new content cannot be decoded", objects_are(objects))]
     DamagedBases {
         /// The damaged or missing objects.
         objects: Vec<ObjectId>,
     },
     /// New content was compressed against other bytes than these objects have. They are intact
     /// here, so the origin was wrong about them.
-    #[error("a block does not decode, although {} intact here", several(objects))]
-    OtherBases {
+    #[error("a block does not decode, although {} intact here", objects_are(objects))]
+    BaseMismatch {
         /// The objects that the block is based on.
         objects: Vec<ObjectId>,
     },
@@ -187,7 +187,7 @@ pub enum StoreError {
     },
     /// Another release became current after the caller had read which one was current.
     #[error(
-        "the mirror's current release is {}, not the expected {}", name(*found), name(*expected)
+        "the mirror's current release is {}, not the expected {}", release_or_none(*found), release_or_none(*expected)
     )]
     Conflict {
         /// The release that the caller expected to be current.
@@ -232,7 +232,7 @@ pub enum StoreError {
         what: String,
     },
     /// Missing objects could not be fetched.
-    #[error("{} missing or damaged here and could not be fetched", several(missing))]
+    #[error("{} missing or damaged here and could not be fetched", objects_are(missing))]
     Fetch {
         /// The objects that are still missing.
         missing: Vec<ObjectId>,
@@ -259,11 +259,11 @@ pub enum StoreError {
     NoMemory,
 }
 
-fn name(release: Option<ReleaseName>) -> String {
+fn release_or_none(release: Option<ReleaseName>) -> String {
     release.map_or_else(|| "none".to_owned(), |release| release.to_string())
 }
 
-fn several(objects: &[ObjectId]) -> String {
+fn objects_are(objects: &[ObjectId]) -> String {
     match objects {
         [] => "no object is".to_owned(),
         [object] => format!("object {object} is"),
@@ -351,7 +351,7 @@ impl StoreError {
             // Only proven damage is `DamagedBase`, because the origin then sends all content
             // without a base.
             Self::Manifest { .. } if !self.is_damage() => ErrorKind::Other,
-            Self::Manifest { .. } | Self::DamagedBases { .. } | Self::OtherBases { .. } => {
+            Self::Manifest { .. } | Self::DamagedBases { .. } | Self::BaseMismatch { .. } => {
                 ErrorKind::DamagedBase
             }
             _ => ErrorKind::Other,

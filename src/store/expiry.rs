@@ -108,7 +108,9 @@ impl Store {
     }
 
     fn expiry_mark(&self) -> Result<ExpiryMark, StoreError> {
-        let Some(bytes) = fsx::found(self.layout.headwater.read(EXPIRED, MAX_MARK_BYTES))? else {
+        let Some(bytes) =
+            fsx::none_if_missing(self.layout.headwater.read(EXPIRED, MAX_MARK_BYTES))?
+        else {
             return Ok(ExpiryMark::default());
         };
         // The mark never exceeds the time at which it was written, so with a damaged mark
@@ -137,18 +139,14 @@ impl LockedStore<'_> {
         // file.
         self.set_mark(ExpiryMark { through, release: Some(current), next: due.next })?;
         if removed > 0 {
-            self.note(EventKind::Expired { entries: removed });
+            self.log_event(EventKind::Expired { entries: removed });
         }
         Ok(removed)
     }
 
     /// Raises the mark to the latest entry of `release` that is due at `now`. Called before a slot
     /// is filled without those entries.
-    pub(super) fn expire_before_filling(
-        &self,
-        release: &Release,
-        now: u64,
-    ) -> Result<(), StoreError> {
+    pub(super) fn raise_expiry_mark(&self, release: &Release, now: u64) -> Result<(), StoreError> {
         if release.until.is_none_or(|until| until > now) {
             return Ok(());
         }
@@ -163,8 +161,8 @@ impl LockedStore<'_> {
 
     /// Removes entries from the served slot, and the directories that become empty as a result.
     fn remove_expired(&self, paths: &[TreePath]) -> Result<u64, StoreError> {
-        let Some(slot) = self.live_slot()? else { return Ok(0) };
-        let mut writer = SlotWriter::fill(self, slot, self.permissions()?);
+        let Some(slot) = self.current_slot()? else { return Ok(0) };
+        let mut writer = SlotWriter::for_empty_slot(self, slot, self.permissions()?);
         let mut removed = 0;
         for path in paths {
             removed += u64::from(writer.remove_if_any(path)?);
@@ -224,7 +222,7 @@ mod tests {
 
     use super::*;
     use crate::hash::{BundleKey, HistoryId, ManifestId, ObjectId};
-    use crate::manifest::delta::encode_beside;
+    use crate::manifest::delta::encode_with_held;
     use crate::manifest::{EntryKind, FileEntry, ManifestError, ManifestWriter};
     use crate::store::{Depth, FetchError, FetchRecords, OfferedRelease, StoredChange};
     use crate::tree_path::{LinkTarget, Site};
@@ -322,7 +320,7 @@ mod tests {
             let old = self.base.as_ref().map_or(&[][..], |(_, entries)| entries);
             let created = release.created;
             let change =
-                encode_beside(|| Ok(stream(old)), || Ok(stream(entries)), base, created, &held)
+                encode_with_held(|| Ok(stream(old)), || Ok(stream(entries)), base, created, &held)
                     .unwrap();
             let key = BundleKey::of(&release.sequence.to_le_bytes());
             let change = StoredChange::Memory(change.bytes);
@@ -394,7 +392,7 @@ mod tests {
         let all: Vec<ObjectId> = world.contents.keys().copied().collect();
         assert_eq!(world.store.holds(&all, &|| false).unwrap(), vec![true; all.len()]);
         let told: Vec<EventKind> =
-            world.store.history().unwrap().into_iter().map(|event| event.what).collect();
+            world.store.history().unwrap().into_iter().map(|event| event.kind).collect();
         assert!(
             told.contains(&EventKind::Expired { entries: 2 })
                 && told.contains(&EventKind::Expired { entries: 1 })
@@ -453,7 +451,7 @@ mod tests {
         fs::remove_file(world.store.path().join("current/index")).unwrap();
         let fetch = |_: &ObjectId| Err("nothing is to be fetched".into());
         let repaired = world.store.repair(&fetch, &world, NO_WAIT, &|| false).unwrap();
-        assert_eq!((repaired.found.len(), repaired.left.len()), (1, 0));
+        assert_eq!((repaired.found.len(), repaired.remaining.len()), (1, 0));
         assert!(world.has("index") && !world.has("a/b"));
         world.is_sound();
     }

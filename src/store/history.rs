@@ -17,9 +17,9 @@ use crate::store::{Store, StoreError};
 
 /// Maximum size of the log in bytes; a longer log is cut to its newer half. The limit is enough for
 /// some months of a busy mirror.
-const MAX_BYTES: u64 = 128 * 1024;
+const MAX_LOG_BYTES: u64 = 128 * 1024;
 /// Maximum length of a recorded reason, in bytes.
-const MAX_WHY_BYTES: usize = 400;
+const MAX_REASON_BYTES: usize = 400;
 
 /// Something that happened in a store.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,7 +28,7 @@ pub struct HistoryEvent {
     pub time: u64,
     /// What happened.
     #[serde(flatten)]
-    pub what: EventKind,
+    pub kind: EventKind,
 }
 
 /// The kinds of events.
@@ -48,14 +48,16 @@ pub enum EventKind {
         /// The release that was being pushed.
         release: ReleaseName,
         /// The disk error.
-        why: String,
+        #[serde(rename = "why")]
+        reason: String,
     },
     /// The command that the mirror runs after a switch failed. The release is current nevertheless.
     HookFailed {
         /// The release.
         release: ReleaseName,
         /// What went wrong.
-        why: String,
+        #[serde(rename = "why")]
+        reason: String,
     },
     /// The store was verified.
     Verified {
@@ -95,8 +97,8 @@ impl Store {
     /// Fails if the log exists but cannot be read.
     pub fn history(&self) -> Result<Vec<HistoryEvent>, StoreError> {
         // The log is cut before the next append, so it may exceed the limit by one line.
-        let bytes =
-            fsx::found(self.layout.headwater.read(HISTORY, 2 * MAX_BYTES))?.unwrap_or_default();
+        let bytes = fsx::none_if_missing(self.layout.headwater.read(HISTORY, 2 * MAX_LOG_BYTES))?
+            .unwrap_or_default();
         Ok(parse(&bytes))
     }
 
@@ -104,23 +106,24 @@ impl Store {
     ///
     /// # Errors
     /// Fails if the lock is not free within `wait`.
-    pub fn note_hook_failed(
+    pub fn log_hook_failure(
         &self,
         release: ReleaseName,
         why: &str,
         wait: Duration,
     ) -> Result<(), StoreError> {
         let store = self.lock(wait)?;
-        store.note(EventKind::HookFailed { release, why: shortened(why.to_owned()) });
+        store.log_event(EventKind::HookFailed { release, reason: shortened(why.to_owned()) });
         Ok(())
     }
 }
 
 impl LockedStore<'_> {
     /// Records an event with the current time.
-    pub(super) fn note(&self, what: EventKind) {
+    pub(super) fn log_event(&self, what: EventKind) {
         let time = fsx::unix_seconds();
-        let mut line = serde_json::to_vec(&HistoryEvent { time, what }).expect("plain values");
+        let mut line =
+            serde_json::to_vec(&HistoryEvent { time, kind: what }).expect("plain values");
         line.push(b'\n');
         // The event has happened, so a failure to log it must not fail the operation.
         self.append(line).ok();
@@ -132,8 +135,8 @@ impl LockedStore<'_> {
             // The log is only for people, so if another program put something in its place, that is
             // left alone.
             Some(meta) if meta.kind != FileKind::File => return Ok(()),
-            Some(meta) if meta.links > 1 => self.separate()?,
-            Some(meta) if meta.size > MAX_BYTES => self.cut()?,
+            Some(meta) if meta.links > 1 => self.unshare_log()?,
+            Some(meta) if meta.size > MAX_LOG_BYTES => self.truncate_log()?,
             Some(meta) => meta.size,
             None => 0,
         };
@@ -158,9 +161,9 @@ impl LockedStore<'_> {
     }
 
     /// Drops the older half of the log. Returns the remaining length in bytes.
-    fn cut(&self) -> Result<u64, StoreError> {
+    fn truncate_log(&self) -> Result<u64, StoreError> {
         // A log much larger than the limit was not written by headwater, so its content is dropped.
-        let bytes = self.layout.headwater.read(HISTORY, 2 * MAX_BYTES).unwrap_or_default();
+        let bytes = self.layout.headwater.read(HISTORY, 2 * MAX_LOG_BYTES).unwrap_or_default();
         let half = &bytes[bytes.len() / 2..];
         self.replace(
             half.iter().position(|byte| *byte == b'\n').map_or(&[][..], |at| &half[at + 1..]),
@@ -170,8 +173,8 @@ impl LockedStore<'_> {
     /// Replaces the log by a new file, because its inode has other names: these may belong to a
     /// backup, or to a foreign file whose content must be neither shown nor changed. Returns the
     /// new length in bytes.
-    fn separate(&self) -> Result<u64, StoreError> {
-        let bytes = self.layout.headwater.read(HISTORY, 2 * MAX_BYTES).unwrap_or_default();
+    fn unshare_log(&self) -> Result<u64, StoreError> {
+        let bytes = self.layout.headwater.read(HISTORY, 2 * MAX_LOG_BYTES).unwrap_or_default();
         let is_event = |line: &&[u8]| serde_json::from_slice::<HistoryEvent>(line).is_ok();
         let events: Vec<&[u8]> =
             bytes.split_inclusive(|byte| *byte == b'\n').filter(is_event).collect();
@@ -194,12 +197,12 @@ impl EventKind {
     pub(super) fn failed(release: ReleaseName, error: &StoreError) -> Self {
         let why =
             error.source().map_or_else(|| error.to_string(), |cause| format!("{error}: {cause}"));
-        Self::Failed { release, why: shortened(why) }
+        Self::Failed { release, reason: shortened(why) }
     }
 }
 
 fn shortened(mut why: String) -> String {
-    while why.len() > MAX_WHY_BYTES {
+    while why.len() > MAX_REASON_BYTES {
         why.pop();
     }
     why
@@ -222,7 +225,7 @@ mod tests {
     }
 
     fn releases(store: &Store) -> Vec<u64> {
-        let number = |event: HistoryEvent| match event.what {
+        let number = |event: HistoryEvent| match event.kind {
             EventKind::Pruned { releases, .. } => releases,
             other => panic!("{other:?}"),
         };
@@ -234,7 +237,7 @@ mod tests {
         let (_dir, store) = empty_store();
         assert_eq!(store.history().unwrap(), []);
         for number in 1..=3 {
-            store.lock(Duration::ZERO).unwrap().note(pruned(number));
+            store.lock(Duration::ZERO).unwrap().log_event(pruned(number));
         }
         assert_eq!(releases(&store), [1, 2, 3]);
     }
@@ -243,11 +246,11 @@ mod tests {
     fn a_torn_line_takes_no_other_with_it() {
         let (_dir, store) = empty_store();
         let path = store.path().join(".headwater").join(HISTORY);
-        store.lock(Duration::ZERO).unwrap().note(pruned(1));
+        store.lock(Duration::ZERO).unwrap().log_event(pruned(1));
         let whole = std::fs::read(&path).unwrap();
         for cut in 0..=whole.len() {
             std::fs::write(&path, [&whole[..], &whole[..cut]].concat()).unwrap();
-            store.lock(Duration::ZERO).unwrap().note(pruned(2));
+            store.lock(Duration::ZERO).unwrap().log_event(pruned(2));
             let told = releases(&store);
             // A line that lacks only its line feed is complete.
             let wanted = if cut + 1 >= whole.len() { vec![1, 1, 2] } else { vec![1, 2] };
@@ -260,19 +263,19 @@ mod tests {
         let (_dir, store) = empty_store();
         let path = store.path().join(".headwater").join(HISTORY);
         for number in 0..4_000 {
-            store.lock(Duration::ZERO).unwrap().note(pruned(number));
+            store.lock(Duration::ZERO).unwrap().log_event(pruned(number));
         }
-        assert!(std::fs::metadata(&path).unwrap().len() <= MAX_BYTES + 100);
+        assert!(std::fs::metadata(&path).unwrap().len() <= MAX_LOG_BYTES + 100);
         let told = releases(&store);
         assert!(told.len() > 500 && told.last() == Some(&3_999), "{}", told.len());
         assert!(told.windows(2).all(|pair| pair[0] + 1 == pair[1]));
         // A file that is not our log is replaced or left alone, and causes no error.
         std::fs::write(&path, vec![b'x'; 3 * 128 * 1024]).unwrap();
-        store.lock(Duration::ZERO).unwrap().note(pruned(1));
+        store.lock(Duration::ZERO).unwrap().log_event(pruned(1));
         assert_eq!(releases(&store), [1]);
         std::fs::remove_file(&path).unwrap();
         std::os::unix::fs::symlink("/dev/null", &path).unwrap();
-        store.lock(Duration::ZERO).unwrap().note(pruned(2));
+        store.lock(Duration::ZERO).unwrap().log_event(pruned(2));
         assert!(store.history().is_err());
     }
 
@@ -280,13 +283,13 @@ mod tests {
     fn a_log_with_another_name_is_left_as_it_is_and_replaced() {
         let (dir, store) = empty_store();
         let path = store.path().join(".headwater").join(HISTORY);
-        store.lock(Duration::ZERO).unwrap().note(pruned(1));
+        store.lock(Duration::ZERO).unwrap().log_event(pruned(1));
         let other = dir.path().join("other");
         let content = [&std::fs::read(&path).unwrap()[..], b"a secret\n"].concat();
         std::fs::write(&other, &content).unwrap();
         std::fs::remove_file(&path).unwrap();
         std::fs::hard_link(&other, &path).unwrap();
-        store.lock(Duration::ZERO).unwrap().note(pruned(2));
+        store.lock(Duration::ZERO).unwrap().log_event(pruned(2));
         assert_eq!(std::fs::read(&other).unwrap(), content);
         assert_eq!(releases(&store), [1, 2]);
         assert!(!std::fs::read_to_string(&path).unwrap().contains("secret"));
@@ -297,7 +300,7 @@ mod tests {
         let lines = b"{\"time\":9,\"event\":\"pruned\",\"releases\":1,\"bytes\":2}\n\
             {\"time\":3,\"event\":\"levitated\",\"height\":7}\nrubbish\n\
             {\"time\":5,\"event\":\"verified\",\"quick\":false,\"faults\":0,\"later\":1}\n";
-        let told: Vec<_> = parse(lines).into_iter().map(|event| (event.time, event.what)).collect();
+        let told: Vec<_> = parse(lines).into_iter().map(|event| (event.time, event.kind)).collect();
         let verified = EventKind::Verified { quick: false, faults: 0 };
         assert_eq!(
             told,

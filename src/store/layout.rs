@@ -10,7 +10,7 @@ pub(super) const CURRENT: &str = "current";
 pub(super) const STAGED: &str = "staged";
 pub(super) const FORMAT: &str = "format";
 pub(super) const LOCK: &str = "lock";
-pub(super) const SWITCHED: &str = "switched";
+pub(super) const PENDING_SWITCH: &str = "switched";
 pub(super) const DIRTY: &str = "dirty";
 pub(super) const EXPIRED: &str = "expired";
 pub(super) const RESERVE: &str = "reserve";
@@ -101,15 +101,15 @@ pub(super) fn manifest_name(manifest: &ManifestId) -> String {
 
 // A release is deleted by renaming its record from the first ending to the second. This is one
 // step, after which the record still shows what may be dropped.
-pub(super) const RECORD: &str = ".json";
-pub(super) const GONE: &str = ".gone";
+pub(super) const RECORD_SUFFIX: &str = ".json";
+pub(super) const DELETED_SUFFIX: &str = ".gone";
 
 pub(super) fn release_file(release: ReleaseName) -> String {
-    format!("{release}{RECORD}")
+    format!("{release}{RECORD_SUFFIX}")
 }
 
-pub(super) fn gone_file(release: ReleaseName) -> String {
-    format!("{release}{GONE}")
+pub(super) fn deleted_file(release: ReleaseName) -> String {
+    format!("{release}{DELETED_SUFFIX}")
 }
 
 pub(super) fn quarantine_name(key: &BundleKey) -> String {

@@ -34,6 +34,6 @@ pub use maintenance::verify::{Depth, Fault, FaultKind, Verified};
 pub use open::{Presence, Store};
 pub use staging::fetch::{Fetch, FetchError, FetchObject};
 pub use staging::quarantine::Quarantine;
-pub use staging::room::{Quota, needed_bytes};
+pub use staging::space::{Quota, needed_bytes};
 pub use staging::stored_change::StoredChange;
 pub use staging::transaction::{OfferedRelease, StagingTransaction};

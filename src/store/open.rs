@@ -82,19 +82,19 @@ impl Store {
     /// # Errors
     /// Fails if `path` is something else, if the store has a newer format, or if the file system
     /// cannot hold a store.
-    pub fn look(path: &Path) -> Result<Presence, StoreError> {
+    pub fn probe(path: &Path) -> Result<Presence, StoreError> {
         let root = match Dir::open(path) {
             Ok(root) => root,
-            Err(error) => return absent(path, error),
+            Err(error) => return check_absent(path, error),
         };
-        check_place(&root)?;
+        check_file_system(&root)?;
         // Creation writes the format file last. A directory that contains only an unfinished
         // `.headwater` comes from a creation that was interrupted, or that another process is
         // running now. It may be completed.
         let absent = || {
             let only_ours = root.entries()?.iter().all(|(name, _)| name == OsStr::new(HEADWATER));
             if only_ours {
-                outside_of_mirrors(path).map(|()| Presence::Absent)
+                check_not_nested(path).map(|()| Presence::Absent)
             } else {
                 Err(not_empty(path))
             }
@@ -115,7 +115,7 @@ impl Store {
     /// # Errors
     /// The errors of [`Store::look`], and [`StoreError::NotAStore`].
     pub fn open(path: &Path) -> Result<Self, StoreError> {
-        match Self::look(path)? {
+        match Self::probe(path)? {
             Presence::Store(store) => Ok(*store),
             Presence::Absent => Err(StoreError::NotAStore { path: path.to_owned() }),
         }
@@ -132,7 +132,7 @@ impl Store {
         wait: Duration,
         cancel: &CancelToken,
     ) -> Result<(), StoreError> {
-        let missing = match Self::look(path) {
+        let missing = match Self::probe(path) {
             Ok(Presence::Absent) => return Ok(()),
             Ok(Presence::Store(store)) => store.layout.check_objects(),
             Err(error) => Err(error),
@@ -142,7 +142,7 @@ impl Store {
             other => return other,
         }
         let root = Dir::open(path)?;
-        check_owner(&root, own_id())?;
+        check_owner(&root, effective_user_id())?;
         let _guard = lock(&root.open_dir(HEADWATER)?, wait, cancel)?;
         let layout = Layout::open(root, true)?;
         Ok(layout.root.sync_file_system()?)
@@ -155,7 +155,7 @@ impl Store {
     /// The errors of [`Store::look`]; [`StoreError::OtherSite`]; [`StoreError::OtherOwner`]; errors
     /// of the disk.
     pub fn open_or_create(path: &Path, site: &Site) -> Result<Self, StoreError> {
-        let store = match Self::look(path)? {
+        let store = match Self::probe(path)? {
             Presence::Store(store) => *store,
             Presence::Absent => Self::create(path, site)?,
         };
@@ -179,8 +179,8 @@ impl Store {
             parent.sync()?;
         }
         let root = Dir::open(path)?;
-        check_place(&root)?;
-        check_owner(&root, own_id())?;
+        check_file_system(&root)?;
+        check_owner(&root, effective_user_id())?;
         let headwater = root.ensure_dir(HEADWATER)?;
         let cancel = CancelToken::default();
         // Another process may be creating the store at this moment: wait at most 10 s for it.
@@ -264,7 +264,7 @@ impl Store {
     ///
     /// # Errors
     /// Fails if the file cannot be created.
-    pub fn spool(&self) -> Result<File, StoreError> {
+    pub fn create_spool_file(&self) -> Result<File, StoreError> {
         Ok(self.layout.tmp.create_unnamed()?)
     }
 
@@ -284,19 +284,19 @@ impl Store {
     }
 
     /// The format file, read again because another process may have changed it.
-    fn format_now(&self) -> Result<StoreFormat, StoreError> {
+    fn reread_format(&self) -> Result<StoreFormat, StoreError> {
         Ok(read_format(&self.layout.headwater)?.unwrap_or_else(|| self.format.clone()))
     }
 
     /// The permissions of the served files.
     pub(super) fn permissions(&self) -> Result<Permissions, StoreError> {
-        Ok(self.format_now()?.permissions)
+        Ok(self.reread_format()?.permissions)
     }
 
     /// Whether some files may have different permissions, because a change of permissions was
     /// interrupted.
     pub(super) fn is_changing_permissions(&self) -> Result<bool, StoreError> {
-        Ok(self.format_now()?.is_changing)
+        Ok(self.reread_format()?.is_changing)
     }
 
     /// Sets the permissions of the served files and directories, of all releases. With `None`, only
@@ -305,30 +305,30 @@ impl Store {
     /// # Errors
     /// Errors of the disk, for example if this user cannot give files to the group;
     /// [`StoreError::Locked`].
-    pub fn use_permissions(
+    pub fn set_permissions(
         &self,
         permissions: Option<Permissions>,
         wait: Duration,
     ) -> Result<(), StoreError> {
-        const PROBE: &str = "permissions";
+        const TEST_FILE: &str = "permissions";
         let is_done = |format: &StoreFormat| {
             !format.is_changing && permissions.is_none_or(|wanted| wanted == format.permissions)
         };
-        if is_done(&self.format_now()?) {
+        if is_done(&self.reread_format()?) {
             return Ok(());
         }
         // Checked again under the lock: another process may have done the same in the meantime.
         let store = self.lock(wait)?;
-        let format = store.format_now()?;
+        let format = store.reread_format()?;
         if is_done(&format) {
             return Ok(());
         }
         let permissions = permissions.unwrap_or(format.permissions);
         // If this user cannot give files to the group, that must fail before anything has changed.
         let tmp = &store.layout.tmp;
-        tmp.unlink_if_any(PROBE)?;
-        tmp.write_new(PROBE, b"", permissions.file(false), None)?;
-        tmp.unlink(PROBE)?;
+        tmp.unlink_if_any(TEST_FILE)?;
+        tmp.write_new(TEST_FILE, b"", permissions.file(false), None)?;
+        tmp.unlink(TEST_FILE)?;
         // The mark stays until all files have the new permissions, even after a power cut.
         let mut format = StoreFormat { permissions, is_changing: true, ..format };
         write_format(&store.layout, &format)?;
@@ -364,7 +364,7 @@ impl Store {
     /// # Errors
     /// [`StoreError::OtherOwner`].
     pub fn check_owner(&self) -> Result<(), StoreError> {
-        check_owner(&self.layout.root, own_id())
+        check_owner(&self.layout.root, effective_user_id())
     }
 
     /// Refuses the directory at `path` if another user owns it. Accepts a path that does not exist.
@@ -372,7 +372,8 @@ impl Store {
     /// # Errors
     /// [`StoreError::OtherOwner`], or the error of opening the directory.
     pub fn check_owner_at(path: &Path) -> Result<(), StoreError> {
-        fsx::found(Dir::open(path))?.map_or(Ok(()), |root| check_owner(&root, own_id()))
+        fsx::none_if_missing(Dir::open(path))?
+            .map_or(Ok(()), |root| check_owner(&root, effective_user_id()))
     }
 
     /// Checks that this user can write to the directory at `path`, or create it.
@@ -382,7 +383,7 @@ impl Store {
     pub fn check_writable_at(path: &Path) -> Result<(), StoreError> {
         Self::check_owner_at(path)?;
         let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-        let is_there = fsx::found(Dir::open(path))?.is_some();
+        let is_there = fsx::none_if_missing(Dir::open(path))?.is_some();
         let written = if is_there { path } else { parent.unwrap_or(Path::new(".")) };
         Ok(fsx::check_writable(written)?)
     }
@@ -396,19 +397,19 @@ impl Store {
     }
 
     /// Takes the shared lock, waiting up to `wait`. Needs no write permission.
-    pub(super) fn lock_to_read(&self, wait: Duration) -> Result<ReadLock, StoreError> {
+    pub(super) fn lock_shared(&self, wait: Duration) -> Result<ReadLock, StoreError> {
         let path = self.layout.headwater.join(LOCK);
         let file = self.layout.headwater.open_file(LOCK)?;
-        if !fsx::lock_shared_unless(&file, wait, &|| self.cancel.is_cancelled(), &path)? {
-            return Err(self.not_locked(path));
+        if !fsx::lock_shared_cancellable(&file, wait, &|| self.cancel.is_cancelled(), &path)? {
+            return Err(self.lock_error(path));
         }
         self.layout.check_objects()?;
         Ok(ReadLock { _lock: file })
     }
 
     /// The error to report when a lock could not be taken.
-    pub(super) fn not_locked(&self, path: PathBuf) -> StoreError {
-        not_locked(path, &self.cancel)
+    pub(super) fn lock_error(&self, path: PathBuf) -> StoreError {
+        lock_error(path, &self.cancel)
     }
 
     /// The token that ends waits for locks.
@@ -428,7 +429,7 @@ fn not_empty(path: &Path) -> StoreError {
     StoreError::NotEmpty { path: path.to_owned() }
 }
 
-fn absent(path: &Path, error: fsx::IoError) -> Result<Presence, StoreError> {
+fn check_absent(path: &Path, error: fsx::IoError) -> Result<Presence, StoreError> {
     use std::io::ErrorKind::{NotADirectory, NotFound};
     match error.kind() {
         NotADirectory => Err(StoreError::NotDirectory { path: path.to_owned() }),
@@ -448,8 +449,8 @@ fn absent(path: &Path, error: fsx::IoError) -> Result<Presence, StoreError> {
                 }
                 other => other?,
             };
-            check_place(&parent)?;
-            outside_of_mirrors(path)?;
+            check_file_system(&parent)?;
+            check_not_nested(path)?;
             Ok(Presence::Absent)
         }
         _ => Err(error.into()),
@@ -458,7 +459,7 @@ fn absent(path: &Path, error: fsx::IoError) -> Result<Presence, StoreError> {
 
 /// Refuses a path inside another mirror: that mirror would report the files as unexpected, or serve
 /// them.
-fn outside_of_mirrors(path: &Path) -> Result<(), StoreError> {
+fn check_not_nested(path: &Path) -> Result<(), StoreError> {
     let place = fsx::resolve(path)?;
     let is_mirror = |outer: &&Path| fsx::lstat(&outer.join(HEADWATER).join(FORMAT)).is_ok();
     match place.ancestors().skip(1).find(is_mirror) {
@@ -470,7 +471,7 @@ fn outside_of_mirrors(path: &Path) -> Result<(), StoreError> {
 }
 
 /// Refuses a network file system, on which locks, renames and syncs are not reliable.
-fn check_place(dir: &Dir) -> Result<(), StoreError> {
+fn check_file_system(dir: &Dir) -> Result<(), StoreError> {
     let path = || dir.path().to_owned();
     if let Some(kind) = dir.file_system()?.remote_name() {
         return Err(StoreError::FileSystem { path: path(), kind });
@@ -479,7 +480,7 @@ fn check_place(dir: &Dir) -> Result<(), StoreError> {
 }
 
 /// The effective user id of this process.
-fn own_id() -> u32 {
+fn effective_user_id() -> u32 {
     rustix::process::geteuid().as_raw()
 }
 
@@ -493,13 +494,13 @@ fn check_owner(dir: &Dir, caller: u32) -> Result<(), StoreError> {
 
 /// Creates one hard and one symbolic link, to check that the file system supports both.
 fn check_links(dir: &Dir) -> Result<(), StoreError> {
-    const PROBE: [&str; 3] = ["probe", "probe.hard", "probe.soft"];
-    let clear = || PROBE.iter().try_for_each(|name| dir.unlink_if_any(name).map(|_| ()));
+    const TEST_FILES: [&str; 3] = ["probe", "probe.hard", "probe.soft"];
+    let clear = || TEST_FILES.iter().try_for_each(|name| dir.unlink_if_any(name).map(|_| ()));
     clear()?;
-    dir.write_new(PROBE[0], b"", FileMode::RECORD, None)?;
+    dir.write_new(TEST_FILES[0], b"", FileMode::RECORD, None)?;
     // Both results are judged only after `clear`, so that no probe is left behind.
-    let hard = dir.link(PROBE[0], dir, PROBE[1]);
-    let soft = dir.symlink(PROBE[0], PROBE[2]);
+    let hard = dir.link(TEST_FILES[0], dir, TEST_FILES[1]);
+    let soft = dir.symlink(TEST_FILES[0], TEST_FILES[2]);
     clear()?;
     for (result, what) in [(hard, "hard links"), (soft, "symbolic links")] {
         match result {
@@ -523,7 +524,7 @@ fn is_unsupported(errno: rustix::io::Errno) -> bool {
         || errno == Errno::NOTSUP
 }
 
-fn not_locked(path: PathBuf, cancel: &CancelToken) -> StoreError {
+fn lock_error(path: PathBuf, cancel: &CancelToken) -> StoreError {
     if cancel.is_cancelled() { StoreError::Cancelled } else { StoreError::Locked { path } }
 }
 
@@ -531,10 +532,10 @@ fn not_locked(path: PathBuf, cancel: &CancelToken) -> StoreError {
 fn lock(headwater: &Dir, wait: Duration, cancel: &CancelToken) -> Result<File, StoreError> {
     let path = headwater.join(LOCK);
     let file = headwater.open_or_create_record(LOCK)?;
-    if fsx::lock_unless(&file, wait, &|| cancel.is_cancelled(), &path)? {
+    if fsx::lock_cancellable(&file, wait, &|| cancel.is_cancelled(), &path)? {
         Ok(file)
     } else {
-        Err(not_locked(path, cancel))
+        Err(lock_error(path, cancel))
     }
 }
 
@@ -556,7 +557,7 @@ fn read_format(headwater: &Dir) -> Result<Option<StoreFormat>, StoreError> {
         headwater: String,
         version: u64,
     }
-    let Some(bytes) = fsx::found(headwater.read(FORMAT, MAX_FORMAT_BYTES))? else {
+    let Some(bytes) = fsx::none_if_missing(headwater.read(FORMAT, MAX_FORMAT_BYTES))? else {
         return Ok(None);
     };
     let path = headwater.join(FORMAT);
@@ -586,9 +587,9 @@ mod tests {
     #[test]
     fn only_the_owner_may_write_and_users_are_named() {
         let (_dir, store) = empty_store();
-        check_owner(&store.layout.root, own_id()).unwrap();
+        check_owner(&store.layout.root, effective_user_id()).unwrap();
         let refused = check_owner(&store.layout.root, 3_999_999_999).unwrap_err().to_string();
-        let owner = crate::users::describe_user(own_id());
+        let owner = crate::users::describe_user(effective_user_id());
         assert!(
             refused.ends_with(&format!(
                 " belongs to {owner}, but headwater runs as user id 3999999999"
@@ -600,13 +601,13 @@ mod tests {
     #[test]
     fn readers_do_not_wait_for_each_other_but_for_the_writer() {
         let (_dir, store) = empty_store();
-        let readers = [(); 2].map(|()| store.lock_to_read(Duration::ZERO).unwrap());
+        let readers = [(); 2].map(|()| store.lock_shared(Duration::ZERO).unwrap());
         assert!(matches!(store.lock(Duration::ZERO), Err(StoreError::Locked { .. })));
         drop(readers);
         let writer = store.lock(Duration::ZERO).unwrap();
-        assert!(matches!(store.lock_to_read(Duration::ZERO), Err(StoreError::Locked { .. })));
+        assert!(matches!(store.lock_shared(Duration::ZERO), Err(StoreError::Locked { .. })));
         drop(writer);
-        store.lock_to_read(Duration::ZERO).unwrap();
+        store.lock_shared(Duration::ZERO).unwrap();
     }
 
     #[test]

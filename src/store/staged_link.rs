@@ -11,7 +11,7 @@ use crate::store::{Store, StoreError};
 
 impl Store {
     /// The release that `staged` points to.
-    pub(super) fn shown_as_staged(&self) -> Result<Option<ReleaseName>, StoreError> {
+    pub(super) fn staged_link_target(&self) -> Result<Option<ReleaseName>, StoreError> {
         let root = &self.layout.root;
         if root.stat(STAGED)?.is_none_or(|meta| meta.kind != FileKind::Symlink) {
             return Ok(None);
@@ -22,21 +22,21 @@ impl Store {
 
 impl LockedStore<'_> {
     /// Points `staged` to the staged release, or removes the link if no release is staged.
-    pub(super) fn show_staged(&self) {
+    pub(super) fn update_staged_link(&self) {
         // The link is for people only; the next push tries again.
         self.staged_release()
             .and_then(|staged| {
-                self.point_staged(staged.map(|staged| current_target(staged.name())))
+                self.set_staged_link(staged.map(|staged| current_target(staged.name())))
             })
             .ok();
     }
 
     /// Removes `staged` before the tree that it points to is changed.
-    pub(super) fn hide_staged(&self) {
-        self.point_staged(None).ok();
+    pub(super) fn remove_staged_link(&self) {
+        self.set_staged_link(None).ok();
     }
 
-    fn point_staged(&self, target: Option<String>) -> Result<(), StoreError> {
+    fn set_staged_link(&self, target: Option<String>) -> Result<(), StoreError> {
         const NEW: &str = "staged.new";
         let layout = &self.layout;
         let is_there = match layout.root.stat(STAGED)?.map(|meta| meta.kind) {

@@ -72,7 +72,7 @@ fn a_token_is_printed_once_and_its_hash_goes_into_the_file() {
     // The lines can be appended as they are.
     world.write("serve.toml", format!("{SITE}{}", run.stderr));
     let settings = headwater::config::serve::load(&world.path("serve.toml")).unwrap();
-    let headwater::receiver::AuthPolicy::Tokens(tokens) = settings.access else {
+    let headwater::receiver::AuthPolicy::Tokens(tokens) = settings.auth else {
         panic!("no tokens")
     };
     assert_eq!(tokens.len(), 1);
@@ -95,7 +95,7 @@ fn a_token_is_added_to_a_file_only_if_the_file_stays_valid() {
     let meta = world.meta("serve.toml");
     assert_eq!((meta.ino(), meta.mode() & 0o777), (inode, 0o640));
     let settings = headwater::config::serve::load(&world.path("serve.toml")).unwrap();
-    let headwater::receiver::AuthPolicy::Tokens(tokens) = settings.access else {
+    let headwater::receiver::AuthPolicy::Tokens(tokens) = settings.auth else {
         panic!("no tokens")
     };
     assert_eq!((tokens.len(), tokens[0].hash), (2, token.hash()));

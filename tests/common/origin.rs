@@ -197,7 +197,7 @@ impl Version {
         let base_id = base.map(|base| base.release.manifest);
         let created = self.release.created;
         let (old, new) = (|| Ok(stream(base_entries)), || Ok(stream(&self.entries)));
-        let change = delta::encode_beside(old, new, base_id, created, held).unwrap();
+        let change = delta::encode_with_held(old, new, base_id, created, held).unwrap();
         let packs =
             match change.wanted.iter().all(|wanted| self.objects.contains_key(&wanted.object)) {
                 true => packs(&change.wanted, &self.objects),

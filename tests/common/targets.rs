@@ -243,7 +243,7 @@ fn check_change(base: &[Entry], new: &[Entry], bytes: &[u8]) {
     // With all that is new on the mirror already, nothing is.
     let held = change.wanted.iter().map(|wanted| wanted.object).collect();
     let change =
-        delta::encode_beside(|| Ok(stream(base)), || Ok(stream(new)), None, 7, &held).unwrap();
+        delta::encode_with_held(|| Ok(stream(base)), || Ok(stream(new)), None, 7, &held).unwrap();
     assert_eq!(change.wanted, []);
     let (again, _) = delta::apply(&*change.bytes, stream(base), &[], &copies, Vec::new()).unwrap();
     assert_eq!(String::from_utf8_lossy(&again), String::from_utf8_lossy(bytes));
@@ -253,7 +253,7 @@ fn check_change(base: &[Entry], new: &[Entry], bytes: &[u8]) {
 pub(crate) fn release(data: &[u8]) {
     if let Ok(release) = Release::parse(data) {
         assert_eq!(release.to_bytes(), data);
-        assert!(release.name().fits(&release.id()));
+        assert!(release.name().matches_id(&release.id()));
         assert_eq!(
             (release.rank().0, release.name().sequence()),
             (release.sequence, release.sequence)
@@ -410,31 +410,29 @@ pub(crate) fn message(data: &[u8]) {
         head.is_none_or(|(bytes, head)| head.to_bytes() == *bytes),
         "two spellings of one head"
     );
-    let question = protocol::SignatureQuestion::decode(data);
+    let question = protocol::SignatureRequest::decode(data);
     assert!(question.is_none_or(|question| question.encode() == data), "two spellings");
     signature(data);
     reads_alike::<protocol::StageHead>(data);
-    reads_alike::<protocol::Answer<protocol::Staging>>(data);
-    reads_alike::<protocol::Answer<protocol::State>>(data);
-    reads_alike::<protocol::Answer<protocol::Repairing>>(data);
-    reads_alike::<protocol::Answer<protocol::Verified>>(data);
-    reads_alike::<protocol::Answer<protocol::Holds>>(data);
+    reads_alike::<protocol::ResponseMessage<protocol::StageResult>>(data);
+    reads_alike::<protocol::ResponseMessage<protocol::State>>(data);
+    reads_alike::<protocol::ResponseMessage<protocol::RepairResult>>(data);
+    reads_alike::<protocol::ResponseMessage<protocol::Verified>>(data);
+    reads_alike::<protocol::ResponseMessage<protocol::HeldObjects>>(data);
     for count in [1, 8, 9] {
-        let held = serde_json::from_slice::<protocol::Holds>(data)
+        let held = serde_json::from_slice::<protocol::HeldObjects>(data)
             .ok()
-            .and_then(|holds| Some((holds.read(count)?, holds)));
-        assert!(
-            held.is_none_or(
-                |(held, holds)| held.len() == count && protocol::Holds::of(&held) == holds
-            )
-        );
+            .and_then(|holds| Some((holds.decode(count)?, holds)));
+        assert!(held.is_none_or(
+            |(held, holds)| held.len() == count && protocol::HeldObjects::of(&held) == holds
+        ));
     }
-    reads_alike::<protocol::Answer<protocol::Pruned>>(data);
-    reads_alike::<protocol::Answer<protocol::Settled>>(data);
+    reads_alike::<protocol::ResponseMessage<protocol::Pruned>>(data);
+    reads_alike::<protocol::ResponseMessage<protocol::CleanUpResult>>(data);
     reads_alike::<protocol::Status>(data);
     reads_alike::<protocol::Activate>(data);
     reads_alike::<protocol::Abandon>(data);
-    reads_alike::<protocol::Keep>(data);
+    reads_alike::<protocol::KeepReleases>(data);
     reads_alike::<protocol::Verify>(data);
     reads_alike::<protocol::Repair>(data);
     reads_alike::<protocol::Banner>(data);
@@ -462,12 +460,12 @@ fn reads_alike<T: Serialize + DeserializeOwned + PartialEq + Debug>(data: &[u8])
 pub(crate) fn banner(data: &[u8]) {
     let heard = scan(data);
     assert!(
-        heard != BannerScan::More || data.len() <= MAX_NOISE_BYTES + (1 << 20) + 1,
+        heard != BannerScan::Incomplete || data.len() <= MAX_NOISE_BYTES + (1 << 20) + 1,
         "it would read for ever"
     );
     if matches!(heard, BannerScan::Line(_)) {
-        assert_eq!(scan(&data[..data.len() - 1]), BannerScan::More);
-        assert_eq!(scan(&[data, b"x"].concat()), BannerScan::Nonsense, "something follows it");
+        assert_eq!(scan(&data[..data.len() - 1]), BannerScan::Incomplete);
+        assert_eq!(scan(&[data, b"x"].concat()), BannerScan::Malformed, "something follows it");
     }
     let framed = [b"motd\nheadwater receive 1 ".as_slice(), data, b"\n"].concat();
     let is_banner = serde_json::from_slice::<protocol::Banner>(data).is_ok();
@@ -492,7 +490,7 @@ pub(crate) fn format(data: &[u8]) {
     STORE.with(|dir| {
         let file = dir.path().join(".headwater/format");
         std::fs::write(&file, data).unwrap();
-        let Ok(found) = Store::look(dir.path()) else { return };
+        let Ok(found) = Store::probe(dir.path()) else { return };
         let Presence::Store(store) = found else { panic!("a store is no place for another") };
         let (id, site) = (store.id(), store.site().clone());
         let plain = format!(

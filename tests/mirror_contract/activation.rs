@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use headwater::hash::HistoryId;
 use headwater::mirror::{Depth, ErrorKind, MirrorError};
-use headwater::monitor::Silent;
+use headwater::monitor::SilentMonitor;
 use headwater::release::MAX_TIME;
 
 use crate::fixture::{Fixture, assert_serves};
@@ -173,8 +173,8 @@ pub(crate) fn a_locked_mirror_says_so_and_still_answers<F: Fixture>() {
         hasty.abandon(second.name()),
         hasty.clean_up(3).map(drop),
         hasty.prune(3).map(drop),
-        hasty.verify(Depth::Full, &Silent).map(drop),
-        hasty.repair(&Archive(vec![]), &Silent).map(drop),
+        hasty.verify(Depth::Full, &SilentMonitor).map(drop),
+        hasty.repair(&Archive(vec![]), &SilentMonitor).map(drop),
     ]
     .map(|result| result.unwrap_err().kind());
     assert_eq!(failures, [ErrorKind::Locked; 7]);

@@ -3,7 +3,7 @@
 use std::fs;
 
 use headwater::mirror::{Depth, Mirror};
-use headwater::monitor::Silent;
+use headwater::monitor::SilentMonitor;
 
 use crate::fixture::{Fixture, assert_serves, faults};
 use crate::origin::{Archive, Tree, Version};
@@ -35,7 +35,7 @@ fn due<F: Fixture>() -> (F, Version) {
 }
 
 fn is_sound(mirror: &dyn Mirror) {
-    assert_eq!(mirror.verify(Depth::Quick, &Silent).unwrap().faults, []);
+    assert_eq!(mirror.verify(Depth::Quick, &SilentMonitor).unwrap().faults, []);
     assert_eq!(faults(mirror), []);
 }
 
@@ -69,8 +69,8 @@ pub(crate) fn what_expired_is_not_brought_back<F: Fixture>() {
     let mirror = fixture.mirror();
     mirror.clean_up(3).unwrap();
     fs::remove_file(fixture.store().join("current/index.html")).unwrap();
-    let repaired = mirror.repair(&Archive(vec![first.clone()]), &Silent).unwrap();
-    assert_eq!(repaired.left, []);
+    let repaired = mirror.repair(&Archive(vec![first.clone()]), &SilentMonitor).unwrap();
+    assert_eq!(repaired.remaining, []);
     assert!(serves(&fixture, "index.html") && !serves(&fixture, "old/deep"));
     is_sound(&*mirror);
     // A release of an origin whose clock is behind names it once more.

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::fs;
 
 use headwater::hash::ObjectId;
-use headwater::monitor::Silent;
+use headwater::monitor::SilentMonitor;
 
 use crate::damage::flip_byte;
 use crate::fixture::{Fixture, assert_serves, tree_at, tree_of};
@@ -17,12 +17,15 @@ pub(crate) fn a_mirror_tells_which_objects_it_holds<F: Fixture>() {
     let first = first_tree().release(1);
     let absent = F::new();
     let objects = first.named_objects();
-    assert_eq!(absent.mirror().holds(&objects, &Silent).unwrap(), vec![false; objects.len()]);
+    assert_eq!(
+        absent.mirror().holds(&objects, &SilentMonitor).unwrap(),
+        vec![false; objects.len()]
+    );
     assert!(!absent.store().exists(), "a question makes no mirror");
     let fixture = F::with(&[&first]);
     let mirror = fixture.mirror();
-    assert_eq!(mirror.holds(&objects, &Silent).unwrap(), vec![true; objects.len()]);
-    assert!(mirror.holds(&[], &Silent).unwrap().is_empty());
+    assert_eq!(mirror.holds(&objects, &SilentMonitor).unwrap(), vec![true; objects.len()]);
+    assert!(mirror.holds(&[], &SilentMonitor).unwrap().is_empty());
     let [damaged, gone] = ["img/logo.bin", "index.html"].map(|path| first.file(path).object);
     flip_byte(&fixture.object_path(&damaged), 9);
     fs::remove_file(fixture.object_path(&gone)).unwrap();
@@ -30,7 +33,7 @@ pub(crate) fn a_mirror_tells_which_objects_it_holds<F: Fixture>() {
         (0..MANY).map(|number| ObjectId::of(&number.to_le_bytes())).collect();
     asked.extend(&objects);
     let held: HashSet<usize> = (0..)
-        .zip(mirror.holds(&asked, &Silent).unwrap())
+        .zip(mirror.holds(&asked, &SilentMonitor).unwrap())
         .filter_map(|(at, is_held)| is_held.then_some(at))
         .collect();
     let whole =

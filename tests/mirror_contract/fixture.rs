@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use headwater::manifest::EntryKind;
 use headwater::mirror::{Depth, DirectoryMirror, Fault, Mirror, MirrorIdentity};
-use headwater::monitor::Silent;
+use headwater::monitor::SilentMonitor;
 use headwater::tree_path::Site;
 use tempfile::TempDir;
 
@@ -162,7 +162,7 @@ pub(crate) fn tree_of(version: &Version) -> BTreeMap<String, Shown> {
 
 /// The faults that a full look finds.
 pub(crate) fn faults(mirror: &dyn Mirror) -> Vec<Fault> {
-    mirror.verify(Depth::Full, &Silent).unwrap().faults
+    mirror.verify(Depth::Full, &SilentMonitor).unwrap().faults
 }
 
 /// The release is current, visitors get exactly it, and nothing is damaged.

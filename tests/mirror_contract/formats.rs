@@ -14,7 +14,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use headwater::hash::ObjectId;
 use headwater::manifest::{Entry, ManifestError, ManifestReader, delta};
 use headwater::mirror::ErrorKind;
-use headwater::monitor::Silent;
+use headwater::monitor::SilentMonitor;
 use headwater::push::{
     DecidedBy, Fleet, Guards, LevelChoice, MtimeSource, Options, Policy, Require, Retention,
     ScratchLocation, Source, push,
@@ -112,7 +112,7 @@ fn golden_changes_are_applied() {
         let needs = delta::summarize(&change[..], &limits).unwrap();
         let copies: HashMap<_, _> = delta::objects_at(&needs.base_entries, stream()).unwrap();
         let new = || Ok(version.entries.iter().cloned().map(Ok));
-        let again = delta::encode_beside(|| Ok(stream()), new, None, 0, &held).unwrap();
+        let again = delta::encode_with_held(|| Ok(stream()), new, None, 0, &held).unwrap();
         let ids: Vec<_> = again.wanted.iter().map(|wanted| (wanted.object, wanted.size)).collect();
         let (manifest, _) = delta::apply(&change[..], stream(), &ids, &copies, Vec::new()).unwrap();
         assert!(manifest == version.manifest, "{name}");
@@ -176,12 +176,12 @@ fn the_golden_store_is_pushed_to_and_rolled_back() {
     let (fixture, first, _) = golden_store();
     let dir = sandbox::directory();
     fs::write(dir.path().join("index.html"), "<h1>three</h1>\n").unwrap();
-    let roots = vec![Root { path: dir.path().to_owned(), at: None }];
+    let roots = vec![Root { path: dir.path().to_owned(), tree_prefix: None }];
     let scratch = sandbox::directory();
     let fleet = Fleet::new(vec![fixture.mirror()]);
     let mut options = options(scratch.path());
     let run = |source: &Source, options: &Options| {
-        let report = push(source, &fleet, options, &Silent).unwrap();
+        let report = push(source, &fleet, options, &SilentMonitor).unwrap();
         assert!(report.mirrors[0].outcome.is_current(), "{report:?}");
         report.sequence
     };
@@ -207,10 +207,10 @@ fn options(scratch: &Path) -> Options {
     Options {
         site: Some(site()),
         note: None,
-        order: None,
+        run_number: None,
         allow_older: false,
         new_history: false,
-        again: false,
+        allow_rejected: false,
         guards: Guards { allow_shrink: true, ..Guards::default() },
         retention: Retention::default(),
         mtime: MtimeSource::Push,
@@ -226,8 +226,8 @@ fn options(scratch: &Path) -> Options {
         keep_content: headwater::push::KeepContent::default(),
         stores: headwater::push::KnownStores::default(),
         began: 1_800_000_000_000,
-        patience: Duration::from_secs(30),
-        answer_patience: Duration::from_secs(2),
+        straggler_timeout: Duration::from_secs(30),
+        response_timeout: Duration::from_secs(2),
     }
 }
 

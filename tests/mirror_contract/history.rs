@@ -3,13 +3,13 @@
 use std::fs;
 
 use headwater::mirror::{Depth, EventKind};
-use headwater::monitor::Silent;
+use headwater::monitor::SilentMonitor;
 
 use crate::fixture::{Fixture, assert_serves};
 use crate::origin::{first_tree, second_tree};
 
 fn happened<F: Fixture>(fixture: &F) -> Vec<EventKind> {
-    fixture.mirror().history().unwrap().into_iter().map(|happening| happening.what).collect()
+    fixture.mirror().history().unwrap().into_iter().map(|happening| happening.kind).collect()
 }
 
 pub(crate) fn what_happened_is_told_in_its_order<F: Fixture>() {
@@ -22,7 +22,7 @@ pub(crate) fn what_happened_is_told_in_its_order<F: Fixture>() {
     second.onto(Some(&first)).publish(&*mirror, Some(first.name()));
     // Nothing happens when nothing changes.
     mirror.activate(second.name(), Some(first.name())).unwrap();
-    let verified = mirror.verify(Depth::Quick, &Silent).unwrap();
+    let verified = mirror.verify(Depth::Quick, &SilentMonitor).unwrap();
     assert_eq!(verified.faults, []);
     let wanted = [
         EventKind::Switched { release: first.name(), from: None },

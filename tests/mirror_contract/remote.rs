@@ -37,11 +37,14 @@ impl Receiver {
         let settings = ReceiverSettings {
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
             tls,
-            front: Exposure::None,
-            access: receiver::AuthPolicy::Open,
+            exposure: Exposure::None,
+            auth: receiver::AuthPolicy::Open,
             sites: vec![SiteSettings::new(directory.to_owned(), None)],
             // Who waits for a lock is the origin: it asks again as long as it was told to.
-            limits: ReceiverLimits { lock: Duration::from_millis(20), ..ReceiverLimits::default() },
+            limits: ReceiverLimits {
+                lock_wait: Duration::from_millis(20),
+                ..ReceiverLimits::default()
+            },
         };
         let server = Server::bind(&settings, Arc::new(NoLog)).unwrap();
         let (handle, address) = (server.handle(), server.address());
@@ -75,7 +78,7 @@ pub(crate) fn mirror_at(
     wait: Duration,
 ) -> Arc<dyn Mirror> {
     let Ok(Location::Http(place)) = Location::parse(url) else { panic!("{url}") };
-    let pace = TransferLimits { wait, ..TransferLimits::default() };
+    let pace = TransferLimits { lock_wait: wait, ..TransferLimits::default() };
     Arc::new(HttpMirror::new(identity(url, site), &place, access, pace))
 }
 
@@ -204,7 +207,7 @@ impl Fixture for Ssh {
             host_key: None,
             secret_variables: Vec::new(),
         };
-        let pace = TransferLimits { wait, ..TransferLimits::default() };
+        let pace = TransferLimits { lock_wait: wait, ..TransferLimits::default() };
         Arc::new(HttpMirror::over_ssh(identity(&url, site), &place, &settings, pace))
     }
 

@@ -4,8 +4,8 @@ use std::fs;
 
 use headwater::hash::ManifestId;
 use headwater::manifest::EntryKind;
-use headwater::mirror::{ErrorKind, SignatureQuestion};
-use headwater::monitor::Silent;
+use headwater::mirror::{ErrorKind, SignatureRequest};
+use headwater::monitor::SilentMonitor;
 use headwater::pack::{Signature, SignatureKey, SignatureShape};
 
 use crate::fixture::Fixture;
@@ -26,7 +26,7 @@ fn release() -> Version {
 }
 
 /// All entries of a release, and what a mirror should say of them.
-fn question(release: &Version) -> (SignatureQuestion, Vec<u64>, Vec<Option<Signature>>) {
+fn question(release: &Version) -> (SignatureRequest, Vec<u64>, Vec<Option<Signature>>) {
     let mut asked = Vec::new();
     let (mut sizes, mut expected) = (Vec::new(), Vec::new());
     for (position, entry) in (0..).zip(&release.entries) {
@@ -40,7 +40,7 @@ fn question(release: &Version) -> (SignatureQuestion, Vec<u64>, Vec<Option<Signa
         expected.push((!content.is_empty()).then(|| Signature::of(&content, shape, KEY)));
     }
     let base = release.release.manifest;
-    (SignatureQuestion { base, key: KEY, asked }, sizes, expected)
+    (SignatureRequest { base, key: KEY, files: asked }, sizes, expected)
 }
 
 pub(crate) fn signatures_are_those_of_the_files_asked_for<F: Fixture>() {
@@ -48,27 +48,27 @@ pub(crate) fn signatures_are_those_of_the_files_asked_for<F: Fixture>() {
     let mirror = F::with(&[&release]);
     let mirror = mirror.mirror();
     let (mut question, mut sizes, expected) = question(&release);
-    assert_eq!(mirror.signatures(&question, &sizes, &Silent).unwrap(), expected);
+    assert_eq!(mirror.signatures(&question, &sizes, &SilentMonitor).unwrap(), expected);
     // Of some of them, and of one that is not there.
-    question.asked = vec![question.asked[2], question.asked[4], (17, NEW_BITS)];
+    question.files = vec![question.files[2], question.files[4], (17, NEW_BITS)];
     sizes = vec![sizes[2], sizes[4], 9];
     let some = [expected[2].clone(), expected[4].clone(), None];
-    assert_eq!(mirror.signatures(&question, &sizes, &Silent).unwrap(), some);
-    question.asked.clear();
-    assert_eq!(mirror.signatures(&question, &[], &Silent).unwrap(), []);
+    assert_eq!(mirror.signatures(&question, &sizes, &SilentMonitor).unwrap(), some);
+    question.files.clear();
+    assert_eq!(mirror.signatures(&question, &[], &SilentMonitor).unwrap(), []);
 }
 
 pub(crate) fn signatures_of_what_is_not_there_are_left_out<F: Fixture>() {
     let release = release();
     let (question, sizes, mut expected) = question(&release);
     let absent = F::new();
-    let asked = absent.mirror().signatures(&question, &sizes, &Silent).unwrap();
+    let asked = absent.mirror().signatures(&question, &sizes, &SilentMonitor).unwrap();
     assert_eq!(asked, vec![None; sizes.len()]);
     assert!(!absent.store().exists(), "a question makes no mirror");
     let fixture = F::with(&[&release]);
     let mirror = fixture.mirror();
-    let unknown = SignatureQuestion { base: ManifestId::of(b"unknown"), ..question.clone() };
-    let asked = mirror.signatures(&unknown, &sizes, &Silent).unwrap();
+    let unknown = SignatureRequest { base: ManifestId::of(b"unknown"), ..question.clone() };
+    let asked = mirror.signatures(&unknown, &sizes, &SilentMonitor).unwrap();
     assert_eq!(asked, vec![None; sizes.len()]);
     // Missing, and of another length than the manifest says.
     fs::remove_file(fixture.object_path(&release.file("a").object)).unwrap();
@@ -76,7 +76,7 @@ pub(crate) fn signatures_of_what_is_not_there_are_left_out<F: Fixture>() {
     fs::remove_file(&path).unwrap();
     fs::write(&path, noise(2049, 2)).unwrap();
     (expected[0], expected[2]) = (None, None);
-    assert_eq!(mirror.signatures(&question, &sizes, &Silent).unwrap(), expected);
+    assert_eq!(mirror.signatures(&question, &sizes, &SilentMonitor).unwrap(), expected);
 }
 
 pub(crate) fn a_cancelled_question_for_signatures_ends<F: Fixture>() {

@@ -10,7 +10,7 @@ use headwater::tree_path::Site;
 
 use headwater::hash::ObjectId;
 use headwater::mirror::{Effort, ObjectPart};
-use headwater::monitor::Silent;
+use headwater::monitor::SilentMonitor;
 
 use crate::fixture::{Fixture, assert_serves};
 use crate::origin::{first_tree, second_tree};
@@ -108,11 +108,11 @@ pub(crate) fn parts_of_many_objects_come_in_the_order_asked_for<F: Fixture>() {
     let absent = F::new();
     let part = |object: ObjectId, offset: u64, length: u64| ObjectPart { object, offset, length };
     let unknown = part(ObjectId::of(b"unknown"), 0, 7);
-    assert!(absent.mirror().read_parts(&[unknown], Effort::Patient, &Silent).is_err());
+    assert!(absent.mirror().read_parts(&[unknown], Effort::Patient, &SilentMonitor).is_err());
     assert!(!absent.store().exists(), "reading makes no mirror");
     let fixture = F::with(&[&first]);
     let mirror = fixture.mirror();
-    assert!(mirror.read_parts(&[], Effort::Once, &Silent).unwrap().is_empty());
+    assert!(mirror.read_parts(&[], Effort::Once, &SilentMonitor).unwrap().is_empty());
     let mut parts = Vec::new();
     let mut wanted = Vec::new();
     for id in first.named_objects().into_iter().rev() {
@@ -134,5 +134,5 @@ pub(crate) fn parts_of_many_objects_come_in_the_order_asked_for<F: Fixture>() {
         parts.push(unknown);
         wanted.push(None);
     }
-    assert!(mirror.read_parts(&parts, Effort::Patient, &Silent).unwrap() == wanted);
+    assert!(mirror.read_parts(&parts, Effort::Patient, &SilentMonitor).unwrap() == wanted);
 }

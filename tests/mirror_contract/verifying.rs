@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use headwater::mirror::Depth;
-use headwater::monitor::Silent;
+use headwater::monitor::SilentMonitor;
 
 use crate::damage::{DAMAGES, Damage, Scene, flip_byte};
 use crate::fixture::{Fixture, assert_serves, faults, tree_at, tree_of};
@@ -58,13 +58,13 @@ pub(crate) fn assert_found_and_mended(
         let shared: Vec<&str> = found.iter().map(|fault| fault.path.as_str()).collect();
         let but = shared.iter().find(|path| path.contains("/slots/")).copied().unwrap_or(&wanted);
         let reader = scope.spawn(|| keep_reading(fixture, current, but, &stop));
-        let repaired = mirror.repair(&archive, &Silent);
+        let repaired = mirror.repair(&archive, &SilentMonitor);
         stop.store(true, Ordering::SeqCst);
         assert!(reader.join().unwrap() > 0);
         repaired.unwrap()
     });
-    assert_eq!((&repaired.found, &repaired.left), (&found, &vec![]), "{name}");
-    assert!(repaired.mended + repaired.objects > 0, "{name}: {repaired:?}");
+    assert_eq!((&repaired.found, &repaired.remaining), (&found, &vec![]), "{name}");
+    assert!(repaired.repaired_files + repaired.objects > 0, "{name}: {repaired:?}");
     if let Some((mut file, bytes)) = damaged {
         let mut now = Vec::new();
         file.read_to_end(&mut now).unwrap();
@@ -79,7 +79,7 @@ pub(crate) fn assert_found_and_mended(
             == tree_of(before),
         "{name}"
     );
-    assert!(mirror.repair(&archive, &Silent).unwrap().found.is_empty(), "{name}");
+    assert!(mirror.repair(&archive, &SilentMonitor).unwrap().found.is_empty(), "{name}");
 }
 
 pub(crate) fn every_fault_is_named_and_mended<F: Fixture>() {
@@ -94,7 +94,7 @@ pub(crate) fn a_quick_look_finds_what_times_and_sizes_tell<F: Fixture>() {
     let (first, second) = (first_tree().release(1), second_tree().release(2));
     for damage in &DAMAGES {
         let fixture = F::with(&[&first, &second]);
-        let quick = || fixture.mirror().verify(Depth::Quick, &Silent).unwrap().faults;
+        let quick = || fixture.mirror().verify(Depth::Quick, &SilentMonitor).unwrap().faults;
         assert_eq!(quick(), []);
         (damage.harm)(&Scene { store: fixture.store(), current: &second, before: &first });
         assert!(!damage.is_quick || !quick().is_empty(), "{}", damage.name);
@@ -110,13 +110,17 @@ pub(crate) fn what_cannot_be_mended_is_left_and_named<F: Fixture>() {
     fs::remove_file(fixture.object_path(&second.file("img/new.bin").object)).unwrap();
     let mut poor = second.clone();
     poor.objects.remove(&object);
-    let repaired = mirror.repair(&Archive(vec![poor]), &Silent).unwrap();
+    let repaired = mirror.repair(&Archive(vec![poor]), &SilentMonitor).unwrap();
     assert_eq!(repaired.objects, 1, "the other one is mended all the same");
-    assert!(repaired.left.iter().all(|fault| fault.object == Some(object)), "{:?}", repaired.left);
-    assert_eq!(repaired.left, faults(&*mirror));
-    assert!(!repaired.left.is_empty());
-    let repaired = mirror.repair(&Archive(vec![second.clone()]), &Silent).unwrap();
-    assert_eq!(repaired.left, []);
+    assert!(
+        repaired.remaining.iter().all(|fault| fault.object == Some(object)),
+        "{:?}",
+        repaired.remaining
+    );
+    assert_eq!(repaired.remaining, faults(&*mirror));
+    assert!(!repaired.remaining.is_empty());
+    let repaired = mirror.repair(&Archive(vec![second.clone()]), &SilentMonitor).unwrap();
+    assert_eq!(repaired.remaining, []);
     assert_serves(&fixture, &second);
 }
 
@@ -132,8 +136,8 @@ pub(crate) fn a_lost_slot_is_rebuilt<F: Fixture>() {
             assert!(!faults(&*mirror).is_empty());
         }
         let repaired =
-            mirror.repair(&Archive(vec![first.clone(), second.clone()]), &Silent).unwrap();
-        assert_eq!(repaired.left, []);
+            mirror.repair(&Archive(vec![first.clone(), second.clone()]), &SilentMonitor).unwrap();
+        assert_eq!(repaired.remaining, []);
         assert_serves(&fixture, &second);
         // Whatever slot was lost, the next push finds its way.
         let third = first_tree().release(3);

@@ -131,7 +131,7 @@ fn states() -> Inputs {
         .filter(|message| message.starts_with(b"{\"ok\":{\"headwater\""))
         .collect();
     let record = String::from_utf8(record().to_bytes()).unwrap();
-    let of = |state: protocol::State| json(protocol::Answer::Ok(state));
+    let of = |state: protocol::State| json(protocol::ResponseMessage::Ok(state));
     let made = vec![
         of(protocol::State {
             releases: vec![record.clone(), record.clone()],
@@ -265,16 +265,20 @@ fn messages() -> Inputs {
         published: Some(1),
         activated: None,
     };
-    let wants = protocol::Wants {
+    let wants = protocol::NeededContent {
         objects: vec![object],
         manifests: vec![ManifestId::of(b"m")],
         releases: vec![release],
     };
     let (key, shape) = (SignatureKey::from_bytes([3; 8]), SignatureShape::with_sizes(20, 3, 1));
     let asked = vec![(0, 14), (7, 20), (300, 33)];
-    let question = protocol::SignatureQuestion { base: ManifestId::of(b"base"), key, asked };
-    let repairing =
-        protocol::Repairing { objects: 1, mended: 2, wants, ..protocol::Repairing::default() };
+    let question = protocol::SignatureRequest { base: ManifestId::of(b"base"), key, files: asked };
+    let repairing = protocol::RepairResult {
+        objects: 1,
+        repaired_files: 2,
+        needed: wants,
+        ..protocol::RepairResult::default()
+    };
     vec![
         json(&head),
         json(protocol::StageHead {
@@ -283,22 +287,22 @@ fn messages() -> Inputs {
             is_whole: true,
             ..head
         }),
-        json(protocol::Answer::Ok(state)),
-        json(protocol::Answer::Ok(protocol::Staging::Staged { resent: 3 })),
-        json(protocol::Answer::Ok(protocol::Staging::Held(vec![pack]))),
-        json(protocol::Answer::Ok(protocol::Staging::Lacking(vec![object]))),
-        json(protocol::Answer::<protocol::State>::Error(protocol::ProtocolError::new(
+        json(protocol::ResponseMessage::Ok(state)),
+        json(protocol::ResponseMessage::Ok(protocol::StageResult::Staged { resent: 3 })),
+        json(protocol::ResponseMessage::Ok(protocol::StageResult::Held(vec![pack]))),
+        json(protocol::ResponseMessage::Ok(protocol::StageResult::Missing(vec![object]))),
+        json(protocol::ResponseMessage::<protocol::State>::Error(protocol::ProtocolError::new(
             headwater::mirror::ErrorKind::Denied,
             "no\u{1b}[2J",
         ))),
-        json(protocol::Answer::Ok(repairing)),
-        json(protocol::Answer::Ok(protocol::Verified::default())),
-        json(protocol::Answer::Ok(protocol::Pruned::default())),
-        json(protocol::Holds::of(&[true, false, true])),
-        json(protocol::Answer::Ok(protocol::Holds::of(&[false; 9]))),
+        json(protocol::ResponseMessage::Ok(repairing)),
+        json(protocol::ResponseMessage::Ok(protocol::Verified::default())),
+        json(protocol::ResponseMessage::Ok(protocol::Pruned::default())),
+        json(protocol::HeldObjects::of(&[true, false, true])),
+        json(protocol::ResponseMessage::Ok(protocol::HeldObjects::of(&[false; 9]))),
         json(status),
         json(protocol::Activate { release, expected: Some(release) }),
-        json(protocol::Keep { keep: 3 }),
+        json(protocol::KeepReleases { keep: 3 }),
         json(protocol::Repair { is_last: true }),
         question.encode(),
         [&[1][..], Signature::of(&[b'x'; 20], shape, key).encode(), &[b'x'; 40]].concat(),

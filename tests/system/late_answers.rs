@@ -18,7 +18,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use headwater::mirror::{DirectoryMirror, Mirror, MirrorIdentity};
-use headwater::monitor::{Event, Silent};
+use headwater::monitor::{Event, SilentMonitor};
 use headwater::push::{
     DecidedBy, Fleet, Goal, Guards, KeepContent, KnownStores, LevelChoice, MtimeSource, OnFailure,
     Options, Outcome, Planned, Policy, Report, Require, Retention, RunNumber, ScratchLocation,
@@ -67,9 +67,9 @@ impl Edges {
         Options {
             site: None,
             note: None,
-            order: None,
+            run_number: None,
             allow_older: false,
-            again: false,
+            allow_rejected: false,
             new_history: false,
             guards: Guards::default(),
             retention: Retention::default(),
@@ -86,8 +86,8 @@ impl Edges {
             keep_content: KeepContent::default(),
             stores: KnownStores::new(Some(self.world.path("cache/stores")), BTreeMap::new()),
             began: self.trees * 1000,
-            patience: MOST,
-            answer_patience: Duration::ZERO,
+            straggler_timeout: MOST,
+            response_timeout: Duration::ZERO,
         }
     }
 
@@ -127,7 +127,10 @@ impl Edges {
         let path = self.world.path("tree");
         fs::create_dir_all(&path).unwrap();
         fs::write(path.join("index.html"), format!("version {number}")).unwrap();
-        Source::Trees { roots: vec![Root { path, at: None }], scan: ScanOptions::default() }
+        Source::Trees {
+            roots: vec![Root { path, tree_prefix: None }],
+            scan: ScanOptions::default(),
+        }
     }
 
     /// Pushes the next tree to these mirrors, none of which is late.
@@ -135,7 +138,7 @@ impl Edges {
         let source = self.tree();
         let mut options = Options { require: Require::All, ..self.options() };
         change(&mut options);
-        push(&source, &self.fleet(names), &options, &Silent).unwrap();
+        push(&source, &self.fleet(names), &options, &SilentMonitor).unwrap();
     }
 
     /// Raises what the first four must number their next release with, without a release that is
@@ -271,12 +274,12 @@ fn a_late_mirror_of_another_history_is_left_alone() {
 fn a_late_mirror_with_a_higher_order_is_left_alone() {
     let order = |number| Some(RunNumber::new("ci", number).unwrap());
     let mut edges = Edges::new();
-    edges.publish(&["edge5"], |options| options.order = order(60));
+    edges.publish(&["edge5"], |options| options.run_number = order(60));
     // The new release will have a higher number than the one of edge5.
     edges.stage_on_four(2);
     let serves = edges.served("edge5").0;
     assert_eq!(
-        edges.assert_left_alone(|options| options.order = order(59)),
+        edges.assert_left_alone(|options| options.run_number = order(59)),
         Outcome::Newer { serves }
     );
 }
@@ -287,7 +290,7 @@ fn a_late_mirror_that_has_rejected_the_content_is_left_alone() {
     edges.publish(&["edge5"], |_| {});
     let rollback = Source::Rollback { to: None, by: DecidedBy::Person(Some("ann".into())) };
     let options = Options { require: Require::All, ..edges.options() };
-    push(&rollback, &edges.fleet(&["edge5"]), &options, &Silent).unwrap();
+    push(&rollback, &edges.fleet(&["edge5"]), &options, &SilentMonitor).unwrap();
     edges.stage_on_four(3);
     let before = edges.served("edge5");
     assert_eq!(before.1, "version 1");
@@ -415,7 +418,7 @@ fn a_rollback_asks_a_dead_mirror_once() {
     let mirrors = mirrors.map(Arc::new);
     let fleet =
         Fleet::new(mirrors.iter().map(|edge| Arc::clone(edge) as Arc<dyn Mirror>).collect());
-    let planned = plan_rollback(&fleet, None, &edges.options(), &Silent).unwrap();
+    let planned = plan_rollback(&fleet, None, &edges.options(), &SilentMonitor).unwrap();
     let to = planned.to.map(|release| release.sequence);
     assert_eq!(to, Some(1));
     let source = Source::Rollback { to, by: DecidedBy::Person(None) };

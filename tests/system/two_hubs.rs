@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use headwater::mirror::{DirectoryMirror, Mirror, MirrorIdentity};
-use headwater::monitor::Silent;
+use headwater::monitor::SilentMonitor;
 use headwater::push::{
     Fleet, Guards, KeepContent, LevelChoice, MtimeSource, Options, Outcome, Policy, Report,
     Require, Retention, ScratchLocation, Source, push,
@@ -54,9 +54,9 @@ fn options(scratch: PathBuf, began: u64) -> Options {
     Options {
         site: None,
         note: None,
-        order: None,
+        run_number: None,
         allow_older: false,
-        again: false,
+        allow_rejected: false,
         new_history: false,
         guards: Guards::default(),
         retention: Retention::default(),
@@ -70,8 +70,8 @@ fn options(scratch: PathBuf, began: u64) -> Options {
         keep_content: KeepContent::default(),
         stores: headwater::push::KnownStores::default(),
         began,
-        patience: Duration::from_secs(30),
-        answer_patience: Duration::from_secs(2),
+        straggler_timeout: Duration::from_secs(30),
+        response_timeout: Duration::from_secs(2),
     }
 }
 
@@ -95,7 +95,7 @@ impl Fleets {
     fn push(&self, source: &Source, to: &[&str]) -> Report {
         let fleet = Fleet::new(to.iter().map(|name| mirror(&self.world.path(name))).collect());
         let options = options(self.world.path("cache"), self.next * 1000);
-        push(source, &fleet, &options, &Silent)
+        push(source, &fleet, &options, &SilentMonitor)
             .unwrap_or_else(|error| panic!("{error}: {:?}", self.story))
     }
 
@@ -104,7 +104,7 @@ impl Fleets {
         fs::create_dir_all(&tree).unwrap();
         fs::write(tree.join("index.html"), format!("version {}", self.next)).unwrap();
         self.next += 1;
-        let roots = vec![Root { path: tree, at: None }];
+        let roots = vec![Root { path: tree, tree_prefix: None }];
         let report = self.push(&Source::Trees { roots, scan: ScanOptions::default() }, to);
         assert!(report.mirrors.iter().all(|one| one.outcome.is_current()), "{report:?}");
     }
@@ -117,7 +117,7 @@ impl Fleets {
             Carry(hub) => {
                 let from = mirror(&self.world.path(MIRRORS[hub]));
                 let source = from.state().unwrap().current_release().cloned().unwrap();
-                let report = self.push(&Source::Store(from), &["edge"]);
+                let report = self.push(&Source::CurrentRelease(from), &["edge"]);
                 assert!(
                     !report.is_new && report.release == Some(source.id()),
                     "the very release: {report:?}"

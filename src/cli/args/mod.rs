@@ -12,11 +12,11 @@ use headwater::mirror::{ReceiveCommand, SshCommand};
 use headwater::push::{LevelChoice, OnFailure, Require, RunNumber};
 use headwater::tree_path::{Site, TreePath};
 
-use crate::cli::args::habits::{DryRunArgs, HabitArgs};
+use crate::cli::args::rsync_flags::{DryRunArgs, RsyncFlagArgs};
 
-pub(super) mod habits;
+pub(super) mod corrected_command;
 pub(super) mod operands;
-pub(super) mod retype;
+pub(super) mod rsync_flags;
 pub(super) mod unknown_option;
 
 /// Headings of the help text.
@@ -85,7 +85,7 @@ pub(crate) struct SourceArgs {
     /// the default mirrors are all configured mirrors. With --from, every argument is a mirror.
     // clap puts brackets around the name, so that the usage reads `[TREE] [MIRROR]...`.
     #[arg(value_name = "TREE] [MIRROR", value_hint = ValueHint::AnyPath)]
-    pub(crate) places: Vec<String>,
+    pub(crate) operands: Vec<String>,
     /// Copy the release that this mirror serves unchanged to the other mirrors, instead of pushing
     /// a tree
     #[arg(long, value_name = "MIRROR", value_hint = ValueHint::AnyPath, help_heading = PUBLISH)]
@@ -289,13 +289,13 @@ pub(crate) struct PushArgs {
     #[command(flatten)]
     pub(crate) work: WorkArgs,
     #[command(flatten)]
-    pub(crate) around: ScheduleArgs,
+    pub(crate) schedule: ScheduleArgs,
     #[command(flatten)]
     pub(crate) config: ConfigArgs,
     #[command(flatten)]
     pub(crate) list: ListArgs,
     #[command(flatten)]
-    pub(crate) habits: HabitArgs,
+    pub(crate) rsync_flags: RsyncFlagArgs,
     #[command(flatten)]
     pub(crate) output: OutputArgs,
 }
@@ -322,7 +322,7 @@ pub(crate) struct PromoteArgs {
     #[command(flatten)]
     pub(crate) work: WorkArgs,
     #[command(flatten)]
-    pub(crate) around: ScheduleArgs,
+    pub(crate) schedule: ScheduleArgs,
     #[command(flatten)]
     pub(crate) config: ConfigArgs,
     #[command(flatten)]
@@ -385,7 +385,7 @@ pub(crate) struct RollbackArgs {
     #[command(flatten)]
     pub(crate) work: WorkArgs,
     #[command(flatten)]
-    pub(crate) around: ScheduleArgs,
+    pub(crate) schedule: ScheduleArgs,
     #[command(flatten)]
     pub(crate) config: ConfigArgs,
     #[command(flatten)]

@@ -21,7 +21,7 @@ pub(crate) struct MirrorChoice {
 }
 
 impl MirrorChoice {
-    fn at(location: &str) -> Self {
+    fn from_location(location: &str) -> Self {
         Self {
             name: location.to_owned(),
             location: location.to_owned(),
@@ -60,7 +60,7 @@ pub(crate) struct Operands {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Operand {
     /// The name in all output, and the location.
-    pub(crate) place: MirrorChoice,
+    pub(crate) choice: MirrorChoice,
     /// Whether the operand can only be a mirror: a configured name, a URL, or an argument with a
     /// sequence.
     pub(crate) is_mirror: bool,
@@ -72,7 +72,7 @@ pub(crate) struct Operand {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum PathKind {
     /// There is no directory.
-    Nothing,
+    Missing,
     /// A directory in which a mirror can be created.
     Empty,
     /// A directory with files that do not belong to a mirror.
@@ -124,7 +124,7 @@ pub(crate) enum OperandError {
     },
     /// A mirror is named twice.
     #[error("the mirror {name:?} is named twice")]
-    Twice {
+    Duplicate {
         /// The name of the mirror.
         name: String,
     },
@@ -179,7 +179,7 @@ impl OperandError {
             Self::Swapped { mirror, tree } => {
                 format!("name the tree first, as in `headwater push {tree} {mirror}`")
             }
-            Self::Twice { .. } => "name each mirror once".to_owned(),
+            Self::Duplicate { .. } => "name each mirror once".to_owned(),
             Self::NoTree => {
                 format!(
                     "name the tree, as in `headwater push public /srv/www`, or set `content` in \
@@ -212,27 +212,27 @@ impl From<OperandError> for Failure {
 
 /// Parses the arguments of `push` and `plan`. If `has_from` is true, `--from` was given, so all
 /// arguments are mirrors. `look` returns the kind of a path.
-pub(crate) fn of_push(
+pub(crate) fn resolve_push(
     arguments: &[String],
     has_from: bool,
     config: &Config,
-    look: impl Fn(&str) -> PathKind,
+    kind_of_path: impl Fn(&str) -> PathKind,
 ) -> Result<Operands, OperandError> {
     if let [mirror, tree, ..] = arguments
         && !has_from
     {
-        let is_mirror = match look(mirror) {
+        let is_mirror = match kind_of_path(mirror) {
             PathKind::Store => true,
             // With a configured tree, all arguments may be mirrors.
-            PathKind::Nothing => config.mirror(mirror).is_some() && config.content.is_empty(),
+            PathKind::Missing => config.mirror(mirror).is_some() && config.content.is_empty(),
             PathKind::Empty | PathKind::Tree => false,
         };
         // A directory with files that do not belong to a mirror can never be a mirror.
-        if is_mirror && config.mirror(tree).is_none() && look(tree) == PathKind::Tree {
+        if is_mirror && config.mirror(tree).is_none() && kind_of_path(tree) == PathKind::Tree {
             return Err(OperandError::Swapped { mirror: mirror.clone(), tree: tree.clone() });
         }
     }
-    let is_directory = |word: &str| look(word) != PathKind::Nothing;
+    let is_directory = |word: &str| kind_of_path(word) != PathKind::Missing;
     let tree = match arguments.first() {
         Some(first) if !has_from && is_tree(first, config, is_directory)? => Some(first.clone()),
         _ => None,
@@ -240,12 +240,12 @@ pub(crate) fn of_push(
     if tree.is_none() && !has_from && config.content.is_empty() {
         return Err(OperandError::NoTree);
     }
-    let mirrors = of_mirrors(&arguments[usize::from(tree.is_some())..], config)?;
+    let mirrors = resolve_mirrors(&arguments[usize::from(tree.is_some())..], config)?;
     Ok(Operands { tree, mirrors })
 }
 
 /// The mirrors of a command that has no other arguments; without arguments, all configured mirrors.
-pub(crate) fn of_mirrors(
+pub(crate) fn resolve_mirrors(
     arguments: &[String],
     config: &Config,
 ) -> Result<Vec<MirrorChoice>, OperandError> {
@@ -255,12 +255,13 @@ pub(crate) fn of_mirrors(
     }
     let mut mirrors: Vec<MirrorChoice> = Vec::with_capacity(arguments.len());
     for argument in arguments {
-        let mirror = of_mirror(argument, config)?;
+        let mirror = resolve_mirror(argument, config)?;
         // `/srv/www` and `/srv/www/` are the same directory. The push finds other cases of two
         // names for one mirror, because it knows the stores.
-        let place = |mirror: &MirrorChoice| mirror.location.trim_end_matches('/').to_owned();
-        if mirrors.iter().any(|earlier| place(earlier) == place(&mirror)) {
-            return Err(OperandError::Twice { name: mirror.name });
+        let trimmed_location =
+            |mirror: &MirrorChoice| mirror.location.trim_end_matches('/').to_owned();
+        if mirrors.iter().any(|earlier| trimmed_location(earlier) == trimmed_location(&mirror)) {
+            return Err(OperandError::Duplicate { name: mirror.name });
         }
         mirrors.push(mirror);
     }
@@ -268,7 +269,7 @@ pub(crate) fn of_mirrors(
 }
 
 /// A side of `diff`, or the source of `--from`.
-pub(crate) fn of_operand(
+pub(crate) fn resolve_operand(
     argument: &str,
     config: &Config,
     is_directory: impl Fn(&str) -> bool,
@@ -277,26 +278,28 @@ pub(crate) fn of_operand(
     if is_location(text) {
         // Only a mirror has releases, and a tree has no URL.
         let is_mirror = sequence.is_some() || is_url(text);
-        return Ok(Operand { place: MirrorChoice::at(text), is_mirror, sequence });
+        return Ok(Operand { choice: MirrorChoice::from_location(text), is_mirror, sequence });
     }
     match (config.mirror(text), sequence.is_none() && is_directory(text)) {
         // If one of the two took precedence, a push could use the wrong one as soon as a directory
         // of that name appears.
         (Some(_), true) => Err(OperandError::Ambiguous { word: text.to_owned() }),
-        (Some(mirror), false) => Ok(Operand { place: mirror.into(), is_mirror: true, sequence }),
-        (None, true) => Ok(Operand { place: MirrorChoice::at(text), is_mirror: false, sequence }),
-        (None, false) if sequence.is_some() => Err(unknown(text, config)),
+        (Some(mirror), false) => Ok(Operand { choice: mirror.into(), is_mirror: true, sequence }),
+        (None, true) => {
+            Ok(Operand { choice: MirrorChoice::from_location(text), is_mirror: false, sequence })
+        }
+        (None, false) if sequence.is_some() => Err(unknown_mirror(text, config)),
         (None, false) => {
-            Err(OperandError::NoSuchTree { word: text.to_owned(), known: known(config) })
+            Err(OperandError::NoSuchTree { word: text.to_owned(), known: configured_names(config) })
         }
     }
 }
 
-fn of_mirror(argument: &str, config: &Config) -> Result<MirrorChoice, OperandError> {
+fn resolve_mirror(argument: &str, config: &Config) -> Result<MirrorChoice, OperandError> {
     match config.mirror(argument) {
-        _ if is_location(argument) => Ok(MirrorChoice::at(argument)),
+        _ if is_location(argument) => Ok(MirrorChoice::from_location(argument)),
         Some(mirror) => Ok(mirror.into()),
-        None => Err(unknown(argument, config)),
+        None => Err(unknown_mirror(argument, config)),
     }
 }
 
@@ -325,9 +328,10 @@ fn is_tree(
         (Some(_), true) => Err(OperandError::Ambiguous { word: first.to_owned() }),
         (Some(_), false) => Ok(false),
         (None, true) => Ok(true),
-        (None, false) => {
-            Err(OperandError::NoSuchTree { word: first.to_owned(), known: known(config) })
-        }
+        (None, false) => Err(OperandError::NoSuchTree {
+            word: first.to_owned(),
+            known: configured_names(config),
+        }),
     }
 }
 
@@ -342,24 +346,24 @@ fn is_url(argument: &str) -> bool {
 /// Splits `LOCATION:SEQ`. The number after the host of a URL is its port, so a sequence must follow
 /// a path; `./a:7/` is a directory named `a:7`.
 fn split_sequence(argument: &str) -> (&str, Option<u64>) {
-    let Some((place, number)) = argument.rsplit_once(':') else { return (argument, None) };
-    let is_port = place.split_once("://").is_some_and(|(_, rest)| !rest.contains('/'));
+    let Some((location, number)) = argument.rsplit_once(':') else { return (argument, None) };
+    let is_port = location.split_once("://").is_some_and(|(_, rest)| !rest.contains('/'));
     match number.parse() {
         Ok(sequence)
             // `parse` also accepts a plus sign.
-            if !is_port && !place.is_empty() && number.bytes().all(|b| b.is_ascii_digit()) =>
+            if !is_port && !location.is_empty() && number.bytes().all(|b| b.is_ascii_digit()) =>
         {
-            (place, Some(sequence))
+            (location, Some(sequence))
         }
         _ => (argument, None),
     }
 }
 
-fn unknown(word: &str, config: &Config) -> OperandError {
-    OperandError::UnknownMirror { word: word.to_owned(), known: known(config) }
+fn unknown_mirror(word: &str, config: &Config) -> OperandError {
+    OperandError::UnknownMirror { word: word.to_owned(), known: configured_names(config) }
 }
 
-fn known(config: &Config) -> Vec<String> {
+fn configured_names(config: &Config) -> Vec<String> {
     config.mirrors.iter().map(|mirror| mirror.name.to_string()).collect()
 }
 
@@ -392,9 +396,9 @@ mod tests {
             "public" | "eu" | "./site" => PathKind::Tree,
             "/srv/old" => PathKind::Store,
             "/srv/new" => PathKind::Empty,
-            _ => PathKind::Nothing,
+            _ => PathKind::Missing,
         };
-        let places = of_push(&arguments, has_from, config, look)?;
+        let places = resolve_push(&arguments, has_from, config, look)?;
         Ok((places.tree, places.mirrors.into_iter().map(|mirror| mirror.location).collect()))
     }
 
@@ -506,24 +510,24 @@ mod tests {
     fn no_mirror_is_taken_twice() {
         for pair in [["eu", "/srv/eu/"], ["/a", "/a"], ["us", "us"]] {
             let error = push(&["public", pair[0], pair[1]], false, &fleet()).unwrap_err();
-            assert!(matches!(error, OperandError::Twice { .. }), "{error}");
+            assert!(matches!(error, OperandError::Duplicate { .. }), "{error}");
         }
     }
 
     #[test]
     fn mirrors_keep_their_names() {
-        let mirrors = of_mirrors(&["us".to_owned(), "/a".to_owned()], &fleet()).unwrap();
+        let mirrors = resolve_mirrors(&["us".to_owned(), "/a".to_owned()], &fleet()).unwrap();
         assert_eq!(
             mirrors[0],
-            MirrorChoice { name: "us".into(), ..MirrorChoice::at("ssh://us/srv") }
+            MirrorChoice { name: "us".into(), ..MirrorChoice::from_location("ssh://us/srv") }
         );
-        assert_eq!(mirrors[1], MirrorChoice::at("/a"));
-        assert_eq!(of_mirrors(&[], &fleet()).unwrap().len(), 2);
+        assert_eq!(mirrors[1], MirrorChoice::from_location("/a"));
+        assert_eq!(resolve_mirrors(&[], &fleet()).unwrap().len(), 2);
     }
 
     #[test]
     fn operands_may_name_a_release() {
-        let operand = |text| of_operand(text, &fleet(), |word| word == "public");
+        let operand = |text| resolve_operand(text, &fleet(), |word| word == "public");
         for (text, location, is_mirror, sequence) in [
             ("public", "public", false, None),
             ("./public", "./public", false, None),
@@ -536,7 +540,7 @@ mod tests {
             ("./a:+7", "./a:+7", false, None),
         ] {
             let operand = operand(text).unwrap();
-            let got = (operand.place.location.as_str(), operand.is_mirror, operand.sequence);
+            let got = (operand.choice.location.as_str(), operand.is_mirror, operand.sequence);
             assert_eq!(got, (location, is_mirror, sequence), "{text}");
         }
         assert!(matches!(operand("dist"), Err(OperandError::NoSuchTree { .. })));

@@ -9,10 +9,10 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use headwater::config::closest;
 
 /// A part of an option is recognized as that option if it has at least this many letters.
-const MIN_PART: usize = 4;
+const MIN_PARTIAL_LETTERS: usize = 4;
 
 /// Options of other programs, each with its equivalent here.
-const FOREIGN: [(&str, &str); 2] = [
+const FOREIGN_OPTIONS: [(&str, &str); 2] = [
     (
         "max-delete",
         "set `max_removed` in headwater.toml, which limits the paths that a push removes",
@@ -21,12 +21,12 @@ const FOREIGN: [(&str, &str); 2] = [
 ];
 
 /// Commands of other programs that send content. Their users mean `push`.
-const FOREIGN_PUSHES: [&str; 6] = ["sync", "deploy", "upload", "publish", "copy", "cp"];
+const FOREIGN_PUSH_COMMANDS: [&str; 6] = ["sync", "deploy", "upload", "publish", "copy", "cp"];
 
 /// Adds a tip to an error about a command of another program.
 fn suggest_push(error: &mut clap::Error) {
     if let Some(ContextValue::String(given)) = error.get(ContextKind::InvalidSubcommand)
-        && FOREIGN_PUSHES.contains(&given.as_str())
+        && FOREIGN_PUSH_COMMANDS.contains(&given.as_str())
     {
         let tip = StyledStr::from("`headwater push` sends a content tree to mirrors");
         error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![tip]));
@@ -58,7 +58,7 @@ pub(crate) fn replace_tips(
         .filter_map(clap::Arg::get_long)
         .collect();
     let meant = similar(word, &options).map(|option| format!("--{option}"));
-    let foreign = FOREIGN.iter().find(|(name, _)| *name == word).map(|(_, tip)| *tip);
+    let foreign = FOREIGN_OPTIONS.iter().find(|(name, _)| *name == word).map(|(_, tip)| *tip);
     let usage = command.clone().render_usage();
     // clap stores one suggested option and a list of other tips; both are removed.
     error.remove(ContextKind::SuggestedArg);
@@ -87,7 +87,7 @@ fn subcommand(root: &clap::Command, arguments: impl Iterator<Item = String>) -> 
 /// left out.
 fn similar<'o>(word: &str, options: &[&'o str]) -> Option<&'o str> {
     let is_part_of = |option: &&&str| {
-        word.len() >= MIN_PART
+        word.len() >= MIN_PARTIAL_LETTERS
             && (option.starts_with(&format!("{word}-")) || option.ends_with(word))
     };
     closest(word, options.iter().copied()).or_else(|| options.iter().find(is_part_of).copied())
@@ -124,7 +124,7 @@ mod tests {
             assert!(tip.is_none_or(|tip| text.contains(tip)), "{text}");
             assert!(text.contains("Usage: headwater push [OPTIONS]"), "{text}");
         }
-        for command in FOREIGN_PUSHES {
+        for command in FOREIGN_PUSH_COMMANDS {
             let text = printed(&format!("headwater {command} public /srv/www"));
             assert!(text.contains("tip: `headwater push` sends"), "{text}");
         }

@@ -4,7 +4,7 @@ use clap::Args;
 use headwater::push::{self, Abandoned};
 use serde::Serialize;
 
-use crate::cli::args::habits::DryRunArgs;
+use crate::cli::args::rsync_flags::DryRunArgs;
 use crate::cli::args::{ConfigArgs, MirrorsArgs, OutputArgs, RemoteArgs, WaitArgs, operands};
 use crate::cli::output::failure::{Exit, Failure};
 use crate::cli::output::format::{Align, Table};
@@ -12,7 +12,7 @@ use crate::cli::output::hints;
 use crate::cli::output::print::{print, print_json};
 use crate::cli::output::progress::Progress;
 use crate::cli::setup::configuration::load_config;
-use crate::cli::setup::remote::MirrorFactory;
+use crate::cli::setup::mirror_factory::MirrorFactory;
 
 /// The arguments of `abandon`.
 #[derive(Debug, Clone, Args)]
@@ -57,20 +57,20 @@ pub(crate) fn run(args: &AbandonArgs) -> Result<Exit, Failure> {
         "run `headwater releases` to see which release is staged on each mirror",
     )?;
     let config = load_config(&args.config)?;
-    let choices = operands::of_mirrors(&args.mirrors.mirrors, &config)?;
+    let choices = operands::resolve_mirrors(&args.mirrors.mirrors, &config)?;
     let factory = MirrorFactory::new(&args.remote, args.wait.wait, &config);
     let fleet = factory.fleet(&choices, args.remote.site.as_ref())?;
     let progress = Progress::start(&args.output)?;
     let abandoned = push::abandon(&args.release, &fleet, &progress);
     progress.finish();
-    let abandoned = abandoned.map_err(hints::of_push)?;
+    let abandoned = abandoned.map_err(hints::push_failure)?;
     let rows: Vec<AbandonRow<'_>> =
         abandoned.iter().map(|(mirror, what)| row(mirror, what)).collect();
     let failed = rows.iter().filter(|row| row.error.is_some()).count();
     // The exit codes of a push: nothing was done, or it was done only on some mirrors.
     let exit = match failed {
         0 => Exit::Success,
-        failed if failed == rows.len() => Exit::Nothing,
+        failed if failed == rows.len() => Exit::NoMirror,
         _ => Exit::Partial,
     };
     if args.output.json {
@@ -85,7 +85,7 @@ pub(crate) fn run(args: &AbandonArgs) -> Result<Exit, Failure> {
     } else if !args.output.quiet {
         let mut table = Table::new([("mirror", Align::Left), ("outcome", Align::Left)]);
         for row in rows {
-            table.row([row.mirror.to_owned(), row.outcome.replace('_', " ")]);
+            table.add_row([row.mirror.to_owned(), row.outcome.replace('_', " ")]);
         }
         print(&table.render())?;
     }
@@ -94,8 +94,8 @@ pub(crate) fn run(args: &AbandonArgs) -> Result<Exit, Failure> {
 
 fn row<'a>(mirror: &'a str, what: &'a Abandoned) -> AbandonRow<'a> {
     let (outcome, error) = match what {
-        Abandoned::Gone => ("abandoned", None),
-        Abandoned::NotThere => ("not_staged", None),
+        Abandoned::Dropped => ("abandoned", None),
+        Abandoned::NotStaged => ("not_staged", None),
         Abandoned::Failed { error } => ("failed", Some(error.as_str())),
     };
     AbandonRow { mirror, outcome, error }

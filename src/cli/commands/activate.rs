@@ -3,12 +3,12 @@
 use clap::Args;
 use headwater::push::Source;
 
-use crate::cli::args::habits::DryRunArgs;
+use crate::cli::args::rsync_flags::DryRunArgs;
 use crate::cli::args::{ConfigArgs, MirrorsArgs, OutputArgs, ReleaseArgs, ScheduleArgs, WorkArgs};
 use crate::cli::commands::push::execute;
 use crate::cli::output::failure::{Exit, Failure};
 use crate::cli::setup::configuration::load_config;
-use crate::cli::setup::prepared_push::{TreelessInputs, without_tree};
+use crate::cli::setup::prepared_push::{TreelessInputs, prepare_treeless_push};
 
 /// The arguments of `activate`.
 #[derive(Debug, Clone, Args)]
@@ -21,7 +21,7 @@ pub(crate) struct ActivateArgs {
     #[command(flatten)]
     work: WorkArgs,
     #[command(flatten)]
-    around: ScheduleArgs,
+    schedule: ScheduleArgs,
     #[command(flatten)]
     config: ConfigArgs,
     #[command(flatten)]
@@ -40,9 +40,9 @@ pub(crate) fn run(args: &ActivateArgs) -> Result<Exit, Failure> {
         // The release already exists, with its note and its run number.
         release: &ReleaseArgs::default(),
         work: &args.work,
-        around: &args.around,
+        schedule: &args.schedule,
         config: load_config(&args.config)?,
     };
-    let (job, guards) = without_tree(inputs, Source::Staged(args.release.clone()))?;
-    execute("activate", &job, &args.output, &guards)
+    let (prepared, guards) = prepare_treeless_push(inputs, Source::Staged(args.release.clone()))?;
+    execute("activate", &prepared, &args.output, &guards)
 }

@@ -13,12 +13,12 @@ use serde::Serialize;
 use crate::cli::args::operands::MirrorChoice;
 use crate::cli::args::{ConfigArgs, MirrorsArgs, OutputArgs, RemoteArgs, operands};
 use crate::cli::output::failure::{Exit, Failure};
-use crate::cli::output::format::{bytes, escape};
+use crate::cli::output::format::{escape, format_bytes};
 use crate::cli::output::print::{print, print_json};
 use crate::cli::output::{expiry, hints};
 use crate::cli::setup::configuration::load_config;
-use crate::cli::setup::context;
-use crate::cli::setup::remote::MirrorFactory;
+use crate::cli::setup::mirror_factory::MirrorFactory;
+use crate::cli::setup::options;
 
 /// If the difference between clocks exceeds this number of seconds, ages and expiry times are
 /// wrong.
@@ -46,12 +46,12 @@ pub(crate) struct DoctorArgs {
 struct DoctorOutput<'a> {
     headwater: &'static str,
     version: u32,
-    mirrors: &'a [Finding],
+    mirrors: &'a [MirrorDiagnosis],
 }
 
 /// The result for one mirror.
 #[derive(Debug, Serialize)]
-struct Finding {
+struct MirrorDiagnosis {
     mirror: String,
     location: String,
     is_ok: bool,
@@ -77,44 +77,47 @@ impl Problem {
     }
 
     fn of_mirror(error: &MirrorError) -> Self {
-        Self { what: error_chain(error), hint: hints::of_mirror(error).map(str::to_owned) }
+        Self { what: error_chain(error), hint: hints::mirror_error_hint(error).map(str::to_owned) }
     }
 }
 
 pub(crate) fn run(args: &DoctorArgs) -> Result<Exit, Failure> {
     let config = load_config(&args.config)?;
-    let choices = operands::of_mirrors(&args.mirrors.mirrors, &config)?;
+    let choices = operands::resolve_mirrors(&args.mirrors.mirrors, &config)?;
     let site = args.remote.site.as_ref().or(config.site.as_ref());
     let factory = MirrorFactory::new(&args.remote, None, &config);
     // The store is checked as in a push, which would fail on a mirror that is not mounted.
-    let stores = context::known_stores(None, &config);
-    let findings =
-        threads::each(&choices, |choice| examine(choice, &stores, || factory.mirror(choice, site)));
+    let stores = options::known_stores(None, &config);
+    let findings = threads::each(&choices, |choice| {
+        diagnose(choice, &stores, || factory.mirror(choice, site))
+    });
     let is_ok = findings.iter().all(|finding| finding.is_ok);
     if args.output.json {
         print_json(&DoctorOutput { headwater: "doctor", version: 1, mirrors: &findings })?;
     } else {
-        let is_shown = |finding: &&Finding| {
+        let is_shown = |finding: &&MirrorDiagnosis| {
             !(args.output.quiet && finding.is_ok && finding.warnings.is_empty())
         };
         let shown = findings.iter().filter(is_shown);
-        print(&shown.map(Finding::describe).collect::<String>())?;
+        print(&shown.map(MirrorDiagnosis::describe).collect::<String>())?;
     }
     Ok(if is_ok { Exit::Success } else { Exit::Failed })
 }
 
-fn examine(
+fn diagnose(
     choice: &MirrorChoice,
     stores: &KnownStores,
     open: impl FnOnce() -> Result<std::sync::Arc<dyn Mirror>, Failure>,
-) -> Finding {
+) -> MirrorDiagnosis {
     let mut facts = Vec::new();
     let mut problems = Vec::new();
     let mut warnings = Vec::new();
     match open() {
         Err(failure) => {
-            problems
-                .push(Problem { what: failure.text(), hint: failure.hint().map(str::to_owned) });
+            problems.push(Problem {
+                what: failure.error_text(),
+                hint: failure.hint().map(str::to_owned),
+            });
         }
         Ok(mirror) => match mirror.state() {
             Err(error) => problems.push(Problem::of_mirror(&error)),
@@ -122,16 +125,16 @@ fn examine(
                 if let Err(error) = stores.check(mirror.name(), mirror.location(), state.store) {
                     problems.push(Problem::of_mirror(&error));
                 }
-                look(&*mirror, &state, &mut facts, &mut problems, &mut warnings);
-                look_at_expiries(state.expiries, &mut facts, &mut warnings);
+                check_state(&*mirror, &state, &mut facts, &mut problems, &mut warnings);
+                check_expiries(state.expiries, &mut facts, &mut warnings);
             }
         },
     }
     let (mirror, location) = (choice.name.clone(), choice.location.clone());
-    Finding { mirror, location, is_ok: problems.is_empty(), facts, problems, warnings }
+    MirrorDiagnosis { mirror, location, is_ok: problems.is_empty(), facts, problems, warnings }
 }
 
-fn look(
+fn check_state(
     mirror: &dyn Mirror,
     state: &MirrorState,
     facts: &mut Vec<String>,
@@ -148,7 +151,7 @@ fn look(
     if let Err(error) = mirror.check_owner() {
         problems.push(Problem::of_mirror(&error));
     } else if let Some(path) = mirror.local_path() {
-        look_at_directory(&path, state, facts, problems);
+        check_directory(&path, state, facts, problems);
     }
     // Facts that only a receiver reports. For a directory, the checks above take their place.
     if let Some(receiver) = &state.receiver {
@@ -178,14 +181,14 @@ fn look(
     // free space there.
     let free = state.free_bytes.or_else(|| Store::free_bytes_at(&mirror.local_path()?).ok());
     if let Some(free) = free {
-        look_at_space(free, facts, problems, warnings);
+        check_space(free, facts, problems, warnings);
     }
     facts.extend(state.round_trip.map(|time| format!("responds in {} ms", time.as_millis())));
 }
 
 /// Too little space for large pushes is a warning, because a small push still fits. Too little
 /// space for any push is a problem.
-fn look_at_space(
+fn check_space(
     free: u64,
     facts: &mut Vec<String>,
     problems: &mut Vec<Problem>,
@@ -194,9 +197,9 @@ fn look_at_space(
     let list = match free {
         ..NO_SPACE_BYTES => problems,
         NO_SPACE_BYTES..LOW_SPACE_BYTES => warnings,
-        _ => return facts.push(format!("{} free", bytes(free))),
+        _ => return facts.push(format!("{} free", format_bytes(free))),
     };
-    let what = format!("only {} are free", bytes(free));
+    let what = format!("only {} are free", format_bytes(free));
     list.push(Problem::new(
         what,
         "free some space, or run `headwater prune` with a smaller --keep",
@@ -205,13 +208,13 @@ fn look_at_space(
 
 /// A token or certificate that expires soon is a warning, because a push still succeeds. A later
 /// expiry is only a fact.
-fn look_at_expiries(expiries: Expiries, facts: &mut Vec<String>, warnings: &mut Vec<Problem>) {
+fn check_expiries(expiries: Expiries, facts: &mut Vec<String>, warnings: &mut Vec<Problem>) {
     let now = fsx::unix_seconds();
-    let soon = expiries.soon(now);
+    let soon = expiries.expiring_soon(now);
     for expiry in expiries.all() {
         let words = expiry::describe(expiry, now);
         if soon.contains(&expiry) {
-            warnings.push(Problem::new(words, expiry::hint(expiry.what)));
+            warnings.push(Problem::new(words, expiry::hint(expiry.kind)));
         } else {
             facts.push(words);
         }
@@ -219,7 +222,7 @@ fn look_at_expiries(expiries: Expiries, facts: &mut Vec<String>, warnings: &mut 
 }
 
 /// Checks whether this user may write to the directory.
-fn look_at_directory(
+fn check_directory(
     path: &Path,
     state: &MirrorState,
     facts: &mut Vec<String>,
@@ -242,7 +245,7 @@ fn look_at_directory(
     }
 }
 
-impl Finding {
+impl MirrorDiagnosis {
     /// Describes the facts on one line, or each problem on a line of its own; then each warning on
     /// a line of its own. A hint follows on the next line.
     fn describe(&self) -> String {
@@ -271,7 +274,7 @@ mod tests {
             [(0, [0, 1, 0]), (999_999, [0, 1, 0]), (1_000_000, [0, 0, 1]), (100_000_000, [1, 0, 0])]
         {
             let (mut facts, mut problems, mut warnings) = (Vec::new(), Vec::new(), Vec::new());
-            look_at_space(free, &mut facts, &mut problems, &mut warnings);
+            check_space(free, &mut facts, &mut problems, &mut warnings);
             assert_eq!([facts.len(), problems.len(), warnings.len()], counts, "{free}");
             let hints =
                 problems.iter().chain(&warnings).map(|problem| problem.hint.as_deref().unwrap());

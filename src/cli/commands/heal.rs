@@ -3,13 +3,13 @@
 use clap::{Args, ValueHint};
 use headwater::push::{Require, Source};
 
-use crate::cli::args::habits::DryRunArgs;
+use crate::cli::args::rsync_flags::DryRunArgs;
 use crate::cli::args::{ConfigArgs, OutputArgs, ReleaseArgs, ScheduleArgs, WorkArgs, operands};
 use crate::cli::commands::push::execute;
 use crate::cli::output::failure::{Exit, Failure};
 use crate::cli::setup::configuration::load_config;
-use crate::cli::setup::prepared_push::{TreelessInputs, without_tree};
-use crate::cli::setup::remote::MirrorFactory;
+use crate::cli::setup::mirror_factory::MirrorFactory;
+use crate::cli::setup::prepared_push::{TreelessInputs, prepare_treeless_push};
 
 /// The arguments of `heal`.
 #[derive(Debug, Clone, Args)]
@@ -24,7 +24,7 @@ pub(crate) struct HealArgs {
     #[command(flatten)]
     work: WorkArgs,
     #[command(flatten)]
-    around: ScheduleArgs,
+    schedule: ScheduleArgs,
     #[command(flatten)]
     config: ConfigArgs,
     #[command(flatten)]
@@ -41,8 +41,10 @@ pub(crate) fn run(args: &HealArgs) -> Result<Exit, Failure> {
     let config = load_config(&args.config)?;
     let source = match &args.from {
         Some(from) => {
-            let from = operands::of_mirrors(std::slice::from_ref(from), &config)?;
-            Source::Store(MirrorFactory::for_content(&work, &config).mirror(&from[0], None)?)
+            let from = operands::resolve_mirrors(std::slice::from_ref(from), &config)?;
+            Source::CurrentRelease(
+                MirrorFactory::for_content(&work, &config).mirror(&from[0], None)?,
+            )
         }
         None => Source::Newest,
     };
@@ -50,9 +52,9 @@ pub(crate) fn run(args: &HealArgs) -> Result<Exit, Failure> {
         mirrors: &args.mirrors,
         release: &ReleaseArgs::default(),
         work: &work,
-        around: &args.around,
+        schedule: &args.schedule,
         config,
     };
-    let (job, guards) = without_tree(inputs, source)?;
-    execute("heal", &job, &args.output, &guards)
+    let (prepared, guards) = prepare_treeless_push(inputs, source)?;
+    execute("heal", &prepared, &args.output, &guards)
 }

@@ -263,7 +263,7 @@ mod tests {
     use headwater::push::LevelChoice;
 
     use super::*;
-    use crate::cli::setup::{context, remote};
+    use crate::cli::setup::{mirror_factory, options};
 
     fn parse(text: &str) -> Config {
         Config::parse(text, Path::new(FILE_NAME)).unwrap_or_else(|error| panic!("{error}"))
@@ -299,8 +299,8 @@ mod tests {
         assert_eq!(config.site, Some(headwater::tree_path::Site::default()));
         assert_eq!(config.keep, headwater::config::DEFAULT_KEEP);
         assert_eq!(config.run.level, Some(LevelChoice::default()));
-        assert_eq!(config.run.wait, Some(context::DEFAULT_WAIT));
-        assert_eq!(config.run.max_parallel, Some(remote::DEFAULT_MAX_PARALLEL));
+        assert_eq!(config.run.wait, Some(options::DEFAULT_WAIT));
+        assert_eq!(config.run.max_parallel, Some(mirror_factory::DEFAULT_MAX_PARALLEL));
         assert_eq!(config.run.ssh_command, Some(SshCommand::default()));
         assert_eq!(config.run.receive_command, Some(ReceiveCommand::default()));
         assert_eq!(config.cache.keep, headwater::push::KeepContent::default());

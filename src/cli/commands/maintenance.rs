@@ -9,11 +9,11 @@ use serde::Serialize;
 
 use crate::cli::args::{OutputArgs, operands};
 use crate::cli::output::failure::{Exit, Failure, eprint_raw};
-use crate::cli::output::format::listed;
+use crate::cli::output::format::list_lines;
 use crate::cli::output::hints;
 use crate::cli::output::print::{print, print_json};
 use crate::cli::output::progress::Progress;
-use crate::cli::setup::remote::{MirrorFactory, check_there};
+use crate::cli::setup::mirror_factory::{MirrorFactory, check_directories_exist};
 
 #[derive(Serialize)]
 struct MaintenanceOutput<T> {
@@ -37,7 +37,7 @@ pub(crate) trait MaintenanceTask {
     /// The name of the command.
     const NAME: &'static str;
     /// The hint for faults on a mirror; a mirror that fails gets a different hint.
-    const ADVICE: Option<&'static str> = None;
+    const FAULT_HINT: Option<&'static str> = None;
 
     fn run(&self, mirror: &Arc<dyn Mirror>, progress: &Progress) -> Result<Self::Output, Failure>;
 
@@ -45,7 +45,7 @@ pub(crate) trait MaintenanceTask {
     fn describe(&self, mirror: &str, result: &Self::Output) -> String;
 
     /// Whether the mirror has no faults according to the result.
-    fn is_well(&self, result: &Self::Output) -> bool;
+    fn is_healthy(&self, result: &Self::Output) -> bool;
 }
 
 /// Runs a task for each mirror, prints the results and returns the worst exit code.
@@ -64,7 +64,7 @@ pub(crate) fn run_each<T: MaintenanceTask>(
     for (mirror, result) in results {
         match result {
             Ok(result) => {
-                let is_well = task.is_well(&result);
+                let is_well = task.is_healthy(&result);
                 let is_shown = !output.quiet || !is_well;
                 if is_shown && !output.json {
                     print(&task.describe(&mirror, &result))?;
@@ -82,7 +82,7 @@ pub(crate) fn run_each<T: MaintenanceTask>(
                 answer.mirrors.push(MirrorResult {
                     mirror,
                     result: None,
-                    error: Some(failure.text()),
+                    error: Some(failure.error_text()),
                 });
             }
         }
@@ -91,8 +91,8 @@ pub(crate) fn run_each<T: MaintenanceTask>(
         print_json(&answer)?;
     }
     let results = answer.mirrors.iter().filter_map(|one| one.result.as_ref());
-    let is_advised = results.into_iter().any(|result| !task.is_well(result));
-    if let Some(advice) = T::ADVICE.filter(|_| is_advised) {
+    let is_advised = results.into_iter().any(|result| !task.is_healthy(result));
+    if let Some(advice) = T::FAULT_HINT.filter(|_| is_advised) {
         let written = eprint_raw(&format!("hint: {advice}\n"));
         written.map_err(|error| Failure::new(Exit::Failed, error))?;
     }
@@ -100,27 +100,27 @@ pub(crate) fn run_each<T: MaintenanceTask>(
 }
 
 /// The mirrors with these names or locations; without any, all configured ones.
-pub(crate) fn mirrors(
+pub(crate) fn open_mirrors(
     names: &[String],
     factory: &MirrorFactory,
     config: &Config,
     site: Option<&Site>,
 ) -> Result<Vec<Arc<dyn Mirror>>, Failure> {
-    let choices = operands::of_mirrors(names, config)?;
+    let choices = operands::resolve_mirrors(names, config)?;
     // A mistyped argument is a usage error in every command, not missing content.
-    check_there(&choices, config)?;
+    check_directories_exist(&choices, config)?;
     Ok(factory.fleet(&choices, site)?.mirrors().to_vec())
 }
 
-pub(crate) fn in_mirror<T>(
+pub(crate) fn with_mirror_hint<T>(
     mirror: &Arc<dyn Mirror>,
     result: Result<T, MirrorError>,
 ) -> Result<T, Failure> {
-    result.map_err(|error| hints::on_mirror(mirror.name(), &error))
+    result.map_err(|error| hints::mirror_failure(mirror.name(), &error))
 }
 
-pub(crate) fn faults(faults: &[Fault]) -> String {
-    listed("  ", faults.iter().map(ToString::to_string))
+pub(crate) fn fault_lines(faults: &[Fault]) -> String {
+    list_lines("  ", faults.iter().map(ToString::to_string))
         .iter()
         .map(|line| format!("{line}\n"))
         .collect()

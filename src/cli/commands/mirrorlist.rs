@@ -12,9 +12,9 @@ use serde_json::json;
 
 use crate::cli::args::{ConfigArgs, MirrorsArgs, OUTPUT, OutputArgs, RemoteArgs};
 use crate::cli::output::failure::{Exit, Failure, eprint_raw};
-use crate::cli::output::format::{counted, escape};
+use crate::cli::output::format::{escape, pluralize};
 use crate::cli::output::print::print;
-use crate::cli::setup::watcher::Watcher;
+use crate::cli::setup::fleet_poller::FleetPoller;
 
 /// Maximum size of an old list that is compared with the new one, in bytes.
 const MAX_BYTES: u64 = 16 * 1024 * 1024;
@@ -56,46 +56,53 @@ pub(crate) struct MirrorlistArgs {
 }
 
 pub(crate) fn run(args: &MirrorlistArgs, is_quiet: bool) -> Result<Exit, Failure> {
-    let watcher =
-        Watcher::new(&args.mirrors.mirrors, &args.remote, &args.config, &OutputArgs::default())?;
-    if !watcher.config.mirrors.iter().any(|mirror| mirror.public_url.is_some()) {
+    let poller = FleetPoller::new(
+        &args.mirrors.mirrors,
+        &args.remote,
+        &args.config,
+        &OutputArgs::default(),
+    )?;
+    if !poller.config.mirrors.iter().any(|mirror| mirror.public_url.is_some()) {
         let hint = "set `public_url` in each [[mirror]], or in [mirror_defaults] with {name}";
         return Err(Failure::new(Exit::Usage, "no mirror has a `public_url`").with_hint(hint));
     }
-    let mut look = watcher.look();
+    let mut fleet_poll = poller.poll();
     if args.public {
-        watcher.look_at_public(&mut look);
+        poller.add_public_checks(&mut fleet_poll);
     }
-    watcher.progress.finish();
-    let mut listed: Vec<ListedMirror<'_>> =
-        look.proven(&watcher.config).into_iter().filter_map(ListedMirror::new).collect();
-    listed.sort_by(|a, b| a.rank().cmp(&b.rank()));
+    poller.progress.finish();
+    let mut listed: Vec<ListedMirror<'_>> = fleet_poll
+        .proven_current(&poller.config)
+        .into_iter()
+        .filter_map(ListedMirror::new)
+        .collect();
+    listed.sort_by(|a, b| a.sort_key().cmp(&b.sort_key()));
     // An error and not an empty list, because an empty list would take the site off its load
     // balancer.
     if listed.is_empty() {
-        return Err(none(args, look.mirror_statuses.len() as u64));
+        return Err(none_current_failure(args, fleet_poll.mirror_statuses.len() as u64));
     }
     let text = render(&listed, args.format);
     match &args.output {
         None => print(&text)?,
-        Some(path) => replace(path, &text, is_quiet)?,
+        Some(path) => replace_if_changed(path, &text, is_quiet)?,
     }
     Ok(Exit::Success)
 }
 
-fn none(args: &MirrorlistArgs, mirrors: u64) -> Failure {
+fn none_current_failure(args: &MirrorlistArgs, mirrors: u64) -> Failure {
     let kept = match &args.output {
         Some(path) if path.exists() => format!("; {} is unchanged", path.display()),
         _ => String::new(),
     };
     let error =
-        format!("none of {} is proven current{kept}", counted(mirrors, "mirror", "mirrors"));
+        format!("none of {} is proven current{kept}", pluralize(mirrors, "mirror", "mirrors"));
     Failure::new(Exit::Failed, error)
         .with_hint("run `headwater status` to see the state of each mirror")
 }
 
 /// Writes the list if it differs from the content of the file.
-fn replace(path: &Path, text: &str, is_quiet: bool) -> Result<(), Failure> {
+fn replace_if_changed(path: &Path, text: &str, is_quiet: bool) -> Result<(), Failure> {
     // A program that watches the file, to reload a load balancer, must not see a change if there is
     // none.
     if fsx::read_text(path, MAX_BYTES).is_ok_and(|before| before == text) {
@@ -129,7 +136,7 @@ impl<'a> ListedMirror<'a> {
     }
 
     /// Sorts by region, then by descending weight.
-    fn rank(&self) -> impl Ord + use<'a> {
+    fn sort_key(&self) -> impl Ord + use<'a> {
         (self.region(), std::cmp::Reverse(self.mirror.weight), self.mirror.name.as_str())
     }
 }

@@ -13,8 +13,10 @@ use serde::Serialize;
 use crate::cli::args::{ListArgs, PushArgs};
 use crate::cli::commands::diff::describe_paths;
 use crate::cli::output::failure::{Exit, ExitInputs, Failure};
-use crate::cli::output::format::{Align, Table, bytes, count, counted, duration, escape};
-use crate::cli::output::hints::Side;
+use crate::cli::output::format::{
+    Align, Table, escape, format_bytes, format_count, format_duration, pluralize,
+};
+use crate::cli::output::hints::FailureSide;
 use crate::cli::output::next_steps::print_hints;
 use crate::cli::output::print::{print, print_json};
 use crate::cli::output::progress::Progress;
@@ -26,51 +28,51 @@ use crate::cli::setup::prepared_push::PreparedPush;
 const MAX_NAMED: usize = 8;
 
 pub(crate) fn run(args: &PushArgs) -> Result<Exit, Failure> {
-    show(&prepared_push::job(args)?, args)
+    print_plan(&prepared_push::prepare_push(args)?, args)
 }
 
 /// Prints what `job`, which was made from `args`, would do.
-pub(crate) fn show(job: &PreparedPush, args: &PushArgs) -> Result<Exit, Failure> {
+pub(crate) fn print_plan(prepared: &PreparedPush, args: &PushArgs) -> Result<Exit, Failure> {
     let progress = Progress::start(&args.output)?;
-    progress.expect_mirrors(job.fleet.mirrors().iter().map(|mirror| mirror.name()));
-    let planned = push::plan(&job.source, &job.fleet, &job.options, &progress);
+    progress.set_mirror_order(prepared.fleet.mirrors().iter().map(|mirror| mirror.name()));
+    let planned = push::plan(&prepared.source, &prepared.fleet, &prepared.options, &progress);
     progress.finish();
-    match planned.map_err(hints::of_push)? {
+    match planned.map_err(hints::push_failure)? {
         Planned::Push(plan) => {
             if args.output.json {
-                print_json(&PlanAnswer::new(&plan, job))?;
+                print_json(&PlanOutput::new(&plan, prepared))?;
             } else {
-                print(&describe(&plan, job, args.list))?;
+                print(&describe(&plan, prepared, args.list))?;
             }
             let hint = |mirror: &push::MirrorPlan| {
-                hints::of_kind(mirror.failure?, Side::of(&mirror.location))
+                hints::kind_hint(mirror.failure?, FailureSide::from_location(&mirror.location))
             };
             // The failures are printed on stderr, and the table contains only the kind of each
             // failure, so that every sentence is printed once.
             print_hints(plan.mirrors.iter().filter_map(hint).collect())?;
-            let exit = exit_of(&plan, args.guards.superseded_ok);
+            let exit = plan_exit(&plan, args.guards.superseded_ok);
             if let Some(unmet) = &plan.unmet {
                 // Printed here, because the plan must be the only object on stdout.
-                refused(exit, unmet).print();
+                refused_failure(exit, unmet).print();
             }
             Ok(exit)
         }
         Planned::Refused(report) => {
-            print_hints(next_steps::of_failures(&report).collect())?;
+            print_hints(next_steps::failure_hints(&report).collect())?;
             let unmet = report.unmet.as_deref().unwrap_or_default();
-            Err(refused(push_report::exit_of(&report, false, false), unmet))
+            Err(refused_failure(push_report::push_exit(&report, false, false), unmet))
         }
     }
 }
 
-fn refused(exit: Exit, unmet: &str) -> Failure {
+fn refused_failure(exit: Exit, unmet: &str) -> Failure {
     let error = format!("the push would be refused: {unmet}");
     Failure::new(exit, error).with_hint("fix the mirrors named above, or lower --require")
 }
 
 /// The exit code of the push, if nothing fails on the way. If too few mirrors accept the release,
 /// the push tries none of them, and only those that failed or are current count.
-fn exit_of(plan: &PlanReport, is_superseded_ok: bool) -> Exit {
+fn plan_exit(plan: &PlanReport, is_superseded_ok: bool) -> Exit {
     let is_met = plan.unmet.is_none();
     let outcome = |mirror: &push::MirrorPlan| match mirror.failure {
         Some(failure) => Some(push_report::outcome_of_failure(failure)),
@@ -79,11 +81,15 @@ fn exit_of(plan: &PlanReport, is_superseded_ok: bool) -> Exit {
         None => is_met.then_some(failure::MirrorOutcome::Activated),
     };
     let outcomes: Vec<_> = plan.mirrors.iter().filter_map(outcome).collect();
-    Exit::of(&ExitInputs { outcomes: &outcomes, is_superseded_ok, ..ExitInputs::default() })
+    Exit::from_inputs(&ExitInputs {
+        outcomes: &outcomes,
+        is_superseded_ok,
+        ..ExitInputs::default()
+    })
 }
 
 #[derive(Serialize)]
-struct PlanAnswer<'a> {
+struct PlanOutput<'a> {
     headwater: &'static str,
     version: u32,
     sequence: u64,
@@ -119,45 +125,45 @@ enum PlanRow<'a> {
     },
 }
 
-fn group<'a>(job: &'a PreparedPush, mirror: &str) -> Option<&'a str> {
-    job.config.mirror(mirror)?.group.as_ref().map(Label::as_str)
+fn group<'a>(prepared: &'a PreparedPush, mirror: &str) -> Option<&'a str> {
+    prepared.config.mirror(mirror)?.group.as_ref().map(Label::as_str)
 }
 
-fn rows<'a>(plan: &'a PlanReport, job: &'a PreparedPush) -> Vec<PlanRow<'a>> {
+fn rows<'a>(plan: &'a PlanReport, prepared: &'a PreparedPush) -> Vec<PlanRow<'a>> {
     let planned = plan.mirrors.iter().map(|plan| PlanRow::Planned {
         plan,
-        group: group(job, &plan.mirror),
+        group: group(prepared, &plan.mirror),
         is_frozen: false,
     });
-    let frozen = job.frozen.iter().map(|one| PlanRow::Frozen {
+    let frozen = prepared.frozen.iter().map(|one| PlanRow::Frozen {
         mirror: &one.mirror,
         location: &one.location,
-        group: group(job, &one.mirror),
+        group: group(prepared, &one.mirror),
         is_frozen: true,
     });
     planned.chain(frozen).collect()
 }
 
-impl<'a> PlanAnswer<'a> {
-    fn new(plan: &'a PlanReport, job: &'a PreparedPush) -> Self {
+impl<'a> PlanOutput<'a> {
+    fn new(plan: &'a PlanReport, prepared: &'a PreparedPush) -> Self {
         Self {
             headwater: "plan",
             version: 1,
             sequence: plan.sequence,
             is_new: plan.is_new,
             schedule: &plan.schedule,
-            mirrors: rows(plan, job),
+            mirrors: rows(plan, prepared),
             changes: &plan.diff.changes,
             same: plan.diff.same,
             churn: &plan.churn,
-            first_until: plan.sums.first_until,
-            last_until: plan.sums.last_until,
+            first_until: plan.change_counts.first_until,
+            last_until: plan.change_counts.last_until,
             unmet: plan.unmet.as_deref(),
         }
     }
 }
 
-fn describe(plan: &PlanReport, job: &PreparedPush, list: ListArgs) -> String {
+fn describe(plan: &PlanReport, prepared: &PreparedPush, list: ListArgs) -> String {
     let mut text = describe_paths(&plan.diff, list);
     for churn in &plan.churn {
         text.push_str(&describe_churn(churn));
@@ -169,19 +175,23 @@ fn describe(plan: &PlanReport, job: &PreparedPush, list: ListArgs) -> String {
     if plan.is_new {
         text.push_str(&format!(
             "release {sequence} would be made: {}\n",
-            push_report::summary(&plan.sums)
+            push_report::change_summary(&plan.change_counts)
         ));
     } else {
-        let summary = push_report::summary(&ChangeCounts::from(&plan.diff));
+        let summary = push_report::change_summary(&ChangeCounts::from(&plan.diff));
         let made = "has this content and would be copied to the mirrors that lack it";
         text.push_str(&format!("{summary}\nrelease {sequence} {made}\n"));
     }
-    text.push_str(&push_report::retirement(&plan.sums));
+    text.push_str(&push_report::retirement_line(&plan.change_counts));
     let mut table = Table::new([
         ("mirror", Align::Left),
         // The column exists only if there are groups.
         (
-            if job.config.mirrors.iter().any(|one| one.group.is_some()) { "group" } else { "" },
+            if prepared.config.mirrors.iter().any(|one| one.group.is_some()) {
+                "group"
+            } else {
+                ""
+            },
             Align::Left,
         ),
         ("serves", Align::Right),
@@ -192,7 +202,7 @@ fn describe(plan: &PlanReport, job: &PreparedPush, list: ListArgs) -> String {
     ]);
     for mirror in &plan.mirrors {
         let note = match (mirror.failure, mirror.serves) {
-            (Some(failure), _) => push_report::failed(failure),
+            (Some(failure), _) => push_report::failed_text(failure),
             (None, _) if mirror.is_current => "is current".to_owned(),
             (None, _) if mirror.is_newer => {
                 "serves a newer release: would be left alone".to_owned()
@@ -206,19 +216,19 @@ fn describe(plan: &PlanReport, job: &PreparedPush, list: ListArgs) -> String {
         };
         // The release of a failed mirror is not known.
         let nothing = if mirror.failure.is_some() { "-" } else { "none" };
-        table.row([
+        table.add_row([
             mirror.mirror.clone(),
-            group(job, &mirror.mirror).unwrap_or_default().to_owned(),
+            group(prepared, &mirror.mirror).unwrap_or_default().to_owned(),
             mirror.serves.map_or_else(|| nothing.to_owned(), |sequence| sequence.to_string()),
-            count(mirror.objects),
-            bytes(mirror.content_bytes),
-            bytes(mirror.send_bytes),
+            format_count(mirror.objects),
+            format_bytes(mirror.content_bytes),
+            format_bytes(mirror.send_bytes),
             note,
         ]);
     }
-    for one in &job.frozen {
-        let (name, group) = (one.mirror.as_str(), group(job, &one.mirror).unwrap_or_default());
-        table.row([name, group, "", "", "", "", "is frozen: would not change"]);
+    for one in &prepared.frozen {
+        let (name, group) = (one.mirror.as_str(), group(prepared, &one.mirror).unwrap_or_default());
+        table.add_row([name, group, "", "", "", "", "is frozen: would not change"]);
     }
     text.push_str(&table.render());
     if plan.unmet.is_none() {
@@ -230,10 +240,10 @@ fn describe(plan: &PlanReport, job: &PreparedPush, list: ListArgs) -> String {
 /// Describes the order in which the mirrors would switch, one line per wave.
 fn describe_schedule(schedule: &Schedule) -> String {
     let Schedule { required, counted, waves, .. } = schedule;
-    let is_looked_at = waves.iter().any(|wave| !wave.probes.is_empty());
+    let has_probes = waves.iter().any(|wave| !wave.probes.is_empty());
     // If there is only one mirror and no probe, the order is not worth a line.
     if waves.iter().map(|wave| wave.mirrors.len()).sum::<usize>() < 2
-        && !is_looked_at
+        && !has_probes
         && schedule.goal != Goal::Stage
     {
         return String::new();
@@ -257,7 +267,7 @@ fn describe_schedule(schedule: &Schedule) -> String {
             wave_followup_text(wave, index + 1 == waves.len())
         ));
     }
-    match (schedule.on_failure, is_looked_at) {
+    match (schedule.on_failure, has_probes) {
         (OnFailure::Revert, true) => {
             text.push_str("a failed probe or a failed switch would revert all mirrors\n");
         }
@@ -271,7 +281,7 @@ fn describe_schedule(schedule: &Schedule) -> String {
 }
 
 fn counted_mirrors(number: usize) -> String {
-    counted(number as u64, "mirror", "mirrors")
+    pluralize(number as u64, "mirror", "mirrors")
 }
 
 /// The mirrors of a wave, in the order in which they would switch.
@@ -281,7 +291,7 @@ fn wave_members_text(wave: &WavePlan, lead: Option<&str>, is_first: bool) -> Str
     let shown: Vec<_> = rest.iter().take(MAX_NAMED).map(|name| escape(name)).collect();
     let more = match rest.len() - shown.len() {
         0 => String::new(),
-        more => format!(" and {} more", count(more as u64)),
+        more => format!(" and {} more", format_count(more as u64)),
     };
     let together = if rest.len() > 1 { " together" } else { "" };
     match lead.map(escape) {
@@ -298,7 +308,7 @@ fn wave_members_text(wave: &WavePlan, lead: Option<&str>, is_first: bool) -> Str
 fn wave_followup_text(wave: &WavePlan, is_last: bool) -> String {
     let soak = match wave.soak_seconds {
         seconds if seconds > 0 && !(is_last && wave.probes.is_empty()) => {
-            format!("; soak {}", duration(Duration::from_secs(seconds)))
+            format!("; soak {}", format_duration(Duration::from_secs(seconds)))
         }
         _ => String::new(),
     };
@@ -326,14 +336,14 @@ fn describe_bases(mirror: &MirrorPlan) -> String {
     let kinds: Vec<String> = kinds
         .iter()
         .filter(|(number, _)| *number > 0)
-        .map(|(number, kind)| format!("{} from {kind}", count(*number)))
+        .map(|(number, kind)| format!("{} from {kind}", format_count(*number)))
         .collect();
     let mut words = Vec::new();
     if !kinds.is_empty() {
         words.push(format!("deltas: {}", kinds.join(", ")));
     }
     if let Some(signer) = &mirror.signed_by {
-        words.push(format!("builds {} on signatures of {}", count(signed), escape(signer)));
+        words.push(format!("builds {} on signatures of {}", format_count(signed), escape(signer)));
     }
     words.join("; ")
 }
@@ -342,8 +352,8 @@ fn describe_churn(churn: &Churn) -> String {
     format!(
         "{} of {} changed .{} files differ only in one place (a build stamp?): in {}, {:?} became \
          {:?}\n",
-        count(churn.near_one_spot),
-        count(churn.changed),
+        format_count(churn.near_one_spot),
+        format_count(churn.changed),
         escape(&churn.extension),
         escape(&churn.example),
         churn.before,

@@ -5,12 +5,14 @@ use std::sync::Arc;
 use headwater::mirror::{Mirror, Pruned};
 
 use crate::cli::args::PruneArgs;
-use crate::cli::commands::maintenance::{MaintenanceTask, in_mirror, mirrors, run_each};
+use crate::cli::commands::maintenance::{
+    MaintenanceTask, open_mirrors, run_each, with_mirror_hint,
+};
 use crate::cli::output::failure::{Exit, Failure};
-use crate::cli::output::format::{bytes, counted, escape};
+use crate::cli::output::format::{escape, format_bytes, pluralize};
 use crate::cli::output::progress::Progress;
 use crate::cli::setup::configuration::load_config;
-use crate::cli::setup::remote::MirrorFactory;
+use crate::cli::setup::mirror_factory::MirrorFactory;
 
 struct PruneTask {
     /// The number of releases to keep.
@@ -22,34 +24,34 @@ impl MaintenanceTask for PruneTask {
     const NAME: &'static str = "prune";
 
     fn run(&self, mirror: &Arc<dyn Mirror>, _: &Progress) -> Result<Pruned, Failure> {
-        in_mirror(mirror, mirror.prune(self.keep))
+        with_mirror_hint(mirror, mirror.prune(self.keep))
     }
 
     fn describe(&self, mirror: &str, pruned: &Pruned) -> String {
-        let releases = counted(pruned.releases, "release", "releases");
-        let objects = counted(pruned.objects, "object", "objects");
+        let releases = pluralize(pruned.releases, "release", "releases");
+        let objects = pluralize(pruned.objects, "object", "objects");
         let quarantines = match pruned.quarantines {
             0 => String::new(),
             number => {
-                let pushes = counted(number, "unfinished push", "unfinished pushes");
-                format!(", {pushes} of {} dropped", bytes(pruned.incoming_bytes))
+                let pushes = pluralize(number, "unfinished push", "unfinished pushes");
+                format!(", {pushes} of {} dropped", format_bytes(pruned.incoming_bytes))
             }
         };
         let expired = match pruned.expired {
             0 => String::new(),
             number => format!(
                 "; {} no longer served",
-                counted(number, "retired file is", "retired files are")
+                pluralize(number, "retired file is", "retired files are")
             ),
         };
-        let dropped = bytes(pruned.bytes);
+        let dropped = format_bytes(pruned.bytes);
         format!(
             "{}: {releases} and {objects} of {dropped} dropped{quarantines}{expired}\n",
             escape(mirror)
         )
     }
 
-    fn is_well(&self, _: &Pruned) -> bool {
+    fn is_healthy(&self, _: &Pruned) -> bool {
         true
     }
 }
@@ -61,7 +63,8 @@ pub(crate) fn run(args: &PruneArgs) -> Result<Exit, Failure> {
     )?;
     let config = load_config(&args.config)?;
     let factory = MirrorFactory::new(&args.remote, args.wait.wait, &config);
-    let mirrors = mirrors(&args.mirrors.mirrors, &factory, &config, args.remote.site.as_ref())?;
+    let mirrors =
+        open_mirrors(&args.mirrors.mirrors, &factory, &config, args.remote.site.as_ref())?;
     let keep = usize::try_from(args.keep.unwrap_or(config.keep).get()).unwrap_or(usize::MAX);
     run_each(&PruneTask { keep }, &mirrors, &args.output)
 }

@@ -10,50 +10,51 @@ use crate::cli::output::failure::{Exit, Failure, eprint_raw};
 use crate::cli::output::format::escape;
 use crate::cli::output::print::{print, print_json};
 use crate::cli::output::progress::Progress;
-use crate::cli::output::push_report::{describe, exit_of};
+use crate::cli::output::push_report::{describe, push_exit};
 use crate::cli::output::{expiry, hints, next_steps};
 use crate::cli::setup::notifications::{NotificationResult, Notifications, wait_for_start};
-use crate::cli::setup::prepared_push::{PreparedPush, job};
+use crate::cli::setup::prepared_push::{PreparedPush, prepare_push};
 
 pub(crate) fn run(args: &PushArgs) -> Result<Exit, Failure> {
-    args.habits.explain().map_err(|error| Failure::new(Exit::Failed, error))?;
-    if args.habits.dry_run {
+    args.rsync_flags.explain().map_err(|error| Failure::new(Exit::Failed, error))?;
+    if args.rsync_flags.dry_run {
         return plan::run(args);
     }
-    execute("push", &job(args)?, &args.output, &args.guards)
+    execute("push", &prepare_push(args)?, &args.output, &args.guards)
 }
 
 pub(crate) fn execute(
     command: &'static str,
-    job: &PreparedPush,
+    prepared: &PreparedPush,
     output: &OutputArgs,
     guards: &GuardArgs,
 ) -> Result<Exit, Failure> {
     let progress = Progress::start(output)?;
-    progress.expect_mirrors(job.fleet.mirrors().iter().map(|mirror| mirror.name()));
-    let scratch = &job.options.scratch;
+    progress.set_mirror_order(prepared.fleet.mirrors().iter().map(|mirror| mirror.name()));
+    let scratch = &prepared.options.scratch;
     // Before the notifications, because there is nothing to report if the user interrupts the wait.
-    if !wait_for_start(&job.around, &progress) {
+    if !wait_for_start(&prepared.schedule, &progress) {
         return interrupted(command, output);
     }
-    let site = job.options.site.clone();
+    let site = prepared.options.site.clone();
     let cache = scratch.directory.as_deref().ok();
-    let mut after = Notifications::new(&job.config, &job.around, site, cache, &progress);
-    let pushed = push::push(&job.source, &job.fleet, &job.options, &progress);
+    let mut notifications =
+        Notifications::new(&prepared.config, &prepared.schedule, site, cache, &progress);
+    let pushed = push::push(&prepared.source, &prepared.fleet, &prepared.options, &progress);
     let mut report = match pushed {
         Ok(mut report) => {
             // The push does not know frozen mirrors. Added last, to keep the order of the fleet.
-            report.mirrors.extend(job.frozen.iter().cloned());
+            report.mirrors.extend(prepared.frozen.iter().cloned());
             report
         }
         Err(error) => {
             let is_accepted =
                 guards.superseded_ok && matches!(error, push::PushError::Superseded { .. });
-            let failure = hints::of_push(error);
+            let failure = hints::push_failure(error);
             let exit = if is_accepted { Exit::Success } else { failure.exit() };
-            let fleets = [&job.fleet, &job.others];
-            after.tell(None, exit.code(), Some(&failure.text()), fleets);
-            after.end(None, exit.code());
+            let fleets = [&prepared.fleet, &prepared.other_mirrors];
+            notifications.send_all(None, exit.code(), Some(&failure.error_text()), fleets);
+            notifications.finish(None, exit.code());
             progress.finish();
             // With `--superseded-ok` the run has succeeded: a newer run has published the content.
             return if is_accepted {
@@ -63,24 +64,33 @@ pub(crate) fn execute(
             };
         }
     };
-    let exit = exit_of(&report, progress.is_cancelled(), guards.superseded_ok);
+    let exit = push_exit(&report, progress.is_cancelled(), guards.superseded_ok);
     // Before the result is printed, because it includes the results of hooks and purges.
-    after.tell(Some(&report), exit.code(), None, [&job.fleet, &job.others]);
+    notifications.send_all(
+        Some(&report),
+        exit.code(),
+        None,
+        [&prepared.fleet, &prepared.other_mirrors],
+    );
     progress.end_block();
     if !output.json && !output.quiet {
         print(
             &(describe(&report, command)
-                + &after.results().iter().map(NotificationResult::line).collect::<String>()),
+                + &notifications
+                    .results()
+                    .iter()
+                    .map(NotificationResult::line)
+                    .collect::<String>()),
         )?;
     }
     // The result is printed before the clean-up, which also polls the results of `post_activate`.
-    push::clean_up(&mut report, &job.fleet, job.keep, &progress);
+    push::clean_up(&mut report, &prepared.fleet, prepared.keep, &progress);
     // The user interrupted the clean-up.
     let exit = if progress.is_cancelled() { Exit::Interrupted } else { exit };
-    expiry::warn(&report, &progress);
+    expiry::warn_of_expiries(&report, &progress);
     // The JSON object is printed after the clean-up, because it includes the results of
     // `post_activate`.
-    let notifications = after.end(Some(&report), exit.code());
+    let notifications = notifications.finish(Some(&report), exit.code());
     if output.json {
         print_json(&PushOutput {
             headwater: command,
@@ -91,7 +101,7 @@ pub(crate) fn execute(
         })?;
     }
     progress.finish();
-    next_steps::explain(&report, exit, command)?;
+    next_steps::print_next_steps(&report, exit, command)?;
     Ok(exit)
 }
 
@@ -102,9 +112,9 @@ fn accept_superseded(
     output: &OutputArgs,
 ) -> Result<Exit, Failure> {
     // If stderr is closed, the note is lost.
-    eprint_raw(&format!("note: {}: no action is needed\n", escape(&failure.text()))).ok();
+    eprint_raw(&format!("note: {}: no action is needed\n", escape(&failure.error_text()))).ok();
     if output.json {
-        print_json(&failure.answer(command, Exit::Success))?;
+        print_json(&failure.json_output(command, Exit::Success))?;
     }
     Ok(Exit::Success)
 }
@@ -113,7 +123,7 @@ fn accept_superseded(
 fn interrupted(command: &'static str, output: &OutputArgs) -> Result<Exit, Failure> {
     let (exit, words) = (Exit::Interrupted, "interrupted before the start");
     if output.json {
-        print_json(&Failure::new(exit, words).answer(command, exit))?;
+        print_json(&Failure::new(exit, words).json_output(command, exit))?;
     } else if !output.quiet {
         print(&format!("{words}\n"))?;
     }

@@ -1,7 +1,7 @@
 //! `headwater releases`: the kept releases of mirrors.
 
 use headwater::fleet_status::{self, Usage};
-use headwater::mirror::Link;
+use headwater::mirror::LinkKind;
 use headwater::push::PolledMirror;
 use headwater::release::Release;
 use headwater::text::error_chain;
@@ -9,34 +9,35 @@ use serde::Serialize;
 
 use crate::cli::args::{OutputArgs, ReleasesArgs, operands};
 use crate::cli::output::failure::{Exit, Failure};
-use crate::cli::output::format::{Align, Table, bytes, count, moment};
+use crate::cli::output::format::{Align, Table, format_bytes, format_count, format_time};
 use crate::cli::output::print::{print, print_json};
 use crate::cli::output::progress::Progress;
 use crate::cli::setup::configuration::load_config;
-use crate::cli::setup::remote::{MirrorFactory, check_there};
+use crate::cli::setup::mirror_factory::{MirrorFactory, check_directories_exist};
 
 #[derive(Serialize)]
 struct ReleasesOutput<'a> {
     headwater: &'static str,
     version: u32,
-    mirrors: &'a [KeptRelease<'a>],
+    mirrors: &'a [MirrorReleases<'a>],
 }
 
-fn members(args: &ReleasesArgs) -> Result<Vec<PolledMirror>, Failure> {
+fn poll_mirrors(args: &ReleasesArgs) -> Result<Vec<PolledMirror>, Failure> {
     let config = load_config(&args.config)?;
-    let choices = operands::of_mirrors(&args.mirrors.mirrors, &config)?;
-    check_there(&choices, &config)?;
+    let choices = operands::resolve_mirrors(&args.mirrors.mirrors, &config)?;
+    check_directories_exist(&choices, &config)?;
     let factory = MirrorFactory::new(&args.remote, None, &config);
     let fleet = factory.fleet(&choices, args.remote.site.as_ref())?;
     // Quiet, because the result lists every mirror and its failure.
-    let progress = Progress::of_answer(&OutputArgs { quiet: true, ..args.output.clone() })?;
+    let progress =
+        Progress::without_mirror_failures(&OutputArgs { quiet: true, ..args.output.clone() })?;
     let members = fleet.states(&progress);
     progress.finish();
     Ok(members)
 }
 
 #[derive(Serialize)]
-struct KeptRelease<'a> {
+struct MirrorReleases<'a> {
     mirror: &'a str,
     location: &'a str,
     current: Option<u64>,
@@ -51,30 +52,31 @@ struct KeptRelease<'a> {
 }
 
 pub(crate) fn run(args: &ReleasesArgs) -> Result<Exit, Failure> {
-    let members = members(args)?;
-    let kept: Vec<KeptRelease<'_>> = members.iter().map(|member| kept(member, args.disk)).collect();
+    let members = poll_mirrors(args)?;
+    let kept: Vec<MirrorReleases<'_>> =
+        members.iter().map(|member| mirror_releases(member, args.disk)).collect();
     if args.output.json {
         print_json(&ReleasesOutput { headwater: "releases", version: 1, mirrors: &kept })?;
     } else {
-        let text: String = kept.iter().map(describe_kept).collect();
+        let text: String = kept.iter().map(describe_mirror).collect();
         print(&text)?;
     }
     Ok(if kept.iter().any(|kept| kept.error.is_some()) { Exit::Failed } else { Exit::Success })
 }
 
-fn kept(member: &PolledMirror, has_asked: bool) -> KeptRelease<'_> {
+fn mirror_releases(member: &PolledMirror, is_disk_requested: bool) -> MirrorReleases<'_> {
     let state = member.state();
     // This reads the manifests of all releases, which causes a transfer from another machine.
-    let is_measured = has_asked || member.mirror.link() == Link::Local;
+    let is_measured = is_disk_requested || member.mirror.link_kind() == LinkKind::Local;
     let measured =
         state.filter(|_| is_measured).map(|state| fleet_status::usage(&*member.mirror, state));
     // `verify` reports unreadable manifests; without --disk, no manifest is read.
     let (usage, fault) = match measured {
-        Some(Err(error)) => (None, Some(error).filter(|_| has_asked)),
+        Some(Err(error)) => (None, Some(error).filter(|_| is_disk_requested)),
         Some(Ok(usage)) => (Some(usage), None),
         None => (None, None),
     };
-    KeptRelease {
+    MirrorReleases {
         mirror: member.mirror.name(),
         location: member.mirror.location(),
         current: state.and_then(|state| state.current).map(|current| current.sequence()),
@@ -85,7 +87,7 @@ fn kept(member: &PolledMirror, has_asked: bool) -> KeptRelease<'_> {
     }
 }
 
-fn describe_kept(kept: &KeptRelease<'_>) -> String {
+fn describe_mirror(kept: &MirrorReleases<'_>) -> String {
     let heading = crate::cli::output::format::escape(kept.mirror).into_owned();
     if let Some(error) = &kept.error {
         return format!("{heading}: {}\n", crate::cli::output::format::escape(error));
@@ -114,15 +116,20 @@ fn describe_kept(kept: &KeptRelease<'_>) -> String {
         rows.push(release_row(release, before, mark, kept.usage.as_ref()));
         before = Some(release);
     }
-    rows.into_iter().rev().for_each(|row| table.row(row));
+    rows.into_iter().rev().for_each(|row| table.add_row(row));
     let disk = kept.usage.as_ref().filter(|usage| usage.bytes > 0);
-    let disk = disk.map(|usage| format!(": {} on disk", bytes(usage.bytes))).unwrap_or_default();
+    let disk =
+        disk.map(|usage| format!(": {} on disk", format_bytes(usage.bytes))).unwrap_or_default();
     let prune = kept
         .usage
         .as_ref()
         .and_then(|usage| usage.prune.iter().rev().find(|freed| freed.bytes > 0));
     let prune = prune.map(|freed| {
-        format!("; `headwater prune --keep {}` would free {}", freed.keep, bytes(freed.bytes))
+        format!(
+            "; `headwater prune --keep {}` would free {}",
+            freed.keep,
+            format_bytes(freed.bytes)
+        )
     });
     format!(
         "{heading}{disk}{}\n{}",
@@ -141,9 +148,9 @@ fn release_row(
         let live = |release: &Release| release.entries.saturating_sub(release.retired);
         let (now, then) = (live(release), live(before));
         if now >= then {
-            format!("+{}", count(now - then))
+            format!("+{}", format_count(now - then))
         } else {
-            format!("-{}", count(then - now))
+            format!("-{}", format_count(then - now))
         }
     });
     let orders: Vec<String> =
@@ -156,11 +163,11 @@ fn release_row(
     };
     [
         format!("{mark}{}", release.sequence),
-        moment(release.created),
-        count(release.entries),
-        count(release.retired),
-        bytes(release.bytes),
-        freed.map(bytes).unwrap_or_default(),
+        format_time(release.created),
+        format_count(release.entries),
+        format_count(release.retired),
+        format_bytes(release.bytes),
+        freed.map(format_bytes).unwrap_or_default(),
         change,
         orders.join(" "),
         note,

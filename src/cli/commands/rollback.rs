@@ -9,12 +9,12 @@ use headwater::release::Release;
 use crate::cli::args::{RollbackArgs, WorkArgs};
 use crate::cli::commands::push::execute;
 use crate::cli::output::failure::{Exit, Failure, eprint_raw};
-use crate::cli::output::format::{counted, escape, moment};
-use crate::cli::output::push_report::kind;
+use crate::cli::output::format::{escape, format_time, pluralize};
+use crate::cli::output::push_report::error_kind_text;
 use crate::cli::output::{hints, terminal};
 use crate::cli::setup::configuration::load_config;
-use crate::cli::setup::person;
-use crate::cli::setup::prepared_push::{PreparedPush, TreelessInputs, without_tree};
+use crate::cli::setup::operator;
+use crate::cli::setup::prepared_push::{PreparedPush, TreelessInputs, prepare_treeless_push};
 
 pub(crate) fn run(args: &RollbackArgs) -> Result<Exit, Failure> {
     let instead = "run `headwater releases` to list the releases to go back to, and `headwater \
@@ -27,27 +27,27 @@ pub(crate) fn run(args: &RollbackArgs) -> Result<Exit, Failure> {
         mirrors: &args.mirrors,
         release: &args.release,
         work: &work,
-        around: &args.around,
+        schedule: &args.schedule,
         config: load_config(&args.config)?,
     };
-    let source = |to: Option<u64>| Source::Rollback { to, by: DecidedBy::Person(person::name()) };
-    let (mut job, guards) = without_tree(inputs, source(args.to))?;
+    let source = |to: Option<u64>| Source::Rollback { to, by: DecidedBy::Person(operator::name()) };
+    let (mut prepared, guards) = prepare_treeless_push(inputs, source(args.to))?;
     if args.mirrors.is_empty() && args.config.only.is_empty() {
         // The release that the user confirmed, even if another release has become current since.
-        job.source = source(confirm(args, &mut job)?.or(args.to));
+        prepared.source = source(confirm(args, &mut prepared)?.or(args.to));
     }
-    execute("rollback", &job, &args.output, &guards)
+    execute("rollback", &prepared, &args.output, &guards)
 }
 
 /// For a rollback of all configured mirrors, shows the release and asks for confirmation on a
 /// terminal. Returns the sequence of the release, or `None` if no mirror can be reached, which the
 /// rollback itself reports. Does not retry unreachable mirrors.
-fn confirm(args: &RollbackArgs, job: &mut PreparedPush) -> Result<Option<u64>, Failure> {
-    let plan = push::plan_rollback(&job.fleet, args.to, &job.options, &PlanNotes)
-        .map_err(hints::of_push)?;
+fn confirm(args: &RollbackArgs, prepared: &mut PreparedPush) -> Result<Option<u64>, Failure> {
+    let plan = push::plan_rollback(&prepared.fleet, args.to, &prepared.options, &PlanMonitor)
+        .map_err(hints::push_failure)?;
     // Includes the failures of the poll, so that the rollback does not wait for an unreachable
     // mirror a second time.
-    job.fleet = plan.fleet.clone();
+    prepared.fleet = plan.fleet.clone();
     let Some(to) = &plan.to else { return Ok(None) };
     let failed = |error: io::Error| Failure::new(Exit::Failed, error);
     // Also printed with `--yes`, so that the log of a job shows which release was left. Written to
@@ -56,7 +56,7 @@ fn confirm(args: &RollbackArgs, job: &mut PreparedPush) -> Result<Option<u64>, F
     if args.yes {
         return Ok(Some(to.sequence));
     }
-    let mirrors = counted(plan.mirrors.len() as u64, "mirror", "mirrors");
+    let mirrors = pluralize(plan.mirrors.len() as u64, "mirror", "mirrors");
     // Without a terminal, no person can read and answer the question.
     if !io::stdin().is_terminal() || !terminal::is_stderr_terminal() {
         let error = format!("a rollback of all configured mirrors ({mirrors}) must be confirmed");
@@ -74,9 +74,9 @@ fn confirm(args: &RollbackArgs, job: &mut PreparedPush) -> Result<Option<u64>, F
 }
 
 /// Prints warnings and the mirrors for which the command waits. The plan shows failures.
-struct PlanNotes;
+struct PlanMonitor;
 
-impl Monitor for PlanNotes {
+impl Monitor for PlanMonitor {
     fn event(&self, event: Event) {
         let line = match event {
             Event::AnswerOverdue { mirror } => format!("waiting for {}\n", escape(&mirror)),
@@ -90,14 +90,15 @@ impl Monitor for PlanNotes {
 
 fn describe(plan: &RollbackPlan, to: &Release) -> String {
     let note = to.note.as_ref().map(|note| format!(": {}", escape(note))).unwrap_or_default();
-    let mut text = format!("release {}, published {}{note}\n", to.sequence, moment(to.created));
+    let mut text =
+        format!("release {}, published {}{note}\n", to.sequence, format_time(to.created));
     for (mirror, serves) in &plan.mirrors {
         let words = match serves {
             Ok(Some(sequence)) => {
                 format!("release {sequence} -> content of release {}", to.sequence)
             }
             Ok(None) => format!("nothing -> content of release {}", to.sequence),
-            Err(failure) => format!("not available ({})", kind(*failure)),
+            Err(failure) => format!("not available ({})", error_kind_text(*failure)),
         };
         text.push_str(&format!("  {}: {words}\n", escape(mirror)));
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use clap::{Args, ValueHint};
 use headwater::config::{ConfigError, serve as config};
-use headwater::mirror::check_control;
+use headwater::mirror::check_control_chars;
 use headwater::receiver::{
     self, AuthPolicy, Exposure, GroupError, Handle, Log, LogRecord, ReceiverSettings, ServeError,
     Server, SiteSettings, TokenRecord,
@@ -90,7 +90,7 @@ struct LogLine<'a> {
 
 impl Log for StderrLog {
     fn record(&self, record: &LogRecord) {
-        if self.is_quiet && matches!(record, LogRecord::Answered { status: ..400, .. }) {
+        if self.is_quiet && matches!(record, LogRecord::RequestHandled { status: ..400, .. }) {
             return;
         }
         let line = LogLine { time: format!("{:.3}", Timestamp::now()), record };
@@ -106,7 +106,7 @@ fn stderr_log(is_quiet: bool) -> Arc<dyn Log> {
     log
 }
 
-fn failure(error: ServeError) -> Failure {
+fn serve_failure(error: ServeError) -> Failure {
     if let ServeError::Site { path, source: StoreError::OtherOwner { .. } } = &error {
         let hint = format!(
             "run the receiver as the user who owns {path}, or give {path} and everything in it to \
@@ -167,7 +167,7 @@ fn failure(error: ServeError) -> Failure {
 /// The directory of the receiver's only mirror.
 fn directory(dir: Option<&PathBuf>) -> Result<PathBuf, Failure> {
     let dir = dir.cloned().unwrap_or_default();
-    check_control(&dir.to_string_lossy()).map_err(|error| {
+    check_control_chars(&dir.to_string_lossy()).map_err(|error| {
         Failure::new(Exit::Usage, error).with_hint("name a directory without control characters")
     })?;
     Ok(dir)
@@ -180,18 +180,18 @@ fn load(path: &Path) -> Result<ReceiverSettings, Failure> {
 pub(crate) fn serve(args: &ServeArgs, is_quiet: bool) -> Result<Exit, Failure> {
     let mut settings = match (&args.config, &args.dir) {
         (Some(path), _) => load(path)?,
-        (None, dir) => one_site(args, directory(dir.as_ref())?)?,
+        (None, dir) => single_site_settings(args, directory(dir.as_ref())?)?,
     };
     if let Some(listen) = args.listen {
         settings.listen = listen;
     }
     if args.behind_proxy {
-        settings.front = Exposure::Proxy;
+        settings.exposure = Exposure::Proxy;
     }
     show_sites(&settings);
-    let server = Server::bind(&settings, stderr_log(is_quiet)).map_err(failure)?;
-    if matches!(&settings.access, AuthPolicy::Tokens(tokens) if tokens.is_empty()) {
-        return Err(no_token(
+    let server = Server::bind(&settings, stderr_log(is_quiet)).map_err(serve_failure)?;
+    if matches!(&settings.auth, AuthPolicy::Tokens(tokens) if tokens.is_empty()) {
+        return Err(no_token_failure(
             "run `headwater token new` and add the [[token]] table to serve.toml, or to the file \
              of --token-file",
         ));
@@ -205,7 +205,7 @@ pub(crate) fn serve(args: &ServeArgs, is_quiet: bool) -> Result<Exit, Failure> {
         }
     };
     watch_signals(server.handle(), reload).map_err(|error| Failure::new(Exit::Failed, error))?;
-    server.run().map_err(failure)?;
+    server.run().map_err(serve_failure)?;
     Ok(Exit::Success)
 }
 
@@ -224,18 +224,18 @@ fn show_sites(settings: &ReceiverSettings) {
     }
 }
 
-fn no_token(hint: &str) -> Failure {
+fn no_token_failure(hint: &str) -> Failure {
     Failure::new(Exit::Usage, "no client could push: no token is configured").with_hint(hint)
 }
 
-fn one_site(args: &ServeArgs, dir: PathBuf) -> Result<ReceiverSettings, Failure> {
+fn single_site_settings(args: &ServeArgs, dir: PathBuf) -> Result<ReceiverSettings, Failure> {
     let access = match &args.token_file {
         Some(path) => AuthPolicy::Tokens(config::load_tokens(path).map_err(token_file_failure)?),
         None if args.no_auth => AuthPolicy::Open,
         None => {
             let hint = "pass --token-file FILE with a table from `headwater token new`; --no-auth \
                         works only on 127.0.0.1";
-            return Err(no_token(hint));
+            return Err(no_token_failure(hint));
         }
     };
     let listen =
@@ -247,7 +247,7 @@ fn one_site(args: &ServeArgs, dir: PathBuf) -> Result<ReceiverSettings, Failure>
 fn read_tokens(
     files: &(Option<PathBuf>, Option<PathBuf>),
 ) -> Option<Result<Vec<TokenRecord>, ConfigError>> {
-    let of_access = |settings: ReceiverSettings| match settings.access {
+    let of_access = |settings: ReceiverSettings| match settings.auth {
         AuthPolicy::Tokens(tokens) => tokens,
         AuthPolicy::Open => Vec::new(),
     };
@@ -286,11 +286,11 @@ pub(crate) fn receive(args: &ReceiveArgs) -> Result<Exit, Failure> {
         }
     };
     // SSH has authenticated the client, so the tokens of a `serve.toml` are not checked.
-    settings.access = AuthPolicy::Open;
+    settings.auth = AuthPolicy::Open;
     let log: Arc<dyn Log> =
         // Over SSH, the origin reads stderr and quotes its end if the receiver fails. A log would
         // hide the error.
         if verbosity::is_verbose() { stderr_log(false) } else { Arc::new(receiver::NoLog) };
-    receiver::receive(&settings, log).map_err(failure)?;
+    receiver::receive(&settings, log).map_err(serve_failure)?;
     Ok(Exit::Success)
 }

@@ -12,7 +12,7 @@ use headwater::text::error_chain;
 use headwater::tree_path::Site;
 
 use crate::cli::output::failure::{Exit, Failure, eprint_raw};
-use crate::cli::output::format::{escape, moment};
+use crate::cli::output::format::{escape, format_time};
 use crate::cli::output::print::print;
 use crate::cli::setup::configuration::config_failure;
 
@@ -47,7 +47,7 @@ pub(crate) struct NewArgs {
 
 pub(crate) fn run(command: &TokenCommand) -> Result<Exit, Failure> {
     let TokenCommand::New(args) = command;
-    let mut place = "serve.toml".to_owned();
+    let mut destination = "serve.toml".to_owned();
     if let Some(path) = &args.config {
         let sites = config::load(path).map_err(config_failure)?.sites;
         check_sites(
@@ -55,7 +55,7 @@ pub(crate) fn run(command: &TokenCommand) -> Result<Exit, Failure> {
             &sites.into_iter().filter_map(|site| site.name).collect::<Vec<_>>(),
             path,
         )?;
-        place = path.display().to_string();
+        destination = path.display().to_string();
     }
     // Checked before a token is made, because a token for an unknown site would never be accepted.
     if let Some(path) = &args.append
@@ -66,7 +66,7 @@ pub(crate) fn run(command: &TokenCommand) -> Result<Exit, Failure> {
     }
     let token = Token::random().map_err(|error| Failure::new(Exit::Failed, error))?;
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let expires = args.expires.map(|expires| moment(now.saturating_add(expires).as_secs()));
+    let expires = args.expires.map(|expires| format_time(now.saturating_add(expires).as_secs()));
     let sites: Vec<String> = args.sites.iter().map(|site| format!("\"{site}\"")).collect();
     // The receiver gets only the hash, so that a stolen serve.toml gives no access.
     let mut table = format!(
@@ -95,7 +95,7 @@ pub(crate) fn run(command: &TokenCommand) -> Result<Exit, Failure> {
         format!(
             "# add this table to {}, then reload the receiver (SIGHUP, `systemctl reload`); it \
              does not contain the secret\n{table}",
-            escape(&place)
+            escape(&destination)
         )
     };
     eprint_raw(&text).map_err(|error| Failure::new(Exit::Failed, error))?;

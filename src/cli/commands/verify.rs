@@ -5,12 +5,14 @@ use std::sync::Arc;
 use headwater::mirror::{Depth, Mirror, Verified};
 
 use crate::cli::args::VerifyArgs;
-use crate::cli::commands::maintenance::{MaintenanceTask, faults, in_mirror, mirrors, run_each};
+use crate::cli::commands::maintenance::{
+    MaintenanceTask, fault_lines, open_mirrors, run_each, with_mirror_hint,
+};
 use crate::cli::output::failure::{Exit, Failure};
-use crate::cli::output::format::{bytes, counted, escape};
+use crate::cli::output::format::{escape, format_bytes, pluralize};
 use crate::cli::output::progress::Progress;
 use crate::cli::setup::configuration::load_config;
-use crate::cli::setup::remote::MirrorFactory;
+use crate::cli::setup::mirror_factory::MirrorFactory;
 
 struct VerifyTask {
     depth: Depth,
@@ -19,13 +21,13 @@ struct VerifyTask {
 impl MaintenanceTask for VerifyTask {
     type Output = Verified;
     const NAME: &'static str = "verify";
-    const ADVICE: Option<&'static str> = Some(
+    const FAULT_HINT: Option<&'static str> = Some(
         "run `headwater repair MIRROR --from TREE|MIRROR` to replace damaged content with that of \
          the source",
     );
 
     fn run(&self, mirror: &Arc<dyn Mirror>, progress: &Progress) -> Result<Verified, Failure> {
-        in_mirror(mirror, mirror.verify(self.depth, progress))
+        with_mirror_hint(mirror, mirror.verify(self.depth, progress))
     }
 
     fn describe(&self, mirror: &str, verified: &Verified) -> String {
@@ -34,24 +36,24 @@ impl MaintenanceTask for VerifyTask {
             Depth::Full => {
                 format!(
                     " {}, {} read;",
-                    counted(verified.objects, "object", "objects"),
-                    bytes(verified.bytes)
+                    pluralize(verified.objects, "object", "objects"),
+                    format_bytes(verified.bytes)
                 )
             }
         };
         let found = match verified.faults.len() as u64 {
             0 => "no faults".to_owned(),
-            number => counted(number, "fault", "faults"),
+            number => pluralize(number, "fault", "faults"),
         };
-        let entries = counted(verified.entries, "slot entry", "slot entries");
+        let entries = pluralize(verified.entries, "slot entry", "slot entries");
         format!(
             "{}:{looked} {entries} checked: {found}\n{}",
             escape(mirror),
-            faults(&verified.faults)
+            fault_lines(&verified.faults)
         )
     }
 
-    fn is_well(&self, verified: &Verified) -> bool {
+    fn is_healthy(&self, verified: &Verified) -> bool {
         verified.faults.is_empty()
     }
 }
@@ -59,7 +61,8 @@ impl MaintenanceTask for VerifyTask {
 pub(crate) fn run(args: &VerifyArgs) -> Result<Exit, Failure> {
     let config = load_config(&args.config)?;
     let factory = MirrorFactory::new(&args.remote, None, &config);
-    let mirrors = mirrors(&args.mirrors.mirrors, &factory, &config, args.remote.site.as_ref())?;
+    let mirrors =
+        open_mirrors(&args.mirrors.mirrors, &factory, &config, args.remote.site.as_ref())?;
     let depth = if args.quick { Depth::Quick } else { Depth::Full };
     run_each(&VerifyTask { depth }, &mirrors, &args.output)
 }

@@ -11,20 +11,20 @@ use headwater::manifest::{EntryKind, ManifestReader};
 use headwater::mirror::{Mirror, PublicUrl};
 use headwater::release::Release;
 use headwater::tree_path::TreePath;
-use headwater::web::Web;
+use headwater::web::HttpClient;
 use serde::Serialize;
 
 use crate::cli::args::{ConfigArgs, OutputArgs, RemoteArgs};
 use crate::cli::output::failure::{Exit, Failure};
-use crate::cli::output::format::{Align, Table, age, bytes};
+use crate::cli::output::format::{Align, Table, format_age, format_bytes};
 use crate::cli::output::print::{print, print_json};
-use crate::cli::setup::watcher::Watcher;
+use crate::cli::setup::fleet_poller::FleetPoller;
 
 /// Maximum time to fetch the file that visitors get.
-const PATIENCE: Duration = Duration::from_secs(30);
+const FETCH_TIMEOUT: Duration = Duration::from_secs(30);
 /// Minimum limit for a fetched file, in bytes: visitors may get a file that is longer than
 /// expected.
-const MIN_LIMIT: u64 = 64 * 1024 * 1024;
+const MIN_FETCH_LIMIT: u64 = 64 * 1024 * 1024;
 
 /// The arguments of `which`.
 #[derive(Debug, Clone, Args)]
@@ -48,12 +48,12 @@ struct WhichOutput<'a> {
     headwater: &'static str,
     version: u32,
     path: &'a TreePath,
-    mirrors: &'a [Found],
+    mirrors: &'a [ServedEntry],
 }
 
 /// What a mirror serves at the path.
 #[derive(Debug, Clone, Default, Serialize)]
-struct Found {
+struct ServedEntry {
     mirror: String,
     location: String,
     /// The release that the mirror serves.
@@ -72,14 +72,14 @@ struct Found {
     until: Option<u64>,
     /// What visitors get, if it was checked.
     #[serde(skip_serializing_if = "Option::is_none")]
-    public: Option<Visited>,
+    public: Option<PublicContent>,
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
 }
 
 /// What visitors get.
 #[derive(Debug, Clone, Serialize)]
-struct Visited {
+struct PublicContent {
     object: Option<ObjectId>,
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
@@ -87,34 +87,35 @@ struct Visited {
 
 pub(crate) fn run(args: &WhichArgs) -> Result<Exit, Failure> {
     let path = tree_path(&args.path)?;
-    let watcher = Watcher::new(&args.mirrors, &args.remote, &args.config, &args.output)?;
+    let poller = FleetPoller::new(&args.mirrors, &args.remote, &args.config, &args.output)?;
     // The states of all mirrors come first, because only another mirror may know the release that
     // last changed a file.
-    let look = watcher.look();
-    let web = Web::new(PATIENCE);
-    let found = watcher.fleet.ask(|mirror| {
-        let seen = look
-            .seen
+    let fleet_poll = poller.poll();
+    let web = HttpClient::new(FETCH_TIMEOUT);
+    let found = poller.fleet.query_all(|mirror| {
+        let seen = fleet_poll
+            .polls
             .iter()
             .find(|seen| seen.mirror == mirror.name() && seen.location == mirror.location());
-        let mut found = find(&**mirror, seen?, &look.seen, &path);
-        let url = watcher
+        let mut found = served_entry(&**mirror, seen?, &fleet_poll.polls, &path);
+        let url = poller
             .config
             .mirror(mirror.name())
             .and_then(|mirror| mirror.public_url.as_ref())
             .map(PublicUrl::as_str);
-        found.public =
-            url.filter(|_| found.error.is_none()).map(|url| visit(&web, url, &path, found.size));
+        found.public = url
+            .filter(|_| found.error.is_none())
+            .map(|url| fetch_public(&web, url, &path, found.size));
         Some(found)
     });
-    let found: Vec<Found> = found.into_iter().flatten().collect();
-    watcher.progress.finish();
+    let found: Vec<ServedEntry> = found.into_iter().flatten().collect();
+    poller.progress.finish();
     if args.output.json {
         print_json(&WhichOutput { headwater: "which", version: 1, path: &path, mirrors: &found })?;
     } else {
-        print(&describe(&found, look.now))?;
+        print(&describe(&found, fleet_poll.now))?;
     }
-    Ok(if agree(&found) { Exit::Success } else { Exit::Failed })
+    Ok(if all_agree(&found) { Exit::Success } else { Exit::Failed })
 }
 
 /// Parses a path that may start with `/`; for a directory, the path of its `index.html`.
@@ -131,9 +132,12 @@ fn tree_path(text: &str) -> Result<TreePath, Failure> {
     })
 }
 
-fn find(mirror: &dyn Mirror, seen: &Poll, all: &[Poll], path: &TreePath) -> Found {
-    let mut found =
-        Found { mirror: seen.mirror.clone(), location: seen.location.clone(), ..Found::default() };
+fn served_entry(mirror: &dyn Mirror, seen: &Poll, all: &[Poll], path: &TreePath) -> ServedEntry {
+    let mut found = ServedEntry {
+        mirror: seen.mirror.clone(),
+        location: seen.location.clone(),
+        ..ServedEntry::default()
+    };
     let state = seen.state.as_ref().map_err(|error| headwater::text::error_chain(error));
     let state = state.and_then(|state| {
         found.sequence = state.current.map(|current| current.sequence());
@@ -142,7 +146,8 @@ fn find(mirror: &dyn Mirror, seen: &Poll, all: &[Poll], path: &TreePath) -> Foun
             Some(_) => "the record of its current release is damaged".to_owned(),
         })
     });
-    match state.and_then(|release| at(mirror, release, path).map(|entry| (release, entry))) {
+    match state.and_then(|release| find_entry(mirror, release, path).map(|entry| (release, entry)))
+    {
         Err(error) => found.error = Some(error),
         Ok((_, None)) => {}
         Ok((_, Some(entry)))
@@ -167,7 +172,7 @@ fn find(mirror: &dyn Mirror, seen: &Poll, all: &[Poll], path: &TreePath) -> Foun
     found
 }
 
-fn at(
+fn find_entry(
     mirror: &dyn Mirror,
     release: &Release,
     path: &TreePath,
@@ -186,20 +191,20 @@ fn at(
     Ok(None)
 }
 
-fn visit(web: &Web, url: &str, path: &TreePath, size: Option<u64>) -> Visited {
-    match fleet_status::fetch(web, url, path.as_str(), size.unwrap_or(0).max(MIN_LIMIT)) {
-        Ok(fetched) => Visited { object: Some(fetched.object), error: None },
-        Err(error) => Visited { object: None, error: Some(error.to_string()) },
+fn fetch_public(web: &HttpClient, url: &str, path: &TreePath, size: Option<u64>) -> PublicContent {
+    match fleet_status::fetch(web, url, path.as_str(), size.unwrap_or(0).max(MIN_FETCH_LIMIT)) {
+        Ok(fetched) => PublicContent { object: Some(fetched.object), error: None },
+        Err(error) => PublicContent { object: None, error: Some(error.to_string()) },
     }
 }
 
 /// Returns whether all mirrors have the same content at the path, and all visitors get it.
-fn agree(found: &[Found]) -> bool {
+fn all_agree(found: &[ServedEntry]) -> bool {
     let are_same =
         found.iter().map(|one| (one.object, &one.target)).collect::<BTreeSet<_>>().len() <= 1;
     let is_there =
-        |one: &Found| one.error.is_none() && (one.object.is_some() || one.target.is_some());
-    let is_served = |one: &Found| {
+        |one: &ServedEntry| one.error.is_none() && (one.object.is_some() || one.target.is_some());
+    let is_served = |one: &ServedEntry| {
         // At a link, visitors get the content that the link leads to, which the entry does not
         // name.
         one.public.as_ref().is_none_or(|public| one.target.is_some() || public.object == one.object)
@@ -207,7 +212,7 @@ fn agree(found: &[Found]) -> bool {
     are_same && found.iter().all(|one| is_there(one) && is_served(one))
 }
 
-fn describe(found: &[Found], now: u64) -> String {
+fn describe(found: &[ServedEntry], now: u64) -> String {
     let mut table = Table::new([
         ("mirror", Align::Left),
         ("release", Align::Right),
@@ -229,26 +234,26 @@ fn describe(found: &[Found], now: u64) -> String {
         let retired = one.until.map(|until| {
             format!(
                 "retired, expires {}",
-                age(until, now)
+                format_age(until, now)
                     .replace("just now", "now")
                     .replace("ahead of this clock", "from now")
             )
         });
-        table.row([
+        table.add_row([
             one.mirror.clone(),
             optional(one.sequence.map(|sequence| sequence.to_string())),
             object,
-            optional(one.size.map(bytes)),
+            optional(one.size.map(format_bytes)),
             optional(one.since.map(|since| since.to_string())),
-            optional(one.mtime.map(|mtime| age(mtime, now))),
-            optional(one.public.as_ref().map(|public| visited(public, one))),
+            optional(one.mtime.map(|mtime| format_age(mtime, now))),
+            optional(one.public.as_ref().map(|public| public_text(public, one))),
             one.error.clone().or(retired).unwrap_or_default(),
         ]);
     }
     table.render()
 }
 
-fn visited(public: &Visited, one: &Found) -> String {
+fn public_text(public: &PublicContent, one: &ServedEntry) -> String {
     match (&public.object, &public.error) {
         (object, None) if *object == one.object => "the same".to_owned(),
         (Some(object), _) => short(object),

@@ -10,15 +10,15 @@ use headwater::fsx;
 use headwater::push::{Outcome, Report};
 
 use crate::cli::output::failure::eprint_raw;
-use crate::cli::output::format::{bytes, escape};
+use crate::cli::output::format::{escape, format_bytes};
 
 /// Maximum number of annotations of a run: GitHub shows no more for a step.
-const MAX_MARKS: usize = 10;
+const MAX_ANNOTATIONS: usize = 10;
 /// Maximum number of mirrors in a summary; failed mirrors come first.
 const MAX_ROWS: usize = 200;
 
 /// How a push ended.
-pub(crate) struct ReportedEnd<'a> {
+pub(crate) struct CiResult<'a> {
     /// The site.
     pub(crate) site: &'a str,
     /// The report, if there is one.
@@ -31,7 +31,7 @@ pub(crate) struct ReportedEnd<'a> {
 
 /// Writes the files that the environment or `--dotenv` names.
 pub(crate) fn write(
-    end: &ReportedEnd<'_>,
+    result: &CiResult<'_>,
     dotenv: Option<&Path>,
     lookup: impl Fn(&str) -> Option<String>,
 ) -> Result<(), String> {
@@ -40,7 +40,7 @@ pub(crate) fn write(
     if let Some(path) = dotenv {
         // Replaced and not appended to, because the file belongs to this run alone.
         let written = fsx::replace_file(path, |out| {
-            out.write_all(variables(end, "HEADWATER_", true).as_bytes())
+            out.write_all(variables(result, "HEADWATER_", true).as_bytes())
         });
         written.map_err(|error| write_failure(path, error.source))?;
     }
@@ -49,9 +49,9 @@ pub(crate) fn write(
         return Ok(());
     }
     // GitHub reads annotations from both streams; stdout is reserved for the result.
-    eprint_raw(&marks(end)).ok();
+    eprint_raw(&annotations(result)).ok();
     for (variable, text) in
-        [("GITHUB_STEP_SUMMARY", summary(end)), ("GITHUB_OUTPUT", variables(end, "", false))]
+        [("GITHUB_STEP_SUMMARY", summary(result)), ("GITHUB_OUTPUT", variables(result, "", false))]
     {
         if let Some(path) = lookup(variable).filter(|path| !path.is_empty()) {
             let path = Path::new(&path);
@@ -72,20 +72,20 @@ fn failures(report: &Report) -> impl Iterator<Item = (&str, &str)> {
 }
 
 /// The facts, one `NAME=VALUE` per line. No value contains a line break.
-fn variables(end: &ReportedEnd<'_>, prefix: &str, is_upper: bool) -> String {
-    let report = end.report;
+fn variables(result: &CiResult<'_>, prefix: &str, is_upper: bool) -> String {
+    let report = result.report;
     let all = report.map(|report| report.mirrors.as_slice()).unwrap_or_default();
     let current = all.iter().filter(|mirror| mirror.outcome.is_current()).count();
-    let outcome = match (end.code, report) {
+    let outcome = match (result.code, report) {
         (0, Some(report)) if report.is_new => "published",
         (0, _) => "unchanged",
         (3, _) => "partial",
         _ => "failed",
     };
     let facts = [
-        ("site", end.site.to_owned()),
+        ("site", result.site.to_owned()),
         ("outcome", outcome.to_owned()),
-        ("exit_code", end.code.to_string()),
+        ("exit_code", result.code.to_string()),
         (
             "sequence",
             report
@@ -106,8 +106,8 @@ fn variables(end: &ReportedEnd<'_>, prefix: &str, is_upper: bool) -> String {
 }
 
 /// One error annotation per failure, at most ten.
-fn marks(end: &ReportedEnd<'_>) -> String {
-    if end.code == 0 {
+fn annotations(result: &CiResult<'_>) -> String {
+    if result.code == 0 {
         return String::new();
     }
     // https://docs.github.com/actions/reference/workflow-commands-for-github-actions `%` comes
@@ -116,34 +116,38 @@ fn marks(end: &ReportedEnd<'_>) -> String {
         |text: &str| escape(text).replace('%', "%25").replace('\r', "%0D").replace('\n', "%0A");
     // In a property, these characters end a name or a value.
     let property = |text: &str| data(text).replace(':', "%3A").replace(',', "%2C");
-    let mark =
+    let annotation =
         |title: &str, text: &str| format!("::error title={}::{}\n", property(title), data(text));
     let all: Vec<(&str, &str)> =
-        end.report.map(|report| failures(report).collect()).unwrap_or_default();
+        result.report.map(|report| failures(report).collect()).unwrap_or_default();
     if all.is_empty() {
         // No mirror failed, so the push failed as a whole.
-        return mark("headwater", end.error);
+        return annotation("headwater", result.error);
     }
-    let is_over = all.len() > MAX_MARKS;
+    let is_over = all.len() > MAX_ANNOTATIONS;
     // The last place is for the number of further failures.
-    let shown = if is_over { MAX_MARKS - 1 } else { all.len() };
-    let mut text: String = all[..shown].iter().map(|(mirror, error)| mark(mirror, error)).collect();
+    let shown = if is_over { MAX_ANNOTATIONS - 1 } else { all.len() };
+    let mut text: String =
+        all[..shown].iter().map(|(mirror, error)| annotation(mirror, error)).collect();
     if is_over {
-        text.push_str(&mark("headwater", &format!("{} more mirrors failed", all.len() - shown)));
+        text.push_str(&annotation(
+            "headwater",
+            &format!("{} more mirrors failed", all.len() - shown),
+        ));
     }
     text
 }
 
 /// The summary of a step, in Markdown.
-fn summary(end: &ReportedEnd<'_>) -> String {
-    let mut text = format!("### headwater: {}\n\n", markdown(&headline(end)));
-    let Some(report) = end.report else { return text };
+fn summary(result: &CiResult<'_>) -> String {
+    let mut text = format!("### headwater: {}\n\n", escape_markdown(&headline(result)));
+    let Some(report) = result.report else { return text };
     if let Some(unmet) = &report.unmet {
         // Writing to a string cannot fail.
-        writeln!(text, "{}\n", markdown(unmet)).ok();
+        writeln!(text, "{}\n", escape_markdown(unmet)).ok();
     }
     if report.is_new {
-        let parts = crate::cli::output::push_report::changes(&report.changes);
+        let parts = crate::cli::output::push_report::change_counts_text(&report.changes);
         writeln!(
             text,
             "{}\n",
@@ -162,12 +166,12 @@ fn summary(end: &ReportedEnd<'_>) -> String {
             Outcome::Failed { error, .. } => format!("failed: {error}"),
             other => crate::cli::output::push_report::outcome_text(other),
         };
-        let sent = bytes(mirror.traffic.sent_bytes);
+        let sent = format_bytes(mirror.traffic.sent_bytes);
         writeln!(
             text,
             "| {} | {release} | {sent} | {} |",
-            markdown(&mirror.mirror),
-            markdown(&outcome)
+            escape_markdown(&mirror.mirror),
+            escape_markdown(&outcome)
         )
         .ok();
     }
@@ -178,23 +182,23 @@ fn summary(end: &ReportedEnd<'_>) -> String {
     text
 }
 
-fn headline(end: &ReportedEnd<'_>) -> String {
-    match (end.report, end.code) {
+fn headline(result: &CiResult<'_>) -> String {
+    match (result.report, result.code) {
         (Some(report), 0) if report.is_new => {
             format!(
                 "release {} of {} is on every mirror",
                 report.sequence.unwrap_or_default(),
-                end.site
+                result.site
             )
         }
-        (Some(_), 0) => format!("nothing new for {}", end.site),
-        (_, 3) => format!("{} is on some mirrors only", end.site),
-        (_, code) => format!("the push of {} ended with {code}: {}", end.site, end.error),
+        (Some(_), 0) => format!("nothing new for {}", result.site),
+        (_, 3) => format!("{} is on some mirrors only", result.site),
+        (_, code) => format!("the push of {} ended with {code}: {}", result.site, result.error),
     }
 }
 
 /// Escapes `text` for use in a line of Markdown or in a table cell.
-fn markdown(text: &str) -> String {
+fn escape_markdown(text: &str) -> String {
     // Also `@` and `#`, because GitHub turns them into mentions and links.
     let mut safe = String::with_capacity(text.len() + 8);
     for c in escape(text).chars() {
@@ -228,7 +232,7 @@ mod tests {
             traffic: Traffic::default(),
             expiries: Expiries::default(),
             hook: None,
-            needs_settling: false,
+            needs_clean_up: false,
         };
         let error = "100% <b>|x:\n::set-output::".to_owned();
         let failed = (0..failed).map(|number| {
@@ -254,8 +258,8 @@ mod tests {
     fn there_are_at_most_ten_marks_of_one_line_each() {
         for (failed, marked) in [(1, 1), (10, 10), (11, 10), (50, 10)] {
             let report = report(failed);
-            let end = ReportedEnd { site: "docs", report: Some(&report), code: 3, error: "x" };
-            let text = marks(&end);
+            let end = CiResult { site: "docs", report: Some(&report), code: 3, error: "x" };
+            let text = annotations(&end);
             assert_eq!(text.lines().count(), marked);
             assert!(text.lines().all(|line| line.starts_with("::error title=")), "{text}");
             assert!(
@@ -263,17 +267,20 @@ mod tests {
                 "{text}"
             );
         }
-        assert_eq!(marks(&ReportedEnd { site: "docs", report: None, code: 0, error: "" }), "");
-        let none =
-            marks(&ReportedEnd { site: "docs", report: None, code: 5, error: "the tree is empty" });
+        assert_eq!(annotations(&CiResult { site: "docs", report: None, code: 0, error: "" }), "");
+        let none = annotations(&CiResult {
+            site: "docs",
+            report: None,
+            code: 5,
+            error: "the tree is empty",
+        });
         assert_eq!(none, "::error title=headwater::the tree is empty\n");
     }
 
     #[test]
     fn a_summary_has_no_markup_of_others() {
         let report = report(1);
-        let text =
-            summary(&ReportedEnd { site: "docs", report: Some(&report), code: 3, error: "x" });
+        let text = summary(&CiResult { site: "docs", report: Some(&report), code: 3, error: "x" });
         assert!(text.contains("1,234 added") && text.contains("| m99 | 2 |"), "{text}");
         assert!(text.contains("failed: 100% \\<b\\>\\|x:\\\\u{a}::set-output::"), "{text}");
     }
@@ -281,7 +288,7 @@ mod tests {
     #[test]
     fn variables_are_lines() {
         let report = report(0);
-        let end = ReportedEnd { site: "docs", report: Some(&report), code: 0, error: "" };
+        let end = CiResult { site: "docs", report: Some(&report), code: 0, error: "" };
         let text = variables(&end, "HEADWATER_", true);
         assert!(
             text.contains("HEADWATER_OUTCOME=published\n")
@@ -289,7 +296,7 @@ mod tests {
             "{text}"
         );
         assert!(
-            variables(&ReportedEnd { code: 4, report: None, ..end }, "", false)
+            variables(&CiResult { code: 4, report: None, ..end }, "", false)
                 .contains("outcome=failed\nexit_code=4\n")
         );
     }

@@ -1,6 +1,6 @@
 //! The exit codes, and the text of a failure.
 //!
-//! The codes are an API. Only [`TABLE`] lists them, the help text prints that table, and only
+//! The codes are an API. Only [`EXIT_CODES`] lists them, the help text prints that table, and only
 //! [`Exit::of`] chooses a code.
 
 use std::error::Error;
@@ -24,7 +24,7 @@ pub(crate) enum Exit {
     /// Some mirrors have the release; others do not.
     Partial,
     /// No mirror has the release.
-    Nothing,
+    NoMirror,
     /// A guard rail refused the push.
     Refused,
     /// A newer push has won.
@@ -41,7 +41,7 @@ pub(crate) enum Exit {
 
 /// Every exit code and its meaning, in order of precedence: if two codes apply,
 /// the program returns the earlier one.
-pub(crate) const TABLE: [(Exit, u8, &str); 11] = [
+pub(crate) const EXIT_CODES: [(Exit, u8, &str); 11] = [
     // The code with which clap reports wrong arguments.
     (Exit::Usage, 2, "wrong arguments or configuration; nothing was done"),
     (
@@ -65,7 +65,7 @@ pub(crate) const TABLE: [(Exit, u8, &str); 11] = [
         "nothing was activated; every mirror that failed was locked for longer than --wait",
     ),
     (
-        Exit::Nothing,
+        Exit::NoMirror,
         4,
         "no mirror has the release, for other reasons; mirrors that switched were reverted",
     ),
@@ -105,7 +105,7 @@ impl MirrorOutcome {
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct ExitInputs<'a> {
     /// The arguments or the configuration were wrong.
-    pub(crate) is_misused: bool,
+    pub(crate) is_usage_error: bool,
     /// The user interrupted the run before it finished.
     pub(crate) is_interrupted: bool,
     /// The content was missing, unreadable, or changed while read.
@@ -120,19 +120,19 @@ pub(crate) struct ExitInputs<'a> {
 }
 
 impl Exit {
-    /// Returns the first code in [`TABLE`] that applies.
-    pub(crate) fn of(facts: &ExitInputs<'_>) -> Self {
-        let outcomes = facts.outcomes;
+    /// Returns the first code in [`EXIT_CODES`] that applies.
+    pub(crate) fn from_inputs(inputs: &ExitInputs<'_>) -> Self {
+        let outcomes = inputs.outcomes;
         let failures = || outcomes.iter().filter(|outcome| !outcome.is_served());
         let is_nothing_served = failures().count() == outcomes.len();
         let all_failures = |kind: MirrorOutcome| failures().all(|outcome| *outcome == kind);
-        if facts.is_misused {
+        if inputs.is_usage_error {
             Self::Usage
-        } else if facts.is_interrupted {
+        } else if inputs.is_interrupted {
             Self::Interrupted
-        } else if facts.is_content_bad {
+        } else if inputs.is_content_bad {
             Self::Content
-        } else if facts.is_refused {
+        } else if inputs.is_refused {
             Self::Refused
         // No exit code for mirrors applies, because no mirror was tried.
         } else if outcomes.is_empty() {
@@ -141,7 +141,7 @@ impl Exit {
             if failures().next().is_none() { Self::Success } else { Self::Partial }
         // A single newer push explains why nothing was activated, whatever else failed.
         } else if outcomes.contains(&MirrorOutcome::Superseded) {
-            if facts.is_superseded_ok { Self::Success } else { Self::Superseded }
+            if inputs.is_superseded_ok { Self::Success } else { Self::Superseded }
         // Denied and locked apply only if all failures are of that kind: a script can then fix the
         // access, or simply wait. A mixture needs a person.
         } else if all_failures(MirrorOutcome::Denied) {
@@ -149,14 +149,14 @@ impl Exit {
         } else if all_failures(MirrorOutcome::Locked) {
             Self::Locked
         } else {
-            Self::Nothing
+            Self::NoMirror
         }
     }
 
     /// The number that the process returns.
     pub(crate) fn code(self) -> u8 {
         // A test below checks that the table contains every code.
-        TABLE.iter().find(|(exit, ..)| *exit == self).map_or(1, |(_, code, _)| *code)
+        EXIT_CODES.iter().find(|(exit, ..)| *exit == self).map_or(1, |(_, code, _)| *code)
     }
 }
 
@@ -170,10 +170,10 @@ impl From<Exit> for std::process::ExitCode {
 const HELP_COLUMNS: usize = 80;
 
 /// The table as the help text shows it.
-pub(crate) fn help() -> String {
+pub(crate) fn exit_code_help() -> String {
     // Wrapped here, because clap would not indent the second line of an entry.
     let mut text = "Exit codes (the first one that applies):\n".to_owned();
-    for (_, code, meaning) in TABLE {
+    for (_, code, meaning) in EXIT_CODES {
         // The code and the spaces around it take 7 columns.
         text.push_str(&format!("  {code:>3}  {}\n", wrapped(meaning, HELP_COLUMNS - 7, 7)));
     }
@@ -222,7 +222,7 @@ pub(crate) struct Failure {
 /// The parts of an error about many paths: the error without the paths, and a line for each path.
 #[derive(Debug)]
 struct PathLines {
-    words: String,
+    summary: String,
     lines: Vec<String>,
 }
 
@@ -251,7 +251,7 @@ impl Failure {
     /// one line.
     #[must_use]
     pub(crate) fn with_paths(mut self, words: String, lines: Vec<String>) -> Self {
-        self.paths = Some(PathLines { words, lines });
+        self.paths = Some(PathLines { summary: words, lines });
         self
     }
 
@@ -272,16 +272,16 @@ impl Failure {
     }
 
     /// The error with its causes, on one line, for JSON.
-    pub(crate) fn text(&self) -> String {
+    pub(crate) fn error_text(&self) -> String {
         without_tokens(&error_chain(&*self.error)).into_owned()
     }
 
     /// The object that `--json` prints in place of the result of `command`, which ends with `exit`.
-    pub(crate) fn answer(&self, command: &'static str, exit: Exit) -> FailureOutput<'_> {
+    pub(crate) fn json_output(&self, command: &'static str, exit: Exit) -> FailureOutput<'_> {
         let hint = self.hint.as_deref();
         let (error, paths) = match &self.paths {
-            Some(paths) => (paths.words.clone(), &*paths.lines),
-            None => (self.text(), &[][..]),
+            Some(paths) => (paths.summary.clone(), &*paths.lines),
+            None => (self.error_text(), &[][..]),
         };
         FailureOutput { headwater: command, version: 1, exit_code: exit.code(), error, paths, hint }
     }
@@ -290,7 +290,7 @@ impl Failure {
     /// are escaped.
     pub(crate) fn render(&self) -> String {
         let (error, paths) = match &self.paths {
-            Some(paths) => (format!("{}:", paths.words), &*paths.lines),
+            Some(paths) => (format!("{}:", paths.summary), &*paths.lines),
             None => (error_chain(&*self.error), &[][..]),
         };
         let mut text = format!("error: {}\n", escape(&error));
@@ -321,7 +321,7 @@ mod tests {
     use MirrorOutcome::{Activated, AlreadyCurrent, Denied, Failed, Locked, Superseded};
 
     fn of(outcomes: &[MirrorOutcome]) -> u8 {
-        Exit::of(&ExitInputs { outcomes, ..ExitInputs::default() }).code()
+        Exit::from_inputs(&ExitInputs { outcomes, ..ExitInputs::default() }).code()
     }
 
     #[test]
@@ -347,28 +347,32 @@ mod tests {
     #[test]
     fn superseded_is_success_with_superseded_ok() {
         let exit = |outcomes| {
-            Exit::of(&ExitInputs { is_superseded_ok: true, outcomes, ..ExitInputs::default() })
+            Exit::from_inputs(&ExitInputs {
+                is_superseded_ok: true,
+                outcomes,
+                ..ExitInputs::default()
+            })
         };
         assert_eq!(exit(&[Superseded, Superseded]), Exit::Success);
-        assert_eq!(exit(&[Failed]), Exit::Nothing);
+        assert_eq!(exit(&[Failed]), Exit::NoMirror);
     }
 
     #[test]
     fn the_first_in_the_table_applies() {
         let mut facts =
             ExitInputs { is_refused: true, outcomes: &[Activated], ..ExitInputs::default() };
-        assert_eq!(Exit::of(&facts), Exit::Refused);
+        assert_eq!(Exit::from_inputs(&facts), Exit::Refused);
         facts.is_content_bad = true;
-        assert_eq!(Exit::of(&facts), Exit::Content);
+        assert_eq!(Exit::from_inputs(&facts), Exit::Content);
         facts.is_interrupted = true;
-        assert_eq!(Exit::of(&facts), Exit::Interrupted);
-        facts.is_misused = true;
-        assert_eq!(Exit::of(&facts), Exit::Usage);
+        assert_eq!(Exit::from_inputs(&facts), Exit::Interrupted);
+        facts.is_usage_error = true;
+        assert_eq!(Exit::from_inputs(&facts), Exit::Usage);
     }
 
     #[test]
     fn every_code_is_listed_once() {
-        let mut codes: Vec<u8> = TABLE
+        let mut codes: Vec<u8> = EXIT_CODES
             .iter()
             .map(|(exit, code, _)| {
                 assert_eq!(exit.code(), *code);
@@ -377,14 +381,16 @@ mod tests {
             .collect();
         codes.sort_unstable();
         assert_eq!(codes, [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 130]);
-        assert!(help().contains("  130  interrupted"));
+        assert!(exit_code_help().contains("  130  interrupted"));
     }
 
     #[test]
     fn the_page_of_exit_codes_has_the_same_table() {
         let page = include_str!("../../../docs/exit-codes.md");
-        let rows: String =
-            TABLE.iter().map(|(_, code, meaning)| format!("| {code} | {meaning} |\n")).collect();
+        let rows: String = EXIT_CODES
+            .iter()
+            .map(|(_, code, meaning)| format!("| {code} | {meaning} |\n"))
+            .collect();
         assert!(page.contains(&rows), "docs/exit-codes.md should have\n{rows}");
     }
 

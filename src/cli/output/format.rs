@@ -24,11 +24,11 @@ pub(crate) fn escape(text: &str) -> Cow<'_, str> {
 /// Hides everything in `text` that looks like a token: a user may have written one in the wrong
 /// place.
 pub(crate) fn without_tokens(text: &str) -> Cow<'_, str> {
-    Secrets::default().clean(text)
+    Secrets::default().redact(text)
 }
 
 /// A number with separators for thousands: `1,234,567`.
-pub(crate) fn count(number: u64) -> String {
+pub(crate) fn format_count(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::with_capacity(digits.len() + digits.len() / 3);
     for (position, digit) in digits.char_indices() {
@@ -41,17 +41,17 @@ pub(crate) fn count(number: u64) -> String {
 }
 
 /// A number and its noun: `1 file`, `1,234 files`.
-pub(crate) fn counted(number: u64, one: &str, many: &str) -> String {
-    if number == 1 { format!("1 {one}") } else { format!("{} {many}", count(number)) }
+pub(crate) fn pluralize(number: u64, one: &str, many: &str) -> String {
+    if number == 1 { format!("1 {one}") } else { format!("{} {many}", format_count(number)) }
 }
 
 /// A size in decimal units: `1.2 MB`.
-pub(crate) fn bytes(size: u64) -> String {
+pub(crate) fn format_bytes(size: u64) -> String {
     bytesize::ByteSize::b(size).display().si().to_string()
 }
 
 /// A length of time in at most two units: `0.3 s`, `42 s`, `3 min 5 s`, `2 d 4 h`.
-pub(crate) fn duration(duration: Duration) -> String {
+pub(crate) fn format_duration(duration: Duration) -> String {
     let seconds = duration.as_secs();
     // Tenths are shown only if they are a significant part.
     if seconds < 10 {
@@ -71,7 +71,7 @@ pub(crate) fn duration(duration: Duration) -> String {
 
 /// The time since `then`, both in seconds since 1970: `3 h ago`. Clocks of two machines differ a
 /// little, so a time slightly in the future is `just now`.
-pub(crate) fn age(then: u64, now: u64) -> String {
+pub(crate) fn format_age(then: u64, now: u64) -> String {
     const SKEW_SECONDS: u64 = 60;
     let unit = |seconds: u64| match seconds {
         0..60 => format!("{seconds} s"),
@@ -88,7 +88,7 @@ pub(crate) fn age(then: u64, now: u64) -> String {
 }
 
 /// A moment in seconds since 1970 as RFC 3339: `2026-11-22T12:55:00Z`.
-pub(crate) fn moment(seconds: u64) -> String {
+pub(crate) fn format_time(seconds: u64) -> String {
     let timestamp =
         i64::try_from(seconds).ok().and_then(|seconds| jiff::Timestamp::from_second(seconds).ok());
     timestamp.map_or_else(|| format!("{seconds} s after 1970"), |timestamp| timestamp.to_string())
@@ -96,7 +96,7 @@ pub(crate) fn moment(seconds: u64) -> String {
 
 /// The first [`MAX_LISTED`] of `items`, escaped, each after `prefix`, followed by a line with the
 /// number of further items.
-pub(crate) fn listed<S: AsRef<str>>(
+pub(crate) fn list_lines<S: AsRef<str>>(
     prefix: &str,
     items: impl IntoIterator<Item = S>,
 ) -> Vec<String> {
@@ -108,7 +108,7 @@ pub(crate) fn listed<S: AsRef<str>>(
         .collect();
     let rest = items.count();
     if rest > 0 {
-        lines.push(format!("{prefix}… and {} more", count(rest as u64)));
+        lines.push(format!("{prefix}… and {} more", format_count(rest as u64)));
     }
     lines
 }
@@ -138,7 +138,7 @@ impl Table {
     }
 
     /// Adds a row, whose cells are escaped here. Missing cells are empty.
-    pub(crate) fn row<S: AsRef<str>>(&mut self, cells: impl IntoIterator<Item = S>) {
+    pub(crate) fn add_row<S: AsRef<str>>(&mut self, cells: impl IntoIterator<Item = S>) {
         self.rows.push(cells.into_iter().map(|cell| escape(cell.as_ref()).into_owned()).collect());
     }
 
@@ -206,10 +206,10 @@ mod tests {
     #[test]
     fn numbers_have_their_thousands_apart() {
         for (number, text) in [(0, "0"), (999, "999"), (1_000, "1,000"), (1_234_567, "1,234,567")] {
-            assert_eq!(count(number), text);
+            assert_eq!(format_count(number), text);
         }
-        assert_eq!(counted(1, "file", "files"), "1 file");
-        assert_eq!(counted(2_014, "file", "files"), "2,014 files");
+        assert_eq!(pluralize(1, "file", "files"), "1 file");
+        assert_eq!(pluralize(2_014, "file", "files"), "2,014 files");
     }
 
     #[test]
@@ -217,7 +217,7 @@ mod tests {
         for (size, text) in
             [(0, "0 B"), (999, "999 B"), (1_234_567, "1.2 MB"), (5_000_000_000, "5.0 GB")]
         {
-            assert_eq!(bytes(size), text);
+            assert_eq!(format_bytes(size), text);
         }
     }
 
@@ -231,7 +231,7 @@ mod tests {
             (7_260_000, "2 h 1 min"),
             (187_200_000, "2 d 4 h"),
         ] {
-            assert_eq!(duration(Duration::from_millis(milliseconds)), text);
+            assert_eq!(format_duration(Duration::from_millis(milliseconds)), text);
         }
     }
 
@@ -246,24 +246,24 @@ mod tests {
             (now - 5 * 86_400, "5 d ago"),
             (now + 7_200, "2 h ahead of this clock"),
         ] {
-            assert_eq!(age(then, now), text);
+            assert_eq!(format_age(then, now), text);
         }
     }
 
     #[test]
     fn moments_are_utc() {
-        assert_eq!(moment(0), "1970-01-01T00:00:00Z");
-        assert!(moment(u64::MAX).ends_with("after 1970"));
+        assert_eq!(format_time(0), "1970-01-01T00:00:00Z");
+        assert!(format_time(u64::MAX).ends_with("after 1970"));
     }
 
     #[test]
     fn long_lists_end_in_a_count() {
         let paths: Vec<String> = (0..1_284).map(|number| format!("p{number}\n")).collect();
-        let lines = listed("  ", &paths);
+        let lines = list_lines("  ", &paths);
         assert_eq!(lines.len(), MAX_LISTED + 1);
         assert_eq!(lines[0], "  p0\\u{a}");
         assert_eq!(lines[MAX_LISTED], "  … and 1,234 more");
-        assert_eq!(listed("", ["a"]), ["a"]);
+        assert_eq!(list_lines("", ["a"]), ["a"]);
     }
 
     #[test]
@@ -273,13 +273,13 @@ mod tests {
             ("release", Align::Right),
             ("state", Align::Left),
         ]);
-        table.row(["eu", "12", "current"]);
-        table.row(["/srv/é", "1,234", "2 behind\u{1b}"]);
+        table.add_row(["eu", "12", "current"]);
+        table.add_row(["/srv/é", "1,234", "2 behind\u{1b}"]);
         assert_eq!(
             table.render(),
             "mirror  release  state\neu           12  current\n/srv/é    1,234  2 behind\\u{1b}\n"
         );
-        table.row(["/srv/漢字", "", "e\u{301}"]);
+        table.add_row(["/srv/漢字", "", "e\u{301}"]);
         let text = table.render();
         assert_eq!(text.lines().last(), Some("/srv/漢字           e\u{301}"), "{text}");
     }

@@ -9,7 +9,7 @@ use headwater::text::error_chain;
 use crate::cli::output::failure::{Exit, Failure};
 
 /// The failure of a push, with its exit code and hint.
-pub(crate) fn of_push(error: PushError) -> Failure {
+pub(crate) fn push_failure(error: PushError) -> Failure {
     let (exit, hint) = exit_and_hint(&error);
     let paths = match &error {
         PushError::Content(error) => error.path_lines(),
@@ -43,12 +43,14 @@ fn exit_and_hint(error: &PushError) -> (Exit, Option<String>) {
             hinted(Exit::Superseded, "use --allow-older to publish the older content")
         }
         // The mirror is used in place of a tree, so this is missing content.
-        PushError::Source { source, .. } => (Exit::Content, of_mirror(source).map(str::to_owned)),
+        PushError::Source { source, .. } => {
+            (Exit::Content, mirror_error_hint(source).map(str::to_owned))
+        }
         PushError::Mirror { source, .. } => {
-            (mirror_exit(source.kind()), of_mirror(source).map(str::to_owned))
+            (mirror_exit(source.kind()), mirror_error_hint(source).map(str::to_owned))
         }
         PushError::EmptySource { .. } => hinted(Exit::Content, "push a tree to this mirror first"),
-        PushError::Nested { .. } => {
+        PushError::TreeOverlaps { .. } => {
             hinted(Exit::Usage, "choose separate directories for tree, mirrors and cache (--cache)")
         }
         PushError::NestedMirrors { .. } => {
@@ -59,17 +61,17 @@ fn exit_and_hint(error: &PushError) -> (Exit, Option<String>) {
             hinted(Exit::Usage, "run `headwater releases MIRROR` to list the kept releases")
         }
         // Like a guard rail: no push can succeed until a person has decided what is wrong.
-        PushError::SequencesSpent { .. } => (Exit::Refused, Some(BEGIN_ANEW.to_owned())),
-        PushError::NotStaged { staged, .. } => (Exit::Usage, Some(of_staged(staged))),
+        PushError::SequencesExhausted { .. } => (Exit::Refused, Some(START_OVER_HINT.to_owned())),
+        PushError::NotStaged { staged, .. } => (Exit::Usage, Some(not_staged_hint(staged))),
         // Like a guard rail: nothing was sent, and either the tree or the configuration is wrong.
-        PushError::NoProbe { .. } => hinted(
+        PushError::ProbePathMissing { .. } => hinted(
             Exit::Refused,
             "add the file to the tree, or correct `probe` of that [[wave]]; nothing was sent",
         ),
         PushError::SitesDiffer { mirrors } => {
             let args: Vec<String> =
                 std::env::args_os().map(|arg| arg.to_string_lossy().into_owned()).collect();
-            let command = crate::cli::args::retype::for_one_site(&args, mirrors);
+            let command = crate::cli::args::corrected_command::for_one_site(&args, mirrors);
             (Exit::Usage, Some(format!("push to the mirrors of one site: {command}")))
         }
         PushError::SameMirror { .. } => hinted(Exit::Usage, "name each mirror once"),
@@ -84,7 +86,7 @@ fn exit_and_hint(error: &PushError) -> (Exit, Option<String>) {
         PushError::NewManifest(_) => {
             hinted(Exit::Failed, "free some space for the cache, or name another one with --cache")
         }
-        PushError::Build(BuildError::Thread(_)) => (Exit::Failed, Some(MORE_THREADS.into())),
+        PushError::Build(BuildError::Thread(_)) => (Exit::Failed, Some(MORE_THREADS_HINT.into())),
         PushError::Build(_) | PushError::NewRelease(_) => (Exit::Failed, None),
         PushError::Io(_) => {
             hinted(Exit::Failed, "name another directory for the cache with --cache")
@@ -93,7 +95,7 @@ fn exit_and_hint(error: &PushError) -> (Exit, Option<String>) {
 }
 
 /// The hint if the system cannot start more threads.
-const MORE_THREADS: &str =
+const MORE_THREADS_HINT: &str =
     "raise the limit for processes and threads (`ulimit -u`, TasksMax= of a systemd unit)";
 
 const fn content_exit(error: &ScanError) -> Exit {
@@ -129,7 +131,7 @@ fn content_hint(error: &ScanError) -> Option<&'static str> {
             Some("finish the build before the push; nothing was activated")
         }
         ScanError::Exclude { .. } => Some("write the pattern in gitignore syntax"),
-        ScanError::Thread(_) => Some(MORE_THREADS),
+        ScanError::Thread(_) => Some(MORE_THREADS_HINT),
         ScanError::TooManyRoots | ScanError::Cancelled => None,
     }
 }
@@ -143,13 +145,13 @@ const fn guard_hint(fault: &GuardFault) -> &'static str {
         GuardFault::EmptyTree => {
             "check whether the build failed; use --allow-shrink to push an empty tree"
         }
-        GuardFault::Shrinks { .. } => {
+        GuardFault::TooManyRemoved { .. } => {
             "use --allow-shrink if the removals are intended; `max_removed` sets the limit"
         }
         GuardFault::Expunged { .. } => {
             "remove the path from the tree, or exclude it with `exclude`, and push again"
         }
-        GuardFault::Lacks { .. } => {
+        GuardFault::MissingPaths { .. } => {
             "check whether the build failed; `must_have` in headwater.toml lists the required paths"
         }
         GuardFault::Secrets { .. } => {
@@ -162,7 +164,7 @@ const fn guard_hint(fault: &GuardFault) -> &'static str {
 }
 
 /// The hint for a release that is not staged; `staged` are the staged releases.
-fn of_staged(staged: &[ReleaseName]) -> String {
+fn not_staged_hint(staged: &[ReleaseName]) -> String {
     if staged.is_empty() {
         return "run `headwater push --stage-only` to stage a release; a later push replaces it"
             .to_owned();
@@ -174,30 +176,30 @@ fn of_staged(staged: &[ReleaseName]) -> String {
 /// The machine on which an operation on a mirror failed, which is the machine to which the hint
 /// applies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Side {
+pub(crate) enum FailureSide {
     /// The mirror is a directory on this machine.
-    Here,
+    Local,
     /// The mirror is behind a receiver.
     Receiver,
 }
 
-impl Side {
+impl FailureSide {
     /// The side of the mirror at `location`.
-    pub(crate) fn of(location: &str) -> Self {
+    pub(crate) fn from_location(location: &str) -> Self {
         // A `file:` URL names a directory of this machine.
         let is_remote = location.contains("://") && !location.starts_with("file:");
-        if is_remote { Self::Receiver } else { Self::Here }
+        if is_remote { Self::Receiver } else { Self::Local }
     }
 }
 
 /// The hint for the failure of one mirror.
-pub(crate) fn of_mirror(error: &MirrorError) -> Option<&'static str> {
+pub(crate) fn mirror_error_hint(error: &MirrorError) -> Option<&'static str> {
     let is_remote = matches!(error, MirrorError::Remote { .. });
-    of_kind(error.kind(), if is_remote { Side::Receiver } else { Side::Here })
+    kind_hint(error.kind(), if is_remote { FailureSide::Receiver } else { FailureSide::Local })
 }
 
 /// The hint for this kind of failure of a mirror on `side`.
-pub(crate) const fn of_kind(kind: Kind, side: Side) -> Option<&'static str> {
+pub(crate) const fn kind_hint(kind: Kind, side: FailureSide) -> Option<&'static str> {
     match kind {
         Kind::Unreachable => Some(
             "check the host and the port in the URL, that the receiver runs, that its `listen` is \
@@ -249,22 +251,22 @@ pub(crate) const fn of_kind(kind: Kind, side: Side) -> Option<&'static str> {
         ),
         Kind::Version => Some("upgrade headwater on the older of the two machines"),
         Kind::Busy => Some("try again later; the receiver is overloaded"),
-        Kind::FarBeyond => Some(BEGIN_ANEW),
+        Kind::ImplausibleSequence => Some(START_OVER_HINT),
         Kind::OtherHistory => Some(
             "publish the content of the mirror with `headwater promote`, or push a tree with \
              --new-history",
         ),
-        _ => match (of_receiver(kind), side) {
+        _ => match (receiver_hint(kind), side) {
             // The hint is about the user and the machine of the receiver, not of the origin.
-            (Some(hint), Side::Receiver) => Some(hint),
-            _ => of_place(kind),
+            (Some(hint), FailureSide::Receiver) => Some(hint),
+            _ => directory_hint(kind),
         },
     }
 }
 
 /// The hint for a mirror whose receiver cannot use its directory, if it differs from the hint for a
 /// directory on this machine.
-const fn of_receiver(kind: Kind) -> Option<&'static str> {
+const fn receiver_hint(kind: Kind) -> Option<&'static str> {
     match kind {
         Kind::OtherOwner => Some(
             "run the receiver as the user who owns the directory, or give the directory and \
@@ -281,22 +283,22 @@ const fn of_receiver(kind: Kind) -> Option<&'static str> {
 }
 
 /// The hint for a mirror whose sequences are at the limit or cannot be right.
-const BEGIN_ANEW: &str = "check what the mirror serves; if it is wrong, empty the directory of the \
+const START_OVER_HINT: &str = "check what the mirror serves; if it is wrong, empty the directory of the \
                           mirror and push to it with --init, or leave the mirror out with --skip";
 
 /// The hint for a mirror that no longer has the store that it had before.
-pub(crate) const LOST_STORE: &str = "mount the volume of the mirror or restore its directory; \
+pub(crate) const LOST_STORE_HINT: &str = "mount the volume of the mirror or restore its directory; \
                                      to start a new store there, push with --init";
 
 /// The hint for the failure of one mirror because of its location or its disk.
-const fn of_place(kind: Kind) -> Option<&'static str> {
+const fn directory_hint(kind: Kind) -> Option<&'static str> {
     match kind {
         Kind::NotEmpty => Some(
             "push to a new directory NEW; headwater left this one unchanged; set the root of \
              the web server to NEW/current; see \"Start from an existing web root\" in \
              docs/tutorial.md",
         ),
-        Kind::OtherStore => Some(LOST_STORE),
+        Kind::OtherStore => Some(LOST_STORE_HINT),
         Kind::OtherOwner => Some("run headwater as the user who owns the mirror"),
         Kind::OtherSite => Some(
             "pass the site of the mirror with --site, change `site` in headwater.toml, or name \
@@ -341,19 +343,19 @@ const fn of_place(kind: Kind) -> Option<&'static str> {
 }
 
 /// The hint for the failure of a command that needs an existing mirror.
-pub(crate) fn of_reading(error: &MirrorError) -> Option<&'static str> {
+pub(crate) fn read_error_hint(error: &MirrorError) -> Option<&'static str> {
     match error.kind() {
         Kind::NotEmpty => {
             Some("name the directory of a mirror: it contains `.headwater` and `current`")
         }
-        _ => of_mirror(error),
+        _ => mirror_error_hint(error),
     }
 }
 
 /// The failure of a command on one mirror.
-pub(crate) fn on_mirror(mirror: &str, error: &MirrorError) -> Failure {
+pub(crate) fn mirror_failure(mirror: &str, error: &MirrorError) -> Failure {
     let kind = error.kind();
-    let hint = of_reading(error);
+    let hint = read_error_hint(error);
     let error = error_chain(error);
     // Do not repeat the mirror's location if the error already starts with it.
     let is_named = error.strip_prefix(mirror).is_some_and(|rest| rest.starts_with(' '));
@@ -378,26 +380,26 @@ const fn mirror_exit(kind: Kind) -> Exit {
 mod tests {
     use super::*;
     use headwater::mirror::TransportError;
-    use headwater::protocol::{Detail, ProtocolError};
+    use headwater::protocol::{ErrorDetail, ProtocolError};
 
     #[test]
     fn a_manifest_that_does_not_fit_the_cache_names_the_flag() {
         let full = headwater::manifest::ManifestError::Io(std::io::ErrorKind::StorageFull.into());
-        assert!(of_push(PushError::NewManifest(full)).hint().unwrap().contains("--cache"));
+        assert!(push_failure(PushError::NewManifest(full)).hint().unwrap().contains("--cache"));
     }
 
     #[test]
     fn hints_name_the_next_step() {
-        let refused = |kind: Kind, detail: Option<Detail>| MirrorError::Remote {
+        let refused = |kind: Kind, detail: Option<ErrorDetail>| MirrorError::Remote {
             refusal: ProtocolError { detail, ..ProtocolError::new(kind, "no") },
         };
         let what = || "x".to_owned();
         for (error, name, words) in [
-            (refused(Kind::NoSpace, Some(Detail::Quota)), "no_space", "`quota`"),
+            (refused(Kind::NoSpace, Some(ErrorDetail::Quota)), "no_space", "`quota`"),
             (refused(Kind::NoSpace, None), "no_space", "free some space"),
             (refused(Kind::Unauthorized, None), "unauthorized", "HEADWATER_TOKEN"),
             (
-                refused(Kind::Unauthorized, Some(Detail::Expired)),
+                refused(Kind::Unauthorized, Some(ErrorDetail::Expired)),
                 "unauthorized",
                 "headwater token new --site",
             ),
@@ -423,7 +425,7 @@ mod tests {
             (TransportError::SshDenied { what: what() }.into(), "unauthorized", "a key"),
             (TransportError::HostKey { what: what() }.into(), "unauthorized", "known_hosts"),
         ] {
-            let hint = of_mirror(&error).unwrap();
+            let hint = mirror_error_hint(&error).unwrap();
             assert_eq!(error.kind().report_name(), name, "{error}");
             assert!(hint.contains(words), "{error}: {hint}");
         }

@@ -16,11 +16,11 @@ use headwater::fsx::{self, IoError};
 /// Maximum size of an old file that is read, in bytes: enough for ten thousand mirrors.
 const MAX_BYTES: u64 = 32 * 1024 * 1024;
 const LAST_SUCCESS: &str = "headwater_mirror_last_success_timestamp_seconds";
-pub(crate) const PUSH: &str = "headwater_push_";
+pub(crate) const PUSH_PREFIX: &str = "headwater_push_";
 
 /// How a push ended.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Ended {
+pub(crate) struct PushExit {
     /// The exit code.
     pub(crate) code: u8,
     /// The duration in milliseconds.
@@ -35,7 +35,7 @@ pub(crate) struct MetricsInputs<'a> {
     /// The states of the mirrors.
     pub(crate) mirror_statuses: &'a [MirrorStatus],
     /// How the push ended, if there was one.
-    pub(crate) ended: Option<Ended>,
+    pub(crate) push: Option<PushExit>,
     /// The current time, in seconds since 1970.
     pub(crate) now: u64,
 }
@@ -51,21 +51,21 @@ pub(crate) fn write(path: &Path, inputs: &MetricsInputs<'_>) -> Result<(), IoErr
 /// The text that replaces `before`.
 fn render(inputs: &MetricsInputs<'_>, before: &str) -> String {
     let mut page = MetricsPage { text: String::new(), site: inputs.site };
-    of_mirrors(&mut page, inputs, before);
-    of_fleet(&mut page, inputs);
-    match inputs.ended {
-        Some(ended) => of_push(&mut page, ended, inputs, before),
+    write_mirror_gauges(&mut page, inputs, before);
+    write_fleet_gauges(&mut page, inputs);
+    match inputs.push {
+        Some(ended) => write_push_gauges(&mut page, ended, inputs, before),
         // `status --metrics` replaces the file too, and must keep the gauges of the last push.
-        None => page.text.extend(carried(before).iter().map(|line| format!("{line}\n"))),
+        None => page.text.extend(kept_push_lines(before).iter().map(|line| format!("{line}\n"))),
     }
     page.text
 }
 
 /// The name of a gauge of mirrors, its help, and its value.
-type Fact = (&'static str, &'static str, fn(&MirrorStatus) -> Option<u64>);
+type MirrorGauge = (&'static str, &'static str, fn(&MirrorStatus) -> Option<u64>);
 
 /// The gauges that are a single number for each mirror.
-const FACTS: [Fact; 15] = [
+const MIRROR_GAUGES: [MirrorGauge; 15] = [
     ("headwater_mirror_release_sequence", "Sequence of the release that the mirror serves.", |s| {
         s.sequence
     }),
@@ -130,29 +130,32 @@ const FACTS: [Fact; 15] = [
     ("headwater_mirror_entries", "Entries of the release that the mirror serves.", |s| s.entries),
 ];
 
-fn of_mirrors(page: &mut MetricsPage<'_>, inputs: &MetricsInputs<'_>, before: &str) {
+fn write_mirror_gauges(page: &mut MetricsPage<'_>, inputs: &MetricsInputs<'_>, before: &str) {
     let one = |is: bool| Some(u64::from(is));
     let rows = inputs.mirror_statuses;
-    page.family("headwater_mirror_up", "Whether the mirror reported what it serves.", rows, |s| {
-        one(s.is_known())
-    });
-    page.family(
+    page.gauge_per_mirror(
+        "headwater_mirror_up",
+        "Whether the mirror reported what it serves.",
+        rows,
+        |s| one(s.is_known()),
+    );
+    page.gauge_per_mirror(
         "headwater_mirror_current",
         "Whether the mirror serves the newest release.",
         rows,
         |s| one(s.state == StatusKind::Current),
     );
-    page.family("headwater_mirror_frozen", "Whether the mirror is frozen.", rows, |s| {
+    page.gauge_per_mirror("headwater_mirror_frozen", "Whether the mirror is frozen.", rows, |s| {
         one(s.state == StatusKind::Frozen)
     });
-    page.family(
+    page.gauge_per_mirror(
         "headwater_mirror_apart",
         "Whether the mirror serves a release that was made for some mirrors only.",
         rows,
         |s| one(s.state == StatusKind::Apart),
     );
-    for (name, help, fact) in FACTS {
-        page.family(name, help, rows, fact);
+    for (name, help, fact) in MIRROR_GAUGES {
+        page.gauge_per_mirror(name, help, rows, fact);
     }
     page.head("headwater_mirror_answer_seconds", "How long the mirror took to respond.");
     for row in rows {
@@ -167,7 +170,7 @@ fn of_mirrors(page: &mut MetricsPage<'_>, inputs: &MetricsInputs<'_>, before: &s
     // Only the old file contains this time: no mirror knows when it was last compared with the
     // others.
     let last = last_success(before);
-    page.family(
+    page.gauge_per_mirror(
         LAST_SUCCESS,
         "When the mirror was last seen to serve the newest release.",
         rows,
@@ -181,7 +184,7 @@ fn of_mirrors(page: &mut MetricsPage<'_>, inputs: &MetricsInputs<'_>, before: &s
     );
 }
 
-fn of_fleet(page: &mut MetricsPage<'_>, inputs: &MetricsInputs<'_>) {
+fn write_fleet_gauges(page: &mut MetricsPage<'_>, inputs: &MetricsInputs<'_>) {
     page.head("headwater_mirrors", "Mirrors by state.");
     for state in StatusKind::ALL {
         let number = inputs
@@ -195,11 +198,16 @@ fn of_fleet(page: &mut MetricsPage<'_>, inputs: &MetricsInputs<'_>) {
     page.sample("headwater_status_timestamp_seconds", &[], &inputs.now.to_string());
 }
 
-fn of_push(page: &mut MetricsPage<'_>, ended: Ended, inputs: &MetricsInputs<'_>, before: &str) {
+fn write_push_gauges(
+    page: &mut MetricsPage<'_>,
+    ended: PushExit,
+    inputs: &MetricsInputs<'_>,
+    before: &str,
+) {
     let now = inputs.now.to_string();
     let succeeded = match ended.code {
         0 => Some(now.clone()),
-        _ => carried(before).iter().find_map(|line| {
+        _ => kept_push_lines(before).iter().find_map(|line| {
             line.strip_prefix("headwater_push_last_success_timestamp_seconds")?
                 .rsplit(' ')
                 .next()
@@ -237,13 +245,13 @@ fn seconds(milliseconds: u64) -> String {
 }
 
 /// The lines of an old file about the last push.
-fn carried(before: &str) -> Vec<&str> {
-    let tells = |line: &&str| {
+fn kept_push_lines(before: &str) -> Vec<&str> {
+    let is_push_line = |line: &&str| {
         let name =
             line.strip_prefix("# HELP ").or_else(|| line.strip_prefix("# TYPE ")).unwrap_or(line);
-        name.starts_with(PUSH)
+        name.starts_with(PUSH_PREFIX)
     };
-    before.lines().filter(tells).collect()
+    before.lines().filter(is_push_line).collect()
 }
 
 /// When each mirror was last seen current, according to an old file.
@@ -251,18 +259,18 @@ fn last_success(before: &str) -> BTreeMap<String, u64> {
     let read = |line: &str| {
         let (labels, value) = line.strip_prefix(LAST_SUCCESS)?.rsplit_once("\"} ")?;
         let (_, mirror) = labels.split_once("mirror=\"")?;
-        Some((unquoted(mirror), value.trim().parse().ok()?))
+        Some((unescape_label(mirror), value.trim().parse().ok()?))
     };
     before.lines().filter_map(read).collect()
 }
 
-fn quoted(text: &str) -> String {
+fn escape_label(text: &str) -> String {
     // These three characters must be escaped in a label in the text format of Prometheus, the
     // backslash first.
     text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
 }
 
-fn unquoted(text: &str) -> String {
+fn unescape_label(text: &str) -> String {
     let (mut plain, mut rest) = (String::with_capacity(text.len()), text.chars());
     while let Some(c) = rest.next() {
         match (c, c == '\\') {
@@ -287,15 +295,15 @@ impl MetricsPage<'_> {
     }
 
     fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: &str) {
-        write!(self.text, "{name}{{site=\"{}\"", quoted(self.site)).ok();
+        write!(self.text, "{name}{{site=\"{}\"", escape_label(self.site)).ok();
         for (label, text) in labels {
-            write!(self.text, ",{label}=\"{}\"", quoted(text)).ok();
+            write!(self.text, ",{label}=\"{}\"", escape_label(text)).ok();
         }
         writeln!(self.text, "}} {value}").ok();
     }
 
     /// Writes one gauge for each mirror that has a value.
-    fn family(
+    fn gauge_per_mirror(
         &mut self,
         name: &str,
         help: &str,
@@ -316,11 +324,11 @@ mod tests {
     use super::*;
 
     fn row(mirror: &str, state: StatusKind) -> MirrorStatus {
-        MirrorStatus { lag: Some(3), ..MirrorStatus::silent(mirror, mirror, state) }
+        MirrorStatus { lag: Some(3), ..MirrorStatus::unresponsive(mirror, mirror, state) }
     }
 
     fn inputs<'a>(mirror_statuses: &'a [MirrorStatus], now: u64) -> MetricsInputs<'a> {
-        MetricsInputs { site: "docs", mirror_statuses, ended: None, now }
+        MetricsInputs { site: "docs", mirror_statuses, push: None, now }
     }
 
     #[test]
@@ -340,10 +348,10 @@ mod tests {
         );
         assert!(one.contains("{site=\"docs\",mirror=\"eu\"} 50\n"), "{one}");
         assert!(!one.contains("headwater_push_"));
-        let ended = |code| Some(Ended { code, milliseconds: 1_500 });
+        let ended = |code| Some(PushExit { code, milliseconds: 1_500 });
         let rows = [row("eu", StatusKind::Denied)];
-        let good = render(&MetricsInputs { ended: ended(0), ..inputs(&rows, 60) }, &one);
-        let bad = render(&MetricsInputs { ended: ended(4), ..inputs(&rows, 70) }, &good);
+        let good = render(&MetricsInputs { push: ended(0), ..inputs(&rows, 60) }, &one);
+        let bad = render(&MetricsInputs { push: ended(4), ..inputs(&rows, 70) }, &good);
         for line in [
             "headwater_mirror_last_success_timestamp_seconds{site=\"docs\",mirror=\"eu\"} 50",
             "headwater_push_exit_code{site=\"docs\"} 4",

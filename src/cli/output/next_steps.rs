@@ -3,13 +3,13 @@
 use headwater::push::{MirrorReport, Outcome, Report};
 
 use crate::cli::output::failure::{Exit, Failure, eprint_raw};
-use crate::cli::output::format::{counted, escape};
+use crate::cli::output::format::{escape, pluralize};
 use crate::cli::output::hints;
-use crate::cli::output::hints::Side;
-use crate::cli::output::push_report::name;
+use crate::cli::output::hints::FailureSide;
+use crate::cli::output::push_report::release_name;
 
 /// The instruction to run `command` again.
-fn again(command: &str) -> String {
+fn retry_text(command: &str) -> String {
     if command == "push" {
         "push again".to_owned()
     } else {
@@ -20,11 +20,11 @@ fn again(command: &str) -> String {
 /// The hint for updating the failed mirrors if others have the release. A second rollback would go
 /// back by one more release, and an activated release is no longer staged, so `rollback` and
 /// `activate` are not repeated.
-fn bring_up(report: &Report, command: &str) -> Option<String> {
+fn update_failed_hint(report: &Report, command: &str) -> Option<String> {
     if !matches!(command, "rollback" | "activate") {
         return Some(format!(
             "{} to update the mirrors that failed; the others have the release",
-            again(command)
+            retry_text(command)
         ));
     }
     let from = report.mirrors.iter().find(|mirror| mirror.outcome.is_current())?;
@@ -40,7 +40,7 @@ fn bring_up(report: &Report, command: &str) -> Option<String> {
 
 /// The hint for finishing a push with too few ready mirrors. The ready mirrors keep the release
 /// staged.
-fn next_step(report: &Report) -> Option<String> {
+fn activate_staged_hint(report: &Report) -> Option<String> {
     let ready = report
         .mirrors
         .iter()
@@ -48,7 +48,7 @@ fn next_step(report: &Report) -> Option<String> {
         .count();
     let staged = report.mirrors.iter().filter(|mirror| mirror.outcome == Outcome::Staged).count();
     let total = report.mirrors.iter().filter(|mirror| mirror.outcome != Outcome::Frozen).count();
-    let name = name(report).filter(|_| staged > 0 && report.unmet.is_some())?;
+    let name = release_name(report).filter(|_| staged > 0 && report.unmet.is_some())?;
     Some(format!(
         "run `headwater activate {name} --require {ready}` to serve the release on the {ready} of \
          {total} mirrors that are ready, or fix the failures and push again"
@@ -56,7 +56,7 @@ fn next_step(report: &Report) -> Option<String> {
 }
 
 /// The hint for mirrors that serve a newer release than the one that was copied.
-fn newer(report: &Report) -> Option<String> {
+fn newer_release_hint(report: &Report) -> Option<String> {
     let mut mirrors = report.mirrors.iter().filter_map(|one| match &one.outcome {
         Outcome::Newer { serves } => Some(format!("{} serves release {serves}", one.mirror)),
         _ => None,
@@ -64,7 +64,7 @@ fn newer(report: &Report) -> Option<String> {
     let first = mirrors.next()?;
     let more = match mirrors.count() {
         0 => String::new(),
-        more => format!(" (and {} more)", counted(more as u64, "mirror", "mirrors")),
+        more => format!(" (and {} more)", pluralize(more as u64, "mirror", "mirrors")),
     };
     Some(format!(
         "{first}{more}, which is newer than release {} and was left unchanged; \
@@ -75,7 +75,7 @@ fn newer(report: &Report) -> Option<String> {
 }
 
 /// The hint for a release that another push replaced while it was staged.
-fn displaced(report: &Report) -> Option<String> {
+fn displaced_hint(report: &Report) -> Option<String> {
     let by = report.mirrors.iter().find_map(|one| match &one.outcome {
         Outcome::Displaced { by } => Some(by),
         _ => None,
@@ -87,7 +87,7 @@ fn displaced(report: &Report) -> Option<String> {
 }
 
 /// The hint for mirrors that switched and were reverted.
-fn after_going_back(report: &Report) -> Option<String> {
+fn reverted_hint(report: &Report) -> Option<String> {
     report.reverted.as_ref()?;
     let went_back =
         report.mirrors.iter().filter(|mirror| mirror.outcome == Outcome::Reverted).count() as u64;
@@ -99,21 +99,21 @@ fn after_going_back(report: &Report) -> Option<String> {
         ),
         number => format!(
             "fix the failure and run the same push again; {} served release {sequence} for a while",
-            counted(number, "mirror", "mirrors")
+            pluralize(number, "mirror", "mirrors")
         ),
     })
 }
 
 /// The hint if too few mirrors were ready and none has the release staged: the highest `--require`
 /// that would be met.
-fn lower_require(report: &Report, command: &str) -> String {
+fn lower_require_hint(report: &Report, command: &str) -> String {
     let is_filled = report.mirrors.iter().any(|mirror| mirror.before.is_some());
     // A joining mirror does not count towards `--require`.
     let counts = |mirror: &&MirrorReport| {
         mirror.outcome != Outcome::Frozen && !(is_filled && mirror.before.is_none())
     };
     let is_usable = |mirror: &&MirrorReport| !matches!(mirror.outcome, Outcome::Failed { .. });
-    let again = again(command);
+    let again = retry_text(command);
     match report.mirrors.iter().filter(counts).filter(is_usable).count() {
         0 => format!("fix the failures and {again}; nothing was activated"),
         usable => format!(
@@ -123,9 +123,11 @@ fn lower_require(report: &Report, command: &str) -> String {
 }
 
 /// The hints for the failures of mirrors.
-pub(crate) fn of_failures(report: &Report) -> impl Iterator<Item = &'static str> {
+pub(crate) fn failure_hints(report: &Report) -> impl Iterator<Item = &'static str> {
     report.mirrors.iter().filter_map(|mirror| match &mirror.outcome {
-        Outcome::Failed { failure, .. } => hints::of_kind(*failure, Side::of(&mirror.location)),
+        Outcome::Failed { failure, .. } => {
+            hints::kind_hint(*failure, FailureSide::from_location(&mirror.location))
+        }
         _ => None,
     })
 }
@@ -135,15 +137,15 @@ fn has_failures(report: &Report) -> bool {
 }
 
 /// Prints hints for the failures of `command` on stderr.
-pub(crate) fn explain(report: &Report, exit: Exit, command: &str) -> Result<(), Failure> {
-    let next = next_step(report);
-    let went_back = after_going_back(report);
-    let require = lower_require(report, command);
-    let newer = newer(report);
-    let up = bring_up(report, command);
-    let displaced = displaced(report);
+pub(crate) fn print_next_steps(report: &Report, exit: Exit, command: &str) -> Result<(), Failure> {
+    let next = activate_staged_hint(report);
+    let went_back = reverted_hint(report);
+    let require = lower_require_hint(report, command);
+    let newer = newer_release_hint(report);
+    let up = update_failed_hint(report, command);
+    let displaced = displaced_hint(report);
     // The failure itself was printed when it happened, even with --quiet.
-    let mut hints: Vec<&str> = of_failures(report).collect();
+    let mut hints: Vec<&str> = failure_hints(report).collect();
     hints.extend(displaced.as_deref());
     match exit {
         // Checked before the exit code: if mirrors were reverted, there is nothing to bring up.
@@ -153,8 +155,8 @@ pub(crate) fn explain(report: &Report, exit: Exit, command: &str) -> Result<(), 
             hints.extend(newer.as_deref());
         }
         Exit::Partial => hints.extend(up.as_deref()),
-        Exit::Nothing if next.is_some() => hints.extend(next.as_deref()),
-        Exit::Nothing if report.unmet.is_some() => {
+        Exit::NoMirror if next.is_some() => hints.extend(next.as_deref()),
+        Exit::NoMirror if report.unmet.is_some() => {
             hints.push(&require);
         }
         Exit::Superseded if newer.is_some() => hints.extend(newer.as_deref()),

@@ -12,12 +12,12 @@ use crate::cli::output::terminal;
 
 /// Writes `text` to stdout. A closed pipe (`| head`) is not a failure.
 pub(crate) fn print(text: &str) -> Result<(), Failure> {
-    written(terminal::write_stdout(text))
+    ignore_broken_pipe(terminal::write_stdout(text))
 }
 
 /// Writes `bytes` to stdout unchanged.
 pub(crate) fn print_raw(bytes: &[u8]) -> Result<(), Failure> {
-    written(terminal::write_stdout_raw(bytes))
+    ignore_broken_pipe(terminal::write_stdout_raw(bytes))
 }
 
 /// Writes one JSON object on one line to stdout. JSON escapes control characters.
@@ -45,7 +45,7 @@ pub(crate) fn json_line(object: &impl Serialize) -> serde_json::Result<String> {
     Ok(line)
 }
 
-fn written(result: io::Result<()>) -> Result<(), Failure> {
+fn ignore_broken_pipe(result: io::Result<()>) -> Result<(), Failure> {
     match result {
         // The reader has got what it wanted. Rust ignores SIGPIPE, so the error is reported here.
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {

@@ -21,104 +21,109 @@ use parking_lot::Mutex;
 use crate::cli::args::OutputArgs;
 use crate::cli::output::event_log::EventLog;
 use crate::cli::output::failure::{Exit, Failure, eprint_raw};
-use crate::cli::output::format::{bytes, count, counted, duration, escape, moment};
+use crate::cli::output::format::{
+    escape, format_bytes, format_count, format_duration, format_time, pluralize,
+};
 use crate::cli::output::transfer_counts::TransferCounts;
-use crate::cli::output::{live, terminal, verbosity};
+use crate::cli::output::{progress_block, terminal, verbosity};
 use crate::cli::setup::signals;
 
 /// Minimum time between two progress lines.
-const PAUSE: Duration = Duration::from_secs(5);
+const LINE_INTERVAL: Duration = Duration::from_secs(5);
 /// Minimum time between two lines about the remaining soak time of a wave.
-const SOAK_PAUSE: Duration = Duration::from_secs(60);
+const SOAK_LINE_INTERVAL: Duration = Duration::from_secs(60);
 /// Time between two redraws of the block.
-const TICK: Duration = Duration::from_millis(100);
+const REDRAW_INTERVAL: Duration = Duration::from_millis(100);
 /// The message after the first Ctrl-C.
-const STOPPING: &str =
+const STOPPING_MESSAGE: &str =
     "stopping: every mirror stays on a complete release; press Ctrl-C again to end at once";
 
 /// How an event is shown.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Notability {
+pub(crate) enum EventVisibility {
     /// Always shown, even with `--quiet`.
-    Alarm(String),
+    Alert(String),
     /// Shown at once.
-    Fact(String),
+    Message(String),
     /// Shown from time to time, as a progress line.
     Step,
     /// Not shown.
-    Nothing,
+    Hidden,
 }
 
 /// Returns how to show `event`, with escaped text.
-pub(crate) fn note(event: &Event) -> Notability {
+pub(crate) fn visibility(event: &Event) -> EventVisibility {
     match event {
-        Event::Warned { message } => Notability::Alarm(format!("warning: {}", escape(message))),
+        Event::Warned { message } => {
+            EventVisibility::Alert(format!("warning: {}", escape(message)))
+        }
         Event::MirrorFailed { mirror, error } => {
-            Notability::Alarm(format!("error: {} failed: {}", escape(mirror), escape(error)))
+            EventVisibility::Alert(format!("error: {} failed: {}", escape(mirror), escape(error)))
         }
         Event::HookFailed { mirror, sequence, reason } => {
-            Notability::Alarm(hook_failed(mirror, *sequence, reason))
+            EventVisibility::Alert(hook_failure_text(mirror, *sequence, reason))
         }
-        Event::HookRunning { mirror, sequence } => Notability::Fact(format!(
+        Event::HookRunning { mirror, sequence } => EventVisibility::Message(format!(
             "{}: its post_activate command is still running after release {sequence}; `headwater \
              status` shows if it fails",
             escape(mirror)
         )),
         Event::ScanFinished { entries, bytes: size, hashed_files, hashed_bytes } => {
-            Notability::Fact(format!(
+            EventVisibility::Message(format!(
                 "scan: {}, {}; {} of them new or touched, {} read",
-                counted(*entries, "entry", "entries"),
-                bytes(*size),
-                count(*hashed_files),
-                bytes(*hashed_bytes)
+                pluralize(*entries, "entry", "entries"),
+                format_bytes(*size),
+                format_count(*hashed_files),
+                format_bytes(*hashed_bytes)
             ))
         }
         Event::AnswerOverdue { mirror } => {
-            Notability::Fact(format!("waiting for {}", escape(mirror)))
+            EventVisibility::Message(format!("waiting for {}", escape(mirror)))
         }
-        Event::BundleStarted { objects, bytes: size, .. } => Notability::Fact(format!(
+        Event::BundleStarted { objects, bytes: size, .. } => EventVisibility::Message(format!(
             "pack: {}, {}",
-            counted(*objects, "new file content", "new file contents"),
-            bytes(*size)
+            pluralize(*objects, "new file content", "new file contents"),
+            format_bytes(*size)
         )),
-        Event::SoakStarted { wave, seconds, until } => Notability::Fact(format!(
+        Event::SoakStarted { wave, seconds, until } => EventVisibility::Message(format!(
             "wave {wave}: {} before the others follow, until {}",
-            duration(Duration::from_secs(*seconds)),
-            moment(*until)
+            format_duration(Duration::from_secs(*seconds)),
+            format_time(*until)
         )),
-        Event::ObjectsResent { mirror, objects } => Notability::Fact(format!(
+        Event::ObjectsResent { mirror, objects } => EventVisibility::Message(format!(
             "{}: {} missing on the mirror, sent in full",
             escape(mirror),
-            counted(*objects, "object was", "objects were")
+            pluralize(*objects, "object was", "objects were")
         )),
         Event::Staged { mirror, sequence } => {
-            Notability::Fact(format!("{}: release {sequence} is ready", escape(mirror)))
+            EventVisibility::Message(format!("{}: release {sequence} is ready", escape(mirror)))
         }
         Event::Activated { mirror, sequence } => {
-            Notability::Fact(format!("{}: release {sequence} is current", escape(mirror)))
+            EventVisibility::Message(format!("{}: release {sequence} is current", escape(mirror)))
         }
-        Event::AlreadyCurrent { mirror, sequence } => {
-            Notability::Fact(format!("{}: release {sequence} was current already", escape(mirror)))
-        }
-        Event::Pruned { mirror, expired, .. } if *expired > 0 => Notability::Fact(format!(
+        Event::AlreadyCurrent { mirror, sequence } => EventVisibility::Message(format!(
+            "{}: release {sequence} was current already",
+            escape(mirror)
+        )),
+        Event::Pruned { mirror, expired, .. } if *expired > 0 => EventVisibility::Message(format!(
             "{}: {} no longer served",
             escape(mirror),
-            counted(*expired, "retired file is", "retired files are")
+            pluralize(*expired, "retired file is", "retired files are")
         )),
         Event::ScanStarted { .. }
         | Event::StateLearned { .. }
         | Event::PackSealed { .. }
         | Event::PackHeld { .. }
         | Event::SoakEnded { .. }
-        | Event::Pruned { .. } => Notability::Nothing,
+        | Event::Pruned { .. } => EventVisibility::Hidden,
         Event::ScanAdvanced { .. }
         | Event::BundleAdvanced { .. }
         | Event::PackAdvanced { .. }
-        | Event::PackSent { .. } => Notability::Step,
+        | Event::PackSent { .. } => EventVisibility::Step,
     }
 }
 
-fn hook_failed(mirror: &str, sequence: u64, reason: &str) -> String {
+fn hook_failure_text(mirror: &str, sequence: u64, reason: &str) -> String {
     let (mirror, reason) = (escape(mirror), escape(reason));
     format!(
         "warning: {mirror}: its post_activate command failed after release {sequence}: {reason}"
@@ -126,7 +131,7 @@ fn hook_failed(mirror: &str, sequence: u64, reason: &str) -> String {
 }
 
 /// The line for an event that only `--verbose` shows.
-fn details(event: &Event) -> Option<String> {
+fn verbose_text(event: &Event) -> Option<String> {
     match event {
         Event::ScanStarted { root } => Some(format!("scan: reading {}", escape(root))),
         Event::StateLearned { mirror, sequence } => Some(match sequence {
@@ -134,26 +139,29 @@ fn details(event: &Event) -> Option<String> {
             None => format!("{}: serves nothing yet", escape(mirror)),
         }),
         Event::PackSealed { pack, bytes: size } => {
-            Some(format!("pack {}: {}", short(pack), bytes(*size)))
+            Some(format!("pack {}: {}", short_pack_id(pack), format_bytes(*size)))
         }
-        Event::PackSent { mirror, pack, bytes: size } => {
-            Some(format!("{}: pack {} sent, {}", escape(mirror), short(pack), bytes(*size)))
-        }
+        Event::PackSent { mirror, pack, bytes: size } => Some(format!(
+            "{}: pack {} sent, {}",
+            escape(mirror),
+            short_pack_id(pack),
+            format_bytes(*size)
+        )),
         Event::PackHeld { mirror, pack } => {
-            Some(format!("{}: has pack {} already", escape(mirror), short(pack)))
+            Some(format!("{}: has pack {} already", escape(mirror), short_pack_id(pack)))
         }
         Event::Pruned { mirror, releases, objects, .. } => Some(format!(
             "{}: dropped {} and {}",
             escape(mirror),
-            counted(*releases, "release", "releases"),
-            counted(*objects, "object", "objects")
+            pluralize(*releases, "release", "releases"),
+            pluralize(*objects, "object", "objects")
         )),
         _ => None,
     }
 }
 
 /// The first digits of a pack id.
-fn short(pack: &PackId) -> String {
+fn short_pack_id(pack: &PackId) -> String {
     pack.to_string().chars().take(8).collect()
 }
 
@@ -183,15 +191,15 @@ impl Write for Stderr {
 }
 
 struct ProgressState {
-    sums: TransferCounts,
+    counts: TransferCounts,
     view: View,
     log: Option<EventLog>,
     /// Whether the result of the command itself lists the failures of mirrors.
-    has_answer: bool,
+    result_lists_failures: bool,
     /// The lines about failed mirrors that were already shown.
-    failures: HashSet<String>,
+    shown_failures: HashSet<String>,
     /// Time of the last redraw.
-    drawn: Option<Instant>,
+    last_drawn: Option<Instant>,
     /// Whether the message after the first Ctrl-C was shown.
     is_stop_shown: bool,
 }
@@ -211,24 +219,24 @@ impl Progress {
             Failure::new(Exit::Usage, error)
                 .with_hint("name a file that you may write with --events")
         })?;
-        signals::catch().map_err(|error| Failure::new(Exit::Failed, error))?;
-        let view = match (args.quiet, terminal::has_block()) {
+        signals::install_handlers().map_err(|error| Failure::new(Exit::Failed, error))?;
+        let view = match (args.quiet, terminal::supports_block()) {
             // Lines even on a terminal, because a block would hide details between two redraws.
             _ if verbosity::is_verbose() => View::Details(Box::new(Stderr)),
             (true, _) => View::Quiet(Box::new(Stderr)),
             (false, false) => View::Lines { out: Box::new(Stderr), last: Instant::now() },
             (false, true) => View::Block,
         };
-        let mut progress = Self::with(view, log, signals::token());
-        progress.ticker = progress.tick_regularly();
+        let mut progress = Self::with(view, log, signals::cancel_token());
+        progress.ticker = progress.spawn_ticker();
         Ok(progress)
     }
 
     /// Sets up progress output for a command whose result lists the failures of mirrors, so that
     /// stderr does not repeat them.
-    pub(crate) fn of_answer(args: &OutputArgs) -> Result<Self, Failure> {
+    pub(crate) fn without_mirror_failures(args: &OutputArgs) -> Result<Self, Failure> {
         let progress = Self::start(args)?;
-        progress.state.lock().has_answer = true;
+        progress.state.lock().result_lists_failures = true;
         Ok(progress)
     }
 
@@ -238,12 +246,12 @@ impl Progress {
 
     /// Starts the thread that redraws. Without it, the block changes only with events, which is not
     /// an error.
-    fn tick_regularly(&self) -> Option<(Sender<()>, JoinHandle<()>)> {
+    fn spawn_ticker(&self) -> Option<(Sender<()>, JoinHandle<()>)> {
         // Nothing is ever sent. When the sender is dropped, the wait of the thread ends at once.
         let (sender, ended) = bounded::<()>(0);
         let (state, cancelled) = (Arc::clone(&self.state), self.cancelled.clone());
         let tick = move || {
-            while ended.recv_timeout(TICK) == Err(RecvTimeoutError::Timeout) {
+            while ended.recv_timeout(REDRAW_INTERVAL) == Err(RecvTimeoutError::Timeout) {
                 state.lock().tick(cancelled.is_cancelled(), Instant::now());
             }
         };
@@ -252,8 +260,8 @@ impl Progress {
     }
 
     /// Sets the order of the mirrors in the block.
-    pub(crate) fn expect_mirrors<'n>(&self, names: impl IntoIterator<Item = &'n str>) {
-        self.state.lock().sums.expect(names);
+    pub(crate) fn set_mirror_order<'n>(&self, names: impl IntoIterator<Item = &'n str>) {
+        self.state.lock().counts.set_mirror_order(names);
     }
 
     /// Removes the block, so that the result can be printed. Later events are shown as lines.
@@ -296,19 +304,23 @@ impl Monitor for Progress {
     fn event(&self, event: Event) {
         let now = Instant::now();
         let mut state = self.state.lock();
-        state.sums.add(&event, now);
+        state.counts.add_event(&event, now);
         if let Some(log) = &mut state.log {
             log.event(&event, Timestamp::now());
         }
-        let note = note(&event);
-        let note = if state.hides_failure(&event, &note) { Notability::Nothing } else { note };
-        state.show(&event, &note, now);
+        let visibility = visibility(&event);
+        let visibility = if state.hides_failure(&event, &visibility) {
+            EventVisibility::Hidden
+        } else {
+            visibility
+        };
+        state.show(&event, &visibility, now);
     }
 
     fn is_cancelled(&self) -> bool {
         let is_cancelled = self.cancelled.is_cancelled();
         if is_cancelled {
-            self.state.lock().answer_interrupt();
+            self.state.lock().show_stopping_message();
         }
         is_cancelled
     }
@@ -317,93 +329,102 @@ impl Monitor for Progress {
 impl ProgressState {
     fn new(view: View, log: Option<EventLog>) -> Self {
         Self {
-            sums: TransferCounts::default(),
+            counts: TransferCounts::default(),
             view,
             log,
-            has_answer: false,
-            failures: HashSet::new(),
-            drawn: None,
+            result_lists_failures: false,
+            shown_failures: HashSet::new(),
+            last_drawn: None,
             is_stop_shown: false,
         }
     }
 
     /// Returns whether the event is a failure of a mirror that should not be shown.
-    fn hides_failure(&mut self, event: &Event, note: &Notability) -> bool {
-        let (Event::MirrorFailed { error, .. }, Notability::Alarm(line)) = (event, note) else {
+    fn hides_failure(&mut self, event: &Event, visibility: &EventVisibility) -> bool {
+        let (Event::MirrorFailed { error, .. }, EventVisibility::Alert(line)) = (event, visibility)
+        else {
             return false;
         };
         // If the run was interrupted, the last line reports that once for all mirrors.
         let is_cancelled = *error == MirrorError::Cancelled.to_string();
         // A push that starts again polls the mirror again and gets the same error.
-        is_cancelled || self.has_answer || !self.failures.insert(line.clone())
+        is_cancelled || self.result_lists_failures || !self.shown_failures.insert(line.clone())
     }
 
     /// Shows an event, whose text is in `note`.
-    fn show(&mut self, event: &Event, note: &Notability, now: Instant) {
+    fn show(&mut self, event: &Event, visibility: &EventVisibility, now: Instant) {
         // A closed stderr does not stop a push.
-        match (&mut self.view, note) {
+        match (&mut self.view, visibility) {
             (
                 View::Quiet(out) | View::Lines { out, .. } | View::Details(out),
-                Notability::Alarm(line),
+                EventVisibility::Alert(line),
             )
-            | (View::Details(out), Notability::Fact(line)) => line_to(out, line),
-            (View::Details(out), _) => details(event).iter().for_each(|line| line_to(out, line)),
-            (View::Block, Notability::Alarm(line)) => line_to(&mut Stderr, line),
-            (View::Lines { out, last }, Notability::Fact(line)) => {
-                *last = now;
-                line_to(out, line);
+            | (View::Details(out), EventVisibility::Message(line)) => write_line(out, line),
+            (View::Details(out), _) => {
+                verbose_text(event).iter().for_each(|line| write_line(out, line))
             }
-            (View::Lines { out, last }, Notability::Step) if now.duration_since(*last) >= PAUSE => {
+            (View::Block, EventVisibility::Alert(line)) => write_line(&mut Stderr, line),
+            (View::Lines { out, last }, EventVisibility::Message(line)) => {
                 *last = now;
-                line_to(out, &self.sums.line(now));
+                write_line(out, line);
+            }
+            (View::Lines { out, last }, EventVisibility::Step)
+                if now.duration_since(*last) >= LINE_INTERVAL =>
+            {
+                *last = now;
+                write_line(out, &self.counts.progress_line(now));
             }
             _ => {}
         }
-        let is_due = |drawn: Instant| now.duration_since(drawn) >= TICK;
+        let is_due = |drawn: Instant| now.duration_since(drawn) >= REDRAW_INTERVAL;
         // There may be thousands of steps, so they redraw the block only now and then.
-        if *note != Notability::Step || self.drawn.is_none_or(is_due) {
+        if *visibility != EventVisibility::Step || self.last_drawn.is_none_or(is_due) {
             self.draw(now);
         }
     }
 
     /// Shows the message after the first Ctrl-C, once.
-    fn answer_interrupt(&mut self) {
+    fn show_stopping_message(&mut self) {
         if std::mem::replace(&mut self.is_stop_shown, true) {
             return;
         }
         match &mut self.view {
             View::Quiet(_) => {}
-            View::Lines { out, .. } | View::Details(out) => line_to(out, STOPPING),
-            View::Block => line_to(&mut Stderr, STOPPING),
+            View::Lines { out, .. } | View::Details(out) => write_line(out, STOPPING_MESSAGE),
+            View::Block => write_line(&mut Stderr, STOPPING_MESSAGE),
         }
     }
 
     /// Redraws the parts that change without an event.
     fn tick(&mut self, is_cancelled: bool, now: Instant) {
         if is_cancelled {
-            self.answer_interrupt();
+            self.show_stopping_message();
         }
         // There are no events during a soak, so without this a log would show nothing for the whole
         // time.
-        if let (View::Lines { out, last }, Some(soak)) = (&mut self.view, &self.sums.soak)
-            && now.duration_since(*last) >= SOAK_PAUSE
+        if let (View::Lines { out, last }, Some(soak)) = (&mut self.view, &self.counts.soak)
+            && now.duration_since(*last) >= SOAK_LINE_INTERVAL
         {
             *last = now;
-            line_to(out, &live::soaking(soak, now));
+            write_line(out, &progress_block::soak_text(soak, now));
         }
         self.draw(now);
     }
 
     fn draw(&mut self, now: Instant) {
         if matches!(self.view, View::Block) {
-            self.drawn = Some(now);
-            terminal::draw_block(&live::lines(&self.sums, now, terminal::size()));
+            self.last_drawn = Some(now);
+            terminal::draw_block(&progress_block::block_lines(
+                &self.counts,
+                now,
+                terminal::stderr_size(),
+            ));
         }
     }
 }
 
 /// Writes a line. A closed stream does not stop a push.
-fn line_to(out: &mut (impl Write + ?Sized), line: &str) {
+fn write_line(out: &mut (impl Write + ?Sized), line: &str) {
     out.write_all(format!("{line}\n").as_bytes()).ok();
 }
 
@@ -457,10 +478,10 @@ mod tests {
             (7, sent("eu", 1_000)),
         ] {
             let now = start + Duration::from_secs(second);
-            state.sums.add(&event, now);
-            state.show(&event, &note(&event), now);
+            state.counts.add_event(&event, now);
+            state.show(&event, &visibility(&event), now);
         }
-        state.show(&activated(), &note(&activated()), start + Duration::from_secs(8));
+        state.show(&activated(), &visibility(&activated()), start + Duration::from_secs(8));
         assert_eq!(screen.text(), "eu: 3.0 kB sent, 400 B/s\neu: release 3 is current\n");
     }
 
@@ -469,10 +490,10 @@ mod tests {
         let (screen, start) = (Screen::default(), Instant::now());
         let mut state = lines_to(&screen, start);
         let event = Event::SoakStarted { wave: 1, seconds: 150, until: 1_798_135_200 };
-        state.sums.add(&event, start);
-        state.show(&event, &note(&event), start);
+        state.counts.add_event(&event, start);
+        state.show(&event, &visibility(&event), start);
         (1..150).for_each(|second| state.tick(false, start + Duration::from_secs(second)));
-        state.sums.add(&Event::SoakEnded { wave: 1 }, start);
+        state.counts.add_event(&Event::SoakEnded { wave: 1 }, start);
         (150..300).for_each(|second| state.tick(false, start + Duration::from_secs(second)));
         assert_eq!(
             screen.text(),
@@ -487,7 +508,7 @@ mod tests {
         let (screen, start) = (Screen::default(), Instant::now());
         let mut state = lines_to(&screen, start);
         (0..3).for_each(|_| state.tick(true, start));
-        assert_eq!(screen.text(), format!("{STOPPING}\n"));
+        assert_eq!(screen.text(), format!("{STOPPING_MESSAGE}\n"));
     }
 
     #[test]
@@ -537,7 +558,7 @@ mod tests {
         progress.event(Event::ScanAdvanced { entries: 1, hashed_bytes: 1 });
         progress.event(sent("eu", 5));
         progress.event(activated());
-        let pack = short(&PackId::of(b""));
+        let pack = short_pack_id(&PackId::of(b""));
         let lines =
             format!("eu: serves release 2\neu: pack {pack} sent, 5 B\neu: release 3 is current\n");
         assert_eq!(screen.text(), lines);

@@ -5,10 +5,12 @@ use headwater::push::{ChangeCounts, Goal, MirrorReport, Outcome, Report};
 
 use crate::cli::output::failure;
 use crate::cli::output::failure::{Exit, ExitInputs};
-use crate::cli::output::format::{Align, Table, bytes, count, counted, escape, moment};
+use crate::cli::output::format::{
+    Align, Table, escape, format_bytes, format_count, format_time, pluralize,
+};
 
 /// The exit code of a report.
-pub(crate) fn exit_of(report: &Report, is_interrupted: bool, is_superseded_ok: bool) -> Exit {
+pub(crate) fn push_exit(report: &Report, is_interrupted: bool, is_superseded_ok: bool) -> Exit {
     let tried = || {
         report
             .mirrors
@@ -20,7 +22,7 @@ pub(crate) fn exit_of(report: &Report, is_interrupted: bool, is_superseded_ok: b
     let known = |one: &Outcome| match one {
         // With `--stage-only`, this was the goal.
         Outcome::Staged if is_staged => Some(failure::MirrorOutcome::AlreadyCurrent),
-        other => outcome(other),
+        other => mirror_outcome(other),
     };
     let outcomes: Vec<failure::MirrorOutcome> = tried().filter_map(known).collect();
     let is_done =
@@ -31,7 +33,7 @@ pub(crate) fn exit_of(report: &Report, is_interrupted: bool, is_superseded_ok: b
     } else {
         tried().map(|one| known(one).unwrap_or(failure::MirrorOutcome::Failed)).collect()
     };
-    Exit::of(&ExitInputs {
+    Exit::from_inputs(&ExitInputs {
         // A signal after the last switch had no effect.
         is_interrupted: is_interrupted && !is_done,
         is_superseded_ok,
@@ -40,7 +42,7 @@ pub(crate) fn exit_of(report: &Report, is_interrupted: bool, is_superseded_ok: b
     })
 }
 
-fn outcome(outcome: &Outcome) -> Option<failure::MirrorOutcome> {
+fn mirror_outcome(outcome: &Outcome) -> Option<failure::MirrorOutcome> {
     Some(match outcome {
         Outcome::Activated => failure::MirrorOutcome::Activated,
         // A mirror that is apart was left alone on purpose, so it is not a failure of `heal`.
@@ -65,7 +67,7 @@ pub(crate) fn outcome_of_failure(failure: ErrorKind) -> failure::MirrorOutcome {
 
 /// The report for people.
 pub(crate) fn describe(report: &Report, command: &str) -> String {
-    let nothing = nothing_done(command);
+    let nothing = nothing_done_text(command);
     let mut text = match (report.sequence, report.is_new) {
         (None, _) => {
             format!(
@@ -80,10 +82,10 @@ pub(crate) fn describe(report: &Report, command: &str) -> String {
             )
         }
         (Some(sequence), false) => {
-            let brought =
+            let updated =
                 report.mirrors.iter().filter(|mirror| mirror.outcome == Outcome::Activated).count()
                     as u64;
-            match brought {
+            match updated {
                 0 if report
                     .mirrors
                     .iter()
@@ -94,7 +96,7 @@ pub(crate) fn describe(report: &Report, command: &str) -> String {
                 0 => format!("nothing new: release {sequence} has this content\n"),
                 _ => format!(
                     "nothing new: release {sequence} was copied to {} unchanged\n",
-                    counted(brought, "mirror", "mirrors")
+                    pluralize(updated, "mirror", "mirrors")
                 ),
             }
         }
@@ -104,8 +106,8 @@ pub(crate) fn describe(report: &Report, command: &str) -> String {
                 .as_deref()
                 .map(|unmet| format!("not activated: {unmet}\n"))
                 .unwrap_or_default();
-            format!("release {sequence}: {}\n{unmet}", summary(&report.changes))
-                + &retirement(&report.changes)
+            format!("release {sequence}: {}\n{unmet}", change_summary(&report.changes))
+                + &retirement_line(&report.changes)
         }
     };
     let mut table = Table::new([
@@ -115,28 +117,28 @@ pub(crate) fn describe(report: &Report, command: &str) -> String {
         ("outcome", Align::Left),
     ]);
     for mirror in &report.mirrors {
-        table.row([
+        table.add_row([
             mirror.mirror.clone(),
-            releases(mirror),
-            bytes(mirror.traffic.sent_bytes),
+            release_change_text(mirror),
+            format_bytes(mirror.traffic.sent_bytes),
             outcome_text(&mirror.outcome),
         ]);
     }
     text.push_str(&table.render());
-    text.push_str(&saving(report));
-    text.push_str(&ending(report));
+    text.push_str(&savings_line(report));
+    text.push_str(&switch_lines(report));
     text
 }
 
 /// The numbers of paths by kind of change, and of unchanged paths.
-pub(crate) fn summary(sums: &ChangeCounts) -> String {
-    let same = (sums.same > 0).then(|| format!("{} same", count(sums.same)));
-    let parts: Vec<String> = changes(sums).into_iter().chain(same).collect();
+pub(crate) fn change_summary(sums: &ChangeCounts) -> String {
+    let same = (sums.same > 0).then(|| format!("{} same", format_count(sums.same)));
+    let parts: Vec<String> = change_counts_text(sums).into_iter().chain(same).collect();
     if parts.is_empty() { "empty".to_owned() } else { parts.join(", ") }
 }
 
 /// The numbers of paths by kind of change, one part for each kind.
-pub(crate) fn changes(sums: &ChangeCounts) -> Vec<String> {
+pub(crate) fn change_counts_text(sums: &ChangeCounts) -> Vec<String> {
     let parts = [
         (sums.added, "added"),
         (sums.changed, "changed"),
@@ -147,56 +149,57 @@ pub(crate) fn changes(sums: &ChangeCounts) -> Vec<String> {
     parts
         .iter()
         .filter(|(number, _)| *number > 0)
-        .map(|(number, word)| format!("{} {word}", count(*number)))
+        .map(|(number, word)| format!("{} {word}", format_count(*number)))
         .collect()
 }
 
 /// The line that says until when retired paths are served; empty if there are none.
-pub(crate) fn retirement(sums: &ChangeCounts) -> String {
+pub(crate) fn retirement_line(sums: &ChangeCounts) -> String {
     let (Some(first), Some(last)) = (sums.first_until, sums.last_until) else {
         return String::new();
     };
     let until = if first == last {
-        moment(first)
+        format_time(first)
     } else {
-        format!("{} to {}", moment(first), moment(last))
+        format!("{} to {}", format_time(first), format_time(last))
     };
     format!(
         "{} retired, served until {until} (--expunge PATH removes a path now)\n",
-        count(sums.still_served)
+        format_count(sums.still_served)
     )
 }
 
 /// The line that compares the number of bytes sent with the size of the new content, if fewer bytes
 /// were sent.
-fn saving(report: &Report) -> String {
+fn savings_line(report: &Report) -> String {
     let sum = |of: fn(&MirrorReport) -> u64| report.mirrors.iter().map(of).sum::<u64>();
     let (sent, new) = (sum(|mirror| mirror.traffic.sent_bytes), sum(|mirror| mirror.new_bytes));
     // Small content may take more bytes than its size. That is no saving, so it is not reported.
     if sent == 0 || sent >= new {
         return String::new();
     }
-    format!("sent {} for {} of new content\n", bytes(sent), bytes(new))
+    format!("sent {} for {} of new content\n", format_bytes(sent), format_bytes(new))
 }
 
 /// The name of the release.
-pub(crate) fn name(report: &Report) -> Option<String> {
+pub(crate) fn release_name(report: &Report) -> Option<String> {
     let id = report.release?.to_string();
     // This is the form of a `ReleaseName`.
     Some(format!("{}-{}", report.sequence?, &id[..16]))
 }
 
 /// The lines about the switch, which follow the table.
-fn ending(report: &Report) -> String {
+fn switch_lines(report: &Report) -> String {
     let mut text = String::new();
     let is_ready = report.mirrors.iter().any(|mirror| mirror.outcome == Outcome::Staged);
-    if let (true, Goal::Stage, Some(name)) = (is_ready, report.goal, name(report)) {
+    if let (true, Goal::Stage, Some(name)) = (is_ready, report.goal, release_name(report)) {
         // Configured mirrors need not be named again.
         let named = report.mirrors.iter().filter(|mirror| mirror.mirror == mirror.location);
-        let places: String = named.map(|mirror| format!(" {}", escape(&mirror.mirror))).collect();
+        let locations: String =
+            named.map(|mirror| format!(" {}", escape(&mirror.mirror))).collect();
         text.push_str(&format!(
-            "staged: `headwater activate {name}{places}` serves it, `headwater abandon \
-             {name}{places}` drops it\n"
+            "staged: `headwater activate {name}{locations}` serves it, `headwater abandon \
+             {name}{locations}` drops it\n"
         ));
     }
     if let Some(spread) = report.spread_ms.filter(|_| report.mirrors.len() > 1) {
@@ -216,7 +219,7 @@ fn ending(report: &Report) -> String {
     text
 }
 
-fn releases(mirror: &MirrorReport) -> String {
+fn release_change_text(mirror: &MirrorReport) -> String {
     let show = |sequence: Option<u64>| {
         sequence.map_or_else(|| "none".to_owned(), |sequence| sequence.to_string())
     };
@@ -234,12 +237,12 @@ fn releases(mirror: &MirrorReport) -> String {
 
 /// The kind of a failure, for a table. The message was already printed on stderr when the failure
 /// happened.
-pub(crate) fn failed(failure: ErrorKind) -> String {
-    format!("failed ({})", kind(failure))
+pub(crate) fn failed_text(failure: ErrorKind) -> String {
+    format!("failed ({})", error_kind_text(failure))
 }
 
 /// The name of a kind of failure, for people.
-pub(crate) fn kind(failure: ErrorKind) -> String {
+pub(crate) fn error_kind_text(failure: ErrorKind) -> String {
     failure.report_name().replace('_', " ")
 }
 
@@ -255,12 +258,12 @@ pub(crate) fn outcome_text(outcome: &Outcome) -> String {
         Outcome::Reverted => "switched, then reverted".into(),
         Outcome::Apart => "apart: its release is not for all mirrors".into(),
         Outcome::Frozen => "frozen".into(),
-        Outcome::Failed { failure, .. } => failed(*failure),
+        Outcome::Failed { failure, .. } => failed_text(*failure),
     }
 }
 
 /// The sentence which says that `command` changed nothing.
-fn nothing_done(command: &str) -> &'static str {
+fn nothing_done_text(command: &str) -> &'static str {
     match command {
         "rollback" => "nothing was rolled back",
         "activate" => "nothing was activated",

@@ -10,7 +10,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use parking_lot::Mutex;
 
 /// Columns and rows that are assumed for a terminal that does not report its size.
-const USUAL_SIZE: (usize, usize) = (80, 24);
+const DEFAULT_SIZE: (usize, usize) = (80, 24);
 
 /// The labels of lines on standard error, with their colours.
 const LABELS: [(&str, &str); 4] = [
@@ -49,7 +49,7 @@ fn new_block() -> ProgressBar {
 /// Writes `text` to standard output; drops escape sequences if standard output does not support
 /// them.
 pub(crate) fn write_stdout(text: &str) -> io::Result<()> {
-    above_block(|| {
+    with_block_suspended(|| {
         let mut stdout = anstream::stdout().lock();
         // Flushed here, because otherwise a full disk would go unnoticed when the process ends.
         stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush())
@@ -58,7 +58,7 @@ pub(crate) fn write_stdout(text: &str) -> io::Result<()> {
 
 /// Writes `bytes` to standard output unchanged.
 pub(crate) fn write_stdout_raw(bytes: &[u8]) -> io::Result<()> {
-    above_block(|| {
+    with_block_suspended(|| {
         let mut stdout = io::stdout().lock();
         stdout.write_all(bytes).and_then(|()| stdout.flush())
     })
@@ -67,7 +67,7 @@ pub(crate) fn write_stdout_raw(bytes: &[u8]) -> io::Result<()> {
 /// Writes `text` to standard error, with coloured labels if standard error supports colours.
 pub(crate) fn write_stderr(text: &str) -> io::Result<()> {
     // `anstream` drops the colours if stderr is not a terminal, or if NO_COLOR is set.
-    above_block(|| anstream::stderr().lock().write_all(with_colours(text).as_bytes()))
+    with_block_suspended(|| anstream::stderr().lock().write_all(with_colours(text).as_bytes()))
 }
 
 /// Colours the label of each line that begins with a label.
@@ -99,22 +99,22 @@ pub(crate) fn is_stdout_terminal() -> bool {
 }
 
 /// Returns whether standard error is a terminal that can show a block.
-pub(crate) fn has_block() -> bool {
+pub(crate) fn supports_block() -> bool {
     // A dumb terminal, such as the shell of Emacs, cannot move its cursor.
     io::stderr().is_terminal() && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
 }
 
 /// Columns and rows of the terminal on standard error.
-pub(crate) fn size() -> (usize, usize) {
+pub(crate) fn stderr_size() -> (usize, usize) {
     // The size of stderr, which shows the block: stdout may be a file.
     let size = rustix::termios::tcgetwinsize(io::stderr()).ok();
     let size = size.map(|size| (usize::from(size.ws_col), usize::from(size.ws_row)));
     // Some terminals, such as serial lines, report a size of 0.
-    size.filter(|(columns, rows)| *columns > 0 && *rows > 0).unwrap_or(USUAL_SIZE)
+    size.filter(|(columns, rows)| *columns > 0 && *rows > 0).unwrap_or(DEFAULT_SIZE)
 }
 
 /// Makes panic messages appear above the block, too.
-pub(crate) fn guard_panics() {
+pub(crate) fn clear_block_on_panic() {
     let print = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
         // The panicking thread may hold the lock. A message inside the block is better than no
@@ -126,7 +126,7 @@ pub(crate) fn guard_panics() {
     }));
 }
 
-fn above_block<T>(write: impl FnOnce() -> T) -> T {
+fn with_block_suspended<T>(write: impl FnOnce() -> T) -> T {
     match &*BLOCK.lock() {
         // The lock is held while the text is written, so that no redraw happens between its lines.
         Some(block) => block.suspend(write),

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use headwater::hash::{BundleKey, PackId};
 use headwater::monitor::Event;
 
-use crate::cli::output::format::{bytes, counted, duration, escape};
+use crate::cli::output::format::{escape, format_bytes, format_duration, pluralize};
 
 /// The time window over which a rate is measured.
 const RATE_WINDOW: Duration = Duration::from_secs(5);
@@ -46,13 +46,13 @@ pub(crate) struct MirrorCounts {
     /// The name of the mirror.
     pub(crate) name: String,
     /// The last report of the mirror as text; `None` while content is sent.
-    pub(crate) state: Option<String>,
+    pub(crate) status_text: Option<String>,
     /// Whether the mirror is finished.
     pub(crate) is_done: bool,
     bundle: Option<BundleKey>,
     sent_bytes: u64,
     /// How many bytes of the packs in transfer were sent.
-    moving_bytes: BTreeMap<PackId, u64>,
+    in_flight_bytes: BTreeMap<PackId, u64>,
     held_bytes: u64,
     rate: Rate,
 }
@@ -60,18 +60,18 @@ pub(crate) struct MirrorCounts {
 impl MirrorCounts {
     /// Whether content was sent to the mirror.
     pub(crate) fn is_sending(&self) -> bool {
-        self.left_bytes() > 0
+        self.transferred_bytes() > 0
     }
 
     /// Bytes sent to the mirror. The bytes of a pack count once, even if it is sent again.
-    fn left_bytes(&self) -> u64 {
-        self.sent_bytes + self.moving_bytes.values().sum::<u64>()
+    fn transferred_bytes(&self) -> u64 {
+        self.sent_bytes + self.in_flight_bytes.values().sum::<u64>()
     }
 
     /// Records sent bytes.
-    fn note_sending(&mut self, now: Instant) {
-        self.state = None;
-        self.rate.note(now, self.left_bytes());
+    fn record_transfer(&mut self, now: Instant) {
+        self.status_text = None;
+        self.rate.record(now, self.transferred_bytes());
     }
 }
 
@@ -92,7 +92,7 @@ struct Rate(VecDeque<(Instant, u64)>);
 
 impl Rate {
     /// Records the sum at this moment.
-    fn note(&mut self, now: Instant, sum: u64) {
+    fn record(&mut self, now: Instant, sum: u64) {
         self.0.push_back((now, sum));
         // Keep one sample that is older than the window, as the starting point of the rate.
         while self.0.get(1).is_some_and(|(then, _)| now.duration_since(*then) >= RATE_WINDOW) {
@@ -121,7 +121,7 @@ impl BundleCounts {
 
 /// The progress of the transfer to one or more mirrors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Sending {
+pub(crate) struct TransferProgress {
     /// Percentage of the total that has been sent.
     pub(crate) percent: Option<u64>,
     /// Bytes that have been sent.
@@ -131,18 +131,18 @@ pub(crate) struct Sending {
     /// Bytes per second.
     pub(crate) rate: Option<u64>,
     /// The remaining time.
-    pub(crate) left: Option<Duration>,
+    pub(crate) remaining: Option<Duration>,
 }
 
 impl TransferCounts {
     /// Sets the order of the mirrors.
-    pub(crate) fn expect<'n>(&mut self, names: impl IntoIterator<Item = &'n str>) {
+    pub(crate) fn set_mirror_order<'n>(&mut self, names: impl IntoIterator<Item = &'n str>) {
         for name in names {
-            self.mirror(name);
+            self.mirror_mut(name);
         }
     }
 
-    fn mirror(&mut self, name: &str) -> &mut MirrorCounts {
+    fn mirror_mut(&mut self, name: &str) -> &mut MirrorCounts {
         let index = self
             .mirrors
             .iter()
@@ -154,21 +154,21 @@ impl TransferCounts {
         &mut self.mirrors[index]
     }
 
-    fn set_state(&mut self, mirror: &str, state: impl Into<String>, is_done: bool) {
-        let mirror = self.mirror(mirror);
-        (mirror.state, mirror.is_done) = (Some(state.into()), is_done);
+    fn set_status(&mut self, mirror: &str, state: impl Into<String>, is_done: bool) {
+        let mirror = self.mirror_mut(mirror);
+        (mirror.status_text, mirror.is_done) = (Some(state.into()), is_done);
     }
 
     /// Adds `event`, which has just happened.
-    pub(crate) fn add(&mut self, event: &Event, now: Instant) {
+    pub(crate) fn add_event(&mut self, event: &Event, now: Instant) {
         match event {
             Event::ScanStarted { .. } => {
                 self.is_scanning = true;
-                self.scan_rate.note(now, 0);
+                self.scan_rate.record(now, 0);
             }
             Event::ScanAdvanced { entries, hashed_bytes } => {
                 (self.scanned_entries, self.hashed_bytes) = (*entries, *hashed_bytes);
-                self.scan_rate.note(now, *hashed_bytes);
+                self.scan_rate.record(now, *hashed_bytes);
             }
             Event::ScanFinished { entries, hashed_bytes, .. } => {
                 (self.scanned_entries, self.hashed_bytes) = (*entries, *hashed_bytes);
@@ -180,9 +180,9 @@ impl TransferCounts {
                     BundleCounts { content_bytes: *bytes, ..BundleCounts::default() },
                 );
                 for name in mirrors {
-                    let mirror = self.mirror(name);
+                    let mirror = self.mirror_mut(name);
                     mirror.bundle = Some(*bundle);
-                    mirror.rate.note(now, mirror.left_bytes());
+                    mirror.rate.record(now, mirror.transferred_bytes());
                 }
             }
             Event::BundleAdvanced { bundle, bytes, packed_bytes } => {
@@ -190,54 +190,54 @@ impl TransferCounts {
                 (sums.done_bytes, sums.packed_bytes) = (*bytes, *packed_bytes);
             }
             Event::PackSealed { pack, bytes } => drop(self.pack_bytes.insert(*pack, *bytes)),
-            _ => self.add_of_mirror(event, now),
+            _ => self.add_mirror_event(event, now),
         }
     }
 
-    fn add_of_mirror(&mut self, event: &Event, now: Instant) {
+    fn add_mirror_event(&mut self, event: &Event, now: Instant) {
         match event {
             Event::PackAdvanced { mirror, pack, bytes } => {
-                let mirror = self.mirror(mirror);
+                let mirror = self.mirror_mut(mirror);
                 // Replaced and not added, because the next attempt to send a pack counts from the
                 // start.
-                mirror.moving_bytes.insert(*pack, *bytes);
-                mirror.note_sending(now);
+                mirror.in_flight_bytes.insert(*pack, *bytes);
+                mirror.record_transfer(now);
             }
             Event::PackSent { mirror, pack, bytes } => {
-                let mirror = self.mirror(mirror);
-                mirror.moving_bytes.remove(pack);
+                let mirror = self.mirror_mut(mirror);
+                mirror.in_flight_bytes.remove(pack);
                 mirror.sent_bytes += bytes;
-                mirror.note_sending(now);
+                mirror.record_transfer(now);
             }
             Event::PackHeld { mirror, pack } => {
                 let bytes = self.pack_bytes.get(pack).copied().unwrap_or_default();
-                let held = self.mirror(mirror);
-                held.moving_bytes.remove(pack);
+                let held = self.mirror_mut(mirror);
+                held.in_flight_bytes.remove(pack);
                 held.held_bytes += bytes;
-                self.set_state(mirror, "resumes an interrupted push", false);
+                self.set_status(mirror, "resumes an interrupted push", false);
             }
             Event::StateLearned { mirror, sequence: None } => {
-                self.set_state(mirror, "is empty", false);
+                self.set_status(mirror, "is empty", false);
             }
             Event::StateLearned { mirror, sequence: Some(sequence) } => {
-                self.set_state(mirror, format!("has release {sequence}"), false);
+                self.set_status(mirror, format!("has release {sequence}"), false);
             }
             Event::AnswerOverdue { mirror } => {
-                self.set_state(mirror, "waiting for a response", false);
+                self.set_status(mirror, "waiting for a response", false);
             }
             Event::ObjectsResent { mirror, .. } => {
-                self.set_state(mirror, "receives missing objects in full", false);
+                self.set_status(mirror, "receives missing objects in full", false);
             }
             Event::Staged { mirror, sequence } => {
-                self.set_state(mirror, format!("release {sequence} is ready"), false);
+                self.set_status(mirror, format!("release {sequence} is ready"), false);
             }
             Event::Activated { mirror, sequence } => {
-                self.set_state(mirror, format!("release {sequence} is current"), true);
+                self.set_status(mirror, format!("release {sequence} is current"), true);
             }
             Event::AlreadyCurrent { mirror, sequence } => {
-                self.set_state(mirror, format!("release {sequence} was current already"), true);
+                self.set_status(mirror, format!("release {sequence} was current already"), true);
             }
-            Event::MirrorFailed { mirror, .. } => self.set_state(mirror, "failed", true),
+            Event::MirrorFailed { mirror, .. } => self.set_status(mirror, "failed", true),
             Event::SoakStarted { wave, seconds, until } => {
                 self.soak = Some(Soak {
                     wave: *wave,
@@ -251,7 +251,7 @@ impl TransferCounts {
     }
 
     /// The progress on one line.
-    pub(crate) fn line(&self, now: Instant) -> String {
+    pub(crate) fn progress_line(&self, now: Instant) -> String {
         if self.is_scanning {
             return self.scan_line(now);
         }
@@ -264,9 +264,12 @@ impl TransferCounts {
         let to = match sending[..] {
             [] => return parts.join("; "),
             [mirror] => escape(&mirror.name).into_owned(),
-            _ => counted(sending.len() as u64, "mirror", "mirrors"),
+            _ => pluralize(sending.len() as u64, "mirror", "mirrors"),
         };
-        parts.push(format!("{to}: {}", self.sending_to(&sending, now).mirror_text().join(", ")));
+        parts.push(format!(
+            "{to}: {}",
+            self.progress_of_mirrors(&sending, now).text_parts().join(", ")
+        ));
         parts.join("; ")
     }
 
@@ -282,10 +285,10 @@ impl TransferCounts {
 
     /// The progress of the scan.
     pub(crate) fn scan_line(&self, now: Instant) -> String {
-        let entries = counted(self.scanned_entries, "entry", "entries");
+        let entries = pluralize(self.scanned_entries, "entry", "entries");
         let rate = self.scan_rate.per_second(now).filter(|_| self.is_scanning);
-        let rate = rate.map(|rate| format!(", {}/s", bytes(rate))).unwrap_or_default();
-        format!("scan: {entries}, {} read{rate}", bytes(self.hashed_bytes))
+        let rate = rate.map(|rate| format!(", {}/s", format_bytes(rate))).unwrap_or_default();
+        format!("scan: {entries}, {} read{rate}", format_bytes(self.hashed_bytes))
     }
 
     /// The progress of the packs. The total is the size of the largest bundle, because several
@@ -295,7 +298,7 @@ impl TransferCounts {
         let (done, all) = (sum(|one| one.done_bytes), sum(|one| one.content_bytes));
         let packed = sum(|one| one.packed_bytes);
         let largest = self.bundles.values().map(|one| one.content_bytes).max().unwrap_or_default();
-        let mut line = format!("pack: {} % of {}", percent(done, all), bytes(largest));
+        let mut line = format!("pack: {} % of {}", percent(done, all), format_bytes(largest));
         if packed < done {
             line.push_str(&format!(", compressed to {} %", percent(packed, done).max(1)));
         }
@@ -303,14 +306,18 @@ impl TransferCounts {
     }
 
     /// The progress of the transfer to `mirror`; `None` if nothing has been sent.
-    pub(crate) fn sending(&self, mirror: &MirrorCounts, now: Instant) -> Option<Sending> {
-        mirror.is_sending().then(|| self.sending_to(&[mirror], now))
+    pub(crate) fn transfer_progress(
+        &self,
+        mirror: &MirrorCounts,
+        now: Instant,
+    ) -> Option<TransferProgress> {
+        mirror.is_sending().then(|| self.progress_of_mirrors(&[mirror], now))
     }
 
     /// The progress of these mirrors. The total is the amount for each mirror, not the sum over all
     /// mirrors.
-    fn sending_to(&self, mirrors: &[&MirrorCounts], now: Instant) -> Sending {
-        let done = |mirror: &MirrorCounts| mirror.left_bytes() + mirror.held_bytes;
+    fn progress_of_mirrors(&self, mirrors: &[&MirrorCounts], now: Instant) -> TransferProgress {
+        let done = |mirror: &MirrorCounts| mirror.transferred_bytes() + mirror.held_bytes;
         let total = |mirror: &MirrorCounts| {
             let bundle = self.bundles.get(&mirror.bundle?)?;
             // A pack is a little larger than its blocks.
@@ -323,35 +330,35 @@ impl TransferCounts {
         let all: u64 = mirrors.iter().map(|mirror| done(mirror)).sum();
         let totals: Option<Vec<u64>> = mirrors.iter().map(|mirror| total(mirror)).collect();
         // Several mirrors may get the same packs, and the sum would mean nothing to a reader.
-        let once = totals.as_ref().and_then(|totals| totals.iter().max().copied());
+        let largest_total = totals.as_ref().and_then(|totals| totals.iter().max().copied());
         let hundredths = totals.as_ref().map(|totals| percent(all, totals.iter().sum()));
         let rate: u64 = mirrors.iter().filter_map(|mirror| mirror.rate.per_second(now)).sum();
-        Sending {
+        TransferProgress {
             percent: hundredths,
-            done: match (mirrors, once, hundredths) {
+            done: match (mirrors, largest_total, hundredths) {
                 ([_], ..) | (_, None, _) | (.., None) => all,
                 (_, Some(once), Some(hundredths)) => once / 100 * hundredths,
             },
-            total: once,
+            total: largest_total,
             rate: Some(rate).filter(|rate| *rate > 0),
             // The slowest mirror ends last.
-            left: mirrors.iter().filter_map(|mirror| left_of(mirror)).max(),
+            remaining: mirrors.iter().filter_map(|mirror| left_of(mirror)).max(),
         }
     }
 }
 
-impl Sending {
+impl TransferProgress {
     /// The counts as text, one part for each number.
-    pub(crate) fn mirror_text(&self) -> Vec<String> {
+    pub(crate) fn text_parts(&self) -> Vec<String> {
         let percent = self.percent.map(|percent| format!("{percent} %"));
         let sum = self.total.filter(|_| self.percent != Some(100));
         let sum = sum.map_or_else(
-            || format!("{} sent", bytes(self.done)),
-            |total| format!("{} of {}", bytes(self.done), bytes(total)),
+            || format!("{} sent", format_bytes(self.done)),
+            |total| format!("{} of {}", format_bytes(self.done), format_bytes(total)),
         );
-        let rate = self.rate.map(|rate| format!("{}/s", bytes(rate)));
-        let left = self.left.filter(|left| *left >= Duration::from_secs(1));
-        let left = left.map(|left| format!("{} left", duration(left)));
+        let rate = self.rate.map(|rate| format!("{}/s", format_bytes(rate)));
+        let left = self.remaining.filter(|left| *left >= Duration::from_secs(1));
+        let left = left.map(|left| format!("{} left", format_duration(left)));
         [percent, Some(sum), rate, left].into_iter().flatten().collect()
     }
 }
@@ -386,9 +393,9 @@ mod tests {
     /// Sums of these events, each at its second; the time is that of the last one.
     fn sums(events: &[(u64, Event)]) -> (TransferCounts, Instant) {
         let (mut sums, start) = (TransferCounts::default(), Instant::now());
-        events
-            .iter()
-            .for_each(|(second, event)| sums.add(event, start + Duration::from_secs(*second)));
+        events.iter().for_each(|(second, event)| {
+            sums.add_event(event, start + Duration::from_secs(*second))
+        });
         (sums, start + Duration::from_secs(events.last().map_or(0, |(second, _)| *second)))
     }
 
@@ -398,7 +405,7 @@ mod tests {
             (0, Event::ScanStarted { root: "r".into() }),
             (2, Event::ScanAdvanced { entries: 1_200, hashed_bytes: 5_000_000 }),
         ]);
-        assert_eq!(sums.line(now), "scan: 1,200 entries, 5.0 MB read, 2.5 MB/s");
+        assert_eq!(sums.progress_line(now), "scan: 1,200 entries, 5.0 MB read, 2.5 MB/s");
     }
 
     #[test]
@@ -409,15 +416,18 @@ mod tests {
             (1, advanced(1, 20_000_000, 10_000_000)),
             (1, advanced(2, 15_000_000, 7_500_000)),
         ]);
-        assert_eq!(sums.line(now), "pack: 50 % of 40.0 MB, compressed to 50 %");
-        sums.add(&advanced(1, 40_000_000, 20_000_000), now);
-        sums.add(&advanced(2, 30_000_000, 15_000_000), now);
-        sums.add(&sent("eu", 5_000_000), now);
-        assert_eq!(sums.line(now), "eu: 25 %, 5.0 MB of 20.0 MB, 5.0 MB/s, 3.0 s left");
-        sums.add(&sent("us", 15_000_000), now);
+        assert_eq!(sums.progress_line(now), "pack: 50 % of 40.0 MB, compressed to 50 %");
+        sums.add_event(&advanced(1, 40_000_000, 20_000_000), now);
+        sums.add_event(&advanced(2, 30_000_000, 15_000_000), now);
+        sums.add_event(&sent("eu", 5_000_000), now);
+        assert_eq!(sums.progress_line(now), "eu: 25 %, 5.0 MB of 20.0 MB, 5.0 MB/s, 3.0 s left");
+        sums.add_event(&sent("us", 15_000_000), now);
         // Half of 20 MB, which each of them gets; both together have the rate, and the slower one
         // decides.
-        assert_eq!(sums.line(now), "2 mirrors: 50 %, 10.0 MB of 20.0 MB, 20.0 MB/s, 3.0 s left");
+        assert_eq!(
+            sums.progress_line(now),
+            "2 mirrors: 50 %, 10.0 MB of 20.0 MB, 20.0 MB/s, 3.0 s left"
+        );
     }
 
     #[test]
@@ -445,15 +455,15 @@ mod tests {
             (done(1), "100 %"),
         ];
         for (event, percent) in steps {
-            sums.add(&event, start);
+            sums.add_event(&event, start);
             assert!(
-                sums.line(start).starts_with(&format!("eu: {percent}")),
+                sums.progress_line(start).starts_with(&format!("eu: {percent}")),
                 "{}",
-                sums.line(start)
+                sums.progress_line(start)
             );
         }
-        sums.add(&Event::PackHeld { mirror: "eu".into(), pack: packs[1] }, start);
-        assert_eq!(sums.mirrors[0].left_bytes(), 20_000_000);
+        sums.add_event(&Event::PackHeld { mirror: "eu".into(), pack: packs[1] }, start);
+        assert_eq!(sums.mirrors[0].transferred_bytes(), 20_000_000);
     }
 
     #[test]
@@ -462,17 +472,17 @@ mod tests {
         events.extend((1..=10).map(|second| (second, sent("eu", 10_000))));
         events.extend((11..=20).map(|second| (second, sent("eu", 50_000))));
         let (sums, now) = sums(&events);
-        assert_eq!(sums.line(now), "eu: 60 %, 600.0 kB of 1.0 MB, 50.0 kB/s, 8.0 s left");
+        assert_eq!(sums.progress_line(now), "eu: 60 %, 600.0 kB of 1.0 MB, 50.0 kB/s, 8.0 s left");
         // Nothing arrives any more: the rate goes down.
-        assert!(sums.line(now + Duration::from_secs(20)).contains(" 10.0 kB/s"));
+        assert!(sums.progress_line(now + Duration::from_secs(20)).contains(" 10.0 kB/s"));
     }
 
     #[test]
     fn mirrors_keep_their_order() {
         let mut sums = TransferCounts::default();
-        sums.expect(["c", "a", "b"]);
+        sums.set_mirror_order(["c", "a", "b"]);
         for mirror in ["a", "b", "z", "c"] {
-            sums.add(
+            sums.add_event(
                 &Event::StateLearned { mirror: mirror.into(), sequence: None },
                 Instant::now(),
             );

@@ -15,7 +15,7 @@ struct CiSystem {
     /// The variable that identifies this CI system.
     marker: &'static str,
     /// The first part of the order stream.
-    stream: &'static str,
+    stream_prefix: &'static str,
     /// The variables that together name the job. All must be set for a run number.
     job: &'static [&'static str],
     /// The number that increases with every run.
@@ -26,11 +26,11 @@ struct CiSystem {
 }
 
 /// The known CI systems. The generic one is last, because the others set `CI` too.
-const KINDS: [CiSystem; 4] = [
+const CI_SYSTEMS: [CiSystem; 4] = [
     // https://docs.github.com/actions/reference/variables-reference; also Gitea and Forgejo.
     CiSystem {
         marker: "GITHUB_ACTIONS",
-        stream: "github",
+        stream_prefix: "github",
         job: &["GITHUB_REPOSITORY", "GITHUB_WORKFLOW"],
         number: &["GITHUB_RUN_NUMBER"],
         commit: &["GITHUB_SHA"],
@@ -43,7 +43,7 @@ const KINDS: [CiSystem; 4] = [
     // https://docs.gitlab.com/ci/variables/predefined_variables/
     CiSystem {
         marker: "GITLAB_CI",
-        stream: "gitlab",
+        stream_prefix: "gitlab",
         job: &["CI_PROJECT_PATH"],
         number: &["CI_PIPELINE_IID"],
         commit: &["CI_COMMIT_SHA"],
@@ -54,7 +54,7 @@ const KINDS: [CiSystem; 4] = [
     // https://www.jenkins.io/doc/book/pipeline/jenkinsfile/#using-environment-variables
     CiSystem {
         marker: "JENKINS_URL",
-        stream: "jenkins",
+        stream_prefix: "jenkins",
         job: &["JOB_NAME"],
         number: &["BUILD_NUMBER"],
         commit: &["GIT_COMMIT"],
@@ -63,7 +63,7 @@ const KINDS: [CiSystem; 4] = [
     },
     CiSystem {
         marker: "CI",
-        stream: "ci",
+        stream_prefix: "ci",
         job: &["JOB_NAME"],
         number: &["BUILD_NUMBER"],
         commit: &["GIT_COMMIT", "COMMIT_SHA", "CI_COMMIT_SHA"],
@@ -74,12 +74,13 @@ const KINDS: [CiSystem; 4] = [
 
 /// The note for a push from CI: commit, branch and run URL, if known.
 pub(crate) fn note(lookup: impl Fn(&str) -> Option<String>) -> Option<String> {
-    let kind = kind(&lookup)?;
-    let url = first(kind.url, &lookup).or_else(|| github_url(&lookup));
-    let parts: Vec<String> = [first(kind.commit, &lookup), first(kind.branch, &lookup), url]
-        .into_iter()
-        .flatten()
-        .collect();
+    let kind = detect(&lookup)?;
+    let url = first_non_empty(kind.url, &lookup).or_else(|| github_url(&lookup));
+    let parts: Vec<String> =
+        [first_non_empty(kind.commit, &lookup), first_non_empty(kind.branch, &lookup), url]
+            .into_iter()
+            .flatten()
+            .collect();
     let note = parts
         .join(" ")
         .chars()
@@ -91,36 +92,39 @@ pub(crate) fn note(lookup: impl Fn(&str) -> Option<String>) -> Option<String> {
 
 /// The run number of a push from CI, if the job and its number are known. An old run that is
 /// repeated keeps its number, so it still counts as older.
-pub(crate) fn order(lookup: impl Fn(&str) -> Option<String>) -> Option<RunNumber> {
-    let kind = kind(&lookup)?;
+pub(crate) fn run_number(lookup: impl Fn(&str) -> Option<String>) -> Option<RunNumber> {
+    let kind = detect(&lookup)?;
     // Without a part of its name, the job would share a stream with another job.
-    let job: Option<Vec<String>> = kind.job.iter().map(|name| set(name, &lookup)).collect();
-    let number = first(kind.number, &lookup)?.parse().ok()?;
-    RunNumber::new(&format!("{}:{}", kind.stream, job?.join("/")), number).ok()
+    let job: Option<Vec<String>> =
+        kind.job.iter().map(|name| non_empty_variable(name, &lookup)).collect();
+    let number = first_non_empty(kind.number, &lookup)?.parse().ok()?;
+    RunNumber::new(&format!("{}:{}", kind.stream_prefix, job?.join("/")), number).ok()
 }
 
 /// The job and the number of this run, if the CI sets both.
-pub(crate) fn job(lookup: impl Fn(&str) -> Option<String>) -> Option<String> {
-    order(lookup).map(|order| format!("{} run {}", order.stream(), order.number()))
+pub(crate) fn job_description(lookup: impl Fn(&str) -> Option<String>) -> Option<String> {
+    run_number(lookup).map(|order| format!("{} run {}", order.stream(), order.number()))
 }
 
-fn kind(lookup: impl Fn(&str) -> Option<String>) -> Option<&'static CiSystem> {
+fn detect(lookup: impl Fn(&str) -> Option<String>) -> Option<&'static CiSystem> {
     // `CI=false` is a common way to say that this is not CI.
-    KINDS.iter().find(|kind| set(kind.marker, &lookup).is_some_and(|value| value != "false"))
+    CI_SYSTEMS
+        .iter()
+        .find(|kind| non_empty_variable(kind.marker, &lookup).is_some_and(|value| value != "false"))
 }
 
 /// The value of a variable, if it is not empty.
-fn set(name: &str, lookup: impl Fn(&str) -> Option<String>) -> Option<String> {
+fn non_empty_variable(name: &str, lookup: impl Fn(&str) -> Option<String>) -> Option<String> {
     lookup(name).map(|value| value.trim().to_owned()).filter(|value| !value.is_empty())
 }
 
-fn first(names: &[&str], lookup: impl Fn(&str) -> Option<String>) -> Option<String> {
-    names.iter().find_map(|name| set(name, &lookup))
+fn first_non_empty(names: &[&str], lookup: impl Fn(&str) -> Option<String>) -> Option<String> {
+    names.iter().find_map(|name| non_empty_variable(name, &lookup))
 }
 
 /// The URL of the run on GitHub, composed of its parts, because no variable contains the whole URL.
 fn github_url(lookup: impl Fn(&str) -> Option<String>) -> Option<String> {
-    let part = |name| set(name, &lookup);
+    let part = |name| non_empty_variable(name, &lookup);
     let (server, repository) = (part("GITHUB_SERVER_URL")?, part("GITHUB_REPOSITORY")?);
     Some(format!("{server}/{repository}/actions/runs/{}", part("GITHUB_RUN_ID")?))
 }
@@ -151,7 +155,7 @@ mod tests {
             note(&lookup).as_deref(),
             Some("abc123 main https://github.com/me/site/actions/runs/99")
         );
-        let order = order(&lookup).unwrap();
+        let order = run_number(&lookup).unwrap();
         assert_eq!((order.stream(), order.number()), ("github:me/site/Build: all", 17));
     }
 
@@ -167,19 +171,19 @@ mod tests {
             ("CI_PIPELINE_URL", "https://gitlab/p/4"),
         ]);
         assert_eq!(note(&lookup).as_deref(), Some("def ab https://gitlab/p/4"));
-        assert_eq!(order(&lookup).unwrap().to_string(), "gitlab:group/site:4");
+        assert_eq!(run_number(&lookup).unwrap().to_string(), "gitlab:group/site:4");
     }
 
     #[test]
     fn others_need_a_job_and_a_number() {
         let jenkins =
             environment(&[("JENKINS_URL", "x"), ("JOB_NAME", "site/main"), ("BUILD_NUMBER", "8")]);
-        assert_eq!(order(&jenkins).unwrap().to_string(), "jenkins:site/main:8");
+        assert_eq!(run_number(&jenkins).unwrap().to_string(), "jenkins:site/main:8");
         assert_eq!(note(&jenkins), None);
         let generic = environment(&[("CI", "1"), ("BUILD_NUMBER", "8"), ("GIT_COMMIT", "c")]);
-        assert_eq!((order(&generic), note(&generic).as_deref()), (None, Some("c")));
+        assert_eq!((run_number(&generic), note(&generic).as_deref()), (None, Some("c")));
         let odd = environment(&[("CI", "1"), ("BUILD_NUMBER", "2026.1"), ("JOB_NAME", "j")]);
-        assert_eq!(order(&odd), None);
+        assert_eq!(run_number(&odd), None);
     }
 
     #[test]
@@ -191,7 +195,7 @@ mod tests {
             &[("BUILD_NUMBER", "3"), ("JOB_NAME", "j")],
         ] {
             let lookup = environment(pairs);
-            assert_eq!((note(&lookup), order(&lookup)), (None, None));
+            assert_eq!((note(&lookup), run_number(&lookup)), (None, None));
         }
     }
 }

@@ -6,15 +6,18 @@ use headwater::config::{Config, ConfigError, FILE_NAME};
 
 use crate::cli::args::ConfigArgs;
 use crate::cli::output::failure::{Exit, Failure};
-use crate::cli::output::format::counted;
+use crate::cli::output::format::pluralize;
 use crate::cli::output::verbosity;
-use crate::cli::setup::{config_file, fleet};
+use crate::cli::setup::{config_search, fleet};
 
 /// Loads the configuration: the named file, or else the file in the current directory or in the
 /// nearest directory above. Without a file, the configuration is [`Config::default`].
 pub(crate) fn load_config(args: &ConfigArgs) -> Result<Config, Failure> {
-    let path =
-        args.config.clone().or_else(config_file::find).unwrap_or_else(|| PathBuf::from(FILE_NAME));
+    let path = args
+        .config
+        .clone()
+        .or_else(config_search::find)
+        .unwrap_or_else(|| PathBuf::from(FILE_NAME));
     let loaded = match Config::load(&path) {
         Err(ConfigError::Read(error))
             // The file is optional, because arguments are enough for every command. But a file that
@@ -25,7 +28,7 @@ pub(crate) fn load_config(args: &ConfigArgs) -> Result<Config, Failure> {
             Ok(Config::default())
         }
         other => other.inspect(|config| {
-            let mirrors = counted(config.mirrors.len() as u64, "mirror", "mirrors");
+            let mirrors = pluralize(config.mirrors.len() as u64, "mirror", "mirrors");
             verbosity::detail(|| format!("configuration: {}, {mirrors}", path.display()));
         }),
     };
@@ -34,7 +37,7 @@ pub(crate) fn load_config(args: &ConfigArgs) -> Result<Config, Failure> {
             .with_hint("run `headwater init FILE` to write a file that explains every key"),
         _ => config_failure(error),
     })?;
-    fleet::narrow(&mut config, args)?;
+    fleet::apply_only_and_skip(&mut config, args)?;
     Ok(config)
 }
 

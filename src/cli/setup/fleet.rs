@@ -7,7 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use headwater::config::{self, Config, MirrorConfig};
 use headwater::mirror::Expiries;
 use headwater::push::{Goal, MirrorReport, OnFailure, Outcome, Policy, Probe, Traffic, Wave};
-use headwater::release::Partial;
+use headwater::release::PartialScope;
 use headwater::tree_path::TreePath;
 use headwater::web;
 use percent_encoding::percent_decode_str;
@@ -15,10 +15,10 @@ use percent_encoding::percent_decode_str;
 use crate::cli::args::ConfigArgs;
 use crate::cli::args::operands::MirrorChoice;
 use crate::cli::output::failure::{Exit, Failure};
-use crate::cli::setup::person;
+use crate::cli::setup::operator;
 
 /// Removes the mirrors that `--only` and `--skip` exclude.
-pub(crate) fn narrow(config: &mut Config, args: &ConfigArgs) -> Result<(), Failure> {
+pub(crate) fn apply_only_and_skip(config: &mut Config, args: &ConfigArgs) -> Result<(), Failure> {
     let is_named = |mirror: &MirrorConfig, word: &str| {
         mirror.name.as_str() == word
             || mirror.group.as_ref().is_some_and(|group| group.as_str() == word)
@@ -28,25 +28,25 @@ pub(crate) fn narrow(config: &mut Config, args: &ConfigArgs) -> Result<(), Failu
     for word in args.only.iter().chain(&args.skip) {
         if !config.mirrors.iter().any(|mirror| is_named(mirror, word)) {
             let error = format!("no mirror and no group named {word:?} is configured");
-            return Err(Failure::new(Exit::Usage, error).with_hint(known(config, word)));
+            return Err(Failure::new(Exit::Usage, error).with_hint(known_names_hint(config, word)));
         }
     }
     let listed =
         |words: &[String], mirror: &MirrorConfig| words.iter().any(|word| is_named(mirror, word));
-    let had_any = !config.mirrors.is_empty();
-    let is_let_through = |mirror: &MirrorConfig| {
+    let had_mirrors = !config.mirrors.is_empty();
+    let is_selected = |mirror: &MirrorConfig| {
         (args.only.is_empty() || listed(&args.only, mirror)) && !listed(&args.skip, mirror)
     };
     // Kept, because the gauges and `partial` concern all configured mirrors.
-    config.left_out = config.mirrors.extract_if(.., |mirror| !is_let_through(mirror)).collect();
-    if had_any && config.mirrors.is_empty() {
+    config.skipped_mirrors = config.mirrors.extract_if(.., |mirror| !is_selected(mirror)).collect();
+    if had_mirrors && config.mirrors.is_empty() {
         return Err(Failure::new(Exit::Usage, "--only and --skip leave no mirror")
             .with_hint("change --only or --skip"));
     }
     Ok(())
 }
 
-fn known(config: &Config, word: &str) -> String {
+fn known_names_hint(config: &Config, word: &str) -> String {
     let mut groups: Vec<&str> = config
         .mirrors
         .iter()
@@ -73,7 +73,7 @@ fn known(config: &Config, word: &str) -> String {
 ///
 /// # Errors
 /// Returns an error if no mirror remains.
-pub(crate) fn set_frozen_apart(
+pub(crate) fn extract_frozen(
     mirrors: &mut Vec<MirrorChoice>,
     config: &Config,
 ) -> Result<Vec<MirrorReport>, Failure> {
@@ -81,7 +81,7 @@ pub(crate) fn set_frozen_apart(
     let is_frozen = |choice: &mut MirrorChoice| {
         config.mirror(&choice.name).is_some_and(|mirror| mirror.is_frozen(now))
     };
-    let frozen: Vec<MirrorReport> = mirrors.extract_if(.., is_frozen).map(report).collect();
+    let frozen: Vec<MirrorReport> = mirrors.extract_if(.., is_frozen).map(frozen_report).collect();
     if mirrors.is_empty() {
         let error = "every mirror is frozen";
         let hint = "remove `frozen` of a [[mirror]] from the configuration, or change its `until`, \
@@ -94,7 +94,11 @@ pub(crate) fn set_frozen_apart(
 /// The note that the release of `command` is only for part of the configured fleet; `None` if it is
 /// for the whole fleet. Frozen mirrors do not count as missing, and locations that are not
 /// configured count as a separate fleet.
-pub(crate) fn partial(mirrors: &[MirrorChoice], config: &Config, command: &str) -> Option<Partial> {
+pub(crate) fn partial(
+    mirrors: &[MirrorChoice],
+    config: &Config,
+    command: &str,
+) -> Option<PartialScope> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     let is_chosen = |mirror: &MirrorConfig| {
         let place = |url: &str| url.trim_end_matches('/').to_owned();
@@ -111,11 +115,11 @@ pub(crate) fn partial(mirrors: &[MirrorChoice], config: &Config, command: &str) 
     }
     let mut names: Vec<String> = mirrors.iter().map(|mirror| mirror.name.clone()).collect();
     names.sort_unstable();
-    let by = person::name().map(|name| format!(" by {name}")).unwrap_or_default();
-    Some(Partial { mirrors: names, why: format!("{command}{by}") })
+    let by = operator::name().map(|name| format!(" by {name}")).unwrap_or_default();
+    Some(PartialScope { mirrors: names, why: format!("{command}{by}") })
 }
 
-fn report(choice: MirrorChoice) -> MirrorReport {
+fn frozen_report(choice: MirrorChoice) -> MirrorReport {
     MirrorReport {
         mirror: choice.name,
         location: choice.location,
@@ -126,7 +130,7 @@ fn report(choice: MirrorChoice) -> MirrorReport {
         traffic: Traffic::default(),
         expiries: Expiries::default(),
         hook: None,
-        needs_settling: false,
+        needs_clean_up: false,
     }
 }
 
@@ -154,7 +158,7 @@ fn wave(config: &Config, inputs: &config::WaveConfig) -> Result<Wave, Failure> {
     for text in inputs.probes.iter().filter(|_| !members.is_empty()) {
         // A full URL is fetched once, and a path is fetched from each mirror of the wave.
         if text.contains("://") {
-            probes.push(probe(text.clone(), below(text, config))?);
+            probes.push(probe(text.clone(), path_in_tree(text, config))?);
             continue;
         }
         for url in members.iter().filter_map(|mirror| mirror.public_url.as_ref()) {
@@ -168,7 +172,7 @@ fn wave(config: &Config, inputs: &config::WaveConfig) -> Result<Wave, Failure> {
 
 /// The path in the tree that a URL refers to: the part after the public URL with which it starts,
 /// or after its host.
-fn below(url: &str, config: &Config) -> String {
+fn path_in_tree(url: &str, config: &Config) -> String {
     let publics = config.all_mirrors().filter_map(|mirror| mirror.public_url.as_ref());
     let inside = publics
         .filter_map(|public| url.strip_prefix(public.as_str()))
@@ -215,7 +219,7 @@ mod tests {
         let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect();
         let (mut config, args) =
             (config(""), ConfigArgs { config: None, only: words(only), skip: words(skip) });
-        narrow(&mut config, &args)?;
+        apply_only_and_skip(&mut config, &args)?;
         Ok(config.mirrors.iter().map(|mirror| mirror.name.to_string()).collect())
     }
 
@@ -265,9 +269,9 @@ mod tests {
         );
         let mut mirrors: Vec<MirrorChoice> =
             config.mirrors.iter().map(MirrorChoice::from).collect();
-        let frozen = set_frozen_apart(&mut mirrors, &config).unwrap();
+        let frozen = extract_frozen(&mut mirrors, &config).unwrap();
         assert_eq!((mirrors.len(), frozen.len(), frozen[0].mirror.as_str()), (4, 1, "d"));
         let mut only: Vec<MirrorChoice> = vec![MirrorChoice::from(config.mirror("d").unwrap())];
-        assert_eq!(set_frozen_apart(&mut only, &config).unwrap_err().exit(), Exit::Usage);
+        assert_eq!(extract_frozen(&mut only, &config).unwrap_err().exit(), Exit::Usage);
     }
 }

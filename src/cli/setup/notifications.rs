@@ -9,46 +9,46 @@ use std::path::Path;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use headwater::cancel::{pause, until_cancelled};
+use headwater::cancel::{run_until_cancelled, sleep_unless_cancelled};
 use headwater::command::{self, CommandSpec};
 use headwater::config::{self, Config, TokenSource};
 use headwater::fleet_status::{self, Poll};
 use headwater::fsx;
 use headwater::mirror::{EventKind, HistoryEvent, HookRun, HookState};
-use headwater::monitor::{Event, Monitor, Silent};
-use headwater::notify::{self, Purge, Purged};
+use headwater::monitor::{Event, Monitor, SilentMonitor};
+use headwater::notify::{self, Purge, PurgeResult};
 use headwater::push::{Fleet, Outcome, Report};
 use headwater::release::Release;
 use headwater::text::error_chain;
 use headwater::tree_path::Site;
-use headwater::web::{Secret, Web};
+use headwater::web::{HttpClient, Secret};
 use serde::Serialize;
 
 use crate::cli::args::ScheduleArgs;
-use crate::cli::output::ci_report::ReportedEnd;
-use crate::cli::output::format::{counted, escape};
+use crate::cli::output::ci_report::CiResult;
+use crate::cli::output::format::{escape, pluralize};
 use crate::cli::output::progress::Progress;
 use crate::cli::output::{ci_report, metrics};
-use crate::cli::setup::{settings, watcher};
+use crate::cli::setup::{fleet_poller, settings};
 
 /// Maximum time for one request to another service.
-const PATIENCE: Duration = Duration::from_secs(20);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long hooks may run after an interruption, about which they are notified too.
-const TIME_TO_TELL: Duration = Duration::from_millis(700);
+const HOOK_GRACE_PERIOD: Duration = Duration::from_millis(700);
 /// Maximum size of a file with a secret, in bytes.
 const MAX_SECRET_BYTES: u64 = 8 * 1024;
 /// The file in the cache with the URLs that the CDN has not acknowledged, one per line.
-const PENDING: &str = "purge-pending";
+const PENDING_PURGE_FILE: &str = "purge-pending";
 /// Maximum size of the file with unacknowledged URLs, in bytes.
 const MAX_PENDING_BYTES: u64 = 64 * 1024 * 1024;
 
 /// Waits until the push should start. Returns `false` if the user interrupted the wait.
 pub(crate) fn wait_for_start(schedule: &ScheduleArgs, progress: &Progress) -> bool {
-    schedule.jitter.is_none_or(|most| pause(random_part(most), progress))
+    schedule.jitter.is_none_or(|most| sleep_unless_cancelled(random_duration(most), progress))
 }
 
 /// A random time up to `most`; zero if there is no source of random numbers.
-fn random_part(most: Duration) -> Duration {
+fn random_duration(most: Duration) -> Duration {
     let mut bytes = [0; 4];
     getrandom::fill(&mut bytes).ok();
     most.mul_f64(f64::from(u32::from_ne_bytes(bytes)) / f64::from(u32::MAX))
@@ -58,7 +58,8 @@ fn random_part(most: Duration) -> Duration {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(crate) struct NotificationResult {
     /// Which notification it is: `on_activated`, `on_failed`, `purge`, or a file.
-    who: &'static str,
+    #[serde(rename = "who")]
+    notification: &'static str,
     /// Whether the notification succeeded.
     ok: bool,
     /// The result as a message.
@@ -68,7 +69,7 @@ pub(crate) struct NotificationResult {
 impl NotificationResult {
     /// The line on stdout, for people.
     pub(crate) fn line(&self) -> String {
-        format!("{}: {}\n", self.who, escape(&self.message))
+        format!("{}: {}\n", self.notification, escape(&self.message))
     }
 }
 
@@ -81,7 +82,7 @@ struct GracePeriod<'a> {
 impl GracePeriod<'_> {
     fn is_cancelled(&self) -> bool {
         self.progress.is_cancelled()
-            && self.stopped_at.get_or_init(Instant::now).elapsed() >= TIME_TO_TELL
+            && self.stopped_at.get_or_init(Instant::now).elapsed() >= HOOK_GRACE_PERIOD
     }
 }
 
@@ -95,8 +96,8 @@ pub(crate) struct Notifications<'a> {
     began: Instant,
     results: Vec<NotificationResult>,
     /// The polls of the mirrors after the push, if a notification needs them.
-    seen: Option<Vec<Poll>>,
-    lingering: GracePeriod<'a>,
+    polls: Option<Vec<Poll>>,
+    grace_period: GracePeriod<'a>,
 }
 
 impl<'a> Notifications<'a> {
@@ -107,34 +108,34 @@ impl<'a> Notifications<'a> {
         scratch: Option<&'a Path>,
         progress: &'a Progress,
     ) -> Self {
-        let lingering = GracePeriod { progress, stopped_at: OnceLock::new() };
+        let grace_period = GracePeriod { progress, stopped_at: OnceLock::new() };
         let began = Instant::now();
         let results = Vec::new();
-        Self { config, args, site, scratch, began, results, seen: None, lingering }
+        Self { config, args, site, scratch, began, results, polls: None, grace_period }
     }
 
     /// Sends all notifications about the result of the push to `fleet`. The gauges also include the
     /// mirrors in `others`.
-    pub(crate) fn tell(
+    pub(crate) fn send_all(
         &mut self,
         report: Option<&Report>,
         code: u8,
         error: Option<&str>,
         [fleet, others]: [&Fleet; 2],
     ) {
-        let progress = self.lingering.progress;
+        let progress = self.grace_period.progress;
         let all = Fleet::new(fleet.mirrors().iter().chain(others.mirrors()).cloned().collect());
         // Mirrors that are not part of the push appear only in the gauges.
-        let seen = self.needs_survey(report).then(|| fleet_status::poll(&all, &Silent));
+        let seen = self.needs_poll(report).then(|| fleet_status::poll(&all, &SilentMonitor));
         let paths = match (report, &seen) {
             (Some(report), Some(seen)) => {
-                changed(report, fleet, &seen[..fleet.mirrors().len()], progress)
+                changed_paths(report, fleet, &seen[..fleet.mirrors().len()], progress)
             }
             _ => BTreeSet::new(),
         };
-        let facts = PushFacts { site: self.site_of(report, seen.as_deref()), report, code, error };
+        let facts = PushResult { site: self.site_of(report, seen.as_deref()), report, code, error };
         if !paths.is_empty() {
-            self.hook(
+            self.run_hook(
                 "on_activated",
                 self.config.notify.hooks.on_activated.clone(),
                 &paths,
@@ -142,13 +143,13 @@ impl<'a> Notifications<'a> {
             );
         }
         // Runs even without new paths, for URLs that are left from an earlier push.
-        self.purge(&paths, progress);
+        self.purge_cdn(&paths, progress);
         if code != 0 {
-            self.hook("on_failed", self.config.notify.hooks.on_failed.clone(), &paths, &facts);
+            self.run_hook("on_failed", self.config.notify.hooks.on_failed.clone(), &paths, &facts);
         }
         self.write_ci(&facts);
         warn(&self.results, progress);
-        self.seen = seen;
+        self.polls = seen;
     }
 
     /// The results so far.
@@ -158,13 +159,13 @@ impl<'a> Notifications<'a> {
 
     /// Writes the gauges and returns the results. This is the last step, so that the gauges include
     /// the results of the mirrors' `post_activate` hooks.
-    pub(crate) fn end(mut self, report: Option<&Report>, code: u8) -> Vec<NotificationResult> {
+    pub(crate) fn finish(mut self, report: Option<&Report>, code: u8) -> Vec<NotificationResult> {
         let results_before = self.results.len();
-        if let Some(mut seen) = self.seen.take() {
+        if let Some(mut seen) = self.polls.take() {
             add_hook_failures(&mut seen, report);
             self.write_metrics(seen, report, code);
         }
-        warn(&self.results[results_before..], self.lingering.progress);
+        warn(&self.results[results_before..], self.grace_period.progress);
         self.results
     }
 
@@ -179,7 +180,7 @@ impl<'a> Notifications<'a> {
     }
 
     /// Returns whether a notification needs a poll of the mirrors.
-    fn needs_survey(&self, report: Option<&Report>) -> bool {
+    fn needs_poll(&self, report: Option<&Report>) -> bool {
         let notify = &self.config.notify;
         let needs_status = notify.purge.is_some()
             || notify.hooks.on_activated.is_some()
@@ -190,18 +191,18 @@ impl<'a> Notifications<'a> {
         self.args.metrics(self.config).is_some() || needs_status && may_have_switched
     }
 
-    fn note(&mut self, who: &'static str, result: Result<String, String>) {
+    fn record_result(&mut self, who: &'static str, result: Result<String, String>) {
         let ok = result.is_ok();
         let message = result.unwrap_or_else(|message| message);
-        self.results.push(NotificationResult { who, ok, message });
+        self.results.push(NotificationResult { notification: who, ok, message });
     }
 
-    fn hook(
+    fn run_hook(
         &mut self,
         who: &'static str,
         command: Option<Vec<String>>,
         paths: &BTreeSet<String>,
-        facts: &PushFacts<'_>,
+        facts: &PushResult<'_>,
     ) {
         let Some(command) = command else { return };
         let release =
@@ -216,86 +217,90 @@ impl<'a> Notifications<'a> {
             ("HEADWATER_ERROR", escape(&facts.error()).into_owned()),
         ];
         let input: String = paths.iter().map(|path| format!("/{path}\n")).collect();
-        let limit = self.config.notify.hooks.limit;
+        let limit = self.config.notify.hooks.timeout;
         // The standard output of the hook is discarded, because stdout is for the result of this
         // command.
         let (directory, kept_bytes) = (Path::new("."), 0);
         let secret_variables = &self.config.secret_variables();
         let (command, variables, input) = (&command, &variables, &input);
-        let order = CommandSpec {
+        let spec = CommandSpec {
             command,
             directory,
             variables,
             secret_variables,
             input,
-            kept_bytes,
-            limit,
+            max_output_bytes: kept_bytes,
+            timeout: limit,
         };
         // Also after an interruption, for a while, because `on_failed` exists to report it.
-        let ran = command::run_unless(&order, &|| self.lingering.is_cancelled());
-        let given = counted(paths.len() as u64, "path", "paths");
-        self.note(
+        let ran = command::run_cancellable(&spec, &|| self.grace_period.is_cancelled());
+        let given = pluralize(paths.len() as u64, "path", "paths");
+        self.record_result(
             who,
             ran.map(|_| format!("ran with {given}")).map_err(|error| error_chain(&error)),
         );
     }
 
     /// Purges the CDN. Includes the URLs that it has not acknowledged before.
-    fn purge(&mut self, paths: &BTreeSet<String>, progress: &Progress) {
+    fn purge_cdn(&mut self, paths: &BTreeSet<String>, progress: &Progress) {
         let Some(settings) = &self.config.notify.purge else { return };
         // URLs that an earlier push could not purge are stale in the CDN until they are sent.
-        let mut urls: BTreeSet<String> = self.pending().into_iter().collect();
-        urls.extend(notify::urls(&settings.bases, paths));
+        let mut urls: BTreeSet<String> = self.read_pending_urls().into_iter().collect();
+        urls.extend(notify::urls_below(&settings.bases, paths));
         if urls.is_empty() {
             return;
         }
-        let purge = match purge(settings) {
+        let purge = match build_purge(settings) {
             Ok(purge) => purge,
             Err(why) => {
                 let urls: Vec<String> = urls.into_iter().collect();
-                let lost = self.keep_pending(&urls);
-                return self.note("purge", lost.and(Err(why)));
+                let lost = self.write_pending_urls(&urls);
+                return self.record_result("purge", lost.and(Err(why)));
             }
         };
         let urls: Vec<String> = urls.into_iter().collect();
         let sent = urls.clone();
         // A CDN may respond slowly, and a request cannot be interrupted.
-        let purged = until_cancelled(progress, move |monitor| {
-            purge.send(sent, &|time| pause(time, monitor))
+        let purged = run_until_cancelled(progress, move |monitor| {
+            purge.send(sent, &|time| sleep_unless_cancelled(time, monitor))
         });
         // In this case it is unknown which URLs were acknowledged, so all are sent again.
-        let purged = purged.unwrap_or_else(|| Purged {
+        let purged = purged.unwrap_or_else(|| PurgeResult {
             left: urls,
             error: Some("stopped".to_owned()),
-            ..Purged::default()
+            ..PurgeResult::default()
         });
-        let kept = self.keep_pending(&purged.left);
-        let requests = counted(purged.requests as u64, "request", "requests");
-        let done = format!("{} in {requests}", counted(purged.urls as u64, "URL", "URLs"));
+        let kept = self.write_pending_urls(&purged.left);
+        let requests = pluralize(purged.requests as u64, "request", "requests");
+        let done = format!("{} in {requests}", pluralize(purged.urls as u64, "URL", "URLs"));
         let result = match purged.error {
             None => Ok(done),
             Some(why) => {
-                let left = counted(purged.left.len() as u64, "URL", "URLs");
+                let left = pluralize(purged.left.len() as u64, "URL", "URLs");
                 Err(format!("{done}; {left} left for the next push: {why}"))
             }
         };
-        self.note("purge", kept.and(result));
+        self.record_result("purge", kept.and(result));
     }
 
-    fn pending(&self) -> Vec<String> {
-        let read = |scratch: &Path| fsx::read_text(&scratch.join(PENDING), MAX_PENDING_BYTES).ok();
+    fn read_pending_urls(&self) -> Vec<String> {
+        let read = |scratch: &Path| {
+            fsx::read_text(&scratch.join(PENDING_PURGE_FILE), MAX_PENDING_BYTES).ok()
+        };
         let text = self.scratch.and_then(read).unwrap_or_default();
         text.lines().map(str::to_owned).collect()
     }
 
     /// Stores the URLs that must be sent again. Returns the error text if that fails.
-    fn keep_pending(&self, urls: &[String]) -> Result<String, String> {
+    fn write_pending_urls(&self, urls: &[String]) -> Result<String, String> {
         // There are no URLs left, now or before, so a cache is not needed.
-        if urls.is_empty() && self.scratch.is_none_or(|scratch| !scratch.join(PENDING).exists()) {
+        if urls.is_empty()
+            && self.scratch.is_none_or(|scratch| !scratch.join(PENDING_PURGE_FILE).exists())
+        {
             return Ok(String::new());
         }
         let scratch = self.scratch.ok_or("cannot store the remaining URLs: there is no cache")?;
-        let path = scratch.join(PENDING);
+        let path = scratch.join(PENDING_PURGE_FILE);
         let written = fsx::create_dir_all(scratch).and_then(|()| {
             fsx::replace_file(&path, |out| urls.iter().try_for_each(|url| writeln!(out, "{url}")))
         });
@@ -307,39 +312,37 @@ impl<'a> Notifications<'a> {
     fn write_metrics(&mut self, seen: Vec<Poll>, report: Option<&Report>, code: u8) {
         let Some(path) = self.args.metrics(self.config).map(Path::to_owned) else { return };
         let site = self.site_of(report, Some(&seen));
-        let look = watcher::look(seen, self.config);
+        let look = fleet_poller::evaluate_polls(seen, self.config);
         let milliseconds = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
-        let ended = Some(metrics::Ended { code, milliseconds });
+        let ended = Some(metrics::PushExit { code, milliseconds });
         let inputs = metrics::MetricsInputs {
             site: &site,
             mirror_statuses: &look.mirror_statuses,
-            ended,
+            push: ended,
             now: look.now,
         };
         if let Err(error) = metrics::write(&path, &inputs) {
-            self.note("metrics", Err(error_chain(&error)));
+            self.record_result("metrics", Err(error_chain(&error)));
         }
     }
 
-    fn write_ci(&mut self, facts: &PushFacts<'_>) {
+    fn write_ci(&mut self, facts: &PushResult<'_>) {
         let error = facts.error();
-        let end = ReportedEnd {
-            site: &facts.site,
-            report: facts.report,
-            code: facts.code,
-            error: &error,
-        };
+        let result =
+            CiResult { site: &facts.site, report: facts.report, code: facts.code, error: &error };
         if let Err(error) =
-            ci_report::write(&end, self.args.dotenv.as_deref(), settings::environment)
+            ci_report::write(&result, self.args.dotenv.as_deref(), settings::environment_variable)
         {
-            self.note("report", Err(error));
+            self.record_result("report", Err(error));
         }
     }
 }
 
 fn warn(results: &[NotificationResult], progress: &Progress) {
     for result in results.iter().filter(|result| !result.ok) {
-        progress.event(Event::Warned { message: format!("{}: {}", result.who, result.message) });
+        progress.event(Event::Warned {
+            message: format!("{}: {}", result.notification, result.message),
+        });
     }
 }
 
@@ -350,20 +353,20 @@ fn add_hook_failures(seen: &mut [Poll], report: Option<&Report>) {
         let Some(HookRun { release, state: HookState::Failed { reason } }) = &mirror.hook else {
             continue;
         };
-        let what = EventKind::HookFailed { release: *release, why: reason.clone() };
-        one.history.push(HistoryEvent { time: fsx::unix_seconds(), what });
+        let what = EventKind::HookFailed { release: *release, reason: reason.clone() };
+        one.history.push(HistoryEvent { time: fsx::unix_seconds(), kind: what });
     }
 }
 
 /// How the push ended.
-struct PushFacts<'a> {
+struct PushResult<'a> {
     site: String,
     report: Option<&'a Report>,
     code: u8,
     error: Option<&'a str>,
 }
 
-impl PushFacts<'_> {
+impl PushResult<'_> {
     /// The error on one line; empty if there is none.
     fn error(&self) -> String {
         let failed = |report: &Report| {
@@ -382,7 +385,12 @@ impl PushFacts<'_> {
 
 /// The URL paths whose content changed for visitors of a mirror that switched. Includes the changes
 /// of a release that was served only for a while, because caches may contain it.
-fn changed(report: &Report, fleet: &Fleet, seen: &[Poll], progress: &Progress) -> BTreeSet<String> {
+fn changed_paths(
+    report: &Report,
+    fleet: &Fleet,
+    seen: &[Poll],
+    progress: &Progress,
+) -> BTreeSet<String> {
     // A mirror that served nothing had no visitors. If no mirror had visitors, every path is new.
     let is_first = report.mirrors.iter().all(|mirror| mirror.before.is_none());
     let mut steps: Vec<(Option<&Release>, &Release)> = Vec::new();
@@ -415,7 +423,7 @@ fn changed(report: &Report, fleet: &Fleet, seen: &[Poll], progress: &Progress) -
         let diff = fleet_status::changes(fleet, seen, old, new)
             .or_else(|| fleet_status::changes(fleet, seen, None, new));
         match diff {
-            Some(diff) => paths.extend(notify::paths(&diff)),
+            Some(diff) => paths.extend(notify::changed_url_paths(&diff)),
             None => {
                 let message =
                     "cannot read the changes from any mirror: no notification was sent".to_owned();
@@ -426,8 +434,8 @@ fn changed(report: &Report, fleet: &Fleet, seen: &[Poll], progress: &Progress) -
     paths
 }
 
-fn purge(settings: &config::PurgeConfig) -> Result<Purge, String> {
-    let token = settings.token.as_ref().map(secret).transpose()?;
+fn build_purge(settings: &config::PurgeConfig) -> Result<Purge, String> {
+    let token = settings.token.as_ref().map(read_secret).transpose()?;
     let value = token.map(|token| {
         // Only this header contains a scheme before the token.
         if settings.header.eq_ignore_ascii_case("authorization") {
@@ -437,7 +445,7 @@ fn purge(settings: &config::PurgeConfig) -> Result<Purge, String> {
         }
     });
     Ok(Purge {
-        web: Web::new(PATIENCE),
+        web: HttpClient::new(REQUEST_TIMEOUT),
         endpoint: settings.url.clone(),
         header: value.map(|value| (settings.header.clone(), value)),
         key: settings.key.clone(),
@@ -448,10 +456,11 @@ fn purge(settings: &config::PurgeConfig) -> Result<Purge, String> {
 }
 
 /// Reads a secret. No error contains it.
-fn secret(source: &TokenSource) -> Result<Secret, String> {
+fn read_secret(source: &TokenSource) -> Result<Secret, String> {
     let (text, what) = match source {
         TokenSource::Variable(name) => (
-            settings::environment(name).ok_or_else(|| format!("the variable {name} is not set"))?,
+            settings::environment_variable(name)
+                .ok_or_else(|| format!("the variable {name} is not set"))?,
             name.clone(),
         ),
         TokenSource::File(path) => {

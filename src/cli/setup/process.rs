@@ -11,12 +11,12 @@ use signal_hook::flag;
 
 /// The number of open files that a fleet of hundreds of mirrors needs. Child processes inherit the
 /// limit, and a much higher one would slow down programs that close every possible descriptor.
-const WANTED_FILES: u64 = 16 * 1024;
+const OPEN_FILE_LIMIT: u64 = 16 * 1024;
 /// The number of open files for everything except directory mirrors: standard streams, the tree,
 /// packs, sockets.
-const OTHER_FILES: u64 = 64;
+const RESERVED_FILES: u64 = 64;
 /// The number of open files for one directory mirror while it is being filled.
-const FILES_OF_A_MIRROR: u64 = 32;
+const FILES_PER_MIRROR: u64 = 32;
 
 /// Prepares the process: raises the limit of open files, and turns the signal for a file that is
 /// too large into an error.
@@ -31,7 +31,7 @@ pub(crate) fn prepare() {
 /// programs that use `select`.
 fn raise_file_limit() {
     let limit = getrlimit(Resource::Nofile);
-    let wanted = limit.maximum.map_or(WANTED_FILES, |most| WANTED_FILES.min(most));
+    let wanted = limit.maximum.map_or(OPEN_FILE_LIMIT, |most| OPEN_FILE_LIMIT.min(most));
     if limit.current.is_some_and(|current| current < wanted) {
         // If the system refuses, fewer mirrors are filled at the same time.
         setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), ..limit }).ok();
@@ -40,13 +40,13 @@ fn raise_file_limit() {
 
 /// How many directory mirrors can be filled at the same time with the limit of open files; at least
 /// one.
-pub(crate) fn directories_at_once() -> usize {
-    let files = getrlimit(Resource::Nofile).current.unwrap_or(WANTED_FILES);
-    directories_within(files)
+pub(crate) fn max_parallel_directories() -> usize {
+    let files = getrlimit(Resource::Nofile).current.unwrap_or(OPEN_FILE_LIMIT);
+    directories_for_file_limit(files)
 }
 
-fn directories_within(files: u64) -> usize {
-    usize::try_from(files.saturating_sub(OTHER_FILES) / FILES_OF_A_MIRROR)
+fn directories_for_file_limit(files: u64) -> usize {
+    usize::try_from(files.saturating_sub(RESERVED_FILES) / FILES_PER_MIRROR)
         .unwrap_or(usize::MAX)
         .max(1)
 }
@@ -57,6 +57,6 @@ mod tests {
 
     #[test]
     fn few_open_files_mean_few_mirrors_at_once() {
-        assert_eq!([0, 64, 256, 1024, 16_384].map(directories_within), [1, 1, 6, 30, 510]);
+        assert_eq!([0, 64, 256, 1024, 16_384].map(directories_for_file_limit), [1, 1, 6, 30, 510]);
     }
 }

@@ -23,7 +23,7 @@ pub(crate) struct ReleaseSettings {
     /// The note, if there is one.
     pub(crate) note: Option<String>,
     /// The run number, if there is one.
-    pub(crate) order: Option<RunNumber>,
+    pub(crate) run_number: Option<RunNumber>,
     /// Rules for how long removed paths are served. The first matching rule applies; the built-in
     /// rules come last.
     pub(crate) keep_removed: Vec<RetentionRule>,
@@ -46,14 +46,14 @@ impl ReleaseSettings {
         };
         let note =
             args.note.clone().or_else(|| ci::note(&environment)).filter(|note| !note.is_empty());
-        let order = args.order.clone().or_else(|| ci::order(&environment));
-        Self { site, note, order, keep_removed }
+        let run_number = args.order.clone().or_else(|| ci::run_number(&environment));
+        Self { site, note, run_number, keep_removed }
     }
 }
 
 /// The exclude patterns: first those of the configuration, then those of the flags. Later patterns
 /// take precedence.
-pub(crate) fn exclude(flags: &[String], config: &Config) -> Vec<String> {
+pub(crate) fn exclude_patterns(flags: &[String], config: &Config) -> Vec<String> {
     config.exclude.iter().chain(flags).cloned().collect()
 }
 
@@ -72,7 +72,7 @@ pub(crate) fn cache_dir(flag: Option<&Path>, config: &Config) -> Result<PathBuf,
 }
 
 /// Reads an environment variable of this process.
-pub(crate) fn environment(name: &str) -> Option<String> {
+pub(crate) fn environment_variable(name: &str) -> Option<String> {
     // A value that is not UTF-8 counts as not set, because no setting can have such a value.
     std::env::var(name).ok()
 }
@@ -105,7 +105,7 @@ mod tests {
         let from_file = merge(&ReleaseArgs::default(), None);
         assert_eq!(from_file.site, site("file"));
         assert_eq!(from_file.note.as_deref(), Some("abc"));
-        assert_eq!(from_file.order.unwrap().to_string(), "gitlab:g/s:5");
+        assert_eq!(from_file.run_number.unwrap().to_string(), "gitlab:g/s:5");
         assert_eq!(from_file.keep_removed, config.keep_removed);
 
         let flags = ReleaseArgs {
@@ -117,19 +117,19 @@ mod tests {
         let from_flags = merge(&flags, site("flag"));
         assert_eq!(from_flags.site, site("flag"));
         assert_eq!(from_flags.note, None);
-        assert_eq!(from_flags.order.unwrap().to_string(), "s:9");
+        assert_eq!(from_flags.run_number.unwrap().to_string(), "s:9");
         assert_eq!(
             from_flags.keep_removed,
             [RetentionRule { pattern: "*".into(), keep: Duration::ZERO }]
         );
-        assert_eq!(exclude(&["!a/b".to_owned()], &config), ["a", "!a/b"]);
+        assert_eq!(exclude_patterns(&["!a/b".to_owned()], &config), ["a", "!a/b"]);
     }
 
     #[test]
     fn without_anything_there_are_defaults() {
         let settings =
             ReleaseSettings::merge(&ReleaseArgs::default(), None, &Config::default(), |_| None);
-        assert_eq!((settings.site, settings.note, settings.order), (None, None, None));
+        assert_eq!((settings.site, settings.note, settings.run_number), (None, None, None));
     }
 
     #[test]

@@ -16,25 +16,25 @@ use crate::cli::output::failure::Exit;
 
 /// How long a run may take to stop. After that the process exits, as after a second signal. A name
 /// lookup, a connection attempt or a hanging disk cannot be interrupted.
-const TIME_TO_STOP: Duration = Duration::from_millis(1500);
+const STOP_TIMEOUT: Duration = Duration::from_millis(1500);
 
-pub(crate) static TOKEN: LazyLock<CancelToken> = LazyLock::new(CancelToken::default);
-static IS_CAUGHT: Mutex<bool> = Mutex::new(false);
+pub(crate) static CANCEL_TOKEN: LazyLock<CancelToken> = LazyLock::new(CancelToken::default);
+static HANDLERS_INSTALLED: Mutex<bool> = Mutex::new(false);
 
-/// The cancellation token of this process. It is never cancelled before a call of [`catch`].
-pub(crate) fn token() -> CancelToken {
-    TOKEN.clone()
+/// The cancellation token of this process. It is never cancelled before a call of [`install_handlers`].
+pub(crate) fn cancel_token() -> CancelToken {
+    CANCEL_TOKEN.clone()
 }
 
 /// Starts catching signals. After this call, the first signal cancels [`token`]. A second signal
-/// ends the process with exit code 130, and so does the end of [`TIME_TO_STOP`] after the first
+/// ends the process with exit code 130, and so does the end of [`STOP_TIMEOUT`] after the first
 /// one. As after a crash, every mirror is then on a complete release.
-pub(crate) fn catch() -> io::Result<()> {
-    let mut is_caught = IS_CAUGHT.lock();
-    if *is_caught {
+pub(crate) fn install_handlers() -> io::Result<()> {
+    let mut is_installed = HANDLERS_INSTALLED.lock();
+    if *is_installed {
         return Ok(());
     }
-    let token = token();
+    let token = cancel_token();
     for signal in [SIGINT, SIGTERM] {
         // Actions run in the order of registration, so the first signal finds the flag unset.
         flag::register_conditional_shutdown(
@@ -46,19 +46,19 @@ pub(crate) fn catch() -> io::Result<()> {
     }
     std::thread::Builder::new()
         .name("stop".to_owned())
-        .spawn(move || stop_when_asked(&token))
+        .spawn(move || exit_after_cancellation(&token))
         .map_err(|error| io::Error::other(ThreadError::from(error)))?;
-    *is_caught = true;
+    *is_installed = true;
     Ok(())
 }
 
 /// Waits for the flag, because a signal handler can only set a flag.
-fn stop_when_asked(token: &CancelToken) {
+fn exit_after_cancellation(token: &CancelToken) {
     while !token.is_cancelled() {
         std::thread::sleep(CANCEL_POLL_INTERVAL);
     }
     token.cancel();
     // Together with the poll interval, this is less than the 2 s that docs/guarantees.md promises.
-    std::thread::sleep(TIME_TO_STOP);
+    std::thread::sleep(STOP_TIMEOUT);
     low_level::exit(i32::from(Exit::Interrupted.code()));
 }

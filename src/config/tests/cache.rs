@@ -6,12 +6,12 @@ use super::*;
 fn size_and_releases_are_understood() {
     let cache = |text: &str| parse(text).unwrap().cache;
     let said = cache("[cache]\ncontent = '500MB'\nreleases = 5");
-    assert_eq!((said.keep.most_bytes, said.keep.releases), (500_000_000, 5));
-    assert_eq!(cache("[cache]\ncontent = '2GiB'").keep.most_bytes, 2 << 30);
+    assert_eq!((said.keep.max_bytes, said.keep.releases), (500_000_000, 5));
+    assert_eq!(cache("[cache]\ncontent = '2GiB'").keep.max_bytes, 2 << 30);
     assert_eq!(
         cache("[cache]\ncontent = '0'"),
         CacheConfig {
-            keep: crate::push::KeepContent { most_bytes: 0, ..crate::push::KeepContent::default() },
+            keep: crate::push::KeepContent { max_bytes: 0, ..crate::push::KeepContent::default() },
             ..CacheConfig::default()
         }
     );

@@ -12,11 +12,11 @@ fn commands_a_cdn_and_gauges_are_understood() {
          [metrics]\nfile='m.prom'\n",
     )
     .unwrap();
-    let Notify { hooks, purge, metrics } = config.notify;
+    let NotifyConfig { hooks, purge, metrics } = config.notify;
     // A program with a `/` is beside the file; its arguments are its own.
     assert_eq!(hooks.on_activated.unwrap(), ["/etc/hw/./after.sh", "x/y"]);
     assert_eq!(
-        (hooks.on_failed.unwrap(), hooks.limit),
+        (hooks.on_failed.unwrap(), hooks.timeout),
         (vec!["alarm".to_owned()], Duration::from_secs(5))
     );
     let purge = purge.unwrap();
@@ -27,7 +27,7 @@ fn commands_a_cdn_and_gauges_are_understood() {
     assert_eq!((purge.bases.len(), purge.max_bytes, purge.retry_for.as_secs()), (2, 1_000_000, 60));
     assert_eq!(purge.token, Some(TokenSource::File("/etc/hw/t".into())));
     assert_eq!(metrics, Some("/etc/hw/m.prom".into()));
-    assert_eq!(parse("").unwrap().notify, Notify::default());
+    assert_eq!(parse("").unwrap().notify, NotifyConfig::default());
 }
 
 #[test]

@@ -76,7 +76,7 @@ impl OrderGuard {
         self.last.clear();
         self.last.push_str(text);
         self.count += 1;
-        if self.count > MAX_ENTRIES { Err(ManifestError::TooMany) } else { Ok(()) }
+        if self.count > MAX_ENTRIES { Err(ManifestError::TooManyEntries) } else { Ok(()) }
     }
 }
 
@@ -138,12 +138,12 @@ pub fn push_entry_line(entry: &Entry, out: &mut Vec<u8>) {
     out.extend_from_slice(b"}\n");
 }
 
-struct Cursor<'a> {
+struct LineParser<'a> {
     rest: &'a [u8],
     line: u64,
 }
 
-impl<'a> Cursor<'a> {
+impl<'a> LineParser<'a> {
     fn fail(&self, what: &'static str) -> ManifestError {
         ManifestError::Line { line: self.line, what }
     }
@@ -258,5 +258,5 @@ impl<'a> Cursor<'a> {
 /// # Errors
 /// [`ManifestError::Line`] or [`ManifestError::Path`].
 pub fn parse_entry_line(text: &[u8], line: u64) -> Result<Entry, ManifestError> {
-    Cursor { rest: text, line }.entry()
+    LineParser { rest: text, line }.entry()
 }

@@ -15,12 +15,12 @@ use crate::tree_path::{LinkTarget, MAX_PATH_BYTES, TreePath};
 use crate::varint;
 
 fn invalid(what: &'static str) -> ManifestError {
-    ManifestError::Transit { what }
+    ManifestError::Delta { what }
 }
 
 /// The header of a manifest change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Head {
+pub struct DeltaHeader {
     /// The manifest that the change applies to; `None` for the empty manifest.
     pub base: Option<ManifestId>,
     /// `created` of the resulting release, in seconds since 1970.
@@ -37,7 +37,7 @@ enum EntryContent {
     Held(ObjectId, u64),
 }
 
-enum Fields {
+enum EntryFields {
     Symlink { target: LinkTarget, until: Option<u64> },
     File { content: EntryContent, exec: bool, mtime: u64, until: Option<u64> },
 }
@@ -45,26 +45,26 @@ enum Fields {
 enum Op {
     Keep(u64),
     Drop(u64),
-    Add { shared: usize, suffix: Vec<u8>, fields: Fields },
-    Change(Fields),
+    Add { shared: usize, suffix: Vec<u8>, fields: EntryFields },
+    Change(EntryFields),
 }
 
 struct Decoder<R> {
     input: R,
-    head: Head,
+    head: DeltaHeader,
     /// The kind of the last run. Two consecutive runs of the same kind are refused, because they
     /// could be a single run.
     last_run: Option<u8>,
 }
 
 impl<'a, R: BufRead> Decoder<BufReader<Take<zstd::Decoder<'a, R>>>> {
-    /// Opens a change that decodes to at most `most_bytes` bytes.
-    fn open(change: R, most_bytes: u64) -> Result<Self, ManifestError> {
+    /// Opens a change that decodes to at most `max_bytes` bytes.
+    fn open(change: R, max_bytes: u64) -> Result<Self, ManifestError> {
         // Only the first frame is decoded, and its window is bounded: a peer could otherwise make
         // the decoder use a lot of memory.
         let mut input = zstd::Decoder::with_buffer(change)?.single_frame();
         input.window_log_max(WINDOW_LOG_MAX)?;
-        let mut input = BufReader::with_capacity(64 * 1024, input.take(most_bytes));
+        let mut input = BufReader::with_capacity(64 * 1024, input.take(max_bytes));
         let mut start = [0; 37];
         input.read_exact(&mut start)?;
         if start[..4] != *MAGIC {
@@ -80,9 +80,9 @@ impl<'a, R: BufRead> Decoder<BufReader<Take<zstd::Decoder<'a, R>>>> {
         let objects = varint::read(&mut input)?;
         // Checked before anything is allocated for the objects.
         if objects > MAX_ENTRIES {
-            return Err(ManifestError::TooMany);
+            return Err(ManifestError::TooManyEntries);
         }
-        Ok(Self { input, head: Head { base, created, objects }, last_run: None })
+        Ok(Self { input, head: DeltaHeader { base, created, objects }, last_run: None })
     }
 }
 
@@ -101,8 +101,8 @@ impl<R: BufRead> Decoder<R> {
             OP_DROP => Op::Drop(self.run_length(OP_DROP)?),
             OP_ADD => {
                 self.last_run = None;
-                let shared = self.short(MAX_PATH_BYTES)?;
-                let length = self.short(MAX_PATH_BYTES)?;
+                let shared = self.read_length(MAX_PATH_BYTES)?;
+                let length = self.read_length(MAX_PATH_BYTES)?;
                 let suffix = self.bytes(length)?;
                 Op::Add { shared, suffix, fields: self.fields()? }
             }
@@ -126,7 +126,7 @@ impl<R: BufRead> Decoder<R> {
         }
     }
 
-    fn short(&mut self, limit: usize) -> Result<usize, ManifestError> {
+    fn read_length(&mut self, limit: usize) -> Result<usize, ManifestError> {
         let length = varint::read(&mut self.input)?;
         usize::try_from(length)
             .ok()
@@ -141,7 +141,7 @@ impl<R: BufRead> Decoder<R> {
         Ok(bytes)
     }
 
-    fn fields(&mut self) -> Result<Fields, ManifestError> {
+    fn fields(&mut self) -> Result<EntryFields, ManifestError> {
         let mut flags = [0];
         self.input.read_exact(&mut flags)?;
         let flags = flags[0];
@@ -149,11 +149,11 @@ impl<R: BufRead> Decoder<R> {
             if flags & !(SYMLINK | UNTIL) != 0 {
                 return Err(invalid("a link has fields of a file"));
             }
-            let length = self.short(MAX_PATH_BYTES)?;
+            let length = self.read_length(MAX_PATH_BYTES)?;
             let target = String::from_utf8(self.bytes(length)?)
                 .map_err(|_| invalid("a target is not UTF-8"))?;
             let target = LinkTarget::new(&target).map_err(|_| invalid("a target breaks a rule"))?;
-            return Ok(Fields::Symlink { target, until: self.until(flags)? });
+            return Ok(EntryFields::Symlink { target, until: self.until(flags)? });
         }
         let content = match flags & CONTENT {
             SAME => EntryContent::Same,
@@ -175,7 +175,7 @@ impl<R: BufRead> Decoder<R> {
         } else {
             varint::read_bounded(&mut self.input)?
         };
-        Ok(Fields::File { content, exec: flags & EXEC != 0, mtime, until: self.until(flags)? })
+        Ok(EntryFields::File { content, exec: flags & EXEC != 0, mtime, until: self.until(flags)? })
     }
 
     fn until(&mut self, flags: u8) -> Result<Option<u64>, ManifestError> {
@@ -214,7 +214,7 @@ impl ChangeLimits<'static> {
     /// The limits for a change of `encoded_bytes` bytes and `entries` entries that this process
     /// made itself.
     #[must_use]
-    pub fn of_own(encoded_bytes: u64, entries: u64) -> Self {
+    pub fn trusted(encoded_bytes: u64, entries: u64) -> Self {
         Self {
             encoded_bytes,
             base_entries: None,
@@ -248,24 +248,24 @@ impl ChangeLimits<'_> {
 const OBJECT_BYTES: u64 = 24 + 48 + 40 + 32;
 /// Memory for each position of the base that the change names, in bytes: the position itself, and
 /// an entry of the hash table of ids at half load.
-const COPY_BYTES: u64 = 8 + 2 * (8 + 40 + 1);
+const POSITION_BYTES: u64 = 8 + 2 * (8 + 40 + 1);
 /// Memory for each entry of the base if blocks can have bases, in bytes: the id of the entry's
 /// content.
 const BASE_ENTRY_BYTES: u64 = 33;
 /// Number of positions for which memory is reserved at once.
-const COPIES_AT_ONCE: u64 = 1024;
+const POSITIONS_PER_RESERVATION: u64 = 1024;
 /// Number of operations between two calls of [`ChangeLimits::is_cancelled`].
-const OPERATIONS_BETWEEN_LOOKS: u64 = 4096;
+const CANCEL_CHECK_INTERVAL: u64 = 4096;
 
 /// Counts the base entries that have been used and the new entries that have been made so far.
 #[derive(Default)]
-struct Count {
+struct OperationCounter {
     operations: u64,
     base: u64,
     made: u64,
 }
 
-impl Count {
+impl OperationCounter {
     fn add(&mut self, op: &Op, limits: &ChangeLimits<'_>) -> Result<(), ManifestError> {
         let (base, made) = match op {
             Op::Keep(count) => (*count, *count),
@@ -285,7 +285,7 @@ impl Count {
         if self.made > limits.entries {
             return Err(invalid("it makes more entries than the release has"));
         }
-        if self.operations.is_multiple_of(OPERATIONS_BETWEEN_LOOKS) && (limits.is_cancelled)() {
+        if self.operations.is_multiple_of(CANCEL_CHECK_INTERVAL) && (limits.is_cancelled)() {
             return Err(ManifestError::Cancelled);
         }
         Ok(())
@@ -296,7 +296,7 @@ impl Count {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeltaSummary {
     /// The header of the change.
-    pub head: Head,
+    pub head: DeltaHeader,
     /// The new objects, by ordinal.
     pub objects: Vec<NewObject>,
     /// Positions of base entries whose content also appears elsewhere, ascending.
@@ -331,13 +331,13 @@ pub fn summarize(
     if announced > 0 {
         limits.reserve(limits.base_entries.unwrap_or(0), BASE_ENTRY_BYTES)?;
     }
-    let mut count = Count::default();
+    let mut count = OperationCounter::default();
     let mut objects = Vec::new();
     let mut base_entries = Vec::new();
     while let Some(op) = decoder.op()? {
         count.add(&op, limits)?;
         let (Op::Add { fields, .. } | Op::Change(fields)) = op else { continue };
-        let Fields::File { content, exec, mtime, .. } = fields else { continue };
+        let EntryFields::File { content, exec, mtime, .. } = fields else { continue };
         match content {
             EntryContent::NextNew(_) if objects.len() as u64 >= decoder.head.objects => {
                 return Err(invalid("there are more new objects than announced"));
@@ -349,8 +349,8 @@ pub fn summarize(
             EntryContent::Same | EntryContent::EarlierNew(_) | EntryContent::Held(..) => {}
             EntryContent::FromBase(entry) => {
                 // Reserved step by step, because the number of these positions is not announced.
-                if (base_entries.len() as u64).is_multiple_of(COPIES_AT_ONCE) {
-                    limits.reserve(COPIES_AT_ONCE, COPY_BYTES)?;
+                if (base_entries.len() as u64).is_multiple_of(POSITIONS_PER_RESERVATION) {
+                    limits.reserve(POSITIONS_PER_RESERVATION, POSITION_BYTES)?;
                 }
                 base_entries.push(entry);
             }
@@ -398,7 +398,7 @@ pub fn objects_at(
 struct Applier<'a, I, W> {
     base: I,
     ids: &'a [(ObjectId, u64)],
-    copies: &'a HashMap<u64, (ObjectId, u64)>,
+    base_objects: &'a HashMap<u64, (ObjectId, u64)>,
     introduced: usize,
     last_path: String,
     writer: ManifestWriter<W>,
@@ -415,12 +415,14 @@ impl<I: Iterator<Item = Result<Entry, ManifestError>>, W: Write> Applier<'_, I, 
 
     fn kind(
         &mut self,
-        fields: Fields,
+        fields: EntryFields,
         old: Option<&FileEntry>,
     ) -> Result<(EntryKind, Option<u64>), ManifestError> {
         let (content, exec, mtime, until) = match fields {
-            Fields::Symlink { target, until } => return Ok((EntryKind::Symlink(target), until)),
-            Fields::File { content, exec, mtime, until } => (content, exec, mtime, until),
+            EntryFields::Symlink { target, until } => {
+                return Ok((EntryKind::Symlink(target), until));
+            }
+            EntryFields::File { content, exec, mtime, until } => (content, exec, mtime, until),
         };
         // The base, the ids and the change come from three sources, so any of them may not match
         // the others.
@@ -435,7 +437,7 @@ impl<I: Iterator<Item = Result<Entry, ManifestError>>, W: Write> Applier<'_, I, 
                 let ordinal = usize::try_from(ordinal).map_err(|_| unknown())?;
                 *self.ids.get(ordinal).ok_or_else(unknown)?
             }
-            EntryContent::FromBase(entry) => *self.copies.get(&entry).ok_or_else(unknown)?,
+            EntryContent::FromBase(entry) => *self.base_objects.get(&entry).ok_or_else(unknown)?,
             // Whether the object exists is checked when the tree is built, as it is for objects of
             // the base.
             EntryContent::Held(object, size) => (object, size),
@@ -490,14 +492,14 @@ pub fn apply<W: Write>(
     change: impl BufRead,
     base: impl Iterator<Item = Result<Entry, ManifestError>>,
     ids: &[(ObjectId, u64)],
-    copies: &HashMap<u64, (ObjectId, u64)>,
+    base_objects: &HashMap<u64, (ObjectId, u64)>,
     out: W,
 ) -> Result<(W, Totals), ManifestError> {
     // No limit here: the decoded length was checked when the summary was read.
     let mut decoder = Decoder::open(change, u64::MAX)?;
     let writer = ManifestWriter::new(out);
     let mut applier =
-        Applier { base, ids, copies, introduced: 0, last_path: String::new(), writer };
+        Applier { base, ids, base_objects, introduced: 0, last_path: String::new(), writer };
     while let Some(op) = decoder.op()? {
         applier.op(op)?;
     }

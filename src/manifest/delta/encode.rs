@@ -14,7 +14,7 @@ use crate::manifest::entry::{Entry, EntryKind, FileEntry};
 use crate::tree_path::TreePath;
 use crate::varint;
 
-enum EntryPosition {
+enum ContentLocation {
     New(u32),
     Base(u64),
     /// The mirror has the object, although its base does not contain it.
@@ -84,10 +84,10 @@ impl<E, I: Iterator<Item = Result<Pair, E>>> Iterator for DeltaSteps<I> {
 }
 
 /// Records the object of a changed or added entry, if it is not recorded yet.
-fn find_content(
+fn record_new_object(
     step: &DeltaStep,
     wanted: &mut Vec<NewObjectRef>,
-    places: &mut HashMap<ObjectId, EntryPosition>,
+    places: &mut HashMap<ObjectId, ContentLocation>,
 ) {
     let (old, new) = match step {
         DeltaStep::Run(..) => return,
@@ -103,12 +103,12 @@ fn find_content(
     // that entry for the object.
     places.entry(file.object).or_insert_with(|| {
         wanted.push(NewObjectRef { object: file.object, size: file.size, path: new.path.clone() });
-        EntryPosition::New(next)
+        ContentLocation::New(next)
     });
 }
 
 /// The first 8 bytes of an object id; if they are equal, the ids almost certainly are, too.
-fn beginning(object: &ObjectId) -> u64 {
+fn id_prefix(object: &ObjectId) -> u64 {
     let (beginning, _) = object.as_bytes().split_first_chunk().expect("an id has 32 bytes");
     u64::from_le_bytes(*beginning)
 }
@@ -117,30 +117,30 @@ fn beginning(object: &ObjectId) -> u64 {
 fn find_in_base<E>(
     base: impl Iterator<Item = Result<Entry, E>>,
     wanted: Vec<NewObjectRef>,
-    places: &mut HashMap<ObjectId, EntryPosition>,
+    places: &mut HashMap<ObjectId, ContentLocation>,
 ) -> Result<Vec<NewObjectRef>, E> {
     if wanted.is_empty() {
         return Ok(wanted);
     }
     for (index, entry) in (0u64..).zip(base) {
         // Only the first entry of the base with this content matches: later ones find `Base` here.
-        if let Some(place @ EntryPosition::New(_)) =
+        if let Some(place @ ContentLocation::New(_)) =
             entry?.file().and_then(|file| places.get_mut(&file.object))
         {
-            *place = EntryPosition::Base(index);
+            *place = ContentLocation::Base(index);
         }
     }
     Ok(renumber(wanted, places))
 }
 
 /// Removes the objects that are `held` from `wanted` and renumbers the rest.
-fn leave_out(
+fn remove_held(
     held: &HashSet<ObjectId>,
     wanted: Vec<NewObjectRef>,
-    places: &mut HashMap<ObjectId, EntryPosition>,
+    places: &mut HashMap<ObjectId, ContentLocation>,
 ) -> Vec<NewObjectRef> {
     for one in wanted.iter().filter(|one| held.contains(&one.object)) {
-        places.insert(one.object, EntryPosition::Held);
+        places.insert(one.object, ContentLocation::Held);
     }
     renumber(wanted, places)
 }
@@ -148,11 +148,11 @@ fn leave_out(
 /// Keeps only the objects that are still new and renumbers them.
 fn renumber(
     mut wanted: Vec<NewObjectRef>,
-    places: &mut HashMap<ObjectId, EntryPosition>,
+    places: &mut HashMap<ObjectId, ContentLocation>,
 ) -> Vec<NewObjectRef> {
     let mut next = 0;
     wanted.retain(|one| match places.get_mut(&one.object) {
-        Some(EntryPosition::New(ordinal)) => {
+        Some(ContentLocation::New(ordinal)) => {
             *ordinal = next;
             next += 1;
             true
@@ -166,7 +166,7 @@ struct Encoder<'a, W> {
     out: W,
     buffer: Vec<u8>,
     created: u64,
-    places: &'a HashMap<ObjectId, EntryPosition>,
+    places: &'a HashMap<ObjectId, ContentLocation>,
     /// Objects with ordinals below this have been introduced.
     introduced: u32,
     last_path: String,
@@ -178,13 +178,13 @@ impl<W: Write> Encoder<'_, W> {
             DeltaStep::Run(op, count, last) => {
                 self.buffer.push(*op);
                 varint::push(*count, &mut self.buffer);
-                self.remember(last);
+                self.set_last_path(last);
             }
             DeltaStep::Add(new) => self.add(new),
             DeltaStep::Change { old, new } => {
                 self.buffer.push(OP_CHANGE);
                 self.fields(new, old.as_ref());
-                self.remember(&new.path);
+                self.set_last_path(&new.path);
             }
         }
         if self.buffer.len() > 64 * 1024 {
@@ -194,7 +194,7 @@ impl<W: Write> Encoder<'_, W> {
         Ok(())
     }
 
-    fn remember(&mut self, path: &TreePath) {
+    fn set_last_path(&mut self, path: &TreePath) {
         self.last_path.clear();
         self.last_path.push_str(path.as_str());
     }
@@ -207,7 +207,7 @@ impl<W: Write> Encoder<'_, W> {
         varint::push((path.len() - shared) as u64, &mut self.buffer);
         self.buffer.extend_from_slice(&path[shared..]);
         self.fields(new, None);
-        self.remember(&new.path);
+        self.set_last_path(&new.path);
     }
 
     fn fields(&mut self, new: &Entry, old: Option<&FileEntry>) {
@@ -246,20 +246,20 @@ impl<W: Write> Encoder<'_, W> {
         match self.places.get(&file.object) {
             // Objects are numbered in the order in which they are introduced, so the next one needs
             // no number.
-            Some(EntryPosition::New(ordinal)) if *ordinal == self.introduced => {
+            Some(ContentLocation::New(ordinal)) if *ordinal == self.introduced => {
                 self.introduced += 1;
                 varint::push(file.size, &mut self.buffer);
                 NEXT_NEW
             }
-            Some(EntryPosition::New(ordinal)) => {
+            Some(ContentLocation::New(ordinal)) => {
                 varint::push(u64::from(*ordinal), &mut self.buffer);
                 EARLIER_NEW
             }
-            Some(EntryPosition::Base(entry)) => {
+            Some(ContentLocation::Base(entry)) => {
                 varint::push(*entry, &mut self.buffer);
                 FROM_BASE
             }
-            Some(EntryPosition::Held) => {
+            Some(ContentLocation::Held) => {
                 self.buffer.extend_from_slice(file.object.as_bytes());
                 varint::push(file.size, &mut self.buffer);
                 HELD
@@ -285,7 +285,7 @@ where
     A: Iterator<Item = Result<Entry, ManifestError>>,
     B: Iterator<Item = Result<Entry, ManifestError>>,
 {
-    encode_beside(base, new, base_id, created, &HashSet::new())
+    encode_with_held(base, new, base_id, created, &HashSet::new())
 }
 
 /// Like [`encode`], for a mirror that also has the objects in `held`: the change names these by id
@@ -293,7 +293,7 @@ where
 ///
 /// # Errors
 /// The errors of [`encode`].
-pub fn encode_beside<A, B>(
+pub fn encode_with_held<A, B>(
     base: impl Fn() -> Result<A, ManifestError>,
     new: impl Fn() -> Result<B, ManifestError>,
     base_id: Option<ManifestId>,
@@ -308,28 +308,29 @@ where
     let mut kept = Some(Vec::new());
     // Stores eight bytes of each id of the base, so that the base usually need not be decoded a
     // second time.
-    let mut shown = Vec::new();
-    let noted = base()?.inspect(|entry| {
-        shown.extend(entry.as_ref().ok().and_then(Entry::file).map(|file| beginning(&file.object)));
+    let mut base_id_prefixes = Vec::new();
+    let base_entries = base()?.inspect(|entry| {
+        base_id_prefixes
+            .extend(entry.as_ref().ok().and_then(Entry::file).map(|file| id_prefix(&file.object)));
     });
     // The header contains the number of new objects, which is known only after all steps.
-    for step in (DeltaSteps { pairs: Pairs::new(noted, new()?).peekable() }) {
+    for step in (DeltaSteps { pairs: Pairs::new(base_entries, new()?).peekable() }) {
         let step = step?;
-        find_content(&step, &mut wanted, &mut places);
+        record_new_object(&step, &mut wanted, &mut places);
         if let Some(steps) = kept.as_mut() {
             steps.push(step);
         }
         // Dropped completely: keeping half of the steps would not save the second pass.
         kept = kept.filter(|steps| steps.len() <= MAX_STEPS);
     }
-    let beginnings: HashSet<u64> = places.keys().map(beginning).collect();
+    let new_id_prefixes: HashSet<u64> = places.keys().map(id_prefix).collect();
     // Usually the base has none of the objects, so it need not be read again to find them.
-    if shown.iter().any(|shown| beginnings.contains(shown)) {
+    if base_id_prefixes.iter().any(|shown| new_id_prefixes.contains(shown)) {
         wanted = find_in_base(base()?, wanted, &mut places)?;
     }
-    drop(shown);
+    drop(base_id_prefixes);
     if !held.is_empty() {
-        wanted = leave_out(held, wanted, &mut places);
+        wanted = remove_held(held, wanted, &mut places);
     }
     let mut out = zstd::Encoder::new(Vec::new(), LEVEL)?;
     out.include_checksum(true)?;

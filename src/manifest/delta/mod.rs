@@ -11,8 +11,8 @@ mod encode;
 #[cfg(test)]
 mod tests;
 
-pub use decode::{ChangeLimits, DeltaSummary, Head, apply, objects_at, summarize};
-pub use encode::{encode, encode_beside};
+pub use decode::{ChangeLimits, DeltaHeader, DeltaSummary, apply, objects_at, summarize};
+pub use encode::{encode, encode_with_held};
 
 use std::sync::Arc;
 

@@ -60,13 +60,13 @@ fn round_trip_beside(
     held: &HashSet<ObjectId>,
 ) -> (ManifestDelta, Vec<(ObjectId, u64)>) {
     let change =
-        encode_beside(|| Ok(stream(base)), || Ok(stream(new)), Some(id_of(base)), 50, held)
+        encode_with_held(|| Ok(stream(base)), || Ok(stream(new)), Some(id_of(base)), 50, held)
             .unwrap();
     let ids: Vec<_> = change.wanted.iter().map(|one| (one.object, one.size)).collect();
     let needs = summarize(&*change.bytes, &WIDE).unwrap();
     assert_eq!(
         needs.head,
-        Head { base: Some(id_of(base)), created: 50, objects: ids.len() as u64 }
+        DeltaHeader { base: Some(id_of(base)), created: 50, objects: ids.len() as u64 }
     );
     assert_eq!(needs.objects.len(), ids.len());
     assert_eq!(decode(&change.bytes, &ids, base).unwrap(), id_of(new));

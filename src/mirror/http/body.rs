@@ -6,7 +6,7 @@ use crate::mirror::http::limits::{CancelCheck, Limiter};
 
 // In bytes. To retry a larger object, the client opens its source again.
 /// Objects up to this size are sent from memory.
-pub(super) const SMALL: u64 = 1024 * 1024;
+pub(super) const SMALL_OBJECT_BYTES: u64 = 1024 * 1024;
 
 /// A body that can be sent again if the request is retried.
 pub(super) enum Body<'b> {
@@ -38,13 +38,13 @@ impl Body<'_> {
         &'o self,
         limit: Option<&'o Limiter>,
         stop: CancelCheck<'o>,
-    ) -> io::Result<Outgoing<'o>> {
+    ) -> io::Result<OutgoingBody<'o>> {
         let source: Box<dyn Read + 'o> = match self {
             Self::None => Box::new(io::empty()),
             Self::Parts(parts) => Box::new(BodyParts { parts, at: 0 }),
             Self::Stream(_, open) | Self::Chunks(open) => open()?,
         };
-        Ok(Outgoing { source, left: self.length(), limit, stop, sent: 0 })
+        Ok(OutgoingBody { source, left: self.length(), limit, stop, sent: 0 })
     }
 }
 
@@ -72,7 +72,7 @@ impl Read for BodyParts<'_> {
 }
 
 /// A body that is being sent.
-pub(super) struct Outgoing<'o> {
+pub(super) struct OutgoingBody<'o> {
     source: Box<dyn Read + 'o>,
     /// How many bytes of the announced length remain.
     left: Option<u64>,
@@ -81,14 +81,14 @@ pub(super) struct Outgoing<'o> {
     sent: u64,
 }
 
-impl Outgoing<'_> {
+impl OutgoingBody<'_> {
     /// The number of bytes that were read from the body.
     pub(super) const fn sent(&self) -> u64 {
         self.sent
     }
 }
 
-impl Read for Outgoing<'_> {
+impl Read for OutgoingBody<'_> {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
         // No timeout of ureq interrupts this reader, so it checks for a request to stop itself.
         if (self.stop)() {

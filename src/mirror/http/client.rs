@@ -13,13 +13,13 @@ use ureq::{Agent, AsSendBody, Error as UreqError, SendBody};
 use crate::error_kind::ErrorKind;
 use crate::mirror::MirrorError;
 use crate::mirror::attempt::{AttemptError, RetryAction};
-use crate::mirror::http::answer::{AnswerLimit, CleanJson};
 use crate::mirror::http::body::Body;
-use crate::mirror::http::credentials::STALL;
-use crate::mirror::http::limits::{Exchange, Limiter, RetryState, Trace};
+use crate::mirror::http::credentials::IO_TIMEOUT;
+use crate::mirror::http::limits::{Limiter, RequestTrace, RetryState, TraceFn};
+use crate::mirror::http::response_json::{ResponseLimit, SanitizedJson};
 use crate::mirror::http::tls_errors;
 use crate::mirror::transport_error::TransportError;
-use crate::protocol::{Answer, ProtocolError, Resource, VERSION, VERSION_HEADER};
+use crate::protocol::{ProtocolError, Resource, ResponseMessage, VERSION, VERSION_HEADER};
 use crate::text::Secrets;
 
 /// How much of a response that does not follow the protocol is kept, in bytes: enough for the title
@@ -31,16 +31,16 @@ const SHOWN_BYTES: usize = 200;
 /// for it.
 // Waiting for `100 Continue` costs a round trip. Below this size that is not worthwhile: little is
 // sent in vain.
-const LARGE: u64 = 1024 * 1024;
+const EXPECT_CONTINUE_BYTES: u64 = 1024 * 1024;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Verb {
+pub(super) enum Method {
     Get,
     Put,
     Post,
 }
 
-impl Verb {
+impl Method {
     const fn name(self) -> &'static str {
         match self {
             Self::Get => "GET",
@@ -52,28 +52,36 @@ impl Verb {
 
 /// A request that can be retried.
 pub(super) struct Request<'r> {
-    pub(super) verb: Verb,
+    pub(super) method: Method,
     pub(super) resource: Resource,
     pub(super) body: Body<'r>,
     /// The first byte to read, for a `Range` header.
     pub(super) offset: u64,
     /// Whether a large body is sent with `Expect: 100-continue`.
-    pub(super) is_announced: bool,
+    pub(super) expects_continue: bool,
     /// The time limit for the whole request. `None` if only the timeouts per read and write apply.
     pub(super) limit: Option<Duration>,
     /// The size limit of the response.
-    pub(super) answer: AnswerLimit,
+    pub(super) response_limit: ResponseLimit,
 }
 
 impl<'r> Request<'r> {
     /// A request without options.
     pub(super) const fn new(
-        verb: Verb,
+        method: Method,
         resource: Resource,
         body: Body<'r>,
-        answer: AnswerLimit,
+        response_limit: ResponseLimit,
     ) -> Self {
-        Self { verb, resource, body, offset: 0, is_announced: false, limit: None, answer }
+        Self {
+            method,
+            resource,
+            body,
+            offset: 0,
+            expects_continue: false,
+            limit: None,
+            response_limit,
+        }
     }
 }
 
@@ -83,31 +91,31 @@ pub(super) struct Client {
     pub(super) agent: Agent,
     pub(super) token: Option<super::BearerToken>,
     pub(super) limit: Option<std::sync::Arc<Limiter>>,
-    pub(super) trace: Option<Trace>,
+    pub(super) trace: Option<TraceFn>,
     /// Secrets to remove from text that came from a peer.
     pub(super) secrets: Secrets,
 }
 
 impl Client {
     /// Makes a request below `base` and retries it as `retry` allows.
-    pub(super) fn ask<T: DeserializeOwned>(
+    pub(super) fn request<T: DeserializeOwned>(
         &self,
         base: &str,
         request: &Request<'_>,
         retry: &mut RetryState<'_>,
     ) -> Result<T, MirrorError> {
         loop {
-            match self.ask_once(base, request, retry) {
+            match self.request_once(base, request, retry) {
                 Ok(answer) => {
                     retry.progress();
                     return Ok(answer);
                 }
-                Err(attempt_error) => retry.next(attempt_error)?,
+                Err(attempt_error) => retry.retry_or_fail(attempt_error)?,
             }
         }
     }
 
-    pub(super) fn ask_once<T: DeserializeOwned>(
+    pub(super) fn request_once<T: DeserializeOwned>(
         &self,
         base: &str,
         request: &Request<'_>,
@@ -115,9 +123,9 @@ impl Client {
     ) -> Result<T, AttemptError> {
         let response = self.send(base, request, retry)?;
         let status = response.status();
-        match self.read_answer(response, request.answer)? {
-            Answer::Ok(answer) => Ok(answer),
-            Answer::Error(refusal) => Err(from_refusal(refusal, status, None)),
+        match self.read_response(response, request.response_limit)? {
+            ResponseMessage::Ok(answer) => Ok(answer),
+            ResponseMessage::Error(refusal) => Err(from_refusal(refusal, status, None)),
         }
     }
 
@@ -135,16 +143,23 @@ impl Client {
                 match status {
                     StatusCode::OK | StatusCode::PARTIAL_CONTENT => Ok(response),
                     _ => {
-                        match self.read_answer::<serde::de::IgnoredAny>(response, request.answer)? {
-                            Answer::Error(refusal) => Err(from_refusal(refusal, status, None)),
-                            Answer::Ok(_) => Err(unexpected_response(status, "it has no content")),
+                        match self.read_response::<serde::de::IgnoredAny>(
+                            response,
+                            request.response_limit,
+                        )? {
+                            ResponseMessage::Error(refusal) => {
+                                Err(from_refusal(refusal, status, None))
+                            }
+                            ResponseMessage::Ok(_) => {
+                                Err(unexpected_response(status, "it has no content"))
+                            }
                         }
                     }
                 }
             });
             match opened {
                 Ok(response) => return Ok(response),
-                Err(attempt_error) => retry.next(attempt_error)?,
+                Err(attempt_error) => retry.retry_or_fail(attempt_error)?,
             }
         }
     }
@@ -156,7 +171,7 @@ impl Client {
         request: &Request<'_>,
         retry: &mut RetryState<'_>,
     ) -> Result<Response<ureq::Body>, AttemptError> {
-        let left = retry.left().map_err(AttemptError::final_)?;
+        let left = retry.time_left().map_err(AttemptError::final_)?;
         let total = [left, request.limit].into_iter().flatten().min();
         let url = format!("{base}{}", request.resource);
         let body = request.body.open(self.limit.as_deref(), retry.stop());
@@ -171,13 +186,13 @@ impl Client {
             builder = builder.header("range", format!("bytes={}-", request.offset));
         }
         let (length, began) = (request.body.length(), Instant::now());
-        if request.is_announced && length.is_some_and(|length| length > LARGE) {
+        if request.expects_continue && length.is_some_and(|length| length > EXPECT_CONTINUE_BYTES) {
             builder = builder.header("expect", "100-continue");
         }
-        let sent = match request.verb {
-            Verb::Get => self.run(builder.method(request.verb.name()), (), total),
-            Verb::Put | Verb::Post => {
-                let builder = builder.method(request.verb.name());
+        let sent = match request.method {
+            Method::Get => self.run(builder.method(request.method.name()), (), total),
+            Method::Put | Method::Post => {
+                let builder = builder.method(request.method.name());
                 // With a length, ureq passes the body on without a copy: 2.7 GB/s over loopback,
                 // compared with 0.8 GB/s in chunks.
                 let builder = match length {
@@ -191,12 +206,12 @@ impl Client {
         let attempt_error =
             |error| self.cleaned(map_error(error, retry, left.is_some() && left == total));
         let response = sent.map_err(|error| self.name_proxy(base, attempt_error(error)));
-        self.show(base, request, &response, began.elapsed());
+        self.trace_request(base, request, &response, began.elapsed());
         let response = response?;
         self.reject_non_protocol(response, length.unwrap_or(body.sent()))
     }
 
-    fn show(
+    fn trace_request(
         &self,
         base: &str,
         request: &Request<'_>,
@@ -209,9 +224,9 @@ impl Client {
             (Ok(response), _) => Ok(response.status().as_u16()),
             (Err(_), error) => Err(error.as_deref().unwrap_or_default()),
         };
-        trace(&Exchange {
+        trace(&RequestTrace {
             base,
-            method: request.verb.name(),
+            method: request.method.name(),
             resource: &request.resource,
             outcome,
             elapsed,
@@ -267,16 +282,18 @@ impl Client {
             .is_some_and(|kind| kind.as_bytes().starts_with(b"application/json"));
         let asked = retry_after(&response);
         match status {
-            StatusCode::UPGRADE_REQUIRED => Err(self.version(response)),
+            StatusCode::UPGRADE_REQUIRED => Err(self.version_error(response)),
             // A receiver responds in JSON. This response is from a proxy, for example nginx with
             // its limit of 1 MB.
             StatusCode::PAYLOAD_TOO_LARGE if !is_json => {
                 Err(AttemptError::final_(TransportError::BodyTooLarge { bytes: sent_bytes }.into()))
             }
             StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
-                match self.read_answer(response, AnswerLimit::SMALL) {
-                    Ok(Answer::Error(refusal)) => Err(from_refusal(refusal, status, asked)),
-                    Ok(Answer::<serde::de::IgnoredAny>::Ok(_)) => {
+                match self.read_response(response, ResponseLimit::SMALL) {
+                    Ok(ResponseMessage::Error(refusal)) => {
+                        Err(from_refusal(refusal, status, asked))
+                    }
+                    Ok(ResponseMessage::<serde::de::IgnoredAny>::Ok(_)) => {
                         Err(unexpected_response(status, "no refusal"))
                     }
                     // The response is a page from a proxy. Its `Retry-After` header still applies.
@@ -290,31 +307,31 @@ impl Client {
         }
     }
 
-    fn version(&self, response: Response<ureq::Body>) -> AttemptError {
+    fn version_error(&self, response: Response<ureq::Body>) -> AttemptError {
         let needed = response.headers().get(VERSION_HEADER).and_then(|needed| needed.to_str().ok());
         let needed = needed
             .map_or_else(|| "another".to_owned(), |needed| self.summary_line(needed.as_bytes()));
-        let message = match self.read_answer::<serde::de::IgnoredAny>(response, AnswerLimit::SMALL)
-        {
-            Ok(Answer::Error(refusal)) => refusal.message,
-            Ok(Answer::Ok(_)) | Err(_) => "no further message".to_owned(),
-        };
+        let message =
+            match self.read_response::<serde::de::IgnoredAny>(response, ResponseLimit::SMALL) {
+                Ok(ResponseMessage::Error(refusal)) => refusal.message,
+                Ok(ResponseMessage::Ok(_)) | Err(_) => "no further message".to_owned(),
+            };
         AttemptError::final_(TransportError::Version { needed, message }.into())
     }
 
     /// Reads a response. A receiver may send line feeds before the response to keep the connection
     /// alive.
-    fn read_answer<T: DeserializeOwned>(
+    fn read_response<T: DeserializeOwned>(
         &self,
         response: Response<ureq::Body>,
-        limit: AnswerLimit,
-    ) -> Result<Answer<T>, AttemptError> {
+        limit: ResponseLimit,
+    ) -> Result<ResponseMessage<T>, AttemptError> {
         let status = response.status();
         let reader =
-            // One byte above the limit of `CleanJson`, so that `CleanJson` reports the excess.
+            // One byte above the limit of `SanitizedJson`, so that `SanitizedJson` reports the excess.
             response.into_body().into_with_config().limit(limit.bytes.saturating_add(1)).reader();
         let mut prefix = ResponsePrefix { reader, first: Vec::new() };
-        let answer = serde_json::from_reader(BufReader::new(CleanJson::new(
+        let answer = serde_json::from_reader(BufReader::new(SanitizedJson::new(
             &mut prefix,
             limit,
             &self.secrets,
@@ -341,7 +358,7 @@ impl Client {
     /// Summarizes a response: the title if it is an HTML page, otherwise the first line.
     fn summary_line(&self, bytes: &[u8]) -> String {
         let text = String::from_utf8_lossy(bytes);
-        let text = self.secrets.clean(&text);
+        let text = self.secrets.redact(&text);
         let line =
             || text.lines().map(str::trim).find(|line| !line.is_empty()).unwrap_or("nothing");
         let message = title(&text).unwrap_or_else(line);
@@ -456,8 +473,8 @@ pub(super) fn map_read_error(error: io::Error) -> AttemptError {
 /// Describes the timeout that fired.
 fn describe_timeout(timeout: ureq::Timeout) -> TransportError {
     let what = match timeout {
-        ureq::Timeout::PerRead => format!("no data received for {} s", STALL.as_secs()),
-        ureq::Timeout::PerWrite => format!("no data accepted for {} s", STALL.as_secs()),
+        ureq::Timeout::PerRead => format!("no data received for {} s", IO_TIMEOUT.as_secs()),
+        ureq::Timeout::PerWrite => format!("no data accepted for {} s", IO_TIMEOUT.as_secs()),
         _ => "no response in time".to_owned(),
     };
     TransportError::Timeout { what }

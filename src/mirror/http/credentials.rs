@@ -16,11 +16,11 @@ use ureq::config::{Config, ConfigBuilder};
 use ureq::typestate::AgentScope;
 use ureq::{Agent, Proxy, ProxyProtocol};
 
-use crate::mirror::attempt::CONNECT;
+use crate::mirror::attempt::CONNECT_TIMEOUT;
 use crate::text::Secrets;
 
 /// The maximum duration of one read or write within a transfer.
-pub(super) const STALL: Duration = Duration::from_secs(60);
+pub(super) const IO_TIMEOUT: Duration = Duration::from_secs(60);
 /// The maximum length of a token, in bytes. Tokens of headwater are far shorter.
 const MAX_TOKEN_BYTES: usize = 4096;
 
@@ -200,7 +200,11 @@ impl Credentials {
         let proxy = self.proxy.as_ref().filter(|_| !is_loopback).map(|proxy| proxy.0.clone());
         // This client closes idle connections after 60 seconds, before a receiver closes them after
         // 75.
-        common(connections).max_idle_age(STALL).proxy(proxy).timeout_connect(Some(CONNECT)).build()
+        common(connections)
+            .max_idle_age(IO_TIMEOUT)
+            .proxy(proxy)
+            .timeout_connect(Some(CONNECT_TIMEOUT))
+            .build()
     }
 
     /// The TLS configuration: trusted roots and client certificate.
@@ -251,8 +255,8 @@ fn common(connections: usize) -> ConfigBuilder<AgentScope> {
         .max_idle_connections(connections)
         // The timeout applies to each operation, not to a whole transfer, which may take hours and
         // still make progress.
-        .timeout_per_read(Some(STALL))
-        .timeout_per_write(Some(STALL))
+        .timeout_per_read(Some(IO_TIMEOUT))
+        .timeout_per_write(Some(IO_TIMEOUT))
 }
 
 #[cfg(test)]

@@ -5,11 +5,11 @@ use std::sync::Arc;
 
 use crate::manifest::WINDOW_LOG_MAX;
 use crate::mirror::MirrorError;
-use crate::mirror::http::answer::AnswerLimit;
 use crate::mirror::http::body::Body;
-use crate::mirror::http::client::{Request, Verb, map_read_error};
+use crate::mirror::http::client::{Method, Request, map_read_error};
 use crate::mirror::http::limits::RetryState;
-use crate::mirror::http::{GO_ON, Session};
+use crate::mirror::http::response_json::ResponseLimit;
+use crate::mirror::http::{NEVER_CANCELLED, Session};
 use crate::mirror::transport_error::TransportError;
 use crate::protocol::Resource;
 
@@ -33,7 +33,7 @@ impl Download {
         resource: Resource,
         at: u64,
     ) -> Result<Self, MirrorError> {
-        let retry = session.retry_state(GO_ON);
+        let retry = session.retry_state(NEVER_CANCELLED);
         let mut download = Self { session, resource, at, reader: Box::new(io::empty()), retry };
         download.reopen()?;
         Ok(download)
@@ -45,7 +45,7 @@ impl Download {
         let is_ranged = matches!(self.resource, Resource::Object(_));
         let request = Request {
             offset: if is_ranged { self.at } else { 0 },
-            ..Request::new(Verb::Get, self.resource, Body::None, AnswerLimit::SMALL)
+            ..Request::new(Method::Get, self.resource, Body::None, ResponseLimit::SMALL)
         };
         let base = self.session.base(&mut self.retry)?;
         let response = self.session.client.open(&base, &request, &mut self.retry)?;
@@ -63,7 +63,7 @@ impl Download {
                 }
                 // The link broke again before the first new byte: this is another failed attempt.
                 Err(error) => {
-                    self.retry.next(map_read_error(error))?;
+                    self.retry.retry_or_fail(map_read_error(error))?;
                     return self.reopen();
                 }
             }
@@ -87,7 +87,7 @@ impl Read for Download {
                     return Ok(count);
                 }
                 Err(error) => {
-                    self.retry.next(map_read_error(error)).map_err(io::Error::other)?;
+                    self.retry.retry_or_fail(map_read_error(error)).map_err(io::Error::other)?;
                     self.reopen().map_err(io::Error::other)?;
                 }
             }
@@ -96,7 +96,7 @@ impl Read for Download {
 }
 
 /// Decompresses a manifest, which is sent as one zstd frame.
-pub(super) fn decoded(download: Download) -> Result<Box<dyn Read + Send>, MirrorError> {
+pub(super) fn decompress(download: Download) -> Result<Box<dyn Read + Send>, MirrorError> {
     let garbled =
         |error: io::Error| TransportError::Foreign { status: 200, what: error.to_string() };
     let mut decoder = zstd::Decoder::with_buffer(BufReader::new(download)).map_err(garbled)?;

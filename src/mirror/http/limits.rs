@@ -14,11 +14,11 @@ use crate::protocol::Resource;
 /// Attempts without progress, including the first. With the pauses between them, a receiver has
 /// enough time to restart.
 // The six pauses are 0.1 to 3.2 seconds long, minus a random part: about five seconds in all.
-const MAX_TRIES: u32 = 7;
+const MAX_ATTEMPTS: u32 = 7;
 /// Attempts for the first request to a mirror. They are fewer because the whole fleet waits for the
 /// response.
 // Four pauses, about one second in all.
-const FIRST_TRIES: u32 = 5;
+const FIRST_REQUEST_ATTEMPTS: u32 = 5;
 /// After this time without progress, there is no further attempt.
 const MAX_IDLE: Duration = Duration::from_secs(60);
 /// The pause after the first failure. It doubles after each further failure.
@@ -26,7 +26,7 @@ const FIRST_PAUSE: Duration = Duration::from_millis(100);
 /// The longest pause, unless the receiver asks for a longer one.
 const MAX_PAUSE: Duration = Duration::from_secs(5);
 /// The longest pause that a receiver may ask for.
-const MAX_ASKED: Duration = Duration::from_secs(30);
+const MAX_RETRY_AFTER: Duration = Duration::from_secs(30);
 /// The longest pause between two attempts to take a lock.
 const LOCK_PAUSE: Duration = Duration::from_millis(500);
 
@@ -34,7 +34,7 @@ const LOCK_PAUSE: Duration = Duration::from_millis(500);
 #[derive(Debug, Clone, Default)]
 pub struct TransferLimits {
     /// How long to wait for a lock on the mirror.
-    pub wait: Duration,
+    pub lock_wait: Duration,
     /// When all work on the mirror must be finished.
     pub deadline: Option<Instant>,
     /// The rate limit; `None` for no limit.
@@ -42,17 +42,17 @@ pub struct TransferLimits {
     /// Limits how many mirrors are sent content at once; `None` for no limit.
     pub semaphore: Option<Arc<Semaphore>>,
     /// Called after every request; `None` if requests are not traced.
-    pub trace: Option<Trace>,
+    pub trace: Option<TraceFn>,
     /// Cancels every operation on the mirror, including operations without a monitor.
     pub cancel: CancelToken,
 }
 
 /// A function that traces a request and its outcome. Called from many threads.
-pub type Trace = fn(&Exchange<'_>);
+pub type TraceFn = fn(&RequestTrace<'_>);
 
 /// A request and its outcome.
 #[derive(Debug, Clone, Copy)]
-pub struct Exchange<'a> {
+pub struct RequestTrace<'a> {
     /// The base URL of the mirror. Over ssh, it is the base URL of the child process.
     pub base: &'a str,
     /// The method.
@@ -81,15 +81,15 @@ impl Semaphore {
     }
 
     /// Waits for a permit of `semaphore`. Returns `None` at once if there is no semaphore.
-    pub(in crate::mirror) fn enter<'t>(
+    pub(in crate::mirror) fn acquire_if_some<'t>(
         semaphore: Option<&'t Arc<Self>>,
         stop: CancelCheck<'_>,
     ) -> Result<Option<SemaphorePermit<'t>>, MirrorError> {
-        semaphore.map(|semaphore| semaphore.take(stop).ok_or(MirrorError::Cancelled)).transpose()
+        semaphore.map(|semaphore| semaphore.acquire(stop).ok_or(MirrorError::Cancelled)).transpose()
     }
 
     /// Waits for a permit. Returns `None` if `stop` returns true first.
-    fn take(&self, stop: CancelCheck<'_>) -> Option<SemaphorePermit<'_>> {
+    fn acquire(&self, stop: CancelCheck<'_>) -> Option<SemaphorePermit<'_>> {
         let mut free = self.free.lock();
         while *free == 0 {
             if stop() {
@@ -121,13 +121,13 @@ pub(in crate::mirror) type CancelCheck<'s> = &'s (dyn Fn() -> bool + Sync);
 /// pauses before the next one.
 pub(super) struct RetryState<'s> {
     failures: u32,
-    tries: u32,
+    max_attempts: u32,
     /// Whether only [`RetryAction::AtOnce`] leads to a retry.
     is_once: bool,
     has_failed: bool,
-    since: Option<Instant>,
+    failing_since: Option<Instant>,
     /// When the last request was sent.
-    asked: Option<Instant>,
+    requested_at: Option<Instant>,
     locked_since: Option<Instant>,
     /// The number of attempts since then that found the mirror locked.
     polls: u32,
@@ -143,16 +143,17 @@ pub(super) struct RetryState<'s> {
 impl<'s> RetryState<'s> {
     /// The state before the first attempt.
     pub(super) fn new(wait: Duration, deadline: Option<Instant>, stop: CancelCheck<'s>) -> Self {
-        let (failures, tries, is_once, has_failed, idle) = (0, MAX_TRIES, false, false, MAX_IDLE);
-        let (since, asked, locked_since, polls) = (None, None, None, 0);
+        let (failures, max_attempts, is_once, has_failed, idle) =
+            (0, MAX_ATTEMPTS, false, false, MAX_IDLE);
+        let (failing_since, requested_at, locked_since, polls) = (None, None, None, 0);
         let cancel = CancelToken::default();
         Self {
             failures,
-            tries,
+            max_attempts,
             is_once,
             has_failed,
-            since,
-            asked,
+            failing_since,
+            requested_at,
             locked_since,
             polls,
             idle,
@@ -176,18 +177,23 @@ impl<'s> RetryState<'s> {
     /// Until there is progress, allows fewer attempts and gives up after the time `idle`, counted
     /// from now.
     pub(super) fn with_budget(self, idle: Duration) -> Self {
-        Self { since: Some(Instant::now()), tries: FIRST_TRIES, idle, ..self }
+        Self {
+            failing_since: Some(Instant::now()),
+            max_attempts: FIRST_REQUEST_ATTEMPTS,
+            idle,
+            ..self
+        }
     }
 
     /// Allows one attempt, and a second one only if the server closed an idle connection.
-    pub(super) fn once(self) -> Self {
+    pub(super) fn single_attempt(self) -> Self {
         Self { is_once: true, ..self }
     }
 
     /// Resets the counters after progress.
     pub(super) const fn progress(&mut self) {
         self.failures = 0;
-        self.since = None;
+        self.failing_since = None;
         (self.locked_since, self.polls) = (None, 0);
     }
 
@@ -197,9 +203,9 @@ impl<'s> RetryState<'s> {
     }
 
     /// Returns the time left for a request; `None` if there is no deadline.
-    pub(super) fn left(&mut self) -> Result<Option<Duration>, MirrorError> {
+    pub(super) fn time_left(&mut self) -> Result<Option<Duration>, MirrorError> {
         // The wait for a lock starts here, because the receiver itself waits before it responds.
-        self.asked = Some(Instant::now());
+        self.requested_at = Some(Instant::now());
         if self.is_stopped() {
             return Err(MirrorError::Cancelled);
         }
@@ -219,7 +225,7 @@ impl<'s> RetryState<'s> {
     ///
     /// # Errors
     /// The error of the attempt, if it is not retried.
-    pub(super) fn next(&mut self, attempt_error: AttemptError) -> Result<(), MirrorError> {
+    pub(super) fn retry_or_fail(&mut self, attempt_error: AttemptError) -> Result<(), MirrorError> {
         if self.is_stopped() {
             return Err(MirrorError::Cancelled);
         }
@@ -235,25 +241,25 @@ impl<'s> RetryState<'s> {
             }
             RetryAction::WhileLocked => {
                 let left = self.wait.saturating_sub(
-                    now - *self.locked_since.get_or_insert(self.asked.unwrap_or(now)),
+                    now - *self.locked_since.get_or_insert(self.requested_at.unwrap_or(now)),
                 );
                 if left.is_zero() {
                     return Err(attempt_error.error);
                 }
                 // A lock is not a connection error, so attempts that find the mirror locked do not
                 // count as failures.
-                (self.failures, self.since) = (0, None);
+                (self.failures, self.failing_since) = (0, None);
                 self.polls += 1;
                 return self
                     .pause(backoff(self.polls).min(LOCK_PAUSE).min(left), attempt_error.error);
             }
             RetryAction::AtOnce => Duration::ZERO,
             RetryAction::Later => backoff(self.failures),
-            RetryAction::After(asked) => asked.min(MAX_ASKED),
+            RetryAction::After(asked) => asked.min(MAX_RETRY_AFTER),
         };
         self.failures += 1;
-        let since = *self.since.get_or_insert(now);
-        if self.failures >= self.tries || now - since >= self.idle {
+        let since = *self.failing_since.get_or_insert(now);
+        if self.failures >= self.max_attempts || now - since >= self.idle {
             return Err(attempt_error.error);
         }
         self.pause(pause, attempt_error.error)
@@ -284,11 +290,11 @@ fn backoff(tries: u32) -> Duration {
     // The shift is limited, because it would overflow after 31 failures. `MAX_PAUSE` is reached
     // after six.
     let full = FIRST_PAUSE.saturating_mul(1 << tries.min(8)).min(MAX_PAUSE);
-    full / 2 + full.mul_f64(chance() / 2.0)
+    full / 2 + full.mul_f64(random_fraction() / 2.0)
 }
 
 /// A random number from 0 to 1; a constant if the system has no source of randomness.
-fn chance() -> f64 {
+fn random_fraction() -> f64 {
     let mut byte = [128];
     getrandom::fill(&mut byte).ok();
     f64::from(byte[0]) / 255.0
@@ -357,15 +363,15 @@ mod tests {
     #[test]
     fn what_fails_for_good_is_not_tried_again() {
         let mut retry = RetryState::new(Duration::from_secs(60), None, GO);
-        assert!(retry.next(AttemptError::final_(lost())).is_err());
+        assert!(retry.retry_or_fail(AttemptError::final_(lost())).is_err());
     }
 
     #[test]
     fn one_try_waits_for_nothing() {
         let next = |action| {
             RetryState::new(Duration::from_secs(60), None, GO)
-                .once()
-                .next(AttemptError { error: lost(), retry: action })
+                .single_attempt()
+                .retry_or_fail(AttemptError { error: lost(), retry: action })
         };
         assert!(next(RetryAction::AtOnce).is_ok());
         for action in [
@@ -382,15 +388,15 @@ mod tests {
     fn tries_without_progress_are_counted() {
         let mut retry = RetryState::new(Duration::ZERO, None, GO);
         let again = |retry: &mut RetryState<'_>| {
-            retry.next(AttemptError { error: lost(), retry: RetryAction::AtOnce })
+            retry.retry_or_fail(AttemptError { error: lost(), retry: RetryAction::AtOnce })
         };
         for _ in 0..3 {
-            for _ in 1..MAX_TRIES {
+            for _ in 1..MAX_ATTEMPTS {
                 again(&mut retry).unwrap();
             }
             retry.progress();
         }
-        for _ in 1..MAX_TRIES {
+        for _ in 1..MAX_ATTEMPTS {
             again(&mut retry).unwrap();
         }
         assert!(again(&mut retry).is_err());
@@ -401,7 +407,10 @@ mod tests {
         let wait = Duration::from_millis(120);
         let began = Instant::now();
         let mut retry = RetryState::new(wait, None, GO);
-        while retry.next(AttemptError { error: lost(), retry: RetryAction::WhileLocked }).is_ok() {}
+        while retry
+            .retry_or_fail(AttemptError { error: lost(), retry: RetryAction::WhileLocked })
+            .is_ok()
+        {}
         assert!(began.elapsed() >= wait);
     }
 
@@ -411,7 +420,7 @@ mod tests {
             RetryState::new(Duration::ZERO, Some(Instant::now() + Duration::from_millis(10)), GO);
         let asked = RetryAction::After(Duration::from_secs(20));
         let began = Instant::now();
-        assert!(retry.next(AttemptError { error: lost(), retry: asked }).is_err());
+        assert!(retry.retry_or_fail(AttemptError { error: lost(), retry: asked }).is_err());
         assert!(began.elapsed() < Duration::from_secs(5));
     }
 
@@ -422,7 +431,9 @@ mod tests {
             retry: RetryAction::Later,
         };
         let next = |deadline, attempt_error| {
-            RetryState::new(Duration::ZERO, Some(deadline), GO).next(attempt_error).unwrap_err()
+            RetryState::new(Duration::ZERO, Some(deadline), GO)
+                .retry_or_fail(attempt_error)
+                .unwrap_err()
         };
         let now = Instant::now();
         let told = next(now, slow()).to_string();
@@ -436,21 +447,21 @@ mod tests {
     #[test]
     fn a_request_to_stop_ends_the_pause() {
         let mut retry = RetryState::new(Duration::ZERO, None, &|| true);
-        let result = retry.next(AttemptError {
+        let result = retry.retry_or_fail(AttemptError {
             error: lost(),
             retry: RetryAction::After(Duration::from_secs(20)),
         });
         assert!(matches!(result, Err(MirrorError::Cancelled)));
-        assert!(matches!(retry.left(), Err(MirrorError::Cancelled)));
+        assert!(matches!(retry.time_left(), Err(MirrorError::Cancelled)));
     }
 
     #[test]
     fn turns_are_taken_and_given_back() {
         let semaphore = Semaphore::new(1);
-        let first = semaphore.take(GO).unwrap();
-        assert!(semaphore.take(&|| true).is_none());
+        let first = semaphore.acquire(GO).unwrap();
+        assert!(semaphore.acquire(&|| true).is_none());
         std::thread::scope(|scope| {
-            let second = scope.spawn(|| semaphore.take(GO).is_some());
+            let second = scope.spawn(|| semaphore.acquire(GO).is_some());
             drop(first);
             assert!(second.join().unwrap());
         });

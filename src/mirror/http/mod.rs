@@ -5,26 +5,26 @@
 //! error shows whether the connection, the receiver or the mirror failed. Does not know what a
 //! fleet is.
 
-mod answer;
 mod body;
 mod client;
-mod counted;
 mod credentials;
 mod download;
 mod limits;
 mod objects;
 mod pack_sequence;
 mod pack_stream;
+mod progress_reader;
 mod repair;
+mod response_json;
 mod signatures;
 mod stage;
 mod tls;
 mod tls_errors;
 mod upload;
 
-pub use answer::read_state;
 pub use credentials::{BearerToken, ClientIdentity, Credentials, CredentialsError, ProxyChoice};
-pub use limits::{Exchange, Limiter, Semaphore, Trace, TransferLimits};
+pub use limits::{Limiter, RequestTrace, Semaphore, TraceFn, TransferLimits};
+pub use response_json::read_state;
 
 use std::io::Read;
 use std::path::PathBuf;
@@ -38,44 +38,44 @@ use serde::de::DeserializeOwned;
 use crate::cancel::Interrupt;
 use crate::error_kind::ErrorKind;
 use crate::hash::{BundleKey, ManifestId, ObjectId, StoreId};
-use crate::mirror::attempt::{AttemptError, CONNECT};
+use crate::mirror::attempt::{AttemptError, CONNECT_TIMEOUT};
 use crate::mirror::location::{HttpUrl, SshUrl};
 use crate::mirror::ssh::{SshConnection, SshSettings};
 use crate::mirror::transport_error::TransportError;
 use crate::mirror::{
-    Effort, Expiries, Link, Mirror, MirrorError, MirrorIdentity, MirrorState, ObjectPart,
+    Effort, Expiries, LinkKind, Mirror, MirrorError, MirrorIdentity, MirrorState, ObjectPart,
     PackSource, RepairSource, StageRequest,
 };
 use crate::monitor::Monitor;
 use crate::pack::Signature;
-use crate::protocol::{self, Action, ProtocolError, Resource, Settled, SignatureQuestion};
+use crate::protocol::{self, Action, CleanUpResult, ProtocolError, Resource, SignatureRequest};
 use crate::release::ReleaseName;
 use crate::store::{Depth, HistoryEvent, Pruned, Quota, Repaired, Verified};
 use crate::text::Secrets;
 use crate::tree_path::Site;
 
-use answer::AnswerLimit;
 use body::Body;
-use client::{Client, Request, Verb};
+use client::{Client, Method, Request};
 use limits::{CancelCheck, RetryState};
-use tls::CertificateEnd;
+use response_json::ResponseLimit;
+use tls::CertificateExpiry;
 
 /// The maximum number of connections for packs to one mirror.
 const MAX_CONNECTIONS: usize = 8;
 /// The time limit for the state of a mirror over SSH: longer than over HTTP, because `ssh` may take
 /// 60 s to reach the banner.
-const SSH_ANSWER: Duration = Duration::from_secs(70);
+const SSH_STATE_TIMEOUT: Duration = Duration::from_secs(70);
 /// The time limit for a request that involves no long work at the receiver.
-const QUICK: Duration = Duration::from_secs(120);
+const QUICK_REQUEST_TIMEOUT: Duration = Duration::from_secs(120);
 /// How long after the deadline the client may still ask whether an activation took effect.
-const GRACE: Duration = Duration::from_secs(5);
+const ACTIVATION_CHECK_GRACE: Duration = Duration::from_secs(5);
 /// For operations without a monitor: only the cancel token of the run stops them.
-const GO_ON: CancelCheck<'static> = &|| false;
+const NEVER_CANCELLED: CancelCheck<'static> = &|| false;
 
 /// What is known of the mirror from its last state response.
 #[derive(Debug, Clone, Default)]
 struct KnownMirror {
-    headwater: String,
+    version: String,
     store: Option<StoreId>,
     site: Option<Site>,
     unfinished: Option<Vec<BundleKey>>,
@@ -103,7 +103,7 @@ enum Endpoint {
 
 impl Endpoint {
     /// The number of round trips until the first response on a new connection: TCP, TLS, request.
-    fn messages_of_first(&self) -> u32 {
+    fn first_round_trips(&self) -> u32 {
         match self {
             Self::Http(base) if base.starts_with("https:") => 3,
             Self::Http(_) => 2,
@@ -126,37 +126,37 @@ impl Session {
     fn base(&self, retry: &mut RetryState<'_>) -> Result<String, MirrorError> {
         match &self.endpoint {
             Endpoint::Http(base) => Ok(base.clone()),
-            Endpoint::Ssh(link) => loop {
-                match link.base(retry.left()?, &|| retry.is_stopped()) {
+            Endpoint::Ssh(connection) => loop {
+                match connection.base(retry.time_left()?, &|| retry.is_stopped()) {
                     Ok(base) => return Ok(base),
-                    Err(attempt_error) => retry.next(attempt_error)?,
+                    Err(attempt_error) => retry.retry_or_fail(attempt_error)?,
                 }
             },
         }
     }
 
     fn retry_state<'s>(&self, stop: CancelCheck<'s>) -> RetryState<'s> {
-        RetryState::new(self.limits.wait, self.limits.deadline, stop)
+        RetryState::new(self.limits.lock_wait, self.limits.deadline, stop)
             .cancelled_by(&self.limits.cancel)
     }
 
-    fn ask<T: DeserializeOwned>(
+    fn request<T: DeserializeOwned>(
         &self,
         request: &Request<'_>,
         retry: &mut RetryState<'_>,
     ) -> Result<T, MirrorError> {
         let base = self.base(retry)?;
-        self.client.ask(&base, request, retry)
+        self.client.request(&base, request, retry)
     }
 
     /// Makes a request without retries.
-    fn ask_once<T: DeserializeOwned>(
+    fn request_once<T: DeserializeOwned>(
         &self,
         request: &Request<'_>,
         retry: &mut RetryState<'_>,
     ) -> Result<T, AttemptError> {
         let base = self.base(retry).map_err(AttemptError::final_)?;
-        self.client.ask_once(&base, request, retry)
+        self.client.request_once(&base, request, retry)
     }
 
     /// Requests an action whose parameters fit in one JSON message.
@@ -178,11 +178,11 @@ impl Session {
         let message = to_json(message);
         let body = Body::Parts(vec![&message]);
         let limit = match action {
-            Action::Verify | Action::Repair => AnswerLimit::FAULTS,
-            _ => AnswerLimit::SMALL,
+            Action::Verify | Action::Repair => ResponseLimit::FAULTS,
+            _ => ResponseLimit::SMALL,
         };
-        let request = Request::new(Verb::Post, Resource::Action(action), body, limit);
-        self.ask(&request, retry)
+        let request = Request::new(Method::Post, Resource::Action(action), body, limit);
+        self.request(&request, retry)
     }
 }
 
@@ -207,7 +207,7 @@ pub struct HttpMirror {
     connections: usize,
     known: Mutex<Option<KnownMirror>>,
     site_in_url: Option<Site>,
-    certificate_end: CertificateEnd,
+    certificate_end: CertificateExpiry,
 }
 
 impl HttpMirror {
@@ -215,23 +215,23 @@ impl HttpMirror {
     #[must_use]
     pub fn new(
         identity: MirrorIdentity,
-        place: &HttpUrl,
-        access: &Credentials,
+        url: &HttpUrl,
+        credentials: &Credentials,
         limits: TransferLimits,
     ) -> Self {
-        let certificate_end = CertificateEnd::default();
+        let certificate_end = CertificateExpiry::default();
         let client = Client {
-            agent: tls::agent(access, place, MAX_CONNECTIONS, certificate_end.clone()),
-            token: access.token.clone(),
+            agent: tls::agent(credentials, url, MAX_CONNECTIONS, certificate_end.clone()),
+            token: credentials.token.clone(),
             limit: limits.limit.clone(),
             trace: limits.trace,
-            secrets: access.secrets(),
+            secrets: credentials.secrets(),
         };
-        let session = Session { client, endpoint: Endpoint::Http(place.base().to_owned()), limits };
+        let session = Session { client, endpoint: Endpoint::Http(url.base().to_owned()), limits };
         Self {
-            site_in_url: place.site(),
+            site_in_url: url.site(),
             certificate_end,
-            ..Self::over(identity, session, MAX_CONNECTIONS)
+            ..Self::with_session(identity, session, MAX_CONNECTIONS)
         }
     }
 
@@ -239,12 +239,12 @@ impl HttpMirror {
     #[must_use]
     pub fn over_ssh(
         identity: MirrorIdentity,
-        place: &SshUrl,
+        url: &SshUrl,
         settings: &SshSettings,
         limits: TransferLimits,
     ) -> Self {
         let site = identity.site.clone();
-        let link = Arc::new(SshConnection::new(place, settings, site, limits.cancel.clone()));
+        let link = Arc::new(SshConnection::new(url, settings, site, limits.cancel.clone()));
         let client = Client {
             agent: SshConnection::agent(&link, Credentials::config_over_ssh()),
             token: None,
@@ -252,10 +252,10 @@ impl HttpMirror {
             trace: limits.trace,
             secrets: Secrets::default(),
         };
-        Self::over(identity, Session { client, endpoint: Endpoint::Ssh(link), limits }, 1)
+        Self::with_session(identity, Session { client, endpoint: Endpoint::Ssh(link), limits }, 1)
     }
 
-    fn over(identity: MirrorIdentity, session: Session, connections: usize) -> Self {
+    fn with_session(identity: MirrorIdentity, session: Session, connections: usize) -> Self {
         let session = Arc::new(session);
         let interrupt: Arc<dyn Interrupt> = Arc::clone(&session) as _;
         // A weak reference: the token of the run must not keep the mirror alive.
@@ -266,7 +266,7 @@ impl HttpMirror {
             connections,
             known: Mutex::default(),
             site_in_url: None,
-            certificate_end: CertificateEnd::default(),
+            certificate_end: CertificateExpiry::default(),
         }
     }
 
@@ -296,13 +296,13 @@ impl HttpMirror {
         }
     }
 
-    fn learn(&self, state: &protocol::State, round_trip: Option<Duration>) {
+    fn remember_state(&self, state: &protocol::State, round_trip: Option<Duration>) {
         let (site, unfinished) = (state.site.clone(), state.unfinished.clone());
         // Only the first measurement is used: it certainly includes the connection setup, and
-        // `messages_of_first` accounts for that. A later request may reuse a connection.
+        // `first_round_trips` accounts for that. A later request may reuse a connection.
         let round_trip = self.round_trip().or(round_trip);
         *self.known() = Some(KnownMirror {
-            headwater: state.headwater.clone(),
+            version: state.headwater.clone(),
             store: state.store,
             site,
             unfinished,
@@ -315,21 +315,22 @@ impl HttpMirror {
         });
     }
 
-    fn ask_state_by(
+    fn request_state(
         &self,
         deadline: Option<Instant>,
     ) -> Result<(protocol::State, Option<Duration>), MirrorError> {
         // The whole fleet waits for this response: a mirror that has not responded within the limit
         // counts as unreachable. Only a mirror over SSH has a single connection.
-        let limit = if self.connections == 1 { SSH_ANSWER } else { CONNECT };
-        let request = Request::new(Verb::Get, Resource::State, Body::None, AnswerLimit::STATE);
-        let retry = RetryState::new(self.session.limits.wait, deadline, GO_ON).with_budget(limit);
+        let limit = if self.connections == 1 { SSH_STATE_TIMEOUT } else { CONNECT_TIMEOUT };
+        let request = Request::new(Method::Get, Resource::State, Body::None, ResponseLimit::STATE);
+        let retry = RetryState::new(self.session.limits.lock_wait, deadline, NEVER_CANCELLED)
+            .with_budget(limit);
         let mut retry = retry.cancelled_by(&self.session.limits.cancel);
         let base = self.session.base(&mut retry)?;
         let asked = Instant::now();
         let request = Request { limit: Some(limit), ..request };
-        let state = self.session.client.ask(&base, &request, &mut retry)?;
-        let messages = self.session.endpoint.messages_of_first();
+        let state = self.session.client.request(&base, &request, &mut retry)?;
+        let messages = self.session.endpoint.first_round_trips();
         Ok((state, (!retry.has_failed()).then(|| asked.elapsed() / messages)))
     }
 
@@ -348,8 +349,8 @@ impl Mirror for HttpMirror {
         &self.identity.location
     }
 
-    fn link(&self) -> Link {
-        Link::Network
+    fn link_kind(&self) -> LinkKind {
+        LinkKind::Network
     }
 
     fn local_path(&self) -> Option<PathBuf> {
@@ -366,8 +367,8 @@ impl Mirror for HttpMirror {
     }
 
     fn state(&self) -> Result<MirrorState, MirrorError> {
-        let (state, round_trip) = self.ask_state_by(self.session.limits.deadline)?;
-        self.learn(&state, round_trip);
+        let (state, round_trip) = self.request_state(self.session.limits.deadline)?;
+        self.remember_state(&state, round_trip);
         self.check_site()?;
         let token = state.token_expires;
         let expiries = Expiries { token, certificate: self.certificate_end.get() };
@@ -381,16 +382,16 @@ impl Mirror for HttpMirror {
     fn history(&self) -> Result<Vec<HistoryEvent>, MirrorError> {
         self.check_site()?;
         let request = Request {
-            limit: Some(QUICK),
-            ..Request::new(Verb::Get, Resource::History, Body::None, AnswerLimit::HISTORY)
+            limit: Some(QUICK_REQUEST_TIMEOUT),
+            ..Request::new(Method::Get, Resource::History, Body::None, ResponseLimit::HISTORY)
         };
         let history: protocol::History =
-            self.session.ask(&request, &mut self.session.retry_state(GO_ON))?;
+            self.session.request(&request, &mut self.session.retry_state(NEVER_CANCELLED))?;
         Ok(history.events)
     }
 
     fn manifest(&self, id: &ManifestId) -> Result<Box<dyn Read + Send>, MirrorError> {
-        download::decoded(self.content(Resource::Manifest(*id), 0)?)
+        download::decompress(self.content(Resource::Manifest(*id), 0)?)
     }
 
     fn object(&self, id: &ObjectId, offset: u64) -> Result<Box<dyn Read + Send>, MirrorError> {
@@ -410,20 +411,21 @@ impl Mirror for HttpMirror {
     fn holds(&self, objects: &[ObjectId], monitor: &dyn Monitor) -> Result<Vec<bool>, MirrorError> {
         self.check_site()?;
         let stop = || monitor.is_cancelled();
-        let mut retry = self.session.retry_state(&stop).with_budget(QUICK);
+        let mut retry = self.session.retry_state(&stop).with_budget(QUICK_REQUEST_TIMEOUT);
         let mut held = Vec::with_capacity(objects.len());
         // The size of each request is limited, because the receiver reads it into memory.
-        for some in objects.chunks(protocol::MAX_ASKED) {
+        for some in objects.chunks(protocol::MAX_HOLDS_OBJECTS) {
             let ids: Vec<&[u8]> = some.iter().map(|id| id.as_bytes().as_slice()).collect();
             let (ids, resource) = (ids.concat(), Resource::Action(Action::Holds));
             let request =
-                Request::new(Verb::Post, resource, Body::Parts(vec![&ids]), AnswerLimit::SMALL);
-            let answer: protocol::Holds =
-                self.session.ask(&Request { limit: Some(QUICK), ..request }, &mut retry)?;
+                Request::new(Method::Post, resource, Body::Parts(vec![&ids]), ResponseLimit::SMALL);
+            let answer: protocol::HeldObjects = self
+                .session
+                .request(&Request { limit: Some(QUICK_REQUEST_TIMEOUT), ..request }, &mut retry)?;
             let what = || "the response does not match the requested objects".to_owned();
             held.extend(
                 answer
-                    .read(some.len())
+                    .decode(some.len())
                     .ok_or_else(|| TransportError::Foreign { status: 200, what: what() })?,
             );
         }
@@ -432,7 +434,7 @@ impl Mirror for HttpMirror {
 
     fn signatures(
         &self,
-        question: &SignatureQuestion,
+        question: &SignatureRequest,
         sizes: &[u64],
         monitor: &dyn Monitor,
     ) -> Result<Vec<Option<Signature>>, MirrorError> {
@@ -443,7 +445,7 @@ impl Mirror for HttpMirror {
             // A question that the receiver knows is never answered so.
             MirrorError::Remote { refusal } if refusal.kind == ErrorKind::Unknown => {
                 let known = self.known();
-                let receiver = known.as_ref().map(|known| known.headwater.clone());
+                let receiver = known.as_ref().map(|known| known.version.clone());
                 TransportError::NoSignatures { receiver: receiver.unwrap_or_default() }.into()
             }
             other => other,
@@ -470,7 +472,7 @@ impl Mirror for HttpMirror {
     ) -> Result<(), MirrorError> {
         self.check_site()?;
         let message = protocol::Activate { release, expected };
-        let mut retry = self.session.retry_state(GO_ON);
+        let mut retry = self.session.retry_state(NEVER_CANCELLED);
         let asked: Result<protocol::Activated, _> =
             self.session.act_with(Action::Activate, &message, &mut retry);
         match asked {
@@ -489,8 +491,8 @@ impl Mirror for HttpMirror {
                     .deadline
                     // This request must be possible even if the deadline ended the previous one:
                     // the client must find out whether visitors see the release.
-                    .map(|deadline| deadline.max(Instant::now() + GRACE));
-                match self.ask_state_by(deadline) {
+                    .map(|deadline| deadline.max(Instant::now() + ACTIVATION_CHECK_GRACE));
+                match self.request_state(deadline) {
                     Ok((state, _)) if state.current == Some(release) => Ok(()),
                     _ => Err(error),
                 }
@@ -502,18 +504,18 @@ impl Mirror for HttpMirror {
     fn abandon(&self, release: ReleaseName) -> Result<(), MirrorError> {
         self.check_site()?;
         self.session
-            .act(Action::Abandon, &protocol::Abandon { release }, GO_ON)
+            .act(Action::Abandon, &protocol::Abandon { release }, NEVER_CANCELLED)
             .map(|protocol::Done {}| ())
     }
 
-    fn clean_up(&self, keep: usize) -> Result<Settled, MirrorError> {
+    fn clean_up(&self, keep: usize) -> Result<CleanUpResult, MirrorError> {
         self.check_site()?;
-        self.session.act(Action::Settle, &protocol::Keep { keep }, GO_ON)
+        self.session.act(Action::CleanUp, &protocol::KeepReleases { keep }, NEVER_CANCELLED)
     }
 
     fn prune(&self, keep: usize) -> Result<Pruned, MirrorError> {
         self.check_site()?;
-        self.session.act(Action::Prune, &protocol::Keep { keep }, GO_ON)
+        self.session.act(Action::Prune, &protocol::KeepReleases { keep }, NEVER_CANCELLED)
     }
 
     fn verify(&self, depth: Depth, monitor: &dyn Monitor) -> Result<Verified, MirrorError> {
@@ -524,10 +526,10 @@ impl Mirror for HttpMirror {
 
     fn repair(
         &self,
-        supply: &dyn RepairSource,
+        source: &dyn RepairSource,
         monitor: &dyn Monitor,
     ) -> Result<Repaired, MirrorError> {
         self.check_site()?;
-        repair::run(&self.session, supply, monitor)
+        repair::run(&self.session, source, monitor)
     }
 }

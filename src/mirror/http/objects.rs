@@ -2,12 +2,12 @@
 
 use std::io::{self, Read};
 
-use crate::mirror::attempt::{AttemptError, CONNECT};
+use crate::mirror::attempt::{AttemptError, CONNECT_TIMEOUT};
 use crate::mirror::http::Session;
-use crate::mirror::http::answer::AnswerLimit;
 use crate::mirror::http::body::Body;
-use crate::mirror::http::client::{Request, Verb, map_read_error};
+use crate::mirror::http::client::{Method, Request, map_read_error};
 use crate::mirror::http::limits::{CancelCheck, RetryState};
+use crate::mirror::http::response_json::ResponseLimit;
 use crate::mirror::transport_error::TransportError;
 use crate::mirror::{Effort, MirrorError};
 use crate::protocol::{self, Action, ObjectPart, Resource};
@@ -22,19 +22,24 @@ pub(super) fn read(
 ) -> Result<Vec<Option<Vec<u8>>>, MirrorError> {
     let retry = session.retry_state(stop);
     let mut retry = match effort {
-        Effort::Once => retry.once(),
-        Effort::Patient => retry.with_budget(CONNECT),
+        Effort::Once => retry.single_attempt(),
+        Effort::Patient => retry.with_budget(CONNECT_TIMEOUT),
     };
     let mut read = Vec::with_capacity(parts.len());
     while read.len() < parts.len() {
         let left = &parts[read.len()..];
-        ask(session, &left[..left.len().min(protocol::MAX_PARTS)], &mut read, &mut retry)?;
+        request_parts(
+            session,
+            &left[..left.len().min(protocol::MAX_OBJECT_PARTS)],
+            &mut read,
+            &mut retry,
+        )?;
     }
     Ok(read)
 }
 
 /// Makes one request and reads as many parts as it can get.
-fn ask(
+fn request_parts(
     session: &Session,
     parts: &[ObjectPart],
     read: &mut Vec<Option<Vec<u8>>>,
@@ -43,22 +48,22 @@ fn ask(
     let question: Vec<u8> = parts.iter().flat_map(|part| part.to_bytes()).collect();
     let body = Body::Parts(vec![&question]);
     let request =
-        Request::new(Verb::Post, Resource::Action(Action::Objects), body, AnswerLimit::SMALL);
+        Request::new(Method::Post, Resource::Action(Action::Objects), body, ResponseLimit::SMALL);
     let base = session.base(retry)?;
     let mut reader = session.client.open(&base, &request, retry)?.into_body().into_reader();
     for part in parts {
-        match next(&mut reader, part) {
+        match read_next_part(&mut reader, part) {
             Ok(bytes) => {
                 read.push(bytes);
                 retry.progress();
             }
             Err(error) if error.kind() == io::ErrorKind::InvalidData => {
                 let what = "the response with object parts is malformed".to_owned();
-                return retry.next(AttemptError::final_(
+                return retry.retry_or_fail(AttemptError::final_(
                     TransportError::Foreign { status: 200, what }.into(),
                 ));
             }
-            Err(error) => return retry.next(map_read_error(error)),
+            Err(error) => return retry.retry_or_fail(map_read_error(error)),
         }
     }
     // ureq reuses a connection only after the response has been read to its end.
@@ -67,7 +72,7 @@ fn ask(
 }
 
 /// Reads the next part of a response; `None` if the mirror does not have it.
-fn next(reader: &mut impl Read, part: &ObjectPart) -> io::Result<Option<Vec<u8>>> {
+fn read_next_part(reader: &mut impl Read, part: &ObjectPart) -> io::Result<Option<Vec<u8>>> {
     let mut is_here = [0];
     reader.read_exact(&mut is_here)?;
     match is_here {

@@ -12,10 +12,10 @@ use crate::protocol::PackHead;
 
 /// The longest wait for the next pack within a request: shorter than the timeout of a receiver.
 // A receiver gives up on a body after 30 seconds without a byte.
-const NEXT_PACK: Duration = Duration::from_secs(5);
+const NEXT_PACK_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Packs that are sent while later packs are still being built. The body ends after the last pack,
-/// after [`BATCH_BYTES`], or when the next pack is not ready within [`NEXT_PACK`].
+/// after [`BATCH_BYTES`], or when the next pack is not ready within [`NEXT_PACK_TIMEOUT`].
 pub(super) struct PackStream<'f, 'u> {
     upload: &'f Upload<'u>,
     streamed: Mutex<StreamedPacks>,
@@ -68,7 +68,7 @@ impl<'f, 'u> PackStream<'f, 'u> {
         if streamed.bytes > BATCH_BYTES {
             return Ok(None);
         }
-        let pack = match self.upload.next_within(NEXT_PACK)? {
+        let pack = match self.upload.next_within(NEXT_PACK_TIMEOUT)? {
             NextPack::Pack(pack) => pack,
             NextPack::End => {
                 streamed.is_all = true;

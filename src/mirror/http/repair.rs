@@ -6,13 +6,13 @@ use std::io::Read;
 
 use crate::hash::{ManifestId, ObjectId};
 use crate::mirror::http::Session;
-use crate::mirror::http::answer::AnswerLimit;
 use crate::mirror::http::body::Body;
-use crate::mirror::http::client::{Request, Verb};
+use crate::mirror::http::client::{Method, Request};
+use crate::mirror::http::response_json::ResponseLimit;
 use crate::mirror::http::upload::{ObjectUpload, put_object};
 use crate::mirror::{ErrorKind, MirrorError, RepairSource};
 use crate::monitor::Monitor;
-use crate::protocol::{self, Action, Repairing, Resource, Wants};
+use crate::protocol::{self, Action, NeededContent, RepairResult, Resource};
 use crate::release::ReleaseName;
 use crate::store::Repaired;
 
@@ -31,7 +31,7 @@ struct SentObjects {
 /// Repairs the mirror with the content that `supply` has.
 pub(super) fn run(
     session: &Session,
-    supply: &dyn RepairSource,
+    source: &dyn RepairSource,
     monitor: &dyn Monitor,
 ) -> Result<Repaired, MirrorError> {
     let stop = || monitor.is_cancelled();
@@ -39,17 +39,17 @@ pub(super) fn run(
     let mut repaired = Repaired::default();
     let mut is_last = false;
     for round in 0.. {
-        let answer: Repairing =
+        let answer: RepairResult =
             session.act(Action::Repair, &protocol::Repair { is_last }, &stop)?;
         if round == 0 {
             repaired.found = answer.found;
         }
         repaired.objects += answer.objects;
-        repaired.mended += answer.mended;
-        repaired.left = answer.left;
+        repaired.repaired_files += answer.repaired_files;
+        repaired.remaining = answer.remaining;
         // Each round sends something that was not sent before, so the loop ends.
-        let wants = &answer.wants;
-        if !is_last && send(session, supply, wants, &mut sent, &stop)? {
+        let wants = &answer.needed;
+        if !is_last && send(session, source, wants, &mut sent, &stop)? {
             continue;
         }
         if is_last || wants.releases.is_empty() && wants.manifests.is_empty() {
@@ -65,15 +65,15 @@ pub(super) fn run(
 /// Sends the requested content that `supply` has. Returns whether anything was sent.
 fn send(
     session: &Session,
-    supply: &dyn RepairSource,
-    wants: &Wants,
+    source: &dyn RepairSource,
+    wants: &NeededContent,
     sent: &mut SentObjects,
     stop: &(dyn Fn() -> bool + Sync),
 ) -> Result<bool, MirrorError> {
     let mut any = false;
     for name in &wants.releases {
         if sent.releases.insert(*name)
-            && let Some(release) = supply.release(*name)
+            && let Some(release) = source.release(*name)
         {
             put(session, Resource::Release(*name), &release.to_bytes(), stop)?;
             any = true;
@@ -81,19 +81,19 @@ fn send(
     }
     for id in &wants.manifests {
         if sent.manifests.insert(*id)
-            && let Some(plain) = supply.manifest(id)
-            && let Some(frame) = packed(plain)
+            && let Some(plain) = source.manifest(id)
+            && let Some(frame) = compress(plain)
         {
             put(session, Resource::Manifest(*id), &frame, stop)?;
             any = true;
         }
     }
-    supply.announce(&wants.objects);
+    source.announce(&wants.objects);
     for id in &wants.objects {
         if sent.objects.contains(id) {
             continue;
         }
-        match put_object(session, &|| supply.object(id), id, stop) {
+        match put_object(session, &|| source.object(id), id, stop) {
             // No space: first let the mirror use the content that was sent so far, which frees
             // space.
             Err(error) if any && error.kind() == ErrorKind::NoSpace => return Ok(true),
@@ -105,7 +105,7 @@ fn send(
 }
 
 /// Compresses a manifest; `None` if it cannot be read.
-fn packed(plain: Box<dyn Read + Send>) -> Option<Vec<u8>> {
+fn compress(plain: Box<dyn Read + Send>) -> Option<Vec<u8>> {
     zstd::encode_all(plain, LEVEL).ok()
 }
 
@@ -115,6 +115,7 @@ fn put(
     bytes: &[u8],
     stop: &(dyn Fn() -> bool + Sync),
 ) -> Result<(), MirrorError> {
-    let request = Request::new(Verb::Put, resource, Body::Parts(vec![bytes]), AnswerLimit::SMALL);
-    session.ask(&request, &mut session.retry_state(stop)).map(|protocol::Done {}| ())
+    let request =
+        Request::new(Method::Put, resource, Body::Parts(vec![bytes]), ResponseLimit::SMALL);
+    session.request(&request, &mut session.retry_state(stop)).map(|protocol::Done {}| ())
 }

@@ -12,17 +12,17 @@ use crate::hash::{ObjectId, PackId};
 use crate::manifest::ManifestError;
 use crate::manifest::delta::{self, ChangeLimits, DeltaSummary};
 use crate::mirror::attempt::{AttemptError, RetryAction};
-use crate::mirror::http::answer::AnswerLimit;
 use crate::mirror::http::body::Body;
-use crate::mirror::http::client::{Request, Verb};
+use crate::mirror::http::client::{Method, Request};
 use crate::mirror::http::limits::{CancelCheck, RetryState, Semaphore};
 use crate::mirror::http::pack_stream::{PackStream, StreamedPacks};
+use crate::mirror::http::response_json::ResponseLimit;
 use crate::mirror::http::upload::{ObjectUpload, Upload, Uploaded, is_unknown, put_object};
 use crate::mirror::http::{HttpMirror, to_json};
 use crate::mirror::transport_error::TransportError;
 use crate::mirror::{MirrorError, PackSource, SourceError, StageRequest};
 use crate::monitor::{Event, Monitor};
-use crate::protocol::{self, Action, Detail, ProtocolError, Resource, StageHead, Staging};
+use crate::protocol::{self, Action, ErrorDetail, ProtocolError, Resource, StageHead, StageResult};
 use crate::store::{StoreError, needed_bytes};
 
 const STAGE: Resource = Resource::Action(Action::Stage);
@@ -39,14 +39,14 @@ pub(super) fn run(
     // Send nothing that the receiver would refuse.
     check_token(mirror)?;
     let stop = || monitor.is_cancelled();
-    let _permit = Semaphore::enter(mirror.session.limits.semaphore.as_ref(), &stop)?;
+    let _permit = Semaphore::acquire_if_some(mirror.session.limits.semaphore.as_ref(), &stop)?;
     // Send packs with the first request only if the receiver holds none of them and has ample
     // space. Otherwise ask first: the client does not read a response while it sends a body.
     let has_none = match &*mirror.known() {
         Some(known) => {
             known.unfinished.as_ref().is_some_and(|keys| !keys.contains(&request.key))
                 && known.quota.refusal(request.release, 0).is_none()
-                && known.free_bytes.is_none_or(|free| has_ample_room(free, request))
+                && known.free_bytes.is_none_or(|free| has_ample_space(free, request))
         }
         None => false,
     };
@@ -57,9 +57,9 @@ pub(super) fn run(
         // which ones.
         unfinished.push(request.key);
     }
-    match if has_none { stage.begin(&upload)? } else { FirstAttempt::Not } {
+    match if has_none { stage.begin(&upload)? } else { FirstAttempt::Restart } {
         FirstAttempt::Staged => {}
-        FirstAttempt::Not => stage.step_by_step(&upload, None)?,
+        FirstAttempt::Restart => stage.step_by_step(&upload, None)?,
         FirstAttempt::Held(held) => stage.step_by_step(&upload, Some(held))?,
     }
     if stage.resent > 0 {
@@ -86,13 +86,13 @@ enum FirstAttempt {
     /// The receiver holds these packs, but not all packs.
     Held(HashSet<PackId>),
     /// Start again, step by step.
-    Not,
+    Restart,
 }
 
 enum StageStep {
     Staged,
     /// The receiver has lost the stage.
-    Forgotten,
+    StageLost,
 }
 
 impl Stage<'_> {
@@ -108,16 +108,20 @@ impl Stage<'_> {
     }
 
     /// Sends a stage request without packs.
-    fn ask(
+    fn request_stage(
         &self,
         change: &[u8],
         is_whole: bool,
         retry: &mut RetryState<'_>,
-    ) -> Result<Staging, MirrorError> {
+    ) -> Result<StageResult, MirrorError> {
         let head = self.head(change, false, is_whole);
-        let request =
-            Request::new(Verb::Post, STAGE, Body::Parts(vec![&head, change]), AnswerLimit::STAGING);
-        self.mirror.session.ask(&request, retry)
+        let request = Request::new(
+            Method::Post,
+            STAGE,
+            Body::Parts(vec![&head, change]),
+            ResponseLimit::STAGING,
+        );
+        self.mirror.session.request(&request, retry)
     }
 
     fn retry_state(&self) -> RetryState<'_> {
@@ -131,9 +135,10 @@ impl Stage<'_> {
         let open = || -> io::Result<Box<dyn Read + Send + '_>> {
             Ok(Box::new(stream.open(io::Cursor::new(self.head(change, true, false)).chain(change))))
         };
-        let request = Request::new(Verb::Post, STAGE, Body::Chunks(&open), AnswerLimit::STAGING);
+        let request =
+            Request::new(Method::Post, STAGE, Body::Chunks(&open), ResponseLimit::STAGING);
         let mut retry = self.retry_state();
-        let asked = self.mirror.session.ask_once(&request, &mut retry);
+        let asked = self.mirror.session.request_once(&request, &mut retry);
         let StreamedPacks { packs, is_all, failed, .. } = stream.end();
         for pack in packs {
             // Whatever the result, even if it says that packs are missing, these packs need not be
@@ -147,26 +152,28 @@ impl Stage<'_> {
             }
         }
         match asked {
-            Ok(Staging::Staged { .. }) => Ok(FirstAttempt::Staged),
+            Ok(StageResult::Staged { .. }) => Ok(FirstAttempt::Staged),
             Ok(_) if let Some(error) = failed => Err(error),
-            Ok(Staging::Lacking(objects)) if is_all => {
+            Ok(StageResult::Missing(objects)) if is_all => {
                 let step = self.send_objects(&objects)?;
                 let is_staged = matches!(step, StageStep::Staged)
                     && matches!(self.complete()?, StageStep::Staged);
-                Ok(if is_staged { FirstAttempt::Staged } else { FirstAttempt::Not })
+                Ok(if is_staged { FirstAttempt::Staged } else { FirstAttempt::Restart })
             }
-            Ok(Staging::Lacking(_)) => Err(unexpected(TOO_SOON)),
-            Ok(Staging::Held(_)) if is_all => {
+            Ok(StageResult::Missing(_)) => Err(unexpected(TOO_SOON)),
+            Ok(StageResult::Held(_)) if is_all => {
                 Err(unexpected("it reports packs as missing that were sent"))
             }
-            Ok(Staging::Held(held)) => Ok(FirstAttempt::Held(held.into_iter().collect())),
+            Ok(StageResult::Held(held)) => Ok(FirstAttempt::Held(held.into_iter().collect())),
             // Retry step by step, so that packs that have arrived are not sent again.
-            Err(AttemptError { retry: RetryAction::WhileLocked, .. }) => Ok(FirstAttempt::Not),
+            Err(AttemptError { retry: RetryAction::WhileLocked, .. }) => Ok(FirstAttempt::Restart),
             // Another push took over the stage, or a proxy does not accept chunked bodies.
             Err(AttemptError { error, .. }) if is_unknown(&error) || rejects_chunks(&error) => {
-                Ok(FirstAttempt::Not)
+                Ok(FirstAttempt::Restart)
             }
-            Err(attempt_error) => retry.next(attempt_error).map(|()| FirstAttempt::Not),
+            Err(attempt_error) => {
+                retry.retry_or_fail(attempt_error).map(|()| FirstAttempt::Restart)
+            }
         }
     }
 
@@ -181,22 +188,24 @@ impl Stage<'_> {
         for _ in 0..MAX_ROUNDS {
             let held = match known.take() {
                 Some(held) => held,
-                None => match self.ask(self.request.change, false, &mut self.retry_state())? {
-                    Staging::Staged { .. } => return Ok(()),
-                    Staging::Held(held) => held.into_iter().collect(),
-                    Staging::Lacking(_) => return Err(unexpected(TOO_SOON)),
-                },
+                None => {
+                    match self.request_stage(self.request.change, false, &mut self.retry_state())? {
+                        StageResult::Staged { .. } => return Ok(()),
+                        StageResult::Held(held) => held.into_iter().collect(),
+                        StageResult::Missing(_) => return Err(unexpected(TOO_SOON)),
+                    }
+                }
             };
             match upload.run(&held)? {
                 Uploaded::All => {}
-                Uploaded::Forgotten => continue,
+                Uploaded::StageLost => continue,
             }
             match self.complete()? {
                 StageStep::Staged => return Ok(()),
-                StageStep::Forgotten => {}
+                StageStep::StageLost => {}
             }
         }
-        Err(TransportError::Forgotten.into())
+        Err(TransportError::PacksLost.into())
     }
 
     /// Reports that all packs were sent, and sends the objects that the mirror still reports as
@@ -206,17 +215,17 @@ impl Stage<'_> {
         loop {
             let mut retry = self.retry_state();
             // The receiver already has the manifest change.
-            let lacking = match self.ask(&[], true, &mut retry) {
-                Ok(Staging::Staged { .. }) => return Ok(StageStep::Staged),
-                Ok(Staging::Held(_)) => return Ok(StageStep::Forgotten),
-                Ok(Staging::Lacking(lacking)) => lacking,
-                Err(error) if is_unknown(&error) => return Ok(StageStep::Forgotten),
+            let lacking = match self.request_stage(&[], true, &mut retry) {
+                Ok(StageResult::Staged { .. }) => return Ok(StageStep::Staged),
+                Ok(StageResult::Held(_)) => return Ok(StageStep::StageLost),
+                Ok(StageResult::Missing(lacking)) => lacking,
+                Err(error) if is_unknown(&error) => return Ok(StageStep::StageLost),
                 // An earlier attempt may have staged the release although its response was lost;
                 // then another push took the slot.
                 Err(MirrorError::Remote { refusal })
                     if retry.has_failed() && refusal.kind == ErrorKind::Malformed =>
                 {
-                    return Ok(StageStep::Forgotten);
+                    return Ok(StageStep::StageLost);
                 }
                 Err(error) => return Err(error),
             };
@@ -225,8 +234,8 @@ impl Stage<'_> {
             if before.is_some_and(|before| lacking.iter().any(|object| before.contains(object))) {
                 return Err(unexpected("it reports objects as missing that were sent"));
             }
-            if matches!(self.send_objects(&lacking)?, StageStep::Forgotten) {
-                return Ok(StageStep::Forgotten);
+            if matches!(self.send_objects(&lacking)?, StageStep::StageLost) {
+                return Ok(StageStep::StageLost);
             }
             before = Some(lacking);
         }
@@ -244,7 +253,7 @@ impl Stage<'_> {
                     missing.push(*id);
                     why.get_or_insert(error);
                 }
-                Err(error) if is_unknown(&error) => return Ok(StageStep::Forgotten),
+                Err(error) if is_unknown(&error) => return Ok(StageStep::StageLost),
                 Err(error) => return Err(error),
             }
         }
@@ -257,7 +266,7 @@ impl Stage<'_> {
 
 /// Whether the free space is at least twice the size of the new content. Twice, because only the
 /// receiver computes the exact need, and other pushes may arrive at the same time.
-fn has_ample_room(free_bytes: u64, request: &StageRequest<'_>) -> bool {
+fn has_ample_space(free_bytes: u64, request: &StageRequest<'_>) -> bool {
     /// Additional bytes that a file takes: up to one block, and its line in the manifest.
     const FILE_BYTES: u64 = 4096 + 256;
     let with_files = |bytes: u64, files: u64| {
@@ -275,7 +284,7 @@ fn has_ample_room(free_bytes: u64, request: &StageRequest<'_>) -> bool {
 }
 
 fn needs(request: &StageRequest<'_>) -> Result<DeltaSummary, ManifestError> {
-    let limits = ChangeLimits::of_own(request.change.len() as u64, request.release.entries);
+    let limits = ChangeLimits::trusted(request.change.len() as u64, request.release.entries);
     delta::summarize(&**request.change, &limits)
 }
 
@@ -283,7 +292,7 @@ fn needs(request: &StageRequest<'_>) -> Result<DeltaSummary, ManifestError> {
 fn check_token(mirror: &HttpMirror) -> Result<(), MirrorError> {
     match mirror.known().as_ref() {
         Some(known) if !known.may_push => Err(MirrorError::Remote {
-            refusal: ProtocolError::new(ErrorKind::Forbidden, protocol::READ_ONLY),
+            refusal: ProtocolError::new(ErrorKind::Forbidden, protocol::READ_ONLY_MESSAGE),
         }),
         _ => Ok(()),
     }
@@ -297,11 +306,11 @@ pub(super) fn check(mirror: &HttpMirror, request: &StageRequest<'_>) -> Result<(
     let known = mirror.known();
     let Some(known) = known.as_ref() else { return Ok(()) };
     let needs = needs(request).map_err(|error| MirrorError::Source(Box::new(error)))?;
-    let no_space = |message: String, detail: Option<Detail>| MirrorError::Remote {
+    let no_space = |message: String, detail: Option<ErrorDetail>| MirrorError::Remote {
         refusal: ProtocolError { detail, ..ProtocolError::new(ErrorKind::NoSpace, message) },
     };
     if let Some(message) = known.quota.refusal(request.release, needs.new_bytes()) {
-        return Err(no_space(message, Some(Detail::Quota)));
+        return Err(no_space(message, Some(ErrorDetail::Quota)));
     }
     // With a base, the receiver may change an existing slot, so only the new objects will certainly
     // be written.

@@ -30,9 +30,9 @@ use crate::mirror::location::HttpUrl;
 
 /// When the certificate of a mirror expires, according to the last connection.
 #[derive(Debug, Clone, Default)]
-pub(super) struct CertificateEnd(Arc<AtomicU64>);
+pub(super) struct CertificateExpiry(Arc<AtomicU64>);
 
-impl CertificateEnd {
+impl CertificateExpiry {
     const UNKNOWN: u64 = 0;
 
     /// When the certificate expires, in seconds since 1970; `None` if there was no TLS connection.
@@ -40,14 +40,14 @@ impl CertificateEnd {
         Some(self.0.load(Ordering::Relaxed)).filter(|end| *end != Self::UNKNOWN)
     }
 
-    fn note(&self, chain: Option<&[CertificateDer<'_>]>) {
-        let end = chain.and_then(|chain| end_of(chain.first()?));
+    fn record(&self, chain: Option<&[CertificateDer<'_>]>) {
+        let end = chain.and_then(|chain| expiry_of(chain.first()?));
         self.0.store(end.unwrap_or(Self::UNKNOWN), Ordering::Relaxed);
     }
 }
 
 /// When `certificate` expires, in seconds since 1970.
-fn end_of(certificate: &CertificateDer<'_>) -> Option<u64> {
+fn expiry_of(certificate: &CertificateDer<'_>) -> Option<u64> {
     // rustls exposes the expiry date of a certificate only in its error for an expired certificate.
     // It checks the dates before the signature, so a check at the end of time yields that error for
     // any issuer.
@@ -65,17 +65,18 @@ fn end_of(certificate: &CertificateDer<'_>) -> Option<u64> {
 /// Creates the agent for the mirror at `place`. The agent records in `end` when the certificate
 /// expires.
 pub(super) fn agent(
-    access: &Credentials,
-    place: &HttpUrl,
+    credentials: &Credentials,
+    url: &HttpUrl,
     connections: usize,
-    end: CertificateEnd,
+    end: CertificateExpiry,
 ) -> Agent {
-    let mirror = place.base().parse::<Uri>().ok().and_then(|uri| uri.authority().cloned());
-    let tls = TlsConnector { access: access.clone(), config: OnceLock::new(), mirror, end };
+    let mirror = url.base().parse::<Uri>().ok().and_then(|uri| uri.authority().cloned());
+    let tls =
+        TlsConnector { credentials: credentials.clone(), config: OnceLock::new(), mirror, end };
     let connector =
         ().chain(ConnectProxyConnector::default()).chain(TcpConnector::default()).chain(tls);
     Agent::with_parts(
-        access.config(connections, place.is_loopback()),
+        credentials.config(connections, url.is_loopback()),
         connector,
         DefaultResolver::default(),
     )
@@ -83,11 +84,11 @@ pub(super) fn agent(
 
 #[derive(Debug)]
 struct TlsConnector {
-    access: Credentials,
+    credentials: Credentials,
     config: OnceLock<Arc<ClientConfig>>,
     /// The host and port of the mirror. The certificate of an HTTPS proxy is not recorded.
     mirror: Option<Authority>,
-    end: CertificateEnd,
+    end: CertificateExpiry,
 }
 
 impl TlsConnector {
@@ -98,7 +99,7 @@ impl TlsConnector {
             return Ok(Arc::clone(config));
         }
         // Two threads may both get here. The first result is kept, and the other one is equal.
-        let config = Arc::new(self.access.tls_config()?);
+        let config = Arc::new(self.credentials.tls_config()?);
         Ok(Arc::clone(self.config.get_or_init(|| config)))
     }
 }
@@ -127,7 +128,7 @@ impl<In: Transport> Connector<In> for TlsConnector {
         // write.
         connection.complete_io(&mut socket)?;
         if details.uri.authority() == self.mirror.as_ref() {
-            self.end.note(connection.peer_certificates());
+            self.end.record(connection.peer_certificates());
         }
         let (input, output) =
             (details.config.input_buffer_size(), details.config.output_buffer_size());
@@ -205,14 +206,14 @@ mod tests {
                 params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
             }
             let made = params.self_signed(&key).unwrap();
-            let seen = CertificateEnd::default();
-            seen.note(Some(&[made.der().clone()]));
+            let seen = CertificateExpiry::default();
+            seen.record(Some(&[made.der().clone()]));
             assert_eq!(seen.get(), Some(end));
         }
-        let seen = CertificateEnd::default();
-        seen.note(Some(&[CertificateDer::from_slice(b"no certificate")]));
+        let seen = CertificateExpiry::default();
+        seen.record(Some(&[CertificateDer::from_slice(b"no certificate")]));
         assert_eq!(seen.get(), None);
-        seen.note(None);
+        seen.record(None);
         assert_eq!(seen.get(), None);
     }
 }

@@ -55,15 +55,18 @@ fn describe_handshake(error: &TlsError) -> String {
             "the server has no certificate for the host name in the URL".to_owned()
         }
         TlsError::AlertReceived(alert) => {
-            format!("the server ended it with the alert \"{}\"", spelled(&format!("{alert:?}")))
+            format!(
+                "the server ended it with the alert \"{}\"",
+                variant_words(&format!("{alert:?}"))
+            )
         }
         TlsError::NoCertificatesPresented => "the server sent no certificate".to_owned(),
         TlsError::PeerIncompatible(what) => format!(
             "the server uses TLS in a way that is not supported here ({})",
-            spelled(&format!("{what:?}"))
+            variant_words(&format!("{what:?}"))
         ),
         TlsError::PeerMisbehaved(what) => {
-            format!("the server broke the protocol ({})", spelled(&format!("{what:?}")))
+            format!("the server broke the protocol ({})", variant_words(&format!("{what:?}")))
         }
         other => other.to_string(),
     }
@@ -71,7 +74,7 @@ fn describe_handshake(error: &TlsError) -> String {
 
 /// The name of a variant in words: `NoCipherSuitesInCommon` becomes `no cipher suites in common`.
 /// Its fields are left out: they are lists of numbers.
-fn spelled(debug: &str) -> String {
+fn variant_words(debug: &str) -> String {
     let name = debug.split(|c: char| !c.is_ascii_alphanumeric()).next().unwrap_or_default();
     let mut words = String::new();
     for c in name.trim_end_matches("Context").chars() {
@@ -104,7 +107,7 @@ fn describe_certificate(error: &CertificateError) -> String {
             format!("it becomes valid in {ahead}, if the clock here is right")
         }
         CertificateError::NotValidForNameContext { expected, presented } => {
-            format!("it is for {}, not for {}", names(presented), expected.to_str())
+            format!("it is for {}, not for {}", certificate_names(presented), expected.to_str())
         }
         // An error of the crate webpki; rustls does not export its type, so compare its text.
         CertificateError::Other(OtherError(error))
@@ -113,9 +116,9 @@ fn describe_certificate(error: &CertificateError) -> String {
             "it is a CA certificate: create a server certificate with basicConstraints=CA:FALSE"
                 .to_owned()
         }
-        CertificateError::Other(OtherError(error)) => spelled(&format!("{error:?}")),
+        CertificateError::Other(OtherError(error)) => variant_words(&format!("{error:?}")),
         other => plain_description(other)
-            .map_or_else(|| spelled(&format!("{other:?}")), ToOwned::to_owned),
+            .map_or_else(|| variant_words(&format!("{other:?}")), ToOwned::to_owned),
     }
 }
 
@@ -153,7 +156,7 @@ const fn plain_description(error: &CertificateError) -> Option<&'static str> {
 
 /// The names of a certificate, which rustls formats as `DnsName("a.example")` or
 /// `IpAddress(127.0.0.1)`.
-fn names(presented: &[String]) -> String {
+fn certificate_names(presented: &[String]) -> String {
     let bare = |name: &String| {
         name.split_once('(').map_or(&**name, |(_, name)| name).replace(['"', ')'], "")
     };

@@ -16,12 +16,12 @@ use parking_lot::Mutex;
 use crate::error_kind::ErrorKind;
 use crate::hash::{BundleKey, ObjectId, PackId, hash_reader};
 use crate::mirror::attempt::RetryAction;
-use crate::mirror::http::answer::AnswerLimit;
-use crate::mirror::http::body::{Body, SMALL};
-use crate::mirror::http::client::{Request, Verb};
-use crate::mirror::http::counted::CountedPack;
+use crate::mirror::http::body::{Body, SMALL_OBJECT_BYTES};
+use crate::mirror::http::client::{Method, Request};
 use crate::mirror::http::limits::{CancelCheck, RetryState};
 use crate::mirror::http::pack_sequence::PackSequence;
+use crate::mirror::http::progress_reader::ProgressReader;
+use crate::mirror::http::response_json::ResponseLimit;
 use crate::mirror::http::{HttpMirror, Session};
 use crate::mirror::transport_error::TransportError;
 use crate::mirror::{MirrorError, OutgoingPack, PackCursor, PackSource, SourceError};
@@ -48,7 +48,7 @@ pub(super) enum Uploaded {
     /// All packs were acknowledged.
     All,
     /// The receiver has lost the stage; packs without acknowledgement are queued again.
-    Forgotten,
+    StageLost,
 }
 
 /// The upload of the packs of a bundle to one mirror.
@@ -57,9 +57,9 @@ pub(super) struct Upload<'u> {
     key: BundleKey,
     monitor: &'u dyn Monitor,
     source: Mutex<PackFeed<'u>>,
-    arrived: Mutex<Acknowledged>,
+    acknowledged: Mutex<Acknowledged>,
     scaler: Mutex<ConnectionScaler>,
-    is_over: AtomicBool,
+    is_finished: AtomicBool,
     is_announced: AtomicBool,
     /// Whether packs are sent one per request, because a request with several packs was
     /// interrupted.
@@ -79,7 +79,7 @@ struct Acknowledged {
 
 impl Acknowledged {
     /// Records that the receiver has a pack. Returns whether the pack has yet to be reported.
-    fn note(&mut self, id: PackId) -> bool {
+    fn record(&mut self, id: PackId) -> bool {
         self.packs.insert(id);
         self.reported.insert(id)
     }
@@ -119,8 +119,8 @@ impl PackFeed<'_> {
 struct ConnectionScaler {
     workers: usize,
     allowed: usize,
-    most: usize,
-    best: f64,
+    max_workers: usize,
+    best_rate: f64,
     /// Whether the last connection was added on trial.
     is_trying: bool,
     bytes: u64,
@@ -128,13 +128,13 @@ struct ConnectionScaler {
 }
 
 impl ConnectionScaler {
-    fn new(most: usize) -> Self {
-        let allowed = FIRST_CONNECTIONS.min(most);
+    fn new(max_workers: usize) -> Self {
+        let allowed = FIRST_CONNECTIONS.min(max_workers);
         Self {
             workers: 0,
             allowed,
-            most,
-            best: 0.0,
+            max_workers,
+            best_rate: 0.0,
             is_trying: false,
             bytes: 0,
             since: Instant::now(),
@@ -152,7 +152,7 @@ impl ConnectionScaler {
 
     /// Undoes [`Self::try_add_worker`] after a thread could not be started, and allows no more
     /// workers than there are now.
-    const fn stay(&mut self) {
+    const fn undo_add_worker(&mut self) {
         self.workers -= 1;
         self.allowed = self.workers;
     }
@@ -167,7 +167,7 @@ impl ConnectionScaler {
         is_one_too_many
     }
 
-    fn sent(&mut self, bytes: u64, now: Instant) {
+    fn record_sent(&mut self, bytes: u64, now: Instant) {
         self.bytes += bytes;
         let passed = now - self.since;
         if passed < MEASURE_WINDOW {
@@ -175,10 +175,10 @@ impl ConnectionScaler {
         }
         #[expect(clippy::cast_precision_loss, reason = "a rate is a rough thing")]
         let rate = self.bytes as f64 / passed.as_secs_f64();
-        if rate > self.best * MIN_SPEEDUP {
-            self.best = rate;
-            self.is_trying = self.allowed < self.most;
-            self.allowed = (self.allowed + 1).min(self.most);
+        if rate > self.best_rate * MIN_SPEEDUP {
+            self.best_rate = rate;
+            self.is_trying = self.allowed < self.max_workers;
+            self.allowed = (self.allowed + 1).min(self.max_workers);
         // The last connection did not help. The rate of the smaller number of connections remains
         // the one to beat.
         } else if self.is_trying {
@@ -188,10 +188,10 @@ impl ConnectionScaler {
         self.restart(now);
     }
 
-    fn note_failure(&mut self, now: Instant) {
+    fn record_failure(&mut self, now: Instant) {
         // The rates measured so far apply to a larger number of connections.
         self.allowed = (self.allowed / 2).max(1);
-        (self.best, self.is_trying) = (0.0, false);
+        (self.best_rate, self.is_trying) = (0.0, false);
         self.restart(now);
     }
 
@@ -212,9 +212,9 @@ impl<'u> Upload<'u> {
             key,
             monitor,
             source: Mutex::new(PackFeed { cursor: bundle.packs(), waiting: VecDeque::new() }),
-            arrived: Mutex::default(),
+            acknowledged: Mutex::default(),
             scaler: Mutex::new(ConnectionScaler::new(mirror.connections)),
-            is_over: AtomicBool::new(false),
+            is_finished: AtomicBool::new(false),
             is_announced: AtomicBool::new(false),
             is_one_by_one: AtomicBool::new(false),
         }
@@ -234,7 +234,7 @@ impl<'u> Upload<'u> {
 
     /// Reports to the monitor that a pack was sent, unless it was reported before.
     pub(super) fn report_sent(&self, id: PackId, bytes: u64) {
-        let is_new = self.arrived.lock().reported.insert(id);
+        let is_new = self.acknowledged.lock().reported.insert(id);
         if is_new {
             self.monitor.event(Event::PackSent {
                 mirror: self.mirror.identity.name.clone(),
@@ -250,13 +250,13 @@ impl<'u> Upload<'u> {
         pack: &dyn OutgoingPack,
     ) -> Result<impl Read + Send + use<'_, 'u>, SourceError> {
         let id = pack.id();
-        CountedPack::open(pack, move |bytes| self.advance(id, bytes))
+        ProgressReader::open(pack, move |bytes| self.report_progress(id, bytes))
     }
 
     /// Reports to the monitor how many bytes of a pack were sent, unless the pack was reported as
     /// sent.
-    fn advance(&self, id: PackId, bytes: u64) {
-        let arrived = self.arrived.lock();
+    fn report_progress(&self, id: PackId, bytes: u64) {
+        let arrived = self.acknowledged.lock();
         // The lock is held so that no progress is reported after the pack was reported as sent.
         if !arrived.reported.contains(&id) {
             self.monitor.event(Event::PackAdvanced {
@@ -270,7 +270,7 @@ impl<'u> Upload<'u> {
     /// Records that a pack was acknowledged.
     pub(super) fn acknowledge(&self, pack: Box<dyn OutgoingPack>) {
         let (id, bytes) = (pack.id(), pack.size());
-        let mut arrived = self.arrived.lock();
+        let mut arrived = self.acknowledged.lock();
         arrived.packs.insert(id);
         if arrived.kept_bytes + bytes <= KEPT_BYTES {
             arrived.kept_bytes += bytes;
@@ -283,9 +283,9 @@ impl<'u> Upload<'u> {
     /// Queues the packs again that the receiver has lost.
     ///
     /// # Errors
-    /// [`TransportError::Forgotten`] if one of these packs is no longer kept.
+    /// [`TransportError::PacksLost`] if one of these packs is no longer kept.
     fn requeue_lost(&self, held: &HashSet<PackId>) -> Result<(), MirrorError> {
-        let mut arrived = self.arrived.lock();
+        let mut arrived = self.acknowledged.lock();
         let kept = std::mem::take(&mut arrived.kept);
         let (still, lost): (Vec<_>, Vec<_>) =
             kept.into_iter().partition(|pack| held.contains(&pack.id()));
@@ -297,7 +297,7 @@ impl<'u> Upload<'u> {
             arrived.packs.remove(&pack.id());
             self.requeue(pack);
         }
-        if arrived.packs.is_subset(held) { Ok(()) } else { Err(TransportError::Forgotten.into()) }
+        if arrived.packs.is_subset(held) { Ok(()) } else { Err(TransportError::PacksLost.into()) }
     }
 
     /// Queues a pack to be sent again.
@@ -308,7 +308,7 @@ impl<'u> Upload<'u> {
     /// Sends every pack that is not `held`.
     pub(super) fn run(&self, held: &HashSet<PackId>) -> Result<Uploaded, MirrorError> {
         self.requeue_lost(held)?;
-        self.is_over.store(false, Ordering::Relaxed);
+        self.is_finished.store(false, Ordering::Relaxed);
         let result = Mutex::new(Ok(Uploaded::All));
         {
             let mut scaler = self.scaler.lock();
@@ -327,7 +327,7 @@ impl<'u> Upload<'u> {
         held: &'s HashSet<PackId>,
         result: &'s Mutex<Result<Uploaded, MirrorError>>,
     ) {
-        while !self.is_over.load(Ordering::Relaxed) {
+        while !self.is_finished.load(Ordering::Relaxed) {
             if self.scaler.lock().should_retire() {
                 return;
             }
@@ -339,7 +339,7 @@ impl<'u> Upload<'u> {
                             Builder::new().spawn_scoped(scope, || self.work(scope, held, result));
                         if spawned.is_err() {
                             // If no thread can be started, continue with the existing ones.
-                            self.scaler.lock().stay();
+                            self.scaler.lock().undo_add_worker();
                         }
                     }
                     match self.send(&packs) {
@@ -347,21 +347,21 @@ impl<'u> Upload<'u> {
                             packs.into_iter().for_each(|pack| self.acknowledge(pack));
                             continue;
                         }
-                        Ok(SendResult::Cut) => {
+                        Ok(SendResult::Interrupted) => {
                             self.is_one_by_one.store(true, Ordering::Relaxed);
                             packs.into_iter().for_each(|pack| self.requeue(pack));
                             continue;
                         }
                         Err(error) if is_unknown(&error) => {
                             packs.into_iter().for_each(|pack| self.requeue(pack));
-                            Ok(Uploaded::Forgotten)
+                            Ok(Uploaded::StageLost)
                         }
                         Err(error) => Err(error),
                     }
                 }
                 Err(error) => Err(error),
             };
-            self.is_over.store(true, Ordering::Relaxed);
+            self.is_finished.store(true, Ordering::Relaxed);
             let mut result = result.lock();
             if !matches!(end, Ok(Uploaded::All)) && result.is_ok() {
                 *result = end;
@@ -387,7 +387,7 @@ impl<'u> Upload<'u> {
                 return Err(MirrorError::Cancelled);
             }
             // Another worker may have failed while this one waited for the lock.
-            let is_over = self.is_over.load(Ordering::Relaxed);
+            let is_over = self.is_finished.load(Ordering::Relaxed);
             let is_alone = self.is_one_by_one.load(Ordering::Relaxed) || bytes > BATCH_BYTES;
             let is_worth_it = || source.wait(round_trip.saturating_sub(began.elapsed()));
             if is_over || !packs.is_empty() && (is_alone || !is_worth_it()) {
@@ -404,7 +404,7 @@ impl<'u> Upload<'u> {
                 packs.push(pack);
                 continue;
             }
-            if self.arrived.lock().note(pack.id()) {
+            if self.acknowledged.lock().record(pack.id()) {
                 self.monitor.event(Event::PackHeld {
                     mirror: self.mirror.identity.name.clone(),
                     pack: pack.id(),
@@ -426,20 +426,20 @@ impl<'u> Upload<'u> {
                 };
                 let resource = Resource::Pack(self.key, pack.id());
                 let body = Body::Stream(pack.size(), &open);
-                let request = Request::new(Verb::Put, resource, body, AnswerLimit::SMALL);
-                let request = Request { is_announced, ..request };
+                let request = Request::new(Method::Put, resource, body, ResponseLimit::SMALL);
+                let request = Request { expects_continue: is_announced, ..request };
                 self.mirror
                     .session
-                    .ask(&request, &mut retry)
+                    .request(&request, &mut retry)
                     .map(|protocol::Done {}| SendResult::All)
             }
             several => self.send_several(several, is_announced, &mut retry),
         };
         let mut scaler = self.scaler.lock();
-        if retry.has_failed() || matches!(sent, Ok(SendResult::Cut)) {
-            scaler.note_failure(Instant::now());
+        if retry.has_failed() || matches!(sent, Ok(SendResult::Interrupted)) {
+            scaler.record_failure(Instant::now());
         } else {
-            scaler.sent(packs.iter().map(|pack| pack.size()).sum(), Instant::now());
+            scaler.record_sent(packs.iter().map(|pack| pack.size()).sum(), Instant::now());
         }
         drop(scaler);
         sent
@@ -459,13 +459,17 @@ impl<'u> Upload<'u> {
         };
         let resource = Resource::Packs(self.key);
         let request =
-            Request::new(Verb::Put, resource, Body::Stream(length, &open), AnswerLimit::SMALL);
-        match self.mirror.session.ask_once(&Request { is_announced, ..request }, retry) {
+            Request::new(Method::Put, resource, Body::Stream(length, &open), ResponseLimit::SMALL);
+        match self
+            .mirror
+            .session
+            .request_once(&Request { expects_continue: is_announced, ..request }, retry)
+        {
             Ok(protocol::Done {}) => Ok(SendResult::All),
             Err(attempt_error) if attempt_error.retry == RetryAction::Never => {
                 Err(attempt_error.error)
             }
-            Err(_) => Ok(SendResult::Cut),
+            Err(_) => Ok(SendResult::Interrupted),
         }
     }
 }
@@ -479,7 +483,7 @@ pub(super) fn is_unknown(error: &MirrorError) -> bool {
 enum SendResult {
     All,
     /// The request was interrupted by a transient error; some packs may have arrived.
-    Cut,
+    Interrupted,
 }
 
 /// Opens the content of an object, once per attempt.
@@ -501,7 +505,7 @@ pub(super) fn put_object(
     stop: CancelCheck<'_>,
 ) -> Result<ObjectUpload, MirrorError> {
     // The receiver would refuse wrong content only after receiving all of it.
-    let (small, size) = match examine(open, id) {
+    let (small, size) = match verify_object(open, id) {
         Ok(examined) => examined,
         Err(error) => return Ok(ObjectUpload::Unreadable(error)),
     };
@@ -510,18 +514,21 @@ pub(super) fn put_object(
         Some(bytes) => Body::Parts(vec![bytes]),
         None => Body::Stream(size, &reopen),
     };
-    let request = Request::new(Verb::Put, Resource::Object(*id), body, AnswerLimit::SMALL);
-    let protocol::Done {} = session.ask(&request, &mut session.retry_state(stop))?;
+    let request = Request::new(Method::Put, Resource::Object(*id), body, ResponseLimit::SMALL);
+    let protocol::Done {} = session.request(&request, &mut session.retry_state(stop))?;
     Ok(ObjectUpload::Sent)
 }
 
 /// Verifies the digest of an object. Returns its size, and its content if it has at most [`SMALL`]
 /// bytes.
-fn examine(open: OpenContent<'_>, id: &ObjectId) -> Result<(Option<Vec<u8>>, u64), SourceError> {
+fn verify_object(
+    open: OpenContent<'_>,
+    id: &ObjectId,
+) -> Result<(Option<Vec<u8>>, u64), SourceError> {
     let mut content = open()?;
     let mut first = Vec::new();
-    (&mut content).take(SMALL + 1).read_to_end(&mut first)?;
-    let is_small = first.len() as u64 <= SMALL;
+    (&mut content).take(SMALL_OBJECT_BYTES + 1).read_to_end(&mut first)?;
+    let is_small = first.len() as u64 <= SMALL_OBJECT_BYTES;
     let (found, size) = hash_reader(first.as_slice().chain(content))?;
     if found != *id {
         return Err("the content does not match the digest of the object".into());
@@ -541,7 +548,7 @@ mod tests {
         let mut now = scaler.since;
         for _ in 0..2000 {
             now += Duration::from_secs(1) / rate(scaler.allowed);
-            scaler.sent(1, now);
+            scaler.record_sent(1, now);
         }
         scaler.allowed
     }
@@ -566,13 +573,13 @@ mod tests {
     fn trouble_halves_them_and_leaves_one() {
         let mut scaler = ConnectionScaler { allowed: 8, ..ConnectionScaler::new(8) };
         for wanted in [4, 2, 1, 1] {
-            scaler.note_failure(Instant::now());
+            scaler.record_failure(Instant::now());
             assert_eq!(scaler.allowed, wanted);
         }
-        scaler.sent(1, Instant::now() + MEASURE_WINDOW);
+        scaler.record_sent(1, Instant::now() + MEASURE_WINDOW);
         assert_eq!(scaler.allowed, 2, "and they grow again");
         let mut scaler = ConnectionScaler { allowed: 8, workers: 8, ..ConnectionScaler::new(8) };
-        scaler.note_failure(Instant::now());
+        scaler.record_failure(Instant::now());
         let dismissed = (0..8).filter(|_| scaler.should_retire()).count();
         assert_eq!((dismissed, scaler.workers, scaler.try_add_worker()), (4, 4, false));
     }
@@ -580,12 +587,18 @@ mod tests {
     #[test]
     fn an_object_is_checked_before_it_is_sent() {
         let small = || -> Result<Box<dyn Read + Send>, SourceError> { Ok(Box::new(&b"abc"[..])) };
-        assert_eq!(examine(&small, &ObjectId::of(b"abc")).unwrap(), (Some(b"abc".to_vec()), 3));
-        assert!(examine(&small, &ObjectId::of(b"abd")).is_err());
-        let content = vec![7; usize::try_from(SMALL).unwrap() + 1];
+        assert_eq!(
+            verify_object(&small, &ObjectId::of(b"abc")).unwrap(),
+            (Some(b"abc".to_vec()), 3)
+        );
+        assert!(verify_object(&small, &ObjectId::of(b"abd")).is_err());
+        let content = vec![7; usize::try_from(SMALL_OBJECT_BYTES).unwrap() + 1];
         let large = || -> Result<Box<dyn Read + Send>, SourceError> {
             Ok(Box::new(io::Cursor::new(content.clone())))
         };
-        assert_eq!(examine(&large, &ObjectId::of(&content)).unwrap(), (None, SMALL + 1));
+        assert_eq!(
+            verify_object(&large, &ObjectId::of(&content)).unwrap(),
+            (None, SMALL_OBJECT_BYTES + 1)
+        );
     }
 }

@@ -21,11 +21,11 @@ pub(super) enum BannerLine {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum BannerScan {
     /// There is no complete banner yet: read on.
-    More,
+    Incomplete,
     /// The banner.
     Line(BannerLine),
     /// Too much output before the banner, a malformed banner, or output after it.
-    Nonsense,
+    Malformed,
 }
 
 /// Scans all output so far for the banner.
@@ -34,22 +34,22 @@ pub(super) fn scan(output: &[u8]) -> BannerScan {
     // banner.
     let Some(at) = memchr::memmem::find(output, ANY_VERSION.as_bytes()) else {
         return if output.len() > MAX_NOISE_BYTES {
-            BannerScan::Nonsense
+            BannerScan::Malformed
         } else {
-            BannerScan::More
+            BannerScan::Incomplete
         };
     };
     let line = &output[at..];
     let Some(end) = memchr::memchr(b'\n', line) else {
         return if line.len() > MAX_BANNER_BYTES || at > MAX_NOISE_BYTES {
-            BannerScan::Nonsense
+            BannerScan::Malformed
         } else {
-            BannerScan::More
+            BannerScan::Incomplete
         };
     };
     // A receiver sends nothing after the banner before the first request.
     if end + 1 < line.len() {
-        return BannerScan::Nonsense;
+        return BannerScan::Malformed;
     }
     let text = String::from_utf8_lossy(&line[..end]);
     let found = match text.strip_prefix(BANNER) {
@@ -59,7 +59,7 @@ pub(super) fn scan(output: &[u8]) -> BannerScan {
             .next()
             .map(|version| BannerLine::OtherVersion(version.to_owned())),
     };
-    found.map_or(BannerScan::Nonsense, BannerScan::Line)
+    found.map_or(BannerScan::Malformed, BannerScan::Line)
 }
 
 #[cfg(test)]
@@ -83,18 +83,18 @@ mod tests {
             );
         }
         for cut in 0..line.len() {
-            assert_eq!(scan(&line.as_bytes()[..cut]), BannerScan::More, "{cut}");
+            assert_eq!(scan(&line.as_bytes()[..cut]), BannerScan::Incomplete, "{cut}");
         }
     }
 
     #[test]
     fn what_is_no_banner_is_none() {
-        assert_eq!(scan(&vec![b'x'; MAX_NOISE_BYTES]), BannerScan::More);
-        assert_eq!(scan(&vec![b'x'; MAX_NOISE_BYTES + 1]), BannerScan::Nonsense);
-        assert_eq!(scan(b"headwater receive 1 nonsense\n"), BannerScan::Nonsense);
+        assert_eq!(scan(&vec![b'x'; MAX_NOISE_BYTES]), BannerScan::Incomplete);
+        assert_eq!(scan(&vec![b'x'; MAX_NOISE_BYTES + 1]), BannerScan::Malformed);
+        assert_eq!(scan(b"headwater receive 1 nonsense\n"), BannerScan::Malformed);
         assert_eq!(
             scan(format!("headwater receive 1 {JSON}\nmore").as_bytes()),
-            BannerScan::Nonsense
+            BannerScan::Malformed
         );
         assert_eq!(
             scan(b"headwater receive 2 {}\n"),

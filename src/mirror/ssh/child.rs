@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 use crate::cancel::CancelToken;
 use crate::command::{read_tail, withhold_secrets};
 use crate::mirror::MirrorError;
-use crate::mirror::attempt::{AttemptError, CONNECT, RetryAction};
+use crate::mirror::attempt::{AttemptError, CONNECT_TIMEOUT, RetryAction};
 use crate::mirror::location::SshUrl;
 use crate::mirror::ssh::banner::{self, BannerLine, BannerScan};
 use crate::mirror::ssh::{SshSettings, attempt_error};
@@ -31,7 +31,7 @@ const SHOWN_CHARS: usize = 600;
 /// How long `ssh` may take to exit before it is killed.
 const EXIT_TIMEOUT: Duration = Duration::from_secs(2);
 /// The host alias under which the pinned key is stored, whatever the host is called.
-const PINNED: &str = "headwater-pinned";
+const PINNED_HOST_ALIAS: &str = "headwater-pinned";
 /// The text that begins the error message in stderr if the receiver exited with an error.
 const RECEIVER_ERROR: &str = ": error: ";
 
@@ -41,7 +41,7 @@ pub(super) struct Child {
     process: std::process::Child,
     pub(super) stream: UnixStream,
     stderr_tail: Arc<Mutex<Vec<u8>>>,
-    listener: Option<JoinHandle<()>>,
+    stderr_reader: Option<JoinHandle<()>>,
     cancel: CancelToken,
     /// The file with the pinned key. It is kept open, because ssh reads it through `/proc/PID/fd`.
     pinned: Option<File>,
@@ -52,10 +52,10 @@ fn quoted(word: &str) -> String {
     format!("'{}'", word.replace('\'', r"'\''"))
 }
 
-fn arguments(place: &SshUrl, settings: &SshSettings, pinned: Option<&str>) -> Vec<String> {
+fn arguments(url: &SshUrl, settings: &SshSettings, pinned: Option<&str>) -> Vec<String> {
     let mut options =
         // A password prompt would wait until the time limit, because no user sees it.
-        vec!["BatchMode=yes".to_owned(), format!("ConnectTimeout={}", CONNECT.as_secs())];
+        vec!["BatchMode=yes".to_owned(), format!("ConnectTimeout={}", CONNECT_TIMEOUT.as_secs())];
     // A dead connection is detected after 60 s; without these options ssh would keep the pipe open.
     options.extend(["ServerAliveInterval=15".to_owned(), "ServerAliveCountMax=4".to_owned()]);
     if let Some(file) = pinned {
@@ -66,34 +66,34 @@ fn arguments(place: &SshUrl, settings: &SshSettings, pinned: Option<&str>) -> Ve
             "StrictHostKeyChecking=yes".to_owned(),
             // Otherwise ssh would try to add further keys to the pinned one.
             "UpdateHostKeys=no".to_owned(),
-            format!("HostKeyAlias={PINNED}"),
+            format!("HostKeyAlias={PINNED_HOST_ALIAS}"),
         ]);
     }
     let mut arguments: Vec<String> = settings.command.arguments().to_vec();
     arguments.push("-T".to_owned());
     arguments.extend(options.into_iter().flat_map(|option| ["-o".to_owned(), option]));
-    if let Some(port) = place.port() {
+    if let Some(port) = url.port() {
         arguments.extend(["-p".to_owned(), port.to_string()]);
     }
-    let command = format!("{} receive {}", settings.receiver.as_str(), quoted(place.directory()));
-    arguments.extend([place.destination(), "--".to_owned(), command]);
+    let command = format!("{} receive {}", settings.receiver.as_str(), quoted(url.directory()));
+    arguments.extend([url.destination(), "--".to_owned(), command]);
     arguments
 }
 
 /// Writes the pinned key to an anonymous file. Returns the file and the path under which a child
 /// reads it.
-fn pin(key: &str) -> io::Result<(File, String)> {
+fn write_known_hosts(key: &str) -> io::Result<(File, String)> {
     // In memory: a killed run leaves no file behind.
     let memory = rustix::fs::memfd_create("known_hosts", rustix::fs::MemfdFlags::CLOEXEC)?;
     let mut file = File::from(memory);
-    writeln!(file, "{PINNED} {key}")?;
+    writeln!(file, "{PINNED_HOST_ALIAS} {key}")?;
     let path = format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd());
     Ok((file, path))
 }
 
 impl Child {
     pub(super) fn start(
-        place: &SshUrl,
+        url: &SshUrl,
         settings: &SshSettings,
         cancel: CancelToken,
     ) -> Result<Self, AttemptError> {
@@ -104,7 +104,7 @@ impl Child {
             )
         };
         let program = settings.command.program();
-        let pinned = settings.host_key.as_deref().map(pin).transpose();
+        let pinned = settings.host_key.as_deref().map(write_known_hosts).transpose();
         let pinned = pinned.map_err(|error| failed("cannot hand over the host key", &error))?;
         let (stream, other) =
             // A socket, not two pipes: only a socket has timeouts for reads and writes, and can be
@@ -115,7 +115,7 @@ impl Child {
         let mut command = Command::new(program);
         withhold_secrets(&mut command, &settings.secret_variables);
         let spawned = command
-            .args(arguments(place, settings, pinned.as_ref().map(|(_, path)| path.as_str())))
+            .args(arguments(url, settings, pinned.as_ref().map(|(_, path)| path.as_str())))
             .stdin(Stdio::from(other))
             .stdout(Stdio::from(second))
             .stderr(Stdio::piped())
@@ -141,7 +141,7 @@ impl Child {
             process,
             stream,
             stderr_tail,
-            listener,
+            stderr_reader: listener,
             cancel,
             pinned: pinned.map(|(file, _)| file),
         })
@@ -162,8 +162,8 @@ impl Child {
             }
             match banner::scan(&output) {
                 BannerScan::Line(line) => return Ok(line),
-                BannerScan::Nonsense => return Err(self.no_receiver(&output, "")),
-                BannerScan::More => {}
+                BannerScan::Malformed => return Err(self.no_receiver(&output, "")),
+                BannerScan::Incomplete => {}
             }
             let left = end.saturating_duration_since(Instant::now());
             if left.is_zero() {
@@ -178,7 +178,7 @@ impl Child {
                 .set_read_timeout(Some(left.min(POLL_INTERVAL)))
                 .and_then(|()| self.stream.read(&mut some));
             match read {
-                Ok(0) => return Err(self.ended(&output)),
+                Ok(0) => return Err(self.exit_error(&output)),
                 Ok(count) => output.extend_from_slice(&some[..count]),
                 Err(error)
                     if matches!(
@@ -186,7 +186,7 @@ impl Child {
                         io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut
                     ) => {}
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(_) => return Err(self.ended(&output)),
+                Err(_) => return Err(self.exit_error(&output)),
             }
         }
     }
@@ -201,7 +201,7 @@ impl Child {
     }
 
     /// Ends the process and describes why it closed its output before sending the banner.
-    fn ended(&mut self, output: &[u8]) -> AttemptError {
+    fn exit_error(&mut self, output: &[u8]) -> AttemptError {
         let status = self.finish();
         let quote = self.quote(output);
         match status.as_ref().ok().and_then(ExitStatus::code) {
@@ -253,7 +253,7 @@ impl Child {
     fn quote(&self, output: &[u8]) -> String {
         let quote = self.stderr_tail.lock().clone();
         let text = [String::from_utf8_lossy(&quote), String::from_utf8_lossy(output)].concat();
-        let text = Secrets::default().clean(&text);
+        let text = Secrets::default().redact(&text);
         let lines: Vec<&str> =
             text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
         let text = lines.join(" / ");
@@ -292,7 +292,7 @@ impl Child {
         self.process.kill().ok();
         let status = self.process.wait();
         if let Some(listener) =
-            self.listener.take().filter(|listener| listener.is_finished() || status.is_ok())
+            self.stderr_reader.take().filter(|listener| listener.is_finished() || status.is_ok())
         {
             // A helper of ssh (a shared connection) may keep stderr open: do not wait long for its
             // end.
@@ -307,7 +307,7 @@ impl Child {
 
 impl Drop for Child {
     fn drop(&mut self) {
-        if self.listener.is_some() {
+        if self.stderr_reader.is_some() {
             self.finish().ok();
         }
     }
@@ -458,7 +458,7 @@ mod tests {
 
     #[test]
     fn a_pinned_key_can_be_read_by_a_child() {
-        let (_file, path) = pin("ssh-ed25519 AAAA").unwrap();
+        let (_file, path) = write_known_hosts("ssh-ed25519 AAAA").unwrap();
         let output = Command::new("cat").arg(path).output().unwrap();
         assert_eq!(output.stdout, b"headwater-pinned ssh-ed25519 AAAA\n");
     }

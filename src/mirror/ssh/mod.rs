@@ -27,7 +27,7 @@ use crate::tree_path::Site;
 
 use child::Child;
 pub use command::{ParseReceiveCommandError, ParseSshCommandError, ReceiveCommand, SshCommand};
-use transport::{NoResolver, Pipe, PipeConnector};
+use transport::{NoResolver, SshConnector, SshTransport};
 
 /// The time limit from the start of `ssh` to the banner.
 const BANNER_TIMEOUT: Duration = Duration::from_secs(60);
@@ -52,20 +52,20 @@ pub struct SshSettings {
 
 /// Starts `ssh` processes for one receiver.
 pub(super) struct SshConnection {
-    place: SshUrl,
+    url: SshUrl,
     settings: SshSettings,
     site: Option<Site>,
     cancel: CancelToken,
     /// The base URL, which is known after the first banner.
     base: Mutex<Option<String>>,
     /// The connection that was opened to read the banner; the first request uses it.
-    first_pipe: Mutex<Option<Pipe>>,
+    first_transport: Mutex<Option<SshTransport>>,
 }
 
 impl fmt::Debug for SshConnection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SshConnection")
-            .field("place", &self.place)
+            .field("place", &self.url)
             .field("site", &self.site)
             .finish_non_exhaustive()
     }
@@ -73,18 +73,25 @@ impl fmt::Debug for SshConnection {
 
 impl SshConnection {
     pub(super) fn new(
-        place: &SshUrl,
+        url: &SshUrl,
         settings: &SshSettings,
         site: Option<Site>,
         cancel: CancelToken,
     ) -> Self {
-        let (place, settings) = (place.clone(), settings.clone());
-        Self { place, settings, site, cancel, base: Mutex::default(), first_pipe: Mutex::default() }
+        let (url, settings) = (url.clone(), settings.clone());
+        Self {
+            url,
+            settings,
+            site,
+            cancel,
+            base: Mutex::default(),
+            first_transport: Mutex::default(),
+        }
     }
 
     /// Creates an agent whose connections are `ssh` processes.
     pub(super) fn agent(link: &Arc<Self>, config: Config) -> Agent {
-        Agent::with_parts(config, PipeConnector::new(Arc::clone(link)), NoResolver)
+        Agent::with_parts(config, SshConnector::new(Arc::clone(link)), NoResolver)
     }
 
     /// Returns the base URL. Starts `ssh` if the URL is not known yet.
@@ -97,13 +104,13 @@ impl SshConnection {
             return Ok(base.clone());
         }
         let pipe = self.connect(left, stop)?;
-        *self.first_pipe.lock() = Some(pipe);
+        *self.first_transport.lock() = Some(pipe);
         Ok(self.base.lock().clone().unwrap_or_else(|| format!("{AUTHORITY}/")))
     }
 
     /// Returns the connection that [`Self::base`] opened, or a new one.
-    fn take(&self, left: Option<Duration>) -> Result<Pipe, AttemptError> {
-        match self.first_pipe.lock().take() {
+    fn take_or_connect(&self, left: Option<Duration>) -> Result<SshTransport, AttemptError> {
+        match self.first_transport.lock().take() {
             Some(pipe) => Ok(pipe),
             None => self.connect(left, &|| self.cancel.is_cancelled()),
         }
@@ -113,25 +120,25 @@ impl SshConnection {
         &self,
         left: Option<Duration>,
         stop: &dyn Fn() -> bool,
-    ) -> Result<Pipe, AttemptError> {
+    ) -> Result<SshTransport, AttemptError> {
         let time = left.map_or(BANNER_TIMEOUT, |left| left.min(BANNER_TIMEOUT));
-        let mut child = Child::start(&self.place, &self.settings, self.cancel.clone())?;
+        let mut child = Child::start(&self.url, &self.settings, self.cancel.clone())?;
         let line = child.read_banner(time, stop)?;
         // The text of the banner comes from a peer.
-        let base = self.check(&line).map_err(|mut error| {
+        let base = self.check_banner(&line).map_err(|mut error| {
             if let MirrorError::Transport(error) = &mut error {
                 error.clean(&Secrets::default());
             }
             AttemptError::final_(error)
         })?;
         *self.base.lock() = Some(format!("{AUTHORITY}{base}"));
-        Pipe::new(child).map_err(|error| {
+        SshTransport::new(child).map_err(|error| {
             attempt_error(TransportError::Ssh { what: error.to_string() }, RetryAction::Never)
         })
     }
 
     /// Checks the banner and returns the base path of the site.
-    fn check(&self, line: &banner::BannerLine) -> Result<String, MirrorError> {
+    fn check_banner(&self, line: &banner::BannerLine) -> Result<String, MirrorError> {
         let banner = match line {
             banner::BannerLine::Banner(banner) => banner,
             banner::BannerLine::OtherVersion(needed) => {
@@ -147,7 +154,7 @@ impl SshConnection {
             let message = format!("it is headwater {}", banner.headwater);
             return Err(TransportError::Version { needed: needed.join(" or "), message }.into());
         }
-        let site = self.find(banner)?;
+        let site = self.find_site(banner)?;
         match (&self.site, &site.site) {
             (Some(wanted), Some(found)) if wanted != found => {
                 Err(TransportError::OtherSite { found: found.clone(), wanted: wanted.clone() }
@@ -167,8 +174,8 @@ impl SshConnection {
         }
     }
 
-    fn find<'b>(&self, banner: &'b Banner) -> Result<&'b BannerSite, MirrorError> {
-        let wanted = std::path::Path::new(self.place.directory());
+    fn find_site<'b>(&self, banner: &'b Banner) -> Result<&'b BannerSite, MirrorError> {
+        let wanted = std::path::Path::new(self.url.directory());
         banner.sites.iter().find(|site| site.directory == wanted).ok_or_else(|| {
             let serves: Vec<String> =
                 banner.sites.iter().map(|site| site.directory.display().to_string()).collect();
@@ -213,13 +220,14 @@ mod tests {
 
     #[test]
     fn a_banner_must_have_the_directory_and_the_site_that_are_meant() {
-        assert_eq!(link(Some("docs")).check(&banner("/srv/www", None, "/")).unwrap(), "/");
+        assert_eq!(link(Some("docs")).check_banner(&banner("/srv/www", None, "/")).unwrap(), "/");
         assert_eq!(
-            link(None).check(&banner("/srv/www/", Some("docs"), "/docs/")).unwrap(),
+            link(None).check_banner(&banner("/srv/www/", Some("docs"), "/docs/")).unwrap(),
             "/docs/"
         );
-        let failure =
-            |link: SshConnection, line: banner::BannerLine| link.check(&line).unwrap_err().kind();
+        let failure = |link: SshConnection, line: banner::BannerLine| {
+            link.check_banner(&line).unwrap_err().kind()
+        };
         assert_eq!(
             failure(link(Some("docs")), banner("/srv/www", Some("news"), "/")),
             ErrorKind::OtherSite

@@ -27,25 +27,27 @@ const WRITE_BYTES: usize = 32 * 1024;
 
 /// Opens connections over child processes.
 #[derive(Debug)]
-pub(super) struct PipeConnector(Arc<SshConnection>);
+pub(super) struct SshConnector(Arc<SshConnection>);
 
-impl PipeConnector {
+impl SshConnector {
     pub(super) const fn new(link: Arc<SshConnection>) -> Self {
         Self(link)
     }
 }
 
-impl Connector for PipeConnector {
-    type Out = Pipe;
+impl Connector for SshConnector {
+    type Out = SshTransport;
 
     fn connect(
         &self,
         details: &ConnectionDetails<'_>,
         _: Option<()>,
-    ) -> Result<Option<Pipe>, Error> {
+    ) -> Result<Option<SshTransport>, Error> {
         let left = details.timeout.not_zero().map(|left| *left);
-        let pipe =
-            self.0.take(left).map_err(|attempt_error| Error::Other(Box::new(attempt_error)))?;
+        let pipe = self
+            .0
+            .take_or_connect(left)
+            .map_err(|attempt_error| Error::Other(Box::new(attempt_error)))?;
         let socket: Arc<dyn ShutdownHandle> = Arc::clone(&pipe.socket) as _;
         // This lets `Agent::shutdown` end a read or write that blocks.
         (details.register_shutdown)(Arc::downgrade(&socket))?;
@@ -66,7 +68,7 @@ impl Resolver for NoResolver {
 }
 
 /// A connection over a child process.
-pub(super) struct Pipe {
+pub(super) struct SshTransport {
     child: Child,
     buffers: LazyBuffers,
     socket: Arc<Socket>,
@@ -82,20 +84,20 @@ impl ShutdownHandle for Socket {
     }
 }
 
-impl Pipe {
+impl SshTransport {
     pub(super) fn new(child: Child) -> io::Result<Self> {
         let socket = Arc::new(Socket(child.stream.try_clone()?));
         Ok(Self { child, buffers: LazyBuffers::new(BUFFER_BYTES, BUFFER_BYTES), socket })
     }
 }
 
-impl fmt::Debug for Pipe {
+impl fmt::Debug for SshTransport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Pipe").field("child", &self.child).finish_non_exhaustive()
     }
 }
 
-fn time(timeout: NextTimeout) -> Option<Duration> {
+fn to_duration(timeout: NextTimeout) -> Option<Duration> {
     timeout.not_zero().map(|time| *time)
 }
 
@@ -130,7 +132,7 @@ fn map_timeout(error: io::Error, timeout: NextTimeout) -> Error {
     }
 }
 
-impl Transport for Pipe {
+impl Transport for SshTransport {
     fn buffers(&mut self) -> &mut dyn Buffers {
         &mut self.buffers
     }
@@ -138,13 +140,13 @@ impl Transport for Pipe {
     fn transmit_output(&mut self, amount: usize, timeout: NextTimeout) -> Result<(), Error> {
         let timeout = timeout.for_write();
         let output = &self.buffers.output()[..amount];
-        write_within(&mut self.child.stream, output, time(timeout))
+        write_within(&mut self.child.stream, output, to_duration(timeout))
             .map_err(|error| map_timeout(error, timeout))
     }
 
     fn await_input(&mut self, timeout: NextTimeout) -> Result<bool, Error> {
         let timeout = timeout.for_read();
-        self.child.stream.set_read_timeout(time(timeout))?;
+        self.child.stream.set_read_timeout(to_duration(timeout))?;
         let input = self.buffers.input_append_buf();
         let count = loop {
             match self.child.stream.read(input) {

@@ -13,8 +13,8 @@ const STRIDE: usize = 32;
 const WINDOW: usize = 24;
 /// How many positions with the same hash are compared, and how many bytes at each. Among many
 /// similar positions one is as good as another, and the nearest is cheapest to encode.
-const MAX_PLACES: usize = 8;
-const ENOUGH: usize = 256;
+const MAX_COMPARED_POSITIONS: usize = 8;
+const MAX_COMPARED_BYTES: usize = 256;
 /// How far after the last match the search looks for a near match, in bytes. A position must fit in
 /// a byte.
 const NEAR_BYTES: usize = 200;
@@ -22,15 +22,15 @@ const NEAR_BITS: u32 = 9;
 /// Minimum length of a near match, in bytes; a shorter match is not worthwhile.
 const MIN_NEAR: usize = 16;
 /// How far ahead the search tests whether the content continues at the same distance, in bytes.
-const SAME_AHEAD: usize = 32;
+const LOOKAHEAD_BYTES: usize = 32;
 /// The step of the search grows by one byte after every 2^8 bytes without a match, up to
 /// `MAX_STEP`.
 const SKIP_SHIFT: usize = 8;
 const MAX_STEP: usize = 8;
 /// The search stops when more than a quarter of the searched bytes have no match, with an allowance
 /// of 256 KiB. This detects early that content has little in common with the prefix.
-const EARLY_PART: usize = 4;
-const HEAD_START: usize = 256 << 10;
+const EARLY_STOP_DIVISOR: usize = 4;
+const EARLY_STOP_ALLOWANCE: usize = 256 << 10;
 
 /// A range of the content that also occurs in the prefix.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,7 +62,7 @@ fn hash(word: u64, bits: u32) -> usize {
 }
 
 /// The length of the common prefix of `left` and `right`.
-fn common(left: &[u8], right: &[u8]) -> usize {
+fn common_prefix_len(left: &[u8], right: &[u8]) -> usize {
     let most = left.len().min(right.len());
     let (left, right) = (&left[..most], &right[..most]);
     let mut at = 0;
@@ -80,7 +80,7 @@ fn common(left: &[u8], right: &[u8]) -> usize {
 }
 
 /// The length of the common suffix of `left` and `right`.
-fn common_end(left: &[u8], right: &[u8]) -> usize {
+fn common_suffix_len(left: &[u8], right: &[u8]) -> usize {
     left.iter().rev().zip(right.iter().rev()).take_while(|(left, right)| left == right).count()
 }
 
@@ -117,38 +117,38 @@ impl MatchTable {
     }
 
     /// The positions in the prefix that may match `window`.
-    fn places(&self, window: &[u8]) -> impl Iterator<Item = usize> {
+    fn candidates(&self, window: &[u8]) -> impl Iterator<Item = usize> {
         let last = self.heads[self.slot(window)];
         let places = std::iter::successors(Some(last), |place| Some(self.chain[*place as usize]));
         places
             .take_while(|place| *place != 0)
-            .take(MAX_PLACES)
+            .take(MAX_COMPARED_POSITIONS)
             .map(|place| (place as usize - 1) * STRIDE)
     }
 }
 
 /// The positions shortly after the end of the last match in the prefix; filled on first use.
 #[derive(Debug)]
-struct Near {
+struct NearTable {
     is_filled: bool,
     /// Where eight bytes with a given hash are, counted from 1; 0 if nowhere.
     places: [u8; 1 << NEAR_BITS],
 }
 
-impl Default for Near {
+impl Default for NearTable {
     fn default() -> Self {
         Self { is_filled: false, places: [0; 1 << NEAR_BITS] }
     }
 }
 
-impl Near {
+impl NearTable {
     /// Discards the positions, because the last match has changed.
-    const fn forget(&mut self) {
+    const fn invalidate(&mut self) {
         self.is_filled = false;
     }
 
     /// The position shortly after `end` in the prefix that may match the first eight of `bytes`.
-    fn place(&mut self, bytes: &[u8], prefix: &[u8], end: usize) -> Option<usize> {
+    fn candidate(&mut self, bytes: &[u8], prefix: &[u8], end: usize) -> Option<usize> {
         if !self.is_filled {
             self.fill(&prefix[end..prefix.len().min(end + NEAR_BYTES)]);
         }
@@ -168,7 +168,7 @@ impl Near {
 
 /// The current position of the search.
 #[derive(Debug, Clone, Copy, Default)]
-struct SearchPlace {
+struct SearchPosition {
     /// The position in the content.
     at: usize,
     /// The end of the last match, in the content and in the prefix.
@@ -176,14 +176,14 @@ struct SearchPlace {
     old_end: usize,
 }
 
-impl SearchPlace {
+impl SearchPosition {
     const fn after(found: Match) -> Self {
         let (end, old_end) = found.ends();
         Self { at: end, end, old_end }
     }
 
     /// The number of bytes since the last match.
-    const fn run(self) -> usize {
+    const fn unmatched_len(self) -> usize {
         self.at - self.end
     }
 }
@@ -192,75 +192,83 @@ impl SearchPlace {
 #[derive(Debug, Default)]
 pub(super) struct Matcher {
     table: MatchTable,
-    near: Near,
+    near: NearTable,
 }
 
 impl Matcher {
     /// Returns the matches of `content` in `prefix`, in the order of the content and without
-    /// overlap. Returns `None` if more than `most_literals` bytes of the content would be left
+    /// overlap. Returns `None` if more than `max_literals` bytes of the content would be left
     /// without a match.
     pub(super) fn find(
         &mut self,
         content: &[u8],
         prefix: &[u8],
-        most_literals: usize,
+        max_literals: usize,
     ) -> Option<Vec<Match>> {
         self.table.fill(prefix);
-        self.near.forget();
+        self.near.invalidate();
         let mut matches: Vec<Match> = Vec::new();
-        let mut place = SearchPlace::default();
+        let mut place = SearchPosition::default();
         let mut literals = 0;
         // The bytes since the last match count as literals as well, so a long run without a match
         // ends the search early.
         while place.at + 8 <= content.len()
-            && literals + place.run() <= most_literals.min((place.at + HEAD_START) / EARLY_PART)
+            && literals + place.unmatched_len()
+                <= max_literals.min((place.at + EARLY_STOP_ALLOWANCE) / EARLY_STOP_DIVISOR)
         {
-            let Some(found) = self.look(content, prefix, place) else {
-                place.at += (1 + (place.run() >> SKIP_SHIFT)).min(MAX_STEP);
+            let Some(found) = self.find_match(content, prefix, place) else {
+                place.at += (1 + (place.unmatched_len() >> SKIP_SHIFT)).min(MAX_STEP);
                 continue;
             };
             // A match is found at a multiple of the stride or of the step. Its true start may be
             // earlier.
-            let back = common_end(&content[place.end..found.at], &prefix[..found.from]);
+            let back = common_suffix_len(&content[place.end..found.at], &prefix[..found.from]);
             let found =
                 Match { at: found.at - back, from: found.from - back, length: found.length + back };
             literals += found.at - place.end;
-            place = SearchPlace::after(found);
-            self.near.forget();
+            place = SearchPosition::after(found);
+            self.near.invalidate();
             matches.push(found);
         }
         literals += content.len() - place.end;
-        (literals <= most_literals).then_some(matches)
+        (literals <= max_literals).then_some(matches)
     }
 
     /// Finds a match that begins at `place` or shortly after it.
-    fn look(&mut self, content: &[u8], prefix: &[u8], place: SearchPlace) -> Option<Match> {
-        let (at, run) = (place.at, place.run());
+    fn find_match(
+        &mut self,
+        content: &[u8],
+        prefix: &[u8],
+        place: SearchPosition,
+    ) -> Option<Match> {
+        let (at, run) = (place.at, place.unmatched_len());
         let rest = &content[at..];
         let same = place.old_end + run;
         let found = |at: usize, from: usize| Match {
             at,
             from,
-            length: common(&content[at..], &prefix[from..]),
+            length: common_prefix_len(&content[at..], &prefix[from..]),
         };
-        // `like_ahead` looks that far ahead, so each offset is tested only once.
-        if run.is_multiple_of(SAME_AHEAD)
+        // `find_equal_word` looks that far ahead, so each offset is tested only once.
+        if run.is_multiple_of(LOOKAHEAD_BYTES)
             && let Some(old) = prefix.get(same..)
-            && let Some(ahead) = like_ahead(rest, old)
+            && let Some(ahead) = find_equal_word(rest, old)
         {
             return Some(found(at + ahead, same + ahead));
         }
         if run < NEAR_BYTES {
-            let near = self.near.place(rest, prefix, place.old_end).map(|from| found(at, from));
+            let near = self.near.candidate(rest, prefix, place.old_end).map(|from| found(at, from));
             if let Some(near) = near.filter(|near| near.length >= MIN_NEAR) {
                 return Some(near);
             }
         }
         let window = rest.get(..WINDOW)?;
         // Candidates are compared only up to this length. The chosen one is then measured in full.
-        let enough = &rest[..rest.len().min(ENOUGH)];
-        let measured =
-            self.table.places(window).map(|from| (common(enough, &prefix[from..]), from));
+        let enough = &rest[..rest.len().min(MAX_COMPARED_BYTES)];
+        let measured = self
+            .table
+            .candidates(window)
+            .map(|from| (common_prefix_len(enough, &prefix[from..]), from));
         let long = measured.filter(|(length, _)| *length >= WINDOW);
         let (_, from) =
             long.max_by_key(|(length, from)| (*length, Reverse(from.abs_diff(same))))?;
@@ -268,11 +276,11 @@ impl Matcher {
     }
 }
 
-/// The first offset, below [`SAME_AHEAD`], at which the same eight bytes occur in both.
-fn like_ahead(new: &[u8], old: &[u8]) -> Option<usize> {
+/// The first offset, below [`LOOKAHEAD_BYTES`], at which the same eight bytes occur in both.
+fn find_equal_word(new: &[u8], old: &[u8]) -> Option<usize> {
     new.windows(8)
         .zip(old.windows(8))
-        .take(SAME_AHEAD)
+        .take(LOOKAHEAD_BYTES)
         .position(|(new, old)| word(new, 0) == word(old, 0))
 }
 
@@ -292,9 +300,9 @@ mod tests {
         for length in 0..100 {
             let mut new = old.clone();
             new[length] ^= 1;
-            assert_eq!(common(&new, &old), length);
-            assert_eq!(common_end(&new, &old), 99 - length);
-            assert_eq!(common(&old[..length], &old), length);
+            assert_eq!(common_prefix_len(&new, &old), length);
+            assert_eq!(common_suffix_len(&new, &old), 99 - length);
+            assert_eq!(common_prefix_len(&old[..length], &old), length);
         }
     }
 

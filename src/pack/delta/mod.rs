@@ -19,15 +19,15 @@ use super::{PackError, frame};
 use crate::varint;
 
 /// The first byte of a delta. No zstd frame begins with it.
-const MARK: u8 = 1;
+const DELTA_MARKER: u8 = 1;
 const CHECKSUM_BYTES: usize = 8;
 /// At most 1/4 of the content may be without a match in the prefix. These literals are compressed
 /// without the prefix, so if there are more of them a zstd frame is the better choice.
-const LITERAL_PART: usize = 4;
+const MAX_LITERAL_DIVISOR: usize = 4;
 
 /// Whether `bytes` is a delta; otherwise it is a zstd frame.
 pub(super) fn is_delta(bytes: &[u8]) -> bool {
-    bytes.first() == Some(&MARK)
+    bytes.first() == Some(&DELTA_MARKER)
 }
 
 /// Encodes deltas, reusing its memory.
@@ -48,7 +48,8 @@ impl DeltaEncoder {
             return Ok(None);
         }
         // The search itself gives up when there are more literals than this.
-        let Some(matches) = self.matcher.find(content, prefix, content.len() / LITERAL_PART) else {
+        let Some(matches) = self.matcher.find(content, prefix, content.len() / MAX_LITERAL_DIVISOR)
+        else {
             return Ok(None);
         };
         encode_matches(content, &matches, level)
@@ -62,14 +63,14 @@ pub(super) fn encode_matches(
     matches: &[Match],
     level: i32,
 ) -> io::Result<Option<Vec<u8>>> {
-    let body = body(content, matches);
+    let body = encode_body(content, matches);
     // The format forbids a larger body, so that a reader can bound it by the content.
     if body.len() > content.len() {
         return Ok(None);
     }
     // Without the prefix: what the content has in common with it is in the copies.
     let packed = frame::encode(&body, &[], level)?;
-    let mut bytes = vec![MARK];
+    let mut bytes = vec![DELTA_MARKER];
     varint::push(body.len() as u64, &mut bytes);
     bytes.extend_from_slice(&packed);
     // The checksum of the frame covers the body only. This one also notices other bases than those
@@ -83,7 +84,7 @@ fn checksum(content: &[u8]) -> [u8; CHECKSUM_BYTES] {
 }
 
 /// The columns of the copies, because neighbours are similar, and then all literals.
-fn body(content: &[u8], matches: &[Match]) -> Vec<u8> {
+fn encode_body(content: &[u8], matches: &[Match]) -> Vec<u8> {
     let mut out = Vec::new();
     varint::push(matches.len() as u64, &mut out);
     let ends = || std::iter::once((0, 0)).chain(matches.iter().map(Match::ends));
@@ -113,7 +114,7 @@ pub(super) fn decode_into(
     const WHAT: &str = "delta";
     content.clear();
     let mut input = ByteCursor { rest: delta };
-    if input.byte(WHAT)? != MARK {
+    if input.byte(WHAT)? != DELTA_MARKER {
         return Err(PackError::frame("no delta"));
     }
     let body_bytes = input.number(WHAT)?;

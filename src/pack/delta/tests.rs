@@ -15,7 +15,7 @@ fn decode(delta: &[u8], prefix: &[u8], content_bytes: usize) -> Result<Vec<u8>, 
 
 /// A delta with this body and a valid checksum.
 fn delta_of(body: &[u8], content: &[u8]) -> Vec<u8> {
-    let mut delta = vec![MARK];
+    let mut delta = vec![DELTA_MARKER];
     varint::push(body.len() as u64, &mut delta);
     delta.extend_from_slice(&frame::encode(body, &[], 3).unwrap());
     delta.extend_from_slice(&checksum(content));

@@ -29,9 +29,9 @@ const MARGIN_BITS: u32 = 16;
 /// The smallest hash, in bytes.
 const MIN_HASH_BYTES: u32 = 3;
 /// Maximum number of equal hashes that are compared at one place.
-const MAX_EQUAL: usize = 8;
+const MAX_EQUAL_BLOCKS: usize = 8;
 /// No block.
-const NONE: u32 = u32::MAX;
+const NO_BLOCK: u32 = u32::MAX;
 
 /// The modulus, a Mersenne prime.
 const PRIME: u64 = (1 << 61) - 1;
@@ -207,7 +207,7 @@ impl Signature {
     /// The signature of `content`, whose length must be that of the shape.
     #[must_use]
     pub fn of(content: &[u8], shape: SignatureShape, key: SignatureKey) -> Self {
-        let (mut signer, mut hashes) = (Signer::new(shape, key), Vec::new());
+        let (mut signer, mut hashes) = (SignatureBuilder::new(shape, key), Vec::new());
         signer.add(content, &mut hashes);
         signer.finish(&mut hashes);
         Self { shape, hashes }
@@ -235,7 +235,7 @@ impl Signature {
 
 /// Makes a signature from content that comes in parts.
 #[derive(Debug, Clone)]
-pub struct Signer {
+pub struct SignatureBuilder {
     shape: SignatureShape,
     polynomial: Polynomial,
     value: u64,
@@ -243,7 +243,7 @@ pub struct Signer {
     filled: usize,
 }
 
-impl Signer {
+impl SignatureBuilder {
     /// A signer for one object.
     #[must_use]
     pub fn new(shape: SignatureShape, key: SignatureKey) -> Self {
@@ -305,7 +305,7 @@ pub struct SignatureSearch<'s> {
     polynomial: Polynomial,
     blocks: BlockTable,
     /// For each byte, what it takes from the value when it leaves the window.
-    leaving: Vec<u64>,
+    removal_terms: Vec<u64>,
     /// By how much the last blocks are displaced if only the end was kept.
     end_shift: i64,
     /// By how much the last match was displaced.
@@ -321,11 +321,11 @@ impl<'s> SignatureSearch<'s> {
     #[must_use]
     pub fn new(signature: &'s Signature, key: SignatureKey, new_bytes: u64) -> Self {
         let polynomial = Polynomial::new(key);
-        let gone = PRIME - polynomial.power(signature.shape.block_bytes);
+        let removal_factor = PRIME - polynomial.power(signature.shape.block_bytes);
         Self {
             signature,
             blocks: BlockTable::new(signature),
-            leaving: (0..256).map(|byte| multiply(byte, gone)).collect(),
+            removal_terms: (0..256).map(|byte| multiply(byte, removal_factor)).collect(),
             polynomial,
             end_shift: shift(signature.shape.base_bytes, new_bytes),
             last_shift: 0,
@@ -371,7 +371,7 @@ impl<'s> SignatureSearch<'s> {
             }
             value = self.content.get(position + block).map(|entering| {
                 let change =
-                    u64::from(*entering) + self.leaving[usize::from(self.content[position])];
+                    u64::from(*entering) + self.removal_terms[usize::from(self.content[position])];
                 reduce(
                     u128::from(current) * u128::from(self.polynomial.powers[7])
                         + u128::from(change),
@@ -386,7 +386,7 @@ impl<'s> SignatureSearch<'s> {
     fn find(&self, value: u64, position: usize) -> Option<u64> {
         let shape = self.signature.shape;
         let hash = truncate(value, shape.hash_bytes);
-        if !self.blocks.has(hash) {
+        if !self.blocks.contains(hash) {
             return None;
         }
         let block_bytes = u64::from(shape.block_bytes);
@@ -395,16 +395,16 @@ impl<'s> SignatureSearch<'s> {
         let next = place.checked_add_signed(self.last_shift).filter(|at| at % block_bytes == 0);
         let is_next =
             |at: &u64| *at < shape.full_blocks() && self.signature.hash(*at) == Some(hash);
-        let equal = || self.blocks.equal(hash).take(MAX_EQUAL);
+        let equal = || self.blocks.blocks_with_hash(hash).take(MAX_EQUAL_BLOCKS);
         let is_at_end = |at: &u64| shift(*at * block_bytes, place) == self.end_shift;
         next.map(|at| at / block_bytes)
             .filter(is_next)
             .or_else(|| equal().find(is_at_end))
-            .or_else(|| equal().find(|at| self.is_followed(*at, position)))
+            .or_else(|| equal().find(|at| self.next_block_matches(*at, position)))
     }
 
     /// Whether the block after `block` matches the content behind `position`.
-    fn is_followed(&self, block: u64, position: usize) -> bool {
+    fn next_block_matches(&self, block: u64, position: usize) -> bool {
         let shape = self.signature.shape;
         let behind = position + shape.block_bytes as usize;
         let length = if block + 1 < shape.full_blocks() {
@@ -475,36 +475,37 @@ struct BlockTable {
 
 impl BlockTable {
     fn new(signature: &Signature) -> Self {
-        let count = u32::try_from(signature.shape.full_blocks()).unwrap_or(NONE).min(NONE - 1);
+        let count =
+            u32::try_from(signature.shape.full_blocks()).unwrap_or(NO_BLOCK).min(NO_BLOCK - 1);
         let words = (count as usize / 4).next_power_of_two().clamp(16, 1 << 18);
         let mut table = Self {
             filter: vec![0; words],
             first: HashMap::with_capacity(count as usize),
-            next: vec![NONE; count as usize],
+            next: vec![NO_BLOCK; count as usize],
         };
         // From the last to the first, so that equal blocks come in their order.
         for block in (0..count).rev() {
             let Some(hash) = signature.hash(u64::from(block)) else { continue };
-            let (word, bit) = table.place(hash);
+            let (word, bit) = table.filter_bit(hash);
             table.filter[word] |= bit;
             let after = table.first.insert(hash, block);
-            table.next[block as usize] = after.unwrap_or(NONE);
+            table.next[block as usize] = after.unwrap_or(NO_BLOCK);
         }
         table
     }
 
-    fn place(&self, hash: u64) -> (usize, u64) {
+    fn filter_bit(&self, hash: u64) -> (usize, u64) {
         let bit = usize::try_from(hash & 0xffff_ffff).unwrap_or(0) % (self.filter.len() * 64);
         (bit / 64, 1 << (bit % 64))
     }
 
-    fn has(&self, hash: u64) -> bool {
-        let (word, bit) = self.place(hash);
+    fn contains(&self, hash: u64) -> bool {
+        let (word, bit) = self.filter_bit(hash);
         self.filter[word] & bit != 0 && self.first.contains_key(&hash)
     }
 
-    fn equal(&self, hash: u64) -> impl Iterator<Item = u64> {
-        let valid = |block: &u32| *block != NONE;
+    fn blocks_with_hash(&self, hash: u64) -> impl Iterator<Item = u64> {
+        let valid = |block: &u32| *block != NO_BLOCK;
         let first = self.first.get(&hash).copied().filter(valid);
         std::iter::successors(first, move |block| {
             self.next.get(*block as usize).copied().filter(valid)

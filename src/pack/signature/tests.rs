@@ -154,7 +154,7 @@ proptest! {
         let mut in_parts = SignatureSearch::new(&signature, key, new.len() as u64);
         new.chunks(part).for_each(|part| in_parts.add(part));
         prop_assert_eq!(in_parts.finish(), ranges);
-        let (mut signer, mut hashes) = (Signer::new(shape, key), Vec::new());
+        let (mut signer, mut hashes) = (SignatureBuilder::new(shape, key), Vec::new());
         base.chunks(part).for_each(|part| signer.add(part, &mut hashes));
         signer.finish(&mut hashes);
         prop_assert_eq!(Signature::decode(shape, hashes), Some(signature));

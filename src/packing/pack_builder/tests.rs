@@ -10,13 +10,13 @@ use crate::cache::ContentCache;
 use crate::manifest::Entry;
 use crate::manifest::delta;
 use crate::mirror::PackSource as _;
-use crate::monitor::Silent;
+use crate::monitor::SilentMonitor;
 use crate::origin::scratch::{Entries, Scratch};
 use crate::pack::PackReader;
 use crate::packing::base_selection::BaseSelector;
+use crate::packing::mirror_sources::MirrorSources;
 use crate::packing::pack_builder::*;
 use crate::packing::source_entries::SourceEntries;
-use crate::packing::sources::Sources;
 use crate::scan::{Root, ScanOptions, Tree};
 
 /// Contents by path.
@@ -30,9 +30,9 @@ fn scan(dir: &Path, files: &Files) -> ContentSource {
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         std::fs::write(path, content).unwrap();
     }
-    let roots = [Root { path: dir.to_owned(), at: None }];
-    let tree = Tree::scan(&roots, &ScanOptions::default(), &Silent).unwrap();
-    ContentSource::new(SourceEntries::Tree(Arc::new(tree)), Sources::default(), Vec::new())
+    let roots = [Root { path: dir.to_owned(), tree_prefix: None }];
+    let tree = Tree::scan(&roots, &ScanOptions::default(), &SilentMonitor).unwrap();
+    ContentSource::new(SourceEntries::Tree(Arc::new(tree)), MirrorSources::default(), Vec::new())
 }
 
 fn wanted(base: &[Entry], new: &[Entry]) -> Vec<NewObjectRef> {
@@ -62,7 +62,7 @@ impl Space {
     }
 
     fn cache(&self) -> ContentCache {
-        self.scratch.open_content(&Silent).unwrap()
+        self.scratch.open_content_cache(&SilentMonitor).unwrap()
     }
 
     /// The packs of a job.
@@ -71,11 +71,11 @@ impl Space {
             self.queues.replace(self.queues.get() + 1),
             job.content_source,
             &self.scratch,
-            &Silent,
+            &SilentMonitor,
         )
         .unwrap();
         let receiver = queue.subscribe();
-        run(job, cache_writer, &queue, &Silent).unwrap();
+        run(job, cache_writer, &queue, &SilentMonitor).unwrap();
         let mut packs = receiver.packs();
         std::iter::from_fn(|| packs.next().unwrap().map(|pack| pack.bytes().unwrap())).collect()
     }
@@ -196,7 +196,7 @@ proptest! {
         let first = scan(&space.path("first"), &old);
         let mut second = scan(&space.path("second"), &new);
         let [base, next] = [&first, &second]
-            .map(|content_source| content_source.live.entries().collect::<Vec<Entry>>());
+            .map(|content_source| content_source.source_entries.entries().collect::<Vec<Entry>>());
         let everything = wanted(&[], &base);
         let bases = BaseSelection::none(&everything);
         let level = Level::Zstd(level);
@@ -206,7 +206,7 @@ proptest! {
             mirrors: Vec::new(),
             content_source: &first,
             bases: &bases,
-            is_kept: true,
+            is_cached: true,
             level,
             jobs: 2,
         };
@@ -225,13 +225,13 @@ proptest! {
         let wanted = wanted(&base, &next);
         let excluded_bases = std::collections::HashSet::new();
         let search = BaseSelector {
-            signers: None,
+            signature_mirrors: None,
             wanted: &wanted,
-            old: &second.old,
+            base_content: &second.base_content,
             content_source: &second,
             excluded_bases: &excluded_bases,
             jobs: 2,
-            monitor: &Silent,
+            monitor: &SilentMonitor,
         };
         let bases = search.run(|| Ok(stream(&base)), stream(&next)).unwrap();
         let job = PackInput {
@@ -240,7 +240,7 @@ proptest! {
             mirrors: Vec::new(),
             content_source: &second,
             bases: &bases,
-            is_kept: false,
+            is_cached: false,
             level,
             jobs: 2,
         };

@@ -8,7 +8,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use hyper::StatusCode;
 
 use crate::error_kind::ErrorKind;
-use crate::protocol::{Detail, READ_ONLY};
+use crate::protocol::{ErrorDetail, READ_ONLY_MESSAGE};
 use crate::receiver::http::error::HttpError;
 use crate::tree_path::Site;
 
@@ -162,7 +162,7 @@ pub enum AuthPolicy {
 /// What a client may do on a site.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Grant {
-    pub(crate) right: Permission,
+    pub(crate) permission: Permission,
     /// When the token expires, in seconds since 1970.
     pub(crate) expires: Option<u64>,
 }
@@ -177,7 +177,7 @@ impl AuthPolicy {
     }
 
     /// Whether a client can have the permission to push to `site`.
-    pub(crate) fn lets_push(&self, site: Option<&Site>) -> bool {
+    pub(crate) fn allows_push(&self, site: Option<&Site>) -> bool {
         let is_for = |record: &TokenRecord| {
             record.allow == Permission::Push && site.is_some_and(|site| record.sites.contains(site))
         };
@@ -196,7 +196,7 @@ impl AuthPolicy {
         known: &mut Option<String>,
     ) -> Result<Grant, HttpError> {
         let records = match self {
-            Self::Open => return Ok(Grant { right: Permission::Push, expires: None }),
+            Self::Open => return Ok(Grant { permission: Permission::Push, expires: None }),
             Self::Tokens(records) => records,
         };
         let record = bearer_record(records, authorization)?;
@@ -204,7 +204,7 @@ impl AuthPolicy {
         // under the name of the token.
         *known = Some(record.id.to_string());
         if record.has_expired() {
-            return Err(unauthorized("this token has expired").with_detail(Detail::Expired));
+            return Err(unauthorized("this token has expired").with_detail(ErrorDetail::Expired));
         }
         // A token lists its sites, so no token is valid for a site that has no name yet.
         if site.is_none_or(|site| !record.sites.contains(site)) {
@@ -214,7 +214,7 @@ impl AuthPolicy {
                 "this token is for another site",
             ));
         }
-        Ok(Grant { right: record.allow, expires: record.expires })
+        Ok(Grant { permission: record.allow, expires: record.expires })
     }
 }
 
@@ -245,10 +245,10 @@ fn unauthorized(why: &str) -> HttpError {
 impl Grant {
     /// Returns an error if this grant does not include `needed`.
     pub(crate) fn check(&self, needed: Permission) -> Result<(), HttpError> {
-        if self.right >= needed {
+        if self.permission >= needed {
             return Ok(());
         }
-        Err(HttpError::new(StatusCode::FORBIDDEN, ErrorKind::Forbidden, READ_ONLY))
+        Err(HttpError::new(StatusCode::FORBIDDEN, ErrorKind::Forbidden, READ_ONLY_MESSAGE))
     }
 }
 
@@ -266,7 +266,7 @@ fn now() -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::receiver::http::log::text;
+    use crate::receiver::http::log::peer_text;
 
     fn site(name: &str) -> Site {
         Site::new(name).unwrap()
@@ -285,7 +285,7 @@ mod tests {
     fn ask(access: &AuthPolicy, token: &str, name: &str) -> Result<Grant, (u16, String)> {
         let header = format!("Bearer {token}");
         let granted = access.grant(Some(header.as_bytes()), Some(&site(name)), &mut None);
-        granted.map_err(|refused| (refused.status.as_u16(), refused.refusal.message))
+        granted.map_err(|refused| (refused.status.as_u16(), refused.protocol_error.message))
     }
 
     #[test]
@@ -317,7 +317,7 @@ mod tests {
             record(&old, Permission::Push, Some(now())),
         ];
         let access = AuthPolicy::Tokens(records);
-        assert_eq!(ask(&access, &push.reveal(), "docs").unwrap().right, Permission::Push);
+        assert_eq!(ask(&access, &push.reveal(), "docs").unwrap().permission, Permission::Push);
         let read = ask(&access, &read.reveal(), "docs").unwrap();
         assert!(read.check(Permission::Read).is_ok());
         assert_eq!(read.check(Permission::Push).unwrap_err().status, StatusCode::FORBIDDEN);
@@ -342,7 +342,7 @@ mod tests {
             let refused = access.grant(header, Some(&site("docs")), &mut known).unwrap_err();
             assert_eq!(refused.status, StatusCode::UNAUTHORIZED);
             // What is said of it can be logged: nothing in it looks like a token.
-            assert_eq!(text(&refused.refusal.message), refused.refusal.message);
+            assert_eq!(peer_text(&refused.protocol_error.message), refused.protocol_error.message);
         }
         assert_eq!(known, None, "who only knows an id is nobody");
     }

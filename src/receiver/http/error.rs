@@ -7,7 +7,7 @@ use hyper::StatusCode;
 
 use crate::error_kind::ErrorKind;
 use crate::fsx::IoError;
-use crate::protocol::{Detail, ProtocolError};
+use crate::protocol::{ErrorDetail, ProtocolError};
 use crate::store::StoreError;
 use crate::text::error_chain;
 
@@ -15,7 +15,7 @@ use crate::text::error_chain;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct HttpError {
     pub(crate) status: StatusCode,
-    pub(crate) refusal: ProtocolError,
+    pub(crate) protocol_error: ProtocolError,
     /// Value of the `Retry-After` header.
     pub(crate) retry_after: Option<Duration>,
     /// Whether the connection must close, because it is unknown where the next request begins.
@@ -26,7 +26,7 @@ impl HttpError {
     pub(crate) fn new(status: StatusCode, kind: ErrorKind, message: impl Into<String>) -> Self {
         Self {
             status,
-            refusal: ProtocolError::new(kind, message),
+            protocol_error: ProtocolError::new(kind, message),
             retry_after: None,
             ends_connection: false,
         }
@@ -50,17 +50,17 @@ impl HttpError {
 
     /// The quota of the site is exceeded, even if its disk has free space.
     pub(crate) fn over_quota(message: impl Into<String>) -> Self {
-        Self::no_space(message).with_detail(Detail::Quota)
+        Self::no_space(message).with_detail(ErrorDetail::Quota)
     }
 
     /// This error with a subtype that the client can act on.
-    pub(crate) const fn with_detail(mut self, detail: Detail) -> Self {
-        self.refusal.detail = Some(detail);
+    pub(crate) const fn with_detail(mut self, detail: ErrorDetail) -> Self {
+        self.protocol_error.detail = Some(detail);
         self
     }
 
-    pub(crate) fn not_asked_for(message: impl Into<String>) -> Self {
-        Self::new(StatusCode::CONFLICT, ErrorKind::NotAskedFor, message)
+    pub(crate) fn not_requested(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::CONFLICT, ErrorKind::NotRequested, message)
     }
 
     pub(crate) fn busy(message: impl Into<String>) -> Self {
@@ -75,7 +75,7 @@ impl HttpError {
     }
 
     /// The body arrived too slowly or was cut off.
-    pub(crate) fn cut(message: impl Into<String>) -> Self {
+    pub(crate) fn incomplete_body(message: impl Into<String>) -> Self {
         Self {
             ends_connection: true,
             ..Self::new(StatusCode::REQUEST_TIMEOUT, ErrorKind::Malformed, message)
@@ -84,13 +84,13 @@ impl HttpError {
 
     /// A worker ended without a result, which is a bug. Its panic message goes only to the log.
     pub(crate) fn no_result() -> Self {
-        let words = "the work on this request ended without a result: it panicked, or the receiver \
+        let message = "the work on this request ended without a result: it panicked, or the receiver \
                      is stopping";
-        Self::new(StatusCode::INTERNAL_SERVER_ERROR, ErrorKind::Other, words)
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, ErrorKind::Other, message)
     }
 
     /// The system failed, or an invariant is broken.
-    pub(crate) fn broken(error: &dyn Error) -> Self {
+    pub(crate) fn internal(error: &dyn Error) -> Self {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, ErrorKind::Other, error_chain(error))
     }
 }
@@ -117,11 +117,11 @@ impl From<StoreError> for HttpError {
         };
         let retry_after = (kind == ErrorKind::Locked).then_some(Duration::from_secs(1));
         let objects = match error {
-            StoreError::DamagedBases { objects } | StoreError::OtherBases { objects } => objects,
+            StoreError::DamagedBases { objects } | StoreError::BaseMismatch { objects } => objects,
             _ => Vec::new(),
         };
         let refusal = ProtocolError { objects, ..ProtocolError::new(kind, message) };
-        Self { status, refusal, retry_after, ends_connection: false }
+        Self { status, protocol_error: refusal, retry_after, ends_connection: false }
     }
 }
 
@@ -133,7 +133,7 @@ impl From<IoError> for HttpError {
 
 /// Converts a store error. If something does not exist, the result is [`ErrorKind::Unknown`] with
 /// status 404.
-pub(crate) fn or_unknown(error: StoreError) -> HttpError {
+pub(crate) fn map_not_found(error: StoreError) -> HttpError {
     match &error {
         StoreError::Io(io) if io.kind() == std::io::ErrorKind::NotFound => {
             HttpError::unknown(error_chain(&error))

@@ -16,16 +16,17 @@ use tokio::sync::mpsc;
 use crate::error_kind::ErrorKind;
 use crate::hash::{ManifestId, ObjectId};
 use crate::protocol::{
-    Action, Answer, Done, MAX_CHANGE_BYTES, ProtocolError, Resource, VERSION, VERSION_HEADER,
+    Action, Done, MAX_CHANGE_BYTES, ProtocolError, Resource, ResponseMessage, VERSION,
+    VERSION_HEADER,
 };
 use crate::receiver::http::auth::Grant;
-use crate::receiver::http::error::{HttpError, or_unknown};
+use crate::receiver::http::error::{HttpError, map_not_found};
 use crate::receiver::http::handler_result::HandlerResult;
-use crate::receiver::http::log::{AccessEntry, text};
+use crate::receiver::http::log::{AccessEntry, peer_text};
 use crate::receiver::http::log_limit::LogLimiter;
 use crate::receiver::http::object_parts::ObjectParts;
 use crate::receiver::http::request_body::RequestBody;
-use crate::receiver::http::response::{self, Reply};
+use crate::receiver::http::response::{self, ResponseBody};
 use crate::receiver::http::signature_chunks::SignatureChunks;
 use crate::receiver::listener::timeout_stream::ConnectionPhase;
 use crate::receiver::sites::hook::HookRunner;
@@ -40,7 +41,7 @@ use crate::receiver::{
 
 /// When a receiver ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Lifetime {
+pub(crate) enum RunMode {
     /// The receiver runs until it is stopped.
     Daemon,
     /// The receiver ends when its only peer disconnects.
@@ -49,9 +50,9 @@ pub(crate) enum Lifetime {
 
 /// Handles the requests of all connections.
 pub(crate) struct Handler {
-    pub(crate) stay: Lifetime,
+    pub(crate) run_mode: RunMode,
     pub(crate) sites: Vec<Arc<SiteState>>,
-    access: RwLock<AuthPolicy>,
+    auth: RwLock<AuthPolicy>,
     pub(crate) limits: ReceiverLimits,
     pub(crate) log: Arc<dyn Log>,
     limiter: Arc<LogLimiter>,
@@ -62,19 +63,19 @@ pub(crate) struct Handler {
 impl Handler {
     pub(crate) fn new(
         settings: &ReceiverSettings,
-        stay: Lifetime,
+        stay: RunMode,
         log: Arc<dyn Log>,
     ) -> Result<Self, ServeError> {
         let limits = settings.limits.clone();
         let pools = Pools::new(&limits).map_err(ServeError::Runtime)?;
         let count = settings.sites.len();
         let sites = settings.sites.iter();
-        let sites =
-            sites.map(|site| Ok(Arc::new(SiteState::new(site, limits.lock, pools.share(count))?)));
+        let sites = sites
+            .map(|site| Ok(Arc::new(SiteState::new(site, limits.lock_wait, pools.share(count))?)));
         Ok(Self {
-            stay,
+            run_mode: stay,
             sites: sites.collect::<Result<_, ServeError>>()?,
-            access: RwLock::new(settings.access.clone()),
+            auth: RwLock::new(settings.auth.clone()),
             hooks: HookRunner::new(Arc::clone(&log)),
             log,
             limiter: Arc::default(),
@@ -83,13 +84,13 @@ impl Handler {
         })
     }
 
-    fn access(&self) -> RwLockReadGuard<'_, AuthPolicy> {
-        self.access.read()
+    fn auth(&self) -> RwLockReadGuard<'_, AuthPolicy> {
+        self.auth.read()
     }
 
     /// The number of tokens; `None` if no token is required.
     pub(crate) fn tokens(&self) -> Option<usize> {
-        match &*self.access() {
+        match &*self.auth() {
             AuthPolicy::Tokens(tokens) => Some(tokens.len()),
             AuthPolicy::Open => None,
         }
@@ -97,7 +98,7 @@ impl Handler {
 
     /// Replaces the tokens, if tokens are required at all.
     pub(crate) fn use_tokens(&self, tokens: Vec<TokenRecord>) {
-        let mut access = self.access.write();
+        let mut access = self.auth.write();
         // A receiver that was started without tokens stays open: its operator chose that.
         if let AuthPolicy::Tokens(known) = &mut *access {
             *known = tokens;
@@ -105,18 +106,18 @@ impl Handler {
     }
 
     /// Logs a connection that ended before a valid request.
-    pub(crate) fn rejected(&self, peer: &str, message: &str) {
+    pub(crate) fn log_rejected(&self, peer: &str, message: &str) {
         if let Some(suppressed) = self.limiter.admit(peer) {
-            self.log.record(&LogRecord::TurnedAway {
+            self.log.record(&LogRecord::Rejected {
                 peer: peer.to_owned(),
-                message: text(message),
+                message: peer_text(message),
                 suppressed,
             });
         }
     }
 
     /// Logs a connection that was rejected because too many are open.
-    pub(crate) fn full(&self, peer: &str) {
+    pub(crate) fn log_full(&self, peer: &str) {
         if let Some(suppressed) = self.limiter.admit(peer) {
             self.log.record(&LogRecord::Full { peer: peer.to_owned(), suppressed });
         }
@@ -136,19 +137,19 @@ impl Handler {
             self.log.record(&LogRecord::Suppressed { address: address.to_string(), records });
         }
         for site in &self.sites {
-            site.open_stages.sweep(self.limits.stage);
-            site.uploads.sweep(self.limits.stage);
+            site.open_stages.sweep(self.limits.stage_idle);
+            site.uploads.sweep(self.limits.stage_idle);
         }
     }
 
     /// Handles a request and logs how it ended.
-    pub(crate) async fn answer(
+    pub(crate) async fn handle(
         self: Arc<Self>,
         request: Request<Incoming>,
         peer: Arc<str>,
         phases: Arc<ConnectionPhase>,
-    ) -> Response<Reply> {
-        phases.requested();
+    ) -> Response<ResponseBody> {
+        phases.head_received();
         let (parts, body) = request.into_parts();
         let mut body = RequestBody::new(body, &parts.headers, &self.limits);
         let mut entry = AccessEntry {
@@ -162,21 +163,21 @@ impl Handler {
             body_bytes: 0,
             began: Instant::now(),
         };
-        let reaction = self.react(&parts, &mut body, &mut entry).await;
+        let reaction = self.dispatch(&parts, &mut body, &mut entry).await;
         entry.body_bytes = body.bytes();
         let response = match reaction {
             Ok(HandlerResult::Ready(response)) => {
-                entry.end(response.status().as_u16(), None);
+                entry.log_end(response.status().as_u16(), None);
                 response
             }
             Ok(HandlerResult::Pending(work)) => self.respond_with_keepalive(work, entry).await,
             Err(refused) => {
                 body.drain().await;
-                entry.end(refused.status.as_u16(), Some(&refused.refusal));
-                response::refused(&refused)
+                entry.log_end(refused.status.as_u16(), Some(&refused.protocol_error));
+                response::error_response(&refused)
             }
         };
-        response.map(|reply| reply.watched(phases))
+        response.map(|reply| reply.with_phase(phases))
     }
 
     /// Responds with the real status if the work ends soon. Otherwise responds with status 200,
@@ -185,30 +186,30 @@ impl Handler {
         &self,
         mut work: Pin<Box<dyn Future<Output = Result<Bytes, HttpError>> + Send>>,
         entry: AccessEntry,
-    ) -> Response<Reply> {
-        if let Ok(result) = tokio::time::timeout(self.limits.patience, &mut work).await {
+    ) -> Response<ResponseBody> {
+        if let Ok(result) = tokio::time::timeout(self.limits.keepalive_after, &mut work).await {
             return match result {
                 Ok(bytes) => {
-                    entry.end(200, None);
+                    entry.log_end(200, None);
                     response::json(bytes)
                 }
                 Err(refused) => {
-                    entry.end(refused.status.as_u16(), Some(&refused.refusal));
-                    response::refused(&refused)
+                    entry.log_end(refused.status.as_u16(), Some(&refused.protocol_error));
+                    response::error_response(&refused)
                 }
             };
         }
         // A proxy closes a connection that is silent for too long; nginx does so after 60 seconds.
         // The status must be sent before the first newline, so it cannot depend on the result.
         let (sender, from) = mpsc::channel::<io::Result<Bytes>>(2);
-        let heartbeat = self.limits.heartbeat;
+        let heartbeat = self.limits.keepalive_interval;
         tokio::spawn(async move {
             let last = loop {
                 // hyper has dropped the body, so the peer is gone. The future of the work is
                 // dropped with this task. With it the disconnect flag is dropped, which stops work
                 // that only answers a query.
                 if sender.send(Ok(Bytes::from_static(b"\n"))).await.is_err() {
-                    entry.end(
+                    entry.log_end(
                         499,
                         Some(&ProtocolError::new(ErrorKind::Cancelled, "the peer went away")),
                     );
@@ -220,21 +221,21 @@ impl Handler {
             };
             let bytes = match last {
                 Ok(bytes) => {
-                    entry.end(200, None);
+                    entry.log_end(200, None);
                     bytes
                 }
                 Err(refused) => {
-                    entry.end(refused.status.as_u16(), Some(&refused.refusal));
-                    response::json_bytes(&Answer::<()>::Error(refused.refusal))
+                    entry.log_end(refused.status.as_u16(), Some(&refused.protocol_error));
+                    response::json_bytes(&ResponseMessage::<()>::Error(refused.protocol_error))
                 }
             };
             // If the peer has disconnected, it will repeat the request.
             sender.send(Ok(bytes)).await.ok();
         });
-        response::later(from)
+        response::streamed_json(from)
     }
 
-    async fn react(
+    async fn dispatch(
         self: &Arc<Self>,
         parts: &Parts,
         body: &mut RequestBody,
@@ -245,12 +246,12 @@ impl Handler {
             // Before anything that can fail: this response only shows that the process is running
             // and responding.
             "/healthz" => {
-                return require_get_or_head(&parts.method).map(|()| HandlerResult::done(Done {}));
+                return require_get_or_head(&parts.method).map(|()| HandlerResult::ready(Done {}));
             }
             "/ready" => return self.ready(&parts.method).await,
             _ => {}
         }
-        let (site, resource) = self.find(path).ok_or_else(|| self.no_site(parts))?;
+        let (site, resource) = self.find_site(path).ok_or_else(|| self.no_site(parts))?;
         if resource == Some(Resource::Status) {
             require_get_or_head(&parts.method)?;
             let status = site.blocking(|site| site.status()).await?;
@@ -260,11 +261,11 @@ impl Handler {
         // even if its token is wrong.
         check_version(parts)?;
         let name = site.settings.name.as_ref();
-        let grant = self.access().grant(authorization(parts), name, &mut entry.token)?;
+        let grant = self.auth().grant(authorization(parts), name, &mut entry.token)?;
         // After the token check, so that a client without a token does not find out which paths
         // exist.
         let resource = resource.ok_or_else(|| nothing_below(&site.settings.base))?;
-        grant.check(right_for(&parts.method, resource))?;
+        grant.check(required_permission(&parts.method, resource))?;
         // No part of the body has been read yet. hyper sends `100 Continue` with the first read, so
         // a client that waits for it sends no body that is refused here.
         entry.is_authorized = true;
@@ -282,7 +283,7 @@ impl Handler {
     }
 
     /// The site that serves `path`, and the resource that the rest of the path names.
-    fn find(&self, path: &str) -> Option<(&Arc<SiteState>, Option<Resource>)> {
+    fn find_site(&self, path: &str) -> Option<(&Arc<SiteState>, Option<Resource>)> {
         let (site, rest) = self
             .sites
             .iter()
@@ -294,7 +295,7 @@ impl Handler {
     /// The error for a path at which no site is served. Only the bearer of a valid token learns
     /// where the sites of the token are.
     fn no_site(&self, parts: &Parts) -> HttpError {
-        let access = self.access();
+        let access = self.auth();
         let allowed = access.sites_of(authorization(parts)).unwrap_or_default();
         let names = |site: &&Arc<SiteState>| {
             site.settings.name.as_ref().is_some_and(|name| allowed.contains(name))
@@ -316,7 +317,7 @@ impl Handler {
         let are_ready =
             self.pools.blocking(move || Ok(this.sites.iter().all(|site| site.is_ready()))).await?;
         if are_ready {
-            Ok(HandlerResult::done(Done {}))
+            Ok(HandlerResult::ready(Done {}))
         } else {
             Err(HttpError { retry_after: None, ..HttpError::busy("a site serves no release yet") })
         }
@@ -331,32 +332,32 @@ impl Handler {
     ) -> Result<HandlerResult, HttpError> {
         let (file, is_object) = match resource {
             Resource::State => {
-                return Ok(HandlerResult::done(
+                return Ok(HandlerResult::ready(
                     site.blocking(move |site| site.state(grant)).await?,
                 ));
             }
             Resource::History => {
-                return Ok(HandlerResult::done(site.blocking(|site| site.history()).await?));
+                return Ok(HandlerResult::ready(site.blocking(|site| site.history()).await?));
             }
             Resource::Manifest(id) => (
-                site.blocking(move |site| site.store()?.manifest_file(&id).map_err(or_unknown))
+                site.blocking(move |site| site.store()?.manifest_file(&id).map_err(map_not_found))
                     .await?,
                 false,
             ),
             Resource::Object(id) => (
-                site.blocking(move |site| site.store()?.open_object(&id).map_err(or_unknown))
+                site.blocking(move |site| site.store()?.open_object(&id).map_err(map_not_found))
                     .await?,
                 true,
             ),
             _ => return Err(method_not_allowed()),
         };
-        let length = file.metadata().map_err(|error| HttpError::broken(&error))?.len();
+        let length = file.metadata().map_err(|error| HttpError::internal(&error))?.len();
         // The protocol supports ranges only for objects; a manifest is sent from its beginning.
         let range = parts.headers.get(RANGE).filter(|_| is_object);
         let Some(range) = range else {
             return Ok(HandlerResult::Ready(response::content(
                 StatusCode::OK,
-                Reply::file(file, 0, length),
+                ResponseBody::file(file, 0, length),
             )));
         };
         let offset = range
@@ -371,7 +372,7 @@ impl Handler {
             )
         })?;
         Ok(HandlerResult::Ready(response::part(
-            Reply::file(file, offset, length - offset),
+            ResponseBody::file(file, offset, length - offset),
             offset,
             length,
         )))
@@ -383,13 +384,16 @@ impl Handler {
         site: &Arc<SiteState>,
         body: &mut RequestBody,
     ) -> Result<HandlerResult, HttpError> {
-        let length = body.check(Action::Objects.most_bytes())?;
+        let length = body.check_length(Action::Objects.max_body_bytes())?;
         // The number of parts is bounded, but many connections at once could fill the memory.
         let _memory = site.share.reserve_body(length)?;
         let question = body.read(length).await?;
         let (parts, length) =
             site.blocking(move |site| ObjectParts::new(site.store()?, &question)).await?;
-        Ok(HandlerResult::Ready(response::content(StatusCode::OK, Reply::chunks(parts, length))))
+        Ok(HandlerResult::Ready(response::content(
+            StatusCode::OK,
+            ResponseBody::chunks(parts, length),
+        )))
     }
 
     /// Handles a request for block signatures.
@@ -398,12 +402,12 @@ impl Handler {
         site: &Arc<SiteState>,
         body: &mut RequestBody,
     ) -> Result<HandlerResult, HttpError> {
-        let length = body.check(Action::Signatures.most_bytes())?;
+        let length = body.check_length(Action::Signatures.max_body_bytes())?;
         let _memory = site.share.reserve_body(length)?;
         let question = body.read(length).await?;
         let stream = site.blocking(move |site| site.signatures(&question)).await?;
         let length = stream.answer_bytes();
-        let content = Reply::chunks(SignatureChunks::new(Arc::clone(site), stream), length);
+        let content = ResponseBody::chunks(SignatureChunks::new(Arc::clone(site), stream), length);
         Ok(HandlerResult::Ready(response::content(StatusCode::OK, content)))
     }
 
@@ -421,7 +425,7 @@ impl Handler {
             Resource::Release(name) => site.uploads.take_release(name, body).await?,
             _ => return Err(method_not_allowed()),
         };
-        Ok(HandlerResult::done(done))
+        Ok(HandlerResult::ready(done))
     }
 
     async fn put_object(
@@ -431,18 +435,18 @@ impl Handler {
         body: &mut RequestBody,
     ) -> Result<Done, HttpError> {
         // The bound is the size of the requested object; `has_object` checks it.
-        let length = body.check(u64::MAX)?;
+        let length = body.check_length(u64::MAX)?;
         if site.uploads.has_object(&id, length)? {
             body.skip(length).await?;
             return Ok(Done {});
         }
-        let section = self.section(site, length, body).await?;
-        let hash = body.spool(length, &section, section.offset()).await?;
+        let range = self.reserve_upload(site, length, body).await?;
+        let hash = body.spool(length, &range, range.offset()).await?;
         // This error drops the range, which frees its space: refused uploads must not pile up.
         if hash.as_bytes() != id.as_bytes() {
             return Err(HttpError::malformed("these bytes are not this object"));
         }
-        site.uploads.put_object(id, section);
+        site.uploads.put_object(id, range);
         Ok(Done {})
     }
 
@@ -452,24 +456,24 @@ impl Handler {
         id: ManifestId,
         body: &mut RequestBody,
     ) -> Result<Done, HttpError> {
-        let length = body.check(MAX_CHANGE_BYTES)?;
+        let length = body.check_length(MAX_CHANGE_BYTES)?;
         site.uploads.check_manifest(&id)?;
-        let section = self.section(site, length, body).await?;
+        let range = self.reserve_upload(site, length, body).await?;
         // The store checks the id of the manifest when it reads it.
-        body.spool(length, &section, section.offset()).await?;
-        site.uploads.put_manifest(id, section);
+        body.spool(length, &range, range.offset()).await?;
+        site.uploads.put_manifest(id, range);
         Ok(Done {})
     }
 
     /// Reserves a range of the upload file for `length` bytes of `body`.
-    async fn section(
+    async fn reserve_upload(
         &self,
         site: &Arc<SiteState>,
         length: u64,
         body: &mut RequestBody,
     ) -> Result<FileRange, HttpError> {
         let toucher = Arc::clone(site);
-        body.tell(move || toucher.uploads.touch());
+        body.on_data(move || toucher.uploads.touch());
         let reserve = move |site: &Arc<SiteState>| {
             let store = site.store()?;
             site.check_free(&store, length)?;
@@ -481,7 +485,7 @@ impl Handler {
 
 /// The permission that a request needs. Queries that are too long for a URL, or that take a long
 /// time, use POST although they do not change the served content.
-fn right_for(method: &Method, resource: Resource) -> Permission {
+fn required_permission(method: &Method, resource: Resource) -> Permission {
     match resource {
         Resource::Action(Action::Holds | Action::Objects | Action::Verify) => Permission::Read,
         _ if *method == Method::GET => Permission::Read,
@@ -518,9 +522,9 @@ fn check_version(parts: &Parts) -> Result<(), HttpError> {
     if version == Some(VERSION.to_string().as_bytes()) {
         return Ok(());
     }
-    let words = format!(
+    let message = format!(
         "this receiver is headwater {} and speaks protocol {VERSION} only",
         env!("CARGO_PKG_VERSION")
     );
-    Err(HttpError::new(StatusCode::UPGRADE_REQUIRED, ErrorKind::Version, words))
+    Err(HttpError::new(StatusCode::UPGRADE_REQUIRED, ErrorKind::Version, message))
 }

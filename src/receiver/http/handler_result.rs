@@ -8,27 +8,29 @@ use hyper::Response;
 use hyper::body::Bytes;
 use serde::Serialize;
 
-use crate::protocol::Answer;
+use crate::protocol::ResponseMessage;
 use crate::receiver::http::error::HttpError;
-use crate::receiver::http::response::{self, Reply};
+use crate::receiver::http::response::{self, ResponseBody};
 
 /// The result of a handler that did not fail at once.
 pub(crate) enum HandlerResult {
-    Ready(Response<Reply>),
+    Ready(Response<ResponseBody>),
     Pending(Pin<Box<dyn Future<Output = Result<Bytes, HttpError>> + Send>>),
 }
 
 impl HandlerResult {
     /// A finished request with its result.
-    pub(crate) fn done<T: Serialize>(result: T) -> Self {
+    pub(crate) fn ready<T: Serialize>(result: T) -> Self {
         Self::Ready(response::done(result))
     }
 
     /// A request whose work may take a long time.
-    pub(crate) fn later<T: Serialize>(
+    pub(crate) fn pending<T: Serialize>(
         work: impl Future<Output = Result<T, HttpError>> + Send + 'static,
     ) -> Self {
-        Self::Pending(Box::pin(async move { Ok(response::json_bytes(&Answer::Ok(work.await?))) }))
+        Self::Pending(Box::pin(async move {
+            Ok(response::json_bytes(&ResponseMessage::Ok(work.await?)))
+        }))
     }
 }
 

@@ -51,7 +51,8 @@ pub enum LogRecord {
         message: String,
     },
     /// Maintenance removed something from a site.
-    Upkeep {
+    #[serde(rename = "upkeep")]
+    Maintenance {
         /// The directory of the site.
         directory: String,
         /// The number of retired entries that are no longer served.
@@ -62,7 +63,8 @@ pub enum LogRecord {
         incoming_bytes: u64,
     },
     /// A request was handled.
-    Answered {
+    #[serde(rename = "answered")]
+    RequestHandled {
         /// The address of the client.
         peer: String,
         /// The public name of the token, if it is known, even if the request was refused.
@@ -99,7 +101,8 @@ pub enum LogRecord {
     },
     /// A connection ended before a valid request: the TLS handshake failed, or the data was not
     /// HTTP.
-    TurnedAway {
+    #[serde(rename = "turned_away")]
+    Rejected {
         /// The address of the client.
         peer: String,
         /// Why the connection ended.
@@ -128,7 +131,8 @@ pub enum LogRecord {
     /// A thread panicked, which is a bug. A request that waits for its result gets an error.
     Panicked {
         /// File and line of the source code.
-        place: String,
+        #[serde(rename = "place")]
+        location: String,
         /// The message of the panic.
         message: String,
     },
@@ -164,8 +168,8 @@ pub enum LogRecord {
 pub fn log_panics(log: Arc<dyn Log>) {
     std::panic::set_hook(Box::new(move |panic| {
         let message = panic.payload_as_str().unwrap_or("a panic without a message");
-        let place = panic.location().map_or_else(|| "unknown".to_owned(), ToString::to_string);
-        log.record(&LogRecord::Panicked { place, message: text(message) });
+        let location = panic.location().map_or_else(|| "unknown".to_owned(), ToString::to_string);
+        log.record(&LogRecord::Panicked { location, message: peer_text(message) });
     }));
 }
 
@@ -186,7 +190,7 @@ pub(crate) struct AccessEntry {
 
 impl AccessEntry {
     /// Logs how the request ended.
-    pub(crate) fn end(self, status: u16, refusal: Option<&crate::protocol::ProtocolError>) {
+    pub(crate) fn log_end(self, status: u16, refusal: Option<&crate::protocol::ProtocolError>) {
         // A successful request without a token is a poll by a monitoring system, which is not worth
         // a record.
         if !self.is_authorized && status < 400 {
@@ -195,14 +199,14 @@ impl AccessEntry {
         // The holder of a valid token is known, and may cause any number of records.
         let suppressed = if self.is_authorized { Some(0) } else { self.limiter.admit(&self.peer) };
         let Some(suppressed) = suppressed else { return };
-        self.log.record(&LogRecord::Answered {
+        self.log.record(&LogRecord::RequestHandled {
             peer: self.peer.to_string(),
             token: self.token,
-            method: text(&self.method),
-            path: text(&self.path),
+            method: peer_text(&self.method),
+            path: peer_text(&self.path),
             status,
             kind: refusal.map(|refusal| refusal.kind),
-            message: refusal.map(|refusal| text(&refusal.message)),
+            message: refusal.map(|refusal| peer_text(&refusal.message)),
             body_bytes: self.body_bytes,
             milliseconds: u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX),
             suppressed,
@@ -211,7 +215,7 @@ impl AccessEntry {
 }
 
 /// Text from a peer, shortened for a record, and withheld if it may contain a token.
-pub(crate) fn text(text: &str) -> String {
+pub(crate) fn peer_text(text: &str) -> String {
     // Searches the whole text: after shortening, only the beginning of a token could be left.
     if text.contains("hw_") {
         return "(withheld: it may contain a token)".to_owned();

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, MutexGuard};
 
-use crate::receiver::address::network;
+use crate::receiver::address::limit_address;
 
 // Without a limit, one connection that requested `/healthz` again and again wrote 6.4 MB of log a
 // second (measured when even those requests were logged).
@@ -69,7 +69,7 @@ impl LogLimiter {
     /// written; `None` if this one must be suppressed too.
     pub(crate) fn admit(&self, peer: &str) -> Option<u64> {
         // A peer without an address, as over SSH, shares the allowance of all others.
-        let address = peer.parse::<SocketAddr>().map_or(OTHERS, |peer| network(peer.ip()));
+        let address = peer.parse::<SocketAddr>().map_or(OTHERS, |peer| limit_address(peer.ip()));
         self.admit_at(address, Instant::now())
     }
 
@@ -96,13 +96,13 @@ impl LogLimiter {
         {
             taken.extend(allowance.admit(now).map(|suppressed| (*address, suppressed)));
         }
-        forget_quiet(&mut table, now);
+        drop_quiet(&mut table, now);
         taken
     }
 }
 
 /// Drops addresses with a full allowance and no suppressed records: a new entry would be the same.
-fn forget_quiet(table: &mut HashMap<IpAddr, Allowance>, now: Instant) {
+fn drop_quiet(table: &mut HashMap<IpAddr, Allowance>, now: Instant) {
     table.retain(|_, allowance| {
         allowance.refill(now);
         allowance.records < BURST || allowance.suppressed > 0

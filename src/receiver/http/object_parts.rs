@@ -6,7 +6,7 @@ use std::os::unix::fs::FileExt as _;
 
 use hyper::body::Bytes;
 
-use crate::protocol::{MAX_PARTS, ObjectPart};
+use crate::protocol::{MAX_OBJECT_PARTS, ObjectPart};
 use crate::receiver::http::error::HttpError;
 use crate::receiver::http::response::{Chunk, ChunkSource};
 use crate::store::Store;
@@ -19,10 +19,10 @@ pub(crate) struct ObjectParts {
     store: Store,
     /// The parts in the order of the request, each paired with whether the store has it.
     parts: std::vec::IntoIter<(ObjectPart, bool)>,
-    open: Option<PartRemainder>,
+    open: Option<OpenPart>,
 }
 
-struct PartRemainder {
+struct OpenPart {
     file: File,
     at: u64,
     left: u64,
@@ -36,9 +36,9 @@ impl ObjectParts {
                 "the body does not consist of parts of 48 bytes each",
             ));
         };
-        if asked.len() > MAX_PARTS {
+        if asked.len() > MAX_OBJECT_PARTS {
             return Err(HttpError::too_large(format!(
-                "at most {MAX_PARTS} parts can be requested at once"
+                "at most {MAX_OBJECT_PARTS} parts can be requested at once"
             )));
         }
         let mut parts = Vec::with_capacity(asked.len());
@@ -78,7 +78,7 @@ impl ObjectParts {
             // If the object has been removed since, the response breaks off, because its length was
             // announced.
             let file = self.store.open_object(&part.object).map_err(io::Error::other)?;
-            self.open = Some(PartRemainder { file, at: part.offset, left: part.length });
+            self.open = Some(OpenPart { file, at: part.offset, left: part.length });
         }
         Ok(())
     }
@@ -101,7 +101,7 @@ impl ChunkSource for ObjectParts {
     }
 }
 
-impl PartRemainder {
+impl OpenPart {
     fn read(&mut self, chunk: &mut Vec<u8>) -> io::Result<()> {
         let start = chunk.len();
         let count = usize::try_from(self.left).map_or(CHUNK_BYTES, |left| left.min(CHUNK_BYTES));

@@ -34,14 +34,14 @@ pub(crate) struct RequestBody {
     /// The announced length; `None` if the request has none.
     length: Option<u64>,
     /// Whether the body is chunked and its caller allows that.
-    is_open: bool,
+    is_chunked: bool,
     /// How many bytes have been received so far.
-    came: u64,
+    received_bytes: u64,
     bytes_per_second: u64,
     /// Bytes received but not consumed yet.
     rest: Bytes,
     /// Whether the peer waits for `100 Continue` before it sends the body.
-    waits: bool,
+    awaits_continue: bool,
     deadline: Instant,
     idle: Duration,
     drain: Duration,
@@ -53,7 +53,7 @@ impl RequestBody {
     pub(crate) fn new(body: Incoming, headers: &HeaderMap, limits: &ReceiverLimits) -> Self {
         let is_encoded = headers.contains_key(TRANSFER_ENCODING);
         let length = body.size_hint().exact().filter(|_| !is_encoded);
-        let waits = headers.contains_key(EXPECT);
+        let awaits_continue = headers.contains_key(EXPECT);
         let bytes_per_second = limits.body_bytes_per_second.max(1);
         let by_size = Duration::from_secs(length.unwrap_or(0) / bytes_per_second);
         // The peer announces the length. Without the limit of one week, the sum could overflow, and
@@ -64,11 +64,11 @@ impl RequestBody {
         Self {
             body,
             length,
-            is_open: false,
-            came: 0,
+            is_chunked: false,
+            received_bytes: 0,
             bytes_per_second,
             rest,
-            waits,
+            awaits_continue,
             deadline,
             idle,
             drain,
@@ -77,20 +77,21 @@ impl RequestBody {
     }
 
     /// Registers `listener` to be called whenever bytes arrive.
-    pub(crate) fn tell(&mut self, listener: impl Fn() + Send + 'static) {
+    pub(crate) fn on_data(&mut self, listener: impl Fn() + Send + 'static) {
         self.listener = Some(Box::new(listener));
     }
 
     /// The announced length, or the number of bytes received if no length was announced.
     pub(crate) fn bytes(&self) -> u64 {
-        self.length.unwrap_or(self.came)
+        self.length.unwrap_or(self.received_bytes)
     }
 
     /// Returns the length. Returns an error if the body has no length or is larger than `limit`.
-    pub(crate) fn check(&self, limit: u64) -> Result<u64, HttpError> {
+    pub(crate) fn check_length(&self, limit: u64) -> Result<u64, HttpError> {
         let Some(length) = self.length else {
-            let words = "a body needs a content-length and no transfer-encoding";
-            let refused = HttpError::new(StatusCode::LENGTH_REQUIRED, ErrorKind::Malformed, words);
+            let message = "a body needs a content-length and no transfer-encoding";
+            let refused =
+                HttpError::new(StatusCode::LENGTH_REQUIRED, ErrorKind::Malformed, message);
             return Err(HttpError { ends_connection: true, ..refused });
         };
         if length > limit {
@@ -103,23 +104,23 @@ impl RequestBody {
 
     /// Like [`RequestBody::check`], but also accepts a chunked body and returns `None` for it. The
     /// caller must limit how much it reads before [`RequestBody::end`].
-    pub(crate) fn check_open(&mut self, limit: u64) -> Result<Option<u64>, HttpError> {
+    pub(crate) fn check_length_or_chunked(&mut self, limit: u64) -> Result<Option<u64>, HttpError> {
         if self.length.is_none() && !self.body.is_end_stream() {
-            self.is_open = true;
+            self.is_chunked = true;
             return Ok(None);
         }
-        self.check(limit).map(Some)
+        self.check_length(limit).map(Some)
     }
 
     async fn frame(&mut self) -> Result<Option<Bytes>, HttpError> {
         let deadline = self.deadline.min(Instant::now() + self.idle);
         let frame = tokio::time::timeout_at(deadline, self.body.frame()).await;
-        match frame.map_err(|_| HttpError::cut("the body arrived too slowly"))? {
+        match frame.map_err(|_| HttpError::incomplete_body("the body arrived too slowly"))? {
             Some(Ok(frame)) => {
                 // The frame cannot be trailers: `Framing` refuses them.
                 let data = frame.into_data().unwrap_or_default();
-                self.came += data.len() as u64;
-                if self.is_open {
+                self.received_bytes += data.len() as u64;
+                if self.is_chunked {
                     // A known size extends the deadline at the start; a chunked body extends it as
                     // the bytes arrive. The sum cannot overflow: a frame is at most as large as the
                     // read buffer of the connection, 128 KiB.
@@ -128,9 +129,9 @@ impl RequestBody {
                 }
                 Ok(Some(data))
             }
-            Some(Err(_)) => {
-                Err(HttpError::cut("the body ended before its announced length, or its last chunk"))
-            }
+            Some(Err(_)) => Err(HttpError::incomplete_body(
+                "the body ended before its announced length, or its last chunk",
+            )),
             None => Ok(None),
         }
     }
@@ -152,7 +153,7 @@ impl RequestBody {
     /// Returns the next bytes: at most `limit`, and at least one.
     async fn chunk(&mut self, limit: u64) -> Result<Bytes, HttpError> {
         // hyper sends `100 Continue` when the body is polled for the first time.
-        self.waits = false;
+        self.awaits_continue = false;
         while self.rest.is_empty() {
             self.rest = self
                 .frame()
@@ -224,12 +225,12 @@ impl RequestBody {
     pub(crate) async fn drain(&mut self) {
         // Polling the body would send `100 Continue`, and so request the body that was just
         // refused. If the caller does not allow a chunked body, its end cannot be waited for.
-        if self.waits || self.length.is_none() && !self.is_open {
+        if self.awaits_continue || self.length.is_none() && !self.is_chunked {
             return;
         }
         self.deadline = self.deadline.min(Instant::now() + self.drain);
         // From here on, bytes that arrive do not extend the deadline.
-        self.is_open = false;
+        self.is_chunked = false;
         let mut left = MAX_DRAINED_BYTES;
         while left > 0 && !(self.rest.is_empty() && self.body.is_end_stream()) {
             match self.chunk(left).await {

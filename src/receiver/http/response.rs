@@ -16,7 +16,7 @@ use hyper::{Response, StatusCode};
 use serde::Serialize;
 use tokio::sync::mpsc;
 
-use crate::protocol::{Answer, VERSION, VERSION_HEADER};
+use crate::protocol::{ResponseMessage, VERSION, VERSION_HEADER};
 use crate::receiver::http::error::HttpError;
 use crate::receiver::listener::timeout_stream::ConnectionPhase;
 
@@ -24,7 +24,7 @@ use crate::receiver::listener::timeout_stream::ConnectionPhase;
 /// that is being read.
 const CHUNK_BYTES: u64 = 256 * 1024;
 
-enum ReplyContent {
+enum BodyContent {
     Whole(Option<Bytes>),
     Stream { from: mpsc::Receiver<io::Result<Bytes>>, left: Option<u64> },
 }
@@ -39,16 +39,16 @@ pub(crate) trait ChunkSource: Send + Sized + 'static {
 }
 
 /// The body of a response. When it is dropped, the connection waits for the next request.
-pub(crate) struct Reply {
-    content: ReplyContent,
+pub(crate) struct ResponseBody {
+    content: BodyContent,
     phases: Option<Arc<ConnectionPhase>>,
 }
 
-impl Reply {
+impl ResponseBody {
     pub(crate) fn whole(bytes: impl Into<Bytes>) -> Self {
         let bytes = bytes.into();
         Self {
-            content: ReplyContent::Whole(Some(bytes).filter(|bytes| !bytes.is_empty())),
+            content: BodyContent::Whole(Some(bytes).filter(|bytes| !bytes.is_empty())),
             phases: None,
         }
     }
@@ -58,7 +58,7 @@ impl Reply {
         from: mpsc::Receiver<io::Result<Bytes>>,
         length: Option<u64>,
     ) -> Self {
-        Self { content: ReplyContent::Stream { from, left: length }, phases: None }
+        Self { content: BodyContent::Stream { from, left: length }, phases: None }
     }
 
     /// `length` bytes of `file`, starting at `offset`.
@@ -107,22 +107,22 @@ impl Reply {
     }
 
     /// Reports to `phases` when the body is dropped.
-    pub(crate) fn watched(self, phases: Arc<ConnectionPhase>) -> Self {
+    pub(crate) fn with_phase(self, phases: Arc<ConnectionPhase>) -> Self {
         let mut this = self;
         this.phases = Some(phases);
         this
     }
 }
 
-impl Drop for Reply {
+impl Drop for ResponseBody {
     fn drop(&mut self) {
         if let Some(phases) = &self.phases {
-            phases.answered();
+            phases.response_sent();
         }
     }
 }
 
-impl Body for Reply {
+impl Body for ResponseBody {
     type Data = Bytes;
     type Error = io::Error;
 
@@ -131,10 +131,10 @@ impl Body for Reply {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
         match &mut self.content {
-            ReplyContent::Whole(bytes) => {
+            BodyContent::Whole(bytes) => {
                 Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes))))
             }
-            ReplyContent::Stream { from, left } => from.poll_recv(context).map(|chunk| {
+            BodyContent::Stream { from, left } => from.poll_recv(context).map(|chunk| {
                 let chunk = chunk?;
                 if let (Ok(bytes), Some(left)) = (&chunk, left) {
                     *left = left.saturating_sub(bytes.len() as u64);
@@ -146,18 +146,18 @@ impl Body for Reply {
 
     fn is_end_stream(&self) -> bool {
         match &self.content {
-            ReplyContent::Whole(bytes) => bytes.is_none(),
-            ReplyContent::Stream { left, .. } => *left == Some(0),
+            BodyContent::Whole(bytes) => bytes.is_none(),
+            BodyContent::Stream { left, .. } => *left == Some(0),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.content {
-            ReplyContent::Whole(bytes) => {
+            BodyContent::Whole(bytes) => {
                 SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64))
             }
-            ReplyContent::Stream { left: Some(left), .. } => SizeHint::with_exact(*left),
-            ReplyContent::Stream { left: None, .. } => SizeHint::default(),
+            BodyContent::Stream { left: Some(left), .. } => SizeHint::with_exact(*left),
+            BodyContent::Stream { left: None, .. } => SizeHint::default(),
         }
     }
 }
@@ -168,7 +168,7 @@ pub(crate) fn json_bytes<T: Serialize>(answer: &T) -> Bytes {
     serde_json::to_vec(answer).expect("messages have text keys and plain values").into()
 }
 
-fn with_json(status: StatusCode, content: Reply) -> Response<Reply> {
+fn with_json(status: StatusCode, content: ResponseBody) -> Response<ResponseBody> {
     let mut response = Response::new(content);
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, JSON);
@@ -176,22 +176,22 @@ fn with_json(status: StatusCode, content: Reply) -> Response<Reply> {
 }
 
 /// A response with `object` as its JSON body.
-pub(crate) fn plain<T: Serialize>(status: StatusCode, object: &T) -> Response<Reply> {
-    with_json(status, Reply::whole(json_bytes(object)))
+pub(crate) fn plain<T: Serialize>(status: StatusCode, object: &T) -> Response<ResponseBody> {
+    with_json(status, ResponseBody::whole(json_bytes(object)))
 }
 
 /// The response to a request that succeeded.
-pub(crate) fn done<T: Serialize>(result: T) -> Response<Reply> {
-    plain(StatusCode::OK, &Answer::Ok(result))
+pub(crate) fn done<T: Serialize>(result: T) -> Response<ResponseBody> {
+    plain(StatusCode::OK, &ResponseMessage::Ok(result))
 }
 
 /// A response with a body that is already JSON.
-pub(crate) fn json(bytes: Bytes) -> Response<Reply> {
-    with_json(StatusCode::OK, Reply::whole(bytes))
+pub(crate) fn json(bytes: Bytes) -> Response<ResponseBody> {
+    with_json(StatusCode::OK, ResponseBody::whole(bytes))
 }
 
 /// A partial response: the rest of a file of `length` bytes, starting at `offset`.
-pub(crate) fn part(reply: Reply, offset: u64, length: u64) -> Response<Reply> {
+pub(crate) fn part(reply: ResponseBody, offset: u64, length: u64) -> Response<ResponseBody> {
     let mut response = content(StatusCode::PARTIAL_CONTENT, reply);
     let range = format!("bytes {offset}-{}/{length}", length.saturating_sub(1));
     if let Ok(range) = HeaderValue::try_from(range) {
@@ -201,12 +201,12 @@ pub(crate) fn part(reply: Reply, offset: u64, length: u64) -> Response<Reply> {
 }
 
 /// A response whose body arrives over `from` and ends with JSON.
-pub(crate) fn later(from: mpsc::Receiver<io::Result<Bytes>>) -> Response<Reply> {
-    with_json(StatusCode::OK, Reply::stream(from, None))
+pub(crate) fn streamed_json(from: mpsc::Receiver<io::Result<Bytes>>) -> Response<ResponseBody> {
+    with_json(StatusCode::OK, ResponseBody::stream(from, None))
 }
 
 /// A response with raw bytes.
-pub(crate) fn content(status: StatusCode, reply: Reply) -> Response<Reply> {
+pub(crate) fn content(status: StatusCode, reply: ResponseBody) -> Response<ResponseBody> {
     let mut response = Response::new(reply);
     *response.status_mut() = status;
     response
@@ -216,8 +216,9 @@ pub(crate) fn content(status: StatusCode, reply: Reply) -> Response<Reply> {
 }
 
 /// The response to a request that failed.
-pub(crate) fn refused(refused: &HttpError) -> Response<Reply> {
-    let mut response = plain(refused.status, &Answer::<()>::Error(refused.refusal.clone()));
+pub(crate) fn error_response(refused: &HttpError) -> Response<ResponseBody> {
+    let mut response =
+        plain(refused.status, &ResponseMessage::<()>::Error(refused.protocol_error.clone()));
     let headers = response.headers_mut();
     if let Some(after) = refused.retry_after {
         headers.insert(RETRY_AFTER, after.as_secs().into());

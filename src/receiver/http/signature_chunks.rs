@@ -32,7 +32,7 @@ impl SignatureChunks {
         let (mut chunk, mut read) = (Vec::new(), 0);
         // At least one byte: a large block may need more than is read for one chunk.
         while chunk.is_empty() || (chunk.len() < CHUNK_BYTES && read < READ_BYTES) {
-            let step = self.stream.step(&mut self.buffer, &mut chunk);
+            let step = self.stream.read_step(&mut self.buffer, &mut chunk);
             match step.map_err(io::Error::other)? {
                 Some(count) => read += count,
                 None => break,
@@ -54,7 +54,7 @@ impl ChunkSource for SignatureChunks {
         });
         match made.await {
             Ok((this, chunk)) => (Some(this), chunk),
-            Err(refused) => (None, Err(io::Error::other(refused.refusal.message))),
+            Err(refused) => (None, Err(io::Error::other(refused.protocol_error.message))),
         }
     }
 }

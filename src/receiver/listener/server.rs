@@ -19,8 +19,8 @@ use tokio::net::TcpStream;
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
 
-use crate::receiver::address::network;
-use crate::receiver::http::handler::{Handler, Lifetime};
+use crate::receiver::address::limit_address;
+use crate::receiver::http::handler::{Handler, RunMode};
 use crate::receiver::listener::timeout_stream::{ConnectionPhase, TimeoutStream};
 use crate::receiver::listener::tls::Tls;
 use crate::receiver::sites::site;
@@ -42,7 +42,8 @@ const BLOCKING_THREADS: usize = 64;
 /// a pause the loop would spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Response to a connection over the limit, sent only if it can be sent without waiting.
-const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\nconnection: close\r\n\
+const FULL_RESPONSE: &[u8] =
+    b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\nconnection: close\r\n\
     content-type: application/json\r\ncontent-length: 68\r\n\r\n\
     {\"error\":{\"kind\":\"busy\",\"message\":\"too many connections are open\"}}\n";
 
@@ -118,18 +119,18 @@ impl Server {
         settings.check()?;
         let tls = settings.tls.as_ref().map(Tls::open).transpose()?;
         let listen = settings.listen;
-        let words = |source| ServeError::Listen { listen, source };
-        let listener = TcpListener::bind(listen).map_err(words)?;
-        listener.set_nonblocking(true).map_err(words)?;
-        let address = listener.local_addr().map_err(words)?;
+        let listen_error = |source| ServeError::Listen { listen, source };
+        let listener = TcpListener::bind(listen).map_err(listen_error)?;
+        listener.set_nonblocking(true).map_err(listen_error)?;
+        let address = listener.local_addr().map_err(listen_error)?;
         let limits = &settings.limits;
         // All connections through a proxy have the address of the proxy.
-        let per_address = match settings.front {
+        let per_address = match settings.exposure {
             Exposure::None => limits.connections_per_address,
             Exposure::Proxy => limits.connections,
         };
-        let handler = Arc::new(Handler::new(settings, Lifetime::Daemon, log)?);
-        site::check(&handler.sites, &settings.access, &*handler.log)?;
+        let handler = Arc::new(Handler::new(settings, RunMode::Daemon, log)?);
+        site::check_sites(&handler.sites, &settings.auth, &*handler.log)?;
         Ok(Self { listener, address, handler, tls, per_address, stop: watch::Sender::new(false) })
     }
 
@@ -154,7 +155,7 @@ impl Server {
     /// # Errors
     /// If the system cannot create threads.
     pub fn run(self) -> Result<(), ServeError> {
-        make_room_for_files(self.handler.limits.connections);
+        raise_open_file_limit(self.handler.limits.connections);
         let runtime = runtime()?;
         let result = runtime.block_on(self.serve());
         // A thread that is waiting for a disk cannot be interrupted; the process ends without
@@ -178,7 +179,7 @@ impl Server {
         };
         let accepting = tokio::spawn(accept(listener, Arc::new(acceptor)));
         let sweeping = tokio::spawn(sweep(Arc::clone(&handler)));
-        let tidying = tokio::spawn(Arc::clone(&handler).keep_up());
+        let tidying = tokio::spawn(Arc::clone(&handler).run_maintenance());
         let mut stop = self.stop.subscribe();
         // `self` owns the sender, so this wait ends only when a handle sends `true`.
         stop.wait_for(|stop| *stop).await.ok();
@@ -199,7 +200,7 @@ impl Server {
 /// Raises the limit on open files, as far as the hard limit allows, so that each connection can
 /// have a socket and a file open. The usual soft limit of 1,024 exists for programs that use
 /// `select`.
-fn make_room_for_files(connections: usize) {
+fn raise_open_file_limit(connections: usize) {
     /// How many files the stores, the log and the hooks may have open.
     const OTHERS: u64 = 512;
     let limit = getrlimit(Resource::Nofile);
@@ -220,7 +221,7 @@ pub(crate) fn runtime() -> Result<Runtime, ServeError> {
 /// Periodically closes abandoned stages.
 pub(crate) async fn sweep(handler: Arc<Handler>) {
     let period =
-        (handler.limits.stage / 4).clamp(Duration::from_millis(20), Duration::from_secs(15));
+        (handler.limits.stage_idle / 4).clamp(Duration::from_millis(20), Duration::from_secs(15));
     loop {
         tokio::time::sleep(period).await;
         handler.sweep();
@@ -250,11 +251,11 @@ async fn accept(listener: tokio::net::TcpListener, acceptor: Arc<Acceptor>) {
         // Before the TLS handshake, which costs more than anything that an attacker has caused so
         // far.
         let Some(admitted) = acceptor.limiter.admit(peer.ip()) else {
-            acceptor.handler.full(&peer.to_string());
+            acceptor.handler.log_full(&peer.to_string());
             // A client that expects a handshake cannot read plain text.
             if acceptor.tls.is_none() {
                 // A client that cannot receive this response sees only the end of the connection.
-                stream.try_write(FULL).ok();
+                stream.try_write(FULL_RESPONSE).ok();
             }
             continue;
         };
@@ -285,8 +286,8 @@ impl Acceptor {
         let handshake = tls.acceptor().accept(stream);
         let stream = match tokio::time::timeout(self.handler.limits.first_byte, handshake).await {
             Ok(Ok(stream)) => stream,
-            Ok(Err(error)) => return self.handler.rejected(&peer, &format!("no TLS: {error}")),
-            Err(_) => return self.handler.rejected(&peer, "no TLS in time"),
+            Ok(Err(error)) => return self.handler.log_rejected(&peer, &format!("no TLS: {error}")),
+            Err(_) => return self.handler.log_rejected(&peer, "no TLS in time"),
         };
         serve(&self.handler, stream, peer, phases, stop).await;
     }
@@ -304,7 +305,7 @@ pub(crate) async fn serve<S>(
 {
     let stream = TokioIo::new(TimeoutStream::new(stream, Arc::clone(&phases), &handler.limits));
     let service = service_fn(|request| {
-        let answer = Arc::clone(handler).answer(request, Arc::clone(&peer), Arc::clone(&phases));
+        let answer = Arc::clone(handler).handle(request, Arc::clone(&peer), Arc::clone(&phases));
         async move { Ok::<_, Infallible>(answer.await) }
     });
     let connection = http1::Builder::new()
@@ -331,7 +332,7 @@ pub(crate) async fn serve<S>(
     if let Err(error) = end.await
         && error.is_parse()
     {
-        handler.rejected(&peer, &error.to_string());
+        handler.log_rejected(&peer, &error.to_string());
     }
 }
 
@@ -360,7 +361,7 @@ impl ConnectionLimiter {
     }
 
     fn admit(self: &Arc<Self>, address: IpAddr) -> Option<ConnectionPermit> {
-        let address = network(address);
+        let address = limit_address(address);
         let mut counts = self.counts.lock();
         let here = counts.by_address.get(&address).copied().unwrap_or(0);
         if counts.taken >= self.most || here >= self.most_per_address {
@@ -388,6 +389,6 @@ impl Drop for ConnectionPermit {
 
 /// The limits of a connection over standard input and output. SSH has authenticated the peer, so
 /// the short deadlines that protect against strangers do not apply.
-pub(crate) fn patient(limits: &ReceiverLimits, silence: Duration) -> ReceiverLimits {
+pub(crate) fn stdio_limits(limits: &ReceiverLimits, silence: Duration) -> ReceiverLimits {
     ReceiverLimits { first_byte: silence, idle: silence, head: silence, ..limits.clone() }
 }

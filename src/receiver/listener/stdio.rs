@@ -8,17 +8,17 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::protocol::{BANNER, Banner, VERSION};
-use crate::receiver::http::handler::{Handler, Lifetime};
-use crate::receiver::listener::server::{patient, runtime, serve, sweep};
+use crate::receiver::http::handler::{Handler, RunMode};
+use crate::receiver::listener::server::{runtime, serve, stdio_limits, sweep};
 use crate::receiver::listener::timeout_stream::ConnectionPhase;
 use crate::receiver::sites::site;
 use crate::receiver::{Log, ReceiverSettings, ServeError};
 
 /// A peer that is silent for this long is treated as gone, even if SSH keeps the session open.
-const SILENCE: Duration = Duration::from_secs(300);
+const SILENCE_TIMEOUT: Duration = Duration::from_secs(300);
 /// How long running work may take to finish after the peer disconnects: a switch, and the start of
 /// its hook. A longer time would hold the locks of the store too long.
-const LAST_WORK: Duration = Duration::from_secs(5);
+const FINAL_WORK_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Writes the banner and handles requests on standard input and output until the peer closes the
 /// stream or is silent for five minutes. Blocks. The caller has authenticated the peer; beyond
@@ -29,8 +29,8 @@ const LAST_WORK: Duration = Duration::from_secs(5);
 /// connection.
 pub fn receive(settings: &ReceiverSettings, log: Arc<dyn Log>) -> Result<(), ServeError> {
     let mut settings = settings.clone();
-    settings.limits = patient(&settings.limits, SILENCE);
-    let handler = Arc::new(Handler::new(&settings, Lifetime::OnePeer, log)?);
+    settings.limits = stdio_limits(&settings.limits, SILENCE_TIMEOUT);
+    let handler = Arc::new(Handler::new(&settings, RunMode::OnePeer, log)?);
     let (headwater, sites) = (env!("CARGO_PKG_VERSION").to_owned(), site::banners(&handler.sites)?);
     let banner = Banner { headwater, protocols: vec![VERSION], sites };
     let banner =
@@ -57,7 +57,7 @@ pub fn receive(settings: &ReceiverSettings, log: Arc<dyn Log>) -> Result<(), Ser
         )
         .await;
         sweeping.abort();
-        handler.finish(Instant::now() + LAST_WORK).await;
+        handler.finish(Instant::now() + FINAL_WORK_TIMEOUT).await;
         Ok(())
     });
     // A thread may still be waiting for input that never comes.

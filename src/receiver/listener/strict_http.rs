@@ -18,7 +18,7 @@ const MAX_KEPT_BYTES: usize = 64;
 enum ParsePosition {
     /// Before the first byte of a head.
     #[default]
-    Between,
+    BetweenRequests,
     /// In the head.
     Head,
     /// In a body, with the number of bytes left.
@@ -30,13 +30,13 @@ enum ParsePosition {
     /// In the line end after a chunk, or after the last one.
     ChunkEnd { is_last: bool },
     /// After a byte that was replaced: the connection ends with this request.
-    Blind,
+    Poisoned,
 }
 
 /// Parses the framing of the requests on a connection.
 #[derive(Debug, Default)]
 pub(super) struct Framing {
-    place: ParsePosition,
+    position: ParsePosition,
     /// The first bytes of the current line.
     line: Vec<u8>,
     line_bytes: usize,
@@ -55,33 +55,36 @@ impl Framing {
         let mut has_begun = false;
         let mut at = 0;
         while at < bytes.len() {
-            match self.place {
-                ParsePosition::Blind => break,
+            match self.position {
+                ParsePosition::Poisoned => break,
                 ParsePosition::Body(left) | ParsePosition::Chunk(left) => {
                     let here = left.min((bytes.len() - at) as u64);
-                    self.place = match (&self.place, left - here) {
+                    self.position = match (&self.position, left - here) {
                         (ParsePosition::Chunk(_), 0) => ParsePosition::ChunkEnd { is_last: false },
                         (ParsePosition::Chunk(_), left) => ParsePosition::Chunk(left),
-                        (_, 0) => ParsePosition::Between,
+                        (_, 0) => ParsePosition::BetweenRequests,
                         (_, left) => ParsePosition::Body(left),
                     };
                     at += usize::try_from(here).unwrap_or(usize::MAX);
                 }
-                ParsePosition::Between => {
+                ParsePosition::BetweenRequests => {
                     has_begun = true;
-                    *self =
-                        Self { place: ParsePosition::Head, is_first_line: true, ..Self::default() };
+                    *self = Self {
+                        position: ParsePosition::Head,
+                        is_first_line: true,
+                        ..Self::default()
+                    };
                 }
                 ParsePosition::Head | ParsePosition::ChunkSize | ParsePosition::ChunkEnd { .. } => {
-                    let taken = match self.place {
-                        ParsePosition::Head => self.take(bytes[at]),
-                        _ => self.take_of_chunk(bytes[at]),
+                    let taken = match self.position {
+                        ParsePosition::Head => self.take_head_byte(bytes[at]),
+                        _ => self.take_chunk_byte(bytes[at]),
                     };
                     if taken.is_err() {
                         // The bytes after this one are passed on unchecked. They are never used,
                         // because the connection ends with the response to this request.
                         bytes[at] = 0;
-                        self.place = ParsePosition::Blind;
+                        self.position = ParsePosition::Poisoned;
                     }
                     at += 1;
                 }
@@ -90,7 +93,7 @@ impl Framing {
         has_begun
     }
 
-    fn take(&mut self, byte: u8) -> Result<(), FramingError> {
+    fn take_head_byte(&mut self, byte: u8) -> Result<(), FramingError> {
         match byte {
             b'\n' if self.ends_in_return => return self.end_line(),
             // A lone line feed. hyper would treat it as the end of a line.
@@ -114,8 +117,8 @@ impl Framing {
     }
 
     /// Checks a byte between chunks. Only sizes are allowed: no extensions, and no trailer fields.
-    fn take_of_chunk(&mut self, byte: u8) -> Result<(), FramingError> {
-        match (byte, &self.place) {
+    fn take_chunk_byte(&mut self, byte: u8) -> Result<(), FramingError> {
+        match (byte, &self.position) {
             (b'\n', _) if self.ends_in_return => {}
             (b'\r', ParsePosition::ChunkEnd { .. }) if !self.ends_in_return => {
                 self.ends_in_return = true;
@@ -134,8 +137,8 @@ impl Framing {
             _ => return Err(FramingError),
         }
         self.ends_in_return = false;
-        self.place = match self.place {
-            ParsePosition::ChunkEnd { is_last: true } => ParsePosition::Between,
+        self.position = match self.position {
+            ParsePosition::ChunkEnd { is_last: true } => ParsePosition::BetweenRequests,
             ParsePosition::ChunkEnd { is_last: false } => ParsePosition::ChunkSize,
             _ => {
                 let size = std::str::from_utf8(&self.line)
@@ -157,10 +160,10 @@ impl Framing {
             if self.is_first_line {
                 return Err(FramingError);
             }
-            self.place = match (self.is_chunked, self.length) {
+            self.position = match (self.is_chunked, self.length) {
                 (true, _) => ParsePosition::ChunkSize,
                 (false, Some(length @ 1..)) => ParsePosition::Body(length),
-                (false, _) => ParsePosition::Between,
+                (false, _) => ParsePosition::BetweenRequests,
             };
         } else if !self.is_first_line {
             self.field()?;

@@ -42,12 +42,12 @@ impl ConnectionPhase {
     }
 
     /// The head is complete; from here on the handler has its own deadlines.
-    pub(crate) fn requested(&self) {
+    pub(crate) fn head_received(&self) {
         self.set(None);
     }
 
     /// The response is written; the idle deadline starts.
-    pub(crate) fn answered(&self) {
+    pub(crate) fn response_sent(&self) {
         self.set(Some(Instant::now() + self.idle));
     }
 }

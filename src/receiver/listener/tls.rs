@@ -45,18 +45,19 @@ fn unusable(files: &TlsFiles, why: &str) -> ServeError {
 }
 
 fn config(files: &TlsFiles) -> Result<ServerConfig, ServeError> {
-    fn words<E: std::error::Error + Send + Sync + 'static>(
+    fn certificate_error<E: std::error::Error + Send + Sync + 'static>(
         path: &Path,
     ) -> impl Fn(E) -> ServeError {
         move |source| ServeError::Certificate { path: path.to_owned(), source: Box::new(source) }
     }
-    let chain = CertificateDer::pem_file_iter(&files.cert).map_err(words(&files.cert))?;
-    let chain: Vec<_> = chain.collect::<Result<_, _>>().map_err(words(&files.cert))?;
-    let key = PrivateKeyDer::from_pem_file(&files.key).map_err(words(&files.key))?;
+    let chain =
+        CertificateDer::pem_file_iter(&files.cert).map_err(certificate_error(&files.cert))?;
+    let chain: Vec<_> = chain.collect::<Result<_, _>>().map_err(certificate_error(&files.cert))?;
+    let key = PrivateKeyDer::from_pem_file(&files.key).map_err(certificate_error(&files.key))?;
     // The provider is named, because nothing installs a default provider for the process.
     let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()
-        .map_err(words(&files.cert))?
+        .map_err(certificate_error(&files.cert))?
         // Clients identify themselves with tokens.
         .with_no_client_auth()
         .with_single_cert(chain, key)
@@ -67,7 +68,7 @@ fn config(files: &TlsFiles) -> Result<ServerConfig, ServeError> {
                 "has an algorithm that is not supported: use ECDSA with P-256 or P-384, Ed25519, \
                  or RSA",
             ),
-            other => words(&files.cert)(other),
+            other => certificate_error(&files.cert)(other),
         })?;
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(config)

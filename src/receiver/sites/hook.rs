@@ -16,7 +16,7 @@ use crate::release::ReleaseName;
 use crate::tree_path::Site;
 
 /// How often a running command is polled.
-const PAUSE: Duration = Duration::from_millis(50);
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Runs hooks in the background.
 pub(crate) struct HookRunner {
@@ -94,10 +94,10 @@ async fn run(
             Ok(Some(status)) if status.success() => return Ok(()),
             Ok(Some(status)) => {
                 // The reader thread may not have read the last lines yet.
-                tokio::time::sleep(PAUSE).await;
+                tokio::time::sleep(POLL_INTERVAL).await;
                 return Err(format!("{program}: {status}{}", tail.last_line()));
             }
-            Ok(None) if Instant::now() < deadline => tokio::time::sleep(PAUSE).await,
+            Ok(None) if Instant::now() < deadline => tokio::time::sleep(POLL_INTERVAL).await,
             Ok(None) => {
                 kill_group(child.id());
                 child.wait().ok();
@@ -133,7 +133,7 @@ impl StderrTail {
         let tail = self.0.lock();
         let line = last_line(&tail);
         // The programs that the hook runs may print secrets.
-        if line.is_empty() { line } else { format!(": {}", log::text(&line)) }
+        if line.is_empty() { line } else { format!(": {}", log::peer_text(&line)) }
     }
 }
 

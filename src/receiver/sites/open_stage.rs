@@ -92,7 +92,7 @@ impl OpenStage {
     }
 
     /// Stores a pack. Blocks. Does nothing if the stage already has the pack.
-    pub(crate) fn take(&self, id: &PackId, bytes: &[u8]) -> Result<(), TakeError> {
+    pub(crate) fn store_pack(&self, id: &PackId, bytes: &[u8]) -> Result<(), StorePackError> {
         let pack = Arc::clone(self.packs.lock().entry(*id).or_default());
         let mut is_taken = pack.lock();
         if *is_taken {
@@ -101,13 +101,13 @@ impl OpenStage {
         let reader = open_pack(id, bytes).map_err(|refused| {
             // The bytes are not those of this pack, so its entry must not stay.
             self.packs.lock().remove(id);
-            TakeError::Pack(refused)
+            StorePackError::Pack(refused)
         })?;
         // Shared: the packs of a stage are decoded in parallel. `finish` is exclusive.
         let transaction = self.transaction.read();
         transaction
-            .take(id, &reader)
-            .map_err(|error| TakeError::Stage(transaction.fail(error).into()))?;
+            .store_pack(id, &reader)
+            .map_err(|error| StorePackError::Stage(transaction.fail(error).into()))?;
         *is_taken = true;
         drop(is_taken);
         self.touch();
@@ -130,7 +130,7 @@ fn open_pack<'a>(id: &PackId, bytes: &'a [u8]) -> Result<PackReader<'a>, HttpErr
 }
 
 /// Why a pack was not stored.
-pub(crate) enum TakeError {
+pub(crate) enum StorePackError {
     /// The pack is invalid; the stage stays open for other packs.
     Pack(HttpError),
     /// The stage failed and must be closed.
@@ -162,7 +162,7 @@ impl OpenStages {
 
     /// Whether one more stage may be opened. If the maximum has been reached, closes the stage that
     /// has been idle longest; its content stays on disk and is used again when the push resumes.
-    pub(crate) fn make_room(&self) -> bool {
+    pub(crate) fn evict_if_full(&self) -> bool {
         let mut open_stages = self.0.lock();
         if open_stages.len() < MAX_OPEN {
             return true;

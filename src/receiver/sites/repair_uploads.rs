@@ -16,7 +16,7 @@ use rustix::fs::FallocateFlags;
 
 use crate::hash::{ManifestId, ObjectId};
 use crate::manifest::WINDOW_LOG_MAX;
-use crate::protocol::{Done, Wants};
+use crate::protocol::{Done, NeededContent};
 use crate::receiver::http::error::HttpError;
 use crate::receiver::http::request_body::RequestBody;
 use crate::release::{MAX_RECORD_BYTES, Release, ReleaseName};
@@ -61,13 +61,13 @@ impl FileRange {
 }
 
 struct FileRangeReader {
-    section: FileRange,
+    range: FileRange,
     done: u64,
 }
 
 impl Read for FileRangeReader {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        let space = &self.section.0;
+        let space = &self.range.0;
         let count = usize::try_from(space.bytes - self.done).unwrap_or(usize::MAX).min(into.len());
         let read = space.file.read_at(&mut into[..count], space.at + self.done)?;
         self.done += read as u64;
@@ -78,22 +78,22 @@ impl Read for FileRangeReader {
 /// Ids that were requested, each with the known facts about it, and the uploads received.
 #[derive(Debug)]
 struct RequestedUploads<K, A, V> {
-    asked: HashMap<K, A>,
-    came: HashMap<K, V>,
+    requested: HashMap<K, A>,
+    received: HashMap<K, V>,
 }
 
 impl<K: Eq + Hash, A, V> Default for RequestedUploads<K, A, V> {
     fn default() -> Self {
-        Self { asked: HashMap::new(), came: HashMap::new() }
+        Self { requested: HashMap::new(), received: HashMap::new() }
     }
 }
 
 impl<K: Eq + Hash, A: Copy, V> RequestedUploads<K, A, V> {
     fn check(&self, id: &K) -> Result<A, HttpError> {
-        self.asked
+        self.requested
             .get(id)
             .copied()
-            .ok_or_else(|| HttpError::not_asked_for("this upload was not requested"))
+            .ok_or_else(|| HttpError::not_requested("this upload was not requested"))
     }
 }
 
@@ -111,7 +111,7 @@ struct UploadsState {
     taken: Arc<AtomicU64>,
     used: Option<Instant>,
     /// Number of leases: operations that use the uploads.
-    holders: usize,
+    leases: usize,
 }
 
 /// The repair uploads of a site. They are dropped after some idle time.
@@ -132,16 +132,16 @@ impl RepairUploads {
 
     /// Keeps the uploads as long as the returned lease exists.
     pub(crate) fn lease(&self) -> Lease<'_> {
-        self.inner().holders += 1;
+        self.inner().leases += 1;
         Lease(self)
     }
 
     /// Accepts uploads of `lacking` from now on.
-    fn ask(&self, lacking: &MissingUploads) {
+    fn request(&self, lacking: &MissingUploads) {
         let mut inner = self.inner();
-        inner.objects.asked.extend(&lacking.objects);
-        inner.manifests.asked.extend(lacking.manifests.iter().map(|id| (*id, ())));
-        inner.releases.asked.extend(lacking.releases.iter().map(|name| (*name, ())));
+        inner.objects.requested.extend(&lacking.objects);
+        inner.manifests.requested.extend(lacking.manifests.iter().map(|id| (*id, ())));
+        inner.releases.requested.extend(lacking.releases.iter().map(|name| (*name, ())));
     }
 
     /// Returns whether the object has already been received. Returns an error if the object was not
@@ -156,7 +156,7 @@ impl RepairUploads {
                 "the object has {bytes} bytes, but {length} were announced"
             )));
         }
-        Ok(inner.objects.came.contains_key(id))
+        Ok(inner.objects.received.contains_key(id))
     }
 
     pub(crate) fn check_manifest(&self, id: &ManifestId) -> Result<(), HttpError> {
@@ -179,13 +179,13 @@ impl RepairUploads {
         let mut inner = self.inner();
         let taken = inner.taken.load(Ordering::Relaxed).saturating_add(bytes);
         if let Some(quota) = quota.filter(|quota| taken > *quota) {
-            let words =
+            let message =
                 format!("{taken} bytes would wait here for a repair, but the quota is {quota}");
-            return Err(HttpError::over_quota(words));
+            return Err(HttpError::over_quota(message));
         }
         let file = match &inner.file {
             Some(file) => Arc::clone(file),
-            None => Arc::clone(inner.file.insert(Arc::new(store.spool()?))),
+            None => Arc::clone(inner.file.insert(Arc::new(store.create_spool_file()?))),
         };
         let at = inner.end;
         inner.end = at.saturating_add(bytes);
@@ -194,15 +194,15 @@ impl RepairUploads {
     }
 
     pub(crate) fn put_object(&self, id: ObjectId, section: FileRange) {
-        self.inner().objects.came.insert(id, section);
+        self.inner().objects.received.insert(id, section);
     }
 
     pub(crate) fn put_manifest(&self, id: ManifestId, section: FileRange) {
-        self.inner().manifests.came.insert(id, section);
+        self.inner().manifests.received.insert(id, section);
     }
 
     fn put_release(&self, release: Release) {
-        self.inner().releases.came.insert(release.name(), release);
+        self.inner().releases.received.insert(release.name(), release);
     }
 
     /// Receives the record of a release that was requested.
@@ -211,7 +211,7 @@ impl RepairUploads {
         name: ReleaseName,
         body: &mut RequestBody,
     ) -> Result<Done, HttpError> {
-        let length = body.check(MAX_RECORD_BYTES)?;
+        let length = body.check_length(MAX_RECORD_BYTES)?;
         self.check_release(&name)?;
         let release = Release::parse(&body.read(length).await?)
             .map_err(|error| HttpError::malformed(error.to_string()))?;
@@ -224,20 +224,20 @@ impl RepairUploads {
 
     /// The content of an object that has been received.
     fn object(&self, id: &ObjectId) -> Result<Box<dyn Read + Send>, Box<dyn Error + Send + Sync>> {
-        match self.inner().objects.came.get(id) {
-            Some(section) => Ok(Box::new(FileRangeReader { section: section.clone(), done: 0 })),
+        match self.inner().objects.received.get(id) {
+            Some(section) => Ok(Box::new(FileRangeReader { range: section.clone(), done: 0 })),
             None => Err("it was not requested from the origin yet".into()),
         }
     }
 
     /// Drops the received objects and manifests, which have been used, unless another operation has
     /// a lease.
-    pub(crate) fn forget_used(&self) {
+    pub(crate) fn drop_used(&self) {
         let mut inner = self.inner();
         // The caller has a lease itself.
-        if inner.holders <= 1 {
-            inner.objects.came.clear();
-            inner.manifests.came.clear();
+        if inner.leases <= 1 {
+            inner.objects.received.clear();
+            inner.manifests.received.clear();
         }
     }
 
@@ -245,7 +245,7 @@ impl RepairUploads {
     pub(crate) fn sweep(&self, idle: Duration) {
         // Does not call `inner()`, which would count as a use.
         let mut inner = self.0.lock();
-        if inner.holders == 0 && inner.used.is_some_and(|used| used.elapsed() >= idle) {
+        if inner.leases == 0 && inner.used.is_some_and(|used| used.elapsed() >= idle) {
             *inner = UploadsState::default();
         }
     }
@@ -256,7 +256,7 @@ pub(crate) struct Lease<'a>(&'a RepairUploads);
 
 impl Drop for Lease<'_> {
     fn drop(&mut self) {
-        self.0.inner().holders -= 1;
+        self.0.inner().leases -= 1;
     }
 }
 
@@ -272,26 +272,26 @@ struct MissingUploads {
 /// A source for a repair. It returns received content and records which content is missing.
 pub(crate) struct UploadedSource<'a> {
     uploads: &'a RepairUploads,
-    lacking: Mutex<MissingUploads>,
+    missing: Mutex<MissingUploads>,
     is_last: bool,
 }
 
 impl<'a> UploadedSource<'a> {
     pub(crate) fn new(uploads: &'a RepairUploads, is_last: bool) -> Self {
-        Self { uploads, lacking: Mutex::default(), is_last }
+        Self { uploads, missing: Mutex::default(), is_last }
     }
 
-    fn lacking(&self) -> MutexGuard<'_, MissingUploads> {
-        self.lacking.lock()
+    fn missing(&self) -> MutexGuard<'_, MissingUploads> {
+        self.missing.lock()
     }
 
     /// Requests the missing content and accepts its upload from now on. Returns the list, sorted
     /// and without duplicates.
-    pub(crate) fn ask(self) -> Wants {
-        let lacking = self.lacking.into_inner();
-        self.uploads.ask(&lacking);
+    pub(crate) fn request(self) -> NeededContent {
+        let lacking = self.missing.into_inner();
+        self.uploads.request(&lacking);
         let MissingUploads { objects, manifests, releases } = lacking;
-        Wants {
+        NeededContent {
             objects: objects.into_keys().collect(),
             manifests: manifests.into_iter().collect(),
             releases: releases.into_iter().collect(),
@@ -302,36 +302,36 @@ impl<'a> UploadedSource<'a> {
 impl Fetch for UploadedSource<'_> {
     fn open(&self, object: &ObjectId, bytes: u64) -> Result<Box<dyn Read + Send>, FetchError> {
         self.uploads.object(object).inspect_err(|_| {
-            self.lacking().objects.insert(*object, bytes);
+            self.missing().objects.insert(*object, bytes);
         })
     }
 }
 
 impl FetchRecords for UploadedSource<'_> {
     fn is_awaited(&self) -> bool {
-        let lacking = self.lacking();
+        let lacking = self.missing();
         !(self.is_last || lacking.releases.is_empty() && lacking.manifests.is_empty())
     }
 
     fn release(&self, name: ReleaseName) -> Option<Release> {
-        let release = self.uploads.inner().releases.came.get(&name).cloned();
+        let release = self.uploads.inner().releases.received.get(&name).cloned();
         if release.is_none() {
-            self.lacking().releases.insert(name);
+            self.missing().releases.insert(name);
         }
         release
     }
 
     fn manifest(&self, id: &ManifestId) -> Option<Box<dyn Read + Send>> {
-        let section = self.uploads.inner().manifests.came.get(id).cloned();
+        let section = self.uploads.inner().manifests.received.get(id).cloned();
         let Some(section) = section else {
-            self.lacking().manifests.insert(*id);
+            self.missing().manifests.insert(*id);
             return None;
         };
         let mut decoder =
             // Only the first frame is decoded, and a window larger than that of a manifest is
             // refused: the bytes come from a peer, which could otherwise make the decoder use that
             // much memory.
-            zstd::Decoder::new(FileRangeReader { section, done: 0 }).ok()?.single_frame();
+            zstd::Decoder::new(FileRangeReader { range: section, done: 0 }).ok()?.single_frame();
         decoder.window_log_max(WINDOW_LOG_MAX).ok()?;
         Some(Box::new(decoder))
     }
@@ -350,12 +350,12 @@ mod tests {
         let reserve = |bytes| uploads.reserve(&store, bytes, Some(1_000_000));
         let first = reserve(600_000).unwrap();
         first.as_ref().write_all_at(&[1; 600_000], first.offset()).unwrap();
-        assert_eq!(reserve(600_000).unwrap_err().refusal.kind, ErrorKind::NoSpace);
-        assert_eq!(reserve(u64::MAX).unwrap_err().refusal.kind, ErrorKind::NoSpace);
+        assert_eq!(reserve(600_000).unwrap_err().protocol_error.kind, ErrorKind::NoSpace);
+        assert_eq!(reserve(u64::MAX).unwrap_err().protocol_error.kind, ErrorKind::NoSpace);
         let again = first.clone();
         drop(first);
         assert_eq!(
-            reserve(600_000).unwrap_err().refusal.kind,
+            reserve(600_000).unwrap_err().protocol_error.kind,
             ErrorKind::NoSpace,
             "a write may still be under way"
         );

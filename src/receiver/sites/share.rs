@@ -113,7 +113,7 @@ impl Pools {
             memory: Pool::of_bytes(limits.memory_bytes),
             packs: Pool::of_bytes(limits.pack_bytes),
             decoders: Arc::new(DecoderPool::start()?),
-            lock: limits.lock,
+            lock: limits.lock_wait,
         })
     }
 
@@ -199,11 +199,11 @@ impl Share {
     pub(crate) fn no_memory(&self, bytes: u64) -> HttpError {
         let most = u64::from(self.memory.permits) * UNIT_BYTES;
         if bytes > most {
-            let words = format!(
+            let message = format!(
                 "this push needs at least {bytes} bytes of memory, but {most} are allowed for this \
                  site"
             );
-            return HttpError::too_large(words);
+            return HttpError::too_large(message);
         }
         HttpError::busy("other pushes are using the memory of this receiver")
     }
@@ -257,7 +257,7 @@ mod tests {
     fn shares() -> (Share, Share) {
         let limits = ReceiverLimits {
             memory_bytes: 8 << 20,
-            lock: Duration::from_millis(50),
+            lock_wait: Duration::from_millis(50),
             ..ReceiverLimits::default()
         };
         let pools = Pools::new(&limits).unwrap();
@@ -283,7 +283,7 @@ mod tests {
             // The peer leaves; its work goes on.
             asked.abort();
         }
-        assert_eq!(bad.blocking(|| Ok(1)).await.unwrap_err().refusal.kind, ErrorKind::Busy);
+        assert_eq!(bad.blocking(|| Ok(1)).await.unwrap_err().protocol_error.kind, ErrorKind::Busy);
         assert_eq!(good.blocking(|| Ok(2)).await, Ok(2));
         drop(ends);
         let limit = Duration::from_secs(20);
@@ -296,8 +296,11 @@ mod tests {
         let (bad, good) = shares();
         let mut taken = bad.reserve(1 << 20).unwrap();
         taken.merge(bad.reserve(3 << 20).unwrap());
-        assert_eq!(bad.reserve(1).unwrap_err().refusal.kind, ErrorKind::Busy);
-        assert_eq!(bad.reserve((4 << 20) + 1).unwrap_err().refusal.kind, ErrorKind::TooLarge);
+        assert_eq!(bad.reserve(1).unwrap_err().protocol_error.kind, ErrorKind::Busy);
+        assert_eq!(
+            bad.reserve((4 << 20) + 1).unwrap_err().protocol_error.kind,
+            ErrorKind::TooLarge
+        );
         drop(good.reserve(4 << 20).unwrap());
         drop(taken);
         drop(bad.reserve(4 << 20).unwrap());

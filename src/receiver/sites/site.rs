@@ -14,11 +14,11 @@ use crate::hash::{BundleKey, ObjectId};
 use crate::manifest::WINDOW_LOG_MAX;
 use crate::manifest::delta::DeltaSummary;
 use crate::protocol::{
-    Activate, BannerSite, History, Holds, HookRun, HookState, MAX_SIGNED_BYTES, Repair, Repairing,
-    SignatureQuestion, Staging, State, Status,
+    Activate, BannerSite, HeldObjects, History, HookRun, HookState, MAX_SIGNED_BYTES, Repair,
+    RepairResult, SignatureRequest, StageResult, State, Status,
 };
 use crate::receiver::http::auth::Grant;
-use crate::receiver::http::error::{HttpError, or_unknown};
+use crate::receiver::http::error::{HttpError, map_not_found};
 use crate::receiver::sites::open_stage::{OpenStage, OpenStages};
 use crate::receiver::sites::repair_uploads::{RepairUploads, UploadedSource};
 use crate::receiver::sites::share::{Permit, Share};
@@ -33,11 +33,11 @@ use crate::store::{
 use crate::tree_path::Site;
 
 /// How long maintenance waits for the lock of the store. Recording a failed hook waits as long.
-const NOTE_WAIT: Duration = Duration::from_secs(30);
+const MAINTENANCE_LOCK_WAIT: Duration = Duration::from_secs(30);
 
 /// Memory in bytes for an open stage, without the memory for decoding its change: a change of up to
 /// 64 KiB that is kept in memory, and the ids of packs.
-const SESSION_BYTES: u64 = 128 * 1024;
+const OPEN_STAGE_BYTES: u64 = 128 * 1024;
 
 /// A site of a receiver.
 #[derive(Debug)]
@@ -62,7 +62,8 @@ impl SiteState {
         lock: Duration,
         share: Share,
     ) -> Result<Self, ServeError> {
-        let permissions = settings.readers.as_ref().map(ServedPermissions::permissions).transpose();
+        let permissions =
+            settings.served_permissions.as_ref().map(ServedPermissions::permissions).transpose();
         let path = || settings.directory.clone();
         let permissions =
             permissions.map_err(|source| ServeError::Group { path: path(), source })?;
@@ -88,8 +89,8 @@ impl SiteState {
         self.share.blocking(move || work(&site)).await
     }
 
-    fn look(&self) -> Result<Option<Store>, StoreError> {
-        let Presence::Store(store) = Store::look(&self.settings.directory)? else {
+    fn probe(&self) -> Result<Option<Store>, StoreError> {
+        let Presence::Store(store) = Store::probe(&self.settings.directory)? else {
             return Ok(None);
         };
         if let Some(site) = &self.settings.name {
@@ -101,7 +102,7 @@ impl SiteState {
     /// Returns the store, or an error if it does not exist yet.
     pub(crate) fn store(&self) -> Result<Store, HttpError> {
         let absent = || HttpError::unknown("there is no release here yet");
-        self.look().map_err(or_unknown)?.ok_or_else(absent)
+        self.probe().map_err(map_not_found)?.ok_or_else(absent)
     }
 
     pub(crate) fn state(&self, grant: Grant) -> Result<State, HttpError> {
@@ -111,14 +112,14 @@ impl SiteState {
             time: std::time::UNIX_EPOCH.elapsed().ok().map(|since| since.as_secs()),
             quota_bytes,
             quota_entries,
-            may_push: grant.right == Permission::Push,
+            may_push: grant.permission == Permission::Push,
             unwritable: Store::check_writable_at(&self.settings.directory)
                 .err()
-                .map(|error| HttpError::from(error).refusal),
+                .map(|error| HttpError::from(error).protocol_error),
             token_expires: grant.expires,
             ..State::default()
         };
-        let Some(store) = self.look()? else {
+        let Some(store) = self.probe()? else {
             return Ok(State {
                 site: self.settings.name.clone(),
                 free_bytes: self.free(Store::free_bytes_at(&self.settings.directory)),
@@ -141,7 +142,7 @@ impl SiteState {
             staged: store.staged_release()?.as_ref().map(text),
             highest_sequence: store.highest_sequence()?,
             free_bytes: self.free(store.free_bytes()),
-            unfinished: store.unfinished().ok(),
+            unfinished: store.unfinished_bundles().ok(),
             incoming_bytes: store.incoming_bytes().unwrap_or(0),
             next_expiry: store.next_expiry().ok().flatten(),
             expired_through: store.expired_through().unwrap_or(0),
@@ -159,13 +160,13 @@ impl SiteState {
     }
 
     pub(crate) fn history(&self) -> Result<History, HttpError> {
-        let events = self.look()?.map_or_else(|| Ok(Vec::new()), |store| store.history())?;
+        let events = self.probe()?.map_or_else(|| Ok(Vec::new()), |store| store.history())?;
         Ok(History { events })
     }
 
     pub(crate) fn status(&self) -> Result<Status, HttpError> {
         let unknown = || HttpError::unknown("there is no site here yet");
-        let Some(store) = self.look()? else {
+        let Some(store) = self.probe()? else {
             let site = self.settings.name.clone().ok_or_else(unknown)?;
             return Ok(Status {
                 site,
@@ -194,7 +195,7 @@ impl SiteState {
         &self,
         question: &[u8],
         cancelled: &dyn Fn() -> bool,
-    ) -> Result<Holds, HttpError> {
+    ) -> Result<HeldObjects, HttpError> {
         let (ids, []) = question.as_chunks() else {
             return Err(HttpError::malformed(
                 "the body does not consist of object ids of 32 bytes each",
@@ -202,19 +203,19 @@ impl SiteState {
         };
         let objects: Vec<ObjectId> = ids.iter().map(|id| ObjectId::from_bytes(*id)).collect();
         let held = self
-            .look()?
+            .probe()?
             .map_or_else(|| Ok(vec![false; ids.len()]), |store| store.holds(&objects, cancelled));
-        Ok(Holds::of(&held?))
+        Ok(HeldObjects::of(&held?))
     }
 
     /// The block signatures that `question` asks for.
     pub(crate) fn signatures(&self, question: &[u8]) -> Result<SignatureStream, HttpError> {
-        let question = SignatureQuestion::decode(question)
+        let question = SignatureRequest::decode(question)
             .ok_or_else(|| HttpError::malformed("this is no question for block signatures"))?;
-        let Some(store) = self.look()? else {
-            return Ok(SignatureStream::absent(question.asked.len()));
+        let Some(store) = self.probe()? else {
+            return Ok(SignatureStream::absent(question.files.len()));
         };
-        let stream = store.signatures(&question.base, &question.asked, question.key)?;
+        let stream = store.signatures(&question.base, &question.files, question.key)?;
         if stream.objects_to_read() > 1 && stream.bytes_to_read() > MAX_SIGNED_BYTES {
             return Err(HttpError::too_large(format!(
                 "signatures of at most {MAX_SIGNED_BYTES} bytes can be asked for at once"
@@ -225,7 +226,7 @@ impl SiteState {
 
     /// Whether the site serves a complete release.
     pub(crate) fn is_ready(&self) -> bool {
-        let current = || self.look().ok()??.current().ok()?;
+        let current = || self.probe().ok()??.current().ok()?;
         // `current` is created only after its release is complete.
         current().is_some()
             && std::fs::metadata(self.settings.directory.join("current"))
@@ -233,7 +234,7 @@ impl SiteState {
     }
 
     pub(crate) fn banner(&self) -> Result<BannerSite, StoreError> {
-        Ok(self.banner_of(self.look()?.as_ref()))
+        Ok(self.banner_of(self.probe()?.as_ref()))
     }
 
     fn banner_of(&self, store: Option<&Store>) -> BannerSite {
@@ -276,7 +277,7 @@ impl SiteState {
 
     /// Opens a stage: creates the store if it does not exist, and starts a staging transaction.
     /// Returns `None` if the release is already staged.
-    pub(crate) fn begin(
+    pub(crate) fn open_stage(
         &self,
         order: &StageRequestHead,
         is_gone: &dyn Fn() -> bool,
@@ -287,7 +288,7 @@ impl SiteState {
         };
         // Checked before the transaction writes anything, and before the origin sends a pack.
         self.check_new_bytes(&store, &order.key, &order.release, &needs)?;
-        store.use_permissions(self.permissions, self.lock)?;
+        store.set_permissions(self.permissions, self.lock)?;
         let transaction = store.start_staging(order.offered(), &order.key, needs, self.lock)?;
         Ok(Some(OpenStage::new(order.key, order.digest, transaction, memory)))
     }
@@ -302,10 +303,10 @@ impl SiteState {
     ) -> Result<Option<(DeltaSummary, Permit)>, HttpError> {
         // The window of the zstd decoder, reserved while the change is read.
         let _decoder = self.share.reserve(1 << WINDOW_LOG_MAX)?;
-        let memory = RefCell::new(self.share.reserve(SESSION_BYTES)?);
+        let memory = RefCell::new(self.share.reserve(OPEN_STAGE_BYTES)?);
         // Cells, because the store calls `reserve` through a shared reference while it reads the
         // change.
-        let wanted = Cell::new(SESSION_BYTES);
+        let wanted = Cell::new(OPEN_STAGE_BYTES);
         let reserve = |bytes: u64| {
             wanted.set(wanted.get().saturating_add(bytes));
             self.share.reserve(bytes).map(|more| memory.borrow_mut().merge(more)).is_ok()
@@ -318,15 +319,15 @@ impl SiteState {
     }
 
     /// Creates a spool file for an incoming manifest change. Creates the store if necessary.
-    pub(crate) fn spool(
+    pub(crate) fn create_spool_file(
         &self,
         name: &Site,
         key: &BundleKey,
         length: u64,
     ) -> Result<std::fs::File, HttpError> {
         let store = Store::open_or_create(&self.settings.directory, name)?;
-        self.make_room(&store, key, length)?;
-        Ok(store.spool()?)
+        self.ensure_free_space(&store, key, length)?;
+        Ok(store.create_spool_file()?)
     }
 
     /// Checks that the new content fits the limits of this site. The sizes come from the change,
@@ -344,18 +345,23 @@ impl SiteState {
         if let Some(words) = self.quota().refusal(release, needs.new_bytes()) {
             return Err(HttpError::over_quota(words));
         }
-        match store.made_entries(release, needs)? {
+        match store.created_entries(release, needs)? {
             // A change that only removes entries needs no space.
             0 => Ok(()),
             // The block size is one byte, because `min_free` is a limit in bytes and the store
             // itself counts whole blocks.
-            made => self.make_room(store, key, needed_bytes(made, needs, 1, 0)),
+            made => self.ensure_free_space(store, key, needed_bytes(made, needs, 1, 0)),
         }
     }
 
     /// Like [`SiteState::check_free`], but if there is too little space, drops the content of other
     /// unfinished pushes and checks again.
-    fn make_room(&self, store: &Store, key: &BundleKey, new_bytes: u64) -> Result<(), HttpError> {
+    fn ensure_free_space(
+        &self,
+        store: &Store,
+        key: &BundleKey,
+        new_bytes: u64,
+    ) -> Result<(), HttpError> {
         match self.check_free(store, new_bytes) {
             // Checked again only if something was dropped: if the disk is full for another reason,
             // a second check is useless.
@@ -378,28 +384,28 @@ impl SiteState {
     }
 
     /// Finishes a stage, or returns the objects that are missing.
-    pub(crate) fn finish(&self, open_stage: &Arc<OpenStage>) -> Result<Staging, HttpError> {
+    pub(crate) fn finish(&self, open_stage: &Arc<OpenStage>) -> Result<StageResult, HttpError> {
         // The sweep must not drop the uploads while they are being read.
         let _hold = self.uploads.lease();
-        let asker = UploadedSource::new(&self.uploads, false);
-        let result = open_stage.finish(&asker);
+        let source = UploadedSource::new(&self.uploads, false);
+        let result = open_stage.finish(&source);
         open_stage.touch();
         let error = match result {
             Ok(resent) => {
                 self.open_stages.end(open_stage);
-                self.uploads.forget_used();
-                return Ok(Staging::Staged { resent });
+                self.uploads.drop_used();
+                return Ok(StageResult::Staged { resent });
             }
             Err(error) => error,
         };
         if matches!(error, StoreError::Fetch { .. }) {
-            let objects = asker.ask().objects;
+            let objects = source.request().objects;
             if !objects.is_empty() {
-                return Ok(Staging::Lacking(objects));
+                return Ok(StageResult::Missing(objects));
             }
             // No object is missing, so the cause is an upload that could not be read back: drop the
             // uploads.
-            self.uploads.forget_used();
+            self.uploads.drop_used();
         }
         // Another process has held the lock for a while. The stage stays open, so that the origin
         // can repeat the request without sending the packs again.
@@ -417,22 +423,26 @@ impl SiteState {
             // The note comes before the switch: if the receiver is killed between the switch and
             // the hook, the next start finds it. A note whose release did not become current is
             // ignored.
-            store.note_switch(request.release, self.lock)?;
+            store.record_switch(request.release, self.lock)?;
         }
         store.activate(request.release, request.expected, self.lock)?;
-        Ok(if was_current { Activation::Before } else { Activation::Now(store.site().clone()) })
+        Ok(if was_current {
+            Activation::AlreadyCurrent
+        } else {
+            Activation::Switched(store.site().clone())
+        })
     }
 
     /// The release that has become current and whose hook was never started.
-    pub(crate) fn noted_switch(&self) -> Option<(Site, ReleaseName)> {
-        let store = self.look().ok()??;
-        Some((store.site().clone(), store.noted_switch().ok()??))
+    pub(crate) fn pending_switch(&self) -> Option<(Site, ReleaseName)> {
+        let store = self.probe().ok()??;
+        Some((store.site().clone(), store.pending_switch().ok()??))
     }
 
     /// Removes the note of a switch, because its hook has started.
-    pub(crate) fn clear_switch(&self) {
+    pub(crate) fn clear_pending_switch(&self) {
         // If this fails, the hook runs a second time at worst.
-        self.look().ok().flatten().map(|store| store.clear_switch().ok());
+        self.probe().ok().flatten().map(|store| store.clear_pending_switch().ok());
     }
 
     /// Records that the hook for `release` is about to run.
@@ -447,10 +457,10 @@ impl SiteState {
             // The push may still be cleaning up and hold the lock. If the failure cannot be
             // recorded in time, it is not recorded: the record is for information only, and the
             // failure is in the log too.
-            self.look()
+            self.probe()
                 .ok()
                 .flatten()
-                .map(|store| store.note_hook_failed(release, why, NOTE_WAIT).ok());
+                .map(|store| store.log_hook_failure(release, why, MAINTENANCE_LOCK_WAIT).ok());
         }
         let state =
             result.map_or_else(|reason| HookState::Failed { reason }, |()| HookState::Succeeded);
@@ -481,14 +491,17 @@ impl SiteState {
     }
 
     /// Fills the spare slot for the next push.
-    pub(crate) fn prepare(&self) -> Result<(), HttpError> {
+    pub(crate) fn prepare_spare_slot(&self) -> Result<(), HttpError> {
         Ok(self.store()?.prepare_spare_slot(self.lock)?)
     }
 
     /// Maintenance that becomes due over time: expires retired entries and drops unfinished pushes.
-    pub(crate) fn upkeep(&self) -> Result<Pruned, HttpError> {
-        let store = self.look()?;
-        Ok(store.map_or_else(|| Ok(Pruned::default()), |store| store.upkeep(NOTE_WAIT))?)
+    pub(crate) fn run_maintenance(&self) -> Result<Pruned, HttpError> {
+        let store = self.probe()?;
+        Ok(store.map_or_else(
+            || Ok(Pruned::default()),
+            |store| store.run_maintenance(MAINTENANCE_LOCK_WAIT),
+        )?)
     }
 
     pub(crate) fn prune(&self, keep: usize) -> Result<Pruned, HttpError> {
@@ -507,17 +520,17 @@ impl SiteState {
         &self,
         request: Repair,
         cancelled: &(dyn Fn() -> bool + Sync),
-    ) -> Result<Repairing, HttpError> {
+    ) -> Result<RepairResult, HttpError> {
         let _hold = self.uploads.lease();
-        let asker = UploadedSource::new(&self.uploads, request.is_last);
+        let source = UploadedSource::new(&self.uploads, request.is_last);
         // Before the store is opened, because opening it fails if one of its directories is
         // missing.
         Store::restore_directories(&self.settings.directory, self.lock, &CancelToken::default())?;
-        let Repaired { found, objects, mended, left } =
-            self.store()?.repair(&asker, &asker, self.lock, cancelled)?;
-        self.uploads.forget_used();
-        let wants = asker.ask();
-        Ok(Repairing { found, objects, mended, left, wants })
+        let Repaired { found, objects, repaired_files: mended, remaining: left } =
+            self.store()?.repair(&source, &source, self.lock, cancelled)?;
+        self.uploads.drop_used();
+        let wants = source.request();
+        Ok(RepairResult { found, objects, repaired_files: mended, remaining: left, needed: wants })
     }
 }
 
@@ -525,9 +538,9 @@ impl SiteState {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Activation {
     /// The release was already current.
-    Before,
+    AlreadyCurrent,
     /// The release has become current, on this site.
-    Now(Site),
+    Switched(Site),
 }
 
 /// The first part of a stage request: the release and its manifest change.
@@ -555,14 +568,14 @@ impl StageRequestHead {
 /// # Errors
 /// Returns the error of the first site whose path is not a directory, contains other files, or
 /// belongs to a different site or another user.
-pub(crate) fn check(
+pub(crate) fn check_sites(
     sites: &[Arc<SiteState>],
     access: &AuthPolicy,
     log: &dyn Log,
 ) -> Result<(), ServeError> {
     for site in sites {
         let path = site.settings.directory.clone();
-        let is_pushed = access.lets_push(site.settings.name.as_ref());
+        let is_pushed = access.allows_push(site.settings.name.as_ref());
         let check_owner = || if is_pushed { Store::check_owner_at(&path) } else { Ok(()) };
         match site.banner().and_then(|_| check_owner()) {
             Ok(()) => {}

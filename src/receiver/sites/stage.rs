@@ -15,12 +15,12 @@ use crate::fsx::{Context as _, IoError};
 use crate::hash::{BundleKey, PackId};
 use crate::pack::MAX_PACK_BYTES;
 use crate::protocol::{
-    Done, MAX_CHANGE_BYTES, MAX_HEAD_BYTES, MAX_PACKS_BYTES, PackHead, StageHead, Staging,
+    Done, MAX_CHANGE_BYTES, MAX_HEAD_BYTES, MAX_PACKS_BYTES, PackHead, StageHead, StageResult,
 };
 use crate::receiver::http::error::HttpError;
 use crate::receiver::http::handler_result::{HandlerResult, disconnect_flag};
 use crate::receiver::http::request_body::RequestBody;
-use crate::receiver::sites::open_stage::{OpenStage, TakeError};
+use crate::receiver::sites::open_stage::{OpenStage, StorePackError};
 use crate::receiver::sites::share::Permit;
 use crate::receiver::sites::site::{SiteState, StageRequestHead};
 use crate::release::Release;
@@ -31,17 +31,17 @@ use crate::store::{Store, StoredChange};
 const SMALL_BYTES: u64 = 256 * 1024;
 /// Manifest changes up to this size, in bytes, are read into memory. Larger changes are written to
 /// a file.
-// A stage keeps its change while it is open, and `SESSION_BYTES` in `site.rs` includes this size.
+// A stage keeps its change while it is open, and `OPEN_STAGE_BYTES` in `site.rs` includes this size.
 const SMALL_CHANGE_BYTES: u64 = 64 * 1024;
 /// If a stage has received nothing for this long, another push of the same content may replace it.
-const BUSY: Duration = Duration::from_secs(2);
+const TAKEOVER_IDLE: Duration = Duration::from_secs(2);
 /// Bytes of the length field before the head.
 const LENGTH_BYTES: u64 = 4;
 
 /// Reads the head of a stage. If the length of the body is known, its parts must add up to it.
 async fn read_head(site: &SiteState, body: &mut RequestBody) -> Result<StageHead, HttpError> {
     let limit = LENGTH_BYTES + u64::from(MAX_HEAD_BYTES) + MAX_CHANGE_BYTES + MAX_PACKS_BYTES;
-    let length = body.check_open(limit)?;
+    let length = body.check_length_or_chunked(limit)?;
     // All sizes come from the peer, so each is subtracted with a check.
     let short = || HttpError::malformed("the body of a stage is shorter than its parts");
     let rest =
@@ -85,7 +85,8 @@ async fn read_change(
         return Ok((StoredChange::Memory(change.into()), digest));
     }
     let name = release.site.clone();
-    let file = Arc::new(site.blocking(move |site| site.spool(&name, &key, bytes)).await?);
+    let file =
+        Arc::new(site.blocking(move |site| site.create_spool_file(&name, &key, bytes)).await?);
     let digest = body.spool(bytes, &file, 0).await?;
     Ok((StoredChange::File { file, bytes }, digest))
 }
@@ -111,13 +112,13 @@ pub(crate) async fn stage(
             .open_stages
             .find(&head.key)
             .filter(|open_stage| open_stage.is_of_release(release.name()));
-        let open_stage = open_stage.ok_or_else(closed)?;
+        let open_stage = open_stage.ok_or_else(no_open_stage)?;
         let site = Arc::clone(site);
         if head.has_packs {
             return Err(HttpError::malformed("a stage with packs has a manifest change"));
         }
         body.end().await?;
-        return Ok(HandlerResult::later(async move {
+        return Ok(HandlerResult::pending(async move {
             finish_stage(&site, open_stage, head.is_whole).await
         }));
     }
@@ -128,29 +129,29 @@ pub(crate) async fn stage(
     if !head.has_packs {
         body.end().await?;
         // Reading back the content of an interrupted push may take a long time.
-        return Ok(HandlerResult::later(async move {
+        return Ok(HandlerResult::pending(async move {
             match open(&site, order).await? {
                 Some(open_stage) => finish_stage(&site, open_stage, head.is_whole).await,
-                None => Ok(Staging::Staged { resent: 0 }),
+                None => Ok(StageResult::Staged { resent: 0 }),
             }
         }));
     }
     let Some(open_stage) = open(&site, order).await? else {
         body.drain().await;
-        return Ok(HandlerResult::done(Staging::Staged { resent: 0 }));
+        return Ok(HandlerResult::ready(StageResult::Staged { resent: 0 }));
     };
     // No reference to the stage is kept while the packs arrive, so that a slow body does not keep
     // an abandoned stage open.
     drop(open_stage);
-    let is_whole = take_packs(&site, key, None, body).await?;
+    let is_whole = receive_packs(&site, key, None, body).await?;
     body.end().await?;
     // After a pause in the body, another push of the same content may have replaced the stage.
     let open_stage = site
         .open_stages
         .find(&key)
         .filter(|open_stage| open_stage.is_of_release(name))
-        .ok_or_else(closed)?;
-    Ok(HandlerResult::later(async move { finish_stage(&site, open_stage, is_whole).await }))
+        .ok_or_else(no_open_stage)?;
+    Ok(HandlerResult::pending(async move { finish_stage(&site, open_stage, is_whole).await }))
 }
 
 /// Returns the stage for this request: the open one, or a new one that replaces an idle stage with
@@ -170,19 +171,20 @@ async fn open(
         }
         // Without this check, two pushes of the same content would replace each other's stage
         // forever.
-        if !open_stage.is_idle(BUSY) {
+        if !open_stage.is_idle(TAKEOVER_IDLE) {
             return Err(HttpError::locked("another push of the same content is in progress"));
         }
         // The stage belongs to a push that broke off. Its content is found on disk again.
         drop(open_stage);
         site.open_stages.close(&key);
     }
-    if !site.open_stages.make_room() {
+    if !site.open_stages.evict_if_full() {
         return Err(HttpError::busy("too many stages are open here"));
     }
-    let (asker, is_gone) = disconnect_flag();
-    let open_stage = site.blocking(move |site| site.begin(&order, &is_gone)).await?.map(Arc::new);
-    drop(asker);
+    let (disconnect_guard, is_gone) = disconnect_flag();
+    let open_stage =
+        site.blocking(move |site| site.open_stage(&order, &is_gone)).await?.map(Arc::new);
+    drop(disconnect_guard);
     if let Some(open_stage) = &open_stage {
         site.open_stages.insert(open_stage);
     }
@@ -194,9 +196,9 @@ async fn finish_stage(
     site: &Arc<SiteState>,
     open_stage: Arc<OpenStage>,
     is_whole: bool,
-) -> Result<Staging, HttpError> {
+) -> Result<StageResult, HttpError> {
     if !is_whole {
-        return Ok(Staging::Held(open_stage.held()));
+        return Ok(StageResult::Held(open_stage.held()));
     }
     site.blocking(move |site| site.finish(&open_stage)).await
 }
@@ -222,7 +224,7 @@ impl PackContent {
             return Ok(Self::Memory(body.read(length).await?, permit));
         }
         let store = Arc::clone(store);
-        let file = tokio::task::spawn_blocking(move || store.spool())
+        let file = tokio::task::spawn_blocking(move || store.create_spool_file())
             .await
             .map_err(|_| HttpError::no_result())?;
         let file = Arc::new(file?);
@@ -247,7 +249,7 @@ impl PackContent {
 }
 
 /// Decodes a pack into its stage when a decoder is free.
-async fn take(
+async fn decode_pack(
     site: &Arc<SiteState>,
     open_stage: Arc<OpenStage>,
     id: PackId,
@@ -256,10 +258,10 @@ async fn take(
     let same = Arc::clone(site);
     // The work continues if the peer disconnects, so that the pack is there when the peer comes
     // back.
-    let work = move || match content.with(|bytes| open_stage.take(&id, bytes))? {
+    let work = move || match content.with(|bytes| open_stage.store_pack(&id, bytes))? {
         Ok(()) => Ok(()),
-        Err(TakeError::Pack(refused)) => Err(refused),
-        Err(TakeError::Stage(refused)) => {
+        Err(StorePackError::Pack(refused)) => Err(refused),
+        Err(StorePackError::Stage(refused)) => {
             same.open_stages.end(&open_stage);
             Err(refused)
         }
@@ -287,7 +289,9 @@ impl DecodeQueue {
             self.wait_for_one().await?;
         }
         let site = Arc::clone(site);
-        self.0.push_back(tokio::spawn(async move { take(&site, open_stage, id, content).await }));
+        self.0.push_back(tokio::spawn(
+            async move { decode_pack(&site, open_stage, id, content).await },
+        ));
         Ok(())
     }
 
@@ -308,14 +312,14 @@ impl DecodeQueue {
     }
 }
 
-fn closed() -> HttpError {
+fn no_open_stage() -> HttpError {
     HttpError::unknown("no stage of this key is open; stage again to learn what is held")
 }
 
 /// Keeps the stage open as long as a body for it arrives.
 fn keep_open(site: &Arc<SiteState>, key: BundleKey, body: &mut RequestBody) {
     let site = Arc::clone(site);
-    body.tell(move || site.open_stages.touch(&key));
+    body.on_data(move || site.open_stages.touch(&key));
 }
 
 /// Handles `PUT v1/packs/<key>/<id>`.
@@ -324,9 +328,9 @@ pub(crate) async fn put_pack(
     (key, id): (BundleKey, PackId),
     body: &mut RequestBody,
 ) -> Result<Done, HttpError> {
-    let length = body.check(MAX_PACK_BYTES as u64)?;
+    let length = body.check_length(MAX_PACK_BYTES as u64)?;
     let store = {
-        let open_stage = site.open_stages.find(&key).ok_or_else(closed)?;
+        let open_stage = site.open_stages.find(&key).ok_or_else(no_open_stage)?;
         if open_stage.holds(&id) {
             body.drain().await;
             return Ok(Done {});
@@ -336,8 +340,8 @@ pub(crate) async fn put_pack(
     keep_open(site, key, body);
     let content = PackContent::receive(site, body, length, &store).await?;
     // Looked up again, so that a slow body does not keep an abandoned stage open.
-    let open_stage = site.open_stages.find(&key).ok_or_else(closed)?;
-    take(site, open_stage, id, content).await?;
+    let open_stage = site.open_stages.find(&key).ok_or_else(no_open_stage)?;
+    decode_pack(site, open_stage, id, content).await?;
     Ok(Done {})
 }
 
@@ -347,17 +351,17 @@ pub(crate) async fn put_packs(
     key: BundleKey,
     body: &mut RequestBody,
 ) -> Result<Done, HttpError> {
-    let length = body.check(MAX_PACKS_BYTES)?;
+    let length = body.check_length(MAX_PACKS_BYTES)?;
     // Fails early, before any of the body is read.
-    site.open_stages.find(&key).ok_or_else(closed)?;
-    take_packs(site, key, Some(length), body).await?;
+    site.open_stages.find(&key).ok_or_else(no_open_stage)?;
+    receive_packs(site, key, Some(length), body).await?;
     Ok(Done {})
 }
 
 /// Reads a sequence of packs: exactly `length` bytes, or up to an end marker if `length` is `None`.
 /// Returns whether the end marker declares the release complete. Without an end marker, returns
 /// `false`.
-async fn take_packs(
+async fn receive_packs(
     site: &Arc<SiteState>,
     key: BundleKey,
     length: Option<u64>,
@@ -382,7 +386,7 @@ async fn take_packs(
             // The stage is looked up for each pack, so that a slow body does not keep an abandoned
             // stage open.
             let store = {
-                let open_stage = site.open_stages.find(&key).ok_or_else(closed)?;
+                let open_stage = site.open_stages.find(&key).ok_or_else(no_open_stage)?;
                 (!open_stage.holds(&id)).then(|| Arc::clone(&open_stage.store))
             };
             let Some(store) = store else {
@@ -390,7 +394,7 @@ async fn take_packs(
                 continue;
             };
             let content = PackContent::receive(site, body, bytes, &store).await?;
-            let open_stage = site.open_stages.find(&key).ok_or_else(closed)?;
+            let open_stage = site.open_stages.find(&key).ok_or_else(no_open_stage)?;
             decodes.push(site, open_stage, id, content).await?;
         }
         Ok(false)
@@ -402,7 +406,9 @@ async fn take_packs(
     match read {
         // A failed pack closes the stage, and the error of the pack explains more than "no stage is
         // open".
-        Err(refused) if refused.refusal.kind == ErrorKind::Unknown => taken.and(Err(refused)),
+        Err(refused) if refused.protocol_error.kind == ErrorKind::Unknown => {
+            taken.and(Err(refused))
+        }
         read => read.and_then(|is_whole| taken.map(|()| is_whole)),
     }
 }

@@ -25,7 +25,7 @@ impl Store {
     /// stream.
     pub fn manifest(&self, id: &ManifestId) -> Result<ManifestStream, StoreError> {
         let decoder = self.manifest_bytes(id)?;
-        ManifestReader::new(decoder, Some(*id)).map_err(self.in_manifest(id))
+        ManifestReader::new(decoder, Some(*id)).map_err(self.manifest_error(id))
     }
 
     /// Opens the canonical bytes of a manifest, without checking them.
@@ -55,7 +55,7 @@ impl Store {
     }
 
     /// Converts an error of a manifest's stream into one that names the file.
-    pub(in crate::store) fn in_manifest(
+    pub(in crate::store) fn manifest_error(
         &self,
         id: &ManifestId,
     ) -> impl Fn(ManifestError) -> StoreError + use<> {
@@ -68,8 +68,8 @@ impl Store {
         &self,
         manifest: &ManifestId,
     ) -> Result<impl Iterator<Item = Result<Entry, StoreError>> + use<>, StoreError> {
-        let words = self.in_manifest(manifest);
-        Ok(self.manifest(manifest)?.map(move |entry| entry.map_err(&words)))
+        let to_store_error = self.manifest_error(manifest);
+        Ok(self.manifest(manifest)?.map(move |entry| entry.map_err(&to_store_error)))
     }
 
     /// Reads a manifest to its end.
@@ -81,18 +81,20 @@ impl Store {
             // Reported as an error of the manifest, so that a missing file becomes the kind
             // `DamagedBase`. The origin then sends everything without a base.
             Err(StoreError::Io(error)) if is_damage(&error.source) => {
-                return Err(self.in_manifest(id)(ManifestError::Io(std::io::Error::other(error))));
+                return Err(self.manifest_error(id)(ManifestError::Io(std::io::Error::other(
+                    error,
+                ))));
             }
             other => other?,
         };
-        entries.try_for_each(|entry| entry.map(drop)).map_err(self.in_manifest(id))
+        entries.try_for_each(|entry| entry.map(drop)).map_err(self.manifest_error(id))
     }
 
     /// Whether a manifest is present and intact.
     ///
     /// # Errors
     /// Fails if the manifest cannot be read.
-    pub(in crate::store) fn is_manifest_whole(&self, id: &ManifestId) -> Result<bool, StoreError> {
+    pub(in crate::store) fn is_manifest_intact(&self, id: &ManifestId) -> Result<bool, StoreError> {
         Ok(unless_damaged(self.check_manifest(id))?.is_some())
     }
 
@@ -114,7 +116,7 @@ impl LockedStore<'_> {
         let path = || tmp.join(name);
         tmp.unlink_if_any(name)?;
         let file = tmp.create_file(name)?;
-        fsx::fault::mark("write", &path())?;
+        fsx::fault::mark_change("write", &path())?;
         let mut encoder = zstd::Encoder::new(&file, LEVEL).context("write", path)?;
         encoder.include_checksum(true).context("write", path)?;
         let mut out = std::io::BufWriter::with_capacity(64 * 1024, encoder);
@@ -123,7 +125,7 @@ impl LockedStore<'_> {
         let encoder =
             out.into_inner().map_err(std::io::IntoInnerError::into_error).context("write", path)?;
         encoder.finish().context("write", path)?;
-        fsx::seal(&file, FileMode::RECORD, None, path)?;
+        fsx::set_metadata(&file, FileMode::RECORD, None, path)?;
         Ok(totals)
     }
 

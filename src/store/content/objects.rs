@@ -80,7 +80,7 @@ impl Store {
     ) -> Result<(ObjectId, u64), StoreError> {
         let path = || self.layout.objects.join(object_name(object));
         let content = self.open_object(object)?;
-        fsx::fault::look("read", path)?;
+        fsx::fault::mark_read("read", path)?;
         Ok(hash_reader(content).context("read", path)?)
     }
 
@@ -88,7 +88,7 @@ impl Store {
     ///
     /// # Errors
     /// Fails if the file cannot be read.
-    pub(in crate::store) fn is_whole(&self, object: &ObjectId) -> Result<bool, StoreError> {
+    pub(in crate::store) fn is_object_intact(&self, object: &ObjectId) -> Result<bool, StoreError> {
         Ok(unless_damaged(self.hash_object(object))?.is_some_and(|(found, _)| found == *object))
     }
 
@@ -101,8 +101,9 @@ impl Store {
         objects: &[ObjectId],
         cancelled: &dyn Fn() -> bool,
     ) -> Result<Vec<bool>, StoreError> {
-        let held =
-            |object| if cancelled() { Err(StoreError::Cancelled) } else { self.is_whole(object) };
+        let held = |object| {
+            if cancelled() { Err(StoreError::Cancelled) } else { self.is_object_intact(object) }
+        };
         objects.iter().map(held).collect()
     }
 }
@@ -110,7 +111,7 @@ impl Store {
 impl Store {
     /// Called when a block fails to decode with `error`: re-hashes its bases and removes the
     /// damaged ones, so that they can be fetched again. Returns the error to report.
-    pub(in crate::store) fn blame_bases(
+    pub(in crate::store) fn find_damaged_bases(
         &self,
         mut objects: Vec<ObjectId>,
         error: StoreError,
@@ -127,7 +128,7 @@ impl Store {
                 // A block signature matched wrongly. Which one is not known: the origin builds on
                 // none of these objects again.
                 StoreError::Pack(PackError::Frame { .. }) if !objects.is_empty() => {
-                    StoreError::OtherBases { objects }
+                    StoreError::BaseMismatch { objects }
                 }
                 error => error,
             };
@@ -136,21 +137,21 @@ impl Store {
         let objects: Vec<ObjectId> = damaged.map(|(object, _)| object).collect();
         let forgotten = self
             .lock(wait)
-            .and_then(|store| objects.iter().try_for_each(|object| store.forget_object(object)));
+            .and_then(|store| objects.iter().try_for_each(|object| store.remove_object(object)));
         forgotten.err().unwrap_or(StoreError::DamagedBases { objects })
     }
 }
 
 impl LockedStore<'_> {
     /// Removes an object, so that it no longer counts as present.
-    pub(in crate::store) fn forget_object(&self, object: &ObjectId) -> Result<(), StoreError> {
+    pub(in crate::store) fn remove_object(&self, object: &ObjectId) -> Result<(), StoreError> {
         self.layout.objects.unlink_if_any(&object_name(object))?;
         Ok(())
     }
 
     /// Renames `dir`/`name`, which must be durable, to the name of its object. The rename is not
     /// synced.
-    pub(in crate::store) fn adopt(
+    pub(in crate::store) fn adopt_object(
         &self,
         object: &ObjectId,
         dir: &fsx::Dir,

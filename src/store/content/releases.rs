@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use crate::fsx::{self, FileMode};
 use crate::release::{MAX_RECORD_BYTES, Release, ReleaseError, ReleaseName};
-use crate::store::layout::{GONE, RECORD, gone_file, release_file};
+use crate::store::layout::{DELETED_SUFFIX, RECORD_SUFFIX, deleted_file, release_file};
 use crate::store::open::LockedStore;
 use crate::store::{Store, StoreError, unless_damaged};
 
@@ -18,8 +18,11 @@ impl Store {
     }
 
     /// Reads the record of a deleted release.
-    pub(in crate::store) fn gone_release(&self, name: ReleaseName) -> Result<Release, StoreError> {
-        self.read_record(&gone_file(name), name)
+    pub(in crate::store) fn deleted_release(
+        &self,
+        name: ReleaseName,
+    ) -> Result<Release, StoreError> {
+        self.read_record(&deleted_file(name), name)
     }
 
     fn read_record(&self, file: &str, name: ReleaseName) -> Result<Release, StoreError> {
@@ -32,14 +35,14 @@ impl Store {
         if release.name() == name {
             return Ok(release);
         }
-        Err(damaged(ReleaseError::Garbled {
+        Err(damaged(ReleaseError::Malformed {
             what: "its bytes are not those of the release it is named by".into(),
         }))
     }
 
     /// The names of all records, ascending, including staged releases.
     pub(in crate::store) fn release_names(&self) -> Result<Vec<ReleaseName>, StoreError> {
-        self.names_ending_in(RECORD)
+        self.names_ending_in(RECORD_SUFFIX)
     }
 
     /// The names of all records and of the current release, which counts even if its record is
@@ -49,8 +52,8 @@ impl Store {
     }
 
     /// The names of deleted releases whose data has not been dropped yet.
-    pub(in crate::store) fn gone_names(&self) -> Result<Vec<ReleaseName>, StoreError> {
-        self.names_ending_in(GONE)
+    pub(in crate::store) fn deleted_names(&self) -> Result<Vec<ReleaseName>, StoreError> {
+        self.names_ending_in(DELETED_SUFFIX)
     }
 
     fn names_ending_in(&self, suffix: &str) -> Result<Vec<ReleaseName>, StoreError> {
@@ -65,7 +68,7 @@ impl Store {
     /// Whether a release ranks above the current one, which means that it was never served. If the
     /// sequence numbers are equal, the records decide; if one of them cannot be read, the release
     /// counts as never served.
-    fn is_after(
+    fn ranks_above_current(
         &self,
         name: ReleaseName,
         current: Option<ReleaseName>,
@@ -89,7 +92,7 @@ impl Store {
         let Some(current) = self.current()? else { return Ok(Vec::new()) };
         let mut names = Vec::new();
         for name in self.release_names()? {
-            if name != current && !self.is_after(name, Some(current))? {
+            if name != current && !self.ranks_above_current(name, Some(current))? {
                 names.push(name);
             }
         }
@@ -104,7 +107,7 @@ impl Store {
     pub fn staged_release(&self) -> Result<Option<Release>, StoreError> {
         let current = self.current()?;
         for name in self.release_names()?.into_iter().rev() {
-            if self.is_after(name, current)? && self.is_staged(name)? {
+            if self.ranks_above_current(name, current)? && self.is_staged(name)? {
                 return unless_damaged(self.release(name));
             }
         }
@@ -129,7 +132,7 @@ impl LockedStore<'_> {
     ) -> Result<(), StoreError> {
         let current = self.current()?;
         for name in self.release_names()? {
-            if Some(name) != except && self.is_after(name, current)? {
+            if Some(name) != except && self.ranks_above_current(name, current)? {
                 self.mark_deleted(name)?;
             }
         }
@@ -140,7 +143,7 @@ impl LockedStore<'_> {
     pub(in crate::store) fn mark_deleted(&self, name: ReleaseName) -> Result<(), StoreError> {
         let releases = &self.layout.releases;
         // Not synced: if a power cut undoes the rename, the next push marks the release again.
-        fsx::found(releases.rename(&release_file(name), releases, &gone_file(name)))?;
+        fsx::none_if_missing(releases.rename(&release_file(name), releases, &deleted_file(name)))?;
         Ok(())
     }
 
@@ -159,8 +162,8 @@ impl LockedStore<'_> {
     }
 
     /// Removes the record of a deleted release.
-    pub(in crate::store) fn remove_gone(&self, name: ReleaseName) -> Result<(), StoreError> {
-        fsx::found(self.layout.releases.unlink(gone_file(name)))?;
+    pub(in crate::store) fn remove_deleted(&self, name: ReleaseName) -> Result<(), StoreError> {
+        fsx::none_if_missing(self.layout.releases.unlink(deleted_file(name)))?;
         Ok(())
     }
 }

@@ -5,7 +5,7 @@ use std::io::{ErrorKind, Read as _};
 
 use crate::fsx::Context as _;
 use crate::hash::{ManifestId, ObjectId};
-use crate::pack::{SignatureKey, SignatureShape, Signer};
+use crate::pack::{SignatureBuilder, SignatureKey, SignatureShape};
 use crate::store::layout::object_name;
 use crate::store::{Store, StoreError};
 
@@ -33,7 +33,7 @@ struct OpenFile {
     object: ObjectId,
     file: File,
     left: u64,
-    signer: Signer,
+    signer: SignatureBuilder,
 }
 
 impl SignatureStream {
@@ -68,7 +68,7 @@ impl SignatureStream {
     ///
     /// # Errors
     /// Fails if an object was removed or became shorter meanwhile, or cannot be read.
-    pub fn step(
+    pub fn read_step(
         &mut self,
         buffer: &mut Vec<u8>,
         out: &mut Vec<u8>,
@@ -81,7 +81,7 @@ impl SignatureStream {
                     object,
                     file: store.open_object(&object)?,
                     left: shape.base_bytes(),
-                    signer: Signer::new(shape, self.key),
+                    signer: SignatureBuilder::new(shape, self.key),
                 });
             }
             return Ok(Some(0));

@@ -35,7 +35,7 @@ fn rewrite(parent: &Dir, name: &str, permissions: Permissions) -> Result<(), Sto
         FileKind::Directory => permissions.directory(),
         FileKind::Symlink | FileKind::Other => return Ok(()),
     };
-    if !mode.is_of(&meta) {
+    if !mode.matches(&meta) {
         match parent.set_mode(name, mode) {
             // The file belongs to another user: `verify` reports it.
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {}

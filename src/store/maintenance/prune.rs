@@ -49,7 +49,7 @@ impl Store {
         let mut pruned = store.drop_old_releases(keep)?;
         store.drop_quarantines(&mut pruned)?;
         store.sweep(&mut pruned)?;
-        store.note_pruned(&pruned);
+        store.log_pruned(&pruned);
         pruned.expired = expired?;
         Ok(pruned)
     }
@@ -59,7 +59,7 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError::Locked`]; [`StoreError::OtherOwner`]; a damaged manifest; errors of the disk.
-    pub fn upkeep(&self, wait: Duration) -> Result<Pruned, StoreError> {
+    pub fn run_maintenance(&self, wait: Duration) -> Result<Pruned, StoreError> {
         self.check_owner()?;
         let mut pruned = Pruned::default();
         // Neither of the two must stop the other, so this error is returned at the end.
@@ -71,9 +71,9 @@ impl Store {
 }
 
 impl LockedStore<'_> {
-    pub(in crate::store) fn note_pruned(&self, pruned: &Pruned) {
+    pub(in crate::store) fn log_pruned(&self, pruned: &Pruned) {
         if pruned.releases > 0 {
-            self.note(EventKind::Pruned { releases: pruned.releases, bytes: pruned.bytes });
+            self.log_event(EventKind::Pruned { releases: pruned.releases, bytes: pruned.bytes });
         }
     }
 
@@ -82,25 +82,25 @@ impl LockedStore<'_> {
     pub(in crate::store) fn drop_old_releases(&self, keep: usize) -> Result<Pruned, StoreError> {
         let mut pruned = Pruned::default();
         // A release with a slot stays: the next push needs its manifest to change that slot.
-        let shown: HashSet<ReleaseName> =
+        let with_slot: HashSet<ReleaseName> =
             self.slot_names()?.iter().map(|slot| slot.release).collect();
         let served = self.served_releases()?;
         let old = served.len().saturating_sub(keep.max(1));
-        for name in served[..old].iter().filter(|name| !shown.contains(name)) {
+        for name in served[..old].iter().filter(|name| !with_slot.contains(name)) {
             self.mark_deleted(*name)?;
             pruned.releases += 1;
         }
-        self.drop_gone_releases(&mut pruned)?;
+        self.drop_deleted_releases(&mut pruned)?;
         Ok(pruned)
     }
 
     /// Drops the content that only deleted releases needed, then their records. If this is
     /// interrupted, the next call completes it.
-    pub(in crate::store) fn drop_gone_releases(
+    pub(in crate::store) fn drop_deleted_releases(
         &self,
         pruned: &mut Pruned,
     ) -> Result<(), StoreError> {
-        let gone = self.gone_names()?;
+        let gone = self.deleted_names()?;
         if gone.is_empty() {
             return Ok(());
         }
@@ -119,7 +119,7 @@ impl LockedStore<'_> {
         for name in &gone {
             // Without the record of a deleted release, the content that it needed is unknown; a
             // sweep finds it.
-            if let Ok(release) = self.gone_release(*name)
+            if let Ok(release) = self.deleted_release(*name)
                 && !kept.contains(&release.manifest)
             {
                 self.collect_objects(&release.manifest, &mut candidates)?;
@@ -137,9 +137,9 @@ impl LockedStore<'_> {
             self.drop_object(&object, pruned)?;
         }
         for manifest in manifests {
-            fsx::found(self.layout.manifests.unlink(manifest_name(&manifest)))?;
+            fsx::none_if_missing(self.layout.manifests.unlink(manifest_name(&manifest)))?;
         }
-        gone.iter().try_for_each(|name| self.remove_gone(*name))
+        gone.iter().try_for_each(|name| self.remove_deleted(*name))
     }
 
     /// Adds the objects of a manifest, as far as the manifest can be read.

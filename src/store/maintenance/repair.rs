@@ -41,9 +41,11 @@ pub struct Repaired {
     /// Objects that were fetched again.
     pub objects: u64,
     /// Served entries, records and manifests that were repaired.
-    pub mended: u64,
+    #[serde(rename = "mended")]
+    pub repaired_files: u64,
     /// Faults that remain.
-    pub left: Vec<Fault>,
+    #[serde(rename = "left")]
+    pub remaining: Vec<Fault>,
 }
 
 impl Store {
@@ -65,7 +67,7 @@ impl Store {
         self.check_owner()?;
         // An interrupted change of permissions is completed first, so that the modes can be
         // checked.
-        self.use_permissions(None, wait)?;
+        self.set_permissions(None, wait)?;
         let mut repaired = Repaired {
             found: self.verify(Depth::Full, wait, cancelled)?.faults,
             ..Repaired::default()
@@ -75,23 +77,23 @@ impl Store {
         }
         {
             let store = self.lock(wait)?;
-            repaired.mended += store.repair_records(records)?;
+            repaired.repaired_files += store.repair_records(records)?;
             repaired.objects += store.repair_objects(fetch)?;
             let current = store.current()?.map(|release| SlotName { release, is_spare: false });
             // The current slot is included even if its directory is missing; the slot is then built
             // again.
             for slot in store.slot_names()?.into_iter().chain(current).collect::<BTreeSet<_>>() {
-                repaired.mended +=
+                repaired.repaired_files +=
                     store.repair_slot(slot, Some(slot) == current || records.is_awaited())?;
             }
             // Makes the renames of repaired entries durable before the result is reported.
             store.layout.root.sync_file_system()?;
         }
         let store = self.lock(wait)?;
-        repaired.left = store.look_for_faults(Depth::Full, cancelled)?.faults;
-        store.note(EventKind::Repaired {
+        repaired.remaining = store.find_faults(Depth::Full, cancelled)?.faults;
+        store.log_event(EventKind::Repaired {
             found: repaired.found.len() as u64,
-            left: repaired.left.len() as u64,
+            left: repaired.remaining.len() as u64,
         });
         Ok(repaired)
     }
@@ -99,7 +101,7 @@ impl Store {
 
 impl LockedStore<'_> {
     fn repair_records(&self, records: &dyn FetchRecords) -> Result<u64, StoreError> {
-        let mut mended = 0;
+        let mut repaired = 0;
         for name in self.known_releases()? {
             if unless_damaged(self.release(name))?.is_none()
                 && let Some(release) =
@@ -109,16 +111,16 @@ impl LockedStore<'_> {
                 // Data before name, as in staging.
                 self.layout.tmp.sync_file_system()?;
                 self.adopt_release(name)?;
-                mended += 1;
+                repaired += 1;
             }
             if let Some(release) = unless_damaged(self.release(name))?
-                && !self.is_manifest_whole(&release.manifest)?
+                && !self.is_manifest_intact(&release.manifest)?
                 && let Some(bytes) = records.manifest(&release.manifest)
             {
-                mended += u64::from(self.repair_manifest(&release.manifest, bytes)?);
+                repaired += u64::from(self.repair_manifest(&release.manifest, bytes)?);
             }
         }
-        Ok(mended)
+        Ok(repaired)
     }
 
     /// Writes a fetched manifest if it has the right id. Returns whether it has.
@@ -130,10 +132,12 @@ impl LockedStore<'_> {
         const NAME: &str = "mend.zst";
         let written = self.write_manifest(NAME, |out| {
             let mut writer = ManifestWriter::new(out);
-            for entry in ManifestReader::new(bytes, Some(*id)).map_err(self.in_manifest(id))? {
-                writer.push(&entry.map_err(self.in_manifest(id))?).map_err(self.in_manifest(id))?;
+            for entry in ManifestReader::new(bytes, Some(*id)).map_err(self.manifest_error(id))? {
+                writer
+                    .push(&entry.map_err(self.manifest_error(id))?)
+                    .map_err(self.manifest_error(id))?;
             }
-            Ok(writer.finish().map_err(self.in_manifest(id))?.1)
+            Ok(writer.finish().map_err(self.manifest_error(id))?.1)
         });
         match written {
             Ok(totals) if totals.manifest == *id => {
@@ -156,13 +160,13 @@ impl LockedStore<'_> {
             manifests.extend(unless_damaged(self.release(name))?.map(|release| release.manifest));
         }
         for manifest in &manifests {
-            if self.is_manifest_whole(manifest)? {
+            if self.is_manifest_intact(manifest)? {
                 damaged.extend(
                     self.damaged_objects(manifest)?.into_iter().map(|file| (file.object, file)),
                 );
             }
         }
-        let mut mended = 0;
+        let mut repaired = 0;
         fetch.announce(&damaged.keys().copied().collect::<Vec<_>>());
         for file in damaged.values() {
             // A file cannot be renamed over a directory.
@@ -170,19 +174,19 @@ impl LockedStore<'_> {
                 self.layout.objects.remove_all(&object_name(&file.object))?;
             }
             match self.fetch_objects(std::slice::from_ref(file), fetch) {
-                Ok(()) => mended += 1,
+                Ok(()) => repaired += 1,
                 // The error is reported at the end; other objects may still be repaired.
                 Err(StoreError::Fetch { .. }) => {}
                 Err(error) => return Err(error),
             }
         }
-        Ok(mended)
+        Ok(repaired)
     }
 
     /// Repairs every entry of a slot. Drops a slot whose manifest is lost, unless it is needed.
     fn repair_slot(&self, slot: SlotName, is_needed: bool) -> Result<u64, StoreError> {
         let manifest = match unless_damaged(self.release(slot.release))? {
-            Some(release) if self.is_manifest_whole(&release.manifest)? => release.manifest,
+            Some(release) if self.is_manifest_intact(&release.manifest)? => release.manifest,
             _ if is_needed => return Ok(0),
             _ => {
                 self.remove_slot(slot)?;
@@ -192,28 +196,28 @@ impl LockedStore<'_> {
         let permissions = self.permissions()?;
         let root = self.layout.slots.ensure_dir_as(&slot.to_string(), permissions.directory())?;
         let mut stack = DirStack::new(root.try_clone()?, permissions.directory());
-        let mut seen = SlotPaths::new(self.expired_through()?);
-        let mut mended = 0;
+        let mut expected = SlotPaths::new(self.expired_through()?);
+        let mut repaired = 0;
         for entry in self.entries(&manifest)? {
             let entry = entry?;
-            if seen.add(&entry) {
+            if expected.add(&entry) {
                 continue;
             }
-            mended += u64::from(self.repair_entry(&mut stack, &entry, permissions)?);
+            repaired += u64::from(self.repair_entry(&mut stack, &entry, permissions)?);
         }
         let mut unexpected = Vec::new();
-        super::verify::find_unexpected(&root, "", &seen, &mut |path| unexpected.push(path))?;
+        super::verify::find_unexpected(&root, "", &expected, &mut |path| unexpected.push(path))?;
         for path in unexpected {
             let (parent, name) = path.rsplit_once('/').unwrap_or(("", &path));
             if let Some(dir) = stack.find(parent)? {
                 dir.remove_all(name)?;
-                mended += 1;
+                repaired += 1;
             }
             if !parent.is_empty() {
                 stack.remove_empty(parent)?;
             }
         }
-        Ok(mended)
+        Ok(repaired)
     }
 
     fn repair_entry(

@@ -120,8 +120,8 @@ impl Store {
             return self.verify_as_reader(depth, wait, cancelled);
         }
         let store = self.lock(wait)?;
-        let found = store.look_for_faults(depth, cancelled)?;
-        store.note(EventKind::Verified {
+        let found = store.find_faults(depth, cancelled)?;
+        store.log_event(EventKind::Verified {
             quick: depth == Depth::Quick,
             faults: found.faults.len() as u64,
         });
@@ -135,12 +135,12 @@ impl Store {
         wait: Duration,
         cancelled: &(dyn Fn() -> bool + Sync),
     ) -> Result<Verified, StoreError> {
-        let _guard = self.lock_to_read(wait)?;
-        self.look_for_faults(depth, cancelled)
+        let _guard = self.lock_shared(wait)?;
+        self.find_faults(depth, cancelled)
     }
 
     /// Verifies the store under a lock that the caller holds. The result is not logged.
-    pub(in crate::store) fn look_for_faults(
+    pub(in crate::store) fn find_faults(
         &self,
         depth: Depth,
         cancelled: &(dyn Fn() -> bool + Sync),
@@ -150,7 +150,7 @@ impl Store {
             let releases = self.release_names()?;
             // A store whose only release is staged has served nothing yet.
             let is_only_staged =
-                releases.len() == 1 && self.shown_as_staged()? == Some(releases[0]);
+                releases.len() == 1 && self.staged_link_target()? == Some(releases[0]);
             if !releases.is_empty() && !is_only_staged && !self.slot_names()?.is_empty() {
                 found.fault(FaultKind::Missing, CURRENT.to_owned(), None);
             }
@@ -350,7 +350,7 @@ impl Store {
             // A quick verification has not checked the manifest yet.
             return self.verify_manifest(&release.manifest, &mut HashMap::new(), found);
         };
-        let mut seen = SlotPaths::new(self.expired_through()?);
+        let mut expected = SlotPaths::new(self.expired_through()?);
         let permissions = self.permissions()?;
         let is_changing = self.is_changing_permissions()?;
         let mut stack = DirStack::new(root.try_clone()?, permissions.directory());
@@ -358,7 +358,7 @@ impl Store {
             let Some(entry) = unless_damaged(entry)? else {
                 return self.verify_manifest(&release.manifest, &mut HashMap::new(), found);
             };
-            if seen.add(&entry) {
+            if expected.add(&entry) {
                 continue;
             }
             found.entries += 1;
@@ -371,7 +371,7 @@ impl Store {
                 found.fault(kind, format!("{at}/{}", entry.path), object);
             }
         }
-        find_unexpected(&root, "", &seen, &mut |path| {
+        find_unexpected(&root, "", &expected, &mut |path| {
             found.fault(FaultKind::Unexpected, format!("{at}/{path}"), None);
         })
     }
@@ -461,8 +461,8 @@ impl SlotPaths {
 pub(in crate::store) fn find_unexpected(
     dir: &Dir,
     at: &str,
-    seen: &SlotPaths,
-    tell: &mut dyn FnMut(String),
+    expected: &SlotPaths,
+    report: &mut dyn FnMut(String),
 ) -> Result<(), StoreError> {
     for (name, kind) in dir.entries()? {
         let shown = name.display().to_string();
@@ -471,15 +471,15 @@ pub(in crate::store) fn find_unexpected(
             (FileKind::Directory, Some(name)) => {
                 let child = dir.open_dir(name)?;
                 if child.entries()?.is_empty() {
-                    if !seen.emptied.contains(&path) {
-                        tell(path);
+                    if !expected.emptied.contains(&path) {
+                        report(path);
                     }
                 } else {
-                    find_unexpected(&child, &path, seen, tell)?;
+                    find_unexpected(&child, &path, expected, report)?;
                 }
             }
-            (_, Some(_)) if seen.entries.contains(&path) => {}
-            _ => tell(path),
+            (_, Some(_)) if expected.entries.contains(&path) => {}
+            _ => report(path),
         }
     }
     Ok(())

@@ -25,7 +25,8 @@ impl Store {
         name: &str,
     ) -> Result<(), StoreError> {
         let damaged = StoreError::DamagedObject { object: entry.object };
-        let Some(from) = fsx::found(self.layout.objects.open_file(&object_name(&entry.object)))?
+        let Some(from) =
+            fsx::none_if_missing(self.layout.objects.open_file(&object_name(&entry.object)))?
         else {
             return Err(damaged);
         };
@@ -45,7 +46,7 @@ pub(in crate::store) fn write_object(
 ) -> Result<bool, StoreError> {
     let path = || dir.join(name);
     let mut file = dir.create_file(name)?;
-    fsx::fault::mark("write", &path())?;
+    fsx::fault::mark_change("write", &path())?;
     // One byte more than expected is enough to detect content that is too long.
     let mut from = from.take(entry.size + 1);
     let mut hasher = blake3::Hasher::new();
@@ -67,6 +68,6 @@ pub(in crate::store) fn write_object(
         dir.unlink(name)?;
         return Ok(false);
     }
-    fsx::seal(&file, mode, Some(entry.mtime), path)?;
+    fsx::set_metadata(&file, mode, Some(entry.mtime), path)?;
     Ok(true)
 }

@@ -75,6 +75,8 @@ impl LockedStore<'_> {
         if !files.is_empty() {
             tmp.sync_file_system()?;
         }
-        files.iter().try_for_each(|file| self.adopt(&file.object, tmp, &file.object.to_string()))
+        files
+            .iter()
+            .try_for_each(|file| self.adopt_object(&file.object, tmp, &file.object.to_string()))
     }
 }

@@ -4,9 +4,9 @@
 pub(super) mod copy;
 pub(super) mod fetch;
 pub(super) mod quarantine;
-pub(super) mod room;
 pub(super) mod slot_builder;
 pub(super) mod slots;
+pub(super) mod space;
 pub(super) mod stored_change;
 pub(super) mod transaction;
 pub(super) mod write_back;

@@ -25,14 +25,14 @@ impl Store {
         writer: &mut SlotWriter<'_>,
         from: SlotName,
         to: &Release,
-        here: &[ObjectId],
+        known_objects: &[ObjectId],
     ) -> Result<SlotChanges, StoreError> {
         let old = self.entries(&self.release(from.release)?.manifest)?;
         let mut changes =
             SlotChanges { expired_through: self.expired_through()?, ..SlotChanges::default() };
         read_ahead(old, |old| {
             Pairs::new(old, self.entries(&to.manifest)?)
-                .try_for_each(|pair| changes.take(pair?, writer, here))
+                .try_for_each(|pair| changes.process_pair(pair?, writer, known_objects))
         })?;
         // Remove before placing: a file may replace a directory.
         for directory in changes.emptied.iter().rev() {
@@ -49,9 +49,9 @@ impl Store {
         Ok(meta.is_some_and(|meta| meta.kind == FileKind::File && meta.size == file.size))
     }
 
-    fn live_entries(&self) -> LiveEntries {
+    fn current_entries(&self) -> CurrentEntries {
         let stream = || self.manifest(&self.release(self.current().ok()??).ok()?.manifest).ok();
-        LiveEntries { stream: stream().map(Iterator::peekable) }
+        CurrentEntries { stream: stream().map(Iterator::peekable) }
     }
 
     /// The name of the spare slot, if the current slot is the only one.
@@ -70,11 +70,11 @@ impl LockedStore<'_> {
     pub(in crate::store) fn clear_slot(
         &self,
         release: &Release,
-        here: &[ObjectId],
+        known_objects: &[ObjectId],
     ) -> Result<Option<ClearedSlot<'_>>, StoreError> {
         let Some((slot, idle)) = self.take_idle_slot()? else { return Ok(None) };
-        let mut writer = SlotWriter::change(self, slot, self.permissions()?);
-        match self.find_changes(&mut writer, idle, release, here) {
+        let mut writer = SlotWriter::for_filled_slot(self, slot, self.permissions()?);
+        match self.find_changes(&mut writer, idle, release, known_objects) {
             Ok(changes) => Ok(Some(ClearedSlot { writer, changes })),
             // Not an error of the push: `fill_slot` then builds a new tree, which costs as much as
             // the first push.
@@ -94,7 +94,7 @@ impl LockedStore<'_> {
         cleared: Option<ClearedSlot<'s>>,
     ) -> Result<(SlotWriter<'s>, Vec<FileEntry>), StoreError> {
         if let Some(ClearedSlot { mut writer, changes }) = cleared {
-            match self.place_changes(&mut writer, &changes.places) {
+            match self.place_changes(&mut writer, &changes.to_place) {
                 Err(error) if is_unknown_tree(&error) => {}
                 other => return other.map(|()| (writer, changes.missing)),
             }
@@ -111,8 +111,8 @@ impl LockedStore<'_> {
         writer: &mut SlotWriter<'_>,
         places: &[Entry],
     ) -> Result<(), StoreError> {
-        let left = place_by_two(places, &mut writer.try_clone()?, writer)?;
-        self.place_left(writer, &left)
+        let left = place_in_parallel(places, &mut writer.try_clone()?, writer)?;
+        self.place_copies(writer, &left)
     }
 
     /// Fills an empty slot with the tree of a release, on two threads, because system calls in
@@ -126,14 +126,15 @@ impl LockedStore<'_> {
     ) -> Result<(SlotWriter<'_>, Vec<FileEntry>), StoreError> {
         /// Entries per batch; large enough that the halves of a batch are mostly in different
         /// directories.
-        const BATCH: usize = 4096;
-        let mut helper = SlotWriter::fill(self, slot.try_clone()?, permissions);
-        let mut writer = SlotWriter::fill(self, slot, permissions);
+        const BATCH_ENTRIES: usize = 4096;
+        let mut helper = SlotWriter::for_empty_slot(self, slot.try_clone()?, permissions);
+        let mut writer = SlotWriter::for_empty_slot(self, slot, permissions);
         let through = self.expired_through()?;
         let mut entries = self.entries(&release.manifest)?;
         let (mut left, mut missing) = (Vec::new(), Vec::new());
         loop {
-            let mut batch: Vec<Entry> = entries.by_ref().take(BATCH).collect::<Result<_, _>>()?;
+            let mut batch: Vec<Entry> =
+                entries.by_ref().take(BATCH_ENTRIES).collect::<Result<_, _>>()?;
             if batch.is_empty() {
                 break;
             }
@@ -145,20 +146,20 @@ impl LockedStore<'_> {
                     missing.push(file);
                 }
             }
-            left.extend(place_by_two(&batch, &mut helper, &mut writer)?);
+            left.extend(place_in_parallel(&batch, &mut helper, &mut writer)?);
         }
-        self.place_left(&mut writer, &left)?;
+        self.place_copies(&mut writer, &left)?;
         Ok((writer, missing))
     }
 
     /// Places the entries that need a copy, in order. If the live slot has an entry unchanged, the
     /// entry becomes a link to the live file.
-    fn place_left(&self, writer: &mut SlotWriter<'_>, left: &[Entry]) -> Result<(), StoreError> {
+    fn place_copies(&self, writer: &mut SlotWriter<'_>, left: &[Entry]) -> Result<(), StoreError> {
         if left.is_empty() {
             return Ok(());
         }
-        let mut live = self.live_slot()?.map(|slot| DirStack::new(slot, FileMode::DIRECTORY));
-        let mut same = self.live_entries();
+        let mut live = self.current_slot()?.map(|slot| DirStack::new(slot, FileMode::DIRECTORY));
+        let mut same = self.current_entries();
         left.iter().try_for_each(|entry| {
             writer.place_by_copy(entry, live.as_mut().filter(|_| same.has(entry)))
         })
@@ -183,7 +184,7 @@ impl LockedStore<'_> {
     pub(in crate::store) fn fill_spare_slot(&self) -> Result<(), StoreError> {
         let Some(spare) = self.missing_slot()? else { return Ok(()) };
         let release = self.release(spare.release)?;
-        self.expire_before_filling(&release, fsx::unix_seconds())?;
+        self.raise_expiry_mark(&release, fsx::unix_seconds())?;
         let slots = &self.layout.slots;
         slots.remove_all(DIRTY)?;
         let permissions = self.permissions()?;
@@ -214,7 +215,7 @@ pub(in crate::store) struct ClearedSlot<'s> {
 struct SlotChanges {
     /// Entries that expired up to this time may be absent already, and are not placed.
     expired_through: u64,
-    places: Vec<Entry>,
+    to_place: Vec<Entry>,
     /// Directories from which an entry was removed.
     emptied: Vec<String>,
     missing: Vec<FileEntry>,
@@ -223,42 +224,42 @@ struct SlotChanges {
 impl SlotChanges {
     /// Removes the old entry if it changes or is gone, and records that the new entry must be
     /// placed. For an entry that is not placed, records its object if it is not `here`.
-    fn take(
+    fn process_pair(
         &mut self,
         pair: Pair,
         writer: &mut SlotWriter<'_>,
-        here: &[ObjectId],
+        known_objects: &[ObjectId],
     ) -> Result<(), StoreError> {
         let through = self.expired_through;
         match pair {
             Pair::Old(old) => {
                 self.remove(&old, writer)?;
-                self.note_emptied(&old);
+                self.record_emptied(&old);
                 Ok(())
             }
             // The slot leaves out an expired entry, but the release needs its object: another
             // mirror may copy the complete release from this one.
             Pair::New(new) if new.has_expired(through) => {
-                self.need(&new, here);
+                self.record_missing(&new, known_objects);
                 Ok(())
             }
             Pair::New(new) => {
-                self.places.push(new);
+                self.to_place.push(new);
                 Ok(())
             }
             Pair::Both(old, new) if new.has_expired(through) => {
-                self.need(&new, here);
+                self.record_missing(&new, known_objects);
                 self.remove(&old, writer)?;
-                self.note_emptied(&old);
+                self.record_emptied(&old);
                 Ok(())
             }
             Pair::Both(old, new) if old.kind == new.kind && !old.has_expired(through) => {
-                self.need(&new, here);
+                self.record_missing(&new, known_objects);
                 Ok(())
             }
             Pair::Both(old, new) => {
                 self.remove(&old, writer)?;
-                self.places.push(new);
+                self.to_place.push(new);
                 Ok(())
             }
         }
@@ -275,7 +276,7 @@ impl SlotChanges {
     }
 
     /// Records the directory of an entry that was removed without a replacement.
-    fn note_emptied(&mut self, old: &Entry) {
+    fn record_emptied(&mut self, old: &Entry) {
         match old.path.parent() {
             Some(parent) if self.emptied.last().is_none_or(|last| last != parent) => {
                 self.emptied.push(parent.into());
@@ -285,7 +286,7 @@ impl SlotChanges {
     }
 
     /// Records the object of an entry that is not placed, if it is not `here`.
-    fn need(&mut self, entry: &Entry, here: &[ObjectId]) {
+    fn record_missing(&mut self, entry: &Entry, here: &[ObjectId]) {
         self.missing.extend(entry.file().filter(|file| here.binary_search(&file.object).is_err()));
     }
 }
@@ -293,19 +294,20 @@ impl SlotChanges {
 /// Places entries with two writers of the same slot, on two threads, because system calls in
 /// different directories hardly wait for each other. Returns the entries that need a copy, in
 /// order.
-fn place_by_two(
+fn place_in_parallel(
     entries: &[Entry],
     helper: &mut SlotWriter<'_>,
     writer: &mut SlotWriter<'_>,
 ) -> Result<Vec<Entry>, StoreError> {
     /// Minimum number of entries for a second thread. For fewer entries, starting a thread is not
     /// worthwhile.
-    const MANY: usize = 256;
-    if entries.len() < MANY {
-        return writer.place_each(entries);
+    const MIN_PARALLEL_ENTRIES: usize = 256;
+    if entries.len() < MIN_PARALLEL_ENTRIES {
+        return writer.place_links(entries);
     }
     let (first, second) = entries.split_at(entries.len() / 2);
-    let (first, second) = threads::join(|| helper.place_each(first), || writer.place_each(second));
+    let (first, second) =
+        threads::join(|| helper.place_links(first), || writer.place_links(second));
     let mut left = first?;
     left.extend(second?);
     Ok(left)
@@ -313,11 +315,11 @@ fn place_by_two(
 
 /// Looks up entries in the manifest of the current release. The paths must be looked up in
 /// ascending order.
-struct LiveEntries {
+struct CurrentEntries {
     stream: Option<Peekable<ManifestStream>>,
 }
 
-impl LiveEntries {
+impl CurrentEntries {
     /// Whether the current release has the same file at this path. After the first damaged line of
     /// the manifest, always returns `false`.
     fn has(&mut self, entry: &Entry) -> bool {

@@ -112,7 +112,7 @@ fn is_no_directory(error: &crate::fsx::IoError) -> bool {
     })
 }
 
-fn split(path: &TreePath) -> (&str, &str) {
+fn split_path(path: &TreePath) -> (&str, &str) {
     (path.parent().unwrap_or(""), path.name())
 }
 
@@ -125,7 +125,7 @@ pub(in crate::store) fn has_metadata_of(
     meta.kind == FileKind::File
         && meta.size == file.size
         && u64::try_from(meta.mtime) == Ok(file.mtime)
-        && permissions.file(file.exec).is_of(meta)
+        && permissions.file(file.exec).matches(meta)
 }
 
 /// Whether a hard link to this file can be used for the entry.
@@ -145,7 +145,7 @@ pub(in crate::store) struct SlotWriter<'s> {
 
 impl<'s> SlotWriter<'s> {
     /// A writer for the empty `slot`.
-    pub(in crate::store) fn fill(
+    pub(in crate::store) fn for_empty_slot(
         store: &'s LockedStore<'s>,
         slot: Dir,
         permissions: Permissions,
@@ -156,26 +156,27 @@ impl<'s> SlotWriter<'s> {
 
     /// A writer for `slot`, which contains the tree of a release. If the tree differs from its
     /// manifest, the writer fails with [`StoreError::Tampered`].
-    pub(in crate::store) fn change(
+    pub(in crate::store) fn for_filled_slot(
         store: &'s LockedStore<'s>,
         slot: Dir,
         permissions: Permissions,
     ) -> Self {
-        let mut writer = Self::fill(store, slot, permissions);
+        let mut writer = Self::for_empty_slot(store, slot, permissions);
         writer.slot.on_unexpected = OnUnexpected::Fail;
         writer
     }
 
     /// A second writer of the same slot, for another thread.
     pub(in crate::store) fn try_clone(&self) -> Result<Self, StoreError> {
-        let mut second = Self::fill(self.store, self.slot.root.try_clone()?, self.permissions);
+        let mut second =
+            Self::for_empty_slot(self.store, self.slot.root.try_clone()?, self.permissions);
         second.slot.on_unexpected = self.slot.on_unexpected;
         Ok(second)
     }
 
     /// Removes an entry. Does not remove the directory that may be empty now.
     pub(in crate::store) fn remove(&mut self, path: &TreePath) -> Result<(), StoreError> {
-        let (parent, name) = split(path);
+        let (parent, name) = split_path(path);
         let Some(dir) = self.slot.find(parent)? else {
             return Err(StoreError::Tampered { path: self.slot.root.join(parent) });
         };
@@ -193,7 +194,7 @@ impl<'s> SlotWriter<'s> {
     /// Removes an entry that may be absent because it has expired. Returns whether it was there.
     /// Does not remove the directory that may be empty now.
     pub(in crate::store) fn remove_if_any(&mut self, path: &TreePath) -> Result<bool, StoreError> {
-        let (parent, name) = split(path);
+        let (parent, name) = split_path(path);
         let Some(dir) = self.slot.find(parent)? else { return Ok(false) };
         match dir.unlink_if_any(name) {
             // Another program made this directory; `verify` reports its content.
@@ -208,7 +209,7 @@ impl<'s> SlotWriter<'s> {
     }
 
     /// Places entries as links to their objects. Returns the entries that need a copy, in order.
-    pub(in crate::store) fn place_each(
+    pub(in crate::store) fn place_links(
         &mut self,
         entries: &[Entry],
     ) -> Result<Vec<Entry>, StoreError> {
@@ -224,7 +225,7 @@ impl<'s> SlotWriter<'s> {
     /// Places an entry as a link to its object; its path must be free. Returns `false` if the
     /// object has a different time or mode, or too many links.
     fn place(&mut self, entry: &Entry) -> Result<bool, StoreError> {
-        let (parent, name) = split(&entry.path);
+        let (parent, name) = split_path(&entry.path);
         match &entry.kind {
             EntryKind::Symlink(target) => {
                 self.put(parent, name, |dir| Ok(dir.symlink(target.as_str(), name)?))?;
@@ -255,7 +256,7 @@ impl<'s> SlotWriter<'s> {
         live: Option<&mut DirStack>,
     ) -> Result<(), StoreError> {
         let Some(file) = entry.file() else { return Ok(()) };
-        let (parent, name) = split(&entry.path);
+        let (parent, name) = split_path(&entry.path);
         if let Some(live) = live
             && let Some(live) = live.find(parent)?
             && live.stat(name)?.is_some_and(|meta| is_linkable(&meta, file, self.permissions))
@@ -263,7 +264,7 @@ impl<'s> SlotWriter<'s> {
             return self.put(parent, name, |dir| Ok(live.link(name, dir, name)?));
         }
         if let Some(copy) = self.copies.get(&file.object).cloned() {
-            let (copy_parent, copy_name) = split(&copy);
+            let (copy_parent, copy_name) = split_path(&copy);
             let from = self.slot.find(copy_parent)?.map(Dir::try_clone).transpose()?;
             if let Some(from) = from
                 && from
@@ -310,12 +311,12 @@ impl<'s> SlotWriter<'s> {
         const NAME: &str = "share";
         let layout = &self.store.layout;
         for (object, path) in std::mem::take(&mut self.copies) {
-            let (parent, name) = split(&path);
+            let (parent, name) = split_path(&path);
             let Some(dir) = self.slot.find(parent)? else { continue };
             layout.tmp.unlink_if_any(NAME)?;
             dir.link(name, &layout.tmp, NAME)?;
             // Not synced, because the name has the same bytes before and after this rename.
-            self.store.adopt(&object, &layout.tmp, NAME)?;
+            self.store.adopt_object(&object, &layout.tmp, NAME)?;
         }
         Ok(())
     }
@@ -332,7 +333,7 @@ impl Store {
     }
 
     /// Opens the current slot, if it exists.
-    pub(in crate::store) fn live_slot(&self) -> Result<Option<Dir>, StoreError> {
+    pub(in crate::store) fn current_slot(&self) -> Result<Option<Dir>, StoreError> {
         match self.current()? {
             Some(current) => Ok(self.layout.slots.find_dir(&current.to_string())?),
             None => Ok(None),

@@ -17,9 +17,9 @@ use crate::release::{Release, ReleaseName, Succession};
 use crate::store::open::LockedStore;
 use crate::store::staging::fetch::FetchObject;
 use crate::store::staging::quarantine::Quarantine;
-use crate::store::staging::room;
 use crate::store::staging::slot_builder::ClearedSlot;
 use crate::store::staging::slots::SlotWriter;
+use crate::store::staging::space;
 use crate::store::staging::write_back::WriteBack;
 use crate::store::{
     EventKind, Pruned, Store, StoreError, StoredChange, is_damage, mismatch, unless_damaged,
@@ -48,7 +48,7 @@ pub struct StagingTransaction {
     quarantine: Quarantine,
     write_back: WriteBack,
     /// The new objects, once the store has them under their ids.
-    promoted: Option<Arc<[(ObjectId, u64)]>>,
+    moved_objects: Option<Arc<[(ObjectId, u64)]>>,
     /// The object at each position of the base manifest. It is read when the first block uses a
     /// base.
     bases: OnceLock<Vec<Option<ObjectId>>>,
@@ -70,17 +70,17 @@ impl Store {
         let OfferedRelease { release, base, change } = offered;
         let held_bytes = self.quarantined_bytes(key)?;
         let system = || self.layout.root.file_system();
-        match self.made_entries(release, &needs)? {
+        match self.created_entries(release, &needs)? {
             // The release only removes entries, so it must be possible even on a full disk: use the
             // reserve.
-            0 => self.use_reserve()?,
-            made => self.with_room(key, || {
-                room::check(self.path(), &system()?, made, &needs, held_bytes)
+            0 => self.free_reserve()?,
+            made => self.retry_for_space(key, || {
+                space::check_space(self.path(), &system()?, made, &needs, held_bytes)
             })?,
         }
         // Completes an interrupted change, so that old and new files of the slot have the same
         // mode.
-        self.use_permissions(None, wait)?;
+        self.set_permissions(None, wait)?;
         let permissions = self.permissions()?;
         let quarantine =
             Quarantine::open(self, key, std::mem::take(&mut needs.objects), permissions, wait)?;
@@ -92,7 +92,7 @@ impl Store {
             needs,
             quarantine,
             write_back: WriteBack::default(),
-            promoted: None,
+            moved_objects: None,
             bases: OnceLock::new(),
             wait,
         })
@@ -103,33 +103,37 @@ impl Store {
     ///
     /// # Errors
     /// Fails if there is too little space, and with the errors of [`Store::read_change`].
-    pub fn check_room(&self, offered: OfferedRelease<'_>) -> Result<(), StoreError> {
+    pub fn check_space(&self, offered: OfferedRelease<'_>) -> Result<(), StoreError> {
         let Some(needs) = self.read_change(offered, &|_| true, &|| false)? else { return Ok(()) };
         let release = offered.release;
         // To make space, staging can drop the quarantines of other pushes, and it resumes its own:
         // count them all.
         let held_bytes = self.incoming_bytes()?;
-        match self.made_entries(release, &needs)? {
+        match self.created_entries(release, &needs)? {
             0 => Ok(()),
-            made => {
-                room::check(self.path(), &self.layout.root.file_system()?, made, &needs, held_bytes)
-            }
+            made => space::check_space(
+                self.path(),
+                &self.layout.root.file_system()?,
+                made,
+                &needs,
+                held_bytes,
+            ),
         }
     }
 
-    /// Like [`Store::check_room`], for a store that would be created at `path`.
+    /// Like [`Store::check_space`], for a store that would be created at `path`.
     ///
     /// # Errors
-    /// The errors of [`Store::check_room`].
-    pub fn check_room_at(
+    /// The errors of [`Store::check_space`].
+    pub fn check_space_at(
         path: &Path,
         release: &Release,
         change: &StoredChange,
     ) -> Result<(), StoreError> {
-        let limits = ChangeLimits::of_own(change.bytes(), release.entries);
+        let limits = ChangeLimits::trusted(change.bytes(), release.entries);
         let needs = delta::summarize(change.reader(), &limits)
             .map_err(|error| mismatch(error.to_string()))?;
-        room::check(path, &Self::file_system_at(path)?, release.entries, &needs, 0)
+        space::check_space(path, &Self::file_system_at(path)?, release.entries, &needs, 0)
     }
 
     /// Reads which content and objects the manifest change of a release needs. Refuses a change
@@ -212,7 +216,7 @@ impl Store {
     }
 
     /// Runs `check`. If there is too little space, drops other quarantines and runs it again.
-    fn with_room(
+    fn retry_for_space(
         &self,
         key: &BundleKey,
         check: impl Fn() -> Result<(), StoreError>,
@@ -266,10 +270,10 @@ impl StagingTransaction {
     ///
     /// # Errors
     /// Fails if the pack is malformed or contains foreign content, and with errors of the disk.
-    pub fn take(&self, id: &PackId, pack: &PackReader<'_>) -> Result<(), StoreError> {
+    pub fn store_pack(&self, id: &PackId, pack: &PackReader<'_>) -> Result<(), StoreError> {
         let mut prefix = Vec::new();
-        self.quarantine.take(id, pack, |block, content| {
-            self.write_back.before(block.pieces(), &self.store.layout.root);
+        self.quarantine.write_pack(id, pack, |block, content| {
+            self.write_back.before_write(block.pieces(), &self.store.layout.root);
             self.decode(block, &mut prefix, content)
         })
     }
@@ -284,7 +288,7 @@ impl StagingTransaction {
         let objects = self.base_objects(block.bases())?;
         let read = self.read_bases(block.bases(), &objects, prefix);
         read.and_then(|()| Ok(block.decode_in(prefix, content)?))
-            .map_err(|error| self.store.blame_bases(objects, error, self.wait))
+            .map_err(|error| self.store.find_damaged_bases(objects, error, self.wait))
     }
 
     fn base_objects(&self, ranges: &[BaseRange]) -> Result<Vec<ObjectId>, StoreError> {
@@ -360,14 +364,14 @@ impl StagingTransaction {
         if error.is_disk_failure()
             && let Ok(store) = self.store.lock(Duration::ZERO)
         {
-            store.note(EventKind::failed(self.release.name(), &error));
+            store.log_event(EventKind::failed(self.release.name(), &error));
         }
         let is_void = matches!(
             error,
             StoreError::Mismatch { .. }
                 | StoreError::Pack(_)
                 | StoreError::DamagedBases { .. }
-                | StoreError::OtherBases { .. }
+                | StoreError::BaseMismatch { .. }
         );
         if (error.is_disk_failure() || is_void)
             && let Err(second) = self.quarantine.discard(&self.store.layout)
@@ -389,7 +393,7 @@ impl StagingTransaction {
     }
 
     fn complete(&mut self, fetch: &FetchObject<'_>) -> Result<u64, StoreError> {
-        let promoted = self.promoted.clone();
+        let promoted = self.moved_objects.clone();
         // After `StoreError::Fetch` this function runs again, and the quarantine is then empty.
         let is_promoted = promoted.is_some();
         let objects = match promoted {
@@ -406,31 +410,32 @@ impl StagingTransaction {
             return Ok(0);
         }
         // Step 2. Listing all objects takes about as long as writing the manifest, so do both.
-        let (here, written) = threads::join(
+        let (known_objects, written) = threads::join(
             || store.list_objects(),
             || self.rebuild_manifest(&store, &objects, &temporary),
         );
         written?;
-        let mut here = here?;
+        let mut known_objects = known_objects?;
         self.write_back.finish()?;
         store.write_release(&self.release)?;
         // Step 2, data before name: content, manifest and record become durable here. A failed sync
         // is final, because the kernel reports a write error only once.
         store.layout.root.sync_file_system()?;
-        here.extend(objects.iter().map(|(id, _)| *id));
-        here.sort_unstable();
+        known_objects.extend(objects.iter().map(|(id, _)| *id));
+        known_objects.sort_unstable();
         // Step 2, names: these renames become durable with the sync of step 3.
         store.adopt_manifest(&temporary, &self.release.manifest)?;
-        store.expire_before_filling(&self.release, fsx::unix_seconds())?;
-        store.hide_staged();
+        store.raise_expiry_mark(&self.release, fsx::unix_seconds())?;
+        store.remove_staged_link();
         // Clearing the idle slot does not depend on the new content, so it runs at the same time.
         let promote =
-            || if is_promoted { Ok(()) } else { self.quarantine.promote(&objects, &store) };
-        let (cleared, adopted) = threads::join(|| store.clear_slot(&self.release, &here), promote);
+            || if is_promoted { Ok(()) } else { self.quarantine.move_objects(&objects, &store) };
+        let (cleared, adopted) =
+            threads::join(|| store.clear_slot(&self.release, &known_objects), promote);
         adopted?;
-        self.promoted = Some(objects);
+        self.moved_objects = Some(objects);
         // Step 3: fills `dirty`, then makes its tree durable, and with it the renames of step 2.
-        let (mut writer, fetched) = self.fill_slot(&store, cleared?, &here, fetch)?;
+        let (mut writer, fetched) = self.fill_slot(&store, cleared?, &known_objects, fetch)?;
         store.layout.root.sync_file_system()?;
         writer.share_copies()?;
         drop(writer);
@@ -438,9 +443,9 @@ impl StagingTransaction {
         store.commit_slot(self.release.name())?;
         // A release that was staged before has lost its slot to this one.
         store.drop_staged(Some(self.release.name()))?;
-        store.show_staged();
+        store.update_staged_link();
         // This only cleans up; if it fails, the next push tries again.
-        store.drop_gone_releases(&mut Pruned::default()).ok();
+        store.drop_deleted_releases(&mut Pruned::default()).ok();
         Ok(fetched)
     }
 
@@ -449,7 +454,7 @@ impl StagingTransaction {
         &self,
         store: &'s LockedStore<'s>,
         cleared: Option<ClearedSlot<'s>>,
-        here: &[ObjectId],
+        known_objects: &[ObjectId],
         fetch: &FetchObject<'_>,
     ) -> Result<(SlotWriter<'s>, u64), StoreError> {
         let mut fetched = 0;
@@ -458,7 +463,7 @@ impl StagingTransaction {
                 let damaged = store.damaged_objects(&self.release.manifest)?;
                 store.fetch_objects(&damaged, fetch)?;
                 fetched += damaged.len() as u64;
-                let cleared = store.clear_slot(&self.release, here)?;
+                let cleared = store.clear_slot(&self.release, known_objects)?;
                 store.fill_slot(&self.release, cleared)?
             }
             other => other?,
@@ -473,20 +478,20 @@ impl StagingTransaction {
         objects: &[(ObjectId, u64)],
         temporary: &str,
     ) -> Result<(), StoreError> {
-        let words = |error: ManifestError| match error {
+        let to_store_error = |error: ManifestError| match error {
             ManifestError::Io(source) => {
                 StoreError::Io(crate::fsx::IoError::new("write", temporary, source))
             }
             other => mismatch(other.to_string()),
         };
         let copies = delta::objects_at(&self.needs.base_entries, store.base_stream(self.base)?)
-            .map_err(words)?;
+            .map_err(to_store_error)?;
         let base = store.base_stream(self.base)?;
         let totals = store.write_manifest(temporary, |out| {
             let applied = read_ahead(base, |base| {
                 delta::apply(self.change.reader(), base, objects, &copies, out)
             });
-            Ok(applied.map_err(words)?.1)
+            Ok(applied.map_err(to_store_error)?.1)
         })?;
         let release = &self.release;
         let announced = (
@@ -543,14 +548,14 @@ mod tests {
         for name in ["mine", "other"] {
             fs::create_dir_all(place(name).join("parts")).unwrap();
         }
-        store.with_room(&BundleKey::of(b"mine"), check).unwrap();
+        store.retry_for_space(&BundleKey::of(b"mine"), check).unwrap();
         assert_eq!(
             (looks.get(), place("mine").exists(), place("other").exists()),
             (2, true, false)
         );
         // With nothing to drop, the check does not run again.
         let looks = Cell::new(0);
-        let refused = store.with_room(&BundleKey::of(b"mine"), || {
+        let refused = store.retry_for_space(&BundleKey::of(b"mine"), || {
             looks.set(looks.get() + 1);
             Err(full())
         });

@@ -13,8 +13,8 @@ use crate::pack::Piece;
 #[derive(Debug, Default)]
 pub(in crate::store) struct WriteBack {
     /// Bytes written since the last sync began.
-    waiting: AtomicU64,
-    under_way: Mutex<Option<JoinHandle<fsx::Result<()>>>>,
+    unsynced_bytes: AtomicU64,
+    running_sync: Mutex<Option<JoinHandle<fsx::Result<()>>>>,
     failed: Mutex<Option<IoError>>,
 }
 
@@ -26,20 +26,20 @@ impl WriteBack {
     const FILE_BYTES: u64 = 4096;
 
     /// Counts content that is about to be written, and starts a sync if enough has accumulated.
-    pub(in crate::store) fn before(&self, pieces: &[Piece], root: &Dir) {
+    pub(in crate::store) fn before_write(&self, pieces: &[Piece], root: &Dir) {
         let bytes = pieces
             .iter()
             .map(|piece| u64::from(piece.length).next_multiple_of(Self::FILE_BYTES))
             .sum::<u64>();
-        if self.waiting.fetch_add(bytes, Ordering::Relaxed) + bytes < Self::BYTES {
+        if self.unsynced_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes < Self::BYTES {
             return;
         }
-        let mut under_way = self.under_way.lock();
+        let mut under_way = self.running_sync.lock();
         if under_way.as_ref().is_some_and(|thread| !thread.is_finished()) {
             return;
         }
         self.join(under_way.take());
-        self.waiting.store(0, Ordering::Relaxed);
+        self.unsynced_bytes.store(0, Ordering::Relaxed);
         // If no thread can be started, the final sync does the work.
         let begun = root
             .try_clone()
@@ -58,7 +58,7 @@ impl WriteBack {
     /// Waits for the running sync. The kernel reports a write error only once, so an error of an
     /// earlier sync is returned here: the final sync would no longer report it.
     pub(in crate::store) fn finish(&self) -> fsx::Result<()> {
-        self.join(self.under_way.lock().take());
+        self.join(self.running_sync.lock().take());
         self.failed.lock().take().map_or(Ok(()), Err)
     }
 }

@@ -3,7 +3,7 @@
 use headwater::hash::{ContentId, HistoryId, ManifestId};
 use headwater::mirror::{ErrorKind, MirrorState};
 use headwater::push::PushError;
-use headwater::release::{MAX_SEQUENCE, MAX_TIME, Partial, RejectedContent, Release};
+use headwater::release::{MAX_SEQUENCE, MAX_TIME, PartialScope, RejectedContent, Release};
 use headwater::tree_path::Site;
 
 use super::edge::Alteration;
@@ -82,7 +82,8 @@ const CLAIMS: &[(&str, Claim)] = &[
     }),
     ("a release for itself", |state, _| {
         invent(state, |release| {
-            release.partial = Some(Partial { mirrors: vec!["edge5".into()], why: "push".into() });
+            release.partial =
+                Some(PartialScope { mirrors: vec!["edge5".into()], why: "push".into() });
         });
     }),
     ("rejected content", |state, next| {
@@ -147,11 +148,11 @@ const CLAIMS: &[(&str, Claim)] = &[
 
 /// Options of a push that waits for the answers of all mirrors.
 pub(super) fn waiting(edges: &Edges) -> Options {
-    Options { answer_patience: MOST, ..edges.options() }
+    Options { response_timeout: MOST, ..edges.options() }
 }
 
 fn run(number: u64) -> impl Fn(&mut Options) {
-    move |options| options.order = Some(RunNumber::new("ci", number).unwrap())
+    move |options| options.run_number = Some(RunNumber::new("ci", number).unwrap())
 }
 
 /// What is done while a mirror says something of itself.
@@ -223,7 +224,7 @@ fn assert_served_as_without(claim: &str, alters: Claim, action: Action, has_cach
         Action::Heal => options.require = Require::AtLeast(1),
         Action::RollBack | Action::GoBack => {}
     }
-    let report = push(&action.source(&edges), &fleet, &options, &Silent)
+    let report = push(&action.source(&edges), &fleet, &options, &SilentMonitor)
         .unwrap_or_else(|error| panic!("{what}: {error}"));
     assert!(report.unmet.is_none(), "{what}: {report:?}");
     for name in &NAMES[..4] {
@@ -278,7 +279,7 @@ pub(super) fn publish_elsewhere(edges: &mut Edges, names: &[&str]) {
     let mut options =
         Options { require: Require::All, stores: KnownStores::default(), ..edges.options() };
     run(900)(&mut options);
-    push(&source, &edges.fleet(names), &options, &Silent).unwrap();
+    push(&source, &edges.fleet(names), &options, &SilentMonitor).unwrap();
     fs::remove_file(edges.world.path("tree/extra.js")).unwrap();
 }
 
@@ -289,7 +290,7 @@ fn a_release_that_one_mirror_alone_has_passes_nothing_on_to_the_next_one() {
     let source = edges.tree();
     let mut options = waiting(&edges);
     run(8)(&mut options);
-    let report = push(&source, &edges.fleet(&NAMES), &options, &Silent).unwrap();
+    let report = push(&source, &edges.fleet(&NAMES), &options, &SilentMonitor).unwrap();
     assert_eq!(outcomes(&report), vec![Outcome::Activated; 5], "{report:?}");
     for name in NAMES {
         assert_eq!(edges.served(name).1, "version 3");
@@ -303,7 +304,7 @@ fn content_that_one_mirror_alone_has_is_published_as_a_new_release() {
     publish_elsewhere(&mut edges, &["edge5"]);
     let source = edges.tree_of(2);
     fs::write(edges.world.path("tree/extra.js"), "extra").unwrap();
-    let report = push(&source, &edges.fleet(&NAMES), &waiting(&edges), &Silent).unwrap();
+    let report = push(&source, &edges.fleet(&NAMES), &waiting(&edges), &SilentMonitor).unwrap();
     assert!(report.is_new, "{report:?}");
     let state = edges.edge("edge1").inner.state().unwrap();
     assert!(state.current_release().unwrap().orders.is_empty(), "{state:?}");
@@ -316,7 +317,7 @@ fn a_release_of_this_origin_counts_on_one_mirror() {
     let source = edges.tree();
     let mut options = waiting(&edges);
     run(8)(&mut options);
-    let refused = push(&source, &edges.fleet(&NAMES), &options, &Silent).unwrap_err();
+    let refused = push(&source, &edges.fleet(&NAMES), &options, &SilentMonitor).unwrap_err();
     assert!(matches!(refused, PushError::Superseded { number: 8, seen: 900, .. }), "{refused}");
 }
 
@@ -346,10 +347,10 @@ fn a_run_number_counts_once_enough_mirrors_serve_it_and_can_be_set_back() {
     let source = edges.tree();
     let mut options = Options { require: Require::All, ..waiting(&edges) };
     run(8)(&mut options);
-    let refused = push(&source, &edges.fleet(&NAMES), &options, &Silent).unwrap_err();
+    let refused = push(&source, &edges.fleet(&NAMES), &options, &SilentMonitor).unwrap_err();
     assert!(matches!(refused, PushError::Superseded { number: 8, seen: 900, .. }), "{refused}");
     options.allow_older = true;
-    push(&source, &edges.fleet(&NAMES), &options, &Silent).unwrap();
+    push(&source, &edges.fleet(&NAMES), &options, &SilentMonitor).unwrap();
     // The stream goes on from there: nobody has to allow the next run.
     edges.publish(&NAMES, run(9));
     assert_eq!(edges.served("edge1").1, "version 3");
@@ -362,7 +363,7 @@ fn a_mirror_of_another_history_fails_alone_where_most_have_theirs_in_common() {
     edges.publish(&["edge5"], |options| options.stores = KnownStores::default());
     let source = edges.tree();
     let options = Options { stores: KnownStores::default(), ..waiting(&edges) };
-    let report = push(&source, &edges.fleet(&NAMES), &options, &Silent).unwrap();
+    let report = push(&source, &edges.fleet(&NAMES), &options, &SilentMonitor).unwrap();
     assert!(
         report.mirrors[..4].iter().all(|mirror| mirror.outcome == Outcome::Activated),
         "{report:?}"
@@ -380,11 +381,11 @@ fn a_mirror_of_another_site_fails_alone_unless_it_is_required() {
     let options = |require: Require| Options { require, ..waiting(&edges) };
     for (require, names) in [(Require::All, &NAMES[..]), (Require::AtLeast(1), &NAMES[..2])] {
         let fleet = with_claim(&edges, names, IS_OF_NEWS);
-        let refused = push(&source, &fleet, &options(require), &Silent).unwrap_err();
+        let refused = push(&source, &fleet, &options(require), &SilentMonitor).unwrap_err();
         assert!(matches!(refused, PushError::SitesDiffer { .. }), "{refused}");
     }
     let fleet = with_claim(&edges, &NAMES, IS_OF_NEWS);
-    let report = push(&source, &fleet, &options(Require::AtLeast(4)), &Silent).unwrap();
+    let report = push(&source, &fleet, &options(Require::AtLeast(4)), &SilentMonitor).unwrap();
     assert_eq!(outcomes(&report)[..4], vec![Outcome::Activated; 4], "{report:?}");
     let fifth = &report.mirrors[4].outcome;
     assert!(matches!(fifth, Outcome::Failed { failure: ErrorKind::OtherSite, .. }), "{fifth:?}");
@@ -398,10 +399,10 @@ fn of_two_mirrors_the_one_that_was_not_pushed_to_from_here_fails_alone() {
     let source = edges.tree();
     let fleet = || edges.fleet(&NAMES[..2]);
     let all = Options { require: Require::All, ..waiting(&edges) };
-    let refused = push(&source, &fleet(), &all, &Silent).unwrap_err();
+    let refused = push(&source, &fleet(), &all, &SilentMonitor).unwrap_err();
     assert!(matches!(refused, PushError::Guard(_)), "both are required: {refused}");
     let one = Options { require: Require::AtLeast(1), ..waiting(&edges) };
-    let report = push(&source, &fleet(), &one, &Silent).unwrap();
+    let report = push(&source, &fleet(), &one, &SilentMonitor).unwrap();
     assert_eq!(report.mirrors[0].outcome, Outcome::Activated, "{report:?}");
     let second = &report.mirrors[1].outcome;
     assert!(
@@ -426,7 +427,7 @@ fn a_mirror_that_was_left_behind_joins_whatever_another_one_says_of_histories() 
         edges.publish(&["edge1", "edge2", "edge3", "edge5"], |options| options.new_history = true);
         let source = edges.tree();
         let fleet = with_claim(&edges, &NAMES, claim);
-        let report = push(&source, &fleet, &waiting(&edges), &Silent).unwrap();
+        let report = push(&source, &fleet, &waiting(&edges), &SilentMonitor).unwrap();
         assert_eq!(outcomes(&report)[..4], vec![Outcome::Activated; 4], "{report:?}");
     }
 }
@@ -443,7 +444,7 @@ fn in_waves_a_run_number_counts_that_the_first_wave_has_and_not_that_of_another_
         let mut options = waiting(&edges);
         run(8)(&mut options);
         options.policy.waves = vec![Wave { mirrors: vec!["edge1".into()], ..Wave::default() }];
-        let pushed = push(&source, &edges.fleet(&NAMES), &options, &Silent);
+        let pushed = push(&source, &edges.fleet(&NAMES), &options, &SilentMonitor);
         assert_eq!(
             matches!(pushed, Err(PushError::Superseded { seen: 900, .. })),
             is_refused,
@@ -500,7 +501,7 @@ fn a_release_of_this_origin_whose_record_is_lost_is_replaced_by_a_new_one() {
     let fleet = with_claim(&edges, &NAMES, |state, _| {
         state.releases.pop();
     });
-    let report = push(&edges.tree_of(1), &fleet, &waiting(&edges), &Silent).unwrap();
+    let report = push(&edges.tree_of(1), &fleet, &waiting(&edges), &SilentMonitor).unwrap();
     assert!(report.is_new, "{report:?}");
     assert_eq!(outcomes(&report), vec![Outcome::Activated; 5], "{report:?}");
 }
@@ -515,13 +516,14 @@ fn of_joining_mirrors_none_follows_a_sequence_that_no_fleet_reaches() {
         let source = edges.tree();
         let fleet = with_claim(&edges, &NAMES[..3], claim);
         let options = Options { require: Require::AtLeast(1), ..waiting(&edges) };
-        let report = push(&source, &fleet, &options, &Silent).unwrap();
+        let report = push(&source, &fleet, &options, &SilentMonitor).unwrap();
         let sequence = if is_believed { (1 << 31) + 1 } else { 1 };
         for name in ["edge1", "edge2"] {
             assert_eq!(edges.served(name).0.sequence(), sequence, "{report:?}");
         }
         let third = &report.mirrors[2].outcome;
-        let is_far = matches!(third, Outcome::Failed { failure: ErrorKind::FarBeyond, .. });
+        let is_far =
+            matches!(third, Outcome::Failed { failure: ErrorKind::ImplausibleSequence, .. });
         assert_eq!(is_far, !is_believed, "{third:?}");
     }
 }
@@ -540,7 +542,7 @@ fn a_staged_release_is_activated_by_its_sequence_whatever_one_mirror_has_staged(
         edges.publish(&NAMES, |options| options.policy.goal = Goal::Stage);
         let source = Source::Staged("2".into());
         let fleet = with_claim(&edges, &NAMES, claim);
-        let report = push(&source, &fleet, &waiting(&edges), &Silent).unwrap();
+        let report = push(&source, &fleet, &waiting(&edges), &SilentMonitor).unwrap();
         assert_eq!(outcomes(&report)[..4], vec![Outcome::Activated; 4], "{report:?}");
         assert!(NAMES[..4].iter().all(|name| edges.served(name).1 == "version 2"), "{report:?}");
         // Of two mirrors, none is more credible.
@@ -548,7 +550,7 @@ fn a_staged_release_is_activated_by_its_sequence_whatever_one_mirror_has_staged(
         edges.publish(&NAMES[..2], |options| options.policy.goal = Goal::Stage);
         let fleet = with_claim(&edges, &NAMES[..2], claim);
         let options = Options { require: Require::AtLeast(1), ..waiting(&edges) };
-        let refused = push(&source, &fleet, &options, &Silent).unwrap_err();
+        let refused = push(&source, &fleet, &options, &SilentMonitor).unwrap_err();
         assert!(matches!(refused, PushError::NotStaged { .. }), "{refused}");
     }
 }
@@ -562,7 +564,7 @@ fn a_clock_that_was_years_ahead_is_outrun() {
         edge.alters = altering(|state| alter(state, |release| release.created = 1 << 40));
         Arc::new(edge) as Arc<dyn Mirror>
     });
-    push(&source, &Fleet::new(ahead.into()), &waiting(&edges), &Silent).unwrap();
+    push(&source, &Fleet::new(ahead.into()), &waiting(&edges), &SilentMonitor).unwrap();
     let state = edges.edge("edge1").inner.state().unwrap();
     let made = state.current_release().unwrap();
     assert!(made.created < 1 << 33, "{made:?}");
@@ -573,7 +575,7 @@ fn a_release_that_no_mirror_could_read_is_not_made() {
     let mut edges = Edges::new();
     let source = edges.tree();
     let options = Options { began: (MAX_TIME + 1) * 1000, ..waiting(&edges) };
-    let error = push(&source, &edges.fleet(&NAMES), &options, &Silent).unwrap_err();
+    let error = push(&source, &edges.fleet(&NAMES), &options, &SilentMonitor).unwrap_err();
     assert!(matches!(error, PushError::NewRelease(_)), "{error}");
     assert_eq!(edges.served("edge1").1, "version 1");
 }
@@ -586,6 +588,6 @@ fn after_the_last_sequence_the_mirror_that_has_it_is_named() {
     only.alters = altering(|state| state.highest_sequence = MAX_SEQUENCE);
     let fleet = Fleet::new(vec![Arc::new(only)]);
     let options = Options { require: Require::All, ..waiting(&edges) };
-    let error = push(&source, &fleet, &options, &Silent).unwrap_err().to_string();
+    let error = push(&source, &fleet, &options, &SilentMonitor).unwrap_err().to_string();
     assert!(error.contains("edge1") && error.contains(&MAX_SEQUENCE.to_string()), "{error}");
 }

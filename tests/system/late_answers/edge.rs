@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use headwater::hash::{ManifestId, ObjectId, StoreId};
 use headwater::mirror::{
-    Depth, DirectoryMirror, Effort, HistoryEvent, Link, Mirror, MirrorError, MirrorState,
-    ObjectPart, PackSource, Pruned, RepairSource, Repaired, Settled, SignatureQuestion,
+    CleanUpResult, Depth, DirectoryMirror, Effort, HistoryEvent, LinkKind, Mirror, MirrorError,
+    MirrorState, ObjectPart, PackSource, Pruned, RepairSource, Repaired, SignatureRequest,
     StageRequest, TransportError, Verified,
 };
 use headwater::monitor::{Event, Monitor};
@@ -73,8 +73,8 @@ impl Mirror for Edge {
         self.inner.location()
     }
 
-    fn link(&self) -> Link {
-        self.inner.link()
+    fn link_kind(&self) -> LinkKind {
+        self.inner.link_kind()
     }
 
     fn local_path(&self) -> Option<PathBuf> {
@@ -133,7 +133,7 @@ impl Mirror for Edge {
 
     fn signatures(
         &self,
-        question: &SignatureQuestion,
+        question: &SignatureRequest,
         sizes: &[u64],
         monitor: &dyn Monitor,
     ) -> Result<Vec<Option<Signature>>, MirrorError> {
@@ -165,7 +165,7 @@ impl Mirror for Edge {
         self.inner.abandon(release)
     }
 
-    fn clean_up(&self, keep: usize) -> Result<Settled, MirrorError> {
+    fn clean_up(&self, keep: usize) -> Result<CleanUpResult, MirrorError> {
         self.inner.clean_up(keep)
     }
 

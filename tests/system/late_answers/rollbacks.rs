@@ -2,7 +2,7 @@
 
 use headwater::hash::{ContentId, ManifestId};
 use headwater::mirror::ErrorKind;
-use headwater::release::Partial;
+use headwater::release::PartialScope;
 
 use super::claims::{altering, back, publish_elsewhere, waiting};
 use super::*;
@@ -21,7 +21,7 @@ fn a_rollback_goes_to_what_most_mirrors_keep() {
     });
     let others = NAMES[..4].iter().map(|name| Arc::new(edges.edge(name)) as Arc<dyn Mirror>);
     let fleet = Fleet::new(others.chain([Arc::new(fifth) as Arc<dyn Mirror>]).collect());
-    let report = push(&back(), &fleet, &waiting(&edges), &Silent).unwrap();
+    let report = push(&back(), &fleet, &waiting(&edges), &SilentMonitor).unwrap();
     assert!(report.unmet.is_none(), "{report:?}");
     assert!(NAMES[..4].iter().all(|name| edges.served(name).1 == "version 1"), "{report:?}");
 }
@@ -32,8 +32,9 @@ fn for_rollback(edges: &Edges) -> Options {
 }
 
 fn assert_is_ambiguous(edges: &Edges, names: &[&str], options: &Options) {
-    let planned = plan_rollback(&edges.fleet(names), None, options, &Silent).map(|plan| plan.to);
-    let pushed = push(&back(), &edges.fleet(names), options, &Silent);
+    let planned =
+        plan_rollback(&edges.fleet(names), None, options, &SilentMonitor).map(|plan| plan.to);
+    let pushed = push(&back(), &edges.fleet(names), options, &SilentMonitor);
     for refused in [planned.unwrap_err(), pushed.unwrap_err()] {
         assert!(refused.to_string().contains("ambiguous"), "{refused}");
     }
@@ -54,7 +55,7 @@ fn assert_goes_back(edges: &Edges, names: &[&str], options: &Options, not_follow
     for name in names {
         assert_eq!(warned.contains(&format!("{name} (")), not_followed.contains(name), "{warned}");
     }
-    let report = push(&back(), &edges.fleet(names), options, &Silent).unwrap();
+    let report = push(&back(), &edges.fleet(names), options, &SilentMonitor).unwrap();
     assert_eq!(outcomes(&report), vec![Outcome::Activated; names.len()], "{report:?}");
     assert!(names.iter().all(|name| edges.served(name).1 == "version 1"), "{report:?}");
 }
@@ -82,8 +83,8 @@ fn a_rollback_is_ambiguous_where_this_origin_brought_another_release_to_one_mirr
         let mut edges = Edges::new();
         edges.publish(&NAMES, |_| {});
         edges.publish(&["edge1"], |options| {
-            options.partial =
-                is_partial.then(|| Partial { mirrors: vec!["edge1".into()], why: "push".into() });
+            options.partial = is_partial
+                .then(|| PartialScope { mirrors: vec!["edge1".into()], why: "push".into() });
         });
         assert_is_ambiguous(&edges, &NAMES, &for_rollback(&edges));
         assert_eq!(edges.served("edge2").1, "version 2");
@@ -107,7 +108,7 @@ fn a_rollback_is_ambiguous_where_several_mirrors_have_a_release_that_was_not_mad
     let canaries = &NAMES[..3];
     edges.publish(canaries, |options| {
         let mirrors = canaries.iter().map(|name| (*name).to_owned()).collect();
-        options.partial = Some(Partial { mirrors, why: "push".into() });
+        options.partial = Some(PartialScope { mirrors, why: "push".into() });
     });
     assert_is_ambiguous(&edges, &NAMES, &for_rollback(&edges));
 }
@@ -132,7 +133,7 @@ fn a_rollback_of_two_mirrors_on_different_releases_is_ambiguous() {
 fn a_rollback_of_all_skips_the_release_of_a_canary() {
     let mut edges = Edges::new();
     edges.publish(&["edge1"], |options| {
-        options.partial = Some(Partial { mirrors: vec!["edge1".into()], why: "push".into() });
+        options.partial = Some(PartialScope { mirrors: vec!["edge1".into()], why: "push".into() });
     });
     // The canary misses the next release, so that its own is the last one brought there.
     let source = edges.tree();
@@ -140,7 +141,7 @@ fn a_rollback_of_all_skips_the_release_of_a_canary() {
     mirrors[0].fails_to_stage = true;
     let fleet =
         Fleet::new(mirrors.into_iter().map(|edge| Arc::new(edge) as Arc<dyn Mirror>).collect());
-    let report = push(&source, &fleet, &for_rollback(&edges), &Silent).unwrap();
+    let report = push(&source, &fleet, &for_rollback(&edges), &SilentMonitor).unwrap();
     assert_eq!(outcomes(&report)[1..], vec![Outcome::Activated; 3], "{report:?}");
     let options = for_rollback(&edges);
     assert_goes_back(&edges, &NAMES[..4], &options, &["edge1"]);
@@ -153,7 +154,7 @@ fn the_plan_of_a_rollback_leaves_out_a_mirror_of_another_history() {
     fs::remove_dir_all(edges.world.path("edge5")).unwrap();
     edges.publish(&["edge5"], |options| options.stores = KnownStores::default());
     let options = Options { stores: KnownStores::default(), ..for_rollback(&edges) };
-    let planned = plan_rollback(&edges.fleet(&NAMES), None, &options, &Silent).unwrap();
+    let planned = plan_rollback(&edges.fleet(&NAMES), None, &options, &SilentMonitor).unwrap();
     assert_eq!(planned.to.map(|release| release.sequence), Some(1));
     assert_eq!(planned.mirrors[4], ("edge5".into(), Err(ErrorKind::OtherHistory)));
 }

@@ -185,7 +185,7 @@ fn a_token_comes_from_its_file() {
     };
     let receiver = Receiver::with(&world.path("web"), |settings| {
         settings.sites[0].name = Some(site);
-        settings.access = AuthPolicy::Tokens(vec![record]);
+        settings.auth = AuthPolicy::Tokens(vec![record]);
     });
     let push = || push_with(&world, &receiver.url(), "token_file = 'secret'");
     let write = |text: &str| std::fs::write(world.path("secret"), text).unwrap();

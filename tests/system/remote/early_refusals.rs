@@ -72,7 +72,7 @@ fn a_plan_is_refused_where_the_token_may_only_read() {
         settings.sites[0].name = Some(docs.clone());
         let record =
             TokenRecord { id, hash, sites: vec![docs], allow: Permission::Read, expires: None };
-        settings.access = AuthPolicy::Tokens(vec![record]);
+        settings.auth = AuthPolicy::Tokens(vec![record]);
     };
     refused_alike(access, Some(&text), 7, "may read");
 }

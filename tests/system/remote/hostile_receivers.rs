@@ -386,7 +386,7 @@ fn tokens_let_in_and_show_nowhere() {
         expires: None,
     };
     let receiver = Receiver::with(&world.path("web"), |settings| {
-        settings.access = AuthPolicy::Tokens(vec![record]);
+        settings.auth = AuthPolicy::Tokens(vec![record]);
         settings.sites[0].name = Some(site);
     });
     let (url, tree, secret) = (receiver.url(), world.at("tree"), token.reveal());

@@ -25,7 +25,7 @@ fn only_those_with_a_token_of_this_site_and_right_get_in() {
         record(&other, "other", Permission::Push, None),
         record(&old, "docs", Permission::Push, Some(1_700_000_000)),
     ];
-    let receiver = Receiver::new(|settings| settings.access = AuthPolicy::Tokens(records));
+    let receiver = Receiver::new(|settings| settings.auth = AuthPolicy::Tokens(records));
     let stranger = Token::random().unwrap();
     let delivery = first_tree().release(1).onto(None);
     let body = stage_body(&delivery, &delivery.packs, Whole::Yes);
@@ -172,9 +172,9 @@ fn nothing_listens_for_everybody_without_tls_or_tokens() {
     let bind = |settings: &ReceiverSettings| Server::bind(settings, std::sync::Arc::new(NoLog));
     let settings = ReceiverSettings::new(outside, site(), AuthPolicy::Tokens(Vec::new()));
     assert!(matches!(bind(&settings), Err(ServeError::InTheClear { .. })));
-    let proxied = ReceiverSettings { front: Exposure::Proxy, ..settings };
+    let proxied = ReceiverSettings { exposure: Exposure::Proxy, ..settings };
     assert!(bind(&proxied).is_ok());
-    let open = ReceiverSettings { access: AuthPolicy::Open, ..proxied };
+    let open = ReceiverSettings { auth: AuthPolicy::Open, ..proxied };
     assert!(matches!(bind(&open), Err(ServeError::Open { .. })));
     let inside = ReceiverSettings { listen: SocketAddr::from(([127, 0, 0, 1], 0)), ..open };
     assert!(bind(&inside).is_ok());
@@ -198,7 +198,7 @@ fn sites_lie_apart() {
         record(&blog, "blog", Permission::Push, None),
     ];
     let receiver = Receiver::new(|settings| {
-        settings.access = AuthPolicy::Tokens(records);
+        settings.auth = AuthPolicy::Tokens(records);
         let docs = &mut settings.sites[0];
         docs.base = "/docs/".to_owned();
         let mut blog = SiteSettings::new(

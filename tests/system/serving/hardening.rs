@@ -171,12 +171,12 @@ fn a_command_that_a_kill_came_before_runs_at_the_next_start() {
     for (noted, lines) in
         [("9-0000000000000000".parse().unwrap(), 0), (release.name(), 1), (release.name(), 2)]
     {
-        store.note_switch(noted, Duration::ZERO).unwrap();
+        store.record_switch(noted, Duration::ZERO).unwrap();
         let receiver = start(true);
         receiver.ask("GET", "/healthz", b"").ok();
         let found = || fs::read_to_string(&told).map_or(0, |text| text.lines().count());
         wait_until("the command has run", || found() == lines);
-        wait_until("the note is gone", || store.noted_switch().unwrap().is_none());
+        wait_until("the note is gone", || store.pending_switch().unwrap().is_none());
     }
     assert_eq!(
         fs::read_to_string(&told).unwrap().lines().next().unwrap(),

@@ -21,7 +21,7 @@ fn hooked(script: &str, limit: Duration) -> Receiver {
     Receiver::new(|settings| {
         let command = ["sh", "-c", script].map(str::to_owned).to_vec();
         settings.sites[0].post_activate = Some(Hook { command, timeout: PATIENCE });
-        settings.limits.hook = limit;
+        settings.limits.hook_wait = limit;
     })
 }
 

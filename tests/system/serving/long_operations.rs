@@ -15,9 +15,9 @@ fn the_command_runs_also_when_whoever_activated_is_gone() {
         let script = format!("touch {}.ran", site.directory.display());
         let command = ["sh", "-c", &script].map(str::to_owned).to_vec();
         site.post_activate = Some(headwater::receiver::Hook { command, timeout: PATIENCE });
-        settings.limits.lock = PATIENCE;
-        settings.limits.patience = Duration::from_millis(50);
-        settings.limits.heartbeat = Duration::from_millis(50);
+        settings.limits.lock_wait = PATIENCE;
+        settings.limits.keepalive_after = Duration::from_millis(50);
+        settings.limits.keepalive_interval = Duration::from_millis(50);
     });
     let delivery = first_tree().release(1).onto(None);
     receiver.ask("POST", "/v1/stage", &stage_body(&delivery, &delivery.packs, Whole::Yes)).ok();
@@ -39,8 +39,8 @@ fn the_command_runs_also_when_whoever_activated_is_gone() {
 #[test]
 fn what_took_long_and_was_done_is_logged() {
     let receiver = Receiver::limited(|limits| {
-        limits.lock = PATIENCE;
-        limits.patience = Duration::from_millis(50);
+        limits.lock_wait = PATIENCE;
+        limits.keepalive_after = Duration::from_millis(50);
     });
     publish(&mut receiver.connect(), &first_tree().release(1).onto(None), None);
     let lock = fs::File::open(receiver.mirror().join(".headwater/lock")).unwrap();
@@ -57,13 +57,13 @@ fn what_took_long_and_was_done_is_logged() {
 
 #[test]
 fn the_second_slot_is_filled_after_a_settling_and_what_is_in_the_way_is_told() {
-    let receiver = Receiver::new(|settings| settings.limits.lock = Duration::from_millis(10));
+    let receiver = Receiver::new(|settings| settings.limits.lock_wait = Duration::from_millis(10));
     publish(&mut receiver.connect(), &first_tree().release(1).onto(None), None);
     let slots = || fs::read_dir(receiver.mirror().join(".headwater/slots")).unwrap().count();
     receiver.ask("POST", "/v1/settle", br#"{"keep":1}"#).ok();
     wait_until("there is a second slot", || slots() == 2);
     // Where it cannot be filled that is told, and made good the next time.
-    let other = Receiver::new(|settings| settings.limits.lock = Duration::from_millis(10));
+    let other = Receiver::new(|settings| settings.limits.lock_wait = Duration::from_millis(10));
     publish(&mut other.connect(), &first_tree().release(1).onto(None), None);
     let current = fs::canonicalize(other.mirror().join("current")).unwrap();
     let record = format!("releases/{}.json", current.file_name().unwrap().to_str().unwrap());

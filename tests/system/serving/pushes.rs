@@ -376,7 +376,7 @@ fn a_sender_that_vanishes_in_a_pack_goes_on_where_it_was() {
 
 #[test]
 fn a_stage_that_nobody_comes_back_to_is_closed_and_kept_on_the_disk() {
-    let receiver = Receiver::limited(|limits| limits.stage = Duration::from_millis(100));
+    let receiver = Receiver::limited(|limits| limits.stage_idle = Duration::from_millis(100));
     let delivery = first_tree().release(1).onto(None);
     receiver.ask("POST", "/v1/stage", &stage_body(&delivery, &delivery.packs[..1], Whole::No)).ok();
     let pack = &delivery.packs[1];
@@ -393,7 +393,7 @@ fn a_stage_that_nobody_comes_back_to_is_closed_and_kept_on_the_disk() {
 
 #[test]
 fn a_pack_that_comes_slowly_keeps_its_stage_open() {
-    let receiver = Receiver::limited(|limits| limits.stage = Duration::from_millis(200));
+    let receiver = Receiver::limited(|limits| limits.stage_idle = Duration::from_millis(200));
     let delivery = first_tree().release(1).onto(None);
     receiver.ask("POST", "/v1/stage", &stage_body(&delivery, &[], Whole::No)).ok();
     let pack = &delivery.packs[0];
@@ -439,9 +439,9 @@ fn of_two_senders_one_wins_and_the_other_is_told() {
 #[test]
 fn a_locked_mirror_says_so_and_the_answer_begins_before_that() {
     let receiver = Receiver::limited(|limits| {
-        limits.lock = Duration::from_millis(400);
-        limits.patience = Duration::from_millis(50);
-        limits.heartbeat = Duration::from_millis(50);
+        limits.lock_wait = Duration::from_millis(400);
+        limits.keepalive_after = Duration::from_millis(50);
+        limits.keepalive_interval = Duration::from_millis(50);
     });
     let first = first_tree().release(1);
     publish(&mut receiver.connect(), &first.onto(None), None);

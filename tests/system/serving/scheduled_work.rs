@@ -9,7 +9,8 @@ use crate::origin::Tree;
 
 #[test]
 fn what_is_due_goes_without_anybody_asking() {
-    let receiver = Receiver::limited(|limits| limits.upkeep = Duration::from_millis(20));
+    let receiver =
+        Receiver::limited(|limits| limits.maintenance_interval = Duration::from_millis(20));
     const UNTIL: u64 = 4_000_000_000;
     let tree = Tree::default().file("index.html", "1", 1_700_000_001).retired(
         "old/gone.js",

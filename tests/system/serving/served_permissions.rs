@@ -32,7 +32,7 @@ fn readers(file_mode: &str, dir_mode: &str, group: Option<u32>) -> ServedPermiss
 fn push(mirror: &Path, readers: &ServedPermissions, release: &Version, onto: Option<&Version>) {
     let receiver = Receiver::new(|settings| {
         settings.sites[0].directory = mirror.to_owned();
-        settings.sites[0].readers = Some(readers.clone());
+        settings.sites[0].served_permissions = Some(readers.clone());
     });
     let mut connection = receiver.connect();
     publish(&mut connection, &release.onto(onto), onto);
@@ -169,7 +169,7 @@ fn a_mode_that_was_changed_by_hand_is_found_and_mended() {
             &|| false,
         )
         .unwrap();
-    assert_eq!(repaired.left, []);
+    assert_eq!(repaired.remaining, []);
     assert_eq!(fs::metadata(&served).unwrap().mode() & 0o7777, 0o440);
 }
 
@@ -177,7 +177,7 @@ fn a_mode_that_was_changed_by_hand_is_found_and_mended() {
 fn a_group_that_files_cannot_be_given_to_is_told_at_the_start() {
     let dir = sandbox::directory();
     let mut site = SiteSettings::new(dir.path().join("www"), None);
-    site.readers = Some(ServedPermissions {
+    site.served_permissions = Some(ServedPermissions {
         group: Some("no such group".to_owned()),
         ..ServedPermissions::default()
     });

@@ -1,7 +1,7 @@
 //! `POST v1/signatures`, with valid and invalid requests.
 
 use headwater::pack::{Signature, SignatureKey, SignatureShape};
-use headwater::protocol::{MAX_SIGNED, SignatureQuestion};
+use headwater::protocol::{MAX_SIGNED_OBJECTS, SignatureRequest};
 
 use super::pushes::publish;
 use super::{Receiver, assert_serves, head};
@@ -16,7 +16,8 @@ fn a_question_is_answered_with_a_frame_for_each_file() {
     let content = noise(50_000, 1);
     let release = Tree::default().file("a", content.clone(), 1).link("b", "a").release(1);
     let asked = vec![(0, 16), (1, 16), (5, 16)];
-    let question = SignatureQuestion { base: release.release.manifest, key: KEY, asked }.encode();
+    let question =
+        SignatureRequest { base: release.release.manifest, key: KEY, files: asked }.encode();
     // Before there is a store nothing is there, and asking makes none.
     assert_eq!(receiver.ask("POST", PATH, &question).body, [0; 3]);
     assert!(!receiver.mirror().exists());
@@ -39,9 +40,9 @@ fn too_many_files_and_what_is_no_question_are_refused() {
     let refused = |body: &[u8]| receiver.ask("POST", PATH, body).refusal();
     let of = |count: u64| {
         let asked = (0..count).map(|entry| (entry, 30)).collect();
-        SignatureQuestion { base: release.release.manifest, key: KEY, asked }.encode()
+        SignatureRequest { base: release.release.manifest, key: KEY, files: asked }.encode()
     };
-    let most = MAX_SIGNED as u64;
+    let most = MAX_SIGNED_OBJECTS as u64;
     assert_eq!(receiver.ask("POST", PATH, &of(most)).body.len() as u64 / most, 1);
     for body in [&b""[..], &[1; 39], &[1; 41], &[&of(3)[..], &[0x80; 3]].concat(), &of(most + 1)] {
         assert_eq!(refused(body), (400, "malformed".to_owned()), "{} bytes", body.len());
@@ -65,7 +66,7 @@ fn a_file_of_another_length_than_in_the_manifest_is_left_out_and_not_read() {
     let of = |asked: &[u64]| {
         let asked = asked.iter().map(|entry| (*entry, 12)).collect();
         let base = release.release.manifest;
-        receiver.ask("POST", PATH, &SignatureQuestion { base, key: KEY, asked }.encode())
+        receiver.ask("POST", PATH, &SignatureRequest { base, key: KEY, files: asked }.encode())
     };
     assert_eq!(of(&[0, 1, 2]).body.len(), 3 * 10);
     // An object that is not as long as in the manifest is left out, not read.

@@ -8,9 +8,9 @@ use headwater::fleet_status::{MirrorStatus, Severity, StatusKind, StatusLimits, 
 use crate::cli::commands::status::table::summary;
 use crate::cli::output::expiry;
 use crate::cli::output::failure::{Exit, Failure};
-use crate::cli::output::format::{counted, duration, escape};
+use crate::cli::output::format::{escape, format_duration, pluralize};
 use crate::cli::output::print::print;
-use crate::cli::setup::watcher::FleetLook;
+use crate::cli::setup::fleet_poller::FleetPoll;
 
 /// Maximum number of mirrors that are named. Further ones are only counted, because the line may be
 /// sent as a text message.
@@ -20,21 +20,22 @@ const MAX_NAMED: usize = 3;
 /// CRITICAL.
 pub(super) fn run(
     limits: StatusLimits,
-    look: impl FnOnce() -> Result<FleetLook, Failure>,
+    poll_fleet: impl FnOnce() -> Result<FleetPoll, Failure>,
 ) -> Result<Exit, Failure> {
-    let (level, text) = match look() {
-        Ok(look) => {
-            (severity(&look.mirror_statuses, limits), line(&look.mirror_statuses, limits, look.now))
-        }
+    let (level, text) = match poll_fleet() {
+        Ok(fleet_poll) => (
+            severity(&fleet_poll.mirror_statuses, limits),
+            plugin_line(&fleet_poll.mirror_statuses, limits, fleet_poll.now),
+        ),
         // A monitoring system must get one line and one of the four codes, whatever happens.
-        Err(failure) => (Severity::Unknown, failure.text()),
+        Err(failure) => (Severity::Unknown, failure.error_text()),
     };
     // A line may contain only one `|`, before the performance data.
-    print(&format!("HEADWATER {} - {}\n", word(level), escape(&text)))?;
-    Ok(exit(level))
+    print(&format!("HEADWATER {} - {}\n", severity_word(level), escape(&text)))?;
+    Ok(severity_exit(level))
 }
 
-const fn word(level: Severity) -> &'static str {
+const fn severity_word(level: Severity) -> &'static str {
     match level {
         Severity::Ok => "OK",
         Severity::Warning => "WARNING",
@@ -45,7 +46,7 @@ const fn word(level: Severity) -> &'static str {
 
 /// The exit codes have the numbers of monitoring plug-ins; the names of the variants have a
 /// different meaning here.
-const fn exit(level: Severity) -> Exit {
+const fn severity_exit(level: Severity) -> Exit {
     match level {
         Severity::Ok => Exit::Success,
         Severity::Warning => Exit::Failed,
@@ -54,33 +55,33 @@ const fn exit(level: Severity) -> Exit {
     }
 }
 
-fn line(mirror_statuses: &[MirrorStatus], limits: StatusLimits, now: u64) -> String {
+fn plugin_line(mirror_statuses: &[MirrorStatus], limits: StatusLimits, now: u64) -> String {
     let mut text = summary(mirror_statuses);
     let bad: Vec<&MirrorStatus> = mirror_statuses
         .iter()
         .filter(|mirror_status| mirror_status.severity(limits) > Severity::Ok)
         .collect();
     for mirror_status in bad.iter().take(MAX_NAMED) {
-        text.push_str(&format!(", {} {}", mirror_status.mirror, why(mirror_status, now)));
+        text.push_str(&format!(", {} {}", mirror_status.mirror, problem_text(mirror_status, now)));
     }
     if bad.len() > MAX_NAMED {
         text.push_str(&format!(" and {} more", bad.len() - MAX_NAMED));
     }
-    format!("{} | {}", text.replace('|', "/"), figures(mirror_statuses, limits))
+    format!("{} | {}", text.replace('|', "/"), performance_data(mirror_statuses, limits))
 }
 
-fn why(mirror_status: &MirrorStatus, now: u64) -> String {
+fn problem_text(mirror_status: &MirrorStatus, now: u64) -> String {
     let defects = defects(mirror_status, now);
     match mirror_status.lag {
         Some(lag) if mirror_status.behind > 0 => {
             format!(
                 "{} by {}",
                 mirror_status.state.name(),
-                duration(Duration::from_secs(lag.max(1)))
+                format_duration(Duration::from_secs(lag.max(1)))
             )
         }
         _ if mirror_status.is_stale() => "is stale for visitors".to_owned(),
-        _ if mirror_status.state.is_well() && !defects.is_empty() => {
+        _ if mirror_status.state.is_healthy() && !defects.is_empty() => {
             format!("has {}", defects.join(", "))
         }
         _ => mirror_status.state.name().to_owned(),
@@ -91,18 +92,19 @@ fn why(mirror_status: &MirrorStatus, now: u64) -> String {
 fn defects(mirror_status: &MirrorStatus, now: u64) -> Vec<String> {
     let faults =
         mirror_status.verified.map(|verified| verified.faults).filter(|faults| *faults > 0);
-    let faults = faults.map(|faults| counted(faults, "fault", "faults"));
+    let faults = faults.map(|faults| pluralize(faults, "fault", "faults"));
     let hook =
         mirror_status.hook_failure.as_ref().map(|_| "a failed post_activate command".to_owned());
     let expiring = mirror_status.expiring.iter().map(|expiry| {
-        let (what, when) = (expiry::name(expiry.what), expiry::when(*expiry, now));
+        let (what, when) =
+            (expiry::credential_name(expiry.kind), expiry::expiry_text(*expiry, now));
         format!("a {what} that {when}")
     });
     faults.into_iter().chain(hook).chain(expiring).collect()
 }
 
 /// The performance data in the format of monitoring plug-ins.
-fn figures(mirror_statuses: &[MirrorStatus], limits: StatusLimits) -> String {
+fn performance_data(mirror_statuses: &[MirrorStatus], limits: StatusLimits) -> String {
     let counted = |is: fn(&MirrorStatus) -> bool| {
         mirror_statuses.iter().filter(|mirror_status| is(mirror_status)).count()
     };

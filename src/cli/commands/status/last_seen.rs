@@ -25,13 +25,17 @@ type LastSeenTable = BTreeMap<String, LastSeen>;
 
 /// For mirrors that did not respond, sets the release that they last served. If `noted` is a time,
 /// records for that time what the other mirrors serve; if it is `None`, leaves the file unchanged.
-pub(super) fn recall(mirror_statuses: &mut [MirrorStatus], config: &Config, noted: Option<u64>) {
+pub(super) fn fill_last_seen(
+    mirror_statuses: &mut [MirrorStatus],
+    config: &Config,
+    record_time: Option<u64>,
+) {
     let Ok(path) = settings::cache_dir(None, config).map(|dir| dir.join(FILE_NAME)) else { return };
     let text = fsx::read_text(&path, MAX_BYTES).unwrap_or_default();
     let mut known: LastSeenTable = serde_json::from_str(&text).unwrap_or_default();
     let before = known.clone();
     for mirror_status in mirror_statuses {
-        match (noted, mirror_status.sequence, mirror_status.created) {
+        match (record_time, mirror_status.sequence, mirror_status.created) {
             (Some(time), Some(sequence), Some(created)) if mirror_status.is_known() => {
                 known.insert(mirror_status.location.clone(), LastSeen { time, sequence, created });
             }

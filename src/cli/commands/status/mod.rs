@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, ValueHint};
-use headwater::cancel::pause;
+use headwater::cancel::sleep_unless_cancelled;
 use headwater::config::parse_duration;
 use headwater::fleet_status::{self, MirrorStatus, StatusLimits};
 use headwater::fsx;
@@ -23,7 +23,7 @@ use crate::cli::output::failure::{Exit, Failure};
 use crate::cli::output::next_steps::print_hints;
 use crate::cli::output::print::{print, print_json};
 use crate::cli::output::{hints, metrics};
-use crate::cli::setup::watcher::{FleetLook, Watcher};
+use crate::cli::setup::fleet_poller::{FleetPoll, FleetPoller};
 
 /// Default pause between two polls of `--watch`.
 const PAUSE: &str = "5s";
@@ -114,101 +114,113 @@ pub(crate) fn run(args: &StatusArgs) -> Result<Exit, Failure> {
     // Before anything else can fail, because every failure must become a line of the plug-in.
     if args.check {
         return check::run(StatusLimits { warn: args.warn, crit: args.crit }, || {
-            Ok(look(&open(args)?, args))
+            Ok(poll_fleet(&open_poller(args)?, args))
         });
     }
-    let mut watcher = open(args)?;
+    let mut poller = open_poller(args)?;
     let exit = loop {
-        let look = look(&watcher, args);
+        let fleet_poll = poll_fleet(&poller, args);
         // The signal ended the polls, so they failed, but their mirrors may be fine: show nothing.
-        if watcher.progress.is_cancelled() {
+        if poller.progress.is_cancelled() {
             return Err(Failure::new(
                 Exit::Interrupted,
                 "interrupted before all mirrors responded",
             ));
         }
-        let exit = show(&look, args)?;
+        let exit = print_status(&fleet_poll, args)?;
         // With `--watch` the hints would be repeated below each table.
         if args.watch.is_none() {
-            let failures = look.seen.iter().filter_map(|poll| poll.state.as_ref().err());
-            print_hints(failures.filter_map(hints::of_reading).collect())?;
+            let failures = fleet_poll.polls.iter().filter_map(|poll| poll.state.as_ref().err());
+            print_hints(failures.filter_map(hints::read_error_hint).collect())?;
         }
-        write(&watcher, &look, args)?;
+        write_files(&poller, &fleet_poll, args)?;
         let Some(time) = args.watch else { break exit };
-        if !pause(time, &watcher.progress) {
+        if !sleep_unless_cancelled(time, &poller.progress) {
             break exit;
         }
         // A deadline counts from the creation of a mirror, so each round needs new mirrors.
-        watcher.begin_anew()?;
+        poller.recreate_fleet()?;
     };
-    watcher.progress.finish();
+    poller.progress.finish();
     Ok(exit)
 }
 
-fn open(args: &StatusArgs) -> Result<Watcher, Failure> {
-    Watcher::new(&args.mirrors.mirrors, &args.remote, &args.config, &args.output)
+fn open_poller(args: &StatusArgs) -> Result<FleetPoller, Failure> {
+    FleetPoller::new(&args.mirrors.mirrors, &args.remote, &args.config, &args.output)
 }
 
-fn look(watcher: &Watcher, args: &StatusArgs) -> FleetLook {
-    let mut look = watcher.look();
+fn poll_fleet(poller: &FleetPoller, args: &StatusArgs) -> FleetPoll {
+    let mut fleet_poll = poller.poll();
     if args.public {
-        watcher.look_at_public(&mut look);
+        poller.add_public_checks(&mut fleet_poll);
     }
     if args.disk {
-        watcher.look_at_disk(&mut look);
+        poller.add_disk_usage(&mut fleet_poll);
     }
     // Only the page shows what unresponsive mirrors last served, so only runs that make it write
     // the file.
-    let noted = args.html.as_ref().map(|_| look.now);
-    last_seen::recall(&mut look.mirror_statuses, &watcher.config, noted);
-    look
+    let noted = args.html.as_ref().map(|_| fleet_poll.now);
+    last_seen::fill_last_seen(&mut fleet_poll.mirror_statuses, &poller.config, noted);
+    fleet_poll
 }
 
 /// Prints one poll. Returns the exit code for it.
-fn show(look: &FleetLook, args: &StatusArgs) -> Result<Exit, Failure> {
-    let is_well = look.mirror_statuses.iter().all(MirrorStatus::is_well);
+fn print_status(fleet_poll: &FleetPoll, args: &StatusArgs) -> Result<Exit, Failure> {
+    let is_well = fleet_poll.mirror_statuses.iter().all(MirrorStatus::is_healthy);
     if args.output.json {
         print_json(&StatusOutput {
             headwater: "status",
             version: 1,
-            mirrors: &look.mirror_statuses,
+            mirrors: &fleet_poll.mirror_statuses,
         })?;
     } else if !(args.output.quiet && is_well) {
-        let text = table::describe(&look.mirror_statuses, look.now, table::room(args.wide));
-        print(&if args.watch.is_some() { table::afresh(&text, look.now) } else { text })?;
+        let text = table::describe(
+            &fleet_poll.mirror_statuses,
+            fleet_poll.now,
+            table::width_limit(args.wide),
+        );
+        print(&if args.watch.is_some() { table::redrawn(&text, fleet_poll.now) } else { text })?;
     }
     Ok(if is_well { Exit::Success } else { Exit::Failed })
 }
 
 /// Writes the files that `--html` and `--metrics` name.
-fn write(watcher: &Watcher, look: &FleetLook, args: &StatusArgs) -> Result<(), Failure> {
+fn write_files(
+    poller: &FleetPoller,
+    fleet_poll: &FleetPoll,
+    args: &StatusArgs,
+) -> Result<(), Failure> {
     if let Some(path) = &args.metrics {
-        let site = look.title(&watcher.config);
+        let site = fleet_poll.title(&poller.config);
         let inputs = metrics::MetricsInputs {
             site: &site,
-            mirror_statuses: &look.mirror_statuses,
-            ended: None,
-            now: look.now,
+            mirror_statuses: &fleet_poll.mirror_statuses,
+            push: None,
+            now: fleet_poll.now,
         };
-        metrics::write(path, &inputs).map_err(|error| not_written("--metrics", error))?;
+        metrics::write(path, &inputs).map_err(|error| write_failure("--metrics", error))?;
     }
     if let Some(path) = &args.html {
-        let html = page(watcher, look, args.internal).render();
+        let html = build_page(poller, fleet_poll, args.internal).render();
         let written = fsx::replace_file(path, |out| out.write_all(html.as_bytes()));
-        written.map_err(|error| not_written("--html", error))?;
+        written.map_err(|error| write_failure("--html", error))?;
     }
     Ok(())
 }
 
-fn page<'a>(watcher: &'a Watcher, look: &'a FleetLook, is_internal: bool) -> page::StatusPage<'a> {
+fn build_page<'a>(
+    poller: &'a FleetPoller,
+    fleet_poll: &'a FleetPoll,
+    is_internal: bool,
+) -> page::StatusPage<'a> {
     let mut releases = Vec::new();
-    for site in look.sites() {
-        let known = fleet_status::releases(&look.seen, site);
+    for site in fleet_poll.sites() {
+        let known = fleet_status::releases(&fleet_poll.polls, site);
         let before = std::iter::once(None).chain(known.iter().map(|release| Some(*release)));
         // The release before the oldest kept one is gone, so the changes of the oldest kept release
         // are unknown.
         let diff = |old: Option<&_>, new| {
-            fleet_status::changes(&watcher.fleet, &look.seen, Some(old?), new)
+            fleet_status::changes(&poller.fleet, &fleet_poll.polls, Some(old?), new)
         };
         releases.extend(
             known.iter().zip(before).map(|(release, before)| (*release, diff(before, release))),
@@ -216,20 +228,20 @@ fn page<'a>(watcher: &'a Watcher, look: &'a FleetLook, is_internal: bool) -> pag
     }
     releases.reverse();
     page::StatusPage {
-        title: look.title(&watcher.config),
-        config: &watcher.config,
+        title: fleet_poll.title(&poller.config),
+        config: &poller.config,
         is_internal,
-        mirror_statuses: &look.mirror_statuses,
-        seen: &look.seen,
+        mirror_statuses: &fleet_poll.mirror_statuses,
+        polls: &fleet_poll.polls,
         releases,
         // The soak times of the waves are planned, so they do not count as delay.
-        tolerance: fleet_status::TOLERANCE_SECONDS
-            + watcher.config.waves.iter().map(|wave| wave.soak.as_secs()).sum::<u64>(),
-        now: look.now,
+        tolerance: fleet_status::LATE_TOLERANCE_SECONDS
+            + poller.config.waves.iter().map(|wave| wave.soak.as_secs()).sum::<u64>(),
+        now: fleet_poll.now,
     }
 }
 
-fn not_written(flag: &str, error: fsx::IoError) -> Failure {
+fn write_failure(flag: &str, error: fsx::IoError) -> Failure {
     Failure::new(Exit::Failed, error)
         .with_hint(format!("name a file in a writable directory with {flag}"))
 }

@@ -2,19 +2,20 @@
 
 use std::time::Duration;
 
-use headwater::fleet_status::{LastVerify, MirrorStatus, Public, StatusKind};
+use headwater::fleet_status::{LastVerify, MirrorStatus, PublicCheck, StatusKind};
 use unicode_width::UnicodeWidthStr as _;
 
 use crate::cli::output::format::{
-    Align, Table, age, bytes, count, counted, duration, escape, moment,
+    Align, Table, escape, format_age, format_bytes, format_count, format_duration, format_time,
+    pluralize,
 };
 use crate::cli::output::{expiry, terminal};
 
 /// Columns that are left out if the table is too wide.
-const LEFT_OUT: [&str; 4] = ["behind", "switched", "verified", "response"];
+const OPTIONAL_COLUMNS: [&str; 4] = ["behind", "switched", "verified", "response"];
 
 /// The width of the terminal in characters; `None` if there is no limit, as in a pipe.
-pub(super) fn room(is_wide: bool) -> Option<usize> {
+pub(super) fn width_limit(is_wide: bool) -> Option<usize> {
     terminal::stdout_columns().filter(|_| !is_wide)
 }
 
@@ -29,7 +30,8 @@ pub(super) fn describe(mirror_statuses: &[MirrorStatus], now: u64, room: Option<
     if fits(&all) {
         return format!("{}\n{all}", summary(mirror_statuses));
     }
-    let some = table(&rows, |heading| !heading.is_empty() && !LEFT_OUT.contains(&heading)).render();
+    let some = table(&rows, |heading| !heading.is_empty() && !OPTIONAL_COLUMNS.contains(&heading))
+        .render();
     let remarks: String = mirror_statuses
         .iter()
         .filter_map(|mirror_status| remark_line(mirror_status, now))
@@ -64,7 +66,7 @@ fn table(rows: &[Vec<String>], shown: impl Fn(&str) -> bool) -> Table {
     let columns: Vec<usize> =
         HEADINGS.iter().enumerate().filter(is_shown).map(|(column, _)| column).collect();
     let mut table = Table::new(columns.iter().map(|column| HEADINGS[*column]));
-    rows.iter().for_each(|row| table.row(columns.iter().map(|column| &row[*column])));
+    rows.iter().for_each(|row| table.add_row(columns.iter().map(|column| &row[*column])));
     table
 }
 
@@ -75,21 +77,21 @@ fn row(mirror_status: &MirrorStatus, now: u64) -> Vec<String> {
         mirror_status.mirror.clone(),
         mirror_status.state.name().to_owned(),
         optional(mirror_status.sequence.map(|sequence| sequence.to_string())),
-        optional(mirror_status.created.map(|created| age(created, now))),
-        optional(is_behind.then(|| count(mirror_status.behind))),
+        optional(mirror_status.created.map(|created| format_age(created, now))),
+        optional(is_behind.then(|| format_count(mirror_status.behind))),
         optional(
             mirror_status
                 .lag
                 .filter(|_| is_behind)
                 // At least 1 s: a mirror that lags must not show 0.
-                .map(|lag| duration(Duration::from_secs(lag.max(1)))),
+                .map(|lag| format_duration(Duration::from_secs(lag.max(1)))),
         ),
-        optional(mirror_status.switched.map(|switched| age(switched, now))),
+        optional(mirror_status.switched.map(|switched| format_age(switched, now))),
         optional(mirror_status.verified.map(|verified| verification(verified, now))),
-        optional(mirror_status.bytes.map(bytes)),
-        optional(mirror_status.usage.as_ref().map(|usage| bytes(usage.bytes))),
-        optional(mirror_status.free_bytes.map(bytes)),
-        optional(mirror_status.round_trip_ms.map(|ms| format!("{} ms", count(ms)))),
+        optional(mirror_status.bytes.map(format_bytes)),
+        optional(mirror_status.usage.as_ref().map(|usage| format_bytes(usage.bytes))),
+        optional(mirror_status.free_bytes.map(format_bytes)),
+        optional(mirror_status.round_trip_ms.map(|ms| format!("{} ms", format_count(ms)))),
         remark(mirror_status, now),
     ]
 }
@@ -111,19 +113,23 @@ pub(super) fn summary(mirror_statuses: &[MirrorStatus]) -> String {
     };
     let beside = |state: StatusKind| match of(state) {
         0 => String::new(),
-        number => format!(", {} {}", count(number), state.name()),
+        number => format!(", {} {}", format_count(number), state.name()),
     };
-    let all = counted(mirror_statuses.len() as u64, "mirror", "mirrors");
+    let all = pluralize(mirror_statuses.len() as u64, "mirror", "mirrors");
     let (apart, frozen) = (beside(StatusKind::Apart), beside(StatusKind::Frozen));
-    format!("{} of {all} current{apart}{frozen}", count(of(StatusKind::Current)))
+    format!("{} of {all} current{apart}{frozen}", format_count(of(StatusKind::Current)))
 }
 
 fn verification(verified: LastVerify, now: u64) -> String {
     let depth = if verified.quick { ", quick" } else { "" };
     match verified.faults {
-        0 => format!("{}{depth}", age(verified.time, now)),
+        0 => format!("{}{depth}", format_age(verified.time, now)),
         faults => {
-            format!("{}{depth}: {}", age(verified.time, now), counted(faults, "fault", "faults"))
+            format!(
+                "{}{depth}: {}",
+                format_age(verified.time, now),
+                pluralize(faults, "fault", "faults")
+            )
         }
     }
 }
@@ -132,9 +138,9 @@ fn verification(verified: LastVerify, now: u64) -> String {
 fn remark(mirror_status: &MirrorStatus, now: u64) -> String {
     let staged = mirror_status.staged.map(|staged| format!("{staged} is staged"));
     let unfinished = mirror_status.incoming_bytes.filter(|size| *size > 0);
-    let unfinished = unfinished.map(|size| format!("{} of unfinished pushes", bytes(size)));
+    let unfinished = unfinished.map(|size| format!("{} of unfinished pushes", format_bytes(size)));
     let overdue = mirror_status.overdue.map(|seconds| {
-        let time = duration(Duration::from_secs(seconds));
+        let time = format_duration(Duration::from_secs(seconds));
         format!("has served retired files for {time} too long: run `headwater prune`")
     });
     let hook = mirror_status.hook_failure.as_ref();
@@ -142,10 +148,11 @@ fn remark(mirror_status: &MirrorStatus, now: u64) -> String {
         format!("post_activate failed after release {}: {}", failure.sequence, failure.reason)
     });
     let expiring = mirror_status.expiring.iter().map(|expiry| expiry::describe(*expiry, now));
-    let rest = mirror_status.error.clone().or_else(|| mirror_status.public.as_ref().map(visitors));
+    let rest =
+        mirror_status.error.clone().or_else(|| mirror_status.public.as_ref().map(visitors_text));
     let last = mirror_status
         .last_seen
-        .map(|last| format!("served release {} at {}", last.sequence, moment(last.time)));
+        .map(|last| format!("served release {} at {}", last.sequence, format_time(last.time)));
     let apart = mirror_status.apart.clone();
     let parts = staged
         .into_iter()
@@ -160,18 +167,18 @@ fn remark(mirror_status: &MirrorStatus, now: u64) -> String {
 }
 
 /// A short description of what visitors get.
-fn visitors(public: &Public) -> String {
+fn visitors_text(public: &PublicCheck) -> String {
     match public.stale.first() {
         None => format!(
             "visitors get this release: {} fetched",
-            counted(public.checked, "file", "files")
+            pluralize(public.checked, "file", "files")
         ),
         Some(stale) => {
             let number = public.stale.len() as u64;
             format!(
                 "visitors get other content for {} of {} files: {}: {}",
-                count(number),
-                count(public.checked),
+                format_count(number),
+                format_count(public.checked),
                 stale.path,
                 stale.why
             )
@@ -181,11 +188,11 @@ fn visitors(public: &Public) -> String {
 
 /// Text that replaces the previous output: on a terminal, it starts at the top of the screen;
 /// otherwise it follows a line with the time.
-pub(super) fn afresh(text: &str, now: u64) -> String {
+pub(super) fn redrawn(text: &str, now: u64) -> String {
     // The first sequence moves the cursor to the top left, and the second one clears from there to
     // the end.
     let begin = if terminal::is_stdout_terminal() { "\x1b[H\x1b[J" } else { "" };
-    format!("{begin}{}\n{text}\n", moment(now))
+    format!("{begin}{}\n{text}\n", format_time(now))
 }
 
 #[cfg(test)]
@@ -197,7 +204,7 @@ mod tests {
     const NOW: u64 = 1_000_000_000;
 
     fn mirror_status(name: &str, state: StatusKind) -> MirrorStatus {
-        let mut mirror_status = MirrorStatus::silent(name, "/srv/www", state);
+        let mut mirror_status = MirrorStatus::unresponsive(name, "/srv/www", state);
         (mirror_status.sequence, mirror_status.created) = (Some(1_284), Some(NOW - 3_599));
         (mirror_status.switched, mirror_status.bytes) = (Some(NOW - 3_500), Some(123_456_789));
         (mirror_status.free_bytes, mirror_status.round_trip_ms) = (Some(25_300_000_000), Some(123));
@@ -229,7 +236,8 @@ mod tests {
 
     #[test]
     fn an_error_is_a_line_of_its_own_where_there_is_no_room() {
-        let mut gone = MirrorStatus::silent("edge-fra-001", "https://h/d", StatusKind::Unreachable);
+        let mut gone =
+            MirrorStatus::unresponsive("edge-fra-001", "https://h/d", StatusKind::Unreachable);
         gone.error = Some(
             "it cannot be reached: connection refused by the machine there, and more words"
                 .to_owned(),

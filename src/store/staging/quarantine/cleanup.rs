@@ -15,13 +15,13 @@ const MAX_AGE: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
 /// An unlocked quarantine, and when it last received content, in seconds since 1970.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct LeftQuarantine {
+struct UnlockedQuarantine {
     name: String,
     key: BundleKey,
     touched: u64,
 }
 
-impl LeftQuarantine {
+impl UnlockedQuarantine {
     fn is_stale(&self, now: u64) -> bool {
         self.touched.saturating_add(MAX_AGE.as_secs()) < now
     }
@@ -30,7 +30,7 @@ impl LeftQuarantine {
 impl Store {
     /// Drops every quarantine that is not locked.
     pub(in crate::store) fn drop_quarantines(&self, pruned: &mut Pruned) -> Result<(), StoreError> {
-        self.drop_some(self.left_behind()?, pruned)
+        self.drop_unlocked(self.unlocked_quarantines()?, pruned)
     }
 
     /// Drops all unlocked quarantines except the newest. Drops the newest, too, if it is older than
@@ -40,9 +40,9 @@ impl Store {
         now: u64,
         pruned: &mut Pruned,
     ) -> Result<(), StoreError> {
-        let mut left = self.left_behind()?;
+        let mut left = self.unlocked_quarantines()?;
         left.pop_if(|newest| !newest.is_stale(now));
-        self.drop_some(left, pruned)
+        self.drop_unlocked(left, pruned)
     }
 
     /// Drops the unlocked quarantines that are older than a week.
@@ -51,9 +51,9 @@ impl Store {
         now: u64,
         pruned: &mut Pruned,
     ) -> Result<(), StoreError> {
-        let mut left = self.left_behind()?;
+        let mut left = self.unlocked_quarantines()?;
         left.retain(|one| one.is_stale(now));
-        self.drop_some(left, pruned)
+        self.drop_unlocked(left, pruned)
     }
 
     /// Makes room for the push with this key by dropping the unlocked quarantines of other pushes.
@@ -62,9 +62,9 @@ impl Store {
     /// # Errors
     /// Errors of the disk.
     pub fn drop_other_quarantines(&self, key: &BundleKey) -> Result<bool, StoreError> {
-        let (mut left, mut pruned) = (self.left_behind()?, Pruned::default());
+        let (mut left, mut pruned) = (self.unlocked_quarantines()?, Pruned::default());
         left.retain(|one| one.key != *key);
-        self.drop_some(left, &mut pruned)?;
+        self.drop_unlocked(left, &mut pruned)?;
         Ok(pruned.quarantines > 0)
     }
 
@@ -73,32 +73,36 @@ impl Store {
     /// # Errors
     /// Fails if the disk cannot be read.
     pub fn incoming_bytes(&self) -> Result<u64, StoreError> {
-        self.unfinished()?.iter().map(|key| self.quarantined_bytes(key)).sum()
+        self.unfinished_bundles()?.iter().map(|key| self.quarantined_bytes(key)).sum()
     }
 
     /// All quarantines, the newest last.
-    fn left_behind(&self) -> Result<Vec<LeftQuarantine>, StoreError> {
+    fn unlocked_quarantines(&self) -> Result<Vec<UnlockedQuarantine>, StoreError> {
         let mut left = Vec::new();
-        for key in self.unfinished()? {
+        for key in self.unfinished_bundles()? {
             let name = quarantine_name(&key);
             let Some(dir) = self.layout.incoming.find_dir(&name)? else { continue };
             // A directory's mtime is the time at which it last got a new name, and each complete
             // pack adds a name to `held`.
             let mut touched = 0;
-            for inner in [".", super::HELD, super::PARTS, super::OBJECTS] {
+            for inner in [".", super::PACK_RECORDS, super::PARTS, super::OBJECTS] {
                 touched = touched
                     .max(dir.stat(inner)?.map_or(0, |meta| u64::try_from(meta.mtime).unwrap_or(0)));
             }
-            left.push(LeftQuarantine { name, key, touched });
+            left.push(UnlockedQuarantine { name, key, touched });
         }
         left.sort_unstable_by(|a, b| (a.touched, &a.name).cmp(&(b.touched, &b.name)));
         Ok(left)
     }
 
-    fn drop_some(&self, left: Vec<LeftQuarantine>, pruned: &mut Pruned) -> Result<(), StoreError> {
-        for LeftQuarantine { name, key, .. } in left {
+    fn drop_unlocked(
+        &self,
+        left: Vec<UnlockedQuarantine>,
+        pruned: &mut Pruned,
+    ) -> Result<(), StoreError> {
+        for UnlockedQuarantine { name, key, .. } in left {
             let Some(dir) = self.layout.incoming.find_dir(&name)? else { continue };
-            let Some(lock) = fsx::found(dir.open_or_create_file(LOCK))? else { continue };
+            let Some(lock) = fsx::none_if_missing(dir.open_or_create_file(LOCK))? else { continue };
             // Does not wait: if the lock is taken, a push is still writing here.
             let is_free = fsx::lock(&lock, Duration::ZERO, &dir.join(LOCK))?;
             // Another process may have removed this quarantine and created a new one of the same
@@ -203,7 +207,7 @@ mod tests {
         leave(&store, "young", 6);
         leave(&store, "old", 8);
         assert_eq!(store.incoming_bytes().unwrap(), 200);
-        let pruned = store.upkeep(Duration::ZERO).unwrap();
+        let pruned = store.run_maintenance(Duration::ZERO).unwrap();
         assert_eq!((left(&store, &["young", "old"]), pruned.quarantines), (vec![true, false], 1));
         assert_eq!(store.incoming_bytes().unwrap(), 100);
     }

@@ -31,10 +31,10 @@ use whole_objects::WholeObjects;
 
 /// Upper bound for reading a record, in bytes. A piece takes about 40 bytes, and a pack has no more
 /// pieces than bytes.
-const MAX_HELD_BYTES: u64 = 64 * 1024 * 1024;
+const MAX_PACK_RECORD_BYTES: u64 = 64 * 1024 * 1024;
 const OBJECTS: &str = "objects";
 const PARTS: &str = "parts";
-const HELD: &str = "held";
+const PACK_RECORDS: &str = "held";
 
 #[derive(Debug, Clone, Copy, Default)]
 struct QuarantineProgress {
@@ -47,7 +47,7 @@ impl Store {
     ///
     /// # Errors
     /// Fails if the disk cannot be read.
-    pub fn unfinished(&self) -> Result<Vec<BundleKey>, StoreError> {
+    pub fn unfinished_bundles(&self) -> Result<Vec<BundleKey>, StoreError> {
         let entries = self.layout.incoming.entries()?;
         Ok(entries
             .iter()
@@ -84,8 +84,8 @@ pub struct Quarantine {
     /// Content of objects that arrive in several pieces, by ordinal.
     parts: Dir,
     /// Serializes writes to files in `parts`.
-    turn: Mutex<()>,
-    held: Dir,
+    part_write_lock: Mutex<()>,
+    records: Dir,
     _lock: File,
     objects: Vec<NewObject>,
     progress: Mutex<Vec<QuarantineProgress>>,
@@ -121,9 +121,9 @@ impl Quarantine {
         let (dir, lock) = loop {
             let dir = store.layout.incoming.ensure_dir(&name)?;
             let path = dir.join(LOCK);
-            let Some(lock) = fsx::found(dir.open_or_create_file(LOCK))? else { continue };
-            if !fsx::lock_unless(&lock, wait, &|| store.cancel().is_cancelled(), &path)? {
-                return Err(store.not_locked(path));
+            let Some(lock) = fsx::none_if_missing(dir.open_or_create_file(LOCK))? else { continue };
+            if !fsx::lock_cancellable(&lock, wait, &|| store.cancel().is_cancelled(), &path)? {
+                return Err(store.lock_error(path));
             }
             // The process that had the lock may have removed the directory before it ended.
             if store.is_quarantine(&name, &dir)? {
@@ -131,15 +131,15 @@ impl Quarantine {
             }
         };
         let (whole, parts) = (WholeObjects::new(dir.ensure_dir(OBJECTS)?), dir.ensure_dir(PARTS)?);
-        let held = dir.ensure_dir(HELD)?;
+        let held = dir.ensure_dir(PACK_RECORDS)?;
         let progress = Mutex::new(vec![QuarantineProgress::default(); objects.len()]);
         let packs = HashSet::new();
         let mut quarantine = Self {
             name,
             whole,
             parts,
-            turn: Mutex::new(()),
-            held,
+            part_write_lock: Mutex::new(()),
+            records: held,
             _lock: lock,
             objects,
             progress,
@@ -150,14 +150,14 @@ impl Quarantine {
         };
         match quarantine.resume() {
             // The content contradicts itself. Drop it, so that it does not block new packs.
-            Err(StoreError::Mismatch { .. }) => quarantine.start_over()?,
+            Err(StoreError::Mismatch { .. }) => quarantine.reset()?,
             other => other?,
         }
         Ok(quarantine)
     }
 
-    fn start_over(&mut self) -> Result<(), StoreError> {
-        for dir in [&self.held, &self.parts] {
+    fn reset(&mut self) -> Result<(), StoreError> {
+        for dir in [&self.records, &self.parts] {
             for (name, _) in dir.entries()? {
                 dir.unlink(&name)?;
             }
@@ -180,7 +180,7 @@ impl Quarantine {
     }
 
     /// Whether the piece is its whole object.
-    fn is_whole(&self, piece: &Piece) -> bool {
+    fn is_whole_object(&self, piece: &Piece) -> bool {
         let size = self.objects.get(piece.ordinal as usize).map(|object| object.size);
         size == Some(u64::from(piece.length))
     }
@@ -193,26 +193,26 @@ impl Quarantine {
     // again.
     fn resume(&mut self) -> Result<(), StoreError> {
         let mut covered = CoveredFiles::default();
-        for (name, _) in self.held.entries()? {
+        for (name, _) in self.records.entries()? {
             let Some(pack) = PackId::parse_hex(name.as_encoded_bytes()) else {
-                self.held.unlink(&name)?;
+                self.records.unlink(&name)?;
                 continue;
             };
-            let record = self.held.read(&pack.to_string(), MAX_HELD_BYTES)?;
+            let record = self.records.read(&pack.to_string(), MAX_PACK_RECORD_BYTES)?;
             let pieces = match pack_records::parse(&record) {
-                Some(pieces) if self.are_whole(&pieces)? => pieces,
+                Some(pieces) if self.are_intact(&pieces)? => pieces,
                 _ => {
-                    self.held.unlink(&name)?;
+                    self.records.unlink(&name)?;
                     continue;
                 }
             };
             for held in &pieces {
-                if self.is_whole(&held.piece) {
-                    covered.whole.insert(held.hash.of_whole());
+                if self.is_whole_object(&held.piece) {
+                    covered.whole.insert(held.hash.as_object_id());
                 } else {
                     covered.parts.insert(held.piece.ordinal);
                 }
-                self.count(&held.piece, held.hash)?;
+                self.count_piece(&held.piece, held.hash)?;
             }
             self.packs.insert(pack);
         }
@@ -233,7 +233,7 @@ impl Quarantine {
         let is_partial = |ordinal: &&u32| self.progress()[**ordinal as usize].id.is_none();
         for ordinal in parts.iter().filter(is_partial) {
             let name = ordinal_name(*ordinal);
-            fsx::seal(&self.parts.open_file(&name)?, FileMode::RECORD, None, || {
+            fsx::set_metadata(&self.parts.open_file(&name)?, FileMode::RECORD, None, || {
                 self.parts.join(&name)
             })?;
         }
@@ -253,14 +253,17 @@ impl Quarantine {
             } else {
                 (self.whole.open_file(&id)?, self.whole.path(&id))
             };
-            fsx::seal(&file, self.permissions.file(object.exec), Some(object.mtime), || {
-                path.clone()
-            })?;
+            fsx::set_metadata(
+                &file,
+                self.permissions.file(object.exec),
+                Some(object.mtime),
+                || path.clone(),
+            )?;
         }
         Ok(())
     }
 
-    fn are_whole(&self, pieces: &[PieceRecord]) -> Result<bool, StoreError> {
+    fn are_intact(&self, pieces: &[PieceRecord]) -> Result<bool, StoreError> {
         for piece in pieces {
             if !self.is_intact(piece)? {
                 return Ok(false);
@@ -279,8 +282,8 @@ impl Quarantine {
             return Ok(false);
         }
         let read = || -> Result<Vec<u8>, StoreError> {
-            let file = if self.is_whole(piece) {
-                self.whole.open_file(&held.hash.of_whole())?
+            let file = if self.is_whole_object(piece) {
+                self.whole.open_file(&held.hash.as_object_id())?
             } else {
                 self.parts.open_file(&ordinal_name(piece.ordinal))?
             };
@@ -294,7 +297,7 @@ impl Quarantine {
 
     /// Writes the content of a pack and then its record (step 1). May be called from several
     /// threads; `decode` decodes a block against its bases.
-    pub(in crate::store) fn take(
+    pub(in crate::store) fn write_pack(
         &self,
         id: &PackId,
         pack: &PackReader<'_>,
@@ -317,14 +320,14 @@ impl Quarantine {
         }
         // The rename is atomic but not synced. After a power cut the record or the content may be
         // missing; `resume` re-hashes every piece for that reason.
-        pack_records::seal(&mut record);
+        pack_records::append_digest(&mut record);
         let temporary = format!("{id}.tmp");
-        self.held.write_new(&temporary, &record, FileMode::RECORD, None)?;
-        Ok(self.held.rename(&temporary, &self.held, &id.to_string())?)
+        self.records.write_new(&temporary, &record, FileMode::RECORD, None)?;
+        Ok(self.records.rename(&temporary, &self.records, &id.to_string())?)
     }
 
     fn hash(&self, piece: &Piece, bytes: &[u8]) -> PieceHash {
-        if self.is_whole(piece) {
+        if self.is_whole_object(piece) {
             PieceHash::of_object(bytes)
         } else {
             PieceHash::of(bytes, piece.offset)
@@ -344,24 +347,24 @@ impl Quarantine {
             )));
         }
         if u64::from(piece.length) == object.size {
-            let (id, mode) = (hash.of_whole(), self.permissions.file(object.exec));
+            let (id, mode) = (hash.as_object_id(), self.permissions.file(object.exec));
             self.whole.write_new(&id, bytes, mode, object.mtime)?;
         } else {
             let name = ordinal_name(piece.ordinal);
             // Serialized: if several threads write to one file, they spin on its inode lock and
             // waste a core.
-            let _turn = self.turn.lock();
+            let _turn = self.part_write_lock.lock();
             let file = self.parts.open_or_create_file(&name)?;
             fsx::write_at(&file, bytes, piece.offset, || self.parts.join(&name))?;
         }
-        self.count(piece, hash)
+        self.count_piece(piece, hash)
     }
 
     /// Counts a piece. Seals an object of several pieces once it is complete.
-    fn count(&self, piece: &Piece, hash: PieceHash) -> Result<(), StoreError> {
+    fn count_piece(&self, piece: &Piece, hash: PieceHash) -> Result<(), StoreError> {
         let object = self.objects[piece.ordinal as usize];
         let length = u64::from(piece.length);
-        let is_one = self.is_whole(piece);
+        let is_one = self.is_whole_object(piece);
         if !is_one {
             self.hashes().entry(piece.ordinal).or_default().push(piece.offset, length, hash);
         }
@@ -378,7 +381,7 @@ impl Quarantine {
             progress.received == object.size
         };
         if is_whole {
-            let id = if is_one { hash.of_whole() } else { self.seal(piece.ordinal)? };
+            let id = if is_one { hash.as_object_id() } else { self.seal(piece.ordinal)? };
             self.progress()[piece.ordinal as usize].id = Some(id);
         }
         Ok(())
@@ -399,7 +402,7 @@ impl Quarantine {
         if size != object.size {
             return Err(mismatch(format!("new object {ordinal} has the wrong size")));
         }
-        fsx::seal(&file, self.permissions.file(object.exec), Some(object.mtime), path)?;
+        fsx::set_metadata(&file, self.permissions.file(object.exec), Some(object.mtime), path)?;
         Ok(id)
     }
 
@@ -426,7 +429,7 @@ impl Quarantine {
 
     /// Moves all content to `objects` under its ids (step 2). Replaces existing objects, because
     /// they may be damaged; this content has just been hashed.
-    pub(in crate::store) fn promote(
+    pub(in crate::store) fn move_objects(
         &self,
         objects: &[(ObjectId, u64)],
         store: &LockedStore<'_>,
@@ -440,7 +443,7 @@ impl Quarantine {
         let moved = self.whole.move_directories(&store.layout.objects)?;
         for (ordinal, (id, _)) in (0u32..).zip(objects) {
             if parts.contains(&ordinal) {
-                store.adopt(id, &self.parts, &ordinal_name(ordinal))?;
+                store.adopt_object(id, &self.parts, &ordinal_name(ordinal))?;
             } else if !moved[usize::from(id.as_bytes()[0])] {
                 self.whole.move_to(store, id)?;
             }

@@ -22,7 +22,7 @@ impl PieceRecord {
 
 /// Appends the digest. Without it a truncated record could pass for a complete one with fewer
 /// pieces.
-pub(super) fn seal(record: &mut Vec<u8>) {
+pub(super) fn append_digest(record: &mut Vec<u8>) {
     record.extend_from_slice(ObjectId::of(record).as_bytes());
 }
 

@@ -79,7 +79,7 @@ impl WholeObjects {
         store: &LockedStore<'_>,
         object: &ObjectId,
     ) -> Result<(), StoreError> {
-        store.adopt(object, &self.dir, &self.name(object)?)
+        store.adopt_object(object, &self.dir, &self.name(object)?)
     }
 
     /// Removes every file that is not in `kept`.

@@ -4,22 +4,25 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use headwater::fleet_status::{
-    DAY_SECONDS, Day, DayKind, LastVerify, MirrorStatus, Published, StatusKind, days, published,
+    DAY_SECONDS, Day, DayKind, LastVerify, MirrorStatus, PublishedRelease, StatusKind, days,
+    published_releases,
 };
 use headwater::mirror::{EventKind, HistoryEvent};
 use maud::{Markup, html};
 
-use crate::cli::commands::status::page::{StatusPage, class, fact, time};
-use crate::cli::output::format::{bytes, count, counted, duration, escape, moment};
+use crate::cli::commands::status::page::{StatusPage, css_class, fact, time};
+use crate::cli::output::format::{
+    escape, format_bytes, format_count, format_duration, format_time, pluralize,
+};
 
 /// How many days the strip of a mirror shows.
-const DAYS: u64 = 14;
+const STRIP_DAYS: u64 = 14;
 /// Maximum number of failures that are shown for a mirror, newest first.
 const MAX_FAILURES: usize = 3;
 
 /// The section with all mirrors, worst first.
 pub(super) fn section(page: &StatusPage<'_>) -> Markup {
-    let published = published(page.seen);
+    let published = published_releases(page.polls);
     html! {
         h2 { "Mirrors" }
         p.key {
@@ -39,29 +42,29 @@ pub(super) fn section(page: &StatusPage<'_>) -> Markup {
 fn card(
     page: &StatusPage<'_>,
     mirror_status: &MirrorStatus,
-    published: &BTreeMap<u64, Published>,
+    published: &BTreeMap<u64, PublishedRelease>,
 ) -> Markup {
-    let one = page.seen.iter().find(|one| one.mirror == mirror_status.mirror);
+    let one = page.polls.iter().find(|one| one.mirror == mirror_status.mirror);
     let history = one.map_or(&[][..], |one| &one.history);
-    let mut days = days(history, published, page.tolerance, page.now, DAYS);
+    let mut days = days(history, published, page.tolerance, page.now, STRIP_DAYS);
     if let Some(today) = days
         .last_mut()
         .filter(|_| !mirror_status.is_known() && mirror_status.state != StatusKind::Frozen)
     {
         // The history is stored on the mirror, so it does not show that the mirror does not respond
         // today.
-        today.kind = DayKind::Trouble;
+        today.kind = DayKind::Faulty;
     }
     html! {
         li.mirror {
             div.top {
                 h3.name { (escape(&page.name(mirror_status))) }
-                span.place { (place(page, mirror_status)) }
-                span.state.(class(mirror_status.state)) { (mirror_status.state.name()) }
+                span.place { (location_line(page, mirror_status)) }
+                span.state.(css_class(mirror_status.state)) { (mirror_status.state.name()) }
             }
             @match &mirror_status.error {
                 Some(error) if page.is_internal => { p.error { (escape(error)) } }
-                Some(_) => { p.error { (problem(mirror_status.state)) } }
+                Some(_) => { p.error { (state_text(mirror_status.state)) } }
                 None => {}
             }
             @if let Some(last) = mirror_status.last_seen {
@@ -71,14 +74,14 @@ fn card(
                 }
             }
             @if mirror_status.is_known() { (facts(page, mirror_status)) }
-            (strip(&days, mirror_status.is_known()))
+            (day_strip(&days, mirror_status.is_known()))
             (failures(page, history))
         }
     }
 }
 
 /// The region and the public URL of a mirror, and on an internal page also the push URL.
-fn place(page: &StatusPage<'_>, mirror_status: &MirrorStatus) -> Markup {
+fn location_line(page: &StatusPage<'_>, mirror_status: &MirrorStatus) -> Markup {
     let config =
         page.config.all_mirrors().find(|mirror| mirror.name.as_str() == mirror_status.mirror);
     let region = config.and_then(|mirror| mirror.region.as_ref());
@@ -91,7 +94,7 @@ fn place(page: &StatusPage<'_>, mirror_status: &MirrorStatus) -> Markup {
         region.map(|region| html! { (escape(region.as_str())) }),
         url.map(|url| html! { a href=(url) rel="noreferrer" { (url) } }),
         push.map(|push| html! { (push) }),
-        answer.map(|ms| html! { "responds in " (count(ms)) " ms" }),
+        answer.map(|ms| html! { "responds in " (format_count(ms)) " ms" }),
     ];
     html! {
         @for (number, part) in parts.into_iter().flatten().enumerate() {
@@ -102,7 +105,7 @@ fn place(page: &StatusPage<'_>, mirror_status: &MirrorStatus) -> Markup {
 }
 
 /// The public text about a mirror whose state is unknown.
-const fn problem(state: StatusKind) -> &'static str {
+const fn state_text(state: StatusKind) -> &'static str {
     match state {
         StatusKind::Unreachable => "The mirror does not respond.",
         StatusKind::Denied => "The mirror denied access.",
@@ -119,8 +122,8 @@ fn facts(page: &StatusPage<'_>, mirror_status: &MirrorStatus) -> Markup {
         }
     });
     let lag = mirror_status.lag.filter(|_| mirror_status.behind > 0).map(|lag| {
-        let behind = counted(mirror_status.behind, "release", "releases");
-        format!("{}, {behind}", duration(Duration::from_secs(lag.max(1))))
+        let behind = pluralize(mirror_status.behind, "release", "releases");
+        format!("{}, {behind}", format_duration(Duration::from_secs(lag.max(1))))
     });
     let switched = mirror_status.switched.map_or_else(|| html! { "not known" }, time);
     let verified = mirror_status.verified.map_or_else(|| html! { "not yet" }, verification);
@@ -137,9 +140,9 @@ fn facts(page: &StatusPage<'_>, mirror_status: &MirrorStatus) -> Markup {
             (fact("Lag", lag))
             (fact("Switched", Some(switched)))
             (fact("Verified", Some(verified)))
-            (fact("Content", mirror_status.bytes.map(bytes)))
-            (fact("On disk", mirror_status.usage.as_ref().map(|usage| bytes(usage.bytes))))
-            (fact("Free", mirror_status.free_bytes.map(bytes)))
+            (fact("Content", mirror_status.bytes.map(format_bytes)))
+            (fact("On disk", mirror_status.usage.as_ref().map(|usage| format_bytes(usage.bytes))))
+            (fact("Free", mirror_status.free_bytes.map(format_bytes)))
             (fact("Visitors", visitors))
         }
     }
@@ -149,25 +152,25 @@ fn verification(verified: LastVerify) -> Markup {
     html! {
         (time(verified.time))
         @if verified.quick { ", quick" }
-        @if verified.faults > 0 { ": " (counted(verified.faults, "fault", "faults")) }
+        @if verified.faults > 0 { ": " (pluralize(verified.faults, "fault", "faults")) }
     }
 }
 
 /// The days as bars, with a text for screen readers.
-fn strip(days: &[Day], answers: bool) -> Markup {
+fn day_strip(days: &[Day], is_responding: bool) -> Markup {
     let bars = (0..days.len()).rev().zip(days).map(|(left, day)| {
         let (class, words) = match day.kind {
-            DayKind::Trouble if left == 0 && !answers => ("bad", "no response".to_owned()),
+            DayKind::Faulty if left == 0 && !is_responding => ("bad", "no response".to_owned()),
             DayKind::Unknown => ("none", "not known".to_owned()),
-            DayKind::Fresh => ("good", "up to date".to_owned()),
+            DayKind::UpToDate => ("good", "up to date".to_owned()),
             DayKind::Late => {
-                ("late", format!("late by {}", duration(Duration::from_secs(day.lag))))
+                ("late", format!("late by {}", format_duration(Duration::from_secs(day.lag))))
             }
-            DayKind::Trouble => ("bad", "failures or faults".to_owned()),
+            DayKind::Faulty => ("bad", "failures or faults".to_owned()),
         };
         let switches = match day.switches {
             0 => String::new(),
-            switches => format!(", {}", counted(switches, "switch", "switches")),
+            switches => format!(", {}", pluralize(switches, "switch", "switches")),
         };
         (class, format!("{}: {words}{switches}", date(day.start)))
     });
@@ -185,17 +188,17 @@ fn strip(days: &[Day], answers: bool) -> Markup {
 }
 
 fn date(seconds: u64) -> String {
-    moment(seconds).split('T').next().unwrap_or_default().to_owned()
+    format_time(seconds).split('T').next().unwrap_or_default().to_owned()
 }
 
 /// The failures on the mirror during the days of the strip; an internal page also shows the
 /// reasons.
 fn failures(page: &StatusPage<'_>, history: &[HistoryEvent]) -> Markup {
-    let since = page.now.saturating_sub(DAYS * DAY_SECONDS);
+    let since = page.now.saturating_sub(STRIP_DAYS * DAY_SECONDS);
     let recent = history.iter().rev().filter(|event| event.time >= since);
-    let failed = recent.filter_map(|event| match &event.what {
-        EventKind::Failed { release, why } => Some(("Release", event.time, release, why)),
-        EventKind::HookFailed { release, why } => {
+    let failed = recent.filter_map(|event| match &event.kind {
+        EventKind::Failed { release, reason: why } => Some(("Release", event.time, release, why)),
+        EventKind::HookFailed { release, reason: why } => {
             Some(("The command after release", event.time, release, why))
         }
         _ => None,

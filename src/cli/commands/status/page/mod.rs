@@ -15,12 +15,13 @@ use headwater::manifest::Diff;
 use headwater::release::Release;
 use maud::{Markup, PreEscaped, Render, html};
 
-use crate::cli::output::format::{count, counted, duration, escape, moment};
+use crate::cli::output::format::{escape, format_count, format_duration, format_time, pluralize};
 
 const STYLE: &str = include_str!("style.css");
 /// The content security policy of the page.
 // The styles are in the page, and the icon is a `data:` URL.
-const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; img-src data:";
+const CONTENT_SECURITY_POLICY: &str =
+    "default-src 'none'; style-src 'unsafe-inline'; img-src data:";
 
 /// The data of the page.
 #[derive(Debug)]
@@ -34,7 +35,7 @@ pub(super) struct StatusPage<'a> {
     /// The states of the mirrors, worst first.
     pub(super) mirror_statuses: &'a [MirrorStatus],
     /// The poll results of the mirrors.
-    pub(super) seen: &'a [Poll],
+    pub(super) polls: &'a [Poll],
     /// The releases that any mirror keeps, newest first, and the changes of each release.
     pub(super) releases: Vec<(&'a Release, Option<Diff>)>,
     /// How long after the first mirror another mirror may switch without counting as late, in
@@ -56,13 +57,13 @@ fn fact(term: &str, description: Option<impl Render>) -> Markup {
 /// A time in UTC, as text and as attribute. The time is absolute because the page may be read
 /// later.
 fn time(seconds: u64) -> Markup {
-    let exact = moment(seconds);
+    let exact = format_time(seconds);
     let minute =
         exact.get(..16).filter(|_| exact.ends_with('Z')).map(|minute| minute.replace('T', " "));
     html! { time datetime=(exact) { (minute.as_deref().unwrap_or(&exact)) } }
 }
 
-const fn class(state: StatusKind) -> &'static str {
+const fn css_class(state: StatusKind) -> &'static str {
     match state {
         StatusKind::Current => "good",
         StatusKind::Apart | StatusKind::Frozen | StatusKind::Joining => "calm",
@@ -84,7 +85,7 @@ impl StatusPage<'_> {
                 head {
                     meta charset="utf-8";
                     meta name="viewport" content="width=device-width, initial-scale=1";
-                    meta http-equiv="content-security-policy" content=(POLICY);
+                    meta http-equiv="content-security-policy" content=(CONTENT_SECURITY_POLICY);
                     meta name="robots" content="noindex";
                     // An empty icon, because a browser would ask the server for /favicon.ico.
                     link rel="icon" href="data:,";
@@ -94,12 +95,12 @@ impl StatusPage<'_> {
                 body {
                     header {
                         h1 { (title) }
-                        p.verdict.(self.mood()) { (verdict) }
+                        p.verdict.(self.verdict_class()) { (verdict) }
                         p.soft { "As of " (time(self.now)) " UTC" }
                         (self.subtitle())
                     }
                     main {
-                        (self.sums())
+                        (self.totals())
                         (mirrors::section(self))
                         (releases::section(self))
                     }
@@ -116,33 +117,42 @@ impl StatusPage<'_> {
         page.into_string()
     }
 
-    fn of(&self, is: impl Fn(StatusKind) -> bool) -> u64 {
+    fn count_states(&self, is: impl Fn(StatusKind) -> bool) -> u64 {
         self.mirror_statuses.iter().filter(|mirror_status| is(mirror_status.state)).count() as u64
     }
 
     fn verdict(&self) -> String {
-        let (current, all) =
-            (self.of(|state| state == StatusKind::Current), self.mirror_statuses.len() as u64);
-        let set_apart = self.of(|state| matches!(state, StatusKind::Apart | StatusKind::Frozen));
-        match (current, all - set_apart) {
-            (_, 0) if self.of(|state| state == StatusKind::Apart) > 0 => {
+        let (current, all) = (
+            self.count_states(|state| state == StatusKind::Current),
+            self.mirror_statuses.len() as u64,
+        );
+        let excluded =
+            self.count_states(|state| matches!(state, StatusKind::Apart | StatusKind::Frozen));
+        match (current, all - excluded) {
+            (_, 0) if self.count_states(|state| state == StatusKind::Apart) > 0 => {
                 "No mirror serves a release for all mirrors".to_owned()
             }
             (_, 0) => "Every mirror is frozen".to_owned(),
             (1, 1) => "The mirror is current".to_owned(),
             (current, counted) if current == counted => {
-                format!("All {} mirrors are current", count(current))
+                format!("All {} mirrors are current", format_count(current))
             }
             (current, counted) => {
                 let are = if current == 1 { "is" } else { "are" };
-                format!("{} of {} mirrors {are} current", count(current), count(counted))
+                format!(
+                    "{} of {} mirrors {are} current",
+                    format_count(current),
+                    format_count(counted)
+                )
             }
         }
     }
 
-    fn mood(&self) -> &'static str {
+    fn verdict_class(&self) -> &'static str {
         let has = |wanted| {
-            self.mirror_statuses.iter().any(|mirror_status| class(mirror_status.state) == wanted)
+            self.mirror_statuses
+                .iter()
+                .any(|mirror_status| css_class(mirror_status.state) == wanted)
         };
         ["bad", "late"].into_iter().find(|wanted| has(*wanted)).unwrap_or("good")
     }
@@ -151,8 +161,8 @@ impl StatusPage<'_> {
     /// location, which only an internal page shows.
     fn name(&self, mirror_status: &MirrorStatus) -> String {
         // Numbered in the order of the mirrors, which stays the same from page to page.
-        let place = self.seen.iter().position(|one| one.mirror == mirror_status.mirror);
-        match place {
+        let index = self.polls.iter().position(|one| one.mirror == mirror_status.mirror);
+        match index {
             Some(place) if !self.is_internal && mirror_status.mirror == mirror_status.location => {
                 format!("Mirror {}", place + 1)
             }
@@ -182,7 +192,7 @@ impl StatusPage<'_> {
         }
     }
 
-    fn sums(&self) -> Markup {
+    fn totals(&self) -> Markup {
         let counted_of = |is: fn(&MirrorStatus) -> bool| {
             self.mirror_statuses.iter().filter(|mirror_status| is(mirror_status)).count() as u64
         };
@@ -194,12 +204,16 @@ impl StatusPage<'_> {
         let lag = match lags.max() {
             None => "unknown".to_owned(),
             Some((false, _)) => "none".to_owned(),
-            Some((true, lag)) => duration(Duration::from_secs(lag.max(1))),
+            Some((true, lag)) => format_duration(Duration::from_secs(lag.max(1))),
         };
-        let mirrors = match self.of(|state| state == StatusKind::Frozen) {
-            0 => count(self.mirror_statuses.len() as u64),
+        let mirrors = match self.count_states(|state| state == StatusKind::Frozen) {
+            0 => format_count(self.mirror_statuses.len() as u64),
             frozen => {
-                format!("{}, {} frozen", count(self.mirror_statuses.len() as u64), count(frozen))
+                format!(
+                    "{}, {} frozen",
+                    format_count(self.mirror_statuses.len() as u64),
+                    format_count(frozen)
+                )
             }
         };
         let faults: u64 = self
@@ -213,14 +227,14 @@ impl StatusPage<'_> {
         });
         let verified = match (faults, never) {
             (0, 0) => "no faults".to_owned(),
-            (0, never) => format!("{} not yet verified", count(never)),
-            (faults, _) => counted(faults, "fault", "faults"),
+            (0, never) => format!("{} not yet verified", format_count(never)),
+            (faults, _) => pluralize(faults, "fault", "faults"),
         };
         let silent = counted_of(|mirror_status| !mirror_status.is_known());
         html! {
             dl.sums {
                 (fact("Mirrors", Some(mirrors)))
-                (fact("Not responding", Some(count(silent))))
+                (fact("Not responding", Some(format_count(silent))))
                 (fact("Longest lag", Some(lag)))
                 (fact("Verified", Some(verified)))
             }
@@ -243,7 +257,7 @@ mod tests {
         let evil = "</style><script>alert(1)</script>\u{1b}[2J";
         let mirror_status = MirrorStatus {
             error: Some(evil.into()),
-            ..MirrorStatus::silent(evil, evil, StatusKind::Unknown)
+            ..MirrorStatus::unresponsive(evil, evil, StatusKind::Unknown)
         };
         let mirror_statuses = &[mirror_status];
         let (config, releases) = (&Config::default(), Vec::new());
@@ -253,7 +267,7 @@ mod tests {
             config,
             is_internal,
             mirror_statuses,
-            seen: &[],
+            polls: &[],
             releases,
             tolerance: 0,
             now: 0,
@@ -267,7 +281,7 @@ mod tests {
     fn the_verdict_counts_those_that_are_not_frozen() {
         let of = |states: &[StatusKind]| {
             let mirror_statuses: Vec<_> =
-                states.iter().map(|state| MirrorStatus::silent("m", "/m", *state)).collect();
+                states.iter().map(|state| MirrorStatus::unresponsive("m", "/m", *state)).collect();
             let (title, mirror_statuses, releases) =
                 (String::new(), &mirror_statuses[..], Vec::new());
             let (config, is_internal) = (&Config::default(), false);
@@ -276,12 +290,12 @@ mod tests {
                 config,
                 is_internal,
                 mirror_statuses,
-                seen: &[],
+                polls: &[],
                 releases,
                 tolerance: 0,
                 now: 0,
             };
-            (page.verdict(), page.mood())
+            (page.verdict(), page.verdict_class())
         };
         let words = |verdict: &str, mood| (verdict.to_owned(), mood);
         assert_eq!(of(&[StatusKind::Current]), words("The mirror is current", "good"));

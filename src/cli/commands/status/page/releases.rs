@@ -6,11 +6,11 @@ use headwater::release::Release;
 use maud::{Markup, html};
 
 use crate::cli::commands::status::page::{StatusPage, time};
-use crate::cli::output::format::{bytes, count, counted, escape};
+use crate::cli::output::format::{escape, format_bytes, format_count, pluralize};
 
 /// Maximum number of paths that are shown for a release.
 const MAX_PATHS: usize = 20;
-const KINDS: [(ChangeKind, &str); 5] = [
+const CHANGE_WORDS: [(ChangeKind, &str); 5] = [
     (ChangeKind::Added, "added"),
     (ChangeKind::Changed, "changed"),
     (ChangeKind::Renamed, "renamed"),
@@ -43,14 +43,14 @@ fn card(page: &StatusPage<'_>, release: &Release, diff: Option<&Diff>) -> Markup
                 h3.name { (release.sequence) }
                 span.place { (time(release.created)) }
                 @if served > 0 {
-                    span.state.good { "on " (counted(served, "mirror", "mirrors")) }
-                } @else if is_taken_back(page, release) {
+                    span.state.good { "on " (pluralize(served, "mirror", "mirrors")) }
+                } @else if is_rolled_back(page, release) {
                     span.state.late { "rolled back" }
                 }
             }
             p.soft {
-                (counted(release.entries, "file", "files")) ", " (bytes(release.bytes))
-                @if let Some(diff) = diff { "; " (sums(diff)) }
+                (pluralize(release.entries, "file", "files")) ", " (format_bytes(release.bytes))
+                @if let Some(diff) = diff { "; " (change_summary(diff)) }
             }
             @if let Some(to) = release.rolled_back_to {
                 p.note { "Back to the content of release " (to) "." }
@@ -62,7 +62,7 @@ fn card(page: &StatusPage<'_>, release: &Release, diff: Option<&Diff>) -> Markup
 }
 
 /// Whether the mirrors went back from the release, because a person or a push rolled it back.
-fn is_taken_back(page: &StatusPage<'_>, release: &Release) -> bool {
+fn is_rolled_back(page: &StatusPage<'_>, release: &Release) -> bool {
     let later = page.releases.iter().map(|(later, _)| *later);
     // A push that reverts rejects nothing, so only the fact that it follows the release reveals it.
     let is_next = |later: &Release| later.sequence == release.sequence + 1;
@@ -72,14 +72,15 @@ fn is_taken_back(page: &StatusPage<'_>, release: &Release) -> bool {
     })
 }
 
-fn sums(diff: &Diff) -> String {
-    let words = crate::cli::output::push_report::changes(&ChangeCounts::from(diff));
+fn change_summary(diff: &Diff) -> String {
+    let words = crate::cli::output::push_report::change_counts_text(&ChangeCounts::from(diff));
     if words.is_empty() { "the same content as before".to_owned() } else { words.join(", ") }
 }
 
 fn paths(diff: &Diff) -> Markup {
     let rest = diff.changes.len().saturating_sub(MAX_PATHS);
-    let word = |kind| KINDS.iter().find(|(known, _)| *known == kind).map_or("", |(_, word)| word);
+    let word =
+        |kind| CHANGE_WORDS.iter().find(|(known, _)| *known == kind).map_or("", |(_, word)| word);
     html! {
         @if !diff.changes.is_empty() {
             details {
@@ -88,7 +89,7 @@ fn paths(diff: &Diff) -> Markup {
                     @for change in diff.changes.iter().take(MAX_PATHS) {
                         li { b { (word(change.kind)) } " " (escape(change.path.as_str())) }
                     }
-                    @if rest > 0 { li { "and " (count(rest as u64)) " more" } }
+                    @if rest > 0 { li { "and " (format_count(rest as u64)) " more" } }
                 }
             }
         }

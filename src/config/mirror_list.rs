@@ -13,7 +13,7 @@ use super::{Checker, ConfigError, MAX_BYTES, raw};
 use crate::{command, fsx};
 
 /// How long the command that writes the list may take.
-const LIMIT: Duration = Duration::from_secs(30);
+const COMMAND_TIMEOUT: Duration = Duration::from_secs(30);
 
 pub(super) enum ListSource {
     File(PathBuf),
@@ -48,8 +48,8 @@ pub(super) fn read(source: &ListSource, directory: &Path) -> Result<String, Conf
             secret_variables,
             input: "",
             // One byte more than allowed, so that a truncated list is detected.
-            kept_bytes: MAX_BYTES + 1,
-            limit: LIMIT,
+            max_output_bytes: MAX_BYTES + 1,
+            timeout: COMMAND_TIMEOUT,
         })
         .map_err(|source| ConfigError::Command { command: words.join(" "), source })?,
     };
@@ -72,7 +72,9 @@ impl Checker<'_> {
             words.filter(|words| words.first().is_some_and(|program| !program.is_empty()))
         };
         match from.as_ref() {
-            Value::String(file) if !file.is_empty() => Ok(ListSource::File(self.base.join(file))),
+            Value::String(file) if !file.is_empty() => {
+                Ok(ListSource::File(self.base_dir.join(file)))
+            }
             Value::Array(values) => match words(values) {
                 Some(words) => Ok(ListSource::Command { words, secret_variables }),
                 None => Err(self.error(
@@ -131,8 +133,8 @@ impl MirrorLine {
         base: &Path,
         check: impl FnOnce(&Checker<'_>, raw::RawMirror) -> Result<T, ConfigError>,
     ) -> Result<T, ConfigError> {
-        let checker = Checker { text: &self.text, path: &self.list, base };
-        let table = toml::from_str(&self.text).map_err(|error| checker.syntax(&error));
+        let checker = Checker { text: &self.text, path: &self.list, base_dir: base };
+        let table = toml::from_str(&self.text).map_err(|error| checker.syntax_error(&error));
         table.and_then(|table| check(&checker, table)).map_err(|error| match error {
             ConfigError::Invalid { path, message, snippet, .. } => {
                 // The snippet shows the faulty value as written in TOML: close enough to find it in

@@ -11,17 +11,17 @@ use std::fmt;
 use super::is_invisible;
 
 /// The text that replaces a secret.
-const HIDDEN: &str = "***";
+const REDACTED: &str = "***";
 /// A part of a secret with at least this many consecutive characters is replaced, too, because the
 /// text may have been truncated.
-const PART_CHARS: usize = 12;
+const MATCHED_PART_CHARS: usize = 12;
 /// Minimum length of a secret in characters. A shorter one would match by accident.
 const MIN_CHARS: usize = 6;
 /// Minimum length of a word after `Bearer` to count as a token, in characters. The minimum is
 /// doubled for a word without a digit.
 const MIN_BEARER_CHARS: usize = 8;
 /// How many levels of nested escapes are decoded.
-const ROUNDS: usize = 4;
+const MAX_ESCAPE_DEPTH: usize = 4;
 
 /// Known secrets, which a filter replaces. Other secrets are recognized by their form: `hw_…`,
 /// `Bearer …`, and a password in a URL.
@@ -45,7 +45,7 @@ struct SecretParts {
 
 /// A decoded character of a text, and the range of bytes that it comes from.
 #[derive(Debug, Clone, Copy)]
-struct Unit {
+struct DecodedChar {
     char: char,
     start: usize,
     end: usize,
@@ -61,31 +61,37 @@ impl Secrets {
 
     /// Replaces all secrets in the text.
     #[must_use]
-    pub fn clean<'t>(&self, text: &'t str) -> Cow<'t, str> {
-        self.hide(text, |units| {
-            [self.own(units), tokens(units), bearers(units), passwords(units)].concat()
+    pub fn redact<'t>(&self, text: &'t str) -> Cow<'t, str> {
+        self.replace_found(text, |units| {
+            [
+                self.find_known(units),
+                find_tokens(units),
+                find_bearer_tokens(units),
+                find_url_passwords(units),
+            ]
+            .concat()
         })
     }
 
     /// Replaces only the known secrets, not text that merely looks like a secret.
     #[must_use]
-    pub fn clean_own<'t>(&self, text: &'t str) -> Cow<'t, str> {
+    pub fn redact_known<'t>(&self, text: &'t str) -> Cow<'t, str> {
         if self.secrets.is_empty() {
             Cow::Borrowed(text)
         } else {
-            self.hide(text, |units| self.own(units))
+            self.replace_found(text, |units| self.find_known(units))
         }
     }
 
-    fn hide<'t>(
+    fn replace_found<'t>(
         &self,
         text: &'t str,
-        find: impl Fn(&[Unit]) -> Vec<(usize, usize)>,
+        find: impl Fn(&[DecodedChar]) -> Vec<(usize, usize)>,
     ) -> Cow<'t, str> {
-        let mut units = units(text);
+        let mut units = visible_chars(text);
         let mut found = find(&units);
-        for _ in 0..ROUNDS {
-            let Some(decoded) = decoded(&units) else { break };
+        for _ in 0..MAX_ESCAPE_DEPTH {
+            let Some(decoded) = decode_escapes(&units) else { break };
             units = decoded;
             found.extend(find(&units));
         }
@@ -98,8 +104,8 @@ impl Secrets {
             if start >= at {
                 clean.push_str(&text[at..start]);
                 // Adjacent secrets are replaced as one.
-                if start > at || !clean.ends_with(HIDDEN) {
-                    clean.push_str(HIDDEN);
+                if start > at || !clean.ends_with(REDACTED) {
+                    clean.push_str(REDACTED);
                 }
             }
             at = at.max(end);
@@ -108,7 +114,7 @@ impl Secrets {
         Cow::Owned(clean)
     }
 
-    fn own(&self, units: &[Unit]) -> Vec<(usize, usize)> {
+    fn find_known(&self, units: &[DecodedChar]) -> Vec<(usize, usize)> {
         let mut found = Vec::new();
         for secret in &self.secrets {
             let mut window = vec!['\0'; secret.length];
@@ -130,32 +136,36 @@ impl SecretParts {
         let is_token = secret.starts_with(&['h', 'w', '_']) && secret.get(name) == Some(&'_');
         let kept = if is_token { &secret[name + 1..] } else { &secret[..] };
         let kept = if kept.len() < MIN_CHARS { &secret[..] } else { kept };
-        let length = kept.len().min(PART_CHARS);
+        let length = kept.len().min(MATCHED_PART_CHARS);
         (length >= MIN_CHARS)
             .then(|| Self { length, parts: kept.windows(length).map(Into::into).collect() })
     }
 }
 
-fn span(units: &[Unit]) -> Option<(usize, usize)> {
+fn span(units: &[DecodedChar]) -> Option<(usize, usize)> {
     Some((units.first()?.start, units.last()?.end))
 }
 
 /// The visible characters of a text, in lower case.
-fn units(text: &str) -> Vec<Unit> {
+fn visible_chars(text: &str) -> Vec<DecodedChar> {
     let all = text.char_indices().filter(|(_, c)| !is_invisible(*c));
-    all.map(|(start, c)| Unit { char: c.to_ascii_lowercase(), start, end: start + c.len_utf8() })
-        .collect()
+    all.map(|(start, c)| DecodedChar {
+        char: c.to_ascii_lowercase(),
+        start,
+        end: start + c.len_utf8(),
+    })
+    .collect()
 }
 
 /// Decodes the escapes `%41`, `\u0041`, `\u{41}`, `\x41`, `\/`, `&#65;`, `&#x41;`. `None` if there
 /// are none.
-fn decoded(units: &[Unit]) -> Option<Vec<Unit>> {
+fn decode_escapes(units: &[DecodedChar]) -> Option<Vec<DecodedChar>> {
     let mut all = Vec::with_capacity(units.len());
     let mut rest = units;
     while let Some(first) = rest.first() {
-        match escaped(rest) {
+        match parse_escape(rest) {
             Some((char, length)) => {
-                let unit = Unit {
+                let unit = DecodedChar {
                     char: char.to_ascii_lowercase(),
                     start: first.start,
                     end: rest[length - 1].end,
@@ -173,7 +183,7 @@ fn decoded(units: &[Unit]) -> Option<Vec<Unit>> {
 }
 
 /// The character of the escape at the start of `units`, and the length of the escape.
-fn escaped(units: &[Unit]) -> Option<(char, usize)> {
+fn parse_escape(units: &[DecodedChar]) -> Option<(char, usize)> {
     let at = |place: usize| units.get(place).map(|unit| unit.char);
     let number = |from: usize, to: usize, radix: u32| {
         let digits: String = units.get(from..to)?.iter().map(|unit| unit.char).collect();
@@ -204,14 +214,17 @@ fn escaped(units: &[Unit]) -> Option<(char, usize)> {
 }
 
 /// The positions of `mark`.
-fn places<'u>(units: &'u [Unit], mark: &'static str) -> impl Iterator<Item = usize> + 'u {
+fn positions_of<'u>(
+    units: &'u [DecodedChar],
+    mark: &'static str,
+) -> impl Iterator<Item = usize> + 'u {
     let length = mark.len();
-    let is_there = move |some: &[Unit]| some.iter().map(|unit| unit.char).eq(mark.chars());
+    let is_there = move |some: &[DecodedChar]| some.iter().map(|unit| unit.char).eq(mark.chars());
     units.windows(length).enumerate().filter(move |(_, some)| is_there(some)).map(|(at, _)| at)
 }
 
 /// The longest prefix of `units` whose characters satisfy `is_part`.
-fn run(units: &[Unit], is_part: impl Fn(char) -> bool) -> &[Unit] {
+fn prefix_while(units: &[DecodedChar], is_part: impl Fn(char) -> bool) -> &[DecodedChar] {
     &units[..units.iter().position(|unit| !is_part(unit.char)).unwrap_or(units.len())]
 }
 
@@ -220,40 +233,40 @@ fn is_word(c: char) -> bool {
 }
 
 /// Tokens of headwater: the prefix, a public name of 8 digits, and a secret part; or one long word.
-fn tokens(units: &[Unit]) -> Vec<(usize, usize)> {
+fn find_tokens(units: &[DecodedChar]) -> Vec<(usize, usize)> {
     let token = |at: usize| {
-        let word = run(&units[at..], is_word);
+        let word = prefix_while(&units[at..], is_word);
         let name = word
             .get(3..11)
             .is_some_and(|name| name.iter().all(|unit| unit.char.is_ascii_hexdigit()));
         let is_token = name && word.len() > 12 && word[11].char == '_' || word.len() > 24;
         span(word).filter(|_| is_token)
     };
-    places(units, "hw_").filter_map(token).collect()
+    positions_of(units, "hw_").filter_map(token).collect()
 }
 
-fn bearers(units: &[Unit]) -> Vec<(usize, usize)> {
+fn find_bearer_tokens(units: &[DecodedChar]) -> Vec<(usize, usize)> {
     let bearer = |at: usize| {
         let rest = &units[at + "bearer".len()..];
-        let rest = &rest[run(rest, |c| c == ' ' || c == '+').len()..];
-        let word = run(rest, |c| is_word(c) || matches!(c, '.' | '~' | '+' | '/' | '='));
+        let rest = &rest[prefix_while(rest, |c| c == ' ' || c == '+').len()..];
+        let word = prefix_while(rest, |c| is_word(c) || matches!(c, '.' | '~' | '+' | '/' | '='));
         let has_digit = word.iter().any(|unit| unit.char.is_ascii_digit());
         let needed = if has_digit { MIN_BEARER_CHARS } else { 2 * MIN_BEARER_CHARS };
         span(word).filter(|_| word.len() >= needed)
     };
-    places(units, "bearer").filter_map(bearer).collect()
+    positions_of(units, "bearer").filter_map(bearer).collect()
 }
 
 /// The password in `scheme://user:password@host`.
-fn passwords(units: &[Unit]) -> Vec<(usize, usize)> {
+fn find_url_passwords(units: &[DecodedChar]) -> Vec<(usize, usize)> {
     let password = |at: usize| {
         let rest = &units[at + "://".len()..];
-        let place = run(rest, |c| !matches!(c, '/' | '?' | '#' | ' ' | '"'));
+        let place = prefix_while(rest, |c| !matches!(c, '/' | '?' | '#' | ' ' | '"'));
         let end = place.iter().rposition(|unit| unit.char == '@')?;
         let begin = place[..end].iter().position(|unit| unit.char == ':')?;
         span(&place[begin + 1..end])
     };
-    places(units, "://").filter_map(password).collect()
+    positions_of(units, "://").filter_map(password).collect()
 }
 
 #[cfg(test)]
@@ -288,12 +301,12 @@ mod tests {
         let secrets = Secrets::new([TOKEN]);
         for spelling in spellings() {
             let text = format!("é before {spelling} after");
-            for clean in [secrets.clean(&text), secrets.clean_own(&text)] {
+            for clean in [secrets.redact(&text), secrets.redact_known(&text)] {
                 assert!(
                     clean.contains("é before ") && clean.contains(" after"),
                     "{text} -> {clean}"
                 );
-                assert!(clean.contains(HIDDEN), "{text} -> {clean}");
+                assert!(clean.contains(REDACTED), "{text} -> {clean}");
                 assert!(!clean.to_lowercase().contains("5ec2e7aa"), "{text} -> {clean}");
             }
         }
@@ -301,7 +314,7 @@ mod tests {
 
     #[test]
     fn what_looks_like_a_secret_is_hidden_and_the_rest_stays() {
-        let clean = |text: &str| Secrets::default().clean(text).into_owned();
+        let clean = |text: &str| Secrets::default().redact(text).into_owned();
         for (text, cleaned) in [
             ("token hw_0123abcd_77 is bad", "token *** is bad"),
             ("hw_0123ABCD_x", "***"),
@@ -323,12 +336,12 @@ mod tests {
             "100% of 5\\6 &# é \u{200b}",
         ] {
             assert!(
-                matches!(Secrets::default().clean(text), Cow::Borrowed(same) if same == text),
+                matches!(Secrets::default().redact(text), Cow::Borrowed(same) if same == text),
                 "{}",
                 clean(text)
             );
         }
-        assert_eq!(Secrets::new(["x", ""]).clean("x is short"), "x is short");
+        assert_eq!(Secrets::new(["x", ""]).redact("x is short"), "x is short");
         assert_eq!(format!("{:?}", Secrets::new([TOKEN])), "Secrets(…)");
     }
 }

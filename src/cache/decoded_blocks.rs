@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock};
 use parking_lot::{Mutex, MutexGuard};
 
 /// Maximum size of the cached content in bytes. It covers the blocks that two large prefixes use.
-const MOST_BYTES: usize = 32 << 20;
+const MAX_DECODED_BYTES: usize = 32 << 20;
 
 /// The index of a segment and the number of a block in it.
 pub(super) type BlockKey = (usize, u32);
@@ -17,13 +17,13 @@ type Slot = Arc<OnceLock<Option<Arc<Vec<u8>>>>>;
 
 /// The contents of blocks, the most recently used last.
 #[derive(Debug, Default)]
-pub(super) struct Decoded {
-    held: Mutex<VecDeque<(BlockKey, usize, Slot)>>,
+pub(super) struct DecodedBlocks {
+    blocks: Mutex<VecDeque<(BlockKey, usize, Slot)>>,
     /// Buffers for reuse: allocating new memory costs more than decoding into it.
-    spare: Mutex<Vec<Vec<u8>>>,
+    spare_buffers: Mutex<Vec<Vec<u8>>>,
 }
 
-impl Decoded {
+impl DecodedBlocks {
     /// Returns the content of a block, which has `bytes` bytes. If it is not cached, `decode`
     /// writes it to a reused buffer. Concurrent callers wait, so that no block is decoded twice at
     /// the same time.
@@ -37,32 +37,32 @@ impl Decoded {
         // The list is not locked while a block is decoded, so other blocks can be decoded at the
         // same time.
         let content = slot.get_or_init(|| {
-            let mut content = self.spare().pop().unwrap_or_default();
+            let mut content = self.lock_spare_buffers().pop().unwrap_or_default();
             decode(&mut content).then(|| Arc::new(content))
         });
         content.clone()
     }
 
     fn slot(&self, key: BlockKey, bytes: usize) -> Slot {
-        let mut held = self.held.lock();
+        let mut blocks = self.blocks.lock();
         let found =
-            held.iter().rposition(|(other, ..)| *other == key).and_then(|at| held.remove(at));
+            blocks.iter().rposition(|(other, ..)| *other == key).and_then(|at| blocks.remove(at));
         let entry = found.unwrap_or_else(|| (key, bytes, Slot::default()));
         let slot = Arc::clone(&entry.2);
-        held.push_back(entry);
-        let mut sum: usize = held.iter().map(|(_, bytes, _)| bytes).sum();
+        blocks.push_back(entry);
+        let mut sum: usize = blocks.iter().map(|(_, bytes, _)| bytes).sum();
         // The last entry stays, however large it is: it is the one that was requested.
-        while sum > MOST_BYTES && held.len() > 1 {
-            let Some((_, bytes, slot)) = held.pop_front() else { break };
+        while sum > MAX_DECODED_BYTES && blocks.len() > 1 {
+            let Some((_, bytes, slot)) = blocks.pop_front() else { break };
             sum -= bytes;
             // If the content is still in use, its last reader frees the buffer.
             let content = Arc::into_inner(slot).and_then(OnceLock::into_inner).flatten();
-            self.spare().extend(content.and_then(Arc::into_inner));
+            self.lock_spare_buffers().extend(content.and_then(Arc::into_inner));
         }
         slot
     }
 
-    fn spare(&self) -> MutexGuard<'_, Vec<Vec<u8>>> {
-        self.spare.lock()
+    fn lock_spare_buffers(&self) -> MutexGuard<'_, Vec<Vec<u8>>> {
+        self.spare_buffers.lock()
     }
 }

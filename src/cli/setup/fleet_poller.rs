@@ -8,30 +8,30 @@ use headwater::fleet_status::{self, MirrorStatus, Poll, StatusKind};
 use headwater::push::Fleet;
 use headwater::threads;
 use headwater::tree_path::Site;
-use headwater::web::Web;
+use headwater::web::HttpClient;
 
 use crate::cli::args::operands::MirrorChoice;
 use crate::cli::args::{ConfigArgs, OutputArgs, RemoteArgs, operands};
 use crate::cli::output::failure::Failure;
 use crate::cli::output::progress::Progress;
 use crate::cli::setup::configuration::load_config;
-use crate::cli::setup::context;
-use crate::cli::setup::remote::{MirrorFactory, check_there};
+use crate::cli::setup::mirror_factory::{MirrorFactory, check_directories_exist};
+use crate::cli::setup::options;
 
 /// Maximum time to fetch one file through a public URL.
-const PATIENCE: Duration = Duration::from_secs(20);
+const FETCH_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// The result of one poll of the fleet.
-pub(crate) struct FleetLook {
+pub(crate) struct FleetPoll {
     /// The polls of the mirrors, in the order of the mirrors.
-    pub(crate) seen: Vec<Poll>,
+    pub(crate) polls: Vec<Poll>,
     /// The states of the mirrors, worst first.
     pub(crate) mirror_statuses: Vec<MirrorStatus>,
     /// The time of the poll, in seconds since 1970.
     pub(crate) now: u64,
 }
 
-fn factory(
+fn create_fleet(
     remote: &RemoteArgs,
     choices: &[MirrorChoice],
     config: &Config,
@@ -40,7 +40,7 @@ fn factory(
 }
 
 /// The mirrors to poll, and their configuration.
-pub(crate) struct Watcher {
+pub(crate) struct FleetPoller {
     pub(crate) config: Config,
     pub(crate) fleet: Fleet,
     pub(crate) progress: Progress,
@@ -48,7 +48,7 @@ pub(crate) struct Watcher {
     remote: RemoteArgs,
 }
 
-impl Watcher {
+impl FleetPoller {
     /// Creates a watcher without opening connections.
     pub(crate) fn new(
         mirrors: &[String],
@@ -57,25 +57,26 @@ impl Watcher {
         output: &OutputArgs,
     ) -> Result<Self, Failure> {
         let config = load_config(config)?;
-        let choices = operands::of_mirrors(mirrors, &config)?;
-        check_there(&choices, &config)?;
-        let fleet = factory(remote, &choices, &config)?;
+        let choices = operands::resolve_mirrors(mirrors, &config)?;
+        check_directories_exist(&choices, &config)?;
+        let fleet = create_fleet(remote, &choices, &config)?;
         // Quiet, because the result lists every mirror and its failure.
-        let progress = Progress::of_answer(&OutputArgs { quiet: true, ..output.clone() })?;
+        let progress =
+            Progress::without_mirror_failures(&OutputArgs { quiet: true, ..output.clone() })?;
         Ok(Self { config, fleet, progress, choices, remote: remote.clone() })
     }
 
     /// Starts the deadlines anew.
-    pub(crate) fn begin_anew(&mut self) -> Result<(), Failure> {
-        self.fleet = factory(&self.remote, &self.choices, &self.config)?;
+    pub(crate) fn recreate_fleet(&mut self) -> Result<(), Failure> {
+        self.fleet = create_fleet(&self.remote, &self.choices, &self.config)?;
         Ok(())
     }
 
     /// Polls all mirrors and evaluates their state.
-    pub(crate) fn look(&self) -> FleetLook {
-        let mut seen = fleet_status::poll(&self.fleet, &self.progress);
-        let stores = context::known_stores(None, &self.config);
-        for one in &mut seen {
+    pub(crate) fn poll(&self) -> FleetPoll {
+        let mut polls = fleet_status::poll(&self.fleet, &self.progress);
+        let stores = options::known_stores(None, &self.config);
+        for one in &mut polls {
             let found = one.state.as_ref().ok().map(|state| state.store);
             if let Some(Err(error)) =
                 found.map(|found| stores.check(&one.mirror, &one.location, found))
@@ -85,18 +86,18 @@ impl Watcher {
                 one.state = Err(error);
             }
         }
-        look(seen, &self.config)
+        evaluate_polls(polls, &self.config)
     }
 
     /// Adds the disk space of the releases of every mirror that responded.
-    pub(crate) fn look_at_disk(&self, look: &mut FleetLook) {
-        let (mirrors, seen) = (self.fleet.mirrors(), &look.seen);
+    pub(crate) fn add_disk_usage(&self, fleet_poll: &mut FleetPoll) {
+        let (mirrors, polls) = (self.fleet.mirrors(), &fleet_poll.polls);
         let measure = |mirror_status: &mut MirrorStatus| {
             let is_it = |one: &Poll| {
                 one.location == mirror_status.location && one.mirror == mirror_status.mirror
             };
-            let index = seen.iter().position(is_it)?;
-            let state = seen[index].state.as_ref().ok()?;
+            let index = polls.iter().position(is_it)?;
+            let state = polls[index].state.as_ref().ok()?;
             match fleet_status::usage(&*mirrors[index], state) {
                 Ok(usage) => mirror_status.usage = Some(usage),
                 Err(error) => {
@@ -105,37 +106,38 @@ impl Watcher {
             }
             Some(())
         };
-        threads::each(&mut look.mirror_statuses, measure);
+        threads::each(&mut fleet_poll.mirror_statuses, measure);
     }
 
     /// Adds what visitors get from every mirror that has a public URL and a known release.
-    pub(crate) fn look_at_public(&self, look: &mut FleetLook) {
-        let web = Web::new(PATIENCE);
-        let (mirrors, seen) = (self.fleet.mirrors(), &look.seen);
+    pub(crate) fn add_public_checks(&self, fleet_poll: &mut FleetPoll) {
+        let web = HttpClient::new(FETCH_TIMEOUT);
+        let (mirrors, polls) = (self.fleet.mirrors(), &fleet_poll.polls);
         let visit = |mirror_status: &mut MirrorStatus| {
-            let index = seen.iter().position(|one| {
+            let index = polls.iter().position(|one| {
                 one.location == mirror_status.location && one.mirror == mirror_status.mirror
             })?;
             let url = self.config.mirror(&mirror_status.mirror)?.public_url.as_ref()?.as_str();
-            let release = seen[index].state.as_ref().ok()?.current_release()?;
-            mirror_status.public = Some(fleet_status::look(&web, url, &*mirrors[index], release));
+            let release = polls[index].state.as_ref().ok()?.current_release()?;
+            mirror_status.public =
+                Some(fleet_status::check_public(&web, url, &*mirrors[index], release));
             Some(())
         };
-        threads::each(&mut look.mirror_statuses, visit);
+        threads::each(&mut fleet_poll.mirror_statuses, visit);
     }
 }
 
 /// Evaluates polls of the mirrors.
-pub(crate) fn look(seen: Vec<Poll>, config: &Config) -> FleetLook {
+pub(crate) fn evaluate_polls(polls: Vec<Poll>, config: &Config) -> FleetPoll {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     let is_frozen = |name: &str| {
         config.all_mirrors().any(|mirror| mirror.name.as_str() == name && mirror.is_frozen(now))
     };
-    let mirror_statuses = fleet_status::evaluate(&seen, is_frozen, now);
-    FleetLook { seen, mirror_statuses, now }
+    let mirror_statuses = fleet_status::evaluate(&polls, is_frozen, now);
+    FleetPoll { polls, mirror_statuses, now }
 }
 
-impl FleetLook {
+impl FleetPoll {
     /// The sites of the mirrors, each once.
     pub(crate) fn sites(&self) -> BTreeSet<&Site> {
         self.mirror_statuses
@@ -155,7 +157,7 @@ impl FleetLook {
 
     /// The configured mirrors that serve the newest release. Leaves out mirrors whose visitors get
     /// stale files, if that was checked.
-    pub(crate) fn proven<'c>(&self, config: &'c Config) -> Vec<&'c MirrorConfig> {
+    pub(crate) fn proven_current<'c>(&self, config: &'c Config) -> Vec<&'c MirrorConfig> {
         let is_proven = |mirror_status: &&MirrorStatus| {
             // Only mirrors that are proven current, because a load balancer or a client is sent to
             // them.

@@ -15,8 +15,8 @@ use headwater::command::TOKEN_VARIABLE;
 use headwater::config::{Config, MirrorAccess, RunDefaults, TokenSource};
 use headwater::fsx;
 use headwater::mirror::{
-    BearerToken, ClientIdentity, Credentials, CredentialsError, DirectoryMirror, Exchange,
-    HttpMirror, Limiter, Location, LocationError, Mirror, MirrorIdentity, ProxyChoice, Semaphore,
+    BearerToken, ClientIdentity, Credentials, CredentialsError, DirectoryMirror, HttpMirror,
+    Limiter, Location, LocationError, Mirror, MirrorIdentity, ProxyChoice, RequestTrace, Semaphore,
     SshSettings, TransferLimits,
 };
 use headwater::push::Fleet;
@@ -27,7 +27,7 @@ use crate::cli::args::operands::MirrorChoice;
 use crate::cli::args::{RemoteArgs, WorkArgs};
 use crate::cli::output::failure::{Exit, Failure, eprint_raw};
 use crate::cli::output::{hints, verbosity};
-use crate::cli::setup::{context, process, signals};
+use crate::cli::setup::{options, process, signals};
 
 /// The environment variables that may contain a proxy. The first one that is set applies.
 const PROXY_VARIABLES: [&str; 4] = ["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"];
@@ -42,11 +42,11 @@ const MAX_PEM_BYTES: u64 = 1024 * 1024;
 
 /// Creates the mirrors of one run.
 pub(crate) struct MirrorFactory {
-    began: Instant,
+    started: Instant,
     jobs: NonZeroUsize,
-    pace: TransferLimits,
+    limits: TransferLimits,
     /// Limits how many directories are filled at the same time.
-    directories: Option<Arc<Semaphore>>,
+    directory_semaphore: Option<Arc<Semaphore>>,
     flags: RemoteArgs,
     /// The configuration; flags take precedence.
     run: RunDefaults,
@@ -60,31 +60,31 @@ impl MirrorFactory {
     /// value of their flag, if given.
     pub(crate) fn new(remote: &RemoteArgs, wait: Option<Duration>, config: &Config) -> Self {
         let run = config.run.clone();
-        let pace = TransferLimits {
-            wait: wait.or(run.wait).unwrap_or(context::DEFAULT_WAIT),
+        let limits = TransferLimits {
+            lock_wait: wait.or(run.wait).unwrap_or(options::DEFAULT_WAIT),
             limit: limiter(run.bwlimit),
-            cancel: signals::token(),
-            trace: verbosity::is_verbose().then_some(show_exchange as fn(&Exchange<'_>)),
+            cancel: signals::cancel_token(),
+            trace: verbosity::is_verbose().then_some(trace_exchange as fn(&RequestTrace<'_>)),
             ..TransferLimits::default()
         };
         Self {
-            began: Instant::now(),
-            jobs: context::jobs(None, config),
-            pace,
-            directories: None,
+            started: Instant::now(),
+            jobs: options::jobs(None, config),
+            limits,
+            directory_semaphore: None,
             flags: remote.clone(),
             run,
             secret_variables: config.secret_variables(),
-            environment: crate::cli::setup::settings::environment,
+            environment: crate::cli::setup::settings::environment_variable,
         }
     }
 
     /// Creates the factory for commands that send content.
     pub(crate) fn for_content(work: &WorkArgs, config: &Config) -> Self {
         let mut factory = Self::new(&work.remote, work.wait.wait, config);
-        factory.jobs = context::jobs(work.jobs, config);
+        factory.jobs = options::jobs(work.jobs, config);
         if work.traffic.bwlimit.is_some() {
-            factory.pace.limit = limiter(work.traffic.bwlimit);
+            factory.limits.limit = limiter(work.traffic.bwlimit);
         }
         let at_once = work
             .traffic
@@ -93,8 +93,8 @@ impl MirrorFactory {
             .unwrap_or(DEFAULT_MAX_PARALLEL)
             .get();
         let semaphore = Arc::new(Semaphore::new(at_once));
-        factory.directories = Some(directories(&semaphore, at_once));
-        factory.pace.semaphore = Some(semaphore);
+        factory.directory_semaphore = Some(directory_semaphore(&semaphore, at_once));
+        factory.limits.semaphore = Some(semaphore);
         factory
     }
 
@@ -104,20 +104,20 @@ impl MirrorFactory {
         choices: &[MirrorChoice],
         site: Option<&Site>,
     ) -> Result<Fleet, Failure> {
-        let jobs = self.jobs_of_each(choices.len());
+        let jobs = self.jobs_per_mirror(choices.len());
         Ok(Fleet::new(
             choices
                 .iter()
-                .map(|choice| self.with_jobs(choice, site, jobs))
+                .map(|choice| self.create_mirror(choice, site, jobs))
                 .collect::<Result<_, _>>()?,
         ))
     }
 
     /// The number of threads for one mirror. Each thread holds a pack, so memory grows with the
     /// total number of threads of all mirrors, and a few threads per core are enough.
-    fn jobs_of_each(&self, mirrors: usize) -> NonZeroUsize {
-        const FOR_EACH_CORE: usize = 4;
-        let share = self.jobs.get() * FOR_EACH_CORE / mirrors.max(1);
+    fn jobs_per_mirror(&self, mirrors: usize) -> NonZeroUsize {
+        const THREADS_PER_CORE: usize = 4;
+        let share = self.jobs.get() * THREADS_PER_CORE / mirrors.max(1);
         NonZeroUsize::new(share).map_or(NonZeroUsize::MIN, |share| share.min(self.jobs))
     }
 
@@ -127,10 +127,10 @@ impl MirrorFactory {
         choice: &MirrorChoice,
         site: Option<&Site>,
     ) -> Result<Arc<dyn Mirror>, Failure> {
-        self.with_jobs(choice, site, self.jobs)
+        self.create_mirror(choice, site, self.jobs)
     }
 
-    fn with_jobs(
+    fn create_mirror(
         &self,
         choice: &MirrorChoice,
         site: Option<&Site>,
@@ -141,27 +141,30 @@ impl MirrorFactory {
             location: choice.location.clone(),
             site: site.cloned(),
         };
-        let mut pace = self.pace.clone();
+        let mut limits = self.limits.clone();
         if let Some(rate) = choice.access.bwlimit {
             // The limit of the run applies in addition to the limit of the mirror.
-            pace.limit = Some(Arc::new(Limiter::new(rate.get(), pace.limit.take())));
+            limits.limit = Some(Arc::new(Limiter::new(rate.get(), limits.limit.take())));
         }
-        pace.deadline = self.deadline(&choice.access).map(|deadline| self.began + deadline);
-        Ok(match Location::parse(&choice.location).map_err(|error| wrong_location(&error))? {
+        limits.deadline = self.deadline(&choice.access).map(|deadline| self.started + deadline);
+        Ok(match Location::parse(&choice.location).map_err(|error| location_failure(&error))? {
             Location::Directory(path) => {
-                let mirror = DirectoryMirror::new(identity, path, self.pace.wait, jobs);
+                let mirror = DirectoryMirror::new(identity, path, self.limits.lock_wait, jobs);
                 Arc::new(
-                    mirror.with_turns(self.directories.clone()).cancelled_by(&self.pace.cancel),
+                    mirror
+                        .with_semaphore(self.directory_semaphore.clone())
+                        .cancelled_by(&self.limits.cancel),
                 )
             }
             Location::Http(place) => {
-                let access =
-                    self.access(&choice.access).map_err(|failure| failure.of(&choice.name))?;
-                Arc::new(HttpMirror::new(identity, &place, &access, pace))
+                let access = self
+                    .credentials(&choice.access)
+                    .map_err(|failure| failure.into_failure(&choice.name))?;
+                Arc::new(HttpMirror::new(identity, &place, &access, limits))
             }
             Location::Ssh(place) => {
-                let settings = self.ssh(&choice.access);
-                Arc::new(HttpMirror::over_ssh(identity, &place, &settings, pace))
+                let settings = self.ssh_settings(&choice.access);
+                Arc::new(HttpMirror::over_ssh(identity, &place, &settings, limits))
             }
         })
     }
@@ -176,7 +179,7 @@ impl MirrorFactory {
         }
     }
 
-    fn ssh(&self, own: &MirrorAccess) -> SshSettings {
+    fn ssh_settings(&self, own: &MirrorAccess) -> SshSettings {
         let commands = [&self.flags.ssh_command, &own.ssh_command, &self.run.ssh_command];
         let receivers =
             [&self.flags.receive_command, &own.receive_command, &self.run.receive_command];
@@ -188,65 +191,72 @@ impl MirrorFactory {
         }
     }
 
-    fn access(&self, inputs: &MirrorAccess) -> Result<Credentials, Unusable> {
+    fn credentials(&self, inputs: &MirrorAccess) -> Result<Credentials, UnusableSetting> {
         let mut access = Credentials::new(self.token(inputs)?, self.proxy(inputs)?);
         let own = inputs.ca.as_ref().map(|ca| ("`ca`", ca));
         if let Some((key, ca)) = own.or_else(|| self.flags.ca.as_ref().map(|ca| ("--ca", ca))) {
             let what = || format!("{key} {}", ca.display());
             access
-                .trust_only(read(ca, what)?.as_bytes())
-                .map_err(|error| Unusable::new(what(), &error))?;
+                .trust_only(read_pem(ca, what)?.as_bytes())
+                .map_err(|error| UnusableSetting::new(what(), &error))?;
         }
         if let Some((chain, key)) = &inputs.client {
             let what =
                 || format!("`client_cert` {} with `client_key` {}", chain.display(), key.display());
-            let identity =
-                ClientIdentity::new(read(chain, what)?.as_bytes(), read(key, what)?.as_bytes());
-            access.identity = Some(identity.map_err(|error| Unusable::new(what(), &error))?);
+            let identity = ClientIdentity::new(
+                read_pem(chain, what)?.as_bytes(),
+                read_pem(key, what)?.as_bytes(),
+            );
+            access.identity = Some(identity.map_err(|error| UnusableSetting::new(what(), &error))?);
         }
         Ok(access)
     }
 
-    fn token(&self, inputs: &MirrorAccess) -> Result<Option<BearerToken>, Unusable> {
+    fn token(&self, inputs: &MirrorAccess) -> Result<Option<BearerToken>, UnusableSetting> {
         // The most specific setting is used: the token of the mirror, then that of this run, then
         // that of the environment.
         let (text, what) = match (&inputs.token, &self.flags.token_file) {
-            (None, Some(path)) => token_of_file(path, format!("--token-file {}", path.display()))?,
-            (None, None) => match self.first(&[TOKEN_VARIABLE]) {
+            (None, Some(path)) => {
+                read_token_file(path, format!("--token-file {}", path.display()))?
+            }
+            (None, None) => match self.first_set_variable(&[TOKEN_VARIABLE]) {
                 Some((name, text)) => (text, format!("the token in {name}")),
                 None => return Ok(None),
             },
             (Some(TokenSource::Variable(name)), _) => {
                 let what = format!("`token_env` {name}");
-                let unset =
-                    || Unusable { what: what.clone(), why: "this variable is not set".to_owned() };
+                let unset = || UnusableSetting {
+                    what: what.clone(),
+                    why: "this variable is not set".to_owned(),
+                };
                 ((self.environment)(name).ok_or_else(unset)?, what)
             }
             (Some(TokenSource::File(path)), _) => {
-                token_of_file(path, format!("`token_file` {}", path.display()))?
+                read_token_file(path, format!("`token_file` {}", path.display()))?
             }
         };
         verbosity::detail(|| format!("token: from {what}"));
-        BearerToken::new(&text).map(Some).map_err(|error| Unusable::new(what, &error))
+        BearerToken::new(&text).map(Some).map_err(|error| UnusableSetting::new(what, &error))
     }
 
-    fn proxy(&self, inputs: &MirrorAccess) -> Result<Option<ProxyChoice>, Unusable> {
+    fn proxy(&self, inputs: &MirrorAccess) -> Result<Option<ProxyChoice>, UnusableSetting> {
         let (url, what) = match &inputs.proxy {
             Some(url) => (url.clone(), "`proxy`".to_owned()),
-            None => match self.first(&PROXY_VARIABLES) {
+            None => match self.first_set_variable(&PROXY_VARIABLES) {
                 Some((name, url)) => (url, format!("the proxy in {name}")),
                 None => return Ok(None),
             },
         };
         // A proxy that is configured for this mirror applies to every host.
-        let except = self.first(&NO_PROXY_VARIABLES).filter(|_| inputs.proxy.is_none());
+        let except =
+            self.first_set_variable(&NO_PROXY_VARIABLES).filter(|_| inputs.proxy.is_none());
         verbosity::detail(|| format!("proxy: from {what}"));
         let choice = ProxyChoice::new(&url, except.as_ref().map(|(_, hosts)| hosts.as_str()));
-        choice.map(Some).map_err(|error| Unusable::new(what, &error))
+        choice.map(Some).map_err(|error| UnusableSetting::new(what, &error))
     }
 
     /// The first of these variables that is not empty.
-    fn first(&self, names: &[&'static str]) -> Option<(&'static str, String)> {
+    fn first_set_variable(&self, names: &[&'static str]) -> Option<(&'static str, String)> {
         let set =
             |name: &&'static str| (self.environment)(name).filter(|text| !text.trim().is_empty());
         names.iter().find_map(|name| Some((*name, set(name)?)))
@@ -258,15 +268,18 @@ fn limiter(rate: Option<NonZeroU64>) -> Option<Arc<Limiter>> {
 }
 
 /// The limit for directories: all mirrors, or fewer if the system allows only few open files.
-fn directories(semaphore: &Arc<Semaphore>, at_once: usize) -> Arc<Semaphore> {
-    let most = process::directories_at_once();
+fn directory_semaphore(semaphore: &Arc<Semaphore>, at_once: usize) -> Arc<Semaphore> {
+    let most = process::max_parallel_directories();
     if most < at_once { Arc::new(Semaphore::new(most)) } else { Arc::clone(semaphore) }
 }
 
 /// Rejects directories on the command line that do not exist, because commands that only read never
 /// create one.
-pub(crate) fn check_there(choices: &[MirrorChoice], config: &Config) -> Result<(), Failure> {
-    let stores = context::known_stores(None, config);
+pub(crate) fn check_directories_exist(
+    choices: &[MirrorChoice],
+    config: &Config,
+) -> Result<(), Failure> {
+    let stores = options::known_stores(None, config);
     // If a configured mirror is missing, that is a finding, which the command reports. A location
     // in the arguments may be misspelt.
     for choice in choices.iter().filter(|choice| config.mirror(&choice.name).is_none()) {
@@ -276,7 +289,7 @@ pub(crate) fn check_there(choices: &[MirrorChoice], config: &Config) -> Result<(
             // A push would not create it again either.
             if let Some(expected) = stores.expected(&choice.name, &choice.location) {
                 let failure = Failure::new(Exit::Usage, format!("{error}, but {expected}"));
-                return Err(failure.with_hint(hints::LOST_STORE));
+                return Err(failure.with_hint(hints::LOST_STORE_HINT));
             }
             return Err(Failure::new(Exit::Usage, error)
                 .with_hint("check the path; the first push creates a mirror"));
@@ -286,17 +299,17 @@ pub(crate) fn check_there(choices: &[MirrorChoice], config: &Config) -> Result<(
 }
 
 /// A credential or proxy that cannot be used.
-struct Unusable {
+struct UnusableSetting {
     what: String,
     why: String,
 }
 
-impl Unusable {
+impl UnusableSetting {
     fn new(what: String, error: &CredentialsError) -> Self {
         Self { what, why: error.to_string() }
     }
 
-    fn of(self, mirror: &str) -> Failure {
+    fn into_failure(self, mirror: &str) -> Failure {
         let hint = "correct the flag, the variable, or the key of the [[mirror]]; see \"Mirrors\" \
                     in docs/configuration.md";
         Failure::new(Exit::Usage, format!("mirror {mirror:?}: {}: {}", self.what, self.why))
@@ -304,36 +317,36 @@ impl Unusable {
     }
 }
 
-fn read(path: &Path, what: impl Fn() -> String) -> Result<String, Unusable> {
+fn read_pem(path: &Path, what: impl Fn() -> String) -> Result<String, UnusableSetting> {
     fsx::read_text(path, MAX_PEM_BYTES)
-        .map_err(|error| Unusable { what: what(), why: error.source.to_string() })
+        .map_err(|error| UnusableSetting { what: what(), why: error.source.to_string() })
 }
 
 /// The content of a file with a token, and the name of its setting.
-fn token_of_file(path: &Path, what: String) -> Result<(String, String), Unusable> {
+fn read_token_file(path: &Path, what: String) -> Result<(String, String), UnusableSetting> {
     warn_if_open(path, &what);
     match fsx::read_text(path, MAX_TOKEN_BYTES) {
         Ok(text) => Ok((text, what)),
-        Err(error) => Err(Unusable { what, why: error.source.to_string() }),
+        Err(error) => Err(UnusableSetting { what, why: error.source.to_string() }),
     }
 }
 
 /// Prints a request for `--verbose`.
-fn show_exchange(exchange: &Exchange<'_>) {
+fn trace_exchange(exchange: &RequestTrace<'_>) {
     verbosity::detail(|| {
-        let Exchange { base, method, resource, outcome, elapsed } = exchange;
+        let RequestTrace { base, method, resource, outcome, elapsed } = exchange;
         let outcome = outcome.map_or_else(str::to_owned, |status| status.to_string());
         format!("{method} {base}{resource}: {outcome} after {} ms", elapsed.as_millis())
     });
 }
 
-fn wrong_location(error: &LocationError) -> Failure {
+fn location_failure(error: &LocationError) -> Failure {
     let hint = match error {
         LocationError::Credentials { .. } => {
             "set the token in the variable HEADWATER_TOKEN, with --token-file, or as `token_env` \
              or `token_file` of the [[mirror]]"
         }
-        LocationError::Scheme { scheme, .. } => instead_of(scheme),
+        LocationError::Scheme { scheme, .. } => unsupported_scheme_hint(scheme),
         _ => {
             "write a directory, https://host[:port]/path or ssh://[user@]host[:port]/absolute/path"
         }
@@ -342,7 +355,7 @@ fn wrong_location(error: &LocationError) -> Failure {
 }
 
 /// What to use instead of a URL with an unsupported scheme.
-fn instead_of(scheme: &str) -> &'static str {
+fn unsupported_scheme_hint(scheme: &str) -> &'static str {
     match scheme.to_ascii_lowercase().as_str() {
         "s3" | "s3a" | "gs" | "gcs" | "r2" | "b2" | "az" | "azure" | "abfs" | "swift" => {
             "push to a directory and upload its `current` with rclone or the tool of the provider \
@@ -433,7 +446,7 @@ mod tests {
             ..MirrorAccess::default()
         };
         assert_eq!(token(&own), Ok(Some(BearerToken::new("hw_canary").unwrap())));
-        let unusable = |inputs: &MirrorAccess| factory.access(inputs).unwrap_err().what;
+        let unusable = |inputs: &MirrorAccess| factory.credentials(inputs).unwrap_err().what;
         assert_eq!(unusable(&MirrorAccess::default()), "--ca /no/flag.pem");
         assert_eq!(unusable(&own), "`ca` /no/own.pem");
     }
@@ -451,7 +464,7 @@ mod tests {
         let settings = |flags: &RemoteArgs, name: &str| {
             let factory = MirrorFactory::new(flags, None, &config);
             let access = &config.mirror(name).unwrap().access;
-            let SshSettings { command, receiver, .. } = factory.ssh(access);
+            let SshSettings { command, receiver, .. } = factory.ssh_settings(access);
             let deadline = factory.deadline(access).unwrap().as_secs();
             (command.program().to_owned(), receiver.as_str().to_owned(), deadline)
         };
@@ -469,7 +482,7 @@ mod tests {
         assert_eq!(settings(&flags(180), "a"), commands("flag", 120), "its own limit still holds");
         let bare = MirrorFactory::new(&RemoteArgs::default(), None, &Config::default());
         assert_eq!(
-            (bare.ssh(&MirrorAccess::default()), bare.deadline(&MirrorAccess::default())),
+            (bare.ssh_settings(&MirrorAccess::default()), bare.deadline(&MirrorAccess::default())),
             Default::default()
         );
     }
@@ -479,7 +492,7 @@ mod tests {
         let config = parse("jobs = 3\nwait = '5m'\n");
         let settings = |work: &WorkArgs, config: &Config| {
             let factory = MirrorFactory::for_content(work, config);
-            (factory.jobs.get(), factory.pace.wait.as_secs())
+            (factory.jobs.get(), factory.limits.lock_wait.as_secs())
         };
         assert_eq!(settings(&WorkArgs::default(), &config), (3, 300));
         let flags = WorkArgs {
@@ -495,7 +508,7 @@ mod tests {
     fn many_mirrors_share_the_threads() {
         let factory = MirrorFactory { jobs: NonZeroUsize::new(2).unwrap(), ..factory(|_| None) };
         assert_eq!(
-            [0, 1, 4, 5, 100].map(|mirrors| factory.jobs_of_each(mirrors).get()),
+            [0, 1, 4, 5, 100].map(|mirrors| factory.jobs_per_mirror(mirrors).get()),
             [2, 2, 2, 1, 1]
         );
     }
@@ -503,17 +516,22 @@ mod tests {
     #[test]
     fn what_cannot_be_used_is_named_without_its_content() {
         let bad = |name: &str| (name == TOKEN_VARIABLE).then(|| "canary canary".to_owned());
-        let failure = factory(bad).access(&MirrorAccess::default()).unwrap_err().of("eu");
+        let failure =
+            factory(bad).credentials(&MirrorAccess::default()).unwrap_err().into_failure("eu");
         let text = failure.render();
         assert!(
             text.contains(TOKEN_VARIABLE) && text.contains("eu") && !text.contains("canary"),
             "{text}"
         );
         let proxy = |name: &str| (name == "ALL_PROXY").then(|| "socks5://u:canary@h:1".to_owned());
-        let text = factory(proxy).access(&MirrorAccess::default()).unwrap_err().of("eu").render();
+        let text = factory(proxy)
+            .credentials(&MirrorAccess::default())
+            .unwrap_err()
+            .into_failure("eu")
+            .render();
         assert!(text.contains("ALL_PROXY") && !text.contains("canary"), "{text}");
         let inputs = MirrorAccess { ca: Some("/no/such.pem".into()), ..MirrorAccess::default() };
-        let text = factory(|_| None).access(&inputs).unwrap_err().of("eu").render();
+        let text = factory(|_| None).credentials(&inputs).unwrap_err().into_failure("eu").render();
         assert!(text.contains("/no/such.pem"), "{text}");
     }
 }

@@ -31,8 +31,8 @@ pub(crate) fn find() -> Option<PathBuf> {
     // Users may not expect a file in a directory above, so its path is printed.
     if path != Path::new(FILE_NAME) && !verbosity::is_quiet() {
         // A command may load the configuration twice.
-        static SAID: Once = Once::new();
-        SAID.call_once(|| warn(&format!("using {}", path.display())));
+        static PATH_PRINTED: Once = Once::new();
+        PATH_PRINTED.call_once(|| warn(&format!("using {}", path.display())));
     }
     Some(path)
 }
@@ -42,7 +42,7 @@ fn find_above(
     start: &Path,
     depth: usize,
     user: u32,
-    ignored: &dyn Fn(&Path, u32),
+    on_ignored: &dyn Fn(&Path, u32),
 ) -> Option<PathBuf> {
     let mut directory = start.to_owned();
     for level in 0..=depth {
@@ -50,7 +50,7 @@ fn find_above(
         match owner_of(&path, user) {
             FileOwner::NoFile => {}
             // The user has chosen a file in the current directory, as with `--config`.
-            FileOwner::Other(owner) if level > 0 => ignored(&path, owner),
+            FileOwner::Other(owner) if level > 0 => on_ignored(&path, owner),
             FileOwner::Other(_) | FileOwner::Trusted => return Some(path),
         }
         // A file above a repository is not part of the project. In a worktree `.git` is a file.

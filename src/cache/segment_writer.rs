@@ -2,7 +2,7 @@
 
 use std::fs::File;
 
-use super::segment::{BlockRecord, KeptBase, ObjectRecord, Part, table_of};
+use super::segment::{BlockRecord, CachedBase, ObjectRecord, Part, encode_table};
 use crate::fsx::{self, Dir, IoError};
 use crate::hash::ObjectId;
 use crate::pack::{Sketch, StoredFrame};
@@ -25,21 +25,21 @@ pub struct NewPart {
 
 /// A segment that is being written. Dropping it before it is finished removes it.
 #[derive(Debug)]
-pub struct Draft {
+pub struct SegmentWriter {
     dir: Dir,
     name: String,
-    draft: String,
+    draft_name: String,
     file: File,
     end: u64,
     blocks: Vec<BlockRecord>,
     records: Vec<ObjectRecord>,
-    is_kept: bool,
+    is_finished: bool,
 }
 
-impl Draft {
-    pub(super) fn new(dir: Dir, name: String, draft: String, file: File) -> Self {
+impl SegmentWriter {
+    pub(super) fn new(dir: Dir, name: String, draft_name: String, file: File) -> Self {
         let (blocks, records) = (Vec::new(), Vec::new());
-        Self { dir, name, draft, file, end: 0, blocks, records, is_kept: false }
+        Self { dir, name, draft_name, file, end: 0, blocks, records, is_finished: false }
     }
 
     /// Total length of the frames so far, in bytes.
@@ -57,14 +57,14 @@ impl Draft {
         &mut self,
         frame: StoredFrame<'_>,
         parts: impl IntoIterator<Item = NewPart>,
-        bases: Vec<KeptBase>,
+        bases: Vec<CachedBase>,
         depth: u32,
     ) -> Result<(), IoError> {
         let block = BlockRecord {
             at: self.end,
             frame_bytes: frame.bytes.len(),
             content_bytes: frame.content_bytes,
-            is_packed: frame.is_packed,
+            is_encoded: frame.is_encoded,
             depth,
             digest: *blake3::hash(frame.bytes).as_bytes(),
             bases,
@@ -92,7 +92,7 @@ impl Draft {
 
     /// Writes the frame of a block and returns the block's number.
     pub(super) fn push_block(&mut self, block: BlockRecord, frame: &[u8]) -> Result<u32, IoError> {
-        fsx::write_at(&self.file, frame, self.end, || self.dir.join(&self.draft))?;
+        fsx::write_at(&self.file, frame, self.end, || self.dir.join(&self.draft_name))?;
         let number = u32::try_from(self.blocks.len()).expect("a draft has less than 2^32 blocks");
         self.blocks.push(BlockRecord { at: self.end, ..block });
         self.end += frame.len() as u64;
@@ -110,19 +110,19 @@ impl Draft {
     pub fn finish(mut self) -> Result<(), IoError> {
         // The table is last, because its size and the frames before it are known only now. A
         // truncated file has no valid trailer, so no sync is needed.
-        let table = table_of(&self.blocks, &self.records);
-        fsx::write_at(&self.file, &table, self.end, || self.dir.join(&self.draft))?;
-        self.dir.rename(&self.draft, &self.dir, &self.name)?;
-        self.is_kept = true;
+        let table = encode_table(&self.blocks, &self.records);
+        fsx::write_at(&self.file, &table, self.end, || self.dir.join(&self.draft_name))?;
+        self.dir.rename(&self.draft_name, &self.dir, &self.name)?;
+        self.is_finished = true;
         Ok(())
     }
 }
 
-impl Drop for Draft {
+impl Drop for SegmentWriter {
     fn drop(&mut self) {
-        if !self.is_kept {
+        if !self.is_finished {
             // If this fails, the file only takes space until pruning removes it.
-            self.dir.unlink_if_any(&self.draft).ok();
+            self.dir.unlink_if_any(&self.draft_name).ok();
         }
     }
 }

@@ -10,14 +10,14 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use crate::cancel::until_cancelled;
+use crate::cancel::run_until_cancelled;
 use crate::hash::{ManifestId, ObjectId};
-use crate::mirror::{Effort, ErrorKind, Link, Mirror, MirrorError, ObjectPart, PolledMirror};
+use crate::mirror::{Effort, ErrorKind, LinkKind, Mirror, MirrorError, ObjectPart, PolledMirror};
 use crate::monitor::{Event, Monitor};
 use crate::text::error_chain;
 
 /// Objects up to this size, in bytes, are held in memory and requested only once.
-const HELD_BYTES: u64 = 4 << 20;
+const MAX_BUFFERED_BYTES: u64 = 4 << 20;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum ReadError {
@@ -34,7 +34,7 @@ enum Health {
     /// The mirror failed once. It is tried again if no other mirror has the content.
     Failed,
     /// The mirror failed again. No more requests are sent to it.
-    Lost,
+    GivenUp,
 }
 
 #[derive(Debug)]
@@ -42,24 +42,24 @@ struct MirrorSource {
     mirror: Arc<dyn Mirror>,
     health: Mutex<Health>,
     /// Why the mirror failed.
-    why: Mutex<Option<String>>,
+    last_error: Mutex<Option<String>>,
     /// Held while another attempt is made at a mirror that failed. Other threads wait until the
     /// response arrives, or until they are asked to stop.
-    again: Mutex<()>,
+    retry_lock: Mutex<()>,
 }
 
 /// The mirrors from which content is read.
 #[derive(Debug, Default)]
-pub(crate) struct Sources {
+pub(crate) struct MirrorSources {
     /// The sources in the order of preference.
     sources: Vec<MirrorSource>,
     /// The mirror, by index, that reports an undamaged copy of an object; `None` if no mirror does.
     holders: Mutex<HashMap<ObjectId, Option<usize>>>,
     /// Mirrors that have no undamaged copy of an object, even if they reported one.
-    wrong: Mutex<HashSet<(ObjectId, usize)>>,
+    damaged: Mutex<HashSet<(ObjectId, usize)>>,
 }
 
-impl Sources {
+impl MirrorSources {
     /// The mirrors among `members` that have a store. Those that keep one of the manifests `likely`
     /// come first.
     pub(crate) fn new<'m>(
@@ -73,16 +73,18 @@ impl Sources {
             member.releases().iter().any(|release| likely.contains(&release.manifest))
         };
         // The sort is stable: among equals, the order of the fleet is kept.
-        members.sort_by_key(|member| (member.mirror.link() == Link::Network, !is_likely(member)));
-        Self::of(members.iter().map(|member| Arc::clone(&member.mirror)))
+        members.sort_by_key(|member| {
+            (member.mirror.link_kind() == LinkKind::Network, !is_likely(member))
+        });
+        Self::from_mirrors(members.iter().map(|member| Arc::clone(&member.mirror)))
     }
 
-    pub(crate) fn of(mirrors: impl Iterator<Item = Arc<dyn Mirror>>) -> Self {
+    pub(crate) fn from_mirrors(mirrors: impl Iterator<Item = Arc<dyn Mirror>>) -> Self {
         let source = |mirror| MirrorSource {
             mirror,
             health: Mutex::new(Health::Good),
-            why: Mutex::default(),
-            again: Mutex::default(),
+            last_error: Mutex::default(),
+            retry_lock: Mutex::default(),
         };
         Self { sources: mirrors.map(source).collect(), ..Self::default() }
     }
@@ -98,7 +100,7 @@ impl Sources {
     /// Which mirrors failed, and why.
     pub(crate) fn failed(&self) -> Vec<String> {
         let why = |source: &MirrorSource| {
-            Some(format!("{}: {}", source.mirror.name(), source.why.lock().as_ref()?))
+            Some(format!("{}: {}", source.mirror.name(), source.last_error.lock().as_ref()?))
         };
         self.sources.iter().filter_map(why).collect()
     }
@@ -164,11 +166,11 @@ impl Sources {
         left.dedup();
         let mut unsure = None;
         for (index, source) in self.sources.iter().enumerate() {
-            let wrong = self.wrong.lock();
+            let damaged = self.damaged.lock();
             let asked: Vec<ObjectId> =
-                left.iter().copied().filter(|id| !wrong.contains(&(*id, index))).collect();
-            drop(wrong);
-            if asked.is_empty() || source.health() == Health::Lost {
+                left.iter().copied().filter(|id| !damaged.contains(&(*id, index))).collect();
+            drop(damaged);
+            if asked.is_empty() || source.health() == Health::GivenUp {
                 continue;
             }
             match source.holds(asked.clone(), monitor)? {
@@ -182,7 +184,7 @@ impl Sources {
                     holders.extend(held.into_iter().map(|id| (id, Some(index))));
                 }
                 // A mirror that did not respond in time may still have the objects.
-                None if source.health() != Health::Lost => unsure = unsure.or(Some(index)),
+                None if source.health() != Health::GivenUp => unsure = unsure.or(Some(index)),
                 None => {}
             }
         }
@@ -192,19 +194,19 @@ impl Sources {
 
     /// Records that a mirror has no undamaged copy of an object. The next attempt uses a different
     /// mirror.
-    fn is_not_whole(&self, id: &ObjectId, index: usize) {
+    fn mark_damaged(&self, id: &ObjectId, index: usize) {
         // The lock of `wrong` is released at once. `locate` takes both locks, `holders` first.
-        self.wrong.lock().insert((*id, index));
+        self.damaged.lock().insert((*id, index));
         let mut holders = self.holders.lock();
         holders.remove(id);
-        if self.sources[index].health() == Health::Lost {
+        if self.sources[index].health() == Health::GivenUp {
             // The other objects that this mirror should have provided are located again, all
             // together.
             holders.retain(|_, holder| *holder != Some(index));
         }
     }
 
-    fn holder(
+    fn find_holder(
         &self,
         id: &ObjectId,
         group: &dyn Fn() -> Vec<ObjectId>,
@@ -228,7 +230,7 @@ impl Sources {
         monitor: &dyn Monitor,
     ) -> Result<Vec<u8>, ReadError> {
         loop {
-            let index = self.holder(&part.object, group, monitor)?;
+            let index = self.find_holder(&part.object, group, monitor)?;
             for effort in [Effort::Once, Effort::Patient] {
                 let read = self.sources[index].read_parts(vec![part], effort, monitor)?;
                 match read.map(|read| read.into_iter().next().flatten()) {
@@ -239,7 +241,7 @@ impl Sources {
                     None => {}
                 }
             }
-            self.is_not_whole(&part.object, index);
+            self.mark_damaged(&part.object, index);
         }
     }
 
@@ -251,11 +253,11 @@ impl Sources {
         monitor: &dyn Monitor,
     ) -> Result<Box<dyn Read + Send>, ReadError> {
         loop {
-            let index = self.holder(id, &Vec::new, monitor)?;
+            let index = self.find_holder(id, &Vec::new, monitor)?;
             if let Some(content) = self.sources[index].open(*id, monitor)? {
                 return Ok(content);
             }
-            self.is_not_whole(id, index);
+            self.mark_damaged(id, index);
         }
     }
 }
@@ -272,16 +274,18 @@ impl MirrorSource {
         effort: Effort,
         monitor: &dyn Monitor,
     ) -> Result<Option<Vec<Option<Vec<u8>>>>, ReadError> {
-        let _again = match (effort, self.health()) {
-            (_, Health::Lost) | (Effort::Once, Health::Failed) => return Ok(None),
-            (Effort::Patient, Health::Failed) => Some(self.again.lock()),
+        let _retry_guard = match (effort, self.health()) {
+            (_, Health::GivenUp) | (Effort::Once, Health::Failed) => return Ok(None),
+            (Effort::Patient, Health::Failed) => Some(self.retry_lock.lock()),
             (_, Health::Good) => None,
         };
         // Another thread may have found out meanwhile.
-        if self.health() == Health::Lost {
+        if self.health() == Health::GivenUp {
             return Ok(None);
         }
-        self.ask(effort, monitor, move |mirror, monitor| mirror.read_parts(&parts, effort, monitor))
+        self.request(effort, monitor, move |mirror, monitor| {
+            mirror.read_parts(&parts, effort, monitor)
+        })
     }
 
     /// Queries which objects the mirror has; `None` if the mirror does not say.
@@ -290,7 +294,7 @@ impl MirrorSource {
         objects: Vec<ObjectId>,
         monitor: &dyn Monitor,
     ) -> Result<Option<Vec<bool>>, ReadError> {
-        self.ask(Effort::Patient, monitor, move |mirror, monitor| {
+        self.request(Effort::Patient, monitor, move |mirror, monitor| {
             match mirror.holds(&objects, monitor) {
                 // The mirror reads all the objects before it responds, so a mirror that takes a
                 // long time is not treated as failed. Nor is a mirror that refuses.
@@ -307,10 +311,10 @@ impl MirrorSource {
         id: ObjectId,
         monitor: &dyn Monitor,
     ) -> Result<Option<Box<dyn Read + Send>>, ReadError> {
-        let opened = self.ask(Effort::Patient, monitor, move |mirror, _| {
+        let opened = self.request(Effort::Patient, monitor, move |mirror, _| {
             let (mut content, mut first) = (mirror.object(&id, 0)?, Vec::new());
-            let read = (&mut content).take(HELD_BYTES + 1).read_to_end(&mut first);
-            let is_small = first.len() as u64 <= HELD_BYTES;
+            let read = (&mut content).take(MAX_BUFFERED_BYTES + 1).read_to_end(&mut first);
+            let is_small = first.len() as u64 <= MAX_BUFFERED_BYTES;
             Ok(match read {
                 Ok(_) if is_small && ObjectId::of(&first) != id => None,
                 Ok(_) if is_small => Some(Box::new(Cursor::new(first)) as Box<dyn Read + Send>),
@@ -322,7 +326,7 @@ impl MirrorSource {
     }
 
     /// Sends a request to the mirror and updates its health; `None` if it failed.
-    fn ask<T, Q>(
+    fn request<T, Q>(
         &self,
         effort: Effort,
         monitor: &dyn Monitor,
@@ -334,14 +338,14 @@ impl MirrorSource {
     {
         let mirror = Arc::clone(&self.mirror);
         // Runs on its own thread, because an attempt to connect cannot be interrupted.
-        let answer = until_cancelled(monitor, move |monitor| question(&mirror, monitor))
+        let answer = run_until_cancelled(monitor, move |monitor| question(&mirror, monitor))
             .ok_or(ReadError::Cancelled)?;
         match answer {
             Ok(answer) => {
                 let mut health = self.health.lock();
                 if effort == Effort::Patient && *health == Health::Failed {
                     *health = Health::Good;
-                    *self.why.lock() = None;
+                    *self.last_error.lock() = None;
                 }
                 Ok(Some(answer))
             }
@@ -352,34 +356,34 @@ impl MirrorSource {
             // undamaged.
             Err(MirrorError::Store(_)) => Ok(None),
             Err(error) => {
-                self.note_failure(effort, &error, monitor);
+                self.record_failure(effort, &error, monitor);
                 Ok(None)
             }
         }
     }
 
-    fn note_failure(&self, effort: Effort, error: &MirrorError, monitor: &dyn Monitor) {
+    fn record_failure(&self, effort: Effort, error: &MirrorError, monitor: &dyn Monitor) {
         // A timeout has already taken as long as a push may wait.
         let is_final = effort == Effort::Patient || error.kind() == ErrorKind::Timeout;
         let mut health = self.health.lock();
-        let is_news = is_final && *health != Health::Lost;
-        *health = if is_final { Health::Lost } else { Health::Failed.max_of(*health) };
+        let is_newly_given_up = is_final && *health != Health::GivenUp;
+        *health = if is_final { Health::GivenUp } else { Health::Failed.worse_of(*health) };
         drop(health);
         let why = error_chain(error);
-        if is_news {
+        if is_newly_given_up {
             let message =
                 format!("{}: no content is read from it any more: {why}", self.mirror.name());
             monitor.event(Event::Warned { message });
         }
-        *self.why.lock() = Some(why);
+        *self.last_error.lock() = Some(why);
     }
 }
 
 impl Health {
     /// The worse of two states: a mirror that is lost stays lost.
-    const fn max_of(self, other: Self) -> Self {
+    const fn worse_of(self, other: Self) -> Self {
         match other {
-            Self::Lost => Self::Lost,
+            Self::GivenUp => Self::GivenUp,
             Self::Good | Self::Failed => self,
         }
     }

@@ -49,7 +49,11 @@ impl Store {
     ///
     /// # Errors
     /// Fails if the store cannot be read.
-    pub fn made_entries(&self, release: &Release, needs: &DeltaSummary) -> Result<u64, StoreError> {
+    pub fn created_entries(
+        &self,
+        release: &Release,
+        needs: &DeltaSummary,
+    ) -> Result<u64, StoreError> {
         let has_idle_slot = self.current()?.is_some() && self.missing_slot()?.is_none();
         let known =
             needs.head.base.filter(|_| has_idle_slot).and_then(|base| self.manifest_entries(&base));
@@ -75,7 +79,7 @@ pub fn needed_bytes(made: u64, needs: &DeltaSummary, block_bytes: u64, held_byte
 
 /// Refuses a release that cannot fit before anything is written. Compares [`needed_bytes`] and the
 /// needed inodes with the free space.
-pub(in crate::store) fn check(
+pub(in crate::store) fn check_space(
     path: &Path,
     system: &FileSystem,
     made: u64,

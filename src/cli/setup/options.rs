@@ -19,10 +19,10 @@ use crate::cli::setup::settings::ReleaseSettings;
 use crate::cli::setup::{fleet, settings};
 
 /// How long a push waits for the remaining mirrors once enough mirrors are ready.
-const PATIENCE: Duration = Duration::from_secs(30);
+const STAGE_STRAGGLER_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a push waits for the remaining mirrors once enough mirrors have responded. A distant
 /// mirror, or one over SSH, responds within a second or two.
-const ANSWER_PATIENCE: Duration = Duration::from_secs(2);
+const POLL_STRAGGLER_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long commands wait for a lock by default.
 pub(crate) const DEFAULT_WAIT: Duration = Duration::from_secs(60);
 
@@ -37,7 +37,7 @@ pub(crate) fn jobs(flag: Option<NonZeroUsize>, config: &Config) -> NonZeroUsize 
 /// The roots of a push: the named tree, or the configured content.
 pub(crate) fn roots(tree: Option<&str>, config: &Config) -> Vec<Root> {
     match tree {
-        Some(tree) => vec![Root { path: tree.into(), at: None }],
+        Some(tree) => vec![Root { path: tree.into(), tree_prefix: None }],
         None => config.content.clone(),
     }
 }
@@ -50,7 +50,7 @@ pub(crate) fn scan_options(
     cache: Option<&Path>,
 ) -> ScanOptions {
     ScanOptions {
-        exclude: settings::exclude(exclude, config),
+        exclude: settings::exclude_patterns(exclude, config),
         symlinks: config.symlinks,
         names: config.names,
         jobs: jobs.get(),
@@ -60,7 +60,7 @@ pub(crate) fn scan_options(
 
 /// The directory in `cache` for this site and these roots. If there is neither a site nor a root,
 /// the name of the directory depends on `mirrors`.
-pub(crate) fn scratch(
+pub(crate) fn scratch_location(
     cache: Result<&Path, &Failure>,
     site: Option<&Site>,
     roots: &[Root],
@@ -68,10 +68,10 @@ pub(crate) fn scratch(
 ) -> ScratchLocation {
     let mut hasher = blake3::Hasher::new();
     if roots.is_empty() && site.is_none() {
-        let mut places: Vec<String> = mirrors.iter().map(MirrorChoice::canonical).collect();
-        places.sort_unstable();
-        for place in places {
-            hasher.update(place.as_bytes());
+        let mut locations: Vec<String> = mirrors.iter().map(MirrorChoice::canonical).collect();
+        locations.sort_unstable();
+        for location in locations {
+            hasher.update(location.as_bytes());
             hasher.update(&[0]);
         }
     }
@@ -81,14 +81,14 @@ pub(crate) fn scratch(
         let path = fsx::resolve(&root.path).unwrap_or_else(|_| root.path.clone());
         hasher.update(path.as_os_str().as_encoded_bytes());
         hasher.update(&[0]);
-        hasher.update(root.at.as_ref().map_or("", |at| at.as_str()).as_bytes());
+        hasher.update(root.tree_prefix.as_ref().map_or("", |at| at.as_str()).as_bytes());
         hasher.update(&[0]);
     }
     let site = site.cloned().unwrap_or_default();
     let name = format!("{site}-{}", &hasher.finalize().to_hex()[..16]);
     // The push gets the error: a service user may have no home directory, and a temporary directory
     // is good enough.
-    let directory = cache.map(|dir| dir.join(name)).map_err(Failure::text);
+    let directory = cache.map(|dir| dir.join(name)).map_err(Failure::error_text);
     ScratchLocation { directory, temporary: std::env::temp_dir() }
 }
 
@@ -124,9 +124,9 @@ impl PushInputs<'_> {
         Ok(Options {
             site: settings.site,
             note: settings.note.map(|note| one_line(&note)),
-            order: settings.order,
+            run_number: settings.run_number,
             allow_older: self.guards.allow_older,
-            again: self.guards.again,
+            allow_rejected: self.guards.again,
             new_history: self.guards.new_history,
             guards: self.guard_rails()?,
             retention,
@@ -140,8 +140,8 @@ impl PushInputs<'_> {
             stores: known_stores(self.work.cache.as_deref(), self.config).with_init(self.work.init),
             keep_content: self.config.cache.keep,
             began: u64::try_from(began).unwrap_or(u64::MAX),
-            patience: PATIENCE,
-            answer_patience: ANSWER_PATIENCE,
+            straggler_timeout: STAGE_STRAGGLER_TIMEOUT,
+            response_timeout: POLL_STRAGGLER_TIMEOUT,
         })
     }
 

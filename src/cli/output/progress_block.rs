@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr as _};
 
-use crate::cli::output::format::{count, duration, escape, moment};
+use crate::cli::output::format::{escape, format_count, format_duration, format_time};
 use crate::cli::output::transfer_counts::{MirrorCounts, Soak, TransferCounts};
 
 /// Maximum number of mirror lines in the block.
@@ -18,18 +18,18 @@ const OTHER_ROWS: usize = 6;
 
 /// The lines of the block. Each line is shorter than `columns`, so that the terminal does not wrap
 /// it.
-pub(crate) fn lines(
+pub(crate) fn block_lines(
     sums: &TransferCounts,
     now: Instant,
     (columns, rows): (usize, usize),
 ) -> Vec<String> {
-    let room = columns.saturating_sub(1);
+    let max_width = columns.saturating_sub(1);
     let mut lines = Vec::new();
     if sums.is_scanning || sums.scanned_entries > 0 {
-        lines.push(fit(&sums.scan_line(now), room));
+        lines.push(truncate_words(&sums.scan_line(now), max_width));
     }
     if sums.has_bundles() {
-        lines.push(fit(&sums.bundle_line(), room));
+        lines.push(truncate_words(&sums.bundle_line(), max_width));
     }
     let shown: Vec<&MirrorCounts> =
         sums.mirrors.iter().filter(|mirror| mirror.has_begun()).collect();
@@ -39,70 +39,80 @@ pub(crate) fn lines(
         .iter()
         .take(most)
         // Two fifths of the line are for the name, and the rest is for the progress.
-        .map(|mirror| shorten(&escape(&mirror.name), room * 2 / 5))
+        .map(|mirror| shorten_middle(&escape(&mirror.name), max_width * 2 / 5))
         .collect();
     let widest = names.iter().map(|name| name.width()).max().unwrap_or_default();
     for (mirror, name) in shown.iter().zip(&names) {
         let begin = format!("  {name}{}  ", " ".repeat(widest - name.width()));
-        let rest = about(mirror, sums, now, room.saturating_sub(begin.width()));
+        let rest = mirror_progress(mirror, sums, now, max_width.saturating_sub(begin.width()));
         lines.push(format!("{begin}{rest}").trim_end().to_owned());
     }
     if shown.len() > most {
-        lines.push(fit(
-            &format!("  … and {} more mirrors", count((shown.len() - most) as u64)),
-            room,
+        lines.push(truncate_words(
+            &format!("  … and {} more mirrors", format_count((shown.len() - most) as u64)),
+            max_width,
         ));
     }
-    lines.extend(sums.soak.as_ref().map(|soak| soak_line(soak, now, room)));
+    lines.extend(sums.soak.as_ref().map(|soak| soak_line(soak, now, max_width)));
     lines
 }
 
 /// The remaining soak time of a wave, and the time at which it ends if there is room for it.
-fn soak_line(soak: &Soak, now: Instant, room: usize) -> String {
-    let line = soaking(soak, now);
+fn soak_line(soak: &Soak, now: Instant, max_width: usize) -> String {
+    let line = soak_text(soak, now);
     let without_time = line.split_once(" at ").map_or(line.as_str(), |(left, _)| left);
-    fit(if line.width() <= room { &line } else { without_time }, room)
+    truncate_words(if line.width() <= max_width { &line } else { without_time }, max_width)
 }
 
 /// The remaining soak time of a wave and the time at which it ends.
-pub(crate) fn soaking(soak: &Soak, now: Instant) -> String {
+pub(crate) fn soak_text(soak: &Soak, now: Instant) -> String {
     // Round up, so that 0 s is shown only at the end.
     let seconds = soak.end.saturating_duration_since(now).as_millis().div_ceil(1_000);
     let left = std::time::Duration::from_secs(u64::try_from(seconds).unwrap_or(u64::MAX));
-    let left = if left.as_secs() < 10 { format!("{} s", left.as_secs()) } else { duration(left) };
-    format!("wave {}: {left} left until the others follow at {}", soak.wave, moment(soak.until))
+    let left =
+        if left.as_secs() < 10 { format!("{} s", left.as_secs()) } else { format_duration(left) };
+    format!(
+        "wave {}: {left} left until the others follow at {}",
+        soak.wave,
+        format_time(soak.until)
+    )
 }
 
 impl MirrorCounts {
     /// Whether there is anything to show for the mirror.
     fn has_begun(&self) -> bool {
-        self.state.is_some() || self.is_sending()
+        self.status_text.is_some() || self.is_sending()
     }
 }
 
 /// The line of a mirror without its name: its last report, or the progress of the transfer.
-fn about(mirror: &MirrorCounts, sums: &TransferCounts, now: Instant, room: usize) -> String {
-    let sending = sums.sending(mirror, now).filter(|_| mirror.state.is_none());
+fn mirror_progress(
+    mirror: &MirrorCounts,
+    sums: &TransferCounts,
+    now: Instant,
+    max_width: usize,
+) -> String {
+    let sending = sums.transfer_progress(mirror, now).filter(|_| mirror.status_text.is_none());
     let Some(sending) = sending else {
-        return fit(mirror.state.as_deref().unwrap_or_default(), room);
+        return truncate_words(mirror.status_text.as_deref().unwrap_or_default(), max_width);
     };
-    let mut words = sending.mirror_text();
-    let has_room = |words: &[String]| words.join("  ").width() <= room;
+    let mut words = sending.text_parts();
+    let has_room = |words: &[String]| words.join("  ").width() <= max_width;
     // Leave out the total first, and then the rate.
     while words.len() > 1 && !has_room(&words) {
         words.remove(1);
     }
-    fit(&words.join("  "), room)
+    truncate_words(&words.join("  "), max_width)
 }
 
 /// The first words of `text` that fit.
-fn fit(text: &str, room: usize) -> String {
-    if text.width() <= room {
+fn truncate_words(text: &str, max_width: usize) -> String {
+    if text.width() <= max_width {
         return text.to_owned();
     }
     let mut fitting = String::new();
     for word in text.split_inclusive(' ') {
-        if fitting.width() + word.trim_end().width() + " …".width() > room {
+        if fitting.width() + word.trim_end().width() + " …".width() > max_width {
             break;
         }
         fitting.push_str(word);
@@ -111,19 +121,19 @@ fn fit(text: &str, room: usize) -> String {
 }
 
 /// Cuts out the middle of a long name, because names in a fleet often differ at the end.
-fn shorten(name: &str, room: usize) -> String {
-    if name.width() <= room {
+fn shorten_middle(name: &str, max_width: usize) -> String {
+    if name.width() <= max_width {
         return name.to_owned();
     }
-    let take = |chars: &mut dyn Iterator<Item = char>, room: usize| {
+    let take = |chars: &mut dyn Iterator<Item = char>, max_width: usize| {
         let mut width = 0;
         let fits = |c: &char| {
             width += c.width().unwrap_or_default();
-            width <= room
+            width <= max_width
         };
         chars.take_while(fits).collect::<Vec<char>>()
     };
-    let half = room.saturating_sub(1) / 2;
+    let half = max_width.saturating_sub(1) / 2;
     let begin = take(&mut name.chars(), half);
     let end = take(&mut name.chars().rev(), half);
     begin.into_iter().chain(['…']).chain(end.into_iter().rev()).collect()
@@ -141,7 +151,7 @@ mod tests {
     fn busy() -> (TransferCounts, Instant) {
         let (mut sums, start) = (TransferCounts::default(), Instant::now());
         let long = "https://mirror-eu-1.example.com:7447/docs";
-        sums.expect(["frankfurt", long, "sydney"]);
+        sums.set_mirror_order(["frankfurt", long, "sydney"]);
         let mirrors = ["frankfurt", long, "sydney"].map(str::to_owned).to_vec();
         let (bundle, later) = (BundleKey::from_bytes([1; 32]), start + Duration::from_secs(1));
         let sent = |mirror: &str, bytes| Event::PackSent {
@@ -166,7 +176,7 @@ mod tests {
             (later, Event::AlreadyCurrent { mirror: "sydney".into(), sequence: 7 }),
             (later, Event::SoakStarted { wave: 1, seconds: 300, until: 1_798_135_200 }),
         ] {
-            sums.add(&event, now);
+            sums.add_event(&event, now);
         }
         (sums, later)
     }
@@ -175,7 +185,7 @@ mod tests {
     fn the_block_says_all_where_there_is_room() {
         let (sums, now) = busy();
         assert_eq!(
-            lines(&sums, now, (120, 24)),
+            block_lines(&sums, now, (120, 24)),
             [
                 "scan: 1,200 entries, 40.0 MB read",
                 "pack: 50 % of 40.0 MB, compressed to 50 %",
@@ -193,7 +203,7 @@ mod tests {
     fn nothing_is_cut_within_a_word() {
         let (sums, now) = busy();
         assert_eq!(
-            lines(&sums, now, (60, 24)),
+            block_lines(&sums, now, (60, 24)),
             [
                 "scan: 1,200 entries, 40.0 MB read",
                 "pack: 50 % of 40.0 MB, compressed to 50 %",
@@ -204,7 +214,7 @@ mod tests {
             ]
         );
         for columns in 30..160 {
-            for line in lines(&sums, now, (columns, 24)) {
+            for line in block_lines(&sums, now, (columns, 24)) {
                 assert!(line.width() < columns, "{columns}: {line}");
             }
         }
@@ -213,29 +223,29 @@ mod tests {
     #[test]
     fn a_mirror_that_does_not_answer_is_named() {
         let (mut sums, now) = (TransferCounts::default(), Instant::now());
-        sums.expect(["edge4", "edge5"]);
-        sums.add(&Event::AnswerOverdue { mirror: "edge5".into() }, now);
-        assert_eq!(lines(&sums, now, (80, 24)), ["  edge5  waiting for a response"]);
-        sums.add(&Event::StateLearned { mirror: "edge5".into(), sequence: Some(7) }, now);
-        assert_eq!(lines(&sums, now, (80, 24)), ["  edge5  has release 7"]);
+        sums.set_mirror_order(["edge4", "edge5"]);
+        sums.add_event(&Event::AnswerOverdue { mirror: "edge5".into() }, now);
+        assert_eq!(block_lines(&sums, now, (80, 24)), ["  edge5  waiting for a response"]);
+        sums.add_event(&Event::StateLearned { mirror: "edge5".into(), sequence: Some(7) }, now);
+        assert_eq!(block_lines(&sums, now, (80, 24)), ["  edge5  has release 7"]);
     }
 
     #[test]
     fn a_large_fleet_leaves_room_on_the_terminal() {
         let mut sums = TransferCounts::default();
         for number in 0..100 {
-            sums.add(
+            sums.add_event(
                 &Event::StateLearned { mirror: format!("m{number}"), sequence: None },
                 Instant::now(),
             );
         }
-        let lines = lines(&sums, Instant::now(), (80, 12));
+        let lines = block_lines(&sums, Instant::now(), (80, 12));
         assert_eq!((lines.len(), lines[6].as_str()), (7, "  … and 94 more mirrors"));
     }
 
     #[test]
     fn wide_characters_take_two_columns() {
-        assert_eq!(shorten("漢字漢字漢字", 7), "漢…字");
-        assert_eq!(fit("漢字 漢字", 7), "漢字 …");
+        assert_eq!(shorten_middle("漢字漢字漢字", 7), "漢…字");
+        assert_eq!(truncate_words("漢字 漢字", 7), "漢字 …");
     }
 }

@@ -10,7 +10,7 @@ use crate::push::options::{Options, Wave};
 use crate::release::Release;
 
 /// Smallest fleet with a majority vote: of two mirrors, neither can outvote the other.
-pub(super) const MIN_FLEET: usize = 3;
+pub(super) const MIN_FLEET_FOR_MAJORITY: usize = 3;
 
 /// The newest release that is current on any mirror and meant for all mirrors.
 pub(super) fn newest_for_all<'m>(
@@ -18,7 +18,7 @@ pub(super) fn newest_for_all<'m>(
     waves: &[Wave],
 ) -> Option<&'m Release> {
     fleet::newest_where(members, |release| {
-        release.partial.is_none() && has_passed(release, members, waves)
+        release.partial.is_none() && has_reached_last_wave(release, members, waves)
     })
 }
 
@@ -26,7 +26,7 @@ pub(super) fn newest_for_all<'m>(
 /// has, if this machine last pushed a different release to that mirror: its owner may have made
 /// this one up. If nothing is known about that mirror, because the cache was lost, the release
 /// counts; otherwise a machine that did not publish could not heal any fleet.
-pub(super) fn newest_to_spread<'m>(
+pub(super) fn newest_for_heal<'m>(
     members: &'m [PolledMirror],
     options: &Options,
     monitor: &dyn Monitor,
@@ -34,11 +34,13 @@ pub(super) fn newest_to_spread<'m>(
     let waves = &options.policy.waves;
     let newest = newest_for_all(members, waves)?;
     let serving = members.iter().filter(|member| member.current_release().is_some()).count();
-    let owner = only_owner(newest, members).filter(|_| waves.is_empty() && serving >= MIN_FLEET);
-    let brought = |owner: &PolledMirror| options.stores.brought(owner.mirror.location());
-    let is_strange =
+    let owner = sole_mirror(newest, members)
+        .filter(|_| waves.is_empty() && serving >= MIN_FLEET_FOR_MAJORITY);
+    let brought =
+        |owner: &PolledMirror| options.stores.last_pushed_release(owner.mirror.location());
+    let was_not_pushed_from_here =
         |owner: &&PolledMirror| brought(owner).is_some_and(|brought| brought != newest.name());
-    let Some(owner) = owner.filter(is_strange) else { return Some(newest) };
+    let Some(owner) = owner.filter(was_not_pushed_from_here) else { return Some(newest) };
     let (name, sequence) = (owner.mirror.name(), newest.sequence);
     let message = format!(
         "release {sequence} is only on {name}, and this machine did not bring it there: it is not \
@@ -47,20 +49,20 @@ pub(super) fn newest_to_spread<'m>(
     monitor.event(Event::Warned { message });
     fleet::newest_where(members, |release| {
         release.partial.is_none()
-            && only_owner(release, members).is_none()
-            && has_passed(release, members, waves)
+            && sole_mirror(release, members).is_none()
+            && has_reached_last_wave(release, members, waves)
     })
 }
 
 /// The only mirror that serves a release; `None` if several do.
-fn only_owner<'m>(release: &Release, members: &'m [PolledMirror]) -> Option<&'m PolledMirror> {
+fn sole_mirror<'m>(release: &Release, members: &'m [PolledMirror]) -> Option<&'m PolledMirror> {
     let mut serving = members.iter().filter(|member| member.current() == Some(release.name()));
     serving.next().filter(|_| serving.next().is_none())
 }
 
 /// Whether a release is for all mirrors, or for the mirrors of this push. Otherwise its content
 /// needs a new release.
-pub(super) fn is_for_these(release: &Release, options: &Options) -> bool {
+pub(super) fn is_for_requested_mirrors(release: &Release, options: &Options) -> bool {
     match (&release.partial, &options.partial) {
         (None, _) => true,
         (Some(_), None) => false,
@@ -71,7 +73,7 @@ pub(super) fn is_for_these(release: &Release, options: &Options) -> bool {
 }
 
 /// Whether a mirror of the last wave serves the release or has served it.
-fn has_passed(release: &Release, members: &[PolledMirror], waves: &[Wave]) -> bool {
+fn has_reached_last_wave(release: &Release, members: &[PolledMirror], waves: &[Wave]) -> bool {
     let wave_of = |member: &PolledMirror| {
         let is_in = |wave: &Wave| wave.mirrors.iter().any(|name| name == member.mirror.name());
         // Mirrors without a wave of the policy switch after all others.

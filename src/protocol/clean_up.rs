@@ -8,7 +8,7 @@ use crate::store::Pruned;
 /// The data that a clean-up dropped, and the state of the hook of the last switch.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Settled {
+pub struct CleanUpResult {
     /// The dropped data.
     // Flattened, because older receivers send only `Pruned`.
     #[serde(flatten)]
@@ -18,7 +18,7 @@ pub struct Settled {
     pub hook: Option<HookRun>,
 }
 
-impl From<Pruned> for Settled {
+impl From<Pruned> for CleanUpResult {
     fn from(pruned: Pruned) -> Self {
         Self { pruned, hook: None }
     }
@@ -57,7 +57,7 @@ pub enum HookState {
 mod tests {
     use super::*;
 
-    fn read(text: &str) -> Settled {
+    fn read(text: &str) -> CleanUpResult {
         serde_json::from_str(text).unwrap()
     }
 
@@ -71,7 +71,8 @@ mod tests {
         ];
         for state in states {
             let hook = Some(HookRun { release, state });
-            let settled = Settled { pruned: Pruned { releases: 2, ..Pruned::default() }, hook };
+            let settled =
+                CleanUpResult { pruned: Pruned { releases: 2, ..Pruned::default() }, hook };
             assert_eq!(read(&serde_json::to_string(&settled).unwrap()), settled);
         }
         assert_eq!(read(r#"{"releases":2}"#), Pruned { releases: 2, ..Pruned::default() }.into());

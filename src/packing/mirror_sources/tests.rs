@@ -3,12 +3,12 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::mirror::{
-    Depth, HistoryEvent, MirrorState, PackSource, Pruned, RepairSource, Repaired, Settled,
-    SignatureQuestion, StageRequest, TransportError, Verified,
+    CleanUpResult, Depth, HistoryEvent, MirrorState, PackSource, Pruned, RepairSource, Repaired,
+    SignatureRequest, StageRequest, TransportError, Verified,
 };
-use crate::monitor::Silent;
+use crate::monitor::SilentMonitor;
 use crate::pack::Signature;
-use crate::packing::sources::*;
+use crate::packing::mirror_sources::*;
 use crate::release::ReleaseName;
 
 /// A mirror that has some objects, or does not answer, and counts what it is asked.
@@ -55,8 +55,8 @@ impl Mirror for Stub {
         "stub"
     }
 
-    fn link(&self) -> Link {
-        Link::Network
+    fn link_kind(&self) -> LinkKind {
+        LinkKind::Network
     }
 
     fn local_path(&self) -> Option<std::path::PathBuf> {
@@ -109,7 +109,7 @@ impl Mirror for Stub {
 
     fn signatures(
         &self,
-        _: &SignatureQuestion,
+        _: &SignatureRequest,
         _: &[u64],
         _: &dyn Monitor,
     ) -> Result<Vec<Option<Signature>>, MirrorError> {
@@ -137,7 +137,7 @@ impl Mirror for Stub {
         unimplemented!()
     }
 
-    fn clean_up(&self, _: usize) -> Result<Settled, MirrorError> {
+    fn clean_up(&self, _: usize) -> Result<CleanUpResult, MirrorError> {
         unimplemented!()
     }
 
@@ -165,8 +165,8 @@ impl Monitor for StopWhenAsked {
     }
 }
 
-fn sources(stubs: &[&Arc<Stub>]) -> Sources {
-    Sources::of(stubs.iter().map(|stub| Arc::clone(*stub) as Arc<dyn Mirror>))
+fn sources(stubs: &[&Arc<Stub>]) -> MirrorSources {
+    MirrorSources::from_mirrors(stubs.iter().map(|stub| Arc::clone(*stub) as Arc<dyn Mirror>))
 }
 
 fn objects(contents: &[&[u8]]) -> Vec<(ObjectId, u64)> {
@@ -178,7 +178,7 @@ fn many_objects_are_one_request_and_what_is_lacking_another() {
     let (first, second) =
         (Arc::new(Stub::with(&[b"a", b"bb"])), Arc::new(Stub::with(&[b"bb", b"ccc", b"dddd"])));
     let sources = sources(&[&first, &second]);
-    let found = sources.fetch(&objects(&[b"a", b"ccc", b"bb", b"dddd"]), &Silent).unwrap();
+    let found = sources.fetch(&objects(&[b"a", b"ccc", b"bb", b"dddd"]), &SilentMonitor).unwrap();
     assert_eq!(found, [&b"a"[..], b"ccc", b"bb", b"dddd"]);
     assert_eq!((first.asked(), second.asked()), (1, 1));
 }
@@ -189,7 +189,7 @@ fn a_dead_mirror_is_asked_once_where_another_has_the_content() {
     let good = Arc::new(Stub::with(&[b"a", b"b"]));
     let sources = sources(&[&dead, &good]);
     for _ in 0..100 {
-        assert_eq!(sources.fetch(&objects(&[b"a", b"b"]), &Silent).unwrap(), [b"a", b"b"]);
+        assert_eq!(sources.fetch(&objects(&[b"a", b"b"]), &SilentMonitor).unwrap(), [b"a", b"b"]);
     }
     assert_eq!((dead.asked(), good.asked()), (1, 100));
 }
@@ -202,11 +202,11 @@ fn content_of_dead_mirrors_is_asked_for_twice_and_then_lost() {
     let wanted = objects(&[b"a", b"b", b"c"]);
     let lost = vec![wanted[0].0, wanted[2].0];
     for round in 1..=3 {
-        assert_eq!(sources.fetch(&wanted, &Silent), Err(ReadError::Lost(lost.clone())));
+        assert_eq!(sources.fetch(&wanted, &SilentMonitor), Err(ReadError::Lost(lost.clone())));
         assert_eq!((dead.asked(), other.asked()), (2, round));
     }
     assert!(sources.failed()[0].contains("it died"), "{:?}", sources.failed());
-    assert!(sources.locate(&lost, &Silent).is_ok());
+    assert!(sources.locate(&lost, &SilentMonitor).is_ok());
     assert_eq!(dead.asked(), 2);
 }
 
@@ -216,9 +216,13 @@ fn a_damaged_copy_is_not_taken() {
     let damaged = Arc::new(Stub { objects: objects_of_damaged, ..Stub::default() });
     let good = Arc::new(Stub::with(&[b"good"]));
     let sources = sources(&[&damaged, &good]);
-    assert_eq!(sources.fetch(&objects(&[b"good"]), &Silent).unwrap(), [b"good"]);
+    assert_eq!(sources.fetch(&objects(&[b"good"]), &SilentMonitor).unwrap(), [b"good"]);
     let mut read = String::new();
-    sources.open(&ObjectId::of(b"good"), &Silent).unwrap().read_to_string(&mut read).unwrap();
+    sources
+        .open(&ObjectId::of(b"good"), &SilentMonitor)
+        .unwrap()
+        .read_to_string(&mut read)
+        .unwrap();
     assert_eq!(read, "good");
 }
 
@@ -231,14 +235,14 @@ fn large_objects_are_looked_for_all_at_once() {
         objects(&[b"first", b"second", b"third"]).iter().map(|(id, _)| *id).collect();
     for (id, wanted) in group.iter().zip([b"ir", b"ec", b"hi"]) {
         let part = ObjectPart { object: *id, offset: 1, length: 2 };
-        assert_eq!(sources.read_part(part, &|| group.clone(), &Silent).unwrap(), wanted);
+        assert_eq!(sources.read_part(part, &|| group.clone(), &SilentMonitor).unwrap(), wanted);
     }
     // One question each, then a request a part.
     assert_eq!((first.asked(), second.asked()), (2, 3));
     let lost = ObjectPart { object: ObjectId::of(b"lost"), offset: 0, length: 1 };
     for _ in 0..3 {
         assert_eq!(
-            sources.read_part(lost, &Vec::new, &Silent),
+            sources.read_part(lost, &Vec::new, &SilentMonitor),
             Err(ReadError::Lost(vec![lost.object]))
         );
     }

@@ -11,7 +11,7 @@ use ignore::gitignore::{Gitignore, GitignoreBuilder};
 use crate::tree_path::TreePath;
 
 /// Names of files and directories with secrets.
-const NAMES: [&str; 27] = [
+const SECRET_NAMES: [&str; 27] = [
     ".git",
     ".svn",
     ".hg",
@@ -43,10 +43,10 @@ const NAMES: [&str; 27] = [
 ];
 
 /// Extensions of files with secrets.
-const ENDINGS: [&str; 7] = [".kdbx", ".kdb", ".p12", ".pfx", ".jks", ".keystore", ".ppk"];
+const SECRET_EXTENSIONS: [&str; 7] = [".kdbx", ".kdb", ".p12", ".pfx", ".jks", ".keystore", ".ppk"];
 
 /// Paths of files with secrets, relative to any directory.
-const FILES: [&str; 2] = [".docker/config.json", ".kube/config"];
+const SECRET_FILES: [&str; 2] = [".docker/config.json", ".kube/config"];
 
 /// Suffixes of `.env` files without secrets: they only show the names of variables.
 const ENV_EXAMPLES: [&str; 4] = ["example", "sample", "template", "dist"];
@@ -55,7 +55,7 @@ const ENV_EXAMPLES: [&str; 4] = ["example", "sample", "template", "dist"];
 pub(super) fn is_secret(path: &TreePath) -> bool {
     let path = path.as_str().to_ascii_lowercase();
     let has_name = |component: &str| {
-        NAMES.contains(&component)
+        SECRET_NAMES.contains(&component)
             || component.strip_prefix(".env.").is_some_and(|rest| !ENV_EXAMPLES.contains(&rest))
     };
     let is_file = |file: &&str| {
@@ -63,13 +63,13 @@ pub(super) fn is_secret(path: &TreePath) -> bool {
     };
     // Directories count too: nothing below `.git` or `.ssh` is for visitors.
     path.split('/').any(has_name)
-        || ENDINGS.iter().any(|ending| path.ends_with(ending))
-        || FILES.iter().any(is_file)
+        || SECRET_EXTENSIONS.iter().any(|ending| path.ends_with(ending))
+        || SECRET_FILES.iter().any(is_file)
 }
 
 /// The exclude pattern for a path that editors, operating systems or package managers leave behind;
 /// `None` for other paths.
-fn clutter(path: &TreePath) -> Option<&'static str> {
+fn clutter_pattern(path: &TreePath) -> Option<&'static str> {
     path.as_str().split('/').find_map(|component| match component {
         ".DS_Store" => Some(".DS_Store"),
         "node_modules" => Some("node_modules/"),
@@ -85,7 +85,7 @@ fn clutter(path: &TreePath) -> Option<&'static str> {
 pub(super) fn clutter_warning<'p>(live: impl Iterator<Item = &'p TreePath>) -> Option<String> {
     let mut found: BTreeMap<&str, (u64, &TreePath)> = BTreeMap::new();
     for path in live {
-        if let Some(pattern) = clutter(path) {
+        if let Some(pattern) = clutter_pattern(path) {
             found.entry(pattern).or_insert((0, path)).0 += 1;
         }
     }
@@ -123,7 +123,7 @@ impl AllowedSecrets {
         builder.build().map(|patterns| Self(Some(patterns))).map_err(|error| error.to_string())
     }
 
-    pub(super) fn has(&self, path: &TreePath) -> bool {
+    pub(super) fn allows(&self, path: &TreePath) -> bool {
         self.0.as_ref().is_some_and(|patterns| {
             patterns.matched_path_or_any_parents(path.as_str(), false).is_ignore()
         })
@@ -193,11 +193,11 @@ mod tests {
             AllowedSecrets::new(&["/demo/server.key".into(), "*.p12".into(), "fixtures/".into()])
                 .unwrap();
         for text in ["demo/server.key", "a/b.p12", "x/fixtures/id_rsa"] {
-            assert!(allowed.has(&path(text)), "{text}");
+            assert!(allowed.allows(&path(text)), "{text}");
         }
         assert!(
-            !allowed.has(&path("a/demo/server.key"))
-                && !AllowedSecrets::default().has(&path("a.p12"))
+            !allowed.allows(&path("a/demo/server.key"))
+                && !AllowedSecrets::default().allows(&path("a.p12"))
         );
         assert!(AllowedSecrets::new(&["{".into()]).is_err());
     }

@@ -18,7 +18,7 @@ pub(crate) fn for_one_site(args: &[String], mirrors: &[SiteOfMirror]) -> String 
     let mirrors: Vec<&SiteOfMirror> =
         mirrors.iter().filter(|one| Some(one.mirror.as_str()) != source).collect();
     let votes = |site: &Site| mirrors.iter().filter(|one| one.site == *site).count();
-    let Some(first) = mirrors.first() else { return line(args.iter().skip(1)) };
+    let Some(first) = mirrors.first() else { return command_line(args.iter().skip(1)) };
     let site = mirrors.iter().fold(&first.site, |best, one| {
         if votes(&one.site) > votes(best) { &one.site } else { best }
     });
@@ -29,16 +29,16 @@ pub(crate) fn for_one_site(args: &[String], mirrors: &[SiteOfMirror]) -> String 
         words.extend(["--skip".to_owned(), one.mirror.clone()]);
     }
     words.extend(["--site".to_owned(), site.to_string()]);
-    line(words.iter())
+    command_line(words.iter())
 }
 
-fn line<'w>(words: impl Iterator<Item = &'w String>) -> String {
-    let quoted: Vec<String> = words.map(|word| quoted(word)).collect();
+fn command_line<'w>(words: impl Iterator<Item = &'w String>) -> String {
+    let quoted: Vec<String> = words.map(|word| shell_quoted(word)).collect();
     format!("headwater {}", quoted.join(" "))
 }
 
 /// Quotes a word for a shell.
-fn quoted(word: &str) -> String {
+fn shell_quoted(word: &str) -> String {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=,@%+".contains(c);
     if !word.is_empty() && word.chars().all(is_plain) {
         return word.to_owned();
@@ -83,6 +83,6 @@ mod tests {
             let words = format!("headwater push {} ./b --site news", from.replace('|', " "));
             assert_eq!(retyped(&format!("hw|push|{from}|./b"), &pair), words);
         }
-        assert_eq!(quoted("it's"), r"'it'\''s'");
+        assert_eq!(shell_quoted("it's"), r"'it'\''s'");
     }
 }

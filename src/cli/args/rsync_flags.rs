@@ -9,7 +9,7 @@ use crate::cli::output::failure::{Exit, Failure, eprint_raw};
 
 /// The rsync flags that a push accepts. They are independent, so each is a bool.
 #[derive(Debug, Clone, Copy, Default, Args)]
-pub(crate) struct HabitArgs {
+pub(crate) struct RsyncFlagArgs {
     /// The same as `headwater plan`: shows what the push would do
     #[arg(short = 'n', long, hide = true)]
     pub(crate) dry_run: bool,
@@ -34,7 +34,7 @@ pub(crate) struct HabitArgs {
     checksum: bool,
 }
 
-impl HabitArgs {
+impl RsyncFlagArgs {
     /// Prints a note for each of these flags that was given.
     pub(crate) fn explain(self) -> io::Result<()> {
         // The flag is accepted with a note and not refused, because a push already does what it

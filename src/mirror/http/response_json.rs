@@ -11,34 +11,34 @@ use parking_lot::{Mutex, MutexGuard};
 
 use crate::mirror::transport_error::TransportError;
 use crate::mirror::{MirrorError, MirrorState};
-use crate::protocol::{self, Answer};
+use crate::protocol::{self, ResponseMessage};
 use crate::release::MAX_RECORD_BYTES;
 use crate::text::Secrets;
 
 // Without this, and without limits, an endless response took 0.5 to 0.9 GB for each mirror.
 /// A response of at least this size, in bytes, is read only while no other large response is.
-const LARGE_BYTES: u64 = 1024 * 1024;
+const LARGE_RESPONSE_BYTES: u64 = 1024 * 1024;
 /// The time limit for a large response: all other large responses wait for it.
-const LARGE_TIME: Duration = Duration::from_secs(300);
+const LARGE_RESPONSE_TIMEOUT: Duration = Duration::from_secs(300);
 /// The longest string in a response, in bytes: a release record with its quotes escaped.
 const MAX_TEXT_BYTES: u64 = 2 * MAX_RECORD_BYTES;
 /// The beginning of a release record. A record is identified by the digest of its bytes, so only
 /// the secrets of this client are removed from it, not every string that looks like one.
-const RECORD: &str = "{\"headwater\":\"release\",";
+const RELEASE_RECORD_PREFIX: &str = "{\"headwater\":\"release\",";
 
 /// Locked while a large response is read.
-static LARGE: Mutex<()> = Mutex::new(());
+static LARGE_RESPONSE_LOCK: Mutex<()> = Mutex::new(());
 
 /// The size limit of one kind of response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct AnswerLimit {
+pub(super) struct ResponseLimit {
     /// The maximum size, in bytes.
     pub(super) bytes: u64,
     /// The maximum number of values, keys and lists. Each takes memory beyond its bytes.
     pub(super) values: u64,
 }
 
-impl AnswerLimit {
+impl ResponseLimit {
     /// A confirmation or a refusal.
     pub(super) const SMALL: Self = Self { bytes: 256 * 1024, values: 16 * 1024 };
     /// A state, with the records of all kept releases.
@@ -58,20 +58,20 @@ impl AnswerLimit {
 /// If the response is too large, malformed or a refusal, or the state is invalid.
 pub fn read_state(answer: impl Read) -> Result<MirrorState, MirrorError> {
     let secrets = Secrets::default();
-    let reader = BufReader::new(CleanJson::new(answer, AnswerLimit::STATE, &secrets));
-    let answer: Answer<protocol::State> = serde_json::from_reader(reader)
+    let reader = BufReader::new(SanitizedJson::new(answer, ResponseLimit::STATE, &secrets));
+    let answer: ResponseMessage<protocol::State> = serde_json::from_reader(reader)
         .map_err(|error| TransportError::Foreign { status: 200, what: error.to_string() })?;
     match answer {
-        Answer::Ok(state) => Ok(state.try_into()?),
-        Answer::Error(refusal) => Err(MirrorError::Remote { refusal }),
+        ResponseMessage::Ok(state) => Ok(state.try_into()?),
+        ResponseMessage::Error(refusal) => Err(MirrorError::Remote { refusal }),
     }
 }
 
 /// Reads JSON from a peer and removes secrets from its strings.
-pub(super) struct CleanJson<'s, R> {
+pub(super) struct SanitizedJson<'s, R> {
     reader: BufReader<R>,
     secrets: &'s Secrets,
-    left: AnswerLimit,
+    left: ResponseLimit,
     large: Option<(MutexGuard<'static, ()>, Instant)>,
     read_bytes: u64,
     /// The string that is being read, with its opening quote.
@@ -81,8 +81,8 @@ pub(super) struct CleanJson<'s, R> {
     at: usize,
 }
 
-impl<'s, R: Read> CleanJson<'s, R> {
-    pub(super) fn new(reader: R, limit: AnswerLimit, secrets: &'s Secrets) -> Self {
+impl<'s, R: Read> SanitizedJson<'s, R> {
+    pub(super) fn new(reader: R, limit: ResponseLimit, secrets: &'s Secrets) -> Self {
         let (reader, out) = (BufReader::new(reader), Vec::new());
         let (read_bytes, at) = (0, 0);
         Self {
@@ -134,9 +134,9 @@ impl<'s, R: Read> CleanJson<'s, R> {
             return Err(too_large());
         }
         // Locked only now, so that the many small responses of a fleet do not wait for one another.
-        if self.read_bytes > LARGE_BYTES && self.large.is_none() {
-            let guard = LARGE.lock();
-            self.large = Some((guard, Instant::now() + LARGE_TIME));
+        if self.read_bytes > LARGE_RESPONSE_BYTES && self.large.is_none() {
+            let guard = LARGE_RESPONSE_LOCK.lock();
+            self.large = Some((guard, Instant::now() + LARGE_RESPONSE_TIMEOUT));
         }
         match &self.large {
             Some((_, end)) if Instant::now() > *end => Err(io::ErrorKind::TimedOut.into()),
@@ -159,10 +159,10 @@ impl<'s, R: Read> CleanJson<'s, R> {
         // Decoded first: JSON can spell a letter of a token as `\u0068`, and a CI log that masks
         // the token would not recognise that form.
         let Ok(text) = serde_json::from_slice::<String>(&quoted) else { return quoted };
-        let clean = if text.starts_with(RECORD) {
-            self.secrets.clean_own(&text)
+        let clean = if text.starts_with(RELEASE_RECORD_PREFIX) {
+            self.secrets.redact_known(&text)
         } else {
-            self.secrets.clean(&text)
+            self.secrets.redact(&text)
         };
         match clean {
             std::borrow::Cow::Borrowed(_) => quoted,
@@ -176,7 +176,7 @@ fn too_large() -> io::Error {
     io::Error::other(ureq::Error::BodyExceedsLimit(0))
 }
 
-impl<R: Read> Read for CleanJson<'_, R> {
+impl<R: Read> Read for SanitizedJson<'_, R> {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
         while self.at == self.out.len() {
             self.out.clear();
@@ -199,7 +199,7 @@ mod tests {
     use super::*;
 
     const TOKEN: &str = "hw_0123abcd_5ec2e7aa00112233";
-    const LIMIT: AnswerLimit = AnswerLimit { bytes: 1000, values: 10 };
+    const LIMIT: ResponseLimit = ResponseLimit { bytes: 1000, values: 10 };
 
     /// Reads byte by byte, as the worst of networks has it.
     struct Trickle<'a>(&'a [u8]);
@@ -213,9 +213,9 @@ mod tests {
         }
     }
 
-    fn read(json: &str, limit: AnswerLimit) -> io::Result<String> {
+    fn read(json: &str, limit: ResponseLimit) -> io::Result<String> {
         let secrets = Secrets::new([TOKEN]);
-        io::read_to_string(CleanJson::new(Trickle(json.as_bytes()), limit, &secrets))
+        io::read_to_string(SanitizedJson::new(Trickle(json.as_bytes()), limit, &secrets))
     }
 
     #[test]
@@ -237,8 +237,9 @@ mod tests {
             "{\"***\":\"a ***\"}"
         );
         // A record keeps its bytes, but for secrets of ours.
-        let record =
-            |note: &str| serde_json::to_string(&format!("{RECORD}\"note\":\"{note}\"}}")).unwrap();
+        let record = |note: &str| {
+            serde_json::to_string(&format!("{RELEASE_RECORD_PREFIX}\"note\":\"{note}\"}}")).unwrap()
+        };
         let plain = record("Bearer abcdefgh1");
         assert_eq!(read(&plain, LIMIT).unwrap(), plain);
         assert!(!read(&record(TOKEN), LIMIT).unwrap().contains("5ec2e7"));
@@ -254,21 +255,21 @@ mod tests {
         assert!(is_too_large(read(&"1".repeat(1001), LIMIT)));
         assert!(is_too_large(read(&format!("[{}1]", "1,".repeat(10)), LIMIT)));
         assert!(is_too_large(read(&"[".repeat(11), LIMIT)));
-        let many = AnswerLimit { bytes: u64::MAX, values: u64::MAX };
+        let many = ResponseLimit { bytes: u64::MAX, values: u64::MAX };
         let (long, secrets) = (
             "\"".to_owned() + &"a".repeat(usize::try_from(MAX_TEXT_BYTES).unwrap()),
             Secrets::default(),
         );
-        let result = io::read_to_string(CleanJson::new(long.as_bytes(), many, &secrets));
+        let result = io::read_to_string(SanitizedJson::new(long.as_bytes(), many, &secrets));
         assert!(is_too_large(result));
     }
 
     #[test]
     fn one_large_answer_is_read_at_a_time() {
-        let many = AnswerLimit { bytes: u64::MAX, values: u64::MAX };
-        let large = vec![b' '; 3 * usize::try_from(LARGE_BYTES).unwrap()];
+        let many = ResponseLimit { bytes: u64::MAX, values: u64::MAX };
+        let large = vec![b' '; 3 * usize::try_from(LARGE_RESPONSE_BYTES).unwrap()];
         let secrets = Secrets::default();
-        let mut first = CleanJson::new(&large[..], many, &secrets);
+        let mut first = SanitizedJson::new(&large[..], many, &secrets);
         let mut some = vec![0; large.len() / 2];
         first.read_exact(&mut some).unwrap();
         assert!(first.large.is_some());
@@ -276,13 +277,13 @@ mod tests {
             let (sender, is_read) = std::sync::mpsc::channel();
             let (large, secrets) = (&large, &secrets);
             scope.spawn(move || {
-                let small = CleanJson::new(&large[..1000], many, secrets);
+                let small = SanitizedJson::new(&large[..1000], many, secrets);
                 sender.send(io::read_to_string(small).unwrap().len()).unwrap();
-                let second = CleanJson::new(&large[..], many, secrets);
+                let second = SanitizedJson::new(&large[..], many, secrets);
                 sender.send(io::read_to_string(second).unwrap().len()).unwrap();
             });
             assert_eq!(is_read.recv().unwrap(), 1000);
-            assert!(LARGE.try_lock().is_none());
+            assert!(LARGE_RESPONSE_LOCK.try_lock().is_none());
             drop(first);
             assert_eq!(is_read.recv().unwrap(), large.len());
         });
