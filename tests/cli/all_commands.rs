@@ -22,7 +22,7 @@ const COMMANDS: [&str; 15] = [
 ];
 
 #[test]
-fn help_has_every_command_an_example_and_the_exit_codes() {
+fn help_lists_every_command_an_example_and_the_exit_codes() {
     let world = World::new();
     let run = world.ok("--help").says("Exit codes").says("130");
     assert!(
@@ -44,7 +44,7 @@ fn help_has_every_command_an_example_and_the_exit_codes() {
 }
 
 #[test]
-fn push_help_has_every_flag_of_the_issue() {
+fn push_help_lists_every_flag() {
     let help = World::new().ok("push --help").stdout;
     for flag in [
         "--site",
@@ -74,7 +74,7 @@ fn push_help_has_every_flag_of_the_issue() {
 }
 
 #[test]
-fn a_result_that_cannot_be_written_says_where_it_should_have_gone() {
+fn unwritable_result_names_its_destination() {
     let world = World::with_mirror();
     let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
     let output = world.command(&["status", "./www"]).stdout(full).output().unwrap();
@@ -87,7 +87,7 @@ fn a_result_that_cannot_be_written_says_where_it_should_have_gone() {
 }
 
 #[test]
-fn completions_are_for_every_shell() {
+fn completions_exist_for_every_shell() {
     let world = World::new();
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
         world.ok(&format!("completions {shell}")).says("rollback").says("superseded-ok");
@@ -96,7 +96,7 @@ fn completions_are_for_every_shell() {
 }
 
 #[test]
-fn the_manual_has_a_page_for_each_command() {
+fn manual_has_a_page_for_each_command() {
     let world = World::new();
     world.ok("man").says(".TH headwater").says("Exit codes").says("130");
     world.ok("man ./man1");
@@ -107,7 +107,7 @@ fn the_manual_has_a_page_for_each_command() {
 }
 
 #[test]
-fn wrong_usage_is_2_and_does_nothing() {
+fn usage_error_exits_2_and_changes_nothing() {
     let world = World::with_tree();
     let before = world.snapshot("");
     for line in [
@@ -140,7 +140,7 @@ fn wrong_usage_is_2_and_does_nothing() {
 }
 
 #[test]
-fn more_mirrors_than_there_are_cannot_be_required() {
+fn requiring_more_mirrors_than_exist_is_refused() {
     let world = World::with_tree();
     let run = world.run("push tree ./www --require 2");
     assert!(!world.exists("www"));
@@ -148,7 +148,7 @@ fn more_mirrors_than_there_are_cannot_be_required() {
 }
 
 #[test]
-fn output_is_plain_where_it_is_no_terminal() {
+fn output_without_a_terminal_is_plain() {
     let world = World::with_tree();
     // The harness looks at every run for escapes; here are those that would have colour.
     world.run("push nowhere ./www").code(8);
@@ -157,7 +157,7 @@ fn output_is_plain_where_it_is_no_terminal() {
 }
 
 #[test]
-fn a_reader_that_goes_away_is_no_failure() {
+fn closed_output_pipe_is_not_a_failure() {
     let world = World::with_mirror();
     let mut child = world.start("releases ./www");
     drop(child.stdout.take());
@@ -166,7 +166,7 @@ fn a_reader_that_goes_away_is_no_failure() {
 }
 
 #[test]
-fn events_may_go_to_a_device() {
+fn events_can_be_written_to_a_device() {
     let world = World::with_tree();
     world.ok("push tree ./www --events /dev/stderr --quiet").warns("\"event\":\"activated\"");
     world.write("tree/index.html", "2");
@@ -178,7 +178,7 @@ fn events_may_go_to_a_device() {
 }
 
 #[test]
-fn every_command_with_json_prints_one_object() {
+fn every_command_with_json_prints_one_object_only() {
     let world = World::with_tree();
     // The harness checks that it is one and that its exit code is the right one.
     for (line, code) in [
@@ -211,7 +211,7 @@ fn every_command_with_json_prints_one_object() {
 }
 
 #[test]
-fn names_from_disk_and_arguments_steer_no_terminal() {
+fn control_characters_in_names_and_arguments_are_escaped() {
     let world = World::with_tree();
     // The harness looks for raw control characters in all of this.
     let evil = "evil\x1b[2J\r\u{202e}x";

@@ -9,7 +9,7 @@ use rustix::fs::{CWD, FileType, Mode, mknodat};
 use crate::harness::{World, refused};
 
 #[test]
-fn a_missing_tree_is_missing_content() {
+fn missing_tree_is_reported_as_missing_content() {
     let world = World::with_mirror();
     world.rename("tree", "elsewhere");
     for tree in ["tree", "./tree", "elsewhere/none"] {
@@ -21,7 +21,7 @@ fn a_missing_tree_is_missing_content() {
 }
 
 #[test]
-fn an_empty_tree_is_refused_unless_it_is_meant() {
+fn empty_tree_is_refused_unless_allowed() {
     let world = World::with_mirror();
     world.mkdir("empty/with/empty/directories");
     refused(&world, "push empty ./www", 5, "the tree is empty").warns("--allow-shrink");
@@ -35,7 +35,7 @@ fn an_empty_tree_is_refused_unless_it_is_meant() {
 }
 
 #[test]
-fn unreadable_files_and_directories_are_named_together() {
+fn unreadable_files_and_directories_are_all_reported() {
     let world = World::with_tree();
     world.run_unprivileged("push tree ./www").code(0);
     let served = world.served("www");
@@ -57,7 +57,7 @@ fn unreadable_files_and_directories_are_named_together() {
 }
 
 #[test]
-fn names_that_cannot_travel_are_named_together() {
+fn unsupported_names_are_all_reported() {
     let world = World::with_mirror();
     let bad: [&[u8]; 5] = [
         b"caf\xe9.html",
@@ -104,7 +104,7 @@ fn names_that_cannot_travel_are_named_together() {
 }
 
 #[test]
-fn links_that_leave_the_tree_are_refused_also_through_another() {
+fn links_that_leave_the_tree_directly_or_through_a_link_are_refused() {
     let world = World::with_mirror();
     world.write("outside/secret", "secret");
     for target in ["/etc/passwd", "../outside/secret", "docs/../../outside/secret"] {
@@ -122,7 +122,7 @@ fn links_that_leave_the_tree_are_refused_also_through_another() {
 }
 
 #[test]
-fn of_many_bad_paths_the_first_have_a_line_each() {
+fn many_bad_paths_are_listed_up_to_a_limit() {
     let world = World::with_mirror();
     for number in 10..34 {
         world.write(&format!("tree/bad\u{1b}{number}"), "x");
@@ -141,7 +141,7 @@ fn of_many_bad_paths_the_first_have_a_line_each() {
 }
 
 #[test]
-fn links_in_a_loop_are_refused() {
+fn link_loop_is_refused() {
     let world = World::with_mirror();
     world.link("b", "tree/a");
     world.link("a", "tree/b");
@@ -158,7 +158,7 @@ fn links_in_a_loop_are_refused() {
 }
 
 #[test]
-fn a_fifo_a_socket_and_a_device_are_refused_at_once() {
+fn fifo_socket_and_device_are_refused_without_blocking() {
     let world = World::with_mirror();
     mknodat(CWD, world.path("tree/pipe"), FileType::Fifo, Mode::RWXU, 0).unwrap();
     let _socket = std::os::unix::net::UnixListener::bind(world.path("tree/socket")).unwrap();
@@ -167,7 +167,7 @@ fn a_fifo_a_socket_and_a_device_are_refused_at_once() {
 }
 
 #[test]
-fn a_file_in_the_mirrors_place_is_left_alone() {
+fn file_at_the_mirror_path_is_left_alone() {
     let world = World::with_tree();
     world.write("file", "precious");
     world.write("www/index.html", "not ours");
@@ -179,7 +179,7 @@ fn a_file_in_the_mirrors_place_is_left_alone() {
 }
 
 #[test]
-fn a_mirror_in_place_of_a_tree_names_the_commands_for_it() {
+fn mirror_given_as_tree_is_refused_with_suggested_commands() {
     let world = World::with_mirror();
     world
         .run("push ./www ./data")
@@ -190,7 +190,7 @@ fn a_mirror_in_place_of_a_tree_names_the_commands_for_it() {
 }
 
 #[test]
-fn a_broken_place_never_stops_the_other_mirrors() {
+fn unusable_mirror_path_does_not_stop_other_mirrors() {
     let world = World::with_tree();
     world.write("file", "precious");
     world.link("loop", "loop");
@@ -202,7 +202,7 @@ fn a_broken_place_never_stops_the_other_mirrors() {
 }
 
 #[test]
-fn a_directory_with_other_files_is_left_alone_and_the_way_beside_it_is_told() {
+fn foreign_directory_is_left_alone_with_a_suggestion() {
     let world = World::with_tree();
     world.write("site/index.html", "an existing web root");
     let before = world.snapshot("site");
@@ -219,7 +219,7 @@ fn a_directory_with_other_files_is_left_alone_and_the_way_beside_it_is_told() {
 }
 
 #[test]
-fn an_empty_directory_and_an_unfinished_creation_become_mirrors() {
+fn empty_directory_and_unfinished_creation_become_mirrors() {
     let world = World::with_tree();
     world.mkdir("empty");
     world.mkdir("unfinished/.headwater/objects/00");
@@ -234,7 +234,7 @@ fn an_empty_directory_and_an_unfinished_creation_become_mirrors() {
 }
 
 #[test]
-fn a_mirror_that_may_not_be_written_denies() {
+fn unwritable_mirror_is_reported_as_permission_denied() {
     let world = World::with_tree();
     world.run_unprivileged("push tree ./www").code(0);
     let served = world.served("www");
@@ -259,7 +259,7 @@ fn a_mirror_that_may_not_be_written_denies() {
 
 /// The disk says no, whoever asks: the debug build makes the errors of the system itself.
 #[test]
-fn a_full_or_read_only_disk_leaves_the_old_release() {
+fn push_to_full_or_read_only_disk_keeps_the_old_release() {
     let world = World::with_mirror();
     let old = world.served("www");
     world.write("tree/index.html", "2");
@@ -279,7 +279,7 @@ fn a_full_or_read_only_disk_leaves_the_old_release() {
 }
 
 #[test]
-fn a_store_of_format_0_is_damaged_and_not_newer() {
+fn store_of_format_0_is_reported_as_damaged() {
     let world = World::with_mirror();
     let format = world.read("www/.headwater/format");
     world.tamper("www/.headwater/format", &format.replace("\"version\":1", "\"version\":0"));
@@ -288,7 +288,7 @@ fn a_store_of_format_0_is_damaged_and_not_newer() {
 }
 
 #[test]
-fn a_store_of_a_newer_format_is_not_touched() {
+fn store_of_a_newer_format_is_left_unchanged() {
     let world = World::with_mirror();
     let format = world.read("www/.headwater/format");
     world.tamper("www/.headwater/format", &format.replace("\"version\":1", "\"version\":2"));
@@ -320,7 +320,7 @@ fn a_store_of_a_newer_format_is_not_touched() {
 }
 
 #[test]
-fn a_torn_release_record_stops_no_push() {
+fn push_succeeds_despite_a_torn_release_record() {
     let world = World::with_mirror();
     world.write("tree/index.html", "2");
     world.ok("push tree ./www ./data");
@@ -347,13 +347,13 @@ fn a_torn_release_record_stops_no_push() {
 }
 
 #[test]
-fn the_spelling_of_rsync_is_answered_with_the_url() {
+fn rsync_style_location_is_refused_with_the_ssh_url() {
     let world = World::with_tree();
     world.run("push tree edge2:/srv/www").code(2).warns("ssh://edge2/srv/www");
 }
 
 #[test]
-fn a_location_with_a_control_character_is_refused() {
+fn location_with_a_control_character_is_refused() {
     let world = World::with_tree();
     for (location, shown) in [
         ("./a\x1bb", "./a\\u{1b}b"),

@@ -7,7 +7,7 @@ use std::process::Command;
 use crate::harness::{Run, World, of_kind, refused};
 
 #[test]
-fn a_corrupt_object_is_found_and_mended_by_the_tree() {
+fn corrupt_object_is_found_and_repaired_from_the_tree() {
     let world = World::with_mirror();
     let object = world.object("www", "<h1>hello</h1>\n");
     world.tamper(&object, "<h1>jello</h1>\n");
@@ -18,7 +18,7 @@ fn a_corrupt_object_is_found_and_mended_by_the_tree() {
 }
 
 #[test]
-fn a_missing_object_is_sent_whole_by_the_next_push() {
+fn missing_object_is_sent_whole_by_the_next_push() {
     let world = World::with_mirror();
     world.remove(&world.object("www", "<h1>hello</h1>\n"));
     world.write("tree/app.js", "changed");
@@ -28,7 +28,7 @@ fn a_missing_object_is_sent_whole_by_the_next_push() {
 }
 
 #[test]
-fn a_corrupt_manifest_is_healed_by_a_push_that_sends_all_anew() {
+fn corrupt_manifest_is_replaced_by_a_full_push() {
     for damage in ["garbage", ""] {
         let world = World::with_mirror();
         let served = world.served("www");
@@ -46,7 +46,7 @@ fn a_corrupt_manifest_is_healed_by_a_push_that_sends_all_anew() {
 }
 
 #[test]
-fn a_push_of_the_same_content_heals_a_corrupt_manifest_too() {
+fn corrupt_manifest_is_replaced_by_a_push_of_the_same_content() {
     let world = World::with_mirror();
     world.tamper(&world.inside("www", "manifests/")[0], "garbage");
     world.ok("push tree ./www").says("release 2");
@@ -60,7 +60,7 @@ fn a_push_of_the_same_content_heals_a_corrupt_manifest_too() {
 }
 
 #[test]
-fn missing_and_dirty_slots_are_made_anew() {
+fn missing_and_dirty_slots_are_rebuilt() {
     let world = World::with_mirror();
     world.write("tree/index.html", "2");
     world.ok("push tree ./www");
@@ -87,7 +87,7 @@ fn missing_and_dirty_slots_are_made_anew() {
 }
 
 #[test]
-fn a_live_slot_that_is_gone_comes_back_with_the_next_push() {
+fn removed_live_slot_is_restored_by_the_next_push() {
     let world = World::with_mirror();
     let slot = fs::read_link(world.path("www/current")).unwrap();
     world.remove(&format!("www/{}", slot.display()));
@@ -101,7 +101,7 @@ fn a_live_slot_that_is_gone_comes_back_with_the_next_push() {
 }
 
 #[test]
-fn hand_edits_in_slots_never_reach_a_later_release() {
+fn manual_edits_in_slots_never_reach_a_later_release() {
     let world = World::with_mirror();
     world.write("tree/index.html", "2");
     world.ok("push tree ./www");
@@ -125,7 +125,7 @@ fn hand_edits_in_slots_never_reach_a_later_release() {
 }
 
 #[test]
-fn a_current_that_is_a_directory_is_not_replaced() {
+fn current_that_is_a_directory_is_not_replaced() {
     let world = World::with_mirror();
     world.remove("www/current");
     world.write("www/current/index.html", "somebody's");
@@ -139,7 +139,7 @@ fn a_current_that_is_a_directory_is_not_replaced() {
 }
 
 #[test]
-fn tree_mirror_and_cache_lie_apart() {
+fn overlapping_tree_mirror_or_cache_is_refused() {
     let world = World::with_tree();
     let before = world.snapshot("tree");
     let apart = |line: &str| {
@@ -165,7 +165,7 @@ fn tree_mirror_and_cache_lie_apart() {
 }
 
 #[test]
-fn one_mirror_under_two_names_is_refused_also_before_it_exists() {
+fn one_mirror_under_two_names_is_refused_even_before_it_exists() {
     let world = World::with_tree();
     let www = world.path("www").to_string_lossy().into_owned();
     world.link(".", "here");
@@ -194,7 +194,7 @@ fn one_mirror_under_two_names_is_refused_also_before_it_exists() {
 }
 
 #[test]
-fn content_that_was_rolled_back_is_refused_until_it_is_wanted_again() {
+fn rolled_back_content_is_refused_until_allowed() {
     let world = World::with_mirror();
     world.write("tree/index.html", "bad");
     world.ok("push tree ./www");
@@ -212,7 +212,7 @@ fn content_that_was_rolled_back_is_refused_until_it_is_wanted_again() {
 }
 
 #[test]
-fn a_locked_mirror_is_told_and_left() {
+fn locked_mirror_is_reported_and_left_alone() {
     let world = World::with_mirror();
     world.ok("push tree ./www ./data");
     let lock = File::open(world.path("www/.headwater/lock")).unwrap();
@@ -236,7 +236,7 @@ fn a_locked_mirror_is_told_and_left() {
 }
 
 #[test]
-fn an_interrupted_push_ends_with_130_and_on_a_whole_release() {
+fn interrupted_push_exits_130_on_a_complete_release() {
     let world = World::with_mirror();
     let lock = File::open(world.path("www/.headwater/lock")).unwrap();
     lock.lock().unwrap();
@@ -264,7 +264,7 @@ fn an_interrupted_push_ends_with_130_and_on_a_whole_release() {
 }
 
 #[test]
-fn two_pushes_at_once_leave_whole_releases_and_the_next_push_brings_all_together() {
+fn concurrent_pushes_leave_complete_releases_and_the_next_push_converges() {
     let world = World::with_tree();
     for number in 0..60 {
         world.write(&format!("other/{number}.html"), format!("other {number}"));
@@ -301,7 +301,7 @@ fn two_pushes_at_once_leave_whole_releases_and_the_next_push_brings_all_together
 }
 
 #[test]
-fn nothing_outside_of_the_mirror_is_written_through_planted_links() {
+fn planted_links_never_cause_writes_outside_the_mirror() {
     let world = World::with_mirror();
     world.write("precious/app.js", "precious");
     let slot = fs::read_link(world.path("www/current")).unwrap();
@@ -340,7 +340,7 @@ fn with_a_broken_one() -> World {
 }
 
 #[test]
-fn a_failure_is_one_line_on_stderr_and_its_kind_in_the_table() {
+fn failure_is_one_line_on_stderr_and_its_kind_in_the_table() {
     let world = with_a_broken_one();
     let check = |run: &Run| {
         assert_eq!(run.stderr.matches("error: c failed: ").count(), 1, "{run:?}");

@@ -24,7 +24,7 @@ fn run(world: &World, line: &str) -> Run {
 }
 
 #[test]
-fn a_push_goes_on_without_a_cache_and_warns_once() {
+fn push_without_a_usable_cache_continues_and_warns_once() {
     let world = without_cache();
     world.write("tree/index.html", "3");
     for line in [
@@ -54,7 +54,7 @@ fn a_push_goes_on_without_a_cache_and_warns_once() {
 }
 
 #[test]
-fn the_warning_is_an_event() {
+fn cache_warning_is_an_event() {
     let world = without_cache();
     world.write("tree/index.html", "3");
     let events = world.events("push tree ./www", 0);
@@ -64,7 +64,7 @@ fn the_warning_is_an_event() {
 }
 
 #[test]
-fn a_tree_around_the_directory_for_temporary_files_is_refused() {
+fn tree_that_contains_the_temporary_directory_is_refused() {
     let world = without_cache();
     world.write("tree/tmp/file", "");
     let temporary = world.path("tree/tmp");

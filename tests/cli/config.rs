@@ -17,7 +17,7 @@ fn world(config: &str) -> World {
 }
 
 #[test]
-fn site_content_and_mirrors_come_from_the_file_and_flags_win() {
+fn site_content_and_mirrors_come_from_the_file_unless_flags_override() {
     let world = world("site = 'docs'\ncontent = 'tree'\n");
     world.ok("push").says("eu");
     assert_eq!(world.json("status eu", 0)["mirrors"][0]["site"], "docs");
@@ -30,7 +30,7 @@ fn site_content_and_mirrors_come_from_the_file_and_flags_win() {
 }
 
 #[test]
-fn paths_are_relative_to_the_file() {
+fn paths_are_relative_to_the_configuration_file() {
     let world = World::with_tree();
     world.rename("tree", "project/tree");
     world.write("project/hw.toml", format!("content = 'tree'{MIRROR}"));
@@ -40,7 +40,7 @@ fn paths_are_relative_to_the_file() {
 }
 
 #[test]
-fn several_trees_make_one() {
+fn several_trees_are_merged() {
     let world =
         world("[[content]]\npath = 'tree'\n[[content]]\npath = 'api/html'\nat = 'docs/api'\n");
     world.write("api/html/x.html", "x");
@@ -57,7 +57,7 @@ fn several_trees_make_one() {
 }
 
 #[test]
-fn trees_that_overlap_are_refused() {
+fn overlapping_trees_are_refused() {
     let world = world("[[content]]\npath = 'tree'\n[[content]]\npath = 'api'\nat = 'docs'\n");
     world.write("api/a.html", "another docs/a.html");
     world.run("push").code(8).warns("docs/a.html");
@@ -72,7 +72,7 @@ fn trees_that_overlap_are_refused() {
 }
 
 #[test]
-fn exclude_and_ignore_files_and_flags_work_together() {
+fn exclude_settings_ignore_files_and_flags_combine() {
     let world = world("content = 'tree'\nexclude = ['*.map', '/drafts/']\n");
     for path in
         ["a.map", "drafts/x", "docs/drafts/y", "docs/z.tmp", "docs/keep.tmp", "node_modules/m.js"]
@@ -92,7 +92,7 @@ fn exclude_and_ignore_files_and_flags_work_together() {
 }
 
 #[test]
-fn keep_removed_rules_come_first_to_last_before_the_default() {
+fn keep_removed_rules_apply_in_order_before_the_default() {
     let rules = "content = 'tree'\n[[keep_removed]]\nmatch = '/assets/deep/'\nfor = '0s'\n\
                  [[keep_removed]]\nmatch = '*.html'\nfor = '14d'\n";
     let world = world(rules);
@@ -106,7 +106,7 @@ fn keep_removed_rules_come_first_to_last_before_the_default() {
 }
 
 #[test]
-fn the_time_of_files_may_come_from_the_source() {
+fn file_times_can_come_from_the_source() {
     let world = world("content = 'tree'\nmtime = 'source'\n");
     let file = fs::File::options().write(true).open(world.path("tree/app.js")).unwrap();
     file.set_modified(
@@ -128,7 +128,7 @@ fn the_time_of_files_may_come_from_the_source() {
 }
 
 #[test]
-fn links_are_kept_followed_or_refused() {
+fn links_are_kept_followed_or_refused_as_configured() {
     let world = world("content = 'tree'\nsymlinks = 'refuse'\n");
     world.write("outside/o.html", "outside");
     world.link("index.html", "tree/home.html");
@@ -150,7 +150,7 @@ fn links_are_kept_followed_or_refused() {
 }
 
 #[test]
-fn names_that_windows_lacks_are_warned_of_or_refused() {
+fn names_invalid_on_windows_cause_a_warning_or_an_error() {
     let world = world("content = 'tree'\n");
     for name in ["aux.html", "a:b", "INDEX.html"] {
         world.write(&format!("tree/{name}"), "x");
@@ -167,7 +167,7 @@ fn names_that_windows_lacks_are_warned_of_or_refused() {
 }
 
 #[test]
-fn a_tree_without_what_it_must_have_is_refused() {
+fn tree_that_lacks_a_must_have_path_is_refused() {
     let world =
         world("content = 'tree'\nmust_have = ['index.html', 'docs', 'search/index.json']\n");
     world.run("push").code(5).warns("lacks search/index.json").warns("must_have");
@@ -177,7 +177,7 @@ fn a_tree_without_what_it_must_have_is_refused() {
 }
 
 #[test]
-fn no_more_may_be_removed_than_the_file_says() {
+fn removal_beyond_the_configured_limit_is_refused() {
     let world = world("content = 'tree'\nmax_removed = 1\n");
     world.ok("push");
     world.remove("tree/assets");
@@ -193,7 +193,7 @@ fn no_more_may_be_removed_than_the_file_says() {
 }
 
 #[test]
-fn a_mistake_is_named_with_line_and_column_and_nothing_is_done() {
+fn config_error_names_line_and_column_and_changes_nothing() {
     for (config, place, words) in [
         ("content = 'tree'\nsitte = 'x'\n", "line 2, column 1", "sitte"),
         ("content = 'tree'\nkeep = 0\n", "line 2, column 8", ""),
@@ -235,7 +235,7 @@ fn a_mistake_is_named_with_line_and_column_and_nothing_is_done() {
 }
 
 #[test]
-fn a_word_that_is_mirror_and_directory_is_asked_about() {
+fn argument_that_is_both_mirror_and_directory_is_refused() {
     let world = world("content = 'tree'\n");
     world.write("eu/index.html", "x");
     world.run("push eu").code(2).warns("also a directory").warns("./eu");
@@ -246,7 +246,7 @@ fn a_word_that_is_mirror_and_directory_is_asked_about() {
 }
 
 #[test]
-fn json_has_the_configured_names() {
+fn json_has_the_configured_mirror_names() {
     let world = world("content = 'tree'\n");
     let answer = world.json("push", 0);
     assert_eq!(column(&answer["mirrors"], "mirror"), ["eu"]);
@@ -255,7 +255,7 @@ fn json_has_the_configured_names() {
 }
 
 #[test]
-fn the_file_of_a_directory_above_is_found_and_named() {
+fn config_in_a_parent_directory_is_found_and_named() {
     let world = world("content = 'tree'\n");
     world.mkdir("sub/deep");
     let run = |directory: &str, line: &str| {
@@ -276,7 +276,7 @@ fn the_file_of_a_directory_above_is_found_and_named() {
 }
 
 #[test]
-fn the_cache_is_where_the_file_says_and_flags_win() {
+fn cache_directory_comes_from_the_file_unless_a_flag_overrides() {
     let world = World::with_tree();
     world.rename("tree", "project/tree");
     world.write("project/hw.toml", format!("content = 'tree'\n[cache]\ndir = 'cache'\n{MIRROR}"));
@@ -293,7 +293,7 @@ fn the_cache_is_where_the_file_says_and_flags_win() {
 }
 
 #[test]
-fn the_level_comes_from_the_file_and_flags_win() {
+fn level_comes_from_the_file_unless_a_flag_overrides() {
     let text = "the same words again and again\n".repeat(5_000);
     let sent = |key: &str, flags: &str| {
         let world = world(&format!("content = 'tree'\n{key}\n"));
@@ -316,7 +316,7 @@ fn the_level_comes_from_the_file_and_flags_win() {
 }
 
 #[test]
-fn the_wait_for_a_lock_comes_from_the_file_and_flags_win() {
+fn lock_wait_comes_from_the_file_unless_a_flag_overrides() {
     let world = world("content = 'tree'\nwait = '0s'\n");
     world.ok("push");
     let lock = fs::File::open(world.path("www/.headwater/lock")).unwrap();
@@ -340,7 +340,7 @@ fn the_wait_for_a_lock_comes_from_the_file_and_flags_win() {
 }
 
 #[test]
-fn a_mistake_in_how_commands_run_is_shown_with_its_line() {
+fn error_in_command_settings_is_shown_with_its_line() {
     let world = world("content = 'tree'\n");
     for (line, words) in [
         ("jobs = 0", "a whole number from 1"),

@@ -87,7 +87,7 @@ fn is_fine(world: &World, push: &str, what: &str) {
 }
 
 #[test]
-fn a_token_that_ends_soon_is_named_by_every_command() {
+fn token_that_expires_soon_is_reported_by_every_command() {
     let (world, _receiver, push) = with_token(&format!("--expires {}h", 6 * 24 + 1));
     assert!(push.contains("hint: create a new token with `headwater token new "), "{push}");
     let end = is_named(&world, &push, "token");
@@ -96,7 +96,7 @@ fn a_token_that_ends_soon_is_named_by_every_command() {
 }
 
 #[test]
-fn a_token_that_ends_later_or_never_is_no_warning() {
+fn token_that_expires_later_or_never_causes_no_warning() {
     let (world, _receiver, push) = with_token(&format!("--expires {}h", 20 * 24 + 1));
     is_fine(&world, &push, "token");
     let (world, _receiver, push) = with_token("");
@@ -107,7 +107,7 @@ fn a_token_that_ends_later_or_never_is_no_warning() {
 }
 
 #[test]
-fn the_certificate_that_the_client_saw_is_named_when_it_ends_soon() {
+fn receiver_certificate_that_expires_soon_is_reported() {
     let (world, _receiver, end, push) = with_certificate(Duration::from_secs((6 * 24 + 1) * HOUR));
     assert!(push.contains("hint: renew the certificate"), "{push}");
     assert_eq!(is_named(&world, &push, "certificate"), end);

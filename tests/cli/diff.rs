@@ -13,7 +13,7 @@ fn world() -> World {
 }
 
 #[test]
-fn a_mirror_and_its_tree_do_not_differ() {
+fn mirror_and_its_tree_do_not_differ() {
     let world = World::with_mirror();
     for pair in ["./www tree", "tree ./www", "./www ./www", "tree ./tree", "./www:1 ./www"] {
         world.ok(&format!("diff {pair}")).says("5 same");
@@ -22,7 +22,7 @@ fn a_mirror_and_its_tree_do_not_differ() {
 }
 
 #[test]
-fn a_kept_release_is_named_by_its_sequence() {
+fn kept_release_is_selected_by_its_sequence() {
     let world = world();
     let run = world.ok("diff ./www:1 ./www");
     assert!(run.stdout.contains("removed  docs/a.html\nchanged  index.html\n"), "{}", run.stdout);
@@ -34,7 +34,7 @@ fn a_kept_release_is_named_by_its_sequence() {
 }
 
 #[test]
-fn what_is_still_served_but_retired_does_not_differ_from_its_tree() {
+fn retired_entries_are_not_a_difference() {
     let world = World::with_mirror();
     world.remove("tree/app.js");
     world.ok("push tree ./www");
@@ -44,7 +44,7 @@ fn what_is_still_served_but_retired_does_not_differ_from_its_tree() {
 }
 
 #[test]
-fn the_last_change_before_a_push_is_seen() {
+fn change_just_before_a_push_is_shown() {
     let world = world();
     world.write("tree/new", "x");
     world.ok("diff ./www tree").says("added    new");
@@ -52,7 +52,7 @@ fn the_last_change_before_a_push_is_seen() {
 }
 
 #[test]
-fn configured_names_are_sides_too() {
+fn configured_mirror_names_are_accepted() {
     let world = world();
     world.write("headwater.toml", "[[mirror]]\nname='eu'\nurl='www'\n");
     world.ok("diff eu:1 eu").says("changed  index.html");
@@ -60,7 +60,7 @@ fn configured_names_are_sides_too() {
 }
 
 #[test]
-fn what_is_not_there_is_named() {
+fn missing_operand_is_named() {
     let world = world();
     world.run("diff ./www:9 tree").code(2).warns("keeps no release 9; it keeps 1, 2");
     world.run("diff ./nowhere tree").code(8);

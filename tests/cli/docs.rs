@@ -187,7 +187,7 @@ fn run_page(page: &str) -> (usize, Vec<String>) {
 }
 
 #[test]
-fn console_blocks_print_what_the_pages_say() {
+fn console_blocks_print_the_documented_output() {
     let results: Vec<_> = pages().iter().map(|page| run_page(page)).collect();
     let wrong: Vec<String> = results.iter().flat_map(|(_, wrong)| wrong.clone()).collect();
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
@@ -196,7 +196,7 @@ fn console_blocks_print_what_the_pages_say() {
 }
 
 #[test]
-fn a_block_that_is_not_run_gives_a_reason() {
+fn block_that_is_not_run_gives_a_reason() {
     for page in pages() {
         for block in blocks(&read(&page)) {
             if let Some(reason) = block.before.strip_prefix("<!-- not run: ") {
@@ -243,7 +243,7 @@ fn help_texts(world: &World, path: &[String]) -> Vec<(String, String)> {
 }
 
 #[test]
-fn the_page_of_commands_is_what_the_program_prints() {
+fn commands_page_matches_the_help_output() {
     let mut generated = String::new();
     for (command, help) in help_texts(&World::new(), &[]) {
         let lines: String = help.lines().map(|line| format!("{}\n", line.trim_end())).collect();
@@ -254,7 +254,7 @@ fn the_page_of_commands_is_what_the_program_prints() {
 }
 
 #[test]
-fn the_page_of_the_configuration_has_the_file_that_init_writes() {
+fn configuration_page_has_the_file_that_init_writes() {
     let world = World::new();
     world.ok("init");
     let generated = format!("\n```toml\n{}```\n", world.read("headwater.toml"));
@@ -262,7 +262,7 @@ fn the_page_of_the_configuration_has_the_file_that_init_writes() {
 }
 
 #[test]
-fn configurations_in_the_pages_have_only_known_keys() {
+fn configurations_in_the_docs_have_only_known_keys() {
     let mut count = 0;
     for page in pages() {
         let toml = blocks(&read(&page)).into_iter().filter(|block| block.language == "toml");
@@ -292,7 +292,7 @@ fn printed_commands(text: &str) -> Vec<String> {
 }
 
 #[test]
-fn commands_in_the_pages_use_flags_that_exist() {
+fn commands_in_the_docs_use_existing_flags() {
     let help = help_texts(&World::new(), &[]);
     for page in pages() {
         for line in printed_commands(&read(&page)) {
@@ -322,7 +322,7 @@ fn without_line_breaks(source: &str) -> String {
 }
 
 #[test]
-fn hints_name_headings_that_exist() {
+fn hints_name_existing_headings() {
     let mut count = 0;
     for file in ["src/cli/output/hints.rs", "src/cli/setup/remote.rs"] {
         let text = without_line_breaks(&read(file));
@@ -353,7 +353,7 @@ fn anchors(text: &str) -> Vec<String> {
 }
 
 #[test]
-fn links_between_the_pages_lead_somewhere() {
+fn links_between_pages_resolve() {
     let mut count = 0;
     for page in pages() {
         let text = read(&page);

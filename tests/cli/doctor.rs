@@ -18,7 +18,7 @@ fn line_of(output: &str, mirror: &str) -> String {
 }
 
 #[test]
-fn each_mirror_has_a_line_and_nothing_is_changed() {
+fn each_mirror_has_a_line_and_nothing_changes() {
     let world = World::with_mirror();
     world.mkdir("empty");
     let away = "[[mirror]]\nname='away'\nurl='http://127.0.0.1:1/docs'\n";
@@ -55,7 +55,7 @@ fn each_mirror_has_a_line_and_nothing_is_changed() {
 }
 
 #[test]
-fn a_mirror_that_lost_its_store_is_found_before_the_push_that_would_refuse_it() {
+fn mirror_that_lost_its_store_is_reported_before_a_push() {
     let world = World::with_mirror();
     world.remove("www");
     world
@@ -69,7 +69,7 @@ fn a_mirror_that_lost_its_store_is_found_before_the_push_that_would_refuse_it() 
 }
 
 #[test]
-fn a_mirror_behind_ssh_has_no_token() {
+fn ssh_mirror_has_no_token_check() {
     let world = World::with_mirror();
     let receiver = format!(
         "exec '{}' receive '{}'",
@@ -87,7 +87,7 @@ fn a_mirror_behind_ssh_has_no_token() {
 
 #[cfg(debug_assertions)]
 #[test]
-fn a_clock_that_differs_is_a_warning_and_no_failure() {
+fn clock_difference_is_a_warning_and_not_a_failure() {
     let world = World::with_mirror();
     let receiver = format!(
         "exec '{}' receive '{}'",
@@ -113,7 +113,7 @@ fn a_clock_that_differs_is_a_warning_and_no_failure() {
 }
 
 #[test]
-fn a_token_file_that_others_may_read_is_warned_of_once() {
+fn token_file_readable_by_others_causes_one_warning() {
     let world = World::new();
     world.write("token", "hw_canary");
     world.chmod("token", 0o644);
@@ -128,7 +128,7 @@ fn a_token_file_that_others_may_read_is_warned_of_once() {
 }
 
 #[test]
-fn a_mirror_of_another_site_is_found_before_the_push() {
+fn mirror_of_another_site_is_reported_before_a_push() {
     let world = World::with_mirror();
     world.run("doctor ./www --site docs").code(1).says("FAILED").says("--site");
 }
@@ -169,7 +169,7 @@ fn receiver(world: &World, directory: &str, flag: &str) -> (Receiver, String) {
 }
 
 #[test]
-fn a_token_that_may_only_read_or_is_unknown_and_a_wrong_site_are_found_at_a_live_receiver() {
+fn read_only_token_unknown_token_and_wrong_site_are_reported() {
     let world = World::with_tree();
     let flag = make_tokens(&world);
     let names = ["push", "read", "stray"];
@@ -219,7 +219,7 @@ fn a_token_that_may_only_read_or_is_unknown_and_a_wrong_site_are_found_at_a_live
 }
 
 #[test]
-fn a_wrong_path_at_a_receiver_names_the_sites_of_the_token_only() {
+fn wrong_receiver_path_names_only_the_sites_of_the_token() {
     let world = World::with_tree();
     let sites = "[[site]]\nname = 'docs'\ndir = 'docs'\n[[site]]\nname = 'blog'\ndir = 'blog'\n";
     let receiver = crate::receiver::Receiver::start(&world, sites);

@@ -20,7 +20,7 @@ fn later(world: &World, line: &str) -> crate::harness::Run {
 }
 
 #[test]
-fn the_report_says_until_when_what_is_retired_is_served() {
+fn report_shows_how_long_retired_entries_are_served() {
     let world = World::with_mirror();
     world.remove("tree/app.js");
     let planned = world
@@ -49,7 +49,7 @@ fn the_report_says_until_when_what_is_retired_is_served() {
 
 #[cfg(debug_assertions)]
 #[test]
-fn what_is_due_goes_from_every_mirror_and_no_release_is_made() {
+fn due_entries_leave_every_mirror_without_a_new_release() {
     for line in ["push tree ./www ./data", "heal ./www ./data", "prune ./www ./data"] {
         let world = world("./www ./data");
         world.ok(line);
@@ -78,7 +78,7 @@ fn what_is_due_goes_from_every_mirror_and_no_release_is_made() {
 
 #[cfg(debug_assertions)]
 #[test]
-fn what_expired_is_nowhere_told_to_be_served() {
+fn expired_entries_are_not_reported_as_served() {
     let world = world("./www");
     later(&world, "prune ./www").code(0).says("1 retired file is no longer served");
     let found = world.json("which app.js ./www", 1)["mirrors"][0].clone();
@@ -92,7 +92,7 @@ fn what_expired_is_nowhere_told_to_be_served() {
 }
 
 #[test]
-fn on_a_terminal_what_goes_is_below_the_result() {
+fn expired_entries_are_listed_below_the_result_on_a_terminal() {
     let world = world("./www");
     // What a crash leaves when its time was over and nothing was removed yet.
     world.write("www/.headwater/expired", "{\"through\":4000000000}\n");

@@ -35,7 +35,7 @@ fn on(world: &World) -> [u64; 3] {
 }
 
 #[test]
-fn a_release_that_visitors_get_goes_on_to_the_next_wave() {
+fn release_that_passes_the_probe_continues_to_the_next_wave() {
     let world = World::with_tree();
     let web = Web::of_files(world.path("."));
     fleet(&world, &web.url, &wave("index.html"));
@@ -49,7 +49,7 @@ fn a_release_that_visitors_get_goes_on_to_the_next_wave() {
 }
 
 #[test]
-fn a_bad_release_is_stopped_by_the_probe_and_reverted() {
+fn bad_release_is_stopped_by_the_probe_and_reverted() {
     let world = World::with_tree();
     let web = Web::of_files(world.path("."));
     // What visitors of the canary are said to get is what those of another mirror get.
@@ -88,7 +88,7 @@ fn a_bad_release_is_stopped_by_the_probe_and_reverted() {
 }
 
 #[test]
-fn what_a_probe_took_back_may_be_pushed_again() {
+fn content_reverted_by_a_probe_can_be_pushed_again() {
     let world = World::with_tree();
     let web = Web::of_files(world.path("."));
     fleet(&world, &web.url, "");
@@ -109,7 +109,7 @@ fn what_a_probe_took_back_may_be_pushed_again() {
 }
 
 #[test]
-fn a_probe_that_redirects_or_says_too_much_is_a_bad_one() {
+fn probe_with_a_redirect_or_oversized_body_fails() {
     let world = World::with_tree();
     let answers = |count: usize| match count {
         0 => (302, "location: /elsewhere\r\n".to_owned(), Vec::new()),
@@ -130,7 +130,7 @@ fn a_probe_that_redirects_or_says_too_much_is_a_bad_one() {
 }
 
 #[test]
-fn a_release_is_staged_now_and_served_later() {
+fn staged_release_is_activated_later() {
     let world = World::with_tree();
     fleet(&world, "http://127.0.0.1:1", "");
     world.ok("push");
@@ -155,7 +155,7 @@ fn a_release_is_staged_now_and_served_later() {
 }
 
 #[test]
-fn a_staged_release_is_dropped_or_replaced() {
+fn staged_release_can_be_abandoned_or_replaced() {
     let world = World::with_tree();
     fleet(&world, "http://127.0.0.1:1", "");
     world.ok("push");
@@ -179,7 +179,7 @@ fn a_staged_release_is_dropped_or_replaced() {
 }
 
 #[test]
-fn frozen_mirrors_stay_and_joining_ones_are_filled() {
+fn frozen_mirrors_stay_unchanged_and_joining_ones_are_filled() {
     let world = World::with_tree();
     fleet(&world, "http://127.0.0.1:1", "");
     world.ok("push --only a,b");
@@ -217,7 +217,7 @@ fn frozen_mirrors_stay_and_joining_ones_are_filled() {
 }
 
 #[test]
-fn a_requirement_that_is_not_met_says_what_finishes_it() {
+fn unmet_requirement_names_the_command_that_finishes_the_push() {
     let world = World::with_tree();
     fleet(&world, "http://127.0.0.1:1", "");
     world.ok("push");
@@ -244,7 +244,7 @@ fn a_requirement_that_is_not_met_says_what_finishes_it() {
 }
 
 #[test]
-fn a_dead_mirror_names_the_requirement_that_would_be_met() {
+fn failed_mirror_suggests_a_requirement_that_can_be_met() {
     let world = World::with_tree();
     fleet(&world, "http://127.0.0.1:1", "");
     world.ok("push");
@@ -268,7 +268,7 @@ fn a_dead_mirror_names_the_requirement_that_would_be_met() {
 }
 
 #[test]
-fn the_others_switch_before_a_silent_mirror_is_given_up() {
+fn other_mirrors_switch_before_a_silent_mirror_times_out() {
     let world = World::with_tree();
     // The system takes the connection, and nobody answers.
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -297,7 +297,7 @@ fn the_others_switch_before_a_silent_mirror_is_given_up() {
 }
 
 #[test]
-fn what_was_meant_for_some_is_not_spread_and_not_taken_away() {
+fn partial_release_is_neither_spread_nor_replaced_by_heal() {
     let ann = [("USER", "ann"), ("SUDO_USER", "")];
     for (command, content) in [("push --only a", "three"), ("rollback a", "one")] {
         let world = World::with_tree();
@@ -341,7 +341,7 @@ fn what_was_meant_for_some_is_not_spread_and_not_taken_away() {
 }
 
 #[test]
-fn a_newer_release_for_all_reaches_the_mirror_that_was_apart() {
+fn newer_release_for_all_reaches_the_apart_mirror() {
     let world = World::with_tree();
     fleet(&world, "http://127.0.0.1:1", "");
     world.ok("push");
@@ -358,7 +358,7 @@ fn a_newer_release_for_all_reaches_the_mirror_that_was_apart() {
 }
 
 #[test]
-fn mirrors_that_are_all_apart_are_well() {
+fn fleet_with_all_mirrors_apart_is_healthy() {
     let world = World::with_tree();
     fleet(&world, "http://127.0.0.1:1", "");
     world.ok("push");
@@ -375,7 +375,7 @@ fn mirrors_that_are_all_apart_are_well() {
 }
 
 #[test]
-fn what_only_the_first_wave_has_is_not_spread() {
+fn release_on_the_first_wave_only_is_not_spread_by_heal() {
     let world = World::with_tree();
     fleet(&world, "http://127.0.0.1:1", "");
     world.ok("push");
@@ -398,7 +398,7 @@ fn what_only_the_first_wave_has_is_not_spread() {
 }
 
 #[test]
-fn what_one_mirror_alone_published_is_not_spread_by_heal() {
+fn release_of_one_mirror_alone_is_not_spread_by_heal() {
     let world = World::with_tree();
     let mirrors = ["a", "b", "c"].map(|name| format!("[[mirror]]\nname='{name}'\nurl='{name}'\n"));
     world.write("headwater.toml", mirrors.concat());

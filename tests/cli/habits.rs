@@ -3,7 +3,7 @@
 use crate::harness::World;
 
 #[test]
-fn a_dry_run_of_push_is_a_plan() {
+fn push_dry_run_prints_a_plan() {
     let world = World::with_tree();
     for flag in ["--dry-run", "-n"] {
         world
@@ -17,7 +17,7 @@ fn a_dry_run_of_push_is_a_plan() {
 }
 
 #[test]
-fn commands_without_a_plan_refuse_a_dry_run_and_name_what_shows_the_same() {
+fn dry_run_of_other_commands_is_refused_with_an_alternative() {
     let world = World::with_mirror();
     let before = world.snapshot("www");
     for (line, instead) in [
@@ -34,7 +34,7 @@ fn commands_without_a_plan_refuse_a_dry_run_and_name_what_shows_the_same() {
 }
 
 #[test]
-fn the_flags_of_rsync_are_answered_and_the_push_goes_on() {
+fn rsync_flags_print_a_note_and_the_push_continues() {
     let world = World::with_tree();
     let run = world.ok("push -avz --delete --progress tree ./www");
     for flag in ["--archive", "--compress", "--delete", "--progress"] {
@@ -53,7 +53,7 @@ fn the_flags_of_rsync_are_answered_and_the_push_goes_on() {
 }
 
 #[test]
-fn urls_of_other_programs_say_what_works_today() {
+fn unsupported_url_schemes_are_refused_with_an_alternative() {
     let world = World::with_tree();
     for (url, instead) in [
         ("s3://bucket/docs", "push to a directory and upload its `current`"),
@@ -69,7 +69,7 @@ fn urls_of_other_programs_say_what_works_today() {
 }
 
 #[test]
-fn every_command_takes_quiet_and_verbose() {
+fn every_command_accepts_quiet_and_verbose() {
     let world = World::with_mirror();
     let help = world.ok("--help").stdout;
     let names: Vec<&str> = help
@@ -103,7 +103,7 @@ fn every_command_takes_quiet_and_verbose() {
 }
 
 #[test]
-fn all_lists_every_path() {
+fn all_flag_lists_every_path() {
     let world = World::with_mirror();
     (0..60).for_each(|number| world.write(&format!("tree/n/{number:02}"), format!("{number}")));
     let listed = |line: &str| {
@@ -117,7 +117,7 @@ fn all_lists_every_path() {
 }
 
 #[test]
-fn a_number_without_a_unit_names_both_readings() {
+fn number_without_a_unit_is_refused_with_both_readings() {
     let world = World::with_tree();
     world.run("push tree ./www --bwlimit 2000").code(2).warns("2000KiB").warns("2000B");
     world.run("push tree ./www --wait 60").code(2).warns("a number without a unit");
@@ -127,7 +127,7 @@ fn a_number_without_a_unit_names_both_readings() {
 }
 
 #[test]
-fn typing_errors_name_what_was_meant() {
+fn misspelled_names_are_refused_with_the_closest_match() {
     let world = World::with_tree();
     let config = "content='tree'\n[[mirror]]\nname='edge-fra'\nurl='./a'\ngroup='europe'\n\
                   [[mirror]]\nname='hub'\nurl='./b'\n";
@@ -141,7 +141,7 @@ fn typing_errors_name_what_was_meant() {
 }
 
 #[test]
-fn an_unknown_option_suggests_what_was_meant_or_nothing() {
+fn unknown_option_suggests_a_close_match_or_nothing() {
     let world = World::with_tree();
     world.run("push tree ./www --exlude x").code(2).warns("'--exclude'");
     world.run("push tree ./www --max-delete 5").code(2).warns("`max_removed`");
@@ -153,7 +153,7 @@ fn an_unknown_option_suggests_what_was_meant_or_nothing() {
 }
 
 #[test]
-fn a_mirror_before_the_tree_is_a_mistake() {
+fn mirror_before_the_tree_is_refused() {
     let world = World::with_mirror();
     for line in ["push ./www tree", "plan ./www ./tree", "push ./www tree ./other"] {
         let tree = line.split(' ').nth(2).unwrap();

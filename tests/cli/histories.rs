@@ -17,7 +17,7 @@ fn newest(world: &World, mirror: &str) -> Value {
 }
 
 #[test]
-fn a_stale_hub_leaves_a_newer_edge_alone() {
+fn copy_from_a_stale_hub_leaves_a_newer_edge_alone() {
     let world = World::with_tree();
     world.ok("push tree ./hub ./stale ./edge");
     version(&world, 2);
@@ -56,7 +56,7 @@ fn a_stale_hub_leaves_a_newer_edge_alone() {
 }
 
 #[test]
-fn from_takes_no_note() {
+fn copy_with_a_note_is_refused() {
     let world = World::with_mirror();
     world.run("push --from ./www ./new --note text").code(2).warns("headwater promote");
     assert!(!world.exists("new"));
@@ -78,7 +78,7 @@ fn equal_sequences_of_one_history_converge_without_a_new_release() {
 }
 
 #[test]
-fn two_histories_are_named_and_replaced_only_when_told() {
+fn different_histories_are_refused_without_new_history_flag() {
     let world = World::with_tree();
     world.ok("push tree ./old");
     version(&world, 2);
@@ -120,7 +120,7 @@ fn two_histories_are_named_and_replaced_only_when_told() {
 }
 
 #[test]
-fn a_replaced_history_at_a_higher_sequence_is_left_alone_by_heal_and_ends_with_a_push() {
+fn replaced_history_at_a_higher_sequence_ends_with_a_push_not_heal() {
     let world = World::with_tree();
     world.ok("push tree ./a ./b");
     for number in 2..5 {
@@ -142,7 +142,7 @@ fn a_replaced_history_at_a_higher_sequence_is_left_alone_by_heal_and_ends_with_a
 }
 
 #[test]
-fn promoting_makes_a_release_in_the_other_history() {
+fn promote_makes_a_release_in_the_destination_history() {
     let world = World::with_tree();
     world.ok("push tree ./www");
     version(&world, 2);
@@ -172,7 +172,7 @@ fn promoting_makes_a_release_in_the_other_history() {
 }
 
 #[test]
-fn a_copy_that_races_a_push_never_makes_a_release() {
+fn copy_that_races_a_push_never_makes_a_release() {
     let world = World::with_tree();
     world.ok("push tree ./d ./h");
     for round in 2..14 {
@@ -196,7 +196,7 @@ fn a_copy_that_races_a_push_never_makes_a_release() {
 }
 
 #[test]
-fn a_new_history_that_reached_one_of_two_mirrors_is_that_of_both_after_the_next_push() {
+fn new_history_on_one_of_two_mirrors_reaches_both_with_the_next_push() {
     let world = World::with_tree();
     world.ok("push tree ./a ./b --cache here");
     version(&world, 2);
@@ -207,7 +207,7 @@ fn a_new_history_that_reached_one_of_two_mirrors_is_that_of_both_after_the_next_
 }
 
 #[test]
-fn a_machine_with_an_old_cache_does_not_publish_what_was_rolled_back_elsewhere() {
+fn stale_cache_does_not_publish_content_rolled_back_elsewhere() {
     let world = World::with_tree();
     world.ok("push tree ./a ./b --cache old");
     for number in [2, 3] {
@@ -219,7 +219,7 @@ fn a_machine_with_an_old_cache_does_not_publish_what_was_rolled_back_elsewhere()
 }
 
 #[test]
-fn a_rollback_of_three_mirrors_does_not_take_what_one_of_them_alone_keeps() {
+fn rollback_ignores_a_release_that_only_one_of_three_mirrors_keeps() {
     let world = World::with_tree();
     world.ok("push tree ./a --cache here --init");
     version(&world, 2);

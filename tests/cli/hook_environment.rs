@@ -16,7 +16,7 @@ fn assert_clean(world: &World, file: &str) {
 }
 
 #[test]
-fn hooks_and_ssh_inherit_no_token() {
+fn hooks_and_ssh_do_not_inherit_tokens() {
     let world = World::with_tree();
     world.write(
         "headwater.toml",
@@ -36,7 +36,7 @@ fn hooks_and_ssh_inherit_no_token() {
 }
 
 #[test]
-fn post_activate_inherits_no_token() {
+fn post_activate_hook_does_not_inherit_tokens() {
     let world = World::with_tree();
     let file = world.path("environment");
     let script = format!("env > {}", file.display());

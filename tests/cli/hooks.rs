@@ -26,7 +26,7 @@ const GAUGE: &str = "headwater_mirror_hook_failed{site=\"docs\",mirror=\"edge1\"
 const FAILURE: &str = "exit status: 3: lost the cache";
 
 #[test]
-fn a_failed_command_is_a_warning_of_the_push_and_changes_no_exit_code() {
+fn failed_hook_is_a_warning_and_keeps_the_exit_code() {
     let (world, _receiver) = world();
     let first = world.json("push", 0);
     assert_eq!(first["mirrors"][0]["hook"]["state"], "succeeded", "{first}");
@@ -51,7 +51,7 @@ fn a_failed_command_is_a_warning_of_the_push_and_changes_no_exit_code() {
 }
 
 #[test]
-fn each_command_that_switches_warns_of_it() {
+fn every_activating_command_warns_of_a_failed_hook() {
     let (world, _receiver) = world();
     world.ok("push");
     world.write("broken", "lost the cache\n");
@@ -76,7 +76,7 @@ fn each_command_that_switches_warns_of_it() {
 }
 
 #[test]
-fn the_status_tells_of_a_failed_command_until_one_succeeds() {
+fn status_shows_a_failed_hook_until_one_succeeds() {
     let (world, _receiver) = world();
     world.write("broken", "lost the cache\n");
     world.ok("push").warns(FAILURE);

@@ -3,7 +3,7 @@
 use crate::harness::World;
 
 #[test]
-fn the_file_is_written_once_and_never_replaced() {
+fn init_never_replaces_an_existing_file() {
     let world = World::new();
     world.ok("init").says("wrote headwater.toml").says("headwater push");
     let written = world.read("headwater.toml");
@@ -28,7 +28,7 @@ fn the_file_is_written_once_and_never_replaced() {
 }
 
 #[test]
-fn after_init_a_push_needs_no_arguments() {
+fn push_after_init_needs_no_arguments() {
     let world = World::with_tree();
     world.ok("init");
     world.rename("tree", "public");
@@ -50,7 +50,7 @@ fn after_init_a_push_needs_no_arguments() {
 }
 
 #[test]
-fn another_file_may_be_named() {
+fn init_writes_to_a_given_path() {
     let world = World::new();
     world.ok("init site.toml").says("--config site.toml");
     assert!(world.exists("site.toml") && !world.exists("headwater.toml"));

@@ -3,7 +3,7 @@
 use crate::harness::World;
 
 #[test]
-fn a_mirror_whose_volume_is_not_mounted_is_not_filled() {
+fn mirror_on_an_unmounted_volume_is_not_filled() {
     let world = World::with_tree();
     world.mkdir("volume");
     world.ok("push tree ./volume ./www");
@@ -47,7 +47,7 @@ fn a_mirror_whose_volume_is_not_mounted_is_not_filled() {
 }
 
 #[test]
-fn a_mirror_that_was_removed_is_remembered() {
+fn removed_mirror_is_remembered() {
     let world = World::with_mirror();
     world.remove("www");
     for line in ["status ./www", "verify ./www", "releases ./www"] {
@@ -64,7 +64,7 @@ fn a_mirror_that_was_removed_is_remembered() {
 }
 
 #[test]
-fn a_promotion_asks_for_init_where_a_push_does() {
+fn promote_requires_init_like_push() {
     let world = World::with_tree();
     world.ok("push tree ./hub ./edge");
     world.write("tree/index.html", "new");
@@ -88,7 +88,7 @@ fn a_promotion_asks_for_init_where_a_push_does() {
 }
 
 #[test]
-fn a_store_that_is_written_down_is_the_only_one_that_is_pushed_to() {
+fn push_to_another_store_than_the_configured_one_is_refused() {
     let world = World::with_mirror();
     let format = world.read("www/.headwater/format");
     let id = format.split("\"id\":\"").nth(1).unwrap().split('"').next().unwrap().to_owned();
@@ -105,7 +105,7 @@ fn a_store_that_is_written_down_is_the_only_one_that_is_pushed_to() {
 }
 
 #[test]
-fn a_path_that_is_not_there_is_a_mistake() {
+fn missing_path_is_a_usage_error() {
     let world = World::with_mirror();
     for command in [
         "status ./typo",
@@ -134,7 +134,7 @@ fn a_path_that_is_not_there_is_a_mistake() {
 }
 
 #[test]
-fn a_link_to_an_empty_directory_is_as_good_as_the_directory() {
+fn link_to_an_empty_directory_is_accepted_as_mirror() {
     let world = World::with_tree();
     world.mkdir("real");
     world.link("real", "www");
@@ -145,7 +145,7 @@ fn a_link_to_an_empty_directory_is_as_good_as_the_directory() {
 }
 
 #[test]
-fn a_mirror_inside_of_another_one_is_refused() {
+fn mirror_inside_another_mirror_is_refused() {
     let world = World::with_mirror();
     for (command, words) in [
         ("push tree ./www/.headwater/inner", "is inside the mirror"),

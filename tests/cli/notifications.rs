@@ -24,7 +24,7 @@ fn hooked(script: &str, more: &str) -> World {
 }
 
 #[test]
-fn a_hook_reads_the_changed_paths() {
+fn hook_reads_the_changed_paths_from_stdin() {
     let world = hooked(
         "cat > seen; echo $HEADWATER_SITE $HEADWATER_SEQUENCE $HEADWATER_EXIT_CODE > how",
         "",
@@ -52,7 +52,7 @@ fn a_hook_reads_the_changed_paths() {
 }
 
 #[test]
-fn a_laggard_that_heals_is_told_with_all_that_it_lacked() {
+fn hook_gets_all_paths_that_a_healed_mirror_lacked() {
     let world = world("[hooks]\non_activated = ['/bin/sh', '-c', 'cat > seen']");
     world.ok("push");
     world.ok("push --from eu ./old");
@@ -65,7 +65,7 @@ fn a_laggard_that_heals_is_told_with_all_that_it_lacked() {
 }
 
 #[test]
-fn a_hook_that_fails_or_never_ends_is_told_and_changes_no_exit_code() {
+fn failing_or_endless_hook_is_reported_and_keeps_the_exit_code() {
     let world = hooked("echo no luck >&2; exit 3", "");
     world.write("tree/x", "x");
     world
@@ -86,7 +86,7 @@ fn world_with_failure(program: &str) -> World {
 }
 
 #[test]
-fn who_is_told_of_failures_learns_what_failed() {
+fn on_failed_hook_gets_the_error_and_exit_code() {
     let world = world(
         "[hooks]\non_failed = ['/bin/sh', '-c', 'echo $HEADWATER_EXIT_CODE: $HEADWATER_ERROR > \
          alarm']",
@@ -126,7 +126,7 @@ fn lists(web: &Web) -> Vec<usize> {
 const TOKEN: &[(&str, &str)] = &[("CDN", "canary-token")];
 
 #[test]
-fn a_cdn_forgets_what_changed() {
+fn changed_paths_are_purged_from_the_cdn() {
     let web = Web::start(|_, _| (200, String::new(), Vec::new()));
     let world = cdn(&web, "");
     let before = web.asked().len();
@@ -152,7 +152,7 @@ fn a_cdn_forgets_what_changed() {
 }
 
 #[test]
-fn a_cdn_that_is_busy_or_takes_less_is_asked_until_it_has_acknowledged() {
+fn purge_is_retried_and_split_until_the_cdn_acknowledges() {
     let web = Web::start(|before, asked| match before {
         0 => (429, "retry-after: 0\r\n".into(), Vec::new()),
         1 => (503, "retry-after: 0\r\n".into(), Vec::new()),
@@ -165,7 +165,7 @@ fn a_cdn_that_is_busy_or_takes_less_is_asked_until_it_has_acknowledged() {
 }
 
 #[test]
-fn what_a_cdn_did_not_acknowledge_is_told_with_the_next_push() {
+fn unacknowledged_purges_are_sent_with_the_next_push() {
     let web =
         Web::start(|before, _| (if before == 0 { 403 } else { 200 }, String::new(), Vec::new()));
     let world = cdn(&web, "retry_for='0s'");
@@ -186,7 +186,7 @@ fn what_a_cdn_did_not_acknowledge_is_told_with_the_next_push() {
 }
 
 #[test]
-fn gauges_are_what_a_parser_of_prometheus_takes() {
+fn metrics_file_is_valid_for_prometheus() {
     let world = world("[metrics]\nfile='headwater.prom'");
     let gauges = || {
         let text = world.read("headwater.prom");
@@ -222,7 +222,7 @@ fn gauges_are_what_a_parser_of_prometheus_takes() {
 }
 
 #[test]
-fn gauges_tell_of_mirrors_that_the_push_was_not_for() {
+fn metrics_keep_mirrors_outside_the_push() {
     let world = world(
         "[metrics]\nfile='headwater.prom'\n[[mirror]]\nname='cold'\nurl='cold'\n[[mirror]]\n\
          name='us'\nurl='us'",
@@ -266,7 +266,7 @@ fn gauges_tell_of_mirrors_that_the_push_was_not_for() {
 }
 
 #[test]
-fn ci_gets_a_summary_outputs_and_marks() {
+fn ci_run_gets_summary_outputs_and_annotations() {
     let world = world("");
     let variables: Vec<(&str, String)> = vec![
         ("GITHUB_ACTIONS", "true".into()),
@@ -300,7 +300,7 @@ fn ci_gets_a_summary_outputs_and_marks() {
 }
 
 #[test]
-fn a_push_with_jitter_publishes_after_the_delay() {
+fn push_with_jitter_publishes_after_the_delay() {
     let world = world("");
     world.ok("push --jitter 1ms");
     assert_eq!(world.current("www"), 1);

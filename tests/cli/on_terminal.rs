@@ -24,7 +24,7 @@ fn fleet(wave: &str) -> World {
 }
 
 #[test]
-fn the_result_of_a_push_is_all_that_stays() {
+fn only_the_push_result_stays_on_the_terminal() {
     for columns in WIDTHS {
         let world = World::with_tree();
         let shown = world.on_terminal(columns, "push tree ./www").end().code(0);
@@ -35,7 +35,7 @@ fn the_result_of_a_push_is_all_that_stays() {
 }
 
 #[test]
-fn the_result_of_every_command_is_all_that_stays() {
+fn only_the_result_of_each_command_stays_on_the_terminal() {
     for columns in WIDTHS {
         let world = fleet("soak='0s'\n");
         let see = |line: &str, words: &[&str]| {
@@ -72,7 +72,7 @@ fn the_result_of_every_command_is_all_that_stays() {
 }
 
 #[test]
-fn failures_are_above_the_result_and_hints_below() {
+fn failures_appear_above_the_result_and_hints_below() {
     for columns in WIDTHS {
         let world = fleet("soak='0s'\n");
         world.ok("push");
@@ -104,7 +104,7 @@ fn failures_are_above_the_result_and_hints_below() {
 }
 
 #[test]
-fn a_wave_counts_down_and_an_interrupt_is_answered_once() {
+fn soak_shows_a_countdown_and_interrupt_is_confirmed_once() {
     for columns in WIDTHS {
         let world = fleet("soak='1h'\n");
         let mut terminal = world.on_terminal(columns, "push");
@@ -120,7 +120,7 @@ fn a_wave_counts_down_and_an_interrupt_is_answered_once() {
 }
 
 #[test]
-fn a_wave_is_a_line_where_there_is_no_terminal() {
+fn soak_without_a_terminal_is_one_line() {
     let world = fleet("soak='50ms'\n");
     let run = world.ok("push");
     let until = |line: &&str| {
@@ -130,7 +130,7 @@ fn a_wave_is_a_line_where_there_is_no_terminal() {
 }
 
 #[test]
-fn labels_have_a_colour_on_a_terminal_only() {
+fn labels_are_coloured_only_on_a_terminal() {
     let world = World::with_tree();
     world.ok("push tree ./www");
     world.remove("www");

@@ -41,7 +41,7 @@ fn given_away() -> World {
 
 #[test]
 #[ignore = "needs root, which gives a mirror away"]
-fn root_reads_a_mirror_of_another_user() {
+fn root_can_read_a_mirror_of_another_user() {
     let world = given_away();
     let before = world.snapshot("www");
     for line in READING {
@@ -54,7 +54,7 @@ fn root_reads_a_mirror_of_another_user() {
 
 #[test]
 #[ignore = "needs root, which gives a mirror away"]
-fn a_mirror_of_another_user_is_not_written() {
+fn mirror_of_another_user_is_not_written() {
     let world = given_away();
     world.write("tree/index.html", "3");
     let before = world.snapshot("www");
@@ -78,7 +78,7 @@ fn a_mirror_of_another_user_is_not_written() {
 
 #[test]
 #[ignore = "needs root, which gives a mirror away"]
-fn a_push_learns_of_the_owner_before_anything_is_sent() {
+fn push_detects_another_owner_before_sending() {
     let world = given_away();
     world.write("tree/index.html", "3");
     let events = world.events("push tree ./www ./hub", 7);
@@ -92,7 +92,7 @@ fn a_push_learns_of_the_owner_before_anything_is_sent() {
 
 #[test]
 #[ignore = "needs root, which runs the program as another user"]
-fn a_user_who_may_read_a_mirror_reads_it() {
+fn user_with_read_permission_can_read_a_mirror() {
     let world = World::with_tree();
     let push = world.command(&["push", "tree", "./www"]);
     // Whatever the umask of the owner is, what others read can be read.
@@ -120,7 +120,7 @@ fn a_user_who_may_read_a_mirror_reads_it() {
 
 #[test]
 #[ignore = "needs root, which runs the program as another user"]
-fn what_a_user_may_not_read_is_no_fault() {
+fn unreadable_mirror_is_permission_denied_and_not_damage() {
     let world = World::with_mirror();
     let object = world.object("www", "<h1>hello</h1>\n");
     world.chmod(&object, 0o440);
@@ -133,7 +133,7 @@ fn what_a_user_may_not_read_is_no_fault() {
 
 #[test]
 #[ignore = "needs root, which runs the program as a user with few threads"]
-fn a_limit_of_threads_is_an_error_and_no_panic() {
+fn thread_limit_causes_an_error_and_not_a_panic() {
     const USER: u32 = 54_321;
     let world = World::with_mirror();
     world.ok("push --from ./www ./hub");
@@ -168,7 +168,7 @@ fn a_limit_of_threads_is_an_error_and_no_panic() {
 
 #[test]
 #[ignore = "needs root, which gives a mirror away"]
-fn a_receiver_does_not_start_for_a_site_of_another_user() {
+fn receiver_refuses_to_start_for_a_site_of_another_user() {
     let world = given_away();
     let token = world.ok("token new --site docs --allow push").stderr;
     let reader = world.ok("token new --site docs --allow read").stderr;
@@ -197,7 +197,7 @@ fn a_receiver_does_not_start_for_a_site_of_another_user() {
 
 #[test]
 #[ignore = "needs root, which gives a mirror away"]
-fn doctor_and_push_learn_that_a_receiver_may_not_write() {
+fn doctor_and_push_report_a_receiver_without_write_permission() {
     let world = World::with_tree();
     world.mkdir("docs");
     let receiver = Receiver::start(&world, "[[site]]\nname = 'docs'\ndir = 'docs'\n");

@@ -5,7 +5,7 @@ use serde_json::json;
 use crate::harness::{World, column, of_kind};
 
 #[test]
-fn a_plan_changes_nothing_on_disk() {
+fn plan_changes_nothing_on_disk() {
     let world = World::with_mirror();
     world.write("tree/index.html", "2");
     world.remove("tree/app.js");
@@ -21,7 +21,7 @@ fn a_plan_changes_nothing_on_disk() {
 }
 
 #[test]
-fn a_plan_names_the_paths_and_what_becomes_of_them() {
+fn plan_lists_paths_with_their_changes() {
     let world = World::with_mirror();
     world.write("tree/index.html", "2");
     world.write("tree/new.html", "new");
@@ -57,7 +57,7 @@ fn after<'r>(stdout: &'r str, words: &str) -> &'r str {
 }
 
 #[test]
-fn a_plan_and_its_push_count_alike() {
+fn plan_counts_equal_those_of_the_push() {
     let world = World::with_mirror();
     world.write("tree/new.html", "new");
     world.write("tree/index.html", "2");
@@ -85,7 +85,7 @@ fn a_plan_and_its_push_count_alike() {
 }
 
 #[test]
-fn a_plan_counts_the_bytes_that_the_push_then_sends() {
+fn plan_bytes_equal_those_sent_by_the_push() {
     let world = World::with_mirror();
     world.write("tree/large.txt", "some words\n".repeat(10_000));
     world.write("tree/index.html", "2");
@@ -102,7 +102,7 @@ fn a_plan_counts_the_bytes_that_the_push_then_sends() {
 }
 
 #[test]
-fn nothing_to_do_is_said() {
+fn plan_without_changes_says_so() {
     let world = World::with_mirror();
     world.ok("plan tree ./www").says("nothing to do: release 1");
     let plan = world.json("plan tree ./www", 0);
@@ -114,7 +114,7 @@ fn nothing_to_do_is_said() {
 }
 
 #[test]
-fn a_mirror_that_lags_would_get_what_it_lacks() {
+fn plan_shows_what_a_lagging_mirror_lacks() {
     let world = World::with_mirror();
     world.ok("plan tree ./www ./data").says("would be filled").says("would be copied");
     let plan = world.json("plan tree ./www ./data", 0);
@@ -124,7 +124,7 @@ fn a_mirror_that_lags_would_get_what_it_lacks() {
 }
 
 #[test]
-fn a_broken_mirror_is_named_with_its_reason() {
+fn plan_names_a_broken_mirror_with_its_reason() {
     let world = World::with_mirror();
     world.write("file", "");
     world.write("tree/index.html", "2");
@@ -138,7 +138,7 @@ fn a_broken_mirror_is_named_with_its_reason() {
 }
 
 #[test]
-fn a_build_stamp_in_every_page_is_told() {
+fn plan_reports_a_build_stamp_in_every_page() {
     let world = World::with_tree();
     let page = |number: usize, stamp: &str| {
         format!("<html>{}<!-- built {stamp} --></html>", "text ".repeat(number + 9))
@@ -154,7 +154,7 @@ fn a_build_stamp_in_every_page_is_told() {
 }
 
 #[test]
-fn fifty_paths_are_listed_and_the_rest_counted() {
+fn plan_lists_fifty_paths_and_counts_the_rest() {
     let world = World::with_tree();
     (0..60).for_each(|number| world.write(&format!("tree/n{number}"), "x"));
     let run = world.ok("plan tree ./www").says("… and 15 more").says("65 added");
@@ -184,7 +184,7 @@ fn fleet(more: &str) -> World {
 }
 
 #[test]
-fn a_plan_tells_who_would_switch_when() {
+fn plan_shows_the_order_of_activation() {
     let world = fleet("");
     let run = world.ok("plan").says("would switch once all 3 mirrors are ready:\n");
     for line in [
@@ -225,7 +225,7 @@ fn a_plan_tells_who_would_switch_when() {
 }
 
 #[test]
-fn a_plan_follows_what_the_push_is_told() {
+fn plan_applies_the_options_of_the_push() {
     let world = fleet("on_failure='revert'\nrequire='60%'\n");
     world
         .ok("plan")

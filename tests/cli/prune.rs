@@ -20,7 +20,7 @@ fn sequences(world: &World) -> Vec<u64> {
 }
 
 #[test]
-fn what_is_dropped_is_told_and_what_is_kept_is_whole() {
+fn dropped_releases_are_reported_and_kept_ones_stay_complete() {
     let world = world();
     assert_eq!(sequences(&world), [3, 4, 5]);
     world.ok("prune ./www").says("0 releases and 0 objects");
@@ -36,7 +36,7 @@ fn what_is_dropped_is_told_and_what_is_kept_is_whole() {
 }
 
 #[test]
-fn the_configuration_says_how_many_are_kept() {
+fn number_of_kept_releases_comes_from_the_configuration() {
     let world = World::with_tree();
     world.write("headwater.toml", "keep = 5\ncontent = 'tree'\n[[mirror]]\nname='eu'\nurl='www'\n");
     for number in 1..=7 {
@@ -52,7 +52,7 @@ fn the_configuration_says_how_many_are_kept() {
 }
 
 #[test]
-fn strays_are_swept() {
+fn unreferenced_files_are_removed() {
     let world = world();
     let stray = world.object("www", "nobody needs this");
     world.write(&stray, "nobody needs this");
@@ -65,7 +65,7 @@ fn strays_are_swept() {
 }
 
 #[test]
-fn nothing_is_dropped_when_a_kept_manifest_cannot_be_read() {
+fn unreadable_kept_manifest_prevents_pruning() {
     let world = world();
     let stray = world.object("www", "stray");
     world.write(&stray, "stray");
@@ -78,7 +78,7 @@ fn nothing_is_dropped_when_a_kept_manifest_cannot_be_read() {
 }
 
 #[test]
-fn what_is_no_mirror_is_left_alone() {
+fn directory_that_is_not_a_mirror_is_left_alone() {
     let world = World::with_tree();
     let before = world.snapshot("tree");
     world
@@ -92,7 +92,7 @@ fn what_is_no_mirror_is_left_alone() {
 }
 
 #[test]
-fn what_a_push_has_staged_is_not_dropped_before_it_switches() {
+fn staged_content_is_kept_until_activation() {
     let world = World::with_mirror();
     world.ok("push tree ./www ./data");
     world.write("tree/index.html", "2");
@@ -111,7 +111,7 @@ fn what_a_push_has_staged_is_not_dropped_before_it_switches() {
 }
 
 #[test]
-fn what_unfinished_pushes_left_is_told_and_dropped() {
+fn leftovers_of_unfinished_pushes_are_reported_and_dropped() {
     let world = World::with_mirror();
     let leave = |key: &str| {
         world.write(&format!("www/.headwater/incoming/{}/parts/0", key.repeat(64)), "12345");
@@ -138,7 +138,7 @@ fn what_unfinished_pushes_left_is_told_and_dropped() {
 }
 
 #[test]
-fn the_command_that_lists_the_mirrors_runs_once() {
+fn mirror_list_command_runs_once() {
     let world = World::with_mirror();
     let list = r#"echo run >> runs; echo '{"name":"edge","url":"./www"}'"#;
     let list = format!("mirrors_from = ['sh', '-c', '''{list}''']\n");

@@ -8,7 +8,7 @@ use serde_json::json;
 use crate::harness::{TREE, World, of_kind};
 
 #[test]
-fn first_push_creates_both_mirrors_and_serves_the_tree() {
+fn first_push_creates_all_mirrors_and_serves_the_tree() {
     let world = World::with_tree();
     let run = world
         .ok("push tree ./www ./data")
@@ -43,7 +43,7 @@ fn second_push_sends_nothing_and_changes_nothing() {
 }
 
 #[test]
-fn touching_every_file_sends_nothing() {
+fn push_after_touching_every_file_sends_nothing() {
     let world = World::with_mirror();
     for (path, content) in TREE {
         world.write(&format!("tree/{path}"), content);
@@ -53,7 +53,7 @@ fn touching_every_file_sends_nothing() {
 }
 
 #[test]
-fn only_changed_content_is_sent_and_only_its_time_moves() {
+fn only_changed_content_is_sent_and_gets_a_new_time() {
     let world = World::with_mirror();
     let time = |path: &str| world.meta(&format!("www/current/{path}")).mtime();
     let (old_app, old_index, inode) =
@@ -69,7 +69,7 @@ fn only_changed_content_is_sent_and_only_its_time_moves() {
 }
 
 #[test]
-fn a_rename_sends_no_content() {
+fn renamed_file_sends_no_content() {
     let world = World::with_mirror();
     world.rename("tree/docs/a.html", "tree/manual/b.html");
     let answer = world.json("push tree ./www", 0);
@@ -78,7 +78,7 @@ fn a_rename_sends_no_content() {
 }
 
 #[test]
-fn duplicates_share_an_inode() {
+fn duplicate_files_share_an_inode() {
     let world = World::with_tree();
     world.write("tree/copy/app.js", TREE[0].1);
     world.ok("push tree ./www");
@@ -88,7 +88,7 @@ fn duplicates_share_an_inode() {
 }
 
 #[test]
-fn the_second_release_shares_its_files_with_the_first() {
+fn second_release_shares_unchanged_files_with_the_first() {
     let world = World::with_mirror();
     let before = world.meta("www/current/app.js").ino();
     for number in 2..6 {
@@ -100,7 +100,7 @@ fn the_second_release_shares_its_files_with_the_first() {
 }
 
 #[test]
-fn the_executable_bit_is_kept_and_its_change_is_a_change() {
+fn executable_bit_is_kept_and_changing_it_makes_a_release() {
     let world = World::with_tree();
     world.write("tree/run.sh", "#!/bin/sh\n");
     world.chmod("tree/run.sh", 0o750);
@@ -113,7 +113,7 @@ fn the_executable_bit_is_kept_and_its_change_is_a_change() {
 }
 
 #[test]
-fn odd_but_honest_names_and_sizes_arrive() {
+fn unusual_names_and_sizes_are_served() {
     let world = World::with_tree();
     let deep = (0..60).map(|n| format!("d{n}")).collect::<Vec<_>>().join("/");
     let names = [
@@ -148,7 +148,7 @@ fn odd_but_honest_names_and_sizes_arrive() {
 }
 
 #[test]
-fn links_inside_the_tree_are_kept_as_links() {
+fn links_inside_the_tree_stay_links() {
     let world = World::with_tree();
     world.link("docs", "tree/latest");
     world.link("../index.html", "tree/docs/home.html");
@@ -158,7 +158,7 @@ fn links_inside_the_tree_are_kept_as_links() {
 }
 
 #[test]
-fn what_shows_through_a_moved_link_gets_a_new_time() {
+fn files_behind_a_changed_link_get_a_new_time() {
     let world = World::with_tree();
     world.write("tree/v1/f.html", "same size 1");
     world.write("tree/v2/f.html", "same size 2");
@@ -172,7 +172,7 @@ fn what_shows_through_a_moved_link_gets_a_new_time() {
 }
 
 #[test]
-fn a_file_that_becomes_a_directory_and_back_is_served_each_time() {
+fn file_that_becomes_a_directory_and_back_is_served_each_time() {
     let world = World::with_tree();
     world.write("tree/thing.js", "a file");
     world.ok("push tree ./www");
@@ -192,7 +192,7 @@ fn a_file_that_becomes_a_directory_and_back_is_served_each_time() {
 }
 
 #[test]
-fn created_rises_strictly_over_quick_pushes() {
+fn creation_time_strictly_increases_over_quick_pushes() {
     let world = World::with_tree();
     for number in 0..4 {
         world.write("tree/index.html", number.to_string());
@@ -210,7 +210,7 @@ fn created_rises_strictly_over_quick_pushes() {
 }
 
 #[test]
-fn same_size_edits_in_one_second_always_get_a_later_time() {
+fn same_size_edits_within_a_second_get_a_later_time() {
     let world = World::with_mirror();
     let mut last = world.meta("www/current/app.js").mtime();
     // A, B, A again: a validator of time and size has to differ each time.
@@ -224,7 +224,7 @@ fn same_size_edits_in_one_second_always_get_a_later_time() {
 }
 
 #[test]
-fn a_site_is_fixed_by_the_first_push() {
+fn site_is_fixed_by_the_first_push() {
     let world = World::with_tree();
     world.ok("push tree ./www --site docs");
     let before = world.snapshot("www");
@@ -241,7 +241,7 @@ fn a_site_is_fixed_by_the_first_push() {
 }
 
 #[test]
-fn a_note_is_kept_on_one_line() {
+fn note_is_kept_on_one_line() {
     let world = World::with_tree();
     world.args(&["push", "tree", "./www", "--note", "fix\nthe \x1b[31m typo"]).code(0);
     assert_eq!(world.releases("./www")[0]["note"], "fix the  [31m typo");
@@ -251,7 +251,7 @@ fn a_note_is_kept_on_one_line() {
 }
 
 #[test]
-fn an_older_run_never_replaces_a_newer_one() {
+fn older_run_number_never_replaces_a_newer_one() {
     let world = World::with_tree();
     world.ok("push tree ./www --order build:7");
     let before = world.snapshot("www");
@@ -279,7 +279,7 @@ fn an_older_run_never_replaces_a_newer_one() {
 }
 
 #[test]
-fn a_ci_run_gives_note_and_order() {
+fn ci_run_provides_note_and_order() {
     let world = World::with_tree();
     let run = |number: &'static str| {
         [
@@ -309,7 +309,7 @@ fn a_ci_run_gives_note_and_order() {
 }
 
 #[test]
-fn most_of_a_large_tree_does_not_go_unasked() {
+fn removal_of_most_of_a_large_tree_is_refused() {
     let world = World::with_tree();
     (0..210)
         .for_each(|number| world.write(&format!("tree/many/{number}.html"), number.to_string()));
@@ -329,7 +329,7 @@ fn most_of_a_large_tree_does_not_go_unasked() {
 }
 
 #[test]
-fn secrets_are_refused_unless_they_are_meant() {
+fn secrets_are_refused_unless_allowed() {
     let world = World::with_tree();
     for path in [".env", ".git/config", "deep/id_rsa", ".env.local"] {
         world.write(&format!("tree/{path}"), "secret");
@@ -345,7 +345,7 @@ fn secrets_are_refused_unless_they_are_meant() {
 }
 
 #[test]
-fn removed_assets_are_served_for_a_day_and_pages_go_at_once() {
+fn removed_assets_are_served_for_a_day_and_pages_are_not() {
     let world = World::with_mirror();
     world.remove("tree/app.js");
     world.remove("tree/docs/a.html");

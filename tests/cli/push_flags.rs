@@ -9,7 +9,7 @@ use serde_json::json;
 use crate::harness::{TREE, World, of_kind};
 
 #[test]
-fn keep_removed_is_for_every_kind() {
+fn keep_removed_applies_to_every_kind_of_file() {
     let world = World::with_mirror();
     world.remove("tree/docs/a.html");
     world.ok("push tree ./www --keep-removed 1h").says("1 retired");
@@ -25,7 +25,7 @@ fn keep_removed_is_for_every_kind() {
 }
 
 #[test]
-fn a_retired_file_that_comes_back_is_live_with_a_later_time() {
+fn retired_file_that_returns_is_live_with_a_later_time() {
     let world = World::with_mirror();
     let before = world.meta("www/current/app.js").mtime();
     world.remove("tree/app.js");
@@ -41,7 +41,7 @@ fn a_retired_file_that_comes_back_is_live_with_a_later_time() {
 }
 
 #[test]
-fn due_retired_entries_go_without_a_release() {
+fn due_retired_entries_are_removed_without_a_release() {
     let world = World::with_mirror();
     world.remove("tree/app.js");
     world.ok("push tree ./www --keep-removed 1s").says("1 retired");
@@ -59,7 +59,7 @@ fn due_retired_entries_go_without_a_release() {
 }
 
 #[test]
-fn expunged_paths_are_gone_at_once() {
+fn expunged_paths_are_removed_at_once() {
     let world = World::with_mirror();
     world.remove("tree/assets");
     world.ok("push tree ./www").says("2 retired");
@@ -81,7 +81,7 @@ fn expunged_paths_are_gone_at_once() {
 }
 
 #[test]
-fn a_broken_mirror_stops_all_unless_fewer_are_required() {
+fn broken_mirror_stops_the_push_unless_fewer_are_required() {
     let world = World::with_tree();
     world.write("file", "not a mirror");
     let refused = world.json("push tree ./www ./file ./data", 4);
@@ -104,7 +104,7 @@ fn a_broken_mirror_stops_all_unless_fewer_are_required() {
 }
 
 #[test]
-fn a_mirror_that_lags_gets_the_newest_release_as_it_is() {
+fn lagging_mirror_gets_the_newest_release_unchanged() {
     let world = World::with_mirror();
     world.ok("push tree ./www ./data").says("nothing new");
     world.write("tree/index.html", "2");
@@ -120,7 +120,7 @@ fn a_mirror_that_lags_gets_the_newest_release_as_it_is() {
 }
 
 #[test]
-fn from_a_mirror_a_new_one_is_filled_and_a_laggard_healed_without_the_tree() {
+fn copy_fills_new_and_lagging_mirrors_without_the_tree() {
     let world = World::with_mirror();
     world.remove("tree/app.js");
     world.ok("push tree ./www");
@@ -140,7 +140,7 @@ fn from_a_mirror_a_new_one_is_filled_and_a_laggard_healed_without_the_tree() {
 }
 
 #[test]
-fn from_a_mirror_the_site_is_that_of_the_mirror() {
+fn copy_uses_the_site_of_the_source_mirror() {
     let world = World::with_tree();
     world.ok("push tree ./www --site docs");
     world.ok("push --from ./www ./data");
@@ -148,7 +148,7 @@ fn from_a_mirror_the_site_is_that_of_the_mirror() {
 }
 
 #[test]
-fn from_what_is_no_mirror_or_has_no_release_is_missing_content() {
+fn copy_from_a_source_without_a_release_is_missing_content() {
     let world = World::with_tree();
     world.mkdir("empty");
     for source in ["./tree", "./empty", "./nowhere"] {
@@ -158,7 +158,7 @@ fn from_what_is_no_mirror_or_has_no_release_is_missing_content() {
 }
 
 #[test]
-fn jobs_and_levels_change_nothing_that_is_served() {
+fn jobs_and_levels_do_not_change_served_content() {
     let world = World::with_tree();
     let text = "the same words again and again\n".repeat(5_000);
     world.write("tree/words.txt", &text);
@@ -182,7 +182,7 @@ fn jobs_and_levels_change_nothing_that_is_served() {
 }
 
 #[test]
-fn the_cache_saves_reading_and_may_be_lost() {
+fn cache_avoids_reading_files_and_can_be_lost() {
     let world = World::with_tree();
     let hashed = |line: &str| {
         let events = world.events(line, 0);
@@ -218,7 +218,7 @@ fn the_cache_saves_reading_and_may_be_lost() {
 }
 
 #[test]
-fn what_is_excluded_does_not_arrive() {
+fn excluded_paths_are_not_served() {
     let world = World::with_tree();
     world.write("tree/a.map", "map");
     world.write("tree/docs/draft.html", "draft");
@@ -230,7 +230,7 @@ fn what_is_excluded_does_not_arrive() {
 }
 
 #[test]
-fn json_is_one_object_with_an_outcome_a_mirror() {
+fn json_is_one_object_with_an_outcome_per_mirror() {
     let world = World::with_tree();
     let answer = world.json("push tree ./www ./data", 0);
     assert_eq!(
@@ -256,7 +256,7 @@ fn json_is_one_object_with_an_outcome_a_mirror() {
 }
 
 #[test]
-fn quiet_says_nothing_when_all_is_well() {
+fn quiet_push_prints_nothing_on_success() {
     let world = World::with_tree();
     let run = world.ok("push tree ./www --quiet");
     assert_eq!((run.stdout.as_str(), run.stderr.as_str()), ("", ""));
@@ -264,7 +264,7 @@ fn quiet_says_nothing_when_all_is_well() {
 }
 
 #[test]
-fn events_tell_a_push_from_scan_to_switch() {
+fn events_cover_a_push_from_scan_to_activation() {
     let world = World::with_tree();
     let events = world.events("push tree ./www", 0);
     assert_eq!(
@@ -299,7 +299,7 @@ fn events_tell_a_push_from_scan_to_switch() {
 }
 
 #[test]
-fn an_interrupted_push_goes_on_where_it_was() {
+fn interrupted_push_resumes() {
     let world = World::with_tree();
     world.write("tree/large.txt", "content\n".repeat(20_000));
     let steps = world.run_with(&[("HEADWATER_FAULT", "count")], "push tree ./counted").code(0);
@@ -328,7 +328,7 @@ fn an_interrupted_push_goes_on_where_it_was() {
 
 /// A kill between the creation and the writing of the record of a pack leaves it empty.
 #[test]
-fn an_empty_record_of_a_pack_is_void() {
+fn empty_pack_record_is_ignored() {
     let world = World::with_tree();
     let kill = |step: u64| {
         world.run_with(&[("HEADWATER_FAULT", &format!("kill@{step}"))], "push tree ./www").code(-1)
@@ -357,7 +357,7 @@ fn an_empty_record_of_a_pack_is_void() {
 }
 
 #[test]
-fn three_releases_are_kept_and_their_objects_with_them() {
+fn three_releases_and_their_objects_are_kept() {
     let world = World::with_tree();
     for number in 1..=8 {
         world.write("tree/index.html", format!("version {number}"));

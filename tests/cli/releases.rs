@@ -20,7 +20,7 @@ fn kept_releases_are_listed_newest_first_with_note_and_order() {
 }
 
 #[test]
-fn columns_that_say_nothing_are_left_out() {
+fn empty_columns_are_left_out() {
     let world = World::with_mirror();
     world.write("tree/new.html", "1");
     world.ok("push tree ./www");
@@ -30,7 +30,7 @@ fn columns_that_say_nothing_are_left_out() {
 }
 
 #[test]
-fn json_has_the_records_as_they_are_kept() {
+fn json_has_the_stored_release_records() {
     let world = World::with_mirror();
     let answer = world.json("releases ./www", 0)["mirrors"][0].clone();
     assert_eq!((&answer["mirror"], &answer["current"]), (&json!("./www"), &json!(1)));
@@ -42,7 +42,7 @@ fn json_has_the_records_as_they_are_kept() {
 }
 
 #[test]
-fn a_mirror_without_releases_and_one_that_is_none() {
+fn mirror_without_releases_is_empty_and_other_directories_are_refused() {
     let world = World::with_tree();
     world.mkdir("empty");
     world.ok("releases ./empty").says("./empty");
@@ -58,7 +58,7 @@ fn a_mirror_without_releases_and_one_that_is_none() {
 }
 
 #[test]
-fn what_pruning_would_free_is_what_it_frees() {
+fn predicted_prune_bytes_equal_the_freed_bytes() {
     let world = World::with_tree();
     for number in 0..4 {
         world.write("tree/big.bin", format!("{number}").repeat(1_000 * (number + 1)));
@@ -80,7 +80,7 @@ fn what_pruning_would_free_is_what_it_frees() {
 }
 
 #[test]
-fn commits_in_notes_are_short_for_people() {
+fn commit_ids_in_notes_are_shortened_except_in_json() {
     let world = World::with_tree();
     let hash = "0123456789abcdef0123456789abcdef01234567";
     world.args(&["push", "tree", "./www", "--note", &format!("{hash} main")]).code(0);

@@ -17,7 +17,7 @@ fn damage(world: &World) {
 }
 
 #[test]
-fn everything_is_mended_from_the_tree() {
+fn all_damage_is_repaired_from_the_tree() {
     let world = World::with_mirror();
     damage(&world);
     world.run("verify ./www").code(1);
@@ -29,7 +29,7 @@ fn everything_is_mended_from_the_tree() {
 }
 
 #[test]
-fn everything_is_mended_from_another_mirror() {
+fn all_damage_is_repaired_from_another_mirror() {
     let world = World::with_tree();
     world.ok("push tree ./www ./data");
     damage(&world);
@@ -42,7 +42,7 @@ fn everything_is_mended_from_another_mirror() {
 }
 
 #[test]
-fn a_directory_of_the_store_that_was_removed_is_created_and_filled_again() {
+fn removed_store_directory_is_created_and_filled_again() {
     let world = World::with_tree();
     let receiver = format!(
         "exec '{}' receive '{}'",
@@ -78,7 +78,7 @@ fn a_directory_of_the_store_that_was_removed_is_created_and_filled_again() {
 }
 
 #[test]
-fn current_stays_where_it_is_while_it_is_mended() {
+fn repair_does_not_move_current() {
     let world = World::with_mirror();
     let target = fs::read_link(world.path("www/current")).unwrap();
     let inode = world.meta("www/current/index.html");
@@ -89,7 +89,7 @@ fn current_stays_where_it_is_while_it_is_mended() {
 }
 
 #[test]
-fn what_the_source_lacks_is_left_and_named() {
+fn content_missing_from_the_source_stays_damaged_and_is_named() {
     let world = World::with_mirror();
     world.tamper(&world.object("www", "<h1>hello</h1>\n"), "garbage");
     world.write("tree/index.html", "changed since");
@@ -105,7 +105,7 @@ fn what_the_source_lacks_is_left_and_named() {
 }
 
 #[test]
-fn a_slot_edited_by_hand_is_mended_from_the_stores_own_objects() {
+fn edited_slot_is_repaired_from_the_objects_of_the_store() {
     let world = World::with_mirror();
     world.remove("www/current/index.html");
     world.write("www/current/index.html", "edited by hand");
@@ -116,7 +116,7 @@ fn a_slot_edited_by_hand_is_mended_from_the_stores_own_objects() {
 }
 
 #[test]
-fn an_edit_in_place_damages_the_object_too_and_both_are_mended() {
+fn in_place_edit_damages_slot_and_object_and_both_are_repaired() {
     let world = World::with_mirror();
     // One inode: what an editor that writes in place does.
     world.tamper("www/current/index.html", "edited in place");
@@ -127,7 +127,7 @@ fn an_edit_in_place_damages_the_object_too_and_both_are_mended() {
 }
 
 #[test]
-fn a_source_that_is_not_there_changes_nothing() {
+fn missing_repair_source_changes_nothing() {
     let world = World::with_mirror();
     world.write("www/current/stranger", "x");
     let before = world.snapshot("www");

@@ -16,7 +16,7 @@ fn world() -> World {
 }
 
 #[test]
-fn a_rollback_is_a_new_release_with_the_content_before() {
+fn rollback_makes_a_new_release_with_the_previous_content() {
     let world = world();
     let before = world.meta("www/current/index.html").modified().unwrap();
     world.ok("rollback ./www ./data").says("release 4");
@@ -44,7 +44,7 @@ fn a_rollback_is_a_new_release_with_the_content_before() {
 }
 
 #[test]
-fn content_that_a_person_rolled_back_is_refused_with_who_when_and_why() {
+fn rolled_back_content_is_refused_with_who_when_and_why() {
     let world = world();
     let ann = [("USER", "ann"), ("SUDO_USER", "")];
     let why = "rollback ./www ./data --note broken-menu";
@@ -89,7 +89,7 @@ fn fleet() -> World {
 }
 
 #[test]
-fn without_names_all_mirrors_go_back_and_a_dead_one_does_not_block_it() {
+fn rollback_without_names_reverts_all_mirrors_despite_a_dead_one() {
     let world = fleet();
     world.run("rollback").code(2).warns("c: release 2 -> content of release 1").warns("--yes");
     assert_eq!(world.current("a"), 2);
@@ -111,7 +111,7 @@ fn without_names_all_mirrors_go_back_and_a_dead_one_does_not_block_it() {
 }
 
 #[test]
-fn a_mirror_that_was_left_behind_goes_back_with_the_others_and_a_warning_names_it() {
+fn lagging_mirror_is_rolled_back_with_the_others_and_a_warning() {
     let world = fleet();
     world.write("tree/index.html", "three");
     world.run("push --require 3").code(3);
@@ -127,7 +127,7 @@ fn a_mirror_that_was_left_behind_goes_back_with_the_others_and_a_warning_names_i
 }
 
 #[test]
-fn a_rollback_without_names_takes_only_and_skip() {
+fn rollback_without_names_accepts_only_and_skip() {
     let world = fleet();
     world.ok("rollback --only eu");
     assert_eq!(["a", "b", "c"].map(|mirror| world.current(mirror)), [3, 3, 2]);
@@ -144,7 +144,7 @@ fn a_rollback_without_names_takes_only_and_skip() {
 }
 
 #[test]
-fn a_rollback_without_names_asks_on_a_terminal() {
+fn rollback_without_names_asks_on_a_terminal() {
     let world = fleet();
     for (keys, code, sequence) in [("\n", 130, 2), ("n\n", 130, 2), ("y\n", 3, 3)] {
         let mut terminal = world.on_terminal(100, "rollback");
@@ -156,7 +156,7 @@ fn a_rollback_without_names_asks_on_a_terminal() {
 }
 
 #[test]
-fn a_rollback_sends_no_content() {
+fn rollback_sends_no_content() {
     let world = world();
     let answer = world.json("rollback ./www ./data --to 1", 0);
     assert_eq!(
@@ -167,7 +167,7 @@ fn a_rollback_sends_no_content() {
 }
 
 #[test]
-fn a_sequence_that_is_not_kept_is_a_usage_error() {
+fn rollback_to_a_sequence_not_kept_is_a_usage_error() {
     let world = world();
     let before = world.snapshot("www");
     world
@@ -180,7 +180,7 @@ fn a_sequence_that_is_not_kept_is_a_usage_error() {
 }
 
 #[test]
-fn mirrors_on_different_releases_need_a_target() {
+fn rollback_of_mirrors_on_different_releases_requires_a_sequence() {
     let world = world();
     world.write("tree/index.html", "version 4");
     world.ok("push tree ./www");
@@ -193,7 +193,7 @@ fn mirrors_on_different_releases_need_a_target() {
 }
 
 #[test]
-fn a_target_that_one_mirror_has_is_enough_for_all() {
+fn sequence_kept_by_one_mirror_is_enough_for_all() {
     let world = world();
     world.ok("push --from ./www ./new");
     world.ok("rollback ./www ./data ./new --to 1");
@@ -202,7 +202,7 @@ fn a_target_that_one_mirror_has_is_enough_for_all() {
 }
 
 #[test]
-fn the_first_release_has_nothing_before_it() {
+fn rollback_of_the_first_release_is_refused() {
     let world = World::with_mirror();
     world.run("rollback ./www").code(2).warns("there is nothing to go back to");
     world.run("rollback ./nowhere").code(2).warns("no mirror has a release");
@@ -210,7 +210,7 @@ fn the_first_release_has_nothing_before_it() {
 }
 
 #[test]
-fn two_rollbacks_go_back_and_forth() {
+fn second_rollback_undoes_the_first() {
     let world = world();
     world.ok("rollback ./www ./data");
     world.ok("rollback ./www ./data --to 3");
@@ -220,7 +220,7 @@ fn two_rollbacks_go_back_and_forth() {
 }
 
 #[test]
-fn what_the_rollback_removes_is_retired_for_cached_pages() {
+fn paths_removed_by_a_rollback_are_retired() {
     let world = World::with_mirror();
     world.write("tree/new.js", "new");
     world.ok("push tree ./www");
@@ -233,7 +233,7 @@ fn what_the_rollback_removes_is_retired_for_cached_pages() {
 }
 
 #[test]
-fn neither_guard_rails_nor_the_order_of_ci_stand_in_the_way() {
+fn guard_rails_and_ci_order_do_not_block_a_rollback() {
     let world = world();
     world.write("headwater.toml", "must_have = ['only3.html']\nmax_removed = 0\n");
     world.ok("rollback ./www ./data --to 1");
@@ -243,7 +243,7 @@ fn neither_guard_rails_nor_the_order_of_ci_stand_in_the_way() {
 }
 
 #[test]
-fn the_site_is_that_of_the_mirrors() {
+fn rollback_uses_the_site_of_the_mirrors() {
     let world = World::with_tree();
     world.ok("push tree ./www --site docs");
     world.write("tree/index.html", "2");

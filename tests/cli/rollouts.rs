@@ -35,7 +35,7 @@ fn on(world: &World) -> [u64; 3] {
 }
 
 #[test]
-fn a_switch_that_fails_takes_the_others_back_where_that_is_wanted() {
+fn failed_switch_reverts_the_others_if_configured() {
     let world = World::with_tree();
     fleet(&world, "");
     world.ok("push");
@@ -70,7 +70,7 @@ fn a_switch_that_fails_takes_the_others_back_where_that_is_wanted() {
 }
 
 #[test]
-fn a_soak_that_is_interrupted_leaves_the_wave_on_the_release_and_the_others_as_they_were() {
+fn interrupted_soak_leaves_only_the_wave_on_the_release() {
     let world = World::with_tree();
     fleet(&world, "");
     world.ok("push");
@@ -101,7 +101,7 @@ fn a_soak_that_is_interrupted_leaves_the_wave_on_the_release_and_the_others_as_t
 }
 
 #[test]
-fn a_probe_that_hangs_costs_its_time_and_is_a_bad_one() {
+fn hanging_probe_fails_after_its_timeout() {
     let world = World::with_tree();
     fleet(&world, "");
     world.ok("push");
@@ -127,7 +127,7 @@ fn listed_by(world: &World, script: &str) {
 }
 
 #[test]
-fn a_list_of_mirrors_that_is_none_stops_everything_and_says_why() {
+fn invalid_mirror_list_stops_the_push_with_the_reason() {
     let world = World::with_tree();
     listed_by(&world, "echo '{\"name\":\"a\",\"url\":\"a\"}'");
     world.ok("push");
@@ -153,14 +153,14 @@ fn a_list_of_mirrors_that_is_none_stops_everything_and_says_why() {
 
 #[test]
 #[ignore = "takes half a minute"]
-fn a_list_of_mirrors_that_never_comes_is_waited_for_half_a_minute() {
+fn mirror_list_command_that_hangs_is_stopped_after_30_seconds() {
     let world = World::with_tree();
     listed_by(&world, "sleep 600");
     refused(&world, "push", 2, "did not end within 30 s");
 }
 
 #[test]
-fn two_names_for_one_store_are_refused_before_anything_is_sent() {
+fn two_names_for_one_store_are_refused_before_sending() {
     let world = World::with_tree();
     fleet(&world, "");
     world.ok("push --only a,b");
@@ -175,7 +175,7 @@ fn two_names_for_one_store_are_refused_before_anything_is_sent() {
 }
 
 #[test]
-fn mirrors_that_were_skipped_into_another_release_come_together_again() {
+fn mirrors_on_partial_releases_converge_with_the_next_push() {
     let world = World::with_tree();
     fleet(&world, "");
     world.ok("push");

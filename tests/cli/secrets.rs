@@ -6,7 +6,7 @@ use crate::harness::{World, refused};
 const KEY: &str = "-----BEGIN EC PRIVATE KEY-----\nMHcCAQEE\n-----END EC PRIVATE KEY-----\n";
 
 #[test]
-fn a_private_key_is_found_by_its_content_also_when_nothing_is_read_again() {
+fn private_key_is_found_by_content_even_if_cached() {
     let world = World::with_mirror();
     world.write("tree/docs/chain.txt", KEY);
     for _ in 0..3 {
@@ -18,7 +18,7 @@ fn a_private_key_is_found_by_its_content_also_when_nothing_is_read_again() {
 }
 
 #[test]
-fn files_with_secrets_are_refused_by_name_and_examples_pass() {
+fn secret_files_are_refused_by_name_and_examples_are_accepted() {
     let world = World::with_mirror();
     for name in [
         ".git-credentials",
@@ -41,7 +41,7 @@ fn files_with_secrets_are_refused_by_name_and_examples_pass() {
 }
 
 #[test]
-fn the_file_lets_through_what_is_meant() {
+fn allow_secrets_setting_accepts_matching_paths() {
     let world = World::with_tree();
     world.write("tree/demo/server.key", KEY);
     world.write("tree/demo/other.key", KEY);
@@ -55,7 +55,7 @@ fn the_file_lets_through_what_is_meant() {
 }
 
 #[test]
-fn clutter_is_one_warning_with_what_to_write() {
+fn clutter_causes_one_warning_with_the_exclude_setting() {
     let world = World::with_tree();
     for name in [
         ".DS_Store",
@@ -83,7 +83,7 @@ fn clutter_is_one_warning_with_what_to_write() {
 }
 
 #[test]
-fn a_token_in_the_wrong_place_is_not_repeated() {
+fn misplaced_token_is_not_repeated_in_output() {
     let world = World::with_mirror();
     let token = "hw_0123abcd_5ec2e7aa00112233";
     for line in [

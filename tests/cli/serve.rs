@@ -7,7 +7,7 @@ use crate::harness::World;
 const SITE: &str = "[[site]]\nname = \"docs\"\ndir = \"www\"\n";
 
 #[test]
-fn nobody_is_served_without_saying_who_may_push() {
+fn serve_without_an_auth_setting_is_refused() {
     let world = World::new();
     world.run("serve www").code(2).warns("no token is configured").warns("token new");
     world.run("serve").code(2).warns("DIR");
@@ -24,7 +24,7 @@ fn nobody_is_served_without_saying_who_may_push() {
 }
 
 #[test]
-fn other_machines_are_not_served_in_the_clear_or_without_tokens() {
+fn public_address_without_tls_or_tokens_is_refused() {
     let world = World::new();
     world.write("tokens.toml", "");
     let tokens = "serve www --site docs --token-file tokens.toml --listen 0.0.0.0:0";
@@ -38,7 +38,7 @@ fn other_machines_are_not_served_in_the_clear_or_without_tokens() {
 }
 
 #[test]
-fn a_serve_toml_is_checked_before_anything_listens() {
+fn serve_toml_is_checked_before_listening() {
     let world = World::new();
     world.run("serve --config serve.toml").code(2).warns("serve.toml");
     for (text, words) in [
@@ -57,7 +57,7 @@ fn a_serve_toml_is_checked_before_anything_listens() {
 }
 
 #[test]
-fn a_token_is_printed_once_and_its_hash_goes_into_the_file() {
+fn new_token_is_printed_once_and_its_hash_is_stored() {
     let world = World::new();
     world.write("serve.toml", SITE);
     let run = world.ok("token new --site docs --allow push --expires 90d --config serve.toml");
@@ -82,7 +82,7 @@ fn a_token_is_printed_once_and_its_hash_goes_into_the_file() {
 }
 
 #[test]
-fn a_token_is_added_to_a_file_only_if_the_file_stays_valid() {
+fn token_is_added_only_if_the_file_stays_valid() {
     let world = World::new();
     let new = "token new --site docs --allow push --append";
     world.write("serve.toml", SITE.trim_end());
@@ -122,7 +122,7 @@ fn a_token_is_added_to_a_file_only_if_the_file_stays_valid() {
 }
 
 #[test]
-fn a_token_for_nothing_is_refused() {
+fn token_without_site_or_permission_is_refused() {
     let world = World::new();
     world.write("serve.toml", SITE);
     world
@@ -137,7 +137,7 @@ fn a_token_for_nothing_is_refused() {
 }
 
 #[test]
-fn receive_ends_with_its_client_and_says_what_cannot_be_a_mirror() {
+fn receive_ends_with_its_client_and_refuses_foreign_directories() {
     let world = World::new();
     let run = world.ok("receive www --site docs");
     assert!(

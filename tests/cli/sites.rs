@@ -69,7 +69,7 @@ fn site_of(world: &World, mirror: &str) -> String {
 }
 
 #[test]
-fn who_names_no_site_pushes_to_the_one_that_the_mirrors_have() {
+fn push_without_a_site_uses_the_site_of_the_mirrors() {
     let world = World::with_tree();
     world.ok("push tree ./www");
     assert_eq!(site_of(&world, "./www"), "default");
@@ -91,7 +91,7 @@ fn who_names_no_site_pushes_to_the_one_that_the_mirrors_have() {
 }
 
 #[test]
-fn mirrors_of_different_sites_are_refused_with_a_command_that_works() {
+fn mirrors_of_different_sites_are_refused_with_a_working_command() {
     let world = World::with_tree();
     world.ok("push tree ./docs --site docs");
     world.ok("push tree ./news --site news");
@@ -118,7 +118,7 @@ fn mirrors_of_different_sites_are_refused_with_a_command_that_works() {
 }
 
 #[test]
-fn a_receiver_says_its_site_before_anything_was_pushed() {
+fn receiver_reports_its_site_before_the_first_push() {
     let world = World::with_tree();
     let receiver =
         Receiver::start(&[("docs", &world.path("remote")), ("blog", &world.path("blog"))]);
@@ -135,7 +135,7 @@ fn a_receiver_says_its_site_before_anything_was_pushed() {
 }
 
 #[test]
-fn a_push_of_nothing_new_asks_each_mirror_once() {
+fn push_without_changes_makes_one_request_per_mirror() {
     let world = World::with_tree();
     let (first, second) = (world.path("first"), world.path("second"));
     let receivers = [Receiver::start(&[("docs", &first)]), Receiver::start(&[("docs", &second)])];
@@ -150,7 +150,7 @@ fn a_push_of_nothing_new_asks_each_mirror_once() {
 }
 
 #[test]
-fn every_command_with_mirrors_takes_a_site() {
+fn every_command_with_mirrors_accepts_a_site() {
     let world = World::with_tree();
     world.ok("push tree ./docs --site docs");
     for (line, code) in [

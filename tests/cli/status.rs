@@ -5,7 +5,7 @@ use serde_json::json;
 use crate::harness::{World, column};
 
 #[test]
-fn a_mirror_that_is_current_is_well() {
+fn current_mirror_is_healthy() {
     let world = World::with_mirror();
     world.ok("status ./www").says("1 of 1 mirror current").says("just now");
     let row = world.json("status ./www", 0)["mirrors"][0].clone();
@@ -19,7 +19,7 @@ fn a_mirror_that_is_current_is_well() {
 }
 
 #[test]
-fn the_worst_comes_first() {
+fn worst_mirror_is_listed_first() {
     let world = World::with_tree();
     world.ok("push tree ./www ./old");
     for number in [2, 3] {
@@ -37,7 +37,7 @@ fn the_worst_comes_first() {
 }
 
 #[test]
-fn two_releases_of_one_sequence_are_told_apart() {
+fn two_releases_of_one_sequence_are_shown_as_diverged() {
     let world = World::with_mirror();
     world.write("tree/index.html", "other");
     world.ok("push tree ./data");
@@ -51,7 +51,7 @@ fn two_releases_of_one_sequence_are_told_apart() {
 }
 
 #[test]
-fn a_status_changes_nothing() {
+fn status_changes_nothing() {
     let world = World::with_mirror();
     world.mkdir("empty");
     let before = world.snapshot("");
@@ -63,7 +63,7 @@ fn a_status_changes_nothing() {
 }
 
 #[test]
-fn all_configured_mirrors_are_asked_by_default() {
+fn status_polls_all_configured_mirrors_by_default() {
     let world = World::with_tree();
     world.write(
         "headwater.toml",
@@ -79,7 +79,7 @@ fn all_configured_mirrors_are_asked_by_default() {
 }
 
 #[test]
-fn a_check_is_one_line_with_figures_and_the_code_of_a_plug_in() {
+fn check_prints_one_line_with_plugin_metrics_and_exit_code() {
     let world = World::with_tree();
     world.ok("push tree ./www ./old");
     world
@@ -106,7 +106,7 @@ fn a_check_is_one_line_with_figures_and_the_code_of_a_plug_in() {
 }
 
 #[test]
-fn the_last_switch_and_the_last_verification_are_told() {
+fn status_shows_the_last_activation_and_verification() {
     let world = World::with_mirror();
     let row = || world.json("status ./www", 0)["mirrors"][0].clone();
     let now = std::time::UNIX_EPOCH.elapsed().unwrap().as_secs();
@@ -132,7 +132,7 @@ fn the_last_switch_and_the_last_verification_are_told() {
 }
 
 #[test]
-fn a_watch_looks_again_until_it_is_told_to_stop() {
+fn watch_polls_until_terminated() {
     let world = World::with_mirror();
     let mut child = world.start("status ./www --watch=1ms");
     let mut looks = std::io::BufRead::lines(std::io::BufReader::new(child.stdout.take().unwrap()));
@@ -167,7 +167,7 @@ fn receiver(world: &World, names: &[String], tokens: &str) -> (std::process::Chi
 
 #[test]
 #[ignore = "a figure, of a machine that does nothing else"]
-fn a_hundred_mirrors_answer_within_a_second() {
+fn status_of_a_hundred_mirrors_takes_less_than_a_second() {
     let world = World::with_tree();
     let names: Vec<String> = (0..100).map(|number| format!("m{number}")).collect();
     let token = world.ok("token new --site m0 --allow push");
@@ -202,7 +202,7 @@ fn a_hundred_mirrors_answer_within_a_second() {
 }
 
 #[test]
-fn on_a_terminal_of_80_columns_every_line_fits() {
+fn status_fits_80_columns() {
     let world = World::with_tree();
     let names = ["edge-fra-001", "edge-lon-001", "hub-east"];
     let mirror = |name: &str| format!("[[mirror]]\nname='{name}'\nurl='./{name}'\n");
@@ -222,7 +222,7 @@ fn on_a_terminal_of_80_columns_every_line_fits() {
 }
 
 #[test]
-fn disk_shows_what_each_mirror_takes() {
+fn disk_flag_shows_the_usage_of_each_mirror() {
     let world = World::with_mirror();
     let bytes: usize = world.files("tree").values().map(String::len).sum();
     world.ok("status ./www --disk").says("disk").says(&format!("{bytes} B"));

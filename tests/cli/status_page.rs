@@ -53,7 +53,7 @@ fn fleet() -> World {
 }
 
 #[test]
-fn the_page_is_one_file_that_needs_nothing_else() {
+fn page_is_one_self_contained_file() {
     let world = fleet();
     world.run("status --html page.html --internal").code(1);
     let page = world.read("page.html");
@@ -103,7 +103,7 @@ fn the_page_is_one_file_that_needs_nothing_else() {
 }
 
 #[test]
-fn the_page_shows_what_everybody_may_know() {
+fn page_shows_only_public_information() {
     let world = World::with_tree();
     let mirror = "[[mirror]]\nname='edge'\nurl='./secret-place'\nregion='eu'\n\
                   public_url='https://edge.example/docs'\n";
@@ -138,7 +138,7 @@ fn the_page_shows_what_everybody_may_know() {
 }
 
 #[test]
-fn a_mirror_that_is_gone_shows_what_it_served_last() {
+fn unreachable_mirror_shows_its_last_known_release() {
     let world = World::with_tree();
     world.write(
         "headwater.toml",
@@ -240,7 +240,7 @@ fn measure(world: &World, html: &str, width: u32, scheme: u32) -> Value {
 
 #[test]
 #[ignore = "needs Chromium, which not every machine has"]
-fn the_page_fits_a_phone_and_every_text_stands_out() {
+fn page_fits_a_phone_with_enough_contrast() {
     let world = fleet();
     world.run("status --html page.html").code(1);
     let page = world.read("page.html").replace("<details>", "<details open>");

@@ -92,7 +92,7 @@ fn says(text: &str, line: &str) {
 }
 
 #[test]
-fn a_bad_release_reaches_the_canary_and_nobody_else() {
+fn bad_release_reaches_only_the_canary() {
     let world = World::with_tree();
     let (web, kept) = front(&world);
     let _receivers = fleet(&world, &web);

@@ -7,7 +7,7 @@ use serde_json::json;
 use crate::harness::{World, column};
 
 #[test]
-fn a_whole_mirror_has_no_fault() {
+fn intact_mirror_has_no_faults() {
     let world = World::with_mirror();
     world.ok("verify ./www").says("./www: 5 objects, ").says("checked: no fault");
     world.ok("verify ./www --quick").says("5 slot entries checked: no fault");
@@ -16,7 +16,7 @@ fn a_whole_mirror_has_no_fault() {
 }
 
 #[test]
-fn a_flipped_bit_is_found_wherever_it_is() {
+fn flipped_bit_is_found_in_every_file() {
     for prefix in ["objects/", "manifests/", "releases/", "slots/"] {
         let world = World::with_mirror();
         let path = &world.inside("www", prefix)[0];
@@ -42,7 +42,7 @@ fn a_flipped_bit_is_found_wherever_it_is() {
 }
 
 #[test]
-fn hand_edits_are_named_without_reading_a_byte() {
+fn manual_edits_are_found_by_quick_verify() {
     let world = World::with_mirror();
     world.remove("www/current/app.js");
     world.write("www/current/app.js", "longer than it was before");
@@ -80,7 +80,7 @@ fn hand_edits_are_named_without_reading_a_byte() {
 }
 
 #[test]
-fn missing_parts_are_named() {
+fn missing_files_of_the_store_are_named() {
     let world = World::with_mirror();
     world.remove(&world.object("www", "<h1>hello</h1>\n"));
     world.run("verify ./www").code(1).says("objects/").says("missing");
@@ -91,7 +91,7 @@ fn missing_parts_are_named() {
 }
 
 #[test]
-fn names_of_strangers_steer_no_terminal() {
+fn control_characters_in_unexpected_names_are_escaped() {
     let world = World::with_mirror();
     world.write("www/current/evil\x1b[2J\nname", "x");
     world.run("verify ./www").code(1).says("\\u{1b}");
@@ -99,7 +99,7 @@ fn names_of_strangers_steer_no_terminal() {
 }
 
 #[test]
-fn one_bad_mirror_does_not_hide_the_others() {
+fn one_bad_mirror_does_not_hide_the_result_of_others() {
     let world = World::with_tree();
     world.ok("push tree ./www ./data");
     world.write("data/current/stranger", "x");
@@ -117,7 +117,7 @@ fn one_bad_mirror_does_not_hide_the_others() {
 }
 
 #[test]
-fn verify_changes_nothing_but_its_note() {
+fn verify_changes_only_its_history_event() {
     let world = World::with_mirror();
     let snapshot = || {
         let lines = world.snapshot("").into_iter();
@@ -138,7 +138,7 @@ fn verify_changes_nothing_but_its_note() {
 }
 
 #[test]
-fn a_first_release_that_is_only_staged_is_no_fault() {
+fn staged_first_release_is_not_a_fault() {
     let world = World::with_tree();
     world.ok("push tree ./www --stage-only");
     world.ok("verify ./www").says("no fault");

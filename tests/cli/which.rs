@@ -20,7 +20,7 @@ fn fleet() -> (World, [Web; 2]) {
 }
 
 #[test]
-fn which_tells_object_release_and_what_visitors_get() {
+fn which_shows_object_release_and_public_content() {
     let (world, _webs) = fleet();
     world.write("tree/index.html", "second");
     world.ok("push ./tree eu");
@@ -47,7 +47,7 @@ fn which_tells_object_release_and_what_visitors_get() {
 }
 
 #[test]
-fn a_status_looks_at_what_visitors_get() {
+fn status_public_checks_what_visitors_get() {
     let (world, _webs) = fleet();
     world.ok("status --public").says("visitors get this release: 5 files fetched");
     world.tamper("us/current/index.html", "by hand");
@@ -69,7 +69,7 @@ fn a_status_looks_at_what_visitors_get() {
 }
 
 #[test]
-fn only_mirrors_that_are_proven_current_are_listed() {
+fn mirrorlist_names_only_mirrors_confirmed_current() {
     let (world, webs) = fleet();
     let [eu, us] = webs.map(|web| web.url);
     assert_eq!(world.ok("mirrorlist").stdout, format!("{eu}\n{us}\n"));
@@ -93,7 +93,7 @@ fn only_mirrors_that_are_proven_current_are_listed() {
 }
 
 #[test]
-fn an_empty_list_replaces_no_good_one() {
+fn empty_list_does_not_replace_a_good_one() {
     let (world, webs) = fleet();
     world.ok("mirrorlist --output list").warns("wrote list");
     let good = world.read("list");
