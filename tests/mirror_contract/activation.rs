@@ -32,7 +32,7 @@ pub(crate) fn activation_is_compare_and_set<F: Fixture>() {
     assert_serves(&fixture, &second);
 }
 
-pub(crate) fn a_lower_rank_is_refused<F: Fixture>() {
+pub(crate) fn lower_rank_is_refused<F: Fixture>() {
     let base = first_tree().release(5);
     let fixture = F::with(&[&base]);
     let mirror = fixture.mirror();
@@ -53,7 +53,7 @@ pub(crate) fn a_lower_rank_is_refused<F: Fixture>() {
     assert_serves(&fixture, &eighth);
 }
 
-pub(crate) fn of_equal_sequences_the_higher_rank_follows<F: Fixture>() {
+pub(crate) fn higher_rank_of_equal_sequence_is_accepted<F: Fixture>() {
     let base = first_tree().release(5);
     let fixture = F::with(&[&first_tree().without("empty.txt").release(4), &base]);
     let mirror = fixture.mirror();
@@ -73,7 +73,7 @@ pub(crate) fn of_equal_sequences_the_higher_rank_follows<F: Fixture>() {
     assert_serves(&fixture, &other);
 }
 
-pub(crate) fn another_history_is_refused_unless_it_takes_over<F: Fixture>() {
+pub(crate) fn other_history_is_refused_unless_it_replaces_the_current_one<F: Fixture>() {
     let base = first_tree().release(5);
     let fixture = F::with(&[&base]);
     let mirror = fixture.mirror();
@@ -94,7 +94,7 @@ pub(crate) fn another_history_is_refused_unless_it_takes_over<F: Fixture>() {
     assert_serves(&fixture, &foreign);
 }
 
-pub(crate) fn only_what_is_staged_can_be_activated<F: Fixture>() {
+pub(crate) fn only_a_staged_release_can_be_activated<F: Fixture>() {
     let (first, second) = (first_tree().release(1), second_tree().release(2));
     let fixture = F::with(&[&first]);
     let mirror = fixture.mirror();
@@ -115,7 +115,7 @@ pub(crate) fn activating_the_current_release_again_does_nothing<F: Fixture>() {
     }
 }
 
-pub(crate) fn an_abandoned_release_is_forgotten<F: Fixture>() {
+pub(crate) fn abandoned_release_cannot_be_activated<F: Fixture>() {
     let (first, second) = (first_tree().release(1), second_tree().release(2));
     let fixture = F::with(&[&first]);
     let mirror = fixture.mirror();
@@ -133,7 +133,7 @@ pub(crate) fn an_abandoned_release_is_forgotten<F: Fixture>() {
     assert_serves(&fixture, &second);
 }
 
-pub(crate) fn the_later_of_two_stages_takes_the_slot<F: Fixture>() {
+pub(crate) fn later_of_two_stages_takes_the_slot<F: Fixture>() {
     let first = first_tree().release(1);
     for sequence in [2, 3] {
         let fixture = F::with(&[&first]);
@@ -156,7 +156,7 @@ pub(crate) fn the_later_of_two_stages_takes_the_slot<F: Fixture>() {
     }
 }
 
-pub(crate) fn a_locked_mirror_says_so_and_still_answers<F: Fixture>() {
+pub(crate) fn locked_mirror_reports_the_lock_and_can_be_read<F: Fixture>() {
     const WAIT: Duration = Duration::from_millis(60);
     let (first, second, third) =
         (first_tree().release(1), second_tree().release(2), first_tree().release(3));

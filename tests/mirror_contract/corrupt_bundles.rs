@@ -139,7 +139,7 @@ fn is_fault_of_the_mirror(error: &MirrorError) -> bool {
     }
 }
 
-pub(crate) fn a_lie_is_refused_and_leaves_nothing_behind<F: Fixture>() {
+pub(crate) fn corrupt_bundle_is_refused_and_leaves_nothing_behind<F: Fixture>() {
     let (first, second) = (first_tree().release(1), second_tree().release(2));
     let fixture = F::with(&[&first]);
     let mirror = fixture.mirror();
@@ -213,7 +213,7 @@ fn handmade(version: &Version, path: &[u8], target: Option<&[u8]>) -> Delivery {
     delivery
 }
 
-pub(crate) fn no_path_leads_out_of_the_slot<F: Fixture>() {
+pub(crate) fn paths_never_escape_the_slot<F: Fixture>() {
     let honest = Tree::default().file("evil", "evil", 5).release(2);
     let fixture = F::new();
     let mirror = fixture.mirror();

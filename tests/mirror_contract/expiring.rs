@@ -43,7 +43,7 @@ fn serves(fixture: &impl Fixture, path: &str) -> bool {
     fixture.store().join("current").join(path).exists()
 }
 
-pub(crate) fn due_entries_go_with_settling_and_with_pruning<F: Fixture>() {
+pub(crate) fn due_entries_are_removed_by_clean_up_and_prune<F: Fixture>() {
     for is_pruned in [false, true] {
         let (fixture, first) = due::<F>();
         let mirror = fixture.mirror();
@@ -64,7 +64,7 @@ pub(crate) fn due_entries_go_with_settling_and_with_pruning<F: Fixture>() {
     }
 }
 
-pub(crate) fn what_expired_is_not_brought_back<F: Fixture>() {
+pub(crate) fn expired_entries_are_not_restored<F: Fixture>() {
     let (fixture, first) = due::<F>();
     let mirror = fixture.mirror();
     mirror.clean_up(3).unwrap();

@@ -13,7 +13,7 @@ use crate::origin::{Tree, Version, first_tree, noise, second_tree};
 /// More than one question takes.
 const MANY: u64 = 40_000;
 
-pub(crate) fn a_mirror_tells_which_objects_it_holds<F: Fixture>() {
+pub(crate) fn mirror_reports_which_objects_it_has<F: Fixture>() {
     let first = first_tree().release(1);
     let absent = F::new();
     let objects = first.named_objects();
@@ -52,7 +52,7 @@ fn releases() -> ([Version; 2], Version, HashSet<ObjectId>) {
     ([first, second], third, held)
 }
 
-pub(crate) fn what_is_held_is_named_and_not_sent<F: Fixture>() {
+pub(crate) fn objects_that_the_mirror_has_are_not_sent<F: Fixture>() {
     let ([first, second], third, held) = releases();
     // Against a base that shows none of it, and against none.
     for base in [Some(&second), None] {
@@ -70,7 +70,7 @@ pub(crate) fn what_is_held_is_named_and_not_sent<F: Fixture>() {
     }
 }
 
-pub(crate) fn what_was_held_and_is_gone_is_fetched<F: Fixture>() {
+pub(crate) fn objects_lost_since_the_query_are_requested<F: Fixture>() {
     let ([first, second], third, held) = releases();
     let harms: [fn(&std::path::Path); 2] = [
         |file| fs::remove_file(file).unwrap(),
@@ -91,7 +91,7 @@ pub(crate) fn what_was_held_and_is_gone_is_fetched<F: Fixture>() {
     }
 }
 
-pub(crate) fn an_id_that_nobody_holds_is_no_content<F: Fixture>() {
+pub(crate) fn unavailable_object_id_is_refused<F: Fixture>() {
     let (first, second) = (first_tree().release(1), second_tree().release(2));
     let fixture = F::with(&[&first]);
     let held = second.named_objects().into_iter().collect();

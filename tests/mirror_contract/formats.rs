@@ -69,14 +69,14 @@ fn changes() -> [(&'static str, Option<Version>, Version, HashSet<ObjectId>); 4]
 const STORE: &str = "stores/v1-two-releases.tar";
 
 #[test]
-fn todays_manifests_are_the_golden_ones() {
+fn manifests_are_written_like_the_golden_files() {
     for (name, version) in manifests() {
         assert!(fs::read(golden(name)).unwrap() == version.manifest, "{name}");
     }
 }
 
 #[test]
-fn golden_manifests_are_read() {
+fn golden_manifests_can_be_read() {
     for (name, version) in manifests() {
         let reader =
             ManifestReader::new(File::open(golden(name)).unwrap(), Some(version.release.manifest))
@@ -86,7 +86,7 @@ fn golden_manifests_are_read() {
 }
 
 #[test]
-fn todays_changes_are_the_golden_ones() {
+fn manifest_deltas_are_written_like_the_golden_files() {
     for (name, base, version, held) in changes() {
         // How well zstd does is not part of the format.
         let plain = |bytes: &[u8]| zstd::decode_all(bytes).unwrap();
@@ -96,7 +96,7 @@ fn todays_changes_are_the_golden_ones() {
 }
 
 #[test]
-fn golden_changes_are_applied() {
+fn golden_manifest_deltas_can_be_applied() {
     for (name, base, version, held) in changes() {
         let change = fs::read(golden(name)).unwrap();
         let base = base.map_or(Vec::new(), |base| base.entries);
@@ -128,7 +128,7 @@ fn golden_store() -> (Directory, Version, Version) {
 }
 
 #[test]
-fn the_golden_store_opens_and_is_whole() {
+fn golden_store_opens_without_faults() {
     let (fixture, first, second) = golden_store();
     let state = fixture.mirror().state().unwrap();
     assert_eq!(state.site, Some(site()));
@@ -138,7 +138,7 @@ fn the_golden_store_opens_and_is_whole() {
 }
 
 #[test]
-fn the_golden_store_takes_the_next_release() {
+fn golden_store_accepts_the_next_release() {
     let (fixture, _, second) = golden_store();
     let mirror = fixture.mirror();
     let third = names_tree().release(3);
@@ -150,7 +150,7 @@ fn the_golden_store_takes_the_next_release() {
 }
 
 #[test]
-fn every_fault_of_a_golden_store_is_named_and_mended() {
+fn every_fault_of_the_golden_store_is_found_and_repaired() {
     for damage in &DAMAGES {
         let (fixture, first, second) = golden_store();
         assert_found_and_mended(&fixture, &first, &second, damage);
@@ -158,7 +158,7 @@ fn every_fault_of_a_golden_store_is_named_and_mended() {
 }
 
 #[test]
-fn a_newer_store_is_refused_and_left_alone() {
+fn store_of_a_newer_format_is_refused_and_left_alone() {
     let (fixture, _, second) = golden_store();
     let format = fixture.store().join(".headwater/format");
     let text = fs::read_to_string(&format).unwrap();
@@ -172,7 +172,7 @@ fn a_newer_store_is_refused_and_left_alone() {
 }
 
 #[test]
-fn the_golden_store_is_pushed_to_and_rolled_back() {
+fn golden_store_accepts_a_push_and_a_rollback() {
     let (fixture, first, _) = golden_store();
     let dir = sandbox::directory();
     fs::write(dir.path().join("index.html"), "<h1>three</h1>\n").unwrap();

@@ -9,7 +9,7 @@ use crate::damage::{detach, flip_byte};
 use crate::fixture::{Fixture, assert_serves, tree_at, tree_of};
 use crate::origin::{SealedPack, Tree, first_tree, noise, second_tree};
 
-pub(crate) fn missing_objects_are_fetched<F: Fixture>() {
+pub(crate) fn missing_objects_are_requested_again<F: Fixture>() {
     let (first, second) = (first_tree().release(1), second_tree().release(2));
     let fixture = F::with(&[&first]);
     let lost = [first.file("img/logo.bin").object, first.file("index.html").object];
@@ -25,7 +25,7 @@ pub(crate) fn missing_objects_are_fetched<F: Fixture>() {
     assert_serves(&fixture, &second);
 }
 
-pub(crate) fn damaged_objects_are_fetched_when_they_are_copied<F: Fixture>() {
+pub(crate) fn objects_found_damaged_during_a_copy_are_requested_again<F: Fixture>() {
     let content = noise(3500, 1);
     let first = first_tree().release(1);
     let second = first_tree().file("img/logo.bin", content, 1_700_000_002).release(2);
@@ -41,7 +41,7 @@ pub(crate) fn damaged_objects_are_fetched_when_they_are_copied<F: Fixture>() {
     );
 }
 
-pub(crate) fn what_arrives_replaces_what_is_damaged<F: Fixture>() {
+pub(crate) fn received_object_replaces_a_damaged_one<F: Fixture>() {
     // An object that only an old release has and no slot shows, so that its content is sent again.
     let release = |path: &str, sequence| {
         Tree::default().file(path, noise(900, sequence), 7).release(sequence)
@@ -54,7 +54,7 @@ pub(crate) fn what_arrives_replaces_what_is_damaged<F: Fixture>() {
     assert_serves(&fixture, &fourth);
 }
 
-pub(crate) fn an_object_that_nobody_has_is_an_error<F: Fixture>() {
+pub(crate) fn object_that_no_source_has_is_an_error<F: Fixture>() {
     let (first, second) = (first_tree().release(1), second_tree().release(2));
     let fixture = F::with(&[&first]);
     let object = first.file("img/logo.bin").object;
@@ -79,7 +79,7 @@ pub(crate) fn an_object_that_nobody_has_is_an_error<F: Fixture>() {
     assert_serves(&fixture, &second);
 }
 
-pub(crate) fn a_damaged_or_missing_base_is_named_as_such<F: Fixture>() {
+pub(crate) fn damaged_or_missing_base_is_reported<F: Fixture>() {
     let (first, second) = (first_tree().release(1), second_tree().release(2));
     let harms: [fn(&std::path::Path); 4] = [
         |file| fs::remove_file(file).unwrap(),
@@ -103,7 +103,7 @@ pub(crate) fn a_damaged_or_missing_base_is_named_as_such<F: Fixture>() {
     }
 }
 
-pub(crate) fn damaged_objects_that_blocks_build_on_are_named_and_forgotten<F: Fixture>() {
+pub(crate) fn damaged_base_objects_are_reported_and_removed<F: Fixture>() {
     let contents = [noise(3000, 1), noise(2000, 2), noise(1000, 3)];
     let [gone, kept, sound] = &contents;
     let first = Tree::default().file("gone", gone.clone(), 1).file("kept", kept.clone(), 1);

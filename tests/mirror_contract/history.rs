@@ -12,7 +12,7 @@ fn happened<F: Fixture>(fixture: &F) -> Vec<EventKind> {
     fixture.mirror().history().unwrap().into_iter().map(|happening| happening.what).collect()
 }
 
-pub(crate) fn what_happened_is_told_in_its_order<F: Fixture>() {
+pub(crate) fn history_events_are_returned_in_order<F: Fixture>() {
     let fixture = F::new();
     let mirror = fixture.mirror();
     assert_eq!(mirror.history().unwrap(), [], "nothing happened where nothing is");
@@ -37,7 +37,7 @@ pub(crate) fn what_happened_is_told_in_its_order<F: Fixture>() {
     assert!(mirror.history().unwrap().iter().all(|happening| now.abs_diff(happening.time) < 600));
 }
 
-pub(crate) fn a_torn_history_harms_nothing<F: Fixture>() {
+pub(crate) fn torn_history_is_tolerated<F: Fixture>() {
     let (first, second) = (first_tree().release(1), second_tree().release(2));
     let fixture = F::with(&[&first]);
     let log = fixture.store().join(".headwater/events.jsonl");

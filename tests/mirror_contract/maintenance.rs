@@ -35,7 +35,7 @@ fn kept<F: Fixture>(fixture: &F) -> Vec<u64> {
     fixture.mirror().state().unwrap().releases.iter().map(|release| release.sequence).collect()
 }
 
-pub(crate) fn settling_keeps_the_newest_releases<F: Fixture>() {
+pub(crate) fn clean_up_keeps_the_newest_releases<F: Fixture>() {
     for (keep, wanted) in
         [(0, vec![5, 6]), (1, vec![5, 6]), (3, vec![4, 5, 6]), (9, (1..=6).collect())]
     {
@@ -59,7 +59,7 @@ pub(crate) fn settling_keeps_the_newest_releases<F: Fixture>() {
     }
 }
 
-pub(crate) fn settling_keeps_what_a_staged_release_needs<F: Fixture>() {
+pub(crate) fn clean_up_keeps_content_of_a_staged_release<F: Fixture>() {
     let fixture = F::new();
     let versions = publish_numbered(&fixture, 1..=4, 9);
     let mirror = fixture.mirror();
@@ -72,7 +72,7 @@ pub(crate) fn settling_keeps_what_a_staged_release_needs<F: Fixture>() {
     assert_serves(&fixture, &fifth);
 }
 
-pub(crate) fn pruning_drops_what_nothing_needs<F: Fixture>() {
+pub(crate) fn prune_drops_unreferenced_content<F: Fixture>() {
     let fixture = F::new();
     let versions = publish_numbered(&fixture, 1..=5, 9);
     let mirror = fixture.mirror();
@@ -96,7 +96,7 @@ pub(crate) fn pruning_drops_what_nothing_needs<F: Fixture>() {
     assert_serves(&fixture, &back);
 }
 
-pub(crate) fn settling_keeps_what_may_be_resumed<F: Fixture>() {
+pub(crate) fn clean_up_keeps_resumable_content<F: Fixture>() {
     let first = first_tree().release(1);
     let second = second_tree().release(2);
     let fixture = F::with(&[&first]);
@@ -109,7 +109,7 @@ pub(crate) fn settling_keeps_what_may_be_resumed<F: Fixture>() {
     assert_serves(&fixture, &second);
 }
 
-pub(crate) fn pruning_drops_what_no_push_resumes<F: Fixture>() {
+pub(crate) fn prune_drops_content_of_unfinished_pushes<F: Fixture>() {
     let (first, second) = (first_tree().release(1), second_tree().release(2));
     let mut fixture = F::with(&[&first]);
     let mut delivery = second.onto(Some(&first));
@@ -129,7 +129,7 @@ pub(crate) fn pruning_drops_what_no_push_resumes<F: Fixture>() {
     assert_serves(&fixture, &second);
 }
 
-pub(crate) fn a_stage_survives_pruning<F: Fixture>() {
+pub(crate) fn running_stage_survives_a_prune<F: Fixture>() {
     let first = first_tree().release(1);
     let second = second_tree().release(2);
     for is_full in [true, false] {
@@ -158,7 +158,7 @@ pub(crate) fn a_stage_survives_pruning<F: Fixture>() {
     assert_serves(&fixture, &second);
 }
 
-pub(crate) fn nothing_lies_open_to_pruning_while_a_stage_waits<F: Fixture>() {
+pub(crate) fn stage_waiting_for_the_lock_leaves_nothing_for_prune<F: Fixture>() {
     let (first, second) = (first_tree().release(1), second_tree().release(2));
     let fixture = F::with(&[&first]);
     let delivery = second.onto(Some(&first));

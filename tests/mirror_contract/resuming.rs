@@ -25,7 +25,7 @@ fn second_onto(first: &Version) -> (Version, Delivery) {
     (second, delivery)
 }
 
-pub(crate) fn packs_that_arrived_are_not_asked_for_again<F: Fixture>() {
+pub(crate) fn received_packs_are_not_requested_again<F: Fixture>() {
     let first = first_tree().release(1);
     let (second, mut delivery) = second_onto(&first);
     let count = delivery.packs.len();
@@ -47,7 +47,7 @@ pub(crate) fn packs_that_arrived_are_not_asked_for_again<F: Fixture>() {
     }
 }
 
-pub(crate) fn packs_that_are_late_come_all_the_same<F: Fixture>() {
+pub(crate) fn late_packs_are_accepted<F: Fixture>() {
     let first = first_tree().release(1);
     let (second, delivery) = second_onto(&first);
     let count = delivery.packs.len();
@@ -62,7 +62,7 @@ pub(crate) fn packs_that_are_late_come_all_the_same<F: Fixture>() {
     }
 }
 
-pub(crate) fn what_rotted_in_quarantine_is_asked_for_again<F: Fixture>() {
+pub(crate) fn packs_damaged_in_quarantine_are_requested_again<F: Fixture>() {
     let first = first_tree().release(1);
     let harms: [fn(&std::path::Path); 4] = [
         |file| fs::remove_file(file).unwrap(),
@@ -99,7 +99,7 @@ pub(crate) fn what_rotted_in_quarantine_is_asked_for_again<F: Fixture>() {
     }
 }
 
-pub(crate) fn a_later_release_of_the_same_content_resumes<F: Fixture>() {
+pub(crate) fn later_release_of_the_same_content_resumes<F: Fixture>() {
     let first = first_tree().release(1);
     let fixture = F::with(&[&first]);
     let (_, mut delivery) = second_onto(&first);
@@ -115,7 +115,7 @@ pub(crate) fn a_later_release_of_the_same_content_resumes<F: Fixture>() {
     assert_serves(&fixture, &later);
 }
 
-pub(crate) fn another_bundle_of_the_same_key_costs_one_attempt_at_most<F: Fixture>() {
+pub(crate) fn different_bundle_under_the_same_key_fails_at_most_once<F: Fixture>() {
     let first = first_tree().release(1);
     let fixture = F::with(&[&first]);
     let (_, mut delivery) = second_onto(&first);

@@ -43,7 +43,7 @@ fn question(release: &Version) -> (SignatureQuestion, Vec<u64>, Vec<Option<Signa
     (SignatureQuestion { base, key: KEY, asked }, sizes, expected)
 }
 
-pub(crate) fn signatures_are_those_of_the_files_asked_for<F: Fixture>() {
+pub(crate) fn signatures_match_the_requested_files<F: Fixture>() {
     let release = release();
     let mirror = F::with(&[&release]);
     let mirror = mirror.mirror();
@@ -58,7 +58,7 @@ pub(crate) fn signatures_are_those_of_the_files_asked_for<F: Fixture>() {
     assert_eq!(mirror.signatures(&question, &[], &Silent).unwrap(), []);
 }
 
-pub(crate) fn signatures_of_what_is_not_there_are_left_out<F: Fixture>() {
+pub(crate) fn signatures_of_absent_files_are_left_out<F: Fixture>() {
     let release = release();
     let (question, sizes, mut expected) = question(&release);
     let absent = F::new();
@@ -79,7 +79,7 @@ pub(crate) fn signatures_of_what_is_not_there_are_left_out<F: Fixture>() {
     assert_eq!(mirror.signatures(&question, &sizes, &Silent).unwrap(), expected);
 }
 
-pub(crate) fn a_cancelled_question_for_signatures_ends<F: Fixture>() {
+pub(crate) fn cancelled_signature_request_stops<F: Fixture>() {
     let release = release();
     let fixture = F::with(&[&release]);
     let (question, sizes, _) = question(&release);

@@ -35,7 +35,7 @@ fn activate<F: Fixture>(
     fixture.mirror().activate(release, Some(expected.name())).err().map(|error| error.kind())
 }
 
-pub(crate) fn a_staged_release_survives_a_restart_and_is_activated_by_its_name<F: Fixture>() {
+pub(crate) fn staged_release_is_activated_by_name_after_a_restart<F: Fixture>() {
     let (first, second) = (first_tree().release(1), second_tree().release(2));
     let mut fixture = F::with(&[&first]);
     second.onto(Some(&first)).stage(&*fixture.mirror()).unwrap();
@@ -47,7 +47,7 @@ pub(crate) fn a_staged_release_survives_a_restart_and_is_activated_by_its_name<F
     assert_shows_nothing(&fixture);
 }
 
-pub(crate) fn a_staged_release_is_abandoned_after_a_restart<F: Fixture>() {
+pub(crate) fn staged_release_is_abandoned_after_a_restart<F: Fixture>() {
     let (first, second) = (first_tree().release(1), second_tree().release(2));
     let mut fixture = F::with(&[&first]);
     second.onto(Some(&first)).stage(&*fixture.mirror()).unwrap();
@@ -60,7 +60,7 @@ pub(crate) fn a_staged_release_is_abandoned_after_a_restart<F: Fixture>() {
     assert_serves(&fixture, &first);
 }
 
-pub(crate) fn a_later_stage_supersedes_a_staged_release<F: Fixture>() {
+pub(crate) fn later_stage_supersedes_a_staged_release<F: Fixture>() {
     let (first, second) = (first_tree().release(1), second_tree().release(2));
     let third = Tree::default().file("third.txt", "third", 1_700_000_003).release(3);
     let mut fixture = F::with(&[&first]);

@@ -8,7 +8,7 @@ use headwater::pack::{BaseRange, Level, Piece, encode_block};
 use crate::fixture::{Fixture, assert_serves};
 use crate::origin::{SealedPack, Seen, Tree, first_tree, noise, second_tree};
 
-pub(crate) fn a_staged_and_activated_release_is_served_whole<F: Fixture>() {
+pub(crate) fn staged_and_activated_release_is_served_completely<F: Fixture>() {
     let fixture = F::new();
     let first = first_tree().release(1);
     let delivery = first.onto(None);
@@ -18,7 +18,7 @@ pub(crate) fn a_staged_and_activated_release_is_served_whole<F: Fixture>() {
     assert_serves(&fixture, &first);
 }
 
-pub(crate) fn a_staged_release_is_not_seen<F: Fixture>() {
+pub(crate) fn staged_release_is_not_served<F: Fixture>() {
     let (first, second) = (first_tree().release(1), second_tree().release(2));
     let fixture = F::new();
     let mirror = fixture.mirror();
@@ -36,7 +36,7 @@ pub(crate) fn a_staged_release_is_not_seen<F: Fixture>() {
     assert_serves(&fixture, &first);
 }
 
-pub(crate) fn staging_again_takes_nothing<F: Fixture>() {
+pub(crate) fn staging_again_transfers_nothing<F: Fixture>() {
     let (first, second) = (first_tree().release(1), second_tree().release(2));
     let fixture = F::with(&[&first]);
     let delivery = second.onto(Some(&first));
@@ -51,7 +51,7 @@ pub(crate) fn staging_again_takes_nothing<F: Fixture>() {
     assert_serves(&fixture, &second);
 }
 
-pub(crate) fn every_kind_of_change_arrives<F: Fixture>() {
+pub(crate) fn every_kind_of_change_is_served<F: Fixture>() {
     let moves: [fn(Tree) -> Tree; 9] = [
         |tree| tree.file("added/far/down.txt", "new", 2),
         |tree| tree.file("app.js", "changed", 2),
@@ -82,7 +82,7 @@ pub(crate) fn every_kind_of_change_arrives<F: Fixture>() {
     }
 }
 
-pub(crate) fn packs_come_in_any_order<F: Fixture>() {
+pub(crate) fn packs_are_accepted_in_any_order<F: Fixture>() {
     let first = first_tree().release(1);
     for turn in 0..first.onto(None).packs.len() {
         let fixture = F::new();
@@ -96,7 +96,7 @@ pub(crate) fn packs_come_in_any_order<F: Fixture>() {
     }
 }
 
-pub(crate) fn a_block_may_build_on_objects_of_the_base<F: Fixture>() {
+pub(crate) fn block_against_base_objects_is_decoded<F: Fixture>() {
     let first = Tree::default()
         .file("a", noise(9000, 1), 1)
         .link("b", "a")
@@ -121,7 +121,7 @@ pub(crate) fn a_block_may_build_on_objects_of_the_base<F: Fixture>() {
     assert_serves(&fixture, &second);
 }
 
-pub(crate) fn content_that_is_there_under_another_name_is_not_sent<F: Fixture>() {
+pub(crate) fn content_present_under_another_path_is_not_sent<F: Fixture>() {
     let first = first_tree().release(1);
     let fixture = F::with(&[&first]);
     let content = noise(3500, 1);
@@ -149,7 +149,7 @@ impl Monitor for Stopped {
     }
 }
 
-pub(crate) fn a_cancelled_stage_changes_nothing<F: Fixture>() {
+pub(crate) fn cancelled_stage_changes_nothing<F: Fixture>() {
     let (first, second) = (first_tree().release(1), second_tree().release(2));
     let fixture = F::with(&[&first]);
     let delivery = second.onto(Some(&first));

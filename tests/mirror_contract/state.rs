@@ -15,7 +15,7 @@ use headwater::monitor::Silent;
 use crate::fixture::{Fixture, assert_serves};
 use crate::origin::{first_tree, second_tree};
 
-pub(crate) fn an_absent_mirror_is_empty_and_stays_absent<F: Fixture>() {
+pub(crate) fn absent_mirror_is_empty_and_stays_absent<F: Fixture>() {
     let fixture = F::new();
     let mirror = fixture.mirror();
     for _ in 0..2 {
@@ -33,7 +33,7 @@ pub(crate) fn an_absent_mirror_is_empty_and_stays_absent<F: Fixture>() {
     assert!(!fixture.store().exists(), "asking created something");
 }
 
-pub(crate) fn a_mirror_of_another_site_is_refused<F: Fixture>() {
+pub(crate) fn mirror_of_another_site_is_refused<F: Fixture>() {
     let first = first_tree().release(1);
     let fixture = F::with(&[&first]);
     let news = Site::new("news").unwrap();
@@ -48,7 +48,7 @@ pub(crate) fn a_mirror_of_another_site_is_refused<F: Fixture>() {
     assert_serves(&fixture, &first);
 }
 
-pub(crate) fn two_who_create_it_at_once_make_one_mirror<F: Fixture>() {
+pub(crate) fn concurrent_creation_makes_one_mirror<F: Fixture>() {
     let (one, other) = (first_tree().release(1), second_tree().release(2));
     for _ in 0..20 {
         let fixture = F::new();
@@ -72,7 +72,7 @@ pub(crate) fn two_who_create_it_at_once_make_one_mirror<F: Fixture>() {
     }
 }
 
-pub(crate) fn manifests_and_objects_come_back_as_they_went<F: Fixture>() {
+pub(crate) fn manifests_and_objects_read_back_unchanged<F: Fixture>() {
     let first = first_tree().release(1);
     let second = second_tree().release(2);
     let fixture = F::with(&[&first, &second]);
@@ -103,7 +103,7 @@ pub(crate) fn manifests_and_objects_come_back_as_they_went<F: Fixture>() {
     );
 }
 
-pub(crate) fn parts_of_many_objects_come_in_the_order_asked_for<F: Fixture>() {
+pub(crate) fn object_parts_are_returned_in_the_requested_order<F: Fixture>() {
     let first = first_tree().release(1);
     let absent = F::new();
     let part = |object: ObjectId, offset: u64, length: u64| ObjectPart { object, offset, length };

@@ -82,7 +82,7 @@ pub(crate) fn assert_found_and_mended(
     assert!(mirror.repair(&archive, &Silent).unwrap().found.is_empty(), "{name}");
 }
 
-pub(crate) fn every_fault_is_named_and_mended<F: Fixture>() {
+pub(crate) fn every_fault_is_found_and_repaired<F: Fixture>() {
     let (first, second) = (first_tree().release(1), second_tree().release(2));
     for damage in &DAMAGES {
         let fixture = F::with(&[&first, &second]);
@@ -90,7 +90,7 @@ pub(crate) fn every_fault_is_named_and_mended<F: Fixture>() {
     }
 }
 
-pub(crate) fn a_quick_look_finds_what_times_and_sizes_tell<F: Fixture>() {
+pub(crate) fn quick_verify_finds_changed_times_and_sizes<F: Fixture>() {
     let (first, second) = (first_tree().release(1), second_tree().release(2));
     for damage in &DAMAGES {
         let fixture = F::with(&[&first, &second]);
@@ -101,7 +101,7 @@ pub(crate) fn a_quick_look_finds_what_times_and_sizes_tell<F: Fixture>() {
     }
 }
 
-pub(crate) fn what_cannot_be_mended_is_left_and_named<F: Fixture>() {
+pub(crate) fn unrepairable_fault_is_left_and_named<F: Fixture>() {
     let (first, second) = (first_tree().release(1), second_tree().release(2));
     let fixture = F::with(&[&first, &second]);
     let mirror = fixture.mirror();
@@ -120,7 +120,7 @@ pub(crate) fn what_cannot_be_mended_is_left_and_named<F: Fixture>() {
     assert_serves(&fixture, &second);
 }
 
-pub(crate) fn a_lost_slot_is_rebuilt<F: Fixture>() {
+pub(crate) fn lost_slot_is_rebuilt<F: Fixture>() {
     let (first, second) = (first_tree().release(1), second_tree().release(2));
     for version in [&second, &first] {
         let fixture = F::with(&[&first, &second]);
