@@ -31,7 +31,7 @@ fn is_taken(command: &mut Command) -> bool {
 
 #[test]
 #[ignore = "needs nginx"]
-fn nginx_takes_the_list() {
+fn nginx_accepts_the_mirror_list() {
     let (world, list) = listed("nginx");
     let is_taken = |list: &str| {
         let directory = world.path("");
@@ -58,7 +58,7 @@ fn nginx_takes_the_list() {
 
 #[test]
 #[ignore = "needs haproxy"]
-fn haproxy_takes_the_list() {
+fn haproxy_accepts_the_mirror_list() {
     let (world, list) = listed("haproxy");
     let is_taken = |list: &str| {
         let text = format!(

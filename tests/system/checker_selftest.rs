@@ -110,7 +110,7 @@ const BREAKS: [Break; 27] = [
 ];
 
 #[test]
-fn the_checker_sees_whatever_is_wrong_with_a_store() {
+fn checker_finds_every_fault_of_a_store() {
     let world = World::new();
     world.publish(&Tree::small(), &["mirror"], &[]);
     world.publish(&Tree::small().file("js/app.js", "let release = 2;"), &["mirror"], &[]);
@@ -126,7 +126,7 @@ fn the_checker_sees_whatever_is_wrong_with_a_store() {
 }
 
 #[test]
-fn the_checker_sees_whatever_differs_from_the_tree() {
+fn checker_finds_every_difference_from_the_tree() {
     let world = World::new();
     let served = world.publish(&Tree::small(), &["mirror"], &[]);
     let mut exec = Tree::small();

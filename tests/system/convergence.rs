@@ -127,13 +127,13 @@ fn converges(seed: u64, steps: usize) {
 }
 
 #[test]
-fn mirrors_with_any_history_converge() {
+fn mirrors_with_random_histories_converge() {
     let seed = crate::trees::seed();
     (0..6).for_each(|round| converges(seed.wrapping_add(round), 25));
 }
 
 #[test]
-fn mirrors_that_went_apart_converge() {
+fn diverged_mirrors_converge() {
     let world = World::new();
     let tree = |text: &str| Tree::default().file("index.html", text);
     world.publish(&tree("1"), &MIRRORS, &[]);
@@ -149,7 +149,7 @@ fn mirrors_that_went_apart_converge() {
 }
 
 #[test]
-fn a_mirror_that_is_ahead_lends_its_release() {
+fn lagging_mirror_gets_the_release_of_a_newer_one() {
     let world = World::new();
     let tree = |text: &str| Tree::default().file("index.html", text);
     world.publish(&tree("1"), &MIRRORS, &[]);
@@ -163,7 +163,7 @@ fn a_mirror_that_is_ahead_lends_its_release() {
 
 #[test]
 #[ignore = "minutes"]
-fn mirrors_with_any_long_history_converge() {
+fn mirrors_with_long_random_histories_converge() {
     let seed = crate::trees::seed();
     (0..60).for_each(|round| converges(seed.wrapping_add(round), 60));
 }

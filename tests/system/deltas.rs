@@ -144,7 +144,7 @@ impl Pushed {
 
 /// How long a mirror takes to answer does not change the packs.
 #[test]
-fn a_mirror_that_is_slow_to_answer_gets_the_same_packs() {
+fn slow_mirror_gets_the_same_packs() {
     let sent = |before: &str, name: &str| {
         let world = World::new();
         let (ssh, program) =
@@ -170,7 +170,7 @@ fn a_mirror_that_is_slow_to_answer_gets_the_same_packs() {
 }
 
 #[test]
-fn only_what_changed_inside_of_files_is_sent() {
+fn only_changed_ranges_of_files_are_sent() {
     let fleet = Fleet::begun(&["one", "two"]);
     let second = fleet.publish("2");
     second.check_small();
@@ -196,7 +196,7 @@ fn only_what_changed_inside_of_files_is_sent() {
 }
 
 #[test]
-fn without_compression_nothing_builds_on_anything() {
+fn push_without_compression_sends_no_deltas() {
     let fleet = Fleet::begun(&["one"]);
     fleet.world.write("tree", &pages("2"));
     let raw = fleet.push_with("", &["--json", "--level", "raw"]);
@@ -206,7 +206,7 @@ fn without_compression_nothing_builds_on_anything() {
 }
 
 #[test]
-fn a_damaged_object_of_a_mirror_is_named_and_worked_around() {
+fn damaged_mirror_object_is_reported_and_sent_again() {
     let fleet = Fleet::begun(&["one", "two"]);
     let second = fleet.publish("2");
     second.check_small();
@@ -256,7 +256,7 @@ fn spoil(path: &Path, at: impl Fn(usize) -> usize) {
 }
 
 #[test]
-fn a_damaged_cache_is_told_of_and_costs_bytes_only() {
+fn damaged_cache_is_reported_and_costs_only_bytes() {
     let harms: [Harm; 5] = [
         ("content", |path| (0..60).for_each(|part| spoil(path, |end| part * end / 80))),
         ("table", |path| spoil(path, |end| end - 60)),
@@ -294,7 +294,7 @@ fn a_damaged_cache_is_told_of_and_costs_bytes_only() {
 
 #[cfg(debug_assertions)]
 #[test]
-fn a_full_disk_under_the_cache_is_told_of_and_costs_bytes_only() {
+fn full_cache_disk_is_reported_and_costs_only_bytes() {
     let fleet = Fleet::begun(&["one"]);
     fleet.world.write("tree", &pages("2"));
     let full = fleet.push_with("errno=28@write", &["--json"]);
@@ -305,7 +305,7 @@ fn a_full_disk_under_the_cache_is_told_of_and_costs_bytes_only() {
 }
 
 #[test]
-fn nothing_is_kept_where_that_is_switched_off() {
+fn disabled_cache_keeps_no_content() {
     let fleet = Fleet::new(&["one"]);
     fs::write(fleet.world.path("headwater.toml"), "[cache]\ncontent = \"0\"\n").unwrap();
     fleet.publish("1");
@@ -403,7 +403,7 @@ fn stays_identical(seed: u64, steps: usize) {
 }
 
 #[test]
-fn any_change_against_old_content_arrives_to_the_byte() {
+fn random_changes_to_old_content_arrive_byte_for_byte() {
     let seed = crate::trees::seed();
     (0..3).for_each(|round| stays_identical(seed.wrapping_add(round), 8));
 }

@@ -85,13 +85,13 @@ fn rollback_with_any_step_failing_serves_the_old_release() {
 }
 
 #[test]
-fn prune_with_any_step_failing_serves_the_same() {
+fn prune_with_any_step_failing_serves_the_same_release() {
     fails_cleanly(Kind::Prune);
     fails_cleanly(Kind::Expire);
 }
 
 #[test]
-fn a_cache_without_room_for_a_file_costs_a_warning_only() {
+fn cache_without_space_for_a_file_causes_only_a_warning() {
     for kind in [Kind::FirstPush, Kind::Update, Kind::Rollback] {
         let scenario = Scenario::new(kind);
         ["mirror", "cache"].iter().for_each(|place| scenario.world.save(place));
@@ -123,7 +123,7 @@ fn a_cache_without_room_for_a_file_costs_a_warning_only() {
 }
 
 #[test]
-fn a_failed_sync_is_final() {
+fn failed_sync_prevents_activation() {
     for kind in [Kind::FirstPush, Kind::Update, Kind::Rollback] {
         for op in ["sync", "sync file system"] {
             let scenario = Scenario::new(kind);
@@ -142,7 +142,7 @@ fn a_failed_sync_is_final() {
 }
 
 #[test]
-fn a_disk_that_fails_every_operation_of_a_kind_serves_the_old_release() {
+fn permanently_failing_operation_serves_the_old_release() {
     for op in [
         "create",
         "create directory",
@@ -166,7 +166,7 @@ fn a_disk_that_fails_every_operation_of_a_kind_serves_the_old_release() {
 /// G3, G14: an error of reading says nothing about what could not be read.
 #[cfg(debug_assertions)]
 #[test]
-fn what_cannot_be_read_is_not_taken_for_damaged() {
+fn unreadable_content_is_not_treated_as_damaged() {
     const EACCES: i32 = 13;
     const EMFILE: i32 = 24;
     let world = World::new();

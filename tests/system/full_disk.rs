@@ -54,7 +54,7 @@ fn judge(world: &World, old: &Served, outcome: &Outcome) -> bool {
 }
 
 #[test]
-fn too_few_descriptors_fail_in_words_or_suffice() {
+fn push_with_few_descriptors_succeeds_or_fails_clearly() {
     let mut failed = 0;
     for limit in [12, 16, 20, 24, 32, 40, 64, 256] {
         let (world, old) = prepare();
@@ -96,7 +96,7 @@ fn twelve_directories_are_filled_with_few_descriptors() {
 }
 
 #[test]
-fn files_over_the_limit_fail_in_words() {
+fn file_size_limit_fails_with_a_clear_error() {
     // In blocks of 512 bytes; with the signal ignored, as in some service managers, and as it
     // comes.
     for limit in ["trap '' XFSZ; ulimit -f 40", "ulimit -f 40"] {
@@ -110,7 +110,7 @@ fn files_over_the_limit_fail_in_words() {
 }
 
 #[test]
-fn a_receiver_with_a_limit_for_files_answers_in_words() {
+fn receiver_with_a_file_size_limit_returns_a_clear_error() {
     let (world, old) = prepare();
     let ssh = stand_in(&world, "ssh", "ulimit -f 40");
     let (tree, place) = (world.at("tree"), format!("ssh://edge{}", world.at("mirror")));
@@ -192,19 +192,19 @@ fn overflows(options: &str, room: &str, words: &[&str]) {
 
 #[test]
 #[ignore = "needs root"]
-fn a_full_disk_is_told_before_anything_is_written() {
+fn full_disk_is_reported_before_writing() {
     overflows("size=3m", "size=30m", &["space"]);
 }
 
 #[test]
 #[ignore = "needs root"]
-fn a_disk_without_inodes_is_told_before_anything_is_written() {
+fn disk_without_free_inodes_is_reported_before_writing() {
     overflows("size=30m,nr_inodes=1800", "nr_inodes=7000", &["inodes"]);
 }
 
 #[test]
 #[ignore = "needs root"]
-fn a_disk_that_fills_up_meanwhile_gives_its_space_back() {
+fn disk_that_fills_during_a_push_is_freed_again() {
     let world = World::new();
     let small = Small::mount(&world.path("disk"), "size=40m");
     let old = world.publish(&Tree::small(), &["disk/mirror"], &[]);
@@ -229,7 +229,7 @@ fn a_disk_that_fills_up_meanwhile_gives_its_space_back() {
 
 #[test]
 #[ignore = "needs root"]
-fn what_another_push_left_makes_room_for_this_one() {
+fn leftovers_of_another_push_are_dropped_for_space() {
     for is_remote in [false, true] {
         let world = World::new();
         let _small = Small::mount(&world.path("disk"), "size=60m");
@@ -259,7 +259,7 @@ fn fill(dir: &Path) {
 
 #[test]
 #[ignore = "needs root"]
-fn a_file_can_be_removed_from_a_mirror_on_a_full_disk() {
+fn file_can_be_removed_from_a_mirror_on_a_full_disk() {
     for is_remote in [false, true] {
         let world = World::new();
         let small = Small::mount(&world.path("disk"), "size=100m,nr_inodes=9000");
@@ -282,7 +282,7 @@ fn a_file_can_be_removed_from_a_mirror_on_a_full_disk() {
 
 #[test]
 #[ignore = "needs root"]
-fn a_full_disk_under_the_cache_is_a_warning_and_the_push_goes_on() {
+fn full_cache_disk_is_a_warning_and_the_push_continues() {
     let world = World::new();
     let _small = Small::mount(&world.path("small"), "size=1m,nr_inodes=500");
     let cache = ["--cache", &world.at("small/cache")];

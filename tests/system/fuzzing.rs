@@ -30,7 +30,7 @@ fn call(name: &str, target: Target, input: &[u8]) {
 }
 
 #[test]
-fn every_target_has_a_corpus_and_a_program_and_holds_for_all_of_it() {
+fn every_target_has_a_corpus_and_a_program_and_passes() {
     let mut named: Vec<String> =
         fs::read_dir(corpus("")).unwrap().map(|entry| name_of(&entry.unwrap().path())).collect();
     named.sort();
@@ -53,7 +53,7 @@ fn name_of(path: &Path) -> String {
 }
 
 #[test]
-fn every_target_holds_for_mutants_of_its_corpus() {
+fn every_target_passes_on_mutants_of_its_corpus() {
     let mut rng = Rng::new(seed());
     for (name, target) in ALL {
         let inputs = inputs(name);

@@ -82,7 +82,7 @@ fn assert_none(found: &[String]) {
 }
 
 #[test]
-fn every_file_says_first_what_it_knows() {
+fn every_file_starts_with_a_module_comment() {
     let others = ["tests", "benches", "fuzz/fuzz_targets"].map(|directory| files(directory, ".rs"));
     let all = sources().into_iter().chain(others.into_iter().flatten());
     let silent = all.filter(|(_, text)| !text.starts_with("//!") && !text.starts_with("#![doc"));
@@ -157,7 +157,7 @@ fn declared(line: &str) -> Option<String> {
 }
 
 #[test]
-fn names_have_the_words_of_the_glossary() {
+fn names_avoid_banned_words() {
     let mut found = Vec::new();
     for (file, text) in sources().iter().filter(|(file, _)| !is_test(file)) {
         for (number, line) in production(text) {
@@ -177,7 +177,7 @@ fn production_does_not_unwrap() {
 }
 
 #[test]
-fn the_library_does_not_print_exit_or_read_the_environment() {
+fn library_does_not_print_exit_or_read_the_environment() {
     let words = [
         "println!",
         "eprintln!",
@@ -196,7 +196,7 @@ fn the_library_does_not_print_exit_or_read_the_environment() {
 }
 
 #[test]
-fn only_one_file_of_the_program_opens_the_standard_streams() {
+fn only_one_file_opens_the_standard_streams() {
     let is_other =
         |path: &str| path.starts_with("src/cli/") && path != "src/cli/output/terminal.rs";
     assert_none(&lines_with(
@@ -206,7 +206,7 @@ fn only_one_file_of_the_program_opens_the_standard_streams() {
 }
 
 #[test]
-fn pure_rooms_touch_no_file_socket_or_clock() {
+fn pure_rooms_do_not_use_files_sockets_or_clocks() {
     let words =
         ["std::fs", "std::net", "std::time", "std::process", "SystemTime", "Instant", "File::"];
     let is_pure = |file: &str| {
@@ -264,7 +264,7 @@ fn wrong_imports(sources: &BTreeMap<String, String>) -> Vec<String> {
 }
 
 #[test]
-fn push_and_serve_name_neither_each_other_nor_a_concrete_mirror() {
+fn push_and_receiver_import_neither_each_other_nor_concrete_mirrors() {
     let concrete = [
         "mirror::local",
         "mirror::http",
@@ -282,7 +282,7 @@ fn push_and_serve_name_neither_each_other_nor_a_concrete_mirror() {
 }
 
 #[test]
-fn only_the_receiver_waits_for_many_at_once() {
+fn only_the_receiver_uses_async_libraries() {
     let is_elsewhere = |file: &str| !file.starts_with("src/receiver/");
     assert_none(&lines_with(
         is_elsewhere,
@@ -295,8 +295,7 @@ fn only_the_receiver_waits_for_many_at_once() {
 }
 
 #[test]
-fn the_sources_have_no_unsafe_code_and_no_sleep_but_for_locks_and_where_a_request_to_stop_ends_it()
-{
+fn sources_have_no_unsafe_code_and_no_uninterruptible_sleep() {
     assert_none(&lines_with(|_| true, &["unsafe {", "unsafe fn"]));
     let may_sleep = |file: &str| file.starts_with("src/fsx") || file == "src/cancel.rs";
     assert_none(&lines_with(
@@ -306,7 +305,7 @@ fn the_sources_have_no_unsafe_code_and_no_sleep_but_for_locks_and_where_a_reques
 }
 
 #[test]
-fn who_speaks_http_and_who_starts_processes_is_known() {
+fn only_listed_files_use_http_or_start_processes() {
     let is_remote = |file: &str| {
         file.starts_with("src/mirror/http/")
             || file.starts_with("src/mirror/ssh/")
@@ -325,7 +324,7 @@ fn who_speaks_http_and_who_starts_processes_is_known() {
 }
 
 #[test]
-fn every_fixture_is_named_in_a_test() {
+fn every_fixture_is_used_by_a_test() {
     let code: String = sources().into_values().chain(files("tests", ".rs").into_values()).collect();
     let mut unused = Vec::new();
     for file in files("fixtures", "").into_keys() {
@@ -340,7 +339,7 @@ fn every_fixture_is_named_in_a_test() {
 }
 
 #[test]
-fn the_docs_print_the_unit_that_the_package_installs() {
+fn docs_show_the_installed_systemd_unit() {
     let read = |file: &str| fs::read_to_string(Path::new(ROOT).join(file)).unwrap();
     let page = read("docs/receivers.md");
     let unit = read(".ci/debian/headwater.service");
@@ -349,13 +348,13 @@ fn the_docs_print_the_unit_that_the_package_installs() {
 }
 
 #[test]
-fn the_readme_is_short() {
+fn readme_is_short() {
     let bytes = fs::metadata(Path::new(ROOT).join("README.md")).unwrap().len();
     assert!(bytes <= 8192, "README.md has {bytes} bytes of 8192; move what is long to docs/");
 }
 
 #[test]
-fn the_commented_serve_toml_has_only_known_keys() {
+fn commented_serve_toml_has_only_known_keys() {
     let text = fs::read_to_string(Path::new(ROOT).join(".ci/debian/serve.toml")).unwrap();
     let is_setting = |line: &&str| {
         line.starts_with('[') || line.split_once(" = ").is_some_and(|(key, _)| !key.contains(' '))
@@ -369,7 +368,7 @@ fn the_commented_serve_toml_has_only_known_keys() {
 }
 
 #[test]
-fn the_jobs_and_the_action_name_this_version() {
+fn ci_jobs_and_action_name_the_current_version() {
     let version = env!("CARGO_PKG_VERSION");
     for (file, words) in [
         (
@@ -388,7 +387,7 @@ fn the_jobs_and_the_action_name_this_version() {
 }
 
 #[test]
-fn the_scan_sees_what_it_looks_for() {
+fn source_scan_finds_planted_violations() {
     let body = "    step();\n".repeat(71);
     let text = format!(
         "//! A room.\nuse crate::push::Plan;\n// .unwrap()\nfn long() {{\n{body}}}\n\

@@ -51,42 +51,42 @@ fn survives(kind: Kind) {
 }
 
 #[test]
-fn first_push_killed_anywhere_leaves_nothing_or_all() {
+fn first_push_killed_at_any_step_leaves_nothing_or_everything() {
     survives(Kind::FirstPush);
 }
 
 #[test]
-fn update_killed_anywhere_leaves_the_old_or_the_new_release() {
+fn update_killed_at_any_step_leaves_the_old_or_new_release() {
     survives(Kind::Update);
 }
 
 #[test]
-fn deletion_killed_anywhere_leaves_the_old_or_the_new_release() {
+fn deletion_killed_at_any_step_leaves_the_old_or_new_release() {
     survives(Kind::Deletion);
 }
 
 #[test]
-fn rollback_killed_anywhere_leaves_the_old_or_the_new_release() {
+fn rollback_killed_at_any_step_leaves_the_old_or_new_release() {
     survives(Kind::Rollback);
 }
 
 #[test]
-fn prune_killed_anywhere_serves_the_same() {
+fn prune_killed_at_any_step_serves_the_same_release() {
     survives(Kind::Prune);
 }
 
 #[test]
-fn expiry_killed_anywhere_serves_what_is_not_due_and_goes_on() {
+fn expiry_killed_at_any_step_keeps_entries_not_due_and_resumes() {
     survives(Kind::Expire);
 }
 
 #[test]
-fn repair_killed_anywhere_damages_nothing_more() {
+fn repair_killed_at_any_step_causes_no_more_damage() {
     survives(Kind::Repair);
 }
 
 #[test]
-fn an_abandoned_release_is_never_served_in_part() {
+fn abandoned_release_is_never_partly_served() {
     let world = World::new();
     let mirror = world.at("mirror");
     world.publish(&Tree::small(), &["mirror"], &[]);
@@ -116,7 +116,7 @@ fn an_abandoned_release_is_never_served_in_part() {
 }
 
 #[test]
-fn a_link_replaced_by_unlinking_it_first_is_noticed() {
+fn non_atomic_link_replacement_is_detected() {
     let scenario = Scenario::new(Kind::Update);
     scenario.world.save("mirror");
     let steps = scenario.steps();
@@ -129,7 +129,7 @@ fn a_link_replaced_by_unlinking_it_first_is_noticed() {
 }
 
 #[test]
-fn pruning_leaves_only_what_kept_releases_need() {
+fn prune_leaves_only_content_of_kept_releases() {
     let scenario = Scenario::new(Kind::Prune);
     scenario.run(None).expect(&[0]);
     let records = checker::records(&scenario.mirror);

@@ -182,7 +182,7 @@ fn outcomes(report: &Report) -> Vec<Outcome> {
 }
 
 #[test]
-fn four_mirrors_switch_before_a_dead_one_fails() {
+fn four_mirrors_activate_before_a_dead_one_times_out() {
     let mut edges = Edges::new();
     let source = edges.tree();
     let (fleet, recorder) =
@@ -201,7 +201,7 @@ fn four_mirrors_switch_before_a_dead_one_fails() {
 }
 
 #[test]
-fn a_mirror_that_answers_late_gets_the_release_after_the_others() {
+fn late_mirror_gets_the_release_after_the_others() {
     let mut edges = Edges::new();
     let source = edges.tree();
     let (fleet, recorder) = edges.late_fleet(Some(four_have_switched), |_| {});
@@ -216,7 +216,7 @@ fn a_mirror_that_answers_late_gets_the_release_after_the_others() {
 }
 
 #[test]
-fn a_late_mirror_is_staged_where_the_others_are_only_staged() {
+fn late_mirror_is_only_staged_if_the_goal_is_staging() {
     let mut edges = Edges::new();
     let source = edges.tree();
     let four_are_staged = |events: &[Event]| {
@@ -231,7 +231,7 @@ fn a_late_mirror_is_staged_where_the_others_are_only_staged() {
 }
 
 #[test]
-fn a_late_mirror_that_lags_gets_the_release_that_the_others_have() {
+fn late_lagging_mirror_gets_the_release_of_the_others() {
     let mut edges = Edges::new();
     edges.publish(&NAMES[..4], |_| {});
     let source = edges.tree_of(2);
@@ -247,7 +247,7 @@ fn a_late_mirror_that_lags_gets_the_release_that_the_others_have() {
 }
 
 #[test]
-fn a_late_mirror_that_serves_a_higher_release_is_left_alone() {
+fn late_mirror_with_a_higher_release_is_left_alone() {
     let mut edges = Edges::new();
     edges.publish(&["edge5"], |_| {});
     edges.publish(&["edge5"], |_| {});
@@ -256,7 +256,7 @@ fn a_late_mirror_that_serves_a_higher_release_is_left_alone() {
 }
 
 #[test]
-fn a_late_mirror_of_another_history_is_left_alone() {
+fn late_mirror_of_another_history_is_left_alone() {
     let mut edges = Edges::absent();
     edges.publish(&["edge5"], |_| {});
     edges.publish(&NAMES[..4], |_| {});
@@ -268,7 +268,7 @@ fn a_late_mirror_of_another_history_is_left_alone() {
 }
 
 #[test]
-fn a_late_mirror_with_a_higher_order_is_left_alone() {
+fn late_mirror_with_a_higher_run_number_is_left_alone() {
     let order = |number| Some(RunNumber::new("ci", number).unwrap());
     let mut edges = Edges::new();
     edges.publish(&["edge5"], |options| options.order = order(60));
@@ -282,7 +282,7 @@ fn a_late_mirror_with_a_higher_order_is_left_alone() {
 }
 
 #[test]
-fn a_late_mirror_that_has_rejected_the_content_is_left_alone() {
+fn late_mirror_that_rejected_the_content_is_left_alone() {
     let mut edges = Edges::new();
     edges.publish(&["edge5"], |_| {});
     let rollback = Source::Rollback { to: None, by: DecidedBy::Person(Some("ann".into())) };
@@ -299,7 +299,7 @@ fn a_late_mirror_that_has_rejected_the_content_is_left_alone() {
 }
 
 #[test]
-fn a_late_mirror_counts_where_another_one_fails() {
+fn late_mirror_counts_towards_the_requirement() {
     let mut edges = Edges::new();
     let source = edges.tree();
     let (fleet, recorder) =
@@ -311,7 +311,7 @@ fn a_late_mirror_counts_where_another_one_fails() {
 }
 
 #[test]
-fn a_late_mirror_of_another_history_ends_nothing_for_the_others() {
+fn late_mirror_of_another_history_does_not_stop_the_others() {
     let mut edges = Edges::absent();
     edges.publish(&["edge5"], |_| {});
     edges.publish(&NAMES[..4], |_| {});
@@ -332,7 +332,7 @@ fn a_late_mirror_of_another_history_ends_nothing_for_the_others() {
 }
 
 #[test]
-fn a_second_name_of_a_mirror_is_refused_also_when_it_is_late() {
+fn late_duplicate_name_of_a_mirror_is_refused() {
     let mut edges = Edges::new();
     let source = edges.tree();
     let path = edges.world.path("edge1");
@@ -365,14 +365,14 @@ fn assert_waits(edges: &Edges, source: &Source, options: &Options, expected: &[O
 }
 
 #[test]
-fn the_first_release_waits_for_every_mirror() {
+fn first_release_waits_for_every_mirror() {
     let mut edges = Edges::absent();
     let source = edges.tree();
     assert_waits(&edges, &source, &edges.options(), &vec![Outcome::Activated; 5]);
 }
 
 #[test]
-fn waves_and_going_back_wait_for_every_mirror() {
+fn waves_and_revert_policy_wait_for_every_mirror() {
     for change in [
         (|policy: &mut Policy| policy.on_failure = OnFailure::Revert) as fn(&mut Policy),
         |policy| {
@@ -397,7 +397,7 @@ fn heal_waits_for_every_mirror() {
 }
 
 #[test]
-fn a_plan_waits_for_every_mirror() {
+fn plan_waits_for_every_mirror() {
     let mut edges = Edges::new();
     let source = edges.tree();
     let (fleet, recorder) = edges.late_fleet(None, |_| {});
@@ -406,7 +406,7 @@ fn a_plan_waits_for_every_mirror() {
 }
 
 #[test]
-fn a_rollback_asks_a_dead_mirror_once() {
+fn rollback_polls_a_dead_mirror_once() {
     let mut edges = Edges::new();
     edges.publish(&NAMES, |_| {});
     let mut mirrors = NAMES.map(|name| edges.edge(name));

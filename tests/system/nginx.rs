@@ -162,7 +162,7 @@ fn check(
 
 #[test]
 #[ignore = "needs nginx, a minute"]
-fn nginx_serves_every_switch_without_a_failed_or_mixed_read() {
+fn nginx_serves_no_failed_or_mixed_read_during_activations() {
     let world = World::new();
     world.publish(&tree(0), &["mirror"], &[]);
     let nginx = Nginx::start(&world, &world.path("mirror/current"));
@@ -223,7 +223,7 @@ fn nginx_serves_every_switch_without_a_failed_or_mixed_read() {
 
 #[test]
 #[ignore = "needs nginx"]
-fn the_server_of_the_docs_serves_a_mirror() {
+fn documented_nginx_server_serves_a_mirror() {
     let world = World::new();
     let site = tree(7)
         .file("404.html", "not found")

@@ -124,7 +124,7 @@ fn slots(world: &World) -> (PathBuf, PathBuf) {
 }
 
 #[test]
-fn slots_that_lead_outside_are_not_followed() {
+fn slots_linked_outside_are_not_followed() {
     for is_live in [false, true] {
         let world = prepare();
         let (live, idle) = slots(&world);
@@ -149,7 +149,7 @@ fn links_inside_slots_are_not_followed() {
 /// A push looks at what it changes only: its cost goes with the change. What
 /// somebody did elsewhere in the idle slot is then served, and `verify --quick` finds it.
 #[test]
-fn links_that_a_push_does_not_meet_are_found_by_a_quick_verify() {
+fn links_that_a_push_leaves_are_found_by_quick_verify() {
     for is_live in [false, true] {
         let world = prepare();
         let (live, idle) = slots(&world);
@@ -166,7 +166,7 @@ fn links_that_a_push_does_not_meet_are_found_by_a_quick_verify() {
 }
 
 #[test]
-fn rooms_of_the_store_that_lead_outside_are_not_followed() {
+fn store_paths_linked_outside_are_not_followed() {
     for name in ["objects", "manifests", "releases", "slots", "incoming", "lock", "format"] {
         let world = prepare();
         relink(&world.path("mirror/.headwater").join(name), &world.path("outside").join(name));
@@ -175,7 +175,7 @@ fn rooms_of_the_store_that_lead_outside_are_not_followed() {
 }
 
 #[test]
-fn rooms_moved_outside_and_linked_back_are_not_changed_there() {
+fn store_directories_moved_outside_are_not_changed_there() {
     for name in ["objects", "manifests", "releases", "slots", "incoming", "incoming/tmp"] {
         let world = prepare();
         let place = world.path("mirror/.headwater").join(name);
@@ -189,7 +189,7 @@ fn rooms_moved_outside_and_linked_back_are_not_changed_there() {
 }
 
 #[test]
-fn object_directories_that_lead_outside_are_not_followed() {
+fn object_directories_linked_outside_are_not_followed() {
     let world = prepare();
     let objects = world.path("mirror/.headwater/objects");
     for prefix in 0..=255 {
@@ -199,7 +199,7 @@ fn object_directories_that_lead_outside_are_not_followed() {
 }
 
 #[test]
-fn a_store_that_is_a_link_is_not_followed() {
+fn store_that_is_a_link_is_not_followed() {
     let world = prepare();
     fs::rename(world.path("mirror/.headwater"), world.path("outside/store")).unwrap();
     symlink(world.path("outside/store"), world.path("mirror/.headwater")).unwrap();
@@ -207,7 +207,7 @@ fn a_store_that_is_a_link_is_not_followed() {
 }
 
 #[test]
-fn a_current_that_leads_elsewhere_is_not_followed() {
+fn current_linked_outside_is_not_followed() {
     let targets = [
         "../outside",
         "/",
@@ -226,7 +226,7 @@ fn a_current_that_leads_elsewhere_is_not_followed() {
 }
 
 #[test]
-fn a_current_that_is_a_directory_or_a_file_is_not_removed() {
+fn current_that_is_a_directory_or_a_file_is_not_removed() {
     let world = prepare();
     fs::remove_file(world.path("mirror/current")).unwrap();
     fs::create_dir(world.path("mirror/current")).unwrap();
@@ -242,7 +242,7 @@ fn a_current_that_is_a_directory_or_a_file_is_not_removed() {
 }
 
 #[test]
-fn links_swapped_in_while_pushes_run_lead_nowhere() {
+fn links_swapped_in_during_pushes_are_not_followed() {
     let world = prepare();
     let outside = world.path("outside");
     let before = fingerprint(&outside);
@@ -289,7 +289,7 @@ fn swap_links(world: &World) {
 }
 
 #[test]
-fn manifests_that_name_places_outside_are_refused() {
+fn manifests_with_paths_outside_are_refused() {
     let absolute = |world: &World| world.at("outside/new.js");
     let paths: [&dyn Fn(&World) -> String; 6] = [
         &absolute,
@@ -312,7 +312,7 @@ fn manifests_that_name_places_outside_are_refused() {
 }
 
 #[test]
-fn manifests_with_links_that_lead_outside_are_refused() {
+fn manifests_with_links_to_the_outside_are_refused() {
     for target in ["../../outside", "../../../outside/secret", "/etc/passwd", "v1/../../../outside"]
     {
         let world = prepare();
@@ -336,7 +336,7 @@ fn is_refused_as_source(world: &World, what: &str) {
 }
 
 #[test]
-fn links_of_the_tree_are_never_read_through_to_the_outside() {
+fn links_of_the_tree_to_the_outside_are_never_read() {
     let world = prepare();
     world.write("tree", &Tree::small());
     for target in ["../outside/secret", "../outside", "docs/../../outside/secret", "/etc/passwd"] {

@@ -201,7 +201,7 @@ impl Cut {
 
 #[test]
 #[ignore = "needs root and loop devices"]
-fn a_power_cut_at_any_step_leaves_a_whole_release() {
+fn power_cut_at_any_step_leaves_a_complete_release() {
     for sort in sorts() {
         for kind in KINDS {
             let mut cut = Cut::new(kind, sort);
@@ -219,7 +219,7 @@ fn a_power_cut_at_any_step_leaves_a_whole_release() {
 
 #[test]
 #[ignore = "needs root and loop devices"]
-fn what_was_told_to_be_current_survives_a_power_cut() {
+fn reported_activation_survives_a_power_cut() {
     for sort in sorts() {
         for kind in KINDS {
             let mut cut = Cut::new(kind, sort);
@@ -231,7 +231,7 @@ fn what_was_told_to_be_current_survives_a_power_cut() {
 
 #[test]
 #[ignore = "needs root and loop devices"]
-fn a_skipped_directory_sync_is_noticed() {
+fn skipped_directory_sync_is_detected() {
     for sort in sorts() {
         for kind in [Kind::FirstPush, Kind::Update, Kind::Deletion, Kind::Rollback] {
             println!(
@@ -245,7 +245,7 @@ fn a_skipped_directory_sync_is_noticed() {
 
 #[test]
 #[ignore = "needs root and loop devices"]
-fn a_skipped_data_sync_is_noticed() {
+fn skipped_data_sync_is_detected() {
     for sort in sorts() {
         for kind in [Kind::FirstPush, Kind::Update] {
             println!(

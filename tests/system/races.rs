@@ -153,22 +153,22 @@ fn races(rounds: usize, mirrors: usize, ordered: bool) {
 }
 
 #[test]
-fn of_two_racing_pushes_to_a_mirror_one_wins_each_sequence() {
+fn one_of_two_racing_pushes_to_a_mirror_wins_each_sequence() {
     races(50, 1, false);
 }
 
 #[test]
-fn of_two_racing_pushes_to_three_mirrors_one_wins_everywhere() {
+fn one_of_two_racing_pushes_to_three_mirrors_wins_everywhere() {
     races(30, 3, false);
 }
 
 #[test]
-fn of_two_racing_runs_the_newer_is_served_in_the_end() {
+fn newer_of_two_racing_runs_is_served_in_the_end() {
     races(20, 3, true);
 }
 
 #[test]
-fn of_two_racing_pushes_to_a_receiver_one_wins_each_sequence() {
+fn one_of_two_racing_pushes_to_a_receiver_wins_each_sequence() {
     let world = World::new();
     let mirrors = [world.at("mirror")];
     let receiver = Receiver::start(&world.path("mirror"));
@@ -204,7 +204,7 @@ fn link_with_rival(world: &World, receiver: &Receiver, rival: &'static str) -> F
 }
 
 #[test]
-fn a_push_that_lost_to_a_staged_one_takes_its_place() {
+fn push_displaced_by_a_staged_release_stages_again() {
     let world = World::new();
     world.publish(&tree("a", 1), &["mirror"], &[]);
     world.write("tree", &tree("a", 2));
@@ -217,7 +217,7 @@ fn a_push_that_lost_to_a_staged_one_takes_its_place() {
 }
 
 #[test]
-fn a_staged_release_does_not_keep_a_mirror_from_following_the_first() {
+fn competing_staged_release_does_not_keep_a_mirror_behind() {
     let world = World::new();
     world.publish(&tree("a", 1), &["one", "two"], &[]);
     world.write("tree", &tree("a", 2));
@@ -252,7 +252,7 @@ fn a_staged_release_does_not_keep_a_mirror_from_following_the_first() {
 }
 
 #[test]
-fn an_activation_that_lost_to_a_staged_release_names_it_and_fails() {
+fn activation_displaced_by_a_staged_release_names_it_and_fails() {
     let world = World::new();
     let before = world.publish(&tree("a", 1), &["mirror"], &[]);
     world.write("tree", &tree("a", 2));
@@ -274,14 +274,14 @@ fn an_activation_that_lost_to_a_staged_release_names_it_and_fails() {
 
 #[test]
 #[ignore = "minutes"]
-fn a_thousand_races() {
+fn thousand_races_have_one_winner_each() {
     races(400, 1, false);
     races(400, 3, false);
     races(200, 3, true);
 }
 
 #[test]
-fn an_older_run_after_a_newer_one_is_superseded() {
+fn older_run_after_a_newer_one_is_superseded() {
     let world = World::new();
     let newer = world.publish(&tree("a", 2), &["mirror"], &["--order", "ci:5"]);
     world.write("tree", &tree("a", 1));

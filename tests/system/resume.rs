@@ -36,7 +36,7 @@ fn held_on_disk(mirror: &Path) -> BTreeSet<String> {
 }
 
 #[test]
-fn whole_packs_are_not_sent_again_by_another_origin() {
+fn complete_packs_are_not_sent_again_by_another_origin() {
     let world = World::new();
     let mut rng = Rng::new(crate::trees::seed());
     world.write("tree", &large(&mut rng));

@@ -44,7 +44,7 @@ fn sample<T: Copy>(
 }
 
 #[test]
-fn a_sample_has_the_ends_the_named_points_and_one_of_each_part() {
+fn sample_has_both_ends_named_points_and_one_point_per_part() {
     let all: Vec<usize> = (0..200).collect();
     for seed in 0..50 {
         let chosen = sample(&all, 10, |point| point == 77, &mut Rng::new(seed));

@@ -347,7 +347,7 @@ fn write_file(path: &Path, bytes: &[u8], exec: bool) {
 }
 
 #[test]
-fn a_seed_gives_the_same_tree_and_disk_holds_it_after_any_mutations() {
+fn equal_seeds_give_equal_trees_on_disk() {
     let seed = seed();
     let dir = tempfile::tempdir().unwrap();
     let (mut rng, mut again) = (Rng::new(seed), Rng::new(seed));

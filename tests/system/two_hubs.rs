@@ -182,7 +182,7 @@ fn orders(begun: &mut Vec<Happening>, rest: &[Happening], each: &mut dyn FnMut(&
 }
 
 #[test]
-fn a_stale_hub_never_takes_the_edge_back_in_any_order_of_events() {
+fn stale_hub_never_reverts_the_edge_in_any_order_of_events() {
     orders(&mut Vec::new(), &[Publish(0), Publish(1), Carry(0), Carry(1)], &mut |order| {
         let mut fleets = Fleets::new();
         order.iter().for_each(|what| fleets.happen(*what));
@@ -191,7 +191,7 @@ fn a_stale_hub_never_takes_the_edge_back_in_any_order_of_events() {
 }
 
 #[test]
-fn two_hubs_of_which_one_is_stale_do_not_flip_the_edge() {
+fn one_stale_hub_of_two_does_not_flip_the_edge() {
     let mut fleets = Fleets::new();
     for what in [Publish(0), Carry(0), Carry(1), Carry(0), Carry(1)] {
         fleets.happen(what);
@@ -201,7 +201,7 @@ fn two_hubs_of_which_one_is_stale_do_not_flip_the_edge() {
 }
 
 #[test]
-fn no_random_story_takes_a_mirror_back() {
+fn random_events_never_revert_a_mirror() {
     let seed = crate::trees::seed();
     for round in 0..6 {
         let mut rng = Rng::new(seed.wrapping_add(round));

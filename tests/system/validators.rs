@@ -89,21 +89,21 @@ fn letters(count: u8) -> impl Iterator<Item = Tree> {
 }
 
 #[test]
-fn edits_of_the_same_size_within_a_second_are_seen() {
+fn same_size_edits_within_a_second_change_the_validators() {
     let visitor = visited(&letters(12).collect::<Vec<_>>());
     assert_eq!(visitor.states("js/app.js"), 12);
     assert_eq!(visitor.states("index.html"), 1, "what did not change kept its validator");
 }
 
 #[test]
-fn back_and_forth_is_seen_each_time() {
+fn edits_back_and_forth_change_the_validators() {
     let (a, b) = (Tree::small().file("x.css", "a"), Tree::small().file("x.css", "b"));
     let visitor = visited(&[a.clone(), b.clone(), a.clone(), b, a]);
     assert_eq!(visitor.states("x.css"), 5);
 }
 
 #[test]
-fn what_is_removed_and_added_back_is_seen() {
+fn removed_and_restored_file_changes_the_validators() {
     for path in ["x.html", "x.css", "deep/er/x.css"] {
         let (with, other) = (Tree::small().file(path, "a"), Tree::small().file(path, "b"));
         let visitor = visited(&[with.clone(), Tree::small(), other.clone(), Tree::small(), with]);
@@ -112,7 +112,7 @@ fn what_is_removed_and_added_back_is_seen() {
 }
 
 #[test]
-fn moved_links_are_seen_through() {
+fn changed_link_changes_the_validators_behind_it() {
     let tree =
         Tree::small().file("docs/v1/deep/b.html", "1111").file("docs/v2/deep/b.html", "2222");
     let (first, second) = (tree.clone().link("docs/latest", "v1"), tree.link("docs/latest", "v2"));
@@ -122,7 +122,7 @@ fn moved_links_are_seen_through() {
 }
 
 #[test]
-fn moved_links_behind_links_are_seen_through() {
+fn changed_link_behind_a_link_changes_the_validators() {
     let tree = Tree::small().link("newest", "docs/latest").link("js/doc.html", "../newest/a.html");
     let (first, second) = (tree.clone().link("docs/latest", "v1"), tree.link("docs/latest", "v2"));
     let visitor = visited(&[first.clone(), second.clone(), first, second]);
@@ -131,7 +131,7 @@ fn moved_links_behind_links_are_seen_through() {
 }
 
 #[test]
-fn links_that_become_files_and_directories_and_back_are_seen_through() {
+fn link_replaced_by_file_or_directory_changes_the_validators() {
     let link = Tree::small().file("docs/v1/b.html", "bbbb");
     let directory = link.clone().without("docs/latest").file("docs/latest/a.html", "<p>own</p>");
     let file = link.clone().without("docs/latest").file("docs/latest", "a file");
@@ -142,7 +142,7 @@ fn links_that_become_files_and_directories_and_back_are_seen_through() {
 }
 
 #[test]
-fn a_rollback_is_seen() {
+fn rollback_changes_the_validators() {
     let world = World::new();
     let mut visitor = Visitor::default();
     for tree in letters(3) {
@@ -161,7 +161,7 @@ fn a_rollback_is_seen() {
 }
 
 #[test]
-fn a_clock_that_was_a_day_ahead_and_is_set_back_is_outrun() {
+fn clock_set_back_a_day_still_changes_the_validators() {
     let world = World::new();
     let mut visitor = Visitor::default();
     world.publish(&Tree::small().file("x.css", "a"), &["mirror"], &[]);
@@ -196,7 +196,7 @@ fn a_clock_that_was_a_day_ahead_and_is_set_back_is_outrun() {
 }
 
 #[test]
-fn random_changes_are_seen() {
+fn random_changes_change_the_validators() {
     let mut rng = Rng::new(crate::trees::seed());
     for _ in 0..4 {
         let mut tree = Tree::random(&mut rng, 12);

@@ -64,7 +64,7 @@ fn is_found_and_mended(world: &World, victim: &Path, what: &str) {
 }
 
 #[test]
-fn a_flipped_bit_anywhere_is_found_and_mended() {
+fn flipped_bit_in_any_file_is_found_and_repaired() {
     let mut rng = Rng::new(crate::trees::seed());
     let world = prepare();
     world.save("one");
@@ -82,7 +82,7 @@ fn a_flipped_bit_anywhere_is_found_and_mended() {
 }
 
 #[test]
-fn a_file_cut_emptied_or_removed_anywhere_is_found_and_mended() {
+fn truncated_emptied_or_removed_file_is_found_and_repaired() {
     let world = prepare();
     world.save("one");
     let mut places = Vec::new();
@@ -108,7 +108,7 @@ fn a_file_cut_emptied_or_removed_anywhere_is_found_and_mended() {
 }
 
 #[test]
-fn what_is_served_is_mended_from_the_tree_alone() {
+fn served_content_is_repaired_from_the_tree_alone() {
     let world = prepare();
     let served = world.served("one");
     for place in ["index.html", "js/app.js", "bin/tool"] {

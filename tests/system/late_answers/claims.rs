@@ -259,12 +259,12 @@ fn every_claim(actions: &[Action], has_cache: bool) {
 }
 
 #[test]
-fn whatever_one_mirror_says_the_others_are_served_as_without_it() {
+fn claims_of_one_mirror_do_not_change_the_others() {
     every_claim(&Action::ALL, true);
 }
 
 #[test]
-fn whatever_one_mirror_says_to_an_origin_without_a_cache_the_others_are_served_as_without_it() {
+fn claims_of_one_mirror_without_a_cache_do_not_change_the_others() {
     // Without a cache `heal` takes the newest release: it may be run where nothing was published
     // from.
     let actions = [Action::PushNew, Action::PushSame, Action::RollBack, Action::GoBack];
@@ -283,7 +283,7 @@ pub(super) fn publish_elsewhere(edges: &mut Edges, names: &[&str]) {
 }
 
 #[test]
-fn a_release_that_one_mirror_alone_has_passes_nothing_on_to_the_next_one() {
+fn unconfirmed_release_contributes_nothing_to_the_next_one() {
     let mut edges = Edges::new();
     publish_elsewhere(&mut edges, &["edge5"]);
     let source = edges.tree();
@@ -298,7 +298,7 @@ fn a_release_that_one_mirror_alone_has_passes_nothing_on_to_the_next_one() {
 }
 
 #[test]
-fn content_that_one_mirror_alone_has_is_published_as_a_new_release() {
+fn content_on_one_mirror_alone_is_published_as_a_new_release() {
     let mut edges = Edges::new();
     publish_elsewhere(&mut edges, &["edge5"]);
     let source = edges.tree_of(2);
@@ -310,7 +310,7 @@ fn content_that_one_mirror_alone_has_is_published_as_a_new_release() {
 }
 
 #[test]
-fn a_release_of_this_origin_counts_on_one_mirror() {
+fn own_release_on_one_mirror_is_confirmed() {
     let mut edges = Edges::new();
     edges.publish(&["edge5"], run(900));
     let source = edges.tree();
@@ -321,7 +321,7 @@ fn a_release_of_this_origin_counts_on_one_mirror() {
 }
 
 #[test]
-fn heal_leaves_alone_what_one_mirror_alone_has_and_this_origin_does_not_know() {
+fn heal_ignores_an_unknown_release_of_one_mirror() {
     let mut edges = Edges::new();
     publish_elsewhere(&mut edges, &["edge5"]);
     let options = Options { require: Require::AtLeast(1), ..waiting(&edges) };
@@ -340,7 +340,7 @@ fn heal_leaves_alone_what_one_mirror_alone_has_and_this_origin_does_not_know() {
 }
 
 #[test]
-fn a_run_number_counts_once_enough_mirrors_serve_it_and_can_be_set_back() {
+fn confirmed_run_number_supersedes_until_older_is_allowed() {
     let mut edges = Edges::absent();
     edges.publish(&NAMES, run(900));
     let source = edges.tree();
@@ -356,7 +356,7 @@ fn a_run_number_counts_once_enough_mirrors_serve_it_and_can_be_set_back() {
 }
 
 #[test]
-fn a_mirror_of_another_history_fails_alone_where_most_have_theirs_in_common() {
+fn minority_history_fails_alone() {
     let mut edges = Edges::new();
     fs::remove_dir_all(edges.world.path("edge5")).unwrap();
     edges.publish(&["edge5"], |options| options.stores = KnownStores::default());
@@ -373,7 +373,7 @@ fn a_mirror_of_another_history_fails_alone_where_most_have_theirs_in_common() {
 }
 
 #[test]
-fn a_mirror_of_another_site_fails_alone_unless_it_is_required() {
+fn mirror_of_another_site_fails_alone_unless_required() {
     const IS_OF_NEWS: Claim = |state, _| state.site = Some(Site::new("news").unwrap());
     let mut edges = Edges::new();
     let source = edges.tree();
@@ -391,7 +391,7 @@ fn a_mirror_of_another_site_fails_alone_unless_it_is_required() {
 }
 
 #[test]
-fn of_two_mirrors_the_one_that_was_not_pushed_to_from_here_fails_alone() {
+fn unknown_one_of_two_diverged_mirrors_fails_alone() {
     let mut edges = Edges::absent();
     edges.publish(&["edge1"], |_| {});
     edges.publish(&["edge2"], |options| options.stores = KnownStores::default());
@@ -411,7 +411,7 @@ fn of_two_mirrors_the_one_that_was_not_pushed_to_from_here_fails_alone() {
 }
 
 #[test]
-fn a_mirror_that_was_left_behind_joins_whatever_another_one_says_of_histories() {
+fn lagging_mirror_joins_despite_false_history_claims() {
     const FORGETS: Claim = |state, _| invent(state, |release| release.replaces.clear());
     const TAKES_OVER: Claim = |state, _| {
         alter(state, |release| {
@@ -432,7 +432,7 @@ fn a_mirror_that_was_left_behind_joins_whatever_another_one_says_of_histories() 
 }
 
 #[test]
-fn in_waves_a_run_number_counts_that_the_first_wave_has_and_not_that_of_another_mirror() {
+fn only_the_first_wave_alone_confirms_a_run_number() {
     for (ahead, is_refused) in [("edge1", true), ("edge5", false)] {
         let mut edges = Edges::new();
         edges.publish(&[ahead], |options| {
@@ -472,7 +472,7 @@ fn with_claim(edges: &Edges, names: &[&str], claim: Claim) -> Fleet {
 }
 
 #[test]
-fn a_mirror_that_always_claims_one_release_more_causes_one_warning_and_no_release() {
+fn mirror_that_always_claims_one_more_release_causes_only_a_warning() {
     for claim in CLAIMS_OF_ONE_MORE {
         let edges = Edges::new();
         let served = edges.served("edge1").0;
@@ -494,7 +494,7 @@ fn a_mirror_that_always_claims_one_release_more_causes_one_warning_and_no_releas
 }
 
 #[test]
-fn a_release_of_this_origin_whose_record_is_lost_is_replaced_by_a_new_one() {
+fn own_release_with_a_lost_record_is_replaced() {
     let mut edges = Edges::new();
     edges.publish(&["edge5"], |_| {});
     let fleet = with_claim(&edges, &NAMES, |state, _| {
@@ -506,7 +506,7 @@ fn a_release_of_this_origin_whose_record_is_lost_is_replaced_by_a_new_one() {
 }
 
 #[test]
-fn of_joining_mirrors_none_follows_a_sequence_that_no_fleet_reaches() {
+fn joining_mirrors_ignore_an_implausible_sequence() {
     const JUMPS: Claim = |state, _| state.highest_sequence = MAX_SEQUENCE - 7;
     const IS_OLD: Claim = |state, _| state.highest_sequence = 1 << 31;
     for (claim, is_believed) in [(JUMPS, false), (IS_OLD, true)] {
@@ -527,7 +527,7 @@ fn of_joining_mirrors_none_follows_a_sequence_that_no_fleet_reaches() {
 }
 
 #[test]
-fn a_staged_release_is_activated_by_its_sequence_whatever_one_mirror_has_staged() {
+fn activation_by_sequence_ignores_a_false_staged_claim() {
     const STAGED: Claim = |state, next| state.staged.as_mut().unwrap().content = next;
     const SERVES: Claim = |state, _| {
         let mut staged = state.staged.take().unwrap();
@@ -554,7 +554,7 @@ fn a_staged_release_is_activated_by_its_sequence_whatever_one_mirror_has_staged(
 }
 
 #[test]
-fn a_clock_that_was_years_ahead_is_outrun() {
+fn creation_times_years_ahead_are_ignored() {
     let mut edges = Edges::new();
     let source = edges.tree();
     let ahead = NAMES.map(|name| {
@@ -569,7 +569,7 @@ fn a_clock_that_was_years_ahead_is_outrun() {
 }
 
 #[test]
-fn a_release_that_no_mirror_could_read_is_not_made() {
+fn release_with_an_invalid_time_is_not_made() {
     let mut edges = Edges::new();
     let source = edges.tree();
     let options = Options { began: (MAX_TIME + 1) * 1000, ..waiting(&edges) };
@@ -579,7 +579,7 @@ fn a_release_that_no_mirror_could_read_is_not_made() {
 }
 
 #[test]
-fn after_the_last_sequence_the_mirror_that_has_it_is_named() {
+fn maximum_sequence_is_refused_with_the_name_of_the_mirror() {
     let mut edges = Edges::new();
     let source = edges.tree();
     let mut only = edges.edge("edge1");

@@ -65,7 +65,7 @@ impl Front {
 }
 
 #[test]
-fn a_certificate_of_ours_lets_us_in_and_no_other_does() {
+fn only_the_trusted_client_certificate_is_accepted() {
     let world = world();
     let receiver = Receiver::start(&world.path("web"));
     let [own, known, _] = [("localhost", "edge"), ("me.example", "me"), ("other.example", "other")]

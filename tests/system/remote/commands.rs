@@ -45,7 +45,7 @@ fn of_each<'r>(report: &'r Value, key: &str) -> [&'r Value; 2] {
 }
 
 #[test]
-fn a_plan_of_remote_mirrors_is_what_the_push_then_does() {
+fn plan_of_remote_mirrors_matches_the_push() {
     let pair = published();
     let tree = pair.world.at("tree");
     let look = || MIRRORS.map(|mirror| fingerprint(&pair.world.path(mirror)));
@@ -65,7 +65,7 @@ fn a_plan_of_remote_mirrors_is_what_the_push_then_does() {
 }
 
 #[test]
-fn a_release_is_staged_on_remote_mirrors_and_activated_later() {
+fn release_staged_on_remote_mirrors_is_activated_later() {
     let pair = published();
     push(&pair, &["--stage-only"]).expect(&[0]);
     check(&pair, false, 1);
@@ -78,7 +78,7 @@ fn a_release_is_staged_on_remote_mirrors_and_activated_later() {
 }
 
 #[test]
-fn what_is_staged_on_remote_mirrors_is_abandoned() {
+fn release_staged_on_remote_mirrors_is_abandoned() {
     let pair = published();
     push(&pair, &["--stage-only"]).expect(&[0]);
     let abandoned = report(&pair.ask(&["abandon", "2"], &["--json"]).expect(&[0]));
@@ -98,7 +98,7 @@ fn what_is_staged_on_remote_mirrors_is_abandoned() {
 }
 
 #[test]
-fn remote_mirrors_say_what_they_have_at_a_path() {
+fn remote_mirrors_report_the_content_of_a_path() {
     let pair = published();
     let which = |path: &str| report(&pair.ask(&["which", path], &["--json"]));
     let object = |content: &str| json!(blake3::hash(content.as_bytes()).to_hex().to_string());

@@ -122,7 +122,7 @@ pub(super) fn certify(world: &World, name: &str, file: &str) -> TlsFiles {
 }
 
 #[test]
-fn a_push_goes_through_the_proxy_that_is_configured_to_the_mirror_itself() {
+fn push_uses_the_configured_proxy_with_tls_to_the_mirror() {
     let world = world();
     let files = certify(&world, "edge.example", "edge");
     let receiver = Receiver::with(&world.path("web"), |settings| settings.tls = Some(files));
@@ -144,7 +144,7 @@ fn a_push_goes_through_the_proxy_that_is_configured_to_the_mirror_itself() {
 }
 
 #[test]
-fn no_proxy_is_between_a_machine_and_itself() {
+fn loopback_connection_bypasses_the_proxy() {
     let world = world();
     let receiver = Receiver::start(&world.path("web"));
     let proxy = Proxy::start(Err("403 Forbidden"));
@@ -153,7 +153,7 @@ fn no_proxy_is_between_a_machine_and_itself() {
 }
 
 #[test]
-fn a_proxy_that_is_down_or_refuses_is_named() {
+fn unreachable_or_refusing_proxy_is_named() {
     let world = world();
     // Bound and let go again: nobody listens there.
     let dead = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
@@ -172,7 +172,7 @@ fn a_proxy_that_is_down_or_refuses_is_named() {
 }
 
 #[test]
-fn a_token_comes_from_its_file() {
+fn token_is_read_from_its_file() {
     let world = world();
     let token = Token::random().unwrap();
     let site = Site::new("default").unwrap();
@@ -220,7 +220,7 @@ fn a_token_comes_from_its_file() {
 }
 
 #[test]
-fn a_certificate_of_ours_that_cannot_be_used_is_named_before_anything_is_sent() {
+fn unusable_client_certificate_is_named_before_sending() {
     let world = world();
     certify(&world, "me.example", "me");
     certify(&world, "other.example", "other");

@@ -56,14 +56,14 @@ fn site(change: impl Fn(&mut SiteSettings)) -> impl Fn(&mut ReceiverSettings) {
 }
 
 #[test]
-fn a_plan_is_refused_where_the_push_has_too_little_room() {
+fn plan_is_refused_if_the_push_lacks_space() {
     refused_alike(site(|site| site.min_free_bytes = u64::MAX / 2), None, 4, "bytes are free");
     refused_alike(site(|site| site.quota_bytes = Some(1 << 20)), None, 4, "the quota is 1048576");
     refused_alike(site(|site| site.quota_entries = Some(2)), None, 4, "the quota is 2");
 }
 
 #[test]
-fn a_plan_is_refused_where_the_token_may_only_read() {
+fn plan_is_refused_if_the_token_is_read_only() {
     let token = Token::random().unwrap();
     let text = token.reveal();
     let access = move |settings: &mut ReceiverSettings| {
@@ -78,7 +78,7 @@ fn a_plan_is_refused_where_the_token_may_only_read() {
 }
 
 #[test]
-fn with_fewer_mirrors_required_a_plan_says_which_one_would_fail() {
+fn plan_with_fewer_required_mirrors_names_the_failing_one() {
     let world = World::new();
     let receiver = Receiver::with(&world.path("web"), site(|site| site.quota_bytes = Some(10)));
     world.write("tree", &Tree::small());
@@ -97,7 +97,7 @@ fn with_fewer_mirrors_required_a_plan_says_which_one_would_fail() {
 }
 
 #[test]
-fn a_receiver_whose_volume_is_not_mounted_is_not_filled() {
+fn receiver_with_an_unmounted_volume_is_not_filled() {
     let world = World::new();
     let receiver = Receiver::start(&world.path("web"));
     let (url, here) = (receiver.url(), world.at("here"));

@@ -145,7 +145,7 @@ fn assert_silent(what: &str, text: &str) {
 }
 
 #[test]
-fn the_check_itself_finds_every_spelling() {
+fn token_search_finds_every_spelling() {
     let mut random = Rng::new(7);
     for _ in 0..200 {
         let text = format!("a {} b", spelling(&mut random, true).replace("\\n", "\n"));
@@ -154,7 +154,7 @@ fn the_check_itself_finds_every_spelling() {
 }
 
 #[test]
-fn no_output_repeats_a_token_that_a_receiver_sends_back() {
+fn echoed_token_never_appears_in_output() {
     let seed = flaky_proxy::seed();
     let world = World::new();
     world.write("tree", &Tree::small());

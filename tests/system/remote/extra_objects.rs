@@ -81,7 +81,7 @@ fn check_little(sent: &[u64]) {
 }
 
 #[test]
-fn what_is_staged_and_never_was_served_is_not_sent_again() {
+fn staged_content_never_served_is_not_sent_again() {
     let pair = Pair::new();
     pair.publish(&tree(1), &[]);
     let staged = pair.publish(&tree(2), &["--stage-only"]);
@@ -111,7 +111,7 @@ fn content_of_older_releases_is_not_sent_again() {
 }
 
 #[test]
-fn a_mirror_without_a_base_is_sent_what_it_lacks() {
+fn mirror_without_a_base_gets_only_missing_content() {
     let pair = Pair::new();
     pair.publish(&tree(1), &[]);
     // No manifest can be read anywhere, and one mirror has lost content, too.
@@ -138,7 +138,7 @@ fn a_mirror_without_a_base_is_sent_what_it_lacks() {
 }
 
 #[test]
-fn a_copy_and_a_heal_send_nothing_that_a_kept_release_has() {
+fn copy_and_heal_do_not_send_content_of_kept_releases() {
     let pair = Pair::new();
     for version in [1, 2] {
         pair.publish(&tree(version), &["--keep-removed", "0s"]);

@@ -8,7 +8,7 @@ use crate::harness::World;
 use crate::trees::{Rng, Tree, seed};
 
 #[test]
-fn every_kind_of_mirror_is_pushed_to_alike() {
+fn every_kind_of_mirror_gets_the_same_release() {
     let world = World::new();
     let receiver = Receiver::start(&world.path("web"));
     let ssh = stand_in(&world, "ssh", "");
@@ -40,7 +40,7 @@ fn every_kind_of_mirror_is_pushed_to_alike() {
 
 #[cfg(debug_assertions)]
 #[test]
-fn a_receiver_that_is_killed_half_way_is_named_and_healed_by_the_next_push() {
+fn killed_receiver_is_named_and_healed_by_the_next_push() {
     let world = World::new();
     let receiver = Receiver::start(&world.path("web"));
     let ssh = stand_in(&world, "ssh", "");
@@ -69,7 +69,7 @@ fn a_receiver_that_is_killed_half_way_is_named_and_healed_by_the_next_push() {
 }
 
 #[test]
-fn large_content_goes_in_packs_of_its_own_and_is_not_sent_twice() {
+fn large_content_has_separate_packs_and_is_sent_once() {
     let world = World::new();
     let receiver = Receiver::start(&world.path("web"));
     let mut rng = Rng::new(seed());
@@ -88,7 +88,7 @@ fn large_content_goes_in_packs_of_its_own_and_is_not_sent_twice() {
 }
 
 #[test]
-fn nothing_new_costs_a_mirror_less_than_4_kb() {
+fn push_without_changes_costs_less_than_4_kb_per_mirror() {
     let world = World::new();
     let receiver = Receiver::start(&world.path("web"));
     let link = FlakyProxy::start(receiver.address(), 0, 0);

@@ -142,7 +142,7 @@ fn push_beside(
 }
 
 #[test]
-fn garbage_is_no_answer() {
+fn invalid_response_is_an_error() {
     push_beside(
         |stream, _| answer(stream, "200 OK", "", "<html>Welcome to nginx!</html>"),
         &[],
@@ -157,7 +157,7 @@ fn garbage_is_no_answer() {
 }
 
 #[test]
-fn what_a_liar_says_does_not_steer_a_terminal() {
+fn control_characters_of_a_receiver_are_escaped() {
     let world = World::new();
     world.write("tree", &Tree::small());
     let json =
@@ -175,7 +175,7 @@ fn what_a_liar_says_does_not_steer_a_terminal() {
 }
 
 #[test]
-fn a_redirect_is_not_followed_and_the_token_stays() {
+fn redirect_is_not_followed_and_gets_no_token() {
     let elsewhere = HostileReceiver::start(|stream, _| answer(stream, "200 OK", "", "{\"ok\":{}}"));
     let to = format!("location: http://{}/docs/v1/state\r\n", elsewhere.address);
     for status in ["301 Moved", "302 Found", "307 Temporary Redirect", "308 Permanent Redirect"] {
@@ -191,7 +191,7 @@ fn a_redirect_is_not_followed_and_the_token_stays() {
 }
 
 #[test]
-fn silence_trickles_and_answers_without_end_cost_the_deadline_at_most() {
+fn slow_or_endless_responses_stop_at_the_deadline() {
     let flags = ["--deadline", "1500ms"];
     let silent = |_: &mut TcpStream, _: &str| std::thread::park_timeout(Duration::from_secs(20));
     let trickle = |stream: &mut TcpStream, _: &str| {
@@ -217,7 +217,7 @@ fn silence_trickles_and_answers_without_end_cost_the_deadline_at_most() {
 }
 
 #[test]
-fn a_proxy_that_refuses_large_bodies_is_explained() {
+fn proxy_body_limit_is_explained() {
     let state = "{\"ok\":{\"unfinished\":[]}}";
     let lie = move |stream: &mut TcpStream, head: &str| match head.starts_with("GET") {
         true => answer(stream, "200 OK", "", state),
@@ -232,7 +232,7 @@ fn a_proxy_that_refuses_large_bodies_is_explained() {
 }
 
 #[test]
-fn a_proxy_whose_receiver_does_not_run_is_explained() {
+fn proxy_without_a_running_receiver_is_explained() {
     let page = "<html>\r\n<head><title>502 Bad Gateway</title></head>\r\n</html>\r\n";
     for body in [page, ""] {
         let world = World::new();
@@ -250,7 +250,7 @@ fn a_proxy_whose_receiver_does_not_run_is_explained() {
 }
 
 #[test]
-fn another_version_of_the_protocol_is_named() {
+fn other_protocol_version_is_reported() {
     let fields = "headwater-protocol: 7\r\ncontent-type: application/json\r\n";
     let body = "{\"error\":{\"kind\":\"version\",\"message\":\"this receiver speaks version 7\"}}";
     push_beside(
@@ -261,7 +261,7 @@ fn another_version_of_the_protocol_is_named() {
 }
 
 #[test]
-fn a_mirror_that_acknowledges_and_stores_nothing_fools_nobody_else() {
+fn mirror_that_stores_nothing_does_not_affect_the_others() {
     let world = World::new();
     world.write("tree", &Tree::small());
     let liar = HostileReceiver::start(acknowledge);
@@ -273,7 +273,7 @@ fn a_mirror_that_acknowledges_and_stores_nothing_fools_nobody_else() {
 }
 
 #[test]
-fn what_a_liar_claims_to_hold_is_at_most_not_sent_to_it() {
+fn false_object_claims_affect_only_the_lying_mirror() {
     let json = "content-type: application/json\r\n";
     // For the number of objects that were asked for.
     let claims: [fn(usize) -> String; 6] = [
@@ -318,13 +318,13 @@ fn what_a_liar_claims_to_hold_is_at_most_not_sent_to_it() {
 }
 
 #[test]
-fn a_body_that_came_too_slowly_is_sent_again() {
+fn timed_out_request_body_is_sent_again() {
     let body = "{\"error\":{\"kind\":\"malformed\",\"message\":\"the body arrived too slowly\"}}";
     push_again("408 Request Timeout", JSON, body);
 }
 
 #[test]
-fn a_busy_receiver_is_left_alone_for_as_long_as_it_asks() {
+fn busy_receiver_is_retried_after_the_requested_delay() {
     let fields = "retry-after: 1\r\ncontent-type: application/json\r\n";
     for (status, body) in [
         (
@@ -342,14 +342,14 @@ fn a_busy_receiver_is_left_alone_for_as_long_as_it_asks() {
 }
 
 #[test]
-fn a_receiver_that_is_being_restarted_behind_its_proxy_is_asked_again() {
+fn restarting_receiver_behind_a_proxy_is_retried() {
     for status in ["502 Bad Gateway", "503 Service Unavailable", "504 Gateway Timeout"] {
         push_again(status, "content-type: text/html\r\n", "<html>one moment</html>");
     }
 }
 
 #[test]
-fn where_something_on_the_way_takes_no_chunks_it_goes_without() {
+fn refused_chunked_encoding_falls_back_to_fixed_length() {
     for status in ["411 Length Required", "501 Not Implemented"] {
         let world = World::new();
         world.write("tree", &Tree::small());
@@ -373,7 +373,7 @@ fn where_something_on_the_way_takes_no_chunks_it_goes_without() {
 }
 
 #[test]
-fn tokens_let_in_and_show_nowhere() {
+fn token_authenticates_and_never_appears_in_output() {
     let world = World::new();
     world.write("tree", &Tree::small());
     let token = Token::random().unwrap();

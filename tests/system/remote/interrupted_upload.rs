@@ -56,7 +56,7 @@ fn goes_on(world: &World, place: &str, mirror: &str, flags: &[&str]) {
 }
 
 #[test]
-fn ctrl_c_while_a_receiver_is_sent_to_leaves_it_on_its_release() {
+fn ctrl_c_during_an_http_upload_keeps_the_served_release() {
     let world = World::new();
     let receiver = Receiver::start(&world.path("web"));
     begin(&world, &receiver.url(), &[]);
@@ -75,7 +75,7 @@ fn ctrl_c_while_a_receiver_is_sent_to_leaves_it_on_its_release() {
 }
 
 #[test]
-fn ctrl_c_while_a_host_is_sent_to_leaves_it_on_its_release() {
+fn ctrl_c_during_an_ssh_upload_keeps_the_served_release() {
     let world = World::new();
     let ssh = stand_in(&world, "ssh", "");
     let place = format!("ssh://edge2{}", world.at("shell"));

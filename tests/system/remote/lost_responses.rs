@@ -75,11 +75,11 @@ fn pushes_through(end: End, flags: &[&str]) {
 }
 
 #[test]
-fn a_switch_whose_answer_was_lost_is_no_failure_whatever_is_said_later() {
+fn activation_with_a_lost_response_is_not_a_failure() {
     pushes_through(End::Cut, &["--wait", "0s"]);
 }
 
 #[test]
-fn a_switch_that_was_made_before_the_deadline_is_no_failure() {
+fn activation_made_before_the_deadline_is_not_a_failure() {
     pushes_through(End::Silent, &["--deadline", "5s"]);
 }

@@ -21,13 +21,13 @@ const WEBS: usize = 5;
 const SHELLS: usize = 2;
 
 #[test]
-fn what_is_told_of_a_fleet_with_faults_is_true() {
+fn report_of_a_faulty_fleet_is_true() {
     rounds(sweep::rounds([20, 8]));
 }
 
 #[test]
 #[ignore = "takes minutes"]
-fn what_is_told_of_a_fleet_with_faults_is_true_200_times() {
+fn report_of_a_faulty_fleet_is_true_200_times() {
     rounds(200);
 }
 

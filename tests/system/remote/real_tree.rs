@@ -149,7 +149,7 @@ fn has_packs(mirror: &Path) -> bool {
 
 #[test]
 #[ignore = "needs openssh-server, and root to run it"]
-fn a_real_tree_reaches_every_kind_of_mirror_and_a_killed_one_is_healed() {
+fn real_tree_reaches_every_kind_of_mirror_and_heals_a_killed_one() {
     let world = World::new();
     let (tree, sshd, receiver) = (real_tree(), Sshd::start(&world), Receiver::prepare(&world));
     let config = format!(

@@ -56,7 +56,7 @@ fn end(child: std::process::Child) -> Outcome {
 }
 
 #[test]
-fn a_rollback_that_meets_a_push_between_two_mirrors_looks_again() {
+fn rollback_during_a_push_polls_again() {
     let (world, receiver) = world();
     let here = world.at("here");
     world.run(&["push", "--from", &receiver.url(), &here]).expect(&[0]);
@@ -94,7 +94,7 @@ fn a_rollback_that_meets_a_push_between_two_mirrors_looks_again() {
 }
 
 #[test]
-fn a_push_that_begins_after_a_rollback_wins_and_the_rollback_says_so() {
+fn push_during_a_rollback_supersedes_it() {
     let (world, receiver) = world();
     let (tree, url, cache) = (world.at("tree"), receiver.url(), world.at("push-cache"));
     let program = Mutex::new(Some(world.command(&["push", &tree, &url, "--cache", &cache])));
@@ -111,7 +111,7 @@ fn a_push_that_begins_after_a_rollback_wins_and_the_rollback_says_so() {
 }
 
 #[test]
-fn a_rollback_that_is_overtaken_by_an_older_push_ends_on_the_content_that_was_meant() {
+fn rollback_overtaken_by_an_older_push_still_wins() {
     let (world, receiver) = world();
     let (go, gone) = channel::<()>();
     let (arrive, arrived) = channel::<()>();

@@ -126,7 +126,7 @@ fn body_of(answer: &[u8]) -> usize {
 }
 
 #[test]
-fn push_without_a_cache_sends_the_changed_parts() {
+fn push_without_a_cache_sends_only_changed_parts() {
     let (world, receiver) = begun();
     forget(&world);
     let (tree, url) = (world.at("tree"), receiver.url());
@@ -147,7 +147,7 @@ fn push_without_a_cache_sends_the_changed_parts() {
 }
 
 #[test]
-fn an_interrupted_push_without_a_cache_makes_the_same_packs() {
+fn interrupted_push_without_a_cache_makes_the_same_packs() {
     let packs = || {
         let (world, receiver) = begun();
         forget(&world);
@@ -164,7 +164,7 @@ fn an_interrupted_push_without_a_cache_makes_the_same_packs() {
 }
 
 #[test]
-fn files_with_hashed_names_build_on_the_one_before() {
+fn files_with_hashed_names_use_the_previous_version_as_base() {
     let world = World::new();
     let receiver = Receiver::start(&world.path("web"));
     let content = Rng::new(3).bytes(300_000);
@@ -177,7 +177,7 @@ fn files_with_hashed_names_build_on_the_one_before() {
 }
 
 #[test]
-fn a_large_file_is_searched_in_parts() {
+fn large_file_is_searched_in_parts() {
     let world = World::new();
     let receiver = Receiver::start(&world.path("web"));
     let content = Rng::new(5).bytes(11 << 20);
@@ -191,7 +191,7 @@ fn a_large_file_is_searched_in_parts() {
 }
 
 #[test]
-fn one_of_several_mirrors_is_asked_and_all_get_the_parts() {
+fn signatures_of_one_mirror_serve_all() {
     let world = World::new();
     let receivers = ["one", "two"].map(|name| Receiver::start(&world.path(name)));
     let ways = receivers
@@ -213,7 +213,7 @@ fn one_of_several_mirrors_is_asked_and_all_get_the_parts() {
 }
 
 #[test]
-fn signatures_that_lie_cost_one_more_transfer_of_whole_files() {
+fn false_signatures_cost_one_transfer_of_whole_files() {
     let (world, receiver) = begun();
     // Each block is said to have the hash of the first one of the page before.
     let liar = Liar::before(&receiver, |client, mut answer| {
@@ -238,7 +238,7 @@ fn signatures_that_lie_cost_one_more_transfer_of_whole_files() {
 }
 
 #[test]
-fn a_wrong_match_is_named_and_sent_whole_once() {
+fn wrong_match_is_reported_and_sent_whole_once() {
     let (world, receiver) = begun();
     // Each block is said to be one further than it is.
     let liar = Liar::before(&receiver, |client, mut answer| {
@@ -258,7 +258,7 @@ fn a_wrong_match_is_named_and_sent_whole_once() {
 }
 
 #[test]
-fn answers_that_are_none_are_named_and_everything_is_sent() {
+fn invalid_signature_responses_are_reported_and_files_sent_whole() {
     type Lie = fn(&mut TcpStream, Vec<u8>);
     let endless: Lie = |client, answer| {
         let head = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n";
@@ -303,7 +303,7 @@ fn answers_that_are_none_are_named_and_everything_is_sent() {
 }
 
 #[test]
-fn a_base_that_vanishes_after_the_question_is_sent_whole() {
+fn base_lost_after_the_signature_request_is_sent_whole() {
     let (world, receiver) = begun();
     let objects = world.path("web/.headwater/objects");
     let liar = Liar::before(&receiver, move |client, answer| {
@@ -325,7 +325,7 @@ fn a_base_that_vanishes_after_the_question_is_sent_whole() {
 }
 
 #[test]
-fn little_content_is_sent_without_a_question() {
+fn small_content_is_sent_without_a_signature_request() {
     let world = World::new();
     let receiver = Receiver::start(&world.path("web"));
     let way = Liar::before(&receiver, |client, answer| drop(client.write_all(&answer)));

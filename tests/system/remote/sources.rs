@@ -70,7 +70,7 @@ impl Hub {
 }
 
 #[test]
-fn content_that_the_tree_lacks_is_read_with_one_request() {
+fn content_missing_from_the_tree_is_read_with_one_request() {
     let hub = Hub::new(false);
     hub.push(&["new"]).expect(&[0]);
     assert_eq!(hub.requests(), ["POST /v1/objects HTTP/1.1"]);
@@ -81,7 +81,7 @@ fn content_that_the_tree_lacks_is_read_with_one_request() {
 }
 
 #[test]
-fn a_mirror_that_dies_while_it_is_read_is_not_asked_again_and_again() {
+fn source_mirror_that_fails_is_not_asked_repeatedly() {
     let hub = Hub::new(true);
     let outcome = hub.push(&["new", "newer"]);
     assert!(hub.receiver.lock().unwrap().is_none(), "{outcome}");
@@ -96,7 +96,7 @@ fn a_mirror_that_dies_while_it_is_read_is_not_asked_again_and_again() {
 }
 
 #[test]
-fn another_mirror_gives_what_the_one_that_died_would_have_given() {
+fn another_mirror_replaces_a_failed_source() {
     let hub = Hub::new(true);
     let outcome = hub.push(&["keeper", "new"]);
     outcome.expect(&[0, 3]);

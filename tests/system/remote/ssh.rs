@@ -21,7 +21,7 @@ fn fails(before: &str, code: i32, words: &[&str]) {
 }
 
 #[test]
-fn failures_of_ssh_are_told_apart() {
+fn ssh_failures_have_distinct_errors() {
     fails("echo 'Host key verification failed.' >&2; exit 255", 7, &["host key", "known_hosts"]);
     fails(
         "echo 'me@edge2: Permission denied (publickey).' >&2; exit 255",
@@ -42,7 +42,7 @@ fn failures_of_ssh_are_told_apart() {
 }
 
 #[test]
-fn a_host_that_says_nothing_costs_the_deadline_and_harms_no_other() {
+fn silent_host_stops_at_the_deadline_and_affects_no_other() {
     let world = World::new();
     world.write("tree", &Tree::small());
     // One that is silent from the start, and one that is once it was asked something.
@@ -66,7 +66,7 @@ fn a_host_that_says_nothing_costs_the_deadline_and_harms_no_other() {
 }
 
 #[test]
-fn an_escape_in_what_a_host_says_is_shown_and_not_obeyed() {
+fn control_characters_of_a_host_are_escaped() {
     let world = World::new();
     world.write("tree", &Tree::small());
     let ssh = stand_in(&world, "ssh", "printf '\\033[2Jowned\\n'; exit 1");
@@ -76,7 +76,7 @@ fn an_escape_in_what_a_host_says_is_shown_and_not_obeyed() {
 }
 
 #[test]
-fn a_receiver_for_another_directory_or_site_is_refused() {
+fn receiver_for_another_directory_or_site_is_refused() {
     let world = World::new();
     world.write("tree", &Tree::small());
     let receive = |directory: &str, site: &str| {
@@ -99,7 +99,7 @@ fn a_receiver_for_another_directory_or_site_is_refused() {
 }
 
 #[test]
-fn a_silent_ssh_ends_with_the_deadline_of_its_mirror_and_no_other() {
+fn silent_ssh_is_ended_by_the_deadline_of_its_own_mirror() {
     for (flags, of_all, of_mirror) in [
         (&[][..], "", "deadline = '1s'"),
         (&[], "deadline = '1s'", ""),
@@ -128,7 +128,7 @@ fn a_silent_ssh_ends_with_the_deadline_of_its_mirror_and_no_other() {
 }
 
 #[test]
-fn the_commands_of_each_mirror_reach_the_right_process() {
+fn commands_of_each_mirror_run_in_the_right_process() {
     let world = World::new();
     world.write("tree", &Tree::small());
     let note = |name: &str| format!("echo \"$*\" > '{}'", world.at(&format!("{name}.log")));
@@ -168,7 +168,7 @@ fn the_commands_of_each_mirror_reach_the_right_process() {
 }
 
 #[test]
-fn mirrors_have_a_command_in_common_with_the_name_of_each() {
+fn shared_ssh_command_gets_the_name_of_each_mirror() {
     let world = World::new();
     world.write("tree", &Tree::small());
     let config = format!(
@@ -195,7 +195,7 @@ fn mirrors_have_a_command_in_common_with_the_name_of_each() {
 }
 
 #[test]
-fn a_receiver_may_be_given_a_directory_that_is_not_absolute() {
+fn receiver_accepts_a_relative_directory() {
     let world = World::new();
     world.write("tree", &Tree::small());
     let program = env!("CARGO_BIN_EXE_headwater");
@@ -206,7 +206,7 @@ fn a_receiver_may_be_given_a_directory_that_is_not_absolute() {
 }
 
 #[test]
-fn a_mirror_is_filled_from_another_one_by_a_single_login() {
+fn copy_between_ssh_mirrors_uses_one_login() {
     let world = World::new();
     world.write("tree", &Tree::small());
     let url = format!("ssh://edge2{}", world.at("shell"));
@@ -221,7 +221,7 @@ fn a_mirror_is_filled_from_another_one_by_a_single_login() {
 }
 
 #[test]
-fn what_fails_after_a_switch_is_noted_where_nobody_logs() {
+fn hook_failure_over_ssh_is_recorded_in_the_history() {
     let world = World::new();
     world.write("tree", &Tree::small());
     let config = format!(
@@ -247,7 +247,7 @@ fn what_fails_after_a_switch_is_noted_where_nobody_logs() {
 }
 
 #[test]
-fn one_login_takes_the_pushes_of_several_sites() {
+fn one_ssh_login_accepts_pushes_of_several_sites() {
     let world = World::new();
     let sites = ["docs", "blog"];
     let config = sites
@@ -284,7 +284,7 @@ fn one_login_takes_the_pushes_of_several_sites() {
 
 #[cfg(debug_assertions)]
 #[test]
-fn a_change_of_modes_that_fails_at_any_step_leaves_no_fault() {
+fn mode_change_failing_at_any_step_leaves_no_fault() {
     let world = World::new();
     world.write("tree", &Tree::small());
     let push = |modes: &str, fault: &str| {
@@ -318,7 +318,7 @@ fn a_change_of_modes_that_fails_at_any_step_leaves_no_fault() {
 
 #[test]
 #[ignore = "needs openssh-server, and root to run it"]
-fn a_real_sshd_carries_it() {
+fn push_works_over_a_real_sshd() {
     let world = World::new();
     world.write("tree", &Tree::small());
     let sshd = Sshd::start(&world);

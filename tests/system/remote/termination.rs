@@ -131,7 +131,7 @@ fn world() -> (World, Receiver) {
 }
 
 #[test]
-fn a_push_stops_in_each_phase_in_which_a_receiver_is_silent() {
+fn push_stops_in_every_phase_with_a_silent_receiver() {
     let (world, receiver) = world();
     for part in ["/v1/state ", "/v1/stage ", "/v1/activate ", "/v1/settle "] {
         let silent = Silent::new(&receiver, part);
@@ -145,7 +145,7 @@ fn a_push_stops_in_each_phase_in_which_a_receiver_is_silent() {
 }
 
 #[test]
-fn other_commands_stop_while_a_receiver_is_silent() {
+fn other_commands_stop_with_a_silent_receiver() {
     let (world, receiver) = world();
     for (part, arguments) in [
         ("/v1/state ", &["status", "URL"][..]),
@@ -160,7 +160,7 @@ fn other_commands_stop_while_a_receiver_is_silent() {
 }
 
 #[test]
-fn a_push_stops_while_it_reads_from_a_mirror_that_trickles() {
+fn push_stops_while_reading_from_a_slow_mirror() {
     let (world, receiver) = world();
     push(&world, &[&receiver.url()], &[]).expect(&[0]);
     for (part, command) in [
@@ -189,7 +189,7 @@ fn a_push_stops_while_it_reads_from_a_mirror_that_trickles() {
 }
 
 #[test]
-fn a_push_stops_while_ssh_is_silent() {
+fn push_stops_while_ssh_is_silent() {
     let world = World::new();
     world.write("tree", &Tree::small().file("large", Rng::new(5).bytes(20_000)));
     let place = format!("ssh://edge2{}", world.at("shell"));
@@ -226,7 +226,7 @@ fn wait_for_events(world: &World, child: &mut Child, name: &str) {
 }
 
 #[test]
-fn a_push_stops_while_a_mirror_is_locked() {
+fn push_stops_while_a_mirror_is_locked() {
     let world = World::new();
     world.publish(&Tree::small(), &["mirror"], &[]);
     world.write("tree", &Tree::small().file("index.html", "second"));
@@ -262,7 +262,7 @@ fn silent_server() -> (String, Hits<()>) {
 }
 
 #[test]
-fn a_push_stops_while_others_are_told_or_probed() {
+fn push_stops_during_a_purge_or_probe() {
     for keys in [
         "[purge]\nurl='URL'\nbase='http://www.example'\n",
         "[[wave]]\ngroups=['g']\nprobe='index.html'\n",
@@ -283,7 +283,7 @@ fn a_push_stops_while_others_are_told_or_probed() {
 }
 
 #[test]
-fn a_hook_has_a_moment_after_the_request_to_stop_and_is_killed_then() {
+fn hook_is_killed_after_a_grace_period() {
     let world = World::new();
     world.publish(&Tree::small(), &["mirror"], &[]);
     world.write("tree", &Tree::small().file("index.html", "second"));
@@ -306,7 +306,7 @@ fn a_hook_has_a_moment_after_the_request_to_stop_and_is_killed_then() {
 }
 
 #[test]
-fn what_cannot_be_interrupted_is_ended() {
+fn command_blocked_on_output_is_ended() {
     let world = World::new();
     world.publish(&Tree::small(), &["mirror"], &[]);
     let names = (0..4000).map(|number| format!("a-file-with-a-long-name-{number}.html"));

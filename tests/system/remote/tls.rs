@@ -33,7 +33,7 @@ fn push_to(
 }
 
 #[test]
-fn only_the_right_certificate_is_accepted() {
+fn only_the_trusted_certificate_is_accepted() {
     push_to(|_| {}, true, &[0], "release 1 is current");
     push_to(|_| {}, false, &[4], "not signed by an authority that is trusted here");
     let other = |params: &mut rcgen::CertificateParams| {
@@ -55,7 +55,7 @@ fn only_the_right_certificate_is_accepted() {
 }
 
 #[test]
-fn a_certificate_that_was_made_anew_is_told_from_the_one_that_is_trusted() {
+fn regenerated_certificate_is_explained() {
     let new_kind = "the trusted certificate of that name has a different kind of key";
     for (kind, words) in
         [(&rcgen::PKCS_ECDSA_P256_SHA256, "was regenerated"), (&rcgen::PKCS_ED25519, new_kind)]
@@ -86,7 +86,7 @@ fn a_certificate_that_was_made_anew_is_told_from_the_one_that_is_trusted() {
 
 #[test]
 #[ignore = "needs openssl"]
-fn the_certificate_of_the_docs_is_accepted_and_that_of_an_authority_is_not() {
+fn documented_certificate_is_accepted_and_a_ca_certificate_is_not() {
     let page = include_str!("../../../docs/receivers.md");
     let (_, command) = page.split_once("$ openssl req").expect("it is there");
     let command = format!("openssl req{}", command.split("```").next().unwrap())
@@ -119,7 +119,7 @@ fn the_certificate_of_the_docs_is_accepted_and_that_of_an_authority_is_not() {
 }
 
 #[test]
-fn whoever_writes_https_where_there_is_no_tls_is_told() {
+fn https_url_of_a_plain_receiver_is_explained() {
     let world = World::new();
     world.write("tree", &Tree::small());
     let receiver = Receiver::start(&world.path("web"));
@@ -133,7 +133,7 @@ fn whoever_writes_https_where_there_is_no_tls_is_told() {
 }
 
 #[test]
-fn whoever_forgets_the_s_of_https_is_told() {
+fn http_url_of_a_tls_receiver_is_explained() {
     let world = World::new();
     world.write("tree", &Tree::small());
     let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();

@@ -24,7 +24,7 @@ fn counted(receiver: &Receiver) -> (FlakyProxy, Arc<Mutex<Vec<String>>>) {
 }
 
 #[test]
-fn a_push_makes_no_more_requests_than_it_needs() {
+fn push_makes_the_minimum_of_requests() {
     let world = World::new();
     let receiver = Receiver::start(&world.path("web"));
     let (link, lines) = counted(&receiver);
@@ -55,7 +55,7 @@ fn a_push_makes_no_more_requests_than_it_needs() {
 }
 
 #[test]
-fn content_for_more_than_one_request_goes_in_as_few_as_it_fits_in() {
+fn large_content_uses_the_fewest_possible_requests() {
     let world = World::new();
     let receiver = Receiver::start(&world.path("web"));
     let (link, lines) = counted(&receiver);
@@ -74,7 +74,7 @@ fn content_for_more_than_one_request_goes_in_as_few_as_it_fits_in() {
 }
 
 #[test]
-fn no_more_is_sent_a_second_than_allowed() {
+fn sending_rate_stays_below_the_limit() {
     const RATE: u32 = 500_000;
     let tree = Tree::small().file("large", Rng::new(seed()).bytes(600_000));
     let flag = &["--bwlimit", "500kB"][..];
@@ -105,7 +105,7 @@ fn no_more_is_sent_a_second_than_allowed() {
 }
 
 #[test]
-fn a_flag_outranks_the_rate_of_the_file() {
+fn rate_flag_overrides_the_file() {
     let world = World::new();
     let receiver = Receiver::start(&world.path("web"));
     world.write("tree", &Tree::small().file("large", Rng::new(seed()).bytes(600_000)));
@@ -136,7 +136,7 @@ impl Meeting {
 }
 
 #[test]
-fn content_goes_to_as_many_mirrors_at_once_as_allowed() {
+fn content_is_sent_to_at_most_the_allowed_number_of_mirrors() {
     // Who meets nobody waits all of it; who shall meet somebody does so whenever that one comes.
     let (one, two) = (Duration::from_millis(500), Duration::from_secs(60));
     for (flags, key, most, patience) in [
@@ -166,7 +166,7 @@ fn content_goes_to_as_many_mirrors_at_once_as_allowed() {
 }
 
 #[test]
-fn resets_and_delays_cost_no_push_its_release() {
+fn push_succeeds_despite_resets_and_delays() {
     for harm in [Harm::Reset, Harm::Delay] {
         let world = World::new();
         world.write("tree", &Tree::small());
@@ -178,7 +178,7 @@ fn resets_and_delays_cost_no_push_its_release() {
 }
 
 #[test]
-fn of_two_pushes_of_the_same_tree_at_once_one_wins_and_the_other_is_at_most_superseded() {
+fn concurrent_pushes_of_one_tree_succeed_or_are_superseded() {
     let world = World::new();
     let receiver = Receiver::start(&world.path("web"));
     let url = receiver.url();
@@ -198,7 +198,7 @@ fn of_two_pushes_of_the_same_tree_at_once_one_wins_and_the_other_is_at_most_supe
 }
 
 #[test]
-fn where_there_is_no_room_no_content_is_sent() {
+fn push_without_space_sends_no_content() {
     const QUOTA: u64 = 10 << 20;
     let limits: [fn(&mut SiteSettings); 2] =
         [|site| site.min_free_bytes = u64::MAX / 2, |site| site.quota_bytes = Some(QUOTA)];
@@ -266,7 +266,7 @@ fn moves(events: &[Value], mirror: &str) -> usize {
 }
 
 #[test]
-fn sending_is_reported_while_a_pack_is_on_its_way() {
+fn progress_is_reported_while_a_pack_is_sent() {
     let world = World::new();
     let mut rng = Rng::new(seed());
     world.write(

@@ -17,7 +17,7 @@ fn record(token: &Token, site: &str, allow: Permission, expires: Option<u64>) ->
 }
 
 #[test]
-fn only_those_with_a_token_of_this_site_and_right_get_in() {
+fn only_a_token_with_the_site_and_permission_is_accepted() {
     let [push, read, other, old] = [(); 4].map(|()| Token::random().unwrap());
     let records = vec![
         record(&push, "docs", Permission::Push, Some(u64::MAX)),
@@ -108,7 +108,7 @@ fn only_those_with_a_token_of_this_site_and_right_get_in() {
 }
 
 #[test]
-fn a_token_in_a_path_is_not_logged() {
+fn token_in_a_path_is_not_logged() {
     let receiver = Receiver::open();
     let token = Token::random().unwrap().reveal();
     receiver.ask("GET", &format!("/v1/state?token={token}"), b"");
@@ -118,7 +118,7 @@ fn a_token_in_a_path_is_not_logged() {
 }
 
 #[test]
-fn another_version_is_told_which_is_spoken() {
+fn other_protocol_version_is_refused_with_the_supported_one() {
     let receiver = Receiver::open();
     for field in ["", "headwater-protocol: 2\r\n", "headwater-protocol: one\r\n"] {
         let mut connection = receiver.connect();
@@ -130,7 +130,7 @@ fn another_version_is_told_which_is_spoken() {
 }
 
 #[test]
-fn paths_have_one_spelling_and_methods_one_meaning() {
+fn other_spellings_of_paths_and_methods_are_refused() {
     let receiver = Receiver::open();
     for path in [
         "/",
@@ -165,7 +165,7 @@ fn paths_have_one_spelling_and_methods_one_meaning() {
 }
 
 #[test]
-fn nothing_listens_for_everybody_without_tls_or_tokens() {
+fn public_address_without_tls_or_tokens_is_refused() {
     let dir = crate::sandbox::directory();
     let site = || vec![SiteSettings::new(dir.path().join("www"), None)];
     let outside = SocketAddr::from(([0, 0, 0, 0], 0));
@@ -191,7 +191,7 @@ fn nothing_listens_for_everybody_without_tls_or_tokens() {
 }
 
 #[test]
-fn sites_lie_apart() {
+fn sites_have_separate_content_and_tokens() {
     let [docs, blog] = [(); 2].map(|()| Token::random().unwrap());
     let records = vec![
         record(&docs, "docs", Permission::Push, None),

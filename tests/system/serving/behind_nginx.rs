@@ -26,7 +26,7 @@ fn snippet(port: u16, to: SocketAddr) -> String {
 
 #[test]
 #[ignore = "needs nginx"]
-fn the_proxy_of_the_docs_lets_large_packs_through() {
+fn documented_proxy_passes_large_packs() {
     let receiver = Receiver::open();
     let dir = sandbox::directory();
     let at = dir.path().display();

@@ -42,7 +42,7 @@ fn without_packs(delivery: &Delivery) -> Vec<u8> {
 }
 
 #[test]
-fn a_stage_in_chunks_is_taken_however_it_is_cut_and_the_connection_goes_on() {
+fn chunked_stage_is_accepted_with_any_chunk_size() {
     for size in [1, 7, 1000, 1 << 20] {
         let receiver = Receiver::open();
         let delivery = delivery();
@@ -62,7 +62,7 @@ fn a_stage_in_chunks_is_taken_however_it_is_cut_and_the_connection_goes_on() {
 }
 
 #[test]
-fn packs_that_are_not_all_are_held_and_the_rest_follows() {
+fn incomplete_packs_are_kept_until_the_rest_arrives() {
     let receiver = Receiver::open();
     let delivery = delivery();
     let mut connection = receiver.connect();
@@ -79,7 +79,7 @@ fn packs_that_are_not_all_are_held_and_the_rest_follows() {
 }
 
 #[test]
-fn a_stage_that_breaks_off_keeps_the_packs_that_came_and_is_never_whole() {
+fn truncated_stage_keeps_its_packs_and_stays_incomplete() {
     let receiver = Receiver::open();
     let delivery = delivery();
     let body = stage_body(&delivery, &delivery.packs, Whole::Yes);
@@ -102,7 +102,7 @@ fn a_stage_that_breaks_off_keeps_the_packs_that_came_and_is_never_whole() {
 }
 
 #[test]
-fn what_does_not_end_as_it_should_is_refused() {
+fn stage_with_an_invalid_end_is_refused() {
     let receiver = Receiver::open();
     let delivery = delivery();
     let (before, pack) = (without_packs(&delivery), &delivery.packs[0]);
@@ -131,7 +131,7 @@ fn what_does_not_end_as_it_should_is_refused() {
 }
 
 #[test]
-fn more_packs_than_one_request_may_have_are_refused_before_they_are_read() {
+fn too_many_packs_in_a_request_are_refused_unread() {
     let receiver = Receiver::open();
     let delivery = delivery();
     let mut connection = receiver.connect();
@@ -146,7 +146,7 @@ fn more_packs_than_one_request_may_have_are_refused_before_they_are_read() {
 }
 
 #[test]
-fn a_refused_stage_earns_no_time_with_what_still_comes() {
+fn refused_stage_is_cut_despite_further_data() {
     let receiver = Receiver::limited(|limits| limits.drain = Duration::from_millis(300));
     let delivery =
         Delivery { base: Some(headwater::hash::ManifestId::of(b"unknown")), ..delivery() };
@@ -164,7 +164,7 @@ fn a_refused_stage_earns_no_time_with_what_still_comes() {
 }
 
 #[test]
-fn of_two_pushes_of_the_same_content_one_waits_and_takes_over_once_nothing_comes_any_more() {
+fn second_push_of_the_same_content_takes_over_a_stalled_stage() {
     let receiver = Receiver::open();
     let first = delivery();
     let body = stage_body(&first, &first.packs, Whole::Yes);

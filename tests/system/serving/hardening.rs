@@ -16,7 +16,7 @@ use crate::origin::{Tree, first_tree, second_tree};
 use crate::sandbox;
 
 #[test]
-fn a_change_that_trickles_in_takes_no_memory_from_others() {
+fn slow_manifest_delta_holds_no_shared_memory() {
     let receiver = Receiver::open();
     let mut delivery = first_tree().release(1).onto(None);
     delivery.change = vec![0; 32 << 20].into();
@@ -34,7 +34,7 @@ fn a_change_that_trickles_in_takes_no_memory_from_others() {
 }
 
 #[test]
-fn a_large_change_is_taken_from_the_disk() {
+fn large_manifest_delta_is_read_from_disk() {
     let receiver = Receiver::open();
     let mut tree = Tree::default();
     for number in 0..2_000u32 {
@@ -53,7 +53,7 @@ fn a_large_change_is_taken_from_the_disk() {
 }
 
 #[test]
-fn pushes_that_were_killed_do_not_keep_the_next_one_out() {
+fn killed_pushes_do_not_block_the_next_one() {
     let receiver = Receiver::open();
     for number in 0..20u8 {
         let delivery =
@@ -66,7 +66,7 @@ fn pushes_that_were_killed_do_not_keep_the_next_one_out() {
 }
 
 #[test]
-fn a_monitor_may_ask_without_a_body() {
+fn http_head_requests_are_answered() {
     let receiver = Receiver::open();
     for (path, status) in
         [("/healthz", "200"), ("/ready", "503"), ("/status.json", "200"), ("/v1/state", "405")]
@@ -83,7 +83,7 @@ fn a_monitor_may_ask_without_a_body() {
 }
 
 #[test]
-fn what_is_no_http_is_logged() {
+fn invalid_http_is_logged() {
     let receiver = Receiver::open();
     let mut connection = receiver.connect();
     connection.send(b"\x16\x03\x01\x00\xa5\x01\x00\r\n\r\n");
@@ -92,7 +92,7 @@ fn what_is_no_http_is_logged() {
 }
 
 #[test]
-fn whoever_has_no_token_writes_few_lines_to_the_log() {
+fn unauthenticated_requests_write_few_log_lines() {
     let receiver = Receiver::open();
     publish(&mut receiver.connect(), &first_tree().release(1).onto(None), None);
     let logged = |word: &str| receiver.logged().lines().filter(|line| line.contains(word)).count();
@@ -114,7 +114,7 @@ fn whoever_has_no_token_writes_few_lines_to_the_log() {
 }
 
 #[test]
-fn tokens_are_read_again_on_sighup() {
+fn sighup_reloads_the_tokens() {
     let world = World::new();
     let new_token = || {
         let made = world.run(&["token", "new", "--site", "docs", "--allow", "push"]).expect(&[0]);
@@ -149,7 +149,7 @@ fn tokens_are_read_again_on_sighup() {
 }
 
 #[test]
-fn a_command_that_a_kill_came_before_runs_at_the_next_start() {
+fn hook_missed_by_a_kill_runs_at_the_next_start() {
     let dir = sandbox::directory();
     let (mirror, told) = (dir.path().join("www"), dir.path().join("told"));
     let release = first_tree().release(1);

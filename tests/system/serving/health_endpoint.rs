@@ -22,7 +22,7 @@ fn status_of(receiver: &Receiver, version: &Version) -> Value {
 }
 
 #[test]
-fn a_site_is_ready_once_it_serves_a_release_and_says_which() {
+fn site_is_ready_once_it_serves_a_release() {
     let receiver = Receiver::open();
     let ask = |path: &str| receiver.ask("GET", path, b"");
     let nothing = json!({
@@ -47,7 +47,7 @@ fn a_site_is_ready_once_it_serves_a_release_and_says_which() {
 }
 
 #[test]
-fn a_site_whose_release_is_gone_is_not_ready() {
+fn site_whose_release_is_missing_is_not_ready() {
     let receiver = Receiver::open();
     publish(&mut receiver.connect(), &first_tree().release(1).onto(None), None);
     receiver.ask("GET", "/ready", b"").ok();

@@ -10,7 +10,7 @@ use crate::origin::first_tree;
 const MOST: usize = 32 * 1024;
 
 #[test]
-fn a_question_is_answered_with_a_bit_for_each_object() {
+fn holds_request_returns_one_bit_per_object() {
     let receiver = Receiver::open();
     let release = first_tree().release(1);
     let held: Vec<u8> =
@@ -30,7 +30,7 @@ fn a_question_is_answered_with_a_bit_for_each_object() {
 }
 
 #[test]
-fn questions_that_are_none_are_refused_and_the_receiver_serves_on() {
+fn invalid_holds_requests_are_refused() {
     let receiver = Receiver::open();
     publish(&mut receiver.connect(), &first_tree().release(1).onto(None), None);
     let refused = |body: &[u8]| receiver.ask("POST", "/v1/holds", body).refusal();

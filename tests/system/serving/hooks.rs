@@ -26,7 +26,7 @@ fn hooked(script: &str, limit: Duration) -> Receiver {
 }
 
 #[test]
-fn a_settling_answers_how_the_command_ended() {
+fn clean_up_response_has_the_result_of_the_hook() {
     let first = first_tree().release(1);
     let name = first.name().to_string();
     for (script, state) in [
@@ -48,7 +48,7 @@ fn a_settling_answers_how_the_command_ended() {
 }
 
 #[test]
-fn a_command_that_runs_is_waited_for_a_limited_time_and_outside_the_lock() {
+fn running_hook_is_awaited_for_a_limited_time_without_the_lock() {
     let directory = crate::sandbox::directory();
     let pipe = directory.path().join("pipe");
     rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR)

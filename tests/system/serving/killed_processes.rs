@@ -71,13 +71,13 @@ fn survives(rounds: u64) {
 }
 
 #[test]
-fn a_fleet_comes_together_after_kills() {
+fn fleet_converges_after_kills() {
     survives(2);
 }
 
 #[test]
 #[ignore = "takes minutes"]
-fn a_fleet_comes_together_after_300_kills() {
+fn fleet_converges_after_300_kills() {
     let rounds = std::env::var("HEADWATER_ROUNDS").ok().and_then(|rounds| rounds.parse().ok());
     survives(rounds.unwrap_or(300));
 }

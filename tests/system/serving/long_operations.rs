@@ -9,7 +9,7 @@ use super::{PATIENCE, Receiver, Whole, activation, head, stage_body, wait_until}
 use crate::origin::first_tree;
 
 #[test]
-fn the_command_runs_also_when_whoever_activated_is_gone() {
+fn hook_runs_after_the_client_disconnects() {
     let receiver = Receiver::new(|settings| {
         let site = &mut settings.sites[0];
         let script = format!("touch {}.ran", site.directory.display());
@@ -37,7 +37,7 @@ fn the_command_runs_also_when_whoever_activated_is_gone() {
 }
 
 #[test]
-fn what_took_long_and_was_done_is_logged() {
+fn finished_long_operation_is_logged() {
     let receiver = Receiver::limited(|limits| {
         limits.lock = PATIENCE;
         limits.patience = Duration::from_millis(50);
@@ -56,7 +56,7 @@ fn what_took_long_and_was_done_is_logged() {
 }
 
 #[test]
-fn the_second_slot_is_filled_after_a_settling_and_what_is_in_the_way_is_told() {
+fn spare_slot_is_filled_after_clean_up_and_failures_are_logged() {
     let receiver = Receiver::new(|settings| settings.limits.lock = Duration::from_millis(10));
     publish(&mut receiver.connect(), &first_tree().release(1).onto(None), None);
     let slots = || fs::read_dir(receiver.mirror().join(".headwater/slots")).unwrap().count();

@@ -46,13 +46,13 @@ fn trickle(connection: &mut Connection, byte: u8) -> Duration {
 }
 
 #[test]
-fn whoever_says_nothing_is_cut() {
+fn silent_connection_is_closed() {
     let receiver = hasty();
     assert!(receiver.connect().time_to_end() >= SHORT);
 }
 
 #[test]
-fn a_handshake_that_stops_is_cut() {
+fn stalled_tls_handshake_is_closed() {
     let keys = crate::sandbox::directory();
     let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
     let files = TlsFiles { cert: keys.path().join("cert.pem"), key: keys.path().join("key.pem") };
@@ -72,7 +72,7 @@ fn a_handshake_that_stops_is_cut() {
 }
 
 #[test]
-fn a_stage_whose_packs_are_of_another_length_than_announced_is_refused() {
+fn stage_with_wrong_pack_lengths_is_refused() {
     let receiver = Receiver::open();
     let delivery = first_tree().release(1).onto(None);
     let body = stage_body(&delivery, &delivery.packs, Whole::Yes);
@@ -98,7 +98,7 @@ fn a_stage_whose_packs_are_of_another_length_than_announced_is_refused() {
 }
 
 #[test]
-fn a_head_that_trickles_is_cut() {
+fn slow_request_head_is_closed() {
     let receiver = hasty();
     let mut connection = receiver.connect();
     connection.send(b"GET /v1/state HTTP/1.1\r\nx: ");
@@ -106,7 +106,7 @@ fn a_head_that_trickles_is_cut() {
 }
 
 #[test]
-fn an_idle_connection_is_cut_after_its_answer() {
+fn idle_connection_is_closed_after_its_response() {
     let receiver = hasty();
     let mut connection = receiver.connect();
     connection.ask("GET", "/v1/state", &[], b"").ok();
@@ -114,7 +114,7 @@ fn an_idle_connection_is_cut_after_its_answer() {
 }
 
 #[test]
-fn a_pause_between_requests_may_be_longer_than_a_head() {
+fn pause_between_requests_may_exceed_the_head_timeout() {
     let receiver = Receiver::limited(|limits| limits.head = Duration::from_millis(50));
     let mut connection = receiver.connect();
     for _ in 0..2 {
@@ -125,7 +125,7 @@ fn a_pause_between_requests_may_be_longer_than_a_head() {
 }
 
 #[test]
-fn a_body_that_stops_or_trickles_is_cut() {
+fn stalled_or_slow_body_is_closed() {
     let receiver = hasty();
     for is_trickle in [false, true] {
         let mut connection = receiver.connect();
@@ -147,7 +147,7 @@ fn a_body_that_stops_or_trickles_is_cut() {
 }
 
 #[test]
-fn whoever_does_not_read_its_answer_is_cut() {
+fn client_that_does_not_read_is_closed() {
     let receiver = Receiver::limited(|limits| limits.write = SHORT);
     let content = noise(24 << 20, 1);
     let release = crate::origin::Tree::default().file("a", &content[..], 1_700_000_001).release(1);
@@ -172,7 +172,7 @@ fn whoever_does_not_read_its_answer_is_cut() {
 }
 
 #[test]
-fn heads_that_can_be_read_in_two_ways_are_refused() {
+fn ambiguous_request_heads_are_refused() {
     let receiver = Receiver::open();
     let version = "headwater-protocol: 1\r\n";
     for text in [
@@ -241,7 +241,7 @@ fn sound_requests() -> Vec<Vec<u8>> {
 }
 
 #[test]
-fn whatever_arrives_the_receiver_lives_and_serves() {
+fn receiver_survives_random_requests() {
     use proptest::prelude::{Strategy as _, any};
     let receiver = hasty();
     let requests = sound_requests();
@@ -280,7 +280,7 @@ fn whatever_arrives_the_receiver_lives_and_serves() {
 }
 
 #[test]
-fn a_body_needs_a_length() {
+fn body_without_a_length_is_refused() {
     let receiver = Receiver::open();
     let mut connection = receiver.connect();
     connection.send(
@@ -314,7 +314,7 @@ impl ReplaceMethod for Vec<u8> {
 }
 
 #[test]
-fn whoever_expects_to_be_told_is_told_before_it_sends() {
+fn expect_continue_is_answered_before_the_body() {
     let receiver = Receiver::open();
     let delivery = first_tree().release(1).onto(None);
     let pack = &delivery.packs[0];
@@ -331,7 +331,7 @@ fn whoever_expects_to_be_told_is_told_before_it_sends() {
 }
 
 #[test]
-fn a_refusal_is_read_by_those_who_send_all_before_they_read() {
+fn refusal_reaches_clients_that_send_everything_first() {
     let receiver = Receiver::open();
     let mut connection = receiver.connect();
     let path = format!("/v1/packs/{0}/{0}", "a".repeat(64));
@@ -342,7 +342,7 @@ fn a_refusal_is_read_by_those_who_send_all_before_they_read() {
 }
 
 #[test]
-fn there_is_a_limit_of_connections_and_of_those_from_one_address() {
+fn connections_are_limited_in_total_and_per_address() {
     for per_address in [2, 100] {
         let receiver = Receiver::limited(|limits| {
             limits.connections = if per_address == 2 { 100 } else { 2 };
@@ -364,7 +364,7 @@ fn there_is_a_limit_of_connections_and_of_those_from_one_address() {
 }
 
 #[test]
-fn others_are_served_beside_many_who_do_nothing() {
+fn many_idle_connections_do_not_block_others() {
     let receiver = Receiver::limited(|limits| {
         limits.connections = 400;
         limits.connections_per_address = 400;

@@ -85,7 +85,7 @@ fn try_ask(address: SocketAddr, path: &str, body: &[u8]) -> Option<super::Answer
 }
 
 #[test]
-fn what_is_in_flight_is_answered_before_it_stops() {
+fn requests_in_flight_are_answered_before_shutdown() {
     let world = World::new();
     let mut program = Program::start(&world, &["--no-auth"], "");
     let delivery = first_tree().release(1).onto(None);
@@ -109,7 +109,7 @@ fn what_is_in_flight_is_answered_before_it_stops() {
 
 #[cfg(debug_assertions)]
 #[test]
-fn a_receiver_that_cannot_open_objects_drops_none_of_them() {
+fn unreadable_objects_are_not_dropped_by_the_receiver() {
     let world = World::new();
     let push = |version: &str, fault: &str| {
         let program = Program::start(&world, &["--no-auth"], fault);
@@ -133,7 +133,7 @@ fn a_receiver_that_cannot_open_objects_drops_none_of_them() {
 
 #[cfg(debug_assertions)]
 #[test]
-fn a_panic_is_a_record_with_its_place_and_the_receiver_serves_on() {
+fn panic_is_logged_with_its_location_and_the_receiver_continues() {
     let world = World::new();
     let mut program = Program::start(&world, &["--no-auth"], "panic@create directory");
     let delivery = first_tree().release(1).onto(None);
@@ -151,7 +151,7 @@ fn a_panic_is_a_record_with_its_place_and_the_receiver_serves_on() {
 }
 
 #[test]
-fn a_token_is_in_no_output() {
+fn token_appears_in_no_output() {
     let world = World::new();
     let token = world.run(&["token", "new", "--site", "docs", "--allow", "push"]).expect(&[0]);
     let (secret, table) = (token.stdout.trim().to_owned(), token.stderr.clone());
@@ -183,7 +183,7 @@ fn a_token_is_in_no_output() {
 }
 
 #[test]
-fn text_of_a_peer_is_escaped_in_the_log() {
+fn peer_text_is_escaped_in_the_log() {
     let world = World::new();
     let mut program = Program::start(&world, &["--no-auth"], "");
     let mut connection = Connection::to(program.address);
@@ -199,7 +199,7 @@ fn text_of_a_peer_is_escaped_in_the_log() {
 }
 
 #[test]
-fn receive_says_who_it_is_and_answers_on_pipes() {
+fn receive_sends_a_banner_and_answers_on_pipes() {
     let world = World::new();
     let mirror = world.at("mirror");
     let mut command = world.command(&["receive", &mirror, "--site", "docs"]);
@@ -260,7 +260,7 @@ fn is_trusted(address: SocketAddr, root: &ureq::tls::Certificate<'static>) -> bo
 }
 
 #[test]
-fn a_certificate_is_read_again_and_a_bad_one_changes_nothing() {
+fn certificate_is_reloaded_and_a_bad_one_is_ignored() {
     let dir = crate::sandbox::directory();
     let files = TlsFiles { cert: dir.path().join("cert.pem"), key: dir.path().join("key.pem") };
     let old = certificate(&files);
@@ -287,7 +287,7 @@ fn a_certificate_is_read_again_and_a_bad_one_changes_nothing() {
 }
 
 #[test]
-fn a_certificate_is_read_again_on_sighup() {
+fn sighup_reloads_the_certificate() {
     let world = World::new();
     let files = TlsFiles { cert: world.path("cert.pem"), key: world.path("key.pem") };
     let old = certificate(&files);
@@ -310,7 +310,7 @@ fn a_certificate_is_read_again_on_sighup() {
 
 #[cfg(debug_assertions)]
 #[test]
-fn a_receiver_that_is_killed_anywhere_serves_a_whole_release_and_goes_on() {
+fn receiver_killed_at_any_step_serves_a_complete_release() {
     let world = World::new();
     let (first, second) = (first_tree().release(1), second_tree().release(2));
     let publish =
@@ -356,7 +356,7 @@ fn a_receiver_that_is_killed_anywhere_serves_a_whole_release_and_goes_on() {
 
 #[cfg(debug_assertions)]
 #[test]
-fn a_full_disk_is_told_and_given_back() {
+fn full_disk_is_reported_and_freed() {
     let world = World::new();
     let delivery = first_tree().release(1).onto(None);
     let body = stage_body(&delivery, &delivery.packs, Whole::Yes);
@@ -377,7 +377,7 @@ fn a_full_disk_is_told_and_given_back() {
 }
 
 #[test]
-fn a_receiver_that_starts_anew_goes_on_with_what_came_before() {
+fn restarted_receiver_resumes_unfinished_pushes() {
     let world = World::new();
     let delivery = first_tree().release(1).onto(None);
     let pack = &delivery.packs[0];

@@ -26,7 +26,7 @@ pub(super) fn publish(
 }
 
 #[test]
-fn an_update_is_three_requests_on_one_connection() {
+fn update_takes_three_requests_on_one_connection() {
     let receiver = Receiver::open();
     let (first, second) = (first_tree().release(1), second_tree().release(2));
     let mut connection = receiver.connect();
@@ -46,7 +46,7 @@ fn an_update_is_three_requests_on_one_connection() {
 }
 
 #[test]
-fn every_request_may_come_twice() {
+fn every_request_can_be_repeated() {
     let receiver = Receiver::open();
     let release = first_tree().release(1);
     let delivery = release.onto(None);
@@ -75,7 +75,7 @@ fn every_request_may_come_twice() {
 }
 
 #[test]
-fn packs_come_on_several_connections_at_once_and_doubled() {
+fn packs_are_accepted_in_parallel_and_twice() {
     let receiver = Receiver::open();
     let delivery =
         first_tree().file("big.bin", noise(60_000, 3), 1_700_000_001).release(1).onto(None);
@@ -96,7 +96,7 @@ fn packs_come_on_several_connections_at_once_and_doubled() {
 }
 
 #[test]
-fn a_large_pack_waits_in_memory_or_on_the_disk_and_arrives() {
+fn large_pack_is_buffered_in_memory_or_on_disk() {
     for pack_bytes in [0, 1 << 20, 32 << 20] {
         a_large_pack_arrives(&Receiver::limited(|limits| limits.pack_bytes = pack_bytes));
     }
@@ -112,7 +112,7 @@ fn a_large_pack_arrives(receiver: &Receiver) {
 }
 
 #[test]
-fn a_damaged_pack_is_refused_and_the_stage_goes_on() {
+fn damaged_pack_is_refused_and_the_stage_continues() {
     let receiver = Receiver::open();
     let delivery = first_tree().release(1).onto(None);
     let mut connection = receiver.connect();
@@ -133,7 +133,7 @@ fn a_damaged_pack_is_refused_and_the_stage_goes_on() {
 }
 
 #[test]
-fn several_packs_in_one_body_count_each_by_itself() {
+fn packs_in_one_body_are_accepted_separately() {
     let receiver = Receiver::open();
     let delivery =
         first_tree().file("big.bin", noise(60_000, 3), 1_700_000_001).release(1).onto(None);
@@ -167,7 +167,7 @@ fn several_packs_in_one_body_count_each_by_itself() {
 }
 
 #[test]
-fn bombs_and_lies_end_the_stage_and_leave_nothing() {
+fn decompression_bombs_and_false_packs_end_the_stage() {
     let receiver = Receiver::open();
     let delivery = first_tree().release(1).onto(None);
     let mut connection = receiver.connect();
@@ -194,7 +194,7 @@ fn bombs_and_lies_end_the_stage_and_leave_nothing() {
 }
 
 #[test]
-fn a_manifest_that_is_not_what_was_announced_is_refused() {
+fn manifest_that_differs_from_its_announcement_is_refused() {
     let receiver = Receiver::open();
     let release = first_tree().release(1);
     for spoil in [
@@ -222,7 +222,7 @@ fn a_manifest_that_is_not_what_was_announced_is_refused() {
 }
 
 #[test]
-fn a_release_of_another_site_or_an_older_one_is_refused() {
+fn release_of_another_site_or_lower_rank_is_refused() {
     let receiver = Receiver::open();
     let (first, second) = (first_tree().release(1), second_tree().release(2));
     publish(&mut receiver.connect(), &second.onto(None), None);
@@ -237,7 +237,7 @@ fn a_release_of_another_site_or_an_older_one_is_refused() {
 }
 
 #[test]
-fn a_release_over_the_quota_is_refused_before_its_content_comes() {
+fn release_over_the_quota_is_refused_before_its_content() {
     let receiver = Receiver::new(|settings| {
         settings.sites[0].quota_bytes = Some(5_000);
         settings.sites[0].quota_entries = Some(7);
@@ -271,7 +271,7 @@ fn a_release_over_the_quota_is_refused_before_its_content_comes() {
 }
 
 #[test]
-fn what_has_to_stay_free_stays_free() {
+fn minimum_free_space_is_respected() {
     let receiver = Receiver::new(|settings| settings.sites[0].min_free_bytes = u64::MAX / 2);
     let delivery = first_tree().release(1).onto(None);
     let refused = receiver.ask("POST", "/v1/stage", &stage_body(&delivery, &[], Whole::No));
@@ -279,7 +279,7 @@ fn what_has_to_stay_free_stays_free() {
 }
 
 #[test]
-fn only_what_was_asked_for_is_taken() {
+fn unrequested_packs_are_refused() {
     let receiver = Receiver::open();
     let (first, second) = (first_tree().release(1), second_tree().release(2));
     let mut connection = receiver.connect();
@@ -323,7 +323,7 @@ fn only_what_was_asked_for_is_taken() {
 }
 
 #[test]
-fn manifests_and_objects_are_read_from_any_offset() {
+fn manifests_and_objects_can_be_read_from_any_offset() {
     let receiver = Receiver::open();
     let first = first_tree().release(1);
     let mut connection = receiver.connect();
@@ -346,7 +346,7 @@ fn manifests_and_objects_are_read_from_any_offset() {
 }
 
 #[test]
-fn a_sender_that_vanishes_in_a_pack_goes_on_where_it_was() {
+fn interrupted_pack_upload_resumes() {
     let receiver = Receiver::open();
     let delivery = first_tree().release(1).onto(None);
     let mut connection = receiver.connect();
@@ -375,7 +375,7 @@ fn a_sender_that_vanishes_in_a_pack_goes_on_where_it_was() {
 }
 
 #[test]
-fn a_stage_that_nobody_comes_back_to_is_closed_and_kept_on_the_disk() {
+fn abandoned_stage_is_closed_and_kept_on_disk() {
     let receiver = Receiver::limited(|limits| limits.stage = Duration::from_millis(100));
     let delivery = first_tree().release(1).onto(None);
     receiver.ask("POST", "/v1/stage", &stage_body(&delivery, &delivery.packs[..1], Whole::No)).ok();
@@ -392,7 +392,7 @@ fn a_stage_that_nobody_comes_back_to_is_closed_and_kept_on_the_disk() {
 }
 
 #[test]
-fn a_pack_that_comes_slowly_keeps_its_stage_open() {
+fn slow_pack_keeps_its_stage_open() {
     let receiver = Receiver::limited(|limits| limits.stage = Duration::from_millis(200));
     let delivery = first_tree().release(1).onto(None);
     receiver.ask("POST", "/v1/stage", &stage_body(&delivery, &[], Whole::No)).ok();
@@ -407,7 +407,7 @@ fn a_pack_that_comes_slowly_keeps_its_stage_open() {
 }
 
 #[test]
-fn of_two_senders_one_wins_and_the_other_is_told() {
+fn one_of_two_senders_wins_and_the_other_gets_an_error() {
     let receiver = Receiver::open();
     let base = first_tree().release(1);
     publish(&mut receiver.connect(), &base.onto(None), None);
@@ -437,7 +437,7 @@ fn of_two_senders_one_wins_and_the_other_is_told() {
 }
 
 #[test]
-fn a_locked_mirror_says_so_and_the_answer_begins_before_that() {
+fn locked_mirror_reports_the_lock_after_keepalives() {
     let receiver = Receiver::limited(|limits| {
         limits.lock = Duration::from_millis(400);
         limits.patience = Duration::from_millis(50);
@@ -458,7 +458,7 @@ fn a_locked_mirror_says_so_and_the_answer_begins_before_that() {
 }
 
 #[test]
-fn the_mirror_decides_how_many_releases_it_keeps_and_what_runs_after() {
+fn receiver_settings_decide_kept_releases_and_the_hook() {
     let receiver = Receiver::new(|settings| {
         let site = &mut settings.sites[0];
         site.keep = Some(1);
@@ -486,7 +486,7 @@ fn the_mirror_decides_how_many_releases_it_keeps_and_what_runs_after() {
 }
 
 #[test]
-fn a_command_that_does_not_end_is_ended() {
+fn endless_hook_is_ended() {
     let receiver = Receiver::new(|settings| {
         let command = ["sleep", "1000"].map(str::to_owned).to_vec();
         let timeout = Duration::from_millis(100);

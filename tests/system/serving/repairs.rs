@@ -10,7 +10,7 @@ use super::{Connection, Receiver, assert_serves};
 use crate::origin::{Tree, first_tree};
 
 #[test]
-fn repair_asks_for_what_it_needs_and_mends() {
+fn repair_requests_missing_content_and_restores_it() {
     let receiver = Receiver::open();
     let first = first_tree().release(1);
     let mut connection = receiver.connect();
@@ -57,7 +57,7 @@ fn repair_asks_for_what_it_needs_and_mends() {
 }
 
 #[test]
-fn uploads_for_a_repair_stay_within_the_quota_and_failed_ones_leave_nothing() {
+fn repair_uploads_respect_the_quota_and_failed_ones_leave_nothing() {
     const SIZE: usize = 300_000;
     let receiver = Receiver::new(|settings| settings.sites[0].quota_bytes = Some(1_000_000));
     let paths = ["a", "b", "c"];

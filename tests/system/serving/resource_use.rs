@@ -106,7 +106,7 @@ fn releases(base: &[u8]) -> (Delivery, Delivery) {
 
 #[test]
 #[ignore = "writes two gigabytes"]
-fn many_senders_of_the_largest_packs_fit_into_the_memory_of_a_receiver() {
+fn many_senders_of_the_largest_packs_stay_within_the_memory_limit() {
     let world = World::new();
     let base = noise(PREFIX, 1);
     let (first, second) = releases(&base);
@@ -174,7 +174,7 @@ fn dawdle(index: usize, connection: &mut Connection) {
 
 #[test]
 #[ignore = "needs more than a thousand open files"]
-fn requests_are_answered_at_once_beside_a_thousand_slow_connections() {
+fn thousand_slow_connections_do_not_delay_requests() {
     open_many();
     let world = World::new();
     let server = Program::start(&world, &["--no-auth"], "");

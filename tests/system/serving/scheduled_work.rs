@@ -8,7 +8,7 @@ use super::{Receiver, assert_serves, wait_until};
 use crate::origin::Tree;
 
 #[test]
-fn what_is_due_goes_without_anybody_asking() {
+fn due_entries_are_removed_without_a_request() {
     let receiver = Receiver::limited(|limits| limits.upkeep = Duration::from_millis(20));
     const UNTIL: u64 = 4_000_000_000;
     let tree = Tree::default().file("index.html", "1", 1_700_000_001).retired(

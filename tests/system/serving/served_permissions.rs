@@ -81,7 +81,7 @@ fn assert_closed(at: &Path, group: u32) {
 }
 
 #[test]
-fn a_change_of_group_and_modes_holds_for_all_releases_with_the_next_push() {
+fn changed_group_and_modes_apply_to_all_releases_with_the_next_push() {
     let dir = sandbox::directory();
     let mirror = dir.path().join("www");
     let group = some_group();
@@ -109,7 +109,7 @@ fn a_change_of_group_and_modes_holds_for_all_releases_with_the_next_push() {
 }
 
 #[test]
-fn an_interrupted_change_of_modes_is_no_fault_and_the_next_push_completes_it() {
+fn interrupted_mode_change_is_completed_by_the_next_push() {
     let dir = sandbox::directory();
     let mirror = dir.path().join("www");
     let closed = readers("0440", "0750", Some(some_group()));
@@ -132,7 +132,7 @@ fn an_interrupted_change_of_modes_is_no_fault_and_the_next_push_completes_it() {
 }
 
 #[test]
-fn a_mode_that_was_changed_by_hand_is_found_and_mended() {
+fn manually_changed_mode_is_found_and_repaired() {
     let dir = sandbox::directory();
     let mirror = dir.path().join("www");
     let closed = readers("0440", "0750", Some(some_group()));
@@ -174,7 +174,7 @@ fn a_mode_that_was_changed_by_hand_is_found_and_mended() {
 }
 
 #[test]
-fn a_group_that_files_cannot_be_given_to_is_told_at_the_start() {
+fn unusable_group_is_reported_at_startup() {
     let dir = sandbox::directory();
     let mut site = SiteSettings::new(dir.path().join("www"), None);
     site.readers = Some(ServedPermissions {

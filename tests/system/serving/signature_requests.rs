@@ -11,7 +11,7 @@ const PATH: &str = "/v1/signatures";
 const KEY: SignatureKey = SignatureKey::from_bytes(*b"question");
 
 #[test]
-fn a_question_is_answered_with_a_frame_for_each_file() {
+fn signature_request_returns_one_frame_per_file() {
     let receiver = Receiver::open();
     let content = noise(50_000, 1);
     let release = Tree::default().file("a", content.clone(), 1).link("b", "a").release(1);
@@ -32,7 +32,7 @@ fn a_question_is_answered_with_a_frame_for_each_file() {
 }
 
 #[test]
-fn too_many_files_and_what_is_no_question_are_refused() {
+fn oversized_and_invalid_signature_requests_are_refused() {
     let receiver = Receiver::open();
     let release = first_tree().release(1);
     publish(&mut receiver.connect(), &release.onto(None), None);
@@ -57,7 +57,7 @@ fn too_many_files_and_what_is_no_question_are_refused() {
 }
 
 #[test]
-fn a_file_of_another_length_than_in_the_manifest_is_left_out_and_not_read() {
+fn file_with_a_wrong_length_is_left_out_unread() {
     let receiver = Receiver::open();
     let release = Tree::default().file("a", noise(3000, 1), 1).file("b", noise(3000, 2), 1);
     let release = release.file("c", noise(3000, 3), 1).release(1);

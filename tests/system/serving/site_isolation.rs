@@ -90,7 +90,7 @@ fn two_sites(memory_bytes: u64) -> Receiver {
 }
 
 #[test]
-fn heads_that_never_come_take_no_memory_from_another_site() {
+fn unfinished_heads_take_no_memory_from_another_site() {
     let receiver = two_sites(24 << 20);
     let mut slow: Vec<Connection> = (0..3).map(|_| receiver.connect()).collect();
     for connection in &mut slow {
@@ -107,7 +107,7 @@ fn heads_that_never_come_take_no_memory_from_another_site() {
 }
 
 #[test]
-fn a_change_that_needs_more_memory_than_there_is_is_refused_before_it_is_read() {
+fn manifest_delta_beyond_the_memory_limit_is_refused_unread() {
     let receiver = two_sites(200 << 20);
     let bomb = bomb();
     assert!(bomb.len() < 8 << 10, "{} bytes", bomb.len());
@@ -128,7 +128,7 @@ fn a_change_that_needs_more_memory_than_there_is_is_refused_before_it_is_read() 
 }
 
 #[test]
-fn open_stages_with_large_changes_leave_room_for_other_sites() {
+fn open_stages_with_large_deltas_leave_memory_for_other_sites() {
     let receiver = two_sites(48 << 20);
     let mut refused = 0;
     for number in 0..20u32 {
@@ -319,7 +319,7 @@ fn names(from: u32, to: u32) -> Vec<u8> {
 
 #[test]
 #[ignore = "takes a minute, and its figures are of the machine"]
-fn a_bad_neighbour_neither_fails_nor_slows_the_pushes_of_another_site() {
+fn attacks_on_one_site_do_not_fail_or_slow_another() {
     const ROUNDS: u64 = 8;
     const RELEASES: u64 = 25;
     let world = World::new();
