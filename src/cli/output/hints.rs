@@ -381,7 +381,7 @@ mod tests {
     use headwater::protocol::{Detail, ProtocolError};
 
     #[test]
-    fn a_manifest_that_does_not_fit_the_cache_names_the_flag() {
+    fn oversized_manifest_hint_names_the_flag() {
         let full = headwater::manifest::ManifestError::Io(std::io::ErrorKind::StorageFull.into());
         assert!(of_push(PushError::NewManifest(full)).hint().unwrap().contains("--cache"));
     }

@@ -84,7 +84,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_request_has_a_limited_number_and_size_of_objects() {
+    fn request_is_limited_in_number_and_size_of_objects() {
         assert_eq!(count_of(&[1; MAX_SIGNED + 1]), MAX_SIGNED);
         assert_eq!(count_of(&[MAX_SIGNED_BYTES / 2, MAX_SIGNED_BYTES / 2, 1]), 2);
         assert_eq!(count_of(&[MAX_SIGNED_BYTES + 1, 1]), 1);

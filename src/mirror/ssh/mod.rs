@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn a_banner_must_have_the_directory_and_the_site_that_are_meant() {
+    fn banner_with_another_directory_or_site_is_refused() {
         assert_eq!(link(Some("docs")).check(&banner("/srv/www", None, "/")).unwrap(), "/");
         assert_eq!(
             link(None).check(&banner("/srv/www/", Some("docs"), "/docs/")).unwrap(),
