@@ -150,7 +150,7 @@ fn requiring_more_mirrors_than_exist_is_refused() {
 #[test]
 fn output_without_a_terminal_is_plain() {
     let world = World::with_tree();
-    // The harness looks at every run for escapes; here are those that would have colour.
+    // The harness checks every run for escape sequences; these commands would print colours.
     world.run("push nowhere ./www").code(8);
     world.run("psh").code(2);
     world.run_with(&[("NO_COLOR", "1")], "--help").code(0);
@@ -170,7 +170,7 @@ fn events_can_be_written_to_a_device() {
     let world = World::with_tree();
     world.ok("push tree ./www --events /dev/stderr --quiet").warns("\"event\":\"activated\"");
     world.write("tree/index.html", "2");
-    // A full disk there stops no push.
+    // A full disk under the event log does not stop a push.
     if world.path("/dev/full").exists() {
         world.ok("push tree ./www --events /dev/full").warns("events are missing");
     }
@@ -180,7 +180,7 @@ fn events_can_be_written_to_a_device() {
 #[test]
 fn every_command_with_json_prints_one_object_only() {
     let world = World::with_tree();
-    // The harness checks that it is one and that its exit code is the right one.
+    // The harness checks that the output is one object with the right exit code.
     for (line, code) in [
         ("push tree ./www", 0),
         ("plan tree ./www", 0),
@@ -213,7 +213,7 @@ fn every_command_with_json_prints_one_object_only() {
 #[test]
 fn control_characters_in_names_and_arguments_are_escaped() {
     let world = World::with_tree();
-    // The harness looks for raw control characters in all of this.
+    // The harness checks all of this output for raw control characters.
     let evil = "evil\x1b[2J\r\u{202e}x";
     world.mkdir(evil);
     world.args(&["push", &format!("./{evil}/none"), "./www"]).code(8);

@@ -83,7 +83,7 @@ fn unsupported_names_are_all_reported() {
     let answer = world.json("push tree ./www", 8);
     assert_eq!(answer["error"], "5 paths cannot be distributed");
     assert_eq!(answer["paths"].as_array().unwrap().len(), 5, "{answer}");
-    // Left out, they are no obstacle.
+    // Excluded files are accepted.
     world
         .args(&[
             "push",
@@ -112,7 +112,7 @@ fn links_that_leave_the_tree_directly_or_through_a_link_are_refused() {
         refused(&world, "push tree ./www", 8, "leak");
         world.remove("tree/leak");
     }
-    // `docs/up` stays inside, and from there `..` would leave it by one more.
+    // `docs/up` stays inside the tree, and `..` after it would leave the tree.
     world.link("..", "tree/docs/up");
     world.link("docs/up/../outside/secret", "tree/leak");
     refused(&world, "push tree ./www", 8, "leak").warns("lead out");
@@ -152,7 +152,7 @@ fn link_loop_is_refused() {
     for name in ["a", "b", "self"] {
         world.remove(&format!("tree/{name}"));
     }
-    // A directory that contains itself, when links are followed.
+    // A directory that contains itself if links are followed.
     world.link("..", "tree/docs/up");
     refused(&world, "push tree ./www", 8, "docs/up");
 }
@@ -226,7 +226,7 @@ fn empty_directory_and_unfinished_creation_become_mirrors() {
     world.ok("push tree ./empty ./unfinished");
     assert_eq!(world.served("unfinished"), world.files("tree"));
     world.ok("verify ./empty ./unfinished");
-    // Files beside it are not ours, and stay.
+    // Foreign files beside the store stay.
     world.write("empty/robots.txt", "mine");
     world.write("tree/index.html", "2");
     world.ok("push tree ./empty");
@@ -257,7 +257,7 @@ fn unwritable_mirror_is_reported_as_permission_denied() {
     world.run_unprivileged("push tree ./www").code(0);
 }
 
-/// The disk says no, whoever asks: the debug build makes the errors of the system itself.
+/// The disk fails for every user, root included: debug builds simulate the errors of the system.
 #[test]
 fn push_to_full_or_read_only_disk_keeps_the_old_release() {
     let world = World::with_mirror();

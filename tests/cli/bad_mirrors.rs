@@ -105,7 +105,8 @@ fn manual_edits_in_slots_never_reach_a_later_release() {
     let world = World::with_mirror();
     world.write("tree/index.html", "2");
     world.ok("push tree ./www");
-    // The live slot: a file replaced, one added, one gone, a directory in a file's place.
+    // In the live slot: a replaced file, an added one, a removed one, and a directory in place of a
+    // file.
     world.remove("www/current/app.js");
     world.write("www/current/app.js", "edited by hand!");
     world.write("www/current/stranger/new.html", "new");
@@ -115,7 +116,7 @@ fn manual_edits_in_slots_never_reach_a_later_release() {
         world.write("tree/index.html", world.read("tree/index.html") + "!");
         world.ok("push tree ./www");
     }
-    // Both slots were made anew by now, and the served one is what was pushed.
+    // By now both slots are rebuilt, and the served one equals the pushed tree.
     world.remove("tree/app.js");
     world.write("tree/app.js", "changed");
     world.ok("push tree ./www");
@@ -156,7 +157,7 @@ fn overlapping_tree_mirror_or_cache_is_refused() {
     apart("push ./alias ./tree/www");
     apart("push tree ./alias/www");
     assert!(!world.exists("www"));
-    // The other way round: a tree inside of a mirror.
+    // The reverse: a tree inside a mirror.
     world.ok("push tree ./www");
     let before = world.snapshot("www");
     world.run("push ./www/current ./www").code(2).warns("overlap");
@@ -201,7 +202,7 @@ fn rolled_back_content_is_refused_until_allowed() {
     world.ok("rollback ./www");
     refused(&world, "push tree ./www", 5, "was rolled back").warns("--again");
     world.run("plan tree ./www").code(5);
-    // What is like it but not the same may go.
+    // Similar but different content is accepted.
     world.write("tree/index.html", "good");
     world.ok("push tree ./www");
     world.write("tree/index.html", "bad");
@@ -230,7 +231,7 @@ fn locked_mirror_is_reported_and_left_alone() {
         "locked"
     );
     drop(lock);
-    // Not held, a lock file is no obstacle, whoever left it.
+    // A lock file that no process has locked does not block anyone.
     world.ok("push tree ./www --wait 0s");
     assert_eq!(world.served("www"), world.files("tree"));
 }
@@ -242,11 +243,11 @@ fn interrupted_push_exits_130_on_a_complete_release() {
     lock.lock().unwrap();
     let old = world.served("www");
     world.write("tree/index.html", "2");
-    // The lock holds it where it is, the signal comes, and then it may go on.
+    // The lock holds the push until the signal has arrived.
     let child = world.start_until_staged("push tree ./www ./data");
     let pid = child.id().to_string();
     assert!(Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
-    // Caught signals are no longer pending once the handler ran.
+    // A caught signal is no longer pending once its handler has run.
     let pending = || fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     while pending()
         .lines()
@@ -281,8 +282,8 @@ fn concurrent_pushes_leave_complete_releases_and_the_next_push_converges() {
             .into_iter()
             .map(|child| child.wait_with_output().unwrap().status.code().unwrap())
             .collect();
-        // What the loser is told, and that no mirror stays behind, is for tests/system: here it is
-        // only wholeness.
+        // The error of the losing push, and that no mirror lags afterwards, are tested in
+        // tests/system. This test checks only that releases are complete.
         assert!(codes.iter().all(|code| matches!(code, 0 | 3 | 4 | 6)), "{codes:?}");
         assert!(codes.iter().any(|code| matches!(code, 0 | 3)), "{codes:?}");
         for mirror in ["a", "b", "c"] {
@@ -314,7 +315,8 @@ fn planted_links_never_cause_writes_outside_the_mirror() {
         world.write("tree/assets/style.css", number.to_string());
         world.ok("push tree ./www");
         assert_eq!(world.snapshot("precious"), before);
-        // What was not changed is not looked at: work goes with the change. Repair mends it.
+        // A push checks only what changed, so that its cost depends on the change. Repair restores
+        // the rest.
         for path in ["assets/app.js", "assets/style.css"] {
             assert_eq!(world.read(&format!("www/current/{path}")), number.to_string());
         }
@@ -325,7 +327,7 @@ fn planted_links_never_cause_writes_outside_the_mirror() {
     assert_eq!(world.meta("precious/app.js").nlink(), 1);
 }
 
-/// Two mirrors that work and `c`, where none can be.
+/// Two mirrors that work, and `c`, whose path cannot be a mirror.
 fn with_a_broken_one() -> World {
     let world = World::with_tree();
     let mirrors: String =
@@ -362,10 +364,10 @@ fn failure_is_one_line_on_stderr_and_its_kind_in_the_table() {
     let run = world.run("abandon 5").code(3);
     check(&run);
     assert!(run.stdout.contains("c       failed\n"), "{run:?}");
-    // Mirrors that are not on one release are asked again and again.
+    // Mirrors on different releases are polled again and again.
     world.ok("push tree ./a");
     check(&world.run("rollback a b c").code(2).warns("ambiguous"));
-    // Programs get the sentence.
+    // The JSON output contains the sentence.
     let answer = world.json("plan --require 2", 3);
     assert!(
         answer["mirrors"][2]["error"].as_str().unwrap().ends_with("is not a directory"),

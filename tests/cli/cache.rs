@@ -4,7 +4,7 @@ use std::fs;
 
 use crate::harness::{Run, World, of_kind};
 
-/// A world with two releases on `./www`, one on `./hub`, and a file where the cache should be.
+/// A workspace with two releases on `./www`, one on `./hub`, and a file at the path of the cache.
 fn without_cache() -> World {
     let world = World::with_tree();
     world.ok("push tree ./www ./hub");

@@ -9,7 +9,7 @@ use crate::harness::{TREE, World, column};
 
 const MIRROR: &str = "\n[[mirror]]\nname = 'eu'\nurl = 'www'\n";
 
-/// A world with this configuration and, in `tree`, the small tree.
+/// A workspace with this configuration and the small tree in `tree`.
 fn world(config: &str) -> World {
     let world = World::with_tree();
     world.write("headwater.toml", format!("{config}{MIRROR}"));
@@ -45,7 +45,7 @@ fn several_trees_are_merged() {
         world("[[content]]\npath = 'tree'\n[[content]]\npath = 'api/html'\nat = 'docs/api'\n");
     world.write("api/html/x.html", "x");
     world.link("../a.html", "api/html/up.html");
-    // A link may lead from one tree into the other; where it stands counts.
+    // A link can lead from one tree into the other; its place in the merged tree counts.
     world.ok("push");
     let mut expected = world.files("tree");
     expected.extend([
@@ -115,7 +115,7 @@ fn file_times_can_come_from_the_source() {
     .unwrap();
     world.ok("push");
     assert_eq!(world.meta("www/current/app.js").mtime(), 1_234_567_890);
-    // A time alone is no change, and does not move with one elsewhere.
+    // A changed time alone is not a change, and does not change with other files.
     file.set_modified(
         std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1_300_000_000),
     )
@@ -269,7 +269,7 @@ fn config_in_a_parent_directory_is_found_and_named() {
     assert_eq!(world.served("www"), world.files("tree"));
     assert_eq!(run("sub/deep", "push --quiet"), (Some(0), String::new()));
     assert!(!run(".", "push").1.contains("using "));
-    // A repository of its own has nothing to do with what is around it.
+    // The file of an enclosing directory does not apply inside a repository.
     world.mkdir("sub/.git");
     let (code, stderr) = run("sub/deep", "push");
     assert!(code != Some(0) && !stderr.contains("using "), "{stderr}");
@@ -286,7 +286,7 @@ fn cache_directory_comes_from_the_file_unless_a_flag_overrides() {
     assert!(world.exists("project/cache/stores"));
     world.ok("status --config project/hw.toml --html status.html");
     assert!(world.exists("project/cache/last-seen.json") && !world.exists("home/cache/headwater"));
-    // What the cache knows of the store of a mirror is known to `status` too.
+    // `status` uses what the cache knows about the store of a mirror.
     world.remove("project/www");
     world.ok("push project/tree ./project/www --cache ./other");
     assert_eq!(world.json("status --config project/hw.toml", 1)["mirrors"][0]["state"], "unknown");
@@ -327,7 +327,7 @@ fn lock_wait_comes_from_the_file_unless_a_flag_overrides() {
     for line in all {
         world.run(line).code(9).warns("locked by another headwater");
     }
-    // A run that follows the file and not the flag waits an hour.
+    // A run that used the file and not the flag would wait an hour.
     world.write("headwater.toml", format!("content = 'tree'\nwait = '1h'\n{MIRROR}"));
     for line in all {
         world.run(&format!("{line} --wait 0s")).code(9);

@@ -11,14 +11,14 @@ use crate::receiver::Receiver;
 const SITE: &str = "[[site]]\nname = 'docs'\ndir = 'www'\n";
 const HOUR: u64 = 60 * 60;
 
-/// Pushes once to `edge1`, which the rest of the configuration names.
+/// Pushes once to `edge1`, which the other lines configure.
 fn pushed(world: &World, mirror: &str) -> String {
     world.write("headwater.toml", format!("content = 'tree'\nsite = 'docs'\n{mirror}"));
     world.ok("push").stderr
 }
 
-/// A receiver of a new token with these flags, over plain HTTP, and what the first push to it says
-/// on stderr.
+/// Starts a receiver with a new token with these flags, over plain HTTP. Returns it with the stderr
+/// of the first push.
 fn with_token(flags: &str) -> (World, Receiver, String) {
     let world = World::with_tree();
     let receiver = Receiver::with_token(&world, SITE, flags);
@@ -26,8 +26,8 @@ fn with_token(flags: &str) -> (World, Receiver, String) {
     (world, receiver, stderr)
 }
 
-/// A receiver with a certificate that ends after `left` from now, and what the first push to it
-/// says on stderr.
+/// Starts a receiver with a certificate that expires after `left`. Returns it with the stderr of
+/// the first push.
 fn with_certificate(left: Duration) -> (World, Receiver, u64, String) {
     let world = World::with_tree();
     let end = UNIX_EPOCH.elapsed().unwrap() + left;
@@ -42,8 +42,8 @@ fn with_certificate(left: Duration) -> (World, Receiver, u64, String) {
     (world, receiver, end.as_secs(), stderr)
 }
 
-/// That every command names `what`, which ends in 6 days, and nothing else; answers when, as JSON
-/// and gauge say alike.
+/// Asserts that every command reports `what`, which expires in 6 days, and nothing else. Returns
+/// the expiry time, which is the same in JSON and metrics.
 fn is_named(world: &World, push: &str, what: &str) -> u64 {
     let words = format!("the {what} expires on ");
     let warning =
@@ -78,7 +78,7 @@ fn is_named(world: &World, push: &str, what: &str) -> u64 {
     end
 }
 
-/// That no command has anything to say of `what`, which ends in 20 days, but `doctor`.
+/// Asserts that only `doctor` mentions `what`, which expires in 20 days.
 fn is_fine(world: &World, push: &str, what: &str) {
     assert!(!push.contains("warning: ") && !push.contains("hint: "), "{push}");
     assert!(!world.ok("status").stdout.contains(what));

@@ -19,7 +19,7 @@ fn read(page: &str) -> String {
     fs::read_to_string(Path::new(ROOT).join(page)).unwrap_or_else(|error| panic!("{page}: {error}"))
 }
 
-/// README.md and the pages in docs/, by their path.
+/// Returns README.md and the pages in docs/, by path.
 fn pages() -> Vec<String> {
     let docs = fs::read_dir(Path::new(ROOT).join("docs")).unwrap();
     let mut pages: Vec<String> = docs
@@ -79,8 +79,8 @@ fn steps(block: &str) -> Vec<Step> {
     steps
 }
 
-/// A line without what differs between runs: free space, times, durations, ids, users, the widths
-/// of columns.
+/// Removes from a line what differs between runs: free space, times, durations, ids, users, column
+/// widths.
 fn masked(line: &str) -> String {
     let mut words: Vec<String> = Vec::new();
     for word in line.replace("just now", "0 s ago").split_whitespace() {
@@ -109,7 +109,7 @@ fn masked(line: &str) -> String {
     words.join(" ")
 }
 
-/// A word with `H` in place of each run of 16 hexadecimal digits or more.
+/// Returns the word with `H` in place of each run of 16 or more hexadecimal digits.
 fn without_ids(word: &str) -> String {
     let is_digit = |c: char| c.is_ascii_digit() || ('a'..='f').contains(&c);
     let mut rest = word;
@@ -155,7 +155,7 @@ fn copy_tree(from: &Path, to: &Path) {
     }
 }
 
-/// Runs the blocks of a page in order; the number of commands and what went wrong.
+/// Runs the blocks of a page in order. Returns the number of commands, and the differences.
 fn run_page(page: &str) -> (usize, Vec<String>) {
     let world = World::new();
     copy_tree(&Path::new(ROOT).join("fixtures/site"), &world.path("public"));
@@ -207,7 +207,7 @@ fn block_that_is_not_run_gives_a_reason() {
     }
 }
 
-/// Compares the part of `page` after `marker` with `generated`, or writes it there when asked to.
+/// Compares the part of `page` after `marker` with `generated`, or rewrites that part on request.
 fn assert_generated(page: &str, marker: &str, generated: &str) {
     let text = read(page);
     let (head, tail) = text.split_once(marker).unwrap_or_else(|| panic!("{page} lacks {marker}"));
@@ -218,7 +218,7 @@ fn assert_generated(page: &str, marker: &str, generated: &str) {
     assert!(tail == generated, "{page} is stale; regenerate it with: {REGENERATE}");
 }
 
-/// The subcommands that a help text lists.
+/// Returns the subcommands that a help text lists.
 fn subcommands(help: &str) -> Vec<String> {
     let (_, list) = help.split_once("\nCommands:\n").unwrap_or_default();
     let lines = list.lines().take_while(|line| !line.is_empty());
@@ -231,7 +231,7 @@ fn subcommands(help: &str) -> Vec<String> {
         .collect()
 }
 
-/// Each command below `path` with its help text.
+/// Returns each command below `path` with its help text.
 fn help_texts(world: &World, path: &[String]) -> Vec<(String, String)> {
     let args: Vec<&str> = path.iter().map(String::as_str).chain(["--help"]).collect();
     let help = world.args(&args).code(0).stdout;
@@ -276,7 +276,7 @@ fn configurations_in_the_docs_have_only_known_keys() {
     assert!(count >= 6, "only {count} files were found");
 }
 
-/// Commands of console and shell blocks, each with the words after `headwater`.
+/// Returns the commands of console and shell blocks, each with the words after `headwater`.
 fn printed_commands(text: &str) -> Vec<String> {
     let shell = blocks(text)
         .into_iter()
@@ -314,7 +314,7 @@ fn commands_in_the_docs_use_existing_flags() {
     }
 }
 
-/// A source text with the string literals that continue on the next line joined.
+/// Returns a source text in which string literals continued on the next line are joined.
 fn without_line_breaks(source: &str) -> String {
     let mut parts = source.split("\\\n");
     let first = parts.next().unwrap_or_default().to_owned();
@@ -339,7 +339,7 @@ fn hints_name_existing_headings() {
     assert_eq!(count, 2);
 }
 
-/// The anchor that GitHub gives to a heading.
+/// Returns the anchor that GitHub gives to a heading.
 fn anchor(heading: &str) -> String {
     let kept = heading.chars().filter(|c| c.is_alphanumeric() || [' ', '-', '_'].contains(c));
     kept.collect::<String>().trim().to_lowercase().replace(' ', "-")

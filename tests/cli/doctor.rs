@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::harness::World;
 
-/// The only line of a mirror in the output of `doctor`, with its hint.
+/// Returns the only line of a mirror in the output of `doctor`, with its hint.
 fn line_of(output: &str, mirror: &str) -> String {
     let prefix = format!("{mirror}: ");
     let mut lines = output.lines().skip_while(|line| !line.starts_with(&prefix)).peekable();
@@ -133,7 +133,7 @@ fn mirror_of_another_site_is_reported_before_a_push() {
     world.run("doctor ./www --site docs").code(1).says("FAILED").says("--site");
 }
 
-/// A receiver that asks for tokens, which ends with this value.
+/// A receiver that requires tokens. Dropping it stops it.
 struct Receiver(Child);
 
 impl Drop for Receiver {
@@ -143,7 +143,7 @@ impl Drop for Receiver {
     }
 }
 
-/// Makes the files `push`, `read` and `stray` with a token each. Returns the flag of a receiver
+/// Writes the files `push`, `read` and `stray` with one token each. Returns the flag of a receiver
 /// that knows the first two.
 fn make_tokens(world: &World) -> &'static str {
     let token = |name: &str, right: &str| {
@@ -158,7 +158,7 @@ fn make_tokens(world: &World) -> &'static str {
     "--token-file tokens.toml"
 }
 
-/// A receiver of the site docs, with its URL.
+/// Starts a receiver of the site docs; returns it with its URL.
 fn receiver(world: &World, directory: &str, flag: &str) -> (Receiver, String) {
     let mut child =
         world.start(&format!("serve ./{directory} --site docs --listen 127.0.0.1:0 {flag}"));
@@ -203,12 +203,12 @@ fn read_only_token_unknown_token_and_wrong_site_are_reported() {
             [&json!(true), &json!(false), &json!(false)]
         );
         world.ok("doctor push");
-        // Its receiver is of the site docs.
+        // The receiver has the site docs.
         let run =
             world.run("doctor push --site blog").code(1).says("push: FAILED: ").says("\"docs\"");
         assert!(run.stdout.contains("--site"), "{}", run.stdout);
     }
-    // No token shows.
+    // No token appears in the output.
     let secrets = names.map(|name| world.read(name).trim().to_owned());
     let shown = world.run("doctor --verbose").code(1);
     assert!(

@@ -4,7 +4,7 @@ use serde_json::json;
 
 use crate::harness::World;
 
-/// One with `app.js` retired for a day, in release 2.
+/// A workspace with mirrors on which release 2 retires `app.js` for a day.
 fn world(mirrors: &str) -> World {
     let world = World::with_tree();
     world.ok(&format!("push tree {mirrors}"));
@@ -13,7 +13,7 @@ fn world(mirrors: &str) -> World {
     world
 }
 
-/// Runs a line two days later.
+/// Runs a line with the clock two days ahead.
 #[cfg(debug_assertions)]
 fn later(world: &World, line: &str) -> crate::harness::Run {
     world.run_with(&[("HEADWATER_FAULT", "clock+172800")], line)
@@ -38,11 +38,11 @@ fn report_shows_how_long_retired_entries_are_served() {
     let report = world.json("push tree ./www", 0);
     let until = |key: &str| report["changes"][key].as_u64().unwrap();
     assert_eq!(until("last_until") - until("first_until"), 13 * 86_400);
-    // What was retired before is not counted again.
+    // An entry retired earlier is not counted again.
     world.remove("tree/assets");
     let run = world.ok("push tree ./www").says("1 retired, served until ");
     assert!(!run.stdout.contains(" to 2"), "{}", run.stdout);
-    // Without anything that retires there is no such line.
+    // Without retired entries there is no such line.
     world.write("tree/index.html", "2");
     assert!(!world.ok("push tree ./www").stdout.contains("served until"));
 }
@@ -67,7 +67,7 @@ fn due_entries_leave_every_mirror_without_a_new_release() {
                 run.stderr
             );
         }
-        // By the clock of now it was too early; it does not come back for that.
+        // By the real clock the entry was removed too early; it is not restored.
         world.ok("verify ./www ./data");
         world.write("tree/index.html", "3");
         world.ok("push tree ./www ./data");
@@ -85,7 +85,7 @@ fn expired_entries_are_not_reported_as_served() {
     assert_eq!((&found["object"], &found["sequence"]), (&json!(null), &json!(2)));
     world.ok("push tree ./new");
     assert_eq!(world.json("diff ./new ./www", 0)["changes"], json!([]));
-    // From there another mirror is filled whole: what is due for one is for all.
+    // A new mirror filled from there gets all other entries: a due entry is due on every mirror.
     later(&world, "push --from ./www ./other").code(0);
     assert!(world.exists("other/current/index.html") && !world.exists("other/current/app.js"));
     world.ok("verify ./www ./other");
@@ -94,7 +94,7 @@ fn expired_entries_are_not_reported_as_served() {
 #[test]
 fn expired_entries_are_listed_below_the_result_on_a_terminal() {
     let world = world("./www");
-    // What a crash leaves when its time was over and nothing was removed yet.
+    // The state after a crash: the entry is due, and nothing was removed yet.
     world.write("www/.headwater/expired", "{\"through\":4000000000}\n");
     let shown = world.on_terminal(80, "push tree ./www").end().code(0);
     shown.once("nothing new: release 2");

@@ -52,7 +52,7 @@ fn release_that_passes_the_probe_continues_to_the_next_wave() {
 fn bad_release_is_stopped_by_the_probe_and_reverted() {
     let world = World::with_tree();
     let web = Web::of_files(world.path("."));
-    // What visitors of the canary are said to get is what those of another mirror get.
+    // The public URL of the canary serves the content of another mirror.
     fleet(&world, &web.url, &wave(&format!("{}/b/current/index.html", web.url)));
     let answer = world.json("push", 3);
     assert_eq!(outcomes(&answer), ["activated", "skipped", "skipped"]);
@@ -77,12 +77,13 @@ fn bad_release_is_stopped_by_the_probe_and_reverted() {
     );
     assert_eq!(on(&world), [3, 1, 1]);
     assert_eq!(world.served("a").values().collect::<Vec<_>>(), before.values().collect::<Vec<_>>());
-    // Those that were spared serve what the canary went back to: nothing is wrong with them.
+    // The mirrors outside the wave serve the content to which the canary was reverted: they are
+    // healthy.
     let rows = world.json("status", 0)["mirrors"].clone();
     assert_eq!(column(&rows, "state"), ["current"; 3]);
     assert_eq!(column(&rows, "behind"), ["0"; 3]);
     assert_eq!(world.ok("mirrorlist").stdout.lines().count(), 3);
-    // What the canary went back to is for the canary.
+    // The release that reverts the canary was made for the canary only.
     world.ok("heal").says("apart");
     assert_eq!(on(&world), [3, 1, 1]);
 }
@@ -102,7 +103,7 @@ fn content_reverted_by_a_probe_can_be_pushed_again() {
         .warns("1 mirror served release 2 for a while");
     assert!(!format!("{}{}", run.stdout, run.stderr).contains("nothing was activated"), "{run:?}");
     assert!(world.releases("a").pop().unwrap()["rejected"].is_null());
-    // The web server is what was wrong.
+    // The web server was at fault, not the content.
     fleet(&world, &web.url, &wave("index.html"));
     world.ok("push").says("release 4");
     assert_eq!(on(&world), [4, 4, 4]);
@@ -171,7 +172,7 @@ fn staged_release_can_be_abandoned_or_replaced() {
     world.ok("push");
     assert_eq!((staged.as_str(), world.read("a/current/index.html").as_str()), ("two", "three"));
     assert!(!world.exists("a/staged"), "a later push supersedes it");
-    // What is not ours is left alone.
+    // A staged release of another push is left alone.
     world.write("a/staged", "mine");
     world.write("tree/index.html", "four");
     world.ok("push");
@@ -184,7 +185,7 @@ fn frozen_mirrors_stay_unchanged_and_joining_ones_are_filled() {
     fleet(&world, "http://127.0.0.1:1", "");
     world.ok("push --only a,b");
     world.write("tree/index.html", "two");
-    // Three are required, and one of them only joins.
+    // Three mirrors are required, and one of them is only joining.
     world.ok("push --require 3");
     assert_eq!(on(&world), [2, 2, 2]);
     world.write(
@@ -202,7 +203,7 @@ fn frozen_mirrors_stay_unchanged_and_joining_ones_are_filled() {
     );
     world.ok("heal").says("release 3 was copied to 1 mirror");
     assert_eq!(on(&world), [3, 3, 3]);
-    // One that is frozen because it is broken is no alarm.
+    // A mirror that is frozen because it is broken causes no alarm.
     world.write("headwater.toml", world.read("headwater.toml").replace("until=2001-01-01", ""));
     world.remove("b");
     world.write("b", "a file");
@@ -222,7 +223,7 @@ fn unmet_requirement_names_the_command_that_finishes_the_push() {
     fleet(&world, "http://127.0.0.1:1", "");
     world.ok("push");
     world.write("tree/index.html", "two");
-    // It answers, and cannot be written.
+    // The mirror responds, but nothing can be written to it.
     world.remove("c/.headwater/objects/00");
     let run = world
         .run("push --wait 0s")
@@ -270,7 +271,7 @@ fn failed_mirror_suggests_a_requirement_that_can_be_met() {
 #[test]
 fn other_mirrors_switch_before_a_silent_mirror_times_out() {
     let world = World::with_tree();
-    // The system takes the connection, and nobody answers.
+    // The kernel accepts the connection, and nothing ever responds.
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}/docs", silent.local_addr().unwrap());
     world.write(
@@ -326,13 +327,14 @@ fn partial_release_is_neither_spread_nor_replaced_by_heal() {
         world.ok("status").says("2 of 3 mirrors current, 1 apart").says("made for a only");
         world.ok("status --check").says("1 apart");
         assert!(world.releases("b").iter().all(|release| release["partial"].is_null()));
-        // A laggard gets what is for all of them.
+        // A lagging mirror gets the release that was made for all of them.
         world.remove("c");
-        // The note of which store it had is there.
+        // The cache remembers which store it had.
         world.remove("home");
         world.ok("heal");
         assert_eq!(on(&world), [3, 2, 2]);
-        // The next push to all ends it, also without anything new for the one that is apart.
+        // The next push to all mirrors ends this, even if the content of the apart mirror does not
+        // change.
         world.write("tree/index.html", content);
         world.ok("push --again");
         assert_eq!(on(&world), [4, 4, 4]);
@@ -403,7 +405,7 @@ fn release_of_one_mirror_alone_is_not_spread_by_heal() {
     let mirrors = ["a", "b", "c"].map(|name| format!("[[mirror]]\nname='{name}'\nurl='{name}'\n"));
     world.write("headwater.toml", mirrors.concat());
     world.ok("push tree");
-    // The owner of `a`, who knows no fleet, publishes there on top of the same history.
+    // The owner of `a`, who does not know the fleet, publishes there in the same history.
     world.write("theirs.toml", "");
     world.write("theirs/index.html", "theirs");
     world.ok("push theirs ./a --cache elsewhere --config theirs.toml --allow-shrink");
@@ -415,7 +417,7 @@ fn release_of_one_mirror_alone_is_not_spread_by_heal() {
     );
     world.ok("heal --from a");
     assert_eq!((world.read("c/current/index.html"), on(&world)), ("theirs".to_owned(), [2, 2, 2]));
-    // A machine that knows nothing of them heals as far as it sees.
+    // A machine without records of the fleet copies the newest release that it sees.
     world.write("theirs/index.html", "theirs again");
     world.ok("push theirs ./a --cache elsewhere --config theirs.toml");
     world.ok("heal --cache unknown");

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::harness::World;
 
-/// A tree of this version.
+/// Writes a tree of this version.
 fn version(world: &World, number: u64) {
     world.write("tree/index.html", format!("version {number}"));
 }
@@ -48,7 +48,7 @@ fn copy_from_a_stale_hub_leaves_a_newer_edge_alone() {
     world.ok("plan --from ./stale ./edge --superseded-ok");
     world.run("plan --from ./stale ./edge ./new").code(3);
     assert_eq!(world.snapshot("edge"), before);
-    // The others are brought up all the same.
+    // The other mirrors get the release.
     world.run("push --from ./stale ./edge ./new").code(3).says("left alone");
     assert_eq!((world.current("edge"), world.current("new")), (2, 1));
     world.ok("heal ./hub ./stale ./edge ./new");
@@ -95,7 +95,7 @@ fn different_histories_are_refused_without_new_history_flag() {
             .warns(&old[..12])
             .warns(&other[..12]);
     }
-    // The mirror that was not pushed to from here fails alone where the other one is enough.
+    // If the other mirror is enough, the mirror that this origin has not pushed to fails alone.
     world
         .run("heal ./old ./other")
         .code(3)
@@ -160,7 +160,7 @@ fn promote_makes_a_release_in_the_destination_history() {
     );
     assert_eq!((&after["history"], &after["orders"]["ci"]), (&before["history"], &json!(7)));
     assert_eq!(world.read("www/current/index.html"), "version 2");
-    // Orders and guard rails hold as for a tree; the same content is nothing new.
+    // Orders and guard rails apply as for a tree; the same content makes no new release.
     world.run("promote ./staging ./www --order ci:6").code(6);
     world.ok("promote ./staging ./www").says("nothing new");
     world.write("tree/.env", "SECRET=1");

@@ -6,8 +6,8 @@ use crate::harness::{World, of_kind};
 use crate::prometheus::check_gauges;
 use crate::receiver::Receiver;
 
-/// A receiver whose command fails while there is a file `broken`, and a configuration with the
-/// mirror `edge1`.
+/// A receiver whose command fails while a file `broken` exists, and a configuration with the mirror
+/// `edge1`.
 fn world() -> (World, Receiver) {
     let world = World::with_tree();
     let broken = world.path("broken");
@@ -35,13 +35,14 @@ fn failed_hook_is_a_warning_and_keeps_the_exit_code() {
     let warning =
         format!("warning: edge1: its post_activate command failed after release 2: sh: {FAILURE}");
     world.ok("push --metrics push.prom").says("switched").warns(&warning);
-    // The gauges of a push know of it, though the mirrors were asked before the command had ended.
+    // The metrics of the push include it, although the mirrors were polled before the command
+    // ended.
     assert!(
         world.read("push.prom").contains(&format!("{GAUGE} 1\n")),
         "{}",
         world.read("push.prom")
     );
-    // A push that does not switch has nothing to say of it.
+    // A push that activates nothing does not mention it.
     let again = world.json("push", 0);
     assert_eq!(again["mirrors"][0].get("hook"), None, "{again}");
     world.write("tree/index.html", "3");

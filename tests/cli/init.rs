@@ -32,7 +32,7 @@ fn push_after_init_needs_no_arguments() {
     let world = World::with_tree();
     world.ok("init");
     world.rename("tree", "public");
-    // Until a mirror is set, nothing is published.
+    // Without a configured mirror nothing is published.
     for line in ["push", "plan", "status"] {
         world.run(line).code(2).warns("no mirror is named or configured").warns("set a [[mirror]]");
     }

@@ -7,14 +7,14 @@ fn mirror_on_an_unmounted_volume_is_not_filled() {
     let world = World::with_tree();
     world.mkdir("volume");
     world.ok("push tree ./volume ./www");
-    // What is below a mount point where nothing is mounted.
+    // The files below a mount point on which nothing is mounted.
     world.rename("volume", "mounted");
     world.mkdir("volume");
     world.write("tree/new.html", "new");
     let refused = world.run("push tree ./volume ./www").code(4);
     refused.says("./volume").warns("it has no store now, but headwater remembers").warns("--init");
     assert!(!world.exists("volume/.headwater"));
-    // The requirement decides about the others.
+    // `--require` decides about the other mirrors.
     world.run("push tree ./volume ./www --require any").code(3);
     assert!(world.exists("www/current/new.html") && !world.exists("volume/.headwater"));
     world
@@ -26,7 +26,7 @@ fn mirror_on_an_unmounted_volume_is_not_filled() {
         .code(3)
         .warns("it has no store now, but headwater remembers");
     world.run("status ./volume").code(1).says("headwater remembers an earlier push to store");
-    // Another store is no better.
+    // Another store is refused, too.
     world.remove("volume");
     world.rename("mounted", "kept");
     world.ok("push tree ./other");
@@ -79,7 +79,7 @@ fn promote_requires_init_like_push() {
             .warns("--init");
         assert!(!world.exists("edge/.headwater"), "{line}");
     }
-    // A new mirror is no reason to ask.
+    // A new mirror does not require `--init`.
     world.ok("promote ./hub ./new --dry-run");
     world.ok("promote ./hub ./new");
     world.ok("promote ./hub ./edge --init");

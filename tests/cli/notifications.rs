@@ -6,7 +6,7 @@ use crate::harness::World;
 use crate::prometheus::check_gauges;
 use crate::web::Web;
 
-/// A world with a tree and a configuration that says `more`.
+/// A workspace with a tree and a configuration that contains `more`.
 fn world(more: &str) -> World {
     let world = World::with_tree();
     world.write(
@@ -41,7 +41,7 @@ fn hook_reads_the_changed_paths_from_stdin() {
         (world.read("seen").as_str(), world.read("how").as_str()),
         ("/\n/a%20b/%C3%A9.html\n/index.html\n", "docs 2 0\n")
     );
-    // A push that changes nothing, and one that only lets entries go, tell nobody.
+    // A push without changes and a push that only removes due entries do not run the hook.
     world.remove("seen");
     world.ok("push");
     assert!(!world.path("seen").exists());
@@ -179,7 +179,7 @@ fn unacknowledged_purges_are_sent_with_the_next_push() {
     assert_eq!(web.asked()[0].body, web.asked()[count].body);
     world.run_with(TOKEN, "push").code(0);
     assert_eq!(web.asked().len(), count + 1);
-    // A token that is not there is told, and the URLs are kept.
+    // A missing token is reported, and the URLs are kept for the next push.
     world.write("tree/later", "x");
     world.ok("push").warns("purge: the variable CDN is not set");
     world.run_with(TOKEN, "push").code(0).says("purge: 1 URL in 1 request");
@@ -205,7 +205,7 @@ fn metrics_file_is_valid_for_prometheus() {
         .find(|line| line.starts_with("headwater_mirror_last_success"))
         .unwrap()
         .to_owned();
-    // The mirror goes, a push fails: what was last known of it stays.
+    // The mirror is removed and a push fails: the last known values of the mirror stay.
     world.write("gone/keep", "");
     std::fs::rename(world.path("www"), world.path("elsewhere")).unwrap();
     world.write("www", "a file");
@@ -254,7 +254,7 @@ fn metrics_keep_mirrors_outside_the_push() {
     says("headwater_mirror_frozen{site=\"docs\",mirror=\"eu\"} 0");
     says("headwater_mirrors{site=\"docs\",state=\"frozen\"} 1");
     assert_eq!(success("cold"), before);
-    // Skipped this time: the release was not for it, and it is not gone.
+    // The push skips the mirror, so its metrics stay.
     says("headwater_mirror_current{site=\"docs\",mirror=\"us\"} 1");
     says("headwater_mirror_apart{site=\"docs\",mirror=\"eu\"} 1");
     world.ok("push");
@@ -290,7 +290,7 @@ fn ci_run_gets_summary_outputs_and_annotations() {
     world.remove("tree");
     let run = world.run_with(&variables, "push --dotenv end.env").code(8);
     assert_eq!(run.stderr.matches("::error title=headwater::").count(), 1, "{}", run.stderr);
-    // Steps add to these files, and the report is of one push.
+    // Other CI steps append to these files; the report describes only one push.
     assert!(
         world.read("summary").contains("release 1 of docs")
             && world.read("summary").contains("ended with 8")

@@ -6,14 +6,14 @@ use crate::terminal::{Shown, Terminal};
 /// Columns of a narrow, a usual and a wide terminal.
 const WIDTHS: [u16; 3] = [60, 80, 160];
 
-/// Words that only the block has.
+/// Words that appear only in the progress block.
 const BLOCK: [&str; 6] = ["scan:", "pack:", "is ready", "is current", "kB/s", "others follow"];
 
 fn assert_no_block(shown: &Shown) {
     BLOCK.iter().for_each(|words| shown.never(words));
 }
 
-/// A world with three configured mirrors, of which the first makes a wave with `wave` in its table.
+/// A workspace with three configured mirrors; `wave` configures a wave with the first one.
 fn fleet(wave: &str) -> World {
     let world = World::with_tree();
     let mirrors = "content='tree'\n[mirror_defaults]\nurl='m-{name}'\n[[mirror]]\nname='a'\n\
@@ -145,6 +145,6 @@ fn labels_are_coloured_only_on_a_terminal() {
     command.env("NO_COLOR", "1");
     let shown = Terminal::start(command, 80).end().code(2);
     assert_eq!(shown.coloured, [""; 0], "{shown}");
-    // The harness looks for escape sequences in the output of every run without a terminal.
+    // The harness checks the output of every run without a terminal for escape sequences.
     world.run(line).code(3);
 }

@@ -8,7 +8,7 @@ use serde_json::json;
 use crate::harness::World;
 use crate::receiver::Receiver;
 
-/// What only reads the mirror `./www`.
+/// Commands that only read the mirror `./www`.
 const READING: [&str; 6] = [
     "status ./www",
     "releases ./www",
@@ -18,7 +18,7 @@ const READING: [&str; 6] = [
     "verify ./www --quick",
 ];
 
-/// What changes it, or would.
+/// Commands that change it.
 const WRITING: [&str; 7] = [
     "push tree ./www",
     "plan tree ./www",
@@ -29,7 +29,7 @@ const WRITING: [&str; 7] = [
     "promote ./hub ./www",
 ];
 
-/// A mirror with two releases, whose directory is given to the user 12345.
+/// A mirror with two releases, whose directory belongs to the user 12345.
 fn given_away() -> World {
     let world = World::with_mirror();
     world.write("tree/index.html", "2");
@@ -69,7 +69,7 @@ fn mirror_of_another_user_is_not_written() {
     }
     world.run("push tree ./www").code(7).warns("as the user who owns");
     world.run("doctor ./www").code(1).says("FAILED").says("belongs to user id 12345");
-    // An empty directory is its owner's, too.
+    // An empty directory has an owner, too.
     world.mkdir("empty");
     std::os::unix::fs::chown(world.path("empty"), Some(12_345), None).unwrap();
     world.run("push tree ./empty").code(7).warns("belongs to user id 12345");
@@ -95,7 +95,7 @@ fn push_detects_another_owner_before_sending() {
 fn user_with_read_permission_can_read_a_mirror() {
     let world = World::with_tree();
     let push = world.command(&["push", "tree", "./www"]);
-    // Whatever the umask of the owner is, what others read can be read.
+    // Regardless of the umask of the owner, readable content stays readable.
     let mut closed = Command::new("sh");
     closed
         .args(["-c", "umask 077; exec \"$0\" \"$@\""])
@@ -183,7 +183,7 @@ fn receiver_refuses_to_start_for_a_site_of_another_user() {
             .warns("belongs to user id 12345, but headwater runs as user root")
             .warns(&format!("hint: run the receiver as the user who owns {directory}"));
     }
-    // What only reads needs no owner.
+    // Reading commands do not require the owner.
     world.write("tokens.toml", reader);
     let line = "serve empty --site docs --token-file tokens.toml --listen 127.0.0.1:0";
     let mut receiver = world.start(line);

@@ -12,7 +12,8 @@ fn plan_changes_nothing_on_disk() {
     let before = world.snapshot("");
     world.ok("plan tree ./www ./new --cache ./tmp/cache");
     world.remove("tmp");
-    // A directory's own times move when something was made in it for a while: here the world's.
+    // The push changes the times of directories in which it temporarily created something, such as
+    // that of the workspace.
     let without_root = |lines: Vec<String>| lines[1..].to_vec();
     assert_eq!(without_root(world.snapshot("")), without_root(before));
     world.ok("plan tree ./www");
@@ -48,7 +49,7 @@ fn plan_lists_paths_with_their_changes() {
     );
 }
 
-/// What stands after `words` on a line of stdout.
+/// Returns the text after `words` on a line of stdout.
 fn after<'r>(stdout: &'r str, words: &str) -> &'r str {
     stdout
         .lines()
@@ -94,8 +95,7 @@ fn plan_bytes_equal_those_sent_by_the_push() {
         let pushed = world.json(&format!("push tree ./www {flags}"), 0)["mirrors"][0].clone();
         let (planned, sent) =
             (planned["send_bytes"].as_u64().unwrap(), pushed["sent_bytes"].as_u64().unwrap());
-        // The plan counts the manifest change too, a few hundred bytes; packs are the same to the
-        // byte.
+        // The plan includes the manifest delta, a few hundred bytes; the bytes of packs are exact.
         assert!(sent <= planned && planned - sent < 1_000, "{flags}: {planned} {sent}");
         world.write("tree/large.txt", format!("other words {flags}\n").repeat(10_000));
     }
@@ -162,8 +162,7 @@ fn plan_lists_fifty_paths_and_counts_the_rest() {
     assert_eq!(world.json("plan tree ./www", 0)["changes"].as_array().unwrap().len(), 65);
 }
 
-/// Five mirrors: a canary with a wave of its own, two of a group, one that joins and one that is
-/// frozen.
+/// Five mirrors: a canary with its own wave, two in a group, a joining one and a frozen one.
 fn fleet(more: &str) -> World {
     let world = World::with_tree();
     let mirror = |name: &str, more: &str| format!("[[mirror]]\nname='{name}'\n{more}\n");
@@ -236,13 +235,13 @@ fn plan_applies_the_options_of_the_push() {
         .says("would switch at `headwater activate`, once");
     assert!(!staged.stdout.contains("probe https"), "{}", staged.stdout);
     assert_eq!(world.json("plan --stage-only", 0)["schedule"]["goal"], "stage");
-    // The one that leads the push is the one that the plan names.
+    // The plan names the mirror that leads the push.
     let lead = world.json("plan --skip canary", 0)["schedule"]["lead"].as_str().unwrap().to_owned();
     let events = world.events("push --skip canary --on-failure leave", 0);
     assert_eq!(of_kind(&events, "activated")[0]["mirror"], lead);
     world.ok("push --from b ./a --stage-only").says(" ./a` serves it").says(" ./a` drops it");
     world.ok("plan --from b ./a").says("is already staged");
-    // A mirror alone has no order.
+    // A single mirror has no order.
     let alone = world.ok("plan --only b");
     assert!(!alone.stdout.contains("would switch"), "{}", alone.stdout);
     world.remove("tree/index.html");

@@ -24,7 +24,7 @@ fn dropped_releases_are_reported_and_kept_ones_stay_complete() {
     let world = world();
     assert_eq!(sequences(&world), [3, 4, 5]);
     world.ok("prune ./www").says("0 releases and 0 objects");
-    // The idle slot shows release 4, which is kept with it.
+    // The idle slot shows release 4, so release 4 is kept.
     let pruned = world.json("prune ./www --keep 1", 0)["mirrors"][0].clone();
     assert_eq!((&pruned["releases"], &pruned["objects"]), (&json!(1), &json!(1)));
     assert_eq!(sequences(&world), [4, 5]);
@@ -97,7 +97,7 @@ fn staged_content_is_kept_until_activation() {
     world.ok("push tree ./www ./data");
     world.write("tree/index.html", "2");
     world.ok("push tree ./www ./data");
-    // Nearly the first content again: its objects are there, and only release 1 has them.
+    // Nearly the first content again: its objects are present, and only release 1 refers to them.
     world.write("tree/index.html", "<h1>hello</h1>\n");
     world.write("tree/new.html", "new");
     let lock = File::open(world.path("data/.headwater/lock")).unwrap();
@@ -129,8 +129,8 @@ fn leftovers_of_unfinished_pushes_are_reported_and_dropped() {
     world.ok("prune ./www").says(", 2 unfinished pushes of 10 B dropped");
     assert!(world.inside("www", "incoming/").is_empty());
     assert!(!world.ok("status ./www").stdout.contains("unfinished"));
-    // A push settles where something was left, also without anything new; the newest may still be
-    // resumed.
+    // A push without changes cleans up leftovers too, but keeps the newest one: a push can resume
+    // it.
     leave("a");
     leave("b");
     world.ok("push tree ./www").says("nothing new");

@@ -21,7 +21,7 @@ fn first_push_creates_all_mirrors_and_serves_the_tree() {
         assert_eq!(world.current(mirror), 1);
         for (path, content) in TREE {
             assert_eq!(world.meta(&format!("{mirror}/current/{path}")).mode() & 0o777, 0o444);
-            // Anyone can check an object with b3sum.
+            // `b3sum` can check an object.
             assert_eq!(world.read(&world.object(mirror, content)), content);
         }
     }
@@ -198,7 +198,7 @@ fn creation_time_strictly_increases_over_quick_pushes() {
         world.write("tree/index.html", number.to_string());
         world.ok("push tree ./www");
     }
-    // Four, not three: what the idle slot shows is kept beside what `keep` says.
+    // Four and not three: the release in the idle slot is kept in addition to `keep`.
     let created: Vec<u64> = world
         .releases("./www")
         .iter()
@@ -213,7 +213,7 @@ fn creation_time_strictly_increases_over_quick_pushes() {
 fn same_size_edits_within_a_second_get_a_later_time() {
     let world = World::with_mirror();
     let mut last = world.meta("www/current/app.js").mtime();
-    // A, B, A again: a validator of time and size has to differ each time.
+    // A, B, A again: a validator made of time and size must differ each time.
     for content in ["console.log(2)\n", "console.log(1)\n", "console.log(2)\n"] {
         world.write("tree/app.js", content);
         world.ok("push tree ./www");
@@ -268,7 +268,7 @@ fn older_run_number_never_replaces_a_newer_one() {
     world.json("push tree ./www --order build:6 --superseded-ok", 0);
     world.run("plan tree ./www --order build:6").code(6);
     assert_eq!(world.snapshot("www"), before);
-    // The same run once more, another stream, and who says so, may.
+    // The same run again, another stream, and an explicit permission are accepted.
     world.ok("push tree ./www --order build:7").says("release 2");
     world.write("tree/index.html", "other stream");
     world.ok("push tree ./www --order nightly:1").says("release 3");
@@ -357,6 +357,6 @@ fn removed_assets_are_served_for_a_day_and_pages_are_not() {
         release["until"].as_u64().unwrap(),
         release["created"].as_u64().unwrap() + 24 * 3600
     );
-    // It is no reason for a new release as long as its time lasts.
+    // A retired entry causes no new release before it is due.
     world.ok("push tree ./www").says("nothing new");
 }

@@ -46,8 +46,8 @@ fn due_retired_entries_are_removed_without_a_release() {
     world.remove("tree/app.js");
     world.ok("push tree ./www --keep-removed 1s").says("1 retired");
     assert!(world.exists("www/current/app.js"));
-    // No clock can be set from outside: the same push is tried until its time has come, which is
-    // two seconds off where releases of one second were numbered ahead.
+    // The test cannot set the clock, so it repeats the push until the entry is due. That takes two
+    // seconds more if several releases were made within a second.
     let begun = Instant::now();
     while world.exists("www/current/app.js") {
         assert!(begun.elapsed() < Duration::from_secs(60), "it never goes");
@@ -69,7 +69,7 @@ fn expunged_paths_are_removed_at_once() {
         !served.contains_key("assets/deep/er/logo.svg") && served.contains_key("assets/style.css"),
         "{served:?}"
     );
-    // What the tree has would still be served.
+    // Paths that the tree has would still be served.
     world.write("tree/index.html", "2");
     world
         .run("push tree ./www --expunge index.html")
@@ -198,7 +198,7 @@ fn cache_avoids_reading_files_and_can_be_lost() {
         caches.keys().all(|path| is_kept(path)),
         "nothing of the push is left behind: {caches:?}"
     );
-    // Files written in the second of the scan are read once more; not so when they are older.
+    // Files written in the second of the scan are read again; older files are not.
     for (path, _) in TREE {
         let file =
             fs::File::options().write(true).open(world.path(&format!("tree/{path}"))).unwrap();
@@ -311,7 +311,7 @@ fn interrupted_push_resumes() {
         .parse()
         .unwrap();
     let mut held = 0;
-    // The first steps only make the directories of the store.
+    // The first steps only create the directories of the store.
     for step in (steps / 2..steps).step_by(5) {
         let mirror = format!("m{step}");
         let kill = format!("kill@{step}");
@@ -326,7 +326,7 @@ fn interrupted_push_resumes() {
     assert!(held > 0, "some kill came after the pack was there");
 }
 
-/// A kill between the creation and the writing of the record of a pack leaves it empty.
+/// A kill between creating and writing the record of a pack leaves it empty.
 #[test]
 fn empty_pack_record_is_ignored() {
     let world = World::with_tree();
@@ -348,7 +348,7 @@ fn empty_pack_record_is_ignored() {
         kill(*step);
         world.inside("www", "incoming/").into_iter().find(|path| path.contains("/held/"))
     };
-    // Some two thirds of the way the pack is there; from then on it is, until it is used.
+    // The pack arrives after about two thirds of the steps, and stays until it is used.
     let record = (steps / 2..steps).find_map(|step| held(&step)).unwrap();
     world.chmod(&record, 0o644);
     world.write(&record, "");

@@ -28,7 +28,7 @@ impl Receiver {
         world.write("serve.toml", format!("{text}\n{}", token.stderr));
         let mut command =
             world.command(&["serve", "--listen", "127.0.0.1:0", "--config", "serve.toml"]);
-        // Nothing that the receiver runs may inherit this.
+        // No child of the receiver may inherit this variable.
         command.env("HEADWATER_TOKEN", "canary");
         let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
         let mut stderr = BufReader::new(child.stderr.take().unwrap());
@@ -37,13 +37,13 @@ impl Receiver {
         let line: Value = serde_json::from_str(&first).unwrap_or_else(|_| panic!("{first}"));
         let (_, port) = line["address"].as_str().unwrap().rsplit_once(':').unwrap();
         let port = port.to_owned();
-        // Its log is read, so that it never waits for a reader.
+        // A thread reads the log, so that the receiver never blocks on it.
         std::thread::spawn(move || stderr.read_to_string(&mut first));
         Self { child, port }
     }
 
-    /// The lines of a configuration for the mirror `edge1`, which this is; `scheme` is that of its
-    /// URL.
+    /// Returns configuration lines for the mirror `edge1`, which is this receiver; `scheme` is that
+    /// of its URL.
     pub(crate) fn mirror(&self, scheme: &str) -> String {
         let port = &self.port;
         format!(

@@ -64,7 +64,7 @@ fn predicted_prune_bytes_equal_the_freed_bytes() {
         world.write("tree/big.bin", format!("{number}").repeat(1_000 * (number + 1)));
         world.ok("push tree ./www --keep-removed 0s");
     }
-    // The first three are kept by default, but the fourth push dropped one already.
+    // Three releases are kept by default; the fourth push dropped one already.
     let usage = world.json("releases ./www", 0)["mirrors"][0]["usage"].clone();
     let freed = usage["prune"].as_array().unwrap().clone();
     assert_eq!((&freed[0]["keep"], &freed[0]["bytes"]), (&json!(2), &json!(2_000)), "{usage}");

@@ -6,7 +6,7 @@ use serde_json::json;
 
 use crate::harness::World;
 
-/// Damages nearly everything that a store has.
+/// Damages nearly every part of a store.
 fn damage(world: &World) {
     world.tamper(&world.object("www", "<h1>hello</h1>\n"), "garbage");
     world.remove(&world.object("www", "console.log(1)\n"));
@@ -60,7 +60,7 @@ fn removed_store_directory_is_created_and_filled_again() {
             let words = format!(".headwater/{name} is missing");
             let hint = "hint: run `headwater repair MIRROR --from TREE|MIRROR`";
             world.run(&format!("verify {flags}")).code(1).warns(&words).warns(hint);
-            // What changes nothing does not look at each directory of objects.
+            // A dry run does not read every directory of objects.
             if name != "objects/0a" {
                 world.run(&format!("status {flags}")).code(1).says(&words).warns(hint);
                 world.run(&format!("push tree {flags}")).code(4).warns(&words).warns(hint);
@@ -96,7 +96,7 @@ fn content_missing_from_the_source_stays_damaged_and_is_named() {
     world.run("repair ./www --from tree").code(1).says("left").warns("another mirror");
     let left = world.json("repair ./www --from tree", 1)["mirrors"][0]["left"].clone();
     assert!(!left.as_array().unwrap().is_empty());
-    // A source that lies is no source: only content with the right hash is taken.
+    // A corrupt source is not used: only content with the right hash is accepted.
     world.write("tree/index.html", "<h1>jello</h1>\n");
     world.run("repair ./www --from tree").code(1);
     world.write("tree/index.html", "<h1>hello</h1>\n");
@@ -118,7 +118,7 @@ fn edited_slot_is_repaired_from_the_objects_of_the_store() {
 #[test]
 fn in_place_edit_damages_slot_and_object_and_both_are_repaired() {
     let world = World::with_mirror();
-    // One inode: what an editor that writes in place does.
+    // The slot and the object share an inode: an editor that writes in place changes both.
     world.tamper("www/current/index.html", "edited in place");
     world.run("verify ./www").code(1).says("objects/");
     world.ok("repair ./www --from tree");

@@ -35,7 +35,7 @@ fn rollback_makes_a_new_release_with_the_previous_content() {
         (&json!(2), 1)
     );
     assert_eq!(release["rejected"][0]["sequence"], 3);
-    // Three releases within a second have times ahead of the clock.
+    // Three releases within a second have creation times ahead of the clock.
     assert_eq!(release["rejected"][0]["at"], release["created"]);
     let times = column(&json!(world.releases("./www")), "created");
     assert!(times.is_sorted_by(|earlier, later| earlier < later), "{times:?}");
@@ -56,7 +56,7 @@ fn rolled_back_content_is_refused_with_who_when_and_why() {
         .warns("release 3 with")
         .warns("--again");
     assert!(run.stderr.contains(": broken-menu") && run.stderr.contains(" at 2"), "{}", run.stderr);
-    // Without these variables, as under cron, the system knows the name.
+    // Without these variables, as under cron, the name comes from the user database.
     world.ok("push tree ./www ./data --again");
     let unset = [("USER", ""), ("SUDO_USER", ""), ("LOGNAME", "")];
     world.run_with(&unset, "rollback ./www ./data").code(0);
@@ -70,7 +70,7 @@ fn rolled_back_content_is_refused_with_who_when_and_why() {
         .warns("release 7 with this content was rolled back by ci:deploy run 9 at 2");
 }
 
-/// Four configured mirrors of which one cannot be read, with the releases 1 and 2.
+/// Four configured mirrors with the releases 1 and 2; one of them cannot be read.
 fn fleet() -> World {
     let world = World::with_tree();
     let mirror = |name: &str, group: &str| format!("[[mirror]]\nname='{name}'\ngroup='{group}'\n");
@@ -101,7 +101,7 @@ fn rollback_without_names_reverts_all_mirrors_despite_a_dead_one() {
             (3, 15)
         );
     }
-    // The same rollback again would go back once more; what the hint names does not.
+    // The same rollback again would revert one more release; the command in the hint does not.
     let hint = "`headwater push --from a d`";
     assert!(run.stderr.contains(hint) && !run.stderr.contains("again"), "{}", run.stderr);
     world.remove("d");
@@ -215,7 +215,7 @@ fn second_rollback_undoes_the_first() {
     world.ok("rollback ./www ./data");
     world.ok("rollback ./www ./data --to 3");
     assert_eq!(world.read("www/current/index.html"), "version 3");
-    // It was wanted again, so pushing it is nothing new.
+    // The rollback published this content again, so pushing it makes no new release.
     world.ok("push tree ./www ./data").says("nothing new: release 5");
 }
 

@@ -17,7 +17,7 @@ fn fleet(world: &World, more: &str) {
     world.write("headwater.toml", format!("{more}\n{mirrors}"));
 }
 
-/// The same with a wave for the canary.
+/// The same fleet with a wave for the canary.
 fn fleet_with_wave(world: &World, wave: &str) {
     fleet(world, "");
     world.write(
@@ -42,7 +42,7 @@ fn failed_switch_reverts_the_others_if_configured() {
     let before = world.served("a");
     world.write("tree/index.html", "two");
     world.ok("push --stage-only");
-    // It is staged there too, and then somebody else has the lock.
+    // The release is staged there too, and then another process takes the lock.
     let lock = File::open(world.path("c/.headwater/lock")).unwrap();
     lock.lock().unwrap();
     let answer = world.json("activate 2 --on-failure revert --wait 0s", 4);
@@ -57,7 +57,7 @@ fn failed_switch_reverts_the_others_if_configured() {
         assert_eq!(world.served(mirror), before, "{mirror}");
     }
     lock.unlock().unwrap();
-    // Left behind instead, which is what happens where nothing else is said.
+    // By default the failed mirror is left behind instead.
     world.write("tree/index.html", "three");
     world.ok("push --stage-only");
     lock.lock().unwrap();
@@ -105,7 +105,7 @@ fn hanging_probe_fails_after_its_timeout() {
     let world = World::with_tree();
     fleet(&world, "");
     world.ok("push");
-    // The system takes the connection, and nobody ever answers.
+    // The kernel accepts the connection, and nothing ever responds.
     let deaf = TcpListener::bind("127.0.0.1:0").unwrap();
     fleet_with_wave(&world, &format!("probe='http://{}/index.html'\n", deaf.local_addr().unwrap()));
     world.write("tree/index.html", "two");
@@ -120,7 +120,7 @@ fn hanging_probe_fails_after_its_timeout() {
     assert_eq!(on(&world), [3, 1, 1]);
 }
 
-/// A fleet that a shell script lists.
+/// A fleet whose mirrors a shell script lists.
 fn listed_by(world: &World, script: &str) {
     world.write("list.sh", script);
     world.write("headwater.toml", "content='tree'\nmirrors_from=['sh', 'list.sh']\n");
@@ -184,7 +184,7 @@ fn mirrors_on_partial_releases_converge_with_the_next_push() {
     world.write("tree/index.html", "three");
     world.ok("push --only c");
     assert_eq!(on(&world), [2, 2, 2]);
-    // Each was meant for some of them.
+    // Each release was made for some of the mirrors only.
     assert_eq!(column(&world.json("status", 0)["mirrors"], "state"), ["apart"; 3]);
     world.ok("heal");
     assert_eq!(on(&world), [2, 2, 2]);

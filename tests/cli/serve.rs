@@ -69,7 +69,7 @@ fn new_token_is_printed_once_and_its_hash_is_stored() {
             && !run.stderr.contains(&token[12..])
     );
     assert!(run.stderr.contains("SIGHUP") && !run.stderr.contains("restart"), "{}", run.stderr);
-    // The lines can be appended as they are.
+    // The printed lines can be appended unchanged.
     world.write("serve.toml", format!("{SITE}{}", run.stderr));
     let settings = headwater::config::serve::load(&world.path("serve.toml")).unwrap();
     let headwater::receiver::AuthPolicy::Tokens(tokens) = settings.access else {
@@ -99,12 +99,12 @@ fn token_is_added_only_if_the_file_stays_valid() {
         panic!("no tokens")
     };
     assert_eq!((tokens.len(), tokens[0].hash), (2, token.hash()));
-    // A file of tokens is empty at first.
+    // A token file can be empty.
     world.write("tokens.toml", "");
     world.ok(&format!("{new} tokens.toml"));
     world.ok(&format!("{new} tokens.toml"));
     assert_eq!(headwater::config::serve::load_tokens(&world.path("tokens.toml")).unwrap().len(), 2);
-    // A mistake shows on stderr, prints no token, and changes no file.
+    // An error is printed on stderr, prints no token, and changes no file.
     world.write("unset.toml", "# [[site]]\n# name = 'docs'\n");
     world.write("broken.toml", "listen = \n");
     for (file, words) in [

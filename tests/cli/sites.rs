@@ -12,7 +12,7 @@ use headwater::tree_path::Site;
 
 use crate::harness::World;
 
-/// Remembers what was requested.
+/// Records the requests.
 #[derive(Debug, Default)]
 struct Requests(Mutex<Vec<String>>);
 
@@ -22,7 +22,7 @@ impl Log for Requests {
     }
 }
 
-/// A receiver in this process, which ends with this value.
+/// A receiver in this process. Dropping it stops it.
 struct Receiver {
     handle: Handle,
     address: SocketAddr,
@@ -31,7 +31,7 @@ struct Receiver {
 }
 
 impl Receiver {
-    /// One as a `serve.toml` with a `[[site]]` for each of these names and directories makes it.
+    /// Starts a receiver with the sites that a `serve.toml` with these names and directories has.
     fn start(sites: &[(&str, &Path)]) -> Self {
         let site = |(name, directory): &(&str, &Path)| SiteSettings {
             base: format!("/{name}/"),
@@ -51,7 +51,7 @@ impl Receiver {
         format!("http://{}/{site}", self.address)
     }
 
-    /// The requests since the last call.
+    /// Returns the requests since the last call.
     fn requests(&self) -> Vec<String> {
         std::mem::take(&mut self.requests.0.lock().unwrap())
     }

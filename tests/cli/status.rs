@@ -43,7 +43,7 @@ fn two_releases_of_one_sequence_are_shown_as_diverged() {
     world.ok("push tree ./data");
     let rows = world.json("status ./www ./data", 1)["mirrors"].clone();
     assert_eq!(column(&rows, "state"), ["diverged", "current"]);
-    // A push to both brings them together again, once it is told that they are of two histories.
+    // With `--new-history`, a push to both mirrors makes them equal again.
     world.run("push tree ./www ./data").code(5).warns("different histories");
     world.ok("push tree ./www ./data --new-history");
     world.ok("status ./www ./data");
@@ -89,7 +89,7 @@ fn check_prints_one_line_with_plugin_metrics_and_exit_code() {
     world.write("tree/index.html", "2");
     world.ok("push tree ./www");
     let line = "status ./www ./old --check";
-    // However slow this machine is, the lag is over none at all or not over a day.
+    // Even on a slow machine, the lag is more than zero and less than a day.
     world.run(&format!("{line} --warn 1d --crit 2d")).code(0).says("behind=1;;;0");
     let mut run = world.run(&format!("{line} --warn 0s --crit 1d"));
     while run.stdout.contains(" OK ") {
@@ -123,7 +123,7 @@ fn status_shows_the_last_activation_and_verification() {
     world.run("status ./www --check").code(1).says("./www has");
     world.ok("repair ./www --from tree");
     assert_eq!(row()["verified"]["faults"], 0);
-    // What nobody can read changes nothing else.
+    // A record that cannot be read changes nothing else.
     world.write("www/.headwater/events.jsonl", "\u{0}rubbish\n{\"time\":");
     assert_eq!((&row()["state"], &row()["switched"]), (&json!("current"), &json!(null)));
     world.write("tree/index.html", "after");
@@ -149,7 +149,8 @@ fn watch_polls_until_terminated() {
     world.run("status ./www --watch 5").code(2);
 }
 
-/// A receiver of `names`, below the world; its URL, and what ends with it.
+/// Starts a receiver with the sites `names`, below the workspace; returns its URL and the handle
+/// that stops it.
 fn receiver(world: &World, names: &[String], tokens: &str) -> (std::process::Child, String) {
     let tables: String =
         names.iter().map(|name| format!("[[site]]\nname='{name}'\ndir='{name}'\n")).collect();
@@ -173,7 +174,7 @@ fn status_of_a_hundred_mirrors_takes_less_than_a_second() {
     let token = world.ok("token new --site m0 --allow push");
     let mut config = String::new();
     let mut receivers = Vec::new();
-    // One takes 64 connections at once.
+    // One receiver accepts 64 connections at once.
     for names in names.chunks(25) {
         let (child, url) = receiver(&world, names, &token.stderr);
         config.extend(

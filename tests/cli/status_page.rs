@@ -9,8 +9,8 @@ use crate::harness::World;
 
 const DAY: u64 = 86_400;
 
-/// A fleet with something of everything: current, behind, faulty, unreachable, frozen; notes and
-/// paths that are markup.
+/// A fleet with every state: current, behind, faulty, unreachable, frozen; with notes and paths
+/// that contain markup.
 fn fleet() -> World {
     let world = World::with_tree();
     let mirror =
@@ -25,7 +25,7 @@ fn fleet() -> World {
     world.args(&first).code(0);
     world.write("tree/<script>alert(1)</script>.html", "x");
     world.write("tree/index.html", "2");
-    // One was bad and is taken back; all others serve what it went back to.
+    // One release was bad and is reverted; all other mirrors serve the content before it.
     let note = "rewrite <b>the guide</b> \
                 https://git.example/docs/-/merge_requests/4711/diffs?commit_id=0123456789abcdef";
     world.args(&["push", "./tree", "./eu-1", &format!("./{}", names[2]), "--note", note]).code(0);
@@ -89,7 +89,7 @@ fn page_is_one_self_contained_file() {
     assert!(place(">away<") < place(">eu-2<") && place(">eu-2<") < place(">eu-1<"), "worst first");
     assert_eq!(page.matches("class=\"strip\"").count(), 5);
     assert_eq!(page.matches("<span class=\"sr\">").count(), 5 * 14);
-    // The page is replaced as a whole, and one that cannot be written is told.
+    // The page is replaced as a whole, and a page that cannot be written is reported.
     let inode = || {
         std::os::unix::fs::MetadataExt::ino(&std::fs::metadata(world.path("page.html")).unwrap())
     };
@@ -125,7 +125,7 @@ fn page_shows_only_public_information() {
     for hidden in ["secret-place", "127.0.0.1", "burrow", "responds in", " ago"] {
         assert!(!page.contains(hidden), "{hidden}: {page}");
     }
-    // Without names there is nothing to call the mirrors by but their number.
+    // Without names, mirrors are shown by number.
     world.ok("status ./secret-place --html page.html");
     assert!(world.read("page.html").contains(">Mirror 1<"));
     world.run("status --html page.html --internal").code(1);
@@ -157,7 +157,8 @@ fn unreachable_mirror_shows_its_last_known_release() {
     assert_eq!(world.json("status", 1)["mirrors"][0]["last_seen"]["sequence"], 1);
 }
 
-/// Reports what of a frame is too wide, and how each text stands out from what is behind it.
+/// Reports the parts of a frame that are too wide, and the contrast of each text with its
+/// background.
 const MEASURE: &str = r##"
 addEventListener("load", () => {
   const frame = document.querySelector("iframe");
@@ -222,7 +223,7 @@ fn measure(world: &World, html: &str, width: u32, scheme: u32) -> Value {
         "--dump-dom",
         "--virtual-time-budget=2000",
     ]);
-    // Nothing but the page: no network, and no first steps.
+    // Only the page: no network, and no first-run dialogs.
     command.args(["--disable-quic", "--no-first-run", "--disable-background-networking"]);
     command.args(["--disable-component-update", "--disable-sync"]);
     command.arg(format!("--blink-settings=preferredColorScheme={scheme}"));
@@ -256,7 +257,7 @@ fn page_fits_a_phone_with_enough_contrast() {
             );
         }
     }
-    // What this sees: a line that does not break, and grey on grey.
+    // A counterexample: a line that does not break, and grey text on grey.
     let bad = page.replace(
         "</style>",
         "h2 { white-space: nowrap; width: 500px; } .soft { color: #999; }</style>",

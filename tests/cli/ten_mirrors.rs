@@ -15,7 +15,7 @@ use crate::web::Web;
 const RECEIVERS: [&str; 4] = ["edge-1", "edge-2", "edge-3", "edge-4"];
 const DIRECTORIES: [&str; 6] = ["canary-1", "canary-2", "hub", "spare", "archive", "broken"];
 
-/// A receiver, which ends with this value.
+/// A receiver. Dropping it stops it.
 struct Receiver(Child);
 
 impl Drop for Receiver {
@@ -25,7 +25,7 @@ impl Drop for Receiver {
     }
 }
 
-/// Starts a receiver of the directory `name`; with it its URL.
+/// Starts a receiver of the directory `name`; returns it with its URL.
 fn receiver(world: &World, name: &str) -> (Receiver, String) {
     let mut child =
         world.start(&format!("serve ./{name} --site docs --listen 127.0.0.1:0 --no-auth"));
@@ -35,7 +35,7 @@ fn receiver(world: &World, name: &str) -> (Receiver, String) {
     (Receiver(child), format!("http://{}", first["address"].as_str().unwrap()))
 }
 
-/// What a web server in front of a mirror has kept, by path; it gives that and asks nobody.
+/// Responses that a caching web server has stored, by path. It serves them without asking a mirror.
 type Kept = Arc<Mutex<BTreeMap<String, Vec<u8>>>>;
 
 /// A web server in front of all mirrors, at `/NAME/`.
@@ -96,7 +96,7 @@ fn bad_release_reaches_only_the_canary() {
     let world = World::with_tree();
     let (web, kept) = front(&world);
     let _receivers = fleet(&world, &web);
-    // A first release for all, and a second one for which a mirror is broken.
+    // A first release for all mirrors, and a second one that fails on one mirror.
     assert_eq!(outcomes(&world.json("push --note first", 0), "activated").len(), 10);
     world.rename("broken/.headwater/objects/00", "away");
     world.write("tree/docs/a.html", "<h1>a, second edition</h1>\n");
@@ -108,7 +108,7 @@ fn bad_release_reaches_only_the_canary() {
     assert!(answer["spread_ms"].is_u64(), "{answer}");
     let good = world.served("hub");
 
-    // The front of one canary has the page of before, and so its visitors get what no release has.
+    // The web server of one canary serves a stored page, so its visitors get content of no release.
     kept.lock().unwrap().insert("/canary-2/index.html".to_owned(), b"of before".to_vec());
     world.write("tree/index.html", "<h1>third</h1>\n");
     world.write("tree/app.js", "console.log(3)\n");
@@ -133,7 +133,8 @@ fn bad_release_reaches_only_the_canary() {
     kept.lock().unwrap().clear();
     judge(&world, &web);
 
-    // What a probe took back is not refused: with a mended front and mirror all get it.
+    // Content reverted by a probe is not refused: with the web server and the mirror fixed, all get
+    // it.
     world.rename("away", "broken/.headwater/objects/00");
     assert_eq!(outcomes(&world.json("push --note third", 0), "activated").len(), 10);
     assert!(
@@ -142,7 +143,7 @@ fn bad_release_reaches_only_the_canary() {
     world.ok("status --public").says("10 of 10 mirrors current");
 }
 
-/// What status, lists, gauges and the page say after the bad release.
+/// Checks status, mirror lists, metrics and page after the bad release.
 fn judge(world: &World, web: &Web) {
     let rows = world.json("status --public", 1)["mirrors"].clone();
     assert_eq!(column(&rows, "mirror")[0], "broken");
@@ -151,7 +152,7 @@ fn judge(world: &World, web: &Web) {
         9,
         "{rows}"
     );
-    // What the canaries took back, and what they went back to, was never for it.
+    // Neither the reverted release nor the reverting one was made for this mirror.
     assert_eq!(rows[0]["behind"], 1);
     let list = world.ok("mirrorlist --public").stdout;
     assert_eq!(list.lines().count(), 9);
@@ -172,7 +173,7 @@ fn judge(world: &World, web: &Web) {
     ] {
         assert!(page.contains(words), "{words}");
     }
-    // To be looked at.
+    // For a manual look at the page.
     if let Some(path) = std::env::var_os("HEADWATER_PAGE") {
         std::fs::write(path, page).unwrap();
     }

@@ -20,7 +20,7 @@ fn flipped_bit_is_found_in_every_file() {
     for prefix in ["objects/", "manifests/", "releases/", "slots/"] {
         let world = World::with_mirror();
         let path = &world.inside("www", prefix)[0];
-        // The time is put back: only the bytes tell.
+        // The modification time is restored, so only the bytes differ.
         let time = world.meta(path).modified().unwrap();
         let mut bytes = std::fs::read(world.path(path)).unwrap();
         let middle = bytes.len() / 2;

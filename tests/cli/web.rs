@@ -5,7 +5,7 @@ use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
-/// What it was asked.
+/// A request that the server received.
 #[derive(Debug, Clone)]
 pub(crate) struct Asked {
     pub(crate) method: String,
@@ -14,17 +14,17 @@ pub(crate) struct Asked {
     pub(crate) body: String,
 }
 
-/// Status, more header lines, body.
+/// Status, additional header lines, body.
 pub(crate) type Said = (u16, String, Vec<u8>);
 
-/// A server, which ends with the process.
+/// A server that runs until the process ends.
 pub(crate) struct Web {
     pub(crate) url: String,
     asked: Arc<Mutex<Vec<Asked>>>,
 }
 
 impl Web {
-    /// Answers each request with what `answer` says; that is given how many were before.
+    /// Sends the response that `answer` returns for the number of earlier requests and the request.
     pub(crate) fn start(answer: impl Fn(usize, &Asked) -> Said + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
@@ -44,7 +44,7 @@ impl Web {
         Self::start(move |_, asked| file(&root, &asked.path))
     }
 
-    /// What it was asked so far.
+    /// Returns the requests so far.
     pub(crate) fn asked(&self) -> Vec<Asked> {
         self.asked.lock().unwrap().clone()
     }

@@ -5,7 +5,7 @@ use serde_json::json;
 use crate::harness::{World, column};
 use crate::web::Web;
 
-/// Two mirrors with a web server each, in two regions.
+/// Two mirrors in two regions, each with a web server.
 fn fleet() -> (World, [Web; 2]) {
     let world = World::with_tree();
     let webs = ["eu", "us"].map(|mirror| Web::of_files(world.path(mirror).join("current")));

@@ -44,7 +44,7 @@ pub(crate) fn lower_rank_is_refused<F: Fixture>() {
         assert!(is_conflict(mirror.activate(other.name(), Some(base.name()))));
     }
     assert_serves(&fixture, &base);
-    // One that was staged before a higher one became current.
+    // A release that was staged before a higher one became current.
     let (seventh, eighth) =
         (second_tree().release(7), Tree::default().file("x", "8", 8).release(8));
     seventh.onto(Some(&base)).stage(&*mirror).unwrap();
@@ -67,7 +67,7 @@ pub(crate) fn higher_rank_of_equal_sequence_is_accepted<F: Fixture>() {
     let state = mirror.state().unwrap();
     assert_eq!((state.current, state.staged), (Some(other.name()), None));
     assert!(state.releases.contains(&base.release), "what was served stays a kept release");
-    // It does not come back.
+    // The old release is refused.
     assert!(is_conflict(base.onto(Some(&other)).stage(&*mirror).map(drop)));
     assert!(is_conflict(mirror.activate(base.name(), Some(other.name()))));
     assert_serves(&fixture, &other);
@@ -88,7 +88,7 @@ pub(crate) fn other_history_is_refused_unless_it_replaces_the_current_one<F: Fix
     foreign.release.replaces = vec![base.release.history];
     foreign.onto(Some(&base)).publish(&*mirror, Some(base.name()));
     assert_serves(&fixture, &foreign);
-    // The history that was taken over is older for ever.
+    // The replaced history stays older for ever.
     let late = first_tree().release(99);
     assert!(is_conflict(late.onto(Some(&foreign)).stage(&*mirror).map(drop)));
     assert_serves(&fixture, &foreign);
@@ -183,7 +183,7 @@ pub(crate) fn locked_mirror_reports_the_lock_and_can_be_read<F: Fixture>() {
     assert!(hasty.manifest(&first.release.manifest).is_ok());
     assert!(hasty.object(&first.file("app.js").object, 0).is_ok());
     drop(lock);
-    // What arrived at the locked mirror need not be sent again.
+    // Content received by the locked mirror need not be sent again.
     let late = third.onto(Some(&first));
     assert_eq!(late.stage(&*hasty).unwrap().sent, 0);
     hasty.activate(third.name(), Some(first.name())).unwrap();

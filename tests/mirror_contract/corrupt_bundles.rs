@@ -16,15 +16,15 @@ fn flip(pack: &mut SealedPack, at: usize) {
     pack.bytes = bytes.into();
 }
 
-/// The plain bytes of the change, changed, packed again.
+/// Decompresses the manifest delta, edits its bytes, and compresses it again.
 fn edit_change(delivery: &mut Delivery, edit: impl FnOnce(&mut Vec<u8>)) {
     let mut plain = zstd::decode_all(&delivery.change[..]).unwrap();
     edit(&mut plain);
     delivery.change = zstd::encode_all(&plain[..], 3).unwrap().into();
 }
 
-/// Where the number of new objects stands in a plain change; it is one byte here, as is no
-/// `created`.
+/// Returns the position of the number of new objects in a decompressed delta. The number is one
+/// byte here, and so is an absent `created`.
 fn count_at(plain: &[u8]) -> usize {
     let mut rest = &plain[37..];
     varint::take(&mut rest).unwrap();
@@ -69,7 +69,7 @@ const CHANGE_LIES: [Lie; 11] = [
     ("nothing", |it| it.change = [].into()),
 ];
 
-/// A block for the first object that takes `base` for what it is not.
+/// Returns a block for the first object that uses `base` with wrong content.
 fn build_on(delivery: &mut Delivery, base: BaseRange) {
     let content = noise(2550, 5);
     let mut prefix = content.clone();
@@ -129,8 +129,7 @@ const PACK_LIES: [Lie; 18] = [
 
 const OTHER_CONTENT: &str = "a block on other content than the base has";
 
-/// Whether the error says that the mirror failed: its disk, or the receiver with a status from 500
-/// on.
+/// Whether the error blames the mirror: its disk, or a receiver with a status of at least 500.
 fn is_fault_of_the_mirror(error: &MirrorError) -> bool {
     match error {
         MirrorError::Store(error) => error.is_disk_failure(),
@@ -149,14 +148,15 @@ pub(crate) fn corrupt_bundle_is_refused_and_leaves_nothing_behind<F: Fixture>() 
         spoil(&mut delivery);
         let Err(error) = delivery.stage(&*mirror) else { panic!("{name}: was staged") };
         println!("{name}: {error}");
-        // It is the fault of what was sent, not of the disk.
+        // The sender is at fault, not the disk.
         assert!(
             !["File exists", "AlreadyExists"]
                 .iter()
                 .any(|words| format!("{error:?}").contains(words)),
             "{name}"
         );
-        // A wrong match of a block signature looks like this: the origin has to know of what.
+        // A wrong match of a block signature looks like this: the error must tell the origin which
+        // object.
         let is_named = *name == OTHER_CONTENT;
         let named = first.entries[..1].iter().filter_map(|entry| Some(entry.file()?.object));
         let named: Vec<_> = named.filter(|_| is_named).collect();
@@ -173,7 +173,8 @@ pub(crate) fn corrupt_bundle_is_refused_and_leaves_nothing_behind<F: Fixture>() 
             objects,
             "{name}: content of a refused bundle became an object"
         );
-        // The quarantine of the lie must not stand in the way of the truth, which has the same key.
+        // The quarantine of the corrupt bundle must not block the valid one, which has the same
+        // key.
         second
             .onto(Some(&first))
             .stage(&*mirror)
@@ -185,7 +186,7 @@ pub(crate) fn corrupt_bundle_is_refused_and_leaves_nothing_behind<F: Fixture>() 
     assert_serves(&fixture, &second);
 }
 
-/// A change from nothing that adds one entry with these bytes as its path.
+/// Returns a manifest delta without a base that adds one entry with these bytes as its path.
 fn adding(path: &[u8], target: Option<&[u8]>) -> Vec<u8> {
     let mut plain = b"HWMC\x01".to_vec();
     plain.extend([0; 32]);
@@ -246,7 +247,7 @@ pub(crate) fn paths_never_escape_the_slot<F: Fixture>() {
     assert_eq!(around.len(), 1, "something was made beside the mirror");
     assert_eq!(fixture.object_count(), 0);
     assert_eq!(mirror.state().unwrap().highest_sequence, 0);
-    // The forger's tools are sound: with the honest path they work.
+    // With a valid path the same helpers make a valid bundle.
     handmade(&honest, b"evil", None).publish(&*mirror, None);
     assert_serves(&fixture, &honest);
 }

@@ -8,7 +8,7 @@ use headwater::monitor::Silent;
 use crate::fixture::{Fixture, assert_serves, faults};
 use crate::origin::{Archive, Tree, Version};
 
-/// Two times far ahead of any clock.
+/// Two times far in the future.
 const EARLY: u64 = 4_000_000_000;
 const LATE: u64 = 4_100_000_000;
 
@@ -22,8 +22,8 @@ fn tree() -> Tree {
     )
 }
 
-/// A mirror of which the mark says that the time of the first entry is over: what a crash leaves
-/// before anything was removed. No clock has to be waited for.
+/// Creates a mirror whose expiry mark says that the first entry is due, as after a crash before
+/// anything was removed. So the test does not wait for a clock.
 fn due<F: Fixture>() -> (F, Version) {
     let first = tree().release(1);
     let fixture = F::with(&[&first]);
@@ -73,7 +73,7 @@ pub(crate) fn expired_entries_are_not_restored<F: Fixture>() {
     assert_eq!(repaired.left, []);
     assert!(serves(&fixture, "index.html") && !serves(&fixture, "old/deep"));
     is_sound(&*mirror);
-    // A release of an origin whose clock is behind names it once more.
+    // A release of an origin with a slow clock contains the entry again.
     let second = tree().file("new.html", "new\n", 1_700_000_002).release(2);
     second.onto(Some(&first)).publish(&*mirror, Some(first.name()));
     assert!(
@@ -82,7 +82,7 @@ pub(crate) fn expired_entries_are_not_restored<F: Fixture>() {
             && !serves(&fixture, "old/deep")
     );
     is_sound(&*mirror);
-    // In the tree again it is served again.
+    // An entry that returns to the tree is served again.
     let third = tree().file("old/deep/early.js", "early\n", 1_700_000_003).release(3);
     third.onto(Some(&second)).publish(&*mirror, Some(second.name()));
     assert_serves(&fixture, &third);

@@ -10,7 +10,7 @@ use crate::damage::flip_byte;
 use crate::fixture::{Fixture, assert_serves, tree_at, tree_of};
 use crate::origin::{Tree, Version, first_tree, noise, second_tree};
 
-/// More than one question takes.
+/// More ids than one request can have.
 const MANY: u64 = 40_000;
 
 pub(crate) fn mirror_reports_which_objects_it_has<F: Fixture>() {
@@ -38,7 +38,8 @@ pub(crate) fn mirror_reports_which_objects_it_has<F: Fixture>() {
     assert_eq!(held, (0..asked.len()).filter(whole).collect());
 }
 
-/// A release that only an older one shares content with, the two between, and what they share.
+/// Returns a release that shares content only with an older one, the two before it, and the shared
+/// objects.
 fn releases() -> ([Version; 2], Version, HashSet<ObjectId>) {
     let first = Tree::default().file("a", noise(3500, 1), 1).file("b", noise(900, 2), 1).release(1);
     let second = Tree::default().file("c", noise(900, 3), 2).release(2);
@@ -54,7 +55,7 @@ fn releases() -> ([Version; 2], Version, HashSet<ObjectId>) {
 
 pub(crate) fn objects_that_the_mirror_has_are_not_sent<F: Fixture>() {
     let ([first, second], third, held) = releases();
-    // Against a base that shows none of it, and against none.
+    // With a base that has none of the shared content, and without a base.
     for base in [Some(&second), None] {
         let fixture = F::with(&[&first, &second]);
         let held = if base.is_none() {
@@ -98,7 +99,7 @@ pub(crate) fn unavailable_object_id_is_refused<F: Fixture>() {
     let mut delivery = second.onto_beside(Some(&first), &held);
     assert_eq!(delivery.packs.len(), 0);
     let lost = second.file("img/new.bin").object;
-    // The origin has it not, or has something else for it.
+    // The origin does not have the object, or has other content for it.
     let content = delivery.objects.insert(lost, noise(4200, 99).into()).unwrap();
     delivery.stage(&*fixture.mirror()).unwrap_err();
     delivery.objects.remove(&lost);

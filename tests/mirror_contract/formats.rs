@@ -31,7 +31,7 @@ fn golden(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(name)
 }
 
-/// Names that are allowed and odd.
+/// Allowed but unusual names.
 fn names_tree() -> Tree {
     Tree::default()
         .file("a b", "space", 1)
@@ -53,7 +53,7 @@ fn manifests() -> [(&'static str, Version); 3] {
     ]
 }
 
-/// Name, base, result and what is held beside the base, of each golden change.
+/// Name, base, result and extra objects of each golden manifest delta.
 fn changes() -> [(&'static str, Option<Version>, Version, HashSet<ObjectId>); 4] {
     let (first, second) = (first_tree().release(1), second_tree().release(2));
     let held = ["app.js", "img/new.bin"].map(|path| second.file(path).object).into();
@@ -88,7 +88,7 @@ fn golden_manifests_can_be_read() {
 #[test]
 fn manifest_deltas_are_written_like_the_golden_files() {
     for (name, base, version, held) in changes() {
-        // How well zstd does is not part of the format.
+        // The compression ratio of zstd is not part of the format.
         let plain = |bytes: &[u8]| zstd::decode_all(bytes).unwrap();
         let today = version.onto_beside(base.as_ref(), &held).change;
         assert!(plain(&fs::read(golden(name)).unwrap()) == plain(&today), "{name}");
@@ -119,7 +119,7 @@ fn golden_manifest_deltas_can_be_applied() {
     }
 }
 
-/// The golden store, unpacked: at the second release, the first one kept.
+/// Unpacks the golden store: the second release is current, the first one is kept.
 fn golden_store() -> (Directory, Version, Version) {
     let dir = sandbox::directory();
     let store = dir.path().join("www");
@@ -278,7 +278,7 @@ fn untar(mut archive: &[u8], to: &Path) {
         };
         let (prefix, name, link) =
             (text(&header[345..500]), text(&header[..100]), text(&header[157..257]));
-        // Without the `./` that every name begins with: there is no making `www/.`.
+        // Without the leading `./`, because `www/.` cannot be created.
         let path: PathBuf = to.join(prefix).join(name).components().collect();
         let size = usize::try_from(number(124, 136)).unwrap();
         match header[156] {

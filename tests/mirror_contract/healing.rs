@@ -65,7 +65,7 @@ pub(crate) fn object_that_no_source_has_is_an_error<F: Fixture>() {
     let content = delivery.objects.remove(&object).unwrap();
     let error = delivery.stage(&*fixture.mirror()).unwrap_err();
     assert!(error.to_string().contains(&object.to_string()), "{error}");
-    // Nor is other content taken for it.
+    // Other content is not accepted for it.
     delivery.objects.insert(object, noise(3500, 99).into());
     delivery.stage(&*fixture.mirror()).unwrap_err();
     assert_eq!(fixture.mirror().state().unwrap().current, Some(first.name()));
@@ -94,7 +94,7 @@ pub(crate) fn damaged_or_missing_base_is_reported<F: Fixture>() {
         let error = second.onto(Some(&first)).stage(&*fixture.mirror()).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::DamagedBase, "harm {index}: {error:?}");
         assert_eq!(fixture.mirror().state().unwrap().current, Some(first.name()));
-        // The way out: everything anew.
+        // The remedy: send everything again.
         second.onto(None).publish(&*fixture.mirror(), Some(first.name()));
         assert!(
             crate::fixture::tree_at(&fixture.store().join("current"))
@@ -143,12 +143,12 @@ pub(crate) fn damaged_base_objects_are_reported_and_removed<F: Fixture>() {
         let mut damaged = ["gone", "kept"].map(|path| first.file(path).object);
         damaged.sort_unstable();
         for object in damaged.map(|object| fixture.object_path(&object)) {
-            // What is served has the same inode otherwise, and would be damaged too.
+            // Otherwise the served file would have the same inode and be damaged, too.
             detach(&object);
             harm(&object);
         }
         let mut delivery = second.onto(Some(&first));
-        // What comes behind it does not hide why it was not taken.
+        // Later errors do not hide the reason.
         delivery.packs = vec![
             SealedPack::of(&block),
             SealedPack::raw(1, 0, &others[0]),
@@ -168,7 +168,7 @@ pub(crate) fn damaged_base_objects_are_reported_and_removed<F: Fixture>() {
         assert!(fixture.object_path(&first.file("sound").object).exists());
         assert_eq!(fixture.mirror().state().unwrap().current, Some(first.name()));
         assert!(tree_at(&fixture.store().join("current/")) == tree_of(&first), "harm {index}");
-        // The way out: blocks that build on none of them, and what no block brings is asked for.
+        // The remedy: blocks without these bases, and requests for objects that no block contains.
         let delivery = second.onto(Some(&first));
         delivery.publish(&*fixture.mirror(), Some(first.name()));
         assert_eq!(*delivery.asked.lock().unwrap(), [second.file("kept").object], "harm {index}");

@@ -20,7 +20,7 @@ pub(crate) fn history_events_are_returned_in_order<F: Fixture>() {
     let (first, second) = (first_tree().release(1), second_tree().release(2));
     first.onto(None).publish(&*mirror, None);
     second.onto(Some(&first)).publish(&*mirror, Some(first.name()));
-    // Nothing happens when nothing changes.
+    // Operations without an effect record no event.
     mirror.activate(second.name(), Some(first.name())).unwrap();
     let verified = mirror.verify(Depth::Quick, &Silent).unwrap();
     assert_eq!(verified.faults, []);
@@ -30,7 +30,7 @@ pub(crate) fn history_events_are_returned_in_order<F: Fixture>() {
         EventKind::Verified { quick: true, faults: 0 },
     ];
     let mut told = happened(&fixture);
-    // A verification whose answer got lost is asked for again.
+    // A verification whose response is lost is requested again.
     told.dedup();
     assert_eq!(told, wanted);
     let now = std::time::UNIX_EPOCH.elapsed().unwrap().as_secs();
@@ -47,7 +47,7 @@ pub(crate) fn torn_history_is_tolerated<F: Fixture>() {
     let switched = |from, release| EventKind::Switched { release, from };
     let wanted = [switched(None, first.name()), switched(Some(first.name()), second.name())];
     assert_eq!(happened(&fixture), wanted);
-    // Not one that can be written: what matters goes on.
+    // A history that cannot be written does not stop an activation.
     fs::remove_file(&log).unwrap();
     fs::create_dir(&log).unwrap();
     let third = first_tree().release(3);

@@ -9,7 +9,7 @@ use headwater::mirror::ErrorKind;
 use crate::fixture::{Fixture, assert_serves, faults};
 use crate::origin::{Tree, Version, first_tree, second_tree, site};
 
-/// A release with one object of its own and one that all share.
+/// A release with one object of its own and one that all releases share.
 fn numbered(sequence: u64) -> Version {
     let own = format!("only in {sequence}");
     Tree::default().file("own.txt", own, sequence).file("shared.txt", "shared", 1).release(sequence)
@@ -41,7 +41,7 @@ pub(crate) fn clean_up_keeps_the_newest_releases<F: Fixture>() {
     {
         let fixture = F::new();
         let versions = publish_numbered(&fixture, 1..=6, keep);
-        // The slot that is not served shows the release before: its record stays, whatever is kept.
+        // The idle slot shows the previous release, so its record stays regardless of `keep`.
         assert_eq!(kept(&fixture), wanted, "keep {keep}");
         assert_eq!(fixture.object_count(), wanted.len() + 1, "keep {keep}");
         let mirror = fixture.mirror();
@@ -63,7 +63,7 @@ pub(crate) fn clean_up_keeps_content_of_a_staged_release<F: Fixture>() {
     let fixture = F::new();
     let versions = publish_numbered(&fixture, 1..=4, 9);
     let mirror = fixture.mirror();
-    // Brings back what only release 1 has, while an earlier push has yet to settle.
+    // Uses content that only release 1 has, before the clean-up of an earlier push.
     let fifth = Tree::default().file("own.txt", "only in 1", 5).release(5);
     fifth.onto(Some(&versions[3])).stage(&*mirror).unwrap();
     let pruned = fixture.mirror().clean_up(1).unwrap().pruned;
@@ -79,9 +79,9 @@ pub(crate) fn prune_drops_unreferenced_content<F: Fixture>() {
     let garbage = Tree::default().file("garbage", "staged and abandoned", 1).release(6);
     garbage.onto(Some(&versions[4])).stage(&*mirror).unwrap();
     mirror.abandon(garbage.name()).unwrap();
-    // What only the abandoned one had is gone with it.
+    // Content that only the abandoned release had is removed with it.
     assert_eq!(fixture.object_count(), 6);
-    // The stage has taken the idle slot, so that only the current one is shown.
+    // The stage uses the idle slot, so only the current release is in a slot.
     let pruned = mirror.prune(2).unwrap();
     assert_eq!((pruned.releases, pruned.objects), (3, 3));
     assert_eq!(kept(&fixture), [4, 5]);
@@ -89,7 +89,7 @@ pub(crate) fn prune_drops_unreferenced_content<F: Fixture>() {
     assert_eq!(fixture.names(".headwater/manifests").len(), 2);
     assert_eq!(mirror.prune(2).unwrap(), Default::default(), "pruning again drops nothing");
     assert_serves(&fixture, &versions[4]);
-    // What is kept can still be gone back to.
+    // A kept release can be rolled back to.
     let back =
         Tree::default().file("own.txt", "only in 4", 7).file("shared.txt", "shared", 1).release(7);
     back.onto(Some(&versions[4])).publish(&*mirror, Some(versions[4].name()));
@@ -116,7 +116,7 @@ pub(crate) fn prune_drops_content_of_unfinished_pushes<F: Fixture>() {
     delivery.cut_after = Some(2);
     delivery.stage(&*fixture.mirror()).unwrap_err();
     assert!(fixture.mirror().state().unwrap().incoming_bytes > 0);
-    // A receiver holds a stage for a while, because its origin may come back.
+    // A receiver keeps a stage open for a while, because its origin may return.
     fixture.restart();
     let begun = Instant::now();
     while fixture.names(".headwater/incoming") != ["tmp"] {
@@ -133,7 +133,7 @@ pub(crate) fn running_stage_survives_a_prune<F: Fixture>() {
     let first = first_tree().release(1);
     let second = second_tree().release(2);
     for is_full in [true, false] {
-        // Objects that only the dropped release has are among those that the stage counts on.
+        // The stage relies on objects that only the dropped release has.
         let fixture = F::with(&[&first, &Tree::default().file("x", "x", 1).release(2)]);
         let middle = Tree::default().file("x", "x", 1).release(2);
         let third = second_tree().release(3);
@@ -147,7 +147,7 @@ pub(crate) fn running_stage_survives_a_prune<F: Fixture>() {
         delivery.publish(&*fixture.mirror(), Some(middle.name()));
         assert_serves(&fixture, &third);
     }
-    // Also where the very first release is on its way.
+    // The same while the very first release is being staged.
     let fixture = F::new();
     let mut delivery = second.onto(None);
     let other: Arc<_> = fixture.mirror();
@@ -166,7 +166,7 @@ pub(crate) fn stage_waiting_for_the_lock_leaves_nothing_for_prune<F: Fixture>() 
     lock.lock().unwrap();
     let error = delivery.stage(&*fixture.handle(&site(), Duration::ZERO)).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Locked);
-    // Whoever has the lock may sweep: a record that waits there for the lock would be lost.
+    // The owner of the lock may prune: a record that waits there for the lock would be lost.
     assert_eq!(fixture.names(".headwater/incoming/tmp"), [""; 0]);
     drop(lock);
     delivery.publish(&*fixture.mirror(), Some(first.name()));

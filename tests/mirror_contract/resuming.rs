@@ -8,11 +8,11 @@ use headwater::mirror::ErrorKind;
 use crate::fixture::{Fixture, assert_serves, tree_at};
 use crate::origin::{Delivery, Seen, Version, first_tree, second_tree};
 
-/// Breaks the line after `packs` packs.
+/// Interrupts the transfer after `packs` packs.
 fn interrupt(fixture: &impl Fixture, delivery: &mut Delivery, packs: usize) {
     delivery.cut_after = Some(packs);
     let mirror = fixture.mirror();
-    // As a push does: a mirror that has nothing of it yet is sent everything at once.
+    // Like a push: a mirror that has none of it gets everything in the stage request.
     mirror.state().unwrap();
     let error = delivery.stage(&*mirror).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::SourceUnavailable);
@@ -89,7 +89,7 @@ pub(crate) fn packs_damaged_in_quarantine_are_requested_again<F: Fixture>() {
                 crate::damage::make_writable(&file);
                 harm(&file);
             }
-            // Bytes behind the end of content may cost one attempt, never a wrong release.
+            // Extra bytes after the content may cost one attempt, but never make a wrong release.
             if delivery.stage(&*fixture.mirror()).is_err() {
                 assert_serves(&fixture, &first);
             }
@@ -105,7 +105,7 @@ pub(crate) fn later_release_of_the_same_content_resumes<F: Fixture>() {
     let (_, mut delivery) = second_onto(&first);
     let packs = delivery.packs.len();
     interrupt(&fixture, &mut delivery, packs - 1);
-    // Another process, later: other times, so another manifest and release.
+    // Another process at a later time: other times, so another manifest and release.
     let later =
         second_tree().file("app.js", "let answer = 42;\n".repeat(150), 1_700_009_999).release(7);
     let again = later.onto(Some(&first));

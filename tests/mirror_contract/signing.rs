@@ -25,7 +25,7 @@ fn release() -> Version {
         .release(1)
 }
 
-/// All entries of a release, and what a mirror should say of them.
+/// Returns all entries of a release, and the signatures that a mirror should return.
 fn question(release: &Version) -> (SignatureQuestion, Vec<u64>, Vec<Option<Signature>>) {
     let mut asked = Vec::new();
     let (mut sizes, mut expected) = (Vec::new(), Vec::new());
@@ -49,7 +49,7 @@ pub(crate) fn signatures_match_the_requested_files<F: Fixture>() {
     let mirror = mirror.mirror();
     let (mut question, mut sizes, expected) = question(&release);
     assert_eq!(mirror.signatures(&question, &sizes, &Silent).unwrap(), expected);
-    // Of some of them, and of one that is not there.
+    // Some of the files, and one that does not exist.
     question.asked = vec![question.asked[2], question.asked[4], (17, NEW_BITS)];
     sizes = vec![sizes[2], sizes[4], 9];
     let some = [expected[2].clone(), expected[4].clone(), None];
@@ -70,7 +70,7 @@ pub(crate) fn signatures_of_absent_files_are_left_out<F: Fixture>() {
     let unknown = SignatureQuestion { base: ManifestId::of(b"unknown"), ..question.clone() };
     let asked = mirror.signatures(&unknown, &sizes, &Silent).unwrap();
     assert_eq!(asked, vec![None; sizes.len()]);
-    // Missing, and of another length than the manifest says.
+    // A missing object, and one with another length than the manifest says.
     fs::remove_file(fixture.object_path(&release.file("a").object)).unwrap();
     let path = fixture.object_path(&release.file("c").object);
     fs::remove_file(&path).unwrap();

@@ -8,7 +8,8 @@ use headwater::release::ReleaseName;
 use crate::fixture::{Fixture, assert_serves, faults, tree_at, tree_of};
 use crate::origin::{Tree, Version, first_tree, second_tree};
 
-/// The mirror has it staged, `staged` shows exactly it, and visitors get what they got.
+/// Asserts that the mirror has it staged, that `staged` shows exactly it, and that visitors get the
+/// old content.
 #[track_caller]
 fn assert_shows<F: Fixture>(fixture: &F, staged: &Version, served: &Version) {
     assert_eq!(fixture.mirror().state().unwrap().staged.as_ref(), Some(&staged.release));
@@ -19,7 +20,7 @@ fn assert_shows<F: Fixture>(fixture: &F, staged: &Version, served: &Version) {
     assert_serves(fixture, served);
 }
 
-/// Nothing is staged, and nothing shows.
+/// Asserts that nothing is staged or shown in `staged`.
 #[track_caller]
 fn assert_shows_nothing<F: Fixture>(fixture: &F) {
     assert_eq!(fixture.mirror().state().unwrap().staged, None);

@@ -67,7 +67,7 @@ pub(crate) fn every_kind_of_change_is_served<F: Fixture>() {
     let fixture = F::with(&[&first]);
     let mirror = fixture.mirror();
     let mut base = first.clone();
-    // There and back again, so that both slots meet every change.
+    // Forwards and back again, so that both slots get every change.
     for (index, change) in (0u64..).zip(moves) {
         for (sequence, tree) in
             [(2 * index + 2, change(first_tree())), (2 * index + 3, first_tree())]
@@ -109,7 +109,7 @@ pub(crate) fn block_against_base_objects_is_decoded<F: Fixture>() {
     let fixture = F::with(&[&first]);
     let mut delivery = second.onto(Some(&first));
     let piece = Piece { ordinal: 0, offset: 0, length: 14_000 };
-    // Positions count every entry of the base, the link too.
+    // Positions count every entry of the base, links included.
     let bases = [
         BaseRange { entry: 0, offset: 0, length: 9000 },
         BaseRange { entry: 2, offset: 0, length: 5000 },
@@ -138,7 +138,7 @@ pub(crate) fn content_present_under_another_path_is_not_sent<F: Fixture>() {
     assert_eq!(second.entries.iter().filter(|entry| mtimes(entry)).count(), 2);
 }
 
-/// The user has asked to stop.
+/// A monitor that reports a cancellation.
 pub(crate) struct Stopped;
 
 impl Monitor for Stopped {

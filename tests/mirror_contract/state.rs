@@ -129,7 +129,7 @@ pub(crate) fn object_parts_are_returned_in_the_requested_order<F: Fixture>() {
             wanted.push(None);
         }
     }
-    // More than one request takes.
+    // More parts than one request can have.
     while parts.len() < 10_000 {
         parts.push(unknown);
         wanted.push(None);

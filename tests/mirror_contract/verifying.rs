@@ -12,7 +12,7 @@ use crate::damage::{DAMAGES, Damage, Scene, flip_byte};
 use crate::fixture::{Fixture, assert_serves, faults, tree_at, tree_of};
 use crate::origin::{Archive, Version, first_tree, second_tree};
 
-/// Reads what is served of `version`, but for `path`, until told to stop; every read must succeed.
+/// Reads what is served of `version`, except `path`, until stopped; every read must succeed.
 fn keep_reading(fixture: &impl Fixture, version: &Version, but: &str, stop: &AtomicBool) -> u64 {
     let mut rounds = 0;
     while !stop.load(Ordering::SeqCst) || rounds == 0 {
@@ -29,7 +29,7 @@ fn keep_reading(fixture: &impl Fixture, version: &Version, but: &str, stop: &Ato
     rounds
 }
 
-/// Harms a store that has `before` and `current`, then has it mended while visitors read.
+/// Damages a store that has `before` and `current`, and repairs it while visitors read.
 pub(crate) fn assert_found_and_mended(
     fixture: &impl Fixture,
     before: &Version,
@@ -46,7 +46,7 @@ pub(crate) fn assert_found_and_mended(
         found.iter().any(|fault| fault.path == wanted && fault.kind == damage.kind),
         "{name}: {found:?}"
     );
-    // An open file keeps its inode from being used again.
+    // An open file prevents reuse of its inode.
     let damaged = fs::symlink_metadata(&harmed)
         .ok()
         .filter(fs::Metadata::is_file)
@@ -54,7 +54,8 @@ pub(crate) fn assert_found_and_mended(
     let stop = AtomicBool::new(false);
     let archive = Archive(vec![before.clone(), current.clone()]);
     let repaired = std::thread::scope(|scope| {
-        // What shares an inode with what was harmed is served damaged before and mended after.
+        // Files that share the damaged inode are served damaged before the repair and intact after
+        // it.
         let shared: Vec<&str> = found.iter().map(|fault| fault.path.as_str()).collect();
         let but = shared.iter().find(|path| path.contains("/slots/")).copied().unwrap_or(&wanted);
         let reader = scope.spawn(|| keep_reading(fixture, current, but, &stop));
@@ -135,7 +136,7 @@ pub(crate) fn lost_slot_is_rebuilt<F: Fixture>() {
             mirror.repair(&Archive(vec![first.clone(), second.clone()]), &Silent).unwrap();
         assert_eq!(repaired.left, []);
         assert_serves(&fixture, &second);
-        // Whatever slot was lost, the next push finds its way.
+        // Whichever slot was lost, the next push succeeds.
         let third = first_tree().release(3);
         third.onto(Some(&second)).publish(&*mirror, Some(second.name()));
         assert_serves(&fixture, &third);

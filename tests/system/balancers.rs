@@ -12,7 +12,8 @@ const FLEET: &str = "[[mirror]]\nname='plain'\nurl='plain'\n\
                      url='v6'\npublic_url='https://[::1]:8443'\nweight=4000000000\n[[mirror]]\n\
                      name='v4'\nurl='v4'\npublic_url='https://127.0.0.2/'\n";
 
-/// A world whose list in `format` has all of [`FLEET`], and that list.
+/// Returns a sandbox with the mirror list in `format`, which contains all of [`FLEET`], and that
+/// list.
 fn listed(format: &str) -> (World, String) {
     let world = World::new();
     fs::write(world.path("headwater.toml"), FLEET).unwrap();

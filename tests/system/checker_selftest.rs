@@ -35,7 +35,7 @@ fn slot(store: &Path) -> PathBuf {
     store.join("current").canonicalize().unwrap()
 }
 
-/// A file of a room that has one.
+/// Returns a file of a store directory that has one.
 fn any(store: &Path, room: &str) -> PathBuf {
     let mut names: Vec<PathBuf> = fs::read_dir(store.join(".headwater").join(room))
         .unwrap()
@@ -45,7 +45,7 @@ fn any(store: &Path, room: &str) -> PathBuf {
     names.remove(0)
 }
 
-/// The object of some content.
+/// Returns the object with this content.
 fn object(store: &Path, bytes: &[u8]) -> PathBuf {
     let id = blake3::hash(bytes).to_hex();
     store.join(".headwater/objects").join(&id[..2]).join(id.as_str())

@@ -7,8 +7,8 @@ use crate::trees::{Rng, Tree};
 
 const MIRRORS: [&str; 2] = ["one", "two"];
 
-/// Paths that web pages may still ask for stay; the rest goes. Default rules: not for pages and
-/// data.
+/// Keeps paths that web pages may still request, and removes the rest at once. The default rules do
+/// not keep pages and data.
 fn check_retired(before: &Served, after: &Served) {
     const GO_AT_ONCE: [&str; 5] = [".html", ".htm", ".xml", ".json", ".txt"];
     for path in before.items.keys() {
@@ -23,7 +23,7 @@ fn check_retired(before: &Served, after: &Served) {
     }
 }
 
-/// One random thing. Answers what, and how it went.
+/// Does one random operation. Returns its description and how it ended.
 fn happen(world: &World, tree: &mut Tree, rng: &mut Rng) -> (String, Option<Outcome>) {
     let one = rng.pick(&MIRRORS);
     let other = if one == "one" { "two" } else { "one" };
@@ -49,8 +49,8 @@ fn happen(world: &World, tree: &mut Tree, rng: &mut Rng) -> (String, Option<Outc
             (format!("push to {one}"), Some(world.push("tree", &[one], &["--again"]).expect(&[0])))
         }
         8 => {
-            // Above the current release lies only what a killed push staged: never live, nothing to
-            // go back to.
+            // Only a killed push staged a release above the current one: it was never live, so
+            // nothing can be rolled back to it.
             let Some(current) = checker::state(&world.path(one)).unwrap() else {
                 return ("nothing".into(), None);
             };
@@ -72,8 +72,8 @@ fn happen(world: &World, tree: &mut Tree, rng: &mut Rng) -> (String, Option<Outc
             (format!("prune {one} to {keep}"), outcome)
         }
         10 => {
-            // The source may be older, or of another line: refusing is right then, and what is
-            // served stays whole.
+            // The source may be older or of another history: then a refusal is right, and the
+            // served release stays complete.
             let outcome = world.run(&["push", "--from", &source, &place, "--again"]);
             assert!(!matches!(outcome.code(), None | Some(101)), "{outcome}");
             (format!("push from {other} to {one}"), Some(outcome))
@@ -94,7 +94,7 @@ fn kill_or_forget(world: &World, rng: &mut Rng, mirror: &str) -> (String, Option
     (format!("{fault} of a push to {mirror}"), Some(outcome))
 }
 
-/// Both mirrors serve the same, which is the tree.
+/// Asserts that both mirrors serve the same release, which equals the tree.
 fn agree(world: &World) -> Served {
     let [one, two] = MIRRORS.map(|mirror| world.served(mirror));
     assert_eq!(one, two);
@@ -106,7 +106,7 @@ fn converges(seed: u64, steps: usize) {
     let mut rng = Rng::new(seed);
     let world = World::new();
     let mut tree = Tree::random(&mut rng, 15);
-    // Both are of one history: two that know nothing of each other never converge by themselves.
+    // Both mirrors share a history: mirrors of different histories never converge by themselves.
     world.publish(&tree, &MIRRORS, &[]);
     let mut story = Vec::new();
     for _ in 0..steps {

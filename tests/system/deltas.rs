@@ -10,10 +10,10 @@ use crate::harness::{Outcome, World};
 use crate::remote::{Receiver, over, push, report, serves_tree, stand_in};
 use crate::trees::{Rng, Tree};
 
-/// Where blocks build on old content, also on a directory.
+/// The level at which blocks use old content even for a directory mirror.
 const LEVEL: [&str; 5] = ["--json", "--level", "3", "--again", "--allow-shrink"];
 
-/// Pages that have little in common but one line, which names the version.
+/// Returns pages that share only one line, which contains the version.
 pub(crate) fn pages(version: &str) -> Tree {
     let mut rng = Rng::new(11);
     (0..120).fold(Tree::default(), |tree, number| {
@@ -26,7 +26,7 @@ pub(crate) fn pages(version: &str) -> Tree {
     })
 }
 
-/// Mirrors behind receivers of their own, and the origin.
+/// Mirrors behind one receiver each, and the origin.
 struct Fleet {
     world: World,
     mirrors: Vec<&'static str>,
@@ -40,7 +40,7 @@ impl Fleet {
         Self { world, mirrors: mirrors.to_vec(), receivers }
     }
 
-    /// With the first version pushed.
+    /// Creates the fleet and pushes the first version.
     fn begun(mirrors: &[&'static str]) -> Self {
         let fleet = Self::new(mirrors);
         fleet.publish("1");
@@ -51,7 +51,7 @@ impl Fleet {
         self.receivers.iter().map(Receiver::url).collect()
     }
 
-    /// Pushes what was written.
+    /// Pushes the written tree.
     #[track_caller]
     fn push(&self, fault: &str, flags: &[&str]) -> Pushed {
         let (tree, urls) = (self.world.at("tree"), self.urls());
@@ -64,7 +64,7 @@ impl Fleet {
         Pushed::new(outcome)
     }
 
-    /// Pushes what was written, and looks whether all serve exactly that.
+    /// Pushes the written tree, and asserts that all mirrors serve exactly that.
     #[track_caller]
     fn push_with(&self, fault: &str, flags: &[&str]) -> Pushed {
         let pushed = self.push(fault, flags);
@@ -81,7 +81,7 @@ impl Fleet {
         self.push_with("", &["--json"])
     }
 
-    /// The files in which old content is kept.
+    /// Returns the files in which the cache keeps old content.
     fn kept(&self) -> Vec<PathBuf> {
         let list = |dir: PathBuf| fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
         let of_sites = list(self.world.path("cache/headwater")).map(|site| site.join("content"));
@@ -119,14 +119,14 @@ impl Pushed {
             .sum()
     }
 
-    /// Whether it sent differences only.
+    /// Asserts that the push sent only deltas.
     #[track_caller]
     fn check_small(&self) {
         let (sent, new) = (self.sum("sent_bytes"), self.sum("new_bytes"));
         assert!(sent > 0 && sent * 20 < new, "{sent} bytes for {new}: {}", self.outcome);
     }
 
-    /// Whether it sent what lies around the differences: it had the block signatures of a mirror.
+    /// Asserts that the push sent the changed blocks: it used block signatures of a mirror.
     #[track_caller]
     fn check_signed(&self) {
         let (sent, new) = (self.sum("sent_bytes"), self.sum("new_bytes"));
@@ -134,7 +134,7 @@ impl Pushed {
         assert!(is_signed, "{sent} bytes for {new}: {}", self.outcome);
     }
 
-    /// Whether it sent contents whole, or much of them.
+    /// Asserts that the push sent files whole, or large parts of them.
     #[track_caller]
     fn check_large(&self) {
         let (sent, new) = (self.sum("sent_bytes"), self.sum("new_bytes"));
@@ -142,7 +142,7 @@ impl Pushed {
     }
 }
 
-/// How long a mirror takes to answer does not change the packs.
+/// The response time of a mirror does not change the packs.
 #[test]
 fn slow_mirror_gets_the_same_packs() {
     let sent = |before: &str, name: &str| {
@@ -176,7 +176,7 @@ fn only_changed_ranges_of_files_are_sent() {
     second.check_small();
     assert_eq!(second.sum("new_bytes"), 2 * second.report["new_bytes"].as_u64().unwrap());
     assert!(!fleet.kept().is_empty());
-    // Told in words too, and foreseen.
+    // The text output and the plan say so, too.
     fleet.world.write("tree", &pages("3"));
     let (tree, urls) = (fleet.world.at("tree"), fleet.urls());
     let planned = report(&fleet.world.run(&["plan", &tree, &urls[0], "--json"]).expect(&[0]));
@@ -201,7 +201,7 @@ fn push_without_compression_sends_no_deltas() {
     fleet.world.write("tree", &pages("2"));
     let raw = fleet.push_with("", &["--json", "--level", "raw"]);
     assert!(raw.sum("sent_bytes") >= raw.sum("new_bytes"), "{}", raw.outcome);
-    // What was sent whole is kept all the same.
+    // Content that was sent whole is kept in the cache, too.
     fleet.publish("3").check_small();
 }
 
@@ -235,8 +235,8 @@ fn damaged_mirror_object_is_reported_and_sent_again() {
             .iter()
             .all(|mirror| mirror["outcome"] == "activated")
     );
-    // The release before lacks the object now, and says so, until it is brought from a mirror that
-    // has it.
+    // The previous release lacks the object now, and `verify` reports that, until a mirror that has
+    // the object provides it.
     let (one, two) = (fleet.world.at("one"), fleet.world.at("two"));
     let verified = fleet.world.run(&["verify", &one]).expect(&[1]);
     assert!(verified.stdout.contains(&hex), "{verified}");
@@ -245,7 +245,7 @@ fn damaged_mirror_object_is_reported_and_sent_again() {
     assert!(fleet.mirrors.iter().all(|mirror| serves_tree(&fleet.world, mirror)));
 }
 
-/// What happens to a file of the cache, and how.
+/// A kind of damage to a file of the cache, with its name.
 type Harm = (&'static str, fn(&Path));
 
 fn spoil(path: &Path, at: impl Fn(usize) -> usize) {
@@ -270,7 +270,7 @@ fn damaged_cache_is_reported_and_costs_only_bytes() {
         assert!(!kept.is_empty(), "{name}");
         kept.iter().for_each(|path| harm(path));
         let pushed = fleet.publish(&format!("after {name} {round}"));
-        // That the content itself is damaged shows only when the block is made.
+        // Damage of the content itself is found only when a block is built.
         if *name == "content" {
             pushed.check_large();
         } else {
@@ -313,7 +313,7 @@ fn disabled_cache_keeps_no_content() {
     assert!(fleet.kept().is_empty());
 }
 
-/// Changes of the kinds that bases are for, and any other.
+/// Makes changes of the kinds for which bases are used, and others.
 fn change(tree: &mut Tree, rng: &mut Rng) {
     let page = |(path, node): (&String, &crate::trees::Node)| {
         (path.starts_with("docs") && matches!(node, crate::trees::Node::File { .. }))
@@ -321,7 +321,7 @@ fn change(tree: &mut Tree, rng: &mut Rng) {
     };
     let paths: Vec<String> = tree.nodes.iter().filter_map(page).collect();
     if paths.is_empty() {
-        // A directory that became a file, and went.
+        // A directory that became a file, and was removed.
         return drop(tree.mutate(rng));
     }
     let path = rng.pick(&paths);
@@ -331,7 +331,7 @@ fn change(tree: &mut Tree, rng: &mut Rng) {
     };
     let mut bytes = content(tree);
     match rng.below(7) {
-        // An edit inside.
+        // An edit inside a file.
         0 | 1 => {
             let at = rng.below(bytes.len() + 1);
             bytes.splice(at..at, format!("inserted {}", rng.next()).into_bytes());
@@ -345,7 +345,7 @@ fn change(tree: &mut Tree, rng: &mut Rng) {
             }
             tree.put(&format!("docs-moved-{}.html", rng.next()), bytes);
         }
-        // A name with a hash of a bundler.
+        // A file name with a hash, as made by a bundler.
         3 => {
             bytes.extend_from_slice(b"// edited");
             tree.put(&format!("docs-app.{:08x}.js", rng.next() & 0xffff_ffff), bytes);
@@ -364,8 +364,8 @@ fn change(tree: &mut Tree, rng: &mut Rng) {
     }
 }
 
-/// A directory, one behind a receiver and one behind `ssh`, through a story of changes, now and
-/// then without the cache.
+/// Pushes a series of changes to a directory, a mirror behind a receiver and one behind `ssh`, at
+/// times without the cache.
 fn stays_identical(seed: u64, steps: usize) {
     let mut rng = Rng::new(seed);
     let fleet = Fleet::new(&["one", "two"]);
@@ -382,7 +382,7 @@ fn stays_identical(seed: u64, steps: usize) {
         if rng.chance(25) {
             fs::remove_dir_all(fleet.world.path("cache/headwater")).ok();
         }
-        // One that lags has another base than the others.
+        // A lagging mirror has another base than the others.
         let (places, mirrors): (Vec<&str>, &[&str]) = match rng.below(3) {
             0 => (vec![&directory, &ssh], &["www", "far"]),
             1 => (vec![&url, &ssh], &["one", "far"]),

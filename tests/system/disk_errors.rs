@@ -12,7 +12,7 @@ const SAMPLES: usize = 24;
 const EIO: i32 = 5;
 const ENOSPC: i32 = 28;
 
-/// No success that is none, no panic, no signal.
+/// Checks that there was no false success, no panic, and no signal.
 fn check(scenario: &Scenario, outcome: &Outcome, fault: &str) -> Side {
     let kind = scenario.kind;
     let side = scenario
@@ -29,15 +29,15 @@ fn check(scenario: &Scenario, outcome: &Outcome, fault: &str) -> Side {
     side
 }
 
-/// Lets each step fail in turn, with each of `errnos`. Answers how often the new
-/// release was served although failure was told.
+/// Lets each step fail in turn, with each of `errnos`. Returns how often the new release was served
+/// although the command reported a failure.
 fn fail_everywhere(kind: Kind, errnos: &[i32]) -> usize {
     let scenario = Scenario::new(kind);
     let places = ["mirror", "cache"];
     places.iter().for_each(|place| scenario.world.save(place));
     let (steps, named) = scenario.steps_and_named();
     let mut late = 0;
-    // Most of a first push makes the 256 directories of objects: one like the other.
+    // Most steps of a first push create the 256 directories of objects, which are all alike.
     let is_alike =
         |step: &u64| steps > 300 && *step > 40 && *step < steps - 140 && !step.is_multiple_of(16);
     let steps = (1..=steps).filter(|step| !is_alike(step));
@@ -56,8 +56,8 @@ fn fail_everywhere(kind: Kind, errnos: &[i32]) -> usize {
 
 fn fails_cleanly(kind: Kind) {
     let late = fail_everywhere(kind, &[ENOSPC, EIO]);
-    // Between the switch and the answer there is the sync of the switch, and nothing else that may
-    // fail a push. What is pruned or expired stays so, whatever fails behind it.
+    // Between the activation and the response only the sync of the activation may fail a push.
+    // Pruned and expired content stays removed, whatever fails afterwards.
     assert!(
         matches!(kind, Kind::Prune | Kind::Expire) || late <= 4,
         "{kind:?}: {late} failures told behind the switch"
@@ -104,7 +104,7 @@ fn cache_without_space_for_a_file_causes_only_a_warning() {
         let mut tried = 0;
         for (step, (operation, path)) in in_cache {
             ["mirror", "cache"].iter().for_each(|place| scenario.world.restore(place));
-            // Threads may need a step more or less from run to run: then the fault is another one.
+            // Threads may take a step more or less from run to run, so that another step fails.
             let outcome = scenario.run(Some(&format!("errno={ENOSPC}@{step}")));
             if outcome.stderr.contains("/mirror/") {
                 continue;
@@ -163,7 +163,7 @@ fn permanently_failing_operation_serves_the_old_release() {
     }
 }
 
-/// G3, G14: an error of reading says nothing about what could not be read.
+/// G3, G14: a read error says nothing about the content.
 #[cfg(debug_assertions)]
 #[test]
 fn unreadable_content_is_not_treated_as_damaged() {
@@ -201,7 +201,7 @@ fn unreadable_content_is_not_treated_as_damaged() {
             assert_eq!(all(), before, "{fault}");
         }
     }
-    // A push of content that the mirror keeps, but does not serve, looks for its objects.
+    // A push of content that the mirror keeps, but does not serve, reads its objects.
     for errno in [EIO, EACCES, EMFILE] {
         for (part, content) in [("open:/objects/", "1"), ("read:/objects/", "2")] {
             world.write("tree", &pages(content));

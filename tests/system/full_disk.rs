@@ -11,7 +11,7 @@ use crate::remote::Receiver;
 use crate::remote::{over, stand_in};
 use crate::trees::{Rng, Tree};
 
-/// A push under a limit that `sh` sets first.
+/// Pushes under a limit that `sh` sets first.
 fn push_limited(world: &World, limit: &str) -> Outcome {
     push_limited_to(world, limit, &[&world.at("mirror")])
 }
@@ -27,7 +27,7 @@ fn push_limited_to(world: &World, limit: &str, mirrors: &[&str]) -> Outcome {
     Outcome::of(command.args(["push", &world.at("tree")]).args(mirrors))
 }
 
-/// A mirror with a release, and a larger tree to push.
+/// Creates a mirror with a release, and a larger tree to push.
 fn prepare() -> (World, Served) {
     let world = World::new();
     let old = world.publish(&Tree::small(), &["mirror"], &[]);
@@ -39,8 +39,8 @@ fn prepare() -> (World, Served) {
     (world, old)
 }
 
-/// Success is the truth; failure is told in words and left the old release. Answers whether it was
-/// success.
+/// Checks that a reported success is true, or that a failure has an error message and left the old
+/// release. Returns whether the push succeeded.
 fn judge(world: &World, old: &Served, outcome: &Outcome) -> bool {
     let served = world.served("mirror");
     let is_success = outcome.code() == Some(0);
@@ -69,7 +69,7 @@ fn push_with_few_descriptors_succeeds_or_fails_clearly() {
     assert!(failed < 8, "not even 256 descriptors suffice");
 }
 
-/// So many files that their objects are in nearly all of the 256 directories of a store.
+/// Enough files that their objects are in nearly all of the 256 directories of a store.
 fn many_files(version: &str) -> Tree {
     (0..600).fold(Tree::default(), |tree, page| {
         tree.file(&format!("{page}.html"), format!("{version} {page}"))
@@ -82,7 +82,7 @@ fn twelve_directories_are_filled_with_few_descriptors() {
     let mirrors: Vec<String> = (0..12).map(|number| format!("mirror{number}")).collect();
     let places: Vec<String> = mirrors.iter().map(|mirror| world.at(mirror)).collect();
     let places: Vec<&str> = places.iter().map(String::as_str).collect();
-    // The second push finds the slots that the first one filled. Not even its hard limit is higher.
+    // The second push uses the slots that the first one filled. The hard limit is no higher.
     for (version, limit) in [("one", "ulimit -S -n 1024"), ("two", "ulimit -n 256")] {
         world.write("tree", &many_files(version));
         push_limited_to(&world, limit, &places).expect(&[0]);
@@ -97,8 +97,8 @@ fn twelve_directories_are_filled_with_few_descriptors() {
 
 #[test]
 fn file_size_limit_fails_with_a_clear_error() {
-    // In blocks of 512 bytes; with the signal ignored, as in some service managers, and as it
-    // comes.
+    // In blocks of 512 bytes; with the signal ignored, as by some service managers, and with the
+    // default action.
     for limit in ["trap '' XFSZ; ulimit -f 40", "ulimit -f 40"] {
         let (world, old) = prepare();
         let outcome = push_limited(&world, limit);
@@ -148,7 +148,7 @@ impl Small {
         shell("mount", &["-o".as_ref(), format!("remount,{options}").as_ref(), self.0.as_os_str()]);
     }
 
-    /// Bytes and inodes in use.
+    /// Returns the bytes and inodes in use.
     fn used(&self) -> (u64, u64) {
         let stat = rustix::fs::statvfs(&self.0).unwrap();
         ((stat.f_blocks - stat.f_bfree) * stat.f_frsize, stat.f_files - stat.f_ffree)
@@ -161,7 +161,7 @@ impl Drop for Small {
     }
 }
 
-/// Pushes what does not fit; everything must be as before. Then makes room.
+/// Pushes content that does not fit; nothing may change. Then frees space and pushes again.
 fn overflows(options: &str, room: &str, words: &[&str]) {
     let world = World::new();
     let small = Small::mount(&world.path("disk"), options);
@@ -214,7 +214,8 @@ fn disk_that_fills_during_a_push_is_freed_again() {
     });
     world.write("tree", &larger);
     let before = small.used();
-    // Every write fails from here on, as if others had taken the last block since the check.
+    // Every write fails from here on, as if another process had taken the last block since the
+    // check.
     let arguments = ["push", &world.at("tree"), &world.at("disk/mirror")];
     let outcome = world.run_with_fault("errno=28@write", &arguments);
     if cfg!(debug_assertions) {
@@ -248,7 +249,7 @@ fn leftovers_of_another_push_are_dropped_for_space() {
     }
 }
 
-/// Takes all that is left of a file system: bytes with one file, inodes with empty ones.
+/// Fills a file system: its bytes with one file, its inodes with empty files.
 fn fill(dir: &Path) {
     std::fs::create_dir_all(dir).unwrap();
     let mut large = std::fs::File::create(dir.join("large")).unwrap();

@@ -6,7 +6,7 @@ use std::path::Path;
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
-/// The files below `directory` with this ending, by their path from the root of the crate.
+/// Returns the files below `directory` with this ending, by their path from the root of the crate.
 fn files(directory: &str, ending: &str) -> BTreeMap<String, String> {
     let mut found = BTreeMap::new();
     collect(&Path::new(ROOT).join(directory), ending, &mut found);
@@ -30,7 +30,7 @@ fn sources() -> BTreeMap<String, String> {
     files("src", ".rs")
 }
 
-/// The lines that run in production, numbered: no comments, nothing from the test module on.
+/// Returns the numbered lines of production code: without comments, and up to the test module.
 fn production(text: &str) -> impl Iterator<Item = (usize, &str)> {
     let numbered = text.lines().enumerate().map(|(index, line)| (index + 1, line));
     numbered
@@ -46,7 +46,8 @@ fn is_library(file: &str) -> bool {
     file != "src/main.rs" && !file.starts_with("src/cli/")
 }
 
-/// Lines of production code that say one of these, in files that `of` picks.
+/// Returns the lines of production code with one of these words, in files for which `of` returns
+/// true.
 fn lines_with(of: impl Fn(&str) -> bool, words: &[&str]) -> Vec<String> {
     lines_of(&sources(), of, words)
 }
@@ -67,7 +68,7 @@ fn lines_of(
     found
 }
 
-/// Whether `line` has `word` where no longer word ends in it.
+/// Whether `line` contains `word` and not only as the end of a longer word.
 fn says(line: &str, word: &str) -> bool {
     line.match_indices(word).any(|(at, _)| {
         let before = line[..at].chars().next_back();
@@ -142,13 +143,13 @@ fn long_functions(sources: &BTreeMap<String, String>) -> Vec<String> {
     long
 }
 
-/// Words for which the glossary in `docs/architecture.md` has the term of the field.
+/// Words that the glossary in `docs/architecture.md` replaces by the usual term.
 const BANNED: [&str; 11] = [
     "desk", "crew", "seat", "passage", "trouble", "heard", "told", "stranger", "shunned",
     "takings", "snapshot",
 ];
 
-/// The name that a line declares, in lower case: that of a function, a type or a module.
+/// Returns the name that a line declares, in lower case: that of a function, a type or a module.
 fn declared(line: &str) -> Option<String> {
     let mut words =
         line.split(|c: char| !c.is_alphanumeric() && c != '_').filter(|word| !word.is_empty());
@@ -218,7 +219,7 @@ fn pure_rooms_do_not_use_files_sockets_or_clocks() {
     assert_none(&lines_with(stricter, &["crate::fsx", "fsx::"]));
 }
 
-/// How far a room is from the ids: it may import what is nearer, or as near.
+/// The level of a room: it may import rooms of its own level and of lower levels.
 fn level(room: &str) -> usize {
     match room {
         "command" | "fsx" | "web" => 1,
@@ -230,7 +231,7 @@ fn level(room: &str) -> usize {
         "push" => 7,
         "fleet_status" | "config" => 8,
         "cli" | "main" => 9,
-        // Ids and their like: imported everywhere, they import nothing but each other.
+        // Ids and similar types: imported everywhere, they import only each other.
         _ => 0,
     }
 }
@@ -329,7 +330,7 @@ fn every_fixture_is_used_by_a_test() {
     let mut unused = Vec::new();
     for file in files("fixtures", "").into_keys() {
         let inner = file.strip_prefix("fixtures/").unwrap();
-        // A store or a tree is named by its directory.
+        // A store or a tree is used by its directory.
         let is_named = inner.split('/').any(|part| code.contains(part));
         if !is_named {
             unused.push(file);

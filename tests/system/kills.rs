@@ -9,8 +9,8 @@ use crate::trees::Tree;
 /// Steps that are sampled for each kind of command.
 const SAMPLES: usize = 24;
 
-/// Kills the command before each of its steps, judges what is left, and does it again.
-/// Answers the number of steps, or what went wrong first.
+/// Kills the command before each of its steps, checks the result, and runs the command again.
+/// Returns the number of steps, or the first fault.
 fn kill_everywhere(kind: Kind) -> Result<u64, String> {
     let scenario = Scenario::new(kind);
     let places = ["mirror", "cache"];
@@ -19,8 +19,7 @@ fn kill_everywhere(kind: Kind) -> Result<u64, String> {
     let mut sides = Vec::new();
     let all: Vec<u64> = (1..=steps).collect();
     let points = sweep::points(&all, SAMPLES, |step| named.contains(&step));
-    // Threads may need a step more or less from run to run; the loop ends where nothing is left to
-    // kill.
+    // Threads may take a step more or less from run to run; the loop ends when no kill happens.
     for step in points.into_iter().chain(steps + 1..=steps + 50) {
         places.iter().for_each(|place| scenario.world.restore(place));
         let outcome = scenario.run(Some(&format!("kill@{step}")));
@@ -100,7 +99,7 @@ fn abandoned_release_is_never_partly_served() {
     for step in 1.. {
         world.restore("mirror");
         let abandoned = world.run_with_fault(&format!("kill@{step}"), &["abandon", name, &mirror]);
-        // Whatever was left, an activation serves the whole release, or the old one stays.
+        // In any case an activation serves the complete release, or the old one stays.
         let activated = world.run(&["activate", name, &mirror]);
         let served = world.served("mirror");
         let is_new = activated.code() == Some(0);

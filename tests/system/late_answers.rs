@@ -45,14 +45,14 @@ fn directory(name: &str, location: String, path: PathBuf) -> DirectoryMirror {
     DirectoryMirror::new(identity, path, MOST, NonZeroUsize::MIN)
 }
 
-/// Five mirrors that serve release 1, and a tree that is another one with each push.
+/// Five mirrors that serve release 1, and a tree that differs for each push.
 struct Edges {
     world: World,
     trees: u64,
 }
 
 impl Edges {
-    /// No mirror is there yet.
+    /// Creates five mirrors without a release.
     fn absent() -> Self {
         Self { world: World::new(), trees: 0 }
     }
@@ -101,8 +101,8 @@ impl Edges {
         Fleet::new(names.iter().map(|name| Arc::new(self.edge(name)) as Arc<dyn Mirror>).collect())
     }
 
-    /// Five mirrors, the last of which answers when `is_time` holds for the events; `None`: once
-    /// the push has waited.
+    /// Returns five mirrors, the last of which responds once `is_time` returns true for the events,
+    /// or, if `None`, once the push has waited.
     fn late_fleet(
         &self,
         is_time: IsTime,
@@ -117,7 +117,7 @@ impl Edges {
         (fleet, Recorder::new(is_time, sender))
     }
 
-    /// The next tree.
+    /// Returns the next tree.
     fn tree(&mut self) -> Source {
         self.trees += 1;
         self.tree_of(self.trees)
@@ -138,8 +138,7 @@ impl Edges {
         push(&source, &self.fleet(names), &options, &Silent).unwrap();
     }
 
-    /// Raises what the first four must number their next release with, without a release that is
-    /// newer there.
+    /// Raises the sequence that the first four mirrors need next, without a newer release on them.
     fn stage_on_four(&mut self, times: usize) {
         for _ in 0..times {
             self.publish(&NAMES[..4], |options| options.policy.goal = Goal::Stage);
@@ -151,8 +150,8 @@ impl Edges {
         (self.edge(name).inner.state().unwrap().current.unwrap(), content)
     }
 
-    /// Pushes the next tree to all, of which the last answers once the others have switched, and
-    /// asserts that it is left as it was.
+    /// Pushes the next tree to all mirrors, of which the last one responds once the others have
+    /// activated, and asserts that it is left unchanged.
     fn assert_left_alone(&mut self, change: impl FnOnce(&mut Options)) -> Outcome {
         let before = self.served("edge5");
         let source = self.tree();
@@ -272,7 +271,7 @@ fn late_mirror_with_a_higher_run_number_is_left_alone() {
     let order = |number| Some(RunNumber::new("ci", number).unwrap());
     let mut edges = Edges::new();
     edges.publish(&["edge5"], |options| options.order = order(60));
-    // The new release will have a higher number than the one of edge5.
+    // The new release will have a higher sequence than that of edge5.
     edges.stage_on_four(2);
     let serves = edges.served("edge5").0;
     assert_eq!(
@@ -348,13 +347,13 @@ fn late_duplicate_name_of_a_mirror_is_refused() {
     );
 }
 
-/// Pushes to the fleet, of which the last mirror is overdue when it answers; asserts that the
-/// others waited.
+/// Pushes to a fleet whose last mirror is overdue when it responds, and asserts that the others
+/// waited.
 fn assert_waits(edges: &Edges, source: &Source, options: &Options, expected: &[Outcome]) {
     let (fleet, recorder) = edges.late_fleet(None, |_| {});
     let report = push(source, &fleet, options, &recorder).unwrap();
     assert_eq!(outcomes(&report), expected);
-    // What is sent is made once for all that need it.
+    // Packs are built once for all mirrors that need them.
     let needing = expected.iter().filter(|outcome| **outcome == Outcome::Activated).count();
     let is_first = |event: &Event| matches!(event, Event::BundleStarted { .. });
     let is_whole = |event: &Event| match event {

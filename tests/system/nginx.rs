@@ -15,14 +15,14 @@ use crate::trees::Tree;
 const SWITCHES: u64 = 200;
 const CLIENTS: usize = 4;
 
-/// A web server in the foreground, ended with its handle.
+/// A web server in the foreground. Dropping it stops it.
 struct Nginx {
     process: Child,
     port: u16,
 }
 
 impl Nginx {
-    /// Serves `root` with a configuration of its own, from memory of no one else.
+    /// Serves `root` with its own configuration.
     fn start(world: &World, root: &Path) -> Self {
         let root = root.display().to_string();
         Self::with_server(world, |port| {
@@ -30,7 +30,7 @@ impl Nginx {
         })
     }
 
-    /// Serves with the `server` block that is made for a port.
+    /// Serves with the `server` block that `server` returns for a port.
     fn with_server(world: &World, server: impl FnOnce(u16) -> String) -> Self {
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let directory = world.path("nginx");
@@ -71,7 +71,7 @@ impl Drop for Nginx {
     }
 }
 
-/// An answer.
+/// A response.
 struct Page {
     status: u16,
     etag: String,
@@ -108,8 +108,8 @@ impl Client {
     }
 }
 
-/// What `path` holds in a release: its own name and the number, again and
-/// again, so that a mixture of two releases shows.
+/// Returns the content of `path` in a release: its name and the number, repeated, so that a mixture
+/// of two releases is visible.
 fn content(path: &str, release: u64) -> Vec<u8> {
     let count = if path.starts_with("same") {
         40
@@ -129,7 +129,7 @@ fn tree(release: u64) -> Tree {
     tree.link("latest", &format!("v{}", release % 2))
 }
 
-/// Reads one path and holds it against what some release had there.
+/// Reads one path and checks that its content is that of some release.
 fn check(
     client: &mut Client,
     path: &str,

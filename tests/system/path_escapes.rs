@@ -13,8 +13,8 @@ use crate::trees::Tree;
 
 const SECRET: &str = "what nobody was to see";
 
-/// A mirror with two releases, and a directory outside of it that looks like
-/// part of a store and like part of a slot, so that a mistake finds its way.
+/// Creates a mirror with two releases, and a directory outside it that looks like part of a store
+/// and like part of a slot, so that a followed link has an effect.
 fn prepare() -> World {
     let world = World::new();
     world.publish(&Tree::small(), &["mirror"], &[]);
@@ -47,10 +47,10 @@ fn prepare() -> World {
     world
 }
 
-/// Runs every command that looks at the mirror or changes it; none may touch
-/// what is outside, or panic, and a push that succeeds leaves a sound mirror.
+/// Runs every command that reads or changes the mirror. None may touch files outside or panic, and
+/// a push that succeeds must leave a valid mirror.
 fn leaves_outside_alone(world: &World, what: &str) {
-    // What lies in kept releases may stay as it is.
+    // Files of kept releases may stay as they are.
     let known: BTreeSet<String> =
         checker::state(&world.path("mirror")).err().into_iter().flatten().collect();
     run_everything(world, what, &|outcome| {
@@ -60,7 +60,7 @@ fn leaves_outside_alone(world: &World, what: &str) {
     });
 }
 
-/// `judge` is asked after each push and repair that succeeds.
+/// The same; calls `judge` after each push and repair that succeeds.
 fn run_everything(world: &World, what: &str, judge: &dyn Fn(&Outcome)) {
     let outside = world.path("outside");
     let before = fingerprint(&outside);
@@ -114,7 +114,7 @@ fn relink(place: &Path, target: &Path) {
     symlink(target, place).unwrap();
 }
 
-/// The slot that is served, and the other one.
+/// Returns the served slot, and the other one.
 fn slots(world: &World) -> (PathBuf, PathBuf) {
     let live = world.path("mirror/current").canonicalize().unwrap();
     let mut others =
@@ -146,8 +146,8 @@ fn links_inside_slots_are_not_followed() {
     }
 }
 
-/// A push looks at what it changes only: its cost goes with the change. What
-/// somebody did elsewhere in the idle slot is then served, and `verify --quick` finds it.
+/// A push checks only what it changes, so its cost depends on the change. Other changes in the idle
+/// slot are then served, and `verify --quick` finds them.
 #[test]
 fn links_that_a_push_leaves_are_found_by_quick_verify() {
     for is_live in [false, true] {
@@ -270,7 +270,7 @@ fn links_swapped_in_during_pushes_are_not_followed() {
     assert_no_secret(&world, "mirror", "swapped links");
 }
 
-/// Puts links in place of the directories of every slot, and takes them back.
+/// Replaces the directories of every slot by links, and restores them.
 fn swap_links(world: &World) {
     let Ok(slots) = fs::read_dir(world.path("mirror/.headwater/slots")) else { return };
     for slot in slots.flatten() {
@@ -325,7 +325,7 @@ fn manifests_with_links_to_the_outside_are_refused() {
     }
 }
 
-/// A mirror that lies fills no other mirror.
+/// Asserts that a mirror with a false manifest cannot fill another mirror.
 fn is_refused_as_source(world: &World, what: &str) {
     let before = fingerprint(&world.path("outside"));
     let outcome = world.run(&["push", "--from", &world.at("mirror"), &world.at("fresh")]);

@@ -26,7 +26,7 @@ fcntl.ioctl(os.open(sys.argv[1], os.O_RDONLY), 0x8004587d, struct.pack('I', 2))"
 const KINDS: [Kind; 6] =
     [Kind::FirstPush, Kind::Update, Kind::Deletion, Kind::Rollback, Kind::Prune, Kind::Expire];
 
-/// A kind of file system, and how it is made to show what was not synced.
+/// A kind of file system, and how it reveals missing syncs.
 #[derive(Debug, Clone, Copy)]
 struct Sort {
     mkfs: &'static str,
@@ -91,7 +91,7 @@ impl Disk {
     }
 
     fn unmount(&mut self) {
-        // A program that another test starts holds our descriptors from its fork to its exec.
+        // Another test that starts a process holds our descriptors between fork and exec.
         const PATIENT: &str = "for try in $(seq 50); do umount \"$0\" 2>/dev/null && exit; sleep \
                                0.1; done; umount \"$0\"";
         shell("sh", &["-c".as_ref(), PATIENT.as_ref(), self.mount_point().as_os_str()]);
@@ -104,7 +104,7 @@ impl Disk {
         self.mount();
     }
 
-    /// Keeps the disk as it is for [`Disk::restore`].
+    /// Saves the disk for [`Disk::restore`].
     fn save(&mut self) {
         self.unmount();
         self.copy("image", "saved");
@@ -154,7 +154,7 @@ impl Cut {
         self.scenario.world.restore("cache");
     }
 
-    /// Kill at a step, power cut, judge, do again.
+    /// Kills the command at a step, cuts the power, checks the result, and runs the command again.
     fn at_step(&mut self, step: u64, sabotage: &str) -> Result<Side, String> {
         self.reset();
         let outcome = self.scenario.run(Some(&format!("{sabotage}kill@{step}")));
@@ -168,7 +168,7 @@ impl Cut {
         Ok(side)
     }
 
-    /// Success is told, power cut in the next instant, judge.
+    /// Cuts the power right after the command reports success, and checks the result.
     fn after_success(&mut self, sabotage: &str) -> Result<(), String> {
         self.reset();
         let fault = if sabotage.is_empty() { None } else { Some(sabotage) };
@@ -183,7 +183,8 @@ impl Cut {
         }
     }
 
-    /// What is noticed of a sabotage: at the end, or behind some step, the last ones first.
+    /// Returns the first fault found with a sabotaged sync: at the end, or after some step,
+    /// starting with the last ones.
     fn first_fault(&mut self, sabotage: &str) -> String {
         let at_end = self.after_success(sabotage).err();
         let steps = self.steps;
@@ -192,7 +193,7 @@ impl Cut {
         at_end.or_else(anywhere).expect("this harness sees nothing")
     }
 
-    /// The steps to try, spread evenly.
+    /// The steps to try, evenly spread.
     fn points(&self) -> impl Iterator<Item = u64> + use<> {
         let stride = self.steps.div_ceil(cuts()).max(1);
         (1..=self.steps + 1).step_by(usize::try_from(stride).unwrap())

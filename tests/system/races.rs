@@ -12,7 +12,7 @@ use crate::harness::{Outcome, World};
 use crate::remote::{Meeting, Receiver};
 use crate::trees::Tree;
 
-/// A tree that tells whose it is.
+/// A tree that names the push it belongs to.
 fn tree(racer: &str, round: usize) -> Tree {
     let text = format!("racer {racer}, round {round}");
     let tree = Tree::default()
@@ -23,12 +23,12 @@ fn tree(racer: &str, round: usize) -> Tree {
         .link("link", if racer == "a" { "js" } else { "same.css" })
 }
 
-/// What a push notes in its release.
+/// The note that a push writes into its release.
 fn note(racer: &str, round: usize) -> String {
     format!("{racer} in round {round}")
 }
 
-/// Starts both pushes, waits for both.
+/// Starts both pushes and waits for both.
 fn race(world: &World, round: usize, mirrors: &[String], flags: [&[&str]; 2]) -> [Outcome; 2] {
     let racers = ["a", "b"];
     let started = [0, 1].map(|index| {
@@ -39,7 +39,7 @@ fn race(world: &World, round: usize, mirrors: &[String], flags: [&[&str]; 2]) ->
         let mut arguments = vec!["push", &place, "--cache", &cache, "--note", &note];
         arguments.extend(flags[index]);
         let mirrors: Vec<&str> = mirrors.iter().map(|mirror| &**mirror).collect();
-        // The other order of arguments: the lead mirror is chosen by store id, not by these.
+        // The arguments in the other order: the lead mirror is chosen by store id, not by order.
         let ordered: Vec<&str> =
             if index == 0 { mirrors } else { mirrors.into_iter().rev().collect() };
         let mut command = world.command(&[&arguments[..], &ordered].concat());
@@ -50,18 +50,18 @@ fn race(world: &World, round: usize, mirrors: &[String], flags: [&[&str]; 2]) ->
     started.map(|(what, child)| Outcome::from(what, child.wait_with_output().unwrap()))
 }
 
-/// Knows what was told of mirrors, and looks at what is true.
+/// Compares the reported results with the state of the mirrors.
 struct Judge<'a> {
     world: &'a World,
     mirrors: &'a [String],
     /// The sequence before this round.
     before: u64,
-    /// The notes of all pushes that were told of success, or of half of it.
+    /// The notes of all pushes that reported full or partial success.
     told: &'a mut BTreeSet<String>,
 }
 
 impl Judge<'_> {
-    /// Holds the exit codes of a round against what the mirrors serve. Answers what they serve.
+    /// Compares the exit codes of a round with what the mirrors serve. Returns what they serve.
     fn judge(&mut self, round: usize, outcomes: &[Outcome; 2]) -> Served {
         let text = format!("{}{}", outcomes[0], outcomes[1]);
         let check = |mirror: &String| checker::check_store(mirror.as_ref());
@@ -71,7 +71,7 @@ impl Judge<'_> {
         let current = &served[0].record;
         for (racer, outcome) in ["a", "b"].iter().zip(outcomes) {
             match outcome.code() {
-                // 3: overtaken between the lead mirror and the others.
+                // Code 3: overtaken between the lead mirror and the others.
                 Some(0 | 3) => drop(self.told.insert(note(racer, round))),
                 Some(4 | 6 | 9) => {}
                 _ => panic!("{text}"),
@@ -109,13 +109,13 @@ impl Judge<'_> {
         checker::check_equals_tree(&served[0], &tree)
             .unwrap_or_else(|faults| panic!("{faults:#?}\n{text}"));
         assert_eq!(outcomes[winner].code(), Some(0), "the winner was not told: {text}");
-        // A sequence that was staged and not activated is not given again, so there may be gaps.
+        // A sequence that was staged and not activated is not used again, so there may be gaps.
         assert!(current.sequence > self.before, "{text}");
         served.into_iter().next().expect("a mirror")
     }
 }
 
-/// Races on the same mirrors; every tenth round begins with new ones.
+/// Races on the same mirrors; every tenth round starts with new ones.
 fn races(rounds: usize, mirrors: usize, ordered: bool) {
     let world = World::new();
     let mut before = 0;
@@ -174,7 +174,7 @@ fn one_of_two_racing_pushes_to_a_receiver_wins_each_sequence() {
     let receiver = Receiver::start(&world.path("mirror"));
     let (mut before, mut told) = (0, BTreeSet::new());
     for round in 0..8 {
-        // Neither stages before the other one has learnt what is current, too.
+        // Neither push stages before the other one has polled what is current, too.
         let meeting = Meeting::default();
         let link = FlakyProxy::watched(receiver.address(), move |line| {
             if line.starts_with("POST /v1/stage ") {
@@ -188,8 +188,8 @@ fn one_of_two_racing_pushes_to_a_receiver_wins_each_sequence() {
     }
 }
 
-/// A link to a receiver whose store is `mirror`; before the first activation another push stages
-/// `rival` there.
+/// Returns a proxy to a receiver whose store is `mirror`. Before the first activation another push
+/// stages `rival` there.
 fn link_with_rival(world: &World, receiver: &Receiver, rival: &'static str) -> FlakyProxy {
     let stage =
         world.command(&["push", rival, "./mirror", "--stage-only", "--cache", "rival-cache"]);
@@ -236,7 +236,7 @@ fn competing_staged_release_does_not_keep_a_mirror_behind() {
         ]));
         let activations = Arc::clone(&activations);
         FlakyProxy::watched(receivers[index].address(), move |line| {
-            // The first one leads.
+            // The first mirror leads.
             if line.starts_with("POST /v1/activate ")
                 && activations.fetch_add(1, Ordering::SeqCst) == 1
             {

@@ -8,7 +8,7 @@ use crate::checker;
 use crate::harness::{World, events};
 use crate::trees::{Rng, Tree};
 
-/// Enough that does not compress for several packs.
+/// Incompressible content for several packs.
 fn large(rng: &mut Rng) -> Tree {
     (0..14).fold(Tree::small(), |tree, number| {
         let length = 3_500_000 + rng.below(1_000_000);
@@ -16,7 +16,7 @@ fn large(rng: &mut Rng) -> Tree {
     })
 }
 
-/// The pack ids in events of this kind.
+/// Returns the pack ids in events of this kind.
 fn packs(path: &Path, kind: &str) -> BTreeSet<String> {
     let of_kind = |event: &serde_json::Value| event["event"] == kind;
     events(path)
@@ -26,12 +26,12 @@ fn packs(path: &Path, kind: &str) -> BTreeSet<String> {
         .collect()
 }
 
-/// The packs that a mirror's quarantine says it holds.
+/// Returns the packs that are recorded in the quarantine of a mirror.
 fn held_on_disk(mirror: &Path) -> BTreeSet<String> {
     let Ok(keys) = fs::read_dir(mirror.join(".headwater/incoming")) else { return BTreeSet::new() };
     let held = keys.filter_map(|key| fs::read_dir(key.unwrap().path().join("held")).ok());
     let names = held.flatten().map(|name| name.unwrap().file_name().into_string().unwrap());
-    // A record on its way to its name is none yet.
+    // A record that does not have its final name yet does not count.
     names.filter(|name| name.len() == 64).collect()
 }
 
@@ -50,7 +50,7 @@ fn complete_packs_are_not_sent_again_by_another_origin() {
     fs::remove_dir_all(world.path("counted")).unwrap();
 
     let mut resumed = 0;
-    // Packs arrive in the last third: before that, directories are made.
+    // Packs arrive in the last third of the steps: before that, directories are created.
     for part in 0..6 {
         fs::remove_dir_all(world.path("mirror")).ok();
         fs::remove_dir_all(world.path("elsewhere")).ok();
@@ -58,7 +58,7 @@ fn complete_packs_are_not_sent_again_by_another_origin() {
         let cut = world.run_with_fault(&fault, &["push", &world.at("tree"), &world.at("mirror")]);
         assert!(cut.was_killed(), "{fault}: {cut}");
         let held = held_on_disk(&world.path("mirror"));
-        // Once objects get their names the packs are no longer whole in quarantine.
+        // Once objects get their final names, the packs in quarantine are no longer complete.
         let is_arriving = checker::object_names(&world.path("mirror")).is_empty();
 
         let log = world.path(format!("{part}.events"));

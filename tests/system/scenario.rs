@@ -10,50 +10,51 @@ use crate::checker::{self, Faults, Served};
 use crate::harness::{Outcome, World, events};
 use crate::trees::Tree;
 
-/// What is done.
+/// The operation of a scenario.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     /// The mirror does not exist yet.
     FirstPush,
-    /// Edits, additions, a moved link; the idle slot has the release before.
+    /// Edits, additions, a changed link; the idle slot has the previous release.
     Update,
-    /// Most files go, a directory becomes a file; the idle slot is the spare of the first push.
+    /// Removal of most files, and a directory that becomes a file; the idle slot is the spare one
+    /// of the first push.
     Deletion,
-    /// Back to the release before.
+    /// A rollback to the previous release.
     Rollback,
-    /// All but the current release go.
+    /// A prune of all releases except the current one.
     Prune,
-    /// Retired files whose time is over are served no more.
+    /// The removal of retired files that are due.
     Expire,
-    /// A flipped byte and a missing object.
+    /// A repair of a flipped byte and a missing object.
     Repair,
 }
 
-/// What a mirror was found to serve.
+/// The release that a mirror serves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Side {
-    /// Nothing was ever served.
+    /// None: nothing was ever served.
     Nothing,
-    /// The release from before, untouched.
+    /// The old release, unchanged.
     Old,
-    /// What the command was to bring about.
+    /// The release that the command makes current.
     New,
 }
 
-/// A prepared world.
+/// A prepared sandbox and the operation.
 #[derive(Debug)]
 pub(crate) struct Scenario {
-    /// Where it takes place.
+    /// The sandbox.
     pub(crate) world: World,
-    /// What is done.
+    /// The operation.
     pub(crate) kind: Kind,
     /// The mirror.
     pub(crate) mirror: PathBuf,
     /// What the mirror served before.
     pub(crate) old: Option<Served>,
-    /// What was wrong with it before.
+    /// The faults of the mirror before.
     faults: BTreeSet<String>,
-    /// The releases that it kept.
+    /// The releases that the mirror kept.
     kept: BTreeSet<String>,
     command: Vec<String>,
 }
@@ -68,7 +69,7 @@ fn updated() -> Tree {
     tree.without("js/vendor/lib.js").without("about.html")
 }
 
-/// What is retired when this follows the small tree.
+/// The paths that are retired when this tree follows the small one.
 const RETIRED: [&str; 4] = ["css/site.css", "img/copy.bin", "js/app.js", "js/vendor/lib.js"];
 
 fn retiring() -> Tree {
@@ -87,14 +88,14 @@ fn reduced() -> Tree {
 }
 
 impl Scenario {
-    /// Prepares the mirror at `world`/mirror.
+    /// Prepares a mirror in the directory `mirror` of a new sandbox.
     pub(crate) fn new(kind: Kind) -> Self {
         let world = World::new();
         let mirror = world.path("mirror");
         Self::at(kind, world, mirror)
     }
 
-    /// Prepares a mirror elsewhere.
+    /// Prepares a mirror in another directory.
     pub(crate) fn at(kind: Kind, world: World, mirror: PathBuf) -> Self {
         let place = mirror.to_str().unwrap().to_owned();
         let push = |tree: &Tree| {
@@ -156,10 +157,10 @@ impl Scenario {
         Self { world, kind, mirror, old, faults, kept, command }
     }
 
-    /// Runs the command, with a fault armed if one is given.
+    /// Runs the command, with a fault if one is given.
     pub(crate) fn run(&self, fault: Option<&str>) -> Outcome {
         let arguments: Vec<&str> = self.command.iter().map(|word| &**word).collect();
-        // What an earlier run left in the cache is swept up: that would move the steps.
+        // Files that an earlier run left in the cache would be removed and shift the steps.
         for place in
             std::fs::read_dir(self.world.path("cache/headwater")).into_iter().flatten().flatten()
         {
@@ -181,13 +182,13 @@ impl Scenario {
         }
     }
 
-    /// How many changes of the disk the command makes.
+    /// Returns how many changes of the disk the command makes.
     pub(crate) fn steps(&self) -> u64 {
         self.run(Some("count")).expect(&[0]).steps()
     }
 
-    /// The same, and the steps that every sweep tries: the first and the last of each operation,
-    /// and the switch with the step behind it.
+    /// Returns the same, and the steps that every sweep tries: the first and the last of each
+    /// operation, and the activation with the step after it.
     pub(crate) fn steps_and_named(&self) -> (u64, BTreeSet<u64>) {
         let outcome = self.run(Some("count")).expect(&[0]);
         let operations = outcome.operations();
@@ -204,7 +205,7 @@ impl Scenario {
         (outcome.steps(), named)
     }
 
-    /// What is served now, if that is one complete release: the old or the new one.
+    /// Returns which release is served, if it is one complete release: the old or the new one.
     pub(crate) fn judge(&self) -> Result<Side, Faults> {
         if self.kind == Kind::Repair {
             return self.judge_repair();
@@ -229,14 +230,15 @@ impl Scenario {
             return Ok(Side::Old);
         }
         let before = self.old.as_ref().map_or(0, |old| old.record.sequence);
-        // A sequence that was staged and not activated is not given again.
+        // A sequence that was staged and not activated is not used again.
         if served.record.sequence <= before {
             return Err(vec![format!("serves {} after sequence {before}", served.name)]);
         }
         checker::check_equals_tree(&served, &self.world.path("tree")).map(|()| Side::New)
     }
 
-    /// As [`Scenario::judge`], but what the last run told to be current must be served.
+    /// Like [`Scenario::judge`], but the release that the last run reported as current must be
+    /// served.
     pub(crate) fn judge_told(&self, outcome: &Outcome) -> Result<Side, Faults> {
         let side = self.judge()?;
         let is_told =
@@ -247,7 +249,7 @@ impl Scenario {
         Ok(side)
     }
 
-    /// The release stays; of what is retired all or some is still there, or nothing.
+    /// Checks that the release stays, and that only retired entries are missing.
     fn judge_expiry(&self, served: &Served) -> Result<Side, Faults> {
         if self.old.as_ref() != Some(served) {
             return Err(vec![format!("serves {}", served.name)]);
@@ -258,7 +260,7 @@ impl Scenario {
         Ok(if RETIRED.iter().chain(&directories).any(is_there) { Side::Old } else { Side::New })
     }
 
-    /// A repair never damages anything that was sound.
+    /// Checks that the repair damaged nothing that was intact.
     fn judge_repair(&self) -> Result<Side, Faults> {
         match checker::state(&self.mirror) {
             Ok(Some(_)) => Ok(Side::New),
@@ -270,8 +272,8 @@ impl Scenario {
         }
     }
 
-    /// Does again what was interrupted: it must succeed at once (no stale lock, no repair) and be
-    /// complete.
+    /// Runs the interrupted command again: it must succeed at once (no stale lock, no repair) and
+    /// complete the operation.
     pub(crate) fn finish(&self) -> Result<(), String> {
         let interrupted = checker::state(&self.mirror).ok().flatten().map(|served| served.name);
         let outcome = self.run(None);
@@ -293,7 +295,8 @@ impl Scenario {
     }
 }
 
-/// Flips a byte of one object (and so of the slots that share its inode) and removes another.
+/// Flips a byte of one object (and so of the slots that share its inode) and removes another
+/// object.
 fn damage(mirror: &Path) {
     let objects = mirror.join(".headwater/objects");
     let place = |bytes: &[u8]| {

@@ -26,7 +26,7 @@ use crate::trees::Rng;
 
 const MIRRORS: [&str; 3] = ["hub-a", "hub-b", "edge"];
 
-/// Something that happens.
+/// An event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Happening {
     /// The origin pushes its next tree to one hub.
@@ -46,7 +46,7 @@ struct Fleets {
     world: World,
     next: u64,
     served: BTreeMap<&'static str, Release>,
-    /// What happened.
+    /// The events so far.
     story: Vec<Happening>,
 }
 
@@ -83,7 +83,7 @@ fn mirror(path: &Path) -> Arc<dyn Mirror> {
 }
 
 impl Fleets {
-    /// All three serve the first release.
+    /// Creates the mirrors; all three serve the first release.
     fn new() -> Self {
         let world = World::new();
         let mut fleets = Self { world, next: 1, served: BTreeMap::new(), story: Vec::new() };
@@ -144,7 +144,7 @@ impl Fleets {
         self.check();
     }
 
-    /// No mirror went back.
+    /// Checks that no mirror went back to an older release.
     fn check(&mut self) {
         for name in MIRRORS {
             let path = self.world.path(name);
@@ -157,7 +157,7 @@ impl Fleets {
         }
     }
 
-    /// After a heal all serve what the highest release has.
+    /// Checks that all mirrors serve the content of the highest release after a heal.
     fn end(mut self) {
         let highest = self.served.values().max_by_key(|release| release.rank()).cloned().unwrap();
         self.happen(Heal);
@@ -168,7 +168,7 @@ impl Fleets {
     }
 }
 
-/// Calls `each` with every order of `rest` behind `begun`.
+/// Calls `each` with every order of `rest` after `begun`.
 fn orders(begun: &mut Vec<Happening>, rest: &[Happening], each: &mut dyn FnMut(&[Happening])) {
     if rest.is_empty() {
         return each(begun);

@@ -39,7 +39,7 @@ impl Visitor {
         for entry in fs::read_dir(root.join(path)).unwrap() {
             let name = entry.unwrap().file_name().into_string().unwrap();
             let path = if path.is_empty() { name } else { format!("{path}/{name}") };
-            // Links are followed; a retired one may lead to what is gone.
+            // Links are followed; a retired link may lead to a removed file.
             match fs::metadata(root.join(&path)) {
                 Ok(meta) if meta.is_dir() => self.visit_directory(root, &path, depth + 1, what),
                 Ok(meta) => {
@@ -67,13 +67,13 @@ impl Visitor {
         }
     }
 
-    /// How many states of this path there were.
+    /// Returns how many states this path had.
     fn states(&self, path: &str) -> usize {
         self.states.get(path).map_or(0, Vec::len)
     }
 }
 
-/// Publishes each tree in turn; answers who saw it.
+/// Publishes each tree in turn; returns the visitor that saw all of them.
 fn visited(trees: &[Tree]) -> Visitor {
     let world = World::new();
     let mut visitor = Visitor::default();
@@ -150,7 +150,7 @@ fn rollback_changes_the_validators() {
         visitor.visit(&world, "push");
     }
     for sequence in [1, 2, 3] {
-        // Three releases are kept, so what was 1 may be gone by now.
+        // Three releases are kept, so release 1 may be gone by now.
         let records = crate::checker::records(&world.path("mirror"));
         let to = records.values().map(|record| record.sequence).min().unwrap().to_string();
         world.run(&["rollback", &world.at("mirror"), "--to", &to]).expect(&[0]);

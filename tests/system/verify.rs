@@ -8,7 +8,7 @@ use crate::checker;
 use crate::harness::World;
 use crate::trees::{Rng, Tree};
 
-/// Two mirrors with the same three releases.
+/// Creates two mirrors with the same three releases.
 fn prepare() -> World {
     let world = World::new();
     for letter in ["a", "b", "c"] {
@@ -20,13 +20,13 @@ fn prepare() -> World {
     world
 }
 
-/// Every file of the store that says what it should be: not the lock, not the
-/// `format` (a store id is random), not the notes for people, and not what is no release.
+/// Returns every file of the store whose content can be checked: not the lock, `format` (its store
+/// id is random), the history, or files that belong to no release.
 fn files(directory: &Path, found: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(directory).unwrap() {
         let path = entry.unwrap().path();
         let meta = path.symlink_metadata().unwrap();
-        // The bytes of the reserve mean nothing: they only take room until it is needed.
+        // The bytes of the reserve have no meaning: they only occupy space until it is needed.
         let others =
             ["incoming", "slots/dirty", "lock", "format", "events.jsonl", ".headwater/reserve"];
         let is_other = others.iter().any(|name| path.ends_with(name));
@@ -38,7 +38,7 @@ fn files(directory: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
-/// Changes a file in place: the inode, and with it all of its names, keeps its times and mode.
+/// Changes a file in place: the inode, and so each of its names, keeps its times and mode.
 fn change(path: &Path, how: impl FnOnce(&mut Vec<u8>)) {
     let before = fs::metadata(path).unwrap();
     let mut bytes = fs::read(path).unwrap();
@@ -95,7 +95,7 @@ fn truncated_emptied_or_removed_file_is_found_and_repaired() {
         world.restore("one");
         change(place, Vec::clear);
         is_found_and_mended(&world, place, "nothing");
-        // Nothing tells of a record that is gone, unless it is that of the current release.
+        // A missing record is only detected if it is that of the current release.
         let current = fs::read_link(world.path("one/current")).unwrap();
         let is_unknown = place.parent().unwrap().ends_with("releases")
             && place.file_stem() != current.file_name();

@@ -10,7 +10,7 @@ use super::edge::Alteration;
 use super::*;
 use crate::sweep;
 
-/// Changes the record of what the mirror serves.
+/// Changes the record of the release that a mirror serves.
 fn alter(state: &mut MirrorState, change: impl FnOnce(&mut Release)) {
     let release = state.releases.last_mut().unwrap();
     change(release);
@@ -18,7 +18,7 @@ fn alter(state: &mut MirrorState, change: impl FnOnce(&mut Release)) {
     state.highest_sequence = state.highest_sequence.max(release.sequence);
 }
 
-/// The same, and it is a release after the true one.
+/// Invents a release after the true one and changes its record.
 fn invent(state: &mut MirrorState, change: impl FnOnce(&mut Release)) {
     let mut next = state.releases.last().unwrap().clone();
     next.sequence += 1;
@@ -41,10 +41,10 @@ fn histories(numbers: std::ops::Range<u8>) -> impl Iterator<Item = HistoryId> {
     numbers.map(|number| HistoryId::from_bytes([number; 16]))
 }
 
-/// Changes a state; knows the content that is pushed next.
+/// Changes a state; gets the content that is pushed next.
 type Claim = fn(&mut MirrorState, ContentId);
 
-/// What one mirror may say, by a name for it.
+/// The claims that one mirror may make, by name.
 const CLAIMS: &[(&str, Claim)] = &[
     ("the highest sequence of all", |state, _| state.highest_sequence = u64::MAX - 1),
     ("the highest sequence that is allowed", |state, _| state.highest_sequence = MAX_SEQUENCE),
@@ -145,7 +145,7 @@ const CLAIMS: &[(&str, Claim)] = &[
     ("no room", |state, _| state.free_bytes = Some(0)),
 ];
 
-/// Options of a push that waits for the answers of all mirrors.
+/// Options of a push that waits for the responses of all mirrors.
 pub(super) fn waiting(edges: &Edges) -> Options {
     Options { answer_patience: MOST, ..edges.options() }
 }
@@ -154,14 +154,14 @@ fn run(number: u64) -> impl Fn(&mut Options) {
     move |options| options.order = Some(RunNumber::new("ci", number).unwrap())
 }
 
-/// What is done while a mirror says something of itself.
+/// The command that runs while a mirror makes a claim.
 #[derive(Debug, Clone, Copy)]
 enum Action {
     PushNew,
     PushSame,
     Heal,
     RollBack,
-    /// Without the sequence of the release to go back to.
+    /// A rollback without a sequence.
     GoBack,
 }
 
@@ -188,12 +188,12 @@ impl Action {
     }
 }
 
-/// A rollback to the release before, whichever that is.
+/// A rollback to the previous release.
 pub(super) fn back() -> Source {
     Source::Rollback { to: None, by: DecidedBy::Person(None) }
 }
 
-/// Release 1 on all, release 2 on all but edge4, and the content of version 3.
+/// Release 1 on all mirrors, release 2 on all except edge4, and the content of version 3.
 fn lagging_fleet() -> (Edges, ContentId) {
     let mut edges = Edges::absent();
     edges.publish(&NAMES, run(7));
@@ -203,8 +203,8 @@ fn lagging_fleet() -> (Edges, ContentId) {
     (edges, next)
 }
 
-/// Does it while edge5 makes the claim, and asserts that the others are served as they would be
-/// without it.
+/// Runs the action while edge5 makes the claim, and asserts that the other mirrors serve the same
+/// as without it.
 fn assert_served_as_without(claim: &str, alters: Claim, action: Action, has_cache: bool) {
     let (edges, next) = lagging_fleet();
     let what = format!("{claim}, {action:?}, with a cache: {has_cache}");
@@ -249,7 +249,7 @@ fn assert_served_as_without(claim: &str, alters: Claim, action: Action, has_cach
     }
 }
 
-/// Tries each claim with each of `actions`, or with one of them that the seed selects.
+/// Tries each claim with each of `actions`, or with one that the seed selects.
 fn every_claim(actions: &[Action], has_cache: bool) {
     let pairs = CLAIMS.iter().flat_map(|claim| actions.iter().map(move |action| (claim, *action)));
     let pairs: Vec<_> = pairs.collect();
@@ -265,13 +265,13 @@ fn claims_of_one_mirror_do_not_change_the_others() {
 
 #[test]
 fn claims_of_one_mirror_without_a_cache_do_not_change_the_others() {
-    // Without a cache `heal` takes the newest release: it may be run where nothing was published
-    // from.
+    // Without a cache `heal` copies the newest release: it may run on a machine that never
+    // published.
     let actions = [Action::PushNew, Action::PushSame, Action::RollBack, Action::GoBack];
     every_claim(&actions, false);
 }
 
-/// Publishes a tree with another file, from an origin that the test's own one does not know.
+/// Publishes a tree with another file, from another origin.
 pub(super) fn publish_elsewhere(edges: &mut Edges, names: &[&str]) {
     let source = edges.tree();
     fs::write(edges.world.path("tree/extra.js"), "extra").unwrap();
@@ -350,7 +350,7 @@ fn confirmed_run_number_supersedes_until_older_is_allowed() {
     assert!(matches!(refused, PushError::Superseded { number: 8, seen: 900, .. }), "{refused}");
     options.allow_older = true;
     push(&source, &edges.fleet(&NAMES), &options, &Silent).unwrap();
-    // The stream goes on from there: nobody has to allow the next run.
+    // The stream continues from there: the next run needs no permission.
     edges.publish(&NAMES, run(9));
     assert_eq!(edges.served("edge1").1, "version 3");
 }
@@ -543,7 +543,7 @@ fn activation_by_sequence_ignores_a_false_staged_claim() {
         let report = push(&source, &fleet, &waiting(&edges), &Silent).unwrap();
         assert_eq!(outcomes(&report)[..4], vec![Outcome::Activated; 4], "{report:?}");
         assert!(NAMES[..4].iter().all(|name| edges.served(name).1 == "version 2"), "{report:?}");
-        // Of two mirrors, none is more credible.
+        // Neither of two mirrors is more credible.
         let mut edges = Edges::new();
         edges.publish(&NAMES[..2], |options| options.policy.goal = Goal::Stage);
         let fleet = with_claim(&edges, &NAMES[..2], claim);

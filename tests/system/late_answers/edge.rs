@@ -18,11 +18,11 @@ use headwater::monitor::{Event, Monitor};
 use headwater::pack::Signature;
 use headwater::release::ReleaseName;
 
-/// Longer than any push here takes: a push that waits for its late mirror fails the test, and does
-/// not hang.
+/// Longer than any push here takes: a push that waits for its late mirror fails the test instead of
+/// hanging.
 pub(super) const MOST: Duration = Duration::from_secs(60);
 
-/// What a mirror changes in its state before it answers.
+/// Changes the state that a mirror reports.
 pub(super) struct Alteration(pub(super) Box<dyn Fn(&mut MirrorState) + Send + Sync>);
 
 impl fmt::Debug for Alteration {
@@ -31,14 +31,14 @@ impl fmt::Debug for Alteration {
     }
 }
 
-/// A mirror in a directory that may be late with its first answer, or fail.
+/// A directory mirror whose first response may be late, or which may fail.
 #[derive(Debug)]
 pub(super) struct Edge {
     pub(super) inner: DirectoryMirror,
-    /// The first answer waits until this is closed.
+    /// The first response waits until this is closed.
     pub(super) held: Mutex<Option<Receiver<()>>>,
     pub(super) is_dead: bool,
-    /// Whether its path is not seen here, as that of a mirror on another machine.
+    /// Whether its local path is hidden, as for a mirror on another machine.
     pub(super) hides_path: bool,
     pub(super) fails_to_stage: bool,
     pub(super) alters: Option<Alteration>,
@@ -50,7 +50,7 @@ pub(super) fn dead() -> MirrorError {
 }
 
 impl Edge {
-    /// A mirror that is none of these.
+    /// Creates a mirror without any of these faults.
     pub(super) const fn new(inner: DirectoryMirror) -> Self {
         Self {
             inner,
@@ -186,15 +186,15 @@ impl Mirror for Edge {
     }
 }
 
-/// So often a push looks whether to stop, once a mirror is overdue, before that mirror answers: a
-/// push that does not wait has decided by then.
+/// The number of cancellation checks after a mirror is overdue, before that mirror responds: a push
+/// that does not wait has decided by then.
 const LOOKS: usize = 20;
 
-/// Records events, and lets the late mirror answer once they are as the test wants them.
+/// Records events, and lets the late mirror respond once the events are as the test requires.
 pub(super) struct Recorder {
     pub(super) events: Mutex<Vec<Event>>,
     is_time: IsTime,
-    /// How often the push looked whether to stop, after a mirror was overdue.
+    /// The number of cancellation checks of the push since a mirror was overdue.
     looks: AtomicUsize,
     held: Mutex<Option<Sender<()>>>,
 }
@@ -218,7 +218,7 @@ impl Monitor for Recorder {
     }
 }
 
-/// When the late mirror answers; `None`: once the push has waited for a while.
+/// When the late mirror responds; if `None`, once the push has waited for a while.
 pub(super) type IsTime = Option<fn(&[Event]) -> bool>;
 
 impl Recorder {
@@ -231,7 +231,7 @@ impl Recorder {
         }
     }
 
-    /// Where the first event is for which `is_it` holds.
+    /// Returns the index of the first event for which `is_it` returns true.
     pub(super) fn first(&self, is_it: impl Fn(&Event) -> bool) -> usize {
         let events = self.events.lock().unwrap();
         events.iter().position(is_it).unwrap_or_else(|| panic!("{events:#?}"))

@@ -26,7 +26,7 @@ fn rollback_goes_to_the_release_that_most_mirrors_keep() {
     assert!(NAMES[..4].iter().all(|name| edges.served(name).1 == "version 1"), "{report:?}");
 }
 
-/// The options of a rollback of this many mirrors.
+/// The options of a rollback that requires one mirror.
 fn for_rollback(edges: &Edges) -> Options {
     Options { require: Require::AtLeast(1), ..waiting(edges) }
 }
@@ -39,8 +39,8 @@ fn assert_is_ambiguous(edges: &Edges, names: &[&str], options: &Options) {
     }
 }
 
-/// Asserts that a rollback of these mirrors goes to release 1, brings all of them there, and warns
-/// of these that they did not decide.
+/// Asserts that a rollback of these mirrors goes to release 1, reaches all of them, and warns which
+/// of them did not decide.
 fn assert_goes_back(edges: &Edges, names: &[&str], options: &Options, not_followed: &[&str]) {
     let recorder = Recorder::new(None, channel().0);
     let planned = plan_rollback(&edges.fleet(names), None, options, &recorder).unwrap();
@@ -117,7 +117,7 @@ fn unconfirmed_release_on_two_mirrors_makes_a_rollback_ambiguous() {
     let mut edges = Edges::new();
     edges.publish(&NAMES, |_| {});
     publish_elsewhere(&mut edges, &["edge4", "edge5"]);
-    // Three must have a release so that it is confirmed.
+    // A release is confirmed once three mirrors have it.
     assert_is_ambiguous(&edges, &NAMES, &Options { require: Require::All, ..waiting(&edges) });
 }
 
@@ -134,7 +134,7 @@ fn rollback_of_all_skips_a_canary_release() {
     edges.publish(&["edge1"], |options| {
         options.partial = Some(Partial { mirrors: vec!["edge1".into()], why: "push".into() });
     });
-    // The canary misses the next release, so that its own is the last one brought there.
+    // The canary misses the next release, so that its own release is the last one it got.
     let source = edges.tree();
     let mut mirrors = ["edge1", "edge2", "edge3", "edge4"].map(|name| edges.edge(name));
     mirrors[0].fails_to_stage = true;

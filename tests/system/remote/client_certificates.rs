@@ -17,14 +17,14 @@ use tokio_rustls::rustls::{RootCertStore, ServerConfig};
 use super::connection_settings::{certify, push_with, says, world};
 use super::{Receiver, serves_tree};
 
-/// Speaks TLS before a receiver that does not. Ends with this value.
+/// A TLS proxy in front of a receiver without TLS. Dropping it stops it.
 struct Front {
     address: SocketAddr,
     _runtime: Runtime,
 }
 
 impl Front {
-    /// One that shows `own` and lets in whoever `known` vouches for.
+    /// Starts a proxy with the certificate `own` that accepts clients trusted by `known`.
     fn start(own: &TlsFiles, known: &TlsFiles, to: SocketAddr) -> Self {
         let provider = Arc::new(default_provider());
         let mut roots = RootCertStore::empty();
@@ -53,8 +53,8 @@ impl Front {
                             let mut receiver = TcpStream::connect(to).await.unwrap();
                             copy_bidirectional(&mut visitor, &mut receiver).await.ok();
                         }
-                        // TLS itself has said why; what comes all the same is read, as an end
-                        // before that would be a reset, which drops those words.
+                        // TLS has sent the reason. Reads remaining data: otherwise the close would
+                        // be a reset, which drops the reason.
                         Err((_, mut stranger)) => drop(copy(&mut stranger, &mut sink()).await),
                     }
                 });

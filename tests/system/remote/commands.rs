@@ -16,7 +16,7 @@ fn tree(version: &str) -> Tree {
     Tree::small().file("index.html", version)
 }
 
-/// Both mirrors serve version 1 and the tree is version 2.
+/// Creates two mirrors that serve version 1, and writes version 2 of the tree.
 fn published() -> Pair {
     let pair = Pair::new();
     for version in ["1", "2"] {
@@ -58,7 +58,7 @@ fn plan_of_remote_mirrors_matches_the_push() {
         of_each(&plan, "send_bytes").into_iter().zip(of_each(&pushed, "sent_bytes"))
     {
         let (planned, sent) = (planned.as_u64().unwrap(), sent.as_u64().unwrap());
-        // The plan counts the manifest change too.
+        // The plan includes the manifest delta.
         assert!(0 < sent && sent <= planned && planned - sent < 1_000, "{planned} {sent}");
     }
     check(&pair, true, 2);

@@ -14,7 +14,7 @@ use super::{Receiver, serves_tree};
 use crate::harness::{Outcome, World};
 use crate::trees::Tree;
 
-/// A proxy that knows `CONNECT` and leads everywhere to one place. Ends with this value.
+/// A proxy that supports `CONNECT` and connects every client to one address. Dropping it stops it.
 struct Proxy {
     address: SocketAddr,
     heads: Arc<Mutex<Vec<String>>>,
@@ -22,7 +22,7 @@ struct Proxy {
 }
 
 impl Proxy {
-    /// One that leads to `target`; without, it refuses with this status.
+    /// Starts a proxy to `target`; if that is an error, it refuses with this status.
     fn start(target: Result<SocketAddr, &'static str>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
@@ -56,7 +56,7 @@ impl Drop for Proxy {
     }
 }
 
-/// Serves one connection to its end; whoever hangs up has its reasons.
+/// Serves one connection until either end closes it.
 fn lead(mut client: TcpStream, target: Result<SocketAddr, &str>, heads: &Mutex<Vec<String>>) {
     let mut reader = BufReader::new(client.try_clone().unwrap());
     let mut head = String::new();
@@ -127,7 +127,7 @@ fn push_uses_the_configured_proxy_with_tls_to_the_mirror() {
     let files = certify(&world, "edge.example", "edge");
     let receiver = Receiver::with(&world.path("web"), |settings| settings.tls = Some(files));
     let proxy = Proxy::start(Ok(receiver.address()));
-    // A name that nobody resolves but the proxy.
+    // Only the proxy can resolve this name.
     let lines = format!("ca = 'edge.pem'\nproxy = '{}'", proxy.url());
     let outcome = push_with(&world, "https://edge.example/", &lines).expect(&[0]);
     says(&outcome, &["release 1 is current"]);
@@ -155,7 +155,7 @@ fn loopback_connection_bypasses_the_proxy() {
 #[test]
 fn unreachable_or_refusing_proxy_is_named() {
     let world = world();
-    // Bound and let go again: nobody listens there.
+    // Bound and closed again: nothing listens there.
     let dead = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let outcome =
         push_with(&world, "https://edge.example/", &format!("proxy = 'http://me:canary@{dead}'"));
@@ -249,7 +249,7 @@ fn unusable_client_certificate_is_named_before_sending() {
         assert!(!outcome.stderr.contains("PRIVATE KEY"), "{outcome}");
     }
     assert!(!Path::new(&world.at("web")).join("current").exists());
-    // A receiver that asks for none does not mind one.
+    // A receiver that does not request a certificate accepts the connection.
     push("me.pem", "me.key").expect(&[0]);
     assert!(serves_tree(&world, "web"));
 }

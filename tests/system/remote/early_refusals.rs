@@ -12,8 +12,8 @@ use super::{Receiver, push, report, serves_tree};
 use crate::harness::{Outcome, World, fingerprint};
 use crate::trees::{Rng, Tree, seed};
 
-/// Plans and pushes one tree to a receiver with these settings: both must end alike, and the plan
-/// changes nothing.
+/// Plans and pushes one tree to a receiver with these settings: both must fail in the same way, and
+/// the plan changes nothing.
 #[track_caller]
 fn refused_alike(
     change: impl Fn(&mut ReceiverSettings),
@@ -104,7 +104,7 @@ fn receiver_with_an_unmounted_volume_is_not_filled() {
     let places = [&*url, &here];
     world.write("tree", &Tree::small());
     push(&world, &places, &[]).expect(&[0]);
-    // What is below a mount point where nothing is mounted; the receiver goes on.
+    // The directory below the mount point while nothing is mounted; the receiver keeps running.
     fs::rename(world.path("web"), world.path("mounted")).unwrap();
     fs::create_dir(world.path("web")).unwrap();
     world.write("tree", &Tree::small().file("new.html", "new"));
@@ -130,7 +130,7 @@ fn receiver_with_an_unmounted_volume_is_not_filled() {
         );
         assert!(is_untouched(), "{outcome}");
     }
-    // Another store is no better.
+    // Another store is refused, too.
     fs::remove_dir(world.path("web")).unwrap();
     push(&world, &[&world.at("other")], &[]).expect(&[0]);
     fs::rename(world.path("other"), world.path("web")).unwrap();
@@ -141,12 +141,12 @@ fn receiver_with_an_unmounted_volume_is_not_filled() {
         "{outcome}"
     );
     assert_eq!(fingerprint(&world.path("web")), before);
-    // Mounted again it is brought up to date.
+    // When the volume is mounted again, the mirror is updated.
     fs::remove_dir_all(world.path("web")).unwrap();
     fs::rename(world.path("mounted"), world.path("web")).unwrap();
     push(&world, &places, &[]).expect(&[0]);
     assert!(serves_tree(&world, "web"));
-    // And whoever means it begins anew.
+    // With `--init` a new mirror is created.
     fs::remove_dir_all(world.path("web")).unwrap();
     push(&world, &places, &["--init"]).expect(&[0]);
     push(&world, &places, &[]).expect(&[0]);

@@ -16,7 +16,7 @@ fn one<'a>(random: &mut Rng, all: &[&'a str]) -> &'a str {
     all[random.below(all.len())]
 }
 
-/// The token as a peer may write it in a text; in JSON also with escapes.
+/// The token in a form that a peer may write in a text; in JSON also with escapes.
 fn spelling(random: &mut Rng, is_json: bool) -> String {
     let each = |form: &dyn Fn(char) -> String| TOKEN.chars().map(form).collect::<String>();
     let code = |c: char| u32::from(c);
@@ -39,7 +39,7 @@ fn spelling(random: &mut Rng, is_json: bool) -> String {
     )
 }
 
-/// Answers a request with the token somewhere, or as an honest mirror would.
+/// Answers a request with a response that contains the token, or like an honest mirror.
 fn lie(random: &mut Rng, stream: &mut TcpStream, head: &str) {
     let echo = spelling(random, true);
     let plain = spelling(random, false).replace(['\n', '\r'], "");
@@ -108,7 +108,7 @@ fn lie(random: &mut Rng, stream: &mut TcpStream, head: &str) {
     }
 }
 
-/// The text as its reader could spell it: without escapes and what does not show, in lower case.
+/// Returns the text without escapes and invisible characters, in lower case.
 fn read_back(text: &str) -> String {
     let mut text = text.to_lowercase();
     for (open, close, digits) in

@@ -7,14 +7,14 @@ use super::{Receiver, over, report, serves_tree, stand_in};
 use crate::harness::{Outcome, World};
 use crate::trees::{Rng, Tree};
 
-/// Content of one file, which is more than all that is sent beside it.
+/// The content of one file, which is larger than everything else that is sent.
 const LARGE: usize = 1_200_000;
 
 fn large(seed: u64) -> Vec<u8> {
     Rng::new(seed).bytes(LARGE)
 }
 
-/// A site of which `version` is in the name and the content of a large file.
+/// A site with `version` in the name and the content of a large file.
 fn tree(version: u64) -> Tree {
     let tree = (0..40).fold(Tree::default(), |tree, page| {
         tree.file(&format!("{page}.html"), format!("page {page}"))
@@ -44,7 +44,7 @@ impl Pair {
         self.world.run(&[command, &[&url, &two], flags, &over(&self.ssh)].concat())
     }
 
-    /// The same without what the origin knew; answers what each was sent.
+    /// Publishes without the cache of the origin; returns the bytes that each mirror was sent.
     #[track_caller]
     fn run(&self, command: &[&str], flags: &[&str]) -> Vec<u64> {
         fs::remove_dir_all(self.world.path("cache")).unwrap();
@@ -97,10 +97,10 @@ fn content_of_older_releases_is_not_sent_again() {
         let sent = pair.publish(&tree(version), &[]);
         assert!(sent.iter().all(|bytes| *bytes > LARGE as u64), "{sent:?}");
     }
-    // The same tree again, of which the current release shows nothing any more.
+    // The same tree again, whose content is no longer in the current release.
     check_little(&pair.publish(&tree(1), &["--keep-removed", "0s"]));
     pair.check();
-    // And back, by what the mirrors keep.
+    // And back, from kept releases.
     check_little(&pair.run(&["rollback", "--to", "2"], &[]));
     for mirror in ["one", "two"] {
         assert!(
@@ -114,7 +114,7 @@ fn content_of_older_releases_is_not_sent_again() {
 fn mirror_without_a_base_gets_only_missing_content() {
     let pair = Pair::new();
     pair.publish(&tree(1), &[]);
-    // No manifest can be read anywhere, and one mirror has lost content, too.
+    // No manifest can be read on any mirror, and one mirror has lost content, too.
     for mirror in ["one", "two"] {
         let manifests =
             fs::read_dir(pair.world.path(format!("{mirror}/.headwater/manifests"))).unwrap();
@@ -125,7 +125,7 @@ fn mirror_without_a_base_gets_only_missing_content() {
         .unwrap();
     let sent = pair.publish(&tree(1).file("more.html", "more"), &[]);
     assert!(sent[0] < 20_000 && sent[1] > LARGE as u64, "{sent:?}");
-    // What is damaged of the release before is for `repair`.
+    // Damage of the previous release is left to `repair`.
     for mirror in ["one", "two"] {
         for path in ["0.html", "index.html", "app.1.js", "more.html"] {
             let read = |at: String| fs::read(pair.world.path(at)).unwrap();

@@ -18,7 +18,7 @@ fn every_kind_of_mirror_gets_the_same_release() {
     let mut tree = Tree::random(&mut rng, 60);
     for round in 0..3 {
         tree.mutate(&mut rng);
-        // Some of what happens to a tree changes nothing that is published.
+        // Some mutations of the tree change nothing that is published.
         tree.put("round", format!("{round}"));
         world.write("tree", &tree);
         push(&world, &places, &over(&ssh)).expect(&[0]);
@@ -26,7 +26,7 @@ fn every_kind_of_mirror_gets_the_same_release() {
             assert!(serves_tree(&world, mirror), "{mirror}");
         }
     }
-    // What can be asked of a directory can be asked of the others.
+    // All kinds of mirrors answer the same requests.
     for command in ["status", "releases", "verify", "prune"] {
         world.run(&[&[command], &places[..], &over(&ssh)].concat()).expect(&[0]);
     }
@@ -77,7 +77,7 @@ fn large_content_has_separate_packs_and_is_sent_once() {
         tree.file(&format!("large{index}"), rng.bytes(24 << 20))
     });
     world.write("tree", &tree);
-    // Every request of the link is harmed now and then; each pack counts once all the same.
+    // The proxy disrupts requests at random; each pack counts only once.
     let link = FlakyProxy::start(receiver.address(), 20, rng.next());
     let outcome = push(&world, &[&format!("http://{}/", link.address())], &["--json"]).expect(&[0]);
     let report = report(&outcome);

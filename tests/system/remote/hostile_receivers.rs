@@ -16,7 +16,7 @@ use crate::flaky_proxy::Message;
 use crate::harness::{Outcome, World};
 use crate::trees::Tree;
 
-/// What a liar does with a connection, once it has read the head of a request.
+/// Handles a connection after the head of a request has been read.
 type Lie = dyn Fn(&mut TcpStream, &str) + Send + Sync;
 
 /// A server made of a closure.
@@ -67,7 +67,7 @@ fn converse(mut stream: TcpStream, lie: &Lie, heads: &Mutex<Vec<String>>) {
 
 pub(super) const JSON: &str = "content-type: application/json\r\n";
 
-/// Says that all is done, as a mirror with nothing on it does.
+/// Reports success for every request, like an empty mirror.
 pub(super) fn acknowledge(stream: &mut TcpStream, head: &str) {
     let body = match head.split(' ').nth(1).unwrap() {
         path if path.ends_with("/state") => "{\"ok\":{\"unfinished\":[]}}",
@@ -77,9 +77,9 @@ pub(super) fn acknowledge(stream: &mut TcpStream, head: &str) {
     answer(stream, "200 OK", JSON, body);
 }
 
-/// Pushes to a mirror that answers the first request to each path like this and acknowledges the
-/// others, the second one to the same path included. Answers how long it was left alone in between,
-/// for each path.
+/// Pushes to a mirror that gives this response to the first request for each path and acknowledges
+/// all other requests, a repeated one included. Returns, for each path, the time until the repeated
+/// request.
 #[track_caller]
 fn push_again(status: &'static str, fields: &'static str, body: &'static str) -> Vec<Duration> {
     let world = World::new();
@@ -96,7 +96,7 @@ fn push_again(status: &'static str, fields: &'static str, body: &'static str) ->
                 answer(stream, status, fields, body);
             }
             Some((_, since)) => {
-                // Packs that are made slowly may go in more requests to stage.
+                // If packs are built slowly, a push may need more stage requests.
                 found.lock().unwrap().entry(path).or_insert_with(|| since.elapsed());
                 acknowledge(stream, head);
             }
@@ -115,11 +115,12 @@ fn push_again(status: &'static str, fields: &'static str, body: &'static str) ->
 
 pub(super) fn answer(stream: &mut TcpStream, status: &str, fields: &str, body: &str) {
     let head = format!("HTTP/1.1 {status}\r\n{fields}content-length: {}\r\n\r\n{body}", body.len());
-    // Whoever has heard enough goes away.
+    // The client closes the connection when it has read enough.
     stream.write_all(head.as_bytes()).ok();
 }
 
-/// Pushes to a liar and to a directory: the directory has the tree, the liar is named.
+/// Pushes to a hostile receiver and to a directory: the directory gets the tree, and the error
+/// names the receiver.
 #[track_caller]
 fn push_beside(
     lie: impl Fn(&mut TcpStream, &str) + Send + Sync + 'static,
@@ -267,7 +268,7 @@ fn mirror_that_stores_nothing_does_not_affect_the_others() {
     let liar = HostileReceiver::start(acknowledge);
     push(&world, &[&liar.url(), &world.at("here")], &[]).expect(&[0]);
     assert!(serves_tree(&world, "here"));
-    // Whoever looks again sees it.
+    // The next poll shows it.
     let status = world.run(&["status", &liar.url(), &world.at("here"), "--json"]).expect(&[1]);
     assert!(status.stdout.contains("\"joining\""), "{status}");
 }
@@ -275,7 +276,7 @@ fn mirror_that_stores_nothing_does_not_affect_the_others() {
 #[test]
 fn false_object_claims_affect_only_the_lying_mirror() {
     let json = "content-type: application/json\r\n";
-    // For the number of objects that were asked for.
+    // Responses for the number of requested objects.
     let claims: [fn(usize) -> String; 6] = [
         |count| {
             format!(

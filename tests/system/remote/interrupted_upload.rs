@@ -11,10 +11,10 @@ use crate::flaky_proxy::FlakyProxy;
 use crate::harness::{Outcome, World, events};
 use crate::trees::{Rng, Tree};
 
-/// So many bytes take minutes at the rate of [`is_stopped`].
+/// A number of bytes that takes minutes at the rate of [`is_stopped`].
 const LARGE: usize = 3_000_000;
 
-/// Publishes a tree at `place`, and makes another one of it.
+/// Publishes a tree at `place`, and changes the tree.
 fn begin(world: &World, place: &str, flags: &[&str]) {
     world.write("tree", &Tree::small());
     push(world, &[place], flags).expect(&[0]);
@@ -24,8 +24,8 @@ fn begin(world: &World, place: &str, flags: &[&str]) {
     );
 }
 
-/// Pushes to `place`, slowly, and presses ctrl-C once it is sending; `mirror`, which is there,
-/// stays as it is.
+/// Pushes to `place`, slowly, and presses Ctrl-C once it is sending; the local directory `mirror`
+/// must not change.
 #[track_caller]
 fn is_stopped(
     world: &World,
@@ -38,7 +38,8 @@ fn is_stopped(
     let tree = world.at("tree");
     let slowly = ["push", &tree, place, "--bwlimit", "20kB", "--events", "events.jsonl"];
     let mut command = world.command(&[&slowly, flags].concat());
-    // What a terminal does to all that runs in it is done to this and its children alone.
+    // Sends the signal only to this process and its children, as a terminal does for its foreground
+    // group.
     let mut child =
         command.process_group(0).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     sending(&mut child);
@@ -48,7 +49,7 @@ fn is_stopped(
     assert_eq!(world.served(mirror), before, "{outcome}");
 }
 
-/// Pushes again, in peace.
+/// Pushes again, without an interrupt.
 #[track_caller]
 fn goes_on(world: &World, place: &str, mirror: &str, flags: &[&str]) {
     push(world, &[place], flags).expect(&[0]);
@@ -63,7 +64,7 @@ fn ctrl_c_during_an_http_upload_keeps_the_served_release() {
     let (sender, uploads) = channel();
     let link = FlakyProxy::watched(receiver.address(), move |line| {
         if line.starts_with("POST /v1/stage ") {
-            // Whoever listened has heard enough.
+            // The test stops reading here.
             sender.send(()).ok();
         }
     });
@@ -81,7 +82,7 @@ fn ctrl_c_during_an_ssh_upload_keeps_the_served_release() {
     let place = format!("ssh://edge2{}", world.at("shell"));
     begin(&world, &place, &over(&ssh));
     is_stopped(&world, &place, "shell", &over(&ssh), |child| {
-        // There is something to send, and it has minutes to go.
+        // There is something to send, and it takes minutes.
         while !events(&world.path("events.jsonl"))
             .iter()
             .any(|event| event["event"] == "pack_sealed")

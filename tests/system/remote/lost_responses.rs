@@ -11,21 +11,21 @@ use crate::trees::Tree;
 
 const LOCKED: &str = r#"{"error":{"kind":"locked","message":"somebody else has the lock"}}"#;
 
-/// The answer of the receiver at `to`.
+/// Forwards a request to the receiver at `to` and returns the response.
 fn forward(request: &[u8], to: SocketAddr) -> Vec<u8> {
     let mut stream = TcpStream::connect(to).unwrap();
     stream.write_all(request).unwrap();
     Message::whole(&mut BufReader::new(stream)).unwrap().bytes()
 }
 
-/// What becomes of a connection whose answer is swallowed.
+/// What happens to a connection whose response is dropped.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum End {
     Cut,
     Silent,
 }
 
-/// Stands before a receiver; swallows the answer to the first activation, and refuses the others.
+/// Starts a proxy that drops the response to the first activation, and refuses further ones.
 fn swallow(listener: &TcpListener, to: SocketAddr, end: End) {
     let activations = AtomicUsize::new(0);
     std::thread::scope(|scope| {
@@ -50,7 +50,7 @@ fn swallow(listener: &TcpListener, to: SocketAddr, end: End) {
                     };
                     match (is_activation && before == 0, end) {
                         (true, End::Cut) => drop(stream.shutdown(Shutdown::Both)),
-                        // The next read ends when the other side has had enough.
+                        // The next read ends when the client closes the connection.
                         (true, End::Silent) => {}
                         (false, _) => drop(stream.write_all(&answer)),
                     }

@@ -35,7 +35,7 @@ use serde_json::Value;
 use crate::checker;
 use crate::harness::{Outcome, World};
 
-/// A receiver in this process, which ends with this value.
+/// A receiver in this process. Dropping it stops it.
 pub(super) struct Receiver {
     handle: Handle,
     address: SocketAddr,
@@ -43,12 +43,12 @@ pub(super) struct Receiver {
 }
 
 impl Receiver {
-    /// One that lets everybody on this machine in.
+    /// Starts a receiver without authentication.
     pub(super) fn start(directory: &Path) -> Self {
         Self::with(directory, |_| {})
     }
 
-    /// One with settings of the test's own.
+    /// Starts a receiver with the given settings.
     pub(super) fn with(directory: &Path, change: impl FnOnce(&mut ReceiverSettings)) -> Self {
         let sites = vec![SiteSettings::new(directory.to_owned(), None)];
         let mut settings =
@@ -76,8 +76,8 @@ impl Drop for Receiver {
     }
 }
 
-/// Writes a program that takes the arguments of ssh and runs the command in a
-/// shell of this machine, with `before` in front of it.
+/// Writes a program that accepts the arguments of ssh and runs the command in a local shell, after
+/// `before`.
 pub(super) fn stand_in(world: &World, name: &str, before: &str) -> String {
     let script = format!(
         "while [ $# -gt 0 ]; do case \"$1\" in -o|-p) shift 2 ;; -T) shift ;; *) break ;; esac; \
@@ -89,23 +89,23 @@ pub(super) fn stand_in(world: &World, name: &str, before: &str) -> String {
     format!("/bin/sh {}", world.at(name))
 }
 
-/// The flags for such a program.
+/// Returns the flags for such a program.
 pub(super) fn over(command: &str) -> [&str; 4] {
     ["--ssh-command", command, "--receive-command", env!("CARGO_BIN_EXE_headwater")]
 }
 
-/// Pushes the tree of a world to these places.
+/// Pushes the tree of a sandbox to these locations.
 pub(super) fn push(world: &World, places: &[&str], flags: &[&str]) -> Outcome {
     let tree = world.at("tree");
     world.run(&[&["push", &tree], places, flags].concat())
 }
 
-/// The one object that a run with `--json` printed.
+/// Returns the one object that a run with `--json` printed.
 pub(super) fn report(outcome: &Outcome) -> Value {
     serde_json::from_str(&outcome.stdout).unwrap_or_else(|_| panic!("{outcome}"))
 }
 
-/// Whether a mirror serves exactly the tree, by a look that shares nothing with the library.
+/// Whether a mirror serves exactly the tree, by a check that shares no code with the library.
 pub(super) fn serves_tree(world: &World, mirror: &str) -> bool {
     match checker::state(&world.path(mirror))
         .unwrap_or_else(|faults| panic!("{mirror}: {faults:#?}"))

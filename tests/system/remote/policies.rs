@@ -16,7 +16,7 @@ use crate::sweep;
 use crate::trees::{Rng, Tree, seed};
 
 const MIRRORS: usize = 10;
-/// The first ones are behind a receiver, the next ones behind a login; the rest are directories.
+/// The first mirrors are behind a receiver, the next ones behind ssh; the rest are directories.
 const WEBS: usize = 5;
 const SHELLS: usize = 2;
 
@@ -31,7 +31,7 @@ fn report_of_a_faulty_fleet_is_true_200_times() {
     rounds(200);
 }
 
-/// What a round is told to do, and what stands in its way.
+/// The policy of a round, and its faults.
 #[derive(Debug)]
 struct Round {
     require: String,
@@ -39,15 +39,15 @@ struct Round {
     on_failure: &'static str,
     has_waves: bool,
     frozen: Option<usize>,
-    /// Nobody listens there.
+    /// An address where nothing listens.
     is_down: [bool; WEBS],
-    /// What kills the processes behind the logins.
+    /// The fault that kills the receivers behind ssh.
     kill: String,
-    /// A directory mirror that answers and takes nothing, and one that is no store any more.
+    /// A directory mirror that can be read but not written, and one that is no longer a store.
     is_broken: [bool; 2],
 }
 
-/// What is away where a directory mirror is broken.
+/// What is missing in a broken directory mirror.
 const BROKEN: [&str; 2] = ["m8/.headwater/objects", "m9/.headwater"];
 
 impl Round {
@@ -61,8 +61,7 @@ impl Round {
         let on_failure = rng.pick(&["leave", "revert"]);
         let has_waves = rng.chance(50);
         let frozen = rng.chance(20).then(|| rng.below(MIRRORS));
-        // Whoever is down or killed is asked again for some seconds: these are few, and the rest is
-        // quick.
+        // Unreachable and killed mirrors are retried for some seconds, so there are few of them.
         let is_down = std::array::from_fn(|_| rng.chance(2));
         let is_broken = std::array::from_fn(|_| rng.chance(20));
         let kill = match cfg!(debug_assertions) && rng.chance(8) {
@@ -93,7 +92,8 @@ impl Round {
         }
         for index in 0..MIRRORS {
             let url = match links.get(index) {
-                // Two mirrors at one place would be one: each that is down has a path of its own.
+                // Two mirrors at one location would be one mirror, so each unreachable one has its
+                // own path.
                 Some(_) if self.is_down[index] => format!("http://127.0.0.1:1/m{index}"),
                 Some(link) => format!("http://{}/", link.address()),
                 None if index < WEBS + SHELLS => {
@@ -113,7 +113,7 @@ impl Round {
 }
 
 impl Round {
-    /// Breaks the directory mirrors; answers what was moved where.
+    /// Breaks the directory mirrors; returns what was moved, and its new path.
     fn take_away(&self, world: &World) -> Vec<(PathBuf, PathBuf)> {
         let broken = BROKEN
             .into_iter()
@@ -135,7 +135,7 @@ fn rounds(count: usize) {
     fs::create_dir(world.path("away")).unwrap();
     for number in 0..count {
         tree.mutate(&mut rng);
-        // A path that no mutation makes a directory of.
+        // A path that no mutation turns into a directory.
         tree.put("v1/index.html", format!("round {number}"));
         world.write("tree", &tree);
         let round = Round::random(&mut rng);
@@ -153,16 +153,16 @@ fn rounds(count: usize) {
     }
 }
 
-/// The sequence that a mirror serves; 0 where it serves nothing.
+/// Returns the sequence that a mirror serves; 0 if it serves nothing.
 fn sequence(world: &World, index: usize) -> u64 {
     let served = checker::state(&world.path(format!("m{index}")))
         .unwrap_or_else(|faults| panic!("{faults:#?}"));
     served.map_or(0, |served| served.record.sequence)
 }
 
-/// Compares what was told with an independent look at each mirror.
+/// Compares the report with an independent check of each mirror.
 fn check(world: &World, round: &Round, before: &[u64], report: &Value, code: i32) {
-    // The frozen ones come last in the report.
+    // Frozen mirrors come last in the report.
     let told: BTreeMap<&str, &Value> = report["mirrors"]
         .as_array()
         .unwrap()

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use super::report;
 use crate::harness::{Outcome, World, shell};
 
-/// A child process that ends with this value.
+/// A child process. Dropping it kills it.
 struct Running(Child);
 
 impl Drop for Running {
@@ -20,12 +20,12 @@ impl Drop for Running {
     }
 }
 
-/// A port that is free.
+/// Returns a free port.
 fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
-/// A sshd that lets `user` of a world push to its directory `shell` and do nothing else.
+/// An sshd that lets `user` of a sandbox push to its directory `shell` and do nothing else.
 pub(super) struct Sshd {
     _running: Running,
     /// The location of the mirror behind it.
@@ -33,7 +33,7 @@ pub(super) struct Sshd {
 }
 
 impl Sshd {
-    /// Makes the keys `host` and `user` in `world`, and listens.
+    /// Creates the keys `host` and `user` in `world`, and listens.
     pub(super) fn start(world: &World) -> Self {
         for name in ["host", "user"] {
             new_key(world, name);
@@ -66,19 +66,19 @@ impl Sshd {
     }
 }
 
-/// Makes a key in the file of this name.
+/// Creates a key in the file with this name.
 pub(super) fn new_key(world: &World, name: &str) {
     let mut made = Command::new("ssh-keygen");
     made.args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(world.path(name));
     assert!(made.status().unwrap().success());
 }
 
-/// The public key in the file of this name.
+/// Returns the public key in the file with this name.
 pub(super) fn public_key(world: &World, name: &str) -> String {
     fs::read_to_string(world.path(format!("{name}.pub"))).unwrap().trim().to_owned()
 }
 
-/// The ssh that knows nothing but the key of the user.
+/// Returns an ssh command that uses only the key of the user.
 pub(super) fn ssh_command(world: &World) -> String {
     format!("ssh -F /dev/null -o IdentitiesOnly=yes -i {}", world.at("user"))
 }
@@ -93,7 +93,7 @@ fn wait_until(what: &str, is_so: impl Fn() -> bool) {
     }
 }
 
-/// The documentation of the standard library, or else our own.
+/// Returns the documentation of the standard library, or that of this crate.
 fn real_tree() -> PathBuf {
     let sysroot = shell("rustc", &["--print".as_ref(), "sysroot".as_ref()]);
     let standard = Path::new(sysroot.trim()).join("share/doc/rust/html/std");
@@ -108,7 +108,7 @@ struct Receiver {
 }
 
 impl Receiver {
-    /// Writes what it and its clients need.
+    /// Writes the files that it and its clients need.
     fn prepare(world: &World) -> Self {
         let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
         fs::write(world.path("cert.pem"), made.cert.pem()).unwrap();
@@ -132,13 +132,13 @@ impl Receiver {
         let mut first = String::new();
         lines.read_line(&mut first).unwrap();
         assert!(first.contains(r#""event":"listening""#), "{first}");
-        // It must not wait for somebody who reads what it tells.
+        // The receiver must not block on its log.
         std::thread::spawn(move || std::io::copy(&mut lines, &mut std::io::sink()));
         Running(child)
     }
 }
 
-/// Whether packs have begun to arrive at a mirror.
+/// Whether packs have started to arrive at a mirror.
 fn has_packs(mirror: &Path) -> bool {
     let Ok(incoming) = fs::read_dir(mirror.join(".headwater/incoming")) else { return false };
     let holds = |entry: fs::DirEntry| {

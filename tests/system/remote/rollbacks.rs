@@ -13,7 +13,7 @@ fn tree(version: u64) -> Tree {
     Tree::small().file("index.html", format!("version {version}"))
 }
 
-/// A receiver with releases 1 and 2, and the tree of version 3.
+/// Creates a receiver with releases 1 and 2, and the tree of version 3.
 fn world() -> (World, Receiver) {
     let world = World::new();
     let receiver = Receiver::start(&world.path("web"));
@@ -29,7 +29,7 @@ fn served(world: &World, mirror: &str) -> String {
     std::fs::read_to_string(world.path(format!("{mirror}/current/index.html"))).unwrap()
 }
 
-/// Rolls back over a link on which `before` is called before each request, which waits for it.
+/// Rolls back through a proxy that calls `before` before it forwards each request.
 fn rollback(
     world: &World,
     receiver: &Receiver,
@@ -41,7 +41,7 @@ fn rollback(
     world.run(&[&["rollback", &url][..], others, &["--cache", "rollback-cache"]].concat())
 }
 
-/// Starts a push to `url`, with a cache of its own.
+/// Starts a push to `url`, with its own cache.
 fn start_push(world: &World, url: &str) -> std::process::Child {
     let mut command = world.command(&["push", &world.at("tree"), url, "--cache", "push-cache"]);
     command
@@ -60,7 +60,7 @@ fn rollback_during_a_push_polls_again() {
     let (world, receiver) = world();
     let here = world.at("here");
     world.run(&["push", "--from", &receiver.url(), &here]).expect(&[0]);
-    // One mirror has switched to release 3, the other one has not.
+    // One mirror has activated release 3, the other one has not.
     push(&world, &[&here], &[]).expect(&[0]);
     let asked = AtomicUsize::new(0);
     let (looks, finish) = channel();
@@ -75,7 +75,7 @@ fn rollback_during_a_push_polls_again() {
             answer.send(()).unwrap();
         });
         rollback(world, receiver, &[here], move |line| {
-            // At its second look the push is done with the other mirror, too.
+            // At the second poll the push is done with the other mirror, too.
             if line.starts_with("GET /v1/state") && asked.fetch_add(1, Ordering::SeqCst) == 1 {
                 looks.send(()).unwrap();
                 finished.lock().unwrap().recv().unwrap();
@@ -116,7 +116,7 @@ fn rollback_overtaken_by_an_older_push_still_wins() {
     let (go, gone) = channel::<()>();
     let (arrive, arrived) = channel::<()>();
     let gone = Mutex::new(Some(gone));
-    // The push begins first and stops before it stages.
+    // The push starts first and stops before it stages.
     let link = FlakyProxy::watched(receiver.address(), move |line| {
         if line.starts_with("POST /v1/stage")
             && let Some(gone) = gone.lock().unwrap().take()

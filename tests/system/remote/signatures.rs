@@ -15,7 +15,7 @@ use crate::trees::{Rng, Tree};
 
 const QUESTION: &str = "/v1/signatures";
 
-/// Pages of 20 kB that do not compress well and have one line that changes.
+/// Pages of 20 kB that hardly compress and have one line that changes.
 fn pages(version: &str) -> Tree {
     let mut rng = Rng::new(7);
     let page = |tree: Tree, number: u32| {
@@ -27,13 +27,13 @@ fn pages(version: &str) -> Tree {
     (0..40).fold(Tree::default(), page)
 }
 
-/// Forgets everything that the origin keeps between pushes.
+/// Removes everything that the origin keeps between pushes.
 fn forget(world: &World) {
     fs::remove_dir_all(world.path("cache")).unwrap();
     fs::create_dir(world.path("cache")).unwrap();
 }
 
-/// Pushes the tree from an origin that remembers nothing.
+/// Pushes the tree from an origin without a cache.
 fn push_afresh(world: &World, places: &[&str]) -> Outcome {
     forget(world);
     push(world, places, &["--json"])
@@ -45,7 +45,7 @@ fn sum(outcome: &Outcome, key: &str) -> u64 {
     mirrors.map(|mirror| mirror[key].as_u64().unwrap()).sum()
 }
 
-/// A mirror with the first version of the pages, and the second one about to be pushed.
+/// Creates a mirror with the first version of the pages, and writes the second one.
 fn begun() -> (World, Receiver) {
     let world = World::new();
     let receiver = Receiver::start(&world.path("web"));
@@ -55,7 +55,7 @@ fn begun() -> (World, Receiver) {
     (world, receiver)
 }
 
-/// A way to a receiver on which the answers to the question are replaced.
+/// A proxy to a receiver that replaces the responses to signature requests.
 struct Liar {
     address: SocketAddr,
     questions: Arc<AtomicUsize>,
@@ -63,7 +63,7 @@ struct Liar {
 }
 
 impl Liar {
-    /// `lie` gets the answer of the receiver and writes another one.
+    /// Starts the proxy. `lie` gets the response of the receiver and writes another one.
     fn before(
         receiver: &Receiver,
         lie: impl Fn(&mut TcpStream, Vec<u8>) + Send + Sync + 'static,
@@ -120,7 +120,7 @@ fn relay(
     }
 }
 
-/// Where the body of an answer begins.
+/// Returns the position of the body of a response.
 fn body_of(answer: &[u8]) -> usize {
     answer.windows(4).position(|end| end == b"\r\n\r\n").unwrap() + 4
 }
@@ -139,7 +139,7 @@ fn push_without_a_cache_sends_only_changed_parts() {
     let (sent, new) = (sum(&pushed, "sent_bytes"), sum(&pushed, "new_bytes"));
     assert!(new > 800_000 && sent * 8 < new, "{sent} of {new}: {pushed}");
     assert!(serves_tree(&world, "web"));
-    // What was built on signatures is in the cache whole.
+    // Content that was sent with signatures is whole in the cache.
     world.write("tree", &pages("3"));
     let pushed = push(&world, &[&receiver.url()], &["--json"]).expect(&[0]);
     assert!(sum(&pushed, "sent_bytes") * 100 < new, "{pushed}");
@@ -215,7 +215,7 @@ fn signatures_of_one_mirror_serve_all() {
 #[test]
 fn false_signatures_cost_one_transfer_of_whole_files() {
     let (world, receiver) = begun();
-    // Each block is said to have the hash of the first one of the page before.
+    // Each block claims the hash of the first block of the previous page.
     let liar = Liar::before(&receiver, |client, mut answer| {
         let frames = body_of(&answer);
         let page = 1 + 20 * 3;
@@ -225,7 +225,7 @@ fn false_signatures_cost_one_transfer_of_whole_files() {
             answer[frames + at * page..][..frame.len()]
                 .copy_from_slice(&bytes[other..][..frame.len()]);
         }
-        // And the first page has its own, in another order.
+        // The first page has its own hashes, in another order.
         let first = &mut answer[frames + 1..frames + page];
         first.copy_within(0..3, 6);
         first.copy_within(9..12, 15);
@@ -240,7 +240,7 @@ fn false_signatures_cost_one_transfer_of_whole_files() {
 #[test]
 fn wrong_match_is_reported_and_sent_whole_once() {
     let (world, receiver) = begun();
-    // Each block is said to be one further than it is.
+    // Each block claims to be one block later than it is.
     let liar = Liar::before(&receiver, |client, mut answer| {
         let frames = body_of(&answer);
         for page in answer[frames..].chunks_mut(1 + 20 * 3) {
@@ -316,7 +316,7 @@ fn base_lost_after_the_signature_request_is_sent_whole() {
     });
     let pushed = push_afresh(&world, &[&liar.url()]).expect(&[0]);
     assert!(pushed.stderr.contains("sending anew what builds on them"), "{pushed}");
-    // The release before has lost content for good.
+    // The previous release has lost content for good.
     for page in fs::read_dir(world.path("tree/docs")).unwrap() {
         let page = page.unwrap();
         let served = world.path("web/current/docs").join(page.file_name());

@@ -8,10 +8,10 @@ use crate::flaky_proxy::FlakyProxy;
 use crate::harness::{Outcome, World};
 use crate::trees::Tree;
 
-/// Assets that the second tree lacks: they are retired, and a mirror that joins needs them.
+/// Assets that the second tree lacks: they are retired, and a joining mirror needs them.
 const ASSETS: usize = 300;
 
-/// A mirror that alone has content that the tree lacks, behind a link.
+/// A mirror, behind a proxy, that alone has content that the tree lacks.
 struct Hub {
     world: World,
     receiver: Arc<Mutex<Option<Receiver>>>,
@@ -20,7 +20,7 @@ struct Hub {
 }
 
 impl Hub {
-    /// One that ends for good when it is asked for content, if it `dies`.
+    /// Creates the hub. If it `dies`, it stops for good at the first request for content.
     fn new(dies: bool) -> Self {
         let world = World::new();
         let receiver = Receiver::start(&world.path("hub"));
@@ -50,7 +50,7 @@ impl Hub {
         format!("http://{}/", self.link.address())
     }
 
-    /// The requests for content since the last look.
+    /// Returns the requests for content since the last call.
     fn requests(&self) -> Vec<String> {
         let lines = std::mem::take(&mut *self.lines.lock().unwrap());
         lines
@@ -59,7 +59,7 @@ impl Hub {
             .collect()
     }
 
-    /// Pushes the tree to the hub and to these, which have nothing yet.
+    /// Pushes the tree to the hub and to these mirrors, which are empty.
     fn push(&self, others: &[&str]) -> Outcome {
         let others: Vec<String> = others.iter().map(|other| self.world.at(other)).collect();
         let url = self.url();
@@ -90,7 +90,8 @@ fn source_mirror_that_fails_is_not_asked_repeatedly() {
         outcome.stderr.contains("and 295 more") && outcome.stderr.contains("127.0.0.1"),
         "{outcome}"
     );
-    // One that may meet an idle connection, and as many as a mirror gets before it is not there.
+    // One request may use an idle connection; the others are the attempts until a mirror counts as
+    // unreachable.
     let requests = hub.requests();
     assert!((1..=8).contains(&requests.len()), "{requests:?}");
 }

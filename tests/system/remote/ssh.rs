@@ -7,7 +7,7 @@ use super::{over, push, serves_tree, stand_in};
 use crate::harness::World;
 use crate::trees::Tree;
 
-/// Pushes through a stand-in that does `before`; answers what was said.
+/// Pushes through a stand-in that runs `before`; returns the outcome.
 #[track_caller]
 fn fails(before: &str, code: i32, words: &[&str]) {
     let world = World::new();
@@ -45,7 +45,7 @@ fn ssh_failures_have_distinct_errors() {
 fn silent_host_stops_at_the_deadline_and_affects_no_other() {
     let world = World::new();
     world.write("tree", &Tree::small());
-    // One that is silent from the start, and one that is once it was asked something.
+    // One host that is silent from the start, and one that is silent after the first request.
     let banner = format!(
         concat!(
             r#"printf 'headwater receive 1 {{"headwater":"0.1.0","protocols":[1],"#,
@@ -304,7 +304,7 @@ fn mode_change_failing_at_any_step_leaves_no_fault() {
     world.write("tree", &Tree::small().file("index.html", "second"));
     let mut interrupted = 0;
     for step in (1..50).step_by(3) {
-        // Each push wants the other modes, while files may still have those of any push before.
+        // Each push has other modes, while files may still have the modes of an earlier push.
         let modes = if step % 2 == 0 { open } else { closed };
         push(modes, &format!("errno=5@{step}"));
         let format = std::fs::read_to_string(world.path("shell/.headwater/format")).unwrap();

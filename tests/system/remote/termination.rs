@@ -16,12 +16,12 @@ use crate::flaky_proxy::FlakyProxy;
 use crate::harness::{Outcome, World, events};
 use crate::trees::{Rng, Tree};
 
-/// A run must have ended by then.
+/// The limit for the end of a run.
 const MOST: Duration = Duration::from_secs(2);
-/// A run that comes to its own end needs much less; later than this it was ended by force.
+/// A run that ends by itself takes much less time; a later end means that it was ended by force.
 const ORDERLY: Duration = Duration::from_millis(1400);
 
-/// Holds requests back for as long as it exists.
+/// Holds back requests while it exists.
 #[derive(Default)]
 struct Barrier(Mutex<bool>, Condvar);
 
@@ -37,7 +37,8 @@ impl Barrier {
     }
 }
 
-/// A mirror behind a link that neither reads nor answers requests whose first line has a part.
+/// A mirror behind a proxy that neither reads nor answers requests whose first line contains a
+/// given part.
 struct Silent {
     link: FlakyProxy,
     hits: Hits<()>,
@@ -73,7 +74,7 @@ fn start(command: &mut Command) -> Child {
     command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
 }
 
-/// Waits until the run has come as far as `hits` tells.
+/// Waits until `hits` shows that the run has reached the silent request.
 #[track_caller]
 fn wait_for(hits: &Hits<()>, child: &mut Child) {
     let patience = Instant::now() + Duration::from_secs(20);
@@ -83,7 +84,7 @@ fn wait_for(hits: &Hits<()>, child: &mut Child) {
     }
 }
 
-/// Sends SIGTERM; the run must end with 130 by itself.
+/// Sends SIGTERM; the run must exit with 130 by itself.
 #[track_caller]
 fn stop(mut child: Child) -> Outcome {
     kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
@@ -105,8 +106,8 @@ fn stop(mut child: Child) -> Outcome {
     outcome
 }
 
-/// Runs the program until it asks for what the link holds back, and stops it; URL stands for the
-/// link.
+/// Runs the program until it makes the request that the proxy holds back, and stops it. `URL`
+/// stands for the proxy.
 #[track_caller]
 fn stops(world: &World, silent: &Silent, arguments: &[&str]) -> Outcome {
     let url = silent.url();
@@ -117,7 +118,7 @@ fn stops(world: &World, silent: &Silent, arguments: &[&str]) -> Outcome {
     stop(child)
 }
 
-/// A world with a receiver that serves a release, and another tree to push.
+/// Creates a sandbox with a receiver that serves a release, and another tree to push.
 fn world() -> (World, Receiver) {
     let world = World::new();
     let receiver = Receiver::start(&world.path("web"));
@@ -138,7 +139,7 @@ fn push_stops_in_every_phase_with_a_silent_receiver() {
         let outcome = stops(&world, &silent, &["push", "tree", "URL", "--json"]);
         assert_eq!(report(&outcome)["exit_code"], 130, "{part}: {outcome}");
         drop(silent);
-        // What is held back goes on once the link is gone.
+        // The held request continues once the proxy is gone.
         push(&world, &[&receiver.url()], &[]).expect(&[0]);
         world.write("tree", &Tree::small().file("index.html", part));
     }
@@ -193,8 +194,7 @@ fn push_stops_while_ssh_is_silent() {
     let world = World::new();
     world.write("tree", &Tree::small().file("large", Rng::new(5).bytes(20_000)));
     let place = format!("ssh://edge2{}", world.at("shell"));
-    // No banner; then nothing of what comes behind the first question and the head of the second
-    // request is taken.
+    // No banner; then nothing after the first request and the head of the second one is read.
     for (before, event) in [
         ("touch ran; exec sleep 60", "scan_finished"),
         (
@@ -244,7 +244,7 @@ fn push_stops_while_a_mirror_is_locked() {
     stop(child);
 }
 
-/// A server that accepts connections and never answers; tells of each.
+/// Starts a server that accepts connections and never responds. It reports each connection.
 fn silent_server() -> (String, Hits<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}/x", listener.local_addr().unwrap());
@@ -313,7 +313,7 @@ fn command_blocked_on_output_is_ended() {
     world.write("tree", &names.fold(Tree::small(), |tree, name| tree.file(&name, "x")));
     let mut child = start(&mut world.command(&["plan", "tree", "./mirror", "--json"]));
     let mut stdout = child.stdout.take().unwrap();
-    // Nobody reads its output; when the pipe is full it waits in the system.
+    // Nothing reads its output; when the pipe is full it blocks in a system call.
     while rustix::io::ioctl_fionread(&stdout).unwrap() < 0x10000 {
         assert!(child.try_wait().unwrap().is_none(), "it ended by itself");
         std::thread::yield_now();

@@ -6,7 +6,7 @@ use super::{Receiver, push, serves_tree};
 use crate::harness::World;
 use crate::trees::Tree;
 
-/// Pushes to a receiver whose certificate `change` has made, and that `ca` vouches for.
+/// Pushes to a receiver whose certificate `change` made; the client trusts `ca`.
 fn push_to(
     change: impl FnOnce(&mut rcgen::CertificateParams),
     is_trusted: bool,
@@ -143,7 +143,7 @@ fn http_url_of_a_tls_receiver_is_explained() {
     let receiver = Receiver::with(&world.path("web"), |settings| settings.tls = Some(files));
     let outcome = push(&world, &[&receiver.url()], &[]).expect(&[4]);
     assert!(outcome.stderr.contains("https://"), "{outcome}");
-    // Nothing was found there, so there is nothing to repair.
+    // No mirror was found there, so there is nothing to repair.
     let outcome = world.run(&["verify", "http://127.0.0.1:1/"]).expect(&[1]);
     assert!(
         outcome.stderr.contains("receiver") && !outcome.stderr.contains("headwater repair"),

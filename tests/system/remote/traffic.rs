@@ -13,7 +13,7 @@ use crate::flaky_proxy::{FlakyProxy, Harm};
 use crate::harness::{World, events};
 use crate::trees::{Rng, Tree, seed};
 
-/// A link to `receiver`, and the requests that went over it.
+/// Returns a proxy to `receiver`, and the requests that pass it.
 fn counted(receiver: &Receiver) -> (FlakyProxy, Arc<Mutex<Vec<String>>>) {
     let lines = Arc::<Mutex<Vec<String>>>::default();
     let kept = Arc::clone(&lines);
@@ -33,7 +33,7 @@ fn push_makes_the_minimum_of_requests() {
     let update =
         ["GET /v1/state HTTP/1.1", "POST /v1/stage HTTP/1.1", "POST /v1/activate HTTP/1.1"];
     let settled = [&update[..], &["POST /v1/settle HTTP/1.1"]].concat();
-    // The third has several packs: they go with the stage, whatever they are.
+    // The third tree needs several packs: the stage request carries all of them.
     for (round, size, wanted) in [
         (1, 9, &settled[..]),
         (1, 9, &update[..1]),
@@ -97,7 +97,7 @@ fn sending_rate_stays_below_the_limit() {
         let sent =
             u32::try_from(report(&outcome)["mirrors"][0]["sent_bytes"].as_u64().unwrap()).unwrap();
         assert!(sent > 600_000, "{outcome}");
-        // A tenth of a second is sent at once.
+        // The bytes of a tenth of a second are sent at once.
         let least = Duration::from_secs(1) * (sent - RATE / 10) / RATE;
         assert!(took >= least, "{took:?} for {sent} bytes");
         assert!(serves_tree(&world, "web"));
@@ -110,12 +110,12 @@ fn rate_flag_overrides_the_file() {
     let receiver = Receiver::start(&world.path("web"));
     world.write("tree", &Tree::small().file("large", Rng::new(seed()).bytes(600_000)));
     fs::write(world.path("headwater.toml"), "bwlimit = '1kB'\n").unwrap();
-    // At the rate of the file it would take ten minutes.
+    // At the configured rate it would take ten minutes.
     push(&world, &[&receiver.url()], &["--bwlimit", "1GB", "--deadline", "2m"]).expect(&[0]);
     assert!(serves_tree(&world, "web"));
 }
 
-/// Where uploads meet, if two of them are there at once.
+/// Counts uploads that run at the same time.
 #[derive(Default)]
 pub(crate) struct Meeting {
     here: Mutex<(usize, bool)>,
@@ -123,7 +123,7 @@ pub(crate) struct Meeting {
 }
 
 impl Meeting {
-    /// Holds an upload back until another one comes, or patience ends.
+    /// Delays an upload until another one starts, or a timeout.
     pub(crate) fn hold(&self, patience: Duration) {
         let mut here = self.here.lock().unwrap();
         here.0 += 1;
@@ -137,7 +137,8 @@ impl Meeting {
 
 #[test]
 fn content_is_sent_to_at_most_the_allowed_number_of_mirrors() {
-    // Who meets nobody waits all of it; who shall meet somebody does so whenever that one comes.
+    // If no other upload may start, the delay ends with the timeout; else it ends when another one
+    // starts.
     let (one, two) = (Duration::from_millis(500), Duration::from_secs(60));
     for (flags, key, most, patience) in [
         (&["--max-parallel", "1"][..], "", 1, one),
@@ -229,8 +230,8 @@ fn push_without_space_sends_no_content() {
     }
 }
 
-/// What the events of a push say of the packs on their way to a mirror: how often a pack moved,
-/// checked at each event.
+/// Checks the events of a push about packs that are being sent to a mirror. Returns how often the
+/// progress of a pack changed.
 fn moves(events: &[Value], mirror: &str) -> usize {
     let of = |event: &Value, key: &str| event[key].as_str().unwrap_or_default().to_owned();
     let sealed = events.iter().filter(|event| event["event"] == "pack_sealed");
@@ -276,7 +277,7 @@ fn progress_is_reported_while_a_pack_is_sent() {
     let ssh = stand_in(&world, "ssh", "");
     let (calm, harmed) =
         (Receiver::start(&world.path("calm")), Receiver::start(&world.path("harmed")));
-    // Every request breaks off before it comes through: packs are sent again.
+    // Every request is interrupted at first, so packs are sent again.
     let link = FlakyProxy::always(harmed.address(), Harm::CutRequest);
     let places = [
         calm.url(),

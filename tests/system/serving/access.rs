@@ -57,7 +57,7 @@ fn only_a_token_with_the_site_and_permission_is_accepted() {
             ("PUT", "/v1/objects/x", b"x"),
         ] {
             let refused = ask(method, path, token.as_deref(), body);
-            // Reading is what this token is for: questions in a body change nothing.
+            // Read permission suffices: requests with a body change nothing.
             if ["/v1/holds", "/v1/objects", "/v1/verify"].contains(&path)
                 && word == "read, and not push"
             {
@@ -65,7 +65,7 @@ fn only_a_token_with_the_site_and_permission_is_accepted() {
                 continue;
             }
             let message = refused.json()["error"]["message"].as_str().unwrap().to_owned();
-            // What is not there is not there for those who may read, either.
+            // A missing path is missing with read permission, too.
             let is_absent = refused.status == 404 && path.ends_with("/x") && status == 403;
             assert!(
                 is_absent || refused.status == status && message.contains(word),
@@ -85,7 +85,7 @@ fn only_a_token_with_the_site_and_permission_is_accepted() {
         let verified = ask("POST", "/v1/verify", Some(&read.reveal()), body.as_bytes()).ok();
         assert!(verified["faults"].is_array(), "{verified}");
     }
-    // What anybody may know.
+    // Public information.
     for path in ["/healthz", "/status.json"] {
         assert_eq!(ask("GET", path, None, b"").status, 200, "{path}");
     }

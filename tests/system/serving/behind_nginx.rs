@@ -10,8 +10,8 @@ use super::{
 use crate::origin::{SealedPack, Tree, noise};
 use crate::sandbox;
 
-/// The `server` block of docs/receivers.md, listening in the clear on `port`, before the receiver
-/// at `to`.
+/// Returns the `server` block of docs/receivers.md, with plain HTTP on `port`, for the receiver at
+/// `to`.
 fn snippet(port: u16, to: SocketAddr) -> String {
     let page = include_str!("../../../docs/receivers.md");
     let block =

@@ -14,13 +14,13 @@ use crate::origin::{Delivery, first_tree, noise};
 const HEAD: &str = "POST /v1/stage HTTP/1.1\r\nhost: mirror\r\nheadwater-protocol: 1\r\n";
 const LAST: &[u8] = b"0\r\n\r\n";
 
-/// The body in chunks of so many bytes, without the last one.
+/// Returns the body in chunks of this many bytes, without the last one.
 fn chunks(body: &[u8], size: usize) -> Vec<u8> {
     let chunk = |part: &[u8]| [format!("{:x}\r\n", part.len()).as_bytes(), part, b"\r\n"].concat();
     body.chunks(size).flat_map(chunk).collect()
 }
 
-/// Sends a stage in chunks, as far as the last one.
+/// Sends a stage request in chunks, without the last chunk.
 fn send(connection: &mut Connection, body: &[u8], size: usize) {
     connection.send(HEAD.as_bytes());
     connection.send(b"transfer-encoding: chunked\r\n\r\n");
@@ -34,7 +34,7 @@ fn delivery() -> Delivery {
     delivery
 }
 
-/// The parts of a stage up to its packs.
+/// Returns the parts of a stage request before its packs.
 fn without_packs(delivery: &Delivery) -> Vec<u8> {
     let whole = stage_body(delivery, &delivery.packs, Whole::Yes);
     let packs: usize = delivery.packs.iter().map(|pack| 36 + pack.bytes.len()).sum();
@@ -72,7 +72,7 @@ fn incomplete_packs_are_kept_until_the_rest_arrives() {
         connection.answer().unwrap().ok(),
         json!({"held": [delivery.packs[0].id.to_string()]})
     );
-    // What is held may come again.
+    // Packs that the receiver has may be sent again.
     send(&mut connection, &stage_body(&delivery, &delivery.packs, Whole::Yes), 500);
     connection.send(LAST);
     assert_eq!(connection.answer().unwrap().ok(), json!({"staged": {"resent": 0}}));
@@ -87,7 +87,7 @@ fn truncated_stage_keeps_its_packs_and_stays_incomplete() {
     for end in [first + 50, body.len() - 36, body.len() - 1, body.len()] {
         let mut connection = receiver.connect();
         send(&mut connection, &body[..end], 700);
-        // All that was to come is there in the last round, but for the last chunk.
+        // In the last round everything is sent except the last chunk.
         connection.stream.get_mut().shutdown(std::net::Shutdown::Write).unwrap();
         if let Some(answer) = connection.answer() {
             assert_eq!(answer.refusal().1, "malformed");
@@ -136,7 +136,7 @@ fn too_many_packs_in_a_request_are_refused_unread() {
     let delivery = delivery();
     let mut connection = receiver.connect();
     let pack = &delivery.packs[0];
-    // Held after the first time, so that they cost nothing but their bytes.
+    // The receiver has them after the first time, so they cost only their bytes.
     let many = headed(pack, &pack.bytes).repeat((64 << 20) / pack.bytes.len());
     let body = [without_packs(&delivery), many].concat();
     connection.send(HEAD.as_bytes());
@@ -153,7 +153,7 @@ fn refused_stage_is_cut_despite_further_data() {
     let mut connection = receiver.connect();
     send(&mut connection, &stage_body(&delivery, &delivery.packs[..1], Whole::No), 4096);
     let began = Instant::now();
-    // A hundred times as much as would have to come to be waited for.
+    // A hundred times the data that would extend the wait.
     while began.elapsed() < PATIENCE
         && std::io::Write::write_all(connection.stream.get_mut(), &chunks(&[7; 16 << 10], 16 << 10))
             .is_ok()

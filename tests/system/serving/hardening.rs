@@ -25,7 +25,7 @@ fn slow_manifest_delta_holds_no_shared_memory() {
     slow.send(&head("POST", "/v1/stage", &[("expect", "100-continue")], body.len()));
     assert_eq!(slow.answer().unwrap().status, 100);
     slow.send(&body[..1 << 20]);
-    // The file that it waits in is made in the store.
+    // The receiver buffers it in a file of the store, which it creates first.
     wait_until("the change begins to arrive", || {
         receiver.mirror().join(".headwater/format").exists()
     });
@@ -38,7 +38,7 @@ fn large_manifest_delta_is_read_from_disk() {
     let receiver = Receiver::open();
     let mut tree = Tree::default();
     for number in 0..2_000u32 {
-        // Names that do not compress.
+        // Incompressible names.
         let name = blake3::hash(&number.to_le_bytes()).to_hex();
         tree = tree.file(
             &format!("{name}{}", name.chars().rev().collect::<String>()),
@@ -98,7 +98,7 @@ fn unauthenticated_requests_write_few_log_lines() {
     let logged = |word: &str| receiver.logged().lines().filter(|line| line.contains(word)).count();
     let mut connection = receiver.connect();
     for path in ["/healthz", "/ready", "/status.json"] {
-        // Many at once on one connection, as fast as they are answered.
+        // Many requests on one connection, as fast as they are answered.
         connection.send(&head("GET", path, &[], 0).repeat(200));
         (0..200).for_each(|_| assert_eq!(connection.answer().unwrap().status, 200));
     }
@@ -107,7 +107,7 @@ fn unauthenticated_requests_write_few_log_lines() {
     (0..1000).for_each(|_| assert_eq!(connection.answer().unwrap().refusal().0, 404));
     let lines = logged("/nothing");
     assert!((10..100).contains(&lines), "{lines} of 1,000 are logged");
-    // Whoever may do what it asks for is logged whatever others did.
+    // Authorized requests are logged regardless of others.
     let before = logged("/v1/state");
     (0..60).for_each(|_| drop(connection.ask("GET", "/v1/state", &[], b"").ok()));
     assert_eq!(logged("/v1/state") - before, 60);
@@ -137,7 +137,7 @@ fn sighup_reloads_the_tokens() {
     program.signal(Signal::HUP);
     wait_until("the second token holds", || status(&second) == 200);
     assert_eq!(status(&first), 401);
-    // What cannot be read changes nothing; the third one tells that the second reading has ended.
+    // An unreadable file changes nothing; the third reload shows that the second one has ended.
     fs::write(&file, "[[token]]\nid = 1\n").unwrap();
     program.signal(Signal::HUP);
     let (third, third_table) = new_token();
@@ -167,7 +167,7 @@ fn hook_missed_by_a_kill_runs_at_the_next_start() {
     };
     publish(&mut start(false).connect(), &release.onto(None), None);
     let store = Store::open(&mirror).unwrap();
-    // A note of what is not current is of a switch that never was.
+    // A record of a release that is not current belongs to an activation that never happened.
     for (noted, lines) in
         [("9-0000000000000000".parse().unwrap(), 0), (release.name(), 1), (release.name(), 2)]
     {
@@ -182,7 +182,7 @@ fn hook_missed_by_a_kill_runs_at_the_next_start() {
         fs::read_to_string(&told).unwrap().lines().next().unwrap(),
         release.name().to_string()
     );
-    // And one that nothing came before runs once, at once.
+    // A hook that was not interrupted runs once, at once.
     let second = second_tree().release(2);
     let receiver = start(true);
     publish(&mut receiver.connect(), &second.onto(Some(&release)), Some(&release));

@@ -8,9 +8,9 @@ use super::pushes::publish;
 use super::{Receiver, Whole, activation, stage_body};
 use crate::origin::{Version, first_tree, second_tree};
 
-/// The status while this release is served.
+/// Returns the status while this release is served.
 fn status_of(receiver: &Receiver, version: &Version) -> Value {
-    // The link that makes a release current is made anew for each.
+    // Each activation creates the link anew.
     let switched = receiver.mirror().join("current").symlink_metadata().unwrap().mtime();
     json!({
         "site": "docs",
@@ -36,7 +36,7 @@ fn site_is_ready_once_it_serves_a_release() {
     let (first, second) = (first_tree().release(7), second_tree().release(9));
     let delivery = first.onto(None);
     receiver.ask("POST", "/v1/stage", &stage_body(&delivery, &delivery.packs, Whole::Yes)).ok();
-    // What is there and not served is nothing to visitors.
+    // A release that is present but not served does not count.
     is_not_ready();
     receiver.ask("POST", "/v1/activate", &activation(&delivery, None)).ok();
     assert_eq!(ask("/ready").ok(), json!({}));

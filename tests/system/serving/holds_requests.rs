@@ -6,7 +6,7 @@ use super::pushes::publish;
 use super::{Receiver, assert_serves, head};
 use crate::origin::first_tree;
 
-/// The most ids of one question.
+/// The maximum of ids in one request.
 const MOST: usize = 32 * 1024;
 
 #[test]
@@ -16,7 +16,7 @@ fn holds_request_returns_one_bit_per_object() {
     let held: Vec<u8> =
         release.named_objects().iter().flat_map(|object| *object.as_bytes()).collect();
     assert_eq!(held.len(), 7 * 32);
-    // Before there is a store nothing is held, and asking makes none.
+    // Without a store no object is present, and the request creates no store.
     assert_eq!(receiver.ask("POST", "/v1/holds", &held).ok(), json!({"bits": "00"}));
     assert!(!receiver.mirror().exists());
     let mut connection = receiver.connect();
@@ -40,11 +40,11 @@ fn invalid_holds_requests_are_refused() {
     assert_eq!(refused(&vec![1; 32 * MOST + 32]), (413, "too_large".to_owned()));
     assert_eq!(receiver.ask("GET", "/v1/holds", b"").status, 405);
     assert_eq!(receiver.ask("PUT", "/v1/holds", b"").status, 405);
-    // Announced far beyond the limit: refused before anything of it is read.
+    // An announced length far beyond the limit: refused unread.
     let mut large = receiver.connect();
     large.send(&head("POST", "/v1/holds", &[], 1 << 40));
     assert_eq!(large.answer().unwrap().refusal(), (413, "too_large".to_owned()));
-    // One that ends in the middle of an id.
+    // A request that ends in the middle of an id.
     let mut cut = receiver.connect();
     cut.send(&head("POST", "/v1/holds", &[], 64));
     cut.send(&[1; 40]);

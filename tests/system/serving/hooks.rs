@@ -15,8 +15,8 @@ fn settle(receiver: &Receiver) -> Value {
     receiver.ask("POST", "/v1/settle", br#"{"keep":3}"#).ok()
 }
 
-/// A receiver that runs `script` after a switch, and waits for `limit` until it answers that it
-/// still runs.
+/// Starts a receiver that runs `script` after an activation. Its response says that the script
+/// still runs if it takes longer than `limit`.
 fn hooked(script: &str, limit: Duration) -> Receiver {
     Receiver::new(|settings| {
         let command = ["sh", "-c", script].map(str::to_owned).to_vec();
@@ -41,7 +41,7 @@ fn clean_up_response_has_the_result_of_the_hook() {
         assert_eq!(settle(&receiver)["hook"], state);
         assert_eq!(settle(&receiver)["hook"], state, "it is asked again");
     }
-    // Where there is no command nothing is said of one.
+    // Without a hook the response has no result of one.
     let receiver = Receiver::open();
     publish(&mut receiver.connect(), &first.onto(None), None);
     assert_eq!(settle(&receiver).get("hook"), None);
@@ -62,9 +62,9 @@ fn running_hook_is_awaited_for_a_limited_time_without_the_lock() {
         settle(&receiver)["hook"],
         json!({"release": first.name().to_string(), "state": "running"})
     );
-    // The lock is free: the next push stages and switches while the command runs.
+    // The lock is free: the next push stages and activates while the hook runs.
     publish(&mut connection, &second.onto(Some(&first)), Some(&first));
-    // Open for both, it waits for no reader.
+    // Opened for reading and writing, the pipe does not wait for a reader.
     let mut end = fs::OpenOptions::new().read(true).write(true).open(&pipe).unwrap();
     end.write_all(b"\n\n").unwrap();
     let failed = || settle(&receiver)["hook"]["state"] == "failed";

@@ -7,12 +7,12 @@ use crate::harness::{Outcome, World};
 use crate::remote::{over, serves_tree, stand_in};
 use crate::trees::{Rng, Tree, seed};
 
-/// The mirrors, in the order in which they are named.
+/// The mirrors, in the order of their names.
 const MIRRORS: [&str; 5] = ["one", "two", "three", "four", "five"];
-/// Disk steps of which one is the last of whoever is killed.
+/// The number of disk steps before one of which the victim is killed.
 const STEPS: usize = 400;
 
-/// Who is killed in a round.
+/// The process that a round kills.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Victim {
     Nobody,
@@ -40,7 +40,7 @@ fn push(world: &World, victim: Victim, fault: &str) -> Outcome {
     let tree = world.at("tree");
     let mut arguments = vec!["push", &tree];
     arguments.extend(places.iter().map(String::as_str));
-    // Ports are used again, by others.
+    // Other processes may reuse the ports.
     arguments.extend(["--init", "--allow-shrink", "--require", "any", "--deadline", "60s"]);
     arguments.extend(over(&ssh));
     world.run_with_fault(fault_of(Victim::Push), &arguments)
@@ -61,7 +61,7 @@ fn survives(rounds: u64) {
             checker::state(&world.path(mirror))
                 .unwrap_or_else(|faults| panic!("{told}: {mirror}: {faults:#?}"));
         }
-        // Its deadline is what must not be met.
+        // The push must end before its deadline.
         let next = push(&world, Victim::Nobody, "");
         assert_eq!(next.code(), Some(0), "{told}: {next}");
         for mirror in MIRRORS {

@@ -62,7 +62,7 @@ fn spare_slot_is_filled_after_clean_up_and_failures_are_logged() {
     let slots = || fs::read_dir(receiver.mirror().join(".headwater/slots")).unwrap().count();
     receiver.ask("POST", "/v1/settle", br#"{"keep":1}"#).ok();
     wait_until("there is a second slot", || slots() == 2);
-    // Where it cannot be filled that is told, and made good the next time.
+    // If the slot cannot be filled, that is logged, and the next clean-up fills it.
     let other = Receiver::new(|settings| settings.limits.lock = Duration::from_millis(10));
     publish(&mut other.connect(), &first_tree().release(1).onto(None), None);
     let current = fs::canonicalize(other.mirror().join("current")).unwrap();

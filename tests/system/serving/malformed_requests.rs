@@ -7,9 +7,9 @@ use headwater::receiver::TlsFiles;
 use super::{Connection, Receiver, Whole, head, headed, pack_path, stage_body};
 use crate::origin::{first_tree, noise};
 
-/// Short enough to wait for, long enough for a busy machine.
+/// Short enough for a test to wait, long enough for a busy machine.
 const SHORT: Duration = Duration::from_millis(300);
-/// A deadline of [`SHORT`] is over long before this.
+/// A timeout of [`SHORT`] has ended long before this.
 const SOON: Duration = Duration::from_secs(10);
 
 fn hasty() -> Receiver {
@@ -23,7 +23,7 @@ fn hasty() -> Receiver {
     })
 }
 
-/// Sends a byte now and then until the other side ends the connection.
+/// Sends a byte now and then until the other side closes the connection.
 fn trickle(connection: &mut Connection, byte: u8) -> Duration {
     let began = Instant::now();
     let stream = connection.stream.get_ref();
@@ -64,7 +64,7 @@ fn stalled_tls_handshake_is_closed() {
     });
     let mut silent = receiver.connect();
     let mut half = receiver.connect();
-    // The beginning of a record that says it has 512 bytes.
+    // The start of a TLS record that announces 512 bytes.
     half.send(b"\x16\x03\x01\x02\x00\x01");
     assert!(silent.time_to_end() >= SHORT - SHORT / 10);
     assert!(half.time_to_end() < SOON);
@@ -83,7 +83,7 @@ fn stage_with_wrong_pack_lengths_is_refused() {
             (400, "malformed".to_owned())
         );
     }
-    // In a row of packs, one that goes on behind the end of the body.
+    // In a sequence of packs, one that exceeds the end of the body.
     receiver.ask("POST", "/v1/stage", &stage_body(&delivery, &[], Whole::No)).ok();
     let pack = &delivery.packs[0];
     let longer = [&pack.bytes[..], b"x"].concat();
@@ -152,7 +152,7 @@ fn client_that_does_not_read_is_closed() {
     let content = noise(24 << 20, 1);
     let release = crate::origin::Tree::default().file("a", &content[..], 1_700_000_001).release(1);
     let mut delivery = release.onto(None);
-    // Each within what one block may hold.
+    // Each pack is within the limits of one block.
     delivery.packs = content
         .chunks(2 << 20)
         .enumerate()
@@ -166,7 +166,7 @@ fn client_that_does_not_read_is_closed() {
     let object = headwater::hash::ObjectId::of(&content);
     let mut lazy = receiver.connect();
     lazy.send(&head("GET", &format!("/v1/objects/{object}"), &[], 0));
-    // What fits in the buffers between arrives; the rest never does.
+    // The receiver sends what fits into the buffers, and never the rest.
     super::pass(SHORT * 5);
     assert!(lazy.answer().is_none(), "it was patient for ever");
 }
@@ -226,7 +226,7 @@ fn ambiguous_request_heads_are_refused() {
     assert_eq!(receiver.ask("GET", "/healthz", b"").status, 200);
 }
 
-/// Sound requests, to be spoiled.
+/// Returns valid requests, which the test changes.
 fn sound_requests() -> Vec<Vec<u8>> {
     let delivery = first_tree().release(1).onto(None);
     let stage = stage_body(&delivery, &delivery.packs, Whole::Yes);
@@ -301,7 +301,7 @@ fn body_without_a_length_is_refused() {
     }
 }
 
-/// Packs are put, all else is posted.
+/// Packs use PUT, all other requests POST.
 trait ReplaceMethod {
     fn replace_method(self, path: &str) -> Vec<u8>;
 }

@@ -19,21 +19,21 @@ use crate::deltas::pages;
 use crate::harness::World;
 use crate::origin::{first_tree, second_tree};
 
-/// `headwater serve`, running.
+/// A running `headwater serve`.
 pub(super) struct Program {
     child: Child,
     pub(super) address: SocketAddr,
-    /// Takes what it writes to stderr, so that it never waits for that.
+    /// Reads stderr, so that the program never blocks on it.
     log: Option<std::thread::JoinHandle<String>>,
 }
 
 impl Program {
-    /// Serves `mirror` of this world; `fault` is armed.
+    /// Serves `mirror` of this sandbox, with the given fault.
     pub(super) fn start(world: &World, flags: &[&str], fault: &str) -> Self {
         Self::launch(world, &[&[&*world.at("mirror")], flags].concat(), fault)
     }
 
-    /// Serves what these arguments say.
+    /// Serves with these arguments.
     pub(super) fn launch(world: &World, arguments: &[&str], fault: &str) -> Self {
         let mut command =
             world.command(&[&["serve", "--listen", "127.0.0.1:0"], arguments].concat());
@@ -52,7 +52,7 @@ impl Program {
         Self { child, address, log: Some(log) }
     }
 
-    /// The id of the process.
+    /// Returns the id of the process.
     pub(super) fn id(&self) -> u32 {
         self.child.id()
     }
@@ -61,7 +61,7 @@ impl Program {
         kill_process(Pid::from_child(&self.child), signal).unwrap();
     }
 
-    /// Waits for its end; answers its code and its log.
+    /// Waits for its end; returns its exit code and its log.
     fn end(&mut self) -> (Option<i32>, String) {
         let status = self.child.wait().unwrap();
         (status.code(), self.log.take().unwrap().join().unwrap())
@@ -75,7 +75,7 @@ impl Drop for Program {
     }
 }
 
-/// A connection on which the other side may die at any moment.
+/// Sends a request to a receiver that may die at any moment.
 fn try_ask(address: SocketAddr, path: &str, body: &[u8]) -> Option<super::Answer> {
     let mut stream = std::net::TcpStream::connect(address).ok()?;
     stream.set_read_timeout(Some(super::PATIENCE)).unwrap();
@@ -242,7 +242,7 @@ fn receive_sends_a_banner_and_answers_on_pipes() {
     assert_serves(&world.path("mirror"), 1);
 }
 
-/// A certificate for localhost in files of these names; answers it for a client to trust.
+/// Writes a certificate for localhost to these files; returns it as a trust anchor for a client.
 fn certificate(files: &TlsFiles) -> ureq::tls::Certificate<'static> {
     let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
     fs::write(&files.cert, made.cert.pem()).unwrap();
@@ -278,7 +278,7 @@ fn certificate_is_reloaded_and_a_bad_one_is_ignored() {
         logged.contains(r#"{"event":"certificate_read"}"#) && logged.contains("key.pem"),
         "{logged}"
     );
-    // Whoever speaks no TLS learns nothing and harms nobody.
+    // A client without TLS gets no information and affects no one.
     let mut plain = receiver.connect();
     plain.send(b"GET /healthz HTTP/1.1\r\n\r\n");
     assert!(plain.answer().is_none());
@@ -316,7 +316,7 @@ fn receiver_killed_at_any_step_serves_a_complete_release() {
     let publish =
         |address: SocketAddr, delivery: &crate::origin::Delivery, expected: Option<String>| {
             let body = stage_body(delivery, &delivery.packs, Whole::Yes);
-            // What it holds of an earlier attempt is not taken twice.
+            // Packs of an earlier attempt are not accepted twice.
             let staged = try_ask(address, "/v1/stage", &body)?;
             let activated =
                 try_ask(address, "/v1/activate", &activation(delivery, expected.as_deref()))?;

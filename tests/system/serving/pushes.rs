@@ -145,7 +145,7 @@ fn packs_in_one_body_are_accepted_separately() {
         (404, "unknown".to_owned())
     );
     connection.ask("POST", "/v1/stage", &[], &stage_body(&delivery, &[], Whole::No)).ok();
-    // What stands before the fault is there.
+    // The packs before the invalid one are accepted.
     let mut flipped = delivery.packs[1].bytes.to_vec();
     flipped[20] ^= 4;
     let long = [&delivery.packs[1].id.as_bytes()[..], &u32::MAX.to_be_bytes(), b"pack"].concat();
@@ -251,7 +251,7 @@ fn release_over_the_quota_is_refused_before_its_content() {
     let refused = ask(&delivery);
     assert_eq!(refused.refusal(), (507, "no_space".to_owned()));
     assert_eq!(refused.json()["error"]["detail"], "quota");
-    // A release that belittles itself is caught by what its change makes and brings.
+    // A release with too small totals is detected by the entries and objects of its delta.
     (delivery.release.bytes, delivery.release.entries) = (10, 2);
     let refused = ask(&delivery);
     assert_eq!(refused.refusal(), (400, "malformed".to_owned()));
@@ -296,7 +296,7 @@ fn unrequested_packs_are_refused() {
     ] {
         assert!(matches!(connection.ask("PUT", &path, &[], b"x").status, 404 | 409), "{path}");
     }
-    // Now it is missed, and so asked for.
+    // Now the object is missing, and so it is requested.
     let hex = object.to_string();
     fs::remove_file(receiver.mirror().join(".headwater/objects").join(&hex[..2]).join(&hex))
         .unwrap();
@@ -306,7 +306,7 @@ fn unrequested_packs_are_refused() {
     assert_eq!(lacking, json!({"lacking": [hex]}));
     let wrong = vec![0; first.objects[&object].len()];
     assert_eq!(connection.ask("PUT", &path, &[], &wrong).refusal(), (400, "malformed".to_owned()));
-    // Another length is refused before anything of it is read.
+    // Another length is refused unread.
     let lengthy = head("PUT", &path, &[("expect", "100-continue")], 1 << 40);
     connection.send(&lengthy);
     let refused = connection.answer().unwrap();
@@ -358,7 +358,7 @@ fn interrupted_pack_upload_resumes() {
     connection.send(&head("PUT", &pack_path(&delivery, pack), &[], pack.bytes.len()));
     connection.send(&pack.bytes[..pack.bytes.len() / 2]);
     drop(connection);
-    // Another process, on another day: a release of its own with the same content.
+    // Another process on another day: another release with the same content.
     let mut later = first_tree().release(1);
     later.release.began += 86_400_000;
     let again = later.onto(None);
@@ -380,8 +380,8 @@ fn abandoned_stage_is_closed_and_kept_on_disk() {
     let delivery = first_tree().release(1).onto(None);
     receiver.ask("POST", "/v1/stage", &stage_body(&delivery, &delivery.packs[..1], Whole::No)).ok();
     let pack = &delivery.packs[1];
-    // A damaged pack is told apart from one that no stage is open for, and does not keep it open
-    // for long.
+    // A damaged pack has a different error than a pack without an open stage, and does not keep a
+    // stage open for long.
     let is_closed = || {
         super::pass(Duration::from_millis(300));
         receiver.ask("PUT", &pack_path(&delivery, pack), b"x").status == 404

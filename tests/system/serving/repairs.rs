@@ -73,8 +73,7 @@ fn repair_uploads_respect_the_quota_and_failed_ones_leave_nothing() {
     }
     let repairing = connection.ask("POST", "/v1/repair", &[], b"{}").ok();
     assert_eq!(repairing["wants"]["objects"].as_array().unwrap().len(), 3);
-    // As often as somebody likes: what is refused takes no space afterwards, on the disk or of the
-    // quota.
+    // However often this is repeated, refused uploads take no space on the disk or of the quota.
     for round in 0..12 {
         let path = format!("/v1/objects/{}", objects[round % 3]);
         let refused = connection.ask("PUT", &path, &[], &vec![1; SIZE]);
@@ -84,7 +83,7 @@ fn repair_uploads_respect_the_quota_and_failed_ones_leave_nothing() {
     assert!(kept < 2 * SIZE as u64, "{kept} bytes are kept");
     for (path, object) in paths.iter().zip(&objects) {
         let content = vec![path.as_bytes()[0]; SIZE];
-        // What came already is not kept twice.
+        // Content that was already received is not kept twice.
         for _ in 0..3 {
             connection.ask("PUT", &format!("/v1/objects/{object}"), &[], &content).ok();
         }
@@ -93,7 +92,7 @@ fn repair_uploads_respect_the_quota_and_failed_ones_leave_nothing() {
     assert_eq!((&repaired["left"], &repaired["objects"]), (&json!([]), &json!(3)));
 }
 
-/// Bytes that files without a name take which this process has open below `place`.
+/// Returns the bytes of unnamed files that this process has open below `place`.
 fn open_unnamed_bytes(place: &Path) -> u64 {
     use std::os::unix::fs::MetadataExt as _;
     let open = fs::read_dir("/proc/self/fd").unwrap().map(|entry| entry.unwrap().path());

@@ -22,17 +22,17 @@ const SENDERS: usize = 64;
 /// The largest content and prefix of a block.
 const CONTENT: usize = 4 << 20;
 const PREFIX: usize = 16 << 20;
-/// Blocks that fill a pack when they hardly compress.
+/// The number of hardly compressible blocks that fill a pack.
 const BLOCKS: usize = 7;
-/// Most memory of a receiver, in KiB.
+/// The maximum memory of a receiver, in KiB.
 const MOST_KIB: usize = 200 << 10;
 
-/// An address of this machine.
+/// Returns one of the loopback addresses.
 const fn address(last: u8) -> SocketAddr {
     SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::new(127, 0, 0, last)), 0)
 }
 
-/// Connections from other addresses of this machine.
+/// Connects from another loopback address.
 fn connect_from(addresses: impl Iterator<Item = u8>, to: SocketAddr) -> Vec<Connection> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let one = |last| async move {
@@ -46,20 +46,20 @@ fn connect_from(addresses: impl Iterator<Item = u8>, to: SocketAddr) -> Vec<Conn
     addresses.map(|last| runtime.block_on(one(last))).collect()
 }
 
-/// As many open files as the system lets this process have.
+/// Raises the limit of open files to the maximum.
 fn open_many() {
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
     setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).unwrap();
 }
 
-/// The most memory that a process had, in KiB.
+/// Returns the peak memory of a process, in KiB.
 pub(super) fn peak_kib(process: u32) -> usize {
     let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
     line.trim().trim_end_matches(" kB").parse().unwrap()
 }
 
-/// The pack of one sender: blocks of the largest content, each against the largest prefix.
+/// Returns the pack of one sender: blocks of the largest content, each against the largest prefix.
 fn heavy_pack(sender: u32, base: &[u8]) -> SealedPack {
     let mut writer = PackWriter::new();
     for block in 0..u32::try_from(BLOCKS).unwrap() {
@@ -80,8 +80,8 @@ fn content(ordinal: u32) -> Vec<u8> {
     noise(CONTENT, u64::from(ordinal) + 7)
 }
 
-/// A release of a file of `PREFIX` bytes, and one of very large new files against it, its content
-/// left out.
+/// Returns a release with a file of `PREFIX` bytes, and one with very large new files against it,
+/// without their content.
 fn releases(base: &[u8]) -> (Delivery, Delivery) {
     let first = Tree::default().file("0", base, 1).release(1);
     let second = (0..u32::try_from(SENDERS * BLOCKS).unwrap())
@@ -155,7 +155,7 @@ fn many_senders_of_the_largest_packs_stay_within_the_memory_limit() {
     assert!(peak < MOST_KIB, "{peak} KiB");
 }
 
-/// One way of many to be slow: to say nothing, to begin a head, to begin a body.
+/// Makes a connection slow in one of several ways: silence, an incomplete head, an incomplete body.
 fn dawdle(index: usize, connection: &mut Connection) {
     match index % 3 {
         0 => {}

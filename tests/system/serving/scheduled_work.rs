@@ -24,14 +24,14 @@ fn due_entries_are_removed_without_a_request() {
     let (week, day) = (incoming.join("a".repeat(64)), incoming.join("b".repeat(64)));
     for (place, days) in [(&week, 8), (&day, 1)] {
         fs::create_dir(place).unwrap();
-        // The lock is a new name in it, and so a new time: it is there before.
+        // Creating the lock changes the time of the directory, so it is created first.
         File::create(place.join("lock")).unwrap();
         File::open(place)
             .unwrap()
             .set_modified(SystemTime::now() - Duration::from_secs(days * 86_400))
             .unwrap();
     }
-    // What a crash leaves when the time was over and nothing was removed yet.
+    // The state after a crash: the entry is due, and nothing was removed yet.
     fs::write(receiver.mirror().join(".headwater/expired"), format!("{{\"through\":{UNTIL}}}\n"))
         .unwrap();
     wait_until("the retired file goes", || !gone.exists());

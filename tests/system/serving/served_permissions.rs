@@ -14,7 +14,8 @@ use super::{Receiver, assert_serves};
 use crate::origin::{Version, first_tree, second_tree};
 use crate::sandbox;
 
-/// A group that whoever runs this can give files to, and that is no default where that can be.
+/// Returns a group to which the current user can assign files, and not the default group if
+/// possible.
 fn some_group() -> u32 {
     if rustix::process::geteuid().is_root() { 12_345 } else { rustix::process::getegid().as_raw() }
 }
@@ -28,7 +29,7 @@ fn readers(file_mode: &str, dir_mode: &str, group: Option<u32>) -> ServedPermiss
     }
 }
 
-/// Publishes through a receiver with these readers, and ends it.
+/// Publishes through a receiver with these permissions, and stops it.
 fn push(mirror: &Path, readers: &ServedPermissions, release: &Version, onto: Option<&Version>) {
     let receiver = Receiver::new(|settings| {
         settings.sites[0].directory = mirror.to_owned();
@@ -42,7 +43,7 @@ fn push(mirror: &Path, readers: &ServedPermissions, release: &Version, onto: Opt
 /// A mode and the id of a group.
 type Kind = (u32, u32);
 
-/// Modes and groups of the files and of the directories below `at`, each once.
+/// Returns the distinct modes and groups of the files and of the directories below `at`.
 fn kinds(at: &Path) -> (Vec<Kind>, Vec<Kind>) {
     let (mut files, mut directories, mut left) =
         (Vec::new(), Vec::new(), vec![at.canonicalize().unwrap()]);
@@ -103,7 +104,7 @@ fn changed_group_and_modes_apply_to_all_releases_with_the_next_push() {
     );
 
     push(&mirror, &readers("0444", "0755", None), &third, Some(&second));
-    // The checker knows the default modes only.
+    // The checker only supports the default modes.
     assert_serves(&mirror, 3);
     assert_eq!(faults(&mirror), []);
 }
@@ -115,7 +116,7 @@ fn interrupted_mode_change_is_completed_by_the_next_push() {
     let closed = readers("0440", "0750", Some(some_group()));
     let (first, second) = (first_tree().release(1), second_tree().release(2));
     push(&mirror, &closed, &first, None);
-    // The change to the default was recorded, and some files have it.
+    // The change to the default was recorded, and some files have the new modes.
     let mut changing = format(&mirror);
     changing.as_object_mut().unwrap().remove("permissions");
     changing["changing"] = true.into();
@@ -123,7 +124,7 @@ fn interrupted_mode_change_is_completed_by_the_next_push() {
     let served = mirror.join("current/index.html");
     fs::set_permissions(&served, Permissions::from_mode(0o444)).unwrap();
     assert_eq!(faults(&mirror), []);
-    // A receiver without permissions of its own completes it.
+    // A receiver without configured permissions completes it.
     let receiver = Receiver::new(|settings| settings.sites[0].directory = mirror.clone());
     publish(&mut receiver.connect(), &second.onto(Some(&first)), Some(&first));
     assert_eq!(format(&mirror).get("changing"), None);

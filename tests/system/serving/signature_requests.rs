@@ -17,7 +17,7 @@ fn signature_request_returns_one_frame_per_file() {
     let release = Tree::default().file("a", content.clone(), 1).link("b", "a").release(1);
     let asked = vec![(0, 16), (1, 16), (5, 16)];
     let question = SignatureQuestion { base: release.release.manifest, key: KEY, asked }.encode();
-    // Before there is a store nothing is there, and asking makes none.
+    // Without a store no file is present, and the request creates no store.
     assert_eq!(receiver.ask("POST", PATH, &question).body, [0; 3]);
     assert!(!receiver.mirror().exists());
     let mut connection = receiver.connect();
@@ -49,7 +49,7 @@ fn oversized_and_invalid_signature_requests_are_refused() {
     for method in ["GET", "PUT"] {
         assert_eq!(receiver.ask(method, PATH, b"").status, 405);
     }
-    // Announced far beyond the limit: refused before anything of it is read.
+    // An announced length far beyond the limit: refused unread.
     let mut large = receiver.connect();
     large.send(&head("POST", PATH, &[], 1 << 40));
     assert_eq!(large.answer().unwrap().refusal(), (413, "too_large".to_owned()));
@@ -68,7 +68,7 @@ fn file_with_a_wrong_length_is_left_out_unread() {
         receiver.ask("POST", PATH, &SignatureQuestion { base, key: KEY, asked }.encode())
     };
     assert_eq!(of(&[0, 1, 2]).body.len(), 3 * 10);
-    // An object that is not as long as in the manifest is left out, not read.
+    // An object with another length than in the manifest is left out and not read.
     let object = release.file("b").object.to_string();
     let path = receiver.mirror().join(".headwater/objects").join(&object[..2]).join(&object);
     std::fs::remove_file(&path).unwrap();

@@ -21,19 +21,19 @@ use super::{Answer, Connection, Receiver, Whole, activation, head, stage_body};
 use crate::harness::World;
 use crate::origin::{Delivery, Tree, Version, noise};
 
-/// Operations of a manifest change, as its format has them.
+/// Operations of a manifest delta, as its format defines them.
 const END: u8 = 0;
 const KEEP: u8 = 1;
 const ADD: u8 = 3;
-/// Fields of a file with new content and the time of the release.
+/// The fields of a file with new content and the time of the release.
 const NEW_FILE: u8 = 0x10 | 8;
-/// Fields of a file with the content of a new object before it.
+/// The fields of a file with the content of an earlier new object.
 const SAME_NEW_FILE: u8 = 0x20 | 8;
 
-/// Most memory of a receiver in the run with a bad neighbour, in KiB.
+/// The maximum memory of a receiver under attack, in KiB.
 const MOST_KIB: usize = 300 << 10;
 
-/// A change of these operations that announces `objects` new objects.
+/// Returns a manifest delta of these operations that announces `objects` new objects.
 fn change_of(objects: u32, operations: &[u8]) -> Vec<u8> {
     let mut number = Vec::new();
     varint::push(objects.into(), &mut number);
@@ -41,14 +41,15 @@ fn change_of(objects: u32, operations: &[u8]) -> Vec<u8> {
     zstd::encode_all(&plain[..], 9).unwrap()
 }
 
-/// 15 million new files without content: about four kilobytes that ask for gigabytes of memory.
+/// Returns a delta with 15 million new files without content: about four kilobytes that need
+/// gigabytes of memory.
 fn bomb() -> Vec<u8> {
     const FILES: u32 = 15_000_000;
     let file = [ADD, 0, 1, b'a', NEW_FILE, 0];
     change_of(FILES, &file.repeat(FILES as usize))
 }
 
-/// A release of the site `other` with so many entries.
+/// Returns a release of the site `other` with this many entries.
 fn release_of(entries: u64, sequence: u64) -> Release {
     let mut release = Tree::default().file("a", "a", 1).release(sequence).release;
     release.site = Site::new("other").unwrap();
@@ -56,7 +57,7 @@ fn release_of(entries: u64, sequence: u64) -> Release {
     release
 }
 
-/// The body of a stage of `release` by `change`, without packs.
+/// Returns the body of a stage request for `release` with `change`, without packs.
 fn stage_of(release: &Release, key: &str, change: &[u8]) -> Vec<u8> {
     let head = json!({
         "release": String::from_utf8(release.to_bytes()).unwrap(),
@@ -70,14 +71,14 @@ fn stage_of(release: &Release, key: &str, change: &[u8]) -> Vec<u8> {
     [&u32::try_from(head.len()).unwrap().to_be_bytes()[..], &head, change].concat()
 }
 
-/// The start of a stage whose head has four MiB and never comes.
+/// Sends the start of a stage request whose head has four MiB that never arrive.
 fn begin_slow_head(connection: &mut Connection, base: &str, fields: &[(&str, &str)]) {
     connection.send(&head("POST", &format!("{base}v1/stage"), fields, 8 << 20));
     connection.send(&(4u32 << 20).to_be_bytes());
     connection.send(&[b' '; 1000]);
 }
 
-/// A receiver of the sites `other`, below a path of its name, and `docs`.
+/// Starts a receiver of the site `other`, below the path of its name, and of `docs`.
 fn two_sites(memory_bytes: u64) -> Receiver {
     Receiver::new(|settings| {
         let mut other = settings.sites[0].clone();
@@ -96,7 +97,7 @@ fn unfinished_heads_take_no_memory_from_another_site() {
     for connection in &mut slow {
         begin_slow_head(connection, "/other/", &[("expect", "100-continue")]);
     }
-    // Its own site has no memory left as soon as they are all there.
+    // When all of them are open, their own site has no memory left.
     super::wait_until("the memory of the other site is taken", || {
         let stage = stage_of(&release_of(1, 1), "full", &change_of(0, &[]));
         receiver.ask("POST", "/other/v1/stage", &stage).refusal() == (503, "busy".to_owned())
@@ -119,7 +120,7 @@ fn manifest_delta_beyond_the_memory_limit_is_refused_unread() {
     assert_eq!(refused.refusal(), (413, "too_large".to_owned()));
     let words = refused.json()["error"]["message"].to_string();
     assert!(words.contains("bytes of memory"), "{words}");
-    // One that needs little memory may still not decode to a hundred megabytes.
+    // A delta that needs little memory still must not decode to a hundred megabytes.
     let file = [&[ADD, 0, 0xe8, 7][..], &[b'a'; 1000], &[SAME_NEW_FILE, 0]].concat();
     let long = change_of(1, &[&[ADD, 0, 1, b'a', NEW_FILE, 1], &file.repeat(100_000)[..]].concat());
     let refused =
@@ -143,7 +144,7 @@ fn open_stages_with_large_deltas_leave_memory_for_other_sites() {
     super::assert_serves(&receiver.mirror(), 1);
 }
 
-/// A token of this site, and the table for serve.toml.
+/// Returns a token of this site, and its table for serve.toml.
 fn token(world: &World, site: &str) -> (String, String) {
     let made = world.run(&["token", "new", "--site", site, "--allow", "push"]).expect(&[0]);
     (format!("Bearer {}", made.stdout.trim()), made.stderr)
@@ -175,8 +176,8 @@ impl Client {
         connection.answer()
     }
 
-    /// Publishes the releases of these sequences, each with one file changed. Returns how long each
-    /// took.
+    /// Publishes the releases with these sequences, each with one changed file. Returns the time
+    /// that each took.
     fn publish(&self, sequences: Range<u64>) -> Vec<Duration> {
         let mut connection = self.connect();
         let mut last = (sequences.start > 1).then(|| page_tree(sequences.start - 1));
@@ -220,7 +221,7 @@ fn page_tree(sequence: u64) -> Version {
     tree.release(sequence)
 }
 
-/// What the hostile requests of one site are made of.
+/// The parts of the hostile requests to one site.
 struct Attack {
     client: Client,
     many_runs: Vec<u8>,
@@ -231,9 +232,9 @@ struct Attack {
 }
 
 impl Attack {
-    /// Kinds of hostile requests, each of which has a loop of its own.
+    /// Kinds of hostile requests, each with its own loop.
     const KINDS: usize = 8;
-    /// Of this kind there are eight loops.
+    /// This kind has eight loops.
     const SLOW_HEAD: usize = 3;
 
     fn new(client: Client) -> Self {
@@ -247,7 +248,7 @@ impl Attack {
         }
     }
 
-    /// Sends one request of this kind, and takes whatever comes back.
+    /// Sends one request of this kind, and ignores the response.
     fn send(&self, kind: usize, number: u64) {
         let client = &self.client;
         let mut connection = client.connect();
@@ -285,8 +286,8 @@ impl Attack {
         self.requests.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Sends requests of all kinds until `work` ends. What the attack itself computes is not what
-    /// is measured, so its threads get out of the way.
+    /// Sends requests of all kinds until `work` ends. The attacking threads have low priority,
+    /// because their computing time is not what the test measures.
     fn during<T>(&self, work: impl FnOnce() -> T) -> T {
         let ends = AtomicBool::new(false);
         let in_loop = |kind| {
@@ -334,7 +335,7 @@ fn attacks_on_one_site_do_not_fail_or_slow_another() {
     };
     let (good, attack) = (client("/docs/", good.0), Attack::new(client("/other/", bad.0)));
     let (mut alone, mut beside) = (Vec::new(), Vec::new());
-    // By turns, so that whatever else the machine does is in both.
+    // Alternates, so that other load of the machine affects both measurements.
     for round in 0..ROUNDS {
         let first = 2 * round * RELEASES + 1;
         alone.extend(good.publish(first..first + RELEASES));
