@@ -10,7 +10,7 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::harness::World;
+use crate::harness::Workspace;
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 const REGENERATE: &str = "HEADWATER_WRITE_DOCS=1 cargo test --locked --test cli docs::";
@@ -73,7 +73,7 @@ fn steps(block: &str) -> Vec<Step> {
                 step.command.push_str(line.trim_start());
             }
             (None, Some(step)) => step.expected.push(line.to_owned()),
-            (None, None) => panic!("a console block begins with `$ `: {line}"),
+            (None, None) => panic!("a console block must start with `$ `: {line}"),
         }
     }
     steps
@@ -157,10 +157,10 @@ fn copy_tree(from: &Path, to: &Path) {
 
 /// Runs the blocks of a page in order. Returns the number of commands, and the differences.
 fn run_page(page: &str) -> (usize, Vec<String>) {
-    let world = World::new();
-    copy_tree(&Path::new(ROOT).join("fixtures/site"), &world.path("public"));
-    ["srv", "data", "home"].iter().for_each(|directory| world.mkdir(directory));
-    let root = world.path("").to_str().unwrap().trim_end_matches('/').to_owned();
+    let workspace = Workspace::new();
+    copy_tree(&Path::new(ROOT).join("fixtures/site"), &workspace.path("public"));
+    ["srv", "data", "home"].iter().for_each(|directory| workspace.mkdir(directory));
+    let root = workspace.path("").to_str().unwrap().trim_end_matches('/').to_owned();
     let all = blocks(&read(page));
     let run = all
         .iter()
@@ -173,7 +173,7 @@ fn run_page(page: &str) -> (usize, Vec<String>) {
         for place in ["/srv", "/data"] {
             line = line.replace(&format!(" {place}"), &format!(" {root}{place}"));
         }
-        let output = world.shell(&line).output().unwrap();
+        let output = workspace.shell(&line).output().unwrap();
         let printed = String::from_utf8(output.stdout).unwrap().replace(&root, "");
         let may_fail = step
             .expected
@@ -232,12 +232,12 @@ fn subcommands(help: &str) -> Vec<String> {
 }
 
 /// Returns each command below `path` with its help text.
-fn help_texts(world: &World, path: &[String]) -> Vec<(String, String)> {
+fn help_texts(workspace: &Workspace, path: &[String]) -> Vec<(String, String)> {
     let args: Vec<&str> = path.iter().map(String::as_str).chain(["--help"]).collect();
-    let help = world.args(&args).code(0).stdout;
+    let help = workspace.args(&args).code(0).stdout;
     let mut texts = vec![([&["headwater".to_owned()], path].concat().join(" "), help.clone())];
     for name in subcommands(&help) {
-        texts.extend(help_texts(world, &[path, &[name]].concat()));
+        texts.extend(help_texts(workspace, &[path, &[name]].concat()));
     }
     texts
 }
@@ -245,7 +245,7 @@ fn help_texts(world: &World, path: &[String]) -> Vec<(String, String)> {
 #[test]
 fn commands_page_matches_the_help_output() {
     let mut generated = String::new();
-    for (command, help) in help_texts(&World::new(), &[]) {
+    for (command, help) in help_texts(&Workspace::new(), &[]) {
         let lines: String = help.lines().map(|line| format!("{}\n", line.trim_end())).collect();
         write!(generated, "\n## {command}\n\n```text\n{lines}```\n").unwrap();
     }
@@ -255,9 +255,9 @@ fn commands_page_matches_the_help_output() {
 
 #[test]
 fn configuration_page_has_the_file_that_init_writes() {
-    let world = World::new();
-    world.ok("init");
-    let generated = format!("\n```toml\n{}```\n", world.read("headwater.toml"));
+    let workspace = Workspace::new();
+    workspace.ok("init");
+    let generated = format!("\n```toml\n{}```\n", workspace.read("headwater.toml"));
     assert_generated("docs/configuration.md", "<!-- generated below this line -->\n", &generated);
 }
 
@@ -293,7 +293,7 @@ fn printed_commands(text: &str) -> Vec<String> {
 
 #[test]
 fn commands_in_the_docs_use_existing_flags() {
-    let help = help_texts(&World::new(), &[]);
+    let help = help_texts(&Workspace::new(), &[]);
     for page in pages() {
         for line in printed_commands(&read(&page)) {
             let fits = |(command, _): &&(String, String)| {

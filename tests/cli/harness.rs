@@ -17,7 +17,7 @@ use tempfile::TempDir;
 use crate::sandbox;
 use crate::terminal::Terminal;
 
-/// The files of [`World::with_tree`].
+/// The files of [`Workspace::with_tree`].
 pub(crate) const TREE: [(&str, &str); 5] = [
     ("app.js", "console.log(1)\n"),
     ("assets/deep/er/logo.svg", "<svg/>\n"),
@@ -32,11 +32,11 @@ const NOBODY: u32 = 65_534;
 const PROGRAM_COPY: &str = "headwater-copy";
 
 /// A directory in which the program runs.
-pub(crate) struct World {
+pub(crate) struct Workspace {
     dir: TempDir,
 }
 
-impl World {
+impl Workspace {
     /// Creates an empty workspace.
     pub(crate) fn new() -> Self {
         Self { dir: sandbox::directory() }
@@ -44,16 +44,16 @@ impl World {
 
     /// Creates a workspace with a small content tree in `tree`.
     pub(crate) fn with_tree() -> Self {
-        let world = Self::new();
-        TREE.iter().for_each(|(path, content)| world.write(&format!("tree/{path}"), content));
-        world
+        let workspace = Self::new();
+        TREE.iter().for_each(|(path, content)| workspace.write(&format!("tree/{path}"), content));
+        workspace
     }
 
     /// Creates a workspace with the tree pushed to `./www`.
     pub(crate) fn with_mirror() -> Self {
-        let world = Self::with_tree();
-        world.ok("push tree ./www");
-        world
+        let workspace = Self::with_tree();
+        workspace.ok("push tree ./www");
+        workspace
     }
 
     pub(crate) fn path(&self, path: &str) -> PathBuf {
@@ -115,7 +115,7 @@ impl World {
     pub(crate) fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_headwater"));
         command.args(args);
-        self.surround(&mut command);
+        self.isolate(&mut command);
         command
     }
 
@@ -124,7 +124,7 @@ impl World {
     pub(crate) fn shell(&self, line: &str) -> Command {
         let mut command = Command::new("sh");
         command.args(["-c", line]);
-        self.surround(&mut command);
+        self.isolate(&mut command);
         let program = Path::new(env!("CARGO_BIN_EXE_headwater")).parent().unwrap();
         let path = std::env::var_os("PATH").unwrap_or_default();
         let directories = std::iter::once(program.to_owned()).chain(std::env::split_paths(&path));
@@ -132,7 +132,7 @@ impl World {
         command
     }
 
-    fn surround(&self, command: &mut Command) {
+    fn isolate(&self, command: &mut Command) {
         sandbox::isolate(command, self.dir.path(), "home/cache");
     }
 
@@ -233,7 +233,10 @@ impl World {
             .unwrap_or_default()
             .contains("\"staged\"")
         {
-            assert!(child.try_wait().unwrap().is_none(), "it ended before it staged anything");
+            assert!(
+                child.try_wait().unwrap().is_none(),
+                "the push ended before it staged a mirror"
+            );
             std::thread::yield_now();
         }
         child
@@ -292,7 +295,7 @@ impl World {
     }
 
     /// Returns content and metadata of everything below a path, except access times.
-    pub(crate) fn snapshot(&self, path: &str) -> Vec<String> {
+    pub(crate) fn fingerprint(&self, path: &str) -> Vec<String> {
         let mut lines = Vec::new();
         walk(&self.path(path), &mut |path, meta| {
             let content = match (meta.is_symlink(), meta.is_file()) {
@@ -366,19 +369,19 @@ impl Run {
             assert!(
                 !run.stdout.contains(steers) && !run.stderr.contains(steers),
                 "{}",
-                run.shown()
+                run.describe()
             );
         }
-        assert!(!run.stderr.contains("panicked"), "{}", run.shown());
+        assert!(!run.stderr.contains("panicked"), "{}", run.describe());
         if args.contains(&"--json") && run.code >= 0 && run.code != 2 {
-            assert_eq!(run.stdout.lines().count(), 1, "{}", run.shown());
+            assert_eq!(run.stdout.lines().count(), 1, "{}", run.describe());
             let code = run.json()["exit_code"].clone();
-            assert!(code.is_null() || code == run.code, "{}", run.shown());
+            assert!(code.is_null() || code == run.code, "{}", run.describe());
         }
         run
     }
 
-    fn shown(&self) -> String {
+    fn describe(&self) -> String {
         let Self { line, code, stdout, stderr } = self;
         format!("headwater {line}\nended with {code}\nstdout:\n{stdout}\nstderr:\n{stderr}")
     }
@@ -386,7 +389,7 @@ impl Run {
     /// Asserts the exit code.
     #[track_caller]
     pub(crate) fn code(self, code: i32) -> Self {
-        assert_eq!(self.code, code, "expected exit code {code}: {}", self.shown());
+        assert_eq!(self.code, code, "expected exit code {code}: {}", self.describe());
         self
     }
 
@@ -394,22 +397,22 @@ impl Run {
     #[track_caller]
     pub(crate) fn json(&self) -> Value {
         let value: Value = serde_json::from_str(&self.stdout)
-            .unwrap_or_else(|error| panic!("{error}: {}", self.shown()));
-        assert!(value.is_object(), "{}", self.shown());
+            .unwrap_or_else(|error| panic!("{error}: {}", self.describe()));
+        assert!(value.is_object(), "{}", self.describe());
         value
     }
 
     /// Asserts that stdout contains these words.
     #[track_caller]
     pub(crate) fn says(self, words: &str) -> Self {
-        assert!(self.stdout.contains(words), "expected {words:?} on stdout: {}", self.shown());
+        assert!(self.stdout.contains(words), "expected {words:?} on stdout: {}", self.describe());
         self
     }
 
     /// Asserts that stderr contains these words.
     #[track_caller]
     pub(crate) fn warns(self, words: &str) -> Self {
-        assert!(self.stderr.contains(words), "expected {words:?} on stderr: {}", self.shown());
+        assert!(self.stderr.contains(words), "expected {words:?} on stderr: {}", self.describe());
         self
     }
 }
@@ -434,11 +437,11 @@ pub(crate) fn column(rows: &Value, key: &str) -> Vec<String> {
 
 /// Asserts that a push ends with `code`, prints `words` on stderr, and leaves the mirror unchanged.
 #[track_caller]
-pub(crate) fn refused(world: &World, line: &str, code: i32, words: &str) -> Run {
-    let before = world.snapshot("www");
-    let run = world.run(line).code(code).warns(words).warns("hint: ");
+pub(crate) fn assert_refused(workspace: &Workspace, line: &str, code: i32, words: &str) -> Run {
+    let before = workspace.fingerprint("www");
+    let run = workspace.run(line).code(code).warns(words).warns("hint: ");
     assert_eq!(run.stdout, "");
-    assert_eq!(world.json(line, code)["exit_code"], code);
-    assert_eq!(world.snapshot("www"), before);
+    assert_eq!(workspace.json(line, code)["exit_code"], code);
+    assert_eq!(workspace.fingerprint("www"), before);
     run
 }

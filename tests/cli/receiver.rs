@@ -5,7 +5,7 @@ use std::process::{Child, Stdio};
 
 use serde_json::Value;
 
-use crate::harness::World;
+use crate::harness::Workspace;
 
 /// A receiver that runs until it is dropped.
 pub(crate) struct Receiver {
@@ -16,18 +16,18 @@ pub(crate) struct Receiver {
 impl Receiver {
     /// Serves the sites of a `serve.toml` that begins with `text`, on a free port of 127.0.0.1.
     /// A new token for its site `docs` is in the file `token`.
-    pub(crate) fn start(world: &World, text: &str) -> Self {
-        Self::with_token(world, text, "")
+    pub(crate) fn start(workspace: &Workspace, text: &str) -> Self {
+        Self::with_token(workspace, text, "")
     }
 
     /// The same, with flags for `headwater token new`.
-    pub(crate) fn with_token(world: &World, text: &str, flags: &str) -> Self {
-        let token = world.ok(&format!("token new --site docs --allow push {flags}"));
-        world.write("token", &token.stdout);
-        world.chmod("token", 0o600);
-        world.write("serve.toml", format!("{text}\n{}", token.stderr));
+    pub(crate) fn with_token(workspace: &Workspace, text: &str, flags: &str) -> Self {
+        let token = workspace.ok(&format!("token new --site docs --allow push {flags}"));
+        workspace.write("token", &token.stdout);
+        workspace.chmod("token", 0o600);
+        workspace.write("serve.toml", format!("{text}\n{}", token.stderr));
         let mut command =
-            world.command(&["serve", "--listen", "127.0.0.1:0", "--config", "serve.toml"]);
+            workspace.command(&["serve", "--listen", "127.0.0.1:0", "--config", "serve.toml"]);
         // No child of the receiver may inherit this variable.
         command.env("HEADWATER_TOKEN", "canary");
         let mut child = command.stderr(Stdio::piped()).spawn().unwrap();

@@ -10,7 +10,7 @@ use headwater::receiver::{
 };
 use headwater::tree_path::Site;
 
-use crate::harness::World;
+use crate::harness::Workspace;
 
 /// Records the requests.
 #[derive(Debug, Default)]
@@ -60,30 +60,30 @@ impl Receiver {
 impl Drop for Receiver {
     fn drop(&mut self) {
         self.handle.stop();
-        self.thread.take().expect("it is stopped once").join().unwrap();
+        self.thread.take().expect("the receiver is stopped once").join().unwrap();
     }
 }
 
-fn site_of(world: &World, mirror: &str) -> String {
-    world.releases(mirror).last().unwrap()["site"].as_str().unwrap().to_owned()
+fn site_of(workspace: &Workspace, mirror: &str) -> String {
+    workspace.releases(mirror).last().unwrap()["site"].as_str().unwrap().to_owned()
 }
 
 #[test]
 fn push_without_a_site_uses_the_site_of_the_mirrors() {
-    let world = World::with_tree();
-    world.ok("push tree ./www");
-    assert_eq!(site_of(&world, "./www"), "default");
-    world.ok("push tree ./docs --site docs");
-    world.write("tree/index.html", "2");
-    world.ok("push tree ./docs ./new");
+    let workspace = Workspace::with_tree();
+    workspace.ok("push tree ./www");
+    assert_eq!(site_of(&workspace, "./www"), "default");
+    workspace.ok("push tree ./docs --site docs");
+    workspace.write("tree/index.html", "2");
+    workspace.ok("push tree ./docs ./new");
     assert_eq!(
-        (site_of(&world, "./docs"), site_of(&world, "./new")),
+        (site_of(&workspace, "./docs"), site_of(&workspace, "./new")),
         ("docs".into(), "docs".into())
     );
-    world.ok("rollback ./docs ./new");
-    world.ok("push --from ./docs ./third");
-    assert_eq!(site_of(&world, "./third"), "docs");
-    world
+    workspace.ok("rollback ./docs ./new");
+    workspace.ok("push --from ./docs ./third");
+    assert_eq!(site_of(&workspace, "./third"), "docs");
+    workspace
         .run("push tree ./docs --site news")
         .code(7)
         .warns("holds site \"docs\", not \"news\"")
@@ -92,43 +92,51 @@ fn push_without_a_site_uses_the_site_of_the_mirrors() {
 
 #[test]
 fn mirrors_of_different_sites_are_refused_with_a_working_command() {
-    let world = World::with_tree();
-    world.ok("push tree ./docs --site docs");
-    world.ok("push tree ./news --site news");
-    world.write("tree/index.html", "2");
-    let before = (world.snapshot("docs"), world.snapshot("news"));
-    let run =
-        world.run("push tree ./docs ./news").code(2).warns(r#""docs" on ./docs; "news" on ./news"#);
+    let workspace = Workspace::with_tree();
+    workspace.ok("push tree ./docs --site docs");
+    workspace.ok("push tree ./news --site news");
+    workspace.write("tree/index.html", "2");
+    let before = (workspace.fingerprint("docs"), workspace.fingerprint("news"));
+    let run = workspace
+        .run("push tree ./docs ./news")
+        .code(2)
+        .warns(r#""docs" on ./docs; "news" on ./news"#);
     let command =
         run.stderr.lines().find_map(|line| line.split_once("hint: ")?.1.split_once(": headwater "));
     assert_eq!(command.unwrap().1, "push tree ./docs --site docs");
-    assert_eq!((world.snapshot("docs"), world.snapshot("news")), before);
-    world.run("plan tree ./docs ./news").code(2).warns("headwater plan tree ./docs --site docs");
-    world.ok(command.unwrap().1).says("release 2");
-    world
+    assert_eq!((workspace.fingerprint("docs"), workspace.fingerprint("news")), before);
+    workspace
+        .run("plan tree ./docs ./news")
+        .code(2)
+        .warns("headwater plan tree ./docs --site docs");
+    workspace.ok(command.unwrap().1).says("release 2");
+    workspace
         .run("push --from ./docs ./news")
         .code(2)
         .warns("headwater push --from ./docs ./news --site news");
 
     let names = "content = 'tree'\n[[mirror]]\nname = 'a'\nurl = 'docs'\n[[mirror]]\nname = 'b'\n\
                  url = 'news'\n";
-    world.write("headwater.toml", names);
-    world.run("push").code(2).warns("headwater push --skip b --site docs");
-    world.ok("push --skip b --site docs");
+    workspace.write("headwater.toml", names);
+    workspace.run("push").code(2).warns("headwater push --skip b --site docs");
+    workspace.ok("push --skip b --site docs");
 }
 
 #[test]
 fn receiver_reports_its_site_before_the_first_push() {
-    let world = World::with_tree();
+    let workspace = Workspace::with_tree();
     let receiver =
-        Receiver::start(&[("docs", &world.path("remote")), ("blog", &world.path("blog"))]);
+        Receiver::start(&[("docs", &workspace.path("remote")), ("blog", &workspace.path("blog"))]);
     let url = receiver.url("docs");
-    world.ok(&format!("push tree {url} ./www"));
-    assert_eq!((site_of(&world, &url), site_of(&world, "./www")), ("docs".into(), "docs".into()));
+    workspace.ok(&format!("push tree {url} ./www"));
+    assert_eq!(
+        (site_of(&workspace, &url), site_of(&workspace, "./www")),
+        ("docs".into(), "docs".into())
+    );
 
     let wrong = format!("push tree {} --site docs", receiver.url("blog"));
-    world.run(&wrong).code(7).warns("holds site \"blog\", not \"docs\"");
-    world
+    workspace.run(&wrong).code(7).warns("holds site \"blog\", not \"docs\"");
+    workspace
         .run(&format!("push tree http://{}", receiver.address))
         .code(4)
         .warns("https://host:7447/SITE");
@@ -136,13 +144,13 @@ fn receiver_reports_its_site_before_the_first_push() {
 
 #[test]
 fn push_without_changes_makes_one_request_per_mirror() {
-    let world = World::with_tree();
-    let (first, second) = (world.path("first"), world.path("second"));
+    let workspace = Workspace::with_tree();
+    let (first, second) = (workspace.path("first"), workspace.path("second"));
     let receivers = [Receiver::start(&[("docs", &first)]), Receiver::start(&[("docs", &second)])];
     let line = format!("push tree {} {}", receivers[0].url("docs"), receivers[1].url("docs"));
-    world.ok(&line);
+    workspace.ok(&line);
     receivers.iter().for_each(|receiver| drop(receiver.requests()));
-    world.ok(&line).says("nothing new");
+    workspace.ok(&line).says("nothing new");
     for receiver in &receivers {
         let requests = receiver.requests();
         assert_eq!(requests.len(), 1, "{requests:#?}");
@@ -151,8 +159,8 @@ fn push_without_changes_makes_one_request_per_mirror() {
 
 #[test]
 fn every_command_with_mirrors_accepts_a_site() {
-    let world = World::with_tree();
-    world.ok("push tree ./docs --site docs");
+    let workspace = Workspace::with_tree();
+    workspace.ok("push tree ./docs --site docs");
     for (line, code) in [
         ("push tree ./docs", 7),
         ("plan tree ./docs", 7),
@@ -166,10 +174,10 @@ fn every_command_with_mirrors_accepts_a_site() {
         ("diff tree ./docs", 8),
         ("which index.html ./docs", 1),
     ] {
-        let run = world.run(&format!("{line} --site news")).code(code);
+        let run = workspace.run(&format!("{line} --site news")).code(code);
         let text = run.stdout + &run.stderr;
         assert!(text.contains("holds site \"docs\", not \"news\""), "{line}: {text}");
     }
-    world.ok("status ./docs --site docs");
-    world.ok("mirrorlist --site docs --help");
+    workspace.ok("status ./docs --site docs");
+    workspace.ok("mirrorlist --site docs --help");
 }

@@ -38,7 +38,7 @@ pub(crate) fn quota(data: &[u8]) {
 fn change_within(change: &[u8], base: &[Entry], memory: u64, entries: u64) {
     let (granted, is_refused, looks) = (Cell::new(0u64), Cell::new(false), Cell::new(0u64));
     let reserve = |bytes: u64| {
-        assert!(!is_refused.get(), "it goes on without the memory that it asked for");
+        assert!(!is_refused.get(), "it continued without the memory that it requested");
         let sum = granted.get().saturating_add(bytes);
         is_refused.set(sum > memory);
         granted.set(if is_refused.get() { granted.get() } else { sum });
@@ -67,7 +67,7 @@ fn change_within(change: &[u8], base: &[Entry], memory: u64, entries: u64) {
     let least = objects * LEAST[0] + of_base + positions * LEAST[2];
     assert!(
         least <= granted.get(),
-        "{least} bytes are needed at least, and {} were granted",
+        "at least {least} bytes are needed, but {} were granted",
         granted.get()
     );
     // A position can be named twice, but each time takes bytes of the delta.
@@ -75,7 +75,7 @@ fn change_within(change: &[u8], base: &[Entry], memory: u64, entries: u64) {
     let most = objects * MOST[0] + base_entries * MOST[1] + named * MOST[2];
     assert!(
         positions <= named && granted.get() <= most,
-        "{} bytes were asked for, at most {most}",
+        "{} bytes were requested, but at most {most} are allowed",
         granted.get()
     );
     apply_within(change, base, &needs, entries);
@@ -112,8 +112,8 @@ pub(crate) fn state(data: &[u8]) {
             assert!(state.site.is_none() || state.only_site.is_none());
             assert!(state.site.is_none() || state.store.is_some());
             let texts: usize = state.releases.iter().map(|release| release.to_bytes().len()).sum();
-            assert!(texts <= data.len(), "{texts} bytes of records came of {}", data.len());
-            let version = state.receiver.expect("a receiver said it").version;
+            assert!(texts <= data.len(), "{texts} bytes of records were made from {}", data.len());
+            let version = state.receiver.expect("the state was parsed from a response").version;
             assert!(version.len() <= data.len());
         }
         Err(MirrorError::Remote { refusal }) => assert!(refusal.message.len() <= data.len()),

@@ -15,15 +15,15 @@ use std::time::Duration;
 use tokio::net::TcpSocket;
 
 /// The proxy disrupts one request at most this often in a row.
-const MAX_HARM: u32 = 2;
+const MAX_CONSECUTIVE_DISRUPTIONS: u32 = 2;
 /// The longest delay, in milliseconds: long enough for another request to overtake.
 const MAX_DELAY: u64 = 40;
 
 /// Reproducible random numbers from a seed: `SplitMix64`.
 #[derive(Debug)]
-pub(crate) struct Dice(u64);
+pub(crate) struct SeededRandom(u64);
 
-impl Dice {
+impl SeededRandom {
     pub(crate) const fn new(seed: u64) -> Self {
         Self(seed)
     }
@@ -50,7 +50,7 @@ pub(crate) fn seed() -> u64 {
 
 /// What the proxy does to a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Harm {
+pub(crate) enum Disruption {
     /// Forwards it unchanged.
     None,
     /// Does not forward it.
@@ -73,7 +73,7 @@ pub(crate) enum Harm {
     Drip,
 }
 
-impl Harm {
+impl Disruption {
     /// The disruptions to choose from at random.
     const ALL: [Self; 8] = [
         Self::Refuse,
@@ -106,11 +106,11 @@ struct Shared {
     target: SocketAddr,
     /// The percentage of requests to disrupt.
     percent: u64,
-    kinds: Vec<Harm>,
+    kinds: Vec<Disruption>,
     /// Responses to requests whose first line contains this are sent byte by byte.
     drips: Option<&'static str>,
     watch: Box<Watch>,
-    dice: Mutex<Dice>,
+    dice: Mutex<SeededRandom>,
     harmed: Mutex<HashMap<String, u32>>,
     bytes: AtomicU64,
     is_over: AtomicBool,
@@ -121,10 +121,10 @@ impl Shared {
         Self {
             target,
             percent: 0,
-            kinds: Harm::ALL.to_vec(),
+            kinds: Disruption::ALL.to_vec(),
             drips: None,
             watch: Box::new(|_| {}),
-            dice: Mutex::new(Dice::new(0)),
+            dice: Mutex::new(SeededRandom::new(0)),
             harmed: Mutex::default(),
             bytes: AtomicU64::new(0),
             is_over: AtomicBool::new(false),
@@ -135,13 +135,13 @@ impl Shared {
 impl FlakyProxy {
     /// Starts a proxy to `target` that disrupts `percent` of the requests.
     pub(crate) fn start(target: SocketAddr, percent: u64, seed: u64) -> Self {
-        let dice = Mutex::new(Dice::new(seed));
+        let dice = Mutex::new(SeededRandom::new(seed));
         Self::run(Shared { percent, dice, ..Shared::harmless(target) })
     }
 
     /// Starts a proxy that does this to every request, as often as allowed in a row.
     #[allow(dead_code, reason = "not every test binary picks")]
-    pub(crate) fn always(target: SocketAddr, harm: Harm) -> Self {
+    pub(crate) fn always(target: SocketAddr, harm: Disruption) -> Self {
         Self::run(Shared { percent: 100, kinds: vec![harm], ..Shared::harmless(target) })
     }
 
@@ -284,7 +284,7 @@ impl Shared {
             let line = request.line();
             (self.watch)(&line);
             let is_dripping = self.drips.is_some_and(|part| line.contains(part));
-            let harm = if is_dripping { Harm::Drip } else { self.choose(line) };
+            let harm = if is_dripping { Disruption::Drip } else { self.choose(line) };
             if request.field("expect").is_some() {
                 (&*client).write_all(b"HTTP/1.1 100 Continue\r\n\r\n")?;
                 let text = String::from_utf8_lossy(&request.head).into_owned();
@@ -294,36 +294,36 @@ impl Shared {
                     .collect();
                 request.head = kept.concat().into_bytes();
             }
-            if harm == Harm::Refuse {
+            if harm == Disruption::Refuse {
                 return Ok(());
             }
             request.read_body(&mut from_client)?;
-            if harm == Harm::Delay {
+            if harm == Disruption::Delay {
                 let delay = self.dice.lock().unwrap().below(MAX_DELAY);
                 std::thread::park_timeout(Duration::from_millis(delay));
             }
             let bytes = request.bytes();
             self.bytes.fetch_add(bytes.len() as u64, Ordering::SeqCst);
-            if harm == Harm::CutRequest {
+            if harm == Disruption::CutRequest {
                 let end = self.dice.lock().unwrap().below(bytes.len() as u64);
                 server.get_mut().write_all(&bytes[..usize::try_from(end).unwrap()])?;
                 return Ok(());
             }
-            if harm == Harm::Duplicate {
+            if harm == Disruption::Duplicate {
                 let mut second = self.connect()?;
                 second.get_mut().write_all(&bytes)?;
                 answer(&mut second)?;
             }
-            write(server.get_mut(), &bytes, if is_dripping { Harm::None } else { harm })?;
+            write(server.get_mut(), &bytes, if is_dripping { Disruption::None } else { harm })?;
             let answer = answer(server)?;
             self.bytes.fetch_add(answer.len() as u64, Ordering::SeqCst);
             let sent = match harm {
-                Harm::Swallow => 0,
-                Harm::Reset => {
+                Disruption::Swallow => 0,
+                Disruption::Reset => {
                     reset(client)?;
                     0
                 }
-                Harm::CutAnswer => {
+                Disruption::CutAnswer => {
                     usize::try_from(self.dice.lock().unwrap().below(answer.len() as u64)).unwrap()
                 }
                 _ => answer.len(),
@@ -342,7 +342,7 @@ impl Shared {
         Ok(BufReader::new(server))
     }
 
-    fn choose(&self, line: String) -> Harm {
+    fn choose(&self, line: String) -> Disruption {
         let mut dice = self.dice.lock().unwrap();
         let mut harmed = self.harmed.lock().unwrap();
         // Their responses describe what this request did, so a test could not distinguish a second
@@ -350,11 +350,14 @@ impl Shared {
         let is_counting =
             ["/prune ", "/settle ", "/repair "].iter().any(|path| line.contains(path));
         let count = harmed.entry(line).or_default();
-        let kinds: Vec<Harm> =
+        let kinds: Vec<Disruption> =
             self.kinds.iter().copied().filter(|harm| !(is_counting && harm.hides_work())).collect();
-        if dice.below(100) >= self.percent || *count >= MAX_HARM || kinds.is_empty() {
+        if dice.below(100) >= self.percent
+            || *count >= MAX_CONSECUTIVE_DISRUPTIONS
+            || kinds.is_empty()
+        {
             *count = 0;
-            return Harm::None;
+            return Disruption::None;
         }
         *count += 1;
         kinds[usize::try_from(dice.below(kinds.len() as u64)).unwrap()]
@@ -373,14 +376,14 @@ fn answer(server: &mut BufReader<TcpStream>) -> io::Result<Vec<u8>> {
     Ok(answer.bytes())
 }
 
-fn write(to: &mut impl Write, bytes: &[u8], harm: Harm) -> io::Result<()> {
-    if harm == Harm::Drip {
+fn write(to: &mut impl Write, bytes: &[u8], harm: Disruption) -> io::Result<()> {
+    if harm == Disruption::Drip {
         return bytes.iter().try_for_each(|byte| {
             std::thread::park_timeout(Duration::from_millis(MAX_DELAY));
             to.write_all(&[*byte])
         });
     }
-    if harm != Harm::Trickle {
+    if harm != Disruption::Trickle {
         return to.write_all(bytes);
     }
     // A few pieces are enough: each is one read on the other side.

@@ -83,7 +83,7 @@ impl Tree {
     }
 
     pub(crate) fn without(mut self, path: &str) -> Self {
-        self.entries.remove(path).expect("the path is there");
+        self.entries.remove(path).expect("the path exists");
         self
     }
 
@@ -169,11 +169,8 @@ impl Version {
 
     /// Returns the file at `path`.
     pub(crate) fn file(&self, path: &str) -> FileEntry {
-        let entry = self
-            .entries
-            .iter()
-            .find(|entry| entry.path.as_str() == path)
-            .expect("the path is there");
+        let entry =
+            self.entries.iter().find(|entry| entry.path.as_str() == path).expect("the path exists");
         *entry.file().expect("it is a file")
     }
 
@@ -187,12 +184,16 @@ impl Version {
     }
 
     /// Returns the bundle that updates a mirror from `base` to this release.
-    pub(crate) fn onto(&self, base: Option<&Self>) -> Delivery {
-        self.onto_beside(base, &HashSet::new())
+    pub(crate) fn bundle_from(&self, base: Option<&Self>) -> Delivery {
+        self.bundle_with_extra(base, &HashSet::new())
     }
 
     /// The same, for a mirror that has these objects in addition to its base.
-    pub(crate) fn onto_beside(&self, base: Option<&Self>, held: &HashSet<ObjectId>) -> Delivery {
+    pub(crate) fn bundle_with_extra(
+        &self,
+        base: Option<&Self>,
+        held: &HashSet<ObjectId>,
+    ) -> Delivery {
         let base_entries = base.map_or(&[][..], |base| &base.entries);
         let base_id = base.map(|base| base.release.manifest);
         let created = self.release.created;
@@ -301,7 +302,7 @@ pub(crate) struct Delivery {
 }
 
 impl Delivery {
-    pub(crate) fn stage(&self, mirror: &dyn Mirror) -> Result<Seen, MirrorError> {
+    pub(crate) fn stage(&self, mirror: &dyn Mirror) -> Result<TransferCounts, MirrorError> {
         let seen = Recorder::default();
         let request = StageRequest {
             release: &self.release,
@@ -314,8 +315,12 @@ impl Delivery {
     }
 
     /// Stages the bundle and activates it on top of `expected`.
-    pub(crate) fn publish(&self, mirror: &dyn Mirror, expected: Option<ReleaseName>) -> Seen {
-        let seen = self.stage(mirror).expect("a sound bundle is staged");
+    pub(crate) fn publish(
+        &self,
+        mirror: &dyn Mirror,
+        expected: Option<ReleaseName>,
+    ) -> TransferCounts {
+        let seen = self.stage(mirror).expect("a valid bundle is staged");
         mirror.activate(self.release.name(), expected).expect("a staged release is activated");
         seen
     }
@@ -365,7 +370,7 @@ impl PackCursor for Walk<'_> {
 
 /// The transfers that a stage reported.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Seen {
+pub(crate) struct TransferCounts {
     /// Packs that were sent.
     pub(crate) sent: u64,
     /// Packs that the mirror already had.
@@ -383,9 +388,13 @@ pub(crate) struct Recorder {
 }
 
 impl Recorder {
-    fn seen(&self) -> Seen {
+    fn seen(&self) -> TransferCounts {
         let count = |counter: &AtomicU64| counter.load(Ordering::SeqCst);
-        Seen { sent: count(&self.sent), held: count(&self.held), resent: count(&self.resent) }
+        TransferCounts {
+            sent: count(&self.sent),
+            held: count(&self.held),
+            resent: count(&self.resent),
+        }
     }
 }
 

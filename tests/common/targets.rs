@@ -83,7 +83,7 @@ fn read_pack(data: &[u8]) {
             check_decoding(&block);
         }
     }
-    assert!(blocks.next().is_none(), "something came after the end or an error");
+    assert!(blocks.next().is_none(), "an item followed the end or an error");
 }
 
 fn check_ranges(block: &Block<'_>) {
@@ -100,7 +100,7 @@ fn check_decoding(block: &Block<'_>) {
     let prefix = vec![b'p'; block.prefix_bytes()];
     assert!(
         block.decode(&[&prefix[..], b"p"].concat()).is_err(),
-        "a prefix that is too long was taken"
+        "a prefix that is too long was accepted"
     );
     let Ok(content) = block.decode(&prefix) else { return };
     assert_eq!(content.len(), block.content_bytes());
@@ -141,7 +141,7 @@ pub(crate) fn manifest(data: &[u8]) {
     assert!(ManifestReader::new(data, Some(totals.manifest)).unwrap().all(|entry| entry.is_ok()));
     assert!(
         ManifestReader::new(data, Some(other)).unwrap().any(|entry| entry.is_err()),
-        "any id would do"
+        "another id was accepted"
     );
 }
 
@@ -167,7 +167,7 @@ fn read_manifest(data: &[u8]) -> Result<(Vec<Entry>, Totals), ManifestError> {
     assert_eq!(
         String::from_utf8_lossy(&bytes),
         String::from_utf8_lossy(data),
-        "two spellings of one manifest"
+        "two encodings of one manifest"
     );
     assert_eq!(totals.manifest, reader.id());
     Ok((entries, totals))
@@ -226,7 +226,7 @@ fn apply_to(change: &[u8], needs: &delta::DeltaSummary, base: &[Entry]) {
     let Ok((bytes, totals)) = delta::apply(change, stream(base), &ids, &copies, Vec::new()) else {
         return;
     };
-    let (new, read) = read_manifest(&bytes).expect("what a change makes is a manifest");
+    let (new, read) = read_manifest(&bytes).expect("the result of a delta is a manifest");
     assert_eq!(read, totals);
     check_change(base, &new, &bytes);
 }
@@ -274,14 +274,14 @@ pub(crate) fn request(data: &[u8]) {
         .ok()
         .and_then(|text| Some((text, protocol::Resource::parse(text)?)));
     if let Some((text, resource)) = parsed {
-        assert_eq!(resource.to_string(), text, "two spellings of one path");
+        assert_eq!(resource.to_string(), text, "two spellings of one path were accepted");
     }
     let (passed, begun) = follow(data, data.len().max(1));
     let spoiled: Vec<usize> = (0..data.len()).filter(|at| passed[*at] != data[*at]).collect();
     assert!(spoiled.len() <= 1 && spoiled.iter().all(|at| passed[*at] == 0), "{spoiled:?}");
     for size in [1, 2, 7, 64] {
         let (other, count) = follow(data, size);
-        assert!(other == passed && count >= begun, "depends on where it is cut");
+        assert!(other == passed && count >= begun, "the result depends on how the input is split");
     }
     check_heads(&passed, spoiled.first().copied());
 }
@@ -307,7 +307,7 @@ fn check_heads(bytes: &[u8], spoiled: Option<usize>) {
         let lines: Vec<&str> = head.split("\r\n").collect();
         assert!(
             !head.replace("\r\n", "").contains(['\r', '\n']),
-            "a lone line end passed: {head:?}"
+            "a lone line feed was accepted: {head:?}"
         );
         assert!(
             lines.iter().all(|line| !line.is_empty() && !line.starts_with([' ', '\t'])),
@@ -347,7 +347,7 @@ fn behind_chunks(mut rest: &[u8]) -> Option<&[u8]> {
         if line.contains('\0') {
             return None;
         }
-        let digits = line.strip_suffix('\r').expect("a lone line feed passed");
+        let digits = line.strip_suffix('\r').expect("a lone line feed was accepted");
         assert!(
             (1..=8).contains(&digits.len())
                 && digits.bytes().all(|digit| digit.is_ascii_hexdigit()),
@@ -358,7 +358,7 @@ fn behind_chunks(mut rest: &[u8]) -> Option<&[u8]> {
         if chunk_end.contains(&0) {
             return None;
         }
-        assert_eq!(chunk_end, b"\r\n", "a chunk that does not end where it says passed");
+        assert_eq!(chunk_end, b"\r\n", "a chunk with a wrong length was accepted");
         rest = after;
         if size == 0 {
             return Some(rest);
@@ -376,7 +376,7 @@ pub(crate) fn token(data: &[u8]) {
         assert_eq!(TokenId::new(&token.id().to_string()).as_ref(), Some(token.id()));
         assert!(
             mirror::BearerToken::new(text).is_ok(),
-            "an origin refuses what a receiver gave out"
+            "an origin refuses the token of a receiver"
         );
     }
     match mirror::BearerToken::new(text) {
@@ -385,7 +385,7 @@ pub(crate) fn token(data: &[u8]) {
             assert_eq!(mirror::BearerToken::new(&format!(" {text}\n")), Ok(token));
             assert!(
                 text.trim().bytes().all(|byte| byte.is_ascii_graphic()),
-                "it would end a header"
+                "the token could end a header"
             );
         }
         Err(error) => assert!(text.trim().is_empty() || !error.to_string().contains(text.trim())),
@@ -408,7 +408,7 @@ pub(crate) fn message(data: &[u8]) {
     let head = data.first_chunk().and_then(|head| Some((head, protocol::PackHead::parse(head)?)));
     assert!(
         head.is_none_or(|(bytes, head)| head.to_bytes() == *bytes),
-        "two spellings of one head"
+        "two encodings of one head"
     );
     let question = protocol::SignatureQuestion::decode(data);
     assert!(question.is_none_or(|question| question.encode() == data), "two spellings");
@@ -463,11 +463,11 @@ pub(crate) fn banner(data: &[u8]) {
     let heard = scan(data);
     assert!(
         heard != BannerScan::More || data.len() <= MAX_NOISE_BYTES + (1 << 20) + 1,
-        "it would read for ever"
+        "it could read for ever"
     );
     if matches!(heard, BannerScan::Line(_)) {
         assert_eq!(scan(&data[..data.len() - 1]), BannerScan::More);
-        assert_eq!(scan(&[data, b"x"].concat()), BannerScan::Nonsense, "something follows it");
+        assert_eq!(scan(&[data, b"x"].concat()), BannerScan::Nonsense, "bytes follow the banner");
     }
     let framed = [b"motd\nheadwater receive 1 ".as_slice(), data, b"\n"].concat();
     let is_banner = serde_json::from_slice::<protocol::Banner>(data).is_ok();
@@ -493,7 +493,9 @@ pub(crate) fn format(data: &[u8]) {
         let file = dir.path().join(".headwater/format");
         std::fs::write(&file, data).unwrap();
         let Ok(found) = Store::look(dir.path()) else { return };
-        let Presence::Store(store) = found else { panic!("a store is no place for another") };
+        let Presence::Store(store) = found else {
+            panic!("a format file was accepted for another store")
+        };
         let (id, site) = (store.id(), store.site().clone());
         let plain = format!(
             "{{\"headwater\":\"store\",\"version\":1,\"id\":\"{id}\",\"site\":\"{site}\"}}\n"

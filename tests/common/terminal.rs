@@ -108,7 +108,10 @@ impl Terminal {
         };
         let is_seen = self.wait_until(wait);
         let text = lines(&mut self.screen.0.lock().unwrap()).join("\n");
-        assert!(is_seen && text.contains(words), "{words:?} was not shown, but this:\n{text}");
+        assert!(
+            is_seen && text.contains(words),
+            "expected {words:?} on the terminal, but found:\n{text}"
+        );
     }
 
     /// Waits until the program has ended; returns whether it did.
@@ -146,7 +149,7 @@ impl Terminal {
         let mut screen = self.screen.0.lock().unwrap();
         let coloured = coloured(screen.emulator.screen());
         let shown = Shown { code: status.code(), lines: lines(&mut screen), coloured };
-        assert!(has_ended, "it did not end\n{shown}");
+        assert!(has_ended, "the program did not end\n{shown}");
         shown
     }
 }

@@ -8,7 +8,7 @@ use headwater::varint;
 use crate::fixture::{Fixture, assert_serves};
 use crate::origin::{Delivery, SealedPack, Tree, Version, first_tree, noise, second_tree};
 
-type Lie = (&'static str, fn(&mut Delivery));
+type Corruption = (&'static str, fn(&mut Delivery));
 
 fn flip(pack: &mut SealedPack, at: usize) {
     let mut bytes = pack.bytes.to_vec();
@@ -31,7 +31,7 @@ fn count_at(plain: &[u8]) -> usize {
     plain.len() - rest.len()
 }
 
-const RELEASE_LIES: [Lie; 6] = [
+const RELEASE_CORRUPTIONS: [Corruption; 6] = [
     ("manifest", |it| it.release.manifest = ManifestId::of(b"another")),
     ("content", |it| it.release.content = ContentId::of(b"another")),
     ("entries", |it| it.release.entries += 1),
@@ -40,7 +40,7 @@ const RELEASE_LIES: [Lie; 6] = [
     ("until", |it| it.release.until = it.release.until.map(|until| until + 1)),
 ];
 
-const CHANGE_LIES: [Lie; 11] = [
+const DELTA_CORRUPTIONS: [Corruption; 11] = [
     ("base of the request", |it| it.base = None),
     ("base of the change", |it| edit_change(it, |plain| plain[7] ^= 1)),
     ("a base that is not here", |it| {
@@ -80,7 +80,7 @@ fn build_on(delivery: &mut Delivery, base: BaseRange) {
     delivery.packs.insert(0, SealedPack::of(&block));
 }
 
-const PACK_LIES: [Lie; 18] = [
+const PACK_CORRUPTIONS: [Corruption; 18] = [
     ("a flipped bit in a compressed frame", |it| {
         let at = it.packs[0].bytes.len() - 60;
         flip(&mut it.packs[0], at);
@@ -143,8 +143,10 @@ pub(crate) fn corrupt_bundle_is_refused_and_leaves_nothing_behind<F: Fixture>() 
     let fixture = F::with(&[&first]);
     let mirror = fixture.mirror();
     let objects = fixture.object_count();
-    for (name, spoil) in RELEASE_LIES.iter().chain(&CHANGE_LIES).chain(&PACK_LIES) {
-        let mut delivery = second.onto(Some(&first));
+    for (name, spoil) in
+        RELEASE_CORRUPTIONS.iter().chain(&DELTA_CORRUPTIONS).chain(&PACK_CORRUPTIONS)
+    {
+        let mut delivery = second.bundle_from(Some(&first));
         spoil(&mut delivery);
         let Err(error) = delivery.stage(&*mirror) else { panic!("{name}: was staged") };
         println!("{name}: {error}");
@@ -160,7 +162,7 @@ pub(crate) fn corrupt_bundle_is_refused_and_leaves_nothing_behind<F: Fixture>() 
         let is_named = *name == OTHER_CONTENT;
         let named = first.entries[..1].iter().filter_map(|entry| Some(entry.file()?.object));
         let named: Vec<_> = named.filter(|_| is_named).collect();
-        assert_eq!(error.damaged_bases(), named, "{name}: blamed on what the mirror has");
+        assert_eq!(error.damaged_bases(), named, "{name}: the error blames content of the mirror");
         assert!(
             !name.starts_with("a block on") || !is_fault_of_the_mirror(&error),
             "{name}: {error:?}"
@@ -176,18 +178,18 @@ pub(crate) fn corrupt_bundle_is_refused_and_leaves_nothing_behind<F: Fixture>() 
         // The quarantine of the corrupt bundle must not block the valid one, which has the same
         // key.
         second
-            .onto(Some(&first))
+            .bundle_from(Some(&first))
             .stage(&*mirror)
             .unwrap_or_else(|error| panic!("after {name}: {error}"));
         mirror.abandon(second.name()).unwrap();
         mirror.prune(3).unwrap();
     }
-    second.onto(Some(&first)).publish(&*mirror, Some(first.name()));
+    second.bundle_from(Some(&first)).publish(&*mirror, Some(first.name()));
     assert_serves(&fixture, &second);
 }
 
 /// Returns a manifest delta without a base that adds one entry with these bytes as its path.
-fn adding(path: &[u8], target: Option<&[u8]>) -> Vec<u8> {
+fn delta_that_adds(path: &[u8], target: Option<&[u8]>) -> Vec<u8> {
     let mut plain = b"HWMC\x01".to_vec();
     plain.extend([0; 32]);
     varint::push(5, &mut plain);
@@ -207,9 +209,9 @@ fn adding(path: &[u8], target: Option<&[u8]>) -> Vec<u8> {
     zstd::encode_all(&plain[..], 3).unwrap()
 }
 
-fn handmade(version: &Version, path: &[u8], target: Option<&[u8]>) -> Delivery {
-    let mut delivery = version.onto(None);
-    delivery.change = adding(path, target).into();
+fn bundle_that_adds(version: &Version, path: &[u8], target: Option<&[u8]>) -> Delivery {
+    let mut delivery = version.bundle_from(None);
+    delivery.change = delta_that_adds(path, target).into();
     delivery.packs = if target.is_none() { vec![SealedPack::raw(0, 0, b"evil")] } else { vec![] };
     delivery
 }
@@ -235,19 +237,19 @@ pub(crate) fn paths_never_escape_the_slot<F: Fixture>() {
         b"\xff",
     ];
     for path in paths {
-        let result = handmade(&honest, path, None).stage(&*mirror);
+        let result = bundle_that_adds(&honest, path, None).stage(&*mirror);
         assert!(result.is_err(), "{}", path.escape_ascii());
     }
     let targets: [&[u8]; 7] = [b"/etc", b"..", b"../x", b"a/../../x", b"a/../b", b"", b"x\0"];
     for target in targets {
-        let result = handmade(&honest, b"link", Some(target)).stage(&*mirror);
+        let result = bundle_that_adds(&honest, b"link", Some(target)).stage(&*mirror);
         assert!(result.is_err(), "{}", target.escape_ascii());
     }
     let around: Vec<_> = std::fs::read_dir(fixture.store().parent().unwrap()).unwrap().collect();
-    assert_eq!(around.len(), 1, "something was made beside the mirror");
+    assert_eq!(around.len(), 1, "something was created beside the mirror");
     assert_eq!(fixture.object_count(), 0);
     assert_eq!(mirror.state().unwrap().highest_sequence, 0);
     // With a valid path the same helpers make a valid bundle.
-    handmade(&honest, b"evil", None).publish(&*mirror, None);
+    bundle_that_adds(&honest, b"evil", None).publish(&*mirror, None);
     assert_serves(&fixture, &honest);
 }

@@ -31,13 +31,13 @@ pub(crate) fn flip_byte(path: &Path, at: u64) {
 }
 
 /// A store with two releases after a clean-up, and the paths of its parts.
-pub(crate) struct Scene<'a> {
+pub(crate) struct StorePaths<'a> {
     pub(crate) store: &'a Path,
     pub(crate) current: &'a Version,
     pub(crate) before: &'a Version,
 }
 
-impl Scene<'_> {
+impl StorePaths<'_> {
     fn at(&self, path: String) -> PathBuf {
         self.store.join(".headwater").join(path)
     }
@@ -90,14 +90,22 @@ pub(crate) struct Damage {
     pub(crate) kind: FaultKind,
     /// Whether sizes and times show it.
     pub(crate) is_quick: bool,
-    pub(crate) harm: fn(&Scene<'_>) -> PathBuf,
+    pub(crate) harm: fn(&StorePaths<'_>) -> PathBuf,
 }
 
-const fn hidden(name: &'static str, kind: FaultKind, harm: fn(&Scene<'_>) -> PathBuf) -> Damage {
+const fn hidden(
+    name: &'static str,
+    kind: FaultKind,
+    harm: fn(&StorePaths<'_>) -> PathBuf,
+) -> Damage {
     Damage { name, kind, is_quick: false, harm }
 }
 
-const fn plain(name: &'static str, kind: FaultKind, harm: fn(&Scene<'_>) -> PathBuf) -> Damage {
+const fn plain(
+    name: &'static str,
+    kind: FaultKind,
+    harm: fn(&StorePaths<'_>) -> PathBuf,
+) -> Damage {
     Damage { name, kind, is_quick: true, harm }
 }
 

@@ -56,10 +56,10 @@ pub(crate) fn due_entries_are_removed_by_clean_up_and_prune<F: Fixture>() {
         is_sound(&*mirror);
         let state = mirror.state().unwrap();
         assert_eq!((state.next_expiry, state.expired_through), (Some(LATE), EARLY));
-        assert_eq!(state.current, Some(first.name()), "no release is made");
+        assert_eq!(state.current, Some(first.name()), "expiry makes no release");
         assert!(
             mirror.object(&first.file("old/deep/early.js").object, 0).is_ok(),
-            "the release stays whole"
+            "the release stays complete"
         );
     }
 }
@@ -75,7 +75,7 @@ pub(crate) fn expired_entries_are_not_restored<F: Fixture>() {
     is_sound(&*mirror);
     // A release of an origin with a slow clock contains the entry again.
     let second = tree().file("new.html", "new\n", 1_700_000_002).release(2);
-    second.onto(Some(&first)).publish(&*mirror, Some(first.name()));
+    second.bundle_from(Some(&first)).publish(&*mirror, Some(first.name()));
     assert!(
         serves(&fixture, "new.html")
             && serves(&fixture, "old/late.js")
@@ -84,6 +84,6 @@ pub(crate) fn expired_entries_are_not_restored<F: Fixture>() {
     is_sound(&*mirror);
     // An entry that returns to the tree is served again.
     let third = tree().file("old/deep/early.js", "early\n", 1_700_000_003).release(3);
-    third.onto(Some(&second)).publish(&*mirror, Some(second.name()));
+    third.bundle_from(Some(&second)).publish(&*mirror, Some(second.name()));
     assert_serves(&fixture, &third);
 }

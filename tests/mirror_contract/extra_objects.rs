@@ -11,14 +11,14 @@ use crate::fixture::{Fixture, assert_serves, tree_at, tree_of};
 use crate::origin::{Tree, Version, first_tree, noise, second_tree};
 
 /// More ids than one request can have.
-const MANY: u64 = 40_000;
+const MORE_THAN_ONE_REQUEST: u64 = 40_000;
 
 pub(crate) fn mirror_reports_which_objects_it_has<F: Fixture>() {
     let first = first_tree().release(1);
     let absent = F::new();
     let objects = first.named_objects();
     assert_eq!(absent.mirror().holds(&objects, &Silent).unwrap(), vec![false; objects.len()]);
-    assert!(!absent.store().exists(), "a question makes no mirror");
+    assert!(!absent.store().exists(), "a query creates no mirror");
     let fixture = F::with(&[&first]);
     let mirror = fixture.mirror();
     assert_eq!(mirror.holds(&objects, &Silent).unwrap(), vec![true; objects.len()]);
@@ -27,7 +27,7 @@ pub(crate) fn mirror_reports_which_objects_it_has<F: Fixture>() {
     flip_byte(&fixture.object_path(&damaged), 9);
     fs::remove_file(fixture.object_path(&gone)).unwrap();
     let mut asked: Vec<ObjectId> =
-        (0..MANY).map(|number| ObjectId::of(&number.to_le_bytes())).collect();
+        (0..MORE_THAN_ONE_REQUEST).map(|number| ObjectId::of(&number.to_le_bytes())).collect();
     asked.extend(&objects);
     let held: HashSet<usize> = (0..)
         .zip(mirror.holds(&asked, &Silent).unwrap())
@@ -63,8 +63,8 @@ pub(crate) fn objects_that_the_mirror_has_are_not_sent<F: Fixture>() {
         } else {
             held.clone()
         };
-        let delivery = third.onto_beside(base, &held);
-        assert_eq!(delivery.packs.len(), 1, "the one new file is sent");
+        let delivery = third.bundle_with_extra(base, &held);
+        assert_eq!(delivery.packs.len(), 1, "only the new file is sent");
         let seen = delivery.publish(&*fixture.mirror(), Some(second.name()));
         assert_eq!((seen.sent, seen.resent), (1, 0));
         assert_serves(&fixture, &third);
@@ -82,7 +82,7 @@ pub(crate) fn objects_lost_since_the_query_are_requested<F: Fixture>() {
     ];
     for harm in harms {
         let fixture = F::with(&[&first, &second]);
-        let delivery = third.onto_beside(Some(&second), &held);
+        let delivery = third.bundle_with_extra(Some(&second), &held);
         let lost = first.file("a").object;
         harm(&fixture.object_path(&lost));
         let seen = delivery.publish(&*fixture.mirror(), Some(second.name()));
@@ -96,7 +96,7 @@ pub(crate) fn unavailable_object_id_is_refused<F: Fixture>() {
     let (first, second) = (first_tree().release(1), second_tree().release(2));
     let fixture = F::with(&[&first]);
     let held = second.named_objects().into_iter().collect();
-    let mut delivery = second.onto_beside(Some(&first), &held);
+    let mut delivery = second.bundle_with_extra(Some(&first), &held);
     assert_eq!(delivery.packs.len(), 0);
     let lost = second.file("img/new.bin").object;
     // The origin does not have the object, or has other content for it.

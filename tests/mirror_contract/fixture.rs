@@ -18,7 +18,7 @@ use crate::origin::{Version, site};
 use crate::sandbox;
 
 /// Longer than any operation that a test waits for.
-const PATIENT: Duration = Duration::from_secs(60);
+const LOCK_WAIT: Duration = Duration::from_secs(60);
 
 /// One kind of mirror, in its own directory.
 pub(crate) trait Fixture: Sized + Sync {
@@ -37,7 +37,7 @@ pub(crate) trait Fixture: Sized + Sync {
 
     /// Returns a handle that waits for locks.
     fn mirror(&self) -> Arc<dyn Mirror> {
-        self.handle(&site(), PATIENT)
+        self.handle(&site(), LOCK_WAIT)
     }
 
     /// Creates a mirror with these releases, the last one current, with a clean-up after each.
@@ -46,7 +46,7 @@ pub(crate) trait Fixture: Sized + Sync {
         let mirror = fixture.mirror();
         let mut base: Option<&Version> = None;
         for release in releases {
-            release.onto(base).publish(&*mirror, base.map(Version::name));
+            release.bundle_from(base).publish(&*mirror, base.map(Version::name));
             mirror.clean_up(3).unwrap();
             base = Some(release);
         }
@@ -109,14 +109,14 @@ impl Fixture for Directory {
 
 /// The file or link at a path, as a visitor or a web server sees it.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Shown {
+pub(crate) enum VisibleEntry {
     File { content: Vec<u8>, mtime: i64, mode: u32 },
     Link(String),
 }
 
 /// Returns everything below `root` without following links. An empty directory appears as a link to
 /// nowhere.
-pub(crate) fn tree_at(root: &Path) -> BTreeMap<String, Shown> {
+pub(crate) fn tree_at(root: &Path) -> BTreeMap<String, VisibleEntry> {
     let mut found = BTreeMap::new();
     let mut open = vec![(root.to_owned(), String::new())];
     while let Some((dir, at)) = open.pop() {
@@ -126,17 +126,20 @@ pub(crate) fn tree_at(root: &Path) -> BTreeMap<String, Shown> {
             let meta = fs::symlink_metadata(entry.path()).unwrap();
             if meta.is_dir() {
                 if fs::read_dir(entry.path()).unwrap().next().is_none() {
-                    found.insert(path.clone(), Shown::Link(String::new()));
+                    found.insert(path.clone(), VisibleEntry::Link(String::new()));
                 }
                 open.push((entry.path(), path + "/"));
             } else if meta.is_symlink() {
                 let target = fs::read_link(entry.path()).unwrap();
-                found.insert(path, Shown::Link(target.into_os_string().into_string().unwrap()));
+                found.insert(
+                    path,
+                    VisibleEntry::Link(target.into_os_string().into_string().unwrap()),
+                );
             } else {
                 let content = fs::read(entry.path()).unwrap();
                 found.insert(
                     path,
-                    Shown::File { content, mtime: meta.mtime(), mode: meta.mode() & 0o7777 },
+                    VisibleEntry::File { content, mtime: meta.mtime(), mode: meta.mode() & 0o7777 },
                 );
             }
         }
@@ -145,10 +148,10 @@ pub(crate) fn tree_at(root: &Path) -> BTreeMap<String, Shown> {
 }
 
 /// Returns what a visitor should get of a release.
-pub(crate) fn tree_of(version: &Version) -> BTreeMap<String, Shown> {
+pub(crate) fn tree_of(version: &Version) -> BTreeMap<String, VisibleEntry> {
     let show = |kind: &EntryKind| match kind {
-        EntryKind::Symlink(target) => Shown::Link(target.as_str().to_owned()),
-        EntryKind::File(file) => Shown::File {
+        EntryKind::Symlink(target) => VisibleEntry::Link(target.as_str().to_owned()),
+        EntryKind::File(file) => VisibleEntry::File {
             content: version.objects[&file.object].to_vec(),
             mtime: i64::try_from(file.mtime).unwrap(),
             mode: if file.exec { 0o555 } else { 0o444 },
@@ -175,6 +178,6 @@ pub(crate) fn assert_serves(fixture: &impl Fixture, version: &Version) {
     assert_eq!(state.current_release(), Some(&version.release));
     let (found, wanted) = (tree_at(&fixture.store().join("current/")), tree_of(version));
     assert_eq!(found.keys().collect::<Vec<_>>(), wanted.keys().collect::<Vec<_>>());
-    assert!(found == wanted, "content, times or modes differ from the manifest's");
+    assert!(found == wanted, "content, times or modes differ from the manifest");
     assert_eq!(faults(&*mirror), []);
 }

@@ -90,7 +90,7 @@ fn manifest_deltas_are_written_like_the_golden_files() {
     for (name, base, version, held) in changes() {
         // The compression ratio of zstd is not part of the format.
         let plain = |bytes: &[u8]| zstd::decode_all(bytes).unwrap();
-        let today = version.onto_beside(base.as_ref(), &held).change;
+        let today = version.bundle_with_extra(base.as_ref(), &held).change;
         assert!(plain(&fs::read(golden(name)).unwrap()) == plain(&today), "{name}");
     }
 }
@@ -142,7 +142,7 @@ fn golden_store_accepts_the_next_release() {
     let (fixture, _, second) = golden_store();
     let mirror = fixture.mirror();
     let third = names_tree().release(3);
-    third.onto(Some(&second)).publish(&*mirror, Some(second.name()));
+    third.bundle_from(Some(&second)).publish(&*mirror, Some(second.name()));
     assert_serves(&fixture, &third);
     assert_eq!(mirror.clean_up(1).unwrap().pruned.releases, 1);
     mirror.prune(1).unwrap();
@@ -166,7 +166,7 @@ fn store_of_a_newer_format_is_refused_and_left_alone() {
     let before = tree_at(fixture.store());
     let mirror = fixture.mirror();
     assert_eq!(mirror.state().unwrap_err().kind(), ErrorKind::NewerFormat);
-    let third = first_tree().release(3).onto(Some(&second));
+    let third = first_tree().release(3).bundle_from(Some(&second));
     assert_eq!(third.stage(&*mirror).unwrap_err().kind(), ErrorKind::NewerFormat);
     assert!(tree_at(fixture.store()) == before, "a newer store was changed");
 }
@@ -243,7 +243,7 @@ fn make_golden_files() {
     };
     manifests().iter().for_each(|(name, version)| add(name, &version.manifest));
     for (name, base, version, held) in changes() {
-        add(name, &version.onto_beside(base.as_ref(), &held).change);
+        add(name, &version.bundle_with_extra(base.as_ref(), &held).change);
     }
     let (first, second) = (first_tree().release(1), second_tree().release(2));
     let fixture = Directory::with(&[&first, &second]);

@@ -14,7 +14,7 @@ pub(crate) fn missing_objects_are_requested_again<F: Fixture>() {
     let fixture = F::with(&[&first]);
     let lost = [first.file("img/logo.bin").object, first.file("index.html").object];
     lost.iter().for_each(|object| fs::remove_file(fixture.object_path(object)).unwrap());
-    let delivery = second.onto(Some(&first));
+    let delivery = second.bundle_from(Some(&first));
     let seen = delivery.publish(&*fixture.mirror(), Some(first.name()));
     assert_eq!(seen.resent, 2);
     let mut asked = delivery.asked.lock().unwrap().clone();
@@ -31,8 +31,8 @@ pub(crate) fn objects_found_damaged_during_a_copy_are_requested_again<F: Fixture
     let second = first_tree().file("img/logo.bin", content, 1_700_000_002).release(2);
     let fixture = F::with(&[&first]);
     flip_byte(&fixture.object_path(&first.file("img/logo.bin").object), 100);
-    let delivery = second.onto(Some(&first));
-    assert_eq!(delivery.packs.len(), 0, "the origin thinks that the mirror has it");
+    let delivery = second.bundle_from(Some(&first));
+    assert_eq!(delivery.packs.len(), 0, "the origin assumes that the mirror has the object");
     let seen = delivery.publish(&*fixture.mirror(), Some(first.name()));
     assert_eq!(seen.resent, 1);
     assert!(
@@ -50,7 +50,7 @@ pub(crate) fn received_object_replaces_a_damaged_one<F: Fixture>() {
     let fixture = F::with(&[&first, &second, &third]);
     flip_byte(&fixture.object_path(&first.file("back.bin").object), 100);
     let fourth = Tree::default().file("back.bin", noise(900, 1), 7).release(4);
-    fourth.onto(Some(&third)).publish(&*fixture.mirror(), Some(third.name()));
+    fourth.bundle_from(Some(&third)).publish(&*fixture.mirror(), Some(third.name()));
     assert_serves(&fixture, &fourth);
 }
 
@@ -61,7 +61,7 @@ pub(crate) fn object_that_no_source_has_is_an_error<F: Fixture>() {
     let path = fixture.object_path(&object);
     let kept = fs::read(&path).unwrap();
     fs::remove_file(&path).unwrap();
-    let mut delivery = second.onto(Some(&first));
+    let mut delivery = second.bundle_from(Some(&first));
     let content = delivery.objects.remove(&object).unwrap();
     let error = delivery.stage(&*fixture.mirror()).unwrap_err();
     assert!(error.to_string().contains(&object.to_string()), "{error}");
@@ -91,11 +91,11 @@ pub(crate) fn damaged_or_missing_base_is_reported<F: Fixture>() {
         let fixture = F::with(&[&first]);
         let name = format!(".headwater/manifests/{}.zst", first.release.manifest);
         harm(&fixture.store().join(name));
-        let error = second.onto(Some(&first)).stage(&*fixture.mirror()).unwrap_err();
+        let error = second.bundle_from(Some(&first)).stage(&*fixture.mirror()).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::DamagedBase, "harm {index}: {error:?}");
         assert_eq!(fixture.mirror().state().unwrap().current, Some(first.name()));
         // The remedy: send everything again.
-        second.onto(None).publish(&*fixture.mirror(), Some(first.name()));
+        second.bundle_from(None).publish(&*fixture.mirror(), Some(first.name()));
         assert!(
             crate::fixture::tree_at(&fixture.store().join("current"))
                 == crate::fixture::tree_of(&second)
@@ -147,7 +147,7 @@ pub(crate) fn damaged_base_objects_are_reported_and_removed<F: Fixture>() {
             detach(&object);
             harm(&object);
         }
-        let mut delivery = second.onto(Some(&first));
+        let mut delivery = second.bundle_from(Some(&first));
         // Later errors do not hide the reason.
         delivery.packs = vec![
             SealedPack::of(&block),
@@ -163,13 +163,13 @@ pub(crate) fn damaged_base_objects_are_reported_and_removed<F: Fixture>() {
         assert_eq!(named, damaged, "harm {index}");
         assert!(
             damaged.iter().all(|object| !fixture.object_path(object).exists()),
-            "they count as present"
+            "the objects count as present"
         );
         assert!(fixture.object_path(&first.file("sound").object).exists());
         assert_eq!(fixture.mirror().state().unwrap().current, Some(first.name()));
         assert!(tree_at(&fixture.store().join("current/")) == tree_of(&first), "harm {index}");
         // The remedy: blocks without these bases, and requests for objects that no block contains.
-        let delivery = second.onto(Some(&first));
+        let delivery = second.bundle_from(Some(&first));
         delivery.publish(&*fixture.mirror(), Some(first.name()));
         assert_eq!(*delivery.asked.lock().unwrap(), [second.file("kept").object], "harm {index}");
         assert!(tree_at(&fixture.store().join("current/")) == tree_of(&second), "harm {index}");

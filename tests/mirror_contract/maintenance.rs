@@ -24,7 +24,7 @@ fn publish_numbered<F: Fixture>(
     let mirror = fixture.mirror();
     let mut base: Option<&Version> = None;
     for version in &versions {
-        version.onto(base).publish(&*mirror, base.map(Version::name));
+        version.bundle_from(base).publish(&*mirror, base.map(Version::name));
         mirror.clean_up(keep).unwrap();
         base = Some(version);
     }
@@ -54,7 +54,7 @@ pub(crate) fn clean_up_keeps_the_newest_releases<F: Fixture>() {
         assert_eq!(
             mirror.clean_up(keep).unwrap().pruned.objects,
             0,
-            "settling again drops nothing"
+            "a second clean-up drops nothing"
         );
     }
 }
@@ -65,7 +65,7 @@ pub(crate) fn clean_up_keeps_content_of_a_staged_release<F: Fixture>() {
     let mirror = fixture.mirror();
     // Uses content that only release 1 has, before the clean-up of an earlier push.
     let fifth = Tree::default().file("own.txt", "only in 1", 5).release(5);
-    fifth.onto(Some(&versions[3])).stage(&*mirror).unwrap();
+    fifth.bundle_from(Some(&versions[3])).stage(&*mirror).unwrap();
     let pruned = fixture.mirror().clean_up(1).unwrap().pruned;
     assert!(pruned.releases >= 2, "{pruned:?}");
     mirror.activate(fifth.name(), Some(versions[3].name())).unwrap();
@@ -77,7 +77,7 @@ pub(crate) fn prune_drops_unreferenced_content<F: Fixture>() {
     let versions = publish_numbered(&fixture, 1..=5, 9);
     let mirror = fixture.mirror();
     let garbage = Tree::default().file("garbage", "staged and abandoned", 1).release(6);
-    garbage.onto(Some(&versions[4])).stage(&*mirror).unwrap();
+    garbage.bundle_from(Some(&versions[4])).stage(&*mirror).unwrap();
     mirror.abandon(garbage.name()).unwrap();
     // Content that only the abandoned release had is removed with it.
     assert_eq!(fixture.object_count(), 6);
@@ -87,12 +87,12 @@ pub(crate) fn prune_drops_unreferenced_content<F: Fixture>() {
     assert_eq!(kept(&fixture), [4, 5]);
     assert_eq!(fixture.object_count(), 3);
     assert_eq!(fixture.names(".headwater/manifests").len(), 2);
-    assert_eq!(mirror.prune(2).unwrap(), Default::default(), "pruning again drops nothing");
+    assert_eq!(mirror.prune(2).unwrap(), Default::default(), "a second prune drops nothing");
     assert_serves(&fixture, &versions[4]);
     // A kept release can be rolled back to.
     let back =
         Tree::default().file("own.txt", "only in 4", 7).file("shared.txt", "shared", 1).release(7);
-    back.onto(Some(&versions[4])).publish(&*mirror, Some(versions[4].name()));
+    back.bundle_from(Some(&versions[4])).publish(&*mirror, Some(versions[4].name()));
     assert_serves(&fixture, &back);
 }
 
@@ -100,7 +100,7 @@ pub(crate) fn clean_up_keeps_resumable_content<F: Fixture>() {
     let first = first_tree().release(1);
     let second = second_tree().release(2);
     let fixture = F::with(&[&first]);
-    let mut delivery = second.onto(Some(&first));
+    let mut delivery = second.bundle_from(Some(&first));
     delivery.cut_after = Some(2);
     delivery.stage(&*fixture.mirror()).unwrap_err();
     fixture.mirror().clean_up(1).unwrap();
@@ -112,7 +112,7 @@ pub(crate) fn clean_up_keeps_resumable_content<F: Fixture>() {
 pub(crate) fn prune_drops_content_of_unfinished_pushes<F: Fixture>() {
     let (first, second) = (first_tree().release(1), second_tree().release(2));
     let mut fixture = F::with(&[&first]);
-    let mut delivery = second.onto(Some(&first));
+    let mut delivery = second.bundle_from(Some(&first));
     delivery.cut_after = Some(2);
     delivery.stage(&*fixture.mirror()).unwrap_err();
     assert!(fixture.mirror().state().unwrap().incoming_bytes > 0);
@@ -120,7 +120,7 @@ pub(crate) fn prune_drops_content_of_unfinished_pushes<F: Fixture>() {
     fixture.restart();
     let begun = Instant::now();
     while fixture.names(".headwater/incoming") != ["tmp"] {
-        assert!(begun.elapsed() < Duration::from_secs(60), "it is never dropped");
+        assert!(begun.elapsed() < Duration::from_secs(60), "the quarantine is never dropped");
         fixture.mirror().prune(1).unwrap();
     }
     assert_eq!(fixture.mirror().state().unwrap().incoming_bytes, 0);
@@ -137,22 +137,22 @@ pub(crate) fn running_stage_survives_a_prune<F: Fixture>() {
         let fixture = F::with(&[&first, &Tree::default().file("x", "x", 1).release(2)]);
         let middle = Tree::default().file("x", "x", 1).release(2);
         let third = second_tree().release(3);
-        let mut delivery = third.onto(Some(&middle));
+        let mut delivery = third.bundle_from(Some(&middle));
         let other = fixture.mirror();
         delivery.before_pack = Some(Box::new(move || {
             let pruned =
                 if is_full { other.prune(1).map(drop) } else { other.clean_up(1).map(drop) };
-            pruned.expect("a stage does not lock out pruning while packs come");
+            pruned.expect("a stage that receives packs does not block a prune");
         }));
         delivery.publish(&*fixture.mirror(), Some(middle.name()));
         assert_serves(&fixture, &third);
     }
     // The same while the very first release is being staged.
     let fixture = F::new();
-    let mut delivery = second.onto(None);
+    let mut delivery = second.bundle_from(None);
     let other: Arc<_> = fixture.mirror();
     delivery.before_pack = Some(Box::new(move || {
-        other.prune(1).expect("there is nothing to prune, and that is no error");
+        other.prune(1).expect("a prune without anything to drop succeeds");
     }));
     delivery.publish(&*fixture.mirror(), None);
     assert_serves(&fixture, &second);
@@ -161,7 +161,7 @@ pub(crate) fn running_stage_survives_a_prune<F: Fixture>() {
 pub(crate) fn stage_waiting_for_the_lock_leaves_nothing_for_prune<F: Fixture>() {
     let (first, second) = (first_tree().release(1), second_tree().release(2));
     let fixture = F::with(&[&first]);
-    let delivery = second.onto(Some(&first));
+    let delivery = second.bundle_from(Some(&first));
     let lock = File::open(fixture.store().join(".headwater/lock")).unwrap();
     lock.lock().unwrap();
     let error = delivery.stage(&*fixture.handle(&site(), Duration::ZERO)).unwrap_err();

@@ -58,8 +58,8 @@ impl Receiver {
 impl Drop for Receiver {
     fn drop(&mut self) {
         self.handle.stop();
-        let thread = self.thread.take().expect("it is stopped once");
-        assert!(thread.join().is_ok(), "the receiver ended by a panic");
+        let thread = self.thread.take().expect("the receiver is stopped once");
+        assert!(thread.join().is_ok(), "the receiver panicked");
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use headwater::mirror::ErrorKind;
 
 use crate::fixture::{Fixture, assert_serves, tree_at};
-use crate::origin::{Delivery, Seen, Version, first_tree, second_tree};
+use crate::origin::{Delivery, TransferCounts, Version, first_tree, second_tree};
 
 /// Interrupts the transfer after `packs` packs.
 fn interrupt(fixture: &impl Fixture, delivery: &mut Delivery, packs: usize) {
@@ -21,7 +21,7 @@ fn interrupt(fixture: &impl Fixture, delivery: &mut Delivery, packs: usize) {
 
 fn second_onto(first: &Version) -> (Version, Delivery) {
     let second = second_tree().release(2);
-    let delivery = second.onto(Some(first));
+    let delivery = second.bundle_from(Some(first));
     (second, delivery)
 }
 
@@ -29,7 +29,7 @@ pub(crate) fn received_packs_are_not_requested_again<F: Fixture>() {
     let first = first_tree().release(1);
     let (second, mut delivery) = second_onto(&first);
     let count = delivery.packs.len();
-    assert!(count >= 3, "the fact is of several packs");
+    assert!(count >= 3, "the test needs several packs");
     for cut in 0..=count {
         let fixture = F::with(&[&first]);
         for packs in cut.saturating_sub(1)..=cut {
@@ -39,11 +39,11 @@ pub(crate) fn received_packs_are_not_requested_again<F: Fixture>() {
         let seen = delivery.publish(&*fixture.mirror(), Some(first.name()));
         assert_eq!(
             seen,
-            Seen { sent: (count - cut) as u64, held: cut as u64, resent: 0 },
+            TransferCounts { sent: (count - cut) as u64, held: cut as u64, resent: 0 },
             "cut after {cut}"
         );
         assert_serves(&fixture, &second);
-        assert_eq!(fixture.names(".headwater/incoming"), ["tmp"], "the quarantine is gone");
+        assert_eq!(fixture.names(".headwater/incoming"), ["tmp"], "the quarantine is removed");
     }
 }
 
@@ -57,7 +57,11 @@ pub(crate) fn late_packs_are_accepted<F: Fixture>() {
         let mirror = fixture.mirror();
         mirror.state().unwrap();
         let seen = delivery.publish(&*mirror, Some(first.name()));
-        assert_eq!(seen, Seen { sent: count as u64, held: 0, resent: 0 }, "late after {late}");
+        assert_eq!(
+            seen,
+            TransferCounts { sent: count as u64, held: 0, resent: 0 },
+            "late after {late}"
+        );
         assert_serves(&fixture, &second);
     }
 }
@@ -108,7 +112,7 @@ pub(crate) fn later_release_of_the_same_content_resumes<F: Fixture>() {
     // Another process at a later time: other times, so another manifest and release.
     let later =
         second_tree().file("app.js", "let answer = 42;\n".repeat(150), 1_700_009_999).release(7);
-    let again = later.onto(Some(&first));
+    let again = later.bundle_from(Some(&first));
     assert_eq!(again.key, delivery.key);
     let seen = again.publish(&*fixture.mirror(), Some(first.name()));
     assert_eq!((seen.held, seen.sent), (packs as u64 - 1, 1));
@@ -123,11 +127,11 @@ pub(crate) fn different_bundle_under_the_same_key_fails_at_most_once<F: Fixture>
     interrupt(&fixture, &mut delivery, packs);
     let other =
         second_tree().file("aaa.txt", "takes the first ordinal", 5).without("app.js").release(3);
-    let mut onto = other.onto(Some(&first));
-    onto.key = delivery.key;
-    if onto.stage(&*fixture.mirror()).is_err() {
+    let mut bundle_from = other.bundle_from(Some(&first));
+    bundle_from.key = delivery.key;
+    if bundle_from.stage(&*fixture.mirror()).is_err() {
         assert_serves(&fixture, &first);
     }
-    onto.publish(&*fixture.mirror(), Some(first.name()));
+    bundle_from.publish(&*fixture.mirror(), Some(first.name()));
     assert_serves(&fixture, &other);
 }

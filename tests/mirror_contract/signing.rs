@@ -10,7 +10,7 @@ use headwater::pack::{Signature, SignatureKey, SignatureShape};
 
 use crate::fixture::Fixture;
 use crate::origin::{Tree, Version, noise};
-use crate::staging::Stopped;
+use crate::staging::Cancelled;
 
 const KEY: SignatureKey = SignatureKey::from_bytes(*b"contract");
 const NEW_BITS: u8 = 20;
@@ -64,7 +64,7 @@ pub(crate) fn signatures_of_absent_files_are_left_out<F: Fixture>() {
     let absent = F::new();
     let asked = absent.mirror().signatures(&question, &sizes, &Silent).unwrap();
     assert_eq!(asked, vec![None; sizes.len()]);
-    assert!(!absent.store().exists(), "a question makes no mirror");
+    assert!(!absent.store().exists(), "a signature request creates no mirror");
     let fixture = F::with(&[&release]);
     let mirror = fixture.mirror();
     let unknown = SignatureQuestion { base: ManifestId::of(b"unknown"), ..question.clone() };
@@ -83,6 +83,6 @@ pub(crate) fn cancelled_signature_request_stops<F: Fixture>() {
     let release = release();
     let fixture = F::with(&[&release]);
     let (question, sizes, _) = question(&release);
-    let error = fixture.mirror().signatures(&question, &sizes, &Stopped).unwrap_err();
+    let error = fixture.mirror().signatures(&question, &sizes, &Cancelled).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Cancelled);
 }

@@ -15,7 +15,7 @@ fn assert_shows<F: Fixture>(fixture: &F, staged: &Version, served: &Version) {
     assert_eq!(fixture.mirror().state().unwrap().staged.as_ref(), Some(&staged.release));
     assert!(
         tree_at(&fixture.store().join("staged/")) == tree_of(staged),
-        "staged shows something else"
+        "`staged` shows another release"
     );
     assert_serves(fixture, served);
 }
@@ -39,7 +39,7 @@ fn activate<F: Fixture>(
 pub(crate) fn staged_release_is_activated_by_name_after_a_restart<F: Fixture>() {
     let (first, second) = (first_tree().release(1), second_tree().release(2));
     let mut fixture = F::with(&[&first]);
-    second.onto(Some(&first)).stage(&*fixture.mirror()).unwrap();
+    second.bundle_from(Some(&first)).stage(&*fixture.mirror()).unwrap();
     assert_shows(&fixture, &second, &first);
     fixture.restart();
     assert_shows(&fixture, &second, &first);
@@ -51,7 +51,7 @@ pub(crate) fn staged_release_is_activated_by_name_after_a_restart<F: Fixture>() 
 pub(crate) fn staged_release_is_abandoned_after_a_restart<F: Fixture>() {
     let (first, second) = (first_tree().release(1), second_tree().release(2));
     let mut fixture = F::with(&[&first]);
-    second.onto(Some(&first)).stage(&*fixture.mirror()).unwrap();
+    second.bundle_from(Some(&first)).stage(&*fixture.mirror()).unwrap();
     fixture.restart();
     fixture.mirror().abandon(second.name()).unwrap();
     assert_shows_nothing(&fixture);
@@ -65,9 +65,9 @@ pub(crate) fn later_stage_supersedes_a_staged_release<F: Fixture>() {
     let (first, second) = (first_tree().release(1), second_tree().release(2));
     let third = Tree::default().file("third.txt", "third", 1_700_000_003).release(3);
     let mut fixture = F::with(&[&first]);
-    second.onto(Some(&first)).stage(&*fixture.mirror()).unwrap();
+    second.bundle_from(Some(&first)).stage(&*fixture.mirror()).unwrap();
     fixture.restart();
-    third.onto(Some(&first)).stage(&*fixture.mirror()).unwrap();
+    third.bundle_from(Some(&first)).stage(&*fixture.mirror()).unwrap();
     assert_shows(&fixture, &third, &first);
     assert_eq!(activate(&fixture, second.name(), &first), Some(ErrorKind::Conflict));
     assert_eq!(activate(&fixture, third.name(), &first), None);

@@ -6,15 +6,18 @@ use headwater::monitor::{Event, Monitor};
 use headwater::pack::{BaseRange, Level, Piece, encode_block};
 
 use crate::fixture::{Fixture, assert_serves};
-use crate::origin::{SealedPack, Seen, Tree, first_tree, noise, second_tree};
+use crate::origin::{SealedPack, TransferCounts, Tree, first_tree, noise, second_tree};
 
 pub(crate) fn staged_and_activated_release_is_served_completely<F: Fixture>() {
     let fixture = F::new();
     let first = first_tree().release(1);
-    let delivery = first.onto(None);
+    let delivery = first.bundle_from(None);
     let seen = delivery.publish(&*fixture.mirror(), None);
-    assert_eq!(seen, Seen { sent: delivery.packs.len() as u64, ..Seen::default() });
-    assert!(delivery.packs.len() > 2, "the fact is of several packs");
+    assert_eq!(
+        seen,
+        TransferCounts { sent: delivery.packs.len() as u64, ..TransferCounts::default() }
+    );
+    assert!(delivery.packs.len() > 2, "the test needs several packs");
     assert_serves(&fixture, &first);
 }
 
@@ -22,12 +25,12 @@ pub(crate) fn staged_release_is_not_served<F: Fixture>() {
     let (first, second) = (first_tree().release(1), second_tree().release(2));
     let fixture = F::new();
     let mirror = fixture.mirror();
-    first.onto(None).stage(&*mirror).unwrap();
+    first.bundle_from(None).stage(&*mirror).unwrap();
     let state = fixture.mirror().state().unwrap();
     assert_eq!((state.current, state.releases.len(), state.highest_sequence), (None, 0, 1));
     assert!(std::fs::symlink_metadata(fixture.store().join("current")).is_err());
     mirror.activate(first.name(), None).unwrap();
-    second.onto(Some(&first)).stage(&*mirror).unwrap();
+    second.bundle_from(Some(&first)).stage(&*mirror).unwrap();
     let state = fixture.mirror().state().unwrap();
     assert_eq!(
         (state.current, state.releases.len(), state.highest_sequence),
@@ -39,14 +42,14 @@ pub(crate) fn staged_release_is_not_served<F: Fixture>() {
 pub(crate) fn staging_again_transfers_nothing<F: Fixture>() {
     let (first, second) = (first_tree().release(1), second_tree().release(2));
     let fixture = F::with(&[&first]);
-    let delivery = second.onto(Some(&first));
+    let delivery = second.bundle_from(Some(&first));
     delivery.stage(&*fixture.mirror()).unwrap();
-    assert_eq!(delivery.stage(&*fixture.mirror()).unwrap(), Seen::default());
+    assert_eq!(delivery.stage(&*fixture.mirror()).unwrap(), TransferCounts::default());
     fixture.mirror().activate(second.name(), Some(first.name())).unwrap();
     assert_eq!(
         delivery.stage(&*fixture.mirror()).unwrap(),
-        Seen::default(),
-        "the current one is staged"
+        TransferCounts::default(),
+        "the current release counts as staged"
     );
     assert_serves(&fixture, &second);
 }
@@ -73,7 +76,7 @@ pub(crate) fn every_kind_of_change_is_served<F: Fixture>() {
             [(2 * index + 2, change(first_tree())), (2 * index + 3, first_tree())]
         {
             let next = tree.release(sequence);
-            next.onto(Some(&base)).publish(&*mirror, Some(base.name()));
+            next.bundle_from(Some(&base)).publish(&*mirror, Some(base.name()));
             assert_serves(&fixture, &next);
             mirror.clean_up(2).unwrap();
             assert_serves(&fixture, &next);
@@ -84,9 +87,9 @@ pub(crate) fn every_kind_of_change_is_served<F: Fixture>() {
 
 pub(crate) fn packs_are_accepted_in_any_order<F: Fixture>() {
     let first = first_tree().release(1);
-    for turn in 0..first.onto(None).packs.len() {
+    for turn in 0..first.bundle_from(None).packs.len() {
         let fixture = F::new();
-        let mut delivery = first.onto(None);
+        let mut delivery = first.bundle_from(None);
         delivery.packs.rotate_left(turn);
         if turn % 2 == 1 {
             delivery.packs.reverse();
@@ -107,7 +110,7 @@ pub(crate) fn block_against_base_objects_is_decoded<F: Fixture>() {
     new[4321] ^= 1;
     let second = Tree::default().file("a", new.clone(), 2).release(2);
     let fixture = F::with(&[&first]);
-    let mut delivery = second.onto(Some(&first));
+    let mut delivery = second.bundle_from(Some(&first));
     let piece = Piece { ordinal: 0, offset: 0, length: 14_000 };
     // Positions count every entry of the base, links included.
     let bases = [
@@ -127,7 +130,7 @@ pub(crate) fn content_present_under_another_path_is_not_sent<F: Fixture>() {
     let content = noise(3500, 1);
     let second = first_tree().without("img/logo.bin").file("moved.bin", content.clone(), 9);
     let second = second.file("copied.bin", content, 8).release(2);
-    let delivery = second.onto(Some(&first));
+    let delivery = second.bundle_from(Some(&first));
     assert_eq!(delivery.packs.len(), 0);
     delivery.publish(&*fixture.mirror(), Some(first.name()));
     assert_eq!(delivery.asked.lock().unwrap().len(), 0);
@@ -139,9 +142,9 @@ pub(crate) fn content_present_under_another_path_is_not_sent<F: Fixture>() {
 }
 
 /// A monitor that reports a cancellation.
-pub(crate) struct Stopped;
+pub(crate) struct Cancelled;
 
-impl Monitor for Stopped {
+impl Monitor for Cancelled {
     fn event(&self, _: Event) {}
 
     fn is_cancelled(&self) -> bool {
@@ -152,14 +155,14 @@ impl Monitor for Stopped {
 pub(crate) fn cancelled_stage_changes_nothing<F: Fixture>() {
     let (first, second) = (first_tree().release(1), second_tree().release(2));
     let fixture = F::with(&[&first]);
-    let delivery = second.onto(Some(&first));
+    let delivery = second.bundle_from(Some(&first));
     let request = StageRequest {
         release: &delivery.release,
         key: delivery.key,
         base: delivery.base,
         change: &delivery.change,
     };
-    let error = fixture.mirror().stage(&request, &delivery, &Stopped).unwrap_err();
+    let error = fixture.mirror().stage(&request, &delivery, &Cancelled).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Cancelled);
     assert_serves(&fixture, &first);
     delivery.publish(&*fixture.mirror(), Some(first.name()));

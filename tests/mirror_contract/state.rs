@@ -30,7 +30,7 @@ pub(crate) fn absent_mirror_is_empty_and_stays_absent<F: Fixture>() {
     assert!(mirror.manifest(&release.release.manifest).is_err());
     assert!(mirror.object(&release.file("app.js").object, 0).is_err());
     assert!(mirror.activate(release.name(), None).is_err());
-    assert!(!fixture.store().exists(), "asking created something");
+    assert!(!fixture.store().exists(), "a state request created something");
 }
 
 pub(crate) fn mirror_of_another_site_is_refused<F: Fixture>() {
@@ -40,7 +40,7 @@ pub(crate) fn mirror_of_another_site_is_refused<F: Fixture>() {
     let other = fixture.handle(&news, Duration::ZERO);
     assert_eq!(other.state().unwrap_err().kind(), ErrorKind::OtherSite);
     assert_eq!(other.activate(first.name(), None).unwrap_err().kind(), ErrorKind::OtherSite);
-    let mut second = second_tree().release(2).onto(Some(&first));
+    let mut second = second_tree().release(2).bundle_from(Some(&first));
     second.release.site = news;
     for mirror in [&other, &fixture.mirror()] {
         assert_eq!(second.stage(&**mirror).unwrap_err().kind(), ErrorKind::OtherSite);
@@ -58,7 +58,7 @@ pub(crate) fn concurrent_creation_makes_one_mirror<F: Fixture>() {
                 let (mirror, start) = (fixture.mirror(), &start);
                 move || {
                     start.wait();
-                    crate::origin::Version::onto(version, None)
+                    crate::origin::Version::bundle_from(version, None)
                         .stage(&*mirror)
                         .map(|_| mirror.state().unwrap().store)
                 }
@@ -67,7 +67,7 @@ pub(crate) fn concurrent_creation_makes_one_mirror<F: Fixture>() {
             let [one, other] =
                 threads.map(|thread| thread.join().unwrap().expect("both are staged"));
             assert!(one.is_some());
-            assert_eq!(one, other, "two mirrors were made at one place");
+            assert_eq!(one, other, "two mirrors were created at one location");
         });
     }
 }
@@ -99,7 +99,7 @@ pub(crate) fn manifests_and_objects_read_back_unchanged<F: Fixture>() {
     assert_eq!((state.highest_sequence, state.site), (2, Some(crate::origin::site())));
     assert!(
         fs::read_dir(fixture.store()).unwrap().count() == 2,
-        "something lies beside .headwater and current"
+        "there are files beside .headwater and current"
     );
 }
 
@@ -109,7 +109,7 @@ pub(crate) fn object_parts_are_returned_in_the_requested_order<F: Fixture>() {
     let part = |object: ObjectId, offset: u64, length: u64| ObjectPart { object, offset, length };
     let unknown = part(ObjectId::of(b"unknown"), 0, 7);
     assert!(absent.mirror().read_parts(&[unknown], Effort::Patient, &Silent).is_err());
-    assert!(!absent.store().exists(), "reading makes no mirror");
+    assert!(!absent.store().exists(), "reading creates no mirror");
     let fixture = F::with(&[&first]);
     let mirror = fixture.mirror();
     assert!(mirror.read_parts(&[], Effort::Once, &Silent).unwrap().is_empty());

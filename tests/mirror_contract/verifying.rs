@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use headwater::mirror::Depth;
 use headwater::monitor::Silent;
 
-use crate::damage::{DAMAGES, Damage, Scene, flip_byte};
+use crate::damage::{DAMAGES, Damage, StorePaths, flip_byte};
 use crate::fixture::{Fixture, assert_serves, faults, tree_at, tree_of};
 use crate::origin::{Archive, Version, first_tree, second_tree};
 
@@ -39,7 +39,7 @@ pub(crate) fn assert_found_and_mended(
     let name = damage.name;
     let mirror = fixture.mirror();
     assert_eq!(faults(&*mirror), []);
-    let harmed = (damage.harm)(&Scene { store: fixture.store(), current, before });
+    let harmed = (damage.harm)(&StorePaths { store: fixture.store(), current, before });
     let wanted = harmed.strip_prefix(fixture.store()).unwrap().to_str().unwrap().to_owned();
     let found = faults(&*mirror);
     assert!(
@@ -69,10 +69,10 @@ pub(crate) fn assert_found_and_mended(
     if let Some((mut file, bytes)) = damaged {
         let mut now = Vec::new();
         file.read_to_end(&mut now).unwrap();
-        assert!(now == bytes, "{name}: was mended in place");
+        assert!(now == bytes, "{name}: the file was repaired in place");
         let is_same =
             fs::metadata(&harmed).is_ok_and(|meta| meta.ino() == file.metadata().unwrap().ino());
-        assert!(!is_same, "{name}: still the same inode");
+        assert!(!is_same, "{name}: the file still has the same inode");
     }
     assert_serves(fixture, current);
     assert!(
@@ -97,7 +97,7 @@ pub(crate) fn quick_verify_finds_changed_times_and_sizes<F: Fixture>() {
         let fixture = F::with(&[&first, &second]);
         let quick = || fixture.mirror().verify(Depth::Quick, &Silent).unwrap().faults;
         assert_eq!(quick(), []);
-        (damage.harm)(&Scene { store: fixture.store(), current: &second, before: &first });
+        (damage.harm)(&StorePaths { store: fixture.store(), current: &second, before: &first });
         assert!(!damage.is_quick || !quick().is_empty(), "{}", damage.name);
     }
 }
@@ -112,7 +112,7 @@ pub(crate) fn unrepairable_fault_is_left_and_named<F: Fixture>() {
     let mut poor = second.clone();
     poor.objects.remove(&object);
     let repaired = mirror.repair(&Archive(vec![poor]), &Silent).unwrap();
-    assert_eq!(repaired.objects, 1, "the other one is mended all the same");
+    assert_eq!(repaired.objects, 1, "the other object is repaired");
     assert!(repaired.left.iter().all(|fault| fault.object == Some(object)), "{:?}", repaired.left);
     assert_eq!(repaired.left, faults(&*mirror));
     assert!(!repaired.left.is_empty());
@@ -138,7 +138,7 @@ pub(crate) fn lost_slot_is_rebuilt<F: Fixture>() {
         assert_serves(&fixture, &second);
         // Whichever slot was lost, the next push succeeds.
         let third = first_tree().release(3);
-        third.onto(Some(&second)).publish(&*mirror, Some(second.name()));
+        third.bundle_from(Some(&second)).publish(&*mirror, Some(second.name()));
         assert_serves(&fixture, &third);
     }
 }

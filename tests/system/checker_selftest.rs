@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use crate::checker;
 use crate::corrupt_store::forge;
-use crate::harness::World;
+use crate::harness::Sandbox;
 use crate::trees::Tree;
 
 /// Breaks one thing in the store at a path.
@@ -111,24 +111,24 @@ const BREAKS: [Break; 27] = [
 
 #[test]
 fn checker_finds_every_fault_of_a_store() {
-    let world = World::new();
-    world.publish(&Tree::small(), &["mirror"], &[]);
-    world.publish(&Tree::small().file("js/app.js", "let release = 2;"), &["mirror"], &[]);
-    world.save("mirror");
+    let sandbox = Sandbox::new();
+    sandbox.publish(&Tree::small(), &["mirror"], &[]);
+    sandbox.publish(&Tree::small().file("js/app.js", "let release = 2;"), &["mirror"], &[]);
+    sandbox.save("mirror");
     for (what, damage) in BREAKS {
-        world.restore("mirror");
-        assert!(checker::check_store(&world.path("mirror")).is_ok());
-        damage(&world.path("mirror"));
-        assert!(checker::check_store(&world.path("mirror")).is_err(), "not seen: {what}");
+        sandbox.restore("mirror");
+        assert!(checker::check_store(&sandbox.path("mirror")).is_ok());
+        damage(&sandbox.path("mirror"));
+        assert!(checker::check_store(&sandbox.path("mirror")).is_err(), "not seen: {what}");
     }
-    fs::remove_file(world.path("mirror/current")).unwrap();
-    assert!(checker::check_store(&world.path("mirror")).is_err());
+    fs::remove_file(sandbox.path("mirror/current")).unwrap();
+    assert!(checker::check_store(&sandbox.path("mirror")).is_err());
 }
 
 #[test]
 fn checker_finds_every_difference_from_the_tree() {
-    let world = World::new();
-    let served = world.publish(&Tree::small(), &["mirror"], &[]);
+    let sandbox = Sandbox::new();
+    let served = sandbox.publish(&Tree::small(), &["mirror"], &[]);
     let mut exec = Tree::small();
     exec.put("bin/tool", "#!/bin/sh\n");
     let others = [
@@ -140,7 +140,7 @@ fn checker_finds_every_difference_from_the_tree() {
         exec,
     ];
     for tree in others {
-        world.write("tree", &tree);
-        assert!(checker::check_equals_tree(&served, &world.path("tree")).is_err(), "{tree:?}");
+        sandbox.write("tree", &tree);
+        assert!(checker::check_equals_tree(&served, &sandbox.path("tree")).is_err(), "{tree:?}");
     }
 }

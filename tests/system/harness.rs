@@ -17,18 +17,18 @@ use crate::trees::Tree;
 
 /// The directory of one test, with a home, a cache, trees and mirrors.
 #[derive(Debug)]
-pub(crate) struct World {
+pub(crate) struct Sandbox {
     dir: TempDir,
 }
 
-impl World {
+impl Sandbox {
     /// Creates an empty sandbox.
     pub(crate) fn new() -> Self {
-        let world = Self { dir: sandbox::directory() };
+        let sandbox = Self { dir: sandbox::directory() };
         for name in ["home", "cache"] {
-            fs::create_dir(world.path(name)).unwrap();
+            fs::create_dir(sandbox.path(name)).unwrap();
         }
-        world
+        sandbox
     }
 
     /// Returns the path of a file in the sandbox.
@@ -37,7 +37,7 @@ impl World {
     }
 
     /// Returns the same as text, for arguments.
-    pub(crate) fn at(&self, name: &str) -> String {
+    pub(crate) fn path_text(&self, name: &str) -> String {
         self.path(name).into_os_string().into_string().unwrap()
     }
 
@@ -73,7 +73,7 @@ impl World {
     /// Pushes a tree to mirrors, all named relative to this sandbox.
     pub(crate) fn push(&self, tree: &str, mirrors: &[&str], flags: &[&str]) -> Outcome {
         let places: Vec<String> =
-            std::iter::once(&tree).chain(mirrors).map(|name| self.at(name)).collect();
+            std::iter::once(&tree).chain(mirrors).map(|name| self.path_text(name)).collect();
         let arguments: Vec<&str> =
             std::iter::once("push").chain(places.iter().map(|place| &**place)).collect();
         self.run(&[&arguments, flags].concat())
@@ -97,7 +97,7 @@ impl World {
             .unwrap_or_else(|faults| panic!("{mirror}: {faults:#?}"))
     }
 
-    /// Saves a copy of `name` (with hard links, times and modes) for [`World::restore`].
+    /// Saves a copy of `name` (with hard links, times and modes) for [`Sandbox::restore`].
     pub(crate) fn save(&self, name: &str) {
         copy(&self.path(name), &self.path(format!("saved-{name}")));
     }

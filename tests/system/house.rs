@@ -351,7 +351,7 @@ fn docs_show_the_installed_systemd_unit() {
 #[test]
 fn readme_is_short() {
     let bytes = fs::metadata(Path::new(ROOT).join("README.md")).unwrap().len();
-    assert!(bytes <= 8192, "README.md has {bytes} bytes of 8192; move what is long to docs/");
+    assert!(bytes <= 8192, "README.md has {bytes} bytes of 8192; move long parts to docs/");
 }
 
 #[test]

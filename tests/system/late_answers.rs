@@ -27,8 +27,8 @@ use headwater::push::{
 use headwater::release::ReleaseName;
 use headwater::scan::{Root, ScanOptions};
 
-use crate::harness::World;
-use edge::{Edge, IsTime, MOST, Recorder, dead};
+use crate::harness::Sandbox;
+use edge::{AnswerCondition, Edge, MOST, Recorder, dead};
 
 const NAMES: [&str; 5] = ["edge1", "edge2", "edge3", "edge4", "edge5"];
 
@@ -47,14 +47,14 @@ fn directory(name: &str, location: String, path: PathBuf) -> DirectoryMirror {
 
 /// Five mirrors that serve release 1, and a tree that differs for each push.
 struct Edges {
-    world: World,
+    sandbox: Sandbox,
     trees: u64,
 }
 
 impl Edges {
     /// Creates five mirrors without a release.
     fn absent() -> Self {
-        Self { world: World::new(), trees: 0 }
+        Self { sandbox: Sandbox::new(), trees: 0 }
     }
 
     fn new() -> Self {
@@ -80,11 +80,11 @@ impl Edges {
             jobs: NonZeroUsize::MIN,
             level: LevelChoice::Auto,
             scratch: ScratchLocation {
-                directory: Ok(self.world.path("cache")),
-                temporary: self.world.path("tmp"),
+                directory: Ok(self.sandbox.path("cache")),
+                temporary: self.sandbox.path("tmp"),
             },
             keep_content: KeepContent::default(),
-            stores: KnownStores::new(Some(self.world.path("cache/stores")), BTreeMap::new()),
+            stores: KnownStores::new(Some(self.sandbox.path("cache/stores")), BTreeMap::new()),
             began: self.trees * 1000,
             patience: MOST,
             answer_patience: Duration::ZERO,
@@ -92,8 +92,8 @@ impl Edges {
     }
 
     fn edge(&self, name: &str) -> Edge {
-        let path = self.world.path(name);
-        let location = self.world.at(name);
+        let path = self.sandbox.path(name);
+        let location = self.sandbox.path_text(name);
         Edge::new(directory(name, location, path))
     }
 
@@ -105,7 +105,7 @@ impl Edges {
     /// or, if `None`, once the push has waited.
     fn late_fleet(
         &self,
-        is_time: IsTime,
+        is_time: AnswerCondition,
         change: impl FnOnce(&mut [Edge; 5]),
     ) -> (Fleet, Recorder) {
         let mut edges = NAMES.map(|name| self.edge(name));
@@ -124,7 +124,7 @@ impl Edges {
     }
 
     fn tree_of(&self, number: u64) -> Source {
-        let path = self.world.path("tree");
+        let path = self.sandbox.path("tree");
         fs::create_dir_all(&path).unwrap();
         fs::write(path.join("index.html"), format!("version {number}")).unwrap();
         Source::Trees { roots: vec![Root { path, at: None }], scan: ScanOptions::default() }
@@ -146,7 +146,8 @@ impl Edges {
     }
 
     fn served(&self, name: &str) -> (ReleaseName, String) {
-        let content = fs::read_to_string(self.world.path(name).join("current/index.html")).unwrap();
+        let content =
+            fs::read_to_string(self.sandbox.path(name).join("current/index.html")).unwrap();
         (self.edge(name).inner.state().unwrap().current.unwrap(), content)
     }
 
@@ -334,7 +335,7 @@ fn late_mirror_of_another_history_does_not_stop_the_others() {
 fn late_duplicate_name_of_a_mirror_is_refused() {
     let mut edges = Edges::new();
     let source = edges.tree();
-    let path = edges.world.path("edge1");
+    let path = edges.sandbox.path("edge1");
     let (fleet, recorder) = edges.late_fleet(Some(four_have_switched), |late| {
         late[4].inner = directory("edge5", "far".into(), path);
         late[4].hides_path = true;

@@ -9,7 +9,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use crate::harness::World;
+use crate::harness::Sandbox;
 use crate::trees::Tree;
 
 const SWITCHES: u64 = 200;
@@ -23,17 +23,17 @@ struct Nginx {
 
 impl Nginx {
     /// Serves `root` with its own configuration.
-    fn start(world: &World, root: &Path) -> Self {
+    fn start(sandbox: &Sandbox, root: &Path) -> Self {
         let root = root.display().to_string();
-        Self::with_server(world, |port| {
+        Self::with_server(sandbox, |port| {
             format!("server {{ listen 127.0.0.1:{port}; root {root}; }}")
         })
     }
 
     /// Serves with the `server` block that `server` returns for a port.
-    fn with_server(world: &World, server: impl FnOnce(u16) -> String) -> Self {
+    fn with_server(sandbox: &Sandbox, server: impl FnOnce(u16) -> String) -> Self {
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let directory = world.path("nginx");
+        let directory = sandbox.path("nginx");
         fs::create_dir_all(&directory).unwrap();
         let temporary: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
             .map(|kind| format!("{kind}_temp_path {}/{kind};\n", directory.display()))
@@ -163,9 +163,9 @@ fn check(
 #[test]
 #[ignore = "needs nginx, a minute"]
 fn nginx_serves_no_failed_or_mixed_read_during_activations() {
-    let world = World::new();
-    world.publish(&tree(0), &["mirror"], &[]);
-    let nginx = Nginx::start(&world, &world.path("mirror/current"));
+    let sandbox = Sandbox::new();
+    sandbox.publish(&tree(0), &["mirror"], &[]);
+    let nginx = Nginx::start(&sandbox, &sandbox.path("mirror/current"));
     let (newest, is_over, tags) =
         (AtomicU64::new(0), AtomicBool::new(false), Mutex::new(HashMap::new()));
     let reads = AtomicU64::new(0);
@@ -198,8 +198,8 @@ fn nginx_serves_no_failed_or_mixed_read_during_activations() {
     std::thread::scope(|scope| {
         let clients: Vec<_> = (0..CLIENTS).map(|index| scope.spawn(move || visit(index))).collect();
         for release in 1..=SWITCHES {
-            world.write("tree", &tree(release));
-            let outcome = world.push("tree", &["mirror"], &["--allow-shrink"]);
+            sandbox.write("tree", &tree(release));
+            let outcome = sandbox.push("tree", &["mirror"], &["--allow-shrink"]);
             if outcome.code() != Some(0) {
                 is_over.store(true, Ordering::Relaxed);
             }
@@ -212,30 +212,34 @@ fn nginx_serves_no_failed_or_mixed_read_during_activations() {
         }
     });
     println!("{} reads over {SWITCHES} switches", reads.load(Ordering::Relaxed));
-    assert!(reads.load(Ordering::Relaxed) > SWITCHES * 10, "too few reads to mean anything");
-    world.served("mirror");
+    assert!(reads.load(Ordering::Relaxed) > SWITCHES * 10, "too few reads to be significant");
+    sandbox.served("mirror");
     let mut client = Client::connect(nginx.port);
     for release in 0..=SWITCHES {
         let path = format!("assets/only-{release}.js");
-        assert_eq!(check(&mut client, &path, &tags, SWITCHES), Ok(release), "retired paths stay");
+        assert_eq!(
+            check(&mut client, &path, &tags, SWITCHES),
+            Ok(release),
+            "retired paths are still served"
+        );
     }
 }
 
 #[test]
 #[ignore = "needs nginx"]
 fn documented_nginx_server_serves_a_mirror() {
-    let world = World::new();
+    let sandbox = Sandbox::new();
     let site = tree(7)
         .file("404.html", "not found")
         .file("docs/index.html", "docs")
         .file("empty/x.js", "x");
-    world.publish(&site, &["mirror"], &[]);
+    sandbox.publish(&site, &["mirror"], &[]);
     let page = include_str!("../../docs/web-servers.md");
     let (_, block) = page.split_once("```nginx\n").expect("it is there");
     let block = block.split("```").next().unwrap();
     assert!(block.contains("listen 80;") && block.contains("root /srv/www/current;"));
-    let root = world.path("mirror/current").display().to_string();
-    let nginx = Nginx::with_server(&world, |port| {
+    let root = sandbox.path("mirror/current").display().to_string();
+    let nginx = Nginx::with_server(&sandbox, |port| {
         block
             .replace("listen 80;", &format!("listen 127.0.0.1:{port};"))
             .replace("/srv/www/current", &root)

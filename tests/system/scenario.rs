@@ -7,7 +7,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use crate::checker::{self, Faults, Served};
-use crate::harness::{Outcome, World, events};
+use crate::harness::{Outcome, Sandbox, events};
 use crate::trees::Tree;
 
 /// The operation of a scenario.
@@ -32,7 +32,7 @@ pub(crate) enum Kind {
 
 /// The release that a mirror serves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Side {
+pub(crate) enum Found {
     /// None: nothing was ever served.
     Nothing,
     /// The old release, unchanged.
@@ -45,7 +45,7 @@ pub(crate) enum Side {
 #[derive(Debug)]
 pub(crate) struct Scenario {
     /// The sandbox.
-    pub(crate) world: World,
+    pub(crate) sandbox: Sandbox,
     /// The operation.
     pub(crate) kind: Kind,
     /// The mirror.
@@ -90,17 +90,17 @@ fn reduced() -> Tree {
 impl Scenario {
     /// Prepares a mirror in the directory `mirror` of a new sandbox.
     pub(crate) fn new(kind: Kind) -> Self {
-        let world = World::new();
-        let mirror = world.path("mirror");
-        Self::at(kind, world, mirror)
+        let sandbox = Sandbox::new();
+        let mirror = sandbox.path("mirror");
+        Self::at(kind, sandbox, mirror)
     }
 
     /// Prepares a mirror in another directory.
-    pub(crate) fn at(kind: Kind, world: World, mirror: PathBuf) -> Self {
+    pub(crate) fn at(kind: Kind, sandbox: Sandbox, mirror: PathBuf) -> Self {
         let place = mirror.to_str().unwrap().to_owned();
         let push = |tree: &Tree| {
-            world.write("tree", tree);
-            world.run(&["push", &world.at("tree"), &place]).expect(&[0]);
+            sandbox.write("tree", tree);
+            sandbox.run(&["push", &sandbox.path_text("tree"), &place]).expect(&[0]);
         };
         let goal = match kind {
             Kind::FirstPush => Tree::small(),
@@ -130,12 +130,12 @@ impl Scenario {
                 updated()
             }
         };
-        world.write("tree", &goal);
+        sandbox.write("tree", &goal);
         if kind == Kind::Repair {
             damage(&mirror);
         }
-        let tree = world.at("tree");
-        let events = world.at("events");
+        let tree = sandbox.path_text("tree");
+        let events = sandbox.path_text("events");
         let command: &[&str] = match kind {
             Kind::FirstPush | Kind::Update | Kind::Deletion => {
                 &["push", &tree, &place, "--wait", "0s", "--events", &events]
@@ -154,7 +154,7 @@ impl Scenario {
         };
         assert_eq!(faults.is_empty(), kind != Kind::Repair, "{kind:?}: {faults:#?}");
         let kept = checker::records(&mirror).into_keys().collect();
-        Self { world, kind, mirror, old, faults, kept, command }
+        Self { sandbox, kind, mirror, old, faults, kept, command }
     }
 
     /// Runs the command, with a fault if one is given.
@@ -162,7 +162,7 @@ impl Scenario {
         let arguments: Vec<&str> = self.command.iter().map(|word| &**word).collect();
         // Files that an earlier run left in the cache would be removed and shift the steps.
         for place in
-            std::fs::read_dir(self.world.path("cache/headwater")).into_iter().flatten().flatten()
+            std::fs::read_dir(self.sandbox.path("cache/headwater")).into_iter().flatten().flatten()
         {
             for left in std::fs::read_dir(place.path()).into_iter().flatten().flatten() {
                 if left.file_name().as_encoded_bytes().starts_with(b"push-") {
@@ -174,11 +174,11 @@ impl Scenario {
         const LATER: &str = "clock+172800";
         match fault {
             Some(fault) if self.kind == Kind::Expire => {
-                self.world.run_with_fault(&format!("{LATER},{fault}"), &arguments)
+                self.sandbox.run_with_fault(&format!("{LATER},{fault}"), &arguments)
             }
-            None if self.kind == Kind::Expire => self.world.run_with_fault(LATER, &arguments),
-            Some(fault) => self.world.run_with_fault(fault, &arguments),
-            None => self.world.run(&arguments),
+            None if self.kind == Kind::Expire => self.sandbox.run_with_fault(LATER, &arguments),
+            Some(fault) => self.sandbox.run_with_fault(fault, &arguments),
+            None => self.sandbox.run(&arguments),
         }
     }
 
@@ -206,66 +206,66 @@ impl Scenario {
     }
 
     /// Returns which release is served, if it is one complete release: the old or the new one.
-    pub(crate) fn judge(&self) -> Result<Side, Faults> {
+    pub(crate) fn check_served(&self) -> Result<Found, Faults> {
         if self.kind == Kind::Repair {
-            return self.judge_repair();
+            return self.check_repair();
         }
         let served = match checker::state(&self.mirror)? {
-            None if self.kind == Kind::FirstPush => return Ok(Side::Nothing),
+            None if self.kind == Kind::FirstPush => return Ok(Found::Nothing),
             None => return Err(vec!["current: gone".into()]),
             Some(served) => served,
         };
         if self.kind == Kind::Expire {
-            return self.judge_expiry(&served);
+            return self.check_expiry(&served);
         }
         if self.kind == Kind::Prune {
             let is_old = self.old.as_ref() == Some(&served);
             return if is_old {
-                Ok(Side::New)
+                Ok(Found::New)
             } else {
                 Err(vec![format!("serves {}", served.name)])
             };
         }
         if self.old.as_ref() == Some(&served) {
-            return Ok(Side::Old);
+            return Ok(Found::Old);
         }
         let before = self.old.as_ref().map_or(0, |old| old.record.sequence);
         // A sequence that was staged and not activated is not used again.
         if served.record.sequence <= before {
             return Err(vec![format!("serves {} after sequence {before}", served.name)]);
         }
-        checker::check_equals_tree(&served, &self.world.path("tree")).map(|()| Side::New)
+        checker::check_equals_tree(&served, &self.sandbox.path("tree")).map(|()| Found::New)
     }
 
-    /// Like [`Scenario::judge`], but the release that the last run reported as current must be
-    /// served.
-    pub(crate) fn judge_told(&self, outcome: &Outcome) -> Result<Side, Faults> {
-        let side = self.judge()?;
+    /// Like [`Scenario::check_served`], but the release that the last run reported as current must
+    /// be served.
+    pub(crate) fn check_reported(&self, outcome: &Outcome) -> Result<Found, Faults> {
+        let side = self.check_served()?;
         let is_told =
-            events(&self.world.path("events")).iter().any(|event| event["event"] == "activated");
-        if side != Side::New && (is_told || outcome.code() == Some(0)) {
+            events(&self.sandbox.path("events")).iter().any(|event| event["event"] == "activated");
+        if side != Found::New && (is_told || outcome.code() == Some(0)) {
             return Err(vec![format!("told to be current, and it is {side:?}")]);
         }
         Ok(side)
     }
 
     /// Checks that the release stays, and that only retired entries are missing.
-    fn judge_expiry(&self, served: &Served) -> Result<Side, Faults> {
+    fn check_expiry(&self, served: &Served) -> Result<Found, Faults> {
         if self.old.as_ref() != Some(served) {
             return Err(vec![format!("serves {}", served.name)]);
         }
         let is_there =
             |path: &&str| self.mirror.join("current").join(path).symlink_metadata().is_ok();
         let directories = ["css", "js/vendor", "js"];
-        Ok(if RETIRED.iter().chain(&directories).any(is_there) { Side::Old } else { Side::New })
+        Ok(if RETIRED.iter().chain(&directories).any(is_there) { Found::Old } else { Found::New })
     }
 
     /// Checks that the repair damaged nothing that was intact.
-    fn judge_repair(&self) -> Result<Side, Faults> {
+    fn check_repair(&self) -> Result<Found, Faults> {
         match checker::state(&self.mirror) {
-            Ok(Some(_)) => Ok(Side::New),
+            Ok(Some(_)) => Ok(Found::New),
             Ok(None) => Err(vec!["current: gone".into()]),
-            Err(faults) if faults.iter().all(|fault| self.faults.contains(fault)) => Ok(Side::Old),
+            Err(faults) if faults.iter().all(|fault| self.faults.contains(fault)) => Ok(Found::Old),
             Err(faults) => {
                 Err(faults.into_iter().filter(|fault| !self.faults.contains(fault)).collect())
             }
@@ -280,11 +280,12 @@ impl Scenario {
         if outcome.code() != Some(0) {
             return Err(format!("the next run failed: {outcome}"));
         }
-        match self.judge() {
-            Ok(Side::New) => {}
+        match self.check_served() {
+            Ok(Found::New) => {}
             other => return Err(format!("after the next run: {other:#?}\n{outcome}")),
         }
-        let served = checker::check_store(&self.mirror).expect("it was judged").name;
+        let served =
+            checker::check_store(&self.mirror).expect("the result was checked before").name;
         let known = |name: &String| {
             *name == served || self.kept.contains(name) || Some(name) == interrupted.as_ref()
         };

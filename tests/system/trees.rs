@@ -107,7 +107,7 @@ impl Tree {
 
     /// Removes a path.
     pub(crate) fn without(mut self, path: &str) -> Self {
-        self.nodes.remove(path).expect("it is there");
+        self.nodes.remove(path).expect("the file exists");
         self
     }
 

@@ -164,7 +164,7 @@ pub(crate) fn object_names(dir: &Path) -> BTreeSet<String> {
 fn names(dir: &Path) -> Vec<String> {
     let Ok(entries) = fs::read_dir(dir) else { return Vec::new() };
     let mut names: Vec<String> = entries
-        .map(|entry| entry.unwrap().file_name().into_string().expect("our names are UTF-8"))
+        .map(|entry| entry.unwrap().file_name().into_string().expect("names in a store are UTF-8"))
         .collect();
     names.sort();
     names

@@ -97,7 +97,7 @@ fn walk(root: &Path, path: &str, visit: &mut dyn FnMut(&str, &fs::Metadata)) {
         return;
     }
     for entry in fs::read_dir(root.join(path)).unwrap() {
-        let name = entry.unwrap().file_name().into_string().expect("our names are UTF-8");
+        let name = entry.unwrap().file_name().into_string().expect("names in a store are UTF-8");
         let path = if path.is_empty() { name } else { format!("{path}/{name}") };
         walk(root, &path, visit);
     }

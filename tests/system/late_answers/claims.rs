@@ -6,7 +6,7 @@ use headwater::push::PushError;
 use headwater::release::{MAX_SEQUENCE, MAX_TIME, Partial, RejectedContent, Release};
 use headwater::tree_path::Site;
 
-use super::edge::Alteration;
+use super::edge::StateChange;
 use super::*;
 use crate::sweep;
 
@@ -28,8 +28,8 @@ fn invent(state: &mut MirrorState, change: impl FnOnce(&mut Release)) {
 
 pub(super) fn altering(
     change: impl Fn(&mut MirrorState) + Send + Sync + 'static,
-) -> Option<Alteration> {
-    Some(Alteration(Box::new(change)))
+) -> Option<StateChange> {
+    Some(StateChange(Box::new(change)))
 }
 
 fn reject(release: &mut Release, content: ContentId) {
@@ -209,7 +209,7 @@ fn assert_served_as_without(claim: &str, alters: Claim, action: Action, has_cach
     let (edges, next) = lagging_fleet();
     let what = format!("{claim}, {action:?}, with a cache: {has_cache}");
     if !has_cache {
-        fs::remove_dir_all(edges.world.path("cache")).unwrap();
+        fs::remove_dir_all(edges.sandbox.path("cache")).unwrap();
     }
     let before = edges.edge("edge1").inner.state().unwrap().current_release().unwrap().clone();
     let mut fifth = edges.edge("edge5");
@@ -274,12 +274,12 @@ fn claims_of_one_mirror_without_a_cache_do_not_change_the_others() {
 /// Publishes a tree with another file, from another origin.
 pub(super) fn publish_elsewhere(edges: &mut Edges, names: &[&str]) {
     let source = edges.tree();
-    fs::write(edges.world.path("tree/extra.js"), "extra").unwrap();
+    fs::write(edges.sandbox.path("tree/extra.js"), "extra").unwrap();
     let mut options =
         Options { require: Require::All, stores: KnownStores::default(), ..edges.options() };
     run(900)(&mut options);
     push(&source, &edges.fleet(names), &options, &Silent).unwrap();
-    fs::remove_file(edges.world.path("tree/extra.js")).unwrap();
+    fs::remove_file(edges.sandbox.path("tree/extra.js")).unwrap();
 }
 
 #[test]
@@ -293,7 +293,7 @@ fn unconfirmed_release_contributes_nothing_to_the_next_one() {
     assert_eq!(outcomes(&report), vec![Outcome::Activated; 5], "{report:?}");
     for name in NAMES {
         assert_eq!(edges.served(name).1, "version 3");
-        assert!(!edges.world.path(name).join("current/extra.js").exists(), "{name}");
+        assert!(!edges.sandbox.path(name).join("current/extra.js").exists(), "{name}");
     }
 }
 
@@ -302,7 +302,7 @@ fn content_on_one_mirror_alone_is_published_as_a_new_release() {
     let mut edges = Edges::new();
     publish_elsewhere(&mut edges, &["edge5"]);
     let source = edges.tree_of(2);
-    fs::write(edges.world.path("tree/extra.js"), "extra").unwrap();
+    fs::write(edges.sandbox.path("tree/extra.js"), "extra").unwrap();
     let report = push(&source, &edges.fleet(&NAMES), &waiting(&edges), &Silent).unwrap();
     assert!(report.is_new, "{report:?}");
     let state = edges.edge("edge1").inner.state().unwrap();
@@ -358,7 +358,7 @@ fn confirmed_run_number_supersedes_until_older_is_allowed() {
 #[test]
 fn minority_history_fails_alone() {
     let mut edges = Edges::new();
-    fs::remove_dir_all(edges.world.path("edge5")).unwrap();
+    fs::remove_dir_all(edges.sandbox.path("edge5")).unwrap();
     edges.publish(&["edge5"], |options| options.stores = KnownStores::default());
     let source = edges.tree();
     let options = Options { stores: KnownStores::default(), ..waiting(&edges) };
@@ -399,7 +399,7 @@ fn unknown_one_of_two_diverged_mirrors_fails_alone() {
     let fleet = || edges.fleet(&NAMES[..2]);
     let all = Options { require: Require::All, ..waiting(&edges) };
     let refused = push(&source, &fleet(), &all, &Silent).unwrap_err();
-    assert!(matches!(refused, PushError::Guard(_)), "both are required: {refused}");
+    assert!(matches!(refused, PushError::Guard(_)), "both mirrors are required: {refused}");
     let one = Options { require: Require::AtLeast(1), ..waiting(&edges) };
     let report = push(&source, &fleet(), &one, &Silent).unwrap();
     assert_eq!(report.mirrors[0].outcome, Outcome::Activated, "{report:?}");
@@ -465,10 +465,10 @@ const CLAIMS_OF_ONE_MORE: [Claim; 2] = [
 /// These mirrors, of which the last one makes the claim.
 fn with_claim(edges: &Edges, names: &[&str], claim: Claim) -> Fleet {
     let (last, others) = names.split_last().unwrap();
-    let mut liar = edges.edge(last);
-    liar.alters = altering(move |state| claim(state, ContentId::of(b"none")));
+    let mut claimant = edges.edge(last);
+    claimant.alters = altering(move |state| claim(state, ContentId::of(b"none")));
     let others = others.iter().map(|name| Arc::new(edges.edge(name)) as Arc<dyn Mirror>);
-    Fleet::new(others.chain([Arc::new(liar) as Arc<dyn Mirror>]).collect())
+    Fleet::new(others.chain([Arc::new(claimant) as Arc<dyn Mirror>]).collect())
 }
 
 #[test]

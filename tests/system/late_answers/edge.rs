@@ -23,9 +23,9 @@ use headwater::release::ReleaseName;
 pub(super) const MOST: Duration = Duration::from_secs(60);
 
 /// Changes the state that a mirror reports.
-pub(super) struct Alteration(pub(super) Box<dyn Fn(&mut MirrorState) + Send + Sync>);
+pub(super) struct StateChange(pub(super) Box<dyn Fn(&mut MirrorState) + Send + Sync>);
 
-impl fmt::Debug for Alteration {
+impl fmt::Debug for StateChange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Alteration")
     }
@@ -41,7 +41,7 @@ pub(super) struct Edge {
     /// Whether its local path is hidden, as for a mirror on another machine.
     pub(super) hides_path: bool,
     pub(super) fails_to_stage: bool,
-    pub(super) alters: Option<Alteration>,
+    pub(super) alters: Option<StateChange>,
     pub(super) asked: AtomicUsize,
 }
 
@@ -89,14 +89,14 @@ impl Mirror for Edge {
             assert_eq!(
                 waited,
                 Err(RecvTimeoutError::Disconnected),
-                "the push waits for this mirror"
+                "the push waited for this mirror"
             );
         }
         if self.is_dead {
             return Err(dead());
         }
         let mut state = self.inner.state()?;
-        if let Some(Alteration(alter)) = &self.alters {
+        if let Some(StateChange(alter)) = &self.alters {
             alter(&mut state);
         }
         Ok(state)
@@ -188,12 +188,12 @@ impl Mirror for Edge {
 
 /// The number of cancellation checks after a mirror is overdue, before that mirror responds: a push
 /// that does not wait has decided by then.
-const LOOKS: usize = 20;
+const CHECKS_BEFORE_ANSWER: usize = 20;
 
 /// Records events, and lets the late mirror respond once the events are as the test requires.
 pub(super) struct Recorder {
     pub(super) events: Mutex<Vec<Event>>,
-    is_time: IsTime,
+    is_time: AnswerCondition,
     /// The number of cancellation checks of the push since a mirror was overdue.
     looks: AtomicUsize,
     held: Mutex<Option<Sender<()>>>,
@@ -211,7 +211,7 @@ impl Monitor for Recorder {
     fn is_cancelled(&self) -> bool {
         let events = self.events.lock().unwrap();
         let is_waiting = self.is_time.is_none() && is_overdue(&events);
-        if is_waiting && self.looks.fetch_add(1, Ordering::SeqCst) == LOOKS {
+        if is_waiting && self.looks.fetch_add(1, Ordering::SeqCst) == CHECKS_BEFORE_ANSWER {
             self.held.lock().unwrap().take();
         }
         false
@@ -219,10 +219,10 @@ impl Monitor for Recorder {
 }
 
 /// When the late mirror responds; if `None`, once the push has waited for a while.
-pub(super) type IsTime = Option<fn(&[Event]) -> bool>;
+pub(super) type AnswerCondition = Option<fn(&[Event]) -> bool>;
 
 impl Recorder {
-    pub(super) fn new(is_time: IsTime, held: Sender<()>) -> Self {
+    pub(super) fn new(is_time: AnswerCondition, held: Sender<()>) -> Self {
         Self {
             events: Mutex::default(),
             is_time,

@@ -150,7 +150,7 @@ fn rollback_of_all_skips_a_canary_release() {
 fn rollback_plan_leaves_out_a_mirror_of_another_history() {
     let mut edges = Edges::new();
     edges.publish(&NAMES, |_| {});
-    fs::remove_dir_all(edges.world.path("edge5")).unwrap();
+    fs::remove_dir_all(edges.sandbox.path("edge5")).unwrap();
     edges.publish(&["edge5"], |options| options.stores = KnownStores::default());
     let options = Options { stores: KnownStores::default(), ..for_rollback(&edges) };
     let planned = plan_rollback(&edges.fleet(&NAMES), None, &options, &Silent).unwrap();

@@ -14,7 +14,7 @@ use tokio_rustls::rustls::crypto::ring::default_provider;
 use tokio_rustls::rustls::server::WebPkiClientVerifier;
 use tokio_rustls::rustls::{RootCertStore, ServerConfig};
 
-use super::connection_settings::{certify, push_with, says, world};
+use super::connection_settings::{certify, push_with, sandbox, says};
 use super::{Receiver, serves_tree};
 
 /// A TLS proxy in front of a receiver without TLS. Dropping it stops it.
@@ -66,10 +66,10 @@ impl Front {
 
 #[test]
 fn only_the_trusted_client_certificate_is_accepted() {
-    let world = world();
-    let receiver = Receiver::start(&world.path("web"));
+    let sandbox = sandbox();
+    let receiver = Receiver::start(&sandbox.path("web"));
     let [own, known, _] = [("localhost", "edge"), ("me.example", "me"), ("other.example", "other")]
-        .map(|(name, file)| certify(&world, name, file));
+        .map(|(name, file)| certify(&sandbox, name, file));
     let front = Front::start(&own, &known, receiver.address());
     let url = format!("https://localhost:{}/", front.address.port());
     let shows = |name: &str| {
@@ -79,10 +79,10 @@ fn only_the_trusted_client_certificate_is_accepted() {
         ("ca = 'edge.pem'".to_owned(), "none was sent"),
         (shows("other"), "it rejects the client certificate"),
     ] {
-        says(&push_with(&world, &url, &lines).expect(&[4]), &["TLS", words]);
-        assert!(!world.path("web").exists());
+        says(&push_with(&sandbox, &url, &lines).expect(&[4]), &["TLS", words]);
+        assert!(!sandbox.path("web").exists());
     }
-    push_with(&world, &url, &shows("me")).expect(&[0]);
-    assert!(serves_tree(&world, "web"));
-    world.run(&["status"]).expect(&[0]);
+    push_with(&sandbox, &url, &shows("me")).expect(&[0]);
+    assert!(serves_tree(&sandbox, "web"));
+    sandbox.run(&["status"]).expect(&[0]);
 }

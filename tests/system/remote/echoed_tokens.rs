@@ -6,7 +6,7 @@ use std::sync::Mutex;
 
 use super::hostile_receivers::{HostileReceiver, JSON, acknowledge, answer};
 use crate::flaky_proxy;
-use crate::harness::{Outcome, World};
+use crate::harness::{Outcome, Sandbox};
 use crate::trees::{Rng, Tree};
 
 const TOKEN: &str = "hw_0123abcd_5ec2e7aa0011223344556677f00dfaced00dc0de8899aabbccddeeff";
@@ -40,7 +40,7 @@ fn spelling(random: &mut Rng, is_json: bool) -> String {
 }
 
 /// Answers a request with a response that contains the token, or like an honest mirror.
-fn lie(random: &mut Rng, stream: &mut TcpStream, head: &str) {
+fn answer_with_token(random: &mut Rng, stream: &mut TcpStream, head: &str) {
     let echo = spelling(random, true);
     let plain = spelling(random, false).replace(['\n', '\r'], "");
     let kinds = [
@@ -156,15 +156,16 @@ fn token_search_finds_every_spelling() {
 #[test]
 fn echoed_token_never_appears_in_output() {
     let seed = flaky_proxy::seed();
-    let world = World::new();
-    world.write("tree", &Tree::small());
+    let sandbox = Sandbox::new();
+    sandbox.write("tree", &Tree::small());
     let random = Mutex::new(Rng::new(seed));
-    let liar = HostileReceiver::start(move |stream, head| {
+    let hostile = HostileReceiver::start(move |stream, head| {
         let mut random = random.lock().unwrap();
-        lie(&mut random, stream, head);
+        answer_with_token(&mut random, stream, head);
     });
-    let config = format!("content = 'tree'\n[[mirror]]\nname = 'liar'\nurl = '{}'\n", liar.url());
-    std::fs::write(world.path("headwater.toml"), config).unwrap();
+    let config =
+        format!("content = 'tree'\n[[mirror]]\nname = 'liar'\nurl = '{}'\n", hostile.url());
+    std::fs::write(sandbox.path("headwater.toml"), config).unwrap();
     let commands = [
         "push --json --events events --dotenv dotenv --metrics metrics",
         "push --verbose",
@@ -177,25 +178,25 @@ fn echoed_token_never_appears_in_output() {
     for round in 0..ROUNDS {
         let command = commands[usize::try_from(round).unwrap() % commands.len()];
         let arguments: Vec<&str> = command.split(' ').chain(["--deadline", "1s"]).collect();
-        let mut process = world.command(&arguments);
+        let mut process = sandbox.command(&arguments);
         process.env("HEADWATER_TOKEN", TOKEN).env("GITHUB_ACTIONS", "true").env("CI", "true");
         process
-            .env("GITHUB_STEP_SUMMARY", world.path("summary"))
-            .env("GITHUB_OUTPUT", world.path("output"));
+            .env("GITHUB_STEP_SUMMARY", sandbox.path("summary"))
+            .env("GITHUB_OUTPUT", sandbox.path("output"));
         let outcome = Outcome::of(&mut process);
         assert!(!matches!(outcome.code(), None | Some(101)), "{command}: {outcome}");
         assert_silent(command, &outcome.stdout);
         assert_silent(command, &outcome.stderr);
         for file in ["events", "dotenv", "metrics", "summary", "output", "page"] {
-            let text = std::fs::read_to_string(world.path(file)).unwrap_or_default();
+            let text = std::fs::read_to_string(sandbox.path(file)).unwrap_or_default();
             assert_silent(&format!("{command}: {file}"), &text);
         }
     }
     for file in ["events", "dotenv", "metrics", "summary", "output", "page"] {
-        assert!(world.path(file).exists(), "{file} was never written");
+        assert!(sandbox.path(file).exists(), "{file} was never written");
     }
     assert!(
-        liar.heads.lock().unwrap().iter().any(|head| head.contains(TOKEN)),
+        hostile.heads.lock().unwrap().iter().any(|head| head.contains(TOKEN)),
         "the token was never sent"
     );
 }

@@ -8,10 +8,10 @@ use std::path::PathBuf;
 
 use serde_json::Value;
 
-use super::{Receiver, over, report, serves_tree, stand_in};
+use super::{Receiver, report, serves_tree, ssh_flags, stand_in};
 use crate::checker;
 use crate::flaky_proxy::FlakyProxy;
-use crate::harness::World;
+use crate::harness::Sandbox;
 use crate::sweep;
 use crate::trees::{Rng, Tree, seed};
 
@@ -80,7 +80,7 @@ impl Round {
         }
     }
 
-    fn config(&self, world: &World, links: &[FlakyProxy]) -> String {
+    fn config(&self, sandbox: &Sandbox, links: &[FlakyProxy]) -> String {
         let mut text = format!(
             "content='tree'\nsite='docs'\nrequire={}\non_failure='{}'\n",
             self.require, self.on_failure
@@ -97,7 +97,7 @@ impl Round {
                 Some(_) if self.is_down[index] => format!("http://127.0.0.1:1/m{index}"),
                 Some(link) => format!("http://{}/", link.address()),
                 None if index < WEBS + SHELLS => {
-                    format!("ssh://edge{index}{}", world.at(&format!("m{index}")))
+                    format!("ssh://edge{index}{}", sandbox.path_text(&format!("m{index}")))
                 }
                 None => format!("m{index}"),
             };
@@ -114,54 +114,55 @@ impl Round {
 
 impl Round {
     /// Breaks the directory mirrors; returns what was moved, and its new path.
-    fn take_away(&self, world: &World) -> Vec<(PathBuf, PathBuf)> {
+    fn take_away(&self, sandbox: &Sandbox) -> Vec<(PathBuf, PathBuf)> {
         let broken = BROKEN
             .into_iter()
             .zip(self.is_broken)
-            .filter(|(path, is)| *is && world.path(path).exists());
-        let moves = broken.map(|(path, _)| (world.path(path), world.path("away").join(&path[..2])));
+            .filter(|(path, is)| *is && sandbox.path(path).exists());
+        let moves =
+            broken.map(|(path, _)| (sandbox.path(path), sandbox.path("away").join(&path[..2])));
         moves.inspect(|(from, to)| fs::rename(from, to).unwrap()).collect()
     }
 }
 
 fn rounds(count: usize) {
     let mut rng = Rng::new(seed());
-    let world = World::new();
+    let sandbox = Sandbox::new();
     let receivers: Vec<Receiver> =
-        (0..WEBS).map(|index| Receiver::start(&world.path(format!("m{index}")))).collect();
+        (0..WEBS).map(|index| Receiver::start(&sandbox.path(format!("m{index}")))).collect();
     let links: Vec<FlakyProxy> =
         receivers.iter().map(|one| FlakyProxy::start(one.address(), 20, rng.next())).collect();
     let mut tree = Tree::random(&mut rng, 30);
-    fs::create_dir(world.path("away")).unwrap();
+    fs::create_dir(sandbox.path("away")).unwrap();
     for number in 0..count {
         tree.mutate(&mut rng);
         // A path that no mutation turns into a directory.
         tree.put("v1/index.html", format!("round {number}"));
-        world.write("tree", &tree);
+        sandbox.write("tree", &tree);
         let round = Round::random(&mut rng);
-        fs::write(world.path("headwater.toml"), round.config(&world, &links)).unwrap();
-        let ssh = stand_in(&world, "ssh", &round.kill);
-        let before: Vec<u64> = (0..MIRRORS).map(|index| sequence(&world, index)).collect();
-        let away = round.take_away(&world);
+        fs::write(sandbox.path("headwater.toml"), round.config(&sandbox, &links)).unwrap();
+        let ssh = stand_in(&sandbox, "ssh", &round.kill);
+        let before: Vec<u64> = (0..MIRRORS).map(|index| sequence(&sandbox, index)).collect();
+        let away = round.take_away(&sandbox);
         let flags = ["push", "--json", "--jobs", "2", "--metrics", "fleet.prom"];
-        let outcome = world.run(&[&flags[..], &over(&ssh)].concat()).expect(&[0, 3, 4]);
+        let outcome = sandbox.run(&[&flags[..], &ssh_flags(&ssh)].concat()).expect(&[0, 3, 4]);
         for (from, to) in away {
             fs::rename(to, from).unwrap();
         }
         println!("round {number}: {round:?}");
-        check(&world, &round, &before, &report(&outcome), outcome.code().unwrap());
+        check(&sandbox, &round, &before, &report(&outcome), outcome.code().unwrap());
     }
 }
 
 /// Returns the sequence that a mirror serves; 0 if it serves nothing.
-fn sequence(world: &World, index: usize) -> u64 {
-    let served = checker::state(&world.path(format!("m{index}")))
+fn sequence(sandbox: &Sandbox, index: usize) -> u64 {
+    let served = checker::state(&sandbox.path(format!("m{index}")))
         .unwrap_or_else(|faults| panic!("{faults:#?}"));
     served.map_or(0, |served| served.record.sequence)
 }
 
 /// Compares the report with an independent check of each mirror.
-fn check(world: &World, round: &Round, before: &[u64], report: &Value, code: i32) {
+fn check(sandbox: &Sandbox, round: &Round, before: &[u64], report: &Value, code: i32) {
     // Frozen mirrors come last in the report.
     let told: BTreeMap<&str, &Value> = report["mirrors"]
         .as_array()
@@ -170,7 +171,7 @@ fn check(world: &World, round: &Round, before: &[u64], report: &Value, code: i32
         .map(|told| (told["mirror"].as_str().unwrap(), told))
         .collect();
     assert_eq!(told.len(), MIRRORS);
-    let metrics = fs::read_to_string(world.path("fleet.prom")).unwrap();
+    let metrics = fs::read_to_string(sandbox.path("fleet.prom")).unwrap();
     let gauge = |name: &str, labels: &str| {
         let start = format!("headwater_{name}{{site=\"docs\"{labels}}} ");
         metrics
@@ -182,8 +183,8 @@ fn check(world: &World, round: &Round, before: &[u64], report: &Value, code: i32
     for (index, &before) in before.iter().enumerate() {
         let name = format!("m{index}");
         let mirror = told[name.as_str()];
-        let (outcome, now) = (mirror["outcome"].as_str().unwrap(), sequence(world, index));
-        let is_true = serves_tree(world, &name);
+        let (outcome, now) = (mirror["outcome"].as_str().unwrap(), sequence(sandbox, index));
+        let is_true = serves_tree(sandbox, &name);
         assert_eq!(matches!(outcome, "activated" | "current"), is_true, "{mirror}");
         assert_eq!(outcome == "frozen", round.frozen == Some(index), "{mirror}");
         match outcome {
@@ -212,6 +213,6 @@ fn check(world: &World, round: &Round, before: &[u64], report: &Value, code: i32
     assert_eq!(gauge("push_exit_code", ""), u64::try_from(meant).ok(), "{metrics}");
     assert!(report["unmet"].is_null() || switched == 0, "{report}");
     if round.is_all && (0..WEBS).any(|index| round.is_down[index] && round.frozen != Some(index)) {
-        assert_eq!(switched, 0, "all were required: {report}");
+        assert_eq!(switched, 0, "all mirrors were required: {report}");
     }
 }

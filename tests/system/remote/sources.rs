@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use super::{Receiver, push, serves_tree};
 use crate::flaky_proxy::FlakyProxy;
-use crate::harness::{Outcome, World};
+use crate::harness::{Outcome, Sandbox};
 use crate::trees::Tree;
 
 /// Assets that the second tree lacks: they are retired, and a joining mirror needs them.
@@ -13,7 +13,7 @@ const ASSETS: usize = 300;
 
 /// A mirror, behind a proxy, that alone has content that the tree lacks.
 struct Hub {
-    world: World,
+    sandbox: Sandbox,
     receiver: Arc<Mutex<Option<Receiver>>>,
     lines: Arc<Mutex<Vec<String>>>,
     link: FlakyProxy,
@@ -22,8 +22,8 @@ struct Hub {
 impl Hub {
     /// Creates the hub. If it `dies`, it stops for good at the first request for content.
     fn new(dies: bool) -> Self {
-        let world = World::new();
-        let receiver = Receiver::start(&world.path("hub"));
+        let sandbox = Sandbox::new();
+        let receiver = Receiver::start(&sandbox.path("hub"));
         let address = receiver.address();
         let (receiver, lines) =
             (Arc::new(Mutex::new(Some(receiver))), Arc::<Mutex<Vec<String>>>::default());
@@ -34,14 +34,14 @@ impl Hub {
                 drop(victim.lock().unwrap().take());
             }
         });
-        let hub = Self { world, receiver, lines, link };
+        let hub = Self { sandbox, receiver, lines, link };
         let assets = (0..ASSETS)
             .fold(Tree::small(), |tree, n| tree.file(&format!("a{n}.js"), format!("asset {n}")));
-        hub.world.write("tree", &assets);
+        hub.sandbox.write("tree", &assets);
         let shrinks = ["--allow-shrink"];
-        push(&hub.world, &[&hub.url(), &hub.world.at("keeper")], &[]).expect(&[0]);
-        hub.world.write("tree", &Tree::small());
-        push(&hub.world, &[&hub.url()], &shrinks).expect(&[0]);
+        push(&hub.sandbox, &[&hub.url(), &hub.sandbox.path_text("keeper")], &[]).expect(&[0]);
+        hub.sandbox.write("tree", &Tree::small());
+        push(&hub.sandbox, &[&hub.url()], &shrinks).expect(&[0]);
         hub.lines.lock().unwrap().clear();
         hub
     }
@@ -61,11 +61,12 @@ impl Hub {
 
     /// Pushes the tree to the hub and to these mirrors, which are empty.
     fn push(&self, others: &[&str]) -> Outcome {
-        let others: Vec<String> = others.iter().map(|other| self.world.at(other)).collect();
+        let others: Vec<String> =
+            others.iter().map(|other| self.sandbox.path_text(other)).collect();
         let url = self.url();
         let places: Vec<&str> =
             std::iter::once(&*url).chain(others.iter().map(String::as_str)).collect();
-        push(&self.world, &places, &["--require", "any"])
+        push(&self.sandbox, &places, &["--require", "any"])
     }
 }
 
@@ -74,9 +75,10 @@ fn content_missing_from_the_tree_is_read_with_one_request() {
     let hub = Hub::new(false);
     hub.push(&["new"]).expect(&[0]);
     assert_eq!(hub.requests(), ["POST /v1/objects HTTP/1.1"]);
-    assert!(serves_tree(&hub.world, "new"));
+    assert!(serves_tree(&hub.sandbox, "new"));
     let asset =
-        std::fs::read_to_string(hub.world.path(format!("new/current/a{}.js", ASSETS - 1))).unwrap();
+        std::fs::read_to_string(hub.sandbox.path(format!("new/current/a{}.js", ASSETS - 1)))
+            .unwrap();
     assert_eq!(asset, format!("asset {}", ASSETS - 1));
 }
 
@@ -102,5 +104,5 @@ fn another_mirror_replaces_a_failed_source() {
     let outcome = hub.push(&["keeper", "new"]);
     outcome.expect(&[0, 3]);
     assert!(hub.requests().len() <= 2, "{:?}", hub.requests());
-    assert!(serves_tree(&hub.world, "new") && serves_tree(&hub.world, "keeper"));
+    assert!(serves_tree(&hub.sandbox, "new") && serves_tree(&hub.sandbox, "keeper"));
 }

@@ -8,7 +8,7 @@ use headwater::receiver::{
 };
 use headwater::tree_path::Site;
 
-use super::{Answer, Receiver, Whole, stage_body};
+use super::{Answer, Complete, Receiver, stage_body};
 use crate::origin::first_tree;
 
 fn record(token: &Token, site: &str, allow: Permission, expires: Option<u64>) -> TokenRecord {
@@ -27,8 +27,8 @@ fn only_a_token_with_the_site_and_permission_is_accepted() {
     ];
     let receiver = Receiver::new(|settings| settings.access = AuthPolicy::Tokens(records));
     let stranger = Token::random().unwrap();
-    let delivery = first_tree().release(1).onto(None);
-    let body = stage_body(&delivery, &delivery.packs, Whole::Yes);
+    let delivery = first_tree().release(1).bundle_from(None);
+    let body = stage_body(&delivery, &delivery.packs, Complete::Yes);
     let ask = |method: &str, path: &str, token: Option<&str>, body: &[u8]| -> Answer {
         let bearer = token.map(|token| format!("Bearer {token}"));
         let fields: Vec<(&str, &str)> =
@@ -73,7 +73,7 @@ fn only_a_token_with_the_site_and_permission_is_accepted() {
             );
         }
     }
-    assert!(!receiver.mirror().exists(), "nobody changed anything");
+    assert!(!receiver.mirror().exists(), "the requests changed nothing");
     let (read_state, push_state) = (
         ask("GET", "/v1/state", Some(&read.reveal()), b"").ok(),
         ask("GET", "/v1/state", Some(&push.reveal()), b"").ok(),
@@ -94,11 +94,11 @@ fn only_a_token_with_the_site_and_permission_is_accepted() {
         let secret = &token.reveal()[12..];
         assert!(!logged.contains(secret), "a token is in the log");
     }
-    assert!(!logged.contains(&wrong[12..]), "what was nearly a token is in the log");
+    assert!(!logged.contains(&wrong[12..]), "a malformed token is in the log");
     for token in [&push, &read, &other, &old] {
         assert!(
             logged.contains(&format!(r#""token":"{}""#, token.id())),
-            "who asked is not in the log"
+            "the id of the token is not in the log"
         );
     }
     assert!(
@@ -216,8 +216,8 @@ fn sites_have_separate_content_and_tokens() {
     assert_eq!(ask("GET", "/blog/v1/state", &blog, b"").ok()["site"], "blog");
     assert_eq!(ask("GET", "/blog/v1/state", &docs, b"").status, 403);
     assert_eq!(ask("GET", "/v1/state", &docs, b"").status, 404);
-    let delivery = first_tree().release(1).onto(None);
-    let body = stage_body(&delivery, &delivery.packs, Whole::Yes);
+    let delivery = first_tree().release(1).bundle_from(None);
+    let body = stage_body(&delivery, &delivery.packs, Complete::Yes);
     assert_eq!(
         ask("POST", "/blog/v1/stage", &blog, &body).refusal(),
         (403, "other_site".to_owned())

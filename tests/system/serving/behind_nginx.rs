@@ -5,7 +5,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Command, Stdio};
 
 use super::{
-    Connection, Receiver, Whole, activation, assert_serves, pack_path, stage_body, wait_until,
+    Complete, Connection, Receiver, activation, assert_serves, pack_path, stage_body, wait_until,
 };
 use crate::origin::{SealedPack, Tree, noise};
 use crate::sandbox;
@@ -46,16 +46,16 @@ fn documented_proxy_passes_large_packs() {
     wait_until("nginx listens", || TcpStream::connect(("127.0.0.1", port)).is_ok());
     let content = noise(20 << 20, 1);
     let release = Tree::default().file("a", &content[..], 1_700_000_001).release(1);
-    let mut delivery = release.onto(None);
+    let mut delivery = release.bundle_from(None);
     let chunks = content.chunks(4 << 20).enumerate();
     delivery.packs = chunks
         .map(|(index, bytes)| SealedPack::raw(0, (index * (4 << 20)) as u64, bytes))
         .collect();
     let mut connection = Connection::to(SocketAddr::from(([127, 0, 0, 1], port)));
-    connection.ask("POST", "/v1/stage", &[], &stage_body(&delivery, &[], Whole::No)).ok();
+    connection.ask("POST", "/v1/stage", &[], &stage_body(&delivery, &[], Complete::No)).ok();
     let pack = &delivery.packs[0];
     connection.ask("PUT", &pack_path(&delivery, pack), &[], &pack.bytes).ok();
-    let rest = stage_body(&delivery, &delivery.packs[1..], Whole::Yes);
+    let rest = stage_body(&delivery, &delivery.packs[1..], Complete::Yes);
     connection.ask("POST", "/v1/stage", &[], &rest).ok();
     connection.ask("POST", "/v1/activate", &[], &activation(&delivery, None)).ok();
     assert_serves(&receiver.mirror(), 1);

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use super::{
-    Connection, PATIENCE, Receiver, Whole, activation, assert_serves, headed, stage_body,
+    Complete, Connection, PATIENCE, Receiver, activation, assert_serves, framed_pack, stage_body,
     wait_until,
 };
 use crate::origin::{Delivery, first_tree, noise};
@@ -29,14 +29,14 @@ fn send(connection: &mut Connection, body: &[u8], size: usize) {
 
 fn delivery() -> Delivery {
     let delivery =
-        first_tree().file("big.bin", noise(60_000, 3), 1_700_000_001).release(1).onto(None);
+        first_tree().file("big.bin", noise(60_000, 3), 1_700_000_001).release(1).bundle_from(None);
     assert!(delivery.packs.len() > 1);
     delivery
 }
 
 /// Returns the parts of a stage request before its packs.
 fn without_packs(delivery: &Delivery) -> Vec<u8> {
-    let whole = stage_body(delivery, &delivery.packs, Whole::Yes);
+    let whole = stage_body(delivery, &delivery.packs, Complete::Yes);
     let packs: usize = delivery.packs.iter().map(|pack| 36 + pack.bytes.len()).sum();
     whole[..whole.len() - packs - 36].to_vec()
 }
@@ -47,12 +47,12 @@ fn chunked_stage_is_accepted_with_any_chunk_size() {
         let receiver = Receiver::open();
         let delivery = delivery();
         let mut connection = receiver.connect();
-        send(&mut connection, &stage_body(&delivery, &delivery.packs, Whole::Yes), size);
+        send(&mut connection, &stage_body(&delivery, &delivery.packs, Complete::Yes), size);
         connection.send(LAST);
         assert_eq!(connection.answer().unwrap().ok(), json!({"staged": {"resent": 0}}));
         connection.ask("POST", "/v1/activate", &[], &activation(&delivery, None)).ok();
         assert_serves(&receiver.mirror(), 1);
-        let bytes = stage_body(&delivery, &delivery.packs, Whole::Yes).len();
+        let bytes = stage_body(&delivery, &delivery.packs, Complete::Yes).len();
         assert!(
             receiver.logged().contains(&format!(r#""body_bytes":{bytes}"#)),
             "{}",
@@ -66,14 +66,14 @@ fn incomplete_packs_are_kept_until_the_rest_arrives() {
     let receiver = Receiver::open();
     let delivery = delivery();
     let mut connection = receiver.connect();
-    send(&mut connection, &stage_body(&delivery, &delivery.packs[..1], Whole::No), 500);
+    send(&mut connection, &stage_body(&delivery, &delivery.packs[..1], Complete::No), 500);
     connection.send(LAST);
     assert_eq!(
         connection.answer().unwrap().ok(),
         json!({"held": [delivery.packs[0].id.to_string()]})
     );
     // Packs that the receiver has may be sent again.
-    send(&mut connection, &stage_body(&delivery, &delivery.packs, Whole::Yes), 500);
+    send(&mut connection, &stage_body(&delivery, &delivery.packs, Complete::Yes), 500);
     connection.send(LAST);
     assert_eq!(connection.answer().unwrap().ok(), json!({"staged": {"resent": 0}}));
 }
@@ -82,7 +82,7 @@ fn incomplete_packs_are_kept_until_the_rest_arrives() {
 fn truncated_stage_keeps_its_packs_and_stays_incomplete() {
     let receiver = Receiver::open();
     let delivery = delivery();
-    let body = stage_body(&delivery, &delivery.packs, Whole::Yes);
+    let body = stage_body(&delivery, &delivery.packs, Complete::Yes);
     let first = without_packs(&delivery).len() + 36 + delivery.packs[0].bytes.len();
     for end in [first + 50, body.len() - 36, body.len() - 1, body.len()] {
         let mut connection = receiver.connect();
@@ -92,7 +92,8 @@ fn truncated_stage_keeps_its_packs_and_stays_incomplete() {
         if let Some(answer) = connection.answer() {
             assert_eq!(answer.refusal().1, "malformed");
         }
-        let held = receiver.ask("POST", "/v1/stage", &stage_body(&delivery, &[], Whole::No)).ok();
+        let held =
+            receiver.ask("POST", "/v1/stage", &stage_body(&delivery, &[], Complete::No)).ok();
         assert!(
             held["held"].as_array().unwrap().contains(&json!(delivery.packs[0].id.to_string())),
             "{held}"
@@ -108,11 +109,11 @@ fn stage_with_an_invalid_end_is_refused() {
     let (before, pack) = (without_packs(&delivery), &delivery.packs[0]);
     let of_both = [&[1; 31][..], &[0; 5]].concat();
     for (what, packs) in [
-        ("no end", headed(pack, &pack.bytes)),
+        ("no end", framed_pack(pack, &pack.bytes)),
         ("an end that is neither", of_both),
         ("an end of neither kind", [&[2; 32][..], &[0; 4]].concat()),
         ("something behind the end", [&[0; 36][..], b"x"].concat()),
-        ("a pack behind the end", [vec![0; 36], headed(pack, &pack.bytes)].concat()),
+        ("a pack behind the end", [vec![0; 36], framed_pack(pack, &pack.bytes)].concat()),
         ("a head that is cut", vec![0; 20]),
         ("nothing at all", Vec::new()),
     ] {
@@ -125,8 +126,12 @@ fn stage_with_an_invalid_end_is_refused() {
     let long = [&pack.id.as_bytes()[..], &u32::MAX.to_be_bytes(), b"pack"].concat();
     send(&mut connection, &[before, long].concat(), 900);
     connection.send(LAST);
-    assert_eq!(connection.answer().unwrap().refusal().1, "malformed", "a pack longer than any");
-    let whole = stage_body(&delivery, &delivery.packs, Whole::Yes);
+    assert_eq!(
+        connection.answer().unwrap().refusal().1,
+        "malformed",
+        "a pack longer than the maximum"
+    );
+    let whole = stage_body(&delivery, &delivery.packs, Complete::Yes);
     assert_eq!(receiver.ask("POST", "/v1/stage", &whole).ok(), json!({"staged": {"resent": 0}}));
 }
 
@@ -137,7 +142,7 @@ fn too_many_packs_in_a_request_are_refused_unread() {
     let mut connection = receiver.connect();
     let pack = &delivery.packs[0];
     // The receiver has them after the first time, so they cost only their bytes.
-    let many = headed(pack, &pack.bytes).repeat((64 << 20) / pack.bytes.len());
+    let many = framed_pack(pack, &pack.bytes).repeat((64 << 20) / pack.bytes.len());
     let body = [without_packs(&delivery), many].concat();
     connection.send(HEAD.as_bytes());
     connection.send(b"transfer-encoding: chunked\r\n\r\n");
@@ -151,7 +156,7 @@ fn refused_stage_is_cut_despite_further_data() {
     let delivery =
         Delivery { base: Some(headwater::hash::ManifestId::of(b"unknown")), ..delivery() };
     let mut connection = receiver.connect();
-    send(&mut connection, &stage_body(&delivery, &delivery.packs[..1], Whole::No), 4096);
+    send(&mut connection, &stage_body(&delivery, &delivery.packs[..1], Complete::No), 4096);
     let began = Instant::now();
     // A hundred times the data that would extend the wait.
     while began.elapsed() < PATIENCE
@@ -167,18 +172,19 @@ fn refused_stage_is_cut_despite_further_data() {
 fn second_push_of_the_same_content_takes_over_a_stalled_stage() {
     let receiver = Receiver::open();
     let first = delivery();
-    let body = stage_body(&first, &first.packs, Whole::Yes);
-    let later = first_tree().file("big.bin", noise(60_000, 3), 1_700_000_001).release(2).onto(None);
+    let body = stage_body(&first, &first.packs, Complete::Yes);
+    let later =
+        first_tree().file("big.bin", noise(60_000, 3), 1_700_000_001).release(2).bundle_from(None);
     assert_eq!(first.key, later.key);
     let mut connection = receiver.connect();
     send(&mut connection, &body[..body.len() - 36], 5000);
-    wait_until("its packs came", || {
-        let held = receiver.ask("POST", "/v1/stage", &stage_body(&first, &[], Whole::No)).ok();
+    wait_until("the packs have arrived", || {
+        let held = receiver.ask("POST", "/v1/stage", &stage_body(&first, &[], Complete::No)).ok();
         held["held"].as_array().unwrap().len() == first.packs.len()
     });
-    let take_over = || receiver.ask("POST", "/v1/stage", &stage_body(&later, &[], Whole::No));
+    let take_over = || receiver.ask("POST", "/v1/stage", &stage_body(&later, &[], Complete::No));
     assert_eq!(take_over().refusal(), (423, "locked".to_owned()));
-    wait_until("nothing came for a while", || take_over().status == 200);
+    wait_until("the stage has been idle for a while", || take_over().status == 200);
     connection.send(&chunks(&body[body.len() - 36..], 36));
     connection.send(LAST);
     assert_eq!(connection.answer().unwrap().refusal(), (404, "unknown".to_owned()));

@@ -10,17 +10,17 @@ use serde_json::json;
 
 use super::program::Program;
 use super::pushes::publish;
-use super::{Connection, Receiver, Whole, assert_serves, head, stage_body, wait_until};
-use crate::harness::World;
+use super::{Complete, Connection, Receiver, assert_serves, head, stage_body, wait_until};
+use crate::harness::Sandbox;
 use crate::origin::{Tree, first_tree, second_tree};
 use crate::sandbox;
 
 #[test]
 fn slow_manifest_delta_holds_no_shared_memory() {
     let receiver = Receiver::open();
-    let mut delivery = first_tree().release(1).onto(None);
+    let mut delivery = first_tree().release(1).bundle_from(None);
     delivery.change = vec![0; 32 << 20].into();
-    let body = stage_body(&delivery, &[], Whole::No);
+    let body = stage_body(&delivery, &[], Complete::No);
     let mut slow = receiver.connect();
     slow.send(&head("POST", "/v1/stage", &[("expect", "100-continue")], body.len()));
     assert_eq!(slow.answer().unwrap().status, 100);
@@ -29,7 +29,7 @@ fn slow_manifest_delta_holds_no_shared_memory() {
     wait_until("the change begins to arrive", || {
         receiver.mirror().join(".headwater/format").exists()
     });
-    publish(&mut receiver.connect(), &second_tree().release(2).onto(None), None);
+    publish(&mut receiver.connect(), &second_tree().release(2).bundle_from(None), None);
     assert_serves(&receiver.mirror(), 2);
 }
 
@@ -46,7 +46,7 @@ fn large_manifest_delta_is_read_from_disk() {
             1_700_000_001,
         );
     }
-    let delivery = tree.release(1).onto(None);
+    let delivery = tree.release(1).bundle_from(None);
     assert!(delivery.change.len() > 64 * 1024, "{}", delivery.change.len());
     publish(&mut receiver.connect(), &delivery, None);
     assert_serves(&receiver.mirror(), 1);
@@ -56,12 +56,15 @@ fn large_manifest_delta_is_read_from_disk() {
 fn killed_pushes_do_not_block_the_next_one() {
     let receiver = Receiver::open();
     for number in 0..20u8 {
-        let delivery =
-            Tree::default().file("a", &[number; 10][..], 1_700_000_001).release(1).onto(None);
-        let opened = receiver.ask("POST", "/v1/stage", &stage_body(&delivery, &[], Whole::No)).ok();
+        let delivery = Tree::default()
+            .file("a", &[number; 10][..], 1_700_000_001)
+            .release(1)
+            .bundle_from(None);
+        let opened =
+            receiver.ask("POST", "/v1/stage", &stage_body(&delivery, &[], Complete::No)).ok();
         assert_eq!(opened, json!({"held": []}));
     }
-    publish(&mut receiver.connect(), &first_tree().release(1).onto(None), None);
+    publish(&mut receiver.connect(), &first_tree().release(1).bundle_from(None), None);
     assert_serves(&receiver.mirror(), 1);
 }
 
@@ -88,13 +91,15 @@ fn invalid_http_is_logged() {
     let mut connection = receiver.connect();
     connection.send(b"\x16\x03\x01\x00\xa5\x01\x00\r\n\r\n");
     connection.time_to_end();
-    wait_until("it is logged", || receiver.logged().contains(r#""event":"turned_away""#));
+    wait_until("the invalid request is logged", || {
+        receiver.logged().contains(r#""event":"turned_away""#)
+    });
 }
 
 #[test]
 fn unauthenticated_requests_write_few_log_lines() {
     let receiver = Receiver::open();
-    publish(&mut receiver.connect(), &first_tree().release(1).onto(None), None);
+    publish(&mut receiver.connect(), &first_tree().release(1).bundle_from(None), None);
     let logged = |word: &str| receiver.logged().lines().filter(|line| line.contains(word)).count();
     let mut connection = receiver.connect();
     for path in ["/healthz", "/ready", "/status.json"] {
@@ -115,17 +120,20 @@ fn unauthenticated_requests_write_few_log_lines() {
 
 #[test]
 fn sighup_reloads_the_tokens() {
-    let world = World::new();
+    let sandbox = Sandbox::new();
     let new_token = || {
-        let made = world.run(&["token", "new", "--site", "docs", "--allow", "push"]).expect(&[0]);
+        let made = sandbox.run(&["token", "new", "--site", "docs", "--allow", "push"]).expect(&[0]);
         (made.stdout.trim().to_owned(), made.stderr)
     };
     let ((first, first_table), (second, second_table)) = (new_token(), new_token());
     assert!(Token::parse(&first).is_some() && Token::parse(&second).is_some());
-    let file = world.path("tokens.toml");
+    let file = sandbox.path("tokens.toml");
     fs::write(&file, &first_table).unwrap();
-    let program =
-        Program::start(&world, &["--site", "docs", "--token-file", &world.at("tokens.toml")], "");
+    let program = Program::start(
+        &sandbox,
+        &["--site", "docs", "--token-file", &sandbox.path_text("tokens.toml")],
+        "",
+    );
     let status = |token: &str| {
         let bearer = format!("Bearer {token}");
         Connection::to(program.address)
@@ -135,7 +143,7 @@ fn sighup_reloads_the_tokens() {
     assert_eq!((status(&first), status(&second)), (200, 401));
     fs::write(&file, &second_table).unwrap();
     program.signal(Signal::HUP);
-    wait_until("the second token holds", || status(&second) == 200);
+    wait_until("the second token is accepted", || status(&second) == 200);
     assert_eq!(status(&first), 401);
     // An unreadable file changes nothing; the third reload shows that the second one has ended.
     fs::write(&file, "[[token]]\nid = 1\n").unwrap();
@@ -144,7 +152,7 @@ fn sighup_reloads_the_tokens() {
     assert_eq!(status(&second), 200);
     fs::write(&file, format!("{second_table}{third_table}")).unwrap();
     program.signal(Signal::HUP);
-    wait_until("the third token holds", || status(&third) == 200);
+    wait_until("the third token is accepted", || status(&third) == 200);
     assert_eq!(status(&second), 200);
 }
 
@@ -165,7 +173,7 @@ fn hook_missed_by_a_kill_runs_at_the_next_start() {
             site.post_activate = is_hooked.then_some(hook);
         })
     };
-    publish(&mut start(false).connect(), &release.onto(None), None);
+    publish(&mut start(false).connect(), &release.bundle_from(None), None);
     let store = Store::open(&mirror).unwrap();
     // A record of a release that is not current belongs to an activation that never happened.
     for (noted, lines) in
@@ -175,8 +183,10 @@ fn hook_missed_by_a_kill_runs_at_the_next_start() {
         let receiver = start(true);
         receiver.ask("GET", "/healthz", b"").ok();
         let found = || fs::read_to_string(&told).map_or(0, |text| text.lines().count());
-        wait_until("the command has run", || found() == lines);
-        wait_until("the note is gone", || store.noted_switch().unwrap().is_none());
+        wait_until("the hook has run", || found() == lines);
+        wait_until("the record of the pending hook is removed", || {
+            store.noted_switch().unwrap().is_none()
+        });
     }
     assert_eq!(
         fs::read_to_string(&told).unwrap().lines().next().unwrap(),
@@ -185,7 +195,9 @@ fn hook_missed_by_a_kill_runs_at_the_next_start() {
     // A hook that was not interrupted runs once, at once.
     let second = second_tree().release(2);
     let receiver = start(true);
-    publish(&mut receiver.connect(), &second.onto(Some(&release)), Some(&release));
-    wait_until("the command has run", || fs::read_to_string(&told).unwrap().lines().count() == 3);
-    wait_until("the note is gone", || !mirror.join(".headwater/switched").exists());
+    publish(&mut receiver.connect(), &second.bundle_from(Some(&release)), Some(&release));
+    wait_until("the hook has run", || fs::read_to_string(&told).unwrap().lines().count() == 3);
+    wait_until("the record of the pending hook is removed", || {
+        !mirror.join(".headwater/switched").exists()
+    });
 }

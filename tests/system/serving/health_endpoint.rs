@@ -5,7 +5,7 @@ use std::os::unix::fs::MetadataExt as _;
 use serde_json::{Value, json};
 
 use super::pushes::publish;
-use super::{Receiver, Whole, activation, stage_body};
+use super::{Complete, Receiver, activation, stage_body};
 use crate::origin::{Version, first_tree, second_tree};
 
 /// Returns the status while this release is served.
@@ -34,14 +34,14 @@ fn site_is_ready_once_it_serves_a_release() {
     };
     is_not_ready();
     let (first, second) = (first_tree().release(7), second_tree().release(9));
-    let delivery = first.onto(None);
-    receiver.ask("POST", "/v1/stage", &stage_body(&delivery, &delivery.packs, Whole::Yes)).ok();
+    let delivery = first.bundle_from(None);
+    receiver.ask("POST", "/v1/stage", &stage_body(&delivery, &delivery.packs, Complete::Yes)).ok();
     // A release that is present but not served does not count.
     is_not_ready();
     receiver.ask("POST", "/v1/activate", &activation(&delivery, None)).ok();
     assert_eq!(ask("/ready").ok(), json!({}));
     assert_eq!(ask("/status.json").json(), status_of(&receiver, &first));
-    publish(&mut receiver.connect(), &second.onto(Some(&first)), Some(&first));
+    publish(&mut receiver.connect(), &second.bundle_from(Some(&first)), Some(&first));
     assert_eq!(ask("/ready").ok(), json!({}));
     assert_eq!(ask("/status.json").json(), status_of(&receiver, &second));
 }
@@ -49,7 +49,7 @@ fn site_is_ready_once_it_serves_a_release() {
 #[test]
 fn site_whose_release_is_missing_is_not_ready() {
     let receiver = Receiver::open();
-    publish(&mut receiver.connect(), &first_tree().release(1).onto(None), None);
+    publish(&mut receiver.connect(), &first_tree().release(1).bundle_from(None), None);
     receiver.ask("GET", "/ready", b"").ok();
     let served = receiver.mirror().join("current").canonicalize().unwrap();
     std::fs::rename(served, receiver.mirror().join("away")).unwrap();

@@ -20,7 +20,7 @@ fn holds_request_returns_one_bit_per_object() {
     assert_eq!(receiver.ask("POST", "/v1/holds", &held).ok(), json!({"bits": "00"}));
     assert!(!receiver.mirror().exists());
     let mut connection = receiver.connect();
-    publish(&mut connection, &release.onto(None), None);
+    publish(&mut connection, &release.bundle_from(None), None);
     assert_eq!(connection.ask("POST", "/v1/holds", &[], &held).ok(), json!({"bits": "7f"}));
     let body = [&[7; 64][..], &held, &[9; 32]].concat();
     assert_eq!(connection.ask("POST", "/v1/holds", &[], &body).ok(), json!({"bits": "fc01"}));
@@ -32,7 +32,7 @@ fn holds_request_returns_one_bit_per_object() {
 #[test]
 fn invalid_holds_requests_are_refused() {
     let receiver = Receiver::open();
-    publish(&mut receiver.connect(), &first_tree().release(1).onto(None), None);
+    publish(&mut receiver.connect(), &first_tree().release(1).bundle_from(None), None);
     let refused = |body: &[u8]| receiver.ask("POST", "/v1/holds", body).refusal();
     for length in [1, 31, 33, 32 * MOST - 1] {
         assert_eq!(refused(&vec![1; length]), (400, "malformed".to_owned()), "{length} bytes");

@@ -37,13 +37,13 @@ fn clean_up_response_has_the_result_of_the_hook() {
         ),
     ] {
         let receiver = hooked(script, PATIENCE);
-        publish(&mut receiver.connect(), &first.onto(None), None);
+        publish(&mut receiver.connect(), &first.bundle_from(None), None);
         assert_eq!(settle(&receiver)["hook"], state);
-        assert_eq!(settle(&receiver)["hook"], state, "it is asked again");
+        assert_eq!(settle(&receiver)["hook"], state, "a repeated request has the same result");
     }
     // Without a hook the response has no result of one.
     let receiver = Receiver::open();
-    publish(&mut receiver.connect(), &first.onto(None), None);
+    publish(&mut receiver.connect(), &first.bundle_from(None), None);
     assert_eq!(settle(&receiver).get("hook"), None);
 }
 
@@ -57,17 +57,17 @@ fn running_hook_is_awaited_for_a_limited_time_without_the_lock() {
         hooked(&format!("read line < {}; exit 7", pipe.display()), Duration::from_millis(50));
     let (first, second) = (first_tree().release(1), second_tree().release(2));
     let mut connection = receiver.connect();
-    publish(&mut connection, &first.onto(None), None);
+    publish(&mut connection, &first.bundle_from(None), None);
     assert_eq!(
         settle(&receiver)["hook"],
         json!({"release": first.name().to_string(), "state": "running"})
     );
     // The lock is free: the next push stages and activates while the hook runs.
-    publish(&mut connection, &second.onto(Some(&first)), Some(&first));
+    publish(&mut connection, &second.bundle_from(Some(&first)), Some(&first));
     // Opened for reading and writing, the pipe does not wait for a reader.
     let mut end = fs::OpenOptions::new().read(true).write(true).open(&pipe).unwrap();
     end.write_all(b"\n\n").unwrap();
     let failed = || settle(&receiver)["hook"]["state"] == "failed";
-    wait_until("the command has ended", failed);
+    wait_until("the hook has ended", failed);
     assert_eq!(settle(&receiver)["hook"]["release"], json!(second.name().to_string()));
 }

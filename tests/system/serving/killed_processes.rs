@@ -3,8 +3,8 @@
 
 use super::program::Program;
 use crate::checker;
-use crate::harness::{Outcome, World};
-use crate::remote::{over, serves_tree, stand_in};
+use crate::harness::{Outcome, Sandbox};
+use crate::remote::{serves_tree, ssh_flags, stand_in};
 use crate::trees::{Rng, Tree, seed};
 
 /// The mirrors, in the order of their names.
@@ -23,49 +23,50 @@ enum Victim {
 }
 
 /// Pushes the tree, while `victim` is killed before one of its disk steps.
-fn push(world: &World, victim: Victim, fault: &str) -> Outcome {
+fn push(sandbox: &Sandbox, victim: Victim, fault: &str) -> Outcome {
     let fault_of = |one: Victim| if victim == one { fault } else { "" };
     let serve = |mirror: &str, one| {
-        Program::launch(world, &[&world.at(mirror), "--no-auth"], fault_of(one))
+        Program::launch(sandbox, &[&sandbox.path_text(mirror), "--no-auth"], fault_of(one))
     };
     let (three, four) = (serve("three", Victim::Three), serve("four", Victim::Four));
-    let ssh = stand_in(world, "ssh", &format!("export HEADWATER_FAULT={}", fault_of(Victim::Five)));
+    let ssh =
+        stand_in(sandbox, "ssh", &format!("export HEADWATER_FAULT={}", fault_of(Victim::Five)));
     let places = [
-        world.at("one"),
-        world.at("two"),
+        sandbox.path_text("one"),
+        sandbox.path_text("two"),
         format!("http://{}/", three.address),
         format!("http://{}/", four.address),
-        format!("ssh://edge{}", world.at("five")),
+        format!("ssh://edge{}", sandbox.path_text("five")),
     ];
-    let tree = world.at("tree");
+    let tree = sandbox.path_text("tree");
     let mut arguments = vec!["push", &tree];
     arguments.extend(places.iter().map(String::as_str));
     // Other processes may reuse the ports.
     arguments.extend(["--init", "--allow-shrink", "--require", "any", "--deadline", "60s"]);
-    arguments.extend(over(&ssh));
-    world.run_with_fault(fault_of(Victim::Push), &arguments)
+    arguments.extend(ssh_flags(&ssh));
+    sandbox.run_with_fault(fault_of(Victim::Push), &arguments)
 }
 
 fn survives(rounds: u64) {
     let mut rng = Rng::new(seed());
-    let world = World::new();
+    let sandbox = Sandbox::new();
     for round in 1..=rounds {
         let tree = Tree::random(&mut rng, 40).file("index.html", format!("round {round}"));
-        world.write("tree", &tree.file("large.bin", rng.bytes(300_000)));
+        sandbox.write("tree", &tree.file("large.bin", rng.bytes(300_000)));
         let victim = rng.pick(&[Victim::Push, Victim::Three, Victim::Four, Victim::Five]);
         let fault = format!("kill@{}", 1 + rng.below(STEPS));
         let told = format!("round {round}, {victim:?}, {fault}");
-        let killed = push(&world, victim, &fault);
+        let killed = push(&sandbox, victim, &fault);
         assert!(victim == Victim::Push || killed.code().is_some(), "{told}: {killed}");
         for mirror in MIRRORS {
-            checker::state(&world.path(mirror))
+            checker::state(&sandbox.path(mirror))
                 .unwrap_or_else(|faults| panic!("{told}: {mirror}: {faults:#?}"));
         }
         // The push must end before its deadline.
-        let next = push(&world, Victim::Nobody, "");
+        let next = push(&sandbox, Victim::Nobody, "");
         assert_eq!(next.code(), Some(0), "{told}: {next}");
         for mirror in MIRRORS {
-            assert!(serves_tree(&world, mirror), "{told}: {mirror}: {next}");
+            assert!(serves_tree(&sandbox, mirror), "{told}: {mirror}: {next}");
         }
     }
 }

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use headwater::receiver::TlsFiles;
 
-use super::{Connection, Receiver, Whole, head, headed, pack_path, stage_body};
+use super::{Complete, Connection, Receiver, framed_pack, head, pack_path, stage_body};
 use crate::origin::{first_tree, noise};
 
 /// Short enough for a test to wait, long enough for a busy machine.
@@ -12,7 +12,7 @@ const SHORT: Duration = Duration::from_millis(300);
 /// A timeout of [`SHORT`] has ended long before this.
 const SOON: Duration = Duration::from_secs(10);
 
-fn hasty() -> Receiver {
+fn with_short_timeouts() -> Receiver {
     Receiver::limited(|limits| {
         limits.first_byte = SHORT;
         limits.head = SHORT;
@@ -30,7 +30,7 @@ fn trickle(connection: &mut Connection, byte: u8) -> Duration {
     stream.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
     loop {
         use std::io::{ErrorKind, Read as _, Write as _};
-        assert!(began.elapsed() < SOON, "a trickle moves the deadline");
+        assert!(began.elapsed() < SOON, "slow data extends the deadline");
         if connection.stream.get_mut().write_all(&[byte]).is_err() {
             return began.elapsed();
         }
@@ -47,7 +47,7 @@ fn trickle(connection: &mut Connection, byte: u8) -> Duration {
 
 #[test]
 fn silent_connection_is_closed() {
-    let receiver = hasty();
+    let receiver = with_short_timeouts();
     assert!(receiver.connect().time_to_end() >= SHORT);
 }
 
@@ -74,8 +74,8 @@ fn stalled_tls_handshake_is_closed() {
 #[test]
 fn stage_with_wrong_pack_lengths_is_refused() {
     let receiver = Receiver::open();
-    let delivery = first_tree().release(1).onto(None);
-    let body = stage_body(&delivery, &delivery.packs, Whole::Yes);
+    let delivery = first_tree().release(1).bundle_from(None);
+    let body = stage_body(&delivery, &delivery.packs, Complete::Yes);
     let longer = [&body[..], b"x"].concat();
     for wrong in [&longer[..], &body[..body.len() - 1], &body[..3]] {
         assert_eq!(
@@ -84,10 +84,10 @@ fn stage_with_wrong_pack_lengths_is_refused() {
         );
     }
     // In a sequence of packs, one that exceeds the end of the body.
-    receiver.ask("POST", "/v1/stage", &stage_body(&delivery, &[], Whole::No)).ok();
+    receiver.ask("POST", "/v1/stage", &stage_body(&delivery, &[], Complete::No)).ok();
     let pack = &delivery.packs[0];
     let longer = [&pack.bytes[..], b"x"].concat();
-    let row = headed(pack, &longer);
+    let row = framed_pack(pack, &longer);
     let refused =
         receiver.ask("PUT", &format!("/v1/packs/{}", delivery.key), &row[..row.len() - 1]);
     assert_eq!(refused.refusal(), (400, "malformed".to_owned()));
@@ -99,7 +99,7 @@ fn stage_with_wrong_pack_lengths_is_refused() {
 
 #[test]
 fn slow_request_head_is_closed() {
-    let receiver = hasty();
+    let receiver = with_short_timeouts();
     let mut connection = receiver.connect();
     connection.send(b"GET /v1/state HTTP/1.1\r\nx: ");
     assert!(trickle(&mut connection, b'a') >= SHORT);
@@ -107,7 +107,7 @@ fn slow_request_head_is_closed() {
 
 #[test]
 fn idle_connection_is_closed_after_its_response() {
-    let receiver = hasty();
+    let receiver = with_short_timeouts();
     let mut connection = receiver.connect();
     connection.ask("GET", "/v1/state", &[], b"").ok();
     assert!(connection.time_to_end() >= SHORT);
@@ -119,14 +119,14 @@ fn pause_between_requests_may_exceed_the_head_timeout() {
     let mut connection = receiver.connect();
     for _ in 0..2 {
         connection.ask("GET", "/v1/state", &[], b"").ok();
-        super::pass(Duration::from_millis(150));
+        super::sleep_for(Duration::from_millis(150));
     }
     connection.ask("GET", "/v1/state", &[], b"").ok();
 }
 
 #[test]
 fn stalled_or_slow_body_is_closed() {
-    let receiver = hasty();
+    let receiver = with_short_timeouts();
     for is_trickle in [false, true] {
         let mut connection = receiver.connect();
         connection.send(&head("POST", "/v1/prune", &[], 5_000));
@@ -135,8 +135,8 @@ fn stalled_or_slow_body_is_closed() {
             if is_trickle { trickle(&mut connection, b' ') } else { connection.time_to_end() };
         assert!(took < SOON);
     }
-    let delivery = first_tree().release(1).onto(None);
-    receiver.ask("POST", "/v1/stage", &stage_body(&delivery, &[], Whole::No)).ok();
+    let delivery = first_tree().release(1).bundle_from(None);
+    receiver.ask("POST", "/v1/stage", &stage_body(&delivery, &[], Complete::No)).ok();
     let pack = &delivery.packs[0];
     let mut connection = receiver.connect();
     connection.send(&head("PUT", &pack_path(&delivery, pack), &[], pack.bytes.len()));
@@ -151,7 +151,7 @@ fn client_that_does_not_read_is_closed() {
     let receiver = Receiver::limited(|limits| limits.write = SHORT);
     let content = noise(24 << 20, 1);
     let release = crate::origin::Tree::default().file("a", &content[..], 1_700_000_001).release(1);
-    let mut delivery = release.onto(None);
+    let mut delivery = release.bundle_from(None);
     // Each pack is within the limits of one block.
     delivery.packs = content
         .chunks(2 << 20)
@@ -160,15 +160,15 @@ fn client_that_does_not_read_is_closed() {
         .collect();
     let mut connection = receiver.connect();
     connection
-        .ask("POST", "/v1/stage", &[], &stage_body(&delivery, &delivery.packs, Whole::Yes))
+        .ask("POST", "/v1/stage", &[], &stage_body(&delivery, &delivery.packs, Complete::Yes))
         .ok();
     connection.ask("POST", "/v1/activate", &[], &super::activation(&delivery, None)).ok();
     let object = headwater::hash::ObjectId::of(&content);
     let mut lazy = receiver.connect();
     lazy.send(&head("GET", &format!("/v1/objects/{object}"), &[], 0));
     // The receiver sends what fits into the buffers, and never the rest.
-    super::pass(SHORT * 5);
-    assert!(lazy.answer().is_none(), "it was patient for ever");
+    super::sleep_for(SHORT * 5);
+    assert!(lazy.answer().is_none(), "the receiver waited for ever");
 }
 
 #[test]
@@ -221,15 +221,15 @@ fn ambiguous_request_heads_are_refused() {
             matches!(status, None | Some(400 | 413 | 414 | 431 | 505)),
             "{status:?} to {text:.120}"
         );
-        assert!(connection.time_to_end() < SOON, "the connection goes on after {text:.120}");
+        assert!(connection.time_to_end() < SOON, "the connection stays open after {text:.120}");
     }
     assert_eq!(receiver.ask("GET", "/healthz", b"").status, 200);
 }
 
 /// Returns valid requests, which the test changes.
 fn sound_requests() -> Vec<Vec<u8>> {
-    let delivery = first_tree().release(1).onto(None);
-    let stage = stage_body(&delivery, &delivery.packs, Whole::Yes);
+    let delivery = first_tree().release(1).bundle_from(None);
+    let stage = stage_body(&delivery, &delivery.packs, Complete::Yes);
     let pack = &delivery.packs[0];
     vec![
         head("GET", "/v1/state", &[], 0),
@@ -243,7 +243,7 @@ fn sound_requests() -> Vec<Vec<u8>> {
 #[test]
 fn receiver_survives_random_requests() {
     use proptest::prelude::{Strategy as _, any};
-    let receiver = hasty();
+    let receiver = with_short_timeouts();
     let requests = sound_requests();
     let spoil = (
         0..requests.len(),
@@ -316,13 +316,13 @@ impl ReplaceMethod for Vec<u8> {
 #[test]
 fn expect_continue_is_answered_before_the_body() {
     let receiver = Receiver::open();
-    let delivery = first_tree().release(1).onto(None);
+    let delivery = first_tree().release(1).bundle_from(None);
     let pack = &delivery.packs[0];
     let expects = [("expect", "100-continue")];
     let mut connection = receiver.connect();
     connection.send(&head("PUT", &pack_path(&delivery, pack), &expects, pack.bytes.len()));
     assert_eq!(connection.answer().unwrap().refusal(), (404, "unknown".to_owned()));
-    receiver.ask("POST", "/v1/stage", &stage_body(&delivery, &[], Whole::No)).ok();
+    receiver.ask("POST", "/v1/stage", &stage_body(&delivery, &[], Complete::No)).ok();
     let mut connection = receiver.connect();
     connection.send(&head("PUT", &pack_path(&delivery, pack), &expects, pack.bytes.len()));
     assert_eq!(connection.answer().unwrap().status, 100);
@@ -337,7 +337,7 @@ fn refusal_reaches_clients_that_send_everything_first() {
     let path = format!("/v1/packs/{0}/{0}", "a".repeat(64));
     for _ in 0..2 {
         let refused = connection.ask("PUT", &path, &[], &vec![7; 20 << 20]);
-        assert_eq!(refused.refusal(), (404, "unknown".to_owned()), "and the connection goes on");
+        assert_eq!(refused.refusal(), (404, "unknown".to_owned()), "the connection stays usable");
     }
 }
 
@@ -355,7 +355,7 @@ fn connections_are_limited_in_total_and_per_address() {
         assert_eq!(told.refusal(), (503, "busy".to_owned()));
         assert!(told.head.contains("retry-after: 1"));
         drop(seated);
-        super::wait_until("there is room again", || {
+        super::wait_until("a connection is accepted again", || {
             let mut connection = receiver.connect();
             connection.send(&head("GET", "/healthz", &[], 0));
             connection.answer().is_some_and(|answer| answer.status == 200)

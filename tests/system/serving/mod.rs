@@ -42,9 +42,9 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Keeps every log record in its written form.
 #[derive(Default)]
-pub(super) struct Kept(Mutex<Vec<String>>);
+pub(super) struct RecordedLog(Mutex<Vec<String>>);
 
-impl Log for Kept {
+impl Log for RecordedLog {
     fn record(&self, record: &LogRecord) {
         self.0.lock().unwrap().push(serde_json::to_string(record).unwrap());
     }
@@ -54,7 +54,7 @@ impl Log for Kept {
 pub(super) struct Receiver {
     dir: TempDir,
     pub(super) address: SocketAddr,
-    pub(super) log: Arc<Kept>,
+    pub(super) log: Arc<RecordedLog>,
     handle: Handle,
 }
 
@@ -76,7 +76,7 @@ impl Receiver {
         let listen = SocketAddr::from(([127, 0, 0, 1], 0));
         let mut settings = ReceiverSettings::new(listen, vec![site], AuthPolicy::Open);
         change(&mut settings);
-        let log = Arc::new(Kept::default());
+        let log = Arc::new(RecordedLog::default());
         let server = Server::bind(&settings, log.clone()).unwrap();
         let (address, handle) = (server.address(), server.handle());
         std::thread::spawn(move || server.run().unwrap());
@@ -227,7 +227,7 @@ impl Connection {
         let mut rest = Vec::new();
         // A reset closes it, too.
         self.stream.read_to_end(&mut rest).ok();
-        assert!(began.elapsed() < PATIENCE, "it was never ended");
+        assert!(began.elapsed() < PATIENCE, "the connection was never closed");
         began.elapsed()
     }
 }
@@ -245,33 +245,33 @@ pub(super) fn head(method: &str, path: &str, fields: &[(&str, &str)], length: us
 
 /// Whether a stage request says that its packs are complete.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Whole {
+pub(super) enum Complete {
     Yes,
     No,
 }
 
 /// Returns the body of a stage request with these packs.
-pub(super) fn stage_body(delivery: &Delivery, packs: &[SealedPack], whole: Whole) -> Vec<u8> {
+pub(super) fn stage_body(delivery: &Delivery, packs: &[SealedPack], whole: Complete) -> Vec<u8> {
     let head = json!({
         "release": String::from_utf8(delivery.release.to_bytes()).unwrap(),
         "key": delivery.key.to_string(),
         "base": delivery.base.map(|base| base.to_string()),
         "change_bytes": delivery.change.len(),
         "has_packs": !packs.is_empty(),
-        "is_whole": whole == Whole::Yes,
+        "is_whole": whole == Complete::Yes,
     });
     let head = head.to_string().into_bytes();
     let length = u32::try_from(head.len()).unwrap().to_be_bytes();
     let mut body = [&length[..], &head, &delivery.change].concat();
     if !packs.is_empty() {
-        packs.iter().for_each(|pack| body.extend(headed(pack, &pack.bytes)));
-        body.extend([&[u8::from(whole == Whole::Yes); 32][..], &[0; 4]].concat());
+        packs.iter().for_each(|pack| body.extend(framed_pack(pack, &pack.bytes)));
+        body.extend([&[u8::from(whole == Complete::Yes); 32][..], &[0; 4]].concat());
     }
     body
 }
 
 /// Returns these bytes after the head of a pack.
-pub(super) fn headed(pack: &SealedPack, bytes: &[u8]) -> Vec<u8> {
+pub(super) fn framed_pack(pack: &SealedPack, bytes: &[u8]) -> Vec<u8> {
     [&pack.id.as_bytes()[..], &u32::try_from(bytes.len()).unwrap().to_be_bytes(), bytes].concat()
 }
 
@@ -288,7 +288,7 @@ pub(super) fn pack_path(delivery: &Delivery, pack: &SealedPack) -> String {
 }
 
 /// Waits for `time`, in tests which assert that nothing happens meanwhile.
-pub(super) fn pass(time: Duration) {
+pub(super) fn sleep_for(time: Duration) {
     let (_sender, never) = std::sync::mpsc::channel::<()>();
     never.recv_timeout(time).unwrap_err();
 }
@@ -299,7 +299,7 @@ pub(super) fn wait_until(what: &str, is_so: impl Fn() -> bool) {
     let began = Instant::now();
     while !is_so() {
         assert!(began.elapsed() < PATIENCE, "{what}: never");
-        pass(Duration::from_millis(5));
+        sleep_for(Duration::from_millis(5));
     }
 }
 

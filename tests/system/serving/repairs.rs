@@ -14,7 +14,7 @@ fn repair_requests_missing_content_and_restores_it() {
     let receiver = Receiver::open();
     let first = first_tree().release(1);
     let mut connection = receiver.connect();
-    publish(&mut connection, &first.onto(None), None);
+    publish(&mut connection, &first.bundle_from(None), None);
     let inner = receiver.mirror().join(".headwater");
     let object = first.file("img/logo.bin").object;
     let hex = object.to_string();
@@ -64,7 +64,7 @@ fn repair_uploads_respect_the_quota_and_failed_ones_leave_nothing() {
     let sized = |tree: Tree, path: &&str| tree.file(path, vec![path.as_bytes()[0]; SIZE], 7);
     let first = paths.iter().fold(Tree::default(), sized).release(1);
     let mut connection = receiver.connect();
-    publish(&mut connection, &first.onto(None), None);
+    publish(&mut connection, &first.bundle_from(None), None);
     let objects = paths.map(|path| first.file(path).object.to_string());
     for object in &objects {
         let file = receiver.mirror().join(".headwater/objects").join(&object[..2]).join(object);

@@ -14,8 +14,8 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::program::Program;
 use super::pushes::publish;
-use super::{Connection, PATIENCE, Whole, head, pack_path, stage_body};
-use crate::harness::World;
+use super::{Complete, Connection, PATIENCE, head, pack_path, stage_body};
+use crate::harness::Sandbox;
 use crate::origin::{Delivery, SealedPack, Tree, noise};
 
 const SENDERS: usize = 64;
@@ -25,7 +25,7 @@ const PREFIX: usize = 16 << 20;
 /// The number of hardly compressible blocks that fill a pack.
 const BLOCKS: usize = 7;
 /// The maximum memory of a receiver, in KiB.
-const MOST_KIB: usize = 200 << 10;
+const MAX_KIB: usize = 200 << 10;
 
 /// Returns one of the loopback addresses.
 const fn address(last: u8) -> SocketAddr {
@@ -89,7 +89,7 @@ fn releases(base: &[u8]) -> (Delivery, Delivery) {
             tree.sized(&format!("n{ordinal:05}"), CONTENT as u64, ordinal)
         })
         .release(2);
-    let delivery = second.onto(Some(&first));
+    let delivery = second.bundle_from(Some(&first));
     let limits = delta::ChangeLimits {
         encoded_bytes: delivery.change.len() as u64,
         base_entries: None,
@@ -101,19 +101,19 @@ fn releases(base: &[u8]) -> (Delivery, Delivery) {
         delta::summarize(&*delivery.change, &limits).unwrap().objects.len(),
         SENDERS * BLOCKS
     );
-    (first.onto(None), delivery)
+    (first.bundle_from(None), delivery)
 }
 
 #[test]
 #[ignore = "writes two gigabytes"]
 fn many_senders_of_the_largest_packs_stay_within_the_memory_limit() {
-    let world = World::new();
+    let sandbox = Sandbox::new();
     let base = noise(PREFIX, 1);
     let (first, second) = releases(&base);
-    let server = Program::start(&world, &["--no-auth"], "");
+    let server = Program::start(&sandbox, &["--no-auth"], "");
     publish(&mut Connection::to(server.address), &first, None);
     Connection::to(server.address)
-        .ask("POST", "/v1/stage", &[], &stage_body(&second, &[], Whole::No))
+        .ask("POST", "/v1/stage", &[], &stage_body(&second, &[], Complete::No))
         .ok();
     let packs = Mutex::new(Vec::new());
     let next = AtomicUsize::new(0);
@@ -152,11 +152,11 @@ fn many_senders_of_the_largest_packs_stay_within_the_memory_limit() {
         taken.load(Ordering::SeqCst)
     );
     assert_eq!(taken.load(Ordering::SeqCst), SENDERS);
-    assert!(peak < MOST_KIB, "{peak} KiB");
+    assert!(peak < MAX_KIB, "{peak} KiB");
 }
 
 /// Makes a connection slow in one of several ways: silence, an incomplete head, an incomplete body.
-fn dawdle(index: usize, connection: &mut Connection) {
+fn be_slow(index: usize, connection: &mut Connection) {
     match index % 3 {
         0 => {}
         1 => connection.send(b"GET /v1/state HTTP/1.1\r\nx: "),
@@ -176,18 +176,18 @@ fn dawdle(index: usize, connection: &mut Connection) {
 #[ignore = "needs more than a thousand open files"]
 fn thousand_slow_connections_do_not_delay_requests() {
     open_many();
-    let world = World::new();
-    let server = Program::start(&world, &["--no-auth"], "");
+    let sandbox = Sandbox::new();
+    let server = Program::start(&sandbox, &["--no-auth"], "");
     publish(
         &mut Connection::to(server.address),
-        &Tree::default().file("a", "b", 1).release(1).onto(None),
+        &Tree::default().file("a", "b", 1).release(1).bundle_from(None),
         None,
     );
     let mut slow = connect_from(
         (0..1000u32).map(|index| u8::try_from(2 + index / 60).unwrap()),
         server.address,
     );
-    slow.iter_mut().enumerate().for_each(|(index, connection)| dawdle(index, connection));
+    slow.iter_mut().enumerate().for_each(|(index, connection)| be_slow(index, connection));
     let mut times: Vec<Duration> = (0..500)
         .map(|_| {
             let began = Instant::now();

@@ -17,7 +17,7 @@ fn due_entries_are_removed_without_a_request() {
         1_700_000_001,
         UNTIL,
     );
-    publish(&mut receiver.connect(), &tree.release(1).onto(None), None);
+    publish(&mut receiver.connect(), &tree.release(1).bundle_from(None), None);
     let gone = receiver.mirror().join("current/old/gone.js");
     assert!(gone.exists());
     let incoming = receiver.mirror().join(".headwater/incoming");
@@ -34,10 +34,10 @@ fn due_entries_are_removed_without_a_request() {
     // The state after a crash: the entry is due, and nothing was removed yet.
     fs::write(receiver.mirror().join(".headwater/expired"), format!("{{\"through\":{UNTIL}}}\n"))
         .unwrap();
-    wait_until("the retired file goes", || !gone.exists());
-    wait_until("what was left a week ago goes", || !week.exists());
-    assert!(day.exists(), "a push of yesterday may still be resumed");
-    wait_until("it is logged", || receiver.logged().contains(r#""event":"upkeep""#));
+    wait_until("the retired file is removed", || !gone.exists());
+    wait_until("week-old leftovers are removed", || !week.exists());
+    assert!(day.exists(), "a push of yesterday can still be resumed");
+    wait_until("the removal is logged", || receiver.logged().contains(r#""event":"upkeep""#));
     assert_serves(&receiver.mirror(), 1);
     let state = receiver.ask("GET", "/v1/state", b"").ok();
     assert_eq!(

@@ -30,13 +30,18 @@ fn readers(file_mode: &str, dir_mode: &str, group: Option<u32>) -> ServedPermiss
 }
 
 /// Publishes through a receiver with these permissions, and stops it.
-fn push(mirror: &Path, readers: &ServedPermissions, release: &Version, onto: Option<&Version>) {
+fn push(
+    mirror: &Path,
+    readers: &ServedPermissions,
+    release: &Version,
+    bundle_from: Option<&Version>,
+) {
     let receiver = Receiver::new(|settings| {
         settings.sites[0].directory = mirror.to_owned();
         settings.sites[0].readers = Some(readers.clone());
     });
     let mut connection = receiver.connect();
-    publish(&mut connection, &release.onto(onto), onto);
+    publish(&mut connection, &release.bundle_from(bundle_from), bundle_from);
     connection.ask("POST", "/v1/settle", &[], br#"{"keep":3}"#).ok();
 }
 
@@ -90,7 +95,7 @@ fn changed_group_and_modes_apply_to_all_releases_with_the_next_push() {
         (first_tree().release(1), second_tree().release(2), first_tree().release(3));
     push(&mirror, &ServedPermissions::default(), &first, None);
     assert_serves(&mirror, 1);
-    assert_eq!(format(&mirror).get("permissions"), None, "what is not set is not written");
+    assert_eq!(format(&mirror).get("permissions"), None, "unset permissions are not written");
 
     let closed = readers("0440", "0750", Some(group));
     push(&mirror, &closed, &second, Some(&first));
@@ -126,7 +131,7 @@ fn interrupted_mode_change_is_completed_by_the_next_push() {
     assert_eq!(faults(&mirror), []);
     // A receiver without configured permissions completes it.
     let receiver = Receiver::new(|settings| settings.sites[0].directory = mirror.clone());
-    publish(&mut receiver.connect(), &second.onto(Some(&first)), Some(&first));
+    publish(&mut receiver.connect(), &second.bundle_from(Some(&first)), Some(&first));
     assert_eq!(format(&mirror).get("changing"), None);
     assert_serves(&mirror, 2);
     assert_eq!(faults(&mirror), []);

@@ -21,7 +21,7 @@ fn signature_request_returns_one_frame_per_file() {
     assert_eq!(receiver.ask("POST", PATH, &question).body, [0; 3]);
     assert!(!receiver.mirror().exists());
     let mut connection = receiver.connect();
-    publish(&mut connection, &release.onto(None), None);
+    publish(&mut connection, &release.bundle_from(None), None);
     let shape = SignatureShape::new(50_000, 16);
     let signature = Signature::of(&content, shape, KEY);
     let expected = [&[1][..], signature.encode(), &[0, 0]].concat();
@@ -35,7 +35,7 @@ fn signature_request_returns_one_frame_per_file() {
 fn oversized_and_invalid_signature_requests_are_refused() {
     let receiver = Receiver::open();
     let release = first_tree().release(1);
-    publish(&mut receiver.connect(), &release.onto(None), None);
+    publish(&mut receiver.connect(), &release.bundle_from(None), None);
     let refused = |body: &[u8]| receiver.ask("POST", PATH, body).refusal();
     let of = |count: u64| {
         let asked = (0..count).map(|entry| (entry, 30)).collect();
@@ -61,7 +61,7 @@ fn file_with_a_wrong_length_is_left_out_unread() {
     let receiver = Receiver::open();
     let release = Tree::default().file("a", noise(3000, 1), 1).file("b", noise(3000, 2), 1);
     let release = release.file("c", noise(3000, 3), 1).release(1);
-    publish(&mut receiver.connect(), &release.onto(None), None);
+    publish(&mut receiver.connect(), &release.bundle_from(None), None);
     let of = |asked: &[u64]| {
         let asked = asked.iter().map(|entry| (*entry, 12)).collect();
         let base = release.release.manifest;

@@ -17,8 +17,8 @@ use serde_json::{Value, json};
 
 use super::program::Program;
 use super::resource_use::peak_kib;
-use super::{Answer, Connection, Receiver, Whole, activation, head, stage_body};
-use crate::harness::World;
+use super::{Answer, Complete, Connection, Receiver, activation, head, stage_body};
+use crate::harness::Sandbox;
 use crate::origin::{Delivery, Tree, Version, noise};
 
 /// Operations of a manifest delta, as its format defines them.
@@ -31,7 +31,7 @@ const NEW_FILE: u8 = 0x10 | 8;
 const SAME_NEW_FILE: u8 = 0x20 | 8;
 
 /// The maximum memory of a receiver under attack, in KiB.
-const MOST_KIB: usize = 300 << 10;
+const MAX_KIB: usize = 300 << 10;
 
 /// Returns a manifest delta of these operations that announces `objects` new objects.
 fn change_of(objects: u32, operations: &[u8]) -> Vec<u8> {
@@ -103,7 +103,7 @@ fn unfinished_heads_take_no_memory_from_another_site() {
         receiver.ask("POST", "/other/v1/stage", &stage).refusal() == (503, "busy".to_owned())
     });
     let first = Tree::default().file("index.html", "one", 1).release(1);
-    super::pushes::publish(&mut receiver.connect(), &first.onto(None), None);
+    super::pushes::publish(&mut receiver.connect(), &first.bundle_from(None), None);
     super::assert_serves(&receiver.mirror(), 1);
 }
 
@@ -138,15 +138,15 @@ fn open_stages_with_large_deltas_leave_memory_for_other_sites() {
         let stage = stage_of(&release_of(50_000, 1), &format!("open {number}"), &change);
         refused += usize::from(receiver.ask("POST", "/other/v1/stage", &stage).status != 200);
     }
-    assert!(refused > 0, "the site has all the memory it asks for");
+    assert!(refused > 0, "the site can use all of the memory");
     let first = Tree::default().file("index.html", "one", 1).release(1);
-    super::pushes::publish(&mut receiver.connect(), &first.onto(None), None);
+    super::pushes::publish(&mut receiver.connect(), &first.bundle_from(None), None);
     super::assert_serves(&receiver.mirror(), 1);
 }
 
 /// Returns a token of this site, and its table for serve.toml.
-fn token(world: &World, site: &str) -> (String, String) {
-    let made = world.run(&["token", "new", "--site", site, "--allow", "push"]).expect(&[0]);
+fn token(sandbox: &Sandbox, site: &str) -> (String, String) {
+    let made = sandbox.run(&["token", "new", "--site", site, "--allow", "push"]).expect(&[0]);
     (format!("Bearer {}", made.stdout.trim()), made.stderr)
 }
 
@@ -183,7 +183,7 @@ impl Client {
         let mut last = (sequences.start > 1).then(|| page_tree(sequences.start - 1));
         let mut one = |sequence| {
             let next = page_tree(sequence);
-            let delivery = next.onto(last.as_ref());
+            let delivery = next.bundle_from(last.as_ref());
             let began = Instant::now();
             self.publish_one(&mut connection, &delivery, last.as_ref());
             last = Some(next);
@@ -202,7 +202,7 @@ impl Client {
         let mut ask = |path: &str, body: &[u8]| {
             self.ask(connection, "POST", path, body).expect("an answer").ok();
         };
-        ask("v1/stage", &stage_body(delivery, &delivery.packs, Whole::Yes));
+        ask("v1/stage", &stage_body(delivery, &delivery.packs, Complete::Yes));
         ask("v1/activate", &activation(delivery, expected.as_deref()));
         ask("v1/settle", br#"{"keep":3}"#);
     }
@@ -272,7 +272,7 @@ impl Attack {
             }
             Self::SLOW_HEAD => {
                 begin_slow_head(&mut connection, &client.base, &[("authorization", &client.token)]);
-                super::pass(Duration::from_millis(200));
+                super::sleep_for(Duration::from_millis(200));
             }
             4 => ask("POST", "v1/verify", br#"{"quick":false}"#),
             5 => ask("POST", "v1/holds", &self.garbage),
@@ -301,7 +301,7 @@ impl Attack {
                 scope.spawn(move || in_loop(kind));
             }
             let before = self.requests.load(Ordering::Relaxed);
-            super::wait_until("the attack has begun", || {
+            super::wait_until("the attack has started", || {
                 self.requests.load(Ordering::Relaxed) > before + 50
             });
             let result = work();
@@ -323,11 +323,11 @@ fn names(from: u32, to: u32) -> Vec<u8> {
 fn attacks_on_one_site_do_not_fail_or_slow_another() {
     const ROUNDS: u64 = 8;
     const RELEASES: u64 = 25;
-    let world = World::new();
-    let (good, bad) = (token(&world, "docs"), token(&world, "other"));
+    let sandbox = Sandbox::new();
+    let (good, bad) = (token(&sandbox, "docs"), token(&sandbox, "other"));
     let sites = "[[site]]\nname = 'docs'\ndir = 'docs'\n[[site]]\nname = 'other'\ndir = 'other'\n";
-    fs::write(world.path("serve.toml"), format!("{sites}{}{}", good.1, bad.1)).unwrap();
-    let server = Program::launch(&world, &["--config", &world.at("serve.toml")], "");
+    fs::write(sandbox.path("serve.toml"), format!("{sites}{}{}", good.1, bad.1)).unwrap();
+    let server = Program::launch(&sandbox, &["--config", &sandbox.path_text("serve.toml")], "");
     let client = |base: &str, token: String| Client {
         address: server.address,
         base: base.to_owned(),
@@ -341,7 +341,7 @@ fn attacks_on_one_site_do_not_fail_or_slow_another() {
         alone.extend(good.publish(first..first + RELEASES));
         beside.extend(attack.during(|| good.publish(first + RELEASES..first + 2 * RELEASES)));
     }
-    super::assert_serves(&world.path("docs"), 2 * ROUNDS * RELEASES);
+    super::assert_serves(&sandbox.path("docs"), 2 * ROUNDS * RELEASES);
     let peak = peak_kib(server.id());
     alone.sort_unstable();
     beside.sort_unstable();
@@ -356,6 +356,6 @@ fn attacks_on_one_site_do_not_fail_or_slow_another() {
         at(&beside, 50),
         at(&beside, 95),
     );
-    assert!(peak < MOST_KIB, "{peak} KiB");
+    assert!(peak < MAX_KIB, "{peak} KiB");
     assert!(at(&beside, 50) < 2 * at(&alone, 50), "more than twice the usual time");
 }
