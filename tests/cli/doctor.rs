@@ -235,8 +235,8 @@ fn wrong_receiver_path_names_only_the_sites_of_the_token() {
     assert!(!run.stdout.contains("blog"), "{}", run.stdout);
     // Without a valid token nothing is disclosed.
     workspace.write("headwater.toml", wrong.replace("token_file = 'token'\n", ""));
-    let stranger = workspace.ok("token new --site docs --allow push").stdout;
-    for token in ["", stranger.trim()] {
+    let unknown_token = workspace.ok("token new --site docs --allow push").stdout;
+    for token in ["", unknown_token.trim()] {
         let run = workspace.run_with(&[("HEADWATER_TOKEN", token)], "doctor").code(1);
         assert!(run.stdout.contains("no site is served at this path"), "{}", run.stdout);
         assert!(!run.stdout.contains("/docs/ "), "{}", run.stdout);

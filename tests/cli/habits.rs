@@ -93,13 +93,13 @@ fn every_command_accepts_quiet_and_verbose() {
         let help = workspace.ok(&format!("{name} --help")).stdout;
         assert!(help.contains("-q, --quiet") && help.contains("-v, --verbose"), "{name}: {help}");
     }
-    for (line, told) in [
+    for (line, message) in [
         ("push tree ./www -v", "configuration: no headwater.toml here"),
         ("-v status ./www", "./www: serves release 1"),
         ("releases ./www --verbose", "./www: serves release 1"),
         ("verify ./www -v", "configuration:"),
     ] {
-        workspace.ok(line).warns(told);
+        workspace.ok(line).warns(message);
     }
     assert_eq!(workspace.ok("status ./www").stderr, "");
     workspace.run("status ./www -q -v").code(2);

@@ -47,8 +47,11 @@ fn hook_reads_the_changed_paths_from_stdin() {
     workspace.ok("push");
     assert!(!workspace.path("seen").exists());
     workspace.remove("tree/a b/é.html");
-    let told = workspace.json("push --keep-removed 0s", 0)["notifications"].clone();
-    assert_eq!(told, json!([{ "who": "on_activated", "ok": true, "message": "ran with 1 path" }]));
+    let notifications = workspace.json("push --keep-removed 0s", 0)["notifications"].clone();
+    assert_eq!(
+        notifications,
+        json!([{ "who": "on_activated", "ok": true, "message": "ran with 1 path" }])
+    );
     assert_eq!(workspace.read("seen"), "/a%20b/%C3%A9.html\n");
 }
 

@@ -60,10 +60,10 @@ fn mirror_of_another_user_is_not_written() {
     let before = workspace.fingerprint("www");
     for line in WRITING_COMMANDS {
         let run = workspace.run(line);
-        let told = run.stdout.clone() + &run.stderr;
+        let output = run.stdout.clone() + &run.stderr;
         assert!(
-            told.contains("belongs to user id 12345, but headwater runs as user root"),
-            "{line}: {told}"
+            output.contains("belongs to user id 12345, but headwater runs as user root"),
+            "{line}: {output}"
         );
         assert_eq!(workspace.fingerprint("www"), before, "{line}");
     }
@@ -82,8 +82,8 @@ fn push_detects_another_owner_before_sending() {
     let workspace = given_away();
     workspace.write("tree/index.html", "3");
     let events = workspace.events("push tree ./www ./hub", 7);
-    let told = |kind: &str| events.iter().filter(|event| event["event"] == kind).count();
-    assert_eq!((told("mirror_failed"), told("pack_sent")), (1, 0), "{events:?}");
+    let count = |kind: &str| events.iter().filter(|event| event["event"] == kind).count();
+    assert_eq!((count("mirror_failed"), count("pack_sent")), (1, 0), "{events:?}");
     assert_eq!(
         workspace.json("push tree ./www ./hub --require 1", 3)["mirrors"][0]["failure"],
         json!("other_owner")
@@ -151,11 +151,11 @@ fn thread_limit_causes_an_error_and_not_a_panic() {
             "verify ./www",
         ] {
             let run = workspace.run_as(USER, &runner, line);
-            let told = run.stdout.clone() + &run.stderr;
-            assert!(!told.contains("panicked") && run.code != 101, "{limit} {line}: {told}");
+            let output = run.stdout.clone() + &run.stderr;
+            assert!(!output.contains("panicked") && run.code != 101, "{limit} {line}: {output}");
             assert!(
-                run.code == 0 || told.contains("cannot start a thread"),
-                "{limit} {line}: {} {told}",
+                run.code == 0 || output.contains("cannot start a thread"),
+                "{limit} {line}: {} {output}",
                 run.code
             );
             codes.entry(line).or_insert_with(BTreeSet::new).insert(run.code);

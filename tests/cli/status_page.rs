@@ -72,7 +72,7 @@ fn page_is_one_self_contained_file() {
     ] {
         assert!(!page.contains(none), "{none}");
     }
-    for told in [
+    for shown in [
         "2 of 4 mirrors are current",
         "rewrite &lt;b&gt;the guide&lt;/b&gt;",
         "&lt;script&gt;alert(1)&lt;/script&gt;.html",
@@ -85,7 +85,7 @@ fn page_is_one_self_contained_file() {
         "Back to the content of release 2.",
         "<dd>2, same as 4</dd>",
     ] {
-        assert!(page.contains(told), "{told}: {page}");
+        assert!(page.contains(shown), "{shown}: {page}");
     }
     let place = |text: &str| page.find(text).unwrap();
     assert!(place(">away<") < place(">eu-2<") && place(">eu-2<") < place(">eu-1<"), "worst first");
@@ -117,14 +117,14 @@ fn page_shows_only_public_information() {
     workspace.run("push").code(3);
     workspace.run("status --html page.html").code(1);
     let page = workspace.read("page.html");
-    for told in [
+    for shown in [
         "As of <time datetime=\"",
         "eu, <a href=\"https://edge.example/docs\"",
         "The mirror does not respond.",
         "<li class=\"bad\" title=\"",
         ": no response\"",
     ] {
-        assert!(page.contains(told), "{told}: {page}");
+        assert!(page.contains(shown), "{shown}: {page}");
     }
     for hidden in ["secret-place", "127.0.0.1", "burrow", "responds in", " ago"] {
         assert!(!page.contains(hidden), "{hidden}: {page}");

@@ -14,9 +14,9 @@ const DECODED: (u64, u64) = (1000, 1 << 20);
 const OPERATIONS: u64 = 4096;
 /// Memory for an object, an entry of the base and a position of it: at least what a receiver keeps
 /// of each.
-const LEAST: [u64; 3] = [144, 33, 64];
+const MIN_MEMORY: [u64; 3] = [144, 33, 64];
 /// The maximum of the same, and the positions that are granted at once.
-const MOST: [u64; 3] = [256, 64, 256];
+const MAX_MEMORY: [u64; 3] = [256, 64, 256];
 const POSITIONS: u64 = 1024;
 /// Longer inputs are not tried as endless responses: it takes a while until those are refused.
 const SHORT: usize = 4;
@@ -63,8 +63,8 @@ fn change_within(change: &[u8], base: &[Entry], memory: u64, entries: u64) {
     let Ok(needs) = needs else { return };
     let (objects, positions) = (needs.objects.len() as u64, needs.base_entries.len() as u64);
     assert!(objects <= entries);
-    let of_base = if objects > 0 { base_entries * LEAST[1] } else { 0 };
-    let least = objects * LEAST[0] + of_base + positions * LEAST[2];
+    let of_base = if objects > 0 { base_entries * MIN_MEMORY[1] } else { 0 };
+    let least = objects * MIN_MEMORY[0] + of_base + positions * MIN_MEMORY[2];
     assert!(
         least <= granted.get(),
         "at least {least} bytes are needed, but {} were granted",
@@ -72,7 +72,7 @@ fn change_within(change: &[u8], base: &[Entry], memory: u64, entries: u64) {
     );
     // A position can be named twice, but each time takes bytes of the delta.
     let named = decoded_bytes.min(entries) + POSITIONS;
-    let most = objects * MOST[0] + base_entries * MOST[1] + named * MOST[2];
+    let most = objects * MAX_MEMORY[0] + base_entries * MAX_MEMORY[1] + named * MAX_MEMORY[2];
     assert!(
         positions <= named && granted.get() <= most,
         "{} bytes were requested, but at most {most} are allowed",

@@ -226,7 +226,7 @@ fn stream(entries: &[Entry]) -> impl Iterator<Item = Result<Entry, ManifestError
 }
 
 /// Splits the needed objects into packs of one block; every second pack is raw.
-fn packs(wanted: &[NewObjectRef], objects: &Objects) -> Vec<SealedPack> {
+fn packs(wanted: &[NewObjectRef], objects: &Objects) -> Vec<EncodedPack> {
     let mut pieces = Vec::new();
     for (ordinal, wanted) in (0u32..).zip(wanted) {
         let content = &objects[&wanted.object];
@@ -238,19 +238,19 @@ fn packs(wanted: &[NewObjectRef], objects: &Objects) -> Vec<SealedPack> {
     let pack = |(index, pieces): (usize, &[(Piece, &[u8])])| {
         let (places, bytes): (Vec<Piece>, Vec<&[u8]>) = pieces.iter().copied().unzip();
         let level = if index % 2 == 0 { Level::Zstd(3) } else { Level::Raw };
-        SealedPack::of(&encode_block(&places, &bytes.concat(), &[], &[], level).unwrap())
+        EncodedPack::of(&encode_block(&places, &bytes.concat(), &[], &[], level).unwrap())
     };
     pieces.chunks(BLOCK_PIECES).enumerate().map(pack).collect()
 }
 
 /// A pack to be sent.
 #[derive(Clone)]
-pub(crate) struct SealedPack {
+pub(crate) struct EncodedPack {
     pub(crate) id: PackId,
     pub(crate) bytes: Arc<Vec<u8>>,
 }
 
-impl SealedPack {
+impl EncodedPack {
     pub(crate) fn of(block: &EncodedBlock) -> Self {
         let mut writer = PackWriter::new();
         writer.push(block).unwrap();
@@ -265,7 +265,7 @@ impl SealedPack {
     }
 }
 
-impl OutgoingPack for SealedPack {
+impl OutgoingPack for EncodedPack {
     fn id(&self) -> PackId {
         self.id
     }
@@ -289,7 +289,7 @@ pub(crate) struct Delivery {
     pub(crate) key: BundleKey,
     pub(crate) base: Option<ManifestId>,
     pub(crate) change: Arc<[u8]>,
-    pub(crate) packs: Vec<SealedPack>,
+    pub(crate) packs: Vec<EncodedPack>,
     pub(crate) objects: Objects,
     /// Interrupts the transfer after this number of packs.
     pub(crate) cut_after: Option<usize>,
@@ -340,16 +340,16 @@ fn open(objects: &Objects, id: &ObjectId) -> Result<Box<dyn Read + Send>, Source
 
 impl PackSource for Delivery {
     fn packs(&self) -> Box<dyn PackCursor + '_> {
-        Box::new(Walk { delivery: self, next: 0 })
+        Box::new(PackIterator { delivery: self, next: 0 })
     }
 }
 
-struct Walk<'a> {
+struct PackIterator<'a> {
     delivery: &'a Delivery,
     next: usize,
 }
 
-impl PackCursor for Walk<'_> {
+impl PackCursor for PackIterator<'_> {
     fn next(&mut self) -> Result<Option<Box<dyn OutgoingPack>>, SourceError> {
         if self.delivery.cut_after == Some(self.next) {
             return Err("the line broke".into());
@@ -411,16 +411,16 @@ impl Monitor for Recorder {
 }
 
 /// A repair source with all content of these releases.
-pub(crate) struct Archive(pub(crate) Vec<Version>);
+pub(crate) struct CompleteSource(pub(crate) Vec<Version>);
 
-impl ObjectSource for Archive {
+impl ObjectSource for CompleteSource {
     fn object(&self, id: &ObjectId) -> Result<Box<dyn Read + Send>, SourceError> {
         let version = self.0.iter().find(|version| version.objects.contains_key(id));
         open(&version.ok_or("no release has this object")?.objects, id)
     }
 }
 
-impl FetchRecords for Archive {
+impl FetchRecords for CompleteSource {
     fn release(&self, name: ReleaseName) -> Option<Release> {
         self.0.iter().find(|version| version.name() == name).map(|version| version.release.clone())
     }

@@ -54,7 +54,7 @@ pub(crate) struct Shown {
 }
 
 impl Terminal {
-    /// Starts `command` with a terminal of so many columns as its standard input, output and error.
+    /// Starts `command` with a terminal of this many columns as its standard input, output and error.
     pub(crate) fn start(mut command: Command, columns: u16) -> Self {
         let controller =
             openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
@@ -154,7 +154,7 @@ impl Terminal {
     }
 }
 
-/// Every row, from the oldest that is kept, and whether it goes on in the next one.
+/// Every row, from the oldest that is kept, and whether it continues in the next one.
 fn rows(screen: &mut Screen) -> Vec<(String, bool)> {
     let screen = screen.emulator.screen_mut();
     let (height, width) = screen.size();

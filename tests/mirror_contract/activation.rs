@@ -9,7 +9,7 @@ use headwater::monitor::Silent;
 use headwater::release::MAX_TIME;
 
 use crate::fixture::{Fixture, assert_serves};
-use crate::origin::{Archive, Tree, first_tree, second_tree, site};
+use crate::origin::{CompleteSource, Tree, first_tree, second_tree, site};
 
 fn is_conflict(result: Result<(), MirrorError>) -> bool {
     result.is_err_and(|error| error.kind() == ErrorKind::Conflict)
@@ -174,7 +174,7 @@ pub(crate) fn locked_mirror_reports_the_lock_and_can_be_read<F: Fixture>() {
         hasty.clean_up(3).map(drop),
         hasty.prune(3).map(drop),
         hasty.verify(Depth::Full, &Silent).map(drop),
-        hasty.repair(&Archive(vec![]), &Silent).map(drop),
+        hasty.repair(&CompleteSource(vec![]), &Silent).map(drop),
     ]
     .map(|result| result.unwrap_err().kind());
     assert_eq!(failures, [ErrorKind::Locked; 7]);

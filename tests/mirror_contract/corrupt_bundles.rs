@@ -6,11 +6,11 @@ use headwater::pack::{BaseRange, Level, Piece, encode_block};
 use headwater::varint;
 
 use crate::fixture::{Fixture, assert_serves};
-use crate::origin::{Delivery, SealedPack, Tree, Version, first_tree, noise, second_tree};
+use crate::origin::{Delivery, EncodedPack, Tree, Version, first_tree, noise, second_tree};
 
 type Corruption = (&'static str, fn(&mut Delivery));
 
-fn flip(pack: &mut SealedPack, at: usize) {
+fn flip(pack: &mut EncodedPack, at: usize) {
     let mut bytes = pack.bytes.to_vec();
     bytes[at] ^= 1;
     pack.bytes = bytes.into();
@@ -77,7 +77,7 @@ fn build_on(delivery: &mut Delivery, base: BaseRange) {
     let piece = Piece { ordinal: 0, offset: 0, length: 2550 };
     let block = encode_block(&[piece], &content, &[base], &prefix, Level::Zstd(3)).unwrap();
     assert_eq!(block.base_count(), 1);
-    delivery.packs.insert(0, SealedPack::of(&block));
+    delivery.packs.insert(0, EncodedPack::of(&block));
 }
 
 const PACK_CORRUPTIONS: [Corruption; 18] = [
@@ -98,18 +98,18 @@ const PACK_CORRUPTIONS: [Corruption; 18] = [
     ("a missing pack", |it| drop(it.packs.pop())),
     ("no packs", |it| it.packs.clear()),
     ("a piece twice", |it| {
-        it.packs.push(SealedPack::raw(0, 0, "let answer = 42;\n".repeat(20).as_bytes()));
+        it.packs.push(EncodedPack::raw(0, 0, "let answer = 42;\n".repeat(20).as_bytes()));
     }),
-    ("a whole object twice", |it| it.packs.push(SealedPack::raw(1, 0, b"was a directory\n"))),
+    ("a whole object twice", |it| it.packs.push(EncodedPack::raw(1, 0, b"was a directory\n"))),
     ("a pack under another name", |it| it.packs[0].id = PackId::of(b"another")),
     ("a piece behind the end of its object", |it| {
-        it.packs.push(SealedPack::raw(0, 1 << 40, b"behind"));
+        it.packs.push(EncodedPack::raw(0, 1 << 40, b"behind"));
     }),
-    ("a piece of no object", |it| it.packs.push(SealedPack::raw(1000, 0, b"nobody's"))),
+    ("a piece of no object", |it| it.packs.push(EncodedPack::raw(1000, 0, b"nobody's"))),
     ("content of another object of the same size", |it| {
         it.packs.clear();
         for (ordinal, size) in (0..).zip([2550, 16, 4200]) {
-            it.packs.push(SealedPack::raw(ordinal, 0, &noise(size, 77)));
+            it.packs.push(EncodedPack::raw(ordinal, 0, &noise(size, 77)));
         }
     }),
     ("a block on a base that is not there", |it| {
@@ -212,7 +212,7 @@ fn delta_that_adds(path: &[u8], target: Option<&[u8]>) -> Vec<u8> {
 fn bundle_that_adds(version: &Version, path: &[u8], target: Option<&[u8]>) -> Delivery {
     let mut delivery = version.bundle_from(None);
     delivery.change = delta_that_adds(path, target).into();
-    delivery.packs = if target.is_none() { vec![SealedPack::raw(0, 0, b"evil")] } else { vec![] };
+    delivery.packs = if target.is_none() { vec![EncodedPack::raw(0, 0, b"evil")] } else { vec![] };
     delivery
 }
 

@@ -232,7 +232,7 @@ pub(crate) const DAMAGES: [Damage; 29] = [
             replace(path, |path| symlink("/etc", path).unwrap());
         })
     }),
-    plain("a stranger among the served files", FaultKind::Unexpected, |it| {
+    plain("an unexpected file among the served ones", FaultKind::Unexpected, |it| {
         harmed(it.slot(it.current, "img/stranger.html"), |path| fs::write(path, "hello").unwrap())
     }),
     plain("an empty directory among the served files", FaultKind::Unexpected, |it| {

@@ -6,7 +6,7 @@ use headwater::mirror::{Depth, Mirror};
 use headwater::monitor::Silent;
 
 use crate::fixture::{Fixture, assert_serves, faults};
-use crate::origin::{Archive, Tree, Version};
+use crate::origin::{CompleteSource, Tree, Version};
 
 /// Two times far in the future.
 const EARLY: u64 = 4_000_000_000;
@@ -69,7 +69,7 @@ pub(crate) fn expired_entries_are_not_restored<F: Fixture>() {
     let mirror = fixture.mirror();
     mirror.clean_up(3).unwrap();
     fs::remove_file(fixture.store().join("current/index.html")).unwrap();
-    let repaired = mirror.repair(&Archive(vec![first.clone()]), &Silent).unwrap();
+    let repaired = mirror.repair(&CompleteSource(vec![first.clone()]), &Silent).unwrap();
     assert_eq!(repaired.left, []);
     assert!(serves(&fixture, "index.html") && !serves(&fixture, "old/deep"));
     is_sound(&*mirror);

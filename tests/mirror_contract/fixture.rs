@@ -61,8 +61,8 @@ pub(crate) trait Fixture: Sized + Sync {
 
     /// Returns the number of objects.
     fn object_count(&self) -> usize {
-        let shelves = fs::read_dir(self.store().join(".headwater/objects")).unwrap();
-        shelves.map(|shelf| fs::read_dir(shelf.unwrap().path()).unwrap().count()).sum()
+        let directories = fs::read_dir(self.store().join(".headwater/objects")).unwrap();
+        directories.map(|directory| fs::read_dir(directory.unwrap().path()).unwrap().count()).sum()
     }
 
     /// Returns the names in a directory of the store, sorted.

@@ -7,7 +7,7 @@ use headwater::pack::{BaseRange, Level, Piece, encode_block};
 
 use crate::damage::{detach, flip_byte};
 use crate::fixture::{Fixture, assert_serves, tree_at, tree_of};
-use crate::origin::{SealedPack, Tree, first_tree, noise, second_tree};
+use crate::origin::{EncodedPack, Tree, first_tree, noise, second_tree};
 
 pub(crate) fn missing_objects_are_requested_again<F: Fixture>() {
     let (first, second) = (first_tree().release(1), second_tree().release(2));
@@ -150,9 +150,9 @@ pub(crate) fn damaged_base_objects_are_reported_and_removed<F: Fixture>() {
         let mut delivery = second.bundle_from(Some(&first));
         // Later errors do not hide the reason.
         delivery.packs = vec![
-            SealedPack::of(&block),
-            SealedPack::raw(1, 0, &others[0]),
-            SealedPack::raw(2, 0, &others[1]),
+            EncodedPack::of(&block),
+            EncodedPack::raw(1, 0, &others[0]),
+            EncodedPack::raw(2, 0, &others[1]),
         ];
         let mirror = fixture.mirror();
         mirror.state().unwrap();

@@ -29,10 +29,10 @@ pub(crate) fn history_events_are_returned_in_order<F: Fixture>() {
         EventKind::Switched { release: second.name(), from: Some(first.name()) },
         EventKind::Verified { quick: true, faults: 0 },
     ];
-    let mut told = recorded_events(&fixture);
+    let mut events = recorded_events(&fixture);
     // A verification whose response is lost is requested again.
-    told.dedup();
-    assert_eq!(told, wanted);
+    events.dedup();
+    assert_eq!(events, wanted);
     let now = std::time::UNIX_EPOCH.elapsed().unwrap().as_secs();
     assert!(mirror.history().unwrap().iter().all(|happening| now.abs_diff(happening.time) < 600));
 }

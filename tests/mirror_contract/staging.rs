@@ -6,7 +6,7 @@ use headwater::monitor::{Event, Monitor};
 use headwater::pack::{BaseRange, Level, Piece, encode_block};
 
 use crate::fixture::{Fixture, assert_serves};
-use crate::origin::{SealedPack, TransferCounts, Tree, first_tree, noise, second_tree};
+use crate::origin::{EncodedPack, TransferCounts, Tree, first_tree, noise, second_tree};
 
 pub(crate) fn staged_and_activated_release_is_served_completely<F: Fixture>() {
     let fixture = F::new();
@@ -119,7 +119,7 @@ pub(crate) fn block_against_base_objects_is_decoded<F: Fixture>() {
     ];
     let block = encode_block(&[piece], &new, &bases, &old, Level::Zstd(3)).unwrap();
     assert_eq!(block.base_count(), 2);
-    delivery.packs = vec![SealedPack::of(&block)];
+    delivery.packs = vec![EncodedPack::of(&block)];
     delivery.publish(&*fixture.mirror(), Some(first.name()));
     assert_serves(&fixture, &second);
 }

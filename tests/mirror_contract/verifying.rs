@@ -10,7 +10,7 @@ use headwater::monitor::Silent;
 
 use crate::damage::{DAMAGES, Damage, StorePaths, flip_byte};
 use crate::fixture::{Fixture, assert_serves, faults, tree_at, tree_of};
-use crate::origin::{Archive, Version, first_tree, second_tree};
+use crate::origin::{CompleteSource, Version, first_tree, second_tree};
 
 /// Reads what is served of `version`, except `path`, until stopped; every read must succeed.
 fn keep_reading(fixture: &impl Fixture, version: &Version, but: &str, stop: &AtomicBool) -> u64 {
@@ -52,7 +52,7 @@ pub(crate) fn assert_found_and_mended(
         .filter(fs::Metadata::is_file)
         .map(|_| (File::open(&harmed).unwrap(), fs::read(&harmed).unwrap()));
     let stop = AtomicBool::new(false);
-    let archive = Archive(vec![before.clone(), current.clone()]);
+    let archive = CompleteSource(vec![before.clone(), current.clone()]);
     let repaired = std::thread::scope(|scope| {
         // Files that share the damaged inode are served damaged before the repair and intact after
         // it.
@@ -111,12 +111,12 @@ pub(crate) fn unrepairable_fault_is_left_and_named<F: Fixture>() {
     fs::remove_file(fixture.object_path(&second.file("img/new.bin").object)).unwrap();
     let mut poor = second.clone();
     poor.objects.remove(&object);
-    let repaired = mirror.repair(&Archive(vec![poor]), &Silent).unwrap();
+    let repaired = mirror.repair(&CompleteSource(vec![poor]), &Silent).unwrap();
     assert_eq!(repaired.objects, 1, "the other object is repaired");
     assert!(repaired.left.iter().all(|fault| fault.object == Some(object)), "{:?}", repaired.left);
     assert_eq!(repaired.left, faults(&*mirror));
     assert!(!repaired.left.is_empty());
-    let repaired = mirror.repair(&Archive(vec![second.clone()]), &Silent).unwrap();
+    let repaired = mirror.repair(&CompleteSource(vec![second.clone()]), &Silent).unwrap();
     assert_eq!(repaired.left, []);
     assert_serves(&fixture, &second);
 }
@@ -133,7 +133,7 @@ pub(crate) fn lost_slot_is_rebuilt<F: Fixture>() {
             assert!(!faults(&*mirror).is_empty());
         }
         let repaired =
-            mirror.repair(&Archive(vec![first.clone(), second.clone()]), &Silent).unwrap();
+            mirror.repair(&CompleteSource(vec![first.clone(), second.clone()]), &Silent).unwrap();
         assert_eq!(repaired.left, []);
         assert_serves(&fixture, &second);
         // Whichever slot was lost, the next push succeeds.

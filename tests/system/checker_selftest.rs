@@ -99,7 +99,7 @@ const BREAKS: [Break; 27] = [
     ("current to dirty", |store| relink(store, ".headwater/slots/dirty")),
     ("current absolute", |store| relink(store, slot(store).to_str().unwrap())),
     ("format garbled", |store| fs::write(store.join(".headwater/format"), "{}\n").unwrap()),
-    ("a stranger", |store| fs::write(store.join("stranger"), "").unwrap()),
+    ("an unexpected file", |store| fs::write(store.join("stranger"), "").unwrap()),
     ("entry that no slot has", |store| {
         forge(store, |forgery| {
             let mut line = forgery.lines[0].clone();

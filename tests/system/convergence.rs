@@ -115,21 +115,25 @@ fn check_convergence(seed: u64, steps: usize) {
     let mut tree = Tree::random(&mut rng, 15);
     // Both mirrors share a history: mirrors of different histories never converge by themselves.
     sandbox.publish(&tree, &MIRRORS, &[]);
-    let mut story = Vec::new();
+    let mut operations = Vec::new();
     for _ in 0..steps {
         let (what, outcome) = random_operation(&sandbox, &mut tree, &mut rng);
-        story.push(what);
+        operations.push(what);
         for mirror in MIRRORS {
-            let told = || outcome.as_ref().map_or_else(String::new, ToString::to_string);
+            let output = || outcome.as_ref().map_or_else(String::new, ToString::to_string);
             let state = checker::state(&sandbox.path(mirror));
-            assert!(state.is_ok(), "seed {seed}, {story:#?}\n{mirror}: {state:#?}\n{}", told());
+            assert!(
+                state.is_ok(),
+                "seed {seed}, {operations:#?}\n{mirror}: {state:#?}\n{}",
+                output()
+            );
         }
     }
     let outcome = sandbox.push("tree", &MIRRORS, &["--again"]);
-    assert_eq!(outcome.code(), Some(0), "seed {seed}, {story:#?}\n{outcome}");
+    assert_eq!(outcome.code(), Some(0), "seed {seed}, {operations:#?}\n{outcome}");
     assert_equal_to_tree(&sandbox);
     let again = sandbox.push("tree", &MIRRORS, &[]);
-    assert_eq!(again.code(), Some(0), "seed {seed}, {story:#?}\n{again}");
+    assert_eq!(again.code(), Some(0), "seed {seed}, {operations:#?}\n{again}");
     MIRRORS
         .iter()
         .for_each(|mirror| drop(sandbox.run(&["verify", &sandbox.path_text(mirror)]).expect(&[0])));

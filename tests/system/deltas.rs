@@ -192,8 +192,8 @@ fn only_changed_ranges_of_files_are_sent() {
     );
     let shown = fleet.sandbox.run(&["plan", &tree, &urls[0]]).expect(&[0]);
     assert!(shown.stdout.contains("deltas: 120 from the same path"), "{shown}");
-    let told = push(&fleet.sandbox, &[&urls[0], &urls[1]], &[]).expect(&[0]);
-    assert!(told.stdout.contains(" of new content"), "{told}");
+    let pushed = push(&fleet.sandbox, &[&urls[0], &urls[1]], &[]).expect(&[0]);
+    assert!(pushed.stdout.contains(" of new content"), "{pushed}");
 }
 
 #[test]
@@ -287,7 +287,7 @@ fn damaged_cache_is_reported_and_costs_only_bytes() {
         next.check_small();
         assert!(
             !next.outcome.stderr.contains("cache of old content"),
-            "told twice: {}",
+            "reported twice: {}",
             next.outcome
         );
     }

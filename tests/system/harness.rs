@@ -185,7 +185,10 @@ impl Outcome {
     #[cfg(debug_assertions)]
     pub(crate) fn steps(&self) -> u64 {
         let line = self.stderr.lines().find_map(|line| line.strip_prefix("steps: "));
-        line.unwrap_or_else(|| panic!("no steps were told: {self}")).trim().parse().unwrap()
+        line.unwrap_or_else(|| panic!("the number of steps was not printed: {self}"))
+            .trim()
+            .parse()
+            .unwrap()
     }
 
     /// Returns the operation and the path of each step of a run with the fault `count`, by its

@@ -43,7 +43,7 @@ fn kill_everywhere(kind: Kind) -> Result<u64, String> {
     Ok(steps)
 }
 
-fn survives(kind: Kind) {
+fn assert_survives_kills(kind: Kind) {
     match kill_everywhere(kind) {
         Ok(steps) => println!("{kind:?}: {steps} steps"),
         Err(fault) => panic!("{fault}"),
@@ -52,37 +52,37 @@ fn survives(kind: Kind) {
 
 #[test]
 fn first_push_killed_at_any_step_leaves_nothing_or_everything() {
-    survives(Kind::FirstPush);
+    assert_survives_kills(Kind::FirstPush);
 }
 
 #[test]
 fn update_killed_at_any_step_leaves_the_old_or_new_release() {
-    survives(Kind::Update);
+    assert_survives_kills(Kind::Update);
 }
 
 #[test]
 fn deletion_killed_at_any_step_leaves_the_old_or_new_release() {
-    survives(Kind::Deletion);
+    assert_survives_kills(Kind::Deletion);
 }
 
 #[test]
 fn rollback_killed_at_any_step_leaves_the_old_or_new_release() {
-    survives(Kind::Rollback);
+    assert_survives_kills(Kind::Rollback);
 }
 
 #[test]
 fn prune_killed_at_any_step_serves_the_same_release() {
-    survives(Kind::Prune);
+    assert_survives_kills(Kind::Prune);
 }
 
 #[test]
 fn expiry_killed_at_any_step_keeps_entries_not_due_and_resumes() {
-    survives(Kind::Expire);
+    assert_survives_kills(Kind::Expire);
 }
 
 #[test]
 fn repair_killed_at_any_step_causes_no_more_damage() {
-    survives(Kind::Repair);
+    assert_survives_kills(Kind::Repair);
 }
 
 #[test]

@@ -28,7 +28,7 @@ use headwater::release::ReleaseName;
 use headwater::scan::{Root, ScanOptions};
 
 use crate::harness::Sandbox;
-use edge::{AnswerCondition, Edge, MOST, Recorder, dead};
+use edge::{AnswerCondition, Edge, PUSH_TIME_LIMIT, Recorder, dead};
 
 const NAMES: [&str; 5] = ["edge1", "edge2", "edge3", "edge4", "edge5"];
 
@@ -42,7 +42,7 @@ fn one_has_failed(events: &[Event]) -> bool {
 
 fn directory(name: &str, location: String, path: PathBuf) -> DirectoryMirror {
     let identity = MirrorIdentity { name: name.to_owned(), location, site: None };
-    DirectoryMirror::new(identity, path, MOST, NonZeroUsize::MIN)
+    DirectoryMirror::new(identity, path, PUSH_TIME_LIMIT, NonZeroUsize::MIN)
 }
 
 /// Five mirrors that serve release 1, and a tree that differs for each push.
@@ -86,7 +86,7 @@ impl Edges {
             keep_content: KeepContent::default(),
             stores: KnownStores::new(Some(self.sandbox.path("cache/stores")), BTreeMap::new()),
             began: self.trees * 1000,
-            patience: MOST,
+            patience: PUSH_TIME_LIMIT,
             answer_patience: Duration::ZERO,
         }
     }

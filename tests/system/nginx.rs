@@ -187,7 +187,7 @@ fn nginx_serves_no_failed_or_mixed_read_during_activations() {
             let release = check(&mut client, path, &tags, SWITCHES)?;
             if !path.starts_with("assets") && release < known {
                 return Err(format!(
-                    "{path}: release {release} after {known} was told to be current"
+                    "{path}: release {release} although {known} was reported as current"
                 ));
             }
             reads.fetch_add(1, Ordering::Relaxed);

@@ -58,7 +58,7 @@ struct RaceChecker<'a> {
     /// The sequence before this round.
     before: u64,
     /// The notes of all pushes that reported full or partial success.
-    told: &'a mut BTreeSet<String>,
+    reported: &'a mut BTreeSet<String>,
 }
 
 impl RaceChecker<'_> {
@@ -73,7 +73,7 @@ impl RaceChecker<'_> {
         for (racer, outcome) in ["a", "b"].iter().zip(outcomes) {
             match outcome.code() {
                 // Code 3: overtaken between the lead mirror and the others.
-                Some(0 | 3) => drop(self.told.insert(note(racer, round))),
+                Some(0 | 3) => drop(self.reported.insert(note(racer, round))),
                 Some(4 | 6 | 9) => {}
                 _ => panic!("{text}"),
             }
@@ -90,9 +90,9 @@ impl RaceChecker<'_> {
                 .map(|name| kept[name].note.clone().unwrap())
                 .collect();
             assert!(
-                notes.is_subset(self.told),
+                notes.is_subset(self.reported),
                 "{notes:?} were served, but {:?} reported success: {text}",
-                self.told
+                self.reported
             );
             let is_there = |racer: &str| usize::from(notes.contains(&note(racer, round)));
             places = [places[0] + is_there("a"), places[1] + is_there("b")];
@@ -120,12 +120,12 @@ impl RaceChecker<'_> {
 fn races(rounds: usize, mirrors: usize, ordered: bool) {
     let sandbox = Sandbox::new();
     let mut before = 0;
-    let (mut codes, mut told) = ([0; 10], BTreeSet::new());
+    let (mut codes, mut reported) = ([0; 10], BTreeSet::new());
     for round in 0..rounds {
         let fresh = round % 10 == 0;
         if fresh {
             before = 0;
-            told.clear();
+            reported.clear();
         }
         let mirrors: Vec<String> = (0..mirrors)
             .map(|index| sandbox.path_text(&format!("m{}-{index}", round / 10)))
@@ -135,9 +135,9 @@ fn races(rounds: usize, mirrors: usize, ordered: bool) {
         let flags: [&[&str]; 2] =
             if ordered { [&["--order", &older], &["--order", &newer]] } else { none };
         let outcomes = race(&sandbox, round, &mirrors, flags);
-        let mut checker_of_race =
-            RaceChecker { sandbox: &sandbox, mirrors: &mirrors, before, told: &mut told };
-        let served = checker_of_race.check_round(round, &outcomes);
+        let mut checker =
+            RaceChecker { sandbox: &sandbox, mirrors: &mirrors, before, reported: &mut reported };
+        let served = checker.check_round(round, &outcomes);
         if ordered {
             assert_eq!(
                 served.record.note,
@@ -175,7 +175,7 @@ fn one_of_two_racing_pushes_to_a_receiver_wins_each_sequence() {
     let sandbox = Sandbox::new();
     let mirrors = [sandbox.path_text("mirror")];
     let receiver = Receiver::start(&sandbox.path("mirror"));
-    let (mut before, mut told) = (0, BTreeSet::new());
+    let (mut before, mut reported) = (0, BTreeSet::new());
     for round in 0..8 {
         // Neither push stages before the other one has polled what is current, too.
         let meeting = ConcurrentUploads::default();
@@ -185,9 +185,9 @@ fn one_of_two_racing_pushes_to_a_receiver_wins_each_sequence() {
             }
         });
         let outcomes = race(&sandbox, round, &[format!("http://{}/", link.address())], [&[], &[]]);
-        let mut checker_of_race =
-            RaceChecker { sandbox: &sandbox, mirrors: &mirrors, before, told: &mut told };
-        before = checker_of_race.check_round(round, &outcomes).record.sequence;
+        let mut checker =
+            RaceChecker { sandbox: &sandbox, mirrors: &mirrors, before, reported: &mut reported };
+        before = checker.check_round(round, &outcomes).record.sequence;
         println!("exit codes: {:?}", outcomes.map(|outcome| outcome.code()));
     }
 }

@@ -241,10 +241,10 @@ impl Scenario {
     /// be served.
     pub(crate) fn check_reported(&self, outcome: &Outcome) -> Result<Found, Faults> {
         let side = self.check_served()?;
-        let is_told =
+        let is_reported =
             events(&self.sandbox.path("events")).iter().any(|event| event["event"] == "activated");
-        if side != Found::New && (is_told || outcome.code() == Some(0)) {
-            return Err(vec![format!("told to be current, and it is {side:?}")]);
+        if side != Found::New && (is_reported || outcome.code() == Some(0)) {
+            return Err(vec![format!("reported as current, but found {side:?}")]);
         }
         Ok(side)
     }

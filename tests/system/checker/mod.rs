@@ -192,7 +192,7 @@ impl Check<'_> {
     fn top(&mut self) {
         for name in names(self.dir) {
             if !["current", "staged", ".headwater"].contains(&&*name) {
-                self.fault(format!("{name}: a stranger beside current"));
+                self.fault(format!("{name}: an unexpected file beside current"));
             }
         }
         const FILES: [&str; 4] = ["format", "lock", "expired", "events.jsonl"];
@@ -205,7 +205,7 @@ impl Check<'_> {
             // Before `format` is written, the creation of the store is not finished.
             let is_store = self.inner("format").symlink_metadata().is_ok();
             if is_store && !is_ours {
-                self.fault(format!(".headwater/{name}: a stranger"));
+                self.fault(format!(".headwater/{name}: an unexpected file"));
             }
         }
         if !self.dir.join(".headwater").symlink_metadata().unwrap().is_dir() {
@@ -218,14 +218,14 @@ impl Check<'_> {
             let is_directory =
                 self.inner("objects").join(&prefix).symlink_metadata().unwrap().is_dir();
             if !record::is_hex(&prefix, 2) || !is_directory {
-                self.fault(format!("objects/{prefix}: a stranger"));
+                self.fault(format!("objects/{prefix}: an unexpected file"));
             }
             for id in names(&self.inner("objects").join(&prefix)) {
                 let path = self.inner("objects").join(&prefix).join(&id);
                 let meta = path.symlink_metadata().unwrap();
                 let mode = meta.permissions().mode() & 0o7777;
                 if !record::is_hex(&id, 64) || !id.starts_with(&prefix) || !meta.is_file() {
-                    self.fault(format!("objects/{prefix}/{id}: a stranger"));
+                    self.fault(format!("objects/{prefix}/{id}: an unexpected file"));
                 } else if blake3::hash(&fs::read(&path).unwrap()).to_hex().as_str() != id {
                     self.fault(format!("object {id}: other bytes than its name says"));
                 } else if mode != 0o444 && mode != 0o555 {
@@ -240,7 +240,7 @@ impl Check<'_> {
     fn manifests(&mut self) {
         for file in names(&self.inner("manifests")) {
             match file.strip_suffix(".zst").map(|id| manifest(self.dir, id)) {
-                None => self.fault(format!("manifests/{file}: a stranger")),
+                None => self.fault(format!("manifests/{file}: an unexpected file")),
                 Some(Err(fault)) => self.fault(fault),
                 Some(Ok(_)) => {}
             }
@@ -283,7 +283,7 @@ impl Check<'_> {
                 continue;
             }
             let Some(name) = file.strip_suffix(".json") else {
-                self.fault(format!("releases/{file}: a stranger"));
+                self.fault(format!("releases/{file}: an unexpected file"));
                 continue;
             };
             match record::parse_record(name, &fs::read(self.inner("releases").join(&file)).unwrap())
@@ -351,7 +351,7 @@ impl Check<'_> {
             }
             let name = slot.strip_suffix(".spare").unwrap_or(&slot).to_owned();
             let Some(sequence) = record::sequence_of(&name) else {
-                self.fault(format!("slots/{slot}: a stranger"));
+                self.fault(format!("slots/{slot}: an unexpected file"));
                 continue;
             };
             match self.records.get(&name).cloned() {

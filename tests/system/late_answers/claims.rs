@@ -147,7 +147,7 @@ const CLAIMS: &[(&str, Claim)] = &[
 
 /// Options of a push that waits for the responses of all mirrors.
 pub(super) fn waiting(edges: &Edges) -> Options {
-    Options { answer_patience: MOST, ..edges.options() }
+    Options { answer_patience: PUSH_TIME_LIMIT, ..edges.options() }
 }
 
 fn run(number: u64) -> impl Fn(&mut Options) {

@@ -20,7 +20,7 @@ use headwater::release::ReleaseName;
 
 /// Longer than any push here takes: a push that waits for its late mirror fails the test instead of
 /// hanging.
-pub(super) const MOST: Duration = Duration::from_secs(60);
+pub(super) const PUSH_TIME_LIMIT: Duration = Duration::from_secs(60);
 
 /// Changes the state that a mirror reports.
 pub(super) struct StateChange(pub(super) Box<dyn Fn(&mut MirrorState) + Send + Sync>);
@@ -85,7 +85,7 @@ impl Mirror for Edge {
         self.asked.fetch_add(1, Ordering::SeqCst);
         let held = self.held.lock().unwrap().take();
         if let Some(held) = held {
-            let waited = held.recv_timeout(MOST);
+            let waited = held.recv_timeout(PUSH_TIME_LIMIT);
             assert_eq!(
                 waited,
                 Err(RecvTimeoutError::Disconnected),

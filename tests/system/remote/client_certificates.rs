@@ -18,12 +18,12 @@ use super::connection_settings::{certify, push_with, sandbox, says};
 use super::{Receiver, serves_tree};
 
 /// A TLS proxy in front of a receiver without TLS. Dropping it stops it.
-struct Front {
+struct TlsProxy {
     address: SocketAddr,
     _runtime: Runtime,
 }
 
-impl Front {
+impl TlsProxy {
     /// Starts a proxy with the certificate `own` that accepts clients trusted by `known`.
     fn start(own: &TlsFiles, known: &TlsFiles, to: SocketAddr) -> Self {
         let provider = Arc::new(default_provider());
@@ -55,7 +55,7 @@ impl Front {
                         }
                         // TLS has sent the reason. Reads remaining data: otherwise the close would
                         // be a reset, which drops the reason.
-                        Err((_, mut stranger)) => drop(copy(&mut stranger, &mut sink()).await),
+                        Err((_, mut refused)) => drop(copy(&mut refused, &mut sink()).await),
                     }
                 });
             }
@@ -70,7 +70,7 @@ fn only_the_trusted_client_certificate_is_accepted() {
     let receiver = Receiver::start(&sandbox.path("web"));
     let [own, known, _] = [("localhost", "edge"), ("me.example", "me"), ("other.example", "other")]
         .map(|(name, file)| certify(&sandbox, name, file));
-    let front = Front::start(&own, &known, receiver.address());
+    let front = TlsProxy::start(&own, &known, receiver.address());
     let url = format!("https://localhost:{}/", front.address.port());
     let shows = |name: &str| {
         format!("ca = 'edge.pem'\nclient_cert = '{name}.pem'\nclient_key = '{name}.key'")

@@ -1,4 +1,4 @@
-//! Random rounds of ten mirrors of every kind, with random faults and policies: report, exit code
+//! Random run_rounds of ten mirrors of every kind, with random faults and policies: report, exit code
 //! and metrics must match an independent check of the mirrors.
 
 use std::collections::BTreeMap;
@@ -22,13 +22,13 @@ const SHELLS: usize = 2;
 
 #[test]
 fn report_of_a_faulty_fleet_is_true() {
-    rounds(sweep::rounds([20, 8]));
+    run_rounds(sweep::rounds([20, 8]));
 }
 
 #[test]
 #[ignore = "takes minutes"]
 fn report_of_a_faulty_fleet_is_true_200_times() {
-    rounds(200);
+    run_rounds(200);
 }
 
 /// The policy of a round, and its faults.
@@ -114,7 +114,7 @@ impl Round {
 
 impl Round {
     /// Breaks the directory mirrors; returns what was moved, and its new path.
-    fn take_away(&self, sandbox: &Sandbox) -> Vec<(PathBuf, PathBuf)> {
+    fn break_directory_mirrors(&self, sandbox: &Sandbox) -> Vec<(PathBuf, PathBuf)> {
         let broken = BROKEN
             .into_iter()
             .zip(self.is_broken)
@@ -125,7 +125,7 @@ impl Round {
     }
 }
 
-fn rounds(count: usize) {
+fn run_rounds(count: usize) {
     let mut rng = Rng::new(seed());
     let sandbox = Sandbox::new();
     let receivers: Vec<Receiver> =
@@ -143,7 +143,7 @@ fn rounds(count: usize) {
         fs::write(sandbox.path("headwater.toml"), round.config(&sandbox, &links)).unwrap();
         let ssh = stand_in(&sandbox, "ssh", &round.kill);
         let before: Vec<u64> = (0..MIRRORS).map(|index| sequence(&sandbox, index)).collect();
-        let away = round.take_away(&sandbox);
+        let away = round.break_directory_mirrors(&sandbox);
         let flags = ["push", "--json", "--jobs", "2", "--metrics", "fleet.prom"];
         let outcome = sandbox.run(&[&flags[..], &ssh_flags(&ssh)].concat()).expect(&[0, 3, 4]);
         for (from, to) in away {
@@ -164,13 +164,13 @@ fn sequence(sandbox: &Sandbox, index: usize) -> u64 {
 /// Compares the report with an independent check of each mirror.
 fn check(sandbox: &Sandbox, round: &Round, before: &[u64], report: &Value, code: i32) {
     // Frozen mirrors come last in the report.
-    let told: BTreeMap<&str, &Value> = report["mirrors"]
+    let reported: BTreeMap<&str, &Value> = report["mirrors"]
         .as_array()
         .unwrap()
         .iter()
-        .map(|told| (told["mirror"].as_str().unwrap(), told))
+        .map(|row| (row["mirror"].as_str().unwrap(), row))
         .collect();
-    assert_eq!(told.len(), MIRRORS);
+    assert_eq!(reported.len(), MIRRORS);
     let metrics = fs::read_to_string(sandbox.path("fleet.prom")).unwrap();
     let gauge = |name: &str, labels: &str| {
         let start = format!("headwater_{name}{{site=\"docs\"{labels}}} ");
@@ -182,7 +182,7 @@ fn check(sandbox: &Sandbox, round: &Round, before: &[u64], report: &Value, code:
     let (mut serving, mut tried, mut switched) = (0, 0, 0);
     for (index, &before) in before.iter().enumerate() {
         let name = format!("m{index}");
-        let mirror = told[name.as_str()];
+        let mirror = reported[name.as_str()];
         let (outcome, now) = (mirror["outcome"].as_str().unwrap(), sequence(sandbox, index));
         let is_true = serves_tree(sandbox, &name);
         assert_eq!(matches!(outcome, "activated" | "current"), is_true, "{mirror}");
@@ -195,8 +195,8 @@ fn check(sandbox: &Sandbox, round: &Round, before: &[u64], report: &Value, code:
             "frozen" | "skipped" | "staged" | "failed" => assert_eq!(before, now, "{mirror}"),
             other => panic!("nobody else pushes, and yet {other}: {mirror}"),
         }
-        if let Some(told) = mirror["now"].as_u64() {
-            assert_eq!(told, now, "{mirror}");
+        if let Some(sequence) = mirror["now"].as_u64() {
+            assert_eq!(sequence, now, "{mirror}");
         }
         let label = format!(",mirror=\"{name}\"");
         let is_down = round.is_down.get(index) == Some(&true);

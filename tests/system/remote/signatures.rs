@@ -195,10 +195,10 @@ fn large_file_is_searched_in_parts() {
 fn signatures_of_one_mirror_serve_all() {
     let sandbox = Sandbox::new();
     let receivers = ["one", "two"].map(|name| Receiver::start(&sandbox.path(name)));
-    let ways = receivers.each_ref().map(|receiver| {
+    let proxies = receivers.each_ref().map(|receiver| {
         TamperingProxy::before(receiver, |client, answer| drop(client.write_all(&answer)))
     });
-    let urls = ways.each_ref().map(TamperingProxy::url);
+    let urls = proxies.each_ref().map(TamperingProxy::url);
     let program = stand_in(&sandbox, "ssh", "");
     let ssh = format!("ssh://edge{}", sandbox.path_text("far"));
     let places = [&*urls[0], &*urls[1], &*ssh];
@@ -209,7 +209,7 @@ fn signatures_of_one_mirror_serve_all() {
     let flags = [&["--json"][..], &ssh_flags(&program)].concat();
     let pushed = push(&sandbox, &places, &flags).expect(&[0]);
     assert!(sum(&pushed, "sent_bytes") * 8 < sum(&pushed, "new_bytes"), "{pushed}");
-    assert_eq!(ways.iter().map(TamperingProxy::questions).sum::<usize>(), 1);
+    assert_eq!(proxies.iter().map(TamperingProxy::questions).sum::<usize>(), 1);
     assert!(["one", "two", "far"].iter().all(|name| serves_tree(&sandbox, name)));
 }
 
@@ -308,8 +308,8 @@ fn base_lost_after_the_signature_request_is_sent_whole() {
     let (sandbox, receiver) = first_version_pushed();
     let objects = sandbox.path("web/.headwater/objects");
     let proxy = TamperingProxy::before(&receiver, move |client, answer| {
-        for shelf in fs::read_dir(&objects).unwrap() {
-            for object in fs::read_dir(shelf.unwrap().path()).unwrap().take(1) {
+        for directory in fs::read_dir(&objects).unwrap() {
+            for object in fs::read_dir(directory.unwrap().path()).unwrap().take(1) {
                 fs::remove_file(object.unwrap().path()).unwrap();
             }
         }
@@ -329,11 +329,11 @@ fn base_lost_after_the_signature_request_is_sent_whole() {
 fn small_content_is_sent_without_a_signature_request() {
     let sandbox = Sandbox::new();
     let receiver = Receiver::start(&sandbox.path("web"));
-    let way = TamperingProxy::before(&receiver, |client, answer| drop(client.write_all(&answer)));
+    let proxy = TamperingProxy::before(&receiver, |client, answer| drop(client.write_all(&answer)));
     for version in ["1", "2"] {
         let content = [&Rng::new(1).bytes(9_000)[..], version.as_bytes()].concat();
         sandbox.write("tree", &Tree::default().file("page", content));
-        push_without_cache(&sandbox, &[&way.url()]).expect(&[0]);
+        push_without_cache(&sandbox, &[&proxy.url()]).expect(&[0]);
     }
-    assert_eq!(way.questions(), 0);
+    assert_eq!(proxy.questions(), 0);
 }

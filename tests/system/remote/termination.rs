@@ -17,9 +17,9 @@ use crate::harness::{Outcome, Sandbox, events};
 use crate::trees::{Rng, Tree};
 
 /// The limit for the end of a run.
-const MOST: Duration = Duration::from_secs(2);
+const TIME_LIMIT: Duration = Duration::from_secs(2);
 /// A run that ends by itself takes much less time; a later end means that it was ended by force.
-const ORDERLY: Duration = Duration::from_millis(1400);
+const ORDERLY_TIME_LIMIT: Duration = Duration::from_millis(1400);
 
 /// Holds back requests while it exists.
 #[derive(Default)]
@@ -77,10 +77,10 @@ fn start(command: &mut Command) -> Child {
 /// Waits until `hits` shows that the run has reached the silent request.
 #[track_caller]
 fn wait_for(hits: &Hits<()>, child: &mut Child) {
-    let patience = Instant::now() + Duration::from_secs(20);
+    let deadline = Instant::now() + Duration::from_secs(20);
     while hits.recv_timeout(Duration::from_millis(10)) == Err(RecvTimeoutError::Timeout) {
         assert!(child.try_wait().unwrap().is_none(), "the run ended by itself");
-        assert!(Instant::now() < patience, "the run did not reach the request");
+        assert!(Instant::now() < deadline, "the run did not reach the request");
     }
 }
 
@@ -90,7 +90,7 @@ fn stop(mut child: Child) -> Outcome {
     kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
     let began = Instant::now();
     while child.try_wait().unwrap().is_none() {
-        if began.elapsed() > MOST {
+        if began.elapsed() > TIME_LIMIT {
             child.kill().unwrap();
             panic!(
                 "it did not end: {}",
@@ -102,7 +102,7 @@ fn stop(mut child: Child) -> Outcome {
     let took = began.elapsed();
     let outcome =
         Outcome::from("stopped".to_owned(), child.wait_with_output().unwrap()).expect(&[130]);
-    assert!(took < ORDERLY, "the run was ended by force after {took:?}: {outcome}");
+    assert!(took < ORDERLY_TIME_LIMIT, "the run was ended by force after {took:?}: {outcome}");
     outcome
 }
 
@@ -217,9 +217,9 @@ fn push_stops_while_ssh_is_silent() {
 /// Waits until the run has written such an event.
 #[track_caller]
 fn wait_for_events(sandbox: &Sandbox, child: &mut Child, name: &str) {
-    let patience = Instant::now() + Duration::from_secs(20);
+    let deadline = Instant::now() + Duration::from_secs(20);
     while !events(&sandbox.path("events.jsonl")).iter().any(|event| event["event"] == name) {
-        assert!(Instant::now() < patience, "there was no event {name}");
+        assert!(Instant::now() < deadline, "there was no event {name}");
         assert!(child.try_wait().unwrap().is_none(), "the run ended by itself");
         std::thread::yield_now();
     }
@@ -325,7 +325,7 @@ fn command_blocked_on_output_is_ended() {
         if let Some(status) = child.try_wait().unwrap() {
             break status;
         }
-        if began.elapsed() > MOST {
+        if began.elapsed() > TIME_LIMIT {
             child.kill().unwrap();
             panic!("the run did not end");
         }

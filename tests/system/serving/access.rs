@@ -26,7 +26,7 @@ fn only_a_token_with_the_site_and_permission_is_accepted() {
         record(&old, "docs", Permission::Push, Some(1_700_000_000)),
     ];
     let receiver = Receiver::new(|settings| settings.access = AuthPolicy::Tokens(records));
-    let stranger = Token::random().unwrap();
+    let unknown = Token::random().unwrap();
     let delivery = first_tree().release(1).bundle_from(None);
     let body = stage_body(&delivery, &delivery.packs, Complete::Yes);
     let ask = |method: &str, path: &str, token: Option<&str>, body: &[u8]| -> Answer {
@@ -41,7 +41,7 @@ fn only_a_token_with_the_site_and_permission_is_accepted() {
     for (token, status, word) in [
         (None, 401, "the request has none"),
         (Some(wrong.clone()), 401, "this token is unknown"),
-        (Some(stranger.reveal()), 401, "this token is unknown"),
+        (Some(unknown.reveal()), 401, "this token is unknown"),
         (Some("hw_x".to_owned()), 401, "does not have the form"),
         (Some(old.reveal()), 401, "expired"),
         (Some(other.reveal()), 403, "another site"),
@@ -90,7 +90,7 @@ fn only_a_token_with_the_site_and_permission_is_accepted() {
         assert_eq!(ask("GET", path, None, b"").status, 200, "{path}");
     }
     let logged = receiver.logged();
-    for token in [&push, &read, &other, &old, &stranger] {
+    for token in [&push, &read, &other, &old, &unknown] {
         let secret = &token.reveal()[12..];
         assert!(!logged.contains(secret), "a token is in the log");
     }
@@ -102,7 +102,7 @@ fn only_a_token_with_the_site_and_permission_is_accepted() {
         );
     }
     assert!(
-        !logged.contains(&format!(r#""token":"{}""#, stranger.id()))
+        !logged.contains(&format!(r#""token":"{}""#, unknown.id()))
             && logged.contains("the token of the request does not have the form")
     );
 }

@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use super::{
     Complete, Connection, Receiver, activation, assert_serves, pack_path, stage_body, wait_until,
 };
-use crate::origin::{SealedPack, Tree, noise};
+use crate::origin::{EncodedPack, Tree, noise};
 use crate::sandbox;
 
 /// Returns the `server` block of docs/receivers.md, with plain HTTP on `port`, for the receiver at
@@ -49,7 +49,7 @@ fn documented_proxy_passes_large_packs() {
     let mut delivery = release.bundle_from(None);
     let chunks = content.chunks(4 << 20).enumerate();
     delivery.packs = chunks
-        .map(|(index, bytes)| SealedPack::raw(0, (index * (4 << 20)) as u64, bytes))
+        .map(|(index, bytes)| EncodedPack::raw(0, (index * (4 << 20)) as u64, bytes))
         .collect();
     let mut connection = Connection::to(SocketAddr::from(([127, 0, 0, 1], port)));
     connection.ask("POST", "/v1/stage", &[], &stage_body(&delivery, &[], Complete::No)).ok();

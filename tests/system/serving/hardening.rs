@@ -159,13 +159,13 @@ fn sighup_reloads_the_tokens() {
 #[test]
 fn hook_missed_by_a_kill_runs_at_the_next_start() {
     let dir = sandbox::directory();
-    let (mirror, told) = (dir.path().join("www"), dir.path().join("told"));
+    let (mirror, hook_log) = (dir.path().join("www"), dir.path().join("log"));
     let release = first_tree().release(1);
     let start = |is_hooked: bool| {
         Receiver::new(|settings| {
             let site = &mut settings.sites[0];
             site.directory.clone_from(&mirror);
-            let script = format!("echo $HEADWATER_RELEASE >> '{}'", told.display());
+            let script = format!("echo $HEADWATER_RELEASE >> '{}'", hook_log.display());
             let hook = Hook {
                 command: vec!["sh".to_owned(), "-c".to_owned(), script],
                 timeout: std::time::Duration::from_secs(20),
@@ -182,21 +182,21 @@ fn hook_missed_by_a_kill_runs_at_the_next_start() {
         store.note_switch(noted, Duration::ZERO).unwrap();
         let receiver = start(true);
         receiver.ask("GET", "/healthz", b"").ok();
-        let found = || fs::read_to_string(&told).map_or(0, |text| text.lines().count());
+        let found = || fs::read_to_string(&hook_log).map_or(0, |text| text.lines().count());
         wait_until("the hook has run", || found() == lines);
         wait_until("the record of the pending hook is removed", || {
             store.noted_switch().unwrap().is_none()
         });
     }
     assert_eq!(
-        fs::read_to_string(&told).unwrap().lines().next().unwrap(),
+        fs::read_to_string(&hook_log).unwrap().lines().next().unwrap(),
         release.name().to_string()
     );
     // A hook that was not interrupted runs once, at once.
     let second = second_tree().release(2);
     let receiver = start(true);
     publish(&mut receiver.connect(), &second.bundle_from(Some(&release)), Some(&release));
-    wait_until("the hook has run", || fs::read_to_string(&told).unwrap().lines().count() == 3);
+    wait_until("the hook has run", || fs::read_to_string(&hook_log).unwrap().lines().count() == 3);
     wait_until("the record of the pending hook is removed", || {
         !mirror.join(".headwater/switched").exists()
     });

@@ -7,7 +7,7 @@ use super::{Receiver, assert_serves, head};
 use crate::origin::first_tree;
 
 /// The maximum of ids in one request.
-const MOST: usize = 32 * 1024;
+const MAX_IDS: usize = 32 * 1024;
 
 #[test]
 fn holds_request_returns_one_bit_per_object() {
@@ -25,8 +25,8 @@ fn holds_request_returns_one_bit_per_object() {
     let body = [&[7; 64][..], &held, &[9; 32]].concat();
     assert_eq!(connection.ask("POST", "/v1/holds", &[], &body).ok(), json!({"bits": "fc01"}));
     assert_eq!(connection.ask("POST", "/v1/holds", &[], b"").ok(), json!({"bits": ""}));
-    let most = connection.ask("POST", "/v1/holds", &[], &[5; 32 * MOST]).ok();
-    assert_eq!(most["bits"].as_str().unwrap(), "0".repeat(MOST / 4));
+    let most = connection.ask("POST", "/v1/holds", &[], &[5; 32 * MAX_IDS]).ok();
+    assert_eq!(most["bits"].as_str().unwrap(), "0".repeat(MAX_IDS / 4));
 }
 
 #[test]
@@ -34,10 +34,10 @@ fn invalid_holds_requests_are_refused() {
     let receiver = Receiver::open();
     publish(&mut receiver.connect(), &first_tree().release(1).bundle_from(None), None);
     let refused = |body: &[u8]| receiver.ask("POST", "/v1/holds", body).refusal();
-    for length in [1, 31, 33, 32 * MOST - 1] {
+    for length in [1, 31, 33, 32 * MAX_IDS - 1] {
         assert_eq!(refused(&vec![1; length]), (400, "malformed".to_owned()), "{length} bytes");
     }
-    assert_eq!(refused(&vec![1; 32 * MOST + 32]), (413, "too_large".to_owned()));
+    assert_eq!(refused(&vec![1; 32 * MAX_IDS + 32]), (413, "too_large".to_owned()));
     assert_eq!(receiver.ask("GET", "/v1/holds", b"").status, 405);
     assert_eq!(receiver.ask("PUT", "/v1/holds", b"").status, 405);
     // An announced length far beyond the limit: refused unread.

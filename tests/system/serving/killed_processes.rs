@@ -47,7 +47,7 @@ fn push(sandbox: &Sandbox, victim: Victim, fault: &str) -> Outcome {
     sandbox.run_with_fault(fault_of(Victim::Push), &arguments)
 }
 
-fn survives(rounds: u64) {
+fn assert_fleet_survives(rounds: u64) {
     let mut rng = Rng::new(seed());
     let sandbox = Sandbox::new();
     for round in 1..=rounds {
@@ -55,30 +55,30 @@ fn survives(rounds: u64) {
         sandbox.write("tree", &tree.file("large.bin", rng.bytes(300_000)));
         let victim = rng.pick(&[Victim::Push, Victim::Three, Victim::Four, Victim::Five]);
         let fault = format!("kill@{}", 1 + rng.below(STEPS));
-        let told = format!("round {round}, {victim:?}, {fault}");
+        let context = format!("round {round}, {victim:?}, {fault}");
         let killed = push(&sandbox, victim, &fault);
-        assert!(victim == Victim::Push || killed.code().is_some(), "{told}: {killed}");
+        assert!(victim == Victim::Push || killed.code().is_some(), "{context}: {killed}");
         for mirror in MIRRORS {
             checker::state(&sandbox.path(mirror))
-                .unwrap_or_else(|faults| panic!("{told}: {mirror}: {faults:#?}"));
+                .unwrap_or_else(|faults| panic!("{context}: {mirror}: {faults:#?}"));
         }
         // The push must end before its deadline.
         let next = push(&sandbox, Victim::Nobody, "");
-        assert_eq!(next.code(), Some(0), "{told}: {next}");
+        assert_eq!(next.code(), Some(0), "{context}: {next}");
         for mirror in MIRRORS {
-            assert!(serves_tree(&sandbox, mirror), "{told}: {mirror}: {next}");
+            assert!(serves_tree(&sandbox, mirror), "{context}: {mirror}: {next}");
         }
     }
 }
 
 #[test]
 fn fleet_converges_after_kills() {
-    survives(2);
+    assert_fleet_survives(2);
 }
 
 #[test]
 #[ignore = "takes minutes"]
 fn fleet_converges_after_300_kills() {
     let rounds = std::env::var("HEADWATER_ROUNDS").ok().and_then(|rounds| rounds.parse().ok());
-    survives(rounds.unwrap_or(300));
+    assert_fleet_survives(rounds.unwrap_or(300));
 }

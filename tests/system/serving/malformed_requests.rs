@@ -8,18 +8,18 @@ use super::{Complete, Connection, Receiver, framed_pack, head, pack_path, stage_
 use crate::origin::{first_tree, noise};
 
 /// Short enough for a test to wait, long enough for a busy machine.
-const SHORT: Duration = Duration::from_millis(300);
-/// A timeout of [`SHORT`] has ended long before this.
-const SOON: Duration = Duration::from_secs(10);
+const SHORT_TIMEOUT: Duration = Duration::from_millis(300);
+/// A timeout of [`SHORT_TIMEOUT`] has ended long before this.
+const WELL_AFTER_TIMEOUT: Duration = Duration::from_secs(10);
 
 fn with_short_timeouts() -> Receiver {
     Receiver::limited(|limits| {
-        limits.first_byte = SHORT;
-        limits.head = SHORT;
-        limits.idle = SHORT;
-        limits.body_idle = SHORT;
-        limits.body = SHORT;
-        limits.drain = SHORT;
+        limits.first_byte = SHORT_TIMEOUT;
+        limits.head = SHORT_TIMEOUT;
+        limits.idle = SHORT_TIMEOUT;
+        limits.body_idle = SHORT_TIMEOUT;
+        limits.body = SHORT_TIMEOUT;
+        limits.drain = SHORT_TIMEOUT;
     })
 }
 
@@ -30,7 +30,7 @@ fn trickle(connection: &mut Connection, byte: u8) -> Duration {
     stream.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
     loop {
         use std::io::{ErrorKind, Read as _, Write as _};
-        assert!(began.elapsed() < SOON, "slow data extends the deadline");
+        assert!(began.elapsed() < WELL_AFTER_TIMEOUT, "slow data extends the deadline");
         if connection.stream.get_mut().write_all(&[byte]).is_err() {
             return began.elapsed();
         }
@@ -48,7 +48,7 @@ fn trickle(connection: &mut Connection, byte: u8) -> Duration {
 #[test]
 fn silent_connection_is_closed() {
     let receiver = with_short_timeouts();
-    assert!(receiver.connect().time_to_end() >= SHORT);
+    assert!(receiver.connect().time_to_end() >= SHORT_TIMEOUT);
 }
 
 #[test]
@@ -60,14 +60,14 @@ fn stalled_tls_handshake_is_closed() {
     std::fs::write(&files.key, made.signing_key.serialize_pem()).unwrap();
     let receiver = Receiver::new(|settings| {
         settings.tls = Some(files);
-        settings.limits.first_byte = SHORT;
+        settings.limits.first_byte = SHORT_TIMEOUT;
     });
     let mut silent = receiver.connect();
     let mut half = receiver.connect();
     // The start of a TLS record that announces 512 bytes.
     half.send(b"\x16\x03\x01\x02\x00\x01");
-    assert!(silent.time_to_end() >= SHORT - SHORT / 10);
-    assert!(half.time_to_end() < SOON);
+    assert!(silent.time_to_end() >= SHORT_TIMEOUT - SHORT_TIMEOUT / 10);
+    assert!(half.time_to_end() < WELL_AFTER_TIMEOUT);
     assert!(receiver.logged().contains("no TLS in time"), "{}", receiver.logged());
 }
 
@@ -102,7 +102,7 @@ fn slow_request_head_is_closed() {
     let receiver = with_short_timeouts();
     let mut connection = receiver.connect();
     connection.send(b"GET /v1/state HTTP/1.1\r\nx: ");
-    assert!(trickle(&mut connection, b'a') >= SHORT);
+    assert!(trickle(&mut connection, b'a') >= SHORT_TIMEOUT);
 }
 
 #[test]
@@ -110,7 +110,7 @@ fn idle_connection_is_closed_after_its_response() {
     let receiver = with_short_timeouts();
     let mut connection = receiver.connect();
     connection.ask("GET", "/v1/state", &[], b"").ok();
-    assert!(connection.time_to_end() >= SHORT);
+    assert!(connection.time_to_end() >= SHORT_TIMEOUT);
 }
 
 #[test]
@@ -133,7 +133,7 @@ fn stalled_or_slow_body_is_closed() {
         connection.send(b"{");
         let took =
             if is_trickle { trickle(&mut connection, b' ') } else { connection.time_to_end() };
-        assert!(took < SOON);
+        assert!(took < WELL_AFTER_TIMEOUT);
     }
     let delivery = first_tree().release(1).bundle_from(None);
     receiver.ask("POST", "/v1/stage", &stage_body(&delivery, &[], Complete::No)).ok();
@@ -142,13 +142,13 @@ fn stalled_or_slow_body_is_closed() {
     connection.send(&head("PUT", &pack_path(&delivery, pack), &[], pack.bytes.len()));
     connection.send(&pack.bytes[..10]);
     assert_eq!(connection.answer().unwrap().status, 408);
-    assert!(connection.time_to_end() < SOON);
+    assert!(connection.time_to_end() < WELL_AFTER_TIMEOUT);
     receiver.ask("PUT", &pack_path(&delivery, pack), &pack.bytes).ok();
 }
 
 #[test]
 fn client_that_does_not_read_is_closed() {
-    let receiver = Receiver::limited(|limits| limits.write = SHORT);
+    let receiver = Receiver::limited(|limits| limits.write = SHORT_TIMEOUT);
     let content = noise(24 << 20, 1);
     let release = crate::origin::Tree::default().file("a", &content[..], 1_700_000_001).release(1);
     let mut delivery = release.bundle_from(None);
@@ -156,7 +156,7 @@ fn client_that_does_not_read_is_closed() {
     delivery.packs = content
         .chunks(2 << 20)
         .enumerate()
-        .map(|(index, bytes)| crate::origin::SealedPack::raw(0, (index * (2 << 20)) as u64, bytes))
+        .map(|(index, bytes)| crate::origin::EncodedPack::raw(0, (index * (2 << 20)) as u64, bytes))
         .collect();
     let mut connection = receiver.connect();
     connection
@@ -167,7 +167,7 @@ fn client_that_does_not_read_is_closed() {
     let mut lazy = receiver.connect();
     lazy.send(&head("GET", &format!("/v1/objects/{object}"), &[], 0));
     // The receiver sends what fits into the buffers, and never the rest.
-    super::sleep_for(SHORT * 5);
+    super::sleep_for(SHORT_TIMEOUT * 5);
     assert!(lazy.answer().is_none(), "the receiver waited for ever");
 }
 
@@ -221,7 +221,10 @@ fn ambiguous_request_heads_are_refused() {
             matches!(status, None | Some(400 | 413 | 414 | 431 | 505)),
             "{status:?} to {text:.120}"
         );
-        assert!(connection.time_to_end() < SOON, "the connection stays open after {text:.120}");
+        assert!(
+            connection.time_to_end() < WELL_AFTER_TIMEOUT,
+            "the connection stays open after {text:.120}"
+        );
     }
     assert_eq!(receiver.ask("GET", "/healthz", b"").status, 200);
 }
@@ -245,12 +248,12 @@ fn receiver_survives_random_requests() {
     use proptest::prelude::{Strategy as _, any};
     let receiver = with_short_timeouts();
     let requests = sound_requests();
-    let spoil = (
+    let edits_to_make = (
         0..requests.len(),
         proptest::collection::vec((any::<usize>(), any::<u8>()), 1..6),
         any::<bool>(),
     );
-    let spoiled = spoil.prop_map(|(which, edits, cuts)| {
+    let changed_request = edits_to_make.prop_map(|(which, edits, cuts)| {
         let mut request = requests[which].clone();
         for (at, byte) in edits {
             let at = at % request.len();
@@ -265,11 +268,11 @@ fn receiver_survives_random_requests() {
     };
     let mut runner = proptest::test_runner::TestRunner::new(config);
     runner
-        .run(&spoiled, |request| {
+        .run(&changed_request, |request| {
             let mut connection = receiver.connect();
             std::io::Write::write_all(connection.stream.get_mut(), &request).ok();
             connection.stream.get_mut().shutdown(std::net::Shutdown::Write).ok();
-            assert!(connection.time_to_end() < SOON);
+            assert!(connection.time_to_end() < WELL_AFTER_TIMEOUT);
             assert_eq!(receiver.ask("GET", "/healthz", b"").status, 200);
             Ok(())
         })
@@ -288,7 +291,7 @@ fn body_without_a_length_is_refused() {
     );
     connection.send(b"a\r\n{\"keep\":1}\r\n0\r\n\r\n");
     assert_eq!(connection.answer().unwrap().status, 411);
-    assert!(connection.time_to_end() < SOON);
+    assert!(connection.time_to_end() < WELL_AFTER_TIMEOUT);
     for (path, length) in [
         ("/v1/prune", 70_000),
         ("/v1/stage", 4 << 30),
@@ -351,9 +354,9 @@ fn connections_are_limited_in_total_and_per_address() {
         let mut seated: Vec<Connection> = (0..2).map(|_| receiver.connect()).collect();
         seated.iter_mut().for_each(|one| drop(one.ask("GET", "/healthz", &[], b"").ok()));
         let mut third = receiver.connect();
-        let told = third.answer().unwrap();
-        assert_eq!(told.refusal(), (503, "busy".to_owned()));
-        assert!(told.head.contains("retry-after: 1"));
+        let refused = third.answer().unwrap();
+        assert_eq!(refused.refusal(), (503, "busy".to_owned()));
+        assert!(refused.head.contains("retry-after: 1"));
         drop(seated);
         super::wait_until("a connection is accepted again", || {
             let mut connection = receiver.connect();

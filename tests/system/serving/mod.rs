@@ -34,7 +34,7 @@ use headwater::tree_path::Site;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::origin::{Delivery, SealedPack};
+use crate::origin::{Delivery, EncodedPack};
 use crate::sandbox;
 
 /// The maximum time for a response.
@@ -251,7 +251,7 @@ pub(super) enum Complete {
 }
 
 /// Returns the body of a stage request with these packs.
-pub(super) fn stage_body(delivery: &Delivery, packs: &[SealedPack], whole: Complete) -> Vec<u8> {
+pub(super) fn stage_body(delivery: &Delivery, packs: &[EncodedPack], whole: Complete) -> Vec<u8> {
     let head = json!({
         "release": String::from_utf8(delivery.release.to_bytes()).unwrap(),
         "key": delivery.key.to_string(),
@@ -271,7 +271,7 @@ pub(super) fn stage_body(delivery: &Delivery, packs: &[SealedPack], whole: Compl
 }
 
 /// Returns these bytes after the head of a pack.
-pub(super) fn framed_pack(pack: &SealedPack, bytes: &[u8]) -> Vec<u8> {
+pub(super) fn framed_pack(pack: &EncodedPack, bytes: &[u8]) -> Vec<u8> {
     [&pack.id.as_bytes()[..], &u32::try_from(bytes.len()).unwrap().to_be_bytes(), bytes].concat()
 }
 
@@ -283,7 +283,7 @@ pub(super) fn activation(delivery: &Delivery, expected: Option<&str>) -> Vec<u8>
 }
 
 /// Returns the path of a pack.
-pub(super) fn pack_path(delivery: &Delivery, pack: &SealedPack) -> String {
+pub(super) fn pack_path(delivery: &Delivery, pack: &EncodedPack) -> String {
     format!("/v1/packs/{}/{}", delivery.key, pack.id)
 }
 

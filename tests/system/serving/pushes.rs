@@ -10,7 +10,7 @@ use super::{
     Complete, Connection, PATIENCE, Receiver, activation, assert_serves, framed_pack, head,
     pack_path, stage_body, wait_until,
 };
-use crate::origin::{Delivery, SealedPack, Tree, Version, first_tree, noise, second_tree};
+use crate::origin::{Delivery, EncodedPack, Tree, Version, first_tree, noise, second_tree};
 
 /// Stages with all packs in the request, and activates.
 pub(super) fn publish(
@@ -106,7 +106,7 @@ fn a_large_pack_arrives(receiver: &Receiver) {
     let content = noise(3 << 20, 9);
     let release = Tree::default().file("a.bin", &content[..], 1_700_000_001).release(1);
     let mut delivery = release.bundle_from(None);
-    delivery.packs = vec![SealedPack::raw(0, 0, &content)];
+    delivery.packs = vec![EncodedPack::raw(0, 0, &content)];
     publish(&mut receiver.connect(), &delivery, None);
     assert_serves(&receiver.mirror(), 1);
 }
@@ -178,13 +178,13 @@ fn decompression_bombs_and_false_packs_end_the_stage() {
     let bomb = {
         // 4 MiB of zeros in a few bytes, for an object of another size.
         let piece = Piece { ordinal: 0, offset: 0, length: 4 << 20 };
-        SealedPack::of(
+        EncodedPack::of(
             &encode_block(&[piece], &vec![0; 4 << 20], &[], &[], Level::Zstd(3)).unwrap(),
         )
     };
     assert!(bomb.bytes.len() < 1000);
     for wrong in
-        [bomb, SealedPack::raw(1000, 0, b"nobody's"), SealedPack::raw(0, 1 << 40, b"behind")]
+        [bomb, EncodedPack::raw(1000, 0, b"nobody's"), EncodedPack::raw(0, 1 << 40, b"behind")]
     {
         connection.ask("POST", "/v1/stage", &[], &stage_body(&delivery, &[], Complete::No)).ok();
         let refused = connection.ask("PUT", &pack_path(&delivery, &wrong), &[], &wrong.bytes);
@@ -301,7 +301,7 @@ fn unrequested_packs_are_refused() {
     for path in [
         format!("/v1/manifests/{}", first.release.manifest),
         format!("/v1/releases/{}", first.name()),
-        pack_path(&second.bundle_from(None), &SealedPack::raw(0, 0, b"x")),
+        pack_path(&second.bundle_from(None), &EncodedPack::raw(0, 0, b"x")),
     ] {
         assert!(matches!(connection.ask("PUT", &path, &[], b"x").status, 404 | 409), "{path}");
     }

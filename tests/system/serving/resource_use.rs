@@ -16,7 +16,7 @@ use super::program::Program;
 use super::pushes::publish;
 use super::{Complete, Connection, PATIENCE, head, pack_path, stage_body};
 use crate::harness::Sandbox;
-use crate::origin::{Delivery, SealedPack, Tree, noise};
+use crate::origin::{Delivery, EncodedPack, Tree, noise};
 
 const SENDERS: usize = 64;
 /// The largest content and prefix of a block.
@@ -60,7 +60,7 @@ pub(super) fn peak_kib(process: u32) -> usize {
 }
 
 /// Returns the pack of one sender: blocks of the largest content, each against the largest prefix.
-fn heavy_pack(sender: u32, base: &[u8]) -> SealedPack {
+fn heavy_pack(sender: u32, base: &[u8]) -> EncodedPack {
     let mut writer = PackWriter::new();
     for block in 0..u32::try_from(BLOCKS).unwrap() {
         let ordinal = sender * u32::try_from(BLOCKS).unwrap() + block;
@@ -73,7 +73,7 @@ fn heavy_pack(sender: u32, base: &[u8]) -> SealedPack {
             .unwrap();
     }
     let pack = writer.finish();
-    SealedPack { id: pack.id, bytes: pack.bytes.into() }
+    EncodedPack { id: pack.id, bytes: pack.bytes.into() }
 }
 
 fn content(ordinal: u32) -> Vec<u8> {
