@@ -54,7 +54,8 @@ pub(crate) struct Shown {
 }
 
 impl Terminal {
-    /// Starts `command` with a terminal of this many columns as its standard input, output and error.
+    /// Starts `command` on a terminal of this many columns, which is its standard input, output and
+    /// error.
     pub(crate) fn start(mut command: Command, columns: u16) -> Self {
         let controller =
             openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();

@@ -1,4 +1,4 @@
-//! Random run_rounds of ten mirrors of every kind, with random faults and policies: report, exit code
+//! Random rounds of ten mirrors of every kind, with random faults and policies: report, exit code
 //! and metrics must match an independent check of the mirrors.
 
 use std::collections::BTreeMap;
