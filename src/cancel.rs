@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn what_blocks_is_interrupted_once_also_if_it_comes_after_the_request() {
+    fn blocking_call_is_interrupted_once_even_after_cancellation() {
         let count = Arc::new(Count(Mutex::new(0)));
         let blocking: Arc<dyn Interrupt> = Arc::clone(&count) as _;
         let token = CancelToken::default();
@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wait_ends_at_its_time_or_with_the_request_to_stop() {
+    fn wait_ends_at_its_deadline_or_on_cancellation() {
         let began = Instant::now();
         let asked = std::cell::Cell::new(0);
         let is_cancelled = || asked.replace(asked.get() + 1) >= 2;

@@ -236,7 +236,7 @@ mod tests {
     const LONG: Duration = Duration::from_secs(30);
 
     #[test]
-    fn it_reads_its_lines_and_tells_how_it_failed() {
+    fn command_reads_stdin_and_reports_how_it_failed() {
         sh("test \"$(cat)\" = 'a\nb'", "a\nb\n", LONG).unwrap();
         let error = sh("echo one >&2; echo two >&2; exit 7", "", LONG).unwrap_err().to_string();
         assert!(error.contains('7') && error.ends_with(": two"), "{error}");
@@ -252,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn its_output_is_kept_as_far_as_anybody_wants_it() {
+    fn command_output_is_kept_up_to_a_limit() {
         assert_eq!(sh("pwd; cat", "in", LONG).unwrap(), "/\nin");
         assert_eq!(sh("yes", "", LONG).unwrap().len(), 1000);
         assert!(matches!(sh("printf '\\377'", "", LONG), Err(CommandError::NotText)));
@@ -270,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn it_inherits_no_secret() {
+    fn command_inherits_no_secrets() {
         // What every process of a test has stands for a secret.
         let command = ["sh", "-c", "echo ${CARGO_MANIFEST_DIR-none}"].map(str::to_owned);
         assert_ne!(run(&order(&command)).unwrap(), "none\n");
@@ -282,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_never_ends_is_killed_with_its_children() {
+    fn endless_command_is_killed_with_its_children() {
         let dir = tempfile::tempdir().unwrap();
         let fifo = dir.path().join("fifo");
         assert!(Command::new("mkfifo").arg(&fifo).status().unwrap().success());

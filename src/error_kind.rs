@@ -176,7 +176,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_kind_has_a_name_of_its_own_and_unknown_names_are_kept_as_other() {
+    fn every_kind_has_a_unique_name_and_unknown_names_are_other() {
         for kind in ErrorKind::ALL {
             assert_eq!(ErrorKind::from_name(kind.name()), *kind);
         }

@@ -245,7 +245,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn hex_form_round_trips_and_refuses_everything_else() {
+    fn hex_form_round_trips_and_other_text_is_refused() {
         let id = ObjectId::of(b"");
         let text = id.to_string();
         assert_eq!(text, "af1349b9f5f9a1a6a0404dea36dcc9499bcb25c9adc112b7cc9a93cae41f3262");
@@ -257,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn reader_and_bytes_give_the_same_id() {
+    fn reader_and_bytes_have_the_same_id() {
         let bytes = vec![7; READ_BYTES * 2 + 3];
         let (id, length) = hash_reader(&bytes[..]).unwrap();
         assert_eq!((id, length), (ObjectId::of(&bytes), bytes.len() as u64));

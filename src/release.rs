@@ -482,7 +482,7 @@ mod tests {
     }
 
     #[test]
-    fn every_flipped_bit_and_every_cut_changes_the_id_or_is_refused() {
+    fn every_flipped_bit_or_truncation_changes_the_id_or_is_refused() {
         let release = release();
         let bytes = release.to_bytes();
         for at in 0..bytes.len() {
@@ -517,7 +517,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_of_two_to_the_53rd_and_more_are_refused() {
+    fn numbers_from_two_to_the_53rd_are_refused() {
         let text = String::from_utf8(release().to_bytes()).unwrap();
         let parse = |field: &str, number: u64| {
             let old = text.split(field).nth(1).unwrap().split([',', '}']).next().unwrap();
@@ -534,7 +534,7 @@ mod tests {
     }
 
     #[test]
-    fn times_that_no_file_can_have_are_refused() {
+    fn times_beyond_file_times_are_refused() {
         let parse = |created: u64, began: u64| {
             Release::parse(&Release { created, began, ..release() }.to_bytes())
         };
@@ -544,7 +544,7 @@ mod tests {
     }
 
     #[test]
-    fn replaced_histories_are_few_distinct_and_others() {
+    fn replaced_histories_are_few_distinct_and_different() {
         let id = |byte: u8| HistoryId::from_bytes([byte; 16]);
         let parse = |replaces: Vec<HistoryId>| {
             Release::parse(&Release { replaces, ..release() }.to_bytes())
@@ -557,7 +557,7 @@ mod tests {
     }
 
     #[test]
-    fn a_release_follows_lower_ranks_of_its_history_and_histories_that_it_replaces() {
+    fn release_follows_lower_ranks_and_replaced_histories() {
         let other = HistoryId::from_bytes([1; 16]);
         let current = release();
         let with = |sequence: u64, created: u64| Release { sequence, created, ..release() };
@@ -584,7 +584,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rejection_says_who_when_and_why() {
+    fn rejection_records_who_when_and_why() {
         let (content, by) = (ContentId::of(b"bad"), Some("ann@desk".to_owned()));
         let rejected = RejectedContent {
             content,
@@ -607,7 +607,7 @@ mod tests {
     }
 
     #[test]
-    fn a_partial_release_says_for_which_mirrors_and_why() {
+    fn partial_release_records_its_mirrors_and_reason() {
         let mirrors: Vec<String> = (1..=7).map(|number| format!("m{number}")).collect();
         let partial = PartialScope { mirrors, why: "push by ann@desk".into() };
         assert_eq!(
@@ -622,7 +622,7 @@ mod tests {
     }
 
     #[test]
-    fn names_have_one_spelling() {
+    fn release_names_have_one_spelling() {
         let name = release().name();
         assert_eq!(name.to_string().parse(), Ok(name));
         assert!(name.matches_id(&release().id()));

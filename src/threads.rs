@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn what_no_thread_is_there_for_is_done_here() {
+    fn work_runs_on_the_caller_if_no_thread_starts() {
         let spawned = std::thread::scope(|scope| refused().spawn_scoped(scope, || ()).map(drop));
         assert!(spawned.is_err(), "the builder of this test hands out threads");
         for builder in [Builder::new, refused] {

@@ -354,7 +354,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn good_paths_pass_and_keep_their_text() {
+    fn valid_paths_are_accepted_unchanged() {
         for good in [
             "a",
             "a/b",
@@ -372,7 +372,7 @@ mod tests {
     }
 
     #[test]
-    fn each_rule_refuses_its_offender() {
+    fn each_rule_refuses_invalid_paths() {
         let long = format!("{}/x", "c".repeat(256));
         let longer = vec!["abcdefg"; 129].join("/");
         for (bad, fault) in [
@@ -410,14 +410,14 @@ mod tests {
     }
 
     #[test]
-    fn folding_joins_case_and_normal_form() {
+    fn folding_ignores_case_and_normal_form() {
         let fold = |text: &str| TreePath::new(text).unwrap().folded();
         assert_eq!(fold("A/É"), fold("a/e\u{301}"));
         assert_ne!(fold("a"), fold("b"));
     }
 
     #[test]
-    fn sites_are_plain_words() {
+    fn site_names_are_plain_words() {
         for good in ["default", "docs.example", "a-b_c9", "9"] {
             assert!(Site::new(good).is_ok(), "{good}");
         }

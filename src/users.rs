@@ -31,13 +31,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn users_have_names_or_else_numbers() {
+    fn user_without_a_name_is_shown_by_number() {
         assert_eq!(describe_user(0), "user root");
         assert_eq!(describe_user(3_999_999_999), "user id 3999999999");
     }
 
     #[test]
-    fn a_group_is_found_by_its_whole_name() {
+    fn group_is_found_by_its_full_name() {
         let list = std::fs::read_to_string("/etc/group").unwrap();
         let mut fields = list.lines().next().unwrap().split(':');
         let (name, id) = (fields.next().unwrap(), fields.nth(1).unwrap());

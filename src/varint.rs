@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bounded_number_is_below_two_to_the_53rd() {
+    fn bounded_number_is_below_two_to_the_53rd() {
         let read_back = |value: u64| {
             let mut bytes = Vec::new();
             push(value, &mut bytes);
@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn second_spellings_overflow_and_cuts_are_refused() {
+    fn other_encodings_overflow_and_truncation_are_refused() {
         for wrong in [&[0x80, 0x00][..], &[0xff; 10], &[0x80], &[], &[0x81, 0x80, 0x00]] {
             assert!(take(&mut &wrong[..]).is_err(), "{wrong:?}");
             assert!(read(&mut &wrong[..]).is_err(), "{wrong:?}");

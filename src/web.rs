@@ -255,13 +255,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn paths_are_encoded_as_urls_have_them() {
+    fn paths_are_percent_encoded() {
         assert_eq!(encode_path("a/b-c_d.~!$&'()*+,;=:@"), "a/b-c_d.~!$&'()*+,;=:@");
         assert_eq!(encode_path("50% of é?#[x] y"), "50%25%20of%20%C3%A9%3F%23%5Bx%5D%20y");
     }
 
     #[test]
-    fn waits_are_seconds_or_dates() {
+    fn retry_after_accepts_seconds_and_dates() {
         let after = |text: &str| {
             let mut headers = HeaderMap::new();
             headers.insert("retry-after", text.parse().unwrap());
@@ -276,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_goes_over_tls_or_to_this_machine() {
+    fn secret_is_sent_only_over_tls_or_loopback() {
         for url in
             ["https://h/x?y", "http://127.0.0.1:80/x", "http://[::1]:9/", "http://localhost/"]
         {
@@ -296,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn errors_name_no_url() {
+    fn errors_do_not_contain_the_url() {
         let web = HttpClient::new(Duration::from_secs(5));
         for url in [
             "http://canary canary",

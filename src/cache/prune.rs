@@ -215,7 +215,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn small_new_segments_become_one_and_a_large_old_one_stays() {
+    fn small_new_segments_are_merged_and_a_large_old_one_stays() {
         let mut sizes = vec![1; 16];
         assert_eq!(segments_to_merge(&sizes), 0..0);
         sizes.push(1000);

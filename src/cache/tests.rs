@@ -80,7 +80,7 @@ fn files(path: &Path) -> Vec<String> {
 }
 
 #[test]
-fn what_was_put_in_is_found_by_its_id() {
+fn stored_object_is_found_by_its_id() {
     let dir = tempfile::tempdir().unwrap();
     add(dir.path(), &[b"one", &[7; 100_000]]);
     add(dir.path(), &[b"two"]);
@@ -93,7 +93,7 @@ fn what_was_put_in_is_found_by_its_id() {
 }
 
 #[test]
-fn objects_share_blocks_and_span_them() {
+fn objects_can_share_and_span_blocks() {
     let dir = tempfile::tempdir().unwrap();
     let (small, large) = (b"small".as_slice(), noise(1, 5000));
     let mut draft = open(dir.path()).begin_segment().unwrap();
@@ -126,7 +126,7 @@ fn objects_share_blocks_and_span_them() {
 }
 
 #[test]
-fn content_against_older_content_is_small_and_read_through_it() {
+fn delta_against_older_content_is_small_and_readable() {
     let dir = tempfile::tempdir().unwrap();
     let first = noise(1, 50_000);
     let second = [&first[..], b"and more"].concat();
@@ -147,7 +147,7 @@ fn content_against_older_content_is_small_and_read_through_it() {
 }
 
 #[test]
-fn only_the_damaged_file_goes_and_what_builds_on_it_is_lost() {
+fn damaged_file_is_removed_with_its_dependent_objects() {
     let dir = tempfile::tempdir().unwrap();
     let first = noise(1, 50_000);
     let second = [&first[..], b"and more"].concat();
@@ -177,7 +177,7 @@ fn only_the_damaged_file_goes_and_what_builds_on_it_is_lost() {
 }
 
 #[test]
-fn many_files_become_few_and_all_stays_readable() {
+fn merged_segments_stay_readable() {
     let dir = tempfile::tempdir().unwrap();
     let mut contents = vec![noise(0, 200_000)];
     add(dir.path(), &[&contents[0]]);
@@ -208,7 +208,7 @@ fn many_files_become_few_and_all_stays_readable() {
 }
 
 #[test]
-fn a_segment_that_is_not_finished_leaves_nothing() {
+fn unfinished_segment_leaves_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let mut draft = open(dir.path()).begin_segment().unwrap();
     draft.add(block_of(&[b"half"], &[]).frame(), [part(b"half")], Vec::new(), 0).unwrap();
@@ -226,7 +226,7 @@ fn a_segment_that_is_not_finished_leaves_nothing() {
 }
 
 #[test]
-fn every_damaged_byte_of_a_table_is_noticed_and_the_file_goes() {
+fn damage_to_any_table_byte_is_detected_and_removes_the_file() {
     let dir = tempfile::tempdir().unwrap();
     add(dir.path(), &[b"0123456789"]);
     let path = dir.path().join(&files(dir.path())[0]);
@@ -248,7 +248,7 @@ fn every_damaged_byte_of_a_table_is_noticed_and_the_file_goes() {
 }
 
 #[test]
-fn pruning_keeps_what_releases_need_within_the_limit() {
+fn prune_keeps_content_of_releases_within_the_limit() {
     let dir = tempfile::tempdir().unwrap();
     // They are incompressible, so each takes its full size.
     let [a, b, c, d] = [1, 2, 3, 4].map(|seed| noise(seed, 100));

@@ -332,12 +332,12 @@ mod tests {
     }
 
     #[test]
-    fn the_command_tree_is_sound() {
+    fn command_definitions_are_valid() {
         command().debug_assert();
     }
 
     #[test]
-    fn every_argument_and_subcommand_is_documented_with_an_example() {
+    fn every_argument_and_subcommand_has_help_and_an_example() {
         let mut root = command();
         root.build();
         for sub in root.get_subcommands().filter(|sub| sub.get_name() != "help") {
@@ -357,14 +357,14 @@ mod tests {
     }
 
     #[test]
-    fn the_help_of_the_program_fits_80_columns() {
+    fn help_fits_80_columns() {
         let text =
             format!("{}\n{}", command().get_after_help().unwrap(), failure::exit_code_help());
         assert_eq!(text.lines().find(|line| line.chars().count() > 80), None);
     }
 
     #[test]
-    fn usage_names_each_argument_as_it_is_typed() {
+    fn usage_errors_name_arguments_as_typed() {
         for (line, usage) in [
             ("headwater push --require", "headwater push [OPTIONS] [TREE] [MIRROR]..."),
             ("headwater plan --require", "headwater plan [OPTIONS] [TREE] [MIRROR]..."),
@@ -379,7 +379,7 @@ mod tests {
     }
 
     #[test]
-    fn push_takes_every_flag_of_the_manual() {
+    fn push_accepts_every_documented_flag() {
         let line = "headwater push public /srv/a eu --site docs --note n --order build:7 \
                     --allow-older --again --superseded-ok --allow-shrink --allow-secrets \
                     --keep-removed 14d --expunge a/b --expunge c --require 2 --jobs 3 --wait 5m \
@@ -401,7 +401,7 @@ mod tests {
     }
 
     #[test]
-    fn push_without_arguments_leaves_the_rest_to_the_file() {
+    fn push_without_arguments_uses_the_file() {
         let Command::Push(push) = parse("headwater push").unwrap() else { panic!("not push") };
         let work = &push.work;
         assert_eq!((work.require, work.level, work.jobs, work.wait.wait), (None, None, None, None));
@@ -412,7 +412,7 @@ mod tests {
     }
 
     #[test]
-    fn the_other_subcommands_take_theirs() {
+    fn other_subcommands_accept_their_flags() {
         for line in [
             "headwater diff /srv/www:41 public --json",
             "headwater status",
@@ -444,7 +444,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mistake_in_the_file_is_a_usage_failure_with_its_line() {
+    fn config_error_is_a_usage_failure_with_its_line() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("hw.toml");
         std::fs::write(&path, "sitte = 'x'\n").unwrap();

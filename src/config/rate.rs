@@ -47,7 +47,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rates_have_units() {
+    fn rate_requires_a_unit() {
         for (text, rate) in
             [("500B", 500), ("500kB", 500_000), ("2MB", 2_000_000), ("1 MiB", 1 << 20)]
         {
@@ -59,7 +59,7 @@ mod tests {
     }
 
     #[test]
-    fn a_number_alone_is_refused_with_both_readings() {
+    fn number_without_a_unit_is_refused_with_both_readings() {
         let error = parse_rate("2000").unwrap_err().to_string();
         assert!(
             error.contains("2000KiB") && error.contains("2000B") && error.contains("rsync"),

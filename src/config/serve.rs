@@ -344,7 +344,7 @@ mod tests {
     }
 
     #[test]
-    fn a_whole_file_is_read() {
+    fn complete_file_is_parsed() {
         let hash = blake3::hash(b"x").to_hex();
         let text = format!(
             r#"
@@ -396,7 +396,7 @@ mod tests {
     }
 
     #[test]
-    fn the_file_in_the_page_of_receivers_is_read() {
+    fn file_in_the_receivers_page_is_valid() {
         let page = include_str!("../../docs/receivers.md");
         let (_, file) =
             page.split_once("```toml\n# /etc/headwater/serve.toml").expect("there is one");
@@ -435,7 +435,7 @@ mod tests {
     }
 
     #[test]
-    fn mistakes_are_named_with_their_place() {
+    fn errors_are_reported_with_their_position() {
         let site = "[[site]]\nname = \"docs\"\ndir = \"www\"\n";
         let token =
             format!("[[token]]\nid = \"0123abcd\"\nhash = \"{}\"\n", blake3::hash(b"").to_hex());

@@ -80,7 +80,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_typing_error_has_its_word_and_another_word_has_none() {
+    fn misspelled_word_gets_a_suggestion_and_other_words_do_not() {
         let names = ["edge-fra", "edge-lon", "edge-nyc", "hub"];
         for (word, meant) in [
             ("egde-fra", Some("edge-fra")),
@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn a_value_of_the_wrong_type_is_told_without_types_of_rust() {
+    fn wrong_value_type_is_reported_without_rust_types() {
         let message = |text: &str| with_plain_types(text.to_owned());
         for (of_serde, plain) in [
             (
@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_key_names_the_one_that_was_meant() {
+    fn unknown_key_error_names_the_closest_key() {
         let message = |text: &str| with_suggestion(text.to_owned());
         assert_eq!(
             message("unknown field `sitte`, expected one of `site`, `content`"),

@@ -22,7 +22,7 @@ fn mistake(text: &str) -> (usize, usize, String) {
 }
 
 #[test]
-fn every_key_is_understood() {
+fn every_key_is_parsed() {
     let config = parse(
         r#"
 site = "docs"
@@ -70,13 +70,13 @@ url = "www"
 }
 
 #[test]
-fn an_empty_file_is_the_default() {
+fn empty_file_equals_the_default() {
     assert_eq!(parse("").unwrap(), Config::default());
     assert_eq!(parse("# nothing\nexclude = []\n").unwrap(), Config::default());
 }
 
 #[test]
-fn content_may_be_one_path_beside_the_file() {
+fn content_accepts_one_path_relative_to_the_file() {
     let config = Config::parse(
         "content = 'public'\n[[mirror]]\nname = 'a'\nurl = 'www'",
         Path::new(FILE_NAME),
@@ -87,7 +87,7 @@ fn content_may_be_one_path_beside_the_file() {
 }
 
 #[test]
-fn a_limit_is_a_percentage_or_a_count() {
+fn limit_is_a_percentage_or_a_count() {
     for (text, limit) in [
         ("\"0%\"", MaxRemoved::Percent(0)),
         ("\"40\"", MaxRemoved::Count(40)),
@@ -101,7 +101,7 @@ fn a_limit_is_a_percentage_or_a_count() {
 }
 
 #[test]
-fn unknown_keys_are_named_with_line_and_column() {
+fn unknown_keys_are_reported_with_line_and_column() {
     let (line, column, message) = mistake("site = 'a'\n  symlink = 'keep'\n");
     assert_eq!((line, column), (2, 3));
     assert!(
@@ -117,7 +117,7 @@ fn unknown_keys_are_named_with_line_and_column() {
 }
 
 #[test]
-fn each_rule_names_its_offender() {
+fn each_rule_reports_the_invalid_value() {
     for (text, line, part) in [
         ("site = 'A B'", 1, "\"A B\" is not of a-z"),
         ("content = ''", 1, "the path is empty"),
@@ -155,7 +155,7 @@ fn each_rule_names_its_offender() {
 }
 
 #[test]
-fn the_snippet_marks_the_offender() {
+fn snippet_marks_the_invalid_value() {
     let Err(error @ ConfigError::Invalid { .. }) =
         parse("\n\nkeep = 3\nmust_have = [ \"é\", \"/x\" ]\n")
     else {
@@ -167,7 +167,7 @@ fn the_snippet_marks_the_offender() {
 }
 
 #[test]
-fn durations_have_units() {
+fn duration_requires_a_unit() {
     for (text, seconds) in [
         ("30s", 30),
         ("5m", 300),
@@ -187,7 +187,7 @@ fn durations_have_units() {
 }
 
 #[test]
-fn a_missing_and_a_huge_file_are_errors() {
+fn missing_and_oversized_files_are_errors() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join(FILE_NAME);
     assert!(matches!(Config::load(&path), Err(ConfigError::Read(_))));
@@ -198,7 +198,7 @@ fn a_missing_and_a_huge_file_are_errors() {
 }
 
 #[test]
-fn remote_mirrors_have_their_own_keys() {
+fn remote_mirror_keys_are_parsed() {
     let text = "[[mirror]]\nname='eu'\nurl='https://eu.example/docs'\ntoken_env='EU'\nca='ca.pem'\n\
                 client_cert='c.pem'\nclient_key='/k.pem'\nproxy='http://p:1'\nbwlimit='2MB'\n\
                 deadline='5m'\n[[mirror]]\nname='us'\nurl='https://us.example/'\n\
@@ -220,7 +220,7 @@ fn remote_mirrors_have_their_own_keys() {
 }
 
 #[test]
-fn keys_of_remote_mirrors_stand_where_they_mean_something() {
+fn misplaced_remote_mirror_keys_are_refused() {
     let https = "[[mirror]]\nname='a'\nurl='https://h/x'\n";
     for (text, part) in [
         (
@@ -258,7 +258,7 @@ fn keys_of_remote_mirrors_stand_where_they_mean_something() {
 }
 
 #[test]
-fn a_token_where_none_belongs_is_not_repeated() {
+fn misplaced_token_is_not_repeated() {
     for line in ["token='T'", "token_env='T'", "token_file='T'", "proxy=['T']"] {
         let line = line.replace('T', "hw_0123abcd_5ec2e7");
         let error = parse(&format!("[[mirror]]\nname='a'\nurl='https://h/x'\n{line}")).unwrap_err();

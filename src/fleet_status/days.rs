@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn days_tell_of_late_releases_and_trouble() {
+    fn days_show_late_releases_and_failures() {
         use DayKind::{Faulty, Late, Unknown, UpToDate};
         let at = |days_ago: u64, seconds: u64| NOW - 3_600 - days_ago * DAY_SECONDS + seconds;
         assert_eq!(kinds(&[], &[(1, at(3, 0))]), [Unknown; 4]);
@@ -240,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bad_release_that_was_taken_back_makes_nobody_late() {
+    fn reverted_release_makes_no_mirror_late() {
         use DayKind::{Late, UpToDate};
         let start = NOW - 3_600 - 3 * DAY_SECONDS;
         let published_release = |time: u64, content: &[u8]| PublishedRelease {
@@ -277,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_that_jumped_makes_no_nonsense() {
+    fn clock_jump_gives_valid_days() {
         use DayKind::UpToDate;
         let history =
             [switch(u64::MAX, 1), switch(NOW + 500_000, 2), switch(NOW - 3 * DAY_SECONDS, 3)];

@@ -493,7 +493,7 @@ mod tests {
     }
 
     #[test]
-    fn a_release_for_some_is_apart_until_one_for_all_replaces_it() {
+    fn partial_release_is_apart_until_one_for_all_replaces_it() {
         let (one, two, four) = (release(1, b"1"), for_some(release(2, b"2")), release(4, b"4"));
         let row = |all: &[Poll], mirror: &str| {
             let row =
@@ -540,7 +540,7 @@ mod tests {
     }
 
     #[test]
-    fn every_state_has_its_place() {
+    fn every_state_has_its_rank() {
         let (one, two, other) = (release(1, b"1"), release(2, b"2"), release(2, b"x"));
         let newest = std::cmp::max_by_key(two.clone(), other.clone(), Release::rank);
         let oldest = std::cmp::min_by_key(two, other, Release::rank);
@@ -566,7 +566,7 @@ mod tests {
     }
 
     #[test]
-    fn lag_counts_from_the_oldest_release_that_is_lacking() {
+    fn lag_counts_from_the_oldest_missing_release() {
         let all: Vec<Release> =
             (1..=4).map(|sequence| release(sequence, &sequence.to_le_bytes())).collect();
         let rows = evaluate(
@@ -583,7 +583,7 @@ mod tests {
     }
 
     #[test]
-    fn who_has_the_newest_content_lacks_nothing_whatever_its_release_is() {
+    fn mirror_with_the_newest_content_is_current() {
         let all = [release(1, b"good"), release(2, b"bad"), release(3, b"good")];
         let rows = |all: &[Release]| {
             let polls = [
@@ -624,7 +624,7 @@ mod tests {
     }
 
     #[test]
-    fn a_frozen_mirror_is_frozen_also_where_it_does_not_answer() {
+    fn unreachable_frozen_mirror_is_frozen() {
         let rows = evaluate(
             &[refusing("cold", ErrorKind::Busy), serving("b", &[release(1, b"1")])],
             |name| name == "cold",
@@ -638,7 +638,7 @@ mod tests {
     }
 
     #[test]
-    fn the_newest_note_counts_whatever_the_clock_said() {
+    fn newest_event_counts_regardless_of_its_time() {
         let mut mirror = serving("a", &[release(1, b"1")]);
         let note = |time, what| HistoryEvent { time, kind: what };
         let name = release(1, b"1").name();
@@ -655,7 +655,7 @@ mod tests {
     }
 
     #[test]
-    fn the_command_after_the_newest_switch_counts_and_no_older_one() {
+    fn only_the_hook_of_the_newest_activation_counts() {
         let (one, two) = (release(1, b"1").name(), release(2, b"2").name());
         let switch = |release| EventKind::Switched { release, from: None };
         let failure =
@@ -684,7 +684,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_served_for_more_than_an_hour_beyond_its_time_is_overdue() {
+    fn entry_served_an_hour_past_expiry_is_overdue() {
         for (due, overdue) in [(NOW + 1, None), (NOW - 3_600, None), (NOW - 3_601, Some(3_601))] {
             let mut mirror = serving("a", &[release(1, b"1")]);
             mirror.state.as_mut().unwrap().next_expiry = Some(due);
@@ -693,7 +693,7 @@ mod tests {
     }
 
     #[test]
-    fn what_ends_soon_is_a_warning_but_for_a_frozen_mirror() {
+    fn credential_that_expires_soon_is_a_warning_unless_frozen() {
         let limits = StatusLimits { warn: Duration::from_secs(60), crit: Duration::from_secs(60) };
         let soon = Expiries { token: Some(NOW + 60), certificate: Some(NOW + 1_000_000_000) };
         for (name, expiries, level) in [
@@ -714,7 +714,7 @@ mod tests {
     }
 
     #[test]
-    fn severity_is_the_worst_of_all() {
+    fn severity_is_the_worst_of_all_rows() {
         let limits =
             StatusLimits { warn: Duration::from_secs(6_500), crit: Duration::from_secs(7_500) };
         let all: Vec<Release> =

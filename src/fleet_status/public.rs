@@ -138,7 +138,7 @@ mod tests {
     use crate::tree_path::TreePath;
 
     #[test]
-    fn the_files_that_changed_last_are_looked_at() {
+    fn most_recently_changed_files_are_checked() {
         let entry = |number: u64| {
             let (size, until) =
                 (if number == 19 { MAX_BYTES + 1 } else { 1 }, (number == 18).then_some(9));

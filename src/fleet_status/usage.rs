@@ -110,7 +110,7 @@ mod tests {
     use crate::tree_path::Site;
 
     #[test]
-    fn content_is_freed_with_the_last_release_that_has_it() {
+    fn content_is_freed_with_its_last_release() {
         let (site, history) = (Site::new("s").unwrap(), HistoryId::from_bytes([1; 16]));
         let (manifest, content) = (ManifestId::of(b"m"), ContentId::of(b"c"));
         let release = |sequence| Release::new(site.clone(), history, sequence, manifest, content);

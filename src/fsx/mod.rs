@@ -356,7 +356,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_time_that_cannot_be_is_an_error_and_never_another_time() {
+    fn invalid_time_is_an_error() {
         let file = tempfile::tempfile().unwrap();
         let path = || PathBuf::from("content");
         for seconds in

@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn pieces_give_the_hash_of_the_whole() {
+    fn piece_hashes_combine_to_the_hash_of_the_whole() {
         let mut content = vec![0; 300_000];
         blake3::Hasher::new().finalize_xof().fill(&mut content);
         for piece in [1024, 4096, 65_536, 262_144] {
@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_subtree_gives_nothing() {
+    fn pieces_that_are_not_subtrees_have_no_hash() {
         let content = [7; 9000];
         for cuts in [&[0, 1000][..], &[0, 3072], &[0, 1024, 4096], &[0], &[1024, 2048]] {
             assert_eq!(hashes(&content, cuts).finish(9000), None, "{cuts:?}");

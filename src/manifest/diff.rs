@@ -239,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn each_kind_of_change_is_told() {
+    fn each_kind_of_change_is_reported() {
         use ChangeKind::{Added, Changed, Removed, Renamed, Retired};
         let old = vec![
             file("a", "1", None),
@@ -263,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_of_either_side_ends_the_diff() {
+    fn error_of_either_side_ends_the_diff() {
         let good = vec![Ok(file("a", "1", None))];
         let bad = vec![Ok(file("a", "1", None)), Err("broken")];
         assert_eq!(diff(good.clone().into_iter(), bad.clone().into_iter()), Err("broken"));

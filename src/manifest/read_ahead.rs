@@ -45,7 +45,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn items_come_in_order_and_need_not_all_be_taken() {
+    fn items_arrive_in_order_and_can_be_left_unread() {
         let all: Vec<u32> = read_ahead(0..10_000, |items| items.collect());
         assert!(all.iter().copied().eq(0..10_000));
         assert_eq!(read_ahead(0.., |items| items.take(3).count()), 3);

@@ -65,7 +65,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn two_weeks_are_soon() {
+    fn expiry_within_two_weeks_is_soon() {
         let (now, weeks) = (1_000_000, EXPIRES_SOON.as_secs());
         let soon = |token, certificate| {
             let soon = Expiries { token, certificate }.expiring_soon(now);

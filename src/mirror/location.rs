@@ -362,7 +362,7 @@ mod tests {
     }
 
     #[test]
-    fn paths_and_file_urls_are_directories_and_the_rest_is_named() {
+    fn paths_and_file_urls_are_directories_and_others_are_refused() {
         for (text, path) in
             [("/srv/www", "/srv/www"), ("./x", "./x"), ("file:///srv/www", "/srv/www")]
         {
@@ -377,7 +377,7 @@ mod tests {
     }
 
     #[test]
-    fn what_rsync_takes_for_a_host_is_offered_as_an_ssh_url() {
+    fn rsync_style_host_is_suggested_as_an_ssh_url() {
         for (text, offered) in [
             ("edge2:/srv/www", "ssh://edge2/srv/www;"),
             ("me@edge2.example:/srv/www/", "ssh://me@edge2.example/srv/www;"),
@@ -396,7 +396,7 @@ mod tests {
     }
 
     #[test]
-    fn http_urls_are_bases_of_a_site() {
+    fn http_url_is_the_base_of_a_site() {
         assert_eq!(base("https://edge1.example:7447/docs"), "https://edge1.example:7447/docs/");
         assert_eq!(base("https://edge1.example/a/b//"), "https://edge1.example/a/b/");
         for text in ["https://edge1.example", "https://edge1.example/"] {
@@ -410,7 +410,7 @@ mod tests {
     }
 
     #[test]
-    fn one_place_has_one_canonical_form() {
+    fn location_has_one_canonical_form() {
         let canonical = |text: &str| Location::parse(text).unwrap().canonical();
         for (one, other) in [
             ("/srv/www", "file:///srv//./www/"),
@@ -431,7 +431,7 @@ mod tests {
     }
 
     #[test]
-    fn plain_http_leaves_this_machine_never() {
+    fn plain_http_is_refused_except_on_loopback() {
         for text in [
             "http://edge1.example/docs",
             "http://10.0.0.1/",
@@ -460,7 +460,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_in_a_url_is_refused_and_not_repeated() {
+    fn token_in_a_url_is_refused_and_not_repeated() {
         let token = "hw_0123abcd_5ec2e7";
         for text in [
             format!("https://h/docs?token={token}"),
@@ -479,7 +479,7 @@ mod tests {
     }
 
     #[test]
-    fn ssh_urls_have_a_host_and_an_absolute_path() {
+    fn ssh_url_requires_a_host_and_an_absolute_path() {
         let Ok(Location::Ssh(place)) = Location::parse("ssh://deploy@edge2:2222/srv/www/") else {
             panic!("not ssh")
         };
@@ -510,7 +510,7 @@ mod tests {
     }
 
     #[test]
-    fn what_ssh_would_take_for_an_option_is_refused() {
+    fn ssh_host_that_looks_like_an_option_is_refused() {
         for text in [
             "ssh://-oProxyCommand=x/srv",
             "ssh://-l@h/srv",

@@ -92,7 +92,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn its_host_and_port_are_nothing_else() {
+    fn public_url_authority_is_host_and_port_only() {
         let parts =
             |text: &str| PublicUrl::parse(text).map(|url| (url.authority(), url.host, url.is_tls));
         assert_eq!(

@@ -110,7 +110,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_sequence_that_no_release_can_have_is_refused() {
+    fn sequence_beyond_the_maximum_is_refused() {
         let state =
             |highest_sequence| protocol::State { highest_sequence, ..protocol::State::default() };
         assert_eq!(

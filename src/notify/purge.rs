@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn every_url_that_answers_otherwise_is_named() {
+    fn every_url_with_an_error_response_is_named() {
         let old = entries(&[
             ("a.js", "1", None),
             ("b/index.html", "1", None),
@@ -269,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn batches_hold_what_the_limits_allow() {
+    fn batches_respect_the_limits() {
         let urls: Vec<String> =
             (0..10).map(|number| format!("https://a.example/{number}")).collect();
         let sizes =
@@ -288,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn each_answer_has_its_consequence() {
+    fn each_response_decides_the_retry() {
         let posted = |status, retry_after| Ok(PostResponse { status, retry_after });
         assert_eq!(next_action(posted(204, None), 3), PurgeAction::Done);
         assert_eq!(next_action(posted(413, None), 2), PurgeAction::Split);

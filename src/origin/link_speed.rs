@@ -181,7 +181,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn slow_ways_get_a_higher_level_the_next_time() {
+    fn slow_links_get_a_higher_level_next_time() {
         let speeds = SpeedTable::parse(b"not json");
         let both = || ["https://a/", "https://b/"].into_iter();
         assert_eq!(speeds.level(both()), Level::Zstd(3));
@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_far_away_is_taken_for_slow_until_it_turns_out_to_be_quick() {
+    fn distant_mirror_counts_as_slow_until_measured_fast() {
         let mut speeds = SpeedTable::default();
         let level = |speeds: &SpeedTable| speeds.level(["https://a/"].into_iter());
         speeds.record_rtt("https://a/", Duration::from_millis(19));
@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn one_of_many_is_not_slow_and_one_that_is_left_alone_is() {
+    fn shared_transfer_time_is_divided_by_active_transfers() {
         let speeds = SpeedTable::default();
         let began = Instant::now();
         let after = |seconds| began + Duration::from_secs(seconds);

@@ -345,7 +345,7 @@ mod tests {
     }
 
     #[test]
-    fn a_kept_manifest_is_known_to_the_next_push_if_it_is_whole() {
+    fn kept_manifest_is_reused_only_if_intact() {
         let cache = tempfile::tempdir().unwrap();
         let (id, other) = (ManifestId::of(b"lines"), ManifestId::of(b"others"));
         {
@@ -364,7 +364,7 @@ mod tests {
     }
 
     #[test]
-    fn the_newest_manifests_are_kept() {
+    fn newest_manifests_are_kept() {
         let cache = tempfile::tempdir().unwrap();
         let scratch = Scratch::create_in(cache.path()).unwrap();
         for sequence in [9, 10, 11] {
@@ -380,7 +380,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_killed_push_left_goes_and_what_another_one_uses_stays() {
+    fn leftovers_of_killed_pushes_are_removed_and_used_directories_stay() {
         let cache = tempfile::tempdir().unwrap();
         let left = cache.path().join("push-1-0");
         std::fs::create_dir(&left).unwrap();
@@ -395,7 +395,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lock_that_another_process_holds_is_an_error() {
+    fn lock_held_by_another_process_is_an_error() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join(LOCK_FILE);
         let [held, wanted] = [(); 2].map(|()| File::create(&path).unwrap());
@@ -405,7 +405,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_cache_a_push_has_a_directory_of_its_own() {
+    fn push_without_a_cache_has_its_own_directory() {
         use std::os::unix::fs::PermissionsExt as _;
         let [file, other] = [(); 2].map(|()| tempfile::tempdir().unwrap());
         let taken = file.path().join("file");

@@ -131,7 +131,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn another_store_than_the_one_that_was_noted_is_refused() {
+    fn store_other_than_the_recorded_one_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         let [first, second] = [(); 2].map(|()| StoreId::random().unwrap());
         let stores =

@@ -105,7 +105,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn small_bases_are_whole_and_each_is_taken_once() {
+    fn small_bases_are_used_whole_and_once() {
         let table = [
             vec![Base { entry: 5, size: 100 }],
             vec![Base { entry: 5, size: 100 }, Base { entry: 9, size: 7 }],
@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn of_a_large_base_the_corresponding_place_is_taken() {
+    fn large_base_is_used_at_the_corresponding_offset() {
         let bases = [Base { entry: 0, size: 200 << 20 }];
         let at = |offset: u64| {
             let piece = Piece { ordinal: 0, offset, length: 4 << 20 };
@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn matches_of_a_piece_are_cut_to_it_and_point_into_the_block() {
+    fn matches_are_clipped_to_the_piece_with_block_offsets() {
         let matches = [(0, 10, 90), (300, 100, 200), (900, 400, 50)]
             .map(|(base, new, length)| MatchedRange { base, new, length });
         let pieces = [
@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn the_limit_of_the_prefix_holds() {
+    fn prefix_limit_is_respected() {
         let bases: Vec<_> = (0..9).map(|entry| Base { entry, size: 3 << 20 }).collect();
         let ranges = base_ranges(&[Piece { ordinal: 0, offset: 0, length: 1 }], |_| (&bases, 1));
         assert_eq!(

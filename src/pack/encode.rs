@@ -323,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn every_flipped_bit_of_an_encoder_is_noticed() {
+    fn every_flipped_bit_of_an_encoder_is_detected() {
         let frame = frame::encode(TEXT, &[], 3).unwrap();
         for bit in 0..frame.len() * 8 {
             let faulty = |content: &[u8], prefix: &[u8], level| {
@@ -364,7 +364,7 @@ mod tests {
     }
 
     #[test]
-    fn other_bases_than_those_of_the_input_are_noticed() {
+    fn bases_other_than_those_of_the_input_are_detected() {
         let old = noise(300);
         let content = [&old[..], b"and more"].concat();
         let (pieces, bases) = (piece(&content), base(&old));
@@ -378,7 +378,7 @@ mod tests {
     }
 
     #[test]
-    fn frame_against_other_bases_is_noticed() {
+    fn frame_against_other_bases_is_detected() {
         let old = noise(300);
         let faulty = |content: &[u8], prefix: &[u8], level| {
             let [content, prefix] = [content, prefix].map(|bytes| {
@@ -396,7 +396,7 @@ mod tests {
     }
 
     #[test]
-    fn sound_frame_of_other_content_is_noticed() {
+    fn valid_frame_of_other_content_is_detected() {
         let faulty = |content: &[u8], prefix: &[u8], level| {
             let mut content = content.to_vec();
             content[7] ^= 1;
@@ -407,14 +407,14 @@ mod tests {
     }
 
     #[test]
-    fn encoder_that_gives_up_is_no_fault_of_the_frame() {
+    fn encoder_failure_is_not_reported_as_a_frame_error() {
         let broken = |_: &[u8], _: &[u8], _| Err(io::Error::other("no memory"));
         let result = BlockEncoder::default().encode_with(broken, plain(&piece(TEXT), TEXT));
         assert!(matches!(result, Err(PackError::Encoder { .. })), "{result:?}");
     }
 
     #[test]
-    fn content_that_does_not_get_smaller_is_raw_and_drops_its_bases() {
+    fn incompressible_content_is_raw_and_drops_its_bases() {
         let content = noise(5000);
         let raw = encode_block(&piece(&content), &content, &[], &[], Level::Raw).unwrap();
         let packed = encode_block(&piece(&content), &content, &[], &[], Level::Zstd(19)).unwrap();
@@ -426,7 +426,7 @@ mod tests {
     }
 
     #[test]
-    fn large_incompressible_content_never_meets_the_encoder() {
+    fn large_incompressible_content_skips_the_encoder() {
         let content = noise(1 << 20);
         let unused = |_: &[u8], _: &[u8], _| panic!("the encoder was asked");
         let pieces = piece(&content);
@@ -436,7 +436,7 @@ mod tests {
     }
 
     #[test]
-    fn bases_make_incompressible_content_small() {
+    fn incompressible_content_with_bases_is_small() {
         let content = noise(300_000);
         let block =
             encode_block(&piece(&content), &content, &base(&content), &content, Level::default())
@@ -479,7 +479,7 @@ mod tests {
     }
 
     #[test]
-    fn known_ranges_that_are_none_are_refused() {
+    fn invalid_known_ranges_are_refused() {
         let (content, prefix, known) = with_gaps();
         let bases: Vec<_> = known.iter().map(|range| range.base).collect();
         let pieces = piece(&content);
@@ -499,7 +499,7 @@ mod tests {
     }
 
     #[test]
-    fn arguments_that_do_not_fit_are_refused() {
+    fn inconsistent_arguments_are_refused() {
         let encode =
             |pieces: &[Piece], content: &[u8], bases: &[BaseRange], prefix: &[u8], level| {
                 encode_block(pieces, content, bases, prefix, level).unwrap_err()

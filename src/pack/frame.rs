@@ -270,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn our_frames_are_single_segment_with_size_and_checksum() {
+    fn written_frames_are_single_segment_with_size_and_checksum() {
         let content = text();
         for prefix in [vec![], noise(600 << 10)] {
             let frame = encode(&content, &prefix, 3).unwrap();
@@ -284,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn long_distances_are_matched_in_a_full_prefix() {
+    fn distant_matches_are_found_in_a_full_prefix() {
         let prefix = noise(16 << 20);
         let mut content = prefix[..1 << 20].to_vec();
         content[1000] ^= 1;
@@ -295,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn other_bases_are_noticed() {
+    fn other_bases_are_detected() {
         let prefix = noise(10_000);
         let frame = encode(&prefix[100..9000], &prefix, 3).unwrap();
         let mut other = prefix;
@@ -307,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn frames_that_the_library_would_take_are_refused() {
+    fn non_canonical_frames_are_refused() {
         let content = text();
         let bytes = content.len();
         let good = encode(&content, &[], 3).unwrap();
@@ -332,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn every_cut_of_a_frame_is_refused() {
+    fn every_truncation_of_a_frame_is_refused() {
         let content = text();
         let frame = encode(&content, &[], 3).unwrap();
         for end in 0..frame.len() {
@@ -355,7 +355,7 @@ mod tests {
     }
 
     #[test]
-    fn window_is_bounded_by_what_the_block_needs() {
+    fn window_is_limited_to_the_need_of_the_block() {
         let window_of = |log: u8| (log - 10) << 3;
         assert_eq!(fault(&repeated(window_of(11), 1000, &[1000]), 1000), "its window is too large");
         assert_eq!(
@@ -372,7 +372,7 @@ mod tests {
     }
 
     #[test]
-    fn bombs_stop_at_the_declared_size() {
+    fn decompression_bombs_stop_at_the_declared_size() {
         let blocks = vec![128 << 10; 1000];
         assert_eq!(fault(&repeated(0, 1000, &blocks), 1000), "it does not decode");
         assert_eq!(fault(&repeated(7 << 3, 128 << 10, &blocks), 128 << 10), "it does not decode");
@@ -383,7 +383,7 @@ mod tests {
     }
 
     #[test]
-    fn samples_tell_compressed_content_from_text() {
+    fn samples_distinguish_compressed_content_from_text() {
         let large = noise(1 << 20);
         assert!(looks_compressed(&large));
         assert!(!looks_compressed(&large[..100_000]));

@@ -289,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn like_names_stand_together_without_their_hash() {
+    fn similar_names_without_their_hash_are_grouped() {
         let texts = [
             "z/index.html",
             "a/app.3fa9c1.js",
@@ -326,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn large_objects_span_blocks_and_their_rest_shares_one() {
+    fn large_objects_span_blocks_and_share_the_last_one() {
         let paths = paths(&["a.js", "b.js", "c.js", "d.js"]);
         let members = members(&paths, &[30, 250, 0, 40]);
         let blocks: Vec<_> = group_within(&members, Level::default(), 100).collect();
@@ -341,7 +341,7 @@ mod tests {
     }
 
     #[test]
-    fn limits_depend_on_the_level_and_hold_for_pieces_too() {
+    fn limits_depend_on_the_level_and_apply_to_pieces() {
         let paths = paths(&["a.bin", "b.bin"]);
         let whole = members(&paths, &[4 << 20, 1]);
         assert_eq!(group(&whole, Level::Zstd(19)).count(), 2);
@@ -376,7 +376,7 @@ mod tests {
     }
 
     #[test]
-    fn an_object_of_any_size_is_divided_without_being_held() {
+    fn object_of_any_size_is_divided_without_buffering() {
         let paths = paths(&["huge"]);
         let members = members(&paths, &[u64::MAX]);
         let last = group(&members, Level::Raw).take(1000).last().unwrap();
@@ -385,7 +385,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_byte_is_in_one_piece_and_input_order_does_not_matter(
+        fn every_byte_is_in_one_piece_in_any_input_order(
             input in prop::collection::btree_map(
                 "[a-c]{1,3}(\\.[0-9a-f]{6})?\\.(js|css)",
                 (0u64..300, prop_oneof![Just(0), 1u64..3 << 20]),

@@ -416,7 +416,7 @@ mod tests {
     }
 
     #[test]
-    fn counts_are_held_against_the_bytes_that_are_there() {
+    fn counts_beyond_the_available_bytes_are_refused() {
         assert!(matches!(pieces_of(&[65_536, 0, 0, 1]), Err(PackError::Truncated { .. })));
         assert!(matches!(pieces_of(&[65_537, 0, 0, 1]), Err(PackError::Limit { .. })));
         assert!(matches!(pieces_of(&[u64::MAX, 0, 0, 1]), Err(PackError::Limit { .. })));

@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn sound_pack_reads() {
+    fn valid_pack_is_read() {
         assert_eq!(read(&body(KIND_RAW, &[1, 0, 0, 2, 0, 2], b"ab\0\x01")).unwrap(), 2);
     }
 
@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_comes_after_an_error() {
+    fn reader_ends_after_an_error() {
         let bytes = sealed(&body(4, &[1, 0, 0, 2, 0, 2], b"ab\0\x01"));
         let mut blocks = PackReader::open(&bytes).unwrap().blocks();
         assert!(matches!(blocks.next(), Some(Err(PackError::Malformed { .. }))));
@@ -199,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn other_files_and_versions_are_told_apart() {
+    fn other_files_and_versions_have_distinct_errors() {
         assert!(matches!(PackReader::open(b""), Err(PackError::NotAPack)));
         assert!(matches!(PackReader::open(&[0; 100]), Err(PackError::NotAPack)));
         assert!(matches!(PackReader::open(b"HWPK"), Err(PackError::Truncated { .. })));
@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn known_packs_are_not_hashed_again_but_are_the_one_asked_for() {
+    fn known_pack_is_not_hashed_again_but_its_id_is_checked() {
         let mut bytes = sealed(&body(KIND_RAW, &[1, 0, 0, 2, 0, 2], b"ab\0\x01"));
         let id = PackReader::open(&bytes).unwrap().id();
         assert!(matches!(

@@ -83,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn the_sketch_of_parts_is_nearly_that_of_the_whole() {
+    fn sketch_of_parts_approximates_that_of_the_whole() {
         let whole = noise(3, 400_000);
         let mut parts = Sketch::default();
         whole.chunks(150_000).for_each(|part| parts.merge(&Sketch::of(part)));
@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn like_contents_share_most_of_their_sketch_and_others_nothing() {
+    fn similar_contents_share_most_of_their_sketch_and_others_nothing() {
         let (one, other) = (noise(1, 200_000), noise(2, 200_000));
         let mut edited = one.clone();
         edited.splice(70_000..70_003, *b"inserted");

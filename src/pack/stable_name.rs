@@ -46,7 +46,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn hash_tokens_are_found_and_words_are_not() {
+    fn hash_tokens_are_detected_and_words_are_not() {
         for (name, token) in [
             ("app.3fa9c1.js", Some("3fa9c1")),
             ("app-3FA9C1D2.chunk.js", Some("3FA9C1D2")),
@@ -63,7 +63,7 @@ mod tests {
     }
 
     #[test]
-    fn the_lasting_name_has_no_token() {
+    fn stable_name_has_no_hash_token() {
         let of = |text| stable_name(&TreePath::new(text).unwrap()).0.to_owned();
         let path = TreePath::new("a/app.3fa9c1.js").unwrap();
         assert_eq!(stable_name(&path), ("app.", ".js"));

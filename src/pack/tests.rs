@@ -100,7 +100,7 @@ proptest! {
     }
 
     #[test]
-    fn blocks_of_several_threads_are_the_same(input in input()) {
+    fn blocks_from_several_threads_are_identical(input in input()) {
         let here = input.encode();
         let there = std::thread::scope(|scope| scope.spawn(|| input.encode()).join().unwrap());
         prop_assert_eq!(here, there);
@@ -169,7 +169,7 @@ fn every_changed_missing_or_added_byte_is_refused() {
 }
 
 #[test]
-fn zstd_blocks_notice_changed_content_without_the_digest() {
+fn zstd_blocks_detect_changed_content_without_the_digest() {
     let [patch, _] = small();
     let pack = pack_of(&[patch]);
     for bit in 40..(pack.bytes.len() - DIGEST_BYTES) * 8 {
@@ -180,7 +180,7 @@ fn zstd_blocks_notice_changed_content_without_the_digest() {
 }
 
 #[test]
-fn example_of_the_description_is_what_is_written() {
+fn documented_example_matches_the_written_pack() {
     let [_, plain] = small();
     let text = include_str!("FORMAT.md");
     let example = text.split("```text").last().unwrap().split("```").next().unwrap();
@@ -213,7 +213,7 @@ fn dense() -> Input {
 }
 
 #[test]
-fn dense_ranges_come_back() {
+fn dense_ranges_round_trip() {
     let input = dense();
     let block = input.encode();
     assert_eq!(block.as_bytes()[0], KIND_DENSE);
@@ -242,7 +242,7 @@ fn edited() -> Input {
 }
 
 #[test]
-fn content_that_stands_in_its_bases_is_a_delta() {
+fn content_similar_to_its_bases_is_a_delta() {
     let block = edited().encode();
     assert!(delta::is_delta(block.frame().bytes));
     assert!(block.encoded_bytes() < 150, "{}", block.encoded_bytes());
@@ -251,7 +251,7 @@ fn content_that_stands_in_its_bases_is_a_delta() {
 
 /// Released fixtures are never edited: later versions must read them.
 #[test]
-fn packs_of_version_1_are_read() {
+fn packs_of_version_1_can_be_read() {
     for (bytes, inputs) in [
         (&include_bytes!("../../fixtures/packs/v1-raw.pack")[..], &small()[1..]),
         (&include_bytes!("../../fixtures/packs/v1-zstd-bases.pack")[..], &small()[..1]),
@@ -269,7 +269,7 @@ fn packs_of_version_1_are_read() {
 }
 
 #[test]
-fn limits_fit_together() {
+fn limits_are_consistent() {
     let head_bytes = MAX_RANGES * (5 + 10 + 4) + MAX_RANGES * (10 + 10 + 4) + 64;
     let most = TARGET_PACK_BYTES + MAX_CONTENT_BYTES + head_bytes;
     assert!(most < MAX_PACK_BYTES, "a pack that is not full has room for any block");

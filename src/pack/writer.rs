@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn pack_without_blocks_is_a_pack() {
+    fn pack_without_blocks_is_valid() {
         assert!(PackWriter::default().is_empty());
         let pack = PackWriter::new().finish();
         let reader = PackReader::open(&pack.bytes).unwrap();

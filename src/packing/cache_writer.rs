@@ -194,7 +194,7 @@ mod tests {
     use crate::tree_path::TreePath;
 
     #[test]
-    fn sketches_are_made_where_the_name_goes_with_the_content() {
+    fn sketches_are_made_for_files_with_hashed_names() {
         let content: Vec<u8> = (0u16..8192).flat_map(u16::to_le_bytes).collect();
         let wanted = |path: &str, size: u64| {
             let object = ObjectId::of(path.as_bytes());

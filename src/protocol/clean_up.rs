@@ -62,7 +62,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_reads_as_it_was_written_and_that_of_an_older_receiver_has_no_hook() {
+    fn response_round_trips_and_has_no_hook_from_an_older_receiver() {
         let release: ReleaseName = "7-00112233445566aa".parse().unwrap();
         let states = [
             HookState::Running,

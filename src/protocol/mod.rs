@@ -492,7 +492,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_head_of_packs_reads_as_it_was_written_and_else_not() {
+    fn pack_head_round_trips_and_other_bytes_are_refused() {
         let pack = PackHead::Pack { id: PackId::of(b"a"), bytes: 300 };
         for head in [pack, PackHead::End { is_whole: true }, PackHead::End { is_whole: false }] {
             assert_eq!(PackHead::parse(&head.to_bytes()), Some(head));
@@ -506,7 +506,7 @@ mod tests {
     }
 
     #[test]
-    fn a_detail_that_nobody_knows_is_no_fault() {
+    fn unknown_error_detail_is_accepted() {
         let read = |text: &str| serde_json::from_str::<ProtocolError>(text).unwrap().detail;
         assert_eq!(
             read(r#"{"kind":"no_space","message":"x","detail":"quota"}"#),

@@ -83,14 +83,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_part_reads_as_it_was_written() {
+    fn part_round_trips() {
         let part = ObjectPart { object: ObjectId::of(b"a"), offset: 1 << 40 | 7, length: 300 };
         assert_eq!(ObjectPart::from_bytes(&part.to_bytes()), part);
         assert_eq!(part.to_bytes()[32..], [0, 0, 1, 0, 0, 0, 0, 7, 0, 0, 0, 0, 0, 0, 1, 44]);
     }
 
     #[test]
-    fn what_is_held_reads_as_it_was_said() {
+    fn held_objects_round_trip() {
         for count in [0, 1, 7, 8, 9, 1000] {
             let held: Vec<bool> = (0..count).map(|index| index % 3 == 0).collect();
             assert_eq!(HeldObjects::of(&held).decode(count), Some(held));
@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_of_another_length_or_spelling_is_none() {
+    fn response_of_another_length_or_encoding_is_none() {
         let read = |bits: &str, count| HeldObjects { bits: bits.to_owned() }.decode(count);
         for (bits, count) in
             [("", 1), ("0", 1), ("0000", 8), ("00", 9), ("08", 3), ("0F", 8), ("+1", 8), ("é", 8)]

@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn a_question_reads_as_it_was_written() {
+    fn request_round_trips() {
         for asked in [vec![], vec![(0, 0)], vec![(5, 20), (6, 64), (1 << 50, 1)]] {
             let question = question(asked);
             assert_eq!(SignatureRequest::decode(&question.encode()), Some(question));
@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_question_is_none() {
+    fn invalid_request_is_none() {
         let bytes = question(vec![(5, 20), (6, 64)]).encode();
         for length in [0, 31, 39, 41, 43] {
             assert_eq!(SignatureRequest::decode(&bytes[..length]), None, "{length} bytes");
@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn a_frame_has_a_signature_or_none() {
+    fn frame_has_a_signature_or_none() {
         let shape = SignatureShape::new(5000, 13);
         let key = question(Vec::new()).key;
         let signature = Signature::of(&[3; 5000], shape, key);

@@ -131,7 +131,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_stamp_is_one_spot_and_an_edit_at_both_ends_is_not() {
+    fn stamp_is_one_spot_and_an_edit_at_both_ends_is_not() {
         let page = |stamp: &str| {
             format!("{}built {stamp}{}", "a".repeat(500), "b".repeat(500)).into_bytes()
         };

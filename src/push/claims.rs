@@ -417,7 +417,7 @@ mod tests {
     use crate::hash::{ContentId, HistoryId, ManifestId};
 
     #[test]
-    fn the_next_time_is_after_all_that_are_believed_and_is_new() {
+    fn next_creation_time_is_after_all_confirmed_ones() {
         let day = MAX_CLOCK_SKEW_SECONDS;
         let release = |created: u64| {
             let (history, site) = (HistoryId::from_bytes([1; 16]), Site::new("docs").unwrap());

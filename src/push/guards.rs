@@ -229,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn what_shall_be_served_no_more_is_not_in_the_tree() {
+    fn expunged_path_in_the_tree_is_refused() {
         let guards =
             Guards { expunged: vec![TreePath::new("a/leak").unwrap()], ..Guards::default() };
         assert_eq!(check(&guards, &["a/leaks", "index.html"]), Ok(()));
@@ -238,13 +238,13 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_tree_needs_a_word() {
+    fn empty_tree_is_refused_unless_allowed() {
         assert_eq!(check(&Guards::default(), &[]), Err(GuardFault::EmptyTree));
         assert_eq!(check(&Guards { allow_shrink: true, ..Guards::default() }, &[]), Ok(()));
     }
 
     #[test]
-    fn secrets_are_refused_by_name_and_by_content_unless_allowed() {
+    fn secrets_in_names_or_content_are_refused_unless_allowed() {
         let paths =
             [".git/config", "a/app.pem", "index.html"].map(|text| TreePath::new(text).unwrap());
         let check = |guards: &Guards| guards.check_secrets(paths.iter(), paths[1..2].iter());
@@ -265,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn a_must_may_be_a_file_or_a_directory() {
+    fn must_have_path_can_be_a_file_or_a_directory() {
         let guards =
             |path| Guards { must_have: vec![TreePath::new(path).unwrap()], ..Guards::default() };
         let tree = ["a", "d-x", "d/e", "index.html"];
@@ -276,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn half_of_a_large_tree_does_not_go_unasked() {
+    fn removal_of_half_a_large_tree_is_refused() {
         let guards = Guards::default();
         assert_eq!(guards.check_removed(100, 100), Ok(()));
         assert_eq!(guards.check_removed(101, 202), Ok(()));

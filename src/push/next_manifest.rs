@@ -326,7 +326,7 @@ mod tests {
     use std::time::Duration;
 
     #[test]
-    fn what_is_at_or_below_a_touched_place_is_touched() {
+    fn paths_at_or_below_a_touched_path_are_touched() {
         let manifest_plan = |places: &[&str]| ManifestPlan {
             link_affected: places.iter().map(|place| (*place).to_owned()).collect(),
             ..ManifestPlan::default()
@@ -403,7 +403,7 @@ mod tests {
     }
 
     #[test]
-    fn time_moves_with_content_and_only_then() {
+    fn time_changes_only_with_content() {
         let old = [
             file("a.js", "1", 5, None),
             file("b.js", "2", 5, None),
@@ -423,7 +423,7 @@ mod tests {
     }
 
     #[test]
-    fn what_went_is_retired_once_and_then_goes() {
+    fn removed_entry_is_retired_once_and_then_removed() {
         let old = [
             file("a.js", "1", 5, None),
             file("b.html", "2", 5, None),
@@ -437,7 +437,7 @@ mod tests {
     }
 
     #[test]
-    fn a_retired_entry_never_stands_in_the_way_of_a_live_one() {
+    fn retired_entry_never_conflicts_with_a_live_one() {
         for (old, new) in [
             ("a.js", "a.js/b"),
             ("a.js/b.js", "a.js"),
@@ -450,7 +450,7 @@ mod tests {
     }
 
     #[test]
-    fn a_moved_link_renews_all_that_shows_through_it() {
+    fn changed_link_renews_everything_behind_it() {
         let tree = |target| {
             vec![
                 link("latest", target),
@@ -476,7 +476,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_moved_is_renamed_and_its_old_path_is_still_served() {
+    fn moved_file_is_renamed_and_its_old_path_is_retired() {
         let old =
             [file("a.js", "1", 5, None), file("b.html", "2", 5, None), file("e.js", "", 5, None)];
         let live = vec![
@@ -494,7 +494,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_retired_before_has_no_new_name() {
+    fn earlier_retired_entry_is_not_renamed() {
         let old = [file("a.js", "1", 5, Some(40)), file("z", "z", 5, None)];
         let sums = sums(&old, vec![file("b.js", "1", 0, None), file("z", "z", 0, None)], 50);
         assert_eq!((sums.renamed, sums.added, sums.removed, sums.same), (0, 1, 1, 1));
@@ -517,7 +517,7 @@ mod tests {
     proptest! {
         /// [`next`] compares the sums with those of the difference, whatever follows whatever.
         #[test]
-        fn sums_are_those_of_the_difference(trees in prop::collection::vec(
+        fn counts_match_the_difference(trees in prop::collection::vec(
             (prop::collection::vec(prop::option::of(0..4_u8), 8), 1..12_u64), 1..5,
         )) {
             let mut entries = Vec::new();
@@ -530,7 +530,7 @@ mod tests {
     }
 
     #[test]
-    fn link_loops_end() {
+    fn link_loops_terminate() {
         let tree = vec![link("a", "b"), link("b", "a"), file("c", "1", 0, None)];
         assert_eq!(next(&[], tree, 50).len(), 3);
     }

@@ -324,7 +324,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn levels_are_auto_raw_or_of_zstd() {
+    fn level_is_auto_raw_or_a_zstd_level() {
         for (text, level) in [
             ("auto", LevelChoice::Auto),
             ("raw", LevelChoice::Fixed(Level::Raw)),

@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn pages_go_and_assets_stay_a_day() {
+    fn default_rules_drop_pages_and_keep_assets_a_day() {
         let retention = Retention::default();
         for gone in [
             "index.html",
@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_rule_decides_and_expunged_paths_go_at_once() {
+    fn first_matching_rule_applies_and_expunged_paths_go_at_once() {
         let rule = |pattern: &str, seconds| RetentionRule {
             pattern: pattern.into(),
             keep: Duration::from_secs(seconds),
@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pattern_that_is_none_is_named() {
+    fn invalid_pattern_is_named() {
         let rules = [RetentionRule { pattern: "[z-a]".into(), keep: DEFAULT_RETENTION }];
         assert!(Retention::new(&rules, vec![]).unwrap_err().contains("[z-a]"));
     }

@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn secrets_are_known_by_their_names_in_any_case() {
+    fn secret_names_are_detected_in_any_case() {
         for secret in [
             ".git/config",
             "a/.GIT/HEAD",
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn clutter_is_one_line_with_what_leaves_it_out() {
+    fn clutter_is_one_line_with_the_exclude_setting() {
         let paths =
             ["a/.DS_Store", "b/.DS_Store", "index.html", "index.html~", "node_modules/x/y.js", "~"]
                 .map(path);
@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_allowed_is_a_path_or_a_pattern() {
+    fn allowed_secrets_are_paths_or_patterns() {
         let allowed =
             AllowedSecrets::new(&["/demo/server.key".into(), "*.p12".into(), "fixtures/".into()])
                 .unwrap();

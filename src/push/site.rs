@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn the_site_is_the_named_one_else_that_of_the_mirrors_else_the_default() {
+    fn site_is_the_given_one_or_that_of_the_mirrors_or_the_default() {
         let docs = || member("a", Ok((Some("docs"), None)));
         let bound = || member("b", Ok((None, Some("docs"))));
         let empty = || member("c", Ok((None, None)));
@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn mirrors_of_different_sites_are_named_with_them() {
+    fn mirrors_of_different_sites_are_named_with_their_sites() {
         let members =
             [member("a", Ok((Some("docs"), None))), member("b", Ok((None, Some("news"))))];
         let from = member("hub", Ok((Some("docs"), None)));

@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn file_that_changes_while_read_is_found() {
+    fn file_that_changes_while_read_is_detected() {
         assert_eq!(hash_disturbed(|_| {}).unwrap(), ObjectId::of(b"12345678"));
         let append =
             |path: &Path| File::options().append(true).open(path).unwrap().write_all(b"x").unwrap();
@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn private_keys_are_known_by_how_they_begin() {
+    fn private_keys_are_detected_by_their_first_bytes() {
         for key in [
             "-----BEGIN PRIVATE KEY-----\nMIIE",
             "-----BEGIN RSA PRIVATE KEY-----",

@@ -268,13 +268,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nothing_raw_reaches_a_message() {
+    fn control_characters_are_escaped_in_messages() {
         assert_eq!(escape(b"a\xffb\x1b[31m\n\\"), "a\\xffb\\u{1b}[31m\\u{a}\\\\");
         assert_eq!(escape("é\u{9b}\u{202e}x\u{200b}".as_bytes()), "é\\u{9b}\\u{202e}x\\u{200b}");
     }
 
     #[test]
-    fn twenty_offenders_are_named_and_the_rest_counted() {
+    fn twenty_rejected_paths_are_named_and_the_rest_counted() {
         let all =
             (0..23).rev().map(|n| ScanFault::rejected(format!("f{n:02}"), "is a fifo")).collect();
         let text = combine_faults(all).unwrap_err().to_string();
@@ -286,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn ten_paths_have_a_line_each() {
+    fn ten_rejected_paths_have_a_line_each() {
         let refused = |count: usize| {
             let all =
                 (0..count).map(|n| ScanFault::rejected(format!("f{n:02}"), "is a fifo")).collect();
@@ -306,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn what_people_must_mend_comes_first() {
+    fn rejected_paths_are_reported_before_unreadable_ones() {
         let denied = || ScanFault::from_io("d".to_owned(), &io::ErrorKind::PermissionDenied.into());
         let gone = || ScanFault::from_io("g".to_owned(), &io::ErrorKind::NotFound.into());
         let fifo = || ScanFault::rejected("f".to_owned(), "is a fifo");

@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn links_are_followed_through_links() {
+    fn links_to_links_are_followed() {
         let good = tree(
             &["v1/sub/f", "v1-x"],
             &[
@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn loops_are_refused_and_dangling_links_told() {
+    fn loops_are_refused_and_dangling_links_reported() {
         let bad = tree(
             &["f"],
             &[("a", "b"), ("b", "a"), ("self", "self/x"), ("n", "none"), ("m", "f/x"), ("d", "n")],
@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn forty_links_pass_and_more_do_not() {
+    fn chain_of_more_than_forty_links_is_refused() {
         let names: Vec<_> =
             (0..50).map(|n| (format!("l{n:02}"), format!("l{:02}", n + 1))).collect();
         let links: Vec<_> = names.iter().map(|(a, b)| (a.as_str(), b.as_str())).collect();

@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn case_and_normal_form_collide_also_as_directories() {
+    fn names_differing_in_case_or_normal_form_collide() {
         assert_eq!(rejected(&["A", "a"]), ["a"]);
         assert_eq!(rejected(&["caf\u{e9}", "cafe\u{301}"]), ["caf\u{e9}"]);
         assert_eq!(rejected(&["Docs/x", "docs/y"]), ["docs"]);
@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn names_that_windows_lacks_are_found_once() {
+    fn names_invalid_on_windows_are_reported_once() {
         for bad in [
             "con",
             "Con.txt",

@@ -119,7 +119,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nothing_is_read_through_a_swapped_directory() {
+    fn swapped_directory_is_not_read_through() {
         let dir = tempfile::tempdir().unwrap();
         let (tree, outside) = (dir.path().join("tree"), dir.path().join("outside"));
         std::fs::create_dir_all(tree.join("d")).unwrap();

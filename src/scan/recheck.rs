@@ -141,7 +141,7 @@ mod tests {
     use crate::scan::{ScanOptions, Tree};
 
     #[test]
-    fn one_change_is_found_where_stamps_are_old_enough_to_be_trusted() {
+    fn recheck_finds_one_change_with_trusted_stamps() {
         type Harm = fn(&Path);
         let harms: [(&str, Harm); 9] = [
             ("a file is added", |dir| put(dir, "deep/down/new.txt", "new")),
@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn stamps_of_the_scan_s_own_time_are_not_trusted() {
+    fn stamps_from_the_time_of_the_scan_are_not_trusted() {
         let dir = tree(&["a.txt"]);
         let tree = scan(dir.path(), &ScanOptions::default()).unwrap();
         assert!(!tree.is_provably_unchanged(&SilentMonitor));

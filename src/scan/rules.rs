@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn deepest_file_decides_and_the_configuration_over_it() {
+    fn deepest_ignore_file_decides_unless_the_configuration_does() {
         let mut rules = ExcludeRules::new(&["secret".to_owned(), "!build".to_owned()]).unwrap();
         rules.enter(file("*.log\n/top\nbuild/\n"), b"", 0).unwrap();
         assert!(
@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_pattern_is_named() {
+    fn invalid_pattern_is_named() {
         let wrong = ExcludeRules::new(&["ok".to_owned(), "[z-a]".to_owned()]).unwrap_err();
         assert!(matches!(wrong, ScanError::Exclude { pattern, .. } if pattern == "[z-a]"));
         let mut rules = ExcludeRules::new(&[]).unwrap();

@@ -351,7 +351,7 @@ mod tests {
     }
 
     #[test]
-    fn records_come_back_and_racy_ones_do_not() {
+    fn records_round_trip_except_racy_ones() {
         let dir = tempfile::tempdir().unwrap();
         let (roots, path) = (roots(dir.path()), dir.path().join("cache"));
         assert_eq!(StatCache::open(&path, &roots).err(), Some(CacheUnavailable::Missing));
@@ -378,7 +378,7 @@ mod tests {
     }
 
     #[test]
-    fn damage_anywhere_is_noticed() {
+    fn damage_at_any_byte_is_detected() {
         let dir = tempfile::tempdir().unwrap();
         let (roots, path) = (roots(dir.path()), dir.path().join("cache"));
         write(&path, &roots);
@@ -402,7 +402,7 @@ mod tests {
     }
 
     #[test]
-    fn lies_under_a_right_digest_end_the_cache() {
+    fn invalid_records_with_a_valid_digest_discard_the_cache() {
         let dir = tempfile::tempdir().unwrap();
         let (roots, path) = (roots(dir.path()), dir.path().join("cache"));
         write(&path, &roots);
@@ -426,7 +426,7 @@ mod tests {
     }
 
     #[test]
-    fn whole_seconds_are_racy_for_two() {
+    fn whole_second_times_are_racy_for_two_seconds() {
         let stamp = |mtime_ns| FileStat { size: 0, mtime_ns, ctime_ns: 0, inode: 0, device: 0 };
         let second = 1_000_000_000;
         assert!(is_racy(&stamp(10 * second), 12 * second));

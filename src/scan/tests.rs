@@ -138,7 +138,7 @@ fn second_scan_reads_nothing_and_writes_nothing() {
 }
 
 #[test]
-fn same_size_edit_that_leaves_no_trace_is_found_while_racy() {
+fn same_size_edit_without_a_trace_is_found_while_racy() {
     let (dir, cache) = (tree(&["f"]), tempfile::tempdir().unwrap());
     let cache = cache.path().join("cache");
     assert_eq!(scan_ahead(dir.path(), &cache, 0).1, 1);
@@ -156,7 +156,7 @@ fn same_size_edit_that_leaves_no_trace_is_found_while_racy() {
 }
 
 #[test]
-fn damaged_cache_costs_time_only() {
+fn damaged_cache_costs_only_time() {
     let (dir, cache) = (tree(&["a/b", "c"]), tempfile::tempdir().unwrap());
     let cache = cache.path().join("cache");
     let (good, ..) = scan_ahead(dir.path(), &cache, LATER_NS);
@@ -174,7 +174,7 @@ fn damaged_cache_costs_time_only() {
 }
 
 #[test]
-fn cache_that_cannot_be_written_is_a_warning() {
+fn unwritable_cache_is_a_warning() {
     let dir = tree(&["f"]);
     let blocked = tempfile::NamedTempFile::new().unwrap();
     let (_, hashed, recorder) = scan_ahead(dir.path(), &blocked.path().join("cache"), 0);
@@ -183,7 +183,7 @@ fn cache_that_cannot_be_written_is_a_warning() {
 }
 
 #[test]
-fn all_offenders_are_told_together() {
+fn all_rejected_paths_are_reported_together() {
     let dir = tree(&["ok", ".headwater/x", "sub/.headwater/fine"]);
     let at = |name: &[u8]| dir.path().join(std::ffi::OsStr::from_bytes(name));
     fs::write(at(b"not\xffutf8"), "").unwrap();
@@ -229,7 +229,7 @@ fn all_offenders_are_told_together() {
 }
 
 #[test]
-fn what_may_not_be_read_is_told() {
+fn unreadable_paths_are_reported() {
     let dir = tree(&["ok", "closed/f", "secret"]);
     fs::set_permissions(dir.path().join("secret"), fs::Permissions::from_mode(0o000)).unwrap();
     fs::set_permissions(dir.path().join("closed"), fs::Permissions::from_mode(0o000)).unwrap();
@@ -249,7 +249,7 @@ fn what_may_not_be_read_is_told() {
 }
 
 #[test]
-fn excluded_paths_are_not_looked_at() {
+fn excluded_paths_are_not_read() {
     let dir = tree(&[
         "a.log",
         "keep.log",
@@ -337,7 +337,7 @@ fn overlapping_roots_are_refused() {
 }
 
 #[test]
-fn links_are_kept_followed_or_refused() {
+fn links_are_kept_followed_or_refused_as_configured() {
     let (dir, outside) = (tree(&["v1/f", "v1-x"]), tree(&["o/p"]));
     symlink("v1", dir.path().join("latest")).unwrap();
     symlink("v1/f", dir.path().join("l")).unwrap();
@@ -375,7 +375,7 @@ fn links_are_kept_followed_or_refused() {
 }
 
 #[test]
-fn dangling_links_and_odd_names_are_warned_of_once() {
+fn dangling_links_and_unusual_names_cause_one_warning() {
     let dir = tree(&["A", "a", "con", "x.", "B", "b"]);
     for name in ["l1", "l2"] {
         symlink("none", dir.path().join(name)).unwrap();
@@ -434,7 +434,7 @@ fn recheck_finds_every_kind_of_change() {
 }
 
 #[test]
-fn root_that_is_a_link_is_followed_once() {
+fn link_as_root_is_followed_once() {
     let (one, two, links) = (tree(&["f"]), tree(&["g"]), tempfile::tempdir().unwrap());
     let current = links.path().join("current");
     symlink(one.path(), &current).unwrap();
@@ -448,7 +448,7 @@ fn root_that_is_a_link_is_followed_once() {
 }
 
 #[test]
-fn wish_to_stop_is_met() {
+fn cancelled_scan_stops() {
     struct Stop;
     impl Monitor for Stop {
         fn event(&self, _: Event) {}
@@ -482,7 +482,7 @@ proptest! {
     })]
 
     #[test]
-    fn scan_equals_a_naive_listing(
+    fn scan_equals_a_simple_listing(
         files in prop::collection::vec(
             ("[ab.!-]{0,2}[ab0é]", "([ab.-]{0,1}[ab]/){0,3}", "[xy]{0,3}"),
             0..40,

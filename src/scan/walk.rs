@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn walk_has_the_order_of_tree_paths() {
+    fn walk_follows_the_order_of_tree_paths() {
         let dir = tempfile::tempdir().unwrap();
         for file in ["a/b", "a-x", "a.b", "a0", "a/-", "a-/z", "a!/1", "b", "a/b.c/d", "a/b-c"] {
             let path = dir.path().join(file);

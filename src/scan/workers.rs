@@ -203,7 +203,7 @@ mod tests {
     use crate::scan::{Root, ScanOptions};
 
     #[test]
-    fn results_come_in_the_order_of_the_walk() {
+    fn results_arrive_in_the_order_of_the_walk() {
         let dir = tempfile::tempdir().unwrap();
         for n in 0..2000 {
             std::fs::write(dir.path().join(format!("{n:04}")), "").unwrap();

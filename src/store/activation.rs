@@ -166,7 +166,7 @@ mod tests {
     use crate::store::testing::empty_store;
 
     #[test]
-    fn a_switch_is_noted_under_the_lock() {
+    fn activation_is_recorded_under_the_lock() {
         let (_dir, store) = empty_store();
         let release: ReleaseName = "1-0000000000000000".parse().unwrap();
         let guard = store.lock(Duration::ZERO).unwrap();

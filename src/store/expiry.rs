@@ -369,7 +369,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_due_is_removed_and_nothing_else() {
+    fn only_due_entries_are_removed() {
         let world = retired_tree();
         assert_eq!(world.store.next_expiry().unwrap(), Some(EARLY));
         assert_eq!(world.expire(EARLY - 1), 0);
@@ -400,7 +400,7 @@ mod tests {
     }
 
     #[test]
-    fn the_mark_rises_no_further_than_what_was_due() {
+    fn expiry_mark_rises_only_to_due_entries() {
         let world = retired_tree();
         assert_eq!(world.expire(u64::MAX), 3);
         assert_eq!(
@@ -411,7 +411,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_comes_back_with_a_clock_that_is_set_back() {
+    fn clock_set_back_restores_no_entries() {
         let mut world = retired_tree();
         world.expire(EARLY);
         assert_eq!(world.expire(1), 0);
@@ -445,7 +445,7 @@ mod tests {
     }
 
     #[test]
-    fn repair_brings_back_what_is_served_and_nothing_that_expired() {
+    fn repair_restores_served_entries_and_no_expired_ones() {
         let world = retired_tree();
         world.expire(EARLY);
         fs::remove_file(world.store.path().join("current/index")).unwrap();
@@ -457,7 +457,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_crash_left_is_no_fault_and_goes_the_next_time() {
+    fn leftovers_of_a_crash_are_no_fault_and_are_removed_next_time() {
         for step in 0..3 {
             let world = retired_tree();
             fs::write(world.mark(), format!("{{\"through\":{EARLY}}}\n")).unwrap();
@@ -476,7 +476,7 @@ mod tests {
     }
 
     #[test]
-    fn a_damaged_mark_counts_as_now_and_is_written_anew() {
+    fn damaged_expiry_mark_counts_as_now_and_is_rewritten() {
         let mut world = World::new();
         world.publish(&[("gone", Some(5)), ("index", None), ("stays", Some(LATE))]);
         assert!(!world.has("gone"), "what is due is not even placed");
@@ -490,7 +490,7 @@ mod tests {
     }
 
     #[test]
-    fn slots_are_whole_whatever_retires_expires_and_comes_back() {
+    fn slots_stay_complete_as_entries_retire_expire_and_return() {
         const PATHS: [&str; 5] = ["a", "d/e/f", "d/g", "h@", "i/j@"];
         let mut random = 1u64;
         let mut next = |below: u64| {
@@ -527,7 +527,7 @@ mod tests {
     }
 
     #[test]
-    fn what_another_program_put_in_place_of_an_entry_stops_nothing_and_is_reported() {
+    fn directory_in_place_of_a_due_entry_is_reported_and_kept() {
         let mut world = retired_tree();
         let place = world.store.path().join("current/a/b/early");
         fs::remove_file(&place).unwrap();
@@ -543,7 +543,7 @@ mod tests {
     }
 
     #[test]
-    fn the_second_slot_has_nothing_that_expired() {
+    fn spare_slot_has_no_expired_entries() {
         let world = retired_tree();
         world.expire(EARLY);
         let slots = world.store.path().join(".headwater/slots");

@@ -233,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn notes_are_told_in_their_order() {
+    fn events_are_returned_in_order() {
         let (_dir, store) = empty_store();
         assert_eq!(store.history().unwrap(), []);
         for number in 1..=3 {
@@ -243,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn a_torn_line_takes_no_other_with_it() {
+    fn torn_line_affects_no_other_line() {
         let (_dir, store) = empty_store();
         let path = store.path().join(".headwater").join(HISTORY);
         store.lock(Duration::ZERO).unwrap().log_event(pruned(1));
@@ -259,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn the_log_stays_small_and_keeps_the_newest() {
+    fn log_stays_small_and_keeps_the_newest_events() {
         let (_dir, store) = empty_store();
         let path = store.path().join(".headwater").join(HISTORY);
         for number in 0..4_000 {
@@ -280,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn a_log_with_another_name_is_left_as_it_is_and_replaced() {
+    fn hard_linked_log_is_left_unchanged_and_replaced() {
         let (dir, store) = empty_store();
         let path = store.path().join(".headwater").join(HISTORY);
         store.lock(Duration::ZERO).unwrap().log_event(pruned(1));
@@ -296,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn clocks_may_jump_and_newer_events_are_no_error() {
+    fn clock_jumps_and_unknown_events_are_tolerated() {
         let lines = b"{\"time\":9,\"event\":\"pruned\",\"releases\":1,\"bytes\":2}\n\
             {\"time\":3,\"event\":\"levitated\",\"height\":7}\nrubbish\n\
             {\"time\":5,\"event\":\"verified\",\"quick\":false,\"faults\":0,\"later\":1}\n";

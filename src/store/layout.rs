@@ -158,7 +158,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_our_own_targets_name_a_release() {
+    fn only_valid_link_targets_name_a_release() {
         let name: ReleaseName = "12-9f3ac1d2e4b5a697".parse().unwrap();
         assert_eq!(parse_current_target(&current_target(name)), Some(name));
         for wrong in [

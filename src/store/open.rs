@@ -585,7 +585,7 @@ mod tests {
     use crate::store::testing::empty_store;
 
     #[test]
-    fn only_the_owner_may_write_and_users_are_named() {
+    fn other_users_cannot_write_and_are_named() {
         let (_dir, store) = empty_store();
         check_owner(&store.layout.root, effective_user_id()).unwrap();
         let refused = check_owner(&store.layout.root, 3_999_999_999).unwrap_err().to_string();
@@ -599,7 +599,7 @@ mod tests {
     }
 
     #[test]
-    fn readers_do_not_wait_for_each_other_but_for_the_writer() {
+    fn readers_wait_only_for_the_writer() {
         let (_dir, store) = empty_store();
         let readers = [(); 2].map(|()| store.lock_shared(Duration::ZERO).unwrap());
         assert!(matches!(store.lock(Duration::ZERO), Err(StoreError::Locked { .. })));
@@ -611,7 +611,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_verify_of_the_owner_is_noted() {
+    fn only_a_verification_by_the_owner_is_recorded() {
         let (_dir, store) = empty_store();
         store.verify_as_reader(Depth::Full, Duration::ZERO, &|| false).unwrap();
         assert_eq!(store.history().unwrap(), []);

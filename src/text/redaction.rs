@@ -297,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_is_hidden_in_every_spelling() {
+    fn secret_is_hidden_in_every_encoding() {
         let secrets = Secrets::new([TOKEN]);
         for spelling in spellings() {
             let text = format!("é before {spelling} after");
@@ -313,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn what_looks_like_a_secret_is_hidden_and_the_rest_stays() {
+    fn likely_secrets_are_hidden_and_other_text_is_kept() {
         let clean = |text: &str| Secrets::default().redact(text).into_owned();
         for (text, cleaned) in [
             ("token hw_0123abcd_77 is bad", "token *** is bad"),

@@ -1,7 +1,7 @@
 //! Behaviour of all subcommands: help, completions, manual pages, exit codes for wrong usage,
 //! colour.
 
-use crate::harness::{Run, World};
+use crate::harness::{Run, Workspace};
 
 const COMMANDS: [&str; 15] = [
     "push",
@@ -22,9 +22,9 @@ const COMMANDS: [&str; 15] = [
 ];
 
 #[test]
-fn help_has_every_command_an_example_and_the_exit_codes() {
-    let world = World::new();
-    let run = world.ok("--help").says("Exit codes").says("130");
+fn help_lists_every_command_an_example_and_the_exit_codes() {
+    let workspace = Workspace::new();
+    let run = workspace.ok("--help").says("Exit codes").says("130");
     assert!(
         COMMANDS.iter().all(|command| run.stdout.contains(&format!("\n  {command} "))),
         "{}",
@@ -34,18 +34,18 @@ fn help_has_every_command_an_example_and_the_exit_codes() {
         assert!(run.stdout.contains(&format!("\n  {code:>3}  ")), "{code}");
     }
     for command in COMMANDS {
-        world
+        workspace
             .ok(&format!("{command} --help"))
             .says("Examples:")
             .says(&format!("headwater {command}"));
-        world.ok(&format!("help {command}")).says("Examples:");
+        workspace.ok(&format!("help {command}")).says("Examples:");
     }
-    world.ok("--version").says("headwater 0.");
+    workspace.ok("--version").says("headwater 0.");
 }
 
 #[test]
-fn push_help_has_every_flag_of_the_issue() {
-    let help = World::new().ok("push --help").stdout;
+fn push_help_lists_every_flag() {
+    let help = Workspace::new().ok("push --help").stdout;
     for flag in [
         "--site",
         "--note",
@@ -74,10 +74,10 @@ fn push_help_has_every_flag_of_the_issue() {
 }
 
 #[test]
-fn a_result_that_cannot_be_written_says_where_it_should_have_gone() {
-    let world = World::with_mirror();
+fn unwritable_result_names_its_destination() {
+    let workspace = Workspace::with_mirror();
     let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
-    let output = world.command(&["status", "./www"]).stdout(full).output().unwrap();
+    let output = workspace.command(&["status", "./www"]).stdout(full).output().unwrap();
     let stderr = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(1));
     assert!(
@@ -87,29 +87,29 @@ fn a_result_that_cannot_be_written_says_where_it_should_have_gone() {
 }
 
 #[test]
-fn completions_are_for_every_shell() {
-    let world = World::new();
+fn completions_exist_for_every_shell() {
+    let workspace = Workspace::new();
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
-        world.ok(&format!("completions {shell}")).says("rollback").says("superseded-ok");
+        workspace.ok(&format!("completions {shell}")).says("rollback").says("superseded-ok");
     }
-    world.run("completions tcsh").code(2);
+    workspace.run("completions tcsh").code(2);
 }
 
 #[test]
-fn the_manual_has_a_page_for_each_command() {
-    let world = World::new();
-    world.ok("man").says(".TH headwater").says("Exit codes").says("130");
-    world.ok("man ./man1");
-    assert!(world.exists("man1/headwater.1"));
+fn manual_has_a_page_for_each_command() {
+    let workspace = Workspace::new();
+    workspace.ok("man").says(".TH headwater").says("Exit codes").says("130");
+    workspace.ok("man ./man1");
+    assert!(workspace.exists("man1/headwater.1"));
     for command in COMMANDS {
-        assert!(world.read(&format!("man1/headwater-{command}.1")).contains(command));
+        assert!(workspace.read(&format!("man1/headwater-{command}.1")).contains(command));
     }
 }
 
 #[test]
-fn wrong_usage_is_2_and_does_nothing() {
-    let world = World::with_tree();
-    let before = world.snapshot("");
+fn usage_error_exits_2_and_changes_nothing() {
+    let workspace = Workspace::with_tree();
+    let before = workspace.fingerprint("");
     for line in [
         "",
         "psh",
@@ -134,53 +134,53 @@ fn wrong_usage_is_2_and_does_nothing() {
         "releases",
         "prune",
     ] {
-        world.run(line).code(2);
+        workspace.run(line).code(2);
     }
-    assert_eq!(world.snapshot(""), before);
+    assert_eq!(workspace.fingerprint(""), before);
 }
 
 #[test]
-fn more_mirrors_than_there_are_cannot_be_required() {
-    let world = World::with_tree();
-    let run = world.run("push tree ./www --require 2");
-    assert!(!world.exists("www"));
+fn requiring_more_mirrors_than_exist_is_refused() {
+    let workspace = Workspace::with_tree();
+    let run = workspace.run("push tree ./www --require 2");
+    assert!(!workspace.exists("www"));
     run.code(2).warns("--require");
 }
 
 #[test]
-fn output_is_plain_where_it_is_no_terminal() {
-    let world = World::with_tree();
-    // The harness looks at every run for escapes; here are those that would have colour.
-    world.run("push nowhere ./www").code(8);
-    world.run("psh").code(2);
-    world.run_with(&[("NO_COLOR", "1")], "--help").code(0);
+fn output_without_a_terminal_is_plain() {
+    let workspace = Workspace::with_tree();
+    // The harness checks every run for escape sequences; these commands would print colours.
+    workspace.run("push nowhere ./www").code(8);
+    workspace.run("psh").code(2);
+    workspace.run_with(&[("NO_COLOR", "1")], "--help").code(0);
 }
 
 #[test]
-fn a_reader_that_goes_away_is_no_failure() {
-    let world = World::with_mirror();
-    let mut child = world.start("releases ./www");
+fn closed_output_pipe_is_not_a_failure() {
+    let workspace = Workspace::with_mirror();
+    let mut child = workspace.start("releases ./www");
     drop(child.stdout.take());
     let run = Run::new(&["releases"], &child.wait_with_output().unwrap());
     assert!(!run.stderr.contains("anic"));
 }
 
 #[test]
-fn events_may_go_to_a_device() {
-    let world = World::with_tree();
-    world.ok("push tree ./www --events /dev/stderr --quiet").warns("\"event\":\"activated\"");
-    world.write("tree/index.html", "2");
-    // A full disk there stops no push.
-    if world.path("/dev/full").exists() {
-        world.ok("push tree ./www --events /dev/full").warns("events are missing");
+fn events_can_be_written_to_a_device() {
+    let workspace = Workspace::with_tree();
+    workspace.ok("push tree ./www --events /dev/stderr --quiet").warns("\"event\":\"activated\"");
+    workspace.write("tree/index.html", "2");
+    // A full disk under the event log does not stop a push.
+    if workspace.path("/dev/full").exists() {
+        workspace.ok("push tree ./www --events /dev/full").warns("events are missing");
     }
-    assert_eq!(world.served("www"), world.files("tree"));
+    assert_eq!(workspace.served("www"), workspace.files("tree"));
 }
 
 #[test]
-fn every_command_with_json_prints_one_object() {
-    let world = World::with_tree();
-    // The harness checks that it is one and that its exit code is the right one.
+fn every_command_with_json_prints_one_object_only() {
+    let workspace = Workspace::with_tree();
+    // The harness checks that the output is one object with the right exit code.
     for (line, code) in [
         ("push tree ./www", 0),
         ("plan tree ./www", 0),
@@ -201,7 +201,7 @@ fn every_command_with_json_prints_one_object() {
         ("repair ./nowhere --from tree", 2),
         ("status ./nowhere", 2),
     ] {
-        let answer = world.json(line, code);
+        let answer = workspace.json(line, code);
         assert_eq!(answer["headwater"], line.split(' ').next().unwrap(), "{line}");
         assert_eq!(answer["version"], 1);
         if code == 8 {
@@ -211,30 +211,30 @@ fn every_command_with_json_prints_one_object() {
 }
 
 #[test]
-fn names_from_disk_and_arguments_steer_no_terminal() {
-    let world = World::with_tree();
-    // The harness looks for raw control characters in all of this.
+fn control_characters_in_names_and_arguments_are_escaped() {
+    let workspace = Workspace::with_tree();
+    // The harness checks all of this output for raw control characters.
     let evil = "evil\x1b[2J\r\u{202e}x";
-    world.mkdir(evil);
-    world.args(&["push", &format!("./{evil}/none"), "./www"]).code(8);
-    world.args(&["push", "tree", &format!("./{evil}/m")]).code(2);
+    workspace.mkdir(evil);
+    workspace.args(&["push", &format!("./{evil}/none"), "./www"]).code(8);
+    workspace.args(&["push", "tree", &format!("./{evil}/m")]).code(2);
     let odd = "odd\u{202e}x";
-    world.mkdir(odd);
-    world.args(&["push", "tree", &format!("./{odd}/no/parent")]).code(4);
-    world.args(&["push", "tree", &format!("./{odd}/m")]).code(0);
+    workspace.mkdir(odd);
+    workspace.args(&["push", "tree", &format!("./{odd}/no/parent")]).code(4);
+    workspace.args(&["push", "tree", &format!("./{odd}/m")]).code(0);
     for command in ["status", "releases", "verify", "prune"] {
-        world.args(&[command, &format!("./{odd}/m")]).code(0);
-        world.args(&[command, &format!("./{odd}/m"), "--json"]).code(0);
+        workspace.args(&[command, &format!("./{odd}/m")]).code(0);
+        workspace.args(&[command, &format!("./{odd}/m"), "--json"]).code(0);
     }
-    world.args(&["diff", &format!("./{odd}/m"), "tree"]).code(0);
-    world.args(&["diff", &format!("./{odd}/m:7"), "tree"]).code(2);
-    world.args(&["push", odd, "./www"]).code(5).warns(".headwater").warns("--from");
-    world.args(&["status", evil]).code(2);
-    world.args(&["push", "tree", "./www", "--config", evil]).code(2);
-    world.args(&["init", &format!("./{evil}/x.toml")]).code(0);
-    world.write("bidi/a\u{202e}lmth.exe", "x");
-    world.ok("push bidi ./other");
-    world.ok("plan bidi ./third").says("\\u{202e}");
-    world.write("headwater.toml", "\"a\\u001b[31mb\" = 1\n");
-    world.run("status ./other").code(2);
+    workspace.args(&["diff", &format!("./{odd}/m"), "tree"]).code(0);
+    workspace.args(&["diff", &format!("./{odd}/m:7"), "tree"]).code(2);
+    workspace.args(&["push", odd, "./www"]).code(5).warns(".headwater").warns("--from");
+    workspace.args(&["status", evil]).code(2);
+    workspace.args(&["push", "tree", "./www", "--config", evil]).code(2);
+    workspace.args(&["init", &format!("./{evil}/x.toml")]).code(0);
+    workspace.write("bidi/a\u{202e}lmth.exe", "x");
+    workspace.ok("push bidi ./other");
+    workspace.ok("plan bidi ./third").says("\\u{202e}");
+    workspace.write("headwater.toml", "\"a\\u001b[31mb\" = 1\n");
+    workspace.run("status ./other").code(2);
 }

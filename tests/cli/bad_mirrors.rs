@@ -4,147 +4,148 @@ use std::fs::{self, File};
 use std::os::unix::fs::{MetadataExt as _, symlink};
 use std::process::Command;
 
-use crate::harness::{Run, World, of_kind, refused};
+use crate::harness::{Run, Workspace, assert_refused, of_kind};
 
 #[test]
-fn a_corrupt_object_is_found_and_mended_by_the_tree() {
-    let world = World::with_mirror();
-    let object = world.object("www", "<h1>hello</h1>\n");
-    world.tamper(&object, "<h1>jello</h1>\n");
-    world.run("verify ./www").code(1).says("content differs");
-    world.ok("repair ./www --from tree");
-    assert_eq!(world.served("www"), world.files("tree"));
-    world.ok("verify ./www");
+fn corrupt_object_is_found_and_repaired_from_the_tree() {
+    let workspace = Workspace::with_mirror();
+    let object = workspace.object("www", "<h1>hello</h1>\n");
+    workspace.tamper(&object, "<h1>jello</h1>\n");
+    workspace.run("verify ./www").code(1).says("content differs");
+    workspace.ok("repair ./www --from tree");
+    assert_eq!(workspace.served("www"), workspace.files("tree"));
+    workspace.ok("verify ./www");
 }
 
 #[test]
-fn a_missing_object_is_sent_whole_by_the_next_push() {
-    let world = World::with_mirror();
-    world.remove(&world.object("www", "<h1>hello</h1>\n"));
-    world.write("tree/app.js", "changed");
-    let events = world.events("push tree ./www", 0);
+fn missing_object_is_sent_whole_by_the_next_push() {
+    let workspace = Workspace::with_mirror();
+    workspace.remove(&workspace.object("www", "<h1>hello</h1>\n"));
+    workspace.write("tree/app.js", "changed");
+    let events = workspace.events("push tree ./www", 0);
     assert_eq!(of_kind(&events, "objects_resent")[0]["objects"], 1);
-    world.ok("verify ./www");
+    workspace.ok("verify ./www");
 }
 
 #[test]
-fn a_corrupt_manifest_is_healed_by_a_push_that_sends_all_anew() {
+fn corrupt_manifest_is_replaced_by_a_full_push() {
     for damage in ["garbage", ""] {
-        let world = World::with_mirror();
-        let served = world.served("www");
-        world.tamper(&world.inside("www", "manifests/")[0], damage);
-        world.run("verify ./www").code(1).says("manifests/");
-        world.run("verify ./www --quick").code(1).says("manifests/");
-        assert_eq!(world.served("www"), served);
-        world.write("tree/index.html", "2");
-        world.ok("push tree ./www").warns("damaged");
-        assert_eq!(world.served("www"), world.files("tree"));
-        world.write("tree/index.html", "3");
-        world.ok("push tree ./www");
-        assert_eq!(world.served("www"), world.files("tree"));
+        let workspace = Workspace::with_mirror();
+        let served = workspace.served("www");
+        workspace.tamper(&workspace.inside("www", "manifests/")[0], damage);
+        workspace.run("verify ./www").code(1).says("manifests/");
+        workspace.run("verify ./www --quick").code(1).says("manifests/");
+        assert_eq!(workspace.served("www"), served);
+        workspace.write("tree/index.html", "2");
+        workspace.ok("push tree ./www").warns("damaged");
+        assert_eq!(workspace.served("www"), workspace.files("tree"));
+        workspace.write("tree/index.html", "3");
+        workspace.ok("push tree ./www");
+        assert_eq!(workspace.served("www"), workspace.files("tree"));
     }
 }
 
 #[test]
-fn a_push_of_the_same_content_heals_a_corrupt_manifest_too() {
-    let world = World::with_mirror();
-    world.tamper(&world.inside("www", "manifests/")[0], "garbage");
-    world.ok("push tree ./www").says("release 2");
-    assert_eq!(world.served("www"), world.files("tree"));
+fn corrupt_manifest_is_replaced_by_a_push_of_the_same_content() {
+    let workspace = Workspace::with_mirror();
+    workspace.tamper(&workspace.inside("www", "manifests/")[0], "garbage");
+    workspace.ok("push tree ./www").says("release 2");
+    assert_eq!(workspace.served("www"), workspace.files("tree"));
     for number in 3..7 {
-        world.write("tree/index.html", number.to_string());
-        world.ok("push tree ./www");
+        workspace.write("tree/index.html", number.to_string());
+        workspace.ok("push tree ./www");
     }
-    world.ok("prune ./www");
-    world.ok("verify ./www");
+    workspace.ok("prune ./www");
+    workspace.ok("verify ./www");
 }
 
 #[test]
-fn missing_and_dirty_slots_are_made_anew() {
-    let world = World::with_mirror();
-    world.write("tree/index.html", "2");
-    world.ok("push tree ./www");
-    let slot = fs::read_dir(world.path("www/.headwater/slots"))
+fn missing_and_dirty_slots_are_rebuilt() {
+    let workspace = Workspace::with_mirror();
+    workspace.write("tree/index.html", "2");
+    workspace.ok("push tree ./www");
+    let slot = fs::read_dir(workspace.path("www/.headwater/slots"))
         .unwrap()
         .map(|slot| slot.unwrap().file_name().into_string().unwrap());
     let idle = slot.into_iter().find(|name| name.starts_with("1-")).unwrap();
-    world.rename(&format!("www/.headwater/slots/{idle}"), "www/.headwater/slots/dirty");
-    world.write("www/.headwater/slots/dirty/half/done", "x");
-    world.write("tree/index.html", "3");
-    world.ok("push tree ./www");
-    assert_eq!(world.served("www"), world.files("tree"));
-    world.ok("verify ./www");
-    for entry in fs::read_dir(world.path("www/.headwater/slots")).unwrap() {
+    workspace.rename(&format!("www/.headwater/slots/{idle}"), "www/.headwater/slots/dirty");
+    workspace.write("www/.headwater/slots/dirty/half/done", "x");
+    workspace.write("tree/index.html", "3");
+    workspace.ok("push tree ./www");
+    assert_eq!(workspace.served("www"), workspace.files("tree"));
+    workspace.ok("verify ./www");
+    for entry in fs::read_dir(workspace.path("www/.headwater/slots")).unwrap() {
         let name = entry.unwrap().file_name().into_string().unwrap();
         if !name.starts_with("3-") {
-            world.remove(&format!("www/.headwater/slots/{name}"));
+            workspace.remove(&format!("www/.headwater/slots/{name}"));
         }
     }
-    world.write("tree/index.html", "4");
-    world.ok("push tree ./www");
-    assert_eq!(world.served("www"), world.files("tree"));
-    world.ok("verify ./www");
+    workspace.write("tree/index.html", "4");
+    workspace.ok("push tree ./www");
+    assert_eq!(workspace.served("www"), workspace.files("tree"));
+    workspace.ok("verify ./www");
 }
 
 #[test]
-fn a_live_slot_that_is_gone_comes_back_with_the_next_push() {
-    let world = World::with_mirror();
-    let slot = fs::read_link(world.path("www/current")).unwrap();
-    world.remove(&format!("www/{}", slot.display()));
-    world.run("verify ./www").code(1).says("missing");
-    world.ok("repair ./www --from tree");
-    assert_eq!(world.served("www"), world.files("tree"));
-    world.remove(&format!("www/{}", slot.display()));
-    world.write("tree/index.html", "2");
-    world.ok("push tree ./www");
-    assert_eq!(world.served("www"), world.files("tree"));
+fn removed_live_slot_is_restored_by_the_next_push() {
+    let workspace = Workspace::with_mirror();
+    let slot = fs::read_link(workspace.path("www/current")).unwrap();
+    workspace.remove(&format!("www/{}", slot.display()));
+    workspace.run("verify ./www").code(1).says("missing");
+    workspace.ok("repair ./www --from tree");
+    assert_eq!(workspace.served("www"), workspace.files("tree"));
+    workspace.remove(&format!("www/{}", slot.display()));
+    workspace.write("tree/index.html", "2");
+    workspace.ok("push tree ./www");
+    assert_eq!(workspace.served("www"), workspace.files("tree"));
 }
 
 #[test]
-fn hand_edits_in_slots_never_reach_a_later_release() {
-    let world = World::with_mirror();
-    world.write("tree/index.html", "2");
-    world.ok("push tree ./www");
-    // The live slot: a file replaced, one added, one gone, a directory in a file's place.
-    world.remove("www/current/app.js");
-    world.write("www/current/app.js", "edited by hand!");
-    world.write("www/current/stranger/new.html", "new");
-    world.remove("www/current/docs/a.html");
-    world.mkdir("www/current/docs/a.html/now/a/directory");
+fn manual_edits_in_slots_never_reach_a_later_release() {
+    let workspace = Workspace::with_mirror();
+    workspace.write("tree/index.html", "2");
+    workspace.ok("push tree ./www");
+    // In the live slot: a replaced file, an added one, a removed one, and a directory in place of a
+    // file.
+    workspace.remove("www/current/app.js");
+    workspace.write("www/current/app.js", "edited by hand!");
+    workspace.write("www/current/stranger/new.html", "new");
+    workspace.remove("www/current/docs/a.html");
+    workspace.mkdir("www/current/docs/a.html/now/a/directory");
     for _ in 0..2 {
-        world.write("tree/index.html", world.read("tree/index.html") + "!");
-        world.ok("push tree ./www");
+        workspace.write("tree/index.html", workspace.read("tree/index.html") + "!");
+        workspace.ok("push tree ./www");
     }
-    // Both slots were made anew by now, and the served one is what was pushed.
-    world.remove("tree/app.js");
-    world.write("tree/app.js", "changed");
-    world.ok("push tree ./www");
-    let served = world.served("www");
+    // By now both slots are rebuilt, and the served one equals the pushed tree.
+    workspace.remove("tree/app.js");
+    workspace.write("tree/app.js", "changed");
+    workspace.ok("push tree ./www");
+    let served = workspace.served("www");
     assert_eq!(served["app.js"], "changed");
-    assert_eq!(served["index.html"], world.read("tree/index.html"));
+    assert_eq!(served["index.html"], workspace.read("tree/index.html"));
 }
 
 #[test]
-fn a_current_that_is_a_directory_is_not_replaced() {
-    let world = World::with_mirror();
-    world.remove("www/current");
-    world.write("www/current/index.html", "somebody's");
-    world.write("tree/index.html", "2");
-    world.run("push tree ./www").code(4).warns("current is not a symbolic link");
-    assert_eq!(world.read("www/current/index.html"), "somebody's");
-    world.run("status ./www").code(1).says("current is not a symbolic link");
-    world.remove("www/current");
-    world.link("/etc", "www/current");
-    world.run("push tree ./www").code(4).warns("points to /etc, not to a slot");
+fn current_that_is_a_directory_is_not_replaced() {
+    let workspace = Workspace::with_mirror();
+    workspace.remove("www/current");
+    workspace.write("www/current/index.html", "somebody's");
+    workspace.write("tree/index.html", "2");
+    workspace.run("push tree ./www").code(4).warns("current is not a symbolic link");
+    assert_eq!(workspace.read("www/current/index.html"), "somebody's");
+    workspace.run("status ./www").code(1).says("current is not a symbolic link");
+    workspace.remove("www/current");
+    workspace.link("/etc", "www/current");
+    workspace.run("push tree ./www").code(4).warns("points to /etc, not to a slot");
 }
 
 #[test]
-fn tree_mirror_and_cache_lie_apart() {
-    let world = World::with_tree();
-    let before = world.snapshot("tree");
+fn overlapping_tree_mirror_or_cache_is_refused() {
+    let workspace = Workspace::with_tree();
+    let before = workspace.fingerprint("tree");
     let apart = |line: &str| {
-        world.run(line).code(2).warns("overlap").warns("separate directories");
-        assert_eq!(world.snapshot("tree"), before, "{line}");
+        workspace.run(line).code(2).warns("overlap").warns("separate directories");
+        assert_eq!(workspace.fingerprint("tree"), before, "{line}");
     };
     apart("push tree ./tree/www");
     apart("push tree ./tree");
@@ -152,23 +153,23 @@ fn tree_mirror_and_cache_lie_apart() {
     apart("push tree ./www --cache ./tree/cache");
     apart("push tree ./www --cache ./tree");
     apart("plan tree ./www --cache ./tree/cache");
-    world.link("tree", "alias");
+    workspace.link("tree", "alias");
     apart("push ./alias ./tree/www");
     apart("push tree ./alias/www");
-    assert!(!world.exists("www"));
-    // The other way round: a tree inside of a mirror.
-    world.ok("push tree ./www");
-    let before = world.snapshot("www");
-    world.run("push ./www/current ./www").code(2).warns("overlap");
-    world.run("push ./www/.headwater/objects ./www").code(2);
-    assert_eq!(world.snapshot("www"), before);
+    assert!(!workspace.exists("www"));
+    // The reverse: a tree inside a mirror.
+    workspace.ok("push tree ./www");
+    let before = workspace.fingerprint("www");
+    workspace.run("push ./www/current ./www").code(2).warns("overlap");
+    workspace.run("push ./www/.headwater/objects ./www").code(2);
+    assert_eq!(workspace.fingerprint("www"), before);
 }
 
 #[test]
-fn one_mirror_under_two_names_is_refused_also_before_it_exists() {
-    let world = World::with_tree();
-    let www = world.path("www").to_string_lossy().into_owned();
-    world.link(".", "here");
+fn one_mirror_under_two_names_is_refused_even_before_it_exists() {
+    let workspace = Workspace::with_tree();
+    let www = workspace.path("www").to_string_lossy().into_owned();
+    workspace.link(".", "here");
     for pair in [
         ["./www", "./www"],
         ["./www", "./www/"],
@@ -178,75 +179,75 @@ fn one_mirror_under_two_names_is_refused_also_before_it_exists() {
         ["./www", "./tree/../www"],
         ["./www", &format!("file://{www}")],
     ] {
-        let run = world
+        let run = workspace
             .args(&["push", "tree", pair[0], pair[1]])
             .code(2)
             .warns("hint: name each mirror once");
         assert_eq!(run.stdout, "");
-        assert!(!world.exists("www"), "{pair:?}");
+        assert!(!workspace.exists("www"), "{pair:?}");
     }
-    world.ok("push tree ./www");
-    symlink("www", world.path("alias")).unwrap();
+    workspace.ok("push tree ./www");
+    symlink("www", workspace.path("alias")).unwrap();
     for second in ["./www/", &www, "./alias", "./here/www"] {
-        world.args(&["push", "tree", "./www", second]).code(2);
+        workspace.args(&["push", "tree", "./www", second]).code(2);
     }
-    world.ok("push tree ./alias").says("nothing new");
+    workspace.ok("push tree ./alias").says("nothing new");
 }
 
 #[test]
-fn content_that_was_rolled_back_is_refused_until_it_is_wanted_again() {
-    let world = World::with_mirror();
-    world.write("tree/index.html", "bad");
-    world.ok("push tree ./www");
-    world.ok("rollback ./www");
-    refused(&world, "push tree ./www", 5, "was rolled back").warns("--again");
-    world.run("plan tree ./www").code(5);
-    // What is like it but not the same may go.
-    world.write("tree/index.html", "good");
-    world.ok("push tree ./www");
-    world.write("tree/index.html", "bad");
-    refused(&world, "push tree ./www", 5, "was rolled back");
-    world.ok("push tree ./www --again");
-    assert_eq!(world.read("www/current/index.html"), "bad");
-    world.ok("push tree ./www");
+fn rolled_back_content_is_refused_until_allowed() {
+    let workspace = Workspace::with_mirror();
+    workspace.write("tree/index.html", "bad");
+    workspace.ok("push tree ./www");
+    workspace.ok("rollback ./www");
+    assert_refused(&workspace, "push tree ./www", 5, "was rolled back").warns("--again");
+    workspace.run("plan tree ./www").code(5);
+    // Similar but different content is accepted.
+    workspace.write("tree/index.html", "good");
+    workspace.ok("push tree ./www");
+    workspace.write("tree/index.html", "bad");
+    assert_refused(&workspace, "push tree ./www", 5, "was rolled back");
+    workspace.ok("push tree ./www --again");
+    assert_eq!(workspace.read("www/current/index.html"), "bad");
+    workspace.ok("push tree ./www");
 }
 
 #[test]
-fn a_locked_mirror_is_told_and_left() {
-    let world = World::with_mirror();
-    world.ok("push tree ./www ./data");
-    let lock = File::open(world.path("www/.headwater/lock")).unwrap();
+fn locked_mirror_is_reported_and_left_alone() {
+    let workspace = Workspace::with_mirror();
+    workspace.ok("push tree ./www ./data");
+    let lock = File::open(workspace.path("www/.headwater/lock")).unwrap();
     lock.lock().unwrap();
-    world.write("tree/index.html", "2");
+    workspace.write("tree/index.html", "2");
     for line in ["push tree ./www", "prune ./www", "repair ./www --from tree"] {
-        world
+        workspace
             .run(&format!("{line} --wait 0s"))
             .code(9)
             .warns("locked by another headwater")
             .warns("--wait");
     }
     assert_eq!(
-        world.json("push tree ./www ./data --wait 0s --require 1", 3)["mirrors"][0]["failure"],
+        workspace.json("push tree ./www ./data --wait 0s --require 1", 3)["mirrors"][0]["failure"],
         "locked"
     );
     drop(lock);
-    // Not held, a lock file is no obstacle, whoever left it.
-    world.ok("push tree ./www --wait 0s");
-    assert_eq!(world.served("www"), world.files("tree"));
+    // A lock file that no process has locked does not block anyone.
+    workspace.ok("push tree ./www --wait 0s");
+    assert_eq!(workspace.served("www"), workspace.files("tree"));
 }
 
 #[test]
-fn an_interrupted_push_ends_with_130_and_on_a_whole_release() {
-    let world = World::with_mirror();
-    let lock = File::open(world.path("www/.headwater/lock")).unwrap();
+fn interrupted_push_exits_130_on_a_complete_release() {
+    let workspace = Workspace::with_mirror();
+    let lock = File::open(workspace.path("www/.headwater/lock")).unwrap();
     lock.lock().unwrap();
-    let old = world.served("www");
-    world.write("tree/index.html", "2");
-    // The lock holds it where it is, the signal comes, and then it may go on.
-    let child = world.start_until_staged("push tree ./www ./data");
+    let old = workspace.served("www");
+    workspace.write("tree/index.html", "2");
+    // The lock holds the push until the signal has arrived.
+    let child = workspace.start_until_staged("push tree ./www ./data");
     let pid = child.id().to_string();
     assert!(Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
-    // Caught signals are no longer pending once the handler ran.
+    // A caught signal is no longer pending once its handler has run.
     let pending = || fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     while pending()
         .lines()
@@ -257,36 +258,36 @@ fn an_interrupted_push_ends_with_130_and_on_a_whole_release() {
     drop(lock);
     let run = Run::new(&["push"], &child.wait_with_output().unwrap()).code(130);
     assert_eq!(run.stdout, "");
-    assert_eq!(world.served("www"), old);
-    assert!(!world.exists("data/current"));
-    world.ok("push tree ./www ./data");
-    assert_eq!(world.served("data"), world.files("tree"));
+    assert_eq!(workspace.served("www"), old);
+    assert!(!workspace.exists("data/current"));
+    workspace.ok("push tree ./www ./data");
+    assert_eq!(workspace.served("data"), workspace.files("tree"));
 }
 
 #[test]
-fn two_pushes_at_once_leave_whole_releases_and_the_next_push_brings_all_together() {
-    let world = World::with_tree();
+fn concurrent_pushes_leave_complete_releases_and_the_next_push_converges() {
+    let workspace = Workspace::with_tree();
     for number in 0..60 {
-        world.write(&format!("other/{number}.html"), format!("other {number}"));
-        world.write(&format!("tree/{number}.html"), format!("tree {number}"));
+        workspace.write(&format!("other/{number}.html"), format!("other {number}"));
+        workspace.write(&format!("tree/{number}.html"), format!("tree {number}"));
     }
     for round in 0..4 {
-        world.write("tree/round", format!("a{round}"));
-        world.write("other/round", format!("b{round}"));
+        workspace.write("tree/round", format!("a{round}"));
+        workspace.write("other/round", format!("b{round}"));
         let push = |tree: &str| {
-            world.start(&format!("push {tree} ./a ./b ./c --allow-shrink --keep-removed 0s"))
+            workspace.start(&format!("push {tree} ./a ./b ./c --allow-shrink --keep-removed 0s"))
         };
         let children = [push("tree"), push("other")];
         let codes: Vec<i32> = children
             .into_iter()
             .map(|child| child.wait_with_output().unwrap().status.code().unwrap())
             .collect();
-        // What the loser is told, and that no mirror stays behind, is for tests/system: here it is
-        // only wholeness.
+        // The error of the losing push, and that no mirror lags afterwards, are tested in
+        // tests/system. This test checks only that releases are complete.
         assert!(codes.iter().all(|code| matches!(code, 0 | 3 | 4 | 6)), "{codes:?}");
         assert!(codes.iter().any(|code| matches!(code, 0 | 3)), "{codes:?}");
         for mirror in ["a", "b", "c"] {
-            let served = world.served(mirror);
+            let served = workspace.served(mirror);
             let Some(page) = served.get("0.html") else { continue };
             let word = &page[..4];
             assert!(
@@ -295,83 +296,84 @@ fn two_pushes_at_once_leave_whole_releases_and_the_next_push_brings_all_together
             );
         }
     }
-    world.ok("push tree ./a ./b ./c --allow-shrink --keep-removed 0s --again");
-    world.ok("status ./a ./b ./c");
-    world.ok("verify ./a ./b ./c");
+    workspace.ok("push tree ./a ./b ./c --allow-shrink --keep-removed 0s --again");
+    workspace.ok("status ./a ./b ./c");
+    workspace.ok("verify ./a ./b ./c");
 }
 
 #[test]
-fn nothing_outside_of_the_mirror_is_written_through_planted_links() {
-    let world = World::with_mirror();
-    world.write("precious/app.js", "precious");
-    let slot = fs::read_link(world.path("www/current")).unwrap();
+fn planted_links_never_cause_writes_outside_the_mirror() {
+    let workspace = Workspace::with_mirror();
+    workspace.write("precious/app.js", "precious");
+    let slot = fs::read_link(workspace.path("www/current")).unwrap();
     let slot = format!("www/{}", slot.display());
-    world.remove(&format!("{slot}/assets"));
-    symlink(world.path("precious"), world.path(&format!("{slot}/assets"))).unwrap();
-    let before = world.snapshot("precious");
+    workspace.remove(&format!("{slot}/assets"));
+    symlink(workspace.path("precious"), workspace.path(&format!("{slot}/assets"))).unwrap();
+    let before = workspace.fingerprint("precious");
     for number in 2..5 {
-        world.write("tree/assets/app.js", number.to_string());
-        world.write("tree/assets/style.css", number.to_string());
-        world.ok("push tree ./www");
-        assert_eq!(world.snapshot("precious"), before);
-        // What was not changed is not looked at: work goes with the change. Repair mends it.
+        workspace.write("tree/assets/app.js", number.to_string());
+        workspace.write("tree/assets/style.css", number.to_string());
+        workspace.ok("push tree ./www");
+        assert_eq!(workspace.fingerprint("precious"), before);
+        // A push checks only what changed, so that its cost depends on the change. Repair restores
+        // the rest.
         for path in ["assets/app.js", "assets/style.css"] {
-            assert_eq!(world.read(&format!("www/current/{path}")), number.to_string());
+            assert_eq!(workspace.read(&format!("www/current/{path}")), number.to_string());
         }
     }
-    world.ok("repair ./www --from tree");
-    assert_eq!(world.served("www"), world.files("tree"));
-    assert_eq!(world.snapshot("precious"), before);
-    assert_eq!(world.meta("precious/app.js").nlink(), 1);
+    workspace.ok("repair ./www --from tree");
+    assert_eq!(workspace.served("www"), workspace.files("tree"));
+    assert_eq!(workspace.fingerprint("precious"), before);
+    assert_eq!(workspace.meta("precious/app.js").nlink(), 1);
 }
 
-/// Two mirrors that work and `c`, where none can be.
-fn with_a_broken_one() -> World {
-    let world = World::with_tree();
+/// Two mirrors that work, and `c`, whose path cannot be a mirror.
+fn with_a_broken_one() -> Workspace {
+    let workspace = Workspace::with_tree();
     let mirrors: String =
         ["a", "b", "c"].map(|name| format!("[[mirror]]\nname='{name}'\nurl='{name}'\n")).concat();
-    world.write("headwater.toml", format!("content='tree'\n{mirrors}"));
-    world.ok("push");
-    world.write("tree/index.html", "two");
-    world.ok("push");
-    world.remove("c");
-    world.write("c", "a file");
-    world
+    workspace.write("headwater.toml", format!("content='tree'\n{mirrors}"));
+    workspace.ok("push");
+    workspace.write("tree/index.html", "two");
+    workspace.ok("push");
+    workspace.remove("c");
+    workspace.write("c", "a file");
+    workspace
 }
 
 #[test]
-fn a_failure_is_one_line_on_stderr_and_its_kind_in_the_table() {
-    let world = with_a_broken_one();
+fn failure_is_one_line_on_stderr_and_its_kind_in_the_table() {
+    let workspace = with_a_broken_one();
     let check = |run: &Run| {
         assert_eq!(run.stderr.matches("error: c failed: ").count(), 1, "{run:?}");
         assert_eq!(run.stderr.matches("is not a directory").count(), 1, "{run:?}");
         assert!(!run.stdout.contains("is not a directory"), "{run:?}");
     };
-    world.write("tree/index.html", "three");
+    workspace.write("tree/index.html", "three");
     for line in
         ["plan --require 2", "push --require 2", "push", "heal", "rollback --yes", "heal --quiet"]
     {
-        let run = world.run(line);
+        let run = workspace.run(line);
         check(&run);
         let row = run.stdout.lines().find(|line| line.starts_with("c "));
         assert_eq!(row.is_some(), line != "heal --quiet", "{run:?}");
         assert!(row.is_none_or(|row| row.ends_with(" failed (bad place)")), "{run:?}");
     }
-    world.write("tree/index.html", "four");
-    world.run("push --stage-only --require 2").code(3);
-    let run = world.run("abandon 5").code(3);
+    workspace.write("tree/index.html", "four");
+    workspace.run("push --stage-only --require 2").code(3);
+    let run = workspace.run("abandon 5").code(3);
     check(&run);
     assert!(run.stdout.contains("c       failed\n"), "{run:?}");
-    // Mirrors that are not on one release are asked again and again.
-    world.ok("push tree ./a");
-    check(&world.run("rollback a b c").code(2).warns("ambiguous"));
-    // Programs get the sentence.
-    let answer = world.json("plan --require 2", 3);
+    // Mirrors on different releases are polled again and again.
+    workspace.ok("push tree ./a");
+    check(&workspace.run("rollback a b c").code(2).warns("ambiguous"));
+    // The JSON output contains the sentence.
+    let answer = workspace.json("plan --require 2", 3);
     assert!(
         answer["mirrors"][2]["error"].as_str().unwrap().ends_with("is not a directory"),
         "{answer}"
     );
-    let answer = world.json("heal", 3);
+    let answer = workspace.json("heal", 3);
     assert!(
         answer["mirrors"][2]["error"].as_str().unwrap().ends_with("is not a directory"),
         "{answer}"

@@ -2,31 +2,31 @@
 
 use std::fs;
 
-use crate::harness::{Run, World, of_kind};
+use crate::harness::{Run, Workspace, of_kind};
 
-/// A world with two releases on `./www`, one on `./hub`, and a file where the cache should be.
-fn without_cache() -> World {
-    let world = World::with_tree();
-    world.ok("push tree ./www ./hub");
-    world.write("tree/index.html", "2");
-    world.ok("push tree ./www");
-    world.remove("home/cache");
-    world.write("home/cache", "");
-    world.mkdir("tmp");
-    world
+/// A workspace with two releases on `./www`, one on `./hub`, and a file at the path of the cache.
+fn without_cache() -> Workspace {
+    let workspace = Workspace::with_tree();
+    workspace.ok("push tree ./www ./hub");
+    workspace.write("tree/index.html", "2");
+    workspace.ok("push tree ./www");
+    workspace.remove("home/cache");
+    workspace.write("home/cache", "");
+    workspace.mkdir("tmp");
+    workspace
 }
 
-fn run(world: &World, line: &str) -> Run {
-    let temporary = world.path("tmp");
-    let run = world.run_with(&[("TMPDIR", temporary.to_str().unwrap())], line);
+fn run(workspace: &Workspace, line: &str) -> Run {
+    let temporary = workspace.path("tmp");
+    let run = workspace.run_with(&[("TMPDIR", temporary.to_str().unwrap())], line);
     assert_eq!(fs::read_dir(temporary).unwrap().count(), 0, "{line} leaves files behind");
     run
 }
 
 #[test]
-fn a_push_goes_on_without_a_cache_and_warns_once() {
-    let world = without_cache();
-    world.write("tree/index.html", "3");
+fn push_without_a_usable_cache_continues_and_warns_once() {
+    let workspace = without_cache();
+    workspace.write("tree/index.html", "3");
     for line in [
         "plan tree ./www",
         "push tree ./www ./hub",
@@ -37,39 +37,39 @@ fn a_push_goes_on_without_a_cache_and_warns_once() {
         "push tree ./www ./hub --again --stage-only",
         "activate 5 ./www ./hub",
     ] {
-        let run = run(&world, line)
+        let run = run(&workspace, line)
             .code(0)
             .warns("there is no cache: cannot create directory")
             .warns("home/cache/");
         let warnings = run.stderr.lines().filter(|line| line.starts_with("warning: ")).count();
         assert_eq!(warnings, 1, "{line}: {}", run.stderr);
     }
-    assert_eq!(world.served("www"), world.files("tree"));
+    assert_eq!(workspace.served("www"), workspace.files("tree"));
     for line in
         ["status ./www ./hub", "releases ./www", "diff ./tree ./www", "verify ./www", "prune ./www"]
     {
-        let run = run(&world, line).code(0);
+        let run = run(&workspace, line).code(0);
         assert!(!run.stderr.contains("warning: "), "{line}: {}", run.stderr);
     }
 }
 
 #[test]
-fn the_warning_is_an_event() {
-    let world = without_cache();
-    world.write("tree/index.html", "3");
-    let events = world.events("push tree ./www", 0);
+fn cache_warning_is_an_event() {
+    let workspace = without_cache();
+    workspace.write("tree/index.html", "3");
+    let events = workspace.events("push tree ./www", 0);
     let warned = of_kind(&events, "warned");
     assert_eq!(warned.len(), 1, "{events:?}");
     assert!(warned[0]["message"].as_str().unwrap().contains("home/cache"), "{events:?}");
 }
 
 #[test]
-fn a_tree_around_the_directory_for_temporary_files_is_refused() {
-    let world = without_cache();
-    world.write("tree/tmp/file", "");
-    let temporary = world.path("tree/tmp");
-    let before = world.files("tree");
-    let run = world.run_with(&[("TMPDIR", temporary.to_str().unwrap())], "push tree ./www");
+fn tree_that_contains_the_temporary_directory_is_refused() {
+    let workspace = without_cache();
+    workspace.write("tree/tmp/file", "");
+    let temporary = workspace.path("tree/tmp");
+    let before = workspace.files("tree");
+    let run = workspace.run_with(&[("TMPDIR", temporary.to_str().unwrap())], "push tree ./www");
     run.code(2).warns("overlap");
-    assert_eq!(world.files("tree"), before);
+    assert_eq!(workspace.files("tree"), before);
 }

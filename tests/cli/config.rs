@@ -5,160 +5,161 @@ use std::os::unix::fs::MetadataExt as _;
 
 use serde_json::json;
 
-use crate::harness::{TREE, World, column};
+use crate::harness::{TREE, Workspace, column};
 
 const MIRROR: &str = "\n[[mirror]]\nname = 'eu'\nurl = 'www'\n";
 
-/// A world with this configuration and, in `tree`, the small tree.
-fn world(config: &str) -> World {
-    let world = World::with_tree();
-    world.write("headwater.toml", format!("{config}{MIRROR}"));
-    world
+/// A workspace with this configuration and the small tree in `tree`.
+fn workspace(config: &str) -> Workspace {
+    let workspace = Workspace::with_tree();
+    workspace.write("headwater.toml", format!("{config}{MIRROR}"));
+    workspace
 }
 
 #[test]
-fn site_content_and_mirrors_come_from_the_file_and_flags_win() {
-    let world = world("site = 'docs'\ncontent = 'tree'\n");
-    world.ok("push").says("eu");
-    assert_eq!(world.json("status eu", 0)["mirrors"][0]["site"], "docs");
-    world.run("push --site other").code(7);
-    world.ok("push --site other tree ./data");
-    assert_eq!(world.json("status ./data", 0)["mirrors"][0]["site"], "other");
-    world.write("another/index.html", "another");
-    world.ok("push ./another eu --allow-shrink");
-    assert_eq!(world.read("www/current/index.html"), "another");
+fn site_content_and_mirrors_come_from_the_file_unless_flags_override() {
+    let workspace = workspace("site = 'docs'\ncontent = 'tree'\n");
+    workspace.ok("push").says("eu");
+    assert_eq!(workspace.json("status eu", 0)["mirrors"][0]["site"], "docs");
+    workspace.run("push --site other").code(7);
+    workspace.ok("push --site other tree ./data");
+    assert_eq!(workspace.json("status ./data", 0)["mirrors"][0]["site"], "other");
+    workspace.write("another/index.html", "another");
+    workspace.ok("push ./another eu --allow-shrink");
+    assert_eq!(workspace.read("www/current/index.html"), "another");
 }
 
 #[test]
-fn paths_are_relative_to_the_file() {
-    let world = World::with_tree();
-    world.rename("tree", "project/tree");
-    world.write("project/hw.toml", format!("content = 'tree'{MIRROR}"));
-    world.ok("push --config project/hw.toml");
-    assert_eq!(world.served("project/www"), world.files("project/tree"));
-    world.run("push --config project/none.toml").code(2).warns("none.toml");
+fn paths_are_relative_to_the_configuration_file() {
+    let workspace = Workspace::with_tree();
+    workspace.rename("tree", "project/tree");
+    workspace.write("project/hw.toml", format!("content = 'tree'{MIRROR}"));
+    workspace.ok("push --config project/hw.toml");
+    assert_eq!(workspace.served("project/www"), workspace.files("project/tree"));
+    workspace.run("push --config project/none.toml").code(2).warns("none.toml");
 }
 
 #[test]
-fn several_trees_make_one() {
-    let world =
-        world("[[content]]\npath = 'tree'\n[[content]]\npath = 'api/html'\nat = 'docs/api'\n");
-    world.write("api/html/x.html", "x");
-    world.link("../a.html", "api/html/up.html");
-    // A link may lead from one tree into the other; where it stands counts.
-    world.ok("push");
-    let mut expected = world.files("tree");
+fn several_trees_are_merged() {
+    let workspace =
+        workspace("[[content]]\npath = 'tree'\n[[content]]\npath = 'api/html'\nat = 'docs/api'\n");
+    workspace.write("api/html/x.html", "x");
+    workspace.link("../a.html", "api/html/up.html");
+    // A link can lead from one tree into the other; its place in the merged tree counts.
+    workspace.ok("push");
+    let mut expected = workspace.files("tree");
     expected.extend([
         ("docs/api/x.html".to_owned(), "x".to_owned()),
         ("docs/api/up.html".to_owned(), "-> ../a.html".to_owned()),
     ]);
-    assert_eq!(world.served("www"), expected);
-    world.ok("push").says("nothing new");
+    assert_eq!(workspace.served("www"), expected);
+    workspace.ok("push").says("nothing new");
 }
 
 #[test]
-fn trees_that_overlap_are_refused() {
-    let world = world("[[content]]\npath = 'tree'\n[[content]]\npath = 'api'\nat = 'docs'\n");
-    world.write("api/a.html", "another docs/a.html");
-    world.run("push").code(8).warns("docs/a.html");
-    world.remove("api/a.html");
-    world.write("api/b.html", "b");
-    world.write("tree/docs/b.html/c", "a directory there, a file here");
-    world.run("push").code(8).warns("docs/b.html");
-    assert!(!world.exists("www"));
+fn overlapping_trees_are_refused() {
+    let workspace =
+        workspace("[[content]]\npath = 'tree'\n[[content]]\npath = 'api'\nat = 'docs'\n");
+    workspace.write("api/a.html", "another docs/a.html");
+    workspace.run("push").code(8).warns("docs/a.html");
+    workspace.remove("api/a.html");
+    workspace.write("api/b.html", "b");
+    workspace.write("tree/docs/b.html/c", "a directory there, a file here");
+    workspace.run("push").code(8).warns("docs/b.html");
+    assert!(!workspace.exists("www"));
     let same = "content = [{path = 'tree'}, {path = 'api'}]\n";
-    world.write("headwater.toml", format!("{same}{MIRROR}"));
-    world.run("push").code(2).warns("line 1").warns("at");
+    workspace.write("headwater.toml", format!("{same}{MIRROR}"));
+    workspace.run("push").code(2).warns("line 1").warns("at");
 }
 
 #[test]
-fn exclude_and_ignore_files_and_flags_work_together() {
-    let world = world("content = 'tree'\nexclude = ['*.map', '/drafts/']\n");
+fn exclude_settings_ignore_files_and_flags_combine() {
+    let workspace = workspace("content = 'tree'\nexclude = ['*.map', '/drafts/']\n");
     for path in
         ["a.map", "drafts/x", "docs/drafts/y", "docs/z.tmp", "docs/keep.tmp", "node_modules/m.js"]
     {
-        world.write(&format!("tree/{path}"), "x");
+        workspace.write(&format!("tree/{path}"), "x");
     }
-    world.write("tree/.headwaterignore", "node_modules/\n");
-    world.write("tree/docs/.headwaterignore", "*.tmp\n!keep.tmp\n");
-    world.ok("push");
+    workspace.write("tree/.headwaterignore", "node_modules/\n");
+    workspace.write("tree/docs/.headwaterignore", "*.tmp\n!keep.tmp\n");
+    workspace.ok("push");
     let mut expected: Vec<&str> =
         TREE.iter().map(|(path, _)| *path).chain(["docs/drafts/y", "docs/keep.tmp"]).collect();
     expected.sort_unstable();
-    assert_eq!(world.served("www").into_keys().collect::<Vec<_>>(), expected);
-    world.args(&["push", "--exclude", "!a.map", "--exclude", "docs"]).code(0);
-    let served = world.served("www");
+    assert_eq!(workspace.served("www").into_keys().collect::<Vec<_>>(), expected);
+    workspace.args(&["push", "--exclude", "!a.map", "--exclude", "docs"]).code(0);
+    let served = workspace.served("www");
     assert!(served.contains_key("a.map") && !served.contains_key("docs/a.html"), "{served:?}");
 }
 
 #[test]
-fn keep_removed_rules_come_first_to_last_before_the_default() {
+fn keep_removed_rules_apply_in_order_before_the_default() {
     let rules = "content = 'tree'\n[[keep_removed]]\nmatch = '/assets/deep/'\nfor = '0s'\n\
                  [[keep_removed]]\nmatch = '*.html'\nfor = '14d'\n";
-    let world = world(rules);
-    world.ok("push");
+    let workspace = workspace(rules);
+    workspace.ok("push");
     for path in ["assets", "docs", "app.js"] {
-        world.remove(&format!("tree/{path}"));
+        workspace.remove(&format!("tree/{path}"));
     }
-    world.ok("push").says("3 retired, 1 removed");
-    let kept: Vec<_> = world.served("www").into_keys().collect();
+    workspace.ok("push").says("3 retired, 1 removed");
+    let kept: Vec<_> = workspace.served("www").into_keys().collect();
     assert_eq!(kept, ["app.js", "assets/style.css", "docs/a.html", "index.html"]);
 }
 
 #[test]
-fn the_time_of_files_may_come_from_the_source() {
-    let world = world("content = 'tree'\nmtime = 'source'\n");
-    let file = fs::File::options().write(true).open(world.path("tree/app.js")).unwrap();
+fn file_times_can_come_from_the_source() {
+    let workspace = workspace("content = 'tree'\nmtime = 'source'\n");
+    let file = fs::File::options().write(true).open(workspace.path("tree/app.js")).unwrap();
     file.set_modified(
         std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1_234_567_890),
     )
     .unwrap();
-    world.ok("push");
-    assert_eq!(world.meta("www/current/app.js").mtime(), 1_234_567_890);
-    // A time alone is no change, and does not move with one elsewhere.
+    workspace.ok("push");
+    assert_eq!(workspace.meta("www/current/app.js").mtime(), 1_234_567_890);
+    // A changed time alone is not a change, and does not change with other files.
     file.set_modified(
         std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1_300_000_000),
     )
     .unwrap();
-    world.ok("push").says("nothing new");
-    world.write("tree/index.html", "2");
-    world.ok("push");
-    assert_eq!(world.meta("www/current/app.js").mtime(), 1_234_567_890);
-    world.ok("verify eu");
+    workspace.ok("push").says("nothing new");
+    workspace.write("tree/index.html", "2");
+    workspace.ok("push");
+    assert_eq!(workspace.meta("www/current/app.js").mtime(), 1_234_567_890);
+    workspace.ok("verify eu");
 }
 
 #[test]
-fn links_are_kept_followed_or_refused() {
-    let world = world("content = 'tree'\nsymlinks = 'refuse'\n");
-    world.write("outside/o.html", "outside");
-    world.link("index.html", "tree/home.html");
-    world.link("../outside", "tree/out");
-    world.run("push").code(8).warns("home.html").warns("out").warns("symlinks");
-    world.write("headwater.toml", format!("content = 'tree'\nsymlinks = 'follow'\n{MIRROR}"));
-    world.ok("push");
-    let served = world.served("www");
+fn links_are_kept_followed_or_refused_as_configured() {
+    let workspace = workspace("content = 'tree'\nsymlinks = 'refuse'\n");
+    workspace.write("outside/o.html", "outside");
+    workspace.link("index.html", "tree/home.html");
+    workspace.link("../outside", "tree/out");
+    workspace.run("push").code(8).warns("home.html").warns("out").warns("symlinks");
+    workspace.write("headwater.toml", format!("content = 'tree'\nsymlinks = 'follow'\n{MIRROR}"));
+    workspace.ok("push");
+    let served = workspace.served("www");
     assert_eq!(
         (served["home.html"].as_str(), served["out/o.html"].as_str()),
         ("<h1>hello</h1>\n", "outside")
     );
     assert!(served.values().all(|content| !content.starts_with("->")));
-    world.write("headwater.toml", format!("content = 'tree'\nsymlinks = 'keep'\n{MIRROR}"));
-    world
+    workspace.write("headwater.toml", format!("content = 'tree'\nsymlinks = 'keep'\n{MIRROR}"));
+    workspace
         .run("push")
         .code(8)
         .warns("out is a symbolic link whose target ../outside leads out of the tree");
 }
 
 #[test]
-fn names_that_windows_lacks_are_warned_of_or_refused() {
-    let world = world("content = 'tree'\n");
+fn names_invalid_on_windows_cause_a_warning_or_an_error() {
+    let workspace = workspace("content = 'tree'\n");
     for name in ["aux.html", "a:b", "INDEX.html"] {
-        world.write(&format!("tree/{name}"), "x");
+        workspace.write(&format!("tree/{name}"), "x");
     }
-    world.ok("push").warns("warning: ");
-    world.write("headwater.toml", format!("content = 'tree'\nnames = 'portable'\n{MIRROR}"));
-    world.write("tree/new", "x");
-    let run = world.run("push").code(8).warns("3 paths");
+    workspace.ok("push").warns("warning: ");
+    workspace.write("headwater.toml", format!("content = 'tree'\nnames = 'portable'\n{MIRROR}"));
+    workspace.write("tree/new", "x");
+    let run = workspace.run("push").code(8).warns("3 paths");
     for words in
         ["aux.html is the name of a device", "a:b has one of", "index.html differs from INDEX.html"]
     {
@@ -167,33 +168,33 @@ fn names_that_windows_lacks_are_warned_of_or_refused() {
 }
 
 #[test]
-fn a_tree_without_what_it_must_have_is_refused() {
-    let world =
-        world("content = 'tree'\nmust_have = ['index.html', 'docs', 'search/index.json']\n");
-    world.run("push").code(5).warns("lacks search/index.json").warns("must_have");
-    assert!(!world.exists("www"));
-    world.write("tree/search/index.json", "{}");
-    world.ok("push");
+fn tree_that_lacks_a_must_have_path_is_refused() {
+    let workspace =
+        workspace("content = 'tree'\nmust_have = ['index.html', 'docs', 'search/index.json']\n");
+    workspace.run("push").code(5).warns("lacks search/index.json").warns("must_have");
+    assert!(!workspace.exists("www"));
+    workspace.write("tree/search/index.json", "{}");
+    workspace.ok("push");
 }
 
 #[test]
-fn no_more_may_be_removed_than_the_file_says() {
-    let world = world("content = 'tree'\nmax_removed = 1\n");
-    world.ok("push");
-    world.remove("tree/assets");
-    world.run("push").code(5).warns("2 of 5 paths would be removed").warns("--allow-shrink");
-    world.write("headwater.toml", format!("content = 'tree'\nmax_removed = 2\n{MIRROR}"));
-    world.ok("push");
-    world.write("headwater.toml", format!("content = 'tree'\nmax_removed = '10%'\n{MIRROR}"));
-    (0..300).for_each(|number| world.write(&format!("tree/n{number}.html"), "x"));
-    world.ok("push");
-    (0..120).for_each(|number| world.remove(&format!("tree/n{number}.html")));
-    world.run("push").code(5).warns("120 of 303");
-    world.ok("push --allow-shrink");
+fn removal_beyond_the_configured_limit_is_refused() {
+    let workspace = workspace("content = 'tree'\nmax_removed = 1\n");
+    workspace.ok("push");
+    workspace.remove("tree/assets");
+    workspace.run("push").code(5).warns("2 of 5 paths would be removed").warns("--allow-shrink");
+    workspace.write("headwater.toml", format!("content = 'tree'\nmax_removed = 2\n{MIRROR}"));
+    workspace.ok("push");
+    workspace.write("headwater.toml", format!("content = 'tree'\nmax_removed = '10%'\n{MIRROR}"));
+    (0..300).for_each(|number| workspace.write(&format!("tree/n{number}.html"), "x"));
+    workspace.ok("push");
+    (0..120).for_each(|number| workspace.remove(&format!("tree/n{number}.html")));
+    workspace.run("push").code(5).warns("120 of 303");
+    workspace.ok("push --allow-shrink");
 }
 
 #[test]
-fn a_mistake_is_named_with_line_and_column_and_nothing_is_done() {
+fn config_error_names_line_and_column_and_changes_nothing() {
     for (config, place, words) in [
         ("content = 'tree'\nsitte = 'x'\n", "line 2, column 1", "sitte"),
         ("content = 'tree'\nkeep = 0\n", "line 2, column 8", ""),
@@ -222,83 +223,95 @@ fn a_mistake_is_named_with_line_and_column_and_nothing_is_done() {
         ("content = \n", "line 1", ""),
         ("site = 'UPPER'\n", "line 1, column 8", "a-z"),
     ] {
-        let world = World::with_tree();
-        world.write("headwater.toml", config);
-        let run =
-            world.run("push tree ./www").code(2).warns(place).warns("headwater.toml").warns("hint");
+        let workspace = Workspace::with_tree();
+        workspace.write("headwater.toml", config);
+        let run = workspace
+            .run("push tree ./www")
+            .code(2)
+            .warns(place)
+            .warns("headwater.toml")
+            .warns("hint");
         assert!(run.stderr.contains(words), "{config}: {}", run.stderr);
-        assert!(!world.exists("www"));
+        assert!(!workspace.exists("www"));
         for command in ["status", "verify", "plan tree ./www", "rollback ./www", "prune"] {
-            world.run(command).code(2).warns(place);
+            workspace.run(command).code(2).warns(place);
         }
     }
 }
 
 #[test]
-fn a_word_that_is_mirror_and_directory_is_asked_about() {
-    let world = world("content = 'tree'\n");
-    world.write("eu/index.html", "x");
-    world.run("push eu").code(2).warns("also a directory").warns("./eu");
-    world.ok("push tree eu");
-    world.run("push ./www").code(2).warns("the first argument is the tree");
-    world.run("push us").code(8).warns("eu");
-    world.run("push tree us").code(2).warns("eu");
+fn argument_that_is_both_mirror_and_directory_is_refused() {
+    let workspace = workspace("content = 'tree'\n");
+    workspace.write("eu/index.html", "x");
+    workspace.run("push eu").code(2).warns("also a directory").warns("./eu");
+    workspace.ok("push tree eu");
+    workspace.run("push ./www").code(2).warns("the first argument is the tree");
+    workspace.run("push us").code(8).warns("eu");
+    workspace.run("push tree us").code(2).warns("eu");
 }
 
 #[test]
-fn json_has_the_configured_names() {
-    let world = world("content = 'tree'\n");
-    let answer = world.json("push", 0);
+fn json_has_the_configured_mirror_names() {
+    let workspace = workspace("content = 'tree'\n");
+    let answer = workspace.json("push", 0);
     assert_eq!(column(&answer["mirrors"], "mirror"), ["eu"]);
     assert_eq!(column(&answer["mirrors"], "location"), ["./www"]);
     assert_eq!(answer["mirrors"][0]["now"], json!(1));
 }
 
 #[test]
-fn the_file_of_a_directory_above_is_found_and_named() {
-    let world = world("content = 'tree'\n");
-    world.mkdir("sub/deep");
+fn config_in_a_parent_directory_is_found_and_named() {
+    let workspace = workspace("content = 'tree'\n");
+    workspace.mkdir("sub/deep");
     let run = |directory: &str, line: &str| {
         let args: Vec<&str> = line.split_whitespace().collect();
-        let output = world.command(&args).current_dir(world.path(directory)).output().unwrap();
+        let output =
+            workspace.command(&args).current_dir(workspace.path(directory)).output().unwrap();
         (output.status.code(), String::from_utf8(output.stderr).unwrap())
     };
     let (code, stderr) = run("sub/deep", "push");
     assert_eq!(code, Some(0), "{stderr}");
     assert_eq!(stderr.matches("using ../../headwater.toml").count(), 1, "{stderr}");
-    assert_eq!(world.served("www"), world.files("tree"));
+    assert_eq!(workspace.served("www"), workspace.files("tree"));
     assert_eq!(run("sub/deep", "push --quiet"), (Some(0), String::new()));
     assert!(!run(".", "push").1.contains("using "));
-    // A repository of its own has nothing to do with what is around it.
-    world.mkdir("sub/.git");
+    // The file of an enclosing directory does not apply inside a repository.
+    workspace.mkdir("sub/.git");
     let (code, stderr) = run("sub/deep", "push");
     assert!(code != Some(0) && !stderr.contains("using "), "{stderr}");
 }
 
 #[test]
-fn the_cache_is_where_the_file_says_and_flags_win() {
-    let world = World::with_tree();
-    world.rename("tree", "project/tree");
-    world.write("project/hw.toml", format!("content = 'tree'\n[cache]\ndir = 'cache'\n{MIRROR}"));
-    world.ok("push --config project/hw.toml --cache ./flag");
-    assert!(world.exists("flag/stores") && !world.exists("project/cache"));
-    world.ok("push --config project/hw.toml");
-    assert!(world.exists("project/cache/stores"));
-    world.ok("status --config project/hw.toml --html status.html");
-    assert!(world.exists("project/cache/last-seen.json") && !world.exists("home/cache/headwater"));
-    // What the cache knows of the store of a mirror is known to `status` too.
-    world.remove("project/www");
-    world.ok("push project/tree ./project/www --cache ./other");
-    assert_eq!(world.json("status --config project/hw.toml", 1)["mirrors"][0]["state"], "unknown");
+fn cache_directory_comes_from_the_file_unless_a_flag_overrides() {
+    let workspace = Workspace::with_tree();
+    workspace.rename("tree", "project/tree");
+    workspace
+        .write("project/hw.toml", format!("content = 'tree'\n[cache]\ndir = 'cache'\n{MIRROR}"));
+    workspace.ok("push --config project/hw.toml --cache ./flag");
+    assert!(workspace.exists("flag/stores") && !workspace.exists("project/cache"));
+    workspace.ok("push --config project/hw.toml");
+    assert!(workspace.exists("project/cache/stores"));
+    workspace.ok("status --config project/hw.toml --html status.html");
+    assert!(
+        workspace.exists("project/cache/last-seen.json")
+            && !workspace.exists("home/cache/headwater")
+    );
+    // `status` uses what the cache knows about the store of a mirror.
+    workspace.remove("project/www");
+    workspace.ok("push project/tree ./project/www --cache ./other");
+    assert_eq!(
+        workspace.json("status --config project/hw.toml", 1)["mirrors"][0]["state"],
+        "unknown"
+    );
 }
 
 #[test]
-fn the_level_comes_from_the_file_and_flags_win() {
+fn level_comes_from_the_file_unless_a_flag_overrides() {
     let text = "the same words again and again\n".repeat(5_000);
     let sent = |key: &str, flags: &str| {
-        let world = world(&format!("content = 'tree'\n{key}\n"));
-        world.write("tree/words.txt", &text);
-        world.json(&format!("push {flags}"), 0)["mirrors"][0]["sent_bytes"].as_u64().unwrap()
+        let workspace = workspace(&format!("content = 'tree'\n{key}\n"));
+        workspace.write("tree/words.txt", &text);
+        workspace.json(&format!("push {flags}"), 0)["mirrors"][0]["sent_bytes"].as_u64().unwrap()
     };
     let raw = sent("", "");
     assert!(raw > text.len() as u64, "{raw}");
@@ -316,21 +329,21 @@ fn the_level_comes_from_the_file_and_flags_win() {
 }
 
 #[test]
-fn the_wait_for_a_lock_comes_from_the_file_and_flags_win() {
-    let world = world("content = 'tree'\nwait = '0s'\n");
-    world.ok("push");
-    let lock = fs::File::open(world.path("www/.headwater/lock")).unwrap();
+fn lock_wait_comes_from_the_file_unless_a_flag_overrides() {
+    let workspace = workspace("content = 'tree'\nwait = '0s'\n");
+    workspace.ok("push");
+    let lock = fs::File::open(workspace.path("www/.headwater/lock")).unwrap();
     lock.lock().unwrap();
-    world.write("tree/index.html", "2");
+    workspace.write("tree/index.html", "2");
     let began = std::time::Instant::now();
     let all = ["push", "prune", "repair eu --from tree"];
     for line in all {
-        world.run(line).code(9).warns("locked by another headwater");
+        workspace.run(line).code(9).warns("locked by another headwater");
     }
-    // A run that follows the file and not the flag waits an hour.
-    world.write("headwater.toml", format!("content = 'tree'\nwait = '1h'\n{MIRROR}"));
+    // A run that used the file and not the flag would wait an hour.
+    workspace.write("headwater.toml", format!("content = 'tree'\nwait = '1h'\n{MIRROR}"));
     for line in all {
-        world.run(&format!("{line} --wait 0s")).code(9);
+        workspace.run(&format!("{line} --wait 0s")).code(9);
     }
     assert!(
         began.elapsed() < std::time::Duration::from_secs(50),
@@ -340,8 +353,8 @@ fn the_wait_for_a_lock_comes_from_the_file_and_flags_win() {
 }
 
 #[test]
-fn a_mistake_in_how_commands_run_is_shown_with_its_line() {
-    let world = world("content = 'tree'\n");
+fn error_in_command_settings_is_shown_with_its_line() {
+    let workspace = workspace("content = 'tree'\n");
     for (line, words) in [
         ("jobs = 0", "a whole number from 1"),
         ("level = 20", "write `auto`, `raw`, or a number from 1 to 19"),
@@ -353,13 +366,13 @@ fn a_mistake_in_how_commands_run_is_shown_with_its_line() {
         ("receive_command = ''", "write a command on one line"),
         ("jbos = 2", "did you mean `jobs`?"),
     ] {
-        world.write("headwater.toml", format!("content = 'tree'\n{line}\n{MIRROR}"));
-        world
+        workspace.write("headwater.toml", format!("content = 'tree'\n{line}\n{MIRROR}"));
+        workspace
             .run("push")
             .code(2)
             .warns("headwater.toml line 2")
             .warns(&format!("2 | {line}"))
             .warns(words);
     }
-    assert!(!world.exists("www"));
+    assert!(!workspace.exists("www"));
 }

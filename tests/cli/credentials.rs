@@ -4,47 +4,49 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use serde_json::json;
 
-use crate::harness::World;
+use crate::harness::Workspace;
 use crate::prometheus::check_gauges;
 use crate::receiver::Receiver;
 
 const SITE: &str = "[[site]]\nname = 'docs'\ndir = 'www'\n";
 const HOUR: u64 = 60 * 60;
 
-/// Pushes once to `edge1`, which the rest of the configuration names.
-fn pushed(world: &World, mirror: &str) -> String {
-    world.write("headwater.toml", format!("content = 'tree'\nsite = 'docs'\n{mirror}"));
-    world.ok("push").stderr
+/// Pushes once to `edge1`, which the other lines configure.
+fn pushed(workspace: &Workspace, mirror: &str) -> String {
+    workspace.write("headwater.toml", format!("content = 'tree'\nsite = 'docs'\n{mirror}"));
+    workspace.ok("push").stderr
 }
 
-/// A receiver of a new token with these flags, over plain HTTP, and what the first push to it says
-/// on stderr.
-fn with_token(flags: &str) -> (World, Receiver, String) {
-    let world = World::with_tree();
-    let receiver = Receiver::with_token(&world, SITE, flags);
-    let stderr = pushed(&world, &receiver.mirror("http"));
-    (world, receiver, stderr)
+/// Starts a receiver with a new token with these flags, over plain HTTP. Returns it with the stderr
+/// of the first push.
+fn with_token(flags: &str) -> (Workspace, Receiver, String) {
+    let workspace = Workspace::with_tree();
+    let receiver = Receiver::with_token(&workspace, SITE, flags);
+    let stderr = pushed(&workspace, &receiver.mirror("http"));
+    (workspace, receiver, stderr)
 }
 
-/// A receiver with a certificate that ends after `left` from now, and what the first push to it
-/// says on stderr.
-fn with_certificate(left: Duration) -> (World, Receiver, u64, String) {
-    let world = World::with_tree();
+/// Starts a receiver with a certificate that expires after `left`. Returns it with the stderr of
+/// the first push.
+fn with_certificate(left: Duration) -> (Workspace, Receiver, u64, String) {
+    let workspace = Workspace::with_tree();
     let end = UNIX_EPOCH.elapsed().unwrap() + left;
     let key = rcgen::KeyPair::generate().unwrap();
     let mut params = rcgen::CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
     params.not_after = rcgen::date_time_ymd(1970, 1, 1) + Duration::from_secs(end.as_secs());
-    world.write("cert.pem", params.self_signed(&key).unwrap().pem());
-    world.write("key.pem", key.serialize_pem());
-    let receiver =
-        Receiver::start(&world, &format!("tls = {{ cert = 'cert.pem', key = 'key.pem' }}\n{SITE}"));
-    let stderr = pushed(&world, &format!("{}ca = 'cert.pem'\n", receiver.mirror("https")));
-    (world, receiver, end.as_secs(), stderr)
+    workspace.write("cert.pem", params.self_signed(&key).unwrap().pem());
+    workspace.write("key.pem", key.serialize_pem());
+    let receiver = Receiver::start(
+        &workspace,
+        &format!("tls = {{ cert = 'cert.pem', key = 'key.pem' }}\n{SITE}"),
+    );
+    let stderr = pushed(&workspace, &format!("{}ca = 'cert.pem'\n", receiver.mirror("https")));
+    (workspace, receiver, end.as_secs(), stderr)
 }
 
-/// That every command names `what`, which ends in 6 days, and nothing else; answers when, as JSON
-/// and gauge say alike.
-fn is_named(world: &World, push: &str, what: &str) -> u64 {
+/// Asserts that every command reports `what`, which expires in 6 days, and nothing else. Returns
+/// the expiry time, which is the same in JSON and metrics.
+fn is_named(workspace: &Workspace, push: &str, what: &str) -> u64 {
     let words = format!("the {what} expires on ");
     let warning =
         push.lines().find(|line| line.starts_with("warning: ")).unwrap_or_else(|| panic!("{push}"));
@@ -58,18 +60,22 @@ fn is_named(world: &World, push: &str, what: &str) -> u64 {
         (1, 1),
         "{push}"
     );
-    world.ok("status --metrics status.prom").says(&words);
-    let check = world.run("status --check").code(1);
+    workspace.ok("status --metrics status.prom").says(&words);
+    let check = workspace.run("status --check").code(1);
     assert!(
         check.stdout.contains(&format!("current, edge1 has a {what} that expires on ")),
         "{}",
         check.stdout
     );
-    world.ok("doctor").says("edge1: ok: ").says(&format!("edge1: warning: {words}")).says("hint: ");
-    let row = world.json("status", 0)["mirrors"][0].clone();
+    workspace
+        .ok("doctor")
+        .says("edge1: ok: ")
+        .says(&format!("edge1: warning: {words}"))
+        .says("hint: ");
+    let row = workspace.json("status", 0)["mirrors"][0].clone();
     let end = row[format!("{what}_expires")].as_u64().unwrap();
-    assert_eq!(world.json("push", 0)["mirrors"][0][format!("{what}_expires")], json!(end));
-    let gauges = world.read("status.prom");
+    assert_eq!(workspace.json("push", 0)["mirrors"][0][format!("{what}_expires")], json!(end));
+    let gauges = workspace.read("status.prom");
     check_gauges(&gauges).unwrap();
     let gauge = format!(
         "headwater_mirror_{what}_expiry_timestamp_seconds{{site=\"docs\",mirror=\"edge1\"}} {end}\n"
@@ -78,39 +84,41 @@ fn is_named(world: &World, push: &str, what: &str) -> u64 {
     end
 }
 
-/// That no command has anything to say of `what`, which ends in 20 days, but `doctor`.
-fn is_fine(world: &World, push: &str, what: &str) {
+/// Asserts that only `doctor` mentions `what`, which expires in 20 days.
+fn is_fine(workspace: &Workspace, push: &str, what: &str) {
     assert!(!push.contains("warning: ") && !push.contains("hint: "), "{push}");
-    assert!(!world.ok("status").stdout.contains(what));
-    world.run("status --check").code(0);
-    world.ok("doctor").says(&format!("the {what} expires on ")).says("(in 20 days)");
+    assert!(!workspace.ok("status").stdout.contains(what));
+    workspace.run("status --check").code(0);
+    workspace.ok("doctor").says(&format!("the {what} expires on ")).says("(in 20 days)");
 }
 
 #[test]
-fn a_token_that_ends_soon_is_named_by_every_command() {
-    let (world, _receiver, push) = with_token(&format!("--expires {}h", 6 * 24 + 1));
+fn token_that_expires_soon_is_reported_by_every_command() {
+    let (workspace, _receiver, push) = with_token(&format!("--expires {}h", 6 * 24 + 1));
     assert!(push.contains("hint: create a new token with `headwater token new "), "{push}");
-    let end = is_named(&world, &push, "token");
+    let end = is_named(&workspace, &push, "token");
     let now = UNIX_EPOCH.elapsed().unwrap().as_secs();
     assert!((now + 6 * 24 * HOUR..=now + (6 * 24 + 1) * HOUR).contains(&end), "{end}");
 }
 
 #[test]
-fn a_token_that_ends_later_or_never_is_no_warning() {
-    let (world, _receiver, push) = with_token(&format!("--expires {}h", 20 * 24 + 1));
-    is_fine(&world, &push, "token");
-    let (world, _receiver, push) = with_token("");
+fn token_that_expires_later_or_never_causes_no_warning() {
+    let (workspace, _receiver, push) = with_token(&format!("--expires {}h", 20 * 24 + 1));
+    is_fine(&workspace, &push, "token");
+    let (workspace, _receiver, push) = with_token("");
     assert!(!push.contains("warning: "), "{push}");
-    let row = world.json("status", 0)["mirrors"][0].clone();
+    let row = workspace.json("status", 0)["mirrors"][0].clone();
     assert_eq!((row.get("token_expires"), row.get("certificate_expires")), (None, None), "{row}");
-    assert!(!world.ok("doctor").stdout.contains("expires"));
+    assert!(!workspace.ok("doctor").stdout.contains("expires"));
 }
 
 #[test]
-fn the_certificate_that_the_client_saw_is_named_when_it_ends_soon() {
-    let (world, _receiver, end, push) = with_certificate(Duration::from_secs((6 * 24 + 1) * HOUR));
+fn receiver_certificate_that_expires_soon_is_reported() {
+    let (workspace, _receiver, end, push) =
+        with_certificate(Duration::from_secs((6 * 24 + 1) * HOUR));
     assert!(push.contains("hint: renew the certificate"), "{push}");
-    assert_eq!(is_named(&world, &push, "certificate"), end);
-    let (world, _receiver, _, push) = with_certificate(Duration::from_secs((20 * 24 + 1) * HOUR));
-    is_fine(&world, &push, "certificate");
+    assert_eq!(is_named(&workspace, &push, "certificate"), end);
+    let (workspace, _receiver, _, push) =
+        with_certificate(Duration::from_secs((20 * 24 + 1) * HOUR));
+    is_fine(&workspace, &push, "certificate");
 }

@@ -10,7 +10,7 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::harness::World;
+use crate::harness::Workspace;
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 const REGENERATE: &str = "HEADWATER_WRITE_DOCS=1 cargo test --locked --test cli docs::";
@@ -19,7 +19,7 @@ fn read(page: &str) -> String {
     fs::read_to_string(Path::new(ROOT).join(page)).unwrap_or_else(|error| panic!("{page}: {error}"))
 }
 
-/// README.md and the pages in docs/, by their path.
+/// Returns README.md and the pages in docs/, by path.
 fn pages() -> Vec<String> {
     let docs = fs::read_dir(Path::new(ROOT).join("docs")).unwrap();
     let mut pages: Vec<String> = docs
@@ -73,14 +73,14 @@ fn steps(block: &str) -> Vec<Step> {
                 step.command.push_str(line.trim_start());
             }
             (None, Some(step)) => step.expected.push(line.to_owned()),
-            (None, None) => panic!("a console block begins with `$ `: {line}"),
+            (None, None) => panic!("a console block must start with `$ `: {line}"),
         }
     }
     steps
 }
 
-/// A line without what differs between runs: free space, times, durations, ids, users, the widths
-/// of columns.
+/// Removes from a line what differs between runs: free space, times, durations, ids, users, column
+/// widths.
 fn masked(line: &str) -> String {
     let mut words: Vec<String> = Vec::new();
     for word in line.replace("just now", "0 s ago").split_whitespace() {
@@ -109,7 +109,7 @@ fn masked(line: &str) -> String {
     words.join(" ")
 }
 
-/// A word with `H` in place of each run of 16 hexadecimal digits or more.
+/// Returns the word with `H` in place of each run of 16 or more hexadecimal digits.
 fn without_ids(word: &str) -> String {
     let is_digit = |c: char| c.is_ascii_digit() || ('a'..='f').contains(&c);
     let mut rest = word;
@@ -155,12 +155,12 @@ fn copy_tree(from: &Path, to: &Path) {
     }
 }
 
-/// Runs the blocks of a page in order; the number of commands and what went wrong.
+/// Runs the blocks of a page in order. Returns the number of commands, and the differences.
 fn run_page(page: &str) -> (usize, Vec<String>) {
-    let world = World::new();
-    copy_tree(&Path::new(ROOT).join("fixtures/site"), &world.path("public"));
-    ["srv", "data", "home"].iter().for_each(|directory| world.mkdir(directory));
-    let root = world.path("").to_str().unwrap().trim_end_matches('/').to_owned();
+    let workspace = Workspace::new();
+    copy_tree(&Path::new(ROOT).join("fixtures/site"), &workspace.path("public"));
+    ["srv", "data", "home"].iter().for_each(|directory| workspace.mkdir(directory));
+    let root = workspace.path("").to_str().unwrap().trim_end_matches('/').to_owned();
     let all = blocks(&read(page));
     let run = all
         .iter()
@@ -173,7 +173,7 @@ fn run_page(page: &str) -> (usize, Vec<String>) {
         for place in ["/srv", "/data"] {
             line = line.replace(&format!(" {place}"), &format!(" {root}{place}"));
         }
-        let output = world.shell(&line).output().unwrap();
+        let output = workspace.shell(&line).output().unwrap();
         let printed = String::from_utf8(output.stdout).unwrap().replace(&root, "");
         let may_fail = step
             .expected
@@ -187,7 +187,7 @@ fn run_page(page: &str) -> (usize, Vec<String>) {
 }
 
 #[test]
-fn console_blocks_print_what_the_pages_say() {
+fn console_blocks_print_the_documented_output() {
     let results: Vec<_> = pages().iter().map(|page| run_page(page)).collect();
     let wrong: Vec<String> = results.iter().flat_map(|(_, wrong)| wrong.clone()).collect();
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
@@ -196,7 +196,7 @@ fn console_blocks_print_what_the_pages_say() {
 }
 
 #[test]
-fn a_block_that_is_not_run_gives_a_reason() {
+fn block_that_is_not_run_gives_a_reason() {
     for page in pages() {
         for block in blocks(&read(&page)) {
             if let Some(reason) = block.before.strip_prefix("<!-- not run: ") {
@@ -207,7 +207,7 @@ fn a_block_that_is_not_run_gives_a_reason() {
     }
 }
 
-/// Compares the part of `page` after `marker` with `generated`, or writes it there when asked to.
+/// Compares the part of `page` after `marker` with `generated`, or rewrites that part on request.
 fn assert_generated(page: &str, marker: &str, generated: &str) {
     let text = read(page);
     let (head, tail) = text.split_once(marker).unwrap_or_else(|| panic!("{page} lacks {marker}"));
@@ -218,7 +218,7 @@ fn assert_generated(page: &str, marker: &str, generated: &str) {
     assert!(tail == generated, "{page} is stale; regenerate it with: {REGENERATE}");
 }
 
-/// The subcommands that a help text lists.
+/// Returns the subcommands that a help text lists.
 fn subcommands(help: &str) -> Vec<String> {
     let (_, list) = help.split_once("\nCommands:\n").unwrap_or_default();
     let lines = list.lines().take_while(|line| !line.is_empty());
@@ -231,21 +231,21 @@ fn subcommands(help: &str) -> Vec<String> {
         .collect()
 }
 
-/// Each command below `path` with its help text.
-fn help_texts(world: &World, path: &[String]) -> Vec<(String, String)> {
+/// Returns each command below `path` with its help text.
+fn help_texts(workspace: &Workspace, path: &[String]) -> Vec<(String, String)> {
     let args: Vec<&str> = path.iter().map(String::as_str).chain(["--help"]).collect();
-    let help = world.args(&args).code(0).stdout;
+    let help = workspace.args(&args).code(0).stdout;
     let mut texts = vec![([&["headwater".to_owned()], path].concat().join(" "), help.clone())];
     for name in subcommands(&help) {
-        texts.extend(help_texts(world, &[path, &[name]].concat()));
+        texts.extend(help_texts(workspace, &[path, &[name]].concat()));
     }
     texts
 }
 
 #[test]
-fn the_page_of_commands_is_what_the_program_prints() {
+fn commands_page_matches_the_help_output() {
     let mut generated = String::new();
-    for (command, help) in help_texts(&World::new(), &[]) {
+    for (command, help) in help_texts(&Workspace::new(), &[]) {
         let lines: String = help.lines().map(|line| format!("{}\n", line.trim_end())).collect();
         write!(generated, "\n## {command}\n\n```text\n{lines}```\n").unwrap();
     }
@@ -254,15 +254,15 @@ fn the_page_of_commands_is_what_the_program_prints() {
 }
 
 #[test]
-fn the_page_of_the_configuration_has_the_file_that_init_writes() {
-    let world = World::new();
-    world.ok("init");
-    let generated = format!("\n```toml\n{}```\n", world.read("headwater.toml"));
+fn configuration_page_has_the_file_that_init_writes() {
+    let workspace = Workspace::new();
+    workspace.ok("init");
+    let generated = format!("\n```toml\n{}```\n", workspace.read("headwater.toml"));
     assert_generated("docs/configuration.md", "<!-- generated below this line -->\n", &generated);
 }
 
 #[test]
-fn configurations_in_the_pages_have_only_known_keys() {
+fn configurations_in_the_docs_have_only_known_keys() {
     let mut count = 0;
     for page in pages() {
         let toml = blocks(&read(&page)).into_iter().filter(|block| block.language == "toml");
@@ -276,7 +276,7 @@ fn configurations_in_the_pages_have_only_known_keys() {
     assert!(count >= 6, "only {count} files were found");
 }
 
-/// Commands of console and shell blocks, each with the words after `headwater`.
+/// Returns the commands of console and shell blocks, each with the words after `headwater`.
 fn printed_commands(text: &str) -> Vec<String> {
     let shell = blocks(text)
         .into_iter()
@@ -292,8 +292,8 @@ fn printed_commands(text: &str) -> Vec<String> {
 }
 
 #[test]
-fn commands_in_the_pages_use_flags_that_exist() {
-    let help = help_texts(&World::new(), &[]);
+fn commands_in_the_docs_use_existing_flags() {
+    let help = help_texts(&Workspace::new(), &[]);
     for page in pages() {
         for line in printed_commands(&read(&page)) {
             let fits = |(command, _): &&(String, String)| {
@@ -314,7 +314,7 @@ fn commands_in_the_pages_use_flags_that_exist() {
     }
 }
 
-/// A source text with the string literals that continue on the next line joined.
+/// Returns a source text in which string literals continued on the next line are joined.
 fn without_line_breaks(source: &str) -> String {
     let mut parts = source.split("\\\n");
     let first = parts.next().unwrap_or_default().to_owned();
@@ -322,7 +322,7 @@ fn without_line_breaks(source: &str) -> String {
 }
 
 #[test]
-fn hints_name_headings_that_exist() {
+fn hints_name_existing_headings() {
     let mut count = 0;
     for file in ["src/cli/output/hints.rs", "src/cli/setup/remote.rs"] {
         let text = without_line_breaks(&read(file));
@@ -339,7 +339,7 @@ fn hints_name_headings_that_exist() {
     assert_eq!(count, 2);
 }
 
-/// The anchor that GitHub gives to a heading.
+/// Returns the anchor that GitHub gives to a heading.
 fn anchor(heading: &str) -> String {
     let kept = heading.chars().filter(|c| c.is_alphanumeric() || [' ', '-', '_'].contains(c));
     kept.collect::<String>().trim().to_lowercase().replace(' ', "-")
@@ -353,7 +353,7 @@ fn anchors(text: &str) -> Vec<String> {
 }
 
 #[test]
-fn links_between_the_pages_lead_somewhere() {
+fn links_between_pages_resolve() {
     let mut count = 0;
     for page in pages() {
         let text = read(&page);

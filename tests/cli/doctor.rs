@@ -5,9 +5,9 @@ use std::process::Child;
 
 use serde_json::{Value, json};
 
-use crate::harness::World;
+use crate::harness::Workspace;
 
-/// The only line of a mirror in the output of `doctor`, with its hint.
+/// Returns the only line of a mirror in the output of `doctor`, with its hint.
 fn line_of(output: &str, mirror: &str) -> String {
     let prefix = format!("{mirror}: ");
     let mut lines = output.lines().skip_while(|line| !line.starts_with(&prefix)).peekable();
@@ -18,18 +18,18 @@ fn line_of(output: &str, mirror: &str) -> String {
 }
 
 #[test]
-fn each_mirror_has_a_line_and_nothing_is_changed() {
-    let world = World::with_mirror();
-    world.mkdir("empty");
+fn each_mirror_has_a_line_and_nothing_changes() {
+    let workspace = Workspace::with_mirror();
+    workspace.mkdir("empty");
     let away = "[[mirror]]\nname='away'\nurl='http://127.0.0.1:1/docs'\n";
     let unset =
         "[[mirror]]\nname='secret'\nurl='https://127.0.0.1:1/docs'\ntoken_env='NO_SUCH_TOKEN'\n";
     let mirror = |name: &str, url: &str| format!("[[mirror]]\nname='{name}'\nurl='{url}'\n");
     let here = [mirror("www", "./www"), mirror("new", "./new"), mirror("lost", "./no/such/place")]
         .concat();
-    world.write("headwater.toml", format!("content='tree'\n{here}{away}{unset}"));
-    let before = world.snapshot("www");
-    let run = world.run("doctor").code(1);
+    workspace.write("headwater.toml", format!("content='tree'\n{here}{away}{unset}"));
+    let before = workspace.fingerprint("www");
+    let run = workspace.run("doctor").code(1);
     let line = |name: &str| line_of(&run.stdout, name);
     let www = line("www");
     assert!(
@@ -46,39 +46,39 @@ fn each_mirror_has_a_line_and_nothing_is_changed() {
     );
     assert!(line("secret").contains("NO_SUCH_TOKEN: this variable is not set"));
     assert_eq!(run.stderr, "");
-    assert_eq!((world.snapshot("www"), world.exists("new")), (before, false));
-    world.ok("doctor www new");
-    assert_eq!(world.ok("doctor www --quiet").stdout, "");
-    let answer = world.json("doctor", 1);
+    assert_eq!((workspace.fingerprint("www"), workspace.exists("new")), (before, false));
+    workspace.ok("doctor www new");
+    assert_eq!(workspace.ok("doctor www --quiet").stdout, "");
+    let answer = workspace.json("doctor", 1);
     assert_eq!(answer["mirrors"][3]["is_ok"], false);
     assert!(answer["mirrors"][3]["problems"][0]["hint"].is_string(), "{answer}");
 }
 
 #[test]
-fn a_mirror_that_lost_its_store_is_found_before_the_push_that_would_refuse_it() {
-    let world = World::with_mirror();
-    world.remove("www");
-    world
+fn mirror_that_lost_its_store_is_reported_before_a_push() {
+    let workspace = Workspace::with_mirror();
+    workspace.remove("www");
+    workspace
         .run("doctor ./www")
         .code(1)
         .says("./www: FAILED: it has no store now, but headwater remembers")
         .says("--init");
-    world.run("push tree ./www").code(4).warns("it has no store now, but headwater remembers");
-    world.ok("push tree ./www --init");
-    world.ok("doctor ./www");
+    workspace.run("push tree ./www").code(4).warns("it has no store now, but headwater remembers");
+    workspace.ok("push tree ./www --init");
+    workspace.ok("doctor ./www");
 }
 
 #[test]
-fn a_mirror_behind_ssh_has_no_token() {
-    let world = World::with_mirror();
+fn ssh_mirror_has_no_token_check() {
+    let workspace = Workspace::with_mirror();
     let receiver = format!(
         "exec '{}' receive '{}'",
         env!("CARGO_BIN_EXE_headwater"),
-        world.path("www").display()
+        workspace.path("www").display()
     );
-    world.write("ssh.sh", receiver);
-    let url = format!("ssh://edge1{}", world.path("www").display());
-    let run = world
+    workspace.write("ssh.sh", receiver);
+    let url = format!("ssh://edge1{}", workspace.path("www").display());
+    let run = workspace
         .args(&["doctor", &url, "--ssh-command", "sh ssh.sh"])
         .code(0)
         .says("ssh lets this user push");
@@ -87,19 +87,19 @@ fn a_mirror_behind_ssh_has_no_token() {
 
 #[cfg(debug_assertions)]
 #[test]
-fn a_clock_that_differs_is_a_warning_and_no_failure() {
-    let world = World::with_mirror();
+fn clock_difference_is_a_warning_and_not_a_failure() {
+    let workspace = Workspace::with_mirror();
     let receiver = format!(
         "exec '{}' receive '{}'",
         env!("CARGO_BIN_EXE_headwater"),
-        world.path("www").display()
+        workspace.path("www").display()
     );
-    world.write("ssh.sh", receiver);
+    workspace.write("ssh.sh", receiver);
     let command =
-        format!("doctor ssh://edge1{} --ssh-command ./ssh.sh", world.path("www").display());
-    world.chmod("ssh.sh", 0o755);
-    world.write("ssh.sh", format!("#!/bin/sh\n{}", world.read("ssh.sh")));
-    let run = world.run_with(&[("HEADWATER_FAULT", "clock+3600")], &command).code(0);
+        format!("doctor ssh://edge1{} --ssh-command ./ssh.sh", workspace.path("www").display());
+    workspace.chmod("ssh.sh", 0o755);
+    workspace.write("ssh.sh", format!("#!/bin/sh\n{}", workspace.read("ssh.sh")));
+    let run = workspace.run_with(&[("HEADWATER_FAULT", "clock+3600")], &command).code(0);
     let lines: Vec<&str> = run.stdout.lines().collect();
     assert_eq!(lines.len(), 3, "{}", run.stdout);
     assert!(lines[0].contains(": ok: serves release 1"), "{}", run.stdout);
@@ -109,16 +109,17 @@ fn a_clock_that_differs_is_a_warning_and_no_failure() {
         run.stdout
     );
     assert!(lines[2].starts_with("  hint: set both clocks by NTP"), "{}", run.stdout);
-    world.ok(&command).says("ok: serves release 1");
+    workspace.ok(&command).says("ok: serves release 1");
 }
 
 #[test]
-fn a_token_file_that_others_may_read_is_warned_of_once() {
-    let world = World::new();
-    world.write("token", "hw_canary");
-    world.chmod("token", 0o644);
-    let run =
-        world.run("doctor https://127.0.0.1:1/a https://127.0.0.1:1/b --token-file token").code(1);
+fn token_file_readable_by_others_causes_one_warning() {
+    let workspace = Workspace::new();
+    workspace.write("token", "hw_canary");
+    workspace.chmod("token", 0o644);
+    let run = workspace
+        .run("doctor https://127.0.0.1:1/a https://127.0.0.1:1/b --token-file token")
+        .code(1);
     assert_eq!(
         run.stderr.matches("every user of this machine can read").count(),
         1,
@@ -128,12 +129,12 @@ fn a_token_file_that_others_may_read_is_warned_of_once() {
 }
 
 #[test]
-fn a_mirror_of_another_site_is_found_before_the_push() {
-    let world = World::with_mirror();
-    world.run("doctor ./www --site docs").code(1).says("FAILED").says("--site");
+fn mirror_of_another_site_is_reported_before_a_push() {
+    let workspace = Workspace::with_mirror();
+    workspace.run("doctor ./www --site docs").code(1).says("FAILED").says("--site");
 }
 
-/// A receiver that asks for tokens, which ends with this value.
+/// A receiver that requires tokens. Dropping it stops it.
 struct Receiver(Child);
 
 impl Drop for Receiver {
@@ -143,25 +144,25 @@ impl Drop for Receiver {
     }
 }
 
-/// Makes the files `push`, `read` and `stray` with a token each. Returns the flag of a receiver
+/// Writes the files `push`, `read` and `stray` with one token each. Returns the flag of a receiver
 /// that knows the first two.
-fn make_tokens(world: &World) -> &'static str {
+fn make_tokens(workspace: &Workspace) -> &'static str {
     let token = |name: &str, right: &str| {
-        let made = world.ok(&format!("token new --site docs --allow {right}"));
-        world.write(name, &made.stdout);
-        world.chmod(name, 0o600);
+        let made = workspace.ok(&format!("token new --site docs --allow {right}"));
+        workspace.write(name, &made.stdout);
+        workspace.chmod(name, 0o600);
         made.stderr
     };
     token("stray", "push");
     let known = token("push", "push") + &token("read", "read");
-    world.write("tokens.toml", known);
+    workspace.write("tokens.toml", known);
     "--token-file tokens.toml"
 }
 
-/// A receiver of the site docs, with its URL.
-fn receiver(world: &World, directory: &str, flag: &str) -> (Receiver, String) {
+/// Starts a receiver of the site docs; returns it with its URL.
+fn receiver(workspace: &Workspace, directory: &str, flag: &str) -> (Receiver, String) {
     let mut child =
-        world.start(&format!("serve ./{directory} --site docs --listen 127.0.0.1:0 {flag}"));
+        workspace.start(&format!("serve ./{directory} --site docs --listen 127.0.0.1:0 {flag}"));
     let mut log = BufReader::new(child.stderr.take().unwrap()).lines();
     let first: Value = serde_json::from_str(&log.next().unwrap().unwrap()).unwrap();
     std::thread::spawn(move || log.map_while(Result::ok).for_each(drop));
@@ -169,21 +170,21 @@ fn receiver(world: &World, directory: &str, flag: &str) -> (Receiver, String) {
 }
 
 #[test]
-fn a_token_that_may_only_read_or_is_unknown_and_a_wrong_site_are_found_at_a_live_receiver() {
-    let world = World::with_tree();
-    let flag = make_tokens(&world);
+fn read_only_token_unknown_token_and_wrong_site_are_reported() {
+    let workspace = Workspace::with_tree();
+    let flag = make_tokens(&workspace);
     let names = ["push", "read", "stray"];
-    let receivers = names.map(|name| receiver(&world, &format!("web-{name}"), flag));
+    let receivers = names.map(|name| receiver(&workspace, &format!("web-{name}"), flag));
     let mirror = |(name, (_, url)): (&str, &(Receiver, String))| {
         format!("[[mirror]]\nname='{name}'\nurl='{url}'\ntoken_file='{name}'\n")
     };
     let mirrors: String = names.into_iter().zip(&receivers).map(mirror).collect();
-    world.write("headwater.toml", format!("content='tree'\nsite='docs'\n{mirrors}"));
+    workspace.write("headwater.toml", format!("content='tree'\nsite='docs'\n{mirrors}"));
     for is_published in [false, true] {
         if is_published {
-            world.ok("push --only push");
+            workspace.ok("push --only push");
         }
-        let run = world.run("doctor").code(1);
+        let run = workspace.run("doctor").code(1);
         let line = |name: &str| line_of(&run.stdout, name);
         let serves = if is_published { "serves release 1 of site docs" } else { "empty: " };
         assert!(
@@ -197,20 +198,23 @@ fn a_token_that_may_only_read_or_is_unknown_and_a_wrong_site_are_found_at_a_live
         );
         let stray = line("stray");
         assert!(stray.contains("FAILED") && stray.contains("HEADWATER_TOKEN"), "{stray}");
-        let answer = world.json("doctor", 1);
+        let answer = workspace.json("doctor", 1);
         assert_eq!(
             [0, 1, 2].map(|index| &answer["mirrors"][index]["is_ok"]),
             [&json!(true), &json!(false), &json!(false)]
         );
-        world.ok("doctor push");
-        // Its receiver is of the site docs.
-        let run =
-            world.run("doctor push --site blog").code(1).says("push: FAILED: ").says("\"docs\"");
+        workspace.ok("doctor push");
+        // The receiver has the site docs.
+        let run = workspace
+            .run("doctor push --site blog")
+            .code(1)
+            .says("push: FAILED: ")
+            .says("\"docs\"");
         assert!(run.stdout.contains("--site"), "{}", run.stdout);
     }
-    // No token shows.
-    let secrets = names.map(|name| world.read(name).trim().to_owned());
-    let shown = world.run("doctor --verbose").code(1);
+    // No token appears in the output.
+    let secrets = names.map(|name| workspace.read(name).trim().to_owned());
+    let shown = workspace.run("doctor --verbose").code(1);
     assert!(
         !secrets
             .iter()
@@ -219,21 +223,21 @@ fn a_token_that_may_only_read_or_is_unknown_and_a_wrong_site_are_found_at_a_live
 }
 
 #[test]
-fn a_wrong_path_at_a_receiver_names_the_sites_of_the_token_only() {
-    let world = World::with_tree();
+fn wrong_receiver_path_names_only_the_sites_of_the_token() {
+    let workspace = Workspace::with_tree();
     let sites = "[[site]]\nname = 'docs'\ndir = 'docs'\n[[site]]\nname = 'blog'\ndir = 'blog'\n";
-    let receiver = crate::receiver::Receiver::start(&world, sites);
+    let receiver = crate::receiver::Receiver::start(&workspace, sites);
     let wrong = receiver.mirror("http").replace("/docs", "/dosc");
-    world.write("headwater.toml", &wrong);
-    let run = world.run("doctor").code(1).says("no site is served at this path");
+    workspace.write("headwater.toml", &wrong);
+    let run = workspace.run("doctor").code(1).says("no site is served at this path");
     assert!(run.stdout.contains("this token is for /docs/"), "{}", run.stdout);
     assert!(run.stdout.contains("hint: check that the path of the URL"), "{}", run.stdout);
     assert!(!run.stdout.contains("blog"), "{}", run.stdout);
     // Without a valid token nothing is disclosed.
-    world.write("headwater.toml", wrong.replace("token_file = 'token'\n", ""));
-    let stranger = world.ok("token new --site docs --allow push").stdout;
-    for token in ["", stranger.trim()] {
-        let run = world.run_with(&[("HEADWATER_TOKEN", token)], "doctor").code(1);
+    workspace.write("headwater.toml", wrong.replace("token_file = 'token'\n", ""));
+    let unknown_token = workspace.ok("token new --site docs --allow push").stdout;
+    for token in ["", unknown_token.trim()] {
+        let run = workspace.run_with(&[("HEADWATER_TOKEN", token)], "doctor").code(1);
         assert!(run.stdout.contains("no site is served at this path"), "{}", run.stdout);
         assert!(!run.stdout.contains("/docs/ "), "{}", run.stdout);
         assert!(!run.stdout.contains("this token is for"), "{}", run.stdout);

@@ -2,62 +2,66 @@
 
 use serde_json::json;
 
-use crate::harness::World;
+use crate::harness::Workspace;
 
-/// One with `app.js` retired for a day, in release 2.
-fn world(mirrors: &str) -> World {
-    let world = World::with_tree();
-    world.ok(&format!("push tree {mirrors}"));
-    world.remove("tree/app.js");
-    world.ok(&format!("push tree {mirrors}")).says("1 retired, served until 2");
-    world
+/// A workspace with mirrors on which release 2 retires `app.js` for a day.
+fn workspace(mirrors: &str) -> Workspace {
+    let workspace = Workspace::with_tree();
+    workspace.ok(&format!("push tree {mirrors}"));
+    workspace.remove("tree/app.js");
+    workspace.ok(&format!("push tree {mirrors}")).says("1 retired, served until 2");
+    workspace
 }
 
-/// Runs a line two days later.
+/// Runs a line with the clock two days ahead.
 #[cfg(debug_assertions)]
-fn later(world: &World, line: &str) -> crate::harness::Run {
-    world.run_with(&[("HEADWATER_FAULT", "clock+172800")], line)
+fn later(workspace: &Workspace, line: &str) -> crate::harness::Run {
+    workspace.run_with(&[("HEADWATER_FAULT", "clock+172800")], line)
 }
 
 #[test]
-fn the_report_says_until_when_what_is_retired_is_served() {
-    let world = World::with_mirror();
-    world.remove("tree/app.js");
-    let planned = world
+fn report_shows_how_long_retired_entries_are_served() {
+    let workspace = Workspace::with_mirror();
+    workspace.remove("tree/app.js");
+    let planned = workspace
         .ok("plan tree ./www")
         .says("1 retired, served until 2")
         .says("(--expunge PATH removes a path now)");
     assert!(planned.stdout.contains("Z (--expunge"), "{}", planned.stdout);
-    let plan = world.json("plan tree ./www", 0);
+    let plan = workspace.json("plan tree ./www", 0);
     assert!(
         plan["first_until"].as_u64().is_some() && plan["first_until"] == plan["last_until"],
         "{plan}"
     );
-    world.remove("tree/assets/style.css");
-    world.write("headwater.toml", "[[keep_removed]]\nmatch = '*.css'\nfor = '14d'\n");
-    let report = world.json("push tree ./www", 0);
+    workspace.remove("tree/assets/style.css");
+    workspace.write("headwater.toml", "[[keep_removed]]\nmatch = '*.css'\nfor = '14d'\n");
+    let report = workspace.json("push tree ./www", 0);
     let until = |key: &str| report["changes"][key].as_u64().unwrap();
     assert_eq!(until("last_until") - until("first_until"), 13 * 86_400);
-    // What was retired before is not counted again.
-    world.remove("tree/assets");
-    let run = world.ok("push tree ./www").says("1 retired, served until ");
+    // An entry retired earlier is not counted again.
+    workspace.remove("tree/assets");
+    let run = workspace.ok("push tree ./www").says("1 retired, served until ");
     assert!(!run.stdout.contains(" to 2"), "{}", run.stdout);
-    // Without anything that retires there is no such line.
-    world.write("tree/index.html", "2");
-    assert!(!world.ok("push tree ./www").stdout.contains("served until"));
+    // Without retired entries there is no such line.
+    workspace.write("tree/index.html", "2");
+    assert!(!workspace.ok("push tree ./www").stdout.contains("served until"));
 }
 
 #[cfg(debug_assertions)]
 #[test]
-fn what_is_due_goes_from_every_mirror_and_no_release_is_made() {
+fn due_entries_leave_every_mirror_without_a_new_release() {
     for line in ["push tree ./www ./data", "heal ./www ./data", "prune ./www ./data"] {
-        let world = world("./www ./data");
-        world.ok(line);
-        assert!(world.exists("www/current/app.js"), "{line}: it is not due yet");
-        let run = later(&world, line).code(0);
+        let workspace = workspace("./www ./data");
+        workspace.ok(line);
+        assert!(workspace.exists("www/current/app.js"), "{line}: the entry is not due yet");
+        let run = later(&workspace, line).code(0);
         for mirror in ["www", "data"] {
-            assert!(!world.exists(&format!("{mirror}/current/app.js")), "{line}: {}", run.stdout);
-            assert_eq!(world.current(mirror), 2, "{line}");
+            assert!(
+                !workspace.exists(&format!("{mirror}/current/app.js")),
+                "{line}: {}",
+                run.stdout
+            );
+            assert_eq!(workspace.current(mirror), 2, "{line}");
         }
         if line.starts_with("push") {
             assert!(run.stdout.contains("nothing new: release 2"), "{}", run.stdout);
@@ -67,37 +71,41 @@ fn what_is_due_goes_from_every_mirror_and_no_release_is_made() {
                 run.stderr
             );
         }
-        // By the clock of now it was too early; it does not come back for that.
-        world.ok("verify ./www ./data");
-        world.write("tree/index.html", "3");
-        world.ok("push tree ./www ./data");
-        assert!(!world.exists("www/current/app.js") && !world.exists("data/current/app.js"));
-        world.ok("verify ./www ./data");
+        // By the real clock the entry was removed too early; it is not restored.
+        workspace.ok("verify ./www ./data");
+        workspace.write("tree/index.html", "3");
+        workspace.ok("push tree ./www ./data");
+        assert!(
+            !workspace.exists("www/current/app.js") && !workspace.exists("data/current/app.js")
+        );
+        workspace.ok("verify ./www ./data");
     }
 }
 
 #[cfg(debug_assertions)]
 #[test]
-fn what_expired_is_nowhere_told_to_be_served() {
-    let world = world("./www");
-    later(&world, "prune ./www").code(0).says("1 retired file is no longer served");
-    let found = world.json("which app.js ./www", 1)["mirrors"][0].clone();
+fn expired_entries_are_not_reported_as_served() {
+    let workspace = workspace("./www");
+    later(&workspace, "prune ./www").code(0).says("1 retired file is no longer served");
+    let found = workspace.json("which app.js ./www", 1)["mirrors"][0].clone();
     assert_eq!((&found["object"], &found["sequence"]), (&json!(null), &json!(2)));
-    world.ok("push tree ./new");
-    assert_eq!(world.json("diff ./new ./www", 0)["changes"], json!([]));
-    // From there another mirror is filled whole: what is due for one is for all.
-    later(&world, "push --from ./www ./other").code(0);
-    assert!(world.exists("other/current/index.html") && !world.exists("other/current/app.js"));
-    world.ok("verify ./www ./other");
+    workspace.ok("push tree ./new");
+    assert_eq!(workspace.json("diff ./new ./www", 0)["changes"], json!([]));
+    // A new mirror filled from there gets all other entries: a due entry is due on every mirror.
+    later(&workspace, "push --from ./www ./other").code(0);
+    assert!(
+        workspace.exists("other/current/index.html") && !workspace.exists("other/current/app.js")
+    );
+    workspace.ok("verify ./www ./other");
 }
 
 #[test]
-fn on_a_terminal_what_goes_is_below_the_result() {
-    let world = world("./www");
-    // What a crash leaves when its time was over and nothing was removed yet.
-    world.write("www/.headwater/expired", "{\"through\":4000000000}\n");
-    let shown = world.on_terminal(80, "push tree ./www").end().code(0);
+fn expired_entries_are_listed_below_the_result_on_a_terminal() {
+    let workspace = workspace("./www");
+    // The state after a crash: the entry is due, and nothing was removed yet.
+    workspace.write("www/.headwater/expired", "{\"through\":4000000000}\n");
+    let shown = workspace.on_terminal(80, "push tree ./www").end().code(0);
     shown.once("nothing new: release 2");
     shown.once("./www: 1 retired file is no longer served");
-    assert!(!world.exists("www/current/app.js"));
+    assert!(!workspace.exists("www/current/app.js"));
 }

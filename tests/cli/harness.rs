@@ -17,7 +17,7 @@ use tempfile::TempDir;
 use crate::sandbox;
 use crate::terminal::Terminal;
 
-/// The files of [`World::with_tree`].
+/// The files of [`Workspace::with_tree`].
 pub(crate) const TREE: [(&str, &str); 5] = [
     ("app.js", "console.log(1)\n"),
     ("assets/deep/er/logo.svg", "<svg/>\n"),
@@ -28,39 +28,39 @@ pub(crate) const TREE: [(&str, &str); 5] = [
 
 /// The id of the user nobody, and of the group.
 const NOBODY: u32 = 65_534;
-/// The program in a world, for other users.
+/// The copy of the program in a workspace, for other users.
 const PROGRAM_COPY: &str = "headwater-copy";
 
 /// A directory in which the program runs.
-pub(crate) struct World {
+pub(crate) struct Workspace {
     dir: TempDir,
 }
 
-impl World {
-    /// An empty one.
+impl Workspace {
+    /// Creates an empty workspace.
     pub(crate) fn new() -> Self {
         Self { dir: sandbox::directory() }
     }
 
-    /// One with a small content tree in `tree`.
+    /// Creates a workspace with a small content tree in `tree`.
     pub(crate) fn with_tree() -> Self {
-        let world = Self::new();
-        TREE.iter().for_each(|(path, content)| world.write(&format!("tree/{path}"), content));
-        world
+        let workspace = Self::new();
+        TREE.iter().for_each(|(path, content)| workspace.write(&format!("tree/{path}"), content));
+        workspace
     }
 
-    /// One with the tree pushed to `./www`.
+    /// Creates a workspace with the tree pushed to `./www`.
     pub(crate) fn with_mirror() -> Self {
-        let world = Self::with_tree();
-        world.ok("push tree ./www");
-        world
+        let workspace = Self::with_tree();
+        workspace.ok("push tree ./www");
+        workspace
     }
 
     pub(crate) fn path(&self, path: &str) -> PathBuf {
         self.dir.path().join(path)
     }
 
-    /// Writes a file and the directories above it.
+    /// Writes a file and creates the directories above it.
     pub(crate) fn write(&self, path: &str, content: impl AsRef<[u8]>) {
         let path = self.path(path);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -103,7 +103,7 @@ impl World {
         self.path(path).symlink_metadata().unwrap()
     }
 
-    /// Overwrites a file that is read-only, in place: the inode stays.
+    /// Overwrites a read-only file in place: its inode stays.
     pub(crate) fn tamper(&self, path: &str, content: &str) {
         let mode = self.meta(path).mode();
         self.chmod(path, 0o644);
@@ -111,19 +111,20 @@ impl World {
         self.chmod(path, mode & 0o7777);
     }
 
-    /// The program with this world's surroundings.
+    /// Returns the program with the environment of this workspace.
     pub(crate) fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_headwater"));
         command.args(args);
-        self.surround(&mut command);
+        self.isolate(&mut command);
         command
     }
 
-    /// A line of a shell that finds the program, with this world's surroundings.
+    /// Returns a shell command line with the program in its PATH and the environment of this
+    /// workspace.
     pub(crate) fn shell(&self, line: &str) -> Command {
         let mut command = Command::new("sh");
         command.args(["-c", line]);
-        self.surround(&mut command);
+        self.isolate(&mut command);
         let program = Path::new(env!("CARGO_BIN_EXE_headwater")).parent().unwrap();
         let path = std::env::var_os("PATH").unwrap_or_default();
         let directories = std::iter::once(program.to_owned()).chain(std::env::split_paths(&path));
@@ -131,11 +132,11 @@ impl World {
         command
     }
 
-    fn surround(&self, command: &mut Command) {
+    fn isolate(&self, command: &mut Command) {
         sandbox::isolate(command, self.dir.path(), "home/cache");
     }
 
-    /// Runs a line, split at spaces.
+    /// Runs a command line, split at spaces.
     pub(crate) fn run(&self, line: &str) -> Run {
         self.args(&line.split_whitespace().collect::<Vec<_>>())
     }
@@ -145,14 +146,14 @@ impl World {
         Run::new(args, &self.command(args).output().unwrap())
     }
 
-    /// Runs a line with more variables.
+    /// Runs a command line with additional environment variables.
     pub(crate) fn run_with(&self, variables: &[(&str, &str)], line: &str) -> Run {
         let args: Vec<&str> = line.split_whitespace().collect();
         Run::new(&args, &self.command(&args).envs(variables.iter().copied()).output().unwrap())
     }
 
-    /// Runs a line as somebody whom permissions bind: as the user nobody where
-    /// the tests run as root, to whom this world is given, else as who runs the tests.
+    /// Runs a command line as a user to whom permissions apply: as the user nobody, who becomes the
+    /// owner of this workspace, if the tests run as root; else as the current user.
     pub(crate) fn run_unprivileged(&self, line: &str) -> Run {
         if !is_root() {
             return self.run(line);
@@ -161,7 +162,7 @@ impl World {
         self.run_as_nobody(line)
     }
 
-    /// Gives this world to the user `uid`, with the program. Only root can.
+    /// Makes the user `uid` the owner of this workspace and of the program. Only root can.
     pub(crate) fn give_to(&self, uid: u32) {
         self.copy_program();
         walk(self.dir.path(), &mut |path, _| {
@@ -169,13 +170,13 @@ impl World {
         });
     }
 
-    /// Runs a line as the user nobody, who may read this world. Only root can.
+    /// Runs a command line as the user nobody, who can read this workspace. Only root can.
     pub(crate) fn run_as_nobody(&self, line: &str) -> Run {
         self.run_as(NOBODY, &[], line)
     }
 
-    /// Runs a line as the user `uid`, by the program `runner` with its arguments if there is one.
-    /// Only root can.
+    /// Runs a command line as the user `uid`, with the program `runner` and its arguments in front
+    /// of it if `runner` is not empty. Only root can.
     pub(crate) fn run_as(&self, uid: u32, runner: &[&str], line: &str) -> Run {
         self.copy_program();
         self.chmod("", 0o755);
@@ -198,12 +199,12 @@ impl World {
         Run::new(&args, &command.output().unwrap())
     }
 
-    /// Copies the program: another user may not reach the target directory.
+    /// Copies the program, because other users cannot reach the target directory.
     fn copy_program(&self) {
         let copy = self.path(PROGRAM_COPY);
         if !copy.exists() {
-            // By cp: a file open for writing here would be inherited by what other tests start just
-            // then (ETXTBSY).
+            // Uses `cp`: another test that starts a process just then would inherit a file that is
+            // open for writing here (ETXTBSY).
             let copied = Command::new("cp")
                 .arg(env!("CARGO_BIN_EXE_headwater"))
                 .arg(&copy)
@@ -213,12 +214,12 @@ impl World {
         }
     }
 
-    /// Starts a line on a terminal of so many columns.
+    /// Starts a command line on a terminal with this number of columns.
     pub(crate) fn on_terminal(&self, columns: u16, line: &str) -> Terminal {
         Terminal::start(self.command(&line.split_whitespace().collect::<Vec<_>>()), columns)
     }
 
-    /// Starts a line and leaves it running.
+    /// Starts a command line and does not wait for it.
     pub(crate) fn start(&self, line: &str) -> Child {
         let args: Vec<&str> = line.split_whitespace().collect();
         self.command(&args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
@@ -232,43 +233,46 @@ impl World {
             .unwrap_or_default()
             .contains("\"staged\"")
         {
-            assert!(child.try_wait().unwrap().is_none(), "it ended before it staged anything");
+            assert!(
+                child.try_wait().unwrap().is_none(),
+                "the push ended before it staged a mirror"
+            );
             std::thread::yield_now();
         }
         child
     }
 
-    /// Runs a line that must succeed.
+    /// Runs a command line that must succeed.
     pub(crate) fn ok(&self, line: &str) -> Run {
         self.run(line).code(0)
     }
 
-    /// Runs a line with `--json` and gives the object.
+    /// Runs a command line with `--json` and returns the object.
     pub(crate) fn json(&self, line: &str, code: i32) -> Value {
         self.run(&format!("{line} --json")).code(code).json()
     }
 
-    /// Runs a line with `--events` and gives the events, without the header.
+    /// Runs a command line with `--events` and returns the events, without the header.
     pub(crate) fn events(&self, line: &str, code: i32) -> Vec<Value> {
         self.run(&format!("{line} --events events.jsonl")).code(code);
         let lines = self.read("events.jsonl");
         lines.lines().skip(1).map(|line| serde_json::from_str(line).unwrap()).collect()
     }
 
-    /// The kept releases of a mirror, as `releases --json` tells them, ascending.
+    /// Returns the kept releases of a mirror, as in `releases --json`, in ascending order.
     pub(crate) fn releases(&self, mirror: &str) -> Vec<Value> {
         let answer = self.json(&format!("releases {mirror}"), 0);
         answer["mirrors"][0]["releases"].as_array().unwrap().clone()
     }
 
-    /// The sequence that a mirror's link names.
+    /// Returns the sequence to which `current` of a mirror points.
     pub(crate) fn current(&self, mirror: &str) -> u64 {
         let target = fs::read_link(self.path(&format!("{mirror}/current"))).unwrap();
         let name = target.to_str().unwrap().strip_prefix(".headwater/slots/").unwrap().to_owned();
         name.split_once('-').unwrap().0.parse().unwrap()
     }
 
-    /// What is below a directory: files with their content, links with their target.
+    /// Returns everything below a directory: files with their content, links with their target.
     pub(crate) fn files(&self, path: &str) -> BTreeMap<String, String> {
         let mut files = BTreeMap::new();
         walk(&self.path(path).join(""), &mut |path, meta| {
@@ -285,13 +289,13 @@ impl World {
         files.into_iter().map(|(path, content)| (path[root.len()..].to_owned(), content)).collect()
     }
 
-    /// What a visitor of a mirror gets.
+    /// Returns what a visitor of a mirror gets.
     pub(crate) fn served(&self, mirror: &str) -> BTreeMap<String, String> {
         self.files(&format!("{mirror}/current"))
     }
 
-    /// Everything that can be told about everything below a path, access times aside.
-    pub(crate) fn snapshot(&self, path: &str) -> Vec<String> {
+    /// Returns content and metadata of everything below a path, except access times.
+    pub(crate) fn fingerprint(&self, path: &str) -> Vec<String> {
         let mut lines = Vec::new();
         walk(&self.path(path), &mut |path, meta| {
             let content = match (meta.is_symlink(), meta.is_file()) {
@@ -310,7 +314,7 @@ impl World {
         lines
     }
 
-    /// Files of a store, by the beginning of their path below `.headwater`, sorted.
+    /// Returns the files of a store whose path below `.headwater` starts with `prefix`, sorted.
     pub(crate) fn inside(&self, mirror: &str, prefix: &str) -> Vec<String> {
         let store = format!("{mirror}/.headwater");
         let files = self.files(&store);
@@ -321,7 +325,7 @@ impl World {
             .collect()
     }
 
-    /// The object file with this content.
+    /// Returns the path of the object with this content.
     pub(crate) fn object(&self, mirror: &str, content: &str) -> String {
         let id = blake3::hash(content.as_bytes()).to_hex().to_string();
         format!("{mirror}/.headwater/objects/{}/{id}", &id[..2])
@@ -339,7 +343,7 @@ fn walk(path: &Path, visit: &mut dyn FnMut(&Path, &fs::Metadata)) {
     }
 }
 
-/// What a run gave.
+/// The result of a run.
 #[derive(Debug)]
 pub(crate) struct Run {
     line: String,
@@ -349,12 +353,12 @@ pub(crate) struct Run {
 }
 
 impl Run {
-    /// Takes what a run with `args` gave, and checks what holds for every run.
+    /// Takes the result of a run with `args`, and checks what must hold for every run.
     pub(crate) fn new(args: &[&str], output: &Output) -> Self {
         let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).expect("the output is UTF-8");
         let run = Self {
             line: args.join(" "),
-            // A run that a signal ended has none.
+            // A run ended by a signal has no exit code.
             code: output.status.code().unwrap_or(-1),
             stdout: text(&output.stdout),
             stderr: text(&output.stderr),
@@ -365,65 +369,65 @@ impl Run {
             assert!(
                 !run.stdout.contains(steers) && !run.stderr.contains(steers),
                 "{}",
-                run.shown()
+                run.describe()
             );
         }
-        assert!(!run.stderr.contains("panicked"), "{}", run.shown());
+        assert!(!run.stderr.contains("panicked"), "{}", run.describe());
         if args.contains(&"--json") && run.code >= 0 && run.code != 2 {
-            assert_eq!(run.stdout.lines().count(), 1, "{}", run.shown());
+            assert_eq!(run.stdout.lines().count(), 1, "{}", run.describe());
             let code = run.json()["exit_code"].clone();
-            assert!(code.is_null() || code == run.code, "{}", run.shown());
+            assert!(code.is_null() || code == run.code, "{}", run.describe());
         }
         run
     }
 
-    fn shown(&self) -> String {
+    fn describe(&self) -> String {
         let Self { line, code, stdout, stderr } = self;
         format!("headwater {line}\nended with {code}\nstdout:\n{stdout}\nstderr:\n{stderr}")
     }
 
-    /// Expects this exit code.
+    /// Asserts the exit code.
     #[track_caller]
     pub(crate) fn code(self, code: i32) -> Self {
-        assert_eq!(self.code, code, "expected exit code {code}: {}", self.shown());
+        assert_eq!(self.code, code, "expected exit code {code}: {}", self.describe());
         self
     }
 
-    /// The one object on stdout.
+    /// Returns the one object on stdout.
     #[track_caller]
     pub(crate) fn json(&self) -> Value {
         let value: Value = serde_json::from_str(&self.stdout)
-            .unwrap_or_else(|error| panic!("{error}: {}", self.shown()));
-        assert!(value.is_object(), "{}", self.shown());
+            .unwrap_or_else(|error| panic!("{error}: {}", self.describe()));
+        assert!(value.is_object(), "{}", self.describe());
         value
     }
 
-    /// Expects these words on stdout.
+    /// Asserts that stdout contains these words.
     #[track_caller]
     pub(crate) fn says(self, words: &str) -> Self {
-        assert!(self.stdout.contains(words), "expected {words:?} on stdout: {}", self.shown());
+        assert!(self.stdout.contains(words), "expected {words:?} on stdout: {}", self.describe());
         self
     }
 
-    /// Expects these words on stderr.
+    /// Asserts that stderr contains these words.
     #[track_caller]
     pub(crate) fn warns(self, words: &str) -> Self {
-        assert!(self.stderr.contains(words), "expected {words:?} on stderr: {}", self.shown());
+        assert!(self.stderr.contains(words), "expected {words:?} on stderr: {}", self.describe());
         self
     }
 }
 
-/// The events of one kind.
+/// Returns the events of one kind.
 pub(crate) fn of_kind<'e>(events: &'e [Value], kind: &str) -> Vec<&'e Value> {
     events.iter().filter(|event| event["event"] == kind).collect()
 }
 
-/// Whether permissions bind this user: they do not bind root.
+/// Whether the tests run as root, to whom permissions do not apply.
 pub(crate) fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 
-/// A line of JSON as an array of texts: `names(&answer["changes"], "path")`.
+/// Returns one field of each row of a JSON array as text: `column(&answer["changes"], "path")`.
 pub(crate) fn column(rows: &Value, key: &str) -> Vec<String> {
     let rows = rows.as_array().unwrap_or_else(|| panic!("no array: {rows}"));
     rows.iter()
@@ -431,13 +435,13 @@ pub(crate) fn column(rows: &Value, key: &str) -> Vec<String> {
         .collect()
 }
 
-/// A push that must end with `code`, say `words` on stderr, and leave the mirror as it is.
+/// Asserts that a push ends with `code`, prints `words` on stderr, and leaves the mirror unchanged.
 #[track_caller]
-pub(crate) fn refused(world: &World, line: &str, code: i32, words: &str) -> Run {
-    let before = world.snapshot("www");
-    let run = world.run(line).code(code).warns(words).warns("hint: ");
+pub(crate) fn assert_refused(workspace: &Workspace, line: &str, code: i32, words: &str) -> Run {
+    let before = workspace.fingerprint("www");
+    let run = workspace.run(line).code(code).warns(words).warns("hint: ");
     assert_eq!(run.stdout, "");
-    assert_eq!(world.json(line, code)["exit_code"], code);
-    assert_eq!(world.snapshot("www"), before);
+    assert_eq!(workspace.json(line, code)["exit_code"], code);
+    assert_eq!(workspace.fingerprint("www"), before);
     run
 }

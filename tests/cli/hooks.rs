@@ -2,62 +2,63 @@
 
 use serde_json::json;
 
-use crate::harness::{World, of_kind};
+use crate::harness::{Workspace, of_kind};
 use crate::prometheus::check_gauges;
 use crate::receiver::Receiver;
 
-/// A receiver whose command fails while there is a file `broken`, and a configuration with the
-/// mirror `edge1`.
-fn world() -> (World, Receiver) {
-    let world = World::with_tree();
-    let broken = world.path("broken");
+/// A receiver whose command fails while a file `broken` exists, and a configuration with the mirror
+/// `edge1`.
+fn workspace() -> (Workspace, Receiver) {
+    let workspace = Workspace::with_tree();
+    let broken = workspace.path("broken");
     let script = format!("if [ -e {0} ]; then cat {0} >&2; exit 3; fi", broken.display());
     let site =
         format!("[[site]]\nname = 'docs'\ndir = 'www'\npost_activate = ['sh', '-c', '{script}']\n");
-    let receiver = Receiver::start(&world, &site);
-    world.write(
+    let receiver = Receiver::start(&workspace, &site);
+    workspace.write(
         "headwater.toml",
         format!("content = 'tree'\nsite = 'docs'\n{}", receiver.mirror("http")),
     );
-    (world, receiver)
+    (workspace, receiver)
 }
 
 const GAUGE: &str = "headwater_mirror_hook_failed{site=\"docs\",mirror=\"edge1\"}";
 const FAILURE: &str = "exit status: 3: lost the cache";
 
 #[test]
-fn a_failed_command_is_a_warning_of_the_push_and_changes_no_exit_code() {
-    let (world, _receiver) = world();
-    let first = world.json("push", 0);
+fn failed_hook_is_a_warning_and_keeps_the_exit_code() {
+    let (workspace, _receiver) = workspace();
+    let first = workspace.json("push", 0);
     assert_eq!(first["mirrors"][0]["hook"]["state"], "succeeded", "{first}");
-    world.write("broken", "lost the cache\n");
-    world.write("tree/index.html", "2");
+    workspace.write("broken", "lost the cache\n");
+    workspace.write("tree/index.html", "2");
     let warning =
         format!("warning: edge1: its post_activate command failed after release 2: sh: {FAILURE}");
-    world.ok("push --metrics push.prom").says("switched").warns(&warning);
-    // The gauges of a push know of it, though the mirrors were asked before the command had ended.
+    workspace.ok("push --metrics push.prom").says("switched").warns(&warning);
+    // The metrics of the push include it, although the mirrors were polled before the command
+    // ended.
     assert!(
-        world.read("push.prom").contains(&format!("{GAUGE} 1\n")),
+        workspace.read("push.prom").contains(&format!("{GAUGE} 1\n")),
         "{}",
-        world.read("push.prom")
+        workspace.read("push.prom")
     );
-    // A push that does not switch has nothing to say of it.
-    let again = world.json("push", 0);
+    // A push that activates nothing does not mention it.
+    let again = workspace.json("push", 0);
     assert_eq!(again["mirrors"][0].get("hook"), None, "{again}");
-    world.write("tree/index.html", "3");
-    let events = world.events("push --quiet", 0);
+    workspace.write("tree/index.html", "3");
+    let events = workspace.events("push --quiet", 0);
     let failed = of_kind(&events, "hook_failed");
     assert_eq!((&failed[0]["mirror"], &failed[0]["sequence"]), (&json!("edge1"), &json!(3)));
 }
 
 #[test]
-fn each_command_that_switches_warns_of_it() {
-    let (world, _receiver) = world();
-    world.ok("push");
-    world.write("broken", "lost the cache\n");
-    world.write("tree/index.html", "2");
-    world.ok("push --stage-only");
-    let hook = |line: &str| world.json(line, 0)["mirrors"][0]["hook"].clone();
+fn every_activating_command_warns_of_a_failed_hook() {
+    let (workspace, _receiver) = workspace();
+    workspace.ok("push");
+    workspace.write("broken", "lost the cache\n");
+    workspace.write("tree/index.html", "2");
+    workspace.ok("push --stage-only");
+    let hook = |line: &str| workspace.json(line, 0)["mirrors"][0]["hook"].clone();
     for (line, sequence) in [("activate 2", 2), ("rollback edge1", 3)] {
         let hook = hook(line);
         assert_eq!(
@@ -70,41 +71,41 @@ fn each_command_that_switches_warns_of_it() {
             "{line}: {hook}"
         );
     }
-    world.write("tree/index.html", "4");
-    world.ok("push ./tree ./other --site docs");
-    world.ok("promote ./other edge1").warns("failed after release 4");
+    workspace.write("tree/index.html", "4");
+    workspace.ok("push ./tree ./other --site docs");
+    workspace.ok("promote ./other edge1").warns("failed after release 4");
 }
 
 #[test]
-fn the_status_tells_of_a_failed_command_until_one_succeeds() {
-    let (world, _receiver) = world();
-    world.write("broken", "lost the cache\n");
-    world.ok("push").warns(FAILURE);
-    let failure = world.json("status", 0)["mirrors"][0]["hook_failure"].clone();
+fn status_shows_a_failed_hook_until_one_succeeds() {
+    let (workspace, _receiver) = workspace();
+    workspace.write("broken", "lost the cache\n");
+    workspace.ok("push").warns(FAILURE);
+    let failure = workspace.json("status", 0)["mirrors"][0]["hook_failure"].clone();
     assert_eq!(
         (&failure["sequence"], &failure["reason"]),
         (&json!(1), &json!(format!("sh: {FAILURE}")))
     );
-    world
+    workspace
         .ok("status --metrics status.prom")
         .says("post_activate failed after release 1: sh: exit status: 3");
-    check_gauges(&world.read("status.prom")).unwrap();
+    check_gauges(&workspace.read("status.prom")).unwrap();
     assert!(
-        world.read("status.prom").contains(&format!("{GAUGE} 1\n")),
+        workspace.read("status.prom").contains(&format!("{GAUGE} 1\n")),
         "{}",
-        world.read("status.prom")
+        workspace.read("status.prom")
     );
     let line =
         "HEADWATER WARNING - 1 of 1 mirror current, edge1 has a failed post_activate command | ";
-    world.run("status --check").code(1).says(line);
-    world.remove("broken");
-    world.write("tree/index.html", "2");
-    world.ok("push --metrics status.prom");
+    workspace.run("status --check").code(1).says(line);
+    workspace.remove("broken");
+    workspace.write("tree/index.html", "2");
+    workspace.ok("push --metrics status.prom");
     assert!(
-        world.read("status.prom").contains(&format!("{GAUGE} 0\n")),
+        workspace.read("status.prom").contains(&format!("{GAUGE} 0\n")),
         "{}",
-        world.read("status.prom")
+        workspace.read("status.prom")
     );
-    assert_eq!(world.json("status", 0)["mirrors"][0].get("hook_failure"), None);
-    world.run("status --check").code(0);
+    assert_eq!(workspace.json("status", 0)["mirrors"][0].get("hook_failure"), None);
+    workspace.run("status --check").code(0);
 }

@@ -1,12 +1,12 @@
 //! `headwater init`.
 
-use crate::harness::World;
+use crate::harness::Workspace;
 
 #[test]
-fn the_file_is_written_once_and_never_replaced() {
-    let world = World::new();
-    world.ok("init").says("wrote headwater.toml").says("headwater push");
-    let written = world.read("headwater.toml");
+fn init_never_replaces_an_existing_file() {
+    let workspace = Workspace::new();
+    workspace.ok("init").says("wrote headwater.toml").says("headwater push");
+    let written = workspace.read("headwater.toml");
     for key in [
         "site",
         "content",
@@ -22,40 +22,44 @@ fn the_file_is_written_once_and_never_replaced() {
     ] {
         assert!(written.contains(key), "{key}");
     }
-    world.write("headwater.toml", "# mine\n");
-    world.run("init").code(2).warns("nothing was changed");
-    assert_eq!(world.read("headwater.toml"), "# mine\n");
+    workspace.write("headwater.toml", "# mine\n");
+    workspace.run("init").code(2).warns("nothing was changed");
+    assert_eq!(workspace.read("headwater.toml"), "# mine\n");
 }
 
 #[test]
-fn after_init_a_push_needs_no_arguments() {
-    let world = World::with_tree();
-    world.ok("init");
-    world.rename("tree", "public");
-    // Until a mirror is set, nothing is published.
+fn push_after_init_needs_no_arguments() {
+    let workspace = Workspace::with_tree();
+    workspace.ok("init");
+    workspace.rename("tree", "public");
+    // Without a configured mirror nothing is published.
     for line in ["push", "plan", "status"] {
-        world.run(line).code(2).warns("no mirror is named or configured").warns("set a [[mirror]]");
+        workspace
+            .run(line)
+            .code(2)
+            .warns("no mirror is named or configured")
+            .warns("set a [[mirror]]");
     }
-    let template = world.read("headwater.toml");
+    let template = workspace.read("headwater.toml");
     let local = "#[[mirror]]\n#name = \"local\"\n#url = \"/srv/www\"\n";
     let config = template.replace(local, "[[mirror]]\nname = \"local\"\nurl = \"mirrors/www\"\n");
     assert_ne!(config, template);
-    world.write("headwater.toml", config);
-    world.mkdir("mirrors");
-    world.ok("plan").says("would be filled");
-    world.ok("push").says("release 1");
-    world.ok("push").says("nothing new");
-    world.ok("status");
-    assert_eq!(world.served("mirrors/www"), world.files("public"));
+    workspace.write("headwater.toml", config);
+    workspace.mkdir("mirrors");
+    workspace.ok("plan").says("would be filled");
+    workspace.ok("push").says("release 1");
+    workspace.ok("push").says("nothing new");
+    workspace.ok("status");
+    assert_eq!(workspace.served("mirrors/www"), workspace.files("public"));
 }
 
 #[test]
-fn another_file_may_be_named() {
-    let world = World::new();
-    world.ok("init site.toml").says("--config site.toml");
-    assert!(world.exists("site.toml") && !world.exists("headwater.toml"));
-    world.run("init no/such/directory/x.toml").code(2);
-    world.link("elsewhere", "link.toml");
-    world.run("init link.toml").code(2);
-    assert!(!world.exists("elsewhere"));
+fn init_writes_to_a_given_path() {
+    let workspace = Workspace::new();
+    workspace.ok("init site.toml").says("--config site.toml");
+    assert!(workspace.exists("site.toml") && !workspace.exists("headwater.toml"));
+    workspace.run("init no/such/directory/x.toml").code(2);
+    workspace.link("elsewhere", "link.toml");
+    workspace.run("init link.toml").code(2);
+    assert!(!workspace.exists("elsewhere"));
 }

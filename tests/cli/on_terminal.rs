@@ -1,33 +1,33 @@
 //! The final screen of a terminal: it shows the result, and no remains of the progress display.
 
-use crate::harness::World;
+use crate::harness::Workspace;
 use crate::terminal::{Shown, Terminal};
 
 /// Columns of a narrow, a usual and a wide terminal.
 const WIDTHS: [u16; 3] = [60, 80, 160];
 
-/// Words that only the block has.
+/// Words that appear only in the progress block.
 const BLOCK: [&str; 6] = ["scan:", "pack:", "is ready", "is current", "kB/s", "others follow"];
 
 fn assert_no_block(shown: &Shown) {
     BLOCK.iter().for_each(|words| shown.never(words));
 }
 
-/// A world with three configured mirrors, of which the first makes a wave with `wave` in its table.
-fn fleet(wave: &str) -> World {
-    let world = World::with_tree();
+/// A workspace with three configured mirrors; `wave` configures a wave with the first one.
+fn fleet(wave: &str) -> Workspace {
+    let workspace = Workspace::with_tree();
     let mirrors = "content='tree'\n[mirror_defaults]\nurl='m-{name}'\n[[mirror]]\nname='a'\n\
                    group='canary'\n[[mirror]]\nname='b'\n[[mirror]]\nname='c'\n[[wave]]\n\
                    groups=['canary']\n";
-    world.write("headwater.toml", format!("{mirrors}{wave}"));
-    world
+    workspace.write("headwater.toml", format!("{mirrors}{wave}"));
+    workspace
 }
 
 #[test]
-fn the_result_of_a_push_is_all_that_stays() {
+fn only_the_push_result_stays_on_the_terminal() {
     for columns in WIDTHS {
-        let world = World::with_tree();
-        let shown = world.on_terminal(columns, "push tree ./www").end().code(0);
+        let workspace = Workspace::with_tree();
+        let shown = workspace.on_terminal(columns, "push tree ./www").end().code(0);
         assert!(shown.lines[0].starts_with("release 1: 5 added"), "{shown}");
         assert!(shown.once("./www").ends_with("switched"), "{shown}");
         assert_no_block(&shown);
@@ -35,18 +35,18 @@ fn the_result_of_a_push_is_all_that_stays() {
 }
 
 #[test]
-fn the_result_of_every_command_is_all_that_stays() {
+fn only_the_result_of_each_command_stays_on_the_terminal() {
     for columns in WIDTHS {
-        let world = fleet("soak='0s'\n");
+        let workspace = fleet("soak='0s'\n");
         let see = |line: &str, words: &[&str]| {
-            let shown = world.on_terminal(columns, line).end().code(0);
+            let shown = workspace.on_terminal(columns, line).end().code(0);
             words.iter().for_each(|words| drop(shown.once(words).to_owned()));
             assert_no_block(&shown);
             shown
         };
         see("plan", &["release 1"]);
         see("push", &["release 1: 5 added", "first to last mirror:"]);
-        world.write("tree/index.html", "two");
+        workspace.write("tree/index.html", "two");
         let shown = see("push --stage-only", &["staged: `headwater activate 2-"]);
         let name = shown
             .once("staged:")
@@ -57,10 +57,10 @@ fn the_result_of_every_command_is_all_that_stays() {
         see(&format!("activate {name}"), &["release 2"]);
         see("diff ./m-a:1 tree", &["index.html"]);
         see("rollback a b c --to 1", &["release 3"]);
-        world.write("tree/index.html", "three");
+        workspace.write("tree/index.html", "three");
         see("push", &["release 4"]);
-        world.remove("m-c");
-        world.remove("home");
+        workspace.remove("m-c");
+        workspace.remove("home");
         see("heal", &["release 4"]);
         let shown = see("verify a b c", &[]);
         assert_eq!(shown.lines.len(), 3, "{shown}");
@@ -72,14 +72,14 @@ fn the_result_of_every_command_is_all_that_stays() {
 }
 
 #[test]
-fn failures_are_above_the_result_and_hints_below() {
+fn failures_appear_above_the_result_and_hints_below() {
     for columns in WIDTHS {
-        let world = fleet("soak='0s'\n");
-        world.ok("push");
-        world.write("tree/index.html", "two");
-        world.remove("m-c");
-        world.write("m-c", "a file");
-        let shown = world.on_terminal(columns, "push --require any").end().code(3);
+        let workspace = fleet("soak='0s'\n");
+        workspace.ok("push");
+        workspace.write("tree/index.html", "two");
+        workspace.remove("m-c");
+        workspace.write("m-c", "a file");
+        let shown = workspace.on_terminal(columns, "push --require any").end().code(3);
         let at = |words: &str| {
             shown.once(words);
             shown.lines.iter().position(|line| line.contains(words)).unwrap()
@@ -91,23 +91,23 @@ fn failures_are_above_the_result_and_hints_below() {
         );
         assert!(error < result && result < hint, "{shown}");
         assert_no_block(&shown);
-        let shown = world.on_terminal(columns, "push").end().code(4);
+        let shown = workspace.on_terminal(columns, "push").end().code(4);
         shown.once("error: c failed");
         shown.once("is not a directory");
         shown.once("failed (bad place)");
         shown.once("; nothing was activated");
         assert_no_block(&shown);
-        let shown = world.on_terminal(columns, "push gone a").end().code(8);
+        let shown = workspace.on_terminal(columns, "push gone a").end().code(8);
         shown.once("error:");
         assert_no_block(&shown);
     }
 }
 
 #[test]
-fn a_wave_counts_down_and_an_interrupt_is_answered_once() {
+fn soak_shows_a_countdown_and_interrupt_is_confirmed_once() {
     for columns in WIDTHS {
-        let world = fleet("soak='1h'\n");
-        let mut terminal = world.on_terminal(columns, "push");
+        let workspace = fleet("soak='1h'\n");
+        let mut terminal = workspace.on_terminal(columns, "push");
         terminal.wait_for("59 min");
         terminal.wait_for("wave 1: 59 min");
         terminal.interrupt();
@@ -120,9 +120,9 @@ fn a_wave_counts_down_and_an_interrupt_is_answered_once() {
 }
 
 #[test]
-fn a_wave_is_a_line_where_there_is_no_terminal() {
-    let world = fleet("soak='50ms'\n");
-    let run = world.ok("push");
+fn soak_without_a_terminal_is_one_line() {
+    let workspace = fleet("soak='50ms'\n");
+    let run = workspace.ok("push");
     let until = |line: &&str| {
         line.starts_with("wave 1: ") && line.contains(" before the others follow, until 20")
     };
@@ -130,21 +130,21 @@ fn a_wave_is_a_line_where_there_is_no_terminal() {
 }
 
 #[test]
-fn labels_have_a_colour_on_a_terminal_only() {
-    let world = World::with_tree();
-    world.ok("push tree ./www");
-    world.remove("www");
+fn labels_are_coloured_only_on_a_terminal() {
+    let workspace = Workspace::with_tree();
+    workspace.ok("push tree ./www");
+    workspace.remove("www");
     let line = "push tree ./www ./other --require any";
-    let shown = world.on_terminal(80, line).end().code(3);
+    let shown = workspace.on_terminal(80, line).end().code(3);
     assert_eq!(shown.coloured[0], "error:", "{shown}");
     assert!(shown.coloured[1..].iter().all(|word| word == "hint:"), "{:?}", shown.coloured);
     assert!(shown.coloured.len() > 1, "{shown}");
-    let shown = world.on_terminal(80, "status ./nowhere").end().code(2);
+    let shown = workspace.on_terminal(80, "status ./nowhere").end().code(2);
     assert_eq!(shown.coloured, ["error:", "hint:"], "{shown}");
-    let mut command = world.command(&["status", "./nowhere"]);
+    let mut command = workspace.command(&["status", "./nowhere"]);
     command.env("NO_COLOR", "1");
     let shown = Terminal::start(command, 80).end().code(2);
     assert_eq!(shown.coloured, [""; 0], "{shown}");
-    // The harness looks for escape sequences in the output of every run without a terminal.
-    world.run(line).code(3);
+    // The harness checks the output of every run without a terminal for escape sequences.
+    workspace.run(line).code(3);
 }

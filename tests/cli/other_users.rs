@@ -5,11 +5,11 @@ use std::process::Command;
 
 use serde_json::json;
 
-use crate::harness::World;
+use crate::harness::Workspace;
 use crate::receiver::Receiver;
 
-/// What only reads the mirror `./www`.
-const READING: [&str; 6] = [
+/// Commands that only read the mirror `./www`.
+const READING_COMMANDS: [&str; 6] = [
     "status ./www",
     "releases ./www",
     "which index.html ./www",
@@ -18,8 +18,8 @@ const READING: [&str; 6] = [
     "verify ./www --quick",
 ];
 
-/// What changes it, or would.
-const WRITING: [&str; 7] = [
+/// Commands that change it.
+const WRITING_COMMANDS: [&str; 7] = [
     "push tree ./www",
     "plan tree ./www",
     "push tree ./www --stage-only",
@@ -29,118 +29,118 @@ const WRITING: [&str; 7] = [
     "promote ./hub ./www",
 ];
 
-/// A mirror with two releases, whose directory is given to the user 12345.
-fn given_away() -> World {
-    let world = World::with_mirror();
-    world.write("tree/index.html", "2");
-    world.ok("push tree ./www");
-    world.ok("push --from ./www ./hub");
-    std::os::unix::fs::chown(world.path("www"), Some(12_345), None).unwrap();
-    world
+/// A mirror with two releases, whose directory belongs to the user 12345.
+fn given_away() -> Workspace {
+    let workspace = Workspace::with_mirror();
+    workspace.write("tree/index.html", "2");
+    workspace.ok("push tree ./www");
+    workspace.ok("push --from ./www ./hub");
+    std::os::unix::fs::chown(workspace.path("www"), Some(12_345), None).unwrap();
+    workspace
 }
 
 #[test]
 #[ignore = "needs root, which gives a mirror away"]
-fn root_reads_a_mirror_of_another_user() {
-    let world = given_away();
-    let before = world.snapshot("www");
-    for line in READING {
-        world.ok(line);
+fn root_can_read_a_mirror_of_another_user() {
+    let workspace = given_away();
+    let before = workspace.fingerprint("www");
+    for line in READING_COMMANDS {
+        workspace.ok(line);
     }
-    assert_eq!(world.snapshot("www"), before, "nothing is written, not even a note");
-    world.write("www/current/stranger", "x");
-    world.run("verify ./www").code(1).says("stranger: is not ours");
+    assert_eq!(workspace.fingerprint("www"), before, "nothing is written, not even an event");
+    workspace.write("www/current/stranger", "x");
+    workspace.run("verify ./www").code(1).says("stranger: is not ours");
 }
 
 #[test]
 #[ignore = "needs root, which gives a mirror away"]
-fn a_mirror_of_another_user_is_not_written() {
-    let world = given_away();
-    world.write("tree/index.html", "3");
-    let before = world.snapshot("www");
-    for line in WRITING {
-        let run = world.run(line);
-        let told = run.stdout.clone() + &run.stderr;
+fn mirror_of_another_user_is_not_written() {
+    let workspace = given_away();
+    workspace.write("tree/index.html", "3");
+    let before = workspace.fingerprint("www");
+    for line in WRITING_COMMANDS {
+        let run = workspace.run(line);
+        let output = run.stdout.clone() + &run.stderr;
         assert!(
-            told.contains("belongs to user id 12345, but headwater runs as user root"),
-            "{line}: {told}"
+            output.contains("belongs to user id 12345, but headwater runs as user root"),
+            "{line}: {output}"
         );
-        assert_eq!(world.snapshot("www"), before, "{line}");
+        assert_eq!(workspace.fingerprint("www"), before, "{line}");
     }
-    world.run("push tree ./www").code(7).warns("as the user who owns");
-    world.run("doctor ./www").code(1).says("FAILED").says("belongs to user id 12345");
-    // An empty directory is its owner's, too.
-    world.mkdir("empty");
-    std::os::unix::fs::chown(world.path("empty"), Some(12_345), None).unwrap();
-    world.run("push tree ./empty").code(7).warns("belongs to user id 12345");
-    assert_eq!(world.files("empty").len(), 0);
+    workspace.run("push tree ./www").code(7).warns("as the user who owns");
+    workspace.run("doctor ./www").code(1).says("FAILED").says("belongs to user id 12345");
+    // An empty directory has an owner, too.
+    workspace.mkdir("empty");
+    std::os::unix::fs::chown(workspace.path("empty"), Some(12_345), None).unwrap();
+    workspace.run("push tree ./empty").code(7).warns("belongs to user id 12345");
+    assert_eq!(workspace.files("empty").len(), 0);
 }
 
 #[test]
 #[ignore = "needs root, which gives a mirror away"]
-fn a_push_learns_of_the_owner_before_anything_is_sent() {
-    let world = given_away();
-    world.write("tree/index.html", "3");
-    let events = world.events("push tree ./www ./hub", 7);
-    let told = |kind: &str| events.iter().filter(|event| event["event"] == kind).count();
-    assert_eq!((told("mirror_failed"), told("pack_sent")), (1, 0), "{events:?}");
+fn push_detects_another_owner_before_sending() {
+    let workspace = given_away();
+    workspace.write("tree/index.html", "3");
+    let events = workspace.events("push tree ./www ./hub", 7);
+    let count = |kind: &str| events.iter().filter(|event| event["event"] == kind).count();
+    assert_eq!((count("mirror_failed"), count("pack_sent")), (1, 0), "{events:?}");
     assert_eq!(
-        world.json("push tree ./www ./hub --require 1", 3)["mirrors"][0]["failure"],
+        workspace.json("push tree ./www ./hub --require 1", 3)["mirrors"][0]["failure"],
         json!("other_owner")
     );
 }
 
 #[test]
 #[ignore = "needs root, which runs the program as another user"]
-fn a_user_who_may_read_a_mirror_reads_it() {
-    let world = World::with_tree();
-    let push = world.command(&["push", "tree", "./www"]);
-    // Whatever the umask of the owner is, what others read can be read.
+fn user_with_read_permission_can_read_a_mirror() {
+    let workspace = Workspace::with_tree();
+    let push = workspace.command(&["push", "tree", "./www"]);
+    // Regardless of the umask of the owner, readable content stays readable.
     let mut closed = Command::new("sh");
     closed
         .args(["-c", "umask 077; exec \"$0\" \"$@\""])
         .arg(push.get_program())
         .args(push.get_args());
     closed
-        .current_dir(world.path(""))
+        .current_dir(workspace.path(""))
         .envs(push.get_envs().filter_map(|(name, value)| Some((name, value?))));
     assert!(closed.output().unwrap().status.success());
-    world.ok("verify ./www");
-    let before = world.snapshot("www");
-    for line in READING {
-        world.run_as_nobody(line).code(0);
+    workspace.ok("verify ./www");
+    let before = workspace.fingerprint("www");
+    for line in READING_COMMANDS {
+        workspace.run_as_nobody(line).code(0);
     }
-    assert_eq!(world.snapshot("www"), before);
+    assert_eq!(workspace.fingerprint("www"), before);
     let denied = "belongs to user root, but headwater runs as user nobody";
-    world.mkdir("cache");
-    world.chmod("cache", 0o777);
-    world.run_as_nobody("push tree ./www --cache cache").code(7).warns(denied);
-    world.run_as_nobody("prune ./www").code(7).warns(denied);
+    workspace.mkdir("cache");
+    workspace.chmod("cache", 0o777);
+    workspace.run_as_nobody("push tree ./www --cache cache").code(7).warns(denied);
+    workspace.run_as_nobody("prune ./www").code(7).warns(denied);
 }
 
 #[test]
 #[ignore = "needs root, which runs the program as another user"]
-fn what_a_user_may_not_read_is_no_fault() {
-    let world = World::with_mirror();
-    let object = world.object("www", "<h1>hello</h1>\n");
-    world.chmod(&object, 0o440);
-    world.run("verify ./www").code(1).says("mode differs");
-    world.run_as_nobody("verify ./www").code(7).warns("Permission denied");
-    world.chmod("www", 0o750);
-    world.run_as_nobody("status ./www").code(1).says("Permission denied");
-    world.run_as_nobody("verify ./www").code(7).warns("Permission denied");
+fn unreadable_mirror_is_permission_denied_and_not_damage() {
+    let workspace = Workspace::with_mirror();
+    let object = workspace.object("www", "<h1>hello</h1>\n");
+    workspace.chmod(&object, 0o440);
+    workspace.run("verify ./www").code(1).says("mode differs");
+    workspace.run_as_nobody("verify ./www").code(7).warns("Permission denied");
+    workspace.chmod("www", 0o750);
+    workspace.run_as_nobody("status ./www").code(1).says("Permission denied");
+    workspace.run_as_nobody("verify ./www").code(7).warns("Permission denied");
 }
 
 #[test]
 #[ignore = "needs root, which runs the program as a user with few threads"]
-fn a_limit_of_threads_is_an_error_and_no_panic() {
+fn thread_limit_causes_an_error_and_not_a_panic() {
     const USER: u32 = 54_321;
-    let world = World::with_mirror();
-    world.ok("push --from ./www ./hub");
+    let workspace = Workspace::with_mirror();
+    workspace.ok("push --from ./www ./hub");
     let mut codes = BTreeMap::new();
     for limit in 1..=24 {
-        world.write("tree/index.html", format!("version {limit}"));
-        world.give_to(USER);
+        workspace.write("tree/index.html", format!("version {limit}"));
+        workspace.give_to(USER);
         let limit = format!("--nproc={limit}");
         let runner = ["prlimit", &limit];
         for line in [
@@ -150,43 +150,43 @@ fn a_limit_of_threads_is_an_error_and_no_panic() {
             "status ./www",
             "verify ./www",
         ] {
-            let run = world.run_as(USER, &runner, line);
-            let told = run.stdout.clone() + &run.stderr;
-            assert!(!told.contains("panicked") && run.code != 101, "{limit} {line}: {told}");
+            let run = workspace.run_as(USER, &runner, line);
+            let output = run.stdout.clone() + &run.stderr;
+            assert!(!output.contains("panicked") && run.code != 101, "{limit} {line}: {output}");
             assert!(
-                run.code == 0 || told.contains("cannot start a thread"),
-                "{limit} {line}: {} {told}",
+                run.code == 0 || output.contains("cannot start a thread"),
+                "{limit} {line}: {} {output}",
                 run.code
             );
             codes.entry(line).or_insert_with(BTreeSet::new).insert(run.code);
         }
-        world.run_as(USER, &[], "push tree ./www ./hub").code(0);
-        world.ok("verify ./www ./hub");
+        workspace.run_as(USER, &[], "push tree ./www ./hub").code(0);
+        workspace.ok("verify ./www ./hub");
     }
-    assert!(codes["push tree ./www ./hub"].len() > 1, "the limit is without effect: {codes:?}");
+    assert!(codes["push tree ./www ./hub"].len() > 1, "the limit has no effect: {codes:?}");
 }
 
 #[test]
 #[ignore = "needs root, which gives a mirror away"]
-fn a_receiver_does_not_start_for_a_site_of_another_user() {
-    let world = given_away();
-    let token = world.ok("token new --site docs --allow push").stderr;
-    let reader = world.ok("token new --site docs --allow read").stderr;
-    world.write("tokens.toml", &token);
-    world.mkdir("empty");
-    std::os::unix::fs::chown(world.path("empty"), Some(12_345), None).unwrap();
+fn receiver_refuses_to_start_for_a_site_of_another_user() {
+    let workspace = given_away();
+    let token = workspace.ok("token new --site docs --allow push").stderr;
+    let reader = workspace.ok("token new --site docs --allow read").stderr;
+    workspace.write("tokens.toml", &token);
+    workspace.mkdir("empty");
+    std::os::unix::fs::chown(workspace.path("empty"), Some(12_345), None).unwrap();
     for line in ["serve ./www --no-auth", "serve empty --site docs --token-file tokens.toml"] {
         let directory = line.split(' ').nth(1).unwrap();
-        world
+        workspace
             .run(&format!("{line} --listen 127.0.0.1:0"))
             .code(1)
             .warns("belongs to user id 12345, but headwater runs as user root")
             .warns(&format!("hint: run the receiver as the user who owns {directory}"));
     }
-    // What only reads needs no owner.
-    world.write("tokens.toml", reader);
+    // Reading commands do not require the owner.
+    workspace.write("tokens.toml", reader);
     let line = "serve empty --site docs --token-file tokens.toml --listen 127.0.0.1:0";
-    let mut receiver = world.start(line);
+    let mut receiver = workspace.start(line);
     let mut first = String::new();
     let stderr = receiver.stderr.take().unwrap();
     std::io::BufRead::read_line(&mut std::io::BufReader::new(stderr), &mut first).unwrap();
@@ -197,18 +197,18 @@ fn a_receiver_does_not_start_for_a_site_of_another_user() {
 
 #[test]
 #[ignore = "needs root, which gives a mirror away"]
-fn doctor_and_push_learn_that_a_receiver_may_not_write() {
-    let world = World::with_tree();
-    world.mkdir("docs");
-    let receiver = Receiver::start(&world, "[[site]]\nname = 'docs'\ndir = 'docs'\n");
-    world.write("headwater.toml", receiver.mirror("http"));
-    world.ok("doctor").says("the token may push");
-    std::os::unix::fs::chown(world.path("docs"), Some(12_345), None).unwrap();
-    let run = world.run("doctor").code(1).says("FAILED").says("belongs to user id 12345");
+fn doctor_and_push_report_a_receiver_without_write_permission() {
+    let workspace = Workspace::with_tree();
+    workspace.mkdir("docs");
+    let receiver = Receiver::start(&workspace, "[[site]]\nname = 'docs'\ndir = 'docs'\n");
+    workspace.write("headwater.toml", receiver.mirror("http"));
+    workspace.ok("doctor").says("the token may push");
+    std::os::unix::fs::chown(workspace.path("docs"), Some(12_345), None).unwrap();
+    let run = workspace.run("doctor").code(1).says("FAILED").says("belongs to user id 12345");
     assert!(run.stdout.contains("hint: run the receiver as the user who owns"), "{}", run.stdout);
-    let run = world.run("push tree").code(7).warns("belongs to user id 12345");
+    let run = workspace.run("push tree").code(7).warns("belongs to user id 12345");
     assert!(run.stderr.contains("hint: run the receiver as the user who owns"), "{}", run.stderr);
     assert!(!run.stdout.contains("added"), "{}", run.stdout);
-    assert_eq!(world.files("docs").len(), 0);
-    world.run("plan tree").code(7).warns("hint: run the receiver as the user who owns");
+    assert_eq!(workspace.files("docs").len(), 0);
+    workspace.run("plan tree").code(7).warns("hint: run the receiver as the user who owns");
 }

@@ -140,7 +140,7 @@ fn check_value(value: &str) -> Result<(), &'static str> {
 }
 
 #[test]
-fn what_prometheus_would_refuse_is_refused() {
+fn checker_refuses_invalid_prometheus_text() {
     let head = "# HELP a_b What it is.\n# TYPE a_b gauge\n";
     for good in [
         "a_b 1",

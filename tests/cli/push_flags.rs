@@ -6,233 +6,233 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::harness::{TREE, World, of_kind};
+use crate::harness::{TREE, Workspace, of_kind};
 
 #[test]
-fn keep_removed_is_for_every_kind() {
-    let world = World::with_mirror();
-    world.remove("tree/docs/a.html");
-    world.ok("push tree ./www --keep-removed 1h").says("1 retired");
-    assert!(world.exists("www/current/docs/a.html"));
-    world.remove("tree/app.js");
-    world.ok("push tree ./www --keep-removed 0s").says("1 removed");
-    assert!(!world.exists("www/current/app.js"));
+fn keep_removed_applies_to_every_kind_of_file() {
+    let workspace = Workspace::with_mirror();
+    workspace.remove("tree/docs/a.html");
+    workspace.ok("push tree ./www --keep-removed 1h").says("1 retired");
+    assert!(workspace.exists("www/current/docs/a.html"));
+    workspace.remove("tree/app.js");
+    workspace.ok("push tree ./www --keep-removed 0s").says("1 removed");
+    assert!(!workspace.exists("www/current/app.js"));
     assert!(
-        world.exists("www/current/docs/a.html"),
-        "a later push does not shorten what was promised"
+        workspace.exists("www/current/docs/a.html"),
+        "a later push does not shorten the retirement"
     );
-    world.ok("verify ./www");
+    workspace.ok("verify ./www");
 }
 
 #[test]
-fn a_retired_file_that_comes_back_is_live_with_a_later_time() {
-    let world = World::with_mirror();
-    let before = world.meta("www/current/app.js").mtime();
-    world.remove("tree/app.js");
-    world.ok("push tree ./www");
-    world.write("tree/app.js", TREE[0].1);
-    let answer = world.json("push tree ./www", 0);
+fn retired_file_that_returns_is_live_with_a_later_time() {
+    let workspace = Workspace::with_mirror();
+    let before = workspace.meta("www/current/app.js").mtime();
+    workspace.remove("tree/app.js");
+    workspace.ok("push tree ./www");
+    workspace.write("tree/app.js", TREE[0].1);
+    let answer = workspace.json("push tree ./www", 0);
     assert_eq!(
         (&answer["changes"]["added"], &answer["mirrors"][0]["sent_packs"]),
         (&json!(1), &json!(0))
     );
-    assert!(world.meta("www/current/app.js").mtime() > before);
-    assert!(world.releases("./www").pop().unwrap()["retired"].is_null());
+    assert!(workspace.meta("www/current/app.js").mtime() > before);
+    assert!(workspace.releases("./www").pop().unwrap()["retired"].is_null());
 }
 
 #[test]
-fn due_retired_entries_go_without_a_release() {
-    let world = World::with_mirror();
-    world.remove("tree/app.js");
-    world.ok("push tree ./www --keep-removed 1s").says("1 retired");
-    assert!(world.exists("www/current/app.js"));
-    // No clock can be set from outside: the same push is tried until its time has come, which is
-    // two seconds off where releases of one second were numbered ahead.
+fn due_retired_entries_are_removed_without_a_release() {
+    let workspace = Workspace::with_mirror();
+    workspace.remove("tree/app.js");
+    workspace.ok("push tree ./www --keep-removed 1s").says("1 retired");
+    assert!(workspace.exists("www/current/app.js"));
+    // The test cannot set the clock, so it repeats the push until the entry is due. That takes two
+    // seconds more if several releases were made within a second.
     let begun = Instant::now();
-    while world.exists("www/current/app.js") {
-        assert!(begun.elapsed() < Duration::from_secs(60), "it never goes");
-        world.ok("push tree ./www");
+    while workspace.exists("www/current/app.js") {
+        assert!(begun.elapsed() < Duration::from_secs(60), "the entry is never removed");
+        workspace.ok("push tree ./www");
     }
-    assert_eq!(world.current("www"), 2);
-    world.ok("push tree ./www").says("nothing new: release 2");
-    world.ok("verify ./www");
+    assert_eq!(workspace.current("www"), 2);
+    workspace.ok("push tree ./www").says("nothing new: release 2");
+    workspace.ok("verify ./www");
 }
 
 #[test]
-fn expunged_paths_are_gone_at_once() {
-    let world = World::with_mirror();
-    world.remove("tree/assets");
-    world.ok("push tree ./www").says("2 retired");
-    world.ok("push tree ./www --expunge assets/deep --note takedown");
-    let served = world.served("www");
+fn expunged_paths_are_removed_at_once() {
+    let workspace = Workspace::with_mirror();
+    workspace.remove("tree/assets");
+    workspace.ok("push tree ./www").says("2 retired");
+    workspace.ok("push tree ./www --expunge assets/deep --note takedown");
+    let served = workspace.served("www");
     assert!(
         !served.contains_key("assets/deep/er/logo.svg") && served.contains_key("assets/style.css"),
         "{served:?}"
     );
-    // What the tree has would still be served.
-    world.write("tree/index.html", "2");
-    world
+    // Paths that the tree has would still be served.
+    workspace.write("tree/index.html", "2");
+    workspace
         .run("push tree ./www --expunge index.html")
         .code(5)
         .warns("index.html")
         .warns("remove the path from the tree");
-    assert_ne!(world.read("www/current/index.html"), "2");
-    world.run("push tree ./www --expunge ../x").code(2);
+    assert_ne!(workspace.read("www/current/index.html"), "2");
+    workspace.run("push tree ./www --expunge ../x").code(2);
 }
 
 #[test]
-fn a_broken_mirror_stops_all_unless_fewer_are_required() {
-    let world = World::with_tree();
-    world.write("file", "not a mirror");
-    let refused = world.json("push tree ./www ./file ./data", 4);
+fn broken_mirror_stops_the_push_unless_fewer_are_required() {
+    let workspace = Workspace::with_tree();
+    workspace.write("file", "not a mirror");
+    let refused = workspace.json("push tree ./www ./file ./data", 4);
     let outcomes: Vec<_> =
         refused["mirrors"].as_array().unwrap().iter().map(|one| &one["outcome"]).collect();
     assert_eq!(outcomes, ["skipped", "failed", "skipped"]);
-    assert!(!world.exists("www") && !world.exists("data"), "nothing was sent");
-    world.run("push tree ./www ./file ./data").code(4).warns("./file").warns("--require");
+    assert!(!workspace.exists("www") && !workspace.exists("data"), "nothing was sent");
+    workspace.run("push tree ./www ./file ./data").code(4).warns("./file").warns("--require");
 
     for require in ["any", "1", "2"] {
-        let answer = world.json(&format!("push tree ./www ./file ./data --require {require}"), 3);
+        let answer =
+            workspace.json(&format!("push tree ./www ./file ./data --require {require}"), 3);
         assert_eq!(answer["mirrors"][1]["failure"], "bad_place");
-        assert_eq!(world.served("www"), world.files("tree"));
-        assert_eq!(world.served("data"), world.files("tree"));
-        world.write("tree/index.html", require);
+        assert_eq!(workspace.served("www"), workspace.files("tree"));
+        assert_eq!(workspace.served("data"), workspace.files("tree"));
+        workspace.write("tree/index.html", require);
     }
-    world.run("push tree ./www ./file ./data --require 3").code(4);
-    assert_ne!(world.served("www"), world.files("tree"));
-    assert_eq!(world.read("file"), "not a mirror");
+    workspace.run("push tree ./www ./file ./data --require 3").code(4);
+    assert_ne!(workspace.served("www"), workspace.files("tree"));
+    assert_eq!(workspace.read("file"), "not a mirror");
 }
 
 #[test]
-fn a_mirror_that_lags_gets_the_newest_release_as_it_is() {
-    let world = World::with_mirror();
-    world.ok("push tree ./www ./data").says("nothing new");
-    world.write("tree/index.html", "2");
-    world.ok("push tree ./www");
-    let answer = world.json("push tree ./www ./data", 0);
+fn lagging_mirror_gets_the_newest_release_unchanged() {
+    let workspace = Workspace::with_mirror();
+    workspace.ok("push tree ./www ./data").says("nothing new");
+    workspace.write("tree/index.html", "2");
+    workspace.ok("push tree ./www");
+    let answer = workspace.json("push tree ./www ./data", 0);
     assert_eq!((&answer["is_new"], &answer["sequence"]), (&json!(false), &json!(2)));
     assert_eq!(
         (&answer["mirrors"][0]["outcome"], &answer["mirrors"][1]["outcome"]),
         (&json!("current"), &json!("activated"))
     );
-    assert_eq!(world.served("data"), world.files("tree"));
-    assert_eq!(world.releases("./www").last(), world.releases("./data").last());
+    assert_eq!(workspace.served("data"), workspace.files("tree"));
+    assert_eq!(workspace.releases("./www").last(), workspace.releases("./data").last());
 }
 
 #[test]
-fn from_a_mirror_a_new_one_is_filled_and_a_laggard_healed_without_the_tree() {
-    let world = World::with_mirror();
-    world.remove("tree/app.js");
-    world.ok("push tree ./www");
-    let served = world.served("www");
-    world.rename("tree", "gone");
-    world.ok("push --from ./www ./data");
-    assert_eq!(world.served("data"), served);
-    assert_eq!(world.releases("./www").last(), world.releases("./data").last());
-    world.rename("gone", "tree");
-    world.write("tree/index.html", "3");
-    world.ok("push tree ./www");
-    world.remove("tree");
-    world.ok("push --from ./www ./data").says("2 -> 3");
-    assert_eq!(world.served("data"), world.served("www"));
-    world.ok("push --from ./data ./www").says("nothing new");
-    world.ok("verify ./www ./data");
+fn copy_fills_new_and_lagging_mirrors_without_the_tree() {
+    let workspace = Workspace::with_mirror();
+    workspace.remove("tree/app.js");
+    workspace.ok("push tree ./www");
+    let served = workspace.served("www");
+    workspace.rename("tree", "gone");
+    workspace.ok("push --from ./www ./data");
+    assert_eq!(workspace.served("data"), served);
+    assert_eq!(workspace.releases("./www").last(), workspace.releases("./data").last());
+    workspace.rename("gone", "tree");
+    workspace.write("tree/index.html", "3");
+    workspace.ok("push tree ./www");
+    workspace.remove("tree");
+    workspace.ok("push --from ./www ./data").says("2 -> 3");
+    assert_eq!(workspace.served("data"), workspace.served("www"));
+    workspace.ok("push --from ./data ./www").says("nothing new");
+    workspace.ok("verify ./www ./data");
 }
 
 #[test]
-fn from_a_mirror_the_site_is_that_of_the_mirror() {
-    let world = World::with_tree();
-    world.ok("push tree ./www --site docs");
-    world.ok("push --from ./www ./data");
-    assert_eq!(world.json("status ./data", 0)["mirrors"][0]["site"], "docs");
+fn copy_uses_the_site_of_the_source_mirror() {
+    let workspace = Workspace::with_tree();
+    workspace.ok("push tree ./www --site docs");
+    workspace.ok("push --from ./www ./data");
+    assert_eq!(workspace.json("status ./data", 0)["mirrors"][0]["site"], "docs");
 }
 
 #[test]
-fn from_what_is_no_mirror_or_has_no_release_is_missing_content() {
-    let world = World::with_tree();
-    world.mkdir("empty");
+fn copy_from_a_source_without_a_release_is_missing_content() {
+    let workspace = Workspace::with_tree();
+    workspace.mkdir("empty");
     for source in ["./tree", "./empty", "./nowhere"] {
-        world.run(&format!("push --from {source} ./www")).code(8);
-        assert!(!world.exists("www"), "{source}");
+        workspace.run(&format!("push --from {source} ./www")).code(8);
+        assert!(!workspace.exists("www"), "{source}");
     }
 }
 
 #[test]
-fn jobs_and_levels_change_nothing_that_is_served() {
-    let world = World::with_tree();
+fn jobs_and_levels_do_not_change_served_content() {
+    let workspace = Workspace::with_tree();
     let text = "the same words again and again\n".repeat(5_000);
-    world.write("tree/words.txt", &text);
+    workspace.write("tree/words.txt", &text);
     let sent = |mirror: &str, flags: &str| {
-        let answer = world.json(&format!("push tree ./{mirror} {flags}"), 0);
-        assert_eq!(world.served(mirror), world.files("tree"));
+        let answer = workspace.json(&format!("push tree ./{mirror} {flags}"), 0);
+        assert_eq!(workspace.served(mirror), workspace.files("tree"));
         answer["mirrors"][0]["sent_bytes"].as_u64().unwrap()
     };
     let (raw, three) = (sent("raw", "--level raw --jobs 1"), sent("three", "--level 3 --jobs 4"));
     let best = sent("best", "--level 19 -j 2");
     assert!(raw > text.len() as u64 && three < raw / 10 && best < raw / 10, "{raw} {three} {best}");
-    assert_eq!(sent("auto", "--level auto"), raw, "to a directory nothing is compressed");
+    assert_eq!(sent("auto", "--level auto"), raw, "content for a directory is not compressed");
     for bad in ["--level 20", "--level fast", "--jobs 0", "--jobs x"] {
-        world.run(&format!("push tree ./www {bad}")).code(2);
+        workspace.run(&format!("push tree ./www {bad}")).code(2);
     }
     for line in
         ["push tree ./www --jobs 0", "push tree ./www --max-parallel 0", "prune ./www --keep 0"]
     {
-        world.run(line).code(2).warns("at least 1");
+        workspace.run(line).code(2).warns("at least 1");
     }
 }
 
 #[test]
-fn the_cache_saves_reading_and_may_be_lost() {
-    let world = World::with_tree();
+fn cache_avoids_reading_files_and_can_be_lost() {
+    let workspace = Workspace::with_tree();
     let hashed = |line: &str| {
-        let events = world.events(line, 0);
+        let events = workspace.events(line, 0);
         of_kind(&events, "scan_finished")[0]["hashed_files"].as_u64().unwrap()
     };
     assert_eq!(hashed("push tree ./www --cache ./cache"), 5);
-    let caches = world.files("cache");
+    let caches = workspace.files("cache");
     let stat_cache = caches.keys().find(|path| path.ends_with("/stat-cache")).unwrap().clone();
     let is_kept = |path: &str| {
         path.ends_with("/stat-cache") || path.ends_with("/lock") || path.starts_with("stores/")
     };
-    assert!(
-        caches.keys().all(|path| is_kept(path)),
-        "nothing of the push is left behind: {caches:?}"
-    );
-    // Files written in the second of the scan are read once more; not so when they are older.
+    assert!(caches.keys().all(|path| is_kept(path)), "the push left files behind: {caches:?}");
+    // Files written in the second of the scan are read again; older files are not.
     for (path, _) in TREE {
         let file =
-            fs::File::options().write(true).open(world.path(&format!("tree/{path}"))).unwrap();
+            fs::File::options().write(true).open(workspace.path(&format!("tree/{path}"))).unwrap();
         file.set_modified(
             std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1_000_000_000),
         )
         .unwrap();
     }
     hashed("push tree ./www --cache ./cache");
-    world.tamper(&format!("cache/{stat_cache}"), "damaged");
+    workspace.tamper(&format!("cache/{stat_cache}"), "damaged");
     assert_eq!(hashed("push tree ./www --cache ./cache"), 5);
-    world.remove("cache");
+    workspace.remove("cache");
     assert_eq!(hashed("push tree ./www --cache ./cache"), 5);
-    assert_eq!(world.current("www"), 1);
-    world.ok("push tree ./www");
-    assert!(world.exists("home/cache/headwater"), "the default is in the XDG cache");
+    assert_eq!(workspace.current("www"), 1);
+    workspace.ok("push tree ./www");
+    assert!(workspace.exists("home/cache/headwater"), "the default is in the XDG cache");
 }
 
 #[test]
-fn what_is_excluded_does_not_arrive() {
-    let world = World::with_tree();
-    world.write("tree/a.map", "map");
-    world.write("tree/docs/draft.html", "draft");
-    world.write("tree/.headwaterignore", "draft.*\n");
-    world.args(&["push", "tree", "./www", "--exclude", "*.map", "--exclude", "/assets/"]).code(0);
-    let paths: Vec<_> = world.served("www").into_keys().collect();
+fn excluded_paths_are_not_served() {
+    let workspace = Workspace::with_tree();
+    workspace.write("tree/a.map", "map");
+    workspace.write("tree/docs/draft.html", "draft");
+    workspace.write("tree/.headwaterignore", "draft.*\n");
+    workspace
+        .args(&["push", "tree", "./www", "--exclude", "*.map", "--exclude", "/assets/"])
+        .code(0);
+    let paths: Vec<_> = workspace.served("www").into_keys().collect();
     assert_eq!(paths, ["app.js", "docs/a.html", "index.html"]);
-    world.run("push tree ./www --exclude [z-a]").code(2);
+    workspace.run("push tree ./www --exclude [z-a]").code(2);
 }
 
 #[test]
-fn json_is_one_object_with_an_outcome_a_mirror() {
-    let world = World::with_tree();
-    let answer = world.json("push tree ./www ./data", 0);
+fn json_is_one_object_with_an_outcome_per_mirror() {
+    let workspace = Workspace::with_tree();
+    let answer = workspace.json("push tree ./www ./data", 0);
     assert_eq!(
         (&answer["headwater"], &answer["version"], &answer["exit_code"]),
         (&json!("push"), &json!(1), &json!(0))
@@ -256,19 +256,19 @@ fn json_is_one_object_with_an_outcome_a_mirror() {
 }
 
 #[test]
-fn quiet_says_nothing_when_all_is_well() {
-    let world = World::with_tree();
-    let run = world.ok("push tree ./www --quiet");
+fn quiet_push_prints_nothing_on_success() {
+    let workspace = Workspace::with_tree();
+    let run = workspace.ok("push tree ./www --quiet");
     assert_eq!((run.stdout.as_str(), run.stderr.as_str()), ("", ""));
-    world.run("push missing ./www --quiet").code(8).warns("missing");
+    workspace.run("push missing ./www --quiet").code(8).warns("missing");
 }
 
 #[test]
-fn events_tell_a_push_from_scan_to_switch() {
-    let world = World::with_tree();
-    let events = world.events("push tree ./www", 0);
+fn events_cover_a_push_from_scan_to_activation() {
+    let workspace = Workspace::with_tree();
+    let events = workspace.events("push tree ./www", 0);
     assert_eq!(
-        world.read("events.jsonl").lines().next(),
+        workspace.read("events.jsonl").lines().next(),
         Some(r#"{"headwater":"events","version":1}"#)
     );
     let kinds: Vec<&str> = events.iter().map(|event| event["event"].as_str().unwrap()).collect();
@@ -291,7 +291,7 @@ fn events_tell_a_push_from_scan_to_switch() {
         of_kind(&events, "pack_sent")[0]["pack"]
     );
     assert_eq!(of_kind(&events, "activated")[0]["sequence"], 1);
-    let again = world.events("push tree ./www", 0);
+    let again = workspace.events("push tree ./www", 0);
     assert_eq!(
         (of_kind(&again, "pack_sent").len(), of_kind(&again, "already_current").len()),
         (0, 1)
@@ -299,10 +299,10 @@ fn events_tell_a_push_from_scan_to_switch() {
 }
 
 #[test]
-fn an_interrupted_push_goes_on_where_it_was() {
-    let world = World::with_tree();
-    world.write("tree/large.txt", "content\n".repeat(20_000));
-    let steps = world.run_with(&[("HEADWATER_FAULT", "count")], "push tree ./counted").code(0);
+fn interrupted_push_resumes() {
+    let workspace = Workspace::with_tree();
+    workspace.write("tree/large.txt", "content\n".repeat(20_000));
+    let steps = workspace.run_with(&[("HEADWATER_FAULT", "count")], "push tree ./counted").code(0);
     let steps: u64 = steps
         .stderr
         .lines()
@@ -311,29 +311,31 @@ fn an_interrupted_push_goes_on_where_it_was() {
         .parse()
         .unwrap();
     let mut held = 0;
-    // The first steps only make the directories of the store.
+    // The first steps only create the directories of the store.
     for step in (steps / 2..steps).step_by(5) {
         let mirror = format!("m{step}");
         let kill = format!("kill@{step}");
-        world.run_with(&[("HEADWATER_FAULT", &kill)], &format!("push tree ./{mirror}"));
-        let events = world.events(&format!("push tree ./{mirror}"), 0);
+        workspace.run_with(&[("HEADWATER_FAULT", &kill)], &format!("push tree ./{mirror}"));
+        let events = workspace.events(&format!("push tree ./{mirror}"), 0);
         let (sent, kept) =
             (of_kind(&events, "pack_sent").len(), of_kind(&events, "pack_held").len());
         assert!(sent + kept <= 1, "{events:?}");
         held += kept;
-        assert_eq!(world.served(&mirror), world.files("tree"));
+        assert_eq!(workspace.served(&mirror), workspace.files("tree"));
     }
-    assert!(held > 0, "some kill came after the pack was there");
+    assert!(held > 0, "at least one kill came after the pack arrived");
 }
 
-/// A kill between the creation and the writing of the record of a pack leaves it empty.
+/// A kill between creating and writing the record of a pack leaves it empty.
 #[test]
-fn an_empty_record_of_a_pack_is_void() {
-    let world = World::with_tree();
+fn empty_pack_record_is_ignored() {
+    let workspace = Workspace::with_tree();
     let kill = |step: u64| {
-        world.run_with(&[("HEADWATER_FAULT", &format!("kill@{step}"))], "push tree ./www").code(-1)
+        workspace
+            .run_with(&[("HEADWATER_FAULT", &format!("kill@{step}"))], "push tree ./www")
+            .code(-1)
     };
-    let steps = world.run_with(&[("HEADWATER_FAULT", "count")], "push tree ./counted").code(0);
+    let steps = workspace.run_with(&[("HEADWATER_FAULT", "count")], "push tree ./counted").code(0);
     let steps: u64 = steps
         .stderr
         .lines()
@@ -342,39 +344,39 @@ fn an_empty_record_of_a_pack_is_void() {
         .parse()
         .unwrap();
     let held = |step: &u64| {
-        if world.exists("www") {
-            world.remove("www");
+        if workspace.exists("www") {
+            workspace.remove("www");
         }
         kill(*step);
-        world.inside("www", "incoming/").into_iter().find(|path| path.contains("/held/"))
+        workspace.inside("www", "incoming/").into_iter().find(|path| path.contains("/held/"))
     };
-    // Some two thirds of the way the pack is there; from then on it is, until it is used.
+    // The pack arrives after about two thirds of the steps, and stays until it is used.
     let record = (steps / 2..steps).find_map(|step| held(&step)).unwrap();
-    world.chmod(&record, 0o644);
-    world.write(&record, "");
-    world.ok("push tree ./www");
-    assert_eq!(world.served("www"), world.files("tree"));
+    workspace.chmod(&record, 0o644);
+    workspace.write(&record, "");
+    workspace.ok("push tree ./www");
+    assert_eq!(workspace.served("www"), workspace.files("tree"));
 }
 
 #[test]
-fn three_releases_are_kept_and_their_objects_with_them() {
-    let world = World::with_tree();
+fn three_releases_and_their_objects_are_kept() {
+    let workspace = Workspace::with_tree();
     for number in 1..=8 {
-        world.write("tree/index.html", format!("version {number}"));
-        world.ok("push tree ./www");
+        workspace.write("tree/index.html", format!("version {number}"));
+        workspace.ok("push tree ./www");
     }
     let kept: Vec<u64> =
-        world.releases("./www").iter().map(|one| one["sequence"].as_u64().unwrap()).collect();
+        workspace.releases("./www").iter().map(|one| one["sequence"].as_u64().unwrap()).collect();
     assert_eq!(kept, [6, 7, 8]);
     assert!(
-        !world.exists(&world.object("www", "version 5"))
-            && world.exists(&world.object("www", "version 6"))
+        !workspace.exists(&workspace.object("www", "version 5"))
+            && workspace.exists(&workspace.object("www", "version 6"))
     );
-    assert_eq!(world.inside("www", "objects/").len(), 4 + 3);
-    assert_eq!(world.inside("www", "manifests/").len(), 3);
+    assert_eq!(workspace.inside("www", "objects/").len(), 4 + 3);
+    assert_eq!(workspace.inside("www", "manifests/").len(), 3);
     assert!(
-        world.inside("www", "incoming/").iter().all(|path| path.ends_with("/lock")),
+        workspace.inside("www", "incoming/").iter().all(|path| path.ends_with("/lock")),
         "{:?}",
-        world.inside("www", "incoming/")
+        workspace.inside("www", "incoming/")
     );
 }

@@ -5,7 +5,7 @@ use std::process::{Child, Stdio};
 
 use serde_json::Value;
 
-use crate::harness::World;
+use crate::harness::Workspace;
 
 /// A receiver that runs until it is dropped.
 pub(crate) struct Receiver {
@@ -16,19 +16,19 @@ pub(crate) struct Receiver {
 impl Receiver {
     /// Serves the sites of a `serve.toml` that begins with `text`, on a free port of 127.0.0.1.
     /// A new token for its site `docs` is in the file `token`.
-    pub(crate) fn start(world: &World, text: &str) -> Self {
-        Self::with_token(world, text, "")
+    pub(crate) fn start(workspace: &Workspace, text: &str) -> Self {
+        Self::with_token(workspace, text, "")
     }
 
     /// The same, with flags for `headwater token new`.
-    pub(crate) fn with_token(world: &World, text: &str, flags: &str) -> Self {
-        let token = world.ok(&format!("token new --site docs --allow push {flags}"));
-        world.write("token", &token.stdout);
-        world.chmod("token", 0o600);
-        world.write("serve.toml", format!("{text}\n{}", token.stderr));
+    pub(crate) fn with_token(workspace: &Workspace, text: &str, flags: &str) -> Self {
+        let token = workspace.ok(&format!("token new --site docs --allow push {flags}"));
+        workspace.write("token", &token.stdout);
+        workspace.chmod("token", 0o600);
+        workspace.write("serve.toml", format!("{text}\n{}", token.stderr));
         let mut command =
-            world.command(&["serve", "--listen", "127.0.0.1:0", "--config", "serve.toml"]);
-        // Nothing that the receiver runs may inherit this.
+            workspace.command(&["serve", "--listen", "127.0.0.1:0", "--config", "serve.toml"]);
+        // No child of the receiver may inherit this variable.
         command.env("HEADWATER_TOKEN", "canary");
         let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
         let mut stderr = BufReader::new(child.stderr.take().unwrap());
@@ -37,13 +37,13 @@ impl Receiver {
         let line: Value = serde_json::from_str(&first).unwrap_or_else(|_| panic!("{first}"));
         let (_, port) = line["address"].as_str().unwrap().rsplit_once(':').unwrap();
         let port = port.to_owned();
-        // Its log is read, so that it never waits for a reader.
+        // A thread reads the log, so that the receiver never blocks on it.
         std::thread::spawn(move || stderr.read_to_string(&mut first));
         Self { child, port }
     }
 
-    /// The lines of a configuration for the mirror `edge1`, which this is; `scheme` is that of its
-    /// URL.
+    /// Returns configuration lines for the mirror `edge1`, which is this receiver; `scheme` is that
+    /// of its URL.
     pub(crate) fn mirror(&self, scheme: &str) -> String {
         let port = &self.port;
         format!(

@@ -4,137 +4,141 @@ use std::fs;
 
 use serde_json::json;
 
-use crate::harness::World;
+use crate::harness::Workspace;
 
-/// Damages nearly everything that a store has.
-fn damage(world: &World) {
-    world.tamper(&world.object("www", "<h1>hello</h1>\n"), "garbage");
-    world.remove(&world.object("www", "console.log(1)\n"));
-    world.remove("www/current/app.js");
-    world.write("www/current/stranger/x", "x");
-    world.remove("www/current/docs/a.html");
-    world.link("/etc/passwd", "www/current/docs/a.html");
+/// Damages nearly every part of a store.
+fn damage(workspace: &Workspace) {
+    workspace.tamper(&workspace.object("www", "<h1>hello</h1>\n"), "garbage");
+    workspace.remove(&workspace.object("www", "console.log(1)\n"));
+    workspace.remove("www/current/app.js");
+    workspace.write("www/current/stranger/x", "x");
+    workspace.remove("www/current/docs/a.html");
+    workspace.link("/etc/passwd", "www/current/docs/a.html");
 }
 
 #[test]
-fn everything_is_mended_from_the_tree() {
-    let world = World::with_mirror();
-    damage(&world);
-    world.run("verify ./www").code(1);
-    world.ok("repair ./www --from tree").says("2 objects fetched again, none left");
-    assert_eq!(world.served("www"), world.files("tree"));
-    world.ok("verify ./www");
-    world.ok("repair ./www --from tree").says("no fault");
-    assert_eq!(world.current("www"), 1, "the release stays");
+fn all_damage_is_repaired_from_the_tree() {
+    let workspace = Workspace::with_mirror();
+    damage(&workspace);
+    workspace.run("verify ./www").code(1);
+    workspace.ok("repair ./www --from tree").says("2 objects fetched again, none left");
+    assert_eq!(workspace.served("www"), workspace.files("tree"));
+    workspace.ok("verify ./www");
+    workspace.ok("repair ./www --from tree").says("no fault");
+    assert_eq!(workspace.current("www"), 1, "the release stays");
 }
 
 #[test]
-fn everything_is_mended_from_another_mirror() {
-    let world = World::with_tree();
-    world.ok("push tree ./www ./data");
-    damage(&world);
-    world.tamper(&world.inside("www", "manifests/")[0], "garbage");
-    world.tamper(&world.inside("www", "releases/")[0], "garbage");
-    let answer = world.json("repair ./www --from ./data", 0)["mirrors"][0].clone();
+fn all_damage_is_repaired_from_another_mirror() {
+    let workspace = Workspace::with_tree();
+    workspace.ok("push tree ./www ./data");
+    damage(&workspace);
+    workspace.tamper(&workspace.inside("www", "manifests/")[0], "garbage");
+    workspace.tamper(&workspace.inside("www", "releases/")[0], "garbage");
+    let answer = workspace.json("repair ./www --from ./data", 0)["mirrors"][0].clone();
     assert_eq!((&answer["left"], &answer["objects"]), (&json!([]), &json!(2)));
-    assert_eq!(world.served("www"), world.served("data"));
-    world.ok("verify ./www");
+    assert_eq!(workspace.served("www"), workspace.served("data"));
+    workspace.ok("verify ./www");
 }
 
 #[test]
-fn a_directory_of_the_store_that_was_removed_is_created_and_filled_again() {
-    let world = World::with_tree();
+fn removed_store_directory_is_created_and_filled_again() {
+    let workspace = Workspace::with_tree();
     let receiver = format!(
         "exec '{}' receive '{}'",
         env!("CARGO_BIN_EXE_headwater"),
-        world.path("www").display()
+        workspace.path("www").display()
     );
-    world.write("ssh.sh", receiver);
-    world.write("headwater.toml", "[[mirror]]\nname='near'\nurl='./www'\n");
-    let far = format!("[[mirror]]\nname='far'\nurl='ssh://edge1{}'\n", world.path("www").display());
-    world.write("far.toml", format!("ssh_command='sh ssh.sh'\n{far}"));
+    workspace.write("ssh.sh", receiver);
+    workspace.write("headwater.toml", "[[mirror]]\nname='near'\nurl='./www'\n");
+    let far =
+        format!("[[mirror]]\nname='far'\nurl='ssh://edge1{}'\n", workspace.path("www").display());
+    workspace.write("far.toml", format!("ssh_command='sh ssh.sh'\n{far}"));
     for flags in ["near --config headwater.toml", "far --config far.toml"] {
         for name in ["objects", "objects/0a", "slots", "incoming"] {
-            world.ok(&format!("push tree {flags} --init --again"));
-            world.remove(&format!("www/.headwater/{name}"));
+            workspace.ok(&format!("push tree {flags} --init --again"));
+            workspace.remove(&format!("www/.headwater/{name}"));
             let words = format!(".headwater/{name} is missing");
             let hint = "hint: run `headwater repair MIRROR --from TREE|MIRROR`";
-            world.run(&format!("verify {flags}")).code(1).warns(&words).warns(hint);
-            // What changes nothing does not look at each directory of objects.
+            workspace.run(&format!("verify {flags}")).code(1).warns(&words).warns(hint);
+            // A dry run does not read every directory of objects.
             if name != "objects/0a" {
-                world.run(&format!("status {flags}")).code(1).says(&words).warns(hint);
-                world.run(&format!("push tree {flags}")).code(4).warns(&words).warns(hint);
+                workspace.run(&format!("status {flags}")).code(1).says(&words).warns(hint);
+                workspace.run(&format!("push tree {flags}")).code(4).warns(&words).warns(hint);
             }
-            world.ok(&format!("repair {flags} --from tree")).says(if name == "incoming" {
+            workspace.ok(&format!("repair {flags} --from tree")).says(if name == "incoming" {
                 "no fault"
             } else {
                 ""
             });
-            world.ok(&format!("verify {flags}"));
-            world.ok(&format!("push tree {flags}"));
-            assert_eq!(world.served("www"), world.files("tree"), "{name}");
+            workspace.ok(&format!("verify {flags}"));
+            workspace.ok(&format!("push tree {flags}"));
+            assert_eq!(workspace.served("www"), workspace.files("tree"), "{name}");
         }
     }
 }
 
 #[test]
-fn current_stays_where_it_is_while_it_is_mended() {
-    let world = World::with_mirror();
-    let target = fs::read_link(world.path("www/current")).unwrap();
-    let inode = world.meta("www/current/index.html");
-    world.write("www/current/stranger", "x");
-    world.ok("repair ./www --from tree");
-    assert_eq!(fs::read_link(world.path("www/current")).unwrap(), target);
-    assert_eq!(world.meta("www/current/index.html").modified().unwrap(), inode.modified().unwrap());
+fn repair_does_not_move_current() {
+    let workspace = Workspace::with_mirror();
+    let target = fs::read_link(workspace.path("www/current")).unwrap();
+    let inode = workspace.meta("www/current/index.html");
+    workspace.write("www/current/stranger", "x");
+    workspace.ok("repair ./www --from tree");
+    assert_eq!(fs::read_link(workspace.path("www/current")).unwrap(), target);
+    assert_eq!(
+        workspace.meta("www/current/index.html").modified().unwrap(),
+        inode.modified().unwrap()
+    );
 }
 
 #[test]
-fn what_the_source_lacks_is_left_and_named() {
-    let world = World::with_mirror();
-    world.tamper(&world.object("www", "<h1>hello</h1>\n"), "garbage");
-    world.write("tree/index.html", "changed since");
-    world.run("repair ./www --from tree").code(1).says("left").warns("another mirror");
-    let left = world.json("repair ./www --from tree", 1)["mirrors"][0]["left"].clone();
+fn content_missing_from_the_source_stays_damaged_and_is_named() {
+    let workspace = Workspace::with_mirror();
+    workspace.tamper(&workspace.object("www", "<h1>hello</h1>\n"), "garbage");
+    workspace.write("tree/index.html", "changed since");
+    workspace.run("repair ./www --from tree").code(1).says("left").warns("another mirror");
+    let left = workspace.json("repair ./www --from tree", 1)["mirrors"][0]["left"].clone();
     assert!(!left.as_array().unwrap().is_empty());
-    // A source that lies is no source: only content with the right hash is taken.
-    world.write("tree/index.html", "<h1>jello</h1>\n");
-    world.run("repair ./www --from tree").code(1);
-    world.write("tree/index.html", "<h1>hello</h1>\n");
-    world.ok("repair ./www --from tree");
-    world.ok("verify ./www");
+    // A corrupt source is not used: only content with the right hash is accepted.
+    workspace.write("tree/index.html", "<h1>jello</h1>\n");
+    workspace.run("repair ./www --from tree").code(1);
+    workspace.write("tree/index.html", "<h1>hello</h1>\n");
+    workspace.ok("repair ./www --from tree");
+    workspace.ok("verify ./www");
 }
 
 #[test]
-fn a_slot_edited_by_hand_is_mended_from_the_stores_own_objects() {
-    let world = World::with_mirror();
-    world.remove("www/current/index.html");
-    world.write("www/current/index.html", "edited by hand");
-    world.run("verify ./www --quick").code(1).says("index.html: size differs");
-    world.rename("tree/index.html", "elsewhere");
-    world.ok("repair ./www --from tree");
-    assert_eq!(world.read("www/current/index.html"), "<h1>hello</h1>\n");
+fn edited_slot_is_repaired_from_the_objects_of_the_store() {
+    let workspace = Workspace::with_mirror();
+    workspace.remove("www/current/index.html");
+    workspace.write("www/current/index.html", "edited by hand");
+    workspace.run("verify ./www --quick").code(1).says("index.html: size differs");
+    workspace.rename("tree/index.html", "elsewhere");
+    workspace.ok("repair ./www --from tree");
+    assert_eq!(workspace.read("www/current/index.html"), "<h1>hello</h1>\n");
 }
 
 #[test]
-fn an_edit_in_place_damages_the_object_too_and_both_are_mended() {
-    let world = World::with_mirror();
-    // One inode: what an editor that writes in place does.
-    world.tamper("www/current/index.html", "edited in place");
-    world.run("verify ./www").code(1).says("objects/");
-    world.ok("repair ./www --from tree");
-    assert_eq!(world.served("www"), world.files("tree"));
-    world.ok("verify ./www");
+fn in_place_edit_damages_slot_and_object_and_both_are_repaired() {
+    let workspace = Workspace::with_mirror();
+    // The slot and the object share an inode: an editor that writes in place changes both.
+    workspace.tamper("www/current/index.html", "edited in place");
+    workspace.run("verify ./www").code(1).says("objects/");
+    workspace.ok("repair ./www --from tree");
+    assert_eq!(workspace.served("www"), workspace.files("tree"));
+    workspace.ok("verify ./www");
 }
 
 #[test]
-fn a_source_that_is_not_there_changes_nothing() {
-    let world = World::with_mirror();
-    world.write("www/current/stranger", "x");
-    let before = world.snapshot("www");
+fn missing_repair_source_changes_nothing() {
+    let workspace = Workspace::with_mirror();
+    workspace.write("www/current/stranger", "x");
+    let before = workspace.fingerprint("www");
     for source in ["./nowhere", "nowhere", "./tree/index.html"] {
-        world.run(&format!("repair ./www --from {source}")).code(8);
+        workspace.run(&format!("repair ./www --from {source}")).code(8);
     }
-    world.run("repair ./www").code(2);
-    world.run("repair --from tree").code(2);
-    assert_eq!(world.snapshot("www"), before);
+    workspace.run("repair ./www").code(2);
+    workspace.run("repair --from tree").code(2);
+    assert_eq!(workspace.fingerprint("www"), before);
 }

@@ -8,21 +8,21 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::harness::{Run, World, column, refused};
+use crate::harness::{Run, Workspace, assert_refused, column};
 
 /// Three mirrors, the first of them a canary, with `more` in the configuration.
-fn fleet(world: &World, more: &str) {
+fn fleet(workspace: &Workspace, more: &str) {
     let mirrors = "content='tree'\n[mirror_defaults]\nurl='{name}'\n[[mirror]]\nname='a'\n\
                    group='canary'\n[[mirror]]\nname='b'\n[[mirror]]\nname='c'\n";
-    world.write("headwater.toml", format!("{more}\n{mirrors}"));
+    workspace.write("headwater.toml", format!("{more}\n{mirrors}"));
 }
 
-/// The same with a wave for the canary.
-fn fleet_with_wave(world: &World, wave: &str) {
-    fleet(world, "");
-    world.write(
+/// The same fleet with a wave for the canary.
+fn fleet_with_wave(workspace: &Workspace, wave: &str) {
+    fleet(workspace, "");
+    workspace.write(
         "headwater.toml",
-        world.read("headwater.toml") + "[[wave]]\ngroups=['canary']\n" + wave,
+        workspace.read("headwater.toml") + "[[wave]]\ngroups=['canary']\n" + wave,
     );
 }
 
@@ -30,58 +30,58 @@ fn outcomes(answer: &Value) -> Vec<String> {
     column(&answer["mirrors"], "outcome")
 }
 
-fn on(world: &World) -> [u64; 3] {
-    ["a", "b", "c"].map(|mirror| world.current(mirror))
+fn on(workspace: &Workspace) -> [u64; 3] {
+    ["a", "b", "c"].map(|mirror| workspace.current(mirror))
 }
 
 #[test]
-fn a_switch_that_fails_takes_the_others_back_where_that_is_wanted() {
-    let world = World::with_tree();
-    fleet(&world, "");
-    world.ok("push");
-    let before = world.served("a");
-    world.write("tree/index.html", "two");
-    world.ok("push --stage-only");
-    // It is staged there too, and then somebody else has the lock.
-    let lock = File::open(world.path("c/.headwater/lock")).unwrap();
+fn failed_switch_reverts_the_others_if_configured() {
+    let workspace = Workspace::with_tree();
+    fleet(&workspace, "");
+    workspace.ok("push");
+    let before = workspace.served("a");
+    workspace.write("tree/index.html", "two");
+    workspace.ok("push --stage-only");
+    // The release is staged there too, and then another process takes the lock.
+    let lock = File::open(workspace.path("c/.headwater/lock")).unwrap();
     lock.lock().unwrap();
-    let answer = world.json("activate 2 --on-failure revert --wait 0s", 4);
+    let answer = workspace.json("activate 2 --on-failure revert --wait 0s", 4);
     assert_eq!(outcomes(&answer), ["reverted", "reverted", "failed"], "{answer}");
     assert_eq!(answer["stopped"], "1 of 3 mirrors did not switch");
     assert_eq!(
         (answer["sequence"].as_u64(), answer["reverted"]["sequence"].as_u64()),
         (Some(2), Some(3))
     );
-    assert_eq!(on(&world), [3, 3, 1]);
+    assert_eq!(on(&workspace), [3, 3, 1]);
     for mirror in ["a", "b", "c"] {
-        assert_eq!(world.served(mirror), before, "{mirror}");
+        assert_eq!(workspace.served(mirror), before, "{mirror}");
     }
     lock.unlock().unwrap();
-    // Left behind instead, which is what happens where nothing else is said.
-    world.write("tree/index.html", "three");
-    world.ok("push --stage-only");
+    // By default the failed mirror is left behind instead.
+    workspace.write("tree/index.html", "three");
+    workspace.ok("push --stage-only");
     lock.lock().unwrap();
-    let answer = world.json("activate 4 --wait 0s", 3);
+    let answer = workspace.json("activate 4 --wait 0s", 3);
     assert_eq!(outcomes(&answer), ["activated", "activated", "failed"], "{answer}");
-    assert_eq!(on(&world), [4, 4, 1]);
+    assert_eq!(on(&workspace), [4, 4, 1]);
     drop(lock);
-    world.ok("heal");
-    assert_eq!(on(&world), [4, 4, 4]);
+    workspace.ok("heal");
+    assert_eq!(on(&workspace), [4, 4, 4]);
 }
 
 #[test]
-fn a_soak_that_is_interrupted_leaves_the_wave_on_the_release_and_the_others_as_they_were() {
-    let world = World::with_tree();
-    fleet(&world, "");
-    world.ok("push");
-    fleet_with_wave(&world, "soak='1h'\n");
-    world.write("tree/index.html", "two");
-    let mut child = world.start("push --json --events events.jsonl");
-    while !fs::read_to_string(world.path("events.jsonl"))
+fn interrupted_soak_leaves_only_the_wave_on_the_release() {
+    let workspace = Workspace::with_tree();
+    fleet(&workspace, "");
+    workspace.ok("push");
+    fleet_with_wave(&workspace, "soak='1h'\n");
+    workspace.write("tree/index.html", "two");
+    let mut child = workspace.start("push --json --events events.jsonl");
+    while !fs::read_to_string(workspace.path("events.jsonl"))
         .unwrap_or_default()
         .contains("\"activated\"")
     {
-        assert!(child.try_wait().unwrap().is_none(), "it ended before it switched anything");
+        assert!(child.try_wait().unwrap().is_none(), "the push ended before it activated a mirror");
         std::thread::yield_now();
     }
     assert!(
@@ -94,43 +94,46 @@ fn a_soak_that_is_interrupted_leaves_the_wave_on_the_release_and_the_others_as_t
         "{answer}"
     );
     assert!(answer["reverted"].is_null(), "{answer}");
-    assert_eq!(on(&world), [2, 1, 1]);
-    fleet(&world, "");
-    world.ok("push").says("release 2 was copied to 2 mirrors unchanged");
-    assert_eq!(on(&world), [2, 2, 2]);
+    assert_eq!(on(&workspace), [2, 1, 1]);
+    fleet(&workspace, "");
+    workspace.ok("push").says("release 2 was copied to 2 mirrors unchanged");
+    assert_eq!(on(&workspace), [2, 2, 2]);
 }
 
 #[test]
-fn a_probe_that_hangs_costs_its_time_and_is_a_bad_one() {
-    let world = World::with_tree();
-    fleet(&world, "");
-    world.ok("push");
-    // The system takes the connection, and nobody ever answers.
+fn hanging_probe_fails_after_its_timeout() {
+    let workspace = Workspace::with_tree();
+    fleet(&workspace, "");
+    workspace.ok("push");
+    // The kernel accepts the connection, and nothing ever responds.
     let deaf = TcpListener::bind("127.0.0.1:0").unwrap();
-    fleet_with_wave(&world, &format!("probe='http://{}/index.html'\n", deaf.local_addr().unwrap()));
-    world.write("tree/index.html", "two");
+    fleet_with_wave(
+        &workspace,
+        &format!("probe='http://{}/index.html'\n", deaf.local_addr().unwrap()),
+    );
+    workspace.write("tree/index.html", "two");
     let began = Instant::now();
-    let answer = world.json("push", 4);
+    let answer = workspace.json("push", 4);
     assert!(began.elapsed() < Duration::from_secs(25), "{:?}", began.elapsed());
     assert_eq!(outcomes(&answer), ["reverted", "skipped", "skipped"], "{answer}");
     assert!(
         answer["stopped"].as_str().unwrap().starts_with("wave 1: probe http://127.0.0.1:"),
         "{answer}"
     );
-    assert_eq!(on(&world), [3, 1, 1]);
+    assert_eq!(on(&workspace), [3, 1, 1]);
 }
 
-/// A fleet that a shell script lists.
-fn listed_by(world: &World, script: &str) {
-    world.write("list.sh", script);
-    world.write("headwater.toml", "content='tree'\nmirrors_from=['sh', 'list.sh']\n");
+/// A fleet whose mirrors a shell script lists.
+fn listed_by(workspace: &Workspace, script: &str) {
+    workspace.write("list.sh", script);
+    workspace.write("headwater.toml", "content='tree'\nmirrors_from=['sh', 'list.sh']\n");
 }
 
 #[test]
-fn a_list_of_mirrors_that_is_none_stops_everything_and_says_why() {
-    let world = World::with_tree();
-    listed_by(&world, "echo '{\"name\":\"a\",\"url\":\"a\"}'");
-    world.ok("push");
+fn invalid_mirror_list_stops_the_push_with_the_reason() {
+    let workspace = Workspace::with_tree();
+    listed_by(&workspace, "echo '{\"name\":\"a\",\"url\":\"a\"}'");
+    workspace.ok("push");
     for (script, words) in [
         (
             "echo '{\"name\":\"a\",\"url\":\"a\"}'; echo 'no such fleet' >&2; exit 3",
@@ -142,54 +145,54 @@ fn a_list_of_mirrors_that_is_none_stops_everything_and_says_why() {
         ("echo '{\"name\":\"a\",\"url\":\"a\"}'; echo '{\"name\":\"a\",\"url\":\"b\"}'", "\"a\""),
         ("kill -9 $$", "signal: 9"),
     ] {
-        listed_by(&world, script);
-        world.write("tree/index.html", script);
+        listed_by(&workspace, script);
+        workspace.write("tree/index.html", script);
         for command in ["push", "status", "heal"] {
-            refused(&world, command, 2, words);
+            assert_refused(&workspace, command, 2, words);
         }
-        assert_eq!(world.current("a"), 1);
+        assert_eq!(workspace.current("a"), 1);
     }
 }
 
 #[test]
 #[ignore = "takes half a minute"]
-fn a_list_of_mirrors_that_never_comes_is_waited_for_half_a_minute() {
-    let world = World::with_tree();
-    listed_by(&world, "sleep 600");
-    refused(&world, "push", 2, "did not end within 30 s");
+fn mirror_list_command_that_hangs_is_stopped_after_30_seconds() {
+    let workspace = Workspace::with_tree();
+    listed_by(&workspace, "sleep 600");
+    assert_refused(&workspace, "push", 2, "did not end within 30 s");
 }
 
 #[test]
-fn two_names_for_one_store_are_refused_before_anything_is_sent() {
-    let world = World::with_tree();
-    fleet(&world, "");
-    world.ok("push --only a,b");
-    world.link("a", "c");
-    world.write("tree/index.html", "two");
-    world
+fn two_names_for_one_store_are_refused_before_sending() {
+    let workspace = Workspace::with_tree();
+    fleet(&workspace, "");
+    workspace.ok("push --only a,b");
+    workspace.link("a", "c");
+    workspace.write("tree/index.html", "two");
+    workspace
         .run("push")
         .code(2)
         .warns("./a and ./c are the same mirror")
         .warns("name each mirror once");
-    assert_eq!(["a", "b"].map(|mirror| world.current(mirror)), [1, 1]);
+    assert_eq!(["a", "b"].map(|mirror| workspace.current(mirror)), [1, 1]);
 }
 
 #[test]
-fn mirrors_that_were_skipped_into_another_release_come_together_again() {
-    let world = World::with_tree();
-    fleet(&world, "");
-    world.ok("push");
-    world.write("tree/index.html", "two");
-    world.ok("push --skip c");
-    world.write("tree/index.html", "three");
-    world.ok("push --only c");
-    assert_eq!(on(&world), [2, 2, 2]);
-    // Each was meant for some of them.
-    assert_eq!(column(&world.json("status", 0)["mirrors"], "state"), ["apart"; 3]);
-    world.ok("heal");
-    assert_eq!(on(&world), [2, 2, 2]);
-    world.ok("push");
-    assert_eq!(on(&world), [3, 3, 3]);
-    let served = ["a", "b", "c"].map(|mirror| world.served(mirror));
-    assert!(served.iter().all(|one| *one == world.files("tree")));
+fn mirrors_on_partial_releases_converge_with_the_next_push() {
+    let workspace = Workspace::with_tree();
+    fleet(&workspace, "");
+    workspace.ok("push");
+    workspace.write("tree/index.html", "two");
+    workspace.ok("push --skip c");
+    workspace.write("tree/index.html", "three");
+    workspace.ok("push --only c");
+    assert_eq!(on(&workspace), [2, 2, 2]);
+    // Each release was made for some of the mirrors only.
+    assert_eq!(column(&workspace.json("status", 0)["mirrors"], "state"), ["apart"; 3]);
+    workspace.ok("heal");
+    assert_eq!(on(&workspace), [2, 2, 2]);
+    workspace.ok("push");
+    assert_eq!(on(&workspace), [3, 3, 3]);
+    let served = ["a", "b", "c"].map(|mirror| workspace.served(mirror));
+    assert!(served.iter().all(|one| *one == workspace.files("tree")));
 }

@@ -1,25 +1,25 @@
 //! Secrets and unwanted files in a tree: which are refused, which are allowed, which cause a
 //! warning.
 
-use crate::harness::{World, refused};
+use crate::harness::{Workspace, assert_refused};
 
 const KEY: &str = "-----BEGIN EC PRIVATE KEY-----\nMHcCAQEE\n-----END EC PRIVATE KEY-----\n";
 
 #[test]
-fn a_private_key_is_found_by_its_content_also_when_nothing_is_read_again() {
-    let world = World::with_mirror();
-    world.write("tree/docs/chain.txt", KEY);
+fn private_key_is_found_by_content_even_if_cached() {
+    let workspace = Workspace::with_mirror();
+    workspace.write("tree/docs/chain.txt", KEY);
     for _ in 0..3 {
-        refused(&world, "push tree ./www", 5, "docs/chain.txt").warns("allow_secrets");
+        assert_refused(&workspace, "push tree ./www", 5, "docs/chain.txt").warns("allow_secrets");
     }
-    world.run("plan tree ./www").code(5).warns("docs/chain.txt");
-    world.write("tree/docs/chain.txt", format!("<pre>{KEY}"));
-    world.ok("push tree ./www");
+    workspace.run("plan tree ./www").code(5).warns("docs/chain.txt");
+    workspace.write("tree/docs/chain.txt", format!("<pre>{KEY}"));
+    workspace.ok("push tree ./www");
 }
 
 #[test]
-fn files_with_secrets_are_refused_by_name_and_examples_pass() {
-    let world = World::with_mirror();
+fn secret_files_are_refused_by_name_and_examples_are_accepted() {
+    let workspace = Workspace::with_mirror();
     for name in [
         ".git-credentials",
         ".npmrc",
@@ -29,34 +29,34 @@ fn files_with_secrets_are_refused_by_name_and_examples_pass() {
         "server.key",
         ".Env",
     ] {
-        world.write(&format!("tree/a/{name}"), "x");
-        refused(&world, "push tree ./www", 5, &format!("a/{name}"));
-        world.remove("tree/a");
+        workspace.write(&format!("tree/a/{name}"), "x");
+        assert_refused(&workspace, "push tree ./www", 5, &format!("a/{name}"));
+        workspace.remove("tree/a");
     }
     for name in [".env.example", ".env.sample", ".env.template", ".env.dist"] {
-        world.write(&format!("tree/{name}"), "TOKEN=\n");
+        workspace.write(&format!("tree/{name}"), "TOKEN=\n");
     }
-    world.ok("push tree ./www");
-    assert!(world.exists("www/current/.env.example"));
+    workspace.ok("push tree ./www");
+    assert!(workspace.exists("www/current/.env.example"));
 }
 
 #[test]
-fn the_file_lets_through_what_is_meant() {
-    let world = World::with_tree();
-    world.write("tree/demo/server.key", KEY);
-    world.write("tree/demo/other.key", KEY);
+fn allow_secrets_setting_accepts_matching_paths() {
+    let workspace = Workspace::with_tree();
+    workspace.write("tree/demo/server.key", KEY);
+    workspace.write("tree/demo/other.key", KEY);
     let config = |lines: &str| format!("content = 'tree'\nallow_secrets = [{lines}]\n");
-    world.write("headwater.toml", config("'/demo/server.key'"));
-    world.run("push ./tree ./www").code(5).warns("demo/other.key");
-    world.write("headwater.toml", config("'*.key'"));
-    world.ok("push ./tree ./www");
-    world.write("headwater.toml", config("''"));
-    world.run("push ./tree ./www").code(2).warns("line 2").warns("the pattern is empty");
+    workspace.write("headwater.toml", config("'/demo/server.key'"));
+    workspace.run("push ./tree ./www").code(5).warns("demo/other.key");
+    workspace.write("headwater.toml", config("'*.key'"));
+    workspace.ok("push ./tree ./www");
+    workspace.write("headwater.toml", config("''"));
+    workspace.run("push ./tree ./www").code(2).warns("line 2").warns("the pattern is empty");
 }
 
 #[test]
-fn clutter_is_one_warning_with_what_to_write() {
-    let world = World::with_tree();
+fn clutter_causes_one_warning_with_the_exclude_setting() {
+    let workspace = Workspace::with_tree();
     for name in [
         ".DS_Store",
         "docs/.DS_Store",
@@ -65,26 +65,27 @@ fn clutter_is_one_warning_with_what_to_write() {
         ".index.html.swp",
         "node_modules/a/b.js",
     ] {
-        world.write(&format!("tree/{name}"), "x");
+        workspace.write(&format!("tree/{name}"), "x");
     }
-    let run = world.ok("push tree ./www");
+    let run = workspace.ok("push tree ./www");
     let lines: Vec<&str> =
         run.stderr.lines().filter(|line| line.contains("not meant for visitors")).collect();
     let patterns = r#"exclude = ["*~", ".*.swp", ".DS_Store", "Thumbs.db", "node_modules/"]"#;
     assert!(lines.len() == 1 && lines[0].contains(patterns), "{}", run.stderr);
     let pattern = patterns.split_once(" = ").unwrap().1;
-    world.write("headwater.toml", format!("content = 'tree'\nexclude = {pattern}\n"));
-    let run = world.ok("push ./tree ./www");
+    workspace.write("headwater.toml", format!("content = 'tree'\nexclude = {pattern}\n"));
+    let run = workspace.ok("push ./tree ./www");
     assert!(
-        !run.stderr.contains("not meant for visitors") && !world.exists("www/current/.DS_Store"),
+        !run.stderr.contains("not meant for visitors")
+            && !workspace.exists("www/current/.DS_Store"),
         "{}",
         run.stderr
     );
 }
 
 #[test]
-fn a_token_in_the_wrong_place_is_not_repeated() {
-    let world = World::with_mirror();
+fn misplaced_token_is_not_repeated_in_output() {
+    let workspace = Workspace::with_mirror();
     let token = "hw_0123abcd_5ec2e7aa00112233";
     for line in [
         "status TOKEN",
@@ -106,7 +107,7 @@ fn a_token_in_the_wrong_place_is_not_repeated() {
         "rollback ./www --to TOKEN",
         "diff TOKEN ./www",
     ] {
-        let run = world.run(&line.replace("TOKEN", token));
+        let run = workspace.run(&line.replace("TOKEN", token));
         assert!(
             !format!("{}{}", run.stdout, run.stderr).contains("5ec2e7"),
             "{line}: {}{}",
@@ -124,9 +125,9 @@ fn a_token_in_the_wrong_place_is_not_repeated() {
         "[purge]\nurl = 'https://h/TOKEN'\nbase = 'https://h'",
         "keep = 'TOKEN'",
     ] {
-        world.write("headwater.toml", text.replace("TOKEN", token));
+        workspace.write("headwater.toml", text.replace("TOKEN", token));
         for line in ["status", "status --json", "status ./www -v"] {
-            let run = world.run(line);
+            let run = workspace.run(line);
             assert!(
                 !format!("{}{}", run.stdout, run.stderr).contains("5ec2e7"),
                 "{text}: {}{}",

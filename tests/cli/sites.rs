@@ -10,9 +10,9 @@ use headwater::receiver::{
 };
 use headwater::tree_path::Site;
 
-use crate::harness::World;
+use crate::harness::Workspace;
 
-/// Remembers what was requested.
+/// Records the requests.
 #[derive(Debug, Default)]
 struct Requests(Mutex<Vec<String>>);
 
@@ -22,7 +22,7 @@ impl Log for Requests {
     }
 }
 
-/// A receiver in this process, which ends with this value.
+/// A receiver in this process. Dropping it stops it.
 struct Receiver {
     handle: Handle,
     address: SocketAddr,
@@ -31,7 +31,7 @@ struct Receiver {
 }
 
 impl Receiver {
-    /// One as a `serve.toml` with a `[[site]]` for each of these names and directories makes it.
+    /// Starts a receiver with the sites that a `serve.toml` with these names and directories has.
     fn start(sites: &[(&str, &Path)]) -> Self {
         let site = |(name, directory): &(&str, &Path)| SiteSettings {
             base: format!("/{name}/"),
@@ -51,7 +51,7 @@ impl Receiver {
         format!("http://{}/{site}", self.address)
     }
 
-    /// The requests since the last call.
+    /// Returns the requests since the last call.
     fn requests(&self) -> Vec<String> {
         std::mem::take(&mut self.requests.0.lock().unwrap())
     }
@@ -60,30 +60,30 @@ impl Receiver {
 impl Drop for Receiver {
     fn drop(&mut self) {
         self.handle.stop();
-        self.thread.take().expect("it is stopped once").join().unwrap();
+        self.thread.take().expect("the receiver is stopped once").join().unwrap();
     }
 }
 
-fn site_of(world: &World, mirror: &str) -> String {
-    world.releases(mirror).last().unwrap()["site"].as_str().unwrap().to_owned()
+fn site_of(workspace: &Workspace, mirror: &str) -> String {
+    workspace.releases(mirror).last().unwrap()["site"].as_str().unwrap().to_owned()
 }
 
 #[test]
-fn who_names_no_site_pushes_to_the_one_that_the_mirrors_have() {
-    let world = World::with_tree();
-    world.ok("push tree ./www");
-    assert_eq!(site_of(&world, "./www"), "default");
-    world.ok("push tree ./docs --site docs");
-    world.write("tree/index.html", "2");
-    world.ok("push tree ./docs ./new");
+fn push_without_a_site_uses_the_site_of_the_mirrors() {
+    let workspace = Workspace::with_tree();
+    workspace.ok("push tree ./www");
+    assert_eq!(site_of(&workspace, "./www"), "default");
+    workspace.ok("push tree ./docs --site docs");
+    workspace.write("tree/index.html", "2");
+    workspace.ok("push tree ./docs ./new");
     assert_eq!(
-        (site_of(&world, "./docs"), site_of(&world, "./new")),
+        (site_of(&workspace, "./docs"), site_of(&workspace, "./new")),
         ("docs".into(), "docs".into())
     );
-    world.ok("rollback ./docs ./new");
-    world.ok("push --from ./docs ./third");
-    assert_eq!(site_of(&world, "./third"), "docs");
-    world
+    workspace.ok("rollback ./docs ./new");
+    workspace.ok("push --from ./docs ./third");
+    assert_eq!(site_of(&workspace, "./third"), "docs");
+    workspace
         .run("push tree ./docs --site news")
         .code(7)
         .warns("holds site \"docs\", not \"news\"")
@@ -91,58 +91,66 @@ fn who_names_no_site_pushes_to_the_one_that_the_mirrors_have() {
 }
 
 #[test]
-fn mirrors_of_different_sites_are_refused_with_a_command_that_works() {
-    let world = World::with_tree();
-    world.ok("push tree ./docs --site docs");
-    world.ok("push tree ./news --site news");
-    world.write("tree/index.html", "2");
-    let before = (world.snapshot("docs"), world.snapshot("news"));
-    let run =
-        world.run("push tree ./docs ./news").code(2).warns(r#""docs" on ./docs; "news" on ./news"#);
+fn mirrors_of_different_sites_are_refused_with_a_working_command() {
+    let workspace = Workspace::with_tree();
+    workspace.ok("push tree ./docs --site docs");
+    workspace.ok("push tree ./news --site news");
+    workspace.write("tree/index.html", "2");
+    let before = (workspace.fingerprint("docs"), workspace.fingerprint("news"));
+    let run = workspace
+        .run("push tree ./docs ./news")
+        .code(2)
+        .warns(r#""docs" on ./docs; "news" on ./news"#);
     let command =
         run.stderr.lines().find_map(|line| line.split_once("hint: ")?.1.split_once(": headwater "));
     assert_eq!(command.unwrap().1, "push tree ./docs --site docs");
-    assert_eq!((world.snapshot("docs"), world.snapshot("news")), before);
-    world.run("plan tree ./docs ./news").code(2).warns("headwater plan tree ./docs --site docs");
-    world.ok(command.unwrap().1).says("release 2");
-    world
+    assert_eq!((workspace.fingerprint("docs"), workspace.fingerprint("news")), before);
+    workspace
+        .run("plan tree ./docs ./news")
+        .code(2)
+        .warns("headwater plan tree ./docs --site docs");
+    workspace.ok(command.unwrap().1).says("release 2");
+    workspace
         .run("push --from ./docs ./news")
         .code(2)
         .warns("headwater push --from ./docs ./news --site news");
 
     let names = "content = 'tree'\n[[mirror]]\nname = 'a'\nurl = 'docs'\n[[mirror]]\nname = 'b'\n\
                  url = 'news'\n";
-    world.write("headwater.toml", names);
-    world.run("push").code(2).warns("headwater push --skip b --site docs");
-    world.ok("push --skip b --site docs");
+    workspace.write("headwater.toml", names);
+    workspace.run("push").code(2).warns("headwater push --skip b --site docs");
+    workspace.ok("push --skip b --site docs");
 }
 
 #[test]
-fn a_receiver_says_its_site_before_anything_was_pushed() {
-    let world = World::with_tree();
+fn receiver_reports_its_site_before_the_first_push() {
+    let workspace = Workspace::with_tree();
     let receiver =
-        Receiver::start(&[("docs", &world.path("remote")), ("blog", &world.path("blog"))]);
+        Receiver::start(&[("docs", &workspace.path("remote")), ("blog", &workspace.path("blog"))]);
     let url = receiver.url("docs");
-    world.ok(&format!("push tree {url} ./www"));
-    assert_eq!((site_of(&world, &url), site_of(&world, "./www")), ("docs".into(), "docs".into()));
+    workspace.ok(&format!("push tree {url} ./www"));
+    assert_eq!(
+        (site_of(&workspace, &url), site_of(&workspace, "./www")),
+        ("docs".into(), "docs".into())
+    );
 
     let wrong = format!("push tree {} --site docs", receiver.url("blog"));
-    world.run(&wrong).code(7).warns("holds site \"blog\", not \"docs\"");
-    world
+    workspace.run(&wrong).code(7).warns("holds site \"blog\", not \"docs\"");
+    workspace
         .run(&format!("push tree http://{}", receiver.address))
         .code(4)
         .warns("https://host:7447/SITE");
 }
 
 #[test]
-fn a_push_of_nothing_new_asks_each_mirror_once() {
-    let world = World::with_tree();
-    let (first, second) = (world.path("first"), world.path("second"));
+fn push_without_changes_makes_one_request_per_mirror() {
+    let workspace = Workspace::with_tree();
+    let (first, second) = (workspace.path("first"), workspace.path("second"));
     let receivers = [Receiver::start(&[("docs", &first)]), Receiver::start(&[("docs", &second)])];
     let line = format!("push tree {} {}", receivers[0].url("docs"), receivers[1].url("docs"));
-    world.ok(&line);
+    workspace.ok(&line);
     receivers.iter().for_each(|receiver| drop(receiver.requests()));
-    world.ok(&line).says("nothing new");
+    workspace.ok(&line).says("nothing new");
     for receiver in &receivers {
         let requests = receiver.requests();
         assert_eq!(requests.len(), 1, "{requests:#?}");
@@ -150,9 +158,9 @@ fn a_push_of_nothing_new_asks_each_mirror_once() {
 }
 
 #[test]
-fn every_command_with_mirrors_takes_a_site() {
-    let world = World::with_tree();
-    world.ok("push tree ./docs --site docs");
+fn every_command_with_mirrors_accepts_a_site() {
+    let workspace = Workspace::with_tree();
+    workspace.ok("push tree ./docs --site docs");
     for (line, code) in [
         ("push tree ./docs", 7),
         ("plan tree ./docs", 7),
@@ -166,10 +174,10 @@ fn every_command_with_mirrors_takes_a_site() {
         ("diff tree ./docs", 8),
         ("which index.html ./docs", 1),
     ] {
-        let run = world.run(&format!("{line} --site news")).code(code);
+        let run = workspace.run(&format!("{line} --site news")).code(code);
         let text = run.stdout + &run.stderr;
         assert!(text.contains("holds site \"docs\", not \"news\""), "{line}: {text}");
     }
-    world.ok("status ./docs --site docs");
-    world.ok("mirrorlist --site docs --help");
+    workspace.ok("status ./docs --site docs");
+    workspace.ok("mirrorlist --site docs --help");
 }

@@ -2,13 +2,13 @@
 
 use serde_json::json;
 
-use crate::harness::{World, column};
+use crate::harness::{Workspace, column};
 
 #[test]
-fn a_mirror_that_is_current_is_well() {
-    let world = World::with_mirror();
-    world.ok("status ./www").says("1 of 1 mirror current").says("just now");
-    let row = world.json("status ./www", 0)["mirrors"][0].clone();
+fn current_mirror_is_healthy() {
+    let workspace = Workspace::with_mirror();
+    workspace.ok("status ./www").says("1 of 1 mirror current").says("just now");
+    let row = workspace.json("status ./www", 0)["mirrors"][0].clone();
     assert_eq!(
         (&row["state"], &row["sequence"], &row["entries"]),
         (&json!("current"), &json!(1), &json!(5))
@@ -19,122 +19,130 @@ fn a_mirror_that_is_current_is_well() {
 }
 
 #[test]
-fn the_worst_comes_first() {
-    let world = World::with_tree();
-    world.ok("push tree ./www ./old");
+fn worst_mirror_is_listed_first() {
+    let workspace = Workspace::with_tree();
+    workspace.ok("push tree ./www ./old");
     for number in [2, 3] {
-        world.write("tree/index.html", number.to_string());
-        world.ok("push tree ./www");
+        workspace.write("tree/index.html", number.to_string());
+        workspace.ok("push tree ./www");
     }
-    world.write("file", "");
-    world.mkdir("empty");
-    let run = world.run("status ./www ./empty ./old ./file").code(1).says("1 of 4 mirrors current");
+    workspace.write("file", "");
+    workspace.mkdir("empty");
+    let run =
+        workspace.run("status ./www ./empty ./old ./file").code(1).says("1 of 4 mirrors current");
     assert!(run.stdout.contains("not a directory"));
-    let rows = world.json("status ./www ./empty ./old ./file", 1)["mirrors"].clone();
+    let rows = workspace.json("status ./www ./empty ./old ./file", 1)["mirrors"].clone();
     assert_eq!(column(&rows, "state"), ["unknown", "behind", "joining", "current"]);
     assert_eq!(column(&rows, "mirror"), ["./file", "./old", "./empty", "./www"]);
     assert_eq!(rows[1]["behind"], 2);
 }
 
 #[test]
-fn two_releases_of_one_sequence_are_told_apart() {
-    let world = World::with_mirror();
-    world.write("tree/index.html", "other");
-    world.ok("push tree ./data");
-    let rows = world.json("status ./www ./data", 1)["mirrors"].clone();
+fn two_releases_of_one_sequence_are_shown_as_diverged() {
+    let workspace = Workspace::with_mirror();
+    workspace.write("tree/index.html", "other");
+    workspace.ok("push tree ./data");
+    let rows = workspace.json("status ./www ./data", 1)["mirrors"].clone();
     assert_eq!(column(&rows, "state"), ["diverged", "current"]);
-    // A push to both brings them together again, once it is told that they are of two histories.
-    world.run("push tree ./www ./data").code(5).warns("different histories");
-    world.ok("push tree ./www ./data --new-history");
-    world.ok("status ./www ./data");
-    assert_eq!(world.served("www"), world.files("tree"));
+    // With `--new-history`, a push to both mirrors makes them equal again.
+    workspace.run("push tree ./www ./data").code(5).warns("different histories");
+    workspace.ok("push tree ./www ./data --new-history");
+    workspace.ok("status ./www ./data");
+    assert_eq!(workspace.served("www"), workspace.files("tree"));
 }
 
 #[test]
-fn a_status_changes_nothing() {
-    let world = World::with_mirror();
-    world.mkdir("empty");
-    let before = world.snapshot("");
-    world.ok("status ./www");
-    world.ok("releases ./www");
-    world.run("status ./empty").code(1).says("joining");
-    world.run("status ./nowhere").code(2).warns("./nowhere does not exist");
-    assert_eq!(world.snapshot(""), before);
+fn status_changes_nothing() {
+    let workspace = Workspace::with_mirror();
+    workspace.mkdir("empty");
+    let before = workspace.fingerprint("");
+    workspace.ok("status ./www");
+    workspace.ok("releases ./www");
+    workspace.run("status ./empty").code(1).says("joining");
+    workspace.run("status ./nowhere").code(2).warns("./nowhere does not exist");
+    assert_eq!(workspace.fingerprint(""), before);
 }
 
 #[test]
-fn all_configured_mirrors_are_asked_by_default() {
-    let world = World::with_tree();
-    world.write(
+fn status_polls_all_configured_mirrors_by_default() {
+    let workspace = Workspace::with_tree();
+    workspace.write(
         "headwater.toml",
         "content = 'tree'\n[[mirror]]\nname='eu'\nurl='www'\n[[mirror]]\nname='us'\nurl='data'\n",
     );
-    world.ok("push");
-    let rows = world.json("status", 0)["mirrors"].clone();
+    workspace.ok("push");
+    let rows = workspace.json("status", 0)["mirrors"].clone();
     assert_eq!(column(&rows, "mirror"), ["eu", "us"]);
-    assert_eq!(column(&world.json("status us", 0)["mirrors"], "location"), ["./data"]);
-    world.run("status asia").code(2).warns("name a configured mirror (eu, us)");
-    world.remove("headwater.toml");
-    world.run("status").code(2).warns("headwater init");
+    assert_eq!(column(&workspace.json("status us", 0)["mirrors"], "location"), ["./data"]);
+    workspace.run("status asia").code(2).warns("name a configured mirror (eu, us)");
+    workspace.remove("headwater.toml");
+    workspace.run("status").code(2).warns("headwater init");
 }
 
 #[test]
-fn a_check_is_one_line_with_figures_and_the_code_of_a_plug_in() {
-    let world = World::with_tree();
-    world.ok("push tree ./www ./old");
-    world
+fn check_prints_one_line_with_plugin_metrics_and_exit_code() {
+    let workspace = Workspace::with_tree();
+    workspace.ok("push tree ./www ./old");
+    workspace
         .run("status ./www ./old --check")
         .code(0)
         .says("HEADWATER OK - 2 of 2 mirrors current | lag=0s;3600;86400;0");
-    world.write("tree/index.html", "2");
-    world.ok("push tree ./www");
+    workspace.write("tree/index.html", "2");
+    workspace.ok("push tree ./www");
     let line = "status ./www ./old --check";
-    // However slow this machine is, the lag is over none at all or not over a day.
-    world.run(&format!("{line} --warn 1d --crit 2d")).code(0).says("behind=1;;;0");
-    let mut run = world.run(&format!("{line} --warn 0s --crit 1d"));
+    // Even on a slow machine, the lag is more than zero and less than a day.
+    workspace.run(&format!("{line} --warn 1d --crit 2d")).code(0).says("behind=1;;;0");
+    let mut run = workspace.run(&format!("{line} --warn 0s --crit 1d"));
     while run.stdout.contains(" OK ") {
-        run = world.run(&format!("{line} --warn 0s --crit 1d"));
+        run = workspace.run(&format!("{line} --warn 0s --crit 1d"));
     }
     run.code(1).says("HEADWATER WARNING - 1 of 2 mirrors current, ./old behind by");
-    let run = world.run(&format!("{line} --warn 0s --crit 0s")).code(2);
+    let run = workspace.run(&format!("{line} --warn 0s --crit 0s")).code(2);
     assert_eq!(run.stdout.lines().count(), 1);
-    world.write("file", "");
-    world.run("status ./www ./file --check").code(1).says("./file unknown").says("unknown=1;;;0");
-    world.run("status ./file --check").code(3).says("HEADWATER UNKNOWN - 0 of 1 mirror current");
-    world.run("status --check").code(3).says("HEADWATER UNKNOWN - no mirror is named");
-    world.run("status ./www --check --warn soon").code(2).warns("--warn");
+    workspace.write("file", "");
+    workspace
+        .run("status ./www ./file --check")
+        .code(1)
+        .says("./file unknown")
+        .says("unknown=1;;;0");
+    workspace
+        .run("status ./file --check")
+        .code(3)
+        .says("HEADWATER UNKNOWN - 0 of 1 mirror current");
+    workspace.run("status --check").code(3).says("HEADWATER UNKNOWN - no mirror is named");
+    workspace.run("status ./www --check --warn soon").code(2).warns("--warn");
 }
 
 #[test]
-fn the_last_switch_and_the_last_verification_are_told() {
-    let world = World::with_mirror();
-    let row = || world.json("status ./www", 0)["mirrors"][0].clone();
+fn status_shows_the_last_activation_and_verification() {
+    let workspace = Workspace::with_mirror();
+    let row = || workspace.json("status ./www", 0)["mirrors"][0].clone();
     let now = std::time::UNIX_EPOCH.elapsed().unwrap().as_secs();
     assert!(row()["switched"].as_u64().unwrap().abs_diff(now) < 600);
     assert_eq!(row()["verified"], json!(null));
-    world.ok("verify ./www --quick");
+    workspace.ok("verify ./www --quick");
     assert_eq!(
         (&row()["verified"]["quick"], &row()["verified"]["faults"]),
         (&json!(true), &json!(0))
     );
-    world.tamper("www/current/index.html", "by hand");
-    world.run("verify ./www").code(1);
+    workspace.tamper("www/current/index.html", "by hand");
+    workspace.run("verify ./www").code(1);
     assert!(row()["verified"]["faults"].as_u64().unwrap() > 0);
-    world.run("status ./www --check").code(1).says("./www has");
-    world.ok("repair ./www --from tree");
+    workspace.run("status ./www --check").code(1).says("./www has");
+    workspace.ok("repair ./www --from tree");
     assert_eq!(row()["verified"]["faults"], 0);
-    // What nobody can read changes nothing else.
-    world.write("www/.headwater/events.jsonl", "\u{0}rubbish\n{\"time\":");
+    // A record that cannot be read changes nothing else.
+    workspace.write("www/.headwater/events.jsonl", "\u{0}rubbish\n{\"time\":");
     assert_eq!((&row()["state"], &row()["switched"]), (&json!("current"), &json!(null)));
-    world.write("tree/index.html", "after");
-    world.ok("push tree ./www");
+    workspace.write("tree/index.html", "after");
+    workspace.ok("push tree ./www");
     assert!(row()["switched"].as_u64().is_some());
 }
 
 #[test]
-fn a_watch_looks_again_until_it_is_told_to_stop() {
-    let world = World::with_mirror();
-    let mut child = world.start("status ./www --watch=1ms");
+fn watch_polls_until_terminated() {
+    let workspace = Workspace::with_mirror();
+    let mut child = workspace.start("status ./www --watch=1ms");
     let mut looks = std::io::BufRead::lines(std::io::BufReader::new(child.stdout.take().unwrap()));
     for _ in 0..3 {
         assert!(looks.any(|line| line.unwrap().contains("1 of 1 mirror current")));
@@ -146,19 +154,24 @@ fn a_watch_looks_again_until_it_is_told_to_stop() {
     .unwrap();
     looks.by_ref().map_while(Result::ok).for_each(drop);
     assert_eq!(child.wait().unwrap().code(), Some(0));
-    world.run("status ./www --watch 5").code(2);
+    workspace.run("status ./www --watch 5").code(2);
 }
 
-/// A receiver of `names`, below the world; its URL, and what ends with it.
-fn receiver(world: &World, names: &[String], tokens: &str) -> (std::process::Child, String) {
+/// Starts a receiver with the sites `names`, below the workspace; returns its URL and the handle
+/// that stops it.
+fn receiver(
+    workspace: &Workspace,
+    names: &[String],
+    tokens: &str,
+) -> (std::process::Child, String) {
     let tables: String =
         names.iter().map(|name| format!("[[site]]\nname='{name}'\ndir='{name}'\n")).collect();
     let file = format!("{}.toml", names[0]);
     let of_these = tokens.lines().find(|line| line.starts_with("sites")).unwrap();
     let sites: Vec<String> = names.iter().map(|name| format!("\"{name}\"")).collect();
     let tokens = tokens.replace(of_these, &format!("sites = [{}]", sites.join(",")));
-    world.write(&file, format!("listen='127.0.0.1:0'\n{tables}{tokens}"));
-    let mut child = world.start(&format!("serve --config {file}"));
+    workspace.write(&file, format!("listen='127.0.0.1:0'\n{tables}{tokens}"));
+    let mut child = workspace.start(&format!("serve --config {file}"));
     let mut log = std::io::BufRead::lines(std::io::BufReader::new(child.stderr.take().unwrap()));
     let first: serde_json::Value = serde_json::from_str(&log.next().unwrap().unwrap()).unwrap();
     std::thread::spawn(move || log.map_while(Result::ok).for_each(drop));
@@ -167,15 +180,15 @@ fn receiver(world: &World, names: &[String], tokens: &str) -> (std::process::Chi
 
 #[test]
 #[ignore = "a figure, of a machine that does nothing else"]
-fn a_hundred_mirrors_answer_within_a_second() {
-    let world = World::with_tree();
+fn status_of_a_hundred_mirrors_takes_less_than_a_second() {
+    let workspace = Workspace::with_tree();
     let names: Vec<String> = (0..100).map(|number| format!("m{number}")).collect();
-    let token = world.ok("token new --site m0 --allow push");
+    let token = workspace.ok("token new --site m0 --allow push");
     let mut config = String::new();
     let mut receivers = Vec::new();
-    // One takes 64 connections at once.
+    // One receiver accepts 64 connections at once.
     for names in names.chunks(25) {
-        let (child, url) = receiver(&world, names, &token.stderr);
+        let (child, url) = receiver(&workspace, names, &token.stderr);
         config.extend(
             names
                 .iter()
@@ -185,10 +198,10 @@ fn a_hundred_mirrors_answer_within_a_second() {
     }
     names
         .iter()
-        .for_each(|name| drop(world.ok(&format!("push tree ./{name} --site {name} --quiet"))));
-    world.write("headwater.toml", config);
+        .for_each(|name| drop(workspace.ok(&format!("push tree ./{name} --site {name} --quiet"))));
+    workspace.write("headwater.toml", config);
     let began = std::time::Instant::now();
-    world
+    workspace
         .run_with(&[("HEADWATER_TOKEN", token.stdout.trim())], "status")
         .code(0)
         .says("100 of 100 mirrors current");
@@ -202,13 +215,13 @@ fn a_hundred_mirrors_answer_within_a_second() {
 }
 
 #[test]
-fn on_a_terminal_of_80_columns_every_line_fits() {
-    let world = World::with_tree();
+fn status_fits_80_columns() {
+    let workspace = Workspace::with_tree();
     let names = ["edge-fra-001", "edge-lon-001", "hub-east"];
     let mirror = |name: &str| format!("[[mirror]]\nname='{name}'\nurl='./{name}'\n");
-    world.write("headwater.toml", format!("content='tree'\n{}", names.map(mirror).concat()));
-    world.ok("push");
-    let shown = |columns, line: &str| world.on_terminal(columns, line).end().lines;
+    workspace.write("headwater.toml", format!("content='tree'\n{}", names.map(mirror).concat()));
+    workspace.ok("push");
+    let shown = |columns, line: &str| workspace.on_terminal(columns, line).end().lines;
     let lines = shown(80, "status");
     assert!(lines.iter().all(|line| line.chars().count() <= 80), "{lines:?}");
     assert!(
@@ -218,15 +231,15 @@ fn on_a_terminal_of_80_columns_every_line_fits() {
     assert!(shown(80, "status --wide").concat().contains("response"));
     assert!(shown(200, "status").concat().contains("response"));
     // A pipe has no width.
-    world.ok("status").says("response");
+    workspace.ok("status").says("response");
 }
 
 #[test]
-fn disk_shows_what_each_mirror_takes() {
-    let world = World::with_mirror();
-    let bytes: usize = world.files("tree").values().map(String::len).sum();
-    world.ok("status ./www --disk").says("disk").says(&format!("{bytes} B"));
-    assert_eq!(world.json("status ./www --disk", 0)["mirrors"][0]["usage"]["bytes"], bytes);
-    assert!(world.json("status ./www", 0)["mirrors"][0]["usage"].is_null());
-    assert!(!world.ok("status ./www").stdout.contains("disk"));
+fn disk_flag_shows_the_usage_of_each_mirror() {
+    let workspace = Workspace::with_mirror();
+    let bytes: usize = workspace.files("tree").values().map(String::len).sum();
+    workspace.ok("status ./www --disk").says("disk").says(&format!("{bytes} B"));
+    assert_eq!(workspace.json("status ./www --disk", 0)["mirrors"][0]["usage"]["bytes"], bytes);
+    assert!(workspace.json("status ./www", 0)["mirrors"][0]["usage"].is_null());
+    assert!(!workspace.ok("status ./www").stdout.contains("disk"));
 }

@@ -5,14 +5,14 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use crate::harness::World;
+use crate::harness::Workspace;
 
 const DAY: u64 = 86_400;
 
-/// A fleet with something of everything: current, behind, faulty, unreachable, frozen; notes and
-/// paths that are markup.
-fn fleet() -> World {
-    let world = World::with_tree();
+/// A fleet with every state: current, behind, faulty, unreachable, frozen; with notes and paths
+/// that contain markup.
+fn fleet() -> Workspace {
+    let workspace = Workspace::with_tree();
     let mirror =
         |name: &str, more: &str| format!("[[mirror]]\nname='{name}'\nurl='./{name}'\n{more}\n");
     let names = ["eu-1", "eu-2", "a-mirror-with-a-rather-long-name-in-the-far-south.example.org"];
@@ -20,20 +20,22 @@ fn fleet() -> World {
     let away = "[[mirror]]\nname='away'\nurl='http://127.0.0.1:1/docs'\n";
     let config =
         format!("content='tree'\nsite='docs'\n{mirrors}{}{away}", mirror("cold", "frozen=true"));
-    world.write("headwater.toml", config);
+    workspace.write("headwater.toml", config);
     let first = ["push", "./tree", "./eu-1", "./eu-2", "./cold", &format!("./{}", names[2])];
-    world.args(&first).code(0);
-    world.write("tree/<script>alert(1)</script>.html", "x");
-    world.write("tree/index.html", "2");
-    // One was bad and is taken back; all others serve what it went back to.
+    workspace.args(&first).code(0);
+    workspace.write("tree/<script>alert(1)</script>.html", "x");
+    workspace.write("tree/index.html", "2");
+    // One release was bad and is reverted; all other mirrors serve the content before it.
     let note = "rewrite <b>the guide</b> \
                 https://git.example/docs/-/merge_requests/4711/diffs?commit_id=0123456789abcdef";
-    world.args(&["push", "./tree", "./eu-1", &format!("./{}", names[2]), "--note", note]).code(0);
-    world.write("tree/index.html", "bad");
-    world.args(&["push", "./tree", "./eu-1", "--note", "a bad one"]).code(0);
-    world.ok("rollback ./eu-1");
-    world.tamper("eu-1/current/index.html", "by hand");
-    world.run("verify ./eu-1").code(1);
+    workspace
+        .args(&["push", "./tree", "./eu-1", &format!("./{}", names[2]), "--note", note])
+        .code(0);
+    workspace.write("tree/index.html", "bad");
+    workspace.args(&["push", "./tree", "./eu-1", "--note", "a bad one"]).code(0);
+    workspace.ok("rollback ./eu-1");
+    workspace.tamper("eu-1/current/index.html", "by hand");
+    workspace.run("verify ./eu-1").code(1);
     let now = std::time::UNIX_EPOCH.elapsed().unwrap().as_secs();
     let forged: String = (1..13)
         .map(|ago| {
@@ -47,16 +49,16 @@ fn fleet() -> World {
         })
         .collect();
     let log = "eu-2/.headwater/events.jsonl";
-    let old = world.read(log);
-    world.write(log, format!("{forged}{old}"));
-    world
+    let old = workspace.read(log);
+    workspace.write(log, format!("{forged}{old}"));
+    workspace
 }
 
 #[test]
-fn the_page_is_one_file_that_needs_nothing_else() {
-    let world = fleet();
-    world.run("status --html page.html --internal").code(1);
-    let page = world.read("page.html");
+fn page_is_one_self_contained_file() {
+    let workspace = fleet();
+    workspace.run("status --html page.html --internal").code(1);
+    let page = workspace.read("page.html");
     assert!(page.starts_with("<!doctype html>\n<html lang=\"en\">") && page.ends_with("</html>\n"));
     for none in [
         "<script",
@@ -70,7 +72,7 @@ fn the_page_is_one_file_that_needs_nothing_else() {
     ] {
         assert!(!page.contains(none), "{none}");
     }
-    for told in [
+    for shown in [
         "2 of 4 mirrors are current",
         "rewrite &lt;b&gt;the guide&lt;/b&gt;",
         "&lt;script&gt;alert(1)&lt;/script&gt;.html",
@@ -83,81 +85,84 @@ fn the_page_is_one_file_that_needs_nothing_else() {
         "Back to the content of release 2.",
         "<dd>2, same as 4</dd>",
     ] {
-        assert!(page.contains(told), "{told}: {page}");
+        assert!(page.contains(shown), "{shown}: {page}");
     }
     let place = |text: &str| page.find(text).unwrap();
     assert!(place(">away<") < place(">eu-2<") && place(">eu-2<") < place(">eu-1<"), "worst first");
     assert_eq!(page.matches("class=\"strip\"").count(), 5);
     assert_eq!(page.matches("<span class=\"sr\">").count(), 5 * 14);
-    // The page is replaced as a whole, and one that cannot be written is told.
+    // The page is replaced as a whole, and a page that cannot be written is reported.
     let inode = || {
-        std::os::unix::fs::MetadataExt::ino(&std::fs::metadata(world.path("page.html")).unwrap())
+        std::os::unix::fs::MetadataExt::ino(
+            &std::fs::metadata(workspace.path("page.html")).unwrap(),
+        )
     };
     let before = inode();
-    world.run("status --html page.html --quiet").code(1);
+    workspace.run("status --html page.html --quiet").code(1);
     assert_ne!(before, inode());
-    world
+    workspace
         .run("status --html no/such/page.html")
         .code(1)
         .warns("name a file in a writable directory with --html");
 }
 
 #[test]
-fn the_page_shows_what_everybody_may_know() {
-    let world = World::with_tree();
+fn page_shows_only_public_information() {
+    let workspace = Workspace::with_tree();
     let mirror = "[[mirror]]\nname='edge'\nurl='./secret-place'\nregion='eu'\n\
                   public_url='https://edge.example/docs'\n";
     let away = "[[mirror]]\nname='away'\nurl='http://127.0.0.1:1/burrow'\n";
-    world
+    workspace
         .write("headwater.toml", format!("content='tree'\nsite='docs'\nrequire=1\n{mirror}{away}"));
-    world.run("push").code(3);
-    world.run("status --html page.html").code(1);
-    let page = world.read("page.html");
-    for told in [
+    workspace.run("push").code(3);
+    workspace.run("status --html page.html").code(1);
+    let page = workspace.read("page.html");
+    for shown in [
         "As of <time datetime=\"",
         "eu, <a href=\"https://edge.example/docs\"",
         "The mirror does not respond.",
         "<li class=\"bad\" title=\"",
         ": no response\"",
     ] {
-        assert!(page.contains(told), "{told}: {page}");
+        assert!(page.contains(shown), "{shown}: {page}");
     }
     for hidden in ["secret-place", "127.0.0.1", "burrow", "responds in", " ago"] {
         assert!(!page.contains(hidden), "{hidden}: {page}");
     }
-    // Without names there is nothing to call the mirrors by but their number.
-    world.ok("status ./secret-place --html page.html");
-    assert!(world.read("page.html").contains(">Mirror 1<"));
-    world.run("status --html page.html --internal").code(1);
-    let page = world.read("page.html");
+    // Without names, mirrors are shown by number.
+    workspace.ok("status ./secret-place --html page.html");
+    assert!(workspace.read("page.html").contains(">Mirror 1<"));
+    workspace.run("status --html page.html --internal").code(1);
+    let page = workspace.read("page.html");
     assert!(
         page.contains("./secret-place") && page.contains("http://127.0.0.1:1/burrow"),
         "{page}"
     );
-    world.run("status --internal").code(2);
+    workspace.run("status --internal").code(2);
 }
 
 #[test]
-fn a_mirror_that_is_gone_shows_what_it_served_last() {
-    let world = World::with_tree();
-    world.write(
+fn unreachable_mirror_shows_its_last_known_release() {
+    let workspace = Workspace::with_tree();
+    workspace.write(
         "headwater.toml",
         "content='tree'\nsite='docs'\n[[mirror]]\nname='edge'\nurl='./www'\n",
     );
-    world.ok("push");
-    world.ok("status --html page.html");
-    world.rename("www", "moved");
-    world.write("www", "no directory");
-    world.run("status --html page.html").code(1).says("served release 1 at ");
-    let page = world.read("page.html");
+    workspace.ok("push");
+    workspace.ok("status --html page.html");
+    workspace.rename("www", "moved");
+    workspace.write("www", "no directory");
+    workspace.run("status --html page.html").code(1).says("served release 1 at ");
+    let page = workspace.read("page.html");
     assert!(
         page.contains("the mirror served release 1, published on") && page.contains("no response"),
         "{page}"
     );
-    assert_eq!(world.json("status", 1)["mirrors"][0]["last_seen"]["sequence"], 1);
+    assert_eq!(workspace.json("status", 1)["mirrors"][0]["last_seen"]["sequence"], 1);
 }
 
-/// Reports what of a frame is too wide, and how each text stands out from what is behind it.
+/// Reports the parts of a frame that are too wide, and the contrast of each text with its
+/// background.
 const MEASURE: &str = r##"
 addEventListener("load", () => {
   const frame = document.querySelector("iframe");
@@ -206,13 +211,13 @@ fn browser() -> PathBuf {
     all.into_iter().find(|path| path.exists()).expect("this test needs Chromium")
 }
 
-fn measure(world: &World, html: &str, width: u32, scheme: u32) -> Value {
+fn measure(workspace: &Workspace, html: &str, width: u32, scheme: u32) -> Value {
     let quoted = html.replace('&', "&amp;").replace('"', "&quot;");
     let frame = format!(
         "<!doctype html><script>{MEASURE}</script><body><iframe \
          style=\"border:0;width:{width}px;height:900px\" srcdoc=\"{quoted}\"></iframe>"
     );
-    world.write("frame.html", frame);
+    workspace.write("frame.html", frame);
     let profile = tempfile::TempDir::with_prefix("headwater-browser-").unwrap();
     let mut command = Command::new(browser());
     command.args([
@@ -222,13 +227,13 @@ fn measure(world: &World, html: &str, width: u32, scheme: u32) -> Value {
         "--dump-dom",
         "--virtual-time-budget=2000",
     ]);
-    // Nothing but the page: no network, and no first steps.
+    // Only the page: no network, and no first-run dialogs.
     command.args(["--disable-quic", "--no-first-run", "--disable-background-networking"]);
     command.args(["--disable-component-update", "--disable-sync"]);
     command.arg(format!("--blink-settings=preferredColorScheme={scheme}"));
     command
         .arg(format!("--user-data-dir={}", profile.path().display()))
-        .arg(format!("file://{}", world.path("frame.html").display()));
+        .arg(format!("file://{}", workspace.path("frame.html").display()));
     let output = command.output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let measured = text.split("MEASURED{").nth(1).and_then(|rest| rest.split("}END").next());
@@ -240,13 +245,13 @@ fn measure(world: &World, html: &str, width: u32, scheme: u32) -> Value {
 
 #[test]
 #[ignore = "needs Chromium, which not every machine has"]
-fn the_page_fits_a_phone_and_every_text_stands_out() {
-    let world = fleet();
-    world.run("status --html page.html").code(1);
-    let page = world.read("page.html").replace("<details>", "<details open>");
+fn page_fits_a_phone_with_enough_contrast() {
+    let workspace = fleet();
+    workspace.run("status --html page.html").code(1);
+    let page = workspace.read("page.html").replace("<details>", "<details open>");
     for scheme in [0, 1] {
         for width in [360, 800, 1400] {
-            let found = measure(&world, &page, width, scheme);
+            let found = measure(&workspace, &page, width, scheme);
             assert_eq!(found["wide"], serde_json::json!([]), "{width} px, scheme {scheme}");
             assert_eq!(found["faint"], serde_json::json!([]), "{width} px, scheme {scheme}");
             assert!(
@@ -256,12 +261,12 @@ fn the_page_fits_a_phone_and_every_text_stands_out() {
             );
         }
     }
-    // What this sees: a line that does not break, and grey on grey.
+    // A counterexample: a line that does not break, and grey text on grey.
     let bad = page.replace(
         "</style>",
         "h2 { white-space: nowrap; width: 500px; } .soft { color: #999; }</style>",
     );
-    let found = measure(&world, &bad, 360, 1);
+    let found = measure(&workspace, &bad, 360, 1);
     assert!(
         !found["wide"].as_array().unwrap().is_empty()
             && !found["faint"].as_array().unwrap().is_empty()

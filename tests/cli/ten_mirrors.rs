@@ -9,13 +9,13 @@ use std::sync::{Arc, Mutex};
 
 use serde_json::Value;
 
-use crate::harness::{World, column};
+use crate::harness::{Workspace, column};
 use crate::web::Web;
 
 const RECEIVERS: [&str; 4] = ["edge-1", "edge-2", "edge-3", "edge-4"];
 const DIRECTORIES: [&str; 6] = ["canary-1", "canary-2", "hub", "spare", "archive", "broken"];
 
-/// A receiver, which ends with this value.
+/// A receiver. Dropping it stops it.
 struct Receiver(Child);
 
 impl Drop for Receiver {
@@ -25,25 +25,25 @@ impl Drop for Receiver {
     }
 }
 
-/// Starts a receiver of the directory `name`; with it its URL.
-fn receiver(world: &World, name: &str) -> (Receiver, String) {
+/// Starts a receiver of the directory `name`; returns it with its URL.
+fn receiver(workspace: &Workspace, name: &str) -> (Receiver, String) {
     let mut child =
-        world.start(&format!("serve ./{name} --site docs --listen 127.0.0.1:0 --no-auth"));
+        workspace.start(&format!("serve ./{name} --site docs --listen 127.0.0.1:0 --no-auth"));
     let mut log = BufReader::new(child.stderr.take().unwrap()).lines();
     let first: Value = serde_json::from_str(&log.next().unwrap().unwrap()).unwrap();
     std::thread::spawn(move || log.map_while(Result::ok).for_each(drop));
     (Receiver(child), format!("http://{}", first["address"].as_str().unwrap()))
 }
 
-/// What a web server in front of a mirror has kept, by path; it gives that and asks nobody.
-type Kept = Arc<Mutex<BTreeMap<String, Vec<u8>>>>;
+/// Responses that a caching web server has stored, by path. It serves them without asking a mirror.
+type StoredResponses = Arc<Mutex<BTreeMap<String, Vec<u8>>>>;
 
 /// A web server in front of all mirrors, at `/NAME/`.
-fn front(world: &World) -> (Web, Kept) {
-    let (root, kept) = (world.path("."), Kept::default());
-    let of_front = Arc::clone(&kept);
+fn caching_web_server(workspace: &Workspace) -> (Web, StoredResponses) {
+    let (root, kept) = (workspace.path("."), StoredResponses::default());
+    let responses = Arc::clone(&kept);
     let web = Web::start(move |_, asked| {
-        if let Some(content) = of_front.lock().unwrap().get(&asked.path) {
+        if let Some(content) = responses.lock().unwrap().get(&asked.path) {
             return (200, String::new(), content.clone());
         }
         let (mirror, path) = asked.path.trim_start_matches('/').split_once('/').unwrap();
@@ -55,9 +55,9 @@ fn front(world: &World) -> (Web, Kept) {
     (web, kept)
 }
 
-fn fleet(world: &World, web: &Web) -> Vec<Receiver> {
+fn fleet(workspace: &Workspace, web: &Web) -> Vec<Receiver> {
     let (receivers, urls): (Vec<_>, Vec<_>) =
-        RECEIVERS.iter().map(|name| receiver(world, name)).unzip();
+        RECEIVERS.iter().map(|name| receiver(workspace, name)).unzip();
     let remote = RECEIVERS
         .iter()
         .zip(urls)
@@ -73,7 +73,7 @@ fn fleet(world: &World, web: &Web) -> Vec<Receiver> {
          [[wave]]\ngroups=['canary']\nsoak='10ms'\nprobe=['index.html', 'app.js']\n",
         web.url
     );
-    world.write("headwater.toml", config);
+    workspace.write("headwater.toml", config);
     receivers
 }
 
@@ -87,33 +87,33 @@ fn outcomes(answer: &Value, wanted: &str) -> Vec<String> {
     named.map(|row| row["mirror"].as_str().unwrap().to_owned()).collect()
 }
 
-fn says(text: &str, line: &str) {
+fn assert_line(text: &str, line: &str) {
     assert!(text.lines().any(|found| found == line), "{line}: {text}");
 }
 
 #[test]
-fn a_bad_release_reaches_the_canary_and_nobody_else() {
-    let world = World::with_tree();
-    let (web, kept) = front(&world);
-    let _receivers = fleet(&world, &web);
-    // A first release for all, and a second one for which a mirror is broken.
-    assert_eq!(outcomes(&world.json("push --note first", 0), "activated").len(), 10);
-    world.rename("broken/.headwater/objects/00", "away");
-    world.write("tree/docs/a.html", "<h1>a, second edition</h1>\n");
-    let answer = world.json("push --note second", 3);
+fn bad_release_reaches_only_the_canary() {
+    let workspace = Workspace::with_tree();
+    let (web, kept) = caching_web_server(&workspace);
+    let _receivers = fleet(&workspace, &web);
+    // A first release for all mirrors, and a second one that fails on one mirror.
+    assert_eq!(outcomes(&workspace.json("push --note first", 0), "activated").len(), 10);
+    workspace.rename("broken/.headwater/objects/00", "away");
+    workspace.write("tree/docs/a.html", "<h1>a, second edition</h1>\n");
+    let answer = workspace.json("push --note second", 3);
     assert_eq!(
         (outcomes(&answer, "activated").len(), outcomes(&answer, "failed")),
         (9, vec!["broken".to_owned()])
     );
     assert!(answer["spread_ms"].is_u64(), "{answer}");
-    let good = world.served("hub");
+    let good = workspace.served("hub");
 
-    // The front of one canary has the page of before, and so its visitors get what no release has.
+    // The web server of one canary serves a stored page, so its visitors get content of no release.
     kept.lock().unwrap().insert("/canary-2/index.html".to_owned(), b"of before".to_vec());
-    world.write("tree/index.html", "<h1>third</h1>\n");
-    world.write("tree/app.js", "console.log(3)\n");
-    world.ok("plan --skip broken").says("  1. canary-");
-    let answer = world.json("push --note third", 4);
+    workspace.write("tree/index.html", "<h1>third</h1>\n");
+    workspace.write("tree/app.js", "console.log(3)\n");
+    workspace.ok("plan --skip broken").says("  1. canary-");
+    let answer = workspace.json("push --note third", 4);
     assert_eq!(outcomes(&answer, "reverted"), ["canary-1", "canary-2"], "{answer}");
     assert_eq!(outcomes(&answer, "skipped").len(), 7, "{answer}");
     let stopped = answer["stopped"].as_str().unwrap();
@@ -127,42 +127,44 @@ fn a_bad_release_reaches_the_canary_and_nobody_else() {
     );
     for name in all() {
         let wanted = if name.starts_with("canary") { 4 } else { 2 - u64::from(name == "broken") };
-        assert_eq!(world.current(name), wanted, "{name}");
-        assert!(name == "broken" || world.served(name) == good, "{name}");
+        assert_eq!(workspace.current(name), wanted, "{name}");
+        assert!(name == "broken" || workspace.served(name) == good, "{name}");
     }
     kept.lock().unwrap().clear();
-    judge(&world, &web);
+    check_reports(&workspace, &web);
 
-    // What a probe took back is not refused: with a mended front and mirror all get it.
-    world.rename("away", "broken/.headwater/objects/00");
-    assert_eq!(outcomes(&world.json("push --note third", 0), "activated").len(), 10);
+    // Content reverted by a probe is not refused: with the web server and the mirror fixed, all get
+    // it.
+    workspace.rename("away", "broken/.headwater/objects/00");
+    assert_eq!(outcomes(&workspace.json("push --note third", 0), "activated").len(), 10);
     assert!(
-        all().all(|name| world.current(name) == 5 && world.served(name) == world.files("tree"))
+        all().all(|name| workspace.current(name) == 5
+            && workspace.served(name) == workspace.files("tree"))
     );
-    world.ok("status --public").says("10 of 10 mirrors current");
+    workspace.ok("status --public").says("10 of 10 mirrors current");
 }
 
-/// What status, lists, gauges and the page say after the bad release.
-fn judge(world: &World, web: &Web) {
-    let rows = world.json("status --public", 1)["mirrors"].clone();
+/// Checks status, mirror lists, metrics and page after the bad release.
+fn check_reports(workspace: &Workspace, web: &Web) {
+    let rows = workspace.json("status --public", 1)["mirrors"].clone();
     assert_eq!(column(&rows, "mirror")[0], "broken");
     assert_eq!(
         column(&rows, "state").iter().filter(|state| *state == "current").count(),
         9,
         "{rows}"
     );
-    // What the canaries took back, and what they went back to, was never for it.
+    // Neither the reverted release nor the reverting one was made for this mirror.
     assert_eq!(rows[0]["behind"], 1);
-    let list = world.ok("mirrorlist --public").stdout;
+    let list = workspace.ok("mirrorlist --public").stdout;
     assert_eq!(list.lines().count(), 9);
     assert!(!list.contains("broken") && list.contains(&format!("{}/edge-1\n", web.url)), "{list}");
-    let gauges = world.read("fleet.prom");
-    says(&gauges, "headwater_push_exit_code{site=\"docs\"} 4");
-    says(&gauges, "headwater_mirror_current{site=\"docs\",mirror=\"edge-1\"} 1");
-    says(&gauges, "headwater_mirror_current{site=\"docs\",mirror=\"broken\"} 0");
-    world.run("status --check").code(0).says("9 of 10 mirrors current").says("behind=1;");
-    world.run("status --public --html page.html").code(1);
-    let page = world.read("page.html");
+    let gauges = workspace.read("fleet.prom");
+    assert_line(&gauges, "headwater_push_exit_code{site=\"docs\"} 4");
+    assert_line(&gauges, "headwater_mirror_current{site=\"docs\",mirror=\"edge-1\"} 1");
+    assert_line(&gauges, "headwater_mirror_current{site=\"docs\",mirror=\"broken\"} 0");
+    workspace.run("status --check").code(0).says("9 of 10 mirrors current").says("behind=1;");
+    workspace.run("status --public --html page.html").code(1);
+    let page = workspace.read("page.html");
     for words in [
         "9 of 10 mirrors are current",
         "back from release 3",
@@ -172,7 +174,7 @@ fn judge(world: &World, web: &Web) {
     ] {
         assert!(page.contains(words), "{words}");
     }
-    // To be looked at.
+    // For a manual look at the page.
     if let Some(path) = std::env::var_os("HEADWATER_PAGE") {
         std::fs::write(path, page).unwrap();
     }

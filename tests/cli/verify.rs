@@ -4,61 +4,61 @@ use std::time::{Duration, SystemTime};
 
 use serde_json::json;
 
-use crate::harness::{World, column};
+use crate::harness::{Workspace, column};
 
 #[test]
-fn a_whole_mirror_has_no_fault() {
-    let world = World::with_mirror();
-    world.ok("verify ./www").says("./www: 5 objects, ").says("checked: no fault");
-    world.ok("verify ./www --quick").says("5 slot entries checked: no fault");
-    let run = world.ok("verify ./www --quiet");
+fn intact_mirror_has_no_faults() {
+    let workspace = Workspace::with_mirror();
+    workspace.ok("verify ./www").says("./www: 5 objects, ").says("checked: no fault");
+    workspace.ok("verify ./www --quick").says("5 slot entries checked: no fault");
+    let run = workspace.ok("verify ./www --quiet");
     assert_eq!((run.stdout.as_str(), run.stderr.as_str()), ("", ""));
 }
 
 #[test]
-fn a_flipped_bit_is_found_wherever_it_is() {
+fn flipped_bit_is_found_in_every_file() {
     for prefix in ["objects/", "manifests/", "releases/", "slots/"] {
-        let world = World::with_mirror();
-        let path = &world.inside("www", prefix)[0];
-        // The time is put back: only the bytes tell.
-        let time = world.meta(path).modified().unwrap();
-        let mut bytes = std::fs::read(world.path(path)).unwrap();
+        let workspace = Workspace::with_mirror();
+        let path = &workspace.inside("www", prefix)[0];
+        // The modification time is restored, so only the bytes differ.
+        let time = workspace.meta(path).modified().unwrap();
+        let mut bytes = std::fs::read(workspace.path(path)).unwrap();
         let middle = bytes.len() / 2;
         bytes[middle] ^= 1;
-        world.chmod(path, 0o644);
-        std::fs::write(world.path(path), &bytes).unwrap();
-        let file = std::fs::File::options().write(true).open(world.path(path)).unwrap();
+        workspace.chmod(path, 0o644);
+        std::fs::write(workspace.path(path), &bytes).unwrap();
+        let file = std::fs::File::options().write(true).open(workspace.path(path)).unwrap();
         file.set_modified(time).unwrap();
         if prefix == "objects/" || prefix == "slots/" {
-            world.chmod(path, 0o444);
+            workspace.chmod(path, 0o444);
         }
         let name = path.strip_prefix("www/").unwrap();
         let run =
-            world.run("verify ./www").code(1).says("content differs").warns("headwater repair");
+            workspace.run("verify ./www").code(1).says("content differs").warns("headwater repair");
         assert!(prefix == "slots/" || run.stdout.contains(name), "{name}: {}", run.stdout);
-        let faults = world.json("verify ./www", 1)["mirrors"][0]["faults"].clone();
+        let faults = workspace.json("verify ./www", 1)["mirrors"][0]["faults"].clone();
         assert!(column(&faults, "kind").contains(&"content".to_owned()), "{faults}");
     }
 }
 
 #[test]
-fn hand_edits_are_named_without_reading_a_byte() {
-    let world = World::with_mirror();
-    world.remove("www/current/app.js");
-    world.write("www/current/app.js", "longer than it was before");
-    world.chmod("www/current/app.js", 0o444);
-    world.remove("www/current/index.html");
-    world.write("www/current/index.html", "<h1>jello</h1>\n");
-    world.chmod("www/current/index.html", 0o444);
-    let file = std::fs::File::open(world.path("www/current/index.html")).unwrap();
+fn manual_edits_are_found_by_quick_verify() {
+    let workspace = Workspace::with_mirror();
+    workspace.remove("www/current/app.js");
+    workspace.write("www/current/app.js", "longer than it was before");
+    workspace.chmod("www/current/app.js", 0o444);
+    workspace.remove("www/current/index.html");
+    workspace.write("www/current/index.html", "<h1>jello</h1>\n");
+    workspace.chmod("www/current/index.html", 0o444);
+    let file = std::fs::File::open(workspace.path("www/current/index.html")).unwrap();
     file.set_modified(SystemTime::UNIX_EPOCH + Duration::from_secs(1)).unwrap();
-    world.remove("www/current/docs/a.html");
-    world.write("www/current/new.php", "<?php");
-    world.remove("www/current/assets/style.css");
-    world.link("/etc/passwd", "www/current/assets/style.css");
-    world.chmod("www/current/assets/deep/er/logo.svg", 0o666);
+    workspace.remove("www/current/docs/a.html");
+    workspace.write("www/current/new.php", "<?php");
+    workspace.remove("www/current/assets/style.css");
+    workspace.link("/etc/passwd", "www/current/assets/style.css");
+    workspace.chmod("www/current/assets/deep/er/logo.svg", 0o666);
     for flag in ["", "--quick"] {
-        let run = world.run(&format!("verify ./www {flag}")).code(1);
+        let run = workspace.run(&format!("verify ./www {flag}")).code(1);
         for line in [
             "app.js: size differs",
             "index.html: time differs",
@@ -72,7 +72,7 @@ fn hand_edits_are_named_without_reading_a_byte() {
         }
         assert!(run.stdout.contains(&format!("slots/{}", "1-")), "{}", run.stdout);
     }
-    let answer = world.json("verify ./www --quick", 1);
+    let answer = workspace.json("verify ./www --quick", 1);
     assert_eq!(
         (&answer["headwater"], &answer["mirrors"][0]["entries"]),
         (&json!("verify"), &json!(5))
@@ -80,69 +80,69 @@ fn hand_edits_are_named_without_reading_a_byte() {
 }
 
 #[test]
-fn missing_parts_are_named() {
-    let world = World::with_mirror();
-    world.remove(&world.object("www", "<h1>hello</h1>\n"));
-    world.run("verify ./www").code(1).says("objects/").says("missing");
-    world.remove(&world.inside("www", "manifests/")[0]);
-    world.run("verify ./www").code(1).says("manifests/").says("missing");
-    world.remove(&world.inside("www", "releases/")[0]);
-    world.run("verify ./www").code(1).says("releases/1-").says("missing");
+fn missing_files_of_the_store_are_named() {
+    let workspace = Workspace::with_mirror();
+    workspace.remove(&workspace.object("www", "<h1>hello</h1>\n"));
+    workspace.run("verify ./www").code(1).says("objects/").says("missing");
+    workspace.remove(&workspace.inside("www", "manifests/")[0]);
+    workspace.run("verify ./www").code(1).says("manifests/").says("missing");
+    workspace.remove(&workspace.inside("www", "releases/")[0]);
+    workspace.run("verify ./www").code(1).says("releases/1-").says("missing");
 }
 
 #[test]
-fn names_of_strangers_steer_no_terminal() {
-    let world = World::with_mirror();
-    world.write("www/current/evil\x1b[2J\nname", "x");
-    world.run("verify ./www").code(1).says("\\u{1b}");
-    world.json("verify ./www", 1);
+fn control_characters_in_unexpected_names_are_escaped() {
+    let workspace = Workspace::with_mirror();
+    workspace.write("www/current/evil\x1b[2J\nname", "x");
+    workspace.run("verify ./www").code(1).says("\\u{1b}");
+    workspace.json("verify ./www", 1);
 }
 
 #[test]
-fn one_bad_mirror_does_not_hide_the_others() {
-    let world = World::with_tree();
-    world.ok("push tree ./www ./data");
-    world.write("data/current/stranger", "x");
-    world.write("file", "");
-    world
+fn one_bad_mirror_does_not_hide_the_result_of_others() {
+    let workspace = Workspace::with_tree();
+    workspace.ok("push tree ./www ./data");
+    workspace.write("data/current/stranger", "x");
+    workspace.write("file", "");
+    workspace
         .run("verify ./file ./www ./data")
         .code(1)
         .says("./www: ")
         .says("no fault")
         .says("stranger")
         .warns("./file");
-    let rows = world.json("verify ./file ./www ./data", 1)["mirrors"].clone();
+    let rows = workspace.json("verify ./file ./www ./data", 1)["mirrors"].clone();
     assert!(rows[0]["error"].is_string() && rows[1]["faults"] == json!([]));
     assert_eq!(column(&rows[2]["faults"], "kind"), ["stranger"]);
 }
 
 #[test]
-fn verify_changes_nothing_but_its_note() {
-    let world = World::with_mirror();
-    let snapshot = || {
-        let lines = world.snapshot("").into_iter();
+fn verify_changes_only_its_history_event() {
+    let workspace = Workspace::with_mirror();
+    let fingerprints = || {
+        let lines = workspace.fingerprint("").into_iter();
         lines.filter(|line| !line.contains("/.headwater/events.jsonl ")).collect::<Vec<_>>()
     };
-    world.write("www/current/stranger", "x");
-    let before = snapshot();
-    world.run("verify ./www").code(1);
-    world.run("verify ./www --quick").code(1);
-    assert_eq!(snapshot(), before);
-    world
+    workspace.write("www/current/stranger", "x");
+    let before = fingerprints();
+    workspace.run("verify ./www").code(1);
+    workspace.run("verify ./www --quick").code(1);
+    assert_eq!(fingerprints(), before);
+    workspace
         .run("verify ./tree")
         .code(1)
         .warns("is not a mirror")
         .warns("hint: name the directory of a mirror");
-    world.run("verify ./nowhere").code(2).warns("error: ./nowhere does not exist");
-    assert_eq!(snapshot(), before);
+    workspace.run("verify ./nowhere").code(2).warns("error: ./nowhere does not exist");
+    assert_eq!(fingerprints(), before);
 }
 
 #[test]
-fn a_first_release_that_is_only_staged_is_no_fault() {
-    let world = World::with_tree();
-    world.ok("push tree ./www --stage-only");
-    world.ok("verify ./www").says("no fault");
-    world.ok("push tree ./www");
-    world.remove("www/current");
-    world.run("verify ./www").code(1).says("current");
+fn staged_first_release_is_not_a_fault() {
+    let workspace = Workspace::with_tree();
+    workspace.ok("push tree ./www --stage-only");
+    workspace.ok("verify ./www").says("no fault");
+    workspace.ok("push tree ./www");
+    workspace.remove("www/current");
+    workspace.run("verify ./www").code(1).says("current");
 }

@@ -5,52 +5,54 @@ use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
-/// What it was asked.
+/// A request that the server received.
 #[derive(Debug, Clone)]
-pub(crate) struct Asked {
+pub(crate) struct Request {
     pub(crate) method: String,
     pub(crate) path: String,
     pub(crate) headers: String,
     pub(crate) body: String,
 }
 
-/// Status, more header lines, body.
-pub(crate) type Said = (u16, String, Vec<u8>);
+/// Status, additional header lines, body.
+pub(crate) type Response = (u16, String, Vec<u8>);
 
-/// A server, which ends with the process.
+/// A server that runs until the process ends.
 pub(crate) struct Web {
     pub(crate) url: String,
-    asked: Arc<Mutex<Vec<Asked>>>,
+    requests: Arc<Mutex<Vec<Request>>>,
 }
 
 impl Web {
-    /// Answers each request with what `answer` says; that is given how many were before.
-    pub(crate) fn start(answer: impl Fn(usize, &Asked) -> Said + Send + Sync + 'static) -> Self {
+    /// Sends the response that `answer` returns for the number of earlier requests and the request.
+    pub(crate) fn start(
+        answer: impl Fn(usize, &Request) -> Response + Send + Sync + 'static,
+    ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
-        let asked = Arc::new(Mutex::new(Vec::new()));
-        let (log, answer) = (Arc::clone(&asked), Arc::new(answer));
+        let requests = Arc::new(Mutex::new(Vec::new()));
+        let (log, answer) = (Arc::clone(&requests), Arc::new(answer));
         std::thread::spawn(move || {
             for stream in listener.incoming() {
                 let (log, answer) = (Arc::clone(&log), Arc::clone(&answer));
                 std::thread::spawn(move || serve(stream.unwrap(), &log, &*answer));
             }
         });
-        Self { url, asked }
+        Self { url, requests }
     }
 
     /// Serves the files below `root`.
     pub(crate) fn of_files(root: PathBuf) -> Self {
-        Self::start(move |_, asked| file(&root, &asked.path))
+        Self::start(move |_, requests| file(&root, &requests.path))
     }
 
-    /// What it was asked so far.
-    pub(crate) fn asked(&self) -> Vec<Asked> {
-        self.asked.lock().unwrap().clone()
+    /// Returns the requests so far.
+    pub(crate) fn requests(&self) -> Vec<Request> {
+        self.requests.lock().unwrap().clone()
     }
 }
 
-fn file(root: &Path, path: &str) -> Said {
+fn file(root: &Path, path: &str) -> Response {
     let path = path.trim_start_matches('/');
     let path = if path.is_empty() || path.ends_with('/') {
         format!("{path}index.html")
@@ -65,8 +67,8 @@ fn file(root: &Path, path: &str) -> Said {
 
 fn serve(
     stream: TcpStream,
-    log: &Mutex<Vec<Asked>>,
-    answer: &dyn Fn(usize, &Asked) -> Said,
+    log: &Mutex<Vec<Request>>,
+    answer: &dyn Fn(usize, &Request) -> Response,
 ) -> Option<()> {
     let mut reader = BufReader::new(stream);
     let mut line = String::new();
@@ -88,13 +90,13 @@ fn serve(
         .map_or(0, |n| n.trim().parse().unwrap());
     let mut body = vec![0; length];
     reader.read_exact(&mut body).ok()?;
-    let asked = Asked { method, path, headers, body: String::from_utf8(body).unwrap() };
+    let requests = Request { method, path, headers, body: String::from_utf8(body).unwrap() };
     let before = {
         let mut log = log.lock().unwrap();
-        log.push(asked.clone());
+        log.push(requests.clone());
         log.len() - 1
     };
-    let (status, headers, body) = answer(before, &asked);
+    let (status, headers, body) = answer(before, &requests);
     let head = format!(
         "HTTP/1.1 {status} x\r\ncontent-length: {}\r\nconnection: close\r\n{headers}\r\n",
         body.len()

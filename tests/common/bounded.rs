@@ -8,21 +8,21 @@ use headwater::mirror::{MirrorError, TransportError, read_state};
 
 use super::{BASES, read_manifest, stream};
 
-/// Bytes that a change may decode to for each of its own, and at least.
+/// Decoded bytes that a manifest delta may have for each of its own bytes, and at least.
 const DECODED: (u64, u64) = (1000, 1 << 20);
-/// Operations between two looks at whether the work is still wanted.
+/// Operations between two checks for cancellation.
 const OPERATIONS: u64 = 4096;
 /// Memory for an object, an entry of the base and a position of it: at least what a receiver keeps
 /// of each.
-const LEAST: [u64; 3] = [144, 33, 64];
-/// The same, at most, and the positions that are granted at once.
-const MOST: [u64; 3] = [256, 64, 256];
+const MIN_MEMORY: [u64; 3] = [144, 33, 64];
+/// The maximum of the same, and the positions that are granted at once.
+const MAX_MEMORY: [u64; 3] = [256, 64, 256];
 const POSITIONS: u64 = 1024;
-/// A longer answer is not tried without an end: it takes a while until that is refused.
+/// Longer inputs are not tried as endless responses: it takes a while until those are refused.
 const SHORT: usize = 4;
 
-/// A change to bases, under a quota: the first byte says how much memory there is, the second how
-/// many entries the release has. Counts work and memory instead of measuring them.
+/// A manifest delta applied to bases under a quota: the first byte sets the memory, the second the
+/// number of entries of the release. Counts work and memory instead of measuring them.
 pub(crate) fn quota(data: &[u8]) {
     let Some((&[memory, entries], change)) = data.split_first_chunk() else { return };
     let (memory, entries) = (64 << (memory % 24), u64::from(entries));
@@ -38,7 +38,7 @@ pub(crate) fn quota(data: &[u8]) {
 fn change_within(change: &[u8], base: &[Entry], memory: u64, entries: u64) {
     let (granted, is_refused, looks) = (Cell::new(0u64), Cell::new(false), Cell::new(0u64));
     let reserve = |bytes: u64| {
-        assert!(!is_refused.get(), "it goes on without the memory that it asked for");
+        assert!(!is_refused.get(), "it continued without the memory that it requested");
         let sum = granted.get().saturating_add(bytes);
         is_refused.set(sum > memory);
         granted.set(if is_refused.get() { granted.get() } else { sum });
@@ -63,25 +63,25 @@ fn change_within(change: &[u8], base: &[Entry], memory: u64, entries: u64) {
     let Ok(needs) = needs else { return };
     let (objects, positions) = (needs.objects.len() as u64, needs.base_entries.len() as u64);
     assert!(objects <= entries);
-    let of_base = if objects > 0 { base_entries * LEAST[1] } else { 0 };
-    let least = objects * LEAST[0] + of_base + positions * LEAST[2];
+    let of_base = if objects > 0 { base_entries * MIN_MEMORY[1] } else { 0 };
+    let least = objects * MIN_MEMORY[0] + of_base + positions * MIN_MEMORY[2];
     assert!(
         least <= granted.get(),
-        "{least} bytes are needed at least, and {} were granted",
+        "at least {least} bytes are needed, but {} were granted",
         granted.get()
     );
-    // A position may be named twice, but each time takes bytes of the change.
+    // A position can be named twice, but each time takes bytes of the delta.
     let named = decoded_bytes.min(entries) + POSITIONS;
-    let most = objects * MOST[0] + base_entries * MOST[1] + named * MOST[2];
+    let most = objects * MAX_MEMORY[0] + base_entries * MAX_MEMORY[1] + named * MAX_MEMORY[2];
     assert!(
         positions <= named && granted.get() <= most,
-        "{} bytes were asked for, at most {most}",
+        "{} bytes were requested, but at most {most} are allowed",
         granted.get()
     );
     apply_within(change, base, &needs, entries);
 }
 
-/// Applying reads the base once and makes no more than was announced.
+/// Applying a delta reads the base once and makes no more entries than announced.
 fn apply_within(change: &[u8], base: &[Entry], needs: &delta::DeltaSummary, entries: u64) {
     let Ok(copies) = delta::objects_at(&needs.base_entries, stream(base)) else { return };
     let ids: Vec<_> = needs
@@ -96,8 +96,8 @@ fn apply_within(change: &[u8], base: &[Entry], needs: &delta::DeltaSummary, entr
     assert!(applied.is_err() || applied.is_ok_and(|(_, totals)| totals.entries <= entries));
 }
 
-/// Whatever a receiver says of its state: a state that is in order, or an error, also if it never
-/// ends.
+/// For any response to a state request, even an endless one, the result is a valid state or an
+/// error.
 pub(crate) fn state(data: &[u8]) {
     match read_state(data) {
         Ok(state) => {
@@ -112,15 +112,15 @@ pub(crate) fn state(data: &[u8]) {
             assert!(state.site.is_none() || state.only_site.is_none());
             assert!(state.site.is_none() || state.store.is_some());
             let texts: usize = state.releases.iter().map(|release| release.to_bytes().len()).sum();
-            assert!(texts <= data.len(), "{texts} bytes of records came of {}", data.len());
-            let version = state.receiver.expect("a receiver said it").version;
+            assert!(texts <= data.len(), "{texts} bytes of records were made from {}", data.len());
+            let version = state.receiver.expect("the state was parsed from a response").version;
             assert!(version.len() <= data.len());
         }
         Err(MirrorError::Remote { refusal }) => assert!(refusal.message.len() <= data.len()),
         Err(MirrorError::Transport(TransportError::Foreign { .. })) => {}
         Err(other) => panic!("{other:?}"),
     }
-    // An answer without an end is refused, and not for its memory.
+    // An endless response is refused, and not because memory ran out.
     if data.first() == Some(&b'"') && data.len() <= SHORT {
         let (reader, mut read) = (Endless { data, at: 0 }, 0u64);
         assert!(read_state(Counting { reader, read: &mut read }).is_err());
@@ -128,7 +128,7 @@ pub(crate) fn state(data: &[u8]) {
     }
 }
 
-/// The same bytes again and again.
+/// Repeats the same bytes for ever.
 struct Endless<'a> {
     data: &'a [u8],
     at: usize,

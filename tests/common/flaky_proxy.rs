@@ -14,21 +14,21 @@ use std::time::Duration;
 
 use tokio::net::TcpSocket;
 
-/// One request is not harmed more often than this in a row.
-const MAX_HARM: u32 = 2;
-/// The longest delay, in milliseconds: enough for another request to come before.
+/// The proxy disrupts one request at most this often in a row.
+const MAX_CONSECUTIVE_DISRUPTIONS: u32 = 2;
+/// The longest delay, in milliseconds: long enough for another request to overtake.
 const MAX_DELAY: u64 = 40;
 
-/// Random numbers that a seed gives again: `SplitMix64`.
+/// Reproducible random numbers from a seed: `SplitMix64`.
 #[derive(Debug)]
-pub(crate) struct Dice(u64);
+pub(crate) struct SeededRandom(u64);
 
-impl Dice {
+impl SeededRandom {
     pub(crate) const fn new(seed: u64) -> Self {
         Self(seed)
     }
 
-    /// A number below `end`.
+    /// Returns a number below `end`.
     pub(crate) fn below(&mut self, end: u64) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut mixed = self.0;
@@ -38,7 +38,7 @@ impl Dice {
     }
 }
 
-/// The seed in `HEADWATER_SEED`, else one that differs each time; it is printed.
+/// Returns and prints the seed in `HEADWATER_SEED`, or a random one.
 pub(crate) fn seed() -> u64 {
     use std::hash::{BuildHasher as _, Hasher as _};
     let given = std::env::var("HEADWATER_SEED").ok().and_then(|seed| seed.parse().ok());
@@ -48,33 +48,33 @@ pub(crate) fn seed() -> u64 {
     seed
 }
 
-/// What is done to a request.
+/// What the proxy does to a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Harm {
-    /// Nothing.
+pub(crate) enum Disruption {
+    /// Forwards it unchanged.
     None,
-    /// It never reaches the receiver.
+    /// Does not forward it.
     Refuse,
-    /// The receiver gets a part of it.
+    /// Forwards only a part of it.
     CutRequest,
-    /// It is done, and the answer is lost.
+    /// Forwards it and drops the response.
     Swallow,
-    /// It is done, and a part of the answer comes.
+    /// Forwards it and cuts the response.
     CutAnswer,
-    /// It comes twice.
+    /// Forwards it twice.
     Duplicate,
-    /// It and its answer come in small pieces.
+    /// Forwards request and response in small pieces.
     Trickle,
-    /// It is done, and the connection is reset in place of an answer.
+    /// Forwards it and resets the connection instead of sending the response.
     Reset,
-    /// It comes late.
+    /// Forwards it late.
     Delay,
-    /// Its answer comes byte by byte, and takes minutes.
+    /// Sends the response byte by byte, which takes minutes.
     Drip,
 }
 
-impl Harm {
-    /// Those that chance picks from.
+impl Disruption {
+    /// The disruptions to choose from at random.
     const ALL: [Self; 8] = [
         Self::Refuse,
         Self::CutRequest,
@@ -86,16 +86,17 @@ impl Harm {
         Self::Delay,
     ];
 
-    /// Whether more may be done than the answers that arrive tell of.
+    /// Whether the receiver may do more than the client learns from the responses.
     const fn hides_work(self) -> bool {
         matches!(self, Self::Swallow | Self::CutAnswer | Self::Duplicate | Self::Reset)
     }
 }
 
-/// Is told the first line of each request before anything of it goes on, which waits for that.
+/// Called with the first line of each request. The proxy forwards the request when the call
+/// returns.
 type Watch = dyn Fn(&str) + Send + Sync;
 
-/// A proxy, which ends with this value.
+/// A proxy. Dropping it stops it.
 pub(crate) struct FlakyProxy {
     address: SocketAddr,
     shared: Arc<Shared>,
@@ -103,13 +104,13 @@ pub(crate) struct FlakyProxy {
 
 struct Shared {
     target: SocketAddr,
-    /// Of a hundred requests, so many are harmed.
+    /// The percentage of requests to disrupt.
     percent: u64,
-    kinds: Vec<Harm>,
-    /// Answers to requests whose first line has this come byte by byte.
+    kinds: Vec<Disruption>,
+    /// Responses to requests whose first line contains this are sent byte by byte.
     drips: Option<&'static str>,
     watch: Box<Watch>,
-    dice: Mutex<Dice>,
+    dice: Mutex<SeededRandom>,
     harmed: Mutex<HashMap<String, u32>>,
     bytes: AtomicU64,
     is_over: AtomicBool,
@@ -120,10 +121,10 @@ impl Shared {
         Self {
             target,
             percent: 0,
-            kinds: Harm::ALL.to_vec(),
+            kinds: Disruption::ALL.to_vec(),
             drips: None,
             watch: Box::new(|_| {}),
-            dice: Mutex::new(Dice::new(0)),
+            dice: Mutex::new(SeededRandom::new(0)),
             harmed: Mutex::default(),
             bytes: AtomicU64::new(0),
             is_over: AtomicBool::new(false),
@@ -132,19 +133,19 @@ impl Shared {
 }
 
 impl FlakyProxy {
-    /// A proxy to `target` that harms `percent` of a hundred requests.
+    /// Starts a proxy to `target` that disrupts `percent` of the requests.
     pub(crate) fn start(target: SocketAddr, percent: u64, seed: u64) -> Self {
-        let dice = Mutex::new(Dice::new(seed));
+        let dice = Mutex::new(SeededRandom::new(seed));
         Self::run(Shared { percent, dice, ..Shared::harmless(target) })
     }
 
-    /// One that does this to every request, as often as it may.
+    /// Starts a proxy that does this to every request, as often as allowed in a row.
     #[allow(dead_code, reason = "not every test binary picks")]
-    pub(crate) fn always(target: SocketAddr, harm: Harm) -> Self {
+    pub(crate) fn always(target: SocketAddr, harm: Disruption) -> Self {
         Self::run(Shared { percent: 100, kinds: vec![harm], ..Shared::harmless(target) })
     }
 
-    /// One that harms nothing, and tells `watch` of every request.
+    /// Starts a proxy that disrupts nothing, and calls `watch` for every request.
     #[allow(dead_code, reason = "not every test binary watches")]
     pub(crate) fn watched(
         target: SocketAddr,
@@ -153,7 +154,7 @@ impl FlakyProxy {
         Self::run(Shared { watch: Box::new(watch), ..Shared::harmless(target) })
     }
 
-    /// The same; answers to requests whose first line has `part` come byte by byte.
+    /// The same; responses to requests whose first line contains `part` are sent byte by byte.
     #[allow(dead_code, reason = "not every test binary waits")]
     pub(crate) fn dripping(
         target: SocketAddr,
@@ -178,8 +179,8 @@ impl FlakyProxy {
                 let shared = Arc::clone(&acceptor);
                 std::thread::spawn(move || {
                     let Ok(mut server) = shared.connect() else { return };
-                    // However it ends, both ends are closed then, for good: nobody waits for what
-                    // is not read.
+                    // In any case both connections are closed then, so that neither end waits for
+                    // unread data.
                     shared.serve(&client, &mut server).ok();
                 });
             }
@@ -187,12 +188,12 @@ impl FlakyProxy {
         Self { address, shared }
     }
 
-    /// Where it listens.
+    /// The address on which it listens.
     pub(crate) const fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Bytes that went through, both ways together.
+    /// The bytes that passed in both directions.
     #[allow(dead_code, reason = "not every test binary measures")]
     pub(crate) fn bytes(&self) -> u64 {
         self.shared.bytes.load(Ordering::SeqCst)
@@ -202,19 +203,19 @@ impl FlakyProxy {
 impl Drop for FlakyProxy {
     fn drop(&mut self) {
         self.shared.is_over.store(true, Ordering::SeqCst);
-        // Wakes whoever waits for the next connection.
+        // Wakes the thread that accepts connections.
         TcpStream::connect(self.address).ok();
     }
 }
 
-/// A request or an answer, as it came.
+/// A request or a response, as received.
 pub(crate) struct Message {
     head: Vec<u8>,
     body: Vec<u8>,
 }
 
 impl Message {
-    /// Reads one to its end; nothing where the connection ends instead.
+    /// Reads a complete message; returns `None` if the connection ends instead.
     #[allow(dead_code, reason = "not every test binary stands in for a receiver")]
     pub(crate) fn whole(from: &mut BufReader<TcpStream>) -> Option<Self> {
         let mut message = Self::read(from).ok()??;
@@ -237,7 +238,7 @@ impl Message {
         Ok(Some(Self { head, body: Vec::new() }))
     }
 
-    /// Its first line.
+    /// Returns its first line.
     fn line(&self) -> String {
         String::from_utf8_lossy(&self.head).lines().next().unwrap_or_default().to_owned()
     }
@@ -275,7 +276,7 @@ impl Message {
 }
 
 impl Shared {
-    /// Forwards requests of one connection, each whole before the next.
+    /// Forwards the requests of one connection, each completely before the next.
     fn serve(&self, client: &TcpStream, server: &mut BufReader<TcpStream>) -> io::Result<()> {
         client.set_nodelay(true)?;
         let mut from_client = BufReader::new(client.try_clone()?);
@@ -283,7 +284,7 @@ impl Shared {
             let line = request.line();
             (self.watch)(&line);
             let is_dripping = self.drips.is_some_and(|part| line.contains(part));
-            let harm = if is_dripping { Harm::Drip } else { self.choose(line) };
+            let harm = if is_dripping { Disruption::Drip } else { self.choose(line) };
             if request.field("expect").is_some() {
                 (&*client).write_all(b"HTTP/1.1 100 Continue\r\n\r\n")?;
                 let text = String::from_utf8_lossy(&request.head).into_owned();
@@ -293,36 +294,36 @@ impl Shared {
                     .collect();
                 request.head = kept.concat().into_bytes();
             }
-            if harm == Harm::Refuse {
+            if harm == Disruption::Refuse {
                 return Ok(());
             }
             request.read_body(&mut from_client)?;
-            if harm == Harm::Delay {
+            if harm == Disruption::Delay {
                 let delay = self.dice.lock().unwrap().below(MAX_DELAY);
                 std::thread::park_timeout(Duration::from_millis(delay));
             }
             let bytes = request.bytes();
             self.bytes.fetch_add(bytes.len() as u64, Ordering::SeqCst);
-            if harm == Harm::CutRequest {
+            if harm == Disruption::CutRequest {
                 let end = self.dice.lock().unwrap().below(bytes.len() as u64);
                 server.get_mut().write_all(&bytes[..usize::try_from(end).unwrap()])?;
                 return Ok(());
             }
-            if harm == Harm::Duplicate {
+            if harm == Disruption::Duplicate {
                 let mut second = self.connect()?;
                 second.get_mut().write_all(&bytes)?;
                 answer(&mut second)?;
             }
-            write(server.get_mut(), &bytes, if is_dripping { Harm::None } else { harm })?;
+            write(server.get_mut(), &bytes, if is_dripping { Disruption::None } else { harm })?;
             let answer = answer(server)?;
             self.bytes.fetch_add(answer.len() as u64, Ordering::SeqCst);
             let sent = match harm {
-                Harm::Swallow => 0,
-                Harm::Reset => {
+                Disruption::Swallow => 0,
+                Disruption::Reset => {
                     reset(client)?;
                     0
                 }
-                Harm::CutAnswer => {
+                Disruption::CutAnswer => {
                     usize::try_from(self.dice.lock().unwrap().below(answer.len() as u64)).unwrap()
                 }
                 _ => answer.len(),
@@ -341,48 +342,51 @@ impl Shared {
         Ok(BufReader::new(server))
     }
 
-    fn choose(&self, line: String) -> Harm {
+    fn choose(&self, line: String) -> Disruption {
         let mut dice = self.dice.lock().unwrap();
         let mut harmed = self.harmed.lock().unwrap();
-        // What these answer is what this very request did, so that a test could not tell a second
-        // one from a first.
+        // Their responses describe what this request did, so a test could not distinguish a second
+        // request from a first one.
         let is_counting =
             ["/prune ", "/settle ", "/repair "].iter().any(|path| line.contains(path));
         let count = harmed.entry(line).or_default();
-        let kinds: Vec<Harm> =
+        let kinds: Vec<Disruption> =
             self.kinds.iter().copied().filter(|harm| !(is_counting && harm.hides_work())).collect();
-        if dice.below(100) >= self.percent || *count >= MAX_HARM || kinds.is_empty() {
+        if dice.below(100) >= self.percent
+            || *count >= MAX_CONSECUTIVE_DISRUPTIONS
+            || kinds.is_empty()
+        {
             *count = 0;
-            return Harm::None;
+            return Disruption::None;
         }
         *count += 1;
         kinds[usize::try_from(dice.below(kinds.len() as u64)).unwrap()]
     }
 }
 
-/// Has this connection end by a reset when it is closed, which drops what is on its way.
+/// Makes closing this connection a reset, which drops unsent data.
 fn reset(stream: &TcpStream) -> io::Result<()> {
     TcpSocket::from_std_stream(stream.try_clone()?).set_zero_linger()
 }
 
-/// Reads one answer, as it came.
+/// Reads one response, as received.
 fn answer(server: &mut BufReader<TcpStream>) -> io::Result<Vec<u8>> {
     let mut answer = Message::read(server)?.ok_or(io::ErrorKind::UnexpectedEof)?;
     answer.read_body(server)?;
     Ok(answer.bytes())
 }
 
-fn write(to: &mut impl Write, bytes: &[u8], harm: Harm) -> io::Result<()> {
-    if harm == Harm::Drip {
+fn write(to: &mut impl Write, bytes: &[u8], harm: Disruption) -> io::Result<()> {
+    if harm == Disruption::Drip {
         return bytes.iter().try_for_each(|byte| {
             std::thread::park_timeout(Duration::from_millis(MAX_DELAY));
             to.write_all(&[*byte])
         });
     }
-    if harm != Harm::Trickle {
+    if harm != Disruption::Trickle {
         return to.write_all(bytes);
     }
-    // Few pieces are enough: each is a read of its own on the other side.
+    // A few pieces are enough: each is one read on the other side.
     let size = (bytes.len() / 50).max(1);
     bytes.chunks(size).try_for_each(|piece| {
         to.write_all(piece)?;

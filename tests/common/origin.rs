@@ -21,7 +21,7 @@ use headwater::tree_path::{LinkTarget, Site, TreePath};
 
 /// Longest piece, in bytes: small, so that an object of a few kilobytes spans packs.
 const PIECE_BYTES: usize = 1000;
-/// Pieces in the one block of a pack.
+/// Number of pieces in the one block of a pack.
 const BLOCK_PIECES: usize = 3;
 
 type Objects = HashMap<ObjectId, Arc<Vec<u8>>>;
@@ -30,19 +30,19 @@ pub(crate) fn site() -> Site {
     Site::new("docs").unwrap()
 }
 
-/// The history of all releases but those that a test takes out of it.
+/// The history of all releases, unless a test changes it.
 pub(crate) fn history() -> HistoryId {
     HistoryId::from_bytes([0x11; 16])
 }
 
-/// Bytes that do not compress, the same every time.
+/// Returns incompressible bytes, the same for equal arguments.
 pub(crate) fn noise(count: usize, seed: u64) -> Vec<u8> {
     let mut bytes = vec![0; count];
     blake3::Hasher::new().update(&seed.to_le_bytes()).finalize_xof().fill(&mut bytes);
     bytes
 }
 
-/// A tree with times, as a manifest has it.
+/// A tree with times, like a manifest.
 #[derive(Clone, Default)]
 pub(crate) struct Tree {
     entries: BTreeMap<String, Entry>,
@@ -83,11 +83,11 @@ impl Tree {
     }
 
     pub(crate) fn without(mut self, path: &str) -> Self {
-        self.entries.remove(path).expect("the path is there");
+        self.entries.remove(path).expect("the path exists");
         self
     }
 
-    /// A file of which only the size is there: its content is for the test to send.
+    /// Adds a file with a size but without content: the test sends the content.
     #[allow(dead_code, reason = "one of the two programs that have this file needs it")]
     pub(crate) fn sized(mut self, path: &str, size: u64, seed: u32) -> Self {
         let file =
@@ -109,7 +109,7 @@ impl Tree {
         self
     }
 
-    /// The release of this tree with the given sequence.
+    /// Returns the release of this tree with the given sequence.
     pub(crate) fn release(&self, sequence: u64) -> Version {
         let entries: Vec<Entry> = self.entries.values().cloned().collect();
         let mut writer = ManifestWriter::new(Vec::new());
@@ -127,7 +127,7 @@ impl Tree {
     }
 }
 
-/// What most facts are told about: everything that a manifest can hold.
+/// The tree that most tests use: it has everything that a manifest can contain.
 pub(crate) fn first_tree() -> Tree {
     Tree::default()
         .file("app.js", "let answer = 41;\n".repeat(150), 1_700_000_001)
@@ -153,7 +153,7 @@ pub(crate) fn second_tree() -> Tree {
         .retired("old.css", "old\n", 1_700_000_001, 4_000_086_400)
 }
 
-/// A release with everything that belongs to it.
+/// A release with its manifest and objects.
 #[derive(Clone)]
 pub(crate) struct Version {
     pub(crate) release: Release,
@@ -167,17 +167,14 @@ impl Version {
         self.release.name()
     }
 
-    /// The file at `path`.
+    /// Returns the file at `path`.
     pub(crate) fn file(&self, path: &str) -> FileEntry {
-        let entry = self
-            .entries
-            .iter()
-            .find(|entry| entry.path.as_str() == path)
-            .expect("the path is there");
+        let entry =
+            self.entries.iter().find(|entry| entry.path.as_str() == path).expect("the path exists");
         *entry.file().expect("it is a file")
     }
 
-    /// The objects that the manifest names.
+    /// Returns the objects that the manifest names.
     pub(crate) fn named_objects(&self) -> Vec<ObjectId> {
         let mut objects: Vec<_> =
             self.entries.iter().filter_map(|entry| Some(entry.file()?.object)).collect();
@@ -186,13 +183,17 @@ impl Version {
         objects
     }
 
-    /// The bundle that takes a mirror from `base` to this release.
-    pub(crate) fn onto(&self, base: Option<&Self>) -> Delivery {
-        self.onto_beside(base, &HashSet::new())
+    /// Returns the bundle that updates a mirror from `base` to this release.
+    pub(crate) fn bundle_from(&self, base: Option<&Self>) -> Delivery {
+        self.bundle_with_extra(base, &HashSet::new())
     }
 
-    /// The same, for a mirror that holds these objects beside its base.
-    pub(crate) fn onto_beside(&self, base: Option<&Self>, held: &HashSet<ObjectId>) -> Delivery {
+    /// The same, for a mirror that has these objects in addition to its base.
+    pub(crate) fn bundle_with_extra(
+        &self,
+        base: Option<&Self>,
+        held: &HashSet<ObjectId>,
+    ) -> Delivery {
         let base_entries = base.map_or(&[][..], |base| &base.entries);
         let base_id = base.map(|base| base.release.manifest);
         let created = self.release.created;
@@ -224,8 +225,8 @@ fn stream(entries: &[Entry]) -> impl Iterator<Item = Result<Entry, ManifestError
     entries.iter().cloned().map(Ok)
 }
 
-/// Splits the wanted objects into packs of one block; every second one is raw.
-fn packs(wanted: &[NewObjectRef], objects: &Objects) -> Vec<SealedPack> {
+/// Splits the needed objects into packs of one block; every second pack is raw.
+fn packs(wanted: &[NewObjectRef], objects: &Objects) -> Vec<EncodedPack> {
     let mut pieces = Vec::new();
     for (ordinal, wanted) in (0u32..).zip(wanted) {
         let content = &objects[&wanted.object];
@@ -237,19 +238,19 @@ fn packs(wanted: &[NewObjectRef], objects: &Objects) -> Vec<SealedPack> {
     let pack = |(index, pieces): (usize, &[(Piece, &[u8])])| {
         let (places, bytes): (Vec<Piece>, Vec<&[u8]>) = pieces.iter().copied().unzip();
         let level = if index % 2 == 0 { Level::Zstd(3) } else { Level::Raw };
-        SealedPack::of(&encode_block(&places, &bytes.concat(), &[], &[], level).unwrap())
+        EncodedPack::of(&encode_block(&places, &bytes.concat(), &[], &[], level).unwrap())
     };
     pieces.chunks(BLOCK_PIECES).enumerate().map(pack).collect()
 }
 
-/// A pack on its way.
+/// A pack to be sent.
 #[derive(Clone)]
-pub(crate) struct SealedPack {
+pub(crate) struct EncodedPack {
     pub(crate) id: PackId,
     pub(crate) bytes: Arc<Vec<u8>>,
 }
 
-impl SealedPack {
+impl EncodedPack {
     pub(crate) fn of(block: &EncodedBlock) -> Self {
         let mut writer = PackWriter::new();
         writer.push(block).unwrap();
@@ -257,14 +258,14 @@ impl SealedPack {
         Self { id: pack.id, bytes: Arc::new(pack.bytes) }
     }
 
-    /// The one raw pack with these bytes at this place.
+    /// Returns a raw pack with these bytes as the given range of one object.
     pub(crate) fn raw(ordinal: u32, offset: u64, bytes: &[u8]) -> Self {
         let piece = Piece { ordinal, offset, length: u32::try_from(bytes.len()).unwrap() };
         Self::of(&encode_block(&[piece], bytes, &[], &[], Level::Raw).unwrap())
     }
 }
 
-impl OutgoingPack for SealedPack {
+impl OutgoingPack for EncodedPack {
     fn id(&self) -> PackId {
         self.id
     }
@@ -282,26 +283,26 @@ impl OutgoingPack for SealedPack {
     }
 }
 
-/// A bundle and the request that goes with it. A test may change any field.
+/// A bundle and the request that belongs to it. A test may change any field.
 pub(crate) struct Delivery {
     pub(crate) release: Release,
     pub(crate) key: BundleKey,
     pub(crate) base: Option<ManifestId>,
     pub(crate) change: Arc<[u8]>,
-    pub(crate) packs: Vec<SealedPack>,
+    pub(crate) packs: Vec<EncodedPack>,
     pub(crate) objects: Objects,
-    /// The line breaks after so many packs.
+    /// Interrupts the transfer after this number of packs.
     pub(crate) cut_after: Option<usize>,
-    /// After so many packs the next one is late, once.
+    /// After this number of packs the next one is late, once.
     pub(crate) late_after: AtomicUsize,
-    /// Called before each pack is handed out.
+    /// Called before each pack is sent.
     pub(crate) before_pack: Option<Box<dyn Fn() + Send + Sync>>,
-    /// The objects that were asked for one by one.
+    /// The objects that the mirror requested one by one.
     pub(crate) asked: Mutex<Vec<ObjectId>>,
 }
 
 impl Delivery {
-    pub(crate) fn stage(&self, mirror: &dyn Mirror) -> Result<Seen, MirrorError> {
+    pub(crate) fn stage(&self, mirror: &dyn Mirror) -> Result<TransferCounts, MirrorError> {
         let seen = Recorder::default();
         let request = StageRequest {
             release: &self.release,
@@ -313,9 +314,13 @@ impl Delivery {
         Ok(seen.seen())
     }
 
-    /// Stages and activates on top of `expected`.
-    pub(crate) fn publish(&self, mirror: &dyn Mirror, expected: Option<ReleaseName>) -> Seen {
-        let seen = self.stage(mirror).expect("a sound bundle is staged");
+    /// Stages the bundle and activates it on top of `expected`.
+    pub(crate) fn publish(
+        &self,
+        mirror: &dyn Mirror,
+        expected: Option<ReleaseName>,
+    ) -> TransferCounts {
+        let seen = self.stage(mirror).expect("a valid bundle is staged");
         mirror.activate(self.release.name(), expected).expect("a staged release is activated");
         seen
     }
@@ -335,16 +340,16 @@ fn open(objects: &Objects, id: &ObjectId) -> Result<Box<dyn Read + Send>, Source
 
 impl PackSource for Delivery {
     fn packs(&self) -> Box<dyn PackCursor + '_> {
-        Box::new(Walk { delivery: self, next: 0 })
+        Box::new(PackIterator { delivery: self, next: 0 })
     }
 }
 
-struct Walk<'a> {
+struct PackIterator<'a> {
     delivery: &'a Delivery,
     next: usize,
 }
 
-impl PackCursor for Walk<'_> {
+impl PackCursor for PackIterator<'_> {
     fn next(&mut self) -> Result<Option<Box<dyn OutgoingPack>>, SourceError> {
         if self.delivery.cut_after == Some(self.next) {
             return Err("the line broke".into());
@@ -363,18 +368,18 @@ impl PackCursor for Walk<'_> {
     }
 }
 
-/// What a mirror took of a bundle.
+/// The transfers that a stage reported.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Seen {
+pub(crate) struct TransferCounts {
     /// Packs that were sent.
     pub(crate) sent: u64,
-    /// Packs that the mirror had.
+    /// Packs that the mirror already had.
     pub(crate) held: u64,
     /// Objects that were sent whole.
     pub(crate) resent: u64,
 }
 
-/// Counts what a mirror takes.
+/// Counts the transfers of a stage.
 #[derive(Default)]
 pub(crate) struct Recorder {
     sent: AtomicU64,
@@ -383,9 +388,13 @@ pub(crate) struct Recorder {
 }
 
 impl Recorder {
-    fn seen(&self) -> Seen {
+    fn seen(&self) -> TransferCounts {
         let count = |counter: &AtomicU64| counter.load(Ordering::SeqCst);
-        Seen { sent: count(&self.sent), held: count(&self.held), resent: count(&self.resent) }
+        TransferCounts {
+            sent: count(&self.sent),
+            held: count(&self.held),
+            resent: count(&self.resent),
+        }
     }
 }
 
@@ -401,17 +410,17 @@ impl Monitor for Recorder {
     }
 }
 
-/// What a mirror is mended from: these releases, whole.
-pub(crate) struct Archive(pub(crate) Vec<Version>);
+/// A repair source with all content of these releases.
+pub(crate) struct CompleteSource(pub(crate) Vec<Version>);
 
-impl ObjectSource for Archive {
+impl ObjectSource for CompleteSource {
     fn object(&self, id: &ObjectId) -> Result<Box<dyn Read + Send>, SourceError> {
         let version = self.0.iter().find(|version| version.objects.contains_key(id));
         open(&version.ok_or("no release has this object")?.objects, id)
     }
 }
 
-impl FetchRecords for Archive {
+impl FetchRecords for CompleteSource {
     fn release(&self, name: ReleaseName) -> Option<Release> {
         self.0.iter().find(|version| version.name() == name).map(|version| version.release.clone())
     }

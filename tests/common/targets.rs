@@ -58,13 +58,13 @@ pub(crate) const ALL: [(&str, Target); 12] = [
 
 /// Bytes of a digest at the end of a pack.
 const DIGEST_BYTES: usize = 32;
-/// So much is decoded of one input: enough for every rule, and quick.
+/// The maximum of decoded bytes per input: enough for every rule, and fast.
 const DECODED_BYTES: usize = 4 << 20;
 
 /// A pack: its limits hold, it decodes to what it declares, and that can be packed again.
 pub(crate) fn pack(data: &[u8]) {
     read_pack(data);
-    // Nobody guesses a digest, so what is behind one gets a sound one.
+    // A fuzzer cannot guess a digest, so the content of an input also gets a valid one.
     if let Some((body, _)) = data.split_last_chunk::<DIGEST_BYTES>() {
         read_pack(&[body, blake3::hash(body).as_bytes()].concat());
     }
@@ -83,7 +83,7 @@ fn read_pack(data: &[u8]) {
             check_decoding(&block);
         }
     }
-    assert!(blocks.next().is_none(), "something came after the end or an error");
+    assert!(blocks.next().is_none(), "an item followed the end or an error");
 }
 
 fn check_ranges(block: &Block<'_>) {
@@ -100,7 +100,7 @@ fn check_decoding(block: &Block<'_>) {
     let prefix = vec![b'p'; block.prefix_bytes()];
     assert!(
         block.decode(&[&prefix[..], b"p"].concat()).is_err(),
-        "a prefix that is too long was taken"
+        "a prefix that is too long was accepted"
     );
     let Ok(content) = block.decode(&prefix) else { return };
     assert_eq!(content.len(), block.content_bytes());
@@ -109,7 +109,7 @@ fn check_decoding(block: &Block<'_>) {
     let blocks: Vec<Block<'_>> = reader.blocks().map(Result::unwrap).collect();
     let [read] = &blocks[..] else { panic!("{} blocks instead of one", blocks.len()) };
     assert_eq!(read.pieces(), block.pieces());
-    // A block that gets no smaller drops its bases.
+    // An incompressible block drops its bases.
     let prefix = if read.bases().is_empty() { &[][..] } else { &prefix };
     assert_eq!(read.decode(prefix).unwrap(), content);
 }
@@ -123,8 +123,8 @@ fn repack(pieces: &[Piece], content: &[u8], bases: &[BaseRange], prefix: &[u8]) 
 
 type Entries = Result<Vec<Entry>, ManifestError>;
 
-/// A manifest: what is read whole is written back as the same bytes, and reads alike however it is
-/// cut.
+/// A manifest that is read completely is written back as the same bytes, and reading does not
+/// depend on how the input is split.
 pub(crate) fn manifest(data: &[u8]) {
     let whole = read_manifest(data);
     let small = ManifestReader::new(Trickle(data), None).and_then(Iterator::collect::<Entries>);
@@ -141,11 +141,11 @@ pub(crate) fn manifest(data: &[u8]) {
     assert!(ManifestReader::new(data, Some(totals.manifest)).unwrap().all(|entry| entry.is_ok()));
     assert!(
         ManifestReader::new(data, Some(other)).unwrap().any(|entry| entry.is_err()),
-        "any id would do"
+        "another id was accepted"
     );
 }
 
-/// Gives one byte at a time.
+/// Returns one byte at a time.
 struct Trickle<'a>(&'a [u8]);
 
 impl std::io::Read for Trickle<'_> {
@@ -155,7 +155,7 @@ impl std::io::Read for Trickle<'_> {
     }
 }
 
-/// Reads and checks a manifest: it is the bytes that its entries make.
+/// Reads and checks a manifest: its bytes are those that its entries encode to.
 fn read_manifest(data: &[u8]) -> Result<(Vec<Entry>, Totals), ManifestError> {
     let mut reader = ManifestReader::new(data, None)?;
     let entries = reader.by_ref().collect::<Entries>()?;
@@ -167,30 +167,30 @@ fn read_manifest(data: &[u8]) -> Result<(Vec<Entry>, Totals), ManifestError> {
     assert_eq!(
         String::from_utf8_lossy(&bytes),
         String::from_utf8_lossy(data),
-        "two spellings of one manifest"
+        "two encodings of one manifest"
     );
     assert_eq!(totals.manifest, reader.id());
     Ok((entries, totals))
 }
 
-/// The manifests that a change is tried on.
+/// The manifests to which a delta is applied.
 const BASES: [&[u8]; 3] = [
     include_bytes!("../../fixtures/manifests/v1-first.jsonl"),
     include_bytes!("../../fixtures/manifests/v1-second.jsonl"),
     include_bytes!("../../fixtures/manifests/v1-names.jsonl"),
 ];
 
-/// A manifest change: whatever it makes of a base is a manifest, and the change to that makes the
-/// same.
+/// A manifest delta: applied to a base it gives a manifest, and the delta to that manifest gives
+/// the same one.
 pub(crate) fn transit(data: &[u8]) {
     apply_everywhere(data);
-    // Nobody guesses a sound frame, so what is in one comes as it is, too.
+    // A fuzzer cannot guess a valid frame, so the input is also tried as the content of one.
     if data.starts_with(b"HWMC") {
         apply_everywhere(&zstd::encode_all(data, 1).unwrap());
     }
 }
 
-/// More than any change of the corpus counts.
+/// Limits above those of any delta of the corpus.
 const LIMITS: delta::ChangeLimits<'static> = delta::ChangeLimits {
     encoded_bytes: 1 << 20,
     base_entries: None,
@@ -209,7 +209,7 @@ fn apply_everywhere(change: &[u8]) {
     }
 }
 
-/// Entries, as a reader would give them.
+/// Returns entries like a manifest reader.
 pub(crate) fn stream(
     entries: &[Entry],
 ) -> impl Iterator<Item = Result<Entry, ManifestError>> + use<'_> {
@@ -226,12 +226,12 @@ fn apply_to(change: &[u8], needs: &delta::DeltaSummary, base: &[Entry]) {
     let Ok((bytes, totals)) = delta::apply(change, stream(base), &ids, &copies, Vec::new()) else {
         return;
     };
-    let (new, read) = read_manifest(&bytes).expect("what a change makes is a manifest");
+    let (new, read) = read_manifest(&bytes).expect("the result of a delta is a manifest");
     assert_eq!(read, totals);
     check_change(base, &new, &bytes);
 }
 
-/// The change from one to the other does what its name says.
+/// Checks that the delta from one to the other gives the other.
 fn check_change(base: &[Entry], new: &[Entry], bytes: &[u8]) {
     let change = delta::encode(|| Ok(stream(base)), || Ok(stream(new)), None, 7).unwrap();
     let needs = delta::summarize(&*change.bytes, &LIMITS).unwrap();
@@ -240,7 +240,7 @@ fn check_change(base: &[Entry], new: &[Entry], bytes: &[u8]) {
     let copies: HashMap<_, _> = delta::objects_at(&needs.base_entries, stream(base)).unwrap();
     let (again, _) = delta::apply(&*change.bytes, stream(base), &ids, &copies, Vec::new()).unwrap();
     assert_eq!(String::from_utf8_lossy(&again), String::from_utf8_lossy(bytes));
-    // With all that is new on the mirror already, nothing is.
+    // If the mirror has all new objects, none is needed.
     let held = change.wanted.iter().map(|wanted| wanted.object).collect();
     let change =
         delta::encode_with_held(|| Ok(stream(base)), || Ok(stream(new)), None, 7, &held).unwrap();
@@ -249,7 +249,7 @@ fn check_change(base: &[Entry], new: &[Entry], bytes: &[u8]) {
     assert_eq!(String::from_utf8_lossy(&again), String::from_utf8_lossy(bytes));
 }
 
-/// A record of a release, and the name of one: one spelling each.
+/// The record of a release, and the name of a release: each has one encoding.
 pub(crate) fn release(data: &[u8]) {
     if let Ok(release) = Release::parse(data) {
         assert_eq!(release.to_bytes(), data);
@@ -268,26 +268,26 @@ pub(crate) fn release(data: &[u8]) {
     }
 }
 
-/// A path of a request, and the bytes of a connection before hyper gets them.
+/// The path of a request, and the bytes of a connection before hyper gets them.
 pub(crate) fn request(data: &[u8]) {
     let parsed = std::str::from_utf8(data)
         .ok()
         .and_then(|text| Some((text, protocol::Resource::parse(text)?)));
     if let Some((text, resource)) = parsed {
-        assert_eq!(resource.to_string(), text, "two spellings of one path");
+        assert_eq!(resource.to_string(), text, "two spellings of one path were accepted");
     }
     let (passed, begun) = follow(data, data.len().max(1));
     let spoiled: Vec<usize> = (0..data.len()).filter(|at| passed[*at] != data[*at]).collect();
     assert!(spoiled.len() <= 1 && spoiled.iter().all(|at| passed[*at] == 0), "{spoiled:?}");
     for size in [1, 2, 7, 64] {
         let (other, count) = follow(data, size);
-        assert!(other == passed && count >= begun, "depends on where it is cut");
+        assert!(other == passed && count >= begun, "the result depends on how the input is split");
     }
     check_heads(&passed, spoiled.first().copied());
 }
 
-/// The bytes behind the framing, if they come in pieces of this size, and in how many of these a
-/// head began.
+/// Returns the bytes after the strict HTTP check if they arrive in pieces of this size, and the
+/// number of pieces in which a head began.
 fn follow(data: &[u8], size: usize) -> (Vec<u8>, usize) {
     let mut framing = Framing::default();
     let mut bytes = data.to_vec();
@@ -295,19 +295,19 @@ fn follow(data: &[u8], size: usize) -> (Vec<u8>, usize) {
     (bytes, begun)
 }
 
-/// Reads the heads again in the simplest way: whatever passed says one thing only.
+/// Reads the heads again in the simplest way: every accepted head must be unambiguous.
 fn check_heads(bytes: &[u8], spoiled: Option<usize>) {
     let mut rest = &bytes[..spoiled.unwrap_or(bytes.len())];
     while let Some(end) = rest.windows(4).position(|four| four == b"\r\n\r\n") {
         let head = String::from_utf8_lossy(&rest[..end]).to_ascii_lowercase();
-        // It was there before: hyper refuses it as it does the one that is put there.
+        // It was in the input: hyper refuses it like the one that the check inserts.
         if head.contains('\0') {
             return;
         }
         let lines: Vec<&str> = head.split("\r\n").collect();
         assert!(
             !head.replace("\r\n", "").contains(['\r', '\n']),
-            "a lone line end passed: {head:?}"
+            "a lone line feed was accepted: {head:?}"
         );
         assert!(
             lines.iter().all(|line| !line.is_empty() && !line.starts_with([' ', '\t'])),
@@ -338,16 +338,16 @@ fn check_heads(bytes: &[u8], spoiled: Option<usize>) {
     }
 }
 
-/// What stands behind the last chunk, if that is here.
+/// Returns what follows the last chunk, if the input contains that.
 fn behind_chunks(mut rest: &[u8]) -> Option<&[u8]> {
     loop {
         let end = rest.iter().position(|byte| *byte == b'\n')?;
         let line = std::str::from_utf8(&rest[..end]).expect("a line before a chunk is text");
-        // It was there before, as in a head.
+        // It was in the input, as in a head.
         if line.contains('\0') {
             return None;
         }
-        let digits = line.strip_suffix('\r').expect("a lone line feed passed");
+        let digits = line.strip_suffix('\r').expect("a lone line feed was accepted");
         assert!(
             (1..=8).contains(&digits.len())
                 && digits.bytes().all(|digit| digit.is_ascii_hexdigit()),
@@ -358,7 +358,7 @@ fn behind_chunks(mut rest: &[u8]) -> Option<&[u8]> {
         if chunk_end.contains(&0) {
             return None;
         }
-        assert_eq!(chunk_end, b"\r\n", "a chunk that does not end where it says passed");
+        assert_eq!(chunk_end, b"\r\n", "a chunk with a wrong length was accepted");
         rest = after;
         if size == 0 {
             return Some(rest);
@@ -366,7 +366,7 @@ fn behind_chunks(mut rest: &[u8]) -> Option<&[u8]> {
     }
 }
 
-/// A token: it has one spelling, and nothing but `reveal` shows it.
+/// A token: it has one encoding, and only `reveal` shows it.
 pub(crate) fn token(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     if let Some(token) = Token::parse(text) {
@@ -376,7 +376,7 @@ pub(crate) fn token(data: &[u8]) {
         assert_eq!(TokenId::new(&token.id().to_string()).as_ref(), Some(token.id()));
         assert!(
             mirror::BearerToken::new(text).is_ok(),
-            "an origin refuses what a receiver gave out"
+            "an origin refuses the token of a receiver"
         );
     }
     match mirror::BearerToken::new(text) {
@@ -385,14 +385,14 @@ pub(crate) fn token(data: &[u8]) {
             assert_eq!(mirror::BearerToken::new(&format!(" {text}\n")), Ok(token));
             assert!(
                 text.trim().bytes().all(|byte| byte.is_ascii_graphic()),
-                "it would end a header"
+                "the token could end a header"
             );
         }
         Err(error) => assert!(text.trim().is_empty() || !error.to_string().contains(text.trim())),
     }
 }
 
-/// The configurations: an error says where, and its message can always be made.
+/// The configurations: an error has a position, and its message can always be formatted.
 pub(crate) fn config(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     let place = Path::new("/etc/headwater/some.toml");
@@ -403,12 +403,12 @@ pub(crate) fn config(data: &[u8]) {
     }
 }
 
-/// What origin and receiver say to each other: it reads as it is written.
+/// The messages between origin and receiver: they round trip.
 pub(crate) fn message(data: &[u8]) {
     let head = data.first_chunk().and_then(|head| Some((head, protocol::PackHead::parse(head)?)));
     assert!(
         head.is_none_or(|(bytes, head)| head.to_bytes() == *bytes),
-        "two spellings of one head"
+        "two encodings of one head"
     );
     let question = protocol::SignatureRequest::decode(data);
     assert!(question.is_none_or(|question| question.encode() == data), "two spellings");
@@ -438,7 +438,7 @@ pub(crate) fn message(data: &[u8]) {
     reads_alike::<protocol::Banner>(data);
 }
 
-/// A frame with a block signature, which is then looked for in the same bytes.
+/// A frame with a block signature, which is then searched in the same bytes.
 fn signature(data: &[u8]) {
     let shape = SignatureShape::with_sizes(20, 3, 1);
     let mut rest = data;
@@ -456,16 +456,16 @@ fn reads_alike<T: Serialize + DeserializeOwned + PartialEq + Debug>(data: &[u8])
     assert_eq!(serde_json::from_slice::<T>(&written).unwrap(), read);
 }
 
-/// The banner among what a login shell says: found once it is whole, and not before.
+/// The banner in the output of a login shell: found once it is complete, and not before.
 pub(crate) fn banner(data: &[u8]) {
     let heard = scan(data);
     assert!(
         heard != BannerScan::Incomplete || data.len() <= MAX_NOISE_BYTES + (1 << 20) + 1,
-        "it would read for ever"
+        "it could read for ever"
     );
     if matches!(heard, BannerScan::Line(_)) {
         assert_eq!(scan(&data[..data.len() - 1]), BannerScan::Incomplete);
-        assert_eq!(scan(&[data, b"x"].concat()), BannerScan::Malformed, "something follows it");
+        assert_eq!(scan(&[data, b"x"].concat()), BannerScan::Malformed, "bytes follow the banner");
     }
     let framed = [b"motd\nheadwater receive 1 ".as_slice(), data, b"\n"].concat();
     let is_banner = serde_json::from_slice::<protocol::Banner>(data).is_ok();
@@ -475,7 +475,7 @@ pub(crate) fn banner(data: &[u8]) {
 }
 
 thread_local! {
-    /// A store whose format file is written anew each time.
+    /// A store whose format file is rewritten for each input.
     static STORE: tempfile::TempDir = {
         let memory = Path::new("/dev/shm");
         let parent = if memory.is_dir() { memory.to_owned() } else { std::env::temp_dir() };
@@ -485,13 +485,15 @@ thread_local! {
     };
 }
 
-/// The format file of a store: what is accepted is what its fields say.
+/// The format file of a store: an accepted file contains what its fields say.
 pub(crate) fn format(data: &[u8]) {
     STORE.with(|dir| {
         let file = dir.path().join(".headwater/format");
         std::fs::write(&file, data).unwrap();
         let Ok(found) = Store::probe(dir.path()) else { return };
-        let Presence::Store(store) = found else { panic!("a store is no place for another") };
+        let Presence::Store(store) = found else {
+            panic!("a format file was accepted for another store")
+        };
         let (id, site) = (store.id(), store.site().clone());
         let plain = format!(
             "{{\"headwater\":\"store\",\"version\":1,\"id\":\"{id}\",\"site\":\"{site}\"}}\n"

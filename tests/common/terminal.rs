@@ -54,7 +54,8 @@ pub(crate) struct Shown {
 }
 
 impl Terminal {
-    /// Starts `command` with a terminal of so many columns as its standard input, output and error.
+    /// Starts `command` on a terminal of this many columns, which is its standard input, output and
+    /// error.
     pub(crate) fn start(mut command: Command, columns: u16) -> Self {
         let controller =
             openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
@@ -108,7 +109,10 @@ impl Terminal {
         };
         let is_seen = self.wait_until(wait);
         let text = lines(&mut self.screen.0.lock().unwrap()).join("\n");
-        assert!(is_seen && text.contains(words), "{words:?} was not shown, but this:\n{text}");
+        assert!(
+            is_seen && text.contains(words),
+            "expected {words:?} on the terminal, but found:\n{text}"
+        );
     }
 
     /// Waits until the program has ended; returns whether it did.
@@ -146,12 +150,12 @@ impl Terminal {
         let mut screen = self.screen.0.lock().unwrap();
         let coloured = coloured(screen.emulator.screen());
         let shown = Shown { code: status.code(), lines: lines(&mut screen), coloured };
-        assert!(has_ended, "it did not end\n{shown}");
+        assert!(has_ended, "the program did not end\n{shown}");
         shown
     }
 }
 
-/// Every row, from the oldest that is kept, and whether it goes on in the next one.
+/// Every row, from the oldest that is kept, and whether it continues in the next one.
 fn rows(screen: &mut Screen) -> Vec<(String, bool)> {
     let screen = screen.emulator.screen_mut();
     let (height, width) = screen.size();

@@ -16,7 +16,7 @@ pub(crate) fn make_writable(file: &Path) {
     fs::set_permissions(file, Permissions::from_mode(0o644)).unwrap();
 }
 
-/// Flips a bit in place, as a tired disk does: no time and no mode tells of it.
+/// Flips a bit in place like a failing disk: time and mode do not change.
 pub(crate) fn flip_byte(path: &Path, at: u64) {
     let meta = fs::metadata(path).unwrap();
     make_writable(path);
@@ -30,14 +30,14 @@ pub(crate) fn flip_byte(path: &Path, at: u64) {
     fs::set_permissions(path, meta.permissions()).unwrap();
 }
 
-/// A store with two releases, settled, and where things are in it.
-pub(crate) struct Scene<'a> {
+/// A store with two releases after a clean-up, and the paths of its parts.
+pub(crate) struct StorePaths<'a> {
     pub(crate) store: &'a Path,
     pub(crate) current: &'a Version,
     pub(crate) before: &'a Version,
 }
 
-impl Scene<'_> {
+impl StorePaths<'_> {
     fn at(&self, path: String) -> PathBuf {
         self.store.join(".headwater").join(path)
     }
@@ -60,7 +60,7 @@ impl Scene<'_> {
     }
 }
 
-/// Gives `path` an inode of its own, with the same bytes, time and mode.
+/// Gives `path` its own inode, with the same bytes, time and mode.
 pub(crate) fn detach(path: &Path) {
     let meta = fs::metadata(path).unwrap();
     let copy = path.with_extension("copy");
@@ -84,20 +84,28 @@ fn set_mtime(path: &Path, seconds: u64) {
     File::open(path).unwrap().set_modified(UNIX_EPOCH + Duration::from_secs(seconds)).unwrap();
 }
 
-/// One fault: what it is, and how it comes about. Answers where it must be found.
+/// A kind of damage. `harm` causes it and returns the path at which `verify` must find it.
 pub(crate) struct Damage {
     pub(crate) name: &'static str,
     pub(crate) kind: FaultKind,
-    /// Whether sizes and times tell of it.
+    /// Whether sizes and times show it.
     pub(crate) is_quick: bool,
-    pub(crate) harm: fn(&Scene<'_>) -> PathBuf,
+    pub(crate) harm: fn(&StorePaths<'_>) -> PathBuf,
 }
 
-const fn hidden(name: &'static str, kind: FaultKind, harm: fn(&Scene<'_>) -> PathBuf) -> Damage {
+const fn hidden(
+    name: &'static str,
+    kind: FaultKind,
+    harm: fn(&StorePaths<'_>) -> PathBuf,
+) -> Damage {
     Damage { name, kind, is_quick: false, harm }
 }
 
-const fn plain(name: &'static str, kind: FaultKind, harm: fn(&Scene<'_>) -> PathBuf) -> Damage {
+const fn plain(
+    name: &'static str,
+    kind: FaultKind,
+    harm: fn(&StorePaths<'_>) -> PathBuf,
+) -> Damage {
     Damage { name, kind, is_quick: true, harm }
 }
 
@@ -106,7 +114,7 @@ fn harmed(path: PathBuf, harm: impl FnOnce(&Path)) -> PathBuf {
     path
 }
 
-/// The damages, each for a store of its own.
+/// All kinds of damage, each for its own store.
 pub(crate) const DAMAGES: [Damage; 29] = [
     hidden("a bit of an object and its slots", FaultKind::Content, |it| {
         harmed(it.object(it.current.file("app.js").object), |path| flip_byte(path, 1000))
@@ -224,7 +232,7 @@ pub(crate) const DAMAGES: [Damage; 29] = [
             replace(path, |path| symlink("/etc", path).unwrap());
         })
     }),
-    plain("a stranger among the served files", FaultKind::Unexpected, |it| {
+    plain("an unexpected file among the served ones", FaultKind::Unexpected, |it| {
         harmed(it.slot(it.current, "img/stranger.html"), |path| fs::write(path, "hello").unwrap())
     }),
     plain("an empty directory among the served files", FaultKind::Unexpected, |it| {

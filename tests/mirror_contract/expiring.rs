@@ -6,9 +6,9 @@ use headwater::mirror::{Depth, Mirror};
 use headwater::monitor::SilentMonitor;
 
 use crate::fixture::{Fixture, assert_serves, faults};
-use crate::origin::{Archive, Tree, Version};
+use crate::origin::{CompleteSource, Tree, Version};
 
-/// Two times far ahead of any clock.
+/// Two times far in the future.
 const EARLY: u64 = 4_000_000_000;
 const LATE: u64 = 4_100_000_000;
 
@@ -22,8 +22,8 @@ fn tree() -> Tree {
     )
 }
 
-/// A mirror of which the mark says that the time of the first entry is over: what a crash leaves
-/// before anything was removed. No clock has to be waited for.
+/// Creates a mirror whose expiry mark says that the first entry is due, as after a crash before
+/// anything was removed. So the test does not wait for a clock.
 fn due<F: Fixture>() -> (F, Version) {
     let first = tree().release(1);
     let fixture = F::with(&[&first]);
@@ -43,7 +43,7 @@ fn serves(fixture: &impl Fixture, path: &str) -> bool {
     fixture.store().join("current").join(path).exists()
 }
 
-pub(crate) fn due_entries_go_with_settling_and_with_pruning<F: Fixture>() {
+pub(crate) fn due_entries_are_removed_by_clean_up_and_prune<F: Fixture>() {
     for is_pruned in [false, true] {
         let (fixture, first) = due::<F>();
         let mirror = fixture.mirror();
@@ -56,34 +56,34 @@ pub(crate) fn due_entries_go_with_settling_and_with_pruning<F: Fixture>() {
         is_sound(&*mirror);
         let state = mirror.state().unwrap();
         assert_eq!((state.next_expiry, state.expired_through), (Some(LATE), EARLY));
-        assert_eq!(state.current, Some(first.name()), "no release is made");
+        assert_eq!(state.current, Some(first.name()), "expiry makes no release");
         assert!(
             mirror.object(&first.file("old/deep/early.js").object, 0).is_ok(),
-            "the release stays whole"
+            "the release stays complete"
         );
     }
 }
 
-pub(crate) fn what_expired_is_not_brought_back<F: Fixture>() {
+pub(crate) fn expired_entries_are_not_restored<F: Fixture>() {
     let (fixture, first) = due::<F>();
     let mirror = fixture.mirror();
     mirror.clean_up(3).unwrap();
     fs::remove_file(fixture.store().join("current/index.html")).unwrap();
-    let repaired = mirror.repair(&Archive(vec![first.clone()]), &SilentMonitor).unwrap();
+    let repaired = mirror.repair(&CompleteSource(vec![first.clone()]), &SilentMonitor).unwrap();
     assert_eq!(repaired.remaining, []);
     assert!(serves(&fixture, "index.html") && !serves(&fixture, "old/deep"));
     is_sound(&*mirror);
-    // A release of an origin whose clock is behind names it once more.
+    // A release of an origin with a slow clock contains the entry again.
     let second = tree().file("new.html", "new\n", 1_700_000_002).release(2);
-    second.onto(Some(&first)).publish(&*mirror, Some(first.name()));
+    second.bundle_from(Some(&first)).publish(&*mirror, Some(first.name()));
     assert!(
         serves(&fixture, "new.html")
             && serves(&fixture, "old/late.js")
             && !serves(&fixture, "old/deep")
     );
     is_sound(&*mirror);
-    // In the tree again it is served again.
+    // An entry that returns to the tree is served again.
     let third = tree().file("old/deep/early.js", "early\n", 1_700_000_003).release(3);
-    third.onto(Some(&second)).publish(&*mirror, Some(second.name()));
+    third.bundle_from(Some(&second)).publish(&*mirror, Some(second.name()));
     assert_serves(&fixture, &third);
 }

@@ -10,10 +10,10 @@ use crate::damage::flip_byte;
 use crate::fixture::{Fixture, assert_serves, tree_at, tree_of};
 use crate::origin::{Tree, Version, first_tree, noise, second_tree};
 
-/// More than one question takes.
-const MANY: u64 = 40_000;
+/// More ids than one request can have.
+const MORE_THAN_ONE_REQUEST: u64 = 40_000;
 
-pub(crate) fn a_mirror_tells_which_objects_it_holds<F: Fixture>() {
+pub(crate) fn mirror_reports_which_objects_it_has<F: Fixture>() {
     let first = first_tree().release(1);
     let absent = F::new();
     let objects = first.named_objects();
@@ -21,7 +21,7 @@ pub(crate) fn a_mirror_tells_which_objects_it_holds<F: Fixture>() {
         absent.mirror().holds(&objects, &SilentMonitor).unwrap(),
         vec![false; objects.len()]
     );
-    assert!(!absent.store().exists(), "a question makes no mirror");
+    assert!(!absent.store().exists(), "a query creates no mirror");
     let fixture = F::with(&[&first]);
     let mirror = fixture.mirror();
     assert_eq!(mirror.holds(&objects, &SilentMonitor).unwrap(), vec![true; objects.len()]);
@@ -30,7 +30,7 @@ pub(crate) fn a_mirror_tells_which_objects_it_holds<F: Fixture>() {
     flip_byte(&fixture.object_path(&damaged), 9);
     fs::remove_file(fixture.object_path(&gone)).unwrap();
     let mut asked: Vec<ObjectId> =
-        (0..MANY).map(|number| ObjectId::of(&number.to_le_bytes())).collect();
+        (0..MORE_THAN_ONE_REQUEST).map(|number| ObjectId::of(&number.to_le_bytes())).collect();
     asked.extend(&objects);
     let held: HashSet<usize> = (0..)
         .zip(mirror.holds(&asked, &SilentMonitor).unwrap())
@@ -41,7 +41,8 @@ pub(crate) fn a_mirror_tells_which_objects_it_holds<F: Fixture>() {
     assert_eq!(held, (0..asked.len()).filter(whole).collect());
 }
 
-/// A release that only an older one shares content with, the two between, and what they share.
+/// Returns a release that shares content only with an older one, the two before it, and the shared
+/// objects.
 fn releases() -> ([Version; 2], Version, HashSet<ObjectId>) {
     let first = Tree::default().file("a", noise(3500, 1), 1).file("b", noise(900, 2), 1).release(1);
     let second = Tree::default().file("c", noise(900, 3), 2).release(2);
@@ -55,9 +56,9 @@ fn releases() -> ([Version; 2], Version, HashSet<ObjectId>) {
     ([first, second], third, held)
 }
 
-pub(crate) fn what_is_held_is_named_and_not_sent<F: Fixture>() {
+pub(crate) fn objects_that_the_mirror_has_are_not_sent<F: Fixture>() {
     let ([first, second], third, held) = releases();
-    // Against a base that shows none of it, and against none.
+    // With a base that has none of the shared content, and without a base.
     for base in [Some(&second), None] {
         let fixture = F::with(&[&first, &second]);
         let held = if base.is_none() {
@@ -65,15 +66,15 @@ pub(crate) fn what_is_held_is_named_and_not_sent<F: Fixture>() {
         } else {
             held.clone()
         };
-        let delivery = third.onto_beside(base, &held);
-        assert_eq!(delivery.packs.len(), 1, "the one new file is sent");
+        let delivery = third.bundle_with_extra(base, &held);
+        assert_eq!(delivery.packs.len(), 1, "only the new file is sent");
         let seen = delivery.publish(&*fixture.mirror(), Some(second.name()));
         assert_eq!((seen.sent, seen.resent), (1, 0));
         assert_serves(&fixture, &third);
     }
 }
 
-pub(crate) fn what_was_held_and_is_gone_is_fetched<F: Fixture>() {
+pub(crate) fn objects_lost_since_the_query_are_requested<F: Fixture>() {
     let ([first, second], third, held) = releases();
     let harms: [fn(&std::path::Path); 2] = [
         |file| fs::remove_file(file).unwrap(),
@@ -84,7 +85,7 @@ pub(crate) fn what_was_held_and_is_gone_is_fetched<F: Fixture>() {
     ];
     for harm in harms {
         let fixture = F::with(&[&first, &second]);
-        let delivery = third.onto_beside(Some(&second), &held);
+        let delivery = third.bundle_with_extra(Some(&second), &held);
         let lost = first.file("a").object;
         harm(&fixture.object_path(&lost));
         let seen = delivery.publish(&*fixture.mirror(), Some(second.name()));
@@ -94,14 +95,14 @@ pub(crate) fn what_was_held_and_is_gone_is_fetched<F: Fixture>() {
     }
 }
 
-pub(crate) fn an_id_that_nobody_holds_is_no_content<F: Fixture>() {
+pub(crate) fn unavailable_object_id_is_refused<F: Fixture>() {
     let (first, second) = (first_tree().release(1), second_tree().release(2));
     let fixture = F::with(&[&first]);
     let held = second.named_objects().into_iter().collect();
-    let mut delivery = second.onto_beside(Some(&first), &held);
+    let mut delivery = second.bundle_with_extra(Some(&first), &held);
     assert_eq!(delivery.packs.len(), 0);
     let lost = second.file("img/new.bin").object;
-    // The origin has it not, or has something else for it.
+    // The origin does not have the object, or has other content for it.
     let content = delivery.objects.insert(lost, noise(4200, 99).into()).unwrap();
     delivery.stage(&*fixture.mirror()).unwrap_err();
     delivery.objects.remove(&lost);

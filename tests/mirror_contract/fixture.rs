@@ -17,55 +17,55 @@ use tempfile::TempDir;
 use crate::origin::{Version, site};
 use crate::sandbox;
 
-/// Long enough for whatever a test does meanwhile.
-const PATIENT: Duration = Duration::from_secs(60);
+/// Longer than any operation that a test waits for.
+const LOCK_WAIT: Duration = Duration::from_secs(60);
 
-/// One kind of mirror, at a place of its own.
+/// One kind of mirror, in its own directory.
 pub(crate) trait Fixture: Sized + Sync {
-    /// A place where nothing is yet.
+    /// Creates a location without a mirror.
     fn new() -> Self;
 
-    /// A handle, as another process would have one: it shares nothing with others.
+    /// Returns a new handle, like that of another process: it shares nothing with other handles.
     fn handle(&self, site: &Site, wait: Duration) -> Arc<dyn Mirror>;
 
-    /// Where its store is on this machine, for tests that reach below the mirror.
+    /// The local directory of the store, for tests that read or change files below the mirror.
     fn store(&self) -> &Path;
 
-    /// Ends whatever process is in front of the store, and starts it again. Where each
-    /// handle has a process of its own, or none, there is nothing to end.
+    /// Restarts the process in front of the store. Does nothing if each handle has its own process
+    /// or none.
     fn restart(&mut self) {}
 
-    /// A handle that waits.
+    /// Returns a handle that waits for locks.
     fn mirror(&self) -> Arc<dyn Mirror> {
-        self.handle(&site(), PATIENT)
+        self.handle(&site(), LOCK_WAIT)
     }
 
-    /// A mirror that has these releases, the last one current; each was settled.
+    /// Creates a mirror with these releases, the last one current, with a clean-up after each.
     fn with(releases: &[&Version]) -> Self {
         let fixture = Self::new();
         let mirror = fixture.mirror();
         let mut base: Option<&Version> = None;
         for release in releases {
-            release.onto(base).publish(&*mirror, base.map(Version::name));
+            release.bundle_from(base).publish(&*mirror, base.map(Version::name));
             mirror.clean_up(3).unwrap();
             base = Some(release);
         }
         fixture
     }
 
-    /// The file of an object.
+    /// Returns the path of an object file.
     fn object_path(&self, object: &headwater::hash::ObjectId) -> PathBuf {
         let hex = object.to_string();
         self.store().join(".headwater/objects").join(&hex[..2]).join(hex)
     }
 
-    /// How many objects there are.
+    /// Returns the number of objects.
     fn object_count(&self) -> usize {
-        let shelves = fs::read_dir(self.store().join(".headwater/objects")).unwrap();
-        shelves.map(|shelf| fs::read_dir(shelf.unwrap().path()).unwrap().count()).sum()
+        let directories = fs::read_dir(self.store().join(".headwater/objects")).unwrap();
+        directories.map(|directory| fs::read_dir(directory.unwrap().path()).unwrap().count()).sum()
     }
 
-    /// What is in a directory of the store, by name.
+    /// Returns the names in a directory of the store, sorted.
     fn names(&self, directory: &str) -> Vec<String> {
         let entries = fs::read_dir(self.store().join(directory)).unwrap();
         let mut names: Vec<_> =
@@ -82,7 +82,7 @@ pub(crate) struct Directory {
 }
 
 impl Directory {
-    /// The mirror that is at `store` already, below `dir`.
+    /// Uses the existing mirror at `store`, below `dir`.
     pub(crate) fn at(dir: TempDir, store: PathBuf) -> Self {
         Self { _dir: dir, store }
     }
@@ -107,15 +107,16 @@ impl Fixture for Directory {
     }
 }
 
-/// What is at a path, as a visitor or a web server sees it.
+/// The file or link at a path, as a visitor or a web server sees it.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Shown {
+pub(crate) enum VisibleEntry {
     File { content: Vec<u8>, mtime: i64, mode: u32 },
     Link(String),
 }
 
-/// Everything below `root`, links not followed; empty directories show as links to nowhere.
-pub(crate) fn tree_at(root: &Path) -> BTreeMap<String, Shown> {
+/// Returns everything below `root` without following links. An empty directory appears as a link to
+/// nowhere.
+pub(crate) fn tree_at(root: &Path) -> BTreeMap<String, VisibleEntry> {
     let mut found = BTreeMap::new();
     let mut open = vec![(root.to_owned(), String::new())];
     while let Some((dir, at)) = open.pop() {
@@ -125,17 +126,20 @@ pub(crate) fn tree_at(root: &Path) -> BTreeMap<String, Shown> {
             let meta = fs::symlink_metadata(entry.path()).unwrap();
             if meta.is_dir() {
                 if fs::read_dir(entry.path()).unwrap().next().is_none() {
-                    found.insert(path.clone(), Shown::Link(String::new()));
+                    found.insert(path.clone(), VisibleEntry::Link(String::new()));
                 }
                 open.push((entry.path(), path + "/"));
             } else if meta.is_symlink() {
                 let target = fs::read_link(entry.path()).unwrap();
-                found.insert(path, Shown::Link(target.into_os_string().into_string().unwrap()));
+                found.insert(
+                    path,
+                    VisibleEntry::Link(target.into_os_string().into_string().unwrap()),
+                );
             } else {
                 let content = fs::read(entry.path()).unwrap();
                 found.insert(
                     path,
-                    Shown::File { content, mtime: meta.mtime(), mode: meta.mode() & 0o7777 },
+                    VisibleEntry::File { content, mtime: meta.mtime(), mode: meta.mode() & 0o7777 },
                 );
             }
         }
@@ -143,11 +147,11 @@ pub(crate) fn tree_at(root: &Path) -> BTreeMap<String, Shown> {
     found
 }
 
-/// What a visitor should get of a release.
-pub(crate) fn tree_of(version: &Version) -> BTreeMap<String, Shown> {
+/// Returns what a visitor should get of a release.
+pub(crate) fn tree_of(version: &Version) -> BTreeMap<String, VisibleEntry> {
     let show = |kind: &EntryKind| match kind {
-        EntryKind::Symlink(target) => Shown::Link(target.as_str().to_owned()),
-        EntryKind::File(file) => Shown::File {
+        EntryKind::Symlink(target) => VisibleEntry::Link(target.as_str().to_owned()),
+        EntryKind::File(file) => VisibleEntry::File {
             content: version.objects[&file.object].to_vec(),
             mtime: i64::try_from(file.mtime).unwrap(),
             mode: if file.exec { 0o555 } else { 0o444 },
@@ -160,12 +164,12 @@ pub(crate) fn tree_of(version: &Version) -> BTreeMap<String, Shown> {
         .collect()
 }
 
-/// The faults that a full look finds.
+/// Returns the faults that a full verification finds.
 pub(crate) fn faults(mirror: &dyn Mirror) -> Vec<Fault> {
     mirror.verify(Depth::Full, &SilentMonitor).unwrap().faults
 }
 
-/// The release is current, visitors get exactly it, and nothing is damaged.
+/// Asserts that the release is current, that visitors get exactly it, and that nothing is damaged.
 #[track_caller]
 pub(crate) fn assert_serves(fixture: &impl Fixture, version: &Version) {
     let mirror = fixture.mirror();
@@ -174,6 +178,6 @@ pub(crate) fn assert_serves(fixture: &impl Fixture, version: &Version) {
     assert_eq!(state.current_release(), Some(&version.release));
     let (found, wanted) = (tree_at(&fixture.store().join("current/")), tree_of(version));
     assert_eq!(found.keys().collect::<Vec<_>>(), wanted.keys().collect::<Vec<_>>());
-    assert!(found == wanted, "content, times or modes differ from the manifest's");
+    assert!(found == wanted, "content, times or modes differ from the manifest");
     assert_eq!(faults(&*mirror), []);
 }

@@ -31,7 +31,7 @@ fn golden(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(name)
 }
 
-/// Names that are allowed and odd.
+/// Allowed but unusual names.
 fn names_tree() -> Tree {
     Tree::default()
         .file("a b", "space", 1)
@@ -53,7 +53,7 @@ fn manifests() -> [(&'static str, Version); 3] {
     ]
 }
 
-/// Name, base, result and what is held beside the base, of each golden change.
+/// Name, base, result and extra objects of each golden manifest delta.
 fn changes() -> [(&'static str, Option<Version>, Version, HashSet<ObjectId>); 4] {
     let (first, second) = (first_tree().release(1), second_tree().release(2));
     let held = ["app.js", "img/new.bin"].map(|path| second.file(path).object).into();
@@ -69,14 +69,14 @@ fn changes() -> [(&'static str, Option<Version>, Version, HashSet<ObjectId>); 4]
 const STORE: &str = "stores/v1-two-releases.tar";
 
 #[test]
-fn todays_manifests_are_the_golden_ones() {
+fn manifests_are_written_like_the_golden_files() {
     for (name, version) in manifests() {
         assert!(fs::read(golden(name)).unwrap() == version.manifest, "{name}");
     }
 }
 
 #[test]
-fn golden_manifests_are_read() {
+fn golden_manifests_can_be_read() {
     for (name, version) in manifests() {
         let reader =
             ManifestReader::new(File::open(golden(name)).unwrap(), Some(version.release.manifest))
@@ -86,17 +86,17 @@ fn golden_manifests_are_read() {
 }
 
 #[test]
-fn todays_changes_are_the_golden_ones() {
+fn manifest_deltas_are_written_like_the_golden_files() {
     for (name, base, version, held) in changes() {
-        // How well zstd does is not part of the format.
+        // The compression ratio of zstd is not part of the format.
         let plain = |bytes: &[u8]| zstd::decode_all(bytes).unwrap();
-        let today = version.onto_beside(base.as_ref(), &held).change;
+        let today = version.bundle_with_extra(base.as_ref(), &held).change;
         assert!(plain(&fs::read(golden(name)).unwrap()) == plain(&today), "{name}");
     }
 }
 
 #[test]
-fn golden_changes_are_applied() {
+fn golden_manifest_deltas_can_be_applied() {
     for (name, base, version, held) in changes() {
         let change = fs::read(golden(name)).unwrap();
         let base = base.map_or(Vec::new(), |base| base.entries);
@@ -119,7 +119,7 @@ fn golden_changes_are_applied() {
     }
 }
 
-/// The golden store, unpacked: at the second release, the first one kept.
+/// Unpacks the golden store: the second release is current, the first one is kept.
 fn golden_store() -> (Directory, Version, Version) {
     let dir = sandbox::directory();
     let store = dir.path().join("www");
@@ -128,7 +128,7 @@ fn golden_store() -> (Directory, Version, Version) {
 }
 
 #[test]
-fn the_golden_store_opens_and_is_whole() {
+fn golden_store_opens_without_faults() {
     let (fixture, first, second) = golden_store();
     let state = fixture.mirror().state().unwrap();
     assert_eq!(state.site, Some(site()));
@@ -138,11 +138,11 @@ fn the_golden_store_opens_and_is_whole() {
 }
 
 #[test]
-fn the_golden_store_takes_the_next_release() {
+fn golden_store_accepts_the_next_release() {
     let (fixture, _, second) = golden_store();
     let mirror = fixture.mirror();
     let third = names_tree().release(3);
-    third.onto(Some(&second)).publish(&*mirror, Some(second.name()));
+    third.bundle_from(Some(&second)).publish(&*mirror, Some(second.name()));
     assert_serves(&fixture, &third);
     assert_eq!(mirror.clean_up(1).unwrap().pruned.releases, 1);
     mirror.prune(1).unwrap();
@@ -150,7 +150,7 @@ fn the_golden_store_takes_the_next_release() {
 }
 
 #[test]
-fn every_fault_of_a_golden_store_is_named_and_mended() {
+fn every_fault_of_the_golden_store_is_found_and_repaired() {
     for damage in &DAMAGES {
         let (fixture, first, second) = golden_store();
         assert_found_and_mended(&fixture, &first, &second, damage);
@@ -158,7 +158,7 @@ fn every_fault_of_a_golden_store_is_named_and_mended() {
 }
 
 #[test]
-fn a_newer_store_is_refused_and_left_alone() {
+fn store_of_a_newer_format_is_refused_and_left_alone() {
     let (fixture, _, second) = golden_store();
     let format = fixture.store().join(".headwater/format");
     let text = fs::read_to_string(&format).unwrap();
@@ -166,13 +166,13 @@ fn a_newer_store_is_refused_and_left_alone() {
     let before = tree_at(fixture.store());
     let mirror = fixture.mirror();
     assert_eq!(mirror.state().unwrap_err().kind(), ErrorKind::NewerFormat);
-    let third = first_tree().release(3).onto(Some(&second));
+    let third = first_tree().release(3).bundle_from(Some(&second));
     assert_eq!(third.stage(&*mirror).unwrap_err().kind(), ErrorKind::NewerFormat);
     assert!(tree_at(fixture.store()) == before, "a newer store was changed");
 }
 
 #[test]
-fn the_golden_store_is_pushed_to_and_rolled_back() {
+fn golden_store_accepts_a_push_and_a_rollback() {
     let (fixture, first, _) = golden_store();
     let dir = sandbox::directory();
     fs::write(dir.path().join("index.html"), "<h1>three</h1>\n").unwrap();
@@ -243,7 +243,7 @@ fn make_golden_files() {
     };
     manifests().iter().for_each(|(name, version)| add(name, &version.manifest));
     for (name, base, version, held) in changes() {
-        add(name, &version.onto_beside(base.as_ref(), &held).change);
+        add(name, &version.bundle_with_extra(base.as_ref(), &held).change);
     }
     let (first, second) = (first_tree().release(1), second_tree().release(2));
     let fixture = Directory::with(&[&first, &second]);
@@ -278,7 +278,7 @@ fn untar(mut archive: &[u8], to: &Path) {
         };
         let (prefix, name, link) =
             (text(&header[345..500]), text(&header[..100]), text(&header[157..257]));
-        // Without the `./` that every name begins with: there is no making `www/.`.
+        // Without the leading `./`, because `www/.` cannot be created.
         let path: PathBuf = to.join(prefix).join(name).components().collect();
         let size = usize::try_from(number(124, 136)).unwrap();
         match header[156] {

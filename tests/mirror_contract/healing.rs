@@ -7,14 +7,14 @@ use headwater::pack::{BaseRange, Level, Piece, encode_block};
 
 use crate::damage::{detach, flip_byte};
 use crate::fixture::{Fixture, assert_serves, tree_at, tree_of};
-use crate::origin::{SealedPack, Tree, first_tree, noise, second_tree};
+use crate::origin::{EncodedPack, Tree, first_tree, noise, second_tree};
 
-pub(crate) fn missing_objects_are_fetched<F: Fixture>() {
+pub(crate) fn missing_objects_are_requested_again<F: Fixture>() {
     let (first, second) = (first_tree().release(1), second_tree().release(2));
     let fixture = F::with(&[&first]);
     let lost = [first.file("img/logo.bin").object, first.file("index.html").object];
     lost.iter().for_each(|object| fs::remove_file(fixture.object_path(object)).unwrap());
-    let delivery = second.onto(Some(&first));
+    let delivery = second.bundle_from(Some(&first));
     let seen = delivery.publish(&*fixture.mirror(), Some(first.name()));
     assert_eq!(seen.resent, 2);
     let mut asked = delivery.asked.lock().unwrap().clone();
@@ -25,14 +25,14 @@ pub(crate) fn missing_objects_are_fetched<F: Fixture>() {
     assert_serves(&fixture, &second);
 }
 
-pub(crate) fn damaged_objects_are_fetched_when_they_are_copied<F: Fixture>() {
+pub(crate) fn objects_found_damaged_during_a_copy_are_requested_again<F: Fixture>() {
     let content = noise(3500, 1);
     let first = first_tree().release(1);
     let second = first_tree().file("img/logo.bin", content, 1_700_000_002).release(2);
     let fixture = F::with(&[&first]);
     flip_byte(&fixture.object_path(&first.file("img/logo.bin").object), 100);
-    let delivery = second.onto(Some(&first));
-    assert_eq!(delivery.packs.len(), 0, "the origin thinks that the mirror has it");
+    let delivery = second.bundle_from(Some(&first));
+    assert_eq!(delivery.packs.len(), 0, "the origin assumes that the mirror has the object");
     let seen = delivery.publish(&*fixture.mirror(), Some(first.name()));
     assert_eq!(seen.resent, 1);
     assert!(
@@ -41,7 +41,7 @@ pub(crate) fn damaged_objects_are_fetched_when_they_are_copied<F: Fixture>() {
     );
 }
 
-pub(crate) fn what_arrives_replaces_what_is_damaged<F: Fixture>() {
+pub(crate) fn received_object_replaces_a_damaged_one<F: Fixture>() {
     // An object that only an old release has and no slot shows, so that its content is sent again.
     let release = |path: &str, sequence| {
         Tree::default().file(path, noise(900, sequence), 7).release(sequence)
@@ -50,22 +50,22 @@ pub(crate) fn what_arrives_replaces_what_is_damaged<F: Fixture>() {
     let fixture = F::with(&[&first, &second, &third]);
     flip_byte(&fixture.object_path(&first.file("back.bin").object), 100);
     let fourth = Tree::default().file("back.bin", noise(900, 1), 7).release(4);
-    fourth.onto(Some(&third)).publish(&*fixture.mirror(), Some(third.name()));
+    fourth.bundle_from(Some(&third)).publish(&*fixture.mirror(), Some(third.name()));
     assert_serves(&fixture, &fourth);
 }
 
-pub(crate) fn an_object_that_nobody_has_is_an_error<F: Fixture>() {
+pub(crate) fn object_that_no_source_has_is_an_error<F: Fixture>() {
     let (first, second) = (first_tree().release(1), second_tree().release(2));
     let fixture = F::with(&[&first]);
     let object = first.file("img/logo.bin").object;
     let path = fixture.object_path(&object);
     let kept = fs::read(&path).unwrap();
     fs::remove_file(&path).unwrap();
-    let mut delivery = second.onto(Some(&first));
+    let mut delivery = second.bundle_from(Some(&first));
     let content = delivery.objects.remove(&object).unwrap();
     let error = delivery.stage(&*fixture.mirror()).unwrap_err();
     assert!(error.to_string().contains(&object.to_string()), "{error}");
-    // Nor is other content taken for it.
+    // Other content is not accepted for it.
     delivery.objects.insert(object, noise(3500, 99).into());
     delivery.stage(&*fixture.mirror()).unwrap_err();
     assert_eq!(fixture.mirror().state().unwrap().current, Some(first.name()));
@@ -79,7 +79,7 @@ pub(crate) fn an_object_that_nobody_has_is_an_error<F: Fixture>() {
     assert_serves(&fixture, &second);
 }
 
-pub(crate) fn a_damaged_or_missing_base_is_named_as_such<F: Fixture>() {
+pub(crate) fn damaged_or_missing_base_is_reported<F: Fixture>() {
     let (first, second) = (first_tree().release(1), second_tree().release(2));
     let harms: [fn(&std::path::Path); 4] = [
         |file| fs::remove_file(file).unwrap(),
@@ -91,11 +91,11 @@ pub(crate) fn a_damaged_or_missing_base_is_named_as_such<F: Fixture>() {
         let fixture = F::with(&[&first]);
         let name = format!(".headwater/manifests/{}.zst", first.release.manifest);
         harm(&fixture.store().join(name));
-        let error = second.onto(Some(&first)).stage(&*fixture.mirror()).unwrap_err();
+        let error = second.bundle_from(Some(&first)).stage(&*fixture.mirror()).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::DamagedBase, "harm {index}: {error:?}");
         assert_eq!(fixture.mirror().state().unwrap().current, Some(first.name()));
-        // The way out: everything anew.
-        second.onto(None).publish(&*fixture.mirror(), Some(first.name()));
+        // The remedy: send everything again.
+        second.bundle_from(None).publish(&*fixture.mirror(), Some(first.name()));
         assert!(
             crate::fixture::tree_at(&fixture.store().join("current"))
                 == crate::fixture::tree_of(&second)
@@ -103,7 +103,7 @@ pub(crate) fn a_damaged_or_missing_base_is_named_as_such<F: Fixture>() {
     }
 }
 
-pub(crate) fn damaged_objects_that_blocks_build_on_are_named_and_forgotten<F: Fixture>() {
+pub(crate) fn damaged_base_objects_are_reported_and_removed<F: Fixture>() {
     let contents = [noise(3000, 1), noise(2000, 2), noise(1000, 3)];
     let [gone, kept, sound] = &contents;
     let first = Tree::default().file("gone", gone.clone(), 1).file("kept", kept.clone(), 1);
@@ -143,16 +143,16 @@ pub(crate) fn damaged_objects_that_blocks_build_on_are_named_and_forgotten<F: Fi
         let mut damaged = ["gone", "kept"].map(|path| first.file(path).object);
         damaged.sort_unstable();
         for object in damaged.map(|object| fixture.object_path(&object)) {
-            // What is served has the same inode otherwise, and would be damaged too.
+            // Otherwise the served file would have the same inode and be damaged, too.
             detach(&object);
             harm(&object);
         }
-        let mut delivery = second.onto(Some(&first));
-        // What comes behind it does not hide why it was not taken.
+        let mut delivery = second.bundle_from(Some(&first));
+        // Later errors do not hide the reason.
         delivery.packs = vec![
-            SealedPack::of(&block),
-            SealedPack::raw(1, 0, &others[0]),
-            SealedPack::raw(2, 0, &others[1]),
+            EncodedPack::of(&block),
+            EncodedPack::raw(1, 0, &others[0]),
+            EncodedPack::raw(2, 0, &others[1]),
         ];
         let mirror = fixture.mirror();
         mirror.state().unwrap();
@@ -163,13 +163,13 @@ pub(crate) fn damaged_objects_that_blocks_build_on_are_named_and_forgotten<F: Fi
         assert_eq!(named, damaged, "harm {index}");
         assert!(
             damaged.iter().all(|object| !fixture.object_path(object).exists()),
-            "they count as present"
+            "the objects count as present"
         );
         assert!(fixture.object_path(&first.file("sound").object).exists());
         assert_eq!(fixture.mirror().state().unwrap().current, Some(first.name()));
         assert!(tree_at(&fixture.store().join("current/")) == tree_of(&first), "harm {index}");
-        // The way out: blocks that build on none of them, and what no block brings is asked for.
-        let delivery = second.onto(Some(&first));
+        // The remedy: blocks without these bases, and requests for objects that no block contains.
+        let delivery = second.bundle_from(Some(&first));
         delivery.publish(&*fixture.mirror(), Some(first.name()));
         assert_eq!(*delivery.asked.lock().unwrap(), [second.file("kept").object], "harm {index}");
         assert!(tree_at(&fixture.store().join("current/")) == tree_of(&second), "harm {index}");

@@ -48,78 +48,78 @@ macro_rules! contract {
         mod $kind {
             facts! { $fixture;
                 state:
-                    an_absent_mirror_is_empty_and_stays_absent
-                    a_mirror_of_another_site_is_refused
-                    two_who_create_it_at_once_make_one_mirror
-                    manifests_and_objects_come_back_as_they_went
-                    parts_of_many_objects_come_in_the_order_asked_for;
+                    absent_mirror_is_empty_and_stays_absent
+                    mirror_of_another_site_is_refused
+                    concurrent_creation_makes_one_mirror
+                    manifests_and_objects_read_back_unchanged
+                    object_parts_are_returned_in_the_requested_order;
                 staging:
-                    a_staged_and_activated_release_is_served_whole
-                    a_staged_release_is_not_seen
-                    staging_again_takes_nothing
-                    every_kind_of_change_arrives
-                    packs_come_in_any_order
-                    a_block_may_build_on_objects_of_the_base
-                    content_that_is_there_under_another_name_is_not_sent
-                    a_cancelled_stage_changes_nothing;
+                    staged_and_activated_release_is_served_completely
+                    staged_release_is_not_served
+                    staging_again_transfers_nothing
+                    every_kind_of_change_is_served
+                    packs_are_accepted_in_any_order
+                    block_against_base_objects_is_decoded
+                    content_present_under_another_path_is_not_sent
+                    cancelled_stage_changes_nothing;
                 staged_releases:
-                    a_staged_release_survives_a_restart_and_is_activated_by_its_name
-                    a_staged_release_is_abandoned_after_a_restart
-                    a_later_stage_supersedes_a_staged_release;
+                    staged_release_is_activated_by_name_after_a_restart
+                    staged_release_is_abandoned_after_a_restart
+                    later_stage_supersedes_a_staged_release;
                 resuming:
-                    packs_that_arrived_are_not_asked_for_again
-                    packs_that_are_late_come_all_the_same
-                    what_rotted_in_quarantine_is_asked_for_again
-                    a_later_release_of_the_same_content_resumes
-                    another_bundle_of_the_same_key_costs_one_attempt_at_most;
+                    received_packs_are_not_requested_again
+                    late_packs_are_accepted
+                    packs_damaged_in_quarantine_are_requested_again
+                    later_release_of_the_same_content_resumes
+                    different_bundle_under_the_same_key_fails_at_most_once;
                 activation:
                     activation_is_compare_and_set
-                    a_lower_rank_is_refused
-                    of_equal_sequences_the_higher_rank_follows
-                    another_history_is_refused_unless_it_takes_over
-                    only_what_is_staged_can_be_activated
+                    lower_rank_is_refused
+                    higher_rank_of_equal_sequence_is_accepted
+                    other_history_is_refused_unless_it_replaces_the_current_one
+                    only_a_staged_release_can_be_activated
                     activating_the_current_release_again_does_nothing
-                    an_abandoned_release_is_forgotten
-                    the_later_of_two_stages_takes_the_slot
-                    a_locked_mirror_says_so_and_still_answers;
+                    abandoned_release_cannot_be_activated
+                    later_of_two_stages_takes_the_slot
+                    locked_mirror_reports_the_lock_and_can_be_read;
                 corrupt_bundles:
-                    a_lie_is_refused_and_leaves_nothing_behind
-                    no_path_leads_out_of_the_slot;
+                    corrupt_bundle_is_refused_and_leaves_nothing_behind
+                    paths_never_escape_the_slot;
                 healing:
-                    missing_objects_are_fetched
-                    damaged_objects_are_fetched_when_they_are_copied
-                    what_arrives_replaces_what_is_damaged
-                    an_object_that_nobody_has_is_an_error
-                    a_damaged_or_missing_base_is_named_as_such
-                    damaged_objects_that_blocks_build_on_are_named_and_forgotten;
+                    missing_objects_are_requested_again
+                    objects_found_damaged_during_a_copy_are_requested_again
+                    received_object_replaces_a_damaged_one
+                    object_that_no_source_has_is_an_error
+                    damaged_or_missing_base_is_reported
+                    damaged_base_objects_are_reported_and_removed;
                 extra_objects:
-                    a_mirror_tells_which_objects_it_holds
-                    what_is_held_is_named_and_not_sent
-                    what_was_held_and_is_gone_is_fetched
-                    an_id_that_nobody_holds_is_no_content;
+                    mirror_reports_which_objects_it_has
+                    objects_that_the_mirror_has_are_not_sent
+                    objects_lost_since_the_query_are_requested
+                    unavailable_object_id_is_refused;
                 signing:
-                    signatures_are_those_of_the_files_asked_for
-                    signatures_of_what_is_not_there_are_left_out
-                    a_cancelled_question_for_signatures_ends;
+                    signatures_match_the_requested_files
+                    signatures_of_absent_files_are_left_out
+                    cancelled_signature_request_stops;
                 history:
-                    what_happened_is_told_in_its_order
-                    a_torn_history_harms_nothing;
+                    history_events_are_returned_in_order
+                    torn_history_is_tolerated;
                 maintenance:
-                    settling_keeps_the_newest_releases
-                    settling_keeps_what_a_staged_release_needs
-                    pruning_drops_what_nothing_needs
-                    settling_keeps_what_may_be_resumed
-                    pruning_drops_what_no_push_resumes
-                    a_stage_survives_pruning
-                    nothing_lies_open_to_pruning_while_a_stage_waits;
+                    clean_up_keeps_the_newest_releases
+                    clean_up_keeps_content_of_a_staged_release
+                    prune_drops_unreferenced_content
+                    clean_up_keeps_resumable_content
+                    prune_drops_content_of_unfinished_pushes
+                    running_stage_survives_a_prune
+                    stage_waiting_for_the_lock_leaves_nothing_for_prune;
                 expiring:
-                    due_entries_go_with_settling_and_with_pruning
-                    what_expired_is_not_brought_back;
+                    due_entries_are_removed_by_clean_up_and_prune
+                    expired_entries_are_not_restored;
                 verifying:
-                    every_fault_is_named_and_mended
-                    a_quick_look_finds_what_times_and_sizes_tell
-                    what_cannot_be_mended_is_left_and_named
-                    a_lost_slot_is_rebuilt;
+                    every_fault_is_found_and_repaired
+                    quick_verify_finds_changed_times_and_sizes
+                    unrepairable_fault_is_left_and_named
+                    lost_slot_is_rebuilt;
             }
         }
     };

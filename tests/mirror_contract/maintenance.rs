@@ -9,7 +9,7 @@ use headwater::mirror::ErrorKind;
 use crate::fixture::{Fixture, assert_serves, faults};
 use crate::origin::{Tree, Version, first_tree, second_tree, site};
 
-/// A release with one object of its own and one that all share.
+/// A release with one object of its own and one that all releases share.
 fn numbered(sequence: u64) -> Version {
     let own = format!("only in {sequence}");
     Tree::default().file("own.txt", own, sequence).file("shared.txt", "shared", 1).release(sequence)
@@ -24,7 +24,7 @@ fn publish_numbered<F: Fixture>(
     let mirror = fixture.mirror();
     let mut base: Option<&Version> = None;
     for version in &versions {
-        version.onto(base).publish(&*mirror, base.map(Version::name));
+        version.bundle_from(base).publish(&*mirror, base.map(Version::name));
         mirror.clean_up(keep).unwrap();
         base = Some(version);
     }
@@ -35,13 +35,13 @@ fn kept<F: Fixture>(fixture: &F) -> Vec<u64> {
     fixture.mirror().state().unwrap().releases.iter().map(|release| release.sequence).collect()
 }
 
-pub(crate) fn settling_keeps_the_newest_releases<F: Fixture>() {
+pub(crate) fn clean_up_keeps_the_newest_releases<F: Fixture>() {
     for (keep, wanted) in
         [(0, vec![5, 6]), (1, vec![5, 6]), (3, vec![4, 5, 6]), (9, (1..=6).collect())]
     {
         let fixture = F::new();
         let versions = publish_numbered(&fixture, 1..=6, keep);
-        // The slot that is not served shows the release before: its record stays, whatever is kept.
+        // The idle slot shows the previous release, so its record stays regardless of `keep`.
         assert_eq!(kept(&fixture), wanted, "keep {keep}");
         assert_eq!(fixture.object_count(), wanted.len() + 1, "keep {keep}");
         let mirror = fixture.mirror();
@@ -54,53 +54,53 @@ pub(crate) fn settling_keeps_the_newest_releases<F: Fixture>() {
         assert_eq!(
             mirror.clean_up(keep).unwrap().pruned.objects,
             0,
-            "settling again drops nothing"
+            "a second clean-up drops nothing"
         );
     }
 }
 
-pub(crate) fn settling_keeps_what_a_staged_release_needs<F: Fixture>() {
+pub(crate) fn clean_up_keeps_content_of_a_staged_release<F: Fixture>() {
     let fixture = F::new();
     let versions = publish_numbered(&fixture, 1..=4, 9);
     let mirror = fixture.mirror();
-    // Brings back what only release 1 has, while an earlier push has yet to settle.
+    // Uses content that only release 1 has, before the clean-up of an earlier push.
     let fifth = Tree::default().file("own.txt", "only in 1", 5).release(5);
-    fifth.onto(Some(&versions[3])).stage(&*mirror).unwrap();
+    fifth.bundle_from(Some(&versions[3])).stage(&*mirror).unwrap();
     let pruned = fixture.mirror().clean_up(1).unwrap().pruned;
     assert!(pruned.releases >= 2, "{pruned:?}");
     mirror.activate(fifth.name(), Some(versions[3].name())).unwrap();
     assert_serves(&fixture, &fifth);
 }
 
-pub(crate) fn pruning_drops_what_nothing_needs<F: Fixture>() {
+pub(crate) fn prune_drops_unreferenced_content<F: Fixture>() {
     let fixture = F::new();
     let versions = publish_numbered(&fixture, 1..=5, 9);
     let mirror = fixture.mirror();
     let garbage = Tree::default().file("garbage", "staged and abandoned", 1).release(6);
-    garbage.onto(Some(&versions[4])).stage(&*mirror).unwrap();
+    garbage.bundle_from(Some(&versions[4])).stage(&*mirror).unwrap();
     mirror.abandon(garbage.name()).unwrap();
-    // What only the abandoned one had is gone with it.
+    // Content that only the abandoned release had is removed with it.
     assert_eq!(fixture.object_count(), 6);
-    // The stage has taken the idle slot, so that only the current one is shown.
+    // The stage uses the idle slot, so only the current release is in a slot.
     let pruned = mirror.prune(2).unwrap();
     assert_eq!((pruned.releases, pruned.objects), (3, 3));
     assert_eq!(kept(&fixture), [4, 5]);
     assert_eq!(fixture.object_count(), 3);
     assert_eq!(fixture.names(".headwater/manifests").len(), 2);
-    assert_eq!(mirror.prune(2).unwrap(), Default::default(), "pruning again drops nothing");
+    assert_eq!(mirror.prune(2).unwrap(), Default::default(), "a second prune drops nothing");
     assert_serves(&fixture, &versions[4]);
-    // What is kept can still be gone back to.
+    // A kept release can be rolled back to.
     let back =
         Tree::default().file("own.txt", "only in 4", 7).file("shared.txt", "shared", 1).release(7);
-    back.onto(Some(&versions[4])).publish(&*mirror, Some(versions[4].name()));
+    back.bundle_from(Some(&versions[4])).publish(&*mirror, Some(versions[4].name()));
     assert_serves(&fixture, &back);
 }
 
-pub(crate) fn settling_keeps_what_may_be_resumed<F: Fixture>() {
+pub(crate) fn clean_up_keeps_resumable_content<F: Fixture>() {
     let first = first_tree().release(1);
     let second = second_tree().release(2);
     let fixture = F::with(&[&first]);
-    let mut delivery = second.onto(Some(&first));
+    let mut delivery = second.bundle_from(Some(&first));
     delivery.cut_after = Some(2);
     delivery.stage(&*fixture.mirror()).unwrap_err();
     fixture.mirror().clean_up(1).unwrap();
@@ -109,18 +109,18 @@ pub(crate) fn settling_keeps_what_may_be_resumed<F: Fixture>() {
     assert_serves(&fixture, &second);
 }
 
-pub(crate) fn pruning_drops_what_no_push_resumes<F: Fixture>() {
+pub(crate) fn prune_drops_content_of_unfinished_pushes<F: Fixture>() {
     let (first, second) = (first_tree().release(1), second_tree().release(2));
     let mut fixture = F::with(&[&first]);
-    let mut delivery = second.onto(Some(&first));
+    let mut delivery = second.bundle_from(Some(&first));
     delivery.cut_after = Some(2);
     delivery.stage(&*fixture.mirror()).unwrap_err();
     assert!(fixture.mirror().state().unwrap().incoming_bytes > 0);
-    // A receiver holds a stage for a while, because its origin may come back.
+    // A receiver keeps a stage open for a while, because its origin may return.
     fixture.restart();
     let begun = Instant::now();
     while fixture.names(".headwater/incoming") != ["tmp"] {
-        assert!(begun.elapsed() < Duration::from_secs(60), "it is never dropped");
+        assert!(begun.elapsed() < Duration::from_secs(60), "the quarantine is never dropped");
         fixture.mirror().prune(1).unwrap();
     }
     assert_eq!(fixture.mirror().state().unwrap().incoming_bytes, 0);
@@ -129,44 +129,44 @@ pub(crate) fn pruning_drops_what_no_push_resumes<F: Fixture>() {
     assert_serves(&fixture, &second);
 }
 
-pub(crate) fn a_stage_survives_pruning<F: Fixture>() {
+pub(crate) fn running_stage_survives_a_prune<F: Fixture>() {
     let first = first_tree().release(1);
     let second = second_tree().release(2);
     for is_full in [true, false] {
-        // Objects that only the dropped release has are among those that the stage counts on.
+        // The stage relies on objects that only the dropped release has.
         let fixture = F::with(&[&first, &Tree::default().file("x", "x", 1).release(2)]);
         let middle = Tree::default().file("x", "x", 1).release(2);
         let third = second_tree().release(3);
-        let mut delivery = third.onto(Some(&middle));
+        let mut delivery = third.bundle_from(Some(&middle));
         let other = fixture.mirror();
         delivery.before_pack = Some(Box::new(move || {
             let pruned =
                 if is_full { other.prune(1).map(drop) } else { other.clean_up(1).map(drop) };
-            pruned.expect("a stage does not lock out pruning while packs come");
+            pruned.expect("a stage that receives packs does not block a prune");
         }));
         delivery.publish(&*fixture.mirror(), Some(middle.name()));
         assert_serves(&fixture, &third);
     }
-    // Also where the very first release is on its way.
+    // The same while the very first release is being staged.
     let fixture = F::new();
-    let mut delivery = second.onto(None);
+    let mut delivery = second.bundle_from(None);
     let other: Arc<_> = fixture.mirror();
     delivery.before_pack = Some(Box::new(move || {
-        other.prune(1).expect("there is nothing to prune, and that is no error");
+        other.prune(1).expect("a prune without anything to drop succeeds");
     }));
     delivery.publish(&*fixture.mirror(), None);
     assert_serves(&fixture, &second);
 }
 
-pub(crate) fn nothing_lies_open_to_pruning_while_a_stage_waits<F: Fixture>() {
+pub(crate) fn stage_waiting_for_the_lock_leaves_nothing_for_prune<F: Fixture>() {
     let (first, second) = (first_tree().release(1), second_tree().release(2));
     let fixture = F::with(&[&first]);
-    let delivery = second.onto(Some(&first));
+    let delivery = second.bundle_from(Some(&first));
     let lock = File::open(fixture.store().join(".headwater/lock")).unwrap();
     lock.lock().unwrap();
     let error = delivery.stage(&*fixture.handle(&site(), Duration::ZERO)).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Locked);
-    // Whoever has the lock may sweep: a record that waits there for the lock would be lost.
+    // The owner of the lock may prune: a record that waits there for the lock would be lost.
     assert_eq!(fixture.names(".headwater/incoming/tmp"), [""; 0]);
     drop(lock);
     delivery.publish(&*fixture.mirror(), Some(first.name()));

@@ -21,10 +21,10 @@ use crate::fixture::Fixture;
 use crate::flaky_proxy::{self, FlakyProxy};
 use crate::sandbox;
 
-/// The name that certificates are made for.
+/// The host name in certificates.
 const HOST: &str = "localhost";
 
-/// A receiver in this process, which ends with this value.
+/// A receiver in this process. Dropping it stops it.
 pub(crate) struct Receiver {
     handle: Handle,
     address: SocketAddr,
@@ -32,7 +32,7 @@ pub(crate) struct Receiver {
 }
 
 impl Receiver {
-    /// One for the mirror in `directory`.
+    /// Starts a receiver for the mirror in `directory`.
     pub(crate) fn start(directory: &Path, tls: Option<TlsFiles>) -> Self {
         let settings = ReceiverSettings {
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
@@ -40,7 +40,7 @@ impl Receiver {
             exposure: Exposure::None,
             auth: receiver::AuthPolicy::Open,
             sites: vec![SiteSettings::new(directory.to_owned(), None)],
-            // Who waits for a lock is the origin: it asks again as long as it was told to.
+            // The origin waits for the lock_wait: it asks again until its time is over.
             limits: ReceiverLimits {
                 lock_wait: Duration::from_millis(20),
                 ..ReceiverLimits::default()
@@ -52,7 +52,7 @@ impl Receiver {
         Self { handle, address, thread: Some(thread) }
     }
 
-    /// Where it listens.
+    /// The address on which it listens.
     pub(crate) const fn address(&self) -> SocketAddr {
         self.address
     }
@@ -61,8 +61,8 @@ impl Receiver {
 impl Drop for Receiver {
     fn drop(&mut self) {
         self.handle.stop();
-        let thread = self.thread.take().expect("it is stopped once");
-        assert!(thread.join().is_ok(), "the receiver ended by a panic");
+        let thread = self.thread.take().expect("the receiver is stopped once");
+        assert!(thread.join().is_ok(), "the receiver panicked");
     }
 }
 
@@ -162,15 +162,15 @@ impl Fixture for Https {
     }
 }
 
-/// A mirror over `ssh`, or what the client takes for it.
+/// A mirror over `ssh`, with a stand-in for the `ssh` program.
 pub(crate) struct Ssh {
     store: PathBuf,
     program: PathBuf,
     _dirs: [TempDir; 2],
 }
 
-/// Takes the options that the client gives, says what a login may say, and runs the command as a
-/// login shell does.
+/// Accepts the options that the client passes, prints what a login shell may print, and runs the
+/// command like a login shell.
 const STAND_IN: &str = r#"#!/bin/sh
 while [ $# -gt 0 ]; do
     case "$1" in
@@ -199,8 +199,7 @@ impl Fixture for Ssh {
     fn handle(&self, site: &Site, wait: Duration) -> Arc<dyn Mirror> {
         let url = format!("ssh://edge2{}", self.store.display());
         let Ok(Location::Ssh(place)) = Location::parse(&url) else { panic!("{url}") };
-        // Through a shell: a script that was just written may still be open for writing in a child
-        // of another test.
+        // Uses a shell: a child of another test may still have the new script open for writing.
         let settings = SshSettings {
             command: format!("/bin/sh '{}'", self.program.display()).parse().unwrap(),
             receiver: env!("CARGO_BIN_EXE_headwater").parse().unwrap(),
@@ -216,7 +215,7 @@ impl Fixture for Ssh {
     }
 }
 
-/// A mirror over HTTP and a link that harms every seventh request.
+/// A mirror over HTTP, behind a proxy that disrupts every seventh request.
 pub(crate) struct Flaky {
     proxy: FlakyProxy,
     inner: Http,

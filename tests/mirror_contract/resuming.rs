@@ -6,13 +6,13 @@ use std::sync::atomic::Ordering;
 use headwater::mirror::ErrorKind;
 
 use crate::fixture::{Fixture, assert_serves, tree_at};
-use crate::origin::{Delivery, Seen, Version, first_tree, second_tree};
+use crate::origin::{Delivery, TransferCounts, Version, first_tree, second_tree};
 
-/// Breaks the line after `packs` packs.
+/// Interrupts the transfer after `packs` packs.
 fn interrupt(fixture: &impl Fixture, delivery: &mut Delivery, packs: usize) {
     delivery.cut_after = Some(packs);
     let mirror = fixture.mirror();
-    // As a push does: a mirror that has nothing of it yet is sent everything at once.
+    // Like a push: a mirror that has none of it gets everything in the stage request.
     mirror.state().unwrap();
     let error = delivery.stage(&*mirror).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::SourceUnavailable);
@@ -21,15 +21,15 @@ fn interrupt(fixture: &impl Fixture, delivery: &mut Delivery, packs: usize) {
 
 fn second_onto(first: &Version) -> (Version, Delivery) {
     let second = second_tree().release(2);
-    let delivery = second.onto(Some(first));
+    let delivery = second.bundle_from(Some(first));
     (second, delivery)
 }
 
-pub(crate) fn packs_that_arrived_are_not_asked_for_again<F: Fixture>() {
+pub(crate) fn received_packs_are_not_requested_again<F: Fixture>() {
     let first = first_tree().release(1);
     let (second, mut delivery) = second_onto(&first);
     let count = delivery.packs.len();
-    assert!(count >= 3, "the fact is of several packs");
+    assert!(count >= 3, "the test needs several packs");
     for cut in 0..=count {
         let fixture = F::with(&[&first]);
         for packs in cut.saturating_sub(1)..=cut {
@@ -39,15 +39,15 @@ pub(crate) fn packs_that_arrived_are_not_asked_for_again<F: Fixture>() {
         let seen = delivery.publish(&*fixture.mirror(), Some(first.name()));
         assert_eq!(
             seen,
-            Seen { sent: (count - cut) as u64, held: cut as u64, resent: 0 },
+            TransferCounts { sent: (count - cut) as u64, held: cut as u64, resent: 0 },
             "cut after {cut}"
         );
         assert_serves(&fixture, &second);
-        assert_eq!(fixture.names(".headwater/incoming"), ["tmp"], "the quarantine is gone");
+        assert_eq!(fixture.names(".headwater/incoming"), ["tmp"], "the quarantine is removed");
     }
 }
 
-pub(crate) fn packs_that_are_late_come_all_the_same<F: Fixture>() {
+pub(crate) fn late_packs_are_accepted<F: Fixture>() {
     let first = first_tree().release(1);
     let (second, delivery) = second_onto(&first);
     let count = delivery.packs.len();
@@ -57,12 +57,16 @@ pub(crate) fn packs_that_are_late_come_all_the_same<F: Fixture>() {
         let mirror = fixture.mirror();
         mirror.state().unwrap();
         let seen = delivery.publish(&*mirror, Some(first.name()));
-        assert_eq!(seen, Seen { sent: count as u64, held: 0, resent: 0 }, "late after {late}");
+        assert_eq!(
+            seen,
+            TransferCounts { sent: count as u64, held: 0, resent: 0 },
+            "late after {late}"
+        );
         assert_serves(&fixture, &second);
     }
 }
 
-pub(crate) fn what_rotted_in_quarantine_is_asked_for_again<F: Fixture>() {
+pub(crate) fn packs_damaged_in_quarantine_are_requested_again<F: Fixture>() {
     let first = first_tree().release(1);
     let harms: [fn(&std::path::Path); 4] = [
         |file| fs::remove_file(file).unwrap(),
@@ -89,7 +93,7 @@ pub(crate) fn what_rotted_in_quarantine_is_asked_for_again<F: Fixture>() {
                 crate::damage::make_writable(&file);
                 harm(&file);
             }
-            // Bytes behind the end of content may cost one attempt, never a wrong release.
+            // Extra bytes after the content may cost one attempt, but never make a wrong release.
             if delivery.stage(&*fixture.mirror()).is_err() {
                 assert_serves(&fixture, &first);
             }
@@ -99,23 +103,23 @@ pub(crate) fn what_rotted_in_quarantine_is_asked_for_again<F: Fixture>() {
     }
 }
 
-pub(crate) fn a_later_release_of_the_same_content_resumes<F: Fixture>() {
+pub(crate) fn later_release_of_the_same_content_resumes<F: Fixture>() {
     let first = first_tree().release(1);
     let fixture = F::with(&[&first]);
     let (_, mut delivery) = second_onto(&first);
     let packs = delivery.packs.len();
     interrupt(&fixture, &mut delivery, packs - 1);
-    // Another process, later: other times, so another manifest and release.
+    // Another process at a later time: other times, so another manifest and release.
     let later =
         second_tree().file("app.js", "let answer = 42;\n".repeat(150), 1_700_009_999).release(7);
-    let again = later.onto(Some(&first));
+    let again = later.bundle_from(Some(&first));
     assert_eq!(again.key, delivery.key);
     let seen = again.publish(&*fixture.mirror(), Some(first.name()));
     assert_eq!((seen.held, seen.sent), (packs as u64 - 1, 1));
     assert_serves(&fixture, &later);
 }
 
-pub(crate) fn another_bundle_of_the_same_key_costs_one_attempt_at_most<F: Fixture>() {
+pub(crate) fn different_bundle_under_the_same_key_fails_at_most_once<F: Fixture>() {
     let first = first_tree().release(1);
     let fixture = F::with(&[&first]);
     let (_, mut delivery) = second_onto(&first);
@@ -123,11 +127,11 @@ pub(crate) fn another_bundle_of_the_same_key_costs_one_attempt_at_most<F: Fixtur
     interrupt(&fixture, &mut delivery, packs);
     let other =
         second_tree().file("aaa.txt", "takes the first ordinal", 5).without("app.js").release(3);
-    let mut onto = other.onto(Some(&first));
-    onto.key = delivery.key;
-    if onto.stage(&*fixture.mirror()).is_err() {
+    let mut bundle_from = other.bundle_from(Some(&first));
+    bundle_from.key = delivery.key;
+    if bundle_from.stage(&*fixture.mirror()).is_err() {
         assert_serves(&fixture, &first);
     }
-    onto.publish(&*fixture.mirror(), Some(first.name()));
+    bundle_from.publish(&*fixture.mirror(), Some(first.name()));
     assert_serves(&fixture, &other);
 }

@@ -10,7 +10,7 @@ use headwater::pack::{Signature, SignatureKey, SignatureShape};
 
 use crate::fixture::Fixture;
 use crate::origin::{Tree, Version, noise};
-use crate::staging::Stopped;
+use crate::staging::Cancelled;
 
 const KEY: SignatureKey = SignatureKey::from_bytes(*b"contract");
 const NEW_BITS: u8 = 20;
@@ -25,7 +25,7 @@ fn release() -> Version {
         .release(1)
 }
 
-/// All entries of a release, and what a mirror should say of them.
+/// Returns all entries of a release, and the signatures that a mirror should return.
 fn question(release: &Version) -> (SignatureRequest, Vec<u64>, Vec<Option<Signature>>) {
     let mut asked = Vec::new();
     let (mut sizes, mut expected) = (Vec::new(), Vec::new());
@@ -43,13 +43,13 @@ fn question(release: &Version) -> (SignatureRequest, Vec<u64>, Vec<Option<Signat
     (SignatureRequest { base, key: KEY, files: asked }, sizes, expected)
 }
 
-pub(crate) fn signatures_are_those_of_the_files_asked_for<F: Fixture>() {
+pub(crate) fn signatures_match_the_requested_files<F: Fixture>() {
     let release = release();
     let mirror = F::with(&[&release]);
     let mirror = mirror.mirror();
     let (mut question, mut sizes, expected) = question(&release);
     assert_eq!(mirror.signatures(&question, &sizes, &SilentMonitor).unwrap(), expected);
-    // Of some of them, and of one that is not there.
+    // Some of the files, and one that does not exist.
     question.files = vec![question.files[2], question.files[4], (17, NEW_BITS)];
     sizes = vec![sizes[2], sizes[4], 9];
     let some = [expected[2].clone(), expected[4].clone(), None];
@@ -58,19 +58,19 @@ pub(crate) fn signatures_are_those_of_the_files_asked_for<F: Fixture>() {
     assert_eq!(mirror.signatures(&question, &[], &SilentMonitor).unwrap(), []);
 }
 
-pub(crate) fn signatures_of_what_is_not_there_are_left_out<F: Fixture>() {
+pub(crate) fn signatures_of_absent_files_are_left_out<F: Fixture>() {
     let release = release();
     let (question, sizes, mut expected) = question(&release);
     let absent = F::new();
     let asked = absent.mirror().signatures(&question, &sizes, &SilentMonitor).unwrap();
     assert_eq!(asked, vec![None; sizes.len()]);
-    assert!(!absent.store().exists(), "a question makes no mirror");
+    assert!(!absent.store().exists(), "a signature request creates no mirror");
     let fixture = F::with(&[&release]);
     let mirror = fixture.mirror();
     let unknown = SignatureRequest { base: ManifestId::of(b"unknown"), ..question.clone() };
     let asked = mirror.signatures(&unknown, &sizes, &SilentMonitor).unwrap();
     assert_eq!(asked, vec![None; sizes.len()]);
-    // Missing, and of another length than the manifest says.
+    // A missing object, and one with another length than the manifest says.
     fs::remove_file(fixture.object_path(&release.file("a").object)).unwrap();
     let path = fixture.object_path(&release.file("c").object);
     fs::remove_file(&path).unwrap();
@@ -79,10 +79,10 @@ pub(crate) fn signatures_of_what_is_not_there_are_left_out<F: Fixture>() {
     assert_eq!(mirror.signatures(&question, &sizes, &SilentMonitor).unwrap(), expected);
 }
 
-pub(crate) fn a_cancelled_question_for_signatures_ends<F: Fixture>() {
+pub(crate) fn cancelled_signature_request_stops<F: Fixture>() {
     let release = release();
     let fixture = F::with(&[&release]);
     let (question, sizes, _) = question(&release);
-    let error = fixture.mirror().signatures(&question, &sizes, &Stopped).unwrap_err();
+    let error = fixture.mirror().signatures(&question, &sizes, &Cancelled).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Cancelled);
 }

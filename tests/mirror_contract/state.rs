@@ -15,7 +15,7 @@ use headwater::monitor::SilentMonitor;
 use crate::fixture::{Fixture, assert_serves};
 use crate::origin::{first_tree, second_tree};
 
-pub(crate) fn an_absent_mirror_is_empty_and_stays_absent<F: Fixture>() {
+pub(crate) fn absent_mirror_is_empty_and_stays_absent<F: Fixture>() {
     let fixture = F::new();
     let mirror = fixture.mirror();
     for _ in 0..2 {
@@ -30,17 +30,17 @@ pub(crate) fn an_absent_mirror_is_empty_and_stays_absent<F: Fixture>() {
     assert!(mirror.manifest(&release.release.manifest).is_err());
     assert!(mirror.object(&release.file("app.js").object, 0).is_err());
     assert!(mirror.activate(release.name(), None).is_err());
-    assert!(!fixture.store().exists(), "asking created something");
+    assert!(!fixture.store().exists(), "a state request created something");
 }
 
-pub(crate) fn a_mirror_of_another_site_is_refused<F: Fixture>() {
+pub(crate) fn mirror_of_another_site_is_refused<F: Fixture>() {
     let first = first_tree().release(1);
     let fixture = F::with(&[&first]);
     let news = Site::new("news").unwrap();
     let other = fixture.handle(&news, Duration::ZERO);
     assert_eq!(other.state().unwrap_err().kind(), ErrorKind::OtherSite);
     assert_eq!(other.activate(first.name(), None).unwrap_err().kind(), ErrorKind::OtherSite);
-    let mut second = second_tree().release(2).onto(Some(&first));
+    let mut second = second_tree().release(2).bundle_from(Some(&first));
     second.release.site = news;
     for mirror in [&other, &fixture.mirror()] {
         assert_eq!(second.stage(&**mirror).unwrap_err().kind(), ErrorKind::OtherSite);
@@ -48,7 +48,7 @@ pub(crate) fn a_mirror_of_another_site_is_refused<F: Fixture>() {
     assert_serves(&fixture, &first);
 }
 
-pub(crate) fn two_who_create_it_at_once_make_one_mirror<F: Fixture>() {
+pub(crate) fn concurrent_creation_makes_one_mirror<F: Fixture>() {
     let (one, other) = (first_tree().release(1), second_tree().release(2));
     for _ in 0..20 {
         let fixture = F::new();
@@ -58,7 +58,7 @@ pub(crate) fn two_who_create_it_at_once_make_one_mirror<F: Fixture>() {
                 let (mirror, start) = (fixture.mirror(), &start);
                 move || {
                     start.wait();
-                    crate::origin::Version::onto(version, None)
+                    crate::origin::Version::bundle_from(version, None)
                         .stage(&*mirror)
                         .map(|_| mirror.state().unwrap().store)
                 }
@@ -67,12 +67,12 @@ pub(crate) fn two_who_create_it_at_once_make_one_mirror<F: Fixture>() {
             let [one, other] =
                 threads.map(|thread| thread.join().unwrap().expect("both are staged"));
             assert!(one.is_some());
-            assert_eq!(one, other, "two mirrors were made at one place");
+            assert_eq!(one, other, "two mirrors were created at one location");
         });
     }
 }
 
-pub(crate) fn manifests_and_objects_come_back_as_they_went<F: Fixture>() {
+pub(crate) fn manifests_and_objects_read_back_unchanged<F: Fixture>() {
     let first = first_tree().release(1);
     let second = second_tree().release(2);
     let fixture = F::with(&[&first, &second]);
@@ -99,17 +99,17 @@ pub(crate) fn manifests_and_objects_come_back_as_they_went<F: Fixture>() {
     assert_eq!((state.highest_sequence, state.site), (2, Some(crate::origin::site())));
     assert!(
         fs::read_dir(fixture.store()).unwrap().count() == 2,
-        "something lies beside .headwater and current"
+        "there are files beside .headwater and current"
     );
 }
 
-pub(crate) fn parts_of_many_objects_come_in_the_order_asked_for<F: Fixture>() {
+pub(crate) fn object_parts_are_returned_in_the_requested_order<F: Fixture>() {
     let first = first_tree().release(1);
     let absent = F::new();
     let part = |object: ObjectId, offset: u64, length: u64| ObjectPart { object, offset, length };
     let unknown = part(ObjectId::of(b"unknown"), 0, 7);
     assert!(absent.mirror().read_parts(&[unknown], Effort::Patient, &SilentMonitor).is_err());
-    assert!(!absent.store().exists(), "reading makes no mirror");
+    assert!(!absent.store().exists(), "reading creates no mirror");
     let fixture = F::with(&[&first]);
     let mirror = fixture.mirror();
     assert!(mirror.read_parts(&[], Effort::Once, &SilentMonitor).unwrap().is_empty());
@@ -129,7 +129,7 @@ pub(crate) fn parts_of_many_objects_come_in_the_order_asked_for<F: Fixture>() {
             wanted.push(None);
         }
     }
-    // More than one request takes.
+    // More parts than one request can have.
     while parts.len() < 10_000 {
         parts.push(unknown);
         wanted.push(None);

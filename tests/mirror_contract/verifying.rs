@@ -8,11 +8,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use headwater::mirror::Depth;
 use headwater::monitor::SilentMonitor;
 
-use crate::damage::{DAMAGES, Damage, Scene, flip_byte};
+use crate::damage::{DAMAGES, Damage, StorePaths, flip_byte};
 use crate::fixture::{Fixture, assert_serves, faults, tree_at, tree_of};
-use crate::origin::{Archive, Version, first_tree, second_tree};
+use crate::origin::{CompleteSource, Version, first_tree, second_tree};
 
-/// Reads what is served of `version`, but for `path`, until told to stop; every read must succeed.
+/// Reads what is served of `version`, except `path`, until stopped; every read must succeed.
 fn keep_reading(fixture: &impl Fixture, version: &Version, but: &str, stop: &AtomicBool) -> u64 {
     let mut rounds = 0;
     while !stop.load(Ordering::SeqCst) || rounds == 0 {
@@ -29,7 +29,7 @@ fn keep_reading(fixture: &impl Fixture, version: &Version, but: &str, stop: &Ato
     rounds
 }
 
-/// Harms a store that has `before` and `current`, then has it mended while visitors read.
+/// Damages a store that has `before` and `current`, and repairs it while visitors read.
 pub(crate) fn assert_found_and_mended(
     fixture: &impl Fixture,
     before: &Version,
@@ -39,22 +39,23 @@ pub(crate) fn assert_found_and_mended(
     let name = damage.name;
     let mirror = fixture.mirror();
     assert_eq!(faults(&*mirror), []);
-    let harmed = (damage.harm)(&Scene { store: fixture.store(), current, before });
+    let harmed = (damage.harm)(&StorePaths { store: fixture.store(), current, before });
     let wanted = harmed.strip_prefix(fixture.store()).unwrap().to_str().unwrap().to_owned();
     let found = faults(&*mirror);
     assert!(
         found.iter().any(|fault| fault.path == wanted && fault.kind == damage.kind),
         "{name}: {found:?}"
     );
-    // An open file keeps its inode from being used again.
+    // An open file prevents reuse of its inode.
     let damaged = fs::symlink_metadata(&harmed)
         .ok()
         .filter(fs::Metadata::is_file)
         .map(|_| (File::open(&harmed).unwrap(), fs::read(&harmed).unwrap()));
     let stop = AtomicBool::new(false);
-    let archive = Archive(vec![before.clone(), current.clone()]);
+    let archive = CompleteSource(vec![before.clone(), current.clone()]);
     let repaired = std::thread::scope(|scope| {
-        // What shares an inode with what was harmed is served damaged before and mended after.
+        // Files that share the damaged inode are served damaged before the repair and intact after
+        // it.
         let shared: Vec<&str> = found.iter().map(|fault| fault.path.as_str()).collect();
         let but = shared.iter().find(|path| path.contains("/slots/")).copied().unwrap_or(&wanted);
         let reader = scope.spawn(|| keep_reading(fixture, current, but, &stop));
@@ -68,10 +69,10 @@ pub(crate) fn assert_found_and_mended(
     if let Some((mut file, bytes)) = damaged {
         let mut now = Vec::new();
         file.read_to_end(&mut now).unwrap();
-        assert!(now == bytes, "{name}: was mended in place");
+        assert!(now == bytes, "{name}: the file was repaired in place");
         let is_same =
             fs::metadata(&harmed).is_ok_and(|meta| meta.ino() == file.metadata().unwrap().ino());
-        assert!(!is_same, "{name}: still the same inode");
+        assert!(!is_same, "{name}: the file still has the same inode");
     }
     assert_serves(fixture, current);
     assert!(
@@ -82,7 +83,7 @@ pub(crate) fn assert_found_and_mended(
     assert!(mirror.repair(&archive, &SilentMonitor).unwrap().found.is_empty(), "{name}");
 }
 
-pub(crate) fn every_fault_is_named_and_mended<F: Fixture>() {
+pub(crate) fn every_fault_is_found_and_repaired<F: Fixture>() {
     let (first, second) = (first_tree().release(1), second_tree().release(2));
     for damage in &DAMAGES {
         let fixture = F::with(&[&first, &second]);
@@ -90,18 +91,18 @@ pub(crate) fn every_fault_is_named_and_mended<F: Fixture>() {
     }
 }
 
-pub(crate) fn a_quick_look_finds_what_times_and_sizes_tell<F: Fixture>() {
+pub(crate) fn quick_verify_finds_changed_times_and_sizes<F: Fixture>() {
     let (first, second) = (first_tree().release(1), second_tree().release(2));
     for damage in &DAMAGES {
         let fixture = F::with(&[&first, &second]);
         let quick = || fixture.mirror().verify(Depth::Quick, &SilentMonitor).unwrap().faults;
         assert_eq!(quick(), []);
-        (damage.harm)(&Scene { store: fixture.store(), current: &second, before: &first });
+        (damage.harm)(&StorePaths { store: fixture.store(), current: &second, before: &first });
         assert!(!damage.is_quick || !quick().is_empty(), "{}", damage.name);
     }
 }
 
-pub(crate) fn what_cannot_be_mended_is_left_and_named<F: Fixture>() {
+pub(crate) fn unrepairable_fault_is_left_and_named<F: Fixture>() {
     let (first, second) = (first_tree().release(1), second_tree().release(2));
     let fixture = F::with(&[&first, &second]);
     let mirror = fixture.mirror();
@@ -110,8 +111,8 @@ pub(crate) fn what_cannot_be_mended_is_left_and_named<F: Fixture>() {
     fs::remove_file(fixture.object_path(&second.file("img/new.bin").object)).unwrap();
     let mut poor = second.clone();
     poor.objects.remove(&object);
-    let repaired = mirror.repair(&Archive(vec![poor]), &SilentMonitor).unwrap();
-    assert_eq!(repaired.objects, 1, "the other one is mended all the same");
+    let repaired = mirror.repair(&CompleteSource(vec![poor]), &SilentMonitor).unwrap();
+    assert_eq!(repaired.objects, 1, "the other object is repaired");
     assert!(
         repaired.remaining.iter().all(|fault| fault.object == Some(object)),
         "{:?}",
@@ -119,12 +120,12 @@ pub(crate) fn what_cannot_be_mended_is_left_and_named<F: Fixture>() {
     );
     assert_eq!(repaired.remaining, faults(&*mirror));
     assert!(!repaired.remaining.is_empty());
-    let repaired = mirror.repair(&Archive(vec![second.clone()]), &SilentMonitor).unwrap();
+    let repaired = mirror.repair(&CompleteSource(vec![second.clone()]), &SilentMonitor).unwrap();
     assert_eq!(repaired.remaining, []);
     assert_serves(&fixture, &second);
 }
 
-pub(crate) fn a_lost_slot_is_rebuilt<F: Fixture>() {
+pub(crate) fn lost_slot_is_rebuilt<F: Fixture>() {
     let (first, second) = (first_tree().release(1), second_tree().release(2));
     for version in [&second, &first] {
         let fixture = F::with(&[&first, &second]);
@@ -135,13 +136,14 @@ pub(crate) fn a_lost_slot_is_rebuilt<F: Fixture>() {
         if version.name() == second.name() {
             assert!(!faults(&*mirror).is_empty());
         }
-        let repaired =
-            mirror.repair(&Archive(vec![first.clone(), second.clone()]), &SilentMonitor).unwrap();
+        let repaired = mirror
+            .repair(&CompleteSource(vec![first.clone(), second.clone()]), &SilentMonitor)
+            .unwrap();
         assert_eq!(repaired.remaining, []);
         assert_serves(&fixture, &second);
-        // Whatever slot was lost, the next push finds its way.
+        // Whichever slot was lost, the next push succeeds.
         let third = first_tree().release(3);
-        third.onto(Some(&second)).publish(&*mirror, Some(second.name()));
+        third.bundle_from(Some(&second)).publish(&*mirror, Some(second.name()));
         assert_serves(&fixture, &third);
     }
 }

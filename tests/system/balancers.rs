@@ -3,7 +3,7 @@
 use std::fs;
 use std::process::Command;
 
-use crate::harness::World;
+use crate::harness::Sandbox;
 use crate::trees::Tree;
 
 const FLEET: &str = "[[mirror]]\nname='plain'\nurl='plain'\n\
@@ -12,15 +12,16 @@ const FLEET: &str = "[[mirror]]\nname='plain'\nurl='plain'\n\
                      url='v6'\npublic_url='https://[::1]:8443'\nweight=4000000000\n[[mirror]]\n\
                      name='v4'\nurl='v4'\npublic_url='https://127.0.0.2/'\n";
 
-/// A world whose list in `format` has all of [`FLEET`], and that list.
-fn listed(format: &str) -> (World, String) {
-    let world = World::new();
-    fs::write(world.path("headwater.toml"), FLEET).unwrap();
-    world.publish(&Tree::small(), &["plain", "named", "v6", "v4"], &[]);
-    let outcome = world.run(&["mirrorlist", "--format", format]).expect(&[0]);
+/// Returns a sandbox with the mirror list in `format`, which contains all of [`FLEET`], and that
+/// list.
+fn listed(format: &str) -> (Sandbox, String) {
+    let sandbox = Sandbox::new();
+    fs::write(sandbox.path("headwater.toml"), FLEET).unwrap();
+    sandbox.publish(&Tree::small(), &["plain", "named", "v6", "v4"], &[]);
+    let outcome = sandbox.run(&["mirrorlist", "--format", format]).expect(&[0]);
     assert_eq!(outcome.stdout.lines().count(), 4, "{outcome}");
     let list = outcome.stdout.clone();
-    (world, list)
+    (sandbox, list)
 }
 
 fn is_taken(command: &mut Command) -> bool {
@@ -31,10 +32,10 @@ fn is_taken(command: &mut Command) -> bool {
 
 #[test]
 #[ignore = "needs nginx"]
-fn nginx_takes_the_list() {
-    let (world, list) = listed("nginx");
+fn nginx_accepts_the_mirror_list() {
+    let (sandbox, list) = listed("nginx");
     let is_taken = |list: &str| {
-        let directory = world.path("");
+        let directory = sandbox.path("");
         let text = format!(
             "pid {0}/pid; error_log stderr; events {{}}\n\
              http {{ access_log off; client_body_temp_path {0}/body;\nupstream mirrors {{\n\
@@ -42,14 +43,14 @@ fn nginx_takes_the_list() {
              }} }}\n",
             directory.display(),
         );
-        fs::write(world.path("nginx.conf"), text).unwrap();
+        fs::write(sandbox.path("nginx.conf"), text).unwrap();
         is_taken(
             Command::new("nginx")
                 .arg("-t")
                 .arg("-p")
                 .arg(&directory)
                 .arg("-c")
-                .arg(world.path("nginx.conf")),
+                .arg(sandbox.path("nginx.conf")),
         )
     };
     assert!(is_taken(&list), "{list}");
@@ -58,8 +59,8 @@ fn nginx_takes_the_list() {
 
 #[test]
 #[ignore = "needs haproxy"]
-fn haproxy_takes_the_list() {
-    let (world, list) = listed("haproxy");
+fn haproxy_accepts_the_mirror_list() {
+    let (sandbox, list) = listed("haproxy");
     let is_taken = |list: &str| {
         let text = format!(
             "global\n  ca-base /etc/ssl/certs\n\
@@ -68,8 +69,8 @@ fn haproxy_takes_the_list() {
              frontend front\n  bind 127.0.0.1:1\n  default_backend mirrors\nbackend mirrors\n\
              {list}"
         );
-        fs::write(world.path("haproxy.conf"), text).unwrap();
-        is_taken(Command::new("haproxy").arg("-c").arg("-f").arg(world.path("haproxy.conf")))
+        fs::write(sandbox.path("haproxy.conf"), text).unwrap();
+        is_taken(Command::new("haproxy").arg("-c").arg("-f").arg(sandbox.path("haproxy.conf")))
     };
     assert!(is_taken(&list), "{list}");
     assert!(!is_taken("server a 127.0.0.1:1 nonsense\n"));

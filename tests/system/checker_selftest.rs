@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use crate::checker;
 use crate::corrupt_store::forge;
-use crate::harness::World;
+use crate::harness::Sandbox;
 use crate::trees::Tree;
 
 /// Breaks one thing in the store at a path.
@@ -35,7 +35,7 @@ fn slot(store: &Path) -> PathBuf {
     store.join("current").canonicalize().unwrap()
 }
 
-/// A file of a room that has one.
+/// Returns a file of a store directory that has one.
 fn any(store: &Path, room: &str) -> PathBuf {
     let mut names: Vec<PathBuf> = fs::read_dir(store.join(".headwater").join(room))
         .unwrap()
@@ -45,7 +45,7 @@ fn any(store: &Path, room: &str) -> PathBuf {
     names.remove(0)
 }
 
-/// The object of some content.
+/// Returns the object with this content.
 fn object(store: &Path, bytes: &[u8]) -> PathBuf {
     let id = blake3::hash(bytes).to_hex();
     store.join(".headwater/objects").join(&id[..2]).join(id.as_str())
@@ -99,7 +99,7 @@ const BREAKS: [Break; 27] = [
     ("current to dirty", |store| relink(store, ".headwater/slots/dirty")),
     ("current absolute", |store| relink(store, slot(store).to_str().unwrap())),
     ("format garbled", |store| fs::write(store.join(".headwater/format"), "{}\n").unwrap()),
-    ("a stranger", |store| fs::write(store.join("stranger"), "").unwrap()),
+    ("an unexpected file", |store| fs::write(store.join("stranger"), "").unwrap()),
     ("entry that no slot has", |store| {
         forge(store, |forgery| {
             let mut line = forgery.lines[0].clone();
@@ -110,25 +110,25 @@ const BREAKS: [Break; 27] = [
 ];
 
 #[test]
-fn the_checker_sees_whatever_is_wrong_with_a_store() {
-    let world = World::new();
-    world.publish(&Tree::small(), &["mirror"], &[]);
-    world.publish(&Tree::small().file("js/app.js", "let release = 2;"), &["mirror"], &[]);
-    world.save("mirror");
+fn checker_finds_every_fault_of_a_store() {
+    let sandbox = Sandbox::new();
+    sandbox.publish(&Tree::small(), &["mirror"], &[]);
+    sandbox.publish(&Tree::small().file("js/app.js", "let release = 2;"), &["mirror"], &[]);
+    sandbox.save("mirror");
     for (what, damage) in BREAKS {
-        world.restore("mirror");
-        assert!(checker::check_store(&world.path("mirror")).is_ok());
-        damage(&world.path("mirror"));
-        assert!(checker::check_store(&world.path("mirror")).is_err(), "not seen: {what}");
+        sandbox.restore("mirror");
+        assert!(checker::check_store(&sandbox.path("mirror")).is_ok());
+        damage(&sandbox.path("mirror"));
+        assert!(checker::check_store(&sandbox.path("mirror")).is_err(), "not seen: {what}");
     }
-    fs::remove_file(world.path("mirror/current")).unwrap();
-    assert!(checker::check_store(&world.path("mirror")).is_err());
+    fs::remove_file(sandbox.path("mirror/current")).unwrap();
+    assert!(checker::check_store(&sandbox.path("mirror")).is_err());
 }
 
 #[test]
-fn the_checker_sees_whatever_differs_from_the_tree() {
-    let world = World::new();
-    let served = world.publish(&Tree::small(), &["mirror"], &[]);
+fn checker_finds_every_difference_from_the_tree() {
+    let sandbox = Sandbox::new();
+    let served = sandbox.publish(&Tree::small(), &["mirror"], &[]);
     let mut exec = Tree::small();
     exec.put("bin/tool", "#!/bin/sh\n");
     let others = [
@@ -140,7 +140,7 @@ fn the_checker_sees_whatever_differs_from_the_tree() {
         exec,
     ];
     for tree in others {
-        world.write("tree", &tree);
-        assert!(checker::check_equals_tree(&served, &world.path("tree")).is_err(), "{tree:?}");
+        sandbox.write("tree", &tree);
+        assert!(checker::check_equals_tree(&served, &sandbox.path("tree")).is_err(), "{tree:?}");
     }
 }

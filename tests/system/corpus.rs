@@ -79,12 +79,12 @@ fn entries(name: &str) -> Vec<Entry> {
     ManifestReader::new(&bytes[..], None).unwrap().map(Result::unwrap).collect()
 }
 
-/// Changes as they travel, and what is in their frames.
+/// Manifest deltas as transferred, and the content of their frames.
 fn changes() -> Inputs {
     let names = ["nothing-to-first", "first-to-second", "second-to-names"];
     let mut all: Inputs = names.map(|name| fixture(&format!("manifests/v1-{name}.change"))).into();
     let (first, second) = (entries("first"), entries("second"));
-    // Content that the base shows elsewhere, twice.
+    // Content that the base has at another path, twice.
     let mut moved = first.clone();
     for (index, entry) in second.iter().enumerate() {
         moved.push(Entry { path: format!("z{index}").parse().unwrap(), ..entry.clone() });
@@ -104,12 +104,12 @@ fn changes() -> Inputs {
     all
 }
 
-/// Changes behind a quota: one that is enough, and one that is not.
+/// Deltas with a quota: one that suffices, and one that does not.
 fn quotas() -> Inputs {
     let with =
         |quota: [u8; 2]| changes().into_iter().map(move |change| [&quota[..], &change].concat());
     let mut all: Inputs = with([23, 255]).chain(with([3, 4])).collect();
-    // Few bytes that ask for much: long runs, and many new objects.
+    // Few bytes that require much memory: long runs, and many new objects.
     let plain = |more: &[u8]| [b"HWMC\x01".as_slice(), &[0; 32], &[5], more].concat();
     let bombs = [
         &b"\xff\xff\xff\xff\x07\0"[..],
@@ -124,7 +124,7 @@ fn quotas() -> Inputs {
     all
 }
 
-/// Answers to the question for a state.
+/// Responses to a state request.
 fn states() -> Inputs {
     let honest = messages()
         .into_iter()

@@ -6,21 +6,21 @@ use std::path::Path;
 
 use crate::checker::{self, Line, Record};
 
-/// The two things a release is made of.
+/// The record and the manifest of a release.
 #[derive(Debug)]
 pub(crate) struct Forgery {
-    /// Its record; ids and totals are filled in afterwards.
+    /// The record; ids and totals are filled in afterwards.
     pub(crate) record: Record,
-    /// Its manifest; sorted afterwards.
+    /// The manifest; it is sorted afterwards.
     pub(crate) lines: Vec<Line>,
 }
 
-/// A retired line for `path` that shows what `like` shows.
+/// Returns a retired line for `path` with the content of `like`.
 pub(crate) fn retired(path: &str, like: &Line) -> Line {
     Line { path: path.to_owned(), until: Some(4_000_000_000), ..like.clone() }
 }
 
-/// Replaces the current release of `mirror` by what `edit` makes of it. The slot stays as it is.
+/// Replaces the current release of `mirror` by the result of `edit`. The slot stays as it is.
 pub(crate) fn forge(mirror: &Path, edit: impl FnOnce(&mut Forgery)) {
     let inner = mirror.join(".headwater");
     let slot = fs::read_link(mirror.join("current")).unwrap();
@@ -54,6 +54,6 @@ pub(crate) fn forge(mirror: &Path, edit: impl FnOnce(&mut Forgery)) {
     fs::rename(inner.join("slots").join(&old), inner.join("slots").join(&new)).unwrap();
     fs::remove_file(mirror.join("current")).unwrap();
     std::os::unix::fs::symlink(format!(".headwater/slots/{new}"), mirror.join("current")).unwrap();
-    // The spare tree bears the old name too, and would be of no release.
+    // The spare tree has the old name, too, and would belong to no release.
     fs::remove_dir_all(inner.join(format!("slots/{old}.spare"))).ok();
 }

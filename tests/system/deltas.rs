@@ -6,14 +6,14 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use crate::harness::{Outcome, World};
-use crate::remote::{Receiver, over, push, report, serves_tree, stand_in};
+use crate::harness::{Outcome, Sandbox};
+use crate::remote::{Receiver, push, report, serves_tree, ssh_flags, stand_in};
 use crate::trees::{Rng, Tree};
 
-/// Where blocks build on old content, also on a directory.
+/// The level at which blocks use old content even for a directory mirror.
 const LEVEL: [&str; 5] = ["--json", "--level", "3", "--again", "--allow-shrink"];
 
-/// Pages that have little in common but one line, which names the version.
+/// Returns pages that share only one line, which contains the version.
 pub(crate) fn pages(version: &str) -> Tree {
     let mut rng = Rng::new(11);
     (0..120).fold(Tree::default(), |tree, number| {
@@ -26,21 +26,22 @@ pub(crate) fn pages(version: &str) -> Tree {
     })
 }
 
-/// Mirrors behind receivers of their own, and the origin.
+/// Mirrors behind one receiver each, and the origin.
 struct Fleet {
-    world: World,
+    sandbox: Sandbox,
     mirrors: Vec<&'static str>,
     receivers: Vec<Receiver>,
 }
 
 impl Fleet {
     fn new(mirrors: &[&'static str]) -> Self {
-        let world = World::new();
-        let receivers = mirrors.iter().map(|mirror| Receiver::start(&world.path(mirror))).collect();
-        Self { world, mirrors: mirrors.to_vec(), receivers }
+        let sandbox = Sandbox::new();
+        let receivers =
+            mirrors.iter().map(|mirror| Receiver::start(&sandbox.path(mirror))).collect();
+        Self { sandbox, mirrors: mirrors.to_vec(), receivers }
     }
 
-    /// With the first version pushed.
+    /// Creates the fleet and pushes the first version.
     fn begun(mirrors: &[&'static str]) -> Self {
         let fleet = Self::new(mirrors);
         fleet.publish("1");
@@ -51,25 +52,25 @@ impl Fleet {
         self.receivers.iter().map(Receiver::url).collect()
     }
 
-    /// Pushes what was written.
+    /// Pushes the written tree.
     #[track_caller]
     fn push(&self, fault: &str, flags: &[&str]) -> Pushed {
-        let (tree, urls) = (self.world.at("tree"), self.urls());
+        let (tree, urls) = (self.sandbox.path_text("tree"), self.urls());
         let places: Vec<&str> = urls.iter().map(|url| &**url).collect();
         let arguments = [&["push", &tree], &places[..], flags].concat();
         let outcome = match fault {
-            "" => self.world.run(&arguments),
-            _ => self.world.run_with_fault(fault, &arguments),
+            "" => self.sandbox.run(&arguments),
+            _ => self.sandbox.run_with_fault(fault, &arguments),
         };
         Pushed::new(outcome)
     }
 
-    /// Pushes what was written, and looks whether all serve exactly that.
+    /// Pushes the written tree, and asserts that all mirrors serve exactly that.
     #[track_caller]
     fn push_with(&self, fault: &str, flags: &[&str]) -> Pushed {
         let pushed = self.push(fault, flags);
         self.mirrors.iter().for_each(|mirror| {
-            assert!(serves_tree(&self.world, mirror), "{mirror}: {}", pushed.outcome);
+            assert!(serves_tree(&self.sandbox, mirror), "{mirror}: {}", pushed.outcome);
         });
         pushed
     }
@@ -77,14 +78,14 @@ impl Fleet {
     /// Pushes a version of the pages.
     #[track_caller]
     fn publish(&self, version: &str) -> Pushed {
-        self.world.write("tree", &pages(version));
+        self.sandbox.write("tree", &pages(version));
         self.push_with("", &["--json"])
     }
 
-    /// The files in which old content is kept.
+    /// Returns the files in which the cache keeps old content.
     fn kept(&self) -> Vec<PathBuf> {
         let list = |dir: PathBuf| fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
-        let of_sites = list(self.world.path("cache/headwater")).map(|site| site.join("content"));
+        let of_sites = list(self.sandbox.path("cache/headwater")).map(|site| site.join("content"));
         let all: Vec<PathBuf> = of_sites.filter(|dir| dir.exists()).flat_map(list).collect();
         assert!(
             all.iter().all(|path| !path.to_string_lossy().ends_with(".draft")),
@@ -119,14 +120,14 @@ impl Pushed {
             .sum()
     }
 
-    /// Whether it sent differences only.
+    /// Asserts that the push sent only deltas.
     #[track_caller]
     fn check_small(&self) {
         let (sent, new) = (self.sum("sent_bytes"), self.sum("new_bytes"));
         assert!(sent > 0 && sent * 20 < new, "{sent} bytes for {new}: {}", self.outcome);
     }
 
-    /// Whether it sent what lies around the differences: it had the block signatures of a mirror.
+    /// Asserts that the push sent the changed blocks: it used block signatures of a mirror.
     #[track_caller]
     fn check_signed(&self) {
         let (sent, new) = (self.sum("sent_bytes"), self.sum("new_bytes"));
@@ -134,7 +135,7 @@ impl Pushed {
         assert!(is_signed, "{sent} bytes for {new}: {}", self.outcome);
     }
 
-    /// Whether it sent contents whole, or much of them.
+    /// Asserts that the push sent files whole, or large parts of them.
     #[track_caller]
     fn check_large(&self) {
         let (sent, new) = (self.sum("sent_bytes"), self.sum("new_bytes"));
@@ -142,25 +143,25 @@ impl Pushed {
     }
 }
 
-/// How long a mirror takes to answer does not change the packs.
+/// The response time of a mirror does not change the packs.
 #[test]
-fn a_mirror_that_is_slow_to_answer_gets_the_same_packs() {
+fn slow_mirror_gets_the_same_packs() {
     let sent = |before: &str, name: &str| {
-        let world = World::new();
+        let sandbox = Sandbox::new();
         let (ssh, program) =
-            (format!("ssh://edge{}", world.at("far")), stand_in(&world, "ssh", before));
+            (format!("ssh://edge{}", sandbox.path_text("far")), stand_in(&sandbox, "ssh", before));
         for version in ["1", "2"] {
-            world.write("tree", &pages(version));
+            sandbox.write("tree", &pages(version));
             // Under load the link may be measured as slow, and a slow link gets a higher level.
             let flags = ["--json", "--events", name, "--level", "3"];
-            let flags = [&flags[..], &over(&program)].concat();
-            let pushed = Pushed::new(push(&world, &[&ssh], &flags));
-            assert!(serves_tree(&world, "far"), "{}", pushed.outcome);
+            let flags = [&flags[..], &ssh_flags(&program)].concat();
+            let pushed = Pushed::new(push(&sandbox, &[&ssh], &flags));
+            assert!(serves_tree(&sandbox, "far"), "{}", pushed.outcome);
             if version == "2" {
                 pushed.check_small();
             }
         }
-        let events = crate::harness::events(&world.path(name));
+        let events = crate::harness::events(&sandbox.path(name));
         let packs = events.iter().filter(|event| event["event"] == "pack_sent");
         packs.map(|event| event["pack"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
     };
@@ -170,16 +171,16 @@ fn a_mirror_that_is_slow_to_answer_gets_the_same_packs() {
 }
 
 #[test]
-fn only_what_changed_inside_of_files_is_sent() {
+fn only_changed_ranges_of_files_are_sent() {
     let fleet = Fleet::begun(&["one", "two"]);
     let second = fleet.publish("2");
     second.check_small();
     assert_eq!(second.sum("new_bytes"), 2 * second.report["new_bytes"].as_u64().unwrap());
     assert!(!fleet.kept().is_empty());
-    // Told in words too, and foreseen.
-    fleet.world.write("tree", &pages("3"));
-    let (tree, urls) = (fleet.world.at("tree"), fleet.urls());
-    let planned = report(&fleet.world.run(&["plan", &tree, &urls[0], "--json"]).expect(&[0]));
+    // The text output and the plan say so, too.
+    fleet.sandbox.write("tree", &pages("3"));
+    let (tree, urls) = (fleet.sandbox.path_text("tree"), fleet.urls());
+    let planned = report(&fleet.sandbox.run(&["plan", &tree, &urls[0], "--json"]).expect(&[0]));
     let plan = &planned["mirrors"][0];
     assert_eq!(
         (plan["bases"]["same_path"].as_u64(), plan["bases"]["none"].as_u64()),
@@ -189,35 +190,35 @@ fn only_what_changed_inside_of_files_is_sent() {
         plan["send_bytes"].as_u64().unwrap() * 20 < plan["content_bytes"].as_u64().unwrap(),
         "{plan}"
     );
-    let shown = fleet.world.run(&["plan", &tree, &urls[0]]).expect(&[0]);
+    let shown = fleet.sandbox.run(&["plan", &tree, &urls[0]]).expect(&[0]);
     assert!(shown.stdout.contains("deltas: 120 from the same path"), "{shown}");
-    let told = push(&fleet.world, &[&urls[0], &urls[1]], &[]).expect(&[0]);
-    assert!(told.stdout.contains(" of new content"), "{told}");
+    let pushed = push(&fleet.sandbox, &[&urls[0], &urls[1]], &[]).expect(&[0]);
+    assert!(pushed.stdout.contains(" of new content"), "{pushed}");
 }
 
 #[test]
-fn without_compression_nothing_builds_on_anything() {
+fn push_without_compression_sends_no_deltas() {
     let fleet = Fleet::begun(&["one"]);
-    fleet.world.write("tree", &pages("2"));
+    fleet.sandbox.write("tree", &pages("2"));
     let raw = fleet.push_with("", &["--json", "--level", "raw"]);
     assert!(raw.sum("sent_bytes") >= raw.sum("new_bytes"), "{}", raw.outcome);
-    // What was sent whole is kept all the same.
+    // Content that was sent whole is kept in the cache, too.
     fleet.publish("3").check_small();
 }
 
 #[test]
-fn a_damaged_object_of_a_mirror_is_named_and_worked_around() {
+fn damaged_mirror_object_is_reported_and_sent_again() {
     let fleet = Fleet::begun(&["one", "two"]);
     let second = fleet.publish("2");
     second.check_small();
-    let page = fs::read(fleet.world.path("tree/docs/7.html")).unwrap();
+    let page = fs::read(fleet.sandbox.path("tree/docs/7.html")).unwrap();
     let hex = blake3::hash(&page).to_hex().to_string();
-    let object = fleet.world.path("one/.headwater/objects").join(&hex[..2]).join(&hex);
+    let object = fleet.sandbox.path("one/.headwater/objects").join(&hex[..2]).join(&hex);
     let mut bytes = page;
     bytes[1000] ^= 1;
     fs::remove_file(&object).unwrap();
     fs::write(&object, bytes).unwrap();
-    fleet.world.write("tree", &pages("3"));
+    fleet.sandbox.write("tree", &pages("3"));
     let third = fleet.push("", &["--json"]);
     assert!(
         third.outcome.stderr.contains(&format!("object {hex} is damaged or missing")),
@@ -226,7 +227,7 @@ fn a_damaged_object_of_a_mirror_is_named_and_worked_around() {
     );
     assert!(third.outcome.stderr.contains("sending anew what builds on them"), "{}", third.outcome);
     let sent = |index: usize| third.report["mirrors"][index]["sent_bytes"].as_u64().unwrap();
-    assert!(sent(0) > sent(1), "what was damaged came whole: {}", third.outcome);
+    assert!(sent(0) > sent(1), "the damaged content was sent whole: {}", third.outcome);
     third.check_small();
     assert!(
         third.report["mirrors"]
@@ -235,18 +236,18 @@ fn a_damaged_object_of_a_mirror_is_named_and_worked_around() {
             .iter()
             .all(|mirror| mirror["outcome"] == "activated")
     );
-    // The release before lacks the object now, and says so, until it is brought from a mirror that
-    // has it.
-    let (one, two) = (fleet.world.at("one"), fleet.world.at("two"));
-    let verified = fleet.world.run(&["verify", &one]).expect(&[1]);
+    // The previous release lacks the object now, and `verify` reports that, until a mirror that has
+    // the object provides it.
+    let (one, two) = (fleet.sandbox.path_text("one"), fleet.sandbox.path_text("two"));
+    let verified = fleet.sandbox.run(&["verify", &one]).expect(&[1]);
     assert!(verified.stdout.contains(&hex), "{verified}");
-    fleet.world.run(&["repair", &one, "--from", &two]).expect(&[0]);
-    fleet.world.run(&["verify", &one, &two]).expect(&[0]);
-    assert!(fleet.mirrors.iter().all(|mirror| serves_tree(&fleet.world, mirror)));
+    fleet.sandbox.run(&["repair", &one, "--from", &two]).expect(&[0]);
+    fleet.sandbox.run(&["verify", &one, &two]).expect(&[0]);
+    assert!(fleet.mirrors.iter().all(|mirror| serves_tree(&fleet.sandbox, mirror)));
 }
 
-/// What happens to a file of the cache, and how.
-type Harm = (&'static str, fn(&Path));
+/// A kind of damage to a file of the cache, with its name.
+type CacheDamage = (&'static str, fn(&Path));
 
 fn spoil(path: &Path, at: impl Fn(usize) -> usize) {
     let mut bytes = fs::read(path).unwrap();
@@ -256,8 +257,8 @@ fn spoil(path: &Path, at: impl Fn(usize) -> usize) {
 }
 
 #[test]
-fn a_damaged_cache_is_told_of_and_costs_bytes_only() {
-    let harms: [Harm; 5] = [
+fn damaged_cache_is_reported_and_costs_only_bytes() {
+    let harms: [CacheDamage; 5] = [
         ("content", |path| (0..60).for_each(|part| spoil(path, |end| part * end / 80))),
         ("table", |path| spoil(path, |end| end - 60)),
         ("end", |path| spoil(path, |end| end - 1)),
@@ -270,7 +271,7 @@ fn a_damaged_cache_is_told_of_and_costs_bytes_only() {
         assert!(!kept.is_empty(), "{name}");
         kept.iter().for_each(|path| harm(path));
         let pushed = fleet.publish(&format!("after {name} {round}"));
-        // That the content itself is damaged shows only when the block is made.
+        // Damage of the content itself is found only when a block is built.
         if *name == "content" {
             pushed.check_large();
         } else {
@@ -286,7 +287,7 @@ fn a_damaged_cache_is_told_of_and_costs_bytes_only() {
         next.check_small();
         assert!(
             !next.outcome.stderr.contains("cache of old content"),
-            "told twice: {}",
+            "reported twice: {}",
             next.outcome
         );
     }
@@ -294,9 +295,9 @@ fn a_damaged_cache_is_told_of_and_costs_bytes_only() {
 
 #[cfg(debug_assertions)]
 #[test]
-fn a_full_disk_under_the_cache_is_told_of_and_costs_bytes_only() {
+fn full_cache_disk_is_reported_and_costs_only_bytes() {
     let fleet = Fleet::begun(&["one"]);
-    fleet.world.write("tree", &pages("2"));
+    fleet.sandbox.write("tree", &pages("2"));
     let full = fleet.push_with("errno=28@write", &["--json"]);
     assert!(full.outcome.stderr.contains("not kept for the next push"), "{}", full.outcome);
     full.check_small();
@@ -305,15 +306,15 @@ fn a_full_disk_under_the_cache_is_told_of_and_costs_bytes_only() {
 }
 
 #[test]
-fn nothing_is_kept_where_that_is_switched_off() {
+fn disabled_cache_keeps_no_content() {
     let fleet = Fleet::new(&["one"]);
-    fs::write(fleet.world.path("headwater.toml"), "[cache]\ncontent = \"0\"\n").unwrap();
+    fs::write(fleet.sandbox.path("headwater.toml"), "[cache]\ncontent = \"0\"\n").unwrap();
     fleet.publish("1");
     fleet.publish("2").check_signed();
     assert!(fleet.kept().is_empty());
 }
 
-/// Changes of the kinds that bases are for, and any other.
+/// Makes changes of the kinds for which bases are used, and others.
 fn change(tree: &mut Tree, rng: &mut Rng) {
     let page = |(path, node): (&String, &crate::trees::Node)| {
         (path.starts_with("docs") && matches!(node, crate::trees::Node::File { .. }))
@@ -321,7 +322,7 @@ fn change(tree: &mut Tree, rng: &mut Rng) {
     };
     let paths: Vec<String> = tree.nodes.iter().filter_map(page).collect();
     if paths.is_empty() {
-        // A directory that became a file, and went.
+        // A directory that became a file, and was removed.
         return drop(tree.mutate(rng));
     }
     let path = rng.pick(&paths);
@@ -331,7 +332,7 @@ fn change(tree: &mut Tree, rng: &mut Rng) {
     };
     let mut bytes = content(tree);
     match rng.below(7) {
-        // An edit inside.
+        // An edit inside a file.
         0 | 1 => {
             let at = rng.below(bytes.len() + 1);
             bytes.splice(at..at, format!("inserted {}", rng.next()).into_bytes());
@@ -345,7 +346,7 @@ fn change(tree: &mut Tree, rng: &mut Rng) {
             }
             tree.put(&format!("docs-moved-{}.html", rng.next()), bytes);
         }
-        // A name with a hash of a bundler.
+        // A file name with a hash, as made by a bundler.
         3 => {
             bytes.extend_from_slice(b"// edited");
             tree.put(&format!("docs-app.{:08x}.js", rng.next() & 0xffff_ffff), bytes);
@@ -364,46 +365,48 @@ fn change(tree: &mut Tree, rng: &mut Rng) {
     }
 }
 
-/// A directory, one behind a receiver and one behind `ssh`, through a story of changes, now and
-/// then without the cache.
+/// Pushes a series of changes to a directory, a mirror behind a receiver and one behind `ssh`, at
+/// times without the cache.
 fn stays_identical(seed: u64, steps: usize) {
     let mut rng = Rng::new(seed);
     let fleet = Fleet::new(&["one", "two"]);
-    let (directory, url) = (fleet.world.at("www"), fleet.receivers[0].url());
-    let (ssh, program) =
-        (format!("ssh://edge2{}", fleet.world.at("far")), stand_in(&fleet.world, "ssh", ""));
-    let flags = [&LEVEL[..], &over(&program)].concat();
+    let (directory, url) = (fleet.sandbox.path_text("www"), fleet.receivers[0].url());
+    let (ssh, program) = (
+        format!("ssh://edge2{}", fleet.sandbox.path_text("far")),
+        stand_in(&fleet.sandbox, "ssh", ""),
+    );
+    let flags = [&LEVEL[..], &ssh_flags(&program)].concat();
     let mut tree = pages("1");
     let random = Tree::random(&mut rng, 10);
     tree.nodes.extend(random.nodes);
     for step in 0..steps {
         (0..1 + rng.below(12)).for_each(|_| change(&mut tree, &mut rng));
-        fleet.world.write("tree", &tree);
+        fleet.sandbox.write("tree", &tree);
         if rng.chance(25) {
-            fs::remove_dir_all(fleet.world.path("cache/headwater")).ok();
+            fs::remove_dir_all(fleet.sandbox.path("cache/headwater")).ok();
         }
-        // One that lags has another base than the others.
+        // A lagging mirror has another base than the others.
         let (places, mirrors): (Vec<&str>, &[&str]) = match rng.below(3) {
             0 => (vec![&directory, &ssh], &["www", "far"]),
             1 => (vec![&url, &ssh], &["one", "far"]),
             _ => (vec![&directory, &url], &["www", "one"]),
         };
-        let outcome = push(&fleet.world, &places, &flags);
+        let outcome = push(&fleet.sandbox, &places, &flags);
         assert_eq!(outcome.code(), Some(0), "seed {seed}, step {step}: {outcome}");
         mirrors.iter().for_each(|mirror| {
-            assert!(serves_tree(&fleet.world, mirror), "seed {seed}, step {step}");
+            assert!(serves_tree(&fleet.sandbox, mirror), "seed {seed}, step {step}");
         });
     }
-    fleet.world.write("tree", &tree.file("end.html", "end"));
-    push(&fleet.world, &[&directory, &url, &fleet.receivers[1].url(), &ssh], &flags).expect(&[0]);
+    fleet.sandbox.write("tree", &tree.file("end.html", "end"));
+    push(&fleet.sandbox, &[&directory, &url, &fleet.receivers[1].url(), &ssh], &flags).expect(&[0]);
     for mirror in ["www", "one", "two", "far"] {
-        assert!(serves_tree(&fleet.world, mirror), "seed {seed}: {mirror}");
-        fleet.world.run(&["verify", &fleet.world.at(mirror)]).expect(&[0]);
+        assert!(serves_tree(&fleet.sandbox, mirror), "seed {seed}: {mirror}");
+        fleet.sandbox.run(&["verify", &fleet.sandbox.path_text(mirror)]).expect(&[0]);
     }
 }
 
 #[test]
-fn any_change_against_old_content_arrives_to_the_byte() {
+fn random_changes_to_old_content_arrive_byte_for_byte() {
     let seed = crate::trees::seed();
     (0..3).for_each(|round| stays_identical(seed.wrapping_add(round), 8));
 }

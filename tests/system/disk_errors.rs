@@ -3,8 +3,8 @@
 
 use crate::checker;
 use crate::deltas::pages;
-use crate::harness::{Outcome, World};
-use crate::scenario::{Kind, Scenario, Side};
+use crate::harness::{Outcome, Sandbox};
+use crate::scenario::{Found, Kind, Scenario};
 use crate::sweep;
 
 /// Failures that are sampled for each kind of command.
@@ -12,43 +12,43 @@ const SAMPLES: usize = 24;
 const EIO: i32 = 5;
 const ENOSPC: i32 = 28;
 
-/// No success that is none, no panic, no signal.
-fn check(scenario: &Scenario, outcome: &Outcome, fault: &str) -> Side {
+/// Checks that there was no false success, no panic, and no signal.
+fn check(scenario: &Scenario, outcome: &Outcome, fault: &str) -> Found {
     let kind = scenario.kind;
     let side = scenario
-        .judge_told(outcome)
+        .check_reported(outcome)
         .unwrap_or_else(|faults| panic!("{kind:?}, {fault}: {faults:#?}\n{outcome}"));
     match outcome.code() {
         Some(0) => {}
         Some(101) | None => panic!("{kind:?}, {fault}: {outcome}"),
         Some(_) => assert!(
             !outcome.stderr.is_empty(),
-            "{kind:?}, {fault}: failed without a word\n{outcome}"
+            "{kind:?}, {fault}: failed without an error message\n{outcome}"
         ),
     }
     side
 }
 
-/// Lets each step fail in turn, with each of `errnos`. Answers how often the new
-/// release was served although failure was told.
+/// Lets each step fail in turn, with each of `errnos`. Returns how often the new release was served
+/// although the command reported a failure.
 fn fail_everywhere(kind: Kind, errnos: &[i32]) -> usize {
     let scenario = Scenario::new(kind);
     let places = ["mirror", "cache"];
-    places.iter().for_each(|place| scenario.world.save(place));
+    places.iter().for_each(|place| scenario.sandbox.save(place));
     let (steps, named) = scenario.steps_and_named();
     let mut late = 0;
-    // Most of a first push makes the 256 directories of objects: one like the other.
+    // Most steps of a first push create the 256 directories of objects, which are all alike.
     let is_alike =
         |step: &u64| steps > 300 && *step > 40 && *step < steps - 140 && !step.is_multiple_of(16);
     let steps = (1..=steps).filter(|step| !is_alike(step));
     let all: Vec<(u64, i32)> =
         steps.flat_map(|step| errnos.iter().map(move |errno| (step, *errno))).collect();
     for (step, errno) in sweep::points(&all, SAMPLES, |(step, _)| named.contains(&step)) {
-        places.iter().for_each(|place| scenario.world.restore(place));
+        places.iter().for_each(|place| scenario.sandbox.restore(place));
         let fault = format!("errno={errno}@{step}");
         let outcome = scenario.run(Some(&fault));
         let side = check(&scenario, &outcome, &fault);
-        late += usize::from(side == Side::New && outcome.code() != Some(0));
+        late += usize::from(side == Found::New && outcome.code() != Some(0));
         scenario.finish().unwrap_or_else(|what| panic!("{kind:?}, {fault}: {what}"));
     }
     late
@@ -56,11 +56,11 @@ fn fail_everywhere(kind: Kind, errnos: &[i32]) -> usize {
 
 fn fails_cleanly(kind: Kind) {
     let late = fail_everywhere(kind, &[ENOSPC, EIO]);
-    // Between the switch and the answer there is the sync of the switch, and nothing else that may
-    // fail a push. What is pruned or expired stays so, whatever fails behind it.
+    // Between the activation and the response only the sync of the activation may fail a push.
+    // Pruned and expired content stays removed, whatever fails afterwards.
     assert!(
         matches!(kind, Kind::Prune | Kind::Expire) || late <= 4,
-        "{kind:?}: {late} failures told behind the switch"
+        "{kind:?}: {late} failures reported after the activation"
     );
 }
 
@@ -85,26 +85,26 @@ fn rollback_with_any_step_failing_serves_the_old_release() {
 }
 
 #[test]
-fn prune_with_any_step_failing_serves_the_same() {
+fn prune_with_any_step_failing_serves_the_same_release() {
     fails_cleanly(Kind::Prune);
     fails_cleanly(Kind::Expire);
 }
 
 #[test]
-fn a_cache_without_room_for_a_file_costs_a_warning_only() {
+fn cache_without_space_for_a_file_causes_only_a_warning() {
     for kind in [Kind::FirstPush, Kind::Update, Kind::Rollback] {
         let scenario = Scenario::new(kind);
-        ["mirror", "cache"].iter().for_each(|place| scenario.world.save(place));
+        ["mirror", "cache"].iter().for_each(|place| scenario.sandbox.save(place));
         let operations = scenario.run(Some("count")).expect(&[0]).operations();
         let is_creation =
             |operation: &str| matches!(operation, "create" | "create directory" | "write");
         let in_cache = operations.iter().filter(|(_, (operation, path))| {
-            is_creation(operation) && path.starts_with(scenario.world.path("cache"))
+            is_creation(operation) && path.starts_with(scenario.sandbox.path("cache"))
         });
         let mut tried = 0;
         for (step, (operation, path)) in in_cache {
-            ["mirror", "cache"].iter().for_each(|place| scenario.world.restore(place));
-            // Threads may need a step more or less from run to run: then the fault is another one.
+            ["mirror", "cache"].iter().for_each(|place| scenario.sandbox.restore(place));
+            // Threads may take a step more or less from run to run, so that another step fails.
             let outcome = scenario.run(Some(&format!("errno={ENOSPC}@{step}")));
             if outcome.stderr.contains("/mirror/") {
                 continue;
@@ -116,14 +116,14 @@ fn a_cache_without_room_for_a_file_costs_a_warning_only() {
                 "{kind:?}, {operation} {}: {outcome}",
                 path.display()
             );
-            assert_eq!(scenario.judge_told(&outcome).unwrap(), Side::New, "{outcome}");
+            assert_eq!(scenario.check_reported(&outcome).unwrap(), Found::New, "{outcome}");
         }
         assert!(tried > 0, "{kind:?}");
     }
 }
 
 #[test]
-fn a_failed_sync_is_final() {
+fn failed_sync_prevents_activation() {
     for kind in [Kind::FirstPush, Kind::Update, Kind::Rollback] {
         for op in ["sync", "sync file system"] {
             let scenario = Scenario::new(kind);
@@ -133,8 +133,8 @@ fn a_failed_sync_is_final() {
             assert_ne!(outcome.code(), Some(0), "{kind:?}, {op}: {outcome}");
             assert_ne!(
                 side,
-                Side::New,
-                "{kind:?}, {op}: switched to what is not durable\n{outcome}"
+                Found::New,
+                "{kind:?}, {op}: activated content that is not durable\n{outcome}"
             );
             scenario.finish().unwrap();
         }
@@ -142,7 +142,7 @@ fn a_failed_sync_is_final() {
 }
 
 #[test]
-fn a_disk_that_fails_every_operation_of_a_kind_serves_the_old_release() {
+fn permanently_failing_operation_serves_the_old_release() {
     for op in [
         "create",
         "create directory",
@@ -163,16 +163,16 @@ fn a_disk_that_fails_every_operation_of_a_kind_serves_the_old_release() {
     }
 }
 
-/// G3, G14: an error of reading says nothing about what could not be read.
+/// G3, G14: a read error says nothing about the content.
 #[cfg(debug_assertions)]
 #[test]
-fn what_cannot_be_read_is_not_taken_for_damaged() {
+fn unreadable_content_is_not_treated_as_damaged() {
     const EACCES: i32 = 13;
     const EMFILE: i32 = 24;
-    let world = World::new();
-    world.publish(&pages("1"), &["mirror"], &[]);
-    world.publish(&pages("2"), &["mirror"], &[]);
-    let mirror = world.path("mirror");
+    let sandbox = Sandbox::new();
+    sandbox.publish(&pages("1"), &["mirror"], &[]);
+    sandbox.publish(&pages("2"), &["mirror"], &[]);
+    let mirror = sandbox.path("mirror");
     let names = |of: &str| {
         let entries = std::fs::read_dir(mirror.join(".headwater").join(of)).unwrap();
         entries.map(|entry| entry.unwrap().file_name()).collect::<std::collections::BTreeSet<_>>()
@@ -180,14 +180,15 @@ fn what_cannot_be_read_is_not_taken_for_damaged() {
     let all =
         || (checker::object_names(&mirror), names("manifests"), names("releases"), names("slots"));
     let before = all();
-    let place = world.at("mirror");
+    let place = sandbox.path_text("mirror");
     for errno in [EIO, EACCES, EMFILE] {
         for part in ["open:/objects/", "read:/objects/", "open:/manifests/", "open:/releases/"] {
             let fault = format!("errno={errno}@{part}");
-            for command in
-                [&["verify", &*place][..], &["repair", &place, "--from", &world.at("tree")]]
-            {
-                let outcome = world.run_with_fault(&fault, command);
+            for command in [
+                &["verify", &*place][..],
+                &["repair", &place, "--from", &sandbox.path_text("tree")],
+            ] {
+                let outcome = sandbox.run_with_fault(&fault, command);
                 let words = format!("{}{}", outcome.stdout, outcome.stderr);
                 assert!(
                     ![Some(0), Some(101), None].contains(&outcome.code()),
@@ -201,19 +202,20 @@ fn what_cannot_be_read_is_not_taken_for_damaged() {
             assert_eq!(all(), before, "{fault}");
         }
     }
-    // A push of content that the mirror keeps, but does not serve, looks for its objects.
+    // A push of content that the mirror keeps, but does not serve, reads its objects.
     for errno in [EIO, EACCES, EMFILE] {
         for (part, content) in [("open:/objects/", "1"), ("read:/objects/", "2")] {
-            world.write("tree", &pages(content));
+            sandbox.write("tree", &pages(content));
             let fault = format!("errno={errno}@{part}");
-            let outcome = world.run_with_fault(&fault, &["push", &world.at("tree"), &place]);
+            let outcome =
+                sandbox.run_with_fault(&fault, &["push", &sandbox.path_text("tree"), &place]);
             assert!(![Some(101), None].contains(&outcome.code()), "{fault}: {outcome}");
             let has = checker::object_names(&mirror);
             assert!(before.0.iter().all(|name| has.contains(name)), "{fault}: {outcome}");
         }
     }
-    world.run(&["verify", &place]).expect(&[0]);
-    world.write("tree", &pages("3"));
-    world.push("tree", &["mirror"], &[]).expect(&[0]);
-    checker::check_equals_tree(&world.served("mirror"), &world.path("tree")).unwrap();
+    sandbox.run(&["verify", &place]).expect(&[0]);
+    sandbox.write("tree", &pages("3"));
+    sandbox.push("tree", &["mirror"], &[]).expect(&[0]);
+    checker::check_equals_tree(&sandbox.served("mirror"), &sandbox.path("tree")).unwrap();
 }

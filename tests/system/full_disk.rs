@@ -6,46 +6,46 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::checker::{self, Served};
-use crate::harness::{Outcome, World, shell};
+use crate::harness::{Outcome, Sandbox, shell};
 use crate::remote::Receiver;
-use crate::remote::{over, stand_in};
+use crate::remote::{ssh_flags, stand_in};
 use crate::trees::{Rng, Tree};
 
-/// A push under a limit that `sh` sets first.
-fn push_limited(world: &World, limit: &str) -> Outcome {
-    push_limited_to(world, limit, &[&world.at("mirror")])
+/// Pushes under a limit that `sh` sets first.
+fn push_limited(sandbox: &Sandbox, limit: &str) -> Outcome {
+    push_limited_to(sandbox, limit, &[&sandbox.path_text("mirror")])
 }
 
 /// The same, to these mirrors.
-fn push_limited_to(world: &World, limit: &str, mirrors: &[&str]) -> Outcome {
+fn push_limited_to(sandbox: &Sandbox, limit: &str, mirrors: &[&str]) -> Outcome {
     let mut command = Command::new("sh");
-    world.isolate(&mut command);
+    sandbox.isolate(&mut command);
     command
         .arg("-c")
         .arg(format!("{limit}; exec \"$0\" \"$@\""))
         .arg(env!("CARGO_BIN_EXE_headwater"));
-    Outcome::of(command.args(["push", &world.at("tree")]).args(mirrors))
+    Outcome::of(command.args(["push", &sandbox.path_text("tree")]).args(mirrors))
 }
 
-/// A mirror with a release, and a larger tree to push.
-fn prepare() -> (World, Served) {
-    let world = World::new();
-    let old = world.publish(&Tree::small(), &["mirror"], &[]);
+/// Creates a mirror with a release, and a larger tree to push.
+fn prepare() -> (Sandbox, Served) {
+    let sandbox = Sandbox::new();
+    let old = sandbox.publish(&Tree::small(), &["mirror"], &[]);
     let mut rng = Rng::new(5);
     let larger = (0..40).fold(Tree::small(), |tree, number| {
         tree.file(&format!("more/{number}.bin"), rng.bytes(40_000))
     });
-    world.write("tree", &larger);
-    (world, old)
+    sandbox.write("tree", &larger);
+    (sandbox, old)
 }
 
-/// Success is the truth; failure is told in words and left the old release. Answers whether it was
-/// success.
-fn judge(world: &World, old: &Served, outcome: &Outcome) -> bool {
-    let served = world.served("mirror");
+/// Checks that a reported success is true, or that a failure has an error message and left the old
+/// release. Returns whether the push succeeded.
+fn check_outcome(sandbox: &Sandbox, old: &Served, outcome: &Outcome) -> bool {
+    let served = sandbox.served("mirror");
     let is_success = outcome.code() == Some(0);
     if is_success {
-        checker::check_equals_tree(&served, &world.path("tree")).unwrap();
+        checker::check_equals_tree(&served, &sandbox.path("tree")).unwrap();
     } else {
         assert_ne!(outcome.code(), Some(101), "{outcome}");
         assert_eq!(served, *old, "{outcome}");
@@ -54,22 +54,22 @@ fn judge(world: &World, old: &Served, outcome: &Outcome) -> bool {
 }
 
 #[test]
-fn too_few_descriptors_fail_in_words_or_suffice() {
+fn push_with_few_descriptors_succeeds_or_fails_clearly() {
     let mut failed = 0;
     for limit in [12, 16, 20, 24, 32, 40, 64, 256] {
-        let (world, old) = prepare();
-        let outcome = push_limited(&world, &format!("ulimit -n {limit}"));
-        if !judge(&world, &old, &outcome) {
+        let (sandbox, old) = prepare();
+        let outcome = push_limited(&sandbox, &format!("ulimit -n {limit}"));
+        if !check_outcome(&sandbox, &old, &outcome) {
             failed += 1;
             assert!(outcome.stderr.contains("open files"), "{limit}: {outcome}");
-            world.push("tree", &["mirror"], &[]).expect(&[0]);
+            sandbox.push("tree", &["mirror"], &[]).expect(&[0]);
         }
-        checker::check_equals_tree(&world.served("mirror"), &world.path("tree")).unwrap();
+        checker::check_equals_tree(&sandbox.served("mirror"), &sandbox.path("tree")).unwrap();
     }
-    assert!(failed < 8, "not even 256 descriptors suffice");
+    assert!(failed < 8, "even 256 descriptors do not suffice");
 }
 
-/// So many files that their objects are in nearly all of the 256 directories of a store.
+/// Enough files that their objects are in nearly all of the 256 directories of a store.
 fn many_files(version: &str) -> Tree {
     (0..600).fold(Tree::default(), |tree, page| {
         tree.file(&format!("{page}.html"), format!("{version} {page}"))
@@ -78,52 +78,54 @@ fn many_files(version: &str) -> Tree {
 
 #[test]
 fn twelve_directories_are_filled_with_few_descriptors() {
-    let world = World::new();
+    let sandbox = Sandbox::new();
     let mirrors: Vec<String> = (0..12).map(|number| format!("mirror{number}")).collect();
-    let places: Vec<String> = mirrors.iter().map(|mirror| world.at(mirror)).collect();
+    let places: Vec<String> = mirrors.iter().map(|mirror| sandbox.path_text(mirror)).collect();
     let places: Vec<&str> = places.iter().map(String::as_str).collect();
-    // The second push finds the slots that the first one filled. Not even its hard limit is higher.
+    // The second push uses the slots that the first one filled. The hard limit is no higher.
     for (version, limit) in [("one", "ulimit -S -n 1024"), ("two", "ulimit -n 256")] {
-        world.write("tree", &many_files(version));
-        push_limited_to(&world, limit, &places).expect(&[0]);
+        sandbox.write("tree", &many_files(version));
+        push_limited_to(&sandbox, limit, &places).expect(&[0]);
         for mirror in &mirrors {
             let served =
-                std::fs::read_to_string(world.path(format!("{mirror}/current/7.html"))).unwrap();
+                std::fs::read_to_string(sandbox.path(format!("{mirror}/current/7.html"))).unwrap();
             assert_eq!(served, format!("{version} 7"), "{mirror}, {limit}");
         }
-        checker::check_equals_tree(&world.served("mirror11"), &world.path("tree")).unwrap();
+        checker::check_equals_tree(&sandbox.served("mirror11"), &sandbox.path("tree")).unwrap();
     }
 }
 
 #[test]
-fn files_over_the_limit_fail_in_words() {
-    // In blocks of 512 bytes; with the signal ignored, as in some service managers, and as it
-    // comes.
+fn file_size_limit_fails_with_a_clear_error() {
+    // In blocks of 512 bytes; with the signal ignored, as by some service managers, and with the
+    // default action.
     for limit in ["trap '' XFSZ; ulimit -f 40", "ulimit -f 40"] {
-        let (world, old) = prepare();
-        let outcome = push_limited(&world, limit);
-        assert!(!judge(&world, &old, &outcome) && outcome.code().is_some(), "{outcome}");
+        let (sandbox, old) = prepare();
+        let outcome = push_limited(&sandbox, limit);
+        assert!(!check_outcome(&sandbox, &old, &outcome) && outcome.code().is_some(), "{outcome}");
         assert!(outcome.stderr.contains("too large"), "{outcome}");
-        world.push("tree", &["mirror"], &[]).expect(&[0]);
-        checker::check_equals_tree(&world.served("mirror"), &world.path("tree")).unwrap();
+        sandbox.push("tree", &["mirror"], &[]).expect(&[0]);
+        checker::check_equals_tree(&sandbox.served("mirror"), &sandbox.path("tree")).unwrap();
     }
 }
 
 #[test]
-fn a_receiver_with_a_limit_for_files_answers_in_words() {
-    let (world, old) = prepare();
-    let ssh = stand_in(&world, "ssh", "ulimit -f 40");
-    let (tree, place) = (world.at("tree"), format!("ssh://edge{}", world.at("mirror")));
-    let push = || world.run(&[&["push", &*tree, &place, "--jobs", "1"], &over(&ssh)[..]].concat());
+fn receiver_with_a_file_size_limit_returns_a_clear_error() {
+    let (sandbox, old) = prepare();
+    let ssh = stand_in(&sandbox, "ssh", "ulimit -f 40");
+    let (tree, place) =
+        (sandbox.path_text("tree"), format!("ssh://edge{}", sandbox.path_text("mirror")));
+    let push =
+        || sandbox.run(&[&["push", &*tree, &place, "--jobs", "1"], &ssh_flags(&ssh)[..]].concat());
     let outcome = push().expect(&[4]);
     assert!(
         outcome.stderr.contains("too large") && outcome.stderr.contains("LimitFSIZE"),
         "{outcome}"
     );
-    assert_eq!(world.served("mirror"), old);
-    stand_in(&world, "ssh", "");
+    assert_eq!(sandbox.served("mirror"), old);
+    stand_in(&sandbox, "ssh", "");
     push().expect(&[0]);
-    checker::check_equals_tree(&world.served("mirror"), &world.path("tree")).unwrap();
+    checker::check_equals_tree(&sandbox.served("mirror"), &sandbox.path("tree")).unwrap();
 }
 
 /// A small file system in memory.
@@ -148,7 +150,7 @@ impl Small {
         shell("mount", &["-o".as_ref(), format!("remount,{options}").as_ref(), self.0.as_os_str()]);
     }
 
-    /// Bytes and inodes in use.
+    /// Returns the bytes and inodes in use.
     fn used(&self) -> (u64, u64) {
         let stat = rustix::fs::statvfs(&self.0).unwrap();
         ((stat.f_blocks - stat.f_bfree) * stat.f_frsize, stat.f_files - stat.f_ffree)
@@ -161,24 +163,25 @@ impl Drop for Small {
     }
 }
 
-/// Pushes what does not fit; everything must be as before. Then makes room.
+/// Pushes content that does not fit; nothing may change. Then frees space and pushes again.
 fn overflows(options: &str, room: &str, words: &[&str]) {
-    let world = World::new();
-    let small = Small::mount(&world.path("disk"), options);
-    let old = world.publish(&Tree::small(), &["disk/mirror"], &[]);
+    let sandbox = Sandbox::new();
+    let small = Small::mount(&sandbox.path("disk"), options);
+    let old = sandbox.publish(&Tree::small(), &["disk/mirror"], &[]);
     let before = small.used();
     let mut rng = Rng::new(5);
     let larger = (0..900).fold(Tree::small(), |tree, number| {
         tree.file(&format!("more/{number}.bin"), rng.bytes(4000))
     });
-    world.write("tree", &larger);
+    sandbox.write("tree", &larger);
     for _ in 0..3 {
-        let planned =
-            world.run(&["plan", &world.at("tree"), &world.at("disk/mirror")]).expect(&[4]);
+        let planned = sandbox
+            .run(&["plan", &sandbox.path_text("tree"), &sandbox.path_text("disk/mirror")])
+            .expect(&[4]);
         assert!(words.iter().all(|word| planned.stderr.contains(word)), "{words:?}: {planned}");
-        let outcome = world.push("tree", &["disk/mirror"], &[]).expect(&[4]);
+        let outcome = sandbox.push("tree", &["disk/mirror"], &[]).expect(&[4]);
         assert!(words.iter().all(|word| outcome.stderr.contains(word)), "{words:?}: {outcome}");
-        assert_eq!(world.served("disk/mirror"), old);
+        assert_eq!(sandbox.served("disk/mirror"), old);
         let after = small.used();
         assert!(
             after.0 <= before.0 + 64 * 1024 && after.1 <= before.1 + 8,
@@ -186,69 +189,70 @@ fn overflows(options: &str, room: &str, words: &[&str]) {
         );
     }
     small.remount(room);
-    world.push("tree", &["disk/mirror"], &[]).expect(&[0]);
-    checker::check_equals_tree(&world.served("disk/mirror"), &world.path("tree")).unwrap();
+    sandbox.push("tree", &["disk/mirror"], &[]).expect(&[0]);
+    checker::check_equals_tree(&sandbox.served("disk/mirror"), &sandbox.path("tree")).unwrap();
 }
 
 #[test]
 #[ignore = "needs root"]
-fn a_full_disk_is_told_before_anything_is_written() {
+fn full_disk_is_reported_before_writing() {
     overflows("size=3m", "size=30m", &["space"]);
 }
 
 #[test]
 #[ignore = "needs root"]
-fn a_disk_without_inodes_is_told_before_anything_is_written() {
+fn disk_without_free_inodes_is_reported_before_writing() {
     overflows("size=30m,nr_inodes=1800", "nr_inodes=7000", &["inodes"]);
 }
 
 #[test]
 #[ignore = "needs root"]
-fn a_disk_that_fills_up_meanwhile_gives_its_space_back() {
-    let world = World::new();
-    let small = Small::mount(&world.path("disk"), "size=40m");
-    let old = world.publish(&Tree::small(), &["disk/mirror"], &[]);
+fn disk_that_fills_during_a_push_is_freed_again() {
+    let sandbox = Sandbox::new();
+    let small = Small::mount(&sandbox.path("disk"), "size=40m");
+    let old = sandbox.publish(&Tree::small(), &["disk/mirror"], &[]);
     let mut rng = Rng::new(5);
     let larger = (0..8).fold(Tree::small(), |tree, number| {
         tree.file(&format!("more/{number}.bin"), rng.bytes(1 << 20))
     });
-    world.write("tree", &larger);
+    sandbox.write("tree", &larger);
     let before = small.used();
-    // Every write fails from here on, as if others had taken the last block since the check.
-    let arguments = ["push", &world.at("tree"), &world.at("disk/mirror")];
-    let outcome = world.run_with_fault("errno=28@write", &arguments);
+    // Every write fails from here on, as if another process had taken the last block since the
+    // check.
+    let arguments = ["push", &sandbox.path_text("tree"), &sandbox.path_text("disk/mirror")];
+    let outcome = sandbox.run_with_fault("errno=28@write", &arguments);
     if cfg!(debug_assertions) {
         let outcome = outcome.expect(&[4]);
         assert!(outcome.stderr.contains("space"), "{outcome}");
-        assert_eq!(world.served("disk/mirror"), old);
+        assert_eq!(sandbox.served("disk/mirror"), old);
         assert!(small.used().0 <= before.0 + 64 * 1024, "{before:?} became {:?}", small.used());
     }
-    world.push("tree", &["disk/mirror"], &[]).expect(&[0]);
-    checker::check_equals_tree(&world.served("disk/mirror"), &world.path("tree")).unwrap();
+    sandbox.push("tree", &["disk/mirror"], &[]).expect(&[0]);
+    checker::check_equals_tree(&sandbox.served("disk/mirror"), &sandbox.path("tree")).unwrap();
 }
 
 #[test]
 #[ignore = "needs root"]
-fn what_another_push_left_makes_room_for_this_one() {
+fn leftovers_of_another_push_are_dropped_for_space() {
     for is_remote in [false, true] {
-        let world = World::new();
-        let _small = Small::mount(&world.path("disk"), "size=60m");
-        world.publish(&Tree::small(), &["disk/mirror"], &["--site", "docs"]);
-        let left = world.path("disk/mirror/.headwater/incoming").join("a".repeat(64));
+        let sandbox = Sandbox::new();
+        let _small = Small::mount(&sandbox.path("disk"), "size=60m");
+        sandbox.publish(&Tree::small(), &["disk/mirror"], &["--site", "docs"]);
+        let left = sandbox.path("disk/mirror/.headwater/incoming").join("a".repeat(64));
         std::fs::create_dir_all(left.join("parts")).unwrap();
         std::fs::write(left.join("parts/0"), vec![1; 40 << 20]).unwrap();
-        world.write("tree", &Tree::small().file("large", Rng::new(5).bytes(20 << 20)));
-        let receiver = Receiver::with(&world.path("disk/mirror"), |settings| {
+        sandbox.write("tree", &Tree::small().file("large", Rng::new(5).bytes(20 << 20)));
+        let receiver = Receiver::with(&sandbox.path("disk/mirror"), |settings| {
             settings.sites[0].min_free_bytes = 1 << 20;
         });
-        let place = if is_remote { receiver.url() } else { world.at("disk/mirror") };
-        world.run(&["push", &world.at("tree"), &place, "--site", "docs"]).expect(&[0]);
-        checker::check_equals_tree(&world.served("disk/mirror"), &world.path("tree")).unwrap();
+        let place = if is_remote { receiver.url() } else { sandbox.path_text("disk/mirror") };
+        sandbox.run(&["push", &sandbox.path_text("tree"), &place, "--site", "docs"]).expect(&[0]);
+        checker::check_equals_tree(&sandbox.served("disk/mirror"), &sandbox.path("tree")).unwrap();
         assert!(!left.exists(), "{place}");
     }
 }
 
-/// Takes all that is left of a file system: bytes with one file, inodes with empty ones.
+/// Fills a file system: its bytes with one file, its inodes with empty files.
 fn fill(dir: &Path) {
     std::fs::create_dir_all(dir).unwrap();
     let mut large = std::fs::File::create(dir.join("large")).unwrap();
@@ -259,51 +263,59 @@ fn fill(dir: &Path) {
 
 #[test]
 #[ignore = "needs root"]
-fn a_file_can_be_removed_from_a_mirror_on_a_full_disk() {
+fn file_can_be_removed_from_a_mirror_on_a_full_disk() {
     for is_remote in [false, true] {
-        let world = World::new();
-        let small = Small::mount(&world.path("disk"), "size=100m,nr_inodes=9000");
+        let sandbox = Sandbox::new();
+        let small = Small::mount(&sandbox.path("disk"), "size=100m,nr_inodes=9000");
         let leaked =
             |version: &str| Tree::small().file("leaked.txt", "a secret").file("page", version);
-        world.publish(&leaked("1"), &["disk/mirror"], &["--site", "docs"]);
-        world.publish(&leaked("2"), &["disk/mirror"], &["--site", "docs"]);
-        fill(&world.path("disk/other"));
-        let (stat, path) = (rustix::fs::statvfs(&small.0).unwrap(), world.path("disk/mirror"));
+        sandbox.publish(&leaked("1"), &["disk/mirror"], &["--site", "docs"]);
+        sandbox.publish(&leaked("2"), &["disk/mirror"], &["--site", "docs"]);
+        fill(&sandbox.path("disk/other"));
+        let (stat, path) = (rustix::fs::statvfs(&small.0).unwrap(), sandbox.path("disk/mirror"));
         assert_eq!((stat.f_bavail, stat.f_favail), (0, 0), "the disk is full");
-        world.write("tree", &Tree::small().file("page", "2"));
+        sandbox.write("tree", &Tree::small().file("page", "2"));
         let receiver = Receiver::with(&path, |settings| settings.sites[0].min_free_bytes = 1 << 20);
-        let place = if is_remote { receiver.url() } else { world.at("disk/mirror") };
-        let push = ["push", &world.at("tree"), &place, "--site", "docs", "--expunge", "leaked.txt"];
-        world.run(&push).expect(&[0]);
+        let place = if is_remote { receiver.url() } else { sandbox.path_text("disk/mirror") };
+        let push = [
+            "push",
+            &sandbox.path_text("tree"),
+            &place,
+            "--site",
+            "docs",
+            "--expunge",
+            "leaked.txt",
+        ];
+        sandbox.run(&push).expect(&[0]);
         assert!(!path.join("current/leaked.txt").exists());
-        checker::check_equals_tree(&world.served("disk/mirror"), &world.path("tree")).unwrap();
+        checker::check_equals_tree(&sandbox.served("disk/mirror"), &sandbox.path("tree")).unwrap();
     }
 }
 
 #[test]
 #[ignore = "needs root"]
-fn a_full_disk_under_the_cache_is_a_warning_and_the_push_goes_on() {
-    let world = World::new();
-    let _small = Small::mount(&world.path("small"), "size=1m,nr_inodes=500");
-    let cache = ["--cache", &world.at("small/cache")];
-    let run = |arguments: &[&str]| world.run(&[arguments, &cache].concat());
-    let (tree, mirror) = (world.at("tree"), world.at("mirror"));
-    world.write("tree", &Tree::small());
+fn full_cache_disk_is_a_warning_and_the_push_continues() {
+    let sandbox = Sandbox::new();
+    let _small = Small::mount(&sandbox.path("small"), "size=1m,nr_inodes=500");
+    let cache = ["--cache", &sandbox.path_text("small/cache")];
+    let run = |arguments: &[&str]| sandbox.run(&[arguments, &cache].concat());
+    let (tree, mirror) = (sandbox.path_text("tree"), sandbox.path_text("mirror"));
+    sandbox.write("tree", &Tree::small());
     run(&["push", &tree, &mirror]).expect(&[0]);
-    fill(&world.path("small/other"));
-    world.write("tree", &Tree::small().file("page", "2"));
+    fill(&sandbox.path("small/other"));
+    sandbox.write("tree", &Tree::small().file("page", "2"));
     for arguments in [
         &["plan", &*tree, &mirror][..],
         &["push", &tree, &mirror],
-        &["push", &tree, &world.at("new")],
+        &["push", &tree, &sandbox.path_text("new")],
     ] {
         let outcome = run(arguments).expect(&[0]);
         assert!(outcome.stderr.contains("warning: there is no cache: cannot "), "{outcome}");
     }
     for mirror in ["mirror", "new"] {
-        checker::check_equals_tree(&world.served(mirror), &world.path("tree")).unwrap();
+        checker::check_equals_tree(&sandbox.served(mirror), &sandbox.path("tree")).unwrap();
     }
     let outcome = run(&["rollback", &mirror, "--to", "1"]).expect(&[0]);
     assert!(outcome.stderr.contains("warning: there is no cache"), "{outcome}");
-    checker::check_store(&world.path("mirror")).unwrap();
+    checker::check_store(&sandbox.path("mirror")).unwrap();
 }

@@ -10,7 +10,7 @@ use crate::trees::{Rng, seed};
 /// Mutants of each target, in a full sweep and otherwise.
 const MUTANTS: [usize; 2] = [5000, 1000];
 
-/// Where the inputs of a target are.
+/// The directory of the inputs of a target.
 pub(crate) fn corpus(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(name)
 }
@@ -23,14 +23,14 @@ fn inputs(name: &str) -> Vec<Vec<u8>> {
     files.iter().map(|file| fs::read(file).unwrap()).collect()
 }
 
-/// Calls a target; a panic in it shows the input, which the name of a file would not.
+/// Calls a target. If it panics, the message contains the input, not only its file name.
 fn call(name: &str, target: Target, input: &[u8]) {
     let outcome = std::panic::catch_unwind(|| target(input));
     assert!(outcome.is_ok(), "{name} fails for b\"{}\"", input.escape_ascii());
 }
 
 #[test]
-fn every_target_has_a_corpus_and_a_program_and_holds_for_all_of_it() {
+fn every_target_has_a_corpus_and_a_program_and_passes() {
     let mut named: Vec<String> =
         fs::read_dir(corpus("")).unwrap().map(|entry| name_of(&entry.unwrap().path())).collect();
     named.sort();
@@ -53,7 +53,7 @@ fn name_of(path: &Path) -> String {
 }
 
 #[test]
-fn every_target_holds_for_mutants_of_its_corpus() {
+fn every_target_passes_on_mutants_of_its_corpus() {
     let mut rng = Rng::new(seed());
     for (name, target) in ALL {
         let inputs = inputs(name);
@@ -63,7 +63,7 @@ fn every_target_holds_for_mutants_of_its_corpus() {
     }
 }
 
-/// One of these, changed in a few places.
+/// Returns one of these inputs, changed in a few places.
 pub(crate) fn mutant(inputs: &[Vec<u8>], rng: &mut Rng) -> Vec<u8> {
     let mut bytes = rng.pick(inputs);
     for _ in 0..=rng.below(4) {

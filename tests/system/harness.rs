@@ -15,29 +15,29 @@ use crate::checker::{self, Served};
 use crate::sandbox;
 use crate::trees::Tree;
 
-/// Everything that one test touches.
+/// The directory of one test, with a home, a cache, trees and mirrors.
 #[derive(Debug)]
-pub(crate) struct World {
+pub(crate) struct Sandbox {
     dir: TempDir,
 }
 
-impl World {
-    /// An empty one.
+impl Sandbox {
+    /// Creates an empty sandbox.
     pub(crate) fn new() -> Self {
-        let world = Self { dir: sandbox::directory() };
+        let sandbox = Self { dir: sandbox::directory() };
         for name in ["home", "cache"] {
-            fs::create_dir(world.path(name)).unwrap();
+            fs::create_dir(sandbox.path(name)).unwrap();
         }
-        world
+        sandbox
     }
 
-    /// The path of something in it.
+    /// Returns the path of a file in the sandbox.
     pub(crate) fn path(&self, name: impl AsRef<Path>) -> PathBuf {
         self.dir.path().join(name)
     }
 
-    /// The same as text, for arguments.
-    pub(crate) fn at(&self, name: &str) -> String {
+    /// Returns the same as text, for arguments.
+    pub(crate) fn path_text(&self, name: &str) -> String {
         self.path(name).into_os_string().into_string().unwrap()
     }
 
@@ -46,7 +46,7 @@ impl World {
         tree.write_to(&self.path(name));
     }
 
-    /// The program, about to run in this world.
+    /// Returns the program with the environment of this sandbox.
     pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_headwater"));
         self.isolate(&mut command);
@@ -54,7 +54,8 @@ impl World {
         command
     }
 
-    /// Gives a command this world's environment, and nothing else: no CI variables, no locale.
+    /// Gives a command the environment of this sandbox and nothing else: no CI variables, no
+    /// locale.
     pub(crate) fn isolate(&self, command: &mut Command) {
         sandbox::isolate(command, self.dir.path(), "cache");
     }
@@ -64,21 +65,22 @@ impl World {
         Outcome::of(&mut self.command(arguments))
     }
 
-    /// Runs it with a fault armed (debug builds only).
+    /// Runs the program with a fault (debug builds only).
     pub(crate) fn run_with_fault(&self, fault: &str, arguments: &[&str]) -> Outcome {
         Outcome::of(self.command(arguments).env("HEADWATER_FAULT", fault))
     }
 
-    /// Pushes a tree to mirrors, all named relative to this world.
+    /// Pushes a tree to mirrors, all named relative to this sandbox.
     pub(crate) fn push(&self, tree: &str, mirrors: &[&str], flags: &[&str]) -> Outcome {
         let places: Vec<String> =
-            std::iter::once(&tree).chain(mirrors).map(|name| self.at(name)).collect();
+            std::iter::once(&tree).chain(mirrors).map(|name| self.path_text(name)).collect();
         let arguments: Vec<&str> =
             std::iter::once("push").chain(places.iter().map(|place| &**place)).collect();
         self.run(&[&arguments, flags].concat())
     }
 
-    /// Writes a tree, pushes it to mirrors and expects success and the truth of it.
+    /// Writes a tree, pushes it to mirrors, and asserts that the push succeeds and that they serve
+    /// it.
     pub(crate) fn publish(&self, tree: &Tree, mirrors: &[&str], flags: &[&str]) -> Served {
         self.write("tree", tree);
         self.push("tree", mirrors, flags).expect(&[0]);
@@ -89,24 +91,25 @@ impl World {
         served.into_iter().next().expect("a mirror")
     }
 
-    /// What a mirror serves, all of it checked.
+    /// Checks a mirror completely and returns what it serves.
     pub(crate) fn served(&self, mirror: &str) -> Served {
         checker::check_store(&self.path(mirror))
             .unwrap_or_else(|faults| panic!("{mirror}: {faults:#?}"))
     }
 
-    /// Keeps a copy of `name` (hard links, times and modes too) for [`World::restore`].
+    /// Saves a copy of `name` (with hard links, times and modes) for [`Sandbox::restore`].
     pub(crate) fn save(&self, name: &str) {
         copy(&self.path(name), &self.path(format!("saved-{name}")));
     }
 
-    /// Brings `name` back to what was saved.
+    /// Restores `name` from the saved copy.
     pub(crate) fn restore(&self, name: &str) {
         copy(&self.path(format!("saved-{name}")), &self.path(name));
     }
 }
 
-/// Makes `to` a copy of `from`: hard links, times, modes. Nothing if there is no `from`.
+/// Makes `to` a copy of `from`, with hard links, times and modes. Removes `to` if there is no
+/// `from`.
 pub(crate) fn copy(from: &Path, to: &Path) {
     if to.exists() {
         fs::remove_dir_all(to).unwrap();
@@ -116,7 +119,7 @@ pub(crate) fn copy(from: &Path, to: &Path) {
     }
 }
 
-/// Runs a program of the system and expects it to succeed.
+/// Runs a program of the system, which must succeed.
 pub(crate) fn shell(program: &str, arguments: &[&OsStr]) -> String {
     let output = Command::new(program).args(arguments).output().unwrap();
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
@@ -129,7 +132,7 @@ pub(crate) fn shell(program: &str, arguments: &[&OsStr]) -> String {
     text(&output.stdout)
 }
 
-/// How a run ended.
+/// The result of a run.
 #[derive(Debug)]
 pub(crate) struct Outcome {
     what: String,
@@ -147,7 +150,7 @@ impl Outcome {
         Self::from(format!("{command:?}"), output)
     }
 
-    /// The outcome of a process that was started elsewhere.
+    /// Takes the result of a process that was started elsewhere.
     pub(crate) fn from(what: String, output: Output) -> Self {
         let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("output is UTF-8");
         Self {
@@ -158,17 +161,17 @@ impl Outcome {
         }
     }
 
-    /// The exit code; nothing when a signal ended it.
+    /// Returns the exit code; `None` if a signal ended the process.
     pub(crate) fn code(&self) -> Option<i32> {
         self.status.code()
     }
 
-    /// Whether SIGKILL ended it.
+    /// Whether SIGKILL ended the process.
     pub(crate) fn was_killed(&self) -> bool {
         self.status.signal() == Some(9)
     }
 
-    /// Stops the test unless the exit code is one of these.
+    /// Asserts that the exit code is one of these.
     #[track_caller]
     pub(crate) fn expect(self, codes: &[i32]) -> Self {
         assert!(
@@ -178,14 +181,18 @@ impl Outcome {
         self
     }
 
-    /// The number of steps of a run with the fault `count`.
+    /// Returns the number of steps of a run with the fault `count`.
     #[cfg(debug_assertions)]
     pub(crate) fn steps(&self) -> u64 {
         let line = self.stderr.lines().find_map(|line| line.strip_prefix("steps: "));
-        line.unwrap_or_else(|| panic!("no steps were told: {self}")).trim().parse().unwrap()
+        line.unwrap_or_else(|| panic!("the number of steps was not printed: {self}"))
+            .trim()
+            .parse()
+            .unwrap()
     }
 
-    /// The operation and the path of each step of a run with the fault `count`, by its number.
+    /// Returns the operation and the path of each step of a run with the fault `count`, by its
+    /// number.
     #[cfg(debug_assertions)]
     pub(crate) fn operations(&self) -> BTreeMap<u64, (String, PathBuf)> {
         let parse = |line: &str| {
@@ -204,18 +211,18 @@ impl std::fmt::Display for Outcome {
     }
 }
 
-/// The events in a file that `--events` wrote; a last line cut by a kill is left out.
+/// Returns the events in a file that `--events` wrote, without a last line that a kill has
+/// truncated.
 pub(crate) fn events(path: &Path) -> Vec<serde_json::Value> {
     let text = fs::read_to_string(path).unwrap_or_default();
     text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
 }
 
-/// What identifies a tree of files from outside of it: names, kinds, owners, times, number of
-/// links, bytes.
+/// Returns the visible state of a tree of files: names, kinds, times, number of links, bytes.
 pub(crate) fn fingerprint(root: &Path) -> Vec<String> {
     use std::os::unix::fs::MetadataExt as _;
     let meta = root.symlink_metadata().unwrap();
-    // ctime changes with every chmod, link, rename and write, also with those that restore the
+    // ctime changes with every chmod, link, rename and write, even with those that restore the
     // rest.
     let times = (meta.mtime(), meta.mtime_nsec(), meta.ctime(), meta.ctime_nsec());
     let mut lines =

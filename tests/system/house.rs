@@ -6,7 +6,7 @@ use std::path::Path;
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
-/// The files below `directory` with this ending, by their path from the root of the crate.
+/// Returns the files below `directory` with this ending, by their path from the root of the crate.
 fn files(directory: &str, ending: &str) -> BTreeMap<String, String> {
     let mut found = BTreeMap::new();
     collect(&Path::new(ROOT).join(directory), ending, &mut found);
@@ -30,7 +30,7 @@ fn sources() -> BTreeMap<String, String> {
     files("src", ".rs")
 }
 
-/// The lines that run in production, numbered: no comments, nothing from the test module on.
+/// Returns the numbered lines of production code: without comments, and up to the test module.
 fn production(text: &str) -> impl Iterator<Item = (usize, &str)> {
     let numbered = text.lines().enumerate().map(|(index, line)| (index + 1, line));
     numbered
@@ -46,7 +46,8 @@ fn is_library(file: &str) -> bool {
     file != "src/main.rs" && !file.starts_with("src/cli/")
 }
 
-/// Lines of production code that say one of these, in files that `of` picks.
+/// Returns the lines of production code with one of these words, in files for which `of` returns
+/// true.
 fn lines_with(of: impl Fn(&str) -> bool, words: &[&str]) -> Vec<String> {
     lines_of(&sources(), of, words)
 }
@@ -67,7 +68,7 @@ fn lines_of(
     found
 }
 
-/// Whether `line` has `word` where no longer word ends in it.
+/// Whether `line` contains `word` and not only as the end of a longer word.
 fn says(line: &str, word: &str) -> bool {
     line.match_indices(word).any(|(at, _)| {
         let before = line[..at].chars().next_back();
@@ -82,7 +83,7 @@ fn assert_none(found: &[String]) {
 }
 
 #[test]
-fn every_file_says_first_what_it_knows() {
+fn every_file_starts_with_a_module_comment() {
     let others = ["tests", "benches", "fuzz/fuzz_targets"].map(|directory| files(directory, ".rs"));
     let all = sources().into_iter().chain(others.into_iter().flatten());
     let silent = all.filter(|(_, text)| !text.starts_with("//!") && !text.starts_with("#![doc"));
@@ -142,13 +143,13 @@ fn long_functions(sources: &BTreeMap<String, String>) -> Vec<String> {
     long
 }
 
-/// Words for which the glossary in `docs/architecture.md` has the term of the field.
+/// Words that the glossary in `docs/architecture.md` replaces by the usual term.
 const BANNED: [&str; 11] = [
     "desk", "crew", "seat", "passage", "trouble", "heard", "told", "stranger", "shunned",
     "takings", "snapshot",
 ];
 
-/// The name that a line declares, in lower case: that of a function, a type or a module.
+/// Returns the name that a line declares, in lower case: that of a function, a type or a module.
 fn declared(line: &str) -> Option<String> {
     let mut words =
         line.split(|c: char| !c.is_alphanumeric() && c != '_').filter(|word| !word.is_empty());
@@ -157,7 +158,7 @@ fn declared(line: &str) -> Option<String> {
 }
 
 #[test]
-fn names_have_the_words_of_the_glossary() {
+fn names_avoid_banned_words() {
     let mut found = Vec::new();
     for (file, text) in sources().iter().filter(|(file, _)| !is_test(file)) {
         for (number, line) in production(text) {
@@ -177,7 +178,7 @@ fn production_does_not_unwrap() {
 }
 
 #[test]
-fn the_library_does_not_print_exit_or_read_the_environment() {
+fn library_does_not_print_exit_or_read_the_environment() {
     let words = [
         "println!",
         "eprintln!",
@@ -196,7 +197,7 @@ fn the_library_does_not_print_exit_or_read_the_environment() {
 }
 
 #[test]
-fn only_one_file_of_the_program_opens_the_standard_streams() {
+fn only_one_file_opens_the_standard_streams() {
     let is_other =
         |path: &str| path.starts_with("src/cli/") && path != "src/cli/output/terminal.rs";
     assert_none(&lines_with(
@@ -206,7 +207,7 @@ fn only_one_file_of_the_program_opens_the_standard_streams() {
 }
 
 #[test]
-fn pure_rooms_touch_no_file_socket_or_clock() {
+fn pure_rooms_do_not_use_files_sockets_or_clocks() {
     let words =
         ["std::fs", "std::net", "std::time", "std::process", "SystemTime", "Instant", "File::"];
     let is_pure = |file: &str| {
@@ -218,7 +219,7 @@ fn pure_rooms_touch_no_file_socket_or_clock() {
     assert_none(&lines_with(stricter, &["crate::fsx", "fsx::"]));
 }
 
-/// How far a room is from the ids: it may import what is nearer, or as near.
+/// The level of a room: it may import rooms of its own level and of lower levels.
 fn level(room: &str) -> usize {
     match room {
         "command" | "fsx" | "web" => 1,
@@ -230,7 +231,7 @@ fn level(room: &str) -> usize {
         "push" => 7,
         "fleet_status" | "config" => 8,
         "cli" | "main" => 9,
-        // Ids and their like: imported everywhere, they import nothing but each other.
+        // Ids and similar types: imported everywhere, they import only each other.
         _ => 0,
     }
 }
@@ -264,7 +265,7 @@ fn wrong_imports(sources: &BTreeMap<String, String>) -> Vec<String> {
 }
 
 #[test]
-fn push_and_serve_name_neither_each_other_nor_a_concrete_mirror() {
+fn push_and_receiver_import_neither_each_other_nor_concrete_mirrors() {
     let concrete = [
         "mirror::local",
         "mirror::http",
@@ -282,7 +283,7 @@ fn push_and_serve_name_neither_each_other_nor_a_concrete_mirror() {
 }
 
 #[test]
-fn only_the_receiver_waits_for_many_at_once() {
+fn only_the_receiver_uses_async_libraries() {
     let is_elsewhere = |file: &str| !file.starts_with("src/receiver/");
     assert_none(&lines_with(
         is_elsewhere,
@@ -295,8 +296,7 @@ fn only_the_receiver_waits_for_many_at_once() {
 }
 
 #[test]
-fn the_sources_have_no_unsafe_code_and_no_sleep_but_for_locks_and_where_a_request_to_stop_ends_it()
-{
+fn sources_have_no_unsafe_code_and_no_uninterruptible_sleep() {
     assert_none(&lines_with(|_| true, &["unsafe {", "unsafe fn"]));
     let may_sleep = |file: &str| file.starts_with("src/fsx") || file == "src/cancel.rs";
     assert_none(&lines_with(
@@ -306,7 +306,7 @@ fn the_sources_have_no_unsafe_code_and_no_sleep_but_for_locks_and_where_a_reques
 }
 
 #[test]
-fn who_speaks_http_and_who_starts_processes_is_known() {
+fn only_listed_files_use_http_or_start_processes() {
     let is_remote = |file: &str| {
         file.starts_with("src/mirror/http/")
             || file.starts_with("src/mirror/ssh/")
@@ -325,12 +325,12 @@ fn who_speaks_http_and_who_starts_processes_is_known() {
 }
 
 #[test]
-fn every_fixture_is_named_in_a_test() {
+fn every_fixture_is_used_by_a_test() {
     let code: String = sources().into_values().chain(files("tests", ".rs").into_values()).collect();
     let mut unused = Vec::new();
     for file in files("fixtures", "").into_keys() {
         let inner = file.strip_prefix("fixtures/").unwrap();
-        // A store or a tree is named by its directory.
+        // A store or a tree is used by its directory.
         let is_named = inner.split('/').any(|part| code.contains(part));
         if !is_named {
             unused.push(file);
@@ -340,7 +340,7 @@ fn every_fixture_is_named_in_a_test() {
 }
 
 #[test]
-fn the_docs_print_the_unit_that_the_package_installs() {
+fn docs_show_the_installed_systemd_unit() {
     let read = |file: &str| fs::read_to_string(Path::new(ROOT).join(file)).unwrap();
     let page = read("docs/receivers.md");
     let unit = read(".ci/debian/headwater.service");
@@ -349,13 +349,13 @@ fn the_docs_print_the_unit_that_the_package_installs() {
 }
 
 #[test]
-fn the_readme_is_short() {
+fn readme_is_short() {
     let bytes = fs::metadata(Path::new(ROOT).join("README.md")).unwrap().len();
-    assert!(bytes <= 8192, "README.md has {bytes} bytes of 8192; move what is long to docs/");
+    assert!(bytes <= 8192, "README.md has {bytes} bytes of 8192; move long parts to docs/");
 }
 
 #[test]
-fn the_commented_serve_toml_has_only_known_keys() {
+fn commented_serve_toml_has_only_known_keys() {
     let text = fs::read_to_string(Path::new(ROOT).join(".ci/debian/serve.toml")).unwrap();
     let is_setting = |line: &&str| {
         line.starts_with('[') || line.split_once(" = ").is_some_and(|(key, _)| !key.contains(' '))
@@ -369,7 +369,7 @@ fn the_commented_serve_toml_has_only_known_keys() {
 }
 
 #[test]
-fn the_jobs_and_the_action_name_this_version() {
+fn ci_jobs_and_action_name_the_current_version() {
     let version = env!("CARGO_PKG_VERSION");
     for (file, words) in [
         (
@@ -388,7 +388,7 @@ fn the_jobs_and_the_action_name_this_version() {
 }
 
 #[test]
-fn the_scan_sees_what_it_looks_for() {
+fn source_scan_finds_planted_violations() {
     let body = "    step();\n".repeat(71);
     let text = format!(
         "//! A room.\nuse crate::push::Plan;\n// .unwrap()\nfn long() {{\n{body}}}\n\

@@ -27,8 +27,8 @@ use headwater::push::{
 use headwater::release::ReleaseName;
 use headwater::scan::{Root, ScanOptions};
 
-use crate::harness::World;
-use edge::{Edge, IsTime, MOST, Recorder, dead};
+use crate::harness::Sandbox;
+use edge::{AnswerCondition, Edge, PUSH_TIME_LIMIT, Recorder, dead};
 
 const NAMES: [&str; 5] = ["edge1", "edge2", "edge3", "edge4", "edge5"];
 
@@ -42,19 +42,19 @@ fn one_has_failed(events: &[Event]) -> bool {
 
 fn directory(name: &str, location: String, path: PathBuf) -> DirectoryMirror {
     let identity = MirrorIdentity { name: name.to_owned(), location, site: None };
-    DirectoryMirror::new(identity, path, MOST, NonZeroUsize::MIN)
+    DirectoryMirror::new(identity, path, PUSH_TIME_LIMIT, NonZeroUsize::MIN)
 }
 
-/// Five mirrors that serve release 1, and a tree that is another one with each push.
+/// Five mirrors that serve release 1, and a tree that differs for each push.
 struct Edges {
-    world: World,
+    sandbox: Sandbox,
     trees: u64,
 }
 
 impl Edges {
-    /// No mirror is there yet.
+    /// Creates five mirrors without a release.
     fn absent() -> Self {
-        Self { world: World::new(), trees: 0 }
+        Self { sandbox: Sandbox::new(), trees: 0 }
     }
 
     fn new() -> Self {
@@ -80,20 +80,20 @@ impl Edges {
             jobs: NonZeroUsize::MIN,
             level: LevelChoice::Auto,
             scratch: ScratchLocation {
-                directory: Ok(self.world.path("cache")),
-                temporary: self.world.path("tmp"),
+                directory: Ok(self.sandbox.path("cache")),
+                temporary: self.sandbox.path("tmp"),
             },
             keep_content: KeepContent::default(),
-            stores: KnownStores::new(Some(self.world.path("cache/stores")), BTreeMap::new()),
+            stores: KnownStores::new(Some(self.sandbox.path("cache/stores")), BTreeMap::new()),
             began: self.trees * 1000,
-            straggler_timeout: MOST,
+            straggler_timeout: PUSH_TIME_LIMIT,
             response_timeout: Duration::ZERO,
         }
     }
 
     fn edge(&self, name: &str) -> Edge {
-        let path = self.world.path(name);
-        let location = self.world.at(name);
+        let path = self.sandbox.path(name);
+        let location = self.sandbox.path_text(name);
         Edge::new(directory(name, location, path))
     }
 
@@ -101,11 +101,11 @@ impl Edges {
         Fleet::new(names.iter().map(|name| Arc::new(self.edge(name)) as Arc<dyn Mirror>).collect())
     }
 
-    /// Five mirrors, the last of which answers when `is_time` holds for the events; `None`: once
-    /// the push has waited.
+    /// Returns five mirrors, the last of which responds once `is_time` returns true for the events,
+    /// or, if `None`, once the push has waited.
     fn late_fleet(
         &self,
-        is_time: IsTime,
+        is_time: AnswerCondition,
         change: impl FnOnce(&mut [Edge; 5]),
     ) -> (Fleet, Recorder) {
         let mut edges = NAMES.map(|name| self.edge(name));
@@ -117,14 +117,14 @@ impl Edges {
         (fleet, Recorder::new(is_time, sender))
     }
 
-    /// The next tree.
+    /// Returns the next tree.
     fn tree(&mut self) -> Source {
         self.trees += 1;
         self.tree_of(self.trees)
     }
 
     fn tree_of(&self, number: u64) -> Source {
-        let path = self.world.path("tree");
+        let path = self.sandbox.path("tree");
         fs::create_dir_all(&path).unwrap();
         fs::write(path.join("index.html"), format!("version {number}")).unwrap();
         Source::Trees {
@@ -141,8 +141,7 @@ impl Edges {
         push(&source, &self.fleet(names), &options, &SilentMonitor).unwrap();
     }
 
-    /// Raises what the first four must number their next release with, without a release that is
-    /// newer there.
+    /// Raises the sequence that the first four mirrors need next, without a newer release on them.
     fn stage_on_four(&mut self, times: usize) {
         for _ in 0..times {
             self.publish(&NAMES[..4], |options| options.policy.goal = Goal::Stage);
@@ -150,12 +149,13 @@ impl Edges {
     }
 
     fn served(&self, name: &str) -> (ReleaseName, String) {
-        let content = fs::read_to_string(self.world.path(name).join("current/index.html")).unwrap();
+        let content =
+            fs::read_to_string(self.sandbox.path(name).join("current/index.html")).unwrap();
         (self.edge(name).inner.state().unwrap().current.unwrap(), content)
     }
 
-    /// Pushes the next tree to all, of which the last answers once the others have switched, and
-    /// asserts that it is left as it was.
+    /// Pushes the next tree to all mirrors, of which the last one responds once the others have
+    /// activated, and asserts that it is left unchanged.
     fn assert_left_alone(&mut self, change: impl FnOnce(&mut Options)) -> Outcome {
         let before = self.served("edge5");
         let source = self.tree();
@@ -185,7 +185,7 @@ fn outcomes(report: &Report) -> Vec<Outcome> {
 }
 
 #[test]
-fn four_mirrors_switch_before_a_dead_one_fails() {
+fn four_mirrors_activate_before_a_dead_one_times_out() {
     let mut edges = Edges::new();
     let source = edges.tree();
     let (fleet, recorder) =
@@ -204,7 +204,7 @@ fn four_mirrors_switch_before_a_dead_one_fails() {
 }
 
 #[test]
-fn a_mirror_that_answers_late_gets_the_release_after_the_others() {
+fn late_mirror_gets_the_release_after_the_others() {
     let mut edges = Edges::new();
     let source = edges.tree();
     let (fleet, recorder) = edges.late_fleet(Some(four_have_switched), |_| {});
@@ -219,7 +219,7 @@ fn a_mirror_that_answers_late_gets_the_release_after_the_others() {
 }
 
 #[test]
-fn a_late_mirror_is_staged_where_the_others_are_only_staged() {
+fn late_mirror_is_only_staged_if_the_goal_is_staging() {
     let mut edges = Edges::new();
     let source = edges.tree();
     let four_are_staged = |events: &[Event]| {
@@ -234,7 +234,7 @@ fn a_late_mirror_is_staged_where_the_others_are_only_staged() {
 }
 
 #[test]
-fn a_late_mirror_that_lags_gets_the_release_that_the_others_have() {
+fn late_lagging_mirror_gets_the_release_of_the_others() {
     let mut edges = Edges::new();
     edges.publish(&NAMES[..4], |_| {});
     let source = edges.tree_of(2);
@@ -250,7 +250,7 @@ fn a_late_mirror_that_lags_gets_the_release_that_the_others_have() {
 }
 
 #[test]
-fn a_late_mirror_that_serves_a_higher_release_is_left_alone() {
+fn late_mirror_with_a_higher_release_is_left_alone() {
     let mut edges = Edges::new();
     edges.publish(&["edge5"], |_| {});
     edges.publish(&["edge5"], |_| {});
@@ -259,7 +259,7 @@ fn a_late_mirror_that_serves_a_higher_release_is_left_alone() {
 }
 
 #[test]
-fn a_late_mirror_of_another_history_is_left_alone() {
+fn late_mirror_of_another_history_is_left_alone() {
     let mut edges = Edges::absent();
     edges.publish(&["edge5"], |_| {});
     edges.publish(&NAMES[..4], |_| {});
@@ -271,11 +271,11 @@ fn a_late_mirror_of_another_history_is_left_alone() {
 }
 
 #[test]
-fn a_late_mirror_with_a_higher_order_is_left_alone() {
+fn late_mirror_with_a_higher_run_number_is_left_alone() {
     let order = |number| Some(RunNumber::new("ci", number).unwrap());
     let mut edges = Edges::new();
     edges.publish(&["edge5"], |options| options.run_number = order(60));
-    // The new release will have a higher number than the one of edge5.
+    // The new release will have a higher sequence than that of edge5.
     edges.stage_on_four(2);
     let serves = edges.served("edge5").0;
     assert_eq!(
@@ -285,7 +285,7 @@ fn a_late_mirror_with_a_higher_order_is_left_alone() {
 }
 
 #[test]
-fn a_late_mirror_that_has_rejected_the_content_is_left_alone() {
+fn late_mirror_that_rejected_the_content_is_left_alone() {
     let mut edges = Edges::new();
     edges.publish(&["edge5"], |_| {});
     let rollback = Source::Rollback { to: None, by: DecidedBy::Person(Some("ann".into())) };
@@ -302,7 +302,7 @@ fn a_late_mirror_that_has_rejected_the_content_is_left_alone() {
 }
 
 #[test]
-fn a_late_mirror_counts_where_another_one_fails() {
+fn late_mirror_counts_towards_the_requirement() {
     let mut edges = Edges::new();
     let source = edges.tree();
     let (fleet, recorder) =
@@ -314,7 +314,7 @@ fn a_late_mirror_counts_where_another_one_fails() {
 }
 
 #[test]
-fn a_late_mirror_of_another_history_ends_nothing_for_the_others() {
+fn late_mirror_of_another_history_does_not_stop_the_others() {
     let mut edges = Edges::absent();
     edges.publish(&["edge5"], |_| {});
     edges.publish(&NAMES[..4], |_| {});
@@ -335,10 +335,10 @@ fn a_late_mirror_of_another_history_ends_nothing_for_the_others() {
 }
 
 #[test]
-fn a_second_name_of_a_mirror_is_refused_also_when_it_is_late() {
+fn late_duplicate_name_of_a_mirror_is_refused() {
     let mut edges = Edges::new();
     let source = edges.tree();
-    let path = edges.world.path("edge1");
+    let path = edges.sandbox.path("edge1");
     let (fleet, recorder) = edges.late_fleet(Some(four_have_switched), |late| {
         late[4].inner = directory("edge5", "far".into(), path);
         late[4].hides_path = true;
@@ -351,13 +351,13 @@ fn a_second_name_of_a_mirror_is_refused_also_when_it_is_late() {
     );
 }
 
-/// Pushes to the fleet, of which the last mirror is overdue when it answers; asserts that the
-/// others waited.
+/// Pushes to a fleet whose last mirror is overdue when it responds, and asserts that the others
+/// waited.
 fn assert_waits(edges: &Edges, source: &Source, options: &Options, expected: &[Outcome]) {
     let (fleet, recorder) = edges.late_fleet(None, |_| {});
     let report = push(source, &fleet, options, &recorder).unwrap();
     assert_eq!(outcomes(&report), expected);
-    // What is sent is made once for all that need it.
+    // Packs are built once for all mirrors that need them.
     let needing = expected.iter().filter(|outcome| **outcome == Outcome::Activated).count();
     let is_first = |event: &Event| matches!(event, Event::BundleStarted { .. });
     let is_whole = |event: &Event| match event {
@@ -368,14 +368,14 @@ fn assert_waits(edges: &Edges, source: &Source, options: &Options, expected: &[O
 }
 
 #[test]
-fn the_first_release_waits_for_every_mirror() {
+fn first_release_waits_for_every_mirror() {
     let mut edges = Edges::absent();
     let source = edges.tree();
     assert_waits(&edges, &source, &edges.options(), &vec![Outcome::Activated; 5]);
 }
 
 #[test]
-fn waves_and_going_back_wait_for_every_mirror() {
+fn waves_and_revert_policy_wait_for_every_mirror() {
     for change in [
         (|policy: &mut Policy| policy.on_failure = OnFailure::Revert) as fn(&mut Policy),
         |policy| {
@@ -400,7 +400,7 @@ fn heal_waits_for_every_mirror() {
 }
 
 #[test]
-fn a_plan_waits_for_every_mirror() {
+fn plan_waits_for_every_mirror() {
     let mut edges = Edges::new();
     let source = edges.tree();
     let (fleet, recorder) = edges.late_fleet(None, |_| {});
@@ -410,7 +410,7 @@ fn a_plan_waits_for_every_mirror() {
 }
 
 #[test]
-fn a_rollback_asks_a_dead_mirror_once() {
+fn rollback_polls_a_dead_mirror_once() {
     let mut edges = Edges::new();
     edges.publish(&NAMES, |_| {});
     let mut mirrors = NAMES.map(|name| edges.edge(name));

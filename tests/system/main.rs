@@ -56,5 +56,5 @@ mod two_hubs;
 mod validators;
 mod verify;
 
-// The targets compile in a file of the library, which finds this in the root.
+// The targets compile in a file of the library, which expects this module in the root.
 use headwater::protocol;

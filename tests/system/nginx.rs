@@ -9,31 +9,31 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use crate::harness::World;
+use crate::harness::Sandbox;
 use crate::trees::Tree;
 
 const SWITCHES: u64 = 200;
 const CLIENTS: usize = 4;
 
-/// A web server in the foreground, ended with its handle.
+/// A web server in the foreground. Dropping it stops it.
 struct Nginx {
     process: Child,
     port: u16,
 }
 
 impl Nginx {
-    /// Serves `root` with a configuration of its own, from memory of no one else.
-    fn start(world: &World, root: &Path) -> Self {
+    /// Serves `root` with its own configuration.
+    fn start(sandbox: &Sandbox, root: &Path) -> Self {
         let root = root.display().to_string();
-        Self::with_server(world, |port| {
+        Self::with_server(sandbox, |port| {
             format!("server {{ listen 127.0.0.1:{port}; root {root}; }}")
         })
     }
 
-    /// Serves with the `server` block that is made for a port.
-    fn with_server(world: &World, server: impl FnOnce(u16) -> String) -> Self {
+    /// Serves with the `server` block that `server` returns for a port.
+    fn with_server(sandbox: &Sandbox, server: impl FnOnce(u16) -> String) -> Self {
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let directory = world.path("nginx");
+        let directory = sandbox.path("nginx");
         fs::create_dir_all(&directory).unwrap();
         let temporary: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
             .map(|kind| format!("{kind}_temp_path {}/{kind};\n", directory.display()))
@@ -71,7 +71,7 @@ impl Drop for Nginx {
     }
 }
 
-/// An answer.
+/// A response.
 struct Page {
     status: u16,
     etag: String,
@@ -108,8 +108,8 @@ impl Client {
     }
 }
 
-/// What `path` holds in a release: its own name and the number, again and
-/// again, so that a mixture of two releases shows.
+/// Returns the content of `path` in a release: its name and the number, repeated, so that a mixture
+/// of two releases is visible.
 fn content(path: &str, release: u64) -> Vec<u8> {
     let count = if path.starts_with("same") {
         40
@@ -129,7 +129,7 @@ fn tree(release: u64) -> Tree {
     tree.link("latest", &format!("v{}", release % 2))
 }
 
-/// Reads one path and holds it against what some release had there.
+/// Reads one path and checks that its content is that of some release.
 fn check(
     client: &mut Client,
     path: &str,
@@ -162,10 +162,10 @@ fn check(
 
 #[test]
 #[ignore = "needs nginx, a minute"]
-fn nginx_serves_every_switch_without_a_failed_or_mixed_read() {
-    let world = World::new();
-    world.publish(&tree(0), &["mirror"], &[]);
-    let nginx = Nginx::start(&world, &world.path("mirror/current"));
+fn nginx_serves_no_failed_or_mixed_read_during_activations() {
+    let sandbox = Sandbox::new();
+    sandbox.publish(&tree(0), &["mirror"], &[]);
+    let nginx = Nginx::start(&sandbox, &sandbox.path("mirror/current"));
     let (newest, is_over, tags) =
         (AtomicU64::new(0), AtomicBool::new(false), Mutex::new(HashMap::new()));
     let reads = AtomicU64::new(0);
@@ -187,7 +187,7 @@ fn nginx_serves_every_switch_without_a_failed_or_mixed_read() {
             let release = check(&mut client, path, &tags, SWITCHES)?;
             if !path.starts_with("assets") && release < known {
                 return Err(format!(
-                    "{path}: release {release} after {known} was told to be current"
+                    "{path}: release {release} although {known} was reported as current"
                 ));
             }
             reads.fetch_add(1, Ordering::Relaxed);
@@ -198,8 +198,8 @@ fn nginx_serves_every_switch_without_a_failed_or_mixed_read() {
     std::thread::scope(|scope| {
         let clients: Vec<_> = (0..CLIENTS).map(|index| scope.spawn(move || visit(index))).collect();
         for release in 1..=SWITCHES {
-            world.write("tree", &tree(release));
-            let outcome = world.push("tree", &["mirror"], &["--allow-shrink"]);
+            sandbox.write("tree", &tree(release));
+            let outcome = sandbox.push("tree", &["mirror"], &["--allow-shrink"]);
             if outcome.code() != Some(0) {
                 is_over.store(true, Ordering::Relaxed);
             }
@@ -212,30 +212,34 @@ fn nginx_serves_every_switch_without_a_failed_or_mixed_read() {
         }
     });
     println!("{} reads over {SWITCHES} switches", reads.load(Ordering::Relaxed));
-    assert!(reads.load(Ordering::Relaxed) > SWITCHES * 10, "too few reads to mean anything");
-    world.served("mirror");
+    assert!(reads.load(Ordering::Relaxed) > SWITCHES * 10, "too few reads to be significant");
+    sandbox.served("mirror");
     let mut client = Client::connect(nginx.port);
     for release in 0..=SWITCHES {
         let path = format!("assets/only-{release}.js");
-        assert_eq!(check(&mut client, &path, &tags, SWITCHES), Ok(release), "retired paths stay");
+        assert_eq!(
+            check(&mut client, &path, &tags, SWITCHES),
+            Ok(release),
+            "retired paths are still served"
+        );
     }
 }
 
 #[test]
 #[ignore = "needs nginx"]
-fn the_server_of_the_docs_serves_a_mirror() {
-    let world = World::new();
+fn documented_nginx_server_serves_a_mirror() {
+    let sandbox = Sandbox::new();
     let site = tree(7)
         .file("404.html", "not found")
         .file("docs/index.html", "docs")
         .file("empty/x.js", "x");
-    world.publish(&site, &["mirror"], &[]);
+    sandbox.publish(&site, &["mirror"], &[]);
     let page = include_str!("../../docs/web-servers.md");
     let (_, block) = page.split_once("```nginx\n").expect("it is there");
     let block = block.split("```").next().unwrap();
     assert!(block.contains("listen 80;") && block.contains("root /srv/www/current;"));
-    let root = world.path("mirror/current").display().to_string();
-    let nginx = Nginx::with_server(&world, |port| {
+    let root = sandbox.path("mirror/current").display().to_string();
+    let nginx = Nginx::with_server(&sandbox, |port| {
         block
             .replace("listen 80;", &format!("listen 127.0.0.1:{port};"))
             .replace("/srv/www/current", &root)

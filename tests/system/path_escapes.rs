@@ -8,18 +8,18 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::checker;
 use crate::corrupt_store::{forge, retired};
-use crate::harness::{Outcome, World, fingerprint};
+use crate::harness::{Outcome, Sandbox, fingerprint};
 use crate::trees::Tree;
 
 const SECRET: &str = "what nobody was to see";
 
-/// A mirror with two releases, and a directory outside of it that looks like
-/// part of a store and like part of a slot, so that a mistake finds its way.
-fn prepare() -> World {
-    let world = World::new();
-    world.publish(&Tree::small(), &["mirror"], &[]);
-    world.publish(&Tree::small().file("js/app.js", "let release = 2;"), &["mirror"], &[]);
-    let outside = world.path("outside");
+/// Creates a mirror with two releases, and a directory outside it that looks like part of a store
+/// and like part of a slot, so that a followed link has an effect.
+fn prepare() -> Sandbox {
+    let sandbox = Sandbox::new();
+    sandbox.publish(&Tree::small(), &["mirror"], &[]);
+    sandbox.publish(&Tree::small().file("js/app.js", "let release = 2;"), &["mirror"], &[]);
+    let outside = sandbox.path("outside");
     for name in [
         "js",
         "docs",
@@ -44,29 +44,29 @@ fn prepare() -> World {
     ] {
         fs::write(outside.join(name), SECRET).unwrap();
     }
-    world
+    sandbox
 }
 
-/// Runs every command that looks at the mirror or changes it; none may touch
-/// what is outside, or panic, and a push that succeeds leaves a sound mirror.
-fn leaves_outside_alone(world: &World, what: &str) {
-    // What lies in kept releases may stay as it is.
+/// Runs every command that reads or changes the mirror. None may touch files outside or panic, and
+/// a push that succeeds must leave a valid mirror.
+fn assert_outside_unchanged(sandbox: &Sandbox, what: &str) {
+    // Files of kept releases may stay as they are.
     let known: BTreeSet<String> =
-        checker::state(&world.path("mirror")).err().into_iter().flatten().collect();
-    run_everything(world, what, &|outcome| {
-        let faults = checker::state(&world.path("mirror")).err().unwrap_or_default();
+        checker::state(&sandbox.path("mirror")).err().into_iter().flatten().collect();
+    run_everything(sandbox, what, &|outcome| {
+        let faults = checker::state(&sandbox.path("mirror")).err().unwrap_or_default();
         let new: Vec<_> = faults.into_iter().filter(|fault| !known.contains(fault)).collect();
-        assert!(new.is_empty(), "{what}: success was told: {new:#?}\n{outcome}");
+        assert!(new.is_empty(), "{what}: a false success was reported: {new:#?}\n{outcome}");
     });
 }
 
-/// `judge` is asked after each push and repair that succeeds.
-fn run_everything(world: &World, what: &str, judge: &dyn Fn(&Outcome)) {
-    let outside = world.path("outside");
+/// The same; calls `check_success` after each push and repair that succeeds.
+fn run_everything(sandbox: &Sandbox, what: &str, check_success: &dyn Fn(&Outcome)) {
+    let outside = sandbox.path("outside");
     let before = fingerprint(&outside);
-    let (mirror, tree) = (world.at("mirror"), world.at("tree"));
+    let (mirror, tree) = (sandbox.path_text("mirror"), sandbox.path_text("tree"));
     let run = |arguments: &[&str]| {
-        let outcome = world.run(arguments);
+        let outcome = sandbox.run(arguments);
         assert!(!matches!(outcome.code(), None | Some(101)), "{what}: {outcome}");
         assert_eq!(fingerprint(&outside), before, "{what}: {outcome}");
         outcome
@@ -78,29 +78,29 @@ fn run_everything(world: &World, what: &str, judge: &dyn Fn(&Outcome)) {
     run(&["plan", &tree, &mirror]);
     for round in 3..6 {
         let text = format!("let release = {round};");
-        world.write(
+        sandbox.write(
             "tree",
             &Tree::small().without("docs/v1/a.html").file("js/app.js", text).file("x/y.css", "y"),
         );
         let outcome = run(&["push", &tree, &mirror]);
         if outcome.code() == Some(0) {
-            judge(&outcome);
+            check_success(&outcome);
         }
     }
     run(&["rollback", &mirror, "--to", "1"]);
     run(&["prune", &mirror, "--keep", "1"]);
     let outcome = run(&["repair", &mirror, "--from", &tree]);
     if outcome.code() == Some(0) {
-        judge(&outcome);
+        check_success(&outcome);
     }
-    assert_no_secret(world, "mirror", what);
+    assert_no_secret(sandbox, "mirror", what);
 }
 
-fn assert_no_secret(world: &World, mirror: &str, what: &str) {
+fn assert_no_secret(sandbox: &Sandbox, mirror: &str, what: &str) {
     let secret = blake3::hash(SECRET.as_bytes()).to_hex().to_string();
     assert!(
-        !checker::object_names(&world.path(mirror)).contains(&secret),
-        "{what}: the secret was taken"
+        !checker::object_names(&sandbox.path(mirror)).contains(&secret),
+        "{what}: the secret was read"
     );
 }
 
@@ -114,9 +114,9 @@ fn relink(place: &Path, target: &Path) {
     symlink(target, place).unwrap();
 }
 
-/// The slot that is served, and the other one.
-fn slots(world: &World) -> (PathBuf, PathBuf) {
-    let live = world.path("mirror/current").canonicalize().unwrap();
+/// Returns the served slot, and the other one.
+fn slots(sandbox: &Sandbox) -> (PathBuf, PathBuf) {
+    let live = sandbox.path("mirror/current").canonicalize().unwrap();
     let mut others =
         fs::read_dir(live.parent().unwrap()).unwrap().map(|entry| entry.unwrap().path());
     let idle = others.find(|path| *path != live).expect("two slots");
@@ -124,12 +124,12 @@ fn slots(world: &World) -> (PathBuf, PathBuf) {
 }
 
 #[test]
-fn slots_that_lead_outside_are_not_followed() {
+fn slots_linked_outside_are_not_followed() {
     for is_live in [false, true] {
-        let world = prepare();
-        let (live, idle) = slots(&world);
-        relink(if is_live { &live } else { &idle }, &world.path("outside"));
-        leaves_outside_alone(&world, if is_live { "live slot" } else { "idle slot" });
+        let sandbox = prepare();
+        let (live, idle) = slots(&sandbox);
+        relink(if is_live { &live } else { &idle }, &sandbox.path("outside"));
+        assert_outside_unchanged(&sandbox, if is_live { "live slot" } else { "idle slot" });
     }
 }
 
@@ -137,28 +137,28 @@ fn slots_that_lead_outside_are_not_followed() {
 fn links_inside_slots_are_not_followed() {
     for is_live in [false, true] {
         for name in ["js", "docs", "js/app.js"] {
-            let world = prepare();
-            let (live, idle) = slots(&world);
+            let sandbox = prepare();
+            let (live, idle) = slots(&sandbox);
             let slot = if is_live { live } else { idle };
-            relink(&slot.join(name), &world.path("outside").join(name));
-            leaves_outside_alone(&world, name);
+            relink(&slot.join(name), &sandbox.path("outside").join(name));
+            assert_outside_unchanged(&sandbox, name);
         }
     }
 }
 
-/// A push looks at what it changes only: its cost goes with the change. What
-/// somebody did elsewhere in the idle slot is then served, and `verify --quick` finds it.
+/// A push checks only what it changes, so its cost depends on the change. Other changes in the idle
+/// slot are then served, and `verify --quick` finds them.
 #[test]
-fn links_that_a_push_does_not_meet_are_found_by_a_quick_verify() {
+fn links_that_a_push_leaves_are_found_by_quick_verify() {
     for is_live in [false, true] {
-        let world = prepare();
-        let (live, idle) = slots(&world);
+        let sandbox = prepare();
+        let (live, idle) = slots(&sandbox);
         let slot = if is_live { live } else { idle };
-        relink(&slot.join("index.html"), &world.path("outside/index.html"));
-        run_everything(&world, "index.html", &|outcome| {
-            if checker::check_store(&world.path("mirror")).is_err() {
-                let current = fs::read_link(world.path("mirror/current/index.html"));
-                let found = world.run(&["verify", "--quick", &world.at("mirror")]);
+        relink(&slot.join("index.html"), &sandbox.path("outside/index.html"));
+        run_everything(&sandbox, "index.html", &|outcome| {
+            if checker::check_store(&sandbox.path("mirror")).is_err() {
+                let current = fs::read_link(sandbox.path("mirror/current/index.html"));
+                let found = sandbox.run(&["verify", "--quick", &sandbox.path_text("mirror")]);
                 assert_eq!(found.code() == Some(1), current.is_ok(), "{found}{outcome}");
             }
         });
@@ -166,48 +166,48 @@ fn links_that_a_push_does_not_meet_are_found_by_a_quick_verify() {
 }
 
 #[test]
-fn rooms_of_the_store_that_lead_outside_are_not_followed() {
+fn store_paths_linked_outside_are_not_followed() {
     for name in ["objects", "manifests", "releases", "slots", "incoming", "lock", "format"] {
-        let world = prepare();
-        relink(&world.path("mirror/.headwater").join(name), &world.path("outside").join(name));
-        leaves_outside_alone(&world, name);
+        let sandbox = prepare();
+        relink(&sandbox.path("mirror/.headwater").join(name), &sandbox.path("outside").join(name));
+        assert_outside_unchanged(&sandbox, name);
     }
 }
 
 #[test]
-fn rooms_moved_outside_and_linked_back_are_not_changed_there() {
+fn store_directories_moved_outside_are_not_changed_there() {
     for name in ["objects", "manifests", "releases", "slots", "incoming", "incoming/tmp"] {
-        let world = prepare();
-        let place = world.path("mirror/.headwater").join(name);
-        let moved = world.path("outside").join("moved");
+        let sandbox = prepare();
+        let place = sandbox.path("mirror/.headwater").join(name);
+        let moved = sandbox.path("outside").join("moved");
         if fs::rename(&place, &moved).is_err() {
             fs::create_dir(&moved).unwrap();
         }
         relink(&place, &moved);
-        leaves_outside_alone(&world, name);
+        assert_outside_unchanged(&sandbox, name);
     }
 }
 
 #[test]
-fn object_directories_that_lead_outside_are_not_followed() {
-    let world = prepare();
-    let objects = world.path("mirror/.headwater/objects");
+fn object_directories_linked_outside_are_not_followed() {
+    let sandbox = prepare();
+    let objects = sandbox.path("mirror/.headwater/objects");
     for prefix in 0..=255 {
-        relink(&objects.join(format!("{prefix:02x}")), &world.path("outside/objects/aa"));
+        relink(&objects.join(format!("{prefix:02x}")), &sandbox.path("outside/objects/aa"));
     }
-    leaves_outside_alone(&world, "objects/xx");
+    assert_outside_unchanged(&sandbox, "objects/xx");
 }
 
 #[test]
-fn a_store_that_is_a_link_is_not_followed() {
-    let world = prepare();
-    fs::rename(world.path("mirror/.headwater"), world.path("outside/store")).unwrap();
-    symlink(world.path("outside/store"), world.path("mirror/.headwater")).unwrap();
-    leaves_outside_alone(&world, ".headwater");
+fn store_that_is_a_link_is_not_followed() {
+    let sandbox = prepare();
+    fs::rename(sandbox.path("mirror/.headwater"), sandbox.path("outside/store")).unwrap();
+    symlink(sandbox.path("outside/store"), sandbox.path("mirror/.headwater")).unwrap();
+    assert_outside_unchanged(&sandbox, ".headwater");
 }
 
 #[test]
-fn a_current_that_leads_elsewhere_is_not_followed() {
+fn current_linked_outside_is_not_followed() {
     let targets = [
         "../outside",
         "/",
@@ -216,41 +216,41 @@ fn a_current_that_leads_elsewhere_is_not_followed() {
         "missing",
     ];
     for target in targets {
-        let world = prepare();
-        relink(&world.path("mirror/current"), Path::new(target));
-        leaves_outside_alone(&world, target);
+        let sandbox = prepare();
+        relink(&sandbox.path("mirror/current"), Path::new(target));
+        assert_outside_unchanged(&sandbox, target);
     }
-    let world = prepare();
-    relink(&world.path("mirror/current"), &world.path("outside"));
-    leaves_outside_alone(&world, "absolute current");
+    let sandbox = prepare();
+    relink(&sandbox.path("mirror/current"), &sandbox.path("outside"));
+    assert_outside_unchanged(&sandbox, "absolute current");
 }
 
 #[test]
-fn a_current_that_is_a_directory_or_a_file_is_not_removed() {
-    let world = prepare();
-    fs::remove_file(world.path("mirror/current")).unwrap();
-    fs::create_dir(world.path("mirror/current")).unwrap();
-    fs::write(world.path("mirror/current/mine"), "mine").unwrap();
-    leaves_outside_alone(&world, "a directory");
-    assert_eq!(fs::read_to_string(world.path("mirror/current/mine")).unwrap(), "mine");
+fn current_that_is_a_directory_or_a_file_is_not_removed() {
+    let sandbox = prepare();
+    fs::remove_file(sandbox.path("mirror/current")).unwrap();
+    fs::create_dir(sandbox.path("mirror/current")).unwrap();
+    fs::write(sandbox.path("mirror/current/mine"), "mine").unwrap();
+    assert_outside_unchanged(&sandbox, "a directory");
+    assert_eq!(fs::read_to_string(sandbox.path("mirror/current/mine")).unwrap(), "mine");
 
-    let world = prepare();
-    fs::remove_file(world.path("mirror/current")).unwrap();
-    fs::write(world.path("mirror/current"), "mine").unwrap();
-    leaves_outside_alone(&world, "a file");
-    assert_eq!(fs::read_to_string(world.path("mirror/current")).unwrap(), "mine");
+    let sandbox = prepare();
+    fs::remove_file(sandbox.path("mirror/current")).unwrap();
+    fs::write(sandbox.path("mirror/current"), "mine").unwrap();
+    assert_outside_unchanged(&sandbox, "a file");
+    assert_eq!(fs::read_to_string(sandbox.path("mirror/current")).unwrap(), "mine");
 }
 
 #[test]
-fn links_swapped_in_while_pushes_run_lead_nowhere() {
-    let world = prepare();
-    let outside = world.path("outside");
+fn links_swapped_in_during_pushes_are_not_followed() {
+    let sandbox = prepare();
+    let outside = sandbox.path("outside");
     let before = fingerprint(&outside);
     let is_over = AtomicBool::new(false);
     std::thread::scope(|scope| {
         scope.spawn(|| {
             while !is_over.load(Ordering::Relaxed) {
-                swap_links(&world);
+                swap_links(&sandbox);
             }
         });
         for round in 0..40 {
@@ -260,26 +260,26 @@ fn links_swapped_in_while_pushes_run_lead_nowhere() {
             } else {
                 tree
             };
-            world.write("tree", &tree);
-            let outcome = world.push("tree", &["mirror"], &[]);
+            sandbox.write("tree", &tree);
+            let outcome = sandbox.push("tree", &["mirror"], &[]);
             assert!(!matches!(outcome.code(), None | Some(101)), "{outcome}");
         }
         is_over.store(true, Ordering::Relaxed);
     });
     assert_eq!(fingerprint(&outside), before);
-    assert_no_secret(&world, "mirror", "swapped links");
+    assert_no_secret(&sandbox, "mirror", "swapped links");
 }
 
-/// Puts links in place of the directories of every slot, and takes them back.
-fn swap_links(world: &World) {
-    let Ok(slots) = fs::read_dir(world.path("mirror/.headwater/slots")) else { return };
+/// Replaces the directories of every slot by links, and restores them.
+fn swap_links(sandbox: &Sandbox) {
+    let Ok(slots) = fs::read_dir(sandbox.path("mirror/.headwater/slots")) else { return };
     for slot in slots.flatten() {
         for name in ["js", "docs"] {
             let (place, aside) = (slot.path().join(name), slot.path().join("aside"));
             if place.symlink_metadata().is_ok_and(|meta| meta.is_dir())
                 && fs::rename(&place, &aside).is_ok()
             {
-                symlink(world.path("outside").join(name), &place).ok();
+                symlink(sandbox.path("outside").join(name), &place).ok();
                 std::thread::yield_now();
                 fs::remove_file(&place).ok();
                 fs::rename(&aside, &place).ok();
@@ -289,9 +289,9 @@ fn swap_links(world: &World) {
 }
 
 #[test]
-fn manifests_that_name_places_outside_are_refused() {
-    let absolute = |world: &World| world.at("outside/new.js");
-    let paths: [&dyn Fn(&World) -> String; 6] = [
+fn manifests_with_paths_outside_are_refused() {
+    let absolute = |sandbox: &Sandbox| sandbox.path_text("outside/new.js");
+    let paths: [&dyn Fn(&Sandbox) -> String; 6] = [
         &absolute,
         &|_| "../../../outside/new.js".into(),
         &|_| "../new.js".into(),
@@ -300,52 +300,53 @@ fn manifests_that_name_places_outside_are_refused() {
         &|_| "x\\..\\new.js".into(),
     ];
     for path in paths {
-        let world = prepare();
-        let path = path(&world);
-        forge(&world.path("mirror"), |forgery| {
+        let sandbox = prepare();
+        let path = path(&sandbox);
+        forge(&sandbox.path("mirror"), |forgery| {
             let like = forgery.lines.iter().find(|line| line.path == "js/app.js").unwrap().clone();
             forgery.lines.push(retired(&path, &like));
         });
-        is_refused_as_source(&world, &path);
-        leaves_outside_alone(&world, &path);
+        is_refused_as_source(&sandbox, &path);
+        assert_outside_unchanged(&sandbox, &path);
     }
 }
 
 #[test]
-fn manifests_with_links_that_lead_outside_are_refused() {
+fn manifests_with_links_to_the_outside_are_refused() {
     for target in ["../../outside", "../../../outside/secret", "/etc/passwd", "v1/../../../outside"]
     {
-        let world = prepare();
-        forge(&world.path("mirror"), |forgery| {
+        let sandbox = prepare();
+        forge(&sandbox.path("mirror"), |forgery| {
             let line = forgery.lines.iter_mut().find(|line| line.path == "docs/latest").unwrap();
             line.symlink = Some(target.to_owned());
         });
-        is_refused_as_source(&world, target);
-        leaves_outside_alone(&world, target);
+        is_refused_as_source(&sandbox, target);
+        assert_outside_unchanged(&sandbox, target);
     }
 }
 
-/// A mirror that lies fills no other mirror.
-fn is_refused_as_source(world: &World, what: &str) {
-    let before = fingerprint(&world.path("outside"));
-    let outcome = world.run(&["push", "--from", &world.at("mirror"), &world.at("fresh")]);
+/// Asserts that a mirror with a false manifest cannot fill another mirror.
+fn is_refused_as_source(sandbox: &Sandbox, what: &str) {
+    let before = fingerprint(&sandbox.path("outside"));
+    let outcome =
+        sandbox.run(&["push", "--from", &sandbox.path_text("mirror"), &sandbox.path_text("fresh")]);
     assert!(!matches!(outcome.code(), None | Some(0 | 101)), "{what}: {outcome}");
-    assert_eq!(fingerprint(&world.path("outside")), before, "{what}: {outcome}");
-    let state = checker::state(&world.path("fresh"));
+    assert_eq!(fingerprint(&sandbox.path("outside")), before, "{what}: {outcome}");
+    let state = checker::state(&sandbox.path("fresh"));
     assert!(matches!(state, Ok(None)), "{what}: {state:?}\n{outcome}");
 }
 
 #[test]
-fn links_of_the_tree_are_never_read_through_to_the_outside() {
-    let world = prepare();
-    world.write("tree", &Tree::small());
+fn links_of_the_tree_to_the_outside_are_never_read() {
+    let sandbox = prepare();
+    sandbox.write("tree", &Tree::small());
     for target in ["../outside/secret", "../outside", "docs/../../outside/secret", "/etc/passwd"] {
-        relink(&world.path("tree/leak.txt"), Path::new(target));
-        for flags in [&[][..], &["--cache", &world.at("other")]] {
-            let outcome = world.push("tree", &["fresh"], flags);
+        relink(&sandbox.path("tree/leak.txt"), Path::new(target));
+        for flags in [&[][..], &["--cache", &sandbox.path_text("other")]] {
+            let outcome = sandbox.push("tree", &["fresh"], flags);
             assert!(!matches!(outcome.code(), None | Some(0 | 101)), "{target}: {outcome}");
             assert!(outcome.stderr.contains("leak.txt"), "{target}: {outcome}");
         }
     }
-    assert_no_secret(&world, "fresh", "a link in the tree");
+    assert_no_secret(&sandbox, "fresh", "a link in the tree");
 }

@@ -15,9 +15,9 @@ use std::process::Command;
 
 use tempfile::TempDir;
 
-use crate::harness::{World, shell};
+use crate::harness::{Sandbox, shell};
 use crate::sandbox;
-use crate::scenario::{Kind, Scenario, Side};
+use crate::scenario::{Found, Kind, Scenario};
 
 /// `EXT4_IOC_SHUTDOWN`, the same on XFS, with the flag `NOLOGFLUSH`.
 const SHUTDOWN: &str = "import fcntl, os, struct, sys
@@ -26,9 +26,9 @@ fcntl.ioctl(os.open(sys.argv[1], os.O_RDONLY), 0x8004587d, struct.pack('I', 2))"
 const KINDS: [Kind; 6] =
     [Kind::FirstPush, Kind::Update, Kind::Deletion, Kind::Rollback, Kind::Prune, Kind::Expire];
 
-/// A kind of file system, and how it is made to show what was not synced.
+/// A kind of file system, and how it reveals missing syncs.
 #[derive(Debug, Clone, Copy)]
-struct Sort {
+struct FileSystemKind {
     mkfs: &'static str,
     flags: &'static [&'static str],
     megabytes: u64,
@@ -36,22 +36,27 @@ struct Sort {
 }
 
 /// By default ext4 hides a missing sync before a rename.
-const EXT4: Sort = Sort {
+const EXT4: FileSystemKind = FileSystemKind {
     mkfs: "mkfs.ext4",
     flags: &["-q", "-F"],
     megabytes: 32,
     options: "loop,noauto_da_alloc,commit=900",
 };
-const XFS: Sort = Sort { mkfs: "mkfs.xfs", flags: &["-q", "-f"], megabytes: 320, options: "loop" };
+const XFS: FileSystemKind =
+    FileSystemKind { mkfs: "mkfs.xfs", flags: &["-q", "-f"], megabytes: 320, options: "loop" };
 
-fn sorts() -> Vec<Sort> {
-    let is_here = |sort: &Sort| Command::new(sort.mkfs).arg("-V").output().is_ok();
-    let sorts: Vec<Sort> = [EXT4, XFS].into_iter().filter(is_here).collect();
-    println!("file systems: {:?}", sorts.iter().map(|sort| sort.mkfs).collect::<Vec<_>>());
-    sorts
+fn file_system_kinds() -> Vec<FileSystemKind> {
+    let is_here =
+        |file_system: &FileSystemKind| Command::new(file_system.mkfs).arg("-V").output().is_ok();
+    let file_system_kinds: Vec<FileSystemKind> = [EXT4, XFS].into_iter().filter(is_here).collect();
+    println!(
+        "file systems: {:?}",
+        file_system_kinds.iter().map(|file_system| file_system.mkfs).collect::<Vec<_>>()
+    );
+    file_system_kinds
 }
 
-fn cuts() -> u64 {
+fn cuts_per_scenario() -> u64 {
     std::env::var("HEADWATER_POWER_CUTS")
         .map_or(40, |text| text.parse().expect("HEADWATER_POWER_CUTS is a number"))
 }
@@ -59,17 +64,17 @@ fn cuts() -> u64 {
 /// A disk that can lose power.
 struct Disk {
     dir: TempDir,
-    sort: Sort,
+    file_system: FileSystemKind,
     is_mounted: bool,
 }
 
 impl Disk {
-    fn new(sort: Sort) -> Self {
-        let disk = Self { dir: sandbox::directory(), sort, is_mounted: false };
+    fn new(file_system: FileSystemKind) -> Self {
+        let disk = Self { dir: sandbox::directory(), file_system, is_mounted: false };
         fs::create_dir(disk.mount_point()).unwrap();
-        fs::File::create(disk.image()).unwrap().set_len(sort.megabytes << 20).unwrap();
-        let flags: Vec<&OsStr> = sort.flags.iter().map(OsStr::new).collect();
-        shell(sort.mkfs, &[&flags[..], &[disk.image().as_os_str()]].concat());
+        fs::File::create(disk.image()).unwrap().set_len(file_system.megabytes << 20).unwrap();
+        let flags: Vec<&OsStr> = file_system.flags.iter().map(OsStr::new).collect();
+        shell(file_system.mkfs, &[&flags[..], &[disk.image().as_os_str()]].concat());
         disk
     }
 
@@ -82,7 +87,7 @@ impl Disk {
     }
 
     fn mount(&mut self) {
-        let options = ["-o".as_ref(), OsStr::new(self.sort.options)];
+        let options = ["-o".as_ref(), OsStr::new(self.file_system.options)];
         shell(
             "mount",
             &[&options[..], &[self.image().as_os_str(), self.mount_point().as_os_str()]].concat(),
@@ -91,7 +96,7 @@ impl Disk {
     }
 
     fn unmount(&mut self) {
-        // A program that another test starts holds our descriptors from its fork to its exec.
+        // Another test that starts a process holds our descriptors between fork and exec.
         const PATIENT: &str = "for try in $(seq 50); do umount \"$0\" 2>/dev/null && exit; sleep \
                                0.1; done; umount \"$0\"";
         shell("sh", &["-c".as_ref(), PATIENT.as_ref(), self.mount_point().as_os_str()]);
@@ -104,7 +109,7 @@ impl Disk {
         self.mount();
     }
 
-    /// Keeps the disk as it is for [`Disk::restore`].
+    /// Saves the disk for [`Disk::restore`].
     fn save(&mut self) {
         self.unmount();
         self.copy("image", "saved");
@@ -132,50 +137,52 @@ impl Drop for Disk {
 }
 
 /// A scenario on a disk.
-struct Cut {
+struct PowerCut {
     disk: Disk,
     scenario: Scenario,
     steps: u64,
 }
 
-impl Cut {
-    fn new(kind: Kind, sort: Sort) -> Self {
-        let mut disk = Disk::new(sort);
+impl PowerCut {
+    fn new(kind: Kind, file_system: FileSystemKind) -> Self {
+        let mut disk = Disk::new(file_system);
         disk.mount();
-        let scenario = Scenario::at(kind, World::new(), disk.mount_point().join("mirror"));
+        let scenario = Scenario::at(kind, Sandbox::new(), disk.mount_point().join("mirror"));
         disk.save();
-        scenario.world.save("cache");
+        scenario.sandbox.save("cache");
         let steps = scenario.steps();
         Self { disk, scenario, steps }
     }
 
     fn reset(&mut self) {
         self.disk.restore();
-        self.scenario.world.restore("cache");
+        self.scenario.sandbox.restore("cache");
     }
 
-    /// Kill at a step, power cut, judge, do again.
-    fn at_step(&mut self, step: u64, sabotage: &str) -> Result<Side, String> {
+    /// Kills the command at a step, cuts the power, checks the result, and runs the command again.
+    fn at_step(&mut self, step: u64, sabotage: &str) -> Result<Found, String> {
         self.reset();
         let outcome = self.scenario.run(Some(&format!("{sabotage}kill@{step}")));
         self.disk.cut_power();
         let fail = |what: String| {
             format!("{:?}, power cut at step {step}: {what}\n{outcome}", self.scenario.kind)
         };
-        let side =
-            self.scenario.judge_told(&outcome).map_err(|faults| fail(format!("{faults:#?}")))?;
+        let side = self
+            .scenario
+            .check_reported(&outcome)
+            .map_err(|faults| fail(format!("{faults:#?}")))?;
         self.scenario.finish().map_err(fail)?;
         Ok(side)
     }
 
-    /// Success is told, power cut in the next instant, judge.
+    /// Cuts the power right after the command reports success, and checks the result.
     fn after_success(&mut self, sabotage: &str) -> Result<(), String> {
         self.reset();
         let fault = if sabotage.is_empty() { None } else { Some(sabotage) };
         let outcome = self.scenario.run(fault).expect(&[0]);
         self.disk.cut_power();
-        match self.scenario.judge() {
-            Ok(Side::New) => Ok(()),
+        match self.scenario.check_served() {
+            Ok(Found::New) => Ok(()),
             other => Err(format!(
                 "{:?}, power cut after success: {other:#?}\n{outcome}",
                 self.scenario.kind
@@ -183,35 +190,36 @@ impl Cut {
         }
     }
 
-    /// What is noticed of a sabotage: at the end, or behind some step, the last ones first.
+    /// Returns the first fault found with a sabotaged sync: at the end, or after some step,
+    /// starting with the last ones.
     fn first_fault(&mut self, sabotage: &str) -> String {
         let at_end = self.after_success(sabotage).err();
         let steps = self.steps;
         let sabotage = format!("{sabotage},");
         let anywhere = || (1..=steps).rev().find_map(|step| self.at_step(step, &sabotage).err());
-        at_end.or_else(anywhere).expect("this harness sees nothing")
+        at_end.or_else(anywhere).expect("the harness detects no fault")
     }
 
-    /// The steps to try, spread evenly.
+    /// The steps to try, evenly spread.
     fn points(&self) -> impl Iterator<Item = u64> + use<> {
-        let stride = self.steps.div_ceil(cuts()).max(1);
+        let stride = self.steps.div_ceil(cuts_per_scenario()).max(1);
         (1..=self.steps + 1).step_by(usize::try_from(stride).unwrap())
     }
 }
 
 #[test]
 #[ignore = "needs root and loop devices"]
-fn a_power_cut_at_any_step_leaves_a_whole_release() {
-    for sort in sorts() {
+fn power_cut_at_any_step_leaves_a_complete_release() {
+    for file_system in file_system_kinds() {
         for kind in KINDS {
-            let mut cut = Cut::new(kind, sort);
-            let sides: Vec<Side> =
+            let mut cut = PowerCut::new(kind, file_system);
+            let sides: Vec<Found> =
                 cut.points().map(|step| cut.at_step(step, "").unwrap()).collect();
-            let count = |side: Side| sides.iter().filter(|&&found| found == side).count();
-            let (nothing, old, new) = (count(Side::Nothing), count(Side::Old), count(Side::New));
+            let count = |side: Found| sides.iter().filter(|&&found| found == side).count();
+            let (nothing, old, new) = (count(Found::Nothing), count(Found::Old), count(Found::New));
             println!(
                 "{} {kind:?}: {} steps, nothing {nothing}, old {old}, new {new}",
-                sort.mkfs, cut.steps
+                file_system.mkfs, cut.steps
             );
         }
     }
@@ -219,10 +227,10 @@ fn a_power_cut_at_any_step_leaves_a_whole_release() {
 
 #[test]
 #[ignore = "needs root and loop devices"]
-fn what_was_told_to_be_current_survives_a_power_cut() {
-    for sort in sorts() {
+fn reported_activation_survives_a_power_cut() {
+    for file_system in file_system_kinds() {
         for kind in KINDS {
-            let mut cut = Cut::new(kind, sort);
+            let mut cut = PowerCut::new(kind, file_system);
             cut.after_success("").unwrap();
             cut.scenario.finish().unwrap();
         }
@@ -231,13 +239,13 @@ fn what_was_told_to_be_current_survives_a_power_cut() {
 
 #[test]
 #[ignore = "needs root and loop devices"]
-fn a_skipped_directory_sync_is_noticed() {
-    for sort in sorts() {
+fn skipped_directory_sync_is_detected() {
+    for file_system in file_system_kinds() {
         for kind in [Kind::FirstPush, Kind::Update, Kind::Deletion, Kind::Rollback] {
             println!(
                 "{} {kind:?}: {}",
-                sort.mkfs,
-                Cut::new(kind, sort).first_fault("skip-directory-sync")
+                file_system.mkfs,
+                PowerCut::new(kind, file_system).first_fault("skip-directory-sync")
             );
         }
     }
@@ -245,13 +253,13 @@ fn a_skipped_directory_sync_is_noticed() {
 
 #[test]
 #[ignore = "needs root and loop devices"]
-fn a_skipped_data_sync_is_noticed() {
-    for sort in sorts() {
+fn skipped_data_sync_is_detected() {
+    for file_system in file_system_kinds() {
         for kind in [Kind::FirstPush, Kind::Update] {
             println!(
                 "{} {kind:?}: {}",
-                sort.mkfs,
-                Cut::new(kind, sort).first_fault("skip-data-sync")
+                file_system.mkfs,
+                PowerCut::new(kind, file_system).first_fault("skip-data-sync")
             );
         }
     }

@@ -7,53 +7,54 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use crate::checker::{self, Faults, Served};
-use crate::harness::{Outcome, World, events};
+use crate::harness::{Outcome, Sandbox, events};
 use crate::trees::Tree;
 
-/// What is done.
+/// The operation of a scenario.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     /// The mirror does not exist yet.
     FirstPush,
-    /// Edits, additions, a moved link; the idle slot has the release before.
+    /// Edits, additions, a changed link; the idle slot has the previous release.
     Update,
-    /// Most files go, a directory becomes a file; the idle slot is the spare of the first push.
+    /// Removal of most files, and a directory that becomes a file; the idle slot is the spare one
+    /// of the first push.
     Deletion,
-    /// Back to the release before.
+    /// A rollback to the previous release.
     Rollback,
-    /// All but the current release go.
+    /// A prune of all releases except the current one.
     Prune,
-    /// Retired files whose time is over are served no more.
+    /// The removal of retired files that are due.
     Expire,
-    /// A flipped byte and a missing object.
+    /// A repair of a flipped byte and a missing object.
     Repair,
 }
 
-/// What a mirror was found to serve.
+/// The release that a mirror serves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Side {
-    /// Nothing was ever served.
+pub(crate) enum Found {
+    /// None: nothing was ever served.
     Nothing,
-    /// The release from before, untouched.
+    /// The old release, unchanged.
     Old,
-    /// What the command was to bring about.
+    /// The release that the command makes current.
     New,
 }
 
-/// A prepared world.
+/// A prepared sandbox and the operation.
 #[derive(Debug)]
 pub(crate) struct Scenario {
-    /// Where it takes place.
-    pub(crate) world: World,
-    /// What is done.
+    /// The sandbox.
+    pub(crate) sandbox: Sandbox,
+    /// The operation.
     pub(crate) kind: Kind,
     /// The mirror.
     pub(crate) mirror: PathBuf,
     /// What the mirror served before.
     pub(crate) old: Option<Served>,
-    /// What was wrong with it before.
+    /// The faults of the mirror before.
     faults: BTreeSet<String>,
-    /// The releases that it kept.
+    /// The releases that the mirror kept.
     kept: BTreeSet<String>,
     command: Vec<String>,
 }
@@ -68,7 +69,7 @@ fn updated() -> Tree {
     tree.without("js/vendor/lib.js").without("about.html")
 }
 
-/// What is retired when this follows the small tree.
+/// The paths that are retired when this tree follows the small one.
 const RETIRED: [&str; 4] = ["css/site.css", "img/copy.bin", "js/app.js", "js/vendor/lib.js"];
 
 fn retiring() -> Tree {
@@ -87,19 +88,19 @@ fn reduced() -> Tree {
 }
 
 impl Scenario {
-    /// Prepares the mirror at `world`/mirror.
+    /// Prepares a mirror in the directory `mirror` of a new sandbox.
     pub(crate) fn new(kind: Kind) -> Self {
-        let world = World::new();
-        let mirror = world.path("mirror");
-        Self::at(kind, world, mirror)
+        let sandbox = Sandbox::new();
+        let mirror = sandbox.path("mirror");
+        Self::at(kind, sandbox, mirror)
     }
 
-    /// Prepares a mirror elsewhere.
-    pub(crate) fn at(kind: Kind, world: World, mirror: PathBuf) -> Self {
+    /// Prepares a mirror in another directory.
+    pub(crate) fn at(kind: Kind, sandbox: Sandbox, mirror: PathBuf) -> Self {
         let place = mirror.to_str().unwrap().to_owned();
         let push = |tree: &Tree| {
-            world.write("tree", tree);
-            world.run(&["push", &world.at("tree"), &place]).expect(&[0]);
+            sandbox.write("tree", tree);
+            sandbox.run(&["push", &sandbox.path_text("tree"), &place]).expect(&[0]);
         };
         let goal = match kind {
             Kind::FirstPush => Tree::small(),
@@ -129,12 +130,12 @@ impl Scenario {
                 updated()
             }
         };
-        world.write("tree", &goal);
+        sandbox.write("tree", &goal);
         if kind == Kind::Repair {
             damage(&mirror);
         }
-        let tree = world.at("tree");
-        let events = world.at("events");
+        let tree = sandbox.path_text("tree");
+        let events = sandbox.path_text("events");
         let command: &[&str] = match kind {
             Kind::FirstPush | Kind::Update | Kind::Deletion => {
                 &["push", &tree, &place, "--wait", "0s", "--events", &events]
@@ -153,15 +154,15 @@ impl Scenario {
         };
         assert_eq!(faults.is_empty(), kind != Kind::Repair, "{kind:?}: {faults:#?}");
         let kept = checker::records(&mirror).into_keys().collect();
-        Self { world, kind, mirror, old, faults, kept, command }
+        Self { sandbox, kind, mirror, old, faults, kept, command }
     }
 
-    /// Runs the command, with a fault armed if one is given.
+    /// Runs the command, with a fault if one is given.
     pub(crate) fn run(&self, fault: Option<&str>) -> Outcome {
         let arguments: Vec<&str> = self.command.iter().map(|word| &**word).collect();
-        // What an earlier run left in the cache is swept up: that would move the steps.
+        // Files that an earlier run left in the cache would be removed and shift the steps.
         for place in
-            std::fs::read_dir(self.world.path("cache/headwater")).into_iter().flatten().flatten()
+            std::fs::read_dir(self.sandbox.path("cache/headwater")).into_iter().flatten().flatten()
         {
             for left in std::fs::read_dir(place.path()).into_iter().flatten().flatten() {
                 if left.file_name().as_encoded_bytes().starts_with(b"push-") {
@@ -173,21 +174,21 @@ impl Scenario {
         const LATER: &str = "clock+172800";
         match fault {
             Some(fault) if self.kind == Kind::Expire => {
-                self.world.run_with_fault(&format!("{LATER},{fault}"), &arguments)
+                self.sandbox.run_with_fault(&format!("{LATER},{fault}"), &arguments)
             }
-            None if self.kind == Kind::Expire => self.world.run_with_fault(LATER, &arguments),
-            Some(fault) => self.world.run_with_fault(fault, &arguments),
-            None => self.world.run(&arguments),
+            None if self.kind == Kind::Expire => self.sandbox.run_with_fault(LATER, &arguments),
+            Some(fault) => self.sandbox.run_with_fault(fault, &arguments),
+            None => self.sandbox.run(&arguments),
         }
     }
 
-    /// How many changes of the disk the command makes.
+    /// Returns how many changes of the disk the command makes.
     pub(crate) fn steps(&self) -> u64 {
         self.run(Some("count")).expect(&[0]).steps()
     }
 
-    /// The same, and the steps that every sweep tries: the first and the last of each operation,
-    /// and the switch with the step behind it.
+    /// Returns the same, and the steps that every sweep tries: the first and the last of each
+    /// operation, and the activation with the step after it.
     pub(crate) fn steps_and_named(&self) -> (u64, BTreeSet<u64>) {
         let outcome = self.run(Some("count")).expect(&[0]);
         let operations = outcome.operations();
@@ -204,85 +205,87 @@ impl Scenario {
         (outcome.steps(), named)
     }
 
-    /// What is served now, if that is one complete release: the old or the new one.
-    pub(crate) fn judge(&self) -> Result<Side, Faults> {
+    /// Returns which release is served, if it is one complete release: the old or the new one.
+    pub(crate) fn check_served(&self) -> Result<Found, Faults> {
         if self.kind == Kind::Repair {
-            return self.judge_repair();
+            return self.check_repair();
         }
         let served = match checker::state(&self.mirror)? {
-            None if self.kind == Kind::FirstPush => return Ok(Side::Nothing),
+            None if self.kind == Kind::FirstPush => return Ok(Found::Nothing),
             None => return Err(vec!["current: gone".into()]),
             Some(served) => served,
         };
         if self.kind == Kind::Expire {
-            return self.judge_expiry(&served);
+            return self.check_expiry(&served);
         }
         if self.kind == Kind::Prune {
             let is_old = self.old.as_ref() == Some(&served);
             return if is_old {
-                Ok(Side::New)
+                Ok(Found::New)
             } else {
                 Err(vec![format!("serves {}", served.name)])
             };
         }
         if self.old.as_ref() == Some(&served) {
-            return Ok(Side::Old);
+            return Ok(Found::Old);
         }
         let before = self.old.as_ref().map_or(0, |old| old.record.sequence);
-        // A sequence that was staged and not activated is not given again.
+        // A sequence that was staged and not activated is not used again.
         if served.record.sequence <= before {
             return Err(vec![format!("serves {} after sequence {before}", served.name)]);
         }
-        checker::check_equals_tree(&served, &self.world.path("tree")).map(|()| Side::New)
+        checker::check_equals_tree(&served, &self.sandbox.path("tree")).map(|()| Found::New)
     }
 
-    /// As [`Scenario::judge`], but what the last run told to be current must be served.
-    pub(crate) fn judge_told(&self, outcome: &Outcome) -> Result<Side, Faults> {
-        let side = self.judge()?;
-        let is_told =
-            events(&self.world.path("events")).iter().any(|event| event["event"] == "activated");
-        if side != Side::New && (is_told || outcome.code() == Some(0)) {
-            return Err(vec![format!("told to be current, and it is {side:?}")]);
+    /// Like [`Scenario::check_served`], but the release that the last run reported as current must
+    /// be served.
+    pub(crate) fn check_reported(&self, outcome: &Outcome) -> Result<Found, Faults> {
+        let side = self.check_served()?;
+        let is_reported =
+            events(&self.sandbox.path("events")).iter().any(|event| event["event"] == "activated");
+        if side != Found::New && (is_reported || outcome.code() == Some(0)) {
+            return Err(vec![format!("reported as current, but found {side:?}")]);
         }
         Ok(side)
     }
 
-    /// The release stays; of what is retired all or some is still there, or nothing.
-    fn judge_expiry(&self, served: &Served) -> Result<Side, Faults> {
+    /// Checks that the release stays, and that only retired entries are missing.
+    fn check_expiry(&self, served: &Served) -> Result<Found, Faults> {
         if self.old.as_ref() != Some(served) {
             return Err(vec![format!("serves {}", served.name)]);
         }
         let is_there =
             |path: &&str| self.mirror.join("current").join(path).symlink_metadata().is_ok();
         let directories = ["css", "js/vendor", "js"];
-        Ok(if RETIRED.iter().chain(&directories).any(is_there) { Side::Old } else { Side::New })
+        Ok(if RETIRED.iter().chain(&directories).any(is_there) { Found::Old } else { Found::New })
     }
 
-    /// A repair never damages anything that was sound.
-    fn judge_repair(&self) -> Result<Side, Faults> {
+    /// Checks that the repair damaged nothing that was intact.
+    fn check_repair(&self) -> Result<Found, Faults> {
         match checker::state(&self.mirror) {
-            Ok(Some(_)) => Ok(Side::New),
+            Ok(Some(_)) => Ok(Found::New),
             Ok(None) => Err(vec!["current: gone".into()]),
-            Err(faults) if faults.iter().all(|fault| self.faults.contains(fault)) => Ok(Side::Old),
+            Err(faults) if faults.iter().all(|fault| self.faults.contains(fault)) => Ok(Found::Old),
             Err(faults) => {
                 Err(faults.into_iter().filter(|fault| !self.faults.contains(fault)).collect())
             }
         }
     }
 
-    /// Does again what was interrupted: it must succeed at once (no stale lock, no repair) and be
-    /// complete.
+    /// Runs the interrupted command again: it must succeed at once (no stale lock, no repair) and
+    /// complete the operation.
     pub(crate) fn finish(&self) -> Result<(), String> {
         let interrupted = checker::state(&self.mirror).ok().flatten().map(|served| served.name);
         let outcome = self.run(None);
         if outcome.code() != Some(0) {
             return Err(format!("the next run failed: {outcome}"));
         }
-        match self.judge() {
-            Ok(Side::New) => {}
+        match self.check_served() {
+            Ok(Found::New) => {}
             other => return Err(format!("after the next run: {other:#?}\n{outcome}")),
         }
-        let served = checker::check_store(&self.mirror).expect("it was judged").name;
+        let served =
+            checker::check_store(&self.mirror).expect("the result was checked before").name;
         let known = |name: &String| {
             *name == served || self.kept.contains(name) || Some(name) == interrupted.as_ref()
         };
@@ -293,7 +296,8 @@ impl Scenario {
     }
 }
 
-/// Flips a byte of one object (and so of the slots that share its inode) and removes another.
+/// Flips a byte of one object (and so of the slots that share its inode) and removes another
+/// object.
 fn damage(mirror: &Path) {
     let objects = mirror.join(".headwater/objects");
     let place = |bytes: &[u8]| {

@@ -5,19 +5,18 @@
 
 use crate::trees::{Rng, seed};
 
-/// Whether sweeps try all their points.
+/// Whether sweeps try all points.
 fn is_full() -> bool {
     std::env::var_os("HEADWATER_FULL_SWEEPS").is_some_and(|text| text == "1")
 }
 
-/// The points of `all` to try, in their order: the first, the last, those that `is_named`, and one
-/// from each of `samples` equal parts.
+/// The points of `all` to try, in order: the first, the last, those for which `is_named` returns
+/// true, and one from each of `samples` equal parts.
 pub(crate) fn points<T: Copy>(all: &[T], samples: usize, is_named: impl Fn(T) -> bool) -> Vec<T> {
     if is_full() { all.to_vec() } else { sample(all, samples, is_named, &mut Rng::new(seed())) }
 }
 
-/// How often to try something random: the first number of times where sweeps try all, else the
-/// second.
+/// The number of rounds of a random test: the first number in a full sweep, else the second.
 pub(crate) fn rounds([full, few]: [usize; 2]) -> usize {
     if is_full() { full } else { few }
 }
@@ -44,7 +43,7 @@ fn sample<T: Copy>(
 }
 
 #[test]
-fn a_sample_has_the_ends_the_named_points_and_one_of_each_part() {
+fn sample_has_both_ends_named_points_and_one_point_per_part() {
     let all: Vec<usize> = (0..200).collect();
     for seed in 0..50 {
         let chosen = sample(&all, 10, |point| point == 77, &mut Rng::new(seed));

@@ -6,17 +6,17 @@ use std::hash::{BuildHasher as _, Hasher as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
-/// Reproducible random numbers (xorshift64*): a seed must mean the same for ever.
+/// Reproducible random numbers (xorshift64*): a seed must always give the same numbers.
 #[derive(Debug, Clone)]
 pub(crate) struct Rng(u64);
 
 impl Rng {
-    /// The numbers that follow from `seed`.
+    /// Creates the sequence of `seed`.
     pub(crate) const fn new(seed: u64) -> Self {
         Self(seed ^ 0x9e37_79b9_7f4a_7c15 | 1)
     }
 
-    /// The next number.
+    /// Returns the next number.
     pub(crate) const fn next(&mut self) -> u64 {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
@@ -24,22 +24,22 @@ impl Rng {
         self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 11
     }
 
-    /// A number below `limit`.
+    /// Returns a number below `limit`.
     pub(crate) fn below(&mut self, limit: usize) -> usize {
         usize::try_from(self.next() % u64::try_from(limit).unwrap()).unwrap()
     }
 
-    /// True in `percent` of all cases.
+    /// Returns true in `percent` of all cases.
     pub(crate) fn chance(&mut self, percent: usize) -> bool {
         self.below(100) < percent
     }
 
-    /// One of several.
+    /// Returns one of several items.
     pub(crate) fn pick<T: Clone>(&mut self, of: &[T]) -> T {
         of[self.below(of.len())].clone()
     }
 
-    /// Bytes that do not compress.
+    /// Returns incompressible bytes.
     pub(crate) fn bytes(&mut self, length: usize) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(length + 8);
         while bytes.len() < length {
@@ -49,7 +49,7 @@ impl Rng {
         bytes
     }
 
-    /// Text that compresses.
+    /// Returns compressible text.
     fn text(&mut self, words: usize) -> Vec<u8> {
         const WORDS: [&str; 8] =
             ["water", "stone", "river", "<p>", "</p>", "function", "colour", "\n"];
@@ -57,7 +57,7 @@ impl Rng {
     }
 }
 
-/// The seed from `HEADWATER_SEED`, or any; printed, so that a failure shows it.
+/// Returns and prints the seed from `HEADWATER_SEED`, or a random one.
 pub(crate) fn seed() -> u64 {
     let given = std::env::var("HEADWATER_SEED").ok();
     let any = || std::collections::hash_map::RandomState::new().build_hasher().finish() >> 32;
@@ -66,14 +66,14 @@ pub(crate) fn seed() -> u64 {
     seed
 }
 
-/// What is at a path of a content tree.
+/// A file or link of a content tree.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Node {
     /// A file.
     File {
         /// Its content.
         bytes: Vec<u8>,
-        /// Whether it may be executed.
+        /// Whether it is executable.
         exec: bool,
     },
     /// A symbolic link with this target.
@@ -83,40 +83,40 @@ pub(crate) enum Node {
 /// A content tree.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Tree {
-    /// What is where.
+    /// The files and links by path.
     pub(crate) nodes: BTreeMap<String, Node>,
-    /// Numbers names, so that none is ever given twice by chance.
+    /// The next number for a name, so that names are unique.
     names: usize,
 }
 
-/// Links lead here, so these are edited but never removed.
+/// Files that links point to: they are edited but never removed.
 const ANCHORS: [&str; 4] = ["v1/app.js", "v1/index.html", "v2/app.js", "v2/index.html"];
 
 impl Tree {
-    /// The tree with one more file (or another one at that path).
+    /// Adds or replaces a file.
     pub(crate) fn file(mut self, path: &str, bytes: impl Into<Vec<u8>>) -> Self {
         self.put(path, bytes);
         self
     }
 
-    /// The tree with one more link.
+    /// Adds a link.
     pub(crate) fn link(mut self, path: &str, target: &str) -> Self {
         self.nodes.insert(path.to_owned(), Node::Link(target.to_owned()));
         self
     }
 
-    /// The tree without a path.
+    /// Removes a path.
     pub(crate) fn without(mut self, path: &str) -> Self {
-        self.nodes.remove(path).expect("it is there");
+        self.nodes.remove(path).expect("the file exists");
         self
     }
 
-    /// Puts a file at a path.
+    /// Writes a file at a path.
     pub(crate) fn put(&mut self, path: &str, bytes: impl Into<Vec<u8>>) {
         self.nodes.insert(path.to_owned(), Node::File { bytes: bytes.into(), exec: false });
     }
 
-    /// A dozen files of every sort.
+    /// A dozen files of every kind.
     pub(crate) fn small() -> Self {
         let mut tree = Self::default()
             .file("index.html", "<h1>first</h1>")
@@ -136,7 +136,7 @@ impl Tree {
         tree
     }
 
-    /// A tree of about `files` files at random, with the anchors.
+    /// A random tree of about `files` files, with the anchors.
     pub(crate) fn random(rng: &mut Rng, files: usize) -> Self {
         let mut tree = ANCHORS
             .iter()
@@ -148,7 +148,7 @@ impl Tree {
         tree
     }
 
-    /// Changes one thing at random; answers what.
+    /// Makes one random change and returns its description.
     pub(crate) fn mutate(&mut self, rng: &mut Rng) -> String {
         match rng.below(9) {
             0 => self.edit(rng),
@@ -186,7 +186,8 @@ impl Tree {
         format!("edit {path}")
     }
 
-    /// Changes a file without changing its length: the edit that validators of web servers miss.
+    /// Changes a file without changing its length: the kind of edit that validators of web servers
+    /// miss.
     pub(crate) fn edit_same_size(&mut self, rng: &mut Rng) -> String {
         let path = self.any_file(rng);
         let Some(Node::File { bytes, .. }) = self.nodes.get_mut(&path) else {
@@ -226,7 +227,7 @@ impl Tree {
                 rng.text(words)
             }
         };
-        // A directory that a swap made a file may stand where this one needs a directory.
+        // There may be a file, made by an earlier swap, where this path needs a directory.
         let is_blocked = |path: &str| {
             path.match_indices('/').any(|(at, _)| self.nodes.contains_key(&path[..at]))
         };
@@ -288,7 +289,7 @@ impl Tree {
         format!("flip exec of {path}")
     }
 
-    /// Makes the directory `root` this tree. Files that are right stay untouched, others are
+    /// Makes the directory `root` equal to this tree. Correct files stay untouched; others are
     /// written in place.
     pub(crate) fn write_to(&self, root: &Path) {
         fs::create_dir_all(root).unwrap();
@@ -316,7 +317,7 @@ impl Tree {
     }
 }
 
-/// Removes what `keep` does not keep.
+/// Removes everything for which `keep` returns false.
 fn clear(root: &Path, path: &str, keep: &dyn Fn(&str, bool) -> bool) {
     for entry in fs::read_dir(root.join(path)).unwrap() {
         let entry = entry.unwrap();
@@ -347,7 +348,7 @@ fn write_file(path: &Path, bytes: &[u8], exec: bool) {
 }
 
 #[test]
-fn a_seed_gives_the_same_tree_and_disk_holds_it_after_any_mutations() {
+fn equal_seeds_give_equal_trees_on_disk() {
     let seed = seed();
     let dir = tempfile::tempdir().unwrap();
     let (mut rng, mut again) = (Rng::new(seed), Rng::new(seed));

@@ -21,14 +21,14 @@ use headwater::push::{
 use headwater::release::{Release, Succession};
 use headwater::scan::{Root, ScanOptions};
 
-use crate::harness::World;
+use crate::harness::Sandbox;
 use crate::trees::Rng;
 
 const MIRRORS: [&str; 3] = ["hub-a", "hub-b", "edge"];
 
-/// Something that happens.
+/// An event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Happening {
+enum HubEvent {
     /// The origin pushes its next tree to one hub.
     Publish(usize),
     /// The origin pushes its next tree to both hubs.
@@ -39,15 +39,15 @@ enum Happening {
     Heal,
 }
 
-use Happening::{Carry, Heal, Publish, PublishToBoth};
+use HubEvent::{Carry, Heal, Publish, PublishToBoth};
 
 /// The mirrors, and what each of them served.
 struct Fleets {
-    world: World,
+    sandbox: Sandbox,
     next: u64,
     served: BTreeMap<&'static str, Release>,
-    /// What happened.
-    story: Vec<Happening>,
+    /// The events so far.
+    events: Vec<HubEvent>,
 }
 
 fn options(scratch: PathBuf, began: u64) -> Options {
@@ -83,24 +83,24 @@ fn mirror(path: &Path) -> Arc<dyn Mirror> {
 }
 
 impl Fleets {
-    /// All three serve the first release.
+    /// Creates the mirrors; all three serve the first release.
     fn new() -> Self {
-        let world = World::new();
-        let mut fleets = Self { world, next: 1, served: BTreeMap::new(), story: Vec::new() };
+        let sandbox = Sandbox::new();
+        let mut fleets = Self { sandbox, next: 1, served: BTreeMap::new(), events: Vec::new() };
         fleets.publish(&MIRRORS);
         fleets.check();
         fleets
     }
 
     fn push(&self, source: &Source, to: &[&str]) -> Report {
-        let fleet = Fleet::new(to.iter().map(|name| mirror(&self.world.path(name))).collect());
-        let options = options(self.world.path("cache"), self.next * 1000);
+        let fleet = Fleet::new(to.iter().map(|name| mirror(&self.sandbox.path(name))).collect());
+        let options = options(self.sandbox.path("cache"), self.next * 1000);
         push(source, &fleet, &options, &SilentMonitor)
-            .unwrap_or_else(|error| panic!("{error}: {:?}", self.story))
+            .unwrap_or_else(|error| panic!("{error}: {:?}", self.events))
     }
 
     fn publish(&mut self, to: &[&str]) {
-        let tree = self.world.path("tree");
+        let tree = self.sandbox.path("tree");
         fs::create_dir_all(&tree).unwrap();
         fs::write(tree.join("index.html"), format!("version {}", self.next)).unwrap();
         self.next += 1;
@@ -109,23 +109,23 @@ impl Fleets {
         assert!(report.mirrors.iter().all(|one| one.outcome.is_current()), "{report:?}");
     }
 
-    fn happen(&mut self, what: Happening) {
-        self.story.push(what);
+    fn apply(&mut self, what: HubEvent) {
+        self.events.push(what);
         match what {
             Publish(hub) => self.publish(&[MIRRORS[hub]]),
             PublishToBoth => self.publish(&MIRRORS[..2]),
             Carry(hub) => {
-                let from = mirror(&self.world.path(MIRRORS[hub]));
+                let from = mirror(&self.sandbox.path(MIRRORS[hub]));
                 let source = from.state().unwrap().current_release().cloned().unwrap();
                 let report = self.push(&Source::CurrentRelease(from), &["edge"]);
                 assert!(
                     !report.is_new && report.release == Some(source.id()),
-                    "the very release: {report:?}"
+                    "the same release: {report:?}"
                 );
                 let outcome = &report.mirrors[0].outcome;
                 match source.succession(&self.served["edge"]) {
                     Succession::Follows => {
-                        assert_eq!(*outcome, Outcome::Activated, "{:?}", self.story);
+                        assert_eq!(*outcome, Outcome::Activated, "{:?}", self.events);
                     }
                     _ if source == self.served["edge"] => assert_eq!(*outcome, Outcome::Current),
                     _ => {
@@ -144,32 +144,32 @@ impl Fleets {
         self.check();
     }
 
-    /// No mirror went back.
+    /// Checks that no mirror went back to an older release.
     fn check(&mut self) {
         for name in MIRRORS {
-            let path = self.world.path(name);
+            let path = self.sandbox.path(name);
             let release = mirror(&path).state().unwrap().current_release().cloned().unwrap();
             if let Some(before) = self.served.insert(name, release.clone()) {
                 let is_higher =
                     release == before || release.succession(&before) == Succession::Follows;
-                assert!(is_higher, "{name} went from {before:?} to {release:?}: {:?}", self.story);
+                assert!(is_higher, "{name} went from {before:?} to {release:?}: {:?}", self.events);
             }
         }
     }
 
-    /// After a heal all serve what the highest release has.
+    /// Checks that all mirrors serve the content of the highest release after a heal.
     fn end(mut self) {
         let highest = self.served.values().max_by_key(|release| release.rank()).cloned().unwrap();
-        self.happen(Heal);
-        assert!(self.served.values().all(|release| *release == highest), "{:?}", self.story);
-        let texts =
-            MIRRORS.map(|name| fs::read(self.world.path(name).join("current/index.html")).unwrap());
+        self.apply(Heal);
+        assert!(self.served.values().all(|release| *release == highest), "{:?}", self.events);
+        let texts = MIRRORS
+            .map(|name| fs::read(self.sandbox.path(name).join("current/index.html")).unwrap());
         assert!(texts.iter().all(|text| *text == texts[0]));
     }
 }
 
-/// Calls `each` with every order of `rest` behind `begun`.
-fn orders(begun: &mut Vec<Happening>, rest: &[Happening], each: &mut dyn FnMut(&[Happening])) {
+/// Calls `each` with every order of `rest` after `begun`.
+fn orders(begun: &mut Vec<HubEvent>, rest: &[HubEvent], each: &mut dyn FnMut(&[HubEvent])) {
     if rest.is_empty() {
         return each(begun);
     }
@@ -182,26 +182,26 @@ fn orders(begun: &mut Vec<Happening>, rest: &[Happening], each: &mut dyn FnMut(&
 }
 
 #[test]
-fn a_stale_hub_never_takes_the_edge_back_in_any_order_of_events() {
+fn stale_hub_never_reverts_the_edge_in_any_order_of_events() {
     orders(&mut Vec::new(), &[Publish(0), Publish(1), Carry(0), Carry(1)], &mut |order| {
         let mut fleets = Fleets::new();
-        order.iter().for_each(|what| fleets.happen(*what));
+        order.iter().for_each(|what| fleets.apply(*what));
         fleets.end();
     });
 }
 
 #[test]
-fn two_hubs_of_which_one_is_stale_do_not_flip_the_edge() {
+fn one_stale_hub_of_two_does_not_flip_the_edge() {
     let mut fleets = Fleets::new();
     for what in [Publish(0), Carry(0), Carry(1), Carry(0), Carry(1)] {
-        fleets.happen(what);
+        fleets.apply(what);
     }
     assert_eq!(fleets.served["edge"], fleets.served["hub-a"]);
     fleets.end();
 }
 
 #[test]
-fn no_random_story_takes_a_mirror_back() {
+fn random_events_never_revert_a_mirror() {
     let seed = crate::trees::seed();
     for round in 0..6 {
         let mut rng = Rng::new(seed.wrapping_add(round));
@@ -217,7 +217,7 @@ fn no_random_story_takes_a_mirror_back() {
                 Carry(1),
                 Heal,
             ]);
-            fleets.happen(what);
+            fleets.apply(what);
         }
         fleets.end();
     }

@@ -5,28 +5,28 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use crate::checker;
-use crate::harness::World;
+use crate::harness::Sandbox;
 use crate::trees::{Rng, Tree};
 
-/// Two mirrors with the same three releases.
-fn prepare() -> World {
-    let world = World::new();
+/// Creates two mirrors with the same three releases.
+fn prepare() -> Sandbox {
+    let sandbox = Sandbox::new();
     for letter in ["a", "b", "c"] {
         let tree = Tree::small()
             .file("js/app.js", letter)
             .file(&format!("{letter}.css"), letter.repeat(20));
-        world.publish(&tree, &["one", "two"], &[]);
+        sandbox.publish(&tree, &["one", "two"], &[]);
     }
-    world
+    sandbox
 }
 
-/// Every file of the store that says what it should be: not the lock, not the
-/// `format` (a store id is random), not the notes for people, and not what is no release.
+/// Returns every file of the store whose content can be checked: not the lock, `format` (its store
+/// id is random), the history, or files that belong to no release.
 fn files(directory: &Path, found: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(directory).unwrap() {
         let path = entry.unwrap().path();
         let meta = path.symlink_metadata().unwrap();
-        // The bytes of the reserve mean nothing: they only take room until it is needed.
+        // The bytes of the reserve have no meaning: they only occupy space until it is needed.
         let others =
             ["incoming", "slots/dirty", "lock", "format", "events.jsonl", ".headwater/reserve"];
         let is_other = others.iter().any(|name| path.ends_with(name));
@@ -38,7 +38,7 @@ fn files(directory: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
-/// Changes a file in place: the inode, and with it all of its names, keeps its times and mode.
+/// Changes a file in place: the inode, and so each of its names, keeps its times and mode.
 fn change(path: &Path, how: impl FnOnce(&mut Vec<u8>)) {
     let before = fs::metadata(path).unwrap();
     let mut bytes = fs::read(path).unwrap();
@@ -49,73 +49,75 @@ fn change(path: &Path, how: impl FnOnce(&mut Vec<u8>)) {
     fs::set_permissions(path, before.permissions()).unwrap();
 }
 
-fn is_found_and_mended(world: &World, victim: &Path, what: &str) {
-    let one = world.at("one");
-    let name = victim.strip_prefix(world.path("one")).unwrap().display().to_string();
-    let found = world.run(&["verify", &one]);
+fn is_found_and_mended(sandbox: &Sandbox, victim: &Path, what: &str) {
+    let one = sandbox.path_text("one");
+    let name = victim.strip_prefix(sandbox.path("one")).unwrap().display().to_string();
+    let found = sandbox.run(&["verify", &one]);
     assert_eq!(found.code(), Some(1), "{what} in {name} was not found: {found}");
-    let mended = world.run(&["repair", &one, "--from", &world.at("two")]);
+    let mended = sandbox.run(&["repair", &one, "--from", &sandbox.path_text("two")]);
     assert_eq!(mended.code(), Some(0), "{what} in {name}: {mended}");
-    let state = checker::check_store(&world.path("one"));
+    let state = checker::check_store(&sandbox.path("one"));
     let served =
         state.unwrap_or_else(|faults| panic!("{what} in {name}: {faults:#?}\n{found}{mended}"));
-    assert_eq!(served, world.served("two"), "{what} in {name}: {mended}");
-    world.run(&["verify", &one]).expect(&[0]);
+    assert_eq!(served, sandbox.served("two"), "{what} in {name}: {mended}");
+    sandbox.run(&["verify", &one]).expect(&[0]);
 }
 
 #[test]
-fn a_flipped_bit_anywhere_is_found_and_mended() {
+fn flipped_bit_in_any_file_is_found_and_repaired() {
     let mut rng = Rng::new(crate::trees::seed());
-    let world = prepare();
-    world.save("one");
+    let sandbox = prepare();
+    sandbox.save("one");
     let mut places = Vec::new();
-    files(&world.path("one"), &mut places);
+    files(&sandbox.path("one"), &mut places);
     places.sort();
     for place in &places {
-        world.restore("one");
+        sandbox.restore("one");
         change(place, |bytes| {
             let at = rng.below(bytes.len());
             bytes[at] ^= 1 << rng.below(8);
         });
-        is_found_and_mended(&world, place, "a flipped bit");
+        is_found_and_mended(&sandbox, place, "a flipped bit");
     }
 }
 
 #[test]
-fn a_file_cut_emptied_or_removed_anywhere_is_found_and_mended() {
-    let world = prepare();
-    world.save("one");
+fn truncated_emptied_or_removed_file_is_found_and_repaired() {
+    let sandbox = prepare();
+    sandbox.save("one");
     let mut places = Vec::new();
-    files(&world.path("one"), &mut places);
+    files(&sandbox.path("one"), &mut places);
     places.sort();
     for place in &places {
-        world.restore("one");
+        sandbox.restore("one");
         change(place, |bytes| bytes.truncate(bytes.len() - 1));
-        is_found_and_mended(&world, place, "a cut");
-        world.restore("one");
+        is_found_and_mended(&sandbox, place, "a cut");
+        sandbox.restore("one");
         change(place, Vec::clear);
-        is_found_and_mended(&world, place, "nothing");
-        // Nothing tells of a record that is gone, unless it is that of the current release.
-        let current = fs::read_link(world.path("one/current")).unwrap();
+        is_found_and_mended(&sandbox, place, "nothing");
+        // A missing record is only detected if it is that of the current release.
+        let current = fs::read_link(sandbox.path("one/current")).unwrap();
         let is_unknown = place.parent().unwrap().ends_with("releases")
             && place.file_stem() != current.file_name();
         if !is_unknown {
-            world.restore("one");
+            sandbox.restore("one");
             fs::remove_file(place).unwrap();
-            is_found_and_mended(&world, place, "no file");
+            is_found_and_mended(&sandbox, place, "no file");
         }
     }
 }
 
 #[test]
-fn what_is_served_is_mended_from_the_tree_alone() {
-    let world = prepare();
-    let served = world.served("one");
+fn served_content_is_repaired_from_the_tree_alone() {
+    let sandbox = prepare();
+    let served = sandbox.served("one");
     for place in ["index.html", "js/app.js", "bin/tool"] {
-        change(&world.path("one/current").join(place), |bytes| bytes[0] ^= 1);
+        change(&sandbox.path("one/current").join(place), |bytes| bytes[0] ^= 1);
     }
-    fs::remove_file(world.path("one/current/c.css")).unwrap();
-    world.run(&["verify", "--quick", &world.at("one")]).expect(&[1]);
-    world.run(&["repair", &world.at("one"), "--from", &world.at("tree")]).expect(&[0]);
-    assert_eq!(world.served("one"), served, "the same release, whole again");
+    fs::remove_file(sandbox.path("one/current/c.css")).unwrap();
+    sandbox.run(&["verify", "--quick", &sandbox.path_text("one")]).expect(&[1]);
+    sandbox
+        .run(&["repair", &sandbox.path_text("one"), "--from", &sandbox.path_text("tree")])
+        .expect(&[0]);
+    assert_eq!(sandbox.served("one"), served, "the same release is complete again");
 }

@@ -53,7 +53,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn mirrors_of_other_sites_are_left_out() {
+    fn retyped_command_leaves_out_mirrors_of_other_sites() {
         let of = |pairs: &[(&str, &str)]| -> Vec<SiteOfMirror> {
             let one = |(mirror, site): &(&str, &str)| SiteOfMirror {
                 mirror: (*mirror).to_owned(),

@@ -456,7 +456,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn orders_are_split_at_the_last_colon() {
+    fn order_is_split_at_the_last_colon() {
         let order: RunNumber = "github:me/site/CI: all:17".parse().unwrap();
         assert_eq!((order.stream(), order.number()), ("github:me/site/CI: all", 17));
         for bad in [

@@ -410,7 +410,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_file_the_first_is_the_tree() {
+    fn first_operand_without_a_file_is_the_tree() {
         let none = Config::default();
         assert_eq!(
             push(&["public", "/a", "./b"], false, &none),
@@ -426,7 +426,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mirror_before_a_tree_is_a_mistake() {
+    fn mirror_before_a_tree_is_refused() {
         for (mirror, tree, config) in
             [("/srv/old", "public", Config::default()), ("us", "./site", config(FLEET))]
         {
@@ -440,7 +440,7 @@ mod tests {
     }
 
     #[test]
-    fn with_a_file_no_argument_is_needed() {
+    fn no_operands_are_needed_with_a_file() {
         assert_eq!(push(&[], false, &fleet()), expected(None, &["/srv/eu", "ssh://us/srv"]));
         assert_eq!(push(&["us"], false, &fleet()), expected(None, &["ssh://us/srv"]));
         assert_eq!(push(&["us", "/x"], false, &fleet()), expected(None, &["ssh://us/srv", "/x"]));
@@ -455,7 +455,7 @@ mod tests {
     }
 
     #[test]
-    fn names_without_content_still_need_a_tree() {
+    fn mirror_names_without_configured_content_require_a_tree() {
         assert_eq!(push(&["us"], false, &config(FLEET)), Err(OperandError::NoTree));
         assert_eq!(
             push(&["public", "us"], false, &config(FLEET)),
@@ -464,7 +464,7 @@ mod tests {
     }
 
     #[test]
-    fn with_from_all_are_mirrors() {
+    fn all_operands_with_from_are_mirrors() {
         assert_eq!(push(&["eu", "/a"], true, &fleet()), expected(None, &["/srv/eu", "/a"]));
         assert_eq!(push(&["/a"], true, &Config::default()), expected(None, &["/a"]));
         assert_eq!(push(&[], true, &Config::default()), Err(OperandError::NoMirrors));
@@ -475,14 +475,14 @@ mod tests {
     }
 
     #[test]
-    fn a_word_that_is_both_is_refused() {
+    fn ambiguous_operand_is_refused() {
         let error = push(&["eu"], false, &fleet()).unwrap_err();
         assert_eq!(error, OperandError::Ambiguous { word: "eu".into() });
         assert!(error.hint().contains("./eu"));
     }
 
     #[test]
-    fn a_word_that_is_neither_is_missing_content_or_an_unknown_mirror() {
+    fn unknown_operand_is_missing_content_or_an_unknown_mirror() {
         let error = push(&["dist", "us"], false, &fleet()).unwrap_err();
         assert!(error.hint().contains("eu, us"), "{}", error.hint());
         assert_eq!(Failure::from(error).exit(), Exit::Content);
@@ -497,7 +497,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mirror_in_the_place_of_the_tree_is_refused() {
+    fn mirror_given_as_tree_is_refused() {
         for first in ["/srv/eu", "/srv/eu/", "https://h/d", "ssh://us/srv"] {
             let error = push(&[first], false, &fleet()).unwrap_err();
             assert!(matches!(error, OperandError::MirrorAsTree { .. }), "{error}");
@@ -507,7 +507,7 @@ mod tests {
     }
 
     #[test]
-    fn no_mirror_is_taken_twice() {
+    fn duplicate_mirror_is_refused() {
         for pair in [["eu", "/srv/eu/"], ["/a", "/a"], ["us", "us"]] {
             let error = push(&["public", pair[0], pair[1]], false, &fleet()).unwrap_err();
             assert!(matches!(error, OperandError::Duplicate { .. }), "{error}");
@@ -526,7 +526,7 @@ mod tests {
     }
 
     #[test]
-    fn operands_may_name_a_release() {
+    fn operands_can_name_a_release() {
         let operand = |text| resolve_operand(text, &fleet(), |word| word == "public");
         for (text, location, is_mirror, sequence) in [
             ("public", "public", false, None),

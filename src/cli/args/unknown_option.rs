@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_was_meant_is_suggested() {
+    fn only_close_matches_are_suggested() {
         for (option, tip) in [
             ("--exlude", Some("'--exclude'")),
             ("--allow-shrik", Some("'--allow-shrink'")),

@@ -30,7 +30,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_shell_completes_the_flags() {
+    fn completions_of_every_shell_have_the_flags() {
         for shell in [Shell::Bash, Shell::Elvish, Shell::Fish, Shell::PowerShell, Shell::Zsh] {
             let script = String::from_utf8(script(shell)).unwrap();
             assert!(script.contains("superseded-ok") && script.contains("rollback"), "{shell}");

@@ -269,7 +269,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn little_space_is_a_warning_and_none_a_problem() {
+    fn low_space_is_a_warning_and_no_space_a_problem() {
         for (free, counts) in
             [(0, [0, 1, 0]), (999_999, [0, 1, 0]), (1_000_000, [0, 0, 1]), (100_000_000, [1, 0, 0])]
         {

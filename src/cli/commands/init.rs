@@ -279,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn the_file_as_written_is_valid() {
+    fn written_file_is_valid() {
         let config = parse(TEMPLATE);
         assert_eq!(config.content[0].path, Path::new("./public"));
         // Nothing is published before the user has named a place.
@@ -289,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn every_setting_in_it_is_valid_and_every_key_is_there() {
+    fn every_setting_in_the_file_is_valid_and_every_key_is_present() {
         let text = uncommented("content = \"public\"");
         let config = parse(&text);
         assert_eq!(
@@ -337,7 +337,7 @@ mod tests {
     }
 
     #[test]
-    fn every_key_of_a_mirror_is_in_it() {
+    fn every_mirror_key_is_in_the_file() {
         let unknown = Config::parse("[[mirror]]\nno_such_key = 1\n", Path::new(FILE_NAME))
             .unwrap_err()
             .to_string();
@@ -349,7 +349,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_exists_is_not_replaced() {
+    fn existing_file_is_not_replaced() {
         let dir = tempfile::tempdir().unwrap();
         let args = InitArgs { file: dir.path().join(FILE_NAME) };
         assert_eq!(run(&args, true).unwrap(), Exit::Success);

@@ -66,7 +66,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn there_is_a_page_for_each_subcommand() {
+    fn manual_has_a_page_for_each_subcommand() {
         let pages = pages().unwrap();
         let names: Vec<&str> = pages.iter().map(|(name, _)| name.as_str()).collect();
         assert_eq!(names[..3], ["headwater.1", "headwater-push.1", "headwater-promote.1"]);
@@ -79,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn pages_are_written_where_asked() {
+    fn pages_are_written_to_the_given_directory() {
         let dir = tempfile::tempdir().unwrap();
         let args = ManArgs { dir: Some(dir.path().join("man1")) };
         assert_eq!(run(&args).unwrap(), Exit::Success);

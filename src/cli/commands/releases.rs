@@ -196,7 +196,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn commits_are_short_and_all_else_stays() {
+    fn commit_ids_are_shortened_and_other_text_is_kept() {
         let hash = "0123456789abcdef0123456789abcdef01234567";
         let url = format!("https://git.example/me/site/commit/{hash}");
         assert_eq!(

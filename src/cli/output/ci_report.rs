@@ -255,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn there_are_at_most_ten_marks_of_one_line_each() {
+    fn annotations_are_at_most_ten_single_lines() {
         for (failed, marked) in [(1, 1), (10, 10), (11, 10), (50, 10)] {
             let report = report(failed);
             let end = CiResult { site: "docs", report: Some(&report), code: 3, error: "x" };
@@ -278,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn a_summary_has_no_markup_of_others() {
+    fn foreign_markup_is_escaped_in_the_summary() {
         let report = report(1);
         let text = summary(&CiResult { site: "docs", report: Some(&report), code: 3, error: "x" });
         assert!(text.contains("1,234 added") && text.contains("| m99 | 2 |"), "{text}");
@@ -286,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn variables_are_lines() {
+    fn each_variable_is_one_line() {
         let report = report(0);
         let end = CiResult { site: "docs", report: Some(&report), code: 0, error: "" };
         let text = variables(&end, "HEADWATER_", true);

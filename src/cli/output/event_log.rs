@@ -134,7 +134,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lines_are_versioned_and_timed() {
+    fn lines_have_a_version_and_a_time() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("events");
         let mut log = EventLog::create(&path).unwrap();
@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn only_ordinary_files_and_open_descriptors_are_written_to() {
+    fn only_regular_files_and_open_descriptors_are_accepted() {
         let dir = tempfile::tempdir().unwrap();
         let path = |name: &str| dir.path().join(name);
         std::fs::write(path("other"), "other").unwrap();
@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_disk_is_told_once() {
+    fn full_disk_is_reported_once() {
         struct Full;
         impl Write for Full {
             fn write(&mut self, _: &[u8]) -> io::Result<usize> {

@@ -72,7 +72,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn days_are_whole_and_counted() {
+    fn expiry_text_counts_whole_days() {
         let day = |number: u64| 1_796_428_800 + number * DAY_SECONDS;
         let words = |time, now| describe(Expiry { kind: CredentialKind::Token, time }, now);
         assert_eq!(words(day(6) + 7, day(0)), "the token expires on 2026-12-11 (in 6 days)");

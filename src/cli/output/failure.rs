@@ -325,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn codes_are_those_of_the_design() {
+    fn mirror_outcomes_give_the_documented_exit_codes() {
         for (outcomes, code) in [
             (&[Activated, AlreadyCurrent][..], 0),
             (&[AlreadyCurrent], 0),
@@ -358,7 +358,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_in_the_table_applies() {
+    fn first_matching_row_decides_the_exit_code() {
         let mut facts =
             ExitInputs { is_refused: true, outcomes: &[Activated], ..ExitInputs::default() };
         assert_eq!(Exit::from_inputs(&facts), Exit::Refused);
@@ -371,7 +371,7 @@ mod tests {
     }
 
     #[test]
-    fn every_code_is_listed_once() {
+    fn every_exit_code_is_listed_once() {
         let mut codes: Vec<u8> = EXIT_CODES
             .iter()
             .map(|(exit, code, _)| {
@@ -385,7 +385,7 @@ mod tests {
     }
 
     #[test]
-    fn the_page_of_exit_codes_has_the_same_table() {
+    fn exit_codes_page_has_the_same_table() {
         let page = include_str!("../../../docs/exit-codes.md");
         let rows: String = EXIT_CODES
             .iter()
@@ -403,7 +403,7 @@ mod tests {
     struct Middle(#[source] io::Error);
 
     #[test]
-    fn causes_are_printed_once_and_escaped() {
+    fn causes_are_escaped_and_printed_once() {
         let failure = Failure::new(Exit::Usage, Outer(Middle(io::Error::other("disk on fire"))))
             .with_details(vec!["a\nb".to_owned()])
             .with_hint("buy water");

@@ -193,7 +193,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_steers_a_terminal_is_escaped() {
+    fn terminal_control_characters_are_escaped() {
         assert_eq!(escape("plain é ü 漢"), "plain é ü 漢");
         assert_eq!(escape("a\u{1b}[2Jb\nc\r\t"), "a\\u{1b}[2Jb\\u{a}c\\u{d}\\u{9}");
         assert_eq!(escape("\u{9b}31m\u{7f}\u{202e}gpj"), "\\u{9b}31m\\u{7f}\\u{202e}gpj");
@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_have_their_thousands_apart() {
+    fn numbers_have_thousands_separators() {
         for (number, text) in [(0, "0"), (999, "999"), (1_000, "1,000"), (1_234_567, "1,234,567")] {
             assert_eq!(format_count(number), text);
         }
@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn times_have_at_most_two_units() {
+    fn durations_have_at_most_two_units() {
         for (milliseconds, text) in [
             (320, "0.3 s"),
             (42_000, "42 s"),
@@ -236,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn ages_are_rough_and_forgive_clocks() {
+    fn ages_are_rounded_and_tolerate_clock_differences() {
         let now = 1_000_000_000;
         for (then, text) in [
             (now, "just now"),
@@ -251,13 +251,13 @@ mod tests {
     }
 
     #[test]
-    fn moments_are_utc() {
+    fn timestamps_are_utc() {
         assert_eq!(format_time(0), "1970-01-01T00:00:00Z");
         assert!(format_time(u64::MAX).ends_with("after 1970"));
     }
 
     #[test]
-    fn long_lists_end_in_a_count() {
+    fn long_lists_end_with_a_count() {
         let paths: Vec<String> = (0..1_284).map(|number| format!("p{number}\n")).collect();
         let lines = list_lines("  ", &paths);
         assert_eq!(lines.len(), MAX_LISTED + 1);
@@ -267,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn tables_line_up() {
+    fn table_columns_are_aligned() {
         let mut table = Table::new([
             ("mirror", Align::Left),
             ("release", Align::Right),

@@ -383,7 +383,7 @@ mod tests {
     use headwater::protocol::{ErrorDetail, ProtocolError};
 
     #[test]
-    fn a_manifest_that_does_not_fit_the_cache_names_the_flag() {
+    fn oversized_manifest_hint_names_the_flag() {
         let full = headwater::manifest::ManifestError::Io(std::io::ErrorKind::StorageFull.into());
         assert!(push_failure(PushError::NewManifest(full)).hint().unwrap().contains("--cache"));
     }

@@ -332,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn names_are_quoted_and_read_again() {
+    fn label_values_are_escaped_and_parsed_back() {
         for name in ["eu", "a\"b\\c", "line\nfeed", "\\n", "\"} 7"] {
             let first = render(&inputs(&[row(name, StatusKind::Current)], 50), "");
             let second = render(&inputs(&[row(name, StatusKind::Unreachable)], 60), &first);
@@ -341,7 +341,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_success_survives_failures_and_garbage_does_no_harm() {
+    fn last_success_survives_failures_and_invalid_files() {
         let one = render(
             &inputs(&[row("eu", StatusKind::Current), row("us", StatusKind::Behind)], 50),
             "not a metric\n{{{\n",

@@ -361,7 +361,7 @@ impl ProgressState {
             )
             | (View::Details(out), EventVisibility::Message(line)) => write_line(out, line),
             (View::Details(out), _) => {
-                verbose_text(event).iter().for_each(|line| write_line(out, line))
+                verbose_text(event).iter().for_each(|line| write_line(out, line));
             }
             (View::Block, EventVisibility::Alert(line)) => write_line(&mut Stderr, line),
             (View::Lines { out, last }, EventVisibility::Message(line)) => {
@@ -468,7 +468,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_pause_between_steps_but_not_between_facts() {
+    fn progress_lines_are_limited_and_results_are_not() {
         let (screen, start) = (Screen::default(), Instant::now());
         let mut state = lines_to(&screen, start);
         for (second, event) in [
@@ -486,7 +486,7 @@ mod tests {
     }
 
     #[test]
-    fn a_soak_is_a_line_a_minute() {
+    fn soak_prints_one_line_per_minute() {
         let (screen, start) = (Screen::default(), Instant::now());
         let mut state = lines_to(&screen, start);
         let event = Event::SoakStarted { wave: 1, seconds: 150, until: 1_798_135_200 };
@@ -504,7 +504,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wish_to_stop_is_answered_once() {
+    fn interrupt_is_confirmed_once() {
         let (screen, start) = (Screen::default(), Instant::now());
         let mut state = lines_to(&screen, start);
         (0..3).for_each(|_| state.tick(true, start));
@@ -512,7 +512,7 @@ mod tests {
     }
 
     #[test]
-    fn quiet_lets_warnings_and_errors_through_escaped() {
+    fn quiet_prints_escaped_warnings_and_errors() {
         let screen = Screen::default();
         let progress =
             Progress::with(View::Quiet(Box::new(screen.clone())), None, CancelToken::default());
@@ -527,7 +527,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failure_that_is_met_again_is_shown_once() {
+    fn repeated_failure_is_shown_once() {
         let screen = Screen::default();
         let progress =
             Progress::with(View::Quiet(Box::new(screen.clone())), None, CancelToken::default());
@@ -538,7 +538,7 @@ mod tests {
     }
 
     #[test]
-    fn mirrors_of_a_push_that_was_stopped_are_not_failures() {
+    fn mirrors_of_an_interrupted_push_are_not_failures() {
         let screen = Screen::default();
         let progress =
             Progress::with(View::Quiet(Box::new(screen.clone())), None, CancelToken::default());
@@ -550,7 +550,7 @@ mod tests {
     }
 
     #[test]
-    fn details_have_a_line_for_what_is_not_shown_otherwise() {
+    fn verbose_output_has_a_line_for_every_detail() {
         let screen = Screen::default();
         let progress =
             Progress::with(View::Details(Box::new(screen.clone())), None, CancelToken::default());
@@ -565,7 +565,7 @@ mod tests {
     }
 
     #[test]
-    fn the_log_has_every_event_also_with_quiet() {
+    fn quiet_push_logs_every_event() {
         let file = Screen::default();
         let log = EventLog::new(file.clone());
         let progress =
@@ -583,7 +583,7 @@ mod tests {
     }
 
     #[test]
-    fn a_signal_is_seen() {
+    fn signal_is_detected() {
         let cancelled = CancelToken::default();
         let progress = Progress::with(View::Quiet(Box::new(io::sink())), None, cancelled.clone());
         assert!(!progress.is_cancelled());

@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn the_block_says_all_where_there_is_room() {
+    fn wide_terminal_shows_all_progress() {
         let (sums, now) = busy();
         assert_eq!(
             block_lines(&sums, now, (120, 24)),
@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_cut_within_a_word() {
+    fn narrow_terminal_cuts_between_words() {
         let (sums, now) = busy();
         assert_eq!(
             block_lines(&sums, now, (60, 24)),
@@ -221,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mirror_that_does_not_answer_is_named() {
+    fn unresponsive_mirror_is_named() {
         let (mut sums, now) = (TransferCounts::default(), Instant::now());
         sums.set_mirror_order(["edge4", "edge5"]);
         sums.add_event(&Event::AnswerOverdue { mirror: "edge5".into() }, now);
@@ -231,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn a_large_fleet_leaves_room_on_the_terminal() {
+    fn large_fleet_does_not_fill_the_terminal() {
         let mut sums = TransferCounts::default();
         for number in 0..100 {
             sums.add_event(

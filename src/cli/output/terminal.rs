@@ -139,7 +139,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_the_labels_of_lines_are_coloured() {
+    fn only_labels_are_coloured() {
         assert_eq!(
             with_colours("error: a warning: b\n  hint: c\nhint: d\nwarning: e"),
             "\x1b[1;31merror:\x1b[0m a warning: b\n  hint: c\n\x1b[1;36mhint:\x1b[0m d\n\

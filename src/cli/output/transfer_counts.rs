@@ -394,13 +394,13 @@ mod tests {
     fn sums(events: &[(u64, Event)]) -> (TransferCounts, Instant) {
         let (mut sums, start) = (TransferCounts::default(), Instant::now());
         events.iter().for_each(|(second, event)| {
-            sums.add_event(event, start + Duration::from_secs(*second))
+            sums.add_event(event, start + Duration::from_secs(*second));
         });
         (sums, start + Duration::from_secs(events.last().map_or(0, |(second, _)| *second)))
     }
 
     #[test]
-    fn a_scan_has_a_rate() {
+    fn scan_has_a_rate() {
         let (sums, now) = sums(&[
             (0, Event::ScanStarted { root: "r".into() }),
             (2, Event::ScanAdvanced { entries: 1_200, hashed_bytes: 5_000_000 }),
@@ -409,7 +409,7 @@ mod tests {
     }
 
     #[test]
-    fn the_sum_is_what_is_sent_once() {
+    fn total_counts_bytes_sent_once() {
         let (mut sums, now) = sums(&[
             (0, started(1, &["eu", "us"], 40_000_000)),
             (0, started(2, &["ap"], 30_000_000)),
@@ -431,7 +431,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pack_moves_while_it_is_sent_and_counts_once_if_it_is_sent_again() {
+    fn pack_progress_counts_a_resent_pack_once() {
         let packs = [PackId::of(b"1"), PackId::of(b"2")];
         let moved = |pack: usize, bytes| Event::PackAdvanced {
             mirror: "eu".into(),
@@ -467,7 +467,7 @@ mod tests {
     }
 
     #[test]
-    fn the_rate_is_that_of_the_last_seconds() {
+    fn rate_covers_the_last_seconds() {
         let mut events = vec![(0, started(1, &["eu"], 1)), (0, advanced(1, 1, 1_000_000))];
         events.extend((1..=10).map(|second| (second, sent("eu", 10_000))));
         events.extend((11..=20).map(|second| (second, sent("eu", 50_000))));

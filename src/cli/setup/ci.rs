@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn github_gives_note_and_order() {
+    fn github_provides_note_and_order() {
         let lookup = environment(&[
             ("CI", "true"),
             ("GITHUB_ACTIONS", "true"),
@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn gitlab_gives_note_and_order() {
+    fn gitlab_provides_note_and_order() {
         let lookup = environment(&[
             ("CI", "true"),
             ("GITLAB_CI", "true"),
@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn others_need_a_job_and_a_number() {
+    fn other_ci_systems_need_a_job_and_a_number() {
         let jenkins =
             environment(&[("JENKINS_URL", "x"), ("JOB_NAME", "site/main"), ("BUILD_NUMBER", "8")]);
         assert_eq!(run_number(&jenkins).unwrap().to_string(), "jenkins:site/main:8");
@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn outside_of_ci_there_is_nothing() {
+    fn no_ci_provides_nothing() {
         for pairs in [
             &[][..],
             &[("CI", "")],

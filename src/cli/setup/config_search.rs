@@ -91,7 +91,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_nearest_file_counts_up_to_the_repository() {
+    fn nearest_file_up_to_the_repository_root_is_used() {
         let top = tempfile::tempdir().unwrap();
         let inner = top.path().join("a/b");
         fs::create_dir_all(&inner).unwrap();
@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_above_of_another_user_is_ignored() {
+    fn parent_directory_file_of_another_user_is_ignored() {
         let top = tempfile::tempdir().unwrap();
         let inner = top.path().join("a");
         fs::create_dir_all(&inner).unwrap();

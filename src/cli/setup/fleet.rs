@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn only_and_skip_take_names_and_groups() {
+    fn only_and_skip_accept_names_and_groups() {
         assert_eq!(narrowed(&[], &[]).unwrap(), ["a", "b", "c"]);
         assert_eq!(narrowed(&["canary", "c"], &[]).unwrap(), ["a", "c"]);
         assert_eq!(narrowed(&[], &["eu"]).unwrap(), ["a", "c"]);
@@ -238,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn probes_know_the_path_in_the_tree() {
+    fn probe_urls_map_to_tree_paths() {
         let config = config(
             "[[wave]]\ngroups=['canary']\nprobe=['x y.html', 'https://a.example/docs/', \
              'https://cdn.example/a%20b.js']\n",
@@ -262,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn frozen_mirrors_are_set_apart() {
+    fn frozen_mirrors_are_listed_separately() {
         let config = config(
             "[[mirror]]\nname='d'\nfrozen=true\n[[mirror]]\nname='e'\nfrozen=true\n\
              until=2001-01-01\n",

@@ -407,7 +407,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_comes_from_the_variable_that_is_named() {
+    fn token_is_read_from_the_named_variable() {
         let token = |inputs: &MirrorAccess, environment| {
             factory(environment).token(inputs).map_err(|error| error.why)
         };
@@ -425,7 +425,7 @@ mod tests {
     }
 
     #[test]
-    fn files_of_flags_count_where_a_mirror_has_none_of_its_own() {
+    fn flag_files_apply_to_mirrors_without_their_own() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("token");
         std::fs::write(&path, "hw_flag\n").unwrap();
@@ -456,7 +456,7 @@ mod tests {
     }
 
     #[test]
-    fn flags_outrank_the_mirror_and_the_mirror_outranks_the_top_level() {
+    fn flags_override_mirror_settings_and_those_override_the_top_level() {
         let text = "ssh_command = 'top'\nreceive_command = 'top'\ndeadline = '1m'\n[[mirror]]\n\
                     name = 'a'\nurl = 'ssh://a/x'\nssh_command = 'own'\nreceive_command = 'own'\n\
                     deadline = '2m'\n[[mirror]]\nname = 'b'\nurl = 'ssh://b/x'\n";
@@ -488,7 +488,7 @@ mod tests {
     }
 
     #[test]
-    fn threads_and_the_wait_come_from_the_flag_else_the_file() {
+    fn threads_and_wait_come_from_the_flag_or_the_file() {
         let config = parse("jobs = 3\nwait = '5m'\n");
         let settings = |work: &WorkArgs, config: &Config| {
             let factory = MirrorFactory::for_content(work, config);
@@ -514,7 +514,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_used_is_named_without_its_content() {
+    fn unusable_secret_is_named_without_its_content() {
         let bad = |name: &str| (name == TOKEN_VARIABLE).then(|| "canary canary".to_owned());
         let failure =
             factory(bad).credentials(&MirrorAccess::default()).unwrap_err().into_failure("eu");

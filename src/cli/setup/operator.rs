@@ -48,7 +48,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_job_counts_before_a_user() {
+    fn ci_job_takes_precedence_over_the_user() {
         let given = |pairs: &'static [(&str, &str)]| {
             move |name: &str| {
                 pairs.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned())

@@ -56,7 +56,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn few_open_files_mean_few_mirrors_at_once() {
+    fn low_open_file_limit_reduces_parallel_mirrors() {
         assert_eq!([0, 64, 256, 1024, 16_384].map(directories_for_file_limit), [1, 1, 6, 30, 510]);
     }
 }

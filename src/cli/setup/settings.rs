@@ -94,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn flags_win_over_file_and_environment() {
+    fn flags_override_file_and_environment() {
         let text = "site='file'\nexclude=['a']\n[[keep_removed]]\nmatch='*.js'\nfor='2w'";
         let config = Config::parse(text, Path::new("f")).unwrap();
         let site = |name: &str| Some(Site::new(name).unwrap());
@@ -126,14 +126,14 @@ mod tests {
     }
 
     #[test]
-    fn without_anything_there_are_defaults() {
+    fn missing_settings_have_defaults() {
         let settings =
             ReleaseSettings::merge(&ReleaseArgs::default(), None, &Config::default(), |_| None);
         assert_eq!((settings.site, settings.note, settings.run_number), (None, None, None));
     }
 
     #[test]
-    fn the_cache_is_where_the_flag_says_else_the_file() {
+    fn cache_directory_comes_from_the_flag_or_the_file() {
         let config = Config::parse("[cache]\ndir = 'c'", Path::new("/etc/hw/f")).unwrap();
         let flag = Some(Path::new("/flag"));
         assert_eq!(cache_dir(flag, &config).unwrap(), Path::new("/flag"));

@@ -3,7 +3,7 @@
 use super::*;
 
 #[test]
-fn size_and_releases_are_understood() {
+fn size_and_releases_are_parsed() {
     let cache = |text: &str| parse(text).unwrap().cache;
     let said = cache("[cache]\ncontent = '500MB'\nreleases = 5");
     assert_eq!((said.keep.max_bytes, said.keep.releases), (500_000_000, 5));
@@ -19,7 +19,7 @@ fn size_and_releases_are_understood() {
 }
 
 #[test]
-fn its_directory_is_relative_to_the_file() {
+fn cache_directory_is_relative_to_the_file() {
     let dir = |path: &str| parse(&format!("[cache]\ndir = '{path}'")).unwrap().cache.dir.unwrap();
     assert_eq!((dir("c/d"), dir("/c")), ("/etc/hw/c/d".into(), "/c".into()));
     let here = Config::parse("[cache]\ndir = 'c'", Path::new(FILE_NAME)).unwrap();
@@ -27,7 +27,7 @@ fn its_directory_is_relative_to_the_file() {
 }
 
 #[test]
-fn mistakes_are_named() {
+fn cache_errors_are_reported() {
     for (text, line, words) in [
         ("[cache]\ncontent='much'", 2, "a size is written as"),
         ("[cache]\ncontent='-1'", 2, "a size is written as"),

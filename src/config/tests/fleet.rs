@@ -12,7 +12,7 @@ fn names(config: &Config) -> Vec<&str> {
 }
 
 #[test]
-fn mirrors_say_only_what_is_their_own() {
+fn mirrors_inherit_common_settings() {
     let text = format!(
         "{COMMON}[[mirror]]\nname='e1'\nregion='eu'\nweight=3\n[[mirror]]\nname='e2'\n\
          token_file='t'\ngroup='canary'\n[[mirror]]\nname='here'\nurl='www'\n[[mirror]]\nname='s'\n\
@@ -45,7 +45,7 @@ fn mirrors_say_only_what_is_their_own() {
 }
 
 #[test]
-fn a_mirror_is_frozen_until_its_time() {
+fn mirror_is_frozen_until_its_time() {
     let frozen = |keys: &str| {
         parse(&format!("[[mirror]]\nname='a'\nurl='/x'\n{keys}")).unwrap().mirrors.remove(0)
     };
@@ -65,7 +65,7 @@ fn a_mirror_is_frozen_until_its_time() {
 }
 
 #[test]
-fn requirements_and_waves_are_understood() {
+fn requirements_and_waves_are_parsed() {
     for (text, require) in [
         ("'all'", Require::All),
         ("'any'", Require::ANY),
@@ -91,7 +91,7 @@ fn requirements_and_waves_are_understood() {
 }
 
 #[test]
-fn each_rule_of_a_fleet_names_its_offender() {
+fn each_fleet_rule_reports_the_invalid_value() {
     let two =
         "[[mirror]]\nname='a'\nurl='/x'\ngroup='g'\n[[mirror]]\nname='b'\nurl='/y'\ngroup='h'\n";
     for (text, line, part) in [
@@ -153,7 +153,7 @@ fn each_rule_of_a_fleet_names_its_offender() {
 }
 
 #[test]
-fn a_list_comes_from_a_file_or_a_command() {
+fn mirror_list_comes_from_a_file_or_a_command() {
     let dir = tempfile::tempdir().unwrap();
     let config = dir.path().join(FILE_NAME);
     let list = "{\"name\":\"b\",\"group\":\"canary\"}\n\n\
@@ -172,7 +172,7 @@ fn a_list_comes_from_a_file_or_a_command() {
 }
 
 #[test]
-fn a_line_that_is_wrong_is_named() {
+fn invalid_list_line_is_named() {
     let dir = tempfile::tempdir().unwrap();
     let config = dir.path().join(FILE_NAME);
     let good = "{\"name\":\"b\",\"url\":\"/b\"}";
@@ -203,7 +203,7 @@ fn a_line_that_is_wrong_is_named() {
 }
 
 #[test]
-fn a_list_chooses_neither_secrets_nor_where_they_go() {
+fn mirror_list_cannot_choose_secrets_or_their_destination() {
     let dir = tempfile::tempdir().unwrap();
     let config = dir.path().join(FILE_NAME);
     let load = |line: &str| {
@@ -275,7 +275,7 @@ fn a_list_chooses_neither_secrets_nor_where_they_go() {
 }
 
 #[test]
-fn a_command_that_lists_mirrors_inherits_no_secret() {
+fn mirror_list_command_inherits_no_secrets() {
     let dir = tempfile::tempdir().unwrap();
     let config = dir.path().join(FILE_NAME);
     // Variables that every process of a test has stand for secrets.
@@ -292,7 +292,7 @@ fn a_command_that_lists_mirrors_inherits_no_secret() {
 }
 
 #[test]
-fn a_list_that_cannot_be_had_is_no_empty_list() {
+fn unavailable_mirror_list_is_an_error() {
     let dir = tempfile::tempdir().unwrap();
     let config = dir.path().join(FILE_NAME);
     let load = |from: &str| {
@@ -317,7 +317,7 @@ fn a_list_that_cannot_be_had_is_no_empty_list() {
 }
 
 #[test]
-fn the_name_is_expanded_in_every_common_string() {
+fn mirror_name_is_expanded_in_every_common_string() {
     let text = "[mirror_defaults]\nurl='https://{name}.example/'\ngroup='g-{name}'\n\
                 region='r-{name}'\npublic_url='https://www.{name}.example'\n\
                 token_file='{name}.token'\nca='{name}/ca.pem'\nclient_cert='{name}.pem'\n\

@@ -3,7 +3,7 @@
 use super::*;
 
 #[test]
-fn commands_a_cdn_and_gauges_are_understood() {
+fn hooks_purge_and_metrics_are_parsed() {
     let config = parse(
         "[hooks]\non_activated=['./after.sh','x/y']\non_failed=['alarm']\ntimeout='5s'\n[purge]\n\
          url='https://api.example/purge?zone=1'\n\
@@ -31,7 +31,7 @@ fn commands_a_cdn_and_gauges_are_understood() {
 }
 
 #[test]
-fn a_cdn_without_a_secret_or_on_this_machine_may_be_told_in_the_clear() {
+fn plain_http_purge_is_allowed_without_a_secret_or_on_loopback() {
     for url in [
         "http://10.0.0.1:6081/purge'",
         "http://127.0.0.1:1/x?y'\ntoken_env='A'",
@@ -42,7 +42,7 @@ fn a_cdn_without_a_secret_or_on_this_machine_may_be_told_in_the_clear() {
 }
 
 #[test]
-fn mistakes_are_named_and_secrets_are_not_repeated() {
+fn notification_errors_are_reported_without_secrets() {
     for (text, words) in [
         ("[hooks]\non_activated=[]", "a command is written as"),
         ("[hooks]\non_failed='x'", "must be a list in square brackets"),

@@ -11,7 +11,7 @@ fn run(text: &str) -> RunDefaults {
 }
 
 #[test]
-fn how_commands_run_is_understood() {
+fn command_settings_are_parsed() {
     let said = run(
         "level = 9\njobs = 3\nwait = '5m'\nmax_parallel = 4\nbwlimit = '2MB'\ndeadline = '1h'\n\
                     ssh_command = 'ssh -i \"my key\"'\nreceive_command = 'sudo headwater'\n",
@@ -38,7 +38,7 @@ fn how_commands_run_is_understood() {
 }
 
 #[test]
-fn mistakes_in_how_commands_run_are_named() {
+fn errors_in_command_settings_are_reported() {
     for (text, column, words) in [
         ("level = 0", 9, "write `auto`, `raw`, or a number from 1 to 19"),
         ("level = 20", 9, "write `auto`, `raw`, or a number from 1 to 19"),
@@ -72,7 +72,7 @@ fn mistakes_in_how_commands_run_are_named() {
 }
 
 #[test]
-fn a_mirror_over_ssh_has_the_commands_of_its_own_or_of_all() {
+fn ssh_mirror_uses_its_own_or_the_common_commands() {
     let config = parse(
         "[mirror_defaults]\nurl = 'ssh://{name}/srv'\nssh_command = 'ssh -i keys/{name}'\n\
          receive_command = 'r-{name}'\n[[mirror]]\nname = 'a'\n[[mirror]]\nname = 'b'\n\
@@ -99,7 +99,7 @@ fn a_mirror_over_ssh_has_the_commands_of_its_own_or_of_all() {
 }
 
 #[test]
-fn mistakes_in_the_commands_of_mirrors_are_named() {
+fn errors_in_mirror_commands_are_reported() {
     let ssh = "[[mirror]]\nname = 'a'\nurl = 'ssh://a/srv'\n";
     for (text, line, words) in [
         (format!("{ssh}ssh_command = \"ssh 'x\""), 4, "a quote in the command is not closed"),
@@ -123,7 +123,7 @@ fn mistakes_in_the_commands_of_mirrors_are_named() {
 }
 
 #[test]
-fn a_name_that_a_shell_would_read_is_not_put_into_a_command() {
+fn mirror_name_with_shell_characters_is_refused_in_a_command() {
     for key in ["ssh_command", "receive_command"] {
         let with = |name: &str, command: &str| {
             format!(

@@ -24,7 +24,7 @@ fn read(bytes: &[u8]) -> Result<Vec<Entry>, ManifestError> {
 }
 
 #[test]
-fn a_file_and_a_directory_of_one_name_never_both_pass() {
+fn file_and_directory_of_one_name_are_refused() {
     for paths in [&["a", "a/b"][..], &["a", "a-x", "a.b", "a/b"], &["d/a", "d/a b", "d/a/x"]] {
         let entries: Vec<_> = paths.iter().map(|path| file(path)).collect();
         assert!(matches!(write(&entries), Err(ManifestError::BelowFile { .. })), "{paths:?}");
@@ -34,7 +34,7 @@ fn a_file_and_a_directory_of_one_name_never_both_pass() {
 }
 
 #[test]
-fn order_and_duplicates_are_refused_both_ways() {
+fn wrong_order_and_duplicates_are_refused_on_read_and_write() {
     for paths in [["b", "a"], ["a", "a"]] {
         let entries: Vec<_> = paths.iter().map(|path| file(path)).collect();
         assert!(matches!(write(&entries), Err(ManifestError::Order { .. })));
@@ -45,7 +45,7 @@ fn order_and_duplicates_are_refused_both_ways() {
 }
 
 #[test]
-fn another_spelling_of_the_same_entry_is_refused() {
+fn other_encodings_of_an_entry_are_refused() {
     let (bytes, _) = write(&[file("a/b\"c")]).unwrap();
     let text = String::from_utf8(bytes).unwrap();
     assert!(read(text.as_bytes()).is_ok());
@@ -72,7 +72,7 @@ fn another_spelling_of_the_same_entry_is_refused() {
 }
 
 #[test]
-fn a_newer_version_is_named() {
+fn newer_version_is_reported() {
     let error =
         ManifestReader::new(&b"{\"headwater\":\"manifest\",\"version\":12,\"new\":1}\n"[..], None)
             .unwrap_err();
@@ -80,7 +80,7 @@ fn a_newer_version_is_named() {
 }
 
 #[test]
-fn a_flipped_bit_or_a_cut_never_passes_for_the_asked_one() {
+fn flipped_bit_or_truncation_is_never_accepted() {
     let entries: Vec<_> = ["a", "b/c", "b/d"].iter().map(|path| file(path)).collect();
     let (bytes, totals) = write(&entries).unwrap();
     let asked = |bytes: &[u8]| {
@@ -143,7 +143,7 @@ fn entries() -> impl Strategy<Value = Vec<Entry>> {
 
 proptest! {
     #[test]
-    fn whatever_is_written_reads_back_and_is_what_serde_json_would_write(entries in entries()) {
+    fn written_manifest_reads_back_and_matches_serde_json(entries in entries()) {
         let (bytes, totals) = write(&entries).unwrap();
         let reader = ManifestReader::new(&bytes[..], Some(totals.manifest)).unwrap();
         let back: Vec<_> = reader.collect::<Result<_, _>>().unwrap();
@@ -168,7 +168,7 @@ proptest! {
     }
 
     #[test]
-    fn whatever_is_accepted_is_canonical(
+    fn accepted_manifest_is_canonical(
         line in "\\{\"path\":\"[ab/.\"\\\\]{0,4}\",\"symlink\":\"[ab/.\"]{0,4}\"\
                  (,\"until\":[0-9]{1,3})?\\}"
     ) {

@@ -74,14 +74,14 @@ fn round_trip_beside(
 }
 
 #[test]
-fn a_rename_and_a_copy_need_no_new_content() {
+fn rename_and_copy_need_no_new_content() {
     let base = [entry("a", 1, 2, 5, None), entry("b", 2, 2, 5, None)];
     let new = [entry("c", 1, 2, 50, None), entry("d", 2, 1, 50, None), entry("e", 2, 2, 50, None)];
     assert!(round_trip(&base, &new).0.wanted.is_empty());
 }
 
 #[test]
-fn sizes_and_times_of_two_to_the_53rd_and_more_are_refused() {
+fn sizes_and_times_from_two_to_the_53rd_are_refused() {
     // One new file with a size, mtime and `until`, in a release with a `created`.
     let change = |numbers: [u64; 4]| {
         let [created, size, mtime, until] = numbers;
@@ -113,7 +113,7 @@ fn sizes_and_times_of_two_to_the_53rd_and_more_are_refused() {
 }
 
 #[test]
-fn what_is_held_beside_the_base_is_named_and_needs_no_content() {
+fn extra_objects_are_named_and_need_no_content() {
     let base = [entry("a", 1, 2, 5, None)];
     let new =
         [entry("a", 2, 2, 50, None), entry("b", 3, 2, 50, None), entry("c", 2, 1, 9, Some(7))];
@@ -133,7 +133,7 @@ fn what_is_held_beside_the_base_is_named_and_needs_no_content() {
 }
 
 #[test]
-fn a_change_of_one_in_many_is_small() {
+fn delta_of_one_changed_entry_is_small() {
     let base: Vec<_> = (0..20_000).map(|n| entry(&format!("dir/{n:05}"), 1, 2, 5, None)).collect();
     let mut new = base.clone();
     new[777] = entry("dir/00777", 9, 2, 50, None);
@@ -142,7 +142,7 @@ fn a_change_of_one_in_many_is_small() {
 }
 
 #[test]
-fn damage_anywhere_is_an_error_or_another_manifest() {
+fn damaged_delta_is_an_error_or_another_manifest() {
     let base =
         [entry("a", 1, 2, 5, None), entry("b", 2, 2, 5, None), entry("x/y", 3, 0, 5, Some(7))];
     let new =
@@ -177,7 +177,7 @@ fn change_of(operations: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn a_run_that_is_cut_in_two_is_refused() {
+fn split_run_is_refused() {
     for run in [OP_KEEP, OP_DROP] {
         assert!(summarize(&change_of(&[run, 2])[..], &WIDE).is_ok());
         let error = summarize(&change_of(&[run, 1, run, 1])[..], &WIDE).unwrap_err();
@@ -187,7 +187,7 @@ fn a_run_that_is_cut_in_two_is_refused() {
 }
 
 #[test]
-fn a_change_that_counts_more_than_its_limits_is_refused_at_once() {
+fn delta_over_its_limits_is_refused_at_once() {
     let limits = ChangeLimits { base_entries: Some(10), entries: 5, ..WIDE };
     for (operations, words) in [
         (&[OP_DROP, 11][..], "behind its base's end"),
@@ -205,7 +205,7 @@ fn a_change_that_counts_more_than_its_limits_is_refused_at_once() {
 }
 
 #[test]
-fn a_change_that_announces_more_objects_than_entries_is_refused_before_they_are_read() {
+fn delta_with_more_objects_than_entries_is_refused_unread() {
     let head: &[u8] = &[b"HWMC\x01".as_slice(), &[0; 32], &[50, 6]].concat();
     let error =
         summarize(&zstd::encode_all(head, 1).unwrap()[..], &ChangeLimits { entries: 5, ..WIDE })
@@ -214,7 +214,7 @@ fn a_change_that_announces_more_objects_than_entries_is_refused_before_they_are_
 }
 
 #[test]
-fn reading_a_change_ends_when_it_is_no_longer_wanted() {
+fn cancelled_delta_read_stops() {
     let runs: Vec<u8> = [OP_KEEP, 1, OP_DROP, 1].repeat(10_000);
     let limits = ChangeLimits { is_cancelled: &|| true, ..WIDE };
     assert!(matches!(summarize(&change_of(&runs)[..], &limits), Err(ManifestError::Cancelled)));
@@ -240,7 +240,7 @@ fn entries() -> impl Strategy<Value = Vec<Entry>> {
 
 proptest! {
     #[test]
-    fn what_is_held_is_never_new(
+    fn extra_objects_are_never_new(
         base in entries(),
         new in entries(),
         held in proptest::collection::hash_set(0u8..6, 0..6),
@@ -251,7 +251,7 @@ proptest! {
     }
 
     #[test]
-    fn any_manifest_is_rebuilt_from_any_base(base in entries(), new in entries()) {
+    fn random_manifest_is_rebuilt_from_a_random_base(base in entries(), new in entries()) {
         let (change, _) = round_trip(&base, &new);
         let held: HashSet<_> =
             base.iter().filter_map(|entry| entry.file().map(|file| file.object)).collect();

@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn parts_come_one_after_the_other_each_time() {
+    fn body_parts_are_sent_in_order_each_time() {
         let body = Body::Parts(vec![b"ab", b"", b"cde"]);
         assert_eq!(body.length(), Some(5));
         for _ in 0..2 {
@@ -136,14 +136,14 @@ mod tests {
     }
 
     #[test]
-    fn a_stream_is_neither_shorter_nor_longer_than_announced() {
+    fn stream_of_another_length_than_announced_fails() {
         let open = || -> io::Result<Box<dyn Read + Send>> { Ok(Box::new(&b"12345"[..])) };
         assert_eq!(read(&Body::Stream(3, &open)).unwrap(), b"123");
         assert_eq!(read(&Body::Stream(6, &open)).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
     }
 
     #[test]
-    fn chunks_end_with_what_they_are_of() {
+    fn chunked_body_ends_with_its_source() {
         let open = || -> io::Result<Box<dyn Read + Send>> { Ok(Box::new(&b"12345"[..])) };
         let body = Body::Chunks(&open);
         assert_eq!((body.length(), read(&body).unwrap()), (None, b"12345".to_vec()));
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn a_body_ends_when_told_to_stop() {
+    fn cancelled_body_stops() {
         let body = Body::Parts(vec![b"abc"]);
         assert!(body.open(None, &|| true).unwrap().read(&mut [0; 3]).is_err());
     }

@@ -563,7 +563,7 @@ mod tests {
     }
 
     #[test]
-    fn a_host_name_that_is_not_found_is_no_lost_connection() {
+    fn unresolved_host_name_is_not_a_lost_connection() {
         let text = "failed to lookup address information: Name or service not known";
         let error = io::Error::other(text);
         let (error, action) = map_io_error(&error);
@@ -573,7 +573,7 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_is_hidden_before_a_text_is_cut() {
+    fn secret_is_hidden_before_text_is_truncated() {
         let client = client("hw_0123abcd_5ec2e7aa00112233");
         for before in [0, SHOWN_BYTES - 20, SHOWN_BYTES - 1] {
             let page = format!("{}hw_0123abcd_5ec2e7aa\u{200b}00112233", "x".repeat(before));
@@ -586,7 +586,7 @@ mod tests {
     }
 
     #[test]
-    fn of_a_page_the_title_is_shown_and_of_other_answers_the_first_line() {
+    fn summary_is_the_page_title_or_the_first_line() {
         let nginx = "<html>\r\n<head><title>502 Bad Gateway</title></head>\r\n<body>\r\n";
         let upper = "<!DOCTYPE html>\n<HTML><HEAD>\n<TITLE lang='en'>\n Not é here \n</TITLE>";
         let long = format!("{}é", "x".repeat(SHOWN_BYTES - 1));

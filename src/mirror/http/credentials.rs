@@ -264,7 +264,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_token_never_shows() {
+    fn token_never_appears_in_debug_output() {
         let token = BearerToken::new(" hw_a_canary\n").unwrap();
         assert_eq!(token.header(), "Bearer hw_a_canary");
         let access = Credentials { token: Some(token), ..Credentials::default() };
@@ -275,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn a_proxy_is_an_http_proxy_and_hides_its_password() {
+    fn proxy_requires_http_and_hides_its_password() {
         let proxy =
             ProxyChoice::new("http://me:canary@proxy.example:3128", Some("a.example, .b.example"))
                 .unwrap();
@@ -293,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_must_fit_its_certificate() {
+    fn key_must_match_its_certificate() {
         let make = || rcgen::generate_simple_self_signed(vec!["edge1.example".to_owned()]).unwrap();
         let (one, other) = (make(), make());
         let (chain, key) = (one.cert.pem(), one.signing_key.serialize_pem());

@@ -361,13 +361,13 @@ mod tests {
     }
 
     #[test]
-    fn what_fails_for_good_is_not_tried_again() {
+    fn permanent_error_is_not_retried() {
         let mut retry = RetryState::new(Duration::from_secs(60), None, GO);
         assert!(retry.retry_or_fail(AttemptError::final_(lost())).is_err());
     }
 
     #[test]
-    fn one_try_waits_for_nothing() {
+    fn single_attempt_does_not_wait() {
         let next = |action| {
             RetryState::new(Duration::from_secs(60), None, GO)
                 .single_attempt()
@@ -385,7 +385,7 @@ mod tests {
     }
 
     #[test]
-    fn tries_without_progress_are_counted() {
+    fn attempts_without_progress_are_limited() {
         let mut retry = RetryState::new(Duration::ZERO, None, GO);
         let again = |retry: &mut RetryState<'_>| {
             retry.retry_or_fail(AttemptError { error: lost(), retry: RetryAction::AtOnce })
@@ -403,7 +403,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lock_is_waited_for_as_long_as_told() {
+    fn lock_is_awaited_for_the_configured_time() {
         let wait = Duration::from_millis(120);
         let began = Instant::now();
         let mut retry = RetryState::new(wait, None, GO);
@@ -415,7 +415,7 @@ mod tests {
     }
 
     #[test]
-    fn a_deadline_ends_it_before_a_pause_would() {
+    fn deadline_ends_retries_before_the_next_pause() {
         let mut retry =
             RetryState::new(Duration::ZERO, Some(Instant::now() + Duration::from_millis(10)), GO);
         let asked = RetryAction::After(Duration::from_secs(20));
@@ -425,7 +425,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wait_that_the_deadline_ended_is_told_as_that() {
+    fn wait_ended_by_the_deadline_is_reported_as_such() {
         let slow = || AttemptError {
             error: TransportError::Timeout { what: "x".into() }.into(),
             retry: RetryAction::Later,
@@ -445,7 +445,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_to_stop_ends_the_pause() {
+    fn cancellation_ends_the_pause() {
         let mut retry = RetryState::new(Duration::ZERO, None, &|| true);
         let result = retry.retry_or_fail(AttemptError {
             error: lost(),
@@ -456,7 +456,7 @@ mod tests {
     }
 
     #[test]
-    fn turns_are_taken_and_given_back() {
+    fn permits_are_taken_and_returned() {
         let semaphore = Semaphore::new(1);
         let first = semaphore.acquire(GO).unwrap();
         assert!(semaphore.acquire(&|| true).is_none());
@@ -468,7 +468,7 @@ mod tests {
     }
 
     #[test]
-    fn a_limit_spreads_what_is_sent() {
+    fn rate_limit_spreads_the_sent_bytes() {
         let limiter = Limiter::new(1_000_000, None);
         assert_eq!(limiter.portion(), 100_000);
         let began = Instant::now();
@@ -480,7 +480,7 @@ mod tests {
     }
 
     #[test]
-    fn the_narrower_of_two_limits_decides() {
+    fn lower_of_two_limits_applies() {
         for (inner, outer) in [(1_000_000, 100_000_000), (100_000_000, 1_000_000)] {
             let limiter = Limiter::new(inner, Some(Arc::new(Limiter::new(outer, None))));
             assert_eq!(limiter.portion(), 100_000);

@@ -79,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn packs_in_a_row_stand_behind_their_heads() {
+    fn each_pack_follows_its_head() {
         let packs: Vec<Box<dyn OutgoingPack>> =
             vec![Box::new(Bare(b"abc".to_vec())), Box::new(Bare(vec![7; 300]))];
         let mut row = Vec::new();

@@ -219,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn texts_are_cleaned_and_all_else_stays() {
+    fn texts_are_sanitized_and_other_values_are_unchanged() {
         for same in [
             "",
             "{}",
@@ -246,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_values_and_texts_are_bounded() {
+    fn bytes_values_and_texts_are_limited() {
         let is_too_large = |result: io::Result<String>| {
             let error = result.unwrap_err();
             matches!(ureq::Error::from(error), ureq::Error::BodyExceedsLimit(_))
@@ -265,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn one_large_answer_is_read_at_a_time() {
+    fn large_responses_are_read_one_at_a_time() {
         let many = ResponseLimit { bytes: u64::MAX, values: u64::MAX };
         let large = vec![b' '; 3 * usize::try_from(LARGE_RESPONSE_BYTES).unwrap()];
         let secrets = Secrets::default();

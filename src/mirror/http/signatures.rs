@@ -84,7 +84,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_request_has_a_limited_number_and_size_of_objects() {
+    fn request_is_limited_in_number_and_size_of_objects() {
         assert_eq!(batch_len(&[1; MAX_SIGNED_OBJECTS + 1]), MAX_SIGNED_OBJECTS);
         assert_eq!(batch_len(&[MAX_SIGNED_BYTES / 2, MAX_SIGNED_BYTES / 2, 1]), 2);
         assert_eq!(batch_len(&[MAX_SIGNED_BYTES + 1, 1]), 1);

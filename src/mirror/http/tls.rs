@@ -193,7 +193,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_end_of_a_certificate_is_known_whatever_else_is_wrong_with_it() {
+    fn certificate_expiry_is_known_despite_other_errors() {
         let (key, far) = (rcgen::KeyPair::generate().unwrap(), 253_402_300_799);
         for (end, is_ca) in
             [(1, false), (1_767_225_599, false), (4_102_444_800, true), (far, false)]

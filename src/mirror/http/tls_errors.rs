@@ -172,7 +172,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_no_certificate_error_keeps_its_own_words() {
+    fn other_errors_keep_their_text() {
         let words = |error: TlsError| {
             describe_io(&io::Error::new(io::ErrorKind::InvalidData, error)).to_string()
         };

@@ -554,7 +554,7 @@ mod tests {
     }
 
     #[test]
-    fn connections_grow_while_that_pays() {
+    fn connections_increase_while_throughput_grows() {
         assert_eq!(ConnectionScaler::new(8).allowed, 1);
         assert_eq!(ConnectionScaler::new(1).allowed, 1);
         assert_eq!(settle(|connections| 10 * u32::try_from(connections).unwrap()), 8);
@@ -570,7 +570,7 @@ mod tests {
     }
 
     #[test]
-    fn trouble_halves_them_and_leaves_one() {
+    fn failures_halve_the_connections_down_to_one() {
         let mut scaler = ConnectionScaler { allowed: 8, ..ConnectionScaler::new(8) };
         for wanted in [4, 2, 1, 1] {
             scaler.record_failure(Instant::now());
@@ -585,7 +585,7 @@ mod tests {
     }
 
     #[test]
-    fn an_object_is_checked_before_it_is_sent() {
+    fn object_is_verified_before_sending() {
         let small = || -> Result<Box<dyn Read + Send>, SourceError> { Ok(Box::new(&b"abc"[..])) };
         assert_eq!(
             verify_object(&small, &ObjectId::of(b"abc")).unwrap(),

@@ -88,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_banner_is_none() {
+    fn invalid_banner_is_none() {
         assert_eq!(scan(&vec![b'x'; MAX_NOISE_BYTES]), BannerScan::Incomplete);
         assert_eq!(scan(&vec![b'x'; MAX_NOISE_BYTES + 1]), BannerScan::Malformed);
         assert_eq!(scan(b"headwater receive 1 nonsense\n"), BannerScan::Malformed);

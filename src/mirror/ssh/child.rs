@@ -326,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn ssh_is_asked_for_one_command_and_never_for_a_password() {
+    fn ssh_runs_one_command_and_never_asks_for_a_password() {
         let settings =
             SshSettings { command: "ssh -i key".parse().unwrap(), ..SshSettings::default() };
         let all = arguments(&place("ssh://me@edge2:2222/srv/it's"), &settings, None).join(" ");
@@ -345,7 +345,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_run_is_said() {
+    fn command_that_cannot_start_is_reported() {
         let settings =
             SshSettings { command: "/no/such/ssh".parse().unwrap(), ..SshSettings::default() };
         let error = Child::start(&place("ssh://h/srv"), &settings, CancelToken::default())
@@ -375,7 +375,7 @@ mod tests {
     }
 
     #[test]
-    fn how_it_ended_tells_what_is_wrong() {
+    fn exit_status_is_explained() {
         let error = |script: &str| match greeting(script).0.unwrap_err().error {
             MirrorError::Transport(error) => error,
             other => panic!("{other}"),
@@ -406,7 +406,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_of_the_receiver_is_not_taken_for_a_missing_program() {
+    fn receiver_error_is_not_reported_as_a_missing_program() {
         let failed = greeting("echo 'error: cannot serve /srv/www: it is full' >&2; exit 1")
             .0
             .unwrap_err()
@@ -415,7 +415,7 @@ mod tests {
     }
 
     #[test]
-    fn another_host_key_is_told_without_the_warning_of_ssh() {
+    fn changed_host_key_is_reported_without_the_ssh_banner() {
         let warning =
             "@@@@@ / WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED! / sent by the remote host is";
         let changed = format!(
@@ -438,14 +438,14 @@ mod tests {
     }
 
     #[test]
-    fn no_child_outlives_its_value() {
+    fn dropped_child_is_killed() {
         let (found, id) = greeting("echo 'headwater receive 9 {}'; exec sleep 1000");
         assert_eq!(found.unwrap(), BannerLine::OtherVersion("9".into()));
         assert!(!std::path::Path::new(&format!("/proc/{id}")).exists());
     }
 
     #[test]
-    fn a_child_that_closes_its_end_and_goes_on_is_ended() {
+    fn child_that_closes_its_pipes_and_continues_is_ended() {
         let began = Instant::now();
         let (found, id) = greeting("exec sleep 30 <&- >&-");
         assert!(
@@ -457,7 +457,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pinned_key_can_be_read_by_a_child() {
+    fn pinned_key_is_readable_by_the_child() {
         let (_file, path) = write_known_hosts("ssh-ed25519 AAAA").unwrap();
         let output = Command::new("cat").arg(path).output().unwrap();
         assert_eq!(output.stdout, b"headwater-pinned ssh-ed25519 AAAA\n");

@@ -98,7 +98,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_ssh_command_is_split_into_words() {
+    fn ssh_command_is_split_into_words() {
         let words = |text: &str| {
             let command: SshCommand = text.parse().unwrap();
             [std::slice::from_ref(&command.program), command.arguments()].concat().join("|")
@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn a_receive_command_is_one_line() {
+    fn receive_command_must_be_one_line() {
         assert!(
             "a\nb".parse::<ReceiveCommand>().is_err() && " ".parse::<ReceiveCommand>().is_err()
         );

@@ -219,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn a_banner_must_have_the_directory_and_the_site_that_are_meant() {
+    fn banner_with_another_directory_or_site_is_refused() {
         assert_eq!(link(Some("docs")).check_banner(&banner("/srv/www", None, "/")).unwrap(), "/");
         assert_eq!(
             link(None).check_banner(&banner("/srv/www/", Some("docs"), "/docs/")).unwrap(),

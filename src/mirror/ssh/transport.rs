@@ -173,7 +173,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_peer_that_takes_little_by_little_does_not_move_the_deadline() {
+    fn slow_reader_does_not_extend_the_deadline() {
         let (mut ours, mut theirs) = UnixStream::pair().unwrap();
         let (stop, stopped) = std::sync::mpsc::channel::<()>();
         let trickle = std::thread::spawn(move || {

@@ -295,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn common_bytes_are_counted_to_the_byte() {
+    fn matches_have_the_exact_number_of_common_bytes() {
         let old = noise(100);
         for length in 0..100 {
             let mut new = old.clone();
@@ -307,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn small_changes_leave_two_matches_that_meet_them() {
+    fn small_change_leaves_a_match_on_each_side() {
         let old = noise(10_000);
         let (before, behind) = old.split_at(5_003);
         for (new, removed) in
@@ -321,14 +321,14 @@ mod tests {
     }
 
     #[test]
-    fn what_was_moved_far_is_found() {
+    fn content_moved_far_is_found() {
         let old = noise(300_000);
         let content = [&old[200_000..], &old[..100_000]].concat();
         assert_eq!(find(&content, &old), [(0, 200_000, 100_000), (100_000, 0, 100_000)]);
     }
 
     #[test]
-    fn of_like_places_the_one_that_goes_on_longest_is_taken() {
+    fn longest_of_several_matches_is_used() {
         let page = |number: u8| [&noise(128)[..], &[number; 128]].concat();
         let old = [vec![b'-'; 320], (0..5).flat_map(page).collect()].concat();
         let content = [&[b'x'; 40][..], &page(3), b"end"].concat();
@@ -336,7 +336,7 @@ mod tests {
     }
 
     #[test]
-    fn what_leaves_too_much_over_is_given_up() {
+    fn search_with_too_much_unmatched_content_stops() {
         let (content, prefix) = (noise(5_000), noise(1_000));
         assert!(Matcher::default().find(&content, &prefix, 3_999).is_none());
         assert!(Matcher::default().find(&content, &prefix, 4_000).is_some());
@@ -344,7 +344,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_and_very_little_are_no_trouble() {
+    fn empty_and_tiny_inputs_are_accepted() {
         for (content, prefix) in
             [(&b""[..], &b""[..]), (b"a", b"a"), (b"", b"old"), (b"12345678", b"1234567")]
         {
@@ -354,7 +354,7 @@ mod tests {
     }
 
     #[test]
-    fn memory_that_was_used_before_makes_no_difference() {
+    fn reused_matcher_gives_the_same_matches() {
         let old = noise(50_000);
         let content = [&old[20_000..], &old[..20_000]].concat();
         let mut matcher = Matcher::default();

@@ -72,7 +72,7 @@ proptest! {
 }
 
 #[test]
-fn every_changed_byte_of_delta_and_bases_is_noticed() {
+fn every_changed_byte_of_delta_and_bases_is_detected() {
     let old: Vec<u8> = (0u16..3000).flat_map(u16::to_le_bytes).collect();
     let new = [&old[..2000], b"something else", &old[2500..]].concat();
     let delta = encode(&new, &old).unwrap();
@@ -104,7 +104,7 @@ fn every_changed_byte_of_delta_and_bases_is_noticed() {
 }
 
 #[test]
-fn content_that_has_little_of_the_prefix_is_none() {
+fn content_unlike_its_prefix_is_not_encoded() {
     let old: Vec<u8> = (0u16..3000).flat_map(u16::to_le_bytes).collect();
     let other = vec![b'x'; 2000];
     assert!(encode(&[&old[..], &other].concat(), &old).is_some());

@@ -32,7 +32,7 @@ fn assert_equal(ranges: &[MatchedRange], base: &[u8], new: &[u8]) {
 }
 
 #[test]
-fn everything_but_the_blocks_of_a_change_is_found() {
+fn all_blocks_except_changed_ones_are_found() {
     let base = noise(100_100);
     let whole = ranges_of(&base, &base, 1000);
     assert_eq!(whole, [MatchedRange { base: 0, new: 0, length: 100_100 }]);
@@ -50,7 +50,7 @@ fn everything_but_the_blocks_of_a_change_is_found() {
 }
 
 #[test]
-fn moved_parts_are_found_where_two_blocks_are_together() {
+fn moved_parts_of_two_adjacent_blocks_are_found() {
     let base = noise(64_000);
     let new = [&base[32_000..], b"between", &base[..32_000]].concat();
     let ranges = ranges_of(&base, &new, 1000);
@@ -62,7 +62,7 @@ fn moved_parts_are_found_where_two_blocks_are_together() {
 }
 
 #[test]
-fn a_run_of_equal_blocks_continues_where_it_was() {
+fn run_of_equal_blocks_is_one_range() {
     let base = [&noise(5000)[..], &[0; 50_000], &noise(9000)[4000..]].concat();
     let mut new = base.clone();
     new[2] ^= 1;
@@ -71,7 +71,7 @@ fn a_run_of_equal_blocks_continues_where_it_was() {
 }
 
 #[test]
-fn a_shape_that_is_not_of_the_hashes_is_refused() {
+fn shape_that_does_not_fit_the_hashes_is_refused() {
     let base = noise(10_000);
     let shape = SignatureShape::new(10_000, size_bits(12_000));
     let signature = Signature::of(&base, shape, KEY);
@@ -97,7 +97,7 @@ fn shapes_grow_with_the_square_root_and_have_limits() {
 }
 
 #[test]
-fn a_hash_rolls_as_it_is_made() {
+fn rolling_hash_equals_the_direct_hash() {
     let content = noise(3000);
     let polynomial = Polynomial::new(KEY);
     for block in [1, 7, 8, 100, 2048] {
@@ -114,7 +114,7 @@ fn a_hash_rolls_as_it_is_made() {
 }
 
 #[test]
-fn short_hashes_match_wrongly_and_long_ones_do_not() {
+fn short_hashes_collide_and_long_ones_do_not() {
     let (base, other) = (noise(400_000), noise(800_000));
     let wrong = |hash_bytes| {
         let shape = SignatureShape::with_sizes(400_000, 1000, hash_bytes);
@@ -133,7 +133,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(300))]
 
     #[test]
-    fn every_range_is_equal_in_both_and_parts_do_not_matter(
+    fn matched_ranges_are_equal_for_any_partition(
         base in prop::collection::vec(0u8..3, 0..3000),
         edits in prop::collection::vec(edit(), 0..6),
         block_bytes in 1u32..300,
@@ -161,7 +161,7 @@ proptest! {
     }
 
     #[test]
-    fn any_hashes_are_searched_without_a_panic(
+    fn arbitrary_hashes_never_panic(
         hashes in prop::collection::vec(any::<u8>(), 0..400),
         content in prop::collection::vec(0u8..4, 0..4000),
         base_bytes in 0u64..5000,

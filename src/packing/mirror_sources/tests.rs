@@ -174,7 +174,7 @@ fn objects(contents: &[&[u8]]) -> Vec<(ObjectId, u64)> {
 }
 
 #[test]
-fn many_objects_are_one_request_and_what_is_lacking_another() {
+fn many_objects_need_one_request_and_missing_ones_another() {
     let (first, second) =
         (Arc::new(Stub::with(&[b"a", b"bb"])), Arc::new(Stub::with(&[b"bb", b"ccc", b"dddd"])));
     let sources = sources(&[&first, &second]);
@@ -184,7 +184,7 @@ fn many_objects_are_one_request_and_what_is_lacking_another() {
 }
 
 #[test]
-fn a_dead_mirror_is_asked_once_where_another_has_the_content() {
+fn dead_mirror_is_asked_once_if_another_has_the_content() {
     let dead = Arc::new(Stub { is_dead: true, ..Stub::with(&[b"a"]) });
     let good = Arc::new(Stub::with(&[b"a", b"b"]));
     let sources = sources(&[&dead, &good]);
@@ -195,7 +195,7 @@ fn a_dead_mirror_is_asked_once_where_another_has_the_content() {
 }
 
 #[test]
-fn content_of_dead_mirrors_is_asked_for_twice_and_then_lost() {
+fn content_of_dead_mirrors_is_lost_after_two_requests() {
     let dead = Arc::new(Stub { is_dead: true, ..Stub::with(&[b"a"]) });
     let other = Arc::new(Stub::with(&[b"b"]));
     let sources = sources(&[&dead, &other]);
@@ -211,7 +211,7 @@ fn content_of_dead_mirrors_is_asked_for_twice_and_then_lost() {
 }
 
 #[test]
-fn a_damaged_copy_is_not_taken() {
+fn damaged_copy_is_refused() {
     let objects_of_damaged = [(ObjectId::of(b"good"), b"evil".to_vec())].into();
     let damaged = Arc::new(Stub { objects: objects_of_damaged, ..Stub::default() });
     let good = Arc::new(Stub::with(&[b"good"]));
@@ -227,7 +227,7 @@ fn a_damaged_copy_is_not_taken() {
 }
 
 #[test]
-fn large_objects_are_looked_for_all_at_once() {
+fn large_objects_are_looked_up_together() {
     let (first, second) =
         (Arc::new(Stub::with(&[b"first"])), Arc::new(Stub::with(&[b"second", b"third"])));
     let sources = sources(&[&first, &second]);
@@ -250,7 +250,7 @@ fn large_objects_are_looked_for_all_at_once() {
 }
 
 #[test]
-fn a_mirror_that_never_answers_does_not_keep_a_push_from_stopping() {
+fn silent_mirror_does_not_block_cancellation() {
     let silent = || Arc::new(Stub { is_silent: true, ..Stub::default() });
     let wanted = objects(&[b"a"]);
     let stub = silent();

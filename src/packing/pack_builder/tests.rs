@@ -187,7 +187,7 @@ proptest! {
     })]
 
     #[test]
-    fn a_bundle_decodes_to_exactly_the_new_objects(
+    fn bundle_decodes_to_exactly_the_new_objects(
         (old, new) in pair(),
         has_cache in any::<bool>(),
         level in 1i32..=9,

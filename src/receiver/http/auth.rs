@@ -289,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn tokens_read_as_they_are_written_and_hide_their_secret() {
+    fn tokens_round_trip_and_hide_their_secret() {
         let token = Token::random().unwrap();
         let text = token.reveal();
         assert_eq!(Token::parse(&text).unwrap().hash(), token.hash());
@@ -308,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_holds_for_its_site_its_right_and_its_time() {
+    fn token_is_valid_for_its_site_permission_and_time() {
         let (push, read, old) =
             (Token::random().unwrap(), Token::random().unwrap(), Token::random().unwrap());
         let records = vec![
@@ -327,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_has_no_token_learns_nothing() {
+    fn invalid_tokens_get_the_same_response() {
         let token = Token::random().unwrap();
         let access = AuthPolicy::Tokens(vec![record(&token, Permission::Push, None)]);
         let mut wrong = token.reveal();
@@ -348,7 +348,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_that_is_refused_is_known_by_its_id() {
+    fn refused_token_is_identified_by_its_id() {
         let (here, old) = (Token::random().unwrap(), Token::random().unwrap());
         let access = AuthPolicy::Tokens(vec![
             record(&here, Permission::Push, None),

@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn a_burst_passes_then_one_in_a_period_which_says_how_many_did_not() {
+    fn burst_passes_then_one_record_per_period_with_a_count() {
         let (limiter, start) = (LogLimiter::default(), Instant::now());
         let passed = |number: u32, count: usize, now: Instant| {
             (0..count).filter_map(|_| limiter.admit_at(address(number), now)).collect::<Vec<_>>()
@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_left_out_is_told_also_when_nothing_follows() {
+    fn suppressed_count_is_logged_without_a_further_record() {
         let (limiter, start) = (LogLimiter::default(), Instant::now());
         for _ in 0..100 {
             limiter.admit_at(address(1), start);
@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn memory_and_records_are_bounded_for_any_number_of_addresses() {
+    fn memory_and_records_are_limited_for_any_number_of_addresses() {
         let (limiter, start) = (LogLimiter::default(), Instant::now());
         let passed = (0..100_000)
             .filter(|number| limiter.admit_at(address(*number), start).is_some())

@@ -233,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn what_says_one_thing_passes() {
+    fn unambiguous_requests_pass() {
         for text in [
             "GET / HTTP/1.1\r\nhost: a\r\n\r\n",
             "PUT /x HTTP/1.1\r\nContent-Length: 3\r\n\r\n\n\n\nGET / HTTP/1.1\r\n\r\n",
@@ -247,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn what_can_be_read_in_two_ways_is_spoiled() {
+    fn ambiguous_requests_are_spoiled() {
         for text in [
             "GET / HTTP/1.1\nhost: a\r\n\r\n",
             "GET / HTTP/1.1\r\nhost: a\n\r\n",
@@ -286,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn every_head_is_noticed_once() {
+    fn every_head_is_counted_once() {
         let mut framing = Framing::default();
         let mut request = *b"PUT / HTTP/1.1\r\ncontent-length: 2\r\n\r\nab";
         assert!(framing.check(&mut request[..5]));

@@ -80,7 +80,7 @@ mod tests {
     use crate::text::error_chain;
 
     #[test]
-    fn a_key_of_another_certificate_is_described() {
+    fn key_of_another_certificate_is_described() {
         let dir = tempfile::tempdir().unwrap();
         let files = TlsFiles { cert: dir.path().join("c.pem"), key: dir.path().join("k.pem") };
         let [key, other] = [(); 2].map(|()| rcgen::KeyPair::generate().unwrap());

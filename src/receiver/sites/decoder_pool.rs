@@ -80,7 +80,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_job_that_panics_is_refused_and_the_next_one_is_done() {
+    fn panicking_job_fails_and_the_next_one_runs() {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         let decoders = DecoderPool::new(1).unwrap();
         let broken =

@@ -142,7 +142,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_last_words_of_a_command_are_told_without_tokens() {
+    fn stderr_tail_of_a_hook_is_reported_without_tokens() {
         let last_line = |tail: &str| StderrTail(Arc::new(Mutex::new(tail.into()))).last_line();
         assert_eq!(last_line("starting\nno such unit\n\n"), ": no such unit");
         assert_eq!(last_line(""), "");

@@ -344,7 +344,7 @@ mod tests {
     use crate::store::testing::empty_store;
 
     #[test]
-    fn sections_count_until_nobody_has_them() {
+    fn reservations_count_until_the_last_handle_is_dropped() {
         let (_dir, store) = empty_store();
         let uploads = RepairUploads::default();
         let reserve = |bytes| uploads.reserve(&store, bytes, Some(1_000_000));

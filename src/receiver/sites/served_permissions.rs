@@ -62,7 +62,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_group_is_one_that_files_can_be_given_to() {
+    fn group_must_be_assignable_to_files() {
         let of = |group: &str| {
             ServedPermissions { group: Some(group.to_owned()), ..ServedPermissions::default() }
                 .permissions()

@@ -265,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn work_whose_peer_left_fills_the_share_of_its_own_site_only() {
+    fn abandoned_work_uses_only_the_share_of_its_site() {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         runtime.block_on(fill_one_share());
     }
@@ -292,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn memory_is_taken_up_to_half_and_given_back() {
+    fn memory_is_reserved_up_to_half_and_returned() {
         let (bad, good) = shares();
         let mut taken = bad.reserve(1 << 20).unwrap();
         taken.merge(bad.reserve(3 << 20).unwrap());
@@ -307,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn the_only_site_takes_everything() {
+    fn single_site_can_use_all_memory() {
         let pools =
             Pools::new(&ReceiverLimits { memory_bytes: 8 << 20, ..ReceiverLimits::default() })
                 .unwrap();

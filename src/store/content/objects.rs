@@ -167,7 +167,7 @@ mod tests {
     use crate::store::testing::empty_store;
 
     #[test]
-    fn a_range_beyond_the_end_is_an_error_of_the_peer() {
+    fn range_beyond_the_end_is_an_error_of_the_peer() {
         let (directory, store) = empty_store();
         let object = ObjectId::of(b"12345");
         let path = directory.path().join("www/.headwater/objects").join(object_name(&object));

@@ -155,7 +155,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_modes_that_nobody_writes_through_are_taken() {
+    fn unsafe_file_and_directory_modes_are_refused() {
         for (text, exec) in [("0444", 0o555), ("440", 0o550), ("00400", 0o500), ("0404", 0o505)] {
             let permissions =
                 Permissions { file_mode: text.parse().unwrap(), ..Permissions::default() };

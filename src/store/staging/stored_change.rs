@@ -69,7 +69,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn file_and_memory_read_alike_and_more_than_once() {
+    fn file_and_memory_read_the_same_repeatedly() {
         let bytes: Vec<u8> = (0..=255).cycle().take(200_000).collect();
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(&bytes).unwrap();

@@ -530,7 +530,7 @@ mod tests {
     use crate::store::testing::empty_store;
 
     #[test]
-    fn what_other_pushes_left_makes_room_before_a_push_is_refused() {
+    fn leftovers_of_other_pushes_are_dropped_before_refusal() {
         let (_dir, store) = empty_store();
         let place = |name: &str| {
             store

@@ -17,7 +17,7 @@ use record::Mark;
 pub(crate) use record::{Line, Record, content_id};
 pub(crate) use slot::read_tree;
 
-/// What is at a served path.
+/// The file or link at a served path.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum What {
     /// A file.
@@ -28,7 +28,7 @@ pub(crate) enum What {
         size: u64,
         /// Its modification time, seconds since 1970.
         mtime: u64,
-        /// Whether it may be executed.
+        /// Whether it is executable.
         exec: bool,
     },
     /// A symbolic link.
@@ -41,20 +41,20 @@ pub(crate) enum What {
 /// One served path.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Item {
-    /// What is there.
+    /// The file or link.
     pub(crate) what: What,
-    /// Set when it is retired: until when it is served.
+    /// For a retired entry: the time until which it is served.
     pub(crate) until: Option<u64>,
 }
 
 impl Item {
-    /// Whether the tree has it.
+    /// Whether the entry is in the tree.
     pub(crate) const fn is_live(&self) -> bool {
         self.until.is_none()
     }
 }
 
-/// What a mirror serves.
+/// The content that a mirror serves.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Served {
     /// The name of the current release.
@@ -65,17 +65,16 @@ pub(crate) struct Served {
     pub(crate) items: BTreeMap<String, Item>,
 }
 
-/// Whatever is wrong, one line each, sorted.
+/// All faults, one line each, sorted.
 pub(crate) type Faults = Vec<String>;
 
-/// What the store at `dir` serves: `current` is exactly one complete release,
-/// and so is everything else in the store that claims to be whole.
+/// Returns what the store at `dir` serves. `current` must be exactly one complete release, and
+/// everything else in the store that claims to be complete must be complete.
 pub(crate) fn check_store(dir: &Path) -> Result<Served, Faults> {
     state(dir)?.ok_or_else(|| vec!["current: missing".into()])
 }
 
-/// As [`check_store`], but a store in which nothing was ever activated, or no
-/// store at all, serves nothing.
+/// Like [`check_store`], but returns `None` if nothing was ever activated or there is no store.
 pub(crate) fn state(dir: &Path) -> Result<Option<Served>, Faults> {
     if dir.join(".headwater").symlink_metadata().is_err() {
         let names = names(dir);
@@ -99,7 +98,7 @@ pub(crate) fn state(dir: &Path) -> Result<Option<Served>, Faults> {
     if check.faults.is_empty() { Ok(served) } else { Err(check.faults) }
 }
 
-/// Whether the live entries of `served` are the files and links of the content tree at `tree`.
+/// Checks that the live entries of `served` are the files and links of the content tree at `tree`.
 pub(crate) fn check_equals_tree(served: &Served, tree: &Path) -> Result<(), Faults> {
     let found = read_tree(tree);
     let live: BTreeMap<&String, &Item> =
@@ -118,7 +117,7 @@ pub(crate) fn check_equals_tree(served: &Served, tree: &Path) -> Result<(), Faul
     if faults.is_empty() { Ok(()) } else { Err(faults) }
 }
 
-/// Equal but for the time.
+/// Whether two items are equal except for the time.
 pub(crate) fn is_same(a: &What, b: &What) -> bool {
     match (a, b) {
         (
@@ -129,7 +128,7 @@ pub(crate) fn is_same(a: &What, b: &What) -> bool {
     }
 }
 
-/// The records of the releases that the store keeps (a staged one included), by name.
+/// Returns the records of the releases that the store keeps (a staged one included), by name.
 pub(crate) fn records(dir: &Path) -> BTreeMap<String, Record> {
     let releases = dir.join(".headwater/releases");
     let read = |file: String| {
@@ -140,7 +139,7 @@ pub(crate) fn records(dir: &Path) -> BTreeMap<String, Record> {
     names(&releases).into_iter().filter_map(read).collect()
 }
 
-/// The lines of a manifest of the store.
+/// Returns the lines of a manifest of the store.
 pub(crate) fn manifest(dir: &Path, id: &str) -> Result<Vec<Line>, String> {
     let path = dir.join(format!(".headwater/manifests/{id}.zst"));
     let file = fs::File::open(path).map_err(|error| format!("manifest {id}: {error}"))?;
@@ -155,17 +154,17 @@ pub(crate) fn manifest(dir: &Path, id: &str) -> Result<Vec<Line>, String> {
     record::parse_manifest(id, &bytes)
 }
 
-/// The ids of all objects of the store, damaged ones included.
+/// Returns the ids of all objects of the store, damaged ones included.
 pub(crate) fn object_names(dir: &Path) -> BTreeSet<String> {
     let objects = dir.join(".headwater/objects");
     names(&objects).iter().flat_map(|prefix| names(&objects.join(prefix))).collect()
 }
 
-/// The names in a directory, sorted; none if it is missing.
+/// Returns the names in a directory, sorted; none if it is missing.
 fn names(dir: &Path) -> Vec<String> {
     let Ok(entries) = fs::read_dir(dir) else { return Vec::new() };
     let mut names: Vec<String> = entries
-        .map(|entry| entry.unwrap().file_name().into_string().expect("our names are UTF-8"))
+        .map(|entry| entry.unwrap().file_name().into_string().expect("names in a store are UTF-8"))
         .collect();
     names.sort();
     names
@@ -174,9 +173,9 @@ fn names(dir: &Path) -> Vec<String> {
 struct Check<'a> {
     dir: &'a Path,
     faults: Faults,
-    /// Objects that are what their name says.
+    /// Objects whose content matches their name.
     objects: BTreeSet<String>,
-    /// Records that are what their name says.
+    /// Records whose content matches their name.
     records: BTreeMap<String, Record>,
 }
 
@@ -189,11 +188,11 @@ impl Check<'_> {
         self.dir.join(".headwater").join(name)
     }
 
-    /// Nothing but what the format describes.
+    /// Checks that there is nothing that the format does not describe.
     fn top(&mut self) {
         for name in names(self.dir) {
             if !["current", "staged", ".headwater"].contains(&&*name) {
-                self.fault(format!("{name}: a stranger beside current"));
+                self.fault(format!("{name}: an unexpected file beside current"));
             }
         }
         const FILES: [&str; 4] = ["format", "lock", "expired", "events.jsonl"];
@@ -203,11 +202,10 @@ impl Check<'_> {
             let meta = self.inner(&name).symlink_metadata().unwrap();
             let is_ours = FILES.contains(&&*name) && meta.is_file()
                 || DIRECTORIES.contains(&&*name) && meta.is_dir();
-            // Before `format` is written, all of it is the creation of a store that was
-            // interrupted.
+            // Before `format` is written, the creation of the store is not finished.
             let is_store = self.inner("format").symlink_metadata().is_ok();
             if is_store && !is_ours {
-                self.fault(format!(".headwater/{name}: a stranger"));
+                self.fault(format!(".headwater/{name}: an unexpected file"));
             }
         }
         if !self.dir.join(".headwater").symlink_metadata().unwrap().is_dir() {
@@ -220,14 +218,14 @@ impl Check<'_> {
             let is_directory =
                 self.inner("objects").join(&prefix).symlink_metadata().unwrap().is_dir();
             if !record::is_hex(&prefix, 2) || !is_directory {
-                self.fault(format!("objects/{prefix}: a stranger"));
+                self.fault(format!("objects/{prefix}: an unexpected file"));
             }
             for id in names(&self.inner("objects").join(&prefix)) {
                 let path = self.inner("objects").join(&prefix).join(&id);
                 let meta = path.symlink_metadata().unwrap();
                 let mode = meta.permissions().mode() & 0o7777;
                 if !record::is_hex(&id, 64) || !id.starts_with(&prefix) || !meta.is_file() {
-                    self.fault(format!("objects/{prefix}/{id}: a stranger"));
+                    self.fault(format!("objects/{prefix}/{id}: an unexpected file"));
                 } else if blake3::hash(&fs::read(&path).unwrap()).to_hex().as_str() != id {
                     self.fault(format!("object {id}: other bytes than its name says"));
                 } else if mode != 0o444 && mode != 0o555 {
@@ -242,14 +240,14 @@ impl Check<'_> {
     fn manifests(&mut self) {
         for file in names(&self.inner("manifests")) {
             match file.strip_suffix(".zst").map(|id| manifest(self.dir, id)) {
-                None => self.fault(format!("manifests/{file}: a stranger")),
+                None => self.fault(format!("manifests/{file}: an unexpected file")),
                 Some(Err(fault)) => self.fault(fault),
                 Some(Ok(_)) => {}
             }
         }
     }
 
-    /// The name of the release that is served.
+    /// Returns the name of the release that is served.
     fn current(&mut self) -> Option<String> {
         let meta = self.dir.join("current").symlink_metadata().ok()?;
         if !meta.is_symlink() {
@@ -267,12 +265,12 @@ impl Check<'_> {
         }
     }
 
-    /// Each record is what it says; each kept one has all of its content.
+    /// Checks that each record is valid and that each kept release has all of its content.
     fn releases(&mut self, current: Option<&str>) {
         let site = match fs::read(self.inner("format")) {
             Ok(bytes) => record::parse_format(&bytes).map_err(|fault| self.fault(fault)).ok(),
             Err(error) => {
-                // Written last at creation: before that, nothing was served.
+                // Creation writes it last: before that, nothing was served.
                 if current.is_some() {
                     self.fault(format!("format: {error}"));
                 }
@@ -280,12 +278,12 @@ impl Check<'_> {
             }
         };
         for file in names(&self.inner("releases")) {
-            // No longer kept, while what only it needed is being dropped.
+            // The release is no longer kept, and its content is being dropped.
             if file.strip_suffix(".gone").and_then(record::sequence_of).is_some() {
                 continue;
             }
             let Some(name) = file.strip_suffix(".json") else {
-                self.fault(format!("releases/{file}: a stranger"));
+                self.fault(format!("releases/{file}: an unexpected file"));
                 continue;
             };
             match record::parse_record(name, &fs::read(self.inner("releases").join(&file)).unwrap())
@@ -334,7 +332,7 @@ impl Check<'_> {
         }
     }
 
-    /// Which retired entries may be absent.
+    /// Decides which retired entries may be absent.
     fn mark(&mut self) -> Mark {
         let Ok(bytes) = fs::read(self.inner("expired")) else { return Mark::default() };
         record::parse_mark(&bytes).unwrap_or_else(|fault| {
@@ -343,7 +341,7 @@ impl Check<'_> {
         })
     }
 
-    /// Each slot that bears the name of a release is that release.
+    /// Checks that each slot with the name of a release contains that release.
     fn slots(&mut self, current: Option<&str>) {
         let served = current.and_then(record::sequence_of);
         let mark = self.mark();
@@ -353,18 +351,18 @@ impl Check<'_> {
             }
             let name = slot.strip_suffix(".spare").unwrap_or(&slot).to_owned();
             let Some(sequence) = record::sequence_of(&name) else {
-                self.fault(format!("slots/{slot}: a stranger"));
+                self.fault(format!("slots/{slot}: an unexpected file"));
                 continue;
             };
             match self.records.get(&name).cloned() {
-                // Staged by a push that ended before it could activate.
+                // A push that ended before its activation staged it.
                 None if served.is_none_or(|served| sequence >= served)
                     && Some(&*name) != current => {}
                 None => self.fault(format!("slot {slot}: there is no such release")),
                 Some(record) => match manifest(self.dir, &record.manifest) {
                     Ok(lines) => {
                         let root = self.inner("slots").join(&slot);
-                        // The mark names the release whose slot is clean of what expired.
+                        // The mark names the release whose slot has no expired entries.
                         let is_clean =
                             mark.release.as_ref() == Some(&slot) && Some(&*slot) == current;
                         self.faults.extend(slot::check(

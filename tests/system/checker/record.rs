@@ -77,7 +77,7 @@ pub(crate) struct Line {
     pub(crate) until: Option<u64>,
 }
 
-/// The file `format`: answers the site.
+/// Parses the file `format` and returns its site.
 pub(crate) fn parse_format(bytes: &[u8]) -> Result<String, String> {
     #[derive(Serialize, Deserialize)]
     #[serde(deny_unknown_fields)]
@@ -116,7 +116,7 @@ pub(super) fn parse_mark(bytes: &[u8]) -> Result<Mark, String> {
     if spelled.as_bytes() == bytes { Ok(mark) } else { Err("expired: not as described".into()) }
 }
 
-/// A release record, which must be the one that `name` names.
+/// Parses a release record, which must be the one with this `name`.
 pub(crate) fn parse_record(name: &str, bytes: &[u8]) -> Result<Record, String> {
     let fault = |what: &str| format!("release {name}: {what}");
     let record: Record =
@@ -151,7 +151,7 @@ pub(crate) fn parse_record(name: &str, bytes: &[u8]) -> Result<Record, String> {
     Ok(record)
 }
 
-/// A manifest from its canonical bytes, which must be the one with this id.
+/// Parses a manifest from its canonical bytes, which must have this id.
 pub(crate) fn parse_manifest(id: &str, bytes: &[u8]) -> Result<Vec<Line>, String> {
     let fault = |what: &str| format!("manifest {id}: {what}");
     if blake3::hash(bytes).to_hex().as_str() != id {
@@ -186,7 +186,7 @@ pub(crate) fn parse_manifest(id: &str, bytes: &[u8]) -> Result<Vec<Line>, String
     Ok(lines)
 }
 
-/// The content id of a manifest: what a visitor sees of it, without the times.
+/// Computes the content id of a manifest: a hash of what visitors see, without the times.
 pub(crate) fn content_id(lines: &[Line]) -> String {
     fn text(text: &str, out: &mut Vec<u8>) {
         let mut rest = text.len();
@@ -250,7 +250,7 @@ fn check_line(line: &Line) -> Result<(), String> {
     }
 }
 
-/// Where a link at `path` leads, from the root of the tree; nothing if out of it.
+/// Returns the destination of a link at `path`, from the root of the tree; `None` if it is outside.
 pub(crate) fn destination(path: &str, target: &str) -> Option<String> {
     let mut place: Vec<&str> = path.split('/').collect();
     place.pop();
@@ -270,17 +270,17 @@ pub(crate) fn destination(path: &str, target: &str) -> Option<String> {
     Some(place.join("/"))
 }
 
-/// The directories above `path`, nearest first, without the root.
+/// Returns the directories above `path`, nearest first, without the root.
 pub(crate) fn ancestors(path: &str) -> impl Iterator<Item = &str> {
     path.rmatch_indices('/').map(|(at, _)| &path[..at])
 }
 
-/// Whether `text` is `digits` lower-case hexadecimal digits.
+/// Whether `text` consists of `digits` lower-case hexadecimal digits.
 pub(crate) fn is_hex(text: &str, digits: usize) -> bool {
     text.len() == digits && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }
 
-/// The sequence in a release name; nothing if it is no release name.
+/// Returns the sequence in a release name; `None` if it is not a release name.
 pub(crate) fn sequence_of(name: &str) -> Option<u64> {
     let (sequence, id16) = name.split_once('-')?;
     let number: u64 = sequence.parse().ok()?;

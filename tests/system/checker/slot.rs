@@ -8,9 +8,9 @@ use std::path::Path;
 use super::record::{Line, ancestors};
 use super::{Faults, What};
 
-/// Compares the slot `name` at `root` with the lines of its manifest. Retired ones whose time was
-/// over at `through` may be absent, and with them directories that only they need; if it
-/// `is_clean`, they are.
+/// Compares the slot `name` at `root` with the lines of its manifest. Retired entries that were due
+/// at `through` may be absent, and so may directories that only they need. If `is_clean`, they must
+/// be absent.
 pub(super) fn check(
     name: &str,
     root: &Path,
@@ -89,7 +89,7 @@ fn check_file(path: &Path, meta: &fs::Metadata, line: &Line) -> Result<(), Strin
     }
 }
 
-/// Calls `visit` with the root (as the empty path) and everything in it, links not followed.
+/// Calls `visit` with the root (as the empty path) and everything in it, without following links.
 fn walk(root: &Path, path: &str, visit: &mut dyn FnMut(&str, &fs::Metadata)) {
     let meta = root.join(path).symlink_metadata().unwrap();
     visit(path, &meta);
@@ -97,13 +97,13 @@ fn walk(root: &Path, path: &str, visit: &mut dyn FnMut(&str, &fs::Metadata)) {
         return;
     }
     for entry in fs::read_dir(root.join(path)).unwrap() {
-        let name = entry.unwrap().file_name().into_string().expect("our names are UTF-8");
+        let name = entry.unwrap().file_name().into_string().expect("names in a store are UTF-8");
         let path = if path.is_empty() { name } else { format!("{path}/{name}") };
         walk(root, &path, visit);
     }
 }
 
-/// The files and links of a content tree. Their times are those of the tree.
+/// Returns the files and links of a content tree, with the times in the tree.
 pub(crate) fn read_tree(root: &Path) -> BTreeMap<String, What> {
     let mut found = BTreeMap::new();
     walk(root, "", &mut |path, meta| {

@@ -6,11 +6,11 @@ use headwater::push::PushError;
 use headwater::release::{MAX_SEQUENCE, MAX_TIME, PartialScope, RejectedContent, Release};
 use headwater::tree_path::Site;
 
-use super::edge::Alteration;
+use super::edge::StateChange;
 use super::*;
 use crate::sweep;
 
-/// Changes the record of what the mirror serves.
+/// Changes the record of the release that a mirror serves.
 fn alter(state: &mut MirrorState, change: impl FnOnce(&mut Release)) {
     let release = state.releases.last_mut().unwrap();
     change(release);
@@ -18,7 +18,7 @@ fn alter(state: &mut MirrorState, change: impl FnOnce(&mut Release)) {
     state.highest_sequence = state.highest_sequence.max(release.sequence);
 }
 
-/// The same, and it is a release after the true one.
+/// Invents a release after the true one and changes its record.
 fn invent(state: &mut MirrorState, change: impl FnOnce(&mut Release)) {
     let mut next = state.releases.last().unwrap().clone();
     next.sequence += 1;
@@ -28,8 +28,8 @@ fn invent(state: &mut MirrorState, change: impl FnOnce(&mut Release)) {
 
 pub(super) fn altering(
     change: impl Fn(&mut MirrorState) + Send + Sync + 'static,
-) -> Option<Alteration> {
-    Some(Alteration(Box::new(change)))
+) -> Option<StateChange> {
+    Some(StateChange(Box::new(change)))
 }
 
 fn reject(release: &mut Release, content: ContentId) {
@@ -41,10 +41,10 @@ fn histories(numbers: std::ops::Range<u8>) -> impl Iterator<Item = HistoryId> {
     numbers.map(|number| HistoryId::from_bytes([number; 16]))
 }
 
-/// Changes a state; knows the content that is pushed next.
+/// Changes a state; gets the content that is pushed next.
 type Claim = fn(&mut MirrorState, ContentId);
 
-/// What one mirror may say, by a name for it.
+/// The claims that one mirror may make, by name.
 const CLAIMS: &[(&str, Claim)] = &[
     ("the highest sequence of all", |state, _| state.highest_sequence = u64::MAX - 1),
     ("the highest sequence that is allowed", |state, _| state.highest_sequence = MAX_SEQUENCE),
@@ -146,23 +146,23 @@ const CLAIMS: &[(&str, Claim)] = &[
     ("no room", |state, _| state.free_bytes = Some(0)),
 ];
 
-/// Options of a push that waits for the answers of all mirrors.
+/// Options of a push that waits for the responses of all mirrors.
 pub(super) fn waiting(edges: &Edges) -> Options {
-    Options { response_timeout: MOST, ..edges.options() }
+    Options { response_timeout: PUSH_TIME_LIMIT, ..edges.options() }
 }
 
 fn run(number: u64) -> impl Fn(&mut Options) {
     move |options| options.run_number = Some(RunNumber::new("ci", number).unwrap())
 }
 
-/// What is done while a mirror says something of itself.
+/// The command that runs while a mirror makes a claim.
 #[derive(Debug, Clone, Copy)]
 enum Action {
     PushNew,
     PushSame,
     Heal,
     RollBack,
-    /// Without the sequence of the release to go back to.
+    /// A rollback without a sequence.
     GoBack,
 }
 
@@ -189,12 +189,12 @@ impl Action {
     }
 }
 
-/// A rollback to the release before, whichever that is.
+/// A rollback to the previous release.
 pub(super) fn back() -> Source {
     Source::Rollback { to: None, by: DecidedBy::Person(None) }
 }
 
-/// Release 1 on all, release 2 on all but edge4, and the content of version 3.
+/// Release 1 on all mirrors, release 2 on all except edge4, and the content of version 3.
 fn lagging_fleet() -> (Edges, ContentId) {
     let mut edges = Edges::absent();
     edges.publish(&NAMES, run(7));
@@ -204,13 +204,13 @@ fn lagging_fleet() -> (Edges, ContentId) {
     (edges, next)
 }
 
-/// Does it while edge5 makes the claim, and asserts that the others are served as they would be
-/// without it.
+/// Runs the action while edge5 makes the claim, and asserts that the other mirrors serve the same
+/// as without it.
 fn assert_served_as_without(claim: &str, alters: Claim, action: Action, has_cache: bool) {
     let (edges, next) = lagging_fleet();
     let what = format!("{claim}, {action:?}, with a cache: {has_cache}");
     if !has_cache {
-        fs::remove_dir_all(edges.world.path("cache")).unwrap();
+        fs::remove_dir_all(edges.sandbox.path("cache")).unwrap();
     }
     let before = edges.edge("edge1").inner.state().unwrap().current_release().unwrap().clone();
     let mut fifth = edges.edge("edge5");
@@ -250,7 +250,7 @@ fn assert_served_as_without(claim: &str, alters: Claim, action: Action, has_cach
     }
 }
 
-/// Tries each claim with each of `actions`, or with one of them that the seed selects.
+/// Tries each claim with each of `actions`, or with one that the seed selects.
 fn every_claim(actions: &[Action], has_cache: bool) {
     let pairs = CLAIMS.iter().flat_map(|claim| actions.iter().map(move |action| (claim, *action)));
     let pairs: Vec<_> = pairs.collect();
@@ -260,31 +260,31 @@ fn every_claim(actions: &[Action], has_cache: bool) {
 }
 
 #[test]
-fn whatever_one_mirror_says_the_others_are_served_as_without_it() {
+fn claims_of_one_mirror_do_not_change_the_others() {
     every_claim(&Action::ALL, true);
 }
 
 #[test]
-fn whatever_one_mirror_says_to_an_origin_without_a_cache_the_others_are_served_as_without_it() {
-    // Without a cache `heal` takes the newest release: it may be run where nothing was published
-    // from.
+fn claims_of_one_mirror_without_a_cache_do_not_change_the_others() {
+    // Without a cache `heal` copies the newest release: it may run on a machine that never
+    // published.
     let actions = [Action::PushNew, Action::PushSame, Action::RollBack, Action::GoBack];
     every_claim(&actions, false);
 }
 
-/// Publishes a tree with another file, from an origin that the test's own one does not know.
+/// Publishes a tree with another file, from another origin.
 pub(super) fn publish_elsewhere(edges: &mut Edges, names: &[&str]) {
     let source = edges.tree();
-    fs::write(edges.world.path("tree/extra.js"), "extra").unwrap();
+    fs::write(edges.sandbox.path("tree/extra.js"), "extra").unwrap();
     let mut options =
         Options { require: Require::All, stores: KnownStores::default(), ..edges.options() };
     run(900)(&mut options);
     push(&source, &edges.fleet(names), &options, &SilentMonitor).unwrap();
-    fs::remove_file(edges.world.path("tree/extra.js")).unwrap();
+    fs::remove_file(edges.sandbox.path("tree/extra.js")).unwrap();
 }
 
 #[test]
-fn a_release_that_one_mirror_alone_has_passes_nothing_on_to_the_next_one() {
+fn unconfirmed_release_contributes_nothing_to_the_next_one() {
     let mut edges = Edges::new();
     publish_elsewhere(&mut edges, &["edge5"]);
     let source = edges.tree();
@@ -294,16 +294,16 @@ fn a_release_that_one_mirror_alone_has_passes_nothing_on_to_the_next_one() {
     assert_eq!(outcomes(&report), vec![Outcome::Activated; 5], "{report:?}");
     for name in NAMES {
         assert_eq!(edges.served(name).1, "version 3");
-        assert!(!edges.world.path(name).join("current/extra.js").exists(), "{name}");
+        assert!(!edges.sandbox.path(name).join("current/extra.js").exists(), "{name}");
     }
 }
 
 #[test]
-fn content_that_one_mirror_alone_has_is_published_as_a_new_release() {
+fn content_on_one_mirror_alone_is_published_as_a_new_release() {
     let mut edges = Edges::new();
     publish_elsewhere(&mut edges, &["edge5"]);
     let source = edges.tree_of(2);
-    fs::write(edges.world.path("tree/extra.js"), "extra").unwrap();
+    fs::write(edges.sandbox.path("tree/extra.js"), "extra").unwrap();
     let report = push(&source, &edges.fleet(&NAMES), &waiting(&edges), &SilentMonitor).unwrap();
     assert!(report.is_new, "{report:?}");
     let state = edges.edge("edge1").inner.state().unwrap();
@@ -311,7 +311,7 @@ fn content_that_one_mirror_alone_has_is_published_as_a_new_release() {
 }
 
 #[test]
-fn a_release_of_this_origin_counts_on_one_mirror() {
+fn own_release_on_one_mirror_is_confirmed() {
     let mut edges = Edges::new();
     edges.publish(&["edge5"], run(900));
     let source = edges.tree();
@@ -322,7 +322,7 @@ fn a_release_of_this_origin_counts_on_one_mirror() {
 }
 
 #[test]
-fn heal_leaves_alone_what_one_mirror_alone_has_and_this_origin_does_not_know() {
+fn heal_ignores_an_unknown_release_of_one_mirror() {
     let mut edges = Edges::new();
     publish_elsewhere(&mut edges, &["edge5"]);
     let options = Options { require: Require::AtLeast(1), ..waiting(&edges) };
@@ -341,7 +341,7 @@ fn heal_leaves_alone_what_one_mirror_alone_has_and_this_origin_does_not_know() {
 }
 
 #[test]
-fn a_run_number_counts_once_enough_mirrors_serve_it_and_can_be_set_back() {
+fn confirmed_run_number_supersedes_until_older_is_allowed() {
     let mut edges = Edges::absent();
     edges.publish(&NAMES, run(900));
     let source = edges.tree();
@@ -351,15 +351,15 @@ fn a_run_number_counts_once_enough_mirrors_serve_it_and_can_be_set_back() {
     assert!(matches!(refused, PushError::Superseded { number: 8, seen: 900, .. }), "{refused}");
     options.allow_older = true;
     push(&source, &edges.fleet(&NAMES), &options, &SilentMonitor).unwrap();
-    // The stream goes on from there: nobody has to allow the next run.
+    // The stream continues from there: the next run needs no permission.
     edges.publish(&NAMES, run(9));
     assert_eq!(edges.served("edge1").1, "version 3");
 }
 
 #[test]
-fn a_mirror_of_another_history_fails_alone_where_most_have_theirs_in_common() {
+fn minority_history_fails_alone() {
     let mut edges = Edges::new();
-    fs::remove_dir_all(edges.world.path("edge5")).unwrap();
+    fs::remove_dir_all(edges.sandbox.path("edge5")).unwrap();
     edges.publish(&["edge5"], |options| options.stores = KnownStores::default());
     let source = edges.tree();
     let options = Options { stores: KnownStores::default(), ..waiting(&edges) };
@@ -374,7 +374,7 @@ fn a_mirror_of_another_history_fails_alone_where_most_have_theirs_in_common() {
 }
 
 #[test]
-fn a_mirror_of_another_site_fails_alone_unless_it_is_required() {
+fn mirror_of_another_site_fails_alone_unless_required() {
     const IS_OF_NEWS: Claim = |state, _| state.site = Some(Site::new("news").unwrap());
     let mut edges = Edges::new();
     let source = edges.tree();
@@ -392,7 +392,7 @@ fn a_mirror_of_another_site_fails_alone_unless_it_is_required() {
 }
 
 #[test]
-fn of_two_mirrors_the_one_that_was_not_pushed_to_from_here_fails_alone() {
+fn unknown_one_of_two_diverged_mirrors_fails_alone() {
     let mut edges = Edges::absent();
     edges.publish(&["edge1"], |_| {});
     edges.publish(&["edge2"], |options| options.stores = KnownStores::default());
@@ -400,7 +400,7 @@ fn of_two_mirrors_the_one_that_was_not_pushed_to_from_here_fails_alone() {
     let fleet = || edges.fleet(&NAMES[..2]);
     let all = Options { require: Require::All, ..waiting(&edges) };
     let refused = push(&source, &fleet(), &all, &SilentMonitor).unwrap_err();
-    assert!(matches!(refused, PushError::Guard(_)), "both are required: {refused}");
+    assert!(matches!(refused, PushError::Guard(_)), "both mirrors are required: {refused}");
     let one = Options { require: Require::AtLeast(1), ..waiting(&edges) };
     let report = push(&source, &fleet(), &one, &SilentMonitor).unwrap();
     assert_eq!(report.mirrors[0].outcome, Outcome::Activated, "{report:?}");
@@ -412,7 +412,7 @@ fn of_two_mirrors_the_one_that_was_not_pushed_to_from_here_fails_alone() {
 }
 
 #[test]
-fn a_mirror_that_was_left_behind_joins_whatever_another_one_says_of_histories() {
+fn lagging_mirror_joins_despite_false_history_claims() {
     const FORGETS: Claim = |state, _| invent(state, |release| release.replaces.clear());
     const TAKES_OVER: Claim = |state, _| {
         alter(state, |release| {
@@ -433,7 +433,7 @@ fn a_mirror_that_was_left_behind_joins_whatever_another_one_says_of_histories() 
 }
 
 #[test]
-fn in_waves_a_run_number_counts_that_the_first_wave_has_and_not_that_of_another_mirror() {
+fn only_the_first_wave_alone_confirms_a_run_number() {
     for (ahead, is_refused) in [("edge1", true), ("edge5", false)] {
         let mut edges = Edges::new();
         edges.publish(&[ahead], |options| {
@@ -466,14 +466,14 @@ const CLAIMS_OF_ONE_MORE: [Claim; 2] = [
 /// These mirrors, of which the last one makes the claim.
 fn with_claim(edges: &Edges, names: &[&str], claim: Claim) -> Fleet {
     let (last, others) = names.split_last().unwrap();
-    let mut liar = edges.edge(last);
-    liar.alters = altering(move |state| claim(state, ContentId::of(b"none")));
+    let mut claimant = edges.edge(last);
+    claimant.alters = altering(move |state| claim(state, ContentId::of(b"none")));
     let others = others.iter().map(|name| Arc::new(edges.edge(name)) as Arc<dyn Mirror>);
-    Fleet::new(others.chain([Arc::new(liar) as Arc<dyn Mirror>]).collect())
+    Fleet::new(others.chain([Arc::new(claimant) as Arc<dyn Mirror>]).collect())
 }
 
 #[test]
-fn a_mirror_that_always_claims_one_release_more_causes_one_warning_and_no_release() {
+fn mirror_that_always_claims_one_more_release_causes_only_a_warning() {
     for claim in CLAIMS_OF_ONE_MORE {
         let edges = Edges::new();
         let served = edges.served("edge1").0;
@@ -495,7 +495,7 @@ fn a_mirror_that_always_claims_one_release_more_causes_one_warning_and_no_releas
 }
 
 #[test]
-fn a_release_of_this_origin_whose_record_is_lost_is_replaced_by_a_new_one() {
+fn own_release_with_a_lost_record_is_replaced() {
     let mut edges = Edges::new();
     edges.publish(&["edge5"], |_| {});
     let fleet = with_claim(&edges, &NAMES, |state, _| {
@@ -507,7 +507,7 @@ fn a_release_of_this_origin_whose_record_is_lost_is_replaced_by_a_new_one() {
 }
 
 #[test]
-fn of_joining_mirrors_none_follows_a_sequence_that_no_fleet_reaches() {
+fn joining_mirrors_ignore_an_implausible_sequence() {
     const JUMPS: Claim = |state, _| state.highest_sequence = MAX_SEQUENCE - 7;
     const IS_OLD: Claim = |state, _| state.highest_sequence = 1 << 31;
     for (claim, is_believed) in [(JUMPS, false), (IS_OLD, true)] {
@@ -529,7 +529,7 @@ fn of_joining_mirrors_none_follows_a_sequence_that_no_fleet_reaches() {
 }
 
 #[test]
-fn a_staged_release_is_activated_by_its_sequence_whatever_one_mirror_has_staged() {
+fn activation_by_sequence_ignores_a_false_staged_claim() {
     const STAGED: Claim = |state, next| state.staged.as_mut().unwrap().content = next;
     const SERVES: Claim = |state, _| {
         let mut staged = state.staged.take().unwrap();
@@ -545,7 +545,7 @@ fn a_staged_release_is_activated_by_its_sequence_whatever_one_mirror_has_staged(
         let report = push(&source, &fleet, &waiting(&edges), &SilentMonitor).unwrap();
         assert_eq!(outcomes(&report)[..4], vec![Outcome::Activated; 4], "{report:?}");
         assert!(NAMES[..4].iter().all(|name| edges.served(name).1 == "version 2"), "{report:?}");
-        // Of two mirrors, none is more credible.
+        // Neither of two mirrors is more credible.
         let mut edges = Edges::new();
         edges.publish(&NAMES[..2], |options| options.policy.goal = Goal::Stage);
         let fleet = with_claim(&edges, &NAMES[..2], claim);
@@ -556,7 +556,7 @@ fn a_staged_release_is_activated_by_its_sequence_whatever_one_mirror_has_staged(
 }
 
 #[test]
-fn a_clock_that_was_years_ahead_is_outrun() {
+fn creation_times_years_ahead_are_ignored() {
     let mut edges = Edges::new();
     let source = edges.tree();
     let ahead = NAMES.map(|name| {
@@ -571,7 +571,7 @@ fn a_clock_that_was_years_ahead_is_outrun() {
 }
 
 #[test]
-fn a_release_that_no_mirror_could_read_is_not_made() {
+fn release_with_an_invalid_time_is_not_made() {
     let mut edges = Edges::new();
     let source = edges.tree();
     let options = Options { began: (MAX_TIME + 1) * 1000, ..waiting(&edges) };
@@ -581,7 +581,7 @@ fn a_release_that_no_mirror_could_read_is_not_made() {
 }
 
 #[test]
-fn after_the_last_sequence_the_mirror_that_has_it_is_named() {
+fn maximum_sequence_is_refused_with_the_name_of_the_mirror() {
     let mut edges = Edges::new();
     let source = edges.tree();
     let mut only = edges.edge("edge1");

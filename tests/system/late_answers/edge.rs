@@ -18,30 +18,30 @@ use headwater::monitor::{Event, Monitor};
 use headwater::pack::Signature;
 use headwater::release::ReleaseName;
 
-/// Longer than any push here takes: a push that waits for its late mirror fails the test, and does
-/// not hang.
-pub(super) const MOST: Duration = Duration::from_secs(60);
+/// Longer than any push here takes: a push that waits for its late mirror fails the test instead of
+/// hanging.
+pub(super) const PUSH_TIME_LIMIT: Duration = Duration::from_secs(60);
 
-/// What a mirror changes in its state before it answers.
-pub(super) struct Alteration(pub(super) Box<dyn Fn(&mut MirrorState) + Send + Sync>);
+/// Changes the state that a mirror reports.
+pub(super) struct StateChange(pub(super) Box<dyn Fn(&mut MirrorState) + Send + Sync>);
 
-impl fmt::Debug for Alteration {
+impl fmt::Debug for StateChange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Alteration")
     }
 }
 
-/// A mirror in a directory that may be late with its first answer, or fail.
+/// A directory mirror whose first response may be late, or which may fail.
 #[derive(Debug)]
 pub(super) struct Edge {
     pub(super) inner: DirectoryMirror,
-    /// The first answer waits until this is closed.
+    /// The first response waits until this is closed.
     pub(super) held: Mutex<Option<Receiver<()>>>,
     pub(super) is_dead: bool,
-    /// Whether its path is not seen here, as that of a mirror on another machine.
+    /// Whether its local path is hidden, as for a mirror on another machine.
     pub(super) hides_path: bool,
     pub(super) fails_to_stage: bool,
-    pub(super) alters: Option<Alteration>,
+    pub(super) alters: Option<StateChange>,
     pub(super) asked: AtomicUsize,
 }
 
@@ -50,7 +50,7 @@ pub(super) fn dead() -> MirrorError {
 }
 
 impl Edge {
-    /// A mirror that is none of these.
+    /// Creates a mirror without any of these faults.
     pub(super) const fn new(inner: DirectoryMirror) -> Self {
         Self {
             inner,
@@ -85,18 +85,18 @@ impl Mirror for Edge {
         self.asked.fetch_add(1, Ordering::SeqCst);
         let held = self.held.lock().unwrap().take();
         if let Some(held) = held {
-            let waited = held.recv_timeout(MOST);
+            let waited = held.recv_timeout(PUSH_TIME_LIMIT);
             assert_eq!(
                 waited,
                 Err(RecvTimeoutError::Disconnected),
-                "the push waits for this mirror"
+                "the push waited for this mirror"
             );
         }
         if self.is_dead {
             return Err(dead());
         }
         let mut state = self.inner.state()?;
-        if let Some(Alteration(alter)) = &self.alters {
+        if let Some(StateChange(alter)) = &self.alters {
             alter(&mut state);
         }
         Ok(state)
@@ -186,15 +186,15 @@ impl Mirror for Edge {
     }
 }
 
-/// So often a push looks whether to stop, once a mirror is overdue, before that mirror answers: a
-/// push that does not wait has decided by then.
-const LOOKS: usize = 20;
+/// The number of cancellation checks after a mirror is overdue, before that mirror responds: a push
+/// that does not wait has decided by then.
+const CHECKS_BEFORE_ANSWER: usize = 20;
 
-/// Records events, and lets the late mirror answer once they are as the test wants them.
+/// Records events, and lets the late mirror respond once the events are as the test requires.
 pub(super) struct Recorder {
     pub(super) events: Mutex<Vec<Event>>,
-    is_time: IsTime,
-    /// How often the push looked whether to stop, after a mirror was overdue.
+    is_time: AnswerCondition,
+    /// The number of cancellation checks of the push since a mirror was overdue.
     looks: AtomicUsize,
     held: Mutex<Option<Sender<()>>>,
 }
@@ -211,18 +211,18 @@ impl Monitor for Recorder {
     fn is_cancelled(&self) -> bool {
         let events = self.events.lock().unwrap();
         let is_waiting = self.is_time.is_none() && is_overdue(&events);
-        if is_waiting && self.looks.fetch_add(1, Ordering::SeqCst) == LOOKS {
+        if is_waiting && self.looks.fetch_add(1, Ordering::SeqCst) == CHECKS_BEFORE_ANSWER {
             self.held.lock().unwrap().take();
         }
         false
     }
 }
 
-/// When the late mirror answers; `None`: once the push has waited for a while.
-pub(super) type IsTime = Option<fn(&[Event]) -> bool>;
+/// When the late mirror responds; if `None`, once the push has waited for a while.
+pub(super) type AnswerCondition = Option<fn(&[Event]) -> bool>;
 
 impl Recorder {
-    pub(super) fn new(is_time: IsTime, held: Sender<()>) -> Self {
+    pub(super) fn new(is_time: AnswerCondition, held: Sender<()>) -> Self {
         Self {
             events: Mutex::default(),
             is_time,
@@ -231,7 +231,7 @@ impl Recorder {
         }
     }
 
-    /// Where the first event is for which `is_it` holds.
+    /// Returns the index of the first event for which `is_it` returns true.
     pub(super) fn first(&self, is_it: impl Fn(&Event) -> bool) -> usize {
         let events = self.events.lock().unwrap();
         events.iter().position(is_it).unwrap_or_else(|| panic!("{events:#?}"))

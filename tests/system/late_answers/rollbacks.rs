@@ -8,7 +8,7 @@ use super::claims::{altering, back, publish_elsewhere, waiting};
 use super::*;
 
 #[test]
-fn a_rollback_goes_to_what_most_mirrors_keep() {
+fn rollback_goes_to_the_release_that_most_mirrors_keep() {
     let mut edges = Edges::new();
     edges.publish(&NAMES, |_| {});
     let mut fifth = edges.edge("edge5");
@@ -26,7 +26,7 @@ fn a_rollback_goes_to_what_most_mirrors_keep() {
     assert!(NAMES[..4].iter().all(|name| edges.served(name).1 == "version 1"), "{report:?}");
 }
 
-/// The options of a rollback of this many mirrors.
+/// The options of a rollback that requires one mirror.
 fn for_rollback(edges: &Edges) -> Options {
     Options { require: Require::AtLeast(1), ..waiting(edges) }
 }
@@ -40,8 +40,8 @@ fn assert_is_ambiguous(edges: &Edges, names: &[&str], options: &Options) {
     }
 }
 
-/// Asserts that a rollback of these mirrors goes to release 1, brings all of them there, and warns
-/// of these that they did not decide.
+/// Asserts that a rollback of these mirrors goes to release 1, reaches all of them, and warns which
+/// of them did not decide.
 fn assert_goes_back(edges: &Edges, names: &[&str], options: &Options, not_followed: &[&str]) {
     let recorder = Recorder::new(None, channel().0);
     let planned = plan_rollback(&edges.fleet(names), None, options, &recorder).unwrap();
@@ -61,7 +61,7 @@ fn assert_goes_back(edges: &Edges, names: &[&str], options: &Options, not_follow
 }
 
 #[test]
-fn a_mirror_that_was_left_behind_does_not_block_a_rollback() {
+fn lagging_mirror_does_not_block_a_rollback() {
     let mut edges = Edges::new();
     edges.publish(&["edge1", "edge2"], |_| {});
     let options = for_rollback(&edges);
@@ -69,7 +69,7 @@ fn a_mirror_that_was_left_behind_does_not_block_a_rollback() {
 }
 
 #[test]
-fn a_rollback_of_four_tolerates_one_that_was_left_behind_and_one_that_lies() {
+fn rollback_of_four_tolerates_one_lagging_and_one_false_claim() {
     let mut edges = Edges::new();
     edges.publish(&["edge1", "edge2"], |_| {});
     publish_elsewhere(&mut edges, &["edge4"]);
@@ -78,7 +78,7 @@ fn a_rollback_of_four_tolerates_one_that_was_left_behind_and_one_that_lies() {
 }
 
 #[test]
-fn a_rollback_is_ambiguous_where_this_origin_brought_another_release_to_one_mirror() {
+fn own_release_on_one_mirror_makes_a_rollback_ambiguous() {
     for is_partial in [true, false] {
         let mut edges = Edges::new();
         edges.publish(&NAMES, |_| {});
@@ -92,7 +92,7 @@ fn a_rollback_is_ambiguous_where_this_origin_brought_another_release_to_one_mirr
 }
 
 #[test]
-fn a_rollback_is_ambiguous_where_the_first_wave_is_ahead_whoever_published_there() {
+fn first_wave_ahead_makes_a_rollback_ambiguous() {
     let mut edges = Edges::new();
     edges.publish(&NAMES, |_| {});
     edges.publish(&["edge1"], |options| options.stores = KnownStores::default());
@@ -102,7 +102,7 @@ fn a_rollback_is_ambiguous_where_the_first_wave_is_ahead_whoever_published_there
 }
 
 #[test]
-fn a_rollback_is_ambiguous_where_several_mirrors_have_a_release_that_was_not_made_for_the_others() {
+fn partial_release_on_several_mirrors_makes_a_rollback_ambiguous() {
     let mut edges = Edges::new();
     edges.publish(&NAMES, |_| {});
     let canaries = &NAMES[..3];
@@ -114,28 +114,28 @@ fn a_rollback_is_ambiguous_where_several_mirrors_have_a_release_that_was_not_mad
 }
 
 #[test]
-fn a_rollback_is_ambiguous_where_two_mirrors_have_a_newer_release_that_is_not_confirmed() {
+fn unconfirmed_release_on_two_mirrors_makes_a_rollback_ambiguous() {
     let mut edges = Edges::new();
     edges.publish(&NAMES, |_| {});
     publish_elsewhere(&mut edges, &["edge4", "edge5"]);
-    // Three must have a release so that it is confirmed.
+    // A release is confirmed once three mirrors have it.
     assert_is_ambiguous(&edges, &NAMES, &Options { require: Require::All, ..waiting(&edges) });
 }
 
 #[test]
-fn a_rollback_of_two_mirrors_on_different_releases_is_ambiguous() {
+fn rollback_of_two_mirrors_on_different_releases_is_ambiguous() {
     let mut edges = Edges::new();
     edges.publish(&["edge1"], |_| {});
     assert_is_ambiguous(&edges, &NAMES[..2], &for_rollback(&edges));
 }
 
 #[test]
-fn a_rollback_of_all_skips_the_release_of_a_canary() {
+fn rollback_of_all_skips_a_canary_release() {
     let mut edges = Edges::new();
     edges.publish(&["edge1"], |options| {
         options.partial = Some(PartialScope { mirrors: vec!["edge1".into()], why: "push".into() });
     });
-    // The canary misses the next release, so that its own is the last one brought there.
+    // The canary misses the next release, so that its own release is the last one it got.
     let source = edges.tree();
     let mut mirrors = ["edge1", "edge2", "edge3", "edge4"].map(|name| edges.edge(name));
     mirrors[0].fails_to_stage = true;
@@ -148,10 +148,10 @@ fn a_rollback_of_all_skips_the_release_of_a_canary() {
 }
 
 #[test]
-fn the_plan_of_a_rollback_leaves_out_a_mirror_of_another_history() {
+fn rollback_plan_leaves_out_a_mirror_of_another_history() {
     let mut edges = Edges::new();
     edges.publish(&NAMES, |_| {});
-    fs::remove_dir_all(edges.world.path("edge5")).unwrap();
+    fs::remove_dir_all(edges.sandbox.path("edge5")).unwrap();
     edges.publish(&["edge5"], |options| options.stores = KnownStores::default());
     let options = Options { stores: KnownStores::default(), ..for_rollback(&edges) };
     let planned = plan_rollback(&edges.fleet(&NAMES), None, &options, &SilentMonitor).unwrap();

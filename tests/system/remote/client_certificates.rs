@@ -14,17 +14,17 @@ use tokio_rustls::rustls::crypto::ring::default_provider;
 use tokio_rustls::rustls::server::WebPkiClientVerifier;
 use tokio_rustls::rustls::{RootCertStore, ServerConfig};
 
-use super::connection_settings::{certify, push_with, says, world};
+use super::connection_settings::{certify, push_with, sandbox, says};
 use super::{Receiver, serves_tree};
 
-/// Speaks TLS before a receiver that does not. Ends with this value.
-struct Front {
+/// A TLS proxy in front of a receiver without TLS. Dropping it stops it.
+struct TlsProxy {
     address: SocketAddr,
     _runtime: Runtime,
 }
 
-impl Front {
-    /// One that shows `own` and lets in whoever `known` vouches for.
+impl TlsProxy {
+    /// Starts a proxy with the certificate `own` that accepts clients trusted by `known`.
     fn start(own: &TlsFiles, known: &TlsFiles, to: SocketAddr) -> Self {
         let provider = Arc::new(default_provider());
         let mut roots = RootCertStore::empty();
@@ -53,9 +53,9 @@ impl Front {
                             let mut receiver = TcpStream::connect(to).await.unwrap();
                             copy_bidirectional(&mut visitor, &mut receiver).await.ok();
                         }
-                        // TLS itself has said why; what comes all the same is read, as an end
-                        // before that would be a reset, which drops those words.
-                        Err((_, mut stranger)) => drop(copy(&mut stranger, &mut sink()).await),
+                        // TLS has sent the reason. Reads remaining data: otherwise the close would
+                        // be a reset, which drops the reason.
+                        Err((_, mut refused)) => drop(copy(&mut refused, &mut sink()).await),
                     }
                 });
             }
@@ -65,12 +65,12 @@ impl Front {
 }
 
 #[test]
-fn a_certificate_of_ours_lets_us_in_and_no_other_does() {
-    let world = world();
-    let receiver = Receiver::start(&world.path("web"));
+fn only_the_trusted_client_certificate_is_accepted() {
+    let sandbox = sandbox();
+    let receiver = Receiver::start(&sandbox.path("web"));
     let [own, known, _] = [("localhost", "edge"), ("me.example", "me"), ("other.example", "other")]
-        .map(|(name, file)| certify(&world, name, file));
-    let front = Front::start(&own, &known, receiver.address());
+        .map(|(name, file)| certify(&sandbox, name, file));
+    let front = TlsProxy::start(&own, &known, receiver.address());
     let url = format!("https://localhost:{}/", front.address.port());
     let shows = |name: &str| {
         format!("ca = 'edge.pem'\nclient_cert = '{name}.pem'\nclient_key = '{name}.key'")
@@ -79,10 +79,10 @@ fn a_certificate_of_ours_lets_us_in_and_no_other_does() {
         ("ca = 'edge.pem'".to_owned(), "none was sent"),
         (shows("other"), "it rejects the client certificate"),
     ] {
-        says(&push_with(&world, &url, &lines).expect(&[4]), &["TLS", words]);
-        assert!(!world.path("web").exists());
+        says(&push_with(&sandbox, &url, &lines).expect(&[4]), &["TLS", words]);
+        assert!(!sandbox.path("web").exists());
     }
-    push_with(&world, &url, &shows("me")).expect(&[0]);
-    assert!(serves_tree(&world, "web"));
-    world.run(&["status"]).expect(&[0]);
+    push_with(&sandbox, &url, &shows("me")).expect(&[0]);
+    assert!(serves_tree(&sandbox, "web"));
+    sandbox.run(&["status"]).expect(&[0]);
 }

@@ -11,10 +11,10 @@ use headwater::receiver::{AuthPolicy, Permission, TlsFiles, Token, TokenRecord};
 use headwater::tree_path::Site;
 
 use super::{Receiver, serves_tree};
-use crate::harness::{Outcome, World};
+use crate::harness::{Outcome, Sandbox};
 use crate::trees::Tree;
 
-/// A proxy that knows `CONNECT` and leads everywhere to one place. Ends with this value.
+/// A proxy that supports `CONNECT` and connects every client to one address. Dropping it stops it.
 struct Proxy {
     address: SocketAddr,
     heads: Arc<Mutex<Vec<String>>>,
@@ -22,7 +22,7 @@ struct Proxy {
 }
 
 impl Proxy {
-    /// One that leads to `target`; without, it refuses with this status.
+    /// Starts a proxy to `target`; if that is an error, it refuses with this status.
     fn start(target: Result<SocketAddr, &'static str>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
@@ -56,7 +56,7 @@ impl Drop for Proxy {
     }
 }
 
-/// Serves one connection to its end; whoever hangs up has its reasons.
+/// Serves one connection until either end closes it.
 fn lead(mut client: TcpStream, target: Result<SocketAddr, &str>, heads: &Mutex<Vec<String>>) {
     let mut reader = BufReader::new(client.try_clone().unwrap());
     let mut head = String::new();
@@ -88,16 +88,16 @@ fn lead(mut client: TcpStream, target: Result<SocketAddr, &str>, heads: &Mutex<V
 }
 
 /// Writes a configuration with one mirror and pushes to it.
-pub(super) fn push_with(world: &World, url: &str, lines: &str) -> Outcome {
+pub(super) fn push_with(sandbox: &Sandbox, url: &str, lines: &str) -> Outcome {
     let config = format!("content = 'tree'\n[[mirror]]\nname = 'web'\nurl = '{url}'\n{lines}\n");
-    std::fs::write(world.path("headwater.toml"), config).unwrap();
-    world.run(&["push"])
+    std::fs::write(sandbox.path("headwater.toml"), config).unwrap();
+    sandbox.run(&["push"])
 }
 
-pub(super) fn world() -> World {
-    let world = World::new();
-    world.write("tree", &Tree::small());
-    world
+pub(super) fn sandbox() -> Sandbox {
+    let sandbox = Sandbox::new();
+    sandbox.write("tree", &Tree::small());
+    sandbox
 }
 
 #[track_caller]
@@ -110,11 +110,11 @@ pub(super) fn says(outcome: &Outcome, words: &[&str]) {
 }
 
 /// Writes a certificate for `name` and its key, as `<file>.pem` and `<file>.key`.
-pub(super) fn certify(world: &World, name: &str, file: &str) -> TlsFiles {
+pub(super) fn certify(sandbox: &Sandbox, name: &str, file: &str) -> TlsFiles {
     let made = rcgen::generate_simple_self_signed(vec![name.to_owned()]).unwrap();
     let files = TlsFiles {
-        cert: world.path(format!("{file}.pem")),
-        key: world.path(format!("{file}.key")),
+        cert: sandbox.path(format!("{file}.pem")),
+        key: sandbox.path(format!("{file}.key")),
     };
     std::fs::write(&files.cert, made.cert.pem()).unwrap();
     std::fs::write(&files.key, made.signing_key.serialize_pem()).unwrap();
@@ -122,16 +122,16 @@ pub(super) fn certify(world: &World, name: &str, file: &str) -> TlsFiles {
 }
 
 #[test]
-fn a_push_goes_through_the_proxy_that_is_configured_to_the_mirror_itself() {
-    let world = world();
-    let files = certify(&world, "edge.example", "edge");
-    let receiver = Receiver::with(&world.path("web"), |settings| settings.tls = Some(files));
+fn push_uses_the_configured_proxy_with_tls_to_the_mirror() {
+    let sandbox = sandbox();
+    let files = certify(&sandbox, "edge.example", "edge");
+    let receiver = Receiver::with(&sandbox.path("web"), |settings| settings.tls = Some(files));
     let proxy = Proxy::start(Ok(receiver.address()));
-    // A name that nobody resolves but the proxy.
+    // Only the proxy can resolve this name.
     let lines = format!("ca = 'edge.pem'\nproxy = '{}'", proxy.url());
-    let outcome = push_with(&world, "https://edge.example/", &lines).expect(&[0]);
+    let outcome = push_with(&sandbox, "https://edge.example/", &lines).expect(&[0]);
     says(&outcome, &["release 1 is current"]);
-    assert!(serves_tree(&world, "web"));
+    assert!(serves_tree(&sandbox, "web"));
     let heads = proxy.heads();
     assert!(
         !heads.is_empty() && heads.iter().all(|head| head.starts_with("CONNECT edge.example:443 ")),
@@ -144,27 +144,27 @@ fn a_push_goes_through_the_proxy_that_is_configured_to_the_mirror_itself() {
 }
 
 #[test]
-fn no_proxy_is_between_a_machine_and_itself() {
-    let world = world();
-    let receiver = Receiver::start(&world.path("web"));
+fn loopback_connection_bypasses_the_proxy() {
+    let sandbox = sandbox();
+    let receiver = Receiver::start(&sandbox.path("web"));
     let proxy = Proxy::start(Err("403 Forbidden"));
-    push_with(&world, &receiver.url(), &format!("proxy = '{}'", proxy.url())).expect(&[0]);
-    assert!(serves_tree(&world, "web") && proxy.heads().is_empty());
+    push_with(&sandbox, &receiver.url(), &format!("proxy = '{}'", proxy.url())).expect(&[0]);
+    assert!(serves_tree(&sandbox, "web") && proxy.heads().is_empty());
 }
 
 #[test]
-fn a_proxy_that_is_down_or_refuses_is_named() {
-    let world = world();
-    // Bound and let go again: nobody listens there.
+fn unreachable_or_refusing_proxy_is_named() {
+    let sandbox = sandbox();
+    // Bound and closed again: nothing listens there.
     let dead = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let outcome =
-        push_with(&world, "https://edge.example/", &format!("proxy = 'http://me:canary@{dead}'"));
+        push_with(&sandbox, "https://edge.example/", &format!("proxy = 'http://me:canary@{dead}'"));
     says(&outcome, &["by the proxy", &dead.to_string(), "refused"]);
     assert_eq!(outcome.code(), Some(4), "{outcome}");
     for status in ["403 Forbidden", "407 Proxy Authentication Required"] {
         let proxy = Proxy::start(Err(status));
         let outcome =
-            push_with(&world, "https://edge.example/", &format!("proxy = '{}'", proxy.url()));
+            push_with(&sandbox, "https://edge.example/", &format!("proxy = '{}'", proxy.url()));
         says(&outcome, &["by the proxy", &proxy.address.to_string(), &status[..3]]);
         assert_eq!(outcome.code(), Some(4), "{outcome}");
         assert!(!proxy.heads().is_empty());
@@ -172,8 +172,8 @@ fn a_proxy_that_is_down_or_refuses_is_named() {
 }
 
 #[test]
-fn a_token_comes_from_its_file() {
-    let world = world();
+fn token_is_read_from_its_file() {
+    let sandbox = sandbox();
     let token = Token::random().unwrap();
     let site = Site::new("default").unwrap();
     let record = TokenRecord {
@@ -183,24 +183,24 @@ fn a_token_comes_from_its_file() {
         allow: Permission::Push,
         expires: None,
     };
-    let receiver = Receiver::with(&world.path("web"), |settings| {
+    let receiver = Receiver::with(&sandbox.path("web"), |settings| {
         settings.sites[0].name = Some(site);
         settings.auth = AuthPolicy::Tokens(vec![record]);
     });
-    let push = || push_with(&world, &receiver.url(), "token_file = 'secret'");
-    let write = |text: &str| std::fs::write(world.path("secret"), text).unwrap();
+    let push = || push_with(&sandbox, &receiver.url(), "token_file = 'secret'");
+    let write = |text: &str| std::fs::write(sandbox.path("secret"), text).unwrap();
     says(&push().expect(&[2]), &["token_file", "secret", "No such file"]);
     for unusable in ["", "\n", "hw_canary and more\n", "hw_canary\nhw_canary\n"] {
         write(unusable);
         says(&push().expect(&[2]), &["token_file", "secret", "the token is empty"]);
     }
-    std::fs::remove_file(world.path("secret")).unwrap();
-    std::fs::create_dir(world.path("secret")).unwrap();
+    std::fs::remove_file(sandbox.path("secret")).unwrap();
+    std::fs::create_dir(sandbox.path("secret")).unwrap();
     says(&push().expect(&[2]), &["token_file", "secret"]);
-    std::fs::remove_dir(world.path("secret")).unwrap();
+    std::fs::remove_dir(sandbox.path("secret")).unwrap();
     write("hw_canary\n");
     let mode = |bits| {
-        std::fs::set_permissions(world.path("secret"), PermissionsExt::from_mode(bits)).unwrap();
+        std::fs::set_permissions(sandbox.path("secret"), PermissionsExt::from_mode(bits)).unwrap();
     };
     mode(0o644);
     says(
@@ -210,27 +210,27 @@ fn a_token_comes_from_its_file() {
     mode(0o640);
     let closed = push().expect(&[7]);
     assert!(!closed.stderr.contains("everybody"), "{closed}");
-    assert!(!serves_tree(&world, "web"));
+    assert!(!serves_tree(&sandbox, "web"));
     for end in ["", "\n", "\r\n"] {
         write(&format!("{}{end}", token.reveal()));
         let outcome = push().expect(&[0]);
         assert!(!outcome.stderr.contains(&token.reveal()[12..]), "{outcome}");
     }
-    assert!(serves_tree(&world, "web"));
+    assert!(serves_tree(&sandbox, "web"));
 }
 
 #[test]
-fn a_certificate_of_ours_that_cannot_be_used_is_named_before_anything_is_sent() {
-    let world = world();
-    certify(&world, "me.example", "me");
-    certify(&world, "other.example", "other");
-    std::fs::write(world.path("noise.pem"), "canary").unwrap();
-    let files = certify(&world, "localhost", "edge");
-    let receiver = Receiver::with(&world.path("web"), |settings| settings.tls = Some(files));
+fn unusable_client_certificate_is_named_before_sending() {
+    let sandbox = sandbox();
+    certify(&sandbox, "me.example", "me");
+    certify(&sandbox, "other.example", "other");
+    std::fs::write(sandbox.path("noise.pem"), "canary").unwrap();
+    let files = certify(&sandbox, "localhost", "edge");
+    let receiver = Receiver::with(&sandbox.path("web"), |settings| settings.tls = Some(files));
     let url = format!("https://localhost:{}/", receiver.address().port());
     let push = |cert: &str, key: &str| {
         push_with(
-            &world,
+            &sandbox,
             &url,
             &format!("ca = 'edge.pem'\nclient_cert = '{cert}'\nclient_key = '{key}'"),
         )
@@ -248,8 +248,8 @@ fn a_certificate_of_ours_that_cannot_be_used_is_named_before_anything_is_sent() 
         says(&outcome, &["client_cert", cert, key, words]);
         assert!(!outcome.stderr.contains("PRIVATE KEY"), "{outcome}");
     }
-    assert!(!Path::new(&world.at("web")).join("current").exists());
-    // A receiver that asks for none does not mind one.
+    assert!(!Path::new(&sandbox.path_text("web")).join("current").exists());
+    // A receiver that does not request a certificate accepts the connection.
     push("me.pem", "me.key").expect(&[0]);
-    assert!(serves_tree(&world, "web"));
+    assert!(serves_tree(&sandbox, "web"));
 }

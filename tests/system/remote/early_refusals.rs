@@ -9,11 +9,11 @@ use headwater::receiver::{
 use headwater::tree_path::Site;
 
 use super::{Receiver, push, report, serves_tree};
-use crate::harness::{Outcome, World, fingerprint};
+use crate::harness::{Outcome, Sandbox, fingerprint};
 use crate::trees::{Rng, Tree, seed};
 
-/// Plans and pushes one tree to a receiver with these settings: both must end alike, and the plan
-/// changes nothing.
+/// Plans and pushes one tree to a receiver with these settings: both must fail in the same way, and
+/// the plan changes nothing.
 #[track_caller]
 fn refused_alike(
     change: impl Fn(&mut ReceiverSettings),
@@ -22,19 +22,19 @@ fn refused_alike(
     words: &str,
 ) {
     for is_published in [false, true] {
-        let world = World::new();
+        let sandbox = Sandbox::new();
         if is_published {
-            world.publish(&Tree::small(), &["web"], &["--site", "docs"]);
+            sandbox.publish(&Tree::small(), &["web"], &["--site", "docs"]);
         }
-        let receiver = Receiver::with(&world.path("web"), &change);
+        let receiver = Receiver::with(&sandbox.path("web"), &change);
         let larger = Tree::small().file("large", Rng::new(seed()).bytes(2 << 20));
-        world.write("tree", &larger);
-        let look = || world.path("web").exists().then(|| fingerprint(&world.path("web")));
+        sandbox.write("tree", &larger);
+        let look = || sandbox.path("web").exists().then(|| fingerprint(&sandbox.path("web")));
         let before = look();
         let run = |command: &str, flags: &[&str]| {
-            let (tree, url) = (world.at("tree"), receiver.url());
+            let (tree, url) = (sandbox.path_text("tree"), receiver.url());
             let mut program =
-                world.command(&[&[command, &tree, &url, "--site", "docs"], flags].concat());
+                sandbox.command(&[&[command, &tree, &url, "--site", "docs"], flags].concat());
             program.envs(token.map(|token| ("HEADWATER_TOKEN", token)));
             Outcome::of(&mut program)
         };
@@ -56,14 +56,14 @@ fn site(change: impl Fn(&mut SiteSettings)) -> impl Fn(&mut ReceiverSettings) {
 }
 
 #[test]
-fn a_plan_is_refused_where_the_push_has_too_little_room() {
+fn plan_is_refused_if_the_push_lacks_space() {
     refused_alike(site(|site| site.min_free_bytes = u64::MAX / 2), None, 4, "bytes are free");
     refused_alike(site(|site| site.quota_bytes = Some(1 << 20)), None, 4, "the quota is 1048576");
     refused_alike(site(|site| site.quota_entries = Some(2)), None, 4, "the quota is 2");
 }
 
 #[test]
-fn a_plan_is_refused_where_the_token_may_only_read() {
+fn plan_is_refused_if_the_token_is_read_only() {
     let token = Token::random().unwrap();
     let text = token.reveal();
     let access = move |settings: &mut ReceiverSettings| {
@@ -78,42 +78,46 @@ fn a_plan_is_refused_where_the_token_may_only_read() {
 }
 
 #[test]
-fn with_fewer_mirrors_required_a_plan_says_which_one_would_fail() {
-    let world = World::new();
-    let receiver = Receiver::with(&world.path("web"), site(|site| site.quota_bytes = Some(10)));
-    world.write("tree", &Tree::small());
-    let tree = world.at("tree");
-    let places = [receiver.url(), world.at("here")];
+fn plan_with_fewer_required_mirrors_names_the_failing_one() {
+    let sandbox = Sandbox::new();
+    let receiver = Receiver::with(&sandbox.path("web"), site(|site| site.quota_bytes = Some(10)));
+    sandbox.write("tree", &Tree::small());
+    let tree = sandbox.path_text("tree");
+    let places = [receiver.url(), sandbox.path_text("here")];
     let arguments =
         [&["plan", &*tree, &places[0], &places[1], "--site", "docs", "--require", "1"][..]]
             .concat();
-    let planned = world.run(&arguments).expect(&[3]);
+    let planned = sandbox.run(&arguments).expect(&[3]);
     assert!(
         planned.stdout.contains("failed (no space)") && planned.stdout.contains("would be filled"),
         "{planned}"
     );
-    let pushed = world.run(&[&["push"], &arguments[1..]].concat()).expect(&[3]);
-    assert!(pushed.stdout.contains("failed (no space)") && serves_tree(&world, "here"), "{pushed}");
+    let pushed = sandbox.run(&[&["push"], &arguments[1..]].concat()).expect(&[3]);
+    assert!(
+        pushed.stdout.contains("failed (no space)") && serves_tree(&sandbox, "here"),
+        "{pushed}"
+    );
 }
 
 #[test]
-fn a_receiver_whose_volume_is_not_mounted_is_not_filled() {
-    let world = World::new();
-    let receiver = Receiver::start(&world.path("web"));
-    let (url, here) = (receiver.url(), world.at("here"));
+fn receiver_with_an_unmounted_volume_is_not_filled() {
+    let sandbox = Sandbox::new();
+    let receiver = Receiver::start(&sandbox.path("web"));
+    let (url, here) = (receiver.url(), sandbox.path_text("here"));
     let places = [&*url, &here];
-    world.write("tree", &Tree::small());
-    push(&world, &places, &[]).expect(&[0]);
-    // What is below a mount point where nothing is mounted; the receiver goes on.
-    fs::rename(world.path("web"), world.path("mounted")).unwrap();
-    fs::create_dir(world.path("web")).unwrap();
-    world.write("tree", &Tree::small().file("new.html", "new"));
-    let is_untouched = || fs::read_dir(world.path("web")).unwrap().count() == 0;
+    sandbox.write("tree", &Tree::small());
+    push(&sandbox, &places, &[]).expect(&[0]);
+    // The directory below the mount point while nothing is mounted; the receiver keeps running.
+    fs::rename(sandbox.path("web"), sandbox.path("mounted")).unwrap();
+    fs::create_dir(sandbox.path("web")).unwrap();
+    sandbox.write("tree", &Tree::small().file("new.html", "new"));
+    let is_untouched = || fs::read_dir(sandbox.path("web")).unwrap().count() == 0;
     for flags in [&[][..], &["--require", "any"]] {
         let code = if flags.is_empty() { 4 } else { 3 };
-        let (tree, arguments) = (world.at("tree"), [&places[..], flags].concat());
+        let (tree, arguments) = (sandbox.path_text("tree"), [&places[..], flags].concat());
         for command in ["plan", "push"] {
-            let outcome = world.run(&[&[command, &tree], &arguments[..]].concat()).expect(&[code]);
+            let outcome =
+                sandbox.run(&[&[command, &tree], &arguments[..]].concat()).expect(&[code]);
             assert!(
                 outcome.stderr.contains("it has no store now, but headwater remembers"),
                 "{outcome}"
@@ -122,7 +126,7 @@ fn a_receiver_whose_volume_is_not_mounted_is_not_filled() {
         }
     }
     for arguments in [&["heal"][..], &["promote", &here]] {
-        let outcome = world.run(&[arguments, &[&url]].concat());
+        let outcome = sandbox.run(&[arguments, &[&url]].concat());
         assert!(
             outcome.code() != Some(0)
                 && outcome.stderr.contains("it has no store now, but headwater remembers"),
@@ -130,25 +134,25 @@ fn a_receiver_whose_volume_is_not_mounted_is_not_filled() {
         );
         assert!(is_untouched(), "{outcome}");
     }
-    // Another store is no better.
-    fs::remove_dir(world.path("web")).unwrap();
-    push(&world, &[&world.at("other")], &[]).expect(&[0]);
-    fs::rename(world.path("other"), world.path("web")).unwrap();
-    let before = fingerprint(&world.path("web"));
-    let outcome = push(&world, &places, &[]).expect(&[4]);
+    // Another store is refused, too.
+    fs::remove_dir(sandbox.path("web")).unwrap();
+    push(&sandbox, &[&sandbox.path_text("other")], &[]).expect(&[0]);
+    fs::rename(sandbox.path("other"), sandbox.path("web")).unwrap();
+    let before = fingerprint(&sandbox.path("web"));
+    let outcome = push(&sandbox, &places, &[]).expect(&[4]);
     assert!(
         outcome.stderr.contains("it has store") && outcome.stderr.contains("--init"),
         "{outcome}"
     );
-    assert_eq!(fingerprint(&world.path("web")), before);
-    // Mounted again it is brought up to date.
-    fs::remove_dir_all(world.path("web")).unwrap();
-    fs::rename(world.path("mounted"), world.path("web")).unwrap();
-    push(&world, &places, &[]).expect(&[0]);
-    assert!(serves_tree(&world, "web"));
-    // And whoever means it begins anew.
-    fs::remove_dir_all(world.path("web")).unwrap();
-    push(&world, &places, &["--init"]).expect(&[0]);
-    push(&world, &places, &[]).expect(&[0]);
-    assert!(serves_tree(&world, "web"));
+    assert_eq!(fingerprint(&sandbox.path("web")), before);
+    // When the volume is mounted again, the mirror is updated.
+    fs::remove_dir_all(sandbox.path("web")).unwrap();
+    fs::rename(sandbox.path("mounted"), sandbox.path("web")).unwrap();
+    push(&sandbox, &places, &[]).expect(&[0]);
+    assert!(serves_tree(&sandbox, "web"));
+    // With `--init` a new mirror is created.
+    fs::remove_dir_all(sandbox.path("web")).unwrap();
+    push(&sandbox, &places, &["--init"]).expect(&[0]);
+    push(&sandbox, &places, &[]).expect(&[0]);
+    assert!(serves_tree(&sandbox, "web"));
 }

@@ -6,7 +6,7 @@ use std::sync::Mutex;
 
 use super::hostile_receivers::{HostileReceiver, JSON, acknowledge, answer};
 use crate::flaky_proxy;
-use crate::harness::{Outcome, World};
+use crate::harness::{Outcome, Sandbox};
 use crate::trees::{Rng, Tree};
 
 const TOKEN: &str = "hw_0123abcd_5ec2e7aa0011223344556677f00dfaced00dc0de8899aabbccddeeff";
@@ -16,7 +16,7 @@ fn one<'a>(random: &mut Rng, all: &[&'a str]) -> &'a str {
     all[random.below(all.len())]
 }
 
-/// The token as a peer may write it in a text; in JSON also with escapes.
+/// The token in a form that a peer may write in a text; in JSON also with escapes.
 fn spelling(random: &mut Rng, is_json: bool) -> String {
     let each = |form: &dyn Fn(char) -> String| TOKEN.chars().map(form).collect::<String>();
     let code = |c: char| u32::from(c);
@@ -39,8 +39,8 @@ fn spelling(random: &mut Rng, is_json: bool) -> String {
     )
 }
 
-/// Answers a request with the token somewhere, or as an honest mirror would.
-fn lie(random: &mut Rng, stream: &mut TcpStream, head: &str) {
+/// Answers a request with a response that contains the token, or like an honest mirror.
+fn answer_with_token(random: &mut Rng, stream: &mut TcpStream, head: &str) {
     let echo = spelling(random, true);
     let plain = spelling(random, false).replace(['\n', '\r'], "");
     let kinds = [
@@ -108,7 +108,7 @@ fn lie(random: &mut Rng, stream: &mut TcpStream, head: &str) {
     }
 }
 
-/// The text as its reader could spell it: without escapes and what does not show, in lower case.
+/// Returns the text without escapes and invisible characters, in lower case.
 fn read_back(text: &str) -> String {
     let mut text = text.to_lowercase();
     for (open, close, digits) in
@@ -145,7 +145,7 @@ fn assert_silent(what: &str, text: &str) {
 }
 
 #[test]
-fn the_check_itself_finds_every_spelling() {
+fn token_search_finds_every_spelling() {
     let mut random = Rng::new(7);
     for _ in 0..200 {
         let text = format!("a {} b", spelling(&mut random, true).replace("\\n", "\n"));
@@ -154,17 +154,18 @@ fn the_check_itself_finds_every_spelling() {
 }
 
 #[test]
-fn no_output_repeats_a_token_that_a_receiver_sends_back() {
+fn echoed_token_never_appears_in_output() {
     let seed = flaky_proxy::seed();
-    let world = World::new();
-    world.write("tree", &Tree::small());
+    let sandbox = Sandbox::new();
+    sandbox.write("tree", &Tree::small());
     let random = Mutex::new(Rng::new(seed));
-    let liar = HostileReceiver::start(move |stream, head| {
+    let hostile = HostileReceiver::start(move |stream, head| {
         let mut random = random.lock().unwrap();
-        lie(&mut random, stream, head);
+        answer_with_token(&mut random, stream, head);
     });
-    let config = format!("content = 'tree'\n[[mirror]]\nname = 'liar'\nurl = '{}'\n", liar.url());
-    std::fs::write(world.path("headwater.toml"), config).unwrap();
+    let config =
+        format!("content = 'tree'\n[[mirror]]\nname = 'liar'\nurl = '{}'\n", hostile.url());
+    std::fs::write(sandbox.path("headwater.toml"), config).unwrap();
     let commands = [
         "push --json --events events --dotenv dotenv --metrics metrics",
         "push --verbose",
@@ -177,25 +178,25 @@ fn no_output_repeats_a_token_that_a_receiver_sends_back() {
     for round in 0..ROUNDS {
         let command = commands[usize::try_from(round).unwrap() % commands.len()];
         let arguments: Vec<&str> = command.split(' ').chain(["--deadline", "1s"]).collect();
-        let mut process = world.command(&arguments);
+        let mut process = sandbox.command(&arguments);
         process.env("HEADWATER_TOKEN", TOKEN).env("GITHUB_ACTIONS", "true").env("CI", "true");
         process
-            .env("GITHUB_STEP_SUMMARY", world.path("summary"))
-            .env("GITHUB_OUTPUT", world.path("output"));
+            .env("GITHUB_STEP_SUMMARY", sandbox.path("summary"))
+            .env("GITHUB_OUTPUT", sandbox.path("output"));
         let outcome = Outcome::of(&mut process);
         assert!(!matches!(outcome.code(), None | Some(101)), "{command}: {outcome}");
         assert_silent(command, &outcome.stdout);
         assert_silent(command, &outcome.stderr);
         for file in ["events", "dotenv", "metrics", "summary", "output", "page"] {
-            let text = std::fs::read_to_string(world.path(file)).unwrap_or_default();
+            let text = std::fs::read_to_string(sandbox.path(file)).unwrap_or_default();
             assert_silent(&format!("{command}: {file}"), &text);
         }
     }
     for file in ["events", "dotenv", "metrics", "summary", "output", "page"] {
-        assert!(world.path(file).exists(), "{file} was never written");
+        assert!(sandbox.path(file).exists(), "{file} was never written");
     }
     assert!(
-        liar.heads.lock().unwrap().iter().any(|head| head.contains(TOKEN)),
+        hostile.heads.lock().unwrap().iter().any(|head| head.contains(TOKEN)),
         "the token was never sent"
     );
 }

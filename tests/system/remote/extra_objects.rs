@@ -3,18 +3,18 @@
 
 use std::fs;
 
-use super::{Receiver, over, report, serves_tree, stand_in};
-use crate::harness::{Outcome, World};
+use super::{Receiver, report, serves_tree, ssh_flags, stand_in};
+use crate::harness::{Outcome, Sandbox};
 use crate::trees::{Rng, Tree};
 
-/// Content of one file, which is more than all that is sent beside it.
+/// The content of one file, which is larger than everything else that is sent.
 const LARGE: usize = 1_200_000;
 
 fn large(seed: u64) -> Vec<u8> {
     Rng::new(seed).bytes(LARGE)
 }
 
-/// A site of which `version` is in the name and the content of a large file.
+/// A site with `version` in the name and the content of a large file.
 fn tree(version: u64) -> Tree {
     let tree = (0..40).fold(Tree::default(), |tree, page| {
         tree.file(&format!("{page}.html"), format!("page {page}"))
@@ -25,29 +25,30 @@ fn tree(version: u64) -> Tree {
 
 /// A mirror behind a receiver, and one behind `ssh`.
 pub(super) struct Pair {
-    pub(super) world: World,
+    pub(super) sandbox: Sandbox,
     receiver: Receiver,
     ssh: String,
 }
 
 impl Pair {
     pub(super) fn new() -> Self {
-        let world = World::new();
-        let receiver = Receiver::start(&world.path("one"));
-        let ssh = stand_in(&world, "ssh", "");
-        Self { world, receiver, ssh }
+        let sandbox = Sandbox::new();
+        let receiver = Receiver::start(&sandbox.path("one"));
+        let ssh = stand_in(&sandbox, "ssh", "");
+        Self { sandbox, receiver, ssh }
     }
 
     /// Runs a command on both.
     pub(super) fn ask(&self, command: &[&str], flags: &[&str]) -> Outcome {
-        let (url, two) = (self.receiver.url(), format!("ssh://edge2{}", self.world.at("two")));
-        self.world.run(&[command, &[&url, &two], flags, &over(&self.ssh)].concat())
+        let (url, two) =
+            (self.receiver.url(), format!("ssh://edge2{}", self.sandbox.path_text("two")));
+        self.sandbox.run(&[command, &[&url, &two], flags, &ssh_flags(&self.ssh)].concat())
     }
 
-    /// The same without what the origin knew; answers what each was sent.
+    /// Publishes without the cache of the origin; returns the bytes that each mirror was sent.
     #[track_caller]
     fn run(&self, command: &[&str], flags: &[&str]) -> Vec<u64> {
-        fs::remove_dir_all(self.world.path("cache")).unwrap();
+        fs::remove_dir_all(self.sandbox.path("cache")).unwrap();
         let report = report(&self.ask(command, &[&["--json"], flags].concat()).expect(&[0]));
         report["mirrors"]
             .as_array()
@@ -59,9 +60,9 @@ impl Pair {
 
     #[track_caller]
     fn publish(&self, tree: &Tree, flags: &[&str]) -> Vec<u64> {
-        self.world.write("tree", tree);
+        self.sandbox.write("tree", tree);
         self.run(
-            &["push", &self.world.at("tree")],
+            &["push", &self.sandbox.path_text("tree")],
             &[flags, &["--again", "--allow-shrink"]].concat(),
         )
     }
@@ -69,8 +70,8 @@ impl Pair {
     #[track_caller]
     fn check(&self) {
         for mirror in ["one", "two"] {
-            assert!(serves_tree(&self.world, mirror), "{mirror}");
-            self.world.run(&["verify", &self.world.at(mirror)]).expect(&[0]);
+            assert!(serves_tree(&self.sandbox, mirror), "{mirror}");
+            self.sandbox.run(&["verify", &self.sandbox.path_text(mirror)]).expect(&[0]);
         }
     }
 }
@@ -81,7 +82,7 @@ fn check_little(sent: &[u64]) {
 }
 
 #[test]
-fn what_is_staged_and_never_was_served_is_not_sent_again() {
+fn staged_content_never_served_is_not_sent_again() {
     let pair = Pair::new();
     pair.publish(&tree(1), &[]);
     let staged = pair.publish(&tree(2), &["--stage-only"]);
@@ -97,38 +98,38 @@ fn content_of_older_releases_is_not_sent_again() {
         let sent = pair.publish(&tree(version), &[]);
         assert!(sent.iter().all(|bytes| *bytes > LARGE as u64), "{sent:?}");
     }
-    // The same tree again, of which the current release shows nothing any more.
+    // The same tree again, whose content is no longer in the current release.
     check_little(&pair.publish(&tree(1), &["--keep-removed", "0s"]));
     pair.check();
-    // And back, by what the mirrors keep.
+    // And back, from kept releases.
     check_little(&pair.run(&["rollback", "--to", "2"], &[]));
     for mirror in ["one", "two"] {
         assert!(
-            fs::read(pair.world.path(format!("{mirror}/current/app.2.js"))).unwrap() == large(2)
+            fs::read(pair.sandbox.path(format!("{mirror}/current/app.2.js"))).unwrap() == large(2)
         );
-        pair.world.run(&["verify", &pair.world.at(mirror)]).expect(&[0]);
+        pair.sandbox.run(&["verify", &pair.sandbox.path_text(mirror)]).expect(&[0]);
     }
 }
 
 #[test]
-fn a_mirror_without_a_base_is_sent_what_it_lacks() {
+fn mirror_without_a_base_gets_only_missing_content() {
     let pair = Pair::new();
     pair.publish(&tree(1), &[]);
-    // No manifest can be read anywhere, and one mirror has lost content, too.
+    // No manifest can be read on any mirror, and one mirror has lost content, too.
     for mirror in ["one", "two"] {
         let manifests =
-            fs::read_dir(pair.world.path(format!("{mirror}/.headwater/manifests"))).unwrap();
+            fs::read_dir(pair.sandbox.path(format!("{mirror}/.headwater/manifests"))).unwrap();
         manifests.for_each(|manifest| fs::write(manifest.unwrap().path(), "damaged").unwrap());
     }
     let hex = blake3::hash(&large(1)).to_hex();
-    fs::remove_file(pair.world.path(format!("two/.headwater/objects/{}/{hex}", &hex[..2])))
+    fs::remove_file(pair.sandbox.path(format!("two/.headwater/objects/{}/{hex}", &hex[..2])))
         .unwrap();
     let sent = pair.publish(&tree(1).file("more.html", "more"), &[]);
     assert!(sent[0] < 20_000 && sent[1] > LARGE as u64, "{sent:?}");
-    // What is damaged of the release before is for `repair`.
+    // Damage of the previous release is left to `repair`.
     for mirror in ["one", "two"] {
         for path in ["0.html", "index.html", "app.1.js", "more.html"] {
-            let read = |at: String| fs::read(pair.world.path(at)).unwrap();
+            let read = |at: String| fs::read(pair.sandbox.path(at)).unwrap();
             assert!(
                 read(format!("{mirror}/current/{path}")) == read(format!("tree/{path}")),
                 "{mirror}: {path}"
@@ -138,18 +139,18 @@ fn a_mirror_without_a_base_is_sent_what_it_lacks() {
 }
 
 #[test]
-fn a_copy_and_a_heal_send_nothing_that_a_kept_release_has() {
+fn copy_and_heal_do_not_send_content_of_kept_releases() {
     let pair = Pair::new();
     for version in [1, 2] {
         pair.publish(&tree(version), &["--keep-removed", "0s"]);
     }
     // A hub of the same history publishes the content of release 1 again, then that of release 2.
-    let (hub, tree_path) = (pair.world.at("hub"), pair.world.at("tree"));
-    pair.world.run(&["push", "--from", &pair.receiver.url(), &hub]).expect(&[0]);
+    let (hub, tree_path) = (pair.sandbox.path_text("hub"), pair.sandbox.path_text("tree"));
+    pair.sandbox.run(&["push", "--from", &pair.receiver.url(), &hub]).expect(&[0]);
     let publish_at_hub = |version| {
-        pair.world.write("tree", &tree(version));
+        pair.sandbox.write("tree", &tree(version));
         let flags = ["--again", "--allow-shrink", "--keep-removed", "0s"];
-        pair.world.run(&[&["push", &*tree_path, &hub][..], &flags].concat()).expect(&[0]);
+        pair.sandbox.run(&[&["push", &*tree_path, &hub][..], &flags].concat()).expect(&[0]);
     };
     publish_at_hub(1);
     check_little(&pair.run(&["push", "--from", &hub], &[]));

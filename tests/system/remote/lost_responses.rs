@@ -6,27 +6,27 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::{Receiver, push, report, serves_tree};
 use crate::flaky_proxy::Message;
-use crate::harness::World;
+use crate::harness::Sandbox;
 use crate::trees::Tree;
 
 const LOCKED: &str = r#"{"error":{"kind":"locked","message":"somebody else has the lock"}}"#;
 
-/// The answer of the receiver at `to`.
+/// Forwards a request to the receiver at `to` and returns the response.
 fn forward(request: &[u8], to: SocketAddr) -> Vec<u8> {
     let mut stream = TcpStream::connect(to).unwrap();
     stream.write_all(request).unwrap();
     Message::whole(&mut BufReader::new(stream)).unwrap().bytes()
 }
 
-/// What becomes of a connection whose answer is swallowed.
+/// What happens to a connection whose response is dropped.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum End {
+enum AfterLoss {
     Cut,
     Silent,
 }
 
-/// Stands before a receiver; swallows the answer to the first activation, and refuses the others.
-fn swallow(listener: &TcpListener, to: SocketAddr, end: End) {
+/// Starts a proxy that drops the response to the first activation, and refuses further ones.
+fn drop_activation_response(listener: &TcpListener, to: SocketAddr, end: AfterLoss) {
     let activations = AtomicUsize::new(0);
     std::thread::scope(|scope| {
         for stream in listener.incoming() {
@@ -49,9 +49,9 @@ fn swallow(listener: &TcpListener, to: SocketAddr, end: End) {
                         .into_bytes(),
                     };
                     match (is_activation && before == 0, end) {
-                        (true, End::Cut) => drop(stream.shutdown(Shutdown::Both)),
-                        // The next read ends when the other side has had enough.
-                        (true, End::Silent) => {}
+                        (true, AfterLoss::Cut) => drop(stream.shutdown(Shutdown::Both)),
+                        // The next read ends when the client closes the connection.
+                        (true, AfterLoss::Silent) => {}
                         (false, _) => drop(stream.write_all(&answer)),
                     }
                 }
@@ -61,25 +61,25 @@ fn swallow(listener: &TcpListener, to: SocketAddr, end: End) {
 }
 
 #[track_caller]
-fn pushes_through(end: End, flags: &[&str]) {
-    let world = World::new();
-    world.write("tree", &Tree::small());
-    let receiver = Receiver::start(&world.path("there"));
+fn pushes_through(end: AfterLoss, flags: &[&str]) {
+    let sandbox = Sandbox::new();
+    sandbox.write("tree", &Tree::small());
+    let receiver = Receiver::start(&sandbox.path("there"));
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}/", listener.local_addr().unwrap());
     let to = receiver.address();
-    std::thread::spawn(move || swallow(&listener, to, end));
-    let outcome = push(&world, &[&url], &[flags, &["--json"]].concat()).expect(&[0]);
+    std::thread::spawn(move || drop_activation_response(&listener, to, end));
+    let outcome = push(&sandbox, &[&url], &[flags, &["--json"]].concat()).expect(&[0]);
     assert_eq!(report(&outcome)["mirrors"][0]["outcome"], "activated", "{outcome}");
-    assert!(serves_tree(&world, "there"));
+    assert!(serves_tree(&sandbox, "there"));
 }
 
 #[test]
-fn a_switch_whose_answer_was_lost_is_no_failure_whatever_is_said_later() {
-    pushes_through(End::Cut, &["--wait", "0s"]);
+fn activation_with_a_lost_response_is_not_a_failure() {
+    pushes_through(AfterLoss::Cut, &["--wait", "0s"]);
 }
 
 #[test]
-fn a_switch_that_was_made_before_the_deadline_is_no_failure() {
-    pushes_through(End::Silent, &["--deadline", "5s"]);
+fn activation_made_before_the_deadline_is_not_a_failure() {
+    pushes_through(AfterLoss::Silent, &["--deadline", "5s"]);
 }

@@ -21,7 +21,7 @@ mod termination;
 mod tls;
 mod traffic;
 
-pub(super) use traffic::Meeting;
+pub(super) use traffic::ConcurrentUploads;
 
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt as _;
@@ -33,9 +33,9 @@ use headwater::receiver::{AuthPolicy, Handle, NoLog, ReceiverSettings, Server, S
 use serde_json::Value;
 
 use crate::checker;
-use crate::harness::{Outcome, World};
+use crate::harness::{Outcome, Sandbox};
 
-/// A receiver in this process, which ends with this value.
+/// A receiver in this process. Dropping it stops it.
 pub(super) struct Receiver {
     handle: Handle,
     address: SocketAddr,
@@ -43,12 +43,12 @@ pub(super) struct Receiver {
 }
 
 impl Receiver {
-    /// One that lets everybody on this machine in.
+    /// Starts a receiver without authentication.
     pub(super) fn start(directory: &Path) -> Self {
         Self::with(directory, |_| {})
     }
 
-    /// One with settings of the test's own.
+    /// Starts a receiver with the given settings.
     pub(super) fn with(directory: &Path, change: impl FnOnce(&mut ReceiverSettings)) -> Self {
         let sites = vec![SiteSettings::new(directory.to_owned(), None)];
         let mut settings =
@@ -72,45 +72,45 @@ impl Receiver {
 impl Drop for Receiver {
     fn drop(&mut self) {
         self.handle.stop();
-        self.thread.take().expect("it is stopped once").join().unwrap();
+        self.thread.take().expect("the receiver is stopped once").join().unwrap();
     }
 }
 
-/// Writes a program that takes the arguments of ssh and runs the command in a
-/// shell of this machine, with `before` in front of it.
-pub(super) fn stand_in(world: &World, name: &str, before: &str) -> String {
+/// Writes a program that accepts the arguments of ssh and runs the command in a local shell, after
+/// `before`.
+pub(super) fn stand_in(sandbox: &Sandbox, name: &str, before: &str) -> String {
     let script = format!(
         "while [ $# -gt 0 ]; do case \"$1\" in -o|-p) shift 2 ;; -T) shift ;; *) break ;; esac; \
          done\nshift; [ \"$1\" = -- ] && shift\n{before}\nexec /bin/sh -c \"$*\"\n"
     );
-    let path = world.path(name);
+    let path = sandbox.path(name);
     std::fs::write(&path, script).unwrap();
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
-    format!("/bin/sh {}", world.at(name))
+    format!("/bin/sh {}", sandbox.path_text(name))
 }
 
-/// The flags for such a program.
-pub(super) fn over(command: &str) -> [&str; 4] {
+/// Returns the flags for such a program.
+pub(super) fn ssh_flags(command: &str) -> [&str; 4] {
     ["--ssh-command", command, "--receive-command", env!("CARGO_BIN_EXE_headwater")]
 }
 
-/// Pushes the tree of a world to these places.
-pub(super) fn push(world: &World, places: &[&str], flags: &[&str]) -> Outcome {
-    let tree = world.at("tree");
-    world.run(&[&["push", &tree], places, flags].concat())
+/// Pushes the tree of a sandbox to these locations.
+pub(super) fn push(sandbox: &Sandbox, places: &[&str], flags: &[&str]) -> Outcome {
+    let tree = sandbox.path_text("tree");
+    sandbox.run(&[&["push", &tree], places, flags].concat())
 }
 
-/// The one object that a run with `--json` printed.
+/// Returns the one object that a run with `--json` printed.
 pub(super) fn report(outcome: &Outcome) -> Value {
     serde_json::from_str(&outcome.stdout).unwrap_or_else(|_| panic!("{outcome}"))
 }
 
-/// Whether a mirror serves exactly the tree, by a look that shares nothing with the library.
-pub(super) fn serves_tree(world: &World, mirror: &str) -> bool {
-    match checker::state(&world.path(mirror))
+/// Whether a mirror serves exactly the tree, by a check that shares no code with the library.
+pub(super) fn serves_tree(sandbox: &Sandbox, mirror: &str) -> bool {
+    match checker::state(&sandbox.path(mirror))
         .unwrap_or_else(|faults| panic!("{mirror}: {faults:#?}"))
     {
-        Some(served) => checker::check_equals_tree(&served, &world.path("tree")).is_ok(),
+        Some(served) => checker::check_equals_tree(&served, &sandbox.path("tree")).is_ok(),
         None => false,
     }
 }

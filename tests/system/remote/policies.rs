@@ -8,30 +8,30 @@ use std::path::PathBuf;
 
 use serde_json::Value;
 
-use super::{Receiver, over, report, serves_tree, stand_in};
+use super::{Receiver, report, serves_tree, ssh_flags, stand_in};
 use crate::checker;
 use crate::flaky_proxy::FlakyProxy;
-use crate::harness::World;
+use crate::harness::Sandbox;
 use crate::sweep;
 use crate::trees::{Rng, Tree, seed};
 
 const MIRRORS: usize = 10;
-/// The first ones are behind a receiver, the next ones behind a login; the rest are directories.
+/// The first mirrors are behind a receiver, the next ones behind ssh; the rest are directories.
 const WEBS: usize = 5;
 const SHELLS: usize = 2;
 
 #[test]
-fn what_is_told_of_a_fleet_with_faults_is_true() {
-    rounds(sweep::rounds([20, 8]));
+fn report_of_a_faulty_fleet_is_true() {
+    run_rounds(sweep::rounds([20, 8]));
 }
 
 #[test]
 #[ignore = "takes minutes"]
-fn what_is_told_of_a_fleet_with_faults_is_true_200_times() {
-    rounds(200);
+fn report_of_a_faulty_fleet_is_true_200_times() {
+    run_rounds(200);
 }
 
-/// What a round is told to do, and what stands in its way.
+/// The policy of a round, and its faults.
 #[derive(Debug)]
 struct Round {
     require: String,
@@ -39,15 +39,15 @@ struct Round {
     on_failure: &'static str,
     has_waves: bool,
     frozen: Option<usize>,
-    /// Nobody listens there.
+    /// An address where nothing listens.
     is_down: [bool; WEBS],
-    /// What kills the processes behind the logins.
+    /// The fault that kills the receivers behind ssh.
     kill: String,
-    /// A directory mirror that answers and takes nothing, and one that is no store any more.
+    /// A directory mirror that can be read but not written, and one that is no longer a store.
     is_broken: [bool; 2],
 }
 
-/// What is away where a directory mirror is broken.
+/// What is missing in a broken directory mirror.
 const BROKEN: [&str; 2] = ["m8/.headwater/objects", "m9/.headwater"];
 
 impl Round {
@@ -61,8 +61,7 @@ impl Round {
         let on_failure = rng.pick(&["leave", "revert"]);
         let has_waves = rng.chance(50);
         let frozen = rng.chance(20).then(|| rng.below(MIRRORS));
-        // Whoever is down or killed is asked again for some seconds: these are few, and the rest is
-        // quick.
+        // Unreachable and killed mirrors are retried for some seconds, so there are few of them.
         let is_down = std::array::from_fn(|_| rng.chance(2));
         let is_broken = std::array::from_fn(|_| rng.chance(20));
         let kill = match cfg!(debug_assertions) && rng.chance(8) {
@@ -81,7 +80,7 @@ impl Round {
         }
     }
 
-    fn config(&self, world: &World, links: &[FlakyProxy]) -> String {
+    fn config(&self, sandbox: &Sandbox, links: &[FlakyProxy]) -> String {
         let mut text = format!(
             "content='tree'\nsite='docs'\nrequire={}\non_failure='{}'\n",
             self.require, self.on_failure
@@ -93,11 +92,12 @@ impl Round {
         }
         for index in 0..MIRRORS {
             let url = match links.get(index) {
-                // Two mirrors at one place would be one: each that is down has a path of its own.
+                // Two mirrors at one location would be one mirror, so each unreachable one has its
+                // own path.
                 Some(_) if self.is_down[index] => format!("http://127.0.0.1:1/m{index}"),
                 Some(link) => format!("http://{}/", link.address()),
                 None if index < WEBS + SHELLS => {
-                    format!("ssh://edge{index}{}", world.at(&format!("m{index}")))
+                    format!("ssh://edge{index}{}", sandbox.path_text(&format!("m{index}")))
                 }
                 None => format!("m{index}"),
             };
@@ -113,64 +113,65 @@ impl Round {
 }
 
 impl Round {
-    /// Breaks the directory mirrors; answers what was moved where.
-    fn take_away(&self, world: &World) -> Vec<(PathBuf, PathBuf)> {
+    /// Breaks the directory mirrors; returns what was moved, and its new path.
+    fn break_directory_mirrors(&self, sandbox: &Sandbox) -> Vec<(PathBuf, PathBuf)> {
         let broken = BROKEN
             .into_iter()
             .zip(self.is_broken)
-            .filter(|(path, is)| *is && world.path(path).exists());
-        let moves = broken.map(|(path, _)| (world.path(path), world.path("away").join(&path[..2])));
+            .filter(|(path, is)| *is && sandbox.path(path).exists());
+        let moves =
+            broken.map(|(path, _)| (sandbox.path(path), sandbox.path("away").join(&path[..2])));
         moves.inspect(|(from, to)| fs::rename(from, to).unwrap()).collect()
     }
 }
 
-fn rounds(count: usize) {
+fn run_rounds(count: usize) {
     let mut rng = Rng::new(seed());
-    let world = World::new();
+    let sandbox = Sandbox::new();
     let receivers: Vec<Receiver> =
-        (0..WEBS).map(|index| Receiver::start(&world.path(format!("m{index}")))).collect();
+        (0..WEBS).map(|index| Receiver::start(&sandbox.path(format!("m{index}")))).collect();
     let links: Vec<FlakyProxy> =
         receivers.iter().map(|one| FlakyProxy::start(one.address(), 20, rng.next())).collect();
     let mut tree = Tree::random(&mut rng, 30);
-    fs::create_dir(world.path("away")).unwrap();
+    fs::create_dir(sandbox.path("away")).unwrap();
     for number in 0..count {
         tree.mutate(&mut rng);
-        // A path that no mutation makes a directory of.
+        // A path that no mutation turns into a directory.
         tree.put("v1/index.html", format!("round {number}"));
-        world.write("tree", &tree);
+        sandbox.write("tree", &tree);
         let round = Round::random(&mut rng);
-        fs::write(world.path("headwater.toml"), round.config(&world, &links)).unwrap();
-        let ssh = stand_in(&world, "ssh", &round.kill);
-        let before: Vec<u64> = (0..MIRRORS).map(|index| sequence(&world, index)).collect();
-        let away = round.take_away(&world);
+        fs::write(sandbox.path("headwater.toml"), round.config(&sandbox, &links)).unwrap();
+        let ssh = stand_in(&sandbox, "ssh", &round.kill);
+        let before: Vec<u64> = (0..MIRRORS).map(|index| sequence(&sandbox, index)).collect();
+        let away = round.break_directory_mirrors(&sandbox);
         let flags = ["push", "--json", "--jobs", "2", "--metrics", "fleet.prom"];
-        let outcome = world.run(&[&flags[..], &over(&ssh)].concat()).expect(&[0, 3, 4]);
+        let outcome = sandbox.run(&[&flags[..], &ssh_flags(&ssh)].concat()).expect(&[0, 3, 4]);
         for (from, to) in away {
             fs::rename(to, from).unwrap();
         }
         println!("round {number}: {round:?}");
-        check(&world, &round, &before, &report(&outcome), outcome.code().unwrap());
+        check(&sandbox, &round, &before, &report(&outcome), outcome.code().unwrap());
     }
 }
 
-/// The sequence that a mirror serves; 0 where it serves nothing.
-fn sequence(world: &World, index: usize) -> u64 {
-    let served = checker::state(&world.path(format!("m{index}")))
+/// Returns the sequence that a mirror serves; 0 if it serves nothing.
+fn sequence(sandbox: &Sandbox, index: usize) -> u64 {
+    let served = checker::state(&sandbox.path(format!("m{index}")))
         .unwrap_or_else(|faults| panic!("{faults:#?}"));
     served.map_or(0, |served| served.record.sequence)
 }
 
-/// Compares what was told with an independent look at each mirror.
-fn check(world: &World, round: &Round, before: &[u64], report: &Value, code: i32) {
-    // The frozen ones come last in the report.
-    let told: BTreeMap<&str, &Value> = report["mirrors"]
+/// Compares the report with an independent check of each mirror.
+fn check(sandbox: &Sandbox, round: &Round, before: &[u64], report: &Value, code: i32) {
+    // Frozen mirrors come last in the report.
+    let reported: BTreeMap<&str, &Value> = report["mirrors"]
         .as_array()
         .unwrap()
         .iter()
-        .map(|told| (told["mirror"].as_str().unwrap(), told))
+        .map(|row| (row["mirror"].as_str().unwrap(), row))
         .collect();
-    assert_eq!(told.len(), MIRRORS);
-    let metrics = fs::read_to_string(world.path("fleet.prom")).unwrap();
+    assert_eq!(reported.len(), MIRRORS);
+    let metrics = fs::read_to_string(sandbox.path("fleet.prom")).unwrap();
     let gauge = |name: &str, labels: &str| {
         let start = format!("headwater_{name}{{site=\"docs\"{labels}}} ");
         metrics
@@ -181,9 +182,9 @@ fn check(world: &World, round: &Round, before: &[u64], report: &Value, code: i32
     let (mut serving, mut tried, mut switched) = (0, 0, 0);
     for (index, &before) in before.iter().enumerate() {
         let name = format!("m{index}");
-        let mirror = told[name.as_str()];
-        let (outcome, now) = (mirror["outcome"].as_str().unwrap(), sequence(world, index));
-        let is_true = serves_tree(world, &name);
+        let mirror = reported[name.as_str()];
+        let (outcome, now) = (mirror["outcome"].as_str().unwrap(), sequence(sandbox, index));
+        let is_true = serves_tree(sandbox, &name);
         assert_eq!(matches!(outcome, "activated" | "current"), is_true, "{mirror}");
         assert_eq!(outcome == "frozen", round.frozen == Some(index), "{mirror}");
         match outcome {
@@ -194,8 +195,8 @@ fn check(world: &World, round: &Round, before: &[u64], report: &Value, code: i32
             "frozen" | "skipped" | "staged" | "failed" => assert_eq!(before, now, "{mirror}"),
             other => panic!("nobody else pushes, and yet {other}: {mirror}"),
         }
-        if let Some(told) = mirror["now"].as_u64() {
-            assert_eq!(told, now, "{mirror}");
+        if let Some(sequence) = mirror["now"].as_u64() {
+            assert_eq!(sequence, now, "{mirror}");
         }
         let label = format!(",mirror=\"{name}\"");
         let is_down = round.is_down.get(index) == Some(&true);
@@ -212,6 +213,6 @@ fn check(world: &World, round: &Round, before: &[u64], report: &Value, code: i32
     assert_eq!(gauge("push_exit_code", ""), u64::try_from(meant).ok(), "{metrics}");
     assert!(report["unmet"].is_null() || switched == 0, "{report}");
     if round.is_all && (0..WEBS).any(|index| round.is_down[index] && round.frozen != Some(index)) {
-        assert_eq!(switched, 0, "all were required: {report}");
+        assert_eq!(switched, 0, "all mirrors were required: {report}");
     }
 }

@@ -8,9 +8,9 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use super::report;
-use crate::harness::{Outcome, World, shell};
+use crate::harness::{Outcome, Sandbox, shell};
 
-/// A child process that ends with this value.
+/// A child process. Dropping it kills it.
 struct Running(Child);
 
 impl Drop for Running {
@@ -20,12 +20,12 @@ impl Drop for Running {
     }
 }
 
-/// A port that is free.
+/// Returns a free port.
 fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
-/// A sshd that lets `user` of a world push to its directory `shell` and do nothing else.
+/// An sshd that lets `user` of a sandbox push to its directory `shell` and do nothing else.
 pub(super) struct Sshd {
     _running: Running,
     /// The location of the mirror behind it.
@@ -33,22 +33,24 @@ pub(super) struct Sshd {
 }
 
 impl Sshd {
-    /// Makes the keys `host` and `user` in `world`, and listens.
-    pub(super) fn start(world: &World) -> Self {
+    /// Creates the keys `host` and `user` in `sandbox`, and listens.
+    pub(super) fn start(sandbox: &Sandbox) -> Self {
         for name in ["host", "user"] {
-            new_key(world, name);
+            new_key(sandbox, name);
         }
         let program = env!("CARGO_BIN_EXE_headwater");
-        let public = fs::read_to_string(world.path("user.pub")).unwrap();
-        let entry =
-            format!("command=\"{program} receive {}\",restrict {public}", world.at("shell"));
-        fs::write(world.path("authorized"), entry).unwrap();
+        let public = fs::read_to_string(sandbox.path("user.pub")).unwrap();
+        let entry = format!(
+            "command=\"{program} receive {}\",restrict {public}",
+            sandbox.path_text("shell")
+        );
+        fs::write(sandbox.path("authorized"), entry).unwrap();
         let port = free_port();
         let options = [
-            format!("HostKey={}", world.at("host")),
-            format!("AuthorizedKeysFile={}", world.at("authorized")),
+            format!("HostKey={}", sandbox.path_text("host")),
+            format!("AuthorizedKeysFile={}", sandbox.path_text("authorized")),
             format!("ListenAddress=127.0.0.1:{port}"),
-            format!("PidFile={}", world.at("pid")),
+            format!("PidFile={}", sandbox.path_text("pid")),
             "StrictModes=no".to_owned(),
             "PasswordAuthentication=no".to_owned(),
         ];
@@ -61,26 +63,26 @@ impl Sshd {
         let user = shell("id", &["-un".as_ref()]);
         Self {
             _running: running,
-            url: format!("ssh://{}@127.0.0.1:{port}{}", user.trim(), world.at("shell")),
+            url: format!("ssh://{}@127.0.0.1:{port}{}", user.trim(), sandbox.path_text("shell")),
         }
     }
 }
 
-/// Makes a key in the file of this name.
-pub(super) fn new_key(world: &World, name: &str) {
+/// Creates a key in the file with this name.
+pub(super) fn new_key(sandbox: &Sandbox, name: &str) {
     let mut made = Command::new("ssh-keygen");
-    made.args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(world.path(name));
+    made.args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(sandbox.path(name));
     assert!(made.status().unwrap().success());
 }
 
-/// The public key in the file of this name.
-pub(super) fn public_key(world: &World, name: &str) -> String {
-    fs::read_to_string(world.path(format!("{name}.pub"))).unwrap().trim().to_owned()
+/// Returns the public key in the file with this name.
+pub(super) fn public_key(sandbox: &Sandbox, name: &str) -> String {
+    fs::read_to_string(sandbox.path(format!("{name}.pub"))).unwrap().trim().to_owned()
 }
 
-/// The ssh that knows nothing but the key of the user.
-pub(super) fn ssh_command(world: &World) -> String {
-    format!("ssh -F /dev/null -o IdentitiesOnly=yes -i {}", world.at("user"))
+/// Returns an ssh command that uses only the key of the user.
+pub(super) fn ssh_command(sandbox: &Sandbox) -> String {
+    format!("ssh -F /dev/null -o IdentitiesOnly=yes -i {}", sandbox.path_text("user"))
 }
 
 #[track_caller]
@@ -93,7 +95,7 @@ fn wait_until(what: &str, is_so: impl Fn() -> bool) {
     }
 }
 
-/// The documentation of the standard library, or else our own.
+/// Returns the documentation of the standard library, or that of this crate.
 fn real_tree() -> PathBuf {
     let sysroot = shell("rustc", &["--print".as_ref(), "sysroot".as_ref()]);
     let standard = Path::new(sysroot.trim()).join("share/doc/rust/html/std");
@@ -108,37 +110,38 @@ struct Receiver {
 }
 
 impl Receiver {
-    /// Writes what it and its clients need.
-    fn prepare(world: &World) -> Self {
+    /// Writes the files that it and its clients need.
+    fn prepare(sandbox: &Sandbox) -> Self {
         let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
-        fs::write(world.path("cert.pem"), made.cert.pem()).unwrap();
-        fs::write(world.path("key.pem"), made.signing_key.serialize_pem()).unwrap();
+        fs::write(sandbox.path("cert.pem"), made.cert.pem()).unwrap();
+        fs::write(sandbox.path("key.pem"), made.signing_key.serialize_pem()).unwrap();
         let port = free_port();
-        let token = world.run(&["token", "new", "--site", "docs", "--allow", "push"]).expect(&[0]);
-        fs::write(world.path("token"), token.stdout).unwrap();
+        let token =
+            sandbox.run(&["token", "new", "--site", "docs", "--allow", "push"]).expect(&[0]);
+        fs::write(sandbox.path("token"), token.stdout).unwrap();
         let text = format!(
             "listen = '127.0.0.1:{port}'\n[tls]\ncert = 'cert.pem'\nkey = 'key.pem'\n\
              [[site]]\nname = 'docs'\ndir = 'web'\n{}",
             token.stderr
         );
-        fs::write(world.path("serve.toml"), text).unwrap();
+        fs::write(sandbox.path("serve.toml"), text).unwrap();
         Self { port }
     }
 
-    fn start(world: &World) -> Running {
-        let mut command = world.command(&["serve", "--config", &world.at("serve.toml")]);
+    fn start(sandbox: &Sandbox) -> Running {
+        let mut command = sandbox.command(&["serve", "--config", &sandbox.path_text("serve.toml")]);
         let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap());
         let mut first = String::new();
         lines.read_line(&mut first).unwrap();
         assert!(first.contains(r#""event":"listening""#), "{first}");
-        // It must not wait for somebody who reads what it tells.
+        // The receiver must not block on its log.
         std::thread::spawn(move || std::io::copy(&mut lines, &mut std::io::sink()));
         Running(child)
     }
 }
 
-/// Whether packs have begun to arrive at a mirror.
+/// Whether packs have started to arrive at a mirror.
 fn has_packs(mirror: &Path) -> bool {
     let Ok(incoming) = fs::read_dir(mirror.join(".headwater/incoming")) else { return false };
     let holds = |entry: fs::DirEntry| {
@@ -149,9 +152,9 @@ fn has_packs(mirror: &Path) -> bool {
 
 #[test]
 #[ignore = "needs openssh-server, and root to run it"]
-fn a_real_tree_reaches_every_kind_of_mirror_and_a_killed_one_is_healed() {
-    let world = World::new();
-    let (tree, sshd, receiver) = (real_tree(), Sshd::start(&world), Receiver::prepare(&world));
+fn real_tree_reaches_every_kind_of_mirror_and_heals_a_killed_one() {
+    let sandbox = Sandbox::new();
+    let (tree, sshd, receiver) = (real_tree(), Sshd::start(&sandbox), Receiver::prepare(&sandbox));
     let config = format!(
         "site = 'docs'\ncontent = '{}'\n[[mirror]]\nname = 'web'\n\
          url = 'https://localhost:{}/docs'\nca = 'cert.pem'\ntoken_file = 'token'\n[[mirror]]\n\
@@ -159,17 +162,17 @@ fn a_real_tree_reaches_every_kind_of_mirror_and_a_killed_one_is_healed() {
         tree.display(),
         receiver.port,
         sshd.url,
-        public_key(&world, "host"),
-        world.at("here"),
+        public_key(&sandbox, "host"),
+        sandbox.path_text("here"),
     );
-    fs::write(world.path("headwater.toml"), config).unwrap();
-    let ssh = ssh_command(&world);
+    fs::write(sandbox.path("headwater.toml"), config).unwrap();
+    let ssh = ssh_command(&sandbox);
     let push = ["push", "--ssh-command", &ssh, "--require", "2", "--json", "--allow-secrets"];
 
-    let mut dying = Receiver::start(&world);
+    let mut dying = Receiver::start(&sandbox);
     let pushing =
-        world.command(&push).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    wait_until("packs arrive", || has_packs(&world.path("web")));
+        sandbox.command(&push).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    wait_until("packs arrive", || has_packs(&sandbox.path("web")));
     dying.0.kill().unwrap();
     let outcome =
         Outcome::from("push".to_owned(), pushing.wait_with_output().unwrap()).expect(&[3]);
@@ -177,10 +180,10 @@ fn a_real_tree_reaches_every_kind_of_mirror_and_a_killed_one_is_healed() {
     let outcomes = [0, 1, 2].map(|index| mirrors[index]["outcome"].as_str().unwrap().to_owned());
     assert!(outcomes[0] == "failed" && mirrors[0]["mirror"] == "web", "{outcome}");
     assert!(outcomes[1..].iter().all(|outcome| outcome != "failed"), "{outcome}");
-    assert!(!world.path("web/current").exists(), "what is not whole is not served");
+    assert!(!sandbox.path("web/current").exists(), "an incomplete release is not served");
 
-    let _alive = Receiver::start(&world);
-    let healed = world.run(&push).expect(&[0]);
+    let _alive = Receiver::start(&sandbox);
+    let healed = sandbox.run(&push).expect(&[0]);
     let healed = &report(&healed)["mirrors"];
     assert!(healed[0]["sent_bytes"].as_u64().unwrap() > 0, "{healed}");
     assert_eq!(
@@ -190,9 +193,9 @@ fn a_real_tree_reaches_every_kind_of_mirror_and_a_killed_one_is_healed() {
     );
     let mut releases = Vec::new();
     for mirror in ["web", "shell", "here"] {
-        let current = world.path(mirror).join("current");
+        let current = sandbox.path(mirror).join("current");
         shell("diff", &["-r".as_ref(), tree.as_os_str(), current.as_os_str()]);
-        releases.push(world.served(mirror).name);
+        releases.push(sandbox.served(mirror).name);
     }
     assert!(releases.iter().all(|release| *release == releases[0]), "{releases:?}");
 }

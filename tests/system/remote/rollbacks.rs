@@ -6,44 +6,45 @@ use std::sync::mpsc::channel;
 
 use super::{Receiver, push};
 use crate::flaky_proxy::FlakyProxy;
-use crate::harness::{Outcome, World};
+use crate::harness::{Outcome, Sandbox};
 use crate::trees::Tree;
 
 fn tree(version: u64) -> Tree {
     Tree::small().file("index.html", format!("version {version}"))
 }
 
-/// A receiver with releases 1 and 2, and the tree of version 3.
-fn world() -> (World, Receiver) {
-    let world = World::new();
-    let receiver = Receiver::start(&world.path("web"));
+/// Creates a receiver with releases 1 and 2, and the tree of version 3.
+fn sandbox() -> (Sandbox, Receiver) {
+    let sandbox = Sandbox::new();
+    let receiver = Receiver::start(&sandbox.path("web"));
     for version in [1, 2] {
-        world.write("tree", &tree(version));
-        push(&world, &[&receiver.url()], &[]).expect(&[0]);
+        sandbox.write("tree", &tree(version));
+        push(&sandbox, &[&receiver.url()], &[]).expect(&[0]);
     }
-    world.write("tree", &tree(3));
-    (world, receiver)
+    sandbox.write("tree", &tree(3));
+    (sandbox, receiver)
 }
 
-fn served(world: &World, mirror: &str) -> String {
-    std::fs::read_to_string(world.path(format!("{mirror}/current/index.html"))).unwrap()
+fn served(sandbox: &Sandbox, mirror: &str) -> String {
+    std::fs::read_to_string(sandbox.path(format!("{mirror}/current/index.html"))).unwrap()
 }
 
-/// Rolls back over a link on which `before` is called before each request, which waits for it.
+/// Rolls back through a proxy that calls `before` before it forwards each request.
 fn rollback(
-    world: &World,
+    sandbox: &Sandbox,
     receiver: &Receiver,
     others: &[&str],
     before: impl Fn(&str) + Send + Sync + 'static,
 ) -> Outcome {
     let link = FlakyProxy::watched(receiver.address(), before);
     let url = format!("http://{}/", link.address());
-    world.run(&[&["rollback", &url][..], others, &["--cache", "rollback-cache"]].concat())
+    sandbox.run(&[&["rollback", &url][..], others, &["--cache", "rollback-cache"]].concat())
 }
 
-/// Starts a push to `url`, with a cache of its own.
-fn start_push(world: &World, url: &str) -> std::process::Child {
-    let mut command = world.command(&["push", &world.at("tree"), url, "--cache", "push-cache"]);
+/// Starts a push to `url`, with its own cache.
+fn start_push(sandbox: &Sandbox, url: &str) -> std::process::Child {
+    let mut command =
+        sandbox.command(&["push", &sandbox.path_text("tree"), url, "--cache", "push-cache"]);
     command
         .stdout(std::process::Stdio::piped())
         .stderr(std::process::Stdio::piped())
@@ -56,26 +57,26 @@ fn end(child: std::process::Child) -> Outcome {
 }
 
 #[test]
-fn a_rollback_that_meets_a_push_between_two_mirrors_looks_again() {
-    let (world, receiver) = world();
-    let here = world.at("here");
-    world.run(&["push", "--from", &receiver.url(), &here]).expect(&[0]);
-    // One mirror has switched to release 3, the other one has not.
-    push(&world, &[&here], &[]).expect(&[0]);
+fn rollback_during_a_push_polls_again() {
+    let (sandbox, receiver) = sandbox();
+    let here = sandbox.path_text("here");
+    sandbox.run(&["push", "--from", &receiver.url(), &here]).expect(&[0]);
+    // One mirror has activated release 3, the other one has not.
+    push(&sandbox, &[&here], &[]).expect(&[0]);
     let asked = AtomicUsize::new(0);
     let (looks, finish) = channel();
     let finish = Mutex::new(finish);
     let outcome = std::thread::scope(|scope| {
-        let (world, receiver, here) = (&world, &receiver, &*here);
+        let (sandbox, receiver, here) = (&sandbox, &receiver, &*here);
         let (answer, finished) = channel::<()>();
         let finished = Mutex::new(finished);
         scope.spawn(move || {
             finish.lock().unwrap().recv().unwrap();
-            push(world, &[&receiver.url(), here], &["--cache", "push-cache"]).expect(&[0]);
+            push(sandbox, &[&receiver.url(), here], &["--cache", "push-cache"]).expect(&[0]);
             answer.send(()).unwrap();
         });
-        rollback(world, receiver, &[here], move |line| {
-            // At its second look the push is done with the other mirror, too.
+        rollback(sandbox, receiver, &[here], move |line| {
+            // At the second poll the push is done with the other mirror, too.
             if line.starts_with("GET /v1/state") && asked.fetch_add(1, Ordering::SeqCst) == 1 {
                 looks.send(()).unwrap();
                 finished.lock().unwrap().recv().unwrap();
@@ -86,7 +87,7 @@ fn a_rollback_that_meets_a_push_between_two_mirrors_looks_again() {
     assert!(!outcome.stderr.contains("ambiguous"), "{outcome}");
     for mirror in ["web", "here"] {
         assert_eq!(
-            (served(&world, mirror), world.served(mirror).record.sequence),
+            (served(&sandbox, mirror), sandbox.served(mirror).record.sequence),
             ("version 2".into(), 4),
             "{outcome}"
         );
@@ -94,11 +95,12 @@ fn a_rollback_that_meets_a_push_between_two_mirrors_looks_again() {
 }
 
 #[test]
-fn a_push_that_begins_after_a_rollback_wins_and_the_rollback_says_so() {
-    let (world, receiver) = world();
-    let (tree, url, cache) = (world.at("tree"), receiver.url(), world.at("push-cache"));
-    let program = Mutex::new(Some(world.command(&["push", &tree, &url, "--cache", &cache])));
-    let outcome = rollback(&world, &receiver, &[], move |line| {
+fn push_during_a_rollback_supersedes_it() {
+    let (sandbox, receiver) = sandbox();
+    let (tree, url, cache) =
+        (sandbox.path_text("tree"), receiver.url(), sandbox.path_text("push-cache"));
+    let program = Mutex::new(Some(sandbox.command(&["push", &tree, &url, "--cache", &cache])));
+    let outcome = rollback(&sandbox, &receiver, &[], move |line| {
         if line.starts_with("POST /v1/activate")
             && let Some(mut program) = program.lock().unwrap().take()
         {
@@ -107,16 +109,16 @@ fn a_push_that_begins_after_a_rollback_wins_and_the_rollback_says_so() {
     });
     let outcome = outcome.expect(&[6]);
     assert!(outcome.stdout.contains("superseded by a newer push"), "{outcome}");
-    assert_eq!(served(&world, "web"), "version 3");
+    assert_eq!(served(&sandbox, "web"), "version 3");
 }
 
 #[test]
-fn a_rollback_that_is_overtaken_by_an_older_push_ends_on_the_content_that_was_meant() {
-    let (world, receiver) = world();
+fn rollback_overtaken_by_an_older_push_still_wins() {
+    let (sandbox, receiver) = sandbox();
     let (go, gone) = channel::<()>();
     let (arrive, arrived) = channel::<()>();
     let gone = Mutex::new(Some(gone));
-    // The push begins first and stops before it stages.
+    // The push starts first and stops before it stages.
     let link = FlakyProxy::watched(receiver.address(), move |line| {
         if line.starts_with("POST /v1/stage")
             && let Some(gone) = gone.lock().unwrap().take()
@@ -125,10 +127,10 @@ fn a_rollback_that_is_overtaken_by_an_older_push_ends_on_the_content_that_was_me
             gone.recv().unwrap();
         }
     });
-    let pushed = start_push(&world, &format!("http://{}/", link.address()));
+    let pushed = start_push(&sandbox, &format!("http://{}/", link.address()));
     arrived.recv().unwrap();
     let pushed = Mutex::new(Some(pushed));
-    let outcome = rollback(&world, &receiver, &[], move |line| {
+    let outcome = rollback(&sandbox, &receiver, &[], move |line| {
         if line.starts_with("POST /v1/activate")
             && let Some(pushed) = pushed.lock().unwrap().take()
         {
@@ -139,7 +141,7 @@ fn a_rollback_that_is_overtaken_by_an_older_push_ends_on_the_content_that_was_me
     let outcome = outcome.expect(&[0]);
     assert!(outcome.stderr.contains("starting again on top of it"), "{outcome}");
     assert_eq!(
-        (&*served(&world, "web"), world.served("web").record.sequence),
+        (&*served(&sandbox, "web"), sandbox.served("web").record.sequence),
         ("version 1", 4),
         "{outcome}"
     );

@@ -5,25 +5,25 @@ use std::sync::{Arc, Mutex};
 
 use super::{Receiver, push, serves_tree};
 use crate::flaky_proxy::FlakyProxy;
-use crate::harness::{Outcome, World};
+use crate::harness::{Outcome, Sandbox};
 use crate::trees::Tree;
 
-/// Assets that the second tree lacks: they are retired, and a mirror that joins needs them.
+/// Assets that the second tree lacks: they are retired, and a joining mirror needs them.
 const ASSETS: usize = 300;
 
-/// A mirror that alone has content that the tree lacks, behind a link.
+/// A mirror, behind a proxy, that alone has content that the tree lacks.
 struct Hub {
-    world: World,
+    sandbox: Sandbox,
     receiver: Arc<Mutex<Option<Receiver>>>,
     lines: Arc<Mutex<Vec<String>>>,
     link: FlakyProxy,
 }
 
 impl Hub {
-    /// One that ends for good when it is asked for content, if it `dies`.
+    /// Creates the hub. If it `dies`, it stops for good at the first request for content.
     fn new(dies: bool) -> Self {
-        let world = World::new();
-        let receiver = Receiver::start(&world.path("hub"));
+        let sandbox = Sandbox::new();
+        let receiver = Receiver::start(&sandbox.path("hub"));
         let address = receiver.address();
         let (receiver, lines) =
             (Arc::new(Mutex::new(Some(receiver))), Arc::<Mutex<Vec<String>>>::default());
@@ -34,14 +34,14 @@ impl Hub {
                 drop(victim.lock().unwrap().take());
             }
         });
-        let hub = Self { world, receiver, lines, link };
+        let hub = Self { sandbox, receiver, lines, link };
         let assets = (0..ASSETS)
             .fold(Tree::small(), |tree, n| tree.file(&format!("a{n}.js"), format!("asset {n}")));
-        hub.world.write("tree", &assets);
+        hub.sandbox.write("tree", &assets);
         let shrinks = ["--allow-shrink"];
-        push(&hub.world, &[&hub.url(), &hub.world.at("keeper")], &[]).expect(&[0]);
-        hub.world.write("tree", &Tree::small());
-        push(&hub.world, &[&hub.url()], &shrinks).expect(&[0]);
+        push(&hub.sandbox, &[&hub.url(), &hub.sandbox.path_text("keeper")], &[]).expect(&[0]);
+        hub.sandbox.write("tree", &Tree::small());
+        push(&hub.sandbox, &[&hub.url()], &shrinks).expect(&[0]);
         hub.lines.lock().unwrap().clear();
         hub
     }
@@ -50,7 +50,7 @@ impl Hub {
         format!("http://{}/", self.link.address())
     }
 
-    /// The requests for content since the last look.
+    /// Returns the requests for content since the last call.
     fn requests(&self) -> Vec<String> {
         let lines = std::mem::take(&mut *self.lines.lock().unwrap());
         lines
@@ -59,29 +59,31 @@ impl Hub {
             .collect()
     }
 
-    /// Pushes the tree to the hub and to these, which have nothing yet.
+    /// Pushes the tree to the hub and to these mirrors, which are empty.
     fn push(&self, others: &[&str]) -> Outcome {
-        let others: Vec<String> = others.iter().map(|other| self.world.at(other)).collect();
+        let others: Vec<String> =
+            others.iter().map(|other| self.sandbox.path_text(other)).collect();
         let url = self.url();
         let places: Vec<&str> =
             std::iter::once(&*url).chain(others.iter().map(String::as_str)).collect();
-        push(&self.world, &places, &["--require", "any"])
+        push(&self.sandbox, &places, &["--require", "any"])
     }
 }
 
 #[test]
-fn content_that_the_tree_lacks_is_read_with_one_request() {
+fn content_missing_from_the_tree_is_read_with_one_request() {
     let hub = Hub::new(false);
     hub.push(&["new"]).expect(&[0]);
     assert_eq!(hub.requests(), ["POST /v1/objects HTTP/1.1"]);
-    assert!(serves_tree(&hub.world, "new"));
+    assert!(serves_tree(&hub.sandbox, "new"));
     let asset =
-        std::fs::read_to_string(hub.world.path(format!("new/current/a{}.js", ASSETS - 1))).unwrap();
+        std::fs::read_to_string(hub.sandbox.path(format!("new/current/a{}.js", ASSETS - 1)))
+            .unwrap();
     assert_eq!(asset, format!("asset {}", ASSETS - 1));
 }
 
 #[test]
-fn a_mirror_that_dies_while_it_is_read_is_not_asked_again_and_again() {
+fn source_mirror_that_fails_is_not_asked_repeatedly() {
     let hub = Hub::new(true);
     let outcome = hub.push(&["new", "newer"]);
     assert!(hub.receiver.lock().unwrap().is_none(), "{outcome}");
@@ -90,16 +92,17 @@ fn a_mirror_that_dies_while_it_is_read_is_not_asked_again_and_again() {
         outcome.stderr.contains("and 295 more") && outcome.stderr.contains("127.0.0.1"),
         "{outcome}"
     );
-    // One that may meet an idle connection, and as many as a mirror gets before it is not there.
+    // One request may use an idle connection; the others are the attempts until a mirror counts as
+    // unreachable.
     let requests = hub.requests();
     assert!((1..=8).contains(&requests.len()), "{requests:?}");
 }
 
 #[test]
-fn another_mirror_gives_what_the_one_that_died_would_have_given() {
+fn another_mirror_replaces_a_failed_source() {
     let hub = Hub::new(true);
     let outcome = hub.push(&["keeper", "new"]);
     outcome.expect(&[0, 3]);
     assert!(hub.requests().len() <= 2, "{:?}", hub.requests());
-    assert!(serves_tree(&hub.world, "new") && serves_tree(&hub.world, "keeper"));
+    assert!(serves_tree(&hub.sandbox, "new") && serves_tree(&hub.sandbox, "keeper"));
 }

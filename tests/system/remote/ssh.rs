@@ -3,25 +3,26 @@
 use std::path::Path;
 
 use super::real_tree::{Sshd, new_key, public_key, ssh_command};
-use super::{over, push, serves_tree, stand_in};
-use crate::harness::World;
+use super::{push, serves_tree, ssh_flags, stand_in};
+use crate::harness::Sandbox;
 use crate::trees::Tree;
 
-/// Pushes through a stand-in that does `before`; answers what was said.
+/// Pushes through a stand-in that runs `before`; returns the outcome.
 #[track_caller]
 fn fails(before: &str, code: i32, words: &[&str]) {
-    let world = World::new();
-    world.write("tree", &Tree::small());
-    let ssh = stand_in(&world, "ssh", before);
+    let sandbox = Sandbox::new();
+    sandbox.write("tree", &Tree::small());
+    let ssh = stand_in(&sandbox, "ssh", before);
     let outcome =
-        push(&world, &[&format!("ssh://edge2{}", world.at("shell"))], &over(&ssh)).expect(&[code]);
+        push(&sandbox, &[&format!("ssh://edge2{}", sandbox.path_text("shell"))], &ssh_flags(&ssh))
+            .expect(&[code]);
     for word in words {
         assert!(outcome.stderr.contains(word), "no {word:?} in {outcome}");
     }
 }
 
 #[test]
-fn failures_of_ssh_are_told_apart() {
+fn ssh_failures_have_distinct_errors() {
     fails("echo 'Host key verification failed.' >&2; exit 255", 7, &["host key", "known_hosts"]);
     fails(
         "echo 'me@edge2: Permission denied (publickey).' >&2; exit 255",
@@ -42,204 +43,217 @@ fn failures_of_ssh_are_told_apart() {
 }
 
 #[test]
-fn a_host_that_says_nothing_costs_the_deadline_and_harms_no_other() {
-    let world = World::new();
-    world.write("tree", &Tree::small());
-    // One that is silent from the start, and one that is once it was asked something.
+fn silent_host_stops_at_the_deadline_and_affects_no_other() {
+    let sandbox = Sandbox::new();
+    sandbox.write("tree", &Tree::small());
+    // One host that is silent from the start, and one that is silent after the first request.
     let banner = format!(
         concat!(
             r#"printf 'headwater receive 1 {{"headwater":"0.1.0","protocols":[1],"#,
             r#""sites":[{{"directory":"{}","base":"/"}}]}}\n'"#
         ),
-        world.at("shell")
+        sandbox.path_text("shell")
     );
     for before in ["exec cat > /dev/null".to_owned(), format!("{banner}; exec cat > /dev/null")] {
-        let ssh = stand_in(&world, "ssh", &before);
-        let url = format!("ssh://edge2{}", world.at("shell"));
-        let flags = [&over(&ssh)[..], &["--deadline", "1500ms", "--require", "1"]].concat();
+        let ssh = stand_in(&sandbox, "ssh", &before);
+        let url = format!("ssh://edge2{}", sandbox.path_text("shell"));
+        let flags = [&ssh_flags(&ssh)[..], &["--deadline", "1500ms", "--require", "1"]].concat();
         let began = std::time::Instant::now();
-        let outcome = push(&world, &[&url, &world.at("here")], &flags).expect(&[3]);
+        let outcome = push(&sandbox, &[&url, &sandbox.path_text("here")], &flags).expect(&[3]);
         assert!(began.elapsed() < std::time::Duration::from_secs(30), "{outcome}");
         assert!(outcome.stderr.contains("edge2"), "{outcome}");
-        assert!(serves_tree(&world, "here"));
+        assert!(serves_tree(&sandbox, "here"));
     }
 }
 
 #[test]
-fn an_escape_in_what_a_host_says_is_shown_and_not_obeyed() {
-    let world = World::new();
-    world.write("tree", &Tree::small());
-    let ssh = stand_in(&world, "ssh", "printf '\\033[2Jowned\\n'; exit 1");
+fn control_characters_of_a_host_are_escaped() {
+    let sandbox = Sandbox::new();
+    sandbox.write("tree", &Tree::small());
+    let ssh = stand_in(&sandbox, "ssh", "printf '\\033[2Jowned\\n'; exit 1");
     let outcome =
-        push(&world, &[&format!("ssh://edge2{}", world.at("shell"))], &over(&ssh)).expect(&[4]);
+        push(&sandbox, &[&format!("ssh://edge2{}", sandbox.path_text("shell"))], &ssh_flags(&ssh))
+            .expect(&[4]);
     assert!(outcome.stderr.contains("owned") && !outcome.stderr.contains('\u{1b}'), "{outcome}");
 }
 
 #[test]
-fn a_receiver_for_another_directory_or_site_is_refused() {
-    let world = World::new();
-    world.write("tree", &Tree::small());
+fn receiver_for_another_directory_or_site_is_refused() {
+    let sandbox = Sandbox::new();
+    sandbox.write("tree", &Tree::small());
     let receive = |directory: &str, site: &str| {
         let program = env!("CARGO_BIN_EXE_headwater");
-        format!("exec {program} receive {} --site {site}", world.at(directory))
+        format!("exec {program} receive {} --site {site}", sandbox.path_text(directory))
     };
     for (before, words) in [
         (receive("other", "default"), "not "),
         (receive("shell", "news"), "failed: it holds site \"news\", not \"default\""),
     ] {
-        let ssh = stand_in(&world, "ssh", &before);
-        let flags = [&over(&ssh)[..], &["--site", "default"]].concat();
-        let outcome = push(&world, &[&format!("ssh://edge2{}", world.at("shell"))], &flags);
+        let ssh = stand_in(&sandbox, "ssh", &before);
+        let flags = [&ssh_flags(&ssh)[..], &["--site", "default"]].concat();
+        let outcome =
+            push(&sandbox, &[&format!("ssh://edge2{}", sandbox.path_text("shell"))], &flags);
         assert!(
             matches!(outcome.code(), Some(4 | 7)) && outcome.stderr.contains(words),
             "{outcome}"
         );
-        assert!(!world.path("shell").exists() && !world.path("other").exists());
+        assert!(!sandbox.path("shell").exists() && !sandbox.path("other").exists());
     }
 }
 
 #[test]
-fn a_silent_ssh_ends_with_the_deadline_of_its_mirror_and_no_other() {
+fn silent_ssh_is_ended_by_the_deadline_of_its_own_mirror() {
     for (flags, of_all, of_mirror) in [
         (&[][..], "", "deadline = '1s'"),
         (&[], "deadline = '1s'", ""),
         (&[], "deadline = '1h'", "deadline = '1s'"),
         (&["--deadline", "1s"], "deadline = '1h'", ""),
     ] {
-        let world = World::new();
-        world.write("tree", &Tree::small());
-        let ssh = stand_in(&world, "ssh", "exec sleep 100");
+        let sandbox = Sandbox::new();
+        sandbox.write("tree", &Tree::small());
+        let ssh = stand_in(&sandbox, "ssh", "exec sleep 100");
         let config = format!(
             "content = 'tree'\nrequire = 1\n{of_all}\n[[mirror]]\nname = 'edge2'\n\
              url = 'ssh://edge2{}'\n{of_mirror}\n[[mirror]]\nname = 'here'\nurl = '{}'\n",
-            world.at("shell"),
-            world.at("here")
+            sandbox.path_text("shell"),
+            sandbox.path_text("here")
         );
-        std::fs::write(world.path("headwater.toml"), config).unwrap();
+        std::fs::write(sandbox.path("headwater.toml"), config).unwrap();
         let began = std::time::Instant::now();
-        let outcome = world.run(&[&["push"], flags, &over(&ssh)[..]].concat()).expect(&[3]);
+        let outcome = sandbox.run(&[&["push"], flags, &ssh_flags(&ssh)[..]].concat()).expect(&[3]);
         assert!(
             outcome.stderr.contains("edge2") && outcome.stderr.contains("deadline"),
             "{outcome}"
         );
         assert!(began.elapsed() < std::time::Duration::from_secs(50), "{outcome}");
-        assert!(serves_tree(&world, "here"));
+        assert!(serves_tree(&sandbox, "here"));
     }
 }
 
 #[test]
-fn the_commands_of_each_mirror_reach_the_right_process() {
-    let world = World::new();
-    world.write("tree", &Tree::small());
-    let note = |name: &str| format!("echo \"$*\" > '{}'", world.at(&format!("{name}.log")));
-    let ssh = ["top", "own", "flag"].map(|name| stand_in(&world, name, &note(name)));
+fn commands_of_each_mirror_run_in_the_right_process() {
+    let sandbox = Sandbox::new();
+    sandbox.write("tree", &Tree::small());
+    let note =
+        |name: &str| format!("echo \"$*\" > '{}'", sandbox.path_text(&format!("{name}.log")));
+    let ssh = ["top", "own", "flag"].map(|name| stand_in(&sandbox, name, &note(name)));
     let receive = ["top", "own", "flag"]
         .map(|name| format!("env RECEIVER={name} {}", env!("CARGO_BIN_EXE_headwater")));
     let mirror = |name: &str| {
-        format!("[[mirror]]\nname = '{name}'\nurl = 'ssh://{name}{}'\n", world.at(name))
+        format!("[[mirror]]\nname = '{name}'\nurl = 'ssh://{name}{}'\n", sandbox.path_text(name))
     };
     let keys = |index: usize| {
         format!("ssh_command = \"{}\"\nreceive_command = '{}'\n", ssh[index], receive[index])
     };
     let config =
         [&keys(0), "content = 'tree'\n", &mirror("edge1"), &mirror("edge2"), &keys(1)].concat();
-    std::fs::write(world.path("headwater.toml"), config).unwrap();
-    let log =
-        |name: &str| std::fs::read_to_string(world.path(format!("{name}.log"))).unwrap_or_default();
+    std::fs::write(sandbox.path("headwater.toml"), config).unwrap();
+    let log = |name: &str| {
+        std::fs::read_to_string(sandbox.path(format!("{name}.log"))).unwrap_or_default()
+    };
 
-    world.run(&["push"]).expect(&[0]);
+    sandbox.run(&["push"]).expect(&[0]);
     for (name, directory) in [("top", "edge1"), ("own", "edge2")] {
         let expected = format!(
             "env RECEIVER={name} {} receive '{}'\n",
             env!("CARGO_BIN_EXE_headwater"),
-            world.at(directory)
+            sandbox.path_text(directory)
         );
         assert_eq!(log(name), expected);
-        assert!(serves_tree(&world, directory), "{directory}");
-        std::fs::remove_file(world.path(format!("{name}.log"))).unwrap();
+        assert!(serves_tree(&sandbox, directory), "{directory}");
+        std::fs::remove_file(sandbox.path(format!("{name}.log"))).unwrap();
     }
     assert_eq!(log("flag"), "");
 
-    world.write("tree", &Tree::small().file("index.html", "2"));
-    world.run(&["push", "--ssh-command", &ssh[2], "--receive-command", &receive[2]]).expect(&[0]);
-    assert!(serves_tree(&world, "edge1") && serves_tree(&world, "edge2"));
+    sandbox.write("tree", &Tree::small().file("index.html", "2"));
+    sandbox.run(&["push", "--ssh-command", &ssh[2], "--receive-command", &receive[2]]).expect(&[0]);
+    assert!(serves_tree(&sandbox, "edge1") && serves_tree(&sandbox, "edge2"));
     assert!(log("flag").starts_with("env RECEIVER=flag "), "{}", log("flag"));
     assert_eq!((log("top"), log("own")), (String::new(), String::new()));
 }
 
 #[test]
-fn mirrors_have_a_command_in_common_with_the_name_of_each() {
-    let world = World::new();
-    world.write("tree", &Tree::small());
+fn shared_ssh_command_gets_the_name_of_each_mirror() {
+    let sandbox = Sandbox::new();
+    sandbox.write("tree", &Tree::small());
     let config = format!(
         "content = 'tree'\n[mirror_defaults]\nurl = 'ssh://{{name}}{}'\n\
          ssh_command = '/bin/sh {}'\nreceive_command = '{}'\n[[mirror]]\nname = 'edge1'\n\
          [[mirror]]\nname = 'edge2'\n",
-        world.at("{name}"),
-        world.at("ssh-{name}"),
+        sandbox.path_text("{name}"),
+        sandbox.path_text("ssh-{name}"),
         env!("CARGO_BIN_EXE_headwater")
     );
-    std::fs::write(world.path("headwater.toml"), config).unwrap();
+    std::fs::write(sandbox.path("headwater.toml"), config).unwrap();
     let names = ["edge1", "edge2"];
     for name in names {
         stand_in(
-            &world,
+            &sandbox,
             &format!("ssh-{name}"),
-            &format!("echo login >> '{}'", world.at(&format!("{name}.log"))),
+            &format!("echo login >> '{}'", sandbox.path_text(&format!("{name}.log"))),
         );
     }
-    world.run(&["push"]).expect(&[0]);
+    sandbox.run(&["push"]).expect(&[0]);
     for name in names {
-        assert!(serves_tree(&world, name) && world.path(format!("{name}.log")).exists(), "{name}");
+        assert!(
+            serves_tree(&sandbox, name) && sandbox.path(format!("{name}.log")).exists(),
+            "{name}"
+        );
     }
 }
 
 #[test]
-fn a_receiver_may_be_given_a_directory_that_is_not_absolute() {
-    let world = World::new();
-    world.write("tree", &Tree::small());
+fn receiver_accepts_a_relative_directory() {
+    let sandbox = Sandbox::new();
+    sandbox.write("tree", &Tree::small());
     let program = env!("CARGO_BIN_EXE_headwater");
-    let ssh =
-        stand_in(&world, "ssh", &format!("cd '{}' && exec {program} receive shell", world.at("")));
-    push(&world, &[&format!("ssh://edge2{}", world.at("shell"))], &over(&ssh)).expect(&[0]);
-    assert!(serves_tree(&world, "shell"));
+    let ssh = stand_in(
+        &sandbox,
+        "ssh",
+        &format!("cd '{}' && exec {program} receive shell", sandbox.path_text("")),
+    );
+    push(&sandbox, &[&format!("ssh://edge2{}", sandbox.path_text("shell"))], &ssh_flags(&ssh))
+        .expect(&[0]);
+    assert!(serves_tree(&sandbox, "shell"));
 }
 
 #[test]
-fn a_mirror_is_filled_from_another_one_by_a_single_login() {
-    let world = World::new();
-    world.write("tree", &Tree::small());
-    let url = format!("ssh://edge2{}", world.at("shell"));
-    let ssh = stand_in(&world, "ssh", &format!("echo login >> '{}'", world.at("logins")));
-    push(&world, &[&url], &over(&ssh)).expect(&[0]);
-    std::fs::remove_file(world.path("logins")).unwrap();
-    let here = world.at("here");
-    world.run(&[&["push", "--from", &url, &here], &over(&ssh)[..]].concat()).expect(&[0]);
-    assert!(serves_tree(&world, "here"));
-    let logins = std::fs::read_to_string(world.path("logins")).unwrap();
+fn copy_between_ssh_mirrors_uses_one_login() {
+    let sandbox = Sandbox::new();
+    sandbox.write("tree", &Tree::small());
+    let url = format!("ssh://edge2{}", sandbox.path_text("shell"));
+    let ssh =
+        stand_in(&sandbox, "ssh", &format!("echo login >> '{}'", sandbox.path_text("logins")));
+    push(&sandbox, &[&url], &ssh_flags(&ssh)).expect(&[0]);
+    std::fs::remove_file(sandbox.path("logins")).unwrap();
+    let here = sandbox.path_text("here");
+    sandbox.run(&[&["push", "--from", &url, &here], &ssh_flags(&ssh)[..]].concat()).expect(&[0]);
+    assert!(serves_tree(&sandbox, "here"));
+    let logins = std::fs::read_to_string(sandbox.path("logins")).unwrap();
     assert_eq!(logins.lines().count(), 1, "{logins}");
 }
 
 #[test]
-fn what_fails_after_a_switch_is_noted_where_nobody_logs() {
-    let world = World::new();
-    world.write("tree", &Tree::small());
+fn hook_failure_over_ssh_is_recorded_in_the_history() {
+    let sandbox = Sandbox::new();
+    sandbox.write("tree", &Tree::small());
     let config = format!(
         "[[site]]\nname = 'default'\ndir = '{}'\n\
          post_activate = ['sh', '-c', 'echo lost the cache >&2; exit 3']\n",
-        world.at("shell")
+        sandbox.path_text("shell")
     );
-    std::fs::write(world.path("serve.toml"), config).unwrap();
+    std::fs::write(sandbox.path("serve.toml"), config).unwrap();
     let program = env!("CARGO_BIN_EXE_headwater");
-    let receive = format!("exec {program} receive --config '{}'", world.at("serve.toml"));
-    let ssh = stand_in(&world, "ssh", &receive);
+    let receive = format!("exec {program} receive --config '{}'", sandbox.path_text("serve.toml"));
+    let ssh = stand_in(&sandbox, "ssh", &receive);
     let outcome =
-        push(&world, &[&format!("ssh://edge2{}", world.at("shell"))], &over(&ssh)).expect(&[0]);
+        push(&sandbox, &[&format!("ssh://edge2{}", sandbox.path_text("shell"))], &ssh_flags(&ssh))
+            .expect(&[0]);
     assert!(
         outcome.stderr.contains("failed after release 1: sh: exit status: 3: lost the cache"),
         "{outcome}"
     );
-    let history = std::fs::read_to_string(world.path("shell/.headwater/events.jsonl")).unwrap();
+    let history = std::fs::read_to_string(sandbox.path("shell/.headwater/events.jsonl")).unwrap();
     assert!(
         history.contains("hook_failed") && history.contains("exit status: 3: lost the cache"),
         "{history}"
@@ -247,83 +261,84 @@ fn what_fails_after_a_switch_is_noted_where_nobody_logs() {
 }
 
 #[test]
-fn one_login_takes_the_pushes_of_several_sites() {
-    let world = World::new();
+fn one_ssh_login_accepts_pushes_of_several_sites() {
+    let sandbox = Sandbox::new();
     let sites = ["docs", "blog"];
     let config = sites
-        .map(|site| format!("[[site]]\nname = '{site}'\ndir = '{}'\n", world.at(site)))
+        .map(|site| format!("[[site]]\nname = '{site}'\ndir = '{}'\n", sandbox.path_text(site)))
         .concat();
-    std::fs::write(world.path("serve.toml"), config).unwrap();
+    std::fs::write(sandbox.path("serve.toml"), config).unwrap();
     let program = env!("CARGO_BIN_EXE_headwater");
     let ssh = stand_in(
-        &world,
+        &sandbox,
         "ssh",
-        &format!("exec {program} receive --config {}", world.at("serve.toml")),
+        &format!("exec {program} receive --config {}", sandbox.path_text("serve.toml")),
     );
     let push = |mirror: &str, site: &str| {
-        let flags = [&over(&ssh)[..], &["--site", site]].concat();
-        push(&world, &[&format!("ssh://edge2{}", world.at(mirror))], &flags)
+        let flags = [&ssh_flags(&ssh)[..], &["--site", site]].concat();
+        push(&sandbox, &[&format!("ssh://edge2{}", sandbox.path_text(mirror))], &flags)
     };
     for round in 1..=2 {
         for site in sites {
-            world.write("tree", &Tree::small().file("index.html", format!("{site} {round}")));
+            sandbox.write("tree", &Tree::small().file("index.html", format!("{site} {round}")));
             push(site, site).expect(&[0]);
-            assert!(serves_tree(&world, site), "{site}");
+            assert!(serves_tree(&sandbox, site), "{site}");
         }
     }
-    let before = sites.map(|site| world.served(site));
+    let before = sites.map(|site| sandbox.served(site));
     assert_eq!(
         before.each_ref().map(|served| (&*served.record.site, served.record.sequence)),
         [("docs", 2), ("blog", 2)]
     );
-    world.write("tree", &Tree::small());
+    sandbox.write("tree", &Tree::small());
     let refused = push("blog", "docs").expect(&[7]);
     assert!(refused.stderr.contains("holds site \"blog\", not \"docs\""), "{refused}");
-    assert_eq!(sites.map(|site| world.served(site)), before);
+    assert_eq!(sites.map(|site| sandbox.served(site)), before);
 }
 
 #[cfg(debug_assertions)]
 #[test]
-fn a_change_of_modes_that_fails_at_any_step_leaves_no_fault() {
-    let world = World::new();
-    world.write("tree", &Tree::small());
+fn mode_change_failing_at_any_step_leaves_no_fault() {
+    let sandbox = Sandbox::new();
+    sandbox.write("tree", &Tree::small());
     let push = |modes: &str, fault: &str| {
-        let config = format!("[[site]]\nname = 'default'\ndir = '{}'\n{modes}", world.at("shell"));
-        std::fs::write(world.path("serve.toml"), config).unwrap();
+        let config =
+            format!("[[site]]\nname = 'default'\ndir = '{}'\n{modes}", sandbox.path_text("shell"));
+        std::fs::write(sandbox.path("serve.toml"), config).unwrap();
         let receive = format!(
             "export HEADWATER_FAULT={fault}\nexec {} receive --config '{}'",
             env!("CARGO_BIN_EXE_headwater"),
-            world.at("serve.toml")
+            sandbox.path_text("serve.toml")
         );
-        let ssh = stand_in(&world, "ssh", &receive);
-        push(&world, &[&format!("ssh://edge2{}", world.at("shell"))], &over(&ssh))
+        let ssh = stand_in(&sandbox, "ssh", &receive);
+        push(&sandbox, &[&format!("ssh://edge2{}", sandbox.path_text("shell"))], &ssh_flags(&ssh))
     };
     let (open, closed) =
         ("file_mode = '0444'\ndir_mode = '0755'\n", "file_mode = '0440'\ndir_mode = '0750'\n");
     push(open, "").expect(&[0]);
-    world.write("tree", &Tree::small().file("index.html", "second"));
+    sandbox.write("tree", &Tree::small().file("index.html", "second"));
     let mut interrupted = 0;
     for step in (1..50).step_by(3) {
-        // Each push wants the other modes, while files may still have those of any push before.
+        // Each push has other modes, while files may still have the modes of an earlier push.
         let modes = if step % 2 == 0 { open } else { closed };
         push(modes, &format!("errno=5@{step}"));
-        let format = std::fs::read_to_string(world.path("shell/.headwater/format")).unwrap();
+        let format = std::fs::read_to_string(sandbox.path("shell/.headwater/format")).unwrap();
         interrupted += u32::from(format.contains("changing"));
-        world.run(&["verify", &world.at("shell")]).expect(&[0]);
+        sandbox.run(&["verify", &sandbox.path_text("shell")]).expect(&[0]);
     }
     assert!(interrupted > 5, "{interrupted} changes were interrupted");
     push(open, "").expect(&[0]);
-    assert!(serves_tree(&world, "shell"));
+    assert!(serves_tree(&sandbox, "shell"));
 }
 
 #[test]
 #[ignore = "needs openssh-server, and root to run it"]
-fn a_real_sshd_carries_it() {
-    let world = World::new();
-    world.write("tree", &Tree::small());
-    let sshd = Sshd::start(&world);
-    new_key(&world, "wrong");
-    let wrong = push_with_key(&world, &sshd.url, "wrong");
+fn push_works_over_a_real_sshd() {
+    let sandbox = Sandbox::new();
+    sandbox.write("tree", &Tree::small());
+    let sshd = Sshd::start(&sandbox);
+    new_key(&sandbox, "wrong");
+    let wrong = push_with_key(&sandbox, &sshd.url, "wrong");
     assert!(
         wrong.stderr.contains("`host_key` pins: it has SHA256:")
             && !wrong.stderr.contains("/proc/"),
@@ -331,16 +346,16 @@ fn a_real_sshd_carries_it() {
     );
     wrong.expect(&[7]);
     for _ in 0..2 {
-        push_with_key(&world, &sshd.url, "host").expect(&[0]);
+        push_with_key(&sandbox, &sshd.url, "host").expect(&[0]);
     }
-    assert!(serves_tree(&world, "shell"));
-    assert!(Path::new(&world.at("shell")).join("current").exists());
+    assert!(serves_tree(&sandbox, "shell"));
+    assert!(Path::new(&sandbox.path_text("shell")).join("current").exists());
 }
 
-fn push_with_key(world: &World, url: &str, host: &str) -> crate::harness::Outcome {
-    let key = public_key(world, host);
+fn push_with_key(sandbox: &Sandbox, url: &str, host: &str) -> crate::harness::Outcome {
+    let key = public_key(sandbox, host);
     let config =
         format!("content = 'tree'\n[[mirror]]\nname = 'edge'\nurl = '{url}'\nhost_key = '{key}'\n");
-    std::fs::write(world.path("headwater.toml"), config).unwrap();
-    world.run(&["push", "--ssh-command", &ssh_command(world)])
+    std::fs::write(sandbox.path("headwater.toml"), config).unwrap();
+    sandbox.run(&["push", "--ssh-command", &ssh_command(sandbox)])
 }

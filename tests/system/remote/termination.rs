@@ -11,17 +11,17 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-use super::{Receiver, over, push, report, stand_in};
+use super::{Receiver, push, report, ssh_flags, stand_in};
 use crate::flaky_proxy::FlakyProxy;
-use crate::harness::{Outcome, World, events};
+use crate::harness::{Outcome, Sandbox, events};
 use crate::trees::{Rng, Tree};
 
-/// A run must have ended by then.
-const MOST: Duration = Duration::from_secs(2);
-/// A run that comes to its own end needs much less; later than this it was ended by force.
-const ORDERLY: Duration = Duration::from_millis(1400);
+/// The limit for the end of a run.
+const TIME_LIMIT: Duration = Duration::from_secs(2);
+/// A run that ends by itself takes much less time; a later end means that it was ended by force.
+const ORDERLY_TIME_LIMIT: Duration = Duration::from_millis(1400);
 
-/// Holds requests back for as long as it exists.
+/// Holds back requests while it exists.
 #[derive(Default)]
 struct Barrier(Mutex<bool>, Condvar);
 
@@ -37,7 +37,8 @@ impl Barrier {
     }
 }
 
-/// A mirror behind a link that neither reads nor answers requests whose first line has a part.
+/// A mirror behind a proxy that neither reads nor answers requests whose first line contains a
+/// given part.
 struct Silent {
     link: FlakyProxy,
     hits: Hits<()>,
@@ -73,23 +74,23 @@ fn start(command: &mut Command) -> Child {
     command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
 }
 
-/// Waits until the run has come as far as `hits` tells.
+/// Waits until `hits` shows that the run has reached the silent request.
 #[track_caller]
 fn wait_for(hits: &Hits<()>, child: &mut Child) {
-    let patience = Instant::now() + Duration::from_secs(20);
+    let deadline = Instant::now() + Duration::from_secs(20);
     while hits.recv_timeout(Duration::from_millis(10)) == Err(RecvTimeoutError::Timeout) {
-        assert!(child.try_wait().unwrap().is_none(), "it ended by itself");
-        assert!(Instant::now() < patience, "it never came so far");
+        assert!(child.try_wait().unwrap().is_none(), "the run ended by itself");
+        assert!(Instant::now() < deadline, "the run did not reach the request");
     }
 }
 
-/// Sends SIGTERM; the run must end with 130 by itself.
+/// Sends SIGTERM; the run must exit with 130 by itself.
 #[track_caller]
 fn stop(mut child: Child) -> Outcome {
     kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
     let began = Instant::now();
     while child.try_wait().unwrap().is_none() {
-        if began.elapsed() > MOST {
+        if began.elapsed() > TIME_LIMIT {
             child.kill().unwrap();
             panic!(
                 "it did not end: {}",
@@ -101,52 +102,52 @@ fn stop(mut child: Child) -> Outcome {
     let took = began.elapsed();
     let outcome =
         Outcome::from("stopped".to_owned(), child.wait_with_output().unwrap()).expect(&[130]);
-    assert!(took < ORDERLY, "it was ended by force after {took:?}: {outcome}");
+    assert!(took < ORDERLY_TIME_LIMIT, "the run was ended by force after {took:?}: {outcome}");
     outcome
 }
 
-/// Runs the program until it asks for what the link holds back, and stops it; URL stands for the
-/// link.
+/// Runs the program until it makes the request that the proxy holds back, and stops it. `URL`
+/// stands for the proxy.
 #[track_caller]
-fn stops(world: &World, silent: &Silent, arguments: &[&str]) -> Outcome {
+fn stops(sandbox: &Sandbox, silent: &Silent, arguments: &[&str]) -> Outcome {
     let url = silent.url();
     let arguments: Vec<&str> =
         arguments.iter().map(|word| if *word == "URL" { &*url } else { word }).collect();
-    let mut child = start(&mut world.command(&arguments));
+    let mut child = start(&mut sandbox.command(&arguments));
     wait_for(&silent.hits, &mut child);
     stop(child)
 }
 
-/// A world with a receiver that serves a release, and another tree to push.
-fn world() -> (World, Receiver) {
-    let world = World::new();
-    let receiver = Receiver::start(&world.path("web"));
-    world.write("tree", &Tree::small());
-    push(&world, &[&receiver.url()], &[]).expect(&[0]);
-    world.write(
+/// Creates a sandbox with a receiver that serves a release, and another tree to push.
+fn sandbox() -> (Sandbox, Receiver) {
+    let sandbox = Sandbox::new();
+    let receiver = Receiver::start(&sandbox.path("web"));
+    sandbox.write("tree", &Tree::small());
+    push(&sandbox, &[&receiver.url()], &[]).expect(&[0]);
+    sandbox.write(
         "tree",
         &Tree::small().file("index.html", "second").file("large", Rng::new(5).bytes(9_000_000)),
     );
-    (world, receiver)
+    (sandbox, receiver)
 }
 
 #[test]
-fn a_push_stops_in_each_phase_in_which_a_receiver_is_silent() {
-    let (world, receiver) = world();
+fn push_stops_in_every_phase_with_a_silent_receiver() {
+    let (sandbox, receiver) = sandbox();
     for part in ["/v1/state ", "/v1/stage ", "/v1/activate ", "/v1/settle "] {
         let silent = Silent::new(&receiver, part);
-        let outcome = stops(&world, &silent, &["push", "tree", "URL", "--json"]);
+        let outcome = stops(&sandbox, &silent, &["push", "tree", "URL", "--json"]);
         assert_eq!(report(&outcome)["exit_code"], 130, "{part}: {outcome}");
         drop(silent);
-        // What is held back goes on once the link is gone.
-        push(&world, &[&receiver.url()], &[]).expect(&[0]);
-        world.write("tree", &Tree::small().file("index.html", part));
+        // The held request continues once the proxy is gone.
+        push(&sandbox, &[&receiver.url()], &[]).expect(&[0]);
+        sandbox.write("tree", &Tree::small().file("index.html", part));
     }
 }
 
 #[test]
-fn other_commands_stop_while_a_receiver_is_silent() {
-    let (world, receiver) = world();
+fn other_commands_stop_with_a_silent_receiver() {
+    let (sandbox, receiver) = sandbox();
     for (part, arguments) in [
         ("/v1/state ", &["status", "URL"][..]),
         ("/v1/history ", &["status", "URL"]),
@@ -155,14 +156,14 @@ fn other_commands_stop_while_a_receiver_is_silent() {
         ("/v1/repair ", &["repair", "URL", "--from", "tree"]),
         ("/v1/manifests/", &["diff", "URL", "tree"]),
     ] {
-        stops(&world, &Silent::new(&receiver, part), arguments);
+        stops(&sandbox, &Silent::new(&receiver, part), arguments);
     }
 }
 
 #[test]
-fn a_push_stops_while_it_reads_from_a_mirror_that_trickles() {
-    let (world, receiver) = world();
-    push(&world, &[&receiver.url()], &[]).expect(&[0]);
+fn push_stops_while_reading_from_a_slow_mirror() {
+    let (sandbox, receiver) = sandbox();
+    push(&sandbox, &[&receiver.url()], &[]).expect(&[0]);
     for (part, command) in [
         ("/v1/manifests/", &["push", "--from", "URL", "./other"][..]),
         ("/v1/manifests/", &["promote", "URL", "./other"]),
@@ -178,7 +179,7 @@ fn a_push_stops_while_it_reads_from_a_mirror_that_trickles() {
         let url = format!("http://{}/", link.address());
         let arguments: Vec<&str> =
             command.iter().map(|word| if *word == "URL" { &*url } else { word }).collect();
-        let mut child = start(&mut world.command(&arguments));
+        let mut child = start(&mut sandbox.command(&arguments));
         wait_for(&hits, &mut child);
         let outcome = stop(child);
         assert!(
@@ -189,12 +190,11 @@ fn a_push_stops_while_it_reads_from_a_mirror_that_trickles() {
 }
 
 #[test]
-fn a_push_stops_while_ssh_is_silent() {
-    let world = World::new();
-    world.write("tree", &Tree::small().file("large", Rng::new(5).bytes(20_000)));
-    let place = format!("ssh://edge2{}", world.at("shell"));
-    // No banner; then nothing of what comes behind the first question and the head of the second
-    // request is taken.
+fn push_stops_while_ssh_is_silent() {
+    let sandbox = Sandbox::new();
+    sandbox.write("tree", &Tree::small().file("large", Rng::new(5).bytes(20_000)));
+    let place = format!("ssh://edge2{}", sandbox.path_text("shell"));
+    // No banner; then nothing after the first request and the head of the second one is read.
     for (before, event) in [
         ("touch ran; exec sleep 60", "scan_finished"),
         (
@@ -202,37 +202,37 @@ fn a_push_stops_while_ssh_is_silent() {
             "pack_sent",
         ),
     ] {
-        let ssh = stand_in(&world, "ssh", before);
+        let ssh = stand_in(&sandbox, "ssh", before);
         let push = ["push", "tree", &place, "--events", "events.jsonl"];
-        let mut child = start(&mut world.command(&[&push[..], &over(&ssh)].concat()));
-        wait_for_events(&world, &mut child, event);
-        while !world.path("ran").exists() {
+        let mut child = start(&mut sandbox.command(&[&push[..], &ssh_flags(&ssh)].concat()));
+        wait_for_events(&sandbox, &mut child, event);
+        while !sandbox.path("ran").exists() {
             std::thread::yield_now();
         }
-        std::fs::remove_file(world.path("ran")).unwrap();
+        std::fs::remove_file(sandbox.path("ran")).unwrap();
         stop(child);
     }
 }
 
 /// Waits until the run has written such an event.
 #[track_caller]
-fn wait_for_events(world: &World, child: &mut Child, name: &str) {
-    let patience = Instant::now() + Duration::from_secs(20);
-    while !events(&world.path("events.jsonl")).iter().any(|event| event["event"] == name) {
-        assert!(Instant::now() < patience, "there was no event {name}");
-        assert!(child.try_wait().unwrap().is_none(), "it ended by itself");
+fn wait_for_events(sandbox: &Sandbox, child: &mut Child, name: &str) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !events(&sandbox.path("events.jsonl")).iter().any(|event| event["event"] == name) {
+        assert!(Instant::now() < deadline, "there was no event {name}");
+        assert!(child.try_wait().unwrap().is_none(), "the run ended by itself");
         std::thread::yield_now();
     }
 }
 
 #[test]
-fn a_push_stops_while_a_mirror_is_locked() {
-    let world = World::new();
-    world.publish(&Tree::small(), &["mirror"], &[]);
-    world.write("tree", &Tree::small().file("index.html", "second"));
-    let lock = std::fs::File::open(world.path("mirror/.headwater/lock")).unwrap();
+fn push_stops_while_a_mirror_is_locked() {
+    let sandbox = Sandbox::new();
+    sandbox.publish(&Tree::small(), &["mirror"], &[]);
+    sandbox.write("tree", &Tree::small().file("index.html", "second"));
+    let lock = std::fs::File::open(sandbox.path("mirror/.headwater/lock")).unwrap();
     lock.lock().unwrap();
-    let mut child = start(&mut world.command(&[
+    let mut child = start(&mut sandbox.command(&[
         "push",
         "tree",
         "./mirror",
@@ -240,11 +240,11 @@ fn a_push_stops_while_a_mirror_is_locked() {
         "--events",
         "events.jsonl",
     ]));
-    wait_for_events(&world, &mut child, "staged");
+    wait_for_events(&sandbox, &mut child, "staged");
     stop(child);
 }
 
-/// A server that accepts connections and never answers; tells of each.
+/// Starts a server that accepts connections and never responds. It reports each connection.
 fn silent_server() -> (String, Hits<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}/x", listener.local_addr().unwrap());
@@ -262,20 +262,21 @@ fn silent_server() -> (String, Hits<()>) {
 }
 
 #[test]
-fn a_push_stops_while_others_are_told_or_probed() {
+fn push_stops_during_a_purge_or_probe() {
     for keys in [
         "[purge]\nurl='URL'\nbase='http://www.example'\n",
         "[[wave]]\ngroups=['g']\nprobe='index.html'\n",
     ] {
         let (url, hits) = silent_server();
-        let world = World::new();
-        world.publish(&Tree::small(), &["mirror"], &[]);
-        world.write("tree", &Tree::small().file("index.html", "second"));
+        let sandbox = Sandbox::new();
+        sandbox.publish(&Tree::small(), &["mirror"], &[]);
+        sandbox.write("tree", &Tree::small().file("index.html", "second"));
         let mirror =
             "content='tree'\n[[mirror]]\nname='m'\nurl='./mirror'\ngroup='g'\npublic_url='URL'\n"
                 .to_owned();
-        std::fs::write(world.path("headwater.toml"), (mirror + keys).replace("URL", &url)).unwrap();
-        let mut child = start(&mut world.command(&["push", "--json"]));
+        std::fs::write(sandbox.path("headwater.toml"), (mirror + keys).replace("URL", &url))
+            .unwrap();
+        let mut child = start(&mut sandbox.command(&["push", "--json"]));
         wait_for(&hits, &mut child);
         let outcome = stop(child);
         assert_eq!(report(&outcome)["exit_code"], 130, "{keys}: {outcome}");
@@ -283,17 +284,17 @@ fn a_push_stops_while_others_are_told_or_probed() {
 }
 
 #[test]
-fn a_hook_has_a_moment_after_the_request_to_stop_and_is_killed_then() {
-    let world = World::new();
-    world.publish(&Tree::small(), &["mirror"], &[]);
-    world.write("tree", &Tree::small().file("index.html", "second"));
+fn hook_is_killed_after_a_grace_period() {
+    let sandbox = Sandbox::new();
+    sandbox.publish(&Tree::small(), &["mirror"], &[]);
+    sandbox.write("tree", &Tree::small().file("index.html", "second"));
     let hook =
         "[hooks]\non_activated=['sh','-c','touch ran; sleep 60']\non_failed=['touch','failed']\n";
     let mirror = "content='tree'\n[[mirror]]\nname='m'\nurl='./mirror'\n";
-    std::fs::write(world.path("headwater.toml"), mirror.to_owned() + hook).unwrap();
-    let mut child = start(&mut world.command(&["push", "--json"]));
-    while !world.path("ran").exists() {
-        assert!(child.try_wait().unwrap().is_none(), "it ended by itself");
+    std::fs::write(sandbox.path("headwater.toml"), mirror.to_owned() + hook).unwrap();
+    let mut child = start(&mut sandbox.command(&["push", "--json"]));
+    while !sandbox.path("ran").exists() {
+        assert!(child.try_wait().unwrap().is_none(), "the run ended by itself");
         std::thread::yield_now();
     }
     let outcome = stop(child);
@@ -306,16 +307,16 @@ fn a_hook_has_a_moment_after_the_request_to_stop_and_is_killed_then() {
 }
 
 #[test]
-fn what_cannot_be_interrupted_is_ended() {
-    let world = World::new();
-    world.publish(&Tree::small(), &["mirror"], &[]);
+fn command_blocked_on_output_is_ended() {
+    let sandbox = Sandbox::new();
+    sandbox.publish(&Tree::small(), &["mirror"], &[]);
     let names = (0..4000).map(|number| format!("a-file-with-a-long-name-{number}.html"));
-    world.write("tree", &names.fold(Tree::small(), |tree, name| tree.file(&name, "x")));
-    let mut child = start(&mut world.command(&["plan", "tree", "./mirror", "--json"]));
+    sandbox.write("tree", &names.fold(Tree::small(), |tree, name| tree.file(&name, "x")));
+    let mut child = start(&mut sandbox.command(&["plan", "tree", "./mirror", "--json"]));
     let mut stdout = child.stdout.take().unwrap();
-    // Nobody reads its output; when the pipe is full it waits in the system.
+    // Nothing reads its output; when the pipe is full it blocks in a system call.
     while rustix::io::ioctl_fionread(&stdout).unwrap() < 0x10000 {
-        assert!(child.try_wait().unwrap().is_none(), "it ended by itself");
+        assert!(child.try_wait().unwrap().is_none(), "the run ended by itself");
         std::thread::yield_now();
     }
     let began = Instant::now();
@@ -324,9 +325,9 @@ fn what_cannot_be_interrupted_is_ended() {
         if let Some(status) = child.try_wait().unwrap() {
             break status;
         }
-        if began.elapsed() > MOST {
+        if began.elapsed() > TIME_LIMIT {
             child.kill().unwrap();
-            panic!("it did not end");
+            panic!("the run did not end");
         }
         std::thread::yield_now();
     };

@@ -3,37 +3,37 @@
 use headwater::receiver::TlsFiles;
 
 use super::{Receiver, push, serves_tree};
-use crate::harness::World;
+use crate::harness::Sandbox;
 use crate::trees::Tree;
 
-/// Pushes to a receiver whose certificate `change` has made, and that `ca` vouches for.
+/// Pushes to a receiver whose certificate `change` made; the client trusts `ca`.
 fn push_to(
     change: impl FnOnce(&mut rcgen::CertificateParams),
     is_trusted: bool,
     codes: &[i32],
     words: &str,
 ) {
-    let world = World::new();
-    world.write("tree", &Tree::small());
+    let sandbox = Sandbox::new();
+    sandbox.write("tree", &Tree::small());
     let key = rcgen::KeyPair::generate().unwrap();
     let mut params = rcgen::CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
     change(&mut params);
     let cert = params.self_signed(&key).unwrap();
-    let files = TlsFiles { cert: world.path("cert.pem"), key: world.path("key.pem") };
+    let files = TlsFiles { cert: sandbox.path("cert.pem"), key: sandbox.path("key.pem") };
     std::fs::write(&files.cert, cert.pem()).unwrap();
     std::fs::write(&files.key, key.serialize_pem()).unwrap();
-    let receiver = Receiver::with(&world.path("web"), |settings| settings.tls = Some(files));
+    let receiver = Receiver::with(&sandbox.path("web"), |settings| settings.tls = Some(files));
     let ca = if is_trusted { "ca = 'cert.pem'" } else { "" };
     let url = format!("https://localhost:{}/", receiver.address().port());
     let config = format!("content = 'tree'\n[[mirror]]\nname = 'web'\nurl = '{url}'\n{ca}\n");
-    std::fs::write(world.path("headwater.toml"), config).unwrap();
-    let outcome = world.run(&["push"]).expect(codes);
+    std::fs::write(sandbox.path("headwater.toml"), config).unwrap();
+    let outcome = sandbox.run(&["push"]).expect(codes);
     assert!(outcome.stderr.contains(words), "{outcome}");
-    assert_eq!(serves_tree(&world, "web"), codes == [0]);
+    assert_eq!(serves_tree(&sandbox, "web"), codes == [0]);
 }
 
 #[test]
-fn only_the_right_certificate_is_accepted() {
+fn only_the_trusted_certificate_is_accepted() {
     push_to(|_| {}, true, &[0], "release 1 is current");
     push_to(|_| {}, false, &[4], "not signed by an authority that is trusted here");
     let other = |params: &mut rcgen::CertificateParams| {
@@ -55,28 +55,28 @@ fn only_the_right_certificate_is_accepted() {
 }
 
 #[test]
-fn a_certificate_that_was_made_anew_is_told_from_the_one_that_is_trusted() {
+fn regenerated_certificate_is_explained() {
     let new_kind = "the trusted certificate of that name has a different kind of key";
     for (kind, words) in
         [(&rcgen::PKCS_ECDSA_P256_SHA256, "was regenerated"), (&rcgen::PKCS_ED25519, new_kind)]
     {
-        let world = World::new();
-        world.write("tree", &Tree::small());
+        let sandbox = Sandbox::new();
+        sandbox.write("tree", &Tree::small());
         let [(old, _), (new, key)] = [kind, &rcgen::PKCS_ECDSA_P256_SHA256].map(|kind| {
             let key = rcgen::KeyPair::generate_for(kind).unwrap();
             let params = rcgen::CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
             (params.self_signed(&key).unwrap(), key)
         });
-        let files = TlsFiles { cert: world.path("cert.pem"), key: world.path("key.pem") };
+        let files = TlsFiles { cert: sandbox.path("cert.pem"), key: sandbox.path("key.pem") };
         std::fs::write(&files.cert, new.pem()).unwrap();
         std::fs::write(&files.key, key.serialize_pem()).unwrap();
-        std::fs::write(world.path("ca.pem"), old.pem()).unwrap();
-        let receiver = Receiver::with(&world.path("web"), |settings| settings.tls = Some(files));
+        std::fs::write(sandbox.path("ca.pem"), old.pem()).unwrap();
+        let receiver = Receiver::with(&sandbox.path("web"), |settings| settings.tls = Some(files));
         let url = format!("https://localhost:{}/", receiver.address().port());
         let config =
             format!("content = 'tree'\n[[mirror]]\nname = 'web'\nurl = '{url}'\nca = 'ca.pem'\n");
-        std::fs::write(world.path("headwater.toml"), config).unwrap();
-        let outcome = world.run(&["push"]).expect(&[4]);
+        std::fs::write(sandbox.path("headwater.toml"), config).unwrap();
+        let outcome = sandbox.run(&["push"]).expect(&[4]);
         assert!(
             outcome.stderr.contains(words) && outcome.stderr.contains("`ca` of the [[mirror]]"),
             "{outcome}"
@@ -86,7 +86,7 @@ fn a_certificate_that_was_made_anew_is_told_from_the_one_that_is_trusted() {
 
 #[test]
 #[ignore = "needs openssl"]
-fn the_certificate_of_the_docs_is_accepted_and_that_of_an_authority_is_not() {
+fn documented_certificate_is_accepted_and_a_ca_certificate_is_not() {
     let page = include_str!("../../../docs/receivers.md");
     let (_, command) = page.split_once("$ openssl req").expect("it is there");
     let command = format!("openssl req{}", command.split("```").next().unwrap())
@@ -101,30 +101,31 @@ fn the_certificate_of_the_docs_is_accepted_and_that_of_an_authority_is_not() {
             "create a server certificate with basicConstraints=CA:FALSE",
         ),
     ] {
-        let world = World::new();
-        world.write("tree", &Tree::small());
+        let sandbox = Sandbox::new();
+        sandbox.write("tree", &Tree::small());
         let mut shell = std::process::Command::new("sh");
-        let made = shell.args(["-c", &command]).current_dir(world.path("")).output().unwrap();
+        let made = shell.args(["-c", &command]).current_dir(sandbox.path("")).output().unwrap();
         assert!(made.status.success(), "{made:?}");
-        let files = TlsFiles { cert: world.path("fullchain.pem"), key: world.path("privkey.pem") };
-        let receiver = Receiver::with(&world.path("web"), |settings| settings.tls = Some(files));
+        let files =
+            TlsFiles { cert: sandbox.path("fullchain.pem"), key: sandbox.path("privkey.pem") };
+        let receiver = Receiver::with(&sandbox.path("web"), |settings| settings.tls = Some(files));
         let url = format!("https://localhost:{}/", receiver.address().port());
         let config = format!(
             "content = 'tree'\n[[mirror]]\nname = 'web'\nurl = '{url}'\nca = 'fullchain.pem'\n"
         );
-        std::fs::write(world.path("headwater.toml"), config).unwrap();
-        let outcome = world.run(&["push"]).expect(&[code]);
+        std::fs::write(sandbox.path("headwater.toml"), config).unwrap();
+        let outcome = sandbox.run(&["push"]).expect(&[code]);
         assert!(outcome.stderr.contains(words), "{outcome}");
     }
 }
 
 #[test]
-fn whoever_writes_https_where_there_is_no_tls_is_told() {
-    let world = World::new();
-    world.write("tree", &Tree::small());
-    let receiver = Receiver::start(&world.path("web"));
+fn https_url_of_a_plain_receiver_is_explained() {
+    let sandbox = Sandbox::new();
+    sandbox.write("tree", &Tree::small());
+    let receiver = Receiver::start(&sandbox.path("web"));
     let url = receiver.url().replace("http:", "https:");
-    let outcome = push(&world, &[&url], &[]).expect(&[4]);
+    let outcome = push(&sandbox, &[&url], &[]).expect(&[4]);
     assert!(
         outcome.stderr.contains("the server does not use TLS")
             && outcome.stderr.contains("http://"),
@@ -133,18 +134,18 @@ fn whoever_writes_https_where_there_is_no_tls_is_told() {
 }
 
 #[test]
-fn whoever_forgets_the_s_of_https_is_told() {
-    let world = World::new();
-    world.write("tree", &Tree::small());
+fn http_url_of_a_tls_receiver_is_explained() {
+    let sandbox = Sandbox::new();
+    sandbox.write("tree", &Tree::small());
     let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
-    let files = TlsFiles { cert: world.path("cert.pem"), key: world.path("key.pem") };
+    let files = TlsFiles { cert: sandbox.path("cert.pem"), key: sandbox.path("key.pem") };
     std::fs::write(&files.cert, made.cert.pem()).unwrap();
     std::fs::write(&files.key, made.signing_key.serialize_pem()).unwrap();
-    let receiver = Receiver::with(&world.path("web"), |settings| settings.tls = Some(files));
-    let outcome = push(&world, &[&receiver.url()], &[]).expect(&[4]);
+    let receiver = Receiver::with(&sandbox.path("web"), |settings| settings.tls = Some(files));
+    let outcome = push(&sandbox, &[&receiver.url()], &[]).expect(&[4]);
     assert!(outcome.stderr.contains("https://"), "{outcome}");
-    // Nothing was found there, so there is nothing to repair.
-    let outcome = world.run(&["verify", "http://127.0.0.1:1/"]).expect(&[1]);
+    // No mirror was found there, so there is nothing to repair.
+    let outcome = sandbox.run(&["verify", "http://127.0.0.1:1/"]).expect(&[1]);
     assert!(
         outcome.stderr.contains("receiver") && !outcome.stderr.contains("headwater repair"),
         "{outcome}"

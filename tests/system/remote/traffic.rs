@@ -8,12 +8,12 @@ use std::time::{Duration, Instant};
 use headwater::receiver::SiteSettings;
 use serde_json::Value;
 
-use super::{Receiver, over, push, report, serves_tree, stand_in};
-use crate::flaky_proxy::{FlakyProxy, Harm};
-use crate::harness::{World, events};
+use super::{Receiver, push, report, serves_tree, ssh_flags, stand_in};
+use crate::flaky_proxy::{Disruption, FlakyProxy};
+use crate::harness::{Sandbox, events};
 use crate::trees::{Rng, Tree, seed};
 
-/// A link to `receiver`, and the requests that went over it.
+/// Returns a proxy to `receiver`, and the requests that pass it.
 fn counted(receiver: &Receiver) -> (FlakyProxy, Arc<Mutex<Vec<String>>>) {
     let lines = Arc::<Mutex<Vec<String>>>::default();
     let kept = Arc::clone(&lines);
@@ -24,16 +24,16 @@ fn counted(receiver: &Receiver) -> (FlakyProxy, Arc<Mutex<Vec<String>>>) {
 }
 
 #[test]
-fn a_push_makes_no_more_requests_than_it_needs() {
-    let world = World::new();
-    let receiver = Receiver::start(&world.path("web"));
+fn push_makes_the_minimum_of_requests() {
+    let sandbox = Sandbox::new();
+    let receiver = Receiver::start(&sandbox.path("web"));
     let (link, lines) = counted(&receiver);
     let url = format!("http://{}/", link.address());
     let tree = Tree::random(&mut Rng::new(1), 50);
     let update =
         ["GET /v1/state HTTP/1.1", "POST /v1/stage HTTP/1.1", "POST /v1/activate HTTP/1.1"];
     let settled = [&update[..], &["POST /v1/settle HTTP/1.1"]].concat();
-    // The third has several packs: they go with the stage, whatever they are.
+    // The third tree needs several packs: the stage request carries all of them.
     for (round, size, wanted) in [
         (1, 9, &settled[..]),
         (1, 9, &update[..1]),
@@ -45,36 +45,36 @@ fn a_push_makes_no_more_requests_than_it_needs() {
             .clone()
             .file("index.html", format!("round {round}"))
             .file("large", Rng::new(round).bytes(size));
-        world.write("tree", &tree);
-        let outcome = push(&world, &[&url], &["--json"]).expect(&[0]);
+        sandbox.write("tree", &tree);
+        let outcome = push(&sandbox, &[&url], &["--json"]).expect(&[0]);
         assert_eq!(*std::mem::take(&mut *lines.lock().unwrap()), *wanted, "round {round}");
         let packs = report(&outcome)["mirrors"][0]["sent_packs"].as_u64().unwrap();
         assert_eq!(packs > 1, wanted.len() > 1 && size > 9, "{outcome}");
     }
-    assert!(serves_tree(&world, "web"));
+    assert!(serves_tree(&sandbox, "web"));
 }
 
 #[test]
-fn content_for_more_than_one_request_goes_in_as_few_as_it_fits_in() {
-    let world = World::new();
-    let receiver = Receiver::start(&world.path("web"));
+fn large_content_uses_the_fewest_possible_requests() {
+    let sandbox = Sandbox::new();
+    let receiver = Receiver::start(&sandbox.path("web"));
     let (link, lines) = counted(&receiver);
     let url = format!("http://{}/", link.address());
-    world.write("tree", &Tree::small().file("large", Rng::new(seed()).bytes(70 << 20)));
-    push(&world, &[&url], &[]).expect(&[0]);
+    sandbox.write("tree", &Tree::small().file("large", Rng::new(seed()).bytes(70 << 20)));
+    push(&sandbox, &[&url], &[]).expect(&[0]);
     let lines = lines.lock().unwrap();
     let count = |start: &str| lines.iter().filter(|line| line.starts_with(start)).count();
     assert_eq!(
         count("POST /v1/stage "),
         2,
-        "with the first packs, and for the word that these were all: {lines:?}"
+        "one request with the first packs, and one to complete the stage: {lines:?}"
     );
     assert!((1..=3).contains(&count("PUT /v1/packs/")), "{lines:?}");
-    assert!(serves_tree(&world, "web"));
+    assert!(serves_tree(&sandbox, "web"));
 }
 
 #[test]
-fn no_more_is_sent_a_second_than_allowed() {
+fn sending_rate_stays_below_the_limit() {
     const RATE: u32 = 500_000;
     let tree = Tree::small().file("large", Rng::new(seed()).bytes(600_000));
     let flag = &["--bwlimit", "500kB"][..];
@@ -85,45 +85,45 @@ fn no_more_is_sent_a_second_than_allowed() {
         (&[], "bwlimit = '500kB'", "bwlimit = '1GB'"),
         (flag, "bwlimit = '1GB'", ""),
     ] {
-        let world = World::new();
-        let receiver = Receiver::start(&world.path("web"));
-        world.write("tree", &tree);
+        let sandbox = Sandbox::new();
+        let receiver = Receiver::start(&sandbox.path("web"));
+        sandbox.write("tree", &tree);
         let mirror = format!("[[mirror]]\nname = 'web'\nurl = '{}'\n{of_mirror}\n", receiver.url());
         let config = format!("content = 'tree'\n{of_all}\n{mirror}");
-        fs::write(world.path("headwater.toml"), config).unwrap();
+        fs::write(sandbox.path("headwater.toml"), config).unwrap();
         let began = Instant::now();
-        let outcome = world.run(&[&["push", "--json"], flags].concat()).expect(&[0]);
+        let outcome = sandbox.run(&[&["push", "--json"], flags].concat()).expect(&[0]);
         let took = began.elapsed();
         let sent =
             u32::try_from(report(&outcome)["mirrors"][0]["sent_bytes"].as_u64().unwrap()).unwrap();
         assert!(sent > 600_000, "{outcome}");
-        // A tenth of a second is sent at once.
+        // The bytes of a tenth of a second are sent at once.
         let least = Duration::from_secs(1) * (sent - RATE / 10) / RATE;
         assert!(took >= least, "{took:?} for {sent} bytes");
-        assert!(serves_tree(&world, "web"));
+        assert!(serves_tree(&sandbox, "web"));
     }
 }
 
 #[test]
-fn a_flag_outranks_the_rate_of_the_file() {
-    let world = World::new();
-    let receiver = Receiver::start(&world.path("web"));
-    world.write("tree", &Tree::small().file("large", Rng::new(seed()).bytes(600_000)));
-    fs::write(world.path("headwater.toml"), "bwlimit = '1kB'\n").unwrap();
-    // At the rate of the file it would take ten minutes.
-    push(&world, &[&receiver.url()], &["--bwlimit", "1GB", "--deadline", "2m"]).expect(&[0]);
-    assert!(serves_tree(&world, "web"));
+fn rate_flag_overrides_the_file() {
+    let sandbox = Sandbox::new();
+    let receiver = Receiver::start(&sandbox.path("web"));
+    sandbox.write("tree", &Tree::small().file("large", Rng::new(seed()).bytes(600_000)));
+    fs::write(sandbox.path("headwater.toml"), "bwlimit = '1kB'\n").unwrap();
+    // At the configured rate it would take ten minutes.
+    push(&sandbox, &[&receiver.url()], &["--bwlimit", "1GB", "--deadline", "2m"]).expect(&[0]);
+    assert!(serves_tree(&sandbox, "web"));
 }
 
-/// Where uploads meet, if two of them are there at once.
+/// Counts uploads that run at the same time.
 #[derive(Default)]
-pub(crate) struct Meeting {
+pub(crate) struct ConcurrentUploads {
     here: Mutex<(usize, bool)>,
     changed: Condvar,
 }
 
-impl Meeting {
-    /// Holds an upload back until another one comes, or patience ends.
+impl ConcurrentUploads {
+    /// Delays an upload until another one starts, or a timeout.
     pub(crate) fn hold(&self, patience: Duration) {
         let mut here = self.here.lock().unwrap();
         here.0 += 1;
@@ -136,8 +136,9 @@ impl Meeting {
 }
 
 #[test]
-fn content_goes_to_as_many_mirrors_at_once_as_allowed() {
-    // Who meets nobody waits all of it; who shall meet somebody does so whenever that one comes.
+fn content_is_sent_to_at_most_the_allowed_number_of_mirrors() {
+    // If no other upload may start, the delay ends with the timeout; else it ends when another one
+    // starts.
     let (one, two) = (Duration::from_millis(500), Duration::from_secs(60));
     for (flags, key, most, patience) in [
         (&["--max-parallel", "1"][..], "", 1, one),
@@ -145,11 +146,11 @@ fn content_goes_to_as_many_mirrors_at_once_as_allowed() {
         (&[], "max_parallel = 1", 1, one),
         (&["--max-parallel", "2"], "max_parallel = 1", 2, two),
     ] {
-        let world = World::new();
-        fs::write(world.path("headwater.toml"), key).unwrap();
-        world.write("tree", &Tree::small());
-        let receivers = ["one", "two"].map(|mirror| Receiver::start(&world.path(mirror)));
-        let meeting = Arc::new(Meeting::default());
+        let sandbox = Sandbox::new();
+        fs::write(sandbox.path("headwater.toml"), key).unwrap();
+        sandbox.write("tree", &Tree::small());
+        let receivers = ["one", "two"].map(|mirror| Receiver::start(&sandbox.path(mirror)));
+        let meeting = Arc::new(ConcurrentUploads::default());
         let links = receivers.each_ref().map(|receiver| {
             let meeting = Arc::clone(&meeting);
             FlakyProxy::watched(receiver.address(), move |line| {
@@ -159,31 +160,31 @@ fn content_goes_to_as_many_mirrors_at_once_as_allowed() {
             })
         });
         let urls = links.each_ref().map(|link| format!("http://{}/", link.address()));
-        push(&world, &[&urls[0], &urls[1]], flags).expect(&[0]);
+        push(&sandbox, &[&urls[0], &urls[1]], flags).expect(&[0]);
         assert_eq!(meeting.here.lock().unwrap().1, most == 2, "{flags:?}, {key}");
-        assert!(serves_tree(&world, "one") && serves_tree(&world, "two"));
+        assert!(serves_tree(&sandbox, "one") && serves_tree(&sandbox, "two"));
     }
 }
 
 #[test]
-fn resets_and_delays_cost_no_push_its_release() {
-    for harm in [Harm::Reset, Harm::Delay] {
-        let world = World::new();
-        world.write("tree", &Tree::small());
-        let receiver = Receiver::start(&world.path("web"));
+fn push_succeeds_despite_resets_and_delays() {
+    for harm in [Disruption::Reset, Disruption::Delay] {
+        let sandbox = Sandbox::new();
+        sandbox.write("tree", &Tree::small());
+        let receiver = Receiver::start(&sandbox.path("web"));
         let link = FlakyProxy::always(receiver.address(), harm);
-        push(&world, &[&format!("http://{}/", link.address())], &[]).expect(&[0]);
-        assert!(serves_tree(&world, "web"), "{harm:?}");
+        push(&sandbox, &[&format!("http://{}/", link.address())], &[]).expect(&[0]);
+        assert!(serves_tree(&sandbox, "web"), "{harm:?}");
     }
 }
 
 #[test]
-fn of_two_pushes_of_the_same_tree_at_once_one_wins_and_the_other_is_at_most_superseded() {
-    let world = World::new();
-    let receiver = Receiver::start(&world.path("web"));
+fn concurrent_pushes_of_one_tree_succeed_or_are_superseded() {
+    let sandbox = Sandbox::new();
+    let receiver = Receiver::start(&sandbox.path("web"));
     let url = receiver.url();
-    world.write("tree", &Tree::small().file("large", Rng::new(seed()).bytes(40 << 20)));
-    let begin = |cache| push(&world, &[&url], &["--cache", cache]);
+    sandbox.write("tree", &Tree::small().file("large", Rng::new(seed()).bytes(40 << 20)));
+    let begin = |cache| push(&sandbox, &[&url], &["--cache", cache]);
     std::thread::scope(|scope| {
         let pushes = ["one", "two"].map(|cache| scope.spawn(move || begin(cache)));
         let outcomes = pushes.map(|pushed| pushed.join().unwrap().expect(&[0, 6]));
@@ -194,26 +195,27 @@ fn of_two_pushes_of_the_same_tree_at_once_one_wins_and_the_other_is_at_most_supe
             outcomes[1]
         );
     });
-    assert!(serves_tree(&world, "web"));
+    assert!(serves_tree(&sandbox, "web"));
 }
 
 #[test]
-fn where_there_is_no_room_no_content_is_sent() {
+fn push_without_space_sends_no_content() {
     const QUOTA: u64 = 10 << 20;
     let limits: [fn(&mut SiteSettings); 2] =
         [|site| site.min_free_bytes = u64::MAX / 2, |site| site.quota_bytes = Some(QUOTA)];
     for (limit, is_published) in
         [(limits[0], false), (limits[0], true), (limits[1], false), (limits[1], true)]
     {
-        let world = World::new();
+        let sandbox = Sandbox::new();
         if is_published {
-            world.publish(&Tree::small(), &["web"], &["--site", "docs"]);
+            sandbox.publish(&Tree::small(), &["web"], &["--site", "docs"]);
         }
-        let receiver = Receiver::with(&world.path("web"), |settings| limit(&mut settings.sites[0]));
+        let receiver =
+            Receiver::with(&sandbox.path("web"), |settings| limit(&mut settings.sites[0]));
         let (link, lines) = counted(&receiver);
-        world.write("tree", &Tree::small().file("large", Rng::new(seed()).bytes(20 << 20)));
+        sandbox.write("tree", &Tree::small().file("large", Rng::new(seed()).bytes(20 << 20)));
         let url = format!("http://{}/", link.address());
-        let outcome = push(&world, &[&url], &["--json", "--site", "docs"]).expect(&[4]);
+        let outcome = push(&sandbox, &[&url], &["--json", "--site", "docs"]).expect(&[4]);
         let mirror = &report(&outcome)["mirrors"][0];
         assert_eq!(
             (&mirror["failure"], &mirror["sent_packs"]),
@@ -222,15 +224,15 @@ fn where_there_is_no_room_no_content_is_sent() {
         );
         assert!(
             link.bytes() < 100_000,
-            "{} bytes went to a receiver that has no room",
+            "{} bytes were sent to a receiver without space",
             link.bytes()
         );
         assert_eq!(lines.lock().unwrap().last().unwrap(), "POST /v1/stage HTTP/1.1");
     }
 }
 
-/// What the events of a push say of the packs on their way to a mirror: how often a pack moved,
-/// checked at each event.
+/// Checks the events of a push about packs that are being sent to a mirror. Returns how often the
+/// progress of a pack changed.
 fn moves(events: &[Value], mirror: &str) -> usize {
     let of = |event: &Value, key: &str| event[key].as_str().unwrap_or_default().to_owned();
     let sealed = events.iter().filter(|event| event["event"] == "pack_sealed");
@@ -266,30 +268,31 @@ fn moves(events: &[Value], mirror: &str) -> usize {
 }
 
 #[test]
-fn sending_is_reported_while_a_pack_is_on_its_way() {
-    let world = World::new();
+fn progress_is_reported_while_a_pack_is_sent() {
+    let sandbox = Sandbox::new();
     let mut rng = Rng::new(seed());
-    world.write(
+    sandbox.write(
         "tree",
         &Tree::small().file("large", rng.bytes(30 << 20)).file("larger", rng.bytes(40 << 20)),
     );
-    let ssh = stand_in(&world, "ssh", "");
+    let ssh = stand_in(&sandbox, "ssh", "");
     let (calm, harmed) =
-        (Receiver::start(&world.path("calm")), Receiver::start(&world.path("harmed")));
-    // Every request breaks off before it comes through: packs are sent again.
-    let link = FlakyProxy::always(harmed.address(), Harm::CutRequest);
+        (Receiver::start(&sandbox.path("calm")), Receiver::start(&sandbox.path("harmed")));
+    // Every request is interrupted at first, so packs are sent again.
+    let link = FlakyProxy::always(harmed.address(), Disruption::CutRequest);
     let places = [
         calm.url(),
         format!("http://{}/", link.address()),
-        format!("ssh://edge2{}", world.at("shell")),
+        format!("ssh://edge2{}", sandbox.path_text("shell")),
     ];
     let places: Vec<&str> = places.iter().map(String::as_str).collect();
-    push(&world, &places, &[&over(&ssh)[..], &["--events", "events.jsonl"]].concat()).expect(&[0]);
-    let events = events(&world.path("events.jsonl"));
+    push(&sandbox, &places, &[&ssh_flags(&ssh)[..], &["--events", "events.jsonl"]].concat())
+        .expect(&[0]);
+    let events = events(&sandbox.path("events.jsonl"));
     for place in places {
         // 70 MiB in steps of at least 256 KiB, where a pack may end within a step.
         let moves = moves(&events, place);
         assert!(moves > 150, "{place}: {moves}");
     }
-    assert!(["calm", "harmed", "shell"].iter().all(|mirror| serves_tree(&world, mirror)));
+    assert!(["calm", "harmed", "shell"].iter().all(|mirror| serves_tree(&sandbox, mirror)));
 }

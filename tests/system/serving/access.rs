@@ -8,7 +8,7 @@ use headwater::receiver::{
 };
 use headwater::tree_path::Site;
 
-use super::{Answer, Receiver, Whole, stage_body};
+use super::{Answer, Complete, Receiver, stage_body};
 use crate::origin::first_tree;
 
 fn record(token: &Token, site: &str, allow: Permission, expires: Option<u64>) -> TokenRecord {
@@ -17,7 +17,7 @@ fn record(token: &Token, site: &str, allow: Permission, expires: Option<u64>) ->
 }
 
 #[test]
-fn only_those_with_a_token_of_this_site_and_right_get_in() {
+fn only_a_token_with_the_site_and_permission_is_accepted() {
     let [push, read, other, old] = [(); 4].map(|()| Token::random().unwrap());
     let records = vec![
         record(&push, "docs", Permission::Push, Some(u64::MAX)),
@@ -26,9 +26,9 @@ fn only_those_with_a_token_of_this_site_and_right_get_in() {
         record(&old, "docs", Permission::Push, Some(1_700_000_000)),
     ];
     let receiver = Receiver::new(|settings| settings.auth = AuthPolicy::Tokens(records));
-    let stranger = Token::random().unwrap();
-    let delivery = first_tree().release(1).onto(None);
-    let body = stage_body(&delivery, &delivery.packs, Whole::Yes);
+    let unknown = Token::random().unwrap();
+    let delivery = first_tree().release(1).bundle_from(None);
+    let body = stage_body(&delivery, &delivery.packs, Complete::Yes);
     let ask = |method: &str, path: &str, token: Option<&str>, body: &[u8]| -> Answer {
         let bearer = token.map(|token| format!("Bearer {token}"));
         let fields: Vec<(&str, &str)> =
@@ -41,7 +41,7 @@ fn only_those_with_a_token_of_this_site_and_right_get_in() {
     for (token, status, word) in [
         (None, 401, "the request has none"),
         (Some(wrong.clone()), 401, "this token is unknown"),
-        (Some(stranger.reveal()), 401, "this token is unknown"),
+        (Some(unknown.reveal()), 401, "this token is unknown"),
         (Some("hw_x".to_owned()), 401, "does not have the form"),
         (Some(old.reveal()), 401, "expired"),
         (Some(other.reveal()), 403, "another site"),
@@ -57,7 +57,7 @@ fn only_those_with_a_token_of_this_site_and_right_get_in() {
             ("PUT", "/v1/objects/x", b"x"),
         ] {
             let refused = ask(method, path, token.as_deref(), body);
-            // Reading is what this token is for: questions in a body change nothing.
+            // Read permission suffices: requests with a body change nothing.
             if ["/v1/holds", "/v1/objects", "/v1/verify"].contains(&path)
                 && word == "read, and not push"
             {
@@ -65,7 +65,7 @@ fn only_those_with_a_token_of_this_site_and_right_get_in() {
                 continue;
             }
             let message = refused.json()["error"]["message"].as_str().unwrap().to_owned();
-            // What is not there is not there for those who may read, either.
+            // A missing path is missing with read permission, too.
             let is_absent = refused.status == 404 && path.ends_with("/x") && status == 403;
             assert!(
                 is_absent || refused.status == status && message.contains(word),
@@ -73,7 +73,7 @@ fn only_those_with_a_token_of_this_site_and_right_get_in() {
             );
         }
     }
-    assert!(!receiver.mirror().exists(), "nobody changed anything");
+    assert!(!receiver.mirror().exists(), "the requests changed nothing");
     let (read_state, push_state) = (
         ask("GET", "/v1/state", Some(&read.reveal()), b"").ok(),
         ask("GET", "/v1/state", Some(&push.reveal()), b"").ok(),
@@ -85,30 +85,30 @@ fn only_those_with_a_token_of_this_site_and_right_get_in() {
         let verified = ask("POST", "/v1/verify", Some(&read.reveal()), body.as_bytes()).ok();
         assert!(verified["faults"].is_array(), "{verified}");
     }
-    // What anybody may know.
+    // Public information.
     for path in ["/healthz", "/status.json"] {
         assert_eq!(ask("GET", path, None, b"").status, 200, "{path}");
     }
     let logged = receiver.logged();
-    for token in [&push, &read, &other, &old, &stranger] {
+    for token in [&push, &read, &other, &old, &unknown] {
         let secret = &token.reveal()[12..];
         assert!(!logged.contains(secret), "a token is in the log");
     }
-    assert!(!logged.contains(&wrong[12..]), "what was nearly a token is in the log");
+    assert!(!logged.contains(&wrong[12..]), "a malformed token is in the log");
     for token in [&push, &read, &other, &old] {
         assert!(
             logged.contains(&format!(r#""token":"{}""#, token.id())),
-            "who asked is not in the log"
+            "the id of the token is not in the log"
         );
     }
     assert!(
-        !logged.contains(&format!(r#""token":"{}""#, stranger.id()))
+        !logged.contains(&format!(r#""token":"{}""#, unknown.id()))
             && logged.contains("the token of the request does not have the form")
     );
 }
 
 #[test]
-fn a_token_in_a_path_is_not_logged() {
+fn token_in_a_path_is_not_logged() {
     let receiver = Receiver::open();
     let token = Token::random().unwrap().reveal();
     receiver.ask("GET", &format!("/v1/state?token={token}"), b"");
@@ -118,7 +118,7 @@ fn a_token_in_a_path_is_not_logged() {
 }
 
 #[test]
-fn another_version_is_told_which_is_spoken() {
+fn other_protocol_version_is_refused_with_the_supported_one() {
     let receiver = Receiver::open();
     for field in ["", "headwater-protocol: 2\r\n", "headwater-protocol: one\r\n"] {
         let mut connection = receiver.connect();
@@ -130,7 +130,7 @@ fn another_version_is_told_which_is_spoken() {
 }
 
 #[test]
-fn paths_have_one_spelling_and_methods_one_meaning() {
+fn other_spellings_of_paths_and_methods_are_refused() {
     let receiver = Receiver::open();
     for path in [
         "/",
@@ -165,7 +165,7 @@ fn paths_have_one_spelling_and_methods_one_meaning() {
 }
 
 #[test]
-fn nothing_listens_for_everybody_without_tls_or_tokens() {
+fn public_address_without_tls_or_tokens_is_refused() {
     let dir = crate::sandbox::directory();
     let site = || vec![SiteSettings::new(dir.path().join("www"), None)];
     let outside = SocketAddr::from(([0, 0, 0, 0], 0));
@@ -191,7 +191,7 @@ fn nothing_listens_for_everybody_without_tls_or_tokens() {
 }
 
 #[test]
-fn sites_lie_apart() {
+fn sites_have_separate_content_and_tokens() {
     let [docs, blog] = [(); 2].map(|()| Token::random().unwrap());
     let records = vec![
         record(&docs, "docs", Permission::Push, None),
@@ -216,8 +216,8 @@ fn sites_lie_apart() {
     assert_eq!(ask("GET", "/blog/v1/state", &blog, b"").ok()["site"], "blog");
     assert_eq!(ask("GET", "/blog/v1/state", &docs, b"").status, 403);
     assert_eq!(ask("GET", "/v1/state", &docs, b"").status, 404);
-    let delivery = first_tree().release(1).onto(None);
-    let body = stage_body(&delivery, &delivery.packs, Whole::Yes);
+    let delivery = first_tree().release(1).bundle_from(None);
+    let body = stage_body(&delivery, &delivery.packs, Complete::Yes);
     assert_eq!(
         ask("POST", "/blog/v1/stage", &blog, &body).refusal(),
         (403, "other_site".to_owned())

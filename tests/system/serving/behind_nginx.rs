@@ -5,13 +5,13 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Command, Stdio};
 
 use super::{
-    Connection, Receiver, Whole, activation, assert_serves, pack_path, stage_body, wait_until,
+    Complete, Connection, Receiver, activation, assert_serves, pack_path, stage_body, wait_until,
 };
-use crate::origin::{SealedPack, Tree, noise};
+use crate::origin::{EncodedPack, Tree, noise};
 use crate::sandbox;
 
-/// The `server` block of docs/receivers.md, listening in the clear on `port`, before the receiver
-/// at `to`.
+/// Returns the `server` block of docs/receivers.md, with plain HTTP on `port`, for the receiver at
+/// `to`.
 fn snippet(port: u16, to: SocketAddr) -> String {
     let page = include_str!("../../../docs/receivers.md");
     let block =
@@ -26,7 +26,7 @@ fn snippet(port: u16, to: SocketAddr) -> String {
 
 #[test]
 #[ignore = "needs nginx"]
-fn the_proxy_of_the_docs_lets_large_packs_through() {
+fn documented_proxy_passes_large_packs() {
     let receiver = Receiver::open();
     let dir = sandbox::directory();
     let at = dir.path().display();
@@ -46,16 +46,16 @@ fn the_proxy_of_the_docs_lets_large_packs_through() {
     wait_until("nginx listens", || TcpStream::connect(("127.0.0.1", port)).is_ok());
     let content = noise(20 << 20, 1);
     let release = Tree::default().file("a", &content[..], 1_700_000_001).release(1);
-    let mut delivery = release.onto(None);
+    let mut delivery = release.bundle_from(None);
     let chunks = content.chunks(4 << 20).enumerate();
     delivery.packs = chunks
-        .map(|(index, bytes)| SealedPack::raw(0, (index * (4 << 20)) as u64, bytes))
+        .map(|(index, bytes)| EncodedPack::raw(0, (index * (4 << 20)) as u64, bytes))
         .collect();
     let mut connection = Connection::to(SocketAddr::from(([127, 0, 0, 1], port)));
-    connection.ask("POST", "/v1/stage", &[], &stage_body(&delivery, &[], Whole::No)).ok();
+    connection.ask("POST", "/v1/stage", &[], &stage_body(&delivery, &[], Complete::No)).ok();
     let pack = &delivery.packs[0];
     connection.ask("PUT", &pack_path(&delivery, pack), &[], &pack.bytes).ok();
-    let rest = stage_body(&delivery, &delivery.packs[1..], Whole::Yes);
+    let rest = stage_body(&delivery, &delivery.packs[1..], Complete::Yes);
     connection.ask("POST", "/v1/stage", &[], &rest).ok();
     connection.ask("POST", "/v1/activate", &[], &activation(&delivery, None)).ok();
     assert_serves(&receiver.mirror(), 1);

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use super::{
-    Connection, PATIENCE, Receiver, Whole, activation, assert_serves, headed, stage_body,
+    Complete, Connection, PATIENCE, Receiver, activation, assert_serves, framed_pack, stage_body,
     wait_until,
 };
 use crate::origin::{Delivery, first_tree, noise};
@@ -14,13 +14,13 @@ use crate::origin::{Delivery, first_tree, noise};
 const HEAD: &str = "POST /v1/stage HTTP/1.1\r\nhost: mirror\r\nheadwater-protocol: 1\r\n";
 const LAST: &[u8] = b"0\r\n\r\n";
 
-/// The body in chunks of so many bytes, without the last one.
+/// Returns the body in chunks of this many bytes, without the last one.
 fn chunks(body: &[u8], size: usize) -> Vec<u8> {
     let chunk = |part: &[u8]| [format!("{:x}\r\n", part.len()).as_bytes(), part, b"\r\n"].concat();
     body.chunks(size).flat_map(chunk).collect()
 }
 
-/// Sends a stage in chunks, as far as the last one.
+/// Sends a stage request in chunks, without the last chunk.
 fn send(connection: &mut Connection, body: &[u8], size: usize) {
     connection.send(HEAD.as_bytes());
     connection.send(b"transfer-encoding: chunked\r\n\r\n");
@@ -29,30 +29,30 @@ fn send(connection: &mut Connection, body: &[u8], size: usize) {
 
 fn delivery() -> Delivery {
     let delivery =
-        first_tree().file("big.bin", noise(60_000, 3), 1_700_000_001).release(1).onto(None);
+        first_tree().file("big.bin", noise(60_000, 3), 1_700_000_001).release(1).bundle_from(None);
     assert!(delivery.packs.len() > 1);
     delivery
 }
 
-/// The parts of a stage up to its packs.
+/// Returns the parts of a stage request before its packs.
 fn without_packs(delivery: &Delivery) -> Vec<u8> {
-    let whole = stage_body(delivery, &delivery.packs, Whole::Yes);
+    let whole = stage_body(delivery, &delivery.packs, Complete::Yes);
     let packs: usize = delivery.packs.iter().map(|pack| 36 + pack.bytes.len()).sum();
     whole[..whole.len() - packs - 36].to_vec()
 }
 
 #[test]
-fn a_stage_in_chunks_is_taken_however_it_is_cut_and_the_connection_goes_on() {
+fn chunked_stage_is_accepted_with_any_chunk_size() {
     for size in [1, 7, 1000, 1 << 20] {
         let receiver = Receiver::open();
         let delivery = delivery();
         let mut connection = receiver.connect();
-        send(&mut connection, &stage_body(&delivery, &delivery.packs, Whole::Yes), size);
+        send(&mut connection, &stage_body(&delivery, &delivery.packs, Complete::Yes), size);
         connection.send(LAST);
         assert_eq!(connection.answer().unwrap().ok(), json!({"staged": {"resent": 0}}));
         connection.ask("POST", "/v1/activate", &[], &activation(&delivery, None)).ok();
         assert_serves(&receiver.mirror(), 1);
-        let bytes = stage_body(&delivery, &delivery.packs, Whole::Yes).len();
+        let bytes = stage_body(&delivery, &delivery.packs, Complete::Yes).len();
         assert!(
             receiver.logged().contains(&format!(r#""body_bytes":{bytes}"#)),
             "{}",
@@ -62,37 +62,38 @@ fn a_stage_in_chunks_is_taken_however_it_is_cut_and_the_connection_goes_on() {
 }
 
 #[test]
-fn packs_that_are_not_all_are_held_and_the_rest_follows() {
+fn incomplete_packs_are_kept_until_the_rest_arrives() {
     let receiver = Receiver::open();
     let delivery = delivery();
     let mut connection = receiver.connect();
-    send(&mut connection, &stage_body(&delivery, &delivery.packs[..1], Whole::No), 500);
+    send(&mut connection, &stage_body(&delivery, &delivery.packs[..1], Complete::No), 500);
     connection.send(LAST);
     assert_eq!(
         connection.answer().unwrap().ok(),
         json!({"held": [delivery.packs[0].id.to_string()]})
     );
-    // What is held may come again.
-    send(&mut connection, &stage_body(&delivery, &delivery.packs, Whole::Yes), 500);
+    // Packs that the receiver has may be sent again.
+    send(&mut connection, &stage_body(&delivery, &delivery.packs, Complete::Yes), 500);
     connection.send(LAST);
     assert_eq!(connection.answer().unwrap().ok(), json!({"staged": {"resent": 0}}));
 }
 
 #[test]
-fn a_stage_that_breaks_off_keeps_the_packs_that_came_and_is_never_whole() {
+fn truncated_stage_keeps_its_packs_and_stays_incomplete() {
     let receiver = Receiver::open();
     let delivery = delivery();
-    let body = stage_body(&delivery, &delivery.packs, Whole::Yes);
+    let body = stage_body(&delivery, &delivery.packs, Complete::Yes);
     let first = without_packs(&delivery).len() + 36 + delivery.packs[0].bytes.len();
     for end in [first + 50, body.len() - 36, body.len() - 1, body.len()] {
         let mut connection = receiver.connect();
         send(&mut connection, &body[..end], 700);
-        // All that was to come is there in the last round, but for the last chunk.
+        // In the last round everything is sent except the last chunk.
         connection.stream.get_mut().shutdown(std::net::Shutdown::Write).unwrap();
         if let Some(answer) = connection.answer() {
             assert_eq!(answer.refusal().1, "malformed");
         }
-        let held = receiver.ask("POST", "/v1/stage", &stage_body(&delivery, &[], Whole::No)).ok();
+        let held =
+            receiver.ask("POST", "/v1/stage", &stage_body(&delivery, &[], Complete::No)).ok();
         assert!(
             held["held"].as_array().unwrap().contains(&json!(delivery.packs[0].id.to_string())),
             "{held}"
@@ -102,17 +103,17 @@ fn a_stage_that_breaks_off_keeps_the_packs_that_came_and_is_never_whole() {
 }
 
 #[test]
-fn what_does_not_end_as_it_should_is_refused() {
+fn stage_with_an_invalid_end_is_refused() {
     let receiver = Receiver::open();
     let delivery = delivery();
     let (before, pack) = (without_packs(&delivery), &delivery.packs[0]);
     let of_both = [&[1; 31][..], &[0; 5]].concat();
     for (what, packs) in [
-        ("no end", headed(pack, &pack.bytes)),
+        ("no end", framed_pack(pack, &pack.bytes)),
         ("an end that is neither", of_both),
         ("an end of neither kind", [&[2; 32][..], &[0; 4]].concat()),
         ("something behind the end", [&[0; 36][..], b"x"].concat()),
-        ("a pack behind the end", [vec![0; 36], headed(pack, &pack.bytes)].concat()),
+        ("a pack behind the end", [vec![0; 36], framed_pack(pack, &pack.bytes)].concat()),
         ("a head that is cut", vec![0; 20]),
         ("nothing at all", Vec::new()),
     ] {
@@ -125,19 +126,23 @@ fn what_does_not_end_as_it_should_is_refused() {
     let long = [&pack.id.as_bytes()[..], &u32::MAX.to_be_bytes(), b"pack"].concat();
     send(&mut connection, &[before, long].concat(), 900);
     connection.send(LAST);
-    assert_eq!(connection.answer().unwrap().refusal().1, "malformed", "a pack longer than any");
-    let whole = stage_body(&delivery, &delivery.packs, Whole::Yes);
+    assert_eq!(
+        connection.answer().unwrap().refusal().1,
+        "malformed",
+        "a pack longer than the maximum"
+    );
+    let whole = stage_body(&delivery, &delivery.packs, Complete::Yes);
     assert_eq!(receiver.ask("POST", "/v1/stage", &whole).ok(), json!({"staged": {"resent": 0}}));
 }
 
 #[test]
-fn more_packs_than_one_request_may_have_are_refused_before_they_are_read() {
+fn too_many_packs_in_a_request_are_refused_unread() {
     let receiver = Receiver::open();
     let delivery = delivery();
     let mut connection = receiver.connect();
     let pack = &delivery.packs[0];
-    // Held after the first time, so that they cost nothing but their bytes.
-    let many = headed(pack, &pack.bytes).repeat((64 << 20) / pack.bytes.len());
+    // The receiver has them after the first time, so they cost only their bytes.
+    let many = framed_pack(pack, &pack.bytes).repeat((64 << 20) / pack.bytes.len());
     let body = [without_packs(&delivery), many].concat();
     connection.send(HEAD.as_bytes());
     connection.send(b"transfer-encoding: chunked\r\n\r\n");
@@ -146,14 +151,14 @@ fn more_packs_than_one_request_may_have_are_refused_before_they_are_read() {
 }
 
 #[test]
-fn a_refused_stage_earns_no_time_with_what_still_comes() {
+fn refused_stage_is_cut_despite_further_data() {
     let receiver = Receiver::limited(|limits| limits.drain = Duration::from_millis(300));
     let delivery =
         Delivery { base: Some(headwater::hash::ManifestId::of(b"unknown")), ..delivery() };
     let mut connection = receiver.connect();
-    send(&mut connection, &stage_body(&delivery, &delivery.packs[..1], Whole::No), 4096);
+    send(&mut connection, &stage_body(&delivery, &delivery.packs[..1], Complete::No), 4096);
     let began = Instant::now();
-    // A hundred times as much as would have to come to be waited for.
+    // A hundred times the data that would extend the wait.
     while began.elapsed() < PATIENCE
         && std::io::Write::write_all(connection.stream.get_mut(), &chunks(&[7; 16 << 10], 16 << 10))
             .is_ok()
@@ -164,21 +169,22 @@ fn a_refused_stage_earns_no_time_with_what_still_comes() {
 }
 
 #[test]
-fn of_two_pushes_of_the_same_content_one_waits_and_takes_over_once_nothing_comes_any_more() {
+fn second_push_of_the_same_content_takes_over_a_stalled_stage() {
     let receiver = Receiver::open();
     let first = delivery();
-    let body = stage_body(&first, &first.packs, Whole::Yes);
-    let later = first_tree().file("big.bin", noise(60_000, 3), 1_700_000_001).release(2).onto(None);
+    let body = stage_body(&first, &first.packs, Complete::Yes);
+    let later =
+        first_tree().file("big.bin", noise(60_000, 3), 1_700_000_001).release(2).bundle_from(None);
     assert_eq!(first.key, later.key);
     let mut connection = receiver.connect();
     send(&mut connection, &body[..body.len() - 36], 5000);
-    wait_until("its packs came", || {
-        let held = receiver.ask("POST", "/v1/stage", &stage_body(&first, &[], Whole::No)).ok();
+    wait_until("the packs have arrived", || {
+        let held = receiver.ask("POST", "/v1/stage", &stage_body(&first, &[], Complete::No)).ok();
         held["held"].as_array().unwrap().len() == first.packs.len()
     });
-    let take_over = || receiver.ask("POST", "/v1/stage", &stage_body(&later, &[], Whole::No));
+    let take_over = || receiver.ask("POST", "/v1/stage", &stage_body(&later, &[], Complete::No));
     assert_eq!(take_over().refusal(), (423, "locked".to_owned()));
-    wait_until("nothing came for a while", || take_over().status == 200);
+    wait_until("the stage has been idle for a while", || take_over().status == 200);
     connection.send(&chunks(&body[body.len() - 36..], 36));
     connection.send(LAST);
     assert_eq!(connection.answer().unwrap().refusal(), (404, "unknown".to_owned()));

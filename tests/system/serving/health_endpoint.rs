@@ -5,12 +5,12 @@ use std::os::unix::fs::MetadataExt as _;
 use serde_json::{Value, json};
 
 use super::pushes::publish;
-use super::{Receiver, Whole, activation, stage_body};
+use super::{Complete, Receiver, activation, stage_body};
 use crate::origin::{Version, first_tree, second_tree};
 
-/// The status while this release is served.
+/// Returns the status while this release is served.
 fn status_of(receiver: &Receiver, version: &Version) -> Value {
-    // The link that makes a release current is made anew for each.
+    // Each activation creates the link anew.
     let switched = receiver.mirror().join("current").symlink_metadata().unwrap().mtime();
     json!({
         "site": "docs",
@@ -22,7 +22,7 @@ fn status_of(receiver: &Receiver, version: &Version) -> Value {
 }
 
 #[test]
-fn a_site_is_ready_once_it_serves_a_release_and_says_which() {
+fn site_is_ready_once_it_serves_a_release() {
     let receiver = Receiver::open();
     let ask = |path: &str| receiver.ask("GET", path, b"");
     let nothing = json!({
@@ -34,22 +34,22 @@ fn a_site_is_ready_once_it_serves_a_release_and_says_which() {
     };
     is_not_ready();
     let (first, second) = (first_tree().release(7), second_tree().release(9));
-    let delivery = first.onto(None);
-    receiver.ask("POST", "/v1/stage", &stage_body(&delivery, &delivery.packs, Whole::Yes)).ok();
-    // What is there and not served is nothing to visitors.
+    let delivery = first.bundle_from(None);
+    receiver.ask("POST", "/v1/stage", &stage_body(&delivery, &delivery.packs, Complete::Yes)).ok();
+    // A release that is present but not served does not count.
     is_not_ready();
     receiver.ask("POST", "/v1/activate", &activation(&delivery, None)).ok();
     assert_eq!(ask("/ready").ok(), json!({}));
     assert_eq!(ask("/status.json").json(), status_of(&receiver, &first));
-    publish(&mut receiver.connect(), &second.onto(Some(&first)), Some(&first));
+    publish(&mut receiver.connect(), &second.bundle_from(Some(&first)), Some(&first));
     assert_eq!(ask("/ready").ok(), json!({}));
     assert_eq!(ask("/status.json").json(), status_of(&receiver, &second));
 }
 
 #[test]
-fn a_site_whose_release_is_gone_is_not_ready() {
+fn site_whose_release_is_missing_is_not_ready() {
     let receiver = Receiver::open();
-    publish(&mut receiver.connect(), &first_tree().release(1).onto(None), None);
+    publish(&mut receiver.connect(), &first_tree().release(1).bundle_from(None), None);
     receiver.ask("GET", "/ready", b"").ok();
     let served = receiver.mirror().join("current").canonicalize().unwrap();
     std::fs::rename(served, receiver.mirror().join("away")).unwrap();

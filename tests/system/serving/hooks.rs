@@ -15,8 +15,8 @@ fn settle(receiver: &Receiver) -> Value {
     receiver.ask("POST", "/v1/settle", br#"{"keep":3}"#).ok()
 }
 
-/// A receiver that runs `script` after a switch, and waits for `limit` until it answers that it
-/// still runs.
+/// Starts a receiver that runs `script` after an activation. Its response says that the script
+/// still runs if it takes longer than `limit`.
 fn hooked(script: &str, limit: Duration) -> Receiver {
     Receiver::new(|settings| {
         let command = ["sh", "-c", script].map(str::to_owned).to_vec();
@@ -26,7 +26,7 @@ fn hooked(script: &str, limit: Duration) -> Receiver {
 }
 
 #[test]
-fn a_settling_answers_how_the_command_ended() {
+fn clean_up_response_has_the_result_of_the_hook() {
     let first = first_tree().release(1);
     let name = first.name().to_string();
     for (script, state) in [
@@ -37,18 +37,18 @@ fn a_settling_answers_how_the_command_ended() {
         ),
     ] {
         let receiver = hooked(script, PATIENCE);
-        publish(&mut receiver.connect(), &first.onto(None), None);
+        publish(&mut receiver.connect(), &first.bundle_from(None), None);
         assert_eq!(settle(&receiver)["hook"], state);
-        assert_eq!(settle(&receiver)["hook"], state, "it is asked again");
+        assert_eq!(settle(&receiver)["hook"], state, "a repeated request has the same result");
     }
-    // Where there is no command nothing is said of one.
+    // Without a hook the response has no result of one.
     let receiver = Receiver::open();
-    publish(&mut receiver.connect(), &first.onto(None), None);
+    publish(&mut receiver.connect(), &first.bundle_from(None), None);
     assert_eq!(settle(&receiver).get("hook"), None);
 }
 
 #[test]
-fn a_command_that_runs_is_waited_for_a_limited_time_and_outside_the_lock() {
+fn running_hook_is_awaited_for_a_limited_time_without_the_lock() {
     let directory = crate::sandbox::directory();
     let pipe = directory.path().join("pipe");
     rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR)
@@ -57,17 +57,17 @@ fn a_command_that_runs_is_waited_for_a_limited_time_and_outside_the_lock() {
         hooked(&format!("read line < {}; exit 7", pipe.display()), Duration::from_millis(50));
     let (first, second) = (first_tree().release(1), second_tree().release(2));
     let mut connection = receiver.connect();
-    publish(&mut connection, &first.onto(None), None);
+    publish(&mut connection, &first.bundle_from(None), None);
     assert_eq!(
         settle(&receiver)["hook"],
         json!({"release": first.name().to_string(), "state": "running"})
     );
-    // The lock is free: the next push stages and switches while the command runs.
-    publish(&mut connection, &second.onto(Some(&first)), Some(&first));
-    // Open for both, it waits for no reader.
+    // The lock is free: the next push stages and activates while the hook runs.
+    publish(&mut connection, &second.bundle_from(Some(&first)), Some(&first));
+    // Opened for reading and writing, the pipe does not wait for a reader.
     let mut end = fs::OpenOptions::new().read(true).write(true).open(&pipe).unwrap();
     end.write_all(b"\n\n").unwrap();
     let failed = || settle(&receiver)["hook"]["state"] == "failed";
-    wait_until("the command has ended", failed);
+    wait_until("the hook has ended", failed);
     assert_eq!(settle(&receiver)["hook"]["release"], json!(second.name().to_string()));
 }

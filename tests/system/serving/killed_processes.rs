@@ -3,16 +3,16 @@
 
 use super::program::Program;
 use crate::checker;
-use crate::harness::{Outcome, World};
-use crate::remote::{over, serves_tree, stand_in};
+use crate::harness::{Outcome, Sandbox};
+use crate::remote::{serves_tree, ssh_flags, stand_in};
 use crate::trees::{Rng, Tree, seed};
 
-/// The mirrors, in the order in which they are named.
+/// The mirrors, in the order of their names.
 const MIRRORS: [&str; 5] = ["one", "two", "three", "four", "five"];
-/// Disk steps of which one is the last of whoever is killed.
+/// The number of disk steps before one of which the victim is killed.
 const STEPS: usize = 400;
 
-/// Who is killed in a round.
+/// The process that a round kills.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Victim {
     Nobody,
@@ -23,61 +23,62 @@ enum Victim {
 }
 
 /// Pushes the tree, while `victim` is killed before one of its disk steps.
-fn push(world: &World, victim: Victim, fault: &str) -> Outcome {
+fn push(sandbox: &Sandbox, victim: Victim, fault: &str) -> Outcome {
     let fault_of = |one: Victim| if victim == one { fault } else { "" };
     let serve = |mirror: &str, one| {
-        Program::launch(world, &[&world.at(mirror), "--no-auth"], fault_of(one))
+        Program::launch(sandbox, &[&sandbox.path_text(mirror), "--no-auth"], fault_of(one))
     };
     let (three, four) = (serve("three", Victim::Three), serve("four", Victim::Four));
-    let ssh = stand_in(world, "ssh", &format!("export HEADWATER_FAULT={}", fault_of(Victim::Five)));
+    let ssh =
+        stand_in(sandbox, "ssh", &format!("export HEADWATER_FAULT={}", fault_of(Victim::Five)));
     let places = [
-        world.at("one"),
-        world.at("two"),
+        sandbox.path_text("one"),
+        sandbox.path_text("two"),
         format!("http://{}/", three.address),
         format!("http://{}/", four.address),
-        format!("ssh://edge{}", world.at("five")),
+        format!("ssh://edge{}", sandbox.path_text("five")),
     ];
-    let tree = world.at("tree");
+    let tree = sandbox.path_text("tree");
     let mut arguments = vec!["push", &tree];
     arguments.extend(places.iter().map(String::as_str));
-    // Ports are used again, by others.
+    // Other processes may reuse the ports.
     arguments.extend(["--init", "--allow-shrink", "--require", "any", "--deadline", "60s"]);
-    arguments.extend(over(&ssh));
-    world.run_with_fault(fault_of(Victim::Push), &arguments)
+    arguments.extend(ssh_flags(&ssh));
+    sandbox.run_with_fault(fault_of(Victim::Push), &arguments)
 }
 
-fn survives(rounds: u64) {
+fn assert_fleet_survives(rounds: u64) {
     let mut rng = Rng::new(seed());
-    let world = World::new();
+    let sandbox = Sandbox::new();
     for round in 1..=rounds {
         let tree = Tree::random(&mut rng, 40).file("index.html", format!("round {round}"));
-        world.write("tree", &tree.file("large.bin", rng.bytes(300_000)));
+        sandbox.write("tree", &tree.file("large.bin", rng.bytes(300_000)));
         let victim = rng.pick(&[Victim::Push, Victim::Three, Victim::Four, Victim::Five]);
         let fault = format!("kill@{}", 1 + rng.below(STEPS));
-        let told = format!("round {round}, {victim:?}, {fault}");
-        let killed = push(&world, victim, &fault);
-        assert!(victim == Victim::Push || killed.code().is_some(), "{told}: {killed}");
+        let context = format!("round {round}, {victim:?}, {fault}");
+        let killed = push(&sandbox, victim, &fault);
+        assert!(victim == Victim::Push || killed.code().is_some(), "{context}: {killed}");
         for mirror in MIRRORS {
-            checker::state(&world.path(mirror))
-                .unwrap_or_else(|faults| panic!("{told}: {mirror}: {faults:#?}"));
+            checker::state(&sandbox.path(mirror))
+                .unwrap_or_else(|faults| panic!("{context}: {mirror}: {faults:#?}"));
         }
-        // Its deadline is what must not be met.
-        let next = push(&world, Victim::Nobody, "");
-        assert_eq!(next.code(), Some(0), "{told}: {next}");
+        // The push must end before its deadline.
+        let next = push(&sandbox, Victim::Nobody, "");
+        assert_eq!(next.code(), Some(0), "{context}: {next}");
         for mirror in MIRRORS {
-            assert!(serves_tree(&world, mirror), "{told}: {mirror}: {next}");
+            assert!(serves_tree(&sandbox, mirror), "{context}: {mirror}: {next}");
         }
     }
 }
 
 #[test]
-fn a_fleet_comes_together_after_kills() {
-    survives(2);
+fn fleet_converges_after_kills() {
+    assert_fleet_survives(2);
 }
 
 #[test]
 #[ignore = "takes minutes"]
-fn a_fleet_comes_together_after_300_kills() {
+fn fleet_converges_after_300_kills() {
     let rounds = std::env::var("HEADWATER_ROUNDS").ok().and_then(|rounds| rounds.parse().ok());
-    survives(rounds.unwrap_or(300));
+    assert_fleet_survives(rounds.unwrap_or(300));
 }

@@ -5,11 +5,11 @@ use std::io::BufRead as _;
 use std::time::Duration;
 
 use super::pushes::publish;
-use super::{PATIENCE, Receiver, Whole, activation, head, stage_body, wait_until};
+use super::{Complete, PATIENCE, Receiver, activation, head, stage_body, wait_until};
 use crate::origin::first_tree;
 
 #[test]
-fn the_command_runs_also_when_whoever_activated_is_gone() {
+fn hook_runs_after_the_client_disconnects() {
     let receiver = Receiver::new(|settings| {
         let site = &mut settings.sites[0];
         let script = format!("touch {}.ran", site.directory.display());
@@ -19,8 +19,8 @@ fn the_command_runs_also_when_whoever_activated_is_gone() {
         settings.limits.keepalive_after = Duration::from_millis(50);
         settings.limits.keepalive_interval = Duration::from_millis(50);
     });
-    let delivery = first_tree().release(1).onto(None);
-    receiver.ask("POST", "/v1/stage", &stage_body(&delivery, &delivery.packs, Whole::Yes)).ok();
+    let delivery = first_tree().release(1).bundle_from(None);
+    receiver.ask("POST", "/v1/stage", &stage_body(&delivery, &delivery.packs, Complete::Yes)).ok();
     let lock = fs::File::open(receiver.mirror().join(".headwater/lock")).unwrap();
     lock.lock().unwrap();
     let mut connection = receiver.connect();
@@ -30,19 +30,21 @@ fn the_command_runs_also_when_whoever_activated_is_gone() {
     // It waits for the lock now.
     assert!(!connection.stream.fill_buf().unwrap().is_empty());
     drop(connection);
-    wait_until("it is noticed that nobody waits", || receiver.logged().contains(r#""status":499"#));
+    wait_until("the receiver detects the disconnect", || {
+        receiver.logged().contains(r#""status":499"#)
+    });
     drop(lock);
     wait_until("the release is current", || receiver.mirror().join("current").exists());
-    wait_until("the command ran", || receiver.mirror().with_extension("ran").exists());
+    wait_until("the hook has run", || receiver.mirror().with_extension("ran").exists());
 }
 
 #[test]
-fn what_took_long_and_was_done_is_logged() {
+fn finished_long_operation_is_logged() {
     let receiver = Receiver::limited(|limits| {
         limits.lock_wait = PATIENCE;
         limits.keepalive_after = Duration::from_millis(50);
     });
-    publish(&mut receiver.connect(), &first_tree().release(1).onto(None), None);
+    publish(&mut receiver.connect(), &first_tree().release(1).bundle_from(None), None);
     let lock = fs::File::open(receiver.mirror().join(".headwater/lock")).unwrap();
     lock.lock().unwrap();
     let mut connection = receiver.connect();
@@ -52,26 +54,28 @@ fn what_took_long_and_was_done_is_logged() {
     drop(lock);
     connection.answer().unwrap().ok();
     let logged = || receiver.logged().contains(r#""path":"/v1/prune","status":200"#);
-    wait_until("its end is logged", logged);
+    wait_until("the end of the request is logged", logged);
 }
 
 #[test]
-fn the_second_slot_is_filled_after_a_settling_and_what_is_in_the_way_is_told() {
+fn spare_slot_is_filled_after_clean_up_and_failures_are_logged() {
     let receiver = Receiver::new(|settings| settings.limits.lock_wait = Duration::from_millis(10));
-    publish(&mut receiver.connect(), &first_tree().release(1).onto(None), None);
+    publish(&mut receiver.connect(), &first_tree().release(1).bundle_from(None), None);
     let slots = || fs::read_dir(receiver.mirror().join(".headwater/slots")).unwrap().count();
     receiver.ask("POST", "/v1/settle", br#"{"keep":1}"#).ok();
     wait_until("there is a second slot", || slots() == 2);
-    // Where it cannot be filled that is told, and made good the next time.
+    // If the slot cannot be filled, that is logged, and the next clean-up fills it.
     let other = Receiver::new(|settings| settings.limits.lock_wait = Duration::from_millis(10));
-    publish(&mut other.connect(), &first_tree().release(1).onto(None), None);
+    publish(&mut other.connect(), &first_tree().release(1).bundle_from(None), None);
     let current = fs::canonicalize(other.mirror().join("current")).unwrap();
     let record = format!("releases/{}.json", current.file_name().unwrap().to_str().unwrap());
     let (record, aside) =
         (other.mirror().join(".headwater").join(record), other.mirror().with_extension("aside"));
     fs::rename(&record, &aside).unwrap();
     other.ask("POST", "/v1/settle", br#"{"keep":1}"#).ok();
-    wait_until("it is logged", || other.logged().contains("its second slot is not filled"));
+    wait_until("the failure is logged", || {
+        other.logged().contains("its second slot is not filled")
+    });
     fs::rename(&aside, &record).unwrap();
     other.ask("POST", "/v1/settle", br#"{"keep":1}"#).ok();
     wait_until("there is a second slot", || {

@@ -4,33 +4,33 @@ use std::time::{Duration, Instant};
 
 use headwater::receiver::TlsFiles;
 
-use super::{Connection, Receiver, Whole, head, headed, pack_path, stage_body};
+use super::{Complete, Connection, Receiver, framed_pack, head, pack_path, stage_body};
 use crate::origin::{first_tree, noise};
 
-/// Short enough to wait for, long enough for a busy machine.
-const SHORT: Duration = Duration::from_millis(300);
-/// A deadline of [`SHORT`] is over long before this.
-const SOON: Duration = Duration::from_secs(10);
+/// Short enough for a test to wait, long enough for a busy machine.
+const SHORT_TIMEOUT: Duration = Duration::from_millis(300);
+/// A timeout of [`SHORT_TIMEOUT`] has ended long before this.
+const WELL_AFTER_TIMEOUT: Duration = Duration::from_secs(10);
 
-fn hasty() -> Receiver {
+fn with_short_timeouts() -> Receiver {
     Receiver::limited(|limits| {
-        limits.first_byte = SHORT;
-        limits.head = SHORT;
-        limits.idle = SHORT;
-        limits.body_idle = SHORT;
-        limits.body = SHORT;
-        limits.drain = SHORT;
+        limits.first_byte = SHORT_TIMEOUT;
+        limits.head = SHORT_TIMEOUT;
+        limits.idle = SHORT_TIMEOUT;
+        limits.body_idle = SHORT_TIMEOUT;
+        limits.body = SHORT_TIMEOUT;
+        limits.drain = SHORT_TIMEOUT;
     })
 }
 
-/// Sends a byte now and then until the other side ends the connection.
+/// Sends a byte now and then until the other side closes the connection.
 fn trickle(connection: &mut Connection, byte: u8) -> Duration {
     let began = Instant::now();
     let stream = connection.stream.get_ref();
     stream.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
     loop {
         use std::io::{ErrorKind, Read as _, Write as _};
-        assert!(began.elapsed() < SOON, "a trickle moves the deadline");
+        assert!(began.elapsed() < WELL_AFTER_TIMEOUT, "slow data extends the deadline");
         if connection.stream.get_mut().write_all(&[byte]).is_err() {
             return began.elapsed();
         }
@@ -46,13 +46,13 @@ fn trickle(connection: &mut Connection, byte: u8) -> Duration {
 }
 
 #[test]
-fn whoever_says_nothing_is_cut() {
-    let receiver = hasty();
-    assert!(receiver.connect().time_to_end() >= SHORT);
+fn silent_connection_is_closed() {
+    let receiver = with_short_timeouts();
+    assert!(receiver.connect().time_to_end() >= SHORT_TIMEOUT);
 }
 
 #[test]
-fn a_handshake_that_stops_is_cut() {
+fn stalled_tls_handshake_is_closed() {
     let keys = crate::sandbox::directory();
     let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
     let files = TlsFiles { cert: keys.path().join("cert.pem"), key: keys.path().join("key.pem") };
@@ -60,22 +60,22 @@ fn a_handshake_that_stops_is_cut() {
     std::fs::write(&files.key, made.signing_key.serialize_pem()).unwrap();
     let receiver = Receiver::new(|settings| {
         settings.tls = Some(files);
-        settings.limits.first_byte = SHORT;
+        settings.limits.first_byte = SHORT_TIMEOUT;
     });
     let mut silent = receiver.connect();
     let mut half = receiver.connect();
-    // The beginning of a record that says it has 512 bytes.
+    // The start of a TLS record that announces 512 bytes.
     half.send(b"\x16\x03\x01\x02\x00\x01");
-    assert!(silent.time_to_end() >= SHORT - SHORT / 10);
-    assert!(half.time_to_end() < SOON);
+    assert!(silent.time_to_end() >= SHORT_TIMEOUT - SHORT_TIMEOUT / 10);
+    assert!(half.time_to_end() < WELL_AFTER_TIMEOUT);
     assert!(receiver.logged().contains("no TLS in time"), "{}", receiver.logged());
 }
 
 #[test]
-fn a_stage_whose_packs_are_of_another_length_than_announced_is_refused() {
+fn stage_with_wrong_pack_lengths_is_refused() {
     let receiver = Receiver::open();
-    let delivery = first_tree().release(1).onto(None);
-    let body = stage_body(&delivery, &delivery.packs, Whole::Yes);
+    let delivery = first_tree().release(1).bundle_from(None);
+    let body = stage_body(&delivery, &delivery.packs, Complete::Yes);
     let longer = [&body[..], b"x"].concat();
     for wrong in [&longer[..], &body[..body.len() - 1], &body[..3]] {
         assert_eq!(
@@ -83,11 +83,11 @@ fn a_stage_whose_packs_are_of_another_length_than_announced_is_refused() {
             (400, "malformed".to_owned())
         );
     }
-    // In a row of packs, one that goes on behind the end of the body.
-    receiver.ask("POST", "/v1/stage", &stage_body(&delivery, &[], Whole::No)).ok();
+    // In a sequence of packs, one that exceeds the end of the body.
+    receiver.ask("POST", "/v1/stage", &stage_body(&delivery, &[], Complete::No)).ok();
     let pack = &delivery.packs[0];
     let longer = [&pack.bytes[..], b"x"].concat();
-    let row = headed(pack, &longer);
+    let row = framed_pack(pack, &longer);
     let refused =
         receiver.ask("PUT", &format!("/v1/packs/{}", delivery.key), &row[..row.len() - 1]);
     assert_eq!(refused.refusal(), (400, "malformed".to_owned()));
@@ -98,81 +98,81 @@ fn a_stage_whose_packs_are_of_another_length_than_announced_is_refused() {
 }
 
 #[test]
-fn a_head_that_trickles_is_cut() {
-    let receiver = hasty();
+fn slow_request_head_is_closed() {
+    let receiver = with_short_timeouts();
     let mut connection = receiver.connect();
     connection.send(b"GET /v1/state HTTP/1.1\r\nx: ");
-    assert!(trickle(&mut connection, b'a') >= SHORT);
+    assert!(trickle(&mut connection, b'a') >= SHORT_TIMEOUT);
 }
 
 #[test]
-fn an_idle_connection_is_cut_after_its_answer() {
-    let receiver = hasty();
+fn idle_connection_is_closed_after_its_response() {
+    let receiver = with_short_timeouts();
     let mut connection = receiver.connect();
     connection.ask("GET", "/v1/state", &[], b"").ok();
-    assert!(connection.time_to_end() >= SHORT);
+    assert!(connection.time_to_end() >= SHORT_TIMEOUT);
 }
 
 #[test]
-fn a_pause_between_requests_may_be_longer_than_a_head() {
+fn pause_between_requests_may_exceed_the_head_timeout() {
     let receiver = Receiver::limited(|limits| limits.head = Duration::from_millis(50));
     let mut connection = receiver.connect();
     for _ in 0..2 {
         connection.ask("GET", "/v1/state", &[], b"").ok();
-        super::pass(Duration::from_millis(150));
+        super::sleep_for(Duration::from_millis(150));
     }
     connection.ask("GET", "/v1/state", &[], b"").ok();
 }
 
 #[test]
-fn a_body_that_stops_or_trickles_is_cut() {
-    let receiver = hasty();
+fn stalled_or_slow_body_is_closed() {
+    let receiver = with_short_timeouts();
     for is_trickle in [false, true] {
         let mut connection = receiver.connect();
         connection.send(&head("POST", "/v1/prune", &[], 5_000));
         connection.send(b"{");
         let took =
             if is_trickle { trickle(&mut connection, b' ') } else { connection.time_to_end() };
-        assert!(took < SOON);
+        assert!(took < WELL_AFTER_TIMEOUT);
     }
-    let delivery = first_tree().release(1).onto(None);
-    receiver.ask("POST", "/v1/stage", &stage_body(&delivery, &[], Whole::No)).ok();
+    let delivery = first_tree().release(1).bundle_from(None);
+    receiver.ask("POST", "/v1/stage", &stage_body(&delivery, &[], Complete::No)).ok();
     let pack = &delivery.packs[0];
     let mut connection = receiver.connect();
     connection.send(&head("PUT", &pack_path(&delivery, pack), &[], pack.bytes.len()));
     connection.send(&pack.bytes[..10]);
     assert_eq!(connection.answer().unwrap().status, 408);
-    assert!(connection.time_to_end() < SOON);
+    assert!(connection.time_to_end() < WELL_AFTER_TIMEOUT);
     receiver.ask("PUT", &pack_path(&delivery, pack), &pack.bytes).ok();
 }
 
 #[test]
-fn whoever_does_not_read_its_answer_is_cut() {
-    let receiver = Receiver::limited(|limits| limits.write = SHORT);
+fn client_that_does_not_read_is_closed() {
+    let receiver = Receiver::limited(|limits| limits.write = SHORT_TIMEOUT);
     let content = noise(24 << 20, 1);
     let release = crate::origin::Tree::default().file("a", &content[..], 1_700_000_001).release(1);
-    let mut delivery = release.onto(None);
-    // Each within what one block may hold.
+    let mut delivery = release.bundle_from(None);
+    // Each pack is within the limits of one block.
     delivery.packs = content
         .chunks(2 << 20)
         .enumerate()
-        .map(|(index, bytes)| crate::origin::SealedPack::raw(0, (index * (2 << 20)) as u64, bytes))
+        .map(|(index, bytes)| crate::origin::EncodedPack::raw(0, (index * (2 << 20)) as u64, bytes))
         .collect();
     let mut connection = receiver.connect();
     connection
-        .ask("POST", "/v1/stage", &[], &stage_body(&delivery, &delivery.packs, Whole::Yes))
+        .ask("POST", "/v1/stage", &[], &stage_body(&delivery, &delivery.packs, Complete::Yes))
         .ok();
     connection.ask("POST", "/v1/activate", &[], &super::activation(&delivery, None)).ok();
     let object = headwater::hash::ObjectId::of(&content);
     let mut lazy = receiver.connect();
     lazy.send(&head("GET", &format!("/v1/objects/{object}"), &[], 0));
-    // What fits in the buffers between arrives; the rest never does.
-    super::pass(SHORT * 5);
-    assert!(lazy.answer().is_none(), "it was patient for ever");
+    // The receiver sends what fits into the buffers, and never the rest.
+    super::sleep_for(SHORT_TIMEOUT * 5);
+    assert!(lazy.answer().is_none(), "the receiver waited for ever");
 }
 
 #[test]
-fn heads_that_can_be_read_in_two_ways_are_refused() {
+fn ambiguous_request_heads_are_refused() {
     let receiver = Receiver::open();
     let version = "headwater-protocol: 1\r\n";
     for text in [
@@ -221,15 +221,18 @@ fn heads_that_can_be_read_in_two_ways_are_refused() {
             matches!(status, None | Some(400 | 413 | 414 | 431 | 505)),
             "{status:?} to {text:.120}"
         );
-        assert!(connection.time_to_end() < SOON, "the connection goes on after {text:.120}");
+        assert!(
+            connection.time_to_end() < WELL_AFTER_TIMEOUT,
+            "the connection stays open after {text:.120}"
+        );
     }
     assert_eq!(receiver.ask("GET", "/healthz", b"").status, 200);
 }
 
-/// Sound requests, to be spoiled.
+/// Returns valid requests, which the test changes.
 fn sound_requests() -> Vec<Vec<u8>> {
-    let delivery = first_tree().release(1).onto(None);
-    let stage = stage_body(&delivery, &delivery.packs, Whole::Yes);
+    let delivery = first_tree().release(1).bundle_from(None);
+    let stage = stage_body(&delivery, &delivery.packs, Complete::Yes);
     let pack = &delivery.packs[0];
     vec![
         head("GET", "/v1/state", &[], 0),
@@ -241,16 +244,16 @@ fn sound_requests() -> Vec<Vec<u8>> {
 }
 
 #[test]
-fn whatever_arrives_the_receiver_lives_and_serves() {
+fn receiver_survives_random_requests() {
     use proptest::prelude::{Strategy as _, any};
-    let receiver = hasty();
+    let receiver = with_short_timeouts();
     let requests = sound_requests();
-    let spoil = (
+    let edits_to_make = (
         0..requests.len(),
         proptest::collection::vec((any::<usize>(), any::<u8>()), 1..6),
         any::<bool>(),
     );
-    let spoiled = spoil.prop_map(|(which, edits, cuts)| {
+    let changed_request = edits_to_make.prop_map(|(which, edits, cuts)| {
         let mut request = requests[which].clone();
         for (at, byte) in edits {
             let at = at % request.len();
@@ -265,11 +268,11 @@ fn whatever_arrives_the_receiver_lives_and_serves() {
     };
     let mut runner = proptest::test_runner::TestRunner::new(config);
     runner
-        .run(&spoiled, |request| {
+        .run(&changed_request, |request| {
             let mut connection = receiver.connect();
             std::io::Write::write_all(connection.stream.get_mut(), &request).ok();
             connection.stream.get_mut().shutdown(std::net::Shutdown::Write).ok();
-            assert!(connection.time_to_end() < SOON);
+            assert!(connection.time_to_end() < WELL_AFTER_TIMEOUT);
             assert_eq!(receiver.ask("GET", "/healthz", b"").status, 200);
             Ok(())
         })
@@ -280,7 +283,7 @@ fn whatever_arrives_the_receiver_lives_and_serves() {
 }
 
 #[test]
-fn a_body_needs_a_length() {
+fn body_without_a_length_is_refused() {
     let receiver = Receiver::open();
     let mut connection = receiver.connect();
     connection.send(
@@ -288,7 +291,7 @@ fn a_body_needs_a_length() {
     );
     connection.send(b"a\r\n{\"keep\":1}\r\n0\r\n\r\n");
     assert_eq!(connection.answer().unwrap().status, 411);
-    assert!(connection.time_to_end() < SOON);
+    assert!(connection.time_to_end() < WELL_AFTER_TIMEOUT);
     for (path, length) in [
         ("/v1/prune", 70_000),
         ("/v1/stage", 4 << 30),
@@ -301,7 +304,7 @@ fn a_body_needs_a_length() {
     }
 }
 
-/// Packs are put, all else is posted.
+/// Packs use PUT, all other requests POST.
 trait ReplaceMethod {
     fn replace_method(self, path: &str) -> Vec<u8>;
 }
@@ -314,15 +317,15 @@ impl ReplaceMethod for Vec<u8> {
 }
 
 #[test]
-fn whoever_expects_to_be_told_is_told_before_it_sends() {
+fn expect_continue_is_answered_before_the_body() {
     let receiver = Receiver::open();
-    let delivery = first_tree().release(1).onto(None);
+    let delivery = first_tree().release(1).bundle_from(None);
     let pack = &delivery.packs[0];
     let expects = [("expect", "100-continue")];
     let mut connection = receiver.connect();
     connection.send(&head("PUT", &pack_path(&delivery, pack), &expects, pack.bytes.len()));
     assert_eq!(connection.answer().unwrap().refusal(), (404, "unknown".to_owned()));
-    receiver.ask("POST", "/v1/stage", &stage_body(&delivery, &[], Whole::No)).ok();
+    receiver.ask("POST", "/v1/stage", &stage_body(&delivery, &[], Complete::No)).ok();
     let mut connection = receiver.connect();
     connection.send(&head("PUT", &pack_path(&delivery, pack), &expects, pack.bytes.len()));
     assert_eq!(connection.answer().unwrap().status, 100);
@@ -331,18 +334,18 @@ fn whoever_expects_to_be_told_is_told_before_it_sends() {
 }
 
 #[test]
-fn a_refusal_is_read_by_those_who_send_all_before_they_read() {
+fn refusal_reaches_clients_that_send_everything_first() {
     let receiver = Receiver::open();
     let mut connection = receiver.connect();
     let path = format!("/v1/packs/{0}/{0}", "a".repeat(64));
     for _ in 0..2 {
         let refused = connection.ask("PUT", &path, &[], &vec![7; 20 << 20]);
-        assert_eq!(refused.refusal(), (404, "unknown".to_owned()), "and the connection goes on");
+        assert_eq!(refused.refusal(), (404, "unknown".to_owned()), "the connection stays usable");
     }
 }
 
 #[test]
-fn there_is_a_limit_of_connections_and_of_those_from_one_address() {
+fn connections_are_limited_in_total_and_per_address() {
     for per_address in [2, 100] {
         let receiver = Receiver::limited(|limits| {
             limits.connections = if per_address == 2 { 100 } else { 2 };
@@ -351,11 +354,11 @@ fn there_is_a_limit_of_connections_and_of_those_from_one_address() {
         let mut seated: Vec<Connection> = (0..2).map(|_| receiver.connect()).collect();
         seated.iter_mut().for_each(|one| drop(one.ask("GET", "/healthz", &[], b"").ok()));
         let mut third = receiver.connect();
-        let told = third.answer().unwrap();
-        assert_eq!(told.refusal(), (503, "busy".to_owned()));
-        assert!(told.head.contains("retry-after: 1"));
+        let refused = third.answer().unwrap();
+        assert_eq!(refused.refusal(), (503, "busy".to_owned()));
+        assert!(refused.head.contains("retry-after: 1"));
         drop(seated);
-        super::wait_until("there is room again", || {
+        super::wait_until("a connection is accepted again", || {
             let mut connection = receiver.connect();
             connection.send(&head("GET", "/healthz", &[], 0));
             connection.answer().is_some_and(|answer| answer.status == 200)
@@ -364,7 +367,7 @@ fn there_is_a_limit_of_connections_and_of_those_from_one_address() {
 }
 
 #[test]
-fn others_are_served_beside_many_who_do_nothing() {
+fn many_idle_connections_do_not_block_others() {
     let receiver = Receiver::limited(|limits| {
         limits.connections = 400;
         limits.connections_per_address = 400;

@@ -34,56 +34,56 @@ use headwater::tree_path::Site;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::origin::{Delivery, SealedPack};
+use crate::origin::{Delivery, EncodedPack};
 use crate::sandbox;
 
-/// No answer takes longer than this.
+/// The maximum time for a response.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Keeps every record, as it would be written.
+/// Keeps every log record in its written form.
 #[derive(Default)]
-pub(super) struct Kept(Mutex<Vec<String>>);
+pub(super) struct RecordedLog(Mutex<Vec<String>>);
 
-impl Log for Kept {
+impl Log for RecordedLog {
     fn record(&self, record: &LogRecord) {
         self.0.lock().unwrap().push(serde_json::to_string(record).unwrap());
     }
 }
 
-/// A receiver on a free port, and its one mirror.
+/// A receiver on a free port, with one mirror.
 pub(super) struct Receiver {
     dir: TempDir,
     pub(super) address: SocketAddr,
-    pub(super) log: Arc<Kept>,
+    pub(super) log: Arc<RecordedLog>,
     handle: Handle,
 }
 
 impl Receiver {
-    /// One that lets everybody in, with the usual limits.
+    /// Starts a receiver without authentication, with the default limits.
     pub(super) fn open() -> Self {
         Self::new(|_| {})
     }
 
-    /// One with these limits.
+    /// Starts a receiver with these limits.
     pub(super) fn limited(limit: impl FnOnce(&mut ReceiverLimits)) -> Self {
         Self::new(|settings| limit(&mut settings.limits))
     }
 
-    /// One with settings of the test's own.
+    /// Starts a receiver with the given settings.
     pub(super) fn new(change: impl FnOnce(&mut ReceiverSettings)) -> Self {
         let dir = sandbox::directory();
         let site = SiteSettings::new(dir.path().join("www"), Some(Site::new("docs").unwrap()));
         let listen = SocketAddr::from(([127, 0, 0, 1], 0));
         let mut settings = ReceiverSettings::new(listen, vec![site], AuthPolicy::Open);
         change(&mut settings);
-        let log = Arc::new(Kept::default());
+        let log = Arc::new(RecordedLog::default());
         let server = Server::bind(&settings, log.clone()).unwrap();
         let (address, handle) = (server.address(), server.handle());
         std::thread::spawn(move || server.run().unwrap());
         Self { dir, address, log, handle }
     }
 
-    /// Where the mirror is.
+    /// Returns the directory of the mirror.
     pub(super) fn mirror(&self) -> PathBuf {
         self.dir.path().join("www")
     }
@@ -93,12 +93,12 @@ impl Receiver {
         Connection::to(self.address)
     }
 
-    /// One request on a connection of its own.
+    /// Sends one request on a new connection.
     pub(super) fn ask(&self, method: &str, path: &str, body: &[u8]) -> Answer {
         self.connect().ask(method, path, &[], body)
     }
 
-    /// What was logged so far.
+    /// Returns the log so far.
     pub(super) fn logged(&self) -> String {
         self.log.0.lock().unwrap().join("\n")
     }
@@ -115,12 +115,12 @@ impl Drop for Receiver {
     }
 }
 
-/// A connection that speaks HTTP as the test wants it.
+/// A connection on which a test controls every byte of HTTP.
 pub(super) struct Connection {
     pub(super) stream: BufReader<TcpStream>,
 }
 
-/// What came back.
+/// A response.
 #[derive(Debug, Clone)]
 pub(super) struct Answer {
     pub(super) status: u16,
@@ -133,19 +133,19 @@ impl Answer {
         serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}"))
     }
 
-    /// The kind of the refusal.
+    /// Returns the kind of the error.
     pub(super) fn kind(&self) -> String {
         self.json()["error"]["kind"].as_str().unwrap_or("none").to_owned()
     }
 
-    /// What was done, which it was.
+    /// Returns the result of a successful request.
     #[track_caller]
     pub(super) fn ok(&self) -> Value {
         assert_eq!(self.status, 200, "{}{}", self.head, String::from_utf8_lossy(&self.body));
         self.json().get("ok").unwrap_or_else(|| panic!("{}", self.json())).clone()
     }
 
-    /// The status and the kind of a refusal.
+    /// Returns the status and the kind of an error.
     pub(super) fn refusal(&self) -> (u16, String) {
         (self.status, self.kind())
     }
@@ -160,12 +160,12 @@ impl Connection {
         Self { stream: BufReader::new(stream) }
     }
 
-    /// Sends bytes as they are.
+    /// Sends bytes unchanged.
     pub(super) fn send(&mut self, bytes: &[u8]) {
         self.stream.get_mut().write_all(bytes).unwrap();
     }
 
-    /// Sends a request and reads its answer.
+    /// Sends a request and reads its response.
     pub(super) fn ask(
         &mut self,
         method: &str,
@@ -174,12 +174,12 @@ impl Connection {
         body: &[u8],
     ) -> Answer {
         self.send(&head(method, path, fields, body.len()));
-        // A refusal may come before all is sent; it is read all the same.
+        // An error response may arrive before everything is sent; it is read, too.
         self.stream.get_mut().write_all(body).ok();
         self.answer().expect("an answer")
     }
 
-    /// Reads an answer; nothing if the connection ended instead.
+    /// Reads a response; returns `None` if the connection ended instead.
     pub(super) fn answer(&mut self) -> Option<Answer> {
         let mut head = String::new();
         loop {
@@ -221,18 +221,18 @@ impl Connection {
         }
     }
 
-    /// How long it takes until the other side ends the connection.
+    /// Returns the time until the other side closes the connection.
     pub(super) fn time_to_end(&mut self) -> Duration {
         let began = Instant::now();
         let mut rest = Vec::new();
-        // A reset is an end too.
+        // A reset closes it, too.
         self.stream.read_to_end(&mut rest).ok();
-        assert!(began.elapsed() < PATIENCE, "it was never ended");
+        assert!(began.elapsed() < PATIENCE, "the connection was never closed");
         began.elapsed()
     }
 }
 
-/// The head of a request of this protocol.
+/// Returns the head of a request of this protocol.
 pub(super) fn head(method: &str, path: &str, fields: &[(&str, &str)], length: usize) -> Vec<u8> {
     let mut head = format!("{method} {path} HTTP/1.1\r\nhost: mirror\r\nheadwater-protocol: 1\r\n");
     if method != "GET" {
@@ -243,67 +243,67 @@ pub(super) fn head(method: &str, path: &str, fields: &[(&str, &str)], length: us
     head.into_bytes()
 }
 
-/// Whether packs are all there after a stage.
+/// Whether a stage request says that its packs are complete.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Whole {
+pub(super) enum Complete {
     Yes,
     No,
 }
 
-/// The body of a stage with these packs in it.
-pub(super) fn stage_body(delivery: &Delivery, packs: &[SealedPack], whole: Whole) -> Vec<u8> {
+/// Returns the body of a stage request with these packs.
+pub(super) fn stage_body(delivery: &Delivery, packs: &[EncodedPack], whole: Complete) -> Vec<u8> {
     let head = json!({
         "release": String::from_utf8(delivery.release.to_bytes()).unwrap(),
         "key": delivery.key.to_string(),
         "base": delivery.base.map(|base| base.to_string()),
         "change_bytes": delivery.change.len(),
         "has_packs": !packs.is_empty(),
-        "is_whole": whole == Whole::Yes,
+        "is_whole": whole == Complete::Yes,
     });
     let head = head.to_string().into_bytes();
     let length = u32::try_from(head.len()).unwrap().to_be_bytes();
     let mut body = [&length[..], &head, &delivery.change].concat();
     if !packs.is_empty() {
-        packs.iter().for_each(|pack| body.extend(headed(pack, &pack.bytes)));
-        body.extend([&[u8::from(whole == Whole::Yes); 32][..], &[0; 4]].concat());
+        packs.iter().for_each(|pack| body.extend(framed_pack(pack, &pack.bytes)));
+        body.extend([&[u8::from(whole == Complete::Yes); 32][..], &[0; 4]].concat());
     }
     body
 }
 
-/// These bytes behind the head of a pack.
-pub(super) fn headed(pack: &SealedPack, bytes: &[u8]) -> Vec<u8> {
+/// Returns these bytes after the head of a pack.
+pub(super) fn framed_pack(pack: &EncodedPack, bytes: &[u8]) -> Vec<u8> {
     [&pack.id.as_bytes()[..], &u32::try_from(bytes.len()).unwrap().to_be_bytes(), bytes].concat()
 }
 
-/// The body of an activation.
+/// Returns the body of an activation request.
 pub(super) fn activation(delivery: &Delivery, expected: Option<&str>) -> Vec<u8> {
     json!({"release": delivery.release.name().to_string(), "expected": expected})
         .to_string()
         .into_bytes()
 }
 
-/// The path of a pack.
-pub(super) fn pack_path(delivery: &Delivery, pack: &SealedPack) -> String {
+/// Returns the path of a pack.
+pub(super) fn pack_path(delivery: &Delivery, pack: &EncodedPack) -> String {
     format!("/v1/packs/{}/{}", delivery.key, pack.id)
 }
 
-/// Lets `time` pass: where what is told is that nothing happens meanwhile.
-pub(super) fn pass(time: Duration) {
+/// Waits for `time`, in tests which assert that nothing happens meanwhile.
+pub(super) fn sleep_for(time: Duration) {
     let (_sender, never) = std::sync::mpsc::channel::<()>();
     never.recv_timeout(time).unwrap_err();
 }
 
-/// Waits until `is_so`, which must be soon.
+/// Waits until `is_so` returns true; panics after a limited time.
 #[track_caller]
 pub(super) fn wait_until(what: &str, is_so: impl Fn() -> bool) {
     let began = Instant::now();
     while !is_so() {
         assert!(began.elapsed() < PATIENCE, "{what}: never");
-        pass(Duration::from_millis(5));
+        sleep_for(Duration::from_millis(5));
     }
 }
 
-/// What a mirror serves is whole, and is the release with this sequence.
+/// Asserts that a mirror serves the complete release with this sequence.
 #[track_caller]
 pub(super) fn assert_serves(mirror: &Path, sequence: u64) {
     let served = crate::checker::check_store(mirror).unwrap_or_else(|faults| panic!("{faults:#?}"));

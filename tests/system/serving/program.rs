@@ -12,31 +12,32 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
 use super::{
-    Connection, Receiver, Whole, activation, assert_serves, head, pack_path, stage_body, wait_until,
+    Complete, Connection, Receiver, activation, assert_serves, head, pack_path, stage_body,
+    wait_until,
 };
 use crate::checker;
 use crate::deltas::pages;
-use crate::harness::World;
+use crate::harness::Sandbox;
 use crate::origin::{first_tree, second_tree};
 
-/// `headwater serve`, running.
+/// A running `headwater serve`.
 pub(super) struct Program {
     child: Child,
     pub(super) address: SocketAddr,
-    /// Takes what it writes to stderr, so that it never waits for that.
+    /// Reads stderr, so that the program never blocks on it.
     log: Option<std::thread::JoinHandle<String>>,
 }
 
 impl Program {
-    /// Serves `mirror` of this world; `fault` is armed.
-    pub(super) fn start(world: &World, flags: &[&str], fault: &str) -> Self {
-        Self::launch(world, &[&[&*world.at("mirror")], flags].concat(), fault)
+    /// Serves `mirror` of this sandbox, with the given fault.
+    pub(super) fn start(sandbox: &Sandbox, flags: &[&str], fault: &str) -> Self {
+        Self::launch(sandbox, &[&[&*sandbox.path_text("mirror")], flags].concat(), fault)
     }
 
-    /// Serves what these arguments say.
-    pub(super) fn launch(world: &World, arguments: &[&str], fault: &str) -> Self {
+    /// Serves with these arguments.
+    pub(super) fn launch(sandbox: &Sandbox, arguments: &[&str], fault: &str) -> Self {
         let mut command =
-            world.command(&[&["serve", "--listen", "127.0.0.1:0"], arguments].concat());
+            sandbox.command(&[&["serve", "--listen", "127.0.0.1:0"], arguments].concat());
         let mut child =
             command.env("HEADWATER_FAULT", fault).stderr(Stdio::piped()).spawn().unwrap();
         let mut stderr = BufReader::new(child.stderr.take().unwrap());
@@ -52,7 +53,7 @@ impl Program {
         Self { child, address, log: Some(log) }
     }
 
-    /// The id of the process.
+    /// Returns the id of the process.
     pub(super) fn id(&self) -> u32 {
         self.child.id()
     }
@@ -61,7 +62,7 @@ impl Program {
         kill_process(Pid::from_child(&self.child), signal).unwrap();
     }
 
-    /// Waits for its end; answers its code and its log.
+    /// Waits for its end; returns its exit code and its log.
     fn end(&mut self) -> (Option<i32>, String) {
         let status = self.child.wait().unwrap();
         (status.code(), self.log.take().unwrap().join().unwrap())
@@ -75,7 +76,7 @@ impl Drop for Program {
     }
 }
 
-/// A connection on which the other side may die at any moment.
+/// Sends a request to a receiver that may die at any moment.
 fn try_ask(address: SocketAddr, path: &str, body: &[u8]) -> Option<super::Answer> {
     let mut stream = std::net::TcpStream::connect(address).ok()?;
     stream.set_read_timeout(Some(super::PATIENCE)).unwrap();
@@ -85,11 +86,11 @@ fn try_ask(address: SocketAddr, path: &str, body: &[u8]) -> Option<super::Answer
 }
 
 #[test]
-fn what_is_in_flight_is_answered_before_it_stops() {
-    let world = World::new();
-    let mut program = Program::start(&world, &["--no-auth"], "");
-    let delivery = first_tree().release(1).onto(None);
-    let body = stage_body(&delivery, &delivery.packs, Whole::Yes);
+fn requests_in_flight_are_answered_before_shutdown() {
+    let sandbox = Sandbox::new();
+    let mut program = Program::start(&sandbox, &["--no-auth"], "");
+    let delivery = first_tree().release(1).bundle_from(None);
+    let body = stage_body(&delivery, &delivery.packs, Complete::Yes);
     let mut idle = Connection::to(program.address);
     idle.ask("GET", "/healthz", &[], b"").ok();
     let mut busy = Connection::to(program.address);
@@ -99,7 +100,9 @@ fn what_is_in_flight_is_answered_before_it_stops() {
     busy.send(&body[..100]);
     program.signal(Signal::TERM);
     assert!(idle.answer().is_none(), "an idle connection is closed");
-    wait_until("nobody is let in", || std::net::TcpStream::connect(program.address).is_err());
+    wait_until("no new connection is accepted", || {
+        std::net::TcpStream::connect(program.address).is_err()
+    });
     busy.send(&body[100..]);
     assert_eq!(busy.answer().unwrap().ok(), json!({"staged": {"resent": 0}}));
     let (code, log) = program.end();
@@ -109,17 +112,24 @@ fn what_is_in_flight_is_answered_before_it_stops() {
 
 #[cfg(debug_assertions)]
 #[test]
-fn a_receiver_that_cannot_open_objects_drops_none_of_them() {
-    let world = World::new();
+fn unreadable_objects_are_not_dropped_by_the_receiver() {
+    let sandbox = Sandbox::new();
     let push = |version: &str, fault: &str| {
-        let program = Program::start(&world, &["--no-auth"], fault);
+        let program = Program::start(&sandbox, &["--no-auth"], fault);
         let url = format!("http://{}", program.address);
-        world.write("tree", &pages(version));
-        world.run(&["push", &world.at("tree"), &url, "--allow-shrink", "--deadline", "20s"])
+        sandbox.write("tree", &pages(version));
+        sandbox.run(&[
+            "push",
+            &sandbox.path_text("tree"),
+            &url,
+            "--allow-shrink",
+            "--deadline",
+            "20s",
+        ])
     };
     push("1", "").expect(&[0]);
     push("2", "").expect(&[0]);
-    let mirror = world.path("mirror");
+    let mirror = sandbox.path("mirror");
     let before = checker::object_names(&mirror);
     for errno in [5, 13, 24] {
         let outcome = push("3", &format!("errno={errno}@open:/.headwater/objects/"));
@@ -133,11 +143,11 @@ fn a_receiver_that_cannot_open_objects_drops_none_of_them() {
 
 #[cfg(debug_assertions)]
 #[test]
-fn a_panic_is_a_record_with_its_place_and_the_receiver_serves_on() {
-    let world = World::new();
-    let mut program = Program::start(&world, &["--no-auth"], "panic@create directory");
-    let delivery = first_tree().release(1).onto(None);
-    let body = stage_body(&delivery, &delivery.packs, Whole::Yes);
+fn panic_is_logged_with_its_location_and_the_receiver_continues() {
+    let sandbox = Sandbox::new();
+    let mut program = Program::start(&sandbox, &["--no-auth"], "panic@create directory");
+    let delivery = first_tree().release(1).bundle_from(None);
+    let body = stage_body(&delivery, &delivery.packs, Complete::Yes);
     let refused = Connection::to(program.address).ask("POST", "/v1/stage", &[], &body);
     assert_eq!(refused.refusal(), (500, "other".to_owned()));
     assert!(!String::from_utf8_lossy(&refused.body).contains("as was asked for"), "{refused:?}");
@@ -151,14 +161,14 @@ fn a_panic_is_a_record_with_its_place_and_the_receiver_serves_on() {
 }
 
 #[test]
-fn a_token_is_in_no_output() {
-    let world = World::new();
-    let token = world.run(&["token", "new", "--site", "docs", "--allow", "push"]).expect(&[0]);
+fn token_appears_in_no_output() {
+    let sandbox = Sandbox::new();
+    let token = sandbox.run(&["token", "new", "--site", "docs", "--allow", "push"]).expect(&[0]);
     let (secret, table) = (token.stdout.trim().to_owned(), token.stderr.clone());
     assert!(Token::parse(&secret).is_some() && !table.contains(&secret[12..]), "{table}");
-    fs::write(world.path("tokens.toml"), &table).unwrap();
-    let file = world.at("tokens.toml");
-    let mut program = Program::start(&world, &["--site", "docs", "--token-file", &file], "");
+    fs::write(sandbox.path("tokens.toml"), &table).unwrap();
+    let file = sandbox.path_text("tokens.toml");
+    let mut program = Program::start(&sandbox, &["--site", "docs", "--token-file", &file], "");
     for bearer in [
         format!("Bearer {secret}"),
         format!("bearer {secret}x"),
@@ -179,18 +189,18 @@ fn a_token_is_in_no_output() {
     let (code, log) = program.end();
     assert_eq!(code, Some(0), "{log}");
     assert!(!log.contains(&secret[12..]), "{log}");
-    assert!(log.contains(&secret[3..11]), "who asked is named: {log}");
+    assert!(log.contains(&secret[3..11]), "the log names the token: {log}");
 }
 
 #[test]
-fn text_of_a_peer_is_escaped_in_the_log() {
-    let world = World::new();
-    let mut program = Program::start(&world, &["--no-auth"], "");
+fn peer_text_is_escaped_in_the_log() {
+    let sandbox = Sandbox::new();
+    let mut program = Program::start(&sandbox, &["--no-auth"], "");
     let mut connection = Connection::to(program.address);
     connection.send("GET /\u{9b}31m\u{202e}evil HTTP/1.1\r\nhost: a\r\n\r\n".as_bytes());
     connection.answer();
-    let lie = br#"{"release":"\u001b[2J\n1-0000000000000000"}"#;
-    Connection::to(program.address).ask("POST", "/v1/activate", &[], lie);
+    let activation = br#"{"release":"\u001b[2J\n1-0000000000000000"}"#;
+    Connection::to(program.address).ask("POST", "/v1/activate", &[], activation);
     program.signal(Signal::TERM);
     let (_, log) = program.end();
     let steers = |c: char| c != '\n' && c.is_control() || ('\u{202a}'..='\u{202e}').contains(&c);
@@ -199,10 +209,10 @@ fn text_of_a_peer_is_escaped_in_the_log() {
 }
 
 #[test]
-fn receive_says_who_it_is_and_answers_on_pipes() {
-    let world = World::new();
-    let mirror = world.at("mirror");
-    let mut command = world.command(&["receive", &mirror, "--site", "docs"]);
+fn receive_sends_a_banner_and_answers_on_pipes() {
+    let sandbox = Sandbox::new();
+    let mirror = sandbox.path_text("mirror");
+    let mut command = sandbox.command(&["receive", &mirror, "--site", "docs"]);
     command
         .env("SSH_ORIGINAL_COMMAND", "rm -rf /")
         .stdin(Stdio::piped())
@@ -217,8 +227,8 @@ fn receive_says_who_it_is_and_answers_on_pipes() {
         serde_json::from_str(banner.strip_prefix("headwater receive 1 ").unwrap()).unwrap();
     assert_eq!(banner["protocols"], json!([1]));
     assert_eq!(banner["sites"], json!([{"directory": mirror, "site": "docs", "base": "/"}]));
-    let delivery = first_tree().release(1).onto(None);
-    let stage = stage_body(&delivery, &delivery.packs, Whole::Yes);
+    let delivery = first_tree().release(1).bundle_from(None);
+    let stage = stage_body(&delivery, &delivery.packs, Complete::Yes);
     for (path, body) in [("/v1/stage", stage), ("/v1/activate", activation(&delivery, None))] {
         input.write_all(&head("POST", path, &[], body.len())).unwrap();
         input.write_all(&body).unwrap();
@@ -239,10 +249,10 @@ fn receive_says_who_it_is_and_answers_on_pipes() {
     let end = child.wait_with_output().unwrap();
     assert!(end.status.success());
     assert_eq!(String::from_utf8_lossy(&end.stderr), "");
-    assert_serves(&world.path("mirror"), 1);
+    assert_serves(&sandbox.path("mirror"), 1);
 }
 
-/// A certificate for localhost in files of these names; answers it for a client to trust.
+/// Writes a certificate for localhost to these files; returns it as a trust anchor for a client.
 fn certificate(files: &TlsFiles) -> ureq::tls::Certificate<'static> {
     let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
     fs::write(&files.cert, made.cert.pem()).unwrap();
@@ -260,14 +270,14 @@ fn is_trusted(address: SocketAddr, root: &ureq::tls::Certificate<'static>) -> bo
 }
 
 #[test]
-fn a_certificate_is_read_again_and_a_bad_one_changes_nothing() {
+fn certificate_is_reloaded_and_a_bad_one_is_ignored() {
     let dir = crate::sandbox::directory();
     let files = TlsFiles { cert: dir.path().join("cert.pem"), key: dir.path().join("key.pem") };
     let old = certificate(&files);
     let receiver = Receiver::new(|settings| settings.tls = Some(files.clone()));
     assert!(is_trusted(receiver.address, &old));
     let new = certificate(&files);
-    assert!(!is_trusted(receiver.address, &new), "not before it is told");
+    assert!(!is_trusted(receiver.address, &new), "the new certificate is not used before a reload");
     receiver.handle().reload();
     assert!(is_trusted(receiver.address, &new) && !is_trusted(receiver.address, &old));
     fs::write(&files.key, "not a key").unwrap();
@@ -278,29 +288,32 @@ fn a_certificate_is_read_again_and_a_bad_one_changes_nothing() {
         logged.contains(r#"{"event":"certificate_read"}"#) && logged.contains("key.pem"),
         "{logged}"
     );
-    // Whoever speaks no TLS learns nothing and harms nobody.
+    // A client without TLS gets no information and affects no one.
     let mut plain = receiver.connect();
     plain.send(b"GET /healthz HTTP/1.1\r\n\r\n");
     assert!(plain.answer().is_none());
-    wait_until("it is logged", || receiver.logged().contains(r#""event":"turned_away""#));
+    wait_until("the connection error is logged", || {
+        receiver.logged().contains(r#""event":"turned_away""#)
+    });
     assert!(is_trusted(receiver.address, &new));
 }
 
 #[test]
-fn a_certificate_is_read_again_on_sighup() {
-    let world = World::new();
-    let files = TlsFiles { cert: world.path("cert.pem"), key: world.path("key.pem") };
+fn sighup_reloads_the_certificate() {
+    let sandbox = Sandbox::new();
+    let files = TlsFiles { cert: sandbox.path("cert.pem"), key: sandbox.path("key.pem") };
     let old = certificate(&files);
     let config =
         "tls = { cert = 'cert.pem', key = 'key.pem' }\n[[site]]\nname = 'docs'\ndir = 'mirror'\n";
     let token =
-        world.run(&["token", "new", "--site", "docs", "--allow", "push"]).expect(&[0]).stderr;
-    fs::write(world.path("serve.toml"), format!("{config}{token}")).unwrap();
-    let mut program = Program::launch(&world, &["--config", &world.at("serve.toml")], "");
+        sandbox.run(&["token", "new", "--site", "docs", "--allow", "push"]).expect(&[0]).stderr;
+    fs::write(sandbox.path("serve.toml"), format!("{config}{token}")).unwrap();
+    let mut program =
+        Program::launch(&sandbox, &["--config", &sandbox.path_text("serve.toml")], "");
     assert!(is_trusted(program.address, &old));
     let new = certificate(&files);
     program.signal(Signal::HUP);
-    wait_until("the new certificate is shown", || is_trusted(program.address, &new));
+    wait_until("the new certificate is used", || is_trusted(program.address, &new));
     assert!(!is_trusted(program.address, &old));
     program.signal(Signal::TERM);
     let (code, log) = program.end();
@@ -310,13 +323,13 @@ fn a_certificate_is_read_again_on_sighup() {
 
 #[cfg(debug_assertions)]
 #[test]
-fn a_receiver_that_is_killed_anywhere_serves_a_whole_release_and_goes_on() {
-    let world = World::new();
+fn receiver_killed_at_any_step_serves_a_complete_release() {
+    let sandbox = Sandbox::new();
     let (first, second) = (first_tree().release(1), second_tree().release(2));
     let publish =
         |address: SocketAddr, delivery: &crate::origin::Delivery, expected: Option<String>| {
-            let body = stage_body(delivery, &delivery.packs, Whole::Yes);
-            // What it holds of an earlier attempt is not taken twice.
+            let body = stage_body(delivery, &delivery.packs, Complete::Yes);
+            // Packs of an earlier attempt are not accepted twice.
             let staged = try_ask(address, "/v1/stage", &body)?;
             let activated =
                 try_ask(address, "/v1/activate", &activation(delivery, expected.as_deref()))?;
@@ -324,75 +337,75 @@ fn a_receiver_that_is_killed_anywhere_serves_a_whole_release_and_goes_on() {
             [staged, activated, settled].iter().all(|answer| answer.status == 200).then_some(())
         };
     {
-        let program = Program::start(&world, &["--no-auth"], "");
-        publish(program.address, &first.onto(None), None).unwrap();
+        let program = Program::start(&sandbox, &["--no-auth"], "");
+        publish(program.address, &first.bundle_from(None), None).unwrap();
     }
-    world.save("mirror");
-    let delivery = second.onto(Some(&first));
+    sandbox.save("mirror");
+    let delivery = second.bundle_from(Some(&first));
     let expected = Some(first.name().to_string());
     let (mut step, mut sequences) = (1, Vec::new());
     loop {
-        world.restore("mirror");
-        let mut program = Program::start(&world, &["--no-auth"], &format!("kill@{step}"));
+        sandbox.restore("mirror");
+        let mut program = Program::start(&sandbox, &["--no-auth"], &format!("kill@{step}"));
         let is_done = publish(program.address, &delivery, expected.clone()).is_some();
         if is_done {
             break;
         }
-        assert_eq!(program.end().0, None, "it was killed at step {step}");
-        let served = world.served("mirror");
+        assert_eq!(program.end().0, None, "the receiver was killed at step {step}");
+        let served = sandbox.served("mirror");
         sequences.push(served.record.sequence);
-        let again = Program::start(&world, &["--no-auth"], "");
+        let again = Program::start(&sandbox, &["--no-auth"], "");
         publish(again.address, &delivery, expected.clone())
             .unwrap_or_else(|| panic!("killed at step {step}"));
-        assert_serves(&world.path("mirror"), 2);
+        assert_serves(&sandbox.path("mirror"), 2);
         step += 1;
     }
     assert!(
         sequences.contains(&1) && sequences.contains(&2) && sequences.is_sorted(),
         "{sequences:?}"
     );
-    assert!(checker::check_store(&world.path("mirror")).is_ok());
+    assert!(checker::check_store(&sandbox.path("mirror")).is_ok());
 }
 
 #[cfg(debug_assertions)]
 #[test]
-fn a_full_disk_is_told_and_given_back() {
-    let world = World::new();
-    let delivery = first_tree().release(1).onto(None);
-    let body = stage_body(&delivery, &delivery.packs, Whole::Yes);
+fn full_disk_is_reported_and_freed() {
+    let sandbox = Sandbox::new();
+    let delivery = first_tree().release(1).bundle_from(None);
+    let body = stage_body(&delivery, &delivery.packs, Complete::Yes);
     const ENOSPC: i32 = 28;
     for op in ["write", "create", "sync file system", "rename"] {
         {
-            let program = Program::start(&world, &["--no-auth"], &format!("errno={ENOSPC}@{op}"));
+            let program = Program::start(&sandbox, &["--no-auth"], &format!("errno={ENOSPC}@{op}"));
             let full = Connection::to(program.address).ask("POST", "/v1/stage", &[], &body);
             assert_eq!(full.refusal(), (507, "no_space".to_owned()), "{op}");
         }
-        assert!(checker::state(&world.path("mirror")).unwrap().is_none());
+        assert!(checker::state(&sandbox.path("mirror")).unwrap().is_none());
     }
-    let program = Program::start(&world, &["--no-auth"], "");
+    let program = Program::start(&sandbox, &["--no-auth"], "");
     let mut connection = Connection::to(program.address);
     connection.ask("POST", "/v1/stage", &[], &body).ok();
     connection.ask("POST", "/v1/activate", &[], &activation(&delivery, None)).ok();
-    assert_serves(&world.path("mirror"), 1);
+    assert_serves(&sandbox.path("mirror"), 1);
 }
 
 #[test]
-fn a_receiver_that_starts_anew_goes_on_with_what_came_before() {
-    let world = World::new();
-    let delivery = first_tree().release(1).onto(None);
+fn restarted_receiver_resumes_unfinished_pushes() {
+    let sandbox = Sandbox::new();
+    let delivery = first_tree().release(1).bundle_from(None);
     let pack = &delivery.packs[0];
     {
-        let program = Program::start(&world, &["--no-auth"], "");
+        let program = Program::start(&sandbox, &["--no-auth"], "");
         let mut connection = Connection::to(program.address);
-        connection.ask("POST", "/v1/stage", &[], &stage_body(&delivery, &[], Whole::No)).ok();
+        connection.ask("POST", "/v1/stage", &[], &stage_body(&delivery, &[], Complete::No)).ok();
         connection.ask("PUT", &pack_path(&delivery, pack), &[], &pack.bytes).ok();
         program.signal(Signal::KILL);
     }
-    let program = Program::start(&world, &["--no-auth"], "");
+    let program = Program::start(&sandbox, &["--no-auth"], "");
     let mut connection = Connection::to(program.address);
     let state = connection.ask("GET", "/v1/state", &[], b"").ok();
     assert_eq!(state["unfinished"], json!([delivery.key.to_string()]));
     let held =
-        connection.ask("POST", "/v1/stage", &[], &stage_body(&delivery, &[], Whole::No)).ok();
+        connection.ask("POST", "/v1/stage", &[], &stage_body(&delivery, &[], Complete::No)).ok();
     assert_eq!(held, json!({"held": [pack.id.to_string()]}));
 }

@@ -10,11 +10,11 @@ use super::{Connection, Receiver, assert_serves};
 use crate::origin::{Tree, first_tree};
 
 #[test]
-fn repair_asks_for_what_it_needs_and_mends() {
+fn repair_requests_missing_content_and_restores_it() {
     let receiver = Receiver::open();
     let first = first_tree().release(1);
     let mut connection = receiver.connect();
-    publish(&mut connection, &first.onto(None), None);
+    publish(&mut connection, &first.bundle_from(None), None);
     let inner = receiver.mirror().join(".headwater");
     let object = first.file("img/logo.bin").object;
     let hex = object.to_string();
@@ -57,14 +57,14 @@ fn repair_asks_for_what_it_needs_and_mends() {
 }
 
 #[test]
-fn uploads_for_a_repair_stay_within_the_quota_and_failed_ones_leave_nothing() {
+fn repair_uploads_respect_the_quota_and_failed_ones_leave_nothing() {
     const SIZE: usize = 300_000;
     let receiver = Receiver::new(|settings| settings.sites[0].quota_bytes = Some(1_000_000));
     let paths = ["a", "b", "c"];
     let sized = |tree: Tree, path: &&str| tree.file(path, vec![path.as_bytes()[0]; SIZE], 7);
     let first = paths.iter().fold(Tree::default(), sized).release(1);
     let mut connection = receiver.connect();
-    publish(&mut connection, &first.onto(None), None);
+    publish(&mut connection, &first.bundle_from(None), None);
     let objects = paths.map(|path| first.file(path).object.to_string());
     for object in &objects {
         let file = receiver.mirror().join(".headwater/objects").join(&object[..2]).join(object);
@@ -73,8 +73,7 @@ fn uploads_for_a_repair_stay_within_the_quota_and_failed_ones_leave_nothing() {
     }
     let repairing = connection.ask("POST", "/v1/repair", &[], b"{}").ok();
     assert_eq!(repairing["wants"]["objects"].as_array().unwrap().len(), 3);
-    // As often as somebody likes: what is refused takes no space afterwards, on the disk or of the
-    // quota.
+    // However often this is repeated, refused uploads take no space on the disk or of the quota.
     for round in 0..12 {
         let path = format!("/v1/objects/{}", objects[round % 3]);
         let refused = connection.ask("PUT", &path, &[], &vec![1; SIZE]);
@@ -84,7 +83,7 @@ fn uploads_for_a_repair_stay_within_the_quota_and_failed_ones_leave_nothing() {
     assert!(kept < 2 * SIZE as u64, "{kept} bytes are kept");
     for (path, object) in paths.iter().zip(&objects) {
         let content = vec![path.as_bytes()[0]; SIZE];
-        // What came already is not kept twice.
+        // Content that was already received is not kept twice.
         for _ in 0..3 {
             connection.ask("PUT", &format!("/v1/objects/{object}"), &[], &content).ok();
         }
@@ -93,7 +92,7 @@ fn uploads_for_a_repair_stay_within_the_quota_and_failed_ones_leave_nothing() {
     assert_eq!((&repaired["left"], &repaired["objects"]), (&json!([]), &json!(3)));
 }
 
-/// Bytes that files without a name take which this process has open below `place`.
+/// Returns the bytes of unnamed files that this process has open below `place`.
 fn open_unnamed_bytes(place: &Path) -> u64 {
     use std::os::unix::fs::MetadataExt as _;
     let open = fs::read_dir("/proc/self/fd").unwrap().map(|entry| entry.unwrap().path());

@@ -14,25 +14,25 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::program::Program;
 use super::pushes::publish;
-use super::{Connection, PATIENCE, Whole, head, pack_path, stage_body};
-use crate::harness::World;
-use crate::origin::{Delivery, SealedPack, Tree, noise};
+use super::{Complete, Connection, PATIENCE, head, pack_path, stage_body};
+use crate::harness::Sandbox;
+use crate::origin::{Delivery, EncodedPack, Tree, noise};
 
 const SENDERS: usize = 64;
 /// The largest content and prefix of a block.
 const CONTENT: usize = 4 << 20;
 const PREFIX: usize = 16 << 20;
-/// Blocks that fill a pack when they hardly compress.
+/// The number of hardly compressible blocks that fill a pack.
 const BLOCKS: usize = 7;
-/// Most memory of a receiver, in KiB.
-const MOST_KIB: usize = 200 << 10;
+/// The maximum memory of a receiver, in KiB.
+const MAX_KIB: usize = 200 << 10;
 
-/// An address of this machine.
+/// Returns one of the loopback addresses.
 const fn address(last: u8) -> SocketAddr {
     SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::new(127, 0, 0, last)), 0)
 }
 
-/// Connections from other addresses of this machine.
+/// Connects from another loopback address.
 fn connect_from(addresses: impl Iterator<Item = u8>, to: SocketAddr) -> Vec<Connection> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let one = |last| async move {
@@ -46,21 +46,21 @@ fn connect_from(addresses: impl Iterator<Item = u8>, to: SocketAddr) -> Vec<Conn
     addresses.map(|last| runtime.block_on(one(last))).collect()
 }
 
-/// As many open files as the system lets this process have.
+/// Raises the limit of open files to the maximum.
 fn open_many() {
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
     setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).unwrap();
 }
 
-/// The most memory that a process had, in KiB.
+/// Returns the peak memory of a process, in KiB.
 pub(super) fn peak_kib(process: u32) -> usize {
     let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
     line.trim().trim_end_matches(" kB").parse().unwrap()
 }
 
-/// The pack of one sender: blocks of the largest content, each against the largest prefix.
-fn heavy_pack(sender: u32, base: &[u8]) -> SealedPack {
+/// Returns the pack of one sender: blocks of the largest content, each against the largest prefix.
+fn heavy_pack(sender: u32, base: &[u8]) -> EncodedPack {
     let mut writer = PackWriter::new();
     for block in 0..u32::try_from(BLOCKS).unwrap() {
         let ordinal = sender * u32::try_from(BLOCKS).unwrap() + block;
@@ -73,15 +73,15 @@ fn heavy_pack(sender: u32, base: &[u8]) -> SealedPack {
             .unwrap();
     }
     let pack = writer.finish();
-    SealedPack { id: pack.id, bytes: pack.bytes.into() }
+    EncodedPack { id: pack.id, bytes: pack.bytes.into() }
 }
 
 fn content(ordinal: u32) -> Vec<u8> {
     noise(CONTENT, u64::from(ordinal) + 7)
 }
 
-/// A release of a file of `PREFIX` bytes, and one of very large new files against it, its content
-/// left out.
+/// Returns a release with a file of `PREFIX` bytes, and one with very large new files against it,
+/// without their content.
 fn releases(base: &[u8]) -> (Delivery, Delivery) {
     let first = Tree::default().file("0", base, 1).release(1);
     let second = (0..u32::try_from(SENDERS * BLOCKS).unwrap())
@@ -89,7 +89,7 @@ fn releases(base: &[u8]) -> (Delivery, Delivery) {
             tree.sized(&format!("n{ordinal:05}"), CONTENT as u64, ordinal)
         })
         .release(2);
-    let delivery = second.onto(Some(&first));
+    let delivery = second.bundle_from(Some(&first));
     let limits = delta::ChangeLimits {
         encoded_bytes: delivery.change.len() as u64,
         base_entries: None,
@@ -101,19 +101,19 @@ fn releases(base: &[u8]) -> (Delivery, Delivery) {
         delta::summarize(&*delivery.change, &limits).unwrap().objects.len(),
         SENDERS * BLOCKS
     );
-    (first.onto(None), delivery)
+    (first.bundle_from(None), delivery)
 }
 
 #[test]
 #[ignore = "writes two gigabytes"]
-fn many_senders_of_the_largest_packs_fit_into_the_memory_of_a_receiver() {
-    let world = World::new();
+fn many_senders_of_the_largest_packs_stay_within_the_memory_limit() {
+    let sandbox = Sandbox::new();
     let base = noise(PREFIX, 1);
     let (first, second) = releases(&base);
-    let server = Program::start(&world, &["--no-auth"], "");
+    let server = Program::start(&sandbox, &["--no-auth"], "");
     publish(&mut Connection::to(server.address), &first, None);
     Connection::to(server.address)
-        .ask("POST", "/v1/stage", &[], &stage_body(&second, &[], Whole::No))
+        .ask("POST", "/v1/stage", &[], &stage_body(&second, &[], Complete::No))
         .ok();
     let packs = Mutex::new(Vec::new());
     let next = AtomicUsize::new(0);
@@ -152,11 +152,11 @@ fn many_senders_of_the_largest_packs_fit_into_the_memory_of_a_receiver() {
         taken.load(Ordering::SeqCst)
     );
     assert_eq!(taken.load(Ordering::SeqCst), SENDERS);
-    assert!(peak < MOST_KIB, "{peak} KiB");
+    assert!(peak < MAX_KIB, "{peak} KiB");
 }
 
-/// One way of many to be slow: to say nothing, to begin a head, to begin a body.
-fn dawdle(index: usize, connection: &mut Connection) {
+/// Makes a connection slow in one of several ways: silence, an incomplete head, an incomplete body.
+fn be_slow(index: usize, connection: &mut Connection) {
     match index % 3 {
         0 => {}
         1 => connection.send(b"GET /v1/state HTTP/1.1\r\nx: "),
@@ -174,20 +174,20 @@ fn dawdle(index: usize, connection: &mut Connection) {
 
 #[test]
 #[ignore = "needs more than a thousand open files"]
-fn requests_are_answered_at_once_beside_a_thousand_slow_connections() {
+fn thousand_slow_connections_do_not_delay_requests() {
     open_many();
-    let world = World::new();
-    let server = Program::start(&world, &["--no-auth"], "");
+    let sandbox = Sandbox::new();
+    let server = Program::start(&sandbox, &["--no-auth"], "");
     publish(
         &mut Connection::to(server.address),
-        &Tree::default().file("a", "b", 1).release(1).onto(None),
+        &Tree::default().file("a", "b", 1).release(1).bundle_from(None),
         None,
     );
     let mut slow = connect_from(
         (0..1000u32).map(|index| u8::try_from(2 + index / 60).unwrap()),
         server.address,
     );
-    slow.iter_mut().enumerate().for_each(|(index, connection)| dawdle(index, connection));
+    slow.iter_mut().enumerate().for_each(|(index, connection)| be_slow(index, connection));
     let mut times: Vec<Duration> = (0..500)
         .map(|_| {
             let began = Instant::now();

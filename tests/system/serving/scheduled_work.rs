@@ -8,7 +8,7 @@ use super::{Receiver, assert_serves, wait_until};
 use crate::origin::Tree;
 
 #[test]
-fn what_is_due_goes_without_anybody_asking() {
+fn due_entries_are_removed_without_a_request() {
     let receiver =
         Receiver::limited(|limits| limits.maintenance_interval = Duration::from_millis(20));
     const UNTIL: u64 = 4_000_000_000;
@@ -18,27 +18,27 @@ fn what_is_due_goes_without_anybody_asking() {
         1_700_000_001,
         UNTIL,
     );
-    publish(&mut receiver.connect(), &tree.release(1).onto(None), None);
+    publish(&mut receiver.connect(), &tree.release(1).bundle_from(None), None);
     let gone = receiver.mirror().join("current/old/gone.js");
     assert!(gone.exists());
     let incoming = receiver.mirror().join(".headwater/incoming");
     let (week, day) = (incoming.join("a".repeat(64)), incoming.join("b".repeat(64)));
     for (place, days) in [(&week, 8), (&day, 1)] {
         fs::create_dir(place).unwrap();
-        // The lock is a new name in it, and so a new time: it is there before.
+        // Creating the lock changes the time of the directory, so it is created first.
         File::create(place.join("lock")).unwrap();
         File::open(place)
             .unwrap()
             .set_modified(SystemTime::now() - Duration::from_secs(days * 86_400))
             .unwrap();
     }
-    // What a crash leaves when the time was over and nothing was removed yet.
+    // The state after a crash: the entry is due, and nothing was removed yet.
     fs::write(receiver.mirror().join(".headwater/expired"), format!("{{\"through\":{UNTIL}}}\n"))
         .unwrap();
-    wait_until("the retired file goes", || !gone.exists());
-    wait_until("what was left a week ago goes", || !week.exists());
-    assert!(day.exists(), "a push of yesterday may still be resumed");
-    wait_until("it is logged", || receiver.logged().contains(r#""event":"upkeep""#));
+    wait_until("the retired file is removed", || !gone.exists());
+    wait_until("week-old leftovers are removed", || !week.exists());
+    assert!(day.exists(), "a push of yesterday can still be resumed");
+    wait_until("the removal is logged", || receiver.logged().contains(r#""event":"upkeep""#));
     assert_serves(&receiver.mirror(), 1);
     let state = receiver.ask("GET", "/v1/state", b"").ok();
     assert_eq!(

@@ -14,7 +14,8 @@ use super::{Receiver, assert_serves};
 use crate::origin::{Version, first_tree, second_tree};
 use crate::sandbox;
 
-/// A group that whoever runs this can give files to, and that is no default where that can be.
+/// Returns a group to which the current user can assign files, and not the default group if
+/// possible.
 fn some_group() -> u32 {
     if rustix::process::geteuid().is_root() { 12_345 } else { rustix::process::getegid().as_raw() }
 }
@@ -28,21 +29,26 @@ fn readers(file_mode: &str, dir_mode: &str, group: Option<u32>) -> ServedPermiss
     }
 }
 
-/// Publishes through a receiver with these readers, and ends it.
-fn push(mirror: &Path, readers: &ServedPermissions, release: &Version, onto: Option<&Version>) {
+/// Publishes through a receiver with these permissions, and stops it.
+fn push(
+    mirror: &Path,
+    readers: &ServedPermissions,
+    release: &Version,
+    bundle_from: Option<&Version>,
+) {
     let receiver = Receiver::new(|settings| {
         settings.sites[0].directory = mirror.to_owned();
         settings.sites[0].served_permissions = Some(readers.clone());
     });
     let mut connection = receiver.connect();
-    publish(&mut connection, &release.onto(onto), onto);
+    publish(&mut connection, &release.bundle_from(bundle_from), bundle_from);
     connection.ask("POST", "/v1/settle", &[], br#"{"keep":3}"#).ok();
 }
 
 /// A mode and the id of a group.
 type Kind = (u32, u32);
 
-/// Modes and groups of the files and of the directories below `at`, each once.
+/// Returns the distinct modes and groups of the files and of the directories below `at`.
 fn kinds(at: &Path) -> (Vec<Kind>, Vec<Kind>) {
     let (mut files, mut directories, mut left) =
         (Vec::new(), Vec::new(), vec![at.canonicalize().unwrap()]);
@@ -81,7 +87,7 @@ fn assert_closed(at: &Path, group: u32) {
 }
 
 #[test]
-fn a_change_of_group_and_modes_holds_for_all_releases_with_the_next_push() {
+fn changed_group_and_modes_apply_to_all_releases_with_the_next_push() {
     let dir = sandbox::directory();
     let mirror = dir.path().join("www");
     let group = some_group();
@@ -89,7 +95,7 @@ fn a_change_of_group_and_modes_holds_for_all_releases_with_the_next_push() {
         (first_tree().release(1), second_tree().release(2), first_tree().release(3));
     push(&mirror, &ServedPermissions::default(), &first, None);
     assert_serves(&mirror, 1);
-    assert_eq!(format(&mirror).get("permissions"), None, "what is not set is not written");
+    assert_eq!(format(&mirror).get("permissions"), None, "unset permissions are not written");
 
     let closed = readers("0440", "0750", Some(group));
     push(&mirror, &closed, &second, Some(&first));
@@ -103,19 +109,19 @@ fn a_change_of_group_and_modes_holds_for_all_releases_with_the_next_push() {
     );
 
     push(&mirror, &readers("0444", "0755", None), &third, Some(&second));
-    // The checker knows the default modes only.
+    // The checker only supports the default modes.
     assert_serves(&mirror, 3);
     assert_eq!(faults(&mirror), []);
 }
 
 #[test]
-fn an_interrupted_change_of_modes_is_no_fault_and_the_next_push_completes_it() {
+fn interrupted_mode_change_is_completed_by_the_next_push() {
     let dir = sandbox::directory();
     let mirror = dir.path().join("www");
     let closed = readers("0440", "0750", Some(some_group()));
     let (first, second) = (first_tree().release(1), second_tree().release(2));
     push(&mirror, &closed, &first, None);
-    // The change to the default was recorded, and some files have it.
+    // The change to the default was recorded, and some files have the new modes.
     let mut changing = format(&mirror);
     changing.as_object_mut().unwrap().remove("permissions");
     changing["changing"] = true.into();
@@ -123,16 +129,16 @@ fn an_interrupted_change_of_modes_is_no_fault_and_the_next_push_completes_it() {
     let served = mirror.join("current/index.html");
     fs::set_permissions(&served, Permissions::from_mode(0o444)).unwrap();
     assert_eq!(faults(&mirror), []);
-    // A receiver without permissions of its own completes it.
+    // A receiver without configured permissions completes it.
     let receiver = Receiver::new(|settings| settings.sites[0].directory = mirror.clone());
-    publish(&mut receiver.connect(), &second.onto(Some(&first)), Some(&first));
+    publish(&mut receiver.connect(), &second.bundle_from(Some(&first)), Some(&first));
     assert_eq!(format(&mirror).get("changing"), None);
     assert_serves(&mirror, 2);
     assert_eq!(faults(&mirror), []);
 }
 
 #[test]
-fn a_mode_that_was_changed_by_hand_is_found_and_mended() {
+fn manually_changed_mode_is_found_and_repaired() {
     let dir = sandbox::directory();
     let mirror = dir.path().join("www");
     let closed = readers("0440", "0750", Some(some_group()));
@@ -174,7 +180,7 @@ fn a_mode_that_was_changed_by_hand_is_found_and_mended() {
 }
 
 #[test]
-fn a_group_that_files_cannot_be_given_to_is_told_at_the_start() {
+fn unusable_group_is_reported_at_startup() {
     let dir = sandbox::directory();
     let mut site = SiteSettings::new(dir.path().join("www"), None);
     site.served_permissions = Some(ServedPermissions {

@@ -17,23 +17,23 @@ use serde_json::{Value, json};
 
 use super::program::Program;
 use super::resource_use::peak_kib;
-use super::{Answer, Connection, Receiver, Whole, activation, head, stage_body};
-use crate::harness::World;
+use super::{Answer, Complete, Connection, Receiver, activation, head, stage_body};
+use crate::harness::Sandbox;
 use crate::origin::{Delivery, Tree, Version, noise};
 
-/// Operations of a manifest change, as its format has them.
+/// Operations of a manifest delta, as its format defines them.
 const END: u8 = 0;
 const KEEP: u8 = 1;
 const ADD: u8 = 3;
-/// Fields of a file with new content and the time of the release.
+/// The fields of a file with new content and the time of the release.
 const NEW_FILE: u8 = 0x10 | 8;
-/// Fields of a file with the content of a new object before it.
+/// The fields of a file with the content of an earlier new object.
 const SAME_NEW_FILE: u8 = 0x20 | 8;
 
-/// Most memory of a receiver in the run with a bad neighbour, in KiB.
-const MOST_KIB: usize = 300 << 10;
+/// The maximum memory of a receiver under attack, in KiB.
+const MAX_KIB: usize = 300 << 10;
 
-/// A change of these operations that announces `objects` new objects.
+/// Returns a manifest delta of these operations that announces `objects` new objects.
 fn change_of(objects: u32, operations: &[u8]) -> Vec<u8> {
     let mut number = Vec::new();
     varint::push(objects.into(), &mut number);
@@ -41,14 +41,15 @@ fn change_of(objects: u32, operations: &[u8]) -> Vec<u8> {
     zstd::encode_all(&plain[..], 9).unwrap()
 }
 
-/// 15 million new files without content: about four kilobytes that ask for gigabytes of memory.
+/// Returns a delta with 15 million new files without content: about four kilobytes that need
+/// gigabytes of memory.
 fn bomb() -> Vec<u8> {
     const FILES: u32 = 15_000_000;
     let file = [ADD, 0, 1, b'a', NEW_FILE, 0];
     change_of(FILES, &file.repeat(FILES as usize))
 }
 
-/// A release of the site `other` with so many entries.
+/// Returns a release of the site `other` with this many entries.
 fn release_of(entries: u64, sequence: u64) -> Release {
     let mut release = Tree::default().file("a", "a", 1).release(sequence).release;
     release.site = Site::new("other").unwrap();
@@ -56,7 +57,7 @@ fn release_of(entries: u64, sequence: u64) -> Release {
     release
 }
 
-/// The body of a stage of `release` by `change`, without packs.
+/// Returns the body of a stage request for `release` with `change`, without packs.
 fn stage_of(release: &Release, key: &str, change: &[u8]) -> Vec<u8> {
     let head = json!({
         "release": String::from_utf8(release.to_bytes()).unwrap(),
@@ -70,14 +71,14 @@ fn stage_of(release: &Release, key: &str, change: &[u8]) -> Vec<u8> {
     [&u32::try_from(head.len()).unwrap().to_be_bytes()[..], &head, change].concat()
 }
 
-/// The start of a stage whose head has four MiB and never comes.
+/// Sends the start of a stage request whose head has four MiB that never arrive.
 fn begin_slow_head(connection: &mut Connection, base: &str, fields: &[(&str, &str)]) {
     connection.send(&head("POST", &format!("{base}v1/stage"), fields, 8 << 20));
     connection.send(&(4u32 << 20).to_be_bytes());
     connection.send(&[b' '; 1000]);
 }
 
-/// A receiver of the sites `other`, below a path of its name, and `docs`.
+/// Starts a receiver of the site `other`, below the path of its name, and of `docs`.
 fn two_sites(memory_bytes: u64) -> Receiver {
     Receiver::new(|settings| {
         let mut other = settings.sites[0].clone();
@@ -90,24 +91,24 @@ fn two_sites(memory_bytes: u64) -> Receiver {
 }
 
 #[test]
-fn heads_that_never_come_take_no_memory_from_another_site() {
+fn unfinished_heads_take_no_memory_from_another_site() {
     let receiver = two_sites(24 << 20);
     let mut slow: Vec<Connection> = (0..3).map(|_| receiver.connect()).collect();
     for connection in &mut slow {
         begin_slow_head(connection, "/other/", &[("expect", "100-continue")]);
     }
-    // Its own site has no memory left as soon as they are all there.
+    // When all of them are open, their own site has no memory left.
     super::wait_until("the memory of the other site is taken", || {
         let stage = stage_of(&release_of(1, 1), "full", &change_of(0, &[]));
         receiver.ask("POST", "/other/v1/stage", &stage).refusal() == (503, "busy".to_owned())
     });
     let first = Tree::default().file("index.html", "one", 1).release(1);
-    super::pushes::publish(&mut receiver.connect(), &first.onto(None), None);
+    super::pushes::publish(&mut receiver.connect(), &first.bundle_from(None), None);
     super::assert_serves(&receiver.mirror(), 1);
 }
 
 #[test]
-fn a_change_that_needs_more_memory_than_there_is_is_refused_before_it_is_read() {
+fn manifest_delta_beyond_the_memory_limit_is_refused_unread() {
     let receiver = two_sites(200 << 20);
     let bomb = bomb();
     assert!(bomb.len() < 8 << 10, "{} bytes", bomb.len());
@@ -119,7 +120,7 @@ fn a_change_that_needs_more_memory_than_there_is_is_refused_before_it_is_read() 
     assert_eq!(refused.refusal(), (413, "too_large".to_owned()));
     let words = refused.json()["error"]["message"].to_string();
     assert!(words.contains("bytes of memory"), "{words}");
-    // One that needs little memory may still not decode to a hundred megabytes.
+    // A delta that needs little memory still must not decode to a hundred megabytes.
     let file = [&[ADD, 0, 0xe8, 7][..], &[b'a'; 1000], &[SAME_NEW_FILE, 0]].concat();
     let long = change_of(1, &[&[ADD, 0, 1, b'a', NEW_FILE, 1], &file.repeat(100_000)[..]].concat());
     let refused =
@@ -128,7 +129,7 @@ fn a_change_that_needs_more_memory_than_there_is_is_refused_before_it_is_read() 
 }
 
 #[test]
-fn open_stages_with_large_changes_leave_room_for_other_sites() {
+fn open_stages_with_large_deltas_leave_memory_for_other_sites() {
     let receiver = two_sites(48 << 20);
     let mut refused = 0;
     for number in 0..20u32 {
@@ -137,15 +138,15 @@ fn open_stages_with_large_changes_leave_room_for_other_sites() {
         let stage = stage_of(&release_of(50_000, 1), &format!("open {number}"), &change);
         refused += usize::from(receiver.ask("POST", "/other/v1/stage", &stage).status != 200);
     }
-    assert!(refused > 0, "the site has all the memory it asks for");
+    assert!(refused > 0, "the site can use all of the memory");
     let first = Tree::default().file("index.html", "one", 1).release(1);
-    super::pushes::publish(&mut receiver.connect(), &first.onto(None), None);
+    super::pushes::publish(&mut receiver.connect(), &first.bundle_from(None), None);
     super::assert_serves(&receiver.mirror(), 1);
 }
 
-/// A token of this site, and the table for serve.toml.
-fn token(world: &World, site: &str) -> (String, String) {
-    let made = world.run(&["token", "new", "--site", site, "--allow", "push"]).expect(&[0]);
+/// Returns a token of this site, and its table for serve.toml.
+fn token(sandbox: &Sandbox, site: &str) -> (String, String) {
+    let made = sandbox.run(&["token", "new", "--site", site, "--allow", "push"]).expect(&[0]);
     (format!("Bearer {}", made.stdout.trim()), made.stderr)
 }
 
@@ -175,14 +176,14 @@ impl Client {
         connection.answer()
     }
 
-    /// Publishes the releases of these sequences, each with one file changed. Returns how long each
-    /// took.
+    /// Publishes the releases with these sequences, each with one changed file. Returns the time
+    /// that each took.
     fn publish(&self, sequences: Range<u64>) -> Vec<Duration> {
         let mut connection = self.connect();
         let mut last = (sequences.start > 1).then(|| page_tree(sequences.start - 1));
         let mut one = |sequence| {
             let next = page_tree(sequence);
-            let delivery = next.onto(last.as_ref());
+            let delivery = next.bundle_from(last.as_ref());
             let began = Instant::now();
             self.publish_one(&mut connection, &delivery, last.as_ref());
             last = Some(next);
@@ -201,7 +202,7 @@ impl Client {
         let mut ask = |path: &str, body: &[u8]| {
             self.ask(connection, "POST", path, body).expect("an answer").ok();
         };
-        ask("v1/stage", &stage_body(delivery, &delivery.packs, Whole::Yes));
+        ask("v1/stage", &stage_body(delivery, &delivery.packs, Complete::Yes));
         ask("v1/activate", &activation(delivery, expected.as_deref()));
         ask("v1/settle", br#"{"keep":3}"#);
     }
@@ -220,7 +221,7 @@ fn page_tree(sequence: u64) -> Version {
     tree.release(sequence)
 }
 
-/// What the hostile requests of one site are made of.
+/// The parts of the hostile requests to one site.
 struct Attack {
     client: Client,
     many_runs: Vec<u8>,
@@ -231,9 +232,9 @@ struct Attack {
 }
 
 impl Attack {
-    /// Kinds of hostile requests, each of which has a loop of its own.
+    /// Kinds of hostile requests, each with its own loop.
     const KINDS: usize = 8;
-    /// Of this kind there are eight loops.
+    /// This kind has eight loops.
     const SLOW_HEAD: usize = 3;
 
     fn new(client: Client) -> Self {
@@ -247,7 +248,7 @@ impl Attack {
         }
     }
 
-    /// Sends one request of this kind, and takes whatever comes back.
+    /// Sends one request of this kind, and ignores the response.
     fn send(&self, kind: usize, number: u64) {
         let client = &self.client;
         let mut connection = client.connect();
@@ -271,7 +272,7 @@ impl Attack {
             }
             Self::SLOW_HEAD => {
                 begin_slow_head(&mut connection, &client.base, &[("authorization", &client.token)]);
-                super::pass(Duration::from_millis(200));
+                super::sleep_for(Duration::from_millis(200));
             }
             4 => ask("POST", "v1/verify", br#"{"quick":false}"#),
             5 => ask("POST", "v1/holds", &self.garbage),
@@ -285,8 +286,8 @@ impl Attack {
         self.requests.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Sends requests of all kinds until `work` ends. What the attack itself computes is not what
-    /// is measured, so its threads get out of the way.
+    /// Sends requests of all kinds until `work` ends. The attacking threads have low priority,
+    /// because their computing time is not what the test measures.
     fn during<T>(&self, work: impl FnOnce() -> T) -> T {
         let ends = AtomicBool::new(false);
         let in_loop = |kind| {
@@ -300,7 +301,7 @@ impl Attack {
                 scope.spawn(move || in_loop(kind));
             }
             let before = self.requests.load(Ordering::Relaxed);
-            super::wait_until("the attack has begun", || {
+            super::wait_until("the attack has started", || {
                 self.requests.load(Ordering::Relaxed) > before + 50
             });
             let result = work();
@@ -319,14 +320,14 @@ fn names(from: u32, to: u32) -> Vec<u8> {
 
 #[test]
 #[ignore = "takes a minute, and its figures are of the machine"]
-fn a_bad_neighbour_neither_fails_nor_slows_the_pushes_of_another_site() {
+fn attacks_on_one_site_do_not_fail_or_slow_another() {
     const ROUNDS: u64 = 8;
     const RELEASES: u64 = 25;
-    let world = World::new();
-    let (good, bad) = (token(&world, "docs"), token(&world, "other"));
+    let sandbox = Sandbox::new();
+    let (good, bad) = (token(&sandbox, "docs"), token(&sandbox, "other"));
     let sites = "[[site]]\nname = 'docs'\ndir = 'docs'\n[[site]]\nname = 'other'\ndir = 'other'\n";
-    fs::write(world.path("serve.toml"), format!("{sites}{}{}", good.1, bad.1)).unwrap();
-    let server = Program::launch(&world, &["--config", &world.at("serve.toml")], "");
+    fs::write(sandbox.path("serve.toml"), format!("{sites}{}{}", good.1, bad.1)).unwrap();
+    let server = Program::launch(&sandbox, &["--config", &sandbox.path_text("serve.toml")], "");
     let client = |base: &str, token: String| Client {
         address: server.address,
         base: base.to_owned(),
@@ -334,13 +335,13 @@ fn a_bad_neighbour_neither_fails_nor_slows_the_pushes_of_another_site() {
     };
     let (good, attack) = (client("/docs/", good.0), Attack::new(client("/other/", bad.0)));
     let (mut alone, mut beside) = (Vec::new(), Vec::new());
-    // By turns, so that whatever else the machine does is in both.
+    // Alternates, so that other load of the machine affects both measurements.
     for round in 0..ROUNDS {
         let first = 2 * round * RELEASES + 1;
         alone.extend(good.publish(first..first + RELEASES));
         beside.extend(attack.during(|| good.publish(first + RELEASES..first + 2 * RELEASES)));
     }
-    super::assert_serves(&world.path("docs"), 2 * ROUNDS * RELEASES);
+    super::assert_serves(&sandbox.path("docs"), 2 * ROUNDS * RELEASES);
     let peak = peak_kib(server.id());
     alone.sort_unstable();
     beside.sort_unstable();
@@ -355,6 +356,6 @@ fn a_bad_neighbour_neither_fails_nor_slows_the_pushes_of_another_site() {
         at(&beside, 50),
         at(&beside, 95),
     );
-    assert!(peak < MOST_KIB, "{peak} KiB");
+    assert!(peak < MAX_KIB, "{peak} KiB");
     assert!(at(&beside, 50) < 2 * at(&alone, 50), "more than twice the usual time");
 }

@@ -235,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_is_a_line_of_its_own_where_there_is_no_room() {
+    fn error_without_space_has_a_separate_line() {
         let mut gone =
             MirrorStatus::unresponsive("edge-fra-001", "https://h/d", StatusKind::Unreachable);
         gone.error = Some(

@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn settling_keeps_the_newest_unless_it_is_a_week_old() {
+    fn clean_up_keeps_the_newest_unless_a_week_old() {
         let (_dir, store) = empty_store();
         let mut pruned = Pruned::default();
         leave(&store, "older", 3);
@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_locked_is_never_dropped_and_everything_else_is_on_request() {
+    fn prune_drops_every_quarantine_except_locked_ones() {
         let (_dir, store) = empty_store();
         for name in ["a", "b", "c"] {
             leave(&store, name, 30);
@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn upkeep_drops_only_what_is_a_week_old() {
+    fn maintenance_drops_only_week_old_quarantines() {
         let (_dir, store) = empty_store();
         leave(&store, "young", 6);
         leave(&store, "old", 8);
@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn a_push_that_is_short_of_room_drops_what_others_left_and_never_its_own() {
+    fn push_short_of_space_drops_leftovers_of_others_only() {
         let (_dir, store) = empty_store();
         leave(&store, "mine", 1);
         leave(&store, "other", 0);

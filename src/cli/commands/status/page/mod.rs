@@ -247,7 +247,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nothing_of_others_becomes_markup() {
+    fn foreign_text_is_escaped_in_the_page() {
         let text = escape("<a href='x' id=\"y\">&amp;\u{202e}\u{1b}");
         assert_eq!(
             html! { b title=(text) { (text) } }.into_string(),
@@ -278,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn the_verdict_counts_those_that_are_not_frozen() {
+    fn verdict_ignores_frozen_mirrors() {
         let of = |states: &[StatusKind]| {
             let mirror_statuses: Vec<_> =
                 states.iter().map(|state| MirrorStatus::unresponsive("m", "/m", *state)).collect();
