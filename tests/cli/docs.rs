@@ -6,6 +6,7 @@
 //! matches any lines. Times, free space, ids and the names of users may differ.
 //! `<!-- not run: REASON -->` before a block skips it.
 
+use std::collections::HashSet;
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -324,7 +325,7 @@ fn without_line_breaks(source: &str) -> String {
 #[test]
 fn hints_name_existing_headings() {
     let mut count = 0;
-    for file in ["src/cli/output/hints.rs", "src/cli/setup/remote.rs"] {
+    for file in ["src/cli/output/hints.rs", "src/cli/setup/mirror_factory.rs"] {
         let text = without_line_breaks(&read(file));
         for (at, _) in text.match_indices("\\\" in docs/") {
             count += 1;
@@ -372,4 +373,53 @@ fn links_between_pages_resolve() {
         }
     }
     assert!(count >= 20, "only {count} links were found");
+}
+
+/// The identifiers and paths in backticks on a page.
+fn code_spans(text: &str) -> Vec<&str> {
+    text.lines().flat_map(|line| line.split('`').skip(1).step_by(2)).collect()
+}
+
+/// The text of all Rust files below `directory`.
+fn rust_text(directory: &Path) -> String {
+    let mut text = String::new();
+    for entry in fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            text += &rust_text(&path);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            text += &fs::read_to_string(&path).unwrap();
+        }
+        // The root of a test program is declared in no source file.
+        text += "\n";
+        text += path.file_stem().unwrap().to_str().unwrap();
+        text += "\n";
+    }
+    text
+}
+
+/// A reader searches the source for the names in these pages.
+#[test]
+fn names_in_the_architecture_and_security_pages_exist() {
+    let root = Path::new(ROOT);
+    let source = rust_text(&root.join("src")) + &rust_text(&root.join("tests"));
+    let words: HashSet<&str> = source.split(|c: char| !c.is_alphanumeric() && c != '_').collect();
+    let is_word = |word: &str| word.chars().all(|c| c.is_alphanumeric() || c == '_');
+    let (mut paths, mut names) = (0, 0);
+    for page in ["docs/architecture.md", "docs/security.md", "CONTRIBUTING.md"] {
+        let text = read(page);
+        for span in code_spans(&text) {
+            let is_path = span.starts_with("src/") || span.starts_with("tests/");
+            if is_path && !span.contains(['*', ' ']) {
+                paths += 1;
+                assert!(root.join(span).exists(), "{page}: {span}");
+            } else if span.contains("::") && span.split("::").all(is_word) {
+                names += 1;
+                for word in span.split("::") {
+                    assert!(words.contains(word), "{page}: {span}: no {word}");
+                }
+            }
+        }
+    }
+    assert!(paths > 50 && names > 60, "{paths} paths, {names} names");
 }

@@ -17,16 +17,16 @@ use crate::cli::output::print::print;
 // anything.
 const TEMPLATE: &str = r##"# headwater.toml: what `headwater push` sends, and where.
 # Paths are relative to this file. A flag outranks the key of the same name.
-# A line with # and no space is a setting that is off. It shows the default,
-# unless the text above says that it is an example.
+# A line that begins with # and no space is a setting that is off. It shows the
+# default, unless the text above it says that it is an example.
 
 # The directory whose files are pushed.
 content = "public"
 
-# The site of the mirrors. A push to a mirror of another site is refused.
-# Without this key headwater uses the site that the mirrors already have, the
-# site that their receivers serve, or the last part of their URLs. ("default" is
-# the name if none of these exists.)
+# The site that the mirrors belong to. A push to a mirror of any other site is
+# refused. Without this key, headwater uses the site that the mirrors already
+# hold, the site that their receivers serve, or the last part of their URLs. If
+# none of these exists, the site is "default".
 #site = "default"
 
 # Paths to leave out, in gitignore syntax. headwater also reads .headwaterignore
@@ -36,19 +36,20 @@ content = "public"
 # The number of releases that each mirror keeps for rollback.
 #keep = 3
 
-# The time of a changed file: "push" is the time of the push, so that caches and
+# The time of a changed file: "push" is the time of the push, so caches and
 # browsers always notice a change; "source" is the time of the source file.
 #mtime = "push"
 
 # Symbolic links: "keep" links that stay inside the tree, "follow" links and push
-# what they point to, or "refuse" a tree that has links.
+# what they point to, or "refuse" a tree that contains links.
 #symlinks = "keep"
 
-# Names that Windows or macOS cannot store: "warn", or "portable" to refuse them.
+# Names that Windows or macOS cannot store: "warn" about them, or accept only
+# "portable" names.
 #names = "warn"
 
-# Paths that must be in the tree; otherwise the push is refused. They detect a
-# build that failed half-way. (Example.)
+# Paths that must be in the tree; otherwise the push is refused. This detects a
+# build that failed halfway. (Example.)
 #must_have = ["index.html"]
 
 # Refuse a push that removes more paths than this percentage or number.
@@ -57,61 +58,62 @@ content = "public"
 #max_removed = "25%"
 
 # Files to publish although they look like secrets, in gitignore syntax
-# (docs/configuration.md has the list). --allow-secrets lets one push through
-# with all of them. (Example.)
+# (docs/configuration.md lists what looks like a secret). --allow-secrets lets
+# one push through with all such files. (Example.)
 #allow_secrets = ["/examples/server.key"]
 
 # How many mirrors must be ready before any mirror switches: "all", "any", a
 # number, or a percentage such as "80%". With "all", one dead mirror stops every
 # push; use "all" for two or three mirrors that must agree. With five mirrors, 4
 # allows one to be down; with twenty or more, use "80%". A mirror that was down
-# gets the release with the next push or `heal`. The other mirrors wait at most
-# 2 seconds for it.
+# gets the release with the next push or `heal`. The other mirrors wait for it
+# for at most 2 seconds.
 #require = "all"
 
 # When a mirror fails to switch after others did: "leave" the others on the new
 # release, or "revert" them to their previous content.
 #on_failure = "leave"
 
-# More mirrors than the [[mirror]] tables below: one JSON object with the same
-# keys on each line, from a file ("mirrors.jsonl") or from a command. (Example.)
+# Mirrors in addition to the [[mirror]] tables below, from a file
+# ("mirrors.jsonl") or a command: each line is a JSON object with the same keys.
+# (Example.)
 #mirrors_from = ["inventory", "--format=jsonl"]
 
-# What that list may name: variables with tokens, in addition to the variable in
-# [mirror_defaults], and hosts of mirrors. Without `allowed_hosts` the list may
+# What that list may name: token variables, in addition to the variable in
+# [mirror_defaults], and mirror hosts. Without `allowed_hosts`, the list may
 # name any host. (Examples.)
 #token_envs = ["EDGE_TOKEN"]
 #allowed_hosts = ["*.edge.example"]
 
-# Options of commands. The flag of the same name outranks each of these keys.
+# Options for commands. A flag of the same name outranks each of these keys.
 
 # Compression for other machines: "auto", "raw" (none), or a zstd level (1 to 19).
 #level = "auto"
 
-# The number of threads. The default is one for each core. (Example.)
+# The number of threads. The default is one per core. (Example.)
 #jobs = 4
 
-# How long commands wait for a mirror that another run is changing.
+# How long a command waits for a mirror that another run is changing.
 #wait = "60s"
 
-# How many mirrors receive content at once.
+# How many mirrors receive content at the same time.
 #max_parallel = 16
 
-# The most bytes per second to all mirrors on other machines together. In
-# addition, `bwlimit` of a mirror limits that mirror. (Example.)
+# The maximum bytes per second to all mirrors on other machines together. In
+# addition, `bwlimit` in a [[mirror]] limits that mirror. (Example.)
 #bwlimit = "2MB"
 
 # Abandon mirrors that are not finished this long after the start of the run.
-# `deadline` of a mirror outranks it. (Example.)
+# `deadline` in a [[mirror]] outranks this key. (Example.)
 #deadline = "10m"
 
 # The command for ssh, which headwater splits into words as a shell does, and the
-# command that ssh runs on the mirror. The keys of a mirror outrank these.
+# command that ssh runs on the mirror. The same keys in a [[mirror]] outrank these.
 #ssh_command = "ssh"
 #receive_command = "headwater"
 
 # How long mirrors serve removed files, so that cached pages find their assets.
-# The first rule that matches applies. Without a rule: 24h, but 0s for .html, .htm,
+# The first matching rule applies. If none matches: 24h, but 0s for .html, .htm,
 # .xml, .json, .txt and names without an extension. (Examples.)
 #[[keep_removed]]
 #match = "*.js"
@@ -121,20 +123,20 @@ content = "public"
 #match = "/private/"
 #for = "0s"
 
-# The cache of this machine. `dir` is its directory (an example; the default is
+# The cache on this machine. `dir` is its directory (an example; the default is
 # `headwater` in the XDG cache; --cache outranks it). The cache keeps old content,
-# so that headwater sends only the changed parts of files to mirrors on other
-# machines: at most `content` bytes ("0" keeps none) of the last `releases`
-# releases. If the cache is lost, transfers are larger, and nothing else changes.
+# so headwater sends only the changed parts of files to mirrors on other machines.
+# It keeps at most `content` bytes ("0" keeps none) from the last `releases`
+# releases. If the cache is lost, transfers are larger, but nothing else changes.
 #[cache]
 #dir = ".headwater-cache"
 #content = "8GiB"
 #releases = 3
 
-# The mirrors. The root of a web server is `current` in the directory of a mirror.
+# The mirrors. Set the root of a web server to `current` in a mirror's directory.
 # A url is a directory on a local disk, https://host:port/site (the mirror runs
 # `headwater serve`), or ssh://user@host/srv/www (`headwater` is installed there).
-# Without a mirror here or in a command, a push is refused. (Examples.)
+# If no mirror is named here or in a command, a push is refused. (Examples.)
 #[[mirror]]
 #name = "local"
 #url = "/srv/www"
@@ -147,7 +149,7 @@ content = "public"
 #client_cert = "me.pem"                   # with client_key: for a proxy that requires one
 #client_key = "me.key"
 #proxy = "http://proxy:3128"              # instead of the one in HTTPS_PROXY
-#bwlimit = "2MB"                          # the most bytes per second to this mirror
+#bwlimit = "2MB"                          # maximum bytes per second to this mirror
 #deadline = "5m"                          # abandon it this long after the start
 #group = "canary"                          # for --only, --skip and [[wave]]
 #public_url = "https://edge1.example/docs" # the URL for visitors
@@ -156,10 +158,10 @@ content = "public"
 #frozen = true                             # pushes leave this mirror unchanged
 #until = 2026-12-24                        # the end of `frozen`
 #store = "0123456789abcdef0123456789abcdef" # the id in .headwater/format;
-#                                           another store is refused
+#                                           any other store is refused
 
-# Keys for all mirrors. {name} in a string is the name of each mirror. The keys of
-# ssh apply only to ssh: urls, and are also allowed in [[mirror]], as is `host_key`,
+# Keys for all mirrors. {name} in a string stands for the mirror's name. The ssh
+# keys apply only to ssh: urls. [[mirror]] accepts them too, and also `host_key`,
 # the only key that the host may have: host_key = "ssh-ed25519 AAAA...".
 #[mirror_defaults]
 #url = "https://{name}.example:7447/docs"
@@ -175,10 +177,11 @@ content = "public"
 #soak = "10m"
 #probe = "index.html"
 
-# Commands that run here after a push: if something changed for visitors, and if a
-# push did not succeed everywhere. A command reads the paths of changed URLs, one
-# on each line, and has HEADWATER_SITE, _RELEASE, _SEQUENCE, _EXIT_CODE and _ERROR
-# in its environment. A failed command changes no exit code. (Examples.)
+# Commands that run on this machine after a push: one if something changed for
+# visitors, and one if the push did not succeed everywhere. A command reads the
+# paths of changed URLs, one per line, and has HEADWATER_SITE, _RELEASE, _SEQUENCE,
+# _EXIT_CODE and _ERROR in its environment. A command that fails does not change
+# the exit code. (Examples.)
 #[hooks]
 #on_activated = ["./after.sh"]
 #on_failed = ["./alarm.sh", "docs"]
@@ -197,12 +200,12 @@ content = "public"
 #max_bytes = "64kB"
 #retry_for = "5m"
 
-# A file with gauges for Prometheus, which each push replaces. (Example.)
+# A file of gauges for Prometheus. Each push replaces the file. (Example.)
 #[metrics]
 #file = "/var/lib/node_exporter/headwater.prom"
 
-# Several directories can make one tree, each at its own path. This replaces the
-# `content` above.
+# Several directories can form one tree, each at its own path. These tables
+# replace the `content` above.
 #[[content]]
 #path = "public"
 
