@@ -40,7 +40,7 @@ impl Receiver {
             exposure: Exposure::None,
             auth: receiver::AuthPolicy::Open,
             sites: vec![SiteSettings::new(directory.to_owned(), None)],
-            // The origin waits for the lock_wait: it asks again until its time is over.
+            // The origin waits for the lock: it asks again until its time is over.
             limits: ReceiverLimits {
                 lock_wait: Duration::from_millis(20),
                 ..ReceiverLimits::default()
