@@ -137,7 +137,9 @@ class Headwater(Tool):
         )
         new = [self.program, "token", "new", "--site", "bench", "--allow", "push", "--append", conf]
         token = subprocess.run(new, check=True, capture_output=True).stdout
-        (self.root / f"token-{number}").write_bytes(token)
+        file = self.root / f"token-{number}"
+        file.touch(mode=0o600)
+        file.write_bytes(token)
         return conf
 
     def served(self, number):
