@@ -204,7 +204,7 @@ def is_listening(port, inside):
 def make_certificate(directory, host):
     """A self-signed certificate, as docs/receivers.md makes one."""
     extensions = [f"subjectAltName=IP:{host}", "basicConstraints=critical,CA:FALSE"]
-    command = ["openssl", "req", "-x509", "-nodes", "-days", "2", "-subj", "/CN=peers"]
+    command = ["openssl", "req", "-x509", "-nodes", "-days", "90", "-subj", "/CN=peers"]
     command += ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"]
     command += ["-keyout", directory / "key.pem"]
     command += ["-out", directory / "cert.pem"]
