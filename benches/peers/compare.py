@@ -55,7 +55,7 @@ def arguments():
         type=parse_shape,
         metavar="PRESET|MS,MBIT[,LOSS]",
         help="the link of `wan`, also for `ssh`: round trip, rate, loss in percent, or "
-        + ", ".join(f"{name} ({shape})" for name, shape in PRESETS.items()),
+        + ", ".join(f"{name} ({shape})" for name, shape in PRESETS.items()).replace("%", "%%"),
     )
     add("--scenarios", help="only these, separated by commas (default: all of the workload)")
     add("--tools", default=DEFAULT_TOOLS, help=f"of {', '.join(TOOLS)} (default: {DEFAULT_TOOLS})")
