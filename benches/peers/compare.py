@@ -10,6 +10,7 @@ import argparse
 import json
 import os
 import pathlib
+import signal
 import statistics
 import subprocess
 import sys
@@ -163,6 +164,8 @@ def main():
         return
     if os.geteuid() != 0:
         sys.exit("needs root: it mounts file systems")
+    # Ends servers and unmounts, also when it is told to stop.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     if not options.workload:
         sys.exit("name a workload; see --help")
     Headwater.program = str(pathlib.Path(options.headwater).resolve())
