@@ -89,7 +89,7 @@ struct MirrorTimeline<'a> {
     history: &'a [HistoryEvent],
     /// See [`switches`].
     switches: Vec<(u64, u64)>,
-    /// See [`lacks`].
+    /// See [`missing_spans`].
     missing_spans: Vec<(u64, u64)>,
     tolerance: u64,
     now: u64,

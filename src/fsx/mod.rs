@@ -313,8 +313,8 @@ pub fn lock_cancellable(
     poll_lock(|| file.try_lock(), wait, is_cancelled, path)
 }
 
-/// Like [`lock_cancellable`], but takes the shared lock. Any number of processes may hold it while no
-/// process holds the exclusive one.
+/// Like [`lock_cancellable`], but takes the shared lock. Any number of processes may hold it while
+/// no process holds the exclusive one.
 ///
 /// # Errors
 /// Fails if the file system does not support locks.

@@ -33,8 +33,8 @@ fn window_log(content_bytes: usize, prefix_bytes: usize) -> u32 {
 const LARGE_PREFIX_BYTES: usize = 4 << 20;
 
 /// The level for a frame with a prefix. Long-distance matching leaves little to compress, so up to
-/// level 7 the fastest level is used: the pages of [`encode_with_prefix`] take 0.23 s instead of 0.37
-/// s, and 8 % more bytes.
+/// level 7 the fastest level is used: the pages of [`encode_with_prefix`] take 0.23 s instead of
+/// 0.37 s, and 8 % more bytes.
 const fn level_with_prefix(level: i32) -> i32 {
     if level <= 7 { 1 } else { level }
 }

@@ -327,7 +327,7 @@ fn take_steps(
     })
 }
 
-/// Reads the output of [`dense`]; all bytes must be used.
+/// Reads the output of [`encode_dense`]; all bytes must be used.
 pub(super) fn take_dense(bytes: &[u8]) -> Result<(Vec<Piece>, Vec<BaseRange>), PackError> {
     const PIECE: &str = "length of a piece";
     const BASE: &str = "length of a base";

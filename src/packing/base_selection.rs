@@ -6,7 +6,6 @@
 //! nothing else, so an interrupted push makes the same packs again and can resume.
 
 use std::collections::{HashMap, HashSet};
-use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
 use serde::Serialize;
 
@@ -15,12 +14,12 @@ use crate::manifest::delta::NewObjectRef;
 use crate::manifest::{Entry, ManifestError, Pair, Pairs};
 use crate::monitor::Monitor;
 use crate::origin::scratch::Entries;
-use crate::pack::{Base, Piece, Sketch, hash_token, stable_name};
+use crate::pack::{Base, Piece, Sketch, hash_token};
 use crate::packing::base_content::{BaseContent, BaseObject, ByteRange};
 use crate::packing::content_source::ContentSource;
 use crate::packing::parallel::{group_pieces, in_parallel};
 use crate::packing::signed_bases::{SignatureMirrors, SignedBase, SignedBaseSearch};
-use crate::tree_path::TreePath;
+use crate::packing::similarity::{Candidate, NameIndex, SimilarityIndex, name_keys};
 
 /// Maximum number of old entries that are compared for similarity, which bounds the memory.
 const MAX_CANDIDATES: usize = 200_000;
@@ -36,10 +35,6 @@ const MAX_NEIGHBOUR_BYTES: u64 = 128 << 10;
 const SKETCH_FACTOR: u64 = 4;
 /// Bytes of old content that may be sketched even if there is little new content.
 const MIN_SKETCH_BUDGET: u64 = 64 << 20;
-/// Maximum number of candidates that share a chunk. A chunk that more candidates share does not
-/// distinguish them.
-const MAX_CANDIDATES_PER_CHUNK: usize = 32;
-
 /// The number of new objects for each kind of base.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct BaseCounts {
@@ -141,24 +136,6 @@ fn objects_with_hashed_names(wanted: &[NewObjectRef]) -> HashSet<u32> {
         .filter(|(_, wanted)| is_hashed(wanted))
         .map(|(ordinal, _)| ordinal)
         .collect()
-}
-
-/// An entry of the base manifest.
-#[derive(Debug)]
-struct Candidate {
-    base: Base,
-    object: ObjectId,
-    path: TreePath,
-    /// Whether the path of the entry no longer exists.
-    is_removed: bool,
-}
-
-impl Candidate {
-    fn new(position: u64, entry: Entry, is_gone: bool) -> Option<Self> {
-        let file = entry.file()?;
-        let (object, base) = (file.object, Base { entry: position, size: file.size });
-        (file.size > 0).then_some(Self { base, object, path: entry.path, is_removed: is_gone })
-    }
 }
 
 /// The inputs of a selection.
@@ -490,116 +467,4 @@ pub(crate) fn is_sketched(bytes: u64) -> bool {
 struct Sketches {
     new: Vec<Sketch>,
     old: Vec<Sketch>,
-}
-
-/// Hashes of the stable name of a path, and of its directory and extension.
-fn name_keys(path: &TreePath) -> [u64; 2] {
-    let hash = |parts: [&str; 3]| {
-        let mut hasher = DefaultHasher::new();
-        parts.hash(&mut hasher);
-        hasher.finish()
-    };
-    let (head, tail) = stable_name(path);
-    let directory = path.as_str().strip_suffix(path.name()).unwrap_or_default();
-    [hash(["name", head, tail]), hash(["kind", directory, path.extension().unwrap_or_default()])]
-}
-
-/// Candidates, by the hashes of their paths (see [`name_keys`]).
-struct NameIndex(HashMap<u64, Vec<usize>>);
-
-impl NameIndex {
-    fn new(candidates: &[Candidate]) -> Self {
-        let mut by_key: HashMap<u64, Vec<usize>> = HashMap::new();
-        for (at, candidate) in candidates.iter().enumerate() {
-            name_keys(&candidate.path)
-                .into_iter()
-                .for_each(|key| by_key.entry(key).or_default().push(at));
-        }
-        // Each new object of this kind is compared with all of these candidates. In a directory
-        // with many thousands of files, that would take quadratic time.
-        by_key.values_mut().for_each(|places| places.truncate(1000));
-        Self(by_key)
-    }
-
-    /// The candidate with this key and the most similar path. Among equally similar paths, the one
-    /// with the nearest size.
-    fn best(
-        &self,
-        key: u64,
-        candidates: &[Candidate],
-        wanted: &NewObjectRef,
-        may_be: impl Fn(usize) -> bool,
-    ) -> Option<usize> {
-        let near = |at: &usize| {
-            let candidate = &candidates[*at];
-            let alike = common_bytes(candidate.path.as_str(), wanted.path.as_str());
-            (
-                alike,
-                std::cmp::Reverse((
-                    candidate.base.size.abs_diff(wanted.size),
-                    candidate.base.entry,
-                )),
-            )
-        };
-        self.0.get(&key)?.iter().copied().filter(|at| may_be(*at)).max_by_key(near)
-    }
-}
-
-/// The number of bytes that two paths have in common at the start and at the end.
-fn common_bytes(a: &str, b: &str) -> usize {
-    let equal = |(a, b): &(u8, u8)| a == b;
-    let head = a.bytes().zip(b.bytes()).take_while(equal).count();
-    let tail = a.bytes().rev().zip(b.bytes().rev()).take_while(equal).count();
-    head + tail
-}
-
-/// The candidates that contain each chunk.
-struct SimilarityIndex(HashMap<u32, Vec<u32>>);
-
-impl SimilarityIndex {
-    fn new(old: &[Sketch]) -> Self {
-        let mut votes: HashMap<u32, Vec<u32>> = HashMap::new();
-        for (at, sketch) in (0u32..).zip(old) {
-            for hash in sketch.hashes() {
-                let places = votes.entry(*hash).or_default();
-                if places.len() < MAX_CANDIDATES_PER_CHUNK {
-                    places.push(at);
-                }
-            }
-        }
-        Self(votes)
-    }
-
-    /// The candidate that shares most of `sketch`, and a second candidate if it shares much of the
-    /// rest.
-    fn best<'c>(
-        &self,
-        sketch: &Sketch,
-        of: impl Fn(usize) -> (&'c Candidate, &'c NewObjectRef),
-    ) -> Vec<usize> {
-        let mut chosen = Vec::new();
-        let mut left: Vec<u32> = sketch.hashes().to_vec();
-        for min_share in [sketch.hashes().len() / 16, sketch.hashes().len() / 8] {
-            let mut shares: HashMap<u32, usize> = HashMap::new();
-            let voted = left.iter().filter_map(|hash| self.0.get(hash)).flatten();
-            voted.for_each(|at| *shares.entry(*at).or_default() += 1);
-            let rank = |(at, share): &(u32, usize)| {
-                let (candidate, wanted) = of(*at as usize);
-                let distance = candidate.base.size.abs_diff(wanted.size);
-                (
-                    *share,
-                    common_bytes(candidate.path.as_str(), wanted.path.as_str()),
-                    std::cmp::Reverse((distance, *at)),
-                )
-            };
-            let Some((at, share)) = shares.into_iter().max_by_key(rank) else { break };
-            if share < min_share.max(2) {
-                break;
-            }
-            chosen.push(at as usize);
-            // The second base is chosen for the parts that the first one does not cover.
-            left.retain(|hash| !self.0.get(hash).is_some_and(|places| places.contains(&at)));
-        }
-        chosen
-    }
 }

@@ -12,6 +12,7 @@ pub(crate) mod pack_builder;
 pub(crate) mod pack_queue;
 mod parallel;
 pub(crate) mod signed_bases;
+mod similarity;
 pub(crate) mod source_entries;
 
 pub use pack_builder::BuildError;

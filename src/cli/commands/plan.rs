@@ -201,19 +201,6 @@ fn describe(plan: &PlanReport, prepared: &PreparedPush, list: ListArgs) -> Strin
         ("", Align::Left),
     ]);
     for mirror in &plan.mirrors {
-        let note = match (mirror.failure, mirror.serves) {
-            (Some(failure), _) => push_report::failed_text(failure),
-            (None, _) if mirror.is_current => "is current".to_owned(),
-            (None, _) if mirror.is_newer => {
-                "serves a newer release: would be left alone".to_owned()
-            }
-            (None, _) if mirror.is_staged => "is already staged".to_owned(),
-            (None, None) if mirror.is_joining => {
-                "joins: would be filled, and the push would not wait for it".to_owned()
-            }
-            (None, None) => "would be filled".to_owned(),
-            (None, Some(_)) => describe_bases(mirror),
-        };
         // The release of a failed mirror is not known.
         let nothing = if mirror.failure.is_some() { "-" } else { "none" };
         table.add_row([
@@ -223,7 +210,7 @@ fn describe(plan: &PlanReport, prepared: &PreparedPush, list: ListArgs) -> Strin
             format_count(mirror.objects),
             format_bytes(mirror.content_bytes),
             format_bytes(mirror.send_bytes),
-            note,
+            mirror_note(mirror),
         ]);
     }
     for one in &prepared.frozen {
@@ -235,6 +222,21 @@ fn describe(plan: &PlanReport, prepared: &PreparedPush, list: ListArgs) -> Strin
         text.push_str(&describe_schedule(&plan.schedule));
     }
     text
+}
+
+/// What the push would do with a mirror, or why it would fail.
+fn mirror_note(mirror: &push::MirrorPlan) -> String {
+    match (mirror.failure, mirror.serves) {
+        (Some(failure), _) => push_report::failed_text(failure),
+        (None, _) if mirror.is_current => "is current".to_owned(),
+        (None, _) if mirror.is_newer => "serves a newer release: would be left alone".to_owned(),
+        (None, _) if mirror.is_staged => "is already staged".to_owned(),
+        (None, None) if mirror.is_joining => {
+            "joins: would be filled, and the push would not wait for it".to_owned()
+        }
+        (None, None) => "would be filled".to_owned(),
+        (None, Some(_)) => describe_bases(mirror),
+    }
 }
 
 /// Describes the order in which the mirrors would switch, one line per wave.

@@ -40,6 +40,7 @@ pub(crate) fn execute(
     let cache = scratch.directory.as_deref().ok();
     let mut notifications =
         Notifications::new(&prepared.config, &prepared.schedule, site, cache, &progress);
+    let fleets = [&prepared.fleet, &prepared.other_mirrors];
     let pushed = push::push(&prepared.source, &prepared.fleet, &prepared.options, &progress);
     let mut report = match pushed {
         Ok(mut report) => {
@@ -52,7 +53,6 @@ pub(crate) fn execute(
                 guards.superseded_ok && matches!(error, push::PushError::Superseded { .. });
             let failure = hints::push_failure(error);
             let exit = if is_accepted { Exit::Success } else { failure.exit() };
-            let fleets = [&prepared.fleet, &prepared.other_mirrors];
             notifications.send_all(None, exit.code(), Some(&failure.error_text()), fleets);
             notifications.finish(None, exit.code());
             progress.finish();
@@ -66,22 +66,11 @@ pub(crate) fn execute(
     };
     let exit = push_exit(&report, progress.is_cancelled(), guards.superseded_ok);
     // Before the result is printed, because it includes the results of hooks and purges.
-    notifications.send_all(
-        Some(&report),
-        exit.code(),
-        None,
-        [&prepared.fleet, &prepared.other_mirrors],
-    );
+    notifications.send_all(Some(&report), exit.code(), None, fleets);
     progress.end_block();
     if !output.json && !output.quiet {
-        print(
-            &(describe(&report, command)
-                + &notifications
-                    .results()
-                    .iter()
-                    .map(NotificationResult::line)
-                    .collect::<String>()),
-        )?;
+        let results = notifications.results().iter().map(NotificationResult::line);
+        print(&(describe(&report, command) + &results.collect::<String>()))?;
     }
     // The result is printed before the clean-up, which also polls the results of `post_activate`.
     push::clean_up(&mut report, &prepared.fleet, prepared.keep, &progress);

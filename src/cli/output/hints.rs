@@ -283,8 +283,8 @@ const fn receiver_hint(kind: Kind) -> Option<&'static str> {
 }
 
 /// The hint for a mirror whose sequences are at the limit or cannot be right.
-const START_OVER_HINT: &str = "check what the mirror serves; if it is wrong, empty the directory of the \
-                          mirror and push to it with --init, or leave the mirror out with --skip";
+const START_OVER_HINT: &str = "check what the mirror serves; if it is wrong, empty the directory \
+    of the mirror and push to it with --init, or leave the mirror out with --skip";
 
 /// The hint for a mirror that no longer has the store that it had before.
 pub(crate) const LOST_STORE_HINT: &str = "mount the volume of the mirror or restore its directory; \

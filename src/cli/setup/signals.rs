@@ -21,7 +21,8 @@ const STOP_TIMEOUT: Duration = Duration::from_millis(1500);
 pub(crate) static CANCEL_TOKEN: LazyLock<CancelToken> = LazyLock::new(CancelToken::default);
 static HANDLERS_INSTALLED: Mutex<bool> = Mutex::new(false);
 
-/// The cancellation token of this process. It is never cancelled before a call of [`install_handlers`].
+/// The cancellation token of this process. It is never cancelled before a call of
+/// [`install_handlers`].
 pub(crate) fn cancel_token() -> CancelToken {
     CANCEL_TOKEN.clone()
 }

@@ -328,7 +328,7 @@ impl Client {
     ) -> Result<ResponseMessage<T>, AttemptError> {
         let status = response.status();
         let reader =
-            // One byte above the limit of `SanitizedJson`, so that `SanitizedJson` reports the excess.
+            // One byte above the limit of `SanitizedJson`, which reports the excess.
             response.into_body().into_with_config().limit(limit.bytes.saturating_add(1)).reader();
         let mut prefix = ResponsePrefix { reader, first: Vec::new() };
         let answer = serde_json::from_reader(BufReader::new(SanitizedJson::new(

@@ -23,7 +23,7 @@ use crate::receiver::address::limit_address;
 use crate::receiver::http::handler::{Handler, RunMode};
 use crate::receiver::listener::timeout_stream::{ConnectionPhase, TimeoutStream};
 use crate::receiver::listener::tls::Tls;
-use crate::receiver::sites::site;
+use crate::receiver::sites::startup;
 use crate::receiver::{
     Exposure, Log, LogRecord, ReceiverLimits, ReceiverSettings, ServeError, TokenRecord,
 };
@@ -130,7 +130,7 @@ impl Server {
             Exposure::Proxy => limits.connections,
         };
         let handler = Arc::new(Handler::new(settings, RunMode::Daemon, log)?);
-        site::check_sites(&handler.sites, &settings.auth, &*handler.log)?;
+        startup::check_sites(&handler.sites, &settings.auth, &*handler.log)?;
         Ok(Self { listener, address, handler, tls, per_address, stop: watch::Sender::new(false) })
     }
 

@@ -11,7 +11,7 @@ use crate::protocol::{BANNER, Banner, VERSION};
 use crate::receiver::http::handler::{Handler, RunMode};
 use crate::receiver::listener::server::{runtime, serve, stdio_limits, sweep};
 use crate::receiver::listener::timeout_stream::ConnectionPhase;
-use crate::receiver::sites::site;
+use crate::receiver::sites::startup;
 use crate::receiver::{Log, ReceiverSettings, ServeError};
 
 /// A peer that is silent for this long is treated as gone, even if SSH keeps the session open.
@@ -31,7 +31,8 @@ pub fn receive(settings: &ReceiverSettings, log: Arc<dyn Log>) -> Result<(), Ser
     let mut settings = settings.clone();
     settings.limits = stdio_limits(&settings.limits, SILENCE_TIMEOUT);
     let handler = Arc::new(Handler::new(&settings, RunMode::OnePeer, log)?);
-    let (headwater, sites) = (env!("CARGO_PKG_VERSION").to_owned(), site::banners(&handler.sites)?);
+    let (headwater, sites) =
+        (env!("CARGO_PKG_VERSION").to_owned(), startup::banners(&handler.sites)?);
     let banner = Banner { headwater, protocols: vec![VERSION], sites };
     let banner =
         serde_json::to_string(&banner).map_err(|error| ServeError::Runtime(error.into()))?;

@@ -10,3 +10,4 @@ pub(super) mod served_permissions;
 pub(super) mod share;
 pub(super) mod site;
 pub(super) mod stage;
+pub(crate) mod startup;

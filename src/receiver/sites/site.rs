@@ -22,9 +22,7 @@ use crate::receiver::http::error::{HttpError, map_not_found};
 use crate::receiver::sites::open_stage::{OpenStage, OpenStages};
 use crate::receiver::sites::repair_uploads::{RepairUploads, UploadedSource};
 use crate::receiver::sites::share::{Permit, Share};
-use crate::receiver::{
-    AuthPolicy, Log, LogRecord, Permission, ServeError, ServedPermissions, SiteSettings,
-};
+use crate::receiver::{Permission, ServeError, ServedPermissions, SiteSettings};
 use crate::release::{Release, ReleaseName};
 use crate::store::{
     Depth, OfferedRelease, Permissions, Presence, Pruned, Quota, Repaired, SignatureStream, Store,
@@ -237,7 +235,7 @@ impl SiteState {
         Ok(self.banner_of(self.probe()?.as_ref()))
     }
 
-    fn banner_of(&self, store: Option<&Store>) -> BannerSite {
+    pub(super) fn banner_of(&self, store: Option<&Store>) -> BannerSite {
         let site = store.map(|store| store.site().clone()).or_else(|| self.settings.name.clone());
         // SSH URLs contain the absolute path, so the banner must contain it, too.
         let directory = std::path::absolute(&self.settings.directory);
@@ -558,55 +556,4 @@ impl StageRequestHead {
     const fn offered(&self) -> OfferedRelease<'_> {
         OfferedRelease { release: &self.release, base: self.base, change: &self.change }
     }
-}
-
-/// Checks the directories, so that a directory that cannot be used as configured is reported now
-/// and not at the first push. A problem that may be temporary is logged and does not stop the other
-/// sites. A site that belongs to another user can still be read, so it is refused only if `access`
-/// allows a client to push to it.
-///
-/// # Errors
-/// Returns the error of the first site whose path is not a directory, contains other files, or
-/// belongs to a different site or another user.
-pub(crate) fn check_sites(
-    sites: &[Arc<SiteState>],
-    access: &AuthPolicy,
-    log: &dyn Log,
-) -> Result<(), ServeError> {
-    for site in sites {
-        let path = site.settings.directory.clone();
-        let is_pushed = access.allows_push(site.settings.name.as_ref());
-        let check_owner = || if is_pushed { Store::check_owner_at(&path) } else { Ok(()) };
-        match site.banner().and_then(|_| check_owner()) {
-            Ok(()) => {}
-            Err(
-                source @ (StoreError::NotDirectory { .. }
-                | StoreError::NotEmpty { .. }
-                | StoreError::OtherSite { .. }
-                | StoreError::OtherOwner { .. }),
-            ) => {
-                return Err(ServeError::Site { path, source });
-            }
-            Err(error) => {
-                let (directory, message) = (path.display().to_string(), error.to_string());
-                log.record(&LogRecord::SiteFailed { directory, message });
-            }
-        }
-    }
-    Ok(())
-}
-
-/// Returns the description of each site for the banner. A missing directory of a store can be
-/// repaired, so it is not an error here: the responses of the store name the directory.
-///
-/// # Errors
-/// Returns the error of the first site whose directory cannot be a mirror, or belongs to a
-/// different site.
-pub(crate) fn banners(sites: &[Arc<SiteState>]) -> Result<Vec<BannerSite>, ServeError> {
-    let banner = |site: &Arc<SiteState>| match site.banner() {
-        Err(StoreError::MissingDirectory { .. }) => Ok(site.banner_of(None)),
-        other => other
-            .map_err(|source| ServeError::Site { path: site.settings.directory.clone(), source }),
-    };
-    sites.iter().map(banner).collect()
 }

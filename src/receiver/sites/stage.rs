@@ -31,7 +31,7 @@ use crate::store::{Store, StoredChange};
 const SMALL_BYTES: u64 = 256 * 1024;
 /// Manifest changes up to this size, in bytes, are read into memory. Larger changes are written to
 /// a file.
-// A stage keeps its change while it is open, and `OPEN_STAGE_BYTES` in `site.rs` includes this size.
+// A stage keeps its change while it is open; `OPEN_STAGE_BYTES` in `site.rs` includes this size.
 const SMALL_CHANGE_BYTES: u64 = 64 * 1024;
 /// If a stage has received nothing for this long, another push of the same content may replace it.
 const TAKEOVER_IDLE: Duration = Duration::from_secs(2);

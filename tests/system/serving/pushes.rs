@@ -388,7 +388,7 @@ fn abandoned_stage_is_closed_and_kept_on_disk() {
     let receiver = Receiver::limited(|limits| limits.stage_idle = Duration::from_millis(100));
     let delivery = first_tree().release(1).bundle_from(None);
     receiver
-        .ask("POST", "/v1/stage_idle", &stage_body(&delivery, &delivery.packs[..1], Complete::No))
+        .ask("POST", "/v1/stage", &stage_body(&delivery, &delivery.packs[..1], Complete::No))
         .ok();
     let pack = &delivery.packs[1];
     // A damaged pack has a different error than a pack without an open stage, and does not keep a
@@ -406,7 +406,7 @@ fn abandoned_stage_is_closed_and_kept_on_disk() {
 fn slow_pack_keeps_its_stage_open() {
     let receiver = Receiver::limited(|limits| limits.stage_idle = Duration::from_millis(200));
     let delivery = first_tree().release(1).bundle_from(None);
-    receiver.ask("POST", "/v1/stage_idle", &stage_body(&delivery, &[], Complete::No)).ok();
+    receiver.ask("POST", "/v1/stage", &stage_body(&delivery, &[], Complete::No)).ok();
     let pack = &delivery.packs[0];
     let mut connection = receiver.connect();
     connection.send(&head("PUT", &pack_path(&delivery, pack), &[], pack.bytes.len()));
