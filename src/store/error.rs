@@ -19,7 +19,7 @@ pub enum StoreError {
     /// An error of the file system.
     #[error(transparent)]
     Io(#[from] IoError),
-    /// The path of the mirror is a file or something else that is not a directory.
+    /// The mirror's path is a file or something else that is not a directory.
     #[error("{} is not a directory", path.display())]
     NotDirectory {
         /// The path of the mirror.
@@ -60,7 +60,7 @@ pub enum StoreError {
         path: PathBuf,
         /// The id of the user who owns it.
         owner: u32,
-        /// The id of the user as whom this process runs.
+        /// The id of the user this process runs as.
         caller: u32,
     },
     /// The file system does not guarantee locks, atomic renames and durable syncs.
@@ -118,7 +118,7 @@ pub enum StoreError {
         /// The requested site.
         wanted: Site,
     },
-    /// Another process held the lock for the whole waiting time.
+    /// Another process held the lock for the entire wait.
     #[error("{} is locked by another headwater process", path.display())]
     Locked {
         /// The lock file.
@@ -170,8 +170,8 @@ pub enum StoreError {
         /// The damaged or missing objects.
         objects: Vec<ObjectId>,
     },
-    /// New content was compressed against other bytes than these objects have. They are intact
-    /// here, so the origin was wrong about them.
+    /// New content was compressed against bytes that differ from those in these objects. The
+    /// objects are intact here, so the origin was wrong about them.
     #[error("a block does not decode, although {} intact here", objects_are(objects))]
     BaseMismatch {
         /// The objects that the block is based on.
@@ -185,7 +185,7 @@ pub enum StoreError {
         /// What is wrong.
         source: ReleaseError,
     },
-    /// Another release became current after the caller had read which one was current.
+    /// Another release became current after the caller checked which one was current.
     #[error(
         "the mirror's current release is {}, not the expected {}", release_or_none(*found), release_or_none(*expected)
     )]
@@ -203,7 +203,7 @@ pub enum StoreError {
         /// The current release.
         current: ReleaseName,
     },
-    /// The offered release belongs to a different history than the current one.
+    /// The offered release and the current one belong to different histories.
     #[error("release {offered} belongs to history {}, but the mirror serves release {current} of \
              history {}", history.short(), found.short())]
     OtherHistory {
@@ -284,7 +284,7 @@ pub(super) fn unless_damaged<T>(result: Result<T, StoreError>) -> Result<Option<
 }
 
 /// Whether a read error means that the file is missing, is of a different kind, or has the wrong
-/// content. Errors such as `EMFILE`, `EACCES` or `EIO` do not: the file behind them may be intact.
+/// content. Errors such as `EMFILE`, `EACCES` or `EIO` do not mean that: the file may be intact.
 pub(super) fn is_damage(error: &std::io::Error) -> bool {
     use rustix::io::Errno;
     const MISSING_OR_OTHER_KIND: [Errno; 5] =
@@ -313,12 +313,12 @@ impl StoreError {
         }
     }
 
-    /// Whether the disk failed. In that case it is unknown whether the data was written, and
-    /// nothing may build on it.
+    /// Whether the disk failed. If so, it is unknown whether the data was written, and nothing may
+    /// rely on it.
     #[must_use]
     pub fn is_disk_failure(&self) -> bool {
         match self {
-            // A missing file is damage of the store; the disk itself works.
+            // A missing file is damage to the store; the disk itself works.
             Self::Io(error) => error.kind() != std::io::ErrorKind::NotFound,
             Self::Manifest { source: ManifestError::Io(_), .. } => true,
             _ => false,
