@@ -13,7 +13,7 @@ pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 pub(super) enum RetryAction {
     /// Never: the attempt would fail again.
     Never,
-    /// At once: the server closed an idle connection.
+    /// Immediately: the server closed an idle connection.
     AtOnce,
     /// After a pause.
     Later,

@@ -11,7 +11,7 @@ pub const EXPIRES_SOON: Duration = Duration::from_secs(14 * 24 * 60 * 60);
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Expiries {
     /// The token that was sent; `None` if no token was sent, it does not expire, or the receiver
-    /// does not report it.
+    /// does not report when it does.
     #[serde(rename = "token_expires", skip_serializing_if = "Option::is_none")]
     pub token: Option<u64>,
     /// The server certificate; `None` without TLS.
@@ -22,7 +22,7 @@ pub struct Expiries {
 /// A token or certificate, and when it expires.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Expiry {
-    /// Whether the token or the certificate expires.
+    /// Whether it is the token or the certificate.
     pub kind: CredentialKind,
     /// When it expires, in seconds since 1970.
     pub time: u64,
@@ -38,7 +38,7 @@ pub enum CredentialKind {
 }
 
 impl Expiries {
-    /// All known expiry times, the earliest first.
+    /// All known expiry times, earliest first.
     #[must_use]
     pub fn all(&self) -> Vec<Expiry> {
         let expiry = |what, time: Option<u64>| time.map(|time| Expiry { kind: what, time });
@@ -51,8 +51,8 @@ impl Expiries {
         all
     }
 
-    /// The tokens and certificates that have expired or expire within [`EXPIRES_SOON`] after `now`,
-    /// the earliest first.
+    /// The tokens and certificates that have expired or will expire within [`EXPIRES_SOON`] after
+    /// `now`, earliest first.
     #[must_use]
     pub fn expiring_soon(&self, now: u64) -> Vec<Expiry> {
         let limit = now.saturating_add(EXPIRES_SOON.as_secs());

@@ -1,4 +1,4 @@
-//! The query for block signatures, and the frames in the response.
+//! The request for block signatures, and the frames in the response.
 
 use std::io::{self, Read};
 
@@ -6,13 +6,13 @@ use crate::hash::ManifestId;
 use crate::pack::{Signature, SignatureKey, SignatureShape};
 use crate::varint;
 
-/// Maximum number of objects in one query.
+/// Maximum number of objects in one request.
 pub const MAX_SIGNED_OBJECTS: usize = 16 * 1024;
-/// Maximum total size of the objects in one query, in bytes. A single object may be larger.
+/// Maximum total size of the objects in one request, in bytes. A single object may be larger.
 // A receiver reads and hashes all of them, which takes about a second.
 pub const MAX_SIGNED_BYTES: u64 = 1 << 30;
 
-/// A query for the block signatures of files in a manifest.
+/// A request for the block signatures of files in a manifest.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SignatureRequest {
     /// The manifest.
@@ -25,7 +25,7 @@ pub struct SignatureRequest {
 }
 
 impl SignatureRequest {
-    /// Maximum length of a query, in bytes.
+    /// Maximum length of a request, in bytes.
     pub const MAX_BYTES: usize =
         Self::HEAD_BYTES + MAX_SIGNED_OBJECTS * (varint::MAX_BYTES + size_of::<u8>());
     const HEAD_BYTES: usize = 32 + SignatureKey::BYTES;
@@ -44,7 +44,7 @@ impl SignatureRequest {
         bytes
     }
 
-    /// Decodes a query. `None` if it is malformed or has more than [`MAX_SIGNED_OBJECTS`] files.
+    /// Decodes a request. `None` if it is malformed or has more than [`MAX_SIGNED_OBJECTS`] files.
     #[must_use]
     pub fn decode(bytes: &[u8]) -> Option<Self> {
         let (base, rest) = bytes.split_first_chunk::<32>()?;

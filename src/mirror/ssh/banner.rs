@@ -2,7 +2,7 @@
 
 use crate::protocol::{BANNER, Banner};
 
-/// The maximum output before the banner that is skipped, in bytes.
+/// The maximum number of bytes to skip before the banner.
 pub(super) const MAX_NOISE_BYTES: usize = 64 * 1024;
 /// The longest banner, in bytes.
 const MAX_BANNER_BYTES: usize = 1024 * 1024;

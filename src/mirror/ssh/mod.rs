@@ -42,8 +42,8 @@ pub struct SshSettings {
     /// The command that runs on the remote machine, without `receive` and the directory, which are
     /// appended.
     pub receiver: ReceiveCommand,
-    /// The only accepted host key, as in `ssh-ed25519 AAAA…`; `None` to leave the choice to the
-    /// configuration of `ssh`.
+    /// The only accepted host key, as in `ssh-ed25519 AAAA…`; `None` to leave the choice to `ssh`'s
+    /// configuration.
     pub host_key: Option<String>,
     /// Environment variables that `ssh` does not inherit, in addition to
     /// [`crate::command::TOKEN_VARIABLE`].

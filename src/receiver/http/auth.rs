@@ -93,7 +93,7 @@ impl Token {
     /// Creates a token with a random id of 4 bytes and a random secret of 32 bytes.
     ///
     /// # Errors
-    /// If the system has no random source.
+    /// Fails if the system has no random source.
     pub fn random() -> io::Result<Self> {
         let mut bytes = [0; ID_DIGITS / 2 + SECRET_DIGITS / 2];
         getrandom::fill(&mut bytes).map_err(io::Error::other)?;

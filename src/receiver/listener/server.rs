@@ -113,8 +113,8 @@ impl Server {
     /// Checks `settings` and binds the address. Connections are accepted by [`Server::run`].
     ///
     /// # Errors
-    /// If the settings are not safe, or if the certificate, the address or a directory cannot be
-    /// used.
+    /// Fails if the settings are not safe, or if the certificate, the address or a directory cannot
+    /// be used.
     pub fn bind(settings: &ReceiverSettings, log: Arc<dyn Log>) -> Result<Self, ServeError> {
         settings.check()?;
         let tls = settings.tls.as_ref().map(Tls::open).transpose()?;
@@ -153,7 +153,7 @@ impl Server {
     /// Serves requests until [`Handle::stop`] is called. Blocks.
     ///
     /// # Errors
-    /// If the system cannot create threads.
+    /// Fails if the system cannot create threads.
     pub fn run(self) -> Result<(), ServeError> {
         raise_open_file_limit(self.handler.limits.connections);
         let runtime = runtime()?;

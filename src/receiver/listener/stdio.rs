@@ -25,7 +25,7 @@ const FINAL_WORK_TIMEOUT: Duration = Duration::from_secs(5);
 /// that, only `settings.access` is checked.
 ///
 /// # Errors
-/// If the directory of a site cannot be used as a mirror. The peer then sees the end of the
+/// Fails if the directory of a site cannot be used as a mirror. The peer then sees the end of the
 /// connection.
 pub fn receive(settings: &ReceiverSettings, log: Arc<dyn Log>) -> Result<(), ServeError> {
     let mut settings = settings.clone();

@@ -37,7 +37,7 @@ impl ServedPermissions {
     /// Resolves the group on this machine.
     ///
     /// # Errors
-    /// If the group is unknown, or if files cannot be given to the group.
+    /// Fails if the group is unknown, or if files cannot be given to the group.
     pub(crate) fn permissions(&self) -> Result<Permissions, GroupError> {
         let group = self.group.as_deref().map(usable_group).transpose()?;
         Ok(Permissions { group, file_mode: self.file_mode, dir_mode: self.dir_mode })

@@ -106,7 +106,7 @@ impl Pools {
     /// Creates the pools and starts the decoders.
     ///
     /// # Errors
-    /// If the system cannot create threads.
+    /// Fails if the system cannot create threads.
     pub(crate) fn new(limits: &ReceiverLimits) -> std::io::Result<Self> {
         Ok(Self {
             workers: Pool::new(WORKERS),
