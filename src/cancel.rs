@@ -59,8 +59,8 @@ impl CancelToken {
 
     /// Cancels the run and interrupts the registered operations.
     pub fn cancel(&self) {
-        // The flag is set before the list is processed: an operation that registers meanwhile is
-        // either in the list or sees the flag in `interrupt_on_cancel`.
+        // The flag is set before the list is processed: an operation that registers in the meantime
+        // is either in the list or sees the flag in `interrupt_on_cancel`.
         self.0.is_cancelled.store(true, Ordering::SeqCst);
         let blocking = std::mem::take(&mut *self.0.blocking.lock());
         // The lock is not held here, because an interrupted operation may take it.

@@ -91,7 +91,7 @@ pub fn run(spec: &CommandSpec<'_>) -> Result<String, CommandError> {
 /// Like [`run`], but also kills the command when `is_cancelled` returns true.
 ///
 /// # Errors
-/// The errors of [`run`], and [`CommandError::Cancelled`].
+/// Fails like [`run`], or with [`CommandError::Cancelled`].
 pub fn run_cancellable(
     spec: &CommandSpec<'_>,
     is_cancelled: &dyn Fn() -> bool,
@@ -193,7 +193,7 @@ pub(crate) fn last_line(stderr_text: &[u8]) -> String {
 }
 
 /// Reads `from` to its end and keeps the last `most` bytes in `kept`, which other threads may read
-/// meanwhile.
+/// at the same time.
 pub(crate) fn read_tail(mut from: impl Read, most: usize, kept: &Mutex<Vec<u8>>) {
     let mut some = [0; 1024];
     while let Ok(count @ 1..) = from.read(&mut some) {
@@ -207,7 +207,7 @@ pub(crate) fn read_tail(mut from: impl Read, most: usize, kept: &Mutex<Vec<u8>>)
 /// Kills the process group that the child `id` leads.
 pub(crate) fn kill_group(id: u32) {
     let group = i32::try_from(id).ok().and_then(Pid::from_raw);
-    // The kill fails if the processes have ended meanwhile, which is fine.
+    // The kill fails if the processes have already ended, which is fine.
     group.map(|group| kill_process_group(group, Signal::KILL).ok());
 }
 

@@ -40,7 +40,7 @@ error_kinds! {
     OtherOwner = "other_owner",
     /// The mirror belongs to a different site.
     OtherSite = "other_site",
-    /// The mirror has a different store than before, or none.
+    /// The mirror's store is not the one it had before, or is gone.
     OtherStore = "other_store",
     /// The directory contains files that do not belong to a store.
     NotEmpty = "not_empty",

@@ -22,7 +22,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// A longer `Retry-After` in a response is reduced to this value.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// The ASCII characters that must be encoded in the path of a URL (RFC 3986).
+/// The ASCII characters that must be encoded in a URL's path (RFC 3986).
 const NOT_IN_PATHS: &AsciiSet = &CONTROLS
     .add(b' ')
     .add(b'"')

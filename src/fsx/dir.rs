@@ -61,7 +61,7 @@ impl Dir {
     /// Opens the subdirectory `name`; `None` if it does not exist.
     ///
     /// # Errors
-    /// The errors of [`Dir::open_dir`], except that a missing directory is not an error.
+    /// Fails like [`Dir::open_dir`], except that a missing directory is not an error.
     pub fn find_dir(&self, name: &str) -> Result<Option<Self>> {
         none_if_missing(self.open_dir(name))
     }
@@ -93,7 +93,7 @@ impl Dir {
     /// Opens the directory `name`, creating it if it is missing.
     ///
     /// # Errors
-    /// The errors of [`Dir::open_dir`] and [`Dir::create_dir`].
+    /// Fails like [`Dir::open_dir`] and [`Dir::create_dir`].
     pub fn ensure_dir(&self, name: &str) -> Result<Self> {
         self.ensure_dir_as(name, FileMode::DIRECTORY)
     }
@@ -101,7 +101,7 @@ impl Dir {
     /// Opens the directory `name`, creating it with this mode and group if it is missing.
     ///
     /// # Errors
-    /// The errors of [`Dir::open_dir`] and [`Dir::create_dir`].
+    /// Fails like [`Dir::open_dir`] and [`Dir::create_dir`].
     pub fn ensure_dir_as(&self, name: &str, mode: FileMode) -> Result<Self> {
         match self.find_dir(name)? {
             Some(dir) => Ok(dir),
@@ -224,7 +224,7 @@ impl Dir {
     /// that other users may read it.
     ///
     /// # Errors
-    /// The errors of [`Dir::open_or_create_file`].
+    /// Fails like [`Dir::open_or_create_file`].
     pub fn open_or_create_record(&self, name: &str) -> Result<File> {
         if let Some(file) = none_if_missing(self.open_file_for_write(name))? {
             return Ok(file);

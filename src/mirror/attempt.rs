@@ -19,11 +19,12 @@ pub(super) enum RetryAction {
     Later,
     /// After the delay that the receiver asked for.
     After(Duration),
-    /// Repeatedly, until [`TransferLimits::wait`](crate::mirror::TransferLimits::wait) has passed.
+    /// Repeatedly, until [`TransferLimits::lock_wait`](crate::mirror::TransferLimits::lock_wait)
+    /// has passed.
     WhileLocked,
 }
 
-/// The error of an attempt, and whether it is retried.
+/// The error from an attempt, and whether the attempt is retried.
 #[derive(Debug)]
 pub(super) struct AttemptError {
     pub(super) error: MirrorError,

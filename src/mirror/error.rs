@@ -1,4 +1,4 @@
-//! The error of an operation on a mirror.
+//! The error from an operation on a mirror.
 
 use std::fmt;
 
@@ -60,7 +60,7 @@ pub enum MirrorError {
     /// The origin could not read content that it had announced.
     #[error("the origin could not read content that it announced")]
     Source(#[source] SourceError),
-    /// The mirror has a different store than before, or has lost its store.
+    /// The mirror's store is not the one it had before, or has been lost.
     #[error("it has {}, but {expected}", store_now(*found))]
     OtherStore {
         /// The store that the mirror had before.

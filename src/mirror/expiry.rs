@@ -7,7 +7,7 @@ use serde::Serialize;
 /// A token or certificate that expires within two weeks is reported as a warning.
 pub const EXPIRES_SOON: Duration = Duration::from_secs(14 * 24 * 60 * 60);
 
-/// When the token and the certificate of a connection expire, in seconds since 1970.
+/// When a connection's token and certificate expire, in seconds since 1970.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Expiries {
     /// The token that was sent; `None` if no token was sent, it does not expire, or the receiver
@@ -33,7 +33,7 @@ pub struct Expiry {
 pub enum CredentialKind {
     /// The token that was sent.
     Token,
-    /// The certificate of the receiver, or of the proxy in front of it.
+    /// The certificate that the receiver, or the proxy in front of it, presents.
     Certificate,
 }
 

@@ -2,7 +2,7 @@
 //!
 //! [`Mirror`] works with releases and bundles. A bundle provides single objects as well as packs,
 //! so a server that does not run headwater can be a mirror too. This module does not know what a
-//! fleet is or in which order mirrors switch.
+//! fleet is or in what order mirrors switch.
 
 mod attempt;
 mod error;
@@ -90,8 +90,7 @@ pub trait Mirror: Send + Sync + fmt::Debug {
     /// The kind of connection to the mirror.
     fn link_kind(&self) -> LinkKind;
 
-    /// The path of the mirror if it is on this machine. A content tree must not overlap with this
-    /// path.
+    /// The mirror's path if it is on this machine. A content tree must not overlap with this path.
     fn local_path(&self) -> Option<PathBuf>;
 
     /// The site that the mirror's location names; `None` if it names none.
@@ -99,8 +98,8 @@ pub trait Mirror: Send + Sync + fmt::Debug {
         None
     }
 
-    /// Returns the state of the mirror without changing it. If the mirror does not exist yet,
-    /// returns an empty state.
+    /// Returns the mirror's state without changing it. If the mirror does not exist yet, returns an
+    /// empty state.
     ///
     /// # Errors
     /// Fails if the mirror cannot be read, or cannot be created at its location.
@@ -229,7 +228,7 @@ pub trait Mirror: Send + Sync + fmt::Debug {
     /// Fails if the mirror cannot be read. A fault is part of the result, not an error.
     fn verify(&self, depth: Depth, monitor: &dyn Monitor) -> Result<Verified, MirrorError>;
 
-    /// Repairs every fault for which `supply` has the content.
+    /// Repairs every fault that `supply` has the content for.
     ///
     /// # Errors
     /// Fails if the mirror cannot be written. A fault that remains is part of the result, not an

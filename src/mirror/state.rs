@@ -16,7 +16,7 @@ pub struct MirrorState {
     pub store: Option<StoreId>,
     /// The site of the mirror's store; `None` if the store does not exist yet.
     pub site: Option<Site>,
-    /// The only site for which a store may be created here; `None` if any site is allowed.
+    /// The only site that a store may be created for here; `None` if any site is allowed.
     pub only_site: Option<Site>,
     /// The release that `current` points to, even if its record cannot be read.
     pub current: Option<ReleaseName>,

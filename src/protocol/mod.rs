@@ -478,7 +478,7 @@ pub struct Banner {
 /// A site in a banner.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BannerSite {
-    /// The directory of the mirror.
+    /// The mirror's directory.
     pub directory: PathBuf,
     /// The site; `None` if no store exists yet and no name is configured.
     #[serde(default)]

@@ -75,7 +75,7 @@ pub enum ServeError {
     /// A site's files cannot be given to the configured group.
     #[error("cannot serve {}", path.display())]
     Group {
-        /// The directory of the site.
+        /// The site's directory.
         path: PathBuf,
         /// Why the group cannot be used.
         source: GroupError,

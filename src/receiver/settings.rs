@@ -50,7 +50,7 @@ pub struct SiteSettings {
     pub name: Option<Site>,
     /// The path below which the site is served: `/` or `/<name>/`.
     pub base: String,
-    /// The directory of the mirror.
+    /// The mirror's directory.
     pub directory: PathBuf,
     /// The number of releases kept; `None` leaves that to the origin.
     pub keep: Option<usize>,

@@ -132,7 +132,7 @@ impl Store {
     }
 
     /// Fills the second slot if it is missing, so that the cost of the next push depends only on
-    /// the size of the change. Without it, the next push costs as much as the first.
+    /// the size of the change. Without that slot, the next push costs as much as the first.
     ///
     /// # Errors
     /// Fails on a disk error. The served slot is not touched.

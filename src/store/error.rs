@@ -1,4 +1,4 @@
-//! The errors of a store.
+//! Errors from a store.
 
 use std::path::PathBuf;
 
@@ -16,13 +16,13 @@ use crate::users;
 /// Why an operation on a store failed.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// An error of the file system.
+    /// A file system error.
     #[error(transparent)]
     Io(#[from] IoError),
     /// The mirror's path is a file or something else that is not a directory.
     #[error("{} is not a directory", path.display())]
     NotDirectory {
-        /// The path of the mirror.
+        /// The mirror's path.
         path: PathBuf,
     },
     /// The parent directory of a new mirror does not exist.
@@ -34,13 +34,13 @@ pub enum StoreError {
     /// The directory contains files that do not belong to a store.
     #[error("{} is not empty and is not a mirror", path.display())]
     NotEmpty {
-        /// The path of the mirror.
+        /// The mirror's path.
         path: PathBuf,
     },
     /// The directory is not a store although one was expected.
     #[error("{} is not a mirror: it has no .headwater/format", path.display())]
     NotAStore {
-        /// The path of the mirror.
+        /// The mirror's path.
         path: PathBuf,
     },
     /// A directory of the store is missing.
@@ -67,7 +67,7 @@ pub enum StoreError {
     #[error("{} is on {kind}, which has neither atomic switches nor durable syncs; use a local \
              disk", path.display())]
     FileSystem {
-        /// The path of the mirror.
+        /// The mirror's path.
         path: PathBuf,
         /// The kind of file system.
         kind: &'static str,
@@ -83,7 +83,7 @@ pub enum StoreError {
     /// The file system lacks hard links or symbolic links, which slots need.
     #[error("the file system of {} has no {what}", path.display())]
     NoLinks {
-        /// The path of the mirror.
+        /// The mirror's path.
         path: PathBuf,
         /// The kind of link that is missing.
         what: &'static str,
@@ -92,7 +92,7 @@ pub enum StoreError {
     #[error("{} has store format {found}, but this headwater supports only format 1",
              path.display())]
     NewerFormat {
-        /// The path of the format file.
+        /// The format file's path.
         path: PathBuf,
         /// The version that the file declares.
         found: u64,
@@ -111,7 +111,7 @@ pub enum StoreError {
         path.display(), found = found.as_str(), wanted = wanted.as_str()
     )]
     OtherSite {
-        /// The path of the mirror.
+        /// The mirror's path.
         path: PathBuf,
         /// The site that the store holds.
         found: Site,
@@ -138,7 +138,7 @@ pub enum StoreError {
         ByteSize::b(*free).display().si(), ByteSize::b(*needed).display().si()
     )]
     NoSpace {
-        /// The path of the mirror.
+        /// The mirror's path.
         path: PathBuf,
         /// Bytes needed.
         needed: u64,
@@ -148,7 +148,7 @@ pub enum StoreError {
     /// The file system has too few free inodes.
     #[error("{} has {free} inodes free, but {needed} are needed", path.display())]
     NoInodes {
-        /// The path of the mirror.
+        /// The mirror's path.
         path: PathBuf,
         /// Inodes needed.
         needed: u64,

@@ -113,7 +113,7 @@ impl Store {
     /// Opens the store at `path`.
     ///
     /// # Errors
-    /// The errors of [`Store::probe`], and [`StoreError::NotAStore`].
+    /// Fails like [`Store::probe`], or with [`StoreError::NotAStore`].
     pub fn open(path: &Path) -> Result<Self, StoreError> {
         match Self::probe(path)? {
             Presence::Store(store) => Ok(*store),
@@ -125,8 +125,8 @@ impl Store {
     /// or if the store has all its directories.
     ///
     /// # Errors
-    /// The errors of [`Store::open`], [`StoreError::OtherOwner`], [`StoreError::Locked`] after
-    /// `wait`, or a disk error.
+    /// Fails like [`Store::open`], with [`StoreError::OtherOwner`], with [`StoreError::Locked`]
+    /// after `wait`, or on a disk error.
     pub fn restore_directories(
         path: &Path,
         wait: Duration,
@@ -152,8 +152,8 @@ impl Store {
     /// Several processes may do this at the same time.
     ///
     /// # Errors
-    /// The errors of [`Store::probe`], [`StoreError::OtherSite`], [`StoreError::OtherOwner`], or a
-    /// disk error.
+    /// Fails like [`Store::probe`], with [`StoreError::OtherSite`], with
+    /// [`StoreError::OtherOwner`], or on a disk error.
     pub fn open_or_create(path: &Path, site: &Site) -> Result<Self, StoreError> {
         let store = match Self::probe(path)? {
             Presence::Store(store) => *store,
@@ -213,7 +213,7 @@ impl Store {
         Self { cancel: cancel.clone(), ..self }
     }
 
-    /// The path of the mirror.
+    /// The mirror's path.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
@@ -358,8 +358,8 @@ impl Store {
         name.map(Some).ok_or_else(|| bad(format!("points to {}, not to a slot", target.display())))
     }
 
-    /// Refuses a store that another user owns: later pushes by the owner could not change the files
-    /// of this user.
+    /// Refuses a store that another user owns: later pushes by the owner could not change this
+    /// user's files.
     ///
     /// # Errors
     /// [`StoreError::OtherOwner`].
@@ -370,7 +370,7 @@ impl Store {
     /// Refuses the directory at `path` if another user owns it. Accepts a path that does not exist.
     ///
     /// # Errors
-    /// [`StoreError::OtherOwner`], or the error of opening the directory.
+    /// [`StoreError::OtherOwner`], or the error from opening the directory.
     pub fn check_owner_at(path: &Path) -> Result<(), StoreError> {
         fsx::none_if_missing(Dir::open(path))?
             .map_or(Ok(()), |root| check_owner(&root, effective_user_id()))

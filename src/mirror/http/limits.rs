@@ -117,8 +117,8 @@ impl Drop for SemaphorePermit<'_> {
 /// Returns true if the work should stop.
 pub(in crate::mirror) type CancelCheck<'s> = &'s (dyn Fn() -> bool + Sync);
 
-/// The state of the retries of an operation: decides whether a failed attempt is retried, and
-/// pauses before the next one.
+/// An operation's retry state: decides whether a failed attempt is retried, and pauses before the
+/// next one.
 pub(super) struct RetryState<'s> {
     failures: u32,
     max_attempts: u32,
@@ -223,7 +223,7 @@ impl<'s> RetryState<'s> {
     /// Records a failed attempt and pauses before the next one.
     ///
     /// # Errors
-    /// The error of the attempt, if it is not retried.
+    /// The attempt's error, if the attempt is not retried.
     pub(super) fn retry_or_fail(&mut self, attempt_error: AttemptError) -> Result<(), MirrorError> {
         if self.is_stopped() {
             return Err(MirrorError::Cancelled);
@@ -276,7 +276,7 @@ impl<'s> RetryState<'s> {
             .into());
         }
         if is_late(end) {
-            // The error of the attempt is more useful than an error about the deadline.
+            // The attempt's error is more useful than an error about the deadline.
             return Err(error);
         }
         if wait_until(end, &|| self.is_stopped()) { Ok(()) } else { Err(MirrorError::Cancelled) }

@@ -62,8 +62,8 @@ use tls::CertificateExpiry;
 
 /// The maximum number of connections for packs to one mirror.
 const MAX_CONNECTIONS: usize = 8;
-/// The time limit for the state of a mirror over SSH: longer than over HTTP, because `ssh` may take
-/// 60 s to reach the banner.
+/// The time limit for getting a mirror's state over SSH: longer than over HTTP, because `ssh` may
+/// take 60 s to reach the banner.
 const SSH_STATE_TIMEOUT: Duration = Duration::from_secs(70);
 /// The time limit for a request that involves no long work on the receiver.
 const QUICK_REQUEST_TIMEOUT: Duration = Duration::from_secs(120);
@@ -258,7 +258,7 @@ impl HttpMirror {
     fn with_session(identity: MirrorIdentity, session: Session, connections: usize) -> Self {
         let session = Arc::new(session);
         let interrupt: Arc<dyn Interrupt> = Arc::clone(&session) as _;
-        // A weak reference: the token of the run must not keep the mirror alive.
+        // A weak reference: the run's cancel token must not keep the mirror alive.
         session.limits.cancel.interrupt_on_cancel(Arc::downgrade(&interrupt));
         Self {
             identity,

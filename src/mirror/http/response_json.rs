@@ -24,7 +24,7 @@ const LARGE_RESPONSE_TIMEOUT: Duration = Duration::from_secs(300);
 /// The longest string in a response, in bytes: a release record with its quotes escaped.
 const MAX_TEXT_BYTES: u64 = 2 * MAX_RECORD_BYTES;
 /// The beginning of a release record. A record is identified by the digest of its bytes, so only
-/// the secrets of this client are removed from it, not every string that looks like one.
+/// this client's secrets are removed from it, not every string that looks like a secret.
 const RELEASE_RECORD_PREFIX: &str = "{\"headwater\":\"release\",";
 
 /// Locked while a large response is read.
@@ -134,7 +134,8 @@ impl<'s, R: Read> SanitizedJson<'s, R> {
         if self.read_bytes > self.left.bytes {
             return Err(too_large());
         }
-        // Locked only now, so that the many small responses of a fleet do not wait for one another.
+        // Locked only now, so that the many small responses from a fleet do not wait for one
+        // another.
         if self.read_bytes > LARGE_RESPONSE_BYTES && self.large.is_none() {
             let guard = LARGE_RESPONSE_LOCK.lock();
             self.large = Some((guard, Instant::now() + LARGE_RESPONSE_TIMEOUT));

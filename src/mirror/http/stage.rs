@@ -128,8 +128,8 @@ impl Stage<'_> {
         self.mirror.session.retry_state(self.stop)
     }
 
-    /// Sends a stage request whose body contains the packs, which are built meanwhile. Does not
-    /// retry. This keeps the connection busy, and a small push needs only one request.
+    /// Sends a stage request whose body contains the packs, which are built while it is sent. Does
+    /// not retry. This keeps the connection busy, and a small push needs only one request.
     fn begin(&mut self, upload: &Upload<'_>) -> Result<FirstAttempt, MirrorError> {
         let (stream, change) = (PackStream::new(upload), &self.request.change[..]);
         let open = || -> io::Result<Box<dyn Read + Send + '_>> {

@@ -30,7 +30,7 @@ pub(super) enum BannerScan {
 
 /// Scans all output so far for the banner.
 pub(super) fn scan(output: &[u8]) -> BannerScan {
-    // Searches for any version, so that an unknown version is reported as such and not as a missing
+    // Searches for any version, so that an unknown version is reported as such, not as a missing
     // banner.
     let Some(at) = memchr::memmem::find(output, ANY_VERSION.as_bytes()) else {
         return if output.len() > MAX_NOISE_BYTES {

@@ -30,7 +30,7 @@ const KEPT_BYTES: usize = 8 * 1024;
 const SHOWN_CHARS: usize = 600;
 /// How long `ssh` may take to exit before it is killed.
 const EXIT_TIMEOUT: Duration = Duration::from_secs(2);
-/// The host alias under which the pinned key is stored, whatever the host is called.
+/// The host alias that the pinned key is stored under, whatever the host is called.
 const PINNED_HOST_ALIAS: &str = "headwater-pinned";
 /// The text that begins the error message in stderr if the receiver exited with an error.
 const RECEIVER_ERROR: &str = ": error: ";
@@ -80,8 +80,8 @@ fn arguments(url: &SshUrl, settings: &SshSettings, pinned: Option<&str>) -> Vec<
     arguments
 }
 
-/// Writes the pinned key to an anonymous file. Returns the file and the path under which a child
-/// reads it.
+/// Writes the pinned key to an anonymous file. Returns the file and the path where a child reads
+/// it.
 fn write_known_hosts(key: &str) -> io::Result<(File, String)> {
     // In memory: a killed run leaves no file behind.
     let memory = rustix::fs::memfd_create("known_hosts", rustix::fs::MemfdFlags::CLOEXEC)?;

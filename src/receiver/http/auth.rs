@@ -187,8 +187,8 @@ impl AuthPolicy {
         }
     }
 
-    /// What the bearer of `authorization` may do on `site`. Sets `known` to the id of the token,
-    /// even if the token has expired or is for a different site.
+    /// What the bearer of `authorization` may do on `site`. Sets `known` to the token's id, even if
+    /// the token has expired or is for a different site.
     pub(crate) fn grant(
         &self,
         authorization: Option<&[u8]>,

@@ -45,7 +45,7 @@ pub enum LogRecord {
     },
     /// A site could not be checked at the start, or could not be prepared for the next push.
     SiteFailed {
-        /// The directory of the site.
+        /// The site's directory.
         directory: String,
         /// Why the check or the preparation failed.
         message: String,
@@ -53,7 +53,7 @@ pub enum LogRecord {
     /// Maintenance removed something from a site.
     #[serde(rename = "upkeep")]
     Maintenance {
-        /// The directory of the site.
+        /// The site's directory.
         directory: String,
         /// The number of retired entries that are no longer served.
         expired: u64,

@@ -387,7 +387,7 @@ impl Drop for ConnectionPermit {
     }
 }
 
-/// The limits of a connection over standard input and output. SSH has authenticated the peer, so
+/// The limits for a connection over standard input and output. SSH has authenticated the peer, so
 /// the short deadlines that protect against strangers do not apply.
 pub(crate) fn stdio_limits(limits: &ReceiverLimits, silence: Duration) -> ReceiverLimits {
     ReceiverLimits { first_byte: silence, idle: silence, head: silence, ..limits.clone() }

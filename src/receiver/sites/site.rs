@@ -565,7 +565,7 @@ impl StageRequestHead {
 /// allows a client to push to it.
 ///
 /// # Errors
-/// Returns the error of the first site whose path is not a directory, contains other files, or
+/// Returns the error for the first site whose path is not a directory, contains other files, or
 /// belongs to a different site or another user.
 pub(crate) fn check_sites(
     sites: &[Arc<SiteState>],
@@ -599,7 +599,7 @@ pub(crate) fn check_sites(
 /// repaired, so it is not an error here: the store's responses name the directory.
 ///
 /// # Errors
-/// Returns the error of the first site whose directory cannot be a mirror, or belongs to a
+/// Returns the error for the first site whose directory cannot be a mirror, or belongs to a
 /// different site.
 pub(crate) fn banners(sites: &[Arc<SiteState>]) -> Result<Vec<BannerSite>, ServeError> {
     let banner = |site: &Arc<SiteState>| match site.banner() {

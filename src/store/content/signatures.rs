@@ -50,7 +50,7 @@ impl SignatureStream {
         self.files.as_slice().iter().flatten().map(|file| file.shape.base_bytes()).sum()
     }
 
-    /// The length of the frames still to be made, in bytes.
+    /// The length in bytes of the frames still to be made.
     #[must_use]
     pub fn answer_bytes(&self) -> u64 {
         let bytes = |file: &Option<SignedFile>| 1 + file.map_or(0, |file| file.shape.bytes());

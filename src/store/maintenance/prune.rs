@@ -142,7 +142,7 @@ impl LockedStore<'_> {
         gone.iter().try_for_each(|name| self.remove_deleted(*name))
     }
 
-    /// Adds the objects of a manifest, as far as the manifest can be read.
+    /// Adds the objects in a manifest, as far as the manifest can be read.
     fn collect_objects(
         &self,
         manifest: &ManifestId,
@@ -160,7 +160,7 @@ impl LockedStore<'_> {
         Ok(())
     }
 
-    /// Removes the objects of the kept manifests from `candidates`.
+    /// Removes the objects in the kept manifests from `candidates`.
     fn keep_needed(
         &self,
         kept: &HashSet<ManifestId>,

@@ -65,8 +65,7 @@ impl Store {
         // Check the owner first: the search for faults reads the whole store, and other users may
         // run it too.
         self.check_owner()?;
-        // An interrupted change of permissions is completed first, so that the modes can be
-        // checked.
+        // An interrupted permission change is completed first, so that the modes can be checked.
         self.set_permissions(None, wait)?;
         let mut repaired = Repaired {
             found: self.verify(Depth::Full, wait, cancelled)?.faults,

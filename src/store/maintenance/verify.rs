@@ -259,7 +259,7 @@ impl Store {
         let mut order: Vec<&FileEntry> = needed.values().collect();
         order.sort_unstable_by_key(|file| file.object);
         let mut inodes = HashMap::with_capacity(order.len());
-        // In parts, so that a request to stop is noticed soon.
+        // In chunks, so that a request to stop is noticed soon.
         for chunk in order.chunks(256) {
             if cancelled() {
                 return Err(StoreError::Cancelled);
@@ -364,7 +364,7 @@ impl Store {
             found.entries += 1;
             let object = entry.file().map(|file| file.object);
             for kind in check_entry(&mut stack, &entry, permissions, intact)? {
-                // The next push completes an interrupted change of permissions.
+                // The next push completes an interrupted permission change.
                 if kind == FaultKind::Mode && is_changing {
                     continue;
                 }
@@ -429,7 +429,7 @@ fn has_content(dir: &Dir, name: &str, file: &FileEntry) -> Result<bool, StoreErr
     Ok(unless_damaged(read())? == Some((file.object, file.size)))
 }
 
-/// The paths that may exist in a slot: the entries of its manifest and the directories above them.
+/// The paths that may exist in a slot: the entries in its manifest and the directories above them.
 #[derive(Debug)]
 pub(in crate::store) struct SlotPaths {
     entries: HashSet<String>,

@@ -1,8 +1,8 @@
 //! Slots: changes the file tree of a release that is not served.
 //!
 //! The cost depends on the size of the change: the idle slot is changed from its own release to the
-//! new one. Every step is relative to an open directory of the slot and follows no link, so that
-//! foreign links in a slot cannot lead outside.
+//! new one. Every step is relative to an open directory in the slot and follows no link, so foreign
+//! links in a slot cannot lead outside.
 
 use std::collections::HashMap;
 use std::io;
@@ -283,7 +283,7 @@ impl<'s> SlotWriter<'s> {
     }
 
     /// Creates something at a path. A file in the way is unexpected, because the entries of the
-    /// slot's own release were removed before.
+    /// slot's own release have already been removed.
     fn put(
         &mut self,
         parent: &str,

@@ -101,7 +101,7 @@ impl Store {
     /// Changes nothing.
     ///
     /// # Errors
-    /// Fails if there is too little space, or with the errors of [`Store::read_change`].
+    /// Fails if there is too little space, or like [`Store::read_change`].
     pub fn check_space(&self, offered: OfferedRelease<'_>) -> Result<(), StoreError> {
         let Some(needs) = self.read_change(offered, &|_| true, &|| false)? else { return Ok(()) };
         let release = offered.release;
@@ -123,7 +123,7 @@ impl Store {
     /// Like [`Store::check_space`], for a store that would be created at `path`.
     ///
     /// # Errors
-    /// The errors of [`Store::check_space`].
+    /// Fails like [`Store::check_space`].
     pub fn check_space_at(
         path: &Path,
         release: &Release,
@@ -357,7 +357,7 @@ impl StagingTransaction {
     }
 
     /// Records that staging failed with `error`. Returns the error to report. Drops a quarantine
-    /// whose content is untrustworthy: after a failed write or sync the state of the disk is
+    /// whose content is untrustworthy: after a failed write or sync, the state of the disk is
     /// unknown, and a full disk needs space.
     #[must_use]
     pub fn fail(&self, error: StoreError) -> StoreError {

@@ -97,7 +97,7 @@ pub struct Quarantine {
     is_gone: AtomicBool,
 }
 
-/// The files of a quarantine that contain held pieces.
+/// The files in a quarantine that contain held pieces.
 #[derive(Default)]
 struct CoveredFiles {
     parts: HashSet<u32>,
@@ -149,7 +149,7 @@ impl Quarantine {
             is_gone: AtomicBool::new(false),
         };
         match quarantine.resume() {
-            // The content contradicts itself. Drop it, so that it does not block new packs.
+            // The content contradicts itself. Drop it, so it does not block new packs.
             Err(StoreError::Mismatch { .. }) => quarantine.reset()?,
             other => other?,
         }
