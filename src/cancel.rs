@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 
 use crate::monitor::{Event, Monitor};
 
-/// How often waits check for cancellation.
+/// The interval at which a wait checks for cancellation.
 // A run promises to end within two seconds of the request, and several waits may follow one
 // another, so each of them may take only a small part of that time.
 pub const CANCEL_POLL_INTERVAL: Duration = Duration::from_millis(50);
@@ -59,18 +59,18 @@ impl CancelToken {
 
     /// Cancels the run and interrupts the registered operations.
     pub fn cancel(&self) {
-        // The flag is set before the list is processed: an operation that registers meanwhile is
-        // either in the list or sees the flag in `interrupt_on_cancel`.
+        // The flag is set before the list is processed: an operation that registers in the meantime
+        // is either in the list or sees the flag in `interrupt_on_cancel`.
         self.0.is_cancelled.store(true, Ordering::SeqCst);
         let blocking = std::mem::take(&mut *self.0.blocking.lock());
         // The lock is not held here, because an interrupted operation may take it.
         blocking.iter().filter_map(Weak::upgrade).for_each(|one| one.interrupt());
     }
 
-    /// Interrupts `blocking` when the run is cancelled, or at once if the run is already cancelled.
+    /// Interrupts `blocking` when the run is cancelled, or immediately if it already has been.
     pub fn interrupt_on_cancel(&self, blocking: Weak<dyn Interrupt>) {
         let mut all = self.0.blocking.lock();
-        // Without this, connections of past attempts would pile up in a long run.
+        // Without this, connections from past attempts would pile up in a long run.
         all.retain(|one| one.strong_count() > 0);
         all.push(blocking);
         drop(all);
@@ -112,7 +112,7 @@ impl Monitor for StopMonitor {
 }
 
 /// Runs `work` on its own thread and waits for the result. If `monitor` is cancelled, returns
-/// `None` at once. The work is then asked to stop, and ends on its own or with the process.
+/// `None` immediately. The work is then asked to stop, and ends on its own or with the process.
 ///
 /// # Panics
 /// Panics if the work panics.
@@ -122,8 +122,8 @@ pub fn run_until_cancelled<T: Send + 'static>(
 ) -> Option<T> {
     let stop = Arc::new(StopMonitor(AtomicBool::new(false)));
     let (sender, done) = bounded(1);
-    // `spawn` consumes its closure even if it fails. The work is kept where both threads can reach
-    // it, so that it is not lost with the closure.
+    // `spawn` consumes its closure even if it fails. Keeping the work where both threads can reach
+    // it prevents it from being lost with the closure.
     let work = Arc::new(Mutex::new(Some(work)));
     let thread_stop = Arc::clone(&stop);
     let taken = Arc::clone(&work);

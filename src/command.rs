@@ -1,4 +1,4 @@
-//! Runs a command of the user with a time limit and a limit on its output. The command cannot
+//! Runs a user-supplied command with limits on its running time and output. The command cannot
 //! prompt, and it cannot make this process hang.
 //!
 //! This module does not interpret the output.
@@ -16,11 +16,11 @@ use rustix::process::{Pid, Signal, kill_process_group};
 
 use crate::cancel::CANCEL_POLL_INTERVAL;
 
-/// How many bytes of the end of standard error are kept.
-// Only its last line is shown, and a command that writes endlessly must not fill the memory.
+/// How many of the last bytes of standard error are kept.
+// Only its last line is shown, and a command that writes endlessly must not fill memory.
 pub(crate) const STDERR_TAIL_BYTES: usize = 1024;
 
-/// The environment variable with the token for mirrors that do not have a token of their own.
+/// The environment variable that holds the token for mirrors without a token of their own.
 pub const TOKEN_VARIABLE: &str = "HEADWATER_TOKEN";
 
 /// Removes secrets from the environment of a command: the command inherits neither
@@ -38,15 +38,15 @@ pub struct CommandSpec<'a> {
     pub command: &'a [String],
     /// The working directory.
     pub directory: &'a Path,
-    /// Environment variables to add to the variables of this process.
+    /// Environment variables to add to those of this process.
     pub variables: &'a [(&'a str, String)],
     /// Environment variables that the command does not inherit, besides [`TOKEN_VARIABLE`].
     pub secret_variables: &'a [String],
-    /// The standard input of the command.
+    /// The command's standard input.
     pub input: &'a str,
     /// Maximum bytes of output. Further output is cut off. If 0, all output is discarded.
     pub max_output_bytes: u64,
-    /// Time limit of the command and all processes that it starts.
+    /// Time limit for the command and all processes that it starts.
     pub timeout: Duration,
 }
 
@@ -82,8 +82,8 @@ pub enum CommandError {
 /// group, which is killed when the time limit has passed.
 ///
 /// # Errors
-/// If the command cannot be started, fails, does not end in time, or writes output that is not
-/// valid text.
+/// Fails if the command cannot be started, fails, does not end in time, or writes output that is
+/// not valid text.
 pub fn run(spec: &CommandSpec<'_>) -> Result<String, CommandError> {
     run_cancellable(spec, &|| false)
 }
@@ -91,7 +91,7 @@ pub fn run(spec: &CommandSpec<'_>) -> Result<String, CommandError> {
 /// Like [`run`], but also kills the command when `is_cancelled` returns true.
 ///
 /// # Errors
-/// The errors of [`run`], and [`CommandError::Cancelled`].
+/// Fails like [`run`], or with [`CommandError::Cancelled`].
 pub fn run_cancellable(
     spec: &CommandSpec<'_>,
     is_cancelled: &dyn Fn() -> bool,
@@ -173,15 +173,14 @@ fn collect_output(mut child: Child, kept_bytes: u64) -> io::Result<(ExitStatus, 
     })?;
     let mut written = Vec::new();
     if let Some(stdout) = stdout {
-        // The pipe is closed afterwards, so a command that continues to write gets SIGPIPE and
-        // ends.
+        // The pipe is then closed, so a command that keeps writing gets SIGPIPE and ends.
         stdout.take(kept_bytes).read_to_end(&mut written)?;
     }
     let stderr_text = listener.join().map_err(|_| io::ErrorKind::Other)?;
     Ok((child.wait()?, written, last_line(&stderr_text)))
 }
 
-/// The last line of the standard error that is not empty.
+/// The last non-empty line of standard error.
 pub(crate) fn last_line(stderr_text: &[u8]) -> String {
     let stderr_text = String::from_utf8_lossy(stderr_text);
     stderr_text
@@ -194,7 +193,7 @@ pub(crate) fn last_line(stderr_text: &[u8]) -> String {
 }
 
 /// Reads `from` to its end and keeps the last `most` bytes in `kept`, which other threads may read
-/// meanwhile.
+/// at the same time.
 pub(crate) fn read_tail(mut from: impl Read, most: usize, kept: &Mutex<Vec<u8>>) {
     let mut some = [0; 1024];
     while let Ok(count @ 1..) = from.read(&mut some) {
@@ -208,7 +207,7 @@ pub(crate) fn read_tail(mut from: impl Read, most: usize, kept: &Mutex<Vec<u8>>)
 /// Kills the process group that the child `id` leads.
 pub(crate) fn kill_group(id: u32) {
     let group = i32::try_from(id).ok().and_then(Pid::from_raw);
-    // The kill fails if the processes have ended meanwhile, which is fine.
+    // The kill fails if the processes have already ended, which is fine.
     group.map(|group| kill_process_group(group, Signal::KILL).ok());
 }
 

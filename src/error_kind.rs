@@ -40,7 +40,7 @@ error_kinds! {
     OtherOwner = "other_owner",
     /// The mirror belongs to a different site.
     OtherSite = "other_site",
-    /// The mirror has a different store than before, or none.
+    /// The mirror's store is not the one it had before, or is gone.
     OtherStore = "other_store",
     /// The directory contains files that do not belong to a store.
     NotEmpty = "not_empty",
@@ -52,25 +52,25 @@ error_kinds! {
     NoSpace = "no_space",
     /// The release exceeds the quota of the site.
     OverQuota = "over_quota",
-    /// A file exceeds the size that the system allows the process to write.
+    /// A file exceeds the maximum size that the system lets the process write.
     FileTooLarge = "file_too_large",
     /// Another process is changing the mirror.
     Locked = "locked",
     /// Another release became current in the meantime.
     Conflict = "conflict",
-    /// The mirror serves a release of a different history.
+    /// The mirror serves a release from a different history.
     OtherHistory = "other_history",
-    /// The sequences of the mirror are far above those of its fleet.
+    /// The mirror's sequences are far above those of its fleet.
     ImplausibleSequence = "far_beyond",
-    /// The origin cannot supply the content, or lacks a resource of its machine.
+    /// The origin cannot supply the content, or its machine lacks a resource.
     SourceUnavailable = "origin",
-    /// The mirror's base of the manifest delta is damaged.
+    /// The mirror's base for the manifest delta is damaged.
     DamagedBase = "damaged",
     /// A directory of the store is missing.
     DamagedStore = "damaged_store",
     /// No connection could be established, or it was lost.
     Unreachable = "unreachable",
-    /// The certificate of the mirror is not accepted.
+    /// The mirror's certificate is not accepted.
     Certificate = "certificate",
     /// The mirror, or the proxy in front of it, requires a different client certificate.
     ClientCertificate = "client_certificate",
@@ -84,11 +84,11 @@ error_kinds! {
     Forbidden = "forbidden",
     /// SSH authentication failed.
     SshAuth = "ssh_auth",
-    /// The SSH host key is not the known key.
+    /// The SSH host key is not the known one.
     HostKey = "host_key",
     /// There was no response in time, or the deadline has passed.
     Timeout = "timeout",
-    /// The response does not come from a headwater receiver, or not from the expected one.
+    /// The response does not come from a headwater receiver, or comes from an unexpected one.
     Protocol = "protocol",
     /// The proxy in front of the receiver refuses a body of this length.
     BodyLimit = "body_limit",
@@ -139,7 +139,7 @@ impl ErrorKind {
         }
     }
 
-    /// The kind of an error of the operating system.
+    /// The kind of an operating system error.
     #[must_use]
     pub const fn of_io(kind: io::ErrorKind) -> Self {
         match kind {

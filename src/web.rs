@@ -1,4 +1,5 @@
-//! A small HTTP client for URLs other than mirrors: public files, and a CDN to purge.
+//! A small HTTP client for URLs that are not receivers: public files, and the API of a CDN to
+//! purge.
 //!
 //! It does not follow redirects, keep cookies or use proxies. Its errors do not contain the URL,
 //! which may be a secret; the caller names what was requested. Uses the crates `ureq` and
@@ -21,7 +22,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// A longer `Retry-After` in a response is reduced to this value.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// The ASCII characters that must be encoded in the path of a URL (RFC 3986).
+/// The ASCII characters that must be encoded in a URL's path (RFC 3986).
 const NOT_IN_PATHS: &AsciiSet = &CONTROLS
     .add(b' ')
     .add(b'"')
@@ -45,7 +46,7 @@ pub enum WebError {
     /// The text is not a valid URL.
     #[error("it is not a usable http:// or https:// URL")]
     BadUrl,
-    /// The request would send a secret unencrypted to another machine.
+    /// The request would send a secret to another machine unencrypted.
     #[error("a secret is sent over https: only, except to this machine")]
     Unencrypted,
     /// The server cannot be reached, or the connection broke.
@@ -77,7 +78,7 @@ pub enum WebError {
     },
 }
 
-/// A text that is never displayed: a token, or a secret URL.
+/// Text that is never displayed: a token, or a secret URL.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(String);
 
@@ -101,7 +102,7 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// The content that was fetched from a URL.
+/// The content fetched from a URL.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FetchedPage {
     /// The hash of the content.
@@ -154,7 +155,7 @@ impl HttpClient {
     /// Fetches `url` without content encoding, and hashes at most `max_bytes` of the content.
     ///
     /// # Errors
-    /// If the response is not complete or its status is not 200.
+    /// Fails if the response is incomplete or its status is not 200.
     pub fn fetch(&self, url: &str, max_bytes: u64) -> Result<FetchedPage, WebError> {
         let mut answer =
             self.map_error(self.agent.get(url).header("accept-encoding", "identity").call())?;
@@ -180,7 +181,7 @@ impl HttpClient {
     /// Posts `body` with these headers.
     ///
     /// # Errors
-    /// If there is no response. A response with any status is not an error.
+    /// Fails if there is no response. A response with any status is not an error.
     pub fn post(
         &self,
         url: &str,
@@ -233,7 +234,7 @@ pub fn is_encrypted_or_local(url: &str) -> bool {
     }
 }
 
-/// Parses the number of seconds or the date in the header (RFC 9110).
+/// Parses the header's number of seconds or date (RFC 9110).
 fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let text = headers.get("retry-after")?.to_str().ok()?.trim();
     let seconds = text.parse().ok().or_else(|| {

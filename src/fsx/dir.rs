@@ -35,7 +35,7 @@ impl Dir {
         Ok(Self { fd, path: path.to_owned() })
     }
 
-    /// The path by which the directory was opened.
+    /// The path that was used to open the directory.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
@@ -61,7 +61,7 @@ impl Dir {
     /// Opens the subdirectory `name`; `None` if it does not exist.
     ///
     /// # Errors
-    /// The errors of [`Dir::open_dir`], except for a missing directory.
+    /// Fails like [`Dir::open_dir`], except that a missing directory is not an error.
     pub fn find_dir(&self, name: &str) -> Result<Option<Self>> {
         none_if_missing(self.open_dir(name))
     }
@@ -93,7 +93,7 @@ impl Dir {
     /// Opens the directory `name`, creating it if it is missing.
     ///
     /// # Errors
-    /// The errors of [`Dir::open_dir`] and [`Dir::create_dir`].
+    /// Fails like [`Dir::open_dir`] and [`Dir::create_dir`].
     pub fn ensure_dir(&self, name: &str) -> Result<Self> {
         self.ensure_dir_as(name, FileMode::DIRECTORY)
     }
@@ -101,7 +101,7 @@ impl Dir {
     /// Opens the directory `name`, creating it with this mode and group if it is missing.
     ///
     /// # Errors
-    /// The errors of [`Dir::open_dir`] and [`Dir::create_dir`].
+    /// Fails like [`Dir::open_dir`] and [`Dir::create_dir`].
     pub fn ensure_dir_as(&self, name: &str, mode: FileMode) -> Result<Self> {
         match self.find_dir(name)? {
             Some(dir) => Ok(dir),
@@ -138,7 +138,7 @@ impl Dir {
         let flags = OFlags::RDWR | OFlags::TMPFILE | OFlags::CLOEXEC;
         match rustix::fs::openat(&self.fd, ".", flags, Mode::from_raw_mode(0o600)) {
             Ok(fd) => Ok(File::from(fd)),
-            // On a file system without `O_TMPFILE`, create a file and unlink it at once.
+            // On a file system without `O_TMPFILE`, create a file and unlink it immediately.
             Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::NOSYS) => {
                 let mut number = [0; 16];
                 getrandom::fill(&mut number)
@@ -177,7 +177,7 @@ impl Dir {
     /// Fails if the file does not exist or cannot be read.
     pub fn open_file(&self, name: &str) -> Result<File> {
         fault::mark_read("open", || self.join(name))?;
-        // If a fifo were in the place of a file, opening it would block until a writer comes.
+        // If a fifo has taken the file's place, opening it would block until a writer appears.
         // `NONBLOCK` prevents that and does not change how regular files are read.
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let fd = rustix::fs::openat(&self.fd, name, flags, Mode::empty())
@@ -193,7 +193,7 @@ impl Dir {
     pub fn open_file_below(&self, path: &str) -> Result<File> {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         // The kernel checks every component in one system call. Checking each component before
-        // opening the file would leave time to replace a component by a link.
+        // opening the file would leave time to replace a component with a link.
         let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
         match rustix::fs::openat2(&self.fd, path, flags, Mode::empty(), resolve) {
             Ok(fd) => Ok(File::from(fd)),
@@ -224,7 +224,7 @@ impl Dir {
     /// that other users may read it.
     ///
     /// # Errors
-    /// The errors of [`Dir::open_or_create_file`].
+    /// Fails like [`Dir::open_or_create_file`].
     pub fn open_or_create_record(&self, name: &str) -> Result<File> {
         if let Some(file) = none_if_missing(self.open_file_for_write(name))? {
             return Ok(file);
@@ -285,18 +285,18 @@ impl Dir {
         }
     }
 
-    /// Sets mode and group of the file or directory `name`. Refuses a link.
+    /// Sets the mode and group of the file or directory `name`. Refuses a link.
     ///
     /// # Errors
-    /// Fails if the file or directory does not exist, cannot be opened, or if the system refuses
+    /// Fails if the file or directory does not exist or cannot be opened, or if the system refuses
     /// the change.
     pub fn set_mode(&self, name: &str, mode: FileMode) -> Result<()> {
         step("set mode of", || self.join(name))?;
         set_mode(self.open_file(name)?, mode, || self.join(name))
     }
 
-    /// The stamp and kind of the file at the relative `path`, with one system call. A link as the
-    /// last component is not followed.
+    /// The stamp and kind of the file at the relative `path`, read with one system call. Does not
+    /// follow a link in the last component.
     ///
     /// # Errors
     /// Fails if the path does not exist or cannot be examined.
@@ -347,8 +347,8 @@ impl Dir {
             .context("link", || to.join(to_name))
     }
 
-    /// Renames `name` to `to_name` in `to`, atomically replacing any file of that name. The rename
-    /// is durable only after `to` or its file system is synced.
+    /// Renames `name` to `to_name` in `to`, atomically replacing any file with that name. The
+    /// rename is durable only after `to` or its file system is synced.
     ///
     /// # Errors
     /// Fails if the file cannot be renamed.
@@ -363,8 +363,8 @@ impl Dir {
             .context("rename to", || to.join(to_name))
     }
 
-    /// Moves the directory `name` to `to_name` in `to`, which must be free or an empty directory.
-    /// Does nothing and returns `false` if it is neither, or if the directories are on different
+    /// Moves the directory `name` to `to_name` in `to`. Does nothing and returns `false` if
+    /// `to_name` is neither free nor an empty directory, or if the directories are on different
     /// file systems.
     ///
     /// # Errors
@@ -446,8 +446,8 @@ impl Dir {
         for (child, kind) in dir.entries()? {
             match (kind, child.to_str()) {
                 (FileKind::Directory, Some(child)) => dir.remove_all(child)?,
-                // The store does not create such names, so another program did it. The methods of
-                // `Dir` take text.
+                // The store does not create such names, so another program did. The methods of
+                // `Dir` take only text.
                 (FileKind::Directory, None) => {
                     fs::remove_dir_all(dir.join(&child))
                         .context("remove directory", || dir.join(&child))?;
@@ -463,8 +463,8 @@ impl Dir {
     /// # Errors
     /// An error is final: the names may be lost.
     pub fn sync(&self) -> Result<()> {
-        // Without this sync a power cut loses a rename that was reported as done. The default ext4
-        // hides that; XFS, and ext4 with `noauto_da_alloc`, show it.
+        // Without this sync a power cut loses a rename that was reported as done. ext4 hides this
+        // by default; XFS, and ext4 with `noauto_da_alloc`, show it.
         step("sync", || self.path.clone())?;
         if fault::is_armed(&FaultPoint::SkipDirectorySync) {
             return Ok(());
@@ -488,7 +488,7 @@ impl Dir {
         rustix::fs::syncfs(&self.fd).context("sync file system", || self.path.clone())
     }
 
-    /// Free space and kind of the file system that contains the directory.
+    /// The free space and kind of the file system that contains the directory.
     ///
     /// # Errors
     /// Fails if the system does not report this information.

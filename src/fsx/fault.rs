@@ -16,18 +16,18 @@ pub enum FaultPoint {
     KillAt(u64),
     /// Make the n-th change on disk fail with this `errno`.
     ErrnoAt(u64, i32),
-    /// Make every operation of this name fail with this `errno`. With `OP:PART`, only operations
+    /// Make every operation with this name fail with this `errno`. With `OP:PART`, only operations
     /// whose path contains `PART` fail.
     ErrnoOn(String, i32),
-    /// Panic in every operation of this name.
+    /// Panic in every operation with this name.
     PanicOn(String),
-    /// Skip every sync of a directory. Tests of power cuts must detect this.
+    /// Skip every sync of a directory. Power-cut tests must detect this.
     SkipDirectorySync,
-    /// Skip every sync of data. Tests of power cuts must detect this.
+    /// Skip every sync of data. Power-cut tests must detect this.
     SkipDataSync,
     /// Remove the target before a rename. Tests that kill the process must detect this.
     UnlinkBeforeRename,
-    /// Set the clock of stores forward by this number of seconds.
+    /// Set the stores' clock forward by this many seconds.
     ClockAhead(u64),
     /// Record the operation and the path of each change on disk, for [`counted`].
     Count,
@@ -35,7 +35,7 @@ pub enum FaultPoint {
 
 #[cfg(debug_assertions)]
 static STEPS: AtomicU64 = AtomicU64::new(0);
-/// The operations that were counted, while [`FaultPoint::Count`] is armed.
+/// The operations counted while [`FaultPoint::Count`] is armed.
 #[cfg(debug_assertions)]
 static COUNTED: Mutex<Vec<String>> = Mutex::new(Vec::new());
 #[cfg(debug_assertions)]
@@ -104,7 +104,7 @@ pub fn counted() -> Vec<String> {
     Vec::new()
 }
 
-/// How far ahead the clock of stores is, in seconds; 0 in a release build.
+/// How far ahead the stores' clock is, in seconds; 0 in a release build.
 #[must_use]
 pub fn clock_ahead() -> u64 {
     #[cfg(debug_assertions)]

@@ -106,14 +106,14 @@ impl FileSystem {
     }
 }
 
-/// A stamp: metadata that changes when the content of a file changes.
+/// A stamp: metadata that changes when a file's content changes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FileStat {
     /// Length of the file in bytes.
     pub size: u64,
     /// Modification time in nanoseconds since 1970.
     pub mtime_ns: i64,
-    /// Time of the last change of content or metadata, in nanoseconds since 1970.
+    /// Time of the last change to content or metadata, in nanoseconds since 1970.
     pub ctime_ns: i64,
     /// Inode number.
     pub inode: u64,
@@ -160,8 +160,8 @@ impl From<&rustix::fs::Stat> for FileInfo {
 }
 
 const fn nanoseconds(seconds: i64, rest: i64) -> i64 {
-    // 64 bits of nanoseconds reach to the year 2262. Later times saturate, so they are equal in
-    // stamps, but sizes and inodes still differ.
+    // A 64-bit count of nanoseconds lasts until the year 2262. Later times saturate, so they are
+    // equal in stamps, but sizes and inodes still differ.
     seconds.saturating_mul(1_000_000_000).saturating_add(rest)
 }
 

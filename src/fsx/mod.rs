@@ -1,9 +1,9 @@
 //! All access to the disk.
 //!
 //! Errors contain the operation and the path. [`Dir`] works relative to an open directory and never
-//! follows a link in the last component, so replacing files by links cannot redirect an operation.
-//! Every change on disk is counted here. Tests can make a debug build die, fail or skip a sync at
-//! any of these steps (see [`fault`]), to check the state after a crash.
+//! follows a link in the last component, so replacing files with links cannot redirect an
+//! operation. Every change on disk is counted here. Tests can make a debug build die, fail or skip
+//! a sync at any of these steps (see [`fault`]), to check the state after a crash.
 //!
 //! This room does not know what the files mean.
 
@@ -26,7 +26,7 @@ pub use meta::{FileInfo, FileKind, FileMode, FileStat, FileSystem, Meta};
 
 use fault::step;
 
-/// The current time of this machine in seconds since 1970.
+/// The current time on this machine, in seconds since 1970.
 #[must_use]
 pub fn unix_seconds() -> u64 {
     // A clock before 1970 counts as 1970, because the formats have no negative times.
@@ -47,7 +47,7 @@ pub struct IoError {
 }
 
 impl IoError {
-    /// The error of `op` on `path`, caused by `source`.
+    /// The error from `op` on `path`, caused by `source`.
     pub fn new(op: &'static str, path: impl Into<PathBuf>, source: impl Into<io::Error>) -> Self {
         Self { op, path: path.into(), source: source.into() }
     }
@@ -134,7 +134,7 @@ fn set_time(file: &File, seconds: u64) -> io::Result<()> {
     }
 }
 
-/// Sets group and mode of an open file, regardless of the umask at its creation.
+/// Sets the group and mode of an open file, whatever the umask was at its creation.
 fn set_mode(file: impl AsFd, mode: FileMode, path: impl Fn() -> PathBuf) -> Result<()> {
     // The group comes first: if the mode came first, the group of this process could read the file
     // for a moment.
@@ -145,7 +145,7 @@ fn set_mode(file: impl AsFd, mode: FileMode, path: impl Fn() -> PathBuf) -> Resu
     rustix::fs::fchmod(&file, Mode::from_raw_mode(mode.bits)).context("set mode of", &path)
 }
 
-/// Writes `bytes` at `offset` of an open file.
+/// Writes `bytes` at `offset` in an open file.
 ///
 /// # Errors
 /// Fails if not all bytes could be written.
@@ -156,8 +156,8 @@ pub fn write_at(file: &File, bytes: &[u8], offset: u64, path: impl Fn() -> PathB
     std::os::unix::fs::FileExt::write_all_at(file, bytes, offset).context("write", &path)
 }
 
-/// Opens the file at `path` for reading. Refuses a link as the last component; a fifo does not
-/// block.
+/// Opens the file at `path` for reading. Refuses a link in the last component and does not block on
+/// a fifo.
 ///
 /// # Errors
 /// Fails if the file does not exist or cannot be read.
@@ -198,8 +198,8 @@ pub fn read_text(path: &Path, limit: u64) -> Result<String> {
     Ok(text)
 }
 
-/// Appends `bytes` to the existing file at `path` and syncs it. If that fails, restores the old
-/// length of the file. Owner and mode do not change.
+/// Appends `bytes` to the existing file at `path` and syncs it. If that fails, restores the file's
+/// old length. Owner and mode do not change.
 ///
 /// # Errors
 /// Fails if the file does not exist or cannot be written.
@@ -210,7 +210,7 @@ pub fn append(path: &Path, bytes: &[u8]) -> Result<()> {
     let length = fstat(&file, path)?.len();
     let written = file.write_all(bytes).and_then(|()| file.sync_all());
     if written.is_err() {
-        // The first error is the one that is reported.
+        // The first error is the one to report.
         file.set_len(length).ok();
     }
     written.context("write", || path.to_owned())
@@ -231,7 +231,7 @@ pub fn check_writable(path: &Path) -> Result<()> {
 /// Resolves links and dots in the path. Trailing components that do not exist yet are kept.
 ///
 /// # Errors
-/// Fails if a directory of the path cannot be searched.
+/// Fails if a directory in the path cannot be searched.
 pub fn resolve(path: &Path) -> Result<PathBuf> {
     match path.canonicalize() {
         Ok(resolved) => Ok(resolved),
@@ -258,12 +258,12 @@ pub fn create_dir_all(path: &Path) -> Result<()> {
     fs::create_dir_all(path).context("create directory", || path.to_owned())
 }
 
-/// Atomically replaces the file at `path` with the data that `write` writes, with mode 0644.
-/// Readers see either the old or the new file as a whole. Does not sync.
+/// Atomically replaces the file at `path` with a file of mode 0644 that contains what `write`
+/// writes. Readers see either the whole old file or the whole new file. Does not sync.
 ///
 /// # Errors
-/// Fails with the errors of `write`, or if the file cannot be created or renamed. In these cases
-/// the old file is unchanged.
+/// Fails if `write` fails, or if the file cannot be created or renamed. In either case the old file
+/// is unchanged.
 pub fn replace_file(
     path: &Path,
     write: impl FnOnce(&mut io::BufWriter<&File>) -> io::Result<()>,
@@ -285,14 +285,14 @@ pub fn replace_file(
         dir.rename(&temporary, &dir, name)
     })();
     if written.is_err() {
-        // Report the first error. The next call replaces a left-over file.
+        // Report the first error. The next call replaces a leftover file.
         dir.unlink_if_any(&temporary).ok();
     }
     written
 }
 
 /// Takes the exclusive lock on `file`, waiting up to `wait`. Returns whether the lock was taken.
-/// Closing the file releases the lock, which also happens when the process is killed.
+/// Closing the file releases the lock; so does the death of the process.
 ///
 /// # Errors
 /// Fails if the file system does not support locks.
@@ -313,8 +313,8 @@ pub fn lock_cancellable(
     poll_lock(|| file.try_lock(), wait, is_cancelled, path)
 }
 
-/// Like [`lock_cancellable`], but takes the shared lock. Any number of processes may hold it while
-/// no process holds the exclusive one.
+/// Like [`lock_cancellable`], but takes the shared lock. Any number of processes may hold it as
+/// long as none holds the exclusive lock.
 ///
 /// # Errors
 /// Fails if the file system does not support locks.

@@ -13,17 +13,18 @@ pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 pub(super) enum RetryAction {
     /// Never: the attempt would fail again.
     Never,
-    /// At once: the server closed an idle connection.
+    /// Immediately: the server closed an idle connection.
     AtOnce,
     /// After a pause.
     Later,
     /// After the delay that the receiver asked for.
     After(Duration),
-    /// Repeatedly, until [`TransferLimits::wait`](crate::mirror::TransferLimits::wait) has passed.
+    /// Repeatedly, until [`TransferLimits::lock_wait`](crate::mirror::TransferLimits::lock_wait)
+    /// has passed.
     WhileLocked,
 }
 
-/// The error of an attempt, and whether it is retried.
+/// The error from an attempt, and whether the attempt is retried.
 #[derive(Debug)]
 pub(super) struct AttemptError {
     pub(super) error: MirrorError,

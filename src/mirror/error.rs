@@ -1,4 +1,4 @@
-//! The error of an operation on a mirror.
+//! The error from an operation on a mirror.
 
 use std::fmt;
 
@@ -45,7 +45,7 @@ impl fmt::Display for ExpectedStore {
 /// Why an operation on a mirror failed.
 #[derive(Debug, thiserror::Error)]
 pub enum MirrorError {
-    /// The store of the mirror failed.
+    /// The mirror's store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
     /// A remote mirror refused the request.
@@ -54,13 +54,13 @@ pub enum MirrorError {
         /// The refusal. Its text comes from a peer: escape it before you show it.
         refusal: ProtocolError,
     },
-    /// A remote mirror could not be reached, or did not respond as a receiver does.
+    /// A remote mirror could not be reached, or did not respond like a receiver.
     #[error(transparent)]
     Transport(#[from] TransportError),
     /// The origin could not read content that it had announced.
     #[error("the origin could not read content that it announced")]
     Source(#[source] SourceError),
-    /// The mirror has a different store than before, or has lost its store.
+    /// The mirror's store is not the one it had before, or has been lost.
     #[error("it has {}, but {expected}", store_now(*found))]
     OtherStore {
         /// The store that the mirror had before.
@@ -68,7 +68,7 @@ pub enum MirrorError {
         /// The store that the mirror has now.
         found: Option<StoreId>,
     },
-    /// The mirror's releases belong to a different history than those of its fleet.
+    /// The history of the mirror's releases differs from that of its fleet.
     #[error("it serves release {current} of history {found}, but its fleet has history {history}")]
     ForeignHistory {
         /// The release that the mirror serves.

@@ -7,11 +7,11 @@ use serde::Serialize;
 /// A token or certificate that expires within two weeks is reported as a warning.
 pub const EXPIRES_SOON: Duration = Duration::from_secs(14 * 24 * 60 * 60);
 
-/// When the token and the certificate of a connection expire, in seconds since 1970.
+/// When a connection's token and certificate expire, in seconds since 1970.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Expiries {
     /// The token that was sent; `None` if no token was sent, it does not expire, or the receiver
-    /// does not report it.
+    /// does not report when it does.
     #[serde(rename = "token_expires", skip_serializing_if = "Option::is_none")]
     pub token: Option<u64>,
     /// The server certificate; `None` without TLS.
@@ -22,7 +22,7 @@ pub struct Expiries {
 /// A token or certificate, and when it expires.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Expiry {
-    /// Whether the token or the certificate expires.
+    /// Whether it is the token or the certificate.
     pub kind: CredentialKind,
     /// When it expires, in seconds since 1970.
     pub time: u64,
@@ -33,12 +33,12 @@ pub struct Expiry {
 pub enum CredentialKind {
     /// The token that was sent.
     Token,
-    /// The certificate of the receiver, or of the proxy in front of it.
+    /// The certificate that the receiver, or the proxy in front of it, presents.
     Certificate,
 }
 
 impl Expiries {
-    /// All known expiry times, the earliest first.
+    /// All known expiry times, earliest first.
     #[must_use]
     pub fn all(&self) -> Vec<Expiry> {
         let expiry = |what, time: Option<u64>| time.map(|time| Expiry { kind: what, time });
@@ -51,8 +51,8 @@ impl Expiries {
         all
     }
 
-    /// The tokens and certificates that have expired or expire within [`EXPIRES_SOON`] after `now`,
-    /// the earliest first.
+    /// The tokens and certificates that have expired or will expire within [`EXPIRES_SOON`] after
+    /// `now`, earliest first.
     #[must_use]
     pub fn expiring_soon(&self, now: u64) -> Vec<Expiry> {
         let limit = now.saturating_add(EXPIRES_SOON.as_secs());

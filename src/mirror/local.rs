@@ -39,8 +39,8 @@ pub struct DirectoryMirror {
 }
 
 impl DirectoryMirror {
-    /// Creates a mirror at `path`. `wait` is how long to wait for a lock, `jobs` is the number of
-    /// threads that unpack.
+    /// Creates a mirror at `path`. `wait` is how long to wait for a lock, and `jobs` is the number
+    /// of threads that unpack.
     #[must_use]
     pub fn new(
         identity: MirrorIdentity,
@@ -51,8 +51,8 @@ impl DirectoryMirror {
         Self { identity, path, lock_wait, jobs, semaphore: None, cancel: CancelToken::default() }
     }
 
-    /// Makes staging hold a permit of `semaphore`, because many stages at once would exceed the
-    /// limit of open files.
+    /// Makes staging hold a permit from `semaphore`, because many stages at once would exceed the
+    /// limit on open files.
     #[must_use]
     pub fn with_semaphore(self, semaphore: Option<Arc<Semaphore>>) -> Self {
         Self { semaphore, ..self }
@@ -188,7 +188,7 @@ impl Mirror for DirectoryMirror {
             expiries: Expiries::default(),
             receiver: None,
             free_bytes: store.free_bytes().ok(),
-            // Another process may be removing the directory at this moment.
+            // Another process may be removing the directory right now.
             incoming_bytes: store.incoming_bytes().unwrap_or(0),
             next_expiry: store.next_expiry().ok().flatten(),
             expired_through: store.expired_through()?,
@@ -265,7 +265,7 @@ impl Mirror for DirectoryMirror {
         let signatures = asked.map(|((_, new_bits), size)| {
             protocol::read_signature(&mut rest, SignatureShape::new(*size, *new_bits))
         });
-        // The sizes of the caller may differ from those of the manifest here.
+        // The caller's sizes may differ from those in the manifest here.
         let signatures: io::Result<_> = signatures.collect();
         signatures.map_err(|error| MirrorError::Source(error.into()))
     }

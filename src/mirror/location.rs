@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use crate::text::escape;
 use crate::tree_path::Site;
 
-/// Why a string is not a valid location of a mirror. No message repeats text that may contain a
+/// Why a string is not a valid mirror location. No message repeats text that may contain a
 /// password.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum LocationError {
@@ -148,11 +148,11 @@ impl SshUrl {
 impl Location {
     /// Parses a location: a path, `file:///absolute/path`, `https://host[:port]/path`, `http://`
     /// for this machine only, or `ssh://[user@]host[:port]/absolute/path`. `host:/path`, which
-    /// rsync interprets as a path on another machine, is refused; for a local directory of that
+    /// rsync interprets as a path on another machine, is refused; for a local directory with that
     /// name, write `./host:/path`.
     ///
     /// # Errors
-    /// If the string is not a valid location.
+    /// Fails if the string is not a valid location.
     pub fn parse(text: &str) -> Result<Self, LocationError> {
         if text.is_empty() {
             return Err(LocationError::Empty);
@@ -214,7 +214,7 @@ impl Location {
     }
 }
 
-/// Returns an error if the location `text` contains a control character. Paths of a tree may not
+/// Returns an error if the location `text` contains a control character. Paths in a tree may not
 /// contain one either.
 ///
 /// # Errors
@@ -241,7 +241,7 @@ fn malformed(location: &str, what: &'static str) -> LocationError {
     LocationError::Malformed { location: shown.to_owned(), what }
 }
 
-/// Whether `text` contains a headwater token, so that it must not be repeated.
+/// Whether `text` contains a headwater token and so must not be repeated.
 #[must_use]
 pub fn has_token(text: &str) -> bool {
     let is_token = |(at, _): (usize, &str)| {
@@ -299,8 +299,8 @@ fn parse_http(location: &str, scheme: &str, rest: &str) -> Result<HttpUrl, Locat
             "a mirror's URL must not have a query, and its path must be ASCII",
         ));
     }
-    // A server or a proxy may resolve these segments, and the request then goes to a different site
-    // than the URL seems to name.
+    // A server or a proxy may resolve these segments, and the request would then go to a site other
+    // than the one that the URL seems to name.
     if path.split('/').any(|part| part == "." || part == "..") {
         return Err(malformed(location, "a mirror's URL must not have '.' or '..' in its path"));
     }

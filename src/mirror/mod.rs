@@ -1,8 +1,8 @@
 //! Mirrors: the operations on a destination, local or remote.
 //!
-//! [`Mirror`] works with releases and bundles. A bundle provides packs and also single objects, so
-//! a server that does not run headwater can be a mirror too. This module does not know what a fleet
-//! is or in which order mirrors switch.
+//! [`Mirror`] works with releases and bundles. A bundle provides single objects as well as packs,
+//! so a server that does not run headwater can be a mirror too. This module does not know what a
+//! fleet is or in what order mirrors switch.
 
 mod attempt;
 mod error;
@@ -53,7 +53,7 @@ pub use crate::store::{
 pub use crate::protocol::{CleanUpResult, HookRun, HookState, ObjectPart, SignatureRequest};
 use crate::tree_path::Site;
 
-/// The error of a content source.
+/// An error from a content source.
 pub type SourceError = Box<dyn Error + Send + Sync>;
 
 /// The kind of connection between the origin and a mirror.
@@ -78,7 +78,7 @@ pub struct MirrorIdentity {
 
 /// A mirror of any kind.
 ///
-/// At every instant, even when an operation is interrupted, visitors of a mirror get one complete
+/// At every instant, even when an operation is interrupted, a mirror's visitors get one complete
 /// release. Every operation is safe to repeat.
 pub trait Mirror: Send + Sync + fmt::Debug {
     /// The name that is shown to users.
@@ -90,27 +90,26 @@ pub trait Mirror: Send + Sync + fmt::Debug {
     /// The kind of connection to the mirror.
     fn link_kind(&self) -> LinkKind;
 
-    /// The path of the mirror if it is on this machine. A content tree must not overlap with this
-    /// path.
+    /// The mirror's path if it is on this machine. A content tree must not overlap with this path.
     fn local_path(&self) -> Option<PathBuf>;
 
-    /// The site that the location of the mirror names; `None` if it names none.
+    /// The site that the mirror's location names; `None` if it names none.
     fn site_in_location(&self) -> Option<Site> {
         None
     }
 
-    /// Returns the state of the mirror without changing it. If the mirror does not exist yet,
-    /// returns an empty state.
+    /// Returns the mirror's state without changing it. If the mirror does not exist yet, returns an
+    /// empty state.
     ///
     /// # Errors
-    /// If the mirror cannot be read, or cannot be created at its location.
+    /// Fails if the mirror cannot be read, or cannot be created at its location.
     fn state(&self) -> Result<MirrorState, MirrorError>;
 
-    /// Checks that the user who would write to the mirror owns it: the user of this process, or the
-    /// user of the receiver according to the last state. Sends no request.
+    /// Checks that the user who would write to the mirror owns it: the user this process runs as,
+    /// or the receiver's user according to the last state. Sends no request.
     ///
     /// # Errors
-    /// If another user owns the directory of the mirror, or if the receiver cannot write to it.
+    /// Fails if another user owns the mirror's directory, or if the receiver cannot write to it.
     fn check_owner(&self) -> Result<(), MirrorError> {
         Ok(())
     }
@@ -119,32 +118,30 @@ pub trait Mirror: Send + Sync + fmt::Debug {
     /// store.
     fn store_id(&self) -> Option<StoreId>;
 
-    /// Returns the recorded events of the mirror in the order in which they were recorded. Returns
-    /// none if the mirror does not exist yet. Times are from the clock of the mirror. Changes
-    /// nothing.
+    /// Returns the mirror's events in the order in which they were recorded, or none if the mirror
+    /// does not exist yet. Times are from the mirror's clock. Changes nothing.
     ///
     /// # Errors
-    /// If the history cannot be read.
+    /// Fails if the history cannot be read.
     fn history(&self) -> Result<Vec<HistoryEvent>, MirrorError>;
 
     /// Reads the canonical bytes of a manifest. Their digest is not verified.
     ///
     /// # Errors
-    /// If the mirror does not have the manifest.
+    /// Fails if the mirror does not have the manifest.
     fn manifest(&self, id: &ManifestId) -> Result<Box<dyn Read + Send>, MirrorError>;
 
-    /// Reads the content of an object, starting at `offset`. The digest of the object is not
-    /// verified.
+    /// Reads the content of an object, starting at `offset`. The object's digest is not verified.
     ///
     /// # Errors
-    /// If the mirror does not have the object.
+    /// Fails if the mirror does not have the object.
     fn object(&self, id: &ObjectId, offset: u64) -> Result<Box<dyn Read + Send>, MirrorError>;
 
     /// Reads parts of objects, in the order of `parts`. Returns `None` for an object that is
     /// missing or too short. Digests are not verified. The result holds all parts in memory.
     ///
     /// # Errors
-    /// If the mirror cannot be read.
+    /// Fails if the mirror cannot be read.
     fn read_parts(
         &self,
         parts: &[ObjectPart],
@@ -152,20 +149,20 @@ pub trait Mirror: Send + Sync + fmt::Debug {
         monitor: &dyn Monitor,
     ) -> Result<Vec<Option<Vec<u8>>>, MirrorError>;
 
-    /// Reports for each of `objects` whether the mirror has it undamaged. The mirror may drop an
-    /// object later. Changes nothing.
+    /// Reports, for each of `objects`, whether the mirror has an undamaged copy. The mirror may
+    /// drop an object later. Changes nothing.
     ///
     /// # Errors
-    /// If the mirror cannot be read.
+    /// Fails if the mirror cannot be read.
     fn holds(&self, objects: &[ObjectId], monitor: &dyn Monitor) -> Result<Vec<bool>, MirrorError>;
 
-    /// Returns the block signatures of files of a manifest, in the order of `question`; `None` for
-    /// an object that the mirror does not have, or not with the length that its manifest says.
-    /// `sizes` has that length of each object, as the origin knows it. Signatures are not verified:
-    /// a wrong one costs bytes and no correctness. Changes nothing.
+    /// Returns the block signatures of files in a manifest, in the order of `question`. Returns
+    /// `None` for an object that the mirror does not have, or whose length there differs from the
+    /// manifest. `sizes` gives each object's length in the manifest, as the origin knows it.
+    /// Signatures are not verified: a wrong one costs bytes, never correctness. Changes nothing.
     ///
     /// # Errors
-    /// If the mirror cannot be read, does not know the question, or refuses pushes.
+    /// Fails if the mirror cannot be read, does not know the request, or refuses pushes.
     fn signatures(
         &self,
         question: &SignatureRequest,
@@ -177,14 +174,14 @@ pub trait Mirror: Send + Sync + fmt::Debug {
     /// permission to push. Changes nothing; uses what [`Mirror::state`] returned last.
     ///
     /// # Errors
-    /// The reason why the release would be refused.
+    /// The reason the release would be refused.
     fn check_stage(&self, request: &StageRequest<'_>) -> Result<(), MirrorError>;
 
     /// Makes a release complete and durable on the mirror without serving it. Creates the mirror if
     /// necessary. Does not transfer packs that the mirror already holds from an interrupted push.
     ///
     /// # Errors
-    /// If the release could not be staged. The served release does not change.
+    /// Fails if the release could not be staged. The served release does not change.
     fn stage(
         &self,
         request: &StageRequest<'_>,
@@ -206,7 +203,7 @@ pub trait Mirror: Send + Sync + fmt::Debug {
     /// Drops a staged release.
     ///
     /// # Errors
-    /// If the release is current.
+    /// Fails if the release is current.
     fn abandon(&self, release: ReleaseName) -> Result<(), MirrorError>;
 
     /// Cleans up after an activation: drops content that none of the newest `keep` releases needs
@@ -215,26 +212,27 @@ pub trait Mirror: Send + Sync + fmt::Debug {
     /// that the switch does not wait for it.
     ///
     /// # Errors
-    /// If the mirror fails. Content that is still needed is not removed.
+    /// Fails if the mirror fails. Content that is still needed is not removed.
     fn clean_up(&self, keep: usize) -> Result<CleanUpResult, MirrorError>;
 
     /// Keeps the newest `keep` releases, drops content that none of them needs, and expires retired
     /// entries that are due.
     ///
     /// # Errors
-    /// If the mirror fails. Content that is still needed is not removed.
+    /// Fails if the mirror fails. Content that is still needed is not removed.
     fn prune(&self, keep: usize) -> Result<Pruned, MirrorError>;
 
     /// Searches the mirror for faults. Changes only its history.
     ///
     /// # Errors
-    /// If the mirror cannot be read. A fault is part of the result, not an error.
+    /// Fails if the mirror cannot be read. A fault is part of the result, not an error.
     fn verify(&self, depth: Depth, monitor: &dyn Monitor) -> Result<Verified, MirrorError>;
 
-    /// Repairs every fault for which `supply` has the content.
+    /// Repairs every fault that `supply` has the content for.
     ///
     /// # Errors
-    /// If the mirror cannot be written. A fault that remains is part of the result, not an error.
+    /// Fails if the mirror cannot be written. A fault that remains is part of the result, not an
+    /// error.
     fn repair(
         &self,
         source: &dyn RepairSource,

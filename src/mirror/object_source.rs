@@ -1,11 +1,11 @@
-//! Sources of objects, and how often a failed read is retried.
+//! Sources of objects, and how many times a failed read is retried.
 
 use std::io::Read;
 
 use crate::hash::ObjectId;
 use crate::mirror::{FetchRecords, SourceError};
 
-/// How often a failed read is retried.
+/// How many times a failed read is retried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Effort {
     /// Never: another mirror may have the object.
@@ -24,7 +24,7 @@ pub trait ObjectSource: Sync {
     /// Opens the content of an object. The caller verifies its digest.
     ///
     /// # Errors
-    /// If no source has the object.
+    /// Fails if no source has the object.
     fn object(&self, id: &ObjectId) -> Result<Box<dyn Read + Send>, SourceError>;
 }
 

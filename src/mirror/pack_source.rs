@@ -17,14 +17,14 @@ pub trait OutgoingPack: Send + Sync {
     /// Returns the bytes of the pack, at most 32 MiB. They may be read from disk.
     ///
     /// # Errors
-    /// If the bytes cannot be read.
+    /// Fails if the bytes cannot be read.
     fn bytes(&self) -> Result<Arc<Vec<u8>>, SourceError>;
 
     /// Opens the bytes of the pack as a stream, so that the pack can be sent to many mirrors at
     /// once without a copy in memory for each mirror.
     ///
     /// # Errors
-    /// If the bytes cannot be opened.
+    /// Fails if the bytes cannot be opened.
     fn open(&self) -> Result<Box<dyn Read + Send>, SourceError>;
 }
 
@@ -33,10 +33,10 @@ pub trait PackCursor: Send {
     /// Waits for the next pack. Returns `None` after the last one.
     ///
     /// # Errors
-    /// If the bundle cannot be built.
+    /// Fails if the bundle cannot be built.
     fn next(&mut self) -> Result<Option<Box<dyn OutgoingPack>>, SourceError>;
 
-    /// Waits up to `most` until [`PackCursor::next`] would return at once. Returns whether it
+    /// Waits up to `most` until [`PackCursor::next`] would return immediately. Returns whether it
     /// would.
     fn wait(&self, most: Duration) -> bool;
 }
@@ -54,7 +54,7 @@ pub struct StageRequest<'a> {
     pub release: &'a Release,
     /// Identifies the bundle, so that an interrupted push can resume.
     pub key: BundleKey,
-    /// The manifest to which `change` applies; the mirror has it. `None` for the empty manifest.
+    /// The manifest that `change` applies to; the mirror has it. `None` for the empty manifest.
     pub base: Option<ManifestId>,
     /// The manifest change (see [`crate::manifest::delta`]).
     pub change: &'a Arc<[u8]>,

@@ -16,9 +16,9 @@ pub struct MirrorState {
     pub store: Option<StoreId>,
     /// The site of the mirror's store; `None` if the store does not exist yet.
     pub site: Option<Site>,
-    /// The only site for which a store may be created here; `None` if any site is allowed.
+    /// The only site that a store may be created for here; `None` if any site is allowed.
     pub only_site: Option<Site>,
-    /// The release to which `current` points, even if its record cannot be read.
+    /// The release that `current` points to, even if its record cannot be read.
     pub current: Option<ReleaseName>,
     /// The readable records of the releases that are or were served, in ascending order.
     pub releases: Vec<Release>,
@@ -26,11 +26,11 @@ pub struct MirrorState {
     pub staged: Option<Release>,
     /// The highest sequence that the mirror has seen; a new release must have a higher sequence.
     pub highest_sequence: u64,
-    /// Free bytes on the file system of the mirror, if known.
+    /// Free bytes on the mirror's file system, if known.
     pub free_bytes: Option<u64>,
     /// Bytes of content on the mirror from unfinished pushes.
     pub incoming_bytes: u64,
-    /// When the next retired entry of the current release expires, by the clock of the mirror.
+    /// When the next retired entry in the current release expires, by the mirror's clock.
     pub next_expiry: Option<u64>,
     /// Retired entries whose `until` is at or before this time are no longer served.
     pub expired_through: u64,
@@ -38,19 +38,19 @@ pub struct MirrorState {
     pub round_trip: Option<Duration>,
     /// When the credentials of the connection expire.
     pub expiries: Expiries,
-    /// The receiver of the mirror; `None` for a directory on this machine.
+    /// The mirror's receiver; `None` for a directory on this machine.
     pub receiver: Option<ReceiverInfo>,
 }
 
 /// A receiver, and the permission that it gives the client, as the receiver reports them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReceiverInfo {
-    /// The receiver's version of headwater. The text comes from a peer: escape it before you show
-    /// it.
+    /// The version of headwater on the receiver. The text comes from a peer: escape it before you
+    /// show it.
     pub version: String,
     /// Whether the client may push.
     pub may_push: bool,
-    /// The clock of the receiver, in seconds since 1970, if it reports the time.
+    /// The receiver's clock, in seconds since 1970, if it reports the time.
     pub time: Option<u64>,
 }
 
@@ -67,7 +67,7 @@ impl TryFrom<protocol::State> for MirrorState {
     type Error = TransportError;
 
     /// Converts the state that a receiver reported. A record that cannot be parsed is left out,
-    /// like a damaged record of a local store.
+    /// like a damaged record in a local store.
     fn try_from(state: protocol::State) -> Result<Self, TransportError> {
         let record = |text: &str| Release::parse(text.as_bytes()).ok();
         let mut releases: Vec<Release> =

@@ -1,11 +1,11 @@
-//! Errors of the connection to a remote mirror.
+//! Errors in the connection to a remote mirror.
 
 use crate::error_kind::ErrorKind;
 use crate::text::Secrets;
 use crate::tree_path::Site;
 
-/// Why a remote mirror could not be reached, or did not respond as a receiver does. The errors
-/// contain text of peers unchanged: escape it before you show it.
+/// Why a remote mirror could not be reached, or did not respond like a receiver. The errors contain
+/// peers' text unchanged: escape it before you show it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TransportError {
     /// No connection was established.
@@ -29,7 +29,7 @@ pub enum TransportError {
     /// The deadline of the run, or of the mirror, has passed.
     #[error("the deadline has passed")]
     Deadline,
-    /// The certificate of the mirror was rejected.
+    /// The mirror's certificate was rejected.
     #[error("its TLS certificate is not accepted: {what}")]
     Certificate {
         /// Why the certificate was rejected.
@@ -53,7 +53,7 @@ pub enum TransportError {
         /// Why the handshake failed.
         what: String,
     },
-    /// A redirect. Not followed: the token must be sent only to the configured host.
+    /// A redirect, which is not followed: the token must be sent only to the configured host.
     #[error("it sent a redirect to {to:?}, which is not followed")]
     Redirect {
         /// The destination of the redirect.
@@ -84,10 +84,10 @@ pub enum TransportError {
     Version {
         /// The version that the receiver requires.
         needed: String,
-        /// The message of the receiver.
+        /// The receiver's message.
         message: String,
     },
-    /// The receiver does not know block signatures.
+    /// The receiver does not support block signatures.
     #[error(
         "it is headwater {receiver}, which has no block signatures; this is headwater {}",
         env!("CARGO_PKG_VERSION")
@@ -102,13 +102,13 @@ pub enum TransportError {
         /// The output of `ssh`.
         what: String,
     },
-    /// The host refused the login of `ssh`.
+    /// The host refused `ssh`'s login.
     #[error("ssh authentication failed: {what}")]
     SshDenied {
         /// The output of `ssh`.
         what: String,
     },
-    /// `ssh` does not trust the key of the host.
+    /// `ssh` does not trust the host's key.
     #[error("its host key is {what}")]
     HostKey {
         /// Why the key is not trusted.
@@ -123,7 +123,7 @@ pub enum TransportError {
     /// The receiver that ssh started ended with an error.
     #[error("the receiver failed: {what}")]
     ReceiverFailed {
-        /// The error message of the receiver.
+        /// The receiver's error message.
         what: String,
     },
     /// The receiver serves a different directory.

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::release::ReleaseName;
 use crate::store::Pruned;
 
-/// The data that a clean-up dropped, and the state of the hook of the last switch.
+/// The data that a clean-up dropped, and the state of the hook for the last switch.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct CleanUpResult {
@@ -13,7 +13,7 @@ pub struct CleanUpResult {
     // Flattened, because older receivers send only `Pruned`.
     #[serde(flatten)]
     pub pruned: Pruned,
-    /// The hook of the last switch; `None` if no hook ran, or if the receiver does not report it.
+    /// The hook for the last switch; `None` if no hook ran, or if the receiver does not report it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hook: Option<HookRun>,
 }
@@ -38,11 +38,11 @@ pub struct HookRun {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "state", rename_all = "snake_case")]
 pub enum HookState {
-    /// The command has not ended yet.
+    /// The command is still running.
     Running,
-    /// The command ended successfully.
+    /// The command succeeded.
     Succeeded,
-    /// The command could not be run, took too long, or ended with an error.
+    /// The command could not be run, took too long, or failed.
     Failed {
         /// Why the command failed. The text comes from the peer, so escape it before you show it.
         reason: String,

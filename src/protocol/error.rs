@@ -9,11 +9,11 @@ use crate::hash::ObjectId;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[error("{message}")]
 pub struct ProtocolError {
-    /// The kind of the failure. [`Self::kind`] is more exact for a client.
+    /// The kind of the failure. [`Self::kind`] is more precise for a client.
     pub kind: ErrorKind,
     /// One line for people. It comes from the peer, so escape it before you show it.
     pub message: String,
-    /// Objects of the base that are damaged on the mirror, if they are the reason.
+    /// Base objects that are damaged on the mirror, if they are the reason.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub objects: Vec<ObjectId>,
     /// Subtype of the error, if the client must act on it.
@@ -28,7 +28,7 @@ pub const READ_ONLY_MESSAGE: &str = "this token may read, and not push";
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ErrorDetail {
-    /// `no_space` because of the quota of the site, not because the disk is full.
+    /// `no_space` because of the site's quota, not because the disk is full.
     Quota,
     /// `unauthorized` because the token has expired.
     Expired,
@@ -38,14 +38,14 @@ pub enum ErrorDetail {
 }
 
 impl ProtocolError {
-    /// An error without objects and without a subtype.
+    /// An error without objects or a subtype.
     #[must_use]
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
         Self { kind, message: message.into(), objects: Vec::new(), detail: None }
     }
 
-    /// The kind of the error for the client that received this response. If the receiver did not
-    /// understand the request, the client treats it as a protocol error.
+    /// The kind of the error, as the client that received this response sees it. If the receiver
+    /// did not understand the request, the client treats it as a protocol error.
     #[must_use]
     pub const fn kind(&self) -> ErrorKind {
         match (self.kind, self.detail) {

@@ -27,18 +27,18 @@ pub use signatures::{MAX_SIGNED_BYTES, MAX_SIGNED_OBJECTS, SignatureRequest, rea
 
 /// The protocol version of this headwater.
 pub const VERSION: u32 = 1;
-/// The header with the protocol version of a request.
+/// The header that carries a request's protocol version.
 pub const VERSION_HEADER: &str = "headwater-protocol";
 /// The first bytes of the banner of `headwater receive`.
-// The version is text before the JSON, so that a client recognises the banner of another version
+// The version is text before the JSON, so that a client can recognise the banner of another version
 // without reading its JSON.
 pub const BANNER: &str = "headwater receive 1 ";
-/// Maximum size of the head of a stage, in bytes. The head contains a release record.
-// A record has at most 1 MiB. In a JSON string, each of its quotes takes two bytes.
+/// Maximum size of a stage's head, in bytes. The head contains a release record.
+// A record is at most 1 MiB long. In a JSON string, each of its quotes takes two bytes.
 pub const MAX_HEAD_BYTES: u32 = 4 * 1024 * 1024;
 /// Maximum size of a manifest change, in bytes: enough for about ten million entries.
 pub const MAX_CHANGE_BYTES: u64 = 1024 * 1024 * 1024;
-/// Maximum size of the body of a request without packs and without content, in bytes.
+/// Maximum body size, in bytes, of a request that carries no packs or file content.
 // Receivers read bodies of this size without reserving memory for them.
 pub const MAX_MESSAGE_BYTES: u64 = 64 * 1024;
 /// Maximum number of objects in one `v1/holds` request.
@@ -46,7 +46,7 @@ pub const MAX_MESSAGE_BYTES: u64 = 64 * 1024;
 pub const MAX_HOLDS_OBJECTS: usize = 32 * 1024;
 /// Maximum number of parts in one `v1/objects` request.
 pub const MAX_OBJECT_PARTS: usize = 8 * 1024;
-/// Maximum size of several packs in one body, including their heads, in bytes.
+/// Maximum total size of the packs in one body, including their headers, in bytes.
 // Two packs of the largest size.
 pub const MAX_PACKS_BYTES: u64 = 64 * 1024 * 1024;
 
@@ -129,7 +129,7 @@ impl Action {
         }
     }
 
-    /// Maximum size of the body of a request for the action, in bytes. A stage has its own limits.
+    /// Maximum body size, in bytes, of a request for the action. A stage has its own limits.
     #[must_use]
     pub const fn max_body_bytes(self) -> u64 {
         match self {
@@ -200,9 +200,9 @@ pub enum ResponseMessage<T> {
     Error(ProtocolError),
 }
 
-/// The result of a request that succeeded and returns nothing.
+/// The result of a successful request that returns nothing.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-// The braces make it a JSON object and not `null`, so that a field can be added later.
+// The braces make it a JSON object, not `null`, so that a field can be added later.
 pub struct Done {}
 
 /// The state of a mirror.
@@ -217,12 +217,12 @@ pub struct State {
     /// The site. A receiver that is configured for one site reports it even before a store exists.
     #[serde(default)]
     pub site: Option<Site>,
-    /// The release to which `current` points.
+    /// The release that `current` points to.
     #[serde(default)]
     pub current: Option<ReleaseName>,
     /// The canonical records of the releases that are or were served, in ascending order.
     #[serde(default)]
-    // Strings and not objects: the id of a release is the hash of exactly these bytes.
+    // Strings, not objects: the id of a release is the hash of exactly these bytes.
     pub releases: Vec<String>,
     /// The canonical record of the release that is staged but not current.
     #[serde(default)]
@@ -230,13 +230,13 @@ pub struct State {
     /// The highest sequence of any release that the mirror has had.
     #[serde(default)]
     pub highest_sequence: u64,
-    /// The clock of the receiver, in seconds since 1970.
+    /// The receiver's clock, in seconds since 1970.
     #[serde(default)]
     pub time: Option<u64>,
-    /// Free bytes on the file system of the mirror.
+    /// Free bytes on the mirror's file system.
     #[serde(default)]
     pub free_bytes: Option<u64>,
-    /// The keys of bundles of which interrupted pushes have left parts; `None` if unknown.
+    /// The keys of bundles that interrupted pushes have left unfinished here; `None` if unknown.
     #[serde(default)]
     pub unfinished: Option<Vec<BundleKey>>,
     /// The largest release that the receiver accepts, in bytes; `None` if there is no such quota.
@@ -248,22 +248,22 @@ pub struct State {
     /// Bytes of content that unfinished pushes have left behind.
     #[serde(default)]
     pub incoming_bytes: u64,
-    /// When the next retired entry of the current release expires, in seconds since 1970 by the
-    /// clock of the receiver.
+    /// When the next retired entry in the current release expires, in seconds since 1970 by the
+    /// receiver's clock.
     #[serde(default)]
     pub next_expiry: Option<u64>,
     /// Retired entries whose `until` is at or before this time are no longer served.
     #[serde(default)]
     pub expired_through: u64,
-    /// Whether the client may push. `true` if the receiver does not report it: a push then fails if
-    /// it is not allowed.
+    /// Whether the client may push. `true` if the receiver does not say: a push that is not allowed
+    /// then fails.
     #[serde(default = "yes")]
     pub may_push: bool,
     /// Why the receiver cannot write to the mirror; `None` if it found no reason.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unwritable: Option<ProtocolError>,
-    /// When the token of the client expires, in seconds since 1970. `None` if it does not expire,
-    /// or if no token is required.
+    /// When the client's token expires, in seconds since 1970. `None` if it does not expire, or if
+    /// no token is required.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token_expires: Option<u64>,
 }
@@ -306,7 +306,7 @@ pub struct StageHead {
     /// The manifest that the change is based on; `None` for the empty manifest.
     #[serde(default)]
     pub base: Option<ManifestId>,
-    /// Length of the manifest change in bytes; 0 to use the change of the open stage.
+    /// Length of the manifest change in bytes; 0 to use the open stage's change.
     pub change_bytes: u64,
     /// Whether this body contains packs.
     #[serde(default)]
@@ -316,7 +316,8 @@ pub struct StageHead {
     pub is_whole: bool,
 }
 
-/// The header of each pack in a body with several packs, or the end marker of the packs of a stage.
+/// The header of each pack in a body with several packs, or the end marker for the packs in a
+/// stage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PackHead {
     /// A pack follows.
@@ -328,7 +329,7 @@ pub enum PackHead {
     },
     /// No more packs follow in this body.
     End {
-        /// Whether all packs have been sent, together with the packs that the receiver already had.
+        /// Whether all packs have been sent, counting the packs that the receiver already had.
         is_whole: bool,
     },
 }
@@ -338,8 +339,7 @@ impl PackHead {
     pub const BYTES: usize = 32 + 4;
 
     /// Encodes the id and the length, big endian. A length of 0 is the end marker. Its id is 32
-    /// times the byte 1 if all packs have been sent, and 32 times 0 if more follow in another
-    /// request.
+    /// bytes of 1 if all packs have been sent, and 32 bytes of 0 if more follow in another request.
     #[must_use]
     pub fn to_bytes(self) -> [u8; Self::BYTES] {
         let (id, bytes) = match self {
@@ -378,7 +378,7 @@ pub enum StageResult {
     },
     /// More packs are needed; the receiver already has these packs.
     Held(Vec<PackId>),
-    /// These objects of the base are damaged or missing on the mirror.
+    /// These base objects are damaged or missing on the mirror.
     #[serde(rename = "lacking")]
     Missing(Vec<ObjectId>),
 }
@@ -478,7 +478,7 @@ pub struct Banner {
 /// A site in a banner.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BannerSite {
-    /// The directory of the mirror.
+    /// The mirror's directory.
     pub directory: PathBuf,
     /// The site; `None` if no store exists yet and no name is configured.
     #[serde(default)]

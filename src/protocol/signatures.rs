@@ -1,4 +1,4 @@
-//! The question for block signatures, and the frames of its answer.
+//! The request for block signatures, and the frames in the response.
 
 use std::io::{self, Read};
 
@@ -6,32 +6,32 @@ use crate::hash::ManifestId;
 use crate::pack::{Signature, SignatureKey, SignatureShape};
 use crate::varint;
 
-/// Maximum number of objects in one question.
+/// Maximum number of objects in one request.
 pub const MAX_SIGNED_OBJECTS: usize = 16 * 1024;
-/// Maximum size of the objects of one question, in bytes. A single object may be larger.
-// A receiver reads and hashes all of them: about a second.
+/// Maximum total size of the objects in one request, in bytes. A single object may be larger.
+// A receiver reads and hashes all of them, which takes about a second.
 pub const MAX_SIGNED_BYTES: u64 = 1 << 30;
 
-/// A question for the block signatures of files of a manifest.
+/// A request for the block signatures of files in a manifest.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SignatureRequest {
     /// The manifest.
     pub base: ManifestId,
     /// The key of the hashes.
     pub key: SignatureKey,
-    /// The positions of the files among the entries of the manifest, ascending, and the bits of the
-    /// size of the new content of each.
+    /// For each file, its position among the manifest's entries, in ascending order, and the number
+    /// of bits in the size of its new content.
     pub files: Vec<(u64, u8)>,
 }
 
 impl SignatureRequest {
-    /// The longest question, in bytes.
+    /// Maximum length of a request, in bytes.
     pub const MAX_BYTES: usize =
         Self::HEAD_BYTES + MAX_SIGNED_OBJECTS * (varint::MAX_BYTES + size_of::<u8>());
     const HEAD_BYTES: usize = 32 + SignatureKey::BYTES;
 
-    /// Encodes the id, the key, and for each file the number of entries since the one before and
-    /// the bits.
+    /// Encodes the id, the key and, for each file, the number of entries since the previous file
+    /// and the number of bits.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         let mut bytes = [self.base.as_bytes().as_slice(), self.key.as_bytes()].concat();
@@ -44,7 +44,7 @@ impl SignatureRequest {
         bytes
     }
 
-    /// Decodes a question. `None` if it is malformed or has more than [`MAX_SIGNED_OBJECTS`] files.
+    /// Decodes a request. `None` if it is malformed or has more than [`MAX_SIGNED_OBJECTS`] files.
     #[must_use]
     pub fn decode(bytes: &[u8]) -> Option<Self> {
         let (base, rest) = bytes.split_first_chunk::<32>()?;
@@ -65,11 +65,11 @@ impl SignatureRequest {
     }
 }
 
-/// Reads the next frame of an answer: the signature of an object, or `None` if the mirror does not
+/// Reads the next frame in a response: the signature of an object, or `None` if the mirror does not
 /// have the object.
 ///
 /// # Errors
-/// `InvalidData` if it is malformed, and errors of `reader`.
+/// `InvalidData` if the frame is malformed, or an error from `reader`.
 pub fn read_signature(
     reader: &mut impl Read,
     shape: SignatureShape,
@@ -79,7 +79,7 @@ pub fn read_signature(
     match is_here {
         [0] => Ok(None),
         [1] => {
-            // Not allocated in advance: memory grows with what arrives.
+            // Not allocated in advance: memory use grows with what arrives.
             let mut hashes = Vec::new();
             reader.take(shape.bytes()).read_to_end(&mut hashes)?;
             let signature = Signature::decode(shape, hashes);

@@ -229,7 +229,8 @@ impl ManifestPlan {
         Ok(plan)
     }
 
-    /// Counts a path. Until [`ManifestPlan::apply_renames`], retired and renamed paths count as removed.
+    /// Counts a path. Until [`ManifestPlan::apply_renames`], retired and renamed paths count as
+    /// removed.
     fn count(&mut self, pair: &Pair) {
         match pair {
             Pair::Old(old) => {

@@ -1,8 +1,8 @@
-//! Addresses of clients, in the form that limits use.
+//! Client addresses, in the form that limits use.
 
 use std::net::{IpAddr, Ipv6Addr};
 
-/// The address under which limits count a client. An IPv6 address is reduced to its /64 network,
+/// The address that limits count a client under. An IPv6 address is reduced to its /64 network,
 /// because one client usually controls a whole /64.
 pub(crate) fn limit_address(address: IpAddr) -> IpAddr {
     // A dual-stack socket shows IPv4 clients as `::ffff:a.b.c.d`. All of these addresses are in one

@@ -1,10 +1,10 @@
-//! The receiver: handles the requests of origins for the sites of this machine.
+//! The receiver: handles requests from origins for the sites on this machine.
 //!
 //! A thin layer over [`crate::store`] that serves [`crate::protocol`] over TCP, TLS or standard
 //! input and output. It guarantees that a client without a token changes nothing, that a slow or
-//! hostile client can use up only its own deadline, that memory is bounded whatever data arrives,
-//! and that tokens are never disclosed. It trusts nothing that arrives: the store computes every
-//! id.
+//! hostile client can use up only its own deadline, that memory use is bounded whatever data
+//! arrives, and that tokens are never disclosed. It trusts nothing that arrives: the store computes
+//! every id.
 //!
 //! It does not know about fleets, configuration files or log formats. It is the only module that
 //! uses `hyper`, `hyper-util`, `http-body-util` and `tokio`.
@@ -72,10 +72,10 @@ pub enum ServeError {
         /// Why the directory cannot be used.
         source: StoreError,
     },
-    /// The files of a site cannot be given to the configured group.
+    /// A site's files cannot be given to the configured group.
     #[error("cannot serve {}", path.display())]
     Group {
-        /// The directory of the site.
+        /// The site's directory.
         path: PathBuf,
         /// Why the group cannot be used.
         source: GroupError,

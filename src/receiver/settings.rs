@@ -14,7 +14,7 @@ pub struct ReceiverSettings {
     pub listen: SocketAddr,
     /// The certificate, if the receiver itself uses TLS.
     pub tls: Option<TlsFiles>,
-    /// What is between the receiver and the network.
+    /// What stands between the receiver and the network.
     pub exposure: Exposure,
     /// How clients are authorized.
     pub auth: AuthPolicy,
@@ -24,13 +24,13 @@ pub struct ReceiverSettings {
     pub limits: ReceiverLimits,
 }
 
-/// What is between a receiver and the network.
+/// What stands between a receiver and the network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Exposure {
     /// Nothing: clients connect directly.
     #[default]
     None,
-    /// A proxy that ends TLS: every connection comes from it.
+    /// A proxy that terminates TLS: every connection comes from it.
     Proxy,
 }
 
@@ -43,14 +43,14 @@ pub struct TlsFiles {
     pub key: PathBuf,
 }
 
-/// One site of a receiver.
+/// One of a receiver's sites.
 #[derive(Debug, Clone)]
 pub struct SiteSettings {
     /// The name of the site. `None` accepts the name in the store, or the name from the first push.
     pub name: Option<Site>,
     /// The path below which the site is served: `/` or `/<name>/`.
     pub base: String,
-    /// The directory of the mirror.
+    /// The mirror's directory.
     pub directory: PathBuf,
     /// The number of releases kept; `None` leaves that to the origin.
     pub keep: Option<usize>,
@@ -58,10 +58,10 @@ pub struct SiteSettings {
     pub quota_bytes: Option<u64>,
     /// Maximum size of a release, in entries.
     pub quota_entries: Option<u64>,
-    /// Bytes that must stay free on the file system of the mirror.
+    /// Bytes that must stay free on the mirror's file system.
     pub min_free_bytes: u64,
-    /// Group and modes of the served files, from the next release on; `None` keeps the group and
-    /// modes of the store.
+    /// Group and modes of the served files, from the next release on; `None` keeps the store's
+    /// group and modes.
     pub served_permissions: Option<ServedPermissions>,
     /// The command that runs after a release has become current.
     pub post_activate: Option<Hook>,
@@ -95,7 +95,7 @@ pub struct Hook {
 }
 
 /// Limits on sizes, counts and times. Bytes that trickle in do not extend a deadline, except the
-/// deadline of a body of unknown length.
+/// deadline for a body of unknown length.
 #[derive(Debug, Clone)]
 pub struct ReceiverLimits {
     /// Maximum number of connections.
@@ -107,24 +107,24 @@ pub struct ReceiverLimits {
     pub first_byte: Duration,
     /// Maximum time from the first byte of a head to its last byte.
     pub head: Duration,
-    /// Maximum time between two requests of a connection.
+    /// Maximum time between two requests on a connection.
     pub idle: Duration,
     /// Maximum time between two reads of a body.
     pub body_idle: Duration,
     /// Maximum time for a whole body, plus one second for every `body_bytes_per_second` bytes.
     pub body: Duration,
-    /// The slowest accepted rate of a body.
+    /// The slowest accepted rate for a body.
     pub body_bytes_per_second: u64,
-    /// Maximum time for reading the rest of the body of a refused request.
+    /// Maximum time for reading the rest of a refused request's body.
     pub drain: Duration,
     /// Maximum time that a write may block.
     pub write: Duration,
-    /// How long an open stage may be without a request before it is closed.
+    /// How long an open stage may go without a request before it is closed.
     pub stage_idle: Duration,
     /// Interval of maintenance: expiring retired entries, and dropping unfinished pushes.
     pub maintenance_interval: Duration,
-    /// Maximum time to wait for the lock of a store. The origin repeats the request if it wants to
-    /// wait longer.
+    /// Maximum time to wait for a store's lock. The origin repeats the request if it wants to wait
+    /// longer.
     pub lock_wait: Duration,
     /// Maximum time for requests in flight when the receiver stops.
     pub shutdown: Duration,
@@ -136,9 +136,9 @@ pub struct ReceiverLimits {
     pub hook_wait: Duration,
     /// Interval between two newlines that keep such a body alive.
     pub keepalive_interval: Duration,
-    /// Maximum bytes of memory for open stages and request bodies, for all sites together.
+    /// Maximum bytes of memory for open stages and request bodies, across all sites.
     pub memory_bytes: u64,
-    /// Maximum bytes of packs in memory, for all connections together; further packs wait on disk.
+    /// Maximum bytes of packs in memory, across all connections; further packs wait on disk.
     pub pack_bytes: u64,
 }
 
@@ -194,7 +194,7 @@ impl ReceiverSettings {
     /// # Errors
     /// [`ServeError::InTheClear`], [`ServeError::Open`], [`ServeError::NoSites`].
     pub fn check(&self) -> Result<(), ServeError> {
-        // `::ffff:127.0.0.1` is loopback, too.
+        // `::ffff:127.0.0.1` is loopback too.
         let is_loopback = self.listen.ip().to_canonical().is_loopback();
         if self.sites.is_empty() {
             return Err(ServeError::NoSites);

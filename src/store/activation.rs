@@ -15,7 +15,7 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError::Conflict`], [`StoreError::NotNewer`], [`StoreError::OtherHistory`],
-    /// [`StoreError::NotStaged`], [`StoreError::Locked`]; errors of the disk.
+    /// [`StoreError::NotStaged`], [`StoreError::Locked`], or a disk error.
     pub fn activate(
         &self,
         release: ReleaseName,
@@ -24,8 +24,8 @@ impl Store {
     ) -> Result<(), StoreError> {
         let store = self.lock(wait)?;
         let found = store.current()?;
-        // A client that lost the response to its request may send the request again, so this is a
-        // success and not a conflict.
+        // A client that lost the response may send its request again, so this is a success, not a
+        // conflict.
         if found == Some(release) {
             return Ok(());
         }
@@ -46,30 +46,31 @@ impl Store {
         Ok(())
     }
 
-    /// Records that work must follow the switch to `release`, so that the work is not lost if the
-    /// process is killed in between. The record is not durable: after a power cut the work is not
-    /// needed.
+    /// Records that there is work to do after the switch to `release`, so that the work is not lost
+    /// if the process is killed before it is done. The record is not durable: after a power cut the
+    /// work is not needed.
     ///
     /// # Errors
-    /// [`StoreError::OtherOwner`]; [`StoreError::Locked`]; errors of the disk.
+    /// [`StoreError::OtherOwner`], [`StoreError::Locked`], or a disk error.
     pub fn record_switch(&self, release: ReleaseName, wait: Duration) -> Result<(), StoreError> {
         // Without the lock another process might remove the temporary file, or write the same one.
         let store = self.lock(wait)?;
         let Layout { tmp, headwater, .. } = &store.layout;
         tmp.unlink_if_any(PENDING_SWITCH)?;
         tmp.write_new(PENDING_SWITCH, release.to_string().as_bytes(), FileMode::RECORD, None)?;
-        // Not synced: the note matters only if the process is killed, and the rename survives that.
+        // Not synced: the record matters only if the process is killed, and the rename survives
+        // that.
         Ok(tmp.rename(PENDING_SWITCH, headwater, PENDING_SWITCH)?)
     }
 
-    /// The current release, if the work recorded by [`Store::record_switch`] has not been done for
-    /// it. Only the owner of the store may do that work.
+    /// The current release, if the work that [`Store::record_switch`] recorded for it has not
+    /// begun. Only the store's owner may do that work.
     ///
     /// # Errors
-    /// [`StoreError::OtherOwner`]; errors of the disk.
+    /// [`StoreError::OtherOwner`], or a disk error.
     pub fn pending_switch(&self) -> Result<Option<ReleaseName>, StoreError> {
         self.check_owner()?;
-        // How many bytes of the note are read; a release name is shorter.
+        // Maximum bytes to read from the record; a release name is shorter.
         const MAX_NAME_BYTES: u64 = 64;
         let Some(note) =
             fsx::none_if_missing(self.layout.headwater.read(PENDING_SWITCH, MAX_NAME_BYTES))?
@@ -77,15 +78,15 @@ impl Store {
             return Ok(None);
         };
         let noted = std::str::from_utf8(&note).ok().and_then(|name| name.parse().ok());
-        // A note about an earlier release no longer matters: the work is only for the release that
+        // A record for an earlier release no longer matters: the work is only for the release that
         // visitors get now.
         Ok(self.current()?.filter(|current| noted == Some(*current)))
     }
 
-    /// Removes the record of [`Store::record_switch`], because the work has begun.
+    /// Removes the record that [`Store::record_switch`] made, because the work has begun.
     ///
     /// # Errors
-    /// [`StoreError::OtherOwner`]; errors of the disk.
+    /// [`StoreError::OtherOwner`], or a disk error.
     pub fn clear_pending_switch(&self) -> Result<(), StoreError> {
         self.check_owner()?;
         self.layout.headwater.unlink_if_any(PENDING_SWITCH)?;
@@ -95,7 +96,7 @@ impl Store {
     /// Drops a staged release that should not become current.
     ///
     /// # Errors
-    /// [`StoreError::Conflict`] for the current release; errors of the disk.
+    /// [`StoreError::Conflict`] for the current release, or a disk error.
     pub fn abandon(&self, release: ReleaseName, wait: Duration) -> Result<(), StoreError> {
         let store = self.lock(wait)?;
         let found = store.current()?;
@@ -110,14 +111,15 @@ impl Store {
         Ok(())
     }
 
-    /// Cleans up after an activation was acknowledged: drops content that no kept release needs,
-    /// and expires retired entries that are due. [`Store::prepare_spare_slot`] does the rest.
+    /// Cleans up after an activation has been acknowledged: drops content that no kept release
+    /// needs, and expires retired entries that are due. [`Store::prepare_spare_slot`] does the
+    /// rest.
     ///
     /// # Errors
-    /// Errors of the disk. Nothing that is needed is removed.
+    /// Fails on a disk error. Nothing that is needed is removed.
     pub fn clean_up(&self, keep: usize, wait: Duration) -> Result<Pruned, StoreError> {
         let store = self.lock(wait)?;
-        // An error of expiry is returned only at the end, so that the rest is still done.
+        // If expiry fails, its error is returned only at the end, so that the rest is still done.
         let expired = store.expire_due(fsx::unix_seconds());
         let mut pruned = store.drop_old_releases(keep)?;
         store.drop_old_quarantines(fsx::unix_seconds(), &mut pruned)?;
@@ -130,10 +132,10 @@ impl Store {
     }
 
     /// Fills the second slot if it is missing, so that the cost of the next push depends only on
-    /// the size of the change. Without that, a push costs as much as the first one.
+    /// the size of the change. Without that slot, the next push costs as much as the first.
     ///
     /// # Errors
-    /// Errors of the disk. The served slot is not touched.
+    /// Fails on a disk error. The served slot is not touched.
     pub fn prepare_spare_slot(&self, wait: Duration) -> Result<(), StoreError> {
         // Check without the lock first, to avoid waiting in vain. `fill_spare_slot` checks again
         // under the lock.

@@ -1,4 +1,4 @@
-//! The errors of a store.
+//! Errors from a store.
 
 use std::path::PathBuf;
 
@@ -16,13 +16,13 @@ use crate::users;
 /// Why an operation on a store failed.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// An error of the file system.
+    /// A file system error.
     #[error(transparent)]
     Io(#[from] IoError),
-    /// The path of the mirror is a file or something else that is not a directory.
+    /// The mirror's path is a file or something else that is not a directory.
     #[error("{} is not a directory", path.display())]
     NotDirectory {
-        /// The path of the mirror.
+        /// The mirror's path.
         path: PathBuf,
     },
     /// The parent directory of a new mirror does not exist.
@@ -34,13 +34,13 @@ pub enum StoreError {
     /// The directory contains files that do not belong to a store.
     #[error("{} is not empty and is not a mirror", path.display())]
     NotEmpty {
-        /// The path of the mirror.
+        /// The mirror's path.
         path: PathBuf,
     },
     /// The directory is not a store although one was expected.
     #[error("{} is not a mirror: it has no .headwater/format", path.display())]
     NotAStore {
-        /// The path of the mirror.
+        /// The mirror's path.
         path: PathBuf,
     },
     /// A directory of the store is missing.
@@ -60,14 +60,14 @@ pub enum StoreError {
         path: PathBuf,
         /// The id of the user who owns it.
         owner: u32,
-        /// The id of the user as whom this process runs.
+        /// The id of the user this process runs as.
         caller: u32,
     },
     /// The file system does not guarantee locks, atomic renames and durable syncs.
     #[error("{} is on {kind}, which has neither atomic switches nor durable syncs; use a local \
              disk", path.display())]
     FileSystem {
-        /// The path of the mirror.
+        /// The mirror's path.
         path: PathBuf,
         /// The kind of file system.
         kind: &'static str,
@@ -83,7 +83,7 @@ pub enum StoreError {
     /// The file system lacks hard links or symbolic links, which slots need.
     #[error("the file system of {} has no {what}", path.display())]
     NoLinks {
-        /// The path of the mirror.
+        /// The mirror's path.
         path: PathBuf,
         /// The kind of link that is missing.
         what: &'static str,
@@ -92,7 +92,7 @@ pub enum StoreError {
     #[error("{} has store format {found}, but this headwater supports only format 1",
              path.display())]
     NewerFormat {
-        /// The path of the format file.
+        /// The format file's path.
         path: PathBuf,
         /// The version that the file declares.
         found: u64,
@@ -111,14 +111,14 @@ pub enum StoreError {
         path.display(), found = found.as_str(), wanted = wanted.as_str()
     )]
     OtherSite {
-        /// The path of the mirror.
+        /// The mirror's path.
         path: PathBuf,
         /// The site that the store holds.
         found: Site,
         /// The requested site.
         wanted: Site,
     },
-    /// Another process held the lock for the whole waiting time.
+    /// Another process held the lock for the entire wait.
     #[error("{} is locked by another headwater process", path.display())]
     Locked {
         /// The lock file.
@@ -138,7 +138,7 @@ pub enum StoreError {
         ByteSize::b(*free).display().si(), ByteSize::b(*needed).display().si()
     )]
     NoSpace {
-        /// The path of the mirror.
+        /// The mirror's path.
         path: PathBuf,
         /// Bytes needed.
         needed: u64,
@@ -148,7 +148,7 @@ pub enum StoreError {
     /// The file system has too few free inodes.
     #[error("{} has {free} inodes free, but {needed} are needed", path.display())]
     NoInodes {
-        /// The path of the mirror.
+        /// The mirror's path.
         path: PathBuf,
         /// Inodes needed.
         needed: u64,
@@ -170,8 +170,8 @@ pub enum StoreError {
         /// The damaged or missing objects.
         objects: Vec<ObjectId>,
     },
-    /// New content was compressed against other bytes than these objects have. They are intact
-    /// here, so the origin was wrong about them.
+    /// New content was compressed against bytes that differ from those in these objects. The
+    /// objects are intact here, so the origin was wrong about them.
     #[error("a block does not decode, although {} intact here", objects_are(objects))]
     BaseMismatch {
         /// The objects that the block is based on.
@@ -185,7 +185,7 @@ pub enum StoreError {
         /// What is wrong.
         source: ReleaseError,
     },
-    /// Another release became current after the caller had read which one was current.
+    /// Another release became current after the caller checked which one was current.
     #[error(
         "the mirror's current release is {}, not the expected {}",
         release_or_none(*found),
@@ -205,7 +205,7 @@ pub enum StoreError {
         /// The current release.
         current: ReleaseName,
     },
-    /// The offered release belongs to a different history than the current one.
+    /// The offered release and the current one belong to different histories.
     #[error("release {offered} belongs to history {}, but the mirror serves release {current} of \
              history {}", history.short(), found.short())]
     OtherHistory {
@@ -286,7 +286,7 @@ pub(super) fn unless_damaged<T>(result: Result<T, StoreError>) -> Result<Option<
 }
 
 /// Whether a read error means that the file is missing, is of a different kind, or has the wrong
-/// content. Errors such as `EMFILE`, `EACCES` or `EIO` do not: the file behind them may be intact.
+/// content. Errors such as `EMFILE`, `EACCES` or `EIO` do not mean that: the file may be intact.
 pub(super) fn is_damage(error: &std::io::Error) -> bool {
     use rustix::io::Errno;
     const MISSING_OR_OTHER_KIND: [Errno; 5] =
@@ -315,12 +315,12 @@ impl StoreError {
         }
     }
 
-    /// Whether the disk failed. In that case it is unknown whether the data was written, and
-    /// nothing may build on it.
+    /// Whether the disk failed. If so, it is unknown whether the data was written, and nothing may
+    /// rely on it.
     #[must_use]
     pub fn is_disk_failure(&self) -> bool {
         match self {
-            // A missing file is damage of the store; the disk itself works.
+            // A missing file is damage to the store; the disk itself works.
             Self::Io(error) => error.kind() != std::io::ErrorKind::NotFound,
             Self::Manifest { source: ManifestError::Io(_), .. } => true,
             _ => false,

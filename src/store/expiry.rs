@@ -1,9 +1,9 @@
 //! Expiry: removes retired entries from the served slot when they are due.
 //!
 //! Every mirror expires entries by its own clock and without a new release: the release, its
-//! manifest and its objects stay complete, so that the release can still be copied to other
-//! mirrors. A durable mark records which entries may be absent. The mark only rises, so that no
-//! entry comes back if a clock is set back.
+//! manifest and its objects stay complete, so the release can still be copied to other mirrors. A
+//! durable mark records which entries may be absent. The mark only rises, so no entry comes back if
+//! a clock is set back.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ use crate::store::staging::slots::SlotWriter;
 use crate::store::{EventKind, Store, StoreError};
 use crate::tree_path::TreePath;
 
-/// Upper bound for reading a mark, in bytes. The file is one short line.
+/// Maximum bytes to read from the file of the mark, which is one short line.
 const MAX_MARK_BYTES: u64 = 4096;
 
 /// The content of `.headwater/expired`.
@@ -29,12 +29,12 @@ struct ExpiryMark {
     /// The release whose slot no longer has any of these entries.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     release: Option<ReleaseName>,
-    /// When the next entry of that release is due; `None` if none of its entries will be.
+    /// When the next entry in that release is due; `None` if no more entries will be.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     next: Option<u64>,
 }
 
-/// The entries of a manifest that are due at a given time.
+/// The entries in a manifest that are due at a given time.
 #[derive(Default)]
 struct DueEntries {
     paths: Vec<TreePath>,
@@ -45,11 +45,11 @@ struct DueEntries {
 }
 
 impl Store {
-    /// Removes every retired entry that is due from the served slot and returns how many were
-    /// removed. If none is due, this call costs one small read and takes no lock.
+    /// Removes every due retired entry from the served slot and returns how many were removed. If
+    /// none is due, this call costs one small read and takes no lock.
     ///
     /// # Errors
-    /// [`StoreError::Locked`], a damaged manifest, errors of the disk.
+    /// [`StoreError::Locked`], a damaged manifest, or a disk error.
     pub fn expire(&self, wait: Duration) -> Result<u64, StoreError> {
         let Some(current) = self.current()? else { return Ok(0) };
         if !self.is_due(current, self.expiry_mark()?, fsx::unix_seconds())? {
@@ -59,7 +59,7 @@ impl Store {
         store.expire_due(fsx::unix_seconds())
     }
 
-    /// When the next retired entry of the current release is due; `None` if there is none. A time
+    /// When the next retired entry in the current release is due; `None` if there is none. A time
     /// in the past means that an entry is due and still served.
     ///
     /// # Errors
@@ -100,7 +100,7 @@ impl Store {
         }
     }
 
-    /// Whether an entry of the current release is due, or was due before and may still be there.
+    /// Whether an entry in the current release is due, or was due before and may still be there.
     fn is_due(&self, current: ReleaseName, mark: ExpiryMark, now: u64) -> Result<bool, StoreError> {
         // Expired entries stay expired if the clock is set back, so no time before the mark is
         // used.
@@ -113,8 +113,8 @@ impl Store {
         else {
             return Ok(ExpiryMark::default());
         };
-        // The mark never exceeds the time at which it was written, so with a damaged mark
-        // everything due by now counts as expired. No entry comes back.
+        // The mark never exceeds the time at which it was written. If it is damaged, everything due
+        // by now therefore counts as expired, and no entry comes back.
         let unknown = || ExpiryMark { through: fsx::unix_seconds(), ..ExpiryMark::default() };
         Ok(serde_json::from_slice(&bytes).unwrap_or_else(|_| unknown()))
     }
@@ -169,7 +169,7 @@ impl LockedStore<'_> {
         }
         let mut parents: Vec<&str> = paths.iter().filter_map(TreePath::parent).collect();
         parents.dedup();
-        // In reverse path order, so that a directory comes before its parent.
+        // In reverse path order, so each directory comes before its parent.
         for parent in parents.into_iter().rev() {
             writer.remove_empty(parent)?;
         }
@@ -183,7 +183,7 @@ impl LockedStore<'_> {
         bytes.push(b'\n');
         layout.tmp.unlink_if_any(EXPIRED)?;
         layout.tmp.write_new(EXPIRED, &bytes, FileMode::RECORD, None)?;
-        // `syncfs` and not just a sync of the mark: the second mark says that entries are gone from
+        // `syncfs`, not just a sync of the mark: the second mark says that entries are gone from
         // the slot, so their removal must be durable before the mark gets its name.
         layout.tmp.sync_file_system()?;
         layout.tmp.rename(EXPIRED, &layout.headwater, EXPIRED)?;

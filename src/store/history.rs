@@ -1,4 +1,4 @@
-//! The log of the events in a store, in order, for people to read.
+//! The log of events in a store, in order, for people to read.
 //!
 //! No code depends on the log. A torn or lost line, or a wrong time, affects only what users see,
 //! and a failure to write a line is ignored.
@@ -16,7 +16,7 @@ use crate::store::open::LockedStore;
 use crate::store::{Store, StoreError};
 
 /// Maximum size of the log in bytes; a longer log is cut to its newer half. The limit is enough for
-/// some months of a busy mirror.
+/// several months on a busy mirror.
 const MAX_LOG_BYTES: u64 = 128 * 1024;
 /// Maximum length of a recorded reason, in bytes.
 const MAX_REASON_BYTES: usize = 400;
@@ -24,7 +24,7 @@ const MAX_REASON_BYTES: usize = 400;
 /// Something that happened in a store.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HistoryEvent {
-    /// When the event happened, by the clock of the mirror, in seconds since 1970.
+    /// When the event happened, by the mirror's clock, in seconds since 1970.
     pub time: u64,
     /// What happened.
     #[serde(flatten)]
@@ -51,7 +51,7 @@ pub enum EventKind {
         #[serde(rename = "why")]
         reason: String,
     },
-    /// The command that the mirror runs after a switch failed. The release is current nevertheless.
+    /// The mirror's hook (`post_activate`) failed. The release is current nevertheless.
     HookFailed {
         /// The release.
         release: ReleaseName,
@@ -85,7 +85,7 @@ pub enum EventKind {
         /// Number of entries.
         entries: u64,
     },
-    /// An event that only a newer headwater knows.
+    /// A kind of event that only a newer headwater knows.
     #[serde(other)]
     Unknown,
 }
@@ -102,7 +102,7 @@ impl Store {
         Ok(parse(&bytes))
     }
 
-    /// Records that the command after a switch to `release` failed.
+    /// Records that the hook (`post_activate`) for `release` failed.
     ///
     /// # Errors
     /// Fails if the lock is not free within `wait`.
@@ -132,8 +132,8 @@ impl LockedStore<'_> {
     fn append(&self, mut line: Vec<u8>) -> Result<(), StoreError> {
         let headwater = &self.layout.headwater;
         let size = match headwater.stat(HISTORY)? {
-            // The log is only for people, so if another program put something in its place, that is
-            // left alone.
+            // The log is only for people, so anything that another program put in its place is left
+            // alone.
             Some(meta) if meta.kind != FileKind::File => return Ok(()),
             Some(meta) if meta.links > 1 => self.unshare_log()?,
             Some(meta) if meta.size > MAX_LOG_BYTES => self.truncate_log()?,
@@ -142,7 +142,7 @@ impl LockedStore<'_> {
         };
         let file = headwater.open_or_create_record(HISTORY)?;
         let path = || headwater.join(HISTORY);
-        // A process that may write here may have replaced the file since `stat`.
+        // Another process with write access may have replaced the file since `stat`.
         let opened = fsx::fstat(&file, &path())?;
         if !opened.is_file() || opened.nlink() > 1 {
             return Ok(());
@@ -170,7 +170,7 @@ impl LockedStore<'_> {
         )
     }
 
-    /// Replaces the log by a new file, because its inode has other names: these may belong to a
+    /// Replaces the log with a new file, because its inode has other names. These may belong to a
     /// backup, or to a foreign file whose content must be neither shown nor changed. Returns the
     /// new length in bytes.
     fn unshare_log(&self) -> Result<u64, StoreError> {

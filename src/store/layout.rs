@@ -55,8 +55,8 @@ impl Layout {
         })
     }
 
-    /// Returns an error if one of the 256 object directories is not a directory. So no path through
-    /// one of them leads elsewhere.
+    /// Returns an error if one of the 256 object directories is not a directory, so that no path
+    /// through one of them leads elsewhere.
     pub(super) fn check_objects(&self) -> std::result::Result<(), StoreError> {
         for byte in 0..=255u8 {
             let name = fan_out_name(byte);
@@ -99,8 +99,8 @@ pub(super) fn manifest_name(manifest: &ManifestId) -> String {
     format!("{manifest}.zst")
 }
 
-// A release is deleted by renaming its record from the first ending to the second. This is one
-// step, after which the record still shows what may be dropped.
+// A release is deleted by renaming its record from the first suffix to the second. This is one
+// step, and afterwards the record still shows what may be dropped.
 pub(super) const RECORD_SUFFIX: &str = ".json";
 pub(super) const DELETED_SUFFIX: &str = ".gone";
 

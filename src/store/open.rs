@@ -16,7 +16,7 @@ use crate::store::content::permissions::Permissions;
 use crate::store::layout::{CURRENT, FORMAT, HEADWATER, LOCK, Layout, parse_current_target};
 use crate::tree_path::Site;
 
-/// Upper bound for reading a format file, in bytes. The file is one line of JSON.
+/// Maximum bytes to read from a format file, which is one line of JSON.
 const MAX_FORMAT_BYTES: u64 = 4096;
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -53,7 +53,7 @@ pub struct Store {
     cancel: CancelToken,
 }
 
-/// A store with its exclusive lock, which is required for every change of the store. The lock is
+/// A store with its exclusive lock, which is required for every change to the store. The lock is
 /// released when this value is dropped or the process ends.
 #[derive(Debug)]
 pub(super) struct LockedStore<'s> {
@@ -113,7 +113,7 @@ impl Store {
     /// Opens the store at `path`.
     ///
     /// # Errors
-    /// The errors of [`Store::look`], and [`StoreError::NotAStore`].
+    /// Fails like [`Store::probe`], or with [`StoreError::NotAStore`].
     pub fn open(path: &Path) -> Result<Self, StoreError> {
         match Self::probe(path)? {
             Presence::Store(store) => Ok(*store),
@@ -125,8 +125,8 @@ impl Store {
     /// or if the store has all its directories.
     ///
     /// # Errors
-    /// The errors of [`Store::open`]; [`StoreError::OtherOwner`]; [`StoreError::Locked`] after
-    /// `wait`; errors of the disk.
+    /// Fails like [`Store::open`], with [`StoreError::OtherOwner`], with [`StoreError::Locked`]
+    /// after `wait`, or on a disk error.
     pub fn restore_directories(
         path: &Path,
         wait: Duration,
@@ -152,8 +152,8 @@ impl Store {
     /// Several processes may do this at the same time.
     ///
     /// # Errors
-    /// The errors of [`Store::look`]; [`StoreError::OtherSite`]; [`StoreError::OtherOwner`]; errors
-    /// of the disk.
+    /// Fails like [`Store::probe`], with [`StoreError::OtherSite`], with
+    /// [`StoreError::OtherOwner`], or on a disk error.
     pub fn open_or_create(path: &Path, site: &Site) -> Result<Self, StoreError> {
         let store = match Self::probe(path)? {
             Presence::Store(store) => *store,
@@ -183,7 +183,7 @@ impl Store {
         check_owner(&root, effective_user_id())?;
         let headwater = root.ensure_dir(HEADWATER)?;
         let cancel = CancelToken::default();
-        // Another process may be creating the store at this moment: wait at most 10 s for it.
+        // Another process may be creating the store right now: wait at most 10 s for it.
         let _guard = lock(&headwater, Duration::from_secs(10), &cancel)?;
         check_links(&headwater)?;
         let layout = Layout::open(root, true)?;
@@ -207,13 +207,13 @@ impl Store {
         Ok(Self { layout, format, path: path.to_owned(), cancel })
     }
 
-    /// Returns the same store, but its waits for locks end when `cancel` is cancelled.
+    /// Returns the same store, whose waits for locks now end when `cancel` is cancelled.
     #[must_use]
     pub fn cancelled_by(self, cancel: &CancelToken) -> Self {
         Self { cancel: cancel.clone(), ..self }
     }
 
-    /// The path of the mirror.
+    /// The mirror's path.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
@@ -268,7 +268,7 @@ impl Store {
         Ok(self.layout.tmp.create_unnamed()?)
     }
 
-    /// Refuses a store that holds a different site than `wanted`.
+    /// Refuses a store that holds a site other than `wanted`.
     ///
     /// # Errors
     /// [`StoreError::OtherSite`].
@@ -299,11 +299,11 @@ impl Store {
         Ok(self.reread_format()?.is_changing)
     }
 
-    /// Sets the permissions of the served files and directories, of all releases. With `None`, only
+    /// Sets the permissions of the served files and directories in all releases. With `None`, only
     /// completes a change that was interrupted.
     ///
     /// # Errors
-    /// Errors of the disk, for example if this user cannot give files to the group;
+    /// A disk error, for example if this user cannot give files to the group, or
     /// [`StoreError::Locked`].
     pub fn set_permissions(
         &self,
@@ -358,8 +358,8 @@ impl Store {
         name.map(Some).ok_or_else(|| bad(format!("points to {}, not to a slot", target.display())))
     }
 
-    /// Refuses a store that another user owns: later pushes by the owner could not change the files
-    /// of this user.
+    /// Refuses a store that another user owns: later pushes by the owner could not change this
+    /// user's files.
     ///
     /// # Errors
     /// [`StoreError::OtherOwner`].
@@ -370,7 +370,7 @@ impl Store {
     /// Refuses the directory at `path` if another user owns it. Accepts a path that does not exist.
     ///
     /// # Errors
-    /// [`StoreError::OtherOwner`], or the error of opening the directory.
+    /// [`StoreError::OtherOwner`], or the error from opening the directory.
     pub fn check_owner_at(path: &Path) -> Result<(), StoreError> {
         fsx::none_if_missing(Dir::open(path))?
             .map_or(Ok(()), |root| check_owner(&root, effective_user_id()))
@@ -379,7 +379,7 @@ impl Store {
     /// Checks that this user can write to the directory at `path`, or create it.
     ///
     /// # Errors
-    /// [`StoreError::OtherOwner`], or an error of the directory to which this user would write.
+    /// [`StoreError::OtherOwner`], or the error for the directory that this user would write to.
     pub fn check_writable_at(path: &Path) -> Result<(), StoreError> {
         Self::check_owner_at(path)?;
         let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
@@ -498,7 +498,7 @@ fn check_links(dir: &Dir) -> Result<(), StoreError> {
     let clear = || TEST_FILES.iter().try_for_each(|name| dir.unlink_if_any(name).map(|_| ()));
     clear()?;
     dir.write_new(TEST_FILES[0], b"", FileMode::RECORD, None)?;
-    // Both results are judged only after `clear`, so that no probe is left behind.
+    // Both results are examined only after `clear`, so that no test file is left behind.
     let hard = dir.link(TEST_FILES[0], dir, TEST_FILES[1]);
     let soft = dir.symlink(TEST_FILES[0], TEST_FILES[2]);
     clear()?;

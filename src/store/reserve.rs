@@ -1,5 +1,4 @@
-//! Disk space that is kept in reserve, so that files can be removed from a mirror on a full file
-//! system.
+//! Disk space kept in reserve, so that files can be removed from a mirror on a full file system.
 //!
 //! Even a release that only removes entries writes a manifest, a record and links. If other
 //! programs have taken the last block or inode, freeing the reserve makes these writes possible.

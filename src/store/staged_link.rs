@@ -1,7 +1,7 @@
 //! `staged`, next to `current`: a link to the staged release, for a preview host.
 //!
-//! No push depends on this link, so errors here never fail a push, and anything else with that name
-//! is left alone. `verify` reads it to recognise a store that has not served anything yet.
+//! No push depends on this link, so errors here never make a push fail, and anything else with that
+//! name is left alone. `verify` reads it to recognise a store that has not served anything yet.
 
 use crate::fsx::FileKind;
 use crate::release::ReleaseName;

@@ -5,7 +5,7 @@ use tempfile::TempDir;
 use crate::store::Store;
 use crate::tree_path::Site;
 
-/// A new store of the site `docs` at `www` in a directory that is removed after the test.
+/// A new store for the site `docs`, at `www` in a directory that is removed after the test.
 pub(crate) fn empty_store() -> (TempDir, Store) {
     let dir = tempfile::tempdir().unwrap();
     let store =

@@ -90,7 +90,8 @@ impl OutgoingBody<'_> {
 
 impl Read for OutgoingBody<'_> {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
-        // No timeout of ureq interrupts this reader, so it checks for a request to stop itself.
+        // No ureq timeout interrupts this reader, so the reader itself checks for a request to
+        // stop.
         if (self.stop)() {
             return Err(io::Error::other("stopped"));
         }
@@ -101,7 +102,7 @@ impl Read for OutgoingBody<'_> {
             .and_then(|left| usize::try_from(left).ok())
             .map_or(most, |left| most.min(left));
         let count = self.source.read(&mut out[..most])?;
-        // If a body is shorter than its announced length, ureq reads it again and again forever.
+        // If a body is shorter than its announced length, ureq keeps reading it forever.
         if count == 0 && self.left.is_some_and(|left| left > 0) && !out.is_empty() {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }

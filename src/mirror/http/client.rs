@@ -1,4 +1,4 @@
-//! The HTTP client of one mirror: sends requests, reads responses, classifies errors.
+//! The HTTP client of one mirror: sends requests, reads responses and classifies errors.
 //!
 //! Promises that the token is sent only to the mirror, that every request ends, and that no
 //! response takes more memory than its limit. Uses the crate `ureq`.
@@ -22,15 +22,14 @@ use crate::mirror::transport_error::TransportError;
 use crate::protocol::{ProtocolError, Resource, ResponseMessage, VERSION, VERSION_HEADER};
 use crate::text::Secrets;
 
-/// How much of a response that does not follow the protocol is kept, in bytes: enough for the title
-/// of a page.
+/// Number of bytes kept from a response that does not follow the protocol: enough for a page title.
 const PREFIX_BYTES: usize = 4096;
-/// How much of such a response an error shows, in bytes.
+/// Number of bytes of such a response that an error shows.
 const SHOWN_BYTES: usize = 200;
 /// A body of at least this size, in bytes, is sent with `Expect: 100-continue` if the request asks
 /// for it.
-// Waiting for `100 Continue` costs a round trip. Below this size that is not worthwhile: little is
-// sent in vain.
+// Waiting for `100 Continue` costs a round trip. Below this size that is not worthwhile: little
+// would be sent in vain.
 const EXPECT_CONTINUE_BYTES: u64 = 1024 * 1024;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,7 +84,7 @@ impl<'r> Request<'r> {
     }
 }
 
-/// The agent of one mirror, and the state that all requests to the mirror share.
+/// The agent for one mirror, and the state shared by all requests to it.
 #[derive(Debug)]
 pub(super) struct Client {
     pub(super) agent: Agent,
@@ -416,7 +415,7 @@ fn unexpected_response(status: StatusCode, what: &str) -> AttemptError {
     AttemptError { error: error.into(), retry: action }
 }
 
-/// Whether this status is how a proxy reports that the receiver is not running.
+/// Whether a proxy uses this status to report that the receiver is not running.
 fn is_gateway_error(status: StatusCode) -> bool {
     matches!(status.as_u16(), 502..=504)
 }
@@ -480,9 +479,9 @@ fn describe_timeout(timeout: ureq::Timeout) -> TransportError {
     TransportError::Timeout { what }
 }
 
-/// Classifies the error of a request that got no response.
+/// Classifies the error from a request that got no response.
 fn map_error(error: UreqError, retry: &RetryState<'_>, is_deadline: bool) -> AttemptError {
-    // The error comes from a connection that the request to stop has shut down.
+    // The request to stop shut down the connection, which caused this error.
     if retry.is_stopped() {
         return AttemptError::final_(MirrorError::Cancelled);
     }
@@ -528,7 +527,7 @@ fn map_error(error: UreqError, retry: &RetryState<'_>, is_deadline: bool) -> Att
 fn map_io_error(error: &io::Error) -> (TransportError, RetryAction) {
     use io::ErrorKind as Kind;
     let what = error.to_string();
-    // The standard library has no separate error kind for a name that the resolver does not find.
+    // The standard library has no separate error kind for a name that does not resolve.
     if let Some(why) = what.strip_prefix("failed to lookup address information: ") {
         let what = format!("the host name was not found: {why}");
         return (TransportError::Unreachable { what }, RetryAction::Later);

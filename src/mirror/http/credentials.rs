@@ -1,7 +1,7 @@
 //! Credentials for a remote mirror: token, client certificate, trusted roots and proxy.
 //!
 //! Promises that no token, key or proxy password appears in any text. It uses the crates `ureq`,
-//! `tokio-rustls` for its rustls, and `rustls-platform-verifier` for the trust store of the system.
+//! `tokio-rustls` for its rustls, and `rustls-platform-verifier` for the system's trust store.
 
 use std::fmt;
 use std::sync::Arc;
@@ -21,7 +21,7 @@ use crate::text::Secrets;
 
 /// The maximum duration of one read or write within a transfer.
 pub(super) const IO_TIMEOUT: Duration = Duration::from_secs(60);
-/// The maximum length of a token, in bytes. Tokens of headwater are far shorter.
+/// The maximum length of a token, in bytes. headwater's tokens are far shorter.
 const MAX_TOKEN_BYTES: usize = 4096;
 
 /// Why a credential cannot be used. The message never includes any part of the credential.
@@ -57,7 +57,7 @@ impl BearerToken {
     /// Checks a token. Whitespace around the token is removed.
     ///
     /// # Errors
-    /// If the string is not a valid token.
+    /// Fails if the string is not a valid token.
     pub fn new(text: &str) -> Result<Self, CredentialsError> {
         let text = text.trim();
         if text.is_empty()
@@ -89,7 +89,7 @@ impl ClientIdentity {
     /// Reads a certificate chain and a private key from PEM files.
     ///
     /// # Errors
-    /// If there is no certificate or no key, or the key does not match the certificate.
+    /// Fails if there is no certificate or no key, or the key does not match the certificate.
     pub fn new(chain: &[u8], key: &[u8]) -> Result<Self, CredentialsError> {
         let chain = certificates(chain)?;
         let key = PrivateKeyDer::from_pem_slice(key).map_err(|_| CredentialsError::NoKey)?;
@@ -116,10 +116,11 @@ fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, CredentialsE
 pub struct ProxyChoice(Proxy);
 
 impl ProxyChoice {
-    /// The proxy at `url`, except for the hosts in `except`, a list in the format of `NO_PROXY`.
+    /// The proxy at `url`, for all hosts except those in `except`, a list in the format of
+    /// `NO_PROXY`.
     ///
     /// # Errors
-    /// If `url` is not the URL of an HTTP proxy.
+    /// Fails if `url` is not the URL of an HTTP proxy.
     pub fn new(url: &str, except: Option<&str>) -> Result<Self, CredentialsError> {
         let plain = Proxy::new(url).map_err(|_| CredentialsError::Proxy)?;
         if !matches!(plain.protocol(), ProxyProtocol::Http | ProxyProtocol::Https) {
@@ -153,7 +154,7 @@ impl fmt::Debug for ProxyChoice {
 pub struct Credentials {
     /// The token for the mirror.
     pub token: Option<BearerToken>,
-    /// The only trusted roots; `None` to trust the roots of the system.
+    /// The only trusted roots; `None` to trust the system's roots.
     roots: Option<Vec<CertificateDer<'static>>>,
     /// The client certificate, for servers that require one.
     pub identity: Option<ClientIdentity>,
@@ -162,7 +163,7 @@ pub struct Credentials {
 }
 
 impl Credentials {
-    /// Credentials that consist of a token and a proxy only.
+    /// Credentials that consist of only a token and a proxy.
     #[must_use]
     pub fn new(token: Option<BearerToken>, proxy: Option<ProxyChoice>) -> Self {
         Self { token, proxy, ..Self::default() }
@@ -175,16 +176,16 @@ impl Credentials {
         Secrets::new(token.into_iter().chain(password))
     }
 
-    /// Trusts only these root certificates (PEM) instead of the roots of the system.
+    /// Trusts only these root certificates (PEM) instead of the system's roots.
     ///
     /// # Errors
-    /// If the PEM text contains no certificate.
+    /// Fails if the PEM text contains no certificate.
     pub fn trust_only(&mut self, pem: &[u8]) -> Result<(), CredentialsError> {
         self.roots = Some(certificates(pem)?);
         Ok(())
     }
 
-    /// The settings of an agent over `ssh`. `ssh` does its own name resolution and authentication.
+    /// The settings for an agent over `ssh`, which does its own name resolution and authentication.
     pub(super) fn config_over_ssh() -> Config {
         // A new ssh process costs more than a socket, so an idle process is kept for a day.
         // Starting it may take longer than opening a connection, so there is no connect timeout
@@ -195,7 +196,7 @@ impl Credentials {
         common(1).max_idle_age(day).proxy(None).timeout_connect(None).build()
     }
 
-    /// The settings of an agent for one mirror. A loopback address never goes through a proxy.
+    /// The agent settings for one mirror. Connections to a loopback address never use a proxy.
     pub(super) fn config(&self, connections: usize, is_loopback: bool) -> Config {
         let proxy = self.proxy.as_ref().filter(|_| !is_loopback).map(|proxy| proxy.0.clone());
         // This client closes idle connections after 60 seconds, before a receiver closes them after
@@ -210,7 +211,7 @@ impl Credentials {
     /// The TLS configuration: trusted roots and client certificate.
     ///
     /// # Errors
-    /// If the trust store of the system cannot be read.
+    /// Fails if the system's trust store cannot be read.
     pub(super) fn tls_config(&self) -> Result<ClientConfig, TlsError> {
         let provider = Arc::new(ring::default_provider());
         let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
@@ -241,10 +242,10 @@ impl Credentials {
 
 fn common(connections: usize) -> ConfigBuilder<AgentScope> {
     Agent::config_builder()
-        // If a status were an error, it would come without the body, which contains the reason.
+        // If a status were an error, it would come without the body, which states the reason.
         .http_status_as_error(false)
-        // The token is for the configured host only. The redirect is returned as a response and not
-        // as an error, so that the message can say where it leads.
+        // The token is for the configured host only. The redirect is returned as a response, not as
+        // an error, so that the message can say where it leads.
         .max_redirects(0)
         .max_redirects_will_error(false)
         .user_agent(concat!("headwater/", env!("CARGO_PKG_VERSION")))

@@ -27,7 +27,7 @@ pub(super) struct Download {
 }
 
 impl Download {
-    /// Starts to read `resource` at the offset `at`.
+    /// Starts reading `resource` at the offset `at`.
     pub(super) fn open(
         session: Arc<Session>,
         resource: Resource,
@@ -102,7 +102,7 @@ pub(super) fn decompress(download: Download) -> Result<Box<dyn Read + Send>, Mir
     let mut decoder = zstd::Decoder::with_buffer(BufReader::new(download)).map_err(garbled)?;
     // zstd itself would accept a window of 128 MiB.
     decoder.window_log_max(WINDOW_LOG_MAX).map_err(garbled)?;
-    // The reader of the manifest refuses one that is cut off here: its last line is incomplete, or
+    // The manifest reader refuses a manifest that is cut off here: its last line is incomplete, or
     // its digest differs.
     Ok(Box::new(decoder.take(MAX_MANIFEST_BYTES)))
 }

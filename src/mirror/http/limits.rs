@@ -19,7 +19,7 @@ const MAX_ATTEMPTS: u32 = 7;
 /// response.
 // Four pauses, about one second in all.
 const FIRST_REQUEST_ATTEMPTS: u32 = 5;
-/// After this time without progress, there is no further attempt.
+/// After this much time without progress, no further attempt is made.
 const MAX_IDLE: Duration = Duration::from_secs(60);
 /// The pause after the first failure. It doubles after each further failure.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -39,7 +39,7 @@ pub struct TransferLimits {
     pub deadline: Option<Instant>,
     /// The rate limit; `None` for no limit.
     pub limit: Option<Arc<Limiter>>,
-    /// Limits how many mirrors are sent content at once; `None` for no limit.
+    /// Limits how many mirrors receive content at the same time; `None` for no limit.
     pub semaphore: Option<Arc<Semaphore>>,
     /// Called after every request; `None` if requests are not traced.
     pub trace: Option<TraceFn>,
@@ -66,7 +66,7 @@ pub struct RequestTrace<'a> {
     pub elapsed: Duration,
 }
 
-/// Limits how many mirrors are sent content at once.
+/// Limits how many mirrors receive content at the same time.
 #[derive(Debug)]
 pub struct Semaphore {
     free: Mutex<usize>,
@@ -80,7 +80,7 @@ impl Semaphore {
         Self { free: Mutex::new(most.max(1)), changed: Condvar::new() }
     }
 
-    /// Waits for a permit of `semaphore`. Returns `None` at once if there is no semaphore.
+    /// Waits for a permit from `semaphore`. Returns `None` immediately if there is no semaphore.
     pub(in crate::mirror) fn acquire_if_some<'t>(
         semaphore: Option<&'t Arc<Self>>,
         stop: CancelCheck<'_>,
@@ -117,8 +117,8 @@ impl Drop for SemaphorePermit<'_> {
 /// Returns true if the work should stop.
 pub(in crate::mirror) type CancelCheck<'s> = &'s (dyn Fn() -> bool + Sync);
 
-/// The state of the retries of an operation: decides whether a failed attempt is retried, and
-/// pauses before the next one.
+/// An operation's retry state: decides whether a failed attempt is retried, and pauses before the
+/// next one.
 pub(super) struct RetryState<'s> {
     failures: u32,
     max_attempts: u32,
@@ -164,7 +164,7 @@ impl<'s> RetryState<'s> {
         }
     }
 
-    /// Makes the operation stop also when `cancel` is cancelled.
+    /// Makes the operation also stop when `cancel` is cancelled.
     pub(super) fn cancelled_by(self, cancel: &CancelToken) -> Self {
         Self { cancel: cancel.clone(), ..self }
     }
@@ -174,8 +174,7 @@ impl<'s> RetryState<'s> {
         (self.stop)() || self.cancel.is_cancelled()
     }
 
-    /// Until there is progress, allows fewer attempts and gives up after the time `idle`, counted
-    /// from now.
+    /// Until there is progress, allows fewer attempts and gives up once `idle` has passed from now.
     pub(super) fn with_budget(self, idle: Duration) -> Self {
         Self {
             failing_since: Some(Instant::now()),
@@ -216,7 +215,7 @@ impl<'s> RetryState<'s> {
         }
     }
 
-    /// The check for a request to stop, without the check of the cancel token.
+    /// The check for a request to stop, without checking the cancel token.
     pub(super) fn stop(&self) -> CancelCheck<'s> {
         self.stop
     }
@@ -224,7 +223,7 @@ impl<'s> RetryState<'s> {
     /// Records a failed attempt and pauses before the next one.
     ///
     /// # Errors
-    /// The error of the attempt, if it is not retried.
+    /// The attempt's error, if the attempt is not retried.
     pub(super) fn retry_or_fail(&mut self, attempt_error: AttemptError) -> Result<(), MirrorError> {
         if self.is_stopped() {
             return Err(MirrorError::Cancelled);
@@ -277,7 +276,7 @@ impl<'s> RetryState<'s> {
             .into());
         }
         if is_late(end) {
-            // The error of the attempt is more useful than an error about the deadline.
+            // The attempt's error is more useful than an error about the deadline.
             return Err(error);
         }
         if wait_until(end, &|| self.is_stopped()) { Ok(()) } else { Err(MirrorError::Cancelled) }
@@ -306,7 +305,7 @@ pub struct Limiter {
     bytes_per_second: f64,
     /// A second limit that applies as well.
     outer: Option<Arc<Self>>,
-    /// When the bytes that were sent so far will have used up their time at this rate.
+    /// When the bytes sent so far will have used up their time at this rate.
     due: Mutex<Option<Instant>>,
 }
 

@@ -62,17 +62,17 @@ use tls::CertificateExpiry;
 
 /// The maximum number of connections for packs to one mirror.
 const MAX_CONNECTIONS: usize = 8;
-/// The time limit for the state of a mirror over SSH: longer than over HTTP, because `ssh` may take
-/// 60 s to reach the banner.
+/// The time limit for getting a mirror's state over SSH: longer than over HTTP, because `ssh` may
+/// take 60 s to reach the banner.
 const SSH_STATE_TIMEOUT: Duration = Duration::from_secs(70);
-/// The time limit for a request that involves no long work at the receiver.
+/// The time limit for a request that involves no long work on the receiver.
 const QUICK_REQUEST_TIMEOUT: Duration = Duration::from_secs(120);
 /// How long after the deadline the client may still ask whether an activation took effect.
 const ACTIVATION_CHECK_GRACE: Duration = Duration::from_secs(5);
 /// For operations without a monitor: only the cancel token of the run stops them.
 const NEVER_CANCELLED: CancelCheck<'static> = &|| false;
 
-/// What is known of the mirror from its last state response.
+/// What is known about the mirror from its last state response.
 #[derive(Debug, Clone, Default)]
 struct KnownMirror {
     version: String,
@@ -82,7 +82,7 @@ struct KnownMirror {
     may_push: bool,
     /// Why the receiver cannot write to the mirror.
     unwritable: Option<ProtocolError>,
-    /// Free bytes on the file system of the mirror.
+    /// Free bytes on the mirror's file system.
     free_bytes: Option<u64>,
     /// Bytes of content on the mirror from unfinished pushes.
     incoming_bytes: u64,
@@ -113,7 +113,7 @@ impl Endpoint {
     }
 }
 
-/// The connection state that the operations of a mirror share.
+/// The connection state shared by a mirror's operations.
 #[derive(Debug)]
 struct Session {
     client: Client,
@@ -188,9 +188,9 @@ impl Session {
 
 impl Interrupt for Session {
     fn interrupt(&self) {
-        // Shuts the sockets down, so that a blocked read or write ends at once. Short timeouts with
-        // polling would not work: when a write times out, ureq loses count of the bytes that it
-        // wrote.
+        // Shuts the sockets down, so that a blocked read or write ends immediately. Short timeouts
+        // with polling would not work: when a write times out, ureq loses count of the bytes that
+        // it wrote.
         self.client.agent.clone().shutdown();
     }
 }
@@ -258,7 +258,7 @@ impl HttpMirror {
     fn with_session(identity: MirrorIdentity, session: Session, connections: usize) -> Self {
         let session = Arc::new(session);
         let interrupt: Arc<dyn Interrupt> = Arc::clone(&session) as _;
-        // A weak reference: the token of the run must not keep the mirror alive.
+        // A weak reference: the run's cancel token must not keep the mirror alive.
         session.limits.cancel.interrupt_on_cancel(Arc::downgrade(&interrupt));
         Self {
             identity,
@@ -442,7 +442,7 @@ impl Mirror for HttpMirror {
         let stop = || monitor.is_cancelled();
         let asked = signatures::read(&self.session, question, sizes, &stop);
         asked.map_err(|error| match error {
-            // A question that the receiver knows is never answered so.
+            // A receiver that knows the request never answers it this way.
             MirrorError::Remote { refusal } if refusal.kind == ErrorKind::Unknown => {
                 let known = self.known();
                 let receiver = known.as_ref().map(|known| known.version.clone());
@@ -482,8 +482,8 @@ impl Mirror for HttpMirror {
                 }
                 Ok(())
             }
-            // A response was lost: this one, or that of an earlier attempt. So it is not known
-            // whether the activation took effect, and the client asks for the state.
+            // A response was lost, either this one or that of an earlier attempt. It is therefore
+            // unknown whether the activation took effect, so the client asks for the state.
             Err(error) if matches!(error, MirrorError::Transport(_)) || retry.has_failed() => {
                 let deadline = self
                     .session

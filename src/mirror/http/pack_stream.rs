@@ -26,7 +26,7 @@ pub(super) struct PackStream<'f, 'u> {
 pub(super) struct StreamedPacks {
     /// The packs that were sent. The last one may have been sent only in part.
     pub(super) packs: Vec<Box<dyn OutgoingPack>>,
-    /// Whether these are all packs of the bundle.
+    /// Whether these are all the packs in the bundle.
     pub(super) is_all: bool,
     /// The error that ended the stream early.
     pub(super) failed: Option<MirrorError>,

@@ -19,8 +19,8 @@ use crate::store::Repaired;
 /// The zstd level for manifests, the same as in the store.
 const LEVEL: i32 = 1;
 
-/// Content that was already sent. If the mirror requests it again, it did not help and is not sent
-/// again.
+/// Content that has already been sent. If the mirror requests it again, sending it did not help, so
+/// it is not sent again.
 #[derive(Default)]
 struct SentObjects {
     objects: HashSet<ObjectId>,
@@ -55,8 +55,8 @@ pub(super) fn run(
         if is_last || wants.releases.is_empty() && wants.manifests.is_empty() {
             break;
         }
-        // The receiver has not given up on anything yet because a missing record could still come.
-        // The last request tells it that no more will come.
+        // The receiver has not given up on anything yet, because missing records could still
+        // arrive. The last request tells it that no more will come.
         is_last = true;
     }
     Ok(repaired)

@@ -15,7 +15,8 @@ use crate::protocol::{self, ResponseMessage};
 use crate::release::MAX_RECORD_BYTES;
 use crate::text::Secrets;
 
-// Without this, and without limits, an endless response took 0.5 to 0.9 GB for each mirror.
+// Without this, and without limits, an endless response took 0.5 to 0.9 GB of memory for each
+// mirror.
 /// A response of at least this size, in bytes, is read only while no other large response is.
 const LARGE_RESPONSE_BYTES: u64 = 1024 * 1024;
 /// The time limit for a large response: all other large responses wait for it.
@@ -23,7 +24,7 @@ const LARGE_RESPONSE_TIMEOUT: Duration = Duration::from_secs(300);
 /// The longest string in a response, in bytes: a release record with its quotes escaped.
 const MAX_TEXT_BYTES: u64 = 2 * MAX_RECORD_BYTES;
 /// The beginning of a release record. A record is identified by the digest of its bytes, so only
-/// the secrets of this client are removed from it, not every string that looks like one.
+/// this client's secrets are removed from it, not every string that looks like a secret.
 const RELEASE_RECORD_PREFIX: &str = "{\"headwater\":\"release\",";
 
 /// Locked while a large response is read.
@@ -55,7 +56,7 @@ impl ResponseLimit {
 /// bytes of a response but no connection.
 ///
 /// # Errors
-/// If the response is too large, malformed or a refusal, or the state is invalid.
+/// Fails if the response is too large, malformed or a refusal, or the state is invalid.
 pub fn read_state(answer: impl Read) -> Result<MirrorState, MirrorError> {
     let secrets = Secrets::default();
     let reader = BufReader::new(SanitizedJson::new(answer, ResponseLimit::STATE, &secrets));
@@ -133,7 +134,8 @@ impl<'s, R: Read> SanitizedJson<'s, R> {
         if self.read_bytes > self.left.bytes {
             return Err(too_large());
         }
-        // Locked only now, so that the many small responses of a fleet do not wait for one another.
+        // Locked only now, so that the many small responses from a fleet do not wait for one
+        // another.
         if self.read_bytes > LARGE_RESPONSE_BYTES && self.large.is_none() {
             let guard = LARGE_RESPONSE_LOCK.lock();
             self.large = Some((guard, Instant::now() + LARGE_RESPONSE_TIMEOUT));
@@ -144,7 +146,7 @@ impl<'s, R: Read> SanitizedJson<'s, R> {
         }
     }
 
-    /// Appends a byte that is outside of strings to `out`.
+    /// Appends to `out` a byte that is outside all strings.
     fn pass(&mut self, byte: u8) -> io::Result<()> {
         if matches!(byte, b',' | b':' | b'[' | b'{') {
             self.left.values = self.left.values.checked_sub(1).ok_or_else(too_large)?;

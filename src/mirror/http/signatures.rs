@@ -1,4 +1,4 @@
-//! Reads block signatures from a mirror, those of many objects with one request.
+//! Reads block signatures from a mirror, for many objects with one request.
 
 use std::io::{self, BufReader};
 
@@ -15,8 +15,8 @@ use crate::protocol::{
     Action, MAX_SIGNED_BYTES, MAX_SIGNED_OBJECTS, Resource, SignatureRequest, read_signature,
 };
 
-/// Asks `question`; see [`crate::mirror::Mirror::signatures`]. Signatures that were received before
-/// the connection broke are not requested again.
+/// Sends `question`; see [`crate::mirror::Mirror::signatures`]. Signatures that were received
+/// before the connection broke are not requested again.
 pub(super) fn read(
     session: &Session,
     question: &SignatureRequest,
@@ -73,8 +73,8 @@ fn request_signatures(
             Err(error) => return retry.retry_or_fail(map_read_error(error)),
         }
     }
-    // ureq reuses a connection only after the response was read to its end. Of an endless one no
-    // more is read.
+    // ureq reuses a connection only after the response has been read to its end. No more than one
+    // byte is read, in case the response is endless.
     io::copy(&mut io::Read::take(reader, 1), &mut io::sink()).ok();
     Ok(())
 }

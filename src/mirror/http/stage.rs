@@ -27,7 +27,7 @@ use crate::store::{StoreError, needed_bytes};
 
 const STAGE: Resource = Resource::Action(Action::Stage);
 const TOO_SOON: &str = "it reports missing objects before all packs were sent";
-/// How often staging is restarted if the receiver has lost the stage.
+/// How many times staging is restarted if the receiver has lost the stage.
 const MAX_ROUNDS: u32 = 5;
 
 pub(super) fn run(
@@ -53,7 +53,7 @@ pub(super) fn run(
     let mut stage = Stage { mirror, request, bundle, stop: &stop, resent: 0 };
     let upload = Upload::new(mirror, request.key, bundle, monitor);
     if let Some(unfinished) = mirror.known().as_mut().and_then(|known| known.unfinished.as_mut()) {
-        // From here on the receiver may hold packs of this key. If this run stages again, it asks
+        // From here on the receiver may hold packs for this key. If this run stages again, it asks
         // which ones.
         unfinished.push(request.key);
     }
@@ -83,7 +83,7 @@ struct Stage<'s> {
 enum FirstAttempt {
     /// The release is staged.
     Staged,
-    /// The receiver holds these packs, but not all packs.
+    /// The receiver holds these packs, but not all of them.
     Held(HashSet<PackId>),
     /// Start again, step by step.
     Restart,
@@ -128,8 +128,8 @@ impl Stage<'_> {
         self.mirror.session.retry_state(self.stop)
     }
 
-    /// Sends a stage request with the packs in its body while they are built, without retries. This
-    /// keeps the connection busy, and a small push needs only one request.
+    /// Sends a stage request whose body contains the packs, which are built while it is sent. Does
+    /// not retry. This keeps the connection busy, and a small push needs only one request.
     fn begin(&mut self, upload: &Upload<'_>) -> Result<FirstAttempt, MirrorError> {
         let (stream, change) = (PackStream::new(upload), &self.request.change[..]);
         let open = || -> io::Result<Box<dyn Read + Send + '_>> {
@@ -298,9 +298,9 @@ fn check_token(mirror: &HttpMirror) -> Result<(), MirrorError> {
     }
 }
 
-/// Fails if the last state of the mirror shows that the receiver would refuse the request. The
-/// state lacks the block size of the disk and the details of interrupted pushes, so the receiver
-/// may still refuse.
+/// Fails if the mirror's last state shows that the receiver would refuse the request. The state
+/// lacks the disk's block size and the details of interrupted pushes, so the receiver may still
+/// refuse.
 pub(super) fn check(mirror: &HttpMirror, request: &StageRequest<'_>) -> Result<(), MirrorError> {
     check_token(mirror)?;
     let known = mirror.known();

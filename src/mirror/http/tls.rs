@@ -1,6 +1,6 @@
-//! A TLS connector for `ureq` that records when the certificate of the server expires.
+//! A TLS connector for `ureq` that records when the server's certificate expires.
 //!
-//! The connector of `ureq` verifies certificates the same way, but does not expose them. Uses the
+//! The connector in `ureq` verifies certificates the same way but does not expose them. Uses the
 //! crates `ureq`, and `tokio-rustls` for its rustls.
 
 use std::fmt;
@@ -28,7 +28,7 @@ use ureq::{Agent, Error};
 use crate::mirror::http::Credentials;
 use crate::mirror::location::HttpUrl;
 
-/// When the certificate of a mirror expires, according to the last connection.
+/// When a mirror's certificate expires, according to the last connection.
 #[derive(Debug, Clone, Default)]
 pub(super) struct CertificateExpiry(Arc<AtomicU64>);
 
@@ -92,8 +92,8 @@ struct TlsConnector {
 }
 
 impl TlsConnector {
-    /// Returns the configuration. It is created on first use, so the trust store of the system is
-    /// read only if there is a TLS connection.
+    /// Returns the configuration. It is created on first use, so the system's trust store is read
+    /// only if there is a TLS connection.
     fn config(&self) -> Result<Arc<ClientConfig>, TlsError> {
         if let Some(config) = self.config.get() {
             return Ok(Arc::clone(config));
@@ -124,8 +124,7 @@ impl<In: Transport> Connector<In> for TlsConnector {
         let mut connection = ClientConnection::new(self.config()?, name)?;
         let mut socket = TransportAdapter::new(below.boxed(), Arc::clone(&details.current_time));
         socket.set_timeout(time_left(details));
-        // Completes the handshake here, within the timeout for connecting, and not with the first
-        // write.
+        // Completes the handshake here, within the connect timeout, and not during the first write.
         connection.complete_io(&mut socket)?;
         if details.uri.authority() == self.mirror.as_ref() {
             self.end.record(connection.peer_certificates());

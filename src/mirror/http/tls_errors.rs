@@ -1,6 +1,6 @@
-//! Describes errors of a TLS handshake.
+//! Describes TLS handshake errors.
 //!
-//! `ureq` returns errors of rustls either directly or wrapped in an I/O error. Uses the crate
+//! `ureq` returns rustls errors either directly or wrapped in an I/O error. Uses the crate
 //! `tokio-rustls` for its rustls.
 
 use std::io;
@@ -11,7 +11,7 @@ use tokio_rustls::rustls::{
 
 use crate::mirror::transport_error::TransportError;
 
-/// How many names of a certificate an error lists.
+/// How many of a certificate's names an error lists.
 const SHOWN_NAMES: usize = 3;
 const DAY_SECONDS: u64 = 24 * 60 * 60;
 
@@ -73,7 +73,7 @@ fn describe_handshake(error: &TlsError) -> String {
 }
 
 /// The name of a variant in words: `NoCipherSuitesInCommon` becomes `no cipher suites in common`.
-/// Its fields are left out: they are lists of numbers.
+/// Its fields are left out, because they are lists of numbers.
 fn variant_words(debug: &str) -> String {
     let name = debug.split(|c: char| !c.is_ascii_alphanumeric()).next().unwrap_or_default();
     let mut words = String::new();
@@ -86,7 +86,7 @@ fn variant_words(debug: &str) -> String {
     words
 }
 
-/// Describes an error of rustls that is wrapped in an I/O error.
+/// Describes a rustls error that is wrapped in an I/O error.
 pub(super) fn describe_io(error: &io::Error) -> TransportError {
     let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<TlsError>());
     inner.map_or_else(|| TransportError::Tls { what: error.to_string() }, describe_tls)
@@ -109,7 +109,7 @@ fn describe_certificate(error: &CertificateError) -> String {
         CertificateError::NotValidForNameContext { expected, presented } => {
             format!("it is for {}, not for {}", certificate_names(presented), expected.to_str())
         }
-        // An error of the crate webpki; rustls does not export its type, so compare its text.
+        // An error from the crate webpki; rustls does not export its type, so its text is compared.
         CertificateError::Other(OtherError(error))
             if format!("{error:?}").contains("CaUsedAsEndEntity") =>
         {
@@ -122,7 +122,7 @@ fn describe_certificate(error: &CertificateError) -> String {
     }
 }
 
-/// The description of an error that contains no numbers or names.
+/// The description of an error, if it contains no numbers or names.
 const fn plain_description(error: &CertificateError) -> Option<&'static str> {
     Some(match error {
         CertificateError::UnknownIssuer => "it is not signed by an authority that is trusted here",
@@ -154,7 +154,7 @@ const fn plain_description(error: &CertificateError) -> Option<&'static str> {
     })
 }
 
-/// The names of a certificate, which rustls formats as `DnsName("a.example")` or
+/// The names in a certificate, which rustls formats as `DnsName("a.example")` or
 /// `IpAddress(127.0.0.1)`.
 fn certificate_names(presented: &[String]) -> String {
     let bare = |name: &String| {

@@ -28,30 +28,30 @@ use crate::mirror::{MirrorError, OutgoingPack, PackCursor, PackSource, SourceErr
 use crate::monitor::{Event, Monitor};
 use crate::protocol::{self, PackHead, Resource};
 
-/// Connections at the start. Two connections that start together compete for the bandwidth of a
-/// link, and lose packets if its queue is short.
+/// Connections at the start. Two connections that start together compete for a link's bandwidth,
+/// and lose packets if its queue is short.
 const FIRST_CONNECTIONS: usize = 1;
 /// An additional connection is kept if it multiplies the rate by at least this factor.
 const MIN_SPEEDUP: f64 = 1.1;
 /// How long a rate is measured before the number of connections changes.
 const MEASURE_WINDOW: Duration = Duration::from_secs(3);
-/// Another pack is added to a request if the packs in it have at most this many bytes.
+/// Another pack is added to a request if the packs already in it total at most this many bytes.
 // With one more pack of up to 32 MiB, a body stays below the 64 MiB that a receiver accepts.
 pub(super) const BATCH_BYTES: u64 = 24 * 1024 * 1024;
 /// How many bytes of acknowledged packs are kept in case the receiver loses them.
-// All packs of a small push are kept. In a larger push, losing a pack that is not kept fails the
-// upload.
+// All packs of a small push are kept. In a larger push, the upload fails if the receiver loses a
+// pack that was not kept.
 const KEPT_BYTES: u64 = 4 * 1024 * 1024;
 
 /// How an upload ended.
 pub(super) enum Uploaded {
     /// All packs were acknowledged.
     All,
-    /// The receiver has lost the stage; packs without acknowledgement are queued again.
+    /// The receiver has lost the stage; unacknowledged packs are queued again.
     StageLost,
 }
 
-/// The upload of the packs of a bundle to one mirror.
+/// The upload of a bundle's packs to one mirror.
 pub(super) struct Upload<'u> {
     mirror: &'u HttpMirror,
     key: BundleKey,
@@ -85,7 +85,7 @@ impl Acknowledged {
     }
 }
 
-/// The next pack of a bundle.
+/// The next pack in a bundle.
 pub(super) enum NextPack {
     Pack(Box<dyn OutgoingPack>),
     /// There are no more packs.
@@ -96,7 +96,7 @@ pub(super) enum NextPack {
 
 struct PackFeed<'u> {
     cursor: Box<dyn PackCursor + 'u>,
-    /// Packs that were taken from the cursor and are not acknowledged yet.
+    /// Packs taken from the cursor but not yet acknowledged.
     waiting: VecDeque<Box<dyn OutgoingPack>>,
 }
 
@@ -179,8 +179,8 @@ impl ConnectionScaler {
             self.best_rate = rate;
             self.is_trying = self.allowed < self.max_workers;
             self.allowed = (self.allowed + 1).min(self.max_workers);
-        // The last connection did not help. The rate of the smaller number of connections remains
-        // the one to beat.
+        // The last connection did not help. The rate with fewer connections remains the one to
+        // beat.
         } else if self.is_trying {
             self.is_trying = false;
             self.allowed -= 1;
@@ -280,7 +280,7 @@ impl<'u> Upload<'u> {
         self.report_sent(id, bytes);
     }
 
-    /// Queues the packs again that the receiver has lost.
+    /// Queues again the packs that the receiver has lost.
     ///
     /// # Errors
     /// [`TransportError::PacksLost`] if one of these packs is no longer kept.
@@ -319,8 +319,8 @@ impl<'u> Upload<'u> {
         result.into_inner()
     }
 
-    /// Sends packs until none are left or a worker has failed. Then the requests of other workers
-    /// are not interrupted, because what they send need not be sent again.
+    /// Sends packs until none are left or a worker has failed. If one fails, the other workers'
+    /// requests are not interrupted, because what they send need not be sent again.
     fn work<'s>(
         &'s self,
         scope: &'s Scope<'s, '_>,
@@ -493,11 +493,11 @@ type OpenContent<'o> = &'o (dyn Fn() -> Result<Box<dyn Read + Send>, SourceError
 pub(super) enum ObjectUpload {
     /// The receiver has the object.
     Sent,
-    /// The origin cannot read the object, so that nothing was sent.
+    /// The origin cannot read the object, so nothing was sent.
     Unreadable(SourceError),
 }
 
-/// Sends an object after verifying its digest. The inner error is the error of its source.
+/// Sends an object after verifying its digest. The inner error comes from the object's source.
 pub(super) fn put_object(
     session: &Session,
     open: OpenContent<'_>,
@@ -519,8 +519,8 @@ pub(super) fn put_object(
     Ok(ObjectUpload::Sent)
 }
 
-/// Verifies the digest of an object. Returns its size, and its content if it has at most [`SMALL`]
-/// bytes.
+/// Verifies the digest of an object. Returns its size, and its content if it has at most
+/// [`SMALL_OBJECT_BYTES`] bytes.
 fn verify_object(
     open: OpenContent<'_>,
     id: &ObjectId,

@@ -2,7 +2,7 @@
 
 use crate::protocol::{BANNER, Banner};
 
-/// The maximum output before the banner that is skipped, in bytes.
+/// The maximum number of bytes to skip before the banner.
 pub(super) const MAX_NOISE_BYTES: usize = 64 * 1024;
 /// The longest banner, in bytes.
 const MAX_BANNER_BYTES: usize = 1024 * 1024;
@@ -30,7 +30,7 @@ pub(super) enum BannerScan {
 
 /// Scans all output so far for the banner.
 pub(super) fn scan(output: &[u8]) -> BannerScan {
-    // Searches for any version, so that an unknown version is reported as such and not as a missing
+    // Searches for any version, so that an unknown version is reported as such, not as a missing
     // banner.
     let Some(at) = memchr::memmem::find(output, ANY_VERSION.as_bytes()) else {
         return if output.len() > MAX_NOISE_BYTES {

@@ -24,13 +24,13 @@ use crate::text::Secrets;
 
 /// How often the process checks for a request to stop.
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
-/// How much of the end of stderr is kept, in bytes.
+/// How many of the last bytes of stderr are kept.
 const KEPT_BYTES: usize = 8 * 1024;
 /// How much of the output of `ssh` an error shows, in characters.
 const SHOWN_CHARS: usize = 600;
 /// How long `ssh` may take to exit before it is killed.
 const EXIT_TIMEOUT: Duration = Duration::from_secs(2);
-/// The host alias under which the pinned key is stored, whatever the host is called.
+/// The host alias that the pinned key is stored under, whatever the host is called.
 const PINNED_HOST_ALIAS: &str = "headwater-pinned";
 /// The text that begins the error message in stderr if the receiver exited with an error.
 const RECEIVER_ERROR: &str = ": error: ";
@@ -80,8 +80,8 @@ fn arguments(url: &SshUrl, settings: &SshSettings, pinned: Option<&str>) -> Vec<
     arguments
 }
 
-/// Writes the pinned key to an anonymous file. Returns the file and the path under which a child
-/// reads it.
+/// Writes the pinned key to an anonymous file. Returns the file and the path where a child reads
+/// it.
 fn write_known_hosts(key: &str) -> io::Result<(File, String)> {
     // In memory: a killed run leaves no file behind.
     let memory = rustix::fs::memfd_create("known_hosts", rustix::fs::MemfdFlags::CLOEXEC)?;
@@ -167,7 +167,8 @@ impl Child {
             }
             let left = end.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                // There is no banner yet, so there is no work to finish: kill the process at once.
+                // There is no banner yet, so there is no work to finish: kill the process
+                // immediately.
                 self.process.kill().ok();
                 let what = format!("no banner of a receiver{}", self.quote(&output));
                 return Err(attempt_error(TransportError::Timeout { what }, RetryAction::Later));
@@ -219,7 +220,7 @@ impl Child {
                     attempt_error(TransportError::Ssh { what }, RetryAction::Later)
                 }
             }
-            // The exit code of a shell for a command that was not found.
+            // The exit code that a shell returns for a command that was not found.
             Some(127) => {
                 let what = format!(
                     "install it, or name it with --receive-command or `receive_command`{quote}"
@@ -236,7 +237,7 @@ impl Child {
     }
 
     /// Describes why the host key was rejected. The warning of ssh is not quoted: it names the
-    /// known_hosts file of the pinned key, which no longer exists when the user reads the message.
+    /// known_hosts file for the pinned key, which no longer exists when the user reads the message.
     fn describe_host_key(&self, quote: &str) -> String {
         let all = String::from_utf8_lossy(&self.stderr_tail.lock()).into_owned();
         let print = all.split_whitespace().find(|word| word.starts_with("SHA256:"));
@@ -284,8 +285,8 @@ impl Child {
                 Err(_) => break,
             }
         }
-        // Usually the process exits at once. A process that closed its output but keeps running is
-        // killed below.
+        // Usually the process exits immediately. A process that closed its output but keeps running
+        // is killed below.
         while Instant::now() < end && matches!(self.process.try_wait(), Ok(None)) {
             std::thread::yield_now();
         }
@@ -294,8 +295,8 @@ impl Child {
         if let Some(listener) =
             self.stderr_reader.take().filter(|listener| listener.is_finished() || status.is_ok())
         {
-            // A helper of ssh (a shared connection) may keep stderr open: do not wait long for its
-            // end.
+            // A helper of ssh (a shared connection) may keep stderr open: do not wait long for it
+            // to close.
             let end = Instant::now() + POLL_INTERVAL;
             while !listener.is_finished() && Instant::now() < end {
                 std::thread::yield_now();

@@ -56,8 +56,7 @@ impl FromStr for SshCommand {
     }
 }
 
-/// The command that runs on the remote machine, in the form in which the shell there reads it: one
-/// line.
+/// The command that runs on the remote machine, as the shell there reads it: one line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReceiveCommand(String);
 

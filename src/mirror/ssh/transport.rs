@@ -160,8 +160,8 @@ impl Transport for SshTransport {
 
     fn is_open(&mut self) -> bool {
         let stream = &mut self.child.stream;
-        // A connection that is open and has no request has nothing to read. If there are bytes or
-        // an end of file, the connection cannot be used again.
+        // An open connection without a request has nothing to read. If there are bytes or an end of
+        // file, the connection cannot be reused.
         let is_quiet = stream.set_nonblocking(true).is_ok()
             && stream.read(&mut [0]).is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock);
         is_quiet && stream.set_nonblocking(false).is_ok()

@@ -1,4 +1,4 @@
-//! Authorization: tokens, stored as hashes, that grant a permission on some sites.
+//! Authorization: tokens, stored as hashes, that each grant a permission on some sites.
 
 use std::fmt;
 use std::io;
@@ -13,7 +13,7 @@ use crate::receiver::http::error::HttpError;
 use crate::tree_path::Site;
 
 const ID_DIGITS: usize = 8;
-// 32 random bytes cannot be guessed, unlike a password. So one fast hash without a salt is enough
+// Unlike a password, 32 random bytes cannot be guessed, so one fast hash without a salt is enough
 // to store them.
 const SECRET_DIGITS: usize = 64;
 
@@ -93,7 +93,7 @@ impl Token {
     /// Creates a token with a random id of 4 bytes and a random secret of 32 bytes.
     ///
     /// # Errors
-    /// If the system has no random source.
+    /// Fails if the system has no random source.
     pub fn random() -> io::Result<Self> {
         let mut bytes = [0; ID_DIGITS / 2 + SECRET_DIGITS / 2];
         getrandom::fill(&mut bytes).map_err(io::Error::other)?;
@@ -176,7 +176,7 @@ impl AuthPolicy {
         (!record.has_expired()).then_some(&record.sites)
     }
 
-    /// Whether a client can have the permission to push to `site`.
+    /// Whether any client can have permission to push to `site`.
     pub(crate) fn allows_push(&self, site: Option<&Site>) -> bool {
         let is_for = |record: &TokenRecord| {
             record.allow == Permission::Push && site.is_some_and(|site| record.sites.contains(site))
@@ -187,8 +187,8 @@ impl AuthPolicy {
         }
     }
 
-    /// What the bearer of `authorization` may do on `site`. Sets `known` to the id of the token,
-    /// even if the token has expired or is for a different site.
+    /// What the bearer of `authorization` may do on `site`. Sets `known` to the token's id, even if
+    /// the token has expired or is for a different site.
     pub(crate) fn grant(
         &self,
         authorization: Option<&[u8]>,
@@ -201,7 +201,7 @@ impl AuthPolicy {
         };
         let record = bearer_record(records, authorization)?;
         // Set only from here on: a request from a client without the secret must not be logged
-        // under the name of the token.
+        // under the token's name.
         *known = Some(record.id.to_string());
         if record.has_expired() {
             return Err(unauthorized("this token has expired").with_detail(ErrorDetail::Expired));
@@ -218,7 +218,7 @@ impl AuthPolicy {
     }
 }
 
-/// The record of the token in the header `authorization`.
+/// The record for the token in the `authorization` header.
 fn bearer_record<'r>(
     records: &'r [TokenRecord],
     authorization: Option<&[u8]>,
@@ -233,7 +233,7 @@ fn bearer_record<'r>(
     })?;
     let record = records.iter().find(|record| record.id == *token.id());
     // An unknown id and a wrong secret take the same amount of work and return the same message, so
-    // that a client cannot find out which ids exist. Hashes compare in constant time.
+    // a client cannot find out which ids exist. Hashes compare in constant time.
     let hash = record.map_or_else(|| blake3::hash(b""), |record| record.hash);
     record.filter(|_| hash == token.hash()).ok_or_else(|| unauthorized("this token is unknown"))
 }
@@ -258,8 +258,8 @@ fn bearer(header: &str) -> Option<&str> {
 }
 
 fn now() -> u64 {
-    // A clock before 1970 is wrong. In that case every token with an expiry time counts as expired,
-    // because the opposite mistake would let an expired token in.
+    // A clock before 1970 is wrong. Every token with an expiry time then counts as expired, because
+    // the opposite mistake would let an expired token in.
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(u64::MAX, |passed| passed.as_secs())
 }
 

@@ -11,7 +11,7 @@ use crate::protocol::{ErrorDetail, ProtocolError};
 use crate::store::StoreError;
 use crate::text::error_chain;
 
-/// An error of the protocol with its HTTP status and headers.
+/// A protocol error with its HTTP status and headers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct HttpError {
     pub(crate) status: StatusCode,
@@ -48,7 +48,7 @@ impl HttpError {
         Self::new(StatusCode::INSUFFICIENT_STORAGE, ErrorKind::NoSpace, message)
     }
 
-    /// The quota of the site is exceeded, even if its disk has free space.
+    /// The site's quota is exceeded, even if its disk has free space.
     pub(crate) fn over_quota(message: impl Into<String>) -> Self {
         Self::no_space(message).with_detail(ErrorDetail::Quota)
     }
@@ -98,8 +98,8 @@ impl HttpError {
 impl From<StoreError> for HttpError {
     fn from(error: StoreError) -> Self {
         let message = error_chain(&error);
-        // The peer sent the invalid data. If the status were 500, the origin would assume that the
-        // disk has failed here.
+        // The peer sent the invalid data. If the status were 500, the origin would assume that a
+        // disk had failed here.
         if matches!(error, StoreError::Mismatch { .. } | StoreError::Pack(_)) {
             return Self::malformed(message);
         }

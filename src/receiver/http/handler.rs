@@ -96,10 +96,10 @@ impl Handler {
         }
     }
 
-    /// Replaces the tokens, if tokens are required at all.
+    /// Replaces the tokens, if any are required.
     pub(crate) fn use_tokens(&self, tokens: Vec<TokenRecord>) {
         let mut access = self.auth.write();
-        // A receiver that was started without tokens stays open: its operator chose that.
+        // A receiver that was started without tokens stays open, because its operator chose that.
         if let AuthPolicy::Tokens(known) = &mut *access {
             *known = tokens;
         }
@@ -205,9 +205,9 @@ impl Handler {
         let heartbeat = self.limits.keepalive_interval;
         tokio::spawn(async move {
             let last = loop {
-                // hyper has dropped the body, so the peer is gone. The future of the work is
-                // dropped with this task. With it the disconnect flag is dropped, which stops work
-                // that only answers a query.
+                // hyper has dropped the body, so the peer is gone. This task drops the future of
+                // the work, and with it the disconnect flag, which stops work that only answers a
+                // query.
                 if sender.send(Ok(Bytes::from_static(b"\n"))).await.is_err() {
                     entry.log_end(
                         499,
@@ -243,7 +243,7 @@ impl Handler {
     ) -> Result<HandlerResult, HttpError> {
         let path = parts.uri.path();
         match path {
-            // Before anything that can fail: this response only shows that the process is running
+            // Before anything that can fail: this response shows only that the process is running
             // and responding.
             "/healthz" => {
                 return require_get_or_head(&parts.method).map(|()| HandlerResult::ready(Done {}));
@@ -257,8 +257,8 @@ impl Handler {
             let status = site.blocking(|site| site.status()).await?;
             return Ok(HandlerResult::Ready(response::plain(StatusCode::OK, &status)));
         }
-        // Before the token check: an origin with a different version must learn about the version
-        // even if its token is wrong.
+        // Before the token check: an origin with a different version must be told so even if its
+        // token is wrong.
         check_version(parts)?;
         let name = site.settings.name.as_ref();
         let grant = self.auth().grant(authorization(parts), name, &mut entry.token)?;
@@ -293,7 +293,7 @@ impl Handler {
     }
 
     /// The error for a path at which no site is served. Only the bearer of a valid token learns
-    /// where the sites of the token are.
+    /// where that token's sites are.
     fn no_site(&self, parts: &Parts) -> HttpError {
         let access = self.auth();
         let allowed = access.sites_of(authorization(parts)).unwrap_or_default();
@@ -385,7 +385,7 @@ impl Handler {
         body: &mut RequestBody,
     ) -> Result<HandlerResult, HttpError> {
         let length = body.check_length(Action::Objects.max_body_bytes())?;
-        // The number of parts is bounded, but many connections at once could fill the memory.
+        // The number of parts is bounded, but many connections at once could fill memory.
         let _memory = site.share.reserve_body(length)?;
         let question = body.read(length).await?;
         let (parts, length) =
@@ -442,7 +442,8 @@ impl Handler {
         }
         let range = self.reserve_upload(site, length, body).await?;
         let hash = body.spool(length, &range, range.offset()).await?;
-        // This error drops the range, which frees its space: refused uploads must not pile up.
+        // Returning this error drops the range and frees its space: refused uploads must not pile
+        // up.
         if hash.as_bytes() != id.as_bytes() {
             return Err(HttpError::malformed("these bytes are not this object"));
         }
@@ -459,7 +460,7 @@ impl Handler {
         let length = body.check_length(MAX_CHANGE_BYTES)?;
         site.uploads.check_manifest(&id)?;
         let range = self.reserve_upload(site, length, body).await?;
-        // The store checks the id of the manifest when it reads it.
+        // The store checks the manifest's id when it reads the manifest.
         body.spool(length, &range, range.offset()).await?;
         site.uploads.put_manifest(id, range);
         Ok(Done {})
@@ -484,7 +485,7 @@ impl Handler {
 }
 
 /// The permission that a request needs. Queries that are too long for a URL, or that take a long
-/// time, use POST although they do not change the served content.
+/// time, use POST even though they do not change the served content.
 fn required_permission(method: &Method, resource: Resource) -> Permission {
     match resource {
         Resource::Action(Action::Holds | Action::Objects | Action::Verify) => Permission::Read,
@@ -512,7 +513,7 @@ pub(crate) fn method_not_allowed() -> HttpError {
     )
 }
 
-/// Public pages accept HEAD as well, which monitors use.
+/// Public pages also accept HEAD, which monitoring systems use.
 fn require_get_or_head(method: &Method) -> Result<(), HttpError> {
     if [Method::GET, Method::HEAD].contains(method) { Ok(()) } else { Err(method_not_allowed()) }
 }

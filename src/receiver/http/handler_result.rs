@@ -1,4 +1,4 @@
-//! The result of a handler: a response at once, or work that ends with one.
+//! The result of a handler: an immediate response, or work that ends with one.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -12,7 +12,7 @@ use crate::protocol::ResponseMessage;
 use crate::receiver::http::error::HttpError;
 use crate::receiver::http::response::{self, ResponseBody};
 
-/// The result of a handler that did not fail at once.
+/// The result of a handler that did not fail immediately.
 pub(crate) enum HandlerResult {
     Ready(Response<ResponseBody>),
     Pending(Pin<Box<dyn Future<Output = Result<Bytes, HttpError>> + Send>>),
@@ -35,7 +35,7 @@ impl HandlerResult {
 }
 
 /// A guard, and a function that returns whether the guard was dropped. The future of a request
-/// keeps the guard; it is dropped with the future if the peer disconnects.
+/// keeps the guard, which is dropped with the future if the peer disconnects.
 pub(crate) fn disconnect_flag() -> (Arc<()>, impl Fn() -> bool + Send + Sync) {
     let guard = Arc::new(());
     let weak = Arc::downgrade(&guard);

@@ -1,4 +1,4 @@
-//! Log records of a receiver, one line each.
+//! A receiver's log records, one line each.
 //!
 //! The receiver hands records to a [`Log`] and never prints. Text from a peer is shortened, and
 //! withheld if it may contain a token, but it is not escaped: the [`Log`] must do that.
@@ -45,7 +45,7 @@ pub enum LogRecord {
     },
     /// A site could not be checked at the start, or could not be prepared for the next push.
     SiteFailed {
-        /// The directory of the site.
+        /// The site's directory.
         directory: String,
         /// Why the check or the preparation failed.
         message: String,
@@ -53,7 +53,7 @@ pub enum LogRecord {
     /// Maintenance removed something from a site.
     #[serde(rename = "upkeep")]
     Maintenance {
-        /// The directory of the site.
+        /// The site's directory.
         directory: String,
         /// The number of retired entries that are no longer served.
         expired: u64,
@@ -67,7 +67,7 @@ pub enum LogRecord {
     RequestHandled {
         /// The address of the client.
         peer: String,
-        /// The public name of the token, if it is known, even if the request was refused.
+        /// The public name of the token, if known, even if the request was refused.
         #[serde(skip_serializing_if = "Option::is_none")]
         token: Option<String>,
         /// The method.
@@ -80,7 +80,7 @@ pub enum LogRecord {
         /// The kind of the error.
         #[serde(skip_serializing_if = "Option::is_none")]
         kind: Option<ErrorKind>,
-        /// The message of the error.
+        /// The error message.
         #[serde(skip_serializing_if = "Option::is_none")]
         message: Option<String>,
         /// The announced length of the body in bytes, or the bytes received if none was announced.
@@ -114,7 +114,7 @@ pub enum LogRecord {
     /// Records about unauthorized clients were suppressed, and no later record reported that.
     Suppressed {
         /// The address, or the network of an IPv6 address; 0.0.0.0 for all addresses beyond the
-        /// limit of the table.
+        /// table's limit.
         address: String,
         /// The number of suppressed records.
         records: u64,
@@ -133,7 +133,7 @@ pub enum LogRecord {
         /// File and line of the source code.
         #[serde(rename = "place")]
         location: String,
-        /// The message of the panic.
+        /// The panic message.
         message: String,
     },
     /// The certificate was read again.
@@ -153,7 +153,7 @@ pub enum LogRecord {
     },
     /// The system could not accept a connection.
     AcceptFailed {
-        /// Why.
+        /// What went wrong.
         message: String,
     },
     /// The receiver stopped.
@@ -173,14 +173,14 @@ pub fn log_panics(log: Arc<dyn Log>) {
     }));
 }
 
-/// The log record of a request that is being handled.
+/// The log record for a request that is being handled.
 pub(crate) struct AccessEntry {
     pub(crate) log: Arc<dyn Log>,
     pub(crate) peer: Arc<str>,
     pub(crate) token: Option<String>,
     pub(crate) limiter: Arc<LogLimiter>,
-    /// Whether the peer is authorized for the request. Others can only cause a limited number of
-    /// records.
+    /// Whether the peer is authorized for the request. Other peers can cause only a limited number
+    /// of records.
     pub(crate) is_authorized: bool,
     pub(crate) method: String,
     pub(crate) path: String,

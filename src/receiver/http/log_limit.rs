@@ -1,8 +1,7 @@
 //! A rate limit for the log records that clients without a token can cause.
 //!
 //! Every address may cause a burst of records, then one record every few seconds, which reports how
-//! many were suppressed. Memory is bounded: addresses beyond the limit of the table share one
-//! allowance.
+//! many were suppressed. Memory is bounded: addresses beyond the table's limit share one allowance.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -12,13 +11,13 @@ use parking_lot::{Mutex, MutexGuard};
 
 use crate::receiver::address::limit_address;
 
-// Without a limit, one connection that requested `/healthz` again and again wrote 6.4 MB of log a
-// second (measured when even those requests were logged).
+// Without a limit, one connection that kept requesting `/healthz` wrote 6.4 MB of log a second
+// (measured when even those requests were logged).
 /// Log records that one address may produce in a burst after a quiet period.
 const BURST: u32 = 40;
 /// After a burst, one more record is allowed in each period of this length.
 const PERIOD: Duration = Duration::from_secs(5);
-/// Maximum number of addresses that have their own allowance, which bounds the memory.
+/// Maximum number of addresses with their own allowance, which bounds the memory use.
 const MAX_ADDRESSES: usize = 4096;
 /// Key of the allowance that all other addresses share.
 const OTHERS: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
@@ -68,7 +67,7 @@ impl LogLimiter {
     /// Returns the number of records about `peer` that were suppressed since the last one was
     /// written; `None` if this one must be suppressed too.
     pub(crate) fn admit(&self, peer: &str) -> Option<u64> {
-        // A peer without an address, as over SSH, shares the allowance of all others.
+        // A peer without an address, as over SSH, shares the allowance for all others.
         let address = peer.parse::<SocketAddr>().map_or(OTHERS, |peer| limit_address(peer.ip()));
         self.admit_at(address, Instant::now())
     }
@@ -82,8 +81,8 @@ impl LogLimiter {
         table.entry(address).or_insert_with(|| Allowance::full(now)).admit(now)
     }
 
-    /// The addresses whose suppressed records may be reported now, with the number of these
-    /// records. Drops quiet addresses.
+    /// The addresses whose suppressed records may be reported now, with the number of records.
+    /// Drops quiet addresses.
     pub(crate) fn take_suppressed(&self) -> Vec<(IpAddr, u64)> {
         self.take_suppressed_at(Instant::now())
     }
@@ -101,7 +100,7 @@ impl LogLimiter {
     }
 }
 
-/// Drops addresses with a full allowance and no suppressed records: a new entry would be the same.
+/// Drops addresses with a full allowance and no suppressed records: a new entry would be identical.
 fn drop_quiet(table: &mut HashMap<IpAddr, Allowance>, now: Instant) {
     table.retain(|_, allowance| {
         allowance.refill(now);

@@ -11,10 +11,10 @@ use crate::receiver::http::error::HttpError;
 use crate::receiver::http::response::{Chunk, ChunkSource};
 use crate::store::Store;
 
-/// How many bytes are read at once.
+/// Maximum bytes per read.
 const CHUNK_BYTES: usize = 256 * 1024;
 
-/// The parts of one response that are still to be sent.
+/// The parts still to be sent in one response.
 pub(crate) struct ObjectParts {
     store: Store,
     /// The parts in the order of the request, each paired with whether the store has it.
@@ -44,7 +44,7 @@ impl ObjectParts {
         let mut parts = Vec::with_capacity(asked.len());
         let mut bytes: u64 = 0;
         // Only the sizes are looked up here. The files are opened one after another while they are
-        // sent: up to 8,192 open files would exceed the limit of the process.
+        // sent: up to 8,192 open files would exceed the process's limit.
         for part in asked.iter().map(ObjectPart::from_bytes) {
             let size = store.object_bytes(&part.object)?;
             // The peer chooses both numbers, so their sum may overflow.
@@ -75,8 +75,8 @@ impl ObjectParts {
         chunk.push(u8::from(is_here));
         self.open = None;
         if is_here && part.length > 0 {
-            // If the object has been removed since, the response breaks off, because its length was
-            // announced.
+            // If the object has been removed since then, the response breaks off, because its
+            // length was already announced.
             let file = self.store.open_object(&part.object).map_err(io::Error::other)?;
             self.open = Some(OpenPart { file, at: part.offset, left: part.length });
         }

@@ -1,9 +1,9 @@
-//! The body of a request. It is read up to its announced length, or to its end if it is chunked,
-//! and within its deadlines.
+//! The body of a request. It is read within its deadlines, up to its announced length, or to its
+//! end if it is chunked.
 //!
 //! There are two deadlines: a single read may wait for `body_idle`, and the whole body may take
-//! `body` plus a time that grows with its size. One chunk is buffered, apart from data that the
-//! caller reads into memory.
+//! `body` plus an allowance that grows with its size. One chunk is buffered, apart from data that
+//! the caller reads into memory.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
@@ -21,7 +21,7 @@ use crate::pack::MAX_PACK_BYTES;
 use crate::receiver::ReceiverLimits;
 use crate::receiver::http::error::HttpError;
 
-/// How many bytes one write to the disk contains.
+/// Bytes per write to the disk.
 const CHUNK_BYTES: usize = 256 * 1024;
 const NANOS: u64 = 1_000_000_000;
 /// Maximum number of bytes of a refused body that are read and discarded so that the peer can read
@@ -45,7 +45,7 @@ pub(crate) struct RequestBody {
     deadline: Instant,
     idle: Duration,
     drain: Duration,
-    /// Called when bytes arrive, so that the stage or upload to which they belong does not expire.
+    /// Called when bytes arrive, so that the stage or upload that they belong to does not expire.
     listener: Option<Box<dyn Fn() + Send>>,
 }
 
@@ -56,8 +56,8 @@ impl RequestBody {
         let awaits_continue = headers.contains_key(EXPECT);
         let bytes_per_second = limits.body_bytes_per_second.max(1);
         let by_size = Duration::from_secs(length.unwrap_or(0) / bytes_per_second);
-        // The peer announces the length. Without the limit of one week, the sum could overflow, and
-        // the overflow would panic.
+        // The peer announces the length. Without the limit of one week, the sum could overflow and
+        // panic.
         let deadline = Instant::now() + limits.body + by_size.min(Duration::from_secs(7 * 86_400));
         let (idle, drain) = (limits.body_idle, limits.drain);
         let rest = Bytes::new();
@@ -102,8 +102,8 @@ impl RequestBody {
         Ok(length)
     }
 
-    /// Like [`RequestBody::check`], but also accepts a chunked body and returns `None` for it. The
-    /// caller must limit how much it reads before [`RequestBody::end`].
+    /// Like [`RequestBody::check_length`], but also accepts a chunked body and returns `None` for
+    /// it. The caller must limit how much it reads before [`RequestBody::end`].
     pub(crate) fn check_length_or_chunked(&mut self, limit: u64) -> Result<Option<u64>, HttpError> {
         if self.length.is_none() && !self.body.is_end_stream() {
             self.is_chunked = true;
@@ -122,8 +122,8 @@ impl RequestBody {
                 self.received_bytes += data.len() as u64;
                 if self.is_chunked {
                     // A known size extends the deadline at the start; a chunked body extends it as
-                    // the bytes arrive. The sum cannot overflow: a frame is at most as large as the
-                    // read buffer of the connection, 128 KiB.
+                    // the bytes arrive. The sum cannot overflow: a frame is no larger than the
+                    // connection's read buffer, 128 KiB.
                     let nanos = data.len() as u64 * NANOS / self.bytes_per_second;
                     self.deadline += Duration::from_nanos(nanos);
                 }
@@ -167,7 +167,7 @@ impl RequestBody {
         Ok(self.rest.split_to(here))
     }
 
-    /// Reads the next `length` bytes into memory. The memory is used only as the bytes arrive.
+    /// Reads the next `length` bytes into memory. Memory is used only as the bytes arrive.
     pub(crate) async fn read(&mut self, length: u64) -> Result<Vec<u8>, HttpError> {
         // Pages that are never written take no memory. The vector grows beyond this capacity if
         // necessary.
@@ -205,7 +205,7 @@ impl RequestBody {
         while done < length {
             let bytes = self.read((length - done).min(CHUNK_BYTES as u64)).await?;
             let (at, count, file) = (offset + done, bytes.len() as u64, file.clone());
-            // The hash is computed on the same thread as the write: the threads of tokio serve all
+            // The hash is computed on the same thread as the write: tokio's threads serve all
             // connections and must not be blocked.
             let written = tokio::task::spawn_blocking(move || {
                 hasher.update(&bytes);
@@ -220,11 +220,11 @@ impl RequestBody {
         Ok(hasher.finalize())
     }
 
-    /// Reads and discards the rest of a refused body, within limits. Otherwise a client that sends
+    /// Reads and discards the rest of a refused body, within limits. Otherwise, a client that sends
     /// its whole body before it reads would never see the error.
     pub(crate) async fn drain(&mut self) {
         // Polling the body would send `100 Continue`, and so request the body that was just
-        // refused. If the caller does not allow a chunked body, its end cannot be waited for.
+        // refused. The end of a chunked body that the caller does not allow cannot be waited for.
         if self.awaits_continue || self.length.is_none() && !self.is_chunked {
             return;
         }

@@ -1,4 +1,5 @@
-//! Responses: a JSON object, at once or after newlines that keep the connection alive, or a file.
+//! Responses: a JSON object, sent immediately or after newlines that keep the connection alive, or
+//! a file.
 
 use std::fs::File;
 use std::future::Future;
@@ -20,8 +21,8 @@ use crate::protocol::{ResponseMessage, VERSION, VERSION_HEADER};
 use crate::receiver::http::error::HttpError;
 use crate::receiver::listener::timeout_stream::ConnectionPhase;
 
-/// How many bytes of a file are read at once. Two chunks are in memory: one in the channel, and one
-/// that is being read.
+/// Maximum bytes per read of a file. Two chunks are in memory: one in the channel, and one that is
+/// being read.
 const CHUNK_BYTES: u64 = 256 * 1024;
 
 enum BodyContent {
@@ -32,7 +33,7 @@ enum BodyContent {
 /// The next bytes of a body; `None` at its end.
 pub(crate) type Chunk = io::Result<Option<Bytes>>;
 
-/// Makes a body in chunks, each on a thread that may block.
+/// Produces a body in chunks, each on a thread that may block.
 pub(crate) trait ChunkSource: Send + Sized + 'static {
     /// The next chunk, and the source of those after it.
     fn next(self) -> impl Future<Output = (Option<Self>, Chunk)> + Send;
@@ -95,7 +96,7 @@ impl ResponseBody {
             while let Some(current) = source.take() {
                 let (rest, chunk) = current.next().await;
                 let Some(chunk) = chunk.transpose() else { return };
-                // The error is passed on: hyper then breaks the connection off.
+                // The error is passed on: hyper then breaks off the connection.
                 let is_last = chunk.is_err();
                 if sender.send(chunk).await.is_err() || is_last {
                     return;
@@ -180,7 +181,7 @@ pub(crate) fn plain<T: Serialize>(status: StatusCode, object: &T) -> Response<Re
     with_json(status, ResponseBody::whole(json_bytes(object)))
 }
 
-/// The response to a request that succeeded.
+/// The response to a successful request.
 pub(crate) fn done<T: Serialize>(result: T) -> Response<ResponseBody> {
     plain(StatusCode::OK, &ResponseMessage::Ok(result))
 }
@@ -215,7 +216,7 @@ pub(crate) fn content(status: StatusCode, reply: ResponseBody) -> Response<Respo
     response
 }
 
-/// The response to a request that failed.
+/// The response to a failed request.
 pub(crate) fn error_response(refused: &HttpError) -> Response<ResponseBody> {
     let mut response =
         plain(refused.status, &ResponseMessage::<()>::Error(refused.protocol_error.clone()));
@@ -226,7 +227,7 @@ pub(crate) fn error_response(refused: &HttpError) -> Response<ResponseBody> {
     if refused.ends_connection {
         headers.insert(CONNECTION, HeaderValue::from_static("close"));
     }
-    // HTTP requires this header in a response with status 401.
+    // HTTP requires this header in a 401 response.
     if refused.status == StatusCode::UNAUTHORIZED {
         headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
     }

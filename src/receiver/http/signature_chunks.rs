@@ -1,4 +1,4 @@
-//! The answer to a question for block signatures, made while the objects are read.
+//! The response to a request for block signatures, produced while the objects are read.
 
 use std::io;
 use std::sync::Arc;
@@ -9,13 +9,13 @@ use crate::receiver::http::response::{Chunk, ChunkSource};
 use crate::receiver::sites::site::SiteState;
 use crate::store::SignatureStream;
 
-/// Bytes of the answer that are sent at once.
+/// Bytes of the response that are sent at once.
 const CHUNK_BYTES: usize = 64 * 1024;
-/// Bytes of objects that are read for one chunk: a few hundredths of a second. Then others get
-/// their turn, and a peer that is gone is noticed.
+/// Bytes of objects that are read for one chunk, which takes a few hundredths of a second. After
+/// that, other work gets its turn, and a peer that has gone is noticed.
 const READ_BYTES: usize = 32 * 1024 * 1024;
 
-/// The signatures that are still to be sent.
+/// The signatures still to be sent.
 pub(crate) struct SignatureChunks {
     site: Arc<SiteState>,
     stream: SignatureStream,
@@ -43,8 +43,8 @@ impl SignatureChunks {
 }
 
 impl ChunkSource for SignatureChunks {
-    /// Each chunk needs a worker of the site, so that the questions of one site use no more than
-    /// its share.
+    /// Each chunk needs one of the site's workers, so that a site's requests use no more than its
+    /// share.
     async fn next(self) -> (Option<Self>, Chunk) {
         let site = Arc::clone(&self.site);
         let mut this = self;

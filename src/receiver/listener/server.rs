@@ -28,14 +28,14 @@ use crate::receiver::{
     Exposure, Log, LogRecord, ReceiverLimits, ReceiverSettings, ServeError, TokenRecord,
 };
 
-/// Maximum size of the head of a request, in bytes.
+/// Maximum size of a request head, in bytes.
 const MAX_HEAD_BYTES: usize = 16 * 1024;
 /// Maximum number of header fields in a request.
 const MAX_FIELDS: usize = 64;
-/// Maximum size of the read buffer of a connection, in bytes.
+/// Maximum size of a connection's read buffer, in bytes.
 const MAX_BUFFER_BYTES: usize = 128 * 1024;
-// Twice the number of workers: reading and writing files for connections needs no worker, but it
-// must find a free thread even if all workers are waiting for locks.
+// Twice the number of workers: reading and writing files for connections needs no worker, but must
+// find a free thread even if all workers are waiting for locks.
 /// Maximum number of threads that may block on a disk or a lock.
 const BLOCKING_THREADS: usize = 64;
 /// Pause after a failed accept. The cause, such as too many open files, lasts for a while; without
@@ -47,7 +47,7 @@ const FULL_RESPONSE: &[u8] =
     content-type: application/json\r\ncontent-length: 68\r\n\r\n\
     {\"error\":{\"kind\":\"busy\",\"message\":\"too many connections are open\"}}\n";
 
-/// A receiver that listens.
+/// A listening receiver.
 pub struct Server {
     listener: TcpListener,
     address: SocketAddr,
@@ -113,8 +113,8 @@ impl Server {
     /// Checks `settings` and binds the address. Connections are accepted by [`Server::run`].
     ///
     /// # Errors
-    /// If the settings are not safe, or if the certificate, the address or a directory cannot be
-    /// used.
+    /// Fails if the settings are not safe, or if the certificate, the address or a directory cannot
+    /// be used.
     pub fn bind(settings: &ReceiverSettings, log: Arc<dyn Log>) -> Result<Self, ServeError> {
         settings.check()?;
         let tls = settings.tls.as_ref().map(Tls::open).transpose()?;
@@ -124,7 +124,7 @@ impl Server {
         listener.set_nonblocking(true).map_err(listen_error)?;
         let address = listener.local_addr().map_err(listen_error)?;
         let limits = &settings.limits;
-        // All connections through a proxy have the address of the proxy.
+        // All connections through a proxy have the proxy's address.
         let per_address = match settings.exposure {
             Exposure::None => limits.connections_per_address,
             Exposure::Proxy => limits.connections,
@@ -153,12 +153,12 @@ impl Server {
     /// Serves requests until [`Handle::stop`] is called. Blocks.
     ///
     /// # Errors
-    /// If the system cannot create threads.
+    /// Fails if the system cannot create threads.
     pub fn run(self) -> Result<(), ServeError> {
         raise_open_file_limit(self.handler.limits.connections);
         let runtime = runtime()?;
         let result = runtime.block_on(self.serve());
-        // A thread that is waiting for a disk cannot be interrupted; the process ends without
+        // A thread that is waiting for a disk cannot be interrupted, so the process ends without
         // waiting for it.
         runtime.shutdown_timeout(Duration::from_secs(1));
         result
@@ -198,7 +198,7 @@ impl Server {
 }
 
 /// Raises the limit on open files, as far as the hard limit allows, so that each connection can
-/// have a socket and a file open. The usual soft limit of 1,024 exists for programs that use
+/// have a socket and a file open. The usual soft limit of 1,024 is there for programs that use
 /// `select`.
 fn raise_open_file_limit(connections: usize) {
     /// How many files the stores, the log and the hooks may have open.
@@ -207,7 +207,7 @@ fn raise_open_file_limit(connections: usize) {
     let wanted = (2 * connections as u64).saturating_add(OTHERS);
     let wanted = limit.maximum.map_or(wanted, |most| wanted.min(most));
     if limit.current.is_some_and(|current| current < wanted) {
-        // If this fails, connections beyond the limit wait until other connections end.
+        // If this fails, connections beyond the limit wait until others end.
         setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), ..limit }).ok();
     }
 }
@@ -248,7 +248,7 @@ async fn accept(listener: tokio::net::TcpListener, acceptor: Arc<Acceptor>) {
                 continue;
             }
         };
-        // Before the TLS handshake, which costs more than anything that an attacker has caused so
+        // Before the TLS handshake, which costs more than anything an attacker can have caused so
         // far.
         let Some(admitted) = acceptor.limiter.admit(peer.ip()) else {
             acceptor.handler.log_full(&peer.to_string());
@@ -319,7 +319,7 @@ pub(crate) async fn serve<S>(
     let mut connection = pin!(connection);
     let mut stopped = pin!(stop.wait_for(|stop| *stop));
     let mut is_stopping = false;
-    // The connection is still polled after the stop: it ends when the current response has been
+    // The connection is still polled after the stop, and ends when the current response has been
     // written.
     let end = poll_fn(|context| {
         if !is_stopping && stopped.as_mut().poll(context).is_ready() {
@@ -349,7 +349,7 @@ struct ConnectionCounts {
     by_address: HashMap<IpAddr, usize>,
 }
 
-/// Permission for one connection; dropping it frees the place.
+/// Permission for one connection; dropping it makes room for another.
 struct ConnectionPermit {
     limiter: Arc<ConnectionLimiter>,
     address: IpAddr,
@@ -387,7 +387,7 @@ impl Drop for ConnectionPermit {
     }
 }
 
-/// The limits of a connection over standard input and output. SSH has authenticated the peer, so
+/// The limits for a connection over standard input and output. SSH has authenticated the peer, so
 /// the short deadlines that protect against strangers do not apply.
 pub(crate) fn stdio_limits(limits: &ReceiverLimits, silence: Duration) -> ReceiverLimits {
     ReceiverLimits { first_byte: silence, idle: silence, head: silence, ..limits.clone() }

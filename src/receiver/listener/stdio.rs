@@ -17,7 +17,7 @@ use crate::receiver::{Log, ReceiverSettings, ServeError};
 /// A peer that is silent for this long is treated as gone, even if SSH keeps the session open.
 const SILENCE_TIMEOUT: Duration = Duration::from_secs(300);
 /// How long running work may take to finish after the peer disconnects: a switch, and the start of
-/// its hook. A longer time would hold the locks of the store too long.
+/// its hook. Any longer would hold the store's locks for too long.
 const FINAL_WORK_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Writes the banner and handles requests on standard input and output until the peer closes the
@@ -25,7 +25,7 @@ const FINAL_WORK_TIMEOUT: Duration = Duration::from_secs(5);
 /// that, only `settings.access` is checked.
 ///
 /// # Errors
-/// If the directory of a site cannot be used as a mirror. The peer then sees the end of the
+/// Fails if a site's directory cannot be used as a mirror. The peer then sees the end of the
 /// connection.
 pub fn receive(settings: &ReceiverSettings, log: Arc<dyn Log>) -> Result<(), ServeError> {
     let mut settings = settings.clone();

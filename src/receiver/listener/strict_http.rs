@@ -3,14 +3,14 @@
 //! hyper accepts a lone line feed as the end of a line, ignores a second Content-Length with the
 //! same value, drops a Content-Length next to a Transfer-Encoding, and skips chunk extensions. A
 //! proxy in front may treat them differently; the two would then disagree about where a request
-//! ends (request smuggling). So the bytes pass through this check first. It replaces the byte that
-//! breaks a rule by NUL, which is valid neither in a head nor before a chunk: hyper then responds
-//! with 400, or the body fails at that byte, and the connection ends.
+//! ends (request smuggling). The bytes therefore pass through this check first. It replaces a byte
+//! that breaks a rule with NUL, which is valid neither in a head nor before a chunk. hyper then
+//! responds with 400, or the body fails at that byte, and the connection ends.
 
-/// Maximum number of hexadecimal digits of a chunk size. Eight are enough for chunks of 4 GiB.
+/// Maximum number of hexadecimal digits in a chunk size. Eight are enough for chunks of 4 GiB.
 const MAX_SIZE_DIGITS: usize = 8;
 
-/// How many bytes of each line are kept: enough for the name of a field and a length.
+/// How many bytes of each line are kept: enough for a field name and a length.
 const MAX_KEPT_BYTES: usize = 64;
 
 /// Position of the next byte in a stream of requests.
@@ -27,7 +27,7 @@ enum ParsePosition {
     ChunkSize,
     /// In a chunk, with the number of bytes left.
     Chunk(u64),
-    /// In the line end after a chunk, or after the last one.
+    /// In the line ending after a chunk, or after the last one.
     ChunkEnd { is_last: bool },
     /// After a byte that was replaced: the connection ends with this request.
     Poisoned,
@@ -49,7 +49,7 @@ pub(super) struct Framing {
 struct FramingError;
 
 impl Framing {
-    /// Checks the next bytes and replaces the byte that breaks a rule. Returns whether a head
+    /// Checks the next bytes and replaces any byte that breaks a rule. Returns whether a head
     /// begins in these bytes.
     pub(super) fn check(&mut self, bytes: &mut [u8]) -> bool {
         let mut has_begun = false;
@@ -104,8 +104,8 @@ impl Framing {
                 self.ends_in_return = true;
                 return Ok(());
             }
-            // A folded line: some parsers join it to the previous field, others read it as a field
-            // of its own.
+            // A folded line: some parsers join it to the previous field, while others read it as a
+            // separate field.
             b' ' | b'\t' if self.line_bytes == 0 => return Err(FramingError),
             _ => {}
         }
@@ -177,8 +177,7 @@ impl Framing {
 
     fn field(&mut self) -> Result<(), FramingError> {
         let colon = self.line.iter().position(|byte| *byte == b':');
-        // A name that is longer than the kept bytes is neither of the two fields that are checked
-        // here.
+        // A name longer than the kept bytes is neither of the two fields that are checked here.
         let Some(colon) = colon else { return Ok(()) };
         let (name, value) = self.line.split_at(colon);
         let is_length = name.eq_ignore_ascii_case(b"content-length");
@@ -195,7 +194,7 @@ impl Framing {
         if is_encoding {
             // With several codings, hyper uses the last one but other servers use the first.
             self.is_chunked =
-                // A line that is too long was not kept as a whole, so its value is unknown.
+                // A line that is too long was not kept in full, so its value is unknown.
                 value.eq_ignore_ascii_case(b"chunked") && self.line_bytes < MAX_KEPT_BYTES;
             return if self.is_chunked { Ok(()) } else { Err(FramingError) };
         }

@@ -65,7 +65,7 @@ pub(crate) struct TimeoutStream<S> {
     write_deadline: Option<Instant>,
 }
 
-/// A timer that is created when it is first needed: most connections never wait that long.
+/// A timer that is created when it is first needed; most connections never wait that long.
 #[derive(Debug, Default)]
 struct Timer(Option<Pin<Box<Sleep>>>);
 
@@ -95,8 +95,8 @@ impl<S> TimeoutStream<S> {
             self.write_deadline = None;
             return poll;
         }
-        // Counts from the first attempt at this write. Each write that makes progress is followed
-        // by a new deadline, so a large response to a slow peer is not cut off.
+        // Counts from the first attempt at this write. Each write that makes progress gets a new
+        // deadline, so a large response to a slow peer is not cut off.
         let deadline = *self.write_deadline.get_or_insert_with(|| Instant::now() + self.write);
         if self.write_timer.is_over(deadline, context) {
             Poll::Ready(Err(io::ErrorKind::TimedOut.into()))

@@ -25,7 +25,7 @@ impl Tls {
         Ok(Self { files: files.clone(), config })
     }
 
-    /// Reads the files again, for new connections. On an error the old certificate stays.
+    /// Reads the files again, for new connections. On an error, the old certificate stays in use.
     pub(crate) fn reload(&self) -> Result<(), ServeError> {
         let new = Arc::new(config(&self.files)?);
         *self.config.write() = new;

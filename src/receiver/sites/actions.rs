@@ -26,8 +26,8 @@ impl Handler {
         action: Action,
         body: &mut RequestBody,
     ) -> Result<HandlerResult, HttpError> {
-        // The body is read here and not in the future of the work, so that an error of the body
-        // still has its own status.
+        // The body is read here, not in the future of the work, so that an error in the body still
+        // gets its own status.
         let length = body.check_length(action.max_body_bytes())?;
         let memory = site.share.reserve_body(length)?;
         let body = body.read(length).await?;
@@ -49,8 +49,8 @@ impl Handler {
                 held
             }),
             Action::Activate => {
-                // There is no flag: a switch that has begun is completed, whether or not its peer
-                // is waiting.
+                // There is no flag here: a switch that has begun is completed, whether or not its
+                // peer is waiting.
                 let request: Activate = parse(&body)?;
                 HandlerResult::pending(async move { this.activate(site, request).await })
             }
@@ -113,7 +113,7 @@ impl Handler {
 
     /// Fills the spare slot for the next push.
     async fn prepare_spare_slot(self: Arc<Self>, site: Arc<SiteState>) {
-        // Waits for the hook first: filling a slot holds the lock of the store, which a failed hook
+        // Waits for the hook first: filling a slot holds the store's lock, which a failed hook
         // needs in order to record its failure.
         site.hook_run(self.limits.hook_wait).await;
         // If another client or process is working on the site, that work or the next clean-up fills
@@ -135,7 +135,8 @@ impl Handler {
     ) -> Result<Activated, HttpError> {
         let switch = move |site: &Arc<SiteState>| {
             // The switch and the start of the hook are one unit of work, because the peer may
-            // disconnect at any moment: a repeated request finds the release current.
+            // disconnect at any moment, and a repeated request would find the release already
+            // current.
             if let Activation::Switched(name) = site.activate(request)? {
                 self.start_hook(site, (name, request.release));
             }
@@ -149,14 +150,14 @@ impl Handler {
         let Some(hook) = &site.settings.post_activate else { return };
         let (state, same) = (Arc::clone(site), Arc::clone(site));
         let release = switched.1;
-        // Before the command starts: a clean-up that follows at once must see that a hook is
+        // Before the command starts: a clean-up that follows immediately must see that a hook is
         // running, not the result of the previous hook.
         site.hook_started(release);
         let ended = move |result| same.hook_ended(release, result);
         self.hooks.start(hook, switched, move || state.clear_pending_switch(), ended);
     }
 
-    /// Runs maintenance on each site, first at once and then at intervals.
+    /// Runs maintenance on each site, immediately and then at intervals.
     pub(crate) async fn run_maintenance(self: Arc<Self>) {
         loop {
             for site in &self.sites {

@@ -1,8 +1,8 @@
-//! A small thread pool that decodes packs, which takes a lot of memory.
+//! A small thread pool for decoding packs, which takes a lot of memory.
 //!
 //! An allocator keeps memory for each thread that has ever used it. If packs were decoded on the
 //! many threads that may block on a disk, packs and their blocks would add up to hundreds of
-//! megabytes. A separate pool bounds this memory by its number of threads.
+//! megabytes. In a separate pool, the number of threads bounds this memory.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, mpsc};
@@ -15,7 +15,7 @@ use crate::receiver::http::error::HttpError;
 type DecodeJob = Box<dyn FnOnce() + Send>;
 
 /// Maximum number of packs that are decoded at once, however many cores there are. Each thread may
-/// need a pack, a prefix and a content of the largest size, together 52 MiB, and keeps that memory.
+/// need a pack, a prefix and content, all of the largest size: 52 MiB in total, which it keeps.
 const MAX_DECODERS: usize = 3;
 
 /// The pool. Its threads end when it is dropped.

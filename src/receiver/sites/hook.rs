@@ -1,4 +1,4 @@
-//! The hook: a command that runs after an activation. Its failure does not fail the push.
+//! The hook: a command that runs after an activation. The push succeeds even if the hook fails.
 
 use std::os::unix::process::CommandExt as _;
 use std::process::{ChildStderr, Command, Stdio};
@@ -29,8 +29,8 @@ impl HookRunner {
         Self { log, running: Mutex::default() }
     }
 
-    /// Starts `hook` for a release that has become current. Calls `began` when the command runs or
-    /// has failed to start, and then `ended` with the result. `ended` may block.
+    /// Starts `hook` for a release that has become current. Calls `began` when the command has
+    /// started or failed to start, and then `ended` with the result. `ended` may block.
     pub(crate) fn start(
         &self,
         hook: &Hook,
@@ -88,7 +88,7 @@ async fn run(
     let mut child = child.map_err(|error| format!("cannot run {program}: {error}"))?;
     let tail = StderrTail::listen(child.stderr.take());
     let deadline = Instant::now() + hook.timeout;
-    // The process is polled: the `process` feature of tokio is not compiled in.
+    // The process is polled, because tokio's `process` feature is not compiled in.
     loop {
         match child.try_wait() {
             Ok(Some(status)) if status.success() => return Ok(()),
@@ -112,7 +112,7 @@ async fn run(
     }
 }
 
-/// The end of the text that a command writes to standard error.
+/// The last text that a command wrote to standard error.
 struct StderrTail(Arc<Mutex<Vec<u8>>>);
 
 impl StderrTail {
@@ -122,13 +122,13 @@ impl StderrTail {
         if let Some(stderr) = stderr {
             let kept = Arc::clone(&tail);
             let listen = move || read_tail(stderr, STDERR_TAIL_BYTES, &kept);
-            // If the thread cannot start, the pipe is closed and the command sees that.
+            // If the thread cannot start, the pipe is closed, which the command notices.
             std::thread::Builder::new().name("hook".into()).spawn(listen).ok();
         }
         Self(tail)
     }
 
-    /// The last line that is not empty, preceded by a colon, to append to an error message.
+    /// The last non-empty line, preceded by a colon, to append to an error message.
     fn last_line(&self) -> String {
         let tail = self.0.lock();
         let line = last_line(&tail);

@@ -1,5 +1,5 @@
-//! The sites of a receiver: open stages, activation, uploads for repairs, commands, and the share
-//! of each site.
+//! A receiver's sites: open stages, activation, uploads for repairs, commands, and each site's
+//! share.
 
 pub(super) mod actions;
 pub(super) mod decoder_pool;

@@ -13,7 +13,7 @@ use crate::receiver::sites::share::Permit;
 use crate::release::{Release, ReleaseName};
 use crate::store::{StagingTransaction, Store, StoreError};
 
-/// Maximum number of open stages of one site: each holds a lock, some open files and memory.
+/// Maximum number of open stages for one site: each holds a lock, some open files and memory.
 const MAX_OPEN: usize = 16;
 
 /// The state of a push to a site between its requests.
@@ -25,10 +25,10 @@ pub(crate) struct OpenStage {
     /// BLAKE3 hash of the manifest change.
     change: blake3::Hash,
     transaction: RwLock<StagingTransaction>,
-    /// The packs that have been stored (`true`) or are being stored. Each pack has a lock, so that
-    /// a second request with the same pack waits for the first.
-    // To avoid a deadlock, the lock of a pack is taken before the lock of the map, or the lock of
-    // the map is taken alone.
+    /// The packs that have been stored (`true`) or are being stored. Each pack has a lock, so a
+    /// second request with the same pack waits for the first.
+    // To avoid a deadlock, a pack's lock is taken before the map's lock, or the map's lock is taken
+    // alone.
     packs: Mutex<HashMap<PackId, Arc<Mutex<bool>>>>,
     used: Mutex<Instant>,
     /// Memory reserved for the transaction.
@@ -99,11 +99,11 @@ impl OpenStage {
             return Ok(());
         }
         let reader = open_pack(id, bytes).map_err(|refused| {
-            // The bytes are not those of this pack, so its entry must not stay.
+            // The bytes do not belong to this pack, so its entry must not stay.
             self.packs.lock().remove(id);
             StorePackError::Pack(refused)
         })?;
-        // Shared: the packs of a stage are decoded in parallel. `finish` is exclusive.
+        // Shared: the packs for a stage are decoded in parallel. `finish` is exclusive.
         let transaction = self.transaction.read();
         transaction
             .store_pack(id, &reader)
@@ -161,7 +161,7 @@ impl OpenStages {
     }
 
     /// Whether one more stage may be opened. If the maximum has been reached, closes the stage that
-    /// has been idle longest; its content stays on disk and is used again when the push resumes.
+    /// has been idle longest; its content stays on disk and is reused when the push resumes.
     pub(crate) fn evict_if_full(&self) -> bool {
         let mut open_stages = self.0.lock();
         if open_stages.len() < MAX_OPEN {
@@ -177,8 +177,8 @@ impl OpenStages {
     }
 
     pub(crate) fn insert(&self, open_stage: &Arc<OpenStage>) {
-        // The old stage is dropped after the lock is released: that closes files and releases the
-        // lock of the quarantine.
+        // The old stage is dropped after the lock is released, because that closes files and
+        // releases the quarantine's lock.
         let old = self.0.lock().insert(open_stage.key, Arc::clone(open_stage));
         drop(old);
     }

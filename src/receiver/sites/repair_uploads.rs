@@ -31,15 +31,15 @@ struct RangeLease {
     file: Arc<File>,
     at: u64,
     bytes: u64,
-    /// How many bytes all ranges of the file take.
+    /// How many bytes all ranges in the file take up.
     taken: Arc<AtomicU64>,
 }
 
 impl Drop for RangeLease {
     fn drop(&mut self) {
         let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-        // If the file system cannot punch holes, the space is freed only when the file is, and
-        // counts as taken until then.
+        // If the file system cannot punch holes, the space is freed only when the file is closed,
+        // and counts as taken until then.
         if self.bytes == 0 || rustix::fs::fallocate(&self.file, flags, self.at, self.bytes).is_ok()
         {
             self.taken.fetch_sub(self.bytes, Ordering::Relaxed);
@@ -107,14 +107,14 @@ struct UploadsState {
     /// Where the next range begins. This offset never decreases, because a write to an abandoned
     /// range may still be running.
     end: u64,
-    /// How many bytes all ranges of the file take.
+    /// How many bytes all ranges in the file take up.
     taken: Arc<AtomicU64>,
     used: Option<Instant>,
     /// Number of leases: operations that use the uploads.
     leases: usize,
 }
 
-/// The repair uploads of a site. They are dropped after some idle time.
+/// A site's repair uploads. They are dropped after some idle time.
 #[derive(Debug, Default)]
 pub(crate) struct RepairUploads(Mutex<UploadsState>);
 
@@ -145,11 +145,11 @@ impl RepairUploads {
     }
 
     /// Returns whether the object has already been received. Returns an error if the object was not
-    /// requested, or has a different length.
+    /// requested or has a different length.
     pub(crate) fn has_object(&self, id: &ObjectId, length: u64) -> Result<bool, HttpError> {
         let inner = self.inner();
         let bytes = inner.objects.check(id)?;
-        // The length is checked before space is reserved. Otherwise uploads whose length is wrong
+        // The length is checked before space is reserved. Otherwise, uploads of the wrong length
         // would fill the disk.
         if length != bytes {
             return Err(HttpError::malformed(format!(
@@ -174,8 +174,8 @@ impl RepairUploads {
         bytes: u64,
         quota: Option<u64>,
     ) -> Result<FileRange, HttpError> {
-        // Checked and counted under one lock, so that two uploads do not use the same remaining
-        // part of the quota.
+        // Checked and counted under one lock, so that two uploads do not use the same part of the
+        // quota.
         let mut inner = self.inner();
         let taken = inner.taken.load(Ordering::Relaxed).saturating_add(bytes);
         if let Some(quota) = quota.filter(|quota| taken > *quota) {
@@ -205,7 +205,7 @@ impl RepairUploads {
         self.inner().releases.received.insert(release.name(), release);
     }
 
-    /// Receives the record of a release that was requested.
+    /// Receives the record of a requested release.
     pub(crate) async fn take_release(
         &self,
         name: ReleaseName,
@@ -234,7 +234,7 @@ impl RepairUploads {
     /// a lease.
     pub(crate) fn drop_used(&self) {
         let mut inner = self.inner();
-        // The caller has a lease itself.
+        // The caller itself has a lease.
         if inner.leases <= 1 {
             inner.objects.received.clear();
             inner.manifests.received.clear();
@@ -251,7 +251,7 @@ impl RepairUploads {
     }
 }
 
-/// Keeps the uploads of a site from being dropped.
+/// Keeps a site's uploads from being dropped.
 pub(crate) struct Lease<'a>(&'a RepairUploads);
 
 impl Drop for Lease<'_> {
@@ -328,9 +328,9 @@ impl FetchRecords for UploadedSource<'_> {
             return None;
         };
         let mut decoder =
-            // Only the first frame is decoded, and a window larger than that of a manifest is
-            // refused: the bytes come from a peer, which could otherwise make the decoder use that
-            // much memory.
+            // Only the first frame is decoded, and a window larger than a manifest's is refused:
+            // the bytes come from a peer, which could otherwise make the decoder use that much
+            // memory.
             zstd::Decoder::new(FileRangeReader { range: section, done: 0 }).ok()?.single_frame();
         decoder.window_log_max(WINDOW_LOG_MAX).ok()?;
         Some(Box::new(decoder))

@@ -1,12 +1,12 @@
-//! Permissions of the served files: modes, and a group that is looked up on this machine.
+//! Permissions of the served files: modes, and a group looked up on this machine.
 
 use crate::store::{ContentMode, DirectoryMode, Permissions};
 use crate::users;
 
-/// Group and modes of the files that a site serves.
+/// The group and modes of the files that a site serves.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ServedPermissions {
-    /// Name or number of the group; `None` for the group of the receiver's process.
+    /// Name or number of the group; `None` for the receiver process's group.
     pub group: Option<String>,
     /// Mode of files.
     pub file_mode: ContentMode,
@@ -14,7 +14,7 @@ pub struct ServedPermissions {
     pub dir_mode: DirectoryMode,
 }
 
-/// Why the files of a site cannot be given to a group.
+/// Why a site's files cannot be given to a group.
 #[derive(Debug, thiserror::Error)]
 pub enum GroupError {
     /// This machine does not have this group.
@@ -37,7 +37,7 @@ impl ServedPermissions {
     /// Resolves the group on this machine.
     ///
     /// # Errors
-    /// If the group is unknown, or if files cannot be given to the group.
+    /// Fails if the group is unknown, or if files cannot be given to the group.
     pub(crate) fn permissions(&self) -> Result<Permissions, GroupError> {
         let group = self.group.as_deref().map(usable_group).transpose()?;
         Ok(Permissions { group, file_mode: self.file_mode, dir_mode: self.dir_mode })

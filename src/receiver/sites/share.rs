@@ -1,9 +1,10 @@
-//! The share of a receiver's resources that one site may use: blocking threads, memory, decoders.
+//! The share of a receiver's resources that one site may use: blocking threads, memory and
+//! decoders.
 //!
-//! If a receiver has several sites, none may use more than half of a resource. So pushes to the
+//! If a receiver has several sites, none may use more than half of a resource, so pushes to the
 //! other sites can proceed whatever the holder of one token sends. A permit belongs to the work
-//! that it was acquired for, not to the request: the work continues when the peer disconnects, and
-//! then the permit still counts.
+//! that it was acquired for, not to the request: if the peer disconnects, the work continues and
+//! the permit still counts.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,9 +18,9 @@ use crate::receiver::sites::decoder_pool::DecoderPool;
 /// Maximum number of store operations at once. Each operation may wait for a lock.
 const WORKERS: u32 = 32;
 /// Bodies up to this size, in bytes, are read into memory without a permit. A connection has one
-/// body at a time, and the connections per address are limited.
+/// body at a time, and the number of connections per address is limited.
 const SMALL_BODY_BYTES: u64 = 64 * 1024;
-/// The unit in which memory is counted, in bytes.
+/// The unit that memory is counted in, in bytes.
 const UNIT_BYTES: u64 = 1024;
 
 /// A resource that all sites of a receiver share, counted in permits.
@@ -62,8 +63,8 @@ impl PoolShare {
     /// Waits for one permit.
     async fn acquire(&self) -> Permit {
         const OPEN: &str = "the semaphores of a receiver are never closed";
-        // The share of this site comes first: a site that waits for its share holds nothing that
-        // other sites could use.
+        // This site's share comes first: a site that waits for its share holds nothing that other
+        // sites could use.
         let own = Arc::clone(&self.own).acquire_owned().await.expect(OPEN);
         let all = Arc::clone(&self.all).acquire_owned().await.expect(OPEN);
         Permit { own, all }
@@ -106,7 +107,7 @@ impl Pools {
     /// Creates the pools and starts the decoders.
     ///
     /// # Errors
-    /// If the system cannot create threads.
+    /// Fails if the system cannot create threads.
     pub(crate) fn new(limits: &ReceiverLimits) -> std::io::Result<Self> {
         Ok(Self {
             workers: Pool::new(WORKERS),
@@ -155,8 +156,8 @@ pub(crate) struct Share {
     workers: PoolShare,
     memory: PoolShare,
     packs: PoolShare,
-    /// Limits how many packs of this site are being decoded or wait in the decoder pool. The limit
-    /// is the number of decoders, so another site waits for at most one pack of this site.
+    /// Limits how many of this site's packs are being decoded or waiting in the decoder pool. The
+    /// limit is the number of decoders, so another site waits for at most one of this site's packs.
     decoding: Arc<Semaphore>,
     decoders: Arc<DecoderPool>,
     lock: Duration,
@@ -168,8 +169,8 @@ impl Share {
         &self,
         work: impl FnOnce() -> Result<T, HttpError> + Send + 'static,
     ) -> Result<T, HttpError> {
-        // A request does not wait longer for a worker than it would wait for the lock of a store:
-        // the origin tries again.
+        // A request waits no longer for a worker than it would for a store's lock: the origin tries
+        // again.
         let permit = tokio::time::timeout(self.lock, self.workers.acquire()).await;
         run(permit.map_err(|_| no_worker())?, work).await
     }
@@ -194,8 +195,8 @@ impl Share {
         self.memory.try_acquire(units(bytes)).ok_or_else(|| self.no_memory(bytes))
     }
 
-    /// The error if `bytes` bytes could not be reserved: either they exceed the limit of the site,
-    /// or other pushes are using the memory at the moment.
+    /// The error if `bytes` bytes could not be reserved: either they exceed the site's limit, or
+    /// other pushes are currently using the memory.
     pub(crate) fn no_memory(&self, bytes: u64) -> HttpError {
         let most = u64::from(self.memory.permits) * UNIT_BYTES;
         if bytes > most {

@@ -1,4 +1,4 @@
-//! One site: its store, its open stages, and the operations of the protocol on them.
+//! One site: its store, its open stages, and the protocol's operations on them.
 //!
 //! Functions in this module block unless they are `async`, and are called on blocking threads.
 
@@ -30,25 +30,25 @@ use crate::store::{
 };
 use crate::tree_path::Site;
 
-/// How long maintenance waits for the lock of the store. Recording a failed hook waits as long.
+/// How long maintenance waits for the store's lock. Recording a failed hook waits just as long.
 const MAINTENANCE_LOCK_WAIT: Duration = Duration::from_secs(30);
 
-/// Memory in bytes for an open stage, without the memory for decoding its change: a change of up to
-/// 64 KiB that is kept in memory, and the ids of packs.
+/// Bytes of memory for an open stage, excluding the memory for decoding its change: a change of up
+/// to 64 KiB that is kept in memory, and the ids of packs.
 const OPEN_STAGE_BYTES: u64 = 128 * 1024;
 
-/// A site of a receiver.
+/// A site on a receiver.
 #[derive(Debug)]
 pub(crate) struct SiteState {
     pub(crate) settings: SiteSettings,
     pub(crate) open_stages: OpenStages,
     pub(crate) uploads: RepairUploads,
     /// Held while a stage is opened, so that two requests with the same key do not open it twice.
-    // A lock of tokio, because it is held while the work on a blocking thread is awaited.
+    // A tokio lock, because it is held while awaiting work on a blocking thread.
     pub(crate) opening: tokio::sync::Mutex<()>,
-    /// The resources of the receiver that this site may use.
+    /// The receiver's resources that this site may use.
     pub(crate) share: Share,
-    /// The hook of the last switch, if there was one since this receiver started.
+    /// The hook for the last switch, if there has been one since this receiver started.
     hook: watch::Sender<Option<HookRun>>,
     permissions: Option<Permissions>,
     lock: Duration,
@@ -206,7 +206,7 @@ impl SiteState {
         Ok(HeldObjects::of(&held?))
     }
 
-    /// The block signatures that `question` asks for.
+    /// The block signatures that `question` requests.
     pub(crate) fn signatures(&self, question: &[u8]) -> Result<SignatureStream, HttpError> {
         let question = SignatureRequest::decode(question)
             .ok_or_else(|| HttpError::malformed("this is no question for block signatures"))?;
@@ -237,7 +237,7 @@ impl SiteState {
 
     pub(super) fn banner_of(&self, store: Option<&Store>) -> BannerSite {
         let site = store.map(|store| store.site().clone()).or_else(|| self.settings.name.clone());
-        // SSH URLs contain the absolute path, so the banner must contain it, too.
+        // SSH URLs contain the absolute path, so the banner must contain it too.
         let directory = std::path::absolute(&self.settings.directory);
         let directory = directory.unwrap_or_else(|_| self.settings.directory.clone());
         BannerSite { directory, site, base: self.settings.base.clone() }
@@ -259,8 +259,8 @@ impl SiteState {
         if let Some(words) = self.quota().refusal(release, 0) {
             return Err(HttpError::over_quota(words));
         }
-        // A change also contains removed entries of the base. The base is within the quota as well,
-        // so the factor is 2.
+        // A change also contains entries removed from the base. The base is within the quota as
+        // well, so the factor is 2.
         let most = self
             .settings
             .quota_entries
@@ -291,8 +291,8 @@ impl SiteState {
         Ok(Some(OpenStage::new(order.key, order.digest, transaction, memory)))
     }
 
-    /// The summary of a change, with the memory that is reserved for it. `None` if its release is
-    /// already staged.
+    /// The summary of a change, with the memory reserved for it. `None` if its release is already
+    /// staged.
     fn read_change(
         &self,
         store: &Store,
@@ -328,7 +328,7 @@ impl SiteState {
         Ok(store.create_spool_file()?)
     }
 
-    /// Checks that the new content fits the limits of this site. The sizes come from the change,
+    /// Checks that the new content fits within this site's limits. The sizes come from the change,
     /// because the totals in the release record are not trusted.
     fn check_new_bytes(
         &self,
@@ -383,7 +383,7 @@ impl SiteState {
 
     /// Finishes a stage, or returns the objects that are missing.
     pub(crate) fn finish(&self, open_stage: &Arc<OpenStage>) -> Result<StageResult, HttpError> {
-        // The sweep must not drop the uploads while they are being read.
+        // The sweep must not drop uploads that are being read.
         let _hold = self.uploads.lease();
         let source = UploadedSource::new(&self.uploads, false);
         let result = open_stage.finish(&source);
@@ -413,14 +413,14 @@ impl SiteState {
         Err(error.into())
     }
 
-    /// Activates a release. Returns whether it was already current before.
+    /// Activates a release. Returns whether it was already current.
     pub(crate) fn activate(&self, request: Activate) -> Result<Activation, HttpError> {
         let store = self.store()?;
         let was_current = store.current()? == Some(request.release);
         if self.settings.post_activate.is_some() && !was_current {
-            // The note comes before the switch: if the receiver is killed between the switch and
-            // the hook, the next start finds it. A note whose release did not become current is
-            // ignored.
+            // The record is made before the switch: if the receiver is killed between the switch
+            // and the hook, the next start finds it. A record whose release did not become current
+            // is ignored.
             store.record_switch(request.release, self.lock)?;
         }
         store.activate(request.release, request.expected, self.lock)?;
@@ -431,15 +431,15 @@ impl SiteState {
         })
     }
 
-    /// The release that has become current and whose hook was never started.
+    /// The release that became current but whose hook was never started.
     pub(crate) fn pending_switch(&self) -> Option<(Site, ReleaseName)> {
         let store = self.probe().ok()??;
         Some((store.site().clone(), store.pending_switch().ok()??))
     }
 
-    /// Removes the note of a switch, because its hook has started.
+    /// Removes the record of a switch, because its hook has started.
     pub(crate) fn clear_pending_switch(&self) {
-        // If this fails, the hook runs a second time at worst.
+        // If this fails, at worst the hook runs a second time.
         self.probe().ok().flatten().map(|store| store.clear_pending_switch().ok());
     }
 
@@ -449,12 +449,12 @@ impl SiteState {
     }
 
     /// Records that the hook for `release` has ended or could not be run. A failure is added to the
-    /// history of the store.
+    /// store's history.
     pub(crate) fn hook_ended(&self, release: ReleaseName, result: Result<(), String>) {
         if let Err(why) = &result {
             // The push may still be cleaning up and hold the lock. If the failure cannot be
             // recorded in time, it is not recorded: the record is for information only, and the
-            // failure is in the log too.
+            // failure is also in the log.
             self.probe()
                 .ok()
                 .flatten()
@@ -469,7 +469,7 @@ impl SiteState {
         });
     }
 
-    /// Waits up to `limit` for the hook of the last switch, and returns its state. Returns `None`
+    /// Waits up to `limit` for the hook for the last switch, and returns its state. Returns `None`
     /// if no hook has run since this receiver started.
     pub(crate) async fn hook_run(&self, limit: Duration) -> Option<HookRun> {
         let mut runs = self.hook.subscribe();
@@ -521,8 +521,7 @@ impl SiteState {
     ) -> Result<RepairResult, HttpError> {
         let _hold = self.uploads.lease();
         let source = UploadedSource::new(&self.uploads, request.is_last);
-        // Before the store is opened, because opening it fails if one of its directories is
-        // missing.
+        // This comes before opening the store, which fails if one of its directories is missing.
         Store::restore_directories(&self.settings.directory, self.lock, &CancelToken::default())?;
         let Repaired { found, objects, repaired_files: mended, remaining: left } =
             self.store()?.repair(&source, &source, self.lock, cancelled)?;

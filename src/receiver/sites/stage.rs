@@ -29,8 +29,8 @@ use crate::store::{Store, StoredChange};
 /// Packs up to this size, in bytes, stay in memory until they are decoded. Larger packs stay in
 /// memory only if enough is left; otherwise they wait on disk.
 const SMALL_BYTES: u64 = 256 * 1024;
-/// Manifest changes up to this size, in bytes, are read into memory. Larger changes are written to
-/// a file.
+/// Manifest changes up to this size, in bytes, are read into memory. Larger ones are written to a
+/// file.
 // A stage keeps its change while it is open; `OPEN_STAGE_BYTES` in `site.rs` includes this size.
 const SMALL_CHANGE_BYTES: u64 = 64 * 1024;
 /// If a stage has received nothing for this long, another push of the same content may replace it.
@@ -38,7 +38,7 @@ const TAKEOVER_IDLE: Duration = Duration::from_secs(2);
 /// Bytes of the length field before the head.
 const LENGTH_BYTES: u64 = 4;
 
-/// Reads the head of a stage. If the length of the body is known, its parts must add up to it.
+/// Reads the head of a stage. If the body's length is known, its parts must add up to it.
 async fn read_head(site: &SiteState, body: &mut RequestBody) -> Result<StageHead, HttpError> {
     let limit = LENGTH_BYTES + u64::from(MAX_HEAD_BYTES) + MAX_CHANGE_BYTES + MAX_PACKS_BYTES;
     let length = body.check_length_or_chunked(limit)?;
@@ -105,7 +105,7 @@ pub(crate) async fn stage(
     let head = read_head(site, body).await?;
     let release = Release::parse(head.release.as_bytes())
         .map_err(|error| HttpError::malformed(error.to_string()))?;
-    // Checked by the head alone, before a byte of the change or of a pack is read.
+    // Checked from the head alone, before any of the change or of a pack is read.
     site.check_release(&release, head.change_bytes)?;
     if head.change_bytes == 0 {
         let open_stage = site
@@ -174,7 +174,7 @@ async fn open(
         if !open_stage.is_idle(TAKEOVER_IDLE) {
             return Err(HttpError::locked("another push of the same content is in progress"));
         }
-        // The stage belongs to a push that broke off. Its content is found on disk again.
+        // The stage belongs to a push that broke off. Its content will be found again on disk.
         drop(open_stage);
         site.open_stages.close(&key);
     }
@@ -256,8 +256,7 @@ async fn decode_pack(
     content: PackContent,
 ) -> Result<(), HttpError> {
     let same = Arc::clone(site);
-    // The work continues if the peer disconnects, so that the pack is there when the peer comes
-    // back.
+    // The work continues if the peer disconnects, so the pack is there when the peer comes back.
     let work = move || match content.with(|bytes| open_stage.store_pack(&id, bytes))? {
         Ok(()) => Ok(()),
         Err(StorePackError::Pack(refused)) => Err(refused),
@@ -269,13 +268,13 @@ async fn decode_pack(
     site.share.decode(work).await
 }
 
-/// Packs of one body that are being decoded while further packs arrive.
+/// Packs from one body that are being decoded while further packs arrive.
 #[derive(Default)]
 struct DecodeQueue(VecDeque<JoinHandle<Result<(), HttpError>>>);
 
 impl DecodeQueue {
-    /// Starts to decode a pack. If as many packs are in the queue as there are decoders, waits for
-    /// the oldest one first.
+    /// Starts decoding a pack. If the queue already has as many packs as there are decoders, first
+    /// waits for the oldest one.
     async fn push(
         &mut self,
         site: &Arc<SiteState>,
@@ -283,8 +282,7 @@ impl DecodeQueue {
         id: PackId,
         content: PackContent,
     ) -> Result<(), HttpError> {
-        // Without this bound, a fast connection would fill the memory or the disk with waiting
-        // packs.
+        // Without this bound, a fast connection would fill memory or the disk with waiting packs.
         if self.0.len() >= site.share.decoders() {
             self.wait_for_one().await?;
         }
@@ -316,7 +314,7 @@ fn no_open_stage() -> HttpError {
     HttpError::unknown("no stage of this key is open; stage again to learn what is held")
 }
 
-/// Keeps the stage open as long as a body for it arrives.
+/// Keeps the stage open as long as a body for it is arriving.
 fn keep_open(site: &Arc<SiteState>, key: BundleKey, body: &mut RequestBody) {
     let site = Arc::clone(site);
     body.on_data(move || site.open_stages.touch(&key));
@@ -370,7 +368,7 @@ async fn receive_packs(
     keep_open(site, key, body);
     let mut decodes = DecodeQueue::default();
     let read = async {
-        // A body of unknown length is bounded, too: its packs have at most 64 MiB in total.
+        // A body of unknown length is bounded too: its packs total at most 64 MiB.
         let mut left = length.unwrap_or(MAX_PACKS_BYTES);
         while left > 0 || length.is_none() {
             let wrong = || HttpError::malformed("the packs do not make their body");
@@ -400,11 +398,11 @@ async fn receive_packs(
         Ok(false)
     };
     let read = read.await;
-    // Also done after an error: a pack that has arrived completely is stored, and is not sent
-    // again.
+    // This is done even after an error: a pack that has arrived completely is stored and need not
+    // be sent again.
     let taken = decodes.finish().await;
     match read {
-        // A failed pack closes the stage, and the error of the pack explains more than "no stage is
+        // A failed pack closes the stage, and the pack's error explains more than "no stage is
         // open".
         Err(refused) if refused.protocol_error.kind == ErrorKind::Unknown => {
             taken.and(Err(refused))

@@ -10,25 +10,25 @@ use crate::store::layout::manifest_name;
 use crate::store::open::LockedStore;
 use crate::store::{Store, StoreError, is_damage, unless_damaged};
 
-/// zstd level. Object ids are incompressible and paths compress well equally well at any level, so
-/// a higher level gains nothing.
+/// zstd level. Object ids are incompressible, and paths compress equally well at any level, so a
+/// higher level gains nothing.
 const LEVEL: i32 = 1;
 
-/// The entries of a stored manifest. The id is checked at the end.
+/// The entries in a stored manifest. The id is checked at the end.
 pub type ManifestStream = ManifestReader<zstd::Decoder<'static, BufReader<File>>>;
 
 impl Store {
     /// Opens a manifest.
     ///
     /// # Errors
-    /// Fails if the manifest is missing or its start is malformed. Later damage is an error of the
-    /// stream.
+    /// Fails if the manifest is missing or its start is malformed. The stream reports any damage
+    /// after the start.
     pub fn manifest(&self, id: &ManifestId) -> Result<ManifestStream, StoreError> {
         let decoder = self.manifest_bytes(id)?;
         ManifestReader::new(decoder, Some(*id)).map_err(self.manifest_error(id))
     }
 
-    /// Opens the canonical bytes of a manifest, without checking them.
+    /// Opens a manifest's canonical bytes, without checking them.
     ///
     /// # Errors
     /// Fails if the manifest is missing.
@@ -46,7 +46,7 @@ impl Store {
         Ok(decoder)
     }
 
-    /// Opens the stored file of a manifest: one zstd frame, without checking it.
+    /// Opens a manifest's stored file, one zstd frame, without checking it.
     ///
     /// # Errors
     /// Fails if the manifest is missing.
@@ -54,7 +54,7 @@ impl Store {
         Ok(self.layout.manifests.open_file(&manifest_name(id))?)
     }
 
-    /// Converts an error of a manifest's stream into one that names the file.
+    /// Converts an error from a manifest's stream into one that names the file.
     pub(in crate::store) fn manifest_error(
         &self,
         id: &ManifestId,
@@ -63,7 +63,7 @@ impl Store {
         move |source| StoreError::Manifest { path: path.clone(), source }
     }
 
-    /// The entries of a manifest. Their errors name the file.
+    /// The entries in a manifest. Errors name the file.
     pub(in crate::store) fn entries(
         &self,
         manifest: &ManifestId,
@@ -78,8 +78,8 @@ impl Store {
     /// [`StoreError::Manifest`] if it is missing or damaged; other errors if it cannot be read.
     pub(in crate::store) fn check_manifest(&self, id: &ManifestId) -> Result<(), StoreError> {
         let mut entries = match self.manifest(id) {
-            // Reported as an error of the manifest, so that a missing file becomes the kind
-            // `DamagedBase`. The origin then sends everything without a base.
+            // Reported as a manifest error, so that a missing file gets the kind `DamagedBase`. The
+            // origin then sends everything without a base.
             Err(StoreError::Io(error)) if is_damage(&error.source) => {
                 return Err(self.manifest_error(id)(ManifestError::Io(std::io::Error::other(
                     error,

@@ -29,7 +29,7 @@ impl Store {
         Ok(meta.map(|meta| meta.size))
     }
 
-    /// Opens the content of an object. The caller must check that it matches the id.
+    /// Opens the content of an object. The caller must check that the content matches the id.
     ///
     /// # Errors
     /// Fails if the object is missing or cannot be read.
@@ -37,8 +37,8 @@ impl Store {
         Ok(self.layout.objects.open_file(&object_name(object))?)
     }
 
-    /// All objects of the store, ascending. Reading 256 directories is cheaper than a `stat` for
-    /// each object of a manifest.
+    /// All objects in the store, in ascending order. Reading 256 directories is cheaper than a
+    /// `stat` for each object in a manifest.
     pub(in crate::store) fn list_objects(&self) -> Result<Vec<ObjectId>, StoreError> {
         let mut objects = Vec::new();
         for byte in 0..=255u8 {
@@ -95,7 +95,7 @@ impl Store {
     /// Whether each of `objects` is present and its bytes are right, in the same order.
     ///
     /// # Errors
-    /// [`StoreError::Cancelled`], or an error of reading the disk.
+    /// [`StoreError::Cancelled`], or an error reading the disk.
     pub fn holds(
         &self,
         objects: &[ObjectId],
@@ -125,8 +125,8 @@ impl Store {
         };
         if held.iter().all(|is_held| *is_held) {
             return match error {
-                // A block signature matched wrongly. Which one is not known: the origin builds on
-                // none of these objects again.
+                // A block signature gave a false match. It is not known which one, so the origin
+                // uses none of these objects as a base again.
                 StoreError::Pack(PackError::Frame { .. }) if !objects.is_empty() => {
                     StoreError::BaseMismatch { objects }
                 }

@@ -1,6 +1,6 @@
 //! Group and modes of the served files. Each mirror has its own setting.
 //!
-//! There is one setting for the whole store, because files of several releases share inodes. A
+//! There is one setting for the whole store, because files in several releases share inodes. A
 //! change is made in place.
 
 use std::fmt;
@@ -19,7 +19,7 @@ pub struct Permissions {
     pub group: Option<u32>,
     /// The mode of files.
     pub file_mode: ContentMode,
-    /// Mode of a directory.
+    /// The mode of directories.
     pub dir_mode: DirectoryMode,
 }
 

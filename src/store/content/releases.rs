@@ -40,12 +40,12 @@ impl Store {
         }))
     }
 
-    /// The names of all records, ascending, including staged releases.
+    /// The names of all records, including those of staged releases, in ascending order.
     pub(in crate::store) fn release_names(&self) -> Result<Vec<ReleaseName>, StoreError> {
         self.names_ending_in(RECORD_SUFFIX)
     }
 
-    /// The names of all records and of the current release, which counts even if its record is
+    /// The names of all records and of the current release, which is included even if its record is
     /// missing.
     pub(in crate::store) fn known_releases(&self) -> Result<BTreeSet<ReleaseName>, StoreError> {
         Ok(self.release_names()?.into_iter().chain(self.current()?).collect())
@@ -83,8 +83,8 @@ impl Store {
         }
     }
 
-    /// The names of the releases that are or were served, ascending, with the current one last.
-    /// Empty if there is no current release.
+    /// The names of the releases that are or were served, in ascending order, with the current one
+    /// last. Empty if there is no current release.
     ///
     /// # Errors
     /// Fails if the store cannot be read.
@@ -139,7 +139,7 @@ impl LockedStore<'_> {
         Ok(())
     }
 
-    /// Marks a release as deleted. The content that only this release needed is dropped later.
+    /// Marks a release as deleted. Content that only this release needed is dropped later.
     pub(in crate::store) fn mark_deleted(&self, name: ReleaseName) -> Result<(), StoreError> {
         let releases = &self.layout.releases;
         // Not synced: if a power cut undoes the rename, the next push marks the release again.

@@ -1,4 +1,4 @@
-//! Block signatures of the objects of a manifest, made while the objects are read.
+//! Block signatures of the objects in a manifest, computed while the objects are read.
 
 use std::fs::File;
 use std::io::{ErrorKind, Read as _};
@@ -9,11 +9,11 @@ use crate::pack::{SignatureBuilder, SignatureKey, SignatureShape};
 use crate::store::layout::object_name;
 use crate::store::{Store, StoreError};
 
-/// Bytes that are read at once.
+/// Maximum bytes per read.
 const READ_BYTES: usize = 256 * 1024;
 
-/// The signatures of some objects, one frame for each: the byte 0 for an object that the store does
-/// not have as its manifest says, otherwise the byte 1 and the hashes.
+/// The signatures of some objects, one frame for each object: the byte 0 if the store lacks the
+/// object or its size differs from the manifest, otherwise the byte 1 and the hashes.
 #[derive(Debug)]
 pub struct SignatureStream {
     store: Option<Store>,
@@ -37,37 +37,37 @@ struct OpenFile {
 }
 
 impl SignatureStream {
-    /// The frames of `count` objects that a mirror without a store does not have.
+    /// The frames for `count` objects on a mirror without a store, which has none of them.
     #[must_use]
     pub fn absent(count: usize) -> Self {
         let key = SignatureKey::from_bytes([0; SignatureKey::BYTES]);
         Self { store: None, key, files: vec![None; count].into_iter(), open: None }
     }
 
-    /// The number of bytes of objects that are still to be read.
+    /// The number of object bytes still to be read.
     #[must_use]
     pub fn bytes_to_read(&self) -> u64 {
         self.files.as_slice().iter().flatten().map(|file| file.shape.base_bytes()).sum()
     }
 
-    /// The length of the frames that are still to be made, in bytes.
+    /// The length in bytes of the frames still to be made.
     #[must_use]
     pub fn answer_bytes(&self) -> u64 {
         let bytes = |file: &Option<SignedFile>| 1 + file.map_or(0, |file| file.shape.bytes());
         self.files.as_slice().iter().map(bytes).sum()
     }
 
-    /// The number of objects that are still to be read.
+    /// The number of objects still to be read.
     #[must_use]
     pub fn objects_to_read(&self) -> usize {
         self.files.as_slice().iter().flatten().count()
     }
 
-    /// Reads on and appends to `out`. Returns how many bytes of an object were read; `None` at the
-    /// end.
+    /// Reads the next bytes of an object and appends to `out`. Returns how many bytes were read;
+    /// `None` at the end.
     ///
     /// # Errors
-    /// Fails if an object was removed or became shorter meanwhile, or cannot be read.
+    /// Fails if an object cannot be read, or was removed or became shorter in the meantime.
     pub fn read_step(
         &mut self,
         buffer: &mut Vec<u8>,
@@ -106,10 +106,10 @@ impl SignatureStream {
 }
 
 impl Store {
-    /// The signatures of files of the manifest `base`, which are named by their positions among its
-    /// entries, ascending, each with the bits of the size of the new content. Objects that are
-    /// missing or have another length than in the manifest are left out, and all are if the store
-    /// does not have the manifest.
+    /// The signatures of some files in the manifest `base`. `asked` names each file by its position
+    /// among the entries, in ascending order, and gives the number of bits in the size of its new
+    /// content. Leaves out objects that are missing or whose length differs from the manifest. If
+    /// the store does not have the manifest, leaves out all objects.
     ///
     /// # Errors
     /// Fails if the manifest is damaged, or if the disk cannot be read.

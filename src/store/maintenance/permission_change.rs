@@ -30,7 +30,7 @@ fn rewrite(parent: &Dir, name: &str, permissions: Permissions) -> Result<(), Sto
     let Some(meta) = parent.stat(name)? else { return Ok(()) };
     let mode = match meta.kind {
         // Changed in place although these inodes are served: the releases share them, and copies
-        // would need the space of the tree again.
+        // would take as much space as the tree again.
         FileKind::File => permissions.file(meta.mode & 0o100 != 0),
         FileKind::Directory => permissions.directory(),
         FileKind::Symlink | FileKind::Other => return Ok(()),

@@ -35,7 +35,7 @@ pub struct Pruned {
 }
 
 impl Store {
-    /// Keeps the newest `keep` releases (at least the current one), those that have a slot, and a
+    /// Keeps the newest `keep` releases (at least the current one), any that have a slot, and a
     /// staged one. Drops everything else, including stray files and the quarantines of pushes that
     /// are not running. Expires retired entries that are due.
     ///
@@ -58,11 +58,11 @@ impl Store {
     /// quarantines older than a week. Takes no lock if nothing is due.
     ///
     /// # Errors
-    /// [`StoreError::Locked`]; [`StoreError::OtherOwner`]; a damaged manifest; errors of the disk.
+    /// [`StoreError::Locked`], [`StoreError::OtherOwner`], a damaged manifest, or a disk error.
     pub fn run_maintenance(&self, wait: Duration) -> Result<Pruned, StoreError> {
         self.check_owner()?;
         let mut pruned = Pruned::default();
-        // Neither of the two must stop the other, so this error is returned at the end.
+        // Neither task may prevent the other, so this error is returned at the end.
         let expired = self.expire(wait);
         self.drop_stale_quarantines(fsx::unix_seconds(), &mut pruned)?;
         pruned.expired = expired?;
@@ -117,8 +117,8 @@ impl LockedStore<'_> {
         let mut candidates = HashSet::new();
         let mut manifests = HashSet::new();
         for name in &gone {
-            // Without the record of a deleted release, the content that it needed is unknown; a
-            // sweep finds it.
+            // Without the record of a deleted release, it is unknown what content the release
+            // needed; a sweep finds it.
             if let Ok(release) = self.deleted_release(*name)
                 && !kept.contains(&release.manifest)
             {
@@ -142,7 +142,7 @@ impl LockedStore<'_> {
         gone.iter().try_for_each(|name| self.remove_deleted(*name))
     }
 
-    /// Adds the objects of a manifest, as far as the manifest can be read.
+    /// Adds the objects in a manifest, as far as the manifest can be read.
     fn collect_objects(
         &self,
         manifest: &ManifestId,
@@ -160,7 +160,7 @@ impl LockedStore<'_> {
         Ok(())
     }
 
-    /// Removes the objects of the kept manifests from `candidates`.
+    /// Removes the objects in the kept manifests from `candidates`.
     fn keep_needed(
         &self,
         kept: &HashSet<ManifestId>,

@@ -26,8 +26,8 @@ pub trait FetchRecords {
     fn release(&self, name: ReleaseName) -> Option<Release>;
     /// Returns the canonical bytes of a manifest, unchecked, if it is available.
     fn manifest(&self, id: &ManifestId) -> Option<Box<dyn Read + Send>>;
-    /// Whether records that are not available now may still arrive. As long as they may, nothing is
-    /// given up because one of them is missing.
+    /// Whether records that are not available now may still arrive. If so, nothing is given up
+    /// because a record is missing.
     fn is_awaited(&self) -> bool {
         false
     }
@@ -65,8 +65,7 @@ impl Store {
         // Check the owner first: the search for faults reads the whole store, and other users may
         // run it too.
         self.check_owner()?;
-        // An interrupted change of permissions is completed first, so that the modes can be
-        // checked.
+        // An interrupted permission change is completed first, so that the modes can be checked.
         self.set_permissions(None, wait)?;
         let mut repaired = Repaired {
             found: self.verify(Depth::Full, wait, cancelled)?.faults,
@@ -80,8 +79,7 @@ impl Store {
             repaired.repaired_files += store.repair_records(records)?;
             repaired.objects += store.repair_objects(fetch)?;
             let current = store.current()?.map(|release| SlotName { release, is_spare: false });
-            // The current slot is included even if its directory is missing; the slot is then built
-            // again.
+            // The current slot is included even if its directory is missing; it is then rebuilt.
             for slot in store.slot_names()?.into_iter().chain(current).collect::<BTreeSet<_>>() {
                 repaired.repaired_files +=
                     store.repair_slot(slot, Some(slot) == current || records.is_awaited())?;
@@ -123,7 +121,7 @@ impl LockedStore<'_> {
         Ok(repaired)
     }
 
-    /// Writes a fetched manifest if it has the right id. Returns whether it has.
+    /// Writes a fetched manifest if it has the right id. Returns whether it does.
     fn repair_manifest(
         &self,
         id: &ManifestId,
@@ -146,7 +144,7 @@ impl LockedStore<'_> {
                 self.adopt_manifest(NAME, id)?;
                 Ok(true)
             }
-            // The source's manifest is damaged too, or ended early.
+            // The source's manifest is also damaged, or ended early.
             Ok(_) | Err(StoreError::Manifest { .. }) => Ok(false),
             Err(error) => Err(error),
         }
@@ -183,7 +181,8 @@ impl LockedStore<'_> {
         Ok(repaired)
     }
 
-    /// Repairs every entry of a slot. Drops a slot whose manifest is lost, unless it is needed.
+    /// Repairs every entry of a slot. Drops a slot whose manifest is lost, unless the slot is
+    /// needed.
     fn repair_slot(&self, slot: SlotName, is_needed: bool) -> Result<u64, StoreError> {
         let manifest = match unless_damaged(self.release(slot.release))? {
             Some(release) if self.is_manifest_intact(&release.manifest)? => release.manifest,
@@ -255,7 +254,7 @@ impl LockedStore<'_> {
         }
         let name = entry.path.name();
         let dir = stack.ensure(entry.path.parent().unwrap_or(""))?;
-        // Only in this case the path is missing for a moment: a rename cannot replace a directory
+        // Only in this case is the path missing for a moment: a rename cannot replace a directory
         // with a file.
         if faults.contains(&FaultKind::WrongKind) {
             dir.remove_all(name)?;

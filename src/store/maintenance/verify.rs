@@ -39,7 +39,7 @@ pub enum FaultKind {
     Time,
     /// The permissions are wrong.
     Mode,
-    /// Something of the wrong kind is in the place of a file, directory or link.
+    /// Something of the wrong kind is where a file, directory or link should be.
     WrongKind,
     /// The link target is wrong.
     Target,
@@ -49,7 +49,7 @@ pub enum FaultKind {
     Unexpected,
 }
 
-/// A fault of a store.
+/// A fault in a store.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Fault {
     /// What is wrong.
@@ -87,7 +87,7 @@ pub struct Verified {
     pub bytes: u64,
     /// Served entries that were checked.
     pub entries: u64,
-    /// The faults, ascending.
+    /// The faults, in ascending order.
     pub faults: Vec<Fault>,
 }
 
@@ -128,7 +128,7 @@ impl Store {
         Ok(found)
     }
 
-    /// Verifies the store without write permission. The result is therefore not logged.
+    /// Verifies the store without write permission, so the result is not logged.
     pub(in crate::store) fn verify_as_reader(
         &self,
         depth: Depth,
@@ -259,7 +259,7 @@ impl Store {
         let mut order: Vec<&FileEntry> = needed.values().collect();
         order.sort_unstable_by_key(|file| file.object);
         let mut inodes = HashMap::with_capacity(order.len());
-        // In parts, so that a request to stop is noticed soon.
+        // In chunks, so that a request to stop is noticed soon.
         for chunk in order.chunks(256) {
             if cancelled() {
                 return Err(StoreError::Cancelled);
@@ -316,7 +316,7 @@ impl Store {
         Ok(if is_whole { Ok(meta.inode) } else { Err(FaultKind::Content) })
     }
 
-    /// The missing or damaged objects of a manifest, each once.
+    /// The missing or damaged objects in a manifest, each listed once.
     pub(in crate::store) fn damaged_objects(
         &self,
         manifest: &ManifestId,
@@ -333,7 +333,7 @@ impl Store {
     }
 
     /// Compares a slot with its manifest: kinds, sizes, times, modes, targets and unexpected files.
-    /// If the `intact` objects are given, also compares the bytes.
+    /// If `intact` is given, also compares the bytes.
     fn verify_slot(
         &self,
         slot: SlotName,
@@ -364,7 +364,7 @@ impl Store {
             found.entries += 1;
             let object = entry.file().map(|file| file.object);
             for kind in check_entry(&mut stack, &entry, permissions, intact)? {
-                // The next push completes an interrupted change of permissions.
+                // The next push completes an interrupted permission change.
                 if kind == FaultKind::Mode && is_changing {
                     continue;
                 }
@@ -377,8 +377,8 @@ impl Store {
     }
 }
 
-/// Compares an entry with its file in a slot. Compares the bytes only if the `intact` objects are
-/// given, and only if the file is not one of them.
+/// Compares an entry with its file in a slot. Compares the bytes only if `intact` is given and the
+/// file is not one of the intact objects.
 pub(in crate::store) fn check_entry(
     stack: &mut DirStack,
     entry: &Entry,
@@ -429,7 +429,7 @@ fn has_content(dir: &Dir, name: &str, file: &FileEntry) -> Result<bool, StoreErr
     Ok(unless_damaged(read())? == Some((file.object, file.size)))
 }
 
-/// The paths that may exist in a slot: the entries of its manifest and the directories above them.
+/// The paths that may exist in a slot: the entries in its manifest and the directories above them.
 #[derive(Debug)]
 pub(in crate::store) struct SlotPaths {
     entries: HashSet<String>,

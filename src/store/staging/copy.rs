@@ -1,4 +1,5 @@
-//! Copies objects whose time or mode does not match an entry, so that a hard link cannot be used.
+//! Copies objects whose time or mode does not match an entry and which therefore cannot be
+//! hard-linked.
 
 use std::io::{self, Read, Write as _};
 
@@ -12,8 +13,8 @@ use crate::store::{Store, StoreError};
 const CHUNK_BYTES: usize = 256 * 1024;
 
 impl Store {
-    /// Writes the content of an entry's object to the new file `name` in `dir`, with the time of
-    /// the entry and the given mode. Does not sync it.
+    /// Writes the content of an entry's object to the new file `name` in `dir`, with the entry's
+    /// time and the given mode. Does not sync it.
     ///
     /// # Errors
     /// [`StoreError::DamagedObject`] if the content does not match the object's id.
@@ -34,9 +35,9 @@ impl Store {
     }
 }
 
-/// Writes the bytes of `from` to the new file `name` in `dir`, with the time of the entry and the
-/// given mode. Returns whether the bytes match the entry's object; if not, removes the file. Does
-/// not sync it.
+/// Writes the bytes of `from` to the new file `name` in `dir`, with the entry's time and the given
+/// mode. Returns whether the bytes match the entry's object; if not, removes the file. Does not
+/// sync it.
 pub(in crate::store) fn write_object(
     entry: &FileEntry,
     mode: FileMode,
@@ -59,7 +60,7 @@ pub(in crate::store) fn write_object(
                 file.write_all(&buffer[..count]).context("write", path)?;
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            // A failed read is a fault of the source, not of the destination disk, so it is handled
+            // A failed read is a fault in the source, not in the destination disk, so it is handled
             // like wrong content.
             Err(_) => break,
         }

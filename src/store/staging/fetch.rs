@@ -16,7 +16,7 @@ pub trait Fetch: Sync {
         let _ = objects;
     }
 
-    /// Opens the content of an object with `bytes` bytes.
+    /// Opens the content of an object whose size is `bytes`.
     ///
     /// # Errors
     /// Fails if the content cannot be read.
@@ -39,8 +39,8 @@ impl LockedStore<'_> {
     /// Fetches objects into the store. Each is synced before it gets its name.
     ///
     /// # Errors
-    /// [`StoreError::Fetch`] lists all objects that could not be fetched. In that case none is
-    /// kept.
+    /// [`StoreError::Fetch`] lists all objects that could not be fetched. In that case, no fetched
+    /// object is kept.
     pub(in crate::store) fn fetch_objects(
         &self,
         files: &[FileEntry],

@@ -76,8 +76,8 @@ impl LockedStore<'_> {
         let mut writer = SlotWriter::for_filled_slot(self, slot, self.permissions()?);
         match self.find_changes(&mut writer, idle, release, known_objects) {
             Ok(changes) => Ok(Some(ClearedSlot { writer, changes })),
-            // Not an error of the push: `fill_slot` then builds a new tree, which costs as much as
-            // the first push.
+            // This does not fail the push: `fill_slot` then builds a new tree, which costs as much
+            // as the first push.
             Err(error) if is_unknown_tree(&error) => Ok(None),
             Err(error) => Err(error),
         }
@@ -116,8 +116,9 @@ impl LockedStore<'_> {
     }
 
     /// Fills an empty slot with the tree of a release, on two threads, because system calls in
-    /// different directories hardly wait for each other. Leaves out expired entries, and returns
-    /// which of their objects are missing. The objects of all other entries were linked or copied.
+    /// different directories barely contend with each other. Leaves out expired entries, and
+    /// returns which of their objects are missing. The objects of all other entries were linked or
+    /// copied.
     fn fill_new_slot(
         &self,
         slot: Dir,
@@ -152,8 +153,8 @@ impl LockedStore<'_> {
         Ok((writer, missing))
     }
 
-    /// Places the entries that need a copy, in order. If the live slot has an entry unchanged, the
-    /// entry becomes a link to the live file.
+    /// Places the entries that need a copy, in order. If an entry is unchanged from the live slot,
+    /// it becomes a link to the live file.
     fn place_copies(&self, writer: &mut SlotWriter<'_>, left: &[Entry]) -> Result<(), StoreError> {
         if left.is_empty() {
             return Ok(());
@@ -165,8 +166,8 @@ impl LockedStore<'_> {
         })
     }
 
-    /// Completes a staged slot (step 4): renames the record and `dirty`, both of which are durable
-    /// by now, to their final names.
+    /// Completes a staged slot (step 4): renames the record and `dirty`, both already durable, to
+    /// their final names.
     pub(in crate::store) fn commit_slot(&self, name: ReleaseName) -> Result<(), StoreError> {
         self.adopt_release(name)?;
         let slots = &self.layout.slots;
@@ -176,11 +177,11 @@ impl LockedStore<'_> {
         Ok(slots.sync()?)
     }
 
-    /// Fills the second slot, after the first push was acknowledged. From then on, the cost of a
-    /// push depends only on the size of the change. Does nothing if there is an idle slot.
+    /// Fills the second slot after the first push has been acknowledged. From then on, the cost of
+    /// a push depends only on the size of the change. Does nothing if there is an idle slot.
     ///
     /// # Errors
-    /// Errors of the disk. The served slot is not touched.
+    /// Fails on a disk error. The served slot is not touched.
     pub(in crate::store) fn fill_spare_slot(&self) -> Result<(), StoreError> {
         let Some(spare) = self.missing_slot()? else { return Ok(()) };
         let release = self.release(spare.release)?;
@@ -210,7 +211,7 @@ pub(in crate::store) struct ClearedSlot<'s> {
     changes: SlotChanges,
 }
 
-/// The changes of a slot, found in one pass over the manifests of both releases.
+/// The changes to a slot, found in one pass over the manifests of both releases.
 #[derive(Default)]
 struct SlotChanges {
     /// Entries that expired up to this time may be absent already, and are not placed.
@@ -291,15 +292,15 @@ impl SlotChanges {
     }
 }
 
-/// Places entries with two writers of the same slot, on two threads, because system calls in
-/// different directories hardly wait for each other. Returns the entries that need a copy, in
+/// Places entries with two writers for the same slot, on two threads, because system calls in
+/// different directories barely contend with each other. Returns the entries that need a copy, in
 /// order.
 fn place_in_parallel(
     entries: &[Entry],
     helper: &mut SlotWriter<'_>,
     writer: &mut SlotWriter<'_>,
 ) -> Result<Vec<Entry>, StoreError> {
-    /// Minimum number of entries for a second thread. For fewer entries, starting a thread is not
+    /// Minimum number of entries for a second thread. For fewer, starting a thread is not
     /// worthwhile.
     const MIN_PARALLEL_ENTRIES: usize = 256;
     if entries.len() < MIN_PARALLEL_ENTRIES {

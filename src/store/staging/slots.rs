@@ -1,8 +1,8 @@
 //! Slots: changes the file tree of a release that is not served.
 //!
 //! The cost depends on the size of the change: the idle slot is changed from its own release to the
-//! new one. Every step is relative to an open directory of the slot and follows no link, so that
-//! foreign links in a slot cannot lead outside.
+//! new one. Every step is relative to an open directory in the slot and follows no link, so foreign
+//! links in a slot cannot lead outside.
 
 use std::collections::HashMap;
 use std::io;
@@ -16,11 +16,11 @@ use crate::store::open::LockedStore;
 use crate::store::{Store, StoreError, unless_damaged};
 use crate::tree_path::TreePath;
 
-/// Maximum number of hard links of an inode. ext4 allows 65,000; the difference leaves room for
+/// Maximum number of hard links to an inode. ext4 allows 65,000; the difference leaves room for
 /// other programs.
 const MAX_LINKS: u64 = 64_000;
 
-/// A directory, and the open directories on the path that was used last.
+/// A directory, and the open directories along the last path used.
 #[derive(Debug)]
 pub(in crate::store) struct DirStack {
     root: Dir,
@@ -166,7 +166,7 @@ impl<'s> SlotWriter<'s> {
         writer
     }
 
-    /// A second writer of the same slot, for another thread.
+    /// A second writer for the same slot, for another thread.
     pub(in crate::store) fn try_clone(&self) -> Result<Self, StoreError> {
         let mut second =
             Self::for_empty_slot(self.store, self.slot.root.try_clone()?, self.permissions);
@@ -174,7 +174,7 @@ impl<'s> SlotWriter<'s> {
         Ok(second)
     }
 
-    /// Removes an entry. Does not remove the directory that may be empty now.
+    /// Removes an entry. Does not remove its directory, which may now be empty.
     pub(in crate::store) fn remove(&mut self, path: &TreePath) -> Result<(), StoreError> {
         let (parent, name) = split_path(path);
         let Some(dir) = self.slot.find(parent)? else {
@@ -192,7 +192,7 @@ impl<'s> SlotWriter<'s> {
     }
 
     /// Removes an entry that may be absent because it has expired. Returns whether it was there.
-    /// Does not remove the directory that may be empty now.
+    /// Does not remove its directory, which may now be empty.
     pub(in crate::store) fn remove_if_any(&mut self, path: &TreePath) -> Result<bool, StoreError> {
         let (parent, name) = split_path(path);
         let Some(dir) = self.slot.find(parent)? else { return Ok(false) };
@@ -248,8 +248,8 @@ impl<'s> SlotWriter<'s> {
     }
 
     /// Places a file for which [`SlotWriter::place`] returned `false`: as a link to the file in the
-    /// live slot if `live` is given and matches, otherwise to an earlier copy in this slot,
-    /// otherwise as a new copy.
+    /// live slot if `live` is given and matches, otherwise as a link to an earlier copy in this
+    /// slot, otherwise as a new copy.
     pub(in crate::store) fn place_by_copy(
         &mut self,
         entry: &Entry,
@@ -274,8 +274,8 @@ impl<'s> SlotWriter<'s> {
                 return self.put(parent, name, |dir| Ok(from.link(copy_name, dir, name)?));
             }
         }
-        // A copy instead of new metadata for the object, because the inode may have another name
-        // that is being served.
+        // Makes a copy instead of changing the object's metadata, because the inode may have
+        // another name that is being served.
         let (store, mode) = (self.store, self.permissions.file(file.exec));
         self.put(parent, name, |dir| store.copy_object(file, mode, dir, name))?;
         self.copies.insert(file.object, entry.path.clone());
@@ -283,7 +283,7 @@ impl<'s> SlotWriter<'s> {
     }
 
     /// Creates something at a path. A file in the way is unexpected, because the entries of the
-    /// slot's own release were removed before.
+    /// slot's own release have already been removed.
     fn put(
         &mut self,
         parent: &str,
@@ -305,7 +305,7 @@ impl<'s> SlotWriter<'s> {
     }
 
     /// Replaces objects that had to be copied with links to the copies, so that the content is
-    /// stored only once and later links find it. The slot must be synced before, because the copies
+    /// stored only once and later links find it. The slot must be synced first, because the copies
     /// become objects.
     pub(in crate::store) fn share_copies(&mut self) -> Result<(), StoreError> {
         const NAME: &str = "share";
@@ -323,7 +323,7 @@ impl<'s> SlotWriter<'s> {
 }
 
 impl Store {
-    /// The slots of releases, ascending. Leaves out `dirty` and unknown names.
+    /// The slots of releases, in ascending order. Leaves out `dirty` and unknown names.
     pub(in crate::store) fn slot_names(&self) -> Result<Vec<SlotName>, StoreError> {
         let entries = self.layout.slots.entries()?;
         let mut names: Vec<_> =
@@ -350,7 +350,8 @@ impl LockedStore<'_> {
             return Ok(());
         }
         // The name goes first, and durably: a slot with the name of a release is taken for the
-        // complete release, so a removal that is interrupted must not leave a part under it.
+        // complete release, so an interrupted removal must not leave a partial tree under that
+        // name.
         slots.remove_all(DIRTY)?;
         slots.rename(&name, slots, DIRTY)?;
         slots.sync()?;
@@ -365,8 +366,7 @@ impl LockedStore<'_> {
         let current = self.current()?;
         let mut idle = self.slot_names()?;
         idle.retain(|slot| slot.is_spare || Some(slot.release) != current);
-        // A slot can be changed only with the help of its manifest; without the manifest it is
-        // useless.
+        // A slot can be changed only with its manifest; without the manifest it is useless.
         let mut usable = None;
         for (index, slot) in idle.iter().enumerate().rev() {
             if let Some(release) = unless_damaged(self.release(slot.release))?
@@ -379,8 +379,8 @@ impl LockedStore<'_> {
         let taken = usable.map(|index| idle.remove(index));
         idle.into_iter().try_for_each(|slot| self.remove_slot(slot))?;
         let Some(slot) = taken else { return Ok(None) };
-        // From now on the tree belongs to no release. If this process dies, the name tells that to
-        // the next one.
+        // From now on the tree belongs to no release. If this process dies, the name tells the next
+        // one.
         slots.rename(&slot.to_string(), slots, DIRTY)?;
         Ok(Some((slots.open_dir(DIRTY)?, slot)))
     }

@@ -10,7 +10,7 @@ use crate::manifest::delta::DeltaSummary;
 use crate::release::Release;
 use crate::store::{Store, StoreError};
 
-/// The limits of a site, regardless of the free space.
+/// The limits of a site, regardless of free space.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Quota {
     /// Maximum bytes of a release; `None` if unlimited.
@@ -58,14 +58,14 @@ impl Store {
         let known =
             needs.head.base.filter(|_| has_idle_slot).and_then(|base| self.manifest_entries(&base));
         let Some(known) = known else { return Ok(release.entries) };
-        // An entry with new content may replace an entry of the base, so the difference in the
-        // number of entries is too low.
+        // An entry with new content may replace an entry in the base, so the difference in the
+        // number of entries alone is too low.
         Ok((needs.objects.len() as u64).saturating_add(release.entries.saturating_sub(known)))
     }
 }
 
-/// The bytes that a release takes on a disk with blocks of `block_bytes`, if `made` of its entries
-/// are created and `held_bytes` of its content are already there.
+/// The bytes that a release takes up on a disk with blocks of `block_bytes`, if `made` of its
+/// entries are created and `held_bytes` of its content are already there.
 #[must_use]
 pub fn needed_bytes(made: u64, needs: &DeltaSummary, block_bytes: u64, held_bytes: u64) -> u64 {
     // Bytes per created entry: its compressed manifest line, and its names in two slots and in
@@ -77,7 +77,7 @@ pub fn needed_bytes(made: u64, needs: &DeltaSummary, block_bytes: u64, held_byte
     content.saturating_sub(held_bytes).saturating_add(made.saturating_mul(ENTRY_BYTES))
 }
 
-/// Refuses a release that cannot fit before anything is written. Compares [`needed_bytes`] and the
+/// Refuses a release that cannot fit, before anything is written. Compares [`needed_bytes`] and the
 /// needed inodes with the free space.
 pub(in crate::store) fn check_space(
     path: &Path,

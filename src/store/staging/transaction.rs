@@ -49,8 +49,7 @@ pub struct StagingTransaction {
     write_back: WriteBack,
     /// The new objects, once the store has them under their ids.
     moved_objects: Option<Arc<[(ObjectId, u64)]>>,
-    /// The object at each position of the base manifest. It is read when the first block uses a
-    /// base.
+    /// The object at each position in the base manifest. Read when the first block uses a base.
     bases: OnceLock<Vec<Option<ObjectId>>>,
     wait: Duration,
 }
@@ -78,7 +77,7 @@ impl Store {
                 space::check_space(self.path(), &system()?, made, &needs, held_bytes)
             })?,
         }
-        // Completes an interrupted change, so that old and new files of the slot have the same
+        // Completes an interrupted change, so that old and new files in the slot have the same
         // mode.
         self.set_permissions(None, wait)?;
         let permissions = self.permissions()?;
@@ -98,11 +97,11 @@ impl Store {
         })
     }
 
-    /// Returns the error that [`Store::start_staging`] returns for too little space. Changes
-    /// nothing.
+    /// Returns the error that [`Store::start_staging`] would return if there is too little space.
+    /// Changes nothing.
     ///
     /// # Errors
-    /// Fails if there is too little space, and with the errors of [`Store::read_change`].
+    /// Fails if there is too little space, or like [`Store::read_change`].
     pub fn check_space(&self, offered: OfferedRelease<'_>) -> Result<(), StoreError> {
         let Some(needs) = self.read_change(offered, &|_| true, &|| false)? else { return Ok(()) };
         let release = offered.release;
@@ -124,7 +123,7 @@ impl Store {
     /// Like [`Store::check_space`], for a store that would be created at `path`.
     ///
     /// # Errors
-    /// The errors of [`Store::check_space`].
+    /// Fails like [`Store::check_space`].
     pub fn check_space_at(
         path: &Path,
         release: &Release,
@@ -136,16 +135,16 @@ impl Store {
         space::check_space(path, &Self::file_system_at(path)?, release.entries, &needs, 0)
     }
 
-    /// Reads which content and objects the manifest change of a release needs. Refuses a change
-    /// with more entries than the release and the base have. Returns `None` if the release is
-    /// already staged or current.
+    /// Reads which content and objects a release's manifest change needs. Refuses a change with
+    /// more entries than the release and the base have. Returns `None` if the release is already
+    /// staged or current.
     ///
     /// `reserve` reserves a number of bytes of memory until the release is complete, and returns
     /// `false` if they are not available.
     ///
     /// # Errors
-    /// Fails if the release is not newer than the current one, if the base is missing, or if the
-    /// change is malformed or too large; also with `NoMemory` and `Cancelled`.
+    /// Fails if the release is not newer than the current one, the base is missing, or the change
+    /// is malformed or too large. Also fails with `NoMemory` or `Cancelled`.
     pub fn read_change(
         &self,
         offered: OfferedRelease<'_>,
@@ -160,7 +159,7 @@ impl Store {
         }
         let base_entries = match base {
             Some(base) => {
-                // Report a missing base as such, before its entry count limits the change.
+                // Report a missing base as such before its entry count is used to limit the change.
                 if self.manifest_file(&base).is_err() {
                     self.check_manifest(&base)?;
                 }
@@ -181,7 +180,7 @@ impl Store {
         Ok(Some(needs))
     }
 
-    /// The number of entries of a manifest; `None` if no release record here names it.
+    /// The number of entries in a manifest; `None` if no release record here names it.
     pub(in crate::store) fn manifest_entries(&self, manifest: &ManifestId) -> Option<u64> {
         let releases = self.known_releases().ok()?;
         let mut records = releases.into_iter().filter_map(|name| self.release(name).ok());
@@ -266,10 +265,11 @@ impl StagingTransaction {
         self.quarantine.packs().iter().copied()
     }
 
-    /// Writes the content of a pack with a checked id (step 1). Several threads may call this.
+    /// Writes the content of a pack whose id has been checked (step 1). Several threads may call
+    /// this.
     ///
     /// # Errors
-    /// Fails if the pack is malformed or contains foreign content, and with errors of the disk.
+    /// Fails if the pack is malformed or contains foreign content, or on a disk error.
     pub fn store_pack(&self, id: &PackId, pack: &PackReader<'_>) -> Result<(), StoreError> {
         let mut prefix = Vec::new();
         self.quarantine.write_pack(id, pack, |block, content| {
@@ -339,8 +339,9 @@ impl StagingTransaction {
         fsx::IoError::new(op, self.store.path(), source).into()
     }
 
-    /// Completes the release, durable but not served (steps 2 to 4). Fetches missing and damaged
-    /// objects and returns their number. After [`StoreError::Fetch`] it may be called again.
+    /// Completes the release: makes it durable but does not serve it (steps 2 to 4). Fetches
+    /// missing and damaged objects and returns their number. May be called again after
+    /// [`StoreError::Fetch`].
     ///
     /// # Errors
     /// Fails if the content does not match, if an object cannot be fetched, or if the disk fails.
@@ -356,7 +357,7 @@ impl StagingTransaction {
     }
 
     /// Records that staging failed with `error`. Returns the error to report. Drops a quarantine
-    /// whose content is untrustworthy: after a failed write or sync the state of the disk is
+    /// whose content is untrustworthy: after a failed write or sync, the state of the disk is
     /// unknown, and a full disk needs space.
     #[must_use]
     pub fn fail(&self, error: StoreError) -> StoreError {

@@ -55,7 +55,7 @@ impl WriteBack {
         }
     }
 
-    /// Waits for the running sync. The kernel reports a write error only once, so an error of an
+    /// Waits for the running sync. The kernel reports a write error only once, so an error from an
     /// earlier sync is returned here: the final sync would no longer report it.
     pub(in crate::store) fn finish(&self) -> fsx::Result<()> {
         self.join(self.running_sync.lock().take());

@@ -33,8 +33,8 @@ impl Store {
         self.drop_unlocked(self.unlocked_quarantines()?, pruned)
     }
 
-    /// Drops all unlocked quarantines except the newest. Drops the newest, too, if it is older than
-    /// a week.
+    /// Drops all unlocked quarantines except the newest. The newest is dropped too if it is older
+    /// than a week.
     pub(in crate::store) fn drop_old_quarantines(
         &self,
         now: u64,
@@ -60,7 +60,7 @@ impl Store {
     /// Returns whether any was dropped.
     ///
     /// # Errors
-    /// Errors of the disk.
+    /// Fails on a disk error.
     pub fn drop_other_quarantines(&self, key: &BundleKey) -> Result<bool, StoreError> {
         let (mut left, mut pruned) = (self.unlocked_quarantines()?, Pruned::default());
         left.retain(|one| one.key != *key);
@@ -76,13 +76,13 @@ impl Store {
         self.unfinished_bundles()?.iter().map(|key| self.quarantined_bytes(key)).sum()
     }
 
-    /// All quarantines, the newest last.
+    /// All unlocked quarantines, newest last.
     fn unlocked_quarantines(&self) -> Result<Vec<UnlockedQuarantine>, StoreError> {
         let mut left = Vec::new();
         for key in self.unfinished_bundles()? {
             let name = quarantine_name(&key);
             let Some(dir) = self.layout.incoming.find_dir(&name)? else { continue };
-            // A directory's mtime is the time at which it last got a new name, and each complete
+            // A directory's mtime is the time at which its names last changed, and each complete
             // pack adds a name to `held`.
             let mut touched = 0;
             for inner in [".", super::PACK_RECORDS, super::PARTS, super::OBJECTS] {
@@ -105,7 +105,7 @@ impl Store {
             let Some(lock) = fsx::none_if_missing(dir.open_or_create_file(LOCK))? else { continue };
             // Does not wait: if the lock is taken, a push is still writing here.
             let is_free = fsx::lock(&lock, Duration::ZERO, &dir.join(LOCK))?;
-            // Another process may have removed this quarantine and created a new one of the same
+            // Another process may have removed this quarantine and created a new one with the same
             // name.
             if is_free && self.is_quarantine(&name, &dir)? {
                 let bytes = self.quarantined_bytes(&key)?;

@@ -29,8 +29,8 @@ use crate::store::{Store, StoreError, mismatch, unless_damaged};
 use pack_records::PieceRecord;
 use whole_objects::WholeObjects;
 
-/// Upper bound for reading a record, in bytes. A piece takes about 40 bytes, and a pack has no more
-/// pieces than bytes.
+/// Maximum bytes to read from a record. A piece takes about 40 bytes, and a pack has no more pieces
+/// than bytes.
 const MAX_PACK_RECORD_BYTES: u64 = 64 * 1024 * 1024;
 const OBJECTS: &str = "objects";
 const PARTS: &str = "parts";
@@ -89,7 +89,7 @@ pub struct Quarantine {
     _lock: File,
     objects: Vec<NewObject>,
     progress: Mutex<Vec<QuarantineProgress>>,
-    /// The pieces received so far, of objects that arrive in several pieces.
+    /// The pieces received so far for objects that arrive in several pieces.
     hashes: Mutex<HashMap<u32, PieceHashes>>,
     packs: HashSet<PackId>,
     /// Permissions of the content.
@@ -97,7 +97,7 @@ pub struct Quarantine {
     is_gone: AtomicBool,
 }
 
-/// The files of a quarantine that contain held pieces.
+/// The files in a quarantine that contain held pieces.
 #[derive(Default)]
 struct CoveredFiles {
     parts: HashSet<u32>,
@@ -125,7 +125,7 @@ impl Quarantine {
             if !fsx::lock_cancellable(&lock, wait, &|| store.cancel().is_cancelled(), &path)? {
                 return Err(store.lock_error(path));
             }
-            // The process that had the lock may have removed the directory before it ended.
+            // The process that held the lock may have removed the directory before it exited.
             if store.is_quarantine(&name, &dir)? {
                 break (dir, lock);
             }
@@ -149,7 +149,7 @@ impl Quarantine {
             is_gone: AtomicBool::new(false),
         };
         match quarantine.resume() {
-            // The content contradicts itself. Drop it, so that it does not block new packs.
+            // The content contradicts itself. Drop it, so it does not block new packs.
             Err(StoreError::Mismatch { .. }) => quarantine.reset()?,
             other => other?,
         }
@@ -227,8 +227,7 @@ impl Quarantine {
         self.seal_again(&covered.parts)
     }
 
-    /// Content that is still incomplete may have been sealed before a crash; make it writable
-    /// again.
+    /// Makes incomplete content writable again, because it may have been sealed before a crash.
     fn unseal_partial(&self, parts: &HashSet<u32>) -> Result<(), StoreError> {
         let is_partial = |ordinal: &&u32| self.progress()[**ordinal as usize].id.is_none();
         for ordinal in parts.iter().filter(is_partial) {
@@ -240,8 +239,7 @@ impl Quarantine {
         Ok(())
     }
 
-    /// Gives the complete content of an earlier push the times and permissions that this push
-    /// needs.
+    /// Gives complete content from an earlier push the times and permissions that this push needs.
     fn seal_again(&self, parts: &HashSet<u32>) -> Result<(), StoreError> {
         let ids: Vec<Option<ObjectId>> =
             self.progress().iter().map(|progress| progress.id).collect();
@@ -360,7 +358,7 @@ impl Quarantine {
         self.count_piece(piece, hash)
     }
 
-    /// Counts a piece. Seals an object of several pieces once it is complete.
+    /// Counts a piece. Seals an object made of several pieces once it is complete.
     fn count_piece(&self, piece: &Piece, hash: PieceHash) -> Result<(), StoreError> {
         let object = self.objects[piece.ordinal as usize];
         let length = u64::from(piece.length);

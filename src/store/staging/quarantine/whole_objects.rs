@@ -15,7 +15,7 @@ use crate::store::{StoreError, mismatch};
 /// directory is moved if the corresponding directory of the store is missing or empty.
 ///
 /// Only the parent directory stays open: a push fills many mirrors at once, and 256 open
-/// directories per mirror would exceed the limit of a process.
+/// directories per mirror would exceed the limit for one process.
 #[derive(Debug)]
 pub(super) struct WholeObjects {
     dir: Dir,
