@@ -1,7 +1,7 @@
 //! Scoped threads that cope if the system cannot start a thread: reaching a process limit must not
 //! cause a panic.
 //!
-//! If no thread can be started, [`join`], [`each`] and [`workers`] run the work on the calling
+//! If no thread can be started, [`join`], [`each`] and [`run_workers`] run the work on the calling
 //! thread, one task after another. Do not use them for work that waits for other work in the same
 //! scope: use [`start`], which fails instead.
 
