@@ -1,7 +1,7 @@
-//! Detects files that are not meant for visitors: files with secrets, and leftovers of editors and
-//! operating systems.
+//! Detects files that are not meant for visitors: files with secrets, and files left behind by
+//! editors and operating systems.
 //!
-//! Pure: decides by paths. The scan detects private keys by content. The lists are documented in
+//! Pure: judges by paths. The scan detects private keys by content. The lists are documented in
 //! docs/configuration.md, "Secrets". Names are compared case-insensitively.
 
 use std::collections::BTreeMap;
@@ -48,7 +48,7 @@ const SECRET_EXTENSIONS: [&str; 7] = [".kdbx", ".kdb", ".p12", ".pfx", ".jks", "
 /// Paths of files with secrets, relative to any directory.
 const SECRET_FILES: [&str; 2] = [".docker/config.json", ".kube/config"];
 
-/// Suffixes of `.env` files without secrets: they only show the names of variables.
+/// Suffixes of `.env` files without secrets, which only show the names of variables.
 const ENV_EXAMPLES: [&str; 4] = ["example", "sample", "template", "dist"];
 
 /// Whether a file probably contains secrets, judged by its path.
