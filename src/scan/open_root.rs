@@ -11,8 +11,7 @@ use crate::tree_path::{PathFault, TreePath};
 /// A root, opened when the scan began.
 #[derive(Debug)]
 pub(super) struct OpenRoot {
-    /// The path without links. If the root is a link, it therefore refers to the same tree until
-    /// the end.
+    /// The path without links, so that a root that is a link refers to the same tree until the end.
     pub(super) path: PathBuf,
     pub(super) dir: Dir,
     tree_prefix: Option<TreePath>,
