@@ -55,7 +55,7 @@ pub struct MirrorPlan {
     pub objects: u64,
     /// Their size, in bytes.
     pub content_bytes: u64,
-    /// Bytes that would be sent: packs and the manifest change.
+    /// Bytes that would be sent: packs and the manifest delta.
     pub send_bytes: u64,
     /// How many objects use each kind of base.
     pub bases: BaseCounts,
