@@ -68,7 +68,7 @@ impl MirrorPush<'_> {
                 | RaceWinner::NoRival => {}
             }
             expected = state.current;
-            // The other push took the slot, so the release is no longer complete here.
+            // The other push took the slot, so our release is no longer complete here.
             if state.staged.is_none_or(|staged| staged.name() != self.release().name())
                 && let Err(error) = self.stage_alone()
             {

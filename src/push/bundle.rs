@@ -269,7 +269,7 @@ impl Bundle {
         let cache_writer = publication.begin_caching(self.new_bytes(), options, monitor);
         let input = self.pack_input(context, cache_writer.is_some());
         pack_builder::run(&input, cache_writer.as_ref(), queue, monitor)?;
-        // The cache only saves time, so the push continues.
+        // The cache only saves time, so the push goes on.
         if let Some(Err(error)) = cache_writer.map(CacheWriter::finish) {
             warn_not_cached(&error, monitor);
         }

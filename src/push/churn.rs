@@ -112,7 +112,7 @@ fn churn_of_extension(
     })
 }
 
-/// The part in which two texts differ, if it is small.
+/// The part where two texts differ, if it is small.
 fn small_difference<'a>(before: &'a [u8], after: &'a [u8]) -> Option<(&'a [u8], &'a [u8])> {
     let head = before.iter().zip(after).take_while(|(a, b)| a == b).count();
     let (before, after) = (&before[head..], &after[head..]);

@@ -27,8 +27,8 @@ const MAX_UNCONFIRMED_SEQUENCE: u64 = 1 << 32;
 /// differ.
 const MAX_CLOCK_SKEW_SECONDS: u64 = 24 * 60 * 60;
 
-/// Marks members as failed if their claims cannot belong to this fleet: a sequence far above those
-/// of all others, a different site, or a different history.
+/// Marks members as failed if their claims do not fit this fleet: a sequence far above those of all
+/// others, a different site, or a different history.
 pub(super) fn fail_implausible_mirrors(
     members: Vec<PolledMirror>,
     options: &Options,
@@ -163,7 +163,7 @@ fn foreign_history_errors(members: &[PolledMirror], options: &Options) -> Vec<Op
     if are_both_ours { none() } else { errors_if_enough_remain(members, foreign, options) }
 }
 
-/// The error if a mirror does not belong to the fleet whose newest release is `newest`.
+/// The error if a mirror does not belong to the fleet, whose newest release is `newest`.
 fn foreign_history_error(member: &PolledMirror, newest: &Release) -> Option<MirrorError> {
     let own = member.current_release()?;
     let is_foreign = newest.succession(own) == Succession::OtherHistory;
@@ -365,7 +365,7 @@ pub(super) fn next_sequence(members: &[PolledMirror]) -> Result<u64, PushError> 
     let served = |member: &PolledMirror| member.current().map_or(0, |current| current.sequence());
     let claims = members
         .iter()
-        // A mirror may state a highest sequence below the release that it serves.
+        // A mirror may state a highest sequence below that of the release that it serves.
         .filter_map(|member| Some((highest_sequence(member)?.max(served(member)), member)));
     let Some((highest, member)) = claims.max_by_key(|(sequence, _)| *sequence) else {
         return Ok(1);

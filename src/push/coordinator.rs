@@ -137,7 +137,7 @@ struct Transfer<'a> {
 }
 
 impl<'a> Transfer<'a> {
-    /// Starts the pack builder, and a thread for each mirror that stages.
+    /// Starts the pack builder, and a thread to stage on each mirror.
     fn start(
         self,
         scope: &'a Scope<'a, '_>,
@@ -146,7 +146,7 @@ impl<'a> Transfer<'a> {
     ) {
         let Self { context, bundle, queue } = self;
         let subscribe = |index: &usize| (MirrorPush { context, index: *index }, queue.subscribe());
-        // All mirrors subscribe before the first pack is made, so that none of them misses one.
+        // All mirrors subscribe before the first pack is made, so that none misses a pack.
         let receivers: Vec<_> = bundle.members().iter().map(subscribe).collect();
         let error_sender = build_errors.clone();
         let make_packs = move || {
@@ -155,7 +155,7 @@ impl<'a> Transfer<'a> {
             }
         };
         if let Err(error) = threads::start(scope, make_packs) {
-            // Without this, the threads of the mirrors would wait forever for packs.
+            // Without this, the mirrors' threads would wait forever for packs.
             queue.end(Err(error_chain(&error)));
             build_errors.send(error.into()).ok();
         }
@@ -203,7 +203,7 @@ impl<'a> Coordinator<'_, 'a> {
         // After staging, which takes longest, and before the first switch, so that a changed tree
         // is not published.
         if let Err(error) = check_unchanged() {
-            // The tree from which the release was made no longer exists.
+            // The tree that the release was made from no longer exists.
             self.rollout.abandon_staged(&Outcome::Skipped);
             return Err(error.into());
         }
@@ -250,7 +250,7 @@ impl<'a> Coordinator<'_, 'a> {
         self.rollout.counted().any(|run| run.outcome.is_none() && is_awaited(run))
     }
 
-    /// Receives the results of staging until all mirrors are done, or until enough are done and the
+    /// Receives staging results until all mirrors are done, or until enough are done and the
     /// straggler timeout has passed.
     fn wait_for_staging(&mut self) {
         let straggler_timeout = self.rollout.context.options.straggler_timeout;
@@ -298,7 +298,7 @@ impl<'a> Coordinator<'_, 'a> {
     }
 }
 
-/// Whether the others can switch without waiting for this mirror.
+/// Whether the other mirrors can switch without waiting for this one.
 const fn is_ready(outcome: &Outcome) -> bool {
     outcome.is_current()
         || matches!(outcome, Outcome::Staged | Outcome::Newer { .. } | Outcome::Apart)

@@ -146,12 +146,12 @@ pub(super) fn newest_where(
     meant.iter().filter(|one| !is_replaced(one)).max_by_key(|release| release.rank()).copied()
 }
 
-/// The records of the current releases. Unreadable records are left out.
+/// The records of the current releases. Leaves out unreadable records.
 fn current(members: &[PolledMirror]) -> impl Iterator<Item = &Release> {
     members.iter().filter_map(PolledMirror::current_release)
 }
 
-/// Returns an error if a current release has a different history than `newest`, and neither history
+/// Returns an error if the history of a current release differs from that of `newest` and neither
 /// took over the other.
 pub(super) fn check_one_history(
     members: &[PolledMirror],
@@ -249,11 +249,11 @@ pub(super) fn other_with_store(members: &[PolledMirror], index: usize) -> Option
     (0..members.len()).find(|other| *other != index && store(*other) == Some(own))
 }
 
-/// Returns an error if two names refer to the same mirror: their updates would race.
+/// Returns an error if two names refer to the same mirror, because their updates would race.
 pub(super) fn check_distinct(members: &[PolledMirror]) -> Result<(), PushError> {
     for (index, member) in members.iter().enumerate() {
         let store = |member: &PolledMirror| member.state().and_then(|state| state.store);
-        // Before the first push there is no store id, so paths are compared.
+        // Before the first push, there is no store id, so paths are compared.
         let real_path = |member: &PolledMirror| {
             member.mirror.local_path().and_then(|path| fsx::resolve(&path).ok())
         };
@@ -286,7 +286,7 @@ pub(super) fn check_distinct(members: &[PolledMirror]) -> Result<(), PushError> 
     Ok(())
 }
 
-/// Returns an error if a tree contains a mirror or files of the origin, or lies inside one.
+/// Returns an error if a tree contains a mirror or the origin's files, or lies inside one.
 pub(super) fn check_nesting(
     roots: &[Root],
     others: impl IntoIterator<Item = PathBuf>,

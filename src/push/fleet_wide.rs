@@ -1,4 +1,4 @@
-//! Decides which releases are meant for all mirrors of a fleet. `heal` spreads only these.
+//! Decides which releases are meant for all mirrors in a fleet. `heal` spreads only these.
 //!
 //! A release is not for all mirrors if its record says so, or if no mirror in the last wave ever
 //! served it: a push with waves may still be observing the first ones, or have stopped there.

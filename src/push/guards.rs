@@ -1,4 +1,4 @@
-//! Guard rails: refuse releases that are probably a broken build.
+//! Guard rails, which refuse releases that are probably a broken build.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -147,7 +147,7 @@ impl Guards {
     /// Checks the live paths of a new tree.
     ///
     /// # Errors
-    /// The fault of the first guard rail that refuses the release.
+    /// The fault from the first guard rail that refuses the release.
     pub fn check_tree<'p>(
         &self,
         live: impl Iterator<Item = &'p TreePath> + Clone,
@@ -186,7 +186,7 @@ impl Guards {
         if self.allow_secrets {
             return Ok(());
         }
-        // A set, because one file may be found both by its name and by its content.
+        // A set, because a file may be found by both its name and its content.
         let secrets: BTreeSet<&TreePath> =
             live.filter(|path| is_secret(path)).chain(keys).collect();
         let refused = secrets.into_iter().filter(|path| !self.allowed_secrets.allows(path));

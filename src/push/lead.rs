@@ -96,7 +96,7 @@ impl<'a> Rollout<'a> {
     }
 }
 
-/// The staged mirrors in the order in which they lead. The id of a new store is known only now.
+/// The staged mirrors in lead order. The id of a new store is known only now.
 fn staged_lead_order<'a>(staged: &[MirrorPush<'a>]) -> Vec<MirrorPush<'a>> {
     // A single mirror leads whatever its id, so there is no need to request the id.
     if staged.len() < 2 {

@@ -28,7 +28,7 @@ pub fn clean_up(report: &mut Report, fleet: &Fleet, keep: usize, monitor: &dyn M
         if !has_switched && (has_failed || !outcome.needs_clean_up) {
             return;
         }
-        // A mirror that did not switch reports the hook of an earlier push.
+        // A mirror that did not switch reports the hook from an earlier push.
         let hook = clean_up_one(&**mirror, keep, monitor).filter(|_| has_switched);
         if let Some(event) = hook.as_ref().and_then(|hook| hook_event(mirror.name(), hook)) {
             monitor.event(event);

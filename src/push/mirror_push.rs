@@ -91,7 +91,7 @@ impl<'a> MirrorPush<'a> {
                 let sequence = self.release().sequence;
                 self.context.monitor.event(Event::AlreadyCurrent { mirror, sequence });
             }
-            // A mirror that could not be polled was reported already.
+            // A mirror that could not be polled was already reported.
             Outcome::Failed { error, .. } if self.polled().state().is_some() => {
                 self.context.monitor.event(Event::MirrorFailed { mirror, error: error.clone() });
             }
@@ -107,7 +107,7 @@ impl<'a> MirrorPush<'a> {
     }
 }
 
-/// The outcome of a mirror whose current release must not be replaced by `release`.
+/// The outcome of a mirror whose current release `release` must not replace.
 fn irreplaceable_outcome(release: &Release, state: &MirrorState) -> Option<Outcome> {
     let serves = state.current?;
     // The record is lost. In this case, the store compares only the sequences, and so does this.

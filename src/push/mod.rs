@@ -142,7 +142,7 @@ pub enum PushError {
     /// No mirror has the release staged, or the mirrors have several staged releases.
     #[error("{what}")]
     NotStaged {
-        /// The message, which says which of the two cases it is.
+        /// The message, which says which of these is the case.
         what: String,
         /// The staged releases.
         staged: Vec<ReleaseName>,
@@ -195,7 +195,7 @@ pub enum PushError {
     /// A file on the origin cannot be read or written.
     #[error(transparent)]
     Io(#[from] IoError),
-    /// A probe requests a path that the release does not have.
+    /// A probe requests a path that is not in the release.
     #[error("a probe of a wave requests {path:?}, but the release has no such file")]
     ProbePathMissing {
         /// The path.

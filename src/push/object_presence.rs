@@ -65,7 +65,7 @@ fn query_held(
     question: Vec<ObjectId>,
     monitor: &dyn Monitor,
 ) -> Vec<ObjectId> {
-    // An error is ignored here; it will occur again when something is sent to the mirror.
+    // An error is ignored here, because it will occur again when something is sent to the mirror.
     let held = member.mirror.holds(&question, monitor).unwrap_or_default();
     question
         .into_iter()

@@ -306,11 +306,11 @@ pub struct Options {
     pub scratch: ScratchLocation,
     /// How much content of old releases to keep.
     pub keep_content: KeepContent,
-    /// The store that each mirror had at the last push.
+    /// The store that each mirror had after the last push.
     pub stores: KnownStores,
     /// When the push began, in milliseconds since 1970.
     pub began: u64,
-    /// How long to wait for mirrors that are not ready, once enough are.
+    /// Once enough mirrors are ready, how long to wait for the others.
     pub straggler_timeout: Duration,
     /// How long to wait for mirrors that have not responded, if enough have. The release is then
     /// decided without the others, which get it when they respond.

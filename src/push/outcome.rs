@@ -42,7 +42,7 @@ pub enum Outcome {
     Apart,
     /// The mirror is frozen and was left out.
     Frozen,
-    /// The push failed on the mirror, which keeps serving what it had.
+    /// The push failed on the mirror, which keeps serving what it served before.
     Failed {
         /// The kind of the failure.
         #[serde(serialize_with = "failure_name")]
@@ -93,7 +93,7 @@ pub struct MirrorReport {
     /// The amount of data sent.
     #[serde(flatten)]
     pub traffic: Traffic,
-    /// When the token or the certificate used for the mirror expires, if known.
+    /// When the token or certificate for the mirror expires, if known.
     #[serde(flatten)]
     pub expiries: Expiries,
     /// The hook that the mirror runs after the switch; `None` if the mirror did not switch, has no
@@ -187,6 +187,6 @@ pub struct Report {
     /// The longest time in any wave between its first and last switch, in milliseconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub spread_ms: Option<u64>,
-    /// The report of each mirror, in the order given.
+    /// The report on each mirror, in the order given.
     pub mirrors: Vec<MirrorReport>,
 }

@@ -59,7 +59,7 @@ pub struct MirrorPlan {
     pub send_bytes: u64,
     /// How many objects use each kind of base.
     pub bases: BaseCounts,
-    /// The mirror whose block signatures were used, if any were.
+    /// The mirror whose block signatures were used, if any.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub signed_by: Option<String>,
 }

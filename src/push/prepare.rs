@@ -41,8 +41,8 @@ pub(super) enum Prepared {
     Publication(Box<Publication>),
 }
 
-/// Polls the mirrors, loads the source, and decides. Calls `on_new` with the loaded source as soon
-/// as it is clear that a new release will be made from it.
+/// Polls the mirrors, loads the source, and decides. Calls `on_new` with the loaded source once it
+/// is clear that a new release will be made from it.
 ///
 /// If enough mirrors have responded in time, the others follow later.
 pub(super) fn prepare(
@@ -127,7 +127,7 @@ enum ReusableManifest {
     /// The release can stay. Contains no manifest if all mirrors have the release and none is
     /// local.
     Usable(Option<Arc<ManifestFile>>),
-    /// The manifest is damaged on every mirror, or contains paths that must not be shown.
+    /// The manifest is damaged on every mirror, or has retired entries at expunged paths.
     Unusable,
 }
 
@@ -142,8 +142,8 @@ struct Preparation {
 }
 
 impl Preparation {
-    /// Polls all mirrors and loads the source, in parallel if possible. Once `response_timeout` has
-    /// passed, waits for the remaining mirrors only until `is_enough` returns true.
+    /// Polls all mirrors and loads the source, in parallel if possible. After `response_timeout`,
+    /// waits for the remaining mirrors only until `is_enough` returns true.
     fn begin(
         source: &Source,
         fleet: &Fleet,
@@ -324,7 +324,7 @@ impl Preparation {
         Ok(self.into_publication(next, newest, true, likely))
     }
 
-    /// Checks the guard rails for the content, and emits warnings.
+    /// Applies the guard rails to the content, and emits warnings.
     fn check_live(&self, options: &Options, monitor: &dyn Monitor) -> Result<(), PushError> {
         let live = &self.resolved.source_entries;
         options.guards.check_tree(live.paths())?;

@@ -39,7 +39,7 @@ pub(super) struct Publication {
     pub(super) pending: PendingStates,
     /// The newest release that any member was known to serve when this one was decided.
     pub(super) newest_before: Option<Release>,
-    /// A kept manifest with most of the content, for example the one that a rollback returns to.
+    /// A kept manifest with most of the content, such as the one that a rollback returns to.
     pub(super) likely_base: Option<ManifestId>,
     /// Whether mirrors with a newer release are left alone.
     pub(super) skips_newer_mirrors: bool,

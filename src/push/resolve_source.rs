@@ -167,10 +167,10 @@ fn serve_different_releases(members: &[PolledMirror]) -> bool {
     current.windows(2).any(|pair| pair[0] != pair[1])
 }
 
-/// The target of a rollback, and the state of the mirrors.
+/// The target of a rollback, and the states of the mirrors.
 #[derive(Debug, Clone)]
 pub struct RollbackPlan {
-    /// The kept release whose content the rollback would publish; `None` if no mirror can be
+    /// The kept release whose content the rollback would publish; `None` if no mirror could be
     /// polled.
     pub to: Option<Release>,
     /// The mirrors. A push does not poll those again that could not be polled.
@@ -182,7 +182,7 @@ pub struct RollbackPlan {
 /// Determines which release a rollback of `fleet` would return to.
 ///
 /// # Errors
-/// [`PushError::Rollback`] if there is no such release, or more than one; [`PushError::Cancelled`].
+/// [`PushError::Rollback`] if there is no such release or more than one. [`PushError::Cancelled`].
 pub fn plan_rollback(
     fleet: &Fleet,
     to: Option<u64>,
@@ -279,7 +279,7 @@ fn kept_release<'m>(claims: &Claims<'m>, sequence: u64) -> Result<&'m Release, P
     Ok(first)
 }
 
-/// The release that a rollback without a sequence leaves: the newest one that counts. Warns about
+/// The release that a rollback without a sequence leaves: the newest one that counts. Warns of
 /// mirrors that serve a different release.
 ///
 /// A single mirror must not block the rollback of all others, whatever it claims to serve. It may

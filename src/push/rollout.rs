@@ -14,7 +14,7 @@ use crate::push::outcome::{MirrorReport, Outcome, Report};
 /// [`MirrorPush`], and the coordinator records their results here.
 pub(super) struct Rollout<'a> {
     pub(super) context: PushContext<'a>,
-    /// In the order of the members of the publication.
+    /// In the same order as the publication's members.
     pub(super) mirrors: Vec<MirrorRun<'a>>,
 }
 

@@ -38,7 +38,7 @@ const SECRET_NAMES: [&str; 27] = [
     "server.key",
     "private.key",
     "privkey.pem",
-    // The internal directory of a mirror, in case someone pushes a mirror as a tree.
+    // A mirror's internal directory, in case someone pushes a mirror as a tree.
     ".headwater",
 ];
 
@@ -51,7 +51,7 @@ const SECRET_FILES: [&str; 2] = [".docker/config.json", ".kube/config"];
 /// Suffixes of `.env` files without secrets, which only show the names of variables.
 const ENV_EXAMPLES: [&str; 4] = ["example", "sample", "template", "dist"];
 
-/// Whether a file probably contains secrets, judged by its path.
+/// Whether a file probably contains secrets, judging by its path.
 pub(super) fn is_secret(path: &TreePath) -> bool {
     let path = path.as_str().to_ascii_lowercase();
     let has_name = |component: &str| {

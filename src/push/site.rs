@@ -22,7 +22,7 @@ pub struct SiteOfMirror {
 /// like those of the members.
 ///
 /// # Errors
-/// [`PushError::SitesDiffer`] if no site was named and the mirrors have different ones.
+/// [`PushError::SitesDiffer`] if no site was named and the mirrors have different sites.
 pub(super) fn resolve(
     named: Option<&Site>,
     members: &[PolledMirror],

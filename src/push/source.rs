@@ -22,7 +22,7 @@ pub enum Source {
     Promote(Arc<dyn Mirror>),
     /// A release that is staged on mirrors, given by name, sequence or id.
     Staged(String),
-    /// The newest release that a mirror serves, unchanged, for mirrors that do not have it.
+    /// The newest release that a mirror serves, unchanged, for mirrors that lack it.
     Newest,
     /// A release that the mirrors themselves keep.
     Rollback {
@@ -36,7 +36,7 @@ pub enum Source {
 /// Who decided on a rollback.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum DecidedBy {
-    /// A person or a job, with a name if known. The content that is rolled back is rejected.
+    /// A person or a job, with a name if known. This rejects the content that is rolled back.
     Person(Option<String>),
     /// A push, after a failed probe or switch. This says nothing about the content, which is not
     /// rejected.

@@ -91,7 +91,7 @@ impl MirrorPush<'_> {
         )?;
         std::thread::scope(|scope| {
             let receiver = queue.subscribe();
-            // An error of the builder reaches the mirror through the queue.
+            // A builder error reaches the mirror through the queue.
             threads::start(scope, || {
                 pack_builder::run(&bundle.pack_input(context, false), None, &queue, monitor).ok()
             })?;

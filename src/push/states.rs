@@ -24,7 +24,7 @@ use crate::text::error_chain;
 #[derive(Debug)]
 pub(super) struct PendingStates(Receiver<(usize, Result<MirrorState, MirrorError>)>);
 
-/// Polls the states of the members of a fleet.
+/// Polls the states of a fleet's members.
 pub(super) struct StatePoll<'a> {
     members: Vec<PolledMirror>,
     pending: PendingStates,

@@ -1,7 +1,7 @@
 //! Switches wave by wave: which mirrors switch first, how long they soak, and which probes must
 //! succeed before the next wave starts.
 //!
-//! The waves are those of the policy. [`Rollout::activate`] switches the mirrors of one wave.
+//! The policy defines the waves. [`Rollout::activate`] switches the mirrors in one wave.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -34,7 +34,7 @@ pub(super) struct WavesResult {
     pub(super) stopped: Option<String>,
     /// The mirrors, by index, that must revert to their previous content.
     pub(super) to_revert: Vec<usize>,
-    /// The longest time between the first and the last switch of a wave, in milliseconds.
+    /// The longest time in any wave between its first and last switch, in milliseconds.
     pub(super) spread_ms: Option<u64>,
 }
 
