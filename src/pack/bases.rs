@@ -1,4 +1,4 @@
-//! Chooses the bytes of old objects against which a block is encoded.
+//! Chooses the bytes of old objects that a block is encoded against.
 
 use std::collections::HashSet;
 

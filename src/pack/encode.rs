@@ -194,7 +194,7 @@ fn make_block(
         None => None,
     };
     Ok(match zstd {
-        // Compares complete blocks: a raw block also saves the list of bases.
+        // Compares complete blocks, because a raw block also saves the list of bases.
         Some((head, frame)) if head.len() + frame.len() < raw_head.len() + content.len() => {
             let made =
                 StoredFrame { bytes: &frame, is_encoded: true, content_bytes: content.len() };

@@ -16,12 +16,12 @@ use super::PackError;
 
 const FRAME_MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
 
-/// The smallest window of zstd, as a power of two.
+/// The smallest zstd window, as a power of two.
 const MIN_WINDOW_LOG: u32 = 10;
 
 /// The window, as a power of two, in which every byte of a block can refer to every base.
 fn window_log(content_bytes: usize, prefix_bytes: usize) -> u32 {
-    // The prefix lies before the content in the window, so their sizes add up.
+    // In the window, the prefix comes before the content, so their sizes add up.
     (content_bytes + prefix_bytes).next_power_of_two().ilog2().max(MIN_WINDOW_LOG)
 }
 
@@ -201,7 +201,7 @@ thread_local! {
 }
 
 /// Calls `run` with a decoder that has no state from earlier frames. A decoder with a prefix is
-/// created for this call only.
+/// created for this call alone.
 fn with_decoder<T>(
     prefix: &[u8],
     run: impl FnOnce(&mut raw::Decoder<'_>) -> io::Result<T>,

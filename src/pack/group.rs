@@ -172,7 +172,7 @@ fn by_path(a: &ObjectToPack<'_>, b: &ObjectToPack<'_>) -> Ordering {
 
 fn path_order(members: &[ObjectToPack<'_>]) -> Vec<u32> {
     let mut order: Vec<u32> = indices(members).collect();
-    // A stable sort, because it is fast on sorted input, such as the order of a manifest.
+    // A stable sort, because it is fast on sorted input, such as manifest order.
     order.sort_by(|&a, &b| by_path(&members[a as usize], &members[b as usize]));
     order
 }

@@ -144,7 +144,8 @@ fn add_base(total: usize, base: &BaseRange) -> Result<usize, PackError> {
 /// The total length of `pieces`.
 ///
 /// # Errors
-/// Fails if there are no pieces, if a piece is empty, or if they exceed the limits of the format.
+/// Fails if there are no pieces, if a piece is empty, or if the pieces exceed the limits of the
+/// format.
 pub(super) fn content_bytes(pieces: &[Piece]) -> Result<usize, PackError> {
     if pieces.is_empty() {
         return Err(PackError::Layout { what: "no pieces" });

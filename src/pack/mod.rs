@@ -60,8 +60,8 @@ pub const MAX_RANGES: usize = 65_536;
 const MAX_DENSE_BYTES: usize = 4 << 20;
 /// Maximum size of a pack, in bytes. A receiver may hold a whole pack in memory.
 pub const MAX_PACK_BYTES: usize = 32 << 20;
-/// A pack is sealed once it reaches this size, in bytes: small enough that a retry is cheap and the
-/// transfer starts early, large enough that the cost per request and per sync is negligible.
+/// A pack is sealed once it reaches this size, in bytes: small enough to make a retry cheap and
+/// start the transfer early, large enough to make the cost per request and per sync negligible.
 pub const TARGET_PACK_BYTES: usize = 8 << 20;
 /// A pack is also sealed once it has this much content, in bytes. Blocks with bases are so small
 /// that a single pack could otherwise take hours to decode, and decoding would start only after all
@@ -97,7 +97,7 @@ pub enum PackError {
         /// What is missing or incomplete.
         what: &'static str,
     },
-    /// The bytes have no meaning, or there are too many of them.
+    /// The bytes make no sense, or there are too many of them.
     #[error("pack is malformed: {what}")]
     Malformed {
         /// What is wrong.
@@ -150,7 +150,7 @@ pub enum PackError {
     /// A new block does not decode to its input. It must not be sent.
     #[error("a new block does not decode to its input: faulty memory or a software error")]
     EncoderFault {
-        /// The error of decoding; `None` if decoding succeeded with different bytes.
+        /// The decoding error; `None` if decoding succeeded but gave different bytes.
         source: Option<Box<Self>>,
     },
 }

@@ -37,7 +37,7 @@ impl<'a> PackReader<'a> {
     /// recomputing it.
     ///
     /// # Errors
-    /// The errors of [`Self::open`], but damage is found only if it breaks the structure.
+    /// Those of [`Self::open`], but damage is found only if it breaks the structure.
     pub fn open_known(bytes: &'a [u8], id: PackId) -> Result<Self, PackError> {
         let (reader, _) = Self::split(bytes)?;
         if reader.id != id {

@@ -77,7 +77,7 @@ impl From<BaseRange> for ByteRange {
 pub(crate) struct BaseContent {
     local_mirrors: Vec<Arc<dyn Mirror>>,
     cache: Option<ContentCache>,
-    /// Whether the objects that are read in parts are intact.
+    /// Whether each object that is read in parts is intact.
     intact: Mutex<HashMap<ObjectId, bool>>,
 }
 

@@ -27,7 +27,7 @@ const MAX_CANDIDATES: usize = 200_000;
 /// Objects smaller than this have too few chunks for a sketch.
 // The average chunk has 1 KiB.
 const MIN_SKETCHED_BYTES: u64 = 2 << 10;
-/// Objects larger than this are not read for a sketch.
+/// Objects larger than this are not read just for a sketch.
 const MAX_SKETCHED_BYTES: u64 = 64 << 20;
 /// New objects up to this size, in bytes, are encoded against a neighbour for want of a better
 /// base.
@@ -60,7 +60,7 @@ pub struct BaseCounts {
 /// The bases of a bundle.
 #[derive(Debug, Default)]
 pub(crate) struct BaseSelection {
-    /// The bases of each new object, by ordinal; the best base first.
+    /// The bases of each new object, by ordinal, with the best base first.
     by_ordinal: Vec<Vec<Base>>,
     /// Old objects by their position in the base manifest.
     objects: HashMap<u64, BaseObject>,
@@ -86,7 +86,7 @@ impl BaseSelection {
         }
     }
 
-    /// The bases of a new object, the best first.
+    /// The bases of a new object, with the best first.
     pub(crate) fn bases_of(&self, ordinal: u32) -> &[Base] {
         self.by_ordinal.get(ordinal as usize).map_or(&[], Vec::as_slice)
     }

@@ -79,7 +79,7 @@ pub(crate) struct CachedBlock {
     reencoded: Option<EncodedBlock>,
     bases: Vec<CachedBase>,
     depth: u32,
-    /// The sketches of the pieces' objects, if they were made.
+    /// The sketches of the pieces' objects, as far as they were made.
     sketches: Vec<Sketch>,
 }
 

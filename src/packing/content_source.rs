@@ -176,7 +176,7 @@ impl ContentSource {
             .collect()
     }
 
-    /// Which mirrors failed while content was read, and why.
+    /// Which mirrors failed while content was being read, and why.
     pub(crate) fn failed_sources(&self) -> Vec<String> {
         self.sources.failed()
     }

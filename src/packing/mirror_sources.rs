@@ -33,7 +33,7 @@ enum Health {
     Good,
     /// The mirror failed once. It is tried again if no other mirror has the content.
     Failed,
-    /// The mirror failed again. No more requests are sent to it.
+    /// The mirror failed for good. No more requests are sent to it.
     GivenUp,
 }
 
@@ -55,7 +55,7 @@ pub(crate) struct MirrorSources {
     sources: Vec<MirrorSource>,
     /// The mirror, by index, that reports an undamaged copy of an object; `None` if none does.
     holders: Mutex<HashMap<ObjectId, Option<usize>>>,
-    /// Mirrors that have no undamaged copy of an object, even if they reported one.
+    /// Mirrors without an undamaged copy of an object, even if they reported one.
     damaged: Mutex<HashSet<(ObjectId, usize)>>,
 }
 
@@ -288,7 +288,7 @@ impl MirrorSource {
         })
     }
 
-    /// Queries which objects the mirror has; `None` if the mirror does not say.
+    /// Asks the mirror which objects it has; `None` if it does not say.
     fn holds(
         &self,
         objects: Vec<ObjectId>,
@@ -363,7 +363,7 @@ impl MirrorSource {
     }
 
     fn record_failure(&self, effort: Effort, error: &MirrorError, monitor: &dyn Monitor) {
-        // A timeout has already taken as long as a push may wait.
+        // A timeout has already taken as long as a push is willing to wait.
         let is_final = effort == Effort::Patient || error.kind() == ErrorKind::Timeout;
         let mut health = self.health.lock();
         let is_newly_given_up = is_final && *health != Health::GivenUp;

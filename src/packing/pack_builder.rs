@@ -248,7 +248,7 @@ fn make_packs(
     })
 }
 
-/// Reads and encodes blocks; each worker thread has one.
+/// Reads and encodes blocks. Each worker thread has one of these.
 #[derive(Default)]
 struct BlockWorker {
     encoder: BlockEncoder,

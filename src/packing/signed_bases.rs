@@ -28,7 +28,7 @@ const MAX_SIGNATURE_BYTES: u64 = 16 << 20;
 /// Maximum total length, in bytes, of the signatures in memory.
 const MAX_BATCH_BYTES: u64 = 32 << 20;
 
-/// Ranges of an old object that a new object contains.
+/// The ranges of an old object that a new object contains.
 #[derive(Debug, Clone)]
 pub(crate) struct SignedBase {
     /// Position of the old object among the entries in the base manifest.

@@ -23,8 +23,7 @@ const NEAR_BITS: u32 = 9;
 const MIN_NEAR: usize = 16;
 /// How far ahead, in bytes, the search tests whether the content continues at the same distance.
 const LOOKAHEAD_BYTES: usize = 32;
-/// The step of the search grows by one byte after every 2^8 bytes without a match, up to
-/// `MAX_STEP`.
+/// The search step grows by one byte after every 2^8 bytes without a match, up to `MAX_STEP`.
 const SKIP_SHIFT: usize = 8;
 const MAX_STEP: usize = 8;
 /// The search stops when more than a quarter of the bytes searched, with an allowance of 256 KiB,
@@ -88,7 +87,7 @@ fn common_suffix_len(left: &[u8], right: &[u8]) -> usize {
 #[derive(Debug, Default)]
 struct MatchTable {
     bits: u32,
-    /// The last position of each hash, counted in strides from 1; 0 if there is none.
+    /// The last position with each hash, counted in strides from 1; 0 if there is none.
     heads: Vec<u32>,
     /// For each position, the previous one with the same hash.
     chain: Vec<u32>,

@@ -205,7 +205,7 @@ pub struct Signature {
 }
 
 impl Signature {
-    /// The signature of `content`, whose length must be that of the shape.
+    /// The signature of `content`, whose length must match the shape.
     #[must_use]
     pub fn of(content: &[u8], shape: SignatureShape, key: SignatureKey) -> Self {
         let (mut signer, mut hashes) = (SignatureBuilder::new(shape, key), Vec::new());
@@ -220,7 +220,7 @@ impl Signature {
         (hashes.len() as u64 == shape.bytes()).then_some(Self { shape, hashes })
     }
 
-    /// The hashes, each as its lowest bytes, little endian.
+    /// The hashes, each truncated to its lowest bytes, in little-endian order.
     #[must_use]
     pub fn encode(&self) -> &[u8] {
         &self.hashes
@@ -290,7 +290,7 @@ pub struct MatchedRange {
     pub length: u64,
 }
 
-/// The ranges of the old object of `signature` that `content` contains.
+/// The ranges that `content` contains of the old object with this `signature`.
 #[must_use]
 pub fn search(content: &[u8], signature: &Signature, key: SignatureKey) -> Vec<MatchedRange> {
     let mut search = SignatureSearch::new(signature, key, content.len() as u64);
