@@ -155,7 +155,7 @@ id!(
     32
 );
 id!(
-    /// BLAKE3-256 of a pack without the digest in its end record.
+    /// BLAKE3-256 of a pack, without the digest in its end record.
     PackId,
     32
 );

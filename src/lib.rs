@@ -4,7 +4,7 @@
 //!
 //! * [`hash`], [`tree_path`], [`varint`]: ids, validated names and variable-length integers.
 //! * [`fsx`]: all file system operations.
-//! * [`monitor`]: events that the library reports while it works. [`cancel`]: cancellation.
+//! * [`monitor`]: the events that the library reports as it works. [`cancel`]: cancellation.
 //! * [`error_kind`]: the kinds of errors. [`text`]: escapes untrusted text and removes secrets.
 //! * [`threads`]: starts threads, and manages with fewer if the system has none left.
 //! * [`manifest`]: the sorted entries of a release, and the encoded delta between two manifests.
@@ -20,8 +20,8 @@
 //! * [`push`]: publishes a source to a fleet and reports the outcome on every mirror.
 //! * [`web`]: a small HTTP client for probes and CDN purges. [`notify`]: notifies a
 //!   CDN of changed paths. [`command`]: runs configured commands.
-//! * [`fleet_status`]: judges the state of a fleet from the states of its mirrors.
-//! * [`receiver`]: serves origins for the sites of this machine, over HTTP(S) or a pipe.
+//! * [`fleet_status`]: judges the state of a fleet by the states of its mirrors.
+//! * [`receiver`]: answers origins on behalf of the sites on this machine, over HTTP(S) or a pipe.
 //! * [`config`]: parses `headwater.toml`.
 //! * [`users`]: the names of the users and groups on this machine.
 //!

@@ -20,7 +20,7 @@ pub enum Event {
     ScanAdvanced {
         /// Entries found.
         entries: u64,
-        /// Bytes that were read and hashed because the stat cache did not know the files.
+        /// Bytes that were read and hashed because the files were not in the stat cache.
         hashed_bytes: u64,
     },
     /// The scan ended.
@@ -105,14 +105,14 @@ pub enum Event {
         /// The pack.
         pack: PackId,
     },
-    /// A mirror lacked objects of its base, which were sent whole.
+    /// A mirror lacked objects from its base. They were sent whole.
     ObjectsResent {
         /// The mirror.
         mirror: String,
         /// The number of objects.
         objects: u64,
     },
-    /// A release is complete on a mirror, but not served.
+    /// A release is complete on a mirror, but not yet served.
     Staged {
         /// The mirror.
         mirror: String,
@@ -158,7 +158,7 @@ pub enum Event {
         /// The number of retired entries that have expired and are no longer served.
         expired: u64,
     },
-    /// The command that a mirror runs after a switch failed; the release is current.
+    /// A mirror switched, but the hook that it runs afterwards failed. The release is current.
     HookFailed {
         /// The mirror.
         mirror: String,
@@ -167,7 +167,8 @@ pub enum Event {
         /// Why the command failed.
         reason: String,
     },
-    /// The command that a mirror runs after a switch has not finished within a few seconds.
+    /// A mirror switched, but the hook that it runs afterwards has not finished within a few
+    /// seconds.
     HookRunning {
         /// The mirror.
         mirror: String,
@@ -188,7 +189,7 @@ pub trait Monitor: Sync {
     /// Receives an event. This is called from many threads and must not block.
     fn event(&self, event: Event);
 
-    /// Whether the user asked to stop. The library checks this between steps, each of which leaves
+    /// Whether the user asked to stop. The library checks this between steps. Each step leaves
     /// every mirror on a complete release.
     fn is_cancelled(&self) -> bool {
         false

@@ -1,7 +1,7 @@
 //! Releases: small records that each name a manifest.
 //!
 //! `store/FORMAT.md` describes the canonical form of the record, from which the id is computed.
-//! This module knows the record and its name, but not where it is stored.
+//! This module knows the record and the name, but not where the record is stored.
 
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
@@ -21,7 +21,7 @@ pub const MAX_SEQUENCE: u64 = MAX_NUMBER;
 pub const MAX_TIME: u64 = (1 << 33) - 1;
 /// Maximum length of a note in bytes.
 pub const MAX_NOTE_BYTES: usize = 1024;
-/// Maximum length of the name of a person or job that rejected content, in bytes.
+/// Maximum length, in bytes, of the name of a person or job that rejected content.
 pub const MAX_NAME_BYTES: usize = 200;
 /// Maximum size of a record that is read, in bytes.
 pub const MAX_RECORD_BYTES: u64 = 1024 * 1024;
@@ -66,7 +66,7 @@ pub enum ReleaseError {
     /// The name of a person or job is too long or contains control characters.
     #[error("the name of a person or job has at most 200 bytes and no control characters")]
     Person,
-    /// The string is not a name of the form `<sequence>-<id16>`.
+    /// The string is not a name in the form `<sequence>-<id16>`.
     #[error("not a release name: {text:?}")]
     Name {
         /// The string.
@@ -98,13 +98,13 @@ pub struct Release {
     pub created: u64,
     /// When the push began, in milliseconds since 1970.
     pub began: u64,
-    /// The run number of the newest release of each order stream.
+    /// The run number of the newest release in each order stream.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub orders: BTreeMap<String, u64>,
     /// Content that a person rolled back, in ascending order of content ids.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub rejected: Vec<RejectedContent>,
-    /// The earliest time at which a retired entry is due, in seconds since 1970.
+    /// When the first retired entry is due, in seconds since 1970.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub until: Option<u64>,
     /// Number of entries in the manifest.
@@ -145,7 +145,7 @@ impl PartialScope {
 
 impl fmt::Display for PartialScope {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // The text must fit on one line, and a fleet may have a hundred mirrors.
+        // The text must fit on one line, but a fleet may have a hundred mirrors.
         const SHOWN: usize = 5;
         write!(
             f,
@@ -210,7 +210,7 @@ enum Tag {
     Release,
 }
 
-/// How a release relates to the release that a mirror serves.
+/// How a release relates to the one that a mirror serves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Succession {
     /// The release may replace the served one.
@@ -359,7 +359,7 @@ impl Release {
         self.rejected.iter().find(|rejected| rejected.content == content)
     }
 
-    /// The rank, which decides on every mirror which of two releases of the same history is newer.
+    /// The rank. With it, all mirrors agree on which of two releases in a history is newer.
     #[must_use]
     pub fn rank(&self) -> (u64, u64, ReleaseId) {
         // The id matters only for releases that two pushes made with the same sequence in the same

@@ -26,7 +26,7 @@ impl From<io::Error> for ThreadError {
 /// Starts `work` on a thread of `scope`.
 ///
 /// # Errors
-/// Fails if no thread can be started. In that case the work is dropped.
+/// Fails if no thread can be started. In that case, the work is dropped.
 pub fn start<'s, T: Send + 's>(
     scope: &'s Scope<'s, '_>,
     work: impl FnOnce() -> T + Send + 's,
@@ -54,8 +54,7 @@ fn join_by<A: Send, B>(
     })
 }
 
-/// Calls `work` with each of `items`, each on its own thread. Returns the results in the order of
-/// the items.
+/// Calls `work` with each of `items`, on its own thread. Returns the results in item order.
 pub fn each<I: Send, T: Send>(
     items: impl IntoIterator<Item = I>,
     work: impl Fn(I) -> T + Sync,

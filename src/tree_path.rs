@@ -200,7 +200,7 @@ impl From<TreePath> for String {
     }
 }
 
-/// The target of a symlink in a tree: relative, with `..` only at its start.
+/// The target of a symlink in a tree: a relative path with `..` only at its start.
 ///
 /// Whether the target stays inside the tree depends on where the link is: see
 /// [`LinkTarget::check_at`].

@@ -31,7 +31,7 @@ fn step(value: &mut u64, index: usize, byte: u8) -> io::Result<bool> {
     Ok(byte & 0x80 == 0)
 }
 
-/// Reads a number from the front of `input` and advances it.
+/// Reads a number from the front of `input`, and moves `input` past it.
 ///
 /// # Errors
 /// `InvalidData` if the encoding is not the shortest or exceeds 64 bits, `UnexpectedEof` if it is

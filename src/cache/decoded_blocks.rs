@@ -11,7 +11,7 @@ const MAX_DECODED_BYTES: usize = 32 << 20;
 /// The index of a segment and the number of a block in it.
 pub(super) type BlockKey = (usize, u32);
 
-/// The decoded content of a block. Empty until the block is decoded. Contains `None` if decoding
+/// The decoded content of a block. Empty until the block is decoded; `None` inside if decoding
 /// failed.
 type Slot = Arc<OnceLock<Option<Arc<Vec<u8>>>>>;
 

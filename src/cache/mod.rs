@@ -3,8 +3,8 @@
 //! many small files is slow.
 //!
 //! Losing all or part of the cache costs network traffic, never correctness. Nothing in it is
-//! synced; damage is detected, and the damaged file is dropped. Objects are identified by their
-//! ids. This room does not know releases or mirrors.
+//! synced; a damaged file is detected and dropped. Objects are identified by their ids. This room
+//! does not know releases or mirrors.
 
 mod decoded_blocks;
 mod prune;
@@ -280,7 +280,7 @@ impl ContentCache {
     }
 
     fn begin_numbered(&self, number: u64) -> Result<SegmentWriter, IoError> {
-        // Two pushes may begin a segment with the same number.
+        // Two pushes may begin segments with the same number.
         let unique = StoreId::random()
             .map_err(|error| IoError::new("name a file in", self.dir.path(), error))?;
         let name = format!("{number:012}-{unique}{SEGMENT_SUFFIX}");
@@ -288,7 +288,7 @@ impl ContentCache {
         let file = self.dir.create_file(&draft)?;
         // Locked while the draft is written, so that pruning does not remove it. The result is not
         // checked: if another push removes the file before this line runs, the rename in
-        // `SegmentWriter::finish` fails, and the content is not cached.
+        // `SegmentWriter::finish` fails, and the content is simply not cached.
         fsx::lock(&file, Duration::ZERO, &self.dir.join(&draft))?;
         Ok(SegmentWriter::new(self.dir.try_clone()?, name, draft, file))
     }

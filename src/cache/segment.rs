@@ -1,4 +1,4 @@
-//! A file of the cache: the frames of blocks, in the same form as in packs, followed by a table.
+//! A file in the cache: the frames of blocks, in the same form as in packs, followed by a table.
 //!
 //! ```text
 //! frames    one after the other
@@ -38,8 +38,8 @@ use crate::varint;
 const MAGIC: &[u8; 8] = b"HWKEPT\x02\n";
 const DIGEST_BYTES: usize = 32;
 const TRAILER_BYTES: usize = 8 + DIGEST_BYTES + MAGIC.len();
-/// Maximum size of a table in bytes: enough for the records of more than a million files, each with
-/// 40 bytes and a full sketch.
+/// Maximum size of a table in bytes: enough for the records of more than a million files, at 40
+/// bytes and a full sketch each.
 const MAX_TABLE_BYTES: u64 = 512 << 20;
 
 /// A range of an object that a block uses as a base.
@@ -55,7 +55,7 @@ pub struct CachedBase {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct BlockRecord {
-    /// Where the frame of the block begins in the file.
+    /// Where the block's frame begins in the file.
     pub(super) at: u64,
     pub(super) frame_bytes: usize,
     pub(super) content_bytes: usize,
@@ -141,8 +141,8 @@ impl Segment {
         let (digest, magic) = rest.split_first_chunk::<DIGEST_BYTES>()?;
         let length = u64::from_le_bytes(*length);
         let frames_end = end.checked_sub(length)?;
-        // The length is checked before a table of this size is read. The table itself is checked
-        // when it is read.
+        // The length is checked now, before any table of this size is read. The table itself is
+        // checked when it is read.
         let is_one = magic == MAGIC && length <= MAX_TABLE_BYTES;
         let table_bytes = usize::try_from(length).ok()?;
         let blocks = OnceLock::new();

@@ -91,11 +91,10 @@ pub struct Change {
     /// The old path of a renamed file.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub from: Option<TreePath>,
-    /// The size of the new file, or of the old file if the path was removed, in bytes; 0 for a
-    /// link.
+    /// The size in bytes of the new file, or of the old file if the path was removed; 0 for a link.
     pub size: u64,
     /// The object of the new file, or of the old file if a live path was removed. `None` for a
-    /// link, and for a path that was retired before.
+    /// link, and for a path that was already retired.
     #[serde(skip)]
     pub object: Option<ObjectId>,
     /// The previous object of a changed path.

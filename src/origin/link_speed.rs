@@ -1,4 +1,4 @@
-//! The measured speed of the links to mirrors, and the compression level that suits them.
+//! The measured speeds of the links to mirrors, and the compression level that suits them.
 //!
 //! A push uses a single level, which it chooses before its first block from the measurements of
 //! earlier pushes. This way, a resumed push makes the same packs again. For a new link, only the

@@ -129,14 +129,14 @@ impl Scratch {
         &self.dir
     }
 
-    /// Opens the cache of content of old releases, which outlives the push. If it cannot be used,
-    /// returns `None` and emits a warning.
+    /// Opens the content cache, which outlives the push. If it cannot be used, returns `None` and
+    /// emits a warning.
     pub(crate) fn open_content_cache(&self, monitor: &dyn Monitor) -> Option<ContentCache> {
         let opened = self.parent.ensure_dir(CONTENT_DIR).and_then(ContentCache::open);
         opened.map_err(|error| warn_not_cached(&error, monitor)).ok()
     }
 
-    /// Stores the manifest of the release `sequence` for later pushes, and keeps the `keep` newest
+    /// Stores the manifest of the release `sequence` for later pushes. Keeps only the `keep` newest
     /// manifests.
     pub(crate) fn keep_manifest(
         &self,
@@ -222,8 +222,8 @@ pub(crate) fn warn_not_cached(error: &IoError, monitor: &dyn Monitor) {
     monitor.event(Event::Warned { message });
 }
 
-/// Takes the exclusive lock of `file`. Without the lock, another process could remove the directory
-/// of this push.
+/// Takes the exclusive lock on `file`. Without it, another process could remove this push's
+/// directory.
 fn take_lock(file: &File, wait: Duration, path: &Path) -> Result<(), IoError> {
     if fsx::lock(file, wait, path)? {
         return Ok(());
@@ -310,7 +310,7 @@ pub(crate) fn entries(manifest: Option<&ManifestFile>) -> Result<Entries, Manife
     }
 }
 
-/// Reads a file by offset, independently of other handles.
+/// Reads a file by offset, independently of other handles to it.
 struct PositionedReader {
     file: File,
     offset: u64,

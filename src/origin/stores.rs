@@ -23,7 +23,7 @@ pub struct KnownStores {
     dir: Option<PathBuf>,
     /// The configured stores, by mirror name.
     configured: BTreeMap<String, StoreId>,
-    /// Whether every mirror may have a new store.
+    /// Whether any mirror may have a new store.
     allow_new_stores: bool,
 }
 
@@ -45,14 +45,14 @@ impl KnownStores {
         Self { dir, configured, allow_new_stores: false }
     }
 
-    /// If `init` is true, every mirror may have a new store.
+    /// If `init` is true, any mirror may have a new store.
     #[must_use]
     pub fn with_init(self, init: bool) -> Self {
         Self { allow_new_stores: init, ..self }
     }
 
-    /// The store that a mirror must have; `None` if it is unknown, or if every mirror may have a
-    /// new store.
+    /// The store that a mirror must have; `None` if it is unknown, or if any mirror may have a new
+    /// store.
     #[must_use]
     pub fn expected(&self, name: &str, location: &str) -> Option<ExpectedStore> {
         if self.allow_new_stores {

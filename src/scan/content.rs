@@ -42,7 +42,7 @@ impl FileHasher {
         let file = opener.open(relative, stamp)?;
         let id = self
             .hash_stable(&file, stamp, counters, || Ok(fsx::fstat(&file, Path::new(relative))?))?;
-        // A file up to this size is still in the buffer as a whole.
+        // A file up to this size is still in the buffer, whole.
         let size = usize::try_from(stamp.size).unwrap_or(usize::MAX);
         let has_private_key =
             size <= MAX_KEY_BYTES && begins_with_private_key(&self.buffer[..size]);

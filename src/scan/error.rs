@@ -82,7 +82,7 @@ pub enum ScanError {
         /// All of them, sorted by path.
         list: Vec<RejectedPath>,
     },
-    /// The tree was changed during the scan or afterwards.
+    /// The tree changed during the scan or afterwards.
     #[error("content changed while it was read: {}", PathList(list, *count))]
     Changed {
         /// The first changes, sorted.
@@ -127,7 +127,7 @@ fn first_lines(list: &[impl fmt::Display]) -> Vec<String> {
     list.iter().take(MAX_LISTED_PATHS).map(ToString::to_string).collect()
 }
 
-/// A single fault, before all faults are combined into an error.
+/// A single fault, before all faults become one error.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum ScanFault {
     Rejected(RejectedPath),

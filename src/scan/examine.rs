@@ -19,7 +19,7 @@ use super::{SymlinkMode, TreeEntry, TreeKind};
 use crate::fsx::{FileInfo, FileKind};
 use crate::tree_path::{LinkTarget, TreePath};
 
-/// The examined entries of a batch, and the faults found.
+/// The examined entries in a batch, and the faults found.
 #[derive(Debug, Default)]
 pub(super) struct Examined {
     pub(super) entries: Vec<TreeEntry>,
@@ -91,8 +91,8 @@ impl<'a> Examiner<'a> {
         }
         let exec = mode & 0o111 != 0;
         let (object, has_private_key) = match job.known {
-            // Files with a private key are not in the stat cache.
-            // `StatCache::find` has left out records whose stamp proves nothing.
+            // The stat cache has no files with a private key. `StatCache::find` has left out
+            // records whose stamp proves nothing.
             Some(known) if known.stamp == stamp => (known.object, false),
             _ => {
                 let relative = self.root.relative_in_tree(path);

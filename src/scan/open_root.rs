@@ -1,4 +1,4 @@
-//! A root as it was when the scan began, and the paths of its entries.
+//! A root as it was when the scan began, and the paths below it.
 
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};

@@ -2,7 +2,7 @@
 //! both in `.gitignore` syntax.
 //!
 //! As in git, the deepest file with a matching pattern decides. The configuration takes precedence
-//! over all files. An entry below an excluded directory cannot be included again.
+//! over all files. An entry below an excluded directory cannot be re-included.
 
 use std::ffi::OsStr;
 use std::fs::File;

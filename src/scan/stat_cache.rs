@@ -69,7 +69,7 @@ pub(super) struct KnownFile {
 /// Whether a file with this stamp may have changed undetectably after a scan that began at
 /// `started`.
 pub(super) const fn is_racy(stamp: &FileStat, started: i64) -> bool {
-    // No system call returns the resolution of a file system. A time without a fraction suggests a
+    // No system call returns a file system's time resolution. A time without a fraction suggests a
     // coarse one.
     let margin = if stamp.mtime_ns % 1_000_000_000 == 0 { COARSE_TICK_NS } else { TICK_NS };
     // Uses the later time: programs can set `mtime` to any value, but not `ctime`.
@@ -91,7 +91,7 @@ pub(super) enum CacheUnavailable {
 pub(super) struct StatCache {
     input: RecordReader,
     started: i64,
-    /// The last record that was read; `None` at the end of a section or of the cache.
+    /// The last record read; `None` at the end of a section or the cache.
     current: Option<KnownFile>,
     path: Vec<u8>,
 }

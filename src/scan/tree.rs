@@ -33,13 +33,13 @@ pub struct Tree {
     pub(super) dir_stamps: Vec<(u16, DirStamp)>,
     /// When the scan began, in nanoseconds since 1970.
     pub(super) started: i64,
-    /// Number of files that the stat cache did not know.
+    /// Number of files that were not in the stat cache.
     hashed_files: u64,
 }
 
 impl Tree {
-    /// Walks `roots` and hashes the files that the stat cache does not know. The result does not
-    /// depend on the order of directories on disk or on the number of jobs.
+    /// Walks `roots` and hashes the files that are not in the stat cache. The result does not
+    /// depend on the order in directories on disk or the number of jobs.
     ///
     /// # Errors
     /// Reports all faults in the tree together. Also fails if a root is missing, if the tree

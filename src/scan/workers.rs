@@ -88,7 +88,7 @@ impl<R, S: FnMut(R)> OrderedResults<R, S> {
         }
     }
 
-    /// Waits a short time for a result. Returns whether more may come.
+    /// Waits briefly for a result. Returns whether more may come.
     fn wait(&mut self) -> bool {
         match self.results.recv_timeout(PROGRESS_INTERVAL) {
             Ok((number, result)) => self.take(number, result),

@@ -146,7 +146,7 @@ fn span(units: &[DecodedChar]) -> Option<(usize, usize)> {
     Some((units.first()?.start, units.last()?.end))
 }
 
-/// The visible characters of a text, in lower case.
+/// The visible characters in a text, in lower case.
 fn visible_chars(text: &str) -> Vec<DecodedChar> {
     let all = text.char_indices().filter(|(_, c)| !is_invisible(*c));
     all.map(|(start, c)| DecodedChar {

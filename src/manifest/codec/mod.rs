@@ -221,7 +221,7 @@ impl<'a> LineParser<'a> {
         let path = self.text()?;
         let path =
             TreePath::new(&path).map_err(|fault| ManifestError::Path { line: self.line, fault })?;
-        // The order of the keys is fixed, so the next key shows the kind of the entry.
+        // The keys have a fixed order, so the next key shows the kind of entry.
         let kind = if self.accept(b",\"symlink\":\"") {
             let target = self.text()?;
             let target =

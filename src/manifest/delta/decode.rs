@@ -358,7 +358,7 @@ pub fn summarize(
     if objects.len() as u64 != decoder.head.objects {
         return Err(invalid("there are fewer new objects than announced"));
     }
-    // Several entries may name the same position, and `objects_at` reads the base only once.
+    // Several entries may name the same position, but `objects_at` reads the base only once.
     base_entries.sort_unstable();
     base_entries.dedup();
     Ok(DeltaSummary { head: decoder.head, objects, base_entries })

@@ -320,7 +320,7 @@ where
         if let Some(steps) = kept.as_mut() {
             steps.push(step);
         }
-        // Dropped completely: keeping half of the steps would not save the second pass.
+        // All are dropped: keeping only some of the steps would not save the second pass.
         kept = kept.filter(|steps| steps.len() <= MAX_STEPS);
     }
     let new_id_prefixes: HashSet<u64> = places.keys().map(id_prefix).collect();
