@@ -88,7 +88,7 @@ fn churn_of_extension(
                 .ok()?;
             Some(bytes)
         };
-        // This only explains a plan, so unreadable content is left out rather than an error.
+        // This only explains a plan, so unreadable content is skipped without an error.
         let (Some(before), Some(after)) = (read(change.old_object), read(change.object)) else {
             continue;
         };
