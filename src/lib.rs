@@ -1,4 +1,5 @@
-//! headwater: publishes a content tree to many mirrors, completely, atomically and verified.
+//! headwater publishes a content tree to many mirrors. Every update is complete, atomic and
+//! verified.
 //!
 //! The modules, roughly from the lowest layer up; no module imports one from a higher layer:
 //!

@@ -71,7 +71,7 @@ pub(crate) struct BaseSelection {
     signed: HashMap<u32, SignedBase>,
     /// The sketches made of new objects, by ordinal.
     pub(crate) sketches: HashMap<u32, Sketch>,
-    /// New objects with a hashed name, which will probably change along with the content.
+    /// New objects with a hashed name. The name will probably change along with the content.
     hashed_names: HashSet<u32>,
 }
 
