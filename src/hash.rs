@@ -87,7 +87,7 @@ macro_rules! id {
                 parse_hex(text).map(Self)
             }
 
-            /// The first 12 digits, which are enough for people to distinguish ids.
+            /// The first 12 digits, which are enough for people to tell ids apart.
             #[must_use]
             pub fn short(&self) -> String {
                 self.to_string()[..12].to_owned()
@@ -155,7 +155,7 @@ id!(
     32
 );
 id!(
-    /// BLAKE3-256 of a pack without the digest in its end record.
+    /// BLAKE3-256 of a pack, without the digest in its end record.
     PackId,
     32
 );
@@ -171,8 +171,7 @@ id!(
 );
 
 id!(
-    /// Random id of a history of releases, generated with its first release and copied to every
-    /// later one.
+    /// Random id of a history, generated with its first release and copied to every later one.
     HistoryId,
     16
 );
@@ -180,10 +179,10 @@ id!(
 macro_rules! random_id {
     ($($name:ident),*) => {$(
         impl $name {
-            /// Generates an id with the operating system's random source.
+            /// Generates an id from the operating system's random source.
             ///
             /// # Errors
-            /// Fails if the random source is not available.
+            /// Fails if the random source is unavailable.
             pub fn random() -> io::Result<Self> {
                 let mut bytes = [0; 16];
                 getrandom::fill(&mut bytes).map_err(io::Error::other)?;
@@ -215,14 +214,14 @@ macro_rules! digest_of_bytes {
 
 digest_of_bytes!(ObjectId, ManifestId, ReleaseId, ContentId, PackId, BundleKey);
 
-/// Bytes per read while hashing: large enough that the cost of system calls is negligible, small
-/// enough for the cache of a core.
+/// Bytes per read while hashing: large enough to make the cost of system calls negligible, small
+/// enough for a core's cache.
 const READ_BYTES: usize = 256 * 1024;
 
 /// Reads `reader` to its end. Returns the id and the number of bytes.
 ///
 /// # Errors
-/// Errors of `reader`.
+/// The errors of `reader`.
 pub fn hash_reader(mut reader: impl Read) -> io::Result<(ObjectId, u64)> {
     let mut hasher = blake3::Hasher::new();
     let mut buffer = vec![0; READ_BYTES];

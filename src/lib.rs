@@ -1,36 +1,37 @@
-//! headwater: publishes a content tree to many mirrors, complete, atomic and verified.
+//! headwater publishes a content tree to many mirrors. Every update is complete, atomic and
+//! verified.
 //!
-//! The modules, roughly from the lowest layer up; no module imports one of a higher layer:
+//! The modules, roughly from the lowest layer up; no module imports one from a higher layer:
 //!
 //! * [`hash`], [`tree_path`], [`varint`]: ids, validated names and variable-length integers.
 //! * [`fsx`]: all file system operations.
-//! * [`monitor`]: events that the library reports while it works. [`cancel`]: cancellation.
-//! * [`error_kind`]: the kinds of all errors. [`text`]: escapes untrusted text and removes secrets.
-//! * [`threads`]: starts threads, and continues with fewer if the system has none left.
-//! * [`manifest`]: the sorted entries of a release, and the encoded difference between two of them.
+//! * [`monitor`]: the events that the library reports as it works. [`cancel`]: cancellation.
+//! * [`error_kind`]: the kinds of errors. [`text`]: escapes untrusted text and removes secrets.
+//! * [`threads`]: starts threads, and manages with fewer if the system has none left.
+//! * [`manifest`]: the sorted entries of a release, and the encoded delta between two manifests.
 //! * [`release`]: the record of a release, which contains the id of its manifest.
-//! * [`pack`]: blocks and packs, the transfer format of content.
-//! * [`cache`]: keeps old content at the origin.
-//! * [`scan`]: reads content trees into a sorted list of paths and object ids.
-//! * [`store`]: keeps releases on the disk of a mirror and switches between them.
+//! * [`pack`]: blocks and packs, the format in which content is transferred.
+//! * [`cache`]: keeps old content on the origin.
+//! * [`scan`]: turns content trees into a sorted list of paths and object ids.
+//! * [`store`]: keeps releases on a mirror's disk and switches between them.
 //! * [`protocol`]: the messages between origin and receiver.
 //! * [`mirror`]: the operations on a mirror, local or remote.
-//! * [`origin`]: the files that the origin keeps between pushes. [`packing`]: builds the packs of a
-//!   push.
-//! * [`push`]: publishes a source to a fleet and reports the outcome for every mirror.
+//! * [`origin`]: the files that the origin keeps between pushes. [`packing`]: builds the packs for
+//!   a push.
+//! * [`push`]: publishes a source to a fleet and reports the outcome on every mirror.
 //! * [`web`]: a small HTTP client for probes and CDN purges. [`notify`]: notifies a
 //!   CDN of changed paths. [`command`]: runs configured commands.
-//! * [`fleet_status`]: judges the state of a fleet from the states of its mirrors.
-//! * [`receiver`]: serves origins for the sites of this machine, over HTTP(S) or a pipe.
+//! * [`fleet_status`]: judges the state of a fleet by the states of its mirrors.
+//! * [`receiver`]: answers origins on behalf of the sites on this machine, over HTTP(S) or a pipe.
 //! * [`config`]: parses `headwater.toml`.
-//! * [`users`]: the names of users and groups of this machine.
+//! * [`users`]: the names of the users and groups on this machine.
 //!
-//! `docs/architecture.md` in the repository contains the glossary, the directories in the order of
-//! imports, a walk through them for a file, a manifest and an error, and where to change what.
+//! `docs/architecture.md` in the repository contains the glossary, the directories in import order,
+//! the path of a file, a manifest and an error through them, and where to make which change.
 //!
-//! [`push::push`] is the entry point of the origin, and [`receiver::Server`] that of the receiver.
-//! Every kind of mirror implements [`mirror::Mirror`]; [`store::Store`] is the directory of one
-//! mirror. [`monitor::Monitor`] receives events, and [`config`] reads the configuration files.
+//! [`push::push`] is the entry point on the origin, and [`receiver::Server`] on the receiver. Every
+//! kind of mirror implements [`mirror::Mirror`]; [`store::Store`] is the directory of one mirror.
+//! [`monitor::Monitor`] receives events, and [`config`] reads the configuration files.
 //!
 //! The library never prints, exits or reads the environment; the program does.
 

@@ -1,7 +1,7 @@
-//! Events through which the library reports its progress.
+//! The events that report the library's progress.
 //!
 //! The library reports facts to a [`Monitor`] and never draws or prints. The monitor decides what
-//! to show; tests record the events and check the work that was done.
+//! to show; tests record the events to check what was done.
 
 use serde::Serialize;
 
@@ -16,18 +16,18 @@ pub enum Event {
         /// The root, as given.
         root: String,
     },
-    /// Progress of a scan; the numbers are totals since it began.
+    /// Progress of a scan; the numbers are totals since its start.
     ScanAdvanced {
         /// Entries found.
         entries: u64,
-        /// Bytes that were read and hashed because the stat cache did not know the files.
+        /// Bytes that were read and hashed because the files were not in the stat cache.
         hashed_bytes: u64,
     },
     /// The scan ended.
     ScanFinished {
-        /// Entries of the tree.
+        /// Entries in the tree.
         entries: u64,
-        /// Size of all files of the tree, in bytes.
+        /// Size of all files in the tree, in bytes.
         bytes: u64,
         /// Files that were read and hashed.
         hashed_files: u64,
@@ -62,7 +62,7 @@ pub enum Event {
         /// Size of these objects, in bytes.
         bytes: u64,
     },
-    /// Progress of a bundle; the numbers are totals since it began.
+    /// Progress of a bundle; the numbers are totals since its start.
     BundleAdvanced {
         /// The bundle.
         bundle: BundleKey,
@@ -78,14 +78,15 @@ pub enum Event {
         /// The size of the pack, in bytes.
         bytes: u64,
     },
-    /// A part of a pack was sent to a mirror over a network. Not reported after the whole pack has
+    /// Part of a pack was sent to a mirror over a network. Not reported once the whole pack has
     /// been sent.
     PackAdvanced {
         /// The mirror.
         mirror: String,
         /// The pack.
         pack: PackId,
-        /// Bytes of the pack sent in this attempt: fewer than before if the pack is sent again.
+        /// Bytes of the pack sent in this attempt. The number starts over if the pack is sent
+        /// again.
         bytes: u64,
     },
     /// A pack was sent to a mirror. Reported once, before the mirror has accepted the pack.
@@ -97,21 +98,21 @@ pub enum Event {
         /// The size of the pack, in bytes.
         bytes: u64,
     },
-    /// A mirror already had a pack, from a push that was interrupted.
+    /// A mirror already had a pack, from an interrupted push.
     PackHeld {
         /// The mirror.
         mirror: String,
         /// The pack.
         pack: PackId,
     },
-    /// A mirror lacked objects of its base, which were sent whole.
+    /// A mirror lacked objects from its base. They were sent whole.
     ObjectsResent {
         /// The mirror.
         mirror: String,
         /// The number of objects.
         objects: u64,
     },
-    /// A release is complete on a mirror, but not served.
+    /// A release is complete on a mirror, but not yet served.
     Staged {
         /// The mirror.
         mirror: String,
@@ -125,7 +126,7 @@ pub enum Event {
         /// The sequence of the release.
         sequence: u64,
     },
-    /// A wave switched. Its soak time starts, before the probes and the next wave.
+    /// A wave switched. Its soak time starts; the probes and the next wave come after it.
     SoakStarted {
         /// The number of the wave, from 1.
         wave: u64,
@@ -157,7 +158,7 @@ pub enum Event {
         /// The number of retired entries that have expired and are no longer served.
         expired: u64,
     },
-    /// The command that a mirror runs after a switch failed; the release is current.
+    /// A mirror switched, but the hook that it runs afterwards failed. The release is current.
     HookFailed {
         /// The mirror.
         mirror: String,
@@ -166,7 +167,8 @@ pub enum Event {
         /// Why the command failed.
         reason: String,
     },
-    /// The command that a mirror runs after a switch did not end within some seconds.
+    /// A mirror switched, but the hook that it runs afterwards has not finished within a few
+    /// seconds.
     HookRunning {
         /// The mirror.
         mirror: String,
@@ -184,10 +186,10 @@ pub enum Event {
 
 /// Receives events from the library and can ask it to stop.
 pub trait Monitor: Sync {
-    /// Receives an event. It is called from many threads and must not block.
+    /// Receives an event. This is called from many threads and must not block.
     fn event(&self, event: Event);
 
-    /// Whether the user asked to stop. The library checks this between steps, each of which leaves
+    /// Whether the user asked to stop. The library checks this between steps. Each step leaves
     /// every mirror on a complete release.
     fn is_cancelled(&self) -> bool {
         false

@@ -1,7 +1,7 @@
-//! Releases: the small record that names a manifest.
+//! Releases: small records that each name a manifest.
 //!
 //! `store/FORMAT.md` describes the canonical form of the record, from which the id is computed.
-//! This module knows the record and its name, but not where it is stored.
+//! This module knows the record and the name, but not where the record is stored.
 
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
@@ -14,21 +14,20 @@ use crate::text::is_zero;
 use crate::tree_path::Site;
 use crate::varint::MAX_NUMBER;
 
-/// Maximum sequence of a release. Larger numbers are not exact in every JSON reader.
+/// Maximum sequence of a release. Some JSON readers cannot represent larger numbers exactly.
 pub const MAX_SEQUENCE: u64 = MAX_NUMBER;
 /// Latest time of a release, in seconds since 1970: 16 March 2242. File systems truncate later
 /// times, so `verify` would report a difference forever.
 pub const MAX_TIME: u64 = (1 << 33) - 1;
 /// Maximum length of a note in bytes.
 pub const MAX_NOTE_BYTES: usize = 1024;
-/// Maximum length of the name of a person or job that rejected content, in bytes.
+/// Maximum length, in bytes, of the name of a person or job that rejected content.
 pub const MAX_NAME_BYTES: usize = 200;
 /// Maximum size of a record that is read, in bytes.
 pub const MAX_RECORD_BYTES: u64 = 1024 * 1024;
 
 /// Maximum number of histories that a release can replace.
-// Beyond this number the oldest histories are dropped, so that the record does not grow with every
-// new history.
+// Beyond this number, the oldest histories are dropped, so that the record does not grow forever.
 pub const MAX_REPLACED: usize = 16;
 
 /// Why a release record is not valid.
@@ -55,7 +54,7 @@ pub enum ReleaseError {
     /// A note is too long or contains control characters.
     #[error("a note has at most 1,024 bytes and no control characters")]
     Note,
-    /// A number is too large to be exact in every JSON reader.
+    /// A number is too large for some JSON readers to represent exactly.
     #[error("a number in a release record is not below 2^53")]
     Number,
     /// A time is later than the latest time that files can store.
@@ -67,7 +66,7 @@ pub enum ReleaseError {
     /// The name of a person or job is too long or contains control characters.
     #[error("the name of a person or job has at most 200 bytes and no control characters")]
     Person,
-    /// The string is not a name of the form `<sequence>-<id16>`.
+    /// The string is not a name in the form `<sequence>-<id16>`.
     #[error("not a release name: {text:?}")]
     Name {
         /// The string.
@@ -83,7 +82,7 @@ pub struct Release {
     version: u64,
     /// The site.
     pub site: Site,
-    /// The history of the release: the same as that of the release it was built on.
+    /// The history, which is that of the release it was built on.
     pub history: HistoryId,
     /// The histories that this history replaced, oldest first, at most [`MAX_REPLACED`].
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -99,13 +98,13 @@ pub struct Release {
     pub created: u64,
     /// When the push began, in milliseconds since 1970.
     pub began: u64,
-    /// The run number of the newest release of each order stream.
+    /// The run number of the newest release in each order stream.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub orders: BTreeMap<String, u64>,
-    /// Content that a person rolled back, ascending by content id.
+    /// Content that a person rolled back, in ascending order of content ids.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub rejected: Vec<RejectedContent>,
-    /// The earliest time at which a retired entry is due, in seconds since 1970.
+    /// When the first retired entry is due, in seconds since 1970.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub until: Option<u64>,
     /// Number of entries in the manifest.
@@ -121,7 +120,7 @@ pub struct Release {
     /// The mirrors for which the release was made; `None` if it was made for the whole fleet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub partial: Option<PartialScope>,
-    /// A note of the operator.
+    /// The operator's note.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,
 }
@@ -146,7 +145,7 @@ impl PartialScope {
 
 impl fmt::Display for PartialScope {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // The text must fit on one line, and a fleet may have a hundred mirrors.
+        // The text must fit on one line, but a fleet may have a hundred mirrors.
         const SHOWN: usize = 5;
         write!(
             f,
@@ -160,7 +159,7 @@ impl fmt::Display for PartialScope {
     }
 }
 
-/// Content that a person rolled back. A push of this content is refused.
+/// Content that a person rolled back. Pushing it again is refused.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RejectedContent {
@@ -192,7 +191,7 @@ impl RejectedContent {
 }
 
 impl fmt::Display for RejectedContent {
-    /// Says which release had the content, and who rolled it back, when and why.
+    /// Says which release had the content, and who rolled it back, when, and why.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "release {} with this content was rolled back", self.sequence)?;
         self.by.as_ref().map_or(Ok(()), |by| write!(f, " by {by}"))?;
@@ -211,20 +210,20 @@ enum Tag {
     Release,
 }
 
-/// How a release relates to the release that a mirror serves.
+/// How a release relates to the one that a mirror serves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Succession {
     /// The release may replace the served one.
     Follows,
     /// The served release is the same or newer.
     NotNewer,
-    /// The releases belong to different histories, neither of which replaced the other, so neither
+    /// The releases have different histories, neither of which replaced the other, so neither
     /// release is newer.
     OtherHistory,
 }
 
 impl Release {
-    /// A release with this identity. All other fields are empty.
+    /// A release with this identity and all other fields empty.
     #[must_use]
     pub const fn new(
         site: Site,
@@ -259,7 +258,7 @@ impl Release {
     /// Parses a record from its canonical bytes.
     ///
     /// # Errors
-    /// Fails if the bytes are not the canonical bytes of a release of version 1.
+    /// Fails if the bytes are not the canonical bytes of a release record of version 1.
     pub fn parse(bytes: &[u8]) -> Result<Self, ReleaseError> {
         #[derive(Deserialize)]
         struct Version {
@@ -267,15 +266,16 @@ impl Release {
         }
         let garbled =
             |error: serde_json::Error| ReleaseError::Malformed { what: error.to_string() };
-        // First, only the version is read: a newer record may have keys that the strict parser
+        // The version is read first and alone: a newer record may have keys that the strict parser
         // refuses, and the user must learn that headwater is too old, not that a key is unknown.
         let Version { version: found } = serde_json::from_slice(bytes).map_err(garbled)?;
         if found != 1 {
             return Err(ReleaseError::Version { found });
         }
         let release: Self = serde_json::from_slice(bytes).map_err(garbled)?;
-        // Peers send records. Without the limits, a sequence of 2^64 - 1 would leave no number for
-        // the next release, and a late time would make every file differ from its manifest.
+        // Records come from peers. Without these limits, a sequence of 2^64 - 1 would leave no
+        // number for the next release, and a late time would make every file differ from its
+        // manifest.
         if !release.has_valid_numbers() {
             return Err(ReleaseError::Number);
         }
@@ -295,7 +295,7 @@ impl Release {
         if !release.partial.as_ref().is_none_or(texts) {
             return Err(ReleaseError::Note);
         }
-        // The id is the hash of the bytes. A second spelling of the same record would be a second
+        // The id is the hash of the bytes. A second spelling of one record would be a second
         // release with the same content.
         if release.to_bytes() == bytes { Ok(release) } else { Err(ReleaseError::NotCanonical) }
     }
@@ -334,7 +334,7 @@ impl Release {
             && !replaced.contains(&self.history)
     }
 
-    /// Compares this release with the `current` release of a mirror. Only this rule decides what
+    /// Compares this release with the `current` release of a mirror. This rule alone decides what
     /// may become current; `store/FORMAT.md` describes it.
     #[must_use]
     pub fn succession(&self, current: &Self) -> Succession {
@@ -342,10 +342,10 @@ impl Release {
         if self.history == current.history {
             follows(self.rank() > current.rank())
         } else if self.replaces.contains(&current.history) {
-            // Only the sequence counts, not the rank: if the sequences are equal, the times and ids
-            // of two histories do not show which release is newer.
+            // Only the sequence counts, not the rank: if the sequences are equal, times and ids
+            // from two histories do not show which release is newer.
             follows(self.sequence > current.sequence)
-        // A push that still works on the replaced history must not undo its replacement.
+        // A push that still uses the replaced history must not undo the replacement.
         } else if current.replaces.contains(&self.history) {
             Succession::NotNewer
         } else {
@@ -359,11 +359,11 @@ impl Release {
         self.rejected.iter().find(|rejected| rejected.content == content)
     }
 
-    /// The rank, which decides on every mirror which of two releases of the same history is newer.
+    /// The rank. With it, all mirrors agree on which of two releases in a history is newer.
     #[must_use]
     pub fn rank(&self) -> (u64, u64, ReleaseId) {
-        // The id only decides between releases that two pushes made with the same sequence in the
-        // same second. It makes every mirror prefer the same release.
+        // The id matters only for releases that two pushes made with the same sequence in the same
+        // second. It makes every mirror prefer the same one.
         (self.sequence, self.created, self.id())
     }
 }
@@ -427,7 +427,7 @@ impl FromStr for ReleaseName {
             let id16 = u64::from_str_radix(id16, 16).ok().filter(|_| digits)?.to_be_bytes();
             let sequence = sequence.parse().ok().filter(|sequence| *sequence <= MAX_SEQUENCE)?;
             let name = Self { sequence, id16 };
-            // Each name has one spelling: parsing a number also accepts a plus sign and leading
+            // Each name has one spelling, but parsing a number also accepts a plus sign and leading
             // zeros.
             (name.to_string() == text).then_some(name)
         };

@@ -9,7 +9,7 @@ use std::borrow::Cow;
 use std::error::Error;
 
 /// Returns `error` and its causes on one line, joined by `: `. Leaves out a cause if the text
-/// before already ends with it, because some errors print their cause themselves.
+/// before it already ends with that cause, because some errors print their cause themselves.
 #[must_use]
 pub fn error_chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
@@ -25,13 +25,13 @@ pub fn error_chain(error: &dyn Error) -> String {
     text
 }
 
-/// Whether a number is 0, so that serde leaves it out of JSON.
+/// Whether a number is 0; if so, serde leaves it out of the JSON.
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
 pub(crate) const fn is_zero(value: &u64) -> bool {
     *value == 0
 }
 
-/// Escapes every invisible character of `text` as `\u{..}`. All text for people uses this notation.
+/// Escapes every invisible character in `text` as `\u{..}`. All text for people uses this notation.
 #[must_use]
 pub fn escape(text: &str) -> Cow<'_, str> {
     if !text.contains(is_invisible) {
@@ -45,7 +45,7 @@ pub fn escape(text: &str) -> Cow<'_, str> {
 }
 
 /// Whether `c` is invisible in a terminal or reorders the text around it: control characters, line
-/// separators, bidirectional marks (CVE-2021-42574) and characters without width.
+/// separators, bidirectional marks (CVE-2021-42574) and zero-width characters.
 #[must_use]
 pub fn is_invisible(c: char) -> bool {
     c.is_control()

@@ -1,8 +1,8 @@
-//! Scoped threads that also work if the system cannot start a thread: reaching a process limit must
-//! not cause a panic.
+//! Scoped threads that cope if the system cannot start a thread: reaching a process limit must not
+//! cause a panic.
 //!
 //! If no thread can be started, [`join`], [`each`] and [`run_workers`] run the work on the calling
-//! thread, one task after another. Do not use them for work that waits for other work of the same
+//! thread, one task after another. Do not use them for work that waits for other work in the same
 //! scope: use [`start`], which fails instead.
 
 use std::io;
@@ -26,13 +26,13 @@ impl From<io::Error> for ThreadError {
 /// Starts `work` on a thread of `scope`.
 ///
 /// # Errors
-/// Fails if no thread can be started. In that case the work is dropped.
+/// Fails if no thread can be started. In that case, the work is dropped.
 pub fn start<'s, T: Send + 's>(
     scope: &'s Scope<'s, '_>,
     work: impl FnOnce() -> T + Send + 's,
 ) -> Result<ScopedJoinHandle<'s, T>, ThreadError> {
-    // `Scope::spawn` panics if the system cannot start a thread, for example at the limit of
-    // `ulimit -u`; `Builder` returns the error.
+    // `Scope::spawn` panics if the system cannot start a thread, for example at the `ulimit -u`
+    // limit; `Builder` returns the error.
     Builder::new().spawn_scoped(scope, work).map_err(ThreadError::from)
 }
 
@@ -54,8 +54,7 @@ fn join_by<A: Send, B>(
     })
 }
 
-/// Calls `work` with each of `items`, each on its own thread. Returns the results in the order of
-/// the items.
+/// Calls `work` with each of `items`, on its own thread. Returns the results in item order.
 pub fn each<I: Send, T: Send>(
     items: impl IntoIterator<Item = I>,
     work: impl Fn(I) -> T + Sync,
@@ -71,19 +70,19 @@ fn each_by<I: Send, T: Send>(
     let work = &work;
     let pieces: Vec<_> = items.into_iter().map(|item| Task::new(move || work(item))).collect();
     std::thread::scope(|scope| {
-        // Collected first, so that all threads have started before this waits for the first one.
+        // Collected first, so that all threads have started before this function waits for one.
         let threads: Vec<_> = pieces.iter().map(|piece| piece.start(&builder, scope)).collect();
         pieces.iter().zip(threads).map(|(piece, thread)| piece.finish(thread)).collect()
     })
 }
 
-/// Runs `work` on `count` threads, including this one, or on fewer if the system cannot start as
+/// Runs `work` on `count` threads, including this one, or on fewer if the system cannot start that
 /// many.
 pub fn run_workers<T: Send>(count: usize, work: impl Fn() -> T + Sync) -> Vec<T> {
     std::thread::scope(|scope| {
         let helpers: Vec<_> =
-            // Stops at the first failure: if a limit of processes is reached, the next attempt
-            // would fail too.
+            // Stops at the first failure: if a process limit is reached, the next attempt would
+            // fail too.
             (1..count).map_while(|_| Builder::new().spawn_scoped(scope, &work).ok()).collect();
         let own = work();
         std::iter::once(own).chain(helpers.into_iter().map(join_or_resume_panic)).collect()
@@ -92,14 +91,14 @@ pub fn run_workers<T: Send>(count: usize, work: impl Fn() -> T + Sync) -> Vec<T>
 
 /// The result of `thread`. Propagates its panic.
 fn join_or_resume_panic<T>(thread: ScopedJoinHandle<'_, T>) -> T {
-    // The panic continues with its own message. An `expect` here would replace the message by one
-    // about the join.
+    // The panic keeps its own message. An `expect` here would replace it with a message about the
+    // join.
     thread.join().unwrap_or_else(|panic| resume_unwind(panic))
 }
 
 /// A task that another thread runs, or the calling thread if no thread can be started.
-// The lock keeps the work if `spawn_scoped` fails and drops the closure that it was given: the
-// closure only borrows the task.
+// If `spawn_scoped` fails, it drops its closure. The closure only borrows the task, so the work
+// survives here, behind the lock.
 struct Task<F>(Mutex<Option<F>>);
 
 impl<T: Send, F: FnOnce() -> T + Send> Task<F> {

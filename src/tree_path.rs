@@ -1,7 +1,7 @@
 //! Validated names: paths inside a content tree, symlink targets and sites.
 //!
-//! A value of these types can be used below a root without further checks. This module does not
-//! access any disk.
+//! A value of one of these types can be used below a root without further checks. This module never
+//! accesses a disk.
 
 use std::borrow::Borrow;
 use std::fmt;
@@ -35,7 +35,7 @@ pub enum PathFault {
     /// The string contains a control character.
     #[error("has a control character")]
     ControlCharacter,
-    /// The string contains a backslash, which is a separator to some clients and servers.
+    /// The string contains a backslash, which some clients and servers treat as a separator.
     #[error("has a backslash")]
     Backslash,
     /// The string contains a component longer than [`MAX_COMPONENT_BYTES`].
@@ -50,7 +50,8 @@ pub enum PathFault {
     /// A symlink target that leads out of the tree.
     #[error("leads out of the tree")]
     Escapes,
-    /// A symlink target with `..` after a name. The name may be another link, which then leads out.
+    /// A symlink target with `..` after a name. If that name is another link, the target may lead
+    /// out.
     #[error("has '..' after a name, which may lead out through another link")]
     DotDotAfterName,
     /// A site name is too long, contains characters other than `a-z 0-9 - _ .`, or begins with `.`,
@@ -78,7 +79,7 @@ fn check_whole(text: &str) -> Result<(), PathFault> {
     if text.starts_with('/') {
         return Err(PathFault::Absolute);
     }
-    // One pass without branches, because nearly every path is valid.
+    // One pass without branches, because nearly all paths are valid.
     let is_odd = |byte: u8| byte == b'\\' || byte < 0x20 || byte == 0x7f;
     if text.bytes().fold(false, |odd, byte| odd | is_odd(byte)) {
         let first = text.bytes().find(|byte| is_odd(*byte));
@@ -88,7 +89,7 @@ fn check_whole(text: &str) -> Result<(), PathFault> {
             PathFault::ControlCharacter
         });
     }
-    // C1 controls also affect terminals. In UTF-8 they are two bytes, beginning with 0xc2.
+    // C1 controls also affect terminals. In UTF-8, each is two bytes, the first of which is 0xc2.
     if !text.is_ascii() && text.chars().any(char::is_control) {
         return Err(PathFault::ControlCharacter);
     }
@@ -97,7 +98,7 @@ fn check_whole(text: &str) -> Result<(), PathFault> {
 
 /// A path inside a content tree. It is UTF-8 and relative, with `/` between components. No
 /// component is empty, `.` or `..`; each has at most 255 bytes, and the path at most 1,024. It
-/// contains no control character and no backslash. Paths are ordered by bytes.
+/// contains no control characters or backslashes. Paths are ordered by bytes.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct TreePath(Box<str>);
@@ -131,8 +132,8 @@ impl TreePath {
         self.0.rsplit_once('/').map(|(parent, _)| parent)
     }
 
-    /// The part of the name after its last dot. `None` if there is no dot, or if it is the first or
-    /// last character.
+    /// The part of the name after its last dot. `None` if there is no dot, or if that dot is the
+    /// first or last character.
     #[must_use]
     pub fn extension(&self) -> Option<&str> {
         match self.name().rsplit_once('.') {
@@ -147,7 +148,8 @@ impl TreePath {
         self.0.strip_prefix(directory).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
     }
 
-    /// The path, folded so that paths differing only in case or Unicode normalization become equal.
+    /// The path, folded so that paths that differ only in case or Unicode normalization become
+    /// equal.
     #[must_use]
     pub fn folded(&self) -> String {
         if self.0.is_ascii() {
@@ -198,7 +200,7 @@ impl From<TreePath> for String {
     }
 }
 
-/// The target of a symlink in a tree: relative, with `..` only at its start.
+/// The target of a symlink in a tree: a relative path with `..` only at its start.
 ///
 /// Whether the target stays inside the tree depends on where the link is: see
 /// [`LinkTarget::check_at`].

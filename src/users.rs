@@ -1,10 +1,10 @@
-//! Names of the users and groups of this machine.
+//! Names of the users and groups on this machine.
 //!
-//! The names are looked up with the C library, so that users of LDAP or SSSD are found too. Only
+//! The names are looked up through the C library, so that LDAP and SSSD users are found too. Only
 //! this module uses the crate `uzers`. It does not know what a user may do.
 
-/// Describes the user with this id for messages: `user www-data`, or `user id 12345` if the user
-/// has no name.
+/// Describes the user with this id in messages: `user www-data`, or `user id 12345` if the user has
+/// no name.
 #[must_use]
 pub fn describe_user(id: u32) -> String {
     match uzers::get_user_by_uid(id) {
@@ -13,7 +13,7 @@ pub fn describe_user(id: u32) -> String {
     }
 }
 
-/// The name of the user as whom this process runs; `None` if the user has no name.
+/// The name of the user this process runs as; `None` if the user has no name.
 #[must_use]
 pub fn own_name() -> Option<String> {
     let user = uzers::get_user_by_uid(uzers::get_current_uid())?;

@@ -1,13 +1,13 @@
-//! Unsigned LEB128 integers, the only number encoding of the binary formats (packs, manifest
-//! changes, the stat cache).
+//! Unsigned LEB128 integers, the only number encoding in the binary formats (packs, manifest
+//! deltas, the stat cache).
 //!
 //! Each number has one encoding: superfluous zero groups are refused, so a number is always written
-//! back as the same bytes from which it was read.
+//! back as the bytes that it was read from.
 
 use std::io::{self, Read};
 
-/// Largest time, size or count in any format. Larger integers are not exact in every JSON reader,
-/// and arithmetic with numbers up to this one does not overflow.
+/// Largest time, size or count in any format. Some JSON readers cannot represent larger integers
+/// exactly, and arithmetic with numbers up to this one does not overflow.
 pub const MAX_NUMBER: u64 = (1 << 53) - 1;
 /// Maximum length of an encoded number in bytes.
 pub const MAX_BYTES: usize = 10;
@@ -31,11 +31,11 @@ fn step(value: &mut u64, index: usize, byte: u8) -> io::Result<bool> {
     Ok(byte & 0x80 == 0)
 }
 
-/// Reads a number from the front of `input` and advances it.
+/// Reads a number from the front of `input`, and moves `input` past it.
 ///
 /// # Errors
-/// `InvalidData` if the encoding is not the shortest one or exceeds 64 bits, `UnexpectedEof` if it
-/// is truncated.
+/// `InvalidData` if the encoding is not the shortest or exceeds 64 bits, `UnexpectedEof` if it is
+/// truncated.
 pub fn take(input: &mut &[u8]) -> io::Result<u64> {
     let mut value = 0;
     for index in 0..MAX_BYTES {
@@ -48,7 +48,7 @@ pub fn take(input: &mut &[u8]) -> io::Result<u64> {
     Ok(value)
 }
 
-/// Reads a number. Use a buffered reader, because this function reads single bytes.
+/// Reads a number. Use a buffered reader, because this function reads one byte at a time.
 ///
 /// # Errors
 /// The errors of [`take`] and of `reader`.

@@ -1,21 +1,21 @@
-//! A cache of recently decoded blocks, because neighbouring objects are usually read next.
+//! A cache of recently decoded blocks: the next objects to be read are usually their neighbours.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, OnceLock};
 
 use parking_lot::{Mutex, MutexGuard};
 
-/// Maximum size of the cached content in bytes. It covers the blocks that two large prefixes use.
+/// Maximum size of the cached content in bytes: enough for the blocks that two large prefixes use.
 const MAX_DECODED_BYTES: usize = 32 << 20;
 
 /// The index of a segment and the number of a block in it.
 pub(super) type BlockKey = (usize, u32);
 
-/// The decoded content of a block. Empty until the block is decoded. Contains `None` if decoding
+/// The decoded content of a block. Empty until the block is decoded; `None` inside if decoding
 /// failed.
 type Slot = Arc<OnceLock<Option<Arc<Vec<u8>>>>>;
 
-/// The contents of blocks, the most recently used last.
+/// The contents of blocks, with the most recently used last.
 #[derive(Debug, Default)]
 pub(super) struct DecodedBlocks {
     blocks: Mutex<VecDeque<(BlockKey, usize, Slot)>>,
@@ -25,8 +25,8 @@ pub(super) struct DecodedBlocks {
 
 impl DecodedBlocks {
     /// Returns the content of a block, which has `bytes` bytes. If it is not cached, `decode`
-    /// writes it to a reused buffer. Concurrent callers wait, so that no block is decoded twice at
-    /// the same time.
+    /// writes it to a reused buffer. Concurrent callers wait, so no block is decoded twice at the
+    /// same time.
     pub(super) fn get(
         &self,
         key: BlockKey,
@@ -51,7 +51,7 @@ impl DecodedBlocks {
         let slot = Arc::clone(&entry.2);
         blocks.push_back(entry);
         let mut sum: usize = blocks.iter().map(|(_, bytes, _)| bytes).sum();
-        // The last entry stays, however large it is: it is the one that was requested.
+        // The last entry stays, however large: it is the one that was requested.
         while sum > MAX_DECODED_BYTES && blocks.len() > 1 {
             let Some((_, bytes, slot)) = blocks.pop_front() else { break };
             sum -= bytes;

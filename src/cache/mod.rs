@@ -1,10 +1,10 @@
-//! The content cache: old content that the origin keeps, so that it can send deltas of changed
-//! files. It uses a few large files, because CI packs and restores its cache in every run, and
-//! creating many small files is slow.
+//! The content cache: old content that the origin keeps in order to send changed files as deltas.
+//! It uses a few large files, because CI packs and restores its cache on every run, and creating
+//! many small files is slow.
 //!
 //! Losing all or part of the cache costs network traffic, never correctness. Nothing in it is
-//! synced; damage is detected, and the damaged file is dropped. Objects are identified by their
-//! ids. This room does not know releases or mirrors.
+//! synced; a damaged file is detected and dropped. Objects are identified by their ids. This room
+//! does not know releases or mirrors.
 
 mod decoded_blocks;
 mod prune;
@@ -27,8 +27,7 @@ pub use segment::{CachedBase, ObjectRecord};
 pub use segment_writer::{NewPart, SegmentWriter};
 
 const SEGMENT_SUFFIX: &str = ".content";
-/// The suffix of an unfinished segment. Pruning removes segments that a killed push left
-/// unfinished.
+/// The suffix of an unfinished segment. Pruning removes those that killed pushes left behind.
 const DRAFT_SUFFIX: &str = ".draft";
 
 /// The open cache of one site and tree.
@@ -37,7 +36,7 @@ pub struct ContentCache {
     dir: Dir,
     /// The segments, newest first.
     segments: Vec<Segment>,
-    /// Where the base objects of blocks are, newest first.
+    /// The locations of base objects, newest first.
     bases: Mutex<HashMap<ObjectId, Vec<CachedContent>>>,
     decoded: DecodedBlocks,
     untrusted_segments: Mutex<HashSet<usize>>,
@@ -59,8 +58,8 @@ impl CachedContent {
         &self.record
     }
 
-    /// The length of the longest chain of blocks that must be decoded first; 0 if the blocks of the
-    /// object have no bases.
+    /// The length of the longest chain of blocks that must be decoded first; 0 if the object's
+    /// blocks have no bases.
     #[must_use]
     pub const fn depth(&self) -> u32 {
         self.depth
@@ -77,8 +76,8 @@ impl CachedContent {
         self.record.parts.iter().map(|part| (self.segment, part.block))
     }
 
-    /// Whether the object is in earlier blocks than the given one, so that it can be a base for the
-    /// given block.
+    /// Whether all of the object is in blocks before the given one. If so, it can be a base for
+    /// that block.
     fn is_before(&self, (segment, block): BlockKey) -> bool {
         self.segment > segment
             || self.segment == segment && self.record.parts.iter().all(|part| part.block < block)
@@ -112,12 +111,13 @@ impl ContentCache {
             removed_damaged: 0,
         };
         for (_, name) in names {
-            // Another push may have removed the file meanwhile.
+            // Another push may have removed the file in the meantime.
             let Some(file) = fsx::none_if_missing(cache.dir.open_file(&name))? else { continue };
             match Segment::open(name.clone(), file) {
                 Some(segment) => cache.segments.push(segment),
                 None => {
-                    // Damage in a cache is not worth a repair: the content is sent whole once more.
+                    // Damage in a cache is not worth repairing: the content is sent whole once
+                    // more.
                     cache.dir.unlink_if_any(&name)?;
                     cache.removed_damaged += 1;
                 }
@@ -181,7 +181,7 @@ impl ContentCache {
         found
     }
 
-    /// Finds all bases of the given objects, and the bases of these bases.
+    /// Finds all bases of the given objects, and the bases of those bases.
     fn load_bases(&self, mut objects: Vec<CachedContent>) {
         let mut known = self.bases.lock();
         loop {
@@ -193,7 +193,7 @@ impl ContentCache {
                 return;
             }
             // Recorded before the search, so that a base that is in no segment is not searched for
-            // again, and the loop ends.
+            // again. Otherwise, the loop would not end.
             known.extend(missing.iter().map(|id| (*id, Vec::new())));
             objects = self.records(|id| missing.contains(id)).collect();
             for kept in &objects {
@@ -231,7 +231,7 @@ impl ContentCache {
         }
         let is_read = out.len() - before == length as usize;
         if !is_read {
-            // The caller continues without this base, and the buffer keeps the bases before it.
+            // The caller continues without this base, and the buffer keeps those before it.
             out.truncate(before);
         }
         is_read
@@ -254,7 +254,7 @@ impl ContentCache {
         let is_decoded = self.segments[key.0].frame(block).is_some_and(|frame| {
             let (is_packed, content_bytes) = (block.is_encoded, block.content_bytes);
             if !is_packed {
-                // The frame has passed its digest check and is the content itself.
+                // The frame has passed its digest check, and it is the content itself.
                 *content = frame;
                 return content.len() == content_bytes;
             }
@@ -262,7 +262,7 @@ impl ContentCache {
                 .decode_in(&prefix, content)
                 .is_ok()
         });
-        // If the frame is damaged or does not decode, its segment is no longer trusted.
+        // If the frame is damaged or cannot be decoded, its segment is no longer trusted.
         if !is_decoded {
             self.lock_untrusted().insert(key.0);
         }
@@ -280,7 +280,7 @@ impl ContentCache {
     }
 
     fn begin_numbered(&self, number: u64) -> Result<SegmentWriter, IoError> {
-        // Two pushes may begin a segment with the same number.
+        // Two pushes may begin segments with the same number.
         let unique = StoreId::random()
             .map_err(|error| IoError::new("name a file in", self.dir.path(), error))?;
         let name = format!("{number:012}-{unique}{SEGMENT_SUFFIX}");
@@ -288,7 +288,7 @@ impl ContentCache {
         let file = self.dir.create_file(&draft)?;
         // Locked while the draft is written, so that pruning does not remove it. The result is not
         // checked: if another push removes the file before this line runs, the rename in
-        // `SegmentWriter::finish` fails, and the content is not cached.
+        // `SegmentWriter::finish` fails, and the content is simply not cached.
         fsx::lock(&file, Duration::ZERO, &self.dir.join(&draft))?;
         Ok(SegmentWriter::new(self.dir.try_clone()?, name, draft, file))
     }

@@ -12,12 +12,12 @@ use crate::hash::ObjectId;
 
 const LOCK_FILE: &str = "lock";
 
-/// If there are more files than this, some are joined. Each file costs every push an open
-/// descriptor and a table to read.
+/// If there are more files than this, some are joined. Each file costs every push a file descriptor
+/// and a table to read.
 pub(super) const MAX_SEGMENTS: usize = 16;
 
 impl ContentCache {
-    /// Whether the cache needs no pruning: no damage, few files, and at most `max_bytes`.
+    /// Whether the cache needs no pruning: it has no damage, few files, and at most `max_bytes`.
     #[must_use]
     pub fn needs_no_pruning(&self, max_bytes: u64) -> bool {
         self.damaged() == 0
@@ -26,14 +26,14 @@ impl ContentCache {
     }
 
     /// Drops content that the releases do not need. `releases` lists the objects of each release in
-    /// ascending order, the newest release first. If all releases together need more than
+    /// ascending order, starting with the newest release. If all releases together need more than
     /// `max_bytes`, the oldest releases are ignored.
     ///
     /// # Errors
     /// Fails if the disk fails. The remaining files are intact.
     pub fn prune(&self, releases: &[Vec<ObjectId>], max_bytes: u64) -> Result<(), IoError> {
         let lock = self.dir.open_or_create_file(LOCK_FILE)?;
-        // Another push is already pruning. Waiting would delay this push for nothing.
+        // Another push is already pruning, so waiting would only delay this one.
         if !fsx::lock(&lock, Duration::ZERO, &self.dir.join(LOCK_FILE))? {
             return Ok(());
         }
@@ -57,20 +57,20 @@ impl ContentCache {
         let sizes: Vec<u64> =
             (0..self.segments.len()).map(|index| self.bytes_of(blocks_of(&live, index))).collect();
         let joined = segments_to_merge(&sizes);
-        // The new segment is complete before the old ones are removed. After a crash in between,
-        // both exist, which only costs space.
+        // The new segment is complete before the old ones are removed. A crash in between leaves
+        // both, which only costs space.
         if joined.len() > 1 {
             self.rewrite(joined.clone(), &live)?;
         }
         for (index, segment) in self.segments.iter().enumerate() {
             if !joined.contains(&index) && sizes[index] > 0 {
-                // Rewriting a segment is worthwhile only if that frees more than half of it.
+                // Rewriting a segment is worthwhile only if it frees more than half of it.
                 if sizes[index] >= segment.frame_bytes() / 2 {
                     continue;
                 }
                 self.rewrite(index..index + 1, &live)?;
             }
-            // Another push that has the file open can still read it.
+            // A push that has the file open can still read it.
             self.dir.unlink_if_any(&segment.name)?;
         }
         Ok(())
@@ -123,8 +123,8 @@ impl ContentCache {
         })
     }
 
-    /// Chooses whole segments that fit, oldest first, because newer segments may use their blocks
-    /// as bases.
+    /// Chooses whole segments that fit, oldest first, because newer segments may use blocks in
+    /// older ones as bases.
     fn newest_within(&self, live: &HashSet<BlockKey>, max_bytes: u64) -> HashSet<BlockKey> {
         let mut room = max_bytes;
         let mut fitting = HashSet::new();
@@ -139,8 +139,8 @@ impl ContentCache {
         fitting
     }
 
-    /// Writes the live blocks of some segments into a new segment, which takes over the number of
-    /// the newest of these segments.
+    /// Writes the live blocks of some segments into a new segment, which takes the number of the
+    /// newest of them.
     fn rewrite(&self, segments: Range<usize>, live: &HashSet<BlockKey>) -> Result<(), IoError> {
         let number = segment_number(&self.segments[segments.start].name).unwrap_or(0);
         let mut draft = self.begin_numbered(number)?;
@@ -151,8 +151,8 @@ impl ContentCache {
             for (old, block) in
                 (0u32..).zip(segment.blocks()).filter(|(old, _)| live.contains(&(index, *old)))
             {
-                // A block that turns out to be damaged is left out; blocks that need it then cannot
-                // be read.
+                // A block that turns out to be damaged is left out; blocks that need it become
+                // unreadable.
                 let Some(frame) = segment.frame(block) else { continue };
                 numbers.insert(old, draft.push_block(block.clone(), &frame)?);
             }
@@ -172,8 +172,8 @@ impl ContentCache {
                 continue;
             };
             let Some(file) = fsx::none_if_missing(self.dir.open_file(name))? else { continue };
-            // A push that writes a draft holds its lock. If the push was killed, the kernel has
-            // released the lock.
+            // A push that writes a draft holds its lock; if the push was killed, the kernel has
+            // released it.
             if fsx::lock(&file, Duration::ZERO, &self.dir.join(name))? {
                 self.dir.unlink_if_any(name)?;
             }
@@ -194,9 +194,9 @@ fn renumbered(record: &ObjectRecord, numbers: &BTreeMap<u32, u32>) -> Option<Vec
         .collect()
 }
 
-/// Returns which of the newest segments to join, by their sizes: up to the first segment that is
-/// larger than all newer ones together. So large segments are rarely copied, and there are never
-/// many segments.
+/// Returns which of the newest segments to join, by size: up to the first segment that is larger
+/// than all newer ones together. So large segments are rarely copied, and the number of segments
+/// stays small.
 fn segments_to_merge(sizes: &[u64]) -> Range<usize> {
     if sizes.len() <= MAX_SEGMENTS {
         return 0..0;

@@ -1,4 +1,4 @@
-//! A file of the cache: the frames of blocks, in the same form as in packs, followed by a table.
+//! A file in the cache: the frames of blocks, in the same form as in packs, followed by a table.
 //!
 //! ```text
 //! frames    one after the other
@@ -20,12 +20,12 @@
 //!   magic     8 bytes "HWKEPT\x02\n"
 //! ```
 //!
-//! The bases of a block are objects in earlier blocks, in this file or in older ones.
+//! The bases of a block are objects in earlier blocks of this file or in older files.
 //!
-//! Content is stored in packed form, because that costs no extra work: 292 MB of new pages take 22
-//! MB, and 0.3 MB more when all of them change again. Plain content was also measured. Reading it
-//! is a little faster, but writing it made a first push a quarter slower, and CI would transfer all
-//! of it between runs.
+//! Content is stored in packed form, because that takes no extra work: 292 MB of new pages take up
+//! 22 MB, plus 0.3 MB when all of them change again. Measurements with plain content showed
+//! slightly faster reads, but writing it made a first push a quarter slower, and CI would transfer
+//! all of it between runs.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
@@ -38,8 +38,8 @@ use crate::varint;
 const MAGIC: &[u8; 8] = b"HWKEPT\x02\n";
 const DIGEST_BYTES: usize = 32;
 const TRAILER_BYTES: usize = 8 + DIGEST_BYTES + MAGIC.len();
-/// Maximum size of a table in bytes: enough for the records of more than a million files, each with
-/// 40 bytes and a full sketch.
+/// Maximum size of a table in bytes: enough for the records of more than a million files, at 40
+/// bytes and a full sketch each.
 const MAX_TABLE_BYTES: u64 = 512 << 20;
 
 /// A range of an object that a block uses as a base.
@@ -55,7 +55,7 @@ pub struct CachedBase {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct BlockRecord {
-    /// Where the frame of the block begins in the file.
+    /// Where the block's frame begins in the file.
     pub(super) at: u64,
     pub(super) frame_bytes: usize,
     pub(super) content_bytes: usize,
@@ -80,7 +80,7 @@ pub struct ObjectRecord {
     pub id: ObjectId,
     /// The size of the object in bytes.
     pub size: u64,
-    /// The sketch of the object, empty if none was made.
+    /// The object's sketch; empty if none was made.
     pub sketch: Sketch,
     pub(super) parts: Vec<Part>,
 }
@@ -141,8 +141,8 @@ impl Segment {
         let (digest, magic) = rest.split_first_chunk::<DIGEST_BYTES>()?;
         let length = u64::from_le_bytes(*length);
         let frames_end = end.checked_sub(length)?;
-        // The length is checked before a table of this size is read. The table itself is checked
-        // when it is read.
+        // The length is checked now, before any table of this size is read. The table itself is
+        // checked when it is read.
         let is_one = magic == MAGIC && length <= MAX_TABLE_BYTES;
         let table_bytes = usize::try_from(length).ok()?;
         let blocks = OnceLock::new();
@@ -154,7 +154,7 @@ impl Segment {
         self.frames_end
     }
 
-    /// A block; `None` if it does not exist or if the table has not been read yet.
+    /// A block; `None` if it does not exist or the table has not been read yet.
     pub(super) fn block(&self, number: u32) -> Option<&BlockRecord> {
         self.blocks.get()?.get(number as usize)
     }
@@ -170,8 +170,8 @@ impl Segment {
         &self,
         is_wanted: impl Fn(&ObjectId) -> bool,
     ) -> Option<Vec<ObjectRecord>> {
-        // Read again for each query instead of kept in memory: the records of a million objects
-        // would take hundreds of megabytes.
+        // Read for each query rather than kept in memory: the records of a million objects would
+        // take hundreds of megabytes.
         let mut table = vec![0; self.table_bytes];
         self.file.read_exact_at(&mut table, self.frames_end).ok()?;
         if *blake3::hash(&table).as_bytes() != self.digest {
@@ -184,7 +184,7 @@ impl Segment {
         let mut records = Vec::new();
         while !rest.is_empty() {
             // The digest shows that the table is unchanged since it was written, not that it was
-            // correct. `read` uses these ranges as slices and would panic if they did not fit.
+            // correct. `read` slices with these ranges and would panic if they did not fit.
             let record = take_record(&mut rest).filter(|record| is_consistent(record, &blocks))?;
             if is_wanted(&record.id) {
                 records.push(record);
@@ -228,7 +228,7 @@ fn take_blocks(rest: &mut &[u8]) -> Option<Vec<BlockRecord>> {
         let frame_bytes = take_u32(rest)? as usize;
         let content = take_u32(rest)?;
         let (content_bytes, is_packed) = ((content >> 1) as usize, content & 1 == 1);
-        // `frame` and the decoder allocate memory according to these numbers.
+        // These numbers decide how much memory `frame` and the decoder allocate.
         if frame_bytes > MAX_PACK_BYTES || content_bytes > MAX_CONTENT_BYTES {
             return None;
         }

@@ -19,7 +19,7 @@ pub struct NewPart {
     pub offset: u64,
     /// Length of the piece in bytes.
     pub length: u32,
-    /// The object's sketch, empty if none was made.
+    /// The object's sketch; empty if none was made.
     pub sketch: Sketch,
 }
 
@@ -48,8 +48,7 @@ impl SegmentWriter {
         self.end
     }
 
-    /// Adds a block with these parts, which uses `bases`. Blocks must be added in the order of
-    /// their parts.
+    /// Adds a block with these parts and `bases`. Blocks must be added in the order of their parts.
     ///
     /// # Errors
     /// Fails if the block cannot be written.
@@ -74,8 +73,8 @@ impl SegmentWriter {
         for part in parts {
             let here = Part { block: number, start, length: part.length };
             start += part.length;
-            // A part that does not begin its object continues the last one, because blocks are
-            // added in the order of their parts.
+            // A part that is not the start of an object continues the last object, because blocks
+            // are added in the order of their parts.
             match self.records.last_mut().filter(|_| part.offset > 0) {
                 Some(record) => {
                     record.parts.push(here);
@@ -103,13 +102,13 @@ impl SegmentWriter {
         self.records.push(record);
     }
 
-    /// Completes the segment. It is not synced, because losing it costs only network traffic.
+    /// Completes the segment. It is not synced, because its loss costs only network traffic.
     ///
     /// # Errors
-    /// Fails if the segment cannot be written. In that case nothing of it remains.
+    /// Fails if the segment cannot be written. In that case, nothing of it remains.
     pub fn finish(mut self) -> Result<(), IoError> {
-        // The table is last, because its size and the frames before it are known only now. A
-        // truncated file has no valid trailer, so no sync is needed.
+        // The table comes last, because its size and the frames are known only now. A truncated
+        // file has no valid trailer, so no sync is needed.
         let table = encode_table(&self.blocks, &self.records);
         fsx::write_at(&self.file, &table, self.end, || self.dir.join(&self.draft_name))?;
         self.dir.rename(&self.draft_name, &self.dir, &self.name)?;

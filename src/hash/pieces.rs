@@ -1,4 +1,4 @@
-//! Hashes an object piece by piece, in any order and on several threads.
+//! Hashes an object in pieces, in any order and on several threads.
 //!
 //! BLAKE3 is a tree hash: a piece that is a subtree can be hashed separately, and the hashes of all
 //! pieces together give the hash of the object (see `blake3::hazmat`).
@@ -10,7 +10,7 @@ use blake3::hazmat::{
 
 use super::ObjectId;
 
-/// Size of a leaf of the BLAKE3 tree, in bytes.
+/// Size of a leaf in the BLAKE3 tree, in bytes.
 const CHUNK_BYTES: u64 = 1024;
 
 /// The hash of a piece of an object: the chaining value if the piece is a subtree of the object's
@@ -29,13 +29,13 @@ impl PieceHash {
         }
     }
 
-    /// The hash of a piece that is its whole object, which is the object's id.
+    /// The hash of a piece that is the whole object: the object's id.
     #[must_use]
     pub fn of_object(bytes: &[u8]) -> Self {
         Self(*blake3::hash(bytes).as_bytes())
     }
 
-    /// The id of the object, if this is the hash of a piece that is its whole object.
+    /// The object's id, if this is the hash of a piece that is the whole object.
     #[must_use]
     pub const fn as_object_id(&self) -> ObjectId {
         ObjectId::from_bytes(self.0)
@@ -72,8 +72,8 @@ impl PieceHashes {
         self.pieces.push((offset, length, hash));
     }
 
-    /// The id of the object of `size` bytes. Returns `None` if the pieces overlap, leave gaps, or
-    /// do not match the BLAKE3 tree, or if there is only one piece.
+    /// The id of the object, which has `size` bytes. Returns `None` if the pieces overlap, leave
+    /// gaps, or do not match the BLAKE3 tree, or if there is only one piece.
     #[must_use]
     pub fn finish(mut self, size: u64) -> Option<ObjectId> {
         self.pieces.sort_unstable_by_key(|(offset, ..)| *offset);
@@ -95,7 +95,7 @@ impl PieceHashes {
 
 type Pieces = [(u64, u64, PieceHash)];
 
-/// The chaining values of the two children of the subtree of `length` bytes at `offset`.
+/// The chaining values of both children of the subtree at `offset` with `length` bytes.
 fn split(pieces: &Pieces, offset: u64, length: u64) -> Option<([u8; 32], [u8; 32])> {
     let left = left_subtree_len(length);
     let at = pieces.binary_search_by_key(&(offset + left), |(start, ..)| *start).ok()?;

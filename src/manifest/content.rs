@@ -1,10 +1,10 @@
-//! The content id: equal for two trees that look the same to a visitor.
+//! The content id, which is equal for two trees that look the same to visitors.
 
 use crate::hash::ContentId;
 use crate::manifest::entry::{Entry, EntryKind};
 use crate::varint;
 
-/// How many bytes are collected before they are hashed: BLAKE3 is several times faster on long
+/// How many bytes are collected before they are hashed. BLAKE3 is several times faster on long
 /// inputs than on many short ones.
 const BATCH_BYTES: usize = 64 * 1024;
 
@@ -50,12 +50,12 @@ impl ContentIdHasher {
 
     fn push_text(&mut self, text: &str) {
         // The length comes first. Without it, moving bytes from a path to a target or back could
-        // result in the same bytes.
+        // give the same input.
         varint::push(text.len() as u64, &mut self.batch);
         self.batch.extend_from_slice(text.as_bytes());
     }
 
-    /// The content id of all entries that have been added.
+    /// The content id of all entries added so far.
     #[must_use]
     pub fn finish(mut self) -> ContentId {
         self.hasher.update(&self.batch);

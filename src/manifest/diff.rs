@@ -49,8 +49,8 @@ impl<E, A: Iterator<Item = Result<Entry, E>>, B: Iterator<Item = Result<Entry, E
         let order = match (self.old.peek(), self.new.peek()) {
             (None, None) => return None,
             (Some(Ok(old)), Some(Ok(new))) => old.path.cmp(&new.path),
-            // An error is returned at once, from its own stream, so that the other stream does not
-            // wait for a matching entry.
+            // An error is returned immediately, without waiting for a matching entry from the other
+            // stream.
             (Some(_), None) | (Some(Err(_)), _) => Less,
             (None, Some(_)) | (_, Some(Err(_))) => Greater,
         };
@@ -75,7 +75,7 @@ pub enum ChangeKind {
     Changed,
     /// A live path with the content of a path that was removed or retired.
     Renamed,
-    /// The path is no longer in the tree, but still served for some time.
+    /// The path is no longer in the tree, but is still served for a while.
     Retired,
     /// The path is no longer served.
     Removed,
@@ -91,11 +91,10 @@ pub struct Change {
     /// The old path of a renamed file.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub from: Option<TreePath>,
-    /// The size of the new file, or of the old file if the path was removed, in bytes; 0 for a
-    /// link.
+    /// The size in bytes of the new file, or of the old file if the path was removed; 0 for a link.
     pub size: u64,
     /// The object of the new file, or of the old file if a live path was removed. `None` for a
-    /// link, and for a path that was retired before.
+    /// link, and for a path that was already retired.
     #[serde(skip)]
     pub object: Option<ObjectId>,
     /// The previous object of a changed path.
@@ -135,8 +134,7 @@ fn change(kind: ChangeKind, entry: &Entry) -> Change {
 fn classify(pair: &Pair) -> Option<Change> {
     match pair {
         Pair::Old(old) if old.is_live() => Some(change(ChangeKind::Removed, old)),
-        // The path left the tree in an earlier release, so no path that is added now can be its new
-        // name.
+        // The path left the tree in an earlier release, so no path added now can be its new name.
         Pair::Old(old) => Some(Change { object: None, ..change(ChangeKind::Removed, old) }),
         Pair::New(new) if new.is_live() => Some(change(ChangeKind::Added, new)),
         Pair::New(new) => Some(change(ChangeKind::Retired, new)),
@@ -144,8 +142,7 @@ fn classify(pair: &Pair) -> Option<Change> {
             (true, false) => Some(change(ChangeKind::Retired, new)),
             (false, true) => Some(change(ChangeKind::Added, new)),
             (false, false) => None,
-            // Times are not compared: if only the time of a path differs, it is the same to a
-            // visitor.
+            // Times are not compared: a path whose time alone differs is the same to visitors.
             (true, true) if old.has_content_of(new) => None,
             (true, true) => Some(Change {
                 old_object: match &old.kind {
@@ -158,11 +155,11 @@ fn classify(pair: &Pair) -> Option<Change> {
     }
 }
 
-/// Compares two manifests, both in manifest order. Times are ignored: a path whose content is the
-/// same counts as unchanged. Memory grows with the number of changes.
+/// Compares two manifests, both in manifest order. Times are ignored: a path with the same content
+/// counts as unchanged. Memory grows with the number of changes.
 ///
 /// # Errors
-/// The first error of either stream.
+/// The first error from either stream.
 pub fn diff<E>(
     old: impl Iterator<Item = Result<Entry, E>>,
     new: impl Iterator<Item = Result<Entry, E>>,
@@ -179,9 +176,9 @@ pub fn diff<E>(
     Ok(result)
 }
 
-/// Joins each added path with a removed path that has the same object. If there are several, the
-/// first ones in path order are joined. Both lists must be in path order and must not contain empty
-/// files. Returns the joined pairs.
+/// Joins each added path with a removed path that has the same object. If there are several, joins
+/// the first in path order. Both lists must be in path order and without empty files. Returns the
+/// joined pairs.
 pub(crate) fn join_renames<A, G>(
     added: Vec<(ObjectId, A)>,
     removed: Vec<(ObjectId, G)>,
@@ -201,7 +198,7 @@ fn merge_renames(changes: &mut Vec<Change>) {
         let indexes = changes
             .iter()
             .enumerate()
-            // All empty files are the same object, but none of them is the new name of another.
+            // All empty files have the same object, but none is the new name of another.
             .filter(|(_, change)| kinds.contains(&change.kind) && change.size > 0);
         indexes.filter_map(|(index, change)| Some((change.object?, index))).collect()
     };

@@ -3,7 +3,7 @@
 use crate::hash::ObjectId;
 use crate::tree_path::{LinkTarget, TreePath};
 
-/// A path of a manifest, with its kind.
+/// A path in a manifest, and what is there.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
     /// The path.
@@ -26,11 +26,11 @@ pub enum EntryKind {
 /// The file at a path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FileEntry {
-    /// The object with the content of the file.
+    /// The object that is the file's content.
     pub object: ObjectId,
     /// The length of the file in bytes.
     pub size: u64,
-    /// The modification time of the file on every mirror, in seconds since 1970.
+    /// The file's modification time on every mirror, in seconds since 1970.
     pub mtime: u64,
     /// Whether the file is executable. Manifests store no other mode bits.
     pub exec: bool,
@@ -58,7 +58,7 @@ impl Entry {
         }
     }
 
-    /// Whether both entries look the same to a visitor: compares content, exec bit and target, but
+    /// Whether both entries look the same to visitors: compares content, exec bit and target, but
     /// not times.
     #[must_use]
     pub fn has_content_of(&self, other: &Self) -> bool {

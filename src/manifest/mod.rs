@@ -3,9 +3,9 @@
 //! ---
 //!
 //! This room defines entries, the canonical form of a manifest, the comparison of two manifests,
-//! and the transfer form of their difference. It uses no file, socket, clock or environment: the
-//! caller opens the [`std::io::Read`] and [`std::io::Write`] that this room uses. Everything is
-//! streamed, because a manifest of a million entries is a normal size.
+//! and the delta between them. It uses no file, socket, clock or environment: the caller opens the
+//! [`std::io::Read`] and [`std::io::Write`] that this room uses. Everything is streamed, because a
+//! manifest with a million entries is nothing unusual.
 
 mod codec;
 mod content;
@@ -28,11 +28,11 @@ use std::io;
 use crate::hash::ManifestId;
 use crate::tree_path::PathFault;
 
-/// Maximum window of a compressed manifest or change, as a power of two: 8 MiB. It bounds the
-/// memory of a reader.
+/// Maximum window of a compressed manifest or delta, as a power of two: 8 MiB. It bounds a reader's
+/// memory.
 pub const WINDOW_LOG_MAX: u32 = 23;
 
-/// Why a manifest, or a change to one, cannot be read or written.
+/// Why a manifest, or a delta of one, cannot be read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum ManifestError {
     /// The manifest was written by a newer headwater.
@@ -63,7 +63,7 @@ pub enum ManifestError {
         /// The broken rule.
         fault: PathFault,
     },
-    /// The entries are not in ascending byte order of their paths.
+    /// The entries are not in ascending byte order by path.
     #[error("manifest entry {path:?} is out of order or a duplicate")]
     Order {
         /// The path of the second entry.
@@ -81,7 +81,7 @@ pub enum ManifestError {
     /// The operation was cancelled.
     #[error("stopped")]
     Cancelled,
-    /// Too little memory is free for what a manifest change announces.
+    /// Too little memory is free for what a manifest delta announces.
     #[error("not enough free memory for this manifest change")]
     NoMemory,
     /// The manifest is canonical, but its id is not the expected one.
@@ -92,7 +92,7 @@ pub enum ManifestError {
         /// The id of the bytes.
         found: ManifestId,
     },
-    /// A manifest change does not match its base, or does not contain what it announces.
+    /// A manifest delta does not match its base, or lacks what it announces.
     #[error("manifest change is invalid: {what}")]
     Delta {
         /// What is wrong.

@@ -1,11 +1,11 @@
-//! Decodes a manifest on another thread. Decoding is half the work of reading a manifest.
+//! Decodes a manifest on another thread, because decoding is half the work of reading a manifest.
 
 use std::thread::Builder;
 
 use crossbeam_channel::bounded;
 use parking_lot::Mutex;
 
-/// Number of items in a batch; enough that the cost of the channel is negligible.
+/// Number of items in a batch: enough to make the cost of the channel negligible.
 const BATCH_ITEMS: usize = 512;
 /// Number of batches that may wait in the channel.
 const MAX_WAITING_BATCHES: usize = 4;
@@ -17,8 +17,8 @@ pub fn read_ahead<T: Send, R>(
     consume: impl FnOnce(&mut dyn Iterator<Item = T>) -> R,
 ) -> R {
     let (sender, batches) = bounded::<Vec<T>>(MAX_WAITING_BATCHES);
-    // A closure that cannot be spawned is dropped. The items stay here, so that they are not lost
-    // with it.
+    // If the closure cannot be spawned, it is dropped. The items stay here, so that they are not
+    // lost with it.
     let items = Mutex::new(Some(items));
     let take = &|| items.lock().take();
     std::thread::scope(|scope| {
@@ -26,13 +26,13 @@ pub fn read_ahead<T: Send, R>(
             let Some(mut items) = take() else { return };
             loop {
                 let batch: Vec<T> = items.by_ref().take(BATCH_ITEMS).collect();
-                // Sending fails once the consumer has stopped reading.
+                // Sending fails if the consumer has stopped reading.
                 if batch.is_empty() || sender.send(batch).is_err() {
                     return;
                 }
             }
         };
-        // If no thread can be started, the items are read while they are consumed.
+        // If no thread can be started, the items are read as they are consumed.
         match Builder::new().spawn_scoped(scope, read).is_err().then(take).flatten() {
             Some(mut items) => consume(&mut items),
             None => consume(&mut batches.into_iter().flatten()),

@@ -1,8 +1,8 @@
-//! The measured speed of the links to mirrors, and the compression level that suits them.
+//! The measured speeds of the links to mirrors, and the compression level that suits them.
 //!
 //! A push uses a single level, which it chooses before its first block from the measurements of
-//! earlier pushes, so that an interrupted push makes the same packs again. For a new link, only the
-//! time of the first response is known: distant mirrors rarely have fast links.
+//! earlier pushes. This way, a resumed push makes the same packs again. For a new link, only the
+//! time of the first response is known, but distant mirrors rarely have fast links.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -12,8 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::pack::Level;
 
-/// Smaller transfers than this are not measured: they end before the connection reaches its full
-/// speed.
+/// Transfers smaller than this are not measured: they end before the connection reaches full speed.
 const MIN_MEASURED_BYTES: u64 = 4 << 20;
 
 /// A mirror with at least this round-trip time, in milliseconds, is distant.
@@ -32,8 +31,7 @@ struct LinkSpeed {
 }
 
 impl LinkSpeed {
-    /// The level for the link. Two cores that compress at that level should still saturate the
-    /// link.
+    /// The level for the link. Two cores compressing at that level should still saturate the link.
     const fn level(self) -> i32 {
         let is_far = matches!(self.rtt_millis, Some(DISTANT_RTT_MILLIS..));
         match self.rate {
@@ -45,7 +43,7 @@ impl LinkSpeed {
     }
 }
 
-/// The measurements of the links, indexed by the locations of the mirrors.
+/// The measurements of the links, indexed by mirror location.
 #[derive(Debug, Default)]
 pub(crate) struct SpeedTable {
     known: BTreeMap<String, LinkSpeed>,
@@ -54,18 +52,18 @@ pub(crate) struct SpeedTable {
     has_new_rtt: bool,
 }
 
-/// The number of mirrors that are receiving content. They share the origin's bandwidth, so if many
-/// mirrors each have a low rate, their links need not be slow.
+/// The number of mirrors that are receiving content. They share the origin's bandwidth, so a low
+/// rate to each of many mirrors does not mean that their links are slow.
 #[derive(Debug, Default)]
 struct ActiveTransfers {
     count: u32,
-    /// The total time that all transfers together have spent until `since`.
+    /// The time spent by all transfers together until `since`.
     total_time: Duration,
     since: Option<Instant>,
 }
 
 impl ActiveTransfers {
-    /// Updates and returns the total time that all transfers together have spent until `now`.
+    /// Updates and returns the time spent by all transfers together until `now`.
     fn advance(&mut self, now: Instant) -> Duration {
         let passed =
             self.since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
@@ -84,12 +82,12 @@ pub(crate) struct TransferTimer<'l> {
 }
 
 impl TransferTimer<'_> {
-    /// How long the transfer would have taken if the mirror had not shared the origin with others.
+    /// How long the transfer would have taken if the mirror had had the origin to itself.
     fn time_alone(&self, now: Instant) -> Duration {
         let passed = now.saturating_duration_since(self.began);
         let spent =
             self.speeds.lock_transfers().advance(now).saturating_sub(self.total_time_at_start);
-        // With `n` transfers at the same time, `spent` grows `n` times as fast as the clock.
+        // While `n` transfers run, `spent` grows `n` times as fast as the clock.
         if spent > passed { passed.mul_f64(passed.div_duration_f64(spent)) } else { passed }
     }
 
@@ -102,7 +100,7 @@ impl TransferTimer<'_> {
 impl Drop for TransferTimer<'_> {
     fn drop(&mut self) {
         let mut transfers = self.speeds.lock_transfers();
-        // Before the number changes, because the time until now was shared with this transfer.
+        // Before the count changes, because the time until now was shared with this transfer.
         transfers.advance(Instant::now());
         transfers.count -= 1;
     }
@@ -154,7 +152,7 @@ impl SpeedTable {
         TransferTimer { speeds: self, began, total_time_at_start: spent }
     }
 
-    /// Records that a mirror received `bytes` bytes in the time `passed`.
+    /// Records that a mirror received `bytes` bytes in `passed`.
     fn record_rate(&self, location: &str, bytes: u64, passed: Duration) {
         if bytes >= MIN_MEASURED_BYTES {
             // At least 1, because the rate is divided by it.

@@ -1,4 +1,4 @@
-//! Temporary files of the origin during a push, and the files that the cache keeps for the next
+//! The origin's temporary files during a push, and the files that the cache keeps for the next
 //! push.
 
 use std::fs::File;
@@ -16,28 +16,26 @@ use crate::origin::link_speed::SpeedTable;
 use crate::text::error_chain;
 
 const PUSH_DIR_PREFIX: &str = "push-";
-/// Prefix of the name of a temporary directory that is not in the cache.
+/// Name prefix of a temporary directory that is not in the cache.
 const TEMPORARY_PREFIX: &str = "headwater-";
 const LOCK_FILE: &str = "lock";
 /// How long a push waits for another push that starts at the same time. The lock is held only while
-/// directories of killed pushes are removed.
+/// the directories of killed pushes are removed.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(60);
-/// Prefix of the names of manifests that are kept for later pushes. The sequence and the id follow
-/// it.
+/// Name prefix of manifests that are kept for later pushes, followed by the sequence and the id.
 const MANIFEST_PREFIX: &str = "manifest-";
-/// The file with the measured link speeds.
+/// The file that holds the measured link speeds.
 const LINK_SPEEDS_FILE: &str = "links.json";
 const MAX_LINK_SPEEDS_BYTES: u64 = 16 << 20;
-/// The directory with content of old releases.
+/// The directory that holds content of old releases.
 const CONTENT_DIR: &str = "content";
 
 /// Where a push stores temporary files.
 #[derive(Debug, Clone)]
 pub struct ScratchLocation {
-    /// A directory in the cache, which outlives the push, or the reason why there is no cache.
+    /// A directory in the cache, which outlives the push, or the reason that there is no cache.
     pub directory: Result<PathBuf, String>,
-    /// The parent of a temporary directory for this push, which is used if the cache cannot be
-    /// used.
+    /// Where to create a temporary directory for this push if the cache cannot be used.
     pub temporary: PathBuf,
 }
 
@@ -48,11 +46,11 @@ pub(crate) struct Scratch {
     name: String,
     dir: Dir,
     _lock: File,
-    /// The parent directory, if it is only for this push. Dropped after the other fields.
+    /// The parent directory, if it exists only for this push. Dropped after the other fields.
     temporary: Option<TemporaryDir>,
 }
 
-/// A directory outside of the cache, which is removed when dropped.
+/// A directory outside the cache, which is removed when dropped.
 #[derive(Debug)]
 struct TemporaryDir {
     parent: Dir,
@@ -60,7 +58,7 @@ struct TemporaryDir {
 }
 
 impl TemporaryDir {
-    /// Creates a directory below `path` with a random name that only this user may enter.
+    /// Creates a directory below `path` with a random name. Only this user may enter it.
     fn create(path: &Path) -> Result<(Self, Dir), IoError> {
         let parent = Dir::open(path)?;
         let name = format!("{TEMPORARY_PREFIX}{}", random_name(path)?);
@@ -97,7 +95,7 @@ impl Scratch {
             Err(why) => why,
         };
         let (temporary, dir) = TemporaryDir::create(&location.temporary)?;
-        // One more directory level, so that the code for the cache works here unchanged.
+        // An extra directory level, so that the code for the cache works here unchanged.
         let mut scratch = Self::create_in(dir.path())?;
         scratch.temporary = Some(temporary);
         let message =
@@ -106,7 +104,7 @@ impl Scratch {
         Ok(scratch)
     }
 
-    /// Creates a directory below `path`. `path` is created if it does not exist.
+    /// Creates a directory below `path`, and `path` itself if it does not exist.
     pub(crate) fn create_in(path: &Path) -> Result<Self, IoError> {
         fsx::create_dir_all(path)?;
         let parent = Dir::open(path)?;
@@ -114,7 +112,7 @@ impl Scratch {
         let guard = parent.open_or_create_file(LOCK_FILE)?;
         take_lock(&guard, LOCK_TIMEOUT, &parent.join(LOCK_FILE))?;
         remove_stale_dirs(&parent)?;
-        // A random name, because process ids are not unique if several containers share a cache.
+        // A random name, because process ids are not unique among containers that share a cache.
         let name = format!("{PUSH_DIR_PREFIX}{}", random_name(path)?);
         let dir = parent.create_dir(&name)?;
         let lock = dir.open_or_create_file(LOCK_FILE)?;
@@ -122,7 +120,7 @@ impl Scratch {
         Ok(Self { parent, name, dir, _lock: lock, temporary: None })
     }
 
-    /// The temporary directory, if there is no cache; nothing in it outlives the push.
+    /// The temporary directory, if there is no cache. Nothing in it outlives the push.
     pub(crate) fn temporary(&self) -> Option<&Path> {
         self.temporary.as_ref().map(|_| self.parent.path())
     }
@@ -131,14 +129,14 @@ impl Scratch {
         &self.dir
     }
 
-    /// Opens the cache of content of old releases, which outlives the push. If it cannot be used,
-    /// returns `None` and emits a warning.
+    /// Opens the content cache, which outlives the push. If it cannot be used, returns `None` and
+    /// emits a warning.
     pub(crate) fn open_content_cache(&self, monitor: &dyn Monitor) -> Option<ContentCache> {
         let opened = self.parent.ensure_dir(CONTENT_DIR).and_then(ContentCache::open);
         opened.map_err(|error| warn_not_cached(&error, monitor)).ok()
     }
 
-    /// Stores the manifest of the release `sequence` for later pushes, and keeps the `keep` newest
+    /// Stores the manifest of the release `sequence` for later pushes. Keeps only the `keep` newest
     /// manifests.
     pub(crate) fn keep_manifest(
         &self,
@@ -148,7 +146,7 @@ impl Scratch {
     ) -> Result<(), IoError> {
         let name = format!("{MANIFEST_PREFIX}{sequence:020}-{}", manifest.id);
         if self.parent.stat(&name)?.is_none() {
-            // Written in the scratch directory and renamed, so that another push never reads an
+            // Written in the scratch directory and renamed, so that no other push reads an
             // incomplete file. It is not synced: a torn file has a different id.
             let mut copy = self.dir.create_file(&name)?;
             let path = || self.dir.join(&name);
@@ -157,7 +155,7 @@ impl Scratch {
                 offset: 0,
             };
             std::io::copy(&mut from, &mut copy).context("write", path)?;
-            // Two pushes may do this at the same time: both files are equal.
+            // Two pushes may do this at the same time; the files are the same.
             self.dir.rename(&name, &self.parent, &name)?;
         }
         for (name, _) in self.stored_manifests()?.into_iter().skip(keep.max(1)) {
@@ -185,7 +183,7 @@ impl Scratch {
         let names =
             self.parent.entries()?.into_iter().filter_map(|(name, _)| name.into_string().ok());
         let mut kept: Vec<_> = names.filter_map(|name| id(&name).map(|id| (name, id))).collect();
-        // The sequence has 20 digits in the name, so the names sort in the order of the sequences.
+        // The sequence is padded to 20 digits in the name, so the names sort by sequence.
         kept.sort_unstable_by(|a, b| b.cmp(a));
         Ok(kept)
     }
@@ -224,8 +222,8 @@ pub(crate) fn warn_not_cached(error: &IoError, monitor: &dyn Monitor) {
     monitor.event(Event::Warned { message });
 }
 
-/// Takes the exclusive lock of `file`. Without the lock, another process could remove the directory
-/// of this push.
+/// Takes the exclusive lock on `file`. Without it, another process could remove this push's
+/// directory.
 fn take_lock(file: &File, wait: Duration, path: &Path) -> Result<(), IoError> {
     if fsx::lock(file, wait, path)? {
         return Ok(());
@@ -253,8 +251,8 @@ fn remove_stale_dirs(parent: &Dir) -> Result<(), IoError> {
 impl Drop for Scratch {
     fn drop(&mut self) {
         // A remaining directory only takes space, and `drop` cannot report an error. The directory
-        // is removed before the fields are dropped, and with them the lock: no other push can
-        // remove it meanwhile.
+        // is removed before the fields, and thus the lock, are dropped: no other push can remove it
+        // meanwhile.
         self.parent.remove_all(&self.name).ok();
     }
 }
@@ -281,7 +279,7 @@ impl ManifestFile {
         let mut file = scratch.dir.create_file(name)?;
         let mut hasher = blake3::Hasher::new();
         let mut buffer = vec![0; 1 << 17];
-        // A short read or an error results in a different id, which is checked below.
+        // A short read or an error results in a different id; the id is checked below.
         while let Ok(count @ 1..) = from.read(&mut buffer) {
             hasher.update(&buffer[..count]);
             file.write_all(&buffer[..count]).context("write", || scratch.dir.join(name))?;
@@ -296,8 +294,7 @@ impl ManifestFile {
     pub(crate) fn entries(&self) -> Result<ManifestReader<Box<dyn Read + Send>>, ManifestError> {
         // Reads by offset, because several threads read at the same time.
         let reader = PositionedReader { file: self.file.try_clone()?, offset: 0 };
-        // The id was checked when the file was written, and no other process has access to the
-        // file.
+        // The id was checked when the file was written, and no other process can access the file.
         ManifestReader::new(Box::new(reader), None)
     }
 }
@@ -313,7 +310,7 @@ pub(crate) fn entries(manifest: Option<&ManifestFile>) -> Result<Entries, Manife
     }
 }
 
-/// Reads a file by offset, independently of other handles.
+/// Reads a file by offset, independently of other handles to it.
 struct PositionedReader {
     file: File,
     offset: u64,

@@ -1,6 +1,6 @@
-//! Records the store and the release that each mirror had after the last push. The store id reveals
-//! a volume that is not mounted, or a directory that was replaced, before anything is written
-//! there. The release reveals what another origin has published.
+//! Records the store and the release that each mirror had after the last push. Before anything is
+//! written there, the store id reveals an unmounted volume or a replaced directory. The release
+//! reveals what another origin has published.
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
@@ -19,11 +19,11 @@ const MAX_RECORD_BYTES: u64 = 64 * 1024;
 /// The stores that mirrors are known to have.
 #[derive(Debug, Clone, Default)]
 pub struct KnownStores {
-    /// The directory with the notes, one for each location. If `None`, nothing is recorded.
+    /// The directory of notes, one for each location. If `None`, nothing is recorded.
     dir: Option<PathBuf>,
-    /// The stores that the user configured, by mirror name.
+    /// The configured stores, by mirror name.
     configured: BTreeMap<String, StoreId>,
-    /// Whether every mirror may have a new store.
+    /// Whether any mirror may have a new store.
     allow_new_stores: bool,
 }
 
@@ -38,21 +38,21 @@ struct StoreRecord {
 }
 
 impl KnownStores {
-    /// The stores recorded in `dir`, and the stores that the user configured, by mirror name.
-    /// Without `dir`, only the latter are known.
+    /// The stores recorded in `dir`, and the configured stores, by mirror name. Without `dir`, only
+    /// the latter are known.
     #[must_use]
     pub const fn new(dir: Option<PathBuf>, configured: BTreeMap<String, StoreId>) -> Self {
         Self { dir, configured, allow_new_stores: false }
     }
 
-    /// If `init` is true, every mirror may have a new store.
+    /// If `init` is true, any mirror may have a new store.
     #[must_use]
     pub fn with_init(self, init: bool) -> Self {
         Self { allow_new_stores: init, ..self }
     }
 
-    /// The store that a mirror must have; `None` if it is unknown, or if every mirror may have a
-    /// new store.
+    /// The store that a mirror must have; `None` if it is unknown, or if any mirror may have a new
+    /// store.
     #[must_use]
     pub fn expected(&self, name: &str, location: &str) -> Option<ExpectedStore> {
         if self.allow_new_stores {
@@ -62,7 +62,7 @@ impl KnownStores {
         configured.or_else(|| Some(ExpectedStore::Remembered(self.recorded(location)?.store)))
     }
 
-    /// Returns an error if the store is not the known store.
+    /// Returns an error if the store is not the known one.
     ///
     /// # Errors
     /// [`MirrorError::OtherStore`].
@@ -86,9 +86,9 @@ impl KnownStores {
     }
 
     /// Records the store of a mirror, and the `release` that was just pushed there, if any. Errors
-    /// are ignored; the next push then does not know the store.
+    /// are ignored; the next push then lacks this record.
     pub(crate) fn record(&self, location: &str, store: StoreId, release: Option<ReleaseName>) {
-        // A note about a different store says nothing about this one.
+        // A note about another store says nothing about this one.
         let noted = self.recorded(location).filter(|noted| noted.store == store);
         let release = release.or_else(|| noted.as_ref()?.release);
         let is_noted = noted.is_some_and(|noted| noted.release == release);
@@ -102,7 +102,7 @@ impl KnownStores {
     }
 
     fn path_of(&self, location: &str) -> Option<PathBuf> {
-        // A hash, because a location may contain any character and be longer than a file name.
+        // A hash, because a location may contain any character and be too long for a file name.
         let hash = blake3::hash(location_key(location).as_bytes()).to_hex();
         Some(self.dir.as_ref()?.join(format!("{}.json", &hash[..32])))
     }
@@ -114,7 +114,7 @@ impl KnownStores {
     }
 }
 
-/// A key for a location that does not depend on the working directory.
+/// A key for a location, independent of the working directory.
 fn location_key(location: &str) -> String {
     match Location::parse(location) {
         Ok(Location::Directory(path)) => {

@@ -1,4 +1,4 @@
-//! Chooses the bytes of old objects against which a block is encoded.
+//! Chooses the bytes of old objects that a block is encoded against.
 
 use std::collections::HashSet;
 
@@ -7,16 +7,16 @@ use super::{BaseRange, MAX_PREFIX_BYTES, MAX_RANGES, MatchedRange, Piece};
 /// An old object that serves as a base for a new one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Base {
-    /// Position of a file among all entries of the base manifest, counted from 0.
+    /// Position of a file among all entries in the base manifest, counted from 0.
     pub entry: u64,
     /// Size of the file's object in bytes.
     pub size: u64,
 }
 
 /// Chooses the base ranges of a block with `pieces`, within the limits of the format. `bases_of`
-/// returns the bases of a new object, the best first, and the size of the object. Each base is used
-/// only once. If a base is larger than the remaining space, only the range around the position of
-/// the piece is used.
+/// returns the bases of a new object, the best first, and the object's size. Each base is used only
+/// once. If a base is larger than the remaining room, only the range around the piece's position is
+/// used.
 #[must_use]
 pub fn base_ranges<'b>(
     pieces: &[Piece],
@@ -29,7 +29,7 @@ pub fn base_ranges<'b>(
         let (bases, size) = bases_of(piece.ordinal);
         for base in bases {
             // The format does not allow an empty range. A base that is already in the prefix helps
-            // all pieces of the block.
+            // all pieces in the block.
             if base.size == 0 || room == 0 || ranges.len() == MAX_RANGES || !seen.insert(base.entry)
             {
                 continue;
@@ -44,21 +44,21 @@ pub fn base_ranges<'b>(
     ranges
 }
 
-/// A range of an old object whose bytes are part of the content of a block.
+/// A range of an old object whose bytes are part of a block's content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct KnownRange {
     /// The range.
     pub base: BaseRange,
-    /// The offset of the same bytes in the content of the block.
+    /// The offset of the same bytes in the block's content.
     pub at: usize,
 }
 
-/// The parts of old objects that the `pieces` of a block contain, in addition to its other base
-/// `ranges` and within the limits of the format. `matches_of` returns the position of the old
-/// object of a new one, and the matched ranges, ascending.
+/// The parts of old objects that a block's `pieces` contain, in addition to its other base `ranges`
+/// and within the limits of the format. For a new object, `matches_of` returns the position of the
+/// old one and the matched ranges, in ascending order.
 ///
-/// Of a piece of a large object only the matches within the piece are used. What the rest of the
-/// object has in common with the old one helps little, and the mirror would have to read it.
+/// If a piece is part of a large object, only matches within the piece are used. What the rest of
+/// the object shares with the old one helps little, and the mirror would have to read it.
 #[must_use]
 pub fn known_ranges<'m>(
     pieces: &[Piece],
@@ -90,8 +90,8 @@ pub fn known_ranges<'m>(
     known
 }
 
-/// The start of a range of `length` bytes in an old object of `old` bytes. Its middle corresponds
-/// to the middle of `piece` in the new object of `new` bytes.
+/// The start of a range of `length` bytes in an old object of `old` bytes. The middle of the range
+/// corresponds to the middle of `piece` in the new object of `new` bytes.
 fn start_of(piece: &Piece, new: u64, old: u64, length: u64) -> u64 {
     // 128 bits: the product of two sizes below 2^53 does not fit in 64.
     let middle = u128::from(piece.offset) + u128::from(piece.length) / 2;

@@ -1,11 +1,11 @@
-//! A block as a reader sees it: checked ranges and a frame that is not decoded yet.
+//! A block as a reader sees it: checked ranges, and a frame that is not decoded yet.
 
 use std::borrow::Cow;
 
 use super::layout::{self, BlockKind, ByteCursor};
 use super::{BaseRange, MAX_CONTENT_BYTES, MAX_DENSE_BYTES, PackError, Piece, delta, frame};
 
-/// A block of a pack. Its ranges are within the limits of the format; its frame has been delimited
+/// A block in a pack. Its ranges are within the limits of the format; its frame has been delimited
 /// but not parsed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Block<'a> {
@@ -17,7 +17,7 @@ pub struct Block<'a> {
     frame: &'a [u8],
 }
 
-/// The encoded content of a block, without the ranges.
+/// A block's encoded content, without the ranges.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StoredFrame<'a> {
     /// A zstd frame, a delta, or the content itself.
@@ -32,8 +32,8 @@ impl<'a> StoredFrame<'a> {
     /// Decodes the content. `prefix` is the concatenation of the bases.
     ///
     /// # Errors
-    /// Fails if the format forbids the frame, or if it does not decode to the declared length and
-    /// checksum.
+    /// Fails if the format forbids the frame, or if the frame does not decode to the declared
+    /// length and checksum.
     pub fn decode(&self, prefix: &[u8]) -> Result<Cow<'a, [u8]>, PackError> {
         debug_assert!(self.content_bytes <= MAX_CONTENT_BYTES, "checked when the block was taken");
         if !self.is_encoded {
@@ -69,8 +69,8 @@ impl<'a> StoredFrame<'a> {
         if !self.is_encoded {
             return self.plain();
         }
-        // The first byte decides, not the kind of the block: a delta has the same bases and ranges
-        // as a frame.
+        // The first byte decides, not the block's kind: a delta has the same bases and ranges as a
+        // frame.
         let decode_into =
             if delta::is_delta(self.bytes) { delta::decode_into } else { frame::decode_into };
         decode_into(self.bytes, prefix, self.content_bytes, buffer)?;
@@ -79,8 +79,8 @@ impl<'a> StoredFrame<'a> {
 }
 
 impl<'a> Block<'a> {
-    /// The pieces of the content, in order. The caller must check that their objects exist and that
-    /// they do not overlap.
+    /// The pieces of the content, in order. The caller must check that their objects exist and the
+    /// pieces do not overlap.
     #[must_use]
     pub fn pieces(&self) -> &[Piece] {
         &self.pieces
@@ -131,11 +131,11 @@ impl<'a> Block<'a> {
     /// Decodes the content, which is the concatenation of the pieces and exactly
     /// [`Self::content_bytes`] long. `prefix` is the concatenation of the bases.
     ///
-    /// Only hashing the objects shows whether the content is what the sender had.
+    /// Only the objects' hashes show whether the content is what the sender had.
     ///
     /// # Errors
-    /// Fails if the prefix has a different length, if the format forbids the frame, or if it does
-    /// not decode to the declared length and checksum.
+    /// Fails if the prefix has a different length, if the format forbids the frame, or if the frame
+    /// does not decode to the declared length and checksum.
     pub fn decode(&self, prefix: &[u8]) -> Result<Cow<'a, [u8]>, PackError> {
         self.frame_for_prefix(prefix)?.decode(prefix)
     }
@@ -169,7 +169,7 @@ impl<'a> Block<'a> {
 fn take_dense(input: &mut ByteCursor<'_>) -> Result<(Vec<Piece>, Vec<BaseRange>), PackError> {
     const WHAT: &str = "ranges of a block";
     let bytes = input.number(WHAT)?;
-    // Checked before the frame is decoded, because a small frame can announce any size.
+    // Checked before the frame is decoded, because even a small frame can declare any size.
     let bytes = usize::try_from(bytes).ok().filter(|bytes| *bytes <= MAX_DENSE_BYTES);
     let bytes = bytes.ok_or(PackError::Limit { what: WHAT, limit: MAX_DENSE_BYTES })?;
     let length = input.number(WHAT)?;

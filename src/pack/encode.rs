@@ -1,6 +1,6 @@
 //! Encodes blocks and verifies each one.
 //!
-//! Every [`EncodedBlock`] has been decoded and compared with the content from which it was made.
+//! Every [`EncodedBlock`] has been decoded and compared with the content that it was made from.
 //! Equal inputs give equal bytes.
 
 use std::io;
@@ -11,7 +11,7 @@ use super::layout::{self, BlockKind, ByteCursor};
 use super::{BaseRange, KnownRange, Level, MAX_PACK_BYTES, PackError, Piece, frame};
 use crate::varint;
 
-/// zstd level of the ranges. There are few ranges, so a high level costs little.
+/// The zstd level for the ranges. They are short, so a high level costs little.
 const RANGES_LEVEL: i32 = 9;
 
 /// A block as it is stored in a pack.
@@ -51,7 +51,7 @@ impl EncodedBlock {
         self.base_count
     }
 
-    /// The encoded content without the ranges, for a caller that stores those itself.
+    /// The encoded content without the ranges, for a caller that stores the ranges itself.
     #[must_use]
     pub fn frame(&self) -> StoredFrame<'_> {
         let (is_packed, content_bytes) = (self.is_encoded, self.content_bytes);
@@ -74,7 +74,7 @@ pub struct BlockInput<'a> {
     pub bases: &'a [BaseRange],
     /// The content of the base ranges, concatenated.
     pub prefix: &'a [u8],
-    /// The last of the base ranges, as far as it is known where their bytes are in the content.
+    /// Those base ranges, at the end of `bases`, whose bytes have a known position in the content.
     pub known: &'a [KnownRange],
     /// How the content is compressed.
     pub level: Level,
@@ -88,8 +88,8 @@ impl BlockInput<'_> {
     }
 }
 
-/// Encodes `content`, which is the concatenation of `pieces`, into a block against `prefix`, which
-/// is the concatenation of `bases`. Like [`BlockEncoder::encode`], for a single block.
+/// Encodes `content`, the concatenation of `pieces`, into a block against `prefix`, the
+/// concatenation of `bases`. Like [`BlockEncoder::encode`], for a single block.
 ///
 /// # Errors
 /// The errors of [`BlockEncoder::encode`].
@@ -103,7 +103,7 @@ pub fn encode_block(
     BlockEncoder::default().encode(BlockInput { pieces, content, bases, prefix, known: &[], level })
 }
 
-/// Encodes blocks, reusing its memory: allocating new memory costs more than decoding into it.
+/// Encodes blocks and reuses its memory: allocating new memory costs more than decoding into it.
 #[derive(Debug, Default)]
 pub struct BlockEncoder {
     delta: DeltaEncoder,
@@ -113,15 +113,15 @@ pub struct BlockEncoder {
 impl BlockEncoder {
     /// Encodes a block.
     ///
-    /// The block is raw, without bases, if the level is [`Level::Raw`] or if compression gains
+    /// The block is raw, without bases, if the level is [`Level::Raw`] or compression gains
     /// nothing. When this function returns, the block has been decoded and compared with the
     /// content. The same input gives the same bytes.
     ///
     /// # Errors
-    /// Fails if the parts of the input do not match each other or exceed the limits of the format,
-    /// if bases are given for a raw level, and with [`PackError::EncoderFault`].
+    /// Fails if the parts of the input do not fit together or exceed the limits of the format, or
+    /// if bases are given for a raw level. Also fails with [`PackError::EncoderFault`].
     pub fn encode(&mut self, input: BlockInput<'_>) -> Result<EncodedBlock, PackError> {
-        // Taken out, because the closure needs it while `self` is borrowed for the proof.
+        // Taken out, because the closure needs it while `self` is borrowed for the verification.
         let mut delta = std::mem::take(&mut self.delta);
         let encoder = |content: &[u8], prefix: &[u8], level| {
             if !input.known.is_empty() {
@@ -137,7 +137,7 @@ impl BlockEncoder {
         block
     }
 
-    /// Like [`Self::encode`], with a given encoder; tests pass a faulty one.
+    /// Like [`Self::encode`], but with a given encoder; tests pass a faulty one.
     fn encode_with(
         &mut self,
         encoder: impl FnOnce(&[u8], &[u8], i32) -> io::Result<Vec<u8>>,
@@ -149,11 +149,11 @@ impl BlockEncoder {
     }
 }
 
-/// Encodes content of which it is known where the ranges of the prefix are in it, as a delta with
-/// these copies, or as a frame if that is smaller: a frame also compresses what is between them
+/// Encodes content that contains ranges of the prefix at known positions, as a delta with these
+/// copies, or as a frame if that is smaller: a frame also compresses what is between the copies
 /// against the prefix.
 fn encode_known(input: BlockInput<'_>, level: i32) -> io::Result<Vec<u8>> {
-    /// With so little left between the copies, in parts of the content, no frame is tried.
+    /// No frame is tried if the delta is smaller than the content divided by this number.
     const SKIP_FRAME_RATIO: usize = 512;
     let BlockInput { content, prefix, known, .. } = input;
     let copied: usize = known.iter().map(|range| range.base.length as usize).sum();
@@ -182,7 +182,7 @@ fn make_block(
     let BlockInput { pieces, content, bases, prefix, level, .. } = input;
     let frame = match level {
         Level::Raw => None,
-        // With bases, even compressed content may mostly repeat old content.
+        // With bases, even compressed content may be mostly old content.
         Level::Zstd(_) if bases.is_empty() && frame::looks_compressed(content) => None,
         Level::Zstd(level) => {
             Some(encoder(content, prefix, level).map_err(|source| PackError::Encoder { source })?)
@@ -194,7 +194,7 @@ fn make_block(
         None => None,
     };
     Ok(match zstd {
-        // Compares complete blocks: a raw block also saves the list of bases.
+        // Compares complete blocks, because a raw block also saves the list of bases.
         Some((head, frame)) if head.len() + frame.len() < raw_head.len() + content.len() => {
             let made =
                 StoredFrame { bytes: &frame, is_encoded: true, content_bytes: content.len() };
@@ -218,7 +218,7 @@ fn plain_head(kind: BlockKind, pieces: &[Piece], bases: &[BaseRange]) -> Vec<u8>
 /// The header with plain or compressed ranges, whichever is shorter.
 fn zstd_head(pieces: &[Piece], bases: &[BaseRange]) -> Result<Vec<u8>, PackError> {
     let plain = plain_head(BlockKind::Zstd, pieces, bases);
-    // Both forms are made, because only their lengths show which is shorter.
+    // Makes both forms, because only their lengths show which is shorter.
     let ranges = layout::encode_dense(pieces, bases);
     let packed = frame::encode(&ranges, &[], RANGES_LEVEL)
         .map_err(|source| PackError::Encoder { source })?;
@@ -285,13 +285,13 @@ fn verify(
 ) -> Result<(), PackError> {
     debug_assert!(block.bytes.len() < MAX_PACK_BYTES / 2, "header and frame have their own limits");
     let mut cursor = ByteCursor { rest: &block.bytes };
-    // The bases are left out if the block became raw.
+    // If the block became raw, its bases were left out.
     let (bases, prefix): (&[BaseRange], &[u8]) =
         if block.base_count == 0 { (&[], &[]) } else { (input.bases, input.prefix) };
     let read = Block::take(&mut cursor).and_then(|read| {
         let same = cursor.rest.is_empty()
             && read.pieces() == input.pieces
-            // The receiver makes the prefix from this list. Here the prefix is given.
+            // The receiver makes the prefix from this list; here, the prefix is given.
             && read.bases() == bases
             && *read.decode_in(prefix, buffer)? == *input.content;
         Ok(same)

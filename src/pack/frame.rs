@@ -1,9 +1,8 @@
 //! zstd frames: encoded with fixed parameters, decoded within fixed limits.
 //!
 //! Only this file calls the `zstd` crate. It parses the frame header (RFC 8878, 3.1.1.1) before the
-//! library sees the frame, because the library accepts frames that the format forbids: frames
-//! without a size or checksum, frames with a dictionary id, skippable frames, or several frames in
-//! a row.
+//! library sees the frame, because the library accepts what the format forbids: frames without a
+//! size or checksum, frames with a dictionary id, skippable frames, or several frames in a row.
 
 use std::cell::RefCell;
 use std::io::{self, Write};
@@ -17,24 +16,24 @@ use super::PackError;
 
 const FRAME_MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
 
-/// The smallest window of zstd, as a power of two.
+/// The smallest zstd window, as a power of two.
 const MIN_WINDOW_LOG: u32 = 10;
 
-/// The window, as a power of two, in which every byte of a block reaches every base.
+/// The window, as a power of two, in which every byte of a block can refer to every base.
 fn window_log(content_bytes: usize, prefix_bytes: usize) -> u32 {
-    // The prefix lies before the content in the window, so their sizes add up.
+    // In the window, the prefix comes before the content, so their sizes add up.
     (content_bytes + prefix_bytes).next_power_of_two().ilog2().max(MIN_WINDOW_LOG)
 }
 
-/// Prefix size, in bytes, above which long-distance matching uses denser parameters. With its
-/// defaults the library samples so few positions of a large prefix that it misses many matches.
-/// Measured on 385 MB of changed libraries with 16 MiB of prefix each: 60.6 MB in 1.37 s with the
-/// defaults, 55.6 MB in 1.70 s with four times as many positions and half the minimum match length.
+/// Prefix size, in bytes, above which long-distance matching uses denser parameters. By default,
+/// the library samples so few positions in a large prefix that it misses many matches. Measured on
+/// 385 MB of changed libraries with 16 MiB of prefix each: 60.6 MB in 1.37 s with the defaults,
+/// 55.6 MB in 1.70 s with four times as many positions and half the minimum match length.
 const LARGE_PREFIX_BYTES: usize = 4 << 20;
 
 /// The level for a frame with a prefix. Long-distance matching leaves little to compress, so up to
-/// level 7 the fastest level is used: the pages of [`encode_with_prefix`] take 0.23 s instead of
-/// 0.37 s, and 8 % more bytes.
+/// level 7, the fastest level is used: the pages mentioned at [`encode_with_prefix`] take 0.23 s
+/// instead of 0.37 s, and 8 % more bytes.
 const fn level_with_prefix(level: i32) -> i32 {
     if level <= 7 { 1 } else { level }
 }
@@ -50,8 +49,8 @@ pub(super) fn encode(content: &[u8], prefix: &[u8], level: i32) -> io::Result<Ve
     }
 }
 
-/// Encodes a frame without a prefix with the one-shot functions of the library. The streaming
-/// functions would first copy the content to their own buffer.
+/// Encodes a frame without a prefix, with the library's one-shot functions. The streaming functions
+/// would first copy the content to their own buffer.
 fn encode_plain(content: &[u8], level: i32) -> io::Result<Vec<u8>> {
     PLAIN_ENCODER.with_borrow_mut(|plain| {
         let compressor = match plain {
@@ -70,12 +69,12 @@ fn encode_plain(content: &[u8], level: i32) -> io::Result<Vec<u8>> {
 }
 
 /// Encodes a frame with a prefix. Each frame needs a new context, because a context is bound to its
-/// prefix. The one-shot functions are not used, because they make patches several times larger than
-/// the streaming functions.
+/// prefix. The one-shot functions are not used, because their patches are several times as large as
+/// those of the streaming functions.
 ///
-/// Long-distance matching is always enabled with a prefix: the ordinary match finder, whose tables
-/// are sized by the level, misses matches that lie further back. Measured on 10,145 changed pages
-/// of 275 MB in blocks of 256 KiB: 3.2 MB in 0.41 s without it, 0.16 MB in 0.40 s with it.
+/// Long-distance matching is always enabled with a prefix: the ordinary match finder, whose table
+/// sizes depend on the level, misses matches further back. Measured on 10,145 changed pages (275
+/// MB) in blocks of 256 KiB: 3.2 MB in 0.41 s without it, 0.16 MB in 0.40 s with it.
 fn encode_with_prefix(content: &[u8], prefix: &[u8], level: i32) -> io::Result<Vec<u8>> {
     let mut encoder = Encoder::with_ref_prefix(Vec::new(), level_with_prefix(level), prefix)?;
     encoder.set_parameter(CParameter::WindowLog(window_log(content.len(), prefix.len())))?;
@@ -84,11 +83,11 @@ fn encode_with_prefix(content: &[u8], prefix: &[u8], level: i32) -> io::Result<V
         encoder.set_parameter(CParameter::LdmHashRateLog(6))?;
         encoder.set_parameter(CParameter::LdmMinMatch(32))?;
     }
-    // Without the checksum, a wrong base would decode to wrong bytes without an error.
+    // Without the checksum, a wrong base would silently decode to wrong bytes.
     encoder.include_checksum(true)?;
     encoder.include_contentsize(true)?;
     encoder.include_dictid(false)?;
-    // A stream has no size in its header unless it is pledged.
+    // A stream's header has no size unless the size is pledged.
     encoder.set_pledged_src_size(Some(content.len() as u64))?;
     encoder.write_all(content)?;
     encoder.finish()
@@ -147,7 +146,7 @@ fn parse_header(frame: &[u8]) -> Result<FrameHeader, PackError> {
 ///
 /// # Errors
 /// Fails if the frame breaks a rule of the format or does not decode, or if the bases differ from
-/// those of the encoder.
+/// the encoder's.
 pub(super) fn decode(
     frame: &[u8],
     prefix: &[u8],
@@ -158,7 +157,7 @@ pub(super) fn decode(
     Ok(content)
 }
 
-/// Like [`decode`], but reuses a buffer. Overwrites its content, even on an error.
+/// Like [`decode`], but reuses a buffer. Overwrites the buffer, even on an error.
 pub(super) fn decode_into(
     frame: &[u8],
     prefix: &[u8],
@@ -169,17 +168,17 @@ pub(super) fn decode_into(
     if header.content_bytes != content_bytes as u64 {
         return Err(PackError::frame("its size is not that of the pieces"));
     }
-    // Computed from the declared sizes, so that a small block cannot demand the memory of a large
+    // Computed from the declared sizes, so that a small block cannot demand memory for a large
     // window.
     let window_log = window_log(content_bytes, prefix.len());
     if header.window_bytes > 1 << window_log {
         return Err(PackError::frame("its window is too large"));
     }
-    // Bounded: the caller has compared the size with the limit of a block.
+    // Bounded: the caller has compared the size with the limit for a block.
     content.resize(content_bytes, 0);
     let status = with_decoder(prefix, |decoder| {
         decoder.set_parameter(DParameter::WindowLogMax(window_log))?;
-        // The slice bounds the output. One run ends at the end of the frame, of the input or of the
+        // The slice bounds the output. A run stops at the end of the frame, the input or the
         // output, whichever comes first.
         decoder.run_on_buffers(frame, content)
     });
@@ -195,14 +194,14 @@ pub(super) fn decode_into(
 }
 
 thread_local! {
-    /// Encoder and decoder for frames without a prefix. Creating one takes longer than most small
-    /// frames.
+    /// The encoder and decoder for frames without a prefix. Creating one takes longer than most
+    /// small frames.
     static PLAIN_ENCODER: RefCell<Option<Compressor<'static>>> = const { RefCell::new(None) };
     static PLAIN_DECODER: RefCell<Option<raw::Decoder<'static>>> = const { RefCell::new(None) };
 }
 
-/// Calls `run` with a decoder that keeps no state of earlier frames. A decoder with a prefix is
-/// created for this call only.
+/// Calls `run` with a decoder that has no state from earlier frames. A decoder with a prefix is
+/// created for this call alone.
 fn with_decoder<T>(
     prefix: &[u8],
     run: impl FnOnce(&mut raw::Decoder<'_>) -> io::Result<T>,
@@ -213,7 +212,7 @@ fn with_decoder<T>(
     }
     PLAIN_DECODER.with_borrow_mut(|plain| match plain {
         Some(decoder) => {
-            // The last frame may have ended in the middle, with an error.
+            // An error may have ended the last frame in the middle.
             decoder.reinit()?;
             run(decoder)
         }
@@ -221,20 +220,20 @@ fn with_decoder<T>(
     })
 }
 
-/// Size of a sample and distance between samples in [`looks_compressed`], in bytes.
+/// Size of samples in [`looks_compressed`] and the distance between them, in bytes.
 const SAMPLE_BYTES: usize = 4 << 10;
 const SAMPLE_STRIDE: usize = 128 << 10;
 
-/// Whether samples of `content` hardly compress, as in images, fonts and archives. Compressing all
-/// of such content would waste time.
+/// Whether samples of `content` hardly compress, as in images, fonts and archives. Compressing such
+/// content would waste time.
 ///
-/// This does not detect similar parts that lie far from each other. Content shorter than two
-/// strides is not worth sampling.
+/// This does not detect similar parts that are far apart. Content shorter than two strides is not
+/// worth sampling.
 pub(super) fn looks_compressed(content: &[u8]) -> bool {
     if content.len() < 2 * SAMPLE_STRIDE {
         return false;
     }
-    // Taken from all of the content: its beginning may be of a different kind than the rest.
+    // Taken from all of the content: its beginning may differ in kind from the rest.
     let samples: Vec<u8> = content
         .chunks_exact(SAMPLE_STRIDE)
         .flat_map(|stride| &stride[..SAMPLE_BYTES])

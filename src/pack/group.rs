@@ -1,7 +1,7 @@
 //! Groups pieces of new objects into blocks.
 //!
-//! Pure and deterministic: the order of the members in the input does not matter. The only thing it
-//! knows about the bases is their size.
+//! Pure and deterministic: the order of the input does not matter. All it knows about the bases is
+//! their size.
 
 use std::cmp::Ordering;
 use std::collections::HashMap;
@@ -10,45 +10,45 @@ use super::stable_name::hash_token;
 use super::{Level, MAX_CONTENT_BYTES, MAX_RANGES, Piece};
 use crate::tree_path::TreePath;
 
-/// Size of the content of a raw block, in bytes. A larger block gains nothing, and blocks of this
-/// size keep reader, network and writer busy at the same time.
+/// Content size of a raw block, in bytes. A larger block gains nothing, and blocks of this size
+/// keep reader, network and writer busy at the same time.
 const RAW_CONTENT_BYTES: usize = 1 << 20;
 
-/// Size of the content of a block of small objects with bases, in bytes. Measured on 275 MB of
-/// changed pages: 0.17 MB for 384 KiB, 0.19 MB for 512 KiB, 0.23 MB for 1 MiB, at the same speed.
+/// Content size of a block of small objects with bases, in bytes. Measured on 275 MB of changed
+/// pages: 0.17 MB for 384 KiB, 0.19 MB for 512 KiB, 0.23 MB for 1 MiB, at the same speed.
 const WITH_BASES_CONTENT_BYTES: u32 = 384 << 10;
-/// Total size of the bases of such a block, in bytes. An object with larger bases gets its own
-/// block.
+/// Maximum total size of the bases of such a block, in bytes. An object with larger bases gets its
+/// own block.
 const MAX_SHARED_BASE_BYTES: u64 = 2 << 20;
 
 /// A new object to be packed.
 #[derive(Debug, Clone, Copy)]
 pub struct ObjectToPack<'a> {
-    /// Ordinal of the new object in the bundle, counted from 0. Each ordinal occurs only once.
+    /// Ordinal of the new object in the bundle, counted from 0. Each ordinal appears only once.
     pub ordinal: u32,
     /// Size of the object in bytes.
     pub size: u64,
-    /// One of the paths of the object.
+    /// One of the object's paths.
     pub path: &'a TreePath,
     /// Total size of the object's bases in bytes; 0 if it has none.
     pub base_bytes: u64,
 }
 
 impl ObjectToPack<'_> {
-    /// Whether the object or its bases are so large that it should have its own block.
+    /// Whether the object or its bases are so large that the object should have its own block.
     const fn is_large(&self) -> bool {
         self.size > WITH_BASES_CONTENT_BYTES as u64 || self.base_bytes > MAX_SHARED_BASE_BYTES
     }
 }
 
-/// Groups `members` into blocks of a size that suits `level`.
+/// Groups `members` into blocks whose size suits `level`.
 ///
 /// For compression, similar objects are placed next to each other: they are ordered by extension,
-/// then by name without the hash token (`app.js` for `app.3fa9c1.js`), then by path. For raw blocks
-/// they are in path order, the order in which they are read. An object that fits into one block is
-/// not divided. A larger one fills blocks of its own, and its rest shares one. Objects with bases
-/// come last, in smaller blocks that they share only with each other; a large one has its own
-/// blocks. An empty object has no piece.
+/// then by name without the hash token (`app.js` for `app.3fa9c1.js`), then by path. For raw
+/// blocks, they are in path order, which is the order in which they are read. An object that fits
+/// into one block is not divided. A larger one fills blocks of its own, and its rest shares one.
+/// Objects with bases come last, in smaller blocks that they share only with each other; a large
+/// one gets its own blocks. An empty object has no pieces.
 #[must_use]
 pub fn group<'m>(members: &'m [ObjectToPack<'m>], level: Level) -> Groups<'m> {
     let limit = match level {
@@ -70,7 +70,7 @@ pub fn group_within<'m>(
         Level::Raw => path_order(members),
         Level::Zstd(_) => similarity_order(members),
     };
-    // A stable sort, so that the order by similarity is kept within both halves.
+    // A stable sort, which keeps the order by similarity within both halves.
     order.sort_by_key(|index| members[*index as usize].base_bytes > 0);
     Groups { members, order, next: 0, offset: 0, limit: u32::try_from(limit).unwrap_or(u32::MAX) }
 }
@@ -83,7 +83,7 @@ pub struct Groups<'m> {
     /// Indices into `members`.
     order: Vec<u32>,
     next: usize,
-    /// How many bytes of the next member are in earlier blocks.
+    /// The number of bytes of the next member that are in earlier blocks.
     offset: u64,
     limit: u32,
 }
@@ -116,14 +116,14 @@ impl<'m> Groups<'m> {
                 break;
             }
             let piece = self.take_part(member, self.limit);
-            // The first member may be larger than the remaining room.
+            // The first member may be larger than the room.
             room = room.saturating_sub(piece.length);
             pieces.push(piece);
         }
         (!pieces.is_empty()).then_some(pieces)
     }
 
-    /// Takes at most `most` bytes of the next member.
+    /// Takes at most `max_bytes` bytes of the next member.
     fn take_part(&mut self, member: &ObjectToPack<'_>, max_bytes: u32) -> Piece {
         let left = member.size - self.offset;
         let length = u32::try_from(left).unwrap_or(u32::MAX).min(max_bytes);
@@ -144,7 +144,7 @@ impl<'m> Groups<'m> {
             let left = member.size - self.offset;
             let is_whole = left <= u64::from(room);
             // A member that does not fit begins the next block. So an object is divided only if it
-            // is larger than a block, and the first part begins a block.
+            // is larger than a block, and its first part begins a block.
             if !pieces.is_empty() && (!is_whole || pieces.len() == MAX_RANGES) {
                 break;
             }
@@ -172,7 +172,7 @@ fn by_path(a: &ObjectToPack<'_>, b: &ObjectToPack<'_>) -> Ordering {
 
 fn path_order(members: &[ObjectToPack<'_>]) -> Vec<u32> {
     let mut order: Vec<u32> = indices(members).collect();
-    // A stable sort, because it is fast on sorted input, such as the order of a manifest.
+    // A stable sort, because it is fast on sorted input, such as manifest order.
     order.sort_by(|&a, &b| by_path(&members[a as usize], &members[b as usize]));
     order
 }
@@ -186,7 +186,7 @@ fn similarity_order(members: &[ObjectToPack<'_>]) -> Vec<u32> {
         })
         .collect();
     drop(ranks);
-    // An unstable sort needs no memory. The order is total, so the result is deterministic.
+    // An unstable sort needs no extra memory. The order is total, so the result is deterministic.
     keys.sort_unstable_by(|a, b| {
         let (left, right) = (&members[a.index as usize], &members[b.index as usize]);
         a.compare_names(left.path, b, right.path).then_with(|| by_path(left, right))
@@ -208,17 +208,17 @@ fn extension_ranks<'m>(members: &'m [ObjectToPack<'m>]) -> HashMap<&'m str, u32>
     ranks
 }
 
-/// The part of a member's sort key that is known without its path. Most comparisons need nothing
-/// else.
+/// The part of a member's sort key that is available without its path. Most comparisons need
+/// nothing else.
 #[derive(Debug)]
 struct SimilarityKey {
     extension: u32,
     index: u32,
     /// The first bytes of the name without its hash token.
     start: u64,
-    /// Bounds within the path: of the name, and of the hash token in the name. If there is no
-    /// token, its bounds are empty and at the end. A [`TreePath`] has at most 1,024 bytes.
+    /// The start of the name in the path. A [`TreePath`] has at most 1,024 bytes.
     name: u16,
+    /// The bounds of the hash token in the path; without a token, both are at the end of the path.
     token: (u16, u16),
 }
 
@@ -236,7 +236,7 @@ impl SimilarityKey {
             name: bound(name),
             token: (bound(token.0), bound(token.1)),
         };
-        // Big endian below, so that comparing two numbers is the same as comparing eight bytes.
+        // Big endian below, so that comparing two numbers is like comparing eight bytes.
         let (head, tail) = key.parts(path);
         let mut start = [0; 8];
         start.iter_mut().zip(head.iter().chain(tail)).for_each(|(to, from)| *to = *from);

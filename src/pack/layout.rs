@@ -1,5 +1,5 @@
 //! The header of a block: the ranges of new objects that the block contains, and the ranges of old
-//! objects against which its frame is encoded.
+//! objects that its frame is encoded against.
 //!
 //! Writes and reads both lists, and enforces their limits.
 
@@ -22,7 +22,7 @@ pub struct Piece {
 /// A range of an object that the receiver has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct BaseRange {
-    /// Position of a file among all entries of the base manifest, counted from 0.
+    /// Position of a file among all entries in the base manifest, counted from 0.
     pub entry: u64,
     /// Where the range begins in the object.
     pub offset: u64,
@@ -33,7 +33,7 @@ pub struct BaseRange {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum BlockKind {
     Zstd,
-    /// Like `Zstd`, with compressed ranges.
+    /// Like `Zstd`, but with compressed ranges.
     Dense,
     Raw,
 }
@@ -95,16 +95,16 @@ impl<'a> ByteCursor<'a> {
         Ok(ByteCursor { rest })
     }
 
-    /// Reads a number of ranges. The number must exceed neither the limit nor what the remaining
-    /// bytes can hold.
+    /// Reads a number of ranges, which must exceed neither the limit nor what the remaining bytes
+    /// can hold.
     fn count(&mut self, what: &'static str) -> Result<usize, PackError> {
         /// Minimum length of a range in bytes: three numbers.
         const MIN_RANGE_BYTES: usize = 3;
         let count = self.number(what)?;
         let count = usize::try_from(count).ok().filter(|&count| count <= MAX_RANGES);
         let count = count.ok_or(PackError::Limit { what, limit: MAX_RANGES })?;
-        // The caller allocates for this count. Without the check a few bytes could claim 65,536
-        // ranges.
+        // The caller allocates memory for this count. Without the check, a few bytes could claim
+        // 65,536 ranges.
         if count * MIN_RANGE_BYTES > self.rest.len() {
             return Err(PackError::Truncated { what });
         }
@@ -144,7 +144,8 @@ fn add_base(total: usize, base: &BaseRange) -> Result<usize, PackError> {
 /// The total length of `pieces`.
 ///
 /// # Errors
-/// Fails if there are no pieces, if a piece is empty, or if they exceed the limits of the format.
+/// Fails if there are no pieces, if a piece is empty, or if the pieces exceed the limits of the
+/// format.
 pub(super) fn content_bytes(pieces: &[Piece]) -> Result<usize, PackError> {
     if pieces.is_empty() {
         return Err(PackError::Layout { what: "no pieces" });
@@ -227,8 +228,8 @@ pub(super) fn take_bases(input: &mut ByteCursor<'_>) -> Result<(Vec<BaseRange>, 
     Ok((bases, total))
 }
 
-/// Encodes both lists as columns of differences. These are mostly zeros if neighbouring objects
-/// have neighbouring bases, so they compress to a third.
+/// Encodes both lists as columns of differences. If neighbouring objects have neighbouring bases,
+/// these are mostly zeros, so they compress to a third.
 pub(super) fn encode_dense(pieces: &[Piece], bases: &[BaseRange]) -> Vec<u8> {
     let mut out = Vec::new();
     varint::push(pieces.len() as u64, &mut out);
@@ -248,12 +249,12 @@ pub(super) fn encode_dense(pieces: &[Piece], bases: &[BaseRange]) -> Vec<u8> {
     out
 }
 
-/// The length of the piece with the same index, to which the base probably belongs.
+/// The length of the piece with the same index, which probably is the one that the base is for.
 fn expected_length(pieces: &[Piece], index: usize) -> u64 {
     pieces.get(index).map_or(0, |piece| u64::from(piece.length))
 }
 
-/// Predicts the entry of the next base: as far after the previous one as its piece is after the
+/// Predicts the entry of the next base: as far after the previous base as its piece is after the
 /// previous piece.
 struct ExpectedBase<'p> {
     pieces: &'p [Piece],
@@ -269,8 +270,8 @@ impl<'p> ExpectedBase<'p> {
     fn entry(&self) -> u64 {
         let ordinal = |index: usize| self.pieces.get(index).map(|piece| u64::from(piece.ordinal));
         let before = self.index.checked_sub(1).map_or(Some(0), ordinal);
-        // Wrapping, here and in the differences below: the numbers come from a peer, and any number
-        // must yield a value and not a panic. The ranges are checked afterwards.
+        // Wrapping, here and in the differences below: the numbers come from a peer, and no number
+        // may cause a panic. The ranges are checked afterwards.
         let step =
             ordinal(self.index).zip(before).map_or(1, |(now, before)| now.wrapping_sub(before));
         self.last.wrapping_add(step)
@@ -287,7 +288,7 @@ pub(super) fn push_difference(value: u64, expected: u64, out: &mut Vec<u8>) {
     varint::push(((difference << 1) ^ (difference >> 63)).cast_unsigned(), out);
 }
 
-/// Writes numbers as differences; each number is expected to be one more than the previous one.
+/// Writes numbers as differences. Each number is expected to be one more than the previous one.
 fn push_steps(values: impl Iterator<Item = u64>, out: &mut Vec<u8>) {
     let mut expected = 0;
     for value in values {
@@ -327,7 +328,7 @@ fn take_steps(
     })
 }
 
-/// Reads the output of [`encode_dense`]; all bytes must be used.
+/// Reads the output of [`encode_dense`]. All bytes must be used.
 pub(super) fn take_dense(bytes: &[u8]) -> Result<(Vec<Piece>, Vec<BaseRange>), PackError> {
     const PIECE: &str = "length of a piece";
     const BASE: &str = "length of a base";
@@ -340,7 +341,8 @@ pub(super) fn take_dense(bytes: &[u8]) -> Result<(Vec<Piece>, Vec<BaseRange>), P
     for ((ordinal, offset), length) in ordinals.into_iter().zip(offsets).zip(lengths) {
         let ordinal = u32::try_from(ordinal)
             .map_err(|_| PackError::Malformed { what: "ordinal of a piece" })?;
-        // Neither the sum nor the end is checked here: `Block::take` checks them for both forms.
+        // Neither the sum nor the end is checked here, because `Block::take` checks them for both
+        // forms.
         pieces.push(Piece { ordinal, offset, length });
     }
     let mut expected = ExpectedBase::new(&pieces);

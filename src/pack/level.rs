@@ -6,7 +6,7 @@ use std::str::FromStr;
 /// How blocks are compressed. Written as `raw` or as a number from 1 to 19.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Level {
-    /// No compression, for networks that are faster than one core can compress.
+    /// No compression, for networks that are faster than a core can compress.
     Raw,
     /// zstd compression at this level, 1 to 19.
     Zstd(i32),
@@ -21,12 +21,11 @@ pub struct ParseLevelError {
 }
 
 impl Level {
-    /// The highest zstd level. The `ultra` levels above it only make the window larger, which no
-    /// block can fill.
+    /// The highest zstd level. The `ultra` levels above it only enlarge the window, which no block
+    /// can fill.
     pub const MAX: i32 = 19;
 
-    /// Whether blocks can be encoded with this level: `false` for a zstd level that is out of
-    /// range.
+    /// Whether blocks can be encoded at this level: `false` for a zstd level that is out of range.
     #[must_use]
     pub fn is_valid(self) -> bool {
         match self {

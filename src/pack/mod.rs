@@ -4,14 +4,14 @@
 //!
 //! This room encodes content into blocks and packs, and decodes it within the limits of the format.
 //! It uses no file, socket, clock or environment: bytes in, bytes out. It does not know what the
-//! contents should be: the caller that reads a pack hashes the decoded content, checks that the
-//! pieces cover each object once, and compares the result with a manifest.
+//! content should be: a caller that reads a pack hashes the decoded content, checks that the pieces
+//! cover each object once, and compares the result with a manifest.
 //!
-//! No memory is allocated for a number that a pack claims before that number has been compared with
-//! a limit and with the bytes that are present. Decoding one block takes at most
-//! [`MAX_CONTENT_BYTES`] + [`MAX_PREFIX_BYTES`], but a pack of small frames can claim many such
-//! blocks. A reader that stores the decoded content therefore compares the pieces with the
-//! announced sizes before it decodes.
+//! No memory is allocated for a number in a pack before that number has been compared with a limit
+//! and with the bytes present. Decoding one block takes at most [`MAX_CONTENT_BYTES`] +
+//! [`MAX_PREFIX_BYTES`], but a pack of small frames can claim many such blocks. A reader that
+//! stores the decoded content therefore compares the pieces with the announced sizes before it
+//! decodes.
 //!
 //! Only `frame.rs` uses the `zstd` crate for packs.
 
@@ -48,24 +48,24 @@ use std::io;
 
 use crate::hash::PackId;
 
-/// Maximum uncompressed content of a block, in bytes. A receiver holds the content in memory.
+/// Maximum uncompressed content of a block, in bytes. A receiver holds it in memory.
 pub const MAX_CONTENT_BYTES: usize = 4 << 20;
 /// Maximum total size of the bases of a block, in bytes. A receiver holds them in memory too.
 pub const MAX_PREFIX_BYTES: usize = 16 << 20;
-/// Maximum number of pieces of a block, and also of its bases. This bounds the header.
+/// Maximum number of pieces in a block, and of its bases. This bounds the header.
 pub const MAX_RANGES: usize = 65_536;
-/// Maximum size of the ranges of a dense block before compression, in bytes: three numbers for each
-/// of 2 * [`MAX_RANGES`] ranges.
+/// Maximum size of a dense block's ranges before compression, in bytes: three numbers for each of 2
+/// * [`MAX_RANGES`] ranges.
 // Each of the 393,216 numbers has at most ten bytes.
 const MAX_DENSE_BYTES: usize = 4 << 20;
 /// Maximum size of a pack, in bytes. A receiver may hold a whole pack in memory.
 pub const MAX_PACK_BYTES: usize = 32 << 20;
-/// A pack is sealed once it reaches this size, in bytes: small enough that a retry is cheap and the
-/// transfer starts early, large enough that the cost per request and per sync is negligible.
+/// A pack is sealed once it reaches this size, in bytes: small enough to make a retry cheap and
+/// start the transfer early, large enough to make the cost per request and per sync negligible.
 pub const TARGET_PACK_BYTES: usize = 8 << 20;
 /// A pack is also sealed once it has this much content, in bytes. Blocks with bases are so small
 /// that a single pack could otherwise take hours to decode, and decoding would start only after all
-/// of it has arrived.
+/// of it had arrived.
 pub const TARGET_PACK_CONTENT_BYTES: u64 = 8 << 20;
 
 const MAGIC: &[u8; 4] = b"HWPK";
@@ -79,7 +79,7 @@ const DIGEST_BYTES: usize = 32;
 /// Why a pack cannot be read or made.
 #[derive(Debug, thiserror::Error)]
 pub enum PackError {
-    /// The data does not begin like a pack.
+    /// The data does not begin as a pack does.
     #[error("not a pack: the magic bytes are missing")]
     NotAPack,
     /// The pack was written by a newer headwater.
@@ -97,13 +97,13 @@ pub enum PackError {
         /// What is missing or incomplete.
         what: &'static str,
     },
-    /// The bytes have no meaning, or there are too many of them.
+    /// The bytes make no sense, or there are too many of them.
     #[error("pack is malformed: {what}")]
     Malformed {
         /// What is wrong.
         what: &'static str,
     },
-    /// The pieces, bases and bytes of a block do not match each other.
+    /// The pieces, bases and bytes of a block do not fit together.
     #[error("block is invalid: {what}")]
     Layout {
         /// What is wrong.
@@ -120,7 +120,7 @@ pub enum PackError {
     /// The end record's digest does not match the bytes before it.
     #[error("pack digest mismatch: expected {expected}, got {found}")]
     Digest {
-        /// The digest that was announced.
+        /// The expected digest.
         expected: PackId,
         /// The digest of the bytes.
         found: PackId,
@@ -133,12 +133,12 @@ pub enum PackError {
         /// The decoder's error, if it was called.
         source: Option<io::Error>,
     },
-    /// The bases that were passed in have a different length than the block declares.
+    /// The given bases differ in length from what the block declares.
     #[error("the block needs {expected} bytes of bases, not {found}")]
     Prefix {
         /// The total length of the bases that the block declares.
         expected: usize,
-        /// The length of the bases that were passed in.
+        /// The length of the given bases.
         found: usize,
     },
     /// The encoder failed.
@@ -150,7 +150,7 @@ pub enum PackError {
     /// A new block does not decode to its input. It must not be sent.
     #[error("a new block does not decode to its input: faulty memory or a software error")]
     EncoderFault {
-        /// The error of decoding; `None` if decoding succeeded with different bytes.
+        /// The decoding error; `None` if decoding succeeded but gave different bytes.
         source: Option<Box<Self>>,
     },
 }

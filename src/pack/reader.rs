@@ -1,7 +1,7 @@
 //! Opens packs that were made elsewhere.
 //!
-//! A pack that opens is complete and undamaged. Iterating over its blocks ends with an error unless
-//! the end record matches.
+//! A pack that opens is complete and undamaged. If its end record does not match its blocks,
+//! iterating over them ends with an error.
 
 use super::block::Block;
 use super::layout::ByteCursor;
@@ -17,14 +17,14 @@ pub struct PackReader<'a> {
 }
 
 impl<'a> PackReader<'a> {
-    /// Opens the pack in `bytes`, which must be the whole pack, and recomputes its digest.
+    /// Opens the pack in `bytes`, which must be a whole pack, and recomputes its digest.
     ///
     /// # Errors
     /// Fails if the bytes are not a pack, if it has a newer version or exceeds [`MAX_PACK_BYTES`],
     /// or if the digest does not match because the pack was truncated, extended or changed.
     pub fn open(bytes: &'a [u8]) -> Result<Self, PackError> {
         // The digest is checked before any block is read, so that damage in transit is not mistaken
-        // for an error of the sender.
+        // for the sender's error.
         let (reader, hashed) = Self::split(bytes)?;
         let found = PackId::of(hashed);
         if found != reader.id {
@@ -37,7 +37,7 @@ impl<'a> PackReader<'a> {
     /// recomputing it.
     ///
     /// # Errors
-    /// The errors of [`Self::open`], but damage is found only if it breaks the structure.
+    /// Those of [`Self::open`], but damage is found only if it breaks the structure.
     pub fn open_known(bytes: &'a [u8], id: PackId) -> Result<Self, PackError> {
         let (reader, _) = Self::split(bytes)?;
         if reader.id != id {
@@ -70,15 +70,15 @@ impl<'a> PackReader<'a> {
         self.id
     }
 
-    /// The blocks in the order of the pack. Only headers are read; [`Block::decode`] decodes a
-    /// frame. Iteration ends after an error. The end record is checked after the last block.
+    /// The blocks in pack order. Only headers are read; [`Block::decode`] decodes a frame.
+    /// Iteration ends after an error. The end record is checked after the last block.
     #[must_use]
     pub const fn blocks(&self) -> Blocks<'a> {
         Blocks { input: ByteCursor { rest: self.body }, count: 0, is_done: false }
     }
 }
 
-/// The blocks of a pack: see [`PackReader::blocks`].
+/// The blocks in a pack: see [`PackReader::blocks`].
 #[derive(Debug, Clone)]
 pub struct Blocks<'a> {
     input: ByteCursor<'a>,

@@ -1,20 +1,20 @@
-//! Sketches, which estimate how similar contents are without comparing them.
+//! Sketches, which estimate how similar two contents are without comparing them.
 //!
-//! The content itself determines where it is cut, so an insertion does not move the cuts after it.
-//! The smallest hashes of the chunks are a fair sample of all hashes, and are the same for similar
-//! contents (a bottom-k sketch: Broder, "On the resemblance and containment of documents", 1997).
-//! Only this file uses the crate `fastcdc`.
+//! The content itself determines where it is cut into chunks, so an insertion does not move later
+//! cuts. The smallest chunk hashes are a fair sample of all, and similar contents share most of
+//! them (a bottom-k sketch: Broder, "On the resemblance and containment of documents", 1997). Only
+//! this file uses the crate `fastcdc`.
 
 use fastcdc::v2020::FastCDC;
 
 /// Minimum, average and maximum length of a chunk, in bytes.
-// Powers of two: fastcdc needs even sizes but checks them only in debug builds, and it has changed
-// its cuts for other averages between versions.
+// Powers of two: fastcdc needs even sizes but checks them only in debug builds, and for other
+// averages, its cuts have changed between versions.
 const CHUNK_BYTES: (usize, usize, usize) = (256, 1024, 4096);
 /// Maximum number of hashes in a sketch.
 const MAX_SKETCH_HASHES: usize = 48;
 
-/// A sample of the chunks of some content.
+/// A sample of a content's chunks.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Sketch(Vec<u32>);
 
@@ -35,7 +35,7 @@ impl Sketch {
         part.0.iter().for_each(|hash| self.insert(*hash));
     }
 
-    /// The rolling hash at the end of a chunk covers only its last bytes; combined with the length
+    /// The rolling hash at the end of a chunk covers only its last bytes; combined with the length,
     /// it identifies the chunk well enough.
     fn add(&mut self, hash: u64, length: usize) {
         let mixed = (hash ^ (length as u64).rotate_left(32)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
@@ -55,13 +55,13 @@ impl Sketch {
         }
     }
 
-    /// A sketch with these hashes; `None` if the hashes are not ascending or too many.
+    /// A sketch with these hashes; `None` if they are not in ascending order or too many.
     #[must_use]
     pub fn from_hashes(hashes: Vec<u32>) -> Option<Self> {
         (hashes.len() <= MAX_SKETCH_HASHES && hashes.is_sorted()).then_some(Self(hashes))
     }
 
-    /// The hashes, ascending.
+    /// The hashes, in ascending order.
     #[must_use]
     pub fn hashes(&self) -> &[u32] {
         &self.0

@@ -13,7 +13,7 @@ pub fn stable_name(path: &TreePath) -> (&str, &str) {
     }
 }
 
-/// The start and end of the hash token in a file name, in bytes. `None` if there is none.
+/// The start and end of the hash token in a file name, in bytes; `None` if there is none.
 #[must_use]
 pub fn hash_token(name: &str) -> Option<(usize, usize)> {
     let mut start = 0;
@@ -26,8 +26,8 @@ pub fn hash_token(name: &str) -> Option<(usize, usize)> {
     None
 }
 
-/// Whether this part of a name looks like the hash of a bundler: hexadecimal with a digit
-/// (webpack), or letters of both cases with a digit (vite).
+/// Whether this part of a name looks like a bundler's hash: hexadecimal with a digit (webpack), or
+/// letters in both cases with a digit (vite).
 fn is_hash(part: &str) -> bool {
     let bytes = part.as_bytes();
     let has = |test: fn(&u8) -> bool| bytes.iter().any(test);
@@ -37,7 +37,7 @@ fn is_hash(part: &str) -> bool {
         && all(u8::is_ascii_alphanumeric)
         && has(u8::is_ascii_lowercase)
         && has(u8::is_ascii_uppercase);
-    // Words such as `facade` are hexadecimal, too; a hash almost always contains a digit.
+    // Words such as `facade` are hexadecimal too, but a hash almost always contains a digit.
     (hexadecimal || mixed) && has(u8::is_ascii_digit)
 }
 

@@ -1,6 +1,6 @@
 //! Fills a pack with blocks and seals it.
 //!
-//! A sealed pack can be opened. The same blocks give the same bytes.
+//! Any sealed pack can be opened. The same blocks give the same bytes.
 
 use super::encode::EncodedBlock;
 use super::{
@@ -38,7 +38,7 @@ impl PackWriter {
     /// Creates a pack without blocks.
     #[must_use]
     pub fn new() -> Self {
-        // The capacity leaves room for a last block of 1 MiB beyond the target, so that the buffer
+        // The capacity leaves room for a last block of 1 MiB beyond the target, so the buffer
         // seldom grows.
         let mut bytes = Vec::with_capacity(TARGET_PACK_BYTES + TARGET_PACK_BYTES / 8);
         bytes.extend_from_slice(MAGIC);
@@ -56,7 +56,7 @@ impl PackWriter {
     /// content, and should be sealed. Any block fits into a pack that is not full.
     #[must_use]
     pub fn is_full(&self) -> bool {
-        // A block has less than 16 MiB, so it fits in a pack of 8 MiB.
+        // A block takes less than 16 MiB, so it fits in a pack that has less than 8 MiB.
         self.bytes.len() + MAX_END_BYTES >= TARGET_PACK_BYTES
             || self.content_bytes >= TARGET_PACK_CONTENT_BYTES
     }
@@ -70,7 +70,7 @@ impl PackWriter {
     /// Appends `block`.
     ///
     /// # Errors
-    /// [`PackError::Limit`] if the block does not fit. In that case the pack is unchanged.
+    /// [`PackError::Limit`] if the block does not fit. In that case, the pack is unchanged.
     pub fn push(&mut self, block: &EncodedBlock) -> Result<(), PackError> {
         if !self.fits(block) {
             return Err(PackError::Limit { what: "bytes of a pack", limit: MAX_PACK_BYTES });

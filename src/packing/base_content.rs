@@ -1,7 +1,7 @@
-//! Content of earlier releases that the origin can read: on local mirrors, or in the cache.
+//! Content of earlier releases that the origin can read, on local mirrors or in the cache.
 //!
-//! Guarantees that the bytes it returns are those of the requested object. A block that is based on
-//! different bytes could not be decoded on any mirror.
+//! Guarantees that the returned bytes are those of the requested object. No mirror could decode a
+//! block that is based on different bytes.
 
 use std::collections::{HashMap, HashSet};
 use std::io::Read;
@@ -31,7 +31,7 @@ pub(crate) struct BaseObject {
 }
 
 impl BaseObject {
-    /// The sketch of the object, if one was made when it was new.
+    /// The object's sketch, if one was made when the object was new.
     pub(crate) fn sketch(&self) -> Option<&Sketch> {
         match &self.location {
             BaseLocation::Cached(kept) => {
@@ -41,7 +41,7 @@ impl BaseObject {
         }
     }
 
-    /// Sort key for reading: objects with similar values are stored close to each other.
+    /// Sort key for reading: objects with neighbouring values are stored close together.
     pub(crate) fn storage_order(&self) -> Option<(usize, u32)> {
         match &self.location {
             BaseLocation::Cached(kept) => kept.storage_order(),
@@ -49,8 +49,8 @@ impl BaseObject {
         }
     }
 
-    /// How many blocks of the cache must be decoded before the object's own blocks; `None` if the
-    /// object is not in the cache.
+    /// How many cached blocks must be decoded before the object's own blocks; `None` if the object
+    /// is not in the cache.
     pub(crate) const fn depth(&self) -> Option<u32> {
         match &self.location {
             BaseLocation::Cached(kept) => Some(kept.depth()),
@@ -77,12 +77,12 @@ impl From<BaseRange> for ByteRange {
 pub(crate) struct BaseContent {
     local_mirrors: Vec<Arc<dyn Mirror>>,
     cache: Option<ContentCache>,
-    /// Whether the objects that are read in parts are intact.
+    /// Whether each object that is read in parts is intact.
     intact: Mutex<HashMap<ObjectId, bool>>,
 }
 
 impl BaseContent {
-    /// The content of the local mirrors among `mirrors`, and of `cache`.
+    /// The content on the local mirrors among `mirrors`, and in `cache`.
     pub(crate) fn new<'m>(
         mirrors: impl Iterator<Item = &'m Arc<dyn Mirror>>,
         cache: Option<ContentCache>,
@@ -115,8 +115,8 @@ impl BaseContent {
         }
         if let Some(cache) = self.cache.as_ref().filter(|_| !left.is_empty()) {
             for (id, kept) in cache.find(|id| left.contains(id)) {
-                // The size in a manifest from a mirror may be false. Ranges of the base are
-                // computed from the size.
+                // A manifest from a mirror may state a false size, and base ranges are computed
+                // from it.
                 if kept.record().size == wanted[&id] {
                     add(&id, kept.record().size, BaseLocation::Cached(kept));
                 }
@@ -147,8 +147,8 @@ impl BaseContent {
     ) -> bool {
         let ByteRange { offset, length } = range;
         let (start, length) = (out.len(), u64::from(length));
-        // If the whole object was read, its hash can be checked at once. To check a part, the whole
-        // object must be read once.
+        // If the whole object was read, its hash can be checked directly. To check a part, the
+        // whole object must be read once.
         let is_all = offset == 0 && length == object.size;
         if !is_all && !self.is_intact(mirror, object) {
             return false;
@@ -164,10 +164,10 @@ impl BaseContent {
         is_right
     }
 
-    /// Whether an object of a mirror is intact. Reads the whole object once, for all of its parts.
+    /// Whether an object on a mirror is intact. Reads the whole object once for all of its parts.
     fn is_intact(&self, mirror: &Arc<dyn Mirror>, object: &BaseObject) -> bool {
-        // The lock is held while the object is read, so that not all threads that need parts of it
-        // read it.
+        // The lock is held while the object is read, so that threads that need parts of it do not
+        // all read it.
         let mut checked = self.intact.lock();
         *checked.entry(object.id).or_insert_with(|| {
             let content = mirror.object(&object.id, 0).ok();

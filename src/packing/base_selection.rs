@@ -1,9 +1,9 @@
-//! Chooses the delta base of each new object.
+//! Chooses the base of each new object.
 //!
 //! In order of preference: the old object at the same path, the one with the most similar content,
-//! one with the same name apart from a bundler's hash, and, for small files, a neighbour. Only
-//! objects that the origin can read and that the mirror has are considered. The choice depends on
-//! nothing else, so an interrupted push makes the same packs again and can resume.
+//! one with the same name apart from a bundler's hash, and, for small files, a neighbour. Considers
+//! only objects that the origin can read and the mirror has. The choice depends on nothing else, so
+//! an interrupted push makes the same packs again and can resume.
 
 use std::collections::{HashMap, HashSet};
 
@@ -21,19 +21,19 @@ use crate::packing::parallel::{group_pieces, in_parallel};
 use crate::packing::signed_bases::{SignatureMirrors, SignedBase, SignedBaseSearch};
 use crate::packing::similarity::{Candidate, NameIndex, SimilarityIndex, name_keys};
 
-/// Maximum number of old entries that are compared for similarity, which bounds the memory.
+/// Maximum number of old entries that are compared for similarity; bounds the memory.
 const MAX_CANDIDATES: usize = 200_000;
 /// Objects smaller than this have too few chunks for a sketch.
-// Chunks have 1 KiB on average.
+// The average chunk has 1 KiB.
 const MIN_SKETCHED_BYTES: u64 = 2 << 10;
-/// Objects larger than this are not read for a sketch.
+/// Objects larger than this are not read just for a sketch.
 const MAX_SKETCHED_BYTES: u64 = 64 << 20;
-/// New objects up to this size, in bytes, are encoded against a neighbour if there is nothing
-/// better.
+/// New objects up to this size, in bytes, are encoded against a neighbour for want of a better
+/// base.
 const MAX_NEIGHBOUR_BYTES: u64 = 128 << 10;
-/// Limit on the bytes of old content that are sketched, as a multiple of the new content.
+/// Limit on the bytes of old content to sketch, as a multiple of the new content.
 const SKETCH_FACTOR: u64 = 4;
-/// Bytes of old content that may be sketched even if there is little new content.
+/// How many bytes of old content may be sketched even if there is little new content.
 const MIN_SKETCH_BUDGET: u64 = 64 << 20;
 /// The number of new objects for each kind of base.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
@@ -46,7 +46,7 @@ pub struct BaseCounts {
     pub like_name: u64,
     /// For a small file, a file of the same kind in the same directory.
     pub neighbour: u64,
-    /// Ranges of an old object that only a mirror has, found by its block signature.
+    /// Ranges of an old object that only a mirror has, found through its block signature.
     pub signed: u64,
     /// No base.
     pub none: u64,
@@ -55,18 +55,18 @@ pub struct BaseCounts {
 /// The bases of a bundle.
 #[derive(Debug, Default)]
 pub(crate) struct BaseSelection {
-    /// The bases of each new object, by ordinal; the best base first.
+    /// The bases of each new object, by ordinal, with the best base first.
     by_ordinal: Vec<Vec<Base>>,
     /// Old objects by their position in the base manifest.
     objects: HashMap<u64, BaseObject>,
     pub(crate) counts: BaseCounts,
     /// The mirror whose signatures were used.
     pub(crate) signed_by: Option<String>,
-    /// New objects, by ordinal, that contain ranges of an old object on a mirror.
+    /// For new objects, by ordinal: ranges of an old object on a mirror that they contain.
     signed: HashMap<u32, SignedBase>,
-    /// Sketches that were made of new objects, by ordinal.
+    /// The sketches made of new objects, by ordinal.
     pub(crate) sketches: HashMap<u32, Sketch>,
-    /// New objects with a hashed name: their content will probably change together with the name.
+    /// New objects with a hashed name. The name will probably change along with the content.
     hashed_names: HashSet<u32>,
 }
 
@@ -81,22 +81,22 @@ impl BaseSelection {
         }
     }
 
-    /// The bases of a new object, the best first.
+    /// The bases of a new object, with the best first.
     pub(crate) fn bases_of(&self, ordinal: u32) -> &[Base] {
         self.by_ordinal.get(ordinal as usize).map_or(&[], Vec::as_slice)
     }
 
-    /// The old object on a mirror of which a new object contains ranges.
+    /// The old object on a mirror whose ranges a new object contains.
     pub(crate) fn signed(&self, ordinal: u32) -> Option<&SignedBase> {
         self.signed.get(&ordinal)
     }
 
-    /// Whether the name of a new object likely contains a hash of its content.
+    /// Whether a new object's name probably contains a hash of its content.
     pub(crate) fn has_hashed_name(&self, ordinal: u32) -> bool {
         self.hashed_names.contains(&ordinal)
     }
 
-    /// The old object at a position of the base manifest.
+    /// The old object at a position in the base manifest.
     pub(crate) fn object(&self, entry: u64) -> Option<&BaseObject> {
         self.objects.get(&entry)
     }
@@ -117,9 +117,9 @@ impl BaseSelection {
     }
 }
 
-/// The ordinals of files that a bundler probably named: files with a hash in their name, and all
-/// files in directories where most files have one. The second rule is needed because a hash that
-/// contains only letters looks like a word.
+/// The ordinals of files that a bundler probably named: those with a hash in their name, and all
+/// files in directories where most have one. The second rule exists because a hash of only letters
+/// looks like a word.
 fn objects_with_hashed_names(wanted: &[NewObjectRef]) -> HashSet<u32> {
     let mut directories: HashMap<Option<&str>, (usize, usize)> = HashMap::new();
     for path in wanted.iter().map(|wanted| &wanted.path) {
@@ -143,9 +143,9 @@ pub(crate) struct BaseSelector<'a> {
     pub(crate) wanted: &'a [NewObjectRef],
     pub(crate) base_content: &'a BaseContent,
     pub(crate) content_source: &'a ContentSource,
-    /// Objects that must not be used as bases, because they are damaged on the mirror.
+    /// Objects that must not be bases because they are damaged on the mirror.
     pub(crate) excluded_bases: &'a HashSet<ObjectId>,
-    /// Where signatures of the base can be asked for.
+    /// The mirrors that can be asked for signatures of the base.
     pub(crate) signature_mirrors: Option<SignatureMirrors<'a>>,
     pub(crate) jobs: usize,
     pub(crate) monitor: &'a dyn Monitor,
@@ -170,8 +170,7 @@ impl BaseSelector<'_> {
         let is_left =
             |ordinal: &usize| same_path[*ordinal].is_none() && self.wanted[*ordinal].size > 0;
         let mut left: Vec<usize> = (0..self.wanted.len()).filter(is_left).collect();
-        // Every new object has an old object at its path, so the base need not be read a second
-        // time.
+        // Every new object has an old object at its path, so the base need not be read again.
         if left.is_empty() {
             candidates.clear();
         } else {
@@ -190,7 +189,7 @@ impl BaseSelector<'_> {
                     bases.objects.insert(base.entry, object.clone());
                     bases.counts.same_path += 1;
                 }
-                // The origin cannot read that object, so another base is looked for.
+                // The origin cannot read that object, so it looks for another base.
                 None => {
                     left.push(ordinal);
                     unread.push((ordinal, base));
@@ -201,7 +200,7 @@ impl BaseSelector<'_> {
             candidates.into_iter().partition(|candidate| found.contains_key(&candidate.object));
         self.add_renamed(&left, &mirror_only, &mut unread);
         drop(mirror_only);
-        // The order decides which candidates are sketched, and must not depend on a hash table.
+        // The order decides which candidates are sketched, so it must not depend on a hash table.
         left.sort_unstable();
         self.choose_similar(&left, &candidates, &found, &mut bases);
         unread.retain(|(ordinal, _)| bases.by_ordinal[*ordinal].is_empty());
@@ -213,8 +212,9 @@ impl BaseSelector<'_> {
         Ok(bases)
     }
 
-    /// Adds those old objects of `far`, which the origin cannot read, that have the same stable
-    /// name in the same directory as a new object in `left` without an old one at its path.
+    /// For new objects in `left` without an old object at their path: adds the old objects in
+    /// `mirror_only`, which the origin cannot read, with the same stable name in the same
+    /// directory.
     fn add_renamed(
         &self,
         left: &[usize],
@@ -291,7 +291,7 @@ impl BaseSelector<'_> {
             let is_gone =
                 |old: &Entry| old.is_live() && new.as_ref().is_none_or(|new| !new.is_live());
             if let Some(old) = old {
-                // Files whose paths are gone have most likely been renamed.
+                // Files whose paths are gone were most likely renamed.
                 if is_gone(&old) && scan.candidates.len() < MAX_CANDIDATES {
                     scan.candidates.extend(Candidate::new(position, old, true));
                 }
@@ -308,8 +308,8 @@ impl BaseSelector<'_> {
         base: Entries,
         candidates: &mut Vec<Candidate>,
     ) -> Result<(), ManifestError> {
-        // Compares hashes of the names, because the base may have millions of entries. A collision
-        // only adds a candidate.
+        // Compares hashes of names, because the base may have millions of entries. A collision
+        // merely adds a candidate.
         let keys: HashSet<u64> =
             left.iter().flat_map(|ordinal| name_keys(&self.wanted[*ordinal].path)).collect();
         let known: HashSet<u64> = candidates.iter().map(|candidate| candidate.base.entry).collect();
@@ -384,14 +384,14 @@ impl BaseSelector<'_> {
             .filter(|size| is_sketched(*size))
             .sum();
         let mut room = new_bytes.saturating_mul(SKETCH_FACTOR).max(MIN_SKETCH_BUDGET);
-        // Sequential, so that the choice does not depend on thread timing.
+        // Sequential, so that the choice does not depend on the timing of threads.
         let fits: Vec<bool> = candidates
             .iter()
             .map(|candidate| {
                 let is_made = found[&candidate.object].sketch().is_some();
                 let cost = if is_made { 0 } else { candidate.base.size };
-                // An entry that is still at its path is rarely a good base for another entry, so it
-                // is not read just for a sketch.
+                // An entry that is still at its path is rarely a good base for another, so it is
+                // not read just for a sketch.
                 let is_likely = is_made || candidate.is_removed;
                 let fits = is_likely && is_sketched(candidate.base.size) && cost <= room;
                 room -= if fits { cost } else { 0 };
@@ -411,8 +411,8 @@ impl BaseSelector<'_> {
         Sketches { new, old }
     }
 
-    /// Sketches of the objects in `left` that are small enough, by ordinal. Content that must be
-    /// read from mirrors is requested in batches.
+    /// The sketches of the objects in `left` that are small enough, by ordinal. Content that must
+    /// be read from mirrors is requested in batches.
     fn sketch_new(&self, left: &[usize]) -> Vec<Sketch> {
         let piece = |ordinal: usize| Piece {
             ordinal: u32::try_from(ordinal).expect("ordinals have 32 bits"),
@@ -436,7 +436,7 @@ impl BaseSelector<'_> {
 
     fn sketch_group(&self, group: &[(usize, Piece)], content: &mut Vec<u8>) -> Vec<Sketch> {
         let pieces: Vec<Piece> = group.iter().map(|(_, piece)| *piece).collect();
-        // If content cannot be read, the error is reported later, when the content is sent.
+        // If content cannot be read, the error is reported when the content is sent.
         let fetched = self.content_source.fetch(self.wanted, &pieces, self.monitor).ok();
         let sketch = |piece: &Piece| {
             content.clear();

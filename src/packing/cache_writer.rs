@@ -1,4 +1,4 @@
-//! Writes new content into the cache for later pushes, while it is encoded into packs.
+//! Writes new content to the cache for later pushes, while it is encoded into packs.
 
 use parking_lot::Mutex;
 
@@ -12,17 +12,17 @@ use crate::pack::{
 use crate::packing::base_content::BaseObject;
 use crate::packing::base_selection::{BaseSelection, is_sketched};
 
-/// How many bytes the cache may exceed the size of two releases before it is pruned.
+/// By how many bytes the cache may exceed the size of two releases before it is pruned.
 const PRUNE_SLACK_BYTES: u64 = 64 << 20;
-/// Maximum length of a chain of blocks that must be decoded before a block can be decoded. Each
-/// block in the chain makes reading slower, and storing the content again costs about as much as
-/// reading through two blocks.
+/// Maximum length of the chain of blocks that must be decoded before a block. Each block in the
+/// chain slows reading, and storing the content again costs about as much as reading through two
+/// blocks.
 const MAX_DEPTH: u32 = 2;
-/// Compression level of content that is encoded only for the cache.
+/// Compression level for content that is encoded only for the cache.
 const CACHE_LEVEL: Level = Level::Zstd(1);
 
-/// Drops content that the kept manifests do not need, if the cache is larger than two releases.
-/// Reading all manifests in every push would cost more than the space it saves.
+/// Drops content that the kept manifests do not need if the cache is larger than two releases.
+/// Reading all manifests in every push would cost more than the saved space is worth.
 pub(crate) fn prune_if_large(
     cache: &ContentCache,
     scratch: &Scratch,
@@ -35,7 +35,7 @@ pub(crate) fn prune_if_large(
     }
     let mut releases = Vec::new();
     for manifest in scratch.known_manifests()? {
-        // A manifest that cannot be read does not keep any content.
+        // An unreadable manifest keeps no content.
         let entries = manifest.entries().into_iter().flatten();
         let mut objects: Vec<_> =
             entries.map_while(Result::ok).filter_map(|entry| Some(entry.file()?.object)).collect();
@@ -46,9 +46,9 @@ pub(crate) fn prune_if_large(
     cache.prune(&releases, max_bytes)
 }
 
-/// The sketches of pieces whose object was already sketched, or has a hashed name: the next release
-/// will probably search for such an object by its sketch. If the sketch is missing then, it must be
-/// made from the cached content, which must be read for it.
+/// The sketches of pieces whose object was already sketched or has a hashed name: the next release
+/// will probably look for such an object by its sketch. A missing sketch would have to be made then
+/// by reading the cached content.
 pub(crate) fn sketches_to_cache(
     pieces: &[Piece],
     content: &[u8],
@@ -72,21 +72,21 @@ pub(crate) fn sketches_to_cache(
     pieces.iter().map(&mut of).collect()
 }
 
-/// A block in the form in which it is cached.
+/// A block as it is cached.
 #[derive(Debug)]
 pub(crate) struct CachedBlock {
     /// The cached block, if it differs from the block that the push sends.
     reencoded: Option<EncodedBlock>,
     bases: Vec<CachedBase>,
     depth: u32,
-    /// The sketches of the pieces' objects, if they were made.
+    /// The sketches of the pieces' objects, as far as they were made.
     sketches: Vec<Sketch>,
 }
 
 impl CachedBlock {
-    /// Uses `block` as it is sent if all its `bases` are in the cache and their chains are not too
-    /// deep; otherwise encodes its `input` again without bases. `bases` is `None` if some of them
-    /// are on a mirror only.
+    /// Uses `block` as sent if all its `bases` are in the cache and their chains are not too deep;
+    /// otherwise, encodes its `input` again without bases. `bases` is `None` if some of them are
+    /// only on a mirror.
     pub(crate) fn new(
         block: &EncodedBlock,
         input: BlockInput<'_>,
@@ -98,8 +98,7 @@ impl CachedBlock {
         let bases = if block.base_count() == 0 { Some(&[][..]) } else { bases };
         let known = bases.unwrap_or_default();
         let depths: Option<Vec<u32>> =
-            // `None` as soon as one base is on a mirror only: the cache must not depend on a
-            // mirror.
+            // `None` if any base is only on a mirror: the cache must not depend on a mirror.
             known.iter().map(|(_, object)| Some(object.depth()? + 1)).collect();
         match depths.filter(|_| bases.is_some()).map(|depths| depths.into_iter().max().unwrap_or(0))
         {
@@ -125,7 +124,7 @@ impl CachedBlock {
     }
 }
 
-/// Writes new content into the cache. After an error the content is not cached, and the push
+/// Writes new content to the cache. If an error occurs, the content is not cached, and the push
 /// continues.
 #[derive(Debug)]
 pub(crate) struct CacheWriter {
@@ -134,14 +133,14 @@ pub(crate) struct CacheWriter {
 }
 
 impl CacheWriter {
-    /// Starts to write `bytes` of new content to `cache`. Returns `None` if that is too much for
-    /// the disk. If the content turns out to take more than `max_bytes`, it is not cached.
+    /// Starts to write `bytes` bytes of new content to `cache`. Returns `None` if that is too much
+    /// for the disk. If the content turns out to take more than `max_bytes`, it is not cached.
     pub(crate) fn begin(
         cache: &ContentCache,
         bytes: u64,
         max_bytes: u64,
     ) -> Result<Option<Self>, IoError> {
-        // Never use more than half of the free space: the cache must not fill the disk.
+        // Never uses more than half of the free space: the cache must not fill the disk.
         if bytes == 0 || bytes > cache.free_bytes()? / 2 {
             return Ok(None);
         }
@@ -169,8 +168,8 @@ impl CacheWriter {
             cached.bases,
             cached.depth,
         ) {
-            // Drops the draft, which removes its file. Storing only part of the content would
-            // merely displace content that is already cached.
+            // Drops the draft, which removes its file. Part of the content would merely displace
+            // content that is already cached.
             Ok(()) if draft.frame_bytes() > self.max_bytes => *state = Ok(None),
             Ok(()) => {}
             Err(error) => *state = Err(error),
@@ -180,7 +179,7 @@ impl CacheWriter {
     /// Completes the segment after all content has been verified.
     ///
     /// # Errors
-    /// If the content could not be written. In that case none of it is cached.
+    /// If the content could not be written. In that case, none of it is cached.
     pub(crate) fn finish(self) -> Result<(), IoError> {
         let draft = self.draft.into_inner()?;
         draft.map_or(Ok(()), SegmentWriter::finish)

@@ -1,4 +1,4 @@
-//! Sources of the bytes of objects: the tree, or any mirror that has kept the object.
+//! Where objects are read from: the tree, or any mirror that keeps the object.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -22,7 +22,7 @@ use crate::scan::TreeKind;
 #[derive(Debug)]
 pub(crate) struct ContentSource {
     pub(crate) source_entries: SourceEntries,
-    /// Old content that can be used as delta bases.
+    /// Old content that can serve as bases.
     pub(crate) base_content: BaseContent,
     sources: MirrorSources,
     releases: Vec<Release>,
@@ -34,7 +34,7 @@ pub(crate) struct ContentSource {
 pub(crate) enum PieceError {
     /// The tree does not have the object, and no mirror returned it.
     Source(ReadError),
-    /// The file of the tree could not be read.
+    /// The file in the tree could not be read.
     Tree(SourceError),
 }
 
@@ -44,8 +44,8 @@ impl From<ReadError> for PieceError {
     }
 }
 
-/// Pieces that can be read. They come from the tree, from whole objects that were fetched for them,
-/// or, if the object is too large to fetch as a whole, from a mirror in parts.
+/// Pieces that can be read: from the tree, from whole objects fetched for them, or, if an object is
+/// too large to fetch whole, in parts from a mirror.
 pub(crate) struct FetchedPieces<'a> {
     source: &'a ContentSource,
     wanted: &'a [NewObjectRef],
@@ -55,7 +55,7 @@ pub(crate) struct FetchedPieces<'a> {
 }
 
 impl FetchedPieces<'_> {
-    /// Appends a piece to `out`. The caller must check that the bytes are right.
+    /// Appends a piece to `out`. The caller must check the bytes.
     pub(crate) fn read(&self, piece: &Piece, out: &mut Vec<u8>) -> Result<(), PieceError> {
         if let Some(bytes) = self.objects.get(&piece.ordinal) {
             out.extend_from_slice(bytes);
@@ -76,7 +76,7 @@ impl FetchedPieces<'_> {
             offset: piece.offset,
             length: u64::from(piece.length),
         };
-        // Parts of large objects are read one by one, because the whole object may not fit into
+        // Parts of large objects are read one at a time, because a whole object may not fit in
         // memory.
         let large = || source.large_missing_objects(self.wanted);
         let bytes = source.sources.read_part(part, &large, self.monitor)?;
@@ -86,7 +86,7 @@ impl FetchedPieces<'_> {
 }
 
 impl ContentSource {
-    /// Content of `live`, and of the mirrors in `sources`, which keep `releases`.
+    /// The content of `source_entries`, and of the mirrors in `sources`, which keep `releases`.
     pub(crate) fn new(
         source_entries: SourceEntries,
         sources: MirrorSources,
@@ -101,30 +101,29 @@ impl ContentSource {
         }
     }
 
-    /// Adds the old content of the local mirrors and of `cache`.
+    /// Adds the old content on the local mirrors and in `cache`.
     pub(crate) fn with_base_content(mut self, cache: Option<ContentCache>) -> Self {
         self.base_content = BaseContent::new(self.sources.mirrors(), cache);
         self
     }
 
-    /// Opens the file of the tree at `index`, if it has this content.
+    /// Opens the file at `index` in the tree, if it has this content.
     fn open_at(&self, index: usize, id: &ObjectId) -> Option<Result<File, SourceError>> {
         let SourceEntries::Tree(tree) = &self.source_entries else { return None };
-        // `Tree::open` refuses a file that is not the one that was scanned.
+        // `Tree::open` refuses a file other than the scanned one.
         self.has_object_at(index, id).then(|| tree.open(index).map_err(SourceError::from))
     }
 
-    /// Whether the tree has a file with this content at the index `index`.
+    /// Whether the tree has a file with this content at `index`.
     fn has_object_at(&self, index: usize, id: &ObjectId) -> bool {
         let SourceEntries::Tree(tree) = &self.source_entries else { return false };
         let kind = tree.entries().get(index).map(|entry| &entry.kind);
         matches!(kind, Some(TreeKind::File { object, .. }) if object == id)
     }
 
-    /// The index of a tree entry with the wanted content: at the object's own path, or at another
-    /// one.
+    /// The index of a tree entry with the wanted content, at the object's own path or at another.
     fn tree_index_of(&self, wanted: &NewObjectRef) -> Option<usize> {
-        // Tries the object's own path first: the table of all objects is built only if the object
+        // The object's own path comes first: the table of all objects is built only if the object
         // is not there.
         let at = self.source_entries.position(wanted.path.as_str());
         if self.has_object_at(at, &wanted.object) {
@@ -134,12 +133,12 @@ impl ContentSource {
         }
     }
 
-    /// Whether the tree has this content, so that reading it costs no transfer.
+    /// Whether the tree has this content; if so, reading it costs no transfer.
     pub(crate) fn is_in_tree(&self, wanted: &NewObjectRef) -> bool {
         self.tree_index_of(wanted).is_some()
     }
 
-    /// Reads the whole objects among `pieces` that are not in the tree from mirrors, with one
+    /// Reads from mirrors the whole objects among `pieces` that are not in the tree, with one
     /// request to each mirror.
     pub(crate) fn fetch<'a>(
         &'a self,
@@ -177,12 +176,12 @@ impl ContentSource {
             .collect()
     }
 
-    /// Which mirrors failed while content was read, and why.
+    /// Which mirrors failed while content was being read, and why.
     pub(crate) fn failed_sources(&self) -> Vec<String> {
         self.sources.failed()
     }
 
-    /// The index of an entry of the tree with this object. Builds a lookup table on the first call.
+    /// The index of a tree entry with this object. The first call builds a lookup table.
     fn index_of(&self, id: &ObjectId) -> Option<usize> {
         let SourceEntries::Tree(tree) = &self.source_entries else { return None };
         let index = self.by_object.get_or_init(|| {
@@ -195,7 +194,7 @@ impl ContentSource {
         index.get(id).copied()
     }
 
-    /// This source, but `monitor` can cancel its reads.
+    /// This source, with reads that `monitor` can cancel.
     pub(crate) const fn cancellable_by<'s>(
         &'s self,
         monitor: &'s dyn Monitor,
@@ -254,8 +253,8 @@ impl FetchRecords for CancellableSource<'_> {
                 crate::manifest::ManifestReader::new(bytes, Some(*id))
                     .is_ok_and(|mut entries| entries.all(|entry| entry.is_ok()))
             };
-            // Read twice: the first time to find out whether it is undamaged, before any of it is
-            // sent. Another mirror may have an undamaged copy.
+            // Read twice: first to find out, before any of it is sent, whether it is undamaged. If
+            // not, another mirror may have an undamaged copy.
             if is_whole(mirror.manifest(id).ok()?) { mirror.manifest(id).ok() } else { None }
         })
     }

@@ -1,8 +1,8 @@
-//! The mirrors from which content is read. Many objects are read with one request, from mirrors
-//! that probably have them, and never again from a mirror that has failed.
+//! The mirrors from which content is read. One request reads many objects from a mirror that
+//! probably has them. A mirror that times out or keeps failing is not asked again.
 //!
-//! Every wait ends soon after the push is stopped. The request itself continues in the background,
-//! and ends at its deadline or with the process.
+//! Every wait ends soon after the push is stopped. The request itself continues in the background
+//! until its deadline or the end of the process.
 
 use std::collections::{HashMap, HashSet};
 use std::io::{Cursor, Read};
@@ -23,7 +23,7 @@ const MAX_BUFFERED_BYTES: u64 = 4 << 20;
 pub(crate) enum ReadError {
     /// The push was stopped.
     Cancelled,
-    /// No reachable mirror has these objects undamaged.
+    /// No reachable mirror has undamaged copies of these objects.
     Lost(Vec<ObjectId>),
 }
 
@@ -33,7 +33,7 @@ enum Health {
     Good,
     /// The mirror failed once. It is tried again if no other mirror has the content.
     Failed,
-    /// The mirror failed again. No more requests are sent to it.
+    /// The mirror failed for good. No more requests are sent to it.
     GivenUp,
 }
 
@@ -43,24 +43,24 @@ struct MirrorSource {
     health: Mutex<Health>,
     /// Why the mirror failed.
     last_error: Mutex<Option<String>>,
-    /// Held while another attempt is made at a mirror that failed. Other threads wait until the
-    /// response arrives, or until they are asked to stop.
+    /// Held while a mirror that failed is tried again. Other threads wait until the response
+    /// arrives, or until they are asked to stop.
     retry_lock: Mutex<()>,
 }
 
 /// The mirrors from which content is read.
 #[derive(Debug, Default)]
 pub(crate) struct MirrorSources {
-    /// The sources in the order of preference.
+    /// The sources in order of preference.
     sources: Vec<MirrorSource>,
-    /// The mirror, by index, that reports an undamaged copy of an object; `None` if no mirror does.
+    /// The mirror, by index, that reports an undamaged copy of an object; `None` if none does.
     holders: Mutex<HashMap<ObjectId, Option<usize>>>,
-    /// Mirrors that have no undamaged copy of an object, even if they reported one.
+    /// Mirrors without an undamaged copy of an object, even if they reported one.
     damaged: Mutex<HashSet<(ObjectId, usize)>>,
 }
 
 impl MirrorSources {
-    /// The mirrors among `members` that have a store. Those that keep one of the manifests `likely`
+    /// The mirrors among `members` that have a store. Those that keep one of the `likely` manifests
     /// come first.
     pub(crate) fn new<'m>(
         members: impl Iterator<Item = &'m PolledMirror>,
@@ -72,7 +72,7 @@ impl MirrorSources {
         let is_likely = |member: &PolledMirror| {
             member.releases().iter().any(|release| likely.contains(&release.manifest))
         };
-        // The sort is stable: among equals, the order of the fleet is kept.
+        // The sort is stable: equals keep the order of the fleet.
         members.sort_by_key(|member| {
             (member.mirror.link_kind() == LinkKind::Network, !is_likely(member))
         });
@@ -105,8 +105,8 @@ impl MirrorSources {
         self.sources.iter().filter_map(why).collect()
     }
 
-    /// The content of `objects`, given with their sizes, in the same order. Each object is read
-    /// whole and checked. A mirror gets one request for all objects that it may have.
+    /// The content of `objects`, which are given with their sizes, in the same order. Each object
+    /// is read whole and checked. A mirror gets one request for all objects that it may have.
     pub(crate) fn fetch(
         &self,
         objects: &[(ObjectId, u64)],
@@ -114,8 +114,8 @@ impl MirrorSources {
     ) -> Result<Vec<Vec<u8>>, ReadError> {
         let mut found: Vec<Option<Vec<u8>>> = vec![None; objects.len()];
         let mut has_answered = vec![false; self.sources.len()];
-        // First, one attempt at each mirror. Waiting for a mirror that failed is worthwhile only if
-        // no other mirror has the content.
+        // Each mirror gets one attempt first. Waiting for one that failed is worthwhile only if no
+        // other mirror has the content.
         for effort in [Effort::Once, Effort::Patient] {
             for (source, has_answered) in self.sources.iter().zip(&mut has_answered) {
                 let left: Vec<usize> =
@@ -132,7 +132,7 @@ impl MirrorSources {
                 *has_answered = true;
                 for (index, bytes) in left.into_iter().zip(read) {
                     // Content from a mirror is checked here. If it is damaged, the next mirror is
-                    // asked for it.
+                    // asked.
                     found[index] = bytes.filter(|bytes| ObjectId::of(bytes) == objects[index].0);
                 }
             }
@@ -150,15 +150,15 @@ impl MirrorSources {
         }
     }
 
-    /// Determines which mirror has which of `objects` undamaged. Each mirror is queried once for
+    /// Determines which mirrors have undamaged copies of `objects`. Each mirror is queried once for
     /// all of them.
     pub(crate) fn locate(
         &self,
         objects: &[ObjectId],
         monitor: &dyn Monitor,
     ) -> Result<(), ReadError> {
-        // The lock is held while mirrors are queried: other threads need the same responses. A
-        // request to stop ends the query, and with it the wait of these threads.
+        // The lock is held while mirrors are queried, because other threads need the same
+        // responses. A request to stop ends the query, and so their wait.
         let mut holders = self.holders.lock();
         let mut left: Vec<ObjectId> =
             objects.iter().copied().filter(|id| !holders.contains_key(id)).collect();
@@ -192,16 +192,16 @@ impl MirrorSources {
         Ok(())
     }
 
-    /// Records that a mirror has no undamaged copy of an object. The next attempt uses a different
+    /// Records that a mirror has no undamaged copy of an object. The next attempt uses another
     /// mirror.
     fn mark_damaged(&self, id: &ObjectId, index: usize) {
-        // The lock of `wrong` is released at once. `locate` takes both locks, `holders` first.
+        // The lock on `damaged` is released immediately: `locate` takes both locks, `holders`
+        // first.
         self.damaged.lock().insert((*id, index));
         let mut holders = self.holders.lock();
         holders.remove(id);
         if self.sources[index].health() == Health::GivenUp {
-            // The other objects that this mirror should have provided are located again, all
-            // together.
+            // The other objects that this mirror was to provide are located again, all together.
             holders.retain(|_, holder| *holder != Some(index));
         }
     }
@@ -221,8 +221,8 @@ impl MirrorSources {
         self.holders.lock().get(id).copied().flatten().ok_or_else(|| ReadError::Lost(vec![*id]))
     }
 
-    /// Reads a part of an object that is too large for memory. All objects of `group`, to which the
-    /// object belongs, are located together. The caller must check the bytes.
+    /// Reads part of an object that is too large for memory. All objects in `group`, which includes
+    /// this one, are located together. The caller must check the bytes.
     pub(crate) fn read_part(
         &self,
         part: ObjectPart,
@@ -235,7 +235,7 @@ impl MirrorSources {
                 let read = self.sources[index].read_parts(vec![part], effort, monitor)?;
                 match read.map(|read| read.into_iter().next().flatten()) {
                     Some(Some(bytes)) => return Ok(bytes),
-                    // The mirror responded that it does not have the object, so a second attempt is
+                    // The mirror responded that it lacks the object, so a second attempt is
                     // useless.
                     Some(None) => break,
                     None => {}
@@ -245,8 +245,8 @@ impl MirrorSources {
         }
     }
 
-    /// Opens an object of any size. A small object is read and checked; for a large object, the
-    /// report of a mirror that it is undamaged is trusted.
+    /// Opens an object of any size. A small object is read and checked; a large one is trusted to
+    /// be undamaged if a mirror reports so.
     pub(crate) fn open(
         &self,
         id: &ObjectId,
@@ -267,7 +267,7 @@ impl MirrorSource {
         *self.health.lock()
     }
 
-    /// Requests parts of objects; `None` if the mirror fails or has failed before.
+    /// Requests parts of objects; `None` if the mirror fails or has already failed.
     fn read_parts(
         &self,
         parts: Vec<ObjectPart>,
@@ -279,7 +279,7 @@ impl MirrorSource {
             (Effort::Patient, Health::Failed) => Some(self.retry_lock.lock()),
             (_, Health::Good) => None,
         };
-        // Another thread may have found out meanwhile.
+        // Another thread may have found out in the meantime.
         if self.health() == Health::GivenUp {
             return Ok(None);
         }
@@ -288,7 +288,7 @@ impl MirrorSource {
         })
     }
 
-    /// Queries which objects the mirror has; `None` if the mirror does not say.
+    /// Asks the mirror which objects it has; `None` if it does not say.
     fn holds(
         &self,
         objects: Vec<ObjectId>,
@@ -296,8 +296,8 @@ impl MirrorSource {
     ) -> Result<Option<Vec<bool>>, ReadError> {
         self.request(Effort::Patient, monitor, move |mirror, monitor| {
             match mirror.holds(&objects, monitor) {
-                // The mirror reads all the objects before it responds, so a mirror that takes a
-                // long time is not treated as failed. Nor is a mirror that refuses.
+                // The mirror reads all the objects before it responds, so taking a long time does
+                // not count as a failure. Nor does refusing.
                 Err(error) if error.kind() == ErrorKind::Timeout => Ok(None),
                 Err(MirrorError::Remote { .. }) => Ok(None),
                 other => other.map(Some),
@@ -337,7 +337,7 @@ impl MirrorSource {
         Q: FnOnce(&Arc<dyn Mirror>, &dyn Monitor) -> Result<T, MirrorError> + Send + 'static,
     {
         let mirror = Arc::clone(&self.mirror);
-        // Runs on its own thread, because an attempt to connect cannot be interrupted.
+        // Runs on its own thread, because a connection attempt cannot be interrupted.
         let answer = run_until_cancelled(monitor, move |monitor| question(&mirror, monitor))
             .ok_or(ReadError::Cancelled)?;
         match answer {
@@ -350,10 +350,10 @@ impl MirrorSource {
                 Ok(Some(answer))
             }
             Err(_) if monitor.is_cancelled() => Err(ReadError::Cancelled),
-            // The mirror responds, but does not have the object or may not send it.
+            // The mirror responds, but lacks the object or may not send it.
             Err(MirrorError::Remote { refusal }) if refusal.kind == ErrorKind::Unknown => Ok(None),
-            // A store on this machine is damaged or lacks the object. Its other objects may be
-            // undamaged.
+            // A store on this machine is damaged or lacks the object, but its other objects may be
+            // intact.
             Err(MirrorError::Store(_)) => Ok(None),
             Err(error) => {
                 self.record_failure(effort, &error, monitor);
@@ -363,7 +363,7 @@ impl MirrorSource {
     }
 
     fn record_failure(&self, effort: Effort, error: &MirrorError, monitor: &dyn Monitor) {
-        // A timeout has already taken as long as a push may wait.
+        // A timeout has already taken as long as a push is willing to wait.
         let is_final = effort == Effort::Patient || error.kind() == ErrorKind::Timeout;
         let mut health = self.health.lock();
         let is_newly_given_up = is_final && *health != Health::GivenUp;
@@ -380,7 +380,7 @@ impl MirrorSource {
 }
 
 impl Health {
-    /// The worse of two states: a mirror that is lost stays lost.
+    /// The worse of two states: a mirror that has been given up stays so.
     const fn worse_of(self, other: Self) -> Self {
         match other {
             Self::GivenUp => Self::GivenUp,

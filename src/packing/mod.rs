@@ -1,7 +1,7 @@
 //! Makes packs: chooses the bases of each new object, reads content, encodes blocks, and hands
 //! packs to mirrors.
 //!
-//! Does not know which mirrors a push uses, nor when they switch.
+//! Does not know which mirrors a push uses or when they switch.
 
 pub(crate) mod base_content;
 pub(crate) mod base_selection;

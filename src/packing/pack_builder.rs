@@ -1,8 +1,7 @@
-//! The parallel pack builder: reads, hashes, encodes on all cores, and seals packs in order.
+//! The parallel pack builder: reads, hashes and encodes on all cores, and seals packs in order.
 //!
 //! Content is hashed again when it is read, so content that differs from the scan never leaves the
-//! origin. The order, and with it every byte of every pack, does not depend on the number of
-//! threads.
+//! origin. The number of threads does not affect the order, nor any byte of any pack.
 
 use std::collections::{HashSet, VecDeque};
 
@@ -26,9 +25,10 @@ use crate::packing::pack_queue::PackQueue;
 use crate::packing::signed_bases::SignedBase;
 use crate::threads::{self, ThreadError};
 
-/// A block that is not smaller than its content divided by this number is also tried without bases.
-// The second attempt costs about as much time as the first one, so it is made only where the bases
-// did not help much.
+/// A block that is at least as large as its content divided by this number is also tried without
+/// bases.
+// The second attempt takes about as long as the first, so it is made only where the bases helped
+// little.
 const RETRY_WITHOUT_BASES_RATIO: usize = 4;
 
 /// Why a bundle could not be built.
@@ -52,7 +52,7 @@ pub enum BuildError {
         /// The mirrors that failed, and why.
         failed: Vec<String>,
     },
-    /// Content differs from the content that the scan read.
+    /// Content differs from what the scan read.
     #[error("{path} changed while it was read")]
     Changed {
         /// The path of the content in the tree.
@@ -61,7 +61,7 @@ pub enum BuildError {
     /// A block could not be encoded.
     #[error(transparent)]
     Pack(#[from] PackError),
-    /// A file of the origin cannot be read or written.
+    /// A file on the origin cannot be read or written.
     #[error(transparent)]
     Io(#[from] IoError),
     /// The system cannot create a thread.
@@ -166,8 +166,8 @@ struct EncodeTask {
 
 type BuiltBlockReceiver = Receiver<Result<BuiltBlock, BuildError>>;
 
-/// Builds the packs of `job`, pushes them to the queue, and ends the queue with or without an
-/// error. If there is a writer, writes new content to the cache.
+/// Builds the packs for `job`, pushes them to the queue, and ends the queue with or without an
+/// error. If there is a cache writer, also writes new content to the cache.
 pub(crate) fn run(
     job: &PackInput<'_>,
     cache_writer: Option<&CacheWriter>,
@@ -181,7 +181,7 @@ pub(crate) fn run(
             self.0.end(Err("the packs could not be made".to_owned()));
         }
     }
-    // Dropped after the call of `end` below, whose result stays: only the first call counts.
+    // Dropped after the call of `end` below, which takes precedence: only the first call counts.
     let _end_on_panic = EndOnPanic(queue);
     let result = make_packs(job, cache_writer, queue, monitor);
     queue.end(result.as_ref().map(|_| ()).map_err(|error| crate::text::error_chain(error)));
@@ -202,7 +202,7 @@ fn make_packs(
         objects: job.wanted.len() as u64,
         bytes,
     });
-    // Bounded, so that the pieces of all blocks do not wait in memory at the same time.
+    // Bounded, so that the pieces of all blocks are not in memory at the same time.
     let (work, tasks) = bounded::<EncodeTask>(job.jobs);
     std::thread::scope(|scope| {
         let mut workers = 0;
@@ -215,15 +215,15 @@ fn make_packs(
                     answer.send(worker.build(job, BlockPlan::new(job, pieces), monitor)).ok();
                 }
             };
-            // One worker is enough. Without any worker, the tasks would wait forever.
+            // One worker is enough. Without any, the tasks would wait forever.
             match threads::start(scope, work) {
                 Ok(_) => workers += 1,
                 Err(error) if workers == 0 => return Err(error.into()),
                 Err(_) => break,
             }
         }
-        // `send` fails only when no receiver is left. With this one open, it
-        // would not report that all workers have ended.
+        // `send` fails only when no receiver is left. With this one open, it would not fail after
+        // all workers have ended.
         drop(tasks);
         let mut assembler = PackAssembler::new(job, cache_writer, queue, monitor);
         let mut pending: VecDeque<BuiltBlockReceiver> = VecDeque::new();
@@ -231,15 +231,13 @@ fn make_packs(
             if monitor.is_cancelled() {
                 return Err(BuildError::Cancelled);
             }
-            // Two blocks for each worker: one that is being built, and one that waits for its turn.
-            // Each may take 4 MiB.
+            // Two blocks for each worker: one being built, and one waiting. Each may take 4 MiB.
             if pending.len() > 2 * job.jobs
                 && let Some(next) = pending.pop_front()
             {
                 assembler.take(&next)?;
             }
-            // Each block has its own channel, which keeps the order no matter which worker is
-            // faster.
+            // Each block has its own channel, which keeps the order whichever worker is faster.
             let (result_sender, made) = bounded(1);
             work.send(EncodeTask { pieces, result_sender }).map_err(|_| BuildError::Cancelled)?;
             pending.push_back(made);
@@ -250,7 +248,7 @@ fn make_packs(
     })
 }
 
-/// Reads and encodes blocks; each worker thread has one.
+/// Reads and encodes blocks. Each worker thread has one of these.
 #[derive(Default)]
 struct BlockWorker {
     encoder: BlockEncoder,
@@ -267,7 +265,7 @@ impl BlockWorker {
     ) -> Result<BuiltBlock, BuildError> {
         let BlockPlan { pieces, bases, known } = plan;
         let parts = self.read_content(job, &pieces, monitor)?;
-        // Without the bases the block is larger, but the push continues.
+        // Without the bases, the block is larger, but the push continues.
         let bases = if self.read_bases(job, &bases) { bases } else { Vec::new() };
         let mut ranges: Vec<BaseRange> = bases.iter().map(|(range, _)| *range).collect();
         for KnownRange { base, at } in known.iter().copied() {
@@ -286,7 +284,7 @@ impl BlockWorker {
         let kept = if job.is_cached {
             let sketches =
                 cache_writer::sketches_to_cache(&pieces, &self.content, job.wanted, job.bases);
-            // Old content of a mirror is not in the cache.
+            // Old content that is only on a mirror is not in the cache.
             let old = (ranges.len() == bases.len()).then_some(&bases[..]);
             Some(CachedBlock::new(&block, input, old, sketches, &mut self.encoder)?)
         } else {
@@ -295,8 +293,8 @@ impl BlockWorker {
         Ok(BuiltBlock { pieces, block, cached: kept, parts })
     }
 
-    /// Reads the content of a block and checks it. Returns the hashes of those parts whose objects
-    /// span several blocks.
+    /// Reads and checks the content of a block. Returns the hashes of parts whose objects span
+    /// several blocks.
     fn read_content(
         &mut self,
         job: &PackInput<'_>,
@@ -318,8 +316,8 @@ impl BlockWorker {
                 PieceError::Tree(source) => BuildError::Read { path: path(), source },
             })?;
             let bytes = &self.content[start..];
-            // The hash of the whole object is known only when all its parts are. They are combined
-            // later, when the blocks are in order.
+            // An object's hash is known only when all its parts are. They are combined later, when
+            // the blocks are in order.
             if u64::from(piece.length) < wanted.size {
                 parts.push((*piece, PieceHash::of(bytes, piece.offset)));
             } else if ObjectId::of(bytes) != wanted.object {
@@ -342,7 +340,7 @@ impl BlockWorker {
     }
 }
 
-/// Encodes a block. Leaves the bases out if they help little and the block is smaller without them.
+/// Encodes a block. Leaves out the bases if they help little and the block is smaller without them.
 fn encode(encoder: &mut BlockEncoder, input: BlockInput<'_>) -> Result<EncodedBlock, PackError> {
     let block = encoder.encode(input)?;
     if input.bases.is_empty()
@@ -387,7 +385,7 @@ impl<'a, 'l> PackAssembler<'a, 'l> {
 
     fn take(&mut self, next: &BuiltBlockReceiver) -> Result<(), BuildError> {
         let made = next.recv().map_err(|_| BuildError::Cancelled)??;
-        // Checked before the block is put into a pack, so that content which differs from the scan
+        // Checked before the block goes into a pack, so that content that differs from the scan
         // never leaves the origin.
         made.parts.iter().try_for_each(|(piece, hash)| self.check_part(piece, *hash))?;
         if let (Some(cache_writer), Some(kept)) = (self.cache_writer, made.cached) {
@@ -410,8 +408,8 @@ impl<'a, 'l> PackAssembler<'a, 'l> {
         Ok(())
     }
 
-    /// Adds the next part of an object. The last part shows whether the object is the one that the
-    /// scan read.
+    /// Adds the next part of an object. The last part shows whether the object is what the scan
+    /// read.
     fn check_part(&mut self, piece: &Piece, hash: PieceHash) -> Result<(), BuildError> {
         let wanted = &self.job.wanted[piece.ordinal as usize];
         let changed = || BuildError::Changed { path: wanted.path.to_string() };

@@ -1,10 +1,10 @@
-//! A broadcast queue: the packs of a bundle, which are sealed once and received by each mirror at
-//! its own pace.
+//! A broadcast queue: the packs of a bundle are sealed once, and each mirror receives them at its
+//! own pace.
 //!
-//! Memory holds a window of packs, however many mirrors there are. The builder waits while every
-//! mirror has a pack to send. If a mirror has none, the oldest pack that a slower mirror still
-//! needs is written to a scratch file. So mirrors of equal speed never cause disk access here, and
-//! a slow mirror does not delay the others.
+//! Memory holds a window of packs, however many mirrors there are. When it is full, the builder
+//! waits while every mirror has a pack to send. If a mirror has none, the oldest pack that a slower
+//! mirror still needs goes to a scratch file. So equally fast mirrors never cause disk access here,
+//! and a slow mirror does not delay the others.
 
 use std::collections::HashMap;
 use std::io::{self, BufReader, Read};
@@ -23,10 +23,10 @@ use crate::origin::scratch::Scratch;
 use crate::pack;
 use crate::packing::content_source::ContentSource;
 
-/// Maximum bytes of packs that are kept in memory. A larger pack is kept in memory only if no other
-/// pack is.
+/// Maximum bytes of packs in memory. A pack that is larger than this stays in memory only by
+/// itself.
 const WINDOW_BYTES: usize = 3 * pack::TARGET_PACK_BYTES;
-/// How many bytes one read from the scratch file returns.
+/// Bytes per read from the scratch file.
 const READ_BYTES: usize = 128 * 1024;
 
 #[derive(Debug, Clone)]
@@ -48,7 +48,7 @@ struct QueueState {
     packs: Vec<QueueEntry>,
     /// How the bundle ended: complete, or with an error that every receiver reports.
     end: Option<Result<(), String>>,
-    /// The index of the next pack of each receiver.
+    /// The index of each receiver's next pack.
     receivers: HashMap<usize, usize>,
     next_receiver: usize,
     /// The number of receivers that are waiting for a pack.
@@ -60,13 +60,13 @@ struct QueueState {
 /// The packs of one bundle.
 pub(crate) struct PackQueue<'a> {
     queue: Mutex<QueueState>,
-    /// Signals a new pack, or the end. Receivers wait for it. It is separate from `emptied`, so
-    /// that receivers do not wake each other.
+    /// Signals a new pack, or the end. Receivers wait for it. It is separate from `pack_consumed`
+    /// so that receivers do not wake each other.
     pack_added: Condvar,
     /// Signals that a pack was received, or that a receiver is waiting. The builder waits for it.
     pack_consumed: Condvar,
     content_source: &'a ContentSource,
-    /// Reports whether the push was cancelled.
+    /// Tells whether the push was cancelled.
     monitor: &'a dyn Monitor,
     spill_file: std::fs::File,
 }
@@ -81,7 +81,7 @@ impl<'a> PackQueue<'a> {
     ) -> Result<Self, IoError> {
         let queue = Mutex::default();
         let name = format!("packs-{number}");
-        // A push that started again may have left the file behind.
+        // An earlier attempt of this push may have left the file behind.
         scratch.dir().unlink_if_any(&name)?;
         let spill = scratch.dir().create_file(&name)?;
         Ok(Self {
@@ -107,7 +107,7 @@ impl<'a> PackQueue<'a> {
         PackReceiver { queue: self, number }
     }
 
-    /// Adds a pack when there is room for it. Returns whether any receiver is left.
+    /// Adds a pack once there is room. Returns whether any receiver is left.
     pub(crate) fn push(&self, pack: pack::Pack) -> bool {
         let mut queue = self.state();
         loop {
@@ -116,7 +116,7 @@ impl<'a> PackQueue<'a> {
                 return false;
             }
             let held = queue.bytes_in_memory();
-            // A pack that is larger than the window is taken when memory is empty.
+            // A pack that is larger than the window is accepted when memory is empty.
             if held == 0 || held + pack.bytes.len() <= WINDOW_BYTES {
                 break;
             }
@@ -125,8 +125,8 @@ impl<'a> PackQueue<'a> {
                 queue.is_scratch_full = self.spill_oldest(&mut queue).is_err();
                 continue;
             }
-            // Waits without a time limit: when the push is stopped, the receivers end, and each
-            // dropped receiver sends a notification.
+            // Waits without a time limit: if the push is stopped, the receivers end, and each sends
+            // a notification when it is dropped.
             self.pack_consumed.wait(&mut queue);
         }
         let size = pack.bytes.len();
@@ -139,16 +139,16 @@ impl<'a> PackQueue<'a> {
         true
     }
 
-    /// Waits up to `most` for the next pack of a receiver or for the end. The builder may spill a
-    /// pack meanwhile.
+    /// Waits up to `timeout` for a receiver's next pack or for the end. The builder may spill a
+    /// pack in the meantime.
     fn wait_for(&self, receiver: usize, timeout: Duration) -> MutexGuard<'_, QueueState> {
         let mut queue = self.state();
         if queue.is_ready(receiver) {
             return queue;
         }
         queue.idle_receivers += 1;
-        // The builder may wait for room while this receiver has nothing to send, so it can spill a
-        // pack now.
+        // The builder may be waiting for room; since this receiver has nothing to send, it can
+        // spill a pack now.
         self.pack_consumed.notify_all();
         let began = Instant::now();
         while !queue.is_ready(receiver) && !self.monitor.is_cancelled() {
@@ -169,7 +169,8 @@ impl<'a> PackQueue<'a> {
         if let Some(QueueEntry { location: place, size, .. }) = oldest
             && let PackLocation::Memory(bytes) = &*place
         {
-            // Written with the lock held, so that no receiver looks for the pack while it moves.
+            // Written with the lock held, so that no receiver looks for the pack while it is being
+            // moved.
             self.spill_file.write_all_at(bytes, offset).context("write", || "scratch".into())?;
             *place = PackLocation::Scratch { offset };
             queue.spilled_bytes += *size as u64;
@@ -185,7 +186,7 @@ impl<'a> PackQueue<'a> {
 }
 
 impl QueueState {
-    /// The index of the next pack of a receiver.
+    /// The index of a receiver's next pack.
     fn next_of(&self, receiver: usize) -> usize {
         self.receivers.get(&receiver).copied().unwrap_or(0)
     }
@@ -212,7 +213,7 @@ impl QueueState {
     }
 }
 
-/// The reader of one mirror. When it is dropped, the queue no longer waits for that mirror.
+/// One mirror's reader. Once it is dropped, the queue no longer waits for that mirror.
 pub(crate) struct PackReceiver<'s, 'a> {
     queue: &'s PackQueue<'a>,
     number: usize,
@@ -267,7 +268,7 @@ impl PackCursor for QueueCursor<'_, '_> {
             }
         };
         let pack = QueuedPack { id: *id, size: *size, bytes };
-        // From now on the queue may drop the pack; the returned pack keeps its bytes.
+        // From now on, the queue may drop the pack; the returned pack keeps its bytes.
         queue.receivers.insert(self.number, at + 1);
         self.queue.pack_consumed.notify_all();
         Ok(Some(Box::new(pack)))

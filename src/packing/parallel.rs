@@ -1,4 +1,4 @@
-//! Processes many pieces of content in groups and on several threads.
+//! Processes many pieces of content, in groups and on several threads.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -8,7 +8,7 @@ use crate::pack::Piece;
 use crate::threads;
 
 /// Divides pieces into groups that are read together: small enough for memory, large enough to be
-/// worth one request.
+/// worth a request.
 pub(crate) fn group_pieces(
     pieces: impl Iterator<Item = (usize, Piece)>,
 ) -> Vec<Vec<(usize, Piece)>> {
@@ -28,8 +28,8 @@ pub(crate) fn group_pieces(
     groups
 }
 
-/// Returns the results of `make` for each index from 0 to `count`, computed on `jobs` threads. Each
-/// thread has a buffer that it reuses.
+/// Returns the results of `make` for the indexes below `count`, computed on `jobs` threads. Each
+/// thread reuses one buffer.
 pub(crate) fn in_parallel<T: Clone + Default + Send>(
     count: usize,
     jobs: usize,

@@ -1,6 +1,6 @@
-//! Bases that only a mirror has: the mirror tells the hashes of their blocks, and the origin finds
-//! which ranges of them its new content contains. The bytes of these ranges are part of the new
-//! content, so the origin has what a block is encoded against.
+//! Bases that only a mirror has: the mirror sends the hashes of their blocks, and the origin finds
+//! which of their ranges its new content contains. The bytes of these ranges are part of the new
+//! content, so the origin has what it needs to encode a block against them.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -17,23 +17,23 @@ use crate::packing::content_source::ContentSource;
 use crate::packing::parallel::{group_pieces, in_parallel};
 use crate::text::error_chain;
 
-/// Content that is sent whole takes at least its size divided by this number, about.
+/// Content that is sent whole takes at least about its size divided by this number.
 const ASSUMED_COMPRESSION_RATIO: u64 = 4;
-/// Bytes of a question for each object.
+/// Bytes in a request for each object.
 const REQUEST_BYTES_PER_OBJECT: u64 = 3;
-/// Minimum saving, in bytes, for which a round trip is made.
+/// Minimum saving, in bytes, that justifies a round trip.
 const MIN_SAVED_BYTES: u64 = 16 << 10;
-/// The longest signature of one object, in bytes; bounds the memory.
+/// Maximum length of one object's signature, in bytes; bounds the memory.
 const MAX_SIGNATURE_BYTES: u64 = 16 << 20;
-/// Maximum length of the signatures that are in memory at once, in bytes.
+/// Maximum total length, in bytes, of the signatures in memory.
 const MAX_BATCH_BYTES: u64 = 32 << 20;
 
-/// Ranges of an old object that a new object contains.
+/// The ranges of an old object that a new object contains.
 #[derive(Debug, Clone)]
 pub(crate) struct SignedBase {
-    /// Position of the old object among the entries of the base manifest.
+    /// Position of the old object among the entries in the base manifest.
     entry: u64,
-    /// Ascending, at least one.
+    /// In ascending order, at least one.
     ranges: Vec<MatchedRange>,
 }
 
@@ -60,7 +60,7 @@ impl SignedBase {
     }
 }
 
-/// The mirrors that have the base manifest. One of them is asked.
+/// The mirrors that have the base manifest. The search asks one of them.
 #[derive(Debug)]
 pub(crate) struct SignatureMirrors<'a> {
     pub(crate) base: ManifestId,
@@ -76,12 +76,12 @@ pub(crate) struct SignedBaseSearch<'a> {
     pub(crate) monitor: &'a dyn Monitor,
 }
 
-/// A new object, and the old one that it is searched for.
+/// A new object, and the old one whose content it is searched for.
 #[derive(Debug, Clone, Copy)]
 struct SearchPair {
     ordinal: usize,
     base: Base,
-    /// Of the question: the largest size of all new objects with this base decides.
+    /// As sent in the request: determined by the largest new object with this base.
     new_bits: u8,
 }
 
@@ -92,9 +92,9 @@ impl SearchPair {
 }
 
 impl SignedBaseSearch<'_> {
-    /// Asks a mirror for the signatures of the bases in `unread`, each with the ordinal of a new
-    /// object, and returns its name and the ranges that were found, by ordinal. `None` if asking is
-    /// not worth it, or if no mirror answers.
+    /// Asks a mirror for the signatures of the bases in `unread`, each given with the ordinal of a
+    /// new object. Returns the mirror's name and the ranges found, by ordinal. `None` if asking is
+    /// not worthwhile, or if no mirror responds.
     pub(crate) fn find(
         &self,
         unread: &[(usize, Base)],
@@ -116,8 +116,8 @@ impl SignedBaseSearch<'_> {
         })
     }
 
-    /// The objects whose signatures are likely much shorter than what they save; none if all of
-    /// them together save too little for a round trip.
+    /// The objects whose signatures are probably much shorter than what they save; none if they
+    /// save too little in total for a round trip.
     fn worthwhile_pairs(&self, unread: &[(usize, Base)]) -> Vec<SearchPair> {
         let mut bits: HashMap<u64, u8> = HashMap::new();
         for (ordinal, base) in unread {
@@ -147,9 +147,9 @@ impl SignedBaseSearch<'_> {
         pairs
     }
 
-    /// The key of the hashes: the same for the same push, so that an interrupted one finds the same
-    /// ranges again. An author who can foresee it can craft content that matches wrongly: its block
-    /// fails on the mirror, and that content is sent whole.
+    /// The key of the hashes. It is the same for the same push, so that an interrupted one finds
+    /// the same ranges again. An author who can foresee it can craft content that matches wrongly,
+    /// but then its block fails on the mirror, and the content is sent whole.
     fn key(&self, pairs: &[SearchPair]) -> SignatureKey {
         let mut hasher = blake3::Hasher::new();
         hasher.update(b"headwater signatures 1\n").update(self.signature_mirrors.base.as_bytes());
@@ -162,15 +162,15 @@ impl SignedBaseSearch<'_> {
         SignatureKey::from_bytes(key)
     }
 
-    /// The signatures of the bases of `pairs` that the mirror has, by position. `None` if it does
-    /// not answer: then another mirror is asked, or everything is sent whole.
+    /// The signatures of the bases in `pairs` that the mirror has, by position. `None` if it does
+    /// not respond; then another mirror is asked, or everything is sent whole.
     fn request_signatures(
         &self,
         mirror: &dyn Mirror,
         pairs: &[SearchPair],
         key: SignatureKey,
     ) -> Option<HashMap<u64, Signature>> {
-        // Sorted, and each base once.
+        // Sorted, with each base once.
         let bases: BTreeMap<u64, &SearchPair> =
             pairs.iter().map(|pair| (pair.base.entry, pair)).collect();
         let asked = bases.iter().map(|(entry, pair)| (*entry, pair.new_bits)).collect();
@@ -182,7 +182,7 @@ impl SignedBaseSearch<'_> {
                 Some(had.filter_map(|(entry, signature)| Some((entry, signature?))).collect())
             }
             Err(error) => {
-                // Staging reports these, and a plan needs no right to push.
+                // Staging reports these errors, and a plan needs no right to push.
                 if !matches!(
                     error.kind(),
                     ErrorKind::Cancelled | ErrorKind::Forbidden | ErrorKind::Unauthorized
@@ -197,7 +197,7 @@ impl SignedBaseSearch<'_> {
         }
     }
 
-    /// Searches the new objects of `pairs`, in parallel.
+    /// Searches the new objects in `pairs`, in parallel.
     fn search(
         &self,
         pairs: &[SearchPair],
@@ -207,7 +207,7 @@ impl SignedBaseSearch<'_> {
         let mut pieces = Vec::new();
         for (at, pair) in pairs.iter().enumerate() {
             let size = self.wanted[pair.ordinal].size;
-            // A larger object is searched in parts, in a group of its own.
+            // A larger object forms its own group and is searched in parts.
             let length = u32::try_from(size).unwrap_or(u32::MAX);
             let ordinal = u32::try_from(pair.ordinal).expect("ordinals have 32 bits");
             if signatures.contains_key(&pair.base.entry) {
@@ -229,8 +229,8 @@ impl SignedBaseSearch<'_> {
         found.into_iter().flatten().collect()
     }
 
-    /// Searches one new object, which is read in parts. `None` if it cannot be read: the error is
-    /// reported when the object is to be sent.
+    /// Searches one new object, which is read in parts. `None` if it cannot be read; the error is
+    /// reported when the object is sent.
     fn search_one(
         &self,
         ordinal: u32,
@@ -256,7 +256,7 @@ impl SignedBaseSearch<'_> {
     }
 }
 
-/// How many of `pairs` are asked for at once.
+/// How many of `pairs` to request together.
 fn batch_len(pairs: &[SearchPair]) -> usize {
     let mut bytes = 0;
     let fits = |pair: &&SearchPair| {

@@ -9,17 +9,17 @@ use crate::manifest::delta::NewObjectRef;
 use crate::pack::{Base, Sketch, stable_name};
 use crate::tree_path::TreePath;
 
-/// Maximum number of candidates that share a chunk. A chunk that more candidates share does not
-/// distinguish them.
+/// Maximum number of candidates listed for a chunk. A chunk that more of them share does not tell
+/// them apart.
 const MAX_CANDIDATES_PER_CHUNK: usize = 32;
 
-/// An entry of the base manifest.
+/// An entry in the base manifest.
 #[derive(Debug)]
 pub(super) struct Candidate {
     pub(super) base: Base,
     pub(super) object: ObjectId,
     pub(super) path: TreePath,
-    /// Whether the path of the entry no longer exists.
+    /// Whether the entry's path no longer exists.
     pub(super) is_removed: bool,
 }
 
@@ -54,14 +54,14 @@ impl NameIndex {
                 .into_iter()
                 .for_each(|key| by_key.entry(key).or_default().push(at));
         }
-        // Each new object of this kind is compared with all of these candidates. In a directory
-        // with many thousands of files, that would take quadratic time.
+        // Each new object of this kind is compared with all of these candidates, which would take
+        // quadratic time in a directory of many thousands of files.
         by_key.values_mut().for_each(|places| places.truncate(1000));
         Self(by_key)
     }
 
-    /// The candidate with this key and the most similar path. Among equally similar paths, the one
-    /// with the nearest size.
+    /// The candidate with this key and the most similar path or, among equally similar paths, the
+    /// nearest size.
     pub(super) fn best(
         &self,
         key: u64,
@@ -84,7 +84,7 @@ impl NameIndex {
     }
 }
 
-/// The number of bytes that two paths have in common at the start and at the end.
+/// The number of bytes that two paths share at the start and at the end.
 fn common_bytes(a: &str, b: &str) -> usize {
     let equal = |(a, b): &(u8, u8)| a == b;
     let head = a.bytes().zip(b.bytes()).take_while(equal).count();
@@ -109,8 +109,7 @@ impl SimilarityIndex {
         Self(votes)
     }
 
-    /// The candidate that shares most of `sketch`, and a second candidate if it shares much of the
-    /// rest.
+    /// The candidate that shares the most of `sketch`, and another if it shares much of the rest.
     pub(super) fn best<'c>(
         &self,
         sketch: &Sketch,
@@ -136,7 +135,7 @@ impl SimilarityIndex {
                 break;
             }
             chosen.push(at as usize);
-            // The second base is chosen for the parts that the first one does not cover.
+            // The second base is for the parts that the first does not cover.
             left.retain(|hash| !self.0.get(hash).is_some_and(|places| places.contains(&at)));
         }
         chosen

@@ -1,4 +1,4 @@
-//! The content of a push as one list of live entries.
+//! The content of a push, as one list of live entries.
 
 use std::sync::Arc;
 
@@ -31,7 +31,7 @@ impl SourceEntries {
         }
     }
 
-    /// The entry at `index`. A file of a tree has its own modification time.
+    /// The entry at `index`. A file in a tree has its own modification time.
     pub(crate) fn entry(&self, index: usize) -> Entry {
         match self {
             Self::Entries(entries) => entries[index].clone(),
@@ -64,7 +64,7 @@ impl SourceEntries {
         matches!(self, Self::Tree(_))
     }
 
-    /// The paths of files that begin with a private key, among the scanned files.
+    /// The paths of scanned files that begin with a private key.
     pub(crate) fn private_keys(&self) -> impl Iterator<Item = &TreePath> {
         let entries = match self {
             Self::Tree(tree) => tree.entries(),
@@ -78,15 +78,15 @@ impl SourceEntries {
     pub(crate) fn position(&self, text: &str) -> usize {
         let (mut low, mut high) = (0, self.len());
         while low < high {
-            // Written by hand, because a tree and a list of entries have no common slice. The sum
-            // of both bounds could overflow.
+            // Written by hand, because a tree and a list of entries have no common slice. Adding
+            // the two bounds could overflow.
             let middle = low + (high - low) / 2;
             if self.path(middle).as_str() < text { low = middle + 1 } else { high = middle }
         }
         low
     }
 
-    /// The entry at exactly `text`.
+    /// The entry whose path is exactly `text`.
     pub(crate) fn find(&self, text: &str) -> Option<Entry> {
         let at = self.position(text);
         (at < self.len() && self.path(at).as_str() == text).then(|| self.entry(at))

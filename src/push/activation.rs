@@ -1,5 +1,5 @@
-//! Activates the publication on one mirror, by compare-and-set, and finds out who won if another
-//! push got there first.
+//! Activates the publication on one mirror, by compare-and-set. If another push got there first,
+//! finds out which push won.
 
 use std::cmp::Ordering;
 use std::time::{Duration, Instant};
@@ -12,13 +12,13 @@ use crate::push::options::Options;
 use crate::push::outcome::Outcome;
 use crate::release::{Release, ReleaseName, Succession};
 
-/// Maximum number of times that a push takes a slot back from pushes that have lost.
+/// Maximum number of times a push takes a slot back from pushes that have lost.
 pub(super) const MAX_ACTIVATION_ATTEMPTS: u32 = 8;
 /// How long to wait for a newer, staged release to become current. A push that is about to switch
-/// needs less.
+/// needs less time.
 const RIVAL_SWITCH_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The winner of a compare-and-set that this push lost.
+/// The winner of a compare-and-set that this push seemed to lose.
 pub(super) enum RaceWinner {
     /// Our release is current after all.
     Ours,
@@ -26,17 +26,15 @@ pub(super) enum RaceWinner {
     Older,
     /// The other release is newer.
     Newer,
-    /// There is no other release: the mirror still serves the same release as before and has none
-    /// staged.
+    /// There is no other release: the mirror serves the same release as before and has none staged.
     NoRival,
     /// The other release is newer, but only staged.
     Staged(ReleaseName),
 }
 
 impl MirrorPush<'_> {
-    /// Activates the publication on this mirror, after the lead. Undoes what a losing push did here
-    /// meanwhile: replaces an older release, and stages the publication again if the slot was
-    /// taken.
+    /// Activates the publication on this mirror, after the lead. Undoes what a losing push has done
+    /// here: replaces an older release, and stages the publication again if the slot was taken.
     pub(super) fn activate(self) -> Outcome {
         let mut expected = self.served_before();
         for _ in 0..MAX_ACTIVATION_ATTEMPTS {
@@ -45,12 +43,12 @@ impl MirrorPush<'_> {
                 Err(error) if self.is_lost_race(error.kind()) => error,
                 Err(error) => return self.report_failure(&error),
             };
-            // If the mirror cannot be queried for the winner, only its refusal is known.
+            // If the mirror cannot be asked who won, only its refusal is known.
             let Ok(state) = self.mirror().state() else { return self.report_failure(&error) };
             let sequence = self.release().sequence;
             match self.race_winner(&state) {
                 RaceWinner::Ours => return Outcome::Activated,
-                // A release with a lower sequence is replaced, no matter when its push began.
+                // A release with a lower sequence is replaced, whenever its push began.
                 RaceWinner::Newer
                     if state.current.is_some_and(|current| current.sequence() >= sequence) =>
                 {
@@ -70,7 +68,7 @@ impl MirrorPush<'_> {
                 | RaceWinner::NoRival => {}
             }
             expected = state.current;
-            // The other push took the slot, so the release is no longer complete here.
+            // The other push took the slot, so our release is no longer complete here.
             if state.staged.is_none_or(|staged| staged.name() != self.release().name())
                 && let Err(error) = self.stage_alone()
             {
@@ -84,7 +82,7 @@ impl MirrorPush<'_> {
     pub(super) fn try_activate(self, expected: Option<ReleaseName>) -> Result<(), MirrorError> {
         let (mirror, release) = (self.mirror(), self.release());
         mirror.activate(release.name(), expected)?;
-        // Recorded now and not at the end: the next push needs the store id even if this push is
+        // Recorded now rather than at the end: the next push needs the store id even if this one is
         // killed between two mirrors.
         if let Some(store) = mirror.store_id() {
             let stores = &self.context.options.stores;
@@ -98,8 +96,8 @@ impl MirrorPush<'_> {
     }
 
     /// Whether the mirror refused the publication because another push got there first. For a new
-    /// release, another history on the mirror means the same: when it was polled, it had no history
-    /// or ours.
+    /// release, a different history on the mirror means the same: when polled, the mirror had no
+    /// history, or ours.
     pub(super) fn is_lost_race(self, failure: ErrorKind) -> bool {
         failure == ErrorKind::Conflict
             || self.context.publication.is_new && failure == ErrorKind::OtherHistory
@@ -124,7 +122,7 @@ impl MirrorPush<'_> {
         }
     }
 
-    /// Queries a mirror that refused the publication. Returns who won there.
+    /// Asks a mirror that refused the publication who won there.
     pub(super) fn query_race_winner(self) -> RaceWinner {
         match self.mirror().state() {
             Ok(state) => self.race_winner(&state),
@@ -133,13 +131,13 @@ impl MirrorPush<'_> {
         }
     }
 
-    /// Returns who won on a mirror that is now in this `state`. Clocks are compared only between
-    /// two competing pushes.
+    /// Returns who won on a mirror in this `state`. Clocks are compared only between two competing
+    /// pushes.
     fn race_winner(self, state: &MirrorState) -> RaceWinner {
         let ours = self.release();
         let is_switched = state.current != self.served_before();
         let rival = match (is_switched, state.current_release()) {
-            // The record of the rival is lost, so its rank is unknown: nothing may be put on top of
+            // The rival's record is lost, so its rank is unknown, and nothing may be put on top of
             // it.
             (true, None) if state.current.is_some() => return RaceWinner::Newer,
             (true, current) => current,
@@ -154,8 +152,8 @@ impl MirrorPush<'_> {
         };
         match rival {
             Some(rival) if rival.name() == ours.name() && is_switched => RaceWinner::Ours,
-            // A release that was not created by this push already has its rank, and only its rank
-            // counts.
+            // This push did not create the release, so the release already has a rank, and only
+            // that counts.
             Some(rival) if !self.context.publication.is_new => match ours.succession(rival) {
                 Succession::Follows => RaceWinner::Older,
                 Succession::NotNewer | Succession::OtherHistory => newer(rival),
@@ -167,10 +165,10 @@ impl MirrorPush<'_> {
 }
 
 /// Whether a rival is newer than our release: by run number if both have one in the same stream,
-/// otherwise by the time at which the pushes began.
+/// otherwise by when the pushes began.
 fn is_newer(rival: &Release, ours: &Release, options: &Options) -> bool {
     let began = |release: &Release| (release.began, release.id());
-    // With `--allow-older` the user has said that a lower number may win.
+    // `--allow-older` says that a lower number may win.
     let order = options.run_number.as_ref().filter(|_| !options.allow_older);
     match order
         .and_then(|order| rival.orders.get(order.stream()).map(|seen| seen.cmp(&order.number())))

@@ -1,5 +1,5 @@
-//! Bundles: a manifest change and packs that bring a mirror to the publication. A bundle is made
-//! once for all mirrors with the same base.
+//! Bundles: a manifest delta and packs that bring a mirror to the publication. One bundle serves
+//! all mirrors with the same base.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
@@ -22,7 +22,7 @@ use crate::push::options::{LevelChoice, Options};
 use crate::push::publication::Publication;
 use crate::push::{PushError, fleet};
 
-/// A manifest change and packs for all mirrors with the same base.
+/// A manifest delta and packs for all mirrors with the same base.
 pub(super) struct Bundle {
     base: Option<Arc<ManifestFile>>,
     pub(super) change: ManifestDelta,
@@ -32,13 +32,13 @@ pub(super) struct Bundle {
     members: Vec<usize>,
 }
 
-/// The manifest that the change for a mirror is based on.
+/// The manifest on which the delta for a mirror is based.
 pub(super) fn base_manifest_for(
     publication: &Publication,
     member: &PolledMirror,
 ) -> Option<ManifestId> {
-    // A rollback sends the least if it uses the release to which it returns as the base, if the
-    // mirror still keeps that release.
+    // If the mirror still keeps the release to which a rollback returns, the rollback sends the
+    // least with that release as the base.
     let likely = publication
         .likely_base
         .filter(|likely| member.releases().iter().any(|kept| kept.manifest == *likely));
@@ -50,14 +50,14 @@ pub(super) fn base_manifest_for(
 pub(super) struct BundleBase {
     /// The base manifest; `None` to send everything.
     pub(super) manifest: Option<Arc<ManifestFile>>,
-    /// Objects of that manifest that a mirror reported as damaged. They are not used as bases.
+    /// Objects in that manifest that a mirror reported as damaged. They are not used as bases.
     pub(super) excluded: HashSet<ObjectId>,
-    /// Whether objects that the origin cannot read may be bases, by their block signatures.
+    /// Whether objects that the origin cannot read may be bases, through their block signatures.
     pub(super) allows_signed_bases: bool,
 }
 
 impl From<Option<Arc<ManifestFile>>> for BundleBase {
-    /// All objects of the manifest.
+    /// All objects in the manifest.
     fn from(manifest: Option<Arc<ManifestFile>>) -> Self {
         Self { manifest, excluded: HashSet::new(), allows_signed_bases: true }
     }
@@ -72,7 +72,7 @@ impl BundleBase {
         entries(self.manifest.as_deref())
     }
 
-    /// The mirrors, of the `members` of a bundle, that can be asked for signatures.
+    /// The mirrors among a bundle's `members` that can be asked for signatures.
     fn signature_mirrors<'a>(
         &self,
         all: &'a [PolledMirror],
@@ -122,7 +122,8 @@ pub(super) fn find_base(
     }
 }
 
-/// The bundles for mirrors with one base: one for each set of other objects that they already have.
+/// The bundles for mirrors with the same base: one for each set of other objects that they already
+/// have.
 fn bundles_for_base(
     context: PushContext<'_>,
     base: &BundleBase,
@@ -139,8 +140,8 @@ fn bundles_for_base(
         );
         change.map_err(PushError::NewManifest)
     };
-    // Encoded once without objects that mirrors already hold. This shows which objects to query
-    // for, and mirrors that hold none of them use the result as it is.
+    // Encoded once as if mirrors held no objects beyond the base. This shows which objects to ask
+    // about, and mirrors that hold none of them use the result as it is.
     let mut unshared_change = Some(encode(&HashSet::new())?);
     let wanted = unshared_change.as_ref().map_or(&[][..], |change| &change.wanted);
     let groups = object_presence::query(context, base.id(), wanted, members)?;
@@ -152,7 +153,7 @@ fn bundles_for_base(
     groups.into_iter().map(make).collect()
 }
 
-/// The compression level of packs for `mirrors`.
+/// The compression level for packs sent to `mirrors`.
 fn level_for<'m>(
     mirrors: impl Iterator<Item = &'m Arc<dyn Mirror>> + Clone,
     speeds: &SpeedTable,
@@ -160,7 +161,7 @@ fn level_for<'m>(
 ) -> Level {
     match options.level {
         LevelChoice::Fixed(level) => level,
-        // None of these packs cross a network, so compression saves nothing.
+        // None of these packs crosses a network, so compression saves nothing.
         LevelChoice::Auto
             if mirrors.clone().all(|mirror| mirror.link_kind() == LinkKind::Local) =>
         {
@@ -183,7 +184,7 @@ impl Bundle {
             &publication.speeds,
             options,
         );
-        // A base is useful only for compression, so without compression no base is searched for.
+        // A base only helps compression, so without compression no base is looked for.
         let bases = if base.manifest.is_some() && level != Level::Raw && !change.wanted.is_empty() {
             let selector = BaseSelector {
                 wanted: &change.wanted,
@@ -202,12 +203,12 @@ impl Bundle {
         let mut key = blake3::Hasher::new();
         key.update(b"headwater bundle 1\n");
         key.update(&base.id().map_or([0; 32], |id| *id.as_bytes()));
-        // Receivers store the content they received under the ordinals of this list, so the list is
-        // part of the key.
+        // Receivers store received content under the ordinals in this list, so the list is part of
+        // the key.
         for wanted in &change.wanted {
             key.update(wanted.object.as_bytes());
         }
-        // A different level or different bases result in different packs, which a receiver must not
+        // A different level or different bases give different packs, which a receiver must not
         // mistake for those that it holds.
         key.update(format!("{level}\n").as_bytes());
         bases.add_to_key(&mut key);
@@ -229,7 +230,7 @@ impl Bundle {
         self.base.as_ref().map(|base| base.id)
     }
 
-    /// The manifest that the change is based on.
+    /// The manifest on which the delta is based.
     pub(super) const fn base(&self) -> Option<&Arc<ManifestFile>> {
         self.base.as_ref()
     }
@@ -258,7 +259,7 @@ impl Bundle {
         }
     }
 
-    /// Makes the packs, and stores the content of a new release in the cache for the next push.
+    /// Makes the packs, and caches the content of a new release for the next push.
     pub(super) fn make_packs(
         &self,
         context: PushContext<'_>,
@@ -268,7 +269,7 @@ impl Bundle {
         let cache_writer = publication.begin_caching(self.new_bytes(), options, monitor);
         let input = self.pack_input(context, cache_writer.is_some());
         pack_builder::run(&input, cache_writer.as_ref(), queue, monitor)?;
-        // The cache only saves time, so the push continues.
+        // The cache only saves time, so the push goes on.
         if let Some(Err(error)) = cache_writer.map(CacheWriter::finish) {
             warn_not_cached(&error, monitor);
         }

@@ -1,4 +1,4 @@
-//! Runs a push without its cache if the disk of the cache is full.
+//! Runs a push without its cache if the cache's disk is full.
 
 use crate::error_kind::ErrorKind;
 use crate::manifest::ManifestError;
@@ -8,8 +8,8 @@ use crate::push::PushError;
 use crate::push::options::Options;
 use crate::text::error_chain;
 
-/// Runs `work`. If the disk of the cache is full, runs it again with a temporary directory in place
-/// of the cache: the cache only saves time, so a push must not fail because of it.
+/// Runs `work`. If the cache's disk is full, runs it again with a temporary directory in place of
+/// the cache: the cache only saves time, so it must not make a push fail.
 pub(super) fn with_cache_or_without<T>(
     options: &Options,
     work: impl Fn(&Options) -> Result<T, PushError>,
@@ -22,7 +22,7 @@ pub(super) fn with_cache_or_without<T>(
     work(&options)
 }
 
-/// Why the cache cannot hold the files of a push; `None` if `error` has another cause.
+/// Why the cache cannot hold the files of a push; `None` if `error` has a different cause.
 fn disk_full_reason(error: &PushError, location: &ScratchLocation) -> Option<String> {
     let directory = location.directory.as_ref().ok()?;
     let is_disk_full =

@@ -1,5 +1,5 @@
 //! Explains churn: if most changed files of a kind differ only in one small region, the cause is
-//! probably a build stamp and not an edit.
+//! probably a build stamp rather than an edit.
 
 use std::collections::BTreeMap;
 use std::io::Read as _;
@@ -12,21 +12,21 @@ use crate::mirror::ObjectSource as _;
 use crate::monitor::Monitor;
 use crate::packing::content_source::ContentSource;
 
-/// Fewer changed files of a kind than this are not reported.
+/// Minimum number of changed files of a kind to report.
 const MIN_FILES: usize = 10;
 /// Maximum size of a region that counts as one spot, in bytes.
 const MAX_DIFFERENCE_BYTES: usize = 128;
 /// Files larger than this are not compared.
 const MAX_FILE_BYTES: u64 = 4 << 20;
-/// Maximum number of bytes compared in total. Comparing them takes about a second.
+/// Maximum number of bytes to compare in total. This takes about a second.
 const MAX_TOTAL_BYTES: u64 = 512 << 20;
-/// How many bytes of each side an example shows.
+/// The number of bytes that an example shows from each side.
 const SHOWN_BYTES: usize = 60;
 
 /// The difference that most changed files of a kind share.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Churn {
-    /// The kind: an extension.
+    /// The kind, which is an extension.
     pub extension: String,
     /// Changed files that were compared.
     pub changed: u64,
@@ -40,7 +40,7 @@ pub struct Churn {
     pub after: String,
 }
 
-/// Compares changed files. Returns the kinds of which more than half of the files differ only near
+/// Compares changed files. Returns the kinds in which more than half of the files differ only near
 /// one spot.
 pub(super) fn find_churn(
     diff: &Diff,
@@ -88,7 +88,7 @@ fn churn_of_extension(
                 .ok()?;
             Some(bytes)
         };
-        // This only explains a plan, so unreadable content is left out and is not an error.
+        // This only explains a plan, so unreadable content is skipped without an error.
         let (Some(before), Some(after)) = (read(change.old_object), read(change.object)) else {
             continue;
         };
@@ -112,7 +112,7 @@ fn churn_of_extension(
     })
 }
 
-/// The part in which two texts differ, if it is small.
+/// The part where two texts differ, if it is small.
 fn small_difference<'a>(before: &'a [u8], after: &'a [u8]) -> Option<(&'a [u8], &'a [u8])> {
     let head = before.iter().zip(after).take_while(|(a, b)| a == b).count();
     let (before, after) = (&before[head..], &after[head..]);

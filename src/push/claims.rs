@@ -1,7 +1,7 @@
-//! Decides which claims of mirrors count in decisions for the whole fleet.
+//! Decides which of the mirrors' claims count in decisions for the whole fleet.
 //!
 //! A mirror may be damaged, restored from an old backup, or hostile. What a single mirror claims
-//! about sequences, histories and run numbers must not keep the others from being published: the
+//! about sequences, histories and run numbers must not keep the others from getting a release: the
 //! mirror fails alone, or its claim is ignored.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,27 +15,27 @@ use crate::release::{MAX_SEQUENCE, Release, ReleaseName, Succession};
 use crate::text::error_chain;
 use crate::tree_path::Site;
 
-/// Maximum distance of a mirror's sequence above those of all others. A mirror that was left out
-/// for a long time is behind by the number of releases since then, and no fleet makes a million
-/// releases in that time.
+/// How far a mirror's sequence may be above those of all others. Mirrors that were left out for a
+/// long time lag by the number of releases since then, but no fleet makes a million releases in
+/// that time.
 const MAX_SEQUENCE_GAP: u64 = 1 << 20;
-/// Maximum sequence of a mirror if there is no other mirror to compare it with. It is higher than
-/// the sequence of any real fleet: a release each second for 136 years. It leaves enough numbers
-/// for all later releases.
+/// Maximum sequence of a mirror if no other mirror has one to compare it with. No real fleet
+/// reaches it, even with a release each second for 136 years, and it leaves enough numbers for all
+/// later releases.
 const MAX_UNCONFIRMED_SEQUENCE: u64 = 1 << 32;
-/// How far the time of a release may be ahead of this clock, in seconds. One day, because clocks
+/// How far the time of a release may be ahead of this clock, in seconds: one day, because clocks
 /// differ.
 const MAX_CLOCK_SKEW_SECONDS: u64 = 24 * 60 * 60;
 
-/// Marks members as failed if their claims cannot belong to this fleet: a sequence far above those
-/// of all others, a different site, or a different history.
+/// Marks members as failed if their claims do not fit this fleet: a sequence far above those of all
+/// others, a different site, or a different history.
 pub(super) fn fail_implausible_mirrors(
     members: Vec<PolledMirror>,
     options: &Options,
     monitor: &dyn Monitor,
 ) -> Vec<PolledMirror> {
-    // Each check uses the result of the previous one: a mirror whose claims cannot be right has no
-    // vote in the next check.
+    // Each check uses the result of the previous one: a mirror whose claims cannot be right gets no
+    // vote in the next.
     let far: Vec<_> =
         (0..members.len()).map(|index| implausible_sequence(&members, index)).collect();
     let members = fail_where(members, far, monitor);
@@ -70,9 +70,9 @@ fn highest_sequence(member: &PolledMirror) -> Option<u64> {
 }
 
 /// The error if the sequence of the mirror `index` is far above those of all others. If all others
-/// are joining, the limit is the highest sequence that a fleet can reach: the first release of the
-/// others would get a higher sequence, and would make them just as implausible. A mirror without
-/// others harms only itself.
+/// are joining, the limit is [`MAX_UNCONFIRMED_SEQUENCE`]: their first release would get a higher
+/// sequence than this mirror's, and would make them just as implausible. A mirror on its own harms
+/// only itself.
 fn implausible_sequence(members: &[PolledMirror], index: usize) -> Option<MirrorError> {
     let sequence = highest_sequence(&members[index])?;
     let is_other =
@@ -88,9 +88,9 @@ fn implausible_sequence(members: &[PolledMirror], index: usize) -> Option<Mirror
     })
 }
 
-/// The errors of mirrors that report a different site than most mirrors do. There are such errors
-/// only if at least three mirrors report a site, the user named no site, and the remaining mirrors
-/// are enough for the push. Otherwise it is not clear which site is meant, and the push is refused.
+/// The errors of mirrors that report a different site from most mirrors. There are such errors only
+/// if at least three mirrors report a site, the user named none, and the remaining mirrors are
+/// enough for the push. Otherwise, it is unclear which site is meant, and the push is refused.
 fn other_site_errors(members: &[PolledMirror], options: &Options) -> Vec<Option<MirrorError>> {
     let sites: Vec<Option<&Site>> = members.iter().map(PolledMirror::site).collect();
     let named = || sites.iter().copied().flatten();
@@ -107,7 +107,7 @@ fn other_site_errors(members: &[PolledMirror], options: &Options) -> Vec<Option<
     errors_if_enough_remain(members, errors, options)
 }
 
-/// Returns these errors, or none if the mirrors without an error are not enough for the push.
+/// Returns these errors, or none if the mirrors without errors are too few for the push.
 fn errors_if_enough_remain(
     members: &[PolledMirror],
     errors: Vec<Option<MirrorError>>,
@@ -128,8 +128,8 @@ fn is_of_history(release: &Release, newest: &Release) -> bool {
     release.history == newest.history || newest.replaces.contains(&release.history)
 }
 
-/// The errors of mirrors that serve a different history than the fleet. The history of the fleet is
-/// the one that more than half of the mirrors serve. Without a majority, it is the history that was
+/// The errors of mirrors that serve a different history from the fleet. The fleet's history is the
+/// one that more than half of the mirrors serve. Without a majority, it is the history that was
 /// last pushed from here, if the remaining mirrors are enough for the push.
 fn foreign_history_errors(members: &[PolledMirror], options: &Options) -> Vec<Option<MirrorError>> {
     let served: Vec<&Release> = members.iter().filter_map(PolledMirror::current_release).collect();
@@ -143,8 +143,8 @@ fn foreign_history_errors(members: &[PolledMirror], options: &Options) -> Vec<Op
             .max_by_key(|release| release.rank())
     };
     let claims = Claims::new(members, options);
-    // A release that does not count must not decide which history is meant: one mirror could make
-    // it up.
+    // A release that does not count must not decide which history is meant: one mirror could have
+    // made it up.
     let majority = newest_where(&|release| {
         claims.is_confirmed(release) && 2 * followers(release) > served.len()
     });
@@ -156,14 +156,14 @@ fn foreign_history_errors(members: &[PolledMirror], options: &Options) -> Vec<Op
     let Some(ours) = newest_where(&is_ours) else { return none() };
     let foreign: Vec<_> =
         members.iter().map(|member| foreign_history_error(member, ours)).collect();
-    // If this machine has pushed both histories, it does not know which one is meant. The push is
-    // then refused, with the histories of all mirrors.
+    // If this machine has pushed both histories, it cannot know which one is meant. The push is
+    // then refused with a list of all mirrors' histories.
     let are_both_ours =
         served.iter().any(|release| is_ours(release) && !is_of_history(release, ours));
     if are_both_ours { none() } else { errors_if_enough_remain(members, foreign, options) }
 }
 
-/// The error if a mirror does not belong to the fleet whose newest release is `newest`.
+/// The error if a mirror does not belong to the fleet, whose newest release is `newest`.
 fn foreign_history_error(member: &PolledMirror, newest: &Release) -> Option<MirrorError> {
     let own = member.current_release()?;
     let is_foreign = newest.succession(own) == Succession::OtherHistory;
@@ -184,31 +184,32 @@ fn is_irreplaceable(member: &PolledMirror, base: &Release) -> bool {
     )
 }
 
-/// The claims of the mirrors, and which of them count for the whole fleet.
+/// The mirrors' claims, and which of them count for the whole fleet.
 ///
-/// A release is confirmed if this origin brought it to a mirror, or if enough mirrors have it. The
-/// owner of a mirror may have made up the record and the manifest of any other release, so nothing
-/// of it is passed on. If there are fewer than three mirrors, none can outvote another, so all
+/// A release is confirmed if this origin brought it to a mirror, or if enough mirrors have it. A
+/// mirror's owner may have made up the record and the manifest of any other release, so nothing
+/// from it is passed on. If there are fewer than three mirrors, none can outvote another, so all
 /// their releases are confirmed.
 pub(super) struct Claims<'m> {
     members: &'m [PolledMirror],
     /// The releases that were last pushed to the mirrors from here.
     pushed_releases: Vec<ReleaseName>,
-    /// How many mirrors must have a release that was not pushed to them from here.
+    /// The number of mirrors that must have a release for it to count if it was not pushed from
+    /// here.
     min_confirmations: usize,
     /// The number of mirrors that must serve a run number for it to count.
     min_run_confirmations: usize,
-    /// The mirrors of the first wave that serve a release. They are ahead of the others by design.
+    /// The mirrors in the first wave that serve a release. They are ahead of the others by design.
     first_wave: Vec<&'m PolledMirror>,
 }
 
 impl<'m> Claims<'m> {
     /// The claims of `members`. "Enough" mirrors are as many as the push requires, or more than
-    /// half.
+    /// half if that is fewer.
     pub(super) fn new(members: &'m [PolledMirror], options: &Options) -> Self {
         let serving = || members.iter().filter(|member| member.current().is_some());
         let count = serving().count();
-        // Not more than the push requires: otherwise a release that met the requirement might never
+        // No more than the push requires: otherwise, a release that met the requirement might never
         // count.
         let enough = options.require.required_count(count).min(count / 2 + 1).max(1);
         let wave = options.policy.waves.first();
@@ -241,7 +242,7 @@ impl<'m> Claims<'m> {
         self.is_ours(release) || self.members.iter().filter(has).count() >= self.min_confirmations
     }
 
-    /// Whether the release was pushed to a mirror from here, or the whole first wave has it.
+    /// Whether the release was pushed to a mirror from here, or is on the whole first wave.
     fn is_ours(&self, release: &Release) -> bool {
         let whole_first_wave_has =
             || self.first_wave.iter().all(|member| member.releases().contains(release));
@@ -251,14 +252,14 @@ impl<'m> Claims<'m> {
     }
 
     /// The release that the next one is based on: the newest confirmed release that is current on
-    /// any mirror. If no release is confirmed, no mirror is more credible than another, and the
-    /// newest of all releases is used.
+    /// any mirror. If none is confirmed, no mirror is more credible than another, so it is the
+    /// newest of all.
     pub(super) fn newest(&self) -> Option<&'m Release> {
         fleet::newest_where(self.members, |release| self.is_confirmed(release))
             .or_else(|| fleet::newest(self.members))
     }
 
-    /// Whether the release that the mirror serves is confirmed. If its record is lost, only mirrors
+    /// Whether the release that a mirror serves is confirmed. If its record is lost, only mirrors
     /// that serve the same release can confirm it.
     fn is_current_confirmed(&self, member: &PolledMirror, current: ReleaseName) -> bool {
         let serves = |member: &&PolledMirror| member.current() == Some(current);
@@ -271,8 +272,7 @@ impl<'m> Claims<'m> {
         )
     }
 
-    /// The releases that mirrors serve and that `base` cannot replace, each paired with whether it
-    /// counts.
+    /// The releases on mirrors that `base` cannot replace, each with whether it counts.
     fn irreplaceable<'c>(
         &'c self,
         base: &'c Release,
@@ -283,16 +283,15 @@ impl<'m> Claims<'m> {
         })
     }
 
-    /// Whether a mirror serves a release that counts and that `newest` cannot replace, because the
-    /// record of the release is lost or its history was taken over at a lower sequence. Then a new
-    /// release above both is needed. For a release that does not count, no such release is made:
-    /// otherwise a mirror that always claims to be one release ahead would cause a new release with
-    /// every push.
+    /// Whether a mirror serves a release that counts and that `newest` cannot replace, because its
+    /// record is lost or its history was taken over at a lower sequence. Then a new release above
+    /// both is needed. No such release is made for one that does not count: otherwise, a mirror
+    /// that always claims to be one release ahead would cause a new release with every push.
     pub(super) fn needs_higher_release(&self, newest: &Release) -> bool {
         self.irreplaceable(newest).any(|(_, is_confirmed)| is_confirmed)
     }
 
-    /// Warns about each release that `base` cannot replace and that does not count.
+    /// Warns of each release that `base` cannot replace and that does not count.
     pub(super) fn warn_of_unconfirmed(&self, base: Option<&Release>, monitor: &dyn Monitor) {
         let newest = fleet::newest(self.members).filter(|newest| base != Some(*newest));
         let irreplaceable = base.into_iter().flat_map(|base| self.irreplaceable(base));
@@ -313,10 +312,9 @@ impl<'m> Claims<'m> {
         }
     }
 
-    /// The highest published run number of each stream that enough mirrors confirm: as many as the
-    /// push requires, or more than half. If fewer mirrors have a number, and it was not published
-    /// from here, it is false or belongs to a push that did not meet its requirement. It causes a
-    /// warning.
+    /// For each stream, the highest published run number that enough mirrors confirm. A number that
+    /// fewer mirrors have and that was not published from here is false, or belongs to a push that
+    /// did not meet its requirement. It causes a warning.
     pub(super) fn published_run_numbers(&self, monitor: &dyn Monitor) -> BTreeMap<String, u64> {
         let mut numbers: BTreeMap<&str, Vec<(u64, &str, bool)>> = BTreeMap::new();
         for member in self.members {
@@ -330,8 +328,8 @@ impl<'m> Claims<'m> {
             numbers.sort_unstable_by(|one, other| other.cmp(one));
             let ours = numbers.iter().find(|(.., is_ours)| *is_ours);
             let confirmed =
-                // The numbers descend, so enough mirrors serve the one at this place or a higher
-                // one. A number that was published from here counts without confirmation.
+                // The numbers descend, so enough mirrors serve the one at this position or a higher
+                // one. A number that was published from here needs no confirmation.
                 numbers.get(self.min_run_confirmations - 1).max(ours).map(|(number, ..)| *number);
             if let Some((highest, ..)) =
                 numbers.first().filter(|(number, ..)| Some(*number) != confirmed)
@@ -367,7 +365,7 @@ pub(super) fn next_sequence(members: &[PolledMirror]) -> Result<u64, PushError> 
     let served = |member: &PolledMirror| member.current().map_or(0, |current| current.sequence());
     let claims = members
         .iter()
-        // A mirror may state a highest sequence below the release that it serves.
+        // A mirror may state a highest sequence below that of the release that it serves.
         .filter_map(|member| Some((highest_sequence(member)?.max(served(member)), member)));
     let Some((highest, member)) = claims.max_by_key(|(sequence, _)| *sequence) else {
         return Ok(1);
@@ -381,9 +379,9 @@ pub(super) fn next_sequence(members: &[PolledMirror]) -> Result<u64, PushError> 
     Ok(highest + 1)
 }
 
-/// The time of the next release, in seconds since 1970: `now`, or later than the times of
-/// `releases`. A time far ahead of this clock is ignored, and its release is superseded by sequence
-/// alone. No two releases have the same time, so a file that changes always gets new validators.
+/// The time of the next release, in seconds since 1970: `now`, or later if `releases` have later
+/// times. A time far ahead of this clock is ignored, and its release is superseded by sequence
+/// alone. No two releases have the same time, so a changed file always gets new validators.
 pub(super) fn next_release_time<'r>(releases: impl Iterator<Item = &'r Release>, now: u64) -> u64 {
     let times: BTreeSet<u64> = releases.map(|release| release.created).collect();
     let plausible = times.range(..=now + MAX_CLOCK_SKEW_SECONDS).next_back();
@@ -398,8 +396,7 @@ pub(super) fn check_run_number(
 ) -> Result<(), PushError> {
     let Some(order) = &options.run_number else { return Ok(()) };
     match published.get(order.stream()) {
-        // An equal number is not older: CI gives a job that is run again the same number as its
-        // first run.
+        // An equal number is not older: CI reuses a job's number when it runs the job again.
         Some(&seen) if order.number() < seen && !options.allow_older => {
             Err(PushError::Superseded {
                 stream: order.stream().to_owned(),

@@ -2,8 +2,8 @@
 //!
 //! It uses one thread for each mirror and one pack builder for each distinct base manifest. No
 //! mirror switches before the requirement is met. Then the lead, which is the first staged mirror
-//! in the order of store ids, switches alone. If two pushes race, the loser loses at the lead, so
-//! it has not switched any mirror.
+//! by store id, switches alone. If two pushes race, one of them loses at the lead, before it has
+//! switched any mirror.
 
 use std::thread::Scope;
 use std::time::{Duration, Instant};
@@ -34,8 +34,7 @@ use crate::threads;
 pub(super) enum RolloutEnd {
     /// The push has ended.
     Report(Report),
-    /// Another push got there first, but this one is newer: start again on top of the other
-    /// release.
+    /// Another push got there first, but this one is newer: start again on top of its release.
     Retry(Report),
     /// Mirrors must revert.
     Revert(Revert),
@@ -52,8 +51,8 @@ impl RolloutEnd {
     }
 }
 
-/// Brings every mirror to the publication. Before any of them switches, `unchanged` checks that the
-/// source has not changed since it was loaded.
+/// Brings every mirror to the publication. Before any of them switches, `check_unchanged` checks
+/// that the source has not changed since it was loaded.
 pub(super) fn run(
     publication: &Publication,
     check_unchanged: impl FnOnce() -> Result<(), ScanError>,
@@ -69,7 +68,7 @@ pub(super) fn run(
     }
     let bundles = rollout.bundles()?;
     let is_done = |run: &MirrorRun<'_>| run.outcome.is_some() && !run.is(&Outcome::Staged);
-    // If no mirror needs the release, no probe runs, and there may be no copy of its manifest.
+    // If no mirror needs the release, no probe runs, and its manifest may not be here.
     let expected = if rollout.mirrors.iter().all(is_done) {
         ExpectedProbes::new()
     } else {
@@ -84,8 +83,8 @@ pub(super) fn run(
     } else if switched.to_revert.is_empty() {
         RolloutEnd::Report(report)
     } else {
-        // The mirrors may have served different releases before, but one release can restore only
-        // one content.
+        // The mirrors may have served different releases before, but a single release can restore
+        // the content of only one.
         let to = switched.to_revert.iter().filter_map(|index| report.mirrors[*index].before).max();
         RolloutEnd::Revert(Revert { report, to_revert: switched.to_revert, to })
     })
@@ -112,17 +111,16 @@ fn stage_and_activate(
             Transfer { context, bundle, queue }.start(scope, &sender, &build_sender);
         }
         latecomers::start(scope, context, &sender);
-        // The threads have copies. Once these two are dropped, the channels close when the last
-        // thread ends.
+        // The threads have copies. With these two dropped, the channels close when the last thread
+        // ends.
         drop((sender, build_sender));
         let result = Coordinator { rollout, expected, staged: &staged }.run(check_unchanged);
-        // The scope waits for all threads, so threads that are still sending or waiting must end
-        // now.
+        // The scope waits for all threads, so those that are still sending or waiting must end now.
         monitor.stop();
         result
     });
     if let Some(error) = build_errors.iter().find(|error| !matches!(error, BuildError::Cancelled))
-        // Once a mirror has switched, the report says more than this error.
+        // Once a mirror has switched, the report tells more than this error.
         && !rollout.outcomes().any(Outcome::is_current)
     {
         return Err(PushError::Build(error));
@@ -139,7 +137,7 @@ struct Transfer<'a> {
 }
 
 impl<'a> Transfer<'a> {
-    /// Starts the pack builder, and a thread for each mirror that stages.
+    /// Starts the pack builder, and a thread to stage on each mirror.
     fn start(
         self,
         scope: &'a Scope<'a, '_>,
@@ -148,7 +146,7 @@ impl<'a> Transfer<'a> {
     ) {
         let Self { context, bundle, queue } = self;
         let subscribe = |index: &usize| (MirrorPush { context, index: *index }, queue.subscribe());
-        // All mirrors subscribe before the first pack is made, so that none of them misses one.
+        // All mirrors subscribe before the first pack is made, so that none misses a pack.
         let receivers: Vec<_> = bundle.members().iter().map(subscribe).collect();
         let error_sender = build_errors.clone();
         let make_packs = move || {
@@ -157,7 +155,7 @@ impl<'a> Transfer<'a> {
             }
         };
         if let Err(error) = threads::start(scope, make_packs) {
-            // Without this, the threads of the mirrors would wait forever for packs.
+            // Without this, the mirrors' threads would wait forever for packs.
             queue.end(Err(error_chain(&error)));
             build_errors.send(error.into()).ok();
         }
@@ -182,7 +180,7 @@ struct Coordinator<'r, 'a> {
 }
 
 impl<'a> Coordinator<'_, 'a> {
-    /// Returns the result, and the unmet requirement if nothing was activated.
+    /// Returns the result, and which requirement was unmet if nothing was activated.
     fn run(
         &mut self,
         check_unchanged: impl FnOnce() -> Result<(), ScanError>,
@@ -193,8 +191,8 @@ impl<'a> Coordinator<'_, 'a> {
         if monitor.is_cancelled() {
             return Err(PushError::Cancelled);
         }
-        // Checked before the requirement: a lost race may be the reason why too few mirrors are
-        // ready, and it shows what to do.
+        // Checked before the requirement: a lost race may be why too few mirrors are ready, and it
+        // shows what to do.
         if let Some((mirror, race)) = self.lost_race() {
             let is_again = self.rollout.on_lost_race(mirror, &race);
             return Ok((WavesResult { must_retry: is_again, ..WavesResult::default() }, None));
@@ -202,10 +200,10 @@ impl<'a> Coordinator<'_, 'a> {
         if !options.require.is_met(ready, total) {
             return Ok((WavesResult::default(), Some(options.require.unmet_message(ready, total))));
         }
-        // After staging, which takes the longest, and before the first switch, so that a changed
-        // tree is not published.
+        // After staging, which takes longest, and before the first switch, so that a changed tree
+        // is not published.
         if let Err(error) = check_unchanged() {
-            // The tree from which the release was made no longer exists.
+            // The tree that the release was made from no longer exists.
             self.rollout.abandon_staged(&Outcome::Skipped);
             return Err(error.into());
         }
@@ -223,7 +221,7 @@ impl<'a> Coordinator<'_, 'a> {
     }
 
     /// The first mirror that refused the publication because another push got there first, and who
-    /// won there. A mirror that had not responded when the release was decided does not count.
+    /// won there. Mirrors that had not responded when the release was decided do not count.
     fn lost_race(&self) -> Option<(MirrorPush<'a>, RaceWinner)> {
         self.rollout.mirrors.iter().filter(|run| !run.push.is_late()).find_map(|run| {
             let Some(Outcome::Failed { failure, .. }) = run.outcome else { return None };
@@ -234,7 +232,7 @@ impl<'a> Coordinator<'_, 'a> {
         })
     }
 
-    /// Of the mirrors that count: the number that are ready, and the total number.
+    /// The number of ready mirrors and the total, among the mirrors that count.
     fn count_ready(&self) -> (usize, usize) {
         let is_ready = |run: &&MirrorRun<'_>| run.outcome.as_ref().is_some_and(is_ready);
         (self.rollout.counted().filter(is_ready).count(), self.rollout.counted().count())
@@ -252,7 +250,7 @@ impl<'a> Coordinator<'_, 'a> {
         self.rollout.counted().any(|run| run.outcome.is_none() && is_awaited(run))
     }
 
-    /// Receives the results of staging until all mirrors are done, or until enough are done and the
+    /// Receives staging results until all mirrors are done, or until enough are done and the
     /// straggler timeout has passed.
     fn wait_for_staging(&mut self) {
         let straggler_timeout = self.rollout.context.options.straggler_timeout;
@@ -300,7 +298,7 @@ impl<'a> Coordinator<'_, 'a> {
     }
 }
 
-/// Whether the others can switch without waiting for this mirror.
+/// Whether the other mirrors can switch without waiting for this one.
 const fn is_ready(outcome: &Outcome) -> bool {
     outcome.is_current()
         || matches!(outcome, Outcome::Staged | Outcome::Newer { .. } | Outcome::Apart)

@@ -21,7 +21,7 @@ use crate::threads;
 #[derive(Debug, Clone, Default)]
 pub struct Fleet {
     mirrors: Vec<Arc<dyn Mirror>>,
-    /// The mirrors, by index, that could not be polled a moment ago, each with the error.
+    /// The mirrors, by index, that could not be polled a moment ago, and their errors.
     unreachable: Vec<(usize, Arc<MirrorError>)>,
 }
 
@@ -32,7 +32,8 @@ impl Fleet {
         Self { mirrors, unreachable: Vec::new() }
     }
 
-    /// This fleet, with the members that could not be polled. A push does not poll these again.
+    /// This fleet, with a record of the members that could not be polled. A push does not poll
+    /// these again.
     pub(super) fn with_unreachable(&self, members: &[PolledMirror]) -> Self {
         let failed = |member: &PolledMirror| member.shared_error();
         let unreachable =
@@ -66,8 +67,8 @@ impl Fleet {
         state
     }
 
-    /// The mirrors before they have responded. Mirrors that could not be polled a moment ago are
-    /// failed.
+    /// The mirrors, none of which has responded yet. Those that could not be polled a moment ago
+    /// count as failed.
     pub(super) fn members(&self, monitor: &dyn Monitor) -> Vec<PolledMirror> {
         let members: Vec<PolledMirror> =
             self.mirrors.iter().map(|mirror| PolledMirror::pending(Arc::clone(mirror))).collect();
@@ -79,7 +80,7 @@ impl Fleet {
         members
     }
 
-    /// Calls `question` for all mirrors in parallel. The results are in the order of the mirrors.
+    /// Calls `query` for all mirrors in parallel. The results are in mirror order.
     pub fn query_all<T: Send>(&self, query: impl Fn(&Arc<dyn Mirror>) -> T + Sync) -> Vec<T> {
         threads::each(&self.mirrors, query)
     }
@@ -101,22 +102,21 @@ pub(super) fn report_state(
     });
 }
 
-/// Whether a mirror has no release yet while others have one. Such a mirror is filled, but does not
-/// count towards a requirement.
+/// Whether a mirror has no release yet while others have one. A push fills such a mirror, but does
+/// not count it towards a requirement.
 pub(super) fn is_joining(members: &[PolledMirror], index: usize) -> bool {
-    // The mirror has no visitors to lose, so the other mirrors do not wait for it before they
-    // switch.
+    // The mirror has no visitors to lose, so the others do not wait for it before they switch.
     let is_empty =
         |member: &PolledMirror| member.state().is_some_and(|state| state.current.is_none());
     is_empty(&members[index]) && members.iter().any(|member| member.current().is_some())
 }
 
-/// The mirrors that count for a requirement, by index.
+/// The mirrors that count towards a requirement, by index.
 pub(super) fn counted(members: &[PolledMirror]) -> impl Iterator<Item = usize> + '_ {
     (0..members.len()).filter(|index| !is_joining(members, *index))
 }
 
-/// Of the mirrors that count: the number that can be reached, and the total number.
+/// The number of reachable mirrors and the total, among the mirrors that count.
 pub(super) fn count_reachable(members: &[PolledMirror]) -> (usize, usize) {
     let reachable = counted(members).filter(|index| members[*index].state().is_some()).count();
     (reachable, counted(members).count())
@@ -129,13 +129,13 @@ pub(super) fn is_requirement_met(members: &[PolledMirror], require: Require) -> 
 }
 
 /// The newest release that is current on any mirror. If a mirror's history took over another
-/// history, releases of the latter count as older, whatever their sequence.
+/// history, releases from the latter count as older, whatever their sequence.
 pub(super) fn newest(members: &[PolledMirror]) -> Option<&Release> {
     newest_where(members, |_| true)
 }
 
-/// Like [`newest`], but only among the releases for which `is_meant` returns true; no other release
-/// takes over their history.
+/// Like [`newest`], but considers only releases for which `is_eligible` returns true, both as
+/// results and as releases that take over a history.
 pub(super) fn newest_where(
     members: &[PolledMirror],
     is_eligible: impl Fn(&Release) -> bool,
@@ -146,12 +146,12 @@ pub(super) fn newest_where(
     meant.iter().filter(|one| !is_replaced(one)).max_by_key(|release| release.rank()).copied()
 }
 
-/// The records of the current releases. Unreadable records are left out.
+/// The records of the current releases. Leaves out unreadable records.
 fn current(members: &[PolledMirror]) -> impl Iterator<Item = &Release> {
     members.iter().filter_map(PolledMirror::current_release)
 }
 
-/// Returns an error if a current release has a different history than `newest`, and neither history
+/// Returns an error if the history of a current release differs from that of `newest` and neither
 /// took over the other.
 pub(super) fn check_one_history(
     members: &[PolledMirror],
@@ -175,8 +175,8 @@ pub(super) fn check_one_history(
     Err(GuardFault::Histories { mirrors: members.iter().filter_map(of).collect() })
 }
 
-/// All histories that the mirrors serve, and all histories that these took over. Oldest first, as
-/// far as the order is known.
+/// All histories that the mirrors serve, and all that these took over; oldest first, as far as the
+/// order is known.
 pub(super) fn histories(members: &[PolledMirror]) -> Vec<HistoryId> {
     let mut releases: Vec<&Release> = current(members).collect();
     releases.sort_by_key(|release| release.rank());
@@ -212,8 +212,8 @@ pub(super) fn copy_manifest<'m>(
         return Ok(Some(Arc::new(known)));
     }
     let mut near_first: Vec<_> = mirrors_with_manifest(members, manifest).collect();
-    // A copy from a local mirror costs no transfer. Otherwise the sort keeps the order of the
-    // mirrors.
+    // Copying from a local mirror costs no transfer. Apart from that, the sort keeps the mirrors'
+    // order.
     near_first.sort_by_key(|mirror| mirror.link_kind() == LinkKind::Network);
     for mirror in near_first {
         // An error here is not reported: the next mirror may have the manifest.
@@ -225,7 +225,7 @@ pub(super) fn copy_manifest<'m>(
     Ok(None)
 }
 
-/// All entries of a release that a mirror keeps.
+/// All entries in a release that a mirror keeps.
 pub(super) fn release_entries(
     mirror: &Arc<dyn Mirror>,
     release: &Release,
@@ -237,23 +237,23 @@ pub(super) fn release_entries(
     entries.collect::<Result<_, _>>().map_err(failed)
 }
 
-/// Wraps an error of the mirror that is the source.
+/// Wraps an error from the source mirror.
 pub(super) fn wrap_source_error(mirror: &Arc<dyn Mirror>, source: MirrorError) -> PushError {
     PushError::Source { mirror: mirror.location().to_owned(), source }
 }
 
-/// A different member with the same store as the member `index`; `None` if there is none.
+/// Another member with the same store as the member `index`; `None` if there is none.
 pub(super) fn other_with_store(members: &[PolledMirror], index: usize) -> Option<usize> {
     let store = |index: usize| members[index].state().and_then(|state| state.store);
     let own = store(index)?;
     (0..members.len()).find(|other| *other != index && store(*other) == Some(own))
 }
 
-/// Returns an error if two names refer to the same mirror: their updates would race.
+/// Returns an error if two names refer to the same mirror, because their updates would race.
 pub(super) fn check_distinct(members: &[PolledMirror]) -> Result<(), PushError> {
     for (index, member) in members.iter().enumerate() {
         let store = |member: &PolledMirror| member.state().and_then(|state| state.store);
-        // Before the first push there is no store id, so paths are compared.
+        // Before the first push, there is no store id, so paths are compared.
         let real_path = |member: &PolledMirror| {
             member.mirror.local_path().and_then(|path| fsx::resolve(&path).ok())
         };
@@ -286,7 +286,7 @@ pub(super) fn check_distinct(members: &[PolledMirror]) -> Result<(), PushError> 
     Ok(())
 }
 
-/// Returns an error if a tree contains a mirror or files of the origin, or lies inside one.
+/// Returns an error if a tree contains a mirror or the origin's files, or lies inside one.
 pub(super) fn check_nesting(
     roots: &[Root],
     others: impl IntoIterator<Item = PathBuf>,

@@ -1,7 +1,7 @@
-//! Decides which releases are meant for all mirrors of a fleet. `heal` spreads only these.
+//! Decides which releases are meant for all mirrors in a fleet. `heal` spreads only these.
 //!
-//! A release is not for all mirrors if its record says so, or if no mirror of the last wave ever
-//! served it: a push with waves may still be observing the first ones, or was stopped there.
+//! A release is not for all mirrors if its record says so, or if no mirror in the last wave ever
+//! served it: a push with waves may still be observing the first ones, or have stopped there.
 
 use crate::mirror::PolledMirror;
 use crate::monitor::{Event, Monitor};
@@ -9,7 +9,7 @@ use crate::push::fleet;
 use crate::push::options::{Options, Wave};
 use crate::release::Release;
 
-/// Smallest fleet with a majority vote: of two mirrors, neither can outvote the other.
+/// Smallest fleet in which a majority can decide: with two mirrors, neither can outvote the other.
 pub(super) const MIN_FLEET_FOR_MAJORITY: usize = 3;
 
 /// The newest release that is current on any mirror and meant for all mirrors.
@@ -22,10 +22,10 @@ pub(super) fn newest_for_all<'m>(
     })
 }
 
-/// Like [`newest_for_all`], but skips a release, with a warning, that only one of several mirrors
-/// has, if this machine last pushed a different release to that mirror: its owner may have made
-/// this one up. If nothing is known about that mirror, because the cache was lost, the release
-/// counts; otherwise a machine that did not publish could not heal any fleet.
+/// Like [`newest_for_all`], but skips a release with a warning if only one of several mirrors has
+/// it and this machine last pushed a different release to that mirror: the mirror's owner may have
+/// made it up. If nothing is known about that mirror, because the cache was lost, the release
+/// counts; otherwise, a machine that did not publish could not heal any fleet.
 pub(super) fn newest_for_heal<'m>(
     members: &'m [PolledMirror],
     options: &Options,
@@ -60,7 +60,7 @@ fn sole_mirror<'m>(release: &Release, members: &'m [PolledMirror]) -> Option<&'m
     serving.next().filter(|_| serving.next().is_none())
 }
 
-/// Whether a release is for all mirrors, or for the mirrors of this push. Otherwise its content
+/// Whether a release is for all mirrors, or for the mirrors in this push. Otherwise, its content
 /// needs a new release.
 pub(super) fn is_for_requested_mirrors(release: &Release, options: &Options) -> bool {
     match (&release.partial, &options.partial) {
@@ -72,11 +72,11 @@ pub(super) fn is_for_requested_mirrors(release: &Release, options: &Options) -> 
     }
 }
 
-/// Whether a mirror of the last wave serves the release or has served it.
+/// Whether a mirror in the last wave serves the release or has served it.
 fn has_reached_last_wave(release: &Release, members: &[PolledMirror], waves: &[Wave]) -> bool {
     let wave_of = |member: &PolledMirror| {
         let is_in = |wave: &Wave| wave.mirrors.iter().any(|name| name == member.mirror.name());
-        // Mirrors without a wave of the policy switch after all others.
+        // Mirrors that are in none of the policy's waves switch after all others.
         waves.iter().position(is_in).unwrap_or(waves.len())
     };
     let last = members.iter().map(wave_of).max();

@@ -1,4 +1,4 @@
-//! Guard rails: refuse releases that are probably a broken build.
+//! Guard rails, which refuse releases that are probably a broken build.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -9,7 +9,7 @@ use crate::push::secret_files::{AllowedSecrets, is_secret};
 use crate::release::RejectedContent;
 use crate::tree_path::TreePath;
 
-/// Maximum number of paths that one release may remove. Written as a number or as a percentage.
+/// Maximum number of paths that one release may remove, written as a number or as a percentage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MaxRemoved {
     /// This number of paths.
@@ -43,7 +43,7 @@ impl FromStr for MaxRemoved {
     }
 }
 
-/// Removing this many paths is always allowed if the limit is a percentage.
+/// If the limit is a percentage, removing up to this many paths is always allowed.
 const MIN_REMOVED_PATHS: u64 = 100;
 
 /// The settings of the guard rails.
@@ -57,7 +57,7 @@ pub struct Guards {
     pub max_removed: MaxRemoved,
     /// Allow any number of removed paths, and an empty tree.
     pub allow_shrink: bool,
-    /// Allow names like `.env`, and private keys.
+    /// Allow secrets, such as `.env` files and private keys.
     pub allow_secrets: bool,
     /// Paths at which secrets are allowed.
     pub allowed_secrets: AllowedSecrets,
@@ -88,10 +88,10 @@ impl fmt::Display for HistoryOfMirror {
     }
 }
 
-/// The reason why a guard rail refused a release.
+/// Why a guard rail refused a release.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum GuardFault {
-    /// The mirrors have releases of different histories.
+    /// The mirrors have releases from different histories.
     #[error("the mirrors have different histories of this site: {}", histories(mirrors))]
     Histories {
         /// The mirrors that serve a release.
@@ -147,7 +147,7 @@ impl Guards {
     /// Checks the live paths of a new tree.
     ///
     /// # Errors
-    /// The fault of the first guard rail that refuses the release.
+    /// The fault from the first guard rail that refuses the release.
     pub fn check_tree<'p>(
         &self,
         live: impl Iterator<Item = &'p TreePath> + Clone,
@@ -162,8 +162,7 @@ impl Guards {
         if !paths.is_empty() {
             return Err(GuardFault::MissingPaths { paths });
         }
-        // A path that is still in the tree is published again, so `--expunge` would do nothing for
-        // it.
+        // A path that is still in the tree is published again, so `--expunge` would not affect it.
         let is_expunged = |path: &&TreePath| {
             self.expunged.iter().any(|expunged| path.is_within(expunged.as_str()))
         };
@@ -174,7 +173,7 @@ impl Guards {
         Ok(())
     }
 
-    /// Checks the live paths of a new tree for names of secrets; `keys` are the paths of files that
+    /// Checks the live paths of a new tree for names of secrets. `keys` are the paths of files that
     /// begin with a private key.
     ///
     /// # Errors
@@ -187,7 +186,7 @@ impl Guards {
         if self.allow_secrets {
             return Ok(());
         }
-        // A set, because one file may be found both by its name and by its content.
+        // A set, because a file may be found by both its name and its content.
         let secrets: BTreeSet<&TreePath> =
             live.filter(|path| is_secret(path)).chain(keys).collect();
         let refused = secrets.into_iter().filter(|path| !self.allowed_secrets.allows(path));

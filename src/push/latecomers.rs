@@ -1,8 +1,7 @@
-//! Mirrors that respond after the release was decided. Each is brought to the release on its own.
+//! Mirrors that respond after the release is decided. Each is brought to the release on its own.
 //!
-//! A late response does not affect the other mirrors. If the response would have stopped the push
-//! had it come in time, only that mirror fails. If the mirror serves a newer release, it is left
-//! alone.
+//! A late response does not affect the other mirrors. If it would have stopped the push had it come
+//! in time, only that mirror fails. If the mirror serves a newer release, it is left alone.
 
 use std::thread::Scope;
 
@@ -20,8 +19,8 @@ use crate::push::{PushError, claims, fleet};
 use crate::release::Release;
 use crate::threads;
 
-/// Starts to stage the publication on the late members when they respond. The members fail if no
-/// thread can be created.
+/// Starts to stage the publication on late members as they respond. If no thread can be created,
+/// these members fail.
 pub(super) fn start<'s>(
     scope: &'s Scope<'s, '_>,
     context: PushContext<'s>,
@@ -40,8 +39,8 @@ pub(super) fn start<'s>(
     }
 }
 
-/// Receives the responses of the late members and stages the publication on each, on a thread of
-/// its own, until all have responded or the push ends.
+/// Receives the responses from the late members and stages the publication on each, in its own
+/// thread, until all have responded or the push ends.
 fn stage_latecomers<'s>(
     scope: &'s Scope<'s, '_>,
     context: PushContext<'s>,
@@ -70,8 +69,7 @@ fn stage_latecomers<'s>(
 impl MirrorPush<'_> {
     fn stage_late(self) -> Result<Outcome, MirrorError> {
         let decided = self
-            // Checked first, because a store with two names must not be written twice at the same
-            // time.
+            // Checked first, because two threads must not write to the same store under two names.
             .duplicate_store_outcome()
             .or_else(|| self.immediate_outcome())
             .or_else(|| self.blocking_outcome(self.polled().current_release()?));
@@ -81,7 +79,7 @@ impl MirrorPush<'_> {
         }
     }
 
-    /// The outcome of a mirror that is listed a second time under a different name.
+    /// The outcome of a mirror that is listed again under a different name.
     fn duplicate_store_outcome(self) -> Option<Outcome> {
         let members = &self.context.publication.members;
         let first = fleet::other_with_store(members, self.index)?;
@@ -97,7 +95,7 @@ impl MirrorPush<'_> {
         let was_newest = publication.newest_before.as_ref().is_none_or(|newest| {
             newest.history == current.history && current.rank() > newest.rank()
         });
-        // The release on which the publication is based has already decided these questions.
+        // The release on which the publication is based has already decided this.
         if !publication.is_new || !was_newest {
             return None;
         }

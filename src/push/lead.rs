@@ -1,6 +1,6 @@
 //! Activates the lead mirror first, then the others in parallel.
 //!
-//! All pushes use the same order of mirrors, so two competing pushes meet at the same lead, and its
+//! All pushes order mirrors the same way, so two competing pushes meet at the same lead, and its
 //! compare-and-set decides which push wins.
 
 use crate::monitor::Monitor as _;
@@ -36,7 +36,7 @@ impl<'a> Rollout<'a> {
                         rest.insert(0, lead);
                         continue;
                     }
-                    // The mirror contradicts itself. It fails alone; the others are published.
+                    // The mirror contradicts itself. It fails alone; the others get the release.
                     RaceWinner::NoRival => {}
                     race @ (RaceWinner::Older | RaceWinner::Newer | RaceWinner::Staged(_)) => {
                         return Ok(self.on_lost_race(lead, &race));
@@ -46,7 +46,7 @@ impl<'a> Rollout<'a> {
             match activated {
                 Ok(()) => {
                     self.record(lead.index, Outcome::Activated);
-                    // The lead has decided the race, so the order of the others does not matter.
+                    // The lead has decided the race, so the order of the others is irrelevant.
                     self.activate_all(&rest);
                     return Ok(false);
                 }
@@ -65,12 +65,12 @@ impl<'a> Rollout<'a> {
         }
     }
 
-    /// Handles a lost compare-and-set on `mirror`, whose winner is `race`: drops all staged
+    /// Handles a lost compare-and-set on `mirror`, with `race` as the winner: drops all staged
     /// releases. Returns whether to start again on top of the other release.
     pub(super) fn on_lost_race(&mut self, mirror: MirrorPush<'a>, race: &RaceWinner) -> bool {
         let (outcome, may_retry) = match *race {
-            // A staged release may never be served. It is replaced, as it would be by a push that
-            // starts now.
+            // A staged release might never be served, so it is replaced, as a push that starts now
+            // would do.
             RaceWinner::Staged(by) if !mirror.wait_until_current(by) => {
                 (Outcome::Displaced { by }, true)
             }
@@ -84,21 +84,21 @@ impl<'a> Rollout<'a> {
         self.context.publication.is_retryable && may_retry
     }
 
-    /// Drops all releases that are staged but not switched. `why` becomes the outcome of these
-    /// mirrors.
+    /// Drops the release on all mirrors that have staged it but not switched. `why` becomes their
+    /// outcome.
     pub(super) fn abandon_staged(&mut self, why: &Outcome) {
         for run in self.mirrors.iter_mut().filter(|run| run.is(&Outcome::Staged)) {
-            // If this fails, the release stays staged but is not served until the next push takes
-            // the slot.
+            // If this fails, the release stays staged, unserved, until the next push takes the
+            // slot.
             run.push.mirror().abandon(run.push.release().name()).ok();
             run.outcome = Some(why.clone());
         }
     }
 }
 
-/// The staged mirrors in the order in which they lead. The id of a new store is known only now.
+/// The staged mirrors in lead order. The id of a new store is known only now.
 fn staged_lead_order<'a>(staged: &[MirrorPush<'a>]) -> Vec<MirrorPush<'a>> {
-    // A single mirror leads whatever its id, so no request for the id is needed.
+    // A single mirror leads whatever its id, so there is no need to request the id.
     if staged.len() < 2 {
         return staged.to_vec();
     }

@@ -1,4 +1,4 @@
-//! Maintenance of mirrors: clean-up after a push, repair, and comparison.
+//! Mirror maintenance: clean-up after a push, repair, and comparison.
 
 use std::sync::Arc;
 
@@ -17,9 +17,9 @@ use crate::scan::{Root, ScanOptions, Tree};
 use crate::text::error_chain;
 use crate::threads;
 
-/// Cleans up after a push, on every mirror that switched and on those where a clean-up is due:
-/// drops old releases and expires retired entries. A failure is reported but stops nothing, because
-/// the next push tries again. Adds the results of the mirrors' hooks to the report.
+/// Cleans up after a push, on every mirror that switched or is due for a clean-up: drops old
+/// releases and expires retired entries. A failure is reported but stops nothing, because the next
+/// push tries again. Adds the results of the mirrors' hooks to the report.
 pub fn clean_up(report: &mut Report, fleet: &Fleet, keep: usize, monitor: &dyn Monitor) {
     threads::each(fleet.mirrors().iter().zip(&mut report.mirrors), |(mirror, outcome)| {
         let has_switched = matches!(outcome.outcome, Outcome::Activated | Outcome::Reverted);
@@ -28,7 +28,7 @@ pub fn clean_up(report: &mut Report, fleet: &Fleet, keep: usize, monitor: &dyn M
         if !has_switched && (has_failed || !outcome.needs_clean_up) {
             return;
         }
-        // A mirror that did not switch reports the hook of an earlier push.
+        // A mirror that did not switch reports the hook from an earlier push.
         let hook = clean_up_one(&**mirror, keep, monitor).filter(|_| has_switched);
         if let Some(event) = hook.as_ref().and_then(|hook| hook_event(mirror.name(), hook)) {
             monitor.event(event);
@@ -37,7 +37,7 @@ pub fn clean_up(report: &mut Report, fleet: &Fleet, keep: usize, monitor: &dyn M
     });
 }
 
-/// Cleans up one mirror, and returns the state of the hook of its last switch if the mirror reports
+/// Cleans up one mirror. Returns the state of the hook from its last switch, if the mirror reports
 /// it.
 fn clean_up_one(mirror: &dyn Mirror, keep: usize, monitor: &dyn Monitor) -> Option<HookRun> {
     let name = mirror.name().to_owned();
@@ -110,7 +110,7 @@ pub enum DiffSide {
         /// How they are scanned.
         scan: ScanOptions,
     },
-    /// A release of a mirror; the current one if there is no sequence.
+    /// A release on a mirror; the current one if there is no sequence.
     Release {
         /// The mirror.
         mirror: Arc<dyn Mirror>,
@@ -138,7 +138,7 @@ impl DiffSide {
     }
 }
 
-/// The record of a release, and the time up to which the mirror has expired retired entries.
+/// The record of a release, and the time up to which the mirror has expired its retired entries.
 fn find_release(
     mirror: &Arc<dyn Mirror>,
     sequence: Option<u64>,
@@ -166,7 +166,7 @@ fn find_release(
     Ok((release?, state.expired_through))
 }
 
-/// Compares two sides, each of which is a tree or a release of a mirror.
+/// Compares two sides, each a tree or a release on a mirror.
 ///
 /// # Errors
 /// If one of the sides cannot be read.

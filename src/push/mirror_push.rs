@@ -1,4 +1,4 @@
-//! One mirror of a push: its known state, and what the push must do there.
+//! One mirror in a push: its known state, and what the push must do there.
 
 use crate::hash::StoreId;
 use crate::mirror::{ErrorKind, Mirror, MirrorError, MirrorState, PolledMirror};
@@ -9,12 +9,12 @@ use crate::push::outcome::Outcome;
 use crate::release::{Release, ReleaseName, Succession};
 use crate::text::error_chain;
 
-/// The part of a push that concerns one mirror. It has no state of its own: each thread that stages
-/// or activates gets a copy, and the rollout receives the outcome.
+/// The part of a push that concerns one mirror. It has no mutable state: each thread that stages or
+/// activates gets a copy, and the rollout receives the outcome.
 #[derive(Clone, Copy)]
 pub(super) struct MirrorPush<'a> {
     pub(super) context: PushContext<'a>,
-    /// The index of the mirror in the members of the publication.
+    /// The mirror's index in the members of the publication.
     pub(super) index: usize,
 }
 
@@ -55,16 +55,16 @@ impl<'a> MirrorPush<'a> {
         fleet::is_joining(&self.context.publication.members, self.index)
     }
 
-    /// The outcome of a mirror to which nothing must be sent, or that cannot be updated; `None` if
-    /// the mirror needs the release, or has not responded yet.
+    /// The outcome of a mirror that needs nothing or cannot be updated; `None` if the mirror needs
+    /// the release or has not responded yet.
     pub(super) fn immediate_outcome(self) -> Option<Outcome> {
         let polled = self.polled();
         let Some(state) = polled.state() else { return polled.error().map(Outcome::failed) };
         if state.current == Some(self.release().name()) {
             return Some(Outcome::Current);
         }
-        // `heal` expects that some mirrors have a newer release that was made for some mirrors
-        // only: they are apart, and do not stop it.
+        // `heal` expects some mirrors to have a newer release that was made for only some mirrors:
+        // they are apart, and do not stop it.
         if self.context.publication.skips_newer_mirrors && self.serves_newer() {
             return Some(Outcome::Apart);
         }
@@ -74,7 +74,7 @@ impl<'a> MirrorPush<'a> {
         irreplaceable_outcome(self.release(), state)
     }
 
-    /// Whether the mirror serves a newer release of a history that our release did not take over.
+    /// Whether the mirror serves a newer release from a history that our release did not take over.
     fn serves_newer(self) -> bool {
         let release = self.release();
         let is_above = |current: &Release| {
@@ -83,7 +83,7 @@ impl<'a> MirrorPush<'a> {
         self.polled().current_release().is_some_and(is_above)
     }
 
-    /// Reports the outcome of a mirror to which nothing had to be sent.
+    /// Reports the outcome of a mirror that needed nothing.
     pub(super) fn report(self, outcome: &Outcome) {
         let mirror = self.name().to_owned();
         match outcome {
@@ -91,7 +91,7 @@ impl<'a> MirrorPush<'a> {
                 let sequence = self.release().sequence;
                 self.context.monitor.event(Event::AlreadyCurrent { mirror, sequence });
             }
-            // A mirror that could not be polled was reported already.
+            // A mirror that could not be polled was already reported.
             Outcome::Failed { error, .. } if self.polled().state().is_some() => {
                 self.context.monitor.event(Event::MirrorFailed { mirror, error: error.clone() });
             }
@@ -99,7 +99,7 @@ impl<'a> MirrorPush<'a> {
         }
     }
 
-    /// Reports an error of the mirror. Returns the outcome.
+    /// Reports an error from the mirror. Returns the outcome.
     pub(super) fn report_failure(self, error: &MirrorError) -> Outcome {
         let mirror = self.name().to_owned();
         self.context.monitor.event(Event::MirrorFailed { mirror, error: error_chain(error) });
@@ -107,11 +107,10 @@ impl<'a> MirrorPush<'a> {
     }
 }
 
-/// The outcome of a mirror whose current release must not be replaced by `release`.
+/// The outcome of a mirror whose current release `release` must not replace.
 fn irreplaceable_outcome(release: &Release, state: &MirrorState) -> Option<Outcome> {
     let serves = state.current?;
-    // The record is lost. In this case the store compares only the sequences, and so does this
-    // function.
+    // The record is lost. In this case, the store compares only the sequences, and so does this.
     let Some(current) = state.current_release() else {
         return (serves.sequence() >= release.sequence).then_some(Outcome::Newer { serves });
     };

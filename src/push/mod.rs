@@ -1,13 +1,13 @@
 //! A push: makes a release from a source, brings it to every mirror and switches the mirrors to it.
-//! The report names the mirrors that failed.
+//! The report says which mirrors failed.
 //!
 //! ```text
 //! state of every mirror (overlaps) scan -> manifest
 //!     -> (per mirror) bundle -> stage -> [barrier] -> activate
 //! ```
 //!
-//! This module knows fleets and the order in which mirrors switch. It does not know where a mirror
-//! is or how results are shown.
+//! This module knows fleets and the order in which mirrors switch. It does not know where mirrors
+//! are or how results are shown.
 
 mod activation;
 mod bundle;
@@ -82,16 +82,16 @@ use coordinator::RolloutEnd;
 use prepare::Prepared;
 use recheck::Recheck;
 
-/// Why a push failed as a whole. Failures of single mirrors are in the [`Report`].
+/// Why a push failed as a whole. The [`Report`] contains failures of single mirrors.
 #[derive(Debug, thiserror::Error)]
 pub enum PushError {
-    /// The content is missing, unreadable, or changed while it was read.
+    /// The content is missing or unreadable, or it changed while it was read.
     #[error(transparent)]
     Content(#[from] ScanError),
     /// A guard rail refused the release.
     #[error(transparent)]
     Guard(#[from] GuardFault),
-    /// A newer run of the same stream was published already.
+    /// A newer run in the same stream was already published.
     #[error("order {number} of {stream:?} is superseded: {seen} was published already")]
     Superseded {
         /// The stream.
@@ -101,7 +101,7 @@ pub enum PushError {
         /// The highest run number published.
         seen: u64,
     },
-    /// The mirror that is the source failed.
+    /// The source mirror failed.
     #[error("the source {mirror} failed")]
     Source {
         /// Its name.
@@ -109,7 +109,7 @@ pub enum PushError {
         /// What happened.
         source: MirrorError,
     },
-    /// The only mirror of the operation failed.
+    /// The only mirror in the operation failed.
     #[error("{mirror}")]
     Mirror {
         /// Its name.
@@ -139,10 +139,10 @@ pub enum PushError {
         /// The outer mirror.
         outer: String,
     },
-    /// No mirror has the release staged, or the mirrors have more than one staged release.
+    /// No mirror has the release staged, or the mirrors have several staged releases.
     #[error("{what}")]
     NotStaged {
-        /// The message, which says which of the two cases it is.
+        /// The message, which says which of these is the case.
         what: String,
         /// The staged releases.
         staged: Vec<ReleaseName>,
@@ -161,10 +161,10 @@ pub enum PushError {
         /// That sequence.
         highest: u64,
     },
-    /// Mirrors hold different sites, and no site was named.
+    /// The mirrors hold different sites, and no site was named.
     #[error("the mirrors hold different sites: {}", site::by_site(mirrors))]
     SitesDiffer {
-        /// The mirrors that report a site. If the source is a mirror, it is the first.
+        /// The mirrors that report a site. If the source is a mirror, it comes first.
         mirrors: Vec<SiteOfMirror>,
     },
     /// Two names refer to the same mirror.
@@ -183,19 +183,19 @@ pub enum PushError {
         /// Why the manifest cannot be read.
         source: ManifestError,
     },
-    /// The record of the new release would be invalid, so that no mirror could read it.
+    /// The record of the new release would be invalid, so no mirror could read it.
     #[error("cannot make the new release")]
     NewRelease(#[source] ReleaseError),
     /// The new manifest could not be made.
     #[error("cannot write the new manifest")]
     NewManifest(#[source] ManifestError),
-    /// Content could not be read, or it changed since the scan.
+    /// Content could not be read, or it has changed since the scan.
     #[error(transparent)]
     Build(#[from] BuildError),
-    /// A file of the origin cannot be read or written.
+    /// A file on the origin cannot be read or written.
     #[error(transparent)]
     Io(#[from] IoError),
-    /// A probe requests a path that the release does not have.
+    /// A probe requests a path that is not in the release.
     #[error("a probe of a wave requests {path:?}, but the release has no such file")]
     ProbePathMissing {
         /// The path.
@@ -206,13 +206,13 @@ pub enum PushError {
     Cancelled,
 }
 
-/// Maximum number of rounds: a push starts again if another push got there first.
+/// Maximum number of attempts: a push starts again if another push got there first.
 const MAX_ATTEMPTS: u32 = 5;
 
 /// Pushes `source` to all mirrors of `fleet`.
 ///
 /// # Errors
-/// If the push fails as a whole. In that case nothing was activated, except with
+/// If the push fails as a whole. In that case, nothing was activated, except possibly with
 /// [`PushError::Cancelled`].
 pub fn push(
     source: &Source,
@@ -220,7 +220,7 @@ pub fn push(
     options: &Options,
     monitor: &dyn Monitor,
 ) -> Result<Report, PushError> {
-    // Once the user has asked to stop, any failure is a consequence of that request.
+    // Once the user has asked to stop, any failure is attributed to that request.
     with_cache_or_without(options, |options| push_with_retries(source, fleet, options, monitor))
         .map_err(|error| if monitor.is_cancelled() { PushError::Cancelled } else { error })
 }
@@ -236,7 +236,7 @@ fn push_with_retries(
     loop {
         attempt += 1;
         let end = std::thread::scope(|scope| {
-            // In the scope, so that the second scan runs while packs are being made and sent.
+            // In the scope, so that the second scan runs while packs are made and sent.
             let mut recheck = Recheck::none();
             let on_new = |live: &SourceEntries| recheck = Recheck::start(scope, live, monitor);
             match prepare::prepare(&source, fleet, options, on_new, monitor)? {
@@ -250,7 +250,7 @@ fn push_with_retries(
                     )?;
                     publication.remember(end.report(), options, monitor);
                     // If another push gets there first, "the previous release" would become the one
-                    // that this rollback leaves. So the target is fixed now.
+                    // that this rollback leaves, so the target is fixed now.
                     if let Source::Rollback { to: to @ None, .. } = &mut source {
                         *to = publication.release.rolled_back_to;
                     }

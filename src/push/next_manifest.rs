@@ -1,9 +1,9 @@
 //! Builds the next manifest from the tree, the last manifest and the time.
 //!
-//! Pure: takes two sorted streams and returns one. It implements two rules. First, the time of an
-//! entry changes whenever the content that a visitor gets at its path changes, even if it changes
-//! through a link that was moved, because web servers compute their validators from the time.
-//! Second, a removed path is retired for a while, so that a cached page still finds its assets.
+//! Pure: takes two sorted streams and returns one. It implements two rules. First, an entry's time
+//! changes whenever the content that visitors get at its path changes, even because a link was
+//! moved, since web servers compute their validators from the time. Second, a removed path stays
+//! retired for a while, so that cached pages still find their assets.
 
 use std::collections::{HashMap, HashSet};
 use std::io::Write;
@@ -18,14 +18,13 @@ use crate::push::outcome::ChangeCounts;
 use crate::push::retention::Retention;
 use crate::tree_path::TreePath;
 
-/// Maximum number of links on the way to a file, as in the kernel. A longer chain is treated as a
-/// loop.
+/// Maximum number of links on the way to a file, as in the kernel. A longer chain counts as a loop.
 const MAX_LINKS: usize = 40;
 
 /// The settings for the next manifest.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct ManifestOptions<'a> {
-    /// `created` of the next release, seconds since 1970.
+    /// The `created` time of the next release, in seconds since 1970.
     pub(super) created: u64,
     pub(super) mtime: MtimeSource,
     pub(super) retention: &'a Retention,
@@ -36,13 +35,13 @@ pub(super) struct ManifestOptions<'a> {
 pub(super) struct ManifestPlan {
     /// Retired entries of the next manifest, in path order.
     retired: Vec<Retired>,
-    /// Directories and files that can be reached through a new or moved link.
+    /// Directories and files that are reachable through a new or moved link.
     link_affected: HashSet<String>,
-    /// Live paths of the last manifest.
+    /// The number of live paths in the last manifest.
     pub(super) total: u64,
-    /// The number of live paths that the tree does not have.
+    /// The number of those paths that the tree lacks.
     pub(super) removed: u64,
-    /// How the next manifest differs from the last one.
+    /// How the next manifest differs from the last.
     pub(super) change_counts: ChangeCounts,
 }
 
@@ -62,7 +61,7 @@ struct RenameCandidates {
 
 impl RenameCandidates {
     fn record(&mut self, pair: &Pair) {
-        // All empty files are equal: each would count as a rename of every other one.
+        // All empty files are equal, so each would count as a rename of every other.
         let object =
             |entry: &Entry| entry.file().filter(|file| file.size > 0).map(|file| file.object);
         match pair {
@@ -83,7 +82,7 @@ impl RenameCandidates {
     }
 }
 
-/// Sets the time of a live file so that visitors' caches notice changes.
+/// Sets the time of a live file so that visitors' caches notice a change.
 fn set_time(
     new: &mut Entry,
     old: Option<&Entry>,
@@ -93,7 +92,7 @@ fn set_time(
     let EntryKind::File(file) = &mut new.kind else { return };
     let old = old.filter(|old| old.is_live()).and_then(Entry::file);
     match (options.mtime, old) {
-        // A build that writes the same bytes again must not change the validators.
+        // A build that rewrites the same bytes must not change the validators.
         (MtimeSource::Source, Some(old)) if old.object == file.object => file.mtime = old.mtime,
         (MtimeSource::Source, _) => {}
         (MtimeSource::Push, Some(old))
@@ -112,12 +111,12 @@ fn link_destination(entry: &Entry) -> Option<String> {
     }
 }
 
-/// The retired form of an entry that the tree does not have; `None` if its retention has ended.
+/// The retired form of an entry that the tree lacks; `None` if its retention has ended.
 fn retire(old: Entry, options: &ManifestOptions<'_>) -> Option<Retired> {
     if options.retention.is_expunged(&old.path) {
         return None;
     }
-    // The end is set when the entry retires; later pushes do not extend it.
+    // The end is set when the entry is retired; later pushes do not extend it.
     let until = old.until.unwrap_or_else(|| {
         options.created.saturating_add(options.retention.duration_for(&old.path).as_secs())
     });
@@ -128,8 +127,8 @@ fn retire(old: Entry, options: &ManifestOptions<'_>) -> Option<Retired> {
     })
 }
 
-/// Drops retired entries that conflict with a live entry: a file at the path of a directory or the
-/// reverse, or names that some file systems cannot distinguish.
+/// Drops retired entries that conflict with a live entry: a file at the path of a directory, the
+/// reverse, or names that some file systems cannot tell apart.
 fn drop_conflicts(retired: &mut Vec<Retired>, live: &SourceEntries) {
     if retired.is_empty() {
         return;
@@ -154,7 +153,7 @@ fn drop_conflicts(retired: &mut Vec<Retired>, live: &SourceEntries) {
     });
 }
 
-/// Follows the links of the tree from `destination` to the content.
+/// Follows the links in the tree from `destination` to the content.
 fn resolve_links(destination: &str, live: &SourceEntries) -> Option<String> {
     let mut pending: Vec<String> =
         destination.split('/').rev().filter(|part| !part.is_empty()).map(str::to_owned).collect();
@@ -221,8 +220,8 @@ impl ManifestPlan {
                 Pair::Both(..) => {}
             }
         }
-        // The comparison ends before anything is written, so that a guard rail can still refuse the
-        // release.
+        // The comparison is complete before anything is written, so that a guard rail can still
+        // refuse the release.
         drop_conflicts(&mut plan.retired, live);
         plan.apply_renames(&rename_candidates.renamed());
         plan.link_affected = propagate_link_changes(moved, live);
@@ -251,8 +250,8 @@ impl ManifestPlan {
         }
     }
 
-    /// Turns pairs of added and removed paths in `renamed` into renames, and separates retired
-    /// paths from removed ones.
+    /// Counts `renamed`, the old paths of moved content, as renames instead of as added and removed
+    /// paths, and counts retired paths separately from removed ones.
     fn apply_renames(&mut self, renamed: &HashSet<TreePath>) {
         let fresh = || {
             self.retired
@@ -286,7 +285,7 @@ impl ManifestPlan {
                 .any(|place| self.link_affected.contains(place))
     }
 
-    /// Writes the next manifest from the entries that were compared.
+    /// Writes the next manifest from the compared entries.
     pub(super) fn write<W: Write>(
         &self,
         previous: impl Iterator<Item = Result<Entry, ManifestError>>,

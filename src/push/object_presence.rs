@@ -1,8 +1,8 @@
-//! Finds objects that mirrors already have although their base does not contain them: content of
-//! older releases, of a staged release, or, if there is no common base, of all releases.
+//! Finds objects that mirrors already have although their base lacks them: content from older
+//! releases, from a staged release, or, without a common base, from any release.
 //!
-//! A mirror is queried once, and only if there is a reason: a query costs a round trip and 32 bytes
-//! for each object. A mirror that does not respond counts as having none of the objects.
+//! A mirror is queried once, and only with good reason: a query costs a round trip and 32 bytes for
+//! each object. A mirror that does not respond counts as having none of the objects.
 
 use std::cell::OnceCell;
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -18,10 +18,10 @@ use crate::push::publication::Publication;
 use crate::release::Release;
 use crate::threads;
 
-/// Minimum size of new content, in bytes, that makes it worth searching other manifests for it.
+/// Minimum size of new content, in bytes, for which searching other manifests is worthwhile.
 const MIN_SEARCHED_BYTES: u64 = 1 << 20;
 
-/// Mirrors that have the same objects.
+/// Mirrors that hold the same objects.
 #[derive(Debug)]
 pub(super) struct MirrorsWithObjects {
     pub(super) held: HashSet<ObjectId>,
@@ -29,8 +29,8 @@ pub(super) struct MirrorsWithObjects {
     pub(super) members: Vec<usize>,
 }
 
-/// Queries the `members` that likely have some of `wanted` besides the manifest `base`, in
-/// parallel, and groups them by the objects that they have.
+/// Queries, in parallel, the `members` that probably hold some of `wanted` outside the manifest
+/// `base`. Groups the members by the objects that they hold.
 pub(super) fn query(
     context: PushContext<'_>,
     base: Option<ManifestId>,
@@ -59,13 +59,13 @@ pub(super) fn query(
     Ok(groups.into_iter().map(holders).collect())
 }
 
-/// The objects of `question` that the mirror says it has.
+/// The objects in `question` that the mirror says it holds.
 fn query_held(
     member: &PolledMirror,
     question: Vec<ObjectId>,
     monitor: &dyn Monitor,
 ) -> Vec<ObjectId> {
-    // An error is ignored here; it will occur again when something is sent to the mirror.
+    // An error is ignored here, because it will occur again when something is sent to the mirror.
     let held = member.mirror.holds(&question, monitor).unwrap_or_default();
     question
         .into_iter()
@@ -74,7 +74,7 @@ fn query_held(
         .collect()
 }
 
-/// The wanted objects that the manifests of other releases contain.
+/// The wanted objects that are in the manifests of other releases.
 struct ObjectIndex<'a> {
     publication: &'a Publication,
     wanted: &'a [NewObjectRef],
@@ -95,9 +95,9 @@ impl ObjectIndex<'_> {
         };
         let is_other = |release: &&Release| Some(release.manifest) != base;
         let is_same = |release: &Release| release.content == self.publication.release.content;
-        // If a release is copied from mirror to mirror, other mirrors may still have some of its
-        // content from an earlier time. If the content is probably there, the query includes all of
-        // it, whatever its size.
+        // When a release is copied from mirror to mirror, other mirrors may still have some of its
+        // content from before. If the content is probably there, the query covers all of it,
+        // whatever its size.
         let is_likely = !self.publication.is_new
             || base.is_none()
             || state.staged.as_ref().is_some_and(|staged| is_other(&staged))
@@ -105,8 +105,8 @@ impl ObjectIndex<'_> {
         if is_likely {
             return Ok(self.wanted.iter().map(|wanted| wanted.object).collect());
         }
-        // Sending so little content again costs less than reading the other manifests and querying
-        // the mirror.
+        // Sending so little content again costs less than reading other manifests and querying the
+        // mirror.
         if self.wanted.iter().map(|wanted| wanted.size).sum::<u64>() < MIN_SEARCHED_BYTES {
             return Ok(Vec::new());
         }
@@ -133,7 +133,7 @@ impl ObjectIndex<'_> {
         {
             self.collect_wanted(previous, &mut found)?;
         } else if let Some(known) = self.publication.scratch.known_manifest(id)? {
-            // Only if the manifest is on this machine: fetching it just for this would cost another
+            // Only if the manifest is on this machine: fetching it just for this would cost a
             // transfer.
             self.collect_wanted(&known, &mut found)?;
         }

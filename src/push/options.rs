@@ -16,11 +16,10 @@ use crate::release::PartialScope;
 use crate::tree_path::{Site, TreePath};
 use crate::varint::MAX_NUMBER;
 
-/// Longest name of a stream, in bytes: releases copy it forward.
+/// Maximum length of a stream's name, in bytes: every release repeats the name.
 const MAX_STREAM_BYTES: usize = 200;
 
-/// A number that increases with every run of a stream, for example a CI run number. Written as
-/// `STREAM:N`.
+/// A number that rises with every run in a stream, such as a CI run number. Written as `STREAM:N`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RunNumber {
     stream: String,
@@ -57,7 +56,7 @@ impl RunNumber {
         Ok(Self { stream: stream.to_owned(), number })
     }
 
-    /// The name of the stream. Numbers of different streams are not compared.
+    /// The name of the stream. Numbers in different streams are not compared.
     #[must_use]
     pub fn stream(&self) -> &str {
         &self.stream
@@ -73,7 +72,7 @@ impl RunNumber {
 impl FromStr for RunNumber {
     type Err = RunNumberError;
 
-    /// The number follows the last colon: streams may contain colons.
+    /// The number follows the last colon, because streams may contain colons.
     fn from_str(text: &str) -> Result<Self, RunNumberError> {
         let (stream, number) = text.rsplit_once(':').ok_or(RunNumberError::Form)?;
         Self::new(stream, number.parse().map_err(|_| RunNumberError::Form)?)
@@ -90,22 +89,22 @@ impl fmt::Display for RunNumber {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum MtimeSource {
-    /// The time of the push in which a path last changed, so that validators always change with
-    /// the content.
+    /// The time of the push that last changed a path, so that validators always change with the
+    /// content.
     #[default]
     Push,
-    /// The modification time of the file when its content changes. For package mirrors.
+    /// The file's modification time, taken over when its content changes. For package mirrors.
     Source,
 }
 
-/// How many mirrors must have a release staged before any switches. Written as `all`, `any`, a
-/// number from 1, or a percentage such as `80%`.
+/// How many mirrors must have a release staged before any of them switches. Written as `all`,
+/// `any`, a number from 1, or a percentage such as `80%`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Require {
     /// All mirrors.
     #[default]
     All,
-    /// At least this number.
+    /// At least this number of mirrors.
     AtLeast(usize),
     /// At least this percentage of the mirrors, and at least one mirror.
     Percent(u8),
@@ -122,7 +121,7 @@ impl Require {
             Self::All => total,
             // Joining mirrors are not in `total`, so the number may exceed it.
             Self::AtLeast(count) => count.min(total),
-            // Rounded up: 80% of three mirrors are all three, because two would be less than 80%.
+            // Rounded up: 80% of three mirrors is all three, because two would be less than 80%.
             Self::Percent(percent) => (total * usize::from(percent)).div_ceil(100).max(1),
         }
     }
@@ -182,11 +181,11 @@ pub enum Goal {
     /// Until the release is served.
     #[default]
     Activate,
-    /// Until the release is complete on the mirrors, without serving it.
+    /// Until the release is complete on the mirrors, but not served.
     Stage,
 }
 
-/// What happens to mirrors that have switched if another mirror then fails to switch.
+/// What happens to mirrors that have switched if another then fails to switch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum OnFailure {
@@ -197,7 +196,7 @@ pub enum OnFailure {
     Revert,
 }
 
-/// A file that must be reachable for visitors.
+/// A file that visitors must be able to reach.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Probe {
     /// The URL to request.
@@ -213,12 +212,12 @@ pub struct Wave {
     pub mirrors: Vec<String>,
     /// How long these mirrors serve the release before the probes run and the next wave starts.
     pub soak: Duration,
-    /// Probes that must succeed. Otherwise the wave reverts to its previous content, and no further
-    /// wave switches.
+    /// Probes that must succeed. Otherwise, the wave reverts to its previous content, and no
+    /// further wave switches.
     pub probes: Vec<Probe>,
 }
 
-/// What happens once enough mirrors are ready.
+/// How mirrors switch once enough of them are ready.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Policy {
     /// The goal of the push.
@@ -232,8 +231,7 @@ pub struct Policy {
 /// How content is compressed for transfer. Written as `auto` or as a [`Level`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum LevelChoice {
-    /// No compression for local mirrors; for others zstd 3, or more if an earlier push measured a
-    /// slow link.
+    /// No compression for local mirrors; for others, zstd level 3, or higher for a slow link.
     #[default]
     Auto,
     /// This level.
@@ -256,7 +254,7 @@ impl FromStr for LevelChoice {
     }
 }
 
-/// How much content of old releases the origin keeps, so that pushes send only the changes inside
+/// How much content of old releases the origin keeps, so that pushes send only what changed inside
 /// files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct KeepContent {
@@ -275,7 +273,7 @@ impl Default for KeepContent {
 /// The options of a push.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// The site; `None` uses the site of the mirrors.
+    /// The site; `None` for the mirrors' site.
     pub site: Option<Site>,
     /// A free-form note that is stored in the release.
     pub note: Option<String>,
@@ -293,7 +291,7 @@ pub struct Options {
     pub retention: Retention,
     /// The source of modification times.
     pub mtime: MtimeSource,
-    /// How many mirrors must have the release staged before any switches.
+    /// How many mirrors must have the release staged before any of them switches.
     pub require: Require,
     /// How the mirrors switch.
     pub policy: Policy,
@@ -303,19 +301,19 @@ pub struct Options {
     pub jobs: NonZeroUsize,
     /// How content is compressed.
     pub level: LevelChoice,
-    /// A directory on the origin for data that does not fit in memory, and for data that is kept
-    /// for the next push.
+    /// A directory on the origin for data that does not fit in memory and data kept for the next
+    /// push.
     pub scratch: ScratchLocation,
-    /// The content of old releases that is kept.
+    /// How much content of old releases to keep.
     pub keep_content: KeepContent,
-    /// The store that each mirror had at the last push.
+    /// The store that each mirror had after the last push.
     pub stores: KnownStores,
-    /// The time, in milliseconds since 1970, at which the push began.
+    /// When the push began, in milliseconds since 1970.
     pub began: u64,
-    /// How long to wait for mirrors that are not ready, once enough are.
+    /// Once enough mirrors are ready, how long to wait for the others.
     pub straggler_timeout: Duration,
-    /// How long to wait for mirrors that have not responded, once enough have. The release is then
-    /// decided without the remaining mirrors, which get it when they respond.
+    /// How long to wait for mirrors that have not responded, if enough have. The release is then
+    /// decided without the others, which get it when they respond.
     pub response_timeout: Duration,
 }
 

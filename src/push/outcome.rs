@@ -20,11 +20,11 @@ pub enum Outcome {
     Activated,
     /// The mirror already served the release.
     Current,
-    /// The release is complete on the mirror and was not activated.
+    /// The release is complete on the mirror but was not activated.
     Staged,
     /// Another push was newer.
     Superseded,
-    /// Another push staged a different release instead, which is not served yet.
+    /// Another push staged a different release instead. That release is not served yet.
     Displaced {
         /// The release that is staged.
         by: ReleaseName,
@@ -38,11 +38,11 @@ pub enum Outcome {
     Skipped,
     /// The mirror switched and then reverted to its previous content.
     Reverted,
-    /// The mirror serves a release that is not for all mirrors, and was left alone.
+    /// The mirror serves a release that was made for only some mirrors, and was left alone.
     Apart,
     /// The mirror is frozen and was left out.
     Frozen,
-    /// The push failed on the mirror, which keeps serving what it had.
+    /// The push failed on the mirror, which keeps serving what it served before.
     Failed {
         /// The kind of the failure.
         #[serde(serialize_with = "failure_name")]
@@ -61,7 +61,7 @@ fn failure_name<S: serde::Serializer>(
 }
 
 impl Outcome {
-    /// The outcome for an error of the mirror.
+    /// The outcome for an error from the mirror.
     #[must_use]
     pub fn failed(error: &MirrorError) -> Self {
         Self::Failed { failure: error.kind(), error: error_chain(error) }
@@ -74,7 +74,7 @@ impl Outcome {
     }
 }
 
-/// The result of a push on one mirror, with figures.
+/// The result of a push on one mirror, in detail.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct MirrorReport {
     /// Its name.
@@ -93,14 +93,14 @@ pub struct MirrorReport {
     /// The amount of data sent.
     #[serde(flatten)]
     pub traffic: Traffic,
-    /// When the token or the certificate used for the mirror expires, if known.
+    /// When the token or certificate for the mirror expires, if known.
     #[serde(flatten)]
     pub expiries: Expiries,
     /// The hook that the mirror runs after the switch; `None` if the mirror did not switch, has no
-    /// hook, or has not reported it yet.
+    /// hook, or has not reported on it yet.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hook: Option<HookRun>,
-    /// Whether a clean-up of the mirror is due, whatever the outcome of the push.
+    /// Whether the mirror is due for a clean-up, whatever the outcome of the push.
     #[serde(skip)]
     pub needs_clean_up: bool,
 }
@@ -112,8 +112,8 @@ pub struct ChangeCounts {
     pub added: u64,
     /// Paths whose content changed.
     pub changed: u64,
-    /// New paths with the content of a removed path. The two paths are counted nowhere else except
-    /// in `still_served`.
+    /// New paths with the content of a removed path. The two paths are counted only here and in
+    /// `still_served`.
     pub renamed: u64,
     /// Removed paths that are still served for a while.
     pub retired: u64,
@@ -125,7 +125,7 @@ pub struct ChangeCounts {
     /// When the last of them expires, in seconds since 1970.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_until: Option<u64>,
-    /// Paths that are no longer served, including those that were retired before.
+    /// Paths that are no longer served, including previously retired ones.
     pub removed: u64,
     /// Unchanged paths.
     pub same: u64,
@@ -153,7 +153,7 @@ pub struct Reverted {
     pub reason: String,
     /// The sequence of the release with the old content; `None` if it could not be made.
     pub sequence: Option<u64>,
-    /// Why a mirror did not revert although it should have.
+    /// Why a mirror that should have reverted did not.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
 }
@@ -163,13 +163,13 @@ pub struct Reverted {
 pub struct Report {
     /// The site.
     pub site: Site,
-    /// The release that the mirrors were brought to; `None` if the push ended before that.
+    /// The release that the push brought to the mirrors; `None` if the push ended before that.
     pub release: Option<ReleaseId>,
     /// Its sequence.
     pub sequence: Option<u64>,
-    /// Whether the push created the release; `false` if it only updated mirrors to an existing one.
+    /// Whether the push created the release; `false` if it only brought mirrors to an existing one.
     pub is_new: bool,
-    /// How the release differs from the newest one before it.
+    /// How the release differs from the newest one before.
     pub changes: ChangeCounts,
     /// Size of the content that was new to any mirror, in bytes.
     pub new_bytes: u64,
@@ -184,10 +184,9 @@ pub struct Report {
     /// How the mirrors that had switched reverted.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reverted: Option<Reverted>,
-    /// The longest time, over all waves, between the first and the last switch in the wave, in
-    /// milliseconds.
+    /// The longest time in any wave between its first and last switch, in milliseconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub spread_ms: Option<u64>,
-    /// The report of each mirror, in the order given.
+    /// The report on each mirror, in the order given.
     pub mirrors: Vec<MirrorReport>,
 }

@@ -1,4 +1,4 @@
-//! The plan of a push: runs the same code as a push, up to the point where something would change.
+//! The plan for a push: runs the same code as a push, up to the point where something would change.
 
 use serde::Serialize;
 
@@ -34,7 +34,7 @@ pub struct MirrorPlan {
     pub location: String,
     /// The sequence that the mirror serves.
     pub serves: Option<u64>,
-    /// Whether the mirror serves a newer release and would be left alone.
+    /// Whether the mirror serves a newer release and so would be left alone.
     pub is_newer: bool,
     /// Why nothing would happen to the mirror, if it cannot be reached.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -46,8 +46,8 @@ pub struct MirrorPlan {
     pub is_current: bool,
     /// Whether the release is staged on the mirror and only needs to be activated.
     pub is_staged: bool,
-    /// Whether the mirror has no release yet while others have one: it is filled, but does not
-    /// count towards the requirement.
+    /// Whether the mirror has no release yet while others have one. A push fills it, but does not
+    /// count it towards the requirement.
     pub is_joining: bool,
     /// The number of the wave in which the mirror would switch, starting at 1.
     pub wave: Option<usize>,
@@ -55,11 +55,11 @@ pub struct MirrorPlan {
     pub objects: u64,
     /// Their size, in bytes.
     pub content_bytes: u64,
-    /// Bytes that would be sent: packs and the manifest change.
+    /// Bytes that would be sent: packs and the manifest delta.
     pub send_bytes: u64,
-    /// The number of objects for each kind of delta base.
+    /// How many objects use each kind of base.
     pub bases: BaseCounts,
-    /// The mirror whose block signatures were used, if any were.
+    /// The mirror whose block signatures were used, if any.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub signed_by: Option<String>,
 }
@@ -73,8 +73,8 @@ pub struct PlanReport {
     pub is_new: bool,
     /// How the release differs from the newest existing one.
     pub change_counts: ChangeCounts,
-    /// The differences by path: of a new release from the newest existing one, otherwise from the
-    /// release of the mirror that is furthest behind.
+    /// How the release differs by path: a new release from the newest existing one, an existing
+    /// release from that of the mirror furthest behind.
     pub diff: Diff,
     /// The difference that most changed files of a kind share.
     pub churn: Vec<Churn>,
@@ -86,7 +86,7 @@ pub struct PlanReport {
     pub mirrors: Vec<MirrorPlan>,
 }
 
-/// What [`plan`] found out.
+/// What [`plan`] found.
 #[derive(Debug)]
 pub enum Planned {
     /// The push would create or distribute this release.
@@ -122,8 +122,8 @@ fn plan_once(
     let context = PushContext { publication: &publication, options, monitor: &monitor };
     let mut rollout = Rollout::new(context);
     let bundles = rollout.bundles()?;
-    // Mirrors are queried as in a push. Otherwise a plan would find no fault where the push then
-    // meets a full disk, a quota, or a token that may only read.
+    // Mirrors are queried as in a push. Otherwise, a plan would look fine where the push then meets
+    // a full disk, a quota, or a read-only token.
     check_staging(&mut rollout, &bundles);
     for run in &rollout.mirrors {
         if let Some(outcome @ Outcome::Failed { .. }) = &run.outcome {
@@ -138,7 +138,7 @@ fn plan_once(
     let diff = compare(&publication, &bundles)?;
     let schedule = Schedule::new(&rollout);
     if !schedule.waves.is_empty() {
-        // As in a push, a probe that can never succeed is an error.
+        // As in a push, it is an error if a probe can never succeed.
         waves::expected_probes(&publication, options)?;
     }
     let plan_of = |run: &MirrorRun<'_>| {
@@ -161,7 +161,7 @@ fn plan_once(
     }))
 }
 
-/// Marks the mirrors that would refuse the stage as failed.
+/// Marks as failed the mirrors that would refuse to stage.
 fn check_staging(rollout: &mut Rollout<'_>, bundles: &[Bundle]) {
     for bundle in bundles {
         let request = bundle.request(rollout.context.publication);
@@ -193,7 +193,7 @@ fn compare(publication: &Publication, bundles: &[Bundle]) -> Result<Diff, PushEr
     diff(old.map_err(PushError::NewManifest)?, new).map_err(PushError::NewManifest)
 }
 
-/// Builds the packs and counts them.
+/// Builds the packs and adds up their sizes.
 fn measure_packs(
     context: PushContext<'_>,
     bundle: &Bundle,
@@ -217,7 +217,7 @@ fn measure_packs(
 }
 
 impl MirrorPlan {
-    /// The plan for a mirror that gets `bundle`, which is paired with its packed size.
+    /// The plan for a mirror that gets `bundle`, given with its packed size.
     fn new(run: &MirrorRun<'_>, bundle: Option<(&Bundle, u64)>, wave: Option<usize>) -> Self {
         let (failure, error) = match &run.outcome {
             Some(Outcome::Failed { failure, error }) => (Some(*failure), Some(error.clone())),

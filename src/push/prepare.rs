@@ -1,5 +1,5 @@
-//! Decides what a push does, from the states of the mirrors and the source: checks run numbers and
-//! guard rails, and makes the new manifest and release, or finds that nothing is new.
+//! Decides from the mirrors' states and the source what a push does. Checks run numbers and guard
+//! rails, and makes the new manifest and release, or finds that nothing is new.
 
 use std::collections::BTreeMap;
 use std::io::BufWriter;
@@ -41,10 +41,10 @@ pub(super) enum Prepared {
     Publication(Box<Publication>),
 }
 
-/// Polls the mirrors, loads the source, and decides. Calls `on_new` with the loaded source as soon
-/// as it is clear that a new release will be made from it.
+/// Polls the mirrors, loads the source, and decides. Calls `on_new` with the loaded source once it
+/// is clear that a new release will be made from it.
 ///
-/// Mirrors that have not responded in time follow later, if enough others have responded.
+/// If enough mirrors have responded in time, the others follow later.
 pub(super) fn prepare(
     source: &Source,
     fleet: &Fleet,
@@ -56,7 +56,7 @@ pub(super) fn prepare(
     Preparation::begin(source, fleet, options, is_enough, monitor)?.finish(options, on_new, monitor)
 }
 
-/// Like [`prepare`], but waits for the responses of all mirrors.
+/// Like [`prepare`], but waits for responses from all mirrors.
 pub(super) fn prepare_plan(
     source: &Source,
     fleet: &Fleet,
@@ -66,8 +66,8 @@ pub(super) fn prepare_plan(
     Preparation::begin(source, fleet, options, |_| false, monitor)?.finish(options, |_| {}, monitor)
 }
 
-/// Whether caching old content is useful. The cache helps with distant mirrors, unless a local
-/// mirror keeps the content anyway.
+/// Whether caching old content is useful. A cache helps with remote mirrors, unless a local mirror
+/// keeps the content anyway.
 fn is_cache_useful(members: &[PolledMirror]) -> bool {
     let has = |link| {
         members.iter().any(|member| member.mirror.link_kind() == link && member.state().is_some())
@@ -84,14 +84,14 @@ fn scan_options(
 ) -> Result<ScanOptions, PushError> {
     let mut scan = scan.clone();
     if let Some(temporary) = scratch.temporary() {
-        // The check at the start included the cache, but not the directory that replaces it.
+        // The check at the start covered the cache, but not the directory that replaces it.
         fleet::check_nesting(roots, [temporary.to_owned()])?;
         scan.stat_cache = None;
     }
     Ok(scan)
 }
 
-/// Loads the source; `tree` is the scan of its trees.
+/// Loads the source. `tree` is the scan of its trees.
 fn load(
     source: &Source,
     tree: Option<Arc<Tree>>,
@@ -103,7 +103,7 @@ fn load(
         (_, Some(tree)) => Ok(ResolvedSource::from_entries(SourceEntries::Tree(tree))),
         (Source::CurrentRelease(mirror), None) => resolve_source::load_current(mirror),
         (Source::Promote(mirror), None) => resolve_source::load_promoted(mirror),
-        // With too few mirrors, the push ends before it searches them.
+        // With too few mirrors, the push ends before it searches any.
         _ if !fleet::is_requirement_met(members, options.require) => Ok(ResolvedSource::empty()),
         (Source::Rollback { to, by }, None) => {
             let claims = Claims::new(members, options);
@@ -124,17 +124,17 @@ struct NextRelease {
 
 /// Whether the newest release can stay the newest.
 enum ReusableManifest {
-    /// The release can stay. Contains no manifest if all mirrors have the release and none of them
-    /// is local.
+    /// The release can stay. Contains no manifest if all mirrors have the release and none is
+    /// local.
     Usable(Option<Arc<ManifestFile>>),
-    /// The manifest is damaged on every mirror, or contains paths that must not be shown.
+    /// The manifest is damaged on every mirror, or has retired entries at expunged paths.
     Unusable,
 }
 
 struct Preparation {
     site: Site,
     members: Vec<PolledMirror>,
-    /// The pending states of members that have not responded yet.
+    /// The states still to come from members that have not responded yet.
     pending: PendingStates,
     resolved: ResolvedSource,
     scratch: Scratch,
@@ -142,8 +142,8 @@ struct Preparation {
 }
 
 impl Preparation {
-    /// Polls all mirrors and loads the source, in parallel if possible. Once `response_timeout` has
-    /// passed, waits for the remaining mirrors only until `is_enough` returns true.
+    /// Polls all mirrors and loads the source, in parallel if possible. After `response_timeout`,
+    /// waits for the remaining mirrors only until `is_enough` returns true.
     fn begin(
         source: &Source,
         fleet: &Fleet,
@@ -171,11 +171,11 @@ impl Preparation {
         }
         let (mut members, pending) = poll.finish();
         if matches!(source, Source::Rollback { to: None, .. }) {
-            // Without `--to`, if a push is switching the mirrors at this moment, it would be
-            // ambiguous which release to leave.
+            // Without `--to`, it is ambiguous which release to leave while another push is
+            // switching the mirrors.
             members = resolve_source::repoll_until_agreed(members, &options.stores, monitor)?;
         }
-        // Before the source is loaded, because a mirror with false claims must not choose the
+        // Before the source is loaded, because a mirror that makes false claims must not choose the
         // content.
         let members = claims::fail_implausible_mirrors(members, options, monitor);
         let resolved = load(source, tree, &members, options, monitor)?;
@@ -206,8 +206,8 @@ impl Preparation {
             .map(|publication| Prepared::Publication(Box::new(publication)))
     }
 
-    /// The report of a push that cannot meet its requirement, or that finds no release for all
-    /// mirrors. In that case nothing has been sent.
+    /// The report of a push that cannot meet its requirement, or finds no release that is for all
+    /// mirrors. Nothing has been sent then.
     fn refusal_report(&self, options: &Options) -> Option<Report> {
         let (reachable, total) = fleet::count_reachable(&self.members);
         let unmet = (!options.require.is_met(reachable, total))
@@ -250,7 +250,7 @@ impl Preparation {
         })
     }
 
-    /// All releases of the site that the mirrors keep.
+    /// All releases of this site that the mirrors keep.
     fn releases(&self) -> impl Iterator<Item = &Release> {
         self.members
             .iter()
@@ -290,9 +290,9 @@ impl Preparation {
         let orders = claims.published_run_numbers(monitor);
         claims::check_run_number(options, &orders)?;
         let content = self.resolved.source_entries.content_id();
-        // Nothing is new. The other conditions are the cases in which a release is needed
-        // nevertheless: a rollback, which records the content that it rejects; a new history; a
-        // mirror that only a higher release can replace; and a manifest that cannot be used.
+        // Nothing is new. The other conditions exclude cases that still need a release: a rollback,
+        // which records the content that it rejects; a new history; a mirror whose release only a
+        // higher one can replace; and an unusable manifest.
         if let Some(newest) = &newest
             && newest.content == content
             && fleet_wide::is_for_requested_mirrors(newest, options)
@@ -310,7 +310,7 @@ impl Preparation {
             return Ok(self.into_publication(next, Some(newest.clone()), false, None));
         }
         if let Some(newest) = &newest
-            // Otherwise the next run of a scheduled push would undo the rollback.
+            // Otherwise, the next scheduled push would undo the rollback.
             && let Some(rejected) = newest.rejection(content)
             && !options.allow_rejected
             && self.resolved.rolled_back_to.is_none()
@@ -324,12 +324,12 @@ impl Preparation {
         Ok(self.into_publication(next, newest, true, likely))
     }
 
-    /// Checks the guard rails for the content, and emits warnings.
+    /// Applies the guard rails to the content, and emits warnings.
     fn check_live(&self, options: &Options, monitor: &dyn Monitor) -> Result<(), PushError> {
         let live = &self.resolved.source_entries;
         options.guards.check_tree(live.paths())?;
         options.guards.check_secrets(live.paths(), live.private_keys())?;
-        // Entries from a mirror were published before and cause no warning.
+        // Entries from a mirror were published before, so they cause no warning.
         if let Some(message) =
             secret_files::clutter_warning(live.paths()).filter(|_| live.is_tree())
         {
@@ -346,8 +346,8 @@ impl Preparation {
         likely_base: Option<ManifestId>,
     ) -> Publication {
         let is_repeatable = !self.resolved.is_staged;
-        // Prefer the source mirror: it is less likely to be damaged than the mirrors that the push
-        // updates.
+        // The source mirror comes first: it is less likely to be damaged than the mirrors that the
+        // push updates.
         let from = self.resolved.source_mirror.iter().chain(&self.members);
         let likely = likely_manifests(&next, likely_base);
         let sources = MirrorSources::new(from, &likely);
@@ -370,8 +370,8 @@ impl Preparation {
         {
             speeds.record_rtt(member.mirror.location(), round_trip);
         }
-        // Stored before any pack is made, so that a later push makes the packs of an interrupted
-        // push at the same level.
+        // Stored before any pack is made, so that if this push is interrupted, the next makes its
+        // packs at the same level.
         if let Some(bytes) = speeds.to_bytes() {
             // If this fails, the next push uses the default level.
             self.scratch.keep_link_speeds(&bytes).ok();
@@ -396,7 +396,7 @@ impl Preparation {
         }
     }
 
-    /// The manifest of a release that stays the newest.
+    /// The manifest of a release that remains the newest.
     fn reusable_manifest(
         &self,
         newest: &Release,
@@ -444,7 +444,7 @@ impl Preparation {
             None => None,
         };
         if let Some(newest) = newest.filter(|_| previous.is_none()) {
-            // Without the last manifest, all files get new times: visitors get nothing stale, but
+            // Without the last manifest, all files get new times: visitors see nothing stale, but
             // must fetch everything again.
             let message = format!(
                 "the manifest of release {} is damaged everywhere: all files get new times",
@@ -456,15 +456,15 @@ impl Preparation {
         let manifest_plan =
             ManifestPlan::compare(stream()?, &self.resolved.source_entries, &manifest_options)
                 .map_err(PushError::NewManifest)?;
-        // Before the manifest is written, so that a refused push leaves nothing behind.
+        // Checked before the manifest is written, so that a refused push leaves nothing behind.
         options.guards.check_removed(manifest_plan.removed, manifest_plan.total)?;
         let (totals, manifest) =
             self.write_manifest(&manifest_plan, stream()?, &manifest_options)?;
         let mut release = self.build_release(&totals, newest, orders, options)?;
         release.created = created;
         self.set_rejections(&mut release, newest, options);
-        // Detects a clock that is wrong by centuries before the mirrors get a record that they
-        // cannot read.
+        // Detects a clock that is off by centuries before the mirrors get a record that they cannot
+        // read.
         Release::parse(&release.to_bytes()).map_err(PushError::NewRelease)?;
         Ok(NextRelease {
             release,
@@ -510,15 +510,15 @@ impl Preparation {
         release.partial.clone_from(&options.partial);
         release.orders = orders;
         if let Some(order) = &options.run_number {
-            // A push with `allow_older` sets the stream to its own number. This is how a user
-            // removes a wrong number.
+            // A push with `allow_older` sets the stream to its own number, which lets users correct
+            // a wrong one.
             release.orders.insert(order.stream().to_owned(), order.number());
         }
         Ok(release)
     }
 
-    /// Sets which content `release` rejects: the content that the newest release rejects and a
-    /// mirror still keeps, and the content that `release` rolls back.
+    /// Sets which content `release` rejects: content that the newest release rejects and a mirror
+    /// still keeps, and content that `release` rolls back.
     fn set_rejections(&self, release: &mut Release, newest: Option<&Release>, options: &Options) {
         let Some(newest) = newest else { return };
         let kept: Vec<_> = self.releases().map(|kept| kept.content).collect();
@@ -532,9 +532,9 @@ impl Preparation {
                 release.rejected.push(RejectedContent {
                     content: newest.content,
                     sequence: newest.sequence,
-                    // Not the clock: if several releases follow one another within a second, their
-                    // times are ahead of the clock, and a rollback must not be earlier than the
-                    // release that it rolls back.
+                    // Not the clock: releases that follow one another within a second have times
+                    // ahead of the clock, and a rollback must not be earlier than the release that
+                    // it rolls back.
                     at: release.created,
                     by: name.clone(),
                     why: options.note.clone(),
@@ -548,8 +548,8 @@ impl Preparation {
     }
 
     /// The history of the next release, and the histories that it took over. Both come from the
-    /// release that it is based on. If the record of that release is lost, another release of the
-    /// site is used.
+    /// release that it is based on or, if the record of that release is lost, from another release
+    /// of the site.
     fn history(
         &self,
         newest: Option<&Release>,
@@ -561,14 +561,14 @@ impl Preparation {
         }
         let history = HistoryId::random().context("make an id for", || "a new history".into())?;
         let mut replaces = fleet::histories(&self.members);
-        // A record has room for only this many histories, so the oldest ones are dropped.
+        // A record has room for only this many histories, so the oldest are dropped.
         replaces.drain(..replaces.len().saturating_sub(MAX_REPLACED));
         Ok((history, replaces))
     }
 }
 
-/// The manifests from which a release is made. A mirror that keeps one of them has most of the
-/// content.
+/// Manifests of the release and of those that it derives from. A mirror that keeps one of them has
+/// most of the content.
 fn likely_manifests(next: &NextRelease, likely_base: Option<ManifestId>) -> Vec<ManifestId> {
     let previous = next.previous.as_ref().map(|previous| previous.id);
     [Some(next.release.manifest), previous, likely_base].into_iter().flatten().collect()

@@ -1,5 +1,5 @@
 //! The publication: the release that a push brings to every mirror, and what the origin remembers
-//! of it.
+//! about it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,14 +18,14 @@ use crate::push::outcome::{ChangeCounts, Report};
 use crate::push::states::PendingStates;
 use crate::release::Release;
 
-/// The release that every mirror should get, with everything that is needed to send it.
+/// The release that every mirror should get, with everything needed to send it.
 #[derive(Debug)]
 pub(super) struct Publication {
     pub(super) release: Release,
     /// Whether this push creates the release.
     pub(super) is_new: bool,
     /// Whether the push may start again if another push got there first. It may not if the user
-    /// named the release and it is staged.
+    /// named a staged release.
     pub(super) is_retryable: bool,
     /// The manifest; `None` if no mirror needs it and no local mirror has it.
     pub(super) manifest: Option<Arc<ManifestFile>>,
@@ -35,15 +35,15 @@ pub(super) struct Publication {
     pub(super) members: Vec<PolledMirror>,
     /// The members, by index, that had not responded when the release was decided.
     pub(super) late_members: Vec<usize>,
-    /// The pending states of these members.
+    /// The states still to come from these members.
     pub(super) pending: PendingStates,
-    /// The newest release that any member was known to serve when the release was decided.
+    /// The newest release that any member was known to serve when this one was decided.
     pub(super) newest_before: Option<Release>,
-    /// A kept manifest with most of the content, for example the one that a rollback returns to.
+    /// A kept manifest with most of the content, such as the one that a rollback returns to.
     pub(super) likely_base: Option<ManifestId>,
     /// Whether mirrors with a newer release are left alone.
     pub(super) skips_newer_mirrors: bool,
-    /// How the release differs from the newest one before it.
+    /// How the release differs from the newest one before.
     pub(super) change_counts: ChangeCounts,
     pub(super) scratch: Scratch,
     /// The link speeds of the mirrors.
@@ -54,7 +54,7 @@ pub(super) struct Publication {
 
 impl Publication {
     /// Stores the manifest for the next push, if fetching it again would use the network. Drops old
-    /// content that is no longer useful.
+    /// content that is no longer of use.
     pub(super) fn remember(&self, report: &Report, options: &Options, monitor: &dyn Monitor) {
         let is_far =
             self.members.iter().any(|member| member.mirror.link_kind() == LinkKind::Network);
@@ -71,7 +71,7 @@ impl Publication {
         {
             if let Some(store) = member.mirror.store_id() {
                 // Only if the mirror serves the release, because later pushes use this note to
-                // confirm the claims of the mirror.
+                // confirm the mirror's claims.
                 let brought = report.outcome.is_current().then(|| self.release.name());
                 options.stores.record(member.mirror.location(), store, brought);
             }
@@ -91,8 +91,8 @@ impl Publication {
         }
     }
 
-    /// Starts to cache new content, if the cache is useful: once for a release, and only if no
-    /// local mirror has the content.
+    /// Starts to cache new content, if the cache is useful: once per release, and only if no local
+    /// mirror has the content.
     pub(super) fn begin_caching(
         &self,
         bytes: u64,
@@ -103,7 +103,7 @@ impl Publication {
             .content_source
             .base_content
             .cache()
-            // Bundles for several bases have the same new content, so the first one caches it for
+            // Bundles for different bases have the same new content, so the first one caches it for
             // all.
             .filter(|_| self.is_new && !self.is_caching.swap(true, Ordering::Relaxed))?;
         let begun = CacheWriter::begin(cache, bytes, options.keep_content.max_bytes);

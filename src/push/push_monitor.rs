@@ -1,5 +1,4 @@
-//! Forwards events, counts the traffic to each mirror, and stops all threads of a push when it
-//! ends.
+//! Forwards events, counts the traffic to each mirror, and stops a push's threads when it ends.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,7 +16,7 @@ pub struct Traffic {
     pub sent_packs: u64,
     /// Size of these packs, in bytes.
     pub sent_bytes: u64,
-    /// Packs that the mirror already had from an interrupted push.
+    /// Packs that the mirror already held from an interrupted push.
     pub held_packs: u64,
 }
 
@@ -42,7 +41,7 @@ impl<'m> PushMonitor<'m> {
         }
     }
 
-    /// Makes every running thread end soon.
+    /// Tells every running thread to end.
     pub(super) fn stop(&self) {
         self.stopped.store(true, Ordering::Relaxed);
     }
@@ -89,8 +88,8 @@ impl Monitor for PushMonitor<'_> {
             Event::BundleStarted { mirrors, bytes, .. } => {
                 let mut contents = self.lock_new_bytes();
                 for mirror in mirrors {
-                    // A second bundle for the mirror sends parts of the first one again, so only
-                    // the first bundle counts.
+                    // A second bundle for the mirror sends parts of the first again, so only the
+                    // first counts.
                     contents.entry(mirror.clone()).or_insert(*bytes);
                 }
             }

@@ -1,8 +1,7 @@
 //! The second scan of the tree, in parallel with the rest of a push.
 //!
-//! If a file did not change between its two scans, it was unchanged at every moment between them,
-//! and content that is read later is hashed again. So the second scan may run early, while a core
-//! is idle.
+//! If a file is the same in both scans, it did not change in between, and content that is read
+//! later is hashed again. So the second scan may run early, while a core is idle.
 
 use std::sync::Arc;
 use std::thread::{Scope, ScopedJoinHandle};
@@ -14,12 +13,12 @@ use crate::scan::{ScanError, Tree};
 use crate::threads;
 
 /// If sending takes longer than this, the tree is scanned a third time: users who build in place
-/// while a push runs should find out.
+/// during a push should find out.
 const MAX_RECHECK_AGE: Duration = Duration::from_secs(1);
 
 type RecheckResult = (Result<(), ScanError>, Instant);
 
-/// A running scan of the tree, if there is a tree.
+/// The running scan of the tree, if there is one.
 pub(super) struct Recheck<'s> {
     /// The handle is `None` if the system could not create a thread.
     running: Option<(Arc<Tree>, Option<ScopedJoinHandle<'s, RecheckResult>>)>,
@@ -44,7 +43,7 @@ impl<'s> Recheck<'s> {
         Self { running: Some((Arc::clone(tree), handle)) }
     }
 
-    /// Checks that the tree is unchanged since the first scan.
+    /// Checks that the tree has not changed since the first scan.
     ///
     /// # Errors
     /// If something has changed, or the user cancelled the push.

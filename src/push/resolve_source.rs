@@ -1,5 +1,4 @@
-//! Resolves the source of a push that does not have a tree: a release that a mirror serves, keeps,
-//! or has staged.
+//! Resolves a source other than a tree: a release that a mirror serves, keeps, or has staged.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -28,9 +27,9 @@ pub(super) struct ResolvedSource {
     pub(super) decided_by: Option<DecidedBy>,
     /// The existing release to publish unchanged, if the push does not create one.
     pub(super) existing_release: Option<Release>,
-    /// Whether `as_it_is` is staged on mirrors and not served by the source.
+    /// Whether `existing_release` is staged on mirrors rather than served by the source.
     pub(super) is_staged: bool,
-    /// Whether the content of `from` is promoted into another history.
+    /// Whether the content of `source_mirror` is promoted into another history.
     pub(super) is_promoted: bool,
     /// Whether mirrors with a newer release are left alone.
     pub(super) skips_newer_mirrors: bool,
@@ -57,7 +56,7 @@ impl ResolvedSource {
     }
 }
 
-/// Loads a staged release. Only the name is loaded, because the content is on the mirrors where the
+/// Loads a staged release. Loads only its record, because the content is on the mirrors where the
 /// release is staged.
 pub(super) fn load_staged(
     members: &[PolledMirror],
@@ -77,7 +76,7 @@ fn live_entries(mirror: &Arc<dyn Mirror>, release: &Release) -> Result<Vec<Entry
     Ok(entries)
 }
 
-/// Loads the current release of a mirror, to copy it to others unchanged.
+/// Loads a mirror's current release, to copy it unchanged to others.
 pub(super) fn load_current(mirror: &Arc<dyn Mirror>) -> Result<ResolvedSource, PushError> {
     let (from, release) = current_release_of(mirror)?;
     Ok(ResolvedSource {
@@ -87,8 +86,8 @@ pub(super) fn load_current(mirror: &Arc<dyn Mirror>) -> Result<ResolvedSource, P
     })
 }
 
-/// Loads the content of the current release of a mirror, to create a release for other mirrors from
-/// it.
+/// Loads the content of a mirror's current release, from which to create a release for other
+/// mirrors.
 pub(super) fn load_promoted(mirror: &Arc<dyn Mirror>) -> Result<ResolvedSource, PushError> {
     let (from, release) = current_release_of(mirror)?;
     let live = SourceEntries::Entries(live_entries(mirror, &release)?);
@@ -107,7 +106,7 @@ fn current_release_of(mirror: &Arc<dyn Mirror>) -> Result<(PolledMirror, Release
 }
 
 /// Loads the newest release that a mirror serves and that is for all mirrors, to copy it unchanged.
-/// There is none if every release was made for some mirrors only.
+/// There is none if every release was made for only some mirrors.
 pub(super) fn load_newest(
     members: &[PolledMirror],
     options: &Options,
@@ -126,13 +125,13 @@ pub(super) fn load_newest(
 }
 
 /// How long a rollback without a sequence keeps polling mirrors that serve different releases. A
-/// concurrent push switches all mirrors within a moment.
+/// concurrent push takes only a moment to switch all mirrors.
 const AGREEMENT_TIMEOUT: Duration = Duration::from_secs(1);
-/// Pause between these polls.
+/// The pause between these polls.
 const REPOLL_INTERVAL: Duration = Duration::from_millis(150);
 
-/// Polls the reachable mirrors again, for a moment, while they serve different releases, which
-/// happens during a push. A mirror that could not be polled is not polled again.
+/// Polls the reachable mirrors again for a moment while they serve different releases, as they do
+/// during a push. A mirror that could not be polled is not polled again.
 ///
 /// # Errors
 /// [`PushError::Cancelled`].
@@ -145,7 +144,7 @@ pub(super) fn repoll_until_agreed(
         Some(_) => PolledMirror::pending(member.mirror),
         None => member,
     };
-    // A deadline and not a number of polls: a mirror that always differs may also be slow.
+    // A deadline rather than a number of polls: a mirror that always differs may also be slow.
     let deadline = Instant::now() + AGREEMENT_TIMEOUT;
     while serve_different_releases(&members)
         && Instant::now() < deadline
@@ -168,23 +167,22 @@ fn serve_different_releases(members: &[PolledMirror]) -> bool {
     current.windows(2).any(|pair| pair[0] != pair[1])
 }
 
-/// The target of a rollback, and the state of the mirrors.
+/// The target of a rollback, and the states of the mirrors.
 #[derive(Debug, Clone)]
 pub struct RollbackPlan {
-    /// The kept release whose content the rollback would publish; `None` if no mirror can be
+    /// The kept release whose content the rollback would publish; `None` if no mirror could be
     /// polled.
     pub to: Option<Release>,
-    /// The mirrors. A push does not poll a mirror again if polling it has failed.
+    /// The mirrors. A push does not poll those again that could not be polled.
     pub fleet: Fleet,
-    /// The name of each mirror, with the sequence that it serves or the reason why it could not be
-    /// polled.
+    /// The name of each mirror, and the sequence that it serves or why it could not be polled.
     pub mirrors: Vec<(String, Result<Option<u64>, ErrorKind>)>,
 }
 
 /// Determines which release a rollback of `fleet` would return to.
 ///
 /// # Errors
-/// [`PushError::Rollback`] if there is no such release, or more than one; [`PushError::Cancelled`].
+/// [`PushError::Rollback`] if there is no such release or more than one. [`PushError::Cancelled`].
 pub fn plan_rollback(
     fleet: &Fleet,
     to: Option<u64>,
@@ -197,7 +195,7 @@ pub fn plan_rollback(
     if to.is_none() {
         members = repoll_until_agreed(members, stores, monitor)?;
     }
-    // As in the push, so that both choose the same release.
+    // As in a push, so that both choose the same release.
     let members = claims::fail_implausible_mirrors(members, options, monitor);
     let to = if reachable(&members).next().is_none() {
         None
@@ -235,7 +233,7 @@ pub(super) fn load_rollback(
     monitor: &dyn Monitor,
 ) -> Result<ResolvedSource, PushError> {
     let release = rollback_release(claims, to, options, monitor)?;
-    // If the manifest of one mirror is damaged, another mirror may have an undamaged copy.
+    // If one mirror's manifest is damaged, another mirror may have an undamaged copy.
     let mut resolved = fleet::mirrors_with_manifest(claims.members(), &release.manifest)
         .map(|mirror| live_entries(mirror, release));
     let first = resolved.next().expect("the release was found on a mirror");
@@ -248,9 +246,9 @@ pub(super) fn load_rollback(
     })
 }
 
-/// The confirmed release with this sequence, if all mirrors that keep a release with this sequence
-/// keep the same one. If one release replaced another of the same sequence, a mirror keeps both:
-/// then the one of the higher rank is meant.
+/// The confirmed release with this sequence, if all mirrors that keep one keep the same. If one
+/// release replaced another with the same sequence, a mirror keeps both; the one with the higher
+/// rank is meant.
 fn kept_release<'m>(claims: &Claims<'m>, sequence: u64) -> Result<&'m Release, PushError> {
     let of_sequence = |member: &'m PolledMirror| {
         member.releases().iter().filter(move |release| release.sequence == sequence)
@@ -281,14 +279,14 @@ fn kept_release<'m>(claims: &Claims<'m>, sequence: u64) -> Result<&'m Release, P
     Ok(first)
 }
 
-/// The release that a rollback without a sequence leaves: the newest one that counts. Warns about
+/// The release that a rollback without a sequence leaves: the newest one that counts. Warns of
 /// mirrors that serve a different release.
 ///
 /// A single mirror must not block the rollback of all others, whatever it claims to serve. It may
 /// serve an older release because it was left behind or refuses newer ones, or a newer one that was
-/// not pushed to it from here. A release that counts but that only a minority serves is ambiguous,
-/// because it may be a canary, or its waves may have stopped: the user may mean that release or the
-/// release of the majority.
+/// not pushed to it from here. If only a minority serves a release that counts, the rollback is
+/// ambiguous: the release may be a canary, or its waves may have stopped, and the user may mean
+/// that release or the majority's.
 fn release_to_roll_back<'m>(
     claims: &Claims<'m>,
     monitor: &dyn Monitor,
@@ -306,7 +304,8 @@ fn release_to_roll_back<'m>(
             other.sequence() > newest.sequence && other != newest.name() && count(other) > 1
         };
         let following = count(newest.name());
-        // Half, and not more than half: of four mirrors, one may be left behind and one hostile.
+        // Half rather than more than half: out of four mirrors, one may be left behind and one
+        // hostile.
         following > 1
             && 2 * following >= serving
             && mirrors_not_serving(newest, members).all(is_made_for)
@@ -336,7 +335,7 @@ fn release_to_roll_back<'m>(
     Ok(newest)
 }
 
-/// The mirrors that serve a different release. Mirrors without a release are left out: they have
+/// The mirrors that serve a different release. Leaves out mirrors without a release, which have
 /// nothing to roll back.
 fn mirrors_not_serving<'m>(
     release: &Release,
@@ -346,8 +345,8 @@ fn mirrors_not_serving<'m>(
     members.iter().filter(move |member| member.current().is_some_and(|current| current != name))
 }
 
-/// The newest confirmed release before the one that the fleet rolls back. A release that was made
-/// for some of the mirrors only, such as a canary, is skipped.
+/// The newest confirmed release before the one that the fleet rolls back. Skips releases that were
+/// made for only some of the mirrors, such as canaries.
 fn rollback_target<'m>(
     claims: &Claims<'m>,
     options: &Options,
@@ -356,8 +355,9 @@ fn rollback_target<'m>(
     let newest = release_to_roll_back(claims, monitor)?;
     let releases = claims.members().iter().flat_map(PolledMirror::releases);
     let before = releases.filter(|release| {
-        // A lower sequence and different content. The other conditions exclude content that was
-        // rolled back, canaries, and releases that a single mirror may have made up.
+        // The target has a lower sequence and different content. The other conditions exclude
+        // content that was rolled back, canaries, and releases that a single mirror may have made
+        // up.
         release.sequence < newest.sequence
             && release.content != newest.content
             && newest.rejection(release.content).is_none()

@@ -1,8 +1,8 @@
-//! How long a path that was removed from the tree is still served.
+//! How long a path is still served after it was removed from the tree.
 //!
-//! A cached page still requests the assets of its own build. A removed page, however, should
-//! disappear. So by default, pages and data are removed at once, and everything else is still
-//! served for a day.
+//! A cached page still requests the assets from its own build, but a removed page should disappear.
+//! So by default, pages and data are removed immediately, and everything else is served for another
+//! day.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use crate::tree_path::TreePath;
 const DEFAULT_RETENTION: Duration = Duration::from_secs(24 * 60 * 60);
 const PAGE_EXTENSIONS: [&str; 5] = ["html", "htm", "xml", "json", "txt"];
 
-/// A rule with the retention of the paths that match a pattern.
+/// A rule that sets the retention of paths that match a pattern.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RetentionRule {
     /// A pattern in gitignore syntax.
@@ -50,7 +50,7 @@ impl Retention {
         Ok(Self { rules: rules.iter().map(compile).collect::<Result<_, String>>()?, expunged })
     }
 
-    /// How long `path` is served after it was removed.
+    /// How long `path` is still served after its removal.
     #[must_use]
     pub fn duration_for(&self, path: &TreePath) -> Duration {
         if self.is_expunged(path) {
@@ -81,7 +81,8 @@ impl Retention {
         !self.expunged.is_empty()
     }
 
-    /// Whether `path` is expunged. An expunged path is not even kept as an earlier retired entry.
+    /// Whether `path` is expunged. Even an entry that retired earlier is dropped at an expunged
+    /// path.
     #[must_use]
     pub fn is_expunged(&self, path: &TreePath) -> bool {
         self.expunged.iter().any(|expunged| path.is_within(expunged.as_str()))

@@ -1,5 +1,5 @@
-//! Reverting: mirrors that switched get their previous content back, as a new release above the bad
-//! one.
+//! Reverting: mirrors that switched get their previous content back, as a new release that is newer
+//! than the bad one.
 
 use crate::monitor::Monitor;
 use crate::push::fleet::Fleet;
@@ -33,8 +33,8 @@ impl Revert {
         };
         let mirrors = back.iter().map(|index| fleet.mirrors()[*index].clone()).collect();
         let names = || back.iter().map(|index| fleet.mirrors()[*index].name().to_owned()).collect();
-        // A release that reverts only part of the fleet is not for the others: `heal` must not
-        // spread it.
+        // A release that reverts only part of the fleet is not for the rest: `heal` must not spread
+        // it.
         let partial = if back.len() < fleet.mirrors().len() {
             Some(PartialScope { mirrors: names(), why: partial_reason(&report, &reason) })
         } else {
@@ -62,7 +62,7 @@ impl Revert {
     }
 }
 
-/// Why the release is only for the mirrors that revert, as text for its record.
+/// The text for the release's record that says why it is only for the mirrors that revert.
 fn partial_reason(report: &Report, reason: &str) -> String {
     let mut why =
         format!("a push reverted release {}: {reason}", report.sequence.unwrap_or_default());
@@ -73,7 +73,7 @@ fn partial_reason(report: &Report, reason: &str) -> String {
     why
 }
 
-/// The options for a push that no check may stop: no guard rail, run number, requirement or wave.
+/// The options for a push that nothing may stop: no guard rail, run number, requirement or wave.
 fn without_checks(options: &Options) -> Options {
     Options {
         run_number: None,
@@ -86,7 +86,7 @@ fn without_checks(options: &Options) -> Options {
             allow_secrets: true,
             ..options.guards.clone()
         },
-        // Each mirror that reverts helps its visitors, whatever the other mirrors do.
+        // Each mirror that reverts helps its visitors, whatever the others do.
         require: Require::AtLeast(1),
         policy: Policy::default(),
         ..options.clone()

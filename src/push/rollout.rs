@@ -1,4 +1,4 @@
-//! The mirrors of a push with their outcomes.
+//! The mirrors in a push and their outcomes.
 
 use crate::fsx;
 use crate::hash::StoreId;
@@ -14,7 +14,7 @@ use crate::push::outcome::{MirrorReport, Outcome, Report};
 /// [`MirrorPush`], and the coordinator records their results here.
 pub(super) struct Rollout<'a> {
     pub(super) context: PushContext<'a>,
-    /// In the order of the members of the publication.
+    /// In the same order as the publication's members.
     pub(super) mirrors: Vec<MirrorRun<'a>>,
 }
 
@@ -25,7 +25,7 @@ pub(super) struct MirrorRun<'a> {
     pub(super) outcome: Option<Outcome>,
 }
 
-/// The index of a mirror and the result of staging there.
+/// The index of a mirror, and the result of staging on it.
 pub(super) type StagingResult = (usize, Result<Outcome, MirrorError>);
 
 /// The mirrors that switch together, and their wave; `None` for mirrors without a wave, which form
@@ -33,8 +33,8 @@ pub(super) type StagingResult = (usize, Result<Outcome, MirrorError>);
 pub(super) type WaveMembers<'a> = (Vec<MirrorPush<'a>>, Option<&'a Wave>);
 
 impl<'a> Rollout<'a> {
-    /// All mirrors of the publication. Mirrors to which nothing must be sent, or that cannot be
-    /// updated, already have an outcome.
+    /// All mirrors of the publication. Those that need nothing or cannot be updated already have an
+    /// outcome.
     pub(super) fn new(context: PushContext<'a>) -> Self {
         let run = |index| {
             let push = MirrorPush { context, index };
@@ -47,12 +47,12 @@ impl<'a> Rollout<'a> {
         self.mirrors[index].outcome = Some(outcome);
     }
 
-    /// The outcomes that are known.
+    /// The outcomes known so far.
     pub(super) fn outcomes(&self) -> impl Iterator<Item = &Outcome> {
         self.mirrors.iter().filter_map(|run| run.outcome.as_ref())
     }
 
-    /// The mirrors that count for the requirement.
+    /// The mirrors that count towards the requirement.
     pub(super) fn counted(&self) -> impl Iterator<Item = &MirrorRun<'a>> {
         self.mirrors.iter().filter(|run| !run.push.is_joining())
     }
@@ -66,7 +66,7 @@ impl<'a> Rollout<'a> {
         )
     }
 
-    /// The mirrors of each wave: those of the policy, then all others.
+    /// The mirrors in each wave of the policy, then all others.
     pub(super) fn waves(&self) -> Vec<WaveMembers<'a>> {
         let mut left: Vec<MirrorPush<'a>> = self.mirrors.iter().map(|run| run.push).collect();
         let mut waves = Vec::new();
@@ -134,8 +134,7 @@ pub(super) fn lead_order<'a>(
     mirrors: &[MirrorPush<'a>],
     store: impl Fn(MirrorPush<'a>) -> Option<StoreId>,
 ) -> Vec<MirrorPush<'a>> {
-    // A competing push may not know about a joining mirror, so a joining mirror leads only if all
-    // are joining.
+    // A competing push may not know about a joining mirror, so one leads only if all are joining.
     let mut order = mirrors.to_vec();
     order.sort_by_cached_key(|mirror| (mirror.is_joining(), store(*mirror), mirror.index));
     order

@@ -1,4 +1,4 @@
-//! The order in which the mirrors of a push would switch, as far as it is known in advance.
+//! The order in which the mirrors in a push would switch, as far as it is known in advance.
 
 use serde::Serialize;
 
@@ -10,7 +10,7 @@ use crate::push::rollout::{Rollout, lead_order};
 /// Mirrors that would switch together.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct WavePlan {
-    /// The number of the wave, starting at 1. Mirrors without a wave form one after the last.
+    /// The number of the wave, starting at 1. Mirrors without a wave form an extra one at the end.
     pub number: usize,
     /// The names of the mirrors.
     pub mirrors: Vec<String>,
@@ -29,17 +29,16 @@ pub struct Schedule {
     pub required: usize,
     /// The number of mirrors that count. Joining mirrors do not.
     pub counted: usize,
-    /// What would happen to mirrors that switched if another one then fails to switch.
+    /// What would happen to mirrors that had switched if another then failed to switch.
     pub on_failure: OnFailure,
-    /// The mirror that would switch first; `None` if it becomes known only when all mirrors are
-    /// ready.
+    /// The mirror that would switch first; `None` if that is known only when all mirrors are ready.
     pub lead: Option<String>,
     /// The waves in which at least one mirror would switch, in order.
     pub waves: Vec<WavePlan>,
 }
 
 impl Schedule {
-    /// The schedule of the mirrors that have no outcome yet or have staged the release.
+    /// The schedule for the mirrors that have no outcome yet or have staged the release.
     pub(super) fn new(rollout: &Rollout<'_>) -> Self {
         let options = rollout.context.options;
         let mut lead = None;
@@ -78,7 +77,7 @@ impl Schedule {
         }
     }
 
-    /// The number of the wave in which the mirror of this name would switch.
+    /// The number of the wave in which the mirror with this name would switch.
     pub(super) fn wave_of(&self, mirror: &str) -> Option<usize> {
         self.waves
             .iter()
@@ -87,8 +86,8 @@ impl Schedule {
     }
 }
 
-/// The mirror that leads; `None` if it is not known yet, because a new mirror gets its store id
-/// only when it is staged.
+/// The mirror that leads; `None` if not known yet, because a new mirror gets its store id only with
+/// staging.
 fn leader<'a>(mirrors: &[MirrorPush<'a>]) -> Option<MirrorPush<'a>> {
     let mut candidates = lead_order(mirrors, MirrorPush::known_store);
     let first = *candidates.first()?;

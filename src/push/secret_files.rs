@@ -1,7 +1,7 @@
-//! Detects files that are not meant for visitors: files with secrets, and leftovers of editors and
-//! operating systems.
+//! Detects files that are not meant for visitors: files with secrets, and files left behind by
+//! editors and operating systems.
 //!
-//! Pure: decides by paths. The scan detects private keys by content. The lists are documented in
+//! Pure: judges by paths. The scan detects private keys by content. The lists are documented in
 //! docs/configuration.md, "Secrets". Names are compared case-insensitively.
 
 use std::collections::BTreeMap;
@@ -38,7 +38,7 @@ const SECRET_NAMES: [&str; 27] = [
     "server.key",
     "private.key",
     "privkey.pem",
-    // The internal directory of a mirror, in case someone pushes a mirror as a tree.
+    // A mirror's internal directory, in case someone pushes a mirror as a tree.
     ".headwater",
 ];
 
@@ -48,10 +48,10 @@ const SECRET_EXTENSIONS: [&str; 7] = [".kdbx", ".kdb", ".p12", ".pfx", ".jks", "
 /// Paths of files with secrets, relative to any directory.
 const SECRET_FILES: [&str; 2] = [".docker/config.json", ".kube/config"];
 
-/// Suffixes of `.env` files without secrets: they only show the names of variables.
+/// Suffixes of `.env` files without secrets, which only show the names of variables.
 const ENV_EXAMPLES: [&str; 4] = ["example", "sample", "template", "dist"];
 
-/// Whether a file probably contains secrets, judged by its path.
+/// Whether a file probably contains secrets, judging by its path.
 pub(super) fn is_secret(path: &TreePath) -> bool {
     let path = path.as_str().to_ascii_lowercase();
     let has_name = |component: &str| {

@@ -1,4 +1,4 @@
-//! The site of a push: the site that the user named, or the site of the mirrors.
+//! The site of a push: the one that the user named, or that of the mirrors.
 //!
 //! Pure. The site that a mirror reports takes precedence over the one in its location. If no mirror
 //! has a site in either place, the site is [`Site::default`].
@@ -16,13 +16,13 @@ pub struct SiteOfMirror {
     pub site: Site,
 }
 
-/// The site of a push to `members`: `named`, if the user named one. Otherwise it is the site of
-/// their stores. If no member has a store, it is the site that their receivers are configured for,
-/// and finally the site in their locations. `from` is the source mirror; its site counts like those
-/// of the members.
+/// The site of a push to `members`: `named`, if the user named one. Otherwise, it is the site of
+/// their stores. If no member has a store, it is the site that their receivers are configured for
+/// or, failing that, the site in their locations. The site of `from`, the source mirror, counts
+/// like those of the members.
 ///
 /// # Errors
-/// [`PushError::SitesDiffer`] if no site was named and the mirrors have different ones.
+/// [`PushError::SitesDiffer`] if no site was named and the mirrors have different sites.
 pub(super) fn resolve(
     named: Option<&Site>,
     members: &[PolledMirror],
@@ -40,8 +40,7 @@ pub(super) fn resolve(
     }
 }
 
-/// The site that `site_of` returns for all members for which it returns one; `None` if it returns
-/// `None` for all.
+/// The site that `site_of` returns for every member that has one; `None` if no member has one.
 fn common_site<'m>(
     members: impl Iterator<Item = &'m PolledMirror>,
     site_of: impl Fn(&PolledMirror) -> Option<Site>,

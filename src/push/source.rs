@@ -1,4 +1,4 @@
-//! The source of the content of a push.
+//! Where a push gets its content.
 
 use std::sync::Arc;
 
@@ -15,16 +15,16 @@ pub enum Source {
         /// How they are scanned.
         scan: ScanOptions,
     },
-    /// The current release of a mirror, unchanged.
+    /// A mirror's current release, unchanged.
     CurrentRelease(Arc<dyn Mirror>),
-    /// The content of the current release of a mirror, for a new release in the history of the
-    /// other mirrors.
+    /// The content of a mirror's current release, for a new release in the history of the other
+    /// mirrors.
     Promote(Arc<dyn Mirror>),
-    /// A release that is staged on mirrors, given by its name, its sequence or its id.
+    /// A release that is staged on mirrors, given by name, sequence or id.
     Staged(String),
-    /// The newest release that a mirror serves, unchanged, for mirrors that do not have it.
+    /// The newest release that a mirror serves, unchanged, for mirrors that lack it.
     Newest,
-    /// A release that the mirrors themselves have kept.
+    /// A release that the mirrors themselves keep.
     Rollback {
         /// The sequence; `None` for the release before the current one.
         to: Option<u64>,
@@ -36,9 +36,9 @@ pub enum Source {
 /// Who decided on a rollback.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum DecidedBy {
-    /// A person or a job, with a name if known. The content that is rolled back is rejected.
+    /// A person or a job, with a name if known. This rejects the content that is rolled back.
     Person(Option<String>),
-    /// A push, after a failed probe or switch. The failure says nothing about the content, so the
-    /// content is not rejected.
+    /// A push, after a failed probe or switch. This says nothing about the content, which is not
+    /// rejected.
     Push,
 }

@@ -9,9 +9,9 @@ use crate::push::fleet::Fleet;
 use crate::release::{Release, ReleaseName};
 use crate::text::error_chain;
 
-/// Finds the release that `text` names by its name, sequence or id, among the staged and current
-/// releases of the mirrors. If several releases have the sequence, returns the one that most of
-/// their mirrors have.
+/// Finds the release that `text` gives by name, sequence or id among the mirrors' staged and
+/// current releases. If several releases have the sequence, returns the one that is on most
+/// mirrors.
 pub(super) fn find_named<'m>(
     members: &'m [PolledMirror],
     text: &str,
@@ -33,7 +33,7 @@ pub(super) fn find_named<'m>(
     let first = found
         .first()
         .ok_or_else(|| not_staged(format!("no mirror has a staged release {text}")))?;
-    // One mirror alone must not make the number ambiguous for the others.
+    // A single mirror must not make the number ambiguous for the others.
     let count = |release: &Release| found.iter().filter(|other| **other == release).count();
     let is_of_most = |release: &&&Release| count(release) > 1 && 2 * count(release) > found.len();
     if let Some(majority) = found.iter().find(is_of_most) {
@@ -63,7 +63,7 @@ pub enum Abandoned {
 }
 
 /// Abandons the staged release that `text` names, on every mirror of `fleet`. The results are in
-/// the order of the mirrors.
+/// mirror order.
 ///
 /// # Errors
 /// If no mirror has the release staged.
@@ -92,7 +92,7 @@ pub fn abandon(
     let abandon = |member: &PolledMirror| {
         let mirror = member.mirror.name().to_owned();
         let abandoned = abandon_on(member);
-        // An unreachable mirror was already reported when it was polled.
+        // An unreachable mirror was reported when it was polled.
         if let (Some(_), Abandoned::Failed { error }) = (member.state(), &abandoned) {
             monitor.event(Event::MirrorFailed { mirror: mirror.clone(), error: error.clone() });
         }

@@ -11,13 +11,13 @@ use crate::push::mirror_push::MirrorPush;
 use crate::text::error_chain;
 use crate::threads;
 
-/// Maximum number of damaged objects to exclude as bases. If more are damaged, almost no object of
-/// the mirror is intact, and its base is not used at all.
+/// Maximum number of damaged objects to exclude as bases. If more are damaged, few objects on the
+/// mirror are likely to be intact, so its base is not used at all.
 const MAX_EXCLUDED_BASES: usize = 10_000;
 
 impl MirrorPush<'_> {
-    /// Stages the publication with a bundle that other mirrors may share. If the mirror reports its
-    /// base as damaged, tries again with fewer bases or none.
+    /// Stages the publication with a bundle that other mirrors may share. If the mirror reports a
+    /// damaged base, tries again with fewer base objects, or with none.
     pub(super) fn stage(
         self,
         bundle: &Bundle,
@@ -27,7 +27,7 @@ impl MirrorPush<'_> {
         let mirror = self.mirror();
         let timer = publication.speeds.begin();
         let staged = mirror.stage(&bundle.request(publication), &receiver, monitor);
-        // A transfer that was retried or interrupted says nothing about the speed of the link.
+        // A retried or interrupted transfer says nothing about the speed of the link.
         if staged.is_ok() {
             timer.record(mirror.location(), monitor.traffic(mirror.name()).sent_bytes);
         }
@@ -35,7 +35,7 @@ impl MirrorPush<'_> {
         self.resend_damaged(BundleBase::from(bundle.base().cloned()), staged)
     }
 
-    /// Stages the publication with packs that are made for this mirror alone.
+    /// Stages the publication with packs made for this mirror alone.
     pub(super) fn stage_alone(self) -> Result<(), MirrorError> {
         let publication = self.context.publication;
         let manifest = match bundle::base_manifest_for(publication, self.polled()) {
@@ -60,11 +60,11 @@ impl MirrorPush<'_> {
         {
             let known = base.excluded.len();
             base.excluded.extend(error.damaged_bases().iter().copied());
-            // If the mirror names no new objects, or too many, the base is useless.
+            // If the mirror names no new objects or too many, the base is useless.
             let is_named = base.excluded.len() > known && base.excluded.len() <= MAX_EXCLUDED_BASES;
             base.manifest = base.manifest.filter(|_| is_named);
-            // A wrong match of one object is rare. After a second failure the signatures are not
-            // trusted, or there would be a round for each block.
+            // A wrong match in one object is rare. After a second failure, the signatures are not
+            // trusted; otherwise, each block might take a round.
             base.allows_signed_bases &= known == 0;
             let remedy = if is_named {
                 "sending anew what builds on them"
@@ -82,8 +82,8 @@ impl MirrorPush<'_> {
         let context @ PushContext { publication, monitor, .. } = self.context;
         let bundle = Bundle::for_mirror(context, base, self.index).map_err(source_error)?;
         let queue = PackQueue::new(
-            // The shared bundles, of which there are at most as many as mirrors, use lower numbers.
-            // Each queue needs its own files.
+            // Each queue needs its own files. The shared bundles, at most one per mirror, use lower
+            // numbers.
             publication.members.len() + self.index,
             &publication.content_source,
             &publication.scratch,
@@ -91,11 +91,11 @@ impl MirrorPush<'_> {
         )?;
         std::thread::scope(|scope| {
             let receiver = queue.subscribe();
-            // An error of the builder reaches the mirror through the queue.
+            // A builder error reaches the mirror through the queue.
             threads::start(scope, || {
                 pack_builder::run(&bundle.pack_input(context, false), None, &queue, monitor).ok()
             })?;
-            // When this returns, the receiver is dropped, and the builder no longer waits for it.
+            // When this returns, the receiver is dropped, so the builder no longer waits for it.
             self.mirror().stage(&bundle.request(publication), &receiver, monitor)
         })
     }

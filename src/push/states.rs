@@ -1,9 +1,7 @@
-//! Polls the states of mirrors, each on a thread of its own, and receives the responses as they
-//! arrive.
+//! Polls the states of mirrors, each on its own thread, and receives the responses as they arrive.
 //!
-//! The threads are not joined: a connection attempt cannot be interrupted, and a push that has
-//! ended must not wait for one. A poll changes nothing; it ends at its deadline or with the
-//! process.
+//! The threads are not joined: connection attempts cannot be interrupted, and a push that has ended
+//! must not wait for them. A poll changes nothing; it ends at its deadline or with the process.
 
 use std::sync::Arc;
 use std::thread::Builder;
@@ -22,11 +20,11 @@ use crate::push::options::{OnFailure, Options};
 use crate::push::source::Source;
 use crate::text::error_chain;
 
-/// Responses that are still pending: the index of a member, and its state.
+/// Responses that are still to come, each with the index of a member and its state.
 #[derive(Debug)]
 pub(super) struct PendingStates(Receiver<(usize, Result<MirrorState, MirrorError>)>);
 
-/// Polls the states of the members of a fleet.
+/// Polls the states of a fleet's members.
 pub(super) struct StatePoll<'a> {
     members: Vec<PolledMirror>,
     pending: PendingStates,
@@ -37,7 +35,7 @@ pub(super) struct StatePoll<'a> {
 
 /// Whether the release can be decided before all mirrors have responded.
 ///
-/// It cannot if the response of any mirror may affect the decision: if the content comes from the
+/// It cannot if any mirror's response may affect the decision: if the content comes from the
 /// mirrors, if none of the mirrors that have responded has a release, or if a new history takes
 /// over the histories of all mirrors. Nor can it if the mirrors depend on each other's outcomes:
 /// with waves, or if all revert when one fails.
@@ -67,7 +65,7 @@ impl PendingStates {
             let mirror = Arc::clone(&member.mirror);
             let answer = sender.clone();
             let name = mirror.name().to_owned();
-            // A push that has ended does not receive the response.
+            // If the push has ended, nothing receives the response.
             let asked = Builder::new().spawn(move || answer.send((index, mirror.state())).ok());
             if let Err(error) = asked {
                 sender
@@ -78,9 +76,9 @@ impl PendingStates {
         Self(answers)
     }
 
-    /// Waits up to this time for the next response, and stores it in its member. Returns the index
-    /// of the member; `None` if no response came. A mirror that belongs to another user, or whose
-    /// store is not the known one, is recorded as failed.
+    /// Waits up to `timeout` for the next response, and stores it in its member. Returns the
+    /// member's index; `None` if no response came. A mirror that belongs to another user or whose
+    /// store is not the known one is recorded as failed.
     ///
     /// At least one of `members` must not have responded yet.
     pub(super) fn receive_next(
@@ -106,7 +104,8 @@ impl PendingStates {
     }
 }
 
-/// Checks that a mirror can be written to: this user owns it, and its store is the same as before.
+/// Checks that it is safe to write to a mirror: this user owns it, and its store is the same as
+/// before.
 fn check_writable(
     mirror: &dyn Mirror,
     state: MirrorState,
@@ -114,8 +113,8 @@ fn check_writable(
     monitor: &dyn Monitor,
 ) -> Result<MirrorState, MirrorError> {
     let store = || stores.check(mirror.name(), mirror.location(), state.store);
-    // Checked before anything is sent: a directory of another user cannot be written to, and if
-    // there is no store or a different one than before, a volume may not be mounted.
+    // Checked before anything is sent: another user's directory cannot be written to, and a missing
+    // or different store may mean that a volume is not mounted.
     let checked = mirror.check_owner().and_then(|()| store());
     if let Err(error) = &checked {
         monitor.event(Event::MirrorFailed {
@@ -137,9 +136,8 @@ impl<'a> StatePoll<'a> {
         Self { members, pending, started_at: Instant::now(), stores, monitor }
     }
 
-    /// Waits until all members have responded, or until `patience` has passed and `is_enough`
-    /// returns true for the members that have responded. Reports members that have not responded
-    /// within `patience`.
+    /// Waits until all members have responded, or until `response_timeout` has passed and
+    /// `is_enough` returns true. Reports members that have not responded within `response_timeout`.
     ///
     /// # Errors
     /// [`PushError::Cancelled`].
@@ -165,12 +163,12 @@ impl<'a> StatePoll<'a> {
                 if left.is_zero() { CANCEL_POLL_INTERVAL } else { left.min(CANCEL_POLL_INTERVAL) };
             self.receive_next(timeout);
         }
-        // If the push was cancelled, the polls that were still running failed because of that.
+        // If the push was cancelled, any polls still running failed because of that.
         if self.monitor.is_cancelled() { Err(PushError::Cancelled) } else { Ok(()) }
     }
 
     /// Waits until all members have responded. Reports members that have not responded within
-    /// `patience`.
+    /// `response_timeout`.
     ///
     /// # Errors
     /// [`PushError::Cancelled`].
@@ -182,10 +180,10 @@ impl<'a> StatePoll<'a> {
         Ok(self.members)
     }
 
-    /// The members with the responses received so far, and the pending responses.
+    /// The members with the responses received so far, and the responses still to come.
     pub(super) fn finish(self) -> (Vec<PolledMirror>, PendingStates) {
-        // Takes the responses that have arrived meanwhile, so that these mirrors do not count as
-        // late.
+        // Takes the responses that have arrived in the meantime, so that these mirrors do not count
+        // as late.
         while !self.is_complete() && self.receive_next(Duration::ZERO) {}
         (self.members, self.pending)
     }

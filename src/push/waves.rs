@@ -1,7 +1,7 @@
 //! Switches wave by wave: which mirrors switch first, how long they soak, and which probes must
 //! succeed before the next wave starts.
 //!
-//! The waves are those of the policy. [`Rollout::activate`] switches the mirrors of one wave.
+//! The policy defines the waves. [`Rollout::activate`] switches the mirrors in one wave.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -34,14 +34,14 @@ pub(super) struct WavesResult {
     pub(super) stopped: Option<String>,
     /// The mirrors, by index, that must revert to their previous content.
     pub(super) to_revert: Vec<usize>,
-    /// The longest time between the first and the last switch of a wave, in milliseconds.
+    /// The longest time in any wave between its first and last switch, in milliseconds.
     pub(super) spread_ms: Option<u64>,
 }
 
-/// The content of the release that the probes of all waves expect.
+/// The content from the release that the probes of all waves expect.
 ///
 /// # Errors
-/// If a probe requests a path that is not a file of the release: it could never succeed.
+/// If a probe requests a path that is not a file in the release, because it could never succeed.
 pub(super) fn expected_probes(
     publication: &Publication,
     options: &Options,
@@ -84,7 +84,7 @@ impl Rollout<'_> {
             if staged.is_empty() {
                 continue;
             }
-            // Once a mirror serves the release, the race is decided, and later waves need no lead.
+            // Once a mirror serves the release, the race is decided, so later waves need no lead.
             if has_lead {
                 self.activate_all(&staged);
             } else if self.activate(&staged)? {
@@ -100,7 +100,7 @@ impl Rollout<'_> {
                 let stopped = format!("{missing} of {} mirrors did not switch", staged.len());
                 switched.stopped = Some(stopped);
                 switched.to_revert = of_all;
-            // A wave in which no mirror switched shows nothing about the release.
+            // A wave in which no mirror switched says nothing about the release.
             } else if of_wave.is_empty() && wave.is_some() {
                 switched.stopped = Some(format!("no mirror of wave {number} switched"));
             } else if let Some(wave) = wave {
@@ -122,7 +122,7 @@ impl Rollout<'_> {
         Ok(switched)
     }
 
-    /// Those of `members` that switched to the release.
+    /// The `members` that switched to the release.
     fn activated(&self, members: impl Iterator<Item = usize>) -> Vec<usize> {
         members.filter(|index| self.mirrors[*index].is(&Outcome::Activated)).collect()
     }
@@ -137,14 +137,14 @@ enum WaveStop {
     ProbeFailed(String),
 }
 
-/// Waits for the soak time of a wave and then runs its probes.
+/// Waits for a wave's soak time and then runs its probes.
 fn soak_and_probe(
     (number, wave): (u64, &Wave),
     is_last: bool,
     expected: &ExpectedProbes,
     monitor: &PushMonitor<'_>,
 ) -> Result<(), WaveStop> {
-    // If no wave follows and there is nothing to check, there is nothing to wait for.
+    // With no further wave and nothing to check, there is nothing to wait for.
     if is_last && wave.probes.is_empty() {
         return Ok(());
     }
@@ -196,7 +196,7 @@ fn run_probe(
     let web = web.clone();
     let asked = url.clone();
     let size = *size;
-    // The caller reports the request to stop once for all probes.
+    // The caller reports a request to stop, once for all probes.
     let Some(fetched) = run_until_cancelled(monitor, move |_| web.fetch(&asked, size)) else {
         return Ok(());
     };

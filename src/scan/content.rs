@@ -1,4 +1,4 @@
-//! Hashes files, checks that they do not change meanwhile, and finds private keys.
+//! Hashes files, checks that they do not change while they are read, and finds private keys.
 
 use std::fs::Metadata;
 use std::io::{self, Read};
@@ -11,15 +11,15 @@ use crate::fsx::{self, FileStat};
 use crate::hash::ObjectId;
 
 // Files are read, not mapped: mapping is no faster here (a GB in 0.3 s either way), and if a mapped
-// file were truncated meanwhile, SIGBUS would end the process.
-/// Bytes per read: large enough that the cost of system calls is negligible, small enough for the
-/// cache of a core.
+// file were truncated, SIGBUS would end the process.
+/// Bytes per read: large enough to make the cost of system calls negligible, small enough for a
+/// core's cache.
 const READ_BYTES: usize = 256 * 1024;
-/// Maximum size of a file that is searched for a private key, in bytes. A certificate chain with
+/// Maximum size, in bytes, of a file that is searched for a private key. A certificate chain with
 /// its key takes a tenth of this.
 const MAX_KEY_BYTES: usize = 64 * 1024;
 
-/// Hashes files one after another, reusing one buffer.
+/// Hashes files one after another, with a single buffer.
 #[derive(Debug)]
 pub(super) struct FileHasher {
     buffer: Vec<u8>,
@@ -42,7 +42,7 @@ impl FileHasher {
         let file = opener.open(relative, stamp)?;
         let id = self
             .hash_stable(&file, stamp, counters, || Ok(fsx::fstat(&file, Path::new(relative))?))?;
-        // A file up to this size is still in the buffer as a whole.
+        // A file up to this size is still in the buffer, whole.
         let size = usize::try_from(stamp.size).unwrap_or(usize::MAX);
         let has_private_key =
             size <= MAX_KEY_BYTES && begins_with_private_key(&self.buffer[..size]);
@@ -56,8 +56,8 @@ impl FileHasher {
         counters: &Counters,
         stat_now: impl FnOnce() -> Result<Metadata, ContentFault>,
     ) -> Result<ObjectId, ContentFault> {
-        // The stamp is the one that the open file had before and after the read, so it belongs to
-        // the bytes that were read, whatever happened to the path.
+        // The open file had this stamp before and after the read, so the stamp belongs to the bytes
+        // that were read, whatever happened to the path.
         let id = self.hash_exactly(reader, stamp.size, counters)?;
         if matches_stamp(&stat_now()?, stamp) { Ok(id) } else { Err(ContentFault::Changed) }
     }
@@ -84,13 +84,12 @@ impl FileHasher {
             };
             let wanted = usize::try_from(left).unwrap_or(READ_BYTES).min(READ_BYTES - done);
             match reader.read(&mut self.buffer[done..done + wanted]) {
-                // The file has become shorter.
+                // The file became shorter.
                 Ok(0) => return Err(ContentFault::Changed),
                 Ok(count) => {
                     hasher.update(&self.buffer[done..done + count]);
                     left -= count as u64;
-                    // Counted while the file is read, because reading a large file may take
-                    // minutes.
+                    // Counted along the way, because reading a large file may take minutes.
                     counters.hashed_bytes.fetch_add(count as u64, Ordering::Relaxed);
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}

@@ -1,4 +1,4 @@
-//! The stamps of directories, which prove without a walk that no name was added or removed.
+//! Directory stamps, which prove without a walk that no name was added or removed.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
@@ -7,7 +7,7 @@ use super::open_root::OpenRoot;
 use super::stat_cache::is_racy;
 use crate::fsx::FileStat;
 
-/// A directory, or a rules file, with the stamp that it had during the walk.
+/// A directory or a rules file, with the stamp that it had during the walk.
 #[derive(Debug)]
 pub(super) struct DirStamp {
     /// The path relative to the root.

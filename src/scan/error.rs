@@ -1,6 +1,6 @@
-//! Errors of a scan, and their messages.
+//! Scan errors, and their messages.
 //!
-//! Faults are collected, so that the operator sees all faults at once. File names may contain
+//! Faults are collected, so that the operator sees them all together. File names may contain
 //! anything, so every name is escaped before it becomes part of a message.
 
 use std::fmt::{self, Write as _};
@@ -14,9 +14,9 @@ use crate::text;
 use crate::threads::ThreadError;
 use crate::tree_path::PathFault;
 
-/// Maximum number of paths in a one-line message. Further paths are only counted.
+/// Maximum number of paths in a one-line message. Any others are only counted.
 const MAX_INLINE_PATHS: usize = 20;
-/// Maximum number of paths that get a line each. Further paths are only counted.
+/// Maximum number of paths that get a line each. Any others are only counted.
 const MAX_LISTED_PATHS: usize = 10;
 
 /// A path that cannot be distributed.
@@ -24,7 +24,7 @@ const MAX_LISTED_PATHS: usize = 10;
 pub struct RejectedPath {
     /// The path, escaped for a terminal.
     pub path: String,
-    /// What is wrong with the path, worded so that it can follow the path, for example `is a fifo`.
+    /// What is wrong, worded so that it can follow the path, such as `is a fifo`.
     pub why: String,
 }
 
@@ -76,13 +76,13 @@ pub enum ScanError {
         /// All such paths, sorted.
         list: Vec<RejectedPath>,
     },
-    /// Files or directories that cannot be read. Only reported if every path could be distributed.
+    /// Files or directories that cannot be read. Reported only if every path could be distributed.
     #[error("{} cannot be read: {}", paths(list.len()), PathList(list, list.len()))]
     Unreadable {
         /// All of them, sorted by path.
         list: Vec<RejectedPath>,
     },
-    /// The tree was changed during the scan or afterwards.
+    /// The tree changed during the scan or afterwards.
     #[error("content changed while it was read: {}", PathList(list, *count))]
     Changed {
         /// The first changes, sorted.
@@ -100,8 +100,8 @@ pub enum ScanError {
 
 impl ScanError {
     /// The error in a few words, and a line for each of its paths. If there are many paths, only
-    /// the first ones have a line, and a last line counts the others. `None` if the error is not
-    /// about several paths.
+    /// the first few get a line, and a last line counts the rest. `None` if the error is not about
+    /// several paths.
     #[must_use]
     pub fn path_lines(&self) -> Option<(String, Vec<String>)> {
         let (words, lines, count) = match self {
@@ -114,8 +114,8 @@ impl ScanError {
             }
             _ => return None,
         };
-        // Cannot underflow: the lines are part of the list, and `count` is at least the length of
-        // the list.
+        // Cannot underflow: the lines come from the list, and `count` is at least the list's
+        // length.
         let more = count - lines.len();
         let rest = (more > 0).then(|| format!("and {more} more"));
         (count > 1)
@@ -127,7 +127,7 @@ fn first_lines(list: &[impl fmt::Display]) -> Vec<String> {
     list.iter().take(MAX_LISTED_PATHS).map(ToString::to_string).collect()
 }
 
-/// A single fault, before all faults are combined into an error.
+/// A single fault, before all faults become one error.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum ScanFault {
     Rejected(RejectedPath),
@@ -148,7 +148,7 @@ impl ScanFault {
         Self::rejected(path, fault.to_string())
     }
 
-    /// Converts a system error for a path that existed a moment ago.
+    /// Converts a system error for a path that existed a moment before.
     pub(super) fn from_io(path: String, error: &io::Error) -> Self {
         use io::ErrorKind as Kind;
         match error.kind() {
@@ -163,7 +163,7 @@ impl ScanFault {
         }
     }
 
-    /// Converts a fault found by the recheck of a valid tree.
+    /// Converts a fault found when rechecking a valid tree.
     pub(super) fn into_tree_change(self) -> TreeChange {
         match self {
             Self::Changed(change) => change,
@@ -174,14 +174,14 @@ impl ScanFault {
     }
 }
 
-/// Whether a path was refused because it is a link, or because links form a loop.
+/// Whether a path was refused because it is a link or because links form a loop.
 pub(super) fn is_link_error(error: &io::Error) -> bool {
     // `ErrorKind::FilesystemLoop` is not stable yet.
     Errno::from_io_error(error) == Some(Errno::LOOP)
 }
 
 /// Combines all `faults` into one error. Faults that an operator must fix take precedence over
-/// faults that may disappear with another attempt.
+/// those that another attempt may not meet.
 pub(super) fn combine_faults(faults: Vec<ScanFault>) -> Result<(), ScanError> {
     let is_refused = faults.iter().any(|fault| matches!(fault, ScanFault::Rejected(_)));
     let (mut list, mut altered) = (Vec::new(), Vec::new());
@@ -231,7 +231,7 @@ impl fmt::Display for TreeChange {
     }
 }
 
-/// The first items of a list, and the number of further items.
+/// The first items in a list, and the total number of items.
 struct PathList<'a, T>(&'a [T], usize);
 
 impl<T: fmt::Display> fmt::Display for PathList<'_, T> {
@@ -246,7 +246,7 @@ impl<T: fmt::Display> fmt::Display for PathList<'_, T> {
     }
 }
 
-/// Escapes everything in `bytes` that is invisible. Bytes that are not UTF-8 become `\x..`.
+/// Escapes everything invisible in `bytes`. Bytes that are not UTF-8 become `\x..`.
 pub(super) fn escape(bytes: &[u8]) -> String {
     let mut text = String::with_capacity(bytes.len());
     for chunk in bytes.utf8_chunks() {

@@ -1,5 +1,5 @@
-//! The work on a batch: examines each entry and hashes the files that the stat cache does not
-//! contain. In a recheck, compares each entry instead.
+//! The work on a batch: examines each entry, and hashes files that are not in the stat cache. In a
+//! recheck, compares each entry instead.
 
 use std::ffi::OsStr;
 use std::fs::FileType;
@@ -19,7 +19,7 @@ use super::{SymlinkMode, TreeEntry, TreeKind};
 use crate::fsx::{FileInfo, FileKind};
 use crate::tree_path::{LinkTarget, TreePath};
 
-/// The examined entries of a batch, and the faults found.
+/// The examined entries in a batch, and the faults found.
 #[derive(Debug, Default)]
 pub(super) struct Examined {
     pub(super) entries: Vec<TreeEntry>,
@@ -62,7 +62,7 @@ impl<'a> Examiner<'a> {
 
     fn entry(&mut self, job: &EntryToExamine<Option<KnownFile>>) -> Result<TreeEntry, ScanFault> {
         let relative = self.root.relative(job.entry.path());
-        // The name is checked first: a path that cannot be distributed is not opened.
+        // The name comes first: a path that cannot be distributed is not opened.
         let named = |fault| ScanFault::bad_name(self.root.display_path(relative), fault);
         let path = self.root.tree_path(relative).map_err(named)?;
         let kind = job.entry.file_type();
@@ -91,8 +91,8 @@ impl<'a> Examiner<'a> {
         }
         let exec = mode & 0o111 != 0;
         let (object, has_private_key) = match job.known {
-            // Files with a private key are not in the stat cache.
-            // `StatCache::find` has left out records whose stamp proves nothing.
+            // The stat cache has no files with a private key. `StatCache::find` has left out
+            // records whose stamp proves nothing.
             Some(known) if known.stamp == stamp => (known.object, false),
             _ => {
                 let relative = self.root.relative_in_tree(path);
@@ -126,15 +126,15 @@ impl<'a> Examiner<'a> {
     fn stat_entry(&self, entry: &DirEntry) -> Result<FileInfo, ScanFault> {
         let shown = || self.root.display_path(self.root.relative(entry.path()));
         if self.symlinks == SymlinkMode::Follow {
-            // walkdir records which entries it reached through a link.
+            // walkdir knows which entries it reached through a link.
             let io = |error: walkdir::Error| match error.io_error() {
                 Some(io) => ScanFault::from_io(shown(), io),
                 None => ScanFault::changed(shown(), TreeChangeKind::Changed),
             };
             return entry.metadata().map(|meta| FileInfo::from(&meta)).map_err(io);
         }
-        // Relative to the open root, so that the kernel does not resolve the path of the root for
-        // each file.
+        // Relative to the open root, so that the kernel does not resolve the root's path for each
+        // file.
         let relative = OsStr::from_bytes(self.root.relative(entry.path()));
         self.root
             .dir
@@ -142,7 +142,7 @@ impl<'a> Examiner<'a> {
             .map_err(|error| ScanFault::from_io(shown(), &error.source))
     }
 
-    /// Returns the entries of a batch that differ from `entries`. Each job contains the index of
+    /// Returns the entries in a batch that differ from `entries`. Each job contains the index of
     /// its entry.
     pub(super) fn compare(
         &mut self,
@@ -161,8 +161,8 @@ impl<'a> Examiner<'a> {
         let Some(before) = job.known.and_then(|index| entries.get(index)) else {
             return Some(TreeChange { path: shown(), kind: TreeChangeKind::Added });
         };
-        // The execute bit needs no comparison of its own: changing it changes `ctime`, which is
-        // part of the stamp.
+        // The execute bit needs no separate comparison: changing it changes `ctime`, which is part
+        // of the stamp.
         let same = match &before.kind {
             TreeKind::File { stamp, .. } => self
                 .stat_entry(&job.entry)

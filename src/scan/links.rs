@@ -1,8 +1,8 @@
-//! Checks the symbolic links that are kept: where they lead within the scanned tree.
+//! Checks where symbolic links that are kept as links lead within the scanned tree.
 //!
-//! `LinkTarget` checks a single target. This module follows a link through the other links of the
-//! tree, as the kernel of a mirror's machine will. It never follows links on disk, because
-//! different files surround the tree there than on a mirror.
+//! `LinkTarget` checks a single target. This module follows a link through the other links in the
+//! tree, as the kernel on a mirror's machine will. It never follows links on disk, because the
+//! files around the tree are not the same there as on a mirror.
 
 use super::error::{ScanFault, escape};
 use super::{TreeEntry, TreeKind};
@@ -43,8 +43,8 @@ fn find<'e>(entries: &'e [TreeEntry], path: &str) -> Option<&'e TreeEntry> {
 }
 
 fn is_directory(entries: &[TreeEntry], path: &str) -> bool {
-    // Directories are not entries. A directory exists if an entry lies below it, and such entries
-    // follow one another in path order.
+    // Directories are not entries. A directory exists if entries lie below it, and these are
+    // adjacent in path order.
     let below = format!("{path}/");
     let index = entries.partition_point(|entry| entry.path.as_str() < below.as_str());
     path.is_empty()
@@ -53,8 +53,8 @@ fn is_directory(entries: &[TreeEntry], path: &str) -> bool {
 
 fn follow(entries: &[TreeEntry], path: &TreePath, target: &LinkTarget) -> LinkEnd {
     let Some(mut goal) = target.destination(path) else { return LinkEnd::Dangling };
-    // Each link found here has a real path, because the links above it have already been followed.
-    // So `destination` is exact.
+    // Each link found here has a real path, because the links above it have already been followed,
+    // so `destination` is exact.
     for _ in 0..MAX_LINKS {
         match first_link(entries, &goal) {
             Err(end) => return end,
@@ -68,8 +68,8 @@ fn follow(entries: &[TreeEntry], path: &TreePath, target: &LinkTarget) -> LinkEn
     LinkEnd::Loop
 }
 
-/// The first link on the path `goal`, its target, and the rest of `goal` after the link. If there
-/// is none, returns where the path ends.
+/// The first link on the path `goal`, its target, and what follows the link in `goal`. If there is
+/// no link, returns where the path ends.
 fn first_link<'e, 'g>(
     entries: &'e [TreeEntry],
     goal: &'g str,

@@ -1,10 +1,10 @@
-//! Scans a content tree: finds its entries and the id of each file's content.
+//! Scans a content tree: finds its entries, and the id of each file's content.
 //!
 //! The scan walks one or several directories into one sorted [`Tree`], finds paths that cannot be
-//! distributed, and uses a stat cache to avoid reading unchanged files. The content of each entry
-//! existed as a whole at one moment: a file is unchanged while it is read, [`Tree::open`] opens
+//! distributed, and uses a stat cache to avoid reading unchanged files. Each entry's content
+//! existed as a whole at one moment: a file does not change while it is read, [`Tree::open`] opens
 //! exactly that file, and [`Tree::recheck`] finds every later change. All faults are reported
-//! together. Nothing outside the roots is read, even if a directory is replaced by a link meanwhile
+//! together. Nothing outside the roots is read, even if a link replaces a directory during the scan
 //! (except in [`SymlinkMode::Follow`]).
 //!
 //! ```text
@@ -49,7 +49,7 @@ use crate::tree_path::{LinkTarget, TreePath};
 pub struct Root {
     /// The directory. A link to a directory is resolved once, when the scan begins.
     pub path: PathBuf,
-    /// The directory of the tree in which the entries are placed; `None` for the root of the tree.
+    /// The directory in the tree where the entries are placed; `None` for the root of the tree.
     pub tree_prefix: Option<TreePath>,
 }
 
@@ -60,13 +60,13 @@ pub enum SymlinkMode {
     /// Links are distributed as links. They must be relative and stay inside the tree.
     #[default]
     Keep,
-    /// The targets of links are distributed, even from outside the tree.
+    /// The targets of links are distributed, even if they are outside the tree.
     Follow,
     /// Each link is an error.
     Refuse,
 }
 
-/// How the scan handles names that other systems cannot hold or cannot distinguish.
+/// How the scan handles names that other systems cannot hold or cannot tell apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum NameRule {
@@ -80,8 +80,8 @@ pub enum NameRule {
 /// The options of a scan.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ScanOptions {
-    /// Patterns of entries to leave out, in the syntax of `.gitignore`, relative to each root. They
-    /// take precedence over the `.headwaterignore` files of the tree. Any directory may have such a
+    /// Patterns of entries to leave out, in `.gitignore` syntax, relative to each root. They take
+    /// precedence over the `.headwaterignore` files in the tree. Any directory may have such a
     /// file; the files themselves are not distributed.
     pub exclude: Vec<String>,
     /// How symbolic links are handled.
@@ -90,11 +90,11 @@ pub struct ScanOptions {
     pub names: NameRule,
     /// Number of threads that read and hash; 0 for one per core.
     pub jobs: usize,
-    /// The path of the stat cache. Its directory is created. If `None`, every file is read.
+    /// The path of the stat cache. The scan creates its directory. If `None`, every file is read.
     pub stat_cache: Option<PathBuf>,
 }
 
-/// A path of a scanned tree, with its kind.
+/// A path in a scanned tree, and what is there.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TreeEntry {
     /// The path.
@@ -103,7 +103,7 @@ pub struct TreeEntry {
     pub kind: TreeKind,
 }
 
-/// What is at a path of a scanned tree.
+/// What is at a path in a scanned tree.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TreeKind {
     /// A regular file.

@@ -1,4 +1,4 @@
-//! Finds names that other systems cannot hold or cannot distinguish.
+//! Finds names that other systems cannot hold or cannot tell apart.
 //!
 //! Visitors and mirrors may use Windows, or file systems that ignore case or Unicode normalization.
 //! This module only finds such names; the configuration decides whether they are warnings or
@@ -11,10 +11,10 @@ use super::TreeEntry;
 use super::error::{RejectedPath, escape};
 use crate::tree_path::{MAX_PATH_BYTES, TreePath};
 
-/// Device names on Windows, with any extension.
+/// Windows device names, with any extension.
 const DEVICES: [&str; 4] = ["con", "prn", "aux", "nul"];
 
-/// Device names on Windows that are followed by a digit from 1 to 9.
+/// Windows device names that are followed by a digit from 1 to 9.
 const NUMBERED_DEVICES: [&str; 2] = ["com", "lpt"];
 
 /// A path, or a directory above one, and the hash of its folded form.
@@ -57,8 +57,8 @@ pub(super) fn find_unportable(entries: &[TreeEntry]) -> Vec<RejectedPath> {
     rejected
 }
 
-/// The ends of the parts of `path` (its directories and the path itself) that are not parts of
-/// `last`, the previous path.
+/// The ends of those parts of `path` (its directories and the path itself) that the previous path,
+/// `last`, does not have.
 fn new_parts<'p>(last: &str, path: &'p str) -> impl Iterator<Item = usize> + use<'p> {
     let common = last.bytes().zip(path.bytes()).take_while(|(a, b)| a == b).count();
     let slashes = path.as_bytes()[common..].iter().enumerate().filter(|&(_, &byte)| byte == b'/');
@@ -67,8 +67,8 @@ fn new_parts<'p>(last: &str, path: &'p str) -> impl Iterator<Item = usize> + use
 
 /// The hash of the folded form of `path`, and whether folding changes it.
 fn fold_hash(path: &str) -> (u64, bool) {
-    // Stores hashes instead of folded names, which would need the memory of all paths a second
-    // time. If hashes are equal, the names are compared in full below.
+    // Stores hashes rather than folded names, which would take as much memory again as all paths.
+    // If hashes are equal, the names are compared in full below.
     let mut hasher = DefaultHasher::new();
     let mut buffer = [0; MAX_PATH_BYTES];
     let is_changed = match (buffer.get_mut(..path.len()), path.is_ascii()) {

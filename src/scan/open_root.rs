@@ -1,4 +1,4 @@
-//! A root as it was when the scan began, and the paths of its entries.
+//! A root as it was when the scan began, and the paths below it.
 
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
@@ -11,8 +11,7 @@ use crate::tree_path::{PathFault, TreePath};
 /// A root, opened when the scan began.
 #[derive(Debug)]
 pub(super) struct OpenRoot {
-    /// The path without links. If the root is a link, it therefore refers to the same tree until
-    /// the end.
+    /// The path without links, so that a root that is a link refers to the same tree until the end.
     pub(super) path: PathBuf,
     pub(super) dir: Dir,
     tree_prefix: Option<TreePath>,

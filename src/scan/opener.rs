@@ -1,8 +1,8 @@
 //! Opens files without leaving the tree, and only if they have not changed since the walk.
 //!
-//! Every directory below the root is opened step by step and without following links. A process
-//! that replaces a directory by a link therefore cannot make the scan read files outside. (In
-//! follow mode the operator asked for links to be followed.)
+//! Every directory below the root is opened step by step, without following links. So a process
+//! that replaces a directory with a link cannot make the scan read files outside. (In follow mode,
+//! the operator has asked for links to be followed.)
 
 use std::fs::{File, Metadata};
 use std::io;
@@ -27,8 +27,8 @@ impl From<IoError> for ContentFault {
     }
 }
 
-/// Opens entries of one root. Keeps the last directory open, because neighbouring entries follow
-/// one another. It keeps only one, because a tree may be deeper than the limit of open files.
+/// Opens entries in one root. Keeps the last directory open, because the next entry is usually in
+/// it too. Keeps only one, because a tree may be deeper than the limit on open files.
 #[derive(Debug)]
 pub(super) struct Opener<'a> {
     root: &'a OpenRoot,
@@ -47,8 +47,8 @@ impl<'a> Opener<'a> {
             return Ok((&self.root.dir, relative));
         };
         if self.last.as_ref().is_none_or(|(path, _)| path != parent) {
-            // Closed before the next directory is opened, so that an opener needs two descriptors
-            // at most.
+            // Closed before the next directory is opened, so that an opener needs at most two
+            // descriptors.
             self.last = None;
             let mut names = parent.split('/');
             let mut dir = self.root.dir.open_dir(names.next().unwrap_or_default())?;
@@ -64,7 +64,7 @@ impl<'a> Opener<'a> {
     pub(super) fn open_unchecked(&mut self, relative: &str) -> fsx::Result<File> {
         if self.follow {
             // The operator asked to follow links, so they are resolved first. A link that appears
-            // after that is refused.
+            // later is refused.
             return fsx::open_read(&fsx::resolve(&self.root.path.join(relative))?);
         }
         let (dir, name) = self.open_parent(relative)?;
@@ -76,7 +76,7 @@ impl<'a> Opener<'a> {
         check_stamp(self.open_unchecked(relative)?, relative, stamp)
     }
 
-    /// Like [`Opener::open`], for a single file. Keeps no directory open.
+    /// Like [`Opener::open`], but for a single file. Keeps no directory open.
     pub(super) fn open_once(&self, relative: &str, stamp: &FileStat) -> Result<File, ContentFault> {
         let file = if self.follow {
             fsx::open_read(&fsx::resolve(&self.root.path.join(relative))?)?
@@ -108,8 +108,8 @@ fn check_stamp(file: File, relative: &str, stamp: &FileStat) -> Result<File, Con
 }
 
 pub(super) fn matches_stamp(meta: &Metadata, stamp: &FileStat) -> bool {
-    // Size, both times, inode and device must all be equal. `ctime` cannot be set by a program, so
-    // a file whose `mtime` was set back still differs.
+    // Size, both times, inode and device must all be equal. Programs cannot set `ctime`, so a file
+    // whose `mtime` was set back still differs.
     meta.is_file() && FileStat::of(meta) == *stamp
 }
 

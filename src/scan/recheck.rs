@@ -1,6 +1,6 @@
 //! Rechecks a scanned tree.
 //!
-//! Usually nothing has changed, and the stamps prove that without a walk: a directory keeps its
+//! Usually, nothing has changed, and the stamps prove that without a walk: a directory keeps its
 //! stamp as long as no name in it is added or removed. If a stamp differs, or is too recent to
 //! prove anything, the roots are walked again to find the changes.
 
@@ -19,11 +19,11 @@ use crate::fsx::FileKind;
 use crate::monitor::Monitor;
 use crate::threads;
 
-/// How many entries are processed between two checks for cancellation.
+/// Number of entries to process between two checks for cancellation.
 const CANCEL_CHECK_ENTRIES: usize = 256;
 
 impl Tree {
-    /// Checks that the tree is unchanged since the scan, without reading any file.
+    /// Checks that the tree has not changed since the scan, without reading any file.
     ///
     /// # Errors
     /// [`ScanError::Changed`] with the changes, or [`ScanError::Cancelled`].
@@ -37,13 +37,13 @@ impl Tree {
         if self.follows_links() {
             return false;
         }
-        // The directories come first: there are few, and one that differs settles the question.
+        // Directories come first: there are few, and a single difference settles the matter.
         let mut marks =
             self.dir_stamps.iter().map(|(number, mark)| (&self.roots[usize::from(*number)], mark));
         if !marks.all(|(root, mark)| mark.is_unchanged(root, self.started)) {
             return false;
         }
-        // Use half of the cores, because the push that runs at the same time needs them more.
+        // Uses half of the cores, because the push that runs at the same time needs them more.
         let jobs = jobs(&self.options).div_ceil(2);
         let differs = AtomicBool::new(false);
         let compare = |entries: &[TreeEntry]| {
@@ -52,7 +52,7 @@ impl Tree {
                     || monitor.is_cancelled()
                     || !batch.iter().all(|one| self.is_same(one))
                 {
-                    // Also set if the recheck was cancelled: the walk that follows then ends at its
+                    // Also set if the recheck was cancelled; the walk that follows then ends at its
                     // first check.
                     differs.store(true, Ordering::Relaxed);
                     return;
@@ -95,7 +95,8 @@ impl Tree {
                 .filter(|&index| self.root_of(&self.entries[index]) == number)
                 .peekable();
             let mut removed = Vec::new();
-            // Both are in path order, so one pass over the old entries is enough.
+            // The walk and the old entries are in path order, so one pass over the latter is
+            // enough.
             let known = |entry: &walkdir::DirEntry| {
                 let relative = root.relative(entry.path());
                 while let Some(&index) = before.peek() {

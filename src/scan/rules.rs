@@ -1,8 +1,8 @@
-//! Exclusion rules: the patterns of the configuration and the `.headwaterignore` files of the tree,
-//! both in the syntax of `.gitignore`.
+//! Exclusion rules: the patterns in the configuration and the `.headwaterignore` files in the tree,
+//! both in `.gitignore` syntax.
 //!
 //! As in git, the deepest file with a matching pattern decides. The configuration takes precedence
-//! over all files. An entry below an excluded directory cannot be included again.
+//! over all files. An entry below an excluded directory cannot be re-included.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -17,13 +17,13 @@ use super::error::ScanError;
 /// The name of rules files.
 pub(super) const RULES_FILE_NAME: &str = ".headwaterignore";
 
-/// Maximum size of a rules file in bytes, far larger than any real file.
+/// Maximum size of a rules file in bytes, far above that of any real one.
 const MAX_RULES_FILE_BYTES: u64 = 1024 * 1024;
 
 #[derive(Debug)]
 struct DirectoryRules {
     depth: usize,
-    /// Length of the directory's path below the root, including the slash after it.
+    /// Length of the directory's path below the root, including the trailing slash.
     prefix: usize,
     matcher: Gitignore,
 }
@@ -36,7 +36,7 @@ pub(super) struct ExcludeRules {
 }
 
 impl ExcludeRules {
-    /// Creates rules from the configuration only.
+    /// Creates rules from the configuration alone.
     pub(super) fn new(exclude: &[String]) -> Result<Self, ScanError> {
         let mut builder = GitignoreBuilder::new(".");
         for pattern in exclude {
@@ -47,8 +47,8 @@ impl ExcludeRules {
         Ok(Self { exclude: builder.build().map_err(wrong)?, levels: Vec::new() })
     }
 
-    /// Adds the rules in `file`, which is in the directory at `relative` below the root. The root
-    /// has depth 0.
+    /// Adds the rules in `file`, from the directory at `relative` below the root. The root has
+    /// depth 0.
     ///
     /// # Errors
     /// Fails if the file cannot be read or its content is invalid.
@@ -59,7 +59,7 @@ impl ExcludeRules {
         depth: usize,
     ) -> Result<(), RulesFault> {
         let mut bytes = Vec::new();
-        // Reads up to the limit instead of trusting the size in the metadata, because the file may
+        // Reads up to the limit rather than trusting the size in the metadata, because the file may
         // grow.
         file.take(MAX_RULES_FILE_BYTES + 1).read_to_end(&mut bytes).map_err(RulesFault::Io)?;
         if bytes.len() as u64 > MAX_RULES_FILE_BYTES {
@@ -87,8 +87,7 @@ impl ExcludeRules {
         Ok(())
     }
 
-    /// Removes the rules of directories that do not contain the current entry, which has this
-    /// depth.
+    /// Removes the rules of directories that do not contain the current entry, which is at `depth`.
     pub(super) fn leave(&mut self, depth: usize) {
         while self.levels.last().is_some_and(|level| level.depth >= depth) {
             self.levels.pop();

@@ -1,8 +1,8 @@
-//! The stat cache: the content id of each file, with the stamp that the file had at that time.
+//! The stat cache: the object id of each file, with the stamp that the file had with this content.
 //!
-//! Losing it costs time but never correctness: the whole cache file is verified before any of it is
+//! Losing it costs time, never correctness: the whole cache file is verified before any of it is
 //! used, and a damaged cache counts as missing. The cache is read as a stream along with the walk,
-//! which has the same order, and is not kept in memory.
+//! which is in the same order, and is not kept in memory.
 //!
 //! # Format
 //!
@@ -27,9 +27,9 @@
 //!
 //! # Racy records
 //!
-//! As in git: a file that was modified around the start of the scan may be modified again within
-//! the same tick of the file system's clock, without a change of its stamp. Such a record is stored
-//! but not used. The next scan, for which the stamp is old, replaces it.
+//! As in git, a file that was modified around the start of the scan may be modified again within
+//! the same tick of the file system's clock, which leaves its stamp unchanged. Such a record is
+//! stored but not used. The next scan, for which the stamp is old, replaces it.
 
 use std::fs::File;
 use std::io::{self, Read, Seek as _, Write};
@@ -42,24 +42,24 @@ use crate::tree_path::MAX_PATH_BYTES;
 use crate::varint;
 
 const MAGIC: &[u8; 8] = b"HWSTAT\r\n";
-// Version 1 also stored files with private keys, without marking such files.
+// Version 1 also stored files with private keys, without marking them.
 const VERSION: u8 = 2;
 const DIGEST_BYTES: usize = 32;
 
-/// Upper bound for the length of a record, in bytes.
+/// Upper bound on the length of a record, in bytes.
 const MAX_RECORD_BYTES: usize = MAX_PATH_BYTES + 7 * varint::MAX_BYTES + DIGEST_BYTES;
 
-/// How many bytes are read or written at once.
+/// How many bytes are read or written at a time.
 const CHUNK_BYTES: usize = 128 * 1024;
 
-/// How far the clock of a file system may lag behind ours, in nanoseconds. The clock advances with
-/// the kernel's tick, which is at most 10 ms.
+/// How far a file system's clock may lag behind ours, in nanoseconds. It advances with the kernel's
+/// tick, which is at most 10 ms.
 const TICK_NS: i64 = 20_000_000;
 
 /// The maximum lag for times that seem to be whole seconds: FAT has a resolution of 2 s.
 const COARSE_TICK_NS: i64 = 2_000_000_000;
 
-/// A file's stamp and content id.
+/// A file's stamp and object id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct KnownFile {
     pub(super) stamp: FileStat,
@@ -69,10 +69,10 @@ pub(super) struct KnownFile {
 /// Whether a file with this stamp may have changed undetectably after a scan that began at
 /// `started`.
 pub(super) const fn is_racy(stamp: &FileStat, started: i64) -> bool {
-    // No system call returns the resolution of a file system. A time without a fraction suggests a
+    // No system call returns a file system's time resolution. A time without a fraction suggests a
     // coarse one.
     let margin = if stamp.mtime_ns % 1_000_000_000 == 0 { COARSE_TICK_NS } else { TICK_NS };
-    // Uses the later time: a program can set `mtime` to any value, but not `ctime`.
+    // Uses the later time: programs can set `mtime` to any value, but not `ctime`.
     let last = if stamp.mtime_ns > stamp.ctime_ns { stamp.mtime_ns } else { stamp.ctime_ns };
     last >= started.saturating_sub(margin)
 }
@@ -80,7 +80,7 @@ pub(super) const fn is_racy(stamp: &FileStat, started: i64) -> bool {
 /// Why there is no cache to read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum CacheUnavailable {
-    /// There is no cache, or it belongs to other roots, or its version is different.
+    /// There is no cache, or it has different roots or a different version.
     Missing,
     /// The cache is damaged or cannot be read.
     Damaged,
@@ -91,14 +91,14 @@ pub(super) enum CacheUnavailable {
 pub(super) struct StatCache {
     input: RecordReader,
     started: i64,
-    /// The last record that was read; `None` at the end of a section or of the cache.
+    /// The last record read; `None` at the end of a section or the cache.
     current: Option<KnownFile>,
     path: Vec<u8>,
 }
 
 impl StatCache {
     /// Opens the cache at `path`, positioned before the first section. The whole cache must be
-    /// intact and belong to these roots.
+    /// intact and for these roots.
     pub(super) fn open(path: &Path, roots: &[OpenRoot]) -> Result<Self, CacheUnavailable> {
         let damaged = |_: io::Error| CacheUnavailable::Damaged;
         let file = match fsx::none_if_missing(fsx::open_read(path)) {
@@ -106,16 +106,15 @@ impl StatCache {
             Ok(None) => return Err(CacheUnavailable::Missing),
             Err(_) => return Err(CacheUnavailable::Damaged),
         };
-        // The whole file is read twice. Otherwise a record that was torn by a crash could assign a
-        // wrong content id to an unchanged file.
+        // The whole file is read twice. Otherwise, a record torn by a crash could give an unchanged
+        // file a wrong object id.
         let end = verify(&file).map_err(damaged)?.ok_or(CacheUnavailable::Damaged)?;
         (&file).rewind().map_err(damaged)?;
         let mut input = RecordReader::new(file, end);
         let bytes = input.fill().map_err(damaged)?;
         let body = bytes.strip_prefix(MAGIC).ok_or(CacheUnavailable::Damaged)?;
         let (version, body) = body.split_first().ok_or(CacheUnavailable::Damaged)?;
-        // This is not damage, so there is no warning: a different version of headwater wrote the
-        // cache.
+        // This is not damage but a different version of headwater, so there is no warning.
         if *version != VERSION {
             return Err(CacheUnavailable::Missing);
         }
@@ -126,7 +125,7 @@ impl StatCache {
         Ok(Self { input, started, current: None, path: Vec::new() })
     }
 
-    /// Moves to the start of the next section. The previous section must have been ended.
+    /// Moves to the start of the next section. The previous section must have ended.
     pub(super) fn begin_section(&mut self) {
         self.path.clear();
         self.advance();
@@ -140,7 +139,7 @@ impl StatCache {
     }
 
     /// The record of the file at `path`, relative to the section's root. Calls must be in ascending
-    /// order of paths; skipped records are lost.
+    /// path order; skipped records are lost.
     pub(super) fn find(&mut self, path: &[u8]) -> Option<KnownFile> {
         while self.current.is_some() && self.path.as_slice() < path {
             self.advance();
@@ -149,8 +148,8 @@ impl StatCache {
     }
 
     fn advance(&mut self) {
-        // The digest matched when the cache was opened, so the file has changed since. Treat the
-        // rest as missing.
+        // The digest matched when the cache was opened, so the file has changed since then. The
+        // rest counts as missing.
         self.current = self.read_record().unwrap_or(None);
     }
 
@@ -163,7 +162,7 @@ impl StatCache {
         let length = usize::try_from(length).map_err(|_| invalid())?;
         let shared = usize::try_from(shared)
             .ok()
-            // This fails only if the file changed after the check. It must not panic.
+            // This fails only if the file changed after the check, and must not panic.
             .filter(|&shared| shared <= self.path.len())
             .ok_or_else(invalid)?;
         if length == 0 {
@@ -190,7 +189,7 @@ impl StatCache {
     }
 }
 
-/// Returns the position where the digest begins, if the digest matches everything before it.
+/// Returns where the digest begins, if it matches everything before it.
 fn verify(mut file: &File) -> io::Result<Option<u64>> {
     let Some(end) = file.metadata()?.len().checked_sub(DIGEST_BYTES as u64) else {
         return Ok(None);
@@ -209,8 +208,8 @@ fn verify(mut file: &File) -> io::Result<Option<u64>> {
     Ok((*hasher.finalize().as_bytes() == digest).then_some(end))
 }
 
-/// A buffered file that always has a whole record available: decoding numbers from a slice is
-/// several times faster than through a reader.
+/// A buffered file that always has a whole record ready: decoding numbers from a slice is several
+/// times faster than through a reader.
 #[derive(Debug)]
 struct RecordReader {
     file: io::Take<File>,
@@ -245,7 +244,7 @@ impl RecordReader {
     }
 }
 
-/// Writes a cache from start to end, in the order in which it is read.
+/// Writes a cache from start to end, in the order of reading.
 pub(super) struct StatCacheWriter<W> {
     out: W,
     hasher: blake3::Hasher,
@@ -254,8 +253,8 @@ pub(super) struct StatCacheWriter<W> {
 }
 
 impl<W: Write> StatCacheWriter<W> {
-    /// Starts a cache for these roots and for a scan that began at `started`. The cache is in its
-    /// first section.
+    /// Starts a cache for these roots and a scan that began at `started`. The cache is in its first
+    /// section.
     pub(super) fn new(out: W, roots: &[OpenRoot], started: i64) -> Self {
         // The buffer may exceed the chunk by one record before it is flushed.
         let mut buffer = Vec::with_capacity(CHUNK_BYTES + MAX_RECORD_BYTES);
@@ -266,7 +265,7 @@ impl<W: Write> StatCacheWriter<W> {
         Self { out, hasher: blake3::Hasher::new(), buffer, last: Vec::new() }
     }
 
-    /// Appends a record to the section. Paths must ascend.
+    /// Appends a record to the section. Paths must be in ascending order.
     pub(super) fn push(&mut self, path: &[u8], known: &KnownFile) -> io::Result<()> {
         let shared = self.last.iter().zip(path).take_while(|(a, b)| a == b).count();
         varint::push(shared as u64, &mut self.buffer);

@@ -18,10 +18,10 @@ use crate::fsx;
 use crate::monitor::{Event, Monitor};
 use crate::tree_path::TreePath;
 
-/// Maximum number of examples in a warning. Further ones are only counted.
+/// Maximum number of examples in a warning. Any others are only counted.
 const MAX_EXAMPLES: usize = 3;
 
-/// All entries of one or several roots, each with the id of its content.
+/// All entries from one or several roots, each with the id of its content.
 #[derive(Debug)]
 pub struct Tree {
     pub(super) roots: Vec<OpenRoot>,
@@ -29,28 +29,28 @@ pub struct Tree {
     pub(super) entries: Vec<TreeEntry>,
     /// The roots of links, by path; empty if there is only one root.
     link_roots: Vec<(TreePath, u16)>,
-    /// The directories that were walked, with the numbers of their roots.
+    /// The walked directories, with the numbers of their roots.
     pub(super) dir_stamps: Vec<(u16, DirStamp)>,
     /// When the scan began, in nanoseconds since 1970.
     pub(super) started: i64,
-    /// Number of files that the stat cache did not know.
+    /// Number of files that were not in the stat cache.
     hashed_files: u64,
 }
 
 impl Tree {
-    /// Walks `roots` and hashes the files that the stat cache does not know. The result does not
-    /// depend on the order of directories on disk or on the number of jobs.
+    /// Walks `roots` and hashes the files that are not in the stat cache. The result does not
+    /// depend on the order in directories on disk or the number of jobs.
     ///
     /// # Errors
-    /// Reports all faults of the tree together. Also fails if a root is missing, if the tree
-    /// changes meanwhile, or if the scan is cancelled. A stat cache that is damaged or cannot be
-    /// written only causes a warning.
+    /// Reports all faults in the tree together. Also fails if a root is missing, if the tree
+    /// changes during the scan, or if the scan is cancelled. A stat cache that is damaged or cannot
+    /// be written only causes a warning.
     pub fn scan(
         roots: &[Root],
         options: &ScanOptions,
         monitor: &dyn Monitor,
     ) -> Result<Self, ScanError> {
-        // Taken before the first access to the disk: any later modification is racy.
+        // Taken before the first disk access: any later modification is racy.
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Self::scan_at(roots, options, i64::try_from(now.as_nanos()).unwrap_or(i64::MAX), monitor)
     }
@@ -84,8 +84,8 @@ impl Tree {
         });
         drop(cache);
         scan.merge();
-        // Keep the hashes of a long scan even if it was stopped or found faults. But do not replace
-        // an existing cache with one that has only a few records.
+        // Keeps the hashes from a long scan even if it was stopped or found faults, but does not
+        // replace an existing cache with one that may have only a few records.
         if scan.tree.hashed_files > 0 && (walked.is_ok() || !had_cache) {
             scan.write_cache(started, monitor);
         }
@@ -101,7 +101,7 @@ impl Tree {
         &self.entries
     }
 
-    /// Opens the file of the entry with this index. It must still be the file that was hashed.
+    /// Opens the file at this index. It must still be the file that was hashed.
     ///
     /// # Errors
     /// [`ScanError::Changed`] if the file changed or the entry is not a file;
@@ -133,7 +133,7 @@ impl Tree {
         })
     }
 
-    /// The path of the entry with this index on this machine, for messages.
+    /// The path, on this machine, of the entry at this index, for messages.
     ///
     /// # Panics
     /// If there is no such entry.
@@ -227,8 +227,8 @@ impl Scan {
                     match &entry.kind {
                         TreeKind::File { stamp, .. } => bytes += stamp.size,
                         TreeKind::Symlink { .. } if is_merged => {
-                            // The entry of a file contains its root; the entry of a link does not,
-                            // because most trees have only one root.
+                            // A file's entry contains its root; a link's does not, because most
+                            // trees have only one root.
                             link_roots.push((entry.path.clone(), number));
                         }
                         TreeKind::Symlink { .. } => {}
@@ -299,7 +299,7 @@ fn write_cache(path: &Path, tree: &Tree, started: i64) -> fsx::Result<()> {
         let mut writer = StatCacheWriter::new(out, &tree.roots, started);
         for (number, root) in (0..).zip(&tree.roots) {
             for entry in &tree.entries {
-                // Files with a private key are left out, so that every scan reads and reports them
+                // Leaves out files with a private key, so that every scan reads and reports them
                 // again.
                 if let TreeKind::File { object, stamp, root: from, has_private_key: false, .. } =
                     entry.kind
@@ -317,11 +317,11 @@ fn write_cache(path: &Path, tree: &Tree, started: i64) -> fsx::Result<()> {
     })
 }
 
-/// Finds paths that two roots have, and files where another root has a directory.
+/// Finds paths that are in two roots, and files where another root has a directory.
 fn find_overlaps(entries: &[TreeEntry]) -> Vec<ScanFault> {
     let mut faults = Vec::new();
-    // The previous paths that are prefixes of this one as strings: in byte order, `a-x` may come
-    // between `a` and `a/b`.
+    // Earlier paths that are prefixes of this one as strings: in byte order, `a-x` may come between
+    // `a` and `a/b`.
     let mut above: Vec<&str> = Vec::new();
     for entry in entries {
         let path = entry.path.as_str();

@@ -1,8 +1,8 @@
-//! The walk over a root, on one thread and in the order of tree paths.
+//! The walk over a root, on one thread and in tree path order.
 //!
-//! walkdir sorts each directory separately. If directories are compared as their names followed by
-//! a `/`, the whole walk is in byte order of paths (`a-x`, `a.b`, `a/b`). So nothing has to be
-//! sorted or looked up afterwards: the stat cache and a recheck can be merged with the walk.
+//! walkdir sorts each directory separately. If a directory is compared as its name followed by `/`,
+//! the whole walk is in byte order of paths (`a-x`, `a.b`, `a/b`). So nothing has to be sorted or
+//! looked up afterwards: the stat cache and a recheck can be merged with the walk.
 
 use std::cmp::Ordering;
 use std::os::unix::ffi::OsStrExt as _;
@@ -21,8 +21,8 @@ use crate::fsx;
 /// The directory of a store, which is never content.
 const STORE_DIR_NAME: &[u8] = b".headwater";
 
-/// Iterates over the entries of one root in the order of tree paths. Leaves out directories and
-/// excluded entries.
+/// Iterates over the entries in one root, in tree path order. Leaves out directories and excluded
+/// entries.
 #[derive(Debug)]
 pub(super) struct Walk<'a> {
     root: &'a OpenRoot,
@@ -56,14 +56,14 @@ impl<'a> Walk<'a> {
     /// Records the stamp of a directory and reads its rules.
     fn enter(&mut self, path: &Path, relative: &[u8], depth: usize) {
         // walkdir sorts, so it has already read the names in the directory. If a name was added
-        // between that read and now, the change is more recent than the start of the scan, and
-        // `DirStamp::holds` trusts no stamp that is so recent.
+        // between that read and now, the stamp is more recent than the start of the scan, and
+        // `DirStamp::is_unchanged` trusts no stamp that recent.
         self.dir_stamps.push(DirStamp::of(self.root, relative));
         let path = path.join(rules::RULES_FILE_NAME);
-        // An `lstat` by path is cheaper than opening each directory; only the few directories with
-        // rules need to be opened.
+        // An `lstat` by path is cheaper than opening each directory; only the few with rules need
+        // to be opened.
         let Ok(meta) = fsx::lstat(&path) else { return };
-        // Editing the rules does not change the stamp of the directory.
+        // Editing the rules does not change the directory's stamp.
         self.dir_stamps.push(DirStamp::of(self.root, self.root.relative(&path)));
         let name = String::from_utf8_lossy(self.root.relative(&path));
         let shown = self.root.display_path(name.as_bytes());
@@ -134,7 +134,7 @@ impl Iterator for Walk<'_> {
             let is_directory = entry.file_type().is_dir();
             self.rules.leave(entry.depth());
             let is_excluded = self.rules.is_excluded(relative, is_directory);
-            // Checked after the exclusion, so that a tree that is also a mirror can exclude this
+            // Checked after the exclusions, so that a tree that is also a mirror can exclude this
             // directory.
             let is_own = relative == STORE_DIR_NAME;
             if is_own && !is_excluded {
@@ -161,10 +161,10 @@ fn is_rules_file(relative: &[u8]) -> bool {
     parent.is_some_and(|parent| parent.is_empty() || parent.ends_with(b"/"))
 }
 
-/// Compares two entries of one directory in the order of their tree paths.
+/// Compares two entries in the same directory by their tree paths.
 fn by_tree_path(a: &DirEntry, b: &DirEntry, follow: bool) -> Ordering {
     // Both entries are in the same directory, so comparing whole paths gives the same result
-    // without searching for the names.
+    // without finding the names first.
     let (a_path, b_path) = (a.path().as_os_str().as_bytes(), b.path().as_os_str().as_bytes());
     let common = a_path.len().min(b_path.len());
     let next = |entry: &DirEntry, path: &[u8]| {
@@ -173,7 +173,7 @@ fn by_tree_path(a: &DirEntry, b: &DirEntry, follow: bool) -> Ordering {
     a_path[..common].cmp(&b_path[..common]).then_with(|| next(a, a_path).cmp(&next(b, b_path)))
 }
 
-/// Whether the walk enters the entry. walkdir follows links only after sorting. Only few links are
+/// Whether the walk enters the entry. walkdir follows links only after sorting. Few links are
 /// resolved here, because few names are prefixes of others.
 fn has_entries(entry: &DirEntry, follow: bool) -> bool {
     let kind = entry.file_type();

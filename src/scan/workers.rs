@@ -1,8 +1,8 @@
-//! Passes the batches of a walk to workers through a bounded channel, and returns the results in
+//! Passes batches from a walk to workers through a bounded channel, and returns the results in
 //! order.
 //!
 //! The thread that walks also collects the results. So the channel limits how many batches wait,
-//! and only the result itself grows.
+//! and nothing but the result itself grows.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -16,25 +16,25 @@ use super::error::ScanError;
 use super::walk::Walk;
 use crate::monitor::{Event, Monitor};
 
-/// Number of entries in a batch: enough that the cost of the channel is negligible, few enough that
+/// Number of entries in a batch: enough to make the cost of the channel negligible, but so few that
 /// the last batch does not keep a single core busy for long.
 const BATCH_ENTRIES: usize = 256;
 
-/// Number of batches that may wait per worker. They keep the workers busy while the walk reads and
+/// Number of batches per worker that may wait. They keep the workers busy while the walk reads and
 /// sorts the next large directory.
 const WAITING_BATCHES_PER_WORKER: usize = 16;
 
 /// How often progress is reported and cancellation is checked.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
 
-/// An entry, and the known facts about it.
+/// An entry, and what is already known about it.
 #[derive(Debug)]
 pub(super) struct EntryToExamine<K> {
     pub(super) entry: DirEntry,
     pub(super) known: K,
 }
 
-/// Counters of the workers, and the flag that stops them.
+/// The workers' counters, and the flag that stops them.
 #[derive(Debug, Default)]
 pub(super) struct Counters {
     pub(super) hashed_files: AtomicU64,
@@ -72,7 +72,7 @@ impl ScanProgress<'_> {
     }
 }
 
-/// Receives results in any order and passes them on in the order of their numbers.
+/// Receives results in any order and passes them on by number.
 struct OrderedResults<R, S> {
     results: Receiver<(u64, R)>,
     next: u64,
@@ -88,7 +88,7 @@ impl<R, S: FnMut(R)> OrderedResults<R, S> {
         }
     }
 
-    /// Waits a short time for a result. Returns whether more may come.
+    /// Waits briefly for a result. Returns whether more may come.
     fn wait(&mut self) -> bool {
         match self.results.recv_timeout(PROGRESS_INTERVAL) {
             Ok((number, result)) => self.take(number, result),
@@ -107,9 +107,9 @@ impl<R, S: FnMut(R)> OrderedResults<R, S> {
     }
 }
 
-/// Walks to the end. Passes batches of all entries to workers on `config.jobs` threads; `worker`
-/// creates each worker on its thread. Passes the results to `sink` in the order of the walk. Calls
-/// `known` for each entry in that order.
+/// Walks to the end. Passes all entries, in batches, to workers on `config.jobs` threads; `worker`
+/// creates each worker on its thread. Passes the results to `sink` in walk order. Calls `known` for
+/// each entry in that order.
 pub(super) fn run<K: Send, R: Send, W: FnMut(Vec<EntryToExamine<K>>) -> R>(
     walk: &mut Walk<'_>,
     config: &WorkerConfig<'_>,
@@ -120,7 +120,7 @@ pub(super) fn run<K: Send, R: Send, W: FnMut(Vec<EntryToExamine<K>>) -> R>(
     let (job_sender, job_receiver) =
         bounded::<(u64, Vec<EntryToExamine<K>>)>(WAITING_BATCHES_PER_WORKER * config.jobs);
     // Unbounded: the thread that collects the results also sends the batches, so it would wait for
-    // itself if both channels were full.
+    // itself with both channels full.
     let (result_sender, result_receiver) = unbounded();
     let run_worker = |jobs: Receiver<(u64, Vec<EntryToExamine<K>>)>, results: Sender<(u64, R)>| {
         let mut work = worker();
@@ -140,7 +140,7 @@ pub(super) fn run<K: Send, R: Send, W: FnMut(Vec<EntryToExamine<K>>) -> R>(
                 .spawn_scoped(scope, || run_worker(jobs, results))
             {
                 Err(error) if index == 0 => return Err(ScanError::Thread(error.into())),
-                // One worker is enough for all the work.
+                // A single worker is enough for all the work.
                 Ok(_) | Err(_) => {}
             }
         }
@@ -180,7 +180,7 @@ fn send_batches<K, R, S: FnMut(R)>(
             match jobs.send_timeout(next, PROGRESS_INTERVAL) {
                 Ok(()) => {}
                 Err(SendTimeoutError::Timeout(back)) => waiting = Some(back),
-                // Workers disconnect only by a panic, which the scope propagates.
+                // Workers disconnect only through a panic, which the scope propagates.
                 Err(SendTimeoutError::Disconnected(_)) => return Ok(()),
             }
             results.take_arrived();

@@ -1,7 +1,7 @@
 //! Removes secrets from text that came from elsewhere.
 //!
 //! A peer that received a token may send it back in an error, a page or a header. CI systems mask a
-//! secret only in the exact form that they know, so an escaped form would be shown. This protects
+//! secret only in the exact form that they know, so they would show an escaped form. This protects
 //! against echoes only, not against a peer that encodes the secret deliberately.
 
 use std::borrow::Cow;
@@ -12,18 +12,18 @@ use super::is_invisible;
 
 /// The text that replaces a secret.
 const REDACTED: &str = "***";
-/// A part of a secret with at least this many consecutive characters is replaced, too, because the
-/// text may have been truncated.
+/// Any part of a secret that has at least this many characters is replaced too, because the text
+/// may have been truncated.
 const MATCHED_PART_CHARS: usize = 12;
 /// Minimum length of a secret in characters. A shorter one would match by accident.
 const MIN_CHARS: usize = 6;
-/// Minimum length of a word after `Bearer` to count as a token, in characters. The minimum is
-/// doubled for a word without a digit.
+/// Minimum length, in characters, of a word after `Bearer` that counts as a token; twice that for a
+/// word without a digit.
 const MIN_BEARER_CHARS: usize = 8;
-/// How many levels of nested escapes are decoded.
+/// Maximum depth of nested escapes that are decoded.
 const MAX_ESCAPE_DEPTH: usize = 4;
 
-/// Known secrets, which a filter replaces. Other secrets are recognized by their form: `hw_…`,
+/// A filter that replaces known secrets, and other secrets that it recognizes by form: `hw_…`,
 /// `Bearer …`, and a password in a URL.
 #[derive(Clone, Default)]
 pub struct Secrets {
@@ -43,7 +43,7 @@ struct SecretParts {
     parts: HashSet<Box<[char]>>,
 }
 
-/// A decoded character of a text, and the range of bytes that it comes from.
+/// A decoded character, and the range of bytes in the text that it comes from.
 #[derive(Debug, Clone, Copy)]
 struct DecodedChar {
     char: char,
@@ -53,7 +53,7 @@ struct DecodedChar {
 
 impl Secrets {
     /// Creates a filter for these secrets. Only the secret part of a token counts, because its
-    /// public name occurs in messages.
+    /// public name appears in messages.
     #[must_use]
     pub fn new<'s>(secrets: impl IntoIterator<Item = &'s str>) -> Self {
         Self { secrets: secrets.into_iter().filter_map(SecretParts::new).collect() }
@@ -146,7 +146,7 @@ fn span(units: &[DecodedChar]) -> Option<(usize, usize)> {
     Some((units.first()?.start, units.last()?.end))
 }
 
-/// The visible characters of a text, in lower case.
+/// The visible characters in a text, in lower case.
 fn visible_chars(text: &str) -> Vec<DecodedChar> {
     let all = text.char_indices().filter(|(_, c)| !is_invisible(*c));
     all.map(|(start, c)| DecodedChar {
@@ -157,8 +157,8 @@ fn visible_chars(text: &str) -> Vec<DecodedChar> {
     .collect()
 }
 
-/// Decodes the escapes `%41`, `\u0041`, `\u{41}`, `\x41`, `\/`, `&#65;`, `&#x41;`. `None` if there
-/// are none.
+/// Decodes the escapes `%41`, `\u0041`, `\u{41}`, `\x41`, `\/`, `&#65;` and `&#x41;`. `None` if
+/// there are none.
 fn decode_escapes(units: &[DecodedChar]) -> Option<Vec<DecodedChar>> {
     let mut all = Vec::with_capacity(units.len());
     let mut rest = units;
@@ -232,7 +232,7 @@ fn is_word(c: char) -> bool {
     c.is_ascii_alphanumeric() || c == '_' || c == '-'
 }
 
-/// Tokens of headwater: the prefix, a public name of 8 digits, and a secret part; or one long word.
+/// headwater's tokens: the prefix, a public name of 8 digits, and a secret part; or one long word.
 fn find_tokens(units: &[DecodedChar]) -> Vec<(usize, usize)> {
     let token = |at: usize| {
         let word = prefix_while(&units[at..], is_word);

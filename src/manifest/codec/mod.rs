@@ -1,7 +1,7 @@
-//! The canonical JSON lines of a manifest, which are written and read as a stream.
+//! The canonical JSON lines of a manifest, written and read as a stream.
 //!
-//! Each entry has exactly one spelling, and the reader parses only that spelling: it accepts
-//! exactly the bytes that the writer would write. A property test checks both against `serde_json`.
+//! Each entry has exactly one spelling, and the reader accepts only that: exactly the bytes that
+//! the writer would write. A property test checks both against `serde_json`.
 
 mod reader;
 #[cfg(test)]
@@ -18,15 +18,15 @@ use crate::tree_path::{LinkTarget, TreePath};
 use crate::varint::MAX_NUMBER;
 
 const HEADER: &[u8] = b"{\"headwater\":\"manifest\",\"version\":1}\n";
-/// Maximum number of entries of a manifest: enough for the largest trees in use, and a bound for
+/// Maximum number of entries in a manifest: enough for the largest trees in use, and a bound on
 /// input from peers.
 pub const MAX_ENTRIES: u64 = 16_000_000;
 /// Maximum length of a line in bytes: two strings of 1,024 bytes in which every character is
 /// escaped, and the other fields.
-// A line that is too long is refused before it is complete, so that a peer that sends no line feed
-// cannot fill the memory.
+// A line that is too long is refused before it is complete, so a peer that sends no line feed
+// cannot exhaust the memory.
 const MAX_LINE_BYTES: usize = 8 * 1024;
-/// How many bytes are read, hashed and written at once.
+/// How many bytes are read, hashed or written at a time.
 const CHUNK_BYTES: usize = 128 * 1024;
 
 /// Totals that the writer counts.
@@ -34,7 +34,7 @@ const CHUNK_BYTES: usize = 128 * 1024;
 pub struct Totals {
     /// The id of the manifest.
     pub manifest: ManifestId,
-    /// The id of the content of the live entries.
+    /// The content id of the live entries.
     pub content: ContentId,
     /// Number of entries, live and retired.
     pub entries: u64,
@@ -46,10 +46,10 @@ pub struct Totals {
     pub until: Option<u64>,
 }
 
-/// Refuses paths that do not ascend or that lie below a file.
+/// Refuses paths that are out of order or lie below a file.
 ///
-/// In byte order `a-x` is between `a` and `a/b`, so comparing with the last path is not enough. The
-/// guard also keeps the lengths of all earlier paths that are prefixes of the last one.
+/// In byte order, `a-x` is between `a` and `a/b`, so comparing with the last path is not enough.
+/// The guard therefore keeps the lengths of all earlier paths that are prefixes of the last one.
 #[derive(Debug, Default)]
 struct OrderGuard {
     last: String,
@@ -63,8 +63,8 @@ impl OrderGuard {
         if self.count > 0 && *text <= *self.last {
             return Err(ManifestError::Order { path: text.to_owned() });
         }
-        // Only prefixes of the last path matter: paths ascend, so nothing below an earlier path can
-        // follow.
+        // Only prefixes of the last path matter: paths are in order, so nothing below another
+        // earlier path can follow.
         let common = self.last.bytes().zip(text.bytes()).take_while(|(a, b)| a == b).count();
         self.prefixes.retain(|&length| length <= common);
         if self.count > 0 && self.last.len() == common {
@@ -82,8 +82,8 @@ impl OrderGuard {
 
 fn push_number(key: &str, value: u64, out: &mut Vec<u8>) {
     out.extend_from_slice(key.as_bytes());
-    // Does not use `format!`, which allocates: a manifest of a million entries contains two million
-    // numbers.
+    // Does not use `format!`, which allocates: a manifest with a million entries contains two
+    // million numbers.
     let mut digits = [0u8; 20];
     let mut at = digits.len();
     let mut rest = value;
@@ -98,8 +98,7 @@ fn push_number(key: &str, value: u64, out: &mut Vec<u8>) {
     out.extend_from_slice(&digits[at..]);
 }
 
-// Paths and targets contain no control characters and no backslash, so only the quote needs
-// escaping.
+// Paths and targets contain no control characters or backslashes, so only quotes need escaping.
 fn push_text(text: &str, out: &mut Vec<u8>) {
     if memchr::memchr(b'"', text.as_bytes()).is_none() {
         return out.extend_from_slice(text.as_bytes());
@@ -160,7 +159,7 @@ impl<'a> LineParser<'a> {
         if self.accept(token) { Ok(()) } else { Err(self.fail(what)) }
     }
 
-    /// Reads a string and its closing quote.
+    /// Reads a string up to and including its closing quote.
     fn text(&mut self) -> Result<std::borrow::Cow<'a, str>, ManifestError> {
         let mut unescaped: Option<Vec<u8>> = None;
         let mut from = 0;
@@ -172,7 +171,7 @@ impl<'a> LineParser<'a> {
                 self.rest = &self.rest[at + 1..];
                 let not_utf8 =
                     || ManifestError::Line { line: self.line, what: "a text is not UTF-8" };
-                // A string without escapes, as nearly all are, is borrowed.
+                // A string without escapes is borrowed; nearly all are like this.
                 return match unescaped {
                     None => std::str::from_utf8(raw).map(Into::into).map_err(|_| not_utf8()),
                     Some(mut text) => {
@@ -181,8 +180,7 @@ impl<'a> LineParser<'a> {
                     }
                 };
             }
-            // The writer escapes nothing else, so any other escape would be a second spelling of
-            // the same string.
+            // The writer escapes nothing else, so any other escape would be a second spelling.
             if self.rest.get(at + 1) != Some(&b'"') {
                 return Err(self.fail("only the quote is escaped"));
             }
@@ -194,8 +192,8 @@ impl<'a> LineParser<'a> {
     }
 
     fn number(&mut self) -> Result<u64, ManifestError> {
-        // Reads one digit more than a valid number can have: enough to refuse the number, too few
-        // to overflow.
+        // Reads one digit more than a valid number has: enough to refuse the number, too few to
+        // overflow.
         let digits = self.rest.iter().take(17).take_while(|byte| byte.is_ascii_digit()).count();
         let (text, rest) = self.rest.split_at(digits);
         let canonical = digits > 0 && digits <= 16 && (digits == 1 || text[0] != b'0');
@@ -223,7 +221,7 @@ impl<'a> LineParser<'a> {
         let path = self.text()?;
         let path =
             TreePath::new(&path).map_err(|fault| ManifestError::Path { line: self.line, fault })?;
-        // The order of the keys is fixed, so the next key shows the kind of the entry.
+        // The keys have a fixed order, so the next key shows the kind of entry.
         let kind = if self.accept(b",\"symlink\":\"") {
             let target = self.text()?;
             let target =
@@ -243,7 +241,7 @@ impl<'a> LineParser<'a> {
         };
         let until = if self.accept(b",\"until\":") { Some(self.number()?) } else { None };
         self.expect(b"}", "the entry ends")?;
-        // Anything after the closing brace, for example a space, would be a second spelling.
+        // Anything after the closing brace, such as a space, would be a second spelling.
         if self.rest.is_empty() {
             Ok(Entry { path, kind, until })
         } else {

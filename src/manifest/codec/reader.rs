@@ -8,9 +8,9 @@ use crate::hash::ManifestId;
 use crate::manifest::ManifestError;
 use crate::manifest::entry::Entry;
 
-/// Reads a manifest entry by entry and refuses anything that is not canonical.
+/// Reads a manifest entry by entry. Refuses anything that is not canonical.
 ///
-/// The id is known only after the last entry: a wrong id is reported as an error in place of the
+/// The id is known only after the last entry, so a wrong id is reported as an error in place of the
 /// end.
 #[derive(Debug)]
 pub struct ManifestReader<R> {
@@ -29,8 +29,7 @@ impl<R: Read> ManifestReader<R> {
     /// Starts reading. With `expected`, the id is checked at the end.
     ///
     /// # Errors
-    /// Fails if the header is missing, malformed or has a newer version, and with errors of
-    /// `input`.
+    /// Fails if the header is missing or malformed, if it has a newer version, or if `input` fails.
     pub fn new(input: R, expected: Option<ManifestId>) -> Result<Self, ManifestError> {
         let mut reader = Self {
             input,
@@ -50,12 +49,12 @@ impl<R: Read> ManifestReader<R> {
         let version = header
             .strip_prefix(b"{\"headwater\":\"manifest\",\"version\":")
             .ok_or(ManifestError::Header)?;
-        // Nine digits fit in 32 bits. A longer number is not a version but damage.
+        // Nine digits fit in 32 bits. A longer number is damage, not a version.
         let digits = version.iter().take_while(|byte| byte.is_ascii_digit()).take(9).count();
         match std::str::from_utf8(&version[..digits]).ok().and_then(|text| text.parse::<u32>().ok())
         {
             Some(found) if found > 1 => Err(ManifestError::Version { found: found.to_string() }),
-            // Version 1 reserves a header field for later writers, which this reader cannot obey.
+            // Version 1 reserves a header field for later writers. This reader cannot obey it.
             _ => Err(ManifestError::Header),
         }
     }
@@ -71,7 +70,7 @@ impl<R: Read> ManifestReader<R> {
             }
             let pending = self.end - self.start;
             let too_long =
-                // The header is line 1, and `count` lines with entries have been read completely.
+                // The header is line 1, and `count` entry lines have been read completely.
                 ManifestError::Line { line: self.order.count + 2, what: "the line ends" };
             if pending > MAX_LINE_BYTES {
                 return Err(too_long);
@@ -88,9 +87,9 @@ impl<R: Read> ManifestReader<R> {
         }
     }
 
-    /// Moves the `pending` bytes to the front and makes room for a read after them.
+    /// Moves the `pending` bytes to the front, and makes room after them for a read.
     ///
-    /// The buffer is zeroed only once, not before each read, because an input may return single
+    /// The buffer is zeroed once rather than before each read, because an input may return single
     /// bytes.
     fn make_room(&mut self, pending: usize) {
         self.buffer.copy_within(self.start..self.end, 0);
@@ -114,8 +113,7 @@ impl<R: Read> ManifestReader<R> {
         Ok(Some(entry))
     }
 
-    /// The id of the bytes that have been read so far. After the iterator has ended, this is the
-    /// manifest's id.
+    /// The id of the bytes read so far. Once the iterator has ended, this is the manifest's id.
     #[must_use]
     pub fn id(&self) -> ManifestId {
         ManifestId::finish(&self.hasher)
@@ -139,7 +137,7 @@ impl<R: Read> Iterator for ManifestReader<R> {
             return None;
         }
         let item = self.entry().transpose();
-        // After an error the position in the input is not known, so nothing more is read.
+        // After an error, the position in the input is unknown, so nothing more is read.
         self.is_done = !matches!(item, Some(Ok(_)));
         item
     }

@@ -40,11 +40,11 @@ impl<W: Write> ManifestWriter<W> {
     /// Writes the next entry.
     ///
     /// # Errors
-    /// Fails if the entry is out of order or below a file, or if a number exceeds 2^53; also with
-    /// errors of the underlying writer.
+    /// Fails if the entry is out of order or below a file, if a number exceeds 2^53, or if the
+    /// underlying writer fails.
     pub fn push(&mut self, entry: &Entry) -> Result<(), ManifestError> {
-        // The writer checks the same rules as the reader, so that it never makes a manifest that no
-        // mirror can read.
+        // The writer checks the same rules as the reader, so it never makes a manifest that mirrors
+        // cannot read.
         self.order.check(&entry.path)?;
         match &entry.kind {
             EntryKind::File(file) => {
@@ -85,7 +85,7 @@ impl<W: Write> ManifestWriter<W> {
     /// Ends the manifest. Returns the underlying writer, which is not flushed.
     ///
     /// # Errors
-    /// Errors of the underlying writer.
+    /// The errors of the underlying writer.
     pub fn finish(mut self) -> Result<(W, Totals), ManifestError> {
         self.flush()?;
         let totals = Totals {

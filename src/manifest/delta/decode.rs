@@ -1,4 +1,4 @@
-//! Applies a change to a base manifest.
+//! Applies a manifest delta to its base.
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read as _, Take, Write};
@@ -18,12 +18,12 @@ fn invalid(what: &'static str) -> ManifestError {
     ManifestError::Delta { what }
 }
 
-/// The header of a manifest change.
+/// The header of a manifest delta.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DeltaHeader {
-    /// The manifest that the change applies to; `None` for the empty manifest.
+    /// The manifest that the delta applies to; `None` for the empty manifest.
     pub base: Option<ManifestId>,
-    /// `created` of the resulting release, in seconds since 1970.
+    /// The `created` time of the resulting release, in seconds since 1970.
     pub created: u64,
     /// The number of new objects.
     pub objects: u64,
@@ -58,10 +58,10 @@ struct Decoder<R> {
 }
 
 impl<'a, R: BufRead> Decoder<BufReader<Take<zstd::Decoder<'a, R>>>> {
-    /// Opens a change that decodes to at most `max_bytes` bytes.
+    /// Opens a delta that decodes to at most `max_bytes` bytes.
     fn open(change: R, max_bytes: u64) -> Result<Self, ManifestError> {
-        // Only the first frame is decoded, and its window is bounded: a peer could otherwise make
-        // the decoder use a lot of memory.
+        // Decodes only the first frame, with a bounded window: otherwise, a peer could make the
+        // decoder use a lot of memory.
         let mut input = zstd::Decoder::with_buffer(change)?.single_frame();
         input.window_log_max(WINDOW_LOG_MAX)?;
         let mut input = BufReader::with_capacity(64 * 1024, input.take(max_bytes));
@@ -114,7 +114,7 @@ impl<R: BufRead> Decoder<R> {
         }))
     }
 
-    /// Reads the length of a run. A run must not be split in two, so that each change has only one
+    /// Reads the length of a run. A run must not be split in two, so that each delta has only one
     /// spelling.
     fn run_length(&mut self, kind: u8) -> Result<u64, ManifestError> {
         if self.last_run.replace(kind) == Some(kind) {
@@ -135,7 +135,7 @@ impl<R: BufRead> Decoder<R> {
     }
 
     fn bytes(&mut self, length: usize) -> Result<Vec<u8>, ManifestError> {
-        // At most 1,024 bytes: `short` has checked the length.
+        // At most 1,024 bytes: `read_length` has checked the length.
         let mut bytes = vec![0; length];
         self.input.read_exact(&mut bytes)?;
         Ok(bytes)
@@ -183,17 +183,17 @@ impl<R: BufRead> Decoder<R> {
     }
 }
 
-/// The limits of a manifest change, and a cancellation check. A change that exceeds a limit is
-/// refused as soon as that is detected, so the announced sizes bound time and memory.
+/// The limits on a manifest delta, and a cancellation check. A delta is refused as soon as it is
+/// found to exceed a limit, so the announced sizes bound time and memory.
 #[derive(Clone, Copy)]
 pub struct ChangeLimits<'a> {
-    /// Length of the encoded change in bytes. It bounds the size of the decoded change.
+    /// Length of the encoded delta in bytes. It bounds the size of the decoded delta.
     pub encoded_bytes: u64,
-    /// Number of entries of the base manifest; `None` if it is not known.
+    /// Number of entries in the base manifest; `None` if unknown.
     pub base_entries: Option<u64>,
-    /// Number of entries of the resulting manifest, as announced by the release.
+    /// Number of entries in the resulting manifest, as announced by the release.
     pub entries: u64,
-    /// Reserves a number of bytes of memory until the release is complete. Returns `false` if they
+    /// Reserves this many bytes of memory until the release is complete. Returns `false` if they
     /// are not available. Called before the memory is used.
     pub reserve: &'a dyn Fn(u64) -> bool,
     /// Whether the operation was cancelled. Called every few thousand operations.
@@ -211,8 +211,8 @@ impl std::fmt::Debug for ChangeLimits<'_> {
 }
 
 impl ChangeLimits<'static> {
-    /// The limits for a change of `encoded_bytes` bytes and `entries` entries that this process
-    /// made itself.
+    /// The limits for a delta of `encoded_bytes` bytes and `entries` entries that this process made
+    /// itself.
     #[must_use]
     pub fn trusted(encoded_bytes: u64, entries: u64) -> Self {
         Self {
@@ -226,7 +226,7 @@ impl ChangeLimits<'static> {
 }
 
 impl ChangeLimits<'_> {
-    /// Maximum length of the decoded change in bytes. Similar paths and runs of equal numbers
+    /// Maximum length of the decoded delta in bytes. Similar paths and runs of equal numbers
     /// compress to a fiftieth or a hundredth of their size, never to a thousandth.
     const fn decoded_bytes(&self) -> u64 {
         self.encoded_bytes.saturating_mul(1000).saturating_add(1 << 20)
@@ -243,21 +243,20 @@ impl ChangeLimits<'_> {
 }
 
 /// Memory that a receiver needs for each new object until the release is complete, in bytes: its
-/// size and times (24), the received part (48), its id and size (40), and its id among those of the
-/// store (32).
+/// size and times (24), the received part (48), its id and size (40), and its id among the store's
+/// ids (32).
 const OBJECT_BYTES: u64 = 24 + 48 + 40 + 32;
-/// Memory for each position of the base that the change names, in bytes: the position itself, and
-/// an entry of the hash table of ids at half load.
+/// Memory for each base position that the delta names, in bytes: the position itself, and an entry
+/// in the hash table of ids at half load.
 const POSITION_BYTES: u64 = 8 + 2 * (8 + 40 + 1);
-/// Memory for each entry of the base if blocks can have bases, in bytes: the id of the entry's
-/// content.
+/// Memory for each base entry if blocks can have bases, in bytes: the id of the entry's content.
 const BASE_ENTRY_BYTES: u64 = 33;
-/// Number of positions for which memory is reserved at once.
+/// Number of positions for which memory is reserved at a time.
 const POSITIONS_PER_RESERVATION: u64 = 1024;
 /// Number of operations between two calls of [`ChangeLimits::is_cancelled`].
 const CANCEL_CHECK_INTERVAL: u64 = 4096;
 
-/// Counts the base entries that have been used and the new entries that have been made so far.
+/// Counts the base entries used and the new entries made so far.
 #[derive(Default)]
 struct OperationCounter {
     operations: u64,
@@ -277,8 +276,8 @@ impl OperationCounter {
         // Saturating, because a peer chooses the length of a run.
         self.base = self.base.saturating_add(base);
         self.made = self.made.saturating_add(made);
-        // Checked before the run is carried out. A change of 256 kB once made four billion
-        // operations: a minute of CPU time.
+        // Checked before the run is applied. A delta of 256 kB once made four billion operations,
+        // which took a minute of CPU time.
         if self.base > limits.base_entries.unwrap_or(MAX_ENTRIES) {
             return Err(invalid("it goes on behind its base's end"));
         }
@@ -292,14 +291,14 @@ impl OperationCounter {
     }
 }
 
-/// The data that a manifest change needs. Reading the summary does not require the base.
+/// The data that a manifest delta needs. Reading this summary does not require the base.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeltaSummary {
-    /// The header of the change.
+    /// The header of the delta.
     pub head: DeltaHeader,
     /// The new objects, by ordinal.
     pub objects: Vec<NewObject>,
-    /// Positions of base entries whose content also appears elsewhere, ascending.
+    /// Positions of base entries whose content also appears elsewhere, in ascending order.
     pub base_entries: Vec<u64>,
 }
 
@@ -311,11 +310,11 @@ impl DeltaSummary {
     }
 }
 
-/// Reads which data a change needs. `limits` bounds time and memory.
+/// Reads which data a delta needs. `limits` bounds time and memory.
 ///
 /// # Errors
-/// Fails if the change is malformed, if it names more new objects than it announces, or if it
-/// exceeds `limits`; also with [`ManifestError::NoMemory`] and [`ManifestError::Cancelled`].
+/// Fails if the delta is malformed, names more new objects than it announces, or exceeds `limits`.
+/// Also fails with [`ManifestError::NoMemory`] or [`ManifestError::Cancelled`].
 pub fn summarize(
     change: impl BufRead,
     limits: &ChangeLimits<'_>,
@@ -348,7 +347,7 @@ pub fn summarize(
             }
             EntryContent::Same | EntryContent::EarlierNew(_) | EntryContent::Held(..) => {}
             EntryContent::FromBase(entry) => {
-                // Reserved step by step, because the number of these positions is not announced.
+                // Reserved in steps, because the number of these positions is not announced.
                 if (base_entries.len() as u64).is_multiple_of(POSITIONS_PER_RESERVATION) {
                     limits.reserve(POSITIONS_PER_RESERVATION, POSITION_BYTES)?;
                 }
@@ -359,24 +358,22 @@ pub fn summarize(
     if objects.len() as u64 != decoder.head.objects {
         return Err(invalid("there are fewer new objects than announced"));
     }
-    // Several entries may name the same position, and `objects_at` reads the base only once.
+    // Several entries may name the same position, but `objects_at` reads the base only once.
     base_entries.sort_unstable();
     base_entries.dedup();
     Ok(DeltaSummary { head: decoder.head, objects, base_entries })
 }
 
-/// The objects at the given positions of a base manifest, with their sizes. The positions must
-/// ascend.
+/// The objects at the given positions in a base manifest, with their sizes. The positions must be
+/// in ascending order.
 ///
 /// # Errors
-/// Fails if a position is beyond the end of the base or names a link, and with errors of the
-/// stream.
+/// Fails if a position is beyond the end of the base or names a link, or if the stream fails.
 pub fn objects_at(
     positions: &[u64],
     base: impl Iterator<Item = Result<Entry, ManifestError>>,
 ) -> Result<HashMap<u64, (ObjectId, u64)>, ManifestError> {
-    // The table grows with the objects that are found. The positions come from a peer and may not
-    // exist.
+    // The table grows as objects are found. The positions come from a peer and may not exist.
     let mut found = HashMap::with_capacity(positions.len().min(1 << 16));
     let mut wanted = positions.iter().peekable();
     for (index, entry) in (0u64..).zip(base) {
@@ -424,8 +421,8 @@ impl<I: Iterator<Item = Result<Entry, ManifestError>>, W: Write> Applier<'_, I, 
             }
             EntryFields::File { content, exec, mtime, until } => (content, exec, mtime, until),
         };
-        // The base, the ids and the change come from three sources, so any of them may not match
-        // the others.
+        // The base, the ids and the delta come from three sources, so any of them may not match the
+        // others.
         let unknown = || invalid("content is named that is not there");
         let (object, size) = match content {
             EntryContent::Same => old.map(|old| (old.object, old.size)).ok_or_else(unknown)?,
@@ -438,8 +435,8 @@ impl<I: Iterator<Item = Result<Entry, ManifestError>>, W: Write> Applier<'_, I, 
                 *self.ids.get(ordinal).ok_or_else(unknown)?
             }
             EntryContent::FromBase(entry) => *self.base_objects.get(&entry).ok_or_else(unknown)?,
-            // Whether the object exists is checked when the tree is built, as it is for objects of
-            // the base.
+            // As for objects in the base, whether the object exists is checked when the tree is
+            // built.
             EntryContent::Held(object, size) => (object, size),
         };
         Ok((EntryKind::File(FileEntry { object, size, mtime, exec }), until))
@@ -482,12 +479,12 @@ impl<I: Iterator<Item = Result<Entry, ManifestError>>, W: Write> Applier<'_, I, 
     }
 }
 
-/// Writes the new manifest to `out`. Needs the manifest change, its base, the computed ids and
-/// sizes of the new objects, and the result of [`objects_at`]. The caller must compare the id in
-/// the totals with the announced one.
+/// Writes the new manifest to `out`. Needs the manifest delta, its base, the computed ids and sizes
+/// of the new objects, and the result of [`objects_at`]. The caller must compare the id in the
+/// totals with the announced one.
 ///
 /// # Errors
-/// Fails if the change does not match, and with errors of the base or of the writer.
+/// Fails if the delta does not match, or if the base or the writer fails.
 pub fn apply<W: Write>(
     change: impl BufRead,
     base: impl Iterator<Item = Result<Entry, ManifestError>>,
@@ -503,7 +500,7 @@ pub fn apply<W: Write>(
     while let Some(op) = decoder.op()? {
         applier.op(op)?;
     }
-    // A change must cover every entry of its base: dropping the last entries is not implied.
+    // A delta must cover every entry in its base: the last entries are not dropped implicitly.
     if applier.base.next().is_some() {
         return Err(invalid("it ends before its base"));
     }

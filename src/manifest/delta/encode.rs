@@ -1,4 +1,4 @@
-//! Computes the change between two manifests.
+//! Computes the delta between two manifests.
 
 use std::collections::{HashMap, HashSet};
 use std::io::{self, Write};
@@ -17,7 +17,7 @@ use crate::varint;
 enum ContentLocation {
     New(u32),
     Base(u64),
-    /// The mirror has the object, although its base does not contain it.
+    /// The mirror has the object, although its base lacks it.
     Held,
 }
 
@@ -25,9 +25,9 @@ enum ContentLocation {
 /// both manifests are read again.
 const MAX_STEPS: usize = 200_000;
 
-/// An operation of the change, before it is encoded.
+/// An operation in the delta, before it is encoded.
 enum DeltaStep {
-    /// A number of entries that are kept or dropped; the last of these entries has this path.
+    /// A number of entries that are kept or dropped, and the path of the last one.
     Run(u8, u64, TreePath),
     Add(Entry),
     Change {
@@ -41,7 +41,7 @@ struct DeltaSteps<I: Iterator> {
     pairs: std::iter::Peekable<I>,
 }
 
-/// The kind of run to which a pair belongs; `None` if the entry is added or changed.
+/// The kind of run that a pair belongs to; `None` if the entry is added or changed.
 fn run_of(pair: &Pair) -> Option<u8> {
     match pair {
         Pair::Old(_) => Some(OP_DROP),
@@ -83,7 +83,7 @@ impl<E, I: Iterator<Item = Result<Pair, E>>> Iterator for DeltaSteps<I> {
     }
 }
 
-/// Records the object of a changed or added entry, if it is not recorded yet.
+/// Records the object of a changed or added entry, if not recorded yet.
 fn record_new_object(
     step: &DeltaStep,
     wanted: &mut Vec<NewObjectRef>,
@@ -99,21 +99,21 @@ fn record_new_object(
         return;
     };
     let next = u32::try_from(wanted.len()).expect("a manifest has fewer than 2^32 entries");
-    // The first entry with an object introduces the object. The mirror uses the time and mode of
-    // that entry for the object.
+    // The first entry with an object introduces it. The mirror uses that entry's time and mode for
+    // the object.
     places.entry(file.object).or_insert_with(|| {
         wanted.push(NewObjectRef { object: file.object, size: file.size, path: new.path.clone() });
         ContentLocation::New(next)
     });
 }
 
-/// The first 8 bytes of an object id; if they are equal, the ids almost certainly are, too.
+/// The first 8 bytes of an object id. If they are equal, the ids almost certainly are too.
 fn id_prefix(object: &ObjectId) -> u64 {
     let (beginning, _) = object.as_bytes().split_first_chunk().expect("an id has 32 bytes");
     u64::from_le_bytes(*beginning)
 }
 
-/// Removes the objects that the base contains from `wanted` and renumbers the rest.
+/// Removes from `wanted` the objects in the base, and renumbers the rest.
 fn find_in_base<E>(
     base: impl Iterator<Item = Result<Entry, E>>,
     wanted: Vec<NewObjectRef>,
@@ -123,7 +123,7 @@ fn find_in_base<E>(
         return Ok(wanted);
     }
     for (index, entry) in (0u64..).zip(base) {
-        // Only the first entry of the base with this content matches: later ones find `Base` here.
+        // Only the first base entry with this content matches: later ones find `Base` here.
         if let Some(place @ ContentLocation::New(_)) =
             entry?.file().and_then(|file| places.get_mut(&file.object))
         {
@@ -133,7 +133,7 @@ fn find_in_base<E>(
     Ok(renumber(wanted, places))
 }
 
-/// Removes the objects that are `held` from `wanted` and renumbers the rest.
+/// Removes from `wanted` the objects in `held`, and renumbers the rest.
 fn remove_held(
     held: &HashSet<ObjectId>,
     wanted: Vec<NewObjectRef>,
@@ -145,7 +145,7 @@ fn remove_held(
     renumber(wanted, places)
 }
 
-/// Keeps only the objects that are still new and renumbers them.
+/// Keeps only the objects that are still new, and renumbers them.
 fn renumber(
     mut wanted: Vec<NewObjectRef>,
     places: &mut HashMap<ObjectId, ContentLocation>,
@@ -167,7 +167,7 @@ struct Encoder<'a, W> {
     buffer: Vec<u8>,
     created: u64,
     places: &'a HashMap<ObjectId, ContentLocation>,
-    /// Objects with ordinals below this have been introduced.
+    /// Objects with ordinals below this one have been introduced.
     introduced: u32,
     last_path: String,
 }
@@ -213,7 +213,7 @@ impl<W: Write> Encoder<'_, W> {
     fn fields(&mut self, new: &Entry, old: Option<&FileEntry>) {
         let at = self.buffer.len();
         let mut flags = if new.until.is_some() { UNTIL } else { 0 };
-        // Space for the flags, which are known only after the fields.
+        // A placeholder for the flags, which are known only after the fields.
         self.buffer.push(0);
         match &new.kind {
             EntryKind::Symlink(target) => {
@@ -244,8 +244,8 @@ impl<W: Write> Encoder<'_, W> {
             return SAME;
         }
         match self.places.get(&file.object) {
-            // Objects are numbered in the order in which they are introduced, so the next one needs
-            // no number.
+            // Objects are numbered in the order of their introduction, so the next one needs no
+            // number.
             Some(ContentLocation::New(ordinal)) if *ordinal == self.introduced => {
                 self.introduced += 1;
                 varint::push(file.size, &mut self.buffer);
@@ -269,12 +269,12 @@ impl<W: Write> Encoder<'_, W> {
     }
 }
 
-/// Encodes the change from `base` to `new`. Each stream is opened up to three times, so opening it
+/// Encodes the delta from `base` to `new`. Each stream is opened up to three times, so opening it
 /// must be repeatable. Memory grows with the number of added and changed files, and by 8 bytes per
-/// entry of `base`.
+/// entry in `base`.
 ///
 /// # Errors
-/// The first error of either stream.
+/// The first error from either stream.
 pub fn encode<A, B>(
     base: impl Fn() -> Result<A, ManifestError>,
     new: impl Fn() -> Result<B, ManifestError>,
@@ -288,7 +288,7 @@ where
     encode_with_held(base, new, base_id, created, &HashSet::new())
 }
 
-/// Like [`encode`], for a mirror that also has the objects in `held`: the change names these by id
+/// Like [`encode`], for a mirror that also has the objects in `held`: the delta names these by id
 /// instead of listing them as new.
 ///
 /// # Errors
@@ -306,25 +306,25 @@ where
 {
     let (mut wanted, mut places) = (Vec::new(), HashMap::new());
     let mut kept = Some(Vec::new());
-    // Stores eight bytes of each id of the base, so that the base usually need not be decoded a
-    // second time.
+    // Stores eight bytes of each id in the base, so that the base usually need not be decoded
+    // again.
     let mut base_id_prefixes = Vec::new();
     let base_entries = base()?.inspect(|entry| {
         base_id_prefixes
             .extend(entry.as_ref().ok().and_then(Entry::file).map(|file| id_prefix(&file.object)));
     });
-    // The header contains the number of new objects, which is known only after all steps.
+    // The header contains the number of new objects, known only after all steps.
     for step in (DeltaSteps { pairs: Pairs::new(base_entries, new()?).peekable() }) {
         let step = step?;
         record_new_object(&step, &mut wanted, &mut places);
         if let Some(steps) = kept.as_mut() {
             steps.push(step);
         }
-        // Dropped completely: keeping half of the steps would not save the second pass.
+        // All are dropped: keeping only some of the steps would not save the second pass.
         kept = kept.filter(|steps| steps.len() <= MAX_STEPS);
     }
     let new_id_prefixes: HashSet<u64> = places.keys().map(id_prefix).collect();
-    // Usually the base has none of the objects, so it need not be read again to find them.
+    // Usually, the base has none of the objects, so it need not be read again to find them.
     if base_id_prefixes.iter().any(|shown| new_id_prefixes.contains(shown)) {
         wanted = find_in_base(base()?, wanted, &mut places)?;
     }

@@ -1,10 +1,10 @@
-//! The transfer form of a manifest: operations against a base manifest that the mirror has, so the
-//! size depends only on the change.
+//! Manifest deltas, the transfer form of a manifest: operations on a base manifest that the mirror
+//! has. The size depends only on what changed.
 //!
 //! Object ids are not transferred, because they are incompressible and the receiver must compute
-//! them anyway. New content is named by its ordinal in the bundle, and content of the base by the
-//! position of an entry with this content. Only objects that the mirror reported in addition to its
-//! base are named by id. `FORMAT.md` describes the format.
+//! them anyway. New content is named by its ordinal in the bundle, and content in the base by the
+//! position of an entry that has it. Only objects that the mirror reported in addition to its base
+//! are named by id. `FORMAT.md`, which calls a delta a change, describes the format.
 
 mod decode;
 mod encode;
@@ -21,7 +21,7 @@ use crate::tree_path::TreePath;
 
 const MAGIC: &[u8; 4] = b"HWMC";
 const VERSION: u8 = 1;
-/// zstd level: fast, and the result is within a few per cent of the best for these small streams.
+/// The zstd level: fast, and within a few per cent of the best result for these small streams.
 const LEVEL: i32 = 3;
 
 const OP_END: u8 = 0;
@@ -41,7 +41,7 @@ const EARLIER_NEW: u8 = 0x20;
 const FROM_BASE: u8 = 0x30;
 const HELD: u8 = 0x40;
 
-/// A new object of a bundle. Its index is its ordinal.
+/// A new object in a bundle. Its index is its ordinal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NewObject {
     /// The length of the object in bytes.
@@ -52,7 +52,7 @@ pub struct NewObject {
     pub exec: bool,
 }
 
-/// A new object that the encoder found, with its id, which only the origin knows.
+/// A new object that the encoder found, with the id that only the origin knows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewObjectRef {
     /// The object.
@@ -63,10 +63,10 @@ pub struct NewObjectRef {
     pub path: TreePath,
 }
 
-/// A manifest change and the objects that it needs.
+/// A manifest delta and the objects that it needs.
 #[derive(Debug, Clone)]
 pub struct ManifestDelta {
-    /// The encoded change.
+    /// The encoded delta.
     pub bytes: Arc<[u8]>,
     /// The new objects, by ordinal.
     pub wanted: Vec<NewObjectRef>,

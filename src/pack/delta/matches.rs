@@ -1,38 +1,37 @@
 //! Finds the ranges that the content and the prefix have in common.
 //!
-//! Optimized for content that is mostly contained in the prefix, in the same order. After a change
-//! the search first tries the same distance as before, then looks at the bytes after the end of the
-//! last match, then searches the whole prefix with a hash table. Matching ranges are compared but
-//! not hashed, so that similar content costs little more than reading it.
+//! Optimized for content that is mostly in the prefix, in the same order. After a change, the
+//! search first tries the same distance as before, then the bytes after the end of the last match,
+//! then the whole prefix, with a hash table. Matching ranges are compared but not hashed, so
+//! similar content costs little more than reading it.
 
 use std::cmp::Reverse;
 
-/// Distance in bytes between the positions of the prefix that the table contains.
+/// Distance, in bytes, between the prefix positions in the table.
 const STRIDE: usize = 32;
-/// Bytes that are hashed at each position; the table finds no shorter match.
+/// Bytes that are hashed at each position. The table finds no shorter match.
 const WINDOW: usize = 24;
 /// How many positions with the same hash are compared, and how many bytes at each. Among many
-/// similar positions one is as good as another, and the nearest is cheapest to encode.
+/// similar positions, one is as good as another, and the nearest is cheapest to encode.
 const MAX_COMPARED_POSITIONS: usize = 8;
 const MAX_COMPARED_BYTES: usize = 256;
-/// How far after the last match the search looks for a near match, in bytes. A position must fit in
+/// How far beyond the last match the search looks for a near match, in bytes. Positions must fit in
 /// a byte.
 const NEAR_BYTES: usize = 200;
 const NEAR_BITS: u32 = 9;
-/// Minimum length of a near match, in bytes; a shorter match is not worthwhile.
+/// Minimum length of a near match, in bytes. A shorter one is not worthwhile.
 const MIN_NEAR: usize = 16;
-/// How far ahead the search tests whether the content continues at the same distance, in bytes.
+/// How far ahead, in bytes, the search tests whether the content continues at the same distance.
 const LOOKAHEAD_BYTES: usize = 32;
-/// The step of the search grows by one byte after every 2^8 bytes without a match, up to
-/// `MAX_STEP`.
+/// The search step grows by one byte after every 2^8 bytes without a match, up to `MAX_STEP`.
 const SKIP_SHIFT: usize = 8;
 const MAX_STEP: usize = 8;
-/// The search stops when more than a quarter of the searched bytes have no match, with an allowance
-/// of 256 KiB. This detects early that content has little in common with the prefix.
+/// The search stops when more than a quarter of the bytes searched, with an allowance of 256 KiB,
+/// have no match. This detects early that content has little in common with the prefix.
 const EARLY_STOP_DIVISOR: usize = 4;
 const EARLY_STOP_ALLOWANCE: usize = 256 << 10;
 
-/// A range of the content that also occurs in the prefix.
+/// A range of the content that is also in the prefix.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::pack) struct Match {
     /// The start in the content.
@@ -43,7 +42,7 @@ pub(in crate::pack) struct Match {
 }
 
 impl Match {
-    /// Where the range ends in the content and in the prefix.
+    /// The end of the range in the content and in the prefix.
     pub(super) const fn ends(&self) -> (usize, usize) {
         (self.at + self.length, self.from + self.length)
     }
@@ -88,7 +87,7 @@ fn common_suffix_len(left: &[u8], right: &[u8]) -> usize {
 #[derive(Debug, Default)]
 struct MatchTable {
     bits: u32,
-    /// The last position of each hash, counted in strides from 1; 0 if there is none.
+    /// The last position with each hash, counted in strides from 1; 0 if there is none.
     heads: Vec<u32>,
     /// For each position, the previous one with the same hash.
     chain: Vec<u32>,
@@ -111,7 +110,7 @@ impl MatchTable {
     }
 
     fn slot(&self, window: &[u8]) -> usize {
-        // Hashes the first and the last eight bytes of the window, not those between them: every
+        // Hashes the first and last eight bytes of the window, not those in between: every
         // candidate is compared anyway.
         hash(word(window, 0).rotate_left(29) ^ word(window, WINDOW - 8), self.bits)
     }
@@ -127,11 +126,11 @@ impl MatchTable {
     }
 }
 
-/// The positions shortly after the end of the last match in the prefix; filled on first use.
+/// The prefix positions shortly after the end of the last match; filled on first use.
 #[derive(Debug)]
 struct NearTable {
     is_filled: bool,
-    /// Where eight bytes with a given hash are, counted from 1; 0 if nowhere.
+    /// The position of eight bytes with each hash, counted from 1; 0 if there is none.
     places: [u8; 1 << NEAR_BITS],
 }
 
@@ -147,7 +146,7 @@ impl NearTable {
         self.is_filled = false;
     }
 
-    /// The position shortly after `end` in the prefix that may match the first eight of `bytes`.
+    /// The prefix position shortly after `end` that may match the first eight of `bytes`.
     fn candidate(&mut self, bytes: &[u8], prefix: &[u8], end: usize) -> Option<usize> {
         if !self.is_filled {
             self.fill(&prefix[end..prefix.len().min(end + NEAR_BYTES)]);
@@ -196,9 +195,8 @@ pub(super) struct Matcher {
 }
 
 impl Matcher {
-    /// Returns the matches of `content` in `prefix`, in the order of the content and without
-    /// overlap. Returns `None` if more than `max_literals` bytes of the content would be left
-    /// without a match.
+    /// Returns the matches of `content` in `prefix`, in content order and without overlap. Returns
+    /// `None` if they would leave more than `max_literals` bytes of the content without a match.
     pub(super) fn find(
         &mut self,
         content: &[u8],
@@ -210,8 +208,8 @@ impl Matcher {
         let mut matches: Vec<Match> = Vec::new();
         let mut place = SearchPosition::default();
         let mut literals = 0;
-        // The bytes since the last match count as literals as well, so a long run without a match
-        // ends the search early.
+        // The bytes since the last match also count as literals, so a long run without a match ends
+        // the search early.
         while place.at + 8 <= content.len()
             && literals + place.unmatched_len()
                 <= max_literals.min((place.at + EARLY_STOP_ALLOWANCE) / EARLY_STOP_DIVISOR)
@@ -220,7 +218,7 @@ impl Matcher {
                 place.at += (1 + (place.unmatched_len() >> SKIP_SHIFT)).min(MAX_STEP);
                 continue;
             };
-            // A match is found at a multiple of the stride or of the step. Its true start may be
+            // A match is found only at a multiple of the stride or the step; its true start may be
             // earlier.
             let back = common_suffix_len(&content[place.end..found.at], &prefix[..found.from]);
             let found =
@@ -276,7 +274,7 @@ impl Matcher {
     }
 }
 
-/// The first offset, below [`LOOKAHEAD_BYTES`], at which the same eight bytes occur in both.
+/// The first offset below [`LOOKAHEAD_BYTES`] at which both have the same eight bytes.
 fn find_equal_word(new: &[u8], old: &[u8]) -> Option<usize> {
     new.windows(8)
         .zip(old.windows(8))

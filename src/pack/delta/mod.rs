@@ -1,10 +1,10 @@
-//! Deltas: content encoded as copies of ranges of the prefix, and the bytes between these copies.
+//! Deltas: content encoded as copies of prefix ranges, and the bytes between these copies.
 //!
-//! Deltas are used for content that is mostly contained in the prefix. A delta is encoded several
-//! times as fast as a zstd frame with long-distance matching. It is smaller, because copies near
-//! the last one can be as short as eight bytes. Measured on 275 MB of changed pages: 0.08 MB in
-//! 0.08 s, compared with 0.17 MB in 0.38 s; on 105 MB of scripts: 1.40 MB in 0.10 s, compared with
-//! 1.94 MB in 0.29 s.
+//! Deltas are used for content that is mostly in the prefix. Encoding one is several times as fast
+//! as encoding a zstd frame with long-distance matching. A delta is also smaller, because copies
+//! near the last one can be as short as eight bytes. Measured on 275 MB of changed pages: 0.08 MB
+//! in 0.08 s, compared with 0.17 MB in 0.38 s; on 105 MB of scripts: 1.40 MB in 0.10 s, compared
+//! with 1.94 MB in 0.29 s.
 
 mod matches;
 
@@ -21,8 +21,8 @@ use crate::varint;
 /// The first byte of a delta. No zstd frame begins with it.
 const DELTA_MARKER: u8 = 1;
 const CHECKSUM_BYTES: usize = 8;
-/// At most 1/4 of the content may be without a match in the prefix. These literals are compressed
-/// without the prefix, so if there are more of them a zstd frame is the better choice.
+/// At most 1/4 of the content may lack a match in the prefix. These literals are compressed without
+/// the prefix, so with more of them, a zstd frame is the better choice.
 const MAX_LITERAL_DIVISOR: usize = 4;
 
 /// Whether `bytes` is a delta; otherwise it is a zstd frame.
@@ -47,7 +47,7 @@ impl DeltaEncoder {
         if prefix.is_empty() {
             return Ok(None);
         }
-        // The search itself gives up when there are more literals than this.
+        // The search itself gives up if there are more literals than this.
         let Some(matches) = self.matcher.find(content, prefix, content.len() / MAX_LITERAL_DIVISOR)
         else {
             return Ok(None);
@@ -56,8 +56,8 @@ impl DeltaEncoder {
     }
 }
 
-/// Encodes `content` with these copies, ascending. Returns `None` if the delta would be larger than
-/// the content.
+/// Encodes `content` with these copies, given in ascending order. Returns `None` if the delta would
+/// be larger than the content.
 pub(super) fn encode_matches(
     content: &[u8],
     matches: &[Match],
@@ -68,13 +68,13 @@ pub(super) fn encode_matches(
     if body.len() > content.len() {
         return Ok(None);
     }
-    // Without the prefix: what the content has in common with it is in the copies.
+    // Without the prefix: what the content shares with it is in the copies.
     let packed = frame::encode(&body, &[], level)?;
     let mut bytes = vec![DELTA_MARKER];
     varint::push(body.len() as u64, &mut bytes);
     bytes.extend_from_slice(&packed);
-    // The checksum of the frame covers the body only. This one also notices other bases than those
-    // of the encoder.
+    // The frame's checksum covers only the body. This one also detects bases that differ from the
+    // encoder's.
     bytes.extend_from_slice(&checksum(content));
     Ok(Some(bytes))
 }
@@ -83,7 +83,7 @@ fn checksum(content: &[u8]) -> [u8; CHECKSUM_BYTES] {
     XxHash3_64::oneshot(content).to_le_bytes()
 }
 
-/// The columns of the copies, because neighbours are similar, and then all literals.
+/// The copies in columns, because neighbours are similar, and then all literals.
 fn encode_body(content: &[u8], matches: &[Match]) -> Vec<u8> {
     let mut out = Vec::new();
     varint::push(matches.len() as u64, &mut out);
@@ -103,8 +103,7 @@ fn encode_body(content: &[u8], matches: &[Match]) -> Vec<u8> {
 /// Decodes a delta to exactly `content_bytes`. Overwrites `content`, even on an error.
 ///
 /// # Errors
-/// Fails if the delta breaks a rule of the format, or if the bases differ from those of the
-/// encoder.
+/// Fails if the delta breaks a rule of the format, or if the bases differ from the encoder's.
 pub(super) fn decode_into(
     delta: &[u8],
     prefix: &[u8],
@@ -143,7 +142,7 @@ fn apply(
     let count = input.number(WHAT)?;
     let mut columns = [ByteCursor { rest: &[] }; 3];
     for column in &mut columns {
-        // If the count exceeds the available bytes, this fails before anything is allocated.
+        // If there are too few bytes for the count, this fails before anything is allocated.
         *column = input.numbers(count, WHAT)?;
     }
     let [mut runs, mut lengths, mut places] = columns;
@@ -152,7 +151,7 @@ fn apply(
     for _ in 0..count {
         let run = runs.number(WHAT)?;
         let length = lengths.number(WHAT)?;
-        // Check before copying, so that the content never grows beyond the declared length.
+        // Checked before copying, so that the content never grows beyond the declared length.
         let made = [content.len() as u64, run, length].into_iter().try_fold(0u64, u64::checked_add);
         if made.is_none_or(|made| made > content_bytes as u64) {
             return Err(TOO_LONG);
@@ -163,7 +162,7 @@ fn apply(
         old_end =
             from.checked_add(length).ok_or(PackError::frame("a copy from outside of the bases"))?;
         content.extend_from_slice(input.take(run, "literals of a delta")?);
-        // The difference wraps around, so a hostile difference may give any position; `get` refuses
+        // The difference wraps around, so a hostile one can give any position; `get` refuses
         // positions outside the prefix.
         let range = usize::try_from(from).ok().zip(usize::try_from(old_end).ok());
         let copied = range.and_then(|(from, end)| prefix.get(from..end));

@@ -1,34 +1,34 @@
-//! Block signatures: short hashes of the blocks of an old object, by which an origin that does not
-//! have the object finds the ranges of it that new content contains.
+//! Block signatures: short hashes of an old object's blocks, with which an origin that lacks the
+//! object finds those of its ranges that new content contains.
 //!
-//! An object is divided into blocks of one size; the last one may be shorter. The hash of a block
-//! is a polynomial over its bytes modulo 2^61 - 1 at a point that the question chooses, mixed and
+//! An object is divided into blocks of one size; the last may be shorter. The hash of a block is a
+//! polynomial over its bytes modulo 2^61 - 1, at a point that the request chooses, mixed and
 //! truncated to a few bytes. It can be rolled from one byte to the next.
 //!
 //! A match of one truncated hash proves little. It counts only where a wrong one is unlikely: as
 //! the next block after a match, where the last match or the end of the object would place it, or
-//! if the following block matches as well. [`SignatureShape::new`] makes hashes long enough that
-//! in new content which shares nothing with the object, a wrong range is found once in 2^16
-//! objects; fewer places are looked at in content that is mostly old. A wrong range costs bytes and
-//! no correctness: the block that builds on it does not decode on the mirror.
+//! if the following block matches as well. [`SignatureShape::new`] makes hashes so long that in new
+//! content that shares nothing with the object, a wrong range is found once in 2^16 objects. In
+//! content that is mostly old, fewer places are tested. A wrong range costs bytes, not correctness:
+//! the block that builds on it does not decode on the mirror.
 
 use std::collections::HashMap;
 
 /// Smallest block, in bytes.
-// Measured on changed pages, hashes and blocks together, in kB for blocks of 512, 1,024, 1,536 and
-// 2,048 bytes: 249, 162, 140, 147 for 1,543 pages of documentation with changes near the start;
-// 309, 364, 470, 568 for 600 pages of random words with a changed line anywhere.
+// Measured on changed pages, in kB for hashes and sent blocks together, with blocks of 512, 1,024,
+// 1,536 and 2,048 bytes: 249, 162, 140, 147 for 1,543 pages of documentation with changes near the
+// start; 309, 364, 470, 568 for 600 pages of random words with a changed line anywhere.
 const MIN_BLOCK_BYTES: u32 = 1 << 10;
 /// Largest block, in bytes. A search holds three of them in memory.
 const MAX_BLOCK_BYTES: u32 = 1 << 20;
-/// A shorter last block is not looked for: the list of ranges would grow more than the content
-/// shrinks.
+/// A last block shorter than this is not looked for: the list of ranges would grow more than the
+/// content shrinks.
 const MIN_TAIL_BYTES: usize = 64;
-/// Bits of a hash beyond those that the number of comparisons needs.
+/// Bits in a hash beyond those that the number of comparisons requires.
 const MARGIN_BITS: u32 = 16;
 /// The smallest hash, in bytes.
 const MIN_HASH_BYTES: u32 = 3;
-/// Maximum number of equal hashes that are compared at one place.
+/// Maximum number of equal hashes to compare at one place.
 const MAX_EQUAL_BLOCKS: usize = 8;
 /// No block.
 const NO_BLOCK: u32 = u32::MAX;
@@ -44,7 +44,7 @@ impl SignatureKey {
     /// Length in bytes.
     pub const BYTES: usize = 8;
 
-    /// Every sequence of 8 bytes is a key.
+    /// Any 8 bytes are a key.
     #[must_use]
     pub const fn from_bytes(bytes: [u8; Self::BYTES]) -> Self {
         Self(bytes)
@@ -56,21 +56,22 @@ impl SignatureKey {
         &self.0
     }
 
-    /// The point: at least 256, because at a smaller one two bytes could make up for each other.
+    /// The point. It is at least 256, because at a smaller point, changes in two bytes could cancel
+    /// out.
     const fn point(self) -> u64 {
         256 + u64::from_le_bytes(self.0) % (PRIME - 256)
     }
 }
 
-/// The number of bits of a size. A question states this instead of the size of the new content.
+/// The number of bits in a size. A request states this instead of the size of the new content.
 #[must_use]
 #[expect(clippy::cast_possible_truncation, reason = "at most 64")]
 pub const fn size_bits(bytes: u64) -> u8 {
     (u64::BITS - bytes.leading_zeros()) as u8
 }
 
-/// The number and the size of the hashes of a signature. Both ends compute it from the same
-/// numbers, so it is not transferred.
+/// The number and size of the hashes in a signature. Both ends compute it from the same numbers, so
+/// it is not transferred.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SignatureShape {
     base_bytes: u64,
@@ -85,14 +86,14 @@ impl SignatureShape {
         let block = u32::try_from(base_bytes.isqrt().saturating_mul(2)).unwrap_or(u32::MAX);
         let block_bytes = block.clamp(MIN_BLOCK_BYTES, MAX_BLOCK_BYTES);
         let blocks = u32::from(size_bits(base_bytes / u64::from(block_bytes)));
-        // Two places for each block where one hash decides, and all places where two do.
+        // One hash decides at two places for each block; two hashes decide at all places.
         let single = blocks + 1 + MARGIN_BITS;
         let pair = (u32::from(new_bits.min(64)) + blocks + MARGIN_BITS).div_ceil(2);
         let hash_bytes = single.max(pair).div_ceil(8).clamp(MIN_HASH_BYTES, 8);
         Self { base_bytes, block_bytes, hash_bytes }
     }
 
-    /// A shape with given sizes, clamped to those that are possible; for tests.
+    /// A shape with given sizes, clamped to possible ones; for tests.
     #[must_use]
     pub fn with_sizes(base_bytes: u64, block_bytes: u32, hash_bytes: u32) -> Self {
         let block_bytes = block_bytes.clamp(1, MAX_BLOCK_BYTES);
@@ -115,7 +116,7 @@ impl SignatureShape {
         self.base_bytes / self.block_bytes as u64
     }
 
-    /// The length of the last block, if it is shorter and long enough to be looked for.
+    /// The length of the last block, if it is shorter than the others and long enough to look for.
     fn tail_bytes(self) -> Option<usize> {
         let tail = usize::try_from(self.base_bytes % u64::from(self.block_bytes)).ok()?;
         (tail >= MIN_TAIL_BYTES).then_some(tail)
@@ -150,11 +151,11 @@ impl Polynomial {
         Self { powers }
     }
 
-    /// The value for the bytes of `value` followed by `bytes`.
+    /// The value for the bytes that `value` stands for, followed by `bytes`.
     fn extend(&self, mut value: u64, bytes: &[u8]) -> u64 {
         let (eights, rest) = bytes.as_chunks::<8>();
         for eight in eights {
-            // Eight products at once, because a chain of multiplications is four times as slow.
+            // Eight products together, because a chain of multiplications is four times as slow.
             let sum = eight
                 .iter()
                 .zip(&self.powers[1..])
@@ -188,7 +189,7 @@ impl Polynomial {
     }
 }
 
-/// Mixes a value and keeps `hash_bytes` of it. Without the mixing, one byte that changes in the
+/// Mixes a value and keeps `hash_bytes` bytes of it. Without mixing, a byte that changes in the
 /// same way in all pages of a site would match wrongly in all of them or in none.
 const fn truncate(value: u64, hash_bytes: u32) -> u64 {
     let value = (value ^ (value >> 31)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
@@ -204,7 +205,7 @@ pub struct Signature {
 }
 
 impl Signature {
-    /// The signature of `content`, whose length must be that of the shape.
+    /// The signature of `content`, whose length must match the shape.
     #[must_use]
     pub fn of(content: &[u8], shape: SignatureShape, key: SignatureKey) -> Self {
         let (mut signer, mut hashes) = (SignatureBuilder::new(shape, key), Vec::new());
@@ -213,13 +214,13 @@ impl Signature {
         Self { shape, hashes }
     }
 
-    /// Takes the hashes as they were encoded. `None` if they are not as many as the shape says.
+    /// Takes the encoded hashes. `None` if their number does not match the shape.
     #[must_use]
     pub fn decode(shape: SignatureShape, hashes: Vec<u8>) -> Option<Self> {
         (hashes.len() as u64 == shape.bytes()).then_some(Self { shape, hashes })
     }
 
-    /// The hashes, each as its lowest bytes, little endian.
+    /// The hashes, each truncated to its lowest bytes, in little-endian order.
     #[must_use]
     pub fn encode(&self) -> &[u8] {
         &self.hashes
@@ -239,7 +240,7 @@ pub struct SignatureBuilder {
     shape: SignatureShape,
     polynomial: Polynomial,
     value: u64,
-    /// Bytes of the current block.
+    /// Number of bytes in the current block so far.
     filled: usize,
 }
 
@@ -250,7 +251,7 @@ impl SignatureBuilder {
         Self { shape, polynomial: Polynomial::new(key), value: 0, filled: 0 }
     }
 
-    /// Adds the next bytes of the object, and appends the hashes of complete blocks to `out`.
+    /// Adds the next bytes of the object. Appends the hashes of complete blocks to `out`.
     pub fn add(&mut self, mut bytes: &[u8], out: &mut Vec<u8>) {
         let block = self.shape.block_bytes as usize;
         while !bytes.is_empty() {
@@ -289,7 +290,7 @@ pub struct MatchedRange {
     pub length: u64,
 }
 
-/// The ranges of the old object of `signature` that `content` contains.
+/// The ranges that `content` contains of the old object with this `signature`.
 #[must_use]
 pub fn search(content: &[u8], signature: &Signature, key: SignatureKey) -> Vec<MatchedRange> {
     let mut search = SignatureSearch::new(signature, key, content.len() as u64);
@@ -297,18 +298,18 @@ pub fn search(content: &[u8], signature: &Signature, key: SignatureKey) -> Vec<M
     search.finish()
 }
 
-/// Searches content that comes in parts. Ranges are ascending in the new content and do not
-/// overlap there.
+/// Searches content that comes in parts. In the new content, ranges are in ascending order and do
+/// not overlap.
 #[derive(Debug)]
 pub struct SignatureSearch<'s> {
     signature: &'s Signature,
     polynomial: Polynomial,
     blocks: BlockTable,
-    /// For each byte, what it takes from the value when it leaves the window.
+    /// For each byte value, what is subtracted when such a byte leaves the window.
     removal_terms: Vec<u64>,
-    /// By how much the last blocks are displaced if only the end was kept.
+    /// How far the last blocks have moved if only the end of the object was kept.
     end_shift: i64,
-    /// By how much the last match was displaced.
+    /// How far the last match has moved.
     last_shift: i64,
     /// The content from `at` on.
     content: Vec<u8>,
@@ -343,7 +344,7 @@ impl<'s> SignatureSearch<'s> {
         self.at += done as u64;
     }
 
-    /// The ranges, after all content was added.
+    /// The ranges, after all content has been added.
     #[must_use]
     pub fn finish(mut self) -> Vec<MatchedRange> {
         self.advance(true);
@@ -351,10 +352,10 @@ impl<'s> SignatureSearch<'s> {
         self.ranges
     }
 
-    /// Searches as far as the content reaches; returns the position that was reached.
+    /// Searches as far as the content allows. Returns the position reached.
     fn advance(&mut self, is_end: bool) -> usize {
         let block = self.signature.shape.block_bytes as usize;
-        // A match may need the block behind it.
+        // A match may need the block after it.
         let needed = if is_end { block } else { 2 * block };
         let (mut position, mut value) = (0, None);
         while position + needed <= self.content.len() {
@@ -382,7 +383,7 @@ impl<'s> SignatureSearch<'s> {
         position
     }
 
-    /// The block of the old object that is at `position`, if one is and that is certain enough.
+    /// The block of the old object that is at `position`, if there is one with enough certainty.
     fn find(&self, value: u64, position: usize) -> Option<u64> {
         let shape = self.signature.shape;
         let hash = truncate(value, shape.hash_bytes);
@@ -391,7 +392,7 @@ impl<'s> SignatureSearch<'s> {
         }
         let block_bytes = u64::from(shape.block_bytes);
         let place = self.at + position as u64;
-        // After a match, the next block has the same shift. It may be behind many equal ones.
+        // After a match, the next block has the same shift. There may be many equal ones before it.
         let next = place.checked_add_signed(self.last_shift).filter(|at| at % block_bytes == 0);
         let is_next =
             |at: &u64| *at < shape.full_blocks() && self.signature.hash(*at) == Some(hash);
@@ -403,7 +404,7 @@ impl<'s> SignatureSearch<'s> {
             .or_else(|| equal().find(|at| self.next_block_matches(*at, position)))
     }
 
-    /// Whether the block after `block` matches the content behind `position`.
+    /// Whether the block after `block` matches the content after the one at `position`.
     fn next_block_matches(&self, block: u64, position: usize) -> bool {
         let shape = self.signature.shape;
         let behind = position + shape.block_bytes as usize;
@@ -421,7 +422,7 @@ impl<'s> SignatureSearch<'s> {
         found.is_some_and(|bytes| self.signature.hash(block) == Some(hash(bytes)))
     }
 
-    /// Matches the short last block at `position`, right behind the block before it; returns its
+    /// Matches the short last block at `position`, directly after the block before it. Returns its
     /// length.
     fn match_tail(&mut self, position: usize) -> usize {
         let shape = self.signature.shape;
@@ -463,13 +464,13 @@ fn shift(base: u64, new: u64) -> i64 {
     base.cast_signed().wrapping_sub(new.cast_signed())
 }
 
-/// Finds the full blocks with a hash.
+/// Finds the full blocks with a given hash.
 #[derive(Debug)]
 struct BlockTable {
-    /// A bit for the lowest bits of each hash: most lookups end here.
+    /// A bit for the lowest bits of each hash. Most lookups end here.
     filter: Vec<u64>,
     first: HashMap<u64, u32>,
-    /// The next block with the same hash, by block.
+    /// For each block, the next one with the same hash.
     next: Vec<u32>,
 }
 
@@ -483,7 +484,7 @@ impl BlockTable {
             first: HashMap::with_capacity(count as usize),
             next: vec![NO_BLOCK; count as usize],
         };
-        // From the last to the first, so that equal blocks come in their order.
+        // From last to first, so that equal blocks are found in order.
         for block in (0..count).rev() {
             let Some(hash) = signature.hash(u64::from(block)) else { continue };
             let (word, bit) = table.filter_bit(hash);
