@@ -35,6 +35,7 @@ const MAX_NEIGHBOUR_BYTES: u64 = 128 << 10;
 const SKETCH_FACTOR: u64 = 4;
 /// How many bytes of old content may be sketched even if there is little new content.
 const MIN_SKETCH_BUDGET: u64 = 64 << 20;
+
 /// The number of new objects for each kind of base.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct BaseCounts {
