@@ -4,16 +4,18 @@
 use std::fs::File;
 use std::io::{self, Read, Write as _};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::cache::ContentCache;
 use crate::fsx::{self, Context as _, Dir, FileMode, IoError};
-use crate::hash::{ManifestId, StoreId};
+use crate::hash::{HistoryId, ManifestId, StoreId};
 use crate::manifest::{Entry, ManifestError, ManifestReader};
 use crate::monitor::{Event, Monitor};
 use crate::origin::link_speed::SpeedTable;
 use crate::text::error_chain;
+use crate::tree_path::Site;
 
 const PUSH_DIR_PREFIX: &str = "push-";
 /// Name prefix of a temporary directory that is not in the cache.
@@ -33,7 +35,7 @@ const CONTENT_DIR: &str = "content";
 /// Where a push stores temporary files.
 #[derive(Debug, Clone)]
 pub struct ScratchLocation {
-    /// A directory in the cache, which outlives the push, or the reason that there is no cache.
+    /// The directory of the cache, which outlives the push, or the reason that there is no cache.
     pub directory: Result<PathBuf, String>,
     /// Where to create a temporary directory for this push if the cache cannot be used.
     pub temporary: PathBuf,
@@ -45,6 +47,9 @@ pub(crate) struct Scratch {
     parent: Dir,
     name: String,
     dir: Dir,
+    /// The directory for the site, which outlives the push. It is known only once mirrors have
+    /// reported their releases.
+    site: OnceLock<Dir>,
     _lock: File,
     /// The parent directory, if it exists only for this push. Dropped after the other fields.
     temporary: Option<TemporaryDir>,
@@ -117,7 +122,7 @@ impl Scratch {
         let dir = parent.create_dir(&name)?;
         let lock = dir.open_or_create_file(LOCK_FILE)?;
         take_lock(&lock, Duration::ZERO, &dir.join(LOCK_FILE))?;
-        Ok(Self { parent, name, dir, _lock: lock, temporary: None })
+        Ok(Self { parent, name, dir, site: OnceLock::new(), _lock: lock, temporary: None })
     }
 
     /// The temporary directory, if there is no cache. Nothing in it outlives the push.
@@ -129,10 +134,24 @@ impl Scratch {
         &self.dir
     }
 
+    /// Opens the directory for a site, with its manifests and old content. Pushes from all trees
+    /// share it, and so do rollbacks and other pushes without a tree. Keeps the directory that was
+    /// opened first.
+    ///
+    /// The history is part of the name, because unrelated sites may have the same name: that of
+    /// [`Site::default`].
+    pub(crate) fn open_site(&self, site: &Site, history: HistoryId) -> Result<(), IoError> {
+        if self.site.get().is_none() {
+            let dir = self.parent.ensure_dir(&format!("{site}-{history}"))?;
+            self.site.set(dir).ok();
+        }
+        Ok(())
+    }
+
     /// Opens the content cache, which outlives the push. If it cannot be used, returns `None` and
     /// emits a warning.
     pub(crate) fn open_content_cache(&self, monitor: &dyn Monitor) -> Option<ContentCache> {
-        let opened = self.parent.ensure_dir(CONTENT_DIR).and_then(ContentCache::open);
+        let opened = self.site.get()?.ensure_dir(CONTENT_DIR).and_then(ContentCache::open);
         opened.map_err(|error| warn_not_cached(&error, monitor)).ok()
     }
 
@@ -144,8 +163,9 @@ impl Scratch {
         sequence: u64,
         keep: usize,
     ) -> Result<(), IoError> {
+        let Some(site) = self.site.get() else { return Ok(()) };
         let name = format!("{MANIFEST_PREFIX}{sequence:020}-{}", manifest.id);
-        if self.parent.stat(&name)?.is_none() {
+        if site.stat(&name)?.is_none() {
             // Written in the scratch directory and renamed, so that no other push reads an
             // incomplete file. It is not synced: a torn file has a different id.
             let mut copy = self.dir.create_file(&name)?;
@@ -156,10 +176,10 @@ impl Scratch {
             };
             std::io::copy(&mut from, &mut copy).context("write", path)?;
             // Two pushes may do this at the same time; the files are the same.
-            self.dir.rename(&name, &self.parent, &name)?;
+            self.dir.rename(&name, site, &name)?;
         }
         for (name, _) in self.stored_manifests()?.into_iter().skip(keep.max(1)) {
-            self.parent.unlink_if_any(&name)?;
+            site.unlink_if_any(&name)?;
         }
         Ok(())
     }
@@ -177,11 +197,11 @@ impl Scratch {
 
     /// The names and ids of the stored manifests, newest first.
     fn stored_manifests(&self) -> Result<Vec<(String, ManifestId)>, IoError> {
+        let Some(site) = self.site.get() else { return Ok(Vec::new()) };
         let id = |name: &str| {
             ManifestId::parse_hex(name.strip_prefix(MANIFEST_PREFIX)?.split_once('-')?.1.as_bytes())
         };
-        let names =
-            self.parent.entries()?.into_iter().filter_map(|(name, _)| name.into_string().ok());
+        let names = site.entries()?.into_iter().filter_map(|(name, _)| name.into_string().ok());
         let mut kept: Vec<_> = names.filter_map(|name| id(&name).map(|id| (name, id))).collect();
         // The sequence is padded to 20 digits in the name, so the names sort by sequence.
         kept.sort_unstable_by(|a, b| b.cmp(a));
@@ -206,7 +226,8 @@ impl Scratch {
     }
 
     fn open_known(&self, name: &str, id: ManifestId) -> Result<Option<ManifestFile>, IoError> {
-        match fsx::none_if_missing(self.parent.open_file(name))? {
+        let Some(site) = self.site.get() else { return Ok(None) };
+        match fsx::none_if_missing(site.open_file(name))? {
             Some(file) => ManifestFile::copy(self, "known", file, id),
             None => Ok(None),
         }
@@ -331,6 +352,15 @@ mod tests {
     use super::*;
     use crate::monitor::SilentMonitor;
 
+    const HISTORY: HistoryId = HistoryId::from_bytes([7; 16]);
+
+    /// A directory in `cache` for a push of the default site.
+    fn scratch_in(cache: &Path) -> Scratch {
+        let scratch = Scratch::create_in(cache).unwrap();
+        scratch.open_site(&Site::default(), HISTORY).unwrap();
+        scratch
+    }
+
     struct Warned(Mutex<Vec<String>>);
 
     impl Monitor for Warned {
@@ -346,24 +376,24 @@ mod tests {
         let cache = tempfile::tempdir().unwrap();
         let (id, other) = (ManifestId::of(b"lines"), ManifestId::of(b"others"));
         {
-            let scratch = Scratch::create_in(cache.path()).unwrap();
+            let scratch = scratch_in(cache.path());
             assert!(scratch.known_manifest(id).unwrap().is_none());
             let manifest = ManifestFile::copy(&scratch, "m", &b"lines"[..], id).unwrap().unwrap();
             scratch.keep_manifest(&manifest, 7, 3).unwrap();
             scratch.keep_manifest(&manifest, 7, 3).unwrap();
         }
-        let scratch = Scratch::create_in(cache.path()).unwrap();
+        let scratch = scratch_in(cache.path());
         assert_eq!(scratch.known_manifest(id).unwrap().unwrap().id, id);
         assert!(scratch.known_manifest(other).unwrap().is_none());
-        std::fs::write(cache.path().join(format!("{MANIFEST_PREFIX}{:020}-{id}", 7)), "linez")
-            .unwrap();
+        let site = cache.path().join(format!("default-{HISTORY}"));
+        std::fs::write(site.join(format!("{MANIFEST_PREFIX}{:020}-{id}", 7)), "linez").unwrap();
         assert!(scratch.known_manifest(id).unwrap().is_none());
     }
 
     #[test]
     fn newest_manifests_are_kept() {
         let cache = tempfile::tempdir().unwrap();
-        let scratch = Scratch::create_in(cache.path()).unwrap();
+        let scratch = scratch_in(cache.path());
         for sequence in [9, 10, 11] {
             let lines = format!("lines {sequence}");
             let id = ManifestId::of(lines.as_bytes());
@@ -374,6 +404,20 @@ mod tests {
         let known: Vec<_> =
             scratch.known_manifests().unwrap().into_iter().map(|known| known.id).collect();
         assert_eq!(known, [ManifestId::of(b"lines 11"), ManifestId::of(b"lines 10")]);
+    }
+
+    #[test]
+    fn manifests_of_one_site_are_not_those_of_another_with_its_name() {
+        let cache = tempfile::tempdir().unwrap();
+        let id = ManifestId::of(b"lines");
+        let first = scratch_in(cache.path());
+        let manifest = ManifestFile::copy(&first, "m", &b"lines"[..], id).unwrap().unwrap();
+        first.keep_manifest(&manifest, 1, 3).unwrap();
+        let other = Scratch::create_in(cache.path()).unwrap();
+        assert!(other.known_manifest(id).unwrap().is_none(), "the site is not known yet");
+        other.open_site(&Site::default(), HistoryId::from_bytes([8; 16])).unwrap();
+        assert!(other.known_manifest(id).unwrap().is_none());
+        assert!(scratch_in(cache.path()).known_manifest(id).unwrap().is_some());
     }
 
     #[test]

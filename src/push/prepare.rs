@@ -6,13 +6,12 @@ use std::io::BufWriter;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use crate::cache::ContentCache;
 use crate::fsx::{self, Context as _};
 use crate::hash::{HistoryId, ManifestId};
 use crate::manifest::Totals;
 use crate::mirror::{LinkKind, PolledMirror};
 use crate::monitor::{Event, Monitor};
-use crate::origin::scratch::{Entries, ManifestFile, Scratch, entries};
+use crate::origin::scratch::{Entries, ManifestFile, Scratch, entries, warn_not_cached};
 use crate::packing::content_source::ContentSource;
 use crate::packing::mirror_sources::MirrorSources;
 use crate::packing::source_entries::SourceEntries;
@@ -117,6 +116,7 @@ fn load(
 /// A release that was created, or an existing one that was found.
 struct NextRelease {
     release: Release,
+    is_new: bool,
     manifest: Option<Arc<ManifestFile>>,
     previous: Option<Arc<ManifestFile>>,
     change_counts: ChangeCounts,
@@ -138,7 +138,8 @@ struct Preparation {
     pending: PendingStates,
     resolved: ResolvedSource,
     scratch: Scratch,
-    cache: Option<ContentCache>,
+    /// Whether new content is cached for the next push.
+    is_caching: bool,
 }
 
 impl Preparation {
@@ -183,13 +184,22 @@ impl Preparation {
         // Promoted content may come from another site.
         let from = resolved.source_mirror.as_ref().filter(|_| !resolved.is_promoted);
         let site = site::resolve(options.site.as_ref(), &members, from)?;
-        let keeps_content = options.keep_content.max_bytes > 0 && scratch.temporary().is_none();
-        let cache = if is_cache_useful(&members) && keeps_content {
-            scratch.open_content_cache(monitor)
-        } else {
-            None
-        };
-        Ok(Self { site, members, pending, resolved, scratch, cache })
+        let is_caching = options.keep_content.max_bytes > 0
+            && scratch.temporary().is_none()
+            && is_cache_useful(&members);
+        let preparation = Self { site, members, pending, resolved, scratch, is_caching };
+        if let Some(newest) = preparation.releases().max_by_key(|release| release.rank()) {
+            preparation.open_site(newest.history, monitor);
+        }
+        Ok(preparation)
+    }
+
+    /// Opens the directory of the site in the cache, unless it is open already. If that fails, the
+    /// push goes on without cached content.
+    fn open_site(&self, history: HistoryId, monitor: &dyn Monitor) {
+        if let Err(error) = self.scratch.open_site(&self.site, history) {
+            warn_not_cached(&error, monitor);
+        }
     }
 
     /// The decision.
@@ -275,10 +285,10 @@ impl Preparation {
             let (previous, sums) = (None, ChangeCounts::default());
             let newest = fleet::newest(&self.members).cloned();
             return Ok(self.into_publication(
-                NextRelease { release, manifest, previous, change_counts: sums },
+                NextRelease { release, is_new: false, manifest, previous, change_counts: sums },
                 newest,
-                false,
                 None,
+                monitor,
             ));
         }
         let claims = Claims::new(&self.members, options);
@@ -303,11 +313,12 @@ impl Preparation {
         {
             let next = NextRelease {
                 release: newest.clone(),
+                is_new: false,
                 manifest,
                 previous: None,
                 change_counts: ChangeCounts::default(),
             };
-            return Ok(self.into_publication(next, Some(newest.clone()), false, None));
+            return Ok(self.into_publication(next, Some(newest.clone()), None, monitor));
         }
         if let Some(newest) = &newest
             // Otherwise, the next scheduled push would undo the rollback.
@@ -321,7 +332,7 @@ impl Preparation {
         on_new(&self.resolved.source_entries);
         let next = self.make_release(newest.as_ref(), orders, options, monitor)?;
         let likely = self.resolved.rolled_back_to.as_ref().map(|release| release.manifest);
-        Ok(self.into_publication(next, newest, true, likely))
+        Ok(self.into_publication(next, newest, likely, monitor))
     }
 
     /// Applies the guard rails to the content, and emits warnings.
@@ -342,9 +353,12 @@ impl Preparation {
         self,
         next: NextRelease,
         newest_before: Option<Release>,
-        is_new: bool,
         likely_base: Option<ManifestId>,
+        monitor: &dyn Monitor,
     ) -> Publication {
+        // The first release of a site has a history that no mirror knew before.
+        self.open_site(next.release.history, monitor);
+        let cache = self.is_caching.then(|| self.scratch.open_content_cache(monitor)).flatten();
         let is_repeatable = !self.resolved.is_staged;
         // The source mirror comes first: it is less likely to be damaged than the mirrors that the
         // push updates.
@@ -362,7 +376,7 @@ impl Preparation {
             .collect();
         let leaves_newer = self.resolved.skips_newer_mirrors;
         let content_source = ContentSource::new(self.resolved.source_entries, sources, releases)
-            .with_base_content(self.cache);
+            .with_base_content(cache);
         let mut speeds = self.scratch.known_link_speeds();
         let round_trip = |member: &PolledMirror| member.state()?.round_trip;
         for (member, round_trip) in
@@ -378,7 +392,7 @@ impl Preparation {
         }
         Publication {
             release: next.release,
-            is_new,
+            is_new: next.is_new,
             is_retryable: is_repeatable,
             manifest: next.manifest,
             previous: next.previous,
@@ -467,6 +481,7 @@ impl Preparation {
         // read.
         Release::parse(&release.to_bytes()).map_err(PushError::NewRelease)?;
         Ok(NextRelease {
+            is_new: true,
             release,
             manifest: Some(Arc::new(manifest)),
             previous,

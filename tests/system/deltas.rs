@@ -197,6 +197,21 @@ fn only_changed_ranges_of_files_are_sent() {
 }
 
 #[test]
+fn other_checkouts_and_heal_use_the_cached_content() {
+    let fleet = Fleet::begun(&["one", "two"]);
+    let urls = fleet.urls();
+    fleet.sandbox.write("tree", &pages("2"));
+    push(&fleet.sandbox, &[&urls[0]], &[]).expect(&[0]);
+    let healed = Pushed::new(fleet.sandbox.run(&["heal", &urls[0], &urls[1], "--json"]));
+    healed.check_small();
+    assert!(serves_tree(&fleet.sandbox, "two"), "{}", healed.outcome);
+    fleet.sandbox.write("checkout", &pages("3"));
+    let checkout = fleet.sandbox.path_text("checkout");
+    let pushed = fleet.sandbox.run(&["push", &checkout, &urls[0], &urls[1], "--json"]);
+    Pushed::new(pushed).check_small();
+}
+
+#[test]
 fn push_without_compression_sends_no_deltas() {
     let fleet = Fleet::begun(&["one"]);
     fleet.sandbox.write("tree", &pages("2"));

@@ -161,13 +161,10 @@ impl Scenario {
     pub(crate) fn run(&self, fault: Option<&str>) -> Outcome {
         let arguments: Vec<&str> = self.command.iter().map(|word| &**word).collect();
         // Files that an earlier run left in the cache would be removed and shift the steps.
-        for place in
-            std::fs::read_dir(self.sandbox.path("cache/headwater")).into_iter().flatten().flatten()
-        {
-            for left in std::fs::read_dir(place.path()).into_iter().flatten().flatten() {
-                if left.file_name().as_encoded_bytes().starts_with(b"push-") {
-                    std::fs::remove_dir_all(left.path()).unwrap();
-                }
+        let cache = std::fs::read_dir(self.sandbox.path("cache/headwater"));
+        for left in cache.into_iter().flatten().flatten() {
+            if left.file_name().as_encoded_bytes().starts_with(b"push-") {
+                std::fs::remove_dir_all(left.path()).unwrap();
             }
         }
         // Two days later.

@@ -5,7 +5,7 @@
 //! names both is an error.
 
 use headwater::config::{Config, FILE_NAME, MirrorAccess, MirrorConfig, closest};
-use headwater::mirror::{Location, has_token};
+use headwater::mirror::has_token;
 
 use crate::cli::output::failure::{Exit, Failure};
 
@@ -27,12 +27,6 @@ impl MirrorChoice {
             location: location.to_owned(),
             access: MirrorAccess::default(),
         }
-    }
-
-    /// A form that is equal for two locations of the same mirror, as far as their text shows.
-    pub(crate) fn canonical(&self) -> String {
-        Location::parse(&self.location)
-            .map_or_else(|_| self.location.clone(), |location| location.canonical())
     }
 }
 

@@ -31,13 +31,12 @@ pub(crate) fn execute(
 ) -> Result<Exit, Failure> {
     let progress = Progress::start(output)?;
     progress.set_mirror_order(prepared.fleet.mirrors().iter().map(|mirror| mirror.name()));
-    let scratch = &prepared.options.scratch;
     // Before the notifications, because there is nothing to report if the user interrupts the wait.
     if !wait_for_start(&prepared.schedule, &progress) {
         return interrupted(command, output);
     }
     let site = prepared.options.site.clone();
-    let cache = scratch.directory.as_deref().ok();
+    let cache = prepared.options.scratch.directory.as_deref().ok();
     let mut notifications =
         Notifications::new(&prepared.config, &prepared.schedule, site, cache, &progress);
     let fleets = [&prepared.fleet, &prepared.other_mirrors];

@@ -37,8 +37,8 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(20);
 const HOOK_GRACE_PERIOD: Duration = Duration::from_millis(700);
 /// Maximum size of a file with a secret, in bytes.
 const MAX_SECRET_BYTES: u64 = 8 * 1024;
-/// The file in the cache with the URLs that the CDN has not acknowledged, one per line.
-const PENDING_PURGE_FILE: &str = "purge-pending";
+/// Name prefix of the file in the cache with the URLs that a CDN has not acknowledged, one per line.
+const PENDING_PURGE_PREFIX: &str = "purge-";
 /// Maximum size of the file with unacknowledged URLs, in bytes.
 const MAX_PENDING_BYTES: u64 = 64 * 1024 * 1024;
 
@@ -92,7 +92,7 @@ pub(crate) struct Notifications<'a> {
     args: &'a ScheduleArgs,
     site: Option<Site>,
     /// The directory of this push in the cache, if there is one.
-    scratch: Option<&'a Path>,
+    cache: Option<&'a Path>,
     began: Instant,
     results: Vec<NotificationResult>,
     /// The polls of the mirrors after the push, if a notification needs them.
@@ -105,13 +105,13 @@ impl<'a> Notifications<'a> {
         config: &'a Config,
         args: &'a ScheduleArgs,
         site: Option<Site>,
-        scratch: Option<&'a Path>,
+        cache: Option<&'a Path>,
         progress: &'a Progress,
     ) -> Self {
         let grace_period = GracePeriod { progress, stopped_at: OnceLock::new() };
         let began = Instant::now();
         let results = Vec::new();
-        Self { config, args, site, scratch, began, results, polls: None, grace_period }
+        Self { config, args, site, cache, began, results, polls: None, grace_period }
     }
 
     /// Sends all notifications about the result of the push to `fleet`. The gauges also include the
@@ -245,7 +245,7 @@ impl<'a> Notifications<'a> {
     fn purge_cdn(&mut self, paths: &BTreeSet<String>, progress: &Progress) {
         let Some(settings) = &self.config.notify.purge else { return };
         // URLs that an earlier push could not purge are stale in the CDN until they are sent.
-        let mut urls: BTreeSet<String> = self.read_pending_urls().into_iter().collect();
+        let mut urls: BTreeSet<String> = self.read_pending_urls(settings).into_iter().collect();
         urls.extend(notify::urls_below(&settings.bases, paths));
         if urls.is_empty() {
             return;
@@ -254,7 +254,7 @@ impl<'a> Notifications<'a> {
             Ok(purge) => purge,
             Err(why) => {
                 let urls: Vec<String> = urls.into_iter().collect();
-                let lost = self.write_pending_urls(&urls);
+                let lost = self.write_pending_urls(settings, &urls);
                 return self.record_result("purge", lost.and(Err(why)));
             }
         };
@@ -270,7 +270,7 @@ impl<'a> Notifications<'a> {
             error: Some("stopped".to_owned()),
             ..PurgeResult::default()
         });
-        let kept = self.write_pending_urls(&purged.left);
+        let kept = self.write_pending_urls(settings, &purged.left);
         let requests = pluralize(purged.requests as u64, "request", "requests");
         let done = format!("{} in {requests}", pluralize(purged.urls as u64, "URL", "URLs"));
         let result = match purged.error {
@@ -283,30 +283,32 @@ impl<'a> Notifications<'a> {
         self.record_result("purge", kept.and(result));
     }
 
-    fn read_pending_urls(&self) -> Vec<String> {
-        let read = |scratch: &Path| {
-            fsx::read_text(&scratch.join(PENDING_PURGE_FILE), MAX_PENDING_BYTES).ok()
+    fn read_pending_urls(&self, settings: &config::PurgeConfig) -> Vec<String> {
+        let read = |cache: &Path| {
+            fsx::read_text(&cache.join(pending_purge_name(settings)), MAX_PENDING_BYTES).ok()
         };
-        let text = self.scratch.and_then(read).unwrap_or_default();
+        let text = self.cache.and_then(read).unwrap_or_default();
         text.lines().map(str::to_owned).collect()
     }
 
     /// Stores the URLs that must be sent again. Returns the error text if that fails.
-    fn write_pending_urls(&self, urls: &[String]) -> Result<String, String> {
+    fn write_pending_urls(
+        &self,
+        settings: &config::PurgeConfig,
+        urls: &[String],
+    ) -> Result<(), String> {
+        let path = self.cache.map(|cache| cache.join(pending_purge_name(settings)));
         // There are no URLs left, now or before, so a cache is not needed.
-        if urls.is_empty()
-            && self.scratch.is_none_or(|scratch| !scratch.join(PENDING_PURGE_FILE).exists())
-        {
-            return Ok(String::new());
+        if urls.is_empty() && path.as_ref().is_none_or(|path| !path.exists()) {
+            return Ok(());
         }
-        let scratch = self.scratch.ok_or("cannot store the remaining URLs: there is no cache")?;
-        let path = scratch.join(PENDING_PURGE_FILE);
-        let written = fsx::create_dir_all(scratch).and_then(|()| {
+        let (Some(cache), Some(path)) = (self.cache, path) else {
+            return Err("cannot store the remaining URLs: there is no cache".to_owned());
+        };
+        let written = fsx::create_dir_all(cache).and_then(|()| {
             fsx::replace_file(&path, |out| urls.iter().try_for_each(|url| writeln!(out, "{url}")))
         });
-        written
-            .map(|()| String::new())
-            .map_err(|error| format!("cannot store the remaining URLs: {}", error_chain(&error)))
+        written.map_err(|error| format!("cannot store the remaining URLs: {}", error_chain(&error)))
     }
 
     fn write_metrics(&mut self, seen: Vec<Poll>, report: Option<&Report>, code: u8) {
@@ -432,6 +434,16 @@ fn changed_paths(
         }
     }
     paths
+}
+
+/// The name of the file with the URLs that the CDN of `settings` has not acknowledged.
+fn pending_purge_name(settings: &config::PurgeConfig) -> String {
+    let mut hasher = blake3::Hasher::new();
+    for part in [&settings.url].into_iter().chain(&settings.bases) {
+        hasher.update(part.as_bytes());
+        hasher.update(&[0]);
+    }
+    format!("{PENDING_PURGE_PREFIX}{}", &hasher.finalize().to_hex()[..16])
 }
 
 fn build_purge(settings: &config::PurgeConfig) -> Result<Purge, String> {

@@ -1,7 +1,7 @@
 //! Converts the arguments that several subcommands share: mirrors, trees, options.
 
 use std::num::NonZeroUsize;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use headwater::config::{self, Config};
@@ -10,9 +10,7 @@ use headwater::push::{
     AllowedSecrets, Goal, Guards, KnownStores, Options, Retention, ScratchLocation,
 };
 use headwater::scan::{Root, ScanOptions};
-use headwater::tree_path::Site;
 
-use crate::cli::args::operands::MirrorChoice;
 use crate::cli::args::{GuardArgs, ReleaseArgs, WorkArgs};
 use crate::cli::output::failure::{Exit, Failure};
 use crate::cli::setup::settings::ReleaseSettings;
@@ -42,39 +40,34 @@ pub(crate) fn roots(tree: Option<&str>, config: &Config) -> Vec<Root> {
     }
 }
 
-/// The options for a scan. The stat cache is in `cache`, if given.
+/// The options for a scan.
 pub(crate) fn scan_options(
     exclude: &[String],
     config: &Config,
     jobs: NonZeroUsize,
-    cache: Option<&Path>,
+    stat_cache: Option<PathBuf>,
 ) -> ScanOptions {
     ScanOptions {
         exclude: settings::exclude_patterns(exclude, config),
         symlinks: config.symlinks,
         names: config.names,
         jobs: jobs.get(),
-        stat_cache: cache.map(|cache| cache.join("stat-cache")),
+        stat_cache,
     }
 }
 
-/// The directory in `cache` for this site and these roots. If there is neither a site nor a root,
-/// the name of the directory depends on `mirrors`.
-pub(crate) fn scratch_location(
-    cache: Result<&Path, &Failure>,
-    site: Option<&Site>,
-    roots: &[Root],
-    mirrors: &[MirrorChoice],
-) -> ScratchLocation {
+/// Where a push keeps its files; `cache` is the directory of the cache.
+pub(crate) fn scratch_location(cache: Result<&Path, &Failure>) -> ScratchLocation {
+    // The push gets the error: a service user may have no home directory, and a temporary directory
+    // is good enough.
+    let directory = cache.map(Path::to_owned).map_err(Failure::error_text);
+    ScratchLocation { directory, temporary: std::env::temp_dir() }
+}
+
+/// The name of the stat cache for these roots. It depends on their paths, because a stat cache
+/// knows files by their path in the tree.
+pub(crate) fn stat_cache_name(roots: &[Root]) -> String {
     let mut hasher = blake3::Hasher::new();
-    if roots.is_empty() && site.is_none() {
-        let mut locations: Vec<String> = mirrors.iter().map(MirrorChoice::canonical).collect();
-        locations.sort_unstable();
-        for location in locations {
-            hasher.update(location.as_bytes());
-            hasher.update(&[0]);
-        }
-    }
     // A zero byte follows each part. Otherwise two lists of parts could result in the same bytes.
     for root in roots {
         // The scan reports a tree that does not exist.
@@ -84,12 +77,7 @@ pub(crate) fn scratch_location(
         hasher.update(root.tree_prefix.as_ref().map_or("", |at| at.as_str()).as_bytes());
         hasher.update(&[0]);
     }
-    let site = site.cloned().unwrap_or_default();
-    let name = format!("{site}-{}", &hasher.finalize().to_hex()[..16]);
-    // The push gets the error: a service user may have no home directory, and a temporary directory
-    // is good enough.
-    let directory = cache.map(|dir| dir.join(name)).map_err(Failure::error_text);
-    ScratchLocation { directory, temporary: std::env::temp_dir() }
+    format!("stat-cache-{}", &hasher.finalize().to_hex()[..16])
 }
 
 /// The store that each mirror is known to have, from the cache and the configuration.

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use headwater::config::Config;
 use headwater::mirror::Mirror;
 use headwater::push::{Fleet, Goal, MirrorReport, Options, Require, Source};
-use headwater::scan::Root;
 use headwater::store::{Presence, Store, StoreError};
 
 use crate::cli::args::operands::{MirrorChoice, PathKind};
@@ -83,27 +82,18 @@ pub(crate) fn prepare_push_from(
     check_require(args.work.require.unwrap_or(config.require), operands.mirrors.len())?;
     let mirrors = factory.fleet(&operands.mirrors, settings.site.as_ref())?;
     let cache = settings::cache_dir(args.work.cache.as_deref(), &config);
-    let scratch = |roots: &[Root]| {
-        options::scratch_location(
-            cache.as_deref(),
-            settings.site.as_ref(),
-            roots,
-            &operands.mirrors,
-        )
-    };
-    let (source, scratch) = match from {
-        Some(from) => (make_source(from), scratch(&[])),
+    let source = match from {
+        Some(from) => make_source(from),
         None => {
             let roots = options::roots(operands.tree.as_deref(), &config);
-            let scratch = scratch(&roots);
             let jobs = options::jobs(args.work.jobs, &config);
             let scan = options::scan_options(
                 &args.source.exclude,
                 &config,
                 jobs,
-                scratch.directory.as_deref().ok(),
+                cache.as_ref().ok().map(|cache| cache.join(options::stat_cache_name(&roots))),
             );
-            (Source::Trees { roots, scan }, scratch)
+            Source::Trees { roots, scan }
         }
     };
     let goal = if args.stage_only { Goal::Stage } else { Goal::Activate };
@@ -114,7 +104,7 @@ pub(crate) fn prepare_push_from(
         work: &args.work,
         goal,
     };
-    let mut options = inputs.options(settings, scratch)?;
+    let mut options = inputs.options(settings, options::scratch_location(cache.as_deref()))?;
     options.partial = fleet::partial(&operands.mirrors, &config, "push");
     let (keep, schedule) = (releases_to_keep(&config), args.schedule.clone());
     let other_mirrors = other_mirrors(&factory, &mirrors, &config, &schedule);
@@ -200,8 +190,6 @@ pub(crate) fn prepare_treeless_push(
     check_require(work.require.unwrap_or(config.require), choices.len())?;
     let mirrors = factory.fleet(&choices, settings.site.as_ref())?;
     let cache = settings::cache_dir(work.cache.as_deref(), &config);
-    let scratch =
-        options::scratch_location(cache.as_deref(), settings.site.as_ref(), &[], &choices);
     let guards = GuardArgs {
         allow_older: true,
         again: true,
@@ -212,7 +200,7 @@ pub(crate) fn prepare_treeless_push(
     let config = Config { must_have: Vec::new(), ..config };
     let mut options =
         PushInputs { config: &config, release, guards: &guards, work, goal: Goal::Activate }
-            .options(settings, scratch)?;
+            .options(settings, options::scratch_location(cache.as_deref()))?;
     // The run number of CI stands for the content that this run builds, but this content was built
     // before.
     if release.order.is_none() {
