@@ -32,7 +32,7 @@ pub(crate) fn execute(
     let progress = Progress::start(output)?;
     progress.set_mirror_order(prepared.fleet.mirrors().iter().map(|mirror| mirror.name()));
     let scratch = &prepared.options.scratch;
-    // Before the notifications, because there is nothing to report if the user interrupts the wait.
+    // Before the notifications, because an interrupted wait leaves nothing to report.
     if !wait_for_start(&prepared.schedule, &progress) {
         return interrupted(command, output);
     }
@@ -43,7 +43,8 @@ pub(crate) fn execute(
     let pushed = push::push(&prepared.source, &prepared.fleet, &prepared.options, &progress);
     let mut report = match pushed {
         Ok(mut report) => {
-            // The push does not know frozen mirrors. Added last, to keep the order of the fleet.
+            // The push does not know frozen mirrors. They come last, to keep the order of the
+            // fleet.
             report.mirrors.extend(prepared.frozen.iter().cloned());
             report
         }
@@ -56,7 +57,7 @@ pub(crate) fn execute(
             notifications.send_all(None, exit.code(), Some(&failure.error_text()), fleets);
             notifications.finish(None, exit.code());
             progress.finish();
-            // With `--superseded-ok` the run has succeeded: a newer run has published the content.
+            // With `--superseded-ok`, this is a success: a newer run has published the content.
             return if is_accepted {
                 accept_superseded(command, &failure, output)
             } else {

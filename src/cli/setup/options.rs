@@ -75,7 +75,7 @@ pub(crate) fn scratch_location(
             hasher.update(&[0]);
         }
     }
-    // A zero byte follows each part. Otherwise two lists of parts could result in the same bytes.
+    // A zero byte follows each part; otherwise two different lists could produce the same bytes.
     for root in roots {
         // The scan reports a tree that does not exist.
         let path = fsx::resolve(&root.path).unwrap_or_else(|_| root.path.clone());
@@ -86,8 +86,8 @@ pub(crate) fn scratch_location(
     }
     let site = site.cloned().unwrap_or_default();
     let name = format!("{site}-{}", &hasher.finalize().to_hex()[..16]);
-    // The push gets the error: a service user may have no home directory, and a temporary directory
-    // is good enough.
+    // The push gets the error and uses a temporary directory, which is good enough: a service user
+    // may have no home directory.
     let directory = cache.map(|dir| dir.join(name)).map_err(Failure::error_text);
     ScratchLocation { directory, temporary: std::env::temp_dir() }
 }
@@ -159,8 +159,7 @@ impl PushInputs<'_> {
     }
 }
 
-/// Makes a note into one line of at most 1,024 bytes. A longer commit message is cut instead of
-/// refused.
+/// Turns a note into one line of at most 1,024 bytes. A longer commit message is cut, not refused.
 fn one_line(note: &str) -> String {
     let mut line: String = note.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
     while line.len() > headwater::release::MAX_NOTE_BYTES {

@@ -35,7 +35,7 @@ pub(crate) struct PreparedPush {
 
 /// Prepares a push from the arguments of `push` and `plan`.
 pub(crate) fn prepare_push(args: &PushArgs) -> Result<PreparedPush, Failure> {
-    // Refused and not ignored: the note is part of the release, which is copied unchanged.
+    // Refused, not ignored: the note is part of the release, which is copied unchanged.
     if args.source.from.is_some() && args.release.note.is_some() {
         let error = "--note does not work with --from, which copies a release unchanged";
         let hint =
@@ -130,8 +130,8 @@ pub(crate) fn prepare_push_from(
     })
 }
 
-/// The configured mirrors that are not part of `fleet`, because the metrics must keep their gauges.
-/// A mirror whose credentials are missing is left out, because this push does not need them.
+/// The configured mirrors outside `fleet`: the metrics must keep their gauges. A mirror whose
+/// credentials are missing is left out, because this push does not need them.
 fn other_mirrors(
     factory: &MirrorFactory,
     fleet: &Fleet,
@@ -213,8 +213,8 @@ pub(crate) fn prepare_treeless_push(
     let mut options =
         PushInputs { config: &config, release, guards: &guards, work, goal: Goal::Activate }
             .options(settings, scratch)?;
-    // The run number of CI stands for the content that this run builds, but this content was built
-    // before.
+    // The CI run number stands for the content that this run builds, but this content was built
+    // earlier.
     if release.order.is_none() {
         options.run_number = None;
     }
