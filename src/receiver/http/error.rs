@@ -84,8 +84,8 @@ impl HttpError {
 
     /// A worker ended without a result, which is a bug. Its panic message goes only to the log.
     pub(crate) fn no_result() -> Self {
-        let message = "the work on this request ended without a result: it panicked, or the receiver \
-                     is stopping";
+        let message = "the work on this request ended without a result: it panicked, or the \
+                       receiver is stopping";
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, ErrorKind::Other, message)
     }
 
