@@ -280,8 +280,7 @@ impl Poll {
         let lacking = &known[since..];
         let is_other = same.is_none_or(|last| last + 1 < known.len());
         let is_newest = known.last().is_none_or(|newest| newest.rank() < current.rank());
-        // A release for part of the fleet is apart only until a newer release is made for all
-        // mirrors.
+        // A release for part of the fleet is apart only until there is a newer one for all.
         let apart = current.partial.as_ref().filter(|_| is_other && is_newest);
         let lacking = if apart.is_some() { &[] } else { lacking };
         mirror_status.apart = apart.map(ToString::to_string);

@@ -43,8 +43,7 @@ pub(crate) fn execute(
     let pushed = push::push(&prepared.source, &prepared.fleet, &prepared.options, &progress);
     let mut report = match pushed {
         Ok(mut report) => {
-            // The push does not know frozen mirrors. They come last, to keep the order of the
-            // fleet.
+            // The push does not know frozen mirrors. They go last, to keep the fleet's order.
             report.mirrors.extend(prepared.frozen.iter().cloned());
             report
         }
