@@ -294,14 +294,16 @@ mod tests {
         assert_eq!(next_action(posted(413, None), 2), PurgeAction::Split);
         assert!(matches!(next_action(posted(413, None), 1), PurgeAction::GiveUp(_)));
         let seconds = Some(Duration::from_secs(9));
-        assert!(
-            matches!(next_action(posted(429, seconds), 3), PurgeAction::Retry(asked, _) if asked == seconds)
-        );
+        assert!(matches!(
+            next_action(posted(429, seconds), 3),
+            PurgeAction::Retry(asked, _) if asked == seconds
+        ));
         assert!(matches!(next_action(posted(503, None), 3), PurgeAction::Retry(None, _)));
         assert!(matches!(next_action(posted(403, None), 3), PurgeAction::GiveUp(_)));
-        assert!(
-            matches!(next_action(posted(302, None), 3), PurgeAction::GiveUp(why) if why.contains("redirect"))
-        );
+        assert!(matches!(
+            next_action(posted(302, None), 3),
+            PurgeAction::GiveUp(why) if why.contains("redirect")
+        ));
         assert!(matches!(
             next_action(Err(WebError::Timeout { limit: Duration::ZERO }), 3),
             PurgeAction::Retry(None, _)

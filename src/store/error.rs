@@ -187,7 +187,9 @@ pub enum StoreError {
     },
     /// Another release became current after the caller had read which one was current.
     #[error(
-        "the mirror's current release is {}, not the expected {}", release_or_none(*found), release_or_none(*expected)
+        "the mirror's current release is {}, not the expected {}",
+        release_or_none(*found),
+        release_or_none(*expected)
     )]
     Conflict {
         /// The release that the caller expected to be current.
