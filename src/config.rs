@@ -1,10 +1,10 @@
-//! The file `headwater.toml`, which configures the content and the mirrors of a push unless
-//! arguments override it, and [`serve`], the configuration of a receiver.
+//! The file `headwater.toml`, which configures the content and mirrors for a push unless arguments
+//! override it, and [`serve`], the configuration of a receiver.
 //!
 //! Turns text into a checked [`Config`] or into an error with line and column. Unknown keys are
-//! errors: a typing error must not turn a rule off. The mirrors may also come from a list, which is
-//! a file or the output of a command. Paths in the result are relative to the directory of the
-//! file. Uses the crates `toml`, `jiff` (durations), `bytesize` and `ignore` (to check patterns).
+//! errors: a typo must not turn a rule off. The mirrors may also come from a list, which is a file
+//! or the output of a command. Paths in the result are relative to the directory of the file. Uses
+//! the crates `toml`, `jiff` (durations), `bytesize` and `ignore` (to check patterns).
 //!
 //! This module does not know which file is used, which arguments override it, or what a mirror's
 //! URL refers to.
@@ -46,7 +46,7 @@ pub use rate::{ParseRateError, parse_rate};
 pub use run::RunDefaults;
 pub use suggest::closest;
 
-/// The name of the file in the directory in which the command runs.
+/// The name of the file in the directory where the command runs.
 pub const FILE_NAME: &str = "headwater.toml";
 
 /// How many releases a mirror keeps by default.
@@ -118,18 +118,18 @@ pub struct Config {
     pub mtime: MtimeSource,
     /// How symbolic links are handled.
     pub symlinks: SymlinkMode,
-    /// How names are handled that not all systems support.
+    /// How names that some systems do not support are handled.
     pub names: NameRule,
-    /// Paths that a tree must have. Without them it is refused.
+    /// Paths that a tree must have; a tree without them is refused.
     pub must_have: Vec<TreePath>,
     /// How many paths one push may remove.
     pub max_removed: MaxRemoved,
     /// Paths that are published although they look like secrets, as lines in gitignore syntax.
     pub allow_secrets: Vec<String>,
-    /// The mirrors in the order of the file, followed by the mirrors of the list. No two have the
-    /// same name or location.
+    /// The mirrors in file order, followed by the mirrors from the list. No two have the same name
+    /// or location.
     pub mirrors: Vec<MirrorConfig>,
-    /// Environment variables that a line of the list may name as the source of a token.
+    /// Environment variables that a line in the list may name as the source of a token.
     pub token_envs: Vec<String>,
     /// Mirrors that this run leaves out: they are known, but not changed.
     pub skipped_mirrors: Vec<MirrorConfig>,
@@ -141,7 +141,7 @@ pub struct Config {
     pub cache: CacheConfig,
     /// The defaults for how commands run.
     pub run: RunDefaults,
-    /// How many mirrors must be ready before any switches.
+    /// How many mirrors must be ready before any of them switches.
     pub require: Require,
     /// What happens to mirrors that have switched if another mirror then fails to switch.
     pub on_failure: OnFailure,
@@ -176,10 +176,10 @@ impl Default for Config {
 
 impl Config {
     /// Reads and checks the file at `path` and the list of mirrors that it names. If a command
-    /// writes the list, runs the command.
+    /// writes the list, runs it.
     ///
     /// # Errors
-    /// If the file or the list cannot be read or is invalid.
+    /// Fails if the file or the list cannot be read or is invalid.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
         Self::parse_with(&read(path)?, path, mirror_list::read)
     }
@@ -188,7 +188,7 @@ impl Config {
     /// list of mirrors, the list counts as empty.
     ///
     /// # Errors
-    /// [`ConfigError::Invalid`] for the first rule that the text breaks.
+    /// Returns [`ConfigError::Invalid`] for the first rule that the text breaks.
     pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
         Self::parse_with(text, path, |_, _| Ok(String::new()))
     }
@@ -204,19 +204,19 @@ impl Config {
         checker.check(file, read_list)
     }
 
-    /// The environment variables that contain secrets of mirrors or of a CDN.
+    /// The environment variables that contain secrets for mirrors or a CDN.
     #[must_use]
     pub fn secret_variables(&self) -> Vec<String> {
         let of_mirrors = self.all_mirrors().filter_map(MirrorConfig::token_variable);
         let all = of_mirrors
             .chain(self.notify.secret_variables())
-            // Includes variables that a list may name but does not: they are in the environment
-            // nevertheless.
+            // Includes variables that a list may name but does not: they are in the environment all
+            // the same.
             .chain(self.token_envs.iter().map(String::as_str));
         all.map(str::to_owned).collect()
     }
 
-    /// All mirrors of the configuration, including those that are left out.
+    /// All mirrors in the configuration, including those that this run leaves out.
     pub fn all_mirrors(&self) -> impl Iterator<Item = &MirrorConfig> {
         self.mirrors.iter().chain(&self.skipped_mirrors)
     }
@@ -240,10 +240,10 @@ pub struct ParseDurationError {
 /// and a day has 24 hours. Negative durations are refused.
 ///
 /// # Errors
-/// If the string is not a valid duration.
+/// Fails if the string is not a valid duration.
 pub fn parse_duration(text: &str) -> Result<Duration, ParseDurationError> {
     let relative = jiff::SpanRelativeTo::days_are_24_hours();
-    // A `Span` and not a `SignedDuration`, which supports neither days nor weeks.
+    // A `Span`, not a `SignedDuration`, which supports neither days nor weeks.
     let duration = text.trim().parse::<jiff::Span>().and_then(|span| span.to_duration(relative));
     duration
         .ok()
@@ -271,8 +271,8 @@ fn read(path: &Path) -> Result<String, ConfigError> {
 struct Checker<'a> {
     text: &'a str,
     path: &'a Path,
-    /// The directory to which paths in the text are relative. Never empty, so that a path that is
-    /// joined to it contains a `/`.
+    /// The directory that paths in the text are relative to. Never empty, so a path joined to it
+    /// contains a `/`.
     base_dir: &'a Path,
 }
 

@@ -1,4 +1,4 @@
-//! The program `headwater`: parses the arguments, runs the command, returns the exit code.
+//! The program `headwater`: parses the arguments, runs the command and returns the exit code.
 
 mod cli;
 

@@ -56,7 +56,10 @@ pub enum PathFault {
     DotDotAfterName,
     /// A site name is too long, contains characters other than `a-z 0-9 - _ .`, or begins with `.`,
     /// `-` or `_`.
-    #[error("is not of a-z, 0-9, '-', '_', '.' beginning with a letter or digit, at most 64 bytes")]
+    #[error(
+        "must consist of a-z, 0-9, '-', '_' and '.', begin with a letter or digit, and have at \
+         most 64 bytes"
+    )]
     Site,
 }
 

@@ -46,8 +46,8 @@ pub enum WebError {
     /// The text is not a valid URL.
     #[error("it is not a usable http:// or https:// URL")]
     BadUrl,
-    /// The request would send a secret to another machine unencrypted.
-    #[error("a secret is sent over https: only, except to this machine")]
+    /// The request would send a secret unencrypted to another machine.
+    #[error("a secret is sent only over https:, except to this machine")]
     Unencrypted,
     /// The server cannot be reached, or the connection broke.
     #[error("it cannot be reached: {what}")]
@@ -64,7 +64,7 @@ pub enum WebError {
     /// The server responded with a status other than success.
     #[error(
         "it responded with status {status}{}",
-        if matches!(status, 300..400) { ", a redirect, which is not followed" } else { "" }
+        if matches!(status, 300..400) { ", a redirect (not followed)" } else { "" }
     )]
     Status {
         /// The status.

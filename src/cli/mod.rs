@@ -23,7 +23,7 @@ use setup::{process, signals};
 
 use output::failure::{Exit, Failure};
 
-/// The environment variable with which a test makes a debug build crash, fail or count steps.
+/// The environment variable that makes a debug build crash, fail or count steps, for tests.
 const FAULT_VARIABLE: &str = "HEADWATER_FAULT";
 
 /// Push a content tree to many mirrors atomically, with every byte verified
@@ -31,7 +31,7 @@ const FAULT_VARIABLE: &str = "HEADWATER_FAULT";
 /// Every mirror switches from one complete release to the next. headwater sends
 /// only changed content. Set the root of the web server to MIRROR/current.
 #[derive(Debug, Parser)]
-// In columns: on a wide terminal clap would write lines that are hard to read.
+// In columns: on a wide terminal, clap would write lines that are too long to read easily.
 #[command(name = "headwater", version, after_help = help::TOP, max_term_width = 100)]
 struct Cli {
     #[command(subcommand)]
@@ -76,10 +76,11 @@ enum Command {
     /// monitoring plug-ins.
     #[command(after_help = help::STATUS)]
     Status(Box<status::StatusArgs>),
-    /// Show what each mirror serves at a path, since which release, and what visitors get there
+    /// Show what each mirror serves at a path, which release last changed it, and what visitors get
+    /// there
     ///
-    /// Returns 1 if the mirrors differ, if a mirror lacks the path, or if the visitors of a mirror
-    /// get something else.
+    /// Returns 1 if the mirrors differ, if a mirror lacks the path, or if a mirror's visitors get
+    /// something else.
     #[command(after_help = help::WHICH)]
     Which(which::WhichArgs),
     /// Check the connection to each mirror before the first push, and show how to fix problems
@@ -89,7 +90,8 @@ enum Command {
     Doctor(Box<doctor::DoctorArgs>),
     /// List the mirrors that are proven current, for a load balancer or a client
     ///
-    /// Lists only mirrors with a `public_url` that serve the newest release, by region and weight.
+    /// Lists only mirrors with a `public_url` that serve the newest release, sorted by region and
+    /// weight.
     #[command(after_help = help::MIRRORLIST)]
     Mirrorlist(mirrorlist::MirrorlistArgs),
     /// List the kept releases of mirrors
@@ -100,7 +102,7 @@ enum Command {
     /// Makes one new release with the old content for all mirrors, so that caches notice the
     /// change. Later pushes refuse the content that was rolled back unless you pass --again. Guard
     /// rails and CI run numbers do not apply.
-    // The shared help of `--order` names the number of CI, which a rollback does not take.
+    // The shared help for `--order` mentions the CI run number, which a rollback does not use.
     #[command(after_help = help::ROLLBACK, mut_arg("order", |arg| arg.help(help::ROLLBACK_ORDER)))]
     Rollback(Box<args::RollbackArgs>),
     /// Switch all mirrors together to a release that `push --stage-only` prepared
@@ -112,24 +114,25 @@ enum Command {
     /// Drop a staged release
     #[command(after_help = help::ABANDON)]
     Abandon(abandon::AbandonArgs),
-    /// Update lagging mirrors to the newest release, from mirrors that have it; suits cron
+    /// Update lagging mirrors to the newest release, from mirrors that have it; suitable for cron
     ///
     /// Needs no tree, and does not wait for a mirror that cannot be reached.
     #[command(after_help = help::HEAL)]
     Heal(Box<heal::HealArgs>),
-    /// Read and hash every byte of mirrors, and list every fault
+    /// Read and hash every byte on mirrors, and list every fault
     ///
     /// Returns 1 if it finds a fault; `headwater repair` repairs it.
     #[command(after_help = help::VERIFY)]
     Verify(args::VerifyArgs),
-    /// Fetch damaged and missing content of mirrors again, while they stay online
+    /// Replace damaged and missing content on mirrors, while they stay online
     #[command(after_help = help::REPAIR)]
     Repair(args::RepairArgs),
     /// Drop old releases and the content that only they need
     ///
     /// A push does this automatically. `prune` also drops the data that crashes and interrupted
-    /// pushes left; those pushes cannot resume then. It stops serving retired files whose time has
-    /// passed. The release before the current one stays as long as the idle slot holds its tree.
+    /// pushes left behind, so those pushes can no longer resume. It also stops serving retired
+    /// files whose time has passed. The release before the current one stays as long as the idle
+    /// slot holds its tree.
     #[command(after_help = help::PRUNE)]
     Prune(args::PruneArgs),
     /// Receive pushes from other machines over HTTP or HTTPS
@@ -176,7 +179,7 @@ pub(crate) fn main() -> ExitCode {
         }
     };
     let mut root = command();
-    // Not `Cli::parse`, which prints an error and exits: its tips are replaced and tokens hidden
+    // Not `Cli::parse`, which prints the error and exits: tips must be replaced and tokens hidden
     // first.
     let parsed = root.try_get_matches_from_mut(std::env::args_os());
     let code = match parsed.and_then(|matches| Cli::from_arg_matches(&matches)) {
@@ -207,8 +210,7 @@ pub(crate) fn main() -> ExitCode {
         }
     };
     if counts_steps {
-        // A test that counts steps chooses from this list the steps at which it then makes a run
-        // fail.
+        // From this list, a test chooses the steps at which it then makes a run fail.
         let counted: String = fault::counted().iter().map(|step| format!("{step}\n")).collect();
         failure::eprint_raw(&format!("{counted}steps: {}\n", fault::steps())).ok();
     }
@@ -227,11 +229,11 @@ fn print_clap_error(error: &clap::Error) {
     };
 }
 
-/// Once the user has interrupted the run, replaces the failure that this caused by the exit code
-/// for interruption.
+/// If the user interrupted the run, replaces the failure that this caused with the exit code for
+/// interruption.
 fn map_interruption(result: Result<Exit, Failure>) -> Result<Exit, Failure> {
     match result {
-        // The signal came when the work was already done.
+        // The signal came after the work was done.
         Ok(Exit::Success) => result,
         Ok(_) if signals::cancel_token().is_cancelled() => Ok(Exit::Interrupted),
         Err(failure) if signals::cancel_token().is_cancelled() => {

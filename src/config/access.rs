@@ -1,7 +1,7 @@
 //! How `[[mirror]]` describes access to mirrors on other machines: the credentials, the identity
 //! that the other machine must have, and the connection.
 //!
-//! The configuration names secrets and never contains them: they are in an environment variable or
+//! The configuration names secrets but never contains them: they are in an environment variable or
 //! a file.
 
 use std::fmt;
@@ -36,13 +36,13 @@ impl TokenSource {
     }
 }
 
-/// How a mirror on another machine is reached. Files are relative to the directory of the
+/// How a mirror on another machine is reached. File paths are relative to the directory of the
 /// configuration.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct MirrorAccess {
-    /// The source of the token; `None` for the default of the command.
+    /// The source of the token; `None` for the command's default.
     pub token: Option<TokenSource>,
-    /// The file with the trusted certificate authorities, instead of the authorities of the system.
+    /// The file with the trusted certificate authorities, instead of the system's authorities.
     pub ca: Option<PathBuf>,
     /// The files with the client certificate and its key.
     pub client: Option<(PathBuf, PathBuf)>,
@@ -81,8 +81,7 @@ impl TransportKind {
 }
 
 impl MirrorAccess {
-    /// Completes this access with the keys of `common`, as far as they apply to this kind of
-    /// mirror.
+    /// Adds the missing keys from `defaults`, if they apply to this kind of mirror.
     fn or_defaults(self, defaults: &Self, transport: TransportKind) -> Self {
         let common = defaults.clone();
         match transport {
@@ -133,7 +132,8 @@ fn ssh_keys(mirror: &raw::RawMirror) -> [(&'static str, &Option<Spanned<String>>
 }
 
 impl Checker<'_> {
-    /// The access of a mirror at `url`: its own keys, completed by the keys of `[mirror_defaults]`.
+    /// The access to a mirror at `url`: its own keys, and the missing ones from
+    /// `[mirror_defaults]`.
     pub(super) fn resolve_access(
         &self,
         url: &str,
@@ -180,7 +180,7 @@ impl Checker<'_> {
             text.as_ref().map(|text| self.base_dir.join(text.as_ref()))
         };
         let token = match (&mirror.token_env, &mirror.token_file) {
-            // An error, instead of an order of preference that the user would have to know.
+            // An error, not an order of preference that the user would have to know.
             (Some(_), Some(second)) => {
                 return Err(self.error(
                     second.span(),
@@ -242,7 +242,7 @@ impl Checker<'_> {
         }
     }
 
-    /// Refuses a name that would be more than part of a single word in a command of
+    /// Refuses a name that would be more than part of a single word in a command in
     /// `[mirror_defaults]`.
     pub(super) fn check_name_in_commands(
         &self,
@@ -296,8 +296,8 @@ impl Checker<'_> {
         let is_base64 = |text: &str| {
             text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'/' | b'='))
         };
-        // The third word is a comment and is dropped. The key becomes a line of a `known_hosts`
-        // file, in which a line break would add a second key.
+        // The third word is a comment and is dropped. The key becomes a line in a `known_hosts`
+        // file, where a line break would add a second key.
         match words[..] {
             [kind, text] | [kind, text, _]
                 if is_kind(kind) && is_base64(text) && text.len() >= 32 =>

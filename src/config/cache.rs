@@ -1,4 +1,4 @@
-//! The settings for the cache of the origin: `[cache]`.
+//! The settings for the origin's cache: `[cache]`.
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;

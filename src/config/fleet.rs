@@ -1,4 +1,4 @@
-//! The settings for the mirrors as a fleet: their names and groups, their common settings, which
+//! The settings for the mirrors as a fleet: their names and groups, the settings they share, which
 //! mirrors switch first, and how many must be ready.
 //!
 //! This module does not read the clock: the caller passes the time to [`MirrorConfig::is_frozen`].
@@ -38,11 +38,11 @@ pub struct MirrorConfig {
     pub region: Option<Label>,
     /// The mirror's share of visitors, relative to the weights of the others.
     pub weight: NonZeroU32,
-    /// The store that the mirror must have; `None` if the user did not configure it.
+    /// The store that the mirror must have; `None` if the user did not configure one.
     pub store: Option<StoreId>,
     /// The URL at which visitors find the tree.
     pub public_url: Option<PublicUrl>,
-    /// Whether the mirror is frozen.
+    /// How long the mirror is frozen; `None` if it is not.
     pub frozen: Option<Frozen>,
 }
 
@@ -77,8 +77,7 @@ pub enum Frozen {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct MirrorName(Box<str>);
 
-/// The name of a group or a region: it follows the rules for the name of a mirror, and contains no
-/// comma.
+/// The name of a group or a region: it follows the rules for mirror names, and contains no comma.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Label(Box<str>);
 
@@ -107,10 +106,10 @@ fn check_name(text: &str, what: &'static str) -> Result<Box<str>, NameError> {
 }
 
 impl MirrorName {
-    /// Checks `text` and makes it a name.
+    /// Checks `text` and turns it into a name.
     ///
     /// # Errors
-    /// If it breaks a rule.
+    /// Fails if `text` breaks a rule.
     pub fn new(text: &str) -> Result<Self, NameError> {
         check_name(text, "mirror").map(Self)
     }
@@ -129,10 +128,10 @@ impl fmt::Display for MirrorName {
 }
 
 impl Label {
-    /// Checks `text` and makes it a name.
+    /// Checks `text` and turns it into a name.
     ///
     /// # Errors
-    /// If it breaks a rule.
+    /// Fails if `text` breaks a rule.
     pub fn new(text: &str) -> Result<Self, NameError> {
         check_name(text, "group").map(Self)
     }
@@ -162,12 +161,13 @@ pub struct WaveConfig {
     pub probes: Vec<String>,
 }
 
-/// The list of mirrors that complements the file.
+/// The list of mirrors that supplements the file.
 pub(super) struct MirrorList<'a> {
     pub(super) from: Option<&'a Spanned<Value>>,
     pub(super) read: ListReader,
     pub(super) rules: ListRules,
-    /// The environment variables with secrets that the file names, except those of mirrors.
+    /// The environment variables that the file names as sources of secrets, except those for
+    /// mirrors.
     pub(super) secret_variables: Vec<String>,
 }
 
@@ -203,8 +203,7 @@ impl Checker<'_> {
                 |key: &str| self.error(span.start..span.start, format!("missing field `{key}`"));
             self.add(&mut roster, &table.into_inner(), missing)?;
         }
-        // Added after the tables of the file, so that if both have a name, the error is about the
-        // list.
+        // Added after the file's tables, so that if a name is in both, the error is about the list.
         self.add_listed(&mut roster, list)?;
         self.check_groups(roster.mirrors)
     }
@@ -215,8 +214,8 @@ impl Checker<'_> {
         list: &MirrorList<'_>,
     ) -> Result<(), ConfigError> {
         let Some(from) = list.from else { return Ok(()) };
-        // All variables with secrets that the file has named so far. The command that lists the
-        // mirrors inherits none of them.
+        // All secret variables that the file has named so far. The command that lists the mirrors
+        // inherits none of them.
         let mut secret_variables = list.secret_variables.clone();
         secret_variables.extend(
             roster.mirrors.iter().filter_map(MirrorConfig::token_variable).map(str::to_owned),
@@ -261,7 +260,7 @@ impl Checker<'_> {
         }
         let defaults = &roster.defaults.with_placeholder_replaced(NAME_PLACEHOLDER, text);
         let url = table.url.as_ref().or(defaults.url.as_ref()).ok_or_else(|| missing("url"))?;
-        // An error in the common URL is reported at the mirror for which it is an error.
+        // An error in the shared URL is reported at the mirror that it affects.
         let span = table.url.as_ref().map_or(name_span, Spanned::span);
         let url =
             self.url(&Spanned::new(span.clone(), url.as_ref().replace(NAME_PLACEHOLDER, text)))?;
@@ -303,8 +302,8 @@ impl Checker<'_> {
     }
 
     fn store(&self, id: &Spanned<String>) -> Result<StoreId, ConfigError> {
-        let words = "the id of a store has 32 lower-case hexadecimal digits; it is in \
-                     .headwater/format of the mirror";
+        let words = "the id of a store has 32 lower-case hexadecimal digits; it is in the mirror's \
+                     .headwater/format";
         id.as_ref().parse().map_err(|_| self.error(id.span(), words))
     }
 
@@ -406,8 +405,7 @@ impl Checker<'_> {
         for group in table.groups.into_inner() {
             let label = Label::new(group.as_ref())
                 .map_err(|error| self.error(group.span(), error.to_string()))?;
-            // Otherwise a typing error would leave a wave without mirrors, and its probes without
-            // effect.
+            // Otherwise a typo would leave a wave without mirrors, and its probes without effect.
             if !mirrors.iter().any(|mirror| mirror.group.as_ref() == Some(&label)) {
                 return Err(self.error(
                     group.span(),
@@ -417,7 +415,7 @@ impl Checker<'_> {
             if groups.contains(&label) || earlier.iter().any(|wave| wave.groups.contains(&label)) {
                 return Err(self.error(
                     group.span(),
-                    format!("the group {:?} is in a wave already", label.as_str()),
+                    format!("the group {:?} is already in a wave", label.as_str()),
                 ));
             }
             groups.push(label);
@@ -459,7 +457,7 @@ impl Checker<'_> {
                     format!("{text:?}: a probe is https://host/path, or a path such as index.html"),
                 ));
             }
-            // A path is fetched below the public URL of each mirror of the wave, so each mirror
+            // A path is fetched below the public URL of each mirror in the wave, so each mirror
             // needs one.
             if let Some(mirror) =
                 mirrors.iter().filter(in_wave).find(|mirror| !is_url && mirror.public_url.is_none())
@@ -477,7 +475,8 @@ impl Checker<'_> {
     }
 }
 
-/// Returns a form that is equal for two URLs of the same location, as far as their text shows.
+/// Returns a form that is equal for two URLs of the same location, as far as the text alone can
+/// tell.
 fn canonical_location(url: &str) -> String {
     Location::parse(url).map_or_else(|_| url.to_owned(), |location| location.canonical())
 }

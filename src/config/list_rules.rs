@@ -1,5 +1,5 @@
 //! Rules for a list of mirrors from another source: its author must not choose which secrets leave
-//! this machine, where they are sent, or what runs on a mirror with the rights of this user.
+//! this machine, where they are sent, or what runs on a mirror with this user's rights.
 
 use toml::Spanned;
 
@@ -10,7 +10,7 @@ use crate::mirror::{Location, has_token};
 pub(super) struct ListRules {
     /// The environment variables that a line may name as the source of its token.
     token_envs: Vec<String>,
-    /// The hosts on which mirrors may be, as `edge1.example` or `*.example`; `None` if any host is
+    /// The hosts that mirrors may be on, as `edge1.example` or `*.example`; `None` if any host is
     /// allowed.
     allowed_hosts: Option<Vec<String>>,
 }
@@ -60,7 +60,7 @@ impl Checker<'_> {
     }
 
     /// Returns an error if a line names secrets, an authority or a command that the configuration
-    /// does not name. `common` is `[mirror_defaults]` for this mirror.
+    /// does not name. `defaults` is `[mirror_defaults]` for this mirror.
     pub(super) fn only_allowed_secrets(
         &self,
         listed: &raw::RawMirror,
@@ -79,7 +79,7 @@ impl Checker<'_> {
             // The text may itself be a secret.
             let name = if has_token(&name) { String::new() } else { format!(" {name:?}") };
             let words = format!(
-                "a list may name only variables of `token_envs` or `[mirror_defaults]`, not{name}"
+                "a list may name only variables in `token_envs` or `[mirror_defaults]`, not{name}"
             );
             return Err(self.error(span, words.trim_end_matches(", not")));
         }
@@ -103,7 +103,7 @@ impl Checker<'_> {
         }
     }
 
-    /// Refuses a mirror of a list on a host that the configuration does not allow.
+    /// Refuses a listed mirror on a host that the configuration does not allow.
     pub(super) fn only_allowed_hosts(
         &self,
         url: &str,

@@ -1,7 +1,7 @@
-//! The list of mirrors that complements the configuration: JSON lines with the keys of
+//! The list of mirrors that supplements the configuration: JSON lines with the keys of
 //! `[[mirror]]`, in a file or written by a command.
 //!
-//! This module does not interpret the keys: a line becomes the same table as it would be in the
+//! This module does not interpret the keys: a line becomes the same table that it would be in the
 //! file.
 
 use std::path::{Path, PathBuf};
@@ -107,8 +107,8 @@ pub(super) fn lines(text: &str, source: &ListSource) -> Result<Vec<MirrorLine>, 
 
 impl MirrorLine {
     fn new(number: usize, line: &str, list: &Path) -> Result<Self, ConfigError> {
-        // The line as if it were alone in a file, after as many empty lines as precede it:
-        // `Checker` then reports the right line number.
+        // The line as if it were alone in a file, with an empty line in place of each line before
+        // it, so that `Checker` reports the right line number.
         let padded = format!("{}{line}", "\n".repeat(number - 1));
         let error = |column: usize, message: String| {
             let start = padded.len() - line.len()

@@ -1,6 +1,6 @@
 //! Notifications in the configuration: `[hooks]`, `[purge]`, `[metrics]`.
 //!
-//! The configuration names secrets and never contains them: they are in an environment variable or
+//! The configuration names secrets but never contains them: they are in an environment variable or
 //! a file.
 
 use std::num::NonZeroUsize;
@@ -19,7 +19,7 @@ use crate::web::is_encrypted_or_local;
 const DEFAULT_HOOK_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long a failed purge request is repeated by default.
 const DEFAULT_RETRY_FOR: Duration = Duration::from_secs(300);
-/// Default maximum number of URLs in a request, which most CDNs accept.
+/// Default maximum number of URLs in a request; most CDNs accept this many.
 const DEFAULT_MAX_URLS: NonZeroUsize = NonZeroUsize::new(30).expect("30 is not 0");
 /// Default maximum size of a request, in bytes.
 const DEFAULT_MAX_BYTES: u64 = 64 * 1024;
@@ -27,7 +27,7 @@ const DEFAULT_MAX_BYTES: u64 = 64 * 1024;
 /// Notifications about changes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct NotifyConfig {
-    /// Commands that run at the origin.
+    /// Commands that run on the origin.
     pub hooks: HooksConfig,
     /// A CDN that must drop the changed content.
     pub purge: Option<PurgeConfig>,
@@ -43,12 +43,12 @@ impl NotifyConfig {
     }
 }
 
-/// Commands that run at the origin after a push.
+/// Commands that run on the origin after a push.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HooksConfig {
-    /// Runs when something changed on a mirror: program and arguments.
+    /// Runs if something changed on a mirror: program and arguments.
     pub on_activated: Option<Vec<String>>,
-    /// Runs when a push did not succeed on all mirrors: program and arguments.
+    /// Runs if a push did not succeed on all mirrors: program and arguments.
     pub on_failed: Option<Vec<String>>,
     /// How long each command may take.
     pub timeout: Duration,
@@ -63,7 +63,7 @@ impl Default for HooksConfig {
 /// How to purge a CDN.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PurgeConfig {
-    /// The URL to which lists of URLs are posted.
+    /// The URL that lists of URLs are posted to.
     pub url: String,
     /// The public URLs below which the tree is served; at least one.
     pub bases: Vec<String>,
@@ -104,7 +104,7 @@ pub(super) struct RawPurge {
 }
 
 #[derive(Deserialize)]
-// An untagged enum loses positions inside the value. It has none here: both forms are plain
+// An untagged enum loses positions inside the value. There are none here: both forms are plain
 // strings.
 #[serde(untagged, expecting = "a URL, or a list of them")]
 enum OneOrMany {
@@ -147,7 +147,7 @@ impl Checker<'_> {
             }
             words => Ok(words.map(|words| {
                 let mut words = words.into_inner();
-                // A bare name is searched for in `PATH`, as a shell does.
+                // A bare name is searched for in `PATH`, as in a shell.
                 if let Some(program) = words.first_mut().filter(|program| program.contains('/')) {
                     *program = self.base_dir.join(&*program).to_string_lossy().into_owned();
                 }
@@ -169,7 +169,7 @@ impl Checker<'_> {
         if (token.is_some() || url.contains('?')) && !is_encrypted_or_local(&url) {
             return Err(self.error(
                 raw.url.span(),
-                "a token or a query is sent over https: only, except to this machine",
+                "a token or a query is sent only over https:, except to this machine",
             ));
         }
         let bases: Vec<&String> = match raw.base.as_ref() {
@@ -213,7 +213,7 @@ impl Checker<'_> {
         })
     }
 
-    /// The source of a secret, which one of two keys may name.
+    /// The source of a secret, named by one of two keys.
     fn secret_source(
         &self,
         env: (&str, &Option<Spanned<String>>),

@@ -7,7 +7,7 @@ use bytesize::ByteSize;
 /// The string is not a valid rate.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ParseRateError {
-    /// A number without a unit, for which other programs assume different units.
+    /// A number without a unit. Programs differ in the unit that they assume.
     #[error(
         "{number} has no unit: write {number}KiB for the rate that rsync would use, or {number}B \
          for bytes per second"
@@ -16,7 +16,7 @@ pub enum ParseRateError {
         /// The number.
         number: String,
     },
-    /// Something else.
+    /// Any other invalid string.
     #[error("{text:?} is not a rate: write bytes per second, such as 500kB or 2MB")]
     Other {
         /// The string.
@@ -27,7 +27,7 @@ pub enum ParseRateError {
 /// Parses a rate in bytes per second, such as `500kB`, `2MB` or `1 MiB`. A number needs a unit.
 ///
 /// # Errors
-/// If the string has no unit or is not a rate.
+/// Fails if the string has no unit or is not a rate.
 pub fn parse_rate(text: &str) -> Result<NonZeroU64, ParseRateError> {
     let number = text.trim();
     if !number.is_empty()

@@ -84,7 +84,7 @@ pub(super) struct RawKeepRemoved {
     pub(super) keep: Spanned<String>,
 }
 
-/// The settings of one mirror, or the common settings of all mirrors.
+/// The settings for one mirror, or the settings that all mirrors share.
 #[derive(Deserialize, Default, Clone)]
 #[serde(deny_unknown_fields, expecting = "a table with `name` and `url`")]
 pub(super) struct RawMirror {
@@ -147,8 +147,8 @@ pub(super) struct RawWave {
     pub(super) probe: Option<Spanned<Value>>,
 }
 
-/// Parses a list that must not be empty: `mirror = []` means less than no key, and probably comes
-/// from a broken template. (`exclude = []` has a clear meaning.)
+/// Parses a list that must not be empty: `mirror = []` makes no sense, and probably comes from a
+/// broken template. (`exclude = []` has a clear meaning.)
 fn some<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
     deserializer: D,
 ) -> Result<Vec<T>, D::Error> {
@@ -161,7 +161,7 @@ fn some<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
 }
 
 /// Parses one string, or tables. Not an untagged enum, which would lose the messages and positions
-/// of errors inside.
+/// of inner errors.
 fn content<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<RawContent>, D::Error> {
     struct PathOrTables;
 
@@ -176,7 +176,7 @@ fn content<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<RawContent>
             if path.is_empty() {
                 return Err(E::custom("the path is empty"));
             }
-            // A visitor does not get the position.
+            // A visitor does not know the position.
             Ok(vec![RawContent { path: Spanned::new(0..0, path.to_owned()), at: None }])
         }
 
@@ -203,7 +203,7 @@ fn level<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<LevelChoic
     text_or_count(deserializer, "`auto`, `raw`, or a number from 1 to 19")
 }
 
-/// Parses a value that is written as a string, or as a plain number if it is a number.
+/// Parses a value written as a string, or as a plain number if it is a number.
 fn text_or_count<'de, D: Deserializer<'de>, T>(
     deserializer: D,
     expecting: &'static str,

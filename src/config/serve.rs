@@ -19,7 +19,7 @@ use crate::receiver::{
 use crate::tree_path::Site;
 
 /// The default address, with the usual port.
-// Only this machine: without TLS nothing may be sent over a network.
+// This machine only: without TLS, nothing may be sent over a network.
 pub const DEFAULT_LISTEN: &str = "127.0.0.1:7447";
 
 /// Default time limit of a hook, in seconds.
@@ -108,7 +108,7 @@ struct TokenFile {
 /// Reads and checks the `serve.toml` at `path`. Relative paths in it are relative to its directory.
 ///
 /// # Errors
-/// If the file cannot be read or breaks a rule.
+/// Fails if the file cannot be read or breaks a rule.
 pub fn load(path: &Path) -> Result<ReceiverSettings, ConfigError> {
     parse(&read(path)?, path)
 }
@@ -116,7 +116,7 @@ pub fn load(path: &Path) -> Result<ReceiverSettings, ConfigError> {
 /// Reads and checks a file that contains only `[[token]]` tables.
 ///
 /// # Errors
-/// If the file cannot be read or breaks a rule.
+/// Fails if the file cannot be read or breaks a rule.
 pub fn load_tokens(path: &Path) -> Result<Vec<TokenRecord>, ConfigError> {
     parse_tokens(&read(path)?, path)
 }
@@ -132,7 +132,7 @@ fn parse_tokens(text: &str, path: &Path) -> Result<Vec<TokenRecord>, ConfigError
 /// file that contains only comments is a `serve.toml` without settings.
 ///
 /// # Errors
-/// If the file cannot be read or breaks a rule.
+/// Fails if the file cannot be read or breaks a rule.
 pub fn site_names(path: &Path) -> Result<Option<Vec<Site>>, ConfigError> {
     let text = read(path)?;
     if is_token_file(&text) {
@@ -143,10 +143,10 @@ pub fn site_names(path: &Path) -> Result<Option<Vec<Site>>, ConfigError> {
 }
 
 /// Appends `table`, a `[[token]]` table, to the file at `path`: a `serve.toml`, or a file that
-/// contains only tokens. The file stays unchanged if the table would make it break a rule.
+/// contains only tokens. If the table would make the file break a rule, the file stays unchanged.
 ///
 /// # Errors
-/// If the file does not exist, cannot be written, or would break a rule with the table.
+/// Fails if the file does not exist, cannot be written, or would break a rule with the table.
 pub fn append_token(path: &Path, table: &str) -> Result<(), ConfigError> {
     let text = read(path)?;
     let space = match &*text {
@@ -172,13 +172,13 @@ fn is_token_file(text: &str) -> bool {
 /// Checks `text`, the content of the `serve.toml` at `path`. Does not use the disk.
 ///
 /// # Errors
-/// [`ConfigError::Invalid`] for the first rule that the text breaks.
+/// Returns [`ConfigError::Invalid`] for the first rule that the text breaks.
 pub fn parse(text: &str, path: &Path) -> Result<ReceiverSettings, ConfigError> {
     let checker = Checker::new(text, path);
     let file: RawServeFile = toml::from_str(text).map_err(|error| checker.syntax_error(&error))?;
     let listen = match &file.listen {
         Some(listen) => checker.parse_field(listen, |text| {
-            text.parse::<SocketAddr>().map_err(|_| "is no ADDRESS:PORT")
+            text.parse::<SocketAddr>().map_err(|_| "is not of the form ADDRESS:PORT")
         })?,
         None => DEFAULT_LISTEN.parse().expect("the default is an address"),
     };
@@ -191,8 +191,8 @@ pub fn parse(text: &str, path: &Path) -> Result<ReceiverSettings, ConfigError> {
     });
     let exposure = if file.behind_proxy { Exposure::Proxy } else { Exposure::None };
     let limits = checker.limits(&file.limits)?;
-    // Always requires tokens, even if there are none: with a file without `[[token]]`, no client
-    // has access.
+    // Always requires tokens, even if there are none: if the file has no `[[token]]`, no client has
+    // access.
     Ok(ReceiverSettings { listen, tls, exposure, auth: AuthPolicy::Tokens(tokens), sites, limits })
 }
 
@@ -227,7 +227,7 @@ impl Checker<'_> {
         let timeout = timeout.unwrap_or(std::time::Duration::from_secs(HOOK_TIMEOUT_SECONDS));
         let command = table.post_activate.map_or_else(Vec::new, |RawCommand::Words(words)| words);
         Ok(SiteSettings {
-            // Because of the slash at the end, `/docs2/` is not a path of the site `docs`.
+            // With the trailing slash, `/docs2/` is not a path of the site `docs`.
             base: format!("/{name}/"),
             name: Some(name),
             directory: self.base_dir.join(table.dir.into_inner()),
@@ -288,7 +288,7 @@ impl Checker<'_> {
         })
     }
 
-    /// Checks the tokens, which may name only these sites.
+    /// Checks the tokens; they may name only these sites.
     fn tokens(
         &self,
         tables: Vec<TokenTable>,
@@ -309,7 +309,7 @@ impl Checker<'_> {
             let mut sites = Vec::with_capacity(table.sites.len());
             for text in &table.sites {
                 let site = self.parse_field(text, Site::new)?;
-                // A typing error would leave a token that is valid for no site.
+                // A typo would leave a token that is valid for no site.
                 if known.is_some_and(|known| !known.contains(&site)) {
                     return Err(self.error(text.span(), format!("there is no [[site]] {site}")));
                 }

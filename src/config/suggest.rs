@@ -1,11 +1,11 @@
 //! Suggests the word that the user probably meant. Uses the crate `strsim`.
 
-/// For every three characters of a word, one edit still counts as a typing error.
+/// For every three characters in a word, one edit still counts as a typo.
 const CHARACTERS_PER_EDIT: usize = 3;
 /// More edits than this make a different word.
 const MAX_EDITS: usize = 3;
 
-/// The candidate that is closest to `word`, if it is close enough to be a likely typing error.
+/// The candidate that is closest to `word`, if it is close enough to be a likely typo.
 #[must_use]
 pub fn closest<'c>(word: &str, candidates: impl IntoIterator<Item = &'c str>) -> Option<&'c str> {
     let allowed = word.chars().count().div_ceil(CHARACTERS_PER_EDIT).min(MAX_EDITS);
@@ -20,7 +20,7 @@ pub fn closest<'c>(word: &str, candidates: impl IntoIterator<Item = &'c str>) ->
         .map(|best| best.1)
 }
 
-/// The types of serde and Rust, in words that authors of a configuration understand.
+/// Type names from serde and Rust, in words that the author of a configuration understands.
 const TYPE_WORDS: [(&str, &str); 12] = [
     ("a nonzero u32", "a whole number from 1"),
     ("a nonzero u64", "a whole number from 1"),
@@ -36,7 +36,7 @@ const TYPE_WORDS: [(&str, &str); 12] = [
     ("a map", "a table"),
 ];
 
-/// Rewrites a message of serde about a value of the wrong type so that it does not name Rust types.
+/// Rewrites a serde message about a value of the wrong type so that it does not name Rust types.
 /// Any other message stays unchanged.
 pub(super) fn with_plain_types(message: String) -> String {
     // Parses the text of the message, because serde provides nothing else.
@@ -58,8 +58,8 @@ pub(super) fn with_plain_types(message: String) -> String {
     format!("this is {found}, and must be {words}")
 }
 
-/// Adds the key that the user probably meant to the message about an unknown key. `message` is the
-/// message of serde: "unknown field `X`, expected one of `A`, `B`".
+/// Adds the key that the user probably meant to the message about an unknown key. `message` is
+/// serde's message: "unknown field `X`, expected one of `A`, `B`".
 pub(super) fn with_suggestion(message: String) -> String {
     let mut words = message.split('`').skip(1).step_by(2);
     let Some(unknown) = words.next().filter(|_| message.starts_with("unknown field `")) else {

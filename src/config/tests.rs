@@ -119,7 +119,7 @@ fn unknown_keys_are_reported_with_line_and_column() {
 #[test]
 fn each_rule_reports_the_invalid_value() {
     for (text, line, part) in [
-        ("site = 'A B'", 1, "\"A B\" is not of a-z"),
+        ("site = 'A B'", 1, "\"A B\" must consist of a-z"),
         ("content = ''", 1, "the path is empty"),
         ("content = []", 1, "the list is empty"),
         ("content = ['a', 'b']", 1, "a table with `path` and `at`"),

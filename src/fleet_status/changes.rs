@@ -1,4 +1,4 @@
-//! The changes of a release, read from a mirror that keeps it and the previous one.
+//! The changes in a release, read from a mirror that keeps it and the previous one.
 
 use crate::fleet_status::Poll;
 use crate::manifest::{Diff, ManifestReader, diff};
@@ -8,7 +8,7 @@ use crate::push::Fleet;
 use crate::release::Release;
 
 /// How `new` differs from `old`, or from an empty release; `None` if no mirror has undamaged copies
-/// of both manifests. `seen` contains the polls of the mirrors of `fleet`, in the same order.
+/// of both manifests. `seen` contains the polls of the mirrors in `fleet`, in the same order.
 /// Memory grows with the size of the change.
 #[must_use]
 pub fn changes(

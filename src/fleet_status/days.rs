@@ -9,7 +9,7 @@ use crate::release::Release;
 
 /// Length of a day, in seconds.
 pub const DAY_SECONDS: u64 = 86_400;
-/// A release that reaches a mirror up to this many seconds after the first mirror is not late.
+/// A release is not late if it reaches a mirror at most this many seconds after the first mirror.
 pub const LATE_TOLERANCE_SECONDS: u64 = 600;
 
 /// How a day went, best first.
@@ -34,7 +34,7 @@ pub struct Day {
     pub kind: DayKind,
     /// How often the mirror switched on this day.
     pub switches: u64,
-    /// The longest time that the mirror lacked a release, in seconds.
+    /// The longest time for which the mirror lacked a release, in seconds.
     pub lag: u64,
 }
 
@@ -120,15 +120,15 @@ fn missing_spans(
 }
 
 /// Times and sequences of the switches, adjusted so that both only increase. If a time is after
-/// that of a later switch or after `now`, a clock has jumped, and the time is lowered to the later
-/// one. If a sequence is below an earlier one, it is raised to it.
+/// that of a later switch or after `now`, a clock has jumped, and the time is lowered to that
+/// limit. A sequence below an earlier one is raised to it.
 fn switches(history: &[HistoryEvent], now: u64) -> Vec<(u64, u64)> {
     let switched = |event: &HistoryEvent| match event.kind {
         EventKind::Switched { release, .. } => Some((event.time, release.sequence())),
         _ => None,
     };
     let mut all: Vec<(u64, u64)> = history.iter().filter_map(switched).collect();
-    // Adjusted and not left out: the records are in the right order, even if a clock was wrong.
+    // Adjusted, not left out: the records are in the right order, even if a clock was wrong.
     all.iter_mut().fold(0, |highest, (_, sequence)| {
         *sequence = highest.max(*sequence);
         *sequence

@@ -14,7 +14,7 @@ use crate::tree_path::Site;
 /// A receiver runs maintenance once an hour, so a delay shorter than this is normal.
 const MAX_OVERDUE_SECONDS: u64 = 3_600;
 
-/// The kinds of status of a mirror, worst first.
+/// The kinds of status that a mirror can have, worst first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum StatusKind {
@@ -32,8 +32,8 @@ pub enum StatusKind {
     Staging,
     /// The mirror serves nothing yet.
     Joining,
-    /// The mirror serves a release that was made for part of the fleet, and no later release for
-    /// all has replaced it.
+    /// The mirror serves a release that was made for only part of the fleet, and no later release
+    /// for all mirrors has replaced it.
     Apart,
     /// The mirror is frozen by the configuration.
     Frozen,
@@ -98,12 +98,12 @@ pub struct LastVerify {
     pub faults: u64,
 }
 
-/// The failure of the command that a mirror runs after a switch (`post_activate`).
+/// A failure of the command that a mirror runs after a switch (`post_activate`).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct HookFailure {
     /// When it happened, by the mirror's clock, in seconds since 1970.
     pub time: u64,
-    /// The sequence of the release to which the mirror had switched.
+    /// The sequence of the release that the mirror had switched to.
     pub sequence: u64,
     /// What went wrong. The text comes from the mirror, so escape it before you show it.
     pub reason: String,
@@ -123,7 +123,7 @@ pub struct LastSeen {
 /// The status of one mirror. Times are in seconds since 1970.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct MirrorStatus {
-    /// Its name.
+    /// The name of the mirror.
     pub mirror: String,
     /// The location of the mirror.
     pub location: String,
@@ -137,11 +137,11 @@ pub struct MirrorStatus {
     pub release: Option<String>,
     /// When that release was published, in seconds since 1970.
     pub created: Option<u64>,
-    /// The number of entries of that release.
+    /// The number of entries in that release.
     pub entries: Option<u64>,
-    /// Size of the files of that release, in bytes.
+    /// Size of the files in that release, in bytes.
     pub bytes: Option<u64>,
-    /// The sequence of a newer release that is staged on the mirror.
+    /// The sequence of a newer release staged on the mirror.
     pub staged: Option<u64>,
     /// Why the mirror is apart. The text comes from the mirror, so escape it before you show it.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -162,10 +162,10 @@ pub struct MirrorStatus {
     pub free_bytes: Option<u64>,
     /// Bytes of content on the mirror that unfinished pushes have left behind.
     pub incoming_bytes: Option<u64>,
-    /// How many seconds after its expiry the mirror still serves a retired file, if more than an
-    /// hour: its maintenance is not running.
+    /// How many seconds past its expiry the mirror still serves a retired file, if more than an
+    /// hour: its maintenance is then not running.
     pub overdue: Option<u64>,
-    /// The disk usage of its releases, if requested.
+    /// The disk space that its releases use, if requested.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub usage: Option<Usage>,
     /// The release that the mirror served when it last responded, if it cannot be polled now.
@@ -174,7 +174,7 @@ pub struct MirrorStatus {
     /// When the token and the certificate used for the mirror expire.
     #[serde(flatten)]
     pub expiries: Expiries,
-    /// The expiries that are soon, the earliest first.
+    /// The expiries that are due soon, earliest first.
     #[serde(skip)]
     pub expiring: Vec<Expiry>,
     /// The response time, in milliseconds.
@@ -224,7 +224,7 @@ fn releases_for_all<'s>(
     let newest = current.filter(is_whole).map(Release::rank).max();
     let is_lacking = |release: &&Release| newest.is_none_or(|newest| release.rank() <= newest);
     let whole: Vec<&Release> = known.iter().copied().filter(is_whole).filter(is_lacking).collect();
-    // Otherwise, if pushes only ever went to parts of a fleet, there would be nothing to compare
+    // Otherwise, if pushes only ever went to part of a fleet, there would be nothing to compare
     // with.
     if whole.is_empty() { known } else { whole }
 }
@@ -280,7 +280,7 @@ impl Poll {
         let lacking = &known[since..];
         let is_other = same.is_none_or(|last| last + 1 < known.len());
         let is_newest = known.last().is_none_or(|newest| newest.rank() < current.rank());
-        // A release for part of the fleet counts as apart only until a newer release is for all.
+        // A release for part of the fleet is apart only until there is a newer one for all.
         let apart = current.partial.as_ref().filter(|_| is_other && is_newest);
         let lacking = if apart.is_some() { &[] } else { lacking };
         mirror_status.apart = apart.map(ToString::to_string);
@@ -318,8 +318,8 @@ const fn kind_of_error(failure: ErrorKind) -> StatusKind {
     }
 }
 
-/// Returns the result of `pick` for the newest event for which it is not `None`. The order is the
-/// order of the records, because the clock may have jumped.
+/// Returns the result of `pick` for the newest event for which it is not `None`. "Newest" refers to
+/// the order of the records, because the clock may have jumped.
 fn latest<T>(history: &[HistoryEvent], pick: impl Fn(&HistoryEvent) -> Option<T>) -> Option<T> {
     history.iter().rev().find_map(pick)
 }
@@ -383,7 +383,7 @@ pub fn severity(mirror_statuses: &[MirrorStatus], limits: StatusLimits) -> Sever
     let is_reported = |mirror_status: &MirrorStatus| {
         mirror_status.is_known() || mirror_status.state == StatusKind::Frozen
     };
-    // In this case nothing is known about the fleet, neither good nor bad.
+    // In this case nothing is known about the fleet, good or bad.
     if !mirror_statuses.iter().any(is_reported) {
         return Severity::Unknown;
     }

@@ -1,4 +1,4 @@
-//! The status of the mirrors of a fleet, evaluated from their reports.
+//! The status of the mirrors in a fleet, evaluated from their reports.
 //!
 //! [`poll`] queries them in parallel; [`evaluate`] and [`days`] are pure. This module does not know
 //! how results are shown, and changes nothing on any mirror.

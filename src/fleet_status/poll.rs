@@ -15,8 +15,7 @@ pub struct Poll {
     pub location: String,
     /// The state of the mirror, or why the mirror could not be polled.
     pub state: Result<MirrorState, MirrorError>,
-    /// The history of the mirror; empty if it could not be read, for example from an older
-    /// receiver.
+    /// The history of the mirror; empty if it could not be read, as from an older receiver.
     pub history: Vec<HistoryEvent>,
     /// How long the mirror took to respond with its state.
     pub round_trip: Duration,
@@ -29,7 +28,7 @@ pub fn poll(fleet: &Fleet, monitor: &dyn Monitor) -> Vec<Poll> {
         let state = Fleet::state_of(mirror, monitor);
         let round_trip = began.elapsed();
         // An unreadable history is not an error. It is requested only after a state was received,
-        // so that waiting for an unresponsive mirror is not done twice.
+        // so that the poll does not wait for an unresponsive mirror twice.
         let history = state.as_ref().ok().and_then(|_| mirror.history().ok()).unwrap_or_default();
         let (name, location) = (mirror.name().to_owned(), mirror.location().to_owned());
         Poll { mirror: name, location, state, history, round_trip }

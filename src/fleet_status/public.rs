@@ -1,8 +1,8 @@
 //! Checks what visitors get: fetches a few files of a mirror's release through its public URL and
 //! compares their hashes.
 //!
-//! headwater adds no file of its own to the served files: the files that changed last are the best
-//! indication of which release visitors get.
+//! headwater adds no file of its own to the served files, so the files that changed last best show
+//! which release visitors get.
 
 use std::cmp::Reverse;
 
@@ -68,7 +68,7 @@ pub fn check_public(
 /// Fetches `path` below `url`, at most `max_bytes`, and returns the object that visitors get.
 ///
 /// # Errors
-/// If the fetch fails.
+/// Fails if the file cannot be fetched.
 pub fn fetch(
     web: &HttpClient,
     url: &str,
@@ -105,8 +105,8 @@ fn short(object: &ObjectId) -> String {
     object.to_string().chars().take(12).collect()
 }
 
-/// The files that changed last. Among files with equal times, those with the lowest ids, so that
-/// the choice for a release is always the same.
+/// The files that changed last. Among files with equal times, takes those with the lowest ids, so
+/// that the choice for a release is always the same.
 fn samples(mirror: &dyn Mirror, release: &Release) -> Result<Vec<(String, FileEntry)>, String> {
     let bytes = mirror.manifest(&release.manifest).map_err(|error| error.to_string())?;
     let entries =

@@ -46,7 +46,7 @@ impl Usage {
 /// Adds up the content of the releases that `mirror` keeps according to `state`.
 ///
 /// # Errors
-/// If a manifest cannot be read.
+/// Fails if a manifest cannot be read.
 pub fn usage(mirror: &dyn Mirror, state: &MirrorState) -> Result<Usage, String> {
     // The staged release comes last, so content that it shares with other releases never counts as
     // freed.
@@ -58,8 +58,8 @@ pub fn usage(mirror: &dyn Mirror, state: &MirrorState) -> Result<Usage, String> 
     Ok(total_usage(&newest, &state.releases))
 }
 
-/// Records each object of `release` with its size and with `place`, the index of the newest release
-/// that contains it.
+/// Records each object of `release` with its size and with `index`, that of the newest release that
+/// contains it.
 fn add_release(
     mirror: &dyn Mirror,
     release: &Release,
@@ -82,7 +82,7 @@ fn add_release(
 }
 
 fn total_usage(newest: &HashMap<ObjectId, (u64, usize)>, releases: &[Release]) -> Usage {
-    // One more place than there are releases: it is for the staged release, which pruning keeps.
+    // One more entry than there are releases, for the staged release, which pruning keeps.
     let mut last = vec![0u64; releases.len() + 1];
     for (size, index) in newest.values() {
         last[*index] = last[*index].saturating_add(*size);

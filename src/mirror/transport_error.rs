@@ -53,16 +53,16 @@ pub enum TransportError {
         /// Why the handshake failed.
         what: String,
     },
-    /// A redirect, which is not followed: the token must be sent only to the configured host.
-    #[error("it sent a redirect to {to:?}, which is not followed")]
+    /// A redirect. Not followed: the token must be sent only to the configured host.
+    #[error("it sent a redirect to {to:?}, which headwater does not follow")]
     Redirect {
         /// The destination of the redirect.
         to: String,
     },
     /// A response with status 413 that is not from a receiver.
     #[error(
-        "a proxy in front of it refuses a body of {bytes} bytes: raise the limit of the proxy \
-         (client_max_body_size of nginx)"
+        "a proxy in front of it refuses a body of {bytes} bytes: raise the proxy's limit \
+         (client_max_body_size in nginx)"
     )]
     BodyTooLarge {
         /// The length of the refused body.

@@ -22,9 +22,9 @@ const MAX_BACKOFF: Duration = Duration::from_secs(30);
 pub struct Purge {
     /// The HTTP client.
     pub web: HttpClient,
-    /// The URL to which the lists are posted.
+    /// The URL that the lists are posted to.
     pub endpoint: String,
-    /// The authorization header with its value.
+    /// The authorization header and its value.
     pub header: Option<(String, Secret)>,
     /// The key of the list in the posted JSON object.
     pub key: String,
@@ -50,9 +50,9 @@ pub struct PurgeResult {
     pub error: Option<String>,
 }
 
-/// The URL paths, without the leading `/` and percent-encoded, at which visitors now get different
-/// content, in ascending order. The index page of a directory also adds the path of the directory.
-/// A path that is only retired is still served, so it is not included.
+/// The URL paths at which visitors now get different content, percent-encoded, without the leading
+/// `/`, in ascending order. The index page of a directory also adds the path of the directory. A
+/// path that is only retired is still served, so it is not included.
 #[must_use]
 pub fn changed_url_paths(diff: &Diff) -> BTreeSet<String> {
     let mut paths = BTreeSet::new();

@@ -49,7 +49,7 @@ impl<'a> StoredFrame<'a> {
         if self.bytes.len() == self.content_bytes {
             Ok(self.bytes)
         } else {
-            Err(PackError::frame("it is cut"))
+            Err(PackError::frame("it is truncated"))
         }
     }
 

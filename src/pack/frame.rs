@@ -106,9 +106,9 @@ fn little_endian(bytes: &[u8], at: usize, count: usize) -> Option<u64> {
 }
 
 fn parse_header(frame: &[u8]) -> Result<FrameHeader, PackError> {
-    const CUT: PackError = PackError::frame("its header is cut");
+    const CUT: PackError = PackError::frame("its header is truncated");
     if !frame.starts_with(&FRAME_MAGIC) {
-        return Err(PackError::frame("no zstd frame"));
+        return Err(PackError::frame("it is not a zstd frame"));
     }
     let &descriptor = frame.get(4).ok_or(CUT)?;
     let single_segment = descriptor & 0x20 != 0;
@@ -119,7 +119,7 @@ fn parse_header(frame: &[u8]) -> Result<FrameHeader, PackError> {
         return Err(PackError::frame("no checksum"));
     }
     if descriptor & 0x03 != 0 {
-        return Err(PackError::frame("it wants a dictionary"));
+        return Err(PackError::frame("it requires a dictionary"));
     }
     let size_at = if single_segment { 5 } else { 6 };
     let content_bytes = match (descriptor >> 6, single_segment) {
@@ -185,7 +185,7 @@ pub(super) fn decode_into(
     let corrupt = |source| PackError::Frame { what: "it does not decode", source: Some(source) };
     let status = status.map_err(corrupt)?;
     if status.remaining != 0 || status.bytes_written != content_bytes {
-        return Err(PackError::frame("it is cut"));
+        return Err(PackError::frame("it is truncated"));
     }
     if status.bytes_read != frame.len() {
         return Err(PackError::frame("something follows it"));
@@ -318,7 +318,7 @@ mod tests {
         assert_eq!(fault(&[&good[..], &[0]].concat(), bytes), "something follows it");
         // A skippable frame before or after it.
         let skippable = [0x50, 0x2a, 0x4d, 0x18, 0, 0, 0, 0];
-        assert_eq!(fault(&[&skippable[..], &good[..]].concat(), bytes), "no zstd frame");
+        assert_eq!(fault(&[&skippable[..], &good[..]].concat(), bytes), "it is not a zstd frame");
         assert_eq!(fault(&[&good[..], &skippable[..]].concat(), bytes), "something follows it");
         assert_eq!(fault(&good, bytes - 1), "its size is not that of the pieces");
         assert_eq!(fault(&good, bytes + 1), "its size is not that of the pieces");
@@ -327,7 +327,7 @@ mod tests {
         assert_eq!(fault(&reserved, bytes), "reserved bits are set");
         let mut dictionary = good;
         dictionary[4] |= 1;
-        assert_eq!(fault(&dictionary, bytes), "it wants a dictionary");
+        assert_eq!(fault(&dictionary, bytes), "it requires a dictionary");
     }
 
     #[test]

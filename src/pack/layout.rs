@@ -357,7 +357,7 @@ pub(super) fn take_dense(bytes: &[u8]) -> Result<(Vec<Piece>, Vec<BaseRange>), P
         u32::try_from(length).map_err(|_| PackError::Limit { what: BASE, limit: MAX_PREFIX_BYTES })
     })?;
     if !input.rest.is_empty() {
-        return Err(PackError::Malformed { what: "bytes behind the ranges of a block" });
+        return Err(PackError::Malformed { what: "bytes after the ranges of a block" });
     }
     let ranges = entries.into_iter().zip(offsets).zip(lengths);
     let bases =

@@ -95,10 +95,12 @@ impl<'a> Blocks<'a> {
         }
         self.input.byte("end record")?;
         if self.input.number("number of blocks")? != self.count {
-            return Err(PackError::Malformed { what: "the end record counts other blocks" });
+            return Err(PackError::Malformed {
+                what: "the end record has a different number of blocks",
+            });
         }
         if !self.input.rest.is_empty() {
-            return Err(PackError::Malformed { what: "something follows the end record" });
+            return Err(PackError::Malformed { what: "data follows the end record" });
         }
         Ok(None)
     }

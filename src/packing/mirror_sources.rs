@@ -371,8 +371,7 @@ impl MirrorSource {
         drop(health);
         let why = error_chain(error);
         if is_newly_given_up {
-            let message =
-                format!("{}: no content is read from it any more: {why}", self.mirror.name());
+            let message = format!("{}: no more content is read from it: {why}", self.mirror.name());
             monitor.event(Event::Warned { message });
         }
         *self.last_error.lock() = Some(why);

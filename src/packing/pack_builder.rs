@@ -78,7 +78,7 @@ fn lost(paths: &[String], more: usize, failed: &[String]) -> String {
     let failed =
         if failed.is_empty() { String::new() } else { format!(" ({})", failed.join("; ")) };
     format!(
-        "cannot get the content of {}{more}: the tree lacks it, and no mirror that answers has it \
+        "cannot get the content of {}{more}: the tree lacks it, and no mirror that responds has it \
          whole{failed}",
         paths.join(", ")
     )

@@ -22,7 +22,7 @@ pub struct ProtocolError {
 }
 
 /// The message of the error `forbidden` for a client that wants to push but may only read.
-pub const READ_ONLY_MESSAGE: &str = "this token may read, and not push";
+pub const READ_ONLY_MESSAGE: &str = "this token may only read, not push";
 
 /// Subtype of an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -303,9 +303,9 @@ impl<'m> Claims<'m> {
             let mirrors: Vec<&str> =
                 self.members.iter().filter(serves).map(|member| member.mirror.name()).collect();
             let message = format!(
-                "release {name} is only on {}, and this machine did not bring it there: nothing of \
-                 it is passed on to the other mirrors; `headwater heal --from` one of these copies \
-                 the release to all mirrors, and the next new release replaces it",
+                "release {name} is only on {}, and this machine did not put it there: none of it \
+                 is passed on to the other mirrors; `headwater heal --from` with one of these \
+                 mirrors copies the release to all mirrors, and the next new release replaces it",
                 mirrors.join(", ")
             );
             monitor.event(Event::Warned { message });
@@ -352,7 +352,7 @@ impl<'m> Claims<'m> {
     ) {
         let enough = self.min_run_confirmations;
         let message = format!(
-            "run {number} of {stream} is on {} only: it does not count until {enough} mirrors \
+            "run {number} of {stream} is only on {}: it does not count until {enough} mirrors \
              serve it",
             mirrors.join(", ")
         );

@@ -43,7 +43,7 @@ pub(super) fn newest_for_heal<'m>(
     let Some(owner) = owner.filter(was_not_pushed_from_here) else { return Some(newest) };
     let (name, sequence) = (owner.mirror.name(), newest.sequence);
     let message = format!(
-        "release {sequence} is only on {name}, and this machine did not bring it there: it is not \
+        "release {sequence} is only on {name}, and this machine did not put it there: it is not \
          copied to other mirrors; `headwater heal --from {name}` copies it"
     );
     monitor.event(Event::Warned { message });

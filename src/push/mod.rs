@@ -91,8 +91,8 @@ pub enum PushError {
     /// A guard rail refused the release.
     #[error(transparent)]
     Guard(#[from] GuardFault),
-    /// A newer run in the same stream was already published.
-    #[error("order {number} of {stream:?} is superseded: {seen} was published already")]
+    /// A newer run of the same stream was published already.
+    #[error("order {number} of {stream:?} is superseded: {seen} has already been published")]
     Superseded {
         /// The stream.
         stream: String,
@@ -264,7 +264,7 @@ fn push_with_retries(
             RolloutEnd::Retry(report) if attempt == MAX_ATTEMPTS => return Ok(report),
             RolloutEnd::Retry(_) => {
                 monitor.event(Event::Warned {
-                    message: "another push was quicker: starting again on top of it".into(),
+                    message: "another push finished first: starting again on top of it".into(),
                 });
             }
         }

@@ -124,7 +124,7 @@ fn warn_of_cache(error: Option<String>, cache: &ContentCache, monitor: &dyn Moni
     let damaged =
         (cache.damaged() > 0).then(|| format!("{} of its files were damaged", cache.damaged()));
     if let Some(what) = damaged.or(error) {
-        let message = format!("the cache of old content: {what}; what is lost of it is sent whole");
+        let message = format!("the cache of old content: {what}; whatever it lost is sent whole");
         monitor.event(Event::Warned { message });
     }
 }

@@ -192,7 +192,7 @@ fn run_probe(
     let Probe { url, path } = probe;
     let (object, size) = expected
         .get(path.as_str())
-        .ok_or_else(|| format!("probe {url}: the release does not know it"))?;
+        .ok_or_else(|| format!("probe {url}: the release does not have its path"))?;
     let web = web.clone();
     let asked = url.clone();
     let size = *size;

@@ -106,7 +106,7 @@ fn push_collisions(
             // Different names may have equal hashes.
             if other != first && fold(other) == fold(first) {
                 let why = format!(
-                    "differs from {} in case or normal form only",
+                    "differs from {} only in case or normal form",
                     escape(first.as_bytes())
                 );
                 rejected.push(RejectedPath { path: escape(other.as_bytes()), why });

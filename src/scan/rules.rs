@@ -78,7 +78,7 @@ impl ExcludeRules {
             }
         }
         let too_much =
-            |_| RulesFault::Content("has patterns that are too large together".to_owned());
+            |_| RulesFault::Content("has patterns that are too large in total".to_owned());
         let matcher = builder.build().map_err(too_much)?;
         if !matcher.is_empty() {
             let prefix = if relative.is_empty() { 0 } else { relative.len() + 1 };

@@ -42,7 +42,7 @@ fn each_mirror_has_a_line_and_nothing_changes() {
     assert!(line("lost").contains("FAILED") && line("lost").contains("hint: "));
     assert!(
         line("away").contains("FAILED: it cannot be reached")
-            && line("away").contains("receiver runs")
+            && line("away").contains("receiver is running")
     );
     assert!(line("secret").contains("NO_SUCH_TOKEN: this variable is not set"));
     assert_eq!(run.stderr, "");
@@ -104,11 +104,11 @@ fn clock_difference_is_a_warning_and_not_a_failure() {
     assert_eq!(lines.len(), 3, "{}", run.stdout);
     assert!(lines[0].contains(": ok: serves release 1"), "{}", run.stdout);
     assert!(
-        lines[1].contains(": warning: the clock of the mirror differs from this clock by 3"),
+        lines[1].contains(": warning: the mirror's clock differs from this machine's clock by 3"),
         "{}",
         run.stdout
     );
-    assert!(lines[2].starts_with("  hint: set both clocks by NTP"), "{}", run.stdout);
+    assert!(lines[2].starts_with("  hint: set both clocks with NTP"), "{}", run.stdout);
     workspace.ok(&command).says("ok: serves release 1");
 }
 
@@ -121,7 +121,7 @@ fn token_file_readable_by_others_causes_one_warning() {
         .run("doctor https://127.0.0.1:1/a https://127.0.0.1:1/b --token-file token")
         .code(1);
     assert_eq!(
-        run.stderr.matches("every user of this machine can read").count(),
+        run.stderr.matches("every user on this machine can read").count(),
         1,
         "{}",
         run.stderr
@@ -231,7 +231,7 @@ fn wrong_receiver_path_names_only_the_sites_of_the_token() {
     workspace.write("headwater.toml", &wrong);
     let run = workspace.run("doctor").code(1).says("no site is served at this path");
     assert!(run.stdout.contains("this token is for /docs/"), "{}", run.stdout);
-    assert!(run.stdout.contains("hint: check that the path of the URL"), "{}", run.stdout);
+    assert!(run.stdout.contains("hint: check that the path in the URL"), "{}", run.stdout);
     assert!(!run.stdout.contains("blog"), "{}", run.stdout);
     // Without a valid token nothing is disclosed.
     workspace.write("headwater.toml", wrong.replace("token_file = 'token'\n", ""));

@@ -65,7 +65,7 @@ fn manual_edits_are_found_by_quick_verify() {
             "docs/a.html: missing",
             "docs: is not ours",
             "new.php: is not ours",
-            "assets/style.css: is another kind of file",
+            "assets/style.css: is a different kind of file",
             "assets/deep/er/logo.svg: mode differs",
         ] {
             assert!(run.stdout.contains(line), "{line}: {}", run.stdout);

@@ -55,7 +55,7 @@ fn status_public_checks_what_visitors_get() {
     workspace
         .run("status --public")
         .code(1)
-        .says("visitors get other content for 1 of 5 files: index.html: other content");
+        .says("visitors get different content for 1 of 5 files: index.html: other content");
     let row = workspace.json("status --public", 1)["mirrors"]
         .as_array()
         .unwrap()

@@ -5,9 +5,9 @@
 use headwater::push::SiteOfMirror;
 use headwater::tree_path::Site;
 
-/// Limits the command `args`, which includes the program name, to the site that most of `mirrors`
-/// have. If several sites are equally frequent, chooses the first one. Removes mirrors of other
-/// sites, but keeps the source of `--from`.
+/// Restricts the command `args`, which includes the program name, to the site that most of
+/// `mirrors` have. If several sites tie, chooses the first one. Removes mirrors of other sites, but
+/// keeps the source of `--from`.
 pub(crate) fn for_one_site(args: &[String], mirrors: &[SiteOfMirror]) -> String {
     // The source stays even if it has a different site, because the user named it.
     let source = args.iter().enumerate().find_map(|(at, arg)| match arg.strip_prefix("--from") {
@@ -43,8 +43,8 @@ fn shell_quoted(word: &str) -> String {
     if !word.is_empty() && word.chars().all(is_plain) {
         return word.to_owned();
     }
-    // Nothing can escape a quote inside single quotes, so they are closed and opened again after
-    // it.
+    // Inside single quotes, nothing can escape a quote, so they are closed before it and reopened
+    // after it.
     format!("'{}'", word.replace('\'', r"'\''"))
 }
 

@@ -1,5 +1,5 @@
-//! The arguments that several subcommands share, as groups, and the types of
-//! their values. The doc comments here are the help texts.
+//! Groups of arguments that several subcommands share, and the types of their values. The doc
+//! comments here are the help text.
 
 use std::num::{NonZeroU32, NonZeroU64, NonZeroUsize};
 use std::path::{Path, PathBuf};
@@ -19,7 +19,7 @@ pub(super) mod operands;
 pub(super) mod rsync_flags;
 pub(super) mod unknown_option;
 
-/// Headings of the help text.
+/// Headings in the help text.
 const PUBLISH: &str = "What is published";
 const GUARDS: &str = "Guard rails";
 pub(crate) const RUN: &str = "How it runs";
@@ -58,15 +58,15 @@ pub(crate) struct OutputArgs {
     pub(crate) events: Option<PathBuf>,
 }
 
-/// How many lines of a list are shown.
+/// How much of a list is shown.
 #[derive(Debug, Clone, Copy, Default, Args)]
 pub(crate) struct ListArgs {
-    /// List every path that differs instead of the first 50 (for `plan` and `diff`)
+    /// List every path that differs, not just the first 50 (for `plan` and `diff`)
     #[arg(long, help_heading = OUTPUT)]
     pub(crate) all: bool,
 }
 
-/// The mirrors of commands without a tree.
+/// The mirrors for a command that takes no tree.
 #[derive(Debug, Clone, Default, Args)]
 pub(crate) struct MirrorsArgs {
     /// Mirrors: names from the configuration, or locations such as /srv/www or https://host/site
@@ -81,18 +81,18 @@ pub(crate) struct SourceArgs {
     /// The content tree (a directory) and the mirrors (names from the configuration, or locations)
     ///
     /// An argument with a `/` is a path or a location. A bare word is the name of a mirror or, as
-    /// the first argument, a directory. The default tree is the `content` of the configuration, and
-    /// the default mirrors are all configured mirrors. With --from, every argument is a mirror.
-    // clap puts brackets around the name, so that the usage reads `[TREE] [MIRROR]...`.
+    /// the first argument, a directory. The default tree is `content` in the configuration, and the
+    /// default mirrors are all configured mirrors. With --from, every argument is a mirror.
+    // clap puts brackets around the name, so the usage reads `[TREE] [MIRROR]...`.
     #[arg(value_name = "TREE] [MIRROR", value_hint = ValueHint::AnyPath)]
     pub(crate) operands: Vec<String>,
-    /// Copy the release that this mirror serves unchanged to the other mirrors, instead of pushing
+    /// Copy the release that this mirror serves to the other mirrors unchanged, instead of pushing
     /// a tree
     #[arg(long, value_name = "MIRROR", value_hint = ValueHint::AnyPath, help_heading = PUBLISH)]
     pub(crate) from: Option<String>,
-    /// Exclude paths that match this pattern in gitignore syntax, after the configured patterns;
-    /// may be repeated
-    // A pattern may begin with a hyphen, as the name of a file may.
+    /// Exclude paths that match this gitignore pattern, applied after the configured patterns; may
+    /// be repeated
+    // A pattern may begin with a hyphen, because a file name may.
     #[arg(long, value_name = "PATTERN", allow_hyphen_values = true, help_heading = PUBLISH)]
     pub(crate) exclude: Vec<String>,
 }
@@ -100,19 +100,20 @@ pub(crate) struct SourceArgs {
 /// The contents of a new release.
 #[derive(Debug, Clone, Default, Args)]
 pub(crate) struct ReleaseArgs {
-    /// Store this note for people in the release [default in CI: commit, branch and URL of the run]
+    /// Store this note in the release, for people to read [default in CI: commit, branch and URL of
+    /// the run]
     #[arg(long, value_name = "TEXT", help_heading = PUBLISH)]
     pub(crate) note: Option<String>,
-    /// This push is run N of STREAM; refuse to replace a release from a higher N in that stream
-    /// [default in CI: the run number]
+    /// Mark this push as run N of STREAM, and refuse to replace a release from a higher N in that
+    /// stream [default in CI: the run number]
     #[arg(long, value_name = "STREAM:N", help_heading = PUBLISH)]
     pub(crate) order: Option<RunNumber>,
-    /// Serve removed files of every kind for this long, so that cached pages find them: 0s, 24h,
-    /// 14d
+    /// Keep serving removed files of every kind for this long, so that cached pages still find
+    /// them: 0s, 24h, 14d
     #[arg(long, value_name = "DURATION", value_parser = parse_duration, help_heading = PUBLISH)]
     pub(crate) keep_removed: Option<Duration>,
-    /// Stop serving PATH and everything below it at once; refused if the tree still contains it;
-    /// may be repeated
+    /// Stop serving PATH and everything below it immediately; refused if the tree still contains
+    /// it; may be repeated
     #[arg(long, value_name = "PATH", value_parser = TreePath::new, help_heading = PUBLISH)]
     pub(crate) expunge: Vec<TreePath>,
 }
@@ -120,14 +121,14 @@ pub(crate) struct ReleaseArgs {
 /// The guard rails that are switched off. They are independent, so each is a bool.
 #[derive(Debug, Clone, Default, Args)]
 pub(crate) struct GuardArgs {
-    /// Push even if a newer run was already published
+    /// Push even if a newer run has already been published
     #[arg(long, help_heading = GUARDS)]
     pub(crate) allow_older: bool,
-    /// Push content even if it was rolled back
+    /// Push content even if it has been rolled back
     #[arg(long, help_heading = GUARDS)]
     pub(crate) again: bool,
-    /// Start a new history of the site on mirrors that have different histories; the new history
-    /// replaces all of them
+    /// Start a new history for the site on mirrors whose histories differ; the new history replaces
+    /// all of them
     #[arg(long, help_heading = GUARDS)]
     pub(crate) new_history: bool,
     /// Return 0 if a newer push has won
@@ -145,10 +146,10 @@ pub(crate) struct GuardArgs {
 #[derive(Debug, Clone, Default, Args)]
 pub(crate) struct WorkArgs {
     /// Switch mirrors only when this many are ready: all, any, a number or a percentage [default:
-    /// `require` of the configuration, or all]
+    /// `require` in the configuration, or all]
     #[arg(long, value_name = "all|N|N%|any", help_heading = RUN)]
     pub(crate) require: Option<Require>,
-    /// Use this many threads [default: `jobs` of the configuration, or one for each core]
+    /// Use this many threads [default: `jobs` in the configuration, or one per core]
     #[arg(
         short,
         long,
@@ -157,21 +158,21 @@ pub(crate) struct WorkArgs {
         help_heading = RUN
     )]
     pub(crate) jobs: Option<NonZeroUsize>,
-    /// What to do with mirrors that switched when another mirror fails to switch: leave them, or
-    /// revert them [default: `on_failure` of the configuration, or leave]
+    /// If a mirror fails to switch, leave the mirrors that have already switched, or revert them
+    /// [default: `on_failure` in the configuration, or leave]
     #[arg(long, value_name = "leave|revert", value_parser = parse_on_failure, help_heading = RUN)]
     pub(crate) on_failure: Option<OnFailure>,
-    /// Fill mirrors that had a store before and are now empty or have a different store
+    /// Fill mirrors that had a store before but are now empty or have a different store
     #[arg(long, help_heading = RUN)]
     pub(crate) init: bool,
     #[command(flatten)]
     pub(crate) wait: WaitArgs,
     /// Keep hashes and old content in DIR between runs; DIR may be deleted at any time [default:
-    /// `dir` of `[cache]` in the configuration, or headwater in the XDG cache]
+    /// `dir` under `[cache]` in the configuration, or headwater in the XDG cache directory]
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath, help_heading = RUN)]
     pub(crate) cache: Option<PathBuf>,
     /// Compress content for sending: auto (none for directories on this machine, more for distant
-    /// or slow mirrors), raw (none), or a zstd level from 1 to 19 [default: `level` of the
+    /// or slow mirrors), raw (none), or a zstd level from 1 to 19 [default: `level` in the
     /// configuration, or auto]
     #[arg(long, value_name = "auto|raw|1..19", help_heading = RUN)]
     pub(crate) level: Option<LevelChoice>,
@@ -185,11 +186,11 @@ pub(crate) struct WorkArgs {
 #[derive(Debug, Clone, Default, Args)]
 pub(crate) struct RemoteArgs {
     /// The site that the mirrors must have [default: the mirrors' own site; for commands that
-    /// publish, `site` of the configuration if set]
+    /// publish, `site` in the configuration if set]
     #[arg(long, value_name = "NAME", help_heading = RUN)]
     pub(crate) site: Option<Site>,
-    /// Stop after this long; mirrors that are not ready by then stay on their release [default:
-    /// `deadline` of the configuration, or none]
+    /// Stop after this long; mirrors that are not ready by then stay on their current release
+    /// [default: `deadline` in the configuration, or none]
     #[arg(long, value_name = "DURATION", value_parser = parse_duration, help_heading = REMOTE)]
     pub(crate) deadline: Option<Duration>,
     /// Trust only the CA certificates in FILE, for mirrors without their own `ca`
@@ -200,16 +201,16 @@ pub(crate) struct RemoteArgs {
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = REMOTE)]
     pub(crate) token_file: Option<PathBuf>,
     /// Run this ssh command, for example "ssh -i key"; headwater splits it into words as a shell
-    /// does [default: `ssh_command` of the mirror or of the configuration, or ssh]
+    /// does [default: `ssh_command` for the mirror or in the configuration, or ssh]
     #[arg(long, value_name = "COMMAND", help_heading = REMOTE)]
     pub(crate) ssh_command: Option<SshCommand>,
-    /// Let ssh run this headwater command on the mirror, through the shell of the mirror [default:
-    /// `receive_command` of the mirror or of the configuration, or headwater]
+    /// Run this headwater command on the mirror, over ssh and through the mirror's shell [default:
+    /// `receive_command` for the mirror or in the configuration, or headwater]
     #[arg(long, value_name = "COMMAND", help_heading = REMOTE)]
     pub(crate) receive_command: Option<ReceiveCommand>,
 }
 
-// The type belongs to the library, which does not know clap, so it cannot derive `ValueEnum`.
+// The type belongs to the library, which does not use clap, so it cannot derive `ValueEnum`.
 fn parse_on_failure(text: &str) -> Result<OnFailure, String> {
     match text {
         "leave" => Ok(OnFailure::Leave),
@@ -218,20 +219,20 @@ fn parse_on_failure(text: &str) -> Result<OnFailure, String> {
     }
 }
 
-/// Reads a number that is not zero.
+/// Parses a nonzero number.
 fn parse_count<T: FromStr>(text: &str) -> Result<T, String> {
-    // clap would print the error of `parse`, which does not say which value is valid.
-    text.parse().map_err(|_| "write a number, at least 1".to_owned())
+    // clap would print the error from `parse`, which does not say which values are valid.
+    text.parse().map_err(|_| "write a number of at least 1".to_owned())
 }
 
 /// Limits for transfers.
 #[derive(Debug, Clone, Default, Args)]
 pub(crate) struct TrafficArgs {
     /// Send at most this many bytes per second to all mirrors on other machines together: 500kB,
-    /// 2MB [default: `bwlimit` of the configuration, or no limit]
+    /// 2MB [default: `bwlimit` in the configuration, or no limit]
     #[arg(long, value_name = "RATE", value_parser = parse_rate, help_heading = REMOTE)]
     pub(crate) bwlimit: Option<NonZeroU64>,
-    /// Send content to at most this many mirrors at once [default: `max_parallel` of the
+    /// Send content to at most this many mirrors at once [default: `max_parallel` in the
     /// configuration, or 16]
     #[arg(
         long,
@@ -245,21 +246,21 @@ pub(crate) struct TrafficArgs {
 /// The start delay and the result files of a push.
 #[derive(Debug, Clone, Default, Args)]
 pub(crate) struct ScheduleArgs {
-    /// Wait a random time, up to this long, before starting, so that many origins do not start at
-    /// once
+    /// Before starting, wait a random time, at most this long, so that many origins do not start
+    /// together
     #[arg(long, value_name = "DURATION", value_parser = parse_duration, help_heading = RUN)]
     pub(crate) jitter: Option<Duration>,
-    /// After the run, write the state of the mirrors as gauges to FILE, for the textfile collector
-    /// of Prometheus
+    /// After the run, write the state of the mirrors as gauges to FILE, for Prometheus's textfile
+    /// collector
     #[arg(long, value_name = "FILE.prom", value_hint = ValueHint::FilePath, help_heading = OUTPUT)]
     metrics: Option<PathBuf>,
-    /// Write the result as NAME=VALUE lines to FILE, for a dotenv report of GitLab
+    /// Write the result as NAME=VALUE lines to FILE, for a GitLab dotenv report
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = OUTPUT)]
     pub(crate) dotenv: Option<PathBuf>,
 }
 
 impl ScheduleArgs {
-    /// The file for the gauges, if a file is set.
+    /// The file for the gauges, if one is set.
     pub(crate) fn metrics<'a>(&'a self, config: &'a Config) -> Option<&'a Path> {
         self.metrics.as_deref().or(config.notify.metrics.as_deref())
     }
@@ -268,13 +269,13 @@ impl ScheduleArgs {
 /// How long a command waits for a lock.
 #[derive(Debug, Clone, Default, Args)]
 pub(crate) struct WaitArgs {
-    /// Wait this long for a mirror that another run is changing [default: `wait` of the
+    /// Wait this long for a mirror that another run is changing [default: `wait` in the
     /// configuration, or 60s]
     #[arg(long, value_name = "DURATION", value_parser = parse_duration, help_heading = RUN)]
     pub(crate) wait: Option<Duration>,
 }
 
-/// The arguments of `push` and `plan`: a plan is exact only if it has all arguments of the push.
+/// The arguments of `push` and `plan`: a plan is exact only if it takes every argument of the push.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct PushArgs {
     #[command(flatten)]
@@ -355,8 +356,8 @@ pub(crate) struct DiffArgs {
 pub(crate) struct ReleasesArgs {
     #[command(flatten)]
     pub(crate) mirrors: MirrorsArgs,
-    /// Also show the disk space of mirrors on other machines; this reads the manifests of all kept
-    /// releases from each mirror
+    /// Also show the disk space that mirrors on other machines use; this reads the manifests of all
+    /// kept releases from each mirror
     #[arg(long, help_heading = OUTPUT)]
     pub(crate) disk: bool,
     #[command(flatten)]
@@ -399,7 +400,7 @@ pub(crate) struct RollbackArgs {
 pub(crate) struct VerifyArgs {
     #[command(flatten)]
     pub(crate) mirrors: MirrorsArgs,
-    /// Compare only the size and the time of the served files, without reading them
+    /// Compare only the sizes and times of the served files, without reading them
     #[arg(long)]
     pub(crate) quick: bool,
     #[command(flatten)]
@@ -436,7 +437,7 @@ pub(crate) struct RepairArgs {
 pub(crate) struct PruneArgs {
     #[command(flatten)]
     pub(crate) mirrors: MirrorsArgs,
-    /// Keep this many releases [default: `keep` of the configuration, or 3]
+    /// Keep this many releases [default: `keep` in the configuration, or 3]
     #[arg(long, value_name = "N", value_parser = parse_count::<NonZeroU32>)]
     pub(crate) keep: Option<NonZeroU32>,
     #[command(flatten)]

@@ -1,15 +1,15 @@
 //! The meaning of the positional arguments: a tree, a mirror, or a kept release.
 //!
-//! Pure: a closure inspects paths. An argument with a `/`, and `.` and `..`, is a path or a
-//! location. A bare word is the name of a configured mirror or, as a tree, a directory. A word that
-//! names both is an error.
+//! Pure: a closure inspects paths. `.`, `..` and any argument with a `/` are paths or locations. A
+//! bare word is the name of a configured mirror or, as a tree, a directory. A word that names both
+//! is an error.
 
 use headwater::config::{Config, FILE_NAME, MirrorAccess, MirrorConfig, closest};
 use headwater::mirror::has_token;
 
 use crate::cli::output::failure::{Exit, Failure};
 
-/// A mirror on which a command works.
+/// A mirror that a command works on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct MirrorChoice {
     /// The name in all output: the configured name, or the location as given.
@@ -45,12 +45,12 @@ impl From<&MirrorConfig> for MirrorChoice {
 pub(crate) struct Operands {
     /// The named tree; `None` for the configured content, or for `--from`.
     pub(crate) tree: Option<String>,
-    /// The mirrors: at least one, and none of them twice.
+    /// The mirrors: at least one, and none twice.
     pub(crate) mirrors: Vec<MirrorChoice>,
 }
 
-/// A side of `diff`, or a source: a tree, a mirror, or a release of a mirror. For a directory, only
-/// the disk shows whether it is a tree or a mirror.
+/// One side of `diff`, or a source: a tree, a mirror, or a release on a mirror. For a directory,
+/// only the disk shows whether it is a tree or a mirror.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Operand {
     /// The name in all output, and the location.
@@ -67,7 +67,7 @@ pub(crate) struct Operand {
 pub(crate) enum PathKind {
     /// There is no directory.
     Missing,
-    /// A directory in which a mirror can be created.
+    /// A directory where a mirror can be created.
     Empty,
     /// A directory with files that do not belong to a mirror.
     Tree,
@@ -75,7 +75,7 @@ pub(crate) enum PathKind {
     Store,
 }
 
-/// Why arguments have no clear meaning.
+/// Why the meaning of the arguments is unclear.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum OperandError {
     /// A bare word names both a mirror and a directory.
@@ -85,7 +85,7 @@ pub(crate) enum OperandError {
         word: String,
     },
     /// A bare word was used as a tree, but names neither a mirror nor a directory.
-    #[error("there is no directory {word:?} here, and no mirror of that name is configured")]
+    #[error("there is no directory {word:?} here, and no mirror with that name is configured")]
     NoSuchTree {
         /// The word.
         word: String,
@@ -139,7 +139,7 @@ impl OperandError {
                      name the tree before it"
                 )
             }
-            // `host:path` is the form of scp and rsync, which is not accepted here.
+            // `host:path` is the form that scp and rsync use; it is not accepted here.
             Self::UnknownMirror { word, .. } if word.contains(':') => {
                 "write a mirror on another machine as ssh://[user@]host/absolute/path or \
                  https://host/site"
@@ -238,7 +238,8 @@ pub(crate) fn resolve_push(
     Ok(Operands { tree, mirrors })
 }
 
-/// The mirrors of a command that has no other arguments; without arguments, all configured mirrors.
+/// The mirrors for a command that takes no other arguments; all configured mirrors if none are
+/// named.
 pub(crate) fn resolve_mirrors(
     arguments: &[String],
     config: &Config,
@@ -250,8 +251,8 @@ pub(crate) fn resolve_mirrors(
     let mut mirrors: Vec<MirrorChoice> = Vec::with_capacity(arguments.len());
     for argument in arguments {
         let mirror = resolve_mirror(argument, config)?;
-        // `/srv/www` and `/srv/www/` are the same directory. The push finds other cases of two
-        // names for one mirror, because it knows the stores.
+        // `/srv/www` and `/srv/www/` are the same directory. The push detects every other case of
+        // one mirror with two names, because it knows the stores.
         let trimmed_location =
             |mirror: &MirrorChoice| mirror.location.trim_end_matches('/').to_owned();
         if mirrors.iter().any(|earlier| trimmed_location(earlier) == trimmed_location(&mirror)) {
@@ -262,7 +263,7 @@ pub(crate) fn resolve_mirrors(
     Ok(mirrors)
 }
 
-/// A side of `diff`, or the source of `--from`.
+/// One side of `diff`, or the source in `--from`.
 pub(crate) fn resolve_operand(
     argument: &str,
     config: &Config,
@@ -276,7 +277,7 @@ pub(crate) fn resolve_operand(
     }
     match (config.mirror(text), sequence.is_none() && is_directory(text)) {
         // If one of the two took precedence, a push could use the wrong one as soon as a directory
-        // of that name appears.
+        // with that name appeared.
         (Some(_), true) => Err(OperandError::Ambiguous { word: text.to_owned() }),
         (Some(mirror), false) => Ok(Operand { choice: mirror.into(), is_mirror: true, sequence }),
         (None, true) => {
@@ -337,14 +338,14 @@ fn is_url(argument: &str) -> bool {
     argument.contains("://")
 }
 
-/// Splits `LOCATION:SEQ`. The number after the host of a URL is its port, so a sequence must follow
-/// a path; `./a:7/` is a directory named `a:7`.
+/// Splits `LOCATION:SEQ`. In a URL, a number right after the host is the port, so a sequence must
+/// follow a path; `./a:7/` is a directory named `a:7`.
 fn split_sequence(argument: &str) -> (&str, Option<u64>) {
     let Some((location, number)) = argument.rsplit_once(':') else { return (argument, None) };
     let is_port = location.split_once("://").is_some_and(|(_, rest)| !rest.contains('/'));
     match number.parse() {
         Ok(sequence)
-            // `parse` also accepts a plus sign.
+            // `parse` would also accept a plus sign.
             if !is_port && !location.is_empty() && number.bytes().all(|b| b.is_ascii_digit()) =>
         {
             (location, Some(sequence))

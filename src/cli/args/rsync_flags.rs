@@ -17,7 +17,7 @@ pub(crate) struct RsyncFlagArgs {
     #[arg(long, alias = "del", hide = true)]
     delete: bool,
     /// Not needed: a push shows progress unless --quiet is given
-    // `-P` of rsync is `--partial --progress`; a push always resumes.
+    // rsync's `-P` is `--partial --progress`; a push always resumes.
     #[arg(long, short = 'P', hide = true)]
     progress: bool,
     /// Not needed: a push always distributes directories, links and the executable bit
@@ -26,7 +26,7 @@ pub(crate) struct RsyncFlagArgs {
     /// Not needed: a push always includes all subdirectories
     #[arg(short = 'r', long, hide = true)]
     recursive: bool,
-    /// Not needed: a push always compresses content for other machines, see --level
+    /// Not needed: a push always compresses content for other machines; see --level
     #[arg(short = 'z', long, hide = true)]
     compress: bool,
     /// Not needed: a push always compares content by hash
@@ -37,14 +37,14 @@ pub(crate) struct RsyncFlagArgs {
 impl RsyncFlagArgs {
     /// Prints a note for each of these flags that was given.
     pub(crate) fn explain(self) -> io::Result<()> {
-        // The flag is accepted with a note and not refused, because a push already does what it
+        // The flag is accepted with a note instead of refused, because a push already does what it
         // asks for.
         let notes = [
             (
                 self.delete,
                 "--delete",
-                "a push always removes files that are not in the tree, after the time of \
-                 --keep-removed",
+                "a push always removes files that are not in the tree, after the --keep-removed \
+                 time",
             ),
             (self.progress, "--progress", "a push shows progress unless --quiet is given"),
             (
@@ -56,19 +56,19 @@ impl RsyncFlagArgs {
             (
                 self.compress,
                 "--compress",
-                "a push always compresses content for other machines, see --level",
+                "a push always compresses content for other machines; see --level",
             ),
             (self.checksum, "--checksum", "a push always compares content by hash"),
         ];
         let given = notes.iter().filter(|(is_given, ..)| *is_given);
         given
             .map(|(_, flag, what)| format!("note: {flag} is not needed: {what}\n"))
-            // Written to stderr, so that a script that reads the result is not disturbed.
+            // Written to stderr, so that a script that reads the result does not see the notes.
             .try_for_each(|note| eprint_raw(&note))
     }
 }
 
-/// `--dry-run` of a command without a plan.
+/// `--dry-run` for a command that has no plan.
 #[derive(Debug, Clone, Copy, Default, Args)]
 pub(crate) struct DryRunArgs {
     /// Not supported by this command: the message names a command that shows what would be done
@@ -77,7 +77,7 @@ pub(crate) struct DryRunArgs {
 }
 
 impl DryRunArgs {
-    /// Refuses the flag; `instead` is a hint that names a command which shows what would be done.
+    /// Refuses the flag; `instead` is a hint that names a command that shows what would be done.
     pub(crate) fn refuse(self, command: &str, instead: &str) -> Result<(), Failure> {
         if self.dry_run {
             Err(Failure::new(Exit::Usage, format!("{command} has no --dry-run; nothing was done"))

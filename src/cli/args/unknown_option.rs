@@ -1,29 +1,31 @@
 //! The tip for an unknown option or command.
 //!
-//! clap suggests any option that has some letters in common with the unknown one, even hidden
-//! options. This module suggests only an option that the user probably meant, and otherwise
-//! nothing.
+//! clap suggests any option that shares some letters with the unknown one, even a hidden option.
+//! This module suggests an option only if the user probably meant it.
 
 use clap::builder::StyledStr;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use headwater::config::closest;
 
-/// A part of an option is recognized as that option if it has at least this many letters.
+/// Minimum number of letters for part of an option to be recognized as that option.
 const MIN_PARTIAL_LETTERS: usize = 4;
 
-/// Options of other programs, each with its equivalent here.
+/// Options from other programs, each with its equivalent here.
 const FOREIGN_OPTIONS: [(&str, &str); 2] = [
     (
         "max-delete",
-        "set `max_removed` in headwater.toml, which limits the paths that a push removes",
+        "set `max_removed` in headwater.toml, which limits how many paths a push removes",
     ),
-    ("force", "use the option of the guard; the message of a refused push names the option"),
+    (
+        "force",
+        "use the option that turns the guard rail off; the message of a refused push names it",
+    ),
 ];
 
-/// Commands of other programs that send content. Their users mean `push`.
+/// Commands that send content in other programs. Their users mean `push`.
 const FOREIGN_PUSH_COMMANDS: [&str; 6] = ["sync", "deploy", "upload", "publish", "copy", "cp"];
 
-/// Adds a tip to an error about a command of another program.
+/// Adds a tip to an error about a command from another program.
 fn suggest_push(error: &mut clap::Error) {
     if let Some(ContextValue::String(given)) = error.get(ContextKind::InvalidSubcommand)
         && FOREIGN_PUSH_COMMANDS.contains(&given.as_str())
@@ -33,8 +35,8 @@ fn suggest_push(error: &mut clap::Error) {
     }
 }
 
-/// Replaces the tips in an error about an unknown option of the command that `arguments` name, or
-/// about an unknown command.
+/// Replaces the tips in an error about an unknown command, or about an unknown option to the
+/// command that `arguments` name.
 pub(crate) fn replace_tips(
     error: &mut clap::Error,
     root: &mut clap::Command,
@@ -49,7 +51,7 @@ pub(crate) fn replace_tips(
     if error.kind() != ErrorKind::UnknownArgument {
         return;
     }
-    // Before this, the subcommands lack the global options.
+    // Without this, the subcommands would lack the global options.
     root.build();
     let command = subcommand(root, arguments);
     let options: Vec<&str> = command
@@ -83,7 +85,7 @@ fn subcommand(root: &clap::Command, arguments: impl Iterator<Item = String>) -> 
     command
 }
 
-/// The option that the user probably meant: `word` is the option with a typing error or with a part
+/// The option that the user probably meant: `word` is that option with a typo or with part of it
 /// left out.
 fn similar<'o>(word: &str, options: &[&'o str]) -> Option<&'o str> {
     let is_part_of = |option: &&&str| {
@@ -114,7 +116,7 @@ mod tests {
             ("--token", Some("'--token-file'")),
             ("--limit", Some("'--bwlimit'")),
             ("--max-delete=5", Some("`max_removed`")),
-            ("--force", Some("the option of the guard")),
+            ("--force", Some("turns the guard rail off")),
             ("--forse", None),
             ("--backup", None),
             ("--link-dest", None),

@@ -67,7 +67,7 @@ pub(crate) fn run(args: &AbandonArgs) -> Result<Exit, Failure> {
     let rows: Vec<AbandonRow<'_>> =
         abandoned.iter().map(|(mirror, what)| row(mirror, what)).collect();
     let failed = rows.iter().filter(|row| row.error.is_some()).count();
-    // The exit codes of a push: nothing was done, or it was done only on some mirrors.
+    // The same exit codes as for a push: every mirror failed, or only some of them did.
     let exit = match failed {
         0 => Exit::Success,
         failed if failed == rows.len() => Exit::NoMirror,

@@ -1,4 +1,4 @@
-//! `headwater completions`: a script that completes arguments in a shell.
+//! `headwater completions`: prints a shell completion script.
 
 use clap::Args;
 use clap_complete::Shell;
@@ -19,7 +19,7 @@ pub(crate) fn run(args: &CompletionsArgs) -> Result<Exit, Failure> {
 }
 
 fn script(shell: Shell) -> Vec<u8> {
-    // clap_complete panics if it cannot write, as to the closed pipe of `| head`.
+    // clap_complete panics if it cannot write, for example to a pipe that `head` has closed.
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut crate::cli::command(), "headwater", &mut script);
     script

@@ -62,7 +62,7 @@ pub(crate) fn run(args: &DiffArgs) -> Result<Exit, Failure> {
     let factory = MirrorFactory::new(&args.remote, None, &config);
     let side = |text: &str| -> Result<DiffSide, Failure> {
         let operand = operands::resolve_operand(text, &config, is_directory)?;
-        // Anything else may be a tree, and the scan reports one that does not exist.
+        // Anything else may be a tree; the scan reports one that does not exist.
         if operand.is_mirror {
             check_directories_exist(std::slice::from_ref(&operand.choice), &config)?;
         }
@@ -89,6 +89,6 @@ pub(crate) fn run(args: &DiffArgs) -> Result<Exit, Failure> {
         let summary = push_report::change_summary(&ChangeCounts::from(&diff));
         print(&format!("{}{summary}\n", describe_paths(&diff, args.list)))?;
     }
-    // Differences are a result and not a failure, unlike in diff(1).
+    // Unlike in diff(1), differences are a result, not a failure.
     Ok(Exit::Success)
 }

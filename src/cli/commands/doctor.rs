@@ -20,13 +20,11 @@ use crate::cli::setup::configuration::load_config;
 use crate::cli::setup::mirror_factory::MirrorFactory;
 use crate::cli::setup::options;
 
-/// If the difference between clocks exceeds this number of seconds, ages and expiry times are
-/// wrong.
+/// Difference between clocks, in seconds, above which ages and expiry times are wrong.
 const MAX_SKEW_SECONDS: u64 = 60;
-/// If less space than this is free, in bytes, it may be too little for a push.
+/// Free space, in bytes, below which a push may not fit.
 const LOW_SPACE_BYTES: u64 = 100_000_000;
-/// If less space than this is free, in bytes, not even the manifest and the directories of a
-/// release fit.
+/// Free space, in bytes, below which not even the manifest and directories of a release fit.
 const NO_SPACE_BYTES: u64 = 1_000_000;
 
 /// The arguments of `doctor`.
@@ -86,7 +84,7 @@ pub(crate) fn run(args: &DoctorArgs) -> Result<Exit, Failure> {
     let choices = operands::resolve_mirrors(&args.mirrors.mirrors, &config)?;
     let site = args.remote.site.as_ref().or(config.site.as_ref());
     let factory = MirrorFactory::new(&args.remote, None, &config);
-    // The store is checked as in a push, which would fail on a mirror that is not mounted.
+    // The store is checked as a push would check it: a push to an unmounted mirror fails.
     let stores = options::known_stores(None, &config);
     let findings = threads::each(&choices, |choice| {
         diagnose(choice, &stores, || factory.mirror(choice, site))
@@ -153,13 +151,13 @@ fn check_state(
     } else if let Some(path) = mirror.local_path() {
         check_directory(&path, state, facts, problems);
     }
-    // Facts that only a receiver reports. For a directory, the checks above take their place.
+    // Only a receiver reports these facts. For a directory, the checks above take their place.
     if let Some(receiver) = &state.receiver {
         if !receiver.may_push {
             problems.push(Problem::new(
                 "the token may only read",
                 "create one with `headwater token new --site NAME --allow push`, and add its table \
-                 to the serve.toml of the receiver",
+                 to the receiver's serve.toml",
             ));
         // Over SSH there is no token: every user who can log in may push.
         } else if mirror.location().starts_with("ssh://") {
@@ -170,15 +168,16 @@ fn check_state(
         facts.push(format!("receiver runs headwater {}", receiver.version));
         let skew = receiver.time.map(|time| time.abs_diff(fsx::unix_seconds()));
         if let Some(skew) = skew.filter(|skew| *skew > MAX_SKEW_SECONDS) {
-            let hint = "set both clocks by NTP: ages, expiry times and certificates depend on them";
+            let hint = "set both clocks with NTP: ages, expiry times and certificates depend on \
+                        them";
             warnings.push(Problem::new(
-                format!("the clock of the mirror differs from this clock by {skew} s"),
+                format!("the mirror's clock differs from this machine's clock by {skew} s"),
                 hint,
             ));
         }
     }
     // The state of a directory without a store does not include the free bytes, but a push needs
-    // free space there.
+    // space there.
     let free = state.free_bytes.or_else(|| Store::free_bytes_at(&mirror.local_path()?).ok());
     if let Some(free) = free {
         check_space(free, facts, problems, warnings);
@@ -246,8 +245,8 @@ fn check_directory(
 }
 
 impl MirrorDiagnosis {
-    /// Describes the facts on one line, or each problem on a line of its own; then each warning on
-    /// a line of its own. A hint follows on the next line.
+    /// Describes the facts on one line, or each problem on its own line, and then each warning on
+    /// its own line. A hint follows on the next line.
     fn describe(&self) -> String {
         let name = escape(&self.mirror);
         let line = |word: &str, problem: &Problem| {

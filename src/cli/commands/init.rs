@@ -1,4 +1,4 @@
-//! `headwater init`: writes an initial configuration in which every key is explained.
+//! `headwater init`: writes an initial configuration that explains every key.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -11,10 +11,9 @@ use crate::cli::output::failure::{Exit, Failure};
 use crate::cli::output::format::escape;
 use crate::cli::output::print::print;
 
-/// The text of the file. A line with `#` and no space contains a setting with its default or an
-/// example; a test removes the `#` and reads all settings.
-// All mirrors are examples that are commented out: a push right after `init` must not publish
-// anything.
+/// The text of the file. A line that begins with `#` and no space is a setting with its default or
+/// an example; a test removes the `#` and reads all settings.
+// All mirrors are commented-out examples: a push right after `init` must not publish anything.
 const TEMPLATE: &str = r##"# headwater.toml: what `headwater push` sends, and where.
 # Paths are relative to this file. A flag outranks the key of the same name.
 # A line that begins with # and no space is a setting that is off. It shows the
@@ -228,7 +227,7 @@ pub(crate) fn run(args: &InitArgs, is_quiet: bool) -> Result<Exit, Failure> {
             io::ErrorKind::AlreadyExists => {
                 "name another file, or move this one away; nothing was changed"
             }
-            _ => "name a file in a directory in which this user may create files",
+            _ => "name a file in a directory where this user may create files",
         };
         Failure::new(Exit::Usage, error).with_hint(hint)
     })?;
@@ -254,8 +253,8 @@ fn write(path: &Path) -> Result<(), IoError> {
     let name = path.file_name().and_then(|name| name.to_str()).ok_or_else(invalid)?;
     let parent =
         path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    // The system refuses an existing name. A separate check before would leave time for a file to
-    // appear.
+    // The system refuses an existing name. After a separate check, a file could still appear before
+    // the write.
     Dir::open(parent)?.write_new(name, TEMPLATE.as_bytes(), FileMode::RECORD, None)
 }
 

@@ -31,12 +31,12 @@ struct MirrorResult<T> {
     error: Option<String>,
 }
 
-/// Work on single mirrors, and the presentation of its results.
+/// A task that runs on single mirrors, and how its results are shown.
 pub(crate) trait MaintenanceTask {
     type Output: Serialize;
     /// The name of the command.
     const NAME: &'static str;
-    /// The hint for faults on a mirror; a mirror that fails gets a different hint.
+    /// The hint for a mirror with faults. A mirror on which the task fails gets a different hint.
     const FAULT_HINT: Option<&'static str> = None;
 
     fn run(&self, mirror: &Arc<dyn Mirror>, progress: &Progress) -> Result<Self::Output, Failure>;
@@ -44,7 +44,7 @@ pub(crate) trait MaintenanceTask {
     /// The result as text for people.
     fn describe(&self, mirror: &str, result: &Self::Output) -> String;
 
-    /// Whether the mirror has no faults according to the result.
+    /// Whether the result shows no faults on the mirror.
     fn is_healthy(&self, result: &Self::Output) -> bool;
 }
 
@@ -77,7 +77,7 @@ pub(crate) fn run_each<T: MaintenanceTask>(
             Err(failure) => {
                 failure.print();
                 // The exit code for a single mirror gives the reason, for example 7 or 9. Several
-                // mirrors can have different reasons.
+                // mirrors can fail for different reasons.
                 exit = if is_single { failure.exit() } else { Exit::Failed };
                 answer.mirrors.push(MirrorResult {
                     mirror,
@@ -99,7 +99,7 @@ pub(crate) fn run_each<T: MaintenanceTask>(
     Ok(exit)
 }
 
-/// The mirrors with these names or locations; without any, all configured ones.
+/// The mirrors with these names or locations; all configured mirrors if none are named.
 pub(crate) fn open_mirrors(
     names: &[String],
     factory: &MirrorFactory,

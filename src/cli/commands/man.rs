@@ -25,11 +25,11 @@ pub(crate) fn run(args: &ManArgs) -> Result<Exit, Failure> {
         Some(dir) => {
             let failed = |error| {
                 Failure::new(Exit::Failed, error)
-                    .with_hint("name a directory in which this user may create files")
+                    .with_hint("name a directory where this user may create files")
             };
             fsx::create_dir_all(dir).map_err(failed)?;
             for (name, page) in &pages {
-                // A rename replaces the old page, so that `man` never reads half of one.
+                // A rename replaces the old page, so `man` never reads half a page.
                 fsx::replace_file(&dir.join(name), |out| out.write_all(page)).map_err(failed)?;
             }
         }
@@ -37,7 +37,7 @@ pub(crate) fn run(args: &ManArgs) -> Result<Exit, Failure> {
     Ok(Exit::Success)
 }
 
-/// The file name and content of each page, the main page first.
+/// The file name and content of each page, main page first.
 fn pages() -> io::Result<Vec<(String, Vec<u8>)>> {
     let mut root = crate::cli::command();
     // Sets the names of the subcommand pages, and propagates global arguments.

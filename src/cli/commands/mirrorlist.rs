@@ -16,7 +16,7 @@ use crate::cli::output::format::{escape, pluralize};
 use crate::cli::output::print::print;
 use crate::cli::setup::fleet_poller::FleetPoller;
 
-/// Maximum size of an old list that is compared with the new one, in bytes.
+/// Maximum size, in bytes, of an old list that is compared with the new one.
 const MAX_BYTES: u64 = 16 * 1024 * 1024;
 /// The highest weight that haproxy accepts.
 const MAX_HAPROXY_WEIGHT: u32 = 256;
@@ -28,9 +28,9 @@ pub(crate) enum ListFormat {
     Txt,
     /// One JSON object
     Json,
-    /// Lines for an `upstream` of nginx
+    /// Lines for an nginx `upstream`
     Nginx,
-    /// Lines for a `backend` of haproxy
+    /// Lines for a haproxy `backend`
     Haproxy,
 }
 
@@ -77,8 +77,7 @@ pub(crate) fn run(args: &MirrorlistArgs, is_quiet: bool) -> Result<Exit, Failure
         .filter_map(ListedMirror::new)
         .collect();
     listed.sort_by(|a, b| a.sort_key().cmp(&b.sort_key()));
-    // An error and not an empty list, because an empty list would take the site off its load
-    // balancer.
+    // An error, not an empty list: an empty list would take the site off its load balancer.
     if listed.is_empty() {
         return Err(none_current_failure(args, fleet_poll.mirror_statuses.len() as u64));
     }
@@ -101,9 +100,9 @@ fn none_current_failure(args: &MirrorlistArgs, mirrors: u64) -> Failure {
         .with_hint("run `headwater status` to see the state of each mirror")
 }
 
-/// Writes the list if it differs from the content of the file.
+/// Writes the list if it differs from the file's content.
 fn replace_if_changed(path: &Path, text: &str, is_quiet: bool) -> Result<(), Failure> {
-    // A program that watches the file, to reload a load balancer, must not see a change if there is
+    // A program that watches the file to reload a load balancer must not see a change if there is
     // none.
     if fsx::read_text(path, MAX_BYTES).is_ok_and(|before| before == text) {
         return Ok(());
@@ -145,8 +144,8 @@ fn render(listed: &[ListedMirror<'_>], format: ListFormat) -> String {
     match format {
         ListFormat::Txt => listed.iter().map(|one| format!("{}\n", one.url)).collect(),
         ListFormat::Json => json(listed),
-        // Only the host and the port, which have been parsed: the rest of a URL could end this
-        // directive and begin another one.
+        // Prints only the host and the port, which have been parsed: the rest of a URL could end
+        // this directive and begin another one.
         ListFormat::Nginx => listed
             .iter()
             .map(|one| format!("server {} weight={};\n", one.url.authority(), one.mirror.weight))
@@ -172,7 +171,7 @@ fn json(listed: &[ListedMirror<'_>]) -> String {
 
 fn haproxy(one: &ListedMirror<'_>) -> String {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-    // haproxy accepts these characters in the name of a server, and few others.
+    // haproxy accepts these characters in a server name, and few others.
     let name: String =
         one.mirror.name.as_str().chars().map(|c| if is_plain(c) { c } else { '_' }).collect();
     let (authority, host) = (one.url.authority(), one.url.host());
@@ -180,7 +179,7 @@ fn haproxy(one: &ListedMirror<'_>) -> String {
     let tls = match (one.url.is_tls(), one.url.address()) {
         (false, _) => String::new(),
         (true, None) => format!(" ssl verify required sni str({host})"),
-        // An address is never sent as the server name in TLS (RFC 6066).
+        // TLS never sends an IP address as the server name (RFC 6066).
         (true, Some(_)) => format!(" ssl verify required verifyhost {host}"),
     };
     format!("server {name} {authority} weight {weight} check{tls}\n")

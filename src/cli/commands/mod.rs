@@ -1,4 +1,5 @@
-//! One file for each command: its run function, and its arguments unless other commands share them.
+//! One file per command, with its run function, and with its arguments unless other commands share
+//! them.
 
 pub(super) mod abandon;
 pub(super) mod activate;

@@ -24,14 +24,14 @@ use crate::cli::output::{failure, hints, next_steps, push_report};
 use crate::cli::setup::prepared_push;
 use crate::cli::setup::prepared_push::PreparedPush;
 
-/// Maximum number of mirrors and probes of a wave that are named. Further ones are only counted.
+/// Maximum number of mirrors and probes in a wave that are named. Any others are only counted.
 const MAX_NAMED: usize = 8;
 
 pub(crate) fn run(args: &PushArgs) -> Result<Exit, Failure> {
     print_plan(&prepared_push::prepare_push(args)?, args)
 }
 
-/// Prints what `job`, which was made from `args`, would do.
+/// Prints what `prepared`, which was made from `args`, would do.
 pub(crate) fn print_plan(prepared: &PreparedPush, args: &PushArgs) -> Result<Exit, Failure> {
     let progress = Progress::start(&args.output)?;
     progress.set_mirror_order(prepared.fleet.mirrors().iter().map(|mirror| mirror.name()));
@@ -47,8 +47,8 @@ pub(crate) fn print_plan(prepared: &PreparedPush, args: &PushArgs) -> Result<Exi
             let hint = |mirror: &push::MirrorPlan| {
                 hints::kind_hint(mirror.failure?, FailureSide::from_location(&mirror.location))
             };
-            // The failures are printed on stderr, and the table contains only the kind of each
-            // failure, so that every sentence is printed once.
+            // Failures are printed on stderr, and the table contains only their kinds, so each
+            // message is printed once.
             print_hints(plan.mirrors.iter().filter_map(hint).collect())?;
             let exit = plan_exit(&plan, args.guards.superseded_ok);
             if let Some(unmet) = &plan.unmet {
@@ -70,8 +70,8 @@ fn refused_failure(exit: Exit, unmet: &str) -> Failure {
     Failure::new(exit, error).with_hint("fix the mirrors named above, or lower --require")
 }
 
-/// The exit code of the push, if nothing fails on the way. If too few mirrors accept the release,
-/// the push tries none of them, and only those that failed or are current count.
+/// The exit code that the push would return if nothing else failed. If too few mirrors accept the
+/// release, the push tries none of them, and only mirrors that failed or are current count.
 fn plan_exit(plan: &PlanReport, is_superseded_ok: bool) -> Exit {
     let is_met = plan.unmet.is_none();
     let outcome = |mirror: &push::MirrorPlan| match mirror.failure {
@@ -107,7 +107,7 @@ struct PlanOutput<'a> {
     unmet: Option<&'a str>,
 }
 
-/// A mirror in the plan, including one that would not change.
+/// A mirror in the plan, whether or not it would change.
 #[derive(Serialize)]
 #[serde(untagged)]
 enum PlanRow<'a> {
@@ -286,7 +286,7 @@ fn counted_mirrors(number: usize) -> String {
     pluralize(number as u64, "mirror", "mirrors")
 }
 
-/// The mirrors of a wave, in the order in which they would switch.
+/// The mirrors in a wave, in the order in which they would switch.
 fn wave_members_text(wave: &WavePlan, lead: Option<&str>, is_first: bool) -> String {
     let rest: Vec<&str> =
         wave.mirrors.iter().map(String::as_str).filter(|name| Some(*name) != lead).collect();
@@ -325,7 +325,7 @@ fn wave_followup_text(wave: &WavePlan, is_last: bool) -> String {
     }
 }
 
-/// The numbers of objects that would be sent as deltas, by the kind of their base.
+/// How many objects would be sent as deltas, by kind of base.
 fn describe_bases(mirror: &MirrorPlan) -> String {
     let BaseCounts { same_path, like_content, like_name, neighbour, signed, none: _ } =
         mirror.bases;

@@ -10,7 +10,7 @@ use crate::cli::output::failure::{Exit, Failure};
 use crate::cli::setup::prepared_push::prepare_push_from;
 
 pub(crate) fn run(args: &PromoteArgs) -> Result<Exit, Failure> {
-    // A promotion is a push whose content a mirror has, with the same guard rails and the same
+    // A promotion is a push of content that a mirror has, with the same guard rails and the same
     // plan.
     let push = PushArgs {
         source: SourceArgs {

@@ -31,7 +31,7 @@ pub(crate) fn execute(
 ) -> Result<Exit, Failure> {
     let progress = Progress::start(output)?;
     progress.set_mirror_order(prepared.fleet.mirrors().iter().map(|mirror| mirror.name()));
-    // Before the notifications, because there is nothing to report if the user interrupts the wait.
+    // Before the notifications, because an interrupted wait leaves nothing to report.
     if !wait_for_start(&prepared.schedule, &progress) {
         return interrupted(command, output);
     }
@@ -43,7 +43,7 @@ pub(crate) fn execute(
     let pushed = push::push(&prepared.source, &prepared.fleet, &prepared.options, &progress);
     let mut report = match pushed {
         Ok(mut report) => {
-            // The push does not know frozen mirrors. Added last, to keep the order of the fleet.
+            // The push does not know frozen mirrors. They go last, to keep the fleet's order.
             report.mirrors.extend(prepared.frozen.iter().cloned());
             report
         }
@@ -55,7 +55,7 @@ pub(crate) fn execute(
             notifications.send_all(None, exit.code(), Some(&failure.error_text()), fleets);
             notifications.finish(None, exit.code());
             progress.finish();
-            // With `--superseded-ok` the run has succeeded: a newer run has published the content.
+            // With `--superseded-ok`, this is a success: a newer run has published the content.
             return if is_accepted {
                 accept_superseded(command, &failure, output)
             } else {

@@ -44,7 +44,8 @@ struct MirrorReleases<'a> {
     releases: &'a [Release],
     #[serde(skip_serializing_if = "Option::is_none")]
     staged: Option<&'a Release>,
-    /// The disk space of the releases; `None` for a mirror on another machine without `--disk`.
+    /// The disk space that the releases use; `None` for a mirror on another machine without
+    /// `--disk`.
     #[serde(skip_serializing_if = "Option::is_none")]
     usage: Option<Usage>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -66,7 +67,7 @@ pub(crate) fn run(args: &ReleasesArgs) -> Result<Exit, Failure> {
 
 fn mirror_releases(member: &PolledMirror, is_disk_requested: bool) -> MirrorReleases<'_> {
     let state = member.state();
-    // This reads the manifests of all releases, which causes a transfer from another machine.
+    // This reads the manifests of all releases, which must be transferred from another machine.
     let is_measured = is_disk_requested || member.mirror.link_kind() == LinkKind::Local;
     let measured =
         state.filter(|_| is_measured).map(|state| fleet_status::usage(&*member.mirror, state));
@@ -174,11 +175,11 @@ fn release_row(
     ]
 }
 
-/// Shortens full commit hashes in `note` to 12 digits, if the hash is a word or the end of a path.
+/// Shortens each full commit hash in `note` to 12 digits if it is a word or the end of a path.
 fn short_commits(note: &str) -> String {
     const DIGITS: usize = 12;
     let is_hash = |word: &str| {
-        // The hashes of git: SHA-1 and SHA-256.
+        // Git's hashes: SHA-1 and SHA-256.
         matches!(word.len(), 40 | 64) && word.bytes().all(|byte| byte.is_ascii_hexdigit())
     };
     let mut text = String::with_capacity(note.len());

@@ -40,24 +40,24 @@ pub(crate) fn run(args: &RollbackArgs) -> Result<Exit, Failure> {
 }
 
 /// For a rollback of all configured mirrors, shows the release and asks for confirmation on a
-/// terminal. Returns the sequence of the release, or `None` if no mirror can be reached, which the
-/// rollback itself reports. Does not retry unreachable mirrors.
+/// terminal. Returns the release's sequence. Returns `None` if no mirror can be reached; the
+/// rollback itself then reports that. Does not retry unreachable mirrors.
 fn confirm(args: &RollbackArgs, prepared: &mut PreparedPush) -> Result<Option<u64>, Failure> {
     let plan = push::plan_rollback(&prepared.fleet, args.to, &prepared.options, &PlanMonitor)
         .map_err(hints::push_failure)?;
-    // Includes the failures of the poll, so that the rollback does not wait for an unreachable
-    // mirror a second time.
+    // Includes the failures from the poll, so that the rollback does not wait for an unreachable
+    // mirror again.
     prepared.fleet = plan.fleet.clone();
     let Some(to) = &plan.to else { return Ok(None) };
     let failed = |error: io::Error| Failure::new(Exit::Failed, error);
-    // Also printed with `--yes`, so that the log of a job shows which release was left. Written to
+    // Also printed with `--yes`, so that a job's log shows which release was left. Written to
     // stderr, because stdout is reserved for the result.
     eprint_raw(&describe(&plan, to)).map_err(failed)?;
     if args.yes {
         return Ok(Some(to.sequence));
     }
     let mirrors = pluralize(plan.mirrors.len() as u64, "mirror", "mirrors");
-    // Without a terminal, no person can read and answer the question.
+    // Without a terminal, nobody can read and answer the question.
     if !io::stdin().is_terminal() || !terminal::is_stderr_terminal() {
         let error = format!("a rollback of all configured mirrors ({mirrors}) must be confirmed");
         return Err(Failure::new(Exit::Usage, error).with_hint("add --yes, or name the mirrors"));
@@ -68,12 +68,12 @@ fn confirm(args: &RollbackArgs, prepared: &mut PreparedPush) -> Result<Option<u6
     io::stdin().read_line(&mut answer).map_err(failed)?;
     match answer.trim().to_ascii_lowercase().as_str() {
         "y" | "yes" => Ok(Some(to.sequence)),
-        // Like Ctrl-C at the question. Every answer except yes means no.
+        // The same as Ctrl-C at the prompt. Any answer except yes means no.
         _ => Err(Failure::new(Exit::Interrupted, "not confirmed; nothing was changed")),
     }
 }
 
-/// Prints warnings and the mirrors for which the command waits. The plan shows failures.
+/// Prints warnings and the mirrors that the command waits for. The plan shows failures.
 struct PlanMonitor;
 
 impl Monitor for PlanMonitor {

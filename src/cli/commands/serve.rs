@@ -44,7 +44,7 @@ pub(crate) struct ServeArgs {
     /// Accept only this site [default: the site of the mirror, or of the first push]
     #[arg(long, value_name = "NAME")]
     site: Option<Site>,
-    /// Accept requests without a token, only on a loopback address
+    /// Accept requests without a token; works only on a loopback address
     #[arg(long, conflicts_with = "token_file")]
     no_auth: bool,
     /// Require one of the tokens in FILE: the [[token]] tables that `headwater token new` prints
@@ -110,7 +110,7 @@ fn serve_failure(error: ServeError) -> Failure {
     if let ServeError::Site { path, source: StoreError::OtherOwner { .. } } = &error {
         let hint = format!(
             "run the receiver as the user who owns {path}, or give {path} and everything in it to \
-             the user of the receiver (`chown -R`)",
+             the user that the receiver runs as (`chown -R`)",
             path = path.display()
         );
         return Failure::new(Exit::Failed, error).with_hint(hint);
@@ -134,7 +134,7 @@ fn serve_failure(error: ServeError) -> Failure {
             Exit::Usage,
             Some("set `cert` to a PEM chain, and `key` to the PEM key of its first certificate"),
         ),
-        // The settings may be right, but another program uses the address.
+        // The settings may be right, but another program is using the address.
         ServeError::Listen { .. } => (
             Exit::Failed,
             Some(
@@ -151,7 +151,7 @@ fn serve_failure(error: ServeError) -> Failure {
         ),
         ServeError::Group { source: GroupError::NotMember { .. }, .. } => (
             Exit::Usage,
-            Some("add the user of the receiver to the group, and restart the receiver"),
+            Some("add the user that the receiver runs as to the group, and restart the receiver"),
         ),
         ServeError::Site { .. } | ServeError::Io(_) | ServeError::Runtime(_) => {
             (Exit::Failed, None)
@@ -193,7 +193,7 @@ pub(crate) fn serve(args: &ServeArgs, is_quiet: bool) -> Result<Exit, Failure> {
     if matches!(&settings.auth, AuthPolicy::Tokens(tokens) if tokens.is_empty()) {
         return Err(no_token_failure(
             "run `headwater token new` and add the [[token]] table to serve.toml, or to the file \
-             of --token-file",
+             that --token-file names",
         ));
     }
     let handle = server.handle();
@@ -252,14 +252,14 @@ fn read_tokens(
         AuthPolicy::Open => Vec::new(),
     };
     match files {
-        // Only the tokens are used. A changed site or address needs a restart.
+        // Only the tokens are used. A change to a site or to the address takes a restart.
         (Some(config), _) => Some(config::load(config).map(of_access)),
         (None, Some(file)) => Some(config::load_tokens(file)),
         (None, None) => None,
     }
 }
 
-/// On SIGTERM and SIGINT, the receiver ends when all running requests have ended. On SIGHUP, it
+/// On SIGTERM and SIGINT, the receiver stops once all running requests have finished. On SIGHUP, it
 /// reloads its certificate and its tokens.
 fn watch_signals(handle: Handle, reload: impl Fn() + Send + 'static) -> std::io::Result<()> {
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP])?;

@@ -86,8 +86,8 @@ pub(crate) fn run(command: &TokenCommand) -> Result<Exit, Failure> {
         config::append_token(path, &table).map_err(|error| append_failure(path, error))?;
         print(&format!("{}\n", token.reveal()))?;
         format!(
-            "the table of the token was added to {}; a running receiver reads the table on SIGHUP \
-             (`systemctl reload headwater`)\n",
+            "the token's table was added to {}; a running receiver reads it on SIGHUP (`systemctl \
+             reload headwater`)\n",
             escape(&path.to_string_lossy())
         )
     } else {

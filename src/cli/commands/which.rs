@@ -1,5 +1,5 @@
-//! `headwater which`: shows what each mirror serves at a path, since which release, and what
-//! visitors get there.
+//! `headwater which`: shows what each mirror serves at a path, which release last changed it, and
+//! what visitors get there.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -22,8 +22,7 @@ use crate::cli::setup::fleet_poller::FleetPoller;
 
 /// Maximum time to fetch the file that visitors get.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(30);
-/// Minimum limit for a fetched file, in bytes: visitors may get a file that is longer than
-/// expected.
+/// Lowest size limit for a fetched file, in bytes: visitors may get a longer file than expected.
 const MIN_FETCH_LIMIT: u64 = 64 * 1024 * 1024;
 
 /// The arguments of `which`.

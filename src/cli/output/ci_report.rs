@@ -12,7 +12,7 @@ use headwater::push::{Outcome, Report};
 use crate::cli::output::failure::eprint_raw;
 use crate::cli::output::format::{escape, format_bytes};
 
-/// Maximum number of annotations of a run: GitHub shows no more for a step.
+/// Maximum number of annotations for a run: GitHub shows no more per step.
 const MAX_ANNOTATIONS: usize = 10;
 /// Maximum number of mirrors in a summary; failed mirrors come first.
 const MAX_ROWS: usize = 200;
@@ -38,7 +38,7 @@ pub(crate) fn write(
     let write_failure =
         |path: &Path, error: std::io::Error| format!("cannot write {}: {error}", path.display());
     if let Some(path) = dotenv {
-        // Replaced and not appended to, because the file belongs to this run alone.
+        // Replaced, not appended to, because the file belongs to this run alone.
         let written = fsx::replace_file(path, |out| {
             out.write_all(variables(result, "HEADWATER_", true).as_bytes())
         });
@@ -114,7 +114,7 @@ fn annotations(result: &CiResult<'_>) -> String {
     // first, because the other replacements add one.
     let data =
         |text: &str| escape(text).replace('%', "%25").replace('\r', "%0D").replace('\n', "%0A");
-    // In a property, these characters end a name or a value.
+    // Inside a property, these characters would end a name or a value.
     let property = |text: &str| data(text).replace(':', "%3A").replace(',', "%2C");
     let annotation =
         |title: &str, text: &str| format!("::error title={}::{}\n", property(title), data(text));
@@ -125,7 +125,7 @@ fn annotations(result: &CiResult<'_>) -> String {
         return annotation("headwater", result.error);
     }
     let is_over = all.len() > MAX_ANNOTATIONS;
-    // The last place is for the number of further failures.
+    // The last place is for the number of remaining failures.
     let shown = if is_over { MAX_ANNOTATIONS - 1 } else { all.len() };
     let mut text: String =
         all[..shown].iter().map(|(mirror, error)| annotation(mirror, error)).collect();
@@ -138,7 +138,7 @@ fn annotations(result: &CiResult<'_>) -> String {
     text
 }
 
-/// The summary of a step, in Markdown.
+/// The step summary, in Markdown.
 fn summary(result: &CiResult<'_>) -> String {
     let mut text = format!("### headwater: {}\n\n", escape_markdown(&headline(result)));
     let Some(report) = result.report else { return text };
@@ -192,7 +192,7 @@ fn headline(result: &CiResult<'_>) -> String {
             )
         }
         (Some(_), 0) => format!("nothing new for {}", result.site),
-        (_, 3) => format!("{} is on some mirrors only", result.site),
+        (_, 3) => format!("{} is on only some mirrors", result.site),
         (_, code) => format!("the push of {} ended with {code}: {}", result.site, result.error),
     }
 }

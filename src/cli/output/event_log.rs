@@ -16,7 +16,8 @@ use jiff::Timestamp;
 use rustix::fs::{Mode, OFlags};
 use serde::Serialize;
 
-/// The version increases if a field or an event changes its meaning or is removed.
+/// The version of the format. It increases if a field or an event changes its meaning or is
+/// removed.
 const VERSION: u32 = 1;
 
 #[derive(Serialize)]
@@ -32,8 +33,8 @@ struct EventLine<'a> {
     event: &'a Event,
 }
 
-/// Writes events as they happen. It stops after a failed write, because a full disk
-/// must not stop a push.
+/// Writes events as they happen. Logging stops after a failed write, because a full disk must not
+/// stop a push.
 pub(crate) struct EventLog {
     out: Box<dyn Write + Send>,
     failure: Option<io::Error>,
@@ -58,12 +59,12 @@ impl EventLog {
         self.line(&EventLine { time: format!("{time:.3}"), event });
     }
 
-    /// Takes the write error, if writing has failed.
+    /// Takes the error, if a write has failed.
     pub(crate) fn take_failure(&mut self) -> Option<io::Error> {
         self.failure.take()
     }
 
-    /// Writes each line in one call, so that a reader of the file sees complete lines.
+    /// Writes each line in one call, so that a reader of the file sees only complete lines.
     fn line(&mut self, line: &impl Serialize) {
         if self.has_failed {
             return;
@@ -95,7 +96,7 @@ fn open(path: &Path) -> Result<File, IoError> {
         | OFlags::NOCTTY
         | OFlags::CLOEXEC
         | follow;
-    // The umask of the user decides, as for every file that a user names.
+    // The user's umask decides the mode, as for every file that a user names.
     let opened = rustix::fs::open(path, flags, Mode::from_raw_mode(0o666));
     let file = File::from(opened.map_err(|error| context(error.into()))?);
     let kind = fsx::fstat(&file, path)?.file_type();

@@ -41,7 +41,7 @@ pub(crate) const fn hint(what: CredentialKind) -> &'static str {
     match what {
         CredentialKind::Token => {
             "create a new token with `headwater token new --site NAME --allow push`, and add its \
-             table to the serve.toml of the receiver"
+             table to the receiver's serve.toml"
         }
         CredentialKind::Certificate => {
             "renew the certificate of the receiver, or of the proxy in front of it"
@@ -61,7 +61,7 @@ pub(crate) fn warn_of_expiries(report: &Report, progress: &Progress) {
             hints.push(hint(expiry.kind));
         }
     }
-    // `print_hints` drops only equal hints that follow one another.
+    // `print_hints` drops only consecutive equal hints.
     hints.sort_unstable();
     // A closed stderr does not end the command.
     print_hints(hints).ok();

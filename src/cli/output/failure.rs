@@ -42,12 +42,12 @@ pub(crate) enum Exit {
 /// Every exit code and its meaning, in order of precedence: if two codes apply,
 /// the program returns the earlier one.
 pub(crate) const EXIT_CODES: [(Exit, u8, &str); 11] = [
-    // The code with which clap reports wrong arguments.
+    // The code that clap returns for wrong arguments.
     (Exit::Usage, 2, "wrong arguments or configuration; nothing was done"),
     (
         Exit::Interrupted,
-        // The exit code that a shell reports for a process that SIGINT ended: 128 plus the number
-        // of the signal.
+        // The exit code that a shell reports for a process that SIGINT ended: 128 plus the signal
+        // number.
         130,
         "interrupted; every mirror is on a complete release, and the next push resumes",
     ),
@@ -89,7 +89,7 @@ pub(crate) enum MirrorOutcome {
     Superseded,
     /// The mirror denied access.
     Denied,
-    /// Another run held the lock of the mirror for the whole waiting time.
+    /// Another run held the mirror's lock for the whole wait.
     Locked,
     /// The mirror failed in another way, or did not switch because others failed.
     Failed,
@@ -139,7 +139,7 @@ impl Exit {
             Self::Failed
         } else if !is_nothing_served {
             if failures().next().is_none() { Self::Success } else { Self::Partial }
-        // A single newer push explains why nothing was activated, whatever else failed.
+        // Even one newer push explains why nothing was activated, whatever else failed.
         } else if outcomes.contains(&MirrorOutcome::Superseded) {
             if inputs.is_superseded_ok { Self::Success } else { Self::Superseded }
         // Denied and locked apply only if all failures are of that kind: a script can then fix the
@@ -247,7 +247,7 @@ impl Failure {
         self
     }
 
-    /// Adds paths that get a line each. `words` replaces the error text, which names the paths in
+    /// Adds paths, each on its own line. `words` replaces the error text, which names the paths on
     /// one line.
     #[must_use]
     pub(crate) fn with_paths(mut self, words: String, lines: Vec<String>) -> Self {

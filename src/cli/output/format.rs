@@ -9,7 +9,7 @@ use std::time::Duration;
 use headwater::text::{self, Secrets};
 use unicode_width::UnicodeWidthStr as _;
 
-/// Maximum number of paths that are listed. Further ones are only counted.
+/// Maximum number of paths that are listed. Any others are only counted.
 pub(crate) const MAX_LISTED: usize = 50;
 
 /// Escapes control, reordering and invisible characters in `text` as `\u{..}`, and hides everything
@@ -27,7 +27,7 @@ pub(crate) fn without_tokens(text: &str) -> Cow<'_, str> {
     Secrets::default().redact(text)
 }
 
-/// A number with separators for thousands: `1,234,567`.
+/// A number with thousands separators: `1,234,567`.
 pub(crate) fn format_count(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::with_capacity(digits.len() + digits.len() / 3);
@@ -53,7 +53,7 @@ pub(crate) fn format_bytes(size: u64) -> String {
 /// A length of time in at most two units: `0.3 s`, `42 s`, `3 min 5 s`, `2 d 4 h`.
 pub(crate) fn format_duration(duration: Duration) -> String {
     let seconds = duration.as_secs();
-    // Tenths are shown only if they are a significant part.
+    // Tenths are shown only where they are significant.
     if seconds < 10 {
         return format!("{:.1} s", duration.as_secs_f64());
     }
@@ -69,8 +69,8 @@ pub(crate) fn format_duration(duration: Duration) -> String {
     }
 }
 
-/// The time since `then`, both in seconds since 1970: `3 h ago`. Clocks of two machines differ a
-/// little, so a time slightly in the future is `just now`.
+/// The time since `then`, both in seconds since 1970: `3 h ago`. The clocks of two machines may
+/// differ a little, so a time slightly in the future is `just now`.
 pub(crate) fn format_age(then: u64, now: u64) -> String {
     const SKEW_SECONDS: u64 = 60;
     let unit = |seconds: u64| match seconds {
@@ -87,15 +87,15 @@ pub(crate) fn format_age(then: u64, now: u64) -> String {
     }
 }
 
-/// A moment in seconds since 1970 as RFC 3339: `2026-11-22T12:55:00Z`.
+/// A time in seconds since 1970, in RFC 3339 format: `2026-11-22T12:55:00Z`.
 pub(crate) fn format_time(seconds: u64) -> String {
     let timestamp =
         i64::try_from(seconds).ok().and_then(|seconds| jiff::Timestamp::from_second(seconds).ok());
     timestamp.map_or_else(|| format!("{seconds} s after 1970"), |timestamp| timestamp.to_string())
 }
 
-/// The first [`MAX_LISTED`] of `items`, escaped, each after `prefix`, followed by a line with the
-/// number of further items.
+/// The first [`MAX_LISTED`] of `items`, escaped, each preceded by `prefix`, followed by a line with
+/// the number of remaining items.
 pub(crate) fn list_lines<S: AsRef<str>>(
     prefix: &str,
     items: impl IntoIterator<Item = S>,
@@ -171,7 +171,7 @@ impl Table {
         let mut text = String::new();
         for row in &self.rows {
             let mut line = String::new();
-            // Skip a column without width.
+            // Skip a column of zero width.
             for ((cell, width), align) in
                 row.iter().zip(&widths).zip(&self.columns).filter(|((_, width), _)| **width > 0)
             {

@@ -1,6 +1,6 @@
-//! The examples below the help texts.
+//! The examples shown below the help text of each command.
 
-// No line has more than 80 columns: clap breaks a longer example without an indent.
+// No line has more than 80 columns: clap would wrap a longer example without indenting it.
 pub(crate) const TOP: &str = "\
 Examples:
   headwater push public /srv/www /data/www   push a tree to two directories,
@@ -116,7 +116,7 @@ Examples:
   headwater heal                                 all configured mirrors
   headwater heal --quiet                         from cron";
 
-/// The help of `--order` of `headwater rollback`, which takes no run number from CI.
+/// The help for `--order` in `headwater rollback`, which takes no run number from CI.
 pub(crate) const ROLLBACK_ORDER: &str =
     "Record this order in the release, so that pushes with a lower N are refused";
 
@@ -170,7 +170,7 @@ Examples:
 pub(crate) const TOKEN: &str = "\
 Examples:
   headwater token new --site docs --allow push --append serve.toml
-                                                 add the table of the token to
-                                                 the file, print the token
+                                                 add the token's table to the
+                                                 file, print the token
   headwater token new --site docs --allow push --expires 90d
                                                  print both";

@@ -25,7 +25,8 @@ pub(crate) fn push_failure(error: PushError) -> Failure {
     }
 }
 
-/// The exit code of a failed push and the hint for it; `None` if there is nothing to do or to say.
+/// The exit code of a failed push and the hint for it; the hint is `None` if there is nothing to do
+/// or to say.
 fn exit_and_hint(error: &PushError) -> (Exit, Option<String>) {
     let hinted = |exit, hint: &str| (exit, Some(hint.to_owned()));
     match error {
@@ -96,7 +97,7 @@ fn exit_and_hint(error: &PushError) -> (Exit, Option<String>) {
 
 /// The hint if the system cannot start more threads.
 const MORE_THREADS_HINT: &str =
-    "raise the limit for processes and threads (`ulimit -u`, TasksMax= of a systemd unit)";
+    "raise the limit on processes and threads (`ulimit -u`, TasksMax= of a systemd unit)";
 
 const fn content_exit(error: &ScanError) -> Exit {
     match error {
@@ -173,8 +174,7 @@ fn not_staged_hint(staged: &[ReleaseName]) -> String {
     format!("name a staged release: {}", names.join(", "))
 }
 
-/// The machine on which an operation on a mirror failed, which is the machine to which the hint
-/// applies.
+/// The machine on which an operation on a mirror failed, and so the one the hint is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum FailureSide {
     /// The mirror is a directory on this machine.
@@ -186,7 +186,7 @@ pub(crate) enum FailureSide {
 impl FailureSide {
     /// The side of the mirror at `location`.
     pub(crate) fn from_location(location: &str) -> Self {
-        // A `file:` URL names a directory of this machine.
+        // A `file:` URL names a directory on this machine.
         let is_remote = location.contains("://") && !location.starts_with("file:");
         if is_remote { Self::Receiver } else { Self::Local }
     }
@@ -198,12 +198,12 @@ pub(crate) fn mirror_error_hint(error: &MirrorError) -> Option<&'static str> {
     kind_hint(error.kind(), if is_remote { FailureSide::Receiver } else { FailureSide::Local })
 }
 
-/// The hint for this kind of failure of a mirror on `side`.
+/// The hint for a failure of this kind, for a mirror on `side`.
 pub(crate) const fn kind_hint(kind: Kind, side: FailureSide) -> Option<&'static str> {
     match kind {
         Kind::Unreachable => Some(
-            "check the host and the port in the URL, that the receiver runs, that its `listen` is \
-             not an address of its own machine only, and that no firewall is in between",
+            "check the host and the port in the URL, that the receiver is running, that its \
+             `listen` is not a loopback address, and that no firewall is in the way",
         ),
         Kind::Certificate => Some(
             "set the trusted certificates with --ca FILE, or as `ca` of the [[mirror]]; if the \
@@ -219,18 +219,17 @@ pub(crate) const fn kind_hint(kind: Kind, side: FailureSide) -> Option<&'static 
              front of it; the server there must support TLS 1.2 or 1.3",
         ),
         Kind::BadGateway => Some(
-            "check that the receiver behind the proxy runs, and that the proxy forwards requests \
-             to it; only the proxy responded",
+            "check that the receiver behind the proxy is running, and that the proxy forwards \
+             requests to it; only the proxy responded",
         ),
         Kind::Unauthorized => Some(
             "set the token in the variable HEADWATER_TOKEN, with --token-file, or as `token_env` \
-             or `token_file` of the [[mirror]]; the serve.toml of the receiver must contain the \
-             table that `headwater token new` made for it, and the receiver must be reloaded after \
-             that",
+             or `token_file` of the [[mirror]]; the receiver's serve.toml must contain the table \
+             that `headwater token new` made for it, and the receiver must then be reloaded",
         ),
         Kind::Forbidden => Some(
             "create a token for this site with `headwater token new --site NAME --allow push`, and \
-             add its table to the serve.toml of the receiver",
+             add its table to the receiver's serve.toml",
         ),
         Kind::SshAuth => Some(
             "use a key that the mirror accepts without a password, for example --ssh-command \"ssh \
@@ -242,8 +241,9 @@ pub(crate) const fn kind_hint(kind: Kind, side: FailureSide) -> Option<&'static 
         ),
         Kind::Timeout => Some("try again; the push resumes where it stopped"),
         Kind::Protocol => Some(
-            "check that the path of the URL is the name of a [[site]] of the receiver, as in \
-             https://host:7447/SITE, and that `headwater serve` or `headwater receive` runs there",
+            "check that the path in the URL is the name of one of the receiver's [[site]] tables, \
+             as in https://host:7447/SITE, and that `headwater serve` or `headwater receive` is \
+             running there",
         ),
         Kind::BodyLimit => Some(
             "set `client_max_body_size 1200m` in nginx, or raise the request body limit of \
@@ -257,40 +257,42 @@ pub(crate) const fn kind_hint(kind: Kind, side: FailureSide) -> Option<&'static 
              --new-history",
         ),
         _ => match (receiver_hint(kind), side) {
-            // The hint is about the user and the machine of the receiver, not of the origin.
+            // The hint is about the receiver's user and machine, not the origin's.
             (Some(hint), FailureSide::Receiver) => Some(hint),
             _ => directory_hint(kind),
         },
     }
 }
 
-/// The hint for a mirror whose receiver cannot use its directory, if it differs from the hint for a
-/// directory on this machine.
+/// The hint for a mirror whose receiver cannot use the mirror's directory, if the hint for a
+/// directory on this machine does not fit.
 const fn receiver_hint(kind: Kind) -> Option<&'static str> {
     match kind {
         Kind::OtherOwner => Some(
             "run the receiver as the user who owns the directory, or give the directory and \
-             everything in it to the user of the receiver (`chown -R`)",
+             everything in it to the user that the receiver runs as (`chown -R`)",
         ),
-        Kind::Denied => Some("give the user of the receiver write permission for the directory"),
+        Kind::Denied => {
+            Some("give write permission for the directory to the user that the receiver runs as")
+        }
         Kind::UnsuitableLocation => Some(
-            "set `dir` of the [[site]] in the serve.toml of the receiver to a directory on a local \
+            "set `dir` of the [[site]] in the receiver's serve.toml to a directory on a local \
              disk, and create its parent",
         ),
-        Kind::NewerFormat => Some("upgrade headwater on the machine of the receiver"),
+        Kind::NewerFormat => Some("upgrade headwater on the receiver's machine"),
         _ => None,
     }
 }
 
-/// The hint for a mirror whose sequences are at the limit or cannot be right.
-const START_OVER_HINT: &str = "check what the mirror serves; if it is wrong, empty the directory \
-    of the mirror and push to it with --init, or leave the mirror out with --skip";
+/// The hint for a mirror whose sequences are at the limit or implausible.
+const START_OVER_HINT: &str = "check what the mirror serves; if it is wrong, empty its directory \
+                               and push to it with --init, or leave the mirror out with --skip";
 
-/// The hint for a mirror that no longer has the store that it had before.
+/// The hint for a mirror that no longer has its previous store.
 pub(crate) const LOST_STORE_HINT: &str = "mount the volume of the mirror or restore its directory; \
                                      to start a new store there, push with --init";
 
-/// The hint for the failure of one mirror because of its location or its disk.
+/// The hint for a failure that a mirror's location or disk caused.
 const fn directory_hint(kind: Kind) -> Option<&'static str> {
     match kind {
         Kind::NotEmpty => Some(
@@ -320,8 +322,8 @@ const fn directory_hint(kind: Kind) -> Option<&'static str> {
             Some("free some space, or run `headwater prune` with a smaller --keep, then push again")
         }
         Kind::FileTooLarge => Some(
-            "raise the limit for the size of files (`ulimit -f`, LimitFSIZE= of a systemd unit) on \
-             the mirror",
+            "raise the limit on file sizes (`ulimit -f`, LimitFSIZE= of a systemd unit) on the \
+             mirror",
         ),
         Kind::Locked => {
             Some("try again, or wait longer with --wait; another run is changing the mirror")
@@ -420,7 +422,7 @@ mod tests {
             (
                 TransportError::Foreign { status: 400, what: what() }.into(),
                 "protocol",
-                "the path of the URL",
+                "the path in the URL",
             ),
             (TransportError::SshDenied { what: what() }.into(), "unauthorized", "a key"),
             (TransportError::HostKey { what: what() }.into(), "unauthorized", "known_hosts"),

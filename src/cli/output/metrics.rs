@@ -27,7 +27,7 @@ pub(crate) struct PushExit {
     pub(crate) milliseconds: u64,
 }
 
-/// The data of the gauges: the fleet, and the push if there was one.
+/// The data for the gauges: the fleet, and the push if there was one.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct MetricsInputs<'a> {
     /// The site. It also applies to mirrors that did not respond.
@@ -61,7 +61,7 @@ fn render(inputs: &MetricsInputs<'_>, before: &str) -> String {
     page.text
 }
 
-/// The name of a gauge of mirrors, its help, and its value.
+/// The name of a gauge for mirrors, its help text, and its value.
 type MirrorGauge = (&'static str, &'static str, fn(&MirrorStatus) -> Option<u64>);
 
 /// The gauges that are a single number for each mirror.
@@ -98,7 +98,7 @@ const MIRROR_GAUGES: [MirrorGauge; 15] = [
     }),
     (
         "headwater_mirror_hook_failed",
-        "Whether post_activate failed after the last switch of the mirror.",
+        "Whether post_activate failed after the mirror's last switch.",
         |s| s.is_known().then(|| u64::from(s.hook_failure.is_some())),
     ),
     (
@@ -119,7 +119,7 @@ const MIRROR_GAUGES: [MirrorGauge; 15] = [
     }),
     (
         "headwater_mirror_overdue_seconds",
-        "Time for which a retired file was served too long.",
+        "How long a retired file has been served past its expiry.",
         |s| s.incoming_bytes.map(|_| s.overdue.unwrap_or(0)),
     ),
     (
@@ -150,7 +150,7 @@ fn write_mirror_gauges(page: &mut MetricsPage<'_>, inputs: &MetricsInputs<'_>, b
     });
     page.gauge_per_mirror(
         "headwater_mirror_apart",
-        "Whether the mirror serves a release that was made for some mirrors only.",
+        "Whether the mirror serves a release that was made for only some mirrors.",
         rows,
         |s| one(s.state == StatusKind::Apart),
     );
@@ -240,7 +240,7 @@ fn write_push_gauges(
 }
 
 fn seconds(milliseconds: u64) -> String {
-    // Prometheus uses seconds as the unit of times.
+    // Prometheus measures time in seconds.
     format!("{}.{:03}", milliseconds / 1000, milliseconds % 1000)
 }
 
@@ -265,8 +265,8 @@ fn last_success(before: &str) -> BTreeMap<String, u64> {
 }
 
 fn escape_label(text: &str) -> String {
-    // These three characters must be escaped in a label in the text format of Prometheus, the
-    // backslash first.
+    // Prometheus's text format requires these three characters to be escaped in a label. The
+    // backslash comes first.
     text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
 }
 

@@ -18,7 +18,7 @@ fn retry_text(command: &str) -> String {
 }
 
 /// The hint for updating the failed mirrors if others have the release. A second rollback would go
-/// back by one more release, and an activated release is no longer staged, so `rollback` and
+/// back one more release, and an activated release is no longer staged, so `rollback` and
 /// `activate` are not repeated.
 fn update_failed_hint(report: &Report, command: &str) -> Option<String> {
     if !matches!(command, "rollback" | "activate") {
@@ -150,7 +150,7 @@ pub(crate) fn print_next_steps(report: &Report, exit: Exit, command: &str) -> Re
     match exit {
         // Checked before the exit code: if mirrors were reverted, there is nothing to bring up.
         _ if went_back.is_some() => hints.extend(went_back.as_deref()),
-        // Another push would end in the same way while a mirror serves something newer.
+        // Another push would end the same way while a mirror serves something newer.
         Exit::Partial if !has_failures(report) && newer.is_some() => {
             hints.extend(newer.as_deref());
         }

@@ -47,7 +47,8 @@ pub(crate) fn json_line(object: &impl Serialize) -> serde_json::Result<String> {
 
 fn ignore_broken_pipe(result: io::Result<()>) -> Result<(), Failure> {
     match result {
-        // The reader has got what it wanted. Rust ignores SIGPIPE, so the error is reported here.
+        // The reader has what it wanted. Rust ignores SIGPIPE, so the write returns an error
+        // instead.
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
             let hint = "free some space, or redirect the output; changes before this error remain";
             Err(Failure::new(Exit::Failed, format!("cannot write to stdout: {error}"))

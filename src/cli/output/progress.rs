@@ -1,7 +1,7 @@
 //! Progress on stderr, and the events of `--events`.
 //!
-//! On a terminal, progress is one block (see [`super::live`]); otherwise it is a line from time to
-//! time. With `--quiet`, only warnings and errors are shown. The numbers come from
+//! On a terminal, progress is one block (see [`super::progress_block`]); otherwise it is a line
+//! from time to time. With `--quiet`, only warnings and errors are shown. The numbers come from
 //! [`super::transfer_counts`].
 
 use std::collections::HashSet;
@@ -36,14 +36,14 @@ const SOAK_LINE_INTERVAL: Duration = Duration::from_secs(60);
 const REDRAW_INTERVAL: Duration = Duration::from_millis(100);
 /// The message after the first Ctrl-C.
 const STOPPING_MESSAGE: &str =
-    "stopping: every mirror stays on a complete release; press Ctrl-C again to end at once";
+    "stopping: every mirror stays on a complete release; press Ctrl-C again to exit immediately";
 
 /// How an event is shown.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum EventVisibility {
     /// Always shown, even with `--quiet`.
     Alert(String),
-    /// Shown at once.
+    /// Shown immediately.
     Message(String),
     /// Shown from time to time, as a progress line.
     Step,
@@ -102,7 +102,7 @@ pub(crate) fn visibility(event: &Event) -> EventVisibility {
             EventVisibility::Message(format!("{}: release {sequence} is current", escape(mirror)))
         }
         Event::AlreadyCurrent { mirror, sequence } => EventVisibility::Message(format!(
-            "{}: release {sequence} was current already",
+            "{}: release {sequence} was already current",
             escape(mirror)
         )),
         Event::Pruned { mirror, expired, .. } if *expired > 0 => EventVisibility::Message(format!(
@@ -148,7 +148,7 @@ fn verbose_text(event: &Event) -> Option<String> {
             format_bytes(*size)
         )),
         Event::PackHeld { mirror, pack } => {
-            Some(format!("{}: has pack {} already", escape(mirror), short_pack_id(pack)))
+            Some(format!("{}: already has pack {}", escape(mirror), short_pack_id(pack)))
         }
         Event::Pruned { mirror, releases, objects, .. } => Some(format!(
             "{}: dropped {} and {}",
@@ -165,7 +165,7 @@ fn short_pack_id(pack: &PackId) -> String {
     pack.to_string().chars().take(8).collect()
 }
 
-/// The form of the progress.
+/// The form in which progress is shown.
 enum View {
     /// Only warnings and errors.
     Quiet(Box<dyn Write + Send>),
@@ -194,7 +194,7 @@ struct ProgressState {
     counts: TransferCounts,
     view: View,
     log: Option<EventLog>,
-    /// Whether the result of the command itself lists the failures of mirrors.
+    /// Whether the command's own result lists mirror failures.
     result_lists_failures: bool,
     /// The lines about failed mirrors that were already shown.
     shown_failures: HashSet<String>,
@@ -213,7 +213,7 @@ pub(crate) struct Progress {
 }
 
 impl Progress {
-    /// Sets up progress output as the flags ask, and starts catching signals.
+    /// Sets up progress output as the flags request, and starts catching signals.
     pub(crate) fn start(args: &OutputArgs) -> Result<Self, Failure> {
         let log = args.events.as_deref().map(EventLog::create).transpose().map_err(|error| {
             Failure::new(Exit::Usage, error)
@@ -232,8 +232,8 @@ impl Progress {
         Ok(progress)
     }
 
-    /// Sets up progress output for a command whose result lists the failures of mirrors, so that
-    /// stderr does not repeat them.
+    /// Sets up progress output for a command whose result lists mirror failures, so that stderr
+    /// does not repeat them.
     pub(crate) fn without_mirror_failures(args: &OutputArgs) -> Result<Self, Failure> {
         let progress = Self::start(args)?;
         progress.state.lock().result_lists_failures = true;
@@ -244,10 +244,10 @@ impl Progress {
         Self { state: Arc::new(Mutex::new(ProgressState::new(view, log))), cancelled, ticker: None }
     }
 
-    /// Starts the thread that redraws. Without it, the block changes only with events, which is not
-    /// an error.
+    /// Starts the thread that redraws. Without it, the block changes only when an event arrives,
+    /// which is not an error.
     fn spawn_ticker(&self) -> Option<(Sender<()>, JoinHandle<()>)> {
-        // Nothing is ever sent. When the sender is dropped, the wait of the thread ends at once.
+        // Nothing is ever sent. When the sender is dropped, the thread's wait ends immediately.
         let (sender, ended) = bounded::<()>(0);
         let (state, cancelled) = (Arc::clone(&self.state), self.cancelled.clone());
         let tick = move || {
@@ -278,10 +278,8 @@ impl Progress {
         self.end_block();
         if let Some(error) = self.state.lock().log.as_mut().and_then(EventLog::take_failure) {
             // If stderr is closed too, the warning is lost.
-            eprint_raw(&format!(
-                "warning: events are missing from the file of --events: {error}\n"
-            ))
-            .ok();
+            eprint_raw(&format!("warning: events are missing from the --events file: {error}\n"))
+                .ok();
         }
     }
 }
@@ -351,7 +349,7 @@ impl ProgressState {
         is_cancelled || self.result_lists_failures || !self.shown_failures.insert(line.clone())
     }
 
-    /// Shows an event, whose text is in `note`.
+    /// Shows an event, whose text is in `visibility`.
     fn show(&mut self, event: &Event, visibility: &EventVisibility, now: Instant) {
         // A closed stderr does not stop a push.
         match (&mut self.view, visibility) {

@@ -2,7 +2,7 @@
 //! the soaking wave.
 //!
 //! Pure: turns counts, time and width into lines. Leaves out words that do not fit, and never cuts
-//! a word.
+//! a word in two.
 
 use std::time::Instant;
 
@@ -33,7 +33,7 @@ pub(crate) fn block_lines(
     }
     let shown: Vec<&MirrorCounts> =
         sums.mirrors.iter().filter(|mirror| mirror.has_begun()).collect();
-    // If the block were higher than the terminal, it would scroll and could not be redrawn.
+    // If the block were taller than the terminal, it would scroll and could not be redrawn.
     let most = rows.saturating_sub(OTHER_ROWS).clamp(1, MAX_MIRROR_LINES);
     let names: Vec<String> = shown
         .iter()
@@ -193,7 +193,7 @@ mod tests {
                  1.0 s left",
                 "  https://mirror-eu-1.example.com:7447/docs  25 %  5.0 MB of 20.0 MB  5.0 MB/s  \
                  3.0 s left",
-                "  sydney                                     release 7 was current already",
+                "  sydney                                     release 7 was already current",
                 "wave 1: 5 min left until the others follow at 2026-12-24T18:00:00Z",
             ]
         );
@@ -209,7 +209,7 @@ mod tests {
                 "pack: 50 % of 40.0 MB, compressed to 50 %",
                 "  frankfurt                50 %  10.0 MB/s  1.0 s left",
                 "  https://mir…m:7447/docs  25 %  5.0 MB/s  3.0 s left",
-                "  sydney                   release 7 was current already",
+                "  sydney                   release 7 was already current",
                 "wave 1: 5 min left until the others follow",
             ]
         );

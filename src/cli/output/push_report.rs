@@ -130,14 +130,14 @@ pub(crate) fn describe(report: &Report, command: &str) -> String {
     text
 }
 
-/// The numbers of paths by kind of change, and of unchanged paths.
+/// How many paths changed, by kind of change, and how many did not.
 pub(crate) fn change_summary(sums: &ChangeCounts) -> String {
     let same = (sums.same > 0).then(|| format!("{} same", format_count(sums.same)));
     let parts: Vec<String> = change_counts_text(sums).into_iter().chain(same).collect();
     if parts.is_empty() { "empty".to_owned() } else { parts.join(", ") }
 }
 
-/// The numbers of paths by kind of change, one part for each kind.
+/// How many paths changed, with one part for each kind of change.
 pub(crate) fn change_counts_text(sums: &ChangeCounts) -> Vec<String> {
     let parts = [
         (sums.added, "added"),
@@ -174,7 +174,7 @@ pub(crate) fn retirement_line(sums: &ChangeCounts) -> String {
 fn savings_line(report: &Report) -> String {
     let sum = |of: fn(&MirrorReport) -> u64| report.mirrors.iter().map(of).sum::<u64>();
     let (sent, new) = (sum(|mirror| mirror.traffic.sent_bytes), sum(|mirror| mirror.new_bytes));
-    // Small content may take more bytes than its size. That is no saving, so it is not reported.
+    // Small content may take more bytes than its size. That is not a saving, so it is not reported.
     if sent == 0 || sent >= new {
         return String::new();
     }
@@ -188,7 +188,7 @@ pub(crate) fn release_name(report: &Report) -> Option<String> {
     Some(format!("{}-{}", report.sequence?, &id[..16]))
 }
 
-/// The lines about the switch, which follow the table.
+/// The lines about the switch, below the table.
 fn switch_lines(report: &Report) -> String {
     let mut text = String::new();
     let is_ready = report.mirrors.iter().any(|mirror| mirror.outcome == Outcome::Staged);
@@ -262,7 +262,7 @@ pub(crate) fn outcome_text(outcome: &Outcome) -> String {
     }
 }
 
-/// The sentence which says that `command` changed nothing.
+/// The sentence that says that `command` changed nothing.
 fn nothing_done_text(command: &str) -> &'static str {
     match command {
         "rollback" => "nothing was rolled back",

@@ -9,7 +9,7 @@ use std::io::{self, IsTerminal as _, Write as _};
 use indicatif::{ProgressBar, ProgressStyle};
 use parking_lot::Mutex;
 
-/// Columns and rows that are assumed for a terminal that does not report its size.
+/// The columns and rows assumed for a terminal that does not report its size.
 const DEFAULT_SIZE: (usize, usize) = (80, 24);
 
 /// The labels of lines on standard error, with their colours.
@@ -82,7 +82,8 @@ fn with_colours(text: &str) -> String {
     text.split_inclusive('\n').map(coloured).collect()
 }
 
-/// Returns the columns of the terminal on standard output; `None` if it is not a terminal.
+/// Returns the width in columns of the terminal on standard output; `None` if standard output is
+/// not a terminal.
 pub(crate) fn stdout_columns() -> Option<usize> {
     let size = rustix::termios::tcgetwinsize(io::stdout()).ok()?;
     is_stdout_terminal().then_some(usize::from(size.ws_col)).filter(|columns| *columns > 0)
@@ -100,7 +101,7 @@ pub(crate) fn is_stdout_terminal() -> bool {
 
 /// Returns whether standard error is a terminal that can show a block.
 pub(crate) fn supports_block() -> bool {
-    // A dumb terminal, such as the shell of Emacs, cannot move its cursor.
+    // A dumb terminal, such as the one in Emacs's shell, cannot move its cursor.
     io::stderr().is_terminal() && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
 }
 

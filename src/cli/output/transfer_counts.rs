@@ -1,5 +1,4 @@
-//! Counts the work that the library reported: the progress of a command, its rate and the remaining
-//! time.
+//! Counts the work that the library reports: a command's progress, its rate and the remaining time.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
@@ -26,7 +25,8 @@ pub(crate) struct TransferCounts {
     scan_rate: Rate,
     bundles: BTreeMap<BundleKey, BundleCounts>,
     pack_bytes: BTreeMap<PackId, u64>,
-    /// The mirrors, in the order of the command and then of their first events.
+    /// The mirrors, first in the order that the command set, then in the order of their first
+    /// events.
     pub(crate) mirrors: Vec<MirrorCounts>,
     /// The wave that is soaking before the next one switches.
     pub(crate) soak: Option<Soak>,
@@ -45,20 +45,20 @@ struct BundleCounts {
 pub(crate) struct MirrorCounts {
     /// The name of the mirror.
     pub(crate) name: String,
-    /// The last report of the mirror as text; `None` while content is sent.
+    /// The mirror's last report as text; `None` while content is being sent.
     pub(crate) status_text: Option<String>,
     /// Whether the mirror is finished.
     pub(crate) is_done: bool,
     bundle: Option<BundleKey>,
     sent_bytes: u64,
-    /// How many bytes of the packs in transfer were sent.
+    /// How many bytes of each pack in transfer have been sent.
     in_flight_bytes: BTreeMap<PackId, u64>,
     held_bytes: u64,
     rate: Rate,
 }
 
 impl MirrorCounts {
-    /// Whether content was sent to the mirror.
+    /// Whether any content has been sent to the mirror.
     pub(crate) fn is_sending(&self) -> bool {
         self.transferred_bytes() > 0
     }
@@ -86,7 +86,7 @@ pub(crate) struct Soak {
     pub(crate) until: u64,
 }
 
-/// Bytes per second over the last seconds.
+/// Bytes per second over the last few seconds.
 #[derive(Debug, Default, Clone)]
 struct Rate(VecDeque<(Instant, u64)>);
 
@@ -94,7 +94,7 @@ impl Rate {
     /// Records the sum at this moment.
     fn record(&mut self, now: Instant, sum: u64) {
         self.0.push_back((now, sum));
-        // Keep one sample that is older than the window, as the starting point of the rate.
+        // Keep one sample from before the window, as the starting point for the rate.
         while self.0.get(1).is_some_and(|(then, _)| now.duration_since(*then) >= RATE_WINDOW) {
             self.0.pop_front();
         }
@@ -110,7 +110,7 @@ impl Rate {
 }
 
 impl BundleCounts {
-    /// The estimated size of all packs; `None` while it is unknown.
+    /// The estimated size of all packs; `None` while unknown.
     fn packed_estimate(&self) -> Option<u64> {
         // Assumes that the remaining content compresses as well as the content packed so far.
         let estimate = u128::from(self.packed_bytes) * u128::from(self.content_bytes);
@@ -198,7 +198,7 @@ impl TransferCounts {
         match event {
             Event::PackAdvanced { mirror, pack, bytes } => {
                 let mirror = self.mirror_mut(mirror);
-                // Replaced and not added, because the next attempt to send a pack counts from the
+                // Replaced, not added, because the next attempt to send a pack counts from the
                 // start.
                 mirror.in_flight_bytes.insert(*pack, *bytes);
                 mirror.record_transfer(now);
@@ -235,7 +235,7 @@ impl TransferCounts {
                 self.set_status(mirror, format!("release {sequence} is current"), true);
             }
             Event::AlreadyCurrent { mirror, sequence } => {
-                self.set_status(mirror, format!("release {sequence} was current already"), true);
+                self.set_status(mirror, format!("release {sequence} was already current"), true);
             }
             Event::MirrorFailed { mirror, .. } => self.set_status(mirror, "failed", true),
             Event::SoakStarted { wave, seconds, until } => {
@@ -329,7 +329,7 @@ impl TransferCounts {
         };
         let all: u64 = mirrors.iter().map(|mirror| done(mirror)).sum();
         let totals: Option<Vec<u64>> = mirrors.iter().map(|mirror| total(mirror)).collect();
-        // Several mirrors may get the same packs, and the sum would mean nothing to a reader.
+        // Several mirrors may get the same packs, so a sum would mean nothing to a reader.
         let largest_total = totals.as_ref().and_then(|totals| totals.iter().max().copied());
         let hundredths = totals.as_ref().map(|totals| percent(all, totals.iter().sum()));
         let rate: u64 = mirrors.iter().filter_map(|mirror| mirror.rate.per_second(now)).sum();
@@ -341,7 +341,7 @@ impl TransferCounts {
             },
             total: largest_total,
             rate: Some(rate).filter(|rate| *rate > 0),
-            // The slowest mirror ends last.
+            // The slowest mirror finishes last.
             remaining: mirrors.iter().filter_map(|mirror| left_of(mirror)).max(),
         }
     }

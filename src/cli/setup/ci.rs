@@ -1,12 +1,12 @@
 //! The default note and run number of a push, from the variables of a CI system.
 //!
-//! Pure: the environment is a closure. A run number comes only from a variable that the CI
-//! increases with every run, in a stream that is named after the job: if two jobs shared a stream,
-//! one of them would supersede the other.
+//! Pure: the environment is a closure. A run number comes only from a variable that the CI system
+//! increases with every run, in a stream named after the job: if two jobs shared a stream, one of
+//! them would supersede the other.
 
 use headwater::push::RunNumber;
 
-/// Maximum length of a note, in characters, because the name of a branch may be long.
+/// Maximum length of a note, in characters; a branch name may be long.
 const MAX_NOTE_CHARS: usize = 500;
 
 /// A CI system and its variables. If there are several variables, the first one that is set
@@ -90,18 +90,18 @@ pub(crate) fn note(lookup: impl Fn(&str) -> Option<String>) -> Option<String> {
     (!note.is_empty()).then_some(note)
 }
 
-/// The run number of a push from CI, if the job and its number are known. An old run that is
-/// repeated keeps its number, so it still counts as older.
+/// The run number of a push from CI, if the job and its number are known. A repeated old run keeps
+/// its number, so it still counts as older.
 pub(crate) fn run_number(lookup: impl Fn(&str) -> Option<String>) -> Option<RunNumber> {
     let kind = detect(&lookup)?;
-    // Without a part of its name, the job would share a stream with another job.
+    // Without part of its name, the job would share a stream with other jobs.
     let job: Option<Vec<String>> =
         kind.job.iter().map(|name| non_empty_variable(name, &lookup)).collect();
     let number = first_non_empty(kind.number, &lookup)?.parse().ok()?;
     RunNumber::new(&format!("{}:{}", kind.stream_prefix, job?.join("/")), number).ok()
 }
 
-/// The job and the number of this run, if the CI sets both.
+/// The job and the number of this run, if the CI system sets both.
 pub(crate) fn job_description(lookup: impl Fn(&str) -> Option<String>) -> Option<String> {
     run_number(lookup).map(|order| format!("{} run {}", order.stream(), order.number()))
 }
@@ -122,7 +122,7 @@ fn first_non_empty(names: &[&str], lookup: impl Fn(&str) -> Option<String>) -> O
     names.iter().find_map(|name| non_empty_variable(name, &lookup))
 }
 
-/// The URL of the run on GitHub, composed of its parts, because no variable contains the whole URL.
+/// The URL of the run on GitHub, assembled from parts because no variable contains the whole URL.
 fn github_url(lookup: impl Fn(&str) -> Option<String>) -> Option<String> {
     let part = |name| non_empty_variable(name, &lookup);
     let (server, repository) = (part("GITHUB_SERVER_URL")?, part("GITHUB_REPOSITORY")?);

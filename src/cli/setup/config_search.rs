@@ -1,7 +1,7 @@
 //! Finds the default `headwater.toml`: in the current directory, or in the nearest
 //! directory above it.
 //!
-//! Ignores a file in a directory above if it belongs to another user, because the file can name
+//! Ignores a file in a higher directory if it belongs to another user, because the file can name
 //! commands.
 
 use std::fs;
@@ -28,7 +28,7 @@ pub(crate) fn find() -> Option<PathBuf> {
                 path.display()
             ));
         })?;
-    // Users may not expect a file in a directory above, so its path is printed.
+    // Users may not expect a file in a higher directory, so its path is printed.
     if path != Path::new(FILE_NAME) && !verbosity::is_quiet() {
         // A command may load the configuration twice.
         static PATH_PRINTED: Once = Once::new();

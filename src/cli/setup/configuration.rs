@@ -11,7 +11,7 @@ use crate::cli::output::verbosity;
 use crate::cli::setup::{config_search, fleet};
 
 /// Loads the configuration: the named file, or else the file in the current directory or in the
-/// nearest directory above. Without a file, the configuration is [`Config::default`].
+/// nearest directory above it. Without a file, the configuration is [`Config::default`].
 pub(crate) fn load_config(args: &ConfigArgs) -> Result<Config, Failure> {
     let path = args
         .config
@@ -63,13 +63,13 @@ pub(crate) fn config_failure(error: ConfigError) -> Failure {
     }
 }
 
-/// The failure for an invalid file of tokens.
+/// The failure for an invalid token file.
 pub(crate) fn token_file_failure(error: ConfigError) -> Failure {
     match error {
         ConfigError::Read(error) => Failure::new(
             Exit::Usage,
             format!(
-                "cannot use the file of --token-file: {}",
+                "cannot use the token file (--token-file): {}",
                 headwater::text::error_chain(&error)
             ),
         )

@@ -1,6 +1,5 @@
 //! The mirrors of a command, and the order in which they switch. Converts the groups, waves and
-//! frozen mirrors of the configuration into the policy of a push. Uses the crate
-//! `percent-encoding`.
+//! frozen mirrors in the configuration into a push's policy. Uses the crate `percent-encoding`.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -72,7 +71,7 @@ fn known_names_hint(config: &Config, word: &str) -> String {
 /// Removes the frozen mirrors from `mirrors`. Returns the reports for them.
 ///
 /// # Errors
-/// Returns an error if no mirror remains.
+/// Fails if no mirror remains.
 pub(crate) fn extract_frozen(
     mirrors: &mut Vec<MirrorChoice>,
     config: &Config,
@@ -84,15 +83,15 @@ pub(crate) fn extract_frozen(
     let frozen: Vec<MirrorReport> = mirrors.extract_if(.., is_frozen).map(frozen_report).collect();
     if mirrors.is_empty() {
         let error = "every mirror is frozen";
-        let hint = "remove `frozen` of a [[mirror]] from the configuration, or change its `until`, \
+        let hint = "remove `frozen` from a [[mirror]] in the configuration, or change its `until`, \
                     to push to that mirror";
         return Err(Failure::new(Exit::Usage, error).with_hint(hint));
     }
     Ok(frozen)
 }
 
-/// The note that the release of `command` is only for part of the configured fleet; `None` if it is
-/// for the whole fleet. Frozen mirrors do not count as missing, and locations that are not
+/// The note that the release made by `command` is for only part of the configured fleet; `None` if
+/// it is for the whole fleet. Frozen mirrors do not count as missing, and locations that are not
 /// configured count as a separate fleet.
 pub(crate) fn partial(
     mirrors: &[MirrorChoice],
@@ -137,7 +136,7 @@ fn frozen_report(choice: MirrorChoice) -> MirrorReport {
 /// The policy for switching, from the configuration.
 ///
 /// # Errors
-/// Returns an error if a probe names no path of a tree.
+/// Fails if a probe names no path in a tree.
 pub(crate) fn policy(
     config: &Config,
     on_failure: Option<OnFailure>,
@@ -154,9 +153,9 @@ fn wave(config: &Config, inputs: &config::WaveConfig) -> Result<Wave, Failure> {
     };
     let members: Vec<&MirrorConfig> = config.mirrors.iter().filter(is_in).collect();
     let mut probes = Vec::new();
-    // Skip waves without a mirror of this command.
+    // Skip waves that contain no mirror of this command.
     for text in inputs.probes.iter().filter(|_| !members.is_empty()) {
-        // A full URL is fetched once, and a path is fetched from each mirror of the wave.
+        // A full URL is fetched once, and a path is fetched from each mirror in the wave.
         if text.contains("://") {
             probes.push(probe(text.clone(), path_in_tree(text, config))?);
             continue;
@@ -170,8 +169,8 @@ fn wave(config: &Config, inputs: &config::WaveConfig) -> Result<Wave, Failure> {
     Ok(Wave { mirrors, soak: inputs.soak, probes })
 }
 
-/// The path in the tree that a URL refers to: the part after the public URL with which it starts,
-/// or after its host.
+/// The path in the tree that a URL refers to: the part after the public URL that it starts with, or
+/// after its host.
 fn path_in_tree(url: &str, config: &Config) -> String {
     let publics = config.all_mirrors().filter_map(|mirror| mirror.public_url.as_ref());
     let inside = publics

@@ -23,7 +23,7 @@ const FETCH_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// The result of one poll of the fleet.
 pub(crate) struct FleetPoll {
-    /// The polls of the mirrors, in the order of the mirrors.
+    /// The poll results, in the order of the mirrors.
     pub(crate) polls: Vec<Poll>,
     /// The states of the mirrors, worst first.
     pub(crate) mirror_statuses: Vec<MirrorStatus>,
@@ -49,7 +49,7 @@ pub(crate) struct FleetPoller {
 }
 
 impl FleetPoller {
-    /// Creates a watcher without opening connections.
+    /// Creates a poller without opening connections.
     pub(crate) fn new(
         mirrors: &[String],
         remote: &RemoteArgs,
@@ -66,7 +66,7 @@ impl FleetPoller {
         Ok(Self { config, fleet, progress, choices, remote: remote.clone() })
     }
 
-    /// Starts the deadlines anew.
+    /// Creates the mirrors again, so that their deadlines restart.
     pub(crate) fn recreate_fleet(&mut self) -> Result<(), Failure> {
         self.fleet = create_fleet(&self.remote, &self.choices, &self.config)?;
         Ok(())
@@ -81,7 +81,7 @@ impl FleetPoller {
             if let Some(Err(error)) =
                 found.map(|found| stores.check(&one.mirror, &one.location, found))
             {
-                // A different store than before does not show the state of this mirror: its volume
+                // A store that is not the expected one says nothing about this mirror, whose volume
                 // may not be mounted.
                 one.state = Err(error);
             }
@@ -89,7 +89,7 @@ impl FleetPoller {
         evaluate_polls(polls, &self.config)
     }
 
-    /// Adds the disk space of the releases of every mirror that responded.
+    /// Adds the disk space that the releases use on every mirror that responded.
     pub(crate) fn add_disk_usage(&self, fleet_poll: &mut FleetPoll) {
         let (mirrors, polls) = (self.fleet.mirrors(), &fleet_poll.polls);
         let measure = |mirror_status: &mut MirrorStatus| {
@@ -127,7 +127,7 @@ impl FleetPoller {
     }
 }
 
-/// Evaluates polls of the mirrors.
+/// Evaluates poll results.
 pub(crate) fn evaluate_polls(polls: Vec<Poll>, config: &Config) -> FleetPoll {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     let is_frozen = |name: &str| {
@@ -146,7 +146,7 @@ impl FleetPoll {
             .collect()
     }
 
-    /// The sites as text. If no mirror has a site, the site of the configuration.
+    /// The sites as text. If no mirror has a site, the site from the configuration.
     pub(crate) fn title(&self, config: &Config) -> String {
         let mut sites = self.sites();
         if sites.is_empty() {
@@ -159,7 +159,7 @@ impl FleetPoll {
     /// stale files, if that was checked.
     pub(crate) fn proven_current<'c>(&self, config: &'c Config) -> Vec<&'c MirrorConfig> {
         let is_proven = |mirror_status: &&MirrorStatus| {
-            // Only mirrors that are proven current, because a load balancer or a client is sent to
+            // Only mirrors that are proven current, because load balancers and clients are sent to
             // them.
             mirror_status.state == StatusKind::Current && !mirror_status.is_stale()
         };

@@ -31,13 +31,13 @@ use crate::cli::setup::{options, process, signals};
 
 /// The environment variables that may contain a proxy. The first one that is set applies.
 const PROXY_VARIABLES: [&str; 4] = ["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"];
-/// The environment variables that may contain the hosts that need no proxy.
+/// The environment variables that may list the hosts that need no proxy.
 const NO_PROXY_VARIABLES: [&str; 2] = ["NO_PROXY", "no_proxy"];
 /// Default number of mirrors that receive content at the same time.
 pub(crate) const DEFAULT_MAX_PARALLEL: NonZeroUsize = NonZeroUsize::new(16).expect("16 is not 0");
-/// Maximum size of a file with a token, in bytes.
+/// Maximum size of a token file, in bytes.
 const MAX_TOKEN_BYTES: u64 = 8 * 1024;
-/// Maximum size of a file with certificates, in bytes: twice the size of the system's bundle.
+/// Maximum size of a certificate file, in bytes: twice the size of the system's bundle.
 const MAX_PEM_BYTES: u64 = 1024 * 1024;
 
 /// Creates the mirrors of one run.
@@ -50,13 +50,13 @@ pub(crate) struct MirrorFactory {
     flags: RemoteArgs,
     /// The configuration; flags take precedence.
     run: RunDefaults,
-    /// The environment variables with secrets that the configuration names.
+    /// The environment variables that the configuration names as sources of secrets.
     secret_variables: Vec<String>,
     environment: fn(&str) -> Option<String>,
 }
 
 impl MirrorFactory {
-    /// Creates the factory for commands that send no content, or only repair content. `wait` is the
+    /// Creates the factory for commands that send no content, or only repair it. `wait` is the
     /// value of their flag, if given.
     pub(crate) fn new(remote: &RemoteArgs, wait: Option<Duration>, config: &Config) -> Self {
         let run = config.run.clone();
@@ -143,7 +143,7 @@ impl MirrorFactory {
         };
         let mut limits = self.limits.clone();
         if let Some(rate) = choice.access.bwlimit {
-            // The limit of the run applies in addition to the limit of the mirror.
+            // The run's limit applies in addition to the mirror's.
             limits.limit = Some(Arc::new(Limiter::new(rate.get(), limits.limit.take())));
         }
         limits.deadline = self.deadline(&choice.access).map(|deadline| self.started + deadline);
@@ -169,9 +169,8 @@ impl MirrorFactory {
         })
     }
 
-    /// How long after the start of the run headwater gives up on a mirror. The deadline of the
-    /// mirror takes precedence over the one of the configuration, but it never exceeds the deadline
-    /// of the flag, which ends the run.
+    /// How long after the start of the run headwater gives up on a mirror. The mirror's deadline
+    /// takes precedence over the configuration's, but never exceeds the flag's, which ends the run.
     fn deadline(&self, own: &MirrorAccess) -> Option<Duration> {
         match (self.flags.deadline, own.deadline) {
             (Some(run), Some(own)) => Some(run.min(own)),
@@ -213,8 +212,8 @@ impl MirrorFactory {
     }
 
     fn token(&self, inputs: &MirrorAccess) -> Result<Option<BearerToken>, UnusableSetting> {
-        // The most specific setting is used: the token of the mirror, then that of this run, then
-        // that of the environment.
+        // The most specific setting applies: the mirror's token, then this run's, then the
+        // environment's.
         let (text, what) = match (&inputs.token, &self.flags.token_file) {
             (None, Some(path)) => {
                 read_token_file(path, format!("--token-file {}", path.display()))?
@@ -267,7 +266,7 @@ fn limiter(rate: Option<NonZeroU64>) -> Option<Arc<Limiter>> {
     rate.map(|rate| Arc::new(Limiter::new(rate.get(), None)))
 }
 
-/// The limit for directories: all mirrors, or fewer if the system allows only few open files.
+/// The limit for directories: all mirrors, or fewer if the system allows only a few open files.
 fn directory_semaphore(semaphore: &Arc<Semaphore>, at_once: usize) -> Arc<Semaphore> {
     let most = process::max_parallel_directories();
     if most < at_once { Arc::new(Semaphore::new(most)) } else { Arc::clone(semaphore) }
@@ -280,8 +279,8 @@ pub(crate) fn check_directories_exist(
     config: &Config,
 ) -> Result<(), Failure> {
     let stores = options::known_stores(None, config);
-    // If a configured mirror is missing, that is a finding, which the command reports. A location
-    // in the arguments may be misspelt.
+    // A missing configured mirror is a finding, which the command reports. A location in the
+    // arguments may just be misspelt.
     for choice in choices.iter().filter(|choice| config.mirror(&choice.name).is_none()) {
         let Ok(Location::Directory(path)) = Location::parse(&choice.location) else { continue };
         if matches!(fsx::lstat(&path), Err(error) if error.kind() == std::io::ErrorKind::NotFound) {
@@ -322,7 +321,7 @@ fn read_pem(path: &Path, what: impl Fn() -> String) -> Result<String, UnusableSe
         .map_err(|error| UnusableSetting { what: what(), why: error.source.to_string() })
 }
 
-/// The content of a file with a token, and the name of its setting.
+/// The content of a token file, and the name of its setting.
 fn read_token_file(path: &Path, what: String) -> Result<(String, String), UnusableSetting> {
     warn_if_open(path, &what);
     match fsx::read_text(path, MAX_TOKEN_BYTES) {
@@ -358,9 +357,9 @@ fn location_failure(error: &LocationError) -> Failure {
 fn unsupported_scheme_hint(scheme: &str) -> &'static str {
     match scheme.to_ascii_lowercase().as_str() {
         "s3" | "s3a" | "gs" | "gcs" | "r2" | "b2" | "az" | "azure" | "abfs" | "swift" => {
-            "push to a directory and upload its `current` with rclone or the tool of the provider \
-             in `on_activated` of [hooks]; buckets cannot be mirrors yet, and such an upload is \
-             not atomic"
+            "push to a directory and upload its `current` with rclone or the provider's tool, from \
+             `on_activated` in [hooks]; buckets cannot be mirrors yet, and such an upload is not \
+             atomic"
         }
         "rsync" | "sftp" | "scp" | "ftp" | "ftps" | "fish" => {
             "write ssh://[user@]host[:port]/absolute/path, and install `headwater` on that host; \
@@ -376,7 +375,7 @@ fn unsupported_scheme_hint(scheme: &str) -> &'static str {
     }
 }
 
-/// Warns about a secret that every user of this machine can read. If the check fails, the error is
+/// Warns about a secret that every user on this machine can read. If the check fails, the error is
 /// reported when the file is read.
 fn warn_if_open(path: &Path, what: &str) {
     /// Files that have already caused a warning: several mirrors may use the same token.
@@ -386,7 +385,7 @@ fn warn_if_open(path: &Path, what: &str) {
     if is_open && WARNED.lock().insert(path.to_owned()) {
         // If stderr is closed, the warning is lost.
         eprint_raw(&format!(
-            "warning: every user of this machine can read {what}: run chmod o-r\n"
+            "warning: every user on this machine can read {what}: run chmod o-r\n"
         ))
         .ok();
     }

@@ -1,5 +1,5 @@
 //! The code that commands share besides arguments and output: the configuration, the environment,
-//! mirrors, options, polls of the mirrors, and notifications.
+//! mirrors, options, polling, and notifications.
 
 pub(super) mod ci;
 pub(super) mod config_search;

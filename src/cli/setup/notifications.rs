@@ -1,7 +1,7 @@
 //! Notifications after a push, and the files with its result.
 //!
-//! A failure here is reported but does not change the exit code: the report describes the mirrors
-//! correctly. If a release changed nothing for visitors, no notification is sent.
+//! A failure here is reported but does not change the exit code: what the report says about the
+//! mirrors is still true. If a release changed nothing for visitors, no notification is sent.
 
 use std::collections::BTreeSet;
 use std::io::Write as _;
@@ -33,11 +33,12 @@ use crate::cli::setup::{fleet_poller, settings};
 
 /// Maximum time for one request to another service.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(20);
-/// How long hooks may run after an interruption, about which they are notified too.
+/// How long hooks may still run after an interruption: they report interruptions too.
 const HOOK_GRACE_PERIOD: Duration = Duration::from_millis(700);
-/// Maximum size of a file with a secret, in bytes.
+/// Maximum size of a secret file, in bytes.
 const MAX_SECRET_BYTES: u64 = 8 * 1024;
-/// Name prefix of the file in the cache with the URLs that a CDN has not acknowledged, one per line.
+/// Name prefix of the file in the cache with the URLs that a CDN has not acknowledged. The file has
+/// one URL per line.
 const PENDING_PURGE_PREFIX: &str = "purge-";
 /// Maximum size of the file with unacknowledged URLs, in bytes.
 const MAX_PENDING_BYTES: u64 = 64 * 1024 * 1024;
@@ -95,7 +96,7 @@ pub(crate) struct Notifications<'a> {
     cache: Option<&'a Path>,
     began: Instant,
     results: Vec<NotificationResult>,
-    /// The polls of the mirrors after the push, if a notification needs them.
+    /// The poll results after the push, if a notification needs them.
     polls: Option<Vec<Poll>>,
     grace_period: GracePeriod<'a>,
 }
@@ -142,7 +143,7 @@ impl<'a> Notifications<'a> {
                 &facts,
             );
         }
-        // Runs even without new paths, for URLs that are left from an earlier push.
+        // Runs even without new paths, for URLs that are left over from an earlier push.
         self.purge_cdn(&paths, progress);
         if code != 0 {
             self.run_hook("on_failed", self.config.notify.hooks.on_failed.clone(), &paths, &facts);
@@ -179,7 +180,7 @@ impl<'a> Notifications<'a> {
         site.unwrap_or_default().to_string()
     }
 
-    /// Returns whether a notification needs a poll of the mirrors.
+    /// Returns whether a notification needs the mirrors to be polled.
     fn needs_poll(&self, report: Option<&Report>) -> bool {
         let notify = &self.config.notify;
         let needs_status = notify.purge.is_some()
@@ -218,8 +219,7 @@ impl<'a> Notifications<'a> {
         ];
         let input: String = paths.iter().map(|path| format!("/{path}\n")).collect();
         let limit = self.config.notify.hooks.timeout;
-        // The standard output of the hook is discarded, because stdout is for the result of this
-        // command.
+        // The hook's standard output is discarded, because stdout is for this command's result.
         let (directory, kept_bytes) = (Path::new("."), 0);
         let secret_variables = &self.config.secret_variables();
         let (command, variables, input) = (&command, &variables, &input);
@@ -232,7 +232,7 @@ impl<'a> Notifications<'a> {
             max_output_bytes: kept_bytes,
             timeout: limit,
         };
-        // Also after an interruption, for a while, because `on_failed` exists to report it.
+        // Runs for a while even after an interruption, because `on_failed` exists to report it.
         let ran = command::run_cancellable(&spec, &|| self.grace_period.is_cancelled());
         let given = pluralize(paths.len() as u64, "path", "paths");
         self.record_result(
@@ -241,7 +241,7 @@ impl<'a> Notifications<'a> {
         );
     }
 
-    /// Purges the CDN. Includes the URLs that it has not acknowledged before.
+    /// Purges the CDN, including the URLs that it did not acknowledge earlier.
     fn purge_cdn(&mut self, paths: &BTreeSet<String>, progress: &Progress) {
         let Some(settings) = &self.config.notify.purge else { return };
         // URLs that an earlier push could not purge are stale in the CDN until they are sent.
@@ -348,7 +348,7 @@ fn warn(results: &[NotificationResult], progress: &Progress) {
     }
 }
 
-/// Adds failures of `post_activate` hooks, which may have ended after the poll of the mirrors.
+/// Adds failures of `post_activate` hooks, which may have finished after the mirrors were polled.
 fn add_hook_failures(seen: &mut [Poll], report: Option<&Report>) {
     let mirrors = report.map(|report| report.mirrors.as_slice()).unwrap_or_default();
     for (one, mirror) in seen.iter_mut().zip(mirrors) {
@@ -386,7 +386,7 @@ impl PushResult<'_> {
 }
 
 /// The URL paths whose content changed for visitors of a mirror that switched. Includes the changes
-/// of a release that was served only for a while, because caches may contain it.
+/// in a release that was served only for a while, because caches may contain it.
 fn changed_paths(
     report: &Report,
     fleet: &Fleet,
@@ -449,7 +449,7 @@ fn pending_purge_name(settings: &config::PurgeConfig) -> String {
 fn build_purge(settings: &config::PurgeConfig) -> Result<Purge, String> {
     let token = settings.token.as_ref().map(read_secret).transpose()?;
     let value = token.map(|token| {
-        // Only this header contains a scheme before the token.
+        // Only this header has a scheme before the token.
         if settings.header.eq_ignore_ascii_case("authorization") {
             Secret::new(format!("Bearer {}", token.reveal()))
         } else {
@@ -483,7 +483,7 @@ fn read_secret(source: &TokenSource) -> Result<Secret, String> {
     };
     // A file usually ends with a line break.
     let text = text.trim();
-    // The text becomes a header, in which a line break would begin another header.
+    // The text goes into a header, where a line break would begin another header.
     if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
         return Err(format!("{what} is empty or contains blanks or line breaks"));
     }

@@ -27,7 +27,7 @@ fn from_environment(
     host: Option<&str>,
 ) -> Option<String> {
     let set = |name: &&str| lookup(name).filter(|value| !value.trim().is_empty());
-    // sudo sets USER to the user as whom it runs the command.
+    // sudo sets USER to the user that it runs the command as.
     let user = || ["SUDO_USER", "USER", "LOGNAME"].iter().find_map(set).or_else(&own_name);
     // The job takes precedence over the user: on a CI system the user is the same for everyone.
     let name = ci::job_description(&lookup).or_else(|| {

@@ -147,8 +147,7 @@ impl PushInputs<'_> {
     }
 }
 
-/// Makes a note into one line of at most 1,024 bytes. A longer commit message is cut instead of
-/// refused.
+/// Turns a note into one line of at most 1,024 bytes. A longer commit message is cut, not refused.
 fn one_line(note: &str) -> String {
     let mut line: String = note.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
     while line.len() > headwater::release::MAX_NOTE_BYTES {

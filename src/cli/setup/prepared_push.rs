@@ -34,7 +34,7 @@ pub(crate) struct PreparedPush {
 
 /// Prepares a push from the arguments of `push` and `plan`.
 pub(crate) fn prepare_push(args: &PushArgs) -> Result<PreparedPush, Failure> {
-    // Refused and not ignored: the note is part of the release, which is copied unchanged.
+    // Refused, not ignored: the note is part of the release, which is copied unchanged.
     if args.source.from.is_some() && args.release.note.is_some() {
         let error = "--note does not work with --from, which copies a release unchanged";
         let hint =
@@ -120,8 +120,8 @@ pub(crate) fn prepare_push_from(
     })
 }
 
-/// The configured mirrors that are not part of `fleet`, because the metrics must keep their gauges.
-/// A mirror whose credentials are missing is left out, because this push does not need them.
+/// The configured mirrors outside `fleet`: the metrics must keep their gauges. A mirror whose
+/// credentials are missing is left out, because this push does not need them.
 fn other_mirrors(
     factory: &MirrorFactory,
     fleet: &Fleet,

@@ -18,8 +18,8 @@ const RESERVED_FILES: u64 = 64;
 /// The number of open files for one directory mirror while it is being filled.
 const FILES_PER_MIRROR: u64 = 32;
 
-/// Prepares the process: raises the limit of open files, and turns the signal for a file that is
-/// too large into an error.
+/// Prepares the process: raises the limit on open files, and turns the signal for an oversized file
+/// into an error.
 pub(crate) fn prepare() {
     raise_file_limit();
     // If SIGXFSZ has a handler, the write fails with EFBIG; without a handler, the signal ends the
@@ -27,7 +27,7 @@ pub(crate) fn prepare() {
     flag::register(SIGXFSZ, Arc::new(AtomicBool::new(false))).ok();
 }
 
-/// Raises the soft limit of open files up to the hard limit. The usual limit of 1,024 exists for
+/// Raises the soft limit on open files to the hard limit. The usual limit of 1,024 exists for
 /// programs that use `select`.
 fn raise_file_limit() {
     let limit = getrlimit(Resource::Nofile);
@@ -38,8 +38,8 @@ fn raise_file_limit() {
     }
 }
 
-/// How many directory mirrors can be filled at the same time with the limit of open files; at least
-/// one.
+/// How many directory mirrors can be filled at the same time under the limit on open files; at
+/// least one.
 pub(crate) fn max_parallel_directories() -> usize {
     let files = getrlimit(Resource::Nofile).current.unwrap_or(OPEN_FILE_LIMIT);
     directories_for_file_limit(files)

@@ -39,7 +39,7 @@ impl ReleaseSettings {
         environment: impl Fn(&str) -> Option<String>,
     ) -> Self {
         let site = site.or(config.site.as_ref()).cloned();
-        // One rule that matches every path: the flag replaces all rules of the configuration.
+        // One rule that matches every path: the flag replaces all rules in the configuration.
         let keep_removed = match args.keep_removed {
             Some(keep) => vec![RetentionRule { pattern: "*".to_owned(), keep }],
             None => config.keep_removed.clone(),
@@ -51,8 +51,8 @@ impl ReleaseSettings {
     }
 }
 
-/// The exclude patterns: first those of the configuration, then those of the flags. Later patterns
-/// take precedence.
+/// The exclude patterns: first those from the configuration, then those from the flags. Later
+/// patterns take precedence.
 pub(crate) fn exclude_patterns(flags: &[String], config: &Config) -> Vec<String> {
     config.exclude.iter().chain(flags).cloned().collect()
 }
@@ -73,7 +73,7 @@ pub(crate) fn cache_dir(flag: Option<&Path>, config: &Config) -> Result<PathBuf,
 
 /// Reads an environment variable of this process.
 pub(crate) fn environment_variable(name: &str) -> Option<String> {
-    // A value that is not UTF-8 counts as not set, because no setting can have such a value.
+    // A value that is not UTF-8 counts as unset, because no setting can have such a value.
     std::env::var(name).ok()
 }
 

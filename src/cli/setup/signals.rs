@@ -1,4 +1,5 @@
-//! Ctrl-C and SIGTERM: the first signal asks the run to stop, and the second one ends it at once.
+//! Ctrl-C and SIGTERM: the first signal asks the run to stop, and the second one ends it
+//! immediately.
 //!
 //! Uses the crate `signal-hook`.
 
@@ -21,15 +22,15 @@ const STOP_TIMEOUT: Duration = Duration::from_millis(1500);
 pub(crate) static CANCEL_TOKEN: LazyLock<CancelToken> = LazyLock::new(CancelToken::default);
 static HANDLERS_INSTALLED: Mutex<bool> = Mutex::new(false);
 
-/// The cancellation token of this process. It is never cancelled before a call of
-/// [`install_handlers`].
+/// The cancellation token of this process. It is never cancelled before [`install_handlers`] is
+/// called.
 pub(crate) fn cancel_token() -> CancelToken {
     CANCEL_TOKEN.clone()
 }
 
-/// Starts catching signals. After this call, the first signal cancels [`token`]. A second signal
-/// ends the process with exit code 130, and so does the end of [`STOP_TIMEOUT`] after the first
-/// one. As after a crash, every mirror is then on a complete release.
+/// Starts catching signals. After this call, the first signal cancels [`cancel_token`]. A second
+/// signal, or the end of [`STOP_TIMEOUT`] after the first one, ends the process with exit code 130.
+/// As after a crash, every mirror is then on a complete release.
 pub(crate) fn install_handlers() -> io::Result<()> {
     let mut is_installed = HANDLERS_INSTALLED.lock();
     if *is_installed {

@@ -13,7 +13,7 @@ use crate::cli::output::failure::Failure;
 use crate::cli::setup::mirror_factory::MirrorFactory;
 use crate::cli::setup::options;
 
-/// A tree or a mirror, for `--from` of repair and for the sides of diff.
+/// A tree or a mirror, for `repair --from` and for the sides of `diff`.
 pub(crate) enum TreeOrMirror {
     Tree { roots: Vec<Root>, scan: ScanOptions },
     Mirror(Arc<dyn Mirror>),

@@ -139,8 +139,8 @@ fn each_fleet_rule_reports_the_invalid_value() {
         assert!(message.contains(part), "{text}: {message}");
     }
     for (wave, line, part) in [
-        ("[[wave]]\ngroups=['g','g']", 10, "in a wave already"),
-        ("[[wave]]\ngroups=['g']\n[[wave]]\ngroups=['h','g']", 12, "in a wave already"),
+        ("[[wave]]\ngroups=['g','g']", 10, "already in a wave"),
+        ("[[wave]]\ngroups=['g']\n[[wave]]\ngroups=['h','g']", 12, "already in a wave"),
         ("[[wave]]\ngroups=['g']\nsoak='soon'", 11, "no duration"),
         ("[[wave]]\ngroups=['g']\nprobe='index.html'", 11, "\"a\" has no `public_url`"),
         ("[[wave]]\ngroups=['g']\nprobe='ftp://h/x'", 11, "a probe is"),

@@ -74,9 +74,9 @@ fn notification_errors_are_reported_without_secrets() {
         ),
         (
             "[purge]\nurl='http://cdn.example/x'\nbase='https://a.example'\ntoken_env='A'",
-            "over https: only",
+            "only over https:",
         ),
-        ("[purge]\nurl='http://10.0.0.1/x?key=1'\nbase='https://a.example'", "over https: only"),
+        ("[purge]\nurl='http://10.0.0.1/x?key=1'\nbase='https://a.example'", "only over https:"),
         (
             "[purge]\nurl='https://a.example'\nbase='https://a.example'\n\
              token_env='https://hc.example/canary'",

@@ -170,8 +170,8 @@ impl<'a> LineParser<'a> {
                 let raw = &self.rest[..at];
                 self.rest = &self.rest[at + 1..];
                 let not_utf8 =
-                    || ManifestError::Line { line: self.line, what: "a text is not UTF-8" };
-                // A string without escapes is borrowed; nearly all are like this.
+                    || ManifestError::Line { line: self.line, what: "a string is not UTF-8" };
+                // A string without escapes, as nearly all are, is borrowed.
                 return match unescaped {
                     None => std::str::from_utf8(raw).map(Into::into).map_err(|_| not_utf8()),
                     Some(mut text) => {
@@ -211,7 +211,7 @@ impl<'a> LineParser<'a> {
             .get(..64)
             // Lower case only: upper case would be a second spelling.
             .and_then(ObjectId::parse_hex)
-            .ok_or_else(|| self.fail("no object id"))?;
+            .ok_or_else(|| self.fail("not an object id"))?;
         self.rest = &self.rest[64..];
         Ok(id)
     }

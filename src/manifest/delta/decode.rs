@@ -93,7 +93,7 @@ impl<R: BufRead> Decoder<R> {
         Ok(Some(match op[0] {
             OP_END => {
                 if !self.input.fill_buf()?.is_empty() {
-                    return Err(invalid("something follows its end"));
+                    return Err(invalid("data follows its end"));
                 }
                 return Ok(None);
             }
@@ -131,7 +131,7 @@ impl<R: BufRead> Decoder<R> {
         usize::try_from(length)
             .ok()
             .filter(|length| *length <= limit)
-            .ok_or_else(|| invalid("a text is too long"))
+            .ok_or_else(|| invalid("a string is too long"))
     }
 
     fn bytes(&mut self, length: usize) -> Result<Vec<u8>, ManifestError> {
@@ -279,7 +279,7 @@ impl OperationCounter {
         // Checked before the run is applied. A delta of 256 kB once made four billion operations,
         // which took a minute of CPU time.
         if self.base > limits.base_entries.unwrap_or(MAX_ENTRIES) {
-            return Err(invalid("it goes on behind its base's end"));
+            return Err(invalid("it continues past its base's end"));
         }
         if self.made > limits.entries {
             return Err(invalid("it makes more entries than the release has"));
@@ -386,7 +386,7 @@ pub fn objects_at(
         }
     }
     if wanted.next().is_some() {
-        Err(invalid("a position is behind the base's end"))
+        Err(invalid("a position is past the base's end"))
     } else {
         Ok(found)
     }
@@ -404,7 +404,7 @@ struct Applier<'a, I, W> {
 impl<I: Iterator<Item = Result<Entry, ManifestError>>, W: Write> Applier<'_, I, W> {
     fn next_base(&mut self) -> Result<Entry, ManifestError> {
         let entry =
-            self.base.next().ok_or_else(|| invalid("it goes on behind its base's end"))??;
+            self.base.next().ok_or_else(|| invalid("it continues past its base's end"))??;
         self.last_path.clear();
         self.last_path.push_str(entry.path.as_str());
         Ok(entry)
@@ -421,9 +421,9 @@ impl<I: Iterator<Item = Result<Entry, ManifestError>>, W: Write> Applier<'_, I, 
             }
             EntryFields::File { content, exec, mtime, until } => (content, exec, mtime, until),
         };
-        // The base, the ids and the delta come from three sources, so any of them may not match the
-        // others.
-        let unknown = || invalid("content is named that is not there");
+        // The base, the ids and the change come from three sources, so any of them may not match
+        // the others.
+        let unknown = || invalid("it names content that is not there");
         let (object, size) = match content {
             EntryContent::Same => old.map(|old| (old.object, old.size)).ok_or_else(unknown)?,
             EntryContent::NextNew(_) => {
@@ -460,7 +460,7 @@ impl<I: Iterator<Item = Result<Entry, ManifestError>>, W: Write> Applier<'_, I, 
                     .last_path
                     .as_bytes()
                     .get(..shared)
-                    .ok_or_else(|| invalid("a path shares too much"))?;
+                    .ok_or_else(|| invalid("a path shares more than the previous path has"))?;
                 let path = String::from_utf8([start, &suffix].concat())
                     .map_err(|_| invalid("a path is not UTF-8"))?;
                 let path = TreePath::new(&path).map_err(|_| invalid("a path breaks a rule"))?;

@@ -190,12 +190,12 @@ fn split_run_is_refused() {
 fn delta_over_its_limits_is_refused_at_once() {
     let limits = ChangeLimits { base_entries: Some(10), entries: 5, ..WIDE };
     for (operations, words) in [
-        (&[OP_DROP, 11][..], "behind its base's end"),
-        (&[OP_KEEP, 3, OP_DROP, 8], "behind its base's end"),
+        (&[OP_DROP, 11][..], "past its base's end"),
+        (&[OP_KEEP, 3, OP_DROP, 8], "past its base's end"),
         (&[OP_KEEP, 6], "more entries than the release has"),
         (
             &[OP_KEEP, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1],
-            "behind its base's end",
+            "past its base's end",
         ),
     ] {
         let error = summarize(&change_of(operations)[..], &limits).unwrap_err();

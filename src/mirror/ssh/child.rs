@@ -170,7 +170,7 @@ impl Child {
                 // There is no banner yet, so there is no work to finish: kill the process
                 // immediately.
                 self.process.kill().ok();
-                let what = format!("no banner of a receiver{}", self.quote(&output));
+                let what = format!("no receiver banner{}", self.quote(&output));
                 return Err(attempt_error(TransportError::Timeout { what }, RetryAction::Later));
             }
             let mut some = [0; 4096];
@@ -195,7 +195,7 @@ impl Child {
     fn no_receiver(&self, output: &[u8], why: &str) -> AttemptError {
         attempt_error(
             TransportError::NoReceiver {
-                what: format!("{why}the output has no banner of a receiver{}", self.quote(output)),
+                what: format!("{why}the output has no receiver banner{}", self.quote(output)),
             },
             RetryAction::Never,
         )

@@ -137,7 +137,7 @@ fn apply(
     content: &mut Vec<u8>,
 ) -> Result<(), PackError> {
     const WHAT: &str = "copies of a delta";
-    const TOO_LONG: PackError = PackError::frame("the delta makes more than its content");
+    const TOO_LONG: PackError = PackError::frame("the delta produces more than its content");
     let mut input = ByteCursor { rest: body };
     let count = input.number(WHAT)?;
     let mut columns = [ByteCursor { rest: &[] }; 3];
@@ -160,17 +160,16 @@ fn apply(
         // content.
         let from = layout::take_difference(&mut places, old_end + run, WHAT)?;
         old_end =
-            from.checked_add(length).ok_or(PackError::frame("a copy from outside of the bases"))?;
+            from.checked_add(length).ok_or(PackError::frame("a copy from outside the bases"))?;
         content.extend_from_slice(input.take(run, "literals of a delta")?);
         // The difference wraps around, so a hostile one can give any position; `get` refuses
         // positions outside the prefix.
         let range = usize::try_from(from).ok().zip(usize::try_from(old_end).ok());
         let copied = range.and_then(|(from, end)| prefix.get(from..end));
-        content
-            .extend_from_slice(copied.ok_or(PackError::frame("a copy from outside of the bases"))?);
+        content.extend_from_slice(copied.ok_or(PackError::frame("a copy from outside the bases"))?);
     }
     if content.len() + input.rest.len() != content_bytes {
-        return Err(PackError::frame("the delta does not make its content"));
+        return Err(PackError::frame("the delta does not produce its content"));
     }
     content.extend_from_slice(input.rest);
     Ok(())

@@ -445,7 +445,7 @@ impl Handler {
         // Returning this error drops the range and frees its space: refused uploads must not pile
         // up.
         if hash.as_bytes() != id.as_bytes() {
-            return Err(HttpError::malformed("these bytes are not this object"));
+            return Err(HttpError::malformed("the bytes do not match the id of the object"));
         }
         site.uploads.put_object(id, range);
         Ok(Done {})
@@ -524,7 +524,7 @@ fn check_version(parts: &Parts) -> Result<(), HttpError> {
         return Ok(());
     }
     let message = format!(
-        "this receiver is headwater {} and speaks protocol {VERSION} only",
+        "this receiver is headwater {} and speaks only protocol {VERSION}",
         env!("CARGO_PKG_VERSION")
     );
     Err(HttpError::new(StatusCode::UPGRADE_REQUIRED, ErrorKind::Version, message))

@@ -126,7 +126,7 @@ fn open_pack<'a>(id: &PackId, bytes: &'a [u8]) -> Result<PackReader<'a>, HttpErr
     if reader.id() == *id {
         return Ok(reader);
     }
-    Err(HttpError::malformed("this pack has a different id than announced"))
+    Err(HttpError::malformed("the id of this pack is not the announced one"))
 }
 
 /// Why a pack was not stored.

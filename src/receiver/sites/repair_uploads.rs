@@ -216,7 +216,7 @@ impl RepairUploads {
         let release = Release::parse(&body.read(length).await?)
             .map_err(|error| HttpError::malformed(error.to_string()))?;
         if release.name() != name {
-            return Err(HttpError::malformed("these bytes are not this release"));
+            return Err(HttpError::malformed("the bytes do not match the name of the release"));
         }
         self.put_release(release);
         Ok(Done {})

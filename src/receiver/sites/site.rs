@@ -209,14 +209,14 @@ impl SiteState {
     /// The block signatures that `question` requests.
     pub(crate) fn signatures(&self, question: &[u8]) -> Result<SignatureStream, HttpError> {
         let question = SignatureRequest::decode(question)
-            .ok_or_else(|| HttpError::malformed("this is no question for block signatures"))?;
+            .ok_or_else(|| HttpError::malformed("this is not a request for block signatures"))?;
         let Some(store) = self.probe()? else {
             return Ok(SignatureStream::absent(question.files.len()));
         };
         let stream = store.signatures(&question.base, &question.files, question.key)?;
         if stream.objects_to_read() > 1 && stream.bytes_to_read() > MAX_SIGNED_BYTES {
             return Err(HttpError::too_large(format!(
-                "signatures of at most {MAX_SIGNED_BYTES} bytes can be asked for at once"
+                "signatures for at most {MAX_SIGNED_BYTES} bytes can be requested at once"
             )));
         }
         Ok(stream)

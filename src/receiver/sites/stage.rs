@@ -66,7 +66,7 @@ async fn read_head(site: &SiteState, body: &mut RequestBody) -> Result<StageHead
         // Packs need at least the end marker, so the change is shorter than the rest.
         |rest| if head.has_packs { head.change_bytes < rest } else { head.change_bytes == rest };
     if !rest.is_none_or(fits) {
-        return Err(HttpError::malformed("the parts of the stage do not make its body"));
+        return Err(HttpError::malformed("the parts of the stage do not add up to its body"));
     }
     Ok(head)
 }
@@ -115,7 +115,7 @@ pub(crate) async fn stage(
         let open_stage = open_stage.ok_or_else(no_open_stage)?;
         let site = Arc::clone(site);
         if head.has_packs {
-            return Err(HttpError::malformed("a stage with packs has a manifest change"));
+            return Err(HttpError::malformed("a stage with packs must have a manifest change"));
         }
         body.end().await?;
         return Ok(HandlerResult::pending(async move {
@@ -311,7 +311,7 @@ impl DecodeQueue {
 }
 
 fn no_open_stage() -> HttpError {
-    HttpError::unknown("no stage of this key is open; stage again to learn what is held")
+    HttpError::unknown("no stage with this key is open; stage again to learn what the receiver has")
 }
 
 /// Keeps the stage open as long as a body for it is arriving.
@@ -371,7 +371,7 @@ async fn receive_packs(
         // A body of unknown length is bounded too: its packs total at most 64 MiB.
         let mut left = length.unwrap_or(MAX_PACKS_BYTES);
         while left > 0 || length.is_none() {
-            let wrong = || HttpError::malformed("the packs do not make their body");
+            let wrong = || HttpError::malformed("the packs do not add up to the body");
             left = left.checked_sub(PackHead::BYTES as u64).ok_or_else(wrong)?;
             let head = body.read(PackHead::BYTES as u64).await?;
             let (id, bytes) =

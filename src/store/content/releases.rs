@@ -36,7 +36,7 @@ impl Store {
             return Ok(release);
         }
         Err(damaged(ReleaseError::Malformed {
-            what: "its bytes are not those of the release it is named by".into(),
+            what: "its bytes do not match the release in its name".into(),
         }))
     }
 

@@ -69,7 +69,7 @@ impl fmt::Display for Fault {
             FaultKind::Size => "size differs",
             FaultKind::Time => "time differs",
             FaultKind::Mode => "mode differs",
-            FaultKind::WrongKind => "is another kind of file",
+            FaultKind::WrongKind => "is a different kind of file",
             FaultKind::Target => "link target differs",
             FaultKind::Unexpected => "is not ours",
         };

@@ -316,7 +316,7 @@ impl StagingTransaction {
         let object = |range: &BaseRange| {
             let entry = usize::try_from(range.entry).ok().and_then(|entry| *bases.get(entry)?);
             entry.ok_or_else(|| {
-                mismatch("a block has a base that is not a file of the base manifest")
+                mismatch("a block has a base that is not a file in the base manifest")
             })
         };
         ranges.iter().map(object).collect()

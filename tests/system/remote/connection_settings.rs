@@ -205,7 +205,7 @@ fn token_is_read_from_its_file() {
     mode(0o644);
     says(
         &push().expect(&[7]),
-        &["does not have the form", "every user of this machine can read", "chmod o-r"],
+        &["does not have the form", "every user on this machine can read", "chmod o-r"],
     );
     mode(0o640);
     let closed = push().expect(&[7]);

@@ -74,7 +74,7 @@ fn plan_is_refused_if_the_token_is_read_only() {
             TokenRecord { id, hash, sites: vec![docs], allow: Permission::Read, expires: None };
         settings.auth = AuthPolicy::Tokens(vec![record]);
     };
-    refused_alike(access, Some(&text), 7, "may read");
+    refused_alike(access, Some(&text), 7, "may only read");
 }
 
 #[test]

@@ -45,7 +45,7 @@ fn only_a_token_with_the_site_and_permission_is_accepted() {
         (Some("hw_x".to_owned()), 401, "does not have the form"),
         (Some(old.reveal()), 401, "expired"),
         (Some(other.reveal()), 403, "another site"),
-        (Some(read.reveal()), 403, "read, and not push"),
+        (Some(read.reveal()), 403, "only read, not push"),
     ] {
         for (method, path, body) in [
             ("POST", "/v1/stage", &body[..]),
@@ -59,7 +59,7 @@ fn only_a_token_with_the_site_and_permission_is_accepted() {
             let refused = ask(method, path, token.as_deref(), body);
             // Read permission suffices: requests with a body change nothing.
             if ["/v1/holds", "/v1/objects", "/v1/verify"].contains(&path)
-                && word == "read, and not push"
+                && word == "only read, not push"
             {
                 assert!([200, 404].contains(&refused.status), "{path}");
                 continue;

@@ -12,7 +12,7 @@ use crate::cli::output::format::{escape, format_duration, pluralize};
 use crate::cli::output::print::print;
 use crate::cli::setup::fleet_poller::FleetPoll;
 
-/// Maximum number of mirrors that are named. Further ones are only counted, because the line may be
+/// Maximum number of mirrors that are named. Any others are only counted, because the line may be
 /// sent as a text message.
 const MAX_NAMED: usize = 3;
 
@@ -44,8 +44,8 @@ const fn severity_word(level: Severity) -> &'static str {
     }
 }
 
-/// The exit codes have the numbers of monitoring plug-ins; the names of the variants have a
-/// different meaning here.
+/// The exit code with the number that monitoring plug-ins use for `level`. The names of the
+/// variants mean nothing here.
 const fn severity_exit(level: Severity) -> Exit {
     match level {
         Severity::Ok => Exit::Success,

@@ -1,8 +1,8 @@
-//! The release that each mirror served when it last responded, in a small file in the cache of the
-//! origin.
+//! The release that each mirror served when it last responded, in a small file in the origin's
+//! cache.
 //!
-//! The history of a mirror is stored on the mirror. This file is for the time when the mirror
-//! cannot be reached. It is only a cache, so a failure to read or write it is not an error.
+//! A mirror's history is stored on the mirror. This file is for when the mirror cannot be reached.
+//! It is only a cache, so a failure to read or write it is not an error.
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
@@ -20,11 +20,12 @@ const MAX_BYTES: u64 = 4 * 1024 * 1024;
 /// Maximum number of mirrors in the file.
 const MAX_MIRRORS: usize = 5_000;
 
-/// The last records of mirrors, by location.
+/// The last record for each mirror, by location.
 type LastSeenTable = BTreeMap<String, LastSeen>;
 
 /// For mirrors that did not respond, sets the release that they last served. If `noted` is a time,
-/// records for that time what the other mirrors serve; if it is `None`, leaves the file unchanged.
+/// records that the other mirrors served their releases at that time; if it is `None`, leaves the
+/// file unchanged.
 pub(super) fn fill_last_seen(
     mirror_statuses: &mut [MirrorStatus],
     config: &Config,

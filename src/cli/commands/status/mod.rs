@@ -25,7 +25,7 @@ use crate::cli::output::print::{print, print_json};
 use crate::cli::output::{hints, metrics};
 use crate::cli::setup::fleet_poller::{FleetPoll, FleetPoller};
 
-/// Default pause between two polls of `--watch`.
+/// Default pause between two polls with `--watch`.
 const PAUSE: &str = "5s";
 
 /// The arguments of `status`.
@@ -76,23 +76,24 @@ pub(crate) struct StatusArgs {
     /// mirror
     #[arg(long, help_heading = OUTPUT)]
     public: bool,
-    /// Show the disk space of each mirror; this reads the manifests of all kept releases from each
-    /// mirror
+    /// Show the disk space that each mirror uses; this reads the manifests of all kept releases
+    /// from each mirror
     #[arg(long, help_heading = OUTPUT)]
     disk: bool,
-    /// Show all columns, even if they do not fit the terminal
+    /// Show all columns, even if the table is wider than the terminal
     #[arg(long, help_heading = OUTPUT)]
     wide: bool,
-    /// Write the status, the last two weeks and the changes of each release as one web page to FILE
+    /// Write one web page to FILE, with the status, the last two weeks and the changes in each
+    /// release
     ///
-    /// If a mirror does not respond, the page shows what it last served, which the cache of this
-    /// user records.
+    /// If a mirror does not respond, the page shows what it last served, as recorded in this user's
+    /// cache.
     #[arg(long, value_name = "FILE.html", value_hint = ValueHint::FilePath, help_heading = OUTPUT)]
     html: Option<PathBuf>,
     /// Include push URLs and error texts in the page, for people who run the mirrors
     #[arg(long, requires = "html", help_heading = OUTPUT)]
     internal: bool,
-    /// Write the status as gauges to FILE, for the textfile collector of Prometheus
+    /// Write the status as gauges to FILE, for Prometheus's textfile collector
     #[arg(long, value_name = "FILE.prom", value_hint = ValueHint::FilePath, help_heading = OUTPUT)]
     metrics: Option<PathBuf>,
     #[command(flatten)]
@@ -111,7 +112,7 @@ struct StatusOutput<'a> {
 }
 
 pub(crate) fn run(args: &StatusArgs) -> Result<Exit, Failure> {
-    // Before anything else can fail, because every failure must become a line of the plug-in.
+    // Handled before anything can fail, because every failure must become a plug-in line.
     if args.check {
         return check::run(StatusLimits { warn: args.warn, crit: args.crit }, || {
             Ok(poll_fleet(&open_poller(args)?, args))
@@ -138,7 +139,7 @@ pub(crate) fn run(args: &StatusArgs) -> Result<Exit, Failure> {
         if !sleep_unless_cancelled(time, &poller.progress) {
             break exit;
         }
-        // A deadline counts from the creation of a mirror, so each round needs new mirrors.
+        // A deadline counts from a mirror's creation, so each round needs new mirrors.
         poller.recreate_fleet()?;
     };
     poller.progress.finish();
@@ -157,14 +158,14 @@ fn poll_fleet(poller: &FleetPoller, args: &StatusArgs) -> FleetPoll {
     if args.disk {
         poller.add_disk_usage(&mut fleet_poll);
     }
-    // Only the page shows what unresponsive mirrors last served, so only runs that make it write
-    // the file.
+    // Only the page shows what unresponsive mirrors last served, so only runs that make a page
+    // write the file.
     let noted = args.html.as_ref().map(|_| fleet_poll.now);
     last_seen::fill_last_seen(&mut fleet_poll.mirror_statuses, &poller.config, noted);
     fleet_poll
 }
 
-/// Prints one poll. Returns the exit code for it.
+/// Prints one poll and returns its exit code.
 fn print_status(fleet_poll: &FleetPoll, args: &StatusArgs) -> Result<Exit, Failure> {
     let is_well = fleet_poll.mirror_statuses.iter().all(MirrorStatus::is_healthy);
     if args.output.json {

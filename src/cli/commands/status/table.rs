@@ -14,13 +14,13 @@ use crate::cli::output::{expiry, terminal};
 /// Columns that are left out if the table is too wide.
 const OPTIONAL_COLUMNS: [&str; 4] = ["behind", "switched", "verified", "response"];
 
-/// The width of the terminal in characters; `None` if there is no limit, as in a pipe.
+/// The width of the terminal in characters; `None` if there is no limit, as with a pipe.
 pub(super) fn width_limit(is_wide: bool) -> Option<usize> {
     terminal::stdout_columns().filter(|_| !is_wide)
 }
 
 /// The summary and the table, worst mirror first. If not all columns fit into `room`, the table
-/// contains only the most important columns, and the remarks on mirrors are below it.
+/// contains only the most important columns, and the remarks on mirrors follow it.
 pub(super) fn describe(mirror_statuses: &[MirrorStatus], now: u64, room: Option<usize>) -> String {
     let rows: Vec<Vec<String>> =
         mirror_statuses.iter().map(|mirror_status| row(mirror_status, now)).collect();
@@ -55,10 +55,9 @@ const HEADINGS: [(&str, Align); 13] = [
     ("", Align::Left),
 ];
 
-/// The table with the columns whose headings are `shown`. Without --disk, the column for it is left
-/// out.
+/// The table with the columns whose headings are `shown`. Without --disk, leaves out its column.
 fn table(rows: &[Vec<String>], shown: impl Fn(&str) -> bool) -> Table {
-    // 9 is the place of `disk` in `HEADINGS`.
+    // 9 is the index of `disk` in `HEADINGS`.
     let has_disk = rows.iter().any(|row| row[9] != "-");
     let is_shown = |(column, (heading, _)): &(usize, &(&str, Align))| {
         shown(heading) && (*column != 9 || has_disk)
@@ -96,7 +95,7 @@ fn row(mirror_status: &MirrorStatus, now: u64) -> Vec<String> {
     ]
 }
 
-/// The remark, including faults, as a line below a table that is too narrow for it.
+/// The remark, including faults, as a line below a table that has no room for it.
 fn remark_line(mirror_status: &MirrorStatus, now: u64) -> Option<String> {
     let faults = mirror_status.verified.filter(|verified| verified.faults > 0);
     let faults = faults.map(|verified| format!("verified {}", verification(verified, now)));
@@ -176,7 +175,7 @@ fn visitors_text(public: &PublicCheck) -> String {
         Some(stale) => {
             let number = public.stale.len() as u64;
             format!(
-                "visitors get other content for {} of {} files: {}: {}",
+                "visitors get different content for {} of {} files: {}: {}",
                 format_count(number),
                 format_count(public.checked),
                 stale.path,
@@ -190,7 +189,7 @@ fn visitors_text(public: &PublicCheck) -> String {
 /// otherwise it follows a line with the time.
 pub(super) fn redrawn(text: &str, now: u64) -> String {
     // The first sequence moves the cursor to the top left, and the second one clears from there to
-    // the end.
+    // the end of the screen.
     let begin = if terminal::is_stdout_terminal() { "\x1b[H\x1b[J" } else { "" };
     format!("{begin}{}\n{text}\n", format_time(now))
 }

@@ -15,7 +15,7 @@ use crate::cli::output::format::{
     escape, format_bytes, format_count, format_duration, format_time, pluralize,
 };
 
-/// How many days the strip of a mirror shows.
+/// How many days a mirror's strip shows.
 const STRIP_DAYS: u64 = 14;
 /// Maximum number of failures that are shown for a mirror, newest first.
 const MAX_FAILURES: usize = 3;
@@ -51,7 +51,7 @@ fn card(
         .last_mut()
         .filter(|_| !mirror_status.is_known() && mirror_status.state != StatusKind::Frozen)
     {
-        // The history is stored on the mirror, so it does not show that the mirror does not respond
+        // The history is stored on the mirror, so it cannot show that the mirror is not responding
         // today.
         today.kind = DayKind::Faulty;
     }
@@ -86,7 +86,7 @@ fn location_line(page: &StatusPage<'_>, mirror_status: &MirrorStatus) -> Markup 
         page.config.all_mirrors().find(|mirror| mirror.name.as_str() == mirror_status.mirror);
     let region = config.and_then(|mirror| mirror.region.as_ref());
     let url = config.and_then(|mirror| mirror.public_url.as_ref()).map(|url| escape(url.as_str()));
-    // Visitors do not need a push URL, and it would show an attacker a target.
+    // Visitors do not need a push URL, and it would give an attacker a target.
     let push = Some(escape(&mirror_status.location))
         .filter(|_| page.is_internal && mirror_status.location != mirror_status.mirror);
     let answer = mirror_status.round_trip_ms.filter(|_| page.is_internal);
@@ -104,7 +104,7 @@ fn location_line(page: &StatusPage<'_>, mirror_status: &MirrorStatus) -> Markup 
     }
 }
 
-/// The public text about a mirror whose state is unknown.
+/// The public text for a mirror whose state is unknown.
 const fn state_text(state: StatusKind) -> &'static str {
     match state {
         StatusKind::Unreachable => "The mirror does not respond.",
@@ -130,7 +130,7 @@ fn facts(page: &StatusPage<'_>, mirror_status: &MirrorStatus) -> Markup {
     let visitors = mirror_status.public.as_ref().map(|public| match public.stale.first() {
         None => html! { "get this release" },
         Some(stale) => {
-            html! { "get other content for " (escape(&stale.path)) ": " (escape(&stale.why)) }
+            html! { "get different content for " (escape(&stale.path)) ": " (escape(&stale.why)) }
         }
     });
     html! {
@@ -156,7 +156,7 @@ fn verification(verified: LastVerify) -> Markup {
     }
 }
 
-/// The days as bars, with a text for screen readers.
+/// The days as bars, with text for screen readers.
 fn day_strip(days: &[Day], is_responding: bool) -> Markup {
     let bars = (0..days.len()).rev().zip(days).map(|(left, day)| {
         let (class, words) = match day.kind {

@@ -1,8 +1,8 @@
 //! `headwater status --html FILE`: shows the fleet on one page, for people.
 //!
-//! The page is one self-contained file: it has no script, font or image, and its content security
-//! policy allows none. Pure. Text from mirrors and from the user passes through [`escape`], which
-//! makes control characters visible; the crate `maud` escapes all text for HTML.
+//! The page is one self-contained file: it has no scripts, fonts or images, and its content
+//! security policy allows none. Pure. Text from mirrors and from the user passes through
+//! [`escape`], which makes control characters visible; the crate `maud` escapes all text for HTML.
 
 mod mirrors;
 mod releases;
@@ -18,12 +18,12 @@ use maud::{Markup, PreEscaped, Render, html};
 use crate::cli::output::format::{escape, format_count, format_duration, format_time, pluralize};
 
 const STYLE: &str = include_str!("style.css");
-/// The content security policy of the page.
+/// The page's content security policy.
 // The styles are in the page, and the icon is a `data:` URL.
 const CONTENT_SECURITY_POLICY: &str =
     "default-src 'none'; style-src 'unsafe-inline'; img-src data:";
 
-/// The data of the page.
+/// The data for the page.
 #[derive(Debug)]
 pub(super) struct StatusPage<'a> {
     /// The sites of the mirrors.
@@ -36,10 +36,9 @@ pub(super) struct StatusPage<'a> {
     pub(super) mirror_statuses: &'a [MirrorStatus],
     /// The poll results of the mirrors.
     pub(super) polls: &'a [Poll],
-    /// The releases that any mirror keeps, newest first, and the changes of each release.
+    /// The releases that any mirror keeps, newest first, and the changes in each release.
     pub(super) releases: Vec<(&'a Release, Option<Diff>)>,
-    /// How long after the first mirror another mirror may switch without counting as late, in
-    /// seconds.
+    /// How many seconds after the first mirror another mirror may switch without counting as late.
     pub(super) tolerance: u64,
     /// The current time, in seconds since 1970.
     pub(super) now: u64,
@@ -54,7 +53,7 @@ fn fact(term: &str, description: Option<impl Render>) -> Markup {
     }
 }
 
-/// A time in UTC, as text and as attribute. The time is absolute because the page may be read
+/// A time in UTC, as text and as an attribute. The time is absolute because the page may be read
 /// later.
 fn time(seconds: u64) -> Markup {
     let exact = format_time(seconds);
@@ -87,7 +86,8 @@ impl StatusPage<'_> {
                     meta name="viewport" content="width=device-width, initial-scale=1";
                     meta http-equiv="content-security-policy" content=(CONTENT_SECURITY_POLICY);
                     meta name="robots" content="noindex";
-                    // An empty icon, because a browser would ask the server for /favicon.ico.
+                    // An empty icon, because otherwise a browser would ask the server for
+                    // /favicon.ico.
                     link rel="icon" href="data:,";
                     title { (title) ": " (verdict) }
                     style { (PreEscaped(STYLE)) }
@@ -157,8 +157,8 @@ impl StatusPage<'_> {
         ["bad", "late"].into_iter().find(|wanted| has(*wanted)).unwrap_or("good")
     }
 
-    /// The name of the mirror on the page. The name of a mirror without a configured name is its
-    /// location, which only an internal page shows.
+    /// The name of the mirror on the page. Without a configured name, the name is the location,
+    /// which only an internal page shows.
     fn name(&self, mirror_status: &MirrorStatus) -> String {
         // Numbered in the order of the mirrors, which stays the same from page to page.
         let index = self.polls.iter().position(|one| one.mirror == mirror_status.mirror);
@@ -170,8 +170,8 @@ impl StatusPage<'_> {
         }
     }
 
-    /// The sequence of the site's newest release, if it is a different release with the same
-    /// content as the release of the mirror.
+    /// The sequence of the site's newest release, if that is not the mirror's release but has the
+    /// same content.
     fn same_as(&self, mirror_status: &MirrorStatus) -> Option<u64> {
         let of_site = |release: &&Release| mirror_status.site.as_ref() == Some(&release.site);
         let newest = self.releases.iter().map(|(release, _)| *release).find(of_site)?.sequence;

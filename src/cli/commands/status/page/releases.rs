@@ -1,4 +1,4 @@
-//! The releases on the page: the changes of each release, and the mirrors that serve it.
+//! The releases on the page: the changes in each release, and the mirrors that serve it.
 
 use headwater::manifest::{ChangeKind, Diff};
 use headwater::push::ChangeCounts;
@@ -61,10 +61,10 @@ fn card(page: &StatusPage<'_>, release: &Release, diff: Option<&Diff>) -> Markup
     }
 }
 
-/// Whether the mirrors went back from the release, because a person or a push rolled it back.
+/// Whether a person or a push rolled the release back.
 fn is_rolled_back(page: &StatusPage<'_>, release: &Release) -> bool {
     let later = page.releases.iter().map(|(later, _)| *later);
-    // A push that reverts rejects nothing, so only the fact that it follows the release reveals it.
+    // A revert by a push rejects no content, so it is recognized only as the very next release.
     let is_next = |later: &Release| later.sequence == release.sequence + 1;
     later.take_while(|later| later.id() != release.id()).any(|later| {
         later.rejection(release.content).is_some()
