@@ -6,7 +6,6 @@
 //! matches any lines. Times, free space, ids and the names of users may differ.
 //! `<!-- not run: REASON -->` before a block skips it.
 
-use std::collections::HashSet;
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -380,44 +379,63 @@ fn code_spans(text: &str) -> Vec<&str> {
     text.lines().flat_map(|line| line.split('`').skip(1).step_by(2)).collect()
 }
 
-/// The text of all Rust files below `directory`.
-fn rust_text(directory: &Path) -> String {
-    let mut text = String::new();
+/// The text of each Rust file below `directory`, with the name of its module first.
+fn rust_files(directory: &Path) -> Vec<String> {
+    let mut files = Vec::new();
     for entry in fs::read_dir(directory).unwrap() {
         let path = entry.unwrap().path();
         if path.is_dir() {
-            text += &rust_text(&path);
+            files.extend(rust_files(&path));
         } else if path.extension().is_some_and(|extension| extension == "rs") {
-            text += &fs::read_to_string(&path).unwrap();
+            let named = if path.ends_with("mod.rs") { path.parent().unwrap() } else { &path };
+            let module = named.file_stem().unwrap().to_str().unwrap();
+            files.push(format!("mod {module} ;\n{}", fs::read_to_string(&path).unwrap()));
         }
-        // The root of a test program is declared in no source file.
-        text += "\n";
-        text += path.file_stem().unwrap().to_str().unwrap();
-        text += "\n";
     }
-    text
+    files
+}
+
+/// Whether `text` declares `name`: as an item, a method, a field or a variant.
+fn declares(text: &str, name: &str) -> bool {
+    const KEYWORDS: [&str; 7] = ["fn", "struct", "enum", "trait", "type", "const", "mod"];
+    text.match_indices(name).any(|(at, _)| {
+        let (before, after) = (&text[..at], text[at + name.len()..].chars().next());
+        let is_whole = !after.is_some_and(|c| c.is_alphanumeric() || c == '_');
+        let line = before.rsplit('\n').next().unwrap().trim_start();
+        let is_member = line.is_empty() || line.starts_with("pub") && line.ends_with(' ');
+        let keyword = before.trim_end().rsplit([' ', '\n']).next().unwrap();
+        is_whole && (is_member || before.ends_with(' ') && KEYWORDS.contains(&keyword))
+    })
 }
 
 /// A reader searches the source for the names in these pages.
 #[test]
 fn names_in_the_architecture_and_security_pages_exist() {
     let root = Path::new(ROOT);
-    let source = rust_text(&root.join("src")) + &rust_text(&root.join("tests"));
-    let words: HashSet<&str> = source.split(|c: char| !c.is_alphanumeric() && c != '_').collect();
+    let files = [rust_files(&root.join("src")), rust_files(&root.join("tests"))].concat();
     let is_word = |word: &str| word.chars().all(|c| c.is_alphanumeric() || c == '_');
     let (mut paths, mut names) = (0, 0);
     for page in ["docs/architecture.md", "docs/security.md", "CONTRIBUTING.md"] {
         let text = read(page);
         for span in code_spans(&text) {
             let is_path = span.starts_with("src/") || span.starts_with("tests/");
+            let words: Vec<&str> = span.split("::").collect();
             if is_path && !span.contains(['*', ' ']) {
                 paths += 1;
                 assert!(root.join(span).exists(), "{page}: {span}");
-            } else if span.contains("::") && span.split("::").all(is_word) {
+            } else if let [.., outer, inner] = &*words
+                && words.iter().all(|word| is_word(word))
+            {
                 names += 1;
-                for word in span.split("::") {
-                    assert!(words.contains(word), "{page}: {span}: no {word}");
-                }
+                // A method may be in another file than its type, behind `impl`.
+                let has_both = |file: &&String| {
+                    let has_outer = declares(file, outer)
+                        || file
+                            .lines()
+                            .any(|line| line.starts_with("impl") && line.contains(outer));
+                    has_outer && declares(file, inner)
+                };
+                assert!(files.iter().any(|file| has_both(&file)), "{page}: {span}");
             }
         }
     }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use proptest::prelude::*;
 
 use crate::cache::ContentCache;
+use crate::hash::HistoryId;
 use crate::manifest::Entry;
 use crate::manifest::delta;
 use crate::mirror::PackSource as _;
@@ -18,6 +19,7 @@ use crate::packing::mirror_sources::MirrorSources;
 use crate::packing::pack_builder::*;
 use crate::packing::source_entries::SourceEntries;
 use crate::scan::{Root, ScanOptions, Tree};
+use crate::tree_path::Site;
 
 /// Contents by path.
 type Files = BTreeMap<String, Vec<u8>>;
@@ -54,6 +56,7 @@ impl Space {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let scratch = Scratch::create_in(&dir.path().join("cache")).unwrap();
+        scratch.open_site(&Site::default(), HistoryId::from_bytes([7; 16])).unwrap();
         Self { dir, scratch, queues: std::cell::Cell::new(0) }
     }
 
