@@ -1,7 +1,7 @@
 //! The exit codes, and the text of a failure.
 //!
 //! The codes are an API. Only [`EXIT_CODES`] lists them, the help text prints that table, and only
-//! [`Exit::of`] chooses a code.
+//! [`Exit::from_inputs`] chooses a code.
 
 use std::error::Error;
 use std::io;
