@@ -1,7 +1,7 @@
 //! Identifiers. Every id is a newtype over a BLAKE3-256 digest (for a store or a history, over
 //! random bytes) and is written in lower-case hexadecimal.
 //!
-//! This room computes and parses ids. It does not know what the ids identify.
+//! This module computes and parses ids. It does not know what the ids identify.
 
 mod pieces;
 

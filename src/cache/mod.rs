@@ -3,7 +3,7 @@
 //! many small files is slow.
 //!
 //! Losing all or part of the cache costs network traffic, never correctness. Nothing in it is
-//! synced; a damaged file is detected and dropped. Objects are identified by their ids. This room
+//! synced; a damaged file is detected and dropped. Objects are identified by their ids. This module
 //! does not know releases or mirrors.
 
 mod decoded_blocks;

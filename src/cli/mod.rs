@@ -94,7 +94,7 @@ enum Command {
     /// weight.
     #[command(after_help = help::MIRRORLIST)]
     Mirrorlist(mirrorlist::MirrorlistArgs),
-    /// List the kept releases of mirrors
+    /// List the releases kept on each mirror
     #[command(after_help = help::RELEASES)]
     Releases(args::ReleasesArgs),
     /// Go back to the content of a kept release
@@ -210,7 +210,7 @@ pub(crate) fn main() -> ExitCode {
         }
     };
     if counts_steps {
-        // From this list, a test chooses the steps at which it then makes a run fail.
+        // A test chooses steps from this list, and then makes a run fail at each of them.
         let counted: String = fault::counted().iter().map(|step| format!("{step}\n")).collect();
         failure::eprint_raw(&format!("{counted}steps: {}\n", fault::steps())).ok();
     }
@@ -229,8 +229,8 @@ fn print_clap_error(error: &clap::Error) {
     };
 }
 
-/// If the user interrupted the run, replaces the failure that this caused with the exit code for
-/// interruption.
+/// If the user interrupted the run, sets the exit code for interruption, because the interruption
+/// caused the failure.
 fn map_interruption(result: Result<Exit, Failure>) -> Result<Exit, Failure> {
     match result {
         // The signal came after the work was done.

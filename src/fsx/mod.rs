@@ -5,7 +5,7 @@
 //! operation. Every change on disk is counted here. Tests can make a debug build die, fail or skip
 //! a sync at any of these steps (see [`fault`]), to check the state after a crash.
 //!
-//! This room does not know what the files mean.
+//! This module does not know what the files mean.
 
 mod dir;
 pub mod fault;

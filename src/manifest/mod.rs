@@ -2,10 +2,10 @@
 //!
 //! ---
 //!
-//! This room defines entries, the canonical form of a manifest, the comparison of two manifests,
+//! This module defines entries, the canonical form of a manifest, the comparison of two manifests,
 //! and the delta between them. It uses no file, socket, clock or environment: the caller opens the
-//! [`std::io::Read`] and [`std::io::Write`] that this room uses. Everything is streamed, because a
-//! manifest with a million entries is nothing unusual.
+//! [`std::io::Read`] and [`std::io::Write`] that this module uses. Everything is streamed, because
+//! a manifest with a million entries is nothing unusual.
 
 mod codec;
 mod content;

@@ -53,12 +53,12 @@ pub struct KnownRange {
     pub at: usize,
 }
 
-/// The parts of old objects that a block's `pieces` contain, in addition to its other base `ranges`
-/// and within the limits of the format. For a new object, `matches_of` returns the position of the
-/// old one and the matched ranges, in ascending order.
+/// The parts of old objects whose bytes a block's `pieces` contain, as many as the format allows in
+/// a block that also has the base ranges `ranges`. For a new object, `matches_of` returns the
+/// position of the old object and the matched ranges, in ascending order.
 ///
 /// If a piece is part of a large object, only matches within the piece are used. What the rest of
-/// the object shares with the old one helps little, and the mirror would have to read it.
+/// the object shares with the old object helps little, and the mirror would have to read it.
 #[must_use]
 pub fn known_ranges<'m>(
     pieces: &[Piece],

@@ -2,10 +2,10 @@
 //!
 //! ---
 //!
-//! This room encodes content into blocks and packs, and decodes it within the limits of the format.
-//! It uses no file, socket, clock or environment: bytes in, bytes out. It does not know what the
-//! content should be: a caller that reads a pack hashes the decoded content, checks that the pieces
-//! cover each object once, and compares the result with a manifest.
+//! This module encodes content into blocks and packs, and decodes it within the limits of the
+//! format. It uses no file, socket, clock or environment: bytes in, bytes out. It does not know
+//! what the content should be: a caller that reads a pack hashes the decoded content, checks that
+//! the pieces cover each object once, and compares the result with a manifest.
 //!
 //! No memory is allocated for a number in a pack before that number has been compared with a limit
 //! and with the bytes present. Decoding one block takes at most [`MAX_CONTENT_BYTES`] +

@@ -1,9 +1,10 @@
 //! Chooses the base of each new object.
 //!
-//! In order of preference: the old object at the same path, the one with the most similar content,
-//! one with the same name apart from a bundler's hash, and, for small files, a neighbour. Considers
-//! only objects that the origin can read and the mirror has. The choice depends on nothing else, so
-//! an interrupted push makes the same packs again and can resume.
+//! In order of preference, the base is the old object at the same path, the old object with the
+//! most similar content, an old object with the same name apart from a bundler's hash, or, for a
+//! small file, a neighbour. Considers only objects that the origin can read and that the mirror
+//! has. The choice depends on nothing else, so an interrupted push makes the same packs again and
+//! can resume.
 
 use std::collections::{HashMap, HashSet};
 
@@ -63,7 +64,8 @@ pub(crate) struct BaseSelection {
     pub(crate) counts: BaseCounts,
     /// The mirror whose signatures were used.
     pub(crate) signed_by: Option<String>,
-    /// For new objects, by ordinal: ranges of an old object on a mirror that they contain.
+    /// For new objects, by ordinal: an old object on a mirror, with the ranges of it that the new
+    /// object contains.
     signed: HashMap<u32, SignedBase>,
     /// The sketches made of new objects, by ordinal.
     pub(crate) sketches: HashMap<u32, Sketch>,
@@ -87,7 +89,8 @@ impl BaseSelection {
         self.by_ordinal.get(ordinal as usize).map_or(&[], Vec::as_slice)
     }
 
-    /// The old object on a mirror whose ranges a new object contains.
+    /// The old object on a mirror for a new object, with the ranges of it that the new object
+    /// contains.
     pub(crate) fn signed(&self, ordinal: u32) -> Option<&SignedBase> {
         self.signed.get(&ordinal)
     }
@@ -102,7 +105,7 @@ impl BaseSelection {
         self.objects.get(&entry)
     }
 
-    /// Adds everything that determines the blocks to a key.
+    /// Adds to a key everything that determines the blocks.
     pub(crate) fn add_to_key(&self, key: &mut blake3::Hasher) {
         for (ordinal, bases) in self.by_ordinal.iter().enumerate() {
             for base in bases {
@@ -213,9 +216,9 @@ impl BaseSelector<'_> {
         Ok(bases)
     }
 
-    /// For new objects in `left` without an old object at their path: adds the old objects in
-    /// `mirror_only`, which the origin cannot read, with the same stable name in the same
-    /// directory.
+    /// For each new object in `left` without an old object at its path: adds the old objects in
+    /// `mirror_only` that have the same stable name and are in the same directory. The origin
+    /// cannot read the objects in `mirror_only`.
     fn add_renamed(
         &self,
         left: &[usize],
@@ -391,8 +394,8 @@ impl BaseSelector<'_> {
             .map(|candidate| {
                 let is_made = found[&candidate.object].sketch().is_some();
                 let cost = if is_made { 0 } else { candidate.base.size };
-                // An entry that is still at its path is rarely a good base for another, so it is
-                // not read just for a sketch.
+                // An entry that is still at its path is rarely a good base for another entry, so it
+                // is not read just for a sketch.
                 let is_likely = is_made || candidate.is_removed;
                 let fits = is_likely && is_sketched(candidate.base.size) && cost <= room;
                 room -= if fits { cost } else { 0 };

@@ -94,7 +94,7 @@ impl CachedBlock {
         sketches: Vec<Sketch>,
         encoder: &mut BlockEncoder,
     ) -> Result<Self, PackError> {
-        // The encoder may have left them out.
+        // The encoder may have left the bases out.
         let bases = if block.base_count() == 0 { Some(&[][..]) } else { bases };
         let known = bases.unwrap_or_default();
         let depths: Option<Vec<u32>> =
@@ -213,7 +213,7 @@ mod tests {
         let made_before = Sketch::of(b"made before");
         bases.sketches.insert(2, made_before.clone());
         let sketches = sketches_to_cache(&pieces, &content, &wanted, &bases);
-        // The last one is a part of an object, and sketched for itself.
+        // The last piece is part of an object and gets a sketch of its own.
         let [first, last] = [&content[..4096], &content[3 * 4096..]].map(Sketch::of);
         assert_eq!(sketches, [first, Sketch::default(), made_before, last]);
         assert!(!sketches[0].hashes().is_empty());

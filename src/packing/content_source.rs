@@ -138,8 +138,8 @@ impl ContentSource {
         self.tree_index_of(wanted).is_some()
     }
 
-    /// Reads from mirrors the whole objects among `pieces` that are not in the tree, with one
-    /// request to each mirror.
+    /// Selects the `pieces` that are whole objects and are not in the tree, and reads these objects
+    /// from mirrors, with one request to each mirror.
     pub(crate) fn fetch<'a>(
         &'a self,
         wanted: &'a [NewObjectRef],
@@ -253,8 +253,8 @@ impl FetchRecords for CancellableSource<'_> {
                 crate::manifest::ManifestReader::new(bytes, Some(*id))
                     .is_ok_and(|mut entries| entries.all(|entry| entry.is_ok()))
             };
-            // Read twice: first to find out, before any of it is sent, whether it is undamaged. If
-            // not, another mirror may have an undamaged copy.
+            // The object is read twice: first to find out, before any of it is sent, whether it is
+            // undamaged. If it is damaged, another mirror may have an undamaged copy.
             if is_whole(mirror.manifest(id).ok()?) { mirror.manifest(id).ok() } else { None }
         })
     }

@@ -53,7 +53,8 @@ struct MirrorSource {
 pub(crate) struct MirrorSources {
     /// The sources in order of preference.
     sources: Vec<MirrorSource>,
-    /// The mirror, by index, that reports an undamaged copy of an object; `None` if none does.
+    /// For each object, the index of the mirror that reports an undamaged copy; `None` if no mirror
+    /// does.
     holders: Mutex<HashMap<ObjectId, Option<usize>>>,
     /// Mirrors without an undamaged copy of an object, even if they reported one.
     damaged: Mutex<HashSet<(ObjectId, usize)>>,
@@ -105,8 +106,9 @@ impl MirrorSources {
         self.sources.iter().filter_map(why).collect()
     }
 
-    /// The content of `objects`, which are given with their sizes, in the same order. Each object
-    /// is read whole and checked. A mirror gets one request for all objects that it may have.
+    /// The content of `objects`, in the order of `objects`, which contains the size of each object.
+    /// Each object is read whole and checked. A mirror gets one request for all objects that it may
+    /// have.
     pub(crate) fn fetch(
         &self,
         objects: &[(ObjectId, u64)],
@@ -114,8 +116,8 @@ impl MirrorSources {
     ) -> Result<Vec<Vec<u8>>, ReadError> {
         let mut found: Vec<Option<Vec<u8>>> = vec![None; objects.len()];
         let mut has_answered = vec![false; self.sources.len()];
-        // Each mirror gets one attempt first. Waiting for one that failed is worthwhile only if no
-        // other mirror has the content.
+        // Each mirror gets one attempt first. Waiting for a mirror that failed is worthwhile only
+        // if no other mirror has the content.
         for effort in [Effort::Once, Effort::Patient] {
             for (source, has_answered) in self.sources.iter().zip(&mut has_answered) {
                 let left: Vec<usize> =
@@ -296,8 +298,8 @@ impl MirrorSource {
     ) -> Result<Option<Vec<bool>>, ReadError> {
         self.request(Effort::Patient, monitor, move |mirror, monitor| {
             match mirror.holds(&objects, monitor) {
-                // The mirror reads all the objects before it responds, so taking a long time does
-                // not count as a failure. Nor does refusing.
+                // The mirror reads all the objects before it responds, so a slow response does not
+                // count as a failure. Nor does a refusal.
                 Err(error) if error.kind() == ErrorKind::Timeout => Ok(None),
                 Err(MirrorError::Remote { .. }) => Ok(None),
                 other => other.map(Some),
@@ -379,7 +381,7 @@ impl MirrorSource {
 }
 
 impl Health {
-    /// The worse of two states: a mirror that has been given up stays so.
+    /// The worse of two states: a mirror that has been given up on is not tried again.
     const fn worse_of(self, other: Self) -> Self {
         match other {
             Self::GivenUp => Self::GivenUp,

@@ -1,7 +1,7 @@
 //! The parallel pack builder: reads, hashes and encodes on all cores, and seals packs in order.
 //!
 //! Content is hashed again when it is read, so content that differs from the scan never leaves the
-//! origin. The number of threads does not affect the order, nor any byte of any pack.
+//! origin. The number of threads affects neither the order nor the bytes of the packs.
 
 use std::collections::{HashSet, VecDeque};
 
@@ -27,7 +27,7 @@ use crate::threads::{self, ThreadError};
 
 /// A block that is at least as large as its content divided by this number is also tried without
 /// bases.
-// The second attempt takes about as long as the first, so it is made only where the bases helped
+// The second attempt takes about as long as the first, so it is made only if the bases saved
 // little.
 const RETRY_WITHOUT_BASES_RATIO: usize = 4;
 
@@ -166,15 +166,15 @@ struct EncodeTask {
 
 type BuiltBlockReceiver = Receiver<Result<BuiltBlock, BuildError>>;
 
-/// Builds the packs for `job`, pushes them to the queue, and ends the queue with or without an
-/// error. If there is a cache writer, also writes new content to the cache.
+/// Builds the packs for `job`, pushes them to the queue, and closes the queue, with an error if one
+/// occurred. If there is a cache writer, also writes new content to the cache.
 pub(crate) fn run(
     job: &PackInput<'_>,
     cache_writer: Option<&CacheWriter>,
     queue: &PackQueue<'_>,
     monitor: &dyn Monitor,
 ) -> Result<(), BuildError> {
-    /// Ends the queue if the builder panics, so that no receiver waits forever.
+    /// Closes the queue if the builder panics, so that no receiver waits forever.
     struct EndOnPanic<'s, 'a>(&'s PackQueue<'a>);
     impl Drop for EndOnPanic<'_, '_> {
         fn drop(&mut self) {
@@ -316,8 +316,8 @@ impl BlockWorker {
                 PieceError::Tree(source) => BuildError::Read { path: path(), source },
             })?;
             let bytes = &self.content[start..];
-            // An object's hash is known only when all its parts are. They are combined later, when
-            // the blocks are in order.
+            // An object's hash is known only when all its parts are. The hashes of the parts are
+            // combined later, when the blocks are in order.
             if u64::from(piece.length) < wanted.size {
                 parts.push((*piece, PieceHash::of(bytes, piece.offset)));
             } else if ObjectId::of(bytes) != wanted.object {
@@ -340,7 +340,8 @@ impl BlockWorker {
     }
 }
 
-/// Encodes a block. Leaves out the bases if they help little and the block is smaller without them.
+/// Encodes a block. Leaves out the bases if they seem to save little and the block does turn out
+/// smaller without them.
 fn encode(encoder: &mut BlockEncoder, input: BlockInput<'_>) -> Result<EncodedBlock, PackError> {
     let block = encoder.encode(input)?;
     if input.bases.is_empty()

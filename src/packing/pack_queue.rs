@@ -1,10 +1,10 @@
 //! A broadcast queue: the packs of a bundle are sealed once, and each mirror receives them at its
 //! own pace.
 //!
-//! Memory holds a window of packs, however many mirrors there are. When it is full, the builder
-//! waits while every mirror has a pack to send. If a mirror has none, the oldest pack that a slower
-//! mirror still needs goes to a scratch file. So equally fast mirrors never cause disk access here,
-//! and a slow mirror does not delay the others.
+//! Memory holds a window of packs, however many mirrors there are. When the window is full, the
+//! builder waits while every mirror has a pack to send. If a mirror has none, the oldest pack that
+//! a slower mirror still needs goes to a scratch file. So equally fast mirrors never cause disk
+//! access here, and a slow mirror does not delay the others.
 
 use std::collections::HashMap;
 use std::io::{self, BufReader, Read};
@@ -178,7 +178,7 @@ impl<'a> PackQueue<'a> {
         Ok(())
     }
 
-    /// Ends the queue, successfully or with an error.
+    /// Closes the queue, successfully or with an error.
     pub(crate) fn end(&self, end: Result<(), String>) {
         self.state().end.get_or_insert(end);
         self.pack_added.notify_all();
@@ -191,7 +191,7 @@ impl QueueState {
         self.receivers.get(&receiver).copied().unwrap_or(0)
     }
 
-    /// Whether the next pack is in the queue, or the queue has ended.
+    /// Whether the next pack is in the queue, or the queue has been closed.
     fn is_ready(&self, receiver: usize) -> bool {
         self.next_of(receiver) < self.packs.len() || self.end.is_some()
     }

@@ -1,6 +1,6 @@
-//! Bases that only a mirror has: the mirror sends the hashes of their blocks, and the origin finds
-//! which of their ranges its new content contains. The bytes of these ranges are part of the new
-//! content, so the origin has what it needs to encode a block against them.
+//! Bases that only a mirror has. The mirror sends the hashes of the blocks of these bases, and the
+//! origin searches the new content for ranges of the bases. The bytes of the ranges found are part
+//! of the new content, so the origin can encode a block against them.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -19,7 +19,7 @@ use crate::text::error_chain;
 
 /// Content that is sent whole takes at least about its size divided by this number.
 const ASSUMED_COMPRESSION_RATIO: u64 = 4;
-/// Bytes in a request for each object.
+/// The number of bytes that each object adds to a request.
 const REQUEST_BYTES_PER_OBJECT: u64 = 3;
 /// Minimum saving, in bytes, that justifies a round trip.
 const MIN_SAVED_BYTES: u64 = 16 << 10;
@@ -48,7 +48,7 @@ impl SignedBase {
         (self.entry, &self.ranges)
     }
 
-    /// Adds everything that determines the blocks to a key.
+    /// Adds to a key everything that determines the blocks.
     pub(crate) fn add_to_key(&self, key: &mut blake3::Hasher) {
         key.update(&self.entry.to_le_bytes());
         key.update(&(self.ranges.len() as u64).to_le_bytes());
@@ -76,7 +76,7 @@ pub(crate) struct SignedBaseSearch<'a> {
     pub(crate) monitor: &'a dyn Monitor,
 }
 
-/// A new object, and the old one whose content it is searched for.
+/// A new object, and the old object whose content is searched for in the new object.
 #[derive(Debug, Clone, Copy)]
 struct SearchPair {
     ordinal: usize,
@@ -147,9 +147,9 @@ impl SignedBaseSearch<'_> {
         pairs
     }
 
-    /// The key of the hashes. It is the same for the same push, so that an interrupted one finds
-    /// the same ranges again. An author who can foresee it can craft content that matches wrongly,
-    /// but then its block fails on the mirror, and the content is sent whole.
+    /// The key of the hashes. It is the same for the same push, so that the same ranges are found
+    /// again after an interruption. An author who can foresee it can craft content that matches
+    /// wrongly, but then its block fails on the mirror, and the content is sent whole.
     fn key(&self, pairs: &[SearchPair]) -> SignatureKey {
         let mut hasher = blake3::Hasher::new();
         hasher.update(b"headwater signatures 1\n").update(self.signature_mirrors.base.as_bytes());

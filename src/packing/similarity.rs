@@ -1,4 +1,4 @@
-//! Indexes of old objects by name and by content, which find similar ones for a new object.
+//! Indexes of old objects, by name and by content, for finding objects similar to a new object.
 
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
@@ -9,8 +9,8 @@ use crate::manifest::delta::NewObjectRef;
 use crate::pack::{Base, Sketch, stable_name};
 use crate::tree_path::TreePath;
 
-/// Maximum number of candidates listed for a chunk. A chunk that more of them share does not tell
-/// them apart.
+/// Maximum number of candidates listed for a chunk. A chunk that more candidates share does not
+/// help to tell them apart.
 const MAX_CANDIDATES_PER_CHUNK: usize = 32;
 
 /// An entry in the base manifest.
@@ -109,7 +109,8 @@ impl SimilarityIndex {
         Self(votes)
     }
 
-    /// The candidate that shares the most of `sketch`, and another if it shares much of the rest.
+    /// The candidate that shares the most of `sketch`, and a second candidate if it shares much of
+    /// the rest.
     pub(super) fn best<'c>(
         &self,
         sketch: &Sketch,

@@ -43,12 +43,12 @@ impl MirrorPush<'_> {
                 Err(error) if self.is_lost_race(error.kind()) => error,
                 Err(error) => return self.report_failure(&error),
             };
-            // If the mirror cannot be asked who won, only its refusal is known.
+            // If the mirror cannot be asked which push won, only its refusal is known.
             let Ok(state) = self.mirror().state() else { return self.report_failure(&error) };
             let sequence = self.release().sequence;
             match self.race_winner(&state) {
                 RaceWinner::Ours => return Outcome::Activated,
-                // A release with a lower sequence is replaced, whenever its push began.
+                // A release with a lower sequence is replaced, no matter when its push began.
                 RaceWinner::Newer
                     if state.current.is_some_and(|current| current.sequence() >= sequence) =>
                 {
@@ -96,8 +96,8 @@ impl MirrorPush<'_> {
     }
 
     /// Whether the mirror refused the publication because another push got there first. For a new
-    /// release, a different history on the mirror means the same: when polled, the mirror had no
-    /// history, or ours.
+    /// release, a different history on the mirror means the same, because the mirror had no
+    /// history, or ours, when it was polled.
     pub(super) fn is_lost_race(self, failure: ErrorKind) -> bool {
         failure == ErrorKind::Conflict
             || self.context.publication.is_new && failure == ErrorKind::OtherHistory
@@ -122,7 +122,7 @@ impl MirrorPush<'_> {
         }
     }
 
-    /// Asks a mirror that refused the publication who won there.
+    /// Asks a mirror, after it has refused the publication, which push won there.
     pub(super) fn query_race_winner(self) -> RaceWinner {
         match self.mirror().state() {
             Ok(state) => self.race_winner(&state),
@@ -131,8 +131,8 @@ impl MirrorPush<'_> {
         }
     }
 
-    /// Returns who won on a mirror in this `state`. Clocks are compared only between two competing
-    /// pushes.
+    /// Returns which push won on a mirror in this `state`. Clocks are compared only if two pushes
+    /// compete.
     fn race_winner(self, state: &MirrorState) -> RaceWinner {
         let ours = self.release();
         let is_switched = state.current != self.served_before();

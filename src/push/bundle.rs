@@ -37,8 +37,8 @@ pub(super) fn base_manifest_for(
     publication: &Publication,
     member: &PolledMirror,
 ) -> Option<ManifestId> {
-    // If the mirror still keeps the release to which a rollback returns, the rollback sends the
-    // least with that release as the base.
+    // If the mirror still keeps the release that a rollback returns to, the rollback uses that
+    // release as the base, because the least is then sent.
     let likely = publication
         .likely_base
         .filter(|likely| member.releases().iter().any(|kept| kept.manifest == *likely));
@@ -72,7 +72,7 @@ impl BundleBase {
         entries(self.manifest.as_deref())
     }
 
-    /// The mirrors among a bundle's `members` that can be asked for signatures.
+    /// The mirrors that can be asked for signatures, out of the `members` of a bundle.
     fn signature_mirrors<'a>(
         &self,
         all: &'a [PolledMirror],
@@ -184,7 +184,7 @@ impl Bundle {
             &publication.speeds,
             options,
         );
-        // A base only helps compression, so without compression no base is looked for.
+        // A base only helps compression, so without compression, no base is searched for.
         let bases = if base.manifest.is_some() && level != Level::Raw && !change.wanted.is_empty() {
             let selector = BaseSelector {
                 wanted: &change.wanted,
@@ -209,7 +209,7 @@ impl Bundle {
             key.update(wanted.object.as_bytes());
         }
         // A different level or different bases give different packs, which a receiver must not
-        // mistake for those that it holds.
+        // mistake for the packs that it holds.
         key.update(format!("{level}\n").as_bytes());
         bases.add_to_key(&mut key);
         let key = BundleKey::finish(&key);

@@ -9,7 +9,7 @@ use crate::push::options::Options;
 use crate::text::error_chain;
 
 /// Runs `work`. If the cache's disk is full, runs it again with a temporary directory in place of
-/// the cache: the cache only saves time, so it must not make a push fail.
+/// the cache: the cache only saves time, so a full cache must not make a push fail.
 pub(super) fn with_cache_or_without<T>(
     options: &Options,
     work: impl Fn(&Options) -> Result<T, PushError>,

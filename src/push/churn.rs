@@ -12,13 +12,13 @@ use crate::mirror::ObjectSource as _;
 use crate::monitor::Monitor;
 use crate::packing::content_source::ContentSource;
 
-/// Minimum number of changed files of a kind to report.
+/// A kind of file is examined only if at least this many files of that kind changed.
 const MIN_FILES: usize = 10;
 /// Maximum size of a region that counts as one spot, in bytes.
 const MAX_DIFFERENCE_BYTES: usize = 128;
 /// Files larger than this are not compared.
 const MAX_FILE_BYTES: u64 = 4 << 20;
-/// Maximum number of bytes to compare in total. This takes about a second.
+/// Maximum number of bytes to compare in total. Comparing so many takes about a second.
 const MAX_TOTAL_BYTES: u64 = 512 << 20;
 /// The number of bytes that an example shows from each side.
 const SHOWN_BYTES: usize = 60;
@@ -28,11 +28,11 @@ const SHOWN_BYTES: usize = 60;
 pub struct Churn {
     /// The kind, which is an extension.
     pub extension: String,
-    /// Changed files that were compared.
+    /// The number of changed files that were compared.
     pub changed: u64,
-    /// Changed files that differ only near one spot.
+    /// The number of compared files that differ only near one spot.
     pub near_one_spot: u64,
-    /// The path of one of these files.
+    /// The path of a file that differs only near one spot.
     pub example: String,
     /// The old text at that spot.
     pub before: String,

@@ -20,8 +20,8 @@ use crate::tree_path::Site;
 /// that time.
 const MAX_SEQUENCE_GAP: u64 = 1 << 20;
 /// Maximum sequence of a mirror if no other mirror has one to compare it with. No real fleet
-/// reaches it, even with a release each second for 136 years, and it leaves enough numbers for all
-/// later releases.
+/// reaches this sequence, even with a release each second for 136 years, and enough numbers remain
+/// above it for all later releases.
 const MAX_UNCONFIRMED_SEQUENCE: u64 = 1 << 32;
 /// How far the time of a release may be ahead of this clock, in seconds: one day, because clocks
 /// differ.
@@ -70,9 +70,9 @@ fn highest_sequence(member: &PolledMirror) -> Option<u64> {
 }
 
 /// The error if the sequence of the mirror `index` is far above those of all others. If all others
-/// are joining, the limit is [`MAX_UNCONFIRMED_SEQUENCE`]: their first release would get a higher
-/// sequence than this mirror's, and would make them just as implausible. A mirror on its own harms
-/// only itself.
+/// are joining, the limit is [`MAX_UNCONFIRMED_SEQUENCE`]: otherwise, their first release would get
+/// an even higher sequence, and the other mirrors would become just as implausible. A mirror on its
+/// own harms only itself.
 fn implausible_sequence(members: &[PolledMirror], index: usize) -> Option<MirrorError> {
     let sequence = highest_sequence(&members[index])?;
     let is_other =
@@ -88,8 +88,8 @@ fn implausible_sequence(members: &[PolledMirror], index: usize) -> Option<Mirror
     })
 }
 
-/// The errors of mirrors that report a different site from most mirrors. There are such errors only
-/// if at least three mirrors report a site, the user named none, and the remaining mirrors are
+/// The errors of mirrors that report a site other than that of most mirrors. There are such errors
+/// only if at least three mirrors report a site, the user named none, and the remaining mirrors are
 /// enough for the push. Otherwise, it is unclear which site is meant, and the push is refused.
 fn other_site_errors(members: &[PolledMirror], options: &Options) -> Vec<Option<MirrorError>> {
     let sites: Vec<Option<&Site>> = members.iter().map(PolledMirror::site).collect();
@@ -128,7 +128,7 @@ fn is_of_history(release: &Release, newest: &Release) -> bool {
     release.history == newest.history || newest.replaces.contains(&release.history)
 }
 
-/// The errors of mirrors that serve a different history from the fleet. The fleet's history is the
+/// The errors of mirrors that serve a history other than the fleet's. The fleet's history is the
 /// one that more than half of the mirrors serve. Without a majority, it is the history that was
 /// last pushed from here, if the remaining mirrors are enough for the push.
 fn foreign_history_errors(members: &[PolledMirror], options: &Options) -> Vec<Option<MirrorError>> {
@@ -156,7 +156,7 @@ fn foreign_history_errors(members: &[PolledMirror], options: &Options) -> Vec<Op
     let Some(ours) = newest_where(&is_ours) else { return none() };
     let foreign: Vec<_> =
         members.iter().map(|member| foreign_history_error(member, ours)).collect();
-    // If this machine has pushed both histories, it cannot know which one is meant. The push is
+    // If this machine has pushed both histories, it cannot know which history is meant. The push is
     // then refused with a list of all mirrors' histories.
     let are_both_ours =
         served.iter().any(|release| is_ours(release) && !is_of_history(release, ours));
@@ -194,10 +194,9 @@ pub(super) struct Claims<'m> {
     members: &'m [PolledMirror],
     /// The releases that were last pushed to the mirrors from here.
     pushed_releases: Vec<ReleaseName>,
-    /// The number of mirrors that must have a release for it to count if it was not pushed from
-    /// here.
+    /// A release that was not pushed from here counts if at least this many mirrors have it.
     min_confirmations: usize,
-    /// The number of mirrors that must serve a run number for it to count.
+    /// A run number that was not published from here counts if at least this many mirrors serve it.
     min_run_confirmations: usize,
     /// The mirrors in the first wave that serve a release. They are ahead of the others by design.
     first_wave: Vec<&'m PolledMirror>,
@@ -252,8 +251,8 @@ impl<'m> Claims<'m> {
     }
 
     /// The release that the next one is based on: the newest confirmed release that is current on
-    /// any mirror. If none is confirmed, no mirror is more credible than another, so it is the
-    /// newest of all.
+    /// any mirror. If none is confirmed, no mirror is more credible than another, so the next
+    /// release is based on the newest of all.
     pub(super) fn newest(&self) -> Option<&'m Release> {
         fleet::newest_where(self.members, |release| self.is_confirmed(release))
             .or_else(|| fleet::newest(self.members))
@@ -272,7 +271,7 @@ impl<'m> Claims<'m> {
         )
     }
 
-    /// The releases on mirrors that `base` cannot replace, each with whether it counts.
+    /// The releases that mirrors serve and that `base` cannot replace, each with whether it counts.
     fn irreplaceable<'c>(
         &'c self,
         base: &'c Release,
@@ -283,10 +282,11 @@ impl<'m> Claims<'m> {
         })
     }
 
-    /// Whether a mirror serves a release that counts and that `newest` cannot replace, because its
-    /// record is lost or its history was taken over at a lower sequence. Then a new release above
-    /// both is needed. No such release is made for one that does not count: otherwise, a mirror
-    /// that always claims to be one release ahead would cause a new release with every push.
+    /// Whether a mirror serves a release that counts and that `newest` cannot replace, because the
+    /// record of that release is lost or its history was taken over at a lower sequence. In this
+    /// case, a new release with a higher sequence than both is needed. A release that does not
+    /// count is no reason for a new release: otherwise, a mirror that always claims to be one
+    /// release ahead would cause a new release with every push.
     pub(super) fn needs_higher_release(&self, newest: &Release) -> bool {
         self.irreplaceable(newest).any(|(_, is_confirmed)| is_confirmed)
     }
@@ -314,7 +314,7 @@ impl<'m> Claims<'m> {
 
     /// For each stream, the highest published run number that enough mirrors confirm. A number that
     /// fewer mirrors have and that was not published from here is false, or belongs to a push that
-    /// did not meet its requirement. It causes a warning.
+    /// did not meet its requirement. Such a number causes a warning.
     pub(super) fn published_run_numbers(&self, monitor: &dyn Monitor) -> BTreeMap<String, u64> {
         let mut numbers: BTreeMap<&str, Vec<(u64, &str, bool)>> = BTreeMap::new();
         for member in self.members {
@@ -328,8 +328,8 @@ impl<'m> Claims<'m> {
             numbers.sort_unstable_by(|one, other| other.cmp(one));
             let ours = numbers.iter().find(|(.., is_ours)| *is_ours);
             let confirmed =
-                // The numbers descend, so enough mirrors serve the one at this position or a higher
-                // one. A number that was published from here needs no confirmation.
+                // The numbers descend, so enough mirrors serve the number at this position or a
+                // higher number. A number that was published from here needs no confirmation.
                 numbers.get(self.min_run_confirmations - 1).max(ours).map(|(number, ..)| *number);
             if let Some((highest, ..)) =
                 numbers.first().filter(|(number, ..)| Some(*number) != confirmed)

@@ -68,7 +68,8 @@ pub(super) fn run(
     }
     let bundles = rollout.bundles()?;
     let is_done = |run: &MirrorRun<'_>| run.outcome.is_some() && !run.is(&Outcome::Staged);
-    // If no mirror needs the release, no probe runs, and its manifest may not be here.
+    // If no mirror needs the release, no probe runs, and the manifest of the release may not be
+    // here.
     let expected = if rollout.mirrors.iter().all(is_done) {
         ExpectedProbes::new()
     } else {
@@ -128,7 +129,7 @@ fn stage_and_activate(
     result
 }
 
-/// The transfer of one bundle to its mirrors.
+/// The transfer of a bundle to the mirrors that need it.
 #[derive(Clone, Copy)]
 struct Transfer<'a> {
     context: PushContext<'a>,
@@ -137,7 +138,7 @@ struct Transfer<'a> {
 }
 
 impl<'a> Transfer<'a> {
-    /// Starts the pack builder, and a thread to stage on each mirror.
+    /// Starts the pack builder and, for each mirror, a thread that stages on it.
     fn start(
         self,
         scope: &'a Scope<'a, '_>,
@@ -220,8 +221,8 @@ impl<'a> Coordinator<'_, 'a> {
         Ok((switched, None))
     }
 
-    /// The first mirror that refused the publication because another push got there first, and who
-    /// won there. Mirrors that had not responded when the release was decided do not count.
+    /// The first mirror at which this push lost the race to another push, and which push won there.
+    /// Mirrors that had not responded when the release was decided do not count.
     fn lost_race(&self) -> Option<(MirrorPush<'a>, RaceWinner)> {
         self.rollout.mirrors.iter().filter(|run| !run.push.is_late()).find_map(|run| {
             let Some(Outcome::Failed { failure, .. }) = run.outcome else { return None };
@@ -232,7 +233,7 @@ impl<'a> Coordinator<'_, 'a> {
         })
     }
 
-    /// The number of ready mirrors and the total, among the mirrors that count.
+    /// The number of ready mirrors and the number of all mirrors. Includes only mirrors that count.
     fn count_ready(&self) -> (usize, usize) {
         let is_ready = |run: &&MirrorRun<'_>| run.outcome.as_ref().is_some_and(is_ready);
         (self.rollout.counted().filter(is_ready).count(), self.rollout.counted().count())

@@ -21,7 +21,7 @@ use crate::threads;
 #[derive(Debug, Clone, Default)]
 pub struct Fleet {
     mirrors: Vec<Arc<dyn Mirror>>,
-    /// The mirrors, by index, that could not be polled a moment ago, and their errors.
+    /// The indexes and errors of the mirrors that could not be polled a moment ago.
     unreachable: Vec<(usize, Arc<MirrorError>)>,
 }
 
@@ -116,7 +116,7 @@ pub(super) fn counted(members: &[PolledMirror]) -> impl Iterator<Item = usize> +
     (0..members.len()).filter(|index| !is_joining(members, *index))
 }
 
-/// The number of reachable mirrors and the total, among the mirrors that count.
+/// The number of reachable mirrors and the number of all mirrors. Includes only mirrors that count.
 pub(super) fn count_reachable(members: &[PolledMirror]) -> (usize, usize) {
     let reachable = counted(members).filter(|index| members[*index].state().is_some()).count();
     (reachable, counted(members).count())
@@ -175,8 +175,8 @@ pub(super) fn check_one_history(
     Err(GuardFault::Histories { mirrors: members.iter().filter_map(of).collect() })
 }
 
-/// All histories that the mirrors serve, and all that these took over; oldest first, as far as the
-/// order is known.
+/// All histories that the mirrors serve, and all histories that those took over; oldest first, as
+/// far as the order is known.
 pub(super) fn histories(members: &[PolledMirror]) -> Vec<HistoryId> {
     let mut releases: Vec<&Release> = current(members).collect();
     releases.sort_by_key(|release| release.rank());
@@ -286,7 +286,8 @@ pub(super) fn check_distinct(members: &[PolledMirror]) -> Result<(), PushError> 
     Ok(())
 }
 
-/// Returns an error if a tree contains a mirror or the origin's files, or lies inside one.
+/// Returns an error if a tree contains one of `others` (the mirrors and the origin's files), or is
+/// inside one of them.
 pub(super) fn check_nesting(
     roots: &[Root],
     others: impl IntoIterator<Item = PathBuf>,

@@ -1,7 +1,8 @@
 //! Decides which releases are meant for all mirrors in a fleet. `heal` spreads only these.
 //!
 //! A release is not for all mirrors if its record says so, or if no mirror in the last wave ever
-//! served it: a push with waves may still be observing the first ones, or have stopped there.
+//! served it: a push with waves may still be observing its first waves, or may have stopped after
+//! them.
 
 use crate::mirror::PolledMirror;
 use crate::monitor::{Event, Monitor};
@@ -22,10 +23,10 @@ pub(super) fn newest_for_all<'m>(
     })
 }
 
-/// Like [`newest_for_all`], but skips a release with a warning if only one of several mirrors has
-/// it and this machine last pushed a different release to that mirror: the mirror's owner may have
-/// made it up. If nothing is known about that mirror, because the cache was lost, the release
-/// counts; otherwise, a machine that did not publish could not heal any fleet.
+/// Like [`newest_for_all`], but skips a release, and warns, if only one of several mirrors has the
+/// release and this machine last pushed a different release to that mirror: the mirror's owner may
+/// have made the release up. If nothing is known about that mirror, because the cache was lost, the
+/// release counts; otherwise, a machine that did not publish could not heal any fleet.
 pub(super) fn newest_for_heal<'m>(
     members: &'m [PolledMirror],
     options: &Options,

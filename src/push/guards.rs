@@ -72,7 +72,7 @@ pub struct HistoryOfMirror {
     pub history: HistoryId,
     /// The sequence of its current release.
     pub sequence: u64,
-    /// When the oldest release of that history on the mirror was created, in seconds since 1970.
+    /// When the mirror's oldest release from that history was created, in seconds since 1970.
     pub since: u64,
 }
 

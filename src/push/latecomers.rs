@@ -1,7 +1,7 @@
 //! Mirrors that respond after the release is decided. Each is brought to the release on its own.
 //!
-//! A late response does not affect the other mirrors. If it would have stopped the push had it come
-//! in time, only that mirror fails. If the mirror serves a newer release, it is left alone.
+//! A late response does not affect the other mirrors. If the response would have stopped the push
+//! had it come in time, only that mirror fails. A mirror that serves a newer release is left alone.
 
 use std::thread::Scope;
 

@@ -69,8 +69,8 @@ impl<'a> Rollout<'a> {
     /// releases. Returns whether to start again on top of the other release.
     pub(super) fn on_lost_race(&mut self, mirror: MirrorPush<'a>, race: &RaceWinner) -> bool {
         let (outcome, may_retry) = match *race {
-            // A staged release might never be served, so it is replaced, as a push that starts now
-            // would do.
+            // A staged release might never be served, so it is replaced, as it would be by a push
+            // that starts now.
             RaceWinner::Staged(by) if !mirror.wait_until_current(by) => {
                 (Outcome::Displaced { by }, true)
             }

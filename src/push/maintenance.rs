@@ -138,7 +138,7 @@ impl DiffSide {
     }
 }
 
-/// The record of a release, and the time up to which the mirror has expired its retired entries.
+/// The record of a release, and the time up to which the mirror has expired retired entries.
 fn find_release(
     mirror: &Arc<dyn Mirror>,
     sequence: Option<u64>,

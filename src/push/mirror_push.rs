@@ -63,8 +63,8 @@ impl<'a> MirrorPush<'a> {
         if state.current == Some(self.release().name()) {
             return Some(Outcome::Current);
         }
-        // `heal` expects some mirrors to have a newer release that was made for only some mirrors:
-        // they are apart, and do not stop it.
+        // `heal` expects that some mirrors have a newer release that was made for only part of the
+        // fleet. Such mirrors are apart and do not stop `heal`.
         if self.context.publication.skips_newer_mirrors && self.serves_newer() {
             return Some(Outcome::Apart);
         }
@@ -110,7 +110,8 @@ impl<'a> MirrorPush<'a> {
 /// The outcome of a mirror whose current release `release` must not replace.
 fn irreplaceable_outcome(release: &Release, state: &MirrorState) -> Option<Outcome> {
     let serves = state.current?;
-    // The record is lost. In this case, the store compares only the sequences, and so does this.
+    // The record is lost. In this case, the store compares only the sequences, and so does this
+    // function.
     let Some(current) = state.current_release() else {
         return (serves.sequence() >= release.sequence).then_some(Outcome::Newer { serves });
     };

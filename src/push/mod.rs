@@ -249,8 +249,8 @@ fn push_with_retries(
                         monitor,
                     )?;
                     publication.remember(end.report(), options, monitor);
-                    // If another push gets there first, "the previous release" would become the one
-                    // that this rollback leaves, so the target is fixed now.
+                    // If another push gets there first, "the previous release" would then be the
+                    // release that this rollback leaves, so the target is fixed now.
                     if let Source::Rollback { to: to @ None, .. } = &mut source {
                         *to = publication.release.rolled_back_to;
                     }

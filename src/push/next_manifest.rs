@@ -1,7 +1,7 @@
 //! Builds the next manifest from the tree, the last manifest and the time.
 //!
 //! Pure: takes two sorted streams and returns one. It implements two rules. First, an entry's time
-//! changes whenever the content that visitors get at its path changes, even because a link was
+//! changes whenever the content that visitors get at its path changes, even if only a link was
 //! moved, since web servers compute their validators from the time. Second, a removed path stays
 //! retired for a while, so that cached pages still find their assets.
 
@@ -178,7 +178,8 @@ fn resolve_links(destination: &str, live: &SourceEntries) -> Option<String> {
     Some(place)
 }
 
-/// The paths that moved links lead to, including paths behind further links inside them.
+/// The paths that moved links lead to, including paths that are reached through further links
+/// inside those paths.
 fn propagate_link_changes(moved: Vec<String>, live: &SourceEntries) -> HashSet<String> {
     let mut touched = HashSet::new();
     let mut pending = moved;
@@ -250,8 +251,8 @@ impl ManifestPlan {
         }
     }
 
-    /// Counts `renamed`, the old paths of moved content, as renames instead of as added and removed
-    /// paths, and counts retired paths separately from removed ones.
+    /// Counts each path in `renamed`, the old paths of moved content, as one rename instead of an
+    /// added path and a removed path. Counts retired paths separately from removed paths.
     fn apply_renames(&mut self, renamed: &HashSet<TreePath>) {
         let fresh = || {
             self.retired
@@ -500,7 +501,7 @@ mod tests {
         assert_eq!((sums.renamed, sums.added, sums.removed, sums.same), (0, 1, 1, 1));
     }
 
-    /// A tree in which each of some paths has the given content, or does not exist.
+    /// A tree with a fixed set of paths. Each path has the given content, or does not exist.
     fn tree(contents: &[Option<u8>]) -> Vec<Entry> {
         let paths = ["A.js", "a.js", "b.html", "b.js", "d/e.js", "gone", "x.js", "x.js/y.js"];
         let entry = |(path, content): (&&str, &Option<u8>)| match content {
@@ -515,7 +516,7 @@ mod tests {
     }
 
     proptest! {
-        /// [`next`] compares the sums with those of the difference, whatever follows whatever.
+        /// [`next`] compares its sums with those of the difference, for any sequence of trees.
         #[test]
         fn counts_match_the_difference(trees in prop::collection::vec(
             (prop::collection::vec(prop::option::of(0..4_u8), 8), 1..12_u64), 1..5,

@@ -96,8 +96,8 @@ impl ObjectIndex<'_> {
         let is_other = |release: &&Release| Some(release.manifest) != base;
         let is_same = |release: &Release| release.content == self.publication.release.content;
         // When a release is copied from mirror to mirror, other mirrors may still have some of its
-        // content from before. If the content is probably there, the query covers all of it,
-        // whatever its size.
+        // content from earlier releases. If the content is probably there, the query covers all of
+        // it, whatever its size.
         let is_likely = !self.publication.is_new
             || base.is_none()
             || state.staged.as_ref().is_some_and(|staged| is_other(&staged))

@@ -224,7 +224,7 @@ pub struct Policy {
     pub goal: Goal,
     /// What happens to the other mirrors if one fails to switch.
     pub on_failure: OnFailure,
-    /// The waves in order. Mirrors without a wave form the last one.
+    /// The waves in order. Mirrors without a wave form the last wave.
     pub waves: Vec<Wave>,
 }
 
@@ -301,8 +301,8 @@ pub struct Options {
     pub jobs: NonZeroUsize,
     /// How content is compressed.
     pub level: LevelChoice,
-    /// A directory on the origin for data that does not fit in memory and data kept for the next
-    /// push.
+    /// A directory on the origin for data that does not fit in memory, and for data that is kept
+    /// for the next push.
     pub scratch: ScratchLocation,
     /// How much content of old releases to keep.
     pub keep_content: KeepContent,

@@ -119,13 +119,13 @@ pub struct ChangeCounts {
     pub retired: u64,
     /// Removed or renamed paths that are still served for a while.
     pub still_served: u64,
-    /// When the first of them expires, in seconds since 1970.
+    /// When the first of the paths in `still_served` expires, in seconds since 1970.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub first_until: Option<u64>,
-    /// When the last of them expires, in seconds since 1970.
+    /// When the last of the paths in `still_served` expires, in seconds since 1970.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_until: Option<u64>,
-    /// Paths that are no longer served, including previously retired ones.
+    /// Paths that are no longer served, including previously retired paths.
     pub removed: u64,
     /// Unchanged paths.
     pub same: u64,
@@ -184,7 +184,7 @@ pub struct Report {
     /// How the mirrors that had switched reverted.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reverted: Option<Reverted>,
-    /// The longest time in any wave between its first and last switch, in milliseconds.
+    /// The longest time between the first and the last switch of any wave, in milliseconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub spread_ms: Option<u64>,
     /// The report on each mirror, in the order given.

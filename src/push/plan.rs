@@ -122,8 +122,8 @@ fn plan_once(
     let context = PushContext { publication: &publication, options, monitor: &monitor };
     let mut rollout = Rollout::new(context);
     let bundles = rollout.bundles()?;
-    // Mirrors are queried as in a push. Otherwise, a plan would look fine where the push then meets
-    // a full disk, a quota, or a read-only token.
+    // Mirrors are queried as in a push. Otherwise, a plan could succeed although the push would
+    // fail because of a full disk, a quota, or a read-only token.
     check_staging(&mut rollout, &bundles);
     for run in &rollout.mirrors {
         if let Some(outcome @ Outcome::Failed { .. }) = &run.outcome {
@@ -217,7 +217,8 @@ fn measure_packs(
 }
 
 impl MirrorPlan {
-    /// The plan for a mirror that gets `bundle`, given with its packed size.
+    /// The plan for a mirror that gets `bundle`, if any; the number is the packed size of the
+    /// bundle.
     fn new(run: &MirrorRun<'_>, bundle: Option<(&Bundle, u64)>, wave: Option<usize>) -> Self {
         let (failure, error) = match &run.outcome {
             Some(Outcome::Failed { failure, error }) => (Some(*failure), Some(error.clone())),

@@ -216,8 +216,8 @@ impl Preparation {
             .map(|publication| Prepared::Publication(Box::new(publication)))
     }
 
-    /// The report of a push that cannot meet its requirement, or finds no release that is for all
-    /// mirrors. Nothing has been sent then.
+    /// The report of a push that cannot meet its requirement, or that finds no release for all
+    /// mirrors. In both cases, nothing has been sent.
     fn refusal_report(&self, options: &Options) -> Option<Report> {
         let (reachable, total) = fleet::count_reachable(&self.members);
         let unmet = (!options.require.is_met(reachable, total))
@@ -301,8 +301,8 @@ impl Preparation {
         claims::check_run_number(options, &orders)?;
         let content = self.resolved.source_entries.content_id();
         // Nothing is new. The other conditions exclude cases that still need a release: a rollback,
-        // which records the content that it rejects; a new history; a mirror whose release only a
-        // higher one can replace; and an unusable manifest.
+        // which records the content that it rejects; a new history; a mirror whose release can be
+        // replaced only by a release with a higher sequence; and an unusable manifest.
         if let Some(newest) = &newest
             && newest.content == content
             && fleet_wide::is_for_requested_mirrors(newest, options)
@@ -526,7 +526,7 @@ impl Preparation {
         release.orders = orders;
         if let Some(order) = &options.run_number {
             // A push with `allow_older` sets the stream to its own number, which lets users correct
-            // a wrong one.
+            // a wrong number.
             release.orders.insert(order.stream().to_owned(), order.number());
         }
         Ok(release)
@@ -563,8 +563,8 @@ impl Preparation {
     }
 
     /// The history of the next release, and the histories that it took over. Both come from the
-    /// release that it is based on or, if the record of that release is lost, from another release
-    /// of the site.
+    /// release that the next release is based on or, if the record of that release is lost, from
+    /// another release of the site.
     fn history(
         &self,
         newest: Option<&Release>,

@@ -103,8 +103,8 @@ impl Publication {
             .content_source
             .base_content
             .cache()
-            // Bundles for different bases have the same new content, so the first one caches it for
-            // all.
+            // Bundles for different bases have the same new content, so the first bundle to be made
+            // caches this content for all bundles.
             .filter(|_| self.is_new && !self.is_caching.swap(true, Ordering::Relaxed))?;
         let begun = CacheWriter::begin(cache, bytes, options.keep_content.max_bytes);
         begun.unwrap_or_else(|error| {

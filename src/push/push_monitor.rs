@@ -1,4 +1,5 @@
-//! Forwards events, counts the traffic to each mirror, and stops a push's threads when it ends.
+//! Forwards events, counts the traffic to each mirror, and stops the threads of a push when the
+//! push ends.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -59,7 +60,7 @@ impl<'m> PushMonitor<'m> {
         self.traffic.lock()
     }
 
-    /// The time between the first and the last of these mirrors to switch, in milliseconds.
+    /// The time between the first and the last switch of these mirrors, in milliseconds.
     pub(super) fn spread_ms<'n>(&self, mirrors: impl Iterator<Item = &'n str>) -> Option<u64> {
         let switched = self.switched_at.lock();
         let times: Vec<Instant> =

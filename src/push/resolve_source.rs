@@ -173,7 +173,7 @@ pub struct RollbackPlan {
     /// The kept release whose content the rollback would publish; `None` if no mirror could be
     /// polled.
     pub to: Option<Release>,
-    /// The mirrors. A push does not poll those again that could not be polled.
+    /// The mirrors. If a mirror could not be polled, a push does not poll it again.
     pub fleet: Fleet,
     /// The name of each mirror, and the sequence that it serves or why it could not be polled.
     pub mirrors: Vec<(String, Result<Option<u64>, ErrorKind>)>,
@@ -246,9 +246,9 @@ pub(super) fn load_rollback(
     })
 }
 
-/// The confirmed release with this sequence, if all mirrors that keep one keep the same. If one
-/// release replaced another with the same sequence, a mirror keeps both; the one with the higher
-/// rank is meant.
+/// The confirmed release with this sequence, if all mirrors that keep such a release keep the same
+/// one. If one release replaced another with the same sequence, a mirror keeps both; the one with
+/// the higher rank is meant.
 fn kept_release<'m>(claims: &Claims<'m>, sequence: u64) -> Result<&'m Release, PushError> {
     let of_sequence = |member: &'m PolledMirror| {
         member.releases().iter().filter(move |release| release.sequence == sequence)
@@ -279,14 +279,14 @@ fn kept_release<'m>(claims: &Claims<'m>, sequence: u64) -> Result<&'m Release, P
     Ok(first)
 }
 
-/// The release that a rollback without a sequence leaves: the newest one that counts. Warns of
+/// The release that a rollback without a sequence leaves: the newest release that counts. Warns of
 /// mirrors that serve a different release.
 ///
-/// A single mirror must not block the rollback of all others, whatever it claims to serve. It may
-/// serve an older release because it was left behind or refuses newer ones, or a newer one that was
-/// not pushed to it from here. If only a minority serves a release that counts, the rollback is
-/// ambiguous: the release may be a canary, or its waves may have stopped, and the user may mean
-/// that release or the majority's.
+/// A single mirror must not block the rollback of all others, whatever it claims to serve. Such a
+/// mirror may serve an older release, because it was left behind or refuses newer releases, or it
+/// may serve a newer release that was not pushed to it from here. If only a minority serves a
+/// release that counts, the rollback is ambiguous: the release may be a canary, or its waves may
+/// have stopped, and the user may mean that release or the majority's.
 fn release_to_roll_back<'m>(
     claims: &Claims<'m>,
     monitor: &dyn Monitor,

@@ -81,8 +81,8 @@ impl Retention {
         !self.expunged.is_empty()
     }
 
-    /// Whether `path` is expunged. Even an entry that retired earlier is dropped at an expunged
-    /// path.
+    /// Whether `path` is expunged. At an expunged path, even an entry that was retired earlier is
+    /// dropped.
     #[must_use]
     pub fn is_expunged(&self, path: &TreePath) -> bool {
         self.expunged.iter().any(|expunged| path.is_within(expunged.as_str()))

@@ -134,7 +134,8 @@ pub(super) fn lead_order<'a>(
     mirrors: &[MirrorPush<'a>],
     store: impl Fn(MirrorPush<'a>) -> Option<StoreId>,
 ) -> Vec<MirrorPush<'a>> {
-    // A competing push may not know about a joining mirror, so one leads only if all are joining.
+    // A competing push may not know about a joining mirror, so a joining mirror leads only if all
+    // mirrors are joining.
     let mut order = mirrors.to_vec();
     order.sort_by_cached_key(|mirror| (mirror.is_joining(), store(*mirror), mirror.index));
     order

@@ -10,7 +10,7 @@ use crate::push::rollout::{Rollout, lead_order};
 /// Mirrors that would switch together.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct WavePlan {
-    /// The number of the wave, starting at 1. Mirrors without a wave form an extra one at the end.
+    /// The number of the wave, starting at 1. Mirrors without a wave form an extra wave at the end.
     pub number: usize,
     /// The names of the mirrors.
     pub mirrors: Vec<String>,

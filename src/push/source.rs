@@ -17,8 +17,8 @@ pub enum Source {
     },
     /// A mirror's current release, unchanged.
     CurrentRelease(Arc<dyn Mirror>),
-    /// The content of a mirror's current release, for a new release in the history of the other
-    /// mirrors.
+    /// The content of a mirror's current release, from which a new release is made in the history
+    /// of the other mirrors.
     Promote(Arc<dyn Mirror>),
     /// A release that is staged on mirrors, given by name, sequence or id.
     Staged(String),

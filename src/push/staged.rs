@@ -9,9 +9,9 @@ use crate::push::fleet::Fleet;
 use crate::release::{Release, ReleaseName};
 use crate::text::error_chain;
 
-/// Finds the release that `text` gives by name, sequence or id among the mirrors' staged and
-/// current releases. If several releases have the sequence, returns the one that is on most
-/// mirrors.
+/// Finds the release whose name, sequence or id is `text`, among the mirrors' staged and current
+/// releases. If several releases have this sequence, returns the release that more than half of the
+/// mirrors with this sequence have, if there is one.
 pub(super) fn find_named<'m>(
     members: &'m [PolledMirror],
     text: &str,

@@ -77,8 +77,8 @@ impl PendingStates {
     }
 
     /// Waits up to `timeout` for the next response, and stores it in its member. Returns the
-    /// member's index; `None` if no response came. A mirror that belongs to another user or whose
-    /// store is not the known one is recorded as failed.
+    /// member's index; `None` if no response came. A mirror is recorded as failed if it belongs to
+    /// another user, or if its store is not the known one.
     ///
     /// At least one of `members` must not have responded yet.
     pub(super) fn receive_next(

@@ -34,11 +34,11 @@ pub(super) struct WavesResult {
     pub(super) stopped: Option<String>,
     /// The mirrors, by index, that must revert to their previous content.
     pub(super) to_revert: Vec<usize>,
-    /// The longest time in any wave between its first and last switch, in milliseconds.
+    /// The longest time between the first and the last switch of any wave, in milliseconds.
     pub(super) spread_ms: Option<u64>,
 }
 
-/// The content from the release that the probes of all waves expect.
+/// The content that the probes of all waves expect, taken from the release.
 ///
 /// # Errors
 /// If a probe requests a path that is not a file in the release, because it could never succeed.

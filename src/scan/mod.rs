@@ -14,7 +14,7 @@
 //!   └ rules: what is excluded    tree <─ merge, links, names <─ in order ────────┘
 //! ```
 //!
-//! This room does not know manifests, releases or mirrors.
+//! This module does not know manifests, releases or mirrors.
 
 mod content;
 mod dir_stamp;

@@ -57,8 +57,8 @@ pub(super) fn find_unportable(entries: &[TreeEntry]) -> Vec<RejectedPath> {
     rejected
 }
 
-/// The ends of those parts of `path` (its directories and the path itself) that the previous path,
-/// `last`, does not have.
+/// The end offsets of the prefixes of `path` (each parent directory, and `path` itself) that are
+/// not also prefixes of the previous path, `last`.
 fn new_parts<'p>(last: &str, path: &'p str) -> impl Iterator<Item = usize> + use<'p> {
     let common = last.bytes().zip(path.bytes()).take_while(|(a, b)| a == b).count();
     let slashes = path.as_bytes()[common..].iter().enumerate().filter(|&(_, &byte)| byte == b'/');

@@ -47,13 +47,14 @@ impl Store {
     }
 
     /// Records that there is work to do after the switch to `release`, so that the work is not lost
-    /// if the process is killed before it is done. The record is not durable: after a power cut the
-    /// work is not needed.
+    /// if the process is killed before the work is done. The record is not durable: after a power
+    /// cut the work is not needed.
     ///
     /// # Errors
     /// [`StoreError::OtherOwner`], [`StoreError::Locked`], or a disk error.
     pub fn record_switch(&self, release: ReleaseName, wait: Duration) -> Result<(), StoreError> {
-        // Without the lock another process might remove the temporary file, or write the same one.
+        // Without the lock, another process might remove the temporary file, or write to the same
+        // file.
         let store = self.lock(wait)?;
         let Layout { tmp, headwater, .. } = &store.layout;
         tmp.unlink_if_any(PENDING_SWITCH)?;

@@ -102,8 +102,8 @@ impl Store {
 
     /// Whether an entry in the current release is due, or was due before and may still be there.
     fn is_due(&self, current: ReleaseName, mark: ExpiryMark, now: u64) -> Result<bool, StoreError> {
-        // Expired entries stay expired if the clock is set back, so no time before the mark is
-        // used.
+        // Expired entries stay expired if the clock is set back, so a time earlier than the mark is
+        // never used.
         Ok(self.next_expiry_of(current, mark)?.is_some_and(|next| next <= now.max(mark.through)))
     }
 

@@ -31,7 +31,7 @@ pub(super) struct Layout {
 }
 
 impl Layout {
-    /// Opens the directories below `root`. If `create` is true, creates the missing ones.
+    /// Opens the directories below `root`. If `create` is true, creates missing directories.
     pub(super) fn open(root: Dir, create: bool) -> Result<Self> {
         let open =
             |dir: &Dir, name: &str| if create { dir.ensure_dir(name) } else { dir.open_dir(name) };

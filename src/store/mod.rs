@@ -2,7 +2,7 @@
 //!
 //! ---
 //!
-//! This room keeps the releases of a mirror on a disk: plain objects, manifests, release records
+//! This module keeps the releases of a mirror on a disk: plain objects, manifests, release records
 //! and the slots that a web server reads. It guarantees that `current` is one complete release at
 //! every instant. It does not know who pushes, over which transport, or what a fleet is. The crate
 //! `bytesize` formats the sizes in its errors.

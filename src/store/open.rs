@@ -90,7 +90,7 @@ impl Store {
         check_file_system(&root)?;
         // Creation writes the format file last. A directory that contains only an unfinished
         // `.headwater` comes from a creation that was interrupted, or that another process is
-        // running now. It may be completed.
+        // running now. Such a creation may be completed.
         let absent = || {
             let only_ours = root.entries()?.iter().all(|(name, _)| name == OsStr::new(HEADWATER));
             if only_ours {

@@ -1,4 +1,4 @@
-//! Set-up shared by the tests of this room.
+//! Set-up shared by the tests of `store`.
 
 use tempfile::TempDir;
 

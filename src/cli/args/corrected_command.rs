@@ -1,6 +1,6 @@
 //! Builds a corrected command for a command that failed.
 //!
-//! Pure: the arguments of the process are a parameter.
+//! Pure: the caller passes in the arguments of the process.
 
 use headwater::push::SiteOfMirror;
 use headwater::tree_path::Site;
@@ -43,8 +43,8 @@ fn shell_quoted(word: &str) -> String {
     if !word.is_empty() && word.chars().all(is_plain) {
         return word.to_owned();
     }
-    // Inside single quotes, nothing can escape a quote, so they are closed before it and reopened
-    // after it.
+    // Nothing can escape a quote inside single quotes, so the quoted part is closed before the
+    // quote and reopened after it.
     format!("'{}'", word.replace('\'', r"'\''"))
 }
 

@@ -185,8 +185,8 @@ fn check_state(
     facts.extend(state.round_trip.map(|time| format!("responds in {} ms", time.as_millis())));
 }
 
-/// Too little space for large pushes is a warning, because a small push still fits. Too little
-/// space for any push is a problem.
+/// Too little space for large pushes causes only a warning, because a small push still fits. Too
+/// little space for any push is a problem.
 fn check_space(
     free: u64,
     facts: &mut Vec<String>,
@@ -205,8 +205,8 @@ fn check_space(
     ));
 }
 
-/// A token or certificate that expires soon is a warning, because a push still succeeds. A later
-/// expiry is only a fact.
+/// A token or certificate that expires soon causes only a warning, because a push still succeeds. A
+/// later expiry is listed as a fact.
 fn check_expiries(expiries: Expiries, facts: &mut Vec<String>, warnings: &mut Vec<Problem>) {
     let now = fsx::unix_seconds();
     let soon = expiries.expiring_soon(now);
@@ -245,8 +245,9 @@ fn check_directory(
 }
 
 impl MirrorDiagnosis {
-    /// Describes the facts on one line, or each problem on its own line, and then each warning on
-    /// its own line. A hint follows on the next line.
+    /// Describes the facts on one line or, if there are problems, each problem on its own line.
+    /// Then describes each warning on its own line. A hint follows its problem or warning on the
+    /// next line.
     fn describe(&self) -> String {
         let name = escape(&self.mirror);
         let line = |word: &str, problem: &Problem| {

@@ -271,7 +271,7 @@ mod tests {
         Config::parse(text, Path::new(FILE_NAME)).unwrap_or_else(|error| panic!("{error}"))
     }
 
-    /// The file with its settings switched on, but for `off`.
+    /// The file without the line `off`, with all settings switched on.
     fn uncommented(off: &str) -> String {
         let on = |line: &str| match line.strip_prefix('#') {
             Some(setting) if !setting.is_empty() && !setting.starts_with(' ') => setting.to_owned(),
@@ -284,7 +284,7 @@ mod tests {
     fn written_file_is_valid() {
         let config = parse(TEMPLATE);
         assert_eq!(config.content[0].path, Path::new("./public"));
-        // Nothing is published before the user has named a place.
+        // Nothing is published before the user has named a mirror.
         assert!(config.mirrors.is_empty());
         let defaults = Config { content: config.content.clone(), ..Config::default() };
         assert_eq!(config, defaults);

@@ -16,7 +16,7 @@ use crate::cli::output::format::{escape, pluralize};
 use crate::cli::output::print::print;
 use crate::cli::setup::fleet_poller::FleetPoller;
 
-/// Maximum size, in bytes, of an old list that is compared with the new one.
+/// Maximum size, in bytes, of an old list that is compared with the new list.
 const MAX_BYTES: u64 = 16 * 1024 * 1024;
 /// The highest weight that haproxy accepts.
 const MAX_HAPROXY_WEIGHT: u32 = 256;

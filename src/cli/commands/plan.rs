@@ -24,7 +24,7 @@ use crate::cli::output::{failure, hints, next_steps, push_report};
 use crate::cli::setup::prepared_push;
 use crate::cli::setup::prepared_push::PreparedPush;
 
-/// Maximum number of mirrors and probes in a wave that are named. Any others are only counted.
+/// Maximum number of mirrors or probes that are named for each wave. Any others are only counted.
 const MAX_NAMED: usize = 8;
 
 pub(crate) fn run(args: &PushArgs) -> Result<Exit, Failure> {

@@ -1,4 +1,4 @@
-//! `headwater releases`: the kept releases of mirrors.
+//! `headwater releases`: the releases kept on each mirror.
 
 use headwater::fleet_status::{self, Usage};
 use headwater::mirror::LinkKind;

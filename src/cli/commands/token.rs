@@ -82,7 +82,7 @@ pub(crate) fn run(command: &TokenCommand) -> Result<Exit, Failure> {
     // Only the secret goes to stdout, so that it can be piped into a secret store; it never goes to
     // stderr, which may be logged.
     let text = if let Some(path) = &args.append {
-        // Before the token is printed, because it would be useless without its table.
+        // Before the token is printed, because the token would be useless without its table.
         config::append_token(path, &table).map_err(|error| append_failure(path, error))?;
         print(&format!("{}\n", token.reveal()))?;
         format!(

@@ -2,7 +2,7 @@
 //!
 //! The first line contains the format and the version. Each further line contains a `time` (RFC
 //! 3339, UTC, milliseconds), the name of the `event` and the fields of the event. A new version may
-//! add events and fields; readers must ignore unknown ones.
+//! add events and fields; readers must ignore unknown events and fields.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -80,9 +80,8 @@ impl EventLog {
     }
 }
 
-/// Opens the file or device at `path` and truncates it. Rejects a link, because it could point to a
-/// file that the user did not name, and a FIFO, because it would block the push until it has a
-/// reader.
+/// Opens the file or device at `path` and truncates it. Rejects links, which could point to a file
+/// that the user did not name, and FIFOs, which would block the push until a reader opens them.
 fn open(path: &Path) -> Result<File, IoError> {
     let context = |error: io::Error| IoError::new("create", path, error);
     // /dev/stderr and the pipes of a shell's >(…) are links to open descriptors of this process.

@@ -39,8 +39,8 @@ pub(crate) enum Exit {
     Interrupted,
 }
 
-/// Every exit code and its meaning, in order of precedence: if two codes apply,
-/// the program returns the earlier one.
+/// Every exit code and its meaning, in order of precedence: if two codes apply, the program returns
+/// the earlier code.
 pub(crate) const EXIT_CODES: [(Exit, u8, &str); 11] = [
     // The code that clap returns for wrong arguments.
     (Exit::Usage, 2, "wrong arguments or configuration; nothing was done"),

@@ -244,7 +244,7 @@ fn seconds(milliseconds: u64) -> String {
     format!("{}.{:03}", milliseconds / 1000, milliseconds % 1000)
 }
 
-/// The lines of an old file about the last push.
+/// The lines about the last push in an old file.
 fn kept_push_lines(before: &str) -> Vec<&str> {
     let is_push_line = |line: &&str| {
         let name =
@@ -361,7 +361,7 @@ mod tests {
         ] {
             assert!(bad.lines().any(|found| found == line), "{line}: {bad}");
         }
-        // A status keeps what it knows nothing of.
+        // `status` keeps the gauges that it has no values for.
         let status = render(&inputs(&rows, 80), &bad);
         assert!(status.contains("headwater_push_timestamp_seconds{site=\"docs\"} 70\n"));
         assert!(status.contains("headwater_status_timestamp_seconds{site=\"docs\"} 80\n"));

@@ -28,11 +28,11 @@ use crate::cli::output::transfer_counts::TransferCounts;
 use crate::cli::output::{progress_block, terminal, verbosity};
 use crate::cli::setup::signals;
 
-/// Minimum time between two progress lines.
+/// Minimum time between progress lines.
 const LINE_INTERVAL: Duration = Duration::from_secs(5);
-/// Minimum time between two lines about the remaining soak time of a wave.
+/// Minimum time between lines about the remaining soak time of a wave.
 const SOAK_LINE_INTERVAL: Duration = Duration::from_secs(60);
-/// Time between two redraws of the block.
+/// Time between redraws of the block.
 const REDRAW_INTERVAL: Duration = Duration::from_millis(100);
 /// The message after the first Ctrl-C.
 const STOPPING_MESSAGE: &str =
@@ -169,7 +169,7 @@ fn short_pack_id(pack: &PackId) -> String {
 enum View {
     /// Only warnings and errors.
     Quiet(Box<dyn Write + Send>),
-    /// Lines, with a minimum time between two progress lines.
+    /// Lines, with a minimum time between progress lines.
     Lines { out: Box<dyn Write + Send>, last: Instant },
     /// One line for every event except steps.
     Details(Box<dyn Write + Send>),
@@ -221,7 +221,7 @@ impl Progress {
         })?;
         signals::install_handlers().map_err(|error| Failure::new(Exit::Failed, error))?;
         let view = match (args.quiet, terminal::supports_block()) {
-            // Lines even on a terminal, because a block would hide details between two redraws.
+            // Lines even on a terminal, because a block would hide details between redraws.
             _ if verbosity::is_verbose() => View::Details(Box::new(Stderr)),
             (true, _) => View::Quiet(Box::new(Stderr)),
             (false, false) => View::Lines { out: Box::new(Stderr), last: Instant::now() },

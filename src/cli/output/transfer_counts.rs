@@ -390,7 +390,8 @@ mod tests {
         Event::PackSent { mirror: mirror.into(), pack: PackId::of(b""), bytes }
     }
 
-    /// Sums of these events, each at its second; the time is that of the last one.
+    /// The counts after these events, each of which happens at the given second, and the time of
+    /// the last event.
     fn sums(events: &[(u64, Event)]) -> (TransferCounts, Instant) {
         let (mut sums, start) = (TransferCounts::default(), Instant::now());
         events.iter().for_each(|(second, event)| {
@@ -422,8 +423,8 @@ mod tests {
         sums.add_event(&sent("eu", 5_000_000), now);
         assert_eq!(sums.progress_line(now), "eu: 25 %, 5.0 MB of 20.0 MB, 5.0 MB/s, 3.0 s left");
         sums.add_event(&sent("us", 15_000_000), now);
-        // Half of 20 MB, which each of them gets; both together have the rate, and the slower one
-        // decides.
+        // Each mirror gets 20 MB, and half has been sent on average. The rate is that of both
+        // mirrors together, and the slower mirror determines the remaining time.
         assert_eq!(
             sums.progress_line(now),
             "2 mirrors: 50 %, 10.0 MB of 20.0 MB, 20.0 MB/s, 3.0 s left"
@@ -448,7 +449,7 @@ mod tests {
         let steps = [
             (moved(0, 5_000_000), "25 %"),
             (moved(1, 9_000_000), "70 %"),
-            // The connection broke; both are sent again, one at a time.
+            // The connection broke; both packs are sent again, one at a time.
             (moved(0, 1_000_000), "50 %"),
             (done(0), "95 %"),
             (moved(1, 2_000_000), "60 %"),

@@ -1,8 +1,8 @@
 //! The default note and run number of a push, from the variables of a CI system.
 //!
-//! Pure: the environment is a closure. A run number comes only from a variable that the CI system
-//! increases with every run, in a stream named after the job: if two jobs shared a stream, one of
-//! them would supersede the other.
+//! Pure: the environment is read through a closure that the caller passes in. A run number comes
+//! only from a variable that the CI system increases with every run, in a stream named after the
+//! job: if two jobs shared a stream, one of them would supersede the other.
 
 use headwater::push::RunNumber;
 

@@ -15,9 +15,9 @@ use crate::cli::output::failure::eprint_raw;
 use crate::cli::output::format::escape;
 use crate::cli::output::verbosity;
 
-/// Returns the path of the file relative to the current directory. Returns `None` if no directory
-/// up to one with `.git`, or up to the root, contains the file. If the file is not in the current
-/// directory, prints its path on stderr.
+/// Returns the path of the file relative to the current directory. Searches up to the first
+/// directory with `.git`, or up to the root. Returns `None` if none of these directories contains
+/// the file. If the file is not in the current directory, prints its path on stderr.
 pub(crate) fn find() -> Option<PathBuf> {
     let depth = std::env::current_dir()
         .map_or(0, |directory| directory.ancestors().count().saturating_sub(1));

@@ -169,8 +169,8 @@ fn wave(config: &Config, inputs: &config::WaveConfig) -> Result<Wave, Failure> {
     Ok(Wave { mirrors, soak: inputs.soak, probes })
 }
 
-/// The path in the tree that a URL refers to: the part after the public URL that it starts with, or
-/// after its host.
+/// The path in the tree that a URL refers to: the part after a public URL that the URL starts with
+/// or, if there is none, the part after the host.
 fn path_in_tree(url: &str, config: &Config) -> String {
     let publics = config.all_mirrors().filter_map(|mirror| mirror.public_url.as_ref());
     let inside = publics

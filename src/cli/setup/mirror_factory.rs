@@ -57,7 +57,7 @@ pub(crate) struct MirrorFactory {
 
 impl MirrorFactory {
     /// Creates the factory for commands that send no content, or only repair it. `wait` is the
-    /// value of their flag, if given.
+    /// value of the `--wait` flag, if given.
     pub(crate) fn new(remote: &RemoteArgs, wait: Option<Duration>, config: &Config) -> Self {
         let run = config.run.clone();
         let limits = TransferLimits {

@@ -37,8 +37,8 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(20);
 const HOOK_GRACE_PERIOD: Duration = Duration::from_millis(700);
 /// Maximum size of a secret file, in bytes.
 const MAX_SECRET_BYTES: u64 = 8 * 1024;
-/// Name prefix of the file in the cache with the URLs that a CDN has not acknowledged. The file has
-/// one URL per line.
+/// Prefix of the name of a cache file. The file contains the URLs that a CDN has not acknowledged,
+/// one per line.
 const PENDING_PURGE_PREFIX: &str = "purge-";
 /// Maximum size of the file with unacknowledged URLs, in bytes.
 const MAX_PENDING_BYTES: u64 = 64 * 1024 * 1024;
@@ -115,8 +115,8 @@ impl<'a> Notifications<'a> {
         Self { config, args, site, cache, began, results, polls: None, grace_period }
     }
 
-    /// Sends all notifications about the result of the push to `fleet`. The gauges also include the
-    /// mirrors in `others`.
+    /// Sends all notifications about the result of the push, whose mirrors are `fleet`. The gauges
+    /// also include the mirrors in `others`.
     pub(crate) fn send_all(
         &mut self,
         report: Option<&Report>,

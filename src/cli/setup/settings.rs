@@ -1,8 +1,8 @@
 //! The effective settings: flags take precedence over the configuration, which takes precedence
 //! over the environment.
 //!
-//! Pure: the environment is a closure. Uses the crate `etcetera` for the location
-//! of the cache.
+//! Pure: the environment is read through a closure that the caller passes in. Uses the crate
+//! `etcetera` for the location of the cache.
 
 use std::path::{Path, PathBuf};
 

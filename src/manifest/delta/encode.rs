@@ -270,8 +270,8 @@ impl<W: Write> Encoder<'_, W> {
 }
 
 /// Encodes the delta from `base` to `new`. Each stream is opened up to three times, so opening it
-/// must be repeatable. Memory grows with the number of added and changed files, and by 8 bytes per
-/// entry in `base`.
+/// must be repeatable. Memory use is proportional to the number of added and changed files, plus 8
+/// bytes per entry in `base`.
 ///
 /// # Errors
 /// The first error from either stream.

@@ -1,4 +1,4 @@
-//! Sources that are stand-ins: they count what they are asked.
+//! Stand-ins for mirrors, which count the requests to them.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -11,12 +11,12 @@ use crate::pack::Signature;
 use crate::packing::mirror_sources::*;
 use crate::release::ReleaseName;
 
-/// A mirror that has some objects, or does not answer, and counts what it is asked.
+/// A mirror that has some objects, or does not respond. Counts the requests to it.
 #[derive(Debug, Default)]
 struct Stub {
     objects: HashMap<ObjectId, Vec<u8>>,
     is_dead: bool,
-    /// It never answers.
+    /// Whether the mirror never responds.
     is_silent: bool,
     asked: AtomicUsize,
 }
@@ -154,7 +154,7 @@ impl Mirror for Stub {
     }
 }
 
-/// Wants to stop as soon as a mirror was asked.
+/// Asks to stop as soon as a mirror has received a request.
 struct StopWhenAsked(Arc<Stub>);
 
 impl Monitor for StopWhenAsked {
@@ -237,7 +237,7 @@ fn large_objects_are_looked_up_together() {
         let part = ObjectPart { object: *id, offset: 1, length: 2 };
         assert_eq!(sources.read_part(part, &|| group.clone(), &SilentMonitor).unwrap(), wanted);
     }
-    // One question each, then a request a part.
+    // Each mirror gets one query, and then one request for each part.
     assert_eq!((first.asked(), second.asked()), (2, 3));
     let lost = ObjectPart { object: ObjectId::of(b"lost"), offset: 0, length: 1 };
     for _ in 0..3 {

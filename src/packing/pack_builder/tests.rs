@@ -1,4 +1,4 @@
-//! Packs of trees in memory of this test, from scan to decoded content.
+//! Tests of the pack builder, from the scan of a tree to the decoded content of its packs.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -84,7 +84,8 @@ impl Space {
     }
 }
 
-/// Contents that packs decode to, by ordinal. Every byte of each comes once.
+/// The contents that the packs decode to, by ordinal. Every byte of a content must occur exactly
+/// once.
 fn decode(
     packs: &[Arc<Vec<u8>>],
     wanted: &[NewObjectRef],
@@ -120,16 +121,16 @@ fn decode(
         .collect()
 }
 
-/// What becomes of a file from one tree to the next.
+/// What happens to a file between one tree and the next.
 #[derive(Debug, Clone)]
 enum Fate {
     Stays,
     Goes,
     Edited(prop::sample::Index, Vec<u8>),
     Moved(u32),
-    /// Under a bundler's name, and edited.
+    /// The file gets a bundler's name and is edited.
     Hashed(u32, Vec<u8>),
-    /// It and its like in one.
+    /// The content is repeated.
     Doubled,
     Replaced(Vec<u8>),
 }
@@ -147,7 +148,7 @@ fn fate() -> impl Strategy<Value = Fate> {
     ]
 }
 
-/// A tree and what became of it.
+/// A tree, and the tree after the changes.
 fn pair() -> impl Strategy<Value = (Files, Files)> {
     let content = (any::<u64>(), 0usize..12_000).prop_map(|(seed, size)| {
         let mut bytes = vec![0; size];
@@ -252,7 +253,7 @@ proptest! {
             prop_assert_eq!(ObjectId::of(content), wanted.object);
             prop_assert_eq!(content, &new[wanted.path.as_str()]);
         }
-        // Nothing that is new is left out, and nothing is sent that was there.
+        // All new content is sent, and no old content is sent.
         let kept: std::collections::HashSet<&Vec<u8>> = old.values().collect();
         let lacking: std::collections::HashSet<&Vec<u8>> =
             new.values().filter(|content| !kept.contains(content)).collect();

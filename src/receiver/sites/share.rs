@@ -20,7 +20,7 @@ const WORKERS: u32 = 32;
 /// Bodies up to this size, in bytes, are read into memory without a permit. A connection has one
 /// body at a time, and the number of connections per address is limited.
 const SMALL_BODY_BYTES: u64 = 64 * 1024;
-/// The unit that memory is counted in, in bytes.
+/// The size, in bytes, of the unit in which memory is counted.
 const UNIT_BYTES: u64 = 1024;
 
 /// A resource that all sites of a receiver share, counted in permits.

@@ -109,8 +109,8 @@ impl Store {
 }
 
 impl Store {
-    /// Called when a block fails to decode with `error`: re-hashes its bases and removes the
-    /// damaged ones, so that they can be fetched again. Returns the error to report.
+    /// Called when a block fails to decode with `error`: re-hashes the bases of the block and
+    /// removes the damaged bases, so that they can be fetched again. Returns the error to report.
     pub(in crate::store) fn find_damaged_bases(
         &self,
         mut objects: Vec<ObjectId>,
@@ -125,8 +125,8 @@ impl Store {
         };
         if held.iter().all(|is_held| *is_held) {
             return match error {
-                // A block signature gave a false match. It is not known which one, so the origin
-                // uses none of these objects as a base again.
+                // A block signature gave a false match. It is not known in which object, so the
+                // origin uses none of these objects as a base again.
                 StoreError::Pack(PackError::Frame { .. }) if !objects.is_empty() => {
                     StoreError::BaseMismatch { objects }
                 }

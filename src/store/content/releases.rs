@@ -83,8 +83,8 @@ impl Store {
         }
     }
 
-    /// The names of the releases that are or were served, in ascending order, with the current one
-    /// last. Empty if there is no current release.
+    /// The names of the releases that are or were served, in ascending order, with the current
+    /// release last. Empty if there is no current release.
     ///
     /// # Errors
     /// Fails if the store cannot be read.
@@ -125,7 +125,7 @@ impl Store {
 }
 
 impl LockedStore<'_> {
-    /// Marks all staged releases as deleted, except `except`.
+    /// Marks all staged releases except `except` as deleted.
     pub(in crate::store) fn drop_staged(
         &self,
         except: Option<ReleaseName>,

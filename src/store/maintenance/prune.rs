@@ -35,9 +35,9 @@ pub struct Pruned {
 }
 
 impl Store {
-    /// Keeps the newest `keep` releases (at least the current one), any that have a slot, and a
-    /// staged one. Drops everything else, including stray files and the quarantines of pushes that
-    /// are not running. Expires retired entries that are due.
+    /// Keeps the newest `keep` releases (at least the current release), every release that has a
+    /// slot, and a staged release. Drops everything else, including stray files and the quarantines
+    /// of pushes that are not running. Expires retired entries that are due.
     ///
     /// # Errors
     /// Fails if the store is locked, if a kept manifest cannot be read (then nothing is dropped),
@@ -118,7 +118,7 @@ impl LockedStore<'_> {
         let mut manifests = HashSet::new();
         for name in &gone {
             // Without the record of a deleted release, it is unknown what content the release
-            // needed; a sweep finds it.
+            // needed; a sweep finds that content.
             if let Ok(release) = self.deleted_release(*name)
                 && !kept.contains(&release.manifest)
             {
@@ -217,7 +217,7 @@ impl LockedStore<'_> {
         self.sweep_slots()
     }
 
-    /// Removes all slots except the current one and the newest idle one.
+    /// Removes all slots except the current slot and the newest idle slot.
     fn sweep_slots(&self) -> Result<(), StoreError> {
         let current = self.current()?;
         self.layout.slots.remove_all(DIRTY)?;

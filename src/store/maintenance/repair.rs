@@ -150,7 +150,7 @@ impl LockedStore<'_> {
         }
     }
 
-    /// Replaces damaged or missing objects with fetched ones.
+    /// Replaces damaged or missing objects with fetched objects.
     fn repair_objects(&self, fetch: &FetchObject<'_>) -> Result<u64, StoreError> {
         let mut damaged: HashMap<_, FileEntry> = HashMap::new();
         let mut manifests = HashSet::new();
@@ -239,7 +239,7 @@ impl LockedStore<'_> {
                 let shared = self
                     .object_meta(&file.object)?
                     .is_some_and(|meta| has_metadata_of(&meta, file, permissions));
-                // If the object could not be fetched, it may itself be the damaged inode.
+                // If the object could not be fetched, its own file may be the damaged inode.
                 if shared && self.check_object(file)?.is_ok() {
                     self.layout.objects.link(&object_name(&file.object), tmp, NAME)?;
                 } else {

@@ -43,8 +43,8 @@ pub enum FaultKind {
     WrongKind,
     /// The link target is wrong.
     Target,
-    /// The file does not belong to the store. The serialized name is older than this one, and
-    /// other programs read it.
+    /// The file does not belong to the store. The serialized name is older than the name of this
+    /// variant, and other programs read the serialized name.
     #[serde(rename = "stranger")]
     Unexpected,
 }

@@ -11,7 +11,7 @@ use crate::store::staging::copy::write_object;
 
 /// Opens the content of objects that the store lacks.
 pub trait Fetch: Sync {
-    /// Called once with all objects that will be opened, before the first one is opened.
+    /// Called once, before any object is opened, with all objects that will be opened.
     fn announce(&self, objects: &[ObjectId]) {
         let _ = objects;
     }

@@ -1,8 +1,8 @@
 //! Slots: changes the file tree of a release that is not served.
 //!
 //! The cost depends on the size of the change: the idle slot is changed from its own release to the
-//! new one. Every step is relative to an open directory in the slot and follows no link, so foreign
-//! links in a slot cannot lead outside.
+//! new release. Every step is relative to an open directory in the slot and follows no link, so
+//! foreign links in a slot cannot lead outside.
 
 use std::collections::HashMap;
 use std::io;
@@ -379,8 +379,8 @@ impl LockedStore<'_> {
         let taken = usable.map(|index| idle.remove(index));
         idle.into_iter().try_for_each(|slot| self.remove_slot(slot))?;
         let Some(slot) = taken else { return Ok(None) };
-        // From now on the tree belongs to no release. If this process dies, the name tells the next
-        // one.
+        // From now on the tree belongs to no release. If this process dies, the name shows that to
+        // the next process.
         slots.rename(&slot.to_string(), slots, DIRTY)?;
         Ok(Some((slots.open_dir(DIRTY)?, slot)))
     }

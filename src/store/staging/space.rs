@@ -44,8 +44,8 @@ impl Quota {
 }
 
 impl Store {
-    /// The number of entries that staging has to create: only the new ones if it can change an idle
-    /// slot, otherwise all. If the number is 0, the release only removes entries.
+    /// The number of entries that staging has to create: only the new entries if staging can change
+    /// an idle slot, otherwise all entries. If the number is 0, the release only removes entries.
     ///
     /// # Errors
     /// Fails if the store cannot be read.

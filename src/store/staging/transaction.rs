@@ -1,8 +1,8 @@
 //! Staging: turns arriving packs into a release that is complete but not yet served.
 //!
 //! Writes follow the order that `FORMAT.md` numbers under *Order of writing*: data before name,
-//! name before reference, reference before acknowledgement. Comments in this room refer to its
-//! steps.
+//! name before reference, reference before acknowledgement. Comments in `store` refer to the steps
+//! of this order.
 
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
@@ -383,8 +383,9 @@ impl StagingTransaction {
         blamed.unwrap_or(error)
     }
 
-    /// Returns the damage of the base manifest, if it may have caused `error`. The origin can react
-    /// to that error by sending everything without a base.
+    /// Returns the error that describes the damage to the base manifest, if the damage may have
+    /// caused `error`. The origin can react to the returned error by sending everything without a
+    /// base.
     fn damaged_base(&self, error: &StoreError) -> Option<StoreError> {
         let is_suspect =
             matches!(error, StoreError::Io(_) | StoreError::Mismatch { .. } | StoreError::Pack(_));

@@ -19,7 +19,7 @@ pub(in crate::store) struct WriteBack {
 }
 
 impl WriteBack {
-    /// How many bytes are written between two syncs.
+    /// How many bytes are written between syncs.
     const BYTES: u64 = 64 << 20;
     /// Minimum number of bytes that a file counts for: the space that the smallest file takes on
     /// disk. A few megabytes of tiny files are a lot of work.

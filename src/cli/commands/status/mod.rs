@@ -25,7 +25,7 @@ use crate::cli::output::print::{print, print_json};
 use crate::cli::output::{hints, metrics};
 use crate::cli::setup::fleet_poller::{FleetPoll, FleetPoller};
 
-/// Default pause between two polls with `--watch`.
+/// Default pause between polls, for `--watch`.
 const PAUSE: &str = "5s";
 
 /// The arguments of `status`.
@@ -33,7 +33,7 @@ const PAUSE: &str = "5s";
 pub(crate) struct StatusArgs {
     #[command(flatten)]
     mirrors: MirrorsArgs,
-    /// Repeat until Ctrl-C, with PAUSE between two polls
+    /// Repeat until Ctrl-C, waiting PAUSE between polls
     #[arg(
         long,
         value_name = "PAUSE",
@@ -49,7 +49,7 @@ pub(crate) struct StatusArgs {
     /// UNKNOWN
     ///
     /// --warn and --crit limit the lag. A mirror that cannot be reached, has diverged, has faults
-    /// or has a failed post_activate command is a warning, and so is a token or certificate
+    /// or has a failed post_activate command causes a WARNING, and so does a token or certificate
     /// that expires within 14 days. If no mirror can be reached, the result is UNKNOWN. Frozen
     /// mirrors do not count.
     #[arg(long, conflicts_with = "json", help_heading = OUTPUT)]
@@ -218,8 +218,8 @@ fn build_page<'a>(
     for site in fleet_poll.sites() {
         let known = fleet_status::releases(&fleet_poll.polls, site);
         let before = std::iter::once(None).chain(known.iter().map(|release| Some(*release)));
-        // The release before the oldest kept one is gone, so the changes of the oldest kept release
-        // are unknown.
+        // The release before the oldest kept release is gone, so the changes in the oldest kept
+        // release are unknown.
         let diff = |old: Option<&_>, new| {
             fleet_status::changes(&poller.fleet, &fleet_poll.polls, Some(old?), new)
         };

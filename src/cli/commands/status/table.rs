@@ -55,7 +55,8 @@ const HEADINGS: [(&str, Align); 13] = [
     ("", Align::Left),
 ];
 
-/// The table with the columns whose headings are `shown`. Without --disk, leaves out its column.
+/// The table with the columns whose headings are `shown`. Without --disk, leaves out the column
+/// `disk`.
 fn table(rows: &[Vec<String>], shown: impl Fn(&str) -> bool) -> Table {
     // 9 is the index of `disk` in `HEADINGS`.
     let has_disk = rows.iter().any(|row| row[9] != "-");
