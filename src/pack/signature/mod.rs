@@ -311,6 +311,10 @@ pub struct SignatureSearch<'s> {
     end_shift: i64,
     /// How far the last match has moved.
     last_shift: i64,
+    /// The last value of a block after the current position, with its offset in `content`.
+    following: Option<(usize, u64)>,
+    /// Bytes that were hashed to compute values of blocks after a position.
+    following_bytes: u64,
     /// The content from `at` on.
     content: Vec<u8>,
     at: u64,
@@ -330,6 +334,8 @@ impl<'s> SignatureSearch<'s> {
             polynomial,
             end_shift: shift(signature.shape.base_bytes, new_bytes),
             last_shift: 0,
+            following: None,
+            following_bytes: 0,
             content: Vec::new(),
             at: 0,
             ranges: Vec::new(),
@@ -342,6 +348,7 @@ impl<'s> SignatureSearch<'s> {
         let done = self.advance(false);
         self.content.drain(..done);
         self.at += done as u64;
+        self.following = None;
     }
 
     /// The ranges, after all content has been added.
@@ -370,21 +377,45 @@ impl<'s> SignatureSearch<'s> {
                 value = None;
                 continue;
             }
-            value = self.content.get(position + block).map(|entering| {
-                let change =
-                    u64::from(*entering) + self.removal_terms[usize::from(self.content[position])];
-                reduce(
-                    u128::from(current) * u128::from(self.polynomial.powers[7])
-                        + u128::from(change),
-                )
-            });
+            value = self.roll(current, position);
             position += 1;
         }
         position
     }
 
+    /// The value of the block one byte after `position`, where the value is `value`; `None` at the
+    /// end of the content.
+    fn roll(&self, value: u64, position: usize) -> Option<u64> {
+        let entering = self.content.get(position + self.signature.shape.block_bytes as usize)?;
+        let change = u64::from(*entering) + self.removal_terms[usize::from(self.content[position])];
+        let product = u128::from(value) * u128::from(self.polynomial.powers[7]);
+        Some(reduce(product + u128::from(change)))
+    }
+
+    /// The hash of the whole block at `position`; `None` if the content is too short.
+    ///
+    /// In content that repeats itself, such as long runs of zeros, this is asked at each position.
+    /// So the value is rolled on from the last one: the work per byte does not grow with the block.
+    fn following_hash(&mut self, position: usize) -> Option<u64> {
+        let block = self.signature.shape.block_bytes as usize;
+        let bytes = self.content.get(position..position + block)?;
+        let value = match self.following {
+            // A chain of single steps is about 8 times as slow as hashing a block.
+            Some((from, value)) if from <= position && position - from <= block / 8 => {
+                self.following_bytes += (position - from) as u64;
+                (from..position).try_fold(value, |value, at| self.roll(value, at))?
+            }
+            _ => {
+                self.following_bytes += block as u64;
+                self.polynomial.of(bytes)
+            }
+        };
+        self.following = Some((position, value));
+        Some(truncate(value, self.signature.shape.hash_bytes))
+    }
+
     /// The block of the old object that is at `position`, if there is one with enough certainty.
-    fn find(&self, value: u64, position: usize) -> Option<u64> {
+    fn find(&mut self, value: u64, position: usize) -> Option<u64> {
         let shape = self.signature.shape;
         let hash = truncate(value, shape.hash_bytes);
         if !self.blocks.contains(hash) {
@@ -394,26 +425,25 @@ impl<'s> SignatureSearch<'s> {
         let place = self.at + position as u64;
         // After a match, the next block has the same shift. There may be many equal ones before it.
         let next = place.checked_add_signed(self.last_shift).filter(|at| at % block_bytes == 0);
-        let is_next =
-            |at: &u64| *at < shape.full_blocks() && self.signature.hash(*at) == Some(hash);
-        let equal = || self.blocks.blocks_with_hash(hash).take(MAX_EQUAL_BLOCKS);
+        let next = next.map(|at| at / block_bytes);
+        if next.is_some_and(|at| at < shape.full_blocks() && self.signature.hash(at) == Some(hash))
+        {
+            return next;
+        }
         let is_at_end = |at: &u64| shift(*at * block_bytes, place) == self.end_shift;
-        next.map(|at| at / block_bytes)
-            .filter(is_next)
-            .or_else(|| equal().find(is_at_end))
-            .or_else(|| equal().find(|at| self.next_block_matches(*at, position)))
-    }
-
-    /// Whether the block after `block` matches the content after the one at `position`.
-    fn next_block_matches(&self, block: u64, position: usize) -> bool {
-        let shape = self.signature.shape;
+        let at_end = self.blocks.blocks_with_hash(hash).take(MAX_EQUAL_BLOCKS).find(is_at_end);
+        if at_end.is_some() {
+            return at_end;
+        }
         let behind = position + shape.block_bytes as usize;
-        let length = if block + 1 < shape.full_blocks() {
-            Some(shape.block_bytes as usize)
-        } else {
-            shape.tail_bytes()
-        };
-        length.is_some_and(|length| self.matches(block + 1, behind, length))
+        let following = self.following_hash(behind);
+        self.blocks.blocks_with_hash(hash).take(MAX_EQUAL_BLOCKS).find(|at| {
+            if at + 1 < shape.full_blocks() {
+                following.is_some() && self.signature.hash(at + 1) == following
+            } else {
+                shape.tail_bytes().is_some_and(|length| self.matches(at + 1, behind, length))
+            }
+        })
     }
 
     fn matches(&self, block: u64, position: usize, length: usize) -> bool {

@@ -70,6 +70,25 @@ fn run_of_equal_blocks_is_one_range() {
     assert_eq!(ranges, [MatchedRange { base: 500, new: 500, length: base.len() as u64 - 500 }]);
 }
 
+/// Each block of zeros in the old content is a candidate at each position of a run of zeros.
+#[test]
+fn work_in_a_run_of_zeros_does_not_grow_with_the_block() {
+    const BLOCK: usize = 10_000;
+    const BLOCK_BYTES: u32 = 10_000;
+    let part = |number: u8| [vec![0; BLOCK], noise(BLOCK - 1), vec![number]].concat();
+    let base: Vec<u8> = (0..20).flat_map(part).collect();
+    let new = [&base[..3 * BLOCK], &vec![0; 20 * BLOCK], &base[3 * BLOCK..]].concat();
+    let shape = SignatureShape::with_sizes(base.len() as u64, BLOCK_BYTES, 8);
+    let signature = Signature::of(&base, shape, KEY);
+    let mut search = SignatureSearch::new(&signature, KEY, new.len() as u64);
+    search.add(&new);
+    assert!(search.following_bytes > 0, "no candidate was compared");
+    assert!(search.following_bytes < 2 * new.len() as u64, "{} bytes", search.following_bytes);
+    let ranges = search.finish();
+    assert_equal(&ranges, &base, &new);
+    assert!(covered(&ranges) >= base.len() as u64 - 2 * BLOCK as u64, "{ranges:?}");
+}
+
 #[test]
 fn shape_that_does_not_fit_the_hashes_is_refused() {
     let base = noise(10_000);
